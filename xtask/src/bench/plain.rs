@@ -1,0 +1,143 @@
+//! The baseline: the very same QEMU, machine and image, booted without Castra until its last getty asks for a login.
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::only_entry;
+
+/// A plain boot that takes longer than this hangs.
+const LIMIT: Duration = Duration::from_secs(180);
+
+/// A getty on the console, behind all others, so that its prompt marks the end of the boot.
+const GETTY: &str = "ttyS0::respawn:/sbin/getty -L 115200 ttyS0 vt100\n";
+
+/// How to boot plainly.
+pub(super) struct PlainBoot {
+    program: PathBuf,
+    arguments: Vec<String>,
+    base: PathBuf,
+    overlay: PathBuf,
+}
+
+impl PlainBoot {
+    /// Takes QEMU's arguments from the VM that runs in `directory`, without what is Castra's own.
+    pub(super) fn like_the_running_vm(directory: &Path) -> Result<Self, String> {
+        let state = directory.join(".castra");
+        let vm = only_entry(&state.join("vms"))?;
+        let image = only_entry(&only_entry(&state.join("images"))?)?;
+        let pid = fs::read_to_string(vm.join("qemu.pid")).map_err(|error| error.to_string())?;
+        let process = PathBuf::from("/proc").join(pid.trim());
+        let command_line = fs::read(process.join("cmdline")).map_err(|error| error.to_string())?;
+        let program = fs::read_link(process.join("exe")).map_err(|error| error.to_string())?;
+        let words = String::from_utf8_lossy(&command_line).into_owned();
+        let words: Vec<&str> = words.trim_end_matches('\0').split('\0').skip(1).collect();
+        let (base, overlay) = (directory.join("plain.raw"), directory.join("plain.qcow2"));
+        make_base(&image.join("rootfs.qcow2"), &base)?;
+        let arguments = plain_arguments(&words, &image.join("initramfs"), &overlay);
+        Ok(Self { program, arguments, base, overlay })
+    }
+
+    /// Boots a fresh disk and tells how long it took until the last getty's prompt.
+    pub(super) fn to_last_getty(&self) -> Result<Duration, String> {
+        let (base, overlay) = (self.base.to_string_lossy(), self.overlay.to_string_lossy());
+        helper("qemu-img", &["create", "-q", "-f", "qcow2", "-F", "raw", "-b", &base, &overlay, "10G"])?;
+        let started = Instant::now();
+        let mut command = Command::new(&self.program);
+        command.args(&self.arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+        let mut qemu = command.spawn().map_err(|error| error.to_string())?;
+        let pid = qemu.id().to_string();
+        let (over, is_over) = std::sync::mpsc::channel::<()>();
+        // A guest that says nothing more would be waited for for ever.
+        let guard = std::thread::spawn(move || {
+            if is_over.recv_timeout(LIMIT) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+                let _ = Command::new("kill").arg(pid).status();
+            }
+        });
+        let seen = wait_for_prompt(&mut qemu, started);
+        drop(over);
+        let _ = guard.join();
+        // The measurement is over; whatever the guest still does is of no interest.
+        let _ = qemu.kill();
+        let _ = qemu.wait();
+        fs::remove_file(&self.overlay).map_err(|error| error.to_string())?;
+        seen
+    }
+}
+
+fn wait_for_prompt(qemu: &mut Child, started: Instant) -> Result<Duration, String> {
+    let Some(mut console) = qemu.stdout.take() else { return Err("QEMU has no stdout".into()) };
+    let (mut said, mut chunk) = (Vec::new(), [0; 4096]);
+    loop {
+        match console.read(&mut chunk) {
+            Ok(0) | Err(_) => break,
+            Ok(count) => said.extend_from_slice(&chunk[..count]),
+        }
+        if said.windows(7).any(|window| window == b"login: ") {
+            return Ok(started.elapsed());
+        }
+    }
+    Err(format!("the plain boot came to no login prompt:\n{}", String::from_utf8_lossy(&said)))
+}
+
+/// The image's disk with one more getty, as a raw file.
+fn make_base(image: &Path, base: &Path) -> Result<(), String> {
+    let (image, raw) = (image.to_string_lossy(), base.to_string_lossy());
+    helper("qemu-img", &["convert", "-O", "raw", &image, &raw])?;
+    let inittab = helper("debugfs", &["-R", "cat /etc/inittab", &raw])?;
+    let edited = base.with_extension("inittab");
+    fs::write(&edited, format!("{inittab}\n{GETTY}")).map_err(|error| error.to_string())?;
+    helper("debugfs", &["-w", "-R", "rm /etc/inittab", &raw])?;
+    helper("debugfs", &["-w", "-R", &format!("write {} /etc/inittab", edited.display()), &raw])?;
+    Ok(())
+}
+
+/// Each option with its value, but for the sockets, the sandbox and the agent.
+fn plain_arguments(words: &[&str], initramfs: &Path, overlay: &Path) -> Vec<String> {
+    let mut plain = Vec::new();
+    let mut words = words.iter().peekable();
+    while let Some(option) = words.next() {
+        let value = words.next_if(|next| !next.starts_with('-')).copied();
+        if let Some(value) = plain_value(option, value.unwrap_or(""), initramfs, overlay) {
+            plain.push((*option).to_owned());
+            plain.extend(Some(value).filter(|value| !value.is_empty()));
+        }
+    }
+    plain
+}
+
+/// The value an option has in a plain boot; nothing if it has no place there.
+fn plain_value(option: &str, value: &str, initramfs: &Path, overlay: &Path) -> Option<String> {
+    match option {
+        "-pidfile" | "-mon" => None,
+        "-chardev" if value.contains("id=qmp") => None,
+        "-chardev" if value.contains("id=control") => Some("null,id=control".into()),
+        "-chardev" => Some("stdio,id=console".into()),
+        "-initrd" => Some(initramfs.to_string_lossy().into_owned()),
+        "-append" => {
+            Some(value.split(' ').filter(|word| !word.starts_with("rdinit=")).collect::<Vec<_>>().join(" "))
+        }
+        "-netdev" => Some("user,id=net".into()),
+        "-blockdev" => {
+            let options = value.split("file.filename=").next().unwrap_or_default();
+            Some(format!("{options}file.filename={}", overlay.display()))
+        }
+        _ => Some(value.to_owned()),
+    }
+}
+
+fn helper(program: &str, arguments: &[&str]) -> Result<String, String> {
+    let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
+    let output = Command::new(program).args(arguments).env("PATH", path).output();
+    let output = output.map_err(|error| format!("{program}: {error}"))?;
+    if !output.status.success() {
+        return Err(format!(
+            "{program} {}: {}",
+            arguments.join(" "),
+            String::from_utf8_lossy(&output.stderr)
+        ));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}

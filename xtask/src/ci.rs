@@ -1,0 +1,33 @@
+//! What has to pass before a change is good.
+
+use std::process::Command;
+
+use crate::run::{cargo, root, run, run_command};
+use crate::tools;
+
+/// All checks, quickest first; the tests last, so that the runner's summary ends the output.
+pub(crate) fn run_checks() -> Result<(), String> {
+    let cargo = cargo();
+    run(&cargo, &["fmt", "--all", "--check"])?;
+    run(&cargo, &["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])?;
+    tools::ensure_deny()?;
+    run(&cargo, &["deny", "check", "bans", "licenses", "sources"])?;
+    let mut doc = Command::new(&cargo);
+    doc.args(["doc", "--workspace", "--no-deps", "--locked"]).env("RUSTDOCFLAGS", "-D warnings");
+    run_command(doc.current_dir(root()))?;
+    test(&[])
+}
+
+/// All tests, documentation's first. `arguments` go to the runner.
+pub(crate) fn test(arguments: &[String]) -> Result<(), String> {
+    tools::ensure_for_tests()?;
+    let cargo = cargo();
+    if arguments.is_empty() {
+        run(&cargo, &["test", "--workspace", "--doc", "--locked"])?;
+    }
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    run(
+        &cargo,
+        &[&["nextest", "run", "--workspace", "--locked", "--no-fail-fast"], arguments.as_slice()].concat(),
+    )
+}

@@ -1,0 +1,100 @@
+//! Programs the project's commands need, installed where they are missing.
+
+use std::process::Command;
+
+use crate::run::{cargo, output, run_command};
+
+/// A Debian package and a program by which its presence shows.
+struct Package {
+    name: &'static str,
+    program: &'static str,
+}
+
+/// What `castra` itself needs.
+const QEMU: [Package; 2] = [
+    Package { name: "qemu-system-x86", program: "qemu-system-x86_64" },
+    Package { name: "qemu-utils", program: "qemu-img" },
+];
+
+/// For the image that comes as a Python package.
+const PIP: [Package; 1] = [Package { name: "python3-pip", program: "pip3" }];
+
+/// What tests make disks, look into them, log in and serve TLS with.
+const TEST_TOOLS: [Package; 6] = [
+    Package { name: "e2fsprogs", program: "mke2fs" },
+    Package { name: "mtools", program: "mcopy" },
+    Package { name: "syslinux", program: "syslinux" },
+    Package { name: "dosfstools", program: "mkfs.fat" },
+    Package { name: "openssh-client", program: "sftp" },
+    Package { name: "openssl", program: "openssl" },
+];
+
+/// QEMU and pip.
+pub(crate) fn ensure_runtime() -> Result<(), String> {
+    ensure(&QEMU)?;
+    ensure(&PIP)
+}
+
+/// Everything the tests use.
+pub(crate) fn ensure_for_tests() -> Result<(), String> {
+    ensure_runtime()?;
+    ensure(&TEST_TOOLS)?;
+    ensure_cargo_tool("cargo-nextest", &["nextest", "--version"])
+}
+
+/// cargo-deny.
+pub(crate) fn ensure_deny() -> Result<(), String> {
+    ensure_cargo_tool("cargo-deny", &["deny", "--version"])
+}
+
+fn ensure_cargo_tool(package: &str, shows: &[&str]) -> Result<(), String> {
+    if output(&cargo(), shows).is_some() {
+        return Ok(());
+    }
+    run_command(Command::new(cargo()).args(["install", "--locked", package]))
+}
+
+fn ensure(packages: &[Package]) -> Result<(), String> {
+    if packages.iter().all(|package| is_installed(package.program)) {
+        return Ok(());
+    }
+    // All of a group in one call: installing QEMU alone may remove a qemu-img of another version.
+    let names: Vec<&str> = packages.iter().map(|package| package.name).collect();
+    if !is_installed("apt-get") {
+        let programs: Vec<&str> = packages.iter().map(|package| package.program).collect();
+        return Err(format!("please install {}: this machine has no apt-get", programs.join(" and ")));
+    }
+    apt_get(&["update"])?;
+    let install = ["install", "-y", "--no-install-recommends"];
+    apt_get(&[&install, names.as_slice()].concat()).or_else(|_| install_candidates(&install, &names))
+}
+
+/// A newer qemu-img from elsewhere conflicts with the distribution's QEMU: then all go to the distribution's version.
+fn install_candidates(install: &[&str], names: &[&str]) -> Result<(), String> {
+    let pinned: Vec<String> = names.iter().map(|name| pin(name, names[0])).collect();
+    let pinned: Vec<&str> = pinned.iter().map(String::as_str).collect();
+    apt_get(&[install, &["--allow-downgrades"], pinned.as_slice()].concat())
+}
+
+/// The package at the version that `leader` would be installed at.
+fn pin(name: &str, leader: &str) -> String {
+    let policy = output("apt-cache", &["policy", leader]).unwrap_or_default();
+    let candidate =
+        policy.lines().find_map(|line| line.trim().strip_prefix("Candidate: ").map(str::to_owned));
+    candidate.map_or(name.to_owned(), |version| format!("{name}={version}"))
+}
+
+fn apt_get(arguments: &[&str]) -> Result<(), String> {
+    let is_root = output("id", &["-u"]).is_some_and(|uid| uid.trim() == "0");
+    let mut command = if is_root { Command::new("apt-get") } else { Command::new("sudo") };
+    if !is_root {
+        command.arg("apt-get");
+    }
+    run_command(command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive"))
+}
+
+fn is_installed(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let system = ["/usr/sbin", "/sbin"].map(std::path::PathBuf::from);
+    std::env::split_paths(&path).chain(system).any(|directory| directory.join(program).is_file())
+}
