@@ -1,0 +1,110 @@
+//! What Castra on the host and its agent in the guest say to each other.
+//!
+//! The two talk over a virtio-serial port named [`PORT_NAME`], one JSON object a line. The host may come and go: each
+//! time it opens the port it says [`HostMessage::Attach`] and the agent answers with [`GuestMessage::Hello`], which
+//! carries all that has happened so far. From then on the agent pushes every further [`Stage`] as it is reached.
+//!
+//! ```text
+//! host                                   agent
+//!  │ attach ────────────────────────────► │
+//!  │ ◄──────── hello {stages so far, …}   │
+//!  │ personalise ───────────────────────► │  (may come at any stage; idempotent)
+//!  │ ◄────────────────── personalised     │
+//!  │ ◄──────── stage ready, stage services│
+//!  │ power-off ─────────────────────────► │
+//!  │ ◄────────────────── powering-off     │
+//! ```
+//!
+//! This crate does no I/O: [`encode`] and [`decode`] turn messages into lines and back.
+
+mod lines;
+mod message;
+
+pub use lines::Lines;
+pub use message::{Errand, GuestMessage, HostMessage, Personality, Secret, Stage, StageReached};
+
+/// Name of the virtio-serial port, as QEMU's `virtserialport,name=` and `/sys/class/virtio-ports/*/name` give it.
+pub const PORT_NAME: &str = "castra.control";
+
+/// Version of this protocol. It changes when an old peer would misunderstand a new one.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// TCP port of the agent's SSH server inside the guest. Port 22 is left to the guest's own sshd.
+pub const SSH_PORT: u16 = 6022;
+
+/// Longest line either side accepts, in bytes. A longer one is dropped up to its newline.
+pub const MAX_LINE_BYTES: usize = 64 * 1024;
+
+/// The guest's address on QEMU's user-mode network.
+pub const GUEST_ADDRESS: [u8; 4] = [10, 0, 2, 15];
+
+/// The network's prefix length, in bits.
+pub const NETWORK_PREFIX_BITS: u8 = 24;
+
+/// The host's end of QEMU's user-mode network: the guest's default route.
+pub const GATEWAY_ADDRESS: [u8; 4] = [10, 0, 2, 2];
+
+/// QEMU's built-in DNS forwarder.
+pub const DNS_ADDRESS: [u8; 4] = [10, 0, 2, 3];
+
+/// Why a line could not be turned into a message.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// The line is longer than [`MAX_LINE_BYTES`].
+    #[error("a line of {0} bytes on the control port (the limit is {MAX_LINE_BYTES})")]
+    TooLong(usize),
+    /// The line is not one of the messages.
+    #[error("not a control message: {0}")]
+    Malformed(#[from] serde_json::Error),
+}
+
+/// One message as one line, newline included.
+pub fn encode<M: serde::Serialize>(message: &M) -> Vec<u8> {
+    // The messages hold strings, numbers and vectors only, so serialising them cannot fail.
+    let mut line = serde_json::to_vec(message).unwrap_or_default();
+    line.push(b'\n');
+    line
+}
+
+/// The message of one line, with or without its newline.
+///
+/// # Errors
+/// [`DecodeError::TooLong`] past [`MAX_LINE_BYTES`], else [`DecodeError::Malformed`].
+pub fn decode<M: serde::de::DeserializeOwned>(line: &[u8]) -> Result<M, DecodeError> {
+    if line.len() > MAX_LINE_BYTES {
+        return Err(DecodeError::TooLong(line.len()));
+    }
+    Ok(serde_json::from_slice(line)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_survive_the_wire() {
+        let hello = GuestMessage::Hello {
+            protocol: PROTOCOL_VERSION,
+            agent_version: "0.1.0".into(),
+            kernel: "6.18.56-0-virt".into(),
+            personalised: false,
+            stages: vec![StageReached { stage: Stage::Initramfs, uptime_ms: 2310 }],
+        };
+        let line = encode(&hello);
+        assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1);
+        assert_eq!(decode::<GuestMessage>(&line).expect("decodes"), hello);
+    }
+
+    #[test]
+    fn a_secret_is_not_printed() {
+        let secret = Secret::new(b"host key".to_vec());
+        assert_eq!(format!("{secret:?}"), "Secret(8 bytes)");
+    }
+
+    #[test]
+    fn garbage_and_giants_are_errors() {
+        assert!(matches!(decode::<HostMessage>(b"login: "), Err(DecodeError::Malformed(_))));
+        let giant = vec![b' '; MAX_LINE_BYTES + 1];
+        assert!(matches!(decode::<HostMessage>(&giant), Err(DecodeError::TooLong(_))));
+    }
+}

@@ -1,0 +1,143 @@
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde::{Deserialize, Serialize};
+
+/// How far a boot has come. Stages are reached in this order, each once per boot; only [`Stage::Services`] may come
+/// before [`Stage::Ready`], when the personality is sent late (or, for a template, after the boot).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stage {
+    /// The agent runs in the initramfs.
+    Initramfs,
+    /// The root filesystem is mounted and the agent has moved into it.
+    Root,
+    /// Commands can run: the root is real, the network is up, the SSH server listens and has its keys.
+    Ready,
+    /// The guest's own last service is up (its `getty` runs, or its service manager says so).
+    Services,
+}
+
+/// A stage and when it was reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StageReached {
+    /// The stage.
+    pub stage: Stage,
+    /// Milliseconds since the guest's kernel started (`CLOCK_BOOTTIME`).
+    pub uptime_ms: u64,
+}
+
+/// What the host asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+pub enum HostMessage {
+    /// The host has opened the port: say hello.
+    Attach,
+    /// Become this VM.
+    Personalise(Personality),
+    /// Shut the guest down in its own orderly way.
+    PowerOff,
+}
+
+/// What makes one VM different from every other VM of the same image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Personality {
+    /// The host's wall clock, nanoseconds since the Unix epoch.
+    pub time_unix_ns: u64,
+    /// Fresh random bytes for the guest's kernel.
+    pub entropy: Secret,
+    /// The host name to take.
+    pub hostname: String,
+    /// The SSH server's private key, OpenSSH PEM.
+    pub host_key: Secret,
+    /// Public keys that may log in, one OpenSSH line each.
+    pub authorized_keys: Vec<String>,
+}
+
+/// What the agent says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+pub enum GuestMessage {
+    /// Answer to [`HostMessage::Attach`].
+    Hello {
+        /// [`crate::PROTOCOL_VERSION`] of the agent.
+        protocol: u32,
+        /// The agent's own version.
+        agent_version: String,
+        /// The guest kernel's release, as `uname -r` prints it.
+        kernel: String,
+        /// Whether a [`HostMessage::Personalise`] has been carried out since boot.
+        personalised: bool,
+        /// Every stage reached so far, in order.
+        stages: Vec<StageReached>,
+    },
+    /// A further stage has been reached.
+    Stage(StageReached),
+    /// Answer to [`HostMessage::Personalise`].
+    Personalised,
+    /// Answer to [`HostMessage::PowerOff`]: the guest's own shutdown has been started.
+    PoweringOff,
+    /// Something the agent was to do failed. The VM goes on.
+    Failed {
+        /// What it was.
+        errand: Errand,
+        /// The reason, in words.
+        reason: String,
+    },
+}
+
+/// What the agent may fail at, and say so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Errand {
+    /// Bringing up the network.
+    Network,
+    /// Growing the root filesystem to the size of its disk.
+    GrowRoot,
+    /// Moving from the initramfs into the real root.
+    EnterRoot,
+    /// Carrying out [`HostMessage::Personalise`].
+    Personalise,
+    /// Starting the SSH server.
+    Ssh,
+    /// Starting the guest's shutdown.
+    PowerOff,
+    /// Understanding what the host said.
+    Protocol,
+}
+
+/// Bytes that are never printed: `Debug` tells their number only. Base64 on the wire.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Vec<u8>);
+
+impl Secret {
+    /// Keeps these bytes.
+    pub fn new(bytes: Vec<u8>) -> Self {
+        Self(bytes)
+    }
+
+    /// The bytes.
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Secret({} bytes)", self.0.len())
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&BASE64.encode(&self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        BASE64.decode(text).map(Self).map_err(serde::de::Error::custom)
+    }
+}
