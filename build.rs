@@ -1,0 +1,119 @@
+//! Builds the guest agent and hands it to the crate, which embeds it.
+//!
+//! The agent is a static Linux program with a profile of its own. It is built by a second cargo in a target directory
+//! of its own (`target/guest-agent`), which debug and release builds share, and which keeps the two cargos from waiting
+//! for each other's lock. `CASTRA_GUEST_BIN` names one that was built elsewhere.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Output};
+
+/// What the agent is built from: its lock, its profile, and every crate that it may use.
+const SOURCES: [&str; 3] = ["Cargo.lock", "Cargo.toml", "crates"];
+
+/// Settings of the outer build that are none of the inner one's business: clippy's wrapper, a cross-compilation's
+/// target, flags for coverage and the like would only make the agent be built again, and differently.
+const NOT_INHERITED: [&str; 7] = [
+    "RUSTC_WORKSPACE_WRAPPER",
+    "CLIPPY_ARGS",
+    "RUSTFLAGS",
+    "CARGO_BUILD_RUSTFLAGS",
+    "CARGO_BUILD_TARGET",
+    "CARGO_TARGET_DIR",
+    "CARGO_BUILD_TARGET_DIR",
+];
+
+fn main() -> ExitCode {
+    match provide_agent() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            for line in message.lines() {
+                println!("cargo::error={line}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn provide_agent() -> Result<(), String> {
+    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-env-changed=CASTRA_GUEST_BIN");
+    let out = PathBuf::from(variable("OUT_DIR")?);
+    let agent = match env::var_os("CASTRA_GUEST_BIN") {
+        Some(prebuilt) => {
+            let prebuilt = PathBuf::from(prebuilt);
+            println!("cargo::rerun-if-changed={}", prebuilt.display());
+            prebuilt
+        }
+        None => build(&out)?,
+    };
+    let embedded = out.join("castra-guest");
+    fs::copy(&agent, &embedded)
+        .map_err(|error| format!("cannot take the guest agent {}: {error}", agent.display()))?;
+    Ok(())
+}
+
+fn build(out: &Path) -> Result<PathBuf, String> {
+    let workspace = PathBuf::from(variable("CARGO_MANIFEST_DIR")?);
+    for source in SOURCES {
+        println!("cargo::rerun-if-changed={source}");
+    }
+    let host = variable("HOST")?;
+    if !host.starts_with("x86_64-") || !host.contains("-linux-") {
+        return Err(format!(
+            "the guest agent is a program for x86_64 Linux and cannot be built on {host}.\n\
+             Build it on x86_64 Linux (`cargo build` there leaves it in target/guest-agent) and name the file in CASTRA_GUEST_BIN."
+        ));
+    }
+    let target_directory = target_directory(out).join("guest-agent");
+    let output = cargo(&workspace, &host, &target_directory)?
+        .output()
+        .map_err(|error| format!("cannot start cargo to build the guest agent: {error}"))?;
+    if !output.status.success() {
+        return Err(explain(&output, &host));
+    }
+    Ok(target_directory.join(&host).join("guest").join("castra-guest"))
+}
+
+fn cargo(workspace: &Path, host: &str, target_directory: &Path) -> Result<Command, String> {
+    let mut cargo = Command::new(variable("CARGO")?);
+    cargo.current_dir(workspace);
+    cargo.args(["build", "--locked", "--package", "castra-guest", "--profile", "guest", "--target", host]);
+    cargo.arg("--target-dir").arg(target_directory);
+    for name in NOT_INHERITED {
+        cargo.env_remove(name);
+    }
+    // Static, so that it runs in any guest, whatever its libc.
+    cargo.env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static");
+    Ok(cargo)
+}
+
+/// The outer build's target directory: `OUT_DIR` is `<target>[/<triple>]/<profile>/build/<package>-<hash>/out`.
+fn target_directory(out: &Path) -> &Path {
+    let Some(profile) = out.ancestors().find(|path| path.ends_with("build")).and_then(Path::parent) else {
+        return out;
+    };
+    let triple = env::var("TARGET").unwrap_or_default();
+    match profile.parent() {
+        Some(parent) if parent.ends_with(&triple) => parent.parent().unwrap_or(parent),
+        Some(parent) => parent,
+        None => out,
+    }
+}
+
+fn explain(output: &Output, host: &str) -> String {
+    let said = String::from_utf8_lossy(&output.stderr);
+    let advice = if said.contains("cannot find -lc") || said.contains("unable to find library -lc") {
+        "The static C library is missing: install it (Debian and Ubuntu: libc6-dev, Fedora: glibc-static)."
+    } else if said.contains("can't find crate for `core`") || said.contains("can't find crate for `std`") {
+        "Rust's standard library for this target is missing: see `rustup target add`."
+    } else {
+        "The messages above this line are from that build."
+    };
+    format!("{said}\ncannot build the guest agent for {host} ({}).\n{advice}", output.status)
+}
+
+fn variable(name: &str) -> Result<String, String> {
+    env::var(name).map_err(|_| format!("cargo has not set {name}"))
+}

@@ -1,0 +1,239 @@
+//! The conductor: starts the duties, keeps the stages, talks to the host.
+
+use std::io::{self, Write as _};
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use castra_wire::{
+    Errand, GuestMessage, HostMessage, PROTOCOL_VERSION, Personality, SSH_PORT, Stage, StageReached,
+};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::time::sleep;
+
+use crate::control::ControlPort;
+use crate::news::{Milestone, News, Newsroom, reached_now};
+use crate::ssh::SshServer;
+use crate::trees::Trees;
+use crate::{grow, network, personality, power, process, root, services};
+
+const HOSTNAME: &str = "/etc/hostname";
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+/// Failures that are kept for a host that attaches later.
+const KEPT_FAILURES: usize = 16;
+
+/// Before a failed port is tried again.
+const PORT_PAUSE: Duration = Duration::from_secs(1);
+
+/// Runs the agent for as long as the VM runs.
+pub(crate) fn run() -> io::Result<()> {
+    let trees = Arc::new(Trees::open()?);
+    process::settle(&trees)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(conduct(trees))
+}
+
+async fn conduct(trees: Arc<Trees>) -> io::Result<()> {
+    // A shutdown asks everybody to end. The agent is to see it through; whoever insists can still kill it.
+    let _deaf = [signal(SignalKind::terminate())?, signal(SignalKind::hangup())?];
+    let (newsroom, mut news) = Newsroom::new();
+    let mut agent = Agent::new(Arc::clone(&trees), newsroom.clone());
+    tokio::spawn(keep_network(Arc::clone(&trees), newsroom.clone()));
+    tokio::spawn(follow_the_boot(Arc::clone(&trees), agent.server.clone(), newsroom));
+    loop {
+        // A port can be unplugged. The agent's other duties, SSH above all, do not depend on it.
+        if let Err(error) = converse(&mut agent, &mut news).await {
+            let _ = writeln!(io::stderr(), "castra: the control port failed: {error}");
+        }
+        sleep(PORT_PAUSE).await;
+    }
+}
+
+/// Talks to the host until the port fails.
+async fn converse(agent: &mut Agent, news: &mut UnboundedReceiver<News>) -> io::Result<()> {
+    let mut port = ControlPort::open(&agent.trees).await?;
+    loop {
+        let answers = agent.next(&mut port, news).await?;
+        for answer in &answers {
+            port.send(answer)?;
+        }
+    }
+}
+
+async fn keep_network(trees: Arc<Trees>, newsroom: Newsroom) {
+    if let Err(error) = network::keep_up(&trees, &newsroom).await {
+        newsroom.failed(Errand::Network, error);
+    }
+}
+
+/// What comes one after another: the root, then the SSH server and the filesystem's size, then the services.
+async fn follow_the_boot(trees: Arc<Trees>, server: SshServer, newsroom: Newsroom) {
+    if let Err(error) = root::enter(&trees).await {
+        return newsroom.failed(Errand::EnterRoot, error);
+    }
+    newsroom.reached(Milestone::Root);
+    if let Err(error) = network::provide_dns(Path::new(RESOLV_CONF)) {
+        newsroom.failed(Errand::Network, format!("{RESOLV_CONF}: {error}"));
+    }
+    tokio::spawn(serve_ssh(server, newsroom.clone()));
+    tokio::spawn(grow::keep_size(Arc::clone(&trees), newsroom.clone()));
+    services::wait_until_up(&trees).await;
+    newsroom.reached(Milestone::Services);
+}
+
+async fn serve_ssh(server: SshServer, newsroom: Newsroom) {
+    let served = async {
+        let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, SSH_PORT)).await?;
+        newsroom.reached(Milestone::Ssh);
+        server.serve(listener).await
+    };
+    if let Err(error) = served.await {
+        newsroom.failed(Errand::Ssh, error);
+    }
+}
+
+/// What the agent knows.
+struct Agent {
+    trees: Arc<Trees>,
+    server: SshServer,
+    stages: Vec<StageReached>,
+    milestones: Vec<Milestone>,
+    hostname: Option<String>,
+    failures: Vec<GuestMessage>,
+    newsroom: Newsroom,
+    powering_off: bool,
+}
+
+impl Agent {
+    fn new(trees: Arc<Trees>, newsroom: Newsroom) -> Self {
+        Self {
+            trees,
+            server: SshServer::new(),
+            stages: vec![reached_now(Stage::Initramfs)],
+            milestones: Vec::new(),
+            hostname: None,
+            failures: Vec::new(),
+            newsroom,
+            powering_off: false,
+        }
+    }
+
+    /// Waits for the next thing to happen and says what the host is to hear about it.
+    async fn next(
+        &mut self,
+        port: &mut ControlPort,
+        news: &mut UnboundedReceiver<News>,
+    ) -> io::Result<Vec<GuestMessage>> {
+        tokio::select! {
+            message = port.receive() => Ok(match message? {
+                Ok(message) => self.obey(message),
+                Err(error) => vec![failed(Errand::Protocol, error)],
+            }),
+            Some(news) = news.recv() => Ok(self.hear(news)),
+        }
+    }
+
+    fn obey(&mut self, message: HostMessage) -> Vec<GuestMessage> {
+        match message {
+            HostMessage::Attach => self.hello(),
+            HostMessage::Personalise(personality) => self.personalise(personality),
+            HostMessage::PowerOff => self.power_off(),
+        }
+    }
+
+    fn hear(&mut self, news: News) -> Vec<GuestMessage> {
+        match news {
+            News::Reached(milestone, uptime_ms) => self.reach(milestone, uptime_ms),
+            News::Failed(errand, reason) => {
+                let failure = failed(errand, reason);
+                if self.failures.len() < KEPT_FAILURES {
+                    self.failures.push(failure.clone());
+                }
+                vec![failure]
+            }
+        }
+    }
+
+    fn hello(&self) -> Vec<GuestMessage> {
+        let hello = GuestMessage::Hello {
+            protocol: PROTOCOL_VERSION,
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+            personalised: self.hostname.is_some(),
+            stages: self.stages.clone(),
+        };
+        std::iter::once(hello).chain(self.failures.iter().cloned()).collect()
+    }
+
+    fn personalise(&mut self, personality: Personality) -> Vec<GuestMessage> {
+        if let Err(error) = personality::become_it(&personality, &self.trees, &self.server) {
+            return vec![failed(Errand::Personalise, error)];
+        }
+        self.hostname = Some(personality.hostname);
+        self.write_hostname();
+        let mut answers = vec![GuestMessage::Personalised];
+        answers.extend(self.ready_if_all_is_there());
+        answers
+    }
+
+    fn reach(&mut self, milestone: Milestone, uptime_ms: u64) -> Vec<GuestMessage> {
+        self.milestones.push(milestone);
+        let stage = |stage| Some(StageReached { stage, uptime_ms });
+        let reached = match milestone {
+            Milestone::Root => stage(Stage::Root),
+            Milestone::Services => stage(Stage::Services),
+            Milestone::Network | Milestone::Size | Milestone::Ssh => None,
+        };
+        if matches!(milestone, Milestone::Root | Milestone::Services) {
+            self.write_hostname();
+        }
+        let mut answers: Vec<_> = reached.map(|stage| self.record(stage)).into_iter().collect();
+        answers.extend(self.ready_if_all_is_there());
+        answers
+    }
+
+    fn ready_if_all_is_there(&mut self) -> Option<GuestMessage> {
+        let all = [Milestone::Root, Milestone::Network, Milestone::Size, Milestone::Ssh];
+        let said = self.stages.iter().any(|reached| reached.stage == Stage::Ready);
+        let ready =
+            all.iter().all(|milestone| self.milestones.contains(milestone)) && self.hostname.is_some();
+        (ready && !said).then(|| self.record(reached_now(Stage::Ready)))
+    }
+
+    fn record(&mut self, stage: StageReached) -> GuestMessage {
+        self.stages.push(stage);
+        GuestMessage::Stage(stage)
+    }
+
+    /// The image's scripts set the name from `/etc/hostname` during boot: either they find the new one there, or they
+    /// have read it before and the name is set once more when they are done.
+    fn write_hostname(&self) {
+        let Some(hostname) = self.hostname.as_ref().filter(|_| self.milestones.contains(&Milestone::Root))
+        else {
+            return;
+        };
+        // A read-only root keeps its name file; the name itself is set all the same.
+        let _ = personality::write_hostname(Path::new(HOSTNAME), hostname);
+        let _ = personality::set_hostname(hostname);
+    }
+
+    fn power_off(&mut self) -> Vec<GuestMessage> {
+        if !std::mem::replace(&mut self.powering_off, true) {
+            let (trees, newsroom) = (Arc::clone(&self.trees), self.newsroom.clone());
+            tokio::task::spawn_blocking(move || {
+                if let Err(error) = power::power_off(&trees) {
+                    newsroom.failed(Errand::PowerOff, error);
+                }
+            });
+        }
+        vec![GuestMessage::PoweringOff]
+    }
+}
+
+fn failed(errand: Errand, reason: impl ToString) -> GuestMessage {
+    GuestMessage::Failed { errand, reason: reason.to_string() }
+}

@@ -1,0 +1,65 @@
+//! The first instants: PID 1 starts the agent beside itself and becomes the image's own init.
+
+use std::env;
+use std::ffi::OsString;
+use std::fmt::Display;
+use std::io::{self, Write as _};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, ExitCode};
+
+use crate::agent;
+
+/// The image's own init in its initramfs, as the kernel would start it without `rdinit=`.
+const IMAGE_INIT: &str = "/init";
+
+/// What Castra's archive puts before programs of the image's initramfs.
+const TOOLS: &str = "/castra/bin";
+
+/// Where busybox's shell looks for programs when the kernel has given it no `PATH`. Every init sets its own later.
+const DEFAULT_PATH: &str = "/sbin:/usr/sbin:/bin:/usr/bin";
+
+/// The agent's `argv[0]`. systemd leaves processes alone whose name starts with `@` when it kills the others before it
+/// leaves the initrd ("Root Storage Daemons" in systemd's documentation).
+const AGENT_NAME: &str = "@castra-agent";
+
+/// Runs the agent: as PID 1 it hands over to the image's init, and as the process that it starts for itself it is the
+/// agent proper.
+pub fn run() -> ExitCode {
+    let mut arguments = env::args_os();
+    let name = arguments.next().unwrap_or_default();
+    let outcome = if std::process::id() == 1 {
+        start_agent(&name).unwrap_or_else(|error| complain(&error));
+        become_image_init(arguments)
+    } else if name == AGENT_NAME {
+        agent::run()
+    } else {
+        Err(io::Error::other("this is Castra's guest agent; the kernel starts it inside a VM"))
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A process of its own rather than a fork, so that the agent has its own `argv[0]`. It keeps the console until it has
+/// found better.
+fn start_agent(program: &OsString) -> io::Result<()> {
+    Command::new(program).arg0(AGENT_NAME).env_clear().spawn().map(drop)
+}
+
+/// With the arguments and the environment that the kernel made of its command line. Returns only if it fails.
+fn become_image_init(arguments: impl Iterator<Item = OsString>) -> io::Result<()> {
+    let mut path = OsString::from(TOOLS);
+    path.push(":");
+    path.push(env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into()));
+    let error = Command::new(IMAGE_INIT).args(arguments).env("PATH", path).exec();
+    Err(io::Error::new(error.kind(), format!("cannot run the image's {IMAGE_INIT}: {error}")))
+}
+
+fn complain(error: &dyn Display) {
+    // The console is the last resort; if it is gone too, nobody is left to tell.
+    let _ = writeln!(io::stderr(), "castra: {error}");
+}

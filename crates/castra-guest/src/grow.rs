@@ -1,0 +1,69 @@
+//! Growing the root filesystem to the size of its disk.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use castra_wire::Errand;
+use rustix::fs::{Mode, OFlags, major, minor};
+use tokio::task::spawn_blocking;
+use tokio::time::{sleep, timeout};
+
+use crate::news::{Milestone, Newsroom};
+use crate::trees::Trees;
+
+/// The kernel counts a block device's size in sectors of 512 bytes, whatever the device's own are.
+const SECTOR_BYTES: u64 = 512;
+
+/// `EXT4_SUPER_MAGIC`, which ext2 and ext3 share (`statfs(2)`).
+const EXT4_MAGIC: u64 = 0xEF53;
+
+/// How long the others wait for the size. From 1 to 10 GiB takes 0.3 s on an emulated CPU; a disk of terabytes takes its
+/// time, and commands can run meanwhile.
+const LIMIT: Duration = Duration::from_secs(1);
+
+/// Images that check their root first mount it writable within this many tries, each this long after the other; the
+/// rest means to keep it read-only.
+const READ_ONLY_TRIES: u32 = 60;
+const READ_ONLY_PAUSE: Duration = Duration::from_secs(2);
+
+/// Grows the root filesystem, and says so early enough that whoever asks for its size sees the new one.
+pub(crate) async fn keep_size(trees: Arc<Trees>, newsroom: Newsroom) {
+    let mut growth = spawn_growth(&trees);
+    let in_time = timeout(LIMIT, &mut growth).await;
+    newsroom.reached(Milestone::Size);
+    let mut outcome = match in_time {
+        Ok(outcome) => outcome,
+        Err(_) => growth.await,
+    };
+    let read_only = |error: &io::Error| error.raw_os_error() == Some(rustix::io::Errno::ROFS.raw_os_error());
+    for _ in 0..READ_ONLY_TRIES {
+        match outcome.map_err(io::Error::from).flatten() {
+            Ok(()) => return,
+            Err(error) if read_only(&error) => sleep(READ_ONLY_PAUSE).await,
+            Err(error) => return newsroom.failed(Errand::GrowRoot, error),
+        }
+        outcome = spawn_growth(&trees).await;
+    }
+}
+
+fn spawn_growth(trees: &Arc<Trees>) -> tokio::task::JoinHandle<io::Result<()>> {
+    let trees = Arc::clone(trees);
+    spawn_blocking(move || grow_root(&trees))
+}
+
+/// Grows the root filesystem if it is an ext4 on a block device. The kernel itself does nothing if it fills the device
+/// already. It is grown mounted and in use; a read-only one is left alone.
+fn grow_root(trees: &Trees) -> io::Result<()> {
+    let root = rustix::fs::open("/", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let filesystem = rustix::fs::fstatfs(&root)?;
+    let device = rustix::fs::fstat(&root)?.st_dev;
+    let size = format!("dev/block/{}:{}/size", major(device), minor(device));
+    if u64::try_from(filesystem.f_type).ok() != Some(EXT4_MAGIC) || !trees.sys.has(&size) {
+        return Ok(());
+    }
+    let sectors: u64 = trees.sys.read(&size)?.parse().map_err(io::Error::other)?;
+    let block_bytes = u64::try_from(filesystem.f_bsize).map_err(io::Error::other)?;
+    let blocks = sectors.saturating_mul(SECTOR_BYTES).checked_div(block_bytes).unwrap_or_default();
+    Ok(rustix::fs::ext4_ioc_resize_fs(&root, blocks)?)
+}

@@ -1,0 +1,31 @@
+//! Castra's guest agent.
+//!
+//! The kernel starts it as PID 1 (`rdinit=/castra/agent`). It starts itself once more as an ordinary process and then
+//! becomes the image's own `/init`, so that the image boots as if nobody had been there:
+//!
+//! ```text
+//! PID 1:  agent ──spawn──► exec /init ──► switch_root ──► /sbin/init ──► services
+//! agent:           └► initramfs ───────────► root ────────► ready ─────► services
+//!                     control port, network  chroot, grow   SSH
+//! ```
+//!
+//! Nothing the agent does may stop that boot: what fails is reported on the control port and on the kernel's log, and
+//! the VM goes on.
+
+mod agent;
+mod boot;
+mod control;
+mod grow;
+mod netlink;
+mod network;
+mod news;
+mod personality;
+mod power;
+mod process;
+mod root;
+mod services;
+pub mod ssh;
+mod trees;
+mod watch;
+
+pub use boot::run;

@@ -1,0 +1,285 @@
+//! The few words of rtnetlink (`rtnetlink(7)`) that bring up an interface.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::net::netlink::SocketAddrNetlink;
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+
+/// Kinds of messages, from `linux/netlink.h` and `linux/rtnetlink.h`.
+mod kind {
+    pub(super) const ERROR: u16 = 2;
+    pub(super) const DONE: u16 = 3;
+    pub(super) const NEW_LINK: u16 = 16;
+    pub(super) const GET_LINK: u16 = 18;
+    pub(super) const NEW_ADDRESS: u16 = 20;
+    pub(super) const NEW_ROUTE: u16 = 24;
+}
+
+const REQUEST: u16 = 0x1;
+const ACKNOWLEDGE: u16 = 0x4;
+const DUMP: u16 = 0x300;
+const CREATE_ONLY: u16 = 0x600;
+
+const HEADER_BYTES: usize = 16;
+
+/// `IFF_UP`.
+const UP: u32 = 1;
+/// `ARPHRD_ETHER`.
+const ETHERNET: u16 = 1;
+/// `AF_INET`.
+const INET: u8 = 2;
+/// `RT_TABLE_MAIN`, `RTPROT_BOOT`, `RTN_UNICAST`, `RT_SCOPE_LINK`, `RT_SCOPE_UNIVERSE`.
+const TABLE_MAIN: u8 = 254;
+const PROTOCOL_BOOT: u8 = 3;
+const UNICAST: u8 = 1;
+const SCOPE_LINK: u8 = 253;
+const SCOPE_UNIVERSE: u8 = 0;
+
+/// Multicast groups, as bits: links and IPv4 addresses come and go.
+const LINKS: u32 = 0x1;
+const INET_ADDRESSES: u32 = 0x10;
+
+/// A network interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Link {
+    /// Its index, which survives renaming.
+    pub(crate) index: u32,
+    /// Its name at this moment.
+    pub(crate) name: String,
+    /// Whether it speaks Ethernet.
+    pub(crate) ethernet: bool,
+}
+
+/// A route to add.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Route {
+    /// The network's address.
+    pub(crate) network: [u8; 4],
+    /// The network's prefix, in bits; 0 makes it the default route.
+    pub(crate) prefix_bits: u8,
+    /// The next hop; without one the network is on the link.
+    pub(crate) gateway: Option<[u8; 4]>,
+    /// The address that packets get as their source.
+    pub(crate) source: [u8; 4],
+    /// The lower, the better.
+    pub(crate) metric: u32,
+}
+
+/// A socket for requests, each answered before the next.
+pub(crate) struct Requests(OwnedFd);
+
+/// A non-blocking socket that becomes readable when links or IPv4 addresses change.
+pub(crate) fn changes() -> io::Result<OwnedFd> {
+    let socket = open(SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
+    rustix::net::bind(&socket, &SocketAddrNetlink::new(0, LINKS | INET_ADDRESSES))?;
+    Ok(socket)
+}
+
+/// Takes all changes off their socket. What they were is asked anew, so that none can be missed.
+pub(crate) fn forget_changes(socket: BorrowedFd<'_>) -> io::Result<()> {
+    let mut buffer = [0; 8192];
+    loop {
+        match rustix::net::recv(socket, &mut buffer[..], RecvFlags::empty()) {
+            // More changed than the socket's queue could hold; what it still holds comes with the next round.
+            Ok(_) | Err(rustix::io::Errno::NOBUFS) => {}
+            Err(rustix::io::Errno::AGAIN) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+impl Requests {
+    pub(crate) fn open() -> io::Result<Self> {
+        Ok(Self(open(SocketFlags::CLOEXEC)?))
+    }
+
+    /// All interfaces, lowest index first.
+    pub(crate) fn links(&self) -> io::Result<Vec<Link>> {
+        let mut links = Vec::new();
+        self.ask(kind::GET_LINK, DUMP, &link_body(0, 0, 0), |kind, body| {
+            if kind == kind::NEW_LINK {
+                links.extend(parse_link(body));
+            }
+        })?;
+        links.sort_by_key(|link: &Link| link.index);
+        Ok(links)
+    }
+
+    /// Sets an interface up.
+    pub(crate) fn set_up(&self, index: u32) -> io::Result<()> {
+        self.ask(kind::NEW_LINK, ACKNOWLEDGE, &link_body(index, UP, UP), |_, _| {})
+    }
+
+    /// Gives an interface an IPv4 address; it may have it already.
+    pub(crate) fn add_address(&self, index: u32, address: [u8; 4], prefix_bits: u8) -> io::Result<()> {
+        let mut body = vec![INET, prefix_bits, 0, SCOPE_UNIVERSE];
+        body.extend(index.to_ne_bytes());
+        attribute(&mut body, attribute::ADDRESS, &address);
+        attribute(&mut body, attribute::LOCAL_ADDRESS, &address);
+        settled(self.ask(kind::NEW_ADDRESS, ACKNOWLEDGE | CREATE_ONLY, &body, |_, _| {}))
+    }
+
+    /// Adds a route through an interface; it may be there already.
+    pub(crate) fn add_route(&self, index: u32, route: &Route) -> io::Result<()> {
+        let scope = if route.gateway.is_some() { SCOPE_UNIVERSE } else { SCOPE_LINK };
+        let mut body =
+            vec![INET, route.prefix_bits, 0, 0, TABLE_MAIN, PROTOCOL_BOOT, scope, UNICAST, 0, 0, 0, 0];
+        if route.prefix_bits > 0 {
+            attribute(&mut body, attribute::DESTINATION, &route.network);
+        }
+        if let Some(gateway) = route.gateway {
+            attribute(&mut body, attribute::GATEWAY, &gateway);
+        }
+        attribute(&mut body, attribute::INTERFACE, &index.to_ne_bytes());
+        attribute(&mut body, attribute::PRIORITY, &route.metric.to_ne_bytes());
+        attribute(&mut body, attribute::PREFERRED_SOURCE, &route.source);
+        settled(self.ask(kind::NEW_ROUTE, ACKNOWLEDGE | CREATE_ONLY, &body, |_, _| {}))
+    }
+
+    /// Sends one request and hands over each answer until the kernel says that it was the last.
+    fn ask(&self, kind: u16, flags: u16, body: &[u8], mut answer: impl FnMut(u16, &[u8])) -> io::Result<()> {
+        let to_kernel = SocketAddrNetlink::new(0, 0);
+        rustix::net::sendto(&self.0, &message(kind, flags | REQUEST, body), SendFlags::empty(), &to_kernel)?;
+        let mut buffer = vec![0; 32 * 1024];
+        loop {
+            let (length, _) = rustix::net::recv(self.0.as_fd(), &mut buffer[..], RecvFlags::empty())?;
+            for (kind, body) in messages(&buffer[..length]) {
+                match kind {
+                    kind::ERROR => return outcome(body),
+                    kind::DONE => return Ok(()),
+                    _ => answer(kind, body),
+                }
+            }
+        }
+    }
+}
+
+/// Kinds of attributes; addresses, routes and links number theirs separately.
+mod attribute {
+    pub(super) const LINK_NAME: u16 = 3;
+    pub(super) const ADDRESS: u16 = 1;
+    pub(super) const LOCAL_ADDRESS: u16 = 2;
+    pub(super) const DESTINATION: u16 = 1;
+    pub(super) const INTERFACE: u16 = 4;
+    pub(super) const GATEWAY: u16 = 5;
+    pub(super) const PRIORITY: u16 = 6;
+    pub(super) const PREFERRED_SOURCE: u16 = 7;
+}
+
+fn open(flags: SocketFlags) -> io::Result<OwnedFd> {
+    Ok(rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?)
+}
+
+fn settled(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other,
+    }
+}
+
+/// `struct ifinfomsg`.
+fn link_body(index: u32, flags: u32, change: u32) -> Vec<u8> {
+    let mut body = vec![0; 4];
+    body.extend(index.to_ne_bytes());
+    body.extend(flags.to_ne_bytes());
+    body.extend(change.to_ne_bytes());
+    body
+}
+
+fn message(kind: u16, flags: u16, body: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(HEADER_BYTES + body.len()).unwrap_or(u32::MAX);
+    let mut message = Vec::with_capacity(HEADER_BYTES + body.len());
+    message.extend(length.to_ne_bytes());
+    message.extend(kind.to_ne_bytes());
+    message.extend(flags.to_ne_bytes());
+    message.extend([0; 8]);
+    message.extend(body);
+    message
+}
+
+fn attribute(body: &mut Vec<u8>, kind: u16, value: &[u8]) {
+    let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
+    body.extend(length.to_ne_bytes());
+    body.extend(kind.to_ne_bytes());
+    body.extend(value);
+    body.resize(body.len().next_multiple_of(4), 0);
+}
+
+/// The messages of one datagram: kind and body. It ends at the first that does not fit.
+fn messages(datagram: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    let mut rest = datagram;
+    std::iter::from_fn(move || {
+        let length = usize::try_from(number_u32(rest, 0)?).ok()?;
+        let kind = number_u16(rest, 4)?;
+        let body = rest.get(HEADER_BYTES..length)?;
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, body))
+    })
+}
+
+/// The attributes after a body's fixed part: kind and value.
+fn attributes(attributes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    let mut rest = attributes;
+    std::iter::from_fn(move || {
+        let length = usize::from(number_u16(rest, 0)?);
+        let kind = number_u16(rest, 2)?;
+        let value = rest.get(4..length)?;
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, value))
+    })
+}
+
+fn parse_link(body: &[u8]) -> Option<Link> {
+    let ethernet = number_u16(body, 2)? == ETHERNET;
+    let index = number_u32(body, 4)?;
+    let (_, name) = attributes(body.get(16..)?).find(|(kind, _)| *kind == attribute::LINK_NAME)?;
+    let name = String::from_utf8_lossy(name).trim_end_matches('\0').to_owned();
+    Some(Link { index, name, ethernet })
+}
+
+/// `struct nlmsgerr` begins with the negated error number; 0 is the acknowledgement.
+fn outcome(body: &[u8]) -> io::Result<()> {
+    match number_u32(body, 0).map(u32::cast_signed) {
+        Some(0) => Ok(()),
+        Some(code) => Err(io::Error::from_raw_os_error(code.saturating_neg())),
+        None => Err(io::Error::other("the kernel's answer is cut short")),
+    }
+}
+
+fn number_u16(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
+}
+
+fn number_u32(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_understands_a_request() {
+        let links = Requests::open().and_then(|requests| requests.links()).expect("the kernel answers");
+        let lo = links.iter().find(|link| link.name == "lo").expect("there is always lo");
+        assert!(!lo.ethernet);
+        assert!(lo.index > 0);
+    }
+
+    #[test]
+    fn an_interface_that_is_not_there_is_an_error() {
+        let requests = Requests::open().expect("opens");
+        assert!(requests.set_up(u32::MAX >> 1).is_err());
+    }
+
+    #[test]
+    fn cut_off_messages_end_the_datagram() {
+        let whole = message(kind::NEW_LINK, 0, &link_body(3, 0, 0));
+        assert_eq!(messages(&whole).count(), 1);
+        for length in 0..whole.len() {
+            assert_eq!(messages(&whole[..length]).count(), 0, "{length} bytes");
+        }
+        assert_eq!(messages(&[0; 64]).count(), 0);
+    }
+}

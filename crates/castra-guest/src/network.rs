@@ -1,0 +1,133 @@
+//! The network: up long before the image's own scripts come to it, and up again when they take it down.
+//!
+//! The image's scripts must neither notice nor suffer. So the address has a prefix of 32 bits (the kernel lets them add
+//! the same address with the network's own) and the routes a metric that loses against any other. A DHCP client that
+//! flushes the interface before it asks for an address would cut off whoever is logged in: what it takes away comes
+//! back at once.
+
+use std::fs;
+use std::io;
+use std::os::fd::AsFd as _;
+use std::path::Path;
+use std::time::Duration;
+
+use castra_wire::{DNS_ADDRESS, Errand, GATEWAY_ADDRESS, GUEST_ADDRESS, NETWORK_PREFIX_BITS};
+use tokio::io::Interest;
+use tokio::time::{sleep, timeout};
+
+use crate::netlink::{Link, Requests, Route, changes, forget_changes};
+use crate::news::{Milestone, Newsroom};
+use crate::trees::Trees;
+use crate::watch::watch;
+
+/// Loses against every metric that scripts and DHCP clients use by themselves.
+const METRIC: u32 = 60_000;
+
+/// `lo`'s index is the same everywhere (`LOOPBACK_IFINDEX` in the kernel).
+const LOOPBACK: u32 = 1;
+
+/// Without an interface for this long, the host is told; the agent goes on waiting.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Two repairs are this far apart, so that an image that insists on its own way does not keep the CPU busy.
+const BETWEEN_REPAIRS: Duration = Duration::from_millis(100);
+
+/// Brings the network up as soon as there is an interface, and repairs it for ever.
+pub(crate) async fn keep_up(trees: &Trees, newsroom: &Newsroom) -> io::Result<()> {
+    let requests = Requests::open()?;
+    let changes = watch(changes()?, Interest::READABLE)?;
+    requests.set_up(LOOPBACK)?;
+    let mut warned = false;
+    let link = loop {
+        if let Some(link) = requests.links()?.into_iter().find(|link| is_network_card(trees, link)) {
+            break link;
+        }
+        let change = async { changes.readable().await.map(|mut ready| ready.clear_ready()) };
+        match timeout(if warned { Duration::MAX } else { PATIENCE }, change).await {
+            Ok(change) => change?,
+            Err(_) => newsroom.failed(Errand::Network, "the guest's kernel shows no network interface yet"),
+        }
+        warned = true;
+        forget_changes(changes.get_ref().as_fd())?;
+    };
+    requests.set_up(link.index)?;
+    configure(&requests, link.index)?;
+    newsroom.reached(Milestone::Network);
+    loop {
+        changes.readable().await?.clear_ready();
+        forget_changes(changes.get_ref().as_fd())?;
+        // While the interface is down or gone there is nothing to repair; its return is a change of its own.
+        let _ = configure(&requests, link.index);
+        sleep(BETWEEN_REPAIRS).await;
+    }
+}
+
+/// Names QEMU's DNS forwarder where the image names no server of its own. A symbolic link means that a service of the
+/// image looks after the file.
+pub(crate) fn provide_dns(resolv_conf: &Path) -> io::Result<()> {
+    let usable = match fs::symlink_metadata(resolv_conf) {
+        Ok(metadata) if metadata.is_symlink() => true,
+        Ok(_) => names_a_server(&fs::read_to_string(resolv_conf)?),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+        Err(error) => return Err(error),
+    };
+    if usable {
+        return Ok(());
+    }
+    let [a, b, c, d] = DNS_ADDRESS;
+    fs::write(resolv_conf, format!("nameserver {a}.{b}.{c}.{d}\n"))
+}
+
+fn names_a_server(resolv_conf: &str) -> bool {
+    resolv_conf.lines().any(|line| line.split_whitespace().next() == Some("nameserver"))
+}
+
+/// A real card has a device behind it; bridges, tunnels and the like have none.
+fn is_network_card(trees: &Trees, link: &Link) -> bool {
+    link.ethernet && trees.sys.has(&format!("class/net/{}/device", link.name))
+}
+
+fn configure(requests: &Requests, index: u32) -> io::Result<()> {
+    let [a, b, c, _] = GUEST_ADDRESS;
+    let on_link = Route {
+        network: [a, b, c, 0],
+        prefix_bits: NETWORK_PREFIX_BITS,
+        gateway: None,
+        source: GUEST_ADDRESS,
+        metric: METRIC,
+    };
+    let default = Route { network: [0; 4], prefix_bits: 0, gateway: Some(GATEWAY_ADDRESS), ..on_link };
+    requests.add_address(index, GUEST_ADDRESS, 32)?;
+    requests.add_route(index, &on_link)?;
+    requests.add_route(index, &default)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dns_is_provided_only_where_there_is_none() {
+        let directory = std::env::temp_dir().join(format!("castra-dns-{}", std::process::id()));
+        fs::create_dir_all(&directory).expect("a directory");
+        let file = directory.join("resolv.conf");
+        provide_dns(&file).expect("writes");
+        assert_eq!(fs::read_to_string(&file).expect("reads"), "nameserver 10.0.2.3\n");
+        fs::write(&file, "# none\nsearch example\n").expect("writes");
+        provide_dns(&file).expect("writes");
+        assert_eq!(fs::read_to_string(&file).expect("reads"), "nameserver 10.0.2.3\n");
+        fs::write(&file, "nameserver 192.0.2.1\n").expect("writes");
+        provide_dns(&file).expect("leaves it");
+        assert_eq!(fs::read_to_string(&file).expect("reads"), "nameserver 192.0.2.1\n");
+        fs::remove_dir_all(&directory).expect("tidies up");
+    }
+
+    #[test]
+    fn a_link_to_a_file_that_is_not_there_yet_is_left_alone() {
+        let link = std::env::temp_dir().join(format!("castra-dns-link-{}", std::process::id()));
+        std::os::unix::fs::symlink("/nonexistent/stub-resolv.conf", &link).expect("links");
+        provide_dns(&link).expect("leaves it");
+        assert!(fs::symlink_metadata(&link).expect("is there").is_symlink());
+        fs::remove_file(&link).expect("tidies up");
+    }
+}

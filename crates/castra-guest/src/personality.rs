@@ -1,0 +1,161 @@
+//! Becoming the VM that the host says this is.
+
+use std::fs;
+use std::io;
+use std::mem::size_of;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use castra_wire::Personality;
+use rustix::fs::OFlags;
+use rustix::ioctl::{NoArg, Opcode, Setter, opcode};
+use rustix::time::{ClockId, Timespec, clock_settime};
+
+use crate::ssh::{SshError, SshServer};
+use crate::trees::Trees;
+
+/// Linux's `HOST_NAME_MAX`, without the final NUL.
+const MAX_HOSTNAME_BYTES: usize = 64;
+
+/// Bytes of entropy that are used; the kernel's pool holds 256 bits.
+const ENTROPY_BYTES: usize = 64;
+
+const NANOSECONDS: u64 = 1_000_000_000;
+
+/// Why a personality was not taken on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PersonalityError {
+    /// The host sent a name that is none.
+    #[error("{0:?} is not a host name")]
+    Hostname(String),
+    /// The kernel refused.
+    #[error("cannot {step}: {source}")]
+    Kernel {
+        /// What was to be done.
+        step: &'static str,
+        /// The reason.
+        source: io::Error,
+    },
+    /// The SSH server refused the keys.
+    #[error("cannot hand over the keys: {0}")]
+    Keys(#[from] SshError),
+}
+
+/// Takes on a personality. The keys come last: before anybody can log in, all else is done.
+pub(crate) fn become_it(
+    personality: &Personality,
+    trees: &Trees,
+    server: &SshServer,
+) -> Result<(), PersonalityError> {
+    let refused = |step| move |source| PersonalityError::Kernel { step, source };
+    if !is_hostname(&personality.hostname) {
+        return Err(PersonalityError::Hostname(personality.hostname.clone()));
+    }
+    stir(trees, personality.entropy.expose()).map_err(refused("stir the kernel's random numbers"))?;
+    set_clock(personality.time_unix_ns).map_err(refused("set the clock"))?;
+    set_hostname(&personality.hostname).map_err(refused("set the host name"))?;
+    Ok(server.personalise(personality.host_key.expose(), &personality.authorized_keys)?)
+}
+
+/// Makes the running kernel answer to a name.
+pub(crate) fn set_hostname(hostname: &str) -> io::Result<()> {
+    Ok(rustix::system::sethostname(hostname.as_bytes())?)
+}
+
+/// Writes the name where the image's scripts look for it when they set it during boot. A symbolic link means that
+/// something of the image looks after it.
+pub(crate) fn write_hostname(file: &Path, hostname: &str) -> io::Result<()> {
+    if fs::symlink_metadata(file).is_ok_and(|metadata| !metadata.is_file()) {
+        return Ok(());
+    }
+    let line = format!("{hostname}\n");
+    if fs::read_to_string(file).is_ok_and(|current| current == line) {
+        return Ok(());
+    }
+    fs::write(file, line)
+}
+
+/// RFC 1123, with dots for those who want a domain.
+fn is_hostname(name: &str) -> bool {
+    let label = |label: &str| {
+        let inner = |c: char| c.is_ascii_alphanumeric() || c == '-';
+        !label.is_empty() && label.chars().all(inner) && !label.starts_with('-') && !label.ends_with('-')
+    };
+    name.len() <= MAX_HOSTNAME_BYTES && name.split('.').all(label)
+}
+
+fn set_clock(unix_ns: u64) -> io::Result<()> {
+    let tv_sec = i64::try_from(unix_ns / NANOSECONDS).map_err(io::Error::other)?;
+    let tv_nsec = i64::try_from(unix_ns % NANOSECONDS).map_err(io::Error::other)?;
+    Ok(clock_settime(ClockId::Realtime, Timespec { tv_sec, tv_nsec })?)
+}
+
+/// `struct rand_pool_info` of `linux/random.h` with room for our bytes.
+#[repr(C)]
+struct RandPoolInfo {
+    entropy_bits: i32,
+    size_bytes: i32,
+    bytes: [u8; ENTROPY_BYTES],
+}
+
+/// `RNDADDENTROPY`; its number is made with the size of the structure's fixed part.
+const ADD_ENTROPY: Opcode = opcode::write::<[i32; 2]>(b'R', 0x03);
+
+/// `RNDRESEEDCRNG`.
+const RESEED: Opcode = opcode::none(b'R', 0x07);
+
+/// Adds the host's random bytes and makes the kernel use them at once: a restored template must not draw the random
+/// numbers that its siblings draw.
+#[expect(unsafe_code, reason = "no library wraps these two ioctls")]
+fn stir(trees: &Trees, entropy: &[u8]) -> io::Result<()> {
+    let random = trees.dev.open("urandom", OFlags::RDWR)?;
+    for part in entropy.chunks(ENTROPY_BYTES) {
+        let mut bytes = [0; ENTROPY_BYTES];
+        bytes[..part.len()].copy_from_slice(part);
+        let size_bytes = i32::try_from(part.len()).map_err(io::Error::other)?;
+        let info = RandPoolInfo { entropy_bits: size_bytes * 8, size_bytes, bytes };
+        // SAFETY: the kernel reads the two numbers and then `size_bytes` of `bytes`, which holds at least that many.
+        unsafe { rustix::ioctl::ioctl(random.as_fd(), Setter::<ADD_ENTROPY, _>::new(info)) }?;
+    }
+    // SAFETY: this ioctl takes no argument.
+    unsafe { rustix::ioctl::ioctl(random.as_fd(), NoArg::<RESEED>::new()) }?;
+    Ok(())
+}
+
+const _: () = assert!(size_of::<RandPoolInfo>() == 8 + ENTROPY_BYTES);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_names() {
+        for good in ["vm", "alpine-minimal", "a.b-c.example", "9front"] {
+            assert!(is_hostname(good), "{good}");
+        }
+        let long = "a".repeat(MAX_HOSTNAME_BYTES + 1);
+        for bad in ["", ".", "-a", "a-", "a..b", "a b", "a\nb", "ä", "a/b", "\u{1b}[2J", long.as_str()] {
+            assert!(!is_hostname(bad), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn the_ioctls_have_the_kernels_numbers() {
+        assert_eq!(ADD_ENTROPY, 0x4008_5203);
+        assert_eq!(RESEED, 0x5207);
+    }
+
+    #[test]
+    fn the_name_is_written_unless_the_file_is_a_link() {
+        let directory = std::env::temp_dir().join(format!("castra-hostname-{}", std::process::id()));
+        fs::create_dir_all(&directory).expect("a directory");
+        let (file, link) = (directory.join("hostname"), directory.join("link"));
+        write_hostname(&file, "one").expect("writes");
+        write_hostname(&file, "two").expect("writes");
+        assert_eq!(fs::read_to_string(&file).expect("reads"), "two\n");
+        std::os::unix::fs::symlink(&file, &link).expect("links");
+        write_hostname(&link, "three").expect("leaves it");
+        assert_eq!(fs::read_to_string(&file).expect("reads"), "two\n");
+        fs::remove_dir_all(&directory).expect("tidies up");
+    }
+}

@@ -1,0 +1,89 @@
+//! Shutting the guest down.
+//!
+//! systemd does all of it, and does it well. Elsewhere the image's own service manager stops its services, and the agent
+//! does what is left to an init to do: end the remaining processes, write everything out, mount the filesystems
+//! read-only, switch off. That last step an image may leave out (Alpine's OpenRC does when it believes to be in a
+//! container), and without it the next boot has a journal to replay.
+
+use std::io;
+use std::process::Command;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use rustix::mount::{MountFlags, mount_remount};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use rustix::system::{RebootCommand, reboot};
+
+use crate::process::image_program;
+use crate::services::{is_openrc, is_systemd};
+use crate::trees::Trees;
+
+/// A service manager that takes longer than this to stop its services is not waited for any more.
+const SERVICES_LIMIT: Duration = Duration::from_secs(60);
+
+/// Processes get this long between being asked and being killed.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// How often the end of others is looked for. A look costs an emulated CPU some milliseconds.
+const POLL: Duration = Duration::from_millis(50);
+
+/// Shuts down and powers off. Returns only if even that failed.
+pub(crate) fn power_off(trees: &Trees) -> io::Result<()> {
+    if is_systemd() {
+        run(image_program("systemctl", &["poweroff"]));
+        // systemd now ends every process, this one too.
+        sleep(SERVICES_LIMIT);
+    } else if is_openrc() {
+        // A child in the agent's own session: OpenRC's `killprocs` spares the session it runs in.
+        run(image_program("openrc", &["shutdown"]));
+    }
+    end_all_processes(trees);
+    rustix::fs::sync();
+    mount_all_read_only(trees);
+    Ok(reboot(RebootCommand::PowerOff)?)
+}
+
+/// Runs a program to its end, or for as long as it is worth waiting for.
+fn run(mut program: Command) {
+    let Ok(mut child) = program.spawn() else { return };
+    let deadline = Instant::now() + SERVICES_LIMIT;
+    while matches!(child.try_wait(), Ok(None)) && Instant::now() < deadline {
+        sleep(POLL);
+    }
+}
+
+fn end_all_processes(trees: &Trees) {
+    // busybox and sysvinit pause at this signal and start no more gettys; other inits ignore it.
+    let _ = kill_process(Pid::INIT, Signal::TSTP);
+    // `kill(-1)`: everything but PID 1 and the caller.
+    let _ = kill_process_group(Pid::INIT, Signal::TERM);
+    let deadline = Instant::now() + GRACE;
+    while others_run(trees) && Instant::now() < deadline {
+        sleep(POLL);
+    }
+    let _ = kill_process_group(Pid::INIT, Signal::KILL);
+}
+
+/// Whether there are processes left besides PID 1, this one and the kernel's threads (which have no command line, and
+/// neither have zombies).
+fn others_run(trees: &Trees) -> bool {
+    let us = std::process::id();
+    let pids = trees.proc.names(".").unwrap_or_default();
+    pids.iter().filter_map(|name| name.parse::<u32>().ok()).filter(|pid| *pid != 1 && *pid != us).any(|pid| {
+        trees.proc.read(&format!("{pid}/cmdline")).is_ok_and(|command_line| !command_line.is_empty())
+    })
+}
+
+/// Mounts every filesystem on a block device read-only, the last mounted first.
+fn mount_all_read_only(trees: &Trees) {
+    let mounts = trees.proc.read("self/mounts").unwrap_or_default();
+    for mount in mounts.lines().rev() {
+        let mut fields = mount.split(' ');
+        let (Some(source), Some(target)) = (fields.next(), fields.next()) else { continue };
+        if source.starts_with("/dev/") {
+            // What is busy stays as it is: everything is written out, and a journal takes care of the rest.
+            let _ = mount_remount(target, MountFlags::RDONLY, "");
+        }
+    }
+    rustix::fs::sync();
+}

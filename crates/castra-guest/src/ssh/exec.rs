@@ -1,0 +1,364 @@
+//! Commands and shells: starting them as `sshd` does, and joining them to their channel.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::ffi::OsStringExt as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use castra_flow::{Incoming, Message, Outgoing, Received};
+use russh::server::{Handle, Msg};
+use russh::{ChannelMsg, Sig};
+use rustix::fs::Mode;
+use rustix::process::{Pid, PidfdFlags, Signal};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use super::pty::{Size, Terminal};
+use super::pump::{self, Pumps};
+use super::users::User;
+
+/// The search path of a session, until a login shell's profile says otherwise; the one Alpine and Debian give.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The number by which SSH knows stderr (RFC 4254, 5.2).
+const STDERR: u32 = 1;
+
+/// What a shell answers for a command that cannot be run, and for one that does not exist.
+const CANNOT_RUN: u32 = 126;
+const NOT_FOUND: u32 = 127;
+
+/// What a client wants run.
+pub(super) enum Program {
+    /// The user's shell, as a login shell.
+    Shell,
+    /// A command line for the user's shell.
+    Command(Vec<u8>),
+}
+
+/// A program that runs.
+pub(super) struct Running {
+    child: Child,
+    /// Readable once the child has ended.
+    ended: AsyncFd<OwnedFd>,
+    stdin: OwnedFd,
+    outputs: Vec<(Option<u32>, OwnedFd)>,
+    /// The terminal's controlling side.
+    terminal: Option<OwnedFd>,
+}
+
+/// Starts a program for a user. The client's environment requests come last, so they win.
+///
+/// # Errors
+/// The reason, fit to be shown to the client, and the exit status to report.
+pub(super) fn start(
+    user: &Arc<User>,
+    program: &Program,
+    environment: Vec<(String, String)>,
+    terminal: Option<Terminal>,
+) -> Result<Running, (u32, String)> {
+    let mut command = command(user, program);
+    if let Some(terminal) = &terminal {
+        command.env("TERM", terminal.term()).env("SSH_TTY", terminal.name());
+    }
+    command.envs(environment);
+    spawn(command, Arc::clone(user), terminal).map_err(|error| {
+        let status = if error.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { CANNOT_RUN };
+        (status, format!("castra: cannot run {}: {error}\r\n", user.shell.display()))
+    })
+}
+
+fn command(user: &User, program: &Program) -> Command {
+    let mut command = Command::new(&user.shell);
+    let name = user.shell.file_name().unwrap_or(user.shell.as_os_str());
+    match program {
+        Program::Shell => {
+            let mut login = OsString::from("-");
+            login.push(name);
+            command.arg0(login);
+        }
+        Program::Command(line) => {
+            command.arg0(name).arg("-c").arg(OsString::from_vec(line.clone()));
+        }
+    }
+    command
+        .env_clear()
+        .env("USER", &user.name)
+        .env("LOGNAME", &user.name)
+        .env("HOME", &user.home)
+        .env("SHELL", &user.shell)
+        .env("PATH", PATH);
+    command
+}
+
+fn spawn(mut command: Command, user: Arc<User>, terminal: Option<Terminal>) -> io::Result<Running> {
+    let (controlling, line) = terminal.map(Terminal::into_parts).unzip();
+    if let Some(line) = &line {
+        command.stdin(line.try_clone()?).stdout(line.try_clone()?).stderr(line.try_clone()?);
+    } else {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    }
+    in_child(&mut command, user, line);
+    let mut child = command.spawn()?;
+    // Our copies of the terminal's line must go, or its end would never be seen.
+    drop(command);
+    match connect(&mut child, controlling) {
+        Ok((stdin, outputs, terminal, ended)) => Ok(Running { child, ended, stdin, outputs, terminal }),
+        Err(error) => {
+            // It cannot be served, so it must not run.
+            let _ = child.kill();
+            let _ = child.wait();
+            Err(error)
+        }
+    }
+}
+
+type Ends = (OwnedFd, Vec<(Option<u32>, OwnedFd)>, Option<OwnedFd>, AsyncFd<OwnedFd>);
+
+fn connect(child: &mut Child, controlling: Option<OwnedFd>) -> io::Result<Ends> {
+    let pid = Pid::from_child(child);
+    let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
+    let ended = pump::register(pidfd, Interest::READABLE)?;
+    if let Some(controlling) = controlling {
+        let output = vec![(None, controlling.try_clone()?)];
+        return Ok((controlling.try_clone()?, output, Some(controlling), ended));
+    }
+    let (Some(stdin), Some(stdout), Some(stderr)) =
+        (child.stdin.take(), child.stdout.take(), child.stderr.take())
+    else {
+        return Err(io::ErrorKind::BrokenPipe.into());
+    };
+    Ok((stdin.into(), vec![(None, stdout.into()), (Some(STDERR), stderr.into())], None, ended))
+}
+
+/// Between fork and exec: a session of its own, its terminal, its user, its home.
+#[expect(unsafe_code, reason = "pre_exec is the only way to act between fork and exec")]
+fn in_child(command: &mut Command, user: Arc<User>, line: Option<OwnedFd>) {
+    // Made before the fork: the child must not allocate.
+    let home = std::ffi::CString::new(user.home.clone().into_os_string().into_vec()).unwrap_or_default();
+    let enter = move || {
+        rustix::process::setsid()?;
+        if let Some(line) = &line {
+            rustix::process::ioctl_tiocsctty(line)?;
+        }
+        // While this process still may: what the agent is exempt from, its owner's programs are not. One that could not
+        // be made killable runs all the same.
+        let _ = crate::process::be_ordinary();
+        user.become_in_child()?;
+        rustix::process::umask(Mode::from_raw_mode(0o022));
+        if rustix::process::chdir(home.as_c_str()).is_err() {
+            rustix::process::chdir(c"/")?;
+        }
+        Ok(())
+    };
+    // SAFETY: these are plain system calls; nothing is allocated or locked.
+    unsafe { command.pre_exec(enter) };
+}
+
+/// Joins a program and its channel until both are done. Says on the channel's stderr why a program did not start.
+pub(super) async fn run(
+    started: Result<Running, (u32, String)>,
+    mut incoming: Incoming,
+    outgoing: Outgoing<Msg>,
+    handle: Handle,
+) {
+    let outgoing = Arc::new(outgoing);
+    // Sending fails when the connection is gone; then nobody is there to be told.
+    match started {
+        Ok(running) => supervise(running, &mut incoming, &outgoing, &handle).await,
+        Err((status, reason)) => {
+            let _ = outgoing.send(Some(STDERR), Bytes::from(reason)).await;
+            let _ = outgoing.half().exit_status(status).await;
+        }
+    }
+    let _ = outgoing.half().eof().await;
+    let _ = outgoing.half().close().await;
+}
+
+async fn supervise(
+    running: Running,
+    incoming: &mut Incoming,
+    outgoing: &Arc<Outgoing<Msg>>,
+    handle: &Handle,
+) {
+    let Running { mut child, ended, stdin, outputs, terminal } = running;
+    let has_terminal = terminal.is_some();
+    let group = Pid::from_child(&child);
+    let (has_ended, end_seen) = watch::channel(false);
+    let Ok(mut pumps) = Pumps::start(outputs, outgoing, &end_seen) else {
+        hang_up(group);
+        let _ = end_of(&mut child, &ended).await;
+        return;
+    };
+    let (sender, receiver) = mpsc::unbounded_channel();
+    let feeder = AbortOnDrop(tokio::spawn(pump::feed(stdin, receiver)));
+    let mut closed = std::pin::pin!(obey(incoming, Some(sender), group, terminal, &end_seen));
+
+    let status = tokio::select! {
+        status = end_of(&mut child, &ended) => status,
+        () = &mut closed => {
+            hang_up(group);
+            drop((feeder, pumps));
+            // Reaped whenever it ends; what it ends with interests nobody.
+            let _ = end_of(&mut child, &ended).await;
+            return;
+        }
+    };
+    // From here on the process group's number may be another's.
+    has_ended.send_replace(true);
+    drop(feeder);
+    let report = async {
+        pumps.drained().await;
+        if let Ok(status) = status {
+            report(status, outgoing, handle).await;
+        }
+        // A terminal ends with its session; pipes stay open as long as a background process holds them.
+        if !has_terminal {
+            pumps.finished().await;
+        }
+    };
+    tokio::select! {
+        () = report => {}
+        () = &mut closed => {}
+    }
+}
+
+/// Does what the client asks of a running program, until the channel is closed.
+async fn obey(
+    incoming: &mut Incoming,
+    mut stdin: Option<mpsc::UnboundedSender<Received>>,
+    group: Pid,
+    terminal: Option<OwnedFd>,
+    has_ended: &watch::Receiver<bool>,
+) {
+    while let Some(message) = incoming.next().await {
+        let request = match message {
+            Message::Data(None, data) => {
+                if let Some(stdin) = &stdin {
+                    // The program does not read any more: the data is dropped, and so counted as consumed.
+                    let _ = stdin.send(data);
+                }
+                continue;
+            }
+            Message::Data(Some(_), _) => continue,
+            Message::Other(request) => request,
+        };
+        match request {
+            ChannelMsg::Eof => stdin = None,
+            ChannelMsg::Signal { signal } if !*has_ended.borrow() => {
+                if let Some(signal) = signal_of(&signal) {
+                    // Fails if the group has just ended.
+                    let _ = rustix::process::kill_process_group(group, signal);
+                }
+            }
+            ChannelMsg::WindowChange { col_width, row_height, pix_width, pix_height } => {
+                if let Some(terminal) = &terminal {
+                    Size::new(col_width, row_height, pix_width, pix_height).apply(terminal.as_fd());
+                }
+            }
+            ChannelMsg::Close => break,
+            _ => {}
+        }
+    }
+}
+
+async fn end_of(child: &mut Child, ended: &AsyncFd<OwnedFd>) -> io::Result<ExitStatus> {
+    loop {
+        let mut ready = ended.readable().await?;
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        ready.clear_ready();
+    }
+}
+
+async fn report(status: ExitStatus, outgoing: &Outgoing<Msg>, handle: &Handle) {
+    let half = outgoing.half();
+    // Fails when the connection is gone.
+    if let Some(signal) = status.signal() {
+        let name = sig_of(signal);
+        let _ = handle
+            .exit_signal_request(half.id(), name, status.core_dumped(), String::new(), String::new())
+            .await;
+    } else {
+        let code = status.code().and_then(|code| u32::try_from(code).ok()).unwrap_or(u32::MAX);
+        let _ = half.exit_status(code).await;
+    }
+}
+
+/// Fails if the group has ended already.
+fn hang_up(group: Pid) {
+    let _ = rustix::process::kill_process_group(group, Signal::HUP);
+}
+
+struct AbortOnDrop(JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Signals by SSH's names (RFC 4254, 6.10); those that have none there, by the kernel's.
+const SIGNALS: &[(Signal, &str)] = &[
+    (Signal::ABORT, "ABRT"),
+    (Signal::ALARM, "ALRM"),
+    (Signal::BUS, "BUS"),
+    (Signal::CONT, "CONT"),
+    (Signal::FPE, "FPE"),
+    (Signal::HUP, "HUP"),
+    (Signal::ILL, "ILL"),
+    (Signal::INT, "INT"),
+    (Signal::IO, "IO"),
+    (Signal::KILL, "KILL"),
+    (Signal::PIPE, "PIPE"),
+    (Signal::PROF, "PROF"),
+    (Signal::QUIT, "QUIT"),
+    (Signal::SEGV, "SEGV"),
+    (Signal::STOP, "STOP"),
+    (Signal::SYS, "SYS"),
+    (Signal::TERM, "TERM"),
+    (Signal::TRAP, "TRAP"),
+    (Signal::TSTP, "TSTP"),
+    (Signal::USR1, "USR1"),
+    (Signal::USR2, "USR2"),
+    (Signal::VTALARM, "VTALRM"),
+    (Signal::WINCH, "WINCH"),
+    (Signal::XCPU, "XCPU"),
+    (Signal::XFSZ, "XFSZ"),
+];
+
+fn signal_of(sig: &Sig) -> Option<Signal> {
+    let name = match sig {
+        Sig::Custom(name) => name.clone(),
+        // russh names its variants as SSH names the signals.
+        known => format!("{known:?}"),
+    };
+    SIGNALS.iter().find(|(_, known)| *known == name).map(|(signal, _)| *signal)
+}
+
+fn sig_of(number: i32) -> Sig {
+    let known = SIGNALS.iter().find(|(signal, _)| signal.as_raw() == number);
+    Sig::Custom(known.map_or_else(|| format!("SIG{number}"), |(_, name)| (*name).to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_keep_their_names_both_ways() {
+        assert_eq!(signal_of(&Sig::INT), Some(Signal::INT));
+        assert_eq!(signal_of(&Sig::ALRM), Some(Signal::ALARM));
+        assert_eq!(signal_of(&Sig::Custom("USR2".into())), Some(Signal::USR2));
+        assert_eq!(signal_of(&Sig::Custom("NONSENSE".into())), None);
+        for (signal, _) in SIGNALS {
+            assert_eq!(signal_of(&sig_of(signal.as_raw())), Some(*signal));
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! The SSH server of the guest agent: commands, terminals, SFTP and TCP forwards for the VM's owner.
+//!
+//! It may listen long before it has a host key: until [`SshServer::personalise`] hands it one, connections wait. Only
+//! public keys named there may log in, as any user of `/etc/passwd`. Where the agent is not root (in tests), only its
+//! own user may.
+//!
+//! What it promises beyond `sshd`: a client's environment requests are all honoured (its key owns the VM anyway), and
+//! the exit status is reported when the command ends and its output is drained, even if a background process keeps the
+//! output open; the channel then stays open for that process, as with `sshd`.
+
+mod exec;
+mod forward;
+mod pty;
+mod pump;
+mod resolve;
+mod server;
+mod session;
+mod sftp;
+mod users;
+
+pub use server::{SshError, SshServer};

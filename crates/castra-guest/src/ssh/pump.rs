@@ -1,0 +1,147 @@
+//! Bytes between a program's descriptors and its channel.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use castra_flow::{Outgoing, PACKET_BYTES, Received};
+use russh::server::Msg;
+use rustix::io::Errno;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+
+/// What is read at most to drain an output after its program has ended: the largest pipe an unprivileged program can
+/// make (`/proc/sys/fs/pipe-max-size`). More comes from a background process.
+const DRAIN_LIMIT_BYTES: usize = 1024 * 1024;
+
+/// The outputs of a program, on their way to the client. Stop when dropped.
+pub(super) struct Pumps {
+    tasks: JoinSet<()>,
+    drained: Vec<oneshot::Receiver<()>>,
+}
+
+impl Pumps {
+    /// Starts with each output and the extended-data number it goes to.
+    pub(super) fn start(
+        outputs: Vec<(Option<u32>, OwnedFd)>,
+        outgoing: &Arc<Outgoing<Msg>>,
+        has_ended: &watch::Receiver<bool>,
+    ) -> io::Result<Self> {
+        let mut pumps = Self { tasks: JoinSet::new(), drained: Vec::new() };
+        for (ext, output) in outputs {
+            let (sender, receiver) = oneshot::channel();
+            let pump = Pump {
+                source: asynchronous(output, Interest::READABLE)?,
+                ext,
+                outgoing: Arc::clone(outgoing),
+            };
+            pumps.tasks.spawn(pump.run(has_ended.clone(), sender));
+            pumps.drained.push(receiver);
+        }
+        Ok(pumps)
+    }
+
+    /// Waits until all that the program wrote before it ended has been sent.
+    pub(super) async fn drained(&mut self) {
+        for drained in self.drained.drain(..) {
+            // A pump that is gone has sent what it could.
+            let _ = drained.await;
+        }
+    }
+
+    /// Waits until nobody holds the outputs open any more.
+    pub(super) async fn finished(&mut self) {
+        while self.tasks.join_next().await.is_some() {}
+    }
+}
+
+struct Pump {
+    source: AsyncFd<OwnedFd>,
+    ext: Option<u32>,
+    outgoing: Arc<Outgoing<Msg>>,
+}
+
+impl Pump {
+    async fn run(self, mut has_ended: watch::Receiver<bool>, drained: oneshot::Sender<()>) {
+        let mut drained = Some(drained);
+        let mut buffer = vec![0; PACKET_BYTES as usize];
+        loop {
+            tokio::select! {
+                ready = self.source.readable() => {
+                    let Ok(mut ready) = ready else { return };
+                    let Ok(count) = ready.try_io(|source| Ok(rustix::io::read(source, &mut buffer)?)) else {
+                        continue;
+                    };
+                    // A terminal whose other side is closed reports EIO.
+                    let Ok(count @ 1..) = count else { return };
+                    if !self.send(&buffer[..count]).await {
+                        return;
+                    }
+                }
+                changed = has_ended.changed(), if drained.is_some() => {
+                    if changed.is_err() || !self.drain(&mut buffer).await {
+                        return;
+                    }
+                    drained.take().map(|drained| drained.send(()));
+                }
+            }
+        }
+    }
+
+    /// Sends what is there now. False at the end of the output or of the connection.
+    async fn drain(&self, buffer: &mut [u8]) -> bool {
+        let mut total = 0;
+        while total < DRAIN_LIMIT_BYTES {
+            match rustix::io::read(&self.source, &mut *buffer) {
+                Ok(count @ 1..) => {
+                    total += count;
+                    if !self.send(&buffer[..count]).await {
+                        return false;
+                    }
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return true,
+                Ok(0) | Err(_) => return false,
+            }
+        }
+        true
+    }
+
+    async fn send(&self, bytes: &[u8]) -> bool {
+        self.outgoing.send(self.ext, Bytes::copy_from_slice(bytes)).await.is_ok()
+    }
+}
+
+/// Writes what the client sends to the program, and closes its input when the client has sent all.
+pub(super) async fn feed(stdin: OwnedFd, mut received: mpsc::UnboundedReceiver<Received>) {
+    let Ok(stdin) = asynchronous(stdin, Interest::WRITABLE) else { return };
+    while let Some(data) = received.recv().await {
+        let mut rest = &data[..];
+        while !rest.is_empty() {
+            let Ok(mut ready) = stdin.writable().await else { return };
+            match ready.try_io(|stdin| Ok(rustix::io::write(stdin, rest)?)) {
+                Ok(Ok(count)) => rest = &rest[count..],
+                Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+                // The program does not read any more.
+                Ok(Err(_)) => return,
+                Err(_would_block) => {}
+            }
+        }
+    }
+}
+
+/// A descriptor the runtime waits for. It is made non-blocking.
+pub(super) fn asynchronous(descriptor: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
+    rustix::io::ioctl_fionbio(&descriptor, true)?;
+    register(descriptor, interest)
+}
+
+/// Like [`asynchronous`], for a descriptor that is not read or written.
+#[expect(unsafe_code, reason = "tokio cannot know that an OwnedFd always names the same descriptor")]
+pub(super) fn register(descriptor: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an OwnedFd owns one descriptor for its whole life.
+    unsafe { AsyncFd::register_with_interest(descriptor, interest) }.map_err(|error| error.into_parts().1)
+}

@@ -1,0 +1,186 @@
+//! Who may connect, and the loop that lets them.
+
+use std::borrow::Cow;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use castra_flow::{Flow, MAILBOX_MESSAGES, PACKET_BYTES, Paced, WINDOW_BYTES};
+use russh::keys::{PrivateKey, PublicKey};
+use russh::server::Config;
+use russh::{MethodKind, MethodSet, Preferred, cipher, kex, mac};
+use rustix::net::sockopt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+use super::session::Session;
+
+/// How long a client may take to log in; `sshd`'s `LoginGraceTime`.
+const LOGIN_GRACE: Duration = Duration::from_secs(120);
+
+/// A pause when no connection can be accepted for want of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A dead client's connection is noticed after 30 s + 3 × 10 s of silence. TCP asks, not SSH: an SSH keepalive's answer
+/// may wait behind data that a command does not read.
+const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(30), Duration::from_secs(10), 3);
+
+/// Cheapest first. Neither AES nor a post-quantum exchange is cheap on an emulated CPU without AES instructions.
+const KEX: &[kex::Name] = &[
+    kex::CURVE25519,
+    kex::CURVE25519_PRE_RFC_8731,
+    kex::EXTENSION_SUPPORT_AS_SERVER,
+    kex::EXTENSION_OPENSSH_STRICT_KEX_AS_SERVER,
+];
+const CIPHERS: &[cipher::Name] = &[cipher::CHACHA20_POLY1305, cipher::AES_256_GCM, cipher::AES_128_CTR];
+const MACS: &[mac::Name] = &[mac::HMAC_SHA256_ETM, mac::HMAC_SHA256];
+
+/// Why the server could not take the keys it was given.
+#[derive(Debug, thiserror::Error)]
+pub enum SshError {
+    /// The host key is not an unencrypted OpenSSH private key.
+    #[error("the SSH host key is not a private key in OpenSSH's format: {0}")]
+    HostKey(russh::keys::ssh_key::Error),
+    /// A line is not a public key. The number counts from 1.
+    #[error("authorised key {0} is not a public key in OpenSSH's format: {1}")]
+    AuthorizedKey(usize, russh::keys::ssh_key::Error),
+}
+
+/// The keys of one personalisation.
+pub(super) struct Identity {
+    config: Arc<Config>,
+    authorized: Vec<PublicKey>,
+}
+
+impl Identity {
+    /// Whether this key may log in.
+    pub(super) fn admits(&self, key: &PublicKey) -> bool {
+        self.authorized.iter().any(|authorized| authorized.key_data() == key.key_data())
+    }
+}
+
+/// The server; clones share their keys.
+#[derive(Clone)]
+pub struct SshServer {
+    identity: watch::Sender<Option<Arc<Identity>>>,
+}
+
+impl Default for SshServer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl SshServer {
+    /// A server that accepts no key yet.
+    pub fn new() -> Self {
+        Self { identity: watch::Sender::new(None) }
+    }
+
+    /// Takes the host's private key (OpenSSH PEM) and the public keys that may log in (one OpenSSH line each), instead
+    /// of any earlier ones. Connections that exist go on.
+    ///
+    /// # Errors
+    /// A key cannot be read; then nothing changes.
+    pub fn personalise(&self, host_key_pem: &[u8], authorized_keys: &[String]) -> Result<(), SshError> {
+        let host_key = PrivateKey::from_openssh(host_key_pem).map_err(SshError::HostKey)?;
+        let authorized = authorized_keys
+            .iter()
+            .enumerate()
+            .map(|(index, line)| {
+                PublicKey::from_openssh(line).map_err(|error| SshError::AuthorizedKey(index + 1, error))
+            })
+            .collect::<Result<_, _>>()?;
+        let config = Arc::new(config(host_key));
+        self.identity.send_replace(Some(Arc::new(Identity { config, authorized })));
+        Ok(())
+    }
+
+    /// Serves connections until accepting fails for good. Needs a tokio runtime with I/O and time.
+    ///
+    /// # Errors
+    /// The listener cannot be used any more.
+    pub async fn serve(self, listener: TcpListener) -> io::Result<()> {
+        loop {
+            match listener.accept().await {
+                Ok((stream, peer)) => {
+                    tokio::spawn(connection(self.identity.subscribe(), stream, peer));
+                }
+                Err(error) if is_fatal(&error) => return Err(error),
+                Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+            }
+        }
+    }
+}
+
+/// Everything else (`ECONNABORTED`, `EMFILE`, …) is about one connection or passes.
+fn is_fatal(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error().map(rustix::io::Errno::from_raw_os_error),
+        Some(rustix::io::Errno::BADF | rustix::io::Errno::INVAL | rustix::io::Errno::NOTSOCK)
+    )
+}
+
+async fn connection(
+    mut identity: watch::Receiver<Option<Arc<Identity>>>,
+    stream: TcpStream,
+    peer: SocketAddr,
+) {
+    let Ok(local) = tune(&stream) else { return };
+    let Ok(Some(identity)) =
+        identity.wait_for(Option::is_some).await.map(|identity| Option::clone(&identity))
+    else {
+        return;
+    };
+    let flow = Flow::new();
+    let logged_in = Arc::new(AtomicBool::new(false));
+    let config = Arc::clone(&identity.config);
+    let session = Session::new(identity, [peer, local], flow.clone(), Arc::clone(&logged_in));
+    let grace = tokio::spawn({
+        let flow = flow.clone();
+        async move {
+            tokio::time::sleep(LOGIN_GRACE).await;
+            if !logged_in.load(Ordering::Relaxed) {
+                flow.abort();
+            }
+        }
+    });
+    // A connection that fails is its client's concern, and the client knows.
+    if let Ok(running) = russh::server::run_stream(config, Paced::new(stream, flow), session).await {
+        let _ = running.await;
+    }
+    grace.abort();
+}
+
+fn tune(stream: &TcpStream) -> io::Result<SocketAddr> {
+    stream.set_nodelay(true)?;
+    let (idle, interval, count) = KEEPALIVE;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, idle)?;
+    sockopt::set_tcp_keepintvl(stream, interval)?;
+    sockopt::set_tcp_keepcnt(stream, count)?;
+    stream.local_addr()
+}
+
+fn config(host_key: PrivateKey) -> Config {
+    Config {
+        methods: MethodSet::from(&[MethodKind::PublicKey][..]),
+        keys: vec![host_key],
+        // Keys cannot be guessed, so a refusal need not be slow.
+        auth_rejection_time: Duration::ZERO,
+        auth_rejection_time_initial: Some(Duration::ZERO),
+        inactivity_timeout: None,
+        window_size: WINDOW_BYTES,
+        maximum_packet_size: PACKET_BYTES,
+        channel_buffer_size: MAILBOX_MESSAGES,
+        preferred: Preferred {
+            kex: Cow::Borrowed(KEX),
+            cipher: Cow::Borrowed(CIPHERS),
+            mac: Cow::Borrowed(MACS),
+            ..Preferred::DEFAULT
+        },
+        ..Config::default()
+    }
+}

@@ -1,0 +1,278 @@
+//! One connection: who logs in, and what each channel asks for before it runs something.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use castra_flow::{Flow, Incoming, Outgoing};
+use russh::keys::PublicKey;
+use russh::server::{Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, VerifiedPublicKey};
+use russh::{Channel, ChannelId, Pty as Mode};
+
+use super::exec::{self, Program};
+use super::forward::{self, Listeners};
+use super::pty::{Size, Terminal};
+use super::server::Identity;
+use super::sftp;
+use super::users::User;
+
+/// Environment requests one channel may make; what OpenSSH's server takes.
+const MAX_ENVIRONMENT: usize = 128;
+
+/// The handler of one connection.
+pub(super) struct Session {
+    identity: Arc<Identity>,
+    /// The client's address and ours.
+    endpoints: [SocketAddr; 2],
+    flow: Flow,
+    logged_in: Arc<AtomicBool>,
+    user: Option<Arc<User>>,
+    waiting: HashMap<ChannelId, Waiting>,
+    listeners: Listeners,
+}
+
+/// A session channel on which nothing runs yet.
+struct Waiting {
+    incoming: Incoming,
+    outgoing: Outgoing<Msg>,
+    environment: Vec<(String, String)>,
+    terminal: Option<Terminal>,
+}
+
+impl Session {
+    pub(super) fn new(
+        identity: Arc<Identity>,
+        endpoints: [SocketAddr; 2],
+        flow: Flow,
+        logged_in: Arc<AtomicBool>,
+    ) -> Self {
+        Self {
+            identity,
+            endpoints,
+            flow,
+            logged_in,
+            user: None,
+            waiting: HashMap::new(),
+            listeners: Listeners::default(),
+        }
+    }
+
+    /// A right key for a user who does not exist is a partial success: Castra's client tells it from a wrong key so.
+    fn judge(&self, name: &str, key: &PublicKey) -> Result<User, Auth> {
+        if !self.identity.admits(key) {
+            return Err(Auth::reject());
+        }
+        User::find(name).ok_or(Auth::Reject { proceed_with_methods: None, partial_success: true })
+    }
+
+    fn start(
+        &mut self,
+        id: ChannelId,
+        program: Program,
+        session: &mut russh::server::Session,
+    ) -> Result<(), russh::Error> {
+        let (Some(user), Some(waiting)) = (self.user.clone(), self.waiting.remove(&id)) else {
+            return session.channel_failure(id);
+        };
+        session.channel_success(id)?;
+        let Waiting { incoming, outgoing, mut environment, terminal } = waiting;
+        environment.splice(0..0, self.connection_environment());
+        let started = exec::start(&user, &program, environment, terminal);
+        tokio::spawn(exec::run(started, incoming, outgoing, session.handle()));
+        Ok(())
+    }
+
+    fn connection_environment(&self) -> [(String, String); 2] {
+        let [peer, local] = self.endpoints;
+        let (peer_ip, peer_port, local_ip, local_port) =
+            (peer.ip().to_canonical(), peer.port(), local.ip().to_canonical(), local.port());
+        [
+            ("SSH_CLIENT".into(), format!("{peer_ip} {peer_port} {local_port}")),
+            ("SSH_CONNECTION".into(), format!("{peer_ip} {peer_port} {local_ip} {local_port}")),
+        ]
+    }
+}
+
+impl Handler for Session {
+    type Error = russh::Error;
+
+    async fn auth_publickey_offered(
+        &mut self,
+        user: &str,
+        offer: PublicKeyOffer<'_>,
+    ) -> Result<Auth, russh::Error> {
+        Ok(self.judge(user, offer.public_key).map_or_else(|refusal| refusal, |_| Auth::Accept))
+    }
+
+    async fn auth_publickey(&mut self, user: &str, key: VerifiedPublicKey<'_>) -> Result<Auth, russh::Error> {
+        Ok(match self.judge(user, key.public_key) {
+            Ok(user) => {
+                self.user = Some(Arc::new(user));
+                Auth::Accept
+            }
+            Err(refusal) => refusal,
+        })
+    }
+
+    async fn auth_succeeded(&mut self, _session: &mut russh::server::Session) -> Result<(), russh::Error> {
+        self.logged_in.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    async fn channel_open_session(
+        &mut self,
+        channel: Channel<Msg>,
+        reply: ChannelOpenHandle,
+        _session: &mut russh::server::Session,
+    ) -> Result<(), russh::Error> {
+        let id = channel.id();
+        let (incoming, outgoing) = castra_flow::split(channel, &self.flow);
+        self.waiting.insert(id, Waiting { incoming, outgoing, environment: Vec::new(), terminal: None });
+        reply.accept().await;
+        Ok(())
+    }
+
+    async fn channel_close(
+        &mut self,
+        channel: ChannelId,
+        _session: &mut russh::server::Session,
+    ) -> Result<(), russh::Error> {
+        self.waiting.remove(&channel);
+        Ok(())
+    }
+
+    async fn data(
+        &mut self,
+        channel: ChannelId,
+        data: &[u8],
+        _session: &mut russh::server::Session,
+    ) -> Result<(), russh::Error> {
+        self.flow.arrived(channel, data.len());
+        Ok(())
+    }
+
+    async fn extended_data(
+        &mut self,
+        channel: ChannelId,
+        _code: u32,
+        data: &[u8],
+        _session: &mut russh::server::Session,
+    ) -> Result<(), russh::Error> {
+        self.flow.arrived(channel, data.len());
+        Ok(())
+    }
+
+    async fn env_request(
+        &mut self,
+        channel: ChannelId,
+        name: &str,
+        value: &str,
+        session: &mut russh::server::Session,
+    ) -> Result<(), russh::Error> {
+        let usable = !name.is_empty() && !name.contains(['=', '\0']) && !value.contains('\0');
+        match self.waiting.get_mut(&channel) {
+            Some(waiting) if usable && waiting.environment.len() < MAX_ENVIRONMENT => {
+                waiting.environment.push((name.to_owned(), value.to_owned()));
+                session.channel_success(channel)
+            }
+            _ => session.channel_failure(channel),
+        }
+    }
+
+    async fn pty_request(
+        &mut self,
+        channel: ChannelId,
+        term: &str,
+        columns: u32,
+        rows: u32,
+        width_px: u32,
+        height_px: u32,
+        modes: &[(Mode, u32)],
+        session: &mut russh::server::Session,
+    ) -> Result<(), russh::Error> {
+        let size = Size::new(columns, rows, width_px, height_px);
+        let opened = self.user.as_ref().and_then(|user| Terminal::open(user, term, size, modes).ok());
+        match (self.waiting.get_mut(&channel), opened) {
+            (Some(waiting), Some(terminal)) => {
+                waiting.terminal = Some(terminal);
+                session.channel_success(channel)
+            }
+            _ => session.channel_failure(channel),
+        }
+    }
+
+    async fn shell_request(
+        &mut self,
+        channel: ChannelId,
+        session: &mut russh::server::Session,
+    ) -> Result<(), russh::Error> {
+        self.start(channel, Program::Shell, session)
+    }
+
+    async fn exec_request(
+        &mut self,
+        channel: ChannelId,
+        command: &[u8],
+        session: &mut russh::server::Session,
+    ) -> Result<(), russh::Error> {
+        self.start(channel, Program::Command(command.to_vec()), session)
+    }
+
+    async fn subsystem_request(
+        &mut self,
+        channel: ChannelId,
+        name: &str,
+        session: &mut russh::server::Session,
+    ) -> Result<(), russh::Error> {
+        if name != "sftp" {
+            return session.channel_failure(channel);
+        }
+        let (Some(user), Some(waiting)) = (self.user.clone(), self.waiting.remove(&channel)) else {
+            return session.channel_failure(channel);
+        };
+        let Ok(stream) = sftp::start(user) else {
+            return session.channel_failure(channel);
+        };
+        session.channel_success(channel)?;
+        tokio::spawn(castra_flow::relay(waiting.incoming, waiting.outgoing, stream, Some(0)));
+        Ok(())
+    }
+
+    async fn channel_open_direct_tcpip(
+        &mut self,
+        channel: Channel<Msg>,
+        host: &str,
+        port: u32,
+        _originator: &str,
+        _originator_port: u32,
+        reply: ChannelOpenHandle,
+        _session: &mut russh::server::Session,
+    ) -> Result<(), russh::Error> {
+        tokio::spawn(forward::direct(channel, host.to_owned(), port, reply, self.flow.clone()));
+        Ok(())
+    }
+
+    async fn tcpip_forward(
+        &mut self,
+        address: &str,
+        port: &mut u32,
+        session: &mut russh::server::Session,
+    ) -> Result<bool, russh::Error> {
+        let Some(user) = &self.user else { return Ok(false) };
+        let bound = self.listeners.listen(user, address, *port, session.handle(), self.flow.clone()).await;
+        if let Ok(bound) = bound {
+            *port = bound;
+        }
+        Ok(bound.is_ok())
+    }
+
+    async fn cancel_tcpip_forward(
+        &mut self,
+        address: &str,
+        port: u32,
+        _session: &mut russh::server::Session,
+    ) -> Result<bool, russh::Error> {
+        Ok(self.listeners.cancel(address, port))
+    }
+}

@@ -1,0 +1,114 @@
+//! `/etc/passwd` and `/etc/group`, read by hand: a static binary has no name service switch.
+
+use std::path::PathBuf;
+
+use rustix::process::{Gid, Uid};
+use rustix::thread::{set_thread_gid, set_thread_groups, set_thread_uid};
+
+/// Where a user without a shell in `/etc/passwd` ends up, as `passwd(5)` says.
+const DEFAULT_SHELL: &str = "/bin/sh";
+
+/// A user who logs in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct User {
+    pub(super) name: String,
+    pub(super) uid: Uid,
+    pub(super) gid: Gid,
+    /// Supplementary groups, the primary one included.
+    pub(super) groups: Vec<Gid>,
+    pub(super) home: PathBuf,
+    pub(super) shell: PathBuf,
+}
+
+impl User {
+    /// The user of this name, if this process may become them.
+    pub(super) fn find(name: &str) -> Option<Self> {
+        let passwd = std::fs::read("/etc/passwd").ok()?;
+        // No group file is no supplementary groups.
+        let group = std::fs::read("/etc/group").unwrap_or_default();
+        let user = parse(&String::from_utf8_lossy(&passwd), &String::from_utf8_lossy(&group), name)?;
+        let own = rustix::process::geteuid();
+        (own.is_root() || own == user.uid).then_some(user)
+    }
+
+    /// Turns the calling thread into this user for good. Async-signal-safe.
+    pub(super) fn become_in_child(&self) -> std::io::Result<()> {
+        if rustix::process::geteuid().is_root() {
+            set_thread_groups(&self.groups)?;
+            set_thread_gid(self.gid)?;
+            set_thread_uid(self.uid)?;
+        }
+        Ok(())
+    }
+
+    /// Gives the calling thread this user's rights on files. Its real ids stay: nobody but root may signal it.
+    pub(super) fn act_in_thread(&self) -> std::io::Result<()> {
+        if rustix::process::geteuid().is_root() {
+            set_thread_groups(&self.groups)?;
+            rustix::thread::set_thread_res_gid(None, Some(self.gid), None)?;
+            rustix::thread::set_thread_res_uid(None, Some(self.uid), None)?;
+        }
+        Ok(())
+    }
+}
+
+fn parse(passwd: &str, group: &str, name: &str) -> Option<User> {
+    let fields: Vec<&str> = passwd
+        .lines()
+        .map(|line| line.split(':').collect::<Vec<_>>())
+        .find(|fields| fields.len() == 7 && fields[0] == name)?;
+    let uid = Uid::from_raw(number(fields[2])?);
+    let gid = Gid::from_raw(number(fields[3])?);
+    let shell = if fields[6].is_empty() { DEFAULT_SHELL } else { fields[6] };
+    let groups = std::iter::once(gid).chain(groups_of(group, name).filter(|other| *other != gid)).collect();
+    Some(User {
+        name: name.to_owned(),
+        uid,
+        gid,
+        groups,
+        home: PathBuf::from(if fields[5].is_empty() { "/" } else { fields[5] }),
+        shell: PathBuf::from(shell),
+    })
+}
+
+fn groups_of<'a>(group: &'a str, name: &'a str) -> impl Iterator<Item = Gid> + 'a {
+    group.lines().filter_map(move |line| {
+        let mut fields = line.split(':').skip(2);
+        let gid = number(fields.next()?)?;
+        let members = fields.next()?;
+        members.split(',').any(|member| member == name).then(|| Gid::from_raw(gid))
+    })
+}
+
+/// An id; `u32::MAX` means "no change" to the kernel and is nobody's.
+fn number(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|id| *id != u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PASSWD: &str = "root:x:0:0:root:/root:/bin/ash\n\
+                          broken:x:zero:0::/:\n\
+                          alpine:x:1000:1000:Linux User,,,:/home/alpine:\n\
+                          odd:x:4294967295:1000::/:/bin/sh\n";
+    const GROUP: &str = "root:x:0:root\nwheel:x:10:root,alpine\nalpine:x:1000:alpine\nvideo:x:27:alpines\n";
+
+    #[test]
+    fn a_user_has_ids_groups_home_and_shell() {
+        let user = parse(PASSWD, GROUP, "alpine").expect("exists");
+        assert_eq!((user.uid.as_raw(), user.gid.as_raw()), (1000, 1000));
+        assert_eq!(user.groups.iter().map(|gid| gid.as_raw()).collect::<Vec<_>>(), [1000, 10]);
+        assert_eq!(user.home, PathBuf::from("/home/alpine"));
+        assert_eq!(user.shell, PathBuf::from(DEFAULT_SHELL));
+        assert_eq!(parse(PASSWD, GROUP, "root").expect("exists").shell, PathBuf::from("/bin/ash"));
+    }
+
+    #[test]
+    fn unknown_and_broken_users_do_not_exist() {
+        for name in ["nobody", "broken", "odd", ""] {
+            assert_eq!(parse(PASSWD, GROUP, name), None, "{name}");
+        }
+    }
+}

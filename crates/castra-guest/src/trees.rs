@@ -1,0 +1,77 @@
+//! The kernel's own filesystems, reachable whatever the image does to its mounts.
+
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{Access, AtFlags, Dir, Mode, OFlags, Stat};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
+
+/// Detached mounts of proc, devtmpfs and sysfs: an initramfs moves or hides every mount it sees, but not these.
+pub(crate) struct Trees {
+    /// proc.
+    pub(crate) proc: Tree,
+    /// devtmpfs.
+    pub(crate) dev: Tree,
+    /// sysfs.
+    pub(crate) sys: Tree,
+}
+
+/// One of them. Paths are relative to its top.
+pub(crate) struct Tree(OwnedFd);
+
+impl Trees {
+    /// Mounts all three (Linux 5.2 and newer).
+    pub(crate) fn open() -> io::Result<Self> {
+        Ok(Self { proc: Tree::mount("proc")?, dev: Tree::mount("devtmpfs")?, sys: Tree::mount("sysfs")? })
+    }
+}
+
+impl Tree {
+    fn mount(kind: &str) -> io::Result<Self> {
+        let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+        fsconfig_create(&context)?;
+        let attributes = MountAttrFlags::MOUNT_ATTR_NOEXEC | MountAttrFlags::MOUNT_ATTR_NOSUID;
+        Ok(Self(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?))
+    }
+
+    /// Opens a file or directory.
+    pub(crate) fn open(&self, path: &str, flags: OFlags) -> io::Result<OwnedFd> {
+        Ok(rustix::fs::openat(&self.0, path, flags | OFlags::CLOEXEC, Mode::empty())?)
+    }
+
+    /// A whole file, without the white space around it.
+    pub(crate) fn read(&self, path: &str) -> io::Result<String> {
+        let mut text = String::new();
+        File::from(self.open(path, OFlags::RDONLY)?).read_to_string(&mut text)?;
+        Ok(text.trim().to_owned())
+    }
+
+    /// Writes into a file that is there.
+    pub(crate) fn write(&self, path: &str, text: &str) -> io::Result<()> {
+        File::from(self.open(path, OFlags::WRONLY)?).write_all(text.as_bytes())
+    }
+
+    /// The names in a directory, without `.` and `..`.
+    pub(crate) fn names(&self, path: &str) -> io::Result<Vec<String>> {
+        let directory = self.open(path, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let mut names = Vec::new();
+        for entry in Dir::new(directory)? {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            if name != "." && name != ".." {
+                names.push(name);
+            }
+        }
+        Ok(names)
+    }
+
+    /// Whether there is something at a path.
+    pub(crate) fn has(&self, path: &str) -> bool {
+        rustix::fs::accessat(&self.0, path, Access::EXISTS, AtFlags::empty()).is_ok()
+    }
+
+    /// What is at a path, links followed.
+    pub(crate) fn stat(&self, path: &str) -> io::Result<Stat> {
+        Ok(rustix::fs::statat(&self.0, path, AtFlags::empty())?)
+    }
+}
