@@ -1,0 +1,282 @@
+//! What is wrong in a `castra.toml`, shown at the place where it is wrong.
+//!
+//! Validation collects every problem in [`Problems`] instead of stopping at the first, so that one run shows
+//! all of them. [`Diagnostics`] keeps the file's text beside them and renders them when somebody wants to
+//! read them:
+//!
+//! ```text
+//! error: VM `dev` has 0 CPUs
+//!  --> /home/ada/project/castra.toml:3:8
+//!   |
+//! 3 | cpus = 0
+//!   |        ^ must be 1 to 255
+//!   |
+//!   = help: Write for instance `cpus = 2`.
+//! ```
+
+use std::fmt;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet, normalize_untrusted_str};
+
+/// More than these are counted, not shown: the first ones explain the rest, and a terminal holds no more.
+const MAX_SHOWN: usize = 20;
+
+/// Longest piece of the user's text that a message repeats, in characters: the snippet below shows the rest.
+const MAX_QUOTED_CHARS: usize = 60;
+
+/// How bad it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Severity {
+    /// The file cannot be used.
+    Error,
+    /// The file can be used; a part of it has no effect.
+    Warning,
+}
+
+/// One problem at one place of the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Diagnostic {
+    /// How bad it is.
+    pub severity: Severity,
+    /// What is wrong, naming the thing.
+    pub message: String,
+    /// Where: a byte range of the file's text.
+    pub span: Range<usize>,
+    /// A few words beside the underlined text; may be empty.
+    pub label: String,
+    /// Another place that has to do with it, with its label.
+    pub related: Option<(Range<usize>, String)>,
+    /// A next step, as whole sentences.
+    pub help: String,
+}
+
+/// Problems of one file, in the file's order. Displays without colour.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Diagnostics {
+    file: PathBuf,
+    text: Arc<str>,
+    list: Vec<Diagnostic>,
+}
+
+/// A thing that can be wrong, said by the module that knows about it.
+pub(super) trait Problem: std::error::Error {
+    /// A few words beside the underlined text.
+    fn label(&self) -> String {
+        String::new()
+    }
+
+    /// A next step, as whole sentences.
+    fn help(&self) -> String;
+}
+
+/// Where validation puts what it finds.
+#[derive(Debug, Default)]
+pub(super) struct Problems(Vec<Diagnostic>);
+
+impl Diagnostics {
+    /// Whether there is nothing to tell.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// The problems, in the file's order.
+    pub fn iter(&self) -> impl Iterator<Item = &Diagnostic> {
+        self.list.iter()
+    }
+
+    /// The file they are about.
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// All of them with the lines they are about, separated by empty lines; no newline at the end. With
+    /// `colour`, ANSI styles mark severity and place.
+    pub fn render(&self, colour: bool) -> String {
+        let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
+        let mut blocks: Vec<String> =
+            self.shown().into_iter().map(|diagnostic| self.render_one(&renderer, diagnostic)).collect();
+        if self.list.len() > MAX_SHOWN {
+            blocks.push(format!("… and {} more.", self.list.len() - MAX_SHOWN));
+        }
+        blocks.join("\n\n")
+    }
+
+    /// `2 errors, 1 warning`.
+    pub fn summary(&self) -> String {
+        let errors = self.count(Severity::Error);
+        let warnings = self.count(Severity::Warning);
+        let counted = |count: usize, noun: &str| match count {
+            0 => None,
+            1 => Some(format!("1 {noun}")),
+            _ => Some(format!("{count} {noun}s")),
+        };
+        [counted(errors, "error"), counted(warnings, "warning")]
+            .into_iter()
+            .flatten()
+            .collect::<Vec<_>>()
+            .join(", ")
+    }
+
+    /// Those that are rendered: where there are too many, warnings give way to errors.
+    fn shown(&self) -> Vec<&Diagnostic> {
+        let mut numbered: Vec<(usize, &Diagnostic)> = self.list.iter().enumerate().collect();
+        numbered.sort_by_key(|(number, diagnostic)| (diagnostic.severity, *number));
+        numbered.truncate(MAX_SHOWN);
+        numbered.sort_by_key(|(number, _)| *number);
+        numbered.into_iter().map(|(_, diagnostic)| diagnostic).collect()
+    }
+
+    fn count(&self, severity: Severity) -> usize {
+        self.list.iter().filter(|diagnostic| diagnostic.severity == severity).count()
+    }
+
+    fn render_one(&self, renderer: &Renderer, diagnostic: &Diagnostic) -> String {
+        let level = match diagnostic.severity {
+            Severity::Error => Level::ERROR,
+            Severity::Warning => Level::WARNING,
+        };
+        let mut primary = AnnotationKind::Primary.span(self.shown_span(&diagnostic.span));
+        if !diagnostic.label.is_empty() {
+            primary = primary.label(&diagnostic.label);
+        }
+        let mut snippet = Snippet::source(&*self.text)
+            .path(normalize_untrusted_str(&self.file.to_string_lossy()))
+            .annotation(primary);
+        if let Some((span, label)) = &diagnostic.related {
+            snippet = snippet.annotation(AnnotationKind::Context.span(self.shown_span(span)).label(label));
+        }
+        let help = Level::HELP.message(normalize_untrusted_str(&diagnostic.help));
+        renderer.render(&[level.primary_title(&diagnostic.message).element(snippet).element(help)])
+    }
+
+    /// The first line of a span: a table's span runs over all its lines, but its header says which table it
+    /// is. Also moved onto character boundaries, which the renderer insists on.
+    fn shown_span(&self, span: &Range<usize>) -> Range<usize> {
+        let start = boundary_before(&self.text, span.start);
+        let end = boundary_before(&self.text, span.end).max(start);
+        let first_line = self.text[start..end].find(['\n', '\r']).map_or(end, |newline| start + newline);
+        start..first_line
+    }
+}
+
+impl fmt::Display for Diagnostics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.render(false))
+    }
+}
+
+impl Problems {
+    /// This is wrong here.
+    pub(super) fn error(&mut self, span: Range<usize>, problem: &impl Problem) {
+        self.push(Severity::Error, span, problem, None);
+    }
+
+    /// This is wrong here because of what is there.
+    pub(super) fn error_because_of(
+        &mut self,
+        span: Range<usize>,
+        problem: &impl Problem,
+        there: Range<usize>,
+        label: &str,
+    ) {
+        self.push(Severity::Error, span, problem, Some((there, label.to_owned())));
+    }
+
+    /// This is odd here.
+    pub(super) fn warning(&mut self, span: Range<usize>, problem: &impl Problem) {
+        self.push(Severity::Warning, span, problem, None);
+    }
+
+    /// Whether there is anything but warnings.
+    pub(super) fn has_errors(&self) -> bool {
+        self.0.iter().any(|diagnostic| diagnostic.severity == Severity::Error)
+    }
+
+    /// The problems with the text they are about, in the file's order.
+    pub(super) fn finish(mut self, file: &Path, text: &str) -> Diagnostics {
+        if self.0.is_empty() {
+            return Diagnostics::default();
+        }
+        self.0.sort_by_key(|diagnostic| diagnostic.span.start);
+        Diagnostics { file: file.to_owned(), text: text.into(), list: self.0 }
+    }
+
+    fn push(
+        &mut self,
+        severity: Severity,
+        span: Range<usize>,
+        problem: &impl Problem,
+        related: Option<(Range<usize>, String)>,
+    ) {
+        let (message, label, help) = (problem.to_string(), problem.label(), problem.help());
+        self.0.push(Diagnostic { severity, message, span, label, related, help });
+    }
+}
+
+/// The last character boundary of `text` that is not after `index`.
+pub(super) fn boundary_before(text: &str, index: usize) -> usize {
+    (0..=index.min(text.len())).rev().find(|index| text.is_char_boundary(*index)).unwrap_or(0)
+}
+
+/// A piece of the user's text for use in a message: in backquotes, shortened, and with control characters
+/// escaped so that a file cannot drive the terminal.
+pub(super) fn quoted(text: &str) -> String {
+    if text.is_empty() {
+        return "`\"\"`".to_owned();
+    }
+    let escaped: String = text
+        .chars()
+        .take(MAX_QUOTED_CHARS)
+        .flat_map(|character| {
+            let control = character.is_control();
+            let escape = control.then(|| character.escape_default());
+            escape.into_iter().flatten().chain((!control).then_some(character))
+        })
+        .collect();
+    let more = if text.chars().nth(MAX_QUOTED_CHARS).is_some() { "…" } else { "" };
+    format!("`{escaped}{more}`")
+}
+
+/// Several words as `a, b and c`, each in backquotes; `conjunction` comes before the last.
+pub(super) fn listed<'a>(words: impl IntoIterator<Item = &'a str>, conjunction: &str) -> String {
+    let words: Vec<String> = words.into_iter().map(quoted).collect();
+    match words.split_last() {
+        None => String::new(),
+        Some((only, [])) => only.clone(),
+        Some((last, others)) => format!("{} {conjunction} {last}", others.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quoted_text_is_short_and_harmless() {
+        assert_eq!(quoted("a"), "`a`");
+        assert_eq!(quoted(""), "`\"\"`");
+        assert_eq!(quoted("\u{1b}[2J"), "`\\u{1b}[2J`");
+        assert_eq!(quoted(&"é".repeat(61)), format!("`{}…`", "é".repeat(60)));
+    }
+
+    #[test]
+    fn errors_are_shown_before_warnings_are_cut() {
+        let problem = |number: usize, severity| Diagnostic {
+            severity,
+            message: format!("problem {number}"),
+            span: number..number,
+            label: String::new(),
+            related: None,
+            help: "help".to_owned(),
+        };
+        let mut list: Vec<Diagnostic> = (0..50).map(|number| problem(number, Severity::Warning)).collect();
+        list.push(problem(50, Severity::Error));
+        let diagnostics = Diagnostics { file: "castra.toml".into(), text: "#".repeat(60).into(), list };
+        let told = diagnostics.render(false);
+        assert!(told.contains("error: problem 50") && told.ends_with("… and 31 more."), "{told}");
+        assert_eq!(diagnostics.summary(), "1 error, 50 warnings");
+    }
+}

@@ -1,0 +1,372 @@
+//! Which `castra.toml` is meant, and what holds where there is none.
+
+use std::fs::{self, File, Metadata};
+use std::io::{self, ErrorKind, Read as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use super::Diagnostics;
+use super::defaults;
+use super::error::ConfigError;
+use super::project::{BaseImageSource, BootProfile, ManagedImageSelection, ProjectConfig, VmDefinition};
+use super::validate::name::safe_project_name;
+use super::validate::path::normalise;
+use super::validate::{self, Surroundings};
+use crate::layout::{CONFIG_FILE, ProjectLayout, STATE_DIRECTORY};
+
+/// Largest configuration that is read, in bytes; real ones have a few KiB.
+pub(super) const MAX_BYTES: u64 = 1 << 20;
+
+/// Everybody may write to it (`S_IWOTH` in `inode(7)`).
+const WORLD_WRITABLE: u32 = 0o002;
+
+/// How the command line says which file is meant.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ConfigOptions {
+    /// `--config`: a file, or a directory with a `castra.toml` in it. Relative to the working directory.
+    pub explicit: Option<PathBuf>,
+    /// Use no file, even if there is one; `explicit` wins over it.
+    pub skip_discovery: bool,
+}
+
+/// The file that is meant, absolute and normalised: `--config`, else the first `castra.toml` from the working
+/// directory upward to the root of the file system, else none.
+///
+/// # Errors
+/// [`ConfigError`] if the file named is not there, or the one found is no file, belongs to somebody it should
+/// not, or cannot even be looked for. A file that is broken or unreadable never counts as absent.
+pub fn resolve_config_path(
+    options: &ConfigOptions,
+    working_directory: &Path,
+) -> Result<Option<PathBuf>, ConfigError> {
+    let working_directory = absolute(working_directory)?;
+    if let Some(explicit) = &options.explicit {
+        return explicit_config(&normalise(&working_directory.join(explicit))).map(Some);
+    }
+    if options.skip_discovery {
+        return Ok(None);
+    }
+    for directory in working_directory.ancestors() {
+        let candidate = directory.join(CONFIG_FILE);
+        if let Some(metadata) = look_at(&candidate)? {
+            check_owner(&candidate, &metadata, directory)?;
+            return Ok(Some(candidate));
+        }
+    }
+    Ok(None)
+}
+
+/// The project of the file that is meant, or the default project where there is none.
+///
+/// # Errors
+/// [`ConfigError`]; never a fall-back to the defaults because of one.
+pub fn load_or_default_project(
+    options: &ConfigOptions,
+    working_directory: &Path,
+    surroundings: &Surroundings<'_>,
+) -> Result<ProjectConfig, ConfigError> {
+    match resolve_config_path(options, working_directory)? {
+        Some(file) => validate::parse(&read(&file)?, &file, surroundings),
+        None => Ok(default_project(&absolute(working_directory)?)),
+    }
+}
+
+/// The project of a directory without `castra.toml`: one VM on the default image.
+fn default_project(root: &Path) -> ProjectConfig {
+    let layout = ProjectLayout::new(root.join(STATE_DIRECTORY));
+    let vm = VmDefinition {
+        name: defaults::IMAGE.to_owned(),
+        description: None,
+        base_image: BaseImageSource::Managed(ManagedImageSelection::Default),
+        overlay: layout.overlay(defaults::IMAGE),
+        cpus: defaults::CPUS,
+        memory_bytes: defaults::MEMORY_BYTES,
+        disk_bytes: defaults::DISK_BYTES,
+        boot_profile: BootProfile::Managed,
+        port_forwards: Vec::new(),
+    };
+    ProjectConfig {
+        file: None,
+        root: root.to_owned(),
+        name: project_name_of(root),
+        layout,
+        vms: vec![vm],
+        images: Default::default(),
+        mirrors: Vec::new(),
+        warnings: Diagnostics::default(),
+    }
+}
+
+/// The name of a project that does not give one: its directory's, made safe.
+pub(super) fn project_name_of(root: &Path) -> String {
+    safe_project_name(&root.file_name().unwrap_or_default().to_string_lossy())
+}
+
+fn explicit_config(path: &Path) -> Result<PathBuf, ConfigError> {
+    let found = match fs::metadata(path) {
+        Ok(metadata) if metadata.is_dir() => path.join(CONFIG_FILE),
+        _ => path.to_owned(),
+    };
+    match look_at(&found)? {
+        Some(_) => Ok(found),
+        None => Err(ConfigError::NotFound { path: found }),
+    }
+}
+
+/// The file at `path`, behind symbolic links; nothing if there is none.
+fn look_at(path: &Path) -> Result<Option<Metadata>, ConfigError> {
+    let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.is_file() => Ok(Some(metadata)),
+        Ok(_) => Err(ConfigError::NotAFile { path: path.to_owned() }),
+        Err(error) if is_absence(&error) => match fs::symlink_metadata(path) {
+            Ok(_) => Err(ConfigError::Dangling { path: path.to_owned() }),
+            Err(error) if is_absence(&error) => Ok(None),
+            Err(error) => Err(unreadable(error)),
+        },
+        Err(error) => Err(unreadable(error)),
+    }
+}
+
+fn is_absence(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
+}
+
+/// Refuses what another user has put into a directory like `/tmp`: its VM would get the commands meant for
+/// the default one. Root's own files are as trustworthy as the system.
+fn check_owner(file: &Path, metadata: &Metadata, directory: &Path) -> Result<(), ConfigError> {
+    let me = rustix::process::geteuid().as_raw();
+    let owner = metadata.uid();
+    if owner == me || owner == 0 {
+        return Ok(());
+    }
+    let mode = fs::metadata(directory)
+        .map_err(|source| ConfigError::Unreadable { path: directory.to_owned(), source })?
+        .mode();
+    if mode & WORLD_WRITABLE == 0 {
+        return Ok(());
+    }
+    Err(ConfigError::Planted { path: file.to_owned(), owner })
+}
+
+fn read(path: &Path) -> Result<String, ConfigError> {
+    let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
+    // Between the look and the open it may have become a FIFO, which would block.
+    let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+    let file = File::options().read(true).custom_flags(flags).open(path).map_err(unreadable)?;
+    let mut bytes = Vec::new();
+    file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(ConfigError::TooLarge { path: path.to_owned() });
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line_start = good.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
+        ConfigError::NotUtf8 {
+            path: path.to_owned(),
+            line: good.iter().filter(|byte| **byte == b'\n').count() + 1,
+            column: String::from_utf8_lossy(&good[line_start..]).chars().count() + 1,
+        }
+    })
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, ConfigError> {
+    std::path::absolute(path)
+        .map(|path| normalise(&path))
+        .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::error::{Explain as _, Kind};
+
+    const MINIMAL: &str = "[[vms]]\nname = \"dev\"\nmanaged_image = \"alpine-minimal\"\n";
+    const KNOWN: [(&str, &str); 1] = [("alpine-minimal", "v1")];
+
+    /// A directory whose ancestors hold no `castra.toml` of somebody else's.
+    fn directory() -> (TempDir, PathBuf) {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().canonicalize().expect("its path");
+        (directory, path)
+    }
+
+    fn write(path: &Path, bytes: &[u8]) {
+        fs::create_dir_all(path.parent().expect("a parent")).expect("directories");
+        fs::write(path, bytes).expect("a file");
+    }
+
+    fn explicit(path: impl Into<PathBuf>) -> ConfigOptions {
+        ConfigOptions { explicit: Some(path.into()), skip_discovery: false }
+    }
+
+    fn resolve(options: &ConfigOptions, directory: &Path) -> Option<PathBuf> {
+        resolve_config_path(options, directory).expect("no error")
+    }
+
+    fn load(options: &ConfigOptions, directory: &Path) -> Result<ProjectConfig, ConfigError> {
+        load_or_default_project(options, directory, &Surroundings { home: None, known_images: &KNOWN })
+    }
+
+    #[test]
+    fn the_nearest_file_upward_is_taken() {
+        let (_guard, root) = directory();
+        let deep = root.join("a/b/c");
+        fs::create_dir_all(&deep).expect("directories");
+        let above = root.parent().expect("a parent");
+        assert_eq!(resolve(&ConfigOptions::default(), &deep), resolve(&ConfigOptions::default(), above));
+        write(&root.join(CONFIG_FILE), MINIMAL.as_bytes());
+        assert_eq!(resolve(&ConfigOptions::default(), &deep), Some(root.join(CONFIG_FILE)));
+        write(&root.join("a/b").join(CONFIG_FILE), MINIMAL.as_bytes());
+        assert_eq!(resolve(&ConfigOptions::default(), &deep), Some(root.join("a/b").join(CONFIG_FILE)));
+        assert_eq!(resolve(&ConfigOptions::default(), &root), Some(root.join(CONFIG_FILE)));
+    }
+
+    #[test]
+    fn discovery_can_be_skipped_and_a_named_file_wins() {
+        let (_guard, root) = directory();
+        write(&root.join(CONFIG_FILE), MINIMAL.as_bytes());
+        let skip = ConfigOptions { explicit: None, skip_discovery: true };
+        assert_eq!(resolve(&skip, &root), None);
+        assert_eq!(load(&skip, &root).expect("the default").file, None);
+        let both = ConfigOptions { explicit: Some(CONFIG_FILE.into()), skip_discovery: true };
+        assert_eq!(resolve(&both, &root), Some(root.join(CONFIG_FILE)));
+    }
+
+    #[test]
+    fn a_named_file_is_relative_to_the_working_directory() {
+        let (_guard, root) = directory();
+        write(&root.join("other/my.toml"), MINIMAL.as_bytes());
+        write(&root.join("other").join(CONFIG_FILE), MINIMAL.as_bytes());
+        fs::create_dir(root.join("here")).expect("a directory");
+        let here = root.join("here");
+        assert_eq!(resolve(&explicit("../other/./my.toml"), &here), Some(root.join("other/my.toml")));
+        assert_eq!(resolve(&explicit("../other"), &here), Some(root.join("other").join(CONFIG_FILE)));
+        let project = load(&explicit("../other/my.toml"), &here).expect("a project");
+        assert_eq!(project.root, root.join("other"));
+        assert_eq!(project.layout.state_root(), root.join("other/.castra"));
+    }
+
+    #[test]
+    fn a_named_file_that_is_not_there_is_an_error() {
+        let (_guard, root) = directory();
+        fs::create_dir(root.join("empty")).expect("a directory");
+        for (named, missing) in
+            [("no.toml", "no.toml"), ("empty", "empty/castra.toml"), ("no/where", "no/where")]
+        {
+            let error = resolve_config_path(&explicit(named), &root).expect_err(named);
+            assert_eq!(error.kind(), Kind::NotFound);
+            assert!(error.to_string().ends_with(missing), "{error}");
+            assert!(error.hint().is_some());
+        }
+    }
+
+    #[test]
+    fn a_symbolic_link_is_followed_and_its_own_directory_counts() {
+        let (_guard, root) = directory();
+        write(&root.join("shared/common.toml"), MINIMAL.as_bytes());
+        fs::create_dir(root.join("project")).expect("a directory");
+        symlink("../shared/common.toml", root.join("project").join(CONFIG_FILE)).expect("a link");
+        let project = load(&ConfigOptions::default(), &root.join("project")).expect("a project");
+        assert_eq!(project.root, root.join("project"));
+    }
+
+    #[test]
+    fn a_broken_file_never_counts_as_absent() {
+        let (_guard, root) = directory();
+        write(&root.join(CONFIG_FILE), MINIMAL.as_bytes());
+        let below = |name: &str| root.join(name);
+        fs::create_dir_all(below("directory").join(CONFIG_FILE)).expect("a directory");
+        let error = load(&ConfigOptions::default(), &below("directory")).expect_err("a directory");
+        assert!(matches!(error, ConfigError::NotAFile { .. }), "{error}");
+
+        fs::create_dir(below("dangling")).expect("a directory");
+        symlink("nowhere", below("dangling").join(CONFIG_FILE)).expect("a link");
+        let error = load(&ConfigOptions::default(), &below("dangling")).expect_err("a dangling link");
+        assert!(matches!(error, ConfigError::Dangling { .. }), "{error}");
+        assert_eq!(error.kind(), Kind::NotFound);
+
+        write(&below("broken").join(CONFIG_FILE), b"[[vms]");
+        let error = load(&ConfigOptions::default(), &below("broken")).expect_err("no TOML");
+        assert!(matches!(error, ConfigError::Invalid(_)), "{error}");
+        assert_eq!(error.kind(), Kind::Data);
+    }
+
+    #[test]
+    fn an_unreadable_file_is_a_permission_error() {
+        let (_guard, root) = directory();
+        let file = root.join(CONFIG_FILE);
+        write(&file, MINIMAL.as_bytes());
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o000)).expect("permissions");
+        match load(&ConfigOptions::default(), &root) {
+            Err(error) => assert_eq!(error.kind(), Kind::Permission),
+            Ok(_) => assert!(rustix::process::geteuid().is_root(), "only root reads it all the same"),
+        }
+    }
+
+    #[test]
+    fn another_users_file_in_a_directory_open_to_all_is_refused() {
+        let (_guard, root) = directory();
+        let file = root.join(CONFIG_FILE);
+        write(&file, MINIMAL.as_bytes());
+        if !rustix::process::geteuid().is_root() {
+            return; // Only root can give a file away.
+        }
+        std::os::unix::fs::chown(&file, Some(12345), None).expect("a new owner");
+        assert!(load(&ConfigOptions::default(), &root).is_ok(), "nobody else can have put it here");
+        fs::set_permissions(&root, fs::Permissions::from_mode(0o1777)).expect("permissions");
+        let error = load(&ConfigOptions::default(), &root).expect_err("planted");
+        assert!(matches!(error, ConfigError::Planted { owner: 12345, .. }), "{error}");
+        assert!(load(&explicit(CONFIG_FILE), &root).is_ok(), "named, it is trusted");
+    }
+
+    #[test]
+    fn what_is_no_text_is_refused_where_it_stops_being_text() {
+        let (_guard, root) = directory();
+        write(&root.join(CONFIG_FILE), b"version = \"1\"\n# caf\xe9\n");
+        let error = load(&ConfigOptions::default(), &root).expect_err("Latin-1");
+        assert!(matches!(error, ConfigError::NotUtf8 { line: 2, column: 6, .. }), "{error}");
+        write(&root.join(CONFIG_FILE), b"\xff\xfe[\0[\0");
+        let error = load(&ConfigOptions::default(), &root).expect_err("UTF-16");
+        assert!(matches!(error, ConfigError::NotUtf8 { line: 1, column: 1, .. }), "{error}");
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_problem() {
+        let (_guard, root) = directory();
+        write(&root.join(CONFIG_FILE), format!("\u{feff}{MINIMAL}").as_bytes());
+        assert!(load(&ConfigOptions::default(), &root).is_ok());
+    }
+
+    #[test]
+    fn a_file_of_a_mebibyte_is_the_largest() {
+        let (_guard, root) = directory();
+        let mut text = format!("{MINIMAL}#").into_bytes();
+        text.resize(MAX_BYTES as usize, b'x');
+        write(&root.join(CONFIG_FILE), &text);
+        assert!(load(&ConfigOptions::default(), &root).is_ok());
+        text.push(b'x');
+        write(&root.join(CONFIG_FILE), &text);
+        let error = load(&ConfigOptions::default(), &root).expect_err("too large");
+        assert!(matches!(error, ConfigError::TooLarge { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_directory_without_a_file_has_the_default_project() {
+        let (_guard, root) = directory();
+        let here = root.join("my project\n");
+        fs::create_dir(&here).expect("a directory");
+        let skip = ConfigOptions { explicit: None, skip_discovery: true };
+        let project = load(&skip, &here).expect("the default");
+        assert_eq!((project.name.as_str(), project.file), ("my project-", None));
+        assert_eq!(project.root, here);
+        let [vm] = &project.vms[..] else { panic!("one VM") };
+        assert_eq!(vm.name, "alpine-minimal");
+        assert_eq!(vm.base_image, BaseImageSource::Managed(ManagedImageSelection::Default));
+        assert_eq!(vm.overlay, here.join(".castra/alpine-minimal-overlay.qcow2"));
+    }
+}

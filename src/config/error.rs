@@ -1,0 +1,149 @@
+//! Why there is no [`ProjectConfig`](super::ProjectConfig).
+
+use std::io;
+use std::path::PathBuf;
+
+use super::Diagnostics;
+use super::validate::FORMAT;
+use crate::error::{Explain, Kind, kind_of_io};
+
+/// The configuration cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// What `--config` names is not there.
+    #[error("there is no configuration at {}", path.display())]
+    NotFound {
+        /// The path, absolute.
+        path: PathBuf,
+    },
+    /// `castra.toml` is a directory, a FIFO or a device.
+    #[error("{} is not a regular file", path.display())]
+    NotAFile {
+        /// The path.
+        path: PathBuf,
+    },
+    /// `castra.toml` is a symbolic link to nothing.
+    #[error("{} is a symbolic link to a file that is not there", path.display())]
+    Dangling {
+        /// The link.
+        path: PathBuf,
+    },
+    /// Reading it, or looking for it, failed.
+    #[error("{} cannot be read", path.display())]
+    Unreadable {
+        /// The file, or the place where one was looked for.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// In a directory that everybody may write to, somebody else has put a `castra.toml`.
+    #[error(
+        "{} belongs to another user (uid {owner}), in a directory that everybody may write to",
+        path.display()
+    )]
+    Planted {
+        /// The file.
+        path: PathBuf,
+        /// Its owner.
+        owner: u32,
+    },
+    /// It is larger than any configuration.
+    #[error("{} is larger than {} MiB", path.display(), super::discovery::MAX_BYTES >> 20)]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It is not text in UTF-8.
+    #[error(
+        "{} is not UTF-8 text: a byte in line {line}, column {column} belongs to no character",
+        path.display()
+    )]
+    NotUtf8 {
+        /// The file.
+        path: PathBuf,
+        /// Line of the first bad byte, from 1.
+        line: usize,
+        /// Characters before it on its line, plus 1.
+        column: usize,
+    },
+    /// It is written for a later Castra.
+    #[error("{} is in format {found:?}, and this Castra reads formats up to {FORMAT}", path.display())]
+    TooNew {
+        /// The file.
+        path: PathBuf,
+        /// Its `version`.
+        found: String,
+    },
+    /// It can be read but not used. Displays all problems, without colour; [`Diagnostics::render`] gives them
+    /// with it.
+    #[error("{} cannot be used ({})\n\n{_0}", _0.file().display(), _0.summary())]
+    Invalid(Box<Diagnostics>),
+}
+
+impl Explain for ConfigError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::NotFound { .. } | Self::Dangling { .. } => Kind::NotFound,
+            Self::Unreadable { source, .. } => kind_of_io(source),
+            Self::Planted { .. } => Kind::Permission,
+            Self::NotAFile { .. }
+            | Self::TooLarge { .. }
+            | Self::NotUtf8 { .. }
+            | Self::TooNew { .. }
+            | Self::Invalid(_) => Kind::Data,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::NotFound { .. } => {
+                "Check the path, or run `castra init` where the file should be. Without `--config`, Castra \
+                 looks for castra.toml here and in the directories above, and does without if there is none."
+            }
+            Self::NotAFile { .. } => "Move it away, or name the configuration with `--config FILE`.",
+            Self::Dangling { .. } => {
+                "Restore the file it points to, or remove the link to do without configuration."
+            }
+            Self::Unreadable { .. } => {
+                "Make it readable for yourself, or name another file with `--config FILE`."
+            }
+            Self::Planted { .. } => {
+                "If you trust it, name it with `--config FILE`; if not, work in a directory of your own."
+            }
+            Self::TooLarge { .. } => {
+                "A configuration is a few lines. Is it perhaps a disk image with the wrong name?"
+            }
+            Self::NotUtf8 { .. } => "Save it as UTF-8; editors call it an encoding.",
+            Self::TooNew { .. } => "Update Castra, or write the file in format 1 and set `version = \"1\"`.",
+            // Each problem brings its own.
+            Self::Invalid(_) => return None,
+        };
+        Some(hint.to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_error_names_the_file_and_a_next_step() {
+        let path = || PathBuf::from("/project/castra.toml");
+        let source = io::Error::from(io::ErrorKind::PermissionDenied);
+        for (error, kind) in [
+            (ConfigError::NotFound { path: path() }, Kind::NotFound),
+            (ConfigError::NotAFile { path: path() }, Kind::Data),
+            (ConfigError::Dangling { path: path() }, Kind::NotFound),
+            (ConfigError::Unreadable { path: path(), source }, Kind::Permission),
+            (ConfigError::Planted { path: path(), owner: 7 }, Kind::Permission),
+            (ConfigError::TooLarge { path: path() }, Kind::Data),
+            (ConfigError::NotUtf8 { path: path(), line: 1, column: 2 }, Kind::Data),
+            (ConfigError::TooNew { path: path(), found: "2".to_owned() }, Kind::Data),
+        ] {
+            assert!(error.to_string().contains("/project/castra.toml"), "{error}");
+            assert!(error.hint().is_some_and(|hint| hint.ends_with('.') || hint.ends_with('?')), "{error}");
+            assert_eq!(error.kind(), kind, "{error}");
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! `castra.toml`: discovery, schema, validation into [`ProjectConfig`], diagnostics with spans.
+//!
+//! ```text
+//! --config, working directory ─► discovery ─► text ─► validate (one module per resource) ─► ProjectConfig
+//!                                   │                    │ schema: typed access to tables, with spans
+//!                                   └► no file: defaults  └► diagnostics: every problem, at its place
+//! ```
+
+pub mod defaults;
+mod diagnostics;
+mod discovery;
+mod error;
+mod project;
+mod schema;
+mod template;
+mod validate;
+
+pub use diagnostics::{Diagnostic, Diagnostics, Severity};
+pub use discovery::{ConfigOptions, load_or_default_project, resolve_config_path};
+pub use error::ConfigError;
+pub use project::{
+    BaseImageSource, BootProfile, ManagedImageSelection, PortForward, ProjectConfig, Protocol, VmDefinition,
+};
+pub use template::template;
+pub use validate::size::{SizeError, format_size, parse_disk, parse_memory};
+pub use validate::{Surroundings, parse};

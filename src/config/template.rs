@@ -1,0 +1,118 @@
+//! The `castra.toml` that `castra init` writes.
+
+use super::defaults;
+use super::validate::size::format_size;
+
+/// A commented `castra.toml` for a project of this name, with one VM on the managed image `image` (an id).
+/// What is commented out shows the defaults.
+pub fn template(project: &str, image: &str) -> String {
+    let project = toml::Value::from(project);
+    let image = toml::Value::from(image);
+    let (cpus, memory, disk) =
+        (defaults::CPUS, format_size(defaults::MEMORY_BYTES), format_size(defaults::DISK_BYTES));
+    format!(
+        r#"# What `castra up` starts in this directory. A key behind `#` shows its default.
+
+version = "1"
+
+[project]
+name = {project}
+
+# Where Castra keeps the VMs' disks, their logs and images. Deleting it deletes the VMs.
+# state_dir = ".castra"
+
+# One VM. Repeat from here for more; names must differ.
+[[vms]]
+name = "{vm}"
+
+# Fetched and verified by Castra. For a qcow2 of your own, write `base_image = "path/to/disk.qcow2"` instead.
+managed_image = {image}
+
+# cpus = {cpus}
+# memory = "{memory}"
+
+# How far its disk can grow; only what is used takes room on this machine.
+# disk = "{disk}"
+
+# Ports of this machine (127.0.0.1 only) that lead into the VM, for instance to a web server:
+#
+#   [[vms.port_forwards]]
+#   host = 8080
+#   guest = 80
+"#,
+        vm = defaults::IMAGE,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::{
+        BaseImageSource, ConfigOptions, ManagedImageSelection, ProjectConfig, Surroundings,
+        load_or_default_project, parse,
+    };
+    use crate::managed::ManagedDiskKind;
+
+    const FILE: &str = "/nowhere/demo/castra.toml";
+
+    fn parsed(text: &str) -> ProjectConfig {
+        let surroundings = Surroundings { home: None, known_images: &[("alpine-minimal", "v1")] };
+        parse(text, Path::new(FILE), &surroundings).unwrap_or_else(|error| panic!("{error}\n{text}"))
+    }
+
+    /// The default project, but for what only a file can say.
+    fn default_with_an_image() -> ProjectConfig {
+        let options = ConfigOptions { explicit: None, skip_discovery: true };
+        let mut project =
+            load_or_default_project(&options, Path::new("/nowhere/demo"), &Surroundings::default())
+                .expect("the default project");
+        let (name, version) = ("alpine-minimal".to_owned(), "v1".to_owned());
+        let exact = ManagedImageSelection::Exact { name, version, disk: ManagedDiskKind::Rootfs };
+        project.vms[0].base_image = BaseImageSource::Managed(exact);
+        project.file = Some(FILE.into());
+        project
+    }
+
+    /// The text with every commented-out `key = value` put in, the example block apart.
+    fn uncommented(text: &str) -> String {
+        text.lines()
+            .map(|line| match line.strip_prefix("# ") {
+                Some(code) if code.split_once(" = ").is_some_and(|(key, _)| !key.contains(' ')) => code,
+                _ => line,
+            })
+            .collect::<Vec<_>>()
+            .join("\n")
+    }
+
+    #[test]
+    fn as_written_it_is_the_default_project() {
+        assert_eq!(parsed(&template("demo", "alpine-minimal")), default_with_an_image());
+    }
+
+    #[test]
+    fn what_is_commented_out_are_the_defaults() {
+        let text = template("demo", "alpine-minimal");
+        let all = uncommented(&text);
+        for key in ["state_dir", "cpus", "memory", "disk"] {
+            assert!(all.contains(&format!("\n{key} = ")), "{all}");
+            assert!(!text.contains(&format!("\n{key} = ")), "{text}");
+        }
+        assert_eq!(parsed(&all), default_with_an_image());
+    }
+
+    #[test]
+    fn its_example_of_a_port_works() {
+        let text = template("demo", "alpine-minimal");
+        let (head, example) = text.split_once("#   [[vms.port_forwards]]").expect("the example");
+        let project = parsed(&format!("{head}[[vms.port_forwards]]{}", example.replace('#', "")));
+        assert_eq!(project.vms[0].port_forwards.len(), 1);
+    }
+
+    #[test]
+    fn any_name_is_quoted_right() {
+        let name = "Ada's \"box\" #1";
+        assert_eq!(parsed(&template(name, "alpine-minimal")).name, name);
+    }
+}

@@ -1,0 +1,210 @@
+//! What a VM's disk stands on: `base_image` or `managed_image`.
+
+use std::ops::Range;
+use std::path::PathBuf;
+
+use toml::Spanned;
+use toml::de::DeValue;
+
+use super::super::diagnostics::{Problem, Problems, listed, quoted};
+use super::super::project::{BaseImageSource, ManagedImageSelection};
+use super::super::schema::{self, Fields, Key, Value, key, wrong_type};
+use super::{Scope, path};
+use crate::managed::ManagedDiskKind;
+use crate::similar::closest;
+
+const BASE_IMAGE: Key = key("base_image", "\"images/debian.qcow2\"");
+const MANAGED_IMAGE: Key = key("managed_image", "\"alpine-minimal\"");
+const NAME: Key = key("name", "\"alpine-minimal\"");
+const VERSION: Key = key("version", "\"v1\"");
+const DISK: Key = key("disk", "\"rootfs\"");
+const DISKS: [(&str, ManagedDiskKind); 1] = [("rootfs", ManagedDiskKind::Rootfs)];
+
+/// A base that cannot be used.
+#[derive(Debug, thiserror::Error)]
+enum BaseProblem {
+    #[error("{vm} has neither `managed_image` nor `base_image`")]
+    Neither { vm: String },
+    #[error("{vm} has both `managed_image` and `base_image`")]
+    Both { vm: String },
+    #[error("there is no managed image {}", quoted(.name))]
+    UnknownImage { name: String, near: Option<String>, known: Vec<String> },
+    #[error("the managed image {} has no version {}", quoted(.name), quoted(.version))]
+    UnknownVersion { name: String, version: String, known: Vec<String> },
+}
+
+impl Problem for BaseProblem {
+    fn label(&self) -> String {
+        match self {
+            Self::Neither { .. } => "what should its disk stand on?".to_owned(),
+            Self::Both { .. } => "a disk stands on one of them".to_owned(),
+            Self::UnknownImage { .. } | Self::UnknownVersion { .. } => String::new(),
+        }
+    }
+
+    fn help(&self) -> String {
+        match self {
+            Self::Neither { .. } => {
+                format!("Add {MANAGED_IMAGE}, which Castra fetches, or {BASE_IMAGE} for a disk of your own.")
+            }
+            Self::Both { .. } => "Take one of them out.".to_owned(),
+            Self::UnknownImage { near: Some(near), .. } => format!("Did you mean `{near}`?"),
+            Self::UnknownImage { name, known, .. } => format!(
+                "Known are {}. An image of your own is described in `[images.{}]`.",
+                listed(known.iter().map(String::as_str), "and"),
+                name.escape_debug()
+            ),
+            Self::UnknownVersion { known, .. } => match known.as_slice() {
+                [only] => format!("The only version is {}.", quoted(only)),
+                _ => format!("Its versions are {}.", listed(known.iter().map(String::as_str), "and")),
+            },
+        }
+    }
+}
+
+/// What a VM's disk stands on.
+#[derive(Debug)]
+pub(super) struct Base {
+    /// For the project.
+    pub(super) source: BaseImageSource,
+    /// The image in this file's `[images]` that it is.
+    pub(super) user_image: Option<String>,
+    /// Whether it can boot with a kernel that Castra hands to QEMU.
+    pub(super) has_kernel: bool,
+    /// Where it is written.
+    pub(super) span: Range<usize>,
+    /// Whether it was read without a problem, so that conclusions can be drawn from it.
+    pub(super) is_known: bool,
+}
+
+impl Base {
+    /// Stands for one that could not be read.
+    fn unknown(span: Range<usize>) -> Self {
+        let source = BaseImageSource::Managed(ManagedImageSelection::Default);
+        Self { source, user_image: None, has_kernel: true, span, is_known: false }
+    }
+
+    fn own_disk(path: Spanned<PathBuf>) -> Self {
+        let span = path.span();
+        let source = BaseImageSource::Path(path.into_inner());
+        Self { source, user_image: None, has_kernel: false, span, is_known: true }
+    }
+}
+
+/// Reads both keys of the VM called `title`, of which exactly one must be there.
+pub(super) fn read_base(
+    fields: &mut Fields<'_>,
+    title: &str,
+    scope: &Scope<'_>,
+    problems: &mut Problems,
+) -> Base {
+    let vm = title.to_owned();
+    // In this order, so that `image` is taken for a misspelt `managed_image`.
+    let managed = fields.value(MANAGED_IMAGE);
+    let path = read_path(fields, scope, problems);
+    let unknown = || Base::unknown(fields.span());
+    match (fields.key_span(BASE_IMAGE), managed) {
+        (None, None) => {
+            problems.error(fields.span(), &BaseProblem::Neither { vm });
+            unknown()
+        }
+        (Some(there), Some(_)) => {
+            let here = fields.key_span(MANAGED_IMAGE).unwrap_or_else(|| fields.span());
+            problems.error_because_of(here, &BaseProblem::Both { vm }, there, "the other");
+            unknown()
+        }
+        (Some(_), None) => path.map_or_else(unknown, Base::own_disk),
+        (None, Some(value)) => read_managed(value, title, scope, problems).unwrap_or_else(unknown),
+    }
+}
+
+fn read_path(
+    fields: &mut Fields<'_>,
+    scope: &Scope<'_>,
+    problems: &mut Problems,
+) -> Option<Spanned<PathBuf>> {
+    let text = fields.string(BASE_IMAGE, problems)?;
+    path::resolve_file(text.get_ref(), scope.root, scope.home)
+        .map(|path| Spanned::new(text.span(), path))
+        .map_err(|problem| problems.error(text.span(), &problem))
+        .ok()
+}
+
+fn read_managed(value: &Value<'_>, title: &str, scope: &Scope<'_>, problems: &mut Problems) -> Option<Base> {
+    match value.get_ref() {
+        DeValue::String(text) => {
+            let (name, version) = match text.split_once('@') {
+                Some((name, version)) => (name, Some(Spanned::new(value.span(), version))),
+                None => (text.as_ref(), None),
+            };
+            let name = schema::line(Spanned::new(value.span(), name), MANAGED_IMAGE, problems)?;
+            resolve(&name, version.as_ref(), ManagedDiskKind::default(), scope, problems)
+        }
+        DeValue::Table(table) => {
+            let place = format!("`managed_image` of {title}");
+            let mut fields = Fields::new(table, value.span(), place);
+            if !fields.has(NAME) {
+                fields.missing(NAME, problems);
+            }
+            let name = fields.line(NAME, problems);
+            let version = fields.line(VERSION, problems);
+            let disk = fields.word(DISK, &DISKS, problems).map(|disk| *disk.get_ref()).unwrap_or_default();
+            fields.warn_unknown(problems);
+            resolve(&name?, version.as_ref(), disk, scope, problems)
+        }
+        other => {
+            problems.error(value.span(), &wrong_type(MANAGED_IMAGE, "a string or a table", other));
+            None
+        }
+    }
+}
+
+/// Looks the image up among those of this file and of the catalog. Without a version it is the first known
+/// one, because the catalog puts the newest first.
+fn resolve(
+    name: &Spanned<&str>,
+    version: Option<&Spanned<&str>>,
+    disk: ManagedDiskKind,
+    scope: &Scope<'_>,
+    problems: &mut Problems,
+) -> Option<Base> {
+    let id = *name.get_ref();
+    let described = scope.images.names.contains(id);
+    let spec = scope.images.specs.get(id);
+    // Its description has problems, which are reported where it stands.
+    if described && spec.is_none() {
+        return None;
+    }
+    let catalog = scope.known_images.iter().filter(|(known, _)| *known == id).map(|(_, version)| *version);
+    let versions: Vec<&str> = spec.map(|spec| spec.version.as_str()).into_iter().chain(catalog).collect();
+    let Some(newest) = versions.first() else {
+        problems.error(name.span(), &unknown_image(id, scope));
+        return None;
+    };
+    let wanted = version.map_or(*newest, |version| *version.get_ref());
+    if let Some(version) = version.filter(|_| !versions.contains(&wanted)) {
+        let known = versions.iter().map(|known| (*known).to_owned()).collect();
+        let problem = BaseProblem::UnknownVersion { name: id.to_owned(), version: wanted.to_owned(), known };
+        problems.error(version.span(), &problem);
+        return None;
+    }
+    let selection = ManagedImageSelection::Exact { name: id.to_owned(), version: wanted.to_owned(), disk };
+    Some(Base {
+        source: BaseImageSource::Managed(selection),
+        user_image: spec.map(|spec| spec.id.clone()),
+        span: name.span(),
+        has_kernel: spec.is_none_or(|spec| spec.profile.command_line.is_some()),
+        is_known: true,
+    })
+}
+
+fn unknown_image(name: &str, scope: &Scope<'_>) -> BaseProblem {
+    let mut known: Vec<String> = scope.images.names.iter().cloned().collect();
+    for (catalog, _) in scope.known_images {
+        if !known.iter().any(|known| known == catalog) {
+            known.push((*catalog).to_owned());
+        }
+    }
+    let near = closest(name, known.iter().map(String::as_str)).map(str::to_owned);
+    BaseProblem::UnknownImage { name: name.to_owned(), near, known }
+}

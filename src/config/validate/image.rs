@@ -1,0 +1,187 @@
+//! `[images]`: images the user describes, and mirrors of what Castra fetches.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+use toml::Spanned;
+
+use super::super::defaults;
+use super::super::diagnostics::{Problem, Problems, quoted};
+use super::super::schema::{Fields, Key, Value, key};
+use super::artifact::{self, Origin};
+use super::size::{self, MIB};
+use super::{Place, name, url};
+use crate::managed::{ArtifactRole, ManagedArtifactSpec, ManagedImageSpec, QemuProfile};
+
+/// The key of a project's images.
+pub(super) const IMAGES: Key = key("images", "{ debian = { … } }");
+const MIRRORS: Key = key("mirrors", "[\"https://mirror.example/castra\"]");
+const IMAGE: Key = key("NAME", "{ rootfs = { … } }");
+const VERSION: Key = key("version", "\"v1\"");
+const DESCRIPTION: Key = key("description", "\"Debian 13 with our tools\"");
+const COMMAND_LINE: Key = key("command_line", "\"root=/dev/vda console=ttyS0\"");
+const MACHINE: Key = key("machine", "\"q35\"");
+const CPU: Key = key("cpu", "\"max\"");
+
+const DEVICES: Key = key("devices", "[\"virtio-rng-pci\"]");
+const ROOTFS: Key = key("rootfs", "{ path = \"disk.qcow2\", sha256 = \"…\" }");
+const KERNEL: Key = key("kernel", "{ path = \"vmlinuz\", sha256 = \"…\" }");
+const INITRAMFS: Key = key("initramfs", "{ path = \"initrd.img\", sha256 = \"…\" }");
+
+/// A description that makes no image.
+#[derive(Debug, thiserror::Error)]
+enum ImageProblem {
+    #[error("the image {} has the name of one that Castra brings along", quoted(.0))]
+    NameOfCatalog(String),
+    #[error("the image {} has a kernel but no initramfs", quoted(.0))]
+    KernelAlone(String),
+    #[error("the image {} has an initramfs but no kernel", quoted(.0))]
+    InitramfsAlone(String),
+    #[error("the image {} has a kernel but no `command_line`", quoted(.0))]
+    NoCommandLine(String),
+    #[error("the image {} has a `command_line` but no kernel to read it", quoted(.0))]
+    CommandLineAlone(String),
+}
+
+impl Problem for ImageProblem {
+    fn label(&self) -> String {
+        match self {
+            Self::NameOfCatalog(_) => "taken".to_owned(),
+            Self::KernelAlone(_) => "needs an initramfs".to_owned(),
+            Self::InitramfsAlone(_) => "needs a kernel".to_owned(),
+            Self::NoCommandLine(_) => "needs a command line".to_owned(),
+            Self::CommandLineAlone(_) => "would have no effect".to_owned(),
+        }
+    }
+
+    fn help(&self) -> String {
+        match self {
+            Self::NameOfCatalog(name) => format!("Pick another name, for instance `[images.my-{name}]`."),
+            Self::KernelAlone(name) => format!(
+                "Describe `[images.{name}.initramfs]` too, or leave both out: the disk boots by itself."
+            ),
+            Self::InitramfsAlone(name) => {
+                format!("Describe `[images.{name}.kernel]` too, or leave both out.")
+            }
+            Self::NoCommandLine(_) => {
+                format!("The kernel must be told where its root is. Add for instance {COMMAND_LINE}.")
+            }
+            Self::CommandLineAlone(name) => {
+                format!("Describe `[images.{name}.kernel]` and `[images.{name}.initramfs]`, or take it out.")
+            }
+        }
+    }
+}
+
+/// What `[images]` says.
+#[derive(Debug, Default)]
+pub(super) struct Images {
+    /// The images without a problem.
+    pub(super) specs: BTreeMap<String, ManagedImageSpec>,
+    /// The names of all, so that a VM is not told that its image does not exist.
+    pub(super) names: BTreeSet<String>,
+    /// Base URLs, without a slash at the end.
+    pub(super) mirrors: Vec<String>,
+}
+
+/// Reads the whole table. `known_images` are the ids and versions of the catalog.
+pub(super) fn read_images(
+    value: &Value<'_>,
+    place: &Place<'_>,
+    known_images: &[(&str, &str)],
+    problems: &mut Problems,
+) -> Images {
+    let mut images = Images::default();
+    let Some(mut fields) = Fields::of(value, IMAGES, "[images]".to_owned(), problems) else {
+        return images;
+    };
+    let mirrors = fields.lines(MIRRORS, problems).unwrap_or_default();
+    images.mirrors = mirrors.iter().filter_map(|mirror| url::check_mirror(mirror, problems)).collect();
+    let mut origins = artifact::Origins::default();
+    for (name, value) in fields.others() {
+        let id = (*name.get_ref()).to_owned();
+        check_image_name(&name, known_images, problems);
+        if let Some(spec) = read_image(value, &id, place, &mut origins, problems) {
+            images.specs.insert(id.clone(), spec);
+        }
+        images.names.insert(id);
+    }
+    images
+}
+
+fn check_image_name(name: &Spanned<&str>, known_images: &[(&str, &str)], problems: &mut Problems) {
+    let id = *name.get_ref();
+    if let Err(problem) = name::check_file_name("image name", id, name::MAX_IMAGE_NAME_BYTES) {
+        problems.error(name.span(), &problem);
+    } else if known_images.iter().any(|(known, _)| *known == id) {
+        problems.error(name.span(), &ImageProblem::NameOfCatalog(id.to_owned()));
+    }
+}
+
+fn read_image(
+    value: &Value<'_>,
+    id: &str,
+    place: &Place<'_>,
+    origins: &mut artifact::Origins,
+    problems: &mut Problems,
+) -> Option<ManagedImageSpec> {
+    let mut fields = Fields::of(value, IMAGE, format!("the image {}", quoted(id)), problems)?;
+    let version = read_version(&mut fields, problems);
+    let description =
+        fields.line(DESCRIPTION, problems).map_or_else(String::new, |text| (*text.get_ref()).to_owned());
+    if !fields.has(ROOTFS) {
+        fields.missing(ROOTFS, problems);
+    }
+    let rootfs = artifact::read(&mut fields, ROOTFS, ArtifactRole::Rootfs, None, place, origins, problems);
+    let shared: Option<&Origin> = rootfs.as_ref().map(|artifact| &artifact.origin);
+    let mut read = |key, role| artifact::read(&mut fields, key, role, shared, place, origins, problems);
+    let kernel = read(KERNEL, ArtifactRole::Kernel);
+    let initramfs = read(INITRAMFS, ArtifactRole::Initramfs);
+    let profile = read_profile(&mut fields, problems);
+    check_boot_files(&fields, id, problems);
+
+    let complete = fields.has(KERNEL) == kernel.is_some() && fields.has(INITRAMFS) == initramfs.is_some();
+    fields.warn_unknown(problems);
+    let mut artifacts: Vec<ManagedArtifactSpec> = vec![rootfs?.into_spec()];
+    artifacts.extend([kernel, initramfs].into_iter().flatten().map(artifact::Artifact::into_spec));
+    complete.then(|| ManagedImageSpec { id: id.to_owned(), version, description, artifacts, profile })
+}
+
+fn read_version(fields: &mut Fields<'_>, problems: &mut Problems) -> String {
+    let Some(version) = fields.string(VERSION, problems) else { return defaults::IMAGE_VERSION.to_owned() };
+    let max_bytes = name::MAX_IMAGE_NAME_BYTES;
+    if let Err(problem) = name::check_file_name("image version", version.get_ref(), max_bytes) {
+        problems.error(version.span(), &problem);
+    }
+    (*version.get_ref()).to_owned()
+}
+
+fn read_profile(fields: &mut Fields<'_>, problems: &mut Problems) -> QemuProfile {
+    let command_line = fields.line(COMMAND_LINE, problems).map(|text| (*text.get_ref()).to_owned());
+    let machine = fields.line(MACHINE, problems).map_or(defaults::MACHINE, |text| *text.get_ref()).to_owned();
+    let tcg_cpu = fields.line(CPU, problems).map_or(defaults::TCG_CPU, |text| *text.get_ref()).to_owned();
+    let min_memory_mib = size::read_min_memory(fields, problems)
+        .map_or(defaults::MIN_MEMORY_MIB, |size| *size.get_ref() / MIB);
+    let devices = match fields.lines(DEVICES, problems) {
+        Some(devices) => devices.iter().map(|device| (*device.get_ref()).to_owned()).collect(),
+        None => defaults::DEVICES.map(str::to_owned).to_vec(),
+    };
+    QemuProfile { command_line, machine, tcg_cpu, min_memory_mib, devices }
+}
+
+/// Kernel, initramfs and command line come together or not at all.
+fn check_boot_files(fields: &Fields<'_>, id: &str, problems: &mut Problems) {
+    let here = |key| fields.key_span(key);
+    let id = || id.to_owned();
+    let found: Option<(Range<usize>, ImageProblem)> =
+        match (here(KERNEL), here(INITRAMFS), here(COMMAND_LINE)) {
+            (Some(kernel), None, _) => Some((kernel, ImageProblem::KernelAlone(id()))),
+            (None, Some(initramfs), _) => Some((initramfs, ImageProblem::InitramfsAlone(id()))),
+            (Some(kernel), Some(_), None) => Some((kernel, ImageProblem::NoCommandLine(id()))),
+            (None, None, Some(line)) => Some((line, ImageProblem::CommandLineAlone(id()))),
+            (Some(_), Some(_), Some(_)) | (None, None, None) => None,
+        };
+    if let Some((span, problem)) = found {
+        problems.error(span, &problem);
+    }
+}

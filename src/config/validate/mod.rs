@@ -1,0 +1,254 @@
+//! From the text of a `castra.toml` to a [`ProjectConfig`], one module per resource.
+
+mod artifact;
+mod base;
+mod digest;
+mod image;
+pub(super) mod name;
+pub(super) mod path;
+mod pipeline;
+mod port;
+pub(super) mod size;
+mod syntax;
+mod url;
+mod vm;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+
+use toml::de::{DeTable, DeValue};
+
+use self::image::Images;
+use super::diagnostics::{Problem, Problems, quoted};
+use super::error::ConfigError;
+use super::project::ProjectConfig;
+use super::schema::{Fields, Key, key, to_i128, wrong_type};
+use crate::layout::{ProjectLayout, STATE_DIRECTORY};
+
+const VERSION: Key = key("version", "\"1\"");
+const PROJECT: Key = key("project", "{ name = \"demo\" }");
+const NAME: Key = key("name", "\"demo\"");
+const STATE_DIR: Key = key("state_dir", "\".castra\"");
+
+/// The newest format that this Castra reads. Formats called 0.x are the same with fewer keys.
+pub(super) const FORMAT: i128 = 1;
+
+/// What the meaning of a file depends on besides its text.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Surroundings<'a> {
+    /// What `~` stands for: the `HOME` of the environment, absolute.
+    pub home: Option<&'a Path>,
+    /// Id and version of each image of the catalog. Of several versions the newest comes first: it is what a
+    /// VM gets that names none.
+    pub known_images: &'a [(&'a str, &'a str)],
+}
+
+/// The directory that paths of a file are relative to.
+#[derive(Debug, Clone, Copy)]
+struct Place<'a> {
+    root: &'a Path,
+    home: Option<&'a Path>,
+}
+
+/// What reading a VM needs to know of the rest of the file.
+#[derive(Debug)]
+struct Scope<'a> {
+    file: &'a Path,
+    root: &'a Path,
+    home: Option<&'a Path>,
+    layout: &'a ProjectLayout,
+    known_images: &'a [(&'a str, &'a str)],
+    images: &'a Images,
+}
+
+/// Something is wrong with the file as a whole.
+#[derive(Debug, thiserror::Error)]
+enum DocumentProblem {
+    #[error("{} is not a version of this file's format", quoted(.0))]
+    Version(String),
+    #[error("the file declares no VM")]
+    NoVms,
+    #[error("`vms` is one table, not a list of them")]
+    VmsIsTable,
+    #[error("the state directory {} holds the project itself", quoted(&.0.to_string_lossy()))]
+    StateHoldsProject(PathBuf),
+}
+
+impl Problem for DocumentProblem {
+    fn label(&self) -> String {
+        match self {
+            Self::NoVms => "no `[[vms]]`".to_owned(),
+            Self::VmsIsTable => "needs double brackets".to_owned(),
+            _ => String::new(),
+        }
+    }
+
+    fn help(&self) -> String {
+        match self {
+            Self::Version(_) => format!("Write {VERSION}, or take it out."),
+            Self::NoVms => "Add `[[vms]]`, and below it `name = \"dev\"` and `managed_image = \
+                            \"alpine-minimal\"`. Without any castra.toml you get such a VM too."
+                .to_owned(),
+            Self::VmsIsTable => "Write `[[vms]]`, and the VM's name below it: `name = \"dev\"`.".to_owned(),
+            Self::StateHoldsProject(_) => {
+                "Name a directory for Castra alone, for instance `.castra`.".to_owned()
+            }
+        }
+    }
+}
+
+/// Validates the text of the file `file` (absolute and normalised), without touching the disk but for the
+/// digest of an artifact's file that has none yet.
+///
+/// # Errors
+/// [`ConfigError::TooNew`], else [`ConfigError::Invalid`] with every problem.
+pub fn parse(text: &str, file: &Path, surroundings: &Surroundings<'_>) -> Result<ProjectConfig, ConfigError> {
+    let mut problems = Problems::default();
+    let (document, errors) = DeTable::parse_recoverable(text);
+    if !errors.is_empty() {
+        syntax::report(text, &errors, &mut problems);
+        return Err(ConfigError::Invalid(Box::new(problems.finish(file, text))));
+    }
+    // The document has no header to point at, so its problems stand on the first line.
+    let first_line = 0..text.len();
+    let mut fields = Fields::new(document.get_ref(), first_line, "castra.toml");
+    if let Some(found) = read_version(&mut fields, &mut problems) {
+        return Err(ConfigError::TooNew { path: file.to_owned(), found });
+    }
+    let draft = read_document(fields, file, surroundings, &mut problems);
+    let has_errors = problems.has_errors();
+    let diagnostics = problems.finish(file, text);
+    if has_errors {
+        return Err(ConfigError::Invalid(Box::new(diagnostics)));
+    }
+    Ok(ProjectConfig { warnings: diagnostics, ..draft })
+}
+
+fn read_document(
+    mut fields: Fields<'_>,
+    file: &Path,
+    surroundings: &Surroundings<'_>,
+    problems: &mut Problems,
+) -> ProjectConfig {
+    let root = file.parent().unwrap_or(file);
+    let place = Place { root, home: surroundings.home };
+    let (name, layout) = read_project(&mut fields, &place, problems);
+    let images = fields
+        .value(image::IMAGES)
+        .map(|value| image::read_images(value, &place, surroundings.known_images, problems))
+        .unwrap_or_default();
+    let scope = Scope {
+        file,
+        root,
+        home: surroundings.home,
+        layout: &layout,
+        known_images: surroundings.known_images,
+        images: &images,
+    };
+    let drafts = read_vms(&mut fields, &scope, problems);
+    vm::check_together(&drafts, &images, problems);
+    fields.warn_unknown(problems);
+    ProjectConfig {
+        file: Some(file.to_owned()),
+        root: root.to_owned(),
+        name,
+        vms: drafts.into_iter().map(vm::VmDraft::into_definition).collect(),
+        images: images.specs,
+        mirrors: images.mirrors,
+        layout,
+        warnings: super::Diagnostics::default(),
+    }
+}
+
+/// The file's format where it is newer than this Castra; its other keys may then mean anything.
+fn read_version(fields: &mut Fields<'_>, problems: &mut Problems) -> Option<String> {
+    let value = fields.value(VERSION)?;
+    let (text, major) = match value.get_ref() {
+        DeValue::Integer(integer) => (to_i128(integer).to_string(), Some(to_i128(integer))),
+        DeValue::String(text) => (text.clone().into_owned(), major_of(text)),
+        other => {
+            problems.error(value.span(), &wrong_type(VERSION, "a string or an integer", other));
+            return None;
+        }
+    };
+    match major {
+        Some(major) if major > FORMAT => return Some(text),
+        Some(0..) => {}
+        _ => problems.error(value.span(), &DocumentProblem::Version(text)),
+    }
+    None
+}
+
+/// The first number of `1`, `1.2` or `1.2.3`.
+fn major_of(text: &str) -> Option<i128> {
+    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    let parts: Vec<&str> = text.trim_start_matches('v').split('.').collect();
+    let plain = parts.len() <= 3 && parts.iter().all(|part| is_number(part));
+    plain.then(|| parts[0].parse().unwrap_or(i128::MAX))
+}
+
+fn read_project(
+    document: &mut Fields<'_>,
+    place: &Place<'_>,
+    problems: &mut Problems,
+) -> (String, ProjectLayout) {
+    let default_name = super::discovery::project_name_of(place.root);
+    let default_layout = ProjectLayout::new(place.root.join(STATE_DIRECTORY));
+    let Some(value) = document.value(PROJECT) else { return (default_name, default_layout) };
+    let Some(mut fields) = Fields::of(value, PROJECT, "[project]".to_owned(), problems) else {
+        return (default_name, default_layout);
+    };
+    let name = fields.string(NAME, problems).map_or(default_name, |text| {
+        if let Err(problem) = name::check_project_name(text.get_ref()) {
+            problems.error(text.span(), &problem);
+        }
+        (*text.get_ref()).to_owned()
+    });
+    let layout = read_state_dir(&mut fields, place, problems).map_or(default_layout, ProjectLayout::new);
+    fields.warn_unknown(problems);
+    (name, layout)
+}
+
+fn read_state_dir(fields: &mut Fields<'_>, place: &Place<'_>, problems: &mut Problems) -> Option<PathBuf> {
+    let text = fields.string(STATE_DIR, problems)?;
+    match path::resolve(text.get_ref(), place.root, place.home) {
+        Ok(path) if place.root.starts_with(&path) => {
+            problems.error(text.span(), &DocumentProblem::StateHoldsProject(path));
+            None
+        }
+        Ok(path) => Some(path),
+        Err(problem) => {
+            problems.error(text.span(), &problem);
+            None
+        }
+    }
+}
+
+fn read_vms(document: &mut Fields<'_>, scope: &Scope<'_>, problems: &mut Problems) -> Vec<vm::VmDraft> {
+    let value = document.value(vm::VMS);
+    let list = match value.map(|value| (value, value.get_ref())) {
+        None => {
+            problems.error(document.span(), &DocumentProblem::NoVms);
+            return Vec::new();
+        }
+        Some((value, DeValue::Table(_))) => {
+            problems.error(value.span(), &DocumentProblem::VmsIsTable);
+            return Vec::new();
+        }
+        Some((value, DeValue::Array(list))) if list.is_empty() => {
+            problems.error(value.span(), &DocumentProblem::NoVms);
+            return Vec::new();
+        }
+        Some((_, DeValue::Array(list))) => list,
+        Some((value, other)) => {
+            problems.error(value.span(), &wrong_type(vm::VMS, "a list of tables", other));
+            return Vec::new();
+        }
+    };
+    list.iter()
+        .enumerate()
+        .filter_map(|(index, value)| vm::read_vm(value, index + 1, scope, problems))
+        .collect()
+}

@@ -1,0 +1,115 @@
+//! `[[vms.port_forwards]]`: ports of the host that lead into a VM.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::ops::Range;
+
+use super::super::diagnostics::{Problem, Problems};
+use super::super::project::{PortForward, Protocol};
+use super::super::schema::{Fields, Key, Value, key};
+
+const HOST: Key = key("host", "8080");
+const GUEST: Key = key("guest", "80");
+const PROTOCOL: Key = key("protocol", "\"tcp\"");
+const PROTOCOLS: [(&str, Protocol); 2] = [("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
+
+/// A port that cannot be forwarded.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PortProblem {
+    #[error("the {side} port is 0")]
+    Zero { side: &'static str },
+    #[error("the {side} port {port} does not exist")]
+    OutOfRange { side: &'static str, port: i128 },
+    #[error("{} port {} of the host is forwarded twice", name_of(.0.protocol), .0.host)]
+    Taken(PortForward),
+}
+
+impl Problem for PortProblem {
+    fn label(&self) -> String {
+        match self {
+            Self::Zero { .. } | Self::OutOfRange { .. } => "must be 1 to 65535".to_owned(),
+            Self::Taken(_) => "and again here".to_owned(),
+        }
+    }
+
+    fn help(&self) -> String {
+        match self {
+            Self::Zero { side: "host" } => {
+                "Choose the port to connect to on this machine, for instance `host = 8080`.".to_owned()
+            }
+            Self::Zero { .. } => {
+                "Write the port of the service in the VM, for instance `guest = 80`.".to_owned()
+            }
+            Self::OutOfRange { .. } => {
+                "Choose one from 1 to 65535; below 1024 this machine may ask for root.".to_owned()
+            }
+            Self::Taken(forward) => {
+                format!(
+                    "Give one of them another host port, for instance `host = {}`.",
+                    neighbour(forward.host)
+                )
+            }
+        }
+    }
+}
+
+/// A forward, and where its host port is written.
+pub(super) type SpannedForward = (PortForward, Range<usize>);
+
+/// Reads one table; nothing if it is of no use even for comparing it with others.
+pub(super) fn read_forward(
+    value: &Value<'_>,
+    place: Key,
+    vm: &str,
+    problems: &mut Problems,
+) -> Option<SpannedForward> {
+    let mut fields = Fields::of_element(value, place, format!("a port forward of {vm}"), problems)?;
+    let host = read_port(&mut fields, HOST, "host", problems);
+    let guest = read_port(&mut fields, GUEST, "guest", problems);
+    let protocol = fields.word(PROTOCOL, &PROTOCOLS, problems).map_or(Protocol::Tcp, |word| *word.get_ref());
+    let host_span = fields.value(HOST).map(Value::span);
+    fields.warn_unknown(problems);
+    Some((PortForward { host: host?, guest: guest?, protocol }, host_span?))
+}
+
+/// Reports host ports that two forwards want, whichever VMs they belong to.
+pub(super) fn check_host_ports<'f>(
+    forwards: impl Iterator<Item = &'f SpannedForward>,
+    problems: &mut Problems,
+) {
+    let mut taken: HashMap<(Protocol, u16), &Range<usize>> = HashMap::new();
+    for (forward, span) in forwards {
+        match taken.entry((forward.protocol, forward.host)) {
+            Entry::Vacant(free) => drop(free.insert(span)),
+            Entry::Occupied(there) => {
+                let problem = PortProblem::Taken(*forward);
+                problems.error_because_of(span.clone(), &problem, (*there.get()).clone(), "forwarded here");
+            }
+        }
+    }
+}
+
+fn read_port(fields: &mut Fields<'_>, key: Key, side: &'static str, problems: &mut Problems) -> Option<u16> {
+    if !fields.has(key) {
+        fields.missing(key, problems);
+    }
+    let port = fields.integer(key, problems)?;
+    let problem = match u16::try_from(*port.get_ref()) {
+        Ok(0) => PortProblem::Zero { side },
+        Ok(number) => return Some(number),
+        Err(_) => PortProblem::OutOfRange { side, port: *port.get_ref() },
+    };
+    problems.error(port.span(), &problem);
+    None
+}
+
+fn name_of(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Tcp => "TCP",
+        Protocol::Udp => "UDP",
+    }
+}
+
+fn neighbour(port: u16) -> u16 {
+    port.checked_add(1).unwrap_or(port - 1)
+}

@@ -1,0 +1,355 @@
+//! Sizes: `"512 MiB"`, `"2G"`, `"2 GB"`, and plain integers of MiB.
+//!
+//! Every unit is a power of 1024, with or without the `i`: memory and disks are made in such units, and `2
+//! GB` of memory would otherwise not even be a whole number of pages.
+
+use toml::Spanned;
+use toml::de::DeValue;
+
+use super::super::defaults;
+use super::super::diagnostics::{Problem, Problems, quoted};
+use super::super::schema::{Fields, Key, key, to_i128, wrong_type};
+
+const MEMORY: Key = key("memory", "\"1 GiB\"");
+const MIN_MEMORY: Key = key("min_memory", "\"256 MiB\"");
+const DISK: Key = key("disk", "\"10 GiB\"");
+
+/// Bytes of a MiB.
+pub(crate) const MIB: u64 = 1 << 20;
+
+/// Largest virtual disk: a qcow2 with QEMU's default clusters of 64 KiB ends at 2 PiB (measured with qemu-img
+/// 7.2).
+const MAX_DISK_BYTES: u64 = 2 << 50;
+
+/// Units by their first letter, as a power of two. Descending, for [`format_size`].
+const UNITS: [(&str, u32); 5] = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10), ("B", 0)];
+
+/// A size that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SizeError {
+    /// There is no number at the start.
+    #[error("{} is not a size", quoted(.text))]
+    NoNumber {
+        /// What was written.
+        text: String,
+    },
+    /// The number stands alone.
+    #[error("the size {} has no unit", quoted(.text))]
+    NoUnit {
+        /// What was written.
+        text: String,
+    },
+    /// Letters follow that are no unit.
+    #[error("{} is not a unit of size", quoted(.unit))]
+    UnknownUnit {
+        /// The letters.
+        unit: String,
+    },
+    /// There are decimals.
+    #[error("the size {} has a fraction", quoted(.text))]
+    Fraction {
+        /// What was written.
+        text: String,
+        /// The same size without one, where there is a short way to write it.
+        whole: Option<String>,
+    },
+    /// It is below zero.
+    #[error("the size {} is negative", quoted(.text))]
+    Negative {
+        /// What was written.
+        text: String,
+    },
+    /// It is nothing.
+    #[error("the size is zero")]
+    Zero,
+    /// 64 bits do not hold it.
+    #[error("the size {} is too large for any machine", quoted(.text))]
+    Overflow {
+        /// What was written.
+        text: String,
+    },
+    /// Memory comes in whole MiB.
+    #[error("memory of {} is not a whole number of MiB", format_size(*.bytes))]
+    NotWholeMib {
+        /// The size.
+        bytes: u64,
+    },
+    /// No Linux starts in it.
+    #[error(
+        "memory of {} is too small: a VM needs {} MiB at least",
+        format_size(*.bytes), defaults::MIN_MEMORY_MIB
+    )]
+    MemoryTooSmall {
+        /// The size.
+        bytes: u64,
+    },
+    /// No qcow2 holds it.
+    #[error(
+        "a disk of {} is too large: a qcow2 ends at {}",
+        format_size(*.bytes), format_size(MAX_DISK_BYTES)
+    )]
+    DiskTooLarge {
+        /// The size.
+        bytes: u64,
+    },
+}
+
+impl Problem for SizeError {
+    fn label(&self) -> String {
+        match self {
+            Self::NoUnit { .. } => "MiB? GiB?".to_owned(),
+            _ => String::new(),
+        }
+    }
+
+    fn help(&self) -> String {
+        match self {
+            Self::Fraction { whole: Some(whole), .. } => {
+                format!("Write it as a whole number: `\"{whole}\"`.")
+            }
+            Self::NoUnit { text } => format!("Write `\"{text} MiB\"` or `\"{text} GiB\"`."),
+            Self::NotWholeMib { bytes } => {
+                format!("The next whole one is `\"{} MiB\"`.", bytes.div_ceil(MIB))
+            }
+            Self::MemoryTooSmall { .. } => {
+                format!("Alpine is comfortable with `\"{}\"`.", format_size(defaults::MEMORY_BYTES))
+            }
+            Self::DiskTooLarge { .. } => {
+                format!(
+                    "Take the last digits off; the default is `\"{}\"`.",
+                    format_size(defaults::DISK_BYTES)
+                )
+            }
+            Self::UnknownUnit { .. } => "Units are B, KiB, MiB, GiB and TiB, all powers of 1024.".to_owned(),
+            Self::NoNumber { .. }
+            | Self::Fraction { whole: None, .. }
+            | Self::Negative { .. }
+            | Self::Zero
+            | Self::Overflow { .. } => {
+                "Write a whole number with a unit, for instance `\"512 MiB\"` or `\"2 GiB\"`.".to_owned()
+            }
+        }
+    }
+}
+
+impl crate::error::Explain for SizeError {
+    fn kind(&self) -> crate::error::Kind {
+        crate::error::Kind::Usage
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some(Problem::help(self))
+    }
+}
+
+/// Memory of a VM, in bytes; whole MiB.
+///
+/// # Errors
+/// [`SizeError`], also for less than [`defaults::MIN_MEMORY_MIB`].
+pub fn parse_memory(text: &str) -> Result<u64, SizeError> {
+    check_memory(parse_size(text)?)
+}
+
+/// Virtual size of a disk, in bytes.
+///
+/// # Errors
+/// [`SizeError`], also for more than a qcow2 holds.
+pub fn parse_disk(text: &str) -> Result<u64, SizeError> {
+    let bytes = parse_size(text)?;
+    if bytes > MAX_DISK_BYTES { Err(SizeError::DiskTooLarge { bytes }) } else { Ok(bytes) }
+}
+
+/// A size as [`parse_memory`] and [`parse_disk`] read it back, exactly: `1536 MiB`.
+pub fn format_size(bytes: u64) -> String {
+    let fits = |shift: u32| bytes >> shift << shift == bytes;
+    let (unit, shift) = UNITS.into_iter().find(|(_, shift)| bytes > 0 && fits(*shift)).unwrap_or(("B", 0));
+    format!("{} {unit}", bytes >> shift)
+}
+
+/// The `memory` of a VM, in bytes.
+pub(super) fn read_memory(fields: &mut Fields<'_>, problems: &mut Problems) -> Option<Spanned<u64>> {
+    read_memory_key(fields, MEMORY, problems)
+}
+
+/// The `min_memory` of an image, in bytes.
+pub(super) fn read_min_memory(fields: &mut Fields<'_>, problems: &mut Problems) -> Option<Spanned<u64>> {
+    read_memory_key(fields, MIN_MEMORY, problems)
+}
+
+/// The `disk` of a VM, in bytes.
+pub(super) fn read_disk(fields: &mut Fields<'_>, problems: &mut Problems) -> Option<u64> {
+    let value = fields.value(DISK)?;
+    let size = match value.get_ref() {
+        DeValue::String(text) => parse_disk(text),
+        DeValue::Integer(integer) => parse_size(&to_i128(integer).to_string()),
+        DeValue::Float(float) => Err(fraction(float.as_str(), "")),
+        other => {
+            problems.error(value.span(), &wrong_type(DISK, "a size", other));
+            return None;
+        }
+    };
+    size.map_err(|error| problems.error(value.span(), &error)).ok()
+}
+
+fn read_memory_key(fields: &mut Fields<'_>, key: Key, problems: &mut Problems) -> Option<Spanned<u64>> {
+    let value = fields.value(key)?;
+    let size = match value.get_ref() {
+        DeValue::String(text) => parse_memory(text),
+        // As an integer it is MiB, like QEMU's own `-m`.
+        DeValue::Integer(integer) => parse_memory(&format!("{} MiB", to_i128(integer))),
+        DeValue::Float(float) => Err(fraction(float.as_str(), "")),
+        other => {
+            problems.error(value.span(), &wrong_type(key, "a size", other));
+            return None;
+        }
+    };
+    size.map(|bytes| Spanned::new(value.span(), bytes))
+        .map_err(|error| problems.error(value.span(), &error))
+        .ok()
+}
+
+fn check_memory(bytes: u64) -> Result<u64, SizeError> {
+    if !bytes.is_multiple_of(MIB) {
+        Err(SizeError::NotWholeMib { bytes })
+    } else if bytes < defaults::MIN_MEMORY_MIB * MIB {
+        Err(SizeError::MemoryTooSmall { bytes })
+    } else {
+        Ok(bytes)
+    }
+}
+
+fn parse_size(text: &str) -> Result<u64, SizeError> {
+    let owned = || text.to_owned();
+    let trimmed = text.trim();
+    if let Some(positive) = trimmed.strip_prefix('-')
+        && positive.starts_with(|first: char| first.is_ascii_digit())
+    {
+        return Err(SizeError::Negative { text: owned() });
+    }
+    let number_end = trimmed
+        .find(|character: char| !character.is_ascii_digit() && !matches!(character, '.' | ',' | '_'))
+        .unwrap_or(trimmed.len());
+    let (number, unit) = (&trimmed[..number_end], trimmed[number_end..].trim_start());
+    if !number.starts_with(|first: char| first.is_ascii_digit()) {
+        return Err(SizeError::NoNumber { text: owned() });
+    }
+    if number.contains(['.', ',']) {
+        return Err(fraction(number, unit));
+    }
+    let shift = shift_of(unit).ok_or_else(|| match unit {
+        "" => SizeError::NoUnit { text: number.to_owned() },
+        _ => SizeError::UnknownUnit { unit: unit.to_owned() },
+    })?;
+    // Only digits and `_` are left, so the one way to fail is to be too large.
+    let count: u64 = number.replace('_', "").parse().map_err(|_| SizeError::Overflow { text: owned() })?;
+    match count.checked_mul(1 << shift) {
+        Some(0) => Err(SizeError::Zero),
+        Some(bytes) => Ok(bytes),
+        None => Err(SizeError::Overflow { text: owned() }),
+    }
+}
+
+/// The power of two of a unit: `G`, `GB`, `GiB`, in any case.
+fn shift_of(unit: &str) -> Option<u32> {
+    let lower = unit.to_ascii_lowercase();
+    UNITS.into_iter().find_map(|(name, shift)| {
+        let full = name.to_ascii_lowercase();
+        let letter = &full[..1];
+        (lower == full || lower == letter || lower == format!("{letter}b") && shift > 0).then_some(shift)
+    })
+}
+
+/// The error for decimals, with the same size as whole MiB or KiB if it is one.
+fn fraction(number: &str, unit: &str) -> SizeError {
+    let text = format!("{number} {unit}").trim_end().to_owned();
+    let whole =
+        number.replace(',', ".").parse::<f64>().ok().zip(shift_of(unit)).and_then(|(count, shift)| {
+            let bytes = count * f64::from(shift).exp2();
+            // Exact: below 2^53 every whole number is a float of its own.
+            let exact = bytes.fract() == 0.0 && bytes >= 1.0 && bytes < 53_f64.exp2();
+            exact.then(|| format_size(bytes as u64))
+        });
+    SizeError::Fraction { text, whole }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn units_in_all_their_spellings() {
+        for text in ["2 GiB", "2GiB", "2G", "2 g", "2GB", "2 gb", " 2048 MiB ", "2097152K", "2147483648 B"] {
+            assert_eq!(parse_size(text), Ok(2 << 30), "{text}");
+        }
+        assert_eq!(parse_size("1_024 KiB"), Ok(1 << 20));
+    }
+
+    #[test]
+    fn what_is_no_size() {
+        for (text, error) in [
+            ("", SizeError::NoNumber { text: String::new() }),
+            ("big", SizeError::NoNumber { text: "big".into() }),
+            (".5 GiB", SizeError::NoNumber { text: ".5 GiB".into() }),
+            ("512", SizeError::NoUnit { text: "512".into() }),
+            ("5 apples", SizeError::UnknownUnit { unit: "apples".into() }),
+            ("5 iB", SizeError::UnknownUnit { unit: "iB".into() }),
+            ("-1 GiB", SizeError::Negative { text: "-1 GiB".into() }),
+            ("0 GiB", SizeError::Zero),
+            ("18446744073709551616 B", SizeError::Overflow { text: "18446744073709551616 B".into() }),
+            ("16777216 TiB", SizeError::Overflow { text: "16777216 TiB".into() }),
+        ] {
+            assert_eq!(parse_size(text), Err(error), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_fraction_is_answered_with_the_whole_number() {
+        let whole = |text| match parse_size(text) {
+            Err(SizeError::Fraction { whole, .. }) => whole,
+            other => panic!("{text}: {other:?}"),
+        };
+        assert_eq!(whole("1.5 GiB").as_deref(), Some("1536 MiB"));
+        assert_eq!(whole("0,5 T").as_deref(), Some("512 GiB"));
+        assert_eq!(whole("1.1 GiB"), None);
+        assert_eq!(whole("1.2.3 GiB"), None);
+    }
+
+    #[test]
+    fn memory_is_whole_mib_and_enough() {
+        assert_eq!(parse_memory("64 MiB"), Ok(64 << 20));
+        assert_eq!(parse_memory("63 MiB"), Err(SizeError::MemoryTooSmall { bytes: 63 << 20 }));
+        assert_eq!(parse_memory("65537 KiB"), Err(SizeError::NotWholeMib { bytes: 65537 << 10 }));
+    }
+
+    #[test]
+    fn a_disk_is_what_a_qcow2_holds() {
+        assert_eq!(parse_disk("2048 TiB"), Ok(2 << 50));
+        assert_eq!(parse_disk("2049 TiB"), Err(SizeError::DiskTooLarge { bytes: 2049 << 40 }));
+    }
+
+    proptest! {
+        #[test]
+        fn sizes_round_trip(bytes in 1_u64..) {
+            prop_assert_eq!(parse_size(&format_size(bytes)), Ok(bytes));
+        }
+
+        #[test]
+        fn whole_units_round_trip(count in 1_u64..1 << 20, shift in (0_u32..5).prop_map(|unit| unit * 10)) {
+            prop_assert_eq!(parse_size(&format_size(count << shift)), Ok(count << shift));
+        }
+
+        #[test]
+        fn any_text_is_a_size_or_an_error(text in "\\PC*") {
+            let _ = parse_size(&text);
+        }
+
+        #[test]
+        fn near_sizes_never_panic(text in "[-+]?[0-9.,_]{0,24} ?[kKmMgGtTiIbBµ]{0,4}") {
+            if let Ok(bytes) = parse_size(&text) {
+                prop_assert!(bytes > 0);
+            }
+        }
+    }
+}

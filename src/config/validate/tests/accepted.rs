@@ -1,0 +1,169 @@
+//! What valid documents become.
+
+use super::*;
+use crate::config::{BaseImageSource, BootProfile, ManagedImageSelection, PortForward, Protocol, defaults};
+use crate::managed::{ArtifactRole, ArtifactSource, Compression, Digest, ManagedDiskKind, TransformStep};
+
+#[test]
+fn a_minimal_file_gets_every_default() {
+    let project = project(&vm(""));
+    let dev = &project.vms[0];
+    assert_eq!(project.name, "project");
+    assert_eq!(project.root, Path::new("/project"));
+    assert_eq!(project.layout.state_root(), Path::new("/project/.castra"));
+    assert_eq!(dev.overlay, Path::new("/project/.castra/dev-overlay.qcow2"));
+    assert_eq!(
+        (dev.cpus, dev.memory_bytes, dev.disk_bytes),
+        (defaults::CPUS, defaults::MEMORY_BYTES, defaults::DISK_BYTES)
+    );
+    assert_eq!(dev.boot_profile, BootProfile::Managed);
+    let disk = ManagedDiskKind::Rootfs;
+    let newest = ManagedImageSelection::Exact { name: "alpine-minimal".into(), version: "v2".into(), disk };
+    assert_eq!(dev.base_image, BaseImageSource::Managed(newest));
+    assert!(project.warnings.is_empty());
+}
+
+#[test]
+fn every_key_of_a_vm() {
+    let project = project(
+        r#"
+        version = "0.1.0"
+        [project]
+        name = "Adas machine"
+        state_dir = "~/state"
+        [[vms]]
+        name = "web"
+        description = "the server"
+        base_image = "../images/debian.qcow2"
+        overlay = "disks/web.qcow2"
+        cpus = 0x4
+        memory = 512
+        disk = "20G"
+        port_forwards = [{ host = 8080, guest = 80 }, { host = 8080, guest = 53, protocol = "udp" }]
+        "#,
+    );
+    let web = &project.vms[0];
+    assert_eq!(project.name, "Adas machine");
+    assert_eq!(project.layout.state_root(), Path::new("/home/ada/state"));
+    assert_eq!(web.description.as_deref(), Some("the server"));
+    assert_eq!(web.base_image, BaseImageSource::Path("/images/debian.qcow2".into()));
+    assert_eq!(web.overlay, Path::new("/project/disks/web.qcow2"));
+    assert_eq!((web.cpus, web.memory_bytes, web.disk_bytes), (4, 512 << 20, 20 << 30));
+    assert_eq!(web.boot_profile, BootProfile::Native);
+    let tcp = PortForward { host: 8080, guest: 80, protocol: Protocol::Tcp };
+    let udp = PortForward { host: 8080, guest: 53, protocol: Protocol::Udp };
+    assert_eq!(web.port_forwards, [tcp, udp]);
+}
+
+#[test]
+fn a_file_of_the_older_castra_is_read_and_its_other_tables_are_warned_of() {
+    let project = project(
+        r#"
+version = "0.2.0"
+
+[project]
+name = "castra-dev-env"
+
+[workflows]
+init = ["scripts/setup.sh"]
+
+[[vms]]
+name = "devbox"
+managed_image = { name = "alpine-minimal", version = "v1", disk = "rootfs" }
+overlay = ".castra/devbox/overlay.qcow2"
+cpus = 4
+memory = "4096 MiB"
+
+  [[vms.port_forwards]]
+  host = 2222
+  guest = 22
+  protocol = "tcp"
+
+  [vms.bootstrap]
+  mode = "auto"
+"#,
+    );
+    assert_eq!(project.vms[0].memory_bytes, 4 << 30);
+    assert_shown("an_older_file", &project.warnings.to_string());
+}
+
+#[test]
+fn the_forms_of_managed_image() {
+    for (form, version) in [
+        ("\"alpine-minimal@v1\"", "v1"),
+        ("\"alpine-minimal\"", "v2"),
+        ("{ name = \"alpine-minimal\" }", "v2"),
+        ("{ name = \"alpine-minimal\", version = \"v1\" }", "v1"),
+    ] {
+        let project = project(&format!("[[vms]]\nname = \"dev\"\nmanaged_image = {form}\n"));
+        let (name, version, disk) = ("alpine-minimal".into(), version.into(), ManagedDiskKind::Rootfs);
+        let expected = ManagedImageSelection::Exact { name, version, disk };
+        assert_eq!(project.vms[0].base_image, BaseImageSource::Managed(expected), "{form}");
+    }
+}
+
+#[test]
+fn an_image_with_every_key() {
+    let text = image(
+        r#"
+version = "13"
+description = "Debian"
+command_line = "root=/dev/vda1 console=ttyS0"
+machine = "q35"
+cpu = "max"
+min_memory = "2 GiB"
+devices = []
+rootfs = { urls = ["https://a.example/d.vhd", "http://b.example/d.vhd"], sha256 = "SHA", size = 12, pipeline = [
+  "strip-vhd-footer",
+  { convert = { from = "raw", to = "qcow2" } },
+] }
+kernel = { pipeline = ["strip-vhd-footer", { extract-file = "/boot/vmlinuz" }] }
+
+[images.mine.initramfs]
+python = { package = "an-image", version = "1.0+x", platform = "any" }
+sha512 = "SHASHA"
+pipeline = [{ unzip = "a/b" }, { decompress = "xz" }, { rename = "initrd.img" }]
+"#,
+    );
+    let project = project(&text);
+    assert!(project.warnings.is_empty(), "{}", project.warnings);
+    let mine = &project.images["mine"];
+    assert_eq!(
+        (mine.id.as_str(), mine.version.as_str(), mine.description.as_str()),
+        ("mine", "13", "Debian")
+    );
+    assert_eq!(mine.profile.command_line.as_deref(), Some("root=/dev/vda1 console=ttyS0"));
+    assert_eq!((mine.profile.machine.as_str(), mine.profile.tcg_cpu.as_str()), ("q35", "max"));
+    assert_eq!((mine.profile.min_memory_mib, mine.profile.devices.len()), (2048, 0));
+    let roles: Vec<ArtifactRole> = mine.artifacts.iter().map(|artifact| artifact.role).collect();
+    assert_eq!(roles, [ArtifactRole::Rootfs, ArtifactRole::Kernel, ArtifactRole::Initramfs]);
+    let [rootfs, kernel, initramfs] = &mine.artifacts[..] else { panic!("three artifacts") };
+    assert_eq!(rootfs.digest, Digest::Sha256(SHA.into()));
+    assert_eq!(
+        (&kernel.source, &kernel.digest, kernel.size_bytes),
+        (&rootfs.source, &rootfs.digest, Some(12))
+    );
+    assert_eq!(kernel.pipeline[1], TransformStep::ExtractFile { path: "/boot/vmlinuz".into() });
+    assert!(matches!(&initramfs.source, ArtifactSource::PythonPackage { version, .. } if version == "1.0+x"));
+    assert_eq!(initramfs.digest, Digest::Sha512(SHA.repeat(2)));
+    assert_eq!(initramfs.pipeline[1], TransformStep::Decompress { format: Compression::Xz });
+    assert_eq!(project.vms[0].memory_bytes, 2 << 30, "what the image needs is more than the default");
+}
+
+#[test]
+fn an_image_without_a_kernel_boots_natively() {
+    let project = project(
+        &image("rootfs = { path = \"~/d.qcow2\", sha256 = \"SHA\" }").replace(SHA, &SHA.to_uppercase()),
+    );
+    assert_eq!(project.vms[0].boot_profile, BootProfile::Native);
+    let rootfs = &project.images["mine"].artifacts[0];
+    assert_eq!(rootfs.source, ArtifactSource::Path("/home/ada/d.qcow2".into()));
+    assert_eq!(rootfs.digest, Digest::Sha256(SHA.into()));
+}
+
+#[test]
+fn mirrors_are_base_urls() {
+    let project = project(&format!("{}[images]\nmirrors = [\"https://m.example/x/\"]\n", vm("")));
+    assert_eq!(project.mirrors, ["https://m.example/x"]);
+    assert!(project.images.is_empty());
+}

@@ -1,0 +1,66 @@
+//! URLs of artifacts and mirrors.
+
+use toml::Spanned;
+use ureq::http::Uri;
+
+use super::super::diagnostics::{Problem, Problems, quoted};
+
+/// A URL that cannot be fetched.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum UrlProblem {
+    #[error("{} is not a URL", quoted(.0))]
+    Malformed(String),
+    #[error("{} cannot be fetched over {}", quoted(.url), quoted(.scheme))]
+    Scheme { url: String, scheme: String },
+    #[error("the mirror {} is not an `https://` URL", quoted(.0))]
+    InsecureMirror(String),
+}
+
+impl Problem for UrlProblem {
+    fn help(&self) -> String {
+        match self {
+            Self::Malformed(_) => {
+                "Write it in full, for instance `https://example.org/disk.qcow2`; a file on this machine is \
+                 named with `path`."
+            }
+            Self::Scheme { .. } => {
+                "Castra speaks https and http. Fetch the file yourself and name it with `path`."
+            }
+            Self::InsecureMirror(_) => "Use the mirror's https address.",
+        }
+        .to_owned()
+    }
+}
+
+/// The URL of an artifact: https, or http, which the pinned digest makes safe.
+pub(super) fn check_artifact(url: &Spanned<&str>, problems: &mut Problems) -> Option<String> {
+    check(url, problems).map(|_| (*url.get_ref()).to_owned())
+}
+
+/// The base URL of a mirror, without a slash at the end. A mirror is asked about everything, so it must be
+/// https.
+pub(super) fn check_mirror(url: &Spanned<&str>, problems: &mut Problems) -> Option<String> {
+    let uri = check(url, problems)?;
+    if uri.scheme_str() != Some("https") || uri.query().is_some() {
+        problems.error(url.span(), &UrlProblem::InsecureMirror((*url.get_ref()).to_owned()));
+        return None;
+    }
+    Some(url.get_ref().trim_end_matches('/').to_owned())
+}
+
+fn check(url: &Spanned<&str>, problems: &mut Problems) -> Option<Uri> {
+    let text = *url.get_ref();
+    let problem = match text.parse::<Uri>() {
+        Ok(uri) if uri.host().is_none_or(str::is_empty) || uri.scheme().is_none() => {
+            UrlProblem::Malformed(text.to_owned())
+        }
+        Ok(uri) if matches!(uri.scheme_str(), Some("https" | "http")) => return Some(uri),
+        Ok(uri) => {
+            let scheme = uri.scheme_str().unwrap_or_default().to_owned();
+            UrlProblem::Scheme { url: text.to_owned(), scheme }
+        }
+        Err(_) => UrlProblem::Malformed(text.to_owned()),
+    };
+    problems.error(url.span(), &problem);
+    None
+}

@@ -1,0 +1,324 @@
+//! `[[vms]]`: one VM, and what several VMs must not share.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use super::super::defaults;
+use super::super::diagnostics::{Problem, Problems, quoted};
+use super::super::project::{BaseImageSource, BootProfile, VmDefinition};
+use super::super::schema::{Fields, Key, Value, key};
+use super::base::{self, Base};
+use super::image::Images;
+use super::port::{self, SpannedForward};
+use super::size::{self, MIB, format_size};
+use super::{Scope, name, path};
+use crate::managed::ArtifactSource;
+
+/// The key of a project's VMs.
+pub(super) const VMS: Key = key("vms", "[{ name = \"dev\", managed_image = \"alpine-minimal\" }]");
+const NAME: Key = key("name", "\"dev\"");
+const DESCRIPTION: Key = key("description", "\"where the tests run\"");
+const OVERLAY: Key = key("overlay", "\".castra/dev-overlay.qcow2\"");
+const CPUS: Key = key("cpus", "2");
+const BOOT_PROFILE: Key = key("boot_profile", "\"managed\"");
+const BOOT_PROFILES: [(&str, BootProfile); 2] =
+    [("managed", BootProfile::Managed), ("native", BootProfile::Native)];
+const PORT_FORWARDS: Key = key("port_forwards", "[{ host = 8080, guest = 80 }]");
+
+/// Most virtual CPUs: QEMU 7.2 refuses 256 of them under TCG, for want of an X2APIC (measured).
+const MAX_CPUS: i128 = 255;
+
+/// A VM that cannot be made.
+#[derive(Debug, thiserror::Error)]
+enum VmProblem {
+    #[error("{vm} cannot have {cpus} CPUs")]
+    Cpus { vm: String, cpus: i128 },
+    #[error("two VMs are called {}", quoted(.0))]
+    SameName(String),
+    #[error("two VMs are called {} and {}", quoted(.0), quoted(.1))]
+    NamesDifferInCase(String, String),
+    #[error("two VMs have the same overlay {}", quoted(&.0.to_string_lossy()))]
+    SameOverlay(PathBuf),
+    #[error("the overlay {} is also a base image", quoted(&.0.to_string_lossy()))]
+    OverlayIsBase(PathBuf),
+    #[error("the overlay of {vm} would replace {}", quoted(&.path.to_string_lossy()))]
+    OverlayReplaces { vm: String, path: PathBuf },
+    #[error("{vm} boots from a disk of your own, which Castra has no kernel for")]
+    ManagedBootOfPath { vm: String },
+    #[error("{vm} boots with the kernel of the image {}, which has none", quoted(.image))]
+    ManagedBootWithoutKernel { vm: String, image: String },
+    #[error(
+        "{vm} has {} of memory, and the image {} needs {}",
+        format_size(*.has), quoted(.image), format_size(*.needs)
+    )]
+    MemoryBelowImage { vm: String, image: String, has: u64, needs: u64 },
+}
+
+impl Problem for VmProblem {
+    fn label(&self) -> String {
+        match self {
+            Self::Cpus { .. } => format!("must be 1 to {MAX_CPUS}"),
+            Self::SameName(_) => "and again here".to_owned(),
+            Self::NamesDifferInCase(..) => "differs in case only".to_owned(),
+            Self::SameOverlay(_) => "also the disk of this one".to_owned(),
+            Self::OverlayIsBase(_) => "would be written to".to_owned(),
+            _ => String::new(),
+        }
+    }
+
+    fn help(&self) -> String {
+        match self {
+            Self::Cpus { .. } => format!("Write for instance {CPUS}."),
+            Self::SameName(name) => format!("Rename one of them, for instance `name = \"{name}-2\"`."),
+            Self::NamesDifferInCase(..) => {
+                "On a macOS disk their files would be the same. Rename one of them.".to_owned()
+            }
+            Self::SameOverlay(_) => {
+                "Each VM writes to a disk of its own. Take `overlay` out: the default is one file per VM."
+                    .to_owned()
+            }
+            Self::OverlayIsBase(_) => {
+                "A base image is never written to. Take `overlay` out, or name a new file.".to_owned()
+            }
+            Self::OverlayReplaces { .. } => {
+                "Take `overlay` out, or name a file that Castra may create.".to_owned()
+            }
+            Self::ManagedBootOfPath { .. } => {
+                "Take `boot_profile` out: a disk of your own boots with its own boot loader.".to_owned()
+            }
+            Self::ManagedBootWithoutKernel { image, .. } => format!(
+                "Write `boot_profile = \"native\"`, or describe `[images.{image}.kernel]` and \
+                 `[images.{image}.initramfs]`."
+            ),
+            Self::MemoryBelowImage { needs, .. } => format!("Write `memory = \"{}\"`.", format_size(*needs)),
+        }
+    }
+}
+
+/// A VM with the places that comparing it with others needs. Parts with problems hold defaults: once there is
+/// an error, no project is made.
+#[derive(Debug)]
+pub(super) struct VmDraft {
+    vm: VmDefinition,
+    span: Range<usize>,
+    name_span: Option<Range<usize>>,
+    base_span: Range<usize>,
+    overlay_span: Option<Range<usize>>,
+    forwards: Vec<SpannedForward>,
+}
+
+impl VmDraft {
+    pub(super) fn into_definition(self) -> VmDefinition {
+        self.vm
+    }
+}
+
+/// Reads the `number`th VM, counted from 1.
+pub(super) fn read_vm(
+    value: &Value<'_>,
+    number: usize,
+    scope: &Scope<'_>,
+    problems: &mut Problems,
+) -> Option<VmDraft> {
+    let mut fields = Fields::of_element(value, VMS, format!("VM {number}"), problems)?;
+    let named = read_name(&mut fields, problems);
+    let (name, name_span) = named.map_or((String::new(), None), |(name, span)| (name, Some(span)));
+    let title = if name.is_empty() { format!("VM {number}") } else { format!("VM `{name}`") };
+    fields.rename(title.clone());
+
+    let description = fields.line(DESCRIPTION, problems).map(|text| (*text.get_ref()).to_owned());
+    let base = base::read_base(&mut fields, &title, scope, problems);
+    let (overlay, overlay_span) = read_overlay(&mut fields, &title, &name, scope, problems);
+    let cpus = read_cpus(&mut fields, &title, problems);
+    let memory_bytes = read_memory(&mut fields, &title, &base, scope, problems);
+    let disk_bytes = size::read_disk(&mut fields, problems).unwrap_or(defaults::DISK_BYTES);
+    let boot_profile = read_boot_profile(&mut fields, &title, &base, problems);
+    let forwards: Vec<SpannedForward> = fields
+        .array(PORT_FORWARDS, problems)
+        .unwrap_or_default()
+        .iter()
+        .filter_map(|value| port::read_forward(value, PORT_FORWARDS, &title, problems))
+        .collect();
+    let span = fields.span();
+    fields.warn_unknown(problems);
+
+    let port_forwards = forwards.iter().map(|(forward, _)| *forward).collect();
+    let (base_image, base_span) = (base.source, base.span);
+    let vm = VmDefinition {
+        name,
+        description,
+        base_image,
+        overlay,
+        cpus,
+        memory_bytes,
+        disk_bytes,
+        boot_profile,
+        port_forwards,
+    };
+    Some(VmDraft { vm, span, name_span, base_span, overlay_span, forwards })
+}
+
+/// Reports what two VMs want for themselves alone: names, disks, host ports.
+pub(super) fn check_together(drafts: &[VmDraft], images: &Images, problems: &mut Problems) {
+    check_names(drafts, problems);
+    check_overlays(drafts, problems);
+    check_overlays_against_images(drafts, images, problems);
+    port::check_host_ports(drafts.iter().flat_map(|draft| &draft.forwards), problems);
+}
+
+fn check_names(drafts: &[VmDraft], problems: &mut Problems) {
+    let mut taken: HashMap<String, (&str, Range<usize>)> = HashMap::new();
+    for draft in drafts {
+        let (name, Some(span)) = (&draft.vm.name, &draft.name_span) else { continue };
+        match taken.entry(name.to_lowercase()) {
+            Entry::Vacant(free) => drop(free.insert((name, span.clone()))),
+            Entry::Occupied(earlier) => {
+                let (other, there) = earlier.get();
+                let problem = if other == name {
+                    VmProblem::SameName(name.clone())
+                } else {
+                    VmProblem::NamesDifferInCase((*other).to_owned(), name.clone())
+                };
+                problems.error_because_of(span.clone(), &problem, there.clone(), "the first one");
+            }
+        }
+    }
+}
+
+fn check_overlays(drafts: &[VmDraft], problems: &mut Problems) {
+    let bases: HashMap<&Path, Range<usize>> = drafts
+        .iter()
+        .filter_map(|draft| match &draft.vm.base_image {
+            BaseImageSource::Path(path) => Some((path.as_path(), draft.base_span.clone())),
+            BaseImageSource::Managed(_) => None,
+        })
+        .collect();
+    let mut taken: HashMap<&Path, &VmDraft> = HashMap::new();
+    for draft in drafts.iter().filter(|draft| draft.name_span.is_some()) {
+        let overlay = draft.vm.overlay.as_path();
+        let here = draft.overlay_span.clone().unwrap_or_else(|| draft.span.clone());
+        if let Some(there) = bases.get(overlay) {
+            let problem = VmProblem::OverlayIsBase(overlay.to_owned());
+            problems.error_because_of(here.clone(), &problem, there.clone(), "the base image");
+        }
+        match taken.entry(overlay) {
+            Entry::Vacant(free) => drop(free.insert(draft)),
+            // Two VMs of one name share their default overlay too: the name's problem says it all.
+            Entry::Occupied(earlier) if earlier.get().vm.name == draft.vm.name => {}
+            Entry::Occupied(earlier) => {
+                let there = earlier.get().overlay_span.clone().unwrap_or_else(|| earlier.get().span.clone());
+                let problem = VmProblem::SameOverlay(overlay.to_owned());
+                problems.error_because_of(here, &problem, there, "the disk of this VM");
+            }
+        }
+    }
+}
+
+/// A file that an image is made from must not become a disk either.
+fn check_overlays_against_images(drafts: &[VmDraft], images: &Images, problems: &mut Problems) {
+    let sources: Vec<&Path> = images
+        .specs
+        .values()
+        .flat_map(|spec| &spec.artifacts)
+        .filter_map(|artifact| match &artifact.source {
+            ArtifactSource::Path(path) => Some(path.as_path()),
+            ArtifactSource::Url(_) | ArtifactSource::PythonPackage { .. } => None,
+        })
+        .collect();
+    for draft in drafts.iter().filter(|draft| sources.contains(&draft.vm.overlay.as_path())) {
+        let here = draft.overlay_span.clone().unwrap_or_else(|| draft.span.clone());
+        problems.error(here, &VmProblem::OverlayIsBase(draft.vm.overlay.clone()));
+    }
+}
+
+fn read_name(fields: &mut Fields<'_>, problems: &mut Problems) -> Option<(String, Range<usize>)> {
+    if !fields.has(NAME) {
+        fields.missing(NAME, problems);
+    }
+    let name = fields.string(NAME, problems)?;
+    match name::check_vm_name(name.get_ref()) {
+        Ok(()) => Some(((*name.get_ref()).to_owned(), name.span())),
+        Err(problem) => {
+            problems.error(name.span(), &problem);
+            None
+        }
+    }
+}
+
+fn read_overlay(
+    fields: &mut Fields<'_>,
+    title: &str,
+    name: &str,
+    scope: &Scope<'_>,
+    problems: &mut Problems,
+) -> (PathBuf, Option<Range<usize>>) {
+    let default = scope.layout.overlay(name);
+    let Some(text) = fields.string(OVERLAY, problems) else { return (default, None) };
+    match path::resolve_file(text.get_ref(), scope.root, scope.home) {
+        Ok(path) => {
+            if scope.root.starts_with(&path)
+                || scope.layout.state_root().starts_with(&path)
+                || path == scope.file
+            {
+                let problem = VmProblem::OverlayReplaces { vm: title.to_owned(), path: path.clone() };
+                problems.error(text.span(), &problem);
+            }
+            (path, Some(text.span()))
+        }
+        Err(problem) => {
+            problems.error(text.span(), &problem);
+            (default, None)
+        }
+    }
+}
+
+fn read_cpus(fields: &mut Fields<'_>, title: &str, problems: &mut Problems) -> u32 {
+    let Some(cpus) = fields.integer(CPUS, problems) else { return defaults::CPUS };
+    match u32::try_from(*cpus.get_ref()) {
+        Ok(number) if (1..=MAX_CPUS).contains(&i128::from(number)) => number,
+        _ => {
+            problems.error(cpus.span(), &VmProblem::Cpus { vm: title.to_owned(), cpus: *cpus.get_ref() });
+            defaults::CPUS
+        }
+    }
+}
+
+/// Memory as written, or what the image needs where that is more than the default.
+fn read_memory(
+    fields: &mut Fields<'_>,
+    title: &str,
+    base: &Base,
+    scope: &Scope<'_>,
+    problems: &mut Problems,
+) -> u64 {
+    let spec = base.user_image.as_ref().and_then(|name| scope.images.specs.get(name));
+    let needs = spec.map_or(0, |spec| spec.profile.min_memory_mib * MIB);
+    let Some(has) = size::read_memory(fields, problems) else { return defaults::MEMORY_BYTES.max(needs) };
+    if let Some(spec) = spec.filter(|_| *has.get_ref() < needs) {
+        let (vm, image) = (title.to_owned(), spec.id.clone());
+        let problem = VmProblem::MemoryBelowImage { vm, image, has: *has.get_ref(), needs };
+        problems.error(has.span(), &problem);
+    }
+    *has.get_ref()
+}
+
+fn read_boot_profile(
+    fields: &mut Fields<'_>,
+    title: &str,
+    base: &Base,
+    problems: &mut Problems,
+) -> BootProfile {
+    let default = if base.has_kernel { BootProfile::Managed } else { BootProfile::Native };
+    let Some(profile) = fields.word(BOOT_PROFILE, &BOOT_PROFILES, problems) else { return default };
+    if *profile.get_ref() == BootProfile::Managed && !base.has_kernel && base.is_known {
+        let vm = title.to_owned();
+        let problem = match &base.user_image {
+            Some(image) => VmProblem::ManagedBootWithoutKernel { vm, image: image.clone() },
+            None => VmProblem::ManagedBootOfPath { vm },
+        };
+        problems.error(profile.span(), &problem);
+    }
+    *profile.get_ref()
+}
