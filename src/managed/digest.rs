@@ -1,0 +1,145 @@
+//! Digests: pinned ones, and the ones that are found.
+
+use std::fmt;
+use std::io::{self, Read};
+
+use sha2::{Digest as _, Sha256, Sha512};
+
+use super::spec::Digest;
+use crate::cancel::{Cancel, Interrupted};
+
+/// How much is read and hashed at a time; large enough that the loop around it costs nothing.
+pub(super) const CHUNK_BYTES: usize = 256 * 1024;
+
+impl Digest {
+    /// `sha256` or `sha512`.
+    pub fn algorithm(&self) -> &'static str {
+        match self {
+            Self::Sha256(_) => "sha256",
+            Self::Sha512(_) => "sha512",
+        }
+    }
+
+    /// The digits alone.
+    pub fn hex(&self) -> &str {
+        match self {
+            Self::Sha256(hex) | Self::Sha512(hex) => hex,
+        }
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.algorithm(), self.hex())
+    }
+}
+
+/// A digest in the making.
+#[derive(Clone)]
+pub(super) enum Hasher {
+    Sha256(Sha256),
+    Sha512(Sha512),
+}
+
+impl Hasher {
+    /// SHA-256, which manifests are written in.
+    pub(super) fn sha256() -> Self {
+        Self::Sha256(Sha256::new())
+    }
+
+    /// The same algorithm as this digest's.
+    pub(super) fn like(digest: &Digest) -> Self {
+        match digest {
+            Digest::Sha256(_) => Self::sha256(),
+            Digest::Sha512(_) => Self::Sha512(Sha512::new()),
+        }
+    }
+
+    pub(super) fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Sha256(hasher) => hasher.update(bytes),
+            Self::Sha512(hasher) => hasher.update(bytes),
+        }
+    }
+
+    pub(super) fn finish(self) -> Digest {
+        match self {
+            Self::Sha256(hasher) => Digest::Sha256(hex(&hasher.finalize())),
+            Self::Sha512(hasher) => Digest::Sha512(hex(&hasher.finalize())),
+        }
+    }
+
+    /// The digest of what has come so far.
+    pub(super) fn so_far(&self) -> Digest {
+        self.clone().finish()
+    }
+}
+
+/// Why a stream has no digest.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum HashError {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
+}
+
+/// Feeds everything that `reader` still has to `hasher`, and says how many bytes those were.
+pub(super) fn feed(hasher: &mut Hasher, mut reader: impl Read, cancel: &Cancel) -> Result<u64, HashError> {
+    let mut chunk = vec![0; CHUNK_BYTES];
+    let mut total = 0;
+    loop {
+        cancel.check()?;
+        match reader.read(&mut chunk) {
+            Ok(0) => return Ok(total),
+            Ok(count) => {
+                hasher.update(&chunk[..count]);
+                total += count as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// SHA-256 of these bytes, in hexadecimal.
+pub(super) fn sha256_hex(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The first example of FIPS 180-2, for both algorithms.
+    #[test]
+    fn known_digests() {
+        let of_abc = |mut hasher: Hasher| {
+            hasher.update(b"abc");
+            hasher.finish().to_string()
+        };
+        assert_eq!(
+            of_abc(Hasher::sha256()),
+            "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+        );
+        let long = of_abc(Hasher::like(&Digest::Sha512(String::new())));
+        assert!(long.starts_with("sha512:ddaf35a193617abacc417349ae204131"), "{long}");
+    }
+
+    #[test]
+    fn cancelled_hashing_stops() {
+        let cancel = Cancel::new();
+        cancel.cancel();
+        let ended = feed(&mut Hasher::sha256(), io::repeat(0), &cancel);
+        assert!(matches!(ended, Err(HashError::Interrupted(_))));
+    }
+}

@@ -1,0 +1,171 @@
+//! One image's directory, in a project or in the cache: which of its files can be relied on.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::error::{At, ImageError};
+use super::files;
+use super::job::Job;
+use super::manifest::{self, Distrust, Manifest, ManifestArtifact};
+use super::spec::{ArtifactRole, ManagedArtifactSpec, ManagedImagePaths, ManagedImageSpec};
+use super::stamp::Stamp;
+
+/// An image's directory and what its manifest proves about it.
+pub(super) struct ImageDirectory {
+    path: PathBuf,
+    entries: Vec<ManifestArtifact>,
+}
+
+/// The paths of an image whose files are all there and unchanged by their stamps. Takes a few `stat`s, no lock and no
+/// hashing.
+pub(super) fn complete(directory: &Path, spec: &ManagedImageSpec) -> Option<ManagedImagePaths> {
+    let manifest = Manifest::load(directory).ok()?;
+    let all_there = spec.artifacts.iter().all(|artifact| {
+        let entry = manifest.artifact(artifact.role);
+        entry.is_some_and(|entry| is_for(entry, artifact) && stamp_fits(directory, entry))
+    });
+    (all_there && manifest.spec_digest == manifest::spec_digest(spec)).then(|| paths(directory, &manifest))?
+}
+
+/// Whether an entry was made from this description.
+fn is_for(entry: &ManifestArtifact, artifact: &ManagedArtifactSpec) -> bool {
+    entry.name == artifact.role.file_name() && entry.spec_digest == manifest::artifact_digest(artifact)
+}
+
+fn stamp_fits(directory: &Path, entry: &ManifestArtifact) -> bool {
+    let metadata = fs::symlink_metadata(directory.join(&entry.name));
+    metadata.is_ok_and(|metadata| metadata.is_file() && Stamp::of(&metadata) == entry.stamp)
+}
+
+fn paths(directory: &Path, manifest: &Manifest) -> Option<ManagedImagePaths> {
+    let file = |role| manifest.artifact(role).map(|entry| directory.join(&entry.name));
+    Some(ManagedImagePaths {
+        directory: directory.to_owned(),
+        disk: file(ArtifactRole::Rootfs)?,
+        disk_sha256: manifest.artifact(ArtifactRole::Rootfs)?.sha256.clone(),
+        kernel: file(ArtifactRole::Kernel),
+        initramfs: file(ArtifactRole::Initramfs),
+        manifest: manifest::path_in(directory),
+    })
+}
+
+impl ImageDirectory {
+    /// Looks at a directory, which need not be there. What its manifest says is only taken if it can be trusted; where
+    /// it cannot, this says so and counts the directory as empty.
+    pub(super) fn open(job: &Job, path: PathBuf, spec: &ManagedImageSpec) -> Self {
+        let loaded = Manifest::load(&path).and_then(|manifest| {
+            let same = manifest.id == spec.id && manifest.version == spec.version;
+            if same { Ok(manifest) } else { Err(Distrust::Foreign) }
+        });
+        let entries = match loaded {
+            Ok(mut manifest) => {
+                let has = |role| spec.artifacts.iter().any(|artifact| artifact.role == role);
+                manifest.artifacts.retain(|entry| has(entry.role));
+                manifest.artifacts
+            }
+            Err(Distrust::Missing) => Vec::new(),
+            Err(distrust) => {
+                let manifest = manifest::path_in(&path);
+                job.warn(format!("{} {distrust}; the image is prepared anew", manifest.display()));
+                Vec::new()
+            }
+        };
+        Self { path, entries }
+    }
+
+    /// The entry of an artifact whose file is there and right. A file whose stamp has changed is hashed.
+    pub(super) fn intact(
+        &mut self,
+        job: &Job,
+        artifact: &ManagedArtifactSpec,
+    ) -> Result<Option<ManifestArtifact>, ImageError> {
+        let Some(entry) = self.entries.iter_mut().find(|entry| is_for(entry, artifact)) else {
+            return Ok(None);
+        };
+        if stamp_fits(&self.path, entry) {
+            return Ok(Some(entry.clone()));
+        }
+        let path = self.path.join(&entry.name);
+        job.step(artifact.role, "verifying sha256");
+        match sha256_and_stamp(job, &path) {
+            Ok((sha256, stamp)) if sha256 == entry.sha256 => {
+                entry.stamp = stamp;
+                Ok(Some(entry.clone()))
+            }
+            Err(ImageError::Interrupted(interrupted)) => Err(interrupted.into()),
+            Err(ImageError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                job.warn(format!("{} is missing; it is prepared anew", path.display()));
+                Ok(None)
+            }
+            Ok(_) | Err(_) => {
+                job.warn(format!("{} is not what it was; it is prepared anew", path.display()));
+                Ok(None)
+            }
+        }
+    }
+
+    /// The directory itself.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where the file of this role is or will be.
+    pub(super) fn file(&self, role: ArtifactRole) -> PathBuf {
+        self.path.join(role.file_name())
+    }
+
+    /// Takes an artifact out of the manifest before its file is replaced, so that none is ever described wrongly.
+    pub(super) fn forget(&mut self, spec: &ManagedImageSpec, role: ArtifactRole) -> Result<(), ImageError> {
+        let before = self.entries.len();
+        self.entries.retain(|entry| entry.role != role);
+        if self.entries.len() < before { self.store(spec) } else { Ok(()) }
+    }
+
+    /// Whether the file of this role is the one with this stamp.
+    pub(super) fn has(&self, role: ArtifactRole, stamp: Stamp) -> bool {
+        fs::symlink_metadata(self.file(role)).is_ok_and(|metadata| Stamp::of(&metadata) == stamp)
+    }
+
+    /// Notes a file that has just been made and published.
+    pub(super) fn record_new(
+        &mut self,
+        artifact: &ManagedArtifactSpec,
+        sha256: String,
+    ) -> Result<(), ImageError> {
+        let path = self.file(artifact.role);
+        let stamp = Stamp::of(&fs::symlink_metadata(&path).at("look at", &path)?);
+        self.record(ManifestArtifact {
+            role: artifact.role,
+            name: artifact.role.file_name().to_owned(),
+            spec_digest: manifest::artifact_digest(artifact),
+            source: artifact.source.to_string(),
+            sha256,
+            size_bytes: stamp.size_bytes,
+            made_at: manifest::now(),
+            stamp,
+        })
+    }
+
+    /// Notes a file that has just been published, as it is now.
+    pub(super) fn record(&mut self, mut entry: ManifestArtifact) -> Result<(), ImageError> {
+        let path = self.path.join(&entry.name);
+        entry.stamp = Stamp::of(&fs::symlink_metadata(&path).at("look at", &path)?);
+        self.entries.retain(|other| other.role != entry.role);
+        self.entries.push(entry);
+        Ok(())
+    }
+
+    /// Writes the manifest.
+    pub(super) fn store(&self, spec: &ManagedImageSpec) -> Result<(), ImageError> {
+        Manifest::new(spec, self.entries.clone()).store(&self.path)
+    }
+}
+
+/// Both of the same open file, so that nobody can swap it between the two.
+fn sha256_and_stamp(job: &Job, path: &Path) -> Result<(String, Stamp), ImageError> {
+    let file = files::open(path)?;
+    let mut hasher = super::digest::Hasher::sha256();
+    super::digest::feed(&mut hasher, &file, &job.context.cancel).at("read", path)?;
+    let stamp = Stamp::of(&file.metadata().at("look at", path)?);
+    Ok((hasher.finish().hex().to_owned(), stamp))
+}

@@ -1,0 +1,174 @@
+//! Downloads over HTTP that can be cut off anywhere and go on from there, and that end with the pinned bytes or not at
+//! all.
+//!
+//! ```text
+//! for each address (a mirror first):
+//!   attempt ─► whole ─► digest right ─► published
+//!      │         └► digest wrong: resumed? discard, one full download: else next address
+//!      ├► answer does not fit the partial (206, 416): discard, one full download
+//!      ├► network error, 408, 429, 5xx: wait, go on from the last byte
+//!      └► anything else: next address
+//! ```
+//!
+//! The partial is named by the digest it should get, so that it is found again by whoever wants the same bytes, and it
+//! outlives a failure and Ctrl-C.
+
+use std::path::PathBuf;
+
+use super::error::{DigestMismatch, ImageError};
+use super::job::{Job, Progress};
+use super::spec::ManagedArtifactSpec;
+use crate::layout::CacheLayout;
+
+mod attempt;
+mod error;
+mod headers;
+mod http;
+mod partial;
+mod retry;
+
+pub use error::{DownloadError, NetworkFailure};
+
+use attempt::{Ended, attempt};
+use http::Client;
+use partial::Partial;
+use retry::Retries;
+
+/// Fetches the pinned bytes from the first address that has them. The caller holds the blob's lock.
+pub(super) fn fetch(
+    job: &Job,
+    cache: &CacheLayout,
+    artifact: &ManagedArtifactSpec,
+    urls: &[String],
+) -> Result<PathBuf, ImageError> {
+    let mut partial = Partial::open(job, cache, artifact)?;
+    let mut progress = job.progress(artifact.role, artifact.size_bytes);
+    let outcome = if partial.is_right() {
+        // Cut off between the last byte and the publication.
+        progress.started(&artifact.source.to_string(), partial.length());
+        Ok(())
+    } else if job.context.offline {
+        Err(ImageError::Offline { what: artifact.source.to_string() })
+    } else {
+        from_any(job, artifact, urls, &mut partial, &mut progress)
+    };
+    if let Err(error) = outcome {
+        partial.clean_up()?;
+        return Err(error);
+    }
+    let length = partial.length();
+    let blob = partial.publish()?;
+    progress.finished(length);
+    Ok(blob)
+}
+
+/// Whether one of the addresses answers, within the time that the default choice allows.
+///
+/// # Errors
+/// What the last address did instead.
+pub(super) fn probe(job: &Job, urls: &[String]) -> Result<(), ImageError> {
+    let mut last = None;
+    for url in with_mirrors(job, urls) {
+        match attempt::probe(job, &url) {
+            Err(error) if error.is_unreachable() => last = Some(error),
+            other => return other,
+        }
+    }
+    last.map_or(Ok(()), Err)
+}
+
+fn from_any(
+    job: &Job,
+    artifact: &ManagedArtifactSpec,
+    urls: &[String],
+    partial: &mut Partial,
+    progress: &mut Progress,
+) -> Result<(), ImageError> {
+    let urls = with_mirrors(job, urls);
+    let mut worst: Option<ImageError> = None;
+    for (index, url) in urls.iter().enumerate() {
+        progress.started(url, partial.length());
+        let Err(error) = from_one(job, artifact, url, partial, progress) else {
+            return Ok(());
+        };
+        if !error.is_about_one_address() {
+            return Err(error);
+        }
+        if let Some(next) = urls.get(index + 1) {
+            job.warn(format!("{}; trying {next}", super::error::one_line(&error)));
+        }
+        // Bytes that were tampered with are worse news than a server that does not answer.
+        if worst.as_ref().is_none_or(ImageError::is_unreachable) {
+            worst = Some(error);
+        }
+    }
+    worst.map_or(Ok(()), Err)
+}
+
+/// The mirrors' addresses of the same file, if there are mirrors, and then the pinned ones.
+fn with_mirrors(job: &Job, urls: &[String]) -> Vec<String> {
+    let file_name = urls.first().and_then(|url| {
+        let path = url.split(['?', '#']).next().unwrap_or(url);
+        path.rsplit('/').next().filter(|name| !name.is_empty())
+    });
+    let mirrored =
+        |name| job.context.mirrors.iter().map(move |base| format!("{}/{name}", base.trim_end_matches('/')));
+    file_name.into_iter().flat_map(mirrored).chain(urls.iter().cloned()).collect()
+}
+
+fn from_one(
+    job: &Job,
+    artifact: &ManagedArtifactSpec,
+    url: &str,
+    partial: &mut Partial,
+    progress: &mut Progress,
+) -> Result<(), ImageError> {
+    let client = Client::new(&job.context.environment, job.patience, url)?;
+    let mut retries = Retries::new(job.patience);
+    // A full download is made once more where the answer or the digest shows that the partial was no good start.
+    let mut started_over = false;
+    loop {
+        let before = partial.length();
+        let reason = match attempt(job, &client, url, artifact.size_bytes, partial, progress)? {
+            Ended::Whole if partial.is_right() => return Ok(()),
+            Ended::Whole => {
+                let mismatch = mismatch(url, artifact, partial)?;
+                let resumed = partial.was_resumed();
+                partial.discard()?;
+                if !resumed || started_over {
+                    return Err(mismatch.into());
+                }
+                mismatch.to_string()
+            }
+            Ended::Unfit(error) if started_over || before == 0 => return Err(error.into()),
+            Ended::Unfit(error) => {
+                partial.discard()?;
+                super::error::one_line(&error)
+            }
+            Ended::Broken { error, wait } => {
+                let reason = super::error::one_line(&error);
+                let gained = partial.length().saturating_sub(before);
+                match retries.next(gained, wait) {
+                    Some(pause) => {
+                        progress.retry(reason, pause);
+                        retry::sleep(job, pause)?;
+                        continue;
+                    }
+                    None => return Err(error.keeping(partial.length()).into()),
+                }
+            }
+        };
+        started_over = true;
+        progress.retry(reason, std::time::Duration::ZERO);
+    }
+}
+
+fn mismatch(
+    url: &str,
+    artifact: &ManagedArtifactSpec,
+    partial: &Partial,
+) -> Result<DigestMismatch, ImageError> {
+    let html = headers::looks_like_html(&partial.first_bytes()?);
+    let (expected, found) = (artifact.digest.clone(), partial.digest());
+    Ok(DigestMismatch { from: url.to_owned(), expected, found, html })
+}

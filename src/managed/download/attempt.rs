@@ -1,0 +1,205 @@
+//! One request for what is missing, and what its answer means.
+
+use std::time::Duration;
+
+use super::error::{DownloadError, NetworkFailure};
+use super::headers::{self, Head};
+use super::http::{Answer, Client, Request, Silence};
+use super::partial::{Origin, Partial};
+use super::retry::Retries;
+use crate::managed::error::{ImageError, Size};
+use crate::managed::job::{Job, Progress};
+use crate::managed::patience::Patience;
+use crate::managed::space;
+
+/// Longest download whose size is not pinned.
+const MAX_UNPINNED_BYTES: u64 = 64 << 30;
+
+/// How an attempt ended, if it can be gone on from there.
+pub(super) enum Ended {
+    /// The server has sent all it has; the digest decides.
+    Whole,
+    /// It broke off, or the server asks to come back; what came is kept.
+    Broken {
+        /// What happened.
+        error: DownloadError,
+        /// When the server wants to be asked again.
+        wait: Option<Duration>,
+    },
+    /// The answer does not fit the bytes there are.
+    Unfit(DownloadError),
+}
+
+/// Asks for what is missing and adds it to the partial.
+///
+/// # Errors
+/// What makes further attempts at this address pointless.
+pub(super) fn attempt(
+    job: &Job,
+    client: &Client,
+    url: &str,
+    pinned_bytes: Option<u64>,
+    partial: &mut Partial,
+    progress: &mut Progress,
+) -> Result<Ended, ImageError> {
+    let cancel = &job.context.cancel;
+    let answer = match client.get(&request(url, partial), cancel) {
+        Ok(answer) => answer,
+        Err(silence) => return broken(client, url, silence),
+    };
+    let start = partial.length();
+    let head = &answer.head;
+    let total = match head.status {
+        200 => {
+            let total = whole(job, &answer, url, pinned_bytes)?;
+            partial.restart(Origin { url: url.to_owned(), etag: head.etag.clone(), total_bytes: total })?;
+            total
+        }
+        206 if start > 0 => match fits(head, url, partial, pinned_bytes) {
+            Ok(total) => {
+                partial.resume();
+                total
+            }
+            Err(problem) => return Ok(Ended::Unfit(bad_range(url, problem))),
+        },
+        // All bytes are there and were wrong, or the file has become shorter.
+        416 if start > 0 => return Ok(Ended::Unfit(bad_range(url, "there is no such range".to_owned()))),
+        status => return refused(status, head, url),
+    };
+    let total = pinned_bytes.or(total);
+    if let Some(total) = total {
+        progress.expect(total);
+        if pinned_bytes.is_none() {
+            space::require(partial.directory(), total.saturating_sub(start))?;
+        }
+    }
+    receive(job, client, url, total, &answer, partial, progress)
+}
+
+fn request<'a>(url: &'a str, partial: &Partial) -> Request<'a> {
+    let range = (partial.length() > 0).then(|| format!("bytes={}-", partial.length()));
+    let etag = partial.origin(url).and_then(|origin| origin.etag.clone());
+    // Without a strong ETag the range is asked for all the same: the pinned digest tells in the end whether it fitted.
+    Request { url, range, if_range: etag.filter(|etag| headers::is_strong(etag)) }
+}
+
+/// Adds the body to the partial.
+fn receive(
+    job: &Job,
+    client: &Client,
+    url: &str,
+    total: Option<u64>,
+    answer: &Answer,
+    partial: &mut Partial,
+    progress: &mut Progress,
+) -> Result<Ended, ImageError> {
+    let limit = total.unwrap_or(MAX_UNPINNED_BYTES);
+    loop {
+        match answer.next(&job.context.cancel) {
+            Ok(Some(bytes)) if partial.length() + bytes.len() as u64 > limit => {
+                partial.discard()?;
+                return Err(DownloadError::Endless { url: url.to_owned(), limit: Size(limit) }.into());
+            }
+            Ok(Some(bytes)) => {
+                partial.append(&bytes)?;
+                progress.at(partial.length());
+            }
+            Ok(None) => break,
+            Err(silence) => return broken(client, url, silence),
+        }
+    }
+    let found = partial.length();
+    match total.filter(|total| found < *total) {
+        Some(expected) => {
+            let error = client.failed(url, NetworkFailure::CutOff { found, expected });
+            Ok(Ended::Broken { error, wait: None })
+        }
+        None => Ok(Ended::Whole),
+    }
+}
+
+fn broken(client: &Client, url: &str, silence: Silence) -> Result<Ended, ImageError> {
+    match silence {
+        Silence::Interrupted(interrupted) => Err(interrupted.into()),
+        Silence::Failed(failure) => {
+            let transient = failure.is_transient();
+            let error = client.failed(url, failure);
+            if transient { Ok(Ended::Broken { error, wait: None }) } else { Err(error.into()) }
+        }
+    }
+}
+
+/// An answer that holds no bytes of the file.
+fn refused(status: u16, head: &Head, url: &str) -> Result<Ended, ImageError> {
+    let retry_after = head.retry_after;
+    let error = DownloadError::Status { url: url.to_owned(), status, retry_after };
+    match status {
+        408 | 429 | 500..=599 => Ok(Ended::Broken { error, wait: retry_after }),
+        _ => Err(error.into()),
+    }
+}
+
+/// The number of bytes that a 200 promises, which must be the pinned one.
+fn whole(
+    job: &Job,
+    answer: &Answer,
+    url: &str,
+    pinned_bytes: Option<u64>,
+) -> Result<Option<u64>, ImageError> {
+    let head = &answer.head;
+    let (Some(expected), Some(found)) = (pinned_bytes, head.content_length) else {
+        return Ok(head.content_length);
+    };
+    if expected == found {
+        return Ok(Some(found));
+    }
+    let start = answer.next(&job.context.cancel).ok().flatten().unwrap_or_default();
+    let html = head.is_html() || headers::looks_like_html(&start);
+    let (url, encoding) = (url.to_owned(), head.content_encoding.clone());
+    Err(DownloadError::Length { url, expected, found, html, encoding }.into())
+}
+
+/// The total that a 206 names, if the answer goes on where the partial ends.
+fn fits(head: &Head, url: &str, partial: &Partial, pinned_bytes: Option<u64>) -> Result<Option<u64>, String> {
+    let origin = partial.origin(url);
+    let known = pinned_bytes.or(origin.and_then(|origin| origin.total_bytes));
+    let total = headers::check_range(head, partial.length(), known)?;
+    let before = origin.and_then(|origin| origin.etag.as_ref());
+    if let (Some(before), Some(now)) = (before, &head.etag)
+        && before != now
+    {
+        return Err("the file has changed since".to_owned());
+    }
+    Ok(total.or(known))
+}
+
+fn bad_range(url: &str, problem: String) -> DownloadError {
+    DownloadError::BadRange { url: url.to_owned(), problem }
+}
+
+/// Asks for one byte, twice at most, to see whether the file is there to be had.
+///
+/// # Errors
+/// Why it is not.
+pub(super) fn probe(job: &Job, url: &str) -> Result<(), ImageError> {
+    let limit = job.patience.probe;
+    let patience =
+        Patience { connect: limit, stall: limit, longest_wait: limit, attempts: 2, ..*job.patience };
+    let client = Client::new(&job.context.environment, &patience, url)?;
+    let mut retries = Retries::new(&patience);
+    loop {
+        let request = Request { url, range: Some("bytes=0-0".to_owned()), if_range: None };
+        let ended = match client.get(&request, &job.context.cancel) {
+            Ok(answer) if matches!(answer.head.status, 200 | 206) => return Ok(()),
+            Ok(answer) => refused(answer.head.status, &answer.head, url)?,
+            Err(silence) => broken(&client, url, silence)?,
+        };
+        let Ended::Broken { error, wait } = ended else {
+            return Ok(());
+        };
+        match retries.next(0, wait) {
+            Some(pause) => super::retry::sleep(job, pause)?,
+            None => return Err(error.into()),
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! When to try again.
+
+use std::hash::{BuildHasher, Hasher as _, RandomState};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::cancel::Interrupted;
+use crate::managed::job::Job;
+use crate::managed::patience::Patience;
+
+/// An attempt that brought this much was not in vain: the count of failures starts again.
+const WORTHWHILE_BYTES: u64 = 1024 * 1024;
+/// How soon a wait notices that it is cancelled.
+const TICK: Duration = Duration::from_millis(20);
+
+/// Counts failed attempts.
+pub(super) struct Retries<'a> {
+    patience: &'a Patience,
+    failures: u32,
+}
+
+impl<'a> Retries<'a> {
+    pub(super) fn new(patience: &'a Patience) -> Self {
+        Self { patience, failures: 0 }
+    }
+
+    /// How long to wait before the next attempt, after one that failed having brought so many bytes; nothing when it is
+    /// time to give up. `asked` is what the server wants.
+    pub(super) fn next(&mut self, gained_bytes: u64, asked: Option<Duration>) -> Option<Duration> {
+        self.failures = if gained_bytes >= WORTHWHILE_BYTES { 1 } else { self.failures + 1 };
+        if self.failures >= self.patience.attempts {
+            return None;
+        }
+        if let Some(asked) = asked {
+            return (asked <= self.patience.longest_wait).then_some(asked);
+        }
+        let doubled = self.patience.back_off.saturating_mul(1 << (self.failures - 1).min(16));
+        Some(jittered(doubled).min(self.patience.longest_wait))
+    }
+}
+
+/// Between half and one and a half of this, so that many clients of a server that was down do not come back at once.
+fn jittered(wait: Duration) -> Duration {
+    // A hasher with fresh random keys is the standard library's random number.
+    let random = RandomState::new().build_hasher().finish() % 1000;
+    wait.mul_f64(0.5 + f64::from(u32::try_from(random).unwrap_or(500)) / 1000.0)
+}
+
+/// Waits, but not longer than the user wants to.
+pub(super) fn sleep(job: &Job, pause: Duration) -> Result<(), Interrupted> {
+    let end = Instant::now() + pause;
+    loop {
+        job.check()?;
+        match end.checked_duration_since(Instant::now()) {
+            None | Some(Duration::ZERO) => return Ok(()),
+            Some(left) => thread::sleep(left.min(TICK)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn patience() -> Patience {
+        Patience { attempts: 4, back_off: Duration::from_secs(1), ..Patience::default() }
+    }
+
+    #[test]
+    fn waits_grow_and_end() {
+        let patience = patience();
+        let mut retries = Retries::new(&patience);
+        for doubled in [1.0, 2.0, 4.0] {
+            let wait = retries.next(0, None).expect("another attempt").as_secs_f64();
+            assert!((doubled * 0.5..=doubled * 1.5).contains(&wait), "{wait} for {doubled}");
+        }
+        assert_eq!(retries.next(0, None), None);
+    }
+
+    #[test]
+    fn progress_starts_the_count_again() {
+        let patience = patience();
+        let mut retries = Retries::new(&patience);
+        for _ in 0..20 {
+            assert!(retries.next(WORTHWHILE_BYTES, None).is_some());
+        }
+    }
+
+    #[test]
+    fn the_server_is_heard_unless_it_asks_too_much() {
+        let patience = patience();
+        let asked = Duration::from_secs(7);
+        assert_eq!(Retries::new(&patience).next(0, Some(asked)), Some(asked));
+        assert_eq!(Retries::new(&patience).next(0, Some(patience.longest_wait * 2)), None);
+    }
+}

@@ -1,0 +1,209 @@
+//! Opening, hashing and copying files without being led elsewhere.
+//!
+//! Cache and project may lie in directories that others can write to. The files Castra keeps there are therefore opened
+//! with `O_NOFOLLOW` and must be regular ones; a symbolic link in their place is an error, never a way out.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use rustix::fs::OFlags;
+
+use super::digest::{CHUNK_BYTES, HashError, Hasher, feed};
+use super::error::{At, ImageError};
+use super::spec::Digest;
+use crate::cancel::Cancel;
+
+/// Zeros are left out of files in units of this size, the block size of the usual filesystems.
+const HOLE_BYTES: usize = 4096;
+
+/// Opens a regular file for reading.
+pub(super) fn open(path: &Path) -> Result<File, ImageError> {
+    opened(OpenOptions::new().read(true), path)
+}
+
+/// Opens a regular file for reading; nothing if there is none.
+pub(super) fn open_if_there(path: &Path) -> Result<Option<File>, ImageError> {
+    match open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(ImageError::Io { source, .. })
+            if matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Opens a regular file of this user's for reading and writing, made if need be.
+pub(super) fn open_or_create(path: &Path) -> Result<File, ImageError> {
+    opened(OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600), path)
+}
+
+/// Opens a regular file for writing at its end, made if need be.
+pub(super) fn open_to_append(path: &Path) -> Result<File, ImageError> {
+    opened(OpenOptions::new().append(true).create(true).mode(0o644), path)
+}
+
+/// Makes a file that must not be there yet.
+pub(super) fn create_new(path: &Path) -> Result<File, ImageError> {
+    opened(OpenOptions::new().read(true).write(true).create_new(true).mode(0o600), path)
+}
+
+fn opened(options: &mut OpenOptions, path: &Path) -> Result<File, ImageError> {
+    // NONBLOCK so that a FIFO that somebody put there does not hold us up; it means nothing for regular files.
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits();
+    let file = options.custom_flags(flags.cast_signed()).open(path).at("open", path)?;
+    if !file.metadata().at("look at", path)?.is_file() {
+        return Err(ImageError::NotAFile { path: path.to_owned() });
+    }
+    Ok(file)
+}
+
+/// Makes a directory and those above it.
+pub(super) fn create_directory(path: &Path) -> Result<(), ImageError> {
+    fs::create_dir_all(path).at("create directory", path)
+}
+
+/// Removes a file; that there is none is fine.
+pub(super) fn remove_file(path: &Path) -> Result<(), ImageError> {
+    gone(fs::remove_file(path)).at("remove", path)
+}
+
+/// Removes a directory with all it holds; that there is none is fine.
+pub(super) fn remove_directory(path: &Path) -> Result<(), ImageError> {
+    gone(fs::remove_dir_all(path)).at("remove", path)
+}
+
+fn gone(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// SHA-256 or SHA-512 of a file, by `like`'s algorithm.
+pub(super) fn digest(path: &Path, like: &Digest, cancel: &Cancel) -> Result<Digest, ImageError> {
+    let mut hasher = Hasher::like(like);
+    feed(&mut hasher, open(path)?, cancel).at("read", path)?;
+    Ok(hasher.finish())
+}
+
+/// SHA-256 of a file, in hexadecimal.
+pub(super) fn sha256(path: &Path, cancel: &Cancel) -> Result<String, ImageError> {
+    Ok(digest(path, &Digest::Sha256(String::new()), cancel)?.hex().to_owned())
+}
+
+/// Writes bytes so that what is zero takes no space on disk.
+pub(super) struct SparseWriter {
+    file: File,
+    position: u64,
+}
+
+impl SparseWriter {
+    /// Writes into this file, from its start.
+    pub(super) fn new(file: File) -> Self {
+        Self { file, position: 0 }
+    }
+
+    /// How much has been written, holes included.
+    pub(super) fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Gives the file its full length, should it end in a hole, and brings it to the disk.
+    pub(super) fn finish(self) -> io::Result<()> {
+        self.file.set_len(self.position)?;
+        self.file.sync_all()
+    }
+
+    pub(super) fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        for block in bytes.chunks(HOLE_BYTES) {
+            if block.iter().any(|byte| *byte != 0) {
+                self.file.seek(SeekFrom::Start(self.position))?;
+                self.file.write_all(block)?;
+            }
+            self.position += block.len() as u64;
+        }
+        Ok(())
+    }
+}
+
+/// Copies a stream into a file, leaving holes for zeros, and hands back its length and the SHA-256 of its bytes.
+pub(super) fn copy_sparse(
+    mut from: impl Read,
+    to: File,
+    hasher: &mut Hasher,
+    cancel: &Cancel,
+) -> Result<u64, HashError> {
+    let mut writer = SparseWriter::new(to);
+    let mut chunk = vec![0; CHUNK_BYTES];
+    loop {
+        cancel.check()?;
+        match from.read(&mut chunk) {
+            Ok(0) => break,
+            Ok(count) => {
+                hasher.update(&chunk[..count]);
+                writer.write_all(&chunk[..count])?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let length = writer.position();
+    writer.finish()?;
+    Ok(length)
+}
+
+/// Copies a whole file into a new one, sharing its blocks where the filesystem can, and hands back digest (by `like`'s
+/// algorithm) and length of the copy.
+pub(super) fn copy(
+    from: File,
+    to: &File,
+    like: &Digest,
+    cancel: &Cancel,
+) -> Result<(Digest, u64), HashError> {
+    let mut hasher = Hasher::like(like);
+    let length = if reflink(&from, to) {
+        feed(&mut hasher, to, cancel)?
+    } else {
+        copy_sparse(from, to.try_clone()?, &mut hasher, cancel)?
+    };
+    Ok((hasher.finish(), length))
+}
+
+/// Lets `to` share the blocks of `from`; whether the filesystem can.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn reflink(from: &File, to: &File) -> bool {
+    rustix::fs::ioctl_ficlone(to, from).is_ok()
+}
+
+/// Elsewhere a copy is made; APFS, where this matters, has hard links for all but other volumes.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn reflink(_from: &File, _to: &File) -> bool {
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    #[test]
+    fn zeros_become_holes_and_come_back_as_zeros() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("sparse");
+        let mut bytes = vec![0; 4 << 20];
+        bytes[1 << 20] = 7;
+        let mut hasher = Hasher::sha256();
+        let file = create_new(&path).expect("is made");
+        let length = copy_sparse(bytes.as_slice(), file, &mut hasher, &Cancel::new()).expect("copies");
+        assert_eq!(length, bytes.len() as u64);
+        assert!(std::fs::read(&path).expect("reads") == bytes);
+        let on_disk = std::fs::metadata(&path).expect("is there").blocks() * 512;
+        assert!(on_disk < 1 << 20, "{on_disk} bytes on disk");
+        assert_eq!(hasher.finish().hex(), sha256(&path, &Cancel::new()).expect("reads"));
+    }
+}

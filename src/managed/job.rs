@@ -1,0 +1,118 @@
+//! What the work on one image carries along: who listens, who may stop it, and where it is written down.
+
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::log::ImageLog;
+use super::patience::Patience;
+use super::spec::ArtifactRole;
+use crate::cancel::Interrupted;
+use crate::context::RuntimeContext;
+use crate::report::{Event, ImageLabel};
+
+/// Between two [`Event::Download`]s of one artifact: ten a second.
+const BETWEEN_EVENTS: Duration = Duration::from_millis(100);
+
+/// The work on one image.
+pub(super) struct Job<'a> {
+    pub(super) context: &'a RuntimeContext,
+    pub(super) image: ImageLabel,
+    pub(super) patience: &'a Patience,
+    pub(super) log: ImageLog,
+    /// Warnings given already: what is looked at again under a lock is not told twice.
+    warned: Mutex<BTreeSet<String>>,
+}
+
+impl<'a> Job<'a> {
+    pub(super) fn new(
+        context: &'a RuntimeContext,
+        image: ImageLabel,
+        patience: &'a Patience,
+        log: ImageLog,
+    ) -> Self {
+        Self { context, image, patience, log, warned: Mutex::default() }
+    }
+
+    /// # Errors
+    /// [`Interrupted`] once the user asked for the stop.
+    pub(super) fn check(&self) -> Result<(), Interrupted> {
+        self.context.cancel.check()
+    }
+
+    pub(super) fn report(&self, event: Event) {
+        self.context.reporter.report(&event);
+    }
+
+    /// A step of an artifact begins.
+    pub(super) fn step(&self, artifact: ArtifactRole, step: impl Into<String>) {
+        let step = step.into();
+        self.log.line(&format!("{} {artifact}: {step}", self.image));
+        self.report(Event::ArtifactStep { image: self.image.clone(), artifact: artifact.to_string(), step });
+    }
+
+    /// Something to know that stops nothing.
+    pub(super) fn warn(&self, message: impl Into<String>) {
+        let message = message.into();
+        let is_new = self.warned.lock().unwrap_or_else(PoisonError::into_inner).insert(message.clone());
+        if !is_new {
+            return;
+        }
+        self.log.line(&format!("{} warning: {message}", self.image));
+        self.report(Event::Warning { message });
+    }
+
+    /// Something for the log alone.
+    pub(super) fn note(&self, text: &str) {
+        self.log.line(&format!("{} {text}", self.image));
+    }
+
+    /// The bytes of an artifact begin to come.
+    pub(super) fn progress(&self, artifact: ArtifactRole, total_bytes: Option<u64>) -> Progress<'_> {
+        Progress { job: self, artifact, total_bytes, last: None }
+    }
+}
+
+/// Tells of bytes that arrive, not too often.
+pub(super) struct Progress<'a> {
+    job: &'a Job<'a>,
+    artifact: ArtifactRole,
+    total_bytes: Option<u64>,
+    last: Option<Instant>,
+}
+
+impl Progress<'_> {
+    pub(super) fn started(&mut self, from: &str, resumed_bytes: u64) {
+        let (image, artifact) = (self.job.image.clone(), self.artifact.to_string());
+        let (from, total_bytes) = (from.to_owned(), self.total_bytes);
+        self.job.note(&format!("{artifact}: downloading {from}, from byte {resumed_bytes}"));
+        self.job.report(Event::DownloadStarted { image, artifact, from, resumed_bytes, total_bytes });
+    }
+
+    /// The server has said how much it will be.
+    pub(super) fn expect(&mut self, total_bytes: u64) {
+        self.total_bytes.get_or_insert(total_bytes);
+    }
+
+    pub(super) fn at(&mut self, done_bytes: u64) {
+        if self.last.is_some_and(|last| last.elapsed() < BETWEEN_EVENTS) {
+            return;
+        }
+        self.last = Some(Instant::now());
+        let (image, artifact) = (self.job.image.clone(), self.artifact.to_string());
+        self.job.report(Event::Download { image, artifact, done_bytes, total_bytes: self.total_bytes });
+    }
+
+    pub(super) fn retry(&self, reason: String, wait: Duration) {
+        let (image, artifact) = (self.job.image.clone(), self.artifact.to_string());
+        self.job.note(&format!("{artifact}: {reason}; trying again in {} ms", wait.as_millis()));
+        let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+        self.job.report(Event::DownloadRetry { image, artifact, reason, wait_ms });
+    }
+
+    pub(super) fn finished(&self, total_bytes: u64) {
+        let (image, artifact) = (self.job.image.clone(), self.artifact.to_string());
+        self.job.note(&format!("{artifact}: {total_bytes} bytes are there, and their digest is right"));
+        self.job.report(Event::DownloadFinished { image, artifact, total_bytes });
+    }
+}

@@ -1,0 +1,28 @@
+//! `.castra/logs/image-manager.log`: one line a step, to be read after something went wrong.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::path::Path;
+
+use super::files;
+
+/// The log. One that cannot be opened or written to is not there: the work itself will say what is wrong with the disk.
+pub(super) struct ImageLog(Option<File>);
+
+impl ImageLog {
+    /// Opens the log for adding to it.
+    pub(super) fn open(path: &Path) -> Self {
+        if let Some(directory) = path.parent() {
+            let _ = files::create_directory(directory);
+        }
+        Self(files::open_to_append(path).ok())
+    }
+
+    /// Adds one line with the time in front; one write, so that lines of several processes do not mix.
+    pub(super) fn line(&self, text: &str) {
+        if let Some(mut file) = self.0.as_ref() {
+            let line = format!("{:.3} {}\n", jiff::Timestamp::now(), text.replace('\n', " / "));
+            let _ = file.write_all(line.as_bytes());
+        }
+    }
+}

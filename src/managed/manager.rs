@@ -1,0 +1,265 @@
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::directory;
+use super::download;
+use super::error::{ImageError, one_line};
+use super::job::Job;
+use super::log::ImageLog;
+use super::manifest::{Distrust, Manifest};
+use super::patience::Patience;
+use super::spec::{ArtifactRole, ArtifactSource, ManagedImagePaths, ManagedImageSpec};
+use super::{check, files, prepare};
+use crate::context::RuntimeContext;
+use crate::layout::{ImagesLayout, ProjectLayout};
+use crate::report::{Event, ImageLabel};
+
+/// Brings images into a project, and says what is there.
+#[derive(Debug, Clone)]
+pub struct ImageManager {
+    project: ProjectLayout,
+    patience: Patience,
+}
+
+/// The image that the default project stands on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChosenImage {
+    /// The image.
+    pub spec: ManagedImageSpec,
+    /// Its files.
+    pub paths: ManagedImagePaths,
+    /// Why this one, as half a sentence.
+    pub reason: String,
+}
+
+/// What hashing a file of an image has shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VerifiedFile {
+    /// What the file is for.
+    pub role: ArtifactRole,
+    /// The file.
+    pub path: PathBuf,
+    /// The SHA-256 it should have, hexadecimal.
+    pub sha256: String,
+    /// What was found.
+    pub state: FileState,
+}
+
+/// The state of a file of an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FileState {
+    /// It is what it should be.
+    Intact,
+    /// It has other bytes, with this SHA-256.
+    Changed {
+        /// Hexadecimal.
+        found: String,
+    },
+    /// It is not there.
+    Missing,
+}
+
+/// An image that is on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredImage {
+    /// The image.
+    pub image: ImageLabel,
+    /// Whether this project has it.
+    pub in_project: bool,
+    /// Whether the user's cache has it.
+    pub in_cache: bool,
+    /// The size of its files together, in bytes. Project and cache usually share them.
+    pub size_bytes: u64,
+}
+
+impl ImageManager {
+    /// The manager of one project's images.
+    pub fn new(project: &ProjectLayout) -> Self {
+        Self { project: project.clone(), patience: Patience::default() }
+    }
+
+    /// The same, waiting shorter or longer.
+    #[must_use]
+    pub fn with_patience(mut self, patience: Patience) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    /// Makes sure that the project has an image, whole and verified, and says where. Where it has, this takes
+    /// milliseconds: the files' stamps are looked at, not their bytes.
+    ///
+    /// Reports [`Event::ImageCacheHit`] if nothing had to be done, and ends with [`Event::ImageReady`] either way.
+    ///
+    /// # Errors
+    /// Any [`ImageError`]. What was downloaded is kept where it can be resumed; no file is ever under its final name
+    /// unless it is whole and verified.
+    pub fn ensure_image(
+        &self,
+        spec: &ManagedImageSpec,
+        context: &RuntimeContext,
+    ) -> Result<ManagedImagePaths, ImageError> {
+        check::spec(spec)?;
+        context.cancel.check()?;
+        if let Some(paths) = directory::complete(&self.directory(spec), spec) {
+            context.reporter.report(&Event::ImageCacheHit { image: spec.label() });
+            context.reporter.report(&Event::ImageReady { image: spec.label() });
+            return Ok(paths);
+        }
+        let job = self.job(spec, context);
+        let prepared = prepare::prepare(&job, &self.project, spec);
+        if let Err(error) = &prepared {
+            job.note(&format!("failed: {}", one_line(error)));
+        }
+        prepared
+    }
+
+    /// Takes the first of these images that is on disk, else the first that can be reached, and makes sure that the
+    /// project has it. Only being out of reach makes it look further; a wrong digest or a missing tool never does.
+    ///
+    /// Reports [`Event::ImageChosen`] before the chosen image's own events.
+    ///
+    /// # Errors
+    /// [`ImageError::NoneReachable`], or what went wrong with the one that was chosen.
+    pub fn choose_default(
+        &self,
+        candidates: &[ManagedImageSpec],
+        context: &RuntimeContext,
+    ) -> Result<ChosenImage, ImageError> {
+        if let Some(spec) = candidates.iter().find(|spec| self.is_cached(spec, context)) {
+            return self.take(spec, "cached".to_owned(), context);
+        }
+        let mut tried: Vec<(ImageLabel, ImageError)> = Vec::new();
+        for spec in candidates {
+            let reached = self.reach(spec, context);
+            match reached.and_then(|()| self.take(spec, reason(&tried), context)) {
+                Err(error) if error.is_unreachable() => tried.push((spec.label(), error)),
+                other => return other,
+            }
+        }
+        Err(ImageError::NoneReachable { tried })
+    }
+
+    /// Whether an image can be put into the project without the network.
+    pub fn is_cached(&self, spec: &ManagedImageSpec, context: &RuntimeContext) -> bool {
+        let in_cache = context.cache.images().image(&spec.id, &spec.version);
+        let is_blob =
+            |digest: &super::spec::Digest| context.cache.blob(digest.algorithm(), digest.hex()).is_file();
+        check::spec(spec).is_ok()
+            && (directory::complete(&self.directory(spec), spec).is_some()
+                || directory::complete(&in_cache, spec).is_some()
+                || spec.artifacts.iter().all(|artifact| is_blob(&artifact.digest)))
+    }
+
+    /// Hashes every file of an image in the project, and compares.
+    ///
+    /// # Errors
+    /// [`ImageError::NotPresent`], [`ImageError::Untrusted`], or that a file cannot be read.
+    pub fn verify(
+        &self,
+        spec: &ManagedImageSpec,
+        context: &RuntimeContext,
+    ) -> Result<Vec<VerifiedFile>, ImageError> {
+        check::spec(spec)?;
+        let directory = self.directory(spec);
+        let manifest = Manifest::load(&directory).map_err(|distrust| match distrust {
+            Distrust::Missing => ImageError::NotPresent { image: spec.label() },
+            distrust => ImageError::Untrusted { path: directory.clone(), distrust },
+        })?;
+        let job = self.job(spec, context);
+        let mut verified = Vec::new();
+        for entry in manifest.artifacts {
+            job.step(entry.role, "verifying sha256");
+            let path = directory.join(entry.role.file_name());
+            let state = match files::open_if_there(&path)? {
+                None => FileState::Missing,
+                Some(_) => match files::sha256(&path, &context.cancel)? {
+                    found if found == entry.sha256 => FileState::Intact,
+                    found => FileState::Changed { found },
+                },
+            };
+            verified.push(VerifiedFile { role: entry.role, path, sha256: entry.sha256, state });
+        }
+        Ok(verified)
+    }
+
+    /// The images on disk, in the project or the cache, whose manifests can be trusted.
+    pub fn list(&self, context: &RuntimeContext) -> Vec<StoredImage> {
+        let mut images: BTreeMap<ImageLabel, StoredImage> = BTreeMap::new();
+        for (layout, is_project) in [(self.project.images(), true), (context.cache.images(), false)] {
+            for manifest in manifests(&layout) {
+                let image = ImageLabel { id: manifest.id.clone(), version: manifest.version.clone() };
+                let size_bytes = manifest.artifacts.iter().map(|artifact| artifact.size_bytes).sum();
+                let stored = images.entry(image.clone()).or_insert(StoredImage {
+                    image,
+                    in_project: false,
+                    in_cache: false,
+                    size_bytes,
+                });
+                stored.in_project |= is_project;
+                stored.in_cache |= !is_project;
+            }
+        }
+        images.into_values().collect()
+    }
+
+    fn directory(&self, spec: &ManagedImageSpec) -> PathBuf {
+        self.project.images().image(&spec.id, &spec.version)
+    }
+
+    fn job<'a>(&'a self, spec: &ManagedImageSpec, context: &'a RuntimeContext) -> Job<'a> {
+        let log = ImageLog::open(&self.project.image_manager_log());
+        Job::new(context, spec.label(), &self.patience, log)
+    }
+
+    /// Whether an image's servers answer. What comes by pip is only found out by trying.
+    fn reach(&self, spec: &ManagedImageSpec, context: &RuntimeContext) -> Result<(), ImageError> {
+        check::spec(spec)?;
+        if context.offline {
+            return Err(ImageError::Offline { what: spec.label().to_string() });
+        }
+        let job = self.job(spec, context);
+        let mut probed: Vec<&[String]> = Vec::new();
+        for artifact in &spec.artifacts {
+            if let ArtifactSource::Url(urls) = &artifact.source
+                && !probed.contains(&urls.as_slice())
+            {
+                download::probe(&job, urls)?;
+                probed.push(urls);
+            }
+        }
+        Ok(())
+    }
+
+    fn take(
+        &self,
+        spec: &ManagedImageSpec,
+        reason: String,
+        context: &RuntimeContext,
+    ) -> Result<ChosenImage, ImageError> {
+        self.job(spec, context).note(&format!("is chosen: {reason}"));
+        context.reporter.report(&Event::ImageChosen { image: spec.label(), reason: reason.clone() });
+        let paths = self.ensure_image(spec, context)?;
+        Ok(ChosenImage { spec: spec.clone(), paths, reason })
+    }
+}
+
+fn reason(tried: &[(ImageLabel, ImageError)]) -> String {
+    if tried.is_empty() {
+        return "first choice".to_owned();
+    }
+    let each: Vec<String> =
+        tried.iter().map(|(image, error)| format!("{image} is out of reach: {}", one_line(error))).collect();
+    each.join("; ")
+}
+
+fn manifests(layout: &ImagesLayout) -> impl Iterator<Item = Manifest> {
+    let ids = subdirectories(layout.root());
+    let versions = ids.flat_map(|id| subdirectories(&id).collect::<Vec<_>>());
+    versions.filter_map(|directory| Manifest::load(&directory).ok())
+}
+
+fn subdirectories(path: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).filter(|path| path.is_dir())
+}

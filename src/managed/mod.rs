@@ -1,0 +1,46 @@
+//! Managed images: what they are made of, and how they get from a source to a verified directory.
+//!
+//! ```text
+//! Catalog or castra.toml ─► ManagedImageSpec ─► ImageManager::ensure_image ─► ManagedImagePaths
+//! ```
+//!
+//! Everything an image is made of is pinned by digest, so it does not matter which mirror, proxy or cache it comes
+//! through; and everything is verified before it gets its final name, so what is there can be relied on.
+
+mod catalog;
+mod check;
+mod digest;
+mod directory;
+mod download;
+mod error;
+mod files;
+mod job;
+mod lock;
+mod log;
+mod manager;
+mod manifest;
+mod patience;
+mod prepare;
+mod product;
+mod publish;
+mod source;
+mod space;
+mod spec;
+mod stamp;
+mod transform;
+mod workspace;
+
+pub use catalog::Catalog;
+pub use check::{SpecError, SpecProblem};
+pub use download::{DownloadError, NetworkFailure};
+pub use error::{DigestMismatch, ImageError, Size};
+pub use manager::{ChosenImage, FileState, ImageManager, StoredImage, VerifiedFile};
+pub use manifest::{Distrust, Manifest, ManifestArtifact};
+pub use patience::Patience;
+pub use source::python::PipError;
+pub use spec::{
+    ArtifactRole, ArtifactSource, Compression, Digest, ManagedArtifactSpec, ManagedDiskKind,
+    ManagedImagePaths, ManagedImageSpec, QemuProfile, TransformStep,
+};
+pub use stamp::Stamp;
+pub use transform::TransformError;

@@ -1,0 +1,37 @@
+//! How long is waited for what, and how often something is tried.
+
+use std::time::Duration;
+
+/// Time limits and repetitions of everything that can take long. The defaults suit people; tests use short ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// Until a connection stands, name resolution, proxy and TLS included.
+    pub connect: Duration,
+    /// Between two bytes of an answer.
+    pub stall: Duration,
+    /// Attempts in a row that bring nothing new, the first one included.
+    pub attempts: u32,
+    /// Before the second attempt; doubled before each further one, and varied by half of it either way.
+    pub back_off: Duration,
+    /// Longest wait between two attempts. A server that asks for more (`Retry-After`) is taken as unavailable.
+    pub longest_wait: Duration,
+    /// What the default choice allows each of its two attempts to reach an image: somebody's very first `castra up`
+    /// waits for this.
+    pub probe: Duration,
+    /// For one run of pip, which downloads tens of megabytes.
+    pub pip: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(15),
+            stall: Duration::from_secs(30),
+            attempts: 5,
+            back_off: Duration::from_millis(500),
+            longest_wait: Duration::from_secs(60),
+            probe: Duration::from_secs(5),
+            pip: Duration::from_secs(30 * 60),
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! How an image gets into a project.
+//!
+//! ```text
+//! complete in the project ──────────────────────────────────────────────► done, in milliseconds
+//!   │ no: lock the project's copy
+//! intact in the cache ───────────────────────────────────► link each file into the project ─► manifest
+//!   │ no: lock the image in the cache, look again                               ▲
+//! source ─► verified download ─► steps ─► verified file ─► published in the cache
+//! ```
+//!
+//! Each file is judged by itself: only those that are missing, damaged or described differently now are made.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::directory::{self, ImageDirectory};
+use super::error::ImageError;
+use super::job::Job;
+use super::publish::Shared;
+use super::spec::{ArtifactRole, Digest, ManagedArtifactSpec, ManagedImagePaths, ManagedImageSpec};
+use super::workspace::Workspace;
+use super::{files, lock, product, publish, source, transform};
+use crate::layout::{CacheLayout, ProjectLayout};
+use crate::report::Event;
+
+/// Puts an image that is not complete yet into a project.
+pub(super) fn prepare(
+    job: &Job,
+    project: &ProjectLayout,
+    spec: &ManagedImageSpec,
+) -> Result<ManagedImagePaths, ImageError> {
+    let images = project.images();
+    let path = images.image(&spec.id, &spec.version);
+    files::create_directory(&path)?;
+    let what = format!("another castra that puts {} into this project", job.image);
+    let _lock = lock::take(job, &images.lock(&spec.id, &spec.version), &what)?;
+    publish::remove_leftovers(&path)?;
+    let mut here = ImageDirectory::open(job, path, spec);
+
+    let missing = not_intact(job, &mut here, spec.artifacts.iter())?;
+    let missing = take_over(job, &mut here, spec, &job.context.cache, missing)?;
+    if !missing.is_empty() {
+        let workspace = Workspace::open(job, project, spec, &missing)?;
+        workspace.require_space_beside(here.path(), &missing)?;
+        // Whoever held the lock has probably made what is missing.
+        let missing = take_over(job, &mut here, spec, workspace.cache(), missing)?;
+        make(job, spec, &workspace, &missing)?;
+        let left = take_over(job, &mut here, spec, workspace.cache(), missing)?;
+        if let Some(artifact) = left.first() {
+            return Err(ImageError::Vanished { path: workspace.image(spec).join(artifact.role.file_name()) });
+        }
+        workspace.finish()?;
+    }
+    here.store(spec)?;
+    let paths = directory::complete(here.path(), spec);
+    let paths = paths.ok_or_else(|| ImageError::Vanished { path: here.path().to_owned() })?;
+    job.note("is complete in the project");
+    job.report(Event::ImageReady { image: job.image.clone() });
+    Ok(paths)
+}
+
+/// Those artifacts of a directory that cannot be relied on.
+fn not_intact<'s>(
+    job: &Job,
+    directory: &mut ImageDirectory,
+    artifacts: impl Iterator<Item = &'s ManagedArtifactSpec>,
+) -> Result<Vec<&'s ManagedArtifactSpec>, ImageError> {
+    let mut missing = Vec::new();
+    for artifact in artifacts {
+        if directory.intact(job, artifact)?.is_none() {
+            missing.push(artifact);
+        }
+    }
+    Ok(missing)
+}
+
+/// Links what a cache has of the missing artifacts into the project, and hands back what is missing still.
+fn take_over<'s>(
+    job: &Job,
+    here: &mut ImageDirectory,
+    spec: &ManagedImageSpec,
+    cache: &CacheLayout,
+    missing: Vec<&'s ManagedArtifactSpec>,
+) -> Result<Vec<&'s ManagedArtifactSpec>, ImageError> {
+    if missing.is_empty() {
+        return Ok(missing);
+    }
+    let mut there = ImageDirectory::open(job, cache.images().image(&spec.id, &spec.version), spec);
+    let mut left = Vec::new();
+    for artifact in missing {
+        let Some(entry) = there.intact(job, artifact)? else {
+            left.push(artifact);
+            continue;
+        };
+        let role = artifact.role;
+        here.forget(spec, role)?;
+        let shared = publish::share(&there.file(role), &here.file(role), &entry.sha256, &job.context.cancel)?;
+        if shared == Shared::Linked && !here.has(role, entry.stamp) {
+            // Replaced between the look and the link: whoever does that holds the lock we are about to wait for.
+            left.push(artifact);
+            continue;
+        }
+        job.note(&format!("{role}: taken from {}", there.path().display()));
+        here.record(entry)?;
+    }
+    Ok(left)
+}
+
+/// Makes these artifacts and publishes each in the cache.
+fn make(
+    job: &Job,
+    spec: &ManagedImageSpec,
+    workspace: &Workspace,
+    missing: &[&ManagedArtifactSpec],
+) -> Result<(), ImageError> {
+    if missing.iter().any(|artifact| artifact.role == ArtifactRole::Rootfs) {
+        // Needed at the end; its absence is better found before an hour of downloading.
+        transform::convert::qemu_img(job)?;
+    }
+    let work = workspace.work(spec)?;
+    let made = make_in(job, spec, workspace, missing, &work);
+    files::remove_directory(&work)?;
+    made
+}
+
+fn make_in(
+    job: &Job,
+    spec: &ManagedImageSpec,
+    workspace: &Workspace,
+    missing: &[&ManagedArtifactSpec],
+    work: &Path,
+) -> Result<(), ImageError> {
+    let mut there = ImageDirectory::open(job, workspace.image(spec), spec);
+    publish::remove_leftovers(there.path())?;
+    // Artifacts of one source share its download, and its verification.
+    let mut blobs: BTreeMap<&Digest, PathBuf> = BTreeMap::new();
+    for artifact in missing {
+        let blob = match blobs.get(&artifact.digest) {
+            Some(blob) => blob.clone(),
+            None => source::fetch(job, workspace, artifact)?,
+        };
+        blobs.insert(&artifact.digest, blob.clone());
+        let file = transform::run(job, artifact, &blob, work)?;
+        let sha256 = product::verify(job, artifact, &file)?;
+        there.forget(spec, artifact.role)?;
+        publish::publish(&file, &there.file(artifact.role))?;
+        there.record_new(artifact, sha256)?;
+        there.store(spec)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,64 @@
+//! Is the finished file what it should be? Asked of each before it is published.
+
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use super::error::{At, ImageError};
+use super::files;
+use super::job::Job;
+use super::spec::{ArtifactRole, Digest, ManagedArtifactSpec};
+use super::transform::{TransformError, convert};
+
+/// Verifies a finished file and hands back its SHA-256, in hexadecimal.
+pub(super) fn verify(job: &Job, artifact: &ManagedArtifactSpec, file: &Path) -> Result<String, ImageError> {
+    job.step(artifact.role, "verifying the finished file");
+    match artifact.role {
+        ArtifactRole::Rootfs => disk(job, file)?,
+        ArtifactRole::Kernel => kernel(file)?,
+        ArtifactRole::Initramfs => not_empty(file)?,
+    }
+    let cancel = &job.context.cancel;
+    let sha256 = files::sha256(file, cancel)?;
+    if let Some(expected) = &artifact.product_digest {
+        let found = match expected {
+            Digest::Sha256(_) => Digest::Sha256(sha256.clone()),
+            Digest::Sha512(_) => files::digest(file, expected, cancel)?,
+        };
+        if found != *expected {
+            let (role, expected) = (artifact.role, expected.clone());
+            return Err(TransformError::WrongProduct { role, expected, found }.into());
+        }
+    }
+    Ok(sha256)
+}
+
+fn not_empty(file: &Path) -> Result<(), ImageError> {
+    match files::open(file)?.metadata().at("look at", file)?.len() {
+        0 => Err(TransformError::Empty { path: file.to_owned() }.into()),
+        _ => Ok(()),
+    }
+}
+
+/// A qcow2 that needs no other file: one that names another could make QEMU read anything on this machine.
+fn disk(job: &Job, file: &Path) -> Result<(), ImageError> {
+    let info = convert::info(job, file)?;
+    let format = (info.format != "qcow2").then(|| format!("is {}, not qcow2", info.format));
+    match format.or_else(|| info.leans_on()) {
+        Some(problem) => Err(TransformError::BadDisk { path: file.to_owned(), problem }.into()),
+        None => Ok(()),
+    }
+}
+
+/// Linux for x86 (a bzImage: `Documentation/arch/x86/boot.rst`, fields `boot_flag` and `header`) or for arm64 (an
+/// Image: `Documentation/arch/arm64/booting.rst`, field `magic`).
+fn kernel(file: &Path) -> Result<(), ImageError> {
+    let has = |magic: &[u8], offset| {
+        let mut found = vec![0; magic.len()];
+        files::open(file).is_ok_and(|file| file.read_exact_at(&mut found, offset).is_ok()) && found == magic
+    };
+    let x86 = has(&[0x55, 0xaa], 0x1fe) && has(b"HdrS", 0x202);
+    if x86 || has(b"ARM\x64", 0x38) {
+        return Ok(());
+    }
+    Err(TransformError::BadKernel { path: file.to_owned() }.into())
+}

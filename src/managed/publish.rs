@@ -1,0 +1,147 @@
+//! From a finished file to one that others may rely on.
+//!
+//! ```text
+//! temporary name on the same filesystem → fsync file → rename → fsync directory → and only then the manifest
+//! ```
+//!
+//! Whatever is under its final name is therefore whole, even after a power cut. Published files are never written to
+//! again (0444), which is what lets a project share them with the cache.
+
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use tempfile::{NamedTempFile, TempPath};
+
+use super::error::{At, DigestMismatch, ImageError};
+use super::files;
+use super::spec::Digest;
+use crate::cancel::Cancel;
+
+/// Mode of published files.
+const READ_ONLY: u32 = 0o444;
+/// How the names of files in the making start.
+const TEMPORARY: &str = ".new-";
+
+/// Makes a complete file the published one: read-only, on disk, then under its name.
+pub(super) fn publish(temporary: &Path, target: &Path) -> Result<(), ImageError> {
+    let file = files::open(temporary)?;
+    // A file that is shared has its mode already, and may be another user's.
+    if file.metadata().at("look at", temporary)?.permissions().mode() & 0o777 != READ_ONLY {
+        file.set_permissions(fs::Permissions::from_mode(READ_ONLY)).at("change the mode of", temporary)?;
+    }
+    file.sync_all().at("write to disk", temporary)?;
+    fs::rename(temporary, target).at("put in place", target)?;
+    sync_parent(target)
+}
+
+/// Writes a small file so that there is either the old or the new one, whole.
+pub(super) fn write_atomically(target: &Path, bytes: &[u8]) -> Result<(), ImageError> {
+    let directory = target.parent().unwrap_or(Path::new("/"));
+    let mut temporary = new_in(directory)?;
+    temporary.write_all(bytes).at("write", target)?;
+    publish_temporary(temporary.into_temp_path(), target)
+}
+
+/// Brings a directory's entries to the disk.
+fn sync_parent(path: &Path) -> Result<(), ImageError> {
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    fs::File::open(directory).and_then(|directory| directory.sync_all()).at("write to disk", directory)
+}
+
+/// Publishes `target` with the bytes of the published file `source`, whose SHA-256 this is: as a hard link, else as a
+/// reflink, else as a copy that is verified while it is made.
+pub(super) fn share(
+    source: &Path,
+    target: &Path,
+    sha256: &str,
+    cancel: &Cancel,
+) -> Result<Shared, ImageError> {
+    let directory = target.parent().unwrap_or(Path::new("/"));
+    if let Ok(linked) = link_in(directory, source) {
+        publish_temporary(linked, target)?;
+        return Ok(Shared::Linked);
+    }
+    let copy = new_in(directory)?;
+    let expected = Digest::Sha256(sha256.to_owned());
+    let from = files::open(source)?;
+    let (found, _) = files::copy(from, copy.as_file(), &expected, cancel).at("copy", source)?;
+    if found != expected {
+        let from = source.display().to_string();
+        return Err(DigestMismatch { from, expected, found, html: false }.into());
+    }
+    publish_temporary(copy.into_temp_path(), target)?;
+    Ok(Shared::Copied)
+}
+
+/// How a file was shared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shared {
+    /// It is the same file under two names.
+    Linked,
+    /// It is a verified copy.
+    Copied,
+}
+
+fn link_in(directory: &Path, source: &Path) -> std::io::Result<TempPath> {
+    let linked = tempfile::Builder::new()
+        .prefix(TEMPORARY)
+        .make_in(directory, |temporary| fs::hard_link(source, temporary))?;
+    Ok(linked.into_temp_path())
+}
+
+/// Removes what an interrupted publication left in a directory. Only for who holds the directory's lock.
+pub(super) fn remove_leftovers(directory: &Path) -> Result<(), ImageError> {
+    for entry in fs::read_dir(directory).at("read", directory)? {
+        let path = entry.at("read", directory)?.path();
+        if path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(TEMPORARY.as_bytes())) {
+            files::remove_file(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// A file in the making, which vanishes unless it is published.
+fn new_in(directory: &Path) -> Result<NamedTempFile, ImageError> {
+    tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(directory).at("write in", directory)
+}
+
+fn publish_temporary(mut temporary: TempPath, target: &Path) -> Result<(), ImageError> {
+    publish(&temporary, target)?;
+    // It has its final name now, so there is nothing left to remove. Renaming one of two links to the same file onto
+    // the other does nothing, though, and leaves both: that one is to go.
+    temporary.disable_cleanup(!temporary.exists());
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::managed::digest::sha256_hex;
+
+    #[test]
+    fn a_shared_file_is_one_file_and_can_be_shared_again() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (one, other) = (directory.path().join("one"), directory.path().join("other"));
+        fs::write(&one, b"bytes").expect("writes");
+        for _ in 0..2 {
+            share(&one, &other, &sha256_hex(b"bytes"), &Cancel::new()).expect("shares");
+        }
+        let inode = |path: &Path| std::os::unix::fs::MetadataExt::ino(&fs::metadata(path).expect("is there"));
+        assert_eq!(inode(&one), inode(&other));
+        assert_eq!(fs::read_dir(directory.path()).expect("reads").count(), 2, "nothing is left over");
+        assert_eq!(fs::metadata(&other).expect("is there").permissions().mode() & 0o777, READ_ONLY);
+    }
+
+    #[test]
+    fn a_link_in_the_place_of_the_target_is_replaced_and_not_followed() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (victim, target) = (directory.path().join("victim"), directory.path().join("target"));
+        fs::write(&victim, b"precious").expect("writes");
+        std::os::unix::fs::symlink(&victim, &target).expect("links");
+        write_atomically(&target, b"new").expect("writes");
+        assert_eq!(fs::read(&victim).expect("reads"), b"precious");
+        assert!(fs::symlink_metadata(&target).expect("is there").is_file());
+    }
+}

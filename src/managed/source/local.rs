@@ -1,0 +1,38 @@
+//! Files on this machine.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use crate::layout::CacheLayout;
+use crate::managed::error::{At, DigestMismatch, ImageError};
+use crate::managed::job::Job;
+use crate::managed::spec::ManagedArtifactSpec;
+use crate::managed::{files, publish};
+
+/// Takes a copy (a reflink where the filesystem has them) of a file, which its owner may change at any time.
+pub(super) fn fetch(
+    job: &Job,
+    cache: &CacheLayout,
+    artifact: &ManagedArtifactSpec,
+    path: &Path,
+) -> Result<PathBuf, ImageError> {
+    // Opened the usual way: where the user's own path leads is the user's decision.
+    let from = File::open(path).at("open", path)?;
+    let size = from.metadata().at("look at", path)?.len();
+    let mut progress = job.progress(artifact.role, Some(size));
+    progress.started(&path.display().to_string(), 0);
+    let blob = cache.blob(artifact.digest.algorithm(), artifact.digest.hex());
+    // Under the partial's name, so that what an interruption leaves is used up by the next try.
+    let copy_path = cache.partial(artifact.digest.algorithm(), artifact.digest.hex());
+    let copy = files::open_or_create(&copy_path)?;
+    copy.set_len(0).at("shorten", &copy_path)?;
+    let (found, length) = files::copy(from, &copy, &artifact.digest, &job.context.cancel).at("copy", path)?;
+    if found != artifact.digest {
+        files::remove_file(&copy_path)?;
+        let (from, expected) = (path.display().to_string(), artifact.digest.clone());
+        return Err(DigestMismatch { from, expected, found, html: false }.into());
+    }
+    publish::publish(&copy_path, &blob)?;
+    progress.finished(length);
+    Ok(blob)
+}

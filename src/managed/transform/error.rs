@@ -1,0 +1,176 @@
+use std::path::PathBuf;
+
+use crate::command::CommandError;
+use crate::error::{Explain, Kind};
+use crate::managed::error::Size;
+use crate::managed::spec::{ArtifactRole, Digest};
+
+/// Why a step between download and file failed.
+#[derive(Debug, thiserror::Error)]
+pub enum TransformError {
+    /// `qemu-img` is not on the `PATH`.
+    #[error("qemu-img is not installed")]
+    MissingQemuImg,
+    /// `qemu-img` failed.
+    #[error("cannot {action}")]
+    QemuImg {
+        /// What it was asked for.
+        action: String,
+        /// What happened.
+        source: CommandError,
+    },
+    /// `qemu-img info` said something that is not what it says.
+    #[error("qemu-img described {path} in words Castra does not understand")]
+    QemuImgInfo {
+        /// The disk.
+        path: PathBuf,
+        /// Where its JSON goes wrong.
+        source: serde_json::Error,
+    },
+    /// A VHD that is not of the fixed kind.
+    #[error("{path} is a {kind} VHD, whose disk does not simply end where its footer begins")]
+    NotFixedVhd {
+        /// The file.
+        path: PathBuf,
+        /// `dynamic` or `differencing`.
+        kind: &'static str,
+    },
+    /// No VHD at all.
+    #[error("{path} is not a VHD: {problem}")]
+    NotVhd {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with its last 512 bytes.
+        problem: &'static str,
+    },
+    /// The disk does not hold an ext4 filesystem, or a damaged one.
+    #[error("cannot read the ext4 filesystem of {path}")]
+    Ext4 {
+        /// The disk.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: ext4_view::Ext4Error,
+    },
+    /// A file's blocks in the filesystem are damaged.
+    #[error("cannot read {file} out of the ext4 filesystem of {path}")]
+    Ext4File {
+        /// The disk.
+        path: PathBuf,
+        /// The path inside it.
+        file: String,
+        /// What is wrong with it.
+        source: std::io::Error,
+    },
+    /// The filesystem does not have this file.
+    #[error("the filesystem of {path} has no file {file}")]
+    NoSuchFile {
+        /// The disk.
+        path: PathBuf,
+        /// The path inside it.
+        file: String,
+    },
+    /// The archive is damaged, or of a kind that is not read.
+    #[error("cannot read the archive {path}")]
+    Archive {
+        /// The archive.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: zip::result::ZipError,
+    },
+    /// The archive does not have this member, or has it as something that is not a file.
+    #[error("the archive {path} has no file {member}")]
+    NoSuchMember {
+        /// The archive.
+        path: PathBuf,
+        /// The member.
+        member: String,
+    },
+    /// The archive names a member twice, so that readers disagree on which one counts.
+    #[error("the archive {path} names one of its members twice")]
+    AmbiguousArchive {
+        /// The archive.
+        path: PathBuf,
+    },
+    /// Compressed data that is damaged or cut off.
+    #[error("cannot decompress {path} as {format}")]
+    Compressed {
+        /// The file.
+        path: PathBuf,
+        /// The format it should have.
+        format: &'static str,
+        /// What is wrong with it.
+        source: std::io::Error,
+    },
+    /// A step would make a file beyond all measure.
+    #[error("{what} would take more than {limit}")]
+    TooLarge {
+        /// The file.
+        what: String,
+        /// The limit.
+        limit: Size,
+    },
+    /// The finished disk is not a qcow2 that stands by itself.
+    #[error("the finished disk {path} {problem}")]
+    BadDisk {
+        /// The disk.
+        path: PathBuf,
+        /// What is wrong with it, as the end of a sentence about it.
+        problem: String,
+    },
+    /// The finished kernel is none.
+    #[error("the finished kernel {path} is not a Linux kernel image")]
+    BadKernel {
+        /// The kernel.
+        path: PathBuf,
+    },
+    /// A finished file has another digest than the pinned one of the finished file.
+    #[error("the finished {role} has digest {found}, and {expected} was expected")]
+    WrongProduct {
+        /// What the file is for.
+        role: ArtifactRole,
+        /// The pinned digest.
+        expected: Digest,
+        /// The digest it has.
+        found: Digest,
+    },
+    /// A finished file is empty.
+    #[error("the finished file {path} is empty")]
+    Empty {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+impl Explain for TransformError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::MissingQemuImg => Kind::Unavailable,
+            Self::QemuImg { source, .. } => source.kind(),
+            _ => Kind::Data,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::MissingQemuImg => Some(install_hint().to_owned()),
+            Self::NotFixedVhd { .. } => Some(
+                "Use the step qemu-img-convert with input_format = \"vpc\" in the place of strip-vhd-footer.".to_owned(),
+            ),
+            Self::QemuImg { .. } | Self::QemuImgInfo { .. } => None,
+            _ => Some(
+                "The download was the pinned one, so the description of the image does not fit it: check its pipeline."
+                    .to_owned(),
+            ),
+        }
+    }
+}
+
+/// How `qemu-img` gets onto a machine like this one.
+fn install_hint() -> &'static str {
+    if cfg!(target_os = "macos") {
+        "Install QEMU: brew install qemu"
+    } else {
+        "Install QEMU's tools: apt install qemu-utils (Debian, Ubuntu), dnf install qemu-img (Fedora), \
+         pacman -S qemu-img (Arch), apk add qemu-img (Alpine), zypper install qemu-tools (openSUSE)."
+    }
+}

@@ -1,0 +1,231 @@
+//! What the tests of images share.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use castra::cancel::Cancel;
+use castra::context::Environment;
+use castra::layout::{CacheLayout, ProjectLayout};
+use castra::managed::{
+    ArtifactRole, ArtifactSource, Digest, ImageError, ImageManager, ManagedArtifactSpec, ManagedImagePaths,
+    ManagedImageSpec, Patience, QemuProfile, TransformStep,
+};
+use castra::report::{Event, Reporter};
+use castra::{Error, RuntimeContext};
+use sha2::{Digest as _, Sha256};
+
+/// A cache, a project and somebody who listens, all of one test's own.
+pub(crate) struct Fixture {
+    pub(crate) directory: tempfile::TempDir,
+    pub(crate) events: Arc<Events>,
+    pub(crate) context: RuntimeContext,
+    pub(crate) patience: Patience,
+}
+
+impl Fixture {
+    pub(crate) fn new() -> Self {
+        Self::with([])
+    }
+
+    /// With these environment variables besides those that the helpers need.
+    pub(crate) fn with<const N: usize>(variables: [(&str, &str); N]) -> Self {
+        // A comma means something to qemu-img: no path may be handed over without thought.
+        let directory = tempfile::Builder::new().prefix("castra,").tempdir().expect("a directory");
+        let events = Arc::new(Events::default());
+        let mut environment = Environment::of([("HOME", directory.path())]);
+        for name in ["PATH", "TMPDIR"] {
+            if let Some(value) = std::env::var_os(name) {
+                environment = environment.with(name, value);
+            }
+        }
+        for (name, value) in variables {
+            environment = environment.with(name, value);
+        }
+        let context = RuntimeContext::new(environment, events.clone(), Cancel::new());
+        Self { directory, events, context, patience: patience() }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    pub(crate) fn cache(&self) -> &CacheLayout {
+        &self.context.cache
+    }
+
+    pub(crate) fn project(&self, name: &str) -> ProjectLayout {
+        ProjectLayout::new(self.path(name).join(".castra"))
+    }
+
+    pub(crate) fn manager(&self) -> ImageManager {
+        ImageManager::new(&self.project("project")).with_patience(self.patience)
+    }
+
+    pub(crate) fn ensure(&self, spec: &ManagedImageSpec) -> Result<ManagedImagePaths, ImageError> {
+        self.manager().ensure_image(spec, &self.context)
+    }
+
+    /// The partial of an image's first artifact.
+    pub(crate) fn partial(&self, spec: &ManagedImageSpec) -> PathBuf {
+        let digest = &spec.artifacts[0].digest;
+        self.cache().partial(digest.algorithm(), digest.hex())
+    }
+
+    /// Where an image's first artifact is downloaded to.
+    pub(crate) fn blob(&self, spec: &ManagedImageSpec) -> PathBuf {
+        let digest = &spec.artifacts[0].digest;
+        self.cache().blob(digest.algorithm(), digest.hex())
+    }
+
+    /// Puts bytes where an earlier attempt would have left them.
+    pub(crate) fn leave_partial(&self, spec: &ManagedImageSpec, bytes: &[u8]) {
+        let path = self.partial(spec);
+        std::fs::create_dir_all(path.parent().expect("a parent")).expect("a directory");
+        std::fs::write(path, bytes).expect("writes");
+    }
+}
+
+/// No waits between attempts, and limits that a busy machine does not reach. Tests of a limit set a short one.
+pub(crate) fn patience() -> Patience {
+    Patience {
+        connect: Duration::from_secs(30),
+        stall: Duration::from_secs(30),
+        attempts: 4,
+        back_off: Duration::from_millis(1),
+        longest_wait: Duration::from_secs(5),
+        probe: Duration::from_secs(30),
+        pip: Duration::from_secs(120),
+    }
+}
+
+/// Remembers all events.
+#[derive(Default)]
+pub(crate) struct Events {
+    seen: Mutex<Vec<Event>>,
+    /// Set once so many bytes have arrived.
+    pub(crate) cancel_at: Mutex<Option<(u64, Cancel)>>,
+}
+
+impl Reporter for Events {
+    fn report(&self, event: &Event) {
+        self.seen.lock().expect("not poisoned").push(event.clone());
+        if let Event::Download { done_bytes, .. } = event
+            && let Some((bytes, cancel)) = &*self.cancel_at.lock().expect("not poisoned")
+            && done_bytes >= bytes
+        {
+            cancel.cancel();
+        }
+    }
+}
+
+impl Events {
+    pub(crate) fn all(&self) -> Vec<Event> {
+        self.seen.lock().expect("not poisoned").clone()
+    }
+
+    pub(crate) fn count(&self, wanted: impl Fn(&Event) -> bool) -> usize {
+        self.all().iter().filter(|event| wanted(event)).count()
+    }
+
+    pub(crate) fn warnings(&self) -> String {
+        let all = self.all().into_iter();
+        let texts = all.filter_map(|event| match event {
+            Event::Warning { message } => Some(message),
+            _ => None,
+        });
+        texts.collect::<Vec<_>>().join("\n")
+    }
+
+    /// Waits until something has been reported.
+    pub(crate) fn wait_for(&self, wanted: impl Fn(&Event) -> bool) {
+        wait_until(|| self.count(&wanted) > 0);
+    }
+}
+
+/// Waits until something is so; what takes minutes will never be.
+pub(crate) fn wait_until(is_so: impl Fn() -> bool) {
+    let started = std::time::Instant::now();
+    while !is_so() {
+        assert!(started.elapsed() < Duration::from_secs(120), "waited in vain");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Bytes without pattern or holes, a whole number of sectors.
+pub(crate) fn payload(bytes: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    };
+    let mut bytes_out: Vec<u8> = (0..bytes / 8).flat_map(|_| next()).collect();
+    bytes_out.truncate(bytes / 512 * 512);
+    bytes_out
+}
+
+pub(crate) fn sha256(bytes: &[u8]) -> Digest {
+    Digest::Sha256(Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// An image of a disk alone, whose raw bytes these are, from these addresses.
+pub(crate) fn disk_image(raw: &[u8], urls: &[String]) -> ManagedImageSpec {
+    ManagedImageSpec {
+        id: "disk".to_owned(),
+        version: "v1".to_owned(),
+        description: "a disk".to_owned(),
+        artifacts: vec![ManagedArtifactSpec {
+            role: ArtifactRole::Rootfs,
+            source: ArtifactSource::Url(urls.to_vec()),
+            digest: sha256(raw),
+            size_bytes: Some(raw.len() as u64),
+            pipeline: vec![convert("raw")],
+            product_digest: None,
+        }],
+        profile: profile(None),
+    }
+}
+
+/// The same without a pinned size.
+pub(crate) fn unpinned(mut spec: ManagedImageSpec) -> ManagedImageSpec {
+    for artifact in &mut spec.artifacts {
+        artifact.size_bytes = None;
+    }
+    spec
+}
+
+pub(crate) fn convert(input_format: &str) -> TransformStep {
+    TransformStep::QemuImgConvert { input_format: input_format.to_owned(), output_format: "qcow2".to_owned() }
+}
+
+pub(crate) fn profile(command_line: Option<&str>) -> QemuProfile {
+    QemuProfile {
+        command_line: command_line.map(str::to_owned),
+        machine: "q35".to_owned(),
+        tcg_cpu: "qemu64".to_owned(),
+        min_memory_mib: 128,
+        devices: Vec::new(),
+    }
+}
+
+/// The raw bytes of a qcow2, read back by qemu-img.
+pub(crate) fn raw_of(disk: &Path) -> Vec<u8> {
+    let raw = tempfile::NamedTempFile::new().expect("a file");
+    let status = std::process::Command::new("qemu-img")
+        .args(["convert", "-O", "raw"])
+        .arg(disk)
+        .arg(raw.path())
+        .status()
+        .expect("qemu-img runs");
+    assert!(status.success());
+    std::fs::read(raw.path()).expect("reads")
+}
+
+/// An error as the command line would show it: message, causes, hint.
+pub(crate) fn shown(error: ImageError) -> String {
+    let error = Error::from(error);
+    let causes: Vec<String> = error.causes().map(ToString::to_string).collect();
+    format!("{error} | {} | {}", causes.join(" | "), error.hint().unwrap_or_default())
+}

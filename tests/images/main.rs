@@ -1,0 +1,14 @@
+//! Images from a source to a verified directory: real sockets, real files, real qemu-img and pip, and every fault that
+//! a network or a disk is known for.
+
+mod downloads;
+mod faults;
+mod fixture;
+mod locks;
+mod pipelines;
+mod projects;
+mod python;
+mod tls;
+
+#[path = "../support/http.rs"]
+mod http;

@@ -1,0 +1,127 @@
+//! The user's own pip, against a directory of wheels and no index.
+
+use std::io::Write as _;
+use std::os::unix::fs::{PermissionsExt, symlink};
+
+use castra::managed::{ArtifactSource, ImageError, ManagedImageSpec, PipError, TransformStep};
+
+use crate::downloads::closed_port;
+use crate::fixture::{Fixture, convert, disk_image, payload, raw_of, sha256, shown};
+
+/// A fixture whose pip knows this directory and no index, and the wheel that may be put there.
+fn fixture() -> (Fixture, Vec<u8>, ManagedImageSpec) {
+    let mut fixture = Fixture::new();
+    let wheels = fixture.path("wheels");
+    std::fs::create_dir(&wheels).expect("a directory");
+    fixture.context.environment =
+        fixture.context.environment.clone().with("PIP_FIND_LINKS", &wheels).with("PIP_NO_INDEX", "1");
+    let wheel = wheel(&payload(64 * 1024));
+    let mut image = disk_image(&wheel, &[]);
+    image.artifacts[0].source = ArtifactSource::PythonPackage {
+        name: "castra-test-disk".to_owned(),
+        version: "1.0".to_owned(),
+        platform: Some("manylinux_2_17_x86_64".to_owned()),
+    };
+    image.artifacts[0].pipeline =
+        vec![TransformStep::Unzip { member: "castra_test_disk/disk.raw".to_owned() }, convert("raw")];
+    (fixture, wheel, image)
+}
+
+/// A wheel, as small as pip takes it.
+fn wheel(disk: &[u8]) -> Vec<u8> {
+    let metadata = b"Metadata-Version: 2.1\nName: castra-test-disk\nVersion: 1.0\n";
+    let tags =
+        b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: false\nTag: py3-none-manylinux_2_17_x86_64\n";
+    let mut archive = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    let members: [(&str, &[u8]); 4] = [
+        ("castra_test_disk/disk.raw", disk),
+        ("castra_test_disk-1.0.dist-info/METADATA", metadata),
+        ("castra_test_disk-1.0.dist-info/WHEEL", tags),
+        ("castra_test_disk-1.0.dist-info/RECORD", b""),
+    ];
+    for (name, bytes) in members {
+        archive.start_file(name, zip::write::SimpleFileOptions::default()).expect("starts");
+        archive.write_all(bytes).expect("writes");
+    }
+    archive.finish().expect("finishes").into_inner()
+}
+
+fn put(fixture: &Fixture, wheel: &[u8]) {
+    let name = "wheels/castra_test_disk-1.0-py3-none-manylinux_2_17_x86_64.whl";
+    std::fs::write(fixture.path(name), wheel).expect("writes");
+}
+
+#[test]
+fn a_wheel_becomes_an_image() {
+    let (fixture, wheel, image) = fixture();
+    put(&fixture, &wheel);
+    let paths = fixture.ensure(&image).expect("is prepared");
+    assert_eq!(raw_of(&paths.disk), payload(64 * 1024));
+    assert_eq!(sha256(&std::fs::read(fixture.blob(&image)).expect("is kept")), image.artifacts[0].digest);
+    let left = std::fs::read_dir(fixture.blob(&image).parent().expect("a parent")).expect("reads").count();
+    assert_eq!(left, 1, "the blob alone");
+}
+
+#[test]
+fn another_wheel_of_the_same_name_is_refused() {
+    let (fixture, _, image) = fixture();
+    put(&fixture, &wheel(b"something else"));
+    let error = fixture.ensure(&image).expect_err("is refused");
+    assert!(
+        matches!(&error, ImageError::DigestMismatch(mismatch) if mismatch.from.contains("==1.0")),
+        "{error}"
+    );
+    let left = std::fs::read_dir(fixture.blob(&image).parent().expect("a parent")).expect("reads").count();
+    assert_eq!(left, 0);
+}
+
+#[test]
+fn a_package_that_is_gone() {
+    let (fixture, _, image) = fixture();
+    let error = fixture.ensure(&image).expect_err("is not there");
+    assert!(matches!(&error, ImageError::Pip(PipError::Gone { .. })), "{}", shown(error));
+}
+
+#[test]
+fn an_index_that_cannot_be_reached() {
+    let (mut fixture, _, image) = fixture();
+    let index = format!("http://127.0.0.1:{}/simple", closed_port());
+    fixture.context.environment = fixture
+        .context
+        .environment
+        .clone()
+        .with("PIP_INDEX_URL", index)
+        .with("PIP_NO_INDEX", "0")
+        .with("PIP_RETRIES", "1");
+    let error = fixture.ensure(&image).expect_err("is out of reach");
+    assert!(matches!(&error, ImageError::Pip(PipError::NoNetwork { .. })), "{}", shown(error));
+}
+
+#[test]
+fn no_pip_at_all_and_a_python_without_pip() {
+    let (mut fixture, _, image) = fixture();
+    let programs = fixture.path("bin");
+    std::fs::create_dir(&programs).expect("a directory");
+    let qemu_img =
+        castra::command::find_program(&fixture.context.environment, "qemu-img").expect("is installed");
+    symlink(qemu_img, programs.join("qemu-img")).expect("links");
+    fixture.context.environment = fixture.context.environment.clone().with("PATH", &programs);
+    let error = fixture.ensure(&image).expect_err("there is none");
+    assert!(matches!(&error, ImageError::Pip(PipError::Missing { .. })), "{error}");
+
+    let python = programs.join("python3");
+    std::fs::write(&python, "#!/bin/sh\necho \"$0: No module named pip\" >&2\nexit 1\n").expect("writes");
+    std::fs::set_permissions(&python, std::fs::Permissions::from_mode(0o755)).expect("is ours");
+    let error = fixture.ensure(&image).expect_err("there is none");
+    assert!(matches!(&error, ImageError::Pip(PipError::Missing { .. })), "{error}");
+    assert!(shown(error).contains("nstall"));
+}
+
+#[test]
+fn pip_is_not_asked_while_the_network_is_off() {
+    let (mut fixture, wheel, image) = fixture();
+    put(&fixture, &wheel);
+    fixture.context.offline = true;
+    let error = fixture.ensure(&image).expect_err("is offline");
+    assert!(matches!(&error, ImageError::Offline { .. }), "{error}");
+}

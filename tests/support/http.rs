@@ -1,0 +1,293 @@
+//! A small HTTP/1.1 server on 127.0.0.1 that does what it is told, faults included.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+/// How soon a connection that waits notices that the server ends.
+const TICK: Duration = Duration::from_millis(10);
+
+/// A request as it came.
+#[derive(Debug, Clone)]
+pub(crate) struct Request {
+    pub(crate) path: String,
+    /// Names in lower case.
+    pub(crate) headers: BTreeMap<String, String>,
+    /// How many requests came before.
+    pub(crate) number: usize,
+}
+
+impl Request {
+    /// Where the range that was asked for starts.
+    pub(crate) fn range_start(&self) -> Option<usize> {
+        let range = self.headers.get("range")?.strip_prefix("bytes=")?;
+        range.split('-').next()?.parse().ok()
+    }
+}
+
+/// What to answer.
+#[derive(Debug, Clone)]
+pub(crate) struct Reply {
+    status: u16,
+    headers: Vec<(String, String)>,
+    body: Vec<u8>,
+    end: End,
+    chunked: bool,
+    whole: bool,
+}
+
+/// What follows the body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// The connection is closed.
+    Close,
+    /// Nothing, until the client goes away.
+    Silence,
+    /// The body again and again, until the client goes away.
+    Repeat,
+    /// The body comes in pieces of this size, with short pauses between them.
+    Slow(usize),
+}
+
+impl Reply {
+    pub(crate) fn new(status: u16, body: &[u8]) -> Self {
+        let length = ("Content-Length".to_owned(), body.len().to_string());
+        Self {
+            status,
+            headers: vec![length],
+            body: body.to_vec(),
+            end: End::Close,
+            chunked: false,
+            whole: true,
+        }
+    }
+
+    /// No answer at all.
+    pub(crate) fn silence() -> Self {
+        Self::new(0, b"")
+    }
+
+    /// What a proper server of a file answers: `Range` and `If-Range` are honoured.
+    pub(crate) fn file(request: &Request, bytes: &[u8], etag: Option<&str>) -> Self {
+        let start = request.range_start().filter(|_| {
+            let if_range = request.headers.get("if-range");
+            if_range.is_none_or(|wanted| Some(wanted.as_str()) == etag)
+        });
+        let reply = match start {
+            Some(start) if start >= bytes.len() => {
+                Self::new(416, b"").header("Content-Range", &format!("bytes */{}", bytes.len()))
+            }
+            Some(start) => Self::new(206, &bytes[start..])
+                .header("Content-Range", &format!("bytes {start}-{}/{}", bytes.len() - 1, bytes.len())),
+            None => Self::new(200, bytes),
+        };
+        match etag {
+            Some(etag) => reply.header("ETag", etag),
+            None => reply,
+        }
+    }
+
+    /// Sets a header, in the place of one of the same name.
+    pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
+        self = self.without(name);
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    pub(crate) fn without(mut self, name: &str) -> Self {
+        self.headers.retain(|(other, _)| !other.eq_ignore_ascii_case(name));
+        self
+    }
+
+    /// Closes the connection after so many bytes of the body.
+    pub(crate) fn cut(mut self, bytes: usize) -> Self {
+        self.body.truncate(bytes);
+        self.whole = false;
+        self
+    }
+
+    /// Sends nothing more after the body, and does not close either.
+    pub(crate) fn then_silence(mut self) -> Self {
+        self.end = End::Silence;
+        self
+    }
+
+    pub(crate) fn endless(mut self) -> Self {
+        self.end = End::Repeat;
+        self
+    }
+
+    pub(crate) fn slowly(mut self, piece: usize) -> Self {
+        self.end = End::Slow(piece);
+        self
+    }
+
+    pub(crate) fn chunked(self) -> Self {
+        let mut reply = self.without("Content-Length").header("Transfer-Encoding", "chunked");
+        reply.chunked = true;
+        reply
+    }
+
+    pub(crate) fn flip_bit(mut self, at: usize) -> Self {
+        self.body[at] ^= 1;
+        self
+    }
+}
+
+type Script = dyn Fn(&Request) -> Reply + Send + Sync;
+
+/// The server. Ends, with all its threads, when dropped.
+pub(crate) struct Server {
+    address: String,
+    shared: Arc<Shared>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+struct Shared {
+    script: Box<Script>,
+    log: Mutex<Vec<(Request, u64)>>,
+    over: AtomicBool,
+}
+
+impl Server {
+    pub(crate) fn start(script: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
+        let address = listener.local_addr().expect("an address").to_string();
+        let (log, over) = (Mutex::default(), AtomicBool::new(false));
+        let shared = Arc::new(Shared { script: Box::new(script), log, over });
+        let for_thread = shared.clone();
+        let thread = thread::spawn(move || accept(&listener, &for_thread));
+        Self { address, shared, thread: Some(thread) }
+    }
+
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    pub(crate) fn requests(&self) -> Vec<Request> {
+        self.shared.log.lock().expect("not poisoned").iter().map(|(request, _)| request.clone()).collect()
+    }
+
+    /// The `Range` header of each request.
+    pub(crate) fn ranges(&self) -> Vec<Option<String>> {
+        self.requests().iter().map(|request| request.headers.get("range").cloned()).collect()
+    }
+
+    /// Bytes of bodies that were sent.
+    pub(crate) fn bytes_sent(&self) -> u64 {
+        self.shared.log.lock().expect("not poisoned").iter().map(|(_, bytes)| bytes).sum()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.shared.over.store(true, Ordering::Relaxed);
+        // Wakes the thread that accepts.
+        let _ = TcpStream::connect(&self.address);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
+    let mut connections = Vec::new();
+    for stream in listener.incoming() {
+        if shared.over.load(Ordering::Relaxed) {
+            break;
+        }
+        if let Ok(stream) = stream {
+            let shared = shared.clone();
+            // A client that goes away is part of many tests.
+            connections.push(thread::spawn(move || drop(serve(stream, &shared))));
+        }
+    }
+    for connection in connections {
+        let _ = connection.join();
+    }
+}
+
+fn serve(mut stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut request = read_request(&stream)?;
+    let index = {
+        let mut log = shared.log.lock().expect("not poisoned");
+        request.number = log.len();
+        log.push((request.clone(), 0));
+        request.number
+    };
+    let reply = (shared.script)(&request);
+    if reply.status == 0 {
+        return wait_for_end(&mut stream, shared);
+    }
+    let mut head = format!("HTTP/1.1 {} Whatever\r\nConnection: close\r\n", reply.status);
+    for (name, value) in &reply.headers {
+        head += &format!("{name}: {value}\r\n");
+    }
+    stream.write_all(format!("{head}\r\n").as_bytes())?;
+    let sent = |bytes: usize| shared.log.lock().expect("not poisoned")[index].1 += bytes as u64;
+    let piece = match reply.end {
+        End::Slow(piece) => piece,
+        _ => 16 * 1024,
+    };
+    loop {
+        for piece in reply.body.chunks(piece) {
+            if shared.over.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            if reply.chunked {
+                stream.write_all(format!("{:x}\r\n", piece.len()).as_bytes())?;
+            }
+            stream.write_all(piece)?;
+            if reply.chunked {
+                stream.write_all(b"\r\n")?;
+            }
+            sent(piece.len());
+            if matches!(reply.end, End::Slow(_)) {
+                thread::sleep(TICK);
+            }
+        }
+        match reply.end {
+            End::Repeat => {}
+            End::Silence => return wait_for_end(&mut stream, shared),
+            End::Close | End::Slow(_) => break,
+        }
+    }
+    if reply.chunked && reply.whole {
+        stream.write_all(b"0\r\n\r\n")?;
+    }
+    stream.flush()
+}
+
+fn read_request(stream: &TcpStream) -> std::io::Result<Request> {
+    let mut lines = BufReader::new(stream).lines();
+    let first = lines.next().ok_or(ErrorKind::UnexpectedEof)??;
+    let path = first.split(' ').nth(1).unwrap_or_default().to_owned();
+    let mut headers = BTreeMap::new();
+    for line in lines {
+        let line = line?;
+        let Some((name, value)) = line.split_once(':') else {
+            break;
+        };
+        headers.insert(name.trim().to_lowercase(), value.trim().to_owned());
+    }
+    Ok(Request { path, headers, number: 0 })
+}
+
+fn wait_for_end(stream: &mut TcpStream, shared: &Shared) -> std::io::Result<()> {
+    stream.set_read_timeout(Some(TICK))?;
+    while !shared.over.load(Ordering::Relaxed) {
+        match stream.read(&mut [0; 64]) {
+            Ok(0) => return Ok(()),
+            Err(error) if !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                return Err(error);
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}

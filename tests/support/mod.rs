@@ -1,0 +1,215 @@
+//! What tests of the whole `castra` binary share: a project with a home, a runtime directory and an image cache of its own.
+
+#![allow(dead_code, reason = "each test binary uses a part")]
+
+pub(crate) mod disks;
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// The cache of images that all tests of VMs share.
+pub(crate) fn image_cache() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("image-cache")
+}
+
+/// A project directory and everything around it. Dropping it stops its VMs and insists that no process is left.
+pub(crate) struct Project {
+    root: tempfile::TempDir,
+    cache: PathBuf,
+}
+
+impl Project {
+    /// With the image cache that all tests of VMs share, so that the image is fetched once.
+    pub(crate) fn new() -> Self {
+        Self::with_cache(image_cache())
+    }
+
+    /// With a cache of its own.
+    pub(crate) fn isolated() -> Self {
+        let mut project = Self::with_cache(PathBuf::new());
+        project.cache = project.root.path().join("cache");
+        project
+    }
+
+    fn with_cache(cache: PathBuf) -> Self {
+        // A short path: sockets live below it.
+        let root = tempfile::Builder::new().prefix("castra-test-").tempdir_in("/tmp").expect("a directory");
+        for name in ["project", "home", "run"] {
+            fs::create_dir(root.path().join(name)).expect("a directory");
+        }
+        Self { root, cache }
+    }
+
+    /// The project's directory.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.root.path().join("project")
+    }
+
+    /// Writes a file of the project.
+    pub(crate) fn write(&self, name: &str, text: &str) {
+        fs::write(self.path().join(name), text).expect("written");
+    }
+
+    /// `castra` with these arguments, in the project, isolated from this user's own settings.
+    pub(crate) fn castra(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_castra"));
+        let own = std::env::vars_os().map(|(name, _)| name);
+        for name in own.filter(|name| name.to_string_lossy().starts_with("CASTRA_")) {
+            command.env_remove(name);
+        }
+        if let Some(home) = std::env::var_os("HOME") {
+            // pip's settings are the user's own even here: they may name the only index there is.
+            command.env("PIP_CONFIG_FILE", Path::new(&home).join(".config/pip/pip.conf"));
+        }
+        command
+            .args(arguments)
+            .current_dir(self.path())
+            .env("HOME", self.root.path().join("home"))
+            .env("XDG_CACHE_HOME", &self.cache)
+            .env("XDG_RUNTIME_DIR", self.root.path().join("run"))
+            .env("NO_COLOR", "1")
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs `castra` to its end.
+    pub(crate) fn run(&self, arguments: &[&str]) -> Ended {
+        let output = self.castra(arguments).output().expect("castra runs");
+        Ended::new(arguments, output)
+    }
+
+    /// Runs `castra` with this on its stdin.
+    pub(crate) fn run_with_input(&self, arguments: &[&str], input: &[u8]) -> Ended {
+        let mut command = self.castra(arguments);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("castra runs");
+        let mut stdin = child.stdin.take().expect("a pipe");
+        let output = thread::scope(|scope| {
+            scope.spawn(move || {
+                // A command that does not read its input closes the pipe: that is its right.
+                let _ = stdin.write_all(input);
+            });
+            child.wait_with_output().expect("castra ends")
+        });
+        Ended::new(arguments, output)
+    }
+
+    /// The file of a VM's pid.
+    pub(crate) fn pidfile(&self, vm: &str) -> PathBuf {
+        self.path().join(format!(".castra/vms/{vm}/qemu.pid"))
+    }
+
+    /// The pid of a VM's QEMU.
+    pub(crate) fn qemu_pid(&self, vm: &str) -> i32 {
+        fs::read_to_string(self.pidfile(vm)).expect("a pid file").trim().parse().expect("a pid")
+    }
+
+    /// Processes that have this project's directory in their command line.
+    fn processes(&self) -> Vec<String> {
+        let needle = self.root.path().to_string_lossy().into_owned();
+        let commands = fs::read_dir("/proc").expect("proc").filter_map(|entry| {
+            let bytes = fs::read(entry.ok()?.path().join("cmdline")).ok()?;
+            Some(String::from_utf8_lossy(&bytes).replace('\0', " "))
+        });
+        commands.filter(|command| command.contains(&needle)).collect()
+    }
+}
+
+impl Drop for Project {
+    fn drop(&mut self) {
+        let stopped = self.castra(&["down", "--force"]).output();
+        let left = self.processes();
+        if !thread::panicking() {
+            assert!(stopped.is_ok(), "castra down runs");
+            assert_eq!(left, Vec::<String>::new(), "processes are left behind");
+        }
+    }
+}
+
+/// How a run of `castra` ended.
+pub(crate) struct Ended {
+    arguments: String,
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: Vec<u8>,
+    pub(crate) stderr: String,
+}
+
+impl Ended {
+    fn new(arguments: &[&str], output: Output) -> Self {
+        Self {
+            arguments: arguments.join(" "),
+            code: output.status.code(),
+            stdout: output.stdout,
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// Insists on this exit code.
+    #[track_caller]
+    pub(crate) fn code(self, expected: i32) -> Self {
+        assert_eq!(self.code, Some(expected), "castra {}\n{}\n{}", self.arguments, self.text(), self.stderr);
+        self
+    }
+
+    /// Insists on success.
+    #[track_caller]
+    pub(crate) fn ok(self) -> Self {
+        self.code(0)
+    }
+
+    /// Stdout as text.
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+
+    /// Insists that stderr has this text.
+    #[track_caller]
+    pub(crate) fn says(self, text: &str) -> Self {
+        assert!(
+            self.stderr.contains(text),
+            "castra {} does not say {text:?}:\n{}",
+            self.arguments,
+            self.stderr
+        );
+        self
+    }
+}
+
+/// Runs a helper program of the test.
+#[track_caller]
+pub(crate) fn tool(program: &str, arguments: &[&str]) -> Output {
+    let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
+    let output = Command::new(program).args(arguments).env("PATH", path).output();
+    let output = output.unwrap_or_else(|error| panic!("{program}: {error}; `cargo xtask test` installs it"));
+    assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+/// Waits until something holds, within a limit.
+#[track_caller]
+pub(crate) fn eventually(what: &str, limit: Duration, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + limit;
+    while !holds() {
+        assert!(Instant::now() < deadline, "not within {limit:?}: {what}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Bytes that no compression and no text mode leaves alike, the same on every run.
+pub(crate) fn noise(length: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let next = || {
+        // xorshift64: Marsaglia, "Xorshift RNGs", 2003.
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    };
+    let mut bytes: Vec<u8> = std::iter::repeat_with(next).take(length.div_ceil(8)).flatten().collect();
+    bytes.truncate(length);
+    bytes
+}
