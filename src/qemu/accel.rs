@@ -1,0 +1,216 @@
+//! Accelerators are raced, not detected: see [`super::probe`].
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::cancel::Cancel;
+use crate::layout::CacheLayout;
+
+use super::error::QemuError;
+use super::probe::{self, Outcome};
+use super::process::QemuBinary;
+
+/// How long a candidate may take. TCG needs 0.15 s; one that needs ten times as long is no gain.
+const PROBE_LIMIT: Duration = Duration::from_secs(3);
+
+/// The probe takes little more than QEMU's own start, so only a clear loss counts against hardware.
+const CLEARLY: u32 = 3;
+
+/// What runs the guest's CPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Accelerator {
+    /// Linux's hardware virtualisation.
+    Kvm,
+    /// macOS's hardware virtualisation. Never run by the authors so far.
+    Hvf,
+    /// QEMU's own translation; runs everywhere.
+    Tcg,
+}
+
+impl Accelerator {
+    /// QEMU's name for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Kvm => "kvm",
+            Self::Hvf => "hvf",
+            Self::Tcg => "tcg",
+        }
+    }
+
+    /// The accelerator of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Kvm, Self::Hvf, Self::Tcg].into_iter().find(|accelerator| accelerator.name() == name)
+    }
+
+    /// The CPU model to use with it: the host's own, or under TCG what the image asks for.
+    pub fn cpu(self, tcg_cpu: &str) -> String {
+        match self {
+            Self::Kvm | Self::Hvf => "host".into(),
+            Self::Tcg => tcg_cpu.into(),
+        }
+    }
+}
+
+/// An accelerator and why it was taken.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AcceleratorChoice {
+    /// The accelerator.
+    pub accelerator: Accelerator,
+    /// Half a sentence.
+    pub reason: String,
+}
+
+/// The fastest accelerator that really works here with `qemu`; `scratch` is a directory to write the probe into. Raced once per QEMU, kernel and boot, then remembered.
+///
+/// # Errors
+/// [`QemuError::Interrupted`], or [`QemuError::File`] where the probe cannot be written.
+pub fn choose_accelerator(
+    qemu: &QemuBinary,
+    tcg_cpu: &str,
+    cache: &CacheLayout,
+    scratch: &Path,
+    cancel: &Cancel,
+) -> Result<AcceleratorChoice, QemuError> {
+    let Some(candidate) = candidate() else {
+        return Ok(tcg("the only accelerator on this platform"));
+    };
+    if let Err(errno) = probe::opens(Path::new(candidate.device)) {
+        return Ok(tcg(&why_closed(candidate.device, errno)));
+    }
+    let key = format!("{} cpu={tcg_cpu} {}", qemu.identity, host_identity());
+    let remembered = read_remembered(&cache.accelerators());
+    if let Some(choice) = remembered.get(&key) {
+        return Ok(choice.clone());
+    }
+    let choice = race(qemu, candidate.accelerator, tcg_cpu, scratch, cancel)?;
+    remember(&cache.accelerators(), remembered, key, choice.clone());
+    Ok(choice)
+}
+
+struct Candidate {
+    accelerator: Accelerator,
+    device: &'static str,
+}
+
+fn candidate() -> Option<Candidate> {
+    let native = cfg!(target_arch = "x86_64");
+    if native && cfg!(target_os = "linux") {
+        Some(Candidate { accelerator: Accelerator::Kvm, device: "/dev/kvm" })
+    } else if native && cfg!(target_os = "macos") {
+        // Hypervisor.framework has no device file; `/` always opens, so the probe alone decides.
+        Some(Candidate { accelerator: Accelerator::Hvf, device: "/dev/null" })
+    } else {
+        None
+    }
+}
+
+fn race(
+    qemu: &QemuBinary,
+    hardware: Accelerator,
+    tcg_cpu: &str,
+    scratch: &Path,
+    cancel: &Cancel,
+) -> Result<AcceleratorChoice, QemuError> {
+    let run = |accelerator: Accelerator| {
+        probe::probe(&qemu.path, accelerator, &accelerator.cpu(tcg_cpu), scratch, PROBE_LIMIT, cancel)
+    };
+    let (under_hardware, under_tcg) = std::thread::scope(|scope| {
+        let hardware = scope.spawn(|| run(hardware));
+        let tcg = run(Accelerator::Tcg);
+        (hardware.join().unwrap_or_else(|_| Ok(Outcome::Fails("the probe panicked".into()))), tcg)
+    });
+    Ok(judge(hardware, under_hardware?, under_tcg?))
+}
+
+/// Pure: who wins, and why.
+fn judge(hardware: Accelerator, under_hardware: Outcome, under_tcg: Outcome) -> AcceleratorChoice {
+    let name = hardware.name();
+    match (under_hardware, under_tcg) {
+        (Outcome::Works(fast), Outcome::Works(slow)) if fast > slow * CLEARLY => tcg(&format!(
+            "{name} works but is slower here ({} ms against {} ms)",
+            fast.as_millis(),
+            slow.as_millis()
+        )),
+        (Outcome::Works(time), _) => AcceleratorChoice {
+            accelerator: hardware,
+            reason: format!("{name} ran the probe in {} ms", time.as_millis()),
+        },
+        (Outcome::Fails(why), _) => tcg(&format!("{name} does not work here: {why}")),
+    }
+}
+
+fn tcg(reason: &str) -> AcceleratorChoice {
+    AcceleratorChoice { accelerator: Accelerator::Tcg, reason: reason.to_owned() }
+}
+
+fn why_closed(device: &str, errno: rustix::io::Errno) -> String {
+    match errno {
+        rustix::io::Errno::NOENT => format!("there is no {device}"),
+        rustix::io::Errno::ACCESS | rustix::io::Errno::PERM => {
+            format!("no permission on {device}; membership in its group (usually `kvm`) would give it")
+        }
+        other => format!("{device}: {other}"),
+    }
+}
+
+/// What may change an answer without QEMU changing: the kernel and the boot.
+fn host_identity() -> String {
+    let uname = rustix::system::uname();
+    let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    format!("kernel={} boot={}", uname.release().to_string_lossy(), boot_id.trim())
+}
+
+fn read_remembered(path: &Path) -> BTreeMap<String, AcceleratorChoice> {
+    // A missing or damaged file only costs another race.
+    fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+}
+
+fn remember(
+    path: &Path,
+    mut known: BTreeMap<String, AcceleratorChoice>,
+    key: String,
+    choice: AcceleratorChoice,
+) {
+    // Answers of other boots and kernels will never be asked for again.
+    let host = host_identity();
+    known.retain(|key, _| key.ends_with(&host));
+    known.insert(key, choice);
+    let text = serde_json::to_vec_pretty(&known).unwrap_or_default();
+    // A cache that cannot be written costs a race a start, nothing else.
+    let _ = crate::files::write_atomically(path, &text, 0o644);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn works(ms: u64) -> Outcome {
+        Outcome::Works(Duration::from_millis(ms))
+    }
+
+    #[test]
+    fn hardware_that_is_faster_wins() {
+        let choice = judge(Accelerator::Kvm, works(40), works(150));
+        assert_eq!(choice.accelerator, Accelerator::Kvm);
+    }
+
+    #[test]
+    fn hardware_that_is_slower_loses_and_says_so() {
+        let choice = judge(Accelerator::Kvm, works(3600), works(160));
+        assert_eq!(choice.accelerator, Accelerator::Tcg);
+        assert_eq!(choice.reason, "kvm works but is slower here (3600 ms against 160 ms)");
+    }
+
+    #[test]
+    fn hardware_that_aborts_loses_with_its_own_words() {
+        let died = Outcome::Fails("failed to set MSR 0x10a to 0x69".into());
+        let choice = judge(Accelerator::Kvm, died, works(160));
+        assert_eq!(choice.accelerator, Accelerator::Tcg);
+        assert_eq!(choice.reason, "kvm does not work here: failed to set MSR 0x10a to 0x69");
+    }
+}

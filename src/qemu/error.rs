@@ -1,0 +1,175 @@
+use std::io;
+use std::path::PathBuf;
+
+use crate::cancel::Interrupted;
+use crate::command::CommandError;
+use crate::error::{Explain, Kind, kind_of_io};
+
+use super::qmp::QmpError;
+
+/// Why QEMU could not be started, or did not live.
+#[derive(Debug, thiserror::Error)]
+pub enum QemuError {
+    /// There is no `qemu-system-x86_64`.
+    #[error("{program} is not installed: it is not on the PATH")]
+    NotInstalled {
+        /// The program that was looked for.
+        program: String,
+    },
+    /// The program is there and does not run.
+    #[error("{} cannot be run", program.display())]
+    Broken {
+        /// The program.
+        program: PathBuf,
+        /// What it did.
+        source: CommandError,
+    },
+    /// QEMU ended before the machine ran. What it said is in `stderr`.
+    #[error("QEMU ended while starting VM `{vm}`{}", quoted(stderr))]
+    Died {
+        /// The VM.
+        vm: String,
+        /// What QEMU wrote on stderr.
+        stderr: String,
+    },
+    /// QEMU lives but does not answer on its machine protocol.
+    #[error("QEMU of VM `{vm}` does not answer")]
+    Silent {
+        /// The VM.
+        vm: String,
+        /// What happened on the socket.
+        source: QmpError,
+    },
+    /// The directory for the sockets cannot be used.
+    #[error("cannot use {} for sockets", directory.display())]
+    SocketDirectory {
+        /// The directory.
+        directory: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+    /// The directory for the sockets belongs to somebody else.
+    #[error("{} belongs to another user (uid {owner})", directory.display())]
+    ForeignDirectory {
+        /// The directory.
+        directory: PathBuf,
+        /// Its owner's user id.
+        owner: u32,
+    },
+    /// A socket's path is longer than the kernel allows.
+    #[error("the socket path {} is too long ({bytes} bytes; the system allows {limit})", path.display())]
+    SocketPathTooLong {
+        /// The path.
+        path: PathBuf,
+        /// Its length.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// A file that QEMU needs cannot be written or read.
+    #[error("cannot {action} {}", path.display())]
+    File {
+        /// What was to be done: `write`, `read`, …
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+    /// The file is not a qcow2 image.
+    #[error("{} is not a qcow2 image: {reason}", path.display())]
+    NotQcow2 {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// `qemu-img` failed.
+    #[error("cannot make the disk {}", path.display())]
+    MakeDisk {
+        /// The disk.
+        path: PathBuf,
+        /// What qemu-img did.
+        source: CommandError,
+    },
+    /// A signal could not be sent.
+    #[error("cannot signal QEMU (process {pid})")]
+    Signal {
+        /// The process.
+        pid: i32,
+        /// The reason.
+        source: io::Error,
+    },
+    /// Ctrl-C.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
+}
+
+impl QemuError {
+    /// Whether QEMU could not take one of the host's ports.
+    pub fn is_port_taken(&self) -> bool {
+        // The words of net/slirp.c, unchanged since QEMU 0.10.
+        matches!(self, Self::Died { stderr, .. } if stderr.contains("Could not set up host forwarding rule"))
+    }
+}
+
+impl Explain for QemuError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Died { .. } if self.is_port_taken() => Kind::Busy,
+            Self::NotInstalled { .. } | Self::Broken { .. } | Self::Died { .. } | Self::Silent { .. } => {
+                Kind::Unavailable
+            }
+            Self::SocketDirectory { source, .. }
+            | Self::File { source, .. }
+            | Self::Signal { source, .. } => kind_of_io(source),
+            Self::ForeignDirectory { .. } => Kind::Permission,
+            Self::SocketPathTooLong { .. } | Self::MakeDisk { .. } => Kind::CannotCreate,
+            Self::NotQcow2 { .. } => Kind::Data,
+            Self::Interrupted(_) => Kind::Interrupted,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::NotInstalled { program } => Some(install_hint(program)),
+            Self::Broken { program, .. } => Some(format!(
+                "Try `{} --version` by hand; reinstalling QEMU usually helps.",
+                program.display()
+            )),
+            Self::Died { vm, .. } => {
+                Some(format!("`castra logs --source qemu {vm}` shows all that QEMU said."))
+            }
+            Self::Silent { vm, .. } => Some(format!(
+                "The machine may be too busy: try again. `castra logs --source qemu {vm}` shows what it said."
+            )),
+            Self::SocketDirectory { .. } | Self::SocketPathTooLong { .. } => {
+                Some("Set XDG_RUNTIME_DIR to a short directory of your own, for instance /tmp/run.".into())
+            }
+            Self::ForeignDirectory { .. } => Some(
+                "Set XDG_RUNTIME_DIR to a directory of your own; sockets there could be read by its owner."
+                    .into(),
+            ),
+            Self::NotQcow2 { path, .. } => Some(format!(
+                "Convert it first: qemu-img convert -O qcow2 {0} {0}.qcow2, and name that as base_image.",
+                path.display()
+            )),
+            _ => None,
+        }
+    }
+}
+
+/// How to install a program of QEMU's.
+pub(crate) fn install_hint(program: &str) -> String {
+    let package = if program == "qemu-img" { "qemu-utils" } else { "qemu-system-x86 qemu-utils" };
+    format!(
+        "Install it: `apt install {package}` (Debian, Ubuntu), `dnf install qemu-system-x86 qemu-img` (Fedora), \
+         `apk add qemu-system-x86_64 qemu-img` (Alpine), `brew install qemu` (macOS)."
+    )
+}
+
+fn quoted(stderr: &str) -> String {
+    let said: Vec<&str> = stderr.lines().filter(|line| !line.trim().is_empty()).collect();
+    let last = &said[said.len().saturating_sub(3)..];
+    if last.is_empty() { ", without a word".into() } else { format!(": {}", last.join(" / ")) }
+}

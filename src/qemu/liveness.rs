@@ -1,0 +1,144 @@
+//! Does QEMU live, and a way to signal it that cannot hit anybody else.
+//!
+//! QEMU holds a POSIX lock on its pid file as long as it lives, and the kernel tells the holder's pid. A stale file, or
+//! a pid that was given to another process meanwhile, fools nobody.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::process::{Flock, FlockType, Pid, Signal};
+
+use super::error::QemuError;
+
+/// How often a dying process is looked at where there are no process descriptors.
+const POLL: Duration = Duration::from_millis(5);
+
+/// A QEMU that lives, or lived a moment ago.
+#[derive(Debug)]
+pub struct QemuPid {
+    pid: Pid,
+    pidfile: PathBuf,
+    handle: platform::Handle,
+}
+
+/// The QEMU that holds the lock on this pid file. Never blocks.
+pub fn running_qemu(pidfile: &Path) -> Option<QemuPid> {
+    let pid = holder(pidfile)?;
+    let handle = platform::Handle::open(pid)?;
+    // The lock is looked at again: only if it is still held, the handle is of the process that holds it.
+    (holder(pidfile) == Some(pid)).then(|| QemuPid { pid, pidfile: pidfile.to_owned(), handle })
+}
+
+impl QemuPid {
+    /// The process id.
+    pub fn pid(&self) -> i32 {
+        self.pid.as_raw_nonzero().get()
+    }
+
+    /// Asks the process to end.
+    ///
+    /// # Errors
+    /// [`QemuError::Signal`]; a process that is gone already is no error.
+    pub fn terminate(&self) -> Result<(), QemuError> {
+        self.signal(Signal::TERM)
+    }
+
+    /// Ends the process.
+    ///
+    /// # Errors
+    /// As for [`Self::terminate`].
+    pub fn kill(&self) -> Result<(), QemuError> {
+        self.signal(Signal::KILL)
+    }
+
+    /// Waits until the process has ended, for `limit` at most. True if it has.
+    pub fn wait(&self, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        loop {
+            // A zombie (QEMU is a child of this very process) holds no lock any more.
+            if holder(&self.pidfile) != Some(self.pid) {
+                return true;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            self.handle.wait(left);
+        }
+    }
+
+    fn signal(&self, signal: Signal) -> Result<(), QemuError> {
+        match self.handle.signal(self.pid, signal) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+            Err(errno) => Err(QemuError::Signal { pid: self.pid(), source: io::Error::from(errno) }),
+        }
+    }
+}
+
+/// Who holds the lock.
+fn holder(pidfile: &Path) -> Option<Pid> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let file = rustix::fs::open(pidfile, flags, Mode::empty()).ok()?;
+    let whole_file = Flock::from(FlockType::WriteLock);
+    rustix::process::fcntl_getlk(&file, &whole_file).ok().flatten().and_then(|lock| lock.pid)
+}
+
+#[cfg(target_os = "linux")]
+mod platform {
+    use std::os::fd::OwnedFd;
+    use std::time::Duration;
+
+    use rustix::event::{PollFd, PollFlags, Timespec};
+    use rustix::process::{Pid, PidfdFlags, Signal};
+
+    /// A process descriptor: it means this process and no later one of the same number.
+    #[derive(Debug)]
+    pub(super) struct Handle(OwnedFd);
+
+    impl Handle {
+        pub(super) fn open(pid: Pid) -> Option<Self> {
+            rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok().map(Self)
+        }
+
+        pub(super) fn signal(&self, _pid: Pid, signal: Signal) -> rustix::io::Result<()> {
+            rustix::process::pidfd_send_signal(&self.0, signal)
+        }
+
+        /// Returns when the process ends or the time is over.
+        pub(super) fn wait(&self, limit: Duration) {
+            let limit = Timespec { tv_sec: limit.as_secs() as i64, tv_nsec: limit.subsec_nanos().into() };
+            let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
+            // Interrupted or not, the caller looks again.
+            if rustix::event::poll(&mut fds, Some(&limit)).is_ok_and(|ready| ready > 0) {
+                std::thread::sleep(super::POLL);
+            }
+        }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod platform {
+    use std::time::Duration;
+
+    use rustix::process::{Pid, Signal};
+
+    /// No process descriptors here: the pid file's lock, looked at just before, has to do.
+    #[derive(Debug)]
+    pub(super) struct Handle;
+
+    impl Handle {
+        pub(super) fn open(_pid: Pid) -> Option<Self> {
+            Some(Self)
+        }
+
+        pub(super) fn signal(&self, pid: Pid, signal: Signal) -> rustix::io::Result<()> {
+            rustix::process::kill_process(pid, signal)
+        }
+
+        pub(super) fn wait(&self, limit: Duration) {
+            std::thread::sleep(limit.min(super::POLL));
+        }
+    }
+}

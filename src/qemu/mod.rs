@@ -1,0 +1,22 @@
+//! QEMU: which accelerator, which command line, and a process that is watched honestly.
+//!
+//! Nothing here knows a project or a configuration: a [`MachineSpec`] says all there is to run.
+
+mod accel;
+mod argv;
+mod error;
+mod img;
+mod liveness;
+mod probe;
+mod process;
+mod qcow2;
+mod qmp;
+
+pub use accel::{Accelerator, AcceleratorChoice, choose_accelerator};
+pub use argv::{Boot, Channels, HostForward, MachineSpec, arguments};
+pub use error::QemuError;
+pub use img::{create_overlay, resize_disk};
+pub use liveness::{QemuPid, running_qemu};
+pub use process::{QemuBinary, QemuProcess, launch, prepare_socket_directory};
+pub use qcow2::Qcow2Header;
+pub use qmp::{Qmp, QmpError};

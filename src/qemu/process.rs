@@ -1,0 +1,215 @@
+//! Starting QEMU: sockets bound by Castra, process detached, its death the first diagnosis.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+use crate::cancel::Cancel;
+use crate::command::{self, CommandError, Invocation};
+use crate::context::Environment;
+use crate::layout::{MAX_SOCKET_PATH_BYTES, SocketsLayout};
+
+use super::argv::{Channels, MachineSpec, arguments};
+use super::error::QemuError;
+use super::qmp::{Qmp, QmpError};
+
+/// Name of the program.
+const PROGRAM: &str = "qemu-system-x86_64";
+
+/// How long QEMU may take until it greets. 0.1 s is usual; a machine that swaps takes its time.
+const GREETING_LIMIT: Duration = Duration::from_secs(30);
+
+/// How often the wait for the greeting looks at the child and at Ctrl-C.
+const POLL: Duration = Duration::from_millis(100);
+
+/// The QEMU of this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QemuBinary {
+    /// Its path.
+    pub path: PathBuf,
+    /// Changes whenever the program does: path, size and time of change.
+    pub identity: String,
+}
+
+impl QemuBinary {
+    /// Looks on the `PATH`; `CASTRA_QEMU` names another program.
+    ///
+    /// # Errors
+    /// [`QemuError::NotInstalled`], or [`QemuError::File`] where the program cannot be looked at.
+    pub fn find(environment: &Environment) -> Result<Self, QemuError> {
+        let name = environment.text("CASTRA_QEMU").unwrap_or(PROGRAM);
+        let path = command::find_program(environment, name)
+            .ok_or_else(|| QemuError::NotInstalled { program: name.to_owned() })?;
+        let metadata = fs::metadata(&path).map_err(|source| QemuError::File {
+            action: "read",
+            path: path.clone(),
+            source,
+        })?;
+        let identity = format!("{} size={} mtime={}", path.display(), metadata.size(), metadata.mtime());
+        Ok(Self { path, identity })
+    }
+}
+
+/// A QEMU that this process has started and that has greeted.
+#[derive(Debug)]
+pub struct QemuProcess {
+    child: Child,
+    /// QEMU's version, as it says itself.
+    pub version: String,
+}
+
+impl QemuProcess {
+    /// Whether it still lives.
+    pub fn is_alive(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Ends it at once; for a start that is given up.
+    pub fn kill(mut self) {
+        kill(&mut self.child);
+    }
+}
+
+/// Starts QEMU and waits until it greets on its machine protocol. The machine then runs.
+///
+/// # Errors
+/// [`QemuError::Died`] with QEMU's own words, [`QemuError::Silent`], or what kept the sockets and logs from being made.
+/// In every case no process is left behind.
+pub fn launch(
+    binary: &QemuBinary,
+    spec: &MachineSpec,
+    sockets: &SocketsLayout,
+    log: &Path,
+    cancel: &Cancel,
+) -> Result<QemuProcess, QemuError> {
+    prepare_socket_directory(sockets)?;
+    let qmp_listener = listen(&sockets.qmp())?;
+    let control_listener = listen(&sockets.control())?;
+    // Connected before QEMU exists: the greeting comes the moment QEMU serves, without polling.
+    let qmp = UnixStream::connect(sockets.qmp()).map_err(|source| socket_error(sockets, source))?;
+    truncate_private(&spec.console_log)?;
+    let log_file = truncate_private(log)?;
+    let channels = Channels { qmp: qmp_listener.as_raw_fd(), control: control_listener.as_raw_fd() };
+    let invocation = Invocation::new(&binary.path).args(arguments(spec, channels));
+    let passed: [OwnedFd; 2] = [qmp_listener.into(), control_listener.into()];
+    let mut child = command::spawn_detached(&invocation, log_file, &passed)
+        .map_err(|source| not_started(binary, source))?;
+    // From here on only QEMU listens, so that its death closes the connection.
+    drop(passed);
+    match await_greeting(&mut child, qmp, cancel) {
+        Ok(version) => Ok(QemuProcess { child, version }),
+        Err(failure) => {
+            kill(&mut child);
+            Err(match failure {
+                Failure::Interrupted(interrupted) => interrupted.into(),
+                Failure::Died => died(&spec.name, log),
+                Failure::Qmp(source) => QemuError::Silent { vm: spec.name.clone(), source },
+            })
+        }
+    }
+}
+
+enum Failure {
+    Died,
+    Qmp(QmpError),
+    Interrupted(crate::cancel::Interrupted),
+}
+
+fn await_greeting(child: &mut Child, qmp: UnixStream, cancel: &Cancel) -> Result<String, Failure> {
+    let deadline = Instant::now() + GREETING_LIMIT;
+    let readable = |limit: Duration| {
+        let limit = rustix::event::Timespec { tv_sec: 0, tv_nsec: limit.subsec_nanos().into() };
+        let mut fds = [rustix::event::PollFd::new(&qmp, rustix::event::PollFlags::IN)];
+        rustix::event::poll(&mut fds, Some(&limit)).is_ok_and(|ready| ready > 0)
+    };
+    while !readable(POLL) {
+        cancel.check().map_err(Failure::Interrupted)?;
+        if !matches!(child.try_wait(), Ok(None)) {
+            return Err(Failure::Died);
+        }
+        if Instant::now() >= deadline {
+            return Err(Failure::Qmp(QmpError::Silent(GREETING_LIMIT)));
+        }
+    }
+    match Qmp::greet(qmp, GREETING_LIMIT) {
+        Ok(session) => Ok(session.version().to_owned()),
+        Err(QmpError::Closed) => Err(Failure::Died),
+        Err(error) => Err(Failure::Qmp(error)),
+    }
+}
+
+fn died(vm: &str, log: &Path) -> QemuError {
+    QemuError::Died { vm: vm.to_owned(), stderr: fs::read_to_string(log).unwrap_or_default() }
+}
+
+fn kill(child: &mut Child) {
+    // Gone already is fine.
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+fn not_started(binary: &QemuBinary, source: CommandError) -> QemuError {
+    QemuError::Broken { program: binary.path.clone(), source }
+}
+
+/// Makes the directory of the sockets: 0700, this user's own, not a symbolic link.
+///
+/// # Errors
+/// [`QemuError::SocketDirectory`], [`QemuError::ForeignDirectory`], [`QemuError::SocketPathTooLong`].
+pub fn prepare_socket_directory(sockets: &SocketsLayout) -> Result<(), QemuError> {
+    let longest = sockets.control();
+    if longest.as_os_str().len() > MAX_SOCKET_PATH_BYTES {
+        let bytes = longest.as_os_str().len();
+        return Err(QemuError::SocketPathTooLong { path: longest, bytes, limit: MAX_SOCKET_PATH_BYTES });
+    }
+    let failed = |source| socket_error(sockets, source);
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(sockets.directory()).map_err(failed)?;
+    // `castra/<project>/<vm>`: each of the three is checked, since /tmp is everybody's.
+    for directory in sockets.directory().ancestors().take(3) {
+        let metadata = fs::symlink_metadata(directory).map_err(failed)?;
+        if !metadata.is_dir() || metadata.uid() != rustix::process::getuid().as_raw() {
+            return Err(QemuError::ForeignDirectory {
+                directory: directory.to_owned(),
+                owner: metadata.uid(),
+            });
+        }
+        if metadata.permissions().mode() & 0o077 != 0 {
+            fs::set_permissions(directory, fs::Permissions::from_mode(0o700)).map_err(failed)?;
+        }
+    }
+    Ok(())
+}
+
+fn listen(path: &Path) -> Result<UnixListener, QemuError> {
+    let failed = |source| QemuError::File { action: "listen on", path: path.to_owned(), source };
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path).map_err(failed)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    Ok(listener)
+}
+
+/// An empty log that only this user reads, whatever the umask and whatever was there.
+fn truncate_private(path: &Path) -> Result<File, QemuError> {
+    let failed = |source| QemuError::File { action: "write", path: path.to_owned(), source };
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory).map_err(failed)?;
+    }
+    let nofollow = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600).custom_flags(nofollow);
+    let file = options.open(path).map_err(failed)?;
+    file.set_permissions(fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    Ok(file)
+}
+
+fn socket_error(sockets: &SocketsLayout, source: io::Error) -> QemuError {
+    QemuError::SocketDirectory { directory: sockets.directory().to_owned(), source }
+}

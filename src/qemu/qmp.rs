@@ -1,0 +1,226 @@
+//! A small client of the QEMU machine protocol: short sessions, every wait bounded.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+/// Longest line accepted. QEMU's answers to what Castra asks are a few KiB.
+const MAX_LINE_BYTES: u64 = 1 << 20;
+
+/// Events are skipped; more of them before one answer than this is not QEMU.
+const MAX_EVENTS_PER_ANSWER: usize = 1000;
+
+/// One session. QEMU serves one client at a time, so it is dropped as soon as it can be.
+#[derive(Debug)]
+pub struct Qmp {
+    stream: BufReader<UnixStream>,
+    limit: Duration,
+    version: String,
+}
+
+/// Why a session failed.
+#[derive(Debug, thiserror::Error)]
+pub enum QmpError {
+    /// The socket failed.
+    #[error("the QMP socket failed")]
+    Io(#[from] io::Error),
+    /// Nothing came in time.
+    #[error("no answer on the QMP socket within {} s", .0.as_secs_f32())]
+    Silent(Duration),
+    /// QEMU closed the connection, or died.
+    #[error("QEMU closed the QMP connection")]
+    Closed,
+    /// What came is not the protocol.
+    #[error("not QMP: {0}")]
+    Malformed(String),
+    /// QEMU refused a command.
+    #[error("QEMU refused {command}: {description}")]
+    Refused {
+        /// The command.
+        command: String,
+        /// QEMU's words.
+        description: String,
+    },
+}
+
+impl Qmp {
+    /// Opens a session: each wait in it, this one included, takes `limit` at most.
+    ///
+    /// # Errors
+    /// Every variant of [`QmpError`] but `Refused`.
+    pub fn connect(socket: &Path, limit: Duration) -> Result<Self, QmpError> {
+        Self::greet(UnixStream::connect(socket)?, limit)
+    }
+
+    /// A session on a connection that is there already.
+    ///
+    /// # Errors
+    /// As for [`Self::connect`].
+    pub fn greet(stream: UnixStream, limit: Duration) -> Result<Self, QmpError> {
+        stream.set_write_timeout(Some(limit))?;
+        let mut session = Self { stream: BufReader::new(stream), limit, version: String::new() };
+        let greeting = session.read(Instant::now() + limit)?;
+        session.version = version(&greeting["QMP"]["version"]["qemu"])
+            .ok_or_else(|| QmpError::Malformed(format!("a greeting without a version: {greeting}")))?;
+        session.execute("qmp_capabilities", json!({}))?;
+        Ok(session)
+    }
+
+    /// QEMU's version, from its greeting.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// Carries out one command and hands back its `return` value.
+    ///
+    /// # Errors
+    /// Every variant of [`QmpError`].
+    pub fn execute(&mut self, command: &str, arguments: Value) -> Result<Value, QmpError> {
+        let deadline = Instant::now() + self.limit;
+        let mut request = json!({ "execute": command, "id": command });
+        if arguments.as_object().is_some_and(|map| !map.is_empty()) {
+            request["arguments"] = arguments;
+        }
+        let mut line = request.to_string().into_bytes();
+        line.push(b'\n');
+        self.stream.get_mut().write_all(&line).map_err(|error| self.classify(error))?;
+        for _ in 0..MAX_EVENTS_PER_ANSWER {
+            let mut answer = self.read(deadline)?;
+            if answer.get("event").is_some() {
+                continue;
+            }
+            if answer["id"] != command {
+                return Err(QmpError::Malformed(format!(
+                    "an answer to something else than {command}: {answer}"
+                )));
+            }
+            if let Some(description) = answer["error"]["desc"].as_str() {
+                return Err(QmpError::Refused { command: command.into(), description: description.into() });
+            }
+            return Ok(answer["return"].take());
+        }
+        Err(QmpError::Malformed(format!("{MAX_EVENTS_PER_ANSWER} events and no answer to {command}")))
+    }
+
+    /// Asks QEMU to end at once. QEMU may be gone before it has answered; that is no error.
+    ///
+    /// # Errors
+    /// Every other failure.
+    pub fn quit(&mut self) -> Result<(), QmpError> {
+        match self.execute("quit", json!({})) {
+            Ok(_) | Err(QmpError::Closed) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn read(&mut self, deadline: Instant) -> Result<Value, QmpError> {
+        let mut line = Vec::new();
+        // A line may come in pieces; each wait gets what is left of the time.
+        while !line.ends_with(b"\n") {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(QmpError::Silent(self.limit));
+            }
+            if line.len() as u64 >= MAX_LINE_BYTES {
+                return Err(QmpError::Malformed(format!("a line of more than {MAX_LINE_BYTES} bytes")));
+            }
+            self.stream.get_ref().set_read_timeout(Some(left))?;
+            let room = MAX_LINE_BYTES - line.len() as u64;
+            match (&mut self.stream).take(room).read_until(b'\n', &mut line) {
+                Ok(0) => return Err(QmpError::Closed),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.classify(error)),
+            }
+        }
+        serde_json::from_slice(&line).map_err(|error| QmpError::Malformed(error.to_string()))
+    }
+
+    fn classify(&self, error: io::Error) -> QmpError {
+        match error.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => QmpError::Silent(self.limit),
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => QmpError::Closed,
+            _ => QmpError::Io(error),
+        }
+    }
+}
+
+fn version(qemu: &Value) -> Option<String> {
+    Some(format!("{}.{}.{}", qemu["major"].as_u64()?, qemu["minor"].as_u64()?, qemu["micro"].as_u64()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GREETING: &str = r#"{"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": ""}, "capabilities": ["oob"]}}"#;
+    const LIMIT: Duration = Duration::from_millis(200);
+
+    /// A peer that answers each line it hears with the next of these, then closes.
+    fn session(answers: &'static [&'static str]) -> Result<Qmp, QmpError> {
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        std::thread::spawn(move || {
+            let mut writer = theirs.try_clone().expect("cloned");
+            let mut reader = BufReader::new(theirs);
+            writeln!(writer, "{GREETING}").expect("greeted");
+            for answer in answers {
+                let mut line = String::new();
+                if reader.read_line(&mut line).unwrap_or(0) == 0
+                    || writer.write_all(answer.as_bytes()).is_err()
+                {
+                    return;
+                }
+            }
+            // Stays open until the client has gone, so that silence is silence.
+            let _ = reader.read_to_end(&mut Vec::new());
+        });
+        Qmp::greet(ours, LIMIT)
+    }
+
+    const READY: &str = "{\"return\": {}, \"id\": \"qmp_capabilities\"}\n";
+
+    #[test]
+    fn events_are_skipped_and_the_answer_comes_back() {
+        let event = "{\"event\": \"RESUME\", \"timestamp\": {}}\n{\"return\": {\"status\": \"running\"}, \"id\": \"query-status\"}\n";
+        let mut qmp = session(Box::leak(Box::new([READY, event]))).expect("greeted");
+        assert_eq!(qmp.version(), "7.2.22");
+        assert_eq!(qmp.execute("query-status", json!({})).expect("answered")["status"], "running");
+    }
+
+    #[test]
+    fn a_refusal_has_qemus_words() {
+        let refusal = "{\"error\": {\"class\": \"GenericError\", \"desc\": \"no such device\"}, \"id\": \"device_del\"}\n";
+        let mut qmp = session(Box::leak(Box::new([READY, refusal]))).expect("greeted");
+        let error = qmp.execute("device_del", json!({ "id": "x" })).expect_err("refused");
+        assert_eq!(error.to_string(), "QEMU refused device_del: no such device");
+    }
+
+    #[test]
+    fn half_a_line_is_silence_not_an_answer() {
+        let mut qmp = session(&[READY, "{\"return\": "]).expect("greeted");
+        assert!(matches!(qmp.execute("query-status", json!({})), Err(QmpError::Silent(_))));
+    }
+
+    #[test]
+    fn an_answer_to_something_else_is_refused() {
+        let mut qmp = session(&[READY, "{\"return\": {}, \"id\": \"stop\"}\n"]).expect("greeted");
+        assert!(matches!(qmp.execute("cont", json!({})), Err(QmpError::Malformed(_))));
+    }
+
+    #[test]
+    fn an_endless_line_is_refused() {
+        let (ours, mut theirs) = UnixStream::pair().expect("a pair");
+        std::thread::spawn(move || while theirs.write_all(&[b'x'; 65536]).is_ok() {});
+        assert!(matches!(Qmp::greet(ours, Duration::from_secs(20)), Err(QmpError::Malformed(_))));
+    }
+
+    #[test]
+    fn a_closed_connection_is_told_apart_from_silence() {
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        drop(theirs);
+        assert!(matches!(Qmp::greet(ours, LIMIT), Err(QmpError::Closed)));
+    }
+}
