@@ -1,0 +1,292 @@
+//! The host's end of the control port.
+//!
+//! The other end is a guest that may run anything, so nothing that comes from it is trusted: lines, messages and
+//! garbage are limited, every wait has a deadline, and text is made harmless before it leaves this module.
+
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use castra_wire::{
+    DecodeError, GuestMessage, HostMessage, Lines, MAX_LINE_BYTES, PROTOCOL_VERSION, Personality,
+};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+use crate::cancel::{Cancel, Interrupted};
+use crate::error::{Explain, Kind};
+
+use super::harmless::make_harmless;
+
+/// How soon a wait notices that it is to stop.
+const GLANCE: Duration = Duration::from_millis(50);
+
+/// How often a socket that is not there yet is tried. QEMU makes it within milliseconds.
+const RETRY: Duration = Duration::from_millis(5);
+
+/// The guest must take a message within this time.
+const SEND_LIMIT: Duration = Duration::from_secs(10);
+
+/// What may be skipped on one connection, in bytes: the rest of a line that an earlier host left behind, and some.
+const MAX_GARBAGE_BYTES: usize = 1024 * 1024;
+
+/// Messages of one connection. An agent sends about ten.
+const MAX_MESSAGES: u32 = 10_000;
+
+/// An open control port. Dropping it detaches; the guest does not mind.
+#[derive(Debug)]
+pub struct ControlPort {
+    socket: UnixStream,
+    cancel: Cancel,
+    lines: Lines,
+    garbage_bytes: usize,
+    messages: u32,
+}
+
+/// Why the agent could not be talked to.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// QEMU's socket cannot be reached.
+    #[error("cannot reach the guest's control port at {}", path.display())]
+    Connect {
+        /// The socket.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+    /// The agent has not said anything before the deadline.
+    #[error("the guest agent did not answer in time")]
+    Silent,
+    /// The agent has not taken a message in time.
+    #[error("the guest agent does not listen")]
+    Deaf,
+    /// QEMU has closed its end: the VM is gone.
+    #[error("the VM closed its control port")]
+    Closed,
+    /// Reading or writing failed otherwise.
+    #[error("the control port failed")]
+    Io(#[source] io::Error),
+    /// The guest has sent too much that is no message, or too many messages.
+    #[error("the guest floods its control port")]
+    Flood,
+    /// The agent speaks another version of the protocol.
+    #[error(
+        "the guest agent speaks version {0} of the control protocol, this castra version {PROTOCOL_VERSION}"
+    )]
+    OtherProtocol(u32),
+    /// A message is too long to be sent.
+    #[error("a message of {0} bytes for the guest agent (the limit is {MAX_LINE_BYTES})")]
+    TooLong(usize),
+    /// The user interrupted it.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
+}
+
+impl Explain for ControlError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Connect { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                Kind::Permission
+            }
+            Self::Connect { source, .. } if source.kind() == io::ErrorKind::WouldBlock => Kind::Busy,
+            Self::Connect { .. } | Self::Silent | Self::Deaf | Self::Closed => Kind::Unavailable,
+            Self::Io(_) => Kind::Io,
+            Self::Flood | Self::OtherProtocol(_) | Self::TooLong(_) => Kind::Data,
+            Self::Interrupted(_) => Kind::Interrupted,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Connect { source, .. } if source.kind() == io::ErrorKind::WouldBlock => {
+                Some("Another castra talks to this VM. Try again in a moment.".to_owned())
+            }
+            Self::OtherProtocol(_) => Some(
+                "Another version of castra started this VM. Stop it with `castra down` and start it again."
+                    .to_owned(),
+            ),
+            Self::TooLong(_) => Some("Give the VM fewer authorised keys.".to_owned()),
+            Self::Silent | Self::Deaf => Some("`castra logs` shows how far the guest came.".to_owned()),
+            _ => None,
+        }
+    }
+}
+
+impl ControlPort {
+    /// Connects to QEMU's socket, which may appear only later.
+    ///
+    /// # Errors
+    /// [`ControlError::Connect`] with the last reason once `deadline` has passed, or [`ControlError::Interrupted`].
+    pub fn connect(socket: &Path, deadline: Instant, cancel: &Cancel) -> Result<Self, ControlError> {
+        loop {
+            cancel.check()?;
+            match try_connect(socket) {
+                Ok(socket) => {
+                    let (cancel, lines) = (cancel.clone(), Lines::new());
+                    return Ok(Self { socket, cancel, lines, garbage_bytes: 0, messages: 0 });
+                }
+                Err(error) if may_come(&error) && Instant::now() < deadline => thread::sleep(RETRY),
+                Err(source) => return Err(ControlError::Connect { path: socket.to_owned(), source }),
+            }
+        }
+    }
+
+    /// Tells the agent that a host is there. The answer is [`GuestMessage::Hello`], now or as soon as the guest has
+    /// come so far.
+    ///
+    /// # Errors
+    /// As for [`ControlPort::personalise`].
+    pub fn attach(&mut self) -> Result<(), ControlError> {
+        // Ends the line that an earlier host may have left unfinished.
+        self.write(b"\n")?;
+        self.send(&HostMessage::Attach)
+    }
+
+    /// Gives the guest its personality. The answer is [`GuestMessage::Personalised`], or a failure of that errand.
+    ///
+    /// # Errors
+    /// [`ControlError::TooLong`], [`ControlError::Deaf`], [`ControlError::Closed`], [`ControlError::Io`] or
+    /// [`ControlError::Interrupted`].
+    pub fn personalise(&mut self, personality: Personality) -> Result<(), ControlError> {
+        self.send(&HostMessage::Personalise(personality))
+    }
+
+    /// Asks for an orderly shutdown. The answer is [`GuestMessage::PoweringOff`]; later the VM ends.
+    ///
+    /// # Errors
+    /// As for [`ControlPort::personalise`].
+    pub fn power_off(&mut self) -> Result<(), ControlError> {
+        self.send(&HostMessage::PowerOff)
+    }
+
+    /// The guest's next message. Text in it is harmless on a terminal. A guest may say anything at any time: who loops
+    /// over this keeps one deadline for the whole loop.
+    ///
+    /// # Errors
+    /// [`ControlError::Silent`] once `deadline` has passed, [`ControlError::Closed`], [`ControlError::Flood`],
+    /// [`ControlError::OtherProtocol`], [`ControlError::Io`] or [`ControlError::Interrupted`].
+    pub fn next(&mut self, deadline: Instant) -> Result<GuestMessage, ControlError> {
+        loop {
+            if let Some(message) = self.next_held()? {
+                return Ok(message);
+            }
+            self.read(deadline)?;
+        }
+    }
+
+    /// The next message among the bytes that are here; garbage between messages is skipped.
+    fn next_held(&mut self) -> Result<Option<GuestMessage>, ControlError> {
+        while let Some(line) = self.lines.next_line() {
+            let bytes = line.as_ref().map_or(0, |line| line.len());
+            match line.and_then(castra_wire::decode::<GuestMessage>) {
+                Ok(message) => {
+                    self.messages += 1;
+                    if self.messages > MAX_MESSAGES {
+                        return Err(ControlError::Flood);
+                    }
+                    return accept(message).map(Some);
+                }
+                Err(DecodeError::TooLong(bytes)) => self.skip(bytes)?,
+                Err(DecodeError::Malformed(_)) => self.skip(bytes)?,
+            }
+        }
+        Ok(None)
+    }
+
+    fn skip(&mut self, bytes: usize) -> Result<(), ControlError> {
+        self.garbage_bytes = self.garbage_bytes.saturating_add(bytes);
+        if self.garbage_bytes > MAX_GARBAGE_BYTES { Err(ControlError::Flood) } else { Ok(()) }
+    }
+
+    /// Reads what there is, or waits for it.
+    fn read(&mut self, deadline: Instant) -> Result<(), ControlError> {
+        let mut chunk = [0; 16 * 1024];
+        loop {
+            self.cancel.check()?;
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(ControlError::Silent);
+            }
+            self.socket.set_read_timeout(Some(left.min(GLANCE))).map_err(ControlError::Io)?;
+            match self.socket.read(&mut chunk) {
+                Ok(0) => return Err(ControlError::Closed),
+                Ok(length) => {
+                    self.lines.push(&chunk[..length]);
+                    return Ok(());
+                }
+                Err(error) => retry_or(error)?,
+            }
+        }
+    }
+
+    fn send(&mut self, message: &HostMessage) -> Result<(), ControlError> {
+        let line = castra_wire::encode(message);
+        if line.len() > MAX_LINE_BYTES {
+            return Err(ControlError::TooLong(line.len()));
+        }
+        self.write(&line)
+    }
+
+    fn write(&mut self, mut bytes: &[u8]) -> Result<(), ControlError> {
+        let deadline = Instant::now() + SEND_LIMIT;
+        self.socket.set_write_timeout(Some(GLANCE)).map_err(ControlError::Io)?;
+        while !bytes.is_empty() {
+            self.cancel.check()?;
+            if Instant::now() > deadline {
+                return Err(ControlError::Deaf);
+            }
+            match self.socket.write(bytes) {
+                Ok(written) => bytes = &bytes[written..],
+                Err(error) => retry_or(error)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Connects without waiting: where another client is being served, a blocking `connect` may never return.
+fn try_connect(path: &Path) -> io::Result<UnixStream> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    let socket = UnixStream::from(socket);
+    socket.set_nonblocking(false)?;
+    Ok(socket)
+}
+
+/// Whether the socket may be there, or free, a moment later.
+fn may_come(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::WouldBlock
+    )
+}
+
+fn retry_or(error: io::Error) -> Result<(), ControlError> {
+    match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted => Ok(()),
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => Err(ControlError::Closed),
+        _ => Err(ControlError::Io(error)),
+    }
+}
+
+fn accept(mut message: GuestMessage) -> Result<GuestMessage, ControlError> {
+    match &mut message {
+        GuestMessage::Hello { protocol, agent_version, kernel, stages, .. } => {
+            if *protocol != PROTOCOL_VERSION {
+                return Err(ControlError::OtherProtocol(*protocol));
+            }
+            make_harmless(agent_version);
+            make_harmless(kernel);
+            let mut seen = std::collections::HashSet::new();
+            stages.retain(|reached| seen.insert(reached.stage));
+        }
+        GuestMessage::Failed { reason, .. } => make_harmless(reason),
+        GuestMessage::Stage(_) | GuestMessage::Personalised | GuestMessage::PoweringOff => {}
+    }
+    Ok(message)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,273 @@
+//! The agent's way into the guest: behind the image's own initramfs.
+//!
+//! The kernel unpacks one archive after another into the same root, each compressed in its own way or not at all, with
+//! zeroes between them. So the image's archives stay what they are, and a small one with the agent follows them. Only
+//! the compression of the first is taken off where it is gzip: inflating Alpine's is a third of all that an emulated CPU
+//! executes until the kernel starts its first process, and a matter of milliseconds here.
+
+use std::fs;
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use flate2::bufread::GzDecoder;
+
+use crate::error::{Explain, Kind, kind_of_io};
+
+use super::cpio::{ALIGNMENT, Archive};
+
+/// The agent's path in the initramfs, for the kernel's `rdinit=`.
+pub const AGENT_PATH: &str = "/castra/agent";
+
+/// Where the agent makes the image's scripts look for programs first.
+const TOOLS: &str = "castra/bin";
+
+/// A short cut for Alpine's initramfs; see the script itself.
+const DEVICE_SEARCH: &str = include_str!("nlplug-findfs.sh");
+
+/// The guest agent, a static program for x86_64 Linux.
+pub const AGENT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/castra-guest"));
+
+/// How the kernel knows gzip (`lib/decompress.c`).
+const GZIP_MAGIC: [u8; 2] = [0x1F, 0x8B];
+
+/// An archive that is larger than this would not fit into a VM's memory anyway; it is left compressed.
+const MAX_INFLATED_BYTES: u64 = 256 * 1024 * 1024;
+
+/// Why an initramfs with the agent could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum InitrdError {
+    /// The image's initramfs cannot be read.
+    #[error("cannot read the image's initramfs {}", path.display())]
+    Read {
+        /// The image's initramfs.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+    /// The image's initramfs is empty.
+    #[error("the image's initramfs {} is empty", .0.display())]
+    Empty(PathBuf),
+    /// The new one cannot be written.
+    #[error("cannot write the initramfs {}", path.display())]
+    Write {
+        /// The new initramfs.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+}
+
+impl Explain for InitrdError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Read { source, .. } if source.kind() == io::ErrorKind::NotFound => Kind::NotFound,
+            Self::Read { source, .. } => kind_of_io(source),
+            Self::Empty(_) => Kind::Data,
+            Self::Write { source, .. } if kind_of_io(source) == Kind::Permission => Kind::Permission,
+            Self::Write { .. } => Kind::CannotCreate,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Read { .. } | Self::Empty(_) => {
+                Some("Remove the image's directory; `castra up` fetches the image again.".to_owned())
+            }
+            Self::Write { .. } => None,
+        }
+    }
+}
+
+/// Writes the image's initramfs with the agent behind it to `target`, which appears complete or not at all.
+///
+/// # Errors
+/// Every variant of [`InitrdError`]; then `target` is what it was before.
+pub fn append_agent(image_initramfs: &Path, target: &Path) -> Result<(), InitrdError> {
+    let reading = |source| InitrdError::Read { path: image_initramfs.to_owned(), source };
+    let writing = |source| InitrdError::Write { path: target.to_owned(), source };
+    let image = fs::read(image_initramfs).map_err(reading)?;
+    if image.is_empty() {
+        return Err(InitrdError::Empty(image_initramfs.to_owned()));
+    }
+    let directory = target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut temporary = tempfile::NamedTempFile::new_in(directory).map_err(writing)?;
+    temporary.write_all(&with_agent(image)).map_err(writing)?;
+    temporary.as_file().set_permissions(fs::Permissions::from_mode(0o644)).map_err(writing)?;
+    temporary.as_file().sync_all().map_err(writing)?;
+    temporary.persist(target).map_err(|error| writing(error.error))?;
+    Ok(())
+}
+
+fn with_agent(image: Vec<u8>) -> Vec<u8> {
+    let mut initramfs = inflate_first(&image).unwrap_or(image);
+    pad(&mut initramfs, 0);
+    initramfs.extend(agent_archive(AGENT));
+    initramfs
+}
+
+/// The initramfs with its first archive inflated, if that is gzip. What cannot be inflated is the kernel's to judge.
+fn inflate_first(image: &[u8]) -> Option<Vec<u8>> {
+    if !image.starts_with(&GZIP_MAGIC) {
+        return None;
+    }
+    let mut rest = image;
+    let mut inflated = Vec::new();
+    GzDecoder::new(&mut rest).take(MAX_INFLATED_BYTES).read_to_end(&mut inflated).ok()?;
+    if inflated.len() as u64 == MAX_INFLATED_BYTES {
+        return None;
+    }
+    let zeroes = rest.iter().take_while(|byte| **byte == 0).count();
+    let rest = &rest[zeroes..];
+    // Archives that follow lie where the kernel looks as long as their place differs by a multiple of the alignment.
+    pad(&mut inflated, image.len() - rest.len());
+    inflated.extend(rest);
+    Some(inflated)
+}
+
+/// Zeroes up to the next place that is as far from the last multiple of the alignment as `like` is.
+fn pad(initramfs: &mut Vec<u8>, like: usize) {
+    while initramfs.len() % ALIGNMENT != like % ALIGNMENT {
+        initramfs.push(0);
+    }
+}
+
+/// The agent's own archive. Besides the agent it brings the two devices that a Rust program needs for its standard
+/// streams before anybody has mounted anything: an initramfs is free not to have them.
+fn agent_archive(agent: &[u8]) -> Vec<u8> {
+    let mut archive = Archive::default();
+    archive.directory("dev", 0o755);
+    archive.character_device("dev/console", 0o600, 5, 1);
+    archive.character_device("dev/null", 0o666, 1, 3);
+    archive.directory("castra", 0o755);
+    archive.file(AGENT_PATH.trim_start_matches('/'), 0o755, agent);
+    archive.directory(TOOLS, 0o755);
+    archive.file(&format!("{TOOLS}/nlplug-findfs"), 0o755, DEVICE_SEARCH.as_bytes());
+    archive.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::cpio::tests::read;
+    use super::*;
+
+    #[test]
+    fn the_agent_is_a_static_program() {
+        assert!(AGENT.starts_with(b"\x7fELF"));
+        // An ELF file names the dynamic linker that it needs in an interpreter segment (type 3).
+        let number = |at: usize, bytes: usize| {
+            AGENT[at..at + bytes].iter().rev().fold(0, |number, byte| number << 8 | usize::from(*byte))
+        };
+        let (headers, size, count) = (number(32, 8), number(54, 2), number(56, 2));
+        assert!(count > 0);
+        assert!((0..count).all(|index| number(headers + index * size, 4) != 3), "it needs a dynamic linker");
+    }
+
+    #[test]
+    fn the_archive_holds_the_agent_and_its_directory() {
+        let bytes = agent_archive(b"agent");
+        let (entries, rest) = read(&bytes);
+        assert!(rest.is_empty());
+        let found: Vec<_> = entries.iter().map(|entry| (entry.name.as_str(), entry.mode)).collect();
+        assert_eq!(
+            found,
+            [
+                ("dev", 0o040_755),
+                ("dev/console", 0o020_600),
+                ("dev/null", 0o020_666),
+                ("castra", 0o040_755),
+                ("castra/agent", 0o100_755),
+                ("castra/bin", 0o040_755),
+                ("castra/bin/nlplug-findfs", 0o100_755),
+            ]
+        );
+        assert_eq!(entries[4].contents, b"agent");
+    }
+
+    #[test]
+    fn a_failure_leaves_the_target_as_it_was() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (image, target) = (directory.path().join("image"), directory.path().join("target"));
+        fs::write(&target, "old").expect("writes");
+        assert!(matches!(append_agent(&image, &target), Err(InitrdError::Read { .. })));
+        fs::write(&image, "").expect("writes");
+        assert!(matches!(append_agent(&image, &target), Err(InitrdError::Empty(_))));
+        assert_eq!(fs::read(&target).expect("reads"), b"old");
+        let nowhere = directory.path().join("none/target");
+        fs::write(&image, "image").expect("writes");
+        assert!(matches!(append_agent(&image, &nowhere), Err(InitrdError::Write { .. })));
+        assert_eq!(fs::read_dir(directory.path()).expect("lists").count(), 2, "no temporary file stays");
+    }
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(bytes).and_then(|()| encoder.finish()).expect("compresses")
+    }
+
+    fn archive_of(name: &str) -> Vec<u8> {
+        let mut archive = Archive::default();
+        archive.file(name, 0o644, name.as_bytes());
+        archive.finish()
+    }
+
+    /// The names in an initramfs of uncompressed archives, in order, zeroes between them.
+    fn names(mut initramfs: &[u8]) -> Vec<String> {
+        let mut names = Vec::new();
+        while !initramfs.is_empty() {
+            let (entries, rest) = read(initramfs);
+            names.extend(entries.into_iter().map(|entry| entry.name));
+            let zeroes = rest.iter().take_while(|byte| **byte == 0).count();
+            assert_eq!(zeroes % ALIGNMENT, 0, "the next archive is aligned");
+            initramfs = &rest[zeroes..];
+        }
+        names
+    }
+
+    #[test]
+    fn the_first_archive_is_inflated_and_those_after_it_are_found() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (source, target) = (directory.path().join("image"), directory.path().join("target"));
+        let mut image = gzip(&archive_of("first"));
+        let odd = image.len() % ALIGNMENT;
+        image.extend(vec![0; 512 - odd]);
+        image.resize(image.len().next_multiple_of(ALIGNMENT), 0);
+        image.extend(archive_of("second"));
+        fs::write(&source, &image).expect("writes");
+        append_agent(&source, &target).expect("appends");
+        let names = names(&fs::read(&target).expect("reads"));
+        assert_eq!(names[..2], ["first", "second"]);
+        assert!(names.iter().any(|name| name == "castra/agent"));
+    }
+
+    #[test]
+    fn what_only_looks_like_gzip_is_left_alone() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (source, target) = (directory.path().join("image"), directory.path().join("target"));
+        let whole = gzip(&archive_of("first"));
+        for image in [&whole[..whole.len() - 3], b"\x1f\x8bno gzip at all".as_slice()] {
+            fs::write(&source, image).expect("writes");
+            append_agent(&source, &target).expect("appends");
+            assert!(fs::read(&target).expect("reads").starts_with(image));
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(16))]
+        #[test]
+        fn the_image_comes_first_and_the_agent_where_the_kernel_looks(image in proptest::collection::vec(any::<u8>(), 1..64)) {
+            let directory = tempfile::tempdir().expect("a directory");
+            let (source, target) = (directory.path().join("image"), directory.path().join("target"));
+            fs::write(&source, &image).expect("writes");
+            append_agent(&source, &target).expect("appends");
+            let whole = fs::read(&target).expect("reads");
+            prop_assert!(whole.starts_with(&image));
+            let second = image.len().next_multiple_of(ALIGNMENT);
+            prop_assert!(whole[image.len()..second].iter().all(|byte| *byte == 0));
+            let (entries, rest) = read(&whole[second..]);
+            prop_assert!(rest.is_empty());
+            prop_assert!(entries.iter().any(|entry| entry.name == "castra/agent" && entry.contents == AGENT));
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! The two key pairs of a VM: the one its SSH server proves itself with, and the one that may log in.
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use russh::keys::ssh_key::private::{Ed25519Keypair, Ed25519PrivateKey, KeypairData};
+use russh::keys::ssh_key::{self, LineEnding};
+use russh::keys::{PrivateKey, PublicKey};
+
+use crate::error::{Explain, Kind, kind_of_io};
+use crate::files;
+use crate::guest::ssh::Target;
+use crate::layout::VmLayout;
+use crate::random::random_bytes;
+
+/// Why a VM's keys cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// A file is not an unencrypted OpenSSH private key.
+    #[error("{} is not a private key in OpenSSH's format", path.display())]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        source: ssh_key::Error,
+    },
+    /// A file cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+    /// A file cannot be written.
+    #[error("cannot write {}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+    /// The system gave no random bytes, or no key could be made of them.
+    #[error("cannot make a new key")]
+    Generate {
+        /// The reason.
+        source: io::Error,
+    },
+}
+
+impl Explain for KeyError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Invalid { .. } => Kind::Data,
+            Self::Read { source, .. } => kind_of_io(source),
+            Self::Write { source, .. } => match kind_of_io(source) {
+                Kind::Io => Kind::CannotCreate,
+                other => other,
+            },
+            Self::Generate { .. } => Kind::Other,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Invalid { path, .. } => Some(format!(
+                "Delete {} to get a new key. A VM that runs keeps the old one until it is started again.",
+                path.display()
+            )),
+            _ => None,
+        }
+    }
+}
+
+/// A VM's keys.
+#[derive(Clone)]
+pub struct VmKeys {
+    host: Arc<PrivateKey>,
+    client: Arc<PrivateKey>,
+}
+
+impl VmKeys {
+    /// Reads a VM's keys; makes those that do not exist. The caller holds the VM's lock.
+    ///
+    /// # Errors
+    /// Every variant of [`KeyError`].
+    pub fn load_or_create(layout: &VmLayout) -> Result<Self, KeyError> {
+        Ok(Self {
+            host: one(&layout.host_key(), "castra host")?,
+            client: one(&layout.client_key(), "castra")?,
+        })
+    }
+
+    /// The SSH server's private key, as OpenSSH PEM, to be handed to the guest.
+    ///
+    /// # Errors
+    /// [`KeyError::Generate`] if the key cannot be encoded.
+    pub fn host_private_pem(&self) -> Result<Vec<u8>, KeyError> {
+        pem(&self.host)
+    }
+
+    /// The public key that may log in, as a line of `authorized_keys`.
+    pub fn client_public_line(&self) -> String {
+        line(self.client.public_key())
+    }
+
+    /// What a connection to the VM needs to know.
+    pub fn target(&self, address: SocketAddr, user: &str) -> Target {
+        Target {
+            address,
+            user: user.to_owned(),
+            client_key: Arc::clone(&self.client),
+            host_key: self.host.public_key().clone(),
+        }
+    }
+
+    /// Writes `known_hosts` for other SSH clients: the server at 127.0.0.1 and this port.
+    ///
+    /// # Errors
+    /// [`KeyError::Write`].
+    pub fn write_known_hosts(&self, layout: &VmLayout, port: u16) -> Result<(), KeyError> {
+        let mut host = self.host.public_key().clone();
+        host.set_comment("");
+        publish(&layout.known_hosts(), format!("[127.0.0.1]:{port} {}\n", line(&host)).as_bytes())
+    }
+}
+
+fn one(path: &Path, comment: &str) -> Result<Arc<PrivateKey>, KeyError> {
+    match fs::read(path) {
+        Ok(pem) => PrivateKey::from_openssh(pem)
+            .map(Arc::new)
+            .map_err(|source| KeyError::Invalid { path: path.to_owned(), source }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let key = generate(comment)?;
+            publish(path, &pem(&key)?)?;
+            Ok(Arc::new(key))
+        }
+        Err(source) => Err(KeyError::Read { path: path.to_owned(), source }),
+    }
+}
+
+fn generate(comment: &str) -> Result<PrivateKey, KeyError> {
+    let seed =
+        random_bytes::<{ Ed25519PrivateKey::BYTE_SIZE }>().map_err(|source| KeyError::Generate { source })?;
+    PrivateKey::new(KeypairData::Ed25519(Ed25519Keypair::from_seed(&seed)), comment)
+        .map_err(|error| KeyError::Generate { source: io::Error::other(error) })
+}
+
+fn pem(key: &PrivateKey) -> Result<Vec<u8>, KeyError> {
+    match key.to_openssh(LineEnding::LF) {
+        Ok(pem) => Ok(pem.as_bytes().to_vec()),
+        Err(error) => Err(KeyError::Generate { source: io::Error::other(error) }),
+    }
+}
+
+fn line(key: &PublicKey) -> String {
+    // Encoding an Ed25519 key that exists cannot fail.
+    key.to_openssh().unwrap_or_default()
+}
+
+fn publish(path: &Path, bytes: &[u8]) -> Result<(), KeyError> {
+    files::write_atomically(path, bytes, 0o600)
+        .map_err(|source| KeyError::Write { path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+    use crate::layout::ProjectLayout;
+
+    fn layout() -> (tempfile::TempDir, VmLayout) {
+        let directory = tempfile::tempdir().expect("makes a directory");
+        let layout = ProjectLayout::new(directory.path().join(".castra")).vm("box");
+        (directory, layout)
+    }
+
+    #[test]
+    fn keys_are_made_once_and_for_the_owner_only() {
+        let (_directory, layout) = layout();
+        let made = VmKeys::load_or_create(&layout).expect("makes keys");
+        let read = VmKeys::load_or_create(&layout).expect("reads keys");
+        assert_eq!(made.client_public_line(), read.client_public_line());
+        assert_eq!(made.host_private_pem().expect("encodes"), read.host_private_pem().expect("encodes"));
+        assert_ne!(made.host.public_key().key_data(), made.client.public_key().key_data());
+        for path in [layout.host_key(), layout.client_key()] {
+            assert_eq!(fs::metadata(path).expect("exists").permissions().mode() & 0o777, 0o600);
+        }
+    }
+
+    #[test]
+    fn known_hosts_names_address_and_key() {
+        let (_directory, layout) = layout();
+        let keys = VmKeys::load_or_create(&layout).expect("makes keys");
+        keys.write_known_hosts(&layout, 40022).expect("writes");
+        let line = fs::read_to_string(layout.known_hosts()).expect("exists");
+        assert!(line.starts_with("[127.0.0.1]:40022 ssh-ed25519 AAAA"), "{line}");
+        assert_eq!(line.split_whitespace().count(), 3);
+    }
+
+    #[test]
+    fn a_broken_key_is_not_replaced() {
+        let (_directory, layout) = layout();
+        fs::create_dir_all(layout.directory()).expect("makes a directory");
+        fs::write(layout.host_key(), "not a key").expect("writes");
+        assert!(matches!(VmKeys::load_or_create(&layout), Err(KeyError::Invalid { .. })));
+        assert_eq!(fs::read(layout.host_key()).expect("exists"), b"not a key");
+    }
+}

@@ -1,0 +1,167 @@
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::error::{Explain, Kind, kind_of_io};
+
+/// Why something could not be done over SSH. A guest command's own failure is no error but a
+/// [`GuestExit`](super::GuestExit).
+#[derive(Debug, thiserror::Error)]
+pub enum SshError {
+    /// Nothing listens at the VM's address.
+    #[error("cannot connect to the VM at {address}")]
+    Unreachable {
+        /// The forwarded port on this host.
+        address: SocketAddr,
+        /// The reason.
+        source: io::Error,
+    },
+    /// The VM did not answer in time.
+    #[error("the VM at {address} did not answer within {} s", limit.as_secs())]
+    TooSlow {
+        /// The forwarded port on this host.
+        address: SocketAddr,
+        /// The limit.
+        limit: Duration,
+    },
+    /// The VM's SSH server ended the conversation before anybody was logged in.
+    #[error("the SSH handshake with the VM at {address} failed")]
+    Handshake {
+        /// The forwarded port on this host.
+        address: SocketAddr,
+        /// The reason.
+        source: russh::Error,
+    },
+    /// Another machine answers, or one that pretends to be the VM.
+    #[error("the machine at {address} is not this VM: its host key is {found}, not {expected}")]
+    HostKeyMismatch {
+        /// The forwarded port on this host.
+        address: SocketAddr,
+        /// Fingerprint of the VM's key.
+        expected: String,
+        /// Fingerprint of the key that was shown.
+        found: String,
+    },
+    /// The VM does not accept the key.
+    #[error("the VM refuses the key for user {user}")]
+    Refused {
+        /// The guest's user.
+        user: String,
+    },
+    /// The key is right, but there is no such user in the guest.
+    #[error("the VM has no user {user}")]
+    UnknownUser {
+        /// The guest's user.
+        user: String,
+    },
+    /// The guest's server did not start what was asked for.
+    #[error("the VM did not start {what}")]
+    NotStarted {
+        /// `a command`, `a terminal`, `SFTP`.
+        what: &'static str,
+    },
+    /// The connection ended before the command did.
+    #[error("the connection to the VM was lost")]
+    Lost,
+    /// A captured output is longer than the caller wanted.
+    #[error("the command printed more than {limit_bytes} bytes")]
+    TooMuchOutput {
+        /// The caller's limit.
+        limit_bytes: usize,
+    },
+    /// This process's own terminal or streams failed.
+    #[error("cannot {what}")]
+    Local {
+        /// What was to be done, as a verb and its object.
+        what: &'static str,
+        /// The reason.
+        source: io::Error,
+    },
+    /// A file on this host cannot be read or written.
+    #[error("cannot {what} {}", path.display())]
+    LocalFile {
+        /// `read`, `write`, …
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+    /// A file in the guest cannot be read or written.
+    #[error("cannot {what} {path} in the VM: {reason}")]
+    GuestFile {
+        /// `read`, `write`, …
+        what: &'static str,
+        /// The file.
+        path: String,
+        /// What the guest's SFTP server says.
+        reason: String,
+        /// Whether the file does not exist.
+        missing: bool,
+    },
+}
+
+impl SshError {
+    /// Whether nothing has run yet: the guest did not answer, or has no keys.
+    pub fn is_before_login(&self) -> bool {
+        matches!(
+            self,
+            Self::Unreachable { .. } | Self::TooSlow { .. } | Self::Handshake { .. } | Self::Refused { .. }
+        )
+    }
+}
+
+impl Explain for SshError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Unreachable { .. }
+            | Self::TooSlow { .. }
+            | Self::Handshake { .. }
+            | Self::NotStarted { .. }
+            | Self::Lost => Kind::Unavailable,
+            Self::HostKeyMismatch { .. } | Self::Refused { .. } => Kind::Permission,
+            Self::UnknownUser { .. } => Kind::NotFound,
+            Self::TooMuchOutput { .. } => Kind::Data,
+            Self::Local { source, .. } | Self::LocalFile { source, .. } => match source.kind() {
+                io::ErrorKind::NotFound => Kind::NotFound,
+                _ => kind_of_io(source),
+            },
+            Self::GuestFile { missing, .. } => {
+                if *missing {
+                    Kind::NotFound
+                } else {
+                    Kind::Io
+                }
+            }
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Unreachable { .. } | Self::Lost => {
+                "See with `castra status` whether the VM runs, and with `castra logs` why it may not."
+            }
+            Self::TooSlow { .. } | Self::Handshake { .. } => {
+                "It may still be booting, or hang: see `castra logs`."
+            }
+            Self::HostKeyMismatch { .. } => {
+                "Another program has taken the VM's port, or its keys were replaced. Restart the VM with \
+                 `castra down` and `castra up`."
+            }
+            Self::Refused { .. } => {
+                "The keys in the VM's directory have changed since it was started. Restart it with \
+                 `castra down` and `castra up`."
+            }
+            Self::UnknownUser { .. } => "Name a user of the guest's /etc/passwd, for instance root.",
+            Self::NotStarted { .. } => "The guest may have run out of memory or terminals.",
+            Self::TooMuchOutput { .. }
+            | Self::Local { .. }
+            | Self::LocalFile { .. }
+            | Self::GuestFile { .. } => {
+                return None;
+            }
+        };
+        Some(hint.to_owned())
+    }
+}

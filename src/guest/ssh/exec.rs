@@ -1,0 +1,251 @@
+//! Commands and shells in the guest.
+
+use std::ffi::OsString;
+use std::future::pending;
+use std::io;
+use std::ops::ControlFlow;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::Arc;
+
+use castra_flow::Outgoing;
+use russh::Sig;
+use russh::client::Msg;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::connection::Connection;
+use super::conversation::{Conversation, Stream};
+use super::stdio::{Input, Output};
+use super::terminal::{self, Raw};
+use super::{GuestExit, SshError, Stdio, Target, Tty, block_on};
+
+/// What the guest user's shell runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// A program and its arguments, each passed on exactly as it is here.
+    Argv(Vec<OsString>),
+    /// A line, for the shell to read.
+    Line(String),
+    /// The shell itself, as a login shell.
+    Shell,
+}
+
+/// A command to run in the guest.
+pub struct ExecRequest {
+    /// The command.
+    pub command: Command,
+    /// The terminal it gets; without one, stdout and stderr stay apart.
+    pub tty: Option<Tty>,
+    /// Variables for its environment. They win over what the guest sets.
+    pub environment: Vec<(String, String)>,
+    /// This side's streams. If stdin is a terminal and the command gets one, it is raw meanwhile.
+    pub stdio: Stdio,
+}
+
+/// What a command printed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Captured {
+    /// How it ended.
+    pub exit: GuestExit,
+    /// Its stdout.
+    pub stdout: Vec<u8>,
+    /// Its stderr.
+    pub stderr: Vec<u8>,
+}
+
+/// Runs a command and waits for its end.
+///
+/// Without a terminal, INT, TERM, HUP and QUIT that this process gets go to the command; the second of a kind ends the
+/// call instead. With a terminal its keys are bytes like others, and those signals end the call. The command is hung up
+/// whenever the call ends before it.
+///
+/// # Errors
+/// The guest could not be reached or was lost, or this side's streams failed. A stdout that nobody reads is no error
+/// but [`GuestExit::OutputClosed`].
+pub fn exec(target: &Target, request: ExecRequest) -> Result<GuestExit, SshError> {
+    block_on(async {
+        let connection = Connection::open(target).await?;
+        let ExecRequest { command, tty, environment, stdio } = request;
+        let mut conversation = Conversation::start(&connection, &command, tty.as_ref(), &environment).await?;
+        let _raw = match (&tty, &stdio.stdin) {
+            (Some(_), Some(stdin)) => Raw::enter(stdin).map_err(local("make the terminal raw"))?,
+            _ => None,
+        };
+        let outgoing = conversation.outgoing();
+        let signals = Signals::new(&stdio, tty.is_some()).map_err(local("wait for signals"))?;
+        let Stdio { stdin, stdout, stderr } = stdio;
+        let outputs = Outputs::start(stdout, stderr).map_err(local("start a thread"))?;
+        let input = stdin.map(Input::start).transpose().map_err(local("start a thread"))?;
+        tokio::select! {
+            exit = outputs.take_from(&mut conversation) => exit,
+            // Ends with stdin, but the command does not.
+            () = async { feed(input, &outgoing).await; pending().await } => Err(SshError::Lost),
+            exit = signals.pass_on(&outgoing) => Ok(exit),
+            () = connection.until_silent() => Err(SshError::Lost),
+        }
+    })
+}
+
+/// A login shell on a terminal. See [`exec`].
+///
+/// # Errors
+/// As [`exec`].
+pub fn shell(
+    target: &Target,
+    tty: Tty,
+    environment: Vec<(String, String)>,
+    stdio: Stdio,
+) -> Result<GuestExit, SshError> {
+    exec(target, ExecRequest { command: Command::Shell, tty: Some(tty), environment, stdio })
+}
+
+/// Runs a command without input and returns what it printed.
+///
+/// # Errors
+/// As [`exec`]; and [`SshError::TooMuchOutput`] past `limit_bytes` on stdout and stderr together.
+pub fn capture(target: &Target, argv: Vec<OsString>, limit_bytes: usize) -> Result<Captured, SshError> {
+    block_on(async {
+        let connection = Connection::open(target).await?;
+        let mut conversation = Conversation::start(&connection, &Command::Argv(argv), None, &[]).await?;
+        feed(None, &conversation.outgoing()).await;
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        let mut room = limit_bytes;
+        let exit = tokio::select! {
+            exit = conversation.until_exit(|stream, data| {
+                let Some(rest) = room.checked_sub(data.len()) else { return ControlFlow::Break(()) };
+                room = rest;
+                let kept = if stream == Stream::Stdout { &mut stdout } else { &mut stderr };
+                kept.extend_from_slice(&data);
+                ControlFlow::Continue(())
+            }) => exit?,
+            () = connection.until_silent() => return Err(SshError::Lost),
+        };
+        match exit {
+            GuestExit::OutputClosed => Err(SshError::TooMuchOutput { limit_bytes }),
+            exit => Ok(Captured { exit, stdout, stderr }),
+        }
+    })
+}
+
+fn local(what: &'static str) -> impl FnOnce(io::Error) -> SshError {
+    move |source| SshError::Local { what, source }
+}
+
+/// Sends stdin and its end. Failures mean that the connection is gone, which its reader notices too.
+async fn feed(input: Option<Input>, outgoing: &Outgoing<Msg>) {
+    if let Some(mut input) = input {
+        while let Some(chunk) = input.next().await {
+            if outgoing.send(None, chunk).await.is_err() {
+                return;
+            }
+        }
+    }
+    let _ = outgoing.half().eof().await;
+}
+
+struct Outputs {
+    stdout: Output,
+    stderr: Output,
+}
+
+impl Outputs {
+    fn start(stdout: OwnedFd, stderr: OwnedFd) -> io::Result<Self> {
+        Ok(Self { stdout: Output::start(stdout)?, stderr: Output::start(stderr)? })
+    }
+
+    /// Writes everything the command prints, and returns when it has ended and all is written.
+    async fn take_from(self, conversation: &mut Conversation) -> Result<GuestExit, SshError> {
+        let exit = conversation
+            .until_exit(|stream, data| {
+                let is_taken = match stream {
+                    Stream::Stdout => self.stdout.put(data),
+                    Stream::Stderr => {
+                        // A stderr that nobody reads stops nothing.
+                        let _ = self.stderr.put(data);
+                        true
+                    }
+                };
+                if is_taken { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            })
+            .await?;
+        let _ = self.stderr.finish().await;
+        match self.stdout.finish().await {
+            Ok(()) => Ok(exit),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(GuestExit::OutputClosed),
+            Err(source) => Err(SshError::Local { what: "write to stdout", source }),
+        }
+    }
+}
+
+/// Signals this process gets while a command runs.
+struct Signals {
+    streams: [(Signal, Sig, u8); 4],
+    resized: Option<(Signal, OwnedFd)>,
+    has_tty: bool,
+}
+
+impl Signals {
+    fn new(stdio: &Stdio, has_tty: bool) -> io::Result<Self> {
+        let stream = |kind: SignalKind, name: Sig| {
+            let number = u8::try_from(kind.as_raw_value()).unwrap_or(0);
+            Ok::<_, io::Error>((signal(kind)?, name, number))
+        };
+        let resized = if has_tty {
+            let terminal = stdio.stdin.as_ref().unwrap_or(&stdio.stdout).as_fd().try_clone_to_owned()?;
+            Some((signal(SignalKind::window_change())?, terminal))
+        } else {
+            None
+        };
+        Ok(Self {
+            streams: [
+                stream(SignalKind::interrupt(), Sig::INT)?,
+                stream(SignalKind::terminate(), Sig::TERM)?,
+                stream(SignalKind::hangup(), Sig::HUP)?,
+                stream(SignalKind::quit(), Sig::QUIT)?,
+            ],
+            resized,
+            has_tty,
+        })
+    }
+
+    /// Returns when a signal ends the call.
+    async fn pass_on(mut self, outgoing: &Arc<Outgoing<Msg>>) -> GuestExit {
+        let [interrupt, terminate, hang_up, quit] = &mut self.streams;
+        let mut seen = Vec::new();
+        loop {
+            let (name, number) = tokio::select! {
+                () = got(interrupt) => (&interrupt.1, interrupt.2),
+                () = got(terminate) => (&terminate.1, terminate.2),
+                () = got(hang_up) => (&hang_up.1, hang_up.2),
+                () = got(quit) => (&quit.1, quit.2),
+                size = resized(&mut self.resized) => {
+                    let (columns, rows) = (u32::from(size.0), u32::from(size.1));
+                    let _ = outgoing.half().window_change(columns, rows, 0, 0).await;
+                    continue;
+                }
+            };
+            if self.has_tty || seen.contains(&number) {
+                return GuestExit::Interrupted(number);
+            }
+            seen.push(number);
+            // Failing means that the connection is gone, which its reader notices too.
+            let _ = outgoing.half().signal(name.clone()).await;
+        }
+    }
+}
+
+async fn got((stream, _, _): &mut (Signal, Sig, u8)) {
+    if stream.recv().await.is_none() {
+        pending().await
+    }
+}
+
+async fn resized(resized: &mut Option<(Signal, OwnedFd)>) -> (u16, u16) {
+    if let Some((stream, terminal)) = resized {
+        while stream.recv().await.is_some() {
+            if let Some(size) = terminal::size(&*terminal) {
+                return size;
+            }
+        }
+    }
+    pending().await
+}

@@ -1,0 +1,38 @@
+//! Castra as an SSH client of its own guests: commands, shells and copies.
+//!
+//! The interface blocks; inside runs a single-threaded tokio runtime per call, so it must not be called from async
+//! code. Nothing here prints: a command's streams go to the descriptors of its [`Stdio`], and errors are returned. An
+//! [`SshError`] means that the guest could not be reached or lost; whatever the guest's command did is a
+//! [`GuestExit`], even when it is 255.
+
+mod connection;
+mod conversation;
+mod copy;
+mod error;
+mod exec;
+mod exit;
+mod quote;
+mod stdio;
+mod terminal;
+
+use std::io;
+
+pub use connection::Target;
+pub use copy::{Copied, download, upload};
+pub use error::SshError;
+pub use exec::{Captured, Command, ExecRequest, capture, exec, shell};
+pub use exit::GuestExit;
+pub use quote::quote;
+pub use stdio::Stdio;
+pub use terminal::Tty;
+
+/// Runs one call's work to its end. Threads that still wait for input are left behind.
+fn block_on<T>(work: impl Future<Output = Result<T, SshError>>) -> Result<T, SshError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source: io::Error| SshError::Local { what: "start the SSH client", source })?;
+    let result = runtime.block_on(work);
+    runtime.shutdown_background();
+    result
+}

@@ -1,0 +1,143 @@
+//! This side's streams. Each has a thread: terminals, pipes and files alike may block, and files cannot be waited for.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::mpsc as blocking;
+use std::thread;
+
+use bytes::Bytes;
+use castra_flow::Received;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use tokio::sync::{mpsc, oneshot};
+
+/// Bytes read at once: a Linux pipe's capacity.
+const READ_BYTES: usize = 64 * 1024;
+
+/// Reads ahead of what the connection takes.
+const READ_AHEAD: usize = 4;
+
+/// Where a command's streams come from and go to.
+pub struct Stdio {
+    /// Read until it ends; nothing is `/dev/null`.
+    pub stdin: Option<OwnedFd>,
+    /// Gets the command's stdout, or all of a terminal's output.
+    pub stdout: OwnedFd,
+    /// Gets the command's stderr.
+    pub stderr: OwnedFd,
+}
+
+impl Stdio {
+    /// This process's own streams.
+    ///
+    /// # Errors
+    /// One of them is closed.
+    pub fn inherit() -> io::Result<Self> {
+        Ok(Self { stdin: Some(io::stdin().as_fd().try_clone_to_owned()?), ..Self::without_stdin()? })
+    }
+
+    /// This process's stdout and stderr, and nothing to read.
+    ///
+    /// # Errors
+    /// One of them is closed.
+    pub fn without_stdin() -> io::Result<Self> {
+        Ok(Self {
+            stdin: None,
+            stdout: io::stdout().as_fd().try_clone_to_owned()?,
+            stderr: io::stderr().as_fd().try_clone_to_owned()?,
+        })
+    }
+}
+
+/// What is read from stdin. Reading stops when it is dropped, so that nothing meant for the next program is taken.
+pub(super) struct Input {
+    chunks: mpsc::Receiver<Bytes>,
+    /// Its other end becomes readable when this one is closed.
+    _stop: OwnedFd,
+}
+
+impl Input {
+    pub(super) fn start(stdin: OwnedFd) -> io::Result<Self> {
+        let (stopped, stop) = io::pipe()?;
+        let stopped = OwnedFd::from(stopped);
+        let (sender, chunks) = mpsc::channel(READ_AHEAD);
+        thread::Builder::new().name("castra-stdin".into()).spawn(move || {
+            while read(&stdin, &stopped).is_some_and(|chunk| sender.blocking_send(chunk).is_ok()) {}
+        })?;
+        Ok(Self { chunks, _stop: stop.into() })
+    }
+
+    /// The next bytes; nothing at the end, or if stdin cannot be read.
+    pub(super) async fn next(&mut self) -> Option<Bytes> {
+        self.chunks.recv().await
+    }
+}
+
+fn read(stdin: &OwnedFd, stopped: &OwnedFd) -> Option<Bytes> {
+    let mut buffer = vec![0; READ_BYTES];
+    loop {
+        let mut waiting = [PollFd::new(stdin, PollFlags::IN), PollFd::new(stopped, PollFlags::IN)];
+        match poll(&mut waiting, None) {
+            Err(Errno::INTR) => continue,
+            Err(_) => return None,
+            Ok(_) if !waiting[1].revents().is_empty() => return None,
+            Ok(_) => {}
+        }
+        match rustix::io::read(stdin, &mut buffer) {
+            Err(Errno::INTR | Errno::AGAIN) => {}
+            Ok(0) | Err(_) => return None,
+            Ok(count) => {
+                buffer.truncate(count);
+                return Some(buffer.into());
+            }
+        }
+    }
+}
+
+/// Writes to stdout or stderr.
+pub(super) struct Output {
+    data: blocking::Sender<Received>,
+    written: oneshot::Receiver<io::Result<()>>,
+}
+
+impl Output {
+    pub(super) fn start(descriptor: OwnedFd) -> io::Result<Self> {
+        let (data, received) = blocking::channel();
+        let (done, written) = oneshot::channel();
+        thread::Builder::new().name("castra-output".into()).spawn(move || {
+            let result = received.into_iter().try_for_each(|data: Received| write_all(&descriptor, &data));
+            // Nobody waits for it any more when the call was ended by a signal.
+            let _ = done.send(result);
+        })?;
+        Ok(Self { data, written })
+    }
+
+    /// Queues bytes. False if writing has failed.
+    pub(super) fn put(&self, data: Received) -> bool {
+        self.data.send(data).is_ok()
+    }
+
+    /// Waits until everything is written.
+    ///
+    /// # Errors
+    /// Writing failed, now or before.
+    pub(super) async fn finish(self) -> io::Result<()> {
+        drop(self.data);
+        self.written.await.unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()))
+    }
+}
+
+fn write_all(descriptor: &OwnedFd, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match rustix::io::write(descriptor, bytes) {
+            Ok(count) => bytes = &bytes[count..],
+            Err(Errno::INTR) => {}
+            // Whoever shares our stdout may have made it non-blocking.
+            Err(Errno::AGAIN) => {
+                poll(&mut [PollFd::new(descriptor, PollFlags::OUT)], None)?;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}

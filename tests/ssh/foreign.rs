@@ -1,0 +1,247 @@
+//! OpenSSH as the client. Without it on this machine, these tests pass without doing anything.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use castra::guest::VmKeys;
+
+use crate::guest::{Guest, eventually, pattern};
+
+/// One of OpenSSH's programs, set up for a guest.
+fn client(guest: &Guest, program: &str) -> Option<Command> {
+    let is_there =
+        Command::new(program).arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
+    if !is_there {
+        return None;
+    }
+    let keys = VmKeys::load_or_create(&guest.layout).expect("reads keys");
+    keys.write_known_hosts(&guest.layout, guest.target.address.port()).expect("writes");
+    let mut command = Command::new(program);
+    command.args(["-F", "/dev/null", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes"]);
+    command.args(["-o", "GlobalKnownHostsFile=/dev/null", "-o", "IdentitiesOnly=yes"]);
+    command.arg("-o").arg(format!("UserKnownHostsFile={}", guest.layout.known_hosts().display()));
+    command.arg("-o").arg(format!("IdentityFile={}", guest.layout.client_key().display()));
+    command.arg("-o").arg(format!("Port={}", guest.target.address.port()));
+    command.arg("-o").arg(format!("User={}", guest.target.user));
+    Some(command)
+}
+
+/// Feeds a client and takes what it prints.
+fn run(mut command: Command, input: Vec<u8>) -> Output {
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
+    let mut stdin = child.stdin.take().expect("is a pipe");
+    let writer = thread::spawn(move || stdin.write_all(&input));
+    let output = child.wait_with_output().expect("ends");
+    // A command may end without reading everything.
+    let _ = writer.join().expect("ends");
+    output
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn commands_streams_and_codes() {
+    let guest = Guest::start();
+    let Some(mut ssh) = client(&guest, "ssh") else { return };
+    ssh.args(["127.0.0.1", "cat; echo err >&2; exit 42"]);
+    let output = run(ssh, b"in".to_vec());
+    assert_eq!(output.status.code(), Some(42), "{}", said(&output));
+    assert_eq!(output.stdout, b"in");
+    assert!(said(&output).ends_with("err\n"), "{}", said(&output));
+}
+
+#[test]
+fn a_lot_of_data_both_ways_while_keys_change() {
+    let guest = Guest::start();
+    let Some(mut ssh) = client(&guest, "ssh") else { return };
+    ssh.args(["-o", "RekeyLimit=1M", "127.0.0.1", "cat"]);
+    let sent = pattern(30 << 20);
+    let output = run(ssh, sent.clone());
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    assert!(output.stdout == sent, "{} bytes", output.stdout.len());
+}
+
+/// The worst moment for a key exchange: the command's output waits for its reader, and its input for its output.
+#[test]
+fn keys_change_while_everything_waits() {
+    let guest = Guest::start();
+    let Some(mut ssh) = client(&guest, "ssh") else { return };
+    ssh.args(["-v", "-o", "RekeyLimit=default 1s", "127.0.0.1", "cat"]);
+    ssh.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = ssh.spawn().map(Ended).expect("starts");
+    let mut stdin = child.0.stdin.take().expect("is a pipe");
+    let mut stdout = child.0.stdout.take().expect("is a pipe");
+    let log = BufReader::new(child.0.stderr.take().expect("is a pipe"));
+    let (exchange, exchanges) = mpsc::channel();
+    let listener = thread::spawn(move || {
+        for line in log.lines().map_while(Result::ok).filter(|line| line.contains("SSH2_MSG_KEXINIT sent")) {
+            // Only the first two are waited for.
+            let _ = exchange.send(line);
+        }
+    });
+    let writer = thread::spawn(move || stdin.write_all(&pattern(20 << 20)));
+    let mut first = [0];
+    stdout.read_exact(&mut first).expect("starts");
+    // The second is ssh's time limit, with everything full meanwhile.
+    for number in 1..=2 {
+        exchanges
+            .recv_timeout(Duration::from_secs(20))
+            .unwrap_or_else(|_| panic!("exchange {number} begins"));
+    }
+    let mut received = first.to_vec();
+    stdout.read_to_end(&mut received).expect("goes on");
+    writer.join().expect("ends").expect("writes");
+    assert!(received == pattern(20 << 20), "{} bytes", received.len());
+    drop(child);
+    listener.join().expect("ends");
+}
+
+#[test]
+fn a_terminal() {
+    let guest = Guest::start();
+    let Some(mut ssh) = client(&guest, "ssh") else { return };
+    ssh.args(["-tt", "127.0.0.1", "test -t 0 && test -t 1 && echo terminal"]);
+    let output = run(ssh, Vec::new());
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    assert_eq!(output.stdout, b"terminal\r\n");
+}
+
+#[test]
+fn several_sessions_on_one_connection() {
+    let guest = Guest::start();
+    let control = guest.scratch().join("mux");
+    let Some(mut first) = client(&guest, "ssh") else { return };
+    first.arg("-M").arg("-S").arg(&control).args(["-N", "127.0.0.1"]);
+    let master = first.stdin(Stdio::null()).spawn().map(Ended).expect("starts");
+    eventually("the connection is up", || control.exists());
+    thread::scope(|scope| {
+        for number in 0..5_u8 {
+            let (guest, control) = (&guest, &control);
+            scope.spawn(move || {
+                let mut ssh = client(guest, "ssh").expect("is there");
+                ssh.arg("-S").arg(control).args(["127.0.0.1", &format!("cat; exit {number}")]);
+                let sent = pattern(3 << 20);
+                let output = run(ssh, sent.clone());
+                assert_eq!(output.status.code(), Some(number.into()), "{}", said(&output));
+                assert!(output.stdout == sent);
+            });
+        }
+    });
+    drop(master);
+}
+
+#[test]
+fn sftp_does_what_it_is_told() {
+    let guest = Guest::start();
+    let Some(mut sftp) = client(&guest, "sftp") else { return };
+    let (here, there) = (guest.scratch().join("here"), guest.scratch().join("there"));
+    fs::write(&here, pattern(5 << 20)).expect("writes");
+    let (here, there) = (here.display().to_string(), there.display().to_string());
+    sftp.args(["-b", "-", "127.0.0.1"]);
+    let batch = format!(
+        "mkdir {there}\nput {here} {there}/a\nget {there}/a {here}.back\nrename {there}/a {there}/b\n\
+         ln -s b {there}/c\nln {there}/b {there}/d\nchmod 600 {there}/b\nls -l {there}\ndf {there}\n\
+         rm {there}/d\nmkdir {there}/e\nrmdir {there}/e\ncd {there}\npwd\n"
+    );
+    let output = run(sftp, batch.into_bytes());
+    assert!(output.status.success(), "{}", said(&output));
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains(&format!("Remote working directory: {there}")), "{text}");
+    assert!(fs::read(format!("{here}.back")).expect("exists") == pattern(5 << 20));
+    assert_eq!(fs::read_link(format!("{there}/c")).expect("is a link"), Path::new("b"));
+    assert!(!Path::new(&format!("{there}/a")).exists());
+    assert!(!Path::new(&format!("{there}/d")).exists());
+}
+
+#[test]
+fn scp_copies_trees() {
+    let guest = Guest::start();
+    let Some(mut scp) = client(&guest, "scp") else { return };
+    let (here, there) = (guest.scratch().join("here"), guest.scratch().join("there"));
+    fs::create_dir_all(here.join("sub")).expect("makes directories");
+    fs::write(here.join("sub/file"), pattern(100_000)).expect("writes");
+    scp.args(["-r", "-p"]).arg(&here).arg(format!("127.0.0.1:{}", there.display()));
+    let output = run(scp, Vec::new());
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(fs::read(there.join("sub/file")).expect("exists") == pattern(100_000));
+}
+
+/// A process that ends with its test.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Echoes every connection, until the test's process ends.
+fn echo() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
+    let port = listener.local_addr().expect("has an address").port();
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            thread::spawn(move || {
+                std::io::copy(&mut &stream, &mut &stream).map(|_| stream.shutdown(std::net::Shutdown::Write))
+            });
+        }
+    });
+    port
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").expect("binds").local_addr().expect("has an address").port()
+}
+
+fn talk(port: u16) -> std::io::Result<Vec<u8>> {
+    let stream = TcpStream::connect(("127.0.0.1", port))?;
+    let sent = pattern(4 << 20);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let _ = (&stream).write_all(&sent);
+            stream.shutdown(std::net::Shutdown::Write)
+        });
+        let mut received = Vec::new();
+        (&stream).read_to_end(&mut received).map(|_| received)
+    })
+}
+
+#[test]
+fn forwards_both_ways() {
+    let guest = Guest::start();
+    let Some(mut ssh) = client(&guest, "ssh") else { return };
+    let (target, local, remote) = (echo(), free_port(), free_port());
+    ssh.args(["-N", "-o", "ExitOnForwardFailure=yes"]);
+    ssh.arg("-L").arg(format!("{local}:localhost:{target}"));
+    ssh.arg("-R").arg(format!("{remote}:127.0.0.1:{target}"));
+    let forwarding = Ended(ssh.arg("127.0.0.1").stdin(Stdio::null()).spawn().expect("starts"));
+    for port in [local, remote] {
+        eventually("the forward is up", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+        for _ in 0..3 {
+            let received = talk(port).expect("talks");
+            assert!(received == pattern(4 << 20), "{} bytes on {port}, -L is {local}", received.len());
+        }
+    }
+    drop(forwarding);
+    eventually("the remote port is closed", || TcpStream::connect(("127.0.0.1", remote)).is_err());
+}
+
+#[test]
+fn a_forward_to_nowhere_is_refused() {
+    let guest = Guest::start();
+    let Some(mut ssh) = client(&guest, "ssh") else { return };
+    ssh.arg("-W").arg(format!("localhost:{}", free_port())).arg("127.0.0.1");
+    let output = run(ssh, Vec::new());
+    assert!(!output.status.success());
+    assert!(said(&output).contains("onnect failed"), "{}", said(&output));
+}

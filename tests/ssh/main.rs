@@ -1,0 +1,12 @@
+//! Both ends of Castra's SSH, talking over 127.0.0.1 as the current user.
+
+#![cfg(target_os = "linux")]
+
+mod copy;
+mod exec;
+mod foreign;
+mod guest;
+mod login;
+mod pressure;
+mod quoting;
+mod terminal;
