@@ -1,0 +1,301 @@
+//! The one place where processes are spawned.
+//!
+//! [`run`] waits for a helper (`qemu-img`, `pip`) and hands back what it printed; [`spawn_detached`] starts QEMU so that
+//! it outlives this process. Both take the whole command as data, so that it can be logged and tested.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::cancel::{Cancel, Interrupted};
+use crate::context::Environment;
+use crate::error::{Explain, Kind};
+
+/// How often a child is looked at. Helpers take tens of milliseconds at least.
+const POLL: Duration = Duration::from_millis(2);
+
+/// A command line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Invocation {
+    /// The program's path.
+    pub program: PathBuf,
+    /// Its arguments.
+    pub arguments: Vec<OsString>,
+}
+
+/// What a command printed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    /// Standard output.
+    pub stdout: Vec<u8>,
+    /// Standard error, as text.
+    pub stderr: String,
+}
+
+/// Why a command did not do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// It could not be started.
+    #[error("cannot run {program}")]
+    Start {
+        /// The program.
+        program: String,
+        /// The reason.
+        source: io::Error,
+    },
+    /// It ran and failed; what it said last on stderr is part of the message.
+    #[error("{program} failed ({status}){}", said(stderr))]
+    Failed {
+        /// The program.
+        program: String,
+        /// Its exit status.
+        status: ExitStatus,
+        /// All of its stderr.
+        stderr: String,
+    },
+    /// It did not end within its limit and was killed.
+    #[error("{program} did not finish within {} s", limit.as_secs())]
+    TooSlow {
+        /// The program.
+        program: String,
+        /// The limit.
+        limit: Duration,
+    },
+    /// The user interrupted it.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
+}
+
+impl Explain for CommandError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Start { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                Kind::Permission
+            }
+            Self::Start { .. } | Self::Failed { .. } | Self::TooSlow { .. } => Kind::Unavailable,
+            Self::Interrupted(_) => Kind::Interrupted,
+        }
+    }
+}
+
+impl Invocation {
+    /// A program without arguments yet.
+    pub fn new(program: impl Into<PathBuf>) -> Self {
+        Self { program: program.into(), arguments: Vec::new() }
+    }
+
+    /// One more argument.
+    #[must_use]
+    pub fn arg(mut self, argument: impl AsRef<OsStr>) -> Self {
+        self.arguments.push(argument.as_ref().to_owned());
+        self
+    }
+
+    /// More arguments.
+    #[must_use]
+    pub fn args<A: AsRef<OsStr>>(mut self, arguments: impl IntoIterator<Item = A>) -> Self {
+        self.arguments.extend(arguments.into_iter().map(|argument| argument.as_ref().to_owned()));
+        self
+    }
+
+    fn name(&self) -> String {
+        self.program.file_name().unwrap_or(self.program.as_os_str()).to_string_lossy().into_owned()
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(&self.arguments).stdin(Stdio::null());
+        command
+    }
+}
+
+/// The program of this name on the environment's `PATH`, or at this path if it has a `/`.
+pub fn find_program(environment: &Environment, name: &str) -> Option<PathBuf> {
+    if name.contains('/') {
+        return is_executable(Path::new(name)).then(|| PathBuf::from(name));
+    }
+    let path = environment.get("PATH")?;
+    std::env::split_paths(path)
+        .map(|directory| directory.join(name))
+        .find(|candidate| is_executable(candidate))
+}
+
+fn is_executable(path: &Path) -> bool {
+    path.is_file() && rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok()
+}
+
+/// Runs a command to its end and hands back what it printed.
+///
+/// # Errors
+/// Every variant of [`CommandError`]; a command that is still running when `cancel` is set or `limit` has passed is
+/// killed and waited for.
+pub fn run(
+    invocation: &Invocation,
+    limit: Option<Duration>,
+    cancel: &Cancel,
+) -> Result<Output, CommandError> {
+    run_to_end(invocation, invocation.command(), limit, cancel)
+}
+
+/// [`run`], with exactly these environment variables instead of this process's own, in this directory.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_in(
+    directory: &Path,
+    environment: &Environment,
+    invocation: &Invocation,
+    limit: Option<Duration>,
+    cancel: &Cancel,
+) -> Result<Output, CommandError> {
+    let mut command = invocation.command();
+    command.env_clear().envs(environment.variables()).current_dir(directory);
+    run_to_end(invocation, command, limit, cancel)
+}
+
+fn run_to_end(
+    invocation: &Invocation,
+    mut command: Command,
+    limit: Option<Duration>,
+    cancel: &Cancel,
+) -> Result<Output, CommandError> {
+    let program = invocation.name();
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|source| CommandError::Start { program: program.clone(), source })?;
+    let stdout = drain(child.stdout.take());
+    let stderr = drain(child.stderr.take());
+    let ended = wait(&mut child, &program, limit, cancel);
+    if ended.is_err() {
+        // Already gone is fine: then there is nothing to kill.
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+    let stdout = stdout.join().unwrap_or_default();
+    let stderr = String::from_utf8_lossy(&stderr.join().unwrap_or_default()).into_owned();
+    let status = ended?;
+    if !status.success() {
+        return Err(CommandError::Failed { program, status, stderr });
+    }
+    Ok(Output { stdout, stderr })
+}
+
+/// Starts a command in a session of its own, so that neither Ctrl-C nor this process's end reaches it. `log` takes its
+/// stdout and stderr; each of `passed` is inherited under the number it has here.
+///
+/// # Errors
+/// [`CommandError::Start`].
+pub fn spawn_detached(invocation: &Invocation, log: File, passed: &[OwnedFd]) -> Result<Child, CommandError> {
+    let failed = |source| CommandError::Start { program: invocation.name(), source };
+    let numbers: Vec<RawFd> = passed.iter().map(AsRawFd::as_raw_fd).collect();
+    let mut command = invocation.command();
+    command.stdout(log.try_clone().map_err(failed)?).stderr(log);
+    detach(&mut command, numbers);
+    command.spawn().map_err(failed)
+}
+
+/// Between fork and exec: a new session, and the close-on-exec flag taken off what is passed.
+#[expect(unsafe_code, reason = "pre_exec is the only way to call setsid between fork and exec")]
+fn detach(command: &mut Command, numbers: Vec<RawFd>) {
+    let in_child = move || {
+        rustix::process::setsid()?;
+        for number in &numbers {
+            // SAFETY: the caller of `spawn_detached` holds these descriptors open until spawn has returned.
+            let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(*number) };
+            rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())?;
+        }
+        Ok(())
+    };
+    // SAFETY: setsid and fcntl are async-signal-safe, and the closure allocates nothing.
+    unsafe { command.pre_exec(in_child) };
+}
+
+fn drain(pipe: Option<impl Read + Send + 'static>) -> thread::JoinHandle<Vec<u8>> {
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        if let Some(mut pipe) = pipe {
+            // A pipe that breaks has said all it will say.
+            let _ = pipe.read_to_end(&mut bytes);
+        }
+        bytes
+    })
+}
+
+fn wait(
+    child: &mut Child,
+    program: &str,
+    limit: Option<Duration>,
+    cancel: &Cancel,
+) -> Result<ExitStatus, CommandError> {
+    let started = Instant::now();
+    loop {
+        let polled =
+            child.try_wait().map_err(|source| CommandError::Start { program: program.to_owned(), source })?;
+        if let Some(status) = polled {
+            return Ok(status);
+        }
+        cancel.check()?;
+        if let Some(limit) = limit.filter(|limit| started.elapsed() >= *limit) {
+            return Err(CommandError::TooSlow { program: program.to_owned(), limit });
+        }
+        thread::sleep(POLL);
+    }
+}
+
+/// The last lines of a stderr, to be shown behind a message.
+fn said(stderr: &str) -> String {
+    let lines: Vec<&str> = stderr.lines().filter(|line| !line.trim().is_empty()).collect();
+    let last = &lines[lines.len().saturating_sub(3)..];
+    if last.is_empty() { String::new() } else { format!(": {}", last.join(" / ")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sh(script: &str) -> Invocation {
+        Invocation::new("/bin/sh").args(["-c", script])
+    }
+
+    #[test]
+    fn output_comes_back() {
+        let output = run(&sh("echo out; echo err >&2"), None, &Cancel::new()).expect("runs");
+        assert_eq!((output.stdout.as_slice(), output.stderr.as_str()), (b"out\n".as_slice(), "err\n"));
+    }
+
+    #[test]
+    fn a_failure_quotes_stderr() {
+        let error = run(&sh("echo no such disk >&2; exit 3"), None, &Cancel::new()).expect_err("fails");
+        assert!(error.to_string().contains("no such disk"), "{error}");
+    }
+
+    #[test]
+    fn a_slow_command_is_ended() {
+        let limit = Some(Duration::from_millis(50));
+        let error = run(&sh("exec sleep 60"), limit, &Cancel::new()).expect_err("is too slow");
+        assert!(matches!(error, CommandError::TooSlow { .. }));
+    }
+
+    #[test]
+    fn a_cancelled_command_is_ended() {
+        let cancel = Cancel::new();
+        cancel.cancel();
+        let error = run(&sh("exec sleep 60"), None, &cancel).expect_err("is interrupted");
+        assert!(matches!(error, CommandError::Interrupted(_)));
+    }
+
+    #[test]
+    fn programs_are_found_on_the_given_path_only() {
+        let environment = Environment::of([("PATH", "/nonexistent:/bin")]);
+        assert_eq!(find_program(&environment, "sh"), Some(PathBuf::from("/bin/sh")));
+        assert_eq!(find_program(&Environment::default(), "sh"), None);
+    }
+}

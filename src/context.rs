@@ -1,0 +1,102 @@
+//! What every operation needs to know of its surroundings: the environment, read once, and who listens.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::cancel::Cancel;
+use crate::layout::CacheLayout;
+use crate::report::Reporter;
+
+/// The environment variables Castra looks at, read once at the edge.
+#[derive(Debug, Clone, Default)]
+pub struct Environment {
+    variables: BTreeMap<OsString, OsString>,
+}
+
+impl Environment {
+    /// This process's own environment.
+    pub fn of_process() -> Self {
+        Self { variables: std::env::vars_os().collect() }
+    }
+
+    /// An environment of exactly these variables.
+    pub fn of<K: Into<OsString>, V: Into<OsString>>(variables: impl IntoIterator<Item = (K, V)>) -> Self {
+        Self { variables: variables.into_iter().map(|(key, value)| (key.into(), value.into())).collect() }
+    }
+
+    /// A variable's value; an empty one counts as unset.
+    pub fn get(&self, name: &str) -> Option<&OsString> {
+        self.variables.get(&OsString::from(name)).filter(|value| !value.is_empty())
+    }
+
+    /// All variables, as a child process is to see them.
+    pub fn variables(&self) -> impl Iterator<Item = (&OsString, &OsString)> {
+        self.variables.iter()
+    }
+
+    /// The same environment with one variable set.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl Into<OsString>) -> Self {
+        self.variables.insert(name.into(), value.into());
+        self
+    }
+
+    /// A variable's value as text; one that is not UTF-8 counts as unset.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        self.get(name).and_then(|value| value.to_str())
+    }
+
+    /// A variable that switches something on: set, and neither `0` nor `false`.
+    pub fn is_on(&self, name: &str) -> bool {
+        self.text(name).is_some_and(|value| value != "0" && !value.eq_ignore_ascii_case("false"))
+    }
+
+    /// An absolute path; the XDG rules ignore relative ones.
+    pub fn absolute_path(&self, name: &str) -> Option<PathBuf> {
+        self.get(name).map(PathBuf::from).filter(|path| path.is_absolute())
+    }
+}
+
+/// Handed to every operation.
+#[derive(Clone)]
+pub struct RuntimeContext {
+    /// The environment variables.
+    pub environment: Environment,
+    /// The user's shared cache, `$XDG_CACHE_HOME/castra`.
+    pub cache: CacheLayout,
+    /// Where sockets go, `$XDG_RUNTIME_DIR/castra`.
+    pub runtime_root: PathBuf,
+    /// Never use the network.
+    pub offline: bool,
+    /// Base URLs that are asked for a file before its own URL, in order: `CASTRA_MIRROR`, then the configuration's.
+    pub mirrors: Vec<String>,
+    /// Hears every [`crate::report::Event`].
+    pub reporter: Arc<dyn Reporter>,
+    /// Set by Ctrl-C.
+    pub cancel: Cancel,
+}
+
+impl RuntimeContext {
+    /// The context an environment describes. `CASTRA_OFFLINE`, `CASTRA_MIRROR` and the XDG
+    /// variables are honoured.
+    pub fn new(environment: Environment, reporter: Arc<dyn Reporter>, cancel: Cancel) -> Self {
+        let home = environment.absolute_path("HOME").unwrap_or_else(|| PathBuf::from("/"));
+        let cache_home = environment.absolute_path("XDG_CACHE_HOME").unwrap_or_else(|| home.join(".cache"));
+        let runtime_root = match environment.absolute_path("XDG_RUNTIME_DIR") {
+            Some(directory) => directory.join("castra"),
+            // No login session (containers, cron, CI): a directory of this user alone; its owner is checked on use.
+            None => PathBuf::from(format!("/tmp/castra-{}", rustix::process::getuid().as_raw())),
+        };
+        Self {
+            offline: environment.is_on("CASTRA_OFFLINE"),
+            mirrors: environment.text("CASTRA_MIRROR").map(str::to_owned).into_iter().collect(),
+            cache: CacheLayout::new(cache_home.join("castra")),
+            runtime_root,
+            environment,
+            reporter,
+            cancel,
+        }
+    }
+}

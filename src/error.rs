@@ -1,0 +1,103 @@
+//! What an error tells: its kind, what happened, the cause, and a way out.
+//!
+//! Every module has an error type of its own (`ConfigError`, `ImageError`, `QemuError`, …), made with `thiserror`:
+//! `Display` says what happened and names the thing, `source()` is the cause, and [`Explain`] adds the [`Kind`] (which
+//! becomes the exit code) and the hint. [`Error`] holds any of them; the command line prints message, causes and hint
+//! once each.
+
+use std::error::Error as StdError;
+use std::fmt;
+
+/// Result of Castra's own operations.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What sort of failure it is. The command line turns it into the exit code (`sysexits.h`'s numbers).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// Unexpected: exit code 1.
+    Other,
+    /// The command line makes no sense: 64.
+    Usage,
+    /// The configuration or other data is invalid: 65.
+    Data,
+    /// No such configuration, VM or image: 66.
+    NotFound,
+    /// Network, QEMU, qemu-img or another helper is unavailable: 69.
+    Unavailable,
+    /// A defect of Castra: 70.
+    Internal,
+    /// A file cannot be created: 73.
+    CannotCreate,
+    /// Reading or writing failed: 74.
+    Io,
+    /// Something else uses it now; trying again may help: 75.
+    Busy,
+    /// Permission denied: 77.
+    Permission,
+    /// This host cannot do it: 78.
+    HostNotCapable,
+    /// The user interrupted it (Ctrl-C): 130.
+    Interrupted,
+}
+
+/// What an error type of Castra adds to [`std::error::Error`].
+pub trait Explain: StdError + std::any::Any + Send + Sync {
+    /// The sort of failure.
+    fn kind(&self) -> Kind;
+
+    /// A next step that the reader can take, as whole sentences without a label.
+    fn hint(&self) -> Option<String> {
+        None
+    }
+}
+
+/// Any error of Castra.
+pub struct Error(Box<dyn Explain>);
+
+impl Error {
+    /// The sort of failure.
+    pub fn kind(&self) -> Kind {
+        self.0.kind()
+    }
+
+    /// A next step that the reader can take.
+    pub fn hint(&self) -> Option<String> {
+        self.0.hint()
+    }
+
+    /// The causes below the message, outermost first.
+    pub fn causes(&self) -> impl Iterator<Item = &(dyn StdError + 'static)> {
+        std::iter::successors(self.0.source(), |cause| (*cause).source())
+    }
+
+    /// The error as the type it was made from.
+    pub fn downcast_ref<E: Explain>(&self) -> Option<&E> {
+        (&*self.0 as &dyn std::any::Any).downcast_ref()
+    }
+}
+
+impl<E: Explain> From<E> for Error {
+    fn from(error: E) -> Self {
+        Self(Box::new(error))
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// [`Kind`] of an I/O error.
+pub fn kind_of_io(error: &std::io::Error) -> Kind {
+    match error.kind() {
+        std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => Kind::Permission,
+        _ => Kind::Io,
+    }
+}

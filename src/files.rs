@@ -1,0 +1,46 @@
+//! Writing files so that a crash leaves the old or the new one, and directories that are this user's alone.
+
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::Path;
+
+/// Writes a whole file: temporary name beside it, fsync, rename, fsync of the directory, which is made if it is missing.
+/// `mode` holds whatever the umask.
+///
+/// # Errors
+/// Those of any step; the old file is then untouched.
+pub fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::create_dir_all(directory)?;
+    let mut temporary = tempfile::Builder::new().prefix(".castra-").tempfile_in(directory)?;
+    temporary.write_all(bytes)?;
+    temporary.as_file().set_permissions(fs::Permissions::from_mode(mode))?;
+    temporary.as_file().sync_all()?;
+    temporary.persist(path).map_err(|error| error.error)?;
+    File::open(directory)?.sync_all()
+}
+
+/// Makes a directory and its missing parents, each 0700 whatever the umask. An existing directory is left as it is.
+///
+/// # Errors
+/// Those of `mkdir`.
+pub fn create_private_directory(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_replaces_the_whole_file_and_leaves_no_other() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("deep/vm.json");
+        write_atomically(&path, b"a longer first version", 0o600).expect("written");
+        write_atomically(&path, b"second", 0o600).expect("written");
+        assert_eq!(fs::read(&path).expect("read"), b"second");
+        assert_eq!(fs::metadata(&path).expect("metadata").permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(directory.path().join("deep")).expect("listed").count(), 1);
+    }
+}

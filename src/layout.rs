@@ -1,0 +1,294 @@
+//! Every path, file and socket name, once.
+//!
+//! ```text
+//! <project>/castra.toml                    optional
+//! <project>/.castra/
+//!   images/<id>/<version>/                 rootfs.qcow2  vmlinuz  initramfs  manifest.json     read-only
+//!   <vm>-overlay.qcow2                     the VM's own disk
+//!   vms/<vm>/                              vm.json  qemu.pid  lock  initramfs  host_key  client_key  known_hosts
+//!   logs/                                  image-manager.log  <vm>-console.log  <vm>-qemu.log
+//!   cache/                                 stands in for a cache that cannot be written to
+//! $XDG_CACHE_HOME/castra/
+//!   blobs/sha256/<digest>[.partial[.json]] verified downloads; a partial is named by the digest it should get
+//!   images/<id>/<version>/                 the same layout as in a project
+//!   locks/                                 one file per image and per blob
+//!   accelerators.json                      what the accelerator race found
+//! $XDG_RUNTIME_DIR/castra/<project>/<vm>/  qmp.sock  control.sock        0700 / 0600
+//! ```
+
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest as _, Sha256};
+
+/// Name of the configuration file.
+pub const CONFIG_FILE: &str = "castra.toml";
+/// Name of the default state root.
+pub const STATE_DIRECTORY: &str = ".castra";
+/// Names of an image's files.
+pub const ROOTFS: &str = "rootfs.qcow2";
+/// The kernel's name in an image's directory.
+pub const KERNEL: &str = "vmlinuz";
+/// The initramfs's name in an image's directory.
+pub const INITRAMFS: &str = "initramfs";
+/// The manifest's name in an image's directory.
+pub const MANIFEST: &str = "manifest.json";
+
+/// Longest VM name, in bytes: with it the longest socket path stays below the kernel's 108 bytes.
+pub const MAX_VM_NAME_BYTES: usize = 40;
+/// Longest path of a Unix socket, in bytes, without the final NUL (`sun_path` in `unix(7)`).
+pub const MAX_SOCKET_PATH_BYTES: usize = 107;
+
+/// The paths of one project's state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProjectLayout {
+    state_root: PathBuf,
+}
+
+impl ProjectLayout {
+    /// The layout below this state root (absolute).
+    pub fn new(state_root: PathBuf) -> Self {
+        Self { state_root }
+    }
+
+    /// `.castra/`.
+    pub fn state_root(&self) -> &Path {
+        &self.state_root
+    }
+
+    /// Takes the cache's place while the cache itself cannot be written to.
+    pub fn own_cache(&self) -> CacheLayout {
+        CacheLayout::new(self.state_root.join("cache"))
+    }
+
+    /// The project's images.
+    pub fn images(&self) -> ImagesLayout {
+        ImagesLayout::new(self.state_root.join("images"))
+    }
+
+    /// Where a VM's disk is unless its definition says otherwise.
+    pub fn overlay(&self, vm: &str) -> PathBuf {
+        self.state_root.join(format!("{vm}-overlay.qcow2"))
+    }
+
+    /// The directory of all records.
+    pub fn vms(&self) -> PathBuf {
+        self.state_root.join("vms")
+    }
+
+    /// The files of one VM.
+    pub fn vm(&self, vm: &str) -> VmLayout {
+        VmLayout { directory: self.vms().join(vm), logs: self.logs(), name: vm.to_owned() }
+    }
+
+    /// The log files.
+    pub fn logs(&self) -> PathBuf {
+        self.state_root.join("logs")
+    }
+
+    /// What the image manager did, one line a step.
+    pub fn image_manager_log(&self) -> PathBuf {
+        self.logs().join("image-manager.log")
+    }
+
+    /// Where a VM's sockets are: below `runtime_root`, by a digest of the state root, so that two projects never meet.
+    pub fn sockets(&self, runtime_root: &Path, vm: &str) -> SocketsLayout {
+        let digest = Sha256::digest(self.state_root.as_os_str().as_encoded_bytes());
+        let project: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+        SocketsLayout { directory: runtime_root.join(project).join(vm) }
+    }
+}
+
+/// The files of one VM, but for its disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VmLayout {
+    directory: PathBuf,
+    logs: PathBuf,
+    name: String,
+}
+
+impl VmLayout {
+    /// `vms/<vm>/`.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The VM's record.
+    pub fn record(&self) -> PathBuf {
+        self.directory.join("vm.json")
+    }
+
+    /// Held by whoever changes the VM.
+    pub fn lock(&self) -> PathBuf {
+        self.directory.join("lock")
+    }
+
+    /// Written and locked by QEMU as long as it lives.
+    pub fn pidfile(&self) -> PathBuf {
+        self.directory.join("qemu.pid")
+    }
+
+    /// The image's initramfs with the guest agent appended.
+    pub fn initramfs(&self) -> PathBuf {
+        self.directory.join("initramfs")
+    }
+
+    /// The SSH server's private key, handed to the guest.
+    pub fn host_key(&self) -> PathBuf {
+        self.directory.join("host_key")
+    }
+
+    /// The private key that may log in.
+    pub fn client_key(&self) -> PathBuf {
+        self.directory.join("client_key")
+    }
+
+    /// `known_hosts` for other SSH clients.
+    pub fn known_hosts(&self) -> PathBuf {
+        self.directory.join("known_hosts")
+    }
+
+    /// What the guest wrote on its serial console, this boot.
+    pub fn console_log(&self) -> PathBuf {
+        self.logs.join(format!("{}-console.log", self.name))
+    }
+
+    /// What QEMU wrote on its stderr, this boot.
+    pub fn qemu_log(&self) -> PathBuf {
+        self.logs.join(format!("{}-qemu.log", self.name))
+    }
+}
+
+/// The sockets of one VM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SocketsLayout {
+    directory: PathBuf,
+}
+
+impl SocketsLayout {
+    /// The layout in this directory.
+    pub fn new(directory: PathBuf) -> Self {
+        Self { directory }
+    }
+
+    /// The directory, 0700.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// QEMU's machine protocol.
+    pub fn qmp(&self) -> PathBuf {
+        self.directory.join("qmp.sock")
+    }
+
+    /// The guest agent's control port.
+    pub fn control(&self) -> PathBuf {
+        self.directory.join("control.sock")
+    }
+}
+
+/// A directory of images: the same layout in a project and in the cache.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImagesLayout {
+    root: PathBuf,
+}
+
+impl ImagesLayout {
+    /// The layout below this directory.
+    pub fn new(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    /// The directory itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The directory of one image. Both names are checked by the configuration: no `/`, no leading dot.
+    pub fn image(&self, id: &str, version: &str) -> PathBuf {
+        self.root.join(id).join(version)
+    }
+
+    /// Where one image is being made. Its name cannot be a version: versions do not start with a dot.
+    pub fn work(&self, id: &str, version: &str) -> PathBuf {
+        self.root.join(id).join(format!(".{version}.work"))
+    }
+
+    /// Held by whoever puts an image into this directory.
+    pub fn lock(&self, id: &str, version: &str) -> PathBuf {
+        self.root.join(id).join(format!(".{version}.lock"))
+    }
+}
+
+/// The user's shared cache.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheLayout {
+    root: PathBuf,
+}
+
+impl CacheLayout {
+    /// The layout below this directory.
+    pub fn new(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    /// The directory itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Transformed images.
+    pub fn images(&self) -> ImagesLayout {
+        ImagesLayout::new(self.root.join("images"))
+    }
+
+    /// A verified download. `algorithm` is `sha256` or `sha512`, `hex` the digest.
+    pub fn blob(&self, algorithm: &str, hex: &str) -> PathBuf {
+        self.root.join("blobs").join(algorithm).join(hex)
+    }
+
+    /// A download that is not complete yet.
+    pub fn partial(&self, algorithm: &str, hex: &str) -> PathBuf {
+        self.root.join("blobs").join(algorithm).join(format!("{hex}.partial"))
+    }
+
+    /// What a resumed download must match: URL, ETag, total.
+    pub fn partial_sidecar(&self, algorithm: &str, hex: &str) -> PathBuf {
+        self.root.join("blobs").join(algorithm).join(format!("{hex}.partial.json"))
+    }
+
+    /// Where pip puts what shall become this blob.
+    pub fn pip(&self, algorithm: &str, hex: &str) -> PathBuf {
+        self.root.join("blobs").join(algorithm).join(format!("{hex}.pip"))
+    }
+
+    /// A lock file; `name` is made of image ids, versions and digests.
+    pub fn lock(&self, name: &str) -> PathBuf {
+        self.root.join("locks").join(format!("{name}.lock"))
+    }
+
+    /// What the accelerator race found.
+    pub fn accelerators(&self) -> PathBuf {
+        self.root.join("accelerators.json")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_socket_path_fits() {
+        let layout = ProjectLayout::new("/home/someone/project/.castra".into());
+        let vm = "v".repeat(MAX_VM_NAME_BYTES);
+        let sockets = layout.sockets(Path::new("/run/user/4294967295/castra"), &vm);
+        assert!(sockets.control().as_os_str().len() <= MAX_SOCKET_PATH_BYTES);
+    }
+
+    #[test]
+    fn two_projects_never_share_sockets() {
+        let runtime = Path::new("/run/user/1000/castra");
+        let one = ProjectLayout::new("/one/.castra".into()).sockets(runtime, "vm");
+        let two = ProjectLayout::new("/two/.castra".into()).sockets(runtime, "vm");
+        assert_ne!(one, two);
+    }
+}

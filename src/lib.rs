@@ -1,0 +1,39 @@
+//! Castra: a real Linux VM with one command.
+//!
+//! The command line is a thin face over this library. One way leads through it:
+//!
+//! ```text
+//! castra.toml ─┐
+//! defaults ────┴► ProjectConfig ─► Plan (pure: what will be done, and why) ─► up
+//!                                                   │
+//!      ImageManager ─► overlay ─► qemu ─► guest agent ─► record
+//!      (every stage tells a Reporter; only the command line draws)
+//!
+//! record on disk ─► status · down · shell · exec · logs · ports      (never from config)
+//! ```
+//!
+//! Modules depend on each other in one direction: `cli → vm → {plan, managed, qemu, guest} → {layout, command}`;
+//! [`report`], [`error`] and [`cancel`] are leaves.
+
+pub mod cancel;
+pub mod cli;
+pub mod command;
+pub mod config;
+pub mod context;
+pub mod error;
+pub mod files;
+pub mod guest;
+pub mod layout;
+pub mod lock;
+pub mod managed;
+pub mod plan;
+pub mod qemu;
+pub mod random;
+pub mod report;
+pub mod similar;
+pub mod vm;
+
+pub use config::{BaseImageSource, ProjectConfig, VmDefinition};
+pub use context::RuntimeContext;
+pub use error::{Error, Kind, Result};
+pub use managed::{ManagedArtifactSpec, ManagedDiskKind, ManagedImagePaths, ManagedImageSpec, QemuProfile};

@@ -1,0 +1,143 @@
+//! Locks between processes: one file per thing that is worked on, freed by the kernel whenever its holder ends.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use crate::cancel::{Cancel, Interrupted};
+use crate::error::{Explain, Kind, kind_of_io};
+
+/// How often a waiter tries again.
+const POLL: Duration = Duration::from_millis(20);
+
+/// A lock that is held until this is dropped, or the process ends in whatever way.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+/// Why a lock could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// The lock file cannot be opened.
+    #[error("cannot lock {}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+    /// Ctrl-C while waiting.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
+}
+
+impl Explain for LockError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::File { source, .. } => kind_of_io(source),
+            Self::Interrupted(_) => Kind::Interrupted,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::File { path, .. } => {
+                Some(format!("{} must be a file of your own that you may write.", path.display()))
+            }
+            Self::Interrupted(_) => None,
+        }
+    }
+}
+
+impl Lock {
+    /// Takes the lock, waiting as long as it takes; `on_wait` is called once if there is a wait.
+    ///
+    /// # Errors
+    /// [`LockError::File`], [`LockError::Interrupted`].
+    pub fn acquire(path: &Path, cancel: &Cancel, on_wait: impl FnOnce()) -> Result<Self, LockError> {
+        let file = open(path).map_err(|source| LockError::File { path: path.to_owned(), source })?;
+        Self::hold(file, path, cancel, on_wait)
+    }
+
+    /// The same, on a file that is open already; `path` is for messages.
+    ///
+    /// # Errors
+    /// As for [`Self::acquire`].
+    pub fn hold(file: File, path: &Path, cancel: &Cancel, on_wait: impl FnOnce()) -> Result<Self, LockError> {
+        let failed = |source| LockError::File { path: path.to_owned(), source };
+        let mut on_wait = Some(on_wait);
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(Self { _file: file }),
+                Err(TryLockError::Error(source)) => return Err(failed(source)),
+                Err(TryLockError::WouldBlock) => {}
+            }
+            if let Some(on_wait) = on_wait.take() {
+                on_wait();
+            }
+            cancel.check()?;
+            thread::sleep(POLL);
+        }
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory)?;
+    }
+    // Neither through a symbolic link nor waiting for the other end of a FIFO.
+    let flags = (rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK).bits() as i32;
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(flags)
+        .open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    #[test]
+    fn the_second_waits_until_the_first_is_done() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("deep/vm.lock");
+        let first = Lock::acquire(&path, &Cancel::new(), || panic!("nobody holds it")).expect("locked");
+        let (waits, waiting) = mpsc::channel();
+        let second = thread::spawn({
+            let path = path.clone();
+            move || Lock::acquire(&path, &Cancel::new(), || waits.send(()).expect("heard")).is_ok()
+        });
+        waiting.recv().expect("the second waits");
+        drop(first);
+        assert!(second.join().expect("joined"));
+    }
+
+    #[test]
+    fn a_waiter_can_be_interrupted() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("lock");
+        let _first = Lock::acquire(&path, &Cancel::new(), || ()).expect("locked");
+        let cancel = Cancel::new();
+        let canceller = cancel.clone();
+        let result = Lock::acquire(&path, &cancel, move || canceller.cancel());
+        assert!(matches!(result, Err(LockError::Interrupted(_))));
+    }
+
+    #[test]
+    fn a_planted_symlink_is_refused() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("lock");
+        std::os::unix::fs::symlink(directory.path().join("elsewhere"), &path).expect("planted");
+        assert!(matches!(Lock::acquire(&path, &Cancel::new(), || ()), Err(LockError::File { .. })));
+        assert!(!directory.path().join("elsewhere").exists());
+    }
+}

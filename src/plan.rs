@@ -1,0 +1,154 @@
+//! What `up` will do, and why: pure, from configuration, catalog and records. Nothing is touched here.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use sha2::{Digest as _, Sha256};
+
+use crate::config::{BaseImageSource, BootProfile, ManagedImageSelection, ProjectConfig, VmDefinition};
+use crate::managed::{ArtifactRole, Catalog, ManagedImageSpec};
+use crate::report::ImageLabel;
+use crate::vm::{BaseKind, Record, VmError};
+
+/// What `up` will do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// One plan a VM, in the configuration's order.
+    pub vms: Vec<VmPlan>,
+}
+
+/// What `up` will do for one VM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VmPlan {
+    /// The VM.
+    pub definition: VmDefinition,
+    /// Where its base image comes from.
+    pub base: BasePlan,
+    /// How it will boot.
+    pub boot: BootProfile,
+    /// What is odd about it but stops nothing.
+    pub warnings: Vec<String>,
+}
+
+/// Where a base image comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BasePlan {
+    /// The user's own qcow2.
+    Path(PathBuf),
+    /// This managed image.
+    Image(ManagedImageSpec),
+    /// The first of these that is cached or reachable; whichever it is, the record will keep it.
+    FirstOf(Vec<ManagedImageSpec>),
+}
+
+impl Plan {
+    /// The plan for the VMs of these names; all of them if there is no name.
+    ///
+    /// # Errors
+    /// [`VmError::Unknown`], [`VmError::Image`] for an image nobody describes, [`VmError::ImageChanged`].
+    pub fn new(
+        config: &ProjectConfig,
+        names: &[String],
+        catalog: &Catalog,
+        records: &BTreeMap<String, Record>,
+    ) -> Result<Self, VmError> {
+        let vms = select(config, names)?
+            .into_iter()
+            .map(|definition| plan_vm(definition, config, catalog, records.get(&definition.name)))
+            .collect::<Result<_, _>>()?;
+        Ok(Self { vms })
+    }
+}
+
+fn select<'a>(config: &'a ProjectConfig, names: &[String]) -> Result<Vec<&'a VmDefinition>, VmError> {
+    let known: Vec<&str> = config.vms.iter().map(|vm| vm.name.as_str()).collect();
+    if let Some(unknown) = names.iter().find(|name| !known.contains(&name.as_str())) {
+        return Err(VmError::unknown(unknown, &known));
+    }
+    Ok(config.vms.iter().filter(|vm| names.is_empty() || names.contains(&vm.name)).collect())
+}
+
+fn plan_vm(
+    definition: &VmDefinition,
+    config: &ProjectConfig,
+    catalog: &Catalog,
+    record: Option<&Record>,
+) -> Result<VmPlan, VmError> {
+    let base = match &definition.base_image {
+        BaseImageSource::Path(path) => BasePlan::Path(path.clone()),
+        BaseImageSource::Managed(selection) => plan_image(selection, config, catalog, record)?,
+    };
+    refuse_changed_base(definition, &base, record)?;
+    let boot = match &base {
+        BasePlan::Path(_) => BootProfile::Native,
+        _ => definition.boot_profile,
+    };
+    let warnings = warnings(definition, &base);
+    Ok(VmPlan { definition: definition.clone(), base, boot, warnings })
+}
+
+fn plan_image(
+    selection: &ManagedImageSelection,
+    config: &ProjectConfig,
+    catalog: &Catalog,
+    record: Option<&Record>,
+) -> Result<BasePlan, VmError> {
+    let label = match (selection, record.map(|record| &record.base.kind)) {
+        (ManagedImageSelection::Exact { name, version, .. }, _) => {
+            ImageLabel { id: name.clone(), version: version.clone() }
+        }
+        // The default was chosen once, and that choice stays under the disk that was made on it.
+        (ManagedImageSelection::Default, Some(BaseKind::Managed(label))) => label.clone(),
+        (ManagedImageSelection::Default, _) => {
+            return Ok(BasePlan::FirstOf(catalog.default_candidates().to_vec()));
+        }
+    };
+    let own = config.images.values().find(|image| image.label() == label);
+    let spec = own.map_or_else(|| catalog.find(&label.id, &label.version), Ok)?;
+    Ok(BasePlan::Image(spec.clone()))
+}
+
+/// A disk stays on the image it was made on.
+fn refuse_changed_base(
+    definition: &VmDefinition,
+    base: &BasePlan,
+    record: Option<&Record>,
+) -> Result<(), VmError> {
+    let Some(record) = record else { return Ok(()) };
+    let (same, wanted) = match (&record.base.kind, base) {
+        (BaseKind::Managed(recorded), BasePlan::Image(spec)) => {
+            (*recorded == spec.label(), spec.label().to_string())
+        }
+        // Where a path leads is compared by content, so that a project and its image may move together.
+        (BaseKind::Path(_), BasePlan::Path(_)) => (true, String::new()),
+        (_, BasePlan::FirstOf(_)) => (true, String::new()),
+        (_, BasePlan::Path(path)) => (false, path.display().to_string()),
+        (_, BasePlan::Image(spec)) => (false, spec.label().to_string()),
+    };
+    if same {
+        return Ok(());
+    }
+    let recorded = match &record.base.kind {
+        BaseKind::Managed(label) => label.to_string(),
+        BaseKind::Path(path) => path.display().to_string(),
+    };
+    Err(VmError::ImageChanged { vm: definition.name.clone(), recorded, wanted })
+}
+
+fn warnings(definition: &VmDefinition, base: &BasePlan) -> Vec<String> {
+    let BasePlan::Image(spec) = base else { return Vec::new() };
+    let memory_mib = definition.memory_bytes >> 20;
+    if memory_mib >= spec.profile.min_memory_mib {
+        return Vec::new();
+    }
+    let (vm, least) = (&definition.name, spec.profile.min_memory_mib);
+    vec![format!("VM `{vm}` has {memory_mib} MiB of memory; {} needs {least} MiB to boot", spec.label())]
+}
+
+/// Identifies what a managed image's disk holds: the bytes it is made from and the way they go. The file itself may
+/// differ, since another qemu-img may lay the same content out differently.
+pub fn content_of(spec: &ManagedImageSpec) -> String {
+    let disk = spec.artifacts.iter().find(|artifact| artifact.role == ArtifactRole::Rootfs);
+    let text = serde_json::to_vec(&disk.map(|disk| (&disk.digest, &disk.pipeline))).unwrap_or_default();
+    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
+}

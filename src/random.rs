@@ -1,0 +1,14 @@
+//! Random bytes from the system, the same way on every one.
+
+use std::fs::File;
+use std::io::{self, Read};
+
+/// Bytes for keys and seeds.
+///
+/// # Errors
+/// Those of reading `/dev/urandom`, which is only ever missing in a broken chroot.
+pub fn random_bytes<const N: usize>() -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(bytes)
+}

@@ -1,0 +1,205 @@
+//! The one vocabulary in which Castra tells what it does, and who listens to it.
+//!
+//! The library never prints: it reports [`Event`]s, and a [`Reporter`] shows them (bars on a terminal, plain lines or
+//! JSON lines elsewhere). The order is part of the contract:
+//!
+//! - per image: [`Event::ImageChosen`]? , then per artifact [`Event::ArtifactStep`] …, with any number of
+//!   [`Event::Download`]s between [`Event::DownloadStarted`] and [`Event::DownloadFinished`]; last
+//!   [`Event::ImageReady`];
+//! - per VM: image events, [`Event::OverlayCreated`]?, [`Event::AcceleratorChosen`], [`Event::VmStarting`],
+//!   [`Event::VmPhase`] …, [`Event::VmRunning`]; on the way down [`Event::VmStopping`], [`Event::VmStopped`].
+//!
+//! [`Event::Waiting`] and [`Event::Warning`] may come at any time. Events of different VMs interleave.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Hears events. Called from several threads at once.
+pub trait Reporter: Send + Sync {
+    /// Something happened. Must not block for long: the work waits meanwhile.
+    fn report(&self, event: &Event);
+}
+
+/// Hears nothing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Silent;
+
+impl Reporter for Silent {
+    fn report(&self, _event: &Event) {}
+}
+
+/// Which image an event is about; displays as `alpine-minimal v1`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ImageLabel {
+    /// The image's id.
+    pub id: String,
+    /// Its version.
+    pub version: String,
+}
+
+impl std::fmt::Display for ImageLabel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.id, self.version)
+    }
+}
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum Event {
+    /// The default project has taken this image.
+    ImageChosen {
+        /// The image.
+        image: ImageLabel,
+        /// Why it was taken, as half a sentence: `cached`, or what kept an earlier one from being taken.
+        reason: String,
+    },
+    /// Everything of this image is there already, unchanged.
+    ImageCacheHit {
+        /// The image.
+        image: ImageLabel,
+    },
+    /// Bytes will be fetched.
+    DownloadStarted {
+        /// The image.
+        image: ImageLabel,
+        /// The artifact they belong to, for instance `rootfs`.
+        artifact: String,
+        /// URL, Python requirement or path.
+        from: String,
+        /// Bytes that an earlier attempt left behind and this one keeps.
+        resumed_bytes: u64,
+        /// All bytes, if known.
+        total_bytes: Option<u64>,
+    },
+    /// Bytes have arrived. At most some ten a second per artifact.
+    Download {
+        /// The image.
+        image: ImageLabel,
+        /// The artifact.
+        artifact: String,
+        /// Bytes there are now, resumed ones included.
+        done_bytes: u64,
+        /// All bytes, if known.
+        total_bytes: Option<u64>,
+    },
+    /// An attempt failed and will be made again.
+    DownloadRetry {
+        /// The image.
+        image: ImageLabel,
+        /// The artifact.
+        artifact: String,
+        /// What went wrong.
+        reason: String,
+        /// Milliseconds until the next attempt.
+        wait_ms: u64,
+    },
+    /// The bytes are there and their digest is right.
+    DownloadFinished {
+        /// The image.
+        image: ImageLabel,
+        /// The artifact.
+        artifact: String,
+        /// All bytes.
+        total_bytes: u64,
+    },
+    /// A step of an artifact's way from download to file.
+    ArtifactStep {
+        /// The image.
+        image: ImageLabel,
+        /// The artifact.
+        artifact: String,
+        /// What is done, in words: `verifying sha256`, `converting raw to qcow2`.
+        step: String,
+    },
+    /// All files of the image are published and verified.
+    ImageReady {
+        /// The image.
+        image: ImageLabel,
+    },
+    /// Somebody else holds what is needed; this waits for them.
+    Waiting {
+        /// What is waited for, as half a sentence: `another castra that prepares alpine-minimal v1`.
+        what: String,
+    },
+    /// Something to know that stops nothing.
+    Warning {
+        /// One or more lines.
+        message: String,
+    },
+    /// A VM has got a disk of its own.
+    OverlayCreated {
+        /// The VM.
+        vm: String,
+        /// The overlay.
+        path: PathBuf,
+        /// Its virtual size.
+        size_bytes: u64,
+    },
+    /// How the guest's CPU will be run.
+    AcceleratorChosen {
+        /// The VM.
+        vm: String,
+        /// `kvm`, `hvf` or `tcg`.
+        accelerator: String,
+        /// Why.
+        reason: String,
+    },
+    /// QEMU is being started.
+    VmStarting {
+        /// The VM.
+        vm: String,
+    },
+    /// A boot has come this far.
+    VmPhase {
+        /// The VM.
+        vm: String,
+        /// `qemu`, `initramfs`, `root`, `ready`, `services`.
+        phase: String,
+        /// Milliseconds since QEMU's start.
+        at_ms: u64,
+    },
+    /// Commands can run inside.
+    VmRunning {
+        /// The VM.
+        vm: String,
+        /// Milliseconds since QEMU's start; nothing if it ran already.
+        boot_ms: Option<u64>,
+    },
+    /// An accelerated boot failed and is made once more under TCG.
+    VmRetriesUnderTcg {
+        /// The VM.
+        vm: String,
+        /// What the accelerated boot did.
+        reason: String,
+    },
+    /// A VM is being stopped, in this way.
+    VmStopping {
+        /// The VM.
+        vm: String,
+        /// `guest shutdown`, `quit`, `SIGTERM`, `SIGKILL`.
+        method: String,
+    },
+    /// Bytes of a copy into or out of a VM have arrived.
+    Copy {
+        /// The source, as it was named.
+        path: String,
+        /// Bytes there are now.
+        done_bytes: u64,
+    },
+    /// A copy has ended.
+    CopyFinished {
+        /// The source, as it was named.
+        path: String,
+        /// All bytes; nothing if it failed.
+        total_bytes: Option<u64>,
+    },
+    /// A VM does not run any more.
+    VmStopped {
+        /// The VM.
+        vm: String,
+        /// Whether it ran before.
+        was_running: bool,
+    },
+}

@@ -1,0 +1,234 @@
+//! `down`: from the gentlest way to stop a VM to the surest.
+
+use std::fs;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use castra_wire::GuestMessage;
+use serde_json::json;
+
+use crate::context::RuntimeContext;
+use crate::guest::ControlPort;
+use crate::layout::{ProjectLayout, SocketsLayout};
+use crate::qemu::{QemuPid, Qmp, running_qemu};
+use crate::report::Event;
+
+use super::PerVm;
+use super::error::VmError;
+use super::leftovers::clean_up;
+use super::record::{Progress, Record};
+use super::state::{VmState, observe};
+use super::up::lock;
+
+/// How long a guest may take to shut down. Under TCG an Alpine needs some 3 s on an idle machine.
+const GUEST_LIMIT: Duration = Duration::from_secs(60);
+/// How long QEMU may take to end once it is told to.
+const QEMU_LIMIT: Duration = Duration::from_secs(5);
+/// How long the agent and QMP may take to answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+/// How often a wait looks at Ctrl-C.
+const SLICE: Duration = Duration::from_millis(100);
+
+/// How `down` is to behave.
+#[derive(Debug, Clone, Copy)]
+pub struct DownOptions {
+    /// Do not ask the guest: end QEMU at once, as if the power went.
+    pub force: bool,
+    /// How long the guest may take.
+    pub limit: Duration,
+}
+
+impl Default for DownOptions {
+    fn default() -> Self {
+        Self { force: false, limit: GUEST_LIMIT }
+    }
+}
+
+/// Stops the VMs of these names side by side; all that have a record if there is no name.
+///
+/// # Errors
+/// [`VmError::Unknown`] before anything is stopped. What becomes of each VM is told one by one.
+pub fn down(
+    names: &[String],
+    layout: &ProjectLayout,
+    context: &RuntimeContext,
+    options: &DownOptions,
+) -> Result<PerVm<VmState>, VmError> {
+    let known = known(layout);
+    if let Some(unknown) = names.iter().find(|name| !known.contains(name)) {
+        return Err(VmError::unknown(unknown, &known));
+    }
+    let names = if names.is_empty() { &known } else { names };
+    Ok(thread::scope(|scope| {
+        let workers: Vec<_> = names
+            .iter()
+            .map(|vm| {
+                let stop_one = move || {
+                    if options.force {
+                        end_at_once(vm, layout)?;
+                    }
+                    let _lock = lock(vm, layout, context)?;
+                    stop(vm, layout, context, options)
+                };
+                (vm.clone(), scope.spawn(stop_one))
+            })
+            .collect();
+        let join = |(vm, worker): (String, thread::ScopedJoinHandle<'_, _>)| {
+            (vm, worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        };
+        workers.into_iter().map(join).collect()
+    }))
+}
+
+/// Every VM there is anything of: a record, or a QEMU that runs without one.
+fn known(layout: &ProjectLayout) -> Vec<String> {
+    let entries = fs::read_dir(layout.vms()).into_iter().flatten().flatten();
+    let is_there = |name: &String| {
+        let files = layout.vm(name);
+        files.record().exists() || running_qemu(&files.pidfile()).is_some()
+    };
+    let mut names: Vec<String> =
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).filter(is_there).collect();
+    names.sort();
+    names
+}
+
+/// Before anybody is waited for: a boot that hangs holds the VM's lock, and QEMU's end is what ends it.
+fn end_at_once(vm: &str, layout: &ProjectLayout) -> Result<(), VmError> {
+    match running_qemu(&layout.vm(vm).pidfile()) {
+        Some(qemu) => Ok(qemu.terminate()?),
+        None => Ok(()),
+    }
+}
+
+/// Stops one VM, whose lock the caller holds. Hands back the state it was in.
+pub(super) fn stop(
+    vm: &str,
+    layout: &ProjectLayout,
+    context: &RuntimeContext,
+    options: &DownOptions,
+) -> Result<VmState, VmError> {
+    let files = layout.vm(vm);
+    let mut record = match Record::load(layout, vm) {
+        Ok(Some(record)) => record,
+        unreadable => return stop_unrecorded(vm, layout, context, options, unreadable.err()),
+    };
+    let (before, qemu) = observe(&record, &files);
+    let sockets = record.boot.as_ref().map(|boot| SocketsLayout::new(boot.sockets.clone()));
+    let sockets = sockets.unwrap_or_else(|| layout.sockets(&context.runtime_root, vm));
+    if let Some(qemu) = qemu {
+        record.progress = Progress::Stopping;
+        // A full disk must not keep a VM from being stopped.
+        let _ = record.save(layout);
+        let has_agent = record.boot.as_ref().is_none_or(|boot| boot.ssh_port.is_some());
+        Stopping { vm, context, qemu: &qemu, sockets: &sockets, has_agent }.run(options)?;
+    }
+    if record.progress != Progress::Stopped || before == VmState::Crashed {
+        clean_up(&files, &sockets);
+        record.progress = Progress::Stopped;
+        record.boot = None;
+        record.save(layout)?;
+    }
+    context.reporter.report(&Event::VmStopped { vm: vm.to_owned(), was_running: before.is_alive() });
+    Ok(before)
+}
+
+/// A VM whose record is gone, damaged or too new is stopped all the same: who lives is the kernel's answer.
+fn stop_unrecorded(
+    vm: &str,
+    layout: &ProjectLayout,
+    context: &RuntimeContext,
+    options: &DownOptions,
+    unreadable: Option<VmError>,
+) -> Result<VmState, VmError> {
+    let files = layout.vm(vm);
+    let Some(qemu) = running_qemu(&files.pidfile()) else {
+        return unreadable.map_or(Ok(VmState::Stopped), Err);
+    };
+    let sockets = layout.sockets(&context.runtime_root, vm);
+    Stopping { vm, context, qemu: &qemu, sockets: &sockets, has_agent: true }.run(options)?;
+    clean_up(&files, &sockets);
+    context.reporter.report(&Event::VmStopped { vm: vm.to_owned(), was_running: true });
+    Ok(VmState::Running)
+}
+
+struct Stopping<'a> {
+    vm: &'a str,
+    context: &'a RuntimeContext,
+    qemu: &'a QemuPid,
+    sockets: &'a SocketsLayout,
+    has_agent: bool,
+}
+
+impl Stopping<'_> {
+    /// Each way in turn, until QEMU has ended.
+    fn run(&self, options: &DownOptions) -> Result<(), VmError> {
+        if !options.force && self.ask_guest()? && self.wait(options.limit)? {
+            return Ok(());
+        }
+        self.context.cancel.check()?;
+        self.tell("quit");
+        let quit = Qmp::connect(&self.sockets.qmp(), ANSWER_LIMIT).and_then(|mut qmp| qmp.quit());
+        if quit.is_ok() && self.wait(QEMU_LIMIT)? {
+            return Ok(());
+        }
+        self.context.cancel.check()?;
+        self.tell("SIGTERM");
+        self.qemu.terminate()?;
+        if self.wait(QEMU_LIMIT)? {
+            return Ok(());
+        }
+        self.tell("SIGKILL");
+        self.qemu.kill()?;
+        if self.wait(QEMU_LIMIT)? {
+            return Ok(());
+        }
+        Err(VmError::Unkillable { vm: self.vm.to_owned(), pid: self.qemu.pid() })
+    }
+
+    /// Asks for an orderly shutdown: the agent if there is one, else by the virtual power button.
+    fn ask_guest(&self) -> Result<bool, VmError> {
+        self.tell("guest shutdown");
+        let heard = self.has_agent && self.ask_agent();
+        self.context.cancel.check()?;
+        Ok(heard || self.press_power_button())
+    }
+
+    fn ask_agent(&self) -> bool {
+        let deadline = Instant::now() + ANSWER_LIMIT;
+        ControlPort::connect(&self.sockets.control(), deadline, &self.context.cancel)
+            .and_then(|mut port| {
+                port.attach()?;
+                port.power_off()?;
+                while port.next(deadline)? != GuestMessage::PoweringOff {}
+                Ok(())
+            })
+            .is_ok()
+    }
+
+    fn press_power_button(&self) -> bool {
+        Qmp::connect(&self.sockets.qmp(), ANSWER_LIMIT)
+            .and_then(|mut qmp| qmp.execute("system_powerdown", json!({})))
+            .is_ok()
+    }
+
+    fn wait(&self, limit: Duration) -> Result<bool, VmError> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if self.qemu.wait(left.min(SLICE)) {
+                return Ok(true);
+            }
+            if left.is_zero() {
+                return Ok(false);
+            }
+            self.context.cancel.check()?;
+        }
+    }
+
+    fn tell(&self, method: &str) {
+        self.context
+            .reporter
+            .report(&Event::VmStopping { vm: self.vm.to_owned(), method: method.to_owned() });
+    }
+}

@@ -1,0 +1,375 @@
+use std::io;
+use std::path::PathBuf;
+
+use crate::cancel::Interrupted;
+use crate::config::Protocol;
+use crate::error::{Explain, Kind, kind_of_io};
+use crate::guest::{ControlError, InitrdError, KeyError};
+use crate::lock::LockError;
+use crate::managed::ImageError;
+use crate::qemu::QemuError;
+use crate::similar::closest;
+
+use super::state::VmState;
+
+/// Why something could not be done to a VM.
+#[derive(Debug, thiserror::Error)]
+pub enum VmError {
+    /// The record cannot be read or written.
+    #[error("cannot {action} the record {}", path.display())]
+    Record {
+        /// `read` or `write`.
+        action: &'static str,
+        /// The record.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+    /// The record is cut off or edited by hand.
+    #[error("the record of VM `{vm}` is damaged: {}", path.display())]
+    RecordDamaged {
+        /// The VM.
+        vm: String,
+        /// The record.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+    /// The record was written by a newer castra.
+    #[error("the record of VM `{vm}` has format {format}; this castra knows formats up to {known}")]
+    RecordTooNew {
+        /// The VM.
+        vm: String,
+        /// The record.
+        path: PathBuf,
+        /// Its format.
+        format: u32,
+        /// The newest format known here.
+        known: u32,
+    },
+    /// There is no such VM in the project.
+    #[error("there is no VM `{vm}` here{}", did_you_mean(similar))]
+    Unknown {
+        /// What was asked for.
+        vm: String,
+        /// The closest name there is.
+        similar: Option<String>,
+    },
+    /// QEMU runs and nothing is known of it.
+    #[error("QEMU of VM `{vm}` runs (process {pid}), but its record is gone")]
+    Unrecorded {
+        /// The VM.
+        vm: String,
+        /// QEMU's process.
+        pid: i32,
+    },
+    /// Nothing was ever started here.
+    #[error("there is no VM here yet")]
+    NoneYet,
+    /// A name is needed because there are several VMs.
+    #[error("there are several VMs here: {}", names.join(", "))]
+    Ambiguous {
+        /// All of them.
+        names: Vec<String>,
+    },
+    /// The VM does not run.
+    #[error("VM `{vm}` is not running (it is {})", state.name())]
+    NotRunning {
+        /// The VM.
+        vm: String,
+        /// What it does instead.
+        state: VmState,
+    },
+    /// `CASTRA_ACCELERATOR` names none.
+    #[error("CASTRA_ACCELERATOR names no accelerator: `{name}`")]
+    UnknownAccelerator {
+        /// What it says.
+        name: String,
+    },
+    /// The VM boots natively, so there is no agent in it.
+    #[error("VM `{vm}` boots from its own disk, without Castra's agent inside")]
+    NoAgent {
+        /// The VM.
+        vm: String,
+    },
+    /// The VM's disk stands on another image than the configuration now names.
+    #[error("the disk of VM `{vm}` stands on {recorded}, and now {wanted} is asked for")]
+    ImageChanged {
+        /// The VM.
+        vm: String,
+        /// What the disk stands on.
+        recorded: String,
+        /// What is asked for.
+        wanted: String,
+    },
+    /// The base under a disk has changed.
+    #[error("the base image of VM `{vm}` is not the one its disk was made on: {}", base.display())]
+    BaseChanged {
+        /// The VM.
+        vm: String,
+        /// The base image.
+        base: PathBuf,
+        /// The disk.
+        overlay: PathBuf,
+    },
+    /// The base under a disk is gone.
+    #[error("the base image of VM `{vm}` is missing: {}", base.display())]
+    BaseMissing {
+        /// The VM.
+        vm: String,
+        /// The base image.
+        base: PathBuf,
+        /// The disk that stands on it, if there is one.
+        overlay: Option<PathBuf>,
+    },
+    /// The disk does not stand on what it should.
+    #[error("the disk {} of VM `{vm}` stands on {}, not on {}", overlay.display(), found.display(), expected.display())]
+    ForeignOverlay {
+        /// The VM.
+        vm: String,
+        /// The disk.
+        overlay: PathBuf,
+        /// The backing file it names.
+        found: PathBuf,
+        /// The backing file it should name.
+        expected: PathBuf,
+    },
+    /// The disk cannot be made or looked at.
+    #[error("cannot {action} {}", path.display())]
+    Disk {
+        /// What was to be done.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+    /// The system has no random bytes.
+    #[error("cannot read random bytes from the system")]
+    Random(#[source] io::Error),
+    /// A host port is in use.
+    #[error("port {port}/{protocol} of this machine, which VM `{vm}` forwards, is taken{}", by(owner))]
+    PortTaken {
+        /// The VM.
+        vm: String,
+        /// The port.
+        port: u16,
+        /// Its protocol.
+        protocol: Protocol,
+        /// The VM that holds it, if it is one of this project.
+        owner: Option<String>,
+    },
+    /// A host port may not be used by this user.
+    #[error("port {port}/{protocol} of this machine may not be used by this user")]
+    PortForbidden {
+        /// The port.
+        port: u16,
+        /// Its protocol.
+        protocol: Protocol,
+    },
+    /// The guest did not come up in time.
+    #[error("VM `{vm}` was not ready after {limit_secs} s; it came as far as `{reached}`{}", quoted(console))]
+    BootTimedOut {
+        /// The VM.
+        vm: String,
+        /// The limit.
+        limit_secs: u64,
+        /// The last phase it reached.
+        reached: String,
+        /// The last lines of its console.
+        console: String,
+    },
+    /// Commands can run, but the guest's services are not all up.
+    #[error("the services of VM `{vm}` were not all up after {limit_secs} s; commands can run in it")]
+    ServicesTimedOut {
+        /// The VM.
+        vm: String,
+        /// The limit.
+        limit_secs: u64,
+    },
+    /// The agent could not do what commands need.
+    #[error("the agent in VM `{vm}` could not {errand}: {reason}")]
+    AgentFailed {
+        /// The VM.
+        vm: String,
+        /// What it was to do.
+        errand: &'static str,
+        /// What it said.
+        reason: String,
+    },
+    /// QEMU ended while the guest booted.
+    #[error("VM `{vm}` ended while it booted, after `{reached}`{}", quoted(console))]
+    BootDied {
+        /// The VM.
+        vm: String,
+        /// The last phase it reached.
+        reached: String,
+        /// The last lines of its console and of QEMU's own log.
+        console: String,
+    },
+    /// QEMU could not be ended.
+    #[error("QEMU of VM `{vm}` (process {pid}) does not end, not even by SIGKILL")]
+    Unkillable {
+        /// The VM.
+        vm: String,
+        /// The process.
+        pid: i32,
+    },
+    /// The image could not be had.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// QEMU could not be run.
+    #[error(transparent)]
+    Qemu(#[from] QemuError),
+    /// The agent could not be talked to.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// The agent could not be put into the initramfs.
+    #[error(transparent)]
+    Initrd(#[from] InitrdError),
+    /// The VM's keys cannot be made or read.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The VM is being worked on by somebody else.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// Ctrl-C.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
+}
+
+impl VmError {
+    /// [`VmError::Unknown`] for a name that is none of `known`.
+    pub fn unknown<S: AsRef<str>>(vm: &str, known: &[S]) -> Self {
+        let similar = closest(vm, known.iter().map(AsRef::as_ref)).map(str::to_owned);
+        Self::Unknown { vm: vm.to_owned(), similar }
+    }
+
+    /// Whether somebody asked for the stop.
+    pub fn is_interruption(&self) -> bool {
+        self.kind() == Kind::Interrupted
+    }
+}
+
+impl Explain for VmError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Disk { action: "create", source, .. } if kind_of_io(source) == Kind::Io => {
+                Kind::CannotCreate
+            }
+            Self::Record { source, .. } | Self::Disk { source, .. } | Self::Random(source) => {
+                kind_of_io(source)
+            }
+            Self::RecordDamaged { .. }
+            | Self::RecordTooNew { .. }
+            | Self::ImageChanged { .. }
+            | Self::BaseChanged { .. }
+            | Self::ForeignOverlay { .. } => Kind::Data,
+            Self::Unknown { .. } | Self::NoneYet | Self::BaseMissing { .. } => Kind::NotFound,
+            Self::Ambiguous { .. } | Self::UnknownAccelerator { .. } => Kind::Usage,
+            Self::NotRunning { .. }
+            | Self::NoAgent { .. }
+            | Self::BootTimedOut { .. }
+            | Self::BootDied { .. }
+            | Self::AgentFailed { .. }
+            | Self::ServicesTimedOut { .. }
+            | Self::Unrecorded { .. }
+            | Self::Unkillable { .. } => Kind::Unavailable,
+            Self::PortTaken { .. } => Kind::Busy,
+            Self::PortForbidden { .. } => Kind::Permission,
+            Self::Image(error) => error.kind(),
+            Self::Qemu(error) => error.kind(),
+            Self::Control(error) => error.kind(),
+            Self::Initrd(error) => error.kind(),
+            Self::Key(error) => error.kind(),
+            Self::Lock(error) => error.kind(),
+            Self::Interrupted(error) => error.kind(),
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::RecordDamaged { vm, path, .. } => Some(format!(
+                "Stop the VM if it runs (castra down {vm}), then remove {} and run `castra up {vm}`: the disk is kept, and \
+                 the record is written anew.",
+                path.display()
+            )),
+            Self::RecordTooNew { .. } => Some("Update castra, or use the one that made this VM.".into()),
+            Self::Unknown { .. } => Some("`castra status` lists the VMs of this project.".into()),
+            Self::Unrecorded { vm, .. } => {
+                Some(format!("`castra down {vm}` stops it; then `castra up {vm}` starts it with a record."))
+            }
+            Self::NoneYet => Some("`castra up` starts one.".into()),
+            Self::Ambiguous { .. } => Some("Name the one you mean.".into()),
+            Self::UnknownAccelerator { .. } => {
+                Some("It can be kvm, hvf or tcg; unset, Castra finds out by itself.".into())
+            }
+            Self::NotRunning { vm, .. } => Some(format!("Start it: castra up {vm}")),
+            Self::NoAgent { vm } => Some(format!(
+                "Forward a port to its own SSH server ([[vms.port_forwards]]) and log in with `ssh`; \
+                 `castra logs {vm}` shows its console."
+            )),
+            Self::ImageChanged { vm, .. } => Some(format!(
+                "Name the old image again, or give the new one a VM of its own under another name. To give up the disk \
+                 of `{vm}`, stop it and remove its overlay and its directory below .castra/vms."
+            )),
+            Self::BaseChanged { vm, overlay, .. } => Some(format!(
+                "Put the original file back. If the data of `{vm}` may go, remove {} and run `castra up {vm}`.",
+                overlay.display()
+            )),
+            Self::BaseMissing { vm, overlay: Some(overlay), .. } => Some(format!(
+                "Put the file back where it was. If the data of `{vm}` may go, remove {} and name another base_image.",
+                overlay.display()
+            )),
+            Self::BaseMissing { overlay: None, .. } => {
+                Some("base_image in castra.toml must name an existing qcow2 file.".into())
+            }
+            Self::ForeignOverlay { found, .. } => Some(format!(
+                "Name the image that belongs to {} again, or choose another `overlay` in castra.toml. Never put the disk \
+                 on another image: that destroys what is on it.",
+                found.display()
+            )),
+            Self::PortTaken { owner: Some(owner), .. } => Some(format!(
+                "Stop that VM (castra down {owner}), or choose another host port in castra.toml."
+            )),
+            Self::PortTaken { port, .. } => Some(format!(
+                "`ss -ltnup 'sport = :{port}'` shows who has it. Stop that program, or choose another host port in \
+                 castra.toml."
+            )),
+            Self::PortForbidden { .. } => Some("Choose a host port of 1024 or above in castra.toml.".into()),
+            Self::BootTimedOut { vm, .. } => Some(format!(
+                "`castra logs {vm}` shows the whole console. A slow machine may need more time: --boot-timeout SECS."
+            )),
+            Self::ServicesTimedOut { vm, .. } => {
+                Some(format!("`castra logs {vm}` shows what they wait for."))
+            }
+            Self::AgentFailed { vm, .. } => Some(format!("`castra logs {vm}` shows the guest's console.")),
+            Self::BootDied { vm, .. } => Some(format!(
+                "`castra logs {vm}` shows the console, `castra logs --source qemu {vm}` QEMU's own words."
+            )),
+            Self::Image(error) => error.hint(),
+            Self::Qemu(error) => error.hint(),
+            Self::Control(error) => error.hint(),
+            Self::Initrd(error) => error.hint(),
+            Self::Key(error) => error.hint(),
+            Self::Lock(error) => error.hint(),
+            Self::Record { .. }
+            | Self::Disk { .. }
+            | Self::Random(_)
+            | Self::Unkillable { .. }
+            | Self::Interrupted(_) => None,
+        }
+    }
+}
+
+fn did_you_mean(similar: &Option<String>) -> String {
+    similar.as_ref().map_or(String::new(), |name| format!("; did you mean `{name}`?"))
+}
+
+fn by(owner: &Option<String>) -> String {
+    owner.as_ref().map_or(String::new(), |vm| format!(" by VM `{vm}`"))
+}
+
+fn quoted(console: &str) -> String {
+    if console.is_empty() { String::new() } else { format!(":\n{console}") }
+}

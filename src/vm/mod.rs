@@ -1,0 +1,45 @@
+//! The conductors: what happens to a VM, from its plan to its record.
+//!
+//! ```text
+//!                 up                    agent ready
+//!   ┌─────────┐ ──────► ┌──────────┐ ───────────────► ┌─────────┐
+//!   │ stopped │         │ starting │                  │ running │ ◄─┐
+//!   └─────────┘ ◄────── └──────────┘                  └─────────┘   │ up (attaches)
+//!     ▲     ▲   failed        │                         │    │  └───┘
+//!     │     │                 │ QEMU killed, power lost │    │ down
+//!     │     │                 ▼                         ▼    ▼
+//!     │     │  up, down  ┌─────────┐             ┌─────────┐ ┌──────────┐
+//!     │     └─────────── │ crashed │ ◄────────── │ crashed │ │ stopping │
+//!     │                  └─────────┘             └─────────┘ └──────────┘
+//!     └───────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! The state is never stored: `state::observe` derives it from the record and from QEMU's lock on its pid file, so it
+//! cannot be a lie that a crash left behind.
+
+mod boot;
+mod clock;
+mod disk;
+mod down;
+mod error;
+mod forwards;
+mod leftovers;
+mod machine;
+mod record;
+mod state;
+mod status;
+mod up;
+mod watch;
+
+pub use disk::{ResolvedVmArtifacts, ensure_vm_assets};
+pub use down::{DownOptions, down};
+pub use error::VmError;
+pub use record::{BaseKind, BaseRecord, BootRecord, Progress, Record};
+pub use state::VmState;
+pub use status::{
+    VmStatus, make_ready, recorded_vm, running_vm, ssh_target, state_of, status, write_known_hosts,
+};
+pub use up::{UpOptions, UpOutcome, WaitFor, up};
+
+/// What became of each of several VMs, by name.
+pub type PerVm<T> = Vec<(String, Result<T, VmError>)>;

@@ -1,0 +1,217 @@
+//! A VM's record, `vms/<vm>/vm.json`: what status, exec and down go by, so that they never ask the configuration.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::{PortForward, VmDefinition};
+use crate::files;
+use crate::layout::ProjectLayout;
+use crate::qemu::AcceleratorChoice;
+use crate::report::ImageLabel;
+
+use super::error::VmError;
+
+/// Number of this format. It changes when an older castra would misread a newer record.
+const FORMAT: u32 = 1;
+
+/// What is known of a VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    format: u32,
+    /// Its name.
+    pub name: String,
+    /// Its disk: relative to the state root where it lies inside, so that the project can be moved.
+    pub overlay: PathBuf,
+    /// What the disk stands on.
+    pub base: BaseRecord,
+    /// How far the last operation has come.
+    pub progress: Progress,
+    /// The last boot.
+    pub boot: Option<BootRecord>,
+}
+
+/// What a disk stands on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BaseRecord {
+    /// Whose image it is.
+    pub kind: BaseKind,
+    /// Identifies the content: an overlay on other content is a broken disk.
+    pub content: String,
+    /// Size and time of change of the user's own image when `content` was computed, so that it is not hashed each time.
+    pub stamp: Option<String>,
+}
+
+/// Whose image a disk stands on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BaseKind {
+    /// A managed image.
+    Managed(ImageLabel),
+    /// The user's own file.
+    Path(PathBuf),
+}
+
+/// How far the last operation has come, as it was written down. Not the state, which is [`super::VmState`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Progress {
+    /// A boot was begun.
+    Starting,
+    /// Commands can run, or (native boots) QEMU runs.
+    Running,
+    /// A stop was begun.
+    Stopping,
+    /// Nothing is under way.
+    Stopped,
+}
+
+/// One boot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BootRecord {
+    /// When QEMU was started, milliseconds since the Unix epoch.
+    pub started_unix_ms: u64,
+    /// How the CPU is run, and why.
+    pub accelerator: AcceleratorChoice,
+    /// QEMU's version.
+    pub qemu_version: String,
+    /// Virtual CPUs.
+    pub cpus: u32,
+    /// Memory in MiB.
+    pub memory_mib: u64,
+    /// Port of 127.0.0.1 that leads to the agent's SSH server; nothing for a native boot, which has no agent.
+    pub ssh_port: Option<u16>,
+    /// The declared forwards.
+    pub port_forwards: Vec<PortForward>,
+    /// Where the sockets are.
+    pub sockets: PathBuf,
+    /// Milliseconds from QEMU's start until commands could run.
+    pub ready_ms: Option<u64>,
+}
+
+impl BootRecord {
+    /// Whether this boot is what the definition asks for now.
+    pub(super) fn is_of(&self, definition: &VmDefinition) -> bool {
+        self.cpus == definition.cpus
+            && self.memory_mib == definition.memory_bytes >> 20
+            && self.port_forwards == definition.port_forwards
+    }
+}
+
+impl Record {
+    /// The record of a VM that has a disk and was never started. `overlay` is absolute.
+    pub(super) fn new(layout: &ProjectLayout, name: &str, overlay: &Path, base: BaseRecord) -> Self {
+        let inside = overlay.strip_prefix(layout.state_root());
+        Self {
+            format: FORMAT,
+            name: name.to_owned(),
+            overlay: inside.unwrap_or(overlay).to_owned(),
+            base,
+            progress: Progress::Stopped,
+            boot: None,
+        }
+    }
+
+    /// The disk's absolute path.
+    pub fn overlay_path(&self, layout: &ProjectLayout) -> PathBuf {
+        layout.state_root().join(&self.overlay)
+    }
+
+    /// The record of this VM, if there is one.
+    ///
+    /// # Errors
+    /// [`VmError::Record`] if it cannot be read, [`VmError::RecordDamaged`], [`VmError::RecordTooNew`].
+    pub fn load(layout: &ProjectLayout, vm: &str) -> Result<Option<Self>, VmError> {
+        let path = layout.vm(vm).record();
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(VmError::Record { action: "read", path, source }),
+        };
+        Self::parse(&bytes, vm, path).map(Some)
+    }
+
+    fn parse(bytes: &[u8], vm: &str, path: PathBuf) -> Result<Self, VmError> {
+        #[derive(Deserialize)]
+        struct Envelope {
+            format: u32,
+        }
+        // The number first: a newer record may have any shape behind it.
+        if let Ok(Envelope { format }) = serde_json::from_slice(bytes)
+            && format > FORMAT
+        {
+            return Err(VmError::RecordTooNew { vm: vm.to_owned(), path, format, known: FORMAT });
+        }
+        serde_json::from_slice(bytes).map_err(|source| VmError::RecordDamaged {
+            vm: vm.to_owned(),
+            path,
+            source,
+        })
+    }
+
+    /// Writes the record; a crash leaves the old or the new one.
+    ///
+    /// # Errors
+    /// [`VmError::Record`].
+    pub(super) fn save(&self, layout: &ProjectLayout) -> Result<(), VmError> {
+        let path = layout.vm(&self.name).record();
+        let bytes = serde_json::to_vec_pretty(self).unwrap_or_default();
+        let failed = |source| VmError::Record { action: "write", path: path.clone(), source };
+        files::create_private_directory(layout.vm(&self.name).directory()).map_err(failed)?;
+        files::write_atomically(&path, &bytes, 0o600).map_err(failed)
+    }
+
+    /// The names of all VMs that have a record, sorted.
+    pub fn names(layout: &ProjectLayout) -> Vec<String> {
+        let Ok(entries) = fs::read_dir(layout.vms()) else { return Vec::new() };
+        let mut names: Vec<String> = entries
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .filter(|name| layout.vm(name).record().is_file())
+            .collect();
+        names.sort();
+        names
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(layout: &ProjectLayout) -> Record {
+        let base = BaseRecord {
+            kind: BaseKind::Managed(ImageLabel { id: "alpine-minimal".into(), version: "v1".into() }),
+            content: "c0ffee".into(),
+            stamp: None,
+        };
+        Record::new(layout, "web", &layout.overlay("web"), base)
+    }
+
+    #[test]
+    fn a_record_comes_back_and_survives_a_move_of_the_project() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let layout = ProjectLayout::new(directory.path().join("old"));
+        let written = record(&layout);
+        written.save(&layout).expect("saved");
+        let moved = ProjectLayout::new(directory.path().join("new"));
+        fs::rename(layout.state_root(), moved.state_root()).expect("moved");
+        let read = Record::load(&moved, "web").expect("loads").expect("is there");
+        assert_eq!(read, written);
+        assert_eq!(read.overlay_path(&moved), moved.overlay("web"));
+        assert_eq!(Record::names(&moved), ["web"]);
+    }
+
+    #[test]
+    fn a_truncated_record_and_one_from_the_future_are_different_errors() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let layout = ProjectLayout::new(directory.path().to_owned());
+        record(&layout).save(&layout).expect("saved");
+        let path = layout.vm("web").record();
+        let text = fs::read_to_string(&path).expect("read");
+        fs::write(&path, &text[..text.len() / 2]).expect("truncated");
+        assert!(matches!(Record::load(&layout, "web"), Err(VmError::RecordDamaged { .. })));
+        fs::write(&path, r#"{"format": 99, "shape": "unknown"}"#).expect("written");
+        assert!(matches!(Record::load(&layout, "web"), Err(VmError::RecordTooNew { format: 99, .. })));
+    }
+}

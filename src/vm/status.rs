@@ -1,0 +1,173 @@
+//! What is known of VMs without asking anybody: records and locks. Never blocks.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::config::PortForward;
+use crate::context::RuntimeContext;
+use crate::guest::VmKeys;
+use crate::guest::ssh::Target;
+use crate::layout::ProjectLayout;
+use crate::qemu::AcceleratorChoice;
+
+use super::PerVm;
+use super::error::VmError;
+use super::record::{BaseKind, Record};
+use super::state::{VmState, observe};
+use super::up::{UpOptions, WaitFor, attach, lock};
+
+/// What is known of one VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct VmStatus {
+    /// Its name.
+    pub name: String,
+    /// What it does.
+    pub state: VmState,
+    /// The image its disk stands on.
+    pub image: String,
+    /// Its disk.
+    pub overlay: PathBuf,
+    /// QEMU's process, if it runs.
+    pub pid: Option<i32>,
+    /// How its CPU is run, if it runs.
+    pub accelerator: Option<AcceleratorChoice>,
+    /// When it was started, milliseconds since the Unix epoch, if it runs.
+    pub started_unix_ms: Option<u64>,
+    /// Virtual CPUs, if it runs.
+    pub cpus: Option<u32>,
+    /// Memory in MiB, if it runs.
+    pub memory_mib: Option<u64>,
+    /// Port of 127.0.0.1 for SSH, if it runs and has an agent.
+    pub ssh_port: Option<u16>,
+    /// Declared forwards, if it runs.
+    pub port_forwards: Vec<PortForward>,
+}
+
+/// The VMs of a project that have a record, by name. A record that cannot be read is told as its error.
+pub fn status(layout: &ProjectLayout) -> PerVm<VmStatus> {
+    Record::names(layout)
+        .into_iter()
+        .filter_map(|name| {
+            let loaded = Record::load(layout, &name).transpose()?;
+            Some((name, loaded.map(|record| status_of(&record, layout))))
+        })
+        .collect()
+}
+
+fn status_of(record: &Record, layout: &ProjectLayout) -> VmStatus {
+    let (state, qemu) = observe(record, &layout.vm(&record.name));
+    let boot = record.boot.as_ref().filter(|_| state.is_alive());
+    VmStatus {
+        name: record.name.clone(),
+        state,
+        image: match &record.base.kind {
+            BaseKind::Managed(label) => label.to_string(),
+            BaseKind::Path(path) => path.display().to_string(),
+        },
+        overlay: record.overlay_path(layout),
+        pid: qemu.map(|qemu| qemu.pid()),
+        accelerator: boot.map(|boot| boot.accelerator.clone()),
+        started_unix_ms: boot.map(|boot| boot.started_unix_ms),
+        cpus: boot.map(|boot| boot.cpus),
+        memory_mib: boot.map(|boot| boot.memory_mib),
+        ssh_port: boot.and_then(|boot| boot.ssh_port),
+        port_forwards: boot.map(|boot| boot.port_forwards.clone()).unwrap_or_default(),
+    }
+}
+
+/// What a VM does right now. Never blocks.
+pub fn state_of(record: &Record, layout: &ProjectLayout) -> VmState {
+    observe(record, &layout.vm(&record.name)).0
+}
+
+/// Where and with which keys to log in to a running VM.
+///
+/// # Errors
+/// [`VmError::NoAgent`]; [`VmError::Key`].
+pub fn ssh_target(record: &Record, user: &str, layout: &ProjectLayout) -> Result<Target, VmError> {
+    let port = ssh_port(record)?;
+    let keys = VmKeys::load_or_create(&layout.vm(&record.name))?;
+    Ok(keys.target((Ipv4Addr::LOCALHOST, port).into(), user))
+}
+
+/// Sees to it that commands can run in a VM that runs: for one that does not answer, as after a reboot of the guest.
+///
+/// # Errors
+/// As for [`running_vm`], which this does not trust.
+pub fn make_ready(
+    name: Option<&str>,
+    layout: &ProjectLayout,
+    context: &RuntimeContext,
+) -> Result<(), VmError> {
+    let record = running_vm(name, layout, context)?;
+    let _lock = lock(&record.name, layout, context)?;
+    let options = UpOptions { wait: WaitFor::Ready, boot_limit: None };
+    attach(record, layout, context, options).map(drop)
+}
+
+/// Writes the VM's `known_hosts`, for other SSH clients.
+///
+/// # Errors
+/// [`VmError::NoAgent`]; [`VmError::Key`].
+pub fn write_known_hosts(record: &Record, layout: &ProjectLayout) -> Result<(), VmError> {
+    let port = ssh_port(record)?;
+    let files = layout.vm(&record.name);
+    Ok(VmKeys::load_or_create(&files)?.write_known_hosts(&files, port)?)
+}
+
+fn ssh_port(record: &Record) -> Result<u16, VmError> {
+    let port = record.boot.as_ref().and_then(|boot| boot.ssh_port);
+    port.ok_or_else(|| VmError::NoAgent { vm: record.name.clone() })
+}
+
+/// The record of the VM that is meant: the one of this name, or the only one there is.
+///
+/// # Errors
+/// [`VmError::Unknown`], [`VmError::NoneYet`], [`VmError::Ambiguous`], and those of reading the record.
+pub fn recorded_vm(name: Option<&str>, layout: &ProjectLayout) -> Result<Record, VmError> {
+    let mut names = Record::names(layout);
+    let vm = match name {
+        Some(name) if names.iter().any(|known| known == name) => name.to_owned(),
+        Some(_) | None if names.is_empty() => return Err(VmError::NoneYet),
+        Some(name) => {
+            return Err(VmError::unknown(name, &names));
+        }
+        None if names.len() == 1 => names.remove(0),
+        None => return Err(VmError::Ambiguous { names }),
+    };
+    // Gone between listing and reading: somebody has just removed it.
+    Record::load(layout, &vm)?.ok_or(VmError::Unknown { vm, similar: None })
+}
+
+/// The record of a VM in which commands can run. A start that nobody has finished (`up --no-wait`, or an `up` that was
+/// killed) is finished first.
+///
+/// # Errors
+/// As for [`recorded_vm`]; [`VmError::NotRunning`], [`VmError::NoAgent`], and those of the wait for the agent.
+pub fn running_vm(
+    name: Option<&str>,
+    layout: &ProjectLayout,
+    context: &RuntimeContext,
+) -> Result<Record, VmError> {
+    let mut record = recorded_vm(name, layout)?;
+    let mut state = observe(&record, &layout.vm(&record.name)).0;
+    if state == VmState::Starting {
+        let _lock = lock(&record.name, layout, context)?;
+        // Whoever held the lock may have finished, or given up.
+        record = recorded_vm(Some(&record.name), layout)?;
+        state = observe(&record, &layout.vm(&record.name)).0;
+        if state == VmState::Starting {
+            let options = UpOptions { wait: WaitFor::Ready, boot_limit: None };
+            return attach(record, layout, context, options).map(|outcome| outcome.record);
+        }
+    }
+    if state != VmState::Running {
+        return Err(VmError::NotRunning { vm: record.name, state });
+    }
+    if record.boot.as_ref().is_none_or(|boot| boot.ssh_port.is_none()) {
+        return Err(VmError::NoAgent { vm: record.name });
+    }
+    Ok(record)
+}

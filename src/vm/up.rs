@@ -1,0 +1,199 @@
+//! `up`: from a plan to VMs in which commands can run.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::context::RuntimeContext;
+use crate::files;
+use crate::guest::VmKeys;
+use crate::layout::{ProjectLayout, SocketsLayout};
+use crate::lock::Lock;
+use crate::managed::ImageManager;
+use crate::plan::{BasePlan, Plan, VmPlan};
+use crate::qemu::{Accelerator, running_qemu};
+use crate::report::Event;
+
+use super::PerVm;
+use super::boot::{BootRequest, boot};
+use super::disk::ensure_vm_assets;
+use super::down::{DownOptions, stop};
+use super::error::VmError;
+use super::leftovers::clean_up;
+use super::record::{Progress, Record};
+use super::state::{VmState, observe};
+use super::watch::BootWatch;
+
+/// What `up` waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WaitFor {
+    /// Nothing: QEMU runs. The next command that needs the guest finishes the start.
+    Nothing,
+    /// Commands can run.
+    Ready,
+    /// The guest's own last service is up.
+    Services,
+}
+
+/// How `up` is to behave.
+#[derive(Debug, Clone, Copy)]
+pub struct UpOptions {
+    /// What to wait for.
+    pub wait: WaitFor,
+    /// How long a boot may take; nothing for a limit that fits the accelerator.
+    pub boot_limit: Option<Duration>,
+}
+
+/// What became of a VM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpOutcome {
+    /// Its record.
+    pub record: Record,
+    /// Whether it ran before.
+    pub ran_already: bool,
+}
+
+/// Brings up all VMs of the plan side by side. One that fails keeps none of the others from coming up.
+pub fn up(
+    plan: &Plan,
+    layout: &ProjectLayout,
+    context: &RuntimeContext,
+    options: UpOptions,
+) -> PerVm<UpOutcome> {
+    thread::scope(|scope| {
+        let workers: Vec<_> = plan
+            .vms
+            .iter()
+            .map(|vm| (vm, scope.spawn(move || up_one(vm, layout, context, options))))
+            .collect();
+        let join = |(vm, worker): (&VmPlan, thread::ScopedJoinHandle<'_, _>)| {
+            (
+                vm.definition.name.clone(),
+                worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            )
+        };
+        workers.into_iter().map(join).collect()
+    })
+}
+
+fn up_one(
+    plan: &VmPlan,
+    layout: &ProjectLayout,
+    context: &RuntimeContext,
+    options: UpOptions,
+) -> Result<UpOutcome, VmError> {
+    let vm = &plan.definition.name;
+    for warning in &plan.warnings {
+        context.reporter.report(&Event::Warning { message: warning.clone() });
+    }
+    let _lock = lock(vm, layout, context)?;
+    let record = Record::load(layout, vm)?;
+    if record.is_none()
+        && let Some(qemu) = running_qemu(&layout.vm(vm).pidfile())
+    {
+        return Err(VmError::Unrecorded { vm: vm.clone(), pid: qemu.pid() });
+    }
+    if let Some(record) = record {
+        match observe(&record, &layout.vm(vm)).0 {
+            VmState::Starting | VmState::Running => return go_on(plan, record, layout, context, options),
+            // A `down` that was killed half-way: what it began is brought to its end.
+            VmState::Stopping => drop(stop(vm, layout, context, &DownOptions::default())?),
+            VmState::Crashed => recover(&record, layout, context),
+            VmState::Stopped => {}
+        }
+    }
+    let (artifacts, record) = ensure_vm_assets(plan, layout, context)?;
+    let request = BootRequest {
+        plan,
+        artifacts: &artifacts,
+        layout,
+        context,
+        wait: options.wait,
+        limit: options.boot_limit,
+    };
+    let record = boot(&request, record)?;
+    let boot_ms = record.boot.as_ref().and_then(|boot| boot.ready_ms);
+    if record.progress == Progress::Running {
+        context.reporter.report(&Event::VmRunning { vm: vm.clone(), boot_ms });
+    }
+    Ok(UpOutcome { record, ran_already: false })
+}
+
+/// A VM that runs already: what its image and its definition say by now is told, and a start that nobody finished, or a
+/// guest that was rebooted and has lost its keys, is made ready.
+fn go_on(
+    plan: &VmPlan,
+    record: Record,
+    layout: &ProjectLayout,
+    context: &RuntimeContext,
+    options: UpOptions,
+) -> Result<UpOutcome, VmError> {
+    if let BasePlan::Image(image) = &plan.base {
+        let manager = ImageManager::new(layout);
+        if manager.is_cached(image, context) {
+            manager.ensure_image(image, context)?;
+        }
+    }
+    if record.boot.as_ref().is_some_and(|boot| !boot.is_of(&plan.definition)) {
+        let vm = &plan.definition.name;
+        let message = format!(
+            "the definition of VM `{vm}` has changed; that takes effect after castra down {vm} and up"
+        );
+        context.reporter.report(&Event::Warning { message });
+    }
+    attach(record, layout, context, options)
+}
+
+/// The lock that whoever changes a VM holds.
+pub(super) fn lock(vm: &str, layout: &ProjectLayout, context: &RuntimeContext) -> Result<Lock, VmError> {
+    let tell = || {
+        let what = format!("another castra that works on VM `{vm}`");
+        context.reporter.report(&Event::Waiting { what });
+    };
+    let files = layout.vm(vm);
+    files::create_private_directory(files.directory()).map_err(|source| VmError::Disk {
+        action: "create",
+        path: files.directory().to_owned(),
+        source,
+    })?;
+    Ok(Lock::acquire(&files.lock(), &context.cancel, tell)?)
+}
+
+/// Sees to it that commands can run in a VM whose QEMU runs; one that is ready already says so in milliseconds.
+///
+/// # Errors
+/// Those of the wait for the agent. QEMU is left running: somebody else may still be helped by it.
+pub(super) fn attach(
+    mut record: Record,
+    layout: &ProjectLayout,
+    context: &RuntimeContext,
+    options: UpOptions,
+) -> Result<UpOutcome, VmError> {
+    let vm = record.name.clone();
+    let boot = record.boot.as_ref();
+    let has_agent = boot.is_some_and(|boot| boot.ssh_port.is_some());
+    let is_ready = record.progress == Progress::Running;
+    if has_agent && options.wait != WaitFor::Nothing {
+        let accelerator = boot.map_or(Accelerator::Tcg, |boot| boot.accelerator.accelerator);
+        let sockets = SocketsLayout::new(boot.map(|boot| boot.sockets.clone()).unwrap_or_default());
+        let files = layout.vm(&vm);
+        let keys = VmKeys::load_or_create(&files)?;
+        let watch =
+            BootWatch::new(&vm, accelerator, Instant::now(), options.wait, options.boot_limit, context);
+        let is_alive = || running_qemu(&files.pidfile()).is_some();
+        watch.follow(&sockets, &keys, is_alive).map_err(|end| watch.explain(end, &files))?;
+    }
+    let is_unfinished = has_agent && options.wait == WaitFor::Nothing;
+    if !is_ready && !is_unfinished {
+        record.progress = Progress::Running;
+        record.save(layout)?;
+    }
+    context.reporter.report(&Event::VmRunning { vm, boot_ms: None });
+    Ok(UpOutcome { record, ran_already: true })
+}
+
+fn recover(record: &Record, layout: &ProjectLayout, context: &RuntimeContext) {
+    let vm = &record.name;
+    let message = format!("VM `{vm}` had crashed; it boots from its disk as it was left");
+    context.reporter.report(&Event::Warning { message });
+    clean_up(&layout.vm(vm), &layout.sockets(&context.runtime_root, vm));
+}
