@@ -1,0 +1,261 @@
+//! The grammar of the command line. Only words and their help: nothing is decided here.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+/// A real Linux VM with one command.
+#[derive(Debug, Parser)]
+#[command(name = "castra", version, max_term_width = 100, arg_required_else_help = true)]
+#[command(after_help = "In an empty directory, `castra up` is all it takes; castra.toml declares more.")]
+pub(super) struct Args {
+    /// Use this castra.toml (or the one in this directory)
+    #[arg(long, global = true, value_name = "PATH")]
+    pub(super) config: Option<PathBuf>,
+    /// Do not look for a castra.toml in this directory and above
+    #[arg(long, global = true, conflicts_with = "config")]
+    pub(super) skip_discovery: bool,
+    /// Never use the network
+    #[arg(long, global = true)]
+    pub(super) offline: bool,
+    /// Say nothing but errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Say more: each phase of a boot, each step of an image
+    #[arg(short, long, global = true)]
+    verbose: bool,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+/// How much is said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Verbosity {
+    Quiet,
+    Normal,
+    Verbose,
+}
+
+impl Args {
+    pub(super) fn verbosity(&self) -> Verbosity {
+        match (self.quiet, self.verbose) {
+            (true, _) => Verbosity::Quiet,
+            (false, true) => Verbosity::Verbose,
+            (false, false) => Verbosity::Normal,
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Write a commented castra.toml to start from
+    Init(Init),
+    /// Start VMs: fetch what is missing, boot, wait until commands can run
+    Up(Up),
+    /// Stop VMs in an orderly way
+    Down(Down),
+    /// Show the VMs of this project and what they do
+    Status(Status),
+    /// Open a shell in a VM, starting it if it does not run
+    #[command(visible_alias = "ssh")]
+    Shell(Shell),
+    /// Run a command in a VM; its exit code is castra's
+    Exec(Exec),
+    /// Copy files and directories into and out of a VM
+    Cp(Cp),
+    /// Show what a VM's console, QEMU or the image manager said
+    Logs(Logs),
+    /// Show which ports of this machine lead into which VM
+    Ports(Ports),
+    /// Look at managed images
+    Image(Image),
+    /// Print a configuration for ssh, scp, rsync, editors and Ansible
+    SshConfig(SshConfig),
+}
+
+impl Command {
+    /// Whether Ctrl-C stops the command in an orderly way. `shell` and `exec` hand it to the guest instead, and a copy
+    /// has nothing to put in order.
+    pub(super) fn heeds_interrupts(&self) -> bool {
+        !matches!(self, Self::Shell(_) | Self::Exec(_) | Self::Cp(_))
+    }
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Init {}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Up {
+    /// VMs to start [default: all]
+    #[arg(value_name = "VM")]
+    pub(super) vms: Vec<String>,
+    /// What to wait for
+    #[arg(long, value_enum, default_value_t = Wait::Ready)]
+    pub(super) wait: Wait,
+    /// Return as soon as QEMU runs; the next command that needs the VM finishes the start
+    #[arg(long, conflicts_with = "wait")]
+    pub(super) no_wait: bool,
+    /// How long a boot may take, in seconds [default: 300 under tcg, else 120]
+    #[arg(long, value_name = "SECS", value_parser = seconds, conflicts_with = "no_wait")]
+    pub(super) boot_timeout: Option<Duration>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum Wait {
+    /// Commands can run inside
+    Ready,
+    /// The guest's own last service is up
+    Services,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Down {
+    /// VMs to stop [default: all]
+    #[arg(value_name = "VM")]
+    pub(super) vms: Vec<String>,
+    /// Do not ask the guest: as if the power went
+    #[arg(long, conflicts_with = "timeout")]
+    pub(super) force: bool,
+    /// How long the guest may take to shut down, in seconds
+    #[arg(long, value_name = "SECS", value_parser = seconds, default_value = "60")]
+    pub(super) timeout: Duration,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Status {
+    /// VMs to show [default: all]
+    #[arg(value_name = "VM")]
+    pub(super) vms: Vec<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Shell {
+    /// The VM [default: the only one]
+    pub(super) vm: Option<String>,
+    /// Log in as this user of the guest
+    #[arg(short, long, default_value = "root")]
+    pub(super) user: String,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Exec {
+    /// The VM [default: the only one]
+    pub(super) vm: Option<String>,
+    /// Run as this user of the guest
+    #[arg(short, long, default_value = "root")]
+    pub(super) user: String,
+    /// Give the command a terminal of its own
+    #[arg(short, long)]
+    pub(super) tty: bool,
+    /// Set a variable in its environment
+    #[arg(short, long, value_name = "NAME=VALUE", value_parser = variable)]
+    pub(super) env: Vec<(String, String)>,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "CMD")]
+    pub(super) command: Vec<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "A path in a VM is written VM:PATH, or :PATH where there is only one VM.\n\n\
+    Examples:\n  castra cp ./site :/srv/          copies the directory site into /srv\n  \
+    castra cp web:/var/log/messages .  copies one file here")]
+pub(super) struct Cp {
+    /// What to copy, and last where to
+    #[arg(required = true, num_args = 2.., value_name = "SRC… DST")]
+    pub(super) paths: Vec<String>,
+    /// Log in as this user of the guest
+    #[arg(short, long, default_value = "root")]
+    pub(super) user: String,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Logs {
+    /// The VM [default: the only one]
+    pub(super) vm: Option<String>,
+    /// Go on showing what is added
+    #[arg(short, long)]
+    pub(super) follow: bool,
+    /// Show the last N lines only
+    #[arg(long, value_name = "N")]
+    pub(super) tail: Option<usize>,
+    /// Whose words
+    #[arg(long, value_enum, default_value_t = LogSource::Console)]
+    pub(super) source: LogSource,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum LogSource {
+    /// The guest's serial console, this boot
+    Console,
+    /// QEMU's own messages, this boot
+    Qemu,
+    /// The image manager's steps
+    Images,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Ports {
+    /// VMs to show [default: all]
+    #[arg(value_name = "VM")]
+    pub(super) vms: Vec<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Image {
+    #[command(subcommand)]
+    pub(super) command: ImageCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ImageCommand {
+    /// Show the images there are and whether they are here already
+    List,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(
+    after_help = "Example:\n  castra ssh-config > vm.ssh && rsync -e 'ssh -F vm.ssh' -a site/ alpine-minimal:/srv/"
+)]
+pub(super) struct SshConfig {
+    /// VMs to print [default: all that run]
+    #[arg(value_name = "VM")]
+    pub(super) vms: Vec<String>,
+    /// Log in as this user of the guest
+    #[arg(short, long, default_value = "root")]
+    pub(super) user: String,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.0..=86_400.0).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
+        _ => Err("give a number of seconds between 0 and 86400".into()),
+    }
+}
+
+fn variable(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("write NAME=VALUE".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_grammar_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn exec_takes_all_behind_the_dashes() {
+        let args =
+            Args::try_parse_from(["castra", "exec", "web", "--", "ls", "-la", "--", "x"]).expect("parses");
+        let Command::Exec(exec) = args.command else { panic!("not exec") };
+        assert_eq!(exec.vm.as_deref(), Some("web"));
+        assert_eq!(exec.command, ["ls", "-la", "--", "x"]);
+    }
+}

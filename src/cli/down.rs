@@ -1,0 +1,22 @@
+use std::process::ExitCode;
+
+use crate::context::RuntimeContext;
+use crate::error::{Error, Result};
+use crate::vm::{self, DownOptions};
+
+use super::args::{Args, Down};
+use super::printer::Printer;
+use super::project;
+use super::up::finish;
+
+/// Stops VMs. One that does not run is a success: it is what was asked for.
+pub(super) fn run(down: &Down, args: &Args, context: &RuntimeContext, printer: &Printer) -> Result<ExitCode> {
+    let layout = project::layout(args, context, printer)?;
+    let options = DownOptions { force: down.force, limit: down.timeout };
+    let outcomes = vm::down(&down.vms, &layout, context, &options)?;
+    if outcomes.is_empty() {
+        printer.tip("There is no VM here.");
+    }
+    let failed = outcomes.into_iter().filter(|(_, outcome)| outcome.is_err());
+    Ok(finish(failed.map(|(vm, outcome)| (vm, outcome.map_err(Error::from))).collect(), printer))
+}

@@ -1,0 +1,63 @@
+//! What only the command line can get wrong.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::error::{Explain, Kind, kind_of_io};
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CliError {
+    #[error("{} is there already", path.display())]
+    AlreadyThere { path: PathBuf },
+    #[error("cannot {action} {}", path.display())]
+    File { action: &'static str, path: PathBuf, source: io::Error },
+    #[error("cannot write to stdout")]
+    Stdout(#[from] io::Error),
+    #[error("stdin, stdout or stderr is closed")]
+    Streams(#[source] io::Error),
+    #[error("there is no terminal here to give to the command")]
+    NoTerminal,
+    #[error("there is no log {}", path.display())]
+    NoLog { path: PathBuf, vm: Option<String> },
+    #[error("several things cannot be copied onto {path}, which is no directory")]
+    NotADirectory { path: String },
+    #[error("none of these paths is in a VM: {}", paths.join(", "))]
+    NothingRemote { paths: Vec<String> },
+    #[error("cannot copy from VM to VM, or from different VMs at once: {}", paths.join(", "))]
+    TooManyRemotes { paths: Vec<String> },
+}
+
+impl Explain for CliError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::AlreadyThere { .. } => Kind::CannotCreate,
+            Self::File { action: "create", source, .. } if kind_of_io(source) == Kind::Io => {
+                Kind::CannotCreate
+            }
+            Self::File { source, .. } | Self::Stdout(source) | Self::Streams(source) => kind_of_io(source),
+            Self::NoLog { .. } => Kind::NotFound,
+            Self::NoTerminal
+            | Self::NotADirectory { .. }
+            | Self::NothingRemote { .. }
+            | Self::TooManyRemotes { .. } => Kind::Usage,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::AlreadyThere { path } => Some(format!("Edit {}, or move it away first.", path.display())),
+            Self::NoTerminal => Some("Leave --tty out, or run castra in a terminal.".into()),
+            Self::File { .. } | Self::Stdout(_) | Self::Streams(_) => None,
+            Self::NotADirectory { .. } => Some("Make the directory first.".into()),
+            Self::NoLog { vm: Some(vm), .. } => Some(format!("It is written by the next `castra up {vm}`.")),
+            Self::NoLog { vm: None, .. } => Some("It is written when an image is fetched.".into()),
+            Self::NothingRemote { .. } => {
+                Some("Write a path in a VM as VM:PATH, or :PATH where there is only one VM.".into())
+            }
+            Self::TooManyRemotes { .. } => Some(
+                "Either all sources or the destination are in one VM; copy in two steps over this machine."
+                    .into(),
+            ),
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! Exit codes, `sysexits.h`'s numbers where there is one.
+
+use std::process::ExitCode;
+
+use crate::error::Kind;
+
+/// The command line makes no sense.
+pub(super) const USAGE: u8 = 64;
+/// `exec`: the guest command could not be reached.
+pub(super) const UNREACHED: u8 = 255;
+
+/// The exit code of a failure.
+pub(super) fn of_kind(kind: Kind) -> ExitCode {
+    ExitCode::from(match kind {
+        Kind::Other => 1,
+        Kind::Usage => USAGE,
+        Kind::Data => 65,
+        Kind::NotFound => 66,
+        Kind::Unavailable => 69,
+        Kind::Internal => 70,
+        Kind::CannotCreate => 73,
+        Kind::Io => 74,
+        Kind::Busy => 75,
+        Kind::Permission => 77,
+        Kind::HostNotCapable => 78,
+        // 128 + SIGINT, as shells give it.
+        Kind::Interrupted => 130,
+    })
+}
+
+/// Help and version are successes on stdout; everything else is a usage error on stderr.
+pub(super) fn of_clap(error: &clap::Error) -> ExitCode {
+    // A closed stdout or stderr cannot be told of anywhere.
+    let _ = error.print();
+    if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS }
+}

@@ -1,0 +1,45 @@
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use crate::config::{self, defaults};
+use crate::context::RuntimeContext;
+use crate::error::Result;
+use crate::layout::CONFIG_FILE;
+use crate::vm::BaseKind;
+
+use super::args::{Args, Init};
+use super::error::CliError;
+use super::printer::Printer;
+use super::project;
+
+/// Writes a castra.toml that changes nothing yet: every default, commented. Never over an existing one.
+pub(super) fn run(
+    _init: &Init,
+    args: &Args,
+    context: &RuntimeContext,
+    printer: &Printer,
+) -> Result<ExitCode> {
+    let (project, image) = proposal(context)?;
+    let path = args.config.clone().unwrap_or(project::working_directory()?.join(CONFIG_FILE));
+    let failed = |source: io::Error| match source.kind() {
+        io::ErrorKind::AlreadyExists => CliError::AlreadyThere { path: path.clone() },
+        _ => CliError::File { action: "create", path: path.clone(), source },
+    };
+    let mut file = OpenOptions::new().write(true).create_new(true).open(&path).map_err(failed)?;
+    file.write_all(config::template(&project, &image).as_bytes()).map_err(failed)?;
+    printer.success(&format!("wrote {}", path.display()));
+    printer.tip("  castra up    starts what it describes");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Name and image that fit what is there: a VM that was started without a file goes on with the image it stands on.
+fn proposal(context: &RuntimeContext) -> Result<(String, String)> {
+    let config = project::default_config(context)?;
+    let record = project::records(&config.layout).remove(defaults::IMAGE);
+    let image = match record.map(|record| record.base.kind) {
+        Some(BaseKind::Managed(label)) => label.id,
+        Some(BaseKind::Path(_)) | None => defaults::IMAGE.to_owned(),
+    };
+    Ok((config.name, image))
+}

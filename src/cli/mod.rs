@@ -1,0 +1,87 @@
+//! The command line: parses, builds the context, runs one command, turns its outcome into an exit code.
+//!
+//! clap and the progress library appear below this module only. One file a command.
+
+mod args;
+mod cp;
+mod down;
+mod error;
+mod exec;
+mod exit;
+mod image;
+mod init;
+mod logs;
+mod plain;
+mod ports;
+mod printer;
+mod project;
+mod ssh_config;
+mod status;
+mod table;
+mod terminal;
+mod units;
+mod up;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser;
+
+use crate::cancel::Cancel;
+use crate::context::{Environment, RuntimeContext};
+use crate::error::{Kind, Result};
+
+use args::{Args, Command};
+use printer::Printer;
+
+/// Runs the command this process was started with.
+pub fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => return exit::of_clap(&error),
+    };
+    let environment = Environment::of_process();
+    let printer = Arc::new(Printer::new(args.verbosity(), &environment));
+    // A panic is a defect of Castra's and has its own exit code; its message is on stderr by then.
+    let run = std::panic::AssertUnwindSafe(|| run(&args, environment, &printer));
+    match std::panic::catch_unwind(run) {
+        Err(_) => exit::of_kind(Kind::Internal),
+        Ok(Ok(code)) => code,
+        Ok(Err(error)) => {
+            printer.error(&error);
+            exit::of_kind(error.kind())
+        }
+    }
+}
+
+fn run(args: &Args, environment: Environment, printer: &Arc<Printer>) -> Result<ExitCode> {
+    let cancel = Cancel::new();
+    let mut context = RuntimeContext::new(environment, printer.reporter(), cancel);
+    context.offline |= args.offline;
+    if args.command.heeds_interrupts() {
+        heed_interrupts(&context.cancel);
+    }
+    match &args.command {
+        Command::Init(init) => init::run(init, args, &context, printer),
+        Command::Up(up) => up::run(up, args, &context, printer),
+        Command::Down(down) => down::run(down, args, &context, printer),
+        Command::Status(status) => status::run(status, args, &context, printer),
+        Command::Shell(shell) => exec::shell(shell, args, &context, printer),
+        Command::Exec(exec) => exec::run(exec, args, &context, printer),
+        Command::Cp(cp) => cp::run(cp, args, &context, printer),
+        Command::Logs(logs) => logs::run(logs, args, &context, printer),
+        Command::Ports(ports) => ports::run(ports, args, &context, printer),
+        Command::Image(image) => image::run(image, args, &context, printer),
+        Command::SshConfig(ssh_config) => ssh_config::run(ssh_config, args, &context, printer),
+    }
+}
+
+/// The first Ctrl-C (or SIGTERM) asks for an orderly stop; the second ends the process at once.
+fn heed_interrupts(cancel: &Cancel) {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        // Registering fails for signals only that cannot be caught; these can.
+        let _ = signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, cancel.flag());
+        let _ = signal_hook::flag::register(signal, cancel.flag());
+    }
+}

@@ -1,0 +1,116 @@
+//! Events as plain lines: for pipes, logs and CI.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use crate::report::{Event, Reporter};
+
+use super::args::Verbosity;
+use super::printer::write_line;
+use super::units::{gibibytes, megabytes, span};
+
+/// A download says how far it is each time another so many percent are done.
+const DOWNLOAD_STEP_PERCENT: u64 = 20;
+
+/// Prints one line an event, as far as the verbosity goes.
+pub(super) struct PlainReporter {
+    verbosity: Verbosity,
+    downloads: Mutex<HashMap<String, u64>>,
+}
+
+impl PlainReporter {
+    pub(super) fn new(verbosity: Verbosity) -> Self {
+        Self { verbosity, downloads: Mutex::default() }
+    }
+
+    /// Whether this much of the download is worth a line.
+    fn is_news(&self, artifact: String, done_bytes: u64, total_bytes: u64) -> bool {
+        let step = done_bytes * 100 / total_bytes.max(1) / DOWNLOAD_STEP_PERCENT;
+        let Ok(mut downloads) = self.downloads.lock() else { return false };
+        let last = downloads.entry(artifact).or_insert(0);
+        let news = step > *last;
+        *last = step;
+        news
+    }
+}
+
+impl Reporter for PlainReporter {
+    fn report(&self, event: &Event) {
+        if let Event::Download { image, artifact, done_bytes, total_bytes } = event
+            && !self.is_news(format!("{image} {artifact}"), *done_bytes, total_bytes.unwrap_or(0))
+        {
+            return;
+        }
+        if let Some((line, least)) = line(event)
+            && self.verbosity >= least
+        {
+            write_line(&line);
+        }
+    }
+}
+
+/// The line for an event, and from which verbosity on it is shown.
+pub(super) fn line(event: &Event) -> Option<(String, Verbosity)> {
+    use Verbosity::{Normal, Verbose};
+    image_line(event).or_else(|| {
+        Some(match event {
+            Event::Waiting { what } => (format!("→ waiting for {what}…"), Normal),
+            Event::Warning { message } => (format!("warning: {message}"), Normal),
+            Event::OverlayCreated { vm, path, size_bytes } => {
+                (format!("→ {vm}: new disk {} ({}, sparse)", path.display(), gibibytes(*size_bytes)), Normal)
+            }
+            Event::AcceleratorChosen { vm, accelerator, reason } => {
+                (format!("→ {vm}: accelerator {accelerator} ({reason})"), Normal)
+            }
+            Event::VmStarting { vm } => (format!("→ {vm}: booting…"), Normal),
+            Event::VmPhase { vm, phase, at_ms } => {
+                (format!("→ {vm}: {phase} after {}", span(Duration::from_millis(*at_ms))), Verbose)
+            }
+            Event::VmRunning { vm, boot_ms: Some(ms) } => {
+                (format!("→ {vm}: ready in {}", span(Duration::from_millis(*ms))), Normal)
+            }
+            Event::VmRunning { vm, boot_ms: None } => (format!("→ {vm}: running"), Normal),
+            Event::VmRetriesUnderTcg { vm, reason } => {
+                (format!("warning: {vm}: {reason}; starting once more under tcg"), Normal)
+            }
+            Event::CopyFinished { path, total_bytes: Some(total_bytes) } => {
+                (format!("→ {path}: {} copied", megabytes(*total_bytes)), Normal)
+            }
+            Event::VmStopping { vm, method } => (format!("→ {vm}: stopping ({method})…"), Normal),
+            Event::VmStopped { vm, was_running: true } => (format!("→ {vm}: stopped"), Normal),
+            Event::VmStopped { vm, was_running: false } => (format!("→ {vm}: was not running"), Normal),
+            _ => return None,
+        })
+    })
+}
+
+fn image_line(event: &Event) -> Option<(String, Verbosity)> {
+    use Verbosity::{Normal, Verbose};
+    Some(match event {
+        Event::ImageChosen { image, reason } => (format!("→ taking {image}: {reason}"), Normal),
+        Event::ImageCacheHit { image } => (format!("→ {image}: cache hit (skipping download)"), Normal),
+        Event::DownloadStarted { image, artifact, from, resumed_bytes, total_bytes } => {
+            let size = total_bytes.map_or(String::new(), |total| format!(" ({})", megabytes(total)));
+            let resumed = match resumed_bytes {
+                0 => String::new(),
+                bytes => format!(", resuming after {}", megabytes(*bytes)),
+            };
+            (format!("→ {image}: downloading {artifact}{size} from {from}{resumed}…"), Normal)
+        }
+        Event::Download { image, artifact, done_bytes, total_bytes } => {
+            let (done, total) = (megabytes(*done_bytes), total_bytes.map_or("?".into(), megabytes));
+            (format!("→ {image}: downloading {artifact} ({done} / {total})…"), Normal)
+        }
+        Event::DownloadRetry { image, artifact, reason, wait_ms } => {
+            let wait = span(Duration::from_millis(*wait_ms));
+            (format!("warning: {image}: {artifact}: {reason}; trying again in {wait}"), Normal)
+        }
+        Event::DownloadFinished { image, artifact, total_bytes } => {
+            (format!("→ {image}: {artifact} downloaded and verified ({})", megabytes(*total_bytes)), Normal)
+        }
+        Event::ArtifactStep { image, artifact, step } => (format!("→ {image}: {artifact}: {step}"), Verbose),
+        Event::ImageReady { image } => (format!("→ {image}: ready"), Verbose),
+        _ => return None,
+    })
+}

@@ -1,0 +1,122 @@
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::config::PortForward;
+use crate::context::RuntimeContext;
+use crate::error::{Error, Result};
+use crate::vm::{self, PerVm, VmError, VmState, VmStatus};
+
+use super::args::{Args, Status, Verbosity};
+use super::error::CliError;
+use super::exit;
+use super::printer::Printer;
+use super::project;
+use super::table::table;
+use super::units::span;
+
+/// Shows what records and locks tell; asks nobody, so it never waits.
+pub(super) fn run(
+    status: &Status,
+    args: &Args,
+    context: &RuntimeContext,
+    printer: &Printer,
+) -> Result<ExitCode> {
+    let layout = project::layout(args, context, printer)?;
+    let mut known = vm::status(&layout);
+    let declared = declared(args, context, &known);
+    refuse_unknown(&status.vms, &known, &declared)?;
+    let is_wanted = |name: &String| status.vms.is_empty() || status.vms.contains(name);
+    known.retain(|(name, _)| is_wanted(name));
+    let declared: Vec<String> = declared.into_iter().filter(is_wanted).collect();
+    if known.is_empty() && declared.is_empty() {
+        printer.tip("There is no VM here yet. `castra up` starts one.");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut rows = vec![["NAME", "STATE", "ACCEL", "UPTIME", "SSH", "PORTS", "IMAGE"].map(String::from)];
+    rows.extend(known.iter().filter_map(|(_, status)| status.as_ref().ok()).map(row));
+    rows.extend(declared.into_iter().map(|name| {
+        let dash = || "-".to_owned();
+        [name, "not created".into(), dash(), dash(), dash(), dash(), dash()]
+    }));
+    printer.result(&table(&rows)).map_err(CliError::from)?;
+    if args.verbosity() == Verbosity::Verbose {
+        printer.result(&details(&known)).map_err(CliError::from)?;
+    }
+    Ok(tell_damaged(known, printer))
+}
+
+/// VMs of the configuration that were never started. Without a readable configuration there are none to tell of.
+fn declared(args: &Args, context: &RuntimeContext, known: &PerVm<VmStatus>) -> Vec<String> {
+    let quiet = Printer::quiet();
+    let Ok(config) = project::config(args, context, &quiet) else { return Vec::new() };
+    let names = config.vms.into_iter().filter(|_| config.file.is_some()).map(|vm| vm.name);
+    names.filter(|name| known.iter().all(|(known, _)| known != name)).collect()
+}
+
+fn refuse_unknown(wanted: &[String], known: &PerVm<VmStatus>, declared: &[String]) -> Result<(), VmError> {
+    let names: Vec<&str> = known.iter().map(|(name, _)| name).chain(declared).map(String::as_str).collect();
+    match wanted.iter().find(|name| !names.contains(&name.as_str())) {
+        Some(_) if names.is_empty() => Err(VmError::NoneYet),
+        Some(name) => Err(VmError::unknown(name, &names)),
+        None => Ok(()),
+    }
+}
+
+fn row(status: &VmStatus) -> [String; 7] {
+    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
+    [
+        status.name.clone(),
+        status.state.name().to_owned(),
+        or_dash(status.accelerator.as_ref().map(|choice| choice.accelerator.name().to_owned())),
+        or_dash(status.started_unix_ms.map(uptime)),
+        or_dash(status.ssh_port.map(|port| format!("127.0.0.1:{port}"))),
+        or_dash(Some(ports(&status.port_forwards)).filter(|text| !text.is_empty())),
+        status.image.clone(),
+    ]
+}
+
+fn uptime(started_unix_ms: u64) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    span(now.saturating_sub(Duration::from_millis(started_unix_ms)))
+}
+
+/// `8080→80/tcp, 5353→53/udp`.
+fn ports(forwards: &[PortForward]) -> String {
+    let one = |forward: &PortForward| format!("{}→{}/{}", forward.host, forward.guest, forward.protocol);
+    forwards.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+fn details(known: &PerVm<VmStatus>) -> String {
+    let mut text = String::new();
+    for status in known.iter().filter_map(|(_, status)| status.as_ref().ok()) {
+        text.push_str(&format!("\n{}\n  disk         {}\n", status.name, status.overlay.display()));
+        if let Some(choice) = &status.accelerator {
+            text.push_str(&format!("  accelerator  {} ({})\n", choice.accelerator.name(), choice.reason));
+        }
+        if let (Some(cpus), Some(memory), Some(pid)) = (status.cpus, status.memory_mib, status.pid) {
+            text.push_str(&format!("  machine      {cpus} CPUs, {memory} MiB, process {pid}\n"));
+        }
+    }
+    text
+}
+
+/// A crashed VM gets its way out; a record that cannot be read is a failure of the command.
+fn tell_damaged(known: PerVm<VmStatus>, printer: &Printer) -> ExitCode {
+    let mut code = ExitCode::SUCCESS;
+    for (name, status) in known {
+        match status {
+            Ok(status) if status.state == VmState::Crashed => {
+                printer.tip(&format!(
+                    "VM `{name}` went away without being stopped. `castra up {name}` starts it again."
+                ));
+            }
+            Ok(_) => {}
+            Err(error) => {
+                let error = Error::from(error);
+                printer.error(&error);
+                code = exit::of_kind(error.kind());
+            }
+        }
+    }
+    code
+}

@@ -1,0 +1,27 @@
+//! Columns as wide as they need to be.
+
+/// The rows as text, two spaces between columns, none at the ends of lines. The first row is the heading.
+pub(super) fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; N] = std::array::from_fn(width);
+    let mut text = String::new();
+    for row in rows {
+        let cells: Vec<String> =
+            row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        text.push_str(cells.join("  ").trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up() {
+        let row = |cells: [&str; 3]| cells.map(String::from);
+        let text = table(&[row(["NAME", "STATE", "PORTS"]), row(["alpine-minimal", "up", ""])]);
+        assert_eq!(text, "NAME            STATE  PORTS\nalpine-minimal  up\n");
+    }
+}

@@ -1,0 +1,154 @@
+//! Events on a terminal: bars for downloads, a spinner for whatever takes its time, lines for the rest.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+
+use crate::report::{Event, Reporter};
+
+use super::args::Verbosity;
+use super::plain;
+use super::units::megabytes;
+
+/// How often a spinner turns.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Draws on stderr.
+pub(super) struct TerminalReporter {
+    verbosity: Verbosity,
+    progress: MultiProgress,
+    bars: Mutex<HashMap<String, ProgressBar>>,
+}
+
+impl TerminalReporter {
+    pub(super) fn new(verbosity: Verbosity) -> Self {
+        Self { verbosity, progress: MultiProgress::new(), bars: Mutex::default() }
+    }
+
+    /// A line above all bars.
+    pub(super) fn line(&self, text: &str) {
+        self.progress.suspend(|| super::printer::write_line(text));
+    }
+
+    fn with_bar(&self, key: &str, make: impl FnOnce() -> ProgressBar, change: impl FnOnce(&ProgressBar)) {
+        let Ok(mut bars) = self.bars.lock() else { return };
+        change(bars.entry(key.to_owned()).or_insert_with(|| self.progress.add(make())));
+    }
+
+    fn end(&self, key: &str) {
+        let Ok(mut bars) = self.bars.lock() else { return };
+        if let Some(bar) = bars.remove(key) {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn spin(&self, key: &str, message: String) {
+        self.with_bar(key, spinner, |bar| bar.set_message(message));
+    }
+
+    /// Moves the bars; true if the event is told by them and needs no line.
+    fn draw(&self, event: &Event) -> bool {
+        match event {
+            Event::DownloadStarted { image, artifact, resumed_bytes, total_bytes, .. } => {
+                let label = format!("→ {image}: downloading {artifact}");
+                let total = total_bytes.unwrap_or(0);
+                self.with_bar(
+                    &format!("{image} {artifact}"),
+                    || download(total),
+                    |bar| {
+                        bar.set_message(label);
+                        bar.set_position(*resumed_bytes);
+                        bar.reset_eta();
+                    },
+                );
+                self.verbosity < Verbosity::Verbose
+            }
+            Event::Download { image, artifact, done_bytes, .. } => {
+                let key = format!("{image} {artifact}");
+                self.with_bar(&key, || download(0), |bar| bar.set_position(*done_bytes));
+                true
+            }
+            Event::DownloadFinished { image, artifact, .. } => {
+                self.end(&format!("{image} {artifact}"));
+                false
+            }
+            Event::ArtifactStep { image, artifact, step } => {
+                self.spin(&image.to_string(), format!("→ {image}: {artifact}: {step}"));
+                false
+            }
+            Event::ImageReady { image } => {
+                self.end(&image.to_string());
+                false
+            }
+            Event::VmStarting { vm } => {
+                self.spin(vm, format!("→ {vm}: booting…"));
+                true
+            }
+            Event::VmPhase { vm, phase, .. } => {
+                self.spin(vm, format!("→ {vm}: booting ({phase})…"));
+                false
+            }
+            Event::VmStopping { vm, method } => {
+                self.spin(vm, format!("→ {vm}: stopping ({method})…"));
+                true
+            }
+            Event::Copy { path, done_bytes } => {
+                self.spin(path, format!("→ {path}: {}", megabytes(*done_bytes)));
+                true
+            }
+            Event::CopyFinished { path, .. } => {
+                self.end(path);
+                false
+            }
+            Event::VmRunning { vm, .. } | Event::VmStopped { vm, .. } => {
+                self.end(vm);
+                false
+            }
+            _ => false,
+        }
+    }
+
+    /// Takes every bar away; for the moment before an error or a result is shown.
+    fn clear(&self) {
+        let Ok(mut bars) = self.bars.lock() else { return };
+        bars.drain().for_each(|(_, bar)| bar.finish_and_clear());
+    }
+}
+
+impl Reporter for TerminalReporter {
+    fn report(&self, event: &Event) {
+        if self.draw(event) {
+            return;
+        }
+        if let Some((line, least)) = plain::line(event)
+            && self.verbosity >= least
+        {
+            self.line(&line);
+        }
+    }
+}
+
+impl Drop for TerminalReporter {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+fn download(total: u64) -> ProgressBar {
+    let template = "{msg} {wide_bar:.cyan/dim} {bytes} / {total_bytes}, {bytes_per_sec}, {eta} left";
+    ProgressBar::new(total).with_style(style(ProgressStyle::default_bar(), template))
+}
+
+fn spinner() -> ProgressBar {
+    let bar =
+        ProgressBar::new_spinner().with_style(style(ProgressStyle::default_spinner(), "{msg} {elapsed}"));
+    bar.enable_steady_tick(TICK);
+    bar
+}
+
+fn style(default: ProgressStyle, template: &str) -> ProgressStyle {
+    // The templates are constants of this file; a wrong one would only look plain.
+    default.clone().template(template).unwrap_or(default)
+}

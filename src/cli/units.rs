@@ -1,0 +1,50 @@
+//! Numbers as people read them.
+
+use std::time::Duration;
+
+/// Bytes in powers of 1000, as download pages give them: `45 MB`.
+pub(super) fn megabytes(bytes: u64) -> String {
+    match bytes {
+        0..1_000 => format!("{bytes} B"),
+        1_000..1_000_000 => format!("{} kB", bytes / 1_000),
+        1_000_000..1_000_000_000 => format!("{} MB", bytes / 1_000_000),
+        _ => format!("{:.1} GB", bytes as f64 / 1e9),
+    }
+}
+
+/// Bytes in powers of 1024, as disks and memory are given: `10 GiB`.
+pub(super) fn gibibytes(bytes: u64) -> String {
+    const GIB: u64 = 1 << 30;
+    if bytes >= GIB && bytes.is_multiple_of(GIB) {
+        return format!("{} GiB", bytes / GIB);
+    }
+    if bytes >= GIB {
+        return format!("{:.1} GiB", bytes as f64 / GIB as f64);
+    }
+    format!("{} MiB", bytes >> 20)
+}
+
+/// A time span with two units at the most: `3 d 4 h`, `5 min 10 s`, `6.4 s`.
+pub(super) fn span(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match seconds {
+        0..60 => format!("{:.1} s", duration.as_secs_f64()),
+        60..3_600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        3_600..86_400 => format!("{} h {} min", seconds / 3_600, seconds / 60 % 60),
+        _ => format!("{} d {} h", seconds / 86_400, seconds / 3_600 % 24),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_read_well() {
+        assert_eq!(megabytes(127_926_784), "127 MB");
+        assert_eq!(gibibytes(10 << 30), "10 GiB");
+        assert_eq!(gibibytes(512 << 20), "512 MiB");
+        assert_eq!(span(Duration::from_millis(6_420)), "6.4 s");
+        assert_eq!(span(Duration::from_secs(3 * 86_400 + 4 * 3_600 + 59)), "3 d 4 h");
+    }
+}

@@ -1,0 +1,79 @@
+use std::process::ExitCode;
+
+use crate::context::RuntimeContext;
+use crate::error::{Error, Result};
+use crate::managed::Catalog;
+use crate::plan::Plan;
+use crate::vm::{self, Progress, UpOptions, UpOutcome, WaitFor};
+
+use super::args::{Args, Up, Wait};
+use super::exit;
+use super::printer::Printer;
+use super::project;
+
+/// Starts VMs and says what can be done with them.
+pub(super) fn run(up: &Up, args: &Args, context: &RuntimeContext, printer: &Printer) -> Result<ExitCode> {
+    let wait = match (up.no_wait, up.wait) {
+        (true, _) => WaitFor::Nothing,
+        (false, Wait::Ready) => WaitFor::Ready,
+        (false, Wait::Services) => WaitFor::Services,
+    };
+    let options = UpOptions { wait, boot_limit: up.boot_timeout };
+    let outcomes = bring_up(&up.vms, args, context, printer, options)?;
+    let (started, failed): (Vec<_>, Vec<_>) = outcomes.into_iter().partition(|(_, outcome)| outcome.is_ok());
+    let started: Vec<UpOutcome> = started.into_iter().filter_map(|(_, outcome)| outcome.ok()).collect();
+    if !started.is_empty() {
+        printer.tip(&tips(&started));
+    }
+    Ok(finish(failed, printer))
+}
+
+/// Brings up the VMs of these names, or all.
+pub(super) fn bring_up(
+    names: &[String],
+    args: &Args,
+    context: &RuntimeContext,
+    printer: &Printer,
+    options: UpOptions,
+) -> Result<Vec<(String, Result<UpOutcome>)>> {
+    let config = project::config(args, context, printer)?;
+    let mut context = context.clone();
+    context.mirrors.extend(config.mirrors.iter().cloned());
+    let plan = Plan::new(&config, names, &Catalog::builtin(), &project::records(&config.layout))?;
+    let outcomes = vm::up(&plan, &config.layout, &context, options);
+    Ok(outcomes.into_iter().map(|(vm, outcome)| (vm, outcome.map_err(Error::from))).collect())
+}
+
+/// Shows every failure and gives the first one's exit code. An interruption is told once, however many VMs it stopped.
+pub(super) fn finish<T>(failed: Vec<(String, Result<T>)>, printer: &Printer) -> ExitCode {
+    let errors: Vec<Error> = failed.into_iter().filter_map(|(_, outcome)| outcome.err()).collect();
+    let mut told = Vec::new();
+    for error in &errors {
+        let text = error.to_string();
+        if !told.contains(&text) {
+            printer.error(error);
+            told.push(text);
+        }
+    }
+    errors.first().map_or(ExitCode::SUCCESS, |error| exit::of_kind(error.kind()))
+}
+
+fn tips(started: &[UpOutcome]) -> String {
+    // The name may be left out where there is one VM.
+    let name = |outcome: &UpOutcome| {
+        if started.len() == 1 { String::new() } else { format!(" {}", outcome.record.name) }
+    };
+    let mut tips = Vec::new();
+    for outcome in started {
+        let has_agent = outcome.record.boot.as_ref().is_some_and(|boot| boot.ssh_port.is_some());
+        let waits = outcome.record.progress == Progress::Starting;
+        let name = name(outcome);
+        tips.push(match (has_agent, waits) {
+            (true, false) => format!("  castra shell{name}"),
+            (true, true) => format!("  castra shell{name}    waits for the boot to finish"),
+            (false, _) => format!("  castra logs -f{name}    shows its console"),
+        });
+    }
+    tips.push("  castra down".into());
+    tips.join("\n")
+}

@@ -1,0 +1,167 @@
+//! One real VM from an empty directory, and everything that can be done to it while it runs.
+
+mod support;
+
+use std::fs;
+use std::io::Read;
+use std::time::{Duration, Instant};
+
+use support::{Project, noise, tool};
+
+const VM: &str = "alpine-minimal";
+const TEN_MB: usize = 10_000_000;
+
+#[test]
+fn from_an_empty_directory_to_a_clean_power_off() {
+    let project = Project::new();
+    project.run(&["up"]).ok().says("ready in");
+    let made: Vec<_> = fs::read_dir(project.path())
+        .expect("listed")
+        .map(|entry| entry.expect("entry").file_name())
+        .collect();
+    assert_eq!(made, [".castra"], "nothing but the state root is made");
+
+    exit_codes_are_the_commands_own(&project);
+    bytes_pass_unchanged(&project);
+    streams_are_apart(&project);
+    files_go_there_and_back(&project);
+    a_terminal_has_its_size(&project);
+    the_root_filesystem_fills_its_disk(&project);
+    status_tells_what_runs(&project);
+    the_network_is_up(&project);
+    ssh_itself_can_log_in(&project);
+    power_off_is_clean(&project);
+
+    project.run(&["up"]).ok().says("cache hit");
+    let kept = project.run(&["exec", "--", "cat", "/root/kept"]).ok();
+    assert_eq!(kept.text(), "before the power-off\n");
+}
+
+fn exit_codes_are_the_commands_own(project: &Project) {
+    project.run(&["exec", "--", "true"]).code(0);
+    project.run(&["exec", "--", "false"]).code(1);
+    project.run(&["exec", "--", "sh", "-c", "exit 42"]).code(42);
+    project.run(&["exec", "--", "sh", "-c", "kill -9 $$"]).code(137);
+    project.run(&["exec", "--", "no-such-command"]).code(127);
+}
+
+fn bytes_pass_unchanged(project: &Project) {
+    let bytes = noise(TEN_MB);
+    let ended = project.run_with_input(&["exec", "--", "cat"], &bytes).ok();
+    assert!(ended.stdout == bytes, "{} of {TEN_MB} bytes came back", ended.stdout.len());
+}
+
+fn streams_are_apart(project: &Project) {
+    let ended = project.run(&["exec", "--", "sh", "-c", "echo out; echo err >&2"]).ok();
+    assert_eq!((ended.text().as_str(), ended.stderr.as_str()), ("out\n", "err\n"));
+    let arguments = ["exec", "--", "printf", "%s|", "two words", "$HOME", "'quoted'", "", "*"];
+    assert_eq!(project.run(&arguments).ok().text(), "two words|$HOME|'quoted'||*|");
+    let ended = project.run(&["exec", "-e", "GREETING=hello there", "--", "sh", "-c", "echo $GREETING"]).ok();
+    assert_eq!(ended.text(), "hello there\n");
+}
+
+fn files_go_there_and_back(project: &Project) {
+    let (out, back) = (project.path().join("out.bin"), project.path().join("back.bin"));
+    fs::write(&out, noise(TEN_MB)).expect("written");
+    project.run(&["cp", "out.bin", ":/root/there.bin"]).ok();
+    let digest = |text: String| text.split_whitespace().next().map(str::to_owned);
+    let there = project.run(&["exec", "--", "sha256sum", "/root/there.bin"]).ok().text();
+    let here = tool("sha256sum", &[out.to_str().expect("UTF-8")]).stdout;
+    assert_eq!(digest(there), digest(String::from_utf8(here).expect("text")));
+    project.run(&["cp", ":/root/there.bin", "back.bin"]).ok();
+    assert!(fs::read(&out).expect("read") == fs::read(&back).expect("read"), "the copy came back changed");
+    fs::remove_file(out).expect("removed");
+    fs::remove_file(back).expect("removed");
+
+    fs::create_dir_all(project.path().join("tree/deep")).expect("made");
+    project.write("tree/deep/leaf", "leaf");
+    project.run(&["cp", "tree", ":/root/"]).ok();
+    assert_eq!(project.run(&["exec", "--", "cat", "/root/tree/deep/leaf"]).ok().text(), "leaf");
+    fs::remove_dir_all(project.path().join("tree")).expect("removed");
+}
+
+fn a_terminal_has_its_size(project: &Project) {
+    let pair = rustix_openpt();
+    let size = rustix::termios::Winsize { ws_row: 33, ws_col: 101, ws_xpixel: 0, ws_ypixel: 0 };
+    rustix::termios::tcsetwinsize(&pair.1, size).expect("sized");
+    let mut command = project.castra(&["exec", "-t", "--", "stty", "size"]);
+    let end = || pair.1.try_clone().expect("cloned");
+    let mut child = command.stdin(end()).stdout(end()).stderr(end()).spawn().expect("castra runs");
+    drop(command);
+    let (mut terminal, ours) = (fs::File::from(pair.0), pair.1);
+    assert!(child.wait().expect("castra ends").success());
+    drop(ours);
+    let mut shown = Vec::new();
+    // Reading a terminal whose other end is gone ends with EIO.
+    let _ = terminal.read_to_end(&mut shown);
+    let shown = String::from_utf8_lossy(&shown);
+    assert!(shown.contains("33 101"), "{shown:?}");
+}
+
+/// A terminal: the side a person sits at, and the side a program gets.
+fn rustix_openpt() -> (std::os::fd::OwnedFd, std::os::fd::OwnedFd) {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    let outer = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
+    grantpt(&outer).expect("granted");
+    unlockpt(&outer).expect("unlocked");
+    let name = ptsname(&outer, Vec::new()).expect("a name");
+    let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOCTTY;
+    let inner = rustix::fs::open(name.as_c_str(), flags, rustix::fs::Mode::empty()).expect("opened");
+    (outer, inner)
+}
+
+fn the_root_filesystem_fills_its_disk(project: &Project) {
+    let kib = project.run(&["exec", "--", "sh", "-c", "df -k / | awk 'NR==2 {print $2}'"]).ok().text();
+    let kib: u64 = kib.trim().parse().expect("a number");
+    assert!(kib > 9 << 20, "{kib} KiB of 10 GiB");
+}
+
+fn status_tells_what_runs(project: &Project) {
+    let table = project.run(&["status"]).ok().text();
+    for word in [VM, "running", "127.0.0.1:", "alpine-"] {
+        assert!(table.contains(word), "{word} is not in:\n{table}");
+    }
+}
+
+fn the_network_is_up(project: &Project) {
+    use std::io::Write;
+    let server = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
+    let port = server.local_addr().expect("an address").port().to_string();
+    let greeter = std::thread::spawn(move || {
+        let (mut stream, _) = server.accept().expect("accepted");
+        stream.write_all(b"hello from the host\n").expect("written");
+    });
+    // 10.0.2.2 is the host's 127.0.0.1, as the guest sees it.
+    let heard = project.run(&["exec", "--", "nc", "10.0.2.2", &port]).ok();
+    assert_eq!(heard.text(), "hello from the host\n");
+    greeter.join().expect("greeted");
+    let resolver = project.run(&["exec", "--", "cat", "/etc/resolv.conf"]).ok().text();
+    assert!(resolver.contains("nameserver"), "{resolver}");
+}
+
+fn ssh_itself_can_log_in(project: &Project) {
+    let config = project.run(&["ssh-config"]).ok().text();
+    let path = project.path().join(".castra/ssh-config");
+    fs::write(&path, config).expect("written");
+    let output = tool("ssh", &["-F", path.to_str().expect("UTF-8"), VM, "hostname"]);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), format!("{VM}\n"));
+}
+
+fn power_off_is_clean(project: &Project) {
+    project.run(&["exec", "--", "sh", "-c", "echo before the power-off > /root/kept"]).ok();
+    let started = Instant::now();
+    let ended = project.run(&["down"]).ok().says("guest shutdown");
+    assert!(started.elapsed() < Duration::from_secs(60), "the guest's limit was hit");
+    assert!(!ended.stderr.contains("quit"), "the guest did not shut down by itself:\n{}", ended.stderr);
+    let raw = project.path().join(".castra/check.raw");
+    let overlay = project.path().join(format!(".castra/{VM}-overlay.qcow2"));
+    let text = |path: &std::path::Path| path.to_str().expect("UTF-8").to_owned();
+    tool("qemu-img", &["convert", "-O", "raw", &text(&overlay), &text(&raw)]);
+    let report = tool("dumpe2fs", &["-h", &text(&raw)]);
+    let report = String::from_utf8_lossy(&report.stdout);
+    let state = report.lines().find(|line| line.starts_with("Filesystem state:")).expect("a state");
+    assert!(state.trim_end().ends_with(" clean"), "{state}");
+    assert!(!report.contains("needs_recovery"), "the journal was not written back");
+    tool("e2fsck", &["-fn", &text(&raw)]);
+    fs::remove_file(raw).expect("removed");
+}

@@ -1,0 +1,119 @@
+//! Real VMs that are killed, doubled, refused and booted by their own loader.
+
+mod support;
+
+use std::fs;
+use std::io::Read;
+use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
+
+use support::{Project, disks, eventually, tool};
+
+const IMAGE: &str = "managed_image = { name = \"alpine-pypi\", version = \"v1\" }";
+
+#[test]
+fn a_killed_qemu_is_called_crashed_and_comes_up_again() {
+    let project = Project::new();
+    project.run(&["up"]).ok();
+    project.run(&["exec", "--", "sh", "-c", "echo survives > /root/file && sync"]).ok();
+    let pid = rustix::process::Pid::from_raw(project.qemu_pid("alpine-minimal")).expect("a pid");
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("killed");
+    eventually("status says crashed", Duration::from_secs(1), || {
+        project.run(&["status"]).ok().text().contains("crashed")
+    });
+    project.run(&["exec", "--", "true"]).code(255).says("crashed");
+    project.run(&["up"]).ok().says("had crashed");
+    assert_eq!(project.run(&["exec", "--", "cat", "/root/file"]).ok().text(), "survives\n");
+}
+
+#[test]
+fn two_vms_run_side_by_side() {
+    let project = Project::new();
+    project.write(
+        "castra.toml",
+        &format!("[[vms]]\nname = \"one\"\n{IMAGE}\n[[vms]]\nname = \"two\"\n{IMAGE}\n"),
+    );
+    project.run(&["up"]).ok();
+    for vm in ["one", "two"] {
+        assert_eq!(project.run(&["exec", vm, "--", "hostname"]).ok().text(), format!("{vm}\n"));
+    }
+    project.run(&["exec", "--", "true"]).code(255).says("several VMs");
+    project.run(&["exec", "tow", "--", "true"]).code(255).says("did you mean `two`?");
+    let ids = |vm| project.run(&["exec", vm, "--", "cat", "/proc/sys/kernel/random/uuid"]).ok().text();
+    assert_ne!(ids("one"), ids("two"));
+    project.run(&["down", "one"]).ok();
+    let table = project.run(&["status"]).ok().text();
+    let state =
+        |vm: &str| table.lines().find(|line| line.starts_with(vm)).map(str::to_owned).unwrap_or_default();
+    assert!(state("one").contains("stopped") && state("two").contains("running"), "{table}");
+}
+
+#[test]
+fn a_taken_port_is_named_before_anything_boots() {
+    let project = Project::new();
+    let holder = TcpListener::bind("127.0.0.1:0").expect("bound");
+    let port = holder.local_addr().expect("an address").port();
+    let vm = format!("[[vms]]\nname = \"web\"\n{IMAGE}\n[[vms.port_forwards]]\nhost = {port}\nguest = 80\n");
+    project.write("castra.toml", &vm);
+    project.run(&["up"]).code(75).says(&format!("port {port}/tcp")).says("choose another host port");
+    assert!(project.run(&["status"]).ok().text().contains("stopped"));
+}
+
+#[test]
+fn a_start_that_was_not_waited_for_is_finished_by_the_next_command() {
+    let project = Project::new();
+    project.run(&["up", "--no-wait"]).ok();
+    assert!(project.run(&["status"]).ok().text().contains("starting"));
+    assert_eq!(project.run(&["exec", "--", "echo", "here"]).ok().text(), "here\n");
+    assert!(project.run(&["status"]).ok().text().contains("running"));
+}
+
+#[test]
+fn ctrl_c_in_the_middle_of_a_boot_leaves_nothing_running() {
+    let project = Project::new();
+    let mut up = project.castra(&["up"]).stderr(std::process::Stdio::piped()).spawn().expect("castra runs");
+    eventually("QEMU runs", Duration::from_secs(120), || project.pidfile("alpine-minimal").exists());
+    let pid = rustix::process::Pid::from_child(&up);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("interrupted");
+    assert_eq!(up.wait().expect("castra ends").code(), Some(130));
+    assert!(project.run(&["status"]).ok().text().contains("stopped"));
+    assert!(!project.pidfile("alpine-minimal").exists());
+    project.run(&["up"]).ok();
+}
+
+#[test]
+fn an_own_qcow2_boots_by_its_own_loader() {
+    let project = Project::new();
+    let alpine = disks::alpine();
+    let disk = disks::self_booting(&alpine, &project.path());
+    let digest = || tool("sha256sum", &[disk.to_str().expect("UTF-8")]).stdout;
+    let before = digest();
+    let port = free_port();
+    let vm = format!(
+        "[[vms]]\nname = \"own\"\nbase_image = \"native.qcow2\"\n[[vms.port_forwards]]\nhost = {port}\nguest = 8000\n"
+    );
+    project.write("castra.toml", &vm);
+    project.run(&["up"]).ok();
+    let console = || project.run(&["logs", "own"]).text();
+    eventually("the boot loader's words on the console", Duration::from_secs(120), || {
+        let console = console();
+        console.contains("SYSLINUX") && console.contains("booted by my own loader:")
+    });
+    assert!(console().contains("mode=native"));
+    let mut release = String::new();
+    eventually("an answer through the forwarded port", Duration::from_secs(30), || {
+        let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { return false };
+        stream.set_read_timeout(Some(Duration::from_secs(5))).expect("set");
+        release.clear();
+        stream.read_to_string(&mut release).is_ok() && release.contains("-virt")
+    });
+    project.run(&["exec", "own", "--", "true"]).code(255).says("boots from its own disk");
+    project.run(&["down", "--timeout", "1"]).ok();
+    assert_eq!(digest(), before, "the user's own file was written to");
+    assert!(fs::metadata(project.path().join(".castra/own-overlay.qcow2")).is_ok());
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+    listener.local_addr().expect("an address").port()
+}
