@@ -21,6 +21,7 @@ pub mod command;
 pub mod config;
 pub mod context;
 pub mod error;
+pub mod failpoint;
 pub mod files;
 pub mod guest;
 pub mod layout;

@@ -9,6 +9,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::config::defaults;
 use crate::context::RuntimeContext;
+use crate::failpoint::{self, Point};
 use crate::layout::{ProjectLayout, ROOTFS};
 use crate::managed::{ImageManager, ManagedImagePaths, ManagedImageSpec};
 use crate::plan::{BasePlan, VmPlan, content_of};
@@ -168,7 +169,9 @@ fn create(plan: &VmPlan, base: &Base, context: &RuntimeContext) -> Result<(), Vm
     let temporary = tempfile::Builder::new().prefix(".overlay-").tempfile_in(directory).map_err(failed)?;
     create_overlay(temporary.path(), &backing_file, size_bytes, &context.environment, &context.cancel)?;
     temporary.as_file().sync_all().map_err(failed)?;
+    failpoint::reach(Point::OverlayMade);
     temporary.persist_noclobber(overlay).map_err(|error| failed(error.error))?;
+    failpoint::reach(Point::OverlayPublished);
     File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)?;
     context.reporter.report(&Event::OverlayCreated {
         vm: plan.definition.name.clone(),

@@ -1,0 +1,46 @@
+//! Named points at which a test may park this process, so that it can be killed there with certainty.
+//!
+//! Compiled in by the feature `fail-points` only, which the project's own tests switch on; without it [`reach`] is
+//! nothing. `CASTRA_PARK_AT` names the point, and `CASTRA_PARK_FILE` a file that is made when it is reached.
+
+/// A point between two steps that a crash must not be able to tell apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Point {
+    /// An image's overlay is made, under its temporary name.
+    OverlayMade,
+    /// A VM's overlay has its name, and no record says so yet.
+    OverlayPublished,
+}
+
+impl Point {
+    /// All points: the tests kill at each of them.
+    pub const ALL: [Self; 2] = [Self::OverlayMade, Self::OverlayPublished];
+
+    /// The name in `CASTRA_PARK_AT`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::OverlayMade => "overlay-made",
+            Self::OverlayPublished => "overlay-published",
+        }
+    }
+}
+
+/// Parks for good if this is the point that was asked for.
+#[cfg(feature = "fail-points")]
+pub fn reach(point: Point) {
+    let is_asked_for = std::env::var_os("CASTRA_PARK_AT").is_some_and(|name| name == point.name());
+    if !is_asked_for {
+        return;
+    }
+    if let Some(file) = std::env::var_os("CASTRA_PARK_FILE") {
+        // A test that cannot see it gives up by itself.
+        let _ = std::fs::write(file, point.name());
+    }
+    loop {
+        std::thread::park();
+    }
+}
+
+/// Nothing, without the feature `fail-points`.
+#[cfg(not(feature = "fail-points"))]
+pub fn reach(_point: Point) {}
