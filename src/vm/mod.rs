@@ -22,6 +22,7 @@ mod clock;
 mod disk;
 mod down;
 mod error;
+mod explain;
 mod forwards;
 mod leftovers;
 mod machine;

@@ -1,0 +1,143 @@
+//! What a [`VmError`] means for the exit code, and the way out of it.
+
+use crate::error::{Explain, Kind, kind_of_io};
+
+use super::error::VmError;
+
+impl Explain for VmError {
+    fn kind(&self) -> Kind {
+        if let Some(inner) = self.inner() {
+            return inner.kind();
+        }
+        match self {
+            Self::Disk { action: "create", source, .. } if kind_of_io(source) == Kind::Io => {
+                Kind::CannotCreate
+            }
+            Self::Record { source, .. } | Self::Disk { source, .. } | Self::Random(source) => {
+                kind_of_io(source)
+            }
+            Self::RecordDamaged { .. }
+            | Self::RecordTooNew { .. }
+            | Self::ImageChanged { .. }
+            | Self::BaseChanged { .. }
+            | Self::ForeignOverlay { .. } => Kind::Data,
+            Self::Unknown { .. } | Self::NoneYet | Self::BaseMissing { .. } => Kind::NotFound,
+            Self::Ambiguous { .. } | Self::UnknownAccelerator { .. } => Kind::Usage,
+            Self::NotRunning { .. }
+            | Self::NoAgent { .. }
+            | Self::BootTimedOut { .. }
+            | Self::BootDied { .. }
+            | Self::AgentFailed { .. }
+            | Self::ServicesTimedOut { .. }
+            | Self::Unrecorded { .. }
+            | Self::Unkillable { .. } => Kind::Unavailable,
+            Self::PortTaken { .. } => Kind::Busy,
+            Self::PortForbidden { .. } => Kind::Permission,
+            // Answered by `inner` above.
+            Self::Image(_)
+            | Self::Qemu(_)
+            | Self::Control(_)
+            | Self::Initrd(_)
+            | Self::Key(_)
+            | Self::Lock(_)
+            | Self::Interrupted(_) => Kind::Internal,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        if let Some(inner) = self.inner() {
+            return inner.hint();
+        }
+        match self {
+            Self::RecordDamaged { vm, path, .. } => Some(format!(
+                "Stop the VM if it runs (castra down {vm}), then remove {} and run `castra up {vm}`: the disk is kept, and \
+                 the record is written anew.",
+                path.display()
+            )),
+            Self::RecordTooNew { .. } => Some("Update castra, or use the one that made this VM.".into()),
+            Self::Unknown { .. } => Some("`castra status` lists the VMs of this project.".into()),
+            Self::Unrecorded { vm, .. } => {
+                Some(format!("`castra down {vm}` stops it; then `castra up {vm}` starts it with a record."))
+            }
+            Self::NoneYet => Some("`castra up` starts one.".into()),
+            Self::Ambiguous { .. } => Some("Name the one you mean.".into()),
+            Self::UnknownAccelerator { .. } => {
+                Some("It can be kvm, hvf or tcg; unset, Castra finds out by itself.".into())
+            }
+            Self::NotRunning { vm, .. } => Some(format!("Start it: castra up {vm}")),
+            Self::NoAgent { vm } => Some(format!(
+                "Forward a port to its own SSH server ([[vms.port_forwards]]) and log in with `ssh`; \
+                 `castra logs {vm}` shows its console."
+            )),
+            _ => self.disk_hint().or_else(|| self.boot_hint()),
+        }
+    }
+}
+
+impl VmError {
+    /// The error of another module that this passes on.
+    fn inner(&self) -> Option<&dyn Explain> {
+        match self {
+            Self::Image(error) => Some(error),
+            Self::Qemu(error) => Some(error),
+            Self::Control(error) => Some(error),
+            Self::Initrd(error) => Some(error),
+            Self::Key(error) => Some(error),
+            Self::Lock(error) => Some(error),
+            Self::Interrupted(error) => Some(error),
+            _ => None,
+        }
+    }
+
+    /// Where a disk and what it stands on do not fit, or are not there.
+    fn disk_hint(&self) -> Option<String> {
+        match self {
+            Self::ImageChanged { vm, .. } => Some(format!(
+                "Name the old image again, or give the new one a VM of its own under another name. To give up the disk \
+                 of `{vm}`, stop it and remove its overlay and its directory below .castra/vms."
+            )),
+            Self::BaseChanged { vm, overlay, .. } => Some(format!(
+                "Put the original file back. If the data of `{vm}` may go, remove {} and run `castra up {vm}`.",
+                overlay.display()
+            )),
+            Self::BaseMissing { vm, overlay: Some(overlay), .. } => Some(format!(
+                "Put the file back where it was. If the data of `{vm}` may go, remove {} and name another base_image.",
+                overlay.display()
+            )),
+            Self::BaseMissing { overlay: None, .. } => {
+                Some("base_image in castra.toml must name an existing qcow2 file.".into())
+            }
+            Self::ForeignOverlay { found, .. } => Some(format!(
+                "Name the image that belongs to {} again, or choose another `overlay` in castra.toml. Never put the disk \
+                 on another image: that destroys what is on it.",
+                found.display()
+            )),
+            _ => None,
+        }
+    }
+
+    /// Where a boot came to nothing.
+    fn boot_hint(&self) -> Option<String> {
+        match self {
+            Self::PortTaken { owner: Some(owner), .. } => Some(format!(
+                "Stop that VM (castra down {owner}), or choose another host port in castra.toml."
+            )),
+            Self::PortTaken { port, .. } => Some(format!(
+                "`ss -ltnup 'sport = :{port}'` shows who has it. Stop that program, or choose another host port in \
+                 castra.toml."
+            )),
+            Self::PortForbidden { .. } => Some("Choose a host port of 1024 or above in castra.toml.".into()),
+            Self::BootTimedOut { vm, .. } => Some(format!(
+                "`castra logs {vm}` shows the whole console. A slow machine may need more time: --boot-timeout SECS."
+            )),
+            Self::ServicesTimedOut { vm, .. } => {
+                Some(format!("`castra logs {vm}` shows what they wait for."))
+            }
+            Self::AgentFailed { vm, .. } => Some(format!("`castra logs {vm}` shows the guest's console.")),
+            Self::BootDied { vm, .. } => Some(format!(
+                "`castra logs {vm}` shows the console, `castra logs --source qemu {vm}` QEMU's own words."
+            )),
+            _ => None,
+        }
+    }
+}
