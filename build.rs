@@ -9,6 +9,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Output};
 
+use sha2::{Digest as _, Sha256};
+
 /// What the agent is built from: its lock, its profile, and every crate that it may use.
 const SOURCES: [&str; 3] = ["Cargo.lock", "Cargo.toml", "crates"];
 
@@ -51,6 +53,9 @@ fn provide_agent() -> Result<(), String> {
     let embedded = out.join("castra-guest");
     fs::copy(&agent, &embedded)
         .map_err(|error| format!("cannot take the guest agent {}: {error}", agent.display()))?;
+    let bytes = fs::read(&embedded).map_err(|error| format!("cannot read the guest agent: {error}"))?;
+    let digest: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    println!("cargo::rustc-env=CASTRA_GUEST_SHA256={digest}");
     Ok(())
 }
 

@@ -38,6 +38,15 @@ pub struct Output {
     pub stderr: String,
 }
 
+/// How long a detached command lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lifetime {
+    /// As long as it likes.
+    Own,
+    /// No longer than the thread that starts it: if that ends, even by SIGKILL, so does the command.
+    ThisThreads,
+}
+
 /// Why a command did not do its work.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
@@ -193,20 +202,29 @@ fn run_to_end(
 ///
 /// # Errors
 /// [`CommandError::Start`].
-pub fn spawn_detached(invocation: &Invocation, log: File, passed: &[OwnedFd]) -> Result<Child, CommandError> {
+pub fn spawn_detached(
+    invocation: &Invocation,
+    log: File,
+    passed: &[OwnedFd],
+    lifetime: Lifetime,
+) -> Result<Child, CommandError> {
     let failed = |source| CommandError::Start { program: invocation.name(), source };
     let numbers: Vec<RawFd> = passed.iter().map(AsRawFd::as_raw_fd).collect();
     let mut command = invocation.command();
     command.stdout(log.try_clone().map_err(failed)?).stderr(log);
-    detach(&mut command, numbers);
+    detach(&mut command, numbers, lifetime);
     command.spawn().map_err(failed)
 }
 
 /// Between fork and exec: a new session, and the close-on-exec flag taken off what is passed.
 #[expect(unsafe_code, reason = "pre_exec is the only way to call setsid between fork and exec")]
-fn detach(command: &mut Command, numbers: Vec<RawFd>) {
+fn detach(command: &mut Command, numbers: Vec<RawFd>, lifetime: Lifetime) {
+    let parent = rustix::process::getpid();
     let in_child = move || {
         rustix::process::setsid()?;
+        if lifetime == Lifetime::ThisThreads {
+            end_with_parent(parent)?;
+        }
         for number in &numbers {
             // SAFETY: the caller of `spawn_detached` holds these descriptors open until spawn has returned.
             let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(*number) };
@@ -214,8 +232,22 @@ fn detach(command: &mut Command, numbers: Vec<RawFd>) {
         }
         Ok(())
     };
-    // SAFETY: setsid and fcntl are async-signal-safe, and the closure allocates nothing.
+    // SAFETY: setsid, prctl, getppid and fcntl are async-signal-safe, and the closure allocates nothing.
     unsafe { command.pre_exec(in_child) };
+}
+
+/// The kernel kills this process when its parent ends, in whatever way.
+#[cfg(target_os = "linux")]
+fn end_with_parent(parent: rustix::process::Pid) -> io::Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+    // It may have ended before the kernel was told.
+    if rustix::process::getppid() == Some(parent) { Ok(()) } else { Err(io::ErrorKind::Interrupted.into()) }
+}
+
+/// Elsewhere no kernel does that: what a killed castra leaves running is ended by the next one that comes across it.
+#[cfg(not(target_os = "linux"))]
+fn end_with_parent(_parent: rustix::process::Pid) -> io::Result<()> {
+    Ok(())
 }
 
 fn drain(pipe: Option<impl Read + Send + 'static>) -> thread::JoinHandle<Vec<u8>> {

@@ -10,17 +10,36 @@ pub enum Point {
     OverlayMade,
     /// A VM's overlay has its name, and no record says so yet.
     OverlayPublished,
+    /// A template's guest boots.
+    BakeBooting,
+    /// It is at rest, and not stopped yet.
+    BakeAtRest,
+    /// Its state is saved, and QEMU has ended.
+    BakeSaved,
+    /// The template has its name, and no manifest yet.
+    BakePublished,
 }
 
 impl Point {
     /// All points: the tests kill at each of them.
-    pub const ALL: [Self; 2] = [Self::OverlayMade, Self::OverlayPublished];
+    pub const ALL: [Self; 6] = [
+        Self::OverlayMade,
+        Self::OverlayPublished,
+        Self::BakeBooting,
+        Self::BakeAtRest,
+        Self::BakeSaved,
+        Self::BakePublished,
+    ];
 
     /// The name in `CASTRA_PARK_AT`.
     pub fn name(self) -> &'static str {
         match self {
             Self::OverlayMade => "overlay-made",
             Self::OverlayPublished => "overlay-published",
+            Self::BakeBooting => "bake-booting",
+            Self::BakeAtRest => "bake-at-rest",
+            Self::BakeSaved => "bake-saved",
+            Self::BakePublished => "bake-published",
         }
     }
 }

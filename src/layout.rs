@@ -4,6 +4,7 @@
 //! <project>/castra.toml                    optional
 //! <project>/.castra/
 //!   images/<id>/<version>/                 rootfs.qcow2  vmlinuz  initramfs  manifest.json     read-only
+//!   templates/<key>/disk.qcow2             the disk of a warm template that VMs' disks stand on; read-only
 //!   <vm>-overlay.qcow2                     the VM's own disk
 //!   vms/<vm>/                              vm.json  qemu.pid  lock  initramfs  host_key  client_key  known_hosts
 //!   logs/                                  image-manager.log  <vm>-console.log  <vm>-qemu.log
@@ -11,7 +12,9 @@
 //! $XDG_CACHE_HOME/castra/
 //!   blobs/sha256/<digest>[.partial[.json]] verified downloads; a partial is named by the digest it should get
 //!   images/<id>/<version>/                 the same layout as in a project
-//!   locks/                                 one file per image and per blob
+//!   templates/<key>/                       disk.qcow2  memory.img  device.state  initramfs  template.json
+//!   templates/<key>.refused.json           why no template is made for this key, for a while
+//!   locks/                                 one file per image, per blob and per template
 //!   accelerators.json                      what the accelerator race found
 //! $XDG_RUNTIME_DIR/castra/<project>/<vm>/  qmp.sock  control.sock        0700 / 0600
 //! ```
@@ -63,6 +66,11 @@ impl ProjectLayout {
     /// The project's images.
     pub fn images(&self) -> ImagesLayout {
         ImagesLayout::new(self.state_root.join("images"))
+    }
+
+    /// The disk of a warm template that VMs of this project stand on.
+    pub fn template_disk(&self, key: &str) -> PathBuf {
+        TemplatesLayout::new(self.state_root.join("templates")).template(key).disk()
     }
 
     /// Where a VM's disk is unless its definition says otherwise.
@@ -219,6 +227,102 @@ impl ImagesLayout {
     }
 }
 
+/// A directory of warm templates.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TemplatesLayout {
+    root: PathBuf,
+}
+
+impl TemplatesLayout {
+    /// The layout below this directory.
+    pub fn new(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    /// The directory itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// A finished template. Keys are hexadecimal.
+    pub fn template(&self, key: &str) -> TemplateLayout {
+        TemplateLayout { directory: self.root.join(key) }
+    }
+
+    /// Where a template is being made.
+    pub fn work(&self, key: &str) -> TemplateLayout {
+        TemplateLayout { directory: self.root.join(format!(".{key}.work")) }
+    }
+
+    /// Why no template is made for this key, for a while.
+    pub fn refusal(&self, key: &str) -> PathBuf {
+        self.root.join(format!("{key}.refused.json"))
+    }
+
+    /// Where the sockets are of the VM that is made into a template.
+    pub fn sockets(&self, runtime_root: &Path, key: &str) -> SocketsLayout {
+        SocketsLayout::new(runtime_root.join("templates").join(&key[..key.len().min(16)]))
+    }
+}
+
+/// The files of one warm template.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TemplateLayout {
+    directory: PathBuf,
+}
+
+impl TemplateLayout {
+    /// The layout in this directory.
+    pub fn new(directory: PathBuf) -> Self {
+        Self { directory }
+    }
+
+    /// The directory.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The disk as it was at the template's moment: a layer on the image's disk.
+    pub fn disk(&self) -> PathBuf {
+        self.directory.join("disk.qcow2")
+    }
+
+    /// The guest's memory at that moment, with holes for what was never used.
+    pub fn memory(&self) -> PathBuf {
+        self.directory.join("memory.img")
+    }
+
+    /// The state of all devices at that moment, in QEMU's migration format.
+    pub fn device_state(&self) -> PathBuf {
+        self.directory.join("device.state")
+    }
+
+    /// The initramfs it was booted with, for a guest that reboots.
+    pub fn initramfs(&self) -> PathBuf {
+        self.directory.join("initramfs")
+    }
+
+    /// What the template is made of, written last.
+    pub fn manifest(&self) -> PathBuf {
+        self.directory.join("template.json")
+    }
+
+    /// While it is made: QEMU's pid file.
+    pub fn pidfile(&self) -> PathBuf {
+        self.directory.join("qemu.pid")
+    }
+
+    /// While it is made: the guest's console.
+    pub fn console_log(&self) -> PathBuf {
+        self.directory.join("console.log")
+    }
+
+    /// While it is made: QEMU's own words.
+    pub fn qemu_log(&self) -> PathBuf {
+        self.directory.join("qemu.log")
+    }
+}
+
 /// The user's shared cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CacheLayout {
@@ -239,6 +343,11 @@ impl CacheLayout {
     /// Transformed images.
     pub fn images(&self) -> ImagesLayout {
         ImagesLayout::new(self.root.join("images"))
+    }
+
+    /// Warm templates.
+    pub fn templates(&self) -> TemplatesLayout {
+        TemplatesLayout::new(self.root.join("templates"))
     }
 
     /// A verified download. `algorithm` is `sha256` or `sha512`, `hex` the digest.

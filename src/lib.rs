@@ -32,6 +32,7 @@ pub mod qemu;
 pub mod random;
 pub mod report;
 pub mod similar;
+pub mod template;
 pub mod vm;
 
 pub use config::{BaseImageSource, ProjectConfig, VmDefinition};

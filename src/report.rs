@@ -6,7 +6,9 @@
 //! - per image: [`Event::ImageChosen`]? , then per artifact [`Event::ArtifactStep`] …, with any number of
 //!   [`Event::Download`]s between [`Event::DownloadStarted`] and [`Event::DownloadFinished`]; last
 //!   [`Event::ImageReady`];
-//! - per VM: image events, [`Event::OverlayCreated`]?, [`Event::AcceleratorChosen`], [`Event::VmStarting`],
+//! - per VM: image events, [`Event::AcceleratorChosen`], where a template is wanted [`Event::TemplateBaking`] with
+//!   [`Event::VmPhase`]s and [`Event::TemplateBaked`], or [`Event::TemplateRefused`]; [`Event::OverlayCreated`]?,
+//!   [`Event::VmStarting`],
 //!   [`Event::VmPhase`] …, [`Event::VmRunning`]; on the way down [`Event::VmStopping`], [`Event::VmStopped`].
 //!
 //! [`Event::Waiting`] and [`Event::Warning`] may come at any time. Events of different VMs interleave.
@@ -146,10 +148,33 @@ pub enum Event {
         /// Why.
         reason: String,
     },
+    /// No VM of this shape was started here before: one boots now, to be the template of all that follow.
+    TemplateBaking {
+        /// The VM it is made for.
+        vm: String,
+    },
+    /// The template is there.
+    TemplateBaked {
+        /// The VM it was made for.
+        vm: String,
+        /// How long its boot took, in milliseconds.
+        boot_ms: u64,
+        /// What it takes on disk.
+        bytes: u64,
+    },
+    /// Making a template failed some time ago, and is not tried again yet.
+    TemplateRefused {
+        /// The VM, which boots without.
+        vm: String,
+        /// What went wrong.
+        reason: String,
+    },
     /// QEMU is being started.
     VmStarting {
         /// The VM.
         vm: String,
+        /// Whether it goes on from a warm template, instead of booting.
+        warm: bool,
     },
     /// A boot has come this far.
     VmPhase {

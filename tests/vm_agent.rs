@@ -201,6 +201,7 @@ fn personality(hostname: &str) -> Personality {
         time_unix_ns: u64::try_from(since_1970().as_nanos()).expect("before 2554"),
         entropy: Secret::new(vec![7; 64]),
         hostname: hostname.into(),
+        machine_id: "0".repeat(32),
         host_key: Secret::new(host_key.as_bytes().to_vec()),
         authorized_keys: vec![key.public_key().to_openssh().expect("encodes")],
     }

@@ -96,6 +96,9 @@ pub(super) struct Up {
     /// Return as soon as QEMU runs; the next command that needs the VM finishes the start
     #[arg(long, conflicts_with = "wait")]
     pub(super) no_wait: bool,
+    /// Boot, even where a warm template would be faster
+    #[arg(long)]
+    pub(super) cold: bool,
     /// How long a boot may take, in seconds [default: 300 under tcg, else 120]
     #[arg(long, value_name = "SECS", value_parser = seconds, conflicts_with = "no_wait")]
     pub(super) boot_timeout: Option<Duration>,

@@ -85,7 +85,7 @@ fn start_if_stopped(
     };
     // A boot heeds Ctrl-C; the shell behind it gets it as a key.
     super::heed_interrupts(&context.cancel);
-    let options = UpOptions { wait: WaitFor::Ready, boot_limit: None };
+    let options = UpOptions { wait: WaitFor::Ready, boot_limit: None, cold: false };
     for (_, outcome) in up::bring_up(&[name], args, context, printer, options)? {
         outcome?;
     }

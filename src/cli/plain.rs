@@ -63,7 +63,20 @@ pub(super) fn line(event: &Event) -> Option<(String, Verbosity)> {
             Event::AcceleratorChosen { vm, accelerator, reason } => {
                 (format!("→ {vm}: accelerator {accelerator} ({reason})"), Normal)
             }
-            Event::VmStarting { vm } => (format!("→ {vm}: booting…"), Normal),
+            Event::TemplateBaking { vm } => {
+                (format!("→ {vm}: first boot of this configuration: preparing a warm template…"), Normal)
+            }
+            Event::TemplateBaked { vm, boot_ms, bytes } => {
+                let (boot, size) = (span(Duration::from_millis(*boot_ms)), megabytes(*bytes));
+                (format!("→ {vm}: warm template made of a boot of {boot} ({size})"), Normal)
+            }
+            Event::TemplateRefused { vm, reason } => {
+                (format!("→ {vm}: without a warm template, which failed before: {reason}"), Normal)
+            }
+            Event::VmStarting { vm, warm: false } => (format!("→ {vm}: booting…"), Normal),
+            Event::VmStarting { vm, warm: true } => {
+                (format!("→ {vm}: going on from its warm template…"), Normal)
+            }
             Event::VmPhase { vm, phase, at_ms } => {
                 (format!("→ {vm}: {phase} after {}", span(Duration::from_millis(*at_ms))), Verbose)
             }

@@ -82,9 +82,33 @@ impl TerminalReporter {
                 self.end(&image.to_string());
                 false
             }
-            Event::VmStarting { vm } => {
-                self.spin(vm, format!("→ {vm}: booting…"));
+            Event::Copy { path, done_bytes } => {
+                self.spin(path, format!("→ {path}: {}", megabytes(*done_bytes)));
                 true
+            }
+            Event::CopyFinished { path, .. } => {
+                self.end(path);
+                false
+            }
+            _ => self.draw_vm(event),
+        }
+    }
+
+    /// The same for what becomes of VMs.
+    fn draw_vm(&self, event: &Event) -> bool {
+        match event {
+            Event::VmStarting { vm, warm } => {
+                let doing = if *warm { "going on from its warm template" } else { "booting" };
+                self.spin(vm, format!("→ {vm}: {doing}…"));
+                true
+            }
+            Event::TemplateBaking { vm } => {
+                self.spin(vm, format!("→ {vm}: preparing a warm template…"));
+                false
+            }
+            Event::TemplateBaked { vm, .. } => {
+                self.end(vm);
+                false
             }
             Event::VmPhase { vm, phase, .. } => {
                 self.spin(vm, format!("→ {vm}: booting ({phase})…"));
@@ -93,14 +117,6 @@ impl TerminalReporter {
             Event::VmStopping { vm, method } => {
                 self.spin(vm, format!("→ {vm}: stopping ({method})…"));
                 true
-            }
-            Event::Copy { path, done_bytes } => {
-                self.spin(path, format!("→ {path}: {}", megabytes(*done_bytes)));
-                true
-            }
-            Event::CopyFinished { path, .. } => {
-                self.end(path);
-                false
             }
             Event::VmRunning { vm, .. } | Event::VmStopped { vm, .. } => {
                 self.end(vm);

@@ -160,6 +160,14 @@ impl ControlPort {
         self.send(&HostMessage::PowerOff)
     }
 
+    /// Asks a guest without a personality to come to rest. The answer is [`GuestMessage::Settled`], once its boot is over.
+    ///
+    /// # Errors
+    /// As for [`ControlPort::personalise`].
+    pub fn settle(&mut self) -> Result<(), ControlError> {
+        self.send(&HostMessage::Settle)
+    }
+
     /// The guest's next message. Text in it is harmless on a terminal. A guest may say anything at any time: who loops
     /// over this keeps one deadline for the whole loop.
     ///
@@ -283,7 +291,10 @@ fn accept(mut message: GuestMessage) -> Result<GuestMessage, ControlError> {
             stages.retain(|reached| seen.insert(reached.stage));
         }
         GuestMessage::Failed { reason, .. } => make_harmless(reason),
-        GuestMessage::Stage(_) | GuestMessage::Personalised | GuestMessage::PoweringOff => {}
+        GuestMessage::Stage(_)
+        | GuestMessage::Personalised
+        | GuestMessage::Settled
+        | GuestMessage::PoweringOff => {}
     }
     Ok(message)
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use russh::keys::ssh_key::private::{Ed25519Keypair, Ed25519PrivateKey, KeypairData};
 use russh::keys::ssh_key::{self, LineEnding};
 use russh::keys::{PrivateKey, PublicKey};
+use sha2::{Digest as _, Sha256};
 
 use crate::error::{Explain, Kind, kind_of_io};
 use crate::files;
@@ -105,6 +106,12 @@ impl VmKeys {
     /// The public key that may log in, as a line of `authorized_keys`.
     pub fn client_public_line(&self) -> String {
         line(self.client.public_key())
+    }
+
+    /// What the guest's `/etc/machine-id` is to hold: as lasting as the VM's keys, and as different from other VMs'.
+    pub fn machine_id(&self) -> String {
+        let digest = Sha256::digest(format!("machine-id of {}", line(self.host.public_key())));
+        digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// What a connection to the VM needs to know.

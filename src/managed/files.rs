@@ -91,7 +91,7 @@ pub(super) fn digest(path: &Path, like: &Digest, cancel: &Cancel) -> Result<Dige
 }
 
 /// SHA-256 of a file, in hexadecimal.
-pub(super) fn sha256(path: &Path, cancel: &Cancel) -> Result<String, ImageError> {
+pub(crate) fn sha256(path: &Path, cancel: &Cancel) -> Result<String, ImageError> {
     Ok(digest(path, &Digest::Sha256(String::new()), cancel)?.hex().to_owned())
 }
 

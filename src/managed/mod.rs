@@ -34,9 +34,11 @@ pub use catalog::Catalog;
 pub use check::{SpecError, SpecProblem};
 pub use download::{DownloadError, NetworkFailure};
 pub use error::{DigestMismatch, ImageError, Size};
+pub(crate) use files::sha256 as sha256_of;
 pub use manager::{ChosenImage, FileState, ImageManager, StoredImage, VerifiedFile};
 pub use manifest::{Distrust, Manifest, ManifestArtifact};
 pub use patience::Patience;
+pub(crate) use publish::share;
 pub use source::python::PipError;
 pub use spec::{
     ArtifactRole, ArtifactSource, Compression, Digest, ManagedArtifactSpec, ManagedDiskKind,

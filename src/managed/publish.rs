@@ -52,7 +52,7 @@ fn sync_parent(path: &Path) -> Result<(), ImageError> {
 
 /// Publishes `target` with the bytes of the published file `source`, whose SHA-256 this is: as a hard link, else as a
 /// reflink, else as a copy that is verified while it is made.
-pub(super) fn share(
+pub(crate) fn share(
     source: &Path,
     target: &Path,
     sha256: &str,
@@ -77,7 +77,7 @@ pub(super) fn share(
 
 /// How a file was shared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Shared {
+pub(crate) enum Shared {
     /// It is the same file under two names.
     Linked,
     /// It is a verified copy.

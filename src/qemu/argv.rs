@@ -23,8 +23,10 @@ pub struct MachineSpec {
     pub cpus: u32,
     /// Memory in MiB.
     pub memory_mib: u64,
-    /// The disk, a qcow2.
-    pub disk: PathBuf,
+    /// What holds it.
+    pub memory: Memory,
+    /// The disk.
+    pub disk: Disk,
     /// What starts.
     pub boot: Boot,
     /// Further `-device` values.
@@ -35,6 +37,26 @@ pub struct MachineSpec {
     pub pidfile: PathBuf,
     /// What the guest writes on its serial console.
     pub console_log: PathBuf,
+}
+
+/// What holds a guest's memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Memory {
+    /// QEMU's own.
+    Own,
+    /// A file of exactly that size, which the guest writes to.
+    Written(PathBuf),
+    /// A file whose pages the guest shares with others until it writes to them; the file never changes.
+    Copied(PathBuf),
+}
+
+/// A disk, a qcow2.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Disk {
+    /// The file.
+    pub path: PathBuf,
+    /// What it stands on, where that is not where its header says.
+    pub backing: Option<PathBuf>,
 }
 
 /// What starts.
@@ -71,6 +93,8 @@ pub struct Channels {
     pub qmp: RawFd,
     /// For the guest agent's control port.
     pub control: RawFd,
+    /// Whether a saved state follows, instead of a boot.
+    pub incoming: bool,
 }
 
 /// The arguments that run `spec`, without the program itself.
@@ -78,12 +102,14 @@ pub fn arguments(spec: &MachineSpec, channels: Channels) -> Vec<OsString> {
     let groups = [
         base(spec),
         processor(spec),
+        memory(&spec.memory, spec.memory_mib),
         boot(&spec.boot),
         disk(&spec.disk),
         network(&spec.forwards),
         serial(spec, channels),
         devices(&spec.devices),
         process(spec),
+        incoming(channels.incoming),
     ];
     groups.into_iter().flatten().collect()
 }
@@ -99,6 +125,19 @@ fn base(spec: &MachineSpec) -> Vec<OsString> {
 fn processor(spec: &MachineSpec) -> Vec<OsString> {
     let (cpus, memory) = (spec.cpus.to_string(), format!("{}M", spec.memory_mib));
     words(&["-accel", &accelerator(spec), "-cpu", &spec.cpu, "-smp", &cpus, "-m", &memory]).collect()
+}
+
+/// The id is the name of the memory in a saved state, so it never changes.
+fn memory(memory: &Memory, size_mib: u64) -> Vec<OsString> {
+    let (path, share) = match memory {
+        Memory::Own => return Vec::new(),
+        Memory::Written(path) => (path, "on"),
+        Memory::Copied(path) => (path, "off"),
+    };
+    let mut backend =
+        OsString::from(format!("memory-backend-file,id=ram,size={size_mib}M,share={share},mem-path="));
+    backend.push(escape_path(path));
+    words(&["-object"]).chain([backend]).chain(words(&["-machine", "memory-backend=ram"])).collect()
 }
 
 /// Several CPUs under TCG take turns in one thread. *Measured*, QEMU 7.2: with a thread each, 2 of 8 boots of Linux
@@ -124,11 +163,15 @@ fn boot(boot: &Boot) -> Vec<OsString> {
     }
 }
 
-fn disk(path: &Path) -> Vec<OsString> {
+fn disk(disk: &Disk) -> Vec<OsString> {
     // discard=unmap: what the guest trims leaves the host's disk too.
     let mut node =
         OsString::from("driver=qcow2,node-name=disk,discard=unmap,file.driver=file,file.filename=");
-    node.push(escape_path(path));
+    node.push(escape_path(&disk.path));
+    if let Some(backing) = &disk.backing {
+        node.push(",backing.driver=qcow2,backing.file.driver=file,backing.file.filename=");
+        node.push(escape_path(backing));
+    }
     words(&["-blockdev"]).chain([node]).chain(words(&["-device", "virtio-blk-pci,drive=disk"])).collect()
 }
 
@@ -167,6 +210,11 @@ fn process(spec: &MachineSpec) -> Vec<OsString> {
     words(&["-pidfile"]).chain([spec.pidfile.clone().into()]).chain(words(&["-sandbox", sandbox])).collect()
 }
 
+/// Goes on from a saved state, which is named over the machine protocol: what is special about it must be said first.
+fn incoming(is_expected: bool) -> Vec<OsString> {
+    if is_expected { words(&["-incoming", "defer"]).collect() } else { Vec::new() }
+}
+
 fn words(words: &[&str]) -> std::vec::IntoIter<OsString> {
     words.iter().map(OsString::from).collect::<Vec<_>>().into_iter()
 }
@@ -199,7 +247,8 @@ mod tests {
             cpu: "qemu64,+rdrand".into(),
             cpus: 2,
             memory_mib: 512,
-            disk: "/p/.castra/alpine-overlay.qcow2".into(),
+            memory: Memory::Own,
+            disk: Disk { path: "/p/.castra/alpine-overlay.qcow2".into(), backing: None },
             boot,
             devices: vec!["virtio-rng-pci".into()],
             forwards: vec![
@@ -212,7 +261,11 @@ mod tests {
     }
 
     fn line(spec: &MachineSpec) -> String {
-        let arguments = arguments(spec, Channels { qmp: 5, control: 6 });
+        line_with(spec, Channels { qmp: 5, control: 6, incoming: false })
+    }
+
+    fn line_with(spec: &MachineSpec, channels: Channels) -> String {
+        let arguments = arguments(spec, channels);
         let mut text = String::new();
         for argument in arguments {
             let argument = argument.to_string_lossy().into_owned();
@@ -233,6 +286,24 @@ mod tests {
     }
 
     #[test]
+    fn a_template_in_the_making_and_a_vm_restored_from_it() {
+        let boot = Boot::Kernel {
+            kernel: "/p/vmlinuz".into(),
+            initramfs: "/t/initramfs".into(),
+            command_line: "root=/dev/vda console=ttyS0".into(),
+        };
+        let made = MachineSpec {
+            memory: Memory::Written("/t/memory.img".into()),
+            disk: Disk { path: "/t/disk.qcow2".into(), backing: Some("/p/rootfs.qcow2".into()) },
+            forwards: Vec::new(),
+            ..spec(boot.clone())
+        };
+        insta::assert_snapshot!(line(&made));
+        let restored = MachineSpec { memory: Memory::Copied("/t/memory.img".into()), ..spec(boot) };
+        insta::assert_snapshot!(line_with(&restored, Channels { qmp: 5, control: 6, incoming: true }));
+    }
+
+    #[test]
     fn a_native_boot_under_kvm() {
         let machine = MachineSpec { accelerator: Accelerator::Kvm, cpu: "host".into(), ..spec(Boot::Native) };
         insta::assert_snapshot!(line(&machine));
@@ -242,7 +313,8 @@ mod tests {
     fn commas_cannot_add_options() {
         let machine = MachineSpec {
             name: "a,debug-threads=on".into(),
-            disk: "/tmp/a,b/disk,read-only=on.qcow2".into(),
+            disk: Disk { path: "/tmp/a,b/disk,read-only=on.qcow2".into(), backing: Some("/tmp/c,d".into()) },
+            memory: Memory::Copied("/tmp/m,share=on".into()),
             console_log: "/tmp/x,append=on".into(),
             ..spec(Boot::Native)
         };
@@ -250,5 +322,7 @@ mod tests {
         assert!(line.contains("guest=a,,debug-threads=on"), "{line}");
         assert!(line.contains("file.filename=/tmp/a,,b/disk,,read-only=on.qcow2"), "{line}");
         assert!(line.contains("path=/tmp/x,,append=on"), "{line}");
+        assert!(line.contains("backing.file.filename=/tmp/c,,d"), "{line}");
+        assert!(line.contains("mem-path=/tmp/m,,share=on"), "{line}");
     }
 }

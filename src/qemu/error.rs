@@ -92,6 +92,14 @@ pub enum QemuError {
         /// What qemu-img did.
         source: CommandError,
     },
+    /// The state of a machine could not be saved.
+    #[error("QEMU cannot save the state of VM `{vm}`: {reason}")]
+    NotSaved {
+        /// The VM.
+        vm: String,
+        /// QEMU's words.
+        reason: String,
+    },
     /// A signal could not be sent.
     #[error("cannot signal QEMU (process {pid})")]
     Signal {
@@ -117,9 +125,11 @@ impl Explain for QemuError {
     fn kind(&self) -> Kind {
         match self {
             Self::Died { .. } if self.is_port_taken() => Kind::Busy,
-            Self::NotInstalled { .. } | Self::Broken { .. } | Self::Died { .. } | Self::Silent { .. } => {
-                Kind::Unavailable
-            }
+            Self::NotInstalled { .. }
+            | Self::Broken { .. }
+            | Self::Died { .. }
+            | Self::Silent { .. }
+            | Self::NotSaved { .. } => Kind::Unavailable,
             Self::SocketDirectory { source, .. }
             | Self::File { source, .. }
             | Self::Signal { source, .. } => kind_of_io(source),

@@ -25,6 +25,23 @@ pub fn create_overlay(
     run(invocation.arg(size_bytes.to_string()), overlay, cancel)
 }
 
+/// Makes a qcow2 of `size_bytes` at `layer` that names a backing file without looking at it: the name is right where the
+/// layer will be used, and may lead nowhere from here.
+///
+/// # Errors
+/// As for [`create_overlay`].
+pub fn create_layer(
+    layer: &Path,
+    backing_file: &Path,
+    size_bytes: u64,
+    environment: &Environment,
+    cancel: &Cancel,
+) -> Result<(), QemuError> {
+    let arguments = ["create", "-q", "-u", "-f", "qcow2", "-F", "qcow2", "-b"];
+    let invocation = qemu_img(environment)?.args(arguments).arg(backing_file).arg(layer);
+    run(invocation.arg(size_bytes.to_string()), layer, cancel)
+}
+
 /// Makes a qcow2 `size_bytes` large. Its content stays; the file may only grow.
 ///
 /// # Errors

@@ -10,12 +10,13 @@ use std::process::Child;
 use std::time::{Duration, Instant};
 
 use crate::cancel::Cancel;
-use crate::command::{self, CommandError, Invocation};
+use crate::command::{self, CommandError, Invocation, Lifetime};
 use crate::context::Environment;
 use crate::layout::{MAX_SOCKET_PATH_BYTES, SocketsLayout};
 
 use super::argv::{Channels, MachineSpec, arguments};
 use super::error::QemuError;
+use super::migrate::{ignore_shared_memory, load_state};
 use super::qmp::{Qmp, QmpError};
 
 /// Name of the program.
@@ -26,6 +27,12 @@ const GREETING_LIMIT: Duration = Duration::from_secs(30);
 
 /// How often the wait for the greeting looks at the child and at Ctrl-C.
 const POLL: Duration = Duration::from_millis(100);
+
+/// How long QEMU may take to load a saved state.
+const LOAD_LIMIT: Duration = Duration::from_secs(60);
+
+/// How often a wait for QEMU's end looks.
+const END_POLL: Duration = Duration::from_millis(2);
 
 /// The QEMU of this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,10 +76,34 @@ impl QemuProcess {
         matches!(self.child.try_wait(), Ok(None))
     }
 
+    /// Waits for its end, which was asked for, and enforces it after `limit`.
+    pub fn end(mut self, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        while self.is_alive() && Instant::now() < deadline {
+            std::thread::sleep(END_POLL);
+        }
+        kill(&mut self.child);
+    }
+
     /// Ends it at once; for a start that is given up.
     pub fn kill(mut self) {
         kill(&mut self.child);
     }
+}
+
+/// What is started, and how.
+#[derive(Debug)]
+pub struct Launch<'a> {
+    /// The machine.
+    pub spec: &'a MachineSpec,
+    /// Where its sockets are to be.
+    pub sockets: &'a SocketsLayout,
+    /// What takes QEMU's stderr.
+    pub log: &'a Path,
+    /// A saved state of the devices to go on from, instead of a boot.
+    pub incoming: Option<File>,
+    /// How long QEMU may live.
+    pub lifetime: Lifetime,
 }
 
 /// Starts QEMU and waits until it greets on its machine protocol. The machine then runs.
@@ -80,13 +111,8 @@ impl QemuProcess {
 /// # Errors
 /// [`QemuError::Died`] with QEMU's own words, [`QemuError::Silent`], or what kept the sockets and logs from being made.
 /// In every case no process is left behind.
-pub fn launch(
-    binary: &QemuBinary,
-    spec: &MachineSpec,
-    sockets: &SocketsLayout,
-    log: &Path,
-    cancel: &Cancel,
-) -> Result<QemuProcess, QemuError> {
+pub fn launch(binary: &QemuBinary, launch: Launch<'_>, cancel: &Cancel) -> Result<QemuProcess, QemuError> {
+    let Launch { spec, sockets, log, incoming, lifetime } = launch;
     prepare_socket_directory(sockets)?;
     let qmp_listener = listen(&sockets.qmp())?;
     let control_listener = listen(&sockets.control())?;
@@ -94,14 +120,22 @@ pub fn launch(
     let qmp = UnixStream::connect(sockets.qmp()).map_err(|source| socket_error(sockets, source))?;
     truncate_private(&spec.console_log)?;
     let log_file = truncate_private(log)?;
-    let channels = Channels { qmp: qmp_listener.as_raw_fd(), control: control_listener.as_raw_fd() };
+    let channels = Channels {
+        qmp: qmp_listener.as_raw_fd(),
+        control: control_listener.as_raw_fd(),
+        incoming: incoming.is_some(),
+    };
     let invocation = Invocation::new(&binary.path).args(arguments(spec, channels));
     let passed: [OwnedFd; 2] = [qmp_listener.into(), control_listener.into()];
-    let mut child = command::spawn_detached(&invocation, log_file, &passed)
+    let mut child = command::spawn_detached(&invocation, log_file, &passed, lifetime)
         .map_err(|source| not_started(binary, source))?;
     // From here on only QEMU listens, so that its death closes the connection.
     drop(passed);
-    match await_greeting(&mut child, qmp, cancel) {
+    let greeted = await_greeting(&mut child, qmp, cancel).and_then(|mut qmp| {
+        incoming.map_or(Ok(()), |state| load(&mut qmp, &state))?;
+        Ok(qmp.version().to_owned())
+    });
+    match greeted {
         Ok(version) => Ok(QemuProcess { child, version }),
         Err(failure) => {
             kill(&mut child);
@@ -120,7 +154,7 @@ enum Failure {
     Interrupted(crate::cancel::Interrupted),
 }
 
-fn await_greeting(child: &mut Child, qmp: UnixStream, cancel: &Cancel) -> Result<String, Failure> {
+fn await_greeting(child: &mut Child, qmp: UnixStream, cancel: &Cancel) -> Result<Qmp, Failure> {
     let deadline = Instant::now() + GREETING_LIMIT;
     let readable = |limit: Duration| {
         let limit = rustix::event::Timespec { tv_sec: 0, tv_nsec: limit.subsec_nanos().into() };
@@ -136,10 +170,18 @@ fn await_greeting(child: &mut Child, qmp: UnixStream, cancel: &Cancel) -> Result
             return Err(Failure::Qmp(QmpError::Silent(GREETING_LIMIT)));
         }
     }
-    match Qmp::greet(qmp, GREETING_LIMIT) {
-        Ok(session) => Ok(session.version().to_owned()),
-        Err(QmpError::Closed) => Err(Failure::Died),
-        Err(error) => Err(Failure::Qmp(error)),
+    Qmp::greet(qmp, GREETING_LIMIT).map_err(failure)
+}
+
+/// Lets the machine go on from a saved state. A QEMU that cannot load it ends.
+fn load(qmp: &mut Qmp, state: &File) -> Result<(), Failure> {
+    ignore_shared_memory(qmp).and_then(|()| load_state(qmp, state, LOAD_LIMIT)).map_err(failure)
+}
+
+fn failure(error: QmpError) -> Failure {
+    match error {
+        QmpError::Closed => Failure::Died,
+        error => Failure::Qmp(error),
     }
 }
 

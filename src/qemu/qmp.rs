@@ -1,10 +1,13 @@
 //! A small client of the QEMU machine protocol: short sessions, every wait bounded.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, IoSlice, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde_json::{Value, json};
 
 /// Longest line accepted. QEMU's answers to what Castra asks are a few KiB.
@@ -79,14 +82,30 @@ impl Qmp {
     /// # Errors
     /// Every variant of [`QmpError`].
     pub fn execute(&mut self, command: &str, arguments: Value) -> Result<Value, QmpError> {
-        let deadline = Instant::now() + self.limit;
-        let mut request = json!({ "execute": command, "id": command });
-        if arguments.as_object().is_some_and(|map| !map.is_empty()) {
-            request["arguments"] = arguments;
-        }
-        let mut line = request.to_string().into_bytes();
-        line.push(b'\n');
+        let line = request(command, arguments);
         self.stream.get_mut().write_all(&line).map_err(|error| self.classify(error))?;
+        self.answer(command)
+    }
+
+    /// Hands QEMU an open file, which later commands call by this name.
+    ///
+    /// # Errors
+    /// As for [`Self::execute`].
+    pub fn send_file(&mut self, name: &str, file: BorrowedFd<'_>) -> Result<(), QmpError> {
+        let line = request("getfd", json!({ "fdname": name }));
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        let files = [file];
+        ancillary.push(SendAncillaryMessage::ScmRights(&files));
+        let sent = sendmsg(self.stream.get_ref(), &[IoSlice::new(&line)], &mut ancillary, SendFlags::empty())
+            .map_err(|errno| self.classify(errno.into()))?;
+        // The file goes with the first byte; a line this short goes whole, or the rest follows.
+        self.stream.get_mut().write_all(&line[sent..]).map_err(|error| self.classify(error))?;
+        self.answer("getfd").map(drop)
+    }
+
+    fn answer(&mut self, command: &str) -> Result<Value, QmpError> {
+        let deadline = Instant::now() + self.limit;
         for _ in 0..MAX_EVENTS_PER_ANSWER {
             let mut answer = self.read(deadline)?;
             if answer.get("event").is_some() {
@@ -146,6 +165,16 @@ impl Qmp {
             _ => QmpError::Io(error),
         }
     }
+}
+
+fn request(command: &str, arguments: Value) -> Vec<u8> {
+    let mut request = json!({ "execute": command, "id": command });
+    if arguments.as_object().is_some_and(|map| !map.is_empty()) {
+        request["arguments"] = arguments;
+    }
+    let mut line = request.to_string().into_bytes();
+    line.push(b'\n');
+    line
 }
 
 fn version(qemu: &Value) -> Option<String> {

@@ -1,51 +1,74 @@
-//! One boot: QEMU is started, the agent says hello, the VM gets its personality, commands can run.
+//! One start of a VM: QEMU is started, the agent says hello, the VM gets its personality, commands can run.
 
 use std::time::{Duration, Instant};
 
+use crate::command::Lifetime;
 use crate::config::BootProfile;
 use crate::context::RuntimeContext;
 use crate::guest::{VmKeys, append_agent};
 use crate::layout::{ProjectLayout, SocketsLayout, VmLayout};
 use crate::plan::VmPlan;
 use crate::qemu::{
-    Accelerator, AcceleratorChoice, QemuBinary, QemuError, QemuProcess, choose_accelerator, launch,
+    Accelerator, AcceleratorChoice, Boot, Launch, MachineSpec, Memory, QemuBinary, QemuError, QemuProcess,
+    choose_accelerator, launch,
 };
 use crate::report::Event;
 
 use super::clock::{millis, since_epoch};
-use super::disk::ResolvedVmArtifacts;
 use super::error::VmError;
 use super::forwards;
 use super::leftovers::clean_up;
-use super::machine::{machine, tcg_cpu};
-use super::record::{BootRecord, Progress, Record};
+use super::machine::{Image, machine, tcg_cpu};
+use super::record::{BootRecord, Progress, Record, StartKind};
 use super::up::WaitFor;
+use super::warm::{self, Warm};
 use super::watch::BootWatch;
 
 /// Another program may take the port between its choice and QEMU's start; more often than this it is no accident.
 const PORT_ATTEMPTS: usize = 5;
 
-/// All that a boot needs to know.
+/// All that a start needs to know.
 pub(super) struct BootRequest<'a> {
     pub(super) plan: &'a VmPlan,
-    pub(super) artifacts: &'a ResolvedVmArtifacts,
+    pub(super) image: Option<&'a Image>,
+    pub(super) binary: &'a QemuBinary,
     pub(super) layout: &'a ProjectLayout,
     pub(super) context: &'a RuntimeContext,
     pub(super) wait: WaitFor,
     pub(super) limit: Option<Duration>,
 }
 
-/// Boots the VM and writes its record. After a failure no process is left, and the record says `stopped`.
-pub(super) fn boot(request: &BootRequest<'_>, record: Record) -> Result<Record, VmError> {
-    let binary = QemuBinary::find(&request.context.environment)?;
-    let choice = accelerator(request, &binary)?;
-    match attempt(request, &binary, record.clone(), choice.clone()) {
-        Err(error) if choice.accelerator != Accelerator::Tcg && is_worth_tcg(&error) => {
+/// Starts the VM, from a warm template if there is one, and writes its record. After a failure no process is left, and
+/// the record says `stopped`.
+pub(super) fn start(
+    request: &BootRequest<'_>,
+    record: Record,
+    choice: AcceleratorChoice,
+    warm: Option<&Warm>,
+) -> Result<Record, VmError> {
+    let Some(warm) = warm else { return boot(request, record, choice) };
+    match attempt(request, record.clone(), choice.clone(), Some(warm)) {
+        Err(error) if is_worth_another(&error) => {
+            let vm = request.vm();
+            let message =
+                format!("VM `{vm}` does not go on from its warm template and boots instead: {error}");
+            request.report(Event::Warning { message });
+            warm::give_up_on(warm, &error.to_string());
+            boot(request, record, choice)
+        }
+        result => result,
+    }
+}
+
+/// Boots the VM; if that comes to nothing under an accelerator, once more under TCG.
+fn boot(request: &BootRequest<'_>, record: Record, choice: AcceleratorChoice) -> Result<Record, VmError> {
+    match attempt(request, record.clone(), choice.clone(), None) {
+        Err(error) if choice.accelerator != Accelerator::Tcg && is_worth_another(&error) => {
             let (vm, reason) = (request.vm().to_owned(), error.to_string());
             request.report(Event::VmRetriesUnderTcg { vm, reason });
             let name = choice.accelerator.name();
             let reason = format!("a boot under {name} failed");
-            attempt(request, &binary, record, AcceleratorChoice { accelerator: Accelerator::Tcg, reason })
+            attempt(request, record, AcceleratorChoice { accelerator: Accelerator::Tcg, reason }, None)
         }
         result => result,
     }
@@ -60,17 +83,24 @@ impl BootRequest<'_> {
         self.context.reporter.report(&event);
     }
 
-    pub(super) fn files(&self) -> VmLayout {
+    fn files(&self) -> VmLayout {
         self.layout.vm(self.vm())
     }
 
-    pub(super) fn has_agent(&self) -> bool {
+    fn has_agent(&self) -> bool {
         self.plan.boot == BootProfile::Managed
     }
 }
 
-fn accelerator(request: &BootRequest<'_>, binary: &QemuBinary) -> Result<AcceleratorChoice, VmError> {
-    let context = request.context;
+/// How the VM's CPU is to be run: what the environment asks for, else what wins the race.
+pub(super) fn accelerator(
+    plan: &VmPlan,
+    image: Option<&Image>,
+    binary: &QemuBinary,
+    layout: &ProjectLayout,
+    context: &RuntimeContext,
+) -> Result<AcceleratorChoice, VmError> {
+    let vm = &plan.definition.name;
     let choice = match context.environment.text("CASTRA_ACCELERATOR") {
         Some(name) => {
             let unknown = || VmError::UnknownAccelerator { name: name.to_owned() };
@@ -79,55 +109,48 @@ fn accelerator(request: &BootRequest<'_>, binary: &QemuBinary) -> Result<Acceler
         }
         None => choose_accelerator(
             binary,
-            &tcg_cpu(request),
+            tcg_cpu(image),
             &context.cache,
-            request.files().directory(),
+            layout.vm(vm).directory(),
             &context.cancel,
         )?,
     };
-    let (vm, accelerator) = (request.vm().to_owned(), choice.accelerator.name().to_owned());
-    request.report(Event::AcceleratorChosen { vm, accelerator, reason: choice.reason.clone() });
+    let accelerator = choice.accelerator.name().to_owned();
+    let (vm, reason) = (vm.clone(), choice.reason.clone());
+    context.reporter.report(&Event::AcceleratorChosen { vm, accelerator, reason });
     Ok(choice)
 }
 
-/// Whether the failure may be the accelerator's.
-fn is_worth_tcg(error: &VmError) -> bool {
+/// Whether the failure may be that of the accelerator, or of the template.
+fn is_worth_another(error: &VmError) -> bool {
     matches!(
         error,
         VmError::BootDied { .. }
             | VmError::BootTimedOut { .. }
+            | VmError::AgentFailed { .. }
             | VmError::Qemu(QemuError::Died { .. } | QemuError::Silent { .. })
     )
 }
 
 fn attempt(
     request: &BootRequest<'_>,
-    binary: &QemuBinary,
     mut record: Record,
     choice: AcceleratorChoice,
+    warm: Option<&Warm>,
 ) -> Result<Record, VmError> {
     let keys = VmKeys::load_or_create(&request.files())?;
     let sockets = request.layout.sockets(&request.context.runtime_root, request.vm());
-    if let Some(initramfs) = request.artifacts.image.as_ref().and_then(|(_, paths)| paths.initramfs.as_ref())
+    if let Some(initramfs) = request.image.and_then(|(_, paths)| paths.initramfs.as_ref())
         && request.has_agent()
+        && warm.is_none()
     {
         append_agent(initramfs, &request.files().initramfs())?;
     }
     forwards::check(request.vm(), &request.plan.definition.port_forwards, request.layout)?;
-    request.report(Event::VmStarting { vm: request.vm().to_owned() });
+    request.report(Event::VmStarting { vm: request.vm().to_owned(), warm: warm.is_some() });
     let started = Instant::now();
-    let mut process = start(request, binary, &mut record, &choice, &sockets)?;
-    let outcome = match (request.has_agent(), request.wait) {
-        (false, _) | (true, WaitFor::Nothing) => Ok(()),
-        (true, wait) => {
-            let (vm, context) = (request.vm(), request.context);
-            let watch = BootWatch::new(vm, choice.accelerator, started, wait, request.limit, context);
-            watch
-                .follow(&sockets, &keys, || process.is_alive())
-                .map_err(|end| watch.explain(end, &request.files()))
-        }
-    };
-    match outcome {
+    let mut process = start_qemu(request, &mut record, &choice, &sockets, warm)?;
+    match await_guest(request, &choice, &sockets, &keys, &mut process, started, warm) {
         Ok(()) => {}
         // Commands can run: what the services do is no reason to take the VM away.
         Err(error @ VmError::ServicesTimedOut { .. }) => {
@@ -141,12 +164,11 @@ fn attempt(
             return Err(error);
         }
     }
-    if !request.has_agent() || request.wait != WaitFor::Nothing {
+    let is_awaited = request.wait != WaitFor::Nothing || warm.is_some();
+    if !request.has_agent() || is_awaited {
         record.progress = Progress::Running;
     }
-    if let Some(boot) =
-        record.boot.as_mut().filter(|_| request.has_agent() && request.wait != WaitFor::Nothing)
-    {
+    if let Some(boot) = record.boot.as_mut().filter(|_| request.has_agent() && is_awaited) {
         boot.ready_ms = Some(millis(started.elapsed()));
     }
     if let Err(error) = record.save(request.layout) {
@@ -157,21 +179,49 @@ fn attempt(
     Ok(record)
 }
 
-/// Starts QEMU with a free port for SSH; the record says `starting` before there is a process.
-fn start(
+/// Waits for what is wanted of the guest. One from a template is there at once, so nobody need not wait for it.
+fn await_guest(
     request: &BootRequest<'_>,
-    binary: &QemuBinary,
+    choice: &AcceleratorChoice,
+    sockets: &SocketsLayout,
+    keys: &VmKeys,
+    process: &mut QemuProcess,
+    started: Instant,
+    warm: Option<&Warm>,
+) -> Result<(), VmError> {
+    if !request.has_agent() || (request.wait == WaitFor::Nothing && warm.is_none()) {
+        return Ok(());
+    }
+    let (vm, context) = (request.vm(), request.context);
+    let watch = BootWatch::new(vm, choice.accelerator, started, request.wait, request.limit, context);
+    let followed = match warm {
+        Some(_) => watch.wake(sockets, keys, || process.is_alive()),
+        None => watch.follow(sockets, keys, || process.is_alive()),
+    };
+    followed.map_err(|end| watch.explain(end, &request.files()))
+}
+
+/// Starts QEMU with a free port for SSH; the record says `starting` before there is a process.
+fn start_qemu(
+    request: &BootRequest<'_>,
     record: &mut Record,
     choice: &AcceleratorChoice,
     sockets: &SocketsLayout,
+    warm: Option<&Warm>,
 ) -> Result<QemuProcess, VmError> {
     for last in (0..PORT_ATTEMPTS).map(|attempt| attempt + 1 == PORT_ATTEMPTS) {
         let ssh_port = if request.has_agent() { Some(free_port(request)?) } else { None };
         record.progress = Progress::Starting;
-        record.boot = Some(boot_record(request, choice, ssh_port, sockets));
+        record.boot = Some(boot_record(request, choice, ssh_port, sockets, warm));
         record.save(request.layout)?;
-        let spec = machine(request, choice, ssh_port);
-        match launch(binary, &spec, sockets, &request.files().qemu_log(), &request.context.cancel) {
+        let launch_it = Launch {
+            spec: &spec(request, choice, ssh_port, warm),
+            sockets,
+            log: &request.files().qemu_log(),
+            incoming: warm.map(|warm| warm.template.device_state()).transpose()?,
+            lifetime: Lifetime::Own,
+        };
+        match launch(request.binary, launch_it, &request.context.cancel) {
             Ok(process) => {
                 if let Some(boot) = record.boot.as_mut() {
                     boot.qemu_version.clone_from(&process.version);
@@ -189,6 +239,23 @@ fn start(
         }
     }
     unreachable!("the last attempt returns")
+}
+
+/// The VM's machine; one that goes on from a template has that one's memory and, for a reboot, its initramfs.
+fn spec(
+    request: &BootRequest<'_>,
+    choice: &AcceleratorChoice,
+    ssh_port: Option<u16>,
+    warm: Option<&Warm>,
+) -> MachineSpec {
+    let mut spec = machine(request.plan, request.image, &request.files(), choice, ssh_port);
+    if let Some(warm) = warm {
+        spec.memory = Memory::Copied(warm.template.layout.memory());
+        if let Boot::Kernel { initramfs, .. } = &mut spec.boot {
+            *initramfs = warm.template.layout.initramfs();
+        }
+    }
+    spec
 }
 
 fn free_port(request: &BootRequest<'_>) -> Result<u16, VmError> {
@@ -213,6 +280,7 @@ fn boot_record(
     choice: &AcceleratorChoice,
     ssh_port: Option<u16>,
     sockets: &SocketsLayout,
+    warm: Option<&Warm>,
 ) -> BootRecord {
     let definition = &request.plan.definition;
     BootRecord {
@@ -224,6 +292,7 @@ fn boot_record(
         ssh_port,
         port_forwards: definition.port_forwards.clone(),
         sockets: sockets.directory().to_owned(),
+        start: if warm.is_some() { StartKind::Template } else { StartKind::Boot },
         ready_ms: None,
     }
 }

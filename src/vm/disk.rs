@@ -1,149 +1,72 @@
-//! A VM's disk and what it stands on.
+//! A VM's own disk: an overlay on its base image, or on a warm template's disk that stands on that.
 
 use std::fs::{self, File};
-use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
-
-use sha2::{Digest as _, Sha256};
 
 use crate::config::defaults;
 use crate::context::RuntimeContext;
 use crate::failpoint::{self, Point};
-use crate::layout::{ProjectLayout, ROOTFS};
-use crate::managed::{ImageManager, ManagedImagePaths, ManagedImageSpec};
-use crate::plan::{BasePlan, VmPlan, content_of};
+use crate::layout::ProjectLayout;
+use crate::plan::VmPlan;
 use crate::qemu::{Qcow2Header, create_overlay, resize_disk};
 use crate::report::Event;
 
+use super::base::Base;
 use super::error::VmError;
-use super::record::{BaseKind, BaseRecord, Record};
+use super::layer::{self, LayerRecord};
+use super::record::Record;
 
-/// All files a boot needs, each there and checked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ResolvedVmArtifacts {
-    /// The VM's own disk. Absolute.
-    pub overlay: PathBuf,
-    /// The managed image it stands on, unless that is the user's own file.
-    pub image: Option<(ManagedImageSpec, ManagedImagePaths)>,
-}
-
-/// Sees to it that the VM has its base image and its disk, and writes the record of a new one. Whatever is missing on
-/// this machine is an error before any disk is made; a disk that is there is never replaced.
+/// Sees to it that the VM has its disk, and writes the record of a new one. A disk that is there is never replaced; a
+/// new one stands on `layer` if there is one, else on the base image itself.
 ///
 /// # Errors
-/// Those of the image manager and of qemu-img; [`VmError::BaseMissing`], [`VmError::BaseChanged`],
-/// [`VmError::ForeignOverlay`], [`VmError::Disk`].
-pub fn ensure_vm_assets(
+/// Those of qemu-img; [`VmError::BaseMissing`], [`VmError::BaseChanged`], [`VmError::ForeignOverlay`],
+/// [`VmError::Disk`].
+pub(super) fn ensure_disk(
     plan: &VmPlan,
+    base: &Base,
+    new_layer: Option<LayerRecord>,
     layout: &ProjectLayout,
     context: &RuntimeContext,
-) -> Result<(ResolvedVmArtifacts, Record), VmError> {
-    let recorded = Record::load(layout, &plan.definition.name)?;
-    let base = ensure_base(plan, layout, recorded.as_ref(), context)?;
-    let overlay = &plan.definition.overlay;
+) -> Result<Record, VmError> {
+    let (vm, overlay) = (&plan.definition.name, &plan.definition.overlay);
+    let recorded = Record::load(layout, vm)?;
     let mut record = if overlay.exists() {
-        check_overlay(plan, &base, recorded.as_ref())?;
+        check_overlay(plan, base, recorded.as_ref(), layout, context)?;
         grow(plan, context)?;
-        recorded.unwrap_or_else(|| Record::new(layout, &plan.definition.name, overlay, base.record.clone()))
+        recorded.unwrap_or_else(|| Record::new(layout, vm, overlay, base.record.clone()))
     } else {
-        create(plan, &base, context)?;
-        Record::new(layout, &plan.definition.name, overlay, base.record.clone())
+        let foundation = new_layer.as_ref().map(|layer| layout.template_disk(&layer.key));
+        create(plan, foundation.as_ref().unwrap_or(&base.disk), context)?;
+        let mut record = Record::new(layout, vm, overlay, base.record.clone());
+        record.layer = new_layer;
+        record
     };
-    record.base = base.record;
+    record.base = base.record.clone();
     record.save(layout)?;
-    Ok((ResolvedVmArtifacts { overlay: overlay.clone(), image: base.image }, record))
-}
-
-/// A base image that is there.
-struct Base {
-    disk: PathBuf,
-    record: BaseRecord,
-    image: Option<(ManagedImageSpec, ManagedImagePaths)>,
-}
-
-fn ensure_base(
-    plan: &VmPlan,
-    layout: &ProjectLayout,
-    recorded: Option<&Record>,
-    context: &RuntimeContext,
-) -> Result<Base, VmError> {
-    let manager = ImageManager::new(layout);
-    let spec = match &plan.base {
-        BasePlan::Path(path) => return user_base(plan, path, recorded),
-        BasePlan::Image(spec) => spec.clone(),
-        BasePlan::FirstOf(candidates) => {
-            // A disk whose record was lost still names what it stands on, and nothing else will do.
-            if let Some(spec) = candidates.iter().find(|spec| stands_on(plan, spec, layout)) {
-                return Ok(managed_base(spec.clone(), manager.ensure_image(spec, context)?));
-            }
-            let chosen = manager.choose_default(candidates, context)?;
-            return Ok(managed_base(chosen.spec, chosen.paths));
-        }
-    };
-    let paths = manager.ensure_image(&spec, context)?;
-    Ok(managed_base(spec, paths))
-}
-
-fn managed_base(spec: ManagedImageSpec, paths: ManagedImagePaths) -> Base {
-    let record =
-        BaseRecord { kind: BaseKind::Managed(spec.label()), content: content_of(&spec), stamp: None };
-    Base { disk: paths.disk.clone(), record, image: Some((spec, paths)) }
-}
-
-/// The user's own file: identified by its digest, which is computed once and again only when size or time changed.
-fn user_base(plan: &VmPlan, path: &Path, recorded: Option<&Record>) -> Result<Base, VmError> {
-    let overlay = Some(&plan.definition.overlay).filter(|overlay| overlay.exists()).cloned();
-    let missing =
-        || VmError::BaseMissing { vm: plan.definition.name.clone(), base: path.to_owned(), overlay };
-    let metadata = match fs::metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(missing()),
-        Err(source) => return Err(VmError::Disk { action: "read", path: path.to_owned(), source }),
-        Ok(metadata) => metadata,
-    };
-    Qcow2Header::read(path)?;
-    let stamp = format!("{} bytes, {}.{:09}", metadata.size(), metadata.mtime(), metadata.mtime_nsec());
-    let known = recorded.map(|record| &record.base).filter(|base| base.stamp.as_ref() == Some(&stamp));
-    let content = match known {
-        Some(base) => base.content.clone(),
-        None => {
-            digest(path).map_err(|source| VmError::Disk { action: "read", path: path.to_owned(), source })?
-        }
-    };
-    let record = BaseRecord { kind: BaseKind::Path(path.to_owned()), content, stamp: Some(stamp) };
-    Ok(Base { disk: path.to_owned(), record, image: None })
-}
-
-fn digest(path: &Path) -> io::Result<String> {
-    let mut file = File::open(path)?;
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()),
-            count => hasher.update(&buffer[..count]),
-        }
-    }
-}
-
-/// Whether the VM has a disk already, and its backing file is this image's.
-fn stands_on(plan: &VmPlan, spec: &ManagedImageSpec, layout: &ProjectLayout) -> bool {
-    let image = layout.images().image(&spec.id, &spec.version).join(ROOTFS);
-    let backing_file =
-        Qcow2Header::read(&plan.definition.overlay).ok().and_then(|header| header.backing_file);
-    backing_file.is_some_and(|name| backing_path(&plan.definition.overlay, &name) == normalise(&image))
+    Ok(record)
 }
 
 /// Where a backing file's name leads.
-fn backing_path(overlay: &Path, name: &Path) -> PathBuf {
+pub(super) fn backing_path(overlay: &Path, name: &Path) -> PathBuf {
     normalise(&overlay.parent().unwrap_or(Path::new("/")).join(name))
 }
 
-/// The disk stands on this very base, and the base is what it was when the disk was made.
-fn check_overlay(plan: &VmPlan, base: &Base, recorded: Option<&Record>) -> Result<(), VmError> {
+/// The disk stands on this very base, directly or on a template's disk that does, and each is what it was when the disk
+/// was made.
+fn check_overlay(
+    plan: &VmPlan,
+    base: &Base,
+    recorded: Option<&Record>,
+    layout: &ProjectLayout,
+    context: &RuntimeContext,
+) -> Result<(), VmError> {
     let (vm, overlay) = (&plan.definition.name, &plan.definition.overlay);
-    let header = Qcow2Header::read(overlay)?;
-    let found = header.backing_file.map(|name| backing_path(overlay, &name)).unwrap_or_default();
+    let mut found = backing_of(overlay)?;
+    if let Some(key) = layer::key_of(&found, layout) {
+        layer::check(plan, &key, recorded, layout, context)?;
+        found = backing_of(&found)?;
+    }
     let same_file = found == normalise(&base.disk)
         || matches!((found.canonicalize(), base.disk.canonicalize()), (Ok(found), Ok(disk)) if found == disk);
     if !same_file {
@@ -157,14 +80,20 @@ fn check_overlay(plan: &VmPlan, base: &Base, recorded: Option<&Record>) -> Resul
     Ok(())
 }
 
+/// What a disk stands on; an empty path for one that stands on nothing.
+fn backing_of(disk: &Path) -> Result<PathBuf, VmError> {
+    let header = Qcow2Header::read(disk)?;
+    Ok(header.backing_file.map(|name| backing_path(disk, &name)).unwrap_or_default())
+}
+
 /// Makes the disk under a temporary name and publishes it by renaming.
-fn create(plan: &VmPlan, base: &Base, context: &RuntimeContext) -> Result<(), VmError> {
+fn create(plan: &VmPlan, foundation: &Path, context: &RuntimeContext) -> Result<(), VmError> {
     let overlay = &plan.definition.overlay;
     let directory = overlay.parent().unwrap_or(Path::new("/"));
     let failed = |source| VmError::Disk { action: "create", path: overlay.clone(), source };
     fs::create_dir_all(directory).map_err(failed)?;
-    let backing_file = relative(directory, &base.disk);
-    let size_bytes = plan.definition.disk_bytes.max(Qcow2Header::read(&base.disk)?.virtual_bytes);
+    let backing_file = relative(directory, foundation);
+    let size_bytes = plan.definition.disk_bytes.max(Qcow2Header::read(foundation)?.virtual_bytes);
     // A name in a directory of its own level, since the relative backing file counts from there.
     let temporary = tempfile::Builder::new().prefix(".overlay-").tempfile_in(directory).map_err(failed)?;
     create_overlay(temporary.path(), &backing_file, size_bytes, &context.environment, &context.cancel)?;
@@ -207,7 +136,7 @@ fn relative(directory: &Path, target: &Path) -> PathBuf {
 }
 
 /// Without `.` and `..`; symbolic links are not looked at.
-fn normalise(path: &Path) -> PathBuf {
+pub(super) fn normalise(path: &Path) -> PathBuf {
     let mut normal = PathBuf::new();
     for component in path.components() {
         match component {

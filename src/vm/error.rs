@@ -9,6 +9,7 @@ use crate::lock::LockError;
 use crate::managed::ImageError;
 use crate::qemu::QemuError;
 use crate::similar::closest;
+use crate::template::TemplateError;
 
 use super::state::VmState;
 
@@ -221,6 +222,9 @@ pub enum VmError {
     /// QEMU could not be run.
     #[error(transparent)]
     Qemu(#[from] QemuError),
+    /// A warm template could not be made or used.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
     /// The agent could not be talked to.
     #[error(transparent)]
     Control(#[from] ControlError),

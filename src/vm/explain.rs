@@ -36,6 +36,7 @@ impl Explain for VmError {
             // Answered by `inner` above.
             Self::Image(_)
             | Self::Qemu(_)
+            | Self::Template(_)
             | Self::Control(_)
             | Self::Initrd(_)
             | Self::Key(_)
@@ -80,6 +81,7 @@ impl VmError {
         match self {
             Self::Image(error) => Some(error),
             Self::Qemu(error) => Some(error),
+            Self::Template(error) => Some(error),
             Self::Control(error) => Some(error),
             Self::Initrd(error) => Some(error),
             Self::Key(error) => Some(error),

@@ -17,6 +17,7 @@
 //! The state is never stored: `state::observe` derives it from the record and from QEMU's lock on its pid file, so it
 //! cannot be a lie that a crash left behind.
 
+mod base;
 mod boot;
 mod clock;
 mod disk;
@@ -24,18 +25,20 @@ mod down;
 mod error;
 mod explain;
 mod forwards;
+mod layer;
 mod leftovers;
 mod machine;
 mod record;
 mod state;
 mod status;
 mod up;
+mod warm;
 mod watch;
 
-pub use disk::{ResolvedVmArtifacts, ensure_vm_assets};
 pub use down::{DownOptions, down};
 pub use error::VmError;
-pub use record::{BaseKind, BaseRecord, BootRecord, Progress, Record};
+pub use layer::LayerRecord;
+pub use record::{BaseKind, BaseRecord, BootRecord, Progress, Record, StartKind};
 pub use state::VmState;
 pub use status::{
     VmStatus, make_ready, recorded_vm, running_vm, ssh_target, state_of, status, write_known_hosts,

@@ -13,6 +13,7 @@ use crate::qemu::AcceleratorChoice;
 use crate::report::ImageLabel;
 
 use super::error::VmError;
+use super::layer::LayerRecord;
 
 /// Number of this format. It changes when an older castra would misread a newer record.
 const FORMAT: u32 = 1;
@@ -27,6 +28,9 @@ pub struct Record {
     pub overlay: PathBuf,
     /// What the disk stands on.
     pub base: BaseRecord,
+    /// The warm template's disk in between, if there is one.
+    #[serde(default)]
+    pub layer: Option<LayerRecord>,
     /// How far the last operation has come.
     pub progress: Progress,
     /// The last boot.
@@ -68,6 +72,17 @@ pub enum Progress {
     Stopped,
 }
 
+/// What a VM's run went on from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StartKind {
+    /// Nothing: the guest booted.
+    #[default]
+    Boot,
+    /// A warm template.
+    Template,
+}
+
 /// One boot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BootRecord {
@@ -87,6 +102,9 @@ pub struct BootRecord {
     pub port_forwards: Vec<PortForward>,
     /// Where the sockets are.
     pub sockets: PathBuf,
+    /// What it went on from.
+    #[serde(default)]
+    pub start: StartKind,
     /// Milliseconds from QEMU's start until commands could run.
     pub ready_ms: Option<u64>,
 }
@@ -109,6 +127,7 @@ impl Record {
             name: name.to_owned(),
             overlay: inside.unwrap_or(overlay).to_owned(),
             base,
+            layer: None,
             progress: Progress::Stopped,
             boot: None,
         }

@@ -103,7 +103,7 @@ pub fn make_ready(
 ) -> Result<(), VmError> {
     let record = running_vm(name, layout, context)?;
     let _lock = lock(&record.name, layout, context)?;
-    let options = UpOptions { wait: WaitFor::Ready, boot_limit: None };
+    let options = UpOptions { wait: WaitFor::Ready, boot_limit: None, cold: false };
     attach(record, layout, context, options).map(drop)
 }
 
@@ -159,7 +159,7 @@ pub fn running_vm(
         record = recorded_vm(Some(&record.name), layout)?;
         state = observe(&record, &layout.vm(&record.name)).0;
         if state == VmState::Starting {
-            let options = UpOptions { wait: WaitFor::Ready, boot_limit: None };
+            let options = UpOptions { wait: WaitFor::Ready, boot_limit: None, cold: false };
             return attach(record, layout, context, options).map(|outcome| outcome.record);
         }
     }

@@ -3,6 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::config::BootProfile;
 use crate::context::RuntimeContext;
 use crate::files;
 use crate::guest::VmKeys;
@@ -10,17 +11,19 @@ use crate::layout::{ProjectLayout, SocketsLayout};
 use crate::lock::Lock;
 use crate::managed::ImageManager;
 use crate::plan::{BasePlan, Plan, VmPlan};
-use crate::qemu::{Accelerator, running_qemu};
+use crate::qemu::{Accelerator, QemuBinary, running_qemu};
 use crate::report::Event;
 
 use super::PerVm;
-use super::boot::{BootRequest, boot};
-use super::disk::ensure_vm_assets;
+use super::base::ensure_base;
+use super::boot::{BootRequest, accelerator, start};
+use super::disk::ensure_disk;
 use super::down::{DownOptions, stop};
 use super::error::VmError;
 use super::leftovers::clean_up;
 use super::record::{Progress, Record};
 use super::state::{VmState, observe};
+use super::warm::Warming;
 use super::watch::BootWatch;
 
 /// What `up` waits for.
@@ -41,6 +44,8 @@ pub struct UpOptions {
     pub wait: WaitFor,
     /// How long a boot may take; nothing for a limit that fits the accelerator.
     pub boot_limit: Option<Duration>,
+    /// Boot even where a warm template could be used or made.
+    pub cold: bool,
 }
 
 /// What became of a VM.
@@ -101,21 +106,39 @@ fn up_one(
             VmState::Stopped => {}
         }
     }
-    let (artifacts, record) = ensure_vm_assets(plan, layout, context)?;
-    let request = BootRequest {
-        plan,
-        artifacts: &artifacts,
-        layout,
-        context,
-        wait: options.wait,
-        limit: options.boot_limit,
-    };
-    let record = boot(&request, record)?;
+    let record = bring_up(plan, layout, context, options)?;
     let boot_ms = record.boot.as_ref().and_then(|boot| boot.ready_ms);
     if record.progress == Progress::Running {
         context.reporter.report(&Event::VmRunning { vm: vm.clone(), boot_ms });
     }
     Ok(UpOutcome { record, ran_already: false })
+}
+
+/// Brings up a VM that does not run: base image, warm template, disk, QEMU, in this order, so that whatever is missing on
+/// this machine is an error before any disk is made.
+fn bring_up(
+    plan: &VmPlan,
+    layout: &ProjectLayout,
+    context: &RuntimeContext,
+    options: UpOptions,
+) -> Result<Record, VmError> {
+    let recorded = Record::load(layout, &plan.definition.name)?;
+    let base = ensure_base(plan, layout, recorded.as_ref(), context)?;
+    let (image, limit) = (base.image.as_ref(), options.boot_limit);
+    let binary = &QemuBinary::find(&context.environment)?;
+    let choice = accelerator(plan, image, binary, layout, context)?;
+    let warm = match image.filter(|_| is_warm_wanted(plan, options)) {
+        Some(image) => Warming { plan, image, binary, choice: &choice, layout, context, limit }.template()?,
+        None => None,
+    };
+    let record = ensure_disk(plan, &base, warm.as_ref().map(|warm| warm.layer.clone()), layout, context)?;
+    let request = BootRequest { plan, image, binary, layout, context, wait: options.wait, limit };
+    start(&request, record, choice, warm.as_ref())
+}
+
+/// A template fits a disk that was never used only, and a guest with an agent. A disk that is there may have been used.
+fn is_warm_wanted(plan: &VmPlan, options: UpOptions) -> bool {
+    !options.cold && plan.boot == BootProfile::Managed && !plan.definition.overlay.exists()
 }
 
 /// A VM that runs already: what its image and its definition say by now is told, and a start that nobody finished, or a

@@ -23,6 +23,8 @@ const BOOT_LIMIT_TCG: Duration = Duration::from_secs(300);
 const BOOT_LIMIT_ACCELERATED: Duration = Duration::from_secs(120);
 /// An accelerated guest whose agent has not said a word by then never will.
 const SILENCE_LIMIT_ACCELERATED: Duration = Duration::from_secs(20);
+/// A guest that goes on from where it was answers in a fraction of a second, on a busy machine in a few.
+const WAKE_LIMIT: Duration = Duration::from_secs(30);
 
 /// How long to wait for what.
 struct Limits {
@@ -32,12 +34,21 @@ struct Limits {
 
 impl Limits {
     fn new(accelerator: Accelerator, asked: Option<Duration>) -> Self {
-        let (hello, ready) = match accelerator {
-            Accelerator::Tcg => (BOOT_LIMIT_TCG, BOOT_LIMIT_TCG),
-            Accelerator::Kvm | Accelerator::Hvf => (SILENCE_LIMIT_ACCELERATED, BOOT_LIMIT_ACCELERATED),
+        let ready = boot_limit(accelerator, asked);
+        let hello = match accelerator {
+            Accelerator::Tcg => ready,
+            Accelerator::Kvm | Accelerator::Hvf => asked.unwrap_or(SILENCE_LIMIT_ACCELERATED),
         };
-        Self { hello: asked.unwrap_or(hello), ready: asked.unwrap_or(ready) }
+        Self { hello, ready }
     }
+}
+
+/// How long a boot may take.
+pub(super) fn boot_limit(accelerator: Accelerator, asked: Option<Duration>) -> Duration {
+    asked.unwrap_or(match accelerator {
+        Accelerator::Tcg => BOOT_LIMIT_TCG,
+        Accelerator::Kvm | Accelerator::Hvf => BOOT_LIMIT_ACCELERATED,
+    })
 }
 
 /// Follows a boot over the control port.
@@ -53,7 +64,13 @@ pub(super) struct BootWatch<'a> {
 pub(super) enum BootEnd {
     TimedOut { limit: Duration, reached: String, is_ready: bool },
     Died { reached: String },
-    Other(VmError),
+    Other(Box<VmError>),
+}
+
+impl BootEnd {
+    fn other(error: impl Into<VmError>) -> Self {
+        Self::Other(Box::new(error.into()))
+    }
 }
 
 impl<'a> BootWatch<'a> {
@@ -76,7 +93,7 @@ impl<'a> BootWatch<'a> {
         keys: &VmKeys,
         mut is_alive: impl FnMut() -> bool,
     ) -> Result<(), BootEnd> {
-        let personality = personality(self.vm, keys).map_err(BootEnd::Other)?;
+        let personality = personality(self.vm, keys).map_err(BootEnd::other)?;
         let mut reached = None;
         let mut awaited = match self.wait {
             WaitFor::Services => vec![Stage::Ready, Stage::Services],
@@ -100,6 +117,36 @@ impl<'a> BootWatch<'a> {
         Ok(())
     }
 
+    /// Gives a guest that goes on from a saved state its personality. It is ready then: its boot lies behind it.
+    pub(super) fn wake(
+        &self,
+        sockets: &SocketsLayout,
+        keys: &VmKeys,
+        mut is_alive: impl FnMut() -> bool,
+    ) -> Result<(), BootEnd> {
+        let deadline = self.started + WAKE_LIMIT;
+        let personality = personality(self.vm, keys).map_err(BootEnd::other)?;
+        let mut port = ControlPort::connect(&sockets.control(), deadline, &self.context.cancel)
+            .and_then(|mut port| port.personalise(personality).map(|()| port))
+            .map_err(|error| self.ended(error, None, WAKE_LIMIT))?;
+        loop {
+            match port.next(deadline) {
+                Err(_) if !is_alive() => return Err(BootEnd::Died { reached: phase_name(None) }),
+                Ok(GuestMessage::Personalised) => return Ok(()),
+                Ok(GuestMessage::Failed { errand: Errand::Personalise, reason }) => {
+                    let errand = errand_name(Errand::Personalise);
+                    return Err(BootEnd::other(VmError::AgentFailed {
+                        vm: self.vm.to_owned(),
+                        errand,
+                        reason,
+                    }));
+                }
+                Ok(_) => {}
+                Err(error) => return Err(self.ended(error, None, WAKE_LIMIT)),
+            }
+        }
+    }
+
     /// What a message says was reached; answers it where it wants an answer.
     fn hear(
         &self,
@@ -121,7 +168,7 @@ impl<'a> BootWatch<'a> {
             GuestMessage::Failed {
                 errand: errand @ (Errand::EnterRoot | Errand::Personalise | Errand::Ssh),
                 reason,
-            } => Err(BootEnd::Other(VmError::AgentFailed {
+            } => Err(BootEnd::other(VmError::AgentFailed {
                 vm: self.vm.to_owned(),
                 errand: errand_name(errand),
                 reason,
@@ -132,7 +179,7 @@ impl<'a> BootWatch<'a> {
                 self.context.reporter.report(&Event::Warning { message });
                 Ok(Vec::new())
             }
-            GuestMessage::Personalised | GuestMessage::PoweringOff => Ok(Vec::new()),
+            GuestMessage::Personalised | GuestMessage::Settled | GuestMessage::PoweringOff => Ok(Vec::new()),
         }
     }
 
@@ -150,7 +197,7 @@ impl<'a> BootWatch<'a> {
                 reached: phase_name(reached),
             },
             ControlError::Closed => BootEnd::Died { reached: phase_name(reached) },
-            other => BootEnd::Other(other.into()),
+            other => BootEnd::other(other),
         }
     }
 
@@ -165,7 +212,7 @@ impl<'a> BootWatch<'a> {
                 VmError::BootTimedOut { vm, limit_secs: limit.as_secs(), reached, console: last_words(files) }
             }
             BootEnd::Died { reached } => VmError::BootDied { vm, reached, console: last_words(files) },
-            BootEnd::Other(error) => error,
+            BootEnd::Other(error) => *error,
         }
     }
 }
@@ -203,11 +250,12 @@ fn errand_name(errand: Errand) -> &'static str {
         Errand::Personalise => "take its keys and name",
         Errand::Ssh => "start its SSH server",
         Errand::PowerOff => "shut the guest down",
+        Errand::Settle => "come to rest",
         Errand::Protocol => "understand castra",
     }
 }
 
-fn phase_name(stage: Option<Stage>) -> String {
+pub(super) fn phase_name(stage: Option<Stage>) -> String {
     match stage {
         None => "qemu",
         Some(Stage::Initramfs) => "initramfs",
@@ -225,6 +273,7 @@ fn personality(vm: &str, keys: &VmKeys) -> Result<Personality, VmError> {
         time_unix_ns: now_unix_ns(),
         entropy: Secret::new(entropy.to_vec()),
         hostname: hostname(vm),
+        machine_id: keys.machine_id(),
         host_key: Secret::new(keys.host_private_pem()?),
         authorized_keys: vec![keys.client_public_line()],
     })

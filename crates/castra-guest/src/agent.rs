@@ -18,9 +18,10 @@ use crate::control::ControlPort;
 use crate::news::{Milestone, News, Newsroom, reached_now};
 use crate::ssh::SshServer;
 use crate::trees::Trees;
-use crate::{grow, network, personality, power, process, root, services};
+use crate::{grow, network, personality, power, process, root, services, settle};
 
 const HOSTNAME: &str = "/etc/hostname";
+const MACHINE_ID: &str = "/etc/machine-id";
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// Failures that are kept for a host that attaches later.
@@ -102,10 +103,18 @@ struct Agent {
     server: SshServer,
     stages: Vec<StageReached>,
     milestones: Vec<Milestone>,
-    hostname: Option<String>,
+    identity: Option<Identity>,
     failures: Vec<GuestMessage>,
     newsroom: Newsroom,
     powering_off: bool,
+    /// The host has asked for the rest that a template is made of, and it has not come to that yet.
+    is_to_settle: bool,
+}
+
+/// What files of the root say about who this VM is.
+struct Identity {
+    hostname: String,
+    machine_id: String,
 }
 
 impl Agent {
@@ -115,10 +124,11 @@ impl Agent {
             server: SshServer::new(),
             stages: vec![reached_now(Stage::Initramfs)],
             milestones: Vec::new(),
-            hostname: None,
+            identity: None,
             failures: Vec::new(),
             newsroom,
             powering_off: false,
+            is_to_settle: false,
         }
     }
 
@@ -142,11 +152,13 @@ impl Agent {
             HostMessage::Attach => self.hello(),
             HostMessage::Personalise(personality) => self.personalise(personality),
             HostMessage::PowerOff => self.power_off(),
+            HostMessage::Settle => self.settle(),
         }
     }
 
     fn hear(&mut self, news: News) -> Vec<GuestMessage> {
         match news {
+            News::Settled => vec![GuestMessage::Settled],
             News::Reached(milestone, uptime_ms) => self.reach(milestone, uptime_ms),
             News::Failed(errand, reason) => {
                 let failure = failed(errand, reason);
@@ -163,7 +175,7 @@ impl Agent {
             protocol: PROTOCOL_VERSION,
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
-            personalised: self.hostname.is_some(),
+            personalised: self.identity.is_some(),
             stages: self.stages.clone(),
         };
         std::iter::once(hello).chain(self.failures.iter().cloned()).collect()
@@ -173,8 +185,9 @@ impl Agent {
         if let Err(error) = personality::become_it(&personality, &self.trees, &self.server) {
             return vec![failed(Errand::Personalise, error)];
         }
-        self.hostname = Some(personality.hostname);
-        self.write_hostname();
+        let Personality { hostname, machine_id, .. } = personality;
+        self.identity = Some(Identity { hostname, machine_id });
+        self.write_identity();
         let mut answers = vec![GuestMessage::Personalised];
         answers.extend(self.ready_if_all_is_there());
         answers
@@ -189,8 +202,9 @@ impl Agent {
             Milestone::Network | Milestone::Size | Milestone::Ssh => None,
         };
         if matches!(milestone, Milestone::Root | Milestone::Services) {
-            self.write_hostname();
+            self.write_identity();
         }
+        self.settle_if_all_is_there();
         let mut answers: Vec<_> = reached.map(|stage| self.record(stage)).into_iter().collect();
         answers.extend(self.ready_if_all_is_there());
         answers
@@ -200,7 +214,7 @@ impl Agent {
         let all = [Milestone::Root, Milestone::Network, Milestone::Size, Milestone::Ssh];
         let said = self.stages.iter().any(|reached| reached.stage == Stage::Ready);
         let ready =
-            all.iter().all(|milestone| self.milestones.contains(milestone)) && self.hostname.is_some();
+            all.iter().all(|milestone| self.milestones.contains(milestone)) && self.identity.is_some();
         (ready && !said).then(|| self.record(reached_now(Stage::Ready)))
     }
 
@@ -211,14 +225,37 @@ impl Agent {
 
     /// The image's scripts set the name from `/etc/hostname` during boot: either they find the new one there, or they
     /// have read it before and the name is set once more when they are done.
-    fn write_hostname(&self) {
-        let Some(hostname) = self.hostname.as_ref().filter(|_| self.milestones.contains(&Milestone::Root))
+    fn write_identity(&self) {
+        let Some(identity) = self.identity.as_ref().filter(|_| self.milestones.contains(&Milestone::Root))
         else {
             return;
         };
-        // A read-only root keeps its name file; the name itself is set all the same.
-        let _ = personality::write_hostname(Path::new(HOSTNAME), hostname);
-        let _ = personality::set_hostname(hostname);
+        // A read-only root keeps its files; the name itself is set all the same.
+        let _ = personality::write_line(Path::new(HOSTNAME), &identity.hostname);
+        let _ = personality::write_line(Path::new(MACHINE_ID), &identity.machine_id);
+        let _ = personality::set_hostname(&identity.hostname);
+    }
+
+    fn settle(&mut self) -> Vec<GuestMessage> {
+        if self.identity.is_some() {
+            return vec![failed(Errand::Settle, "this VM has a personality already")];
+        }
+        self.is_to_settle = true;
+        self.settle_if_all_is_there();
+        Vec::new()
+    }
+
+    fn settle_if_all_is_there(&mut self) {
+        let all = [Milestone::Root, Milestone::Network, Milestone::Size, Milestone::Ssh, Milestone::Services];
+        if !self.is_to_settle || !all.iter().all(|milestone| self.milestones.contains(milestone)) {
+            return;
+        }
+        self.is_to_settle = false;
+        let (trees, newsroom) = (Arc::clone(&self.trees), self.newsroom.clone());
+        tokio::task::spawn_blocking(move || match settle::come_to_rest(&trees) {
+            Ok(()) => newsroom.settled(),
+            Err(error) => newsroom.failed(Errand::Settle, error),
+        });
     }
 
     fn power_off(&mut self) -> Vec<GuestMessage> {

@@ -24,6 +24,7 @@ mod power;
 mod process;
 mod root;
 mod services;
+mod settle;
 pub mod ssh;
 mod trees;
 mod watch;

@@ -9,6 +9,8 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 pub(crate) enum News {
     /// A step towards [`Stage::Ready`] or one of the other stages, and when (milliseconds since the kernel started).
     Reached(Milestone, u64),
+    /// The guest is at rest.
+    Settled,
     /// A duty failed, for good or for now.
     Failed(Errand, String),
 }
@@ -42,6 +44,11 @@ impl Newsroom {
     /// A milestone has been reached now.
     pub(crate) fn reached(&self, milestone: Milestone) {
         self.tell(News::Reached(milestone, uptime_ms()));
+    }
+
+    /// The guest has come to rest.
+    pub(crate) fn settled(&self) {
+        self.tell(News::Settled);
     }
 
     /// A duty failed.

@@ -25,6 +25,9 @@ const NANOSECONDS: u64 = 1_000_000_000;
 /// Why a personality was not taken on.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PersonalityError {
+    /// The host sent an identity that is none.
+    #[error("{0:?} is not a machine id")]
+    MachineId(String),
     /// The host sent a name that is none.
     #[error("{0:?} is not a host name")]
     Hostname(String),
@@ -51,6 +54,9 @@ pub(crate) fn become_it(
     if !is_hostname(&personality.hostname) {
         return Err(PersonalityError::Hostname(personality.hostname.clone()));
     }
+    if !is_machine_id(&personality.machine_id) {
+        return Err(PersonalityError::MachineId(personality.machine_id.clone()));
+    }
     stir(trees, personality.entropy.expose()).map_err(refused("stir the kernel's random numbers"))?;
     set_clock(personality.time_unix_ns).map_err(refused("set the clock"))?;
     set_hostname(&personality.hostname).map_err(refused("set the host name"))?;
@@ -62,13 +68,13 @@ pub(crate) fn set_hostname(hostname: &str) -> io::Result<()> {
     Ok(rustix::system::sethostname(hostname.as_bytes())?)
 }
 
-/// Writes the name where the image's scripts look for it when they set it during boot. A symbolic link means that
-/// something of the image looks after it.
-pub(crate) fn write_hostname(file: &Path, hostname: &str) -> io::Result<()> {
+/// Writes the host name or the machine id where the image's programs look for it. A symbolic link means that something
+/// of the image looks after it.
+pub(crate) fn write_line(file: &Path, text: &str) -> io::Result<()> {
     if fs::symlink_metadata(file).is_ok_and(|metadata| !metadata.is_file()) {
         return Ok(());
     }
-    let line = format!("{hostname}\n");
+    let line = format!("{text}\n");
     if fs::read_to_string(file).is_ok_and(|current| current == line) {
         return Ok(());
     }
@@ -82,6 +88,11 @@ fn is_hostname(name: &str) -> bool {
         !label.is_empty() && label.chars().all(inner) && !label.starts_with('-') && !label.ends_with('-')
     };
     name.len() <= MAX_HOSTNAME_BYTES && name.split('.').all(label)
+}
+
+/// `machine-id(5)`.
+fn is_machine_id(id: &str) -> bool {
+    id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
 }
 
 fn set_clock(unix_ns: u64) -> io::Result<()> {
@@ -140,6 +151,16 @@ mod tests {
     }
 
     #[test]
+    fn machine_ids() {
+        assert!(is_machine_id("0123456789abcdef0123456789abcdef"));
+        for bad in
+            ["", "0123456789abcdef0123456789abcde", "0123456789ABCDEF0123456789ABCDEF", "uninitialized"]
+        {
+            assert!(!is_machine_id(bad), "{bad:?}");
+        }
+    }
+
+    #[test]
     fn the_ioctls_have_the_kernels_numbers() {
         assert_eq!(ADD_ENTROPY, 0x4008_5203);
         assert_eq!(RESEED, 0x5207);
@@ -147,14 +168,14 @@ mod tests {
 
     #[test]
     fn the_name_is_written_unless_the_file_is_a_link() {
-        let directory = std::env::temp_dir().join(format!("castra-hostname-{}", std::process::id()));
+        let directory = std::env::temp_dir().join(format!("castra-identity-{}", std::process::id()));
         fs::create_dir_all(&directory).expect("a directory");
         let (file, link) = (directory.join("hostname"), directory.join("link"));
-        write_hostname(&file, "one").expect("writes");
-        write_hostname(&file, "two").expect("writes");
+        write_line(&file, "one").expect("writes");
+        write_line(&file, "two").expect("writes");
         assert_eq!(fs::read_to_string(&file).expect("reads"), "two\n");
         std::os::unix::fs::symlink(&file, &link).expect("links");
-        write_hostname(&link, "three").expect("leaves it");
+        write_line(&link, "three").expect("leaves it");
         assert_eq!(fs::read_to_string(&file).expect("reads"), "two\n");
         fs::remove_dir_all(&directory).expect("tidies up");
     }

@@ -38,6 +38,8 @@ pub enum HostMessage {
     Personalise(Personality),
     /// Shut the guest down in its own orderly way.
     PowerOff,
+    /// Come to rest, to be made a template of: once all but the personality is there, forget what can be read again.
+    Settle,
 }
 
 /// What makes one VM different from every other VM of the same image.
@@ -49,6 +51,8 @@ pub struct Personality {
     pub entropy: Secret,
     /// The host name to take.
     pub hostname: String,
+    /// What `/etc/machine-id` is to hold: 32 hexadecimal digits (`machine-id(5)`).
+    pub machine_id: String,
     /// The SSH server's private key, OpenSSH PEM.
     pub host_key: Secret,
     /// Public keys that may log in, one OpenSSH line each.
@@ -78,6 +82,8 @@ pub enum GuestMessage {
     Personalised,
     /// Answer to [`HostMessage::PowerOff`]: the guest's own shutdown has been started.
     PoweringOff,
+    /// Answer to [`HostMessage::Settle`], as soon as it is true.
+    Settled,
     /// Something the agent was to do failed. The VM goes on.
     Failed {
         /// What it was.
@@ -103,6 +109,8 @@ pub enum Errand {
     Ssh,
     /// Starting the guest's shutdown.
     PowerOff,
+    /// Carrying out [`HostMessage::Settle`].
+    Settle,
     /// Understanding what the host said.
     Protocol,
 }

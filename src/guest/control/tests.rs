@@ -54,6 +54,7 @@ fn personality() -> Personality {
         time_unix_ns: 1,
         entropy: Secret::new(vec![1; 32]),
         hostname: "vm".into(),
+        machine_id: "0".repeat(32),
         host_key: Secret::new(b"key".to_vec()),
         authorized_keys: vec!["ssh-ed25519 AAAA".into()],
     }

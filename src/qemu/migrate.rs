@@ -1,0 +1,87 @@
+//! Saving the state of a machine that stands still, in QEMU's migration format.
+
+use std::fs::File;
+use std::os::fd::AsFd as _;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::cancel::Cancel;
+
+use super::error::QemuError;
+use super::qmp::{Qmp, QmpError};
+
+/// How often QEMU is asked whether it is done. The state of the devices alone takes some milliseconds.
+const POLL: Duration = Duration::from_millis(2);
+
+/// How often QEMU is asked whether it has loaded a state, which a VM's start waits for.
+const LOAD_POLL: Duration = Duration::from_micros(500);
+
+/// The name under which QEMU knows the file.
+const FILE: &str = "castra-state";
+
+/// From now on memory that is shared with a file is left out of what is saved: it is in that file.
+///
+/// # Errors
+/// [`QmpError::Refused`] by a QEMU that cannot do this.
+pub fn ignore_shared_memory(qmp: &mut Qmp) -> Result<(), QmpError> {
+    let capability = json!([{ "capability": "x-ignore-shared", "state": true }]);
+    qmp.execute("migrate-set-capabilities", json!({ "capabilities": capability })).map(drop)
+}
+
+/// Lets a machine that waits for it go on from a saved state. A QEMU that cannot load it ends.
+///
+/// # Errors
+/// Any [`QmpError`].
+pub(super) fn load_state(qmp: &mut Qmp, file: &File, limit: Duration) -> Result<(), QmpError> {
+    qmp.send_file(FILE, file.as_fd())?;
+    qmp.execute("migrate-incoming", json!({ "uri": format!("fd:{FILE}") }))?;
+    let deadline = Instant::now() + limit;
+    while qmp.execute("query-status", json!({}))?["status"] == "inmigrate" {
+        if Instant::now() >= deadline {
+            return Err(QmpError::Silent(limit));
+        }
+        thread::sleep(LOAD_POLL);
+    }
+    // The state was saved of a machine that stood still, and so it does now.
+    qmp.execute("cont", json!({})).map(drop)
+}
+
+/// Saves the state of a machine that has been stopped into a file, within a limit. QEMU is good for nothing but `quit`,
+/// or `cont`, afterwards.
+///
+/// # Errors
+/// [`QemuError::NotSaved`] with QEMU's words, [`QemuError::Interrupted`].
+pub fn save_state(
+    vm: &str,
+    qmp: &mut Qmp,
+    file: &File,
+    limit: Duration,
+    cancel: &Cancel,
+) -> Result<(), QemuError> {
+    let failed = |reason: String| QemuError::NotSaved { vm: vm.to_owned(), reason };
+    let refused = |error: QmpError| failed(error.to_string());
+    // A file instead of a path: QEMU opens nothing by itself then, and 7.2 knows no other way under its sandbox.
+    qmp.send_file(FILE, file.as_fd()).map_err(refused)?;
+    // Everything at once: the machine stands still and nobody waits for the bandwidth.
+    qmp.execute("migrate-set-parameters", json!({ "max-bandwidth": i64::MAX })).map_err(refused)?;
+    qmp.execute("migrate", json!({ "uri": format!("fd:{FILE}") })).map_err(refused)?;
+    let deadline = Instant::now() + limit;
+    loop {
+        let state = qmp.execute("query-migrate", json!({})).map_err(refused)?;
+        match state["status"].as_str() {
+            Some("completed") => return Ok(()),
+            Some("failed" | "cancelled") => {
+                let reason = state["error-desc"].as_str().unwrap_or("QEMU does not say why");
+                return Err(failed(reason.to_owned()));
+            }
+            _ if Instant::now() >= deadline => {
+                return Err(failed(format!("not within {} s", limit.as_secs())));
+            }
+            _ => {}
+        }
+        cancel.check()?;
+        thread::sleep(POLL);
+    }
+}

@@ -1,0 +1,271 @@
+//! Making a template: a boot that ends at rest instead of with a personality, and is then saved.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use castra_wire::{Errand, GuestMessage, StageReached};
+use serde_json::json;
+
+use crate::command::Lifetime;
+use crate::context::RuntimeContext;
+use crate::failpoint::{self, Point};
+use crate::files;
+use crate::guest::{ControlPort, append_agent};
+use crate::layout::{CacheLayout, SocketsLayout, TemplateLayout, TemplatesLayout};
+use crate::managed::sha256_of;
+use crate::qemu::{
+    Boot, Disk, Launch, MachineSpec, Memory, QemuBinary, Qmp, create_layer, ignore_shared_memory, launch,
+    running_qemu, save_state,
+};
+
+use super::error::TemplateError;
+use super::key::Ingredients;
+use super::manifest::{TemplateFile, TemplateManifest};
+use super::memory;
+use super::store::{Template, discard, now_unix_ms};
+
+/// How long QEMU may take to answer on its machine protocol.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+/// How long the devices' state may take. Some 10 ms are usual.
+const SAVE_LIMIT: Duration = Duration::from_secs(60);
+/// How long QEMU may take to end once it is told to.
+const END_LIMIT: Duration = Duration::from_secs(10);
+
+/// What a template is to be made of.
+pub struct BakeRequest<'a> {
+    /// What goes into its key.
+    pub ingredients: Ingredients,
+    /// The machine, as the VM would run it.
+    pub spec: &'a MachineSpec,
+    /// The image's own initramfs.
+    pub image_initramfs: &'a Path,
+    /// The image's disk.
+    pub base_disk: &'a Path,
+    /// The same as seen from the template's directory in a project.
+    pub backing_file: &'a Path,
+    /// QEMU.
+    pub binary: &'a QemuBinary,
+    /// Where the template goes. The caller holds its lock there.
+    pub cache: &'a CacheLayout,
+    /// Surroundings.
+    pub context: &'a RuntimeContext,
+    /// How long the guest may take to come to rest.
+    pub limit: Duration,
+    /// Hears of each stage of the boot.
+    pub on_stage: &'a dyn Fn(StageReached),
+}
+
+/// Makes a template and publishes it. Whatever goes wrong, nothing is left of it, and no process.
+///
+/// # Errors
+/// Any [`TemplateError`].
+pub fn bake(request: &BakeRequest<'_>) -> Result<Template, TemplateError> {
+    let key = request.ingredients.key();
+    let templates = request.cache.templates();
+    let work = templates.work(&key);
+    let sockets = templates.sockets(&request.context.runtime_root, &key);
+    clear(&work)?;
+    let made = make(request, &key, &templates, &work, &sockets);
+    for path in [sockets.qmp(), sockets.control()] {
+        // A socket that is still there is replaced on the next start.
+        let _ = fs::remove_file(path);
+    }
+    let _ = fs::remove_dir(sockets.directory());
+    if made.is_err() {
+        clear(&work)?;
+    }
+    made
+}
+
+/// Removes what a castra that was killed has left, its QEMU first.
+fn clear(work: &TemplateLayout) -> Result<(), TemplateError> {
+    if let Some(qemu) = running_qemu(&work.pidfile()) {
+        qemu.kill()?;
+        qemu.wait(END_LIMIT);
+    }
+    match fs::remove_dir_all(work.directory()) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(file_error("remove", work.directory())(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn make(
+    request: &BakeRequest<'_>,
+    key: &str,
+    templates: &TemplatesLayout,
+    work: &TemplateLayout,
+    sockets: &SocketsLayout,
+) -> Result<Template, TemplateError> {
+    let (context, disk_bytes) = (request.context, request.ingredients.disk_bytes);
+    files::create_private_directory(work.directory()).map_err(file_error("create", work.directory()))?;
+    append_agent(request.image_initramfs, &work.initramfs())?;
+    create_layer(&work.disk(), request.backing_file, disk_bytes, &context.environment, &context.cancel)?;
+    let spec = machine(request, work);
+    make_memory_file(&work.memory(), spec.memory_mib)?;
+    let started = Instant::now();
+    let launch_it = Launch {
+        spec: &spec,
+        sockets,
+        log: &work.qemu_log(),
+        incoming: None,
+        lifetime: Lifetime::ThisThreads,
+    };
+    let process = launch(request.binary, launch_it, &context.cancel)?;
+    failpoint::reach(Point::BakeBooting);
+    let saved = save(request, sockets, work, &spec.name, started);
+    process.end(if saved.is_ok() { END_LIMIT } else { Duration::ZERO });
+    let boot = saved?;
+    failpoint::reach(Point::BakeSaved);
+    publish(request, key, templates, work, boot)
+}
+
+/// The VM's machine with the template's files in the place of the VM's, and no way in from outside.
+fn machine(request: &BakeRequest<'_>, work: &TemplateLayout) -> MachineSpec {
+    let mut spec = request.spec.clone();
+    spec.memory = Memory::Written(work.memory());
+    spec.disk = Disk { path: work.disk(), backing: Some(request.base_disk.to_owned()) };
+    spec.forwards = Vec::new();
+    spec.pidfile = work.pidfile();
+    spec.console_log = work.console_log();
+    if let Boot::Kernel { initramfs, .. } = &mut spec.boot {
+        *initramfs = work.initramfs();
+    }
+    spec
+}
+
+/// Of its full length from the start, and all hole. Its mode stays writable for its owner: QEMU 7.2 opens the file for
+/// writing even where it maps it privately.
+fn make_memory_file(path: &Path, size_mib: u64) -> Result<(), TemplateError> {
+    let failed = file_error("create", path);
+    let file = File::create(path).map_err(&failed)?;
+    file.set_permissions(fs::Permissions::from_mode(0o600)).map_err(&failed)?;
+    file.set_len(size_mib << 20).map_err(&failed)
+}
+
+/// Waits until the guest is at rest, stops it and saves its devices. Hands back how long the boot took.
+fn save(
+    request: &BakeRequest<'_>,
+    sockets: &SocketsLayout,
+    work: &TemplateLayout,
+    vm: &str,
+    started: Instant,
+) -> Result<Duration, TemplateError> {
+    let cancel = &request.context.cancel;
+    let mut qmp = connect(sockets)?;
+    // Before the boot: a QEMU that cannot do this says so at once.
+    ignore_shared_memory(&mut qmp).map_err(TemplateError::Unsupported)?;
+    drop(qmp);
+    bring_to_rest(request, sockets, started)?;
+    let boot = started.elapsed();
+    failpoint::reach(Point::BakeAtRest);
+    let mut qmp = connect(sockets)?;
+    qmp.execute("stop", json!({})).map_err(TemplateError::Unsupported)?;
+    let path = work.device_state();
+    let file = File::create(&path).map_err(file_error("create", &path))?;
+    save_state(vm, &mut qmp, &file, SAVE_LIMIT, cancel)?;
+    // QEMU writes what its disk cache holds when it ends.
+    qmp.quit().map_err(TemplateError::Unsupported)?;
+    Ok(boot)
+}
+
+fn connect(sockets: &SocketsLayout) -> Result<Qmp, TemplateError> {
+    Qmp::connect(&sockets.qmp(), ANSWER_LIMIT).map_err(TemplateError::Unsupported)
+}
+
+fn bring_to_rest(
+    request: &BakeRequest<'_>,
+    sockets: &SocketsLayout,
+    started: Instant,
+) -> Result<(), TemplateError> {
+    let deadline = started + request.limit;
+    let mut port = ControlPort::connect(&sockets.control(), deadline, &request.context.cancel)?;
+    port.attach()?;
+    port.settle()?;
+    loop {
+        match port.next(deadline) {
+            Ok(GuestMessage::Settled) => return Ok(()),
+            Ok(GuestMessage::Hello { stages, .. }) => stages.into_iter().for_each(request.on_stage),
+            Ok(GuestMessage::Stage(stage)) => (request.on_stage)(stage),
+            // A disk that did not grow would stay small in every VM; the network may still come.
+            Ok(GuestMessage::Failed { errand, reason }) if errand != Errand::Network => {
+                return Err(TemplateError::Guest { errand: format!("{errand:?}").to_lowercase(), reason });
+            }
+            Ok(_) => {}
+            Err(crate::guest::ControlError::Silent) => {
+                return Err(TemplateError::Restless { limit_secs: request.limit.as_secs() });
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Files first, each on disk; then the directory under its name; the manifest last.
+fn publish(
+    request: &BakeRequest<'_>,
+    key: &str,
+    templates: &TemplatesLayout,
+    work: &TemplateLayout,
+    boot: Duration,
+) -> Result<Template, TemplateError> {
+    let cancel = &request.context.cancel;
+    for path in [work.pidfile(), work.console_log(), work.qemu_log()] {
+        // Only there to be looked at while the template was made.
+        let _ = fs::remove_file(path);
+    }
+    for path in [work.disk(), work.device_state(), work.initramfs()] {
+        make_final(&path, 0o444)?;
+    }
+    make_final(&work.memory(), 0o600)?;
+    let whole = |path: PathBuf| {
+        let sha256 = sha256_of(&path, cancel)?;
+        TemplateFile::new(&path, sha256).map_err(file_error("look at", &path))
+    };
+    let memory_sha256 = memory::digest(&work.memory(), cancel).map_err(file_error("read", &work.memory()))?;
+    let manifest = TemplateManifest {
+        key: key.to_owned(),
+        ingredients: request.ingredients.clone(),
+        castra_version: env!("CARGO_PKG_VERSION").to_owned(),
+        made_unix_ms: now_unix_ms(),
+        boot_ms: u64::try_from(boot.as_millis()).unwrap_or(u64::MAX),
+        disk: whole(work.disk())?,
+        memory: TemplateFile::new(&work.memory(), memory_sha256)
+            .map_err(file_error("look at", &work.memory()))?,
+        device_state: whole(work.device_state())?,
+        initramfs: whole(work.initramfs())?,
+    };
+    discard(templates, key)?;
+    let published = templates.template(key);
+    fs::rename(work.directory(), published.directory())
+        .map_err(file_error("put in place", published.directory()))?;
+    failpoint::reach(Point::BakePublished);
+    let text = serde_json::to_vec_pretty(&manifest).unwrap_or_default();
+    files::write_atomically(&published.manifest(), &text, 0o444)
+        .map_err(file_error("write", &published.manifest()))?;
+    sync(templates.root())?;
+    match Template::open(templates, key) {
+        Ok(Some(template)) => Ok(template),
+        Ok(None) | Err(_) => Err(file_error("find", published.directory())(io::ErrorKind::NotFound.into())),
+    }
+}
+
+fn make_final(path: &Path, mode: u32) -> Result<(), TemplateError> {
+    let finished = File::open(path).and_then(|file| {
+        file.set_permissions(fs::Permissions::from_mode(mode))?;
+        file.sync_all()
+    });
+    finished.map_err(file_error("write", path))
+}
+
+fn sync(directory: &Path) -> Result<(), TemplateError> {
+    File::open(directory).and_then(|directory| directory.sync_all()).map_err(file_error("write", directory))
+}
+
+fn file_error(action: &'static str, path: &Path) -> impl Fn(io::Error) -> TemplateError + use<> {
+    let path = path.to_owned();
+    move |source| TemplateError::File { action, path: path.clone(), source }
+}

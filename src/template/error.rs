@@ -1,0 +1,101 @@
+use std::io;
+use std::path::PathBuf;
+
+use crate::cancel::Interrupted;
+use crate::error::{Explain, Kind, kind_of_io};
+use crate::guest::{ControlError, InitrdError};
+use crate::lock::LockError;
+use crate::managed::ImageError;
+use crate::qemu::{QemuError, QmpError};
+
+/// Why a template could not be made or used. A VM boots without one, too.
+#[derive(Debug, thiserror::Error)]
+pub enum TemplateError {
+    /// A file of a template cannot be written or read.
+    #[error("cannot {action} {}", path.display())]
+    File {
+        /// What was to be done: `write`, `read`, …
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+    /// The guest has not come to rest in time.
+    #[error("the guest was not ready to be made a template of within {limit_secs} s")]
+    Restless {
+        /// The limit.
+        limit_secs: u64,
+    },
+    /// The guest could not do what a template needs.
+    #[error("the guest could not {errand}: {reason}")]
+    Guest {
+        /// What it was to do.
+        errand: String,
+        /// What it said.
+        reason: String,
+    },
+    /// This QEMU cannot keep a guest's memory in a file.
+    #[error("this QEMU cannot leave a guest's memory in a file ({0})")]
+    Unsupported(QmpError),
+    /// QEMU failed.
+    #[error(transparent)]
+    Qemu(#[from] QemuError),
+    /// The agent could not be talked to.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// The agent could not be put into the initramfs.
+    #[error(transparent)]
+    Initrd(#[from] InitrdError),
+    /// The template's disk could not be brought into the project.
+    #[error(transparent)]
+    Share(#[from] ImageError),
+    /// Somebody else works on it.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// Ctrl-C.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
+}
+
+impl TemplateError {
+    /// Whether trying again soon would be in vain.
+    pub fn is_lasting(&self) -> bool {
+        matches!(
+            self,
+            Self::Restless { .. }
+                | Self::Guest { .. }
+                | Self::Unsupported(_)
+                | Self::Qemu(QemuError::NotSaved { .. } | QemuError::Died { .. })
+        )
+    }
+
+    /// Whether somebody asked for the stop.
+    pub fn is_interruption(&self) -> bool {
+        self.kind() == Kind::Interrupted
+    }
+}
+
+impl Explain for TemplateError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::File { source, .. } => kind_of_io(source),
+            Self::Restless { .. } | Self::Guest { .. } | Self::Unsupported(_) => Kind::Unavailable,
+            Self::Qemu(error) => error.kind(),
+            Self::Control(error) => error.kind(),
+            Self::Initrd(error) => error.kind(),
+            Self::Share(error) => error.kind(),
+            Self::Lock(error) => error.kind(),
+            Self::Interrupted(error) => error.kind(),
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Qemu(error) => error.hint(),
+            Self::Share(error) => error.hint(),
+            Self::Lock(error) => error.hint(),
+            _ => Some("`castra up --cold` boots without a template.".to_owned()),
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! What a template is made of, and the key that follows from it.
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::managed::{ArtifactRole, Manifest};
+use crate::qemu::{Accelerator, Boot, MachineSpec, QemuBinary};
+use crate::report::ImageLabel;
+
+/// Number of the way templates are made and kept. It changes whenever older ones are of no use any more.
+const FORMAT: u32 = 1;
+
+/// SHA-256 of the guest agent, computed when it was built.
+const AGENT_SHA256: &str = env!("CASTRA_GUEST_SHA256");
+
+/// Everything a template depends on. Whatever differs in any of it gets a template of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ingredients {
+    format: u32,
+    /// The image.
+    pub image: ImageLabel,
+    /// Its files, by SHA-256.
+    artifacts: Vec<(ArtifactRole, String)>,
+    agent: String,
+    /// QEMU's program: path, size and time of change.
+    pub qemu: String,
+    /// The host, where the guest's CPU is the host's own.
+    host: Option<String>,
+    machine: String,
+    /// How the CPU is run.
+    pub accelerator: Accelerator,
+    cpu: String,
+    /// Virtual CPUs.
+    pub cpus: u32,
+    /// Memory in MiB.
+    pub memory_mib: u64,
+    /// Virtual size of the disk.
+    pub disk_bytes: u64,
+    devices: Vec<String>,
+    command_line: String,
+}
+
+impl Ingredients {
+    /// What a template for this machine is made of.
+    pub fn of(spec: &MachineSpec, image: &Manifest, disk_bytes: u64, binary: &QemuBinary) -> Self {
+        let command_line = match &spec.boot {
+            Boot::Kernel { command_line, .. } => command_line.clone(),
+            Boot::Native => String::new(),
+        };
+        let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+        Self {
+            format: FORMAT,
+            image: ImageLabel { id: image.id.clone(), version: image.version.clone() },
+            artifacts: image.artifacts.iter().map(|one| (one.role, one.sha256.clone())).collect(),
+            agent: AGENT_SHA256.to_owned(),
+            qemu: binary.identity.clone(),
+            host: (spec.accelerator != Accelerator::Tcg).then(host),
+            machine: spec.machine.clone(),
+            accelerator: spec.accelerator,
+            cpu: spec.cpu.clone(),
+            cpus: spec.cpus,
+            memory_mib: spec.memory_mib,
+            disk_bytes,
+            devices: spec.devices.clone(),
+            command_line,
+        }
+    }
+
+    /// The key: 32 hexadecimal digits.
+    pub fn key(&self) -> String {
+        // Our own type of strings and numbers: it cannot fail to be written.
+        let text = serde_json::to_vec(self).unwrap_or_default();
+        Sha256::digest(text).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    }
+}

@@ -1,0 +1,91 @@
+//! `template.json`: what a template is, written last, so that one without it is one that is not finished.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::managed::Stamp;
+
+use super::key::Ingredients;
+
+/// A manifest takes some two kilobytes; what is far larger is none.
+const MAX_BYTES: u64 = 1024 * 1024;
+
+/// What a template is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TemplateManifest {
+    /// Its key, which is also the name of its directory.
+    pub key: String,
+    /// What it was made of.
+    pub ingredients: Ingredients,
+    /// The Castra that made it.
+    pub castra_version: String,
+    /// When, in milliseconds since the Unix epoch.
+    pub made_unix_ms: u64,
+    /// How long the boot took, in milliseconds.
+    pub boot_ms: u64,
+    /// The disk layer.
+    pub disk: TemplateFile,
+    /// The memory. Its digest leaves out what is zero: see [`super::memory`].
+    pub memory: TemplateFile,
+    /// The state of the devices.
+    pub device_state: TemplateFile,
+    /// The initramfs.
+    pub initramfs: TemplateFile,
+}
+
+/// A file of a template.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TemplateFile {
+    /// SHA-256, hexadecimal.
+    pub sha256: String,
+    /// What `stat` said when it was made.
+    pub stamp: Stamp,
+    /// What it takes on disk, in bytes.
+    pub allocated_bytes: u64,
+}
+
+impl TemplateFile {
+    /// Describes a file whose digest is known.
+    ///
+    /// # Errors
+    /// It cannot be looked at.
+    pub(super) fn new(path: &Path, sha256: String) -> io::Result<Self> {
+        let metadata = fs::symlink_metadata(path)?;
+        Ok(Self { sha256, stamp: Stamp::of(&metadata), allocated_bytes: metadata.blocks() * 512 })
+    }
+
+    /// Whether the file there is the one that was made, as far as `stat` tells.
+    pub(super) fn is_at(&self, path: &Path) -> bool {
+        fs::symlink_metadata(path)
+            .is_ok_and(|metadata| metadata.is_file() && Stamp::of(&metadata) == self.stamp)
+    }
+}
+
+impl TemplateManifest {
+    /// Reads a manifest; nothing if there is none.
+    ///
+    /// # Errors
+    /// It cannot be read, or makes no sense.
+    pub(super) fn load(path: &Path) -> io::Result<Option<Self>> {
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        serde_json::from_reader(io::Read::take(io::BufReader::new(file), MAX_BYTES))
+            .map(Some)
+            .map_err(io::Error::other)
+    }
+
+    /// What the template takes on disk, in bytes.
+    pub fn allocated_bytes(&self) -> u64 {
+        let files = [&self.disk, &self.memory, &self.device_state, &self.initramfs];
+        files.iter().map(|file| file.allocated_bytes).sum()
+    }
+}

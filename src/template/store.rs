@@ -1,0 +1,216 @@
+//! Templates on disk: which can be relied on, which are to be made anew, and which not to be tried for a while.
+
+use std::fs::{self, File};
+use std::io::{self, Seek};
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::cancel::Cancel;
+use crate::files;
+use crate::layout::{TemplateLayout, TemplatesLayout};
+
+use super::error::TemplateError;
+use super::manifest::{TemplateFile, TemplateManifest};
+use super::memory;
+
+/// How long a failure is remembered: software is updated, and a busy machine has quieter days.
+const REFUSED_FOR: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// A template that a VM can be restored from.
+#[derive(Debug)]
+pub struct Template {
+    /// Its files.
+    pub layout: TemplateLayout,
+    /// What it is.
+    pub manifest: TemplateManifest,
+    /// The state of the devices: the very file that was hashed.
+    device_state: File,
+}
+
+/// What is wrong with a template; reads as the end of a sentence about it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Damage {
+    /// Its manifest is of no use.
+    #[error("has a manifest that cannot be read ({0})")]
+    Manifest(String),
+    /// A file is missing or was changed.
+    #[error("has a {0} that is missing or was changed")]
+    File(&'static str),
+}
+
+/// Why no template is made for a key, for a while.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// What went wrong.
+    pub reason: String,
+    /// When, in milliseconds since the Unix epoch.
+    pub at_unix_ms: u64,
+}
+
+impl Template {
+    /// The template of this key, if there is one and it can be relied on: the devices' state is hashed, the other files
+    /// are known by their stamps. Takes milliseconds.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn open(templates: &TemplatesLayout, key: &str) -> Result<Option<Self>, Damage> {
+        let layout = templates.template(key);
+        let unreadable = |error: io::Error| Damage::Manifest(error.to_string());
+        let Some(manifest) = TemplateManifest::load(&layout.manifest()).map_err(unreadable)? else {
+            return Ok(None);
+        };
+        if manifest.key != key || manifest.ingredients.key() != key {
+            return Err(Damage::Manifest("it describes another template".into()));
+        }
+        let by_stamp = [
+            ("disk", &manifest.disk, layout.disk()),
+            ("memory", &manifest.memory, layout.memory()),
+            ("devices' state", &manifest.device_state, layout.device_state()),
+            ("initramfs", &manifest.initramfs, layout.initramfs()),
+        ];
+        if let Some((what, ..)) = by_stamp.iter().find(|(_, file, path)| !file.is_at(path)) {
+            return Err(Damage::File(what));
+        }
+        let device_state = open_hashed(&layout.device_state(), &manifest.device_state);
+        let device_state = device_state.ok_or(Damage::File("devices' state"))?;
+        Ok(Some(Self { layout, manifest, device_state }))
+    }
+
+    /// Hashes every file.
+    ///
+    /// # Errors
+    /// What is wrong. A cancelled check is no damage, and says nothing.
+    pub fn verify(&self, cancel: &Cancel) -> Result<(), Damage> {
+        let (layout, manifest) = (&self.layout, &self.manifest);
+        let whole =
+            [("disk", &manifest.disk, layout.disk()), ("initramfs", &manifest.initramfs, layout.initramfs())];
+        for (what, file, path) in whole {
+            open_hashed(&path, file).ok_or(Damage::File(what))?;
+        }
+        match memory::digest(&layout.memory(), cancel) {
+            Ok(sha256) if sha256 == manifest.memory.sha256 => Ok(()),
+            Err(_) if cancel.is_cancelled() => Ok(()),
+            _ => Err(Damage::File("memory")),
+        }
+    }
+
+    /// The state of the devices, from its start.
+    ///
+    /// # Errors
+    /// The file cannot be duplicated or rewound.
+    pub fn device_state(&self) -> Result<File, TemplateError> {
+        let rewound = self.device_state.try_clone().and_then(|mut file| file.rewind().map(|()| file));
+        rewound.map_err(|source| TemplateError::File {
+            action: "read",
+            path: self.layout.device_state(),
+            source,
+        })
+    }
+}
+
+fn open_hashed(path: &Path, expected: &TemplateFile) -> Option<File> {
+    let mut file = File::open(path).ok()?;
+    let mut hasher = Sha256::new();
+    io::copy(&mut file, &mut HashWriter(&mut hasher)).ok()?;
+    let found: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    (found == expected.sha256).then_some(file)
+}
+
+struct HashWriter<'a>(&'a mut Sha256);
+
+impl io::Write for HashWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The finished templates, by key. What cannot be read is left out.
+pub fn list(templates: &TemplatesLayout) -> Vec<TemplateManifest> {
+    let entries = fs::read_dir(templates.root()).into_iter().flatten().flatten();
+    let layouts = entries.map(|entry| TemplateLayout::new(entry.path()));
+    let mut found: Vec<_> =
+        layouts.filter_map(|layout| TemplateManifest::load(&layout.manifest()).ok().flatten()).collect();
+    found.sort_by(|one, other| one.key.cmp(&other.key));
+    found
+}
+
+/// Removes a template, its manifest first. VMs that run from it go on; disks that stand on it have links of their own.
+/// The caller holds the template's lock.
+///
+/// # Errors
+/// It cannot be removed.
+pub fn discard(templates: &TemplatesLayout, key: &str) -> Result<(), TemplateError> {
+    let layout = templates.template(key);
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source| TemplateError::File { action: "remove", path, source }
+    };
+    gone(fs::remove_file(layout.manifest())).map_err(failed(&layout.manifest()))?;
+    gone(fs::remove_dir_all(layout.directory())).map_err(failed(layout.directory()))
+}
+
+fn gone(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// Remembers that there is no use in trying, for a day.
+pub fn refuse(templates: &TemplatesLayout, key: &str, reason: &str) {
+    let refusal = Refusal { reason: reason.to_owned(), at_unix_ms: now_unix_ms() };
+    let text = serde_json::to_vec_pretty(&refusal).unwrap_or_default();
+    // What cannot be remembered is tried again: slower, but right.
+    let _ = files::write_atomically(&templates.refusal(key), &text, 0o600);
+}
+
+/// Why this key is not to be tried now.
+pub fn refusal(templates: &TemplatesLayout, key: &str) -> Option<Refusal> {
+    let text = fs::read(templates.refusal(key)).ok()?;
+    let refusal: Refusal = serde_json::from_slice(&text).ok()?;
+    let age = now_unix_ms().checked_sub(refusal.at_unix_ms)?;
+    (u128::from(age) < REFUSED_FOR.as_millis()).then_some(refusal)
+}
+
+pub(super) fn now_unix_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_remembered_for_a_while() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let templates = TemplatesLayout::new(directory.path().to_owned());
+        assert_eq!(refusal(&templates, "abc"), None);
+        refuse(&templates, "abc", "cannot be saved");
+        assert_eq!(refusal(&templates, "abc").expect("remembered").reason, "cannot be saved");
+        let old = Refusal { reason: "old".into(), at_unix_ms: 0 };
+        fs::write(templates.refusal("abc"), serde_json::to_vec(&old).expect("writes")).expect("writes");
+        assert_eq!(refusal(&templates, "abc"), None);
+    }
+
+    #[test]
+    fn a_manifest_that_makes_no_sense_is_damage_and_none_is_nothing() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let templates = TemplatesLayout::new(directory.path().to_owned());
+        assert!(Template::open(&templates, "abc").expect("no damage").is_none());
+        fs::create_dir_all(templates.template("abc").directory()).expect("a directory");
+        fs::write(templates.template("abc").manifest(), "{").expect("writes");
+        assert!(matches!(Template::open(&templates, "abc"), Err(Damage::Manifest(_))));
+        assert!(list(&templates).is_empty());
+        discard(&templates, "abc").expect("removes");
+        assert!(Template::open(&templates, "abc").expect("no damage").is_none());
+    }
+}

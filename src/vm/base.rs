@@ -1,0 +1,93 @@
+//! The base image of a VM: there, whole, and identified by its content.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use crate::context::RuntimeContext;
+use crate::layout::{ProjectLayout, ROOTFS};
+use crate::managed::{ImageManager, ManagedImagePaths, ManagedImageSpec, sha256_of};
+use crate::plan::{BasePlan, VmPlan, content_of};
+use crate::qemu::Qcow2Header;
+
+use super::disk::{backing_path, normalise};
+use super::error::VmError;
+use super::record::{BaseKind, BaseRecord, Record};
+
+/// A base image that is there.
+pub(super) struct Base {
+    /// Its disk.
+    pub(super) disk: PathBuf,
+    /// How the record tells of it.
+    pub(super) record: BaseRecord,
+    /// The managed image it is, unless it is the user's own file.
+    pub(super) image: Option<(ManagedImageSpec, ManagedImagePaths)>,
+}
+
+/// Sees to it that the VM's base image is there, fetching it if need be.
+///
+/// # Errors
+/// Those of the image manager; [`VmError::BaseMissing`], [`VmError::Disk`].
+pub(super) fn ensure_base(
+    plan: &VmPlan,
+    layout: &ProjectLayout,
+    recorded: Option<&Record>,
+    context: &RuntimeContext,
+) -> Result<Base, VmError> {
+    let manager = ImageManager::new(layout);
+    let spec = match &plan.base {
+        BasePlan::Path(path) => return user_base(plan, path, recorded, context),
+        BasePlan::Image(spec) => spec.clone(),
+        BasePlan::FirstOf(candidates) => {
+            // A disk whose record was lost still names what it stands on, and nothing else will do.
+            if let Some(spec) = candidates.iter().find(|spec| stands_on(plan, spec, layout)) {
+                return Ok(managed_base(spec.clone(), manager.ensure_image(spec, context)?));
+            }
+            let chosen = manager.choose_default(candidates, context)?;
+            return Ok(managed_base(chosen.spec, chosen.paths));
+        }
+    };
+    let paths = manager.ensure_image(&spec, context)?;
+    Ok(managed_base(spec, paths))
+}
+
+fn managed_base(spec: ManagedImageSpec, paths: ManagedImagePaths) -> Base {
+    let record =
+        BaseRecord { kind: BaseKind::Managed(spec.label()), content: content_of(&spec), stamp: None };
+    Base { disk: paths.disk.clone(), record, image: Some((spec, paths)) }
+}
+
+/// The user's own file: identified by its digest, which is computed once and again only when size or time changed.
+fn user_base(
+    plan: &VmPlan,
+    path: &Path,
+    recorded: Option<&Record>,
+    context: &RuntimeContext,
+) -> Result<Base, VmError> {
+    let overlay = Some(&plan.definition.overlay).filter(|overlay| overlay.exists()).cloned();
+    let missing =
+        || VmError::BaseMissing { vm: plan.definition.name.clone(), base: path.to_owned(), overlay };
+    let metadata = match fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(missing()),
+        Err(source) => return Err(VmError::Disk { action: "read", path: path.to_owned(), source }),
+        Ok(metadata) => metadata,
+    };
+    Qcow2Header::read(path)?;
+    let stamp = format!("{} bytes, {}.{:09}", metadata.size(), metadata.mtime(), metadata.mtime_nsec());
+    let known = recorded.map(|record| &record.base).filter(|base| base.stamp.as_ref() == Some(&stamp));
+    let content = match known {
+        Some(base) => base.content.clone(),
+        None => sha256_of(path, &context.cancel)?,
+    };
+    let record = BaseRecord { kind: BaseKind::Path(path.to_owned()), content, stamp: Some(stamp) };
+    Ok(Base { disk: path.to_owned(), record, image: None })
+}
+
+/// Whether the VM has a disk already, and its backing file is this image's.
+fn stands_on(plan: &VmPlan, spec: &ManagedImageSpec, layout: &ProjectLayout) -> bool {
+    let image = layout.images().image(&spec.id, &spec.version).join(ROOTFS);
+    let backing_file =
+        Qcow2Header::read(&plan.definition.overlay).ok().and_then(|header| header.backing_file);
+    backing_file.is_some_and(|name| backing_path(&plan.definition.overlay, &name) == normalise(&image))
+}

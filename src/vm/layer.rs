@@ -1,0 +1,100 @@
+//! The disk of a warm template between a VM's own disk and its image's.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::context::RuntimeContext;
+use crate::layout::ProjectLayout;
+use crate::managed::{Stamp, sha256_of, share};
+use crate::plan::VmPlan;
+use crate::template::{Template, TemplateError};
+
+use super::error::VmError;
+use super::record::Record;
+
+/// What is known of the layer a VM's disk stands on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerRecord {
+    /// The template's key.
+    pub key: String,
+    /// SHA-256 of the layer, hexadecimal.
+    pub sha256: String,
+    /// What `stat` said of the project's copy when it was known to be right.
+    pub stamp: Stamp,
+}
+
+/// Brings a template's disk into the project, as a link where that can be.
+pub(super) fn bring(
+    template: &Template,
+    layout: &ProjectLayout,
+    context: &RuntimeContext,
+) -> Result<LayerRecord, TemplateError> {
+    let (key, file) = (template.manifest.key.clone(), &template.manifest.disk);
+    let path = layout.template_disk(&key);
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    let failed = |action| {
+        move |source| TemplateError::File {
+            action,
+            path: layout.template_disk(&template.manifest.key),
+            source,
+        }
+    };
+    fs::create_dir_all(directory).map_err(failed("create"))?;
+    let stamp_of = || fs::symlink_metadata(&path).map(|metadata| Stamp::of(&metadata));
+    // Other VMs may run from it: a layer that is there and the same stays.
+    let stamp = match stamp_of() {
+        Ok(stamp) if stamp == file.stamp || sha256_of(&path, &context.cancel)? == file.sha256 => stamp,
+        _ => {
+            share(&template.layout.disk(), &path, &file.sha256, &context.cancel)?;
+            stamp_of().map_err(failed("look at"))?
+        }
+    };
+    Ok(LayerRecord { key, sha256: file.sha256.clone(), stamp })
+}
+
+/// The key of the template whose disk this is, if it is one of this project's.
+pub(super) fn key_of(disk: &Path, layout: &ProjectLayout) -> Option<String> {
+    let key = disk.parent().and_then(Path::file_name).and_then(OsStr::to_str)?;
+    (layout.template_disk(key) == disk).then(|| key.to_owned())
+}
+
+/// The layer is there, and is what it was. One that was removed comes back from the cache, if that has it.
+pub(super) fn check(
+    plan: &VmPlan,
+    key: &str,
+    recorded: Option<&Record>,
+    layout: &ProjectLayout,
+    context: &RuntimeContext,
+) -> Result<(), VmError> {
+    let (vm, path) = (&plan.definition.name, layout.template_disk(key));
+    let layer = recorded.and_then(|record| record.layer.as_ref()).filter(|layer| layer.key == key);
+    let metadata = match fs::symlink_metadata(&path) {
+        Ok(metadata) => metadata,
+        Err(_) if comes_back(key, layer, layout, context) => return Ok(()),
+        Err(_) => {
+            let overlay = Some(plan.definition.overlay.clone());
+            return Err(VmError::BaseMissing { vm: vm.clone(), base: path, overlay });
+        }
+    };
+    // A record that was lost says nothing of the layer; its own directory's name is all there is to go by.
+    let Some(layer) = layer else { return Ok(()) };
+    if layer.stamp == Stamp::of(&metadata) || sha256_of(&path, &context.cancel)? == layer.sha256 {
+        return Ok(());
+    }
+    Err(VmError::BaseChanged { vm: vm.clone(), base: path, overlay: plan.definition.overlay.clone() })
+}
+
+fn comes_back(
+    key: &str,
+    layer: Option<&LayerRecord>,
+    layout: &ProjectLayout,
+    context: &RuntimeContext,
+) -> bool {
+    let Some(layer) = layer else { return false };
+    let template = Template::open(&context.cache.templates(), key).ok().flatten();
+    let same = template.filter(|template| template.manifest.disk.sha256 == layer.sha256);
+    same.is_some_and(|template| bring(&template, layout, context).is_ok())
+}

@@ -1,0 +1,168 @@
+//! The warm template a fresh VM goes on from: found, or made.
+//!
+//! A VM boots without one, too. So nothing here is an error of `up`'s but an interruption: what goes wrong is told in
+//! one line, remembered where it will last, and the VM boots cold.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::context::RuntimeContext;
+use crate::layout::{CacheLayout, ProjectLayout, ROOTFS, TemplatesLayout};
+use crate::lock::Lock;
+use crate::managed::Manifest;
+use crate::plan::VmPlan;
+use crate::qemu::{AcceleratorChoice, MachineSpec, Qcow2Header, QemuBinary};
+use crate::report::Event;
+use crate::template::{self, BakeRequest, Ingredients, Template, TemplateError};
+
+use super::layer::{self, LayerRecord};
+use super::machine::{Image, machine};
+use super::watch::{boot_limit, phase_name};
+
+/// A template, and its disk in the project.
+pub(super) struct Warm {
+    pub(super) template: Template,
+    pub(super) layer: LayerRecord,
+}
+
+/// What is needed to find or make a VM's template.
+pub(super) struct Warming<'a> {
+    pub(super) plan: &'a VmPlan,
+    pub(super) image: &'a Image,
+    pub(super) binary: &'a QemuBinary,
+    pub(super) choice: &'a AcceleratorChoice,
+    pub(super) layout: &'a ProjectLayout,
+    pub(super) context: &'a RuntimeContext,
+    pub(super) limit: Option<Duration>,
+}
+
+impl Warming<'_> {
+    /// The VM's template, made if there is none. Nothing if there cannot be one: that has been told then.
+    ///
+    /// # Errors
+    /// An interruption.
+    pub(super) fn template(&self) -> Result<Option<Warm>, TemplateError> {
+        let Some(ingredients) = self.ingredients() else { return Ok(None) };
+        let key = ingredients.key();
+        // A cache that cannot be written to is done without, as for images.
+        let mut failure = None;
+        for cache in [self.context.cache.clone(), self.layout.own_cache()] {
+            if let Some(refusal) = template::refusal(&cache.templates(), &key) {
+                let (vm, reason) = (self.vm(), refusal.reason);
+                self.report(Event::TemplateRefused { vm, reason });
+                return Ok(None);
+            }
+            match self.template_in(&cache, &ingredients, &key) {
+                Ok(warm) => return Ok(Some(warm)),
+                Err(error) if error.is_interruption() => return Err(error),
+                Err(error) if error.is_lasting() => {
+                    template::refuse(&cache.templates(), &key, &error.to_string());
+                    failure = Some(error);
+                    break;
+                }
+                Err(error) => failure = Some(error),
+            }
+        }
+        if let Some(error) = failure {
+            self.warn(format!("VM `{}` boots without a warm template: {error}", self.vm()));
+        }
+        Ok(None)
+    }
+
+    fn ingredients(&self) -> Option<Ingredients> {
+        let (_, paths) = self.image;
+        let manifest = Manifest::load(&paths.directory).ok()?;
+        // A disk that is smaller than the image's gets the image's size.
+        let base = Qcow2Header::read(&paths.disk).ok()?.virtual_bytes;
+        let disk_bytes = self.plan.definition.disk_bytes.max(base);
+        Some(Ingredients::of(&self.spec(), &manifest, disk_bytes, self.binary))
+    }
+
+    fn spec(&self) -> MachineSpec {
+        machine(self.plan, Some(self.image), &self.layout.vm(&self.vm()), self.choice, None)
+    }
+
+    fn template_in(
+        &self,
+        cache: &CacheLayout,
+        ingredients: &Ingredients,
+        key: &str,
+    ) -> Result<Warm, TemplateError> {
+        let template = match self.open(cache, key) {
+            Some(template) => template,
+            None => self.bake_in(cache, ingredients, key)?,
+        };
+        let layer = layer::bring(&template, self.layout, self.context)?;
+        Ok(Warm { template, layer })
+    }
+
+    /// The template if it is there and whole. One that is not is told of, and will be made anew.
+    fn open(&self, cache: &CacheLayout, key: &str) -> Option<Template> {
+        match Template::open(&cache.templates(), key) {
+            Ok(template) => template,
+            Err(damage) => {
+                self.warn(format!("the warm template of VM `{}` {damage}; it is made anew", self.vm()));
+                None
+            }
+        }
+    }
+
+    fn bake_in(
+        &self,
+        cache: &CacheLayout,
+        ingredients: &Ingredients,
+        key: &str,
+    ) -> Result<Template, TemplateError> {
+        let what = "another castra that prepares the same warm template".to_owned();
+        let tell = || self.report(Event::Waiting { what });
+        let _lock = Lock::acquire(&cache.lock(&format!("template-{key}")), &self.context.cancel, tell)?;
+        // Whoever held the lock has probably made it.
+        if let Ok(Some(template)) = Template::open(&cache.templates(), key) {
+            return Ok(template);
+        }
+        self.report(Event::TemplateBaking { vm: self.vm() });
+        let (spec, paths) = self.image;
+        let vm = self.vm();
+        let on_stage = |reached: castra_wire::StageReached| {
+            let (vm, phase) = (vm.clone(), phase_name(Some(reached.stage)));
+            self.report(Event::VmPhase { vm, phase, at_ms: reached.uptime_ms });
+        };
+        let baked = template::bake(&BakeRequest {
+            ingredients: ingredients.clone(),
+            spec: &self.spec(),
+            image_initramfs: paths.initramfs.as_deref().unwrap_or(&paths.disk),
+            base_disk: &paths.disk,
+            backing_file: &PathBuf::from("../../images").join(&spec.id).join(&spec.version).join(ROOTFS),
+            binary: self.binary,
+            cache,
+            context: self.context,
+            limit: boot_limit(self.choice.accelerator, self.limit),
+            on_stage: &on_stage,
+        })?;
+        let (vm, boot_ms) = (self.vm(), baked.manifest.boot_ms);
+        self.report(Event::TemplateBaked { vm, boot_ms, bytes: baked.manifest.allocated_bytes() });
+        Ok(baked)
+    }
+
+    fn vm(&self) -> String {
+        self.plan.definition.name.clone()
+    }
+
+    fn report(&self, event: Event) {
+        self.context.reporter.report(&event);
+    }
+
+    fn warn(&self, message: String) {
+        self.report(Event::Warning { message });
+    }
+}
+
+/// A template that did not come to life: it is removed, and not made again for a while.
+pub(super) fn give_up_on(warm: &Warm, reason: &str) {
+    let (layout, key) = (&warm.template.layout, &warm.template.manifest.key);
+    let Some(root) = layout.directory().parent() else { return };
+    let templates = TemplatesLayout::new(root.to_owned());
+    template::refuse(&templates, key, reason);
+    // Under no lock: whoever opens it meanwhile finds it whole or not at all, and what cannot go is refused all the same.
+    let _ = template::discard(&templates, key);
+}
