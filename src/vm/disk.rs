@@ -11,7 +11,7 @@ use crate::config::defaults;
 use crate::context::RuntimeContext;
 use crate::failpoint::{self, Point};
 use crate::layout::{ProjectLayout, ROOTFS};
-use crate::managed::{ImageManager, ManagedImagePaths, ManagedImageSpec};
+use crate::managed::{ImageManager, ManagedImagePaths, ManagedImageSpec, OVERLAY_BYTES, Peak, require_space};
 use crate::plan::{BasePlan, VmPlan, content_of};
 use crate::qemu::{Qcow2Header, create_overlay, resize_disk};
 use crate::report::Event;
@@ -53,6 +53,22 @@ pub fn ensure_vm_assets(
     record.base = base.record;
     record.save(layout)?;
     Ok((ResolvedVmArtifacts { overlay: overlay.clone(), image: base.image }, record))
+}
+
+/// Sees to it that the VM's managed image is in the project, the same one that [`ensure_vm_assets`] would take, and hands
+/// it back; nothing for a VM on the user's own file.
+///
+/// # Errors
+/// Those of the image manager.
+pub fn ensure_vm_image(
+    plan: &VmPlan,
+    layout: &ProjectLayout,
+    context: &RuntimeContext,
+) -> Result<Option<(ManagedImageSpec, ManagedImagePaths)>, VmError> {
+    if matches!(plan.base, BasePlan::Path(_)) {
+        return Ok(None);
+    }
+    Ok(ensure_base(plan, layout, None, context)?.image)
 }
 
 /// A base image that is there.
@@ -166,6 +182,7 @@ fn create(plan: &VmPlan, base: &Base, context: &RuntimeContext) -> Result<(), Vm
     let backing_file = relative(directory, &base.disk);
     let size_bytes = plan.definition.disk_bytes.max(Qcow2Header::read(&base.disk)?.virtual_bytes);
     // A name in a directory of its own level, since the relative backing file counts from there.
+    require_space(directory, &Peak { overlay: OVERLAY_BYTES, ..Peak::default() })?;
     let temporary = tempfile::Builder::new().prefix(".overlay-").tempfile_in(directory).map_err(failed)?;
     create_overlay(temporary.path(), &backing_file, size_bytes, &context.environment, &context.cancel)?;
     temporary.as_file().sync_all().map_err(failed)?;

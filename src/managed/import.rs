@@ -1,0 +1,110 @@
+//! Images by hand, for machines without a network: a file that an image is made from, or an archive of such files,
+//! becomes a download in the cache. Nothing has to be believed, for every byte is checked against the pinned digests.
+
+use std::fs::File;
+use std::path::Path;
+
+use super::archive::Archive;
+use super::error::{At, ImageError};
+use super::job::Job;
+use super::manager::ImageManager;
+use super::space::Peak;
+use super::spec::{ArtifactSource, Digest, ManagedArtifactSpec, ManagedImageSpec};
+use super::{digest, files, lock, source, space};
+use crate::context::RuntimeContext;
+use crate::report::ImageLabel;
+
+/// What an import has brought.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Imported {
+    /// The files that are in the cache now.
+    pub files: Vec<ImportedFile>,
+}
+
+/// A file that is in the cache now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImportedFile {
+    /// Its digest, by which it is found.
+    pub digest: Digest,
+    /// Its size, in bytes.
+    pub size_bytes: u64,
+    /// The images that are made from it, of those that are known.
+    pub images: Vec<ImageLabel>,
+}
+
+impl ImageManager {
+    /// Puts a file, or all files of an archive that [`Self::export`] made, into the cache's downloads. `known` are the
+    /// images that a single file may belong to.
+    ///
+    /// # Errors
+    /// [`ImageError::NotImportable`] for a file that no known image is made from; [`ImageError::Archive`] for an archive
+    /// that is damaged or has members that no export writes; that a file cannot be read or written. What was imported
+    /// before the error stays: each file was verified by itself.
+    pub fn import(
+        &self,
+        path: &Path,
+        known: &[&ManagedImageSpec],
+        context: &RuntimeContext,
+    ) -> Result<Imported, ImageError> {
+        let file = File::open(path).at("open", path)?;
+        if !file.metadata().at("look at", path)?.is_file() {
+            return Err(ImageError::NotAFile { path: path.to_owned() });
+        }
+        let label = ImageLabel { id: "import".to_owned(), version: String::new() };
+        let job = self.job_beside(label, context);
+        let digests = match Archive::recognise(path, file)? {
+            None => vec![import_file(&job, path, known)?],
+            Some(archive) => archive.unpack(&job)?,
+        };
+        let files = digests.into_iter().map(|(digest, size_bytes)| {
+            let images = known.iter().filter(|spec| is_made_from(spec, &digest));
+            let images = images.map(|spec| spec.label()).collect();
+            ImportedFile { digest, size_bytes, images }
+        });
+        Ok(Imported { files: files.collect() })
+    }
+}
+
+fn is_made_from(spec: &ManagedImageSpec, digest: &Digest) -> bool {
+    spec.artifacts.iter().any(|artifact| artifact.digest == *digest)
+}
+
+/// Imports a file that is itself what an image is made from.
+fn import_file(job: &Job, path: &Path, known: &[&ManagedImageSpec]) -> Result<(Digest, u64), ImageError> {
+    let file = File::open(path).at("open", path)?;
+    let [sha256, sha512] = digest::both(file, &job.context.cancel).at("read", path)?;
+    let artifacts = || known.iter().flat_map(|spec| &spec.artifacts);
+    let pinned = artifacts().find(|artifact| [&sha256, &sha512].contains(&&artifact.digest));
+    let Some(artifact) = pinned else {
+        return Err(ImageError::NotImportable { path: path.to_owned(), found: sha256 });
+    };
+    let artifact = ManagedArtifactSpec { source: ArtifactSource::Path(path.to_owned()), ..artifact.clone() };
+    let size_bytes = path.metadata().at("look at", path)?.len();
+    into_cache(job, &artifact.digest, size_bytes, || {
+        source::local::fetch(job, &job.context.cache, &artifact, path).map(drop)
+    })?;
+    Ok((artifact.digest, size_bytes))
+}
+
+/// Makes a blob of these bytes under its lock, unless it is there already and right.
+pub(super) fn into_cache(
+    job: &Job,
+    digest: &Digest,
+    size_bytes: u64,
+    make: impl FnOnce() -> Result<(), ImageError>,
+) -> Result<(), ImageError> {
+    let cache = &job.context.cache;
+    let blob = cache.blob(digest.algorithm(), digest.hex());
+    let directory = blob.parent().unwrap_or(Path::new("/"));
+    files::create_directory(directory)?;
+    let what = format!("another castra that downloads {digest}");
+    let _lock = lock::take(job, &cache.blob_lock(digest.algorithm(), digest.hex()), &what)?;
+    if files::open_if_there(&blob)?.is_some() {
+        if files::digest(&blob, digest, &job.context.cancel)? == *digest {
+            return Ok(());
+        }
+        source::set_aside(job, cache, digest)?;
+    }
+    space::require(directory, &Peak { download: size_bytes, ..Peak::default() })?;
+    make()
+}
