@@ -16,12 +16,12 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::digest::{HashError, Hasher};
-use super::error::{At, DigestMismatch, ImageError, Size, io_error};
+use super::check;
+use super::error::{At, ImageError};
+use super::import::{self, Refusal};
 use super::job::Job;
 use super::spec::Digest;
 use super::transform::MAX_FILE_BYTES;
-use super::{check, files, import, publish};
 use crate::report::ImageLabel;
 
 /// Name of the first member.
@@ -99,7 +99,11 @@ impl Archive {
             if entry.size() != member.size_bytes {
                 return Err(self.damaged(&format!("`{name}` has another size than described")));
             }
-            import::into_cache(job, &member.digest, member.size_bytes, || self.take_out(job, member, entry))?;
+            let put = import::into_cache(job, &member.digest, member.size_bytes, || Ok(Box::new(entry)));
+            put.map_err(|refusal| match refusal {
+                Refusal::Bytes(problem) => self.damaged(&format!("`{name}` {problem}")),
+                Refusal::Other(error) => error,
+            })?;
         }
         match awaited.keys().next() {
             Some(name) => Err(self.damaged(&format!("`{name}` is missing at its end"))),
@@ -132,36 +136,6 @@ impl Archive {
             return Err(self.damaged(&format!("its {DESCRIPTION} is not one that an export writes")));
         }
         Ok(description)
-    }
-
-    /// Writes a member as the partial it would be if it were downloaded, and publishes it if it is right.
-    fn take_out(&self, job: &Job, member: &Member, entry: impl Read) -> Result<(), ImageError> {
-        let cache = &job.context.cache;
-        let (algorithm, hex) = (member.digest.algorithm(), member.digest.hex());
-        let partial = cache.partial(algorithm, hex);
-        let file = files::open_or_create(&partial)?;
-        file.set_len(0).at("shorten", &partial)?;
-        let mut hasher = Hasher::like(&member.digest);
-        let copied = files::copy_sparse(entry, file, &mut hasher, &job.context.cancel);
-        let length = copied.map_err(|error| match error {
-            HashError::Interrupted(interrupted) => interrupted.into(),
-            HashError::Io(error) if error.raw_os_error().is_some() => io_error("write", &partial, error),
-            HashError::Io(error) => self.damaged(&error.to_string()),
-        });
-        let found = hasher.finish();
-        let outcome = length.and_then(|length| match (length == member.size_bytes, found == member.digest) {
-            (true, true) => publish::publish(&partial, &cache.blob(algorithm, hex)),
-            (false, _) => Err(self.damaged(&format!("it ends after {} of `{}`", Size(length), member.name))),
-            (true, false) => {
-                let from = format!("`{}` of {}", member.name, self.path.display());
-                Err(DigestMismatch { from, expected: member.digest.clone(), found, html: false }.into())
-            }
-        });
-        if outcome.is_err() {
-            // Bytes of another length or digest are no start of the right ones.
-            files::remove_file(&partial)?;
-        }
-        outcome
     }
 
     fn damaged(&self, problem: &str) -> ImageError {

@@ -95,6 +95,14 @@ pub enum ImageError {
         /// What has no digest, and what it is now.
         found: Vec<FoundUnpinned>,
     },
+    /// There is no file to be imported.
+    #[error("cannot import {path}: {problem}")]
+    NothingToImport {
+        /// The path.
+        path: PathBuf,
+        /// Why.
+        problem: &'static str,
+    },
     /// A file to be imported that nothing is made from.
     #[error("no image that is known here is made from {path}, whose digest is {found}")]
     NotImportable {

@@ -8,7 +8,7 @@ impl Explain for ImageError {
     fn kind(&self) -> Kind {
         match self {
             Self::Interrupted(_) => Kind::Interrupted,
-            Self::Unknown { .. } | Self::NotPresent { .. } => Kind::NotFound,
+            Self::Unknown { .. } | Self::NotPresent { .. } | Self::NothingToImport { .. } => Kind::NotFound,
             Self::Spec(_)
             | Self::DigestMismatch(_)
             | Self::Untrusted { .. }
@@ -52,6 +52,9 @@ impl Explain for ImageError {
             Self::Unpinned { found } => {
                 Some(found.iter().map(FoundUnpinned::advice).collect::<Vec<_>>().join("\n"))
             }
+            Self::NothingToImport { .. } => Some(
+                "Name a file that an image is made from, or an archive that `castra image export` wrote.".to_owned(),
+            ),
             Self::NotImportable { .. } => Some(
                 "`castra image show NAME` prints what an image is made from. An image of your own is known where its \
                  castra.toml is."

@@ -41,10 +41,10 @@ impl ImageManager {
         let blobs = blobs(&job, spec)?;
         let directory = target.parent().filter(|parent| !parent.as_os_str().is_empty());
         let directory = directory.unwrap_or(Path::new("."));
-        let size_bytes = blobs.iter().map(|(member, _)| member.size_bytes).sum();
-        space::require(directory, &Peak { archive: size_bytes, ..Peak::default() })?;
         let temporary =
             tempfile::Builder::new().prefix(".castra-").tempfile_in(directory).at("write in", directory)?;
+        let archive = blobs.iter().map(|(member, _)| member.size_bytes).sum();
+        space::require(directory, &Peak { archive, ..Peak::default() })?;
         write(&job, spec, blobs, temporary.as_file(), target)?;
         let mode = fs::Permissions::from_mode(ARCHIVE_MODE);
         temporary.as_file().set_permissions(mode).at("change the mode of", target)?;

@@ -74,7 +74,7 @@ pub fn prune(
     options: PruneOptions,
     cancel: &Cancel,
 ) -> Result<Vec<Pruned>, ImageError> {
-    let usage = Usage::of(cache)?;
+    let usage = Usage::of(cache, project)?;
     let (needed, done) = (Needed::default(), Vec::new());
     let mut pruning = Pruning { cache, project, options, cancel, usage, needed, done };
     pruning.references()?;

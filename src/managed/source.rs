@@ -10,7 +10,7 @@ use super::workspace::Workspace;
 use super::{download, files, lock, quarantine};
 use crate::layout::CacheLayout;
 
-pub(super) mod local;
+mod local;
 pub(super) mod python;
 
 /// The blob of an artifact: one that is there and still right, or a fresh one.

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::error::Result;
 use crate::managed::{Digest, ImportedFile};
+use crate::report::ImageLabel;
 
 use super::units::megabytes;
 use super::{Face, JSON_VERSION, Label};
@@ -40,6 +41,15 @@ pub(super) fn import(path: &Path, face: &Face) -> Result<ExitCode> {
     for file in &imported.files {
         face.printer.success(&told(file));
     }
+    let is_here = |label: &&ImageLabel| {
+        let spec = project.images().into_iter().find(|spec| spec.label() == **label);
+        spec.is_some_and(|spec| project.manager().is_cached(spec, &project.context))
+    };
+    let mut here: Vec<_> = imported.files.iter().flat_map(|file| &file.images).filter(is_here).collect();
+    here.dedup();
+    for image in here {
+        face.printer.tip(&format!("  {image} needs no network any more"));
+    }
     let file = |file: ImportedFile| File {
         digest: file.digest,
         size_bytes: file.size_bytes,
@@ -53,7 +63,7 @@ fn told(file: &ImportedFile) -> String {
     let (digest, size) = (&file.digest, megabytes(file.size_bytes));
     let images: Vec<String> = file.images.iter().map(ToString::to_string).collect();
     match images.is_empty() {
-        false => format!("imported {size} of {}: castra up needs no network for it", images.join(", ")),
+        false => format!("imported {size} of {}", images.join(", ")),
         true => format!(
             "imported {size}, {digest}: no image of the catalog or of this project's castra.toml is made from it"
         ),

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::entries;
-use crate::layout::CacheLayout;
+use crate::layout::{CacheLayout, ProjectLayout};
 use crate::managed::error::ImageError;
 
 /// Unit of `st_blocks`, whatever the filesystem's own is: `stat(2)`.
@@ -27,10 +27,12 @@ struct Names {
 }
 
 impl Usage {
-    /// Counts the names of everything in the cache.
-    pub(super) fn of(cache: &CacheLayout) -> Result<Self, ImageError> {
+    /// Counts the names of everything in the cache, and in the quarantine of a project, which is pruned with it.
+    pub(super) fn of(cache: &CacheLayout, project: Option<&ProjectLayout>) -> Result<Self, ImageError> {
         let mut names: HashMap<(u64, u64), Names> = HashMap::new();
-        for directory in [cache.images().root().to_owned(), cache.blobs(), cache.quarantine()] {
+        let further = project.map(ProjectLayout::quarantine);
+        let own = [cache.images().root().to_owned(), cache.blobs(), cache.quarantine()];
+        for directory in own.into_iter().chain(further) {
             count(&directory, &mut names)?;
         }
         Ok(Self { names })

@@ -10,7 +10,7 @@ use crate::managed::spec::ManagedArtifactSpec;
 use crate::managed::{files, publish};
 
 /// Takes a copy (a reflink where the filesystem has them) of a file, which its owner may change at any time.
-pub(in crate::managed) fn fetch(
+pub(super) fn fetch(
     job: &Job,
     cache: &CacheLayout,
     artifact: &ManagedArtifactSpec,
