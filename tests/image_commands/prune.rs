@@ -92,7 +92,7 @@ fn what_a_running_castra_has_locked_stays() {
     let locks = project.cache().join("locks");
     fs::create_dir_all(&locks).expect("made");
     let partial = sha256(b"cut");
-    let held: Vec<fs::File> = [format!("image-old-v1.lock"), format!("blob-sha256-{partial}.lock")]
+    let held: Vec<fs::File> = ["image-old-v1.lock".to_owned(), format!("blob-sha256-{partial}.lock")]
         .iter()
         .map(|name| fs::File::create(locks.join(name)).expect("made"))
         .collect();
