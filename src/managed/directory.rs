@@ -150,6 +150,11 @@ impl ImageDirectory {
         }
     }
 
+    /// The size in bytes that the file of an artifact should have, if the manifest has one for it.
+    pub(super) fn size_of(&self, artifact: &ManagedArtifactSpec) -> Option<u64> {
+        self.entries.iter().find(|entry| is_for(entry, artifact)).map(|entry| entry.size_bytes)
+    }
+
     /// The directory itself.
     pub(super) fn path(&self) -> &Path {
         &self.path
