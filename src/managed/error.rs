@@ -95,6 +95,14 @@ pub enum ImageError {
         /// What has no digest, and what it is now.
         found: Vec<FoundUnpinned>,
     },
+    /// What a project needs was noted in a format that is not known here.
+    #[error("{path} was written by a newer castra, in format {format}")]
+    NewerReference {
+        /// The note.
+        path: PathBuf,
+        /// Its format.
+        format: u32,
+    },
     /// There is no file to be imported.
     #[error("cannot import {path}: {problem}")]
     NothingToImport {

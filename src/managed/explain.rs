@@ -15,6 +15,7 @@ impl Explain for ImageError {
             | Self::NotRepaired { .. }
             | Self::NotImportable { .. }
             | Self::WebPage { .. }
+            | Self::NewerReference { .. }
             | Self::Unpinned { .. }
             | Self::Archive { .. } => Kind::Data,
             Self::Offline { .. } | Self::NoneReachable { .. } => Kind::Unavailable,
@@ -52,6 +53,9 @@ impl Explain for ImageError {
             Self::Unpinned { found } => {
                 Some(found.iter().map(FoundUnpinned::advice).collect::<Vec<_>>().join("\n"))
             }
+            Self::NewerReference { .. } => Some(
+                "It cannot be told what that project needs, so nothing was removed. Prune with the newer castra.".to_owned(),
+            ),
             Self::NothingToImport { .. } => Some(
                 "Name a file that an image is made from, or an archive that `castra image export` wrote.".to_owned(),
             ),

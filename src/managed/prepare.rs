@@ -92,8 +92,11 @@ pub(super) fn fill_cache(
     // Whoever held the lock has probably made what is missing.
     let mut there = ImageDirectory::open(job, place(), spec);
     let missing = not_intact(job, &mut there, spec.artifacts.iter())?;
+    let before = missing.len();
     let missing = take_over(job, &mut there, spec, Place::in_project(donor, spec), missing)?;
-    there.store(spec)?;
+    if missing.len() < before {
+        there.store(spec)?;
+    }
     make(job, spec, &workspace, &missing)?;
     let paths = directory::complete(there.path(), spec);
     let paths = paths.ok_or_else(|| ImageError::Vanished { path: there.path().to_owned() })?;

@@ -120,3 +120,17 @@ fn the_quarantine_goes_with_it_and_no_castra_toml_is_needed() {
     project.run(&["image", "prune"]).ok().says("nothing to remove");
     Project::isolated().run(&["image", "prune"]).ok().says("nothing to remove");
 }
+
+#[test]
+fn what_a_newer_castra_has_noted_stops_it_before_anything_is_removed() {
+    let project = Project::isolated();
+    let directory = waste(&project);
+    let projects = project.cache().join("projects");
+    fs::create_dir_all(&projects).expect("made");
+    fs::write(projects.join("x.json"), r#"{"format": 2, "shape": "unknown"}"#).expect("written");
+    project.run(&["image", "prune"]).code(65).says("newer castra").says("nothing was removed");
+    assert!(directory.is_dir());
+    fs::write(projects.join("x.json"), "junk").expect("written");
+    assert!(project.run(&["image", "prune"]).ok().text().contains("x.json"));
+    assert!(!directory.exists());
+}

@@ -127,3 +127,15 @@ fn a_cache_that_is_removed_meanwhile_is_begun_again() {
     assert_eq!(server.requests().len(), 2);
     project.run(&["image", "verify"]).ok().says("is intact");
 }
+
+#[test]
+fn what_another_project_has_described_is_listed_too() {
+    let server = serve();
+    let here = project(&server);
+    here.run(&["image", "pull"]).ok();
+    assert!(here.run(&["image", "list"]).ok().text().contains("in this project"));
+    let elsewhere = Project::with_cache(here.cache().parent().expect("a parent").to_owned());
+    let listed = elsewhere.run(&["image", "list"]).ok().text();
+    let row = listed.lines().find(|line| line.starts_with("disk")).expect("a row");
+    assert!(row.contains("in the cache") && row.contains("another castra.toml"), "{listed}");
+}
