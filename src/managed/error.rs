@@ -13,6 +13,7 @@ use super::space::Peak;
 use super::spec::Digest;
 use super::transform::TransformError;
 use crate::cancel::Interrupted;
+use crate::command::CommandError;
 use crate::error::{Kind, kind_of_io};
 use crate::report::ImageLabel;
 
@@ -259,6 +260,12 @@ impl ImageError {
                 path.starts_with(directory) && source.kind() == io::ErrorKind::NotFound
             }
             Self::Vanished { path } => path.starts_with(directory),
+            Self::Transform(TransformError::QemuImg {
+                source: CommandError::Failed { stderr, .. }, ..
+            }) => {
+                let named = directory.to_str().is_some_and(|directory| stderr.contains(directory));
+                named && stderr.contains("No such file or directory")
+            }
             _ => false,
         }
     }

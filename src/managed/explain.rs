@@ -1,5 +1,7 @@
 //! What an [`ImageError`] means for the exit code, and the way out of it.
 
+use std::io;
+
 use crate::error::{Explain, Kind, kind_of_io};
 
 use super::error::{DigestMismatch, FoundUnpinned, ImageError};
@@ -81,6 +83,11 @@ impl Explain for ImageError {
             }
             Self::Io { source, path, .. } if kind_of_io(source) == Kind::Permission => {
                 Some(format!("Make {} accessible for you, then try again.", path.display()))
+            }
+            Self::Io { action: "read" | "put in place" | "write to disk", source, .. }
+                if source.kind() == io::ErrorKind::NotFound =>
+            {
+                Some("Something else removes it. Try again.".to_owned())
             }
             Self::Io { .. } => None,
         }

@@ -352,13 +352,19 @@ impl ImageManager {
     }
 }
 
-/// Does the work, and once more if the cache was removed under it: nobody is told to leave it alone. Whatever it comes to
-/// is in the log.
+/// How often work is begun again because the cache was removed under it. Once is a user who tidies up; what goes on removing
+/// has to be told of.
+const AGAIN: usize = 4;
+
+/// Does the work, and again if the cache was removed under it: nobody is told to leave it alone. Whatever it comes to is in
+/// the log.
 fn trying_again<T>(job: &Job, work: impl Fn() -> Result<T, ImageError>) -> Result<T, ImageError> {
     let mut done = work();
-    if let Err(error) = &done
-        && error.is_loss_below(job.context.cache.root())
-    {
+    for _ in 0..AGAIN {
+        let Err(error) = &done else { break };
+        if !error.is_loss_below(job.context.cache.root()) {
+            break;
+        }
         job.warn(format!("something was removed from the cache meanwhile ({error}); starting again"));
         done = work();
     }
