@@ -165,8 +165,8 @@ fn make(
         transform::convert::qemu_img(job)?;
     }
     let work = workspace.work(spec)?;
-    let made = make_in(job, spec, workspace, missing, &work);
-    files::remove_directory(&work)?;
+    let made = make_in(job, spec, workspace, missing, work.path());
+    files::remove_directory(work.path())?;
     made
 }
 
@@ -190,8 +190,8 @@ fn make_in(
         let file = transform::run(job, artifact, &blob, work)?;
         let sha256 = product::verify(job, artifact, &file)?;
         there.make_way(job, spec, artifact)?;
-        publish::publish(&file, &there.file(artifact.role))?;
-        there.record_new(artifact, sha256)?;
+        let stamp = publish::publish(&file, &there.file(artifact.role))?;
+        there.record_new(artifact, sha256, stamp);
         there.store(spec)?;
     }
     Ok(())

@@ -144,9 +144,10 @@ impl Pruning<'_> {
 
     fn image(&mut self, id: &DirEntry, version: &DirEntry) -> Result<(), ImageError> {
         let (id, name) = (text(id), text(version));
-        // `.<version>.work`: something is being made there, or an interrupted castra left it.
-        let unfinished = name.strip_prefix('.').and_then(|name| name.strip_suffix(".work"));
-        let image = ImageLabel { id, version: unfinished.unwrap_or(&name).to_owned() };
+        // `.<version>~work…`: something is being made there, or an interrupted castra left it.
+        let unfinished = name.strip_prefix('.').and_then(|name| name.split_once("~work"));
+        let version_name = unfinished.map_or(name.as_str(), |(version, _)| version);
+        let image = ImageLabel { id, version: version_name.to_owned() };
         let path = version.path();
         let is_needed = self.needed.images.contains(&image) || self.usage.has_links_elsewhere(&path);
         if unfinished.is_none() && is_needed {

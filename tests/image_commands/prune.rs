@@ -18,7 +18,7 @@ fn waste(project: &Project) -> PathBuf {
     fs::write(blobs.join(sha256(b"old")), vec![8; 1 << 20]).expect("written");
     fs::write(blobs.join(format!("{}.partial", sha256(b"cut"))), vec![9; 1 << 20]).expect("written");
     fs::write(blobs.join(format!("{}.partial.json", sha256(b"cut"))), b"{}").expect("written");
-    fs::create_dir_all(project.cache().join("images/half/.v1.work/rootfs")).expect("made");
+    fs::create_dir_all(project.cache().join("images/half/.v1~workX3a/rootfs")).expect("made");
     directory
 }
 

@@ -2,18 +2,19 @@
 
 use std::fs::File;
 use std::io::{Read as _, Seek, SeekFrom, Write as _};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::headers::is_strong;
 use crate::layout::CacheLayout;
+use crate::lock::Lock;
 use crate::managed::digest::{Hasher, feed};
 use crate::managed::error::{At, ImageError};
 use crate::managed::job::Job;
 use crate::managed::spec::{Digest, ManagedArtifactSpec};
-use crate::managed::{files, publish};
+use crate::managed::{files, lock, publish};
 
 /// An address and an ETag do not take more.
 const MAX_SIDECAR_BYTES: u64 = 64 * 1024;
@@ -30,6 +31,7 @@ pub(super) struct Partial {
     resumed: bool,
     origin: Option<Origin>,
     is_pinned: bool,
+    lock: Lock,
 }
 
 /// Where the first bytes of a partial came from. Nothing depends on its being true: the digest decides in the end.
@@ -50,7 +52,11 @@ impl Partial {
     ) -> Result<Self, ImageError> {
         let (algorithm, hex) = (artifact.digest.algorithm(), artifact.digest.hex());
         let path = cache.partial(algorithm, hex);
-        let file = files::open_or_create(&path)?;
+        // Besides the download's own lock: that one may have been removed with the cache, and then a castra that holds a new
+        // one must not write into these bytes.
+        let what = format!("another castra that downloads {}", artifact.source);
+        let lock = lock::take(job, &path, &what)?;
+        let file = lock.file().try_clone().at("open", &path)?;
         if file.metadata().at("look at", &path)?.len() > 0 {
             job.step(artifact.role, "verifying what an earlier download left");
         }
@@ -71,6 +77,7 @@ impl Partial {
             resumed,
             origin,
             is_pinned: true,
+            lock,
         };
         let too_long = artifact.size_bytes.is_some_and(|size| length > size);
         let whole_but_wrong = artifact.size_bytes == Some(length) && !partial.is_right();
@@ -198,13 +205,7 @@ impl Partial {
 
     /// Makes the right bytes the blob.
     pub(super) fn publish(self) -> Result<PathBuf, ImageError> {
-        // Somebody may have removed the cache meanwhile, and somebody else begun anew under the same name.
-        let verified = self.file.metadata().at("look at", &self.path)?;
-        let named = std::fs::symlink_metadata(&self.path).at("look at", &self.path)?;
-        if (verified.dev(), verified.ino()) != (named.dev(), named.ino()) {
-            return Err(ImageError::Vanished { path: self.path });
-        }
-        publish::publish(&self.path, &self.blob)?;
+        publish::publish_locked(&self.lock, &self.path, &self.blob)?;
         files::remove_file(&self.sidecar_path)?;
         Ok(self.blob)
     }
