@@ -62,7 +62,7 @@ fn a_taken_port_is_named_before_anything_boots() {
 #[test]
 fn a_start_that_was_not_waited_for_is_finished_by_the_next_command() {
     let project = Project::new();
-    project.run(&["up", "--no-wait"]).ok();
+    project.run(&["up", "--no-wait", "--cold"]).ok();
     assert!(project.run(&["status"]).ok().text().contains("starting"));
     assert_eq!(project.run(&["exec", "--", "echo", "here"]).ok().text(), "here\n");
     assert!(project.run(&["status"]).ok().text().contains("running"));
@@ -71,7 +71,8 @@ fn a_start_that_was_not_waited_for_is_finished_by_the_next_command() {
 #[test]
 fn ctrl_c_in_the_middle_of_a_boot_leaves_nothing_running() {
     let project = Project::new();
-    let mut up = project.castra(&["up"]).stderr(std::process::Stdio::piped()).spawn().expect("castra runs");
+    let mut up =
+        project.castra(&["up", "--cold"]).stderr(std::process::Stdio::piped()).spawn().expect("castra runs");
     eventually("QEMU runs", Duration::from_secs(120), || project.pidfile("alpine-minimal").exists());
     let pid = rustix::process::Pid::from_child(&up);
     rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("interrupted");

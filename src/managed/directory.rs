@@ -7,13 +7,46 @@ use super::error::{At, ImageError};
 use super::files;
 use super::job::Job;
 use super::manifest::{self, Distrust, Manifest, ManifestArtifact};
+use super::quarantine;
 use super::spec::{ArtifactRole, ManagedArtifactSpec, ManagedImagePaths, ManagedImageSpec};
 use super::stamp::Stamp;
+use crate::layout::{CacheLayout, ProjectLayout};
 
 /// An image's directory and what its manifest proves about it.
 pub(super) struct ImageDirectory {
     path: PathBuf,
+    /// Where its damaged files go.
+    quarantine: PathBuf,
     entries: Vec<ManifestArtifact>,
+}
+
+/// Names an image's directory, in a project or in the cache.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    /// The image's directory.
+    pub(super) image: PathBuf,
+    /// Where its damaged files go.
+    pub(super) quarantine: PathBuf,
+}
+
+impl Place {
+    /// In a project.
+    pub(super) fn in_project(project: &ProjectLayout, spec: &ManagedImageSpec) -> Self {
+        let image = project.images().image(&spec.id, &spec.version);
+        Self { image, quarantine: project.quarantine() }
+    }
+
+    /// In a cache.
+    pub(super) fn in_cache(cache: &CacheLayout, spec: &ManagedImageSpec) -> Self {
+        let image = cache.images().image(&spec.id, &spec.version);
+        Self { image, quarantine: cache.quarantine() }
+    }
+
+    /// Moves a damaged file of the image aside, and says where it is now.
+    pub(super) fn set_aside(&self, spec: &ManagedImageSpec, name: &str) -> Result<PathBuf, ImageError> {
+        let label = format!("{}-{}-{name}", spec.id, spec.version);
+        quarantine::set_aside(&self.quarantine, &self.image.join(name), &label)
+    }
 }
 
 /// The paths of an image whose files are all there and unchanged by their stamps. Takes a few `stat`s, no lock and no
@@ -25,6 +58,20 @@ pub(super) fn complete(directory: &Path, spec: &ManagedImageSpec) -> Option<Mana
         entry.is_some_and(|entry| is_for(entry, artifact) && stamp_fits(directory, entry))
     });
     (all_there && manifest.spec_digest == manifest::spec_digest(spec)).then(|| paths(directory, &manifest))?
+}
+
+/// Whether all files of an image seem to be there: their stamps may tell otherwise, as after the directory was copied, and
+/// then hashing them decides.
+pub(super) fn seems_complete(directory: &Path, spec: &ManagedImageSpec) -> bool {
+    let Ok(manifest) = Manifest::load(directory) else { return false };
+    let has_size = |entry: &ManifestArtifact| {
+        let metadata = fs::symlink_metadata(directory.join(&entry.name));
+        metadata.is_ok_and(|metadata| metadata.is_file() && metadata.len() == entry.size_bytes)
+    };
+    spec.artifacts.iter().all(|artifact| {
+        let entry = manifest.artifact(artifact.role);
+        entry.is_some_and(|entry| is_for(entry, artifact) && has_size(entry))
+    })
 }
 
 /// Whether an entry was made from this description.
@@ -52,7 +99,8 @@ fn paths(directory: &Path, manifest: &Manifest) -> Option<ManagedImagePaths> {
 impl ImageDirectory {
     /// Looks at a directory, which need not be there. What its manifest says is only taken if it can be trusted; where
     /// it cannot, this says so and counts the directory as empty.
-    pub(super) fn open(job: &Job, path: PathBuf, spec: &ManagedImageSpec) -> Self {
+    pub(super) fn open(job: &Job, place: Place, spec: &ManagedImageSpec) -> Self {
+        let Place { image: path, quarantine } = place;
         let loaded = Manifest::load(&path).and_then(|manifest| {
             let same = manifest.id == spec.id && manifest.version == spec.version;
             if same { Ok(manifest) } else { Err(Distrust::Foreign) }
@@ -70,7 +118,7 @@ impl ImageDirectory {
                 Vec::new()
             }
         };
-        Self { path, entries }
+        Self { path, quarantine, entries }
     }
 
     /// The entry of an artifact whose file is there and right. A file whose stamp has changed is hashed.
@@ -97,11 +145,14 @@ impl ImageDirectory {
                 job.warn(format!("{} is missing; it is prepared anew", path.display()));
                 Ok(None)
             }
-            Ok(_) | Err(_) => {
-                job.warn(format!("{} is not what it was; it is prepared anew", path.display()));
-                Ok(None)
-            }
+            // Told when it is moved aside.
+            Ok(_) | Err(_) => Ok(None),
         }
+    }
+
+    /// The size in bytes that the file of an artifact should have, if the manifest has one for it.
+    pub(super) fn size_of(&self, artifact: &ManagedArtifactSpec) -> Option<u64> {
+        self.entries.iter().find(|entry| is_for(entry, artifact)).map(|entry| entry.size_bytes)
     }
 
     /// The directory itself.
@@ -114,11 +165,32 @@ impl ImageDirectory {
         self.path.join(role.file_name())
     }
 
-    /// Takes an artifact out of the manifest before its file is replaced, so that none is ever described wrongly.
-    pub(super) fn forget(&mut self, spec: &ManagedImageSpec, role: ArtifactRole) -> Result<(), ImageError> {
-        let before = self.entries.len();
+    /// Makes way for an artifact that is not [intact](Self::intact): takes it out of the manifest before its file is
+    /// replaced, so that none is ever described wrongly, and moves a damaged file aside. Only for who holds the
+    /// directory's lock.
+    pub(super) fn make_way(
+        &mut self,
+        job: &Job,
+        spec: &ManagedImageSpec,
+        artifact: &ManagedArtifactSpec,
+    ) -> Result<(), ImageError> {
+        let role = artifact.role;
+        let Some(entry) = self.entries.iter().find(|entry| entry.role == role).cloned() else {
+            return Ok(());
+        };
         self.entries.retain(|entry| entry.role != role);
-        if self.entries.len() < before { self.store(spec) } else { Ok(()) }
+        self.store(spec)?;
+        // One of another description is not damaged, and simply replaced.
+        if is_for(&entry, artifact) && fs::symlink_metadata(self.file(role)).is_ok() {
+            let place = Place { image: self.path.clone(), quarantine: self.quarantine.clone() };
+            let moved = place.set_aside(spec, role.file_name())?;
+            job.warn(format!(
+                "{} is damaged; it was moved to {} and is prepared anew",
+                self.file(role).display(),
+                moved.display()
+            ));
+        }
+        Ok(())
     }
 
     /// Whether the file of this role is the one with this stamp.
@@ -126,15 +198,9 @@ impl ImageDirectory {
         fs::symlink_metadata(self.file(role)).is_ok_and(|metadata| Stamp::of(&metadata) == stamp)
     }
 
-    /// Notes a file that has just been made and published.
-    pub(super) fn record_new(
-        &mut self,
-        artifact: &ManagedArtifactSpec,
-        sha256: String,
-    ) -> Result<(), ImageError> {
-        let path = self.file(artifact.role);
-        let stamp = Stamp::of(&fs::symlink_metadata(&path).at("look at", &path)?);
-        self.record(ManifestArtifact {
+    /// Notes a file that has just been made, verified and published with this stamp.
+    pub(super) fn record_new(&mut self, artifact: &ManagedArtifactSpec, sha256: String, stamp: Stamp) {
+        self.put(ManifestArtifact {
             role: artifact.role,
             name: artifact.role.file_name().to_owned(),
             spec_digest: manifest::artifact_digest(artifact),
@@ -143,16 +209,20 @@ impl ImageDirectory {
             size_bytes: stamp.size_bytes,
             made_at: manifest::now(),
             stamp,
-        })
+        });
     }
 
     /// Notes a file that has just been published, as it is now.
     pub(super) fn record(&mut self, mut entry: ManifestArtifact) -> Result<(), ImageError> {
         let path = self.path.join(&entry.name);
         entry.stamp = Stamp::of(&fs::symlink_metadata(&path).at("look at", &path)?);
+        self.put(entry);
+        Ok(())
+    }
+
+    fn put(&mut self, entry: ManifestArtifact) {
         self.entries.retain(|other| other.role != entry.role);
         self.entries.push(entry);
-        Ok(())
     }
 
     /// Writes the manifest.

@@ -13,14 +13,15 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::directory::{self, ImageDirectory};
+use super::directory::{self, ImageDirectory, Place};
 use super::error::ImageError;
 use super::job::Job;
 use super::publish::Shared;
+use super::space::{OVERLAY_BYTES, Peak};
 use super::spec::{ArtifactRole, Digest, ManagedArtifactSpec, ManagedImagePaths, ManagedImageSpec};
 use super::workspace::Workspace;
-use super::{files, lock, product, publish, source, transform};
-use crate::layout::{CacheLayout, ProjectLayout};
+use super::{files, lock, product, publish, references, source, space, transform};
+use crate::layout::ProjectLayout;
 use crate::report::Event;
 
 /// Puts an image that is not complete yet into a project.
@@ -35,17 +36,20 @@ pub(super) fn prepare(
     let what = format!("another castra that puts {} into this project", job.image);
     let _lock = lock::take(job, &images.lock(&spec.id, &spec.version), &what)?;
     publish::remove_leftovers(&path)?;
-    let mut here = ImageDirectory::open(job, path, spec);
+    // Before anything comes, so that what is fetched for this project is not taken for waste.
+    references::note(job, project, spec);
+    let mut here = ImageDirectory::open(job, Place::in_project(project, spec), spec);
 
     let missing = not_intact(job, &mut here, spec.artifacts.iter())?;
-    let missing = take_over(job, &mut here, spec, &job.context.cache, missing)?;
+    let missing = take_over(job, &mut here, spec, Place::in_cache(&job.context.cache, spec), missing)?;
     if !missing.is_empty() {
         let workspace = Workspace::open(job, project, spec, &missing)?;
         workspace.require_space_beside(here.path(), &missing)?;
         // Whoever held the lock has probably made what is missing.
-        let missing = take_over(job, &mut here, spec, workspace.cache(), missing)?;
+        let place = || Place::in_cache(workspace.cache(), spec);
+        let missing = take_over(job, &mut here, spec, place(), missing)?;
         make(job, spec, &workspace, &missing)?;
-        let left = take_over(job, &mut here, spec, workspace.cache(), missing)?;
+        let left = take_over(job, &mut here, spec, place(), missing)?;
         if let Some(artifact) = left.first() {
             return Err(ImageError::Vanished { path: workspace.image(spec).join(artifact.role.file_name()) });
         }
@@ -74,18 +78,50 @@ fn not_intact<'s>(
     Ok(missing)
 }
 
-/// Links what a cache has of the missing artifacts into the project, and hands back what is missing still.
+/// Makes sure that the cache has an image, and says where. What is missing there and intact in `donor` is taken from it.
+pub(super) fn fill_cache(
+    job: &Job,
+    donor: &ProjectLayout,
+    spec: &ManagedImageSpec,
+) -> Result<ManagedImagePaths, ImageError> {
+    let cache = &job.context.cache;
+    let place = || Place::in_cache(cache, spec);
+    let mut there = ImageDirectory::open(job, place(), spec);
+    let missing = not_intact(job, &mut there, spec.artifacts.iter())?;
+    let workspace = Workspace::open_cache(job, spec, &missing)?;
+    // Whoever held the lock has probably made what is missing.
+    let mut there = ImageDirectory::open(job, place(), spec);
+    let missing = not_intact(job, &mut there, spec.artifacts.iter())?;
+    let before = missing.len();
+    let missing = take_over(job, &mut there, spec, Place::in_project(donor, spec), missing)?;
+    if missing.len() < before {
+        there.store(spec)?;
+    }
+    make(job, spec, &workspace, &missing)?;
+    let paths = directory::complete(there.path(), spec);
+    let paths = paths.ok_or_else(|| ImageError::Vanished { path: there.path().to_owned() })?;
+    job.note("is complete in the cache");
+    job.report(Event::ImageReady { image: job.image.clone() });
+    Ok(paths)
+}
+
+/// Links what another place has of the missing artifacts into `here`, and hands back what is missing still.
 fn take_over<'s>(
     job: &Job,
     here: &mut ImageDirectory,
     spec: &ManagedImageSpec,
-    cache: &CacheLayout,
+    from: Place,
     missing: Vec<&'s ManagedArtifactSpec>,
 ) -> Result<Vec<&'s ManagedArtifactSpec>, ImageError> {
     if missing.is_empty() {
         return Ok(missing);
     }
-    let mut there = ImageDirectory::open(job, cache.images().image(&spec.id, &spec.version), spec);
+    let mut there = ImageDirectory::open(job, from, spec);
+    let image = missing.iter().filter_map(|artifact| there.size_of(artifact)).sum();
+    if image > 0 && !space::is_shared(there.path(), here.path())? {
+        // There are no links between filesystems, so these are copies.
+        space::require(here.path(), &Peak { image, overlay: OVERLAY_BYTES, ..Peak::default() })?;
+    }
     let mut left = Vec::new();
     for artifact in missing {
         let Some(entry) = there.intact(job, artifact)? else {
@@ -93,13 +129,21 @@ fn take_over<'s>(
             continue;
         };
         let role = artifact.role;
-        here.forget(spec, role)?;
-        let shared = publish::share(&there.file(role), &here.file(role), &entry.sha256, &job.context.cancel)?;
-        if shared == Shared::Linked && !here.has(role, entry.stamp) {
-            // Replaced between the look and the link: whoever does that holds the lock we are about to wait for.
-            left.push(artifact);
-            continue;
-        }
+        here.make_way(job, spec, artifact)?;
+        let source = there.file(role);
+        match publish::share(&source, &here.file(role), &entry.sha256, &job.context.cancel) {
+            Ok(Shared::Linked) if !here.has(role, entry.stamp) => {
+                // Replaced between the look and the link: whoever does that holds the lock we are about to wait for.
+                left.push(artifact);
+                continue;
+            }
+            // Removed between the look and the link.
+            Err(error) if error.is_absence_of(&source) => {
+                left.push(artifact);
+                continue;
+            }
+            shared => shared?,
+        };
         job.note(&format!("{role}: taken from {}", there.path().display()));
         here.record(entry)?;
     }
@@ -113,13 +157,16 @@ fn make(
     workspace: &Workspace,
     missing: &[&ManagedArtifactSpec],
 ) -> Result<(), ImageError> {
+    if missing.is_empty() {
+        return Ok(());
+    }
     if missing.iter().any(|artifact| artifact.role == ArtifactRole::Rootfs) {
         // Needed at the end; its absence is better found before an hour of downloading.
         transform::convert::qemu_img(job)?;
     }
     let work = workspace.work(spec)?;
-    let made = make_in(job, spec, workspace, missing, &work);
-    files::remove_directory(&work)?;
+    let made = make_in(job, spec, workspace, missing, work.path());
+    files::remove_directory(work.path())?;
     made
 }
 
@@ -130,7 +177,7 @@ fn make_in(
     missing: &[&ManagedArtifactSpec],
     work: &Path,
 ) -> Result<(), ImageError> {
-    let mut there = ImageDirectory::open(job, workspace.image(spec), spec);
+    let mut there = ImageDirectory::open(job, Place::in_cache(workspace.cache(), spec), spec);
     publish::remove_leftovers(there.path())?;
     // Artifacts of one source share its download, and its verification.
     let mut blobs: BTreeMap<&Digest, PathBuf> = BTreeMap::new();
@@ -142,9 +189,9 @@ fn make_in(
         blobs.insert(&artifact.digest, blob.clone());
         let file = transform::run(job, artifact, &blob, work)?;
         let sha256 = product::verify(job, artifact, &file)?;
-        there.forget(spec, artifact.role)?;
-        publish::publish(&file, &there.file(artifact.role))?;
-        there.record_new(artifact, sha256)?;
+        there.make_way(job, spec, artifact)?;
+        let stamp = publish::publish(&file, &there.file(artifact.role))?;
+        there.record_new(artifact, sha256, stamp);
         there.store(spec)?;
     }
     Ok(())

@@ -17,23 +17,39 @@ use tempfile::{NamedTempFile, TempPath};
 use super::error::{At, DigestMismatch, ImageError};
 use super::files;
 use super::spec::Digest;
+use super::stamp::Stamp;
 use crate::cancel::Cancel;
+use crate::lock::Lock;
 
 /// Mode of published files.
 const READ_ONLY: u32 = 0o444;
 /// How the names of files in the making start.
 const TEMPORARY: &str = ".new-";
 
-/// Makes a complete file the published one: read-only, on disk, then under its name.
-pub(super) fn publish(temporary: &Path, target: &Path) -> Result<(), ImageError> {
+/// Makes a complete file the published one: read-only, on disk, then under its name. Hands back the stamp of the file that
+/// this was, which need not be the one that has the name a moment later.
+pub(super) fn publish(temporary: &Path, target: &Path) -> Result<Stamp, ImageError> {
     let file = files::open(temporary)?;
     // A file that is shared has its mode already, and may be another user's.
     if file.metadata().at("look at", temporary)?.permissions().mode() & 0o777 != READ_ONLY {
         file.set_permissions(fs::Permissions::from_mode(READ_ONLY)).at("change the mode of", temporary)?;
     }
     file.sync_all().at("write to disk", temporary)?;
+    let stamp = Stamp::of(&file.metadata().at("look at", temporary)?);
     fs::rename(temporary, target).at("put in place", target)?;
-    sync_parent(target)
+    sync_parent(target)?;
+    Ok(stamp)
+}
+
+/// Publishes the locked file, whose bytes were verified, and not another that has its name by now: the cache may have been
+/// removed meanwhile, with the lock that guards the name, and somebody else have begun anew.
+pub(super) fn publish_locked(lock: &Lock, temporary: &Path, target: &Path) -> Result<(), ImageError> {
+    let vanished = || ImageError::Vanished { path: temporary.to_owned() };
+    if !lock.is_on(temporary) {
+        return Err(vanished());
+    }
+    publish(temporary, target)?;
+    if lock.is_on(target) { Ok(()) } else { Err(vanished()) }
 }
 
 /// Writes a small file so that there is either the old or the new one, whole.

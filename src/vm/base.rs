@@ -15,6 +15,22 @@ use super::disk::{backing_path, normalise};
 use super::error::VmError;
 use super::record::{BaseKind, BaseRecord, Record};
 
+/// Sees to it that the VM's managed image is in the project, the same one that `up` would take, and hands it back; nothing
+/// for a VM on the user's own file.
+///
+/// # Errors
+/// Those of the image manager.
+pub fn ensure_vm_image(
+    plan: &VmPlan,
+    layout: &ProjectLayout,
+    context: &RuntimeContext,
+) -> Result<Option<(ManagedImageSpec, ManagedImagePaths)>, VmError> {
+    if matches!(plan.base, BasePlan::Path(_)) {
+        return Ok(None);
+    }
+    Ok(ensure_base(plan, layout, None, context)?.image)
+}
+
 /// A base image that is there.
 pub(super) struct Base {
     /// Its disk.
@@ -58,6 +74,17 @@ fn managed_base(spec: ManagedImageSpec, paths: ManagedImagePaths) -> Base {
     Base { disk: paths.disk.clone(), record, image: Some((spec, paths)) }
 }
 
+/// A managed image's disk is hashed whatever its stamp says: this one time, since disks will stand on it from then on. The
+/// user's own file has just been hashed.
+///
+/// # Errors
+/// Those of the image manager, where the disk is not what it should be and cannot be mended.
+pub(super) fn confirm(base: Base, layout: &ProjectLayout, context: &RuntimeContext) -> Result<Base, VmError> {
+    let Some((spec, paths)) = base.image else { return Ok(base) };
+    let paths = ImageManager::new(layout).confirm_disk(&spec, paths, context)?;
+    Ok(managed_base(spec, paths))
+}
+
 /// The user's own file: identified by its digest, which is computed once and again only when size or time changed.
 fn user_base(
     plan: &VmPlan,
@@ -68,9 +95,10 @@ fn user_base(
     let overlay = Some(&plan.definition.overlay).filter(|overlay| overlay.exists()).cloned();
     let missing =
         || VmError::BaseMissing { vm: plan.definition.name.clone(), base: path.to_owned(), overlay };
+    let unreadable = |source| VmError::Disk { action: "read", path: path.to_owned(), source };
     let metadata = match fs::metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(missing()),
-        Err(source) => return Err(VmError::Disk { action: "read", path: path.to_owned(), source }),
+        Err(source) => return Err(unreadable(source)),
         Ok(metadata) => metadata,
     };
     Qcow2Header::read(path)?;
@@ -78,7 +106,8 @@ fn user_base(
     let known = recorded.map(|record| &record.base).filter(|base| base.stamp.as_ref() == Some(&stamp));
     let content = match known {
         Some(base) => base.content.clone(),
-        None => sha256_of(path, &context.cancel)?,
+        // The user may have put a link there; Castra's own files are never read through one.
+        None => sha256_of(&path.canonicalize().map_err(unreadable)?, &context.cancel)?,
     };
     let record = BaseRecord { kind: BaseKind::Path(path.to_owned()), content, stamp: Some(stamp) };
     Ok(Base { disk: path.to_owned(), record, image: None })

@@ -7,6 +7,7 @@ use crate::config::defaults;
 use crate::context::RuntimeContext;
 use crate::failpoint::{self, Point};
 use crate::layout::ProjectLayout;
+use crate::managed::{OVERLAY_BYTES, Peak, require_space};
 use crate::plan::VmPlan;
 use crate::qemu::{Qcow2Header, create_overlay, resize_disk};
 use crate::report::Event;
@@ -95,6 +96,7 @@ fn create(plan: &VmPlan, foundation: &Path, context: &RuntimeContext) -> Result<
     let backing_file = relative(directory, foundation);
     let size_bytes = plan.definition.disk_bytes.max(Qcow2Header::read(foundation)?.virtual_bytes);
     // A name in a directory of its own level, since the relative backing file counts from there.
+    require_space(directory, &Peak { overlay: OVERLAY_BYTES, ..Peak::default() })?;
     let temporary = tempfile::Builder::new().prefix(".overlay-").tempfile_in(directory).map_err(failed)?;
     create_overlay(temporary.path(), &backing_file, size_bytes, &context.environment, &context.cancel)?;
     temporary.as_file().sync_all().map_err(failed)?;

@@ -35,6 +35,7 @@ mod up;
 mod warm;
 mod watch;
 
+pub use base::ensure_vm_image;
 pub use down::{DownOptions, down};
 pub use error::VmError;
 pub use layer::LayerRecord;

@@ -15,7 +15,7 @@ use crate::qemu::{Accelerator, QemuBinary, running_qemu};
 use crate::report::Event;
 
 use super::PerVm;
-use super::base::ensure_base;
+use super::base::{confirm, ensure_base};
 use super::boot::{BootRequest, accelerator, start};
 use super::disk::ensure_disk;
 use super::down::{DownOptions, stop};
@@ -123,14 +123,18 @@ fn bring_up(
     options: UpOptions,
 ) -> Result<Record, VmError> {
     let recorded = Record::load(layout, &plan.definition.name)?;
-    let base = ensure_base(plan, layout, recorded.as_ref(), context)?;
-    let (image, limit) = (base.image.as_ref(), options.boot_limit);
+    let mut base = ensure_base(plan, layout, recorded.as_ref(), context)?;
+    let limit = options.boot_limit;
     let binary = &QemuBinary::find(&context.environment)?;
-    let choice = accelerator(plan, image, binary, layout, context)?;
-    let warm = match image.filter(|_| is_warm_wanted(plan, options)) {
+    let choice = accelerator(plan, base.image.as_ref(), binary, layout, context)?;
+    let warm = match base.image.as_ref().filter(|_| is_warm_wanted(plan, options)) {
         Some(image) => Warming { plan, image, binary, choice: &choice, layout, context, limit }.template()?,
         None => None,
     };
+    if warm.is_none() && !plan.definition.overlay.exists() {
+        base = confirm(base, layout, context)?;
+    }
+    let image = base.image.as_ref();
     let record = ensure_disk(plan, &base, warm.as_ref().map(|warm| warm.layer.clone()), layout, context)?;
     let request = BootRequest { plan, image, binary, layout, context, wait: options.wait, limit };
     start(&request, record, choice, warm.as_ref())

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::context::RuntimeContext;
 use crate::layout::{CacheLayout, ProjectLayout, ROOTFS, TemplatesLayout};
 use crate::lock::Lock;
-use crate::managed::Manifest;
+use crate::managed::{ImageManager, Manifest};
 use crate::plan::VmPlan;
 use crate::qemu::{AcceleratorChoice, MachineSpec, Qcow2Header, QemuBinary};
 use crate::report::Event;
@@ -121,7 +121,9 @@ impl Warming<'_> {
             return Ok(template);
         }
         self.report(Event::TemplateBaking { vm: self.vm() });
+        // Disks will stand on it: this one time it is hashed whatever its stamp says.
         let (spec, paths) = self.image;
+        let paths = &ImageManager::new(self.layout).confirm_disk(spec, paths.clone(), self.context)?;
         let vm = self.vm();
         let on_stage = |reached: castra_wire::StageReached| {
             let (vm, phase) = (vm.clone(), phase_name(Some(reached.stage)));

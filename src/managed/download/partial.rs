@@ -7,12 +7,14 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::headers::is_strong;
 use crate::layout::CacheLayout;
+use crate::lock::Lock;
 use crate::managed::digest::{Hasher, feed};
 use crate::managed::error::{At, ImageError};
 use crate::managed::job::Job;
 use crate::managed::spec::{Digest, ManagedArtifactSpec};
-use crate::managed::{files, publish};
+use crate::managed::{files, lock, publish};
 
 /// An address and an ETag do not take more.
 const MAX_SIDECAR_BYTES: u64 = 64 * 1024;
@@ -28,6 +30,8 @@ pub(super) struct Partial {
     length: u64,
     resumed: bool,
     origin: Option<Origin>,
+    is_pinned: bool,
+    lock: Lock,
 }
 
 /// Where the first bytes of a partial came from. Nothing depends on its being true: the digest decides in the end.
@@ -48,7 +52,11 @@ impl Partial {
     ) -> Result<Self, ImageError> {
         let (algorithm, hex) = (artifact.digest.algorithm(), artifact.digest.hex());
         let path = cache.partial(algorithm, hex);
-        let file = files::open_or_create(&path)?;
+        // Besides the download's own lock: that one may have been removed with the cache, and then a castra that holds a new
+        // one must not write into these bytes.
+        let what = format!("another castra that downloads {}", artifact.source);
+        let lock = lock::take(job, &path, &what)?;
+        let file = lock.file().try_clone().at("open", &path)?;
         if file.metadata().at("look at", &path)?.len() > 0 {
             job.step(artifact.role, "verifying what an earlier download left");
         }
@@ -58,7 +66,19 @@ impl Partial {
         let origin = read_origin(&sidecar_path)?;
         let (blob, expected) = (cache.blob(algorithm, hex), artifact.digest.clone());
         let resumed = length > 0;
-        let mut partial = Self { file, path, sidecar_path, blob, expected, hasher, length, resumed, origin };
+        let mut partial = Self {
+            file,
+            path,
+            sidecar_path,
+            blob,
+            expected,
+            hasher,
+            length,
+            resumed,
+            origin,
+            is_pinned: true,
+            lock,
+        };
         let too_long = artifact.size_bytes.is_some_and(|size| length > size);
         let whole_but_wrong = artifact.size_bytes == Some(length) && !partial.is_right();
         if too_long || whole_but_wrong {
@@ -69,6 +89,32 @@ impl Partial {
             partial.discard()?;
         }
         Ok(partial)
+    }
+
+    /// Opens one for bytes that nothing pins yet; `artifact` has a stand-in for their digest. What an earlier attempt left
+    /// is discarded, for nothing would show that both halves belong together.
+    pub(super) fn open_unpinned(
+        job: &Job,
+        cache: &CacheLayout,
+        artifact: &ManagedArtifactSpec,
+    ) -> Result<Self, ImageError> {
+        let mut partial = Self::open(job, cache, artifact)?;
+        partial.discard()?;
+        partial.is_pinned = false;
+        Ok(partial)
+    }
+
+    /// Whether it is known which bytes these should become.
+    pub(super) fn is_pinned(&self) -> bool {
+        self.is_pinned
+    }
+
+    /// Takes the bytes there are for the right ones, and hands back their digest.
+    pub(super) fn pin(&mut self) -> Digest {
+        self.expected = self.digest();
+        self.blob = self.path.with_file_name(self.expected.hex());
+        self.is_pinned = true;
+        self.expected.clone()
     }
 
     /// The directory it is in.
@@ -98,6 +144,11 @@ impl Partial {
     /// What is known about where the bytes came from, if that was this address.
     pub(super) fn origin(&self, url: &str) -> Option<&Origin> {
         self.origin.as_ref().filter(|origin| origin.url == url && self.length > 0)
+    }
+
+    /// Whether this address says which version of its file the bytes are of.
+    pub(super) fn has_strong_etag(&self, url: &str) -> bool {
+        self.origin(url).and_then(|origin| origin.etag.as_ref()).is_some_and(|etag| is_strong(etag))
     }
 
     /// Forgets all bytes and starts with those of this origin.
@@ -154,7 +205,7 @@ impl Partial {
 
     /// Makes the right bytes the blob.
     pub(super) fn publish(self) -> Result<PathBuf, ImageError> {
-        publish::publish(&self.path, &self.blob)?;
+        publish::publish_locked(&self.lock, &self.path, &self.blob)?;
         files::remove_file(&self.sidecar_path)?;
         Ok(self.blob)
     }

