@@ -4,8 +4,8 @@
 //! with `O_NOFOLLOW` and must be regular ones; a symbolic link in their place is an error, never a way out.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, Read};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::OFlags;
@@ -17,6 +17,7 @@ use crate::cancel::Cancel;
 
 /// Zeros are left out of files in units of this size, the block size of the usual filesystems.
 const HOLE_BYTES: usize = 4096;
+const ZEROS: [u8; HOLE_BYTES] = [0; HOLE_BYTES];
 
 /// Opens a regular file for reading.
 pub(super) fn open(path: &Path) -> Result<File, ImageError> {
@@ -102,42 +103,65 @@ pub(super) struct SparseWriter {
 }
 
 impl SparseWriter {
-    /// Writes into this file, from its start.
-    pub(super) fn new(file: File) -> Self {
-        Self { file, position: 0 }
+    /// Writes into this file from here on. There must be nothing behind that position.
+    pub(super) fn new(file: File, position: u64) -> Self {
+        Self { file, position }
     }
 
-    /// How much has been written, holes included.
+    /// How long the file is, holes included.
     pub(super) fn position(&self) -> u64 {
         self.position
     }
 
-    /// Gives the file its full length, should it end in a hole, and brings it to the disk.
-    pub(super) fn finish(self) -> io::Result<()> {
-        self.file.set_len(self.position)?;
-        self.file.sync_all()
+    /// The file, which is shorter than it should be if it ends in a hole.
+    pub(super) fn file(&self) -> &File {
+        &self.file
     }
 
+    /// Gives the file its full length, should it end in a hole.
+    pub(super) fn settle(&self) -> io::Result<()> {
+        self.file.set_len(self.position)
+    }
+
+    /// Forgets everything.
+    pub(super) fn restart(&mut self) -> io::Result<()> {
+        self.position = 0;
+        self.file.set_len(0)
+    }
+
+    /// Writes at the end, what is not zero in as few pieces as it lies.
     pub(super) fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        for block in bytes.chunks(HOLE_BYTES) {
-            if block.iter().any(|byte| *byte != 0) {
-                self.file.seek(SeekFrom::Start(self.position))?;
-                self.file.write_all(block)?;
+        let mut run = 0..0;
+        while run.end < bytes.len() {
+            let block = block_at(self.position + run.end as u64, &bytes[run.end..]);
+            let end = run.end + block.len();
+            if *block == ZEROS[..block.len()] {
+                self.file.write_all_at(&bytes[run.clone()], self.position + run.start as u64)?;
+                run.start = end;
             }
-            self.position += block.len() as u64;
+            run.end = end;
         }
+        self.file.write_all_at(&bytes[run.clone()], self.position + run.start as u64)?;
+        self.position += bytes.len() as u64;
         Ok(())
     }
 }
 
-/// Copies a stream into a file, leaving holes for zeros, and hands back its length and the SHA-256 of its bytes.
+/// The first of these bytes, up to the end of the filesystem's block that they start in.
+fn block_at(position: u64, bytes: &[u8]) -> &[u8] {
+    let into_block = usize::try_from(position % HOLE_BYTES as u64).unwrap_or(0);
+    &bytes[..bytes.len().min(HOLE_BYTES - into_block)]
+}
+
+/// Copies a stream into an empty file, leaving holes for zeros, feeds its bytes to `hasher` and hands back their number.
+/// Nothing is forced to the disk: that is for whoever publishes the file.
 pub(super) fn copy_sparse(
     mut from: impl Read,
     to: File,
     hasher: &mut Hasher,
     cancel: &Cancel,
 ) -> Result<u64, HashError> {
-    let mut writer = SparseWriter::new(to);
+    let mut writer = SparseWriter::new(to, 0);
     let mut chunk = vec![0; CHUNK_BYTES];
     loop {
         cancel.check()?;
@@ -151,9 +175,8 @@ pub(super) fn copy_sparse(
             Err(error) => return Err(error.into()),
         }
     }
-    let length = writer.position();
-    writer.finish()?;
-    Ok(length)
+    writer.settle()?;
+    Ok(writer.position())
 }
 
 /// Copies a whole file into a new one, sharing its blocks where the filesystem can, and hands back digest (by `like`'s

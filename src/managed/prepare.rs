@@ -11,7 +11,7 @@
 //! Each file is judged by itself: only those that are missing, damaged or described differently now are made.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::directory::{self, ImageDirectory};
 use super::error::ImageError;
@@ -20,6 +20,7 @@ use super::publish::Shared;
 use super::spec::{ArtifactRole, Digest, ManagedArtifactSpec, ManagedImagePaths, ManagedImageSpec};
 use super::workspace::Workspace;
 use super::{files, lock, product, publish, source, transform};
+use crate::failpoint::{self, Point};
 use crate::layout::{CacheLayout, ProjectLayout};
 use crate::report::Event;
 
@@ -51,7 +52,9 @@ pub(super) fn prepare(
         }
         workspace.finish()?;
     }
+    failpoint::reach(Point::ImageShared);
     here.store(spec)?;
+    failpoint::reach(Point::ImageRecorded);
     let paths = directory::complete(here.path(), spec);
     let paths = paths.ok_or_else(|| ImageError::Vanished { path: here.path().to_owned() })?;
     job.note("is complete in the project");
@@ -100,6 +103,7 @@ fn take_over<'s>(
             left.push(artifact);
             continue;
         }
+        failpoint::reach(Point::FileShared);
         job.note(&format!("{role}: taken from {}", there.path().display()));
         here.record(entry)?;
     }
@@ -117,18 +121,18 @@ fn make(
         // Needed at the end; its absence is better found before an hour of downloading.
         transform::convert::qemu_img(job)?;
     }
-    let work = workspace.work(spec)?;
-    let made = make_in(job, spec, workspace, missing, &work);
-    files::remove_directory(&work)?;
+    let made = make_each(job, spec, workspace, missing);
+    if made.is_err() {
+        files::remove_directory(&workspace.work(spec))?;
+    }
     made
 }
 
-fn make_in(
+fn make_each(
     job: &Job,
     spec: &ManagedImageSpec,
     workspace: &Workspace,
     missing: &[&ManagedArtifactSpec],
-    work: &Path,
 ) -> Result<(), ImageError> {
     let mut there = ImageDirectory::open(job, workspace.image(spec), spec);
     publish::remove_leftovers(there.path())?;
@@ -140,12 +144,19 @@ fn make_in(
             None => source::fetch(job, workspace, artifact)?,
         };
         blobs.insert(&artifact.digest, blob.clone());
-        let file = transform::run(job, artifact, &blob, work)?;
-        let sha256 = product::verify(job, artifact, &file)?;
+        let work = workspace.fresh_work(spec)?;
+        failpoint::reach(Point::WorkMade);
+        let made = transform::run(job, artifact, &blob, &work)?;
+        let (file, sha256) = product::verify(job, artifact, made)?;
+        failpoint::reach(Point::ProductVerified);
         there.forget(spec, artifact.role)?;
         publish::publish(&file, &there.file(artifact.role))?;
+        // Before the manifest: who finds an image that is complete looks for no leftovers.
+        files::remove_directory(&work)?;
+        failpoint::reach(Point::ProductPublished);
         there.record_new(artifact, sha256)?;
         there.store(spec)?;
+        failpoint::reach(Point::ProductRecorded);
     }
     Ok(())
 }

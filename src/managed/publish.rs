@@ -18,6 +18,7 @@ use super::error::{At, DigestMismatch, ImageError};
 use super::files;
 use super::spec::Digest;
 use crate::cancel::Cancel;
+use crate::failpoint::{self, Point};
 
 /// Mode of published files.
 const READ_ONLY: u32 = 0o444;
@@ -32,7 +33,9 @@ pub(super) fn publish(temporary: &Path, target: &Path) -> Result<(), ImageError>
         file.set_permissions(fs::Permissions::from_mode(READ_ONLY)).at("change the mode of", temporary)?;
     }
     file.sync_all().at("write to disk", temporary)?;
+    failpoint::reach(Point::FileSynced);
     fs::rename(temporary, target).at("put in place", target)?;
+    failpoint::reach(Point::FileRenamed);
     sync_parent(target)
 }
 
@@ -60,6 +63,7 @@ pub(super) fn share(
 ) -> Result<Shared, ImageError> {
     let directory = target.parent().unwrap_or(Path::new("/"));
     if let Ok(linked) = link_in(directory, source) {
+        failpoint::reach(Point::LinkMade);
         publish_temporary(linked, target)?;
         return Ok(Shared::Linked);
     }

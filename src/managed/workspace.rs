@@ -72,9 +72,14 @@ impl Workspace {
         self.cache.images().image(&spec.id, &spec.version)
     }
 
-    /// A fresh directory for what is in the making; what an interrupted castra left there is removed.
-    pub(super) fn work(&self, spec: &ManagedImageSpec) -> Result<PathBuf, ImageError> {
-        let work = self.cache.images().work(&spec.id, &spec.version);
+    /// The directory for what is in the making.
+    pub(super) fn work(&self, spec: &ManagedImageSpec) -> PathBuf {
+        self.cache.images().work(&spec.id, &spec.version)
+    }
+
+    /// The same, empty; what an interrupted castra left there is removed.
+    pub(super) fn fresh_work(&self, spec: &ManagedImageSpec) -> Result<PathBuf, ImageError> {
+        let work = self.work(spec);
         files::remove_directory(&work)?;
         files::create_directory(&work)?;
         Ok(work)

@@ -1,11 +1,13 @@
 //! A VM's disk and what it stands on.
 
-use std::fs::{self, File};
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
+use tempfile::TempPath;
 
 use crate::config::defaults;
 use crate::context::RuntimeContext;
@@ -52,6 +54,7 @@ pub fn ensure_vm_assets(
     };
     record.base = base.record;
     record.save(layout)?;
+    failpoint::reach(Point::OverlayRecorded);
     Ok((ResolvedVmArtifacts { overlay: overlay.clone(), image: base.image }, record))
 }
 
@@ -165,10 +168,10 @@ fn create(plan: &VmPlan, base: &Base, context: &RuntimeContext) -> Result<(), Vm
     fs::create_dir_all(directory).map_err(failed)?;
     let backing_file = relative(directory, &base.disk);
     let size_bytes = plan.definition.disk_bytes.max(Qcow2Header::read(&base.disk)?.virtual_bytes);
-    // A name in a directory of its own level, since the relative backing file counts from there.
-    let temporary = tempfile::Builder::new().prefix(".overlay-").tempfile_in(directory).map_err(failed)?;
-    create_overlay(temporary.path(), &backing_file, size_bytes, &context.environment, &context.cancel)?;
-    temporary.as_file().sync_all().map_err(failed)?;
+    let temporary = new_beside(overlay).map_err(failed)?;
+    failpoint::reach(Point::OverlayBegun);
+    create_overlay(&temporary, &backing_file, size_bytes, &context.environment, &context.cancel)?;
+    File::open(&temporary).and_then(|disk| disk.sync_all()).map_err(failed)?;
     failpoint::reach(Point::OverlayMade);
     temporary.persist_noclobber(overlay).map_err(|error| failed(error.error))?;
     failpoint::reach(Point::OverlayPublished);
@@ -179,6 +182,21 @@ fn create(plan: &VmPlan, base: &Base, context: &RuntimeContext) -> Result<(), Vm
         size_bytes,
     });
     Ok(())
+}
+
+/// An empty file beside the disk, which vanishes unless it gets the disk's name: the relative backing file counts from
+/// that directory. Always of the same name, so that what a killed castra left is found; the VM's lock is held.
+fn new_beside(overlay: &Path) -> io::Result<TempPath> {
+    let mut name = OsString::from(".");
+    name.push(overlay.file_name().unwrap_or_default());
+    name.push(".new");
+    let path = overlay.with_file_name(name);
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+    TempPath::try_from_path(path)
 }
 
 /// Makes the disk as large as the configuration asks for; never smaller, since that would cut data off.

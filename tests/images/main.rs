@@ -9,6 +9,8 @@ mod pipelines;
 mod projects;
 mod python;
 mod tls;
+mod vhd;
+mod wheels;
 
 #[path = "../support/http.rs"]
 mod http;

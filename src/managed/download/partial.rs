@@ -1,15 +1,16 @@
 //! What an earlier attempt left, and what this one adds.
 
-use std::fs::File;
-use std::io::{Read as _, Seek, SeekFrom, Write as _};
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::failpoint::{self, Point};
 use crate::layout::CacheLayout;
 use crate::managed::digest::{Hasher, feed};
 use crate::managed::error::{At, ImageError};
+use crate::managed::files::SparseWriter;
 use crate::managed::job::Job;
 use crate::managed::spec::{Digest, ManagedArtifactSpec};
 use crate::managed::{files, publish};
@@ -19,13 +20,12 @@ const MAX_SIDECAR_BYTES: u64 = 64 * 1024;
 
 /// A download that is not complete yet: bytes on disk, and their digest so far.
 pub(super) struct Partial {
-    file: File,
+    file: SparseWriter,
     path: PathBuf,
     sidecar_path: PathBuf,
     blob: PathBuf,
     expected: Digest,
     hasher: Hasher,
-    length: u64,
     resumed: bool,
     origin: Option<Origin>,
 }
@@ -57,8 +57,8 @@ impl Partial {
         let sidecar_path = cache.partial_sidecar(algorithm, hex);
         let origin = read_origin(&sidecar_path)?;
         let (blob, expected) = (cache.blob(algorithm, hex), artifact.digest.clone());
-        let resumed = length > 0;
-        let mut partial = Self { file, path, sidecar_path, blob, expected, hasher, length, resumed, origin };
+        let (file, resumed) = (SparseWriter::new(file, length), length > 0);
+        let mut partial = Self { file, path, sidecar_path, blob, expected, hasher, resumed, origin };
         let too_long = artifact.size_bytes.is_some_and(|size| length > size);
         let whole_but_wrong = artifact.size_bytes == Some(length) && !partial.is_right();
         if too_long || whole_but_wrong {
@@ -68,6 +68,7 @@ impl Partial {
             ));
             partial.discard()?;
         }
+        failpoint::reach(Point::PartialOpened);
         Ok(partial)
     }
 
@@ -77,7 +78,7 @@ impl Partial {
     }
 
     pub(super) fn length(&self) -> u64 {
-        self.length
+        self.file.position()
     }
 
     /// The digest of the bytes so far.
@@ -87,7 +88,7 @@ impl Partial {
 
     /// Whether these are the pinned bytes, all of them.
     pub(super) fn is_right(&self) -> bool {
-        self.length > 0 && self.digest() == self.expected
+        self.length() > 0 && self.digest() == self.expected
     }
 
     /// Whether the bytes came by more than one request.
@@ -97,7 +98,7 @@ impl Partial {
 
     /// What is known about where the bytes came from, if that was this address.
     pub(super) fn origin(&self, url: &str) -> Option<&Origin> {
-        self.origin.as_ref().filter(|origin| origin.url == url && self.length > 0)
+        self.origin.as_ref().filter(|origin| origin.url == url && self.length() > 0)
     }
 
     /// Forgets all bytes and starts with those of this origin.
@@ -108,6 +109,7 @@ impl Partial {
         let mut sidecar = files::open_or_create(&self.sidecar_path)?;
         sidecar.write_all(&text).at("write", &self.sidecar_path)?;
         self.origin = Some(origin);
+        failpoint::reach(Point::OriginNoted);
         Ok(())
     }
 
@@ -119,25 +121,22 @@ impl Partial {
     pub(super) fn append(&mut self, bytes: &[u8]) -> Result<(), ImageError> {
         self.file.write_all(bytes).at("write", &self.path)?;
         self.hasher.update(bytes);
-        self.length += bytes.len() as u64;
         Ok(())
     }
 
     /// The start of the bytes, to see what they look like.
     pub(super) fn first_bytes(&self) -> Result<Vec<u8>, ImageError> {
         let mut start = vec![0; 64];
-        let count = self.file.read_at(&mut start, 0).at("read", &self.path)?;
+        let count = self.file.file().read_at(&mut start, 0).at("read", &self.path)?;
         start.truncate(count);
         Ok(start)
     }
 
     /// Forgets all bytes.
     pub(super) fn discard(&mut self) -> Result<(), ImageError> {
-        self.file.set_len(0).at("shorten", &self.path)?;
-        self.file.seek(SeekFrom::Start(0)).at("shorten", &self.path)?;
+        self.file.restart().at("shorten", &self.path)?;
         files::remove_file(&self.sidecar_path)?;
         self.hasher = Hasher::like(&self.expected);
-        self.length = 0;
         self.resumed = false;
         self.origin = None;
         Ok(())
@@ -145,17 +144,21 @@ impl Partial {
 
     /// After a failure: keeps what can be resumed, and leaves nothing behind otherwise.
     pub(super) fn clean_up(self) -> Result<(), ImageError> {
-        if self.length > 0 {
-            return Ok(());
+        if self.length() > 0 {
+            return self.file.settle().at("lengthen", &self.path);
         }
         files::remove_file(&self.sidecar_path)?;
         files::remove_file(&self.path)
     }
 
-    /// Makes the right bytes the blob.
+    /// Makes the right bytes the blob. The sidecar goes first: who finds the blob looks for nothing else.
     pub(super) fn publish(self) -> Result<PathBuf, ImageError> {
-        publish::publish(&self.path, &self.blob)?;
+        failpoint::reach(Point::BodyVerified);
+        self.file.settle().at("lengthen", &self.path)?;
         files::remove_file(&self.sidecar_path)?;
+        failpoint::reach(Point::SidecarRemoved);
+        publish::publish(&self.path, &self.blob)?;
+        failpoint::reach(Point::BlobPublished);
         Ok(self.blob)
     }
 }

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use crate::failpoint::{self, Point};
 use crate::layout::CacheLayout;
 use crate::managed::error::{At, DigestMismatch, ImageError};
 use crate::managed::job::Job;
@@ -27,11 +28,13 @@ pub(super) fn fetch(
     let copy = files::open_or_create(&copy_path)?;
     copy.set_len(0).at("shorten", &copy_path)?;
     let (found, length) = files::copy(from, &copy, &artifact.digest, &job.context.cancel).at("copy", path)?;
+    failpoint::reach(Point::Collected);
     if found != artifact.digest {
         files::remove_file(&copy_path)?;
         let (from, expected) = (path.display().to_string(), artifact.digest.clone());
         return Err(DigestMismatch { from, expected, found, html: false }.into());
     }
+    failpoint::reach(Point::CollectedVerified);
     publish::publish(&copy_path, &blob)?;
     progress.finished(length);
     Ok(blob)

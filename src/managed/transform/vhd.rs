@@ -30,7 +30,7 @@ pub(super) fn strip_footer(material: &Material) -> Result<Material, ImageError> 
     }
     let not_fixed = |kind| TransformError::NotFixedVhd { path: material.path.clone(), kind };
     match number_at(&footer, DISK_TYPE) {
-        2 => Ok(Material { length: disk_bytes, whole: false, ..material.clone() }),
+        2 => Ok(Material { path: material.path.clone(), length: disk_bytes, whole: false, sha256: None }),
         3 => Err(not_fixed("dynamic").into()),
         4 => Err(not_fixed("differencing").into()),
         _ => Err(not_vhd("its footer names no known kind of disk").into()),
