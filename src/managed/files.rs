@@ -1,11 +1,12 @@
 //! Opening, hashing and copying files without being led elsewhere.
 //!
 //! Cache and project may lie in directories that others can write to. The files Castra keeps there are therefore opened
-//! with `O_NOFOLLOW` and must be regular ones; a symbolic link in their place is an error, never a way out.
+//! with `O_NOFOLLOW` and must be regular ones; a symbolic link in their place is an error, never a way out. What is relied
+//! on later must belong to this user or to root.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::OFlags;
@@ -37,9 +38,24 @@ pub(super) fn open_if_there(path: &Path) -> Result<Option<File>, ImageError> {
     }
 }
 
-/// Opens a regular file of this user's for reading and writing, made if need be.
+/// Opens a regular file for reading and writing, made if need be.
 pub(super) fn open_or_create(path: &Path) -> Result<File, ImageError> {
     opened(OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600), path)
+}
+
+/// The same for bytes that will be relied on: another user's file, who could change it at any time, is replaced.
+pub(super) fn open_own_or_create(path: &Path) -> Result<File, ImageError> {
+    let file = open_or_create(path)?;
+    if is_trusted(&file.metadata().at("look at", path)?) {
+        return Ok(file);
+    }
+    remove_file(path)?;
+    create_new(path)
+}
+
+/// Whether nobody but this user and root can change a file behind our back.
+pub(super) fn is_trusted(metadata: &Metadata) -> bool {
+    metadata.uid() == 0 || metadata.uid() == rustix::process::geteuid().as_raw()
 }
 
 /// Opens a regular file for writing at its end, made if need be.
@@ -210,8 +226,6 @@ fn reflink(_from: &File, _to: &File) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt;
-
     use super::*;
 
     #[test]

@@ -62,7 +62,7 @@ pub(super) fn prepare(
     Ok(paths)
 }
 
-/// Those artifacts of a directory that cannot be relied on.
+/// Those artifacts of the project's directory that cannot be relied on.
 fn not_intact<'s>(
     job: &Job,
     directory: &mut ImageDirectory,
@@ -70,7 +70,7 @@ fn not_intact<'s>(
 ) -> Result<Vec<&'s ManagedArtifactSpec>, ImageError> {
     let mut missing = Vec::new();
     for artifact in artifacts {
-        if directory.intact(job, artifact)?.is_none() {
+        if directory.intact(job, artifact)?.is_none() || !directory.is_trusted(artifact.role) {
             missing.push(artifact);
         }
     }

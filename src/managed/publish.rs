@@ -54,7 +54,7 @@ fn sync_parent(path: &Path) -> Result<(), ImageError> {
 }
 
 /// Publishes `target` with the bytes of the published file `source`, whose SHA-256 this is: as a hard link, else as a
-/// reflink, else as a copy that is verified while it is made.
+/// reflink, else as a copy that is verified while it is made. Another user's file is never linked.
 pub(super) fn share(
     source: &Path,
     target: &Path,
@@ -62,7 +62,8 @@ pub(super) fn share(
     cancel: &Cancel,
 ) -> Result<Shared, ImageError> {
     let directory = target.parent().unwrap_or(Path::new("/"));
-    if let Ok(linked) = link_in(directory, source) {
+    let trusted = fs::symlink_metadata(source).is_ok_and(|metadata| files::is_trusted(&metadata));
+    if let Some(Ok(linked)) = trusted.then(|| link_in(directory, source)) {
         failpoint::reach(Point::LinkMade);
         publish_temporary(linked, target)?;
         return Ok(Shared::Linked);

@@ -48,7 +48,7 @@ impl Partial {
     ) -> Result<Self, ImageError> {
         let (algorithm, hex) = (artifact.digest.algorithm(), artifact.digest.hex());
         let path = cache.partial(algorithm, hex);
-        let file = files::open_or_create(&path)?;
+        let file = files::open_own_or_create(&path)?;
         if file.metadata().at("look at", &path)?.len() > 0 {
             job.step(artifact.role, "verifying what an earlier download left");
         }

@@ -25,7 +25,7 @@ pub(super) fn fetch(
     let blob = cache.blob(artifact.digest.algorithm(), artifact.digest.hex());
     // Under the partial's name, so that what an interruption leaves is used up by the next try.
     let copy_path = cache.partial(artifact.digest.algorithm(), artifact.digest.hex());
-    let copy = files::open_or_create(&copy_path)?;
+    let copy = files::open_own_or_create(&copy_path)?;
     copy.set_len(0).at("shorten", &copy_path)?;
     let (found, length) = files::copy(from, &copy, &artifact.digest, &job.context.cancel).at("copy", path)?;
     failpoint::reach(Point::Collected);
