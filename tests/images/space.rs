@@ -76,7 +76,7 @@ const SMALL: &str = r#"
 mount -t tmpfs -o "size=$SIZE" tmpfs "$ROOM" || exit 9
 "$@"; first=$?
 cp -a "$ROOM" "$SEEN"
-mount -o remount,size=64m "$ROOM" || exit 9
+mount -t tmpfs -o remount,size=64m tmpfs "$ROOM" || exit 9
 "$@" || exit 8
 cp -a "$ROOM" "$AFTER"
 exit $first
@@ -119,7 +119,7 @@ fn a_disk_that_is_full_at_whatever_stage_ends_in_a_clear_error() {
 const READ_ONLY: &str = r#"
 mount -t tmpfs tmpfs "$ROOM" || exit 9
 if [ -s "$FILL" ]; then CASTRA_TEST_STATE_ROOT="$OTHER" "$@" || exit 8; fi
-mount -o remount,ro "$ROOM" || exit 9
+mount -t tmpfs -o remount,ro tmpfs "$ROOM" || exit 9
 "$@"
 "#;
 
