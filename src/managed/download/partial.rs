@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::writeback::Writeback;
 use crate::failpoint::{self, Point};
 use crate::layout::CacheLayout;
 use crate::managed::digest::{Hasher, feed};
@@ -21,6 +22,7 @@ const MAX_SIDECAR_BYTES: u64 = 64 * 1024;
 /// A download that is not complete yet: bytes on disk, and their digest so far.
 pub(super) struct Partial {
     file: SparseWriter,
+    writeback: Writeback,
     path: PathBuf,
     sidecar_path: PathBuf,
     blob: PathBuf,
@@ -57,8 +59,9 @@ impl Partial {
         let sidecar_path = cache.partial_sidecar(algorithm, hex);
         let origin = read_origin(&sidecar_path)?;
         let (blob, expected) = (cache.blob(algorithm, hex), artifact.digest.clone());
-        let (file, resumed) = (SparseWriter::new(file, length), length > 0);
-        let mut partial = Self { file, path, sidecar_path, blob, expected, hasher, resumed, origin };
+        let (file, writeback, resumed) = (SparseWriter::new(file, length), Writeback::default(), length > 0);
+        let mut partial =
+            Self { file, writeback, path, sidecar_path, blob, expected, hasher, resumed, origin };
         let too_long = artifact.size_bytes.is_some_and(|size| length > size);
         let whole_but_wrong = artifact.size_bytes == Some(length) && !partial.is_right();
         if too_long || whole_but_wrong {
@@ -120,6 +123,7 @@ impl Partial {
 
     pub(super) fn append(&mut self, bytes: &[u8]) -> Result<(), ImageError> {
         self.file.write_all(bytes).at("write", &self.path)?;
+        self.writeback.grown(self.file.file(), self.length()).at("write to disk", &self.path)?;
         self.hasher.update(bytes);
         Ok(())
     }
@@ -134,6 +138,7 @@ impl Partial {
 
     /// Forgets all bytes.
     pub(super) fn discard(&mut self) -> Result<(), ImageError> {
+        self.writeback.restart().at("write to disk", &self.path)?;
         self.file.restart().at("shorten", &self.path)?;
         files::remove_file(&self.sidecar_path)?;
         self.hasher = Hasher::like(&self.expected);
@@ -143,7 +148,8 @@ impl Partial {
     }
 
     /// After a failure: keeps what can be resumed, and leaves nothing behind otherwise.
-    pub(super) fn clean_up(self) -> Result<(), ImageError> {
+    pub(super) fn clean_up(mut self) -> Result<(), ImageError> {
+        self.writeback.settle().at("write to disk", &self.path)?;
         if self.length() > 0 {
             return self.file.settle().at("lengthen", &self.path);
         }
@@ -152,8 +158,9 @@ impl Partial {
     }
 
     /// Makes the right bytes the blob. The sidecar goes first: who finds the blob looks for nothing else.
-    pub(super) fn publish(self) -> Result<PathBuf, ImageError> {
+    pub(super) fn publish(mut self) -> Result<PathBuf, ImageError> {
         failpoint::reach(Point::BodyVerified);
+        self.writeback.settle().at("write to disk", &self.path)?;
         self.file.settle().at("lengthen", &self.path)?;
         files::remove_file(&self.sidecar_path)?;
         failpoint::reach(Point::SidecarRemoved);
