@@ -8,10 +8,13 @@
 //!   vms/<vm>/                              vm.json  qemu.pid  lock  initramfs  host_key  client_key  known_hosts
 //!   logs/                                  image-manager.log  <vm>-console.log  <vm>-qemu.log
 //!   cache/                                 stands in for a cache that cannot be written to
+//!   quarantine/                            damaged files of images, moved aside
 //! $XDG_CACHE_HOME/castra/
 //!   blobs/sha256/<digest>[.partial[.json]] verified downloads; a partial is named by the digest it should get
 //!   images/<id>/<version>/                 the same layout as in a project
-//!   locks/                                 one file per image and per blob
+//!   projects/<digest of a state root>.json which images a project has, and what they are made from
+//!   quarantine/                            damaged files, moved aside
+//!   locks/                                 one file per image, blob and project
 //!   accelerators.json                      what the accelerator race found
 //! $XDG_RUNTIME_DIR/castra/<project>/<vm>/  qmp.sock  control.sock        0700 / 0600
 //! ```
@@ -60,6 +63,11 @@ impl ProjectLayout {
         CacheLayout::new(self.state_root.join("cache"))
     }
 
+    /// Where damaged files of the project's images are moved.
+    pub fn quarantine(&self) -> PathBuf {
+        self.state_root.join("quarantine")
+    }
+
     /// The project's images.
     pub fn images(&self) -> ImagesLayout {
         ImagesLayout::new(self.state_root.join("images"))
@@ -92,9 +100,13 @@ impl ProjectLayout {
 
     /// Where a VM's sockets are: below `runtime_root`, by a digest of the state root, so that two projects never meet.
     pub fn sockets(&self, runtime_root: &Path, vm: &str) -> SocketsLayout {
+        SocketsLayout { directory: runtime_root.join(self.short_digest(6)).join(vm) }
+    }
+
+    /// Names the project by where it is: the first bytes of a digest of its state root.
+    pub fn short_digest(&self, bytes: usize) -> String {
         let digest = Sha256::digest(self.state_root.as_os_str().as_encoded_bytes());
-        let project: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
-        SocketsLayout { directory: runtime_root.join(project).join(vm) }
+        digest.iter().take(bytes).map(|byte| format!("{byte:02x}")).collect()
     }
 }
 
@@ -241,29 +253,59 @@ impl CacheLayout {
         ImagesLayout::new(self.root.join("images"))
     }
 
+    /// The directory of all downloads, one directory an algorithm.
+    pub fn blobs(&self) -> PathBuf {
+        self.root.join("blobs")
+    }
+
+    /// The directory of all references.
+    pub fn projects(&self) -> PathBuf {
+        self.root.join("projects")
+    }
+
+    /// What this project has of the cache.
+    pub fn reference(&self, project: &ProjectLayout) -> PathBuf {
+        self.projects().join(format!("{}.json", project.short_digest(16)))
+    }
+
+    /// Where damaged files are moved.
+    pub fn quarantine(&self) -> PathBuf {
+        self.root.join("quarantine")
+    }
+
     /// A verified download. `algorithm` is `sha256` or `sha512`, `hex` the digest.
     pub fn blob(&self, algorithm: &str, hex: &str) -> PathBuf {
-        self.root.join("blobs").join(algorithm).join(hex)
+        self.blobs().join(algorithm).join(hex)
     }
 
     /// A download that is not complete yet.
     pub fn partial(&self, algorithm: &str, hex: &str) -> PathBuf {
-        self.root.join("blobs").join(algorithm).join(format!("{hex}.partial"))
+        self.blobs().join(algorithm).join(format!("{hex}.partial"))
     }
 
     /// What a resumed download must match: URL, ETag, total.
     pub fn partial_sidecar(&self, algorithm: &str, hex: &str) -> PathBuf {
-        self.root.join("blobs").join(algorithm).join(format!("{hex}.partial.json"))
+        self.blobs().join(algorithm).join(format!("{hex}.partial.json"))
     }
 
     /// Where pip puts what shall become this blob.
     pub fn pip(&self, algorithm: &str, hex: &str) -> PathBuf {
-        self.root.join("blobs").join(algorithm).join(format!("{hex}.pip"))
+        self.blobs().join(algorithm).join(format!("{hex}.pip"))
     }
 
     /// A lock file; `name` is made of image ids, versions and digests.
     pub fn lock(&self, name: &str) -> PathBuf {
         self.root.join("locks").join(format!("{name}.lock"))
+    }
+
+    /// Held by whoever makes an image in the cache.
+    pub fn image_lock(&self, id: &str, version: &str) -> PathBuf {
+        self.lock(&format!("image-{id}-{version}"))
+    }
+
+    /// Held by whoever fetches a download.
+    pub fn blob_lock(&self, algorithm: &str, hex: &str) -> PathBuf {
+        self.lock(&format!("blob-{algorithm}-{hex}"))
     }
 
     /// What the accelerator race found.

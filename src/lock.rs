@@ -1,8 +1,8 @@
 //! Locks between processes: one file per thing that is worked on, freed by the kernel whenever its holder ends.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -16,7 +16,7 @@ const POLL: Duration = Duration::from_millis(20);
 /// A lock that is held until this is dropped, or the process ends in whatever way.
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
+    file: File,
 }
 
 /// Why a lock could not be had.
@@ -63,7 +63,26 @@ impl Lock {
         Self::hold(file, path, cancel, on_wait)
     }
 
-    /// The same, on a file that is open already; `path` is for messages.
+    /// Takes the lock if nobody holds it.
+    ///
+    /// # Errors
+    /// [`LockError::File`].
+    pub fn try_hold(file: File, path: &Path) -> Result<Option<Self>, LockError> {
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Self { file })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(source)) => Err(LockError::File { path: path.to_owned(), source }),
+        }
+    }
+
+    /// Whether this file is the one that is locked: a lock on one that was removed keeps nobody out.
+    pub fn is_on(&self, path: &Path) -> bool {
+        let same =
+            |locked: &Metadata, there: &Metadata| (locked.dev(), locked.ino()) == (there.dev(), there.ino());
+        matches!((self.file.metadata(), fs::symlink_metadata(path)), (Ok(locked), Ok(there)) if same(&locked, &there))
+    }
+
+    /// The same as [`Self::acquire`], on a file that is open already; `path` is for messages.
     ///
     /// # Errors
     /// As for [`Self::acquire`].
@@ -72,7 +91,7 @@ impl Lock {
         let mut on_wait = Some(on_wait);
         loop {
             match file.try_lock() {
-                Ok(()) => return Ok(Self { _file: file }),
+                Ok(()) => return Ok(Self { file }),
                 Err(TryLockError::Error(source)) => return Err(failed(source)),
                 Err(TryLockError::WouldBlock) => {}
             }

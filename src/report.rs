@@ -29,7 +29,7 @@ impl Reporter for Silent {
     fn report(&self, _event: &Event) {}
 }
 
-/// Which image an event is about; displays as `alpine-minimal v1`.
+/// Which image an event is about; displays as `alpine-minimal v1`, or as the id alone where there is no version.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ImageLabel {
     /// The image's id.
@@ -40,7 +40,10 @@ pub struct ImageLabel {
 
 impl std::fmt::Display for ImageLabel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} {}", self.id, self.version)
+        match self.version.as_str() {
+            "" => f.write_str(&self.id),
+            version => write!(f, "{} {version}", self.id),
+        }
     }
 }
 

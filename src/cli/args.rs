@@ -68,7 +68,7 @@ pub(super) enum Command {
     Logs(Logs),
     /// Show which ports of this machine lead into which VM
     Ports(Ports),
-    /// Look at managed images
+    /// Look at managed images, fetch, check, carry and remove them
     Image(Image),
     /// Print a configuration for ssh, scp, rsync, editors and Ansible
     SshConfig(SshConfig),
@@ -203,6 +203,9 @@ pub(super) struct Ports {
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct Image {
+    /// Print the result as JSON (docs/json.md)
+    #[arg(long, global = true)]
+    pub(super) json: bool,
     #[command(subcommand)]
     pub(super) command: ImageCommand,
 }
@@ -211,6 +214,59 @@ pub(super) struct Image {
 pub(super) enum ImageCommand {
     /// Show the images there are and whether they are here already
     List,
+    /// Show what an image is made from and where its files are
+    Show {
+        /// The image [default version: the newest]
+        #[arg(value_name = "NAME[@VERSION]")]
+        image: String,
+    },
+    /// Fetch images: into this project what its VMs need, anything else into the cache
+    ///
+    /// An image of your own that has no digest yet is fetched too, so that its digest can be told and pinned.
+    Pull {
+        /// Images to fetch [default: what the VMs of this project need]
+        #[arg(value_name = "NAME[@VERSION]")]
+        images: Vec<String>,
+    },
+    /// Hash every file of images again; move damaged ones aside and make them again
+    ///
+    /// Looks at this project's copy, the cache's copy and the downloads. What is damaged goes into a quarantine/
+    /// directory beside them, which `castra image prune` empties.
+    Verify {
+        /// Images to verify [default: all that are here]
+        #[arg(value_name = "NAME[@VERSION]")]
+        images: Vec<String>,
+    },
+    /// Put a file that an image is made from, or an archive of `export`, into the cache
+    ///
+    /// For machines without a network. A file is recognised by its digest: it must be pinned by an image of the catalog
+    /// or of this project's castra.toml.
+    Import {
+        /// The file or archive
+        path: PathBuf,
+    },
+    /// Write what an image is made from into one file, for `import` on another machine
+    Export {
+        /// The image [default version: the newest]
+        #[arg(value_name = "NAME[@VERSION]")]
+        image: String,
+        /// The new file
+        path: PathBuf,
+    },
+    /// Remove from the cache what no project needs
+    ///
+    /// Removed are images that no project has, downloads that no project's image is made from, what interrupted
+    /// downloads left, and the quarantine. What a project has is kept with its downloads, which make it again if it is
+    /// ever damaged. Projects stand by themselves: nothing of them is touched, and what a running castra works on is left
+    /// alone.
+    Prune {
+        /// Only show what would be removed
+        #[arg(long)]
+        dry_run: bool,
+        /// Also remove downloads whose images are in projects; to make those again, they are fetched again
+        #[arg(long)]
+        downloads: bool,
+    },
 }
 
 #[derive(Debug, ClapArgs)]

@@ -57,6 +57,16 @@ impl Printer {
         }
     }
 
+    /// The command's result as one JSON value on stdout.
+    ///
+    /// # Errors
+    /// Those of stdout.
+    pub(super) fn json(&self, value: &impl serde::Serialize) -> io::Result<bool> {
+        let mut text = serde_json::to_string_pretty(value)?;
+        text.push('\n');
+        self.result(&text)
+    }
+
     /// Something good, on stderr.
     pub(super) fn success(&self, text: &str) {
         if self.verbosity > Verbosity::Quiet {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use crate::config::{ConfigError, ConfigOptions, ProjectConfig, Surroundings};
+use crate::config::{ConfigError, ConfigOptions, ProjectConfig, Surroundings, UnpinnedArtifact};
 use crate::config::{load_or_default_project, resolve_config_path};
 use crate::context::RuntimeContext;
 use crate::error::Result;
@@ -20,6 +20,25 @@ pub(super) fn config(args: &Args, context: &RuntimeContext, printer: &Printer) -
     let config = load(&options(args), context)??;
     printer.diagnostics(&config.warnings);
     Ok(config)
+}
+
+/// The configuration, its warnings shown; or, if nothing else is wrong with it, the files of its images that have no
+/// digest yet.
+pub(super) fn config_or_unpinned(
+    args: &Args,
+    context: &RuntimeContext,
+    printer: &Printer,
+) -> Result<Result<ProjectConfig, Vec<UnpinnedArtifact>>> {
+    match load(&options(args), context)? {
+        Ok(config) => {
+            printer.diagnostics(&config.warnings);
+            Ok(Ok(config))
+        }
+        Err(ConfigError::Invalid(diagnostics)) if diagnostics.only_unpinned().is_some() => {
+            Ok(Err(diagnostics.only_unpinned().unwrap_or_default().to_vec()))
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// The project that this directory is without any file.

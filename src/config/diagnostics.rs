@@ -21,6 +21,8 @@ use std::sync::Arc;
 
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet, normalize_untrusted_str};
 
+use crate::managed::ArtifactSource;
+
 /// More than these are counted, not shown: the first ones explain the rest, and a terminal holds no more.
 const MAX_SHOWN: usize = 20;
 
@@ -59,6 +61,16 @@ pub struct Diagnostics {
     file: PathBuf,
     text: Arc<str>,
     list: Vec<Diagnostic>,
+    unpinned: Vec<UnpinnedArtifact>,
+}
+
+/// A file of an image that has a source and no digest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnpinnedArtifact {
+    /// What it is: ``the rootfs of the image `debian` ``.
+    pub place: String,
+    /// Where it comes from.
+    pub source: ArtifactSource,
 }
 
 /// A thing that can be wrong, said by the module that knows about it.
@@ -74,7 +86,10 @@ pub(super) trait Problem: std::error::Error {
 
 /// Where validation puts what it finds.
 #[derive(Debug, Default)]
-pub(super) struct Problems(Vec<Diagnostic>);
+pub(super) struct Problems {
+    list: Vec<Diagnostic>,
+    unpinned: Vec<UnpinnedArtifact>,
+}
 
 impl Diagnostics {
     /// Whether there is nothing to tell.
@@ -85,6 +100,12 @@ impl Diagnostics {
     /// The problems, in the file's order.
     pub fn iter(&self) -> impl Iterator<Item = &Diagnostic> {
         self.list.iter()
+    }
+
+    /// What has a source and no digest, if no other error keeps the file from being used: then it can be fetched to see
+    /// which digest it has.
+    pub fn only_unpinned(&self) -> Option<&[UnpinnedArtifact]> {
+        (self.count(Severity::Error) == self.unpinned.len()).then_some(&self.unpinned)
     }
 
     /// The file they are about.
@@ -185,6 +206,17 @@ impl Problems {
         self.push(Severity::Error, span, problem, Some((there, label.to_owned())));
     }
 
+    /// This has no digest, which is an error of its own.
+    pub(super) fn unpinned(
+        &mut self,
+        span: Range<usize>,
+        problem: &impl Problem,
+        artifact: UnpinnedArtifact,
+    ) {
+        self.error(span, problem);
+        self.unpinned.push(artifact);
+    }
+
     /// This is odd here.
     pub(super) fn warning(&mut self, span: Range<usize>, problem: &impl Problem) {
         self.push(Severity::Warning, span, problem, None);
@@ -192,16 +224,16 @@ impl Problems {
 
     /// Whether there is anything but warnings.
     pub(super) fn has_errors(&self) -> bool {
-        self.0.iter().any(|diagnostic| diagnostic.severity == Severity::Error)
+        self.list.iter().any(|diagnostic| diagnostic.severity == Severity::Error)
     }
 
     /// The problems with the text they are about, in the file's order.
     pub(super) fn finish(mut self, file: &Path, text: &str) -> Diagnostics {
-        if self.0.is_empty() {
+        if self.list.is_empty() {
             return Diagnostics::default();
         }
-        self.0.sort_by_key(|diagnostic| diagnostic.span.start);
-        Diagnostics { file: file.to_owned(), text: text.into(), list: self.0 }
+        self.list.sort_by_key(|diagnostic| diagnostic.span.start);
+        Diagnostics { file: file.to_owned(), text: text.into(), list: self.list, unpinned: self.unpinned }
     }
 
     fn push(
@@ -212,7 +244,7 @@ impl Problems {
         related: Option<(Range<usize>, String)>,
     ) {
         let (message, label, help) = (problem.to_string(), problem.label(), problem.help());
-        self.0.push(Diagnostic { severity, message, span, label, related, help });
+        self.list.push(Diagnostic { severity, message, span, label, related, help });
     }
 }
 
@@ -274,7 +306,12 @@ mod tests {
         };
         let mut list: Vec<Diagnostic> = (0..50).map(|number| problem(number, Severity::Warning)).collect();
         list.push(problem(50, Severity::Error));
-        let diagnostics = Diagnostics { file: "castra.toml".into(), text: "#".repeat(60).into(), list };
+        let diagnostics = Diagnostics {
+            file: "castra.toml".into(),
+            text: "#".repeat(60).into(),
+            list,
+            unpinned: Vec::new(),
+        };
         let told = diagnostics.render(false);
         assert!(told.contains("error: problem 50") && told.ends_with("… and 31 more."), "{told}");
         assert_eq!(diagnostics.summary(), "1 error, 50 warnings");

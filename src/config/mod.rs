@@ -15,7 +15,7 @@ mod schema;
 mod template;
 mod validate;
 
-pub use diagnostics::{Diagnostic, Diagnostics, Severity};
+pub use diagnostics::{Diagnostic, Diagnostics, Severity, UnpinnedArtifact};
 pub use discovery::{ConfigOptions, load_or_default_project, resolve_config_path};
 pub use error::ConfigError;
 pub use project::{

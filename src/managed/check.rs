@@ -110,17 +110,25 @@ fn roles(spec: &ManagedImageSpec) -> Result<(), SpecProblem> {
 fn artifact(artifact: &ManagedArtifactSpec) -> Result<(), SpecProblem> {
     let role = artifact.role;
     for digest in std::iter::once(&artifact.digest).chain(&artifact.product_digest) {
-        let digits = match digest {
-            Digest::Sha256(_) => 64,
-            Digest::Sha512(_) => 128,
-        };
-        let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-        if digest.hex().len() != digits || !digest.hex().bytes().all(is_digit) {
-            return Err(SpecProblem::Digest { role, digits });
+        if !is_digest(digest) {
+            return Err(SpecProblem::Digest { role, digits: digits_of(digest) });
         }
     }
     source(role, &artifact.source)?;
     artifact.pipeline.iter().try_for_each(|one| step(role, one))
+}
+
+/// Whether these are the digits of a digest, which become the name of a file.
+pub(super) fn is_digest(digest: &Digest) -> bool {
+    let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    digest.hex().len() == digits_of(digest) && digest.hex().bytes().all(is_digit)
+}
+
+fn digits_of(digest: &Digest) -> usize {
+    match digest {
+        Digest::Sha256(_) => 64,
+        Digest::Sha512(_) => 128,
+    }
 }
 
 fn source(role: ArtifactRole, source: &ArtifactSource) -> Result<(), SpecProblem> {

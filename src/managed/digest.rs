@@ -102,6 +102,25 @@ pub(super) fn feed(hasher: &mut Hasher, mut reader: impl Read, cancel: &Cancel) 
     }
 }
 
+/// Both digests that may be pinned, in one reading.
+pub(super) fn both(mut reader: impl Read, cancel: &Cancel) -> Result<[Digest; 2], HashError> {
+    let (mut sha256, mut sha512) = (Sha256::new(), Sha512::new());
+    let mut chunk = vec![0; CHUNK_BYTES];
+    loop {
+        cancel.check()?;
+        match reader.read(&mut chunk) {
+            Ok(0) => break,
+            Ok(count) => {
+                sha256.update(&chunk[..count]);
+                sha512.update(&chunk[..count]);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok([Digest::Sha256(hex(&sha256.finalize())), Digest::Sha512(hex(&sha512.finalize()))])
+}
+
 /// SHA-256 of these bytes, in hexadecimal.
 pub(super) fn sha256_hex(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))

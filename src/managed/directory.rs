@@ -7,13 +7,46 @@ use super::error::{At, ImageError};
 use super::files;
 use super::job::Job;
 use super::manifest::{self, Distrust, Manifest, ManifestArtifact};
+use super::quarantine;
 use super::spec::{ArtifactRole, ManagedArtifactSpec, ManagedImagePaths, ManagedImageSpec};
 use super::stamp::Stamp;
+use crate::layout::{CacheLayout, ProjectLayout};
 
 /// An image's directory and what its manifest proves about it.
 pub(super) struct ImageDirectory {
     path: PathBuf,
+    /// Where its damaged files go.
+    quarantine: PathBuf,
     entries: Vec<ManifestArtifact>,
+}
+
+/// Names an image's directory, in a project or in the cache.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    /// The image's directory.
+    pub(super) image: PathBuf,
+    /// Where its damaged files go.
+    pub(super) quarantine: PathBuf,
+}
+
+impl Place {
+    /// In a project.
+    pub(super) fn in_project(project: &ProjectLayout, spec: &ManagedImageSpec) -> Self {
+        let image = project.images().image(&spec.id, &spec.version);
+        Self { image, quarantine: project.quarantine() }
+    }
+
+    /// In a cache.
+    pub(super) fn in_cache(cache: &CacheLayout, spec: &ManagedImageSpec) -> Self {
+        let image = cache.images().image(&spec.id, &spec.version);
+        Self { image, quarantine: cache.quarantine() }
+    }
+
+    /// Moves a damaged file of the image aside, and says where it is now.
+    pub(super) fn set_aside(&self, spec: &ManagedImageSpec, name: &str) -> Result<PathBuf, ImageError> {
+        let label = format!("{}-{}-{name}", spec.id, spec.version);
+        quarantine::set_aside(&self.quarantine, &self.image.join(name), &label)
+    }
 }
 
 /// The paths of an image whose files are all there and unchanged by their stamps. Takes a few `stat`s, no lock and no
@@ -54,7 +87,8 @@ fn paths(directory: &Path, manifest: &Manifest) -> Option<ManagedImagePaths> {
 impl ImageDirectory {
     /// Looks at a directory, which need not be there. What its manifest says is only taken if it can be trusted; where
     /// it cannot, this says so and counts the directory as empty.
-    pub(super) fn open(job: &Job, path: PathBuf, spec: &ManagedImageSpec) -> Self {
+    pub(super) fn open(job: &Job, place: Place, spec: &ManagedImageSpec) -> Self {
+        let Place { image: path, quarantine } = place;
         let loaded = Manifest::load(&path).and_then(|manifest| {
             let same = manifest.id == spec.id && manifest.version == spec.version;
             if same { Ok(manifest) } else { Err(Distrust::Foreign) }
@@ -72,7 +106,7 @@ impl ImageDirectory {
                 Vec::new()
             }
         };
-        Self { path, entries }
+        Self { path, quarantine, entries }
     }
 
     /// The entry of an artifact whose file is there and right. A file whose stamp has changed is hashed.
@@ -99,10 +133,8 @@ impl ImageDirectory {
                 job.warn(format!("{} is missing; it is prepared anew", path.display()));
                 Ok(None)
             }
-            Ok(_) | Err(_) => {
-                job.warn(format!("{} is not what it was; it is prepared anew", path.display()));
-                Ok(None)
-            }
+            // Told when it is moved aside.
+            Ok(_) | Err(_) => Ok(None),
         }
     }
 
@@ -121,11 +153,32 @@ impl ImageDirectory {
         self.path.join(role.file_name())
     }
 
-    /// Takes an artifact out of the manifest before its file is replaced, so that none is ever described wrongly.
-    pub(super) fn forget(&mut self, spec: &ManagedImageSpec, role: ArtifactRole) -> Result<(), ImageError> {
-        let before = self.entries.len();
+    /// Makes way for an artifact that is not [intact](Self::intact): takes it out of the manifest before its file is
+    /// replaced, so that none is ever described wrongly, and moves a damaged file aside. Only for who holds the
+    /// directory's lock.
+    pub(super) fn make_way(
+        &mut self,
+        job: &Job,
+        spec: &ManagedImageSpec,
+        artifact: &ManagedArtifactSpec,
+    ) -> Result<(), ImageError> {
+        let role = artifact.role;
+        let Some(entry) = self.entries.iter().find(|entry| entry.role == role).cloned() else {
+            return Ok(());
+        };
         self.entries.retain(|entry| entry.role != role);
-        if self.entries.len() < before { self.store(spec) } else { Ok(()) }
+        self.store(spec)?;
+        // One of another description is not damaged, and simply replaced.
+        if is_for(&entry, artifact) && fs::symlink_metadata(self.file(role)).is_ok() {
+            let place = Place { image: self.path.clone(), quarantine: self.quarantine.clone() };
+            let moved = place.set_aside(spec, role.file_name())?;
+            job.warn(format!(
+                "{} is damaged; it was moved to {} and is prepared anew",
+                self.file(role).display(),
+                moved.display()
+            ));
+        }
+        Ok(())
     }
 
     /// Whether the file of this role is the one with this stamp.

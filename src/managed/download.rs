@@ -17,7 +17,7 @@ use std::path::PathBuf;
 
 use super::error::{DigestMismatch, ImageError};
 use super::job::{Job, Progress};
-use super::spec::ManagedArtifactSpec;
+use super::spec::{Digest, ManagedArtifactSpec};
 use crate::layout::CacheLayout;
 
 mod attempt;
@@ -63,6 +63,34 @@ pub(super) fn fetch(
     Ok(blob)
 }
 
+/// Fetches bytes that nothing pins yet from the first address that has any, keeps them under the digest they have, and
+/// hands back that and their number. Mirrors are not asked: only the image's own address can say what it should be.
+pub(super) fn fetch_unpinned(
+    job: &Job,
+    cache: &CacheLayout,
+    artifact: &ManagedArtifactSpec,
+    urls: &[String],
+) -> Result<(Digest, u64), ImageError> {
+    if job.context.offline {
+        return Err(ImageError::Offline { what: artifact.source.to_string() });
+    }
+    let mut partial = Partial::open_unpinned(job, cache, artifact)?;
+    let mut progress = job.progress(artifact.role, artifact.size_bytes);
+    if let Err(error) = from_any(job, artifact, urls, &mut partial, &mut progress) {
+        partial.discard()?;
+        partial.clean_up()?;
+        return Err(error);
+    }
+    if headers::looks_like_html(&partial.first_bytes()?) {
+        partial.discard()?;
+        partial.clean_up()?;
+        return Err(ImageError::WebPage { from: artifact.source.to_string() });
+    }
+    let (digest, length) = (partial.pin(), partial.length());
+    partial.publish()?;
+    Ok((digest, length))
+}
+
 /// Whether one of the addresses answers, within the time that the default choice allows.
 ///
 /// # Errors
@@ -85,7 +113,7 @@ fn from_any(
     partial: &mut Partial,
     progress: &mut Progress,
 ) -> Result<(), ImageError> {
-    let urls = with_mirrors(job, urls);
+    let urls = if partial.is_pinned() { with_mirrors(job, urls) } else { urls.to_vec() };
     let mut worst: Option<ImageError> = None;
     for (index, url) in urls.iter().enumerate() {
         progress.started(url, partial.length());
@@ -131,7 +159,7 @@ fn from_one(
     loop {
         let before = partial.length();
         let reason = match attempt(job, &client, url, artifact.size_bytes, partial, progress)? {
-            Ended::Whole if partial.is_right() => return Ok(()),
+            Ended::Whole if partial.is_right() || !partial.is_pinned() => return Ok(()),
             Ended::Whole => {
                 let mismatch = mismatch(url, artifact, partial)?;
                 let resumed = partial.was_resumed();
@@ -151,6 +179,9 @@ fn from_one(
                 let gained = partial.length().saturating_sub(before);
                 match retries.next(gained, wait) {
                     Some(pause) => {
+                        if !partial.is_pinned() && !partial.has_strong_etag(url) {
+                            partial.discard()?;
+                        }
                         progress.retry(reason, pause);
                         retry::sleep(job, pause)?;
                         continue;

@@ -7,11 +7,13 @@ use std::path::{Path, PathBuf};
 use super::check::SpecError;
 use super::download::DownloadError;
 use super::manifest::Distrust;
+use super::restore::CheckedImage;
 use super::source::python::PipError;
+use super::space::Peak;
 use super::spec::Digest;
 use super::transform::TransformError;
 use crate::cancel::Interrupted;
-use crate::error::{Explain, Kind, kind_of_io};
+use crate::error::{Kind, kind_of_io};
 use crate::report::ImageLabel;
 
 /// Why an image is not there, or not what it should be.
@@ -21,11 +23,11 @@ pub enum ImageError {
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
     /// No image has this id and version.
-    #[error("there is no image `{id}` in version `{version}`")]
+    #[error("there is no image `{id}`{}", if version.is_empty() { String::new() } else { format!(" in version `{version}`") })]
     Unknown {
         /// The id asked for.
         id: String,
-        /// The version asked for.
+        /// The version asked for; empty if any would have done.
         version: String,
         /// One that may have been meant.
         similar: Option<ImageLabel>,
@@ -58,7 +60,7 @@ pub enum ImageError {
         tried: Vec<(ImageLabel, ImageError)>,
     },
     /// The image, or a file of it, has not been prepared here.
-    #[error("image {image} is not in this project")]
+    #[error("image {image} is neither in this project nor in the cache")]
     NotPresent {
         /// The image.
         image: ImageLabel,
@@ -71,6 +73,58 @@ pub enum ImageError {
         /// Why.
         distrust: Distrust,
     },
+    /// A damaged image could not be made right again.
+    #[error("image {image} was damaged, and could not be repaired")]
+    NotRepaired {
+        /// The image.
+        image: ImageLabel,
+        /// What was found.
+        checked: Box<CheckedImage>,
+        /// What went wrong.
+        source: Box<ImageError>,
+    },
+    /// A page instead of a file that nothing pins.
+    #[error("{from} is a web page, and no file of an image")]
+    WebPage {
+        /// URL.
+        from: String,
+    },
+    /// Nothing pins what an image is made from. What it is now was fetched to be told.
+    #[error("{}, so nothing would show that it was changed", unpinned(found))]
+    Unpinned {
+        /// What has no digest, and what it is now.
+        found: Vec<FoundUnpinned>,
+    },
+    /// There is no file to be imported.
+    #[error("cannot import {path}: {problem}")]
+    NothingToImport {
+        /// The path.
+        path: PathBuf,
+        /// Why.
+        problem: &'static str,
+    },
+    /// A file to be imported that nothing is made from.
+    #[error("no image that is known here is made from {path}, whose digest is {found}")]
+    NotImportable {
+        /// The file.
+        path: PathBuf,
+        /// Its SHA-256.
+        found: Digest,
+    },
+    /// An archive that no export has written like that.
+    #[error("{path} is not a sound archive of an image: {problem}")]
+    Archive {
+        /// The archive.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// Something has the name of a file that is to be new.
+    #[error("{path} is there already")]
+    Exists {
+        /// The path.
+        path: PathBuf,
+    },
     /// Files went away or were changed while they were being prepared.
     #[error("{path} was changed by something else while it was being prepared")]
     Vanished {
@@ -78,7 +132,7 @@ pub enum ImageError {
         path: PathBuf,
     },
     /// The disk would be full before the work is done.
-    #[error("{needed} are needed in {path}, and {available} are free")]
+    #[error("{needed} are needed in {path} ({peak}), and {available} are free")]
     NoSpace {
         /// Where.
         path: PathBuf,
@@ -86,6 +140,8 @@ pub enum ImageError {
         needed: Size,
         /// What there is.
         available: Size,
+        /// What it is needed for.
+        peak: Peak,
     },
     /// The disk became full.
     #[error("no space left for {path}")]
@@ -117,6 +173,24 @@ pub enum ImageError {
         /// The system's words.
         source: io::Error,
     },
+}
+
+/// A file of an image that nothing pins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundUnpinned {
+    /// What it is: `the rootfs of the image debian`.
+    pub place: String,
+    /// URL, Python requirement or path.
+    pub from: String,
+    /// What it has now.
+    pub digest: Digest,
+    /// How long it is now, in bytes.
+    pub size_bytes: u64,
+}
+
+fn unpinned(found: &[FoundUnpinned]) -> String {
+    let places: Vec<&str> = found.iter().map(|one| one.place.as_str()).collect();
+    format!("{} {} no digest", places.join(" and "), if places.len() == 1 { "has" } else { "have" })
 }
 
 /// Bytes that should have had another digest.
@@ -165,6 +239,22 @@ impl ImageError {
         matches!(self, Self::Download(_) | Self::DigestMismatch(_))
     }
 
+    /// Whether it is that this very file is not there.
+    pub(super) fn is_absence_of(&self, file: &Path) -> bool {
+        matches!(self, Self::Io { path, source, .. } if path == file && source.kind() == io::ErrorKind::NotFound)
+    }
+
+    /// Whether something below this directory went away meanwhile, as when somebody removes the cache.
+    pub(super) fn is_loss_below(&self, directory: &Path) -> bool {
+        match self {
+            Self::Io { path, source, .. } => {
+                path.starts_with(directory) && source.kind() == io::ErrorKind::NotFound
+            }
+            Self::Vanished { path } => path.starts_with(directory),
+            _ => false,
+        }
+    }
+
     /// Whether the cache cannot be written to, so that the project has to do without it.
     pub(super) fn is_unwritable(&self) -> bool {
         match self {
@@ -177,71 +267,6 @@ impl ImageError {
     }
 }
 
-impl Explain for ImageError {
-    fn kind(&self) -> Kind {
-        match self {
-            Self::Interrupted(_) => Kind::Interrupted,
-            Self::Unknown { .. } | Self::NotPresent { .. } => Kind::NotFound,
-            Self::Spec(_) | Self::DigestMismatch(_) | Self::Untrusted { .. } => Kind::Data,
-            Self::Offline { .. } | Self::NoneReachable { .. } => Kind::Unavailable,
-            Self::Download(error) => error.kind(),
-            Self::Pip(error) => error.kind(),
-            Self::Transform(error) => error.kind(),
-            Self::NoSpace { .. } | Self::DiskFull { .. } => Kind::CannotCreate,
-            Self::Vanished { .. } => Kind::Busy,
-            Self::SymbolicLink { .. } | Self::NotAFile { .. } => Kind::Io,
-            Self::Io { source, .. } => kind_of_io(source),
-        }
-    }
-
-    fn hint(&self) -> Option<String> {
-        match self {
-            Self::Interrupted(_) | Self::Spec(_) => None,
-            Self::Unknown { similar, .. } => Some(match similar {
-                Some(image) => format!("Did you mean {image}? `castra image list` shows all images."),
-                None => "`castra image list` shows all images.".to_owned(),
-            }),
-            Self::Offline { .. } => {
-                Some("Run it once without --offline (or CASTRA_OFFLINE) to fill the cache.".to_owned())
-            }
-            Self::Download(error) => error.hint(),
-            Self::Pip(error) => error.hint(),
-            Self::Transform(error) => error.hint(),
-            Self::DigestMismatch(mismatch) => Some(mismatch.hint()),
-            Self::NoneReachable { tried } => tried.iter().find_map(|(_, error)| error.hint()),
-            Self::Vanished { .. } => Some("Try again.".to_owned()),
-            Self::Untrusted { .. } => Some("`castra up` prepares the image anew.".to_owned()),
-            Self::NotPresent { .. } => Some("`castra up` or `castra image fetch` prepares it.".to_owned()),
-            Self::NoSpace { .. } | Self::DiskFull { .. } => Some(
-                "Free some space, or put the cache on another disk with XDG_CACHE_HOME. What was downloaded so far is \
-                 kept."
-                    .to_owned(),
-            ),
-            Self::SymbolicLink { path } | Self::NotAFile { path } => {
-                Some(format!("Look at what it is, and remove it: {}", path.display()))
-            }
-            Self::Io { source, path, .. } if kind_of_io(source) == Kind::Permission => {
-                Some(format!("Make {} accessible for you, then try again.", path.display()))
-            }
-            Self::Io { .. } => None,
-        }
-    }
-}
-
-impl DigestMismatch {
-    fn hint(&self) -> String {
-        if self.html {
-            "Something between here and the server answered with a page of its own (a login page of the network, a \
-             proxy's message). Open the address in a browser, or try another network."
-                .to_owned()
-        } else {
-            "The file was changed on its way or at its source; it was not used, and nothing was kept of it. Try again, \
-             or name a mirror in CASTRA_MIRROR."
-                .to_owned()
-        }
-    }
-}
-
 fn reasons(tried: &[(ImageLabel, ImageError)]) -> String {
     let each: Vec<String> =
         tried.iter().map(|(image, error)| format!("{image}: {}", one_line(error))).collect();
@@ -249,7 +274,7 @@ fn reasons(tried: &[(ImageLabel, ImageError)]) -> String {
 }
 
 /// An error and its causes, for where there is one line.
-pub(super) fn one_line(error: &dyn std::error::Error) -> String {
+pub(crate) fn one_line(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
     causes.fold(error.to_string(), |line, cause| format!("{line}: {cause}"))
 }
@@ -300,6 +325,7 @@ mod tests {
     use rustix::io::Errno;
 
     use super::*;
+    use crate::error::Explain;
 
     #[test]
     fn the_system_s_words_become_variants() {

@@ -14,13 +14,36 @@ use crate::report::Event;
 /// # Errors
 /// [`ImageError::Interrupted`], or that the file cannot be made or locked.
 pub(super) fn take(job: &Job, path: &Path, what: &str) -> Result<Lock, ImageError> {
+    let mut tell = Some(|| job.report(Event::Waiting { what: what.to_owned() }));
+    loop {
+        let file = open(path)?;
+        let on_wait = || tell.take().into_iter().for_each(|tell| tell());
+        let lock = Lock::hold(file, path, &job.context.cancel, on_wait).map_err(failed)?;
+        // The cache may be removed at any moment, and its locks with it.
+        if lock.is_on(path) {
+            return Ok(lock);
+        }
+    }
+}
+
+/// Takes the lock if nobody holds it.
+///
+/// # Errors
+/// That the file cannot be made or locked.
+pub(super) fn take_if_free(path: &Path) -> Result<Option<Lock>, ImageError> {
+    Lock::try_hold(open(path)?, path).map_err(failed)
+}
+
+fn open(path: &Path) -> Result<std::fs::File, ImageError> {
     if let Some(directory) = path.parent() {
         files::create_directory(directory)?;
     }
-    let file = files::open_or_create(path)?;
-    let tell = || job.report(Event::Waiting { what: what.to_owned() });
-    Lock::hold(file, path, &job.context.cancel, tell).map_err(|error| match error {
+    files::open_or_create(path)
+}
+
+fn failed(error: LockError) -> ImageError {
+    match error {
         LockError::File { path, source } => io_error("lock", &path, source),
         LockError::Interrupted(interrupted) => interrupted.into(),
-    })
+    }
 }

@@ -18,6 +18,11 @@ impl ImageLog {
         Self(files::open_to_append(path).ok())
     }
 
+    /// One that keeps nothing.
+    pub(super) fn none() -> Self {
+        Self(None)
+    }
+
     /// Adds one line with the time in front; one write, so that lines of several processes do not mix.
     pub(super) fn line(&self, text: &str) {
         if let Some(mut file) = self.0.as_ref() {

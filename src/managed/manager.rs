@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 
 use super::directory;
 use super::download;
-use super::error::{ImageError, one_line};
+use super::error::{FoundUnpinned, ImageError, one_line};
 use super::job::Job;
 use super::log::ImageLog;
 use super::manifest::{Distrust, Manifest};
 use super::patience::Patience;
-use super::spec::{ArtifactRole, ArtifactSource, ManagedImagePaths, ManagedImageSpec};
-use super::{check, files, prepare};
+use super::restore::{self, CheckedImage};
+use super::spec::{ArtifactRole, ArtifactSource, Digest, ManagedImagePaths, ManagedImageSpec};
+use super::{check, files, prepare, references, source};
 use crate::context::RuntimeContext;
 use crate::layout::{ImagesLayout, ProjectLayout};
 use crate::report::{Event, ImageLabel};
@@ -60,6 +61,17 @@ pub enum FileState {
     Missing,
 }
 
+/// Where an image is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundImage {
+    /// Its files in the project, if that has all of them.
+    pub in_project: Option<ManagedImagePaths>,
+    /// Its files in the cache, if that has all of them.
+    pub in_cache: Option<ManagedImagePaths>,
+    /// Whether all that it is made from is downloaded.
+    pub is_downloaded: bool,
+}
+
 /// An image that is on disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredImage {
@@ -102,16 +114,75 @@ impl ImageManager {
         check::spec(spec)?;
         context.cancel.check()?;
         if let Some(paths) = directory::complete(&self.directory(spec), spec) {
+            self.note_again(spec, context);
             context.reporter.report(&Event::ImageCacheHit { image: spec.label() });
             context.reporter.report(&Event::ImageReady { image: spec.label() });
             return Ok(paths);
         }
         let job = self.job(spec, context);
-        let prepared = prepare::prepare(&job, &self.project, spec);
-        if let Err(error) = &prepared {
-            job.note(&format!("failed: {}", one_line(error)));
+        trying_again(&job, || prepare::prepare(&job, &self.project, spec))
+    }
+
+    /// Makes sure that the cache has an image, whole and verified, and says where. Nothing is put into the project.
+    ///
+    /// # Errors
+    /// As for [`Self::ensure_image`]; that the cache cannot be written to.
+    pub fn ensure_cached(
+        &self,
+        spec: &ManagedImageSpec,
+        context: &RuntimeContext,
+    ) -> Result<ManagedImagePaths, ImageError> {
+        check::spec(spec)?;
+        context.cancel.check()?;
+        let cached = context.cache.images().image(&spec.id, &spec.version);
+        if let Some(paths) = directory::complete(&cached, spec) {
+            context.reporter.report(&Event::ImageCacheHit { image: spec.label() });
+            context.reporter.report(&Event::ImageReady { image: spec.label() });
+            return Ok(paths);
         }
-        prepared
+        let job = self.job_beside(spec.label(), context);
+        trying_again(&job, || prepare::fill_cache(&job, &self.project, spec))
+    }
+
+    /// Hashes every file of an image in the project and in the cache, moves what is damaged aside, and makes or fetches
+    /// it again.
+    ///
+    /// # Errors
+    /// [`ImageError::NotPresent`]; [`ImageError::NotRepaired`], after which nothing damaged is in its place any more.
+    pub fn restore(
+        &self,
+        spec: &ManagedImageSpec,
+        context: &RuntimeContext,
+    ) -> Result<CheckedImage, ImageError> {
+        check::spec(spec)?;
+        restore::restore(&self.job_beside(spec.label(), context), &self.project, spec)
+    }
+
+    /// Fetches what nothing pins yet, keeps it in the cache under the digest it has, and says which that is, so that
+    /// pinning it makes the next run a hit. `place` says what it is, for the error.
+    ///
+    /// # Errors
+    /// Those of fetching; [`ImageError::WebPage`].
+    pub fn fetch_unpinned(
+        &self,
+        place: &str,
+        source: &ArtifactSource,
+        context: &RuntimeContext,
+    ) -> Result<FoundUnpinned, ImageError> {
+        let label = ImageLabel { id: place.to_owned(), version: String::new() };
+        let job = self.job_beside(label, context);
+        let (digest, size_bytes) = source::fetch_unpinned(&job, source, None)?;
+        Ok(FoundUnpinned { place: place.to_owned(), from: source.to_string(), digest, size_bytes })
+    }
+
+    /// Where the files of an image are: in the project, else in the cache. By their stamps.
+    pub fn find(&self, spec: &ManagedImageSpec, context: &RuntimeContext) -> FoundImage {
+        let in_cache = context.cache.images().image(&spec.id, &spec.version);
+        FoundImage {
+            in_project: directory::complete(&self.directory(spec), spec),
+            in_cache: directory::complete(&in_cache, spec),
+            is_downloaded: self.has_blobs(spec, context),
+        }
     }
 
     /// Takes the first of these images that is on disk, else the first that can be reached, and makes sure that the
@@ -143,12 +214,15 @@ impl ImageManager {
     /// Whether an image can be put into the project without the network.
     pub fn is_cached(&self, spec: &ManagedImageSpec, context: &RuntimeContext) -> bool {
         let in_cache = context.cache.images().image(&spec.id, &spec.version);
-        let is_blob =
-            |digest: &super::spec::Digest| context.cache.blob(digest.algorithm(), digest.hex()).is_file();
         check::spec(spec).is_ok()
             && (directory::complete(&self.directory(spec), spec).is_some()
                 || directory::complete(&in_cache, spec).is_some()
-                || spec.artifacts.iter().all(|artifact| is_blob(&artifact.digest)))
+                || self.has_blobs(spec, context))
+    }
+
+    fn has_blobs(&self, spec: &ManagedImageSpec, context: &RuntimeContext) -> bool {
+        let blob = |digest: &Digest| context.cache.blob(digest.algorithm(), digest.hex());
+        spec.artifacts.iter().all(|artifact| blob(&artifact.digest).is_file())
     }
 
     /// Hashes every file of an image in the project, and compares.
@@ -212,6 +286,22 @@ impl ImageManager {
         Job::new(context, spec.label(), &self.patience, log)
     }
 
+    /// For work on the cache: a directory that is no project yet does not become one by it.
+    pub(super) fn job_beside<'a>(&'a self, image: ImageLabel, context: &'a RuntimeContext) -> Job<'a> {
+        let log = match self.project.state_root().is_dir() {
+            true => ImageLog::open(&self.project.image_manager_log()),
+            false => ImageLog::none(),
+        };
+        Job::new(context, image, &self.patience, log)
+    }
+
+    /// A project that was moved or copied is noted by its new place. A cache that is not there is not made for that.
+    fn note_again(&self, spec: &ManagedImageSpec, context: &RuntimeContext) {
+        if context.cache.root().is_dir() && !references::is_noted(&context.cache, &self.project, spec) {
+            references::note(&self.job(spec, context), &self.project, spec);
+        }
+    }
+
     /// Whether an image's servers answer. What comes by pip is only found out by trying.
     fn reach(&self, spec: &ManagedImageSpec, context: &RuntimeContext) -> Result<(), ImageError> {
         check::spec(spec)?;
@@ -242,6 +332,22 @@ impl ImageManager {
         let paths = self.ensure_image(spec, context)?;
         Ok(ChosenImage { spec: spec.clone(), paths, reason })
     }
+}
+
+/// Does the work, and once more if the cache was removed under it: nobody is told to leave it alone. Whatever it comes to
+/// is in the log.
+fn trying_again<T>(job: &Job, work: impl Fn() -> Result<T, ImageError>) -> Result<T, ImageError> {
+    let mut done = work();
+    if let Err(error) = &done
+        && error.is_loss_below(job.context.cache.root())
+    {
+        job.warn(format!("something was removed from the cache meanwhile ({error}); starting again"));
+        done = work();
+    }
+    if let Err(error) = &done {
+        job.note(&format!("failed: {}", one_line(error)));
+    }
+    done
 }
 
 fn reason(tried: &[(ImageLabel, ImageError)]) -> String {

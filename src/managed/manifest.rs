@@ -153,6 +153,12 @@ impl Manifest {
         self.artifacts.iter().find(|artifact| artifact.role == role)
     }
 
+    /// Whether it describes this image, and only files that an image has.
+    pub(super) fn is_sound_for(&self, spec: &ManagedImageSpec) -> bool {
+        let has_own_name = |entry: &ManifestArtifact| entry.name == entry.role.file_name();
+        self.id == spec.id && self.version == spec.version && self.artifacts.iter().all(has_own_name)
+    }
+
     /// The digest of everything but the seal itself.
     fn proper_seal(&self) -> String {
         let unsealed = Self { seal: String::new(), ..self.clone() };

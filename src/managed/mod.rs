@@ -7,13 +7,17 @@
 //! Everything an image is made of is pinned by digest, so it does not matter which mirror, proxy or cache it comes
 //! through; and everything is verified before it gets its final name, so what is there can be relied on.
 
+mod archive;
 mod catalog;
 mod check;
 mod digest;
 mod directory;
 mod download;
 mod error;
+mod explain;
+mod export;
 mod files;
+mod import;
 mod job;
 mod lock;
 mod log;
@@ -22,7 +26,11 @@ mod manifest;
 mod patience;
 mod prepare;
 mod product;
+mod prune;
 mod publish;
+mod quarantine;
+mod references;
+mod restore;
 mod source;
 mod space;
 mod spec;
@@ -30,14 +38,20 @@ mod stamp;
 mod transform;
 mod workspace;
 
+pub(crate) use error::one_line;
+
 pub use catalog::Catalog;
 pub use check::{SpecError, SpecProblem};
 pub use download::{DownloadError, NetworkFailure};
-pub use error::{DigestMismatch, ImageError, Size};
-pub use manager::{ChosenImage, FileState, ImageManager, StoredImage, VerifiedFile};
+pub use error::{DigestMismatch, FoundUnpinned, ImageError, Size};
+pub use import::{Imported, ImportedFile};
+pub use manager::{ChosenImage, FileState, FoundImage, ImageManager, StoredImage, VerifiedFile};
 pub use manifest::{Distrust, Manifest, ManifestArtifact};
 pub use patience::Patience;
+pub use prune::{PruneOptions, Pruned, PrunedKind, prune};
+pub use restore::{CheckedFile, CheckedImage, Finding, Location};
 pub use source::python::PipError;
+pub use space::{OVERLAY_BYTES, Peak, require as require_space};
 pub use spec::{
     ArtifactRole, ArtifactSource, Compression, Digest, ManagedArtifactSpec, ManagedDiskKind,
     ManagedImagePaths, ManagedImageSpec, QemuProfile, TransformStep,

@@ -13,15 +13,15 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::directory::{self, ImageDirectory};
+use super::directory::{self, ImageDirectory, Place};
 use super::error::ImageError;
 use super::job::Job;
 use super::publish::Shared;
 use super::spec::{ArtifactRole, Digest, ManagedArtifactSpec, ManagedImagePaths, ManagedImageSpec};
 use super::workspace::Workspace;
-use super::{files, lock, product, publish, source, transform};
+use super::{files, lock, product, publish, references, source, transform};
 use crate::failpoint::{self, Point};
-use crate::layout::{CacheLayout, ProjectLayout};
+use crate::layout::ProjectLayout;
 use crate::report::Event;
 
 /// Puts an image that is not complete yet into a project.
@@ -36,17 +36,20 @@ pub(super) fn prepare(
     let what = format!("another castra that puts {} into this project", job.image);
     let _lock = lock::take(job, &images.lock(&spec.id, &spec.version), &what)?;
     publish::remove_leftovers(&path)?;
-    let mut here = ImageDirectory::open(job, path, spec);
+    // Before anything comes, so that what is fetched for this project is not taken for waste.
+    references::note(job, project, spec);
+    let mut here = ImageDirectory::open(job, Place::in_project(project, spec), spec);
 
     let missing = not_intact(job, &mut here, spec.artifacts.iter())?;
-    let missing = take_over(job, &mut here, spec, &job.context.cache, missing)?;
+    let missing = take_over(job, &mut here, spec, Place::in_cache(&job.context.cache, spec), missing)?;
     if !missing.is_empty() {
         let workspace = Workspace::open(job, project, spec, &missing)?;
         workspace.require_space_beside(here.path(), &missing)?;
         // Whoever held the lock has probably made what is missing.
-        let missing = take_over(job, &mut here, spec, workspace.cache(), missing)?;
+        let place = || Place::in_cache(workspace.cache(), spec);
+        let missing = take_over(job, &mut here, spec, place(), missing)?;
         make(job, spec, &workspace, &missing)?;
-        let left = take_over(job, &mut here, spec, workspace.cache(), missing)?;
+        let left = take_over(job, &mut here, spec, place(), missing)?;
         if let Some(artifact) = left.first() {
             return Err(ImageError::Vanished { path: workspace.image(spec).join(artifact.role.file_name()) });
         }
@@ -77,18 +80,42 @@ fn not_intact<'s>(
     Ok(missing)
 }
 
-/// Links what a cache has of the missing artifacts into the project, and hands back what is missing still.
+/// Makes sure that the cache has an image, and says where. What is missing there and intact in `donor` is taken from it.
+pub(super) fn fill_cache(
+    job: &Job,
+    donor: &ProjectLayout,
+    spec: &ManagedImageSpec,
+) -> Result<ManagedImagePaths, ImageError> {
+    let cache = &job.context.cache;
+    let place = || Place::in_cache(cache, spec);
+    let mut there = ImageDirectory::open(job, place(), spec);
+    let missing = not_intact(job, &mut there, spec.artifacts.iter())?;
+    let workspace = Workspace::open_cache(job, spec, &missing)?;
+    // Whoever held the lock has probably made what is missing.
+    let mut there = ImageDirectory::open(job, place(), spec);
+    let missing = not_intact(job, &mut there, spec.artifacts.iter())?;
+    let missing = take_over(job, &mut there, spec, Place::in_project(donor, spec), missing)?;
+    there.store(spec)?;
+    make(job, spec, &workspace, &missing)?;
+    let paths = directory::complete(there.path(), spec);
+    let paths = paths.ok_or_else(|| ImageError::Vanished { path: there.path().to_owned() })?;
+    job.note("is complete in the cache");
+    job.report(Event::ImageReady { image: job.image.clone() });
+    Ok(paths)
+}
+
+/// Links what another place has of the missing artifacts into `here`, and hands back what is missing still.
 fn take_over<'s>(
     job: &Job,
     here: &mut ImageDirectory,
     spec: &ManagedImageSpec,
-    cache: &CacheLayout,
+    from: Place,
     missing: Vec<&'s ManagedArtifactSpec>,
 ) -> Result<Vec<&'s ManagedArtifactSpec>, ImageError> {
     if missing.is_empty() {
         return Ok(missing);
     }
-    let mut there = ImageDirectory::open(job, cache.images().image(&spec.id, &spec.version), spec);
+    let mut there = ImageDirectory::open(job, from, spec);
     let mut left = Vec::new();
     for artifact in missing {
         let Some(entry) = there.intact(job, artifact)? else {
@@ -96,13 +123,21 @@ fn take_over<'s>(
             continue;
         };
         let role = artifact.role;
-        here.forget(spec, role)?;
-        let shared = publish::share(&there.file(role), &here.file(role), &entry.sha256, &job.context.cancel)?;
-        if shared == Shared::Linked && !here.has(role, entry.stamp) {
-            // Replaced between the look and the link: whoever does that holds the lock we are about to wait for.
-            left.push(artifact);
-            continue;
-        }
+        here.make_way(job, spec, artifact)?;
+        let source = there.file(role);
+        match publish::share(&source, &here.file(role), &entry.sha256, &job.context.cancel) {
+            Ok(Shared::Linked) if !here.has(role, entry.stamp) => {
+                // Replaced between the look and the link: whoever does that holds the lock we are about to wait for.
+                left.push(artifact);
+                continue;
+            }
+            // Removed between the look and the link.
+            Err(error) if error.is_absence_of(&source) => {
+                left.push(artifact);
+                continue;
+            }
+            shared => shared?,
+        };
         failpoint::reach(Point::FileShared);
         job.note(&format!("{role}: taken from {}", there.path().display()));
         here.record(entry)?;
@@ -117,6 +152,9 @@ fn make(
     workspace: &Workspace,
     missing: &[&ManagedArtifactSpec],
 ) -> Result<(), ImageError> {
+    if missing.is_empty() {
+        return Ok(());
+    }
     if missing.iter().any(|artifact| artifact.role == ArtifactRole::Rootfs) {
         // Needed at the end; its absence is better found before an hour of downloading.
         transform::convert::qemu_img(job)?;
@@ -134,7 +172,7 @@ fn make_each(
     workspace: &Workspace,
     missing: &[&ManagedArtifactSpec],
 ) -> Result<(), ImageError> {
-    let mut there = ImageDirectory::open(job, workspace.image(spec), spec);
+    let mut there = ImageDirectory::open(job, Place::in_cache(workspace.cache(), spec), spec);
     publish::remove_leftovers(there.path())?;
     // Artifacts of one source share its download, and its verification.
     let mut blobs: BTreeMap<&Digest, PathBuf> = BTreeMap::new();
@@ -149,7 +187,7 @@ fn make_each(
         let made = transform::run(job, artifact, &blob, &work)?;
         let (file, sha256) = product::verify(job, artifact, made)?;
         failpoint::reach(Point::ProductVerified);
-        there.forget(spec, artifact.role)?;
+        there.make_way(job, spec, artifact)?;
         publish::publish(&file, &there.file(artifact.role))?;
         // Before the manifest: who finds an image that is complete looks for no leftovers.
         files::remove_directory(&work)?;

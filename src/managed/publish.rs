@@ -7,6 +7,7 @@
 //! Whatever is under its final name is therefore whole, even after a power cut. Published files are never written to
 //! again (0444), which is what lets a project share them with the cache.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt;
@@ -39,12 +40,17 @@ pub(super) fn publish(temporary: &Path, target: &Path) -> Result<(), ImageError>
     sync_parent(target)
 }
 
-/// Writes a small file so that there is either the old or the new one, whole.
+/// Writes a small file so that there is either the old or the new one, whole. Only for who holds the lock on it: its
+/// temporary name is always the same, so that what an interrupted castra left is found.
 pub(super) fn write_atomically(target: &Path, bytes: &[u8]) -> Result<(), ImageError> {
-    let directory = target.parent().unwrap_or(Path::new("/"));
-    let mut temporary = new_in(directory)?;
-    temporary.write_all(bytes).at("write", target)?;
-    publish_temporary(temporary.into_temp_path(), target)
+    let mut name = OsString::from(TEMPORARY);
+    name.push(target.file_name().unwrap_or_default());
+    let path = target.with_file_name(name);
+    files::remove_file(&path)?;
+    let mut file = files::create_new(&path)?;
+    let temporary = TempPath::try_from_path(path).at("write", target)?;
+    file.write_all(bytes).at("write", target)?;
+    publish_temporary(temporary, target)
 }
 
 /// Brings a directory's entries to the disk.

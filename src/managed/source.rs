@@ -2,11 +2,13 @@
 
 use std::path::PathBuf;
 
+use super::digest::sha256_hex;
 use super::error::{At, ImageError};
 use super::job::Job;
-use super::spec::{ArtifactSource, ManagedArtifactSpec};
+use super::spec::{ArtifactRole, ArtifactSource, Digest, ManagedArtifactSpec};
 use super::workspace::Workspace;
-use super::{download, files, lock};
+use super::{download, files, lock, quarantine};
+use crate::layout::CacheLayout;
 
 mod local;
 pub(super) mod python;
@@ -26,7 +28,7 @@ pub(super) fn fetch(
         files::create_directory(directory)?;
     }
     let what = format!("another castra that downloads {}", artifact.source);
-    let _lock = lock::take(job, &cache.lock(&format!("blob-{algorithm}-{hex}")), &what)?;
+    let _lock = lock::take(job, &cache.blob_lock(algorithm, hex), &what)?;
     // Whoever held the lock has probably fetched it.
     if let Some(blob) = ready(job, workspace, artifact)? {
         return Ok(blob);
@@ -38,6 +40,51 @@ pub(super) fn fetch(
         }
         ArtifactSource::Path(path) => local::fetch(job, cache, artifact, path),
     }
+}
+
+/// Fetches bytes that nothing pins yet and keeps them under the digest they have, so that they need not come again once
+/// that is pinned. Hands back the digest and their number. A file on this machine is only hashed.
+pub(super) fn fetch_unpinned(
+    job: &Job,
+    source: &ArtifactSource,
+    size_bytes: Option<u64>,
+) -> Result<(Digest, u64), ImageError> {
+    let cache = &job.context.cache;
+    // Names the download while its own digest is not known.
+    let stand_in = Digest::Sha256(sha256_hex(source.to_string().as_bytes()));
+    let blob = cache.blob(stand_in.algorithm(), stand_in.hex());
+    files::create_directory(blob.parent().unwrap_or(cache.root()))?;
+    let what = format!("another castra that downloads {source}");
+    let _lock = lock::take(job, &cache.blob_lock(stand_in.algorithm(), stand_in.hex()), &what)?;
+    let (role, pipeline, product_digest) = (ArtifactRole::Rootfs, Vec::new(), None);
+    let (source, digest) = (source.clone(), stand_in);
+    let artifact = ManagedArtifactSpec { role, source, digest, size_bytes, pipeline, product_digest };
+    match &artifact.source {
+        ArtifactSource::Url(urls) => download::fetch_unpinned(job, cache, &artifact, urls),
+        ArtifactSource::PythonPackage { name, version, platform } => {
+            let requirement = python::requirement(name, version, platform.as_deref());
+            python::fetch_unpinned(job, cache, &artifact, &requirement)
+        }
+        ArtifactSource::Path(path) => {
+            let length = path.metadata().at("look at", path)?.len();
+            let file = std::fs::File::open(path).at("open", path)?;
+            let [sha256, _] = super::digest::both(file, &job.context.cancel).at("read", path)?;
+            Ok((sha256, length))
+        }
+    }
+}
+
+/// Moves a damaged blob aside, says so, and hands back where it is now.
+pub(super) fn set_aside(job: &Job, cache: &CacheLayout, digest: &Digest) -> Result<PathBuf, ImageError> {
+    let blob = cache.blob(digest.algorithm(), digest.hex());
+    let name = format!("{}-{}", digest.algorithm(), digest.hex());
+    let moved = quarantine::set_aside(&cache.quarantine(), &blob, &name)?;
+    job.warn(format!(
+        "{} is damaged; it was moved to {} and is fetched again if it is needed",
+        blob.display(),
+        moved.display()
+    ));
+    Ok(moved)
 }
 
 /// A blob that is there, hashed again: it may have lain on that disk for a year.
@@ -61,9 +108,10 @@ fn ready(
         if files::digest(&blob, &artifact.digest, &job.context.cancel)? == artifact.digest {
             return Ok(Some(blob));
         }
-        job.warn(format!("{} is damaged; it is fetched again", blob.display()));
         if is_ours {
-            files::remove_file(&blob)?;
+            set_aside(job, workspace.cache(), &artifact.digest)?;
+        } else {
+            job.warn(format!("{} is damaged; it is fetched again", blob.display()));
         }
     }
     Ok(None)

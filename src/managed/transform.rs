@@ -27,7 +27,7 @@ pub use error::TransformError;
 
 /// Longest file a step may make, holes included. Images of this kind take a hundredth of it; a compressed file that
 /// promises more is a bomb.
-const MAX_FILE_BYTES: u64 = 64 << 30;
+pub(super) const MAX_FILE_BYTES: u64 = 64 << 30;
 
 /// A file on its way, or the first bytes of one.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,10 +5,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::error::{At, ImageError};
+use super::files;
 use super::job::Job;
 use super::lock;
-use super::spec::{Digest, ManagedArtifactSpec, ManagedImageSpec};
-use super::{files, space};
+use super::space::{self, OVERLAY_BYTES, Peak};
+use super::spec::{ArtifactSource, Digest, ManagedArtifactSpec, ManagedImageSpec};
 use crate::layout::{CacheLayout, ProjectLayout};
 use crate::lock::Lock;
 
@@ -38,6 +39,15 @@ impl Workspace {
         }
     }
 
+    /// The user's cache and no other.
+    pub(super) fn open_cache(
+        job: &Job,
+        spec: &ManagedImageSpec,
+        missing: &[&ManagedArtifactSpec],
+    ) -> Result<Self, ImageError> {
+        Self::open_in(job, job.context.cache.clone(), None, spec, missing)
+    }
+
     fn open_in(
         job: &Job,
         cache: CacheLayout,
@@ -47,9 +57,8 @@ impl Workspace {
     ) -> Result<Self, ImageError> {
         files::create_directory(&cache.images().image(&spec.id, &spec.version))?;
         let what = format!("another castra that prepares {}", job.image);
-        let name = format!("image-{}-{}", spec.id, spec.version);
-        let lock = lock::take(job, &cache.lock(&name), &what)?;
-        space::require(cache.root(), peak_bytes(&cache, missing))?;
+        let lock = lock::take(job, &cache.image_lock(&spec.id, &spec.version), &what)?;
+        space::require(cache.root(), &peak(&cache, missing))?;
         Ok(Self { cache, further, _lock: lock })
     }
 
@@ -63,8 +72,8 @@ impl Workspace {
         if device(project)? == device(self.cache.root())? {
             return Ok(());
         }
-        let needed = distinct_sizes(missing).fold(0, |sum: u64, (_, size)| sum.saturating_add(size));
-        space::require(project, needed)
+        let image = distinct_sizes(missing).fold(0, |sum: u64, (_, size)| sum.saturating_add(size));
+        space::require(project, &Peak { image, overlay: OVERLAY_BYTES, ..Peak::default() })
     }
 
     /// The directory of an image that is complete when its manifest says so.
@@ -106,24 +115,33 @@ impl Workspace {
     }
 }
 
-/// What making these artifacts takes at its peak: each source once, less what is there of it, and about as much again
-/// for the files made from it. (*Measured*: a 122 MiB raw disk becomes a smaller qcow2, an 82 MiB wheel unpacks to
-/// 83 MiB.) Sources without a pinned size count when the server has told theirs.
-fn peak_bytes(cache: &CacheLayout, missing: &[&ManagedArtifactSpec]) -> u64 {
-    let each = distinct_sizes(missing).map(|(digest, size)| {
+/// What making these artifacts takes at its peak: each source once, less what is there of it, about as much again for the
+/// files made from it, and the disk of the VM they are for. (*Measured*: a 122 MiB raw disk becomes a smaller qcow2, an
+/// 82 MiB wheel unpacks to 83 MiB.) Sources without a known size count when the server has told theirs.
+fn peak(cache: &CacheLayout, missing: &[&ManagedArtifactSpec]) -> Peak {
+    let mut peak = Peak { overlay: OVERLAY_BYTES, ..Peak::default() };
+    for (digest, size) in distinct_sizes(missing) {
         let (algorithm, hex) = (digest.algorithm(), digest.hex());
         let length = |path: PathBuf| std::fs::metadata(path).map_or(0, |metadata| metadata.len());
         let there = length(cache.blob(algorithm, hex)).max(length(cache.partial(algorithm, hex)));
-        size.saturating_sub(there).saturating_add(size)
-    });
-    each.fold(0, u64::saturating_add)
+        peak.download = peak.download.saturating_add(size.saturating_sub(there));
+        peak.image = peak.image.saturating_add(size);
+    }
+    peak
 }
 
-/// The pinned sizes of these artifacts' sources, each source once.
+/// The sizes of these artifacts' sources, pinned or on this machine, each source once.
 fn distinct_sizes<'s>(
     artifacts: &[&'s ManagedArtifactSpec],
 ) -> impl Iterator<Item = (&'s Digest, u64)> + use<'s> {
+    let size = |artifact: &ManagedArtifactSpec| {
+        let on_this_machine = || match &artifact.source {
+            ArtifactSource::Path(path) => std::fs::metadata(path).ok().map(|metadata| metadata.len()),
+            _ => None,
+        };
+        artifact.size_bytes.or_else(on_this_machine)
+    };
     let sizes: BTreeMap<&Digest, u64> =
-        artifacts.iter().filter_map(|artifact| Some((&artifact.digest, artifact.size_bytes?))).collect();
+        artifacts.iter().filter_map(|artifact| Some((&artifact.digest, size(artifact)?))).collect();
     sizes.into_iter()
 }

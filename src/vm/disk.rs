@@ -13,7 +13,7 @@ use crate::config::defaults;
 use crate::context::RuntimeContext;
 use crate::failpoint::{self, Point};
 use crate::layout::{ProjectLayout, ROOTFS};
-use crate::managed::{ImageManager, ManagedImagePaths, ManagedImageSpec};
+use crate::managed::{ImageManager, ManagedImagePaths, ManagedImageSpec, OVERLAY_BYTES, Peak, require_space};
 use crate::plan::{BasePlan, VmPlan, content_of};
 use crate::qemu::{Qcow2Header, create_overlay, resize_disk};
 use crate::report::Event;
@@ -56,6 +56,22 @@ pub fn ensure_vm_assets(
     record.save(layout)?;
     failpoint::reach(Point::OverlayRecorded);
     Ok((ResolvedVmArtifacts { overlay: overlay.clone(), image: base.image }, record))
+}
+
+/// Sees to it that the VM's managed image is in the project, the same one that [`ensure_vm_assets`] would take, and hands
+/// it back; nothing for a VM on the user's own file.
+///
+/// # Errors
+/// Those of the image manager.
+pub fn ensure_vm_image(
+    plan: &VmPlan,
+    layout: &ProjectLayout,
+    context: &RuntimeContext,
+) -> Result<Option<(ManagedImageSpec, ManagedImagePaths)>, VmError> {
+    if matches!(plan.base, BasePlan::Path(_)) {
+        return Ok(None);
+    }
+    Ok(ensure_base(plan, layout, None, context)?.image)
 }
 
 /// A base image that is there.
@@ -168,6 +184,7 @@ fn create(plan: &VmPlan, base: &Base, context: &RuntimeContext) -> Result<(), Vm
     fs::create_dir_all(directory).map_err(failed)?;
     let backing_file = relative(directory, &base.disk);
     let size_bytes = plan.definition.disk_bytes.max(Qcow2Header::read(&base.disk)?.virtual_bytes);
+    require_space(directory, &Peak { overlay: OVERLAY_BYTES, ..Peak::default() })?;
     let temporary = new_beside(overlay).map_err(failed)?;
     failpoint::reach(Point::OverlayBegun);
     create_overlay(&temporary, &backing_file, size_bytes, &context.environment, &context.cancel)?;

@@ -32,7 +32,7 @@ mod status;
 mod up;
 mod watch;
 
-pub use disk::{ResolvedVmArtifacts, ensure_vm_assets};
+pub use disk::{ResolvedVmArtifacts, ensure_vm_assets, ensure_vm_image};
 pub use down::{DownOptions, down};
 pub use error::VmError;
 pub use record::{BaseKind, BaseRecord, BootRecord, Progress, Record};

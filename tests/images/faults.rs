@@ -276,7 +276,7 @@ fn a_flipped_bit_in_a_published_file_is_mended_from_the_cache() {
     // Project and cache share the file, so both are spoilt; the download in the cache is not.
     fixture.context.offline = true;
     fixture.ensure(&image).expect("is mended");
-    assert!(fixture.events.warnings().contains("is not what it was"), "{}", fixture.events.warnings());
+    assert!(fixture.events.warnings().contains("is damaged"), "{}", fixture.events.warnings());
     let states = fixture.manager().verify(&image, &fixture.context).expect("is readable");
     assert_eq!(states[0].state, castra::managed::FileState::Intact);
     assert_eq!(raw_of(&paths.disk), payload(SIZE));

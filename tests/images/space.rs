@@ -11,11 +11,13 @@ use crate::http::{Reply, Server};
 use crate::processes::{Run, STATE_ROOT};
 
 const MIB: usize = 1024 * 1024;
+/// Length of the compressed disk below, and half of the disk's own; more than is asked for before work begins.
+const HALF: usize = 12 * MIB;
 
 /// A disk without zeros that is half as long while it is compressed: each stage takes more room than the one before.
 fn raw() -> Vec<u8> {
-    let mut raw = payload(MIB);
-    raw.resize(2 * MIB, b'x');
+    let mut raw = payload(HALF);
+    raw.resize(2 * HALF, b'x');
     raw
 }
 
@@ -47,7 +49,7 @@ fn files_that_may_not_become_longer_end_in_a_clear_error() {
     let disk = fixture.project("project").images().image("disk", "v1").join("rootfs.qcow2");
     let mut stages = Vec::new();
     // In units of 512 bytes: not the download, not the decompressed disk, not the qcow2.
-    for limit in [MIB / 2, MIB + MIB / 2, 2 * MIB + MIB / 16] {
+    for limit in [HALF / 2, HALF + HALF / 2, 2 * HALF + MIB / 16] {
         let script = format!("trap '' XFSZ; ulimit -f {}; exec \"$@\"", limit / 512);
         let error = Run::of(&image).by_script(&[], &script).end(&fixture).expect_err("does not fit");
         stages.push(stage(&error));
@@ -76,7 +78,7 @@ const SMALL: &str = r#"
 mount -t tmpfs -o "size=$SIZE" tmpfs "$ROOM" || exit 9
 "$@"; first=$?
 cp -a "$ROOM" "$SEEN"
-mount -t tmpfs -o remount,size=64m tmpfs "$ROOM" || exit 9
+mount -t tmpfs -o remount,size=128m tmpfs "$ROOM" || exit 9
 "$@" || exit 8
 cp -a "$ROOM" "$AFTER"
 exit $first
@@ -89,24 +91,24 @@ fn a_disk_that_is_full_at_whatever_stage_ends_in_a_clear_error() {
     };
     let (_server, image) = compressed();
     let mut stages = BTreeSet::new();
-    for kib in [64, 1028, 1032, 1280, 1792, 2560, 3072, 3584, 4352, 5120, 5376, 5632, 8192] {
+    for mib in [1, 11, 20, 34, 42, 56, 96] {
         let mut fixture = Fixture::new();
         let (room, seen, after) = (fixture.path("room"), fixture.path("seen"), fixture.path("after"));
         std::fs::create_dir(&room).expect("a directory");
         fixture.context.cache = castra::layout::CacheLayout::new(room.join("cache/castra"));
-        let size = format!("{kib}k");
+        let size = format!("{mib}m");
         let run = Run::of(&image).in_project("room/project").by_script(namespace, SMALL);
         let run = run.with("ROOM", &room).with("SEEN", &seen).with("AFTER", &after);
         std::fs::create_dir(fixture.path("error-room")).expect("a directory");
         let outcome = run.with("SIZE", size.as_ref()).end(&fixture);
         let disk = "project/.castra/images/disk/v1/rootfs.qcow2";
         let finished = raw_of(&after.join(disk));
-        assert!(finished == raw(), "after {kib} KiB");
+        assert!(finished == raw(), "after {mib} MiB");
         match outcome {
             Ok(()) => stages.insert("none"),
             Err(error) => {
-                assert!(!seen.join(disk).exists() || raw_of(&seen.join(disk)) == finished, "{kib} KiB");
-                assert!(!seen.join("cache/castra/images/disk/.v1.work").exists(), "{kib} KiB");
+                assert!(!seen.join(disk).exists() || raw_of(&seen.join(disk)) == finished, "{mib} MiB");
+                assert!(!seen.join("cache/castra/images/disk/.v1.work").exists(), "{mib} MiB");
                 stages.insert(stage(&error))
             }
         };

@@ -35,7 +35,8 @@ impl Project {
         project
     }
 
-    fn with_cache(cache: PathBuf) -> Self {
+    /// With the cache of this directory.
+    pub(crate) fn with_cache(cache: PathBuf) -> Self {
         // A short path: sockets live below it.
         let root = tempfile::Builder::new().prefix("castra-test-").tempdir_in("/tmp").expect("a directory");
         for name in ["project", "home", "run"] {
@@ -47,6 +48,11 @@ impl Project {
     /// The project's directory.
     pub(crate) fn path(&self) -> PathBuf {
         self.root.path().join("project")
+    }
+
+    /// The cache, as Castra lays it out.
+    pub(crate) fn cache(&self) -> PathBuf {
+        self.cache.join("castra")
     }
 
     /// Writes a file of the project.

@@ -84,7 +84,7 @@ impl Drop for Received {
     }
 }
 
-/// The sending half of a channel, which waits for the peer's window and says so to the flow.
+/// The sending half of a channel, which waits for the socket and for the peer's window, and says so to the flow.
 pub struct Outgoing<S: From<(ChannelId, ChannelMsg)>> {
     half: ChannelWriteHalf<S>,
     flow: Flow,
@@ -98,13 +98,14 @@ impl<S: From<(ChannelId, ChannelMsg)> + Send + Sync + 'static> Outgoing<S> {
         &self.half
     }
 
-    /// Sends data, or extended data (`ext` 1 is stderr), once the peer's window has room for it.
+    /// Sends data, or extended data (`ext` 1 is stderr), once the socket and the peer's window have room for it.
     ///
     /// # Errors
     /// The connection has ended.
     pub async fn send(&self, ext: Option<u32>, mut data: Bytes) -> Result<(), russh::Error> {
         let _turn = self.turn.lock().await;
         while !data.is_empty() {
+            self.flow.room_to_send().await;
             let room = self.half.writable_packet_size().await;
             if room == 0 {
                 let _starved = self.flow.starved();

@@ -3,18 +3,31 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
 
 use russh::ChannelId;
+use tokio::sync::watch;
 
-use crate::QUEUE_LIMIT_BYTES;
+use crate::{KEPT_LIMIT_BYTES, QUEUE_LIMIT_BYTES, SERVER_WINDOW_BYTES};
 
 /// Counted beside the payload of each message, so that a flood of tiny ones is held back too.
 const MESSAGE_OVERHEAD_BYTES: i64 = 64;
 
+/// What `russh` grants at a time past the limit: it asks again once these have come, and nothing less makes it ask.
+const TRICKLE_BYTES: u32 = 2;
+
+/// A peer that trickles has used up its window. What it has queued then is the limit, the window and some.
+const TRICKLE_FROM_BYTES: i64 = QUEUE_LIMIT_BYTES + SERVER_WINDOW_BYTES as i64;
+
 /// The state of one connection's pacing, shared by its stream and its channels.
-#[derive(Clone, Default)]
-pub struct Flow(Arc<Mutex<State>>);
+#[derive(Clone)]
+pub struct Flow {
+    state: Arc<Mutex<State>>,
+    /// Bytes that the socket has not taken yet.
+    kept: watch::Sender<usize>,
+}
 
 #[derive(Default)]
 struct State {
+    /// Whether the peer's window bounds what it can send before we consume it.
+    bounded: bool,
     /// Bytes arrived and not consumed, per channel that somebody listens to. Below zero for a moment when a consumer is
     /// quicker than the count.
     queued: HashMap<ChannelId, i64>,
@@ -22,24 +35,39 @@ struct State {
     total: i64,
     /// Senders that wait for the peer's window.
     starved: usize,
-    /// Senders that wait for something else: in practice, for the end of a key exchange.
+    /// Senders that wait for the session loop: it is in a key exchange.
     stalled: usize,
     aborted: bool,
     session: Option<Waker>,
 }
 
-/// What [`Paced`](crate::Paced) may do now.
+/// How [`Paced`](crate::Paced) may read now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Permits {
-    pub(crate) read: bool,
-    pub(crate) write: bool,
-    pub(crate) aborted: bool,
+pub(crate) enum Reading {
+    /// All there is.
+    Freely,
+    /// A little, now and then: what comes fills memory, and what is waited for may be behind it.
+    Slowly,
+    /// Not at all: it is for our side to consume what has come.
+    Stopped,
+    /// Never again.
+    Aborted,
 }
 
 impl Flow {
-    /// The flow of a new connection.
-    pub fn new() -> Self {
-        Self::default()
+    /// The flow of a server's new connection, whose client has a window of [`SERVER_WINDOW_BYTES`].
+    pub fn of_server() -> Self {
+        Self::new(true)
+    }
+
+    /// The flow of a client's new connection, whose server has a window of [`crate::CLIENT_WINDOW_BYTES`].
+    pub fn of_client() -> Self {
+        Self::new(false)
+    }
+
+    fn new(bounded: bool) -> Self {
+        let state = State { bounded, ..State::default() };
+        Self { state: Arc::new(Mutex::new(state)), kept: watch::Sender::new(0) }
     }
 
     /// Data of this many bytes has arrived on a channel: call it from the handler's `data` and `extended_data`.
@@ -56,7 +84,23 @@ impl Flow {
 
     /// Whether reading is stopped because our side has not consumed what came. A peer's silence means nothing then.
     pub fn is_reading_stopped(&self) -> bool {
-        !self.state().permits().read
+        self.reading() == Reading::Stopped
+    }
+
+    /// What the server's window is to be from now on: for the handler's `adjust_window`.
+    pub fn window_to_grant(&self) -> u32 {
+        if self.state().is_over() { TRICKLE_BYTES } else { SERVER_WINDOW_BYTES }
+    }
+
+    /// Returns once the socket has taken enough of what was sent before.
+    pub(crate) async fn room_to_send(&self) {
+        // An error would mean that this flow is gone, and it is not.
+        let _ = self.kept.subscribe().wait_for(|kept| *kept < KEPT_LIMIT_BYTES).await;
+    }
+
+    /// So many bytes wait for the socket.
+    pub(crate) fn keeps(&self, bytes: usize) {
+        self.kept.send_if_modified(|kept| std::mem::replace(kept, bytes) != bytes);
     }
 
     /// From now on the channel's data counts, because somebody takes it.
@@ -67,14 +111,14 @@ impl Flow {
     /// Nobody takes the channel's data any more: `russh` will drop it.
     pub(crate) fn forget(&self, channel: ChannelId) {
         let mut state = self.state();
-        let before = state.permits();
+        let before = state.reading();
         state.total -= state.queued.remove(&channel).unwrap_or(0);
         state.wake_unless(before);
     }
 
     pub(crate) fn consumed(&self, channel: ChannelId, bytes: usize) {
         let mut state = self.state();
-        let before = state.permits();
+        let before = state.reading();
         state.count(channel, -weight(bytes));
         state.wake_unless(before);
     }
@@ -84,35 +128,35 @@ impl Flow {
         self.waiting(|state| &mut state.starved)
     }
 
-    /// A sender waits, and not for the window, as long as the guard lives.
+    /// A sender waits for the session loop as long as the guard lives.
     pub(crate) fn stalled(&self) -> Waiting {
         self.waiting(|state| &mut state.stalled)
     }
 
-    pub(crate) fn permits(&self) -> Permits {
-        self.state().permits()
+    fn reading(&self) -> Reading {
+        self.state().reading()
     }
 
-    /// Like [`Self::permits`], and the task is woken when they change.
-    pub(crate) fn poll_permits(&self, context: &Context<'_>) -> Permits {
+    /// How to read now; the task is woken when that changes.
+    pub(crate) fn poll_reading(&self, context: &Context<'_>) -> Reading {
         let mut state = self.state();
         match &mut state.session {
             Some(waker) => waker.clone_from(context.waker()),
             none => *none = Some(context.waker().clone()),
         }
-        state.permits()
+        state.reading()
     }
 
     fn waiting(&self, counter: fn(&mut State) -> &mut usize) -> Waiting {
         let mut state = self.state();
-        let before = state.permits();
+        let before = state.reading();
         *counter(&mut state) += 1;
         state.wake_unless(before);
         Waiting { flow: self.clone(), counter }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -124,17 +168,23 @@ impl State {
         }
     }
 
-    fn permits(&self) -> Permits {
-        let over = self.total > QUEUE_LIMIT_BYTES;
-        Permits {
-            read: !over || self.starved > 0 || self.stalled > 0,
-            write: !over || self.starved == 0,
-            aborted: self.aborted,
+    fn is_over(&self) -> bool {
+        self.total > QUEUE_LIMIT_BYTES
+    }
+
+    fn reading(&self) -> Reading {
+        match self {
+            Self { aborted: true, .. } => Reading::Aborted,
+            _ if !self.is_over() => Reading::Freely,
+            // A grant to a client comes as soon as its server reads, and that never depends on the client's reading.
+            Self { stalled: 0, .. } if self.starved == 0 || !self.bounded => Reading::Stopped,
+            Self { total, .. } if *total > TRICKLE_FROM_BYTES => Reading::Slowly,
+            _ => Reading::Freely,
         }
     }
 
-    fn wake_unless(&mut self, before: Permits) {
-        if self.permits() != before {
+    fn wake_unless(&mut self, before: Reading) {
+        if self.reading() != before {
             self.wake();
         }
     }
@@ -155,7 +205,7 @@ pub struct Waiting {
 impl Drop for Waiting {
     fn drop(&mut self) {
         let mut state = self.flow.state();
-        let before = state.permits();
+        let before = state.reading();
         *(self.counter)(&mut state) -= 1;
         state.wake_unless(before);
     }
@@ -169,68 +219,80 @@ fn weight(bytes: usize) -> i64 {
 mod tests {
     use super::*;
 
-    const FREE: Permits = Permits { read: true, write: true, aborted: false };
-
-    /// More than may be queued.
-    fn too_much() -> usize {
-        usize::try_from(QUEUE_LIMIT_BYTES).expect("fits") + 1
-    }
-
     fn channel() -> ChannelId {
         // The type can only be read off the wire.
         russh::keys::ssh_encoding::Decode::decode(&mut &[0, 0, 0, 7][..]).expect("is an id")
     }
 
-    fn flow() -> Flow {
-        let flow = Flow::new();
+    /// A flow with one byte more than this unconsumed.
+    fn flow(bytes: i64) -> Flow {
+        let flow = Flow::of_server();
         flow.listen(channel());
+        flow.arrived(channel(), usize::try_from(bytes + 1).expect("fits"));
         flow
     }
 
     #[test]
     fn below_the_limit_everything_moves() {
-        let flow = flow();
-        flow.arrived(channel(), 1000);
+        let flow = flow(1000);
         let _starved = flow.starved();
-        assert_eq!(flow.permits(), FREE);
+        assert_eq!(flow.reading(), Reading::Freely);
+        assert_eq!(flow.window_to_grant(), SERVER_WINDOW_BYTES);
     }
 
     #[test]
     fn past_the_limit_reading_stops_until_enough_is_consumed() {
-        let flow = flow();
-        flow.arrived(channel(), too_much());
-        assert_eq!(flow.permits(), Permits { read: false, ..FREE });
+        let flow = flow(QUEUE_LIMIT_BYTES);
+        assert_eq!(flow.reading(), Reading::Stopped);
         assert!(flow.is_reading_stopped());
-        flow.consumed(channel(), too_much());
-        assert_eq!(flow.permits(), FREE);
+        assert_eq!(flow.window_to_grant(), TRICKLE_BYTES);
+        flow.consumed(channel(), usize::try_from(QUEUE_LIMIT_BYTES + 1).expect("fits"));
+        assert_eq!(flow.reading(), Reading::Freely);
     }
 
     #[test]
-    fn a_starved_sender_turns_reading_on_and_writing_off() {
-        let flow = flow();
-        flow.arrived(channel(), too_much());
-        let starved = flow.starved();
-        assert_eq!(flow.permits(), Permits { write: false, ..FREE });
-        drop(starved);
-        assert_eq!(flow.permits(), Permits { read: false, ..FREE });
+    fn who_waits_for_the_peer_reads_on_and_slowly_in_the_end() {
+        let flow = flow(QUEUE_LIMIT_BYTES);
+        for wait in [Flow::starved, Flow::stalled] {
+            let waiting = wait(&flow);
+            assert_eq!(flow.reading(), Reading::Freely);
+            drop(waiting);
+            assert_eq!(flow.reading(), Reading::Stopped);
+        }
+        let _starved = flow.starved();
+        flow.arrived(channel(), SERVER_WINDOW_BYTES as usize);
+        assert_eq!(flow.reading(), Reading::Slowly);
     }
 
     #[test]
-    fn a_stalled_sender_turns_reading_on() {
-        let flow = flow();
-        flow.arrived(channel(), too_much());
+    fn a_client_that_waits_for_a_grant_reads_no_further() {
+        let flow = Flow::of_client();
+        flow.listen(channel());
+        flow.arrived(channel(), usize::try_from(QUEUE_LIMIT_BYTES + 1).expect("fits"));
+        let _starved = flow.starved();
+        assert_eq!(flow.reading(), Reading::Stopped);
         let _stalled = flow.stalled();
-        assert_eq!(flow.permits(), FREE);
+        assert_eq!(flow.reading(), Reading::Freely);
     }
 
     #[test]
     fn a_channel_that_is_gone_holds_nothing_back() {
-        let flow = flow();
-        flow.arrived(channel(), too_much());
+        let flow = flow(QUEUE_LIMIT_BYTES);
         flow.forget(channel());
-        assert_eq!(flow.permits(), FREE);
-        flow.arrived(channel(), too_much());
+        assert_eq!(flow.reading(), Reading::Freely);
+        flow.arrived(channel(), 2 * SERVER_WINDOW_BYTES as usize);
         flow.consumed(channel(), 1);
-        assert_eq!(flow.permits(), FREE, "what nobody takes does not count");
+        assert_eq!(flow.reading(), Reading::Freely, "what nobody takes does not count");
+    }
+
+    #[tokio::test]
+    async fn senders_wait_for_the_socket() {
+        let flow = Flow::of_server();
+        flow.room_to_send().await;
+        flow.keeps(KEPT_LIMIT_BYTES);
+        let waits = tokio::time::timeout(std::time::Duration::from_millis(20), flow.room_to_send()).await;
+        assert!(waits.is_err());
+        flow.keeps(KEPT_LIMIT_BYTES - 1);
+        flow.room_to_send().await;
     }
 }

@@ -5,19 +5,20 @@
 //! full mailbox. Then that loop does not write either, and `cat` deadlocks: it cannot write its output, so it does not
 //! read its input, so the loop stays blocked.
 //!
-//! Here the mailbox is practically unbounded ([`MAILBOX_MESSAGES`]), so the loop never blocks, and the limit sits below
-//! `russh`, in the stream it reads and writes ([`Paced`]). Bytes that have arrived and not been consumed are counted
-//! ([`Flow`]), per connection. Past [`QUEUE_LIMIT_BYTES`]:
+//! Here the mailbox is practically unbounded ([`MAILBOX_MESSAGES`]), so the loop never blocks, and TCP holds both
+//! directions back, each by itself, below `russh` in the stream it reads and writes ([`Paced`]):
 //!
-//! | our own output is… | reading | writing |
-//! | --- | --- | --- |
-//! | moving | stops, so TCP holds the peer back | goes on |
-//! | waiting for the peer's window | goes on: the grant lies behind data the peer has sent already | is held back, and with it our own grants, so that the peer runs out of window instead of filling our memory |
-//! | waiting for a key exchange | goes on | goes on |
+//! - *In:* bytes that have arrived and not been consumed are counted per connection ([`Flow`]). Past
+//!   [`QUEUE_LIMIT_BYTES`] nothing more is read, so the peer cannot write.
+//! - *Out:* what the socket does not take is kept, and past [`KEPT_LIMIT_BYTES`] of it our senders wait.
 //!
-//! So at most the limit plus one window a channel ([`WINDOW_BYTES`]) is queued, and a little more for each minute that
-//! writing is held back. The price: while one channel of a multiplexed connection is past the limit, its neighbours may
-//! wait.
+//! Two things that a sender waits for can only be *read*, and lie behind data that nobody consumes yet; so reading goes
+//! on past the limit, and what bounds it is the window that the peer has already:
+//!
+//! - *The end of a key exchange.*
+//! - *A client's grant.* Castra's own client grants so much at once ([`CLIENT_WINDOW_BYTES`]) that it is never waited
+//!   for. Other clients grant less; they are granted [`SERVER_WINDOW_BYTES`], and past the limit next to nothing more
+//!   ([`Flow::window_to_grant`]).
 
 mod channel;
 mod flow;
@@ -27,15 +28,21 @@ pub use channel::{Incoming, Message, Outgoing, Received, relay, split};
 pub use flow::{Flow, Waiting};
 pub use paced::Paced;
 
-/// Bytes a peer may send on one channel before it needs a grant. OpenSSH's own size.
-pub const WINDOW_BYTES: u32 = 2 * 1024 * 1024;
+/// Bytes that a client may send on one channel before it needs a grant. OpenSSH's own size.
+pub const SERVER_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
+
+/// Bytes that Castra's client lets the server send on one channel before a grant: TCP is what holds it back.
+pub const CLIENT_WINDOW_BYTES: u32 = 1024 * 1024 * 1024;
 
 /// Largest payload of one packet, in bytes. `russh` wants it below 64 KiB.
 pub const PACKET_BYTES: u32 = 65535;
 
-/// Arrived but unconsumed bytes of one connection past which it is paced.
+/// Arrived but unconsumed bytes of one connection past which it is not read.
 pub const QUEUE_LIMIT_BYTES: i64 = 1024 * 1024;
 
-/// Capacity for `channel_buffer_size` of both `russh` configurations: more messages than [`QUEUE_LIMIT_BYTES`] and the
-/// windows let through, so that the session loop never blocks on a mailbox.
+/// Bytes that the socket has not taken past which senders wait.
+pub const KEPT_LIMIT_BYTES: usize = 256 * 1024;
+
+/// Capacity for `channel_buffer_size` of both `russh` configurations: more messages than the limits and the windows let
+/// through, so that the session loop never blocks on a mailbox.
 pub const MAILBOX_MESSAGES: usize = 1 << 24;

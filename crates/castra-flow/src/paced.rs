@@ -1,5 +1,4 @@
 use std::io;
-use std::ops::RangeInclusive;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -9,28 +8,32 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
 use crate::Flow;
+use crate::flow::Reading;
 
-/// How long writes are held back at first, and at most: twice as long each time in a row. What is held may be a key
-/// exchange, which would never end otherwise, so it must go some time; but with it go grants, one window at most, and
-/// that is what a stalled connection may grow by in this time.
-const HOLD: RangeInclusive<Duration> = Duration::from_millis(500)..=Duration::from_secs(60);
+/// Between two reads of a peer that may only trickle. Two bytes and their overhead each time: a megabyte takes hours.
+const TRICKLE_PAUSE: Duration = Duration::from_millis(20);
 
-/// The stream to hand to `russh`: reads and writes as the connection's [`Flow`] permits.
+/// The stream to hand to `russh`: reads as the connection's [`Flow`] permits.
 ///
-/// Writes never block: what the socket does not take is kept here. A peer takes only as much as its windows allow, so
-/// that is what bounds it.
+/// Writes never block: what the socket does not take is kept here, and the flow lets senders wait.
 pub struct Paced<S> {
     stream: S,
     flow: Flow,
     kept: BytesMut,
-    /// When what is held back goes after all, and how long that took to wait for.
-    release: Option<(Pin<Box<Sleep>>, Duration)>,
+    pause: Pin<Box<Sleep>>,
 }
 
 impl<S> Paced<S> {
-    /// Paces a stream.
+    /// Paces a stream. Needs a tokio runtime with time.
     pub fn new(stream: S, flow: Flow) -> Self {
-        Self { stream, flow, kept: BytesMut::new(), release: None }
+        Self { stream, flow, kept: BytesMut::new(), pause: Box::pin(tokio::time::sleep(Duration::ZERO)) }
+    }
+}
+
+impl<S> Drop for Paced<S> {
+    fn drop(&mut self) {
+        // Whoever waits for room learns from russh that the connection is gone.
+        self.flow.keeps(0);
     }
 }
 
@@ -43,20 +46,9 @@ impl<S: AsyncWrite + Unpin> Paced<S> {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.kept.advance(written);
+            self.flow.keeps(self.kept.len());
         }
         Poll::Ready(Ok(()))
-    }
-
-    /// Whether what is held back has been held long enough.
-    fn poll_release(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        let (sleep, held) =
-            self.release.get_or_insert_with(|| (Box::pin(tokio::time::sleep(*HOLD.start())), *HOLD.start()));
-        ready!(sleep.as_mut().poll(context));
-        *held = (*held * 2).min(*HOLD.end());
-        sleep.as_mut().reset(Instant::now() + *held);
-        // Polled once more, or the new time would wake nobody.
-        let _ = sleep.as_mut().poll(context);
-        Poll::Ready(())
     }
 }
 
@@ -66,20 +58,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Paced<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let permits = self.flow.poll_permits(context);
-        if permits.aborted {
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-        }
-        if permits.write {
-            self.release = None;
-        }
         // russh polls its reader whenever the session wakes; nothing else would write what is kept.
-        let may_write = permits.write || (!self.kept.is_empty() && self.poll_release(context).is_ready());
-        if may_write && let Poll::Ready(Err(error)) = self.poll_write_kept(context) {
+        if let Poll::Ready(Err(error)) = self.poll_write_kept(context) {
             return Poll::Ready(Err(error));
         }
-        if !permits.read {
-            return Poll::Pending;
+        match self.flow.poll_reading(context) {
+            Reading::Freely => {}
+            Reading::Slowly => {
+                ready!(self.pause.as_mut().poll(context));
+                self.pause.as_mut().reset(Instant::now() + TRICKLE_PAUSE);
+            }
+            Reading::Stopped => return Poll::Pending,
+            Reading::Aborted => return Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
         }
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
@@ -91,21 +81,20 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Err(error)) = self.poll_write_kept(context) {
+            return Poll::Ready(Err(error));
+        }
         let mut rest = bytes;
-        if self.flow.permits().write {
-            if let Poll::Ready(Err(error)) = self.poll_write_kept(context) {
-                return Poll::Ready(Err(error));
-            }
-            while self.kept.is_empty() && !rest.is_empty() {
-                match Pin::new(&mut self.stream).poll_write(context, rest) {
-                    Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                    Poll::Ready(Ok(written)) => rest = &rest[written..],
-                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                    Poll::Pending => break,
-                }
+        while self.kept.is_empty() && !rest.is_empty() {
+            match Pin::new(&mut self.stream).poll_write(context, rest) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(written)) => rest = &rest[written..],
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => break,
             }
         }
         self.kept.extend_from_slice(rest);
+        self.flow.keeps(self.kept.len());
         Poll::Ready(Ok(bytes.len()))
     }
 

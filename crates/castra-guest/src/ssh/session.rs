@@ -163,6 +163,10 @@ impl Handler for Session {
         Ok(())
     }
 
+    fn adjust_window(&mut self, _channel: ChannelId, _current: u32) -> u32 {
+        self.flow.window_to_grant()
+    }
+
     async fn env_request(
         &mut self,
         channel: ChannelId,

@@ -1,0 +1,84 @@
+//! `import` and `export`: images by hand.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+use crate::error::Result;
+use crate::managed::{Digest, ImportedFile};
+use crate::report::ImageLabel;
+
+use super::units::megabytes;
+use super::{Face, JSON_VERSION, Label};
+
+#[derive(Serialize)]
+struct ImportOutput {
+    version: u32,
+    files: Vec<File>,
+}
+
+#[derive(Serialize)]
+struct File {
+    digest: Digest,
+    size_bytes: u64,
+    /// The images of the catalog and of this project that are made from it.
+    images: Vec<Label>,
+}
+
+#[derive(Serialize)]
+struct ExportOutput {
+    version: u32,
+    image: Label,
+    path: PathBuf,
+    size_bytes: u64,
+}
+
+/// Puts a file or an archive into the cache.
+pub(super) fn import(path: &Path, face: &Face) -> Result<ExitCode> {
+    let project = face.project()?;
+    let imported = project.manager().import(path, &project.images(), &project.context)?;
+    for file in &imported.files {
+        face.printer.success(&told(file));
+    }
+    let is_here = |label: &&ImageLabel| {
+        let spec = project.images().into_iter().find(|spec| spec.label() == **label);
+        spec.is_some_and(|spec| project.manager().is_cached(spec, &project.context))
+    };
+    let mut here: Vec<_> = imported.files.iter().flat_map(|file| &file.images).filter(is_here).collect();
+    here.dedup();
+    for image in here {
+        face.printer.tip(&format!("  {image} needs no network any more"));
+    }
+    let file = |file: ImportedFile| File {
+        digest: file.digest,
+        size_bytes: file.size_bytes,
+        images: file.images.into_iter().map(Label::from).collect(),
+    };
+    let files = imported.files.into_iter().map(file).collect();
+    face.result(&ImportOutput { version: JSON_VERSION, files }, "")
+}
+
+fn told(file: &ImportedFile) -> String {
+    let (digest, size) = (&file.digest, megabytes(file.size_bytes));
+    let images: Vec<String> = file.images.iter().map(ToString::to_string).collect();
+    match images.is_empty() {
+        false => format!("imported {size} of {}", images.join(", ")),
+        true => format!(
+            "imported {size}, {digest}: no image of the catalog or of this project's castra.toml is made from it"
+        ),
+    }
+}
+
+/// Writes an image into a file.
+pub(super) fn export(image: &str, path: &Path, face: &Face) -> Result<ExitCode> {
+    let project = face.project()?;
+    let spec = project.image(image)?;
+    let size_bytes = project.manager().export(spec, path, &project.context)?;
+    let (label, size) = (spec.label(), megabytes(size_bytes));
+    face.printer.success(&format!("exported {label} to {} ({size})", path.display()));
+    face.printer.tip(&format!("  castra image import {}    on the other machine", path.display()));
+    let output =
+        ExportOutput { version: JSON_VERSION, image: label.into(), path: path.to_owned(), size_bytes };
+    face.result(&output, "")
+}

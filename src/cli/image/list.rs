@@ -1,0 +1,72 @@
+use std::path::Path;
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+use crate::error::Result;
+use crate::managed::{FoundImage, ManagedImagePaths, ManagedImageSpec};
+
+use super::table::table;
+use super::units::megabytes;
+use super::{Face, JSON_VERSION, Label};
+
+#[derive(Serialize)]
+struct Output {
+    version: u32,
+    images: Vec<Row>,
+}
+
+#[derive(Serialize)]
+struct Row {
+    image: Label,
+    description: String,
+    in_project: bool,
+    in_cache: bool,
+    downloaded: bool,
+    size_bytes: Option<u64>,
+}
+
+/// Shows the catalog's and the project's images, and where each is.
+pub(super) fn run(face: &Face) -> Result<ExitCode> {
+    let project = face.project()?;
+    let manager = project.manager();
+    let row = |spec: &&ManagedImageSpec| {
+        let found = manager.find(spec, &project.context);
+        Row {
+            image: spec.label().into(),
+            description: spec.description.clone(),
+            in_project: found.in_project.is_some(),
+            in_cache: found.in_cache.is_some(),
+            downloaded: found.is_downloaded,
+            size_bytes: size_of(&found),
+        }
+    };
+    let images: Vec<Row> = project.images().iter().map(row).collect();
+    let mut rows = vec![["IMAGE", "VERSION", "HERE", "SIZE", "WHAT IT IS"].map(String::from)];
+    rows.extend(images.iter().map(|row| {
+        let size = row.size_bytes.map_or("-".into(), megabytes);
+        [row.image.name.clone(), row.image.version.clone(), here(row).into(), size, row.description.clone()]
+    }));
+    face.result(&Output { version: JSON_VERSION, images }, &table(&rows))
+}
+
+fn here(row: &Row) -> &'static str {
+    match (row.in_project, row.in_cache, row.downloaded) {
+        (true, _, _) => "in this project",
+        (false, true, _) => "in the cache",
+        (false, false, true) => "downloaded",
+        (false, false, false) => "no",
+    }
+}
+
+/// The size of an image's files together.
+pub(super) fn size_of(found: &FoundImage) -> Option<u64> {
+    let paths = found.in_project.as_ref().or(found.in_cache.as_ref())?;
+    Some(files_of(paths).iter().filter_map(|path| path.metadata().ok()).map(|metadata| metadata.len()).sum())
+}
+
+/// An image's files, but for its manifest.
+pub(super) fn files_of(paths: &ManagedImagePaths) -> Vec<&Path> {
+    let boot = [&paths.kernel, &paths.initramfs];
+    std::iter::once(&paths.disk).chain(boot.into_iter().flatten()).map(|path| path.as_path()).collect()
+}

@@ -1,0 +1,145 @@
+//! `castra image`: one file a subcommand. Results go to stdout, as a table or as JSON; what is done meanwhile to stderr.
+
+mod carry;
+mod list;
+mod prune;
+mod pull;
+mod show;
+mod verify;
+
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+use crate::config::ProjectConfig;
+use crate::context::RuntimeContext;
+use crate::error::Result;
+use crate::managed::{Catalog, ImageError, ImageManager, ManagedImageSpec};
+use crate::report::ImageLabel;
+
+use super::args::{Args, Image, ImageCommand};
+use super::error::CliError;
+use super::printer::Printer;
+use super::{project, table, units};
+
+/// Version of the JSON that is printed: one number for all subcommands. Fields may be added without a new one.
+const JSON_VERSION: u32 = 1;
+
+/// What every subcommand works with.
+struct Face<'a> {
+    args: &'a Args,
+    context: &'a RuntimeContext,
+    printer: &'a Printer,
+    json: bool,
+}
+
+/// Runs one subcommand.
+pub(super) fn run(
+    image: &Image,
+    args: &Args,
+    context: &RuntimeContext,
+    printer: &Printer,
+) -> Result<ExitCode> {
+    let face = Face { args, context, printer, json: image.json };
+    match &image.command {
+        ImageCommand::List => list::run(&face),
+        ImageCommand::Show { image } => show::run(image, &face),
+        ImageCommand::Pull { images } => pull::run(images, &face),
+        ImageCommand::Verify { images } => verify::run(images, &face),
+        ImageCommand::Import { path } => carry::import(path, &face),
+        ImageCommand::Export { image, path } => carry::export(image, path, &face),
+        ImageCommand::Prune { dry_run, downloads } => prune::run(*dry_run, *downloads, &face),
+    }
+}
+
+impl Face<'_> {
+    /// The result, as JSON or as text.
+    fn result(&self, json: &impl Serialize, text: &str) -> Result<ExitCode> {
+        let written = if self.json { self.printer.json(json) } else { self.printer.result(text) };
+        written.map_err(CliError::from)?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// The project this is about, and the context with its mirrors.
+    fn project(&self) -> Result<Project> {
+        Ok(Project::of(project::config(self.args, self.context, self.printer)?, self.context))
+    }
+}
+
+/// A project, and the images that can be named in it.
+struct Project {
+    config: ProjectConfig,
+    catalog: Catalog,
+    context: RuntimeContext,
+}
+
+impl Project {
+    fn of(config: ProjectConfig, context: &RuntimeContext) -> Self {
+        let mut context = context.clone();
+        context.mirrors.extend(config.mirrors.iter().cloned());
+        Self { config, catalog: Catalog::builtin(), context }
+    }
+
+    fn manager(&self) -> ImageManager {
+        ImageManager::new(&self.config.layout)
+    }
+
+    /// All images: the catalog's and the project's own.
+    fn images(&self) -> Vec<&ManagedImageSpec> {
+        self.catalog.images().iter().chain(self.config.images.values()).collect()
+    }
+
+    /// The image that `NAME[@VERSION]` means; without a version the newest, which is the first of its name.
+    fn image(&self, text: &str) -> Result<&ManagedImageSpec, ImageError> {
+        let (name, version) = match text.split_once('@') {
+            Some((name, version)) => (name, Some(version)),
+            None => (text, None),
+        };
+        let images = self.images();
+        let is_meant = |spec: &&&ManagedImageSpec| {
+            spec.id == name && version.is_none_or(|version| spec.version == version)
+        };
+        match images.iter().find(is_meant) {
+            Some(spec) => Ok(spec),
+            None => Err(unknown(name, version, &images)),
+        }
+    }
+
+    /// The images of these names, each once; all if there is no name.
+    fn images_of(&self, names: &[String]) -> Result<Vec<&ManagedImageSpec>, ImageError> {
+        if names.is_empty() {
+            return Ok(self.images());
+        }
+        let mut wanted: Vec<&ManagedImageSpec> = Vec::new();
+        for name in names {
+            let spec = self.image(name)?;
+            if wanted.iter().all(|other| other.label() != spec.label()) {
+                wanted.push(spec);
+            }
+        }
+        Ok(wanted)
+    }
+}
+
+fn unknown(name: &str, version: Option<&str>, images: &[&ManagedImageSpec]) -> ImageError {
+    let similar = crate::similar::closest(name, images.iter().map(|spec| spec.id.as_str()));
+    let similar = similar.and_then(|id| images.iter().find(|spec| spec.id == id));
+    ImageError::Unknown {
+        id: name.to_owned(),
+        version: version.unwrap_or_default().to_owned(),
+        similar: similar.map(|spec| spec.label()),
+    }
+}
+
+/// An image's label as the JSON of all subcommands has it.
+#[derive(Debug, Serialize)]
+struct Label {
+    name: String,
+    version: String,
+}
+
+impl From<ImageLabel> for Label {
+    fn from(label: ImageLabel) -> Self {
+        Self { name: label.id, version: label.version }
+    }
+}

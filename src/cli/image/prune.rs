@@ -1,0 +1,63 @@
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+use crate::error::Result;
+use crate::managed::{self, PruneOptions, Pruned, PrunedKind};
+
+use super::table::table;
+use super::units::megabytes;
+use super::{Face, JSON_VERSION, project};
+use crate::cli::printer::Printer;
+
+#[derive(Serialize)]
+struct Output {
+    version: u32,
+    dry_run: bool,
+    removed: Vec<Removed>,
+    freed_bytes: u64,
+}
+
+#[derive(Serialize)]
+struct Removed {
+    /// `image`, `download`, `partial`, `quarantine` or `project`.
+    kind: &'static str,
+    name: String,
+    path: PathBuf,
+    freed_bytes: u64,
+}
+
+/// Removes what no project needs. Works in any directory, whatever is in its castra.toml.
+pub(super) fn run(dry_run: bool, downloads: bool, face: &Face) -> Result<ExitCode> {
+    let here = project::layout(face.args, face.context, &Printer::quiet()).ok();
+    let options = PruneOptions { dry_run, downloads };
+    let pruned = managed::prune(&face.context.cache, here.as_ref(), options, &face.context.cancel)?;
+    let freed_bytes = pruned.iter().map(|one| one.freed_bytes).sum();
+    let mut rows = vec![["KIND", "FREES", "NAME"].map(String::from)];
+    rows.extend(
+        pruned.iter().map(|one| [word(one.kind).to_owned(), megabytes(one.freed_bytes), one.name.clone()]),
+    );
+    let text = if pruned.is_empty() { String::new() } else { table(&rows) };
+    face.printer.success(&match (pruned.is_empty(), dry_run) {
+        (true, _) => "nothing to remove: projects need all that is in the cache".to_owned(),
+        (false, true) => format!("{} would be freed", megabytes(freed_bytes)),
+        (false, false) => format!("{} are free again", megabytes(freed_bytes)),
+    });
+    let removed = pruned.into_iter().map(removed).collect();
+    face.result(&Output { version: JSON_VERSION, dry_run, removed, freed_bytes }, &text)
+}
+
+fn removed(one: Pruned) -> Removed {
+    Removed { kind: word(one.kind), name: one.name, path: one.path, freed_bytes: one.freed_bytes }
+}
+
+fn word(kind: PrunedKind) -> &'static str {
+    match kind {
+        PrunedKind::Image => "image",
+        PrunedKind::Download => "download",
+        PrunedKind::Partial => "partial",
+        PrunedKind::Quarantine => "quarantine",
+        PrunedKind::Project => "project",
+    }
+}

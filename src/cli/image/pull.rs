@@ -1,0 +1,103 @@
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+use crate::config::{BaseImageSource, ManagedImageSelection, UnpinnedArtifact};
+use crate::error::Result;
+use crate::layout::{ProjectLayout, STATE_DIRECTORY};
+use crate::managed::{ImageError, ImageManager, ManagedImagePaths, ManagedImageSpec};
+use crate::plan::Plan;
+use crate::vm;
+
+use super::list::files_of;
+use super::{Face, JSON_VERSION, Label, Project, project};
+
+#[derive(Serialize)]
+struct Output {
+    version: u32,
+    images: Vec<Pulled>,
+}
+
+#[derive(Serialize)]
+struct Pulled {
+    image: Label,
+    /// Whether it is in the project; else it is in the cache.
+    in_project: bool,
+    directory: PathBuf,
+    size_bytes: u64,
+}
+
+/// Fetches images. What is there already costs nothing.
+pub(super) fn run(names: &[String], face: &Face) -> Result<ExitCode> {
+    let project = match project::config_or_unpinned(face.args, face.context, face.printer)? {
+        Ok(config) => Project::of(config, face.context),
+        Err(unpinned) => return Err(tell_digests(&unpinned, face)?.into()),
+    };
+    let images = if names.is_empty() { what_vms_need(&project)? } else { named(names, &project)? };
+    if images.is_empty() {
+        face.printer.tip("No VM here needs a managed image.");
+    }
+    for pulled in &images {
+        let place = if pulled.in_project { "in this project" } else { "in the cache" };
+        face.printer.success(&format!("{} {} is {place}", pulled.image.name, pulled.image.version));
+    }
+    face.result(&Output { version: JSON_VERSION, images }, "")
+}
+
+/// What `up` would take, into the project.
+fn what_vms_need(project: &Project) -> Result<Vec<Pulled>> {
+    let Project { config, catalog, context } = project;
+    let plan = Plan::new(config, &[], catalog, &project::records(&config.layout))?;
+    let mut images: Vec<Pulled> = Vec::new();
+    let mut done = Vec::new();
+    for vm in &plan.vms {
+        if done.contains(&&vm.base) {
+            continue;
+        }
+        if let Some((spec, paths)) = vm::ensure_vm_image(vm, &config.layout, context)? {
+            images.push(pulled(&spec, &paths, true));
+        }
+        done.push(&vm.base);
+    }
+    Ok(images)
+}
+
+/// Each into the project if one of its VMs is on it, else into the cache.
+fn named(names: &[String], project: &Project) -> Result<Vec<Pulled>> {
+    let manager = project.manager();
+    let pull = |spec: &ManagedImageSpec| -> Result<Pulled, ImageError> {
+        let is_used = is_used(project, spec);
+        let paths = match is_used {
+            true => manager.ensure_image(spec, &project.context)?,
+            false => manager.ensure_cached(spec, &project.context)?,
+        };
+        Ok(pulled(spec, &paths, is_used))
+    };
+    let specs = project.images_of(names)?;
+    Ok(specs.into_iter().map(pull).collect::<Result<_, _>>()?)
+}
+
+fn is_used(project: &Project, spec: &ManagedImageSpec) -> bool {
+    project.config.vms.iter().any(|vm| match &vm.base_image {
+        BaseImageSource::Managed(ManagedImageSelection::Exact { name, version, .. }) => {
+            *name == spec.id && *version == spec.version
+        }
+        BaseImageSource::Managed(ManagedImageSelection::Default) | BaseImageSource::Path(_) => false,
+    })
+}
+
+fn pulled(spec: &ManagedImageSpec, paths: &ManagedImagePaths, in_project: bool) -> Pulled {
+    let sizes = files_of(paths).into_iter().filter_map(|path| path.metadata().ok());
+    let size_bytes = sizes.map(|metadata| metadata.len()).sum();
+    Pulled { image: spec.label().into(), in_project, directory: paths.directory.clone(), size_bytes }
+}
+
+/// Fetches what has no digest, and makes an error of it that has the digests.
+fn tell_digests(unpinned: &[UnpinnedArtifact], face: &Face) -> Result<ImageError> {
+    // There is no project as long as its file has mistakes; this one only has a log.
+    let layout = ProjectLayout::new(project::working_directory()?.join(STATE_DIRECTORY));
+    let manager = ImageManager::new(&layout);
+    let found = unpinned.iter().map(|one| manager.fetch_unpinned(&one.place, &one.source, face.context));
+    Ok(ImageError::Unpinned { found: found.collect::<Result<_, _>>()? })
+}

@@ -1,0 +1,117 @@
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+use crate::error::Result;
+use crate::managed::{
+    ArtifactRole, ArtifactSource, Digest, FoundImage, ManagedArtifactSpec, ManagedImagePaths,
+    ManagedImageSpec, QemuProfile, TransformStep,
+};
+
+use super::list::{files_of, size_of};
+use super::units::megabytes;
+use super::{Face, JSON_VERSION, Label};
+
+#[derive(Serialize)]
+struct Output {
+    version: u32,
+    image: Label,
+    description: String,
+    artifacts: Vec<Artifact>,
+    profile: QemuProfile,
+    /// Nothing if the project does not have it, whole.
+    project: Option<Place>,
+    /// Nothing if the cache does not have it, whole.
+    cache: Option<Place>,
+    downloaded: bool,
+    size_bytes: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct Artifact {
+    role: ArtifactRole,
+    source: ArtifactSource,
+    digest: Digest,
+    size_bytes: Option<u64>,
+    pipeline: Vec<TransformStep>,
+}
+
+#[derive(Serialize)]
+struct Place {
+    directory: PathBuf,
+    files: Vec<PathBuf>,
+    disk_sha256: String,
+}
+
+/// Shows one image: what it is made from, and where it is.
+pub(super) fn run(image: &str, face: &Face) -> Result<ExitCode> {
+    let project = face.project()?;
+    let spec = project.image(image)?;
+    let found = project.manager().find(spec, &project.context);
+    let output = Output {
+        version: JSON_VERSION,
+        image: spec.label().into(),
+        description: spec.description.clone(),
+        artifacts: spec.artifacts.iter().map(artifact).collect(),
+        profile: spec.profile.clone(),
+        project: found.in_project.as_ref().map(place),
+        cache: found.in_cache.as_ref().map(place),
+        downloaded: found.is_downloaded,
+        size_bytes: size_of(&found),
+    };
+    face.result(&output, &text(spec, &found))
+}
+
+fn artifact(spec: &ManagedArtifactSpec) -> Artifact {
+    Artifact {
+        role: spec.role,
+        source: spec.source.clone(),
+        digest: spec.digest.clone(),
+        size_bytes: spec.size_bytes,
+        pipeline: spec.pipeline.clone(),
+    }
+}
+
+fn place(paths: &ManagedImagePaths) -> Place {
+    Place {
+        directory: paths.directory.clone(),
+        files: files_of(paths).into_iter().map(PathBuf::from).collect(),
+        disk_sha256: paths.disk_sha256.clone(),
+    }
+}
+
+fn text(spec: &ManagedImageSpec, found: &FoundImage) -> String {
+    let mut text = format!("{}\n", spec.label());
+    if !spec.description.is_empty() {
+        text.push_str(&format!("  {}\n", spec.description));
+    }
+    let mut told: Vec<&Digest> = Vec::new();
+    for artifact in &spec.artifacts {
+        if told.contains(&&artifact.digest) {
+            text.push_str(&format!("\n  {}\n    from the same download\n", artifact.role));
+            continue;
+        }
+        told.push(&artifact.digest);
+        text.push_str(&format!("\n  {}\n", artifact.role));
+        let sources = match &artifact.source {
+            ArtifactSource::Url(urls) => urls.clone(),
+            other => vec![other.to_string()],
+        };
+        let sources = sources.iter().map(|source| format!("    from    {source}\n"));
+        text.extend(sources);
+        text.push_str(&format!("    {}  {}\n", artifact.digest.algorithm(), artifact.digest.hex()));
+        text.extend(artifact.size_bytes.map(|size| format!("    size    {size} bytes\n")));
+    }
+    if let Some(line) = &spec.profile.command_line {
+        text.push_str(&format!("\n  command line  {line}\n"));
+    }
+    text.push_str(&format!("\n  project       {}\n", whether(found.in_project.as_ref())));
+    text.push_str(&format!("  cache         {}\n", whether(found.in_cache.as_ref())));
+    text.extend(size_of(found).map(|size| format!("  size          {}\n", megabytes(size))));
+    text
+}
+
+fn whether(paths: Option<&ManagedImagePaths>) -> String {
+    paths.map_or_else(|| "no".to_owned(), |paths| paths.directory.display().to_string())
+}

@@ -1,0 +1,118 @@
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+use crate::error::Result;
+use crate::managed::{CheckedFile, CheckedImage, Digest, Finding, ImageError, Location};
+use crate::vm;
+
+use super::{Face, JSON_VERSION, Label, Project};
+use crate::cli::exit;
+
+#[derive(Serialize)]
+struct Output {
+    version: u32,
+    images: Vec<Image>,
+}
+
+#[derive(Serialize)]
+struct Image {
+    image: Label,
+    /// `intact`, `repaired` or `damaged`.
+    outcome: &'static str,
+    files: Vec<File>,
+    /// Why it could not be repaired.
+    error: Option<String>,
+}
+
+#[derive(Serialize)]
+struct File {
+    /// `project`, `cache` or `download`.
+    location: &'static str,
+    path: PathBuf,
+    expected: Option<Digest>,
+    /// `intact`, `changed`, `unusable` or `missing`.
+    finding: &'static str,
+    found: Option<Digest>,
+    set_aside: Option<PathBuf>,
+}
+
+/// Hashes images again and repairs them. One that cannot be repaired keeps none of the others from being looked at.
+pub(super) fn run(names: &[String], face: &Face) -> Result<ExitCode> {
+    let project = face.project()?;
+    let manager = project.manager();
+    let mut images = Vec::new();
+    let mut failed = Vec::new();
+    for spec in project.images_of(names)? {
+        match manager.restore(spec, &project.context) {
+            // Asked for all, those that are here are meant.
+            Err(ImageError::NotPresent { .. }) if names.is_empty() => {}
+            Err(ImageError::NotRepaired { image, checked, source }) => {
+                warn_of_running(&checked, &project, face);
+                images.push(output(&checked, "damaged", Some(crate::managed::one_line(&*source))));
+                failed.push(ImageError::NotRepaired { image, checked, source });
+            }
+            Err(error) => return Err(error.into()),
+            Ok(checked) => {
+                tell(&checked, face);
+                warn_of_running(&checked, &project, face);
+                let outcome = if checked.is_intact() { "intact" } else { "repaired" };
+                images.push(output(&checked, outcome, None));
+            }
+        }
+    }
+    if images.is_empty() {
+        face.printer.tip("No image is here yet.");
+    }
+    let done = face.result(&Output { version: JSON_VERSION, images }, "")?;
+    let errors: Vec<crate::Error> = failed.into_iter().map(crate::Error::from).collect();
+    errors.iter().for_each(|error| face.printer.error(error));
+    Ok(errors.first().map_or(done, |error| exit::of_kind(error.kind())))
+}
+
+fn tell(checked: &CheckedImage, face: &Face) {
+    let count = checked.files.len();
+    let files = if count == 1 { "1 file".to_owned() } else { format!("{count} files") };
+    face.printer.success(&match checked.is_intact() {
+        true => format!("{} is intact ({files})", checked.image),
+        false => format!("{} was damaged and is repaired ({files} checked)", checked.image),
+    });
+}
+
+/// QEMU keeps the file open that it was started with, whatever has its name now.
+fn warn_of_running(checked: &CheckedImage, project: &Project, face: &Face) {
+    if !checked.project_was_damaged() {
+        return;
+    }
+    let statuses = vm::status(&project.config.layout).into_iter().filter_map(|(_, status)| status.ok());
+    let image = checked.image.to_string();
+    for vm in statuses.filter(|status| status.state.is_alive() && status.image == image) {
+        let name = vm.name;
+        face.printer.warning(&format!(
+            "VM `{name}` runs on the damaged files and may have read wrong data. Start it anew: castra down {name} && \
+             castra up {name}"
+        ));
+    }
+}
+
+fn output(checked: &CheckedImage, outcome: &'static str, error: Option<String>) -> Image {
+    let files = checked.files.iter().map(file).collect();
+    Image { image: checked.image.clone().into(), outcome, files, error }
+}
+
+fn file(file: &CheckedFile) -> File {
+    let (finding, found) = match &file.finding {
+        Finding::Intact => ("intact", file.expected.clone()),
+        Finding::Changed(found) => ("changed", Some(found.clone())),
+        Finding::Unusable(_) => ("unusable", None),
+        Finding::Missing => ("missing", None),
+    };
+    let location = match file.location {
+        Location::Project => "project",
+        Location::Cache => "cache",
+        Location::Download => "download",
+    };
+    let (path, expected, set_aside) = (file.path.clone(), file.expected.clone(), file.set_aside.clone());
+    File { location, path, expected, finding, found, set_aside }
+}

@@ -1,0 +1,109 @@
+//! What an [`ImageError`] means for the exit code, and the way out of it.
+
+use crate::error::{Explain, Kind, kind_of_io};
+
+use super::error::{DigestMismatch, FoundUnpinned, ImageError};
+
+impl Explain for ImageError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Interrupted(_) => Kind::Interrupted,
+            Self::Unknown { .. } | Self::NotPresent { .. } | Self::NothingToImport { .. } => Kind::NotFound,
+            Self::Spec(_)
+            | Self::DigestMismatch(_)
+            | Self::Untrusted { .. }
+            | Self::NotRepaired { .. }
+            | Self::NotImportable { .. }
+            | Self::WebPage { .. }
+            | Self::Unpinned { .. }
+            | Self::Archive { .. } => Kind::Data,
+            Self::Offline { .. } | Self::NoneReachable { .. } => Kind::Unavailable,
+            Self::Download(error) => error.kind(),
+            Self::Pip(error) => error.kind(),
+            Self::Transform(error) => error.kind(),
+            Self::NoSpace { .. } | Self::DiskFull { .. } | Self::Exists { .. } => Kind::CannotCreate,
+            Self::Vanished { .. } => Kind::Busy,
+            Self::SymbolicLink { .. } | Self::NotAFile { .. } => Kind::Io,
+            Self::Io { source, .. } => kind_of_io(source),
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Interrupted(_) | Self::Spec(_) => None,
+            Self::Unknown { similar, .. } => Some(match similar {
+                Some(image) => format!("Did you mean {image}? `castra image list` shows all images."),
+                None => "`castra image list` shows all images.".to_owned(),
+            }),
+            Self::Offline { .. } => {
+                Some("Run it once without --offline (or CASTRA_OFFLINE) to fill the cache.".to_owned())
+            }
+            Self::Download(error) => error.hint(),
+            Self::Pip(error) => error.hint(),
+            Self::Transform(error) => error.hint(),
+            Self::DigestMismatch(mismatch) => Some(mismatch.hint()),
+            Self::NoneReachable { tried } => tried.iter().find_map(|(_, error)| error.hint()),
+            Self::Vanished { .. } => Some("Try again.".to_owned()),
+            Self::Untrusted { .. } => Some("`castra up` prepares the image anew.".to_owned()),
+            Self::NotPresent { image } => {
+                Some(format!("`castra image pull {}@{}` fetches it.", image.id, image.version))
+            }
+            Self::WebPage { .. } => Some("Open the address in a browser to see what it is.".to_owned()),
+            Self::Unpinned { found } => {
+                Some(found.iter().map(FoundUnpinned::advice).collect::<Vec<_>>().join("\n"))
+            }
+            Self::NothingToImport { .. } => Some(
+                "Name a file that an image is made from, or an archive that `castra image export` wrote.".to_owned(),
+            ),
+            Self::NotImportable { .. } => Some(
+                "`castra image show NAME` prints what an image is made from. An image of your own is known where its \
+                 castra.toml is."
+                    .to_owned(),
+            ),
+            Self::Archive { .. } => Some("Export it again, or copy it here once more.".to_owned()),
+            Self::Exists { path } => Some(format!("Move {} away, or choose another name.", path.display())),
+            Self::NotRepaired { image, source, .. } => Some(format!(
+                "What was damaged is in quarantine and is not used. `castra image verify {}` tries again.{}",
+                image.id,
+                source.hint().map(|hint| format!("\n{hint}")).unwrap_or_default()
+            )),
+            Self::NoSpace { .. } | Self::DiskFull { .. } => Some(
+                "Free some space, or put the cache on another disk with XDG_CACHE_HOME. What was downloaded so far is \
+                 kept."
+                    .to_owned(),
+            ),
+            Self::SymbolicLink { path } | Self::NotAFile { path } => {
+                Some(format!("Look at what it is, and remove it: {}", path.display()))
+            }
+            Self::Io { source, path, .. } if kind_of_io(source) == Kind::Permission => {
+                Some(format!("Make {} accessible for you, then try again.", path.display()))
+            }
+            Self::Io { .. } => None,
+        }
+    }
+}
+
+impl DigestMismatch {
+    fn hint(&self) -> String {
+        if self.html {
+            "Something between here and the server answered with a page of its own (a login page of the network, a \
+             proxy's message). Open the address in a browser, or try another network."
+                .to_owned()
+        } else {
+            "The file was changed on its way or at its source; it was not used, and nothing was kept of it. Try again, \
+             or name a mirror in CASTRA_MIRROR."
+                .to_owned()
+        }
+    }
+}
+
+impl FoundUnpinned {
+    fn advice(&self) -> String {
+        let Self { place, from, digest, size_bytes } = self;
+        format!(
+            "{from} is now {size_bytes} bytes long. If you trust it as it is, pin {place}:\n    {} = \"{}\"",
+            digest.algorithm(),
+            digest.hex()
+        )
+    }
+}

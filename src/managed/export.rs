@@ -1,0 +1,127 @@
+//! Writes an image into one file, for [`super::ImageManager::import`] on a machine without a network.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use super::archive::{DESCRIPTION, Description, FORMAT, Member, member_name};
+use super::error::{At, ImageError, io_error};
+use super::job::Job;
+use super::manager::ImageManager;
+use super::space::{self, Peak};
+use super::spec::{ManagedArtifactSpec, ManagedImageSpec};
+use super::workspace::Workspace;
+use super::{check, files, source};
+use crate::cancel::Cancel;
+use crate::context::RuntimeContext;
+
+/// Members are what they are, whoever exports them and when.
+const MEMBER_MODE: u32 = 0o444;
+/// Mode of the archive, which is there to be handed on.
+const ARCHIVE_MODE: u32 = 0o644;
+
+impl ImageManager {
+    /// Writes what an image is made from into the new file `target`, and says how many bytes that became. What is not in
+    /// the cache is fetched first. The same image gives the same bytes everywhere.
+    ///
+    /// # Errors
+    /// [`ImageError::Exists`]; those of fetching and writing, after which there is no `target`.
+    pub fn export(
+        &self,
+        spec: &ManagedImageSpec,
+        target: &Path,
+        context: &RuntimeContext,
+    ) -> Result<u64, ImageError> {
+        check::spec(spec)?;
+        if fs::symlink_metadata(target).is_ok() {
+            return Err(ImageError::Exists { path: target.to_owned() });
+        }
+        let job = self.job_beside(spec.label(), context);
+        let blobs = blobs(&job, spec)?;
+        let directory = target.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let directory = directory.unwrap_or(Path::new("."));
+        let temporary =
+            tempfile::Builder::new().prefix(".castra-").tempfile_in(directory).at("write in", directory)?;
+        let archive = blobs.iter().map(|(member, _)| member.size_bytes).sum();
+        space::require(directory, &Peak { archive, ..Peak::default() })?;
+        write(&job, spec, blobs, temporary.as_file(), target)?;
+        let mode = fs::Permissions::from_mode(ARCHIVE_MODE);
+        temporary.as_file().set_permissions(mode).at("change the mode of", target)?;
+        temporary.as_file().sync_all().at("write to disk", target)?;
+        temporary.persist_noclobber(target).map_err(|error| match error.error.kind() {
+            io::ErrorKind::AlreadyExists => ImageError::Exists { path: target.to_owned() },
+            _ => io_error("create", target, error.error),
+        })?;
+        Ok(target.metadata().at("look at", target)?.len())
+    }
+}
+
+/// The verified downloads of an image, each once.
+fn blobs(job: &Job, spec: &ManagedImageSpec) -> Result<Vec<(Member, PathBuf)>, ImageError> {
+    let mut distinct: Vec<&ManagedArtifactSpec> = Vec::new();
+    for artifact in &spec.artifacts {
+        if distinct.iter().all(|other| other.digest != artifact.digest) {
+            distinct.push(artifact);
+        }
+    }
+    let cache = &job.context.cache;
+    let is_missing = |artifact: &&ManagedArtifactSpec| {
+        !cache.blob(artifact.digest.algorithm(), artifact.digest.hex()).is_file()
+    };
+    let missing: Vec<&ManagedArtifactSpec> = distinct.iter().copied().filter(is_missing).collect();
+    let workspace = Workspace::open_cache(job, spec, &missing)?;
+    let member = |(number, artifact): (usize, &&ManagedArtifactSpec)| {
+        let blob = source::fetch(job, &workspace, artifact)?;
+        let size_bytes = files::open(&blob)?.metadata().at("look at", &blob)?.len();
+        let (name, digest) = (member_name(number), artifact.digest.clone());
+        Ok((Member { name, digest, size_bytes, source: artifact.source.to_string() }, blob))
+    };
+    distinct.iter().enumerate().map(member).collect()
+}
+
+fn write(
+    job: &Job,
+    spec: &ManagedImageSpec,
+    blobs: Vec<(Member, PathBuf)>,
+    to: &File,
+    target: &Path,
+) -> Result<(), ImageError> {
+    let cancel = &job.context.cancel;
+    let (members, paths): (Vec<Member>, Vec<PathBuf>) = blobs.into_iter().unzip();
+    let description = Description {
+        format: FORMAT,
+        image: spec.label(),
+        castra_version: env!("CARGO_PKG_VERSION").to_owned(),
+        blobs: members,
+    };
+    let text = serde_json::to_vec_pretty(&description).unwrap_or_default();
+    let mut archive = tar::Builder::new(to);
+    let mut append = |name: &str, size_bytes, from: &mut dyn Read| {
+        let mut header = tar::Header::new_ustar();
+        header.set_size(size_bytes);
+        header.set_mode(MEMBER_MODE);
+        let written = archive.append_data(&mut header, name, Heeding { from, cancel });
+        // The error of an interruption is of no interest.
+        cancel.check()?;
+        written.at("write", target)
+    };
+    append(DESCRIPTION, text.len() as u64, &mut text.as_slice())?;
+    for (member, path) in description.blobs.iter().zip(&paths) {
+        append(&member.name, member.size_bytes, &mut files::open(path)?)?;
+    }
+    archive.finish().at("write", target)
+}
+
+/// Ends with an error once the user asked for the stop.
+struct Heeding<'a> {
+    from: &'a mut dyn Read,
+    cancel: &'a Cancel,
+}
+
+impl Read for Heeding<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.cancel.check().map_err(io::Error::other)?;
+        self.from.read(buffer)
+    }
+}

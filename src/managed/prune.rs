@@ -1,0 +1,235 @@
+//! Takes out of the cache what no project needs.
+//!
+//! ```text
+//! a project's reference ─► its images, and the downloads they are made from ─► kept
+//! a file of an image that has a link outside the cache ─► its image is kept: removing it would free nothing
+//! whatever a running castra has locked ─► kept
+//! everything else: images, downloads, what interrupted downloads left, quarantine, references of gone projects ─► removed
+//! ```
+//!
+//! Projects have links or copies of their own, so that removing too much costs time and never data.
+
+use std::collections::BTreeSet;
+use std::fs::{self, DirEntry};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::error::{At, ImageError};
+use super::lock;
+use super::references;
+use super::spec::Digest;
+use super::{files, manifest};
+use crate::cancel::Cancel;
+use crate::layout::{CacheLayout, ProjectLayout};
+use crate::report::ImageLabel;
+
+mod usage;
+
+use usage::Usage;
+
+/// What a prune may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PruneOptions {
+    /// Only tell.
+    pub dry_run: bool,
+    /// Also remove downloads of images that projects have: they serve only to make those again.
+    pub downloads: bool,
+}
+
+/// One thing that was removed, or would be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pruned {
+    /// What it is.
+    pub kind: PrunedKind,
+    /// An image's name and version, a digest, or a file's name.
+    pub name: String,
+    /// The file or directory.
+    pub path: PathBuf,
+    /// How much space on disk its removal frees, in bytes: nothing for what has another name elsewhere.
+    pub freed_bytes: u64,
+}
+
+/// Sorts of things in the cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PrunedKind {
+    /// An image, or what an interrupted castra left of one.
+    Image,
+    /// A verified download.
+    Download,
+    /// What an interrupted download left.
+    Partial,
+    /// A damaged file that was moved aside.
+    Quarantine,
+    /// The note of a project that is gone.
+    Project,
+}
+
+/// Removes from the cache what no project needs, and the quarantine of `project`, and says what that was, in the order of their kinds.
+///
+/// # Errors
+/// That the cache cannot be read or written; [`ImageError::Interrupted`]. What was removed before stays removed.
+pub fn prune(
+    cache: &CacheLayout,
+    project: Option<&ProjectLayout>,
+    options: PruneOptions,
+    cancel: &Cancel,
+) -> Result<Vec<Pruned>, ImageError> {
+    let usage = Usage::of(cache, project)?;
+    let (needed, done) = (Needed::default(), Vec::new());
+    let mut pruning = Pruning { cache, project, options, cancel, usage, needed, done };
+    pruning.references()?;
+    pruning.images()?;
+    pruning.downloads()?;
+    pruning.quarantine()?;
+    pruning.done.sort_by(|one, other| (one.kind, &one.name).cmp(&(other.kind, &other.name)));
+    Ok(pruning.done)
+}
+
+/// What projects need.
+#[derive(Default)]
+struct Needed {
+    images: BTreeSet<ImageLabel>,
+    blobs: BTreeSet<Digest>,
+}
+
+struct Pruning<'a> {
+    cache: &'a CacheLayout,
+    project: Option<&'a ProjectLayout>,
+    options: PruneOptions,
+    cancel: &'a Cancel,
+    usage: Usage,
+    needed: Needed,
+    done: Vec<Pruned>,
+}
+
+impl Pruning<'_> {
+    /// Learns what is needed, and forgets the projects that are gone.
+    fn references(&mut self) -> Result<(), ImageError> {
+        for (path, reference) in references::all(self.cache)? {
+            let mut alive = reference.iter().flat_map(references::Reference::alive).peekable();
+            if alive.peek().is_none() {
+                let gone = reference.as_ref().map(|reference| reference.state_root.display().to_string());
+                let name = gone.unwrap_or_else(|| file_name(&path));
+                self.remove(PrunedKind::Project, name, &path)?;
+                continue;
+            }
+            for one in alive {
+                self.needed.images.insert(one.image.clone());
+                self.needed.blobs.extend(one.blobs.iter().cloned());
+            }
+        }
+        Ok(())
+    }
+
+    fn images(&mut self) -> Result<(), ImageError> {
+        for id in entries(self.cache.images().root())? {
+            for version in entries(&id.path())? {
+                self.cancel.check()?;
+                self.image(&id, &version)?;
+            }
+            if !self.options.dry_run {
+                // Refused as long as something is in it.
+                let _ = fs::remove_dir(id.path());
+            }
+        }
+        Ok(())
+    }
+
+    fn image(&mut self, id: &DirEntry, version: &DirEntry) -> Result<(), ImageError> {
+        let (id, name) = (text(id), text(version));
+        // `.<version>.work`: something is being made there, or an interrupted castra left it.
+        let unfinished = name.strip_prefix('.').and_then(|name| name.strip_suffix(".work"));
+        let image = ImageLabel { id, version: unfinished.unwrap_or(&name).to_owned() };
+        let path = version.path();
+        let is_needed = self.needed.images.contains(&image) || self.usage.has_links_elsewhere(&path);
+        if unfinished.is_none() && is_needed {
+            return Ok(());
+        }
+        let Some(_lock) = self.lock(&self.cache.image_lock(&image.id, &image.version))? else {
+            return Ok(());
+        };
+        self.remove(PrunedKind::Image, image.to_string(), &path)
+    }
+
+    fn downloads(&mut self) -> Result<(), ImageError> {
+        for algorithm in entries(&self.cache.blobs())? {
+            for entry in entries(&algorithm.path())? {
+                self.cancel.check()?;
+                self.download(&text(&algorithm), &entry)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn download(&mut self, algorithm: &str, entry: &DirEntry) -> Result<(), ImageError> {
+        let name = text(entry);
+        let (hex, kind) = match name.split_once('.') {
+            Some((hex, _)) => (hex, PrunedKind::Partial),
+            None => (name.as_str(), PrunedKind::Download),
+        };
+        let digest = match algorithm {
+            "sha512" => Digest::Sha512(hex.to_owned()),
+            _ => Digest::Sha256(hex.to_owned()),
+        };
+        let may_go_all_the_same = self.options.downloads && kind == PrunedKind::Download;
+        if self.needed.blobs.contains(&digest) && !may_go_all_the_same {
+            return Ok(());
+        }
+        let Some(_lock) = self.lock(&self.cache.blob_lock(algorithm, hex))? else {
+            return Ok(());
+        };
+        self.remove(kind, format!("{algorithm}:{hex}"), &entry.path())
+    }
+
+    fn quarantine(&mut self) -> Result<(), ImageError> {
+        let here = self.project.map(ProjectLayout::quarantine);
+        for quarantine in std::iter::once(self.cache.quarantine()).chain(here) {
+            for entry in entries(&quarantine)? {
+                self.remove(PrunedKind::Quarantine, text(&entry), &entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The lock of what is to be removed; nothing if a running castra holds it. A dry run takes it too, so that it tells
+    /// the same.
+    fn lock(&self, path: &Path) -> Result<Option<crate::lock::Lock>, ImageError> {
+        lock::take_if_free(path)
+    }
+
+    fn remove(&mut self, kind: PrunedKind, name: String, path: &Path) -> Result<(), ImageError> {
+        let freed_bytes = self.usage.take(path);
+        if !self.options.dry_run {
+            if kind == PrunedKind::Image {
+                // First of all, so that what is left after a crash is no image.
+                files::remove_file(&manifest::path_in(path))?;
+            }
+            // Not what a link leads to, but the link.
+            match fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir()) {
+                true => files::remove_directory(path)?,
+                false => files::remove_file(path)?,
+            }
+        }
+        self.done.push(Pruned { kind, name, path: path.to_owned(), freed_bytes });
+        Ok(())
+    }
+}
+
+/// What is in a directory; nothing if there is none.
+fn entries(directory: &Path) -> Result<Vec<DirEntry>, ImageError> {
+    let listed = match fs::read_dir(directory) {
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(Vec::new());
+        }
+        listed => listed.at("read", directory)?,
+    };
+    listed.map(|entry| entry.at("read", directory)).collect()
+}
+
+fn text(entry: &DirEntry) -> String {
+    entry.file_name().to_string_lossy().into_owned()
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}

@@ -1,0 +1,120 @@
+//! Which projects need what of the cache: one small file a project, written when an image is put into it.
+//!
+//! A reference counts as long as the project's directory of that image is there. Whoever removes or moves a project
+//! therefore has nothing to tell anybody; one that was moved is noted again by its next `castra up`. Projects have links
+//! or copies of their own, so even a wrong reference costs time and never data.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::error::{At, ImageError};
+use super::job::Job;
+use super::spec::{Digest, ManagedImageSpec};
+use super::{files, lock, publish};
+use crate::layout::{CacheLayout, ProjectLayout};
+use crate::report::ImageLabel;
+
+/// Version of the format. One that is larger comes from a newer Castra.
+const FORMAT: u32 = 1;
+/// A reference takes some hundred bytes; what is far larger is none.
+const MAX_BYTES: u64 = 1024 * 1024;
+
+/// What one project has of the cache.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Reference {
+    format: u32,
+    /// The project, by its state root.
+    pub(super) state_root: PathBuf,
+    /// Its images.
+    pub(super) images: Vec<ReferredImage>,
+}
+
+/// An image that a project has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct ReferredImage {
+    /// The image.
+    pub(super) image: ImageLabel,
+    /// The downloads it is made from.
+    pub(super) blobs: BTreeSet<Digest>,
+}
+
+impl ReferredImage {
+    fn of(spec: &ManagedImageSpec) -> Self {
+        let blobs = spec.artifacts.iter().map(|artifact| artifact.digest.clone()).collect();
+        Self { image: spec.label(), blobs }
+    }
+}
+
+impl Reference {
+    /// The images that are in the project still.
+    pub(super) fn alive(&self) -> impl Iterator<Item = &ReferredImage> {
+        let images = ProjectLayout::new(self.state_root.clone()).images();
+        self.images.iter().filter(move |one| images.image(&one.image.id, &one.image.version).is_dir())
+    }
+}
+
+/// Notes that a project has an image. A cache that cannot be written to has nothing to be kept from.
+pub(super) fn note(job: &Job, project: &ProjectLayout, spec: &ManagedImageSpec) {
+    let cache = &job.context.cache;
+    // JSON holds text only. Such a project is kept by the number of its links, see `prune`.
+    if project.state_root().to_str().is_none() || is_noted(cache, project, spec) {
+        return;
+    }
+    if let Err(error) = add(job, cache, project, spec) {
+        job.note(&format!("the cache does not know of this project: {error}"));
+    }
+}
+
+/// Whether the cache, if there is one, knows what this project has. A few microseconds.
+pub(super) fn is_noted(cache: &CacheLayout, project: &ProjectLayout, spec: &ManagedImageSpec) -> bool {
+    let noted = load(&cache.reference(project));
+    noted.is_some_and(|reference| {
+        reference.state_root == project.state_root() && reference.images.contains(&ReferredImage::of(spec))
+    })
+}
+
+fn add(
+    job: &Job,
+    cache: &CacheLayout,
+    project: &ProjectLayout,
+    spec: &ManagedImageSpec,
+) -> Result<(), ImageError> {
+    let path = cache.reference(project);
+    files::create_directory(&cache.projects())?;
+    let name = format!("project-{}", project.short_digest(16));
+    // Several images may be put into one project at once.
+    let _lock = lock::take(job, &cache.lock(&name), "another castra that notes what this project has")?;
+    let known = load(&path).filter(|reference| reference.state_root == project.state_root());
+    let mut images = known.map(|reference| reference.images).unwrap_or_default();
+    images.retain(|one| one.image != spec.label());
+    images.push(ReferredImage::of(spec));
+    let reference = Reference { format: FORMAT, state_root: project.state_root().to_owned(), images };
+    let text = serde_json::to_vec_pretty(&reference).unwrap_or_default();
+    publish::write_atomically(&path, &text)
+}
+
+/// All references, each with its file; nothing for a file that is none.
+pub(super) fn all(cache: &CacheLayout) -> Result<Vec<(PathBuf, Option<Reference>)>, ImageError> {
+    let directory = cache.projects();
+    let entries = match fs::read_dir(&directory) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.at("read", &directory)?,
+    };
+    let mut references = Vec::new();
+    for entry in entries {
+        let path = entry.at("read", &directory)?.path();
+        let reference = load(&path);
+        references.push((path, reference));
+    }
+    Ok(references)
+}
+
+fn load(path: &Path) -> Option<Reference> {
+    let mut text = Vec::new();
+    files::open(path).ok()?.take(MAX_BYTES).read_to_end(&mut text).ok()?;
+    serde_json::from_slice(&text).ok().filter(|reference: &Reference| reference.format <= FORMAT)
+}

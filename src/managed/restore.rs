@@ -1,0 +1,292 @@
+//! The deep check: every byte of an image is hashed again, in the project and in the cache. What is damaged is moved
+//! aside and made or fetched again.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use super::directory::Place;
+use super::error::{At, ImageError};
+use super::job::Job;
+use super::manifest::{Distrust, Manifest};
+use super::spec::{Digest, ManagedImageSpec};
+use super::stamp::Stamp;
+use super::{files, lock, prepare, source};
+use crate::layout::{MANIFEST, ProjectLayout};
+use crate::report::ImageLabel;
+
+/// What the deep check of an image has shown, and done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckedImage {
+    /// The image.
+    pub image: ImageLabel,
+    /// Every file that was looked at.
+    pub files: Vec<CheckedFile>,
+}
+
+/// One file that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckedFile {
+    /// Where it belongs.
+    pub location: Location,
+    /// The file.
+    pub path: PathBuf,
+    /// What it should be; nothing for a manifest, which carries its own seal, and for a file that none describes.
+    pub expected: Option<Digest>,
+    /// What it was found to be.
+    pub finding: Finding,
+    /// Where it was moved to, if it was damaged.
+    pub set_aside: Option<PathBuf>,
+}
+
+/// Where a file of an image belongs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Location {
+    /// To the project's copy.
+    Project,
+    /// To the cache's copy.
+    Cache,
+    /// To the cache's downloads.
+    Download,
+}
+
+/// What a file was found to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Finding {
+    /// What it should be.
+    Intact,
+    /// Other bytes, with this digest.
+    Changed(Digest),
+    /// Nothing that can be read, or a manifest that is not trusted; why.
+    Unusable(String),
+    /// Not there.
+    Missing,
+}
+
+impl CheckedImage {
+    /// Whether everything was as it should be.
+    pub fn is_intact(&self) -> bool {
+        self.files.iter().all(|file| file.finding == Finding::Intact)
+    }
+
+    /// Whether a file of the project's own copy was not as it should be: QEMU may have read it.
+    pub fn project_was_damaged(&self) -> bool {
+        self.is_damaged_in(Location::Project)
+    }
+
+    fn is_damaged_in(&self, location: Location) -> bool {
+        self.files.iter().any(|file| file.location == location && file.finding != Finding::Intact)
+    }
+
+    fn has(&self, location: Location) -> bool {
+        self.files.iter().any(|file| file.location == location)
+    }
+}
+
+/// Checks an image in depth and repairs it.
+pub(super) fn restore(
+    job: &Job,
+    project: &ProjectLayout,
+    spec: &ManagedImageSpec,
+) -> Result<CheckedImage, ImageError> {
+    let checked = check(job, project, spec)?;
+    if checked.files.is_empty() {
+        return Err(ImageError::NotPresent { image: spec.label() });
+    }
+    repair(job, project, spec, &checked).map_err(|error| match error {
+        ImageError::Interrupted(interrupted) => interrupted.into(),
+        error => {
+            let (image, checked) = (spec.label(), Box::new(checked.clone()));
+            ImageError::NotRepaired { image, checked, source: Box::new(error) }
+        }
+    })?;
+    Ok(checked)
+}
+
+/// Looks at all there is, and moves aside what is damaged.
+fn check(job: &Job, project: &ProjectLayout, spec: &ManagedImageSpec) -> Result<CheckedImage, ImageError> {
+    let cache = &job.context.cache;
+    let (here, there) = (Place::in_project(project, spec), Place::in_cache(cache, spec));
+    let mut hashed = Hashed::default();
+    let mut files = Vec::new();
+    // In the order in which `prepare` takes them.
+    if here.image.is_dir() {
+        let what = format!("another castra that puts {} into this project", job.image);
+        let _lock = lock::take(job, &project.images().lock(&spec.id, &spec.version), &what)?;
+        files.extend(check_directory(job, spec, &here, Location::Project, &mut hashed)?);
+    }
+    if there.image.is_dir() {
+        let what = format!("another castra that prepares {}", job.image);
+        let _lock = lock::take(job, &cache.image_lock(&spec.id, &spec.version), &what)?;
+        files.extend(check_directory(job, spec, &there, Location::Cache, &mut hashed)?);
+    }
+    let mut digests: Vec<&Digest> = spec.artifacts.iter().map(|artifact| &artifact.digest).collect();
+    digests.sort();
+    digests.dedup();
+    for digest in digests {
+        files.extend(check_blob(job, digest, &mut hashed)?);
+    }
+    Ok(CheckedImage { image: spec.label(), files })
+}
+
+fn check_directory(
+    job: &Job,
+    spec: &ManagedImageSpec,
+    place: &Place,
+    location: Location,
+    hashed: &mut Hashed,
+) -> Result<Vec<CheckedFile>, ImageError> {
+    let loaded = Manifest::load(&place.image).and_then(|manifest| match manifest.is_sound_for(spec) {
+        true => Ok(manifest),
+        false => Err(Distrust::Foreign),
+    });
+    let manifest = match loaded {
+        Ok(manifest) => manifest,
+        Err(Distrust::Missing) => return Ok(Vec::new()),
+        Err(distrust) => {
+            let path = place.image.join(MANIFEST);
+            let moved = place.set_aside(spec, MANIFEST)?;
+            job.warn(format!("{} {distrust}; it was moved to {}", path.display(), moved.display()));
+            let (expected, set_aside) = (None, Some(moved));
+            let finding = Finding::Unusable(distrust.to_string());
+            return Ok(vec![CheckedFile { location, path, expected, finding, set_aside }]);
+        }
+    };
+    let mut files = Vec::new();
+    let mut right = Vec::new();
+    for mut entry in manifest.artifacts.clone() {
+        let path = place.image.join(&entry.name);
+        job.step(entry.role, format!("verifying {}", path.display()));
+        let expected = Digest::Sha256(entry.sha256.clone());
+        let (finding, stamp) = hashed.look_at(job, &path, &expected)?;
+        let set_aside = tell(job, spec, place, &entry.name, &finding)?;
+        if let (Finding::Intact, Some(stamp)) = (&finding, stamp) {
+            entry.stamp = stamp;
+            right.push(entry);
+        }
+        files.push(CheckedFile { location, path, expected: Some(expected), finding, set_aside });
+    }
+    // An earlier check may have moved files aside that could not be made again then.
+    for artifact in &spec.artifacts {
+        if manifest.artifact(artifact.role).is_none() {
+            let path = place.image.join(artifact.role.file_name());
+            tell(job, spec, place, artifact.role.file_name(), &Finding::Missing)?;
+            files.push(CheckedFile {
+                location,
+                path,
+                expected: None,
+                finding: Finding::Missing,
+                set_aside: None,
+            });
+        }
+    }
+    if right != manifest.artifacts {
+        // Sealed for this description, of which it then has less: what is missing is made anew.
+        Manifest::new(spec, right).store(&place.image)?;
+    }
+    Ok(files)
+}
+
+/// Moves a damaged file of an image aside, and says so.
+fn tell(
+    job: &Job,
+    spec: &ManagedImageSpec,
+    place: &Place,
+    name: &str,
+    finding: &Finding,
+) -> Result<Option<PathBuf>, ImageError> {
+    let path = place.image.join(name);
+    match finding {
+        Finding::Intact => Ok(None),
+        Finding::Missing => {
+            job.warn(format!("{} is missing", path.display()));
+            Ok(None)
+        }
+        Finding::Changed(_) | Finding::Unusable(_) => {
+            let moved = place.set_aside(spec, name)?;
+            job.warn(format!("{} is damaged; it was moved to {}", path.display(), moved.display()));
+            Ok(Some(moved))
+        }
+    }
+}
+
+fn check_blob(job: &Job, digest: &Digest, hashed: &mut Hashed) -> Result<Option<CheckedFile>, ImageError> {
+    let cache = &job.context.cache;
+    let path = cache.blob(digest.algorithm(), digest.hex());
+    if std::fs::symlink_metadata(&path).is_err() {
+        return Ok(None);
+    }
+    let what = format!("another castra that downloads {digest}");
+    let _lock = lock::take(job, &cache.blob_lock(digest.algorithm(), digest.hex()), &what)?;
+    job.note(&format!("verifying {}", path.display()));
+    let (finding, _) = hashed.look_at(job, &path, digest)?;
+    let set_aside = match &finding {
+        Finding::Missing => return Ok(None),
+        Finding::Intact => None,
+        Finding::Changed(_) | Finding::Unusable(_) => Some(source::set_aside(job, cache, digest)?),
+    };
+    let location = Location::Download;
+    Ok(Some(CheckedFile { location, path, expected: Some(digest.clone()), finding, set_aside }))
+}
+
+/// Makes again what was damaged. A download alone is not fetched again: nothing needs it while the files made from it
+/// are right.
+fn repair(
+    job: &Job,
+    project: &ProjectLayout,
+    spec: &ManagedImageSpec,
+    checked: &CheckedImage,
+) -> Result<(), ImageError> {
+    if checked.is_damaged_in(Location::Project) {
+        prepare::prepare(job, project, spec)?;
+    }
+    if checked.is_damaged_in(Location::Cache) {
+        prepare::fill_cache(job, project, spec)?;
+    }
+    let only_downloads = !checked.has(Location::Project) && !checked.has(Location::Cache);
+    if only_downloads && checked.is_damaged_in(Location::Download) {
+        prepare::fill_cache(job, project, spec)?;
+    }
+    Ok(())
+}
+
+/// Project and cache usually share their files: each is read once.
+#[derive(Default)]
+struct Hashed(HashMap<(u64, u64), Digest>);
+
+impl Hashed {
+    /// What is found at this path, and its stamp if it is a file.
+    fn look_at(
+        &mut self,
+        job: &Job,
+        path: &Path,
+        expected: &Digest,
+    ) -> Result<(Finding, Option<Stamp>), ImageError> {
+        match self.digest(job, path, expected) {
+            Ok(None) => Ok((Finding::Missing, None)),
+            Ok(Some((found, stamp))) if found == *expected => Ok((Finding::Intact, Some(stamp))),
+            Ok(Some((found, stamp))) => Ok((Finding::Changed(found), Some(stamp))),
+            Err(ImageError::Interrupted(interrupted)) => Err(interrupted.into()),
+            // A link, a directory, or sectors that cannot be read any more.
+            Err(error) => Ok((Finding::Unusable(super::error::one_line(&error)), None)),
+        }
+    }
+
+    fn digest(
+        &mut self,
+        job: &Job,
+        path: &Path,
+        like: &Digest,
+    ) -> Result<Option<(Digest, Stamp)>, ImageError> {
+        use std::os::unix::fs::MetadataExt;
+        let Some(file) = files::open_if_there(path)? else { return Ok(None) };
+        let metadata = file.metadata().at("look at", path)?;
+        let (key, stamp) = ((metadata.dev(), metadata.ino()), Stamp::of(&metadata));
+        let known = self.0.get(&key).filter(|known| known.algorithm() == like.algorithm());
+        let digest = match known {
+            Some(digest) => digest.clone(),
+            None => files::digest(path, like, &job.context.cancel)?,
+        };
+        self.0.insert(key, digest.clone());
+        Ok(Some((digest, stamp)))
+    }
+}

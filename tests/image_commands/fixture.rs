@@ -1,0 +1,98 @@
+//! An image of a small disk on a server of this test's own, and what can be done to its files.
+
+use std::fs;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest as _, Sha256};
+
+use crate::http::{Reply, Server};
+use crate::support::{Project, noise};
+
+pub(crate) const SIZE: usize = 256 * 1024;
+
+/// The disk's bytes as the server has them.
+pub(crate) fn disk() -> Vec<u8> {
+    noise(SIZE)
+}
+
+pub(crate) fn serve() -> Server {
+    let content = disk();
+    Server::start(move |request| Reply::file(request, &content, Some("\"v1\"")))
+}
+
+pub(crate) fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A `castra.toml` with the image `disk`, pinned like this, and a VM on it.
+pub(crate) fn configuration(url: &str, pin: &str) -> String {
+    format!(
+        "[images.disk.rootfs]\nurl = \"{url}\"\n{pin}\npipeline = [{{ convert = {{ from = \"raw\", to = \"qcow2\" }} }}]\n\
+         [[vms]]\nname = \"dev\"\nmanaged_image = \"disk\"\ndisk = \"1 GiB\"\n"
+    )
+}
+
+/// The same, pinned as it should be.
+pub(crate) fn pinned(server: &Server) -> String {
+    configuration(&server.url("/disk.raw"), &format!("sha256 = \"{}\"", sha256(&disk())))
+}
+
+/// A project with the image, which it has not pulled yet.
+pub(crate) fn project(server: &Server) -> Project {
+    let project = Project::isolated();
+    project.write("castra.toml", &pinned(server));
+    project
+}
+
+/// Another project with the same cache.
+pub(crate) fn neighbour(project: &Project, server: &Server) -> Project {
+    let neighbour = Project::with_cache(project.cache().parent().expect("a parent").to_owned());
+    neighbour.write("castra.toml", &pinned(server));
+    neighbour
+}
+
+/// The image's disk in a project.
+pub(crate) fn rootfs(project: &Project) -> PathBuf {
+    project.path().join(".castra/images/disk/v1/rootfs.qcow2")
+}
+
+/// The image's disk in the cache.
+pub(crate) fn cached(project: &Project) -> PathBuf {
+    project.cache().join("images/disk/v1/rootfs.qcow2")
+}
+
+/// The download of the image.
+pub(crate) fn blob(project: &Project) -> PathBuf {
+    project.cache().join("blobs/sha256").join(sha256(&disk()))
+}
+
+/// Changes one bit in the middle of a file, as a dying disk would: its time stays, so that no stamp tells.
+pub(crate) fn rot(file: &Path) {
+    let before = fs::metadata(file).expect("is there");
+    let open = fs::OpenOptions::new().read(true).write(true).open(file).expect("root or the owner may");
+    let mut byte = [0];
+    let middle = before.len() / 2;
+    open.read_exact_at(&mut byte, middle).expect("read");
+    open.write_all_at(&[byte[0] ^ 1], middle).expect("written");
+    open.set_modified(before.modified().expect("has a time")).expect("set");
+}
+
+/// Makes read-only files writable for [`rot`], where the test does not run as root.
+pub(crate) fn unlock(file: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(file, fs::Permissions::from_mode(0o644)).expect("is ours");
+}
+
+pub(crate) fn inode(path: &Path) -> u64 {
+    fs::metadata(path).expect("is there").ino()
+}
+
+/// The names in a directory, sorted; none if it is not there.
+pub(crate) fn names(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
