@@ -60,6 +60,20 @@ pub(super) fn complete(directory: &Path, spec: &ManagedImageSpec) -> Option<Mana
     (all_there && manifest.spec_digest == manifest::spec_digest(spec)).then(|| paths(directory, &manifest))?
 }
 
+/// Whether all files of an image seem to be there: their stamps may tell otherwise, as after the directory was copied, and
+/// then hashing them decides.
+pub(super) fn seems_complete(directory: &Path, spec: &ManagedImageSpec) -> bool {
+    let Ok(manifest) = Manifest::load(directory) else { return false };
+    let has_size = |entry: &ManifestArtifact| {
+        let metadata = fs::symlink_metadata(directory.join(&entry.name));
+        metadata.is_ok_and(|metadata| metadata.is_file() && metadata.len() == entry.size_bytes)
+    };
+    spec.artifacts.iter().all(|artifact| {
+        let entry = manifest.artifact(artifact.role);
+        entry.is_some_and(|entry| is_for(entry, artifact) && has_size(entry))
+    })
+}
+
 /// Whether an entry was made from this description.
 fn is_for(entry: &ManifestArtifact, artifact: &ManagedArtifactSpec) -> bool {
     entry.name == artifact.role.file_name() && entry.spec_digest == manifest::artifact_digest(artifact)
@@ -141,6 +155,11 @@ impl ImageDirectory {
     /// Whether nobody else can change the file of this role.
     pub(super) fn is_trusted(&self, role: ArtifactRole) -> bool {
         fs::symlink_metadata(self.file(role)).is_ok_and(|metadata| files::is_trusted(&metadata))
+    }
+
+    /// The size in bytes that the file of an artifact should have, if the manifest has one for it.
+    pub(super) fn size_of(&self, artifact: &ManagedArtifactSpec) -> Option<u64> {
+        self.entries.iter().find(|entry| is_for(entry, artifact)).map(|entry| entry.size_bytes)
     }
 
     /// The directory itself.

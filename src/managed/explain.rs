@@ -68,8 +68,8 @@ impl Explain for ImageError {
                 source.hint().map(|hint| format!("\n{hint}")).unwrap_or_default()
             )),
             Self::NoSpace { .. } | Self::DiskFull { .. } => Some(
-                "Free some space, or put the cache on another disk with XDG_CACHE_HOME. What was downloaded so far is \
-                 kept."
+                "Free some space (`castra image prune` removes what no project needs), or put the cache on another disk \
+                 with XDG_CACHE_HOME. What was downloaded so far is kept."
                     .to_owned(),
             ),
             Self::SymbolicLink { path } | Self::NotAFile { path } => {

@@ -215,8 +215,8 @@ impl ImageManager {
     pub fn is_cached(&self, spec: &ManagedImageSpec, context: &RuntimeContext) -> bool {
         let in_cache = context.cache.images().image(&spec.id, &spec.version);
         check::spec(spec).is_ok()
-            && (directory::complete(&self.directory(spec), spec).is_some()
-                || directory::complete(&in_cache, spec).is_some()
+            && (directory::seems_complete(&self.directory(spec), spec)
+                || directory::seems_complete(&in_cache, spec)
                 || self.has_blobs(spec, context))
     }
 

@@ -17,9 +17,10 @@ use super::directory::{self, ImageDirectory, Place};
 use super::error::ImageError;
 use super::job::Job;
 use super::publish::Shared;
+use super::space::{OVERLAY_BYTES, Peak};
 use super::spec::{ArtifactRole, Digest, ManagedArtifactSpec, ManagedImagePaths, ManagedImageSpec};
 use super::workspace::Workspace;
-use super::{files, lock, product, publish, references, source, transform};
+use super::{files, lock, product, publish, references, source, space, transform};
 use crate::failpoint::{self, Point};
 use crate::layout::ProjectLayout;
 use crate::report::Event;
@@ -116,6 +117,11 @@ fn take_over<'s>(
         return Ok(missing);
     }
     let mut there = ImageDirectory::open(job, from, spec);
+    let image = missing.iter().filter_map(|artifact| there.size_of(artifact)).sum();
+    if image > 0 && !space::is_shared(there.path(), here.path())? {
+        // There are no links between filesystems, so these are copies.
+        space::require(here.path(), &Peak { image, overlay: OVERLAY_BYTES, ..Peak::default() })?;
+    }
     let mut left = Vec::new();
     for artifact in missing {
         let Some(entry) = there.intact(job, artifact)? else {

@@ -1,10 +1,9 @@
 //! Where an image is made: in the user's cache, or in the project while the cache cannot be written to.
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::error::{At, ImageError};
+use super::error::ImageError;
 use super::files;
 use super::job::Job;
 use super::lock;
@@ -68,8 +67,7 @@ impl Workspace {
         project: &Path,
         missing: &[&ManagedArtifactSpec],
     ) -> Result<(), ImageError> {
-        let device = |path: &Path| std::fs::metadata(path).map(|metadata| metadata.dev()).at("look at", path);
-        if device(project)? == device(self.cache.root())? {
+        if space::is_shared(project, self.cache.root())? {
             return Ok(());
         }
         let image = distinct_sizes(missing).fold(0, |sum: u64, (_, size)| sum.saturating_add(size));
