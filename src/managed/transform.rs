@@ -24,6 +24,7 @@ mod unzip;
 mod vhd;
 
 pub use error::TransformError;
+pub use vhd::{VhdKind, parse_vhd_footer};
 
 /// Longest file a step may make, holes included. Images of this kind take a hundredth of it; a compressed file that
 /// promises more is a bomb.

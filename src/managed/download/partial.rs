@@ -12,8 +12,8 @@ use crate::failpoint::{self, Point};
 use crate::layout::CacheLayout;
 use crate::managed::digest::{Hasher, feed};
 use crate::managed::error::{At, ImageError};
-use crate::managed::files::SparseWriter;
 use crate::managed::job::Job;
+use crate::managed::sparse::SparseWriter;
 use crate::managed::spec::{Digest, ManagedArtifactSpec};
 use crate::managed::{files, publish};
 
