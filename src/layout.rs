@@ -220,9 +220,10 @@ impl ImagesLayout {
         self.root.join(id).join(version)
     }
 
-    /// Where one image is being made. Its name cannot be a version: versions do not start with a dot.
+    /// How the name of the directory begins in which one image is being made. It cannot be a version: those do not start
+    /// with a dot, and have no tilde.
     pub fn work(&self, id: &str, version: &str) -> PathBuf {
-        self.root.join(id).join(format!(".{version}.work"))
+        self.root.join(id).join(format!(".{version}~work"))
     }
 
     /// Held by whoever puts an image into this directory.
@@ -288,7 +289,7 @@ impl CacheLayout {
         self.blobs().join(algorithm).join(format!("{hex}.partial.json"))
     }
 
-    /// Where pip puts what shall become this blob.
+    /// How the name of the directory begins in which pip puts what shall become this blob.
     pub fn pip(&self, algorithm: &str, hex: &str) -> PathBuf {
         self.blobs().join(algorithm).join(format!("{hex}.pip"))
     }

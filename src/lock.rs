@@ -75,6 +75,11 @@ impl Lock {
         }
     }
 
+    /// The locked file.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
     /// Whether this file is the one that is locked: a lock on one that was removed keeps nobody out.
     pub fn is_on(&self, path: &Path) -> bool {
         let same =

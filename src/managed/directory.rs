@@ -205,15 +205,9 @@ impl ImageDirectory {
         fs::symlink_metadata(self.file(role)).is_ok_and(|metadata| Stamp::of(&metadata) == stamp)
     }
 
-    /// Notes a file that has just been made and published.
-    pub(super) fn record_new(
-        &mut self,
-        artifact: &ManagedArtifactSpec,
-        sha256: String,
-    ) -> Result<(), ImageError> {
-        let path = self.file(artifact.role);
-        let stamp = Stamp::of(&fs::symlink_metadata(&path).at("look at", &path)?);
-        self.record(ManifestArtifact {
+    /// Notes a file that has just been made, verified and published with this stamp.
+    pub(super) fn record_new(&mut self, artifact: &ManagedArtifactSpec, sha256: String, stamp: Stamp) {
+        self.put(ManifestArtifact {
             role: artifact.role,
             name: artifact.role.file_name().to_owned(),
             spec_digest: manifest::artifact_digest(artifact),
@@ -222,16 +216,20 @@ impl ImageDirectory {
             size_bytes: stamp.size_bytes,
             made_at: manifest::now(),
             stamp,
-        })
+        });
     }
 
     /// Notes a file that has just been published, as it is now.
     pub(super) fn record(&mut self, mut entry: ManifestArtifact) -> Result<(), ImageError> {
         let path = self.path.join(&entry.name);
         entry.stamp = Stamp::of(&fs::symlink_metadata(&path).at("look at", &path)?);
+        self.put(entry);
+        Ok(())
+    }
+
+    fn put(&mut self, entry: ManifestArtifact) {
         self.entries.retain(|other| other.role != entry.role);
         self.entries.push(entry);
-        Ok(())
     }
 
     /// Writes the manifest.

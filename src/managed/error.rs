@@ -13,6 +13,7 @@ use super::space::Peak;
 use super::spec::Digest;
 use super::transform::TransformError;
 use crate::cancel::Interrupted;
+use crate::command::CommandError;
 use crate::error::{Kind, kind_of_io};
 use crate::report::ImageLabel;
 
@@ -94,6 +95,14 @@ pub enum ImageError {
     Unpinned {
         /// What has no digest, and what it is now.
         found: Vec<FoundUnpinned>,
+    },
+    /// What a project needs was noted in a format that is not known here.
+    #[error("{path} was written by a newer castra, in format {format}")]
+    NewerReference {
+        /// The note.
+        path: PathBuf,
+        /// Its format.
+        format: u32,
     },
     /// There is no file to be imported.
     #[error("cannot import {path}: {problem}")]
@@ -251,6 +260,12 @@ impl ImageError {
                 path.starts_with(directory) && source.kind() == io::ErrorKind::NotFound
             }
             Self::Vanished { path } => path.starts_with(directory),
+            Self::Transform(TransformError::QemuImg {
+                source: CommandError::Failed { stderr, .. }, ..
+            }) => {
+                let named = directory.to_str().is_some_and(|directory| stderr.contains(directory));
+                named && stderr.contains("No such file or directory")
+            }
             _ => false,
         }
     }

@@ -1,5 +1,7 @@
 //! What an [`ImageError`] means for the exit code, and the way out of it.
 
+use std::io;
+
 use crate::error::{Explain, Kind, kind_of_io};
 
 use super::error::{DigestMismatch, FoundUnpinned, ImageError};
@@ -15,6 +17,7 @@ impl Explain for ImageError {
             | Self::NotRepaired { .. }
             | Self::NotImportable { .. }
             | Self::WebPage { .. }
+            | Self::NewerReference { .. }
             | Self::Unpinned { .. }
             | Self::Archive { .. } => Kind::Data,
             Self::Offline { .. } | Self::NoneReachable { .. } => Kind::Unavailable,
@@ -52,6 +55,9 @@ impl Explain for ImageError {
             Self::Unpinned { found } => {
                 Some(found.iter().map(FoundUnpinned::advice).collect::<Vec<_>>().join("\n"))
             }
+            Self::NewerReference { .. } => Some(
+                "It cannot be told what that project needs, so nothing was removed. Prune with the newer castra.".to_owned(),
+            ),
             Self::NothingToImport { .. } => Some(
                 "Name a file that an image is made from, or an archive that `castra image export` wrote.".to_owned(),
             ),
@@ -77,6 +83,11 @@ impl Explain for ImageError {
             }
             Self::Io { source, path, .. } if kind_of_io(source) == Kind::Permission => {
                 Some(format!("Make {} accessible for you, then try again.", path.display()))
+            }
+            Self::Io { action: "read" | "put in place" | "write to disk", source, .. }
+                if source.kind() == io::ErrorKind::NotFound =>
+            {
+                Some("Something else removes it. Try again.".to_owned())
             }
             Self::Io { .. } => None,
         }

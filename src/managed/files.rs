@@ -10,6 +10,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::OFlags;
+use tempfile::TempDir;
 
 use super::digest::{CHUNK_BYTES, HashError, Hasher, feed};
 use super::error::{At, ImageError};
@@ -78,6 +79,21 @@ fn opened(options: &mut OpenOptions, path: &Path) -> Result<File, ImageError> {
 /// Makes a directory and those above it.
 pub(super) fn create_directory(path: &Path) -> Result<(), ImageError> {
     fs::create_dir_all(path).at("create directory", path)
+}
+
+/// Makes a directory that nobody else uses, with a name that begins like this one's; what an interrupted castra left under
+/// such a name is removed. A castra whose lock was removed with the cache loses its own by that, and nothing gets mixed up.
+pub(super) fn fresh_directory(like: &Path) -> Result<TempDir, ImageError> {
+    let parent = like.parent().unwrap_or(Path::new("/"));
+    create_directory(parent)?;
+    let prefix = like.file_name().unwrap_or_default();
+    for entry in fs::read_dir(parent).at("read", parent)? {
+        let entry = entry.at("read", parent)?;
+        if entry.file_name().as_encoded_bytes().starts_with(prefix.as_encoded_bytes()) {
+            remove_directory(&entry.path())?;
+        }
+    }
+    tempfile::Builder::new().prefix(prefix).tempdir_in(parent).at("create directory", like)
 }
 
 /// Removes a file; that there is none is fine.

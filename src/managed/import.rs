@@ -133,12 +133,13 @@ pub(super) fn into_cache<'r>(
     space::require(directory, &Peak { download: size_bytes, ..Peak::default() })?;
     // Where a download would write them, so that what an interruption leaves is used up by the next try.
     let partial = cache.partial(digest.algorithm(), digest.hex());
-    let written = write(job, digest, size_bytes, open()?, &partial);
+    let own = lock::take(job, &partial, &what)?;
+    let written = write(job, digest, size_bytes, open()?, &partial, own.file());
     if written.is_err() {
         files::remove_file(&partial)?;
     }
     written?;
-    Ok(publish::publish(&partial, &blob)?)
+    Ok(publish::publish_locked(&own, &partial, &blob)?)
 }
 
 fn write(
@@ -147,8 +148,9 @@ fn write(
     size_bytes: u64,
     from: impl Read,
     partial: &Path,
+    file: &File,
 ) -> Result<(), Refusal> {
-    let file = files::open_or_create(partial)?;
+    let file = file.try_clone().at("open", partial)?;
     file.set_len(0).at("shorten", partial)?;
     let mut hasher = Hasher::like(digest);
     // One byte more than announced, so that too many are found out.

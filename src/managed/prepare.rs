@@ -95,8 +95,11 @@ pub(super) fn fill_cache(
     // Whoever held the lock has probably made what is missing.
     let mut there = ImageDirectory::open(job, place(), spec);
     let missing = not_intact(job, &mut there, spec.artifacts.iter())?;
+    let before = missing.len();
     let missing = take_over(job, &mut there, spec, Place::in_project(donor, spec), missing)?;
-    there.store(spec)?;
+    if missing.len() < before {
+        there.store(spec)?;
+    }
     make(job, spec, &workspace, &missing)?;
     let paths = directory::complete(there.path(), spec);
     let paths = paths.ok_or_else(|| ImageError::Vanished { path: there.path().to_owned() })?;
@@ -165,11 +168,7 @@ fn make(
         // Needed at the end; its absence is better found before an hour of downloading.
         transform::convert::qemu_img(job)?;
     }
-    let made = make_each(job, spec, workspace, missing);
-    if made.is_err() {
-        files::remove_directory(&workspace.work(spec))?;
-    }
-    made
+    make_each(job, spec, workspace, missing)
 }
 
 fn make_each(
@@ -188,17 +187,17 @@ fn make_each(
             None => source::fetch(job, workspace, artifact)?,
         };
         blobs.insert(&artifact.digest, blob.clone());
-        let work = workspace.fresh_work(spec)?;
+        let work = workspace.work(spec)?;
         failpoint::reach(Point::WorkMade);
-        let made = transform::run(job, artifact, &blob, &work)?;
+        let made = transform::run(job, artifact, &blob, work.path())?;
         let (file, sha256) = product::verify(job, artifact, made)?;
         failpoint::reach(Point::ProductVerified);
         there.make_way(job, spec, artifact)?;
-        publish::publish(&file, &there.file(artifact.role))?;
+        let stamp = publish::publish(&file, &there.file(artifact.role))?;
         // Before the manifest: who finds an image that is complete looks for no leftovers.
-        files::remove_directory(&work)?;
+        files::remove_directory(work.path())?;
         failpoint::reach(Point::ProductPublished);
-        there.record_new(artifact, sha256)?;
+        there.record_new(artifact, sha256, stamp);
         there.store(spec)?;
         failpoint::reach(Point::ProductRecorded);
     }

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use super::error::{At, ImageError};
 use super::lock;
-use super::references;
+use super::references::{self, Loaded};
 use super::spec::Digest;
 use super::{files, manifest};
 use crate::cancel::Cancel;
@@ -67,7 +67,7 @@ pub enum PrunedKind {
 /// Removes from the cache what no project needs, and the quarantine of `project`, and says what that was, in the order of their kinds.
 ///
 /// # Errors
-/// That the cache cannot be read or written; [`ImageError::Interrupted`]. What was removed before stays removed.
+/// [`ImageError::NewerReference`], before anything is removed; that the cache cannot be read or written; [`ImageError::Interrupted`]. What was removed before stays removed.
 pub fn prune(
     cache: &CacheLayout,
     project: Option<&ProjectLayout>,
@@ -105,20 +105,27 @@ struct Pruning<'a> {
 impl Pruning<'_> {
     /// Learns what is needed, and forgets the projects that are gone.
     fn references(&mut self) -> Result<(), ImageError> {
-        for (path, reference) in references::all(self.cache)? {
-            let mut alive = reference.iter().flat_map(references::Reference::alive).peekable();
-            if alive.peek().is_none() {
-                let gone = reference.as_ref().map(|reference| reference.state_root.display().to_string());
-                let name = gone.unwrap_or_else(|| file_name(&path));
-                self.remove(PrunedKind::Project, name, &path)?;
-                continue;
-            }
-            for one in alive {
+        let mut gone = Vec::new();
+        for (path, loaded) in references::all(self.cache)? {
+            let reference = match loaded {
+                Loaded::Reference(reference) => reference,
+                Loaded::Newer(format) => return Err(ImageError::NewerReference { path, format }),
+                Loaded::Junk => {
+                    gone.push((file_name(&path), path));
+                    continue;
+                }
+            };
+            let mut is_alive = false;
+            for one in reference.alive() {
+                is_alive = true;
                 self.needed.images.insert(one.image.clone());
                 self.needed.blobs.extend(one.blobs.iter().cloned());
             }
+            if !is_alive {
+                gone.push((reference.state_root.display().to_string(), path));
+            }
         }
-        Ok(())
+        gone.into_iter().try_for_each(|(name, path)| self.remove(PrunedKind::Project, name, &path))
     }
 
     fn images(&mut self) -> Result<(), ImageError> {
@@ -137,9 +144,10 @@ impl Pruning<'_> {
 
     fn image(&mut self, id: &DirEntry, version: &DirEntry) -> Result<(), ImageError> {
         let (id, name) = (text(id), text(version));
-        // `.<version>.work`: something is being made there, or an interrupted castra left it.
-        let unfinished = name.strip_prefix('.').and_then(|name| name.strip_suffix(".work"));
-        let image = ImageLabel { id, version: unfinished.unwrap_or(&name).to_owned() };
+        // `.<version>~work…`: something is being made there, or an interrupted castra left it.
+        let unfinished = name.strip_prefix('.').and_then(|name| name.split_once("~work"));
+        let version_name = unfinished.map_or(name.as_str(), |(version, _)| version);
+        let image = ImageLabel { id, version: version_name.to_owned() };
         let path = version.path();
         let is_needed = self.needed.images.contains(&image) || self.usage.has_links_elsewhere(&path);
         if unfinished.is_none() && is_needed {

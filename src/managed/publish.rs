@@ -18,39 +18,56 @@ use tempfile::{NamedTempFile, TempPath};
 use super::error::{At, DigestMismatch, ImageError};
 use super::files;
 use super::spec::Digest;
+use super::stamp::Stamp;
 use crate::cancel::Cancel;
 use crate::failpoint::{self, Point};
+use crate::lock::Lock;
 
 /// Mode of published files.
 const READ_ONLY: u32 = 0o444;
 /// How the names of files in the making start.
 const TEMPORARY: &str = ".new-";
 
-/// Makes a complete file the published one: read-only, on disk, then under its name.
-pub(super) fn publish(temporary: &Path, target: &Path) -> Result<(), ImageError> {
+/// Makes a complete file the published one: read-only, on disk, then under its name. Hands back the stamp of the file that
+/// this was, which need not be the one that has the name a moment later.
+pub(super) fn publish(temporary: &Path, target: &Path) -> Result<Stamp, ImageError> {
     let file = files::open(temporary)?;
     // A file that is shared has its mode already, and may be another user's.
     if file.metadata().at("look at", temporary)?.permissions().mode() & 0o777 != READ_ONLY {
         file.set_permissions(fs::Permissions::from_mode(READ_ONLY)).at("change the mode of", temporary)?;
     }
     file.sync_all().at("write to disk", temporary)?;
+    let stamp = Stamp::of(&file.metadata().at("look at", temporary)?);
     failpoint::reach(Point::FileSynced);
     fs::rename(temporary, target).at("put in place", target)?;
     failpoint::reach(Point::FileRenamed);
-    sync_parent(target)
+    sync_parent(target)?;
+    Ok(stamp)
 }
 
-/// Writes a small file so that there is either the old or the new one, whole. Only for who holds the lock on it: its
-/// temporary name is always the same, so that what an interrupted castra left is found.
+/// Publishes the locked file, whose bytes were verified, and not another that has its name by now: the cache may have been
+/// removed meanwhile, with the lock that guards the name, and somebody else have begun anew.
+pub(super) fn publish_locked(lock: &Lock, temporary: &Path, target: &Path) -> Result<(), ImageError> {
+    let vanished = || ImageError::Vanished { path: temporary.to_owned() };
+    if !lock.is_on(temporary) {
+        return Err(vanished());
+    }
+    publish(temporary, target)?;
+    if lock.is_on(target) { Ok(()) } else { Err(vanished()) }
+}
+
+/// Writes a small file so that there is either the old or the new one, whole. Only for who holds the lock on it: what an
+/// interrupted castra left of it is removed.
 pub(super) fn write_atomically(target: &Path, bytes: &[u8]) -> Result<(), ImageError> {
     let mut name = OsString::from(TEMPORARY);
     name.push(target.file_name().unwrap_or_default());
-    let path = target.with_file_name(name);
-    files::remove_file(&path)?;
-    let mut file = files::create_new(&path)?;
-    let temporary = TempPath::try_from_path(path).at("write", target)?;
-    file.write_all(bytes).at("write", target)?;
-    publish_temporary(temporary, target)
+    name.push("-");
+    let directory = target.parent().unwrap_or(Path::new("/"));
+    remove_beginning_with(directory, name.as_encoded_bytes())?;
+    let mut temporary =
+        tempfile::Builder::new().prefix(&name).tempfile_in(directory).at("write in", directory)?;
+    temporary.write_all(bytes).at("write", target)?;
+    publish_temporary(temporary.into_temp_path(), target)
 }
 
 /// Brings a directory's entries to the disk.
@@ -104,9 +121,13 @@ fn link_in(directory: &Path, source: &Path) -> std::io::Result<TempPath> {
 
 /// Removes what an interrupted publication left in a directory. Only for who holds the directory's lock.
 pub(super) fn remove_leftovers(directory: &Path) -> Result<(), ImageError> {
+    remove_beginning_with(directory, TEMPORARY.as_bytes())
+}
+
+fn remove_beginning_with(directory: &Path, start: &[u8]) -> Result<(), ImageError> {
     for entry in fs::read_dir(directory).at("read", directory)? {
         let path = entry.at("read", directory)?.path();
-        if path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(TEMPORARY.as_bytes())) {
+        if path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(start)) {
             files::remove_file(&path)?;
         }
     }

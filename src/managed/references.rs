@@ -69,12 +69,27 @@ pub(super) fn note(job: &Job, project: &ProjectLayout, spec: &ManagedImageSpec) 
     }
 }
 
+/// What a file in the directory of references is.
+pub(super) enum Loaded {
+    /// A reference.
+    Reference(Reference),
+    /// A reference in this format, which a newer Castra wrote: it cannot be told what is needed.
+    Newer(u32),
+    /// Nothing that Castra wrote.
+    Junk,
+}
+
 /// Whether the cache, if there is one, knows what this project has. A few microseconds.
 pub(super) fn is_noted(cache: &CacheLayout, project: &ProjectLayout, spec: &ManagedImageSpec) -> bool {
-    let noted = load(&cache.reference(project));
-    noted.is_some_and(|reference| {
-        reference.state_root == project.state_root() && reference.images.contains(&ReferredImage::of(spec))
-    })
+    match load(&cache.reference(project)) {
+        Loaded::Reference(reference) => {
+            reference.state_root == project.state_root()
+                && reference.images.contains(&ReferredImage::of(spec))
+        }
+        // Not to be overwritten.
+        Loaded::Newer(_) => true,
+        Loaded::Junk => false,
+    }
 }
 
 fn add(
@@ -88,8 +103,10 @@ fn add(
     let name = format!("project-{}", project.short_digest(16));
     // Several images may be put into one project at once.
     let _lock = lock::take(job, &cache.lock(&name), "another castra that notes what this project has")?;
-    let known = load(&path).filter(|reference| reference.state_root == project.state_root());
-    let mut images = known.map(|reference| reference.images).unwrap_or_default();
+    let mut images = match load(&path) {
+        Loaded::Reference(reference) if reference.state_root == project.state_root() => reference.images,
+        _ => Vec::new(),
+    };
     images.retain(|one| one.image != spec.label());
     images.push(ReferredImage::of(spec));
     let reference = Reference { format: FORMAT, state_root: project.state_root().to_owned(), images };
@@ -97,8 +114,8 @@ fn add(
     publish::write_atomically(&path, &text)
 }
 
-/// All references, each with its file; nothing for a file that is none.
-pub(super) fn all(cache: &CacheLayout) -> Result<Vec<(PathBuf, Option<Reference>)>, ImageError> {
+/// All references, each with its file.
+pub(super) fn all(cache: &CacheLayout) -> Result<Vec<(PathBuf, Loaded)>, ImageError> {
     let directory = cache.projects();
     let entries = match fs::read_dir(&directory) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -107,14 +124,24 @@ pub(super) fn all(cache: &CacheLayout) -> Result<Vec<(PathBuf, Option<Reference>
     let mut references = Vec::new();
     for entry in entries {
         let path = entry.at("read", &directory)?.path();
-        let reference = load(&path);
-        references.push((path, reference));
+        let loaded = load(&path);
+        references.push((path, loaded));
     }
     Ok(references)
 }
 
-fn load(path: &Path) -> Option<Reference> {
+fn load(path: &Path) -> Loaded {
+    /// The one field that every format will have.
+    #[derive(Deserialize)]
+    struct Format {
+        format: u32,
+    }
     let mut text = Vec::new();
-    files::open(path).ok()?.take(MAX_BYTES).read_to_end(&mut text).ok()?;
-    serde_json::from_slice(&text).ok().filter(|reference: &Reference| reference.format <= FORMAT)
+    let read = files::open(path).ok().and_then(|file| file.take(MAX_BYTES).read_to_end(&mut text).ok());
+    match serde_json::from_slice(&text) {
+        Ok(Format { format }) if format > FORMAT => return Loaded::Newer(format),
+        _ => {}
+    }
+    let reference = read.and_then(|_| serde_json::from_slice(&text).ok());
+    reference.map_or(Loaded::Junk, Loaded::Reference)
 }

@@ -12,6 +12,7 @@ use super::spec::{Digest, ManagedImageSpec};
 use super::stamp::Stamp;
 use super::{files, lock, prepare, source};
 use crate::layout::{MANIFEST, ProjectLayout};
+use crate::lock::Lock;
 use crate::report::ImageLabel;
 
 /// What the deep check of an image has shown, and done.
@@ -116,8 +117,9 @@ fn check(job: &Job, project: &ProjectLayout, spec: &ManagedImageSpec) -> Result<
     }
     if there.image.is_dir() {
         let what = format!("another castra that prepares {}", job.image);
-        let _lock = lock::take(job, &cache.image_lock(&spec.id, &spec.version), &what)?;
-        files.extend(check_directory(job, spec, &there, Location::Cache, &mut hashed)?);
+        if let Some(_lock) = lock_in_cache(job, &cache.image_lock(&spec.id, &spec.version), &what)? {
+            files.extend(check_directory(job, spec, &there, Location::Cache, &mut hashed)?);
+        }
     }
     let mut digests: Vec<&Digest> = spec.artifacts.iter().map(|artifact| &artifact.digest).collect();
     digests.sort();
@@ -126,6 +128,17 @@ fn check(job: &Job, project: &ProjectLayout, spec: &ManagedImageSpec) -> Result<
         files.extend(check_blob(job, digest, &mut hashed)?);
     }
     Ok(CheckedImage { image: spec.label(), files })
+}
+
+/// A lock in the cache; nothing, with a warning, where the cache cannot be written to.
+fn lock_in_cache(job: &Job, path: &Path, what: &str) -> Result<Option<Lock>, ImageError> {
+    match lock::take(job, path, what) {
+        Err(error) if error.is_unwritable() => {
+            job.warn(format!("what is in the cache is not verified: {}", super::error::one_line(&error)));
+            Ok(None)
+        }
+        lock => lock.map(Some),
+    }
 }
 
 fn check_directory(
@@ -216,7 +229,8 @@ fn check_blob(job: &Job, digest: &Digest, hashed: &mut Hashed) -> Result<Option<
         return Ok(None);
     }
     let what = format!("another castra that downloads {digest}");
-    let _lock = lock::take(job, &cache.blob_lock(digest.algorithm(), digest.hex()), &what)?;
+    let lock = lock_in_cache(job, &cache.blob_lock(digest.algorithm(), digest.hex()), &what)?;
+    let Some(_lock) = lock else { return Ok(None) };
     job.note(&format!("verifying {}", path.display()));
     let (finding, _) = hashed.look_at(job, &path, digest)?;
     let set_aside = match &finding {

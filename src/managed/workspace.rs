@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use tempfile::TempDir;
+
 use super::error::ImageError;
 use super::files;
 use super::job::Job;
@@ -79,17 +81,9 @@ impl Workspace {
         self.cache.images().image(&spec.id, &spec.version)
     }
 
-    /// The directory for what is in the making.
-    pub(super) fn work(&self, spec: &ManagedImageSpec) -> PathBuf {
-        self.cache.images().work(&spec.id, &spec.version)
-    }
-
-    /// The same, empty; what an interrupted castra left there is removed.
-    pub(super) fn fresh_work(&self, spec: &ManagedImageSpec) -> Result<PathBuf, ImageError> {
-        let work = self.work(spec);
-        files::remove_directory(&work)?;
-        files::create_directory(&work)?;
-        Ok(work)
+    /// A fresh directory for what is in the making; what an interrupted castra left there is removed.
+    pub(super) fn work(&self, spec: &ManagedImageSpec) -> Result<TempDir, ImageError> {
+        files::fresh_directory(&self.cache.images().work(&spec.id, &spec.version))
     }
 
     /// Where downloads are written.

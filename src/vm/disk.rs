@@ -42,13 +42,14 @@ pub fn ensure_vm_assets(
     context: &RuntimeContext,
 ) -> Result<(ResolvedVmArtifacts, Record), VmError> {
     let recorded = Record::load(layout, &plan.definition.name)?;
-    let base = ensure_base(plan, layout, recorded.as_ref(), context)?;
+    let mut base = ensure_base(plan, layout, recorded.as_ref(), context)?;
     let overlay = &plan.definition.overlay;
     let mut record = if overlay.exists() {
         check_overlay(plan, &base, recorded.as_ref())?;
         grow(plan, context)?;
         recorded.unwrap_or_else(|| Record::new(layout, &plan.definition.name, overlay, base.record.clone()))
     } else {
+        base = confirm(base, layout, context)?;
         create(plan, &base, context)?;
         Record::new(layout, &plan.definition.name, overlay, base.record.clone())
     };
@@ -108,6 +109,14 @@ fn managed_base(spec: ManagedImageSpec, paths: ManagedImagePaths) -> Base {
     let record =
         BaseRecord { kind: BaseKind::Managed(spec.label()), content: content_of(&spec), stamp: None };
     Base { disk: paths.disk.clone(), record, image: Some((spec, paths)) }
+}
+
+/// A disk is made once and stands on its base from then on: this one time a managed image's disk is hashed whatever its
+/// stamp says. The user's own file has just been hashed.
+fn confirm(base: Base, layout: &ProjectLayout, context: &RuntimeContext) -> Result<Base, VmError> {
+    let Some((spec, paths)) = base.image else { return Ok(base) };
+    let paths = ImageManager::new(layout).confirm_disk(&spec, paths, context)?;
+    Ok(managed_base(spec, paths))
 }
 
 /// The user's own file: identified by its digest, which is computed once and again only when size or time changed.

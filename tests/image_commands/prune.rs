@@ -18,7 +18,7 @@ fn waste(project: &Project) -> PathBuf {
     fs::write(blobs.join(sha256(b"old")), vec![8; 1 << 20]).expect("written");
     fs::write(blobs.join(format!("{}.partial", sha256(b"cut"))), vec![9; 1 << 20]).expect("written");
     fs::write(blobs.join(format!("{}.partial.json", sha256(b"cut"))), b"{}").expect("written");
-    fs::create_dir_all(project.cache().join("images/half/.v1.work/rootfs")).expect("made");
+    fs::create_dir_all(project.cache().join("images/half/.v1~workX3a/rootfs")).expect("made");
     directory
 }
 
@@ -119,4 +119,18 @@ fn the_quarantine_goes_with_it_and_no_castra_toml_is_needed() {
     project.write("castra.toml", "this is no TOML");
     project.run(&["image", "prune"]).ok().says("nothing to remove");
     Project::isolated().run(&["image", "prune"]).ok().says("nothing to remove");
+}
+
+#[test]
+fn what_a_newer_castra_has_noted_stops_it_before_anything_is_removed() {
+    let project = Project::isolated();
+    let directory = waste(&project);
+    let projects = project.cache().join("projects");
+    fs::create_dir_all(&projects).expect("made");
+    fs::write(projects.join("x.json"), r#"{"format": 2, "shape": "unknown"}"#).expect("written");
+    project.run(&["image", "prune"]).code(65).says("newer castra").says("nothing was removed");
+    assert!(directory.is_dir());
+    fs::write(projects.join("x.json"), "junk").expect("written");
+    assert!(project.run(&["image", "prune"]).ok().text().contains("x.json"));
+    assert!(!directory.exists());
 }

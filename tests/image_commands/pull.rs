@@ -1,14 +1,16 @@
 //! What is fetched, and where to.
 
 use std::fs;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use crate::fixture::{
-    blob, cached, configuration, disk, inode, names, neighbour, pinned, project, rootfs, serve, sha256,
+    SIZE, blob, cached, configuration, disk, inode, names, neighbour, pinned, project, rootfs, serve, sha256,
 };
 use crate::http::{Reply, Server};
-use crate::support::Project;
+use crate::support::{Project, eventually};
 
 #[test]
 fn what_the_vms_need_is_put_into_the_project_and_fetched_once_for_all() {
@@ -126,4 +128,53 @@ fn a_cache_that_is_removed_meanwhile_is_begun_again() {
     project.run(&["image", "pull"]).ok().says("starting again");
     assert_eq!(server.requests().len(), 2);
     project.run(&["image", "verify"]).ok().says("is intact");
+}
+
+#[test]
+fn what_another_project_has_described_is_listed_too() {
+    let server = serve();
+    let here = project(&server);
+    here.run(&["image", "pull"]).ok();
+    assert!(here.run(&["image", "list"]).ok().text().contains("in this project"));
+    let elsewhere = Project::with_cache(here.cache().parent().expect("a parent").to_owned());
+    let listed = elsewhere.run(&["image", "list"]).ok().text();
+    let row = listed.lines().find(|line| line.starts_with("disk")).expect("a row");
+    assert!(row.contains("in the cache") && row.contains("another castra.toml"), "{listed}");
+}
+
+#[test]
+fn two_whose_locks_were_removed_do_not_write_into_the_same_bytes() {
+    let content = disk();
+    let server = Server::start(move |request| Reply::file(request, &content, None).slowly(SIZE / 50));
+    let one = project(&server);
+    let other = neighbour(&one, &server);
+    let mut first = one.castra(&["image", "pull"]).stderr(Stdio::null()).spawn().expect("castra runs");
+    let partial = one.cache().join(format!("blobs/sha256/{}.partial", sha256(&disk())));
+    eventually("bytes come", Duration::from_secs(30), || {
+        fs::metadata(&partial).is_ok_and(|metadata| metadata.len() > 0)
+    });
+    fs::remove_dir_all(one.cache().join("locks")).expect("is there");
+    other.run(&["image", "pull"]).ok().says("waiting for another castra that downloads");
+    assert!(first.wait().expect("ends").success());
+    for project in [&one, &other] {
+        project.run(&["image", "verify", "--offline"]).ok().says("is intact");
+    }
+}
+
+#[test]
+fn pulling_and_pruning_at_once_do_not_hurt_each_other() {
+    let server = serve();
+    let first = project(&server);
+    let projects: Vec<Project> = (0..6).map(|_| neighbour(&first, &server)).collect();
+    std::thread::scope(|scope| {
+        for project in &projects {
+            scope.spawn(|| project.run(&["image", "pull"]).ok());
+        }
+        for _ in 0..10 {
+            first.run(&["image", "prune", "--downloads"]).ok();
+        }
+    });
+    for project in &projects {
+        project.run(&["image", "verify", "--offline"]).ok().says("is intact");
+    }
 }

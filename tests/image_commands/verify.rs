@@ -128,6 +128,30 @@ fn a_disk_never_stands_on_a_damaged_base() {
 }
 
 #[test]
+fn no_disk_is_made_on_a_base_whose_digest_is_wrong_whatever_its_stamp_says() {
+    let server = serve();
+    let project = project(&server);
+    project.run(&["image", "pull"]).ok();
+    let kept = fs::read(blob(&project)).expect("is there");
+    fs::remove_file(blob(&project)).expect("is ours");
+    unlock(&rootfs(&project));
+    rot(&rootfs(&project));
+    project.run(&["up", "--offline"]).code(65).says("could not be repaired");
+    assert!(!project.path().join(".castra/dev-overlay.qcow2").exists());
+    fs::write(blob(&project), kept).expect("written");
+    rot_again(&project);
+    project.run(&["up", "--offline"]).ok().says("is damaged; it was moved to");
+    project.run(&["image", "verify", "--offline"]).ok().says("is intact");
+}
+
+/// The image is there, and wrong once more.
+fn rot_again(project: &Project) {
+    project.run(&["image", "pull", "--offline"]).ok();
+    unlock(&rootfs(project));
+    rot(&rootfs(project));
+}
+
+#[test]
 fn a_vm_that_runs_on_damaged_files_is_named() {
     let server = serve();
     let project = project(&server);

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use crate::error::Result;
-use crate::managed::{FoundImage, ManagedImagePaths, ManagedImageSpec};
+use crate::managed::{FoundImage, ManagedImagePaths, ManagedImageSpec, StoredImage};
 
 use super::table::table;
 use super::units::megabytes;
@@ -19,6 +19,8 @@ struct Output {
 #[derive(Serialize)]
 struct Row {
     image: Label,
+    /// Whether the catalog or this project's castra.toml describes it.
+    known: bool,
     description: String,
     in_project: bool,
     in_cache: bool,
@@ -26,7 +28,7 @@ struct Row {
     size_bytes: Option<u64>,
 }
 
-/// Shows the catalog's and the project's images, and where each is.
+/// Shows the catalog's and the project's images, and others that are on disk, and where each is.
 pub(super) fn run(face: &Face) -> Result<ExitCode> {
     let project = face.project()?;
     let manager = project.manager();
@@ -34,6 +36,7 @@ pub(super) fn run(face: &Face) -> Result<ExitCode> {
         let found = manager.find(spec, &project.context);
         Row {
             image: spec.label().into(),
+            known: true,
             description: spec.description.clone(),
             in_project: found.in_project.is_some(),
             in_cache: found.in_cache.is_some(),
@@ -41,11 +44,23 @@ pub(super) fn run(face: &Face) -> Result<ExitCode> {
             size_bytes: size_of(&found),
         }
     };
-    let images: Vec<Row> = project.images().iter().map(row).collect();
+    let mut images: Vec<Row> = project.images().iter().map(row).collect();
+    let is_known = |stored: &StoredImage| project.images().iter().any(|spec| spec.label() == stored.image);
+    let others = manager.list(&project.context).into_iter().filter(|stored| !is_known(stored));
+    images.extend(others.map(|stored| Row {
+        image: stored.image.into(),
+        known: false,
+        description: String::new(),
+        in_project: stored.in_project,
+        in_cache: stored.in_cache,
+        downloaded: false,
+        size_bytes: Some(stored.size_bytes),
+    }));
     let mut rows = vec![["IMAGE", "VERSION", "HERE", "SIZE", "WHAT IT IS"].map(String::from)];
     rows.extend(images.iter().map(|row| {
         let size = row.size_bytes.map_or("-".into(), megabytes);
-        [row.image.name.clone(), row.image.version.clone(), here(row).into(), size, row.description.clone()]
+        let words = if row.known { &row.description } else { "(described in another castra.toml)" };
+        [row.image.name.clone(), row.image.version.clone(), here(row).into(), size, words.to_owned()]
     }));
     face.result(&Output { version: JSON_VERSION, images }, &table(&rows))
 }

@@ -1,7 +1,7 @@
 //! What an earlier attempt left, and what this one adds.
 
 use std::io::{Read as _, Write as _};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -10,12 +10,13 @@ use super::headers::is_strong;
 use super::writeback::Writeback;
 use crate::failpoint::{self, Point};
 use crate::layout::CacheLayout;
+use crate::lock::Lock;
 use crate::managed::digest::{Hasher, feed};
 use crate::managed::error::{At, ImageError};
 use crate::managed::job::Job;
 use crate::managed::sparse::SparseWriter;
 use crate::managed::spec::{Digest, ManagedArtifactSpec};
-use crate::managed::{files, publish};
+use crate::managed::{files, lock, publish};
 
 /// An address and an ETag do not take more.
 const MAX_SIDECAR_BYTES: u64 = 64 * 1024;
@@ -32,6 +33,7 @@ pub(super) struct Partial {
     resumed: bool,
     origin: Option<Origin>,
     is_pinned: bool,
+    lock: Lock,
 }
 
 /// Where the first bytes of a partial came from. Nothing depends on its being true: the digest decides in the end.
@@ -52,7 +54,11 @@ impl Partial {
     ) -> Result<Self, ImageError> {
         let (algorithm, hex) = (artifact.digest.algorithm(), artifact.digest.hex());
         let path = cache.partial(algorithm, hex);
-        let file = files::open_own_or_create(&path)?;
+        // Besides the download's own lock: that one may have been removed with the cache, and then a castra that holds a new
+        // one must not write into these bytes.
+        let what = format!("another castra that downloads {}", artifact.source);
+        let lock = lock::take_own(job, &path, &what)?;
+        let file = lock.file().try_clone().at("open", &path)?;
         if file.metadata().at("look at", &path)?.len() > 0 {
             job.step(artifact.role, "verifying what an earlier download left");
         }
@@ -73,6 +79,7 @@ impl Partial {
             resumed,
             origin,
             is_pinned: true,
+            lock,
         };
         let too_long = artifact.size_bytes.is_some_and(|size| length > size);
         let whole_but_wrong = artifact.size_bytes == Some(length) && !partial.is_right();
@@ -205,15 +212,9 @@ impl Partial {
         failpoint::reach(Point::BodyVerified);
         self.writeback.settle().at("write to disk", &self.path)?;
         self.file.settle().at("lengthen", &self.path)?;
-        // Somebody may have removed the cache meanwhile, and somebody else begun anew under the same name.
-        let verified = self.file.file().metadata().at("look at", &self.path)?;
-        let named = std::fs::symlink_metadata(&self.path).at("look at", &self.path)?;
-        if (verified.dev(), verified.ino()) != (named.dev(), named.ino()) {
-            return Err(ImageError::Vanished { path: self.path });
-        }
         files::remove_file(&self.sidecar_path)?;
         failpoint::reach(Point::SidecarRemoved);
-        publish::publish(&self.path, &self.blob)?;
+        publish::publish_locked(&self.lock, &self.path, &self.blob)?;
         failpoint::reach(Point::BlobPublished);
         Ok(self.blob)
     }

@@ -8,7 +8,7 @@ use crate::layout::CacheLayout;
 use crate::managed::error::{At, DigestMismatch, ImageError};
 use crate::managed::job::Job;
 use crate::managed::spec::ManagedArtifactSpec;
-use crate::managed::{files, publish};
+use crate::managed::{files, lock, publish};
 
 /// Takes a copy (a reflink where the filesystem has them) of a file, which its owner may change at any time.
 pub(super) fn fetch(
@@ -25,9 +25,10 @@ pub(super) fn fetch(
     let blob = cache.blob(artifact.digest.algorithm(), artifact.digest.hex());
     // Under the partial's name, so that what an interruption leaves is used up by the next try.
     let copy_path = cache.partial(artifact.digest.algorithm(), artifact.digest.hex());
-    let copy = files::open_own_or_create(&copy_path)?;
+    let lock = lock::take_own(job, &copy_path, "another castra that copies the same file")?;
+    let copy = lock.file();
     copy.set_len(0).at("shorten", &copy_path)?;
-    let (found, length) = files::copy(from, &copy, &artifact.digest, &job.context.cancel).at("copy", path)?;
+    let (found, length) = files::copy(from, copy, &artifact.digest, &job.context.cancel).at("copy", path)?;
     failpoint::reach(Point::Collected);
     if found != artifact.digest {
         files::remove_file(&copy_path)?;
@@ -35,7 +36,7 @@ pub(super) fn fetch(
         return Err(DigestMismatch { from, expected, found, html: false }.into());
     }
     failpoint::reach(Point::CollectedVerified);
-    publish::publish(&copy_path, &blob)?;
+    publish::publish_locked(&lock, &copy_path, &blob)?;
     progress.finished(length);
     Ok(blob)
 }

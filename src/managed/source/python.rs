@@ -159,18 +159,15 @@ fn collect(
     }
     let (algorithm, hex) = (artifact.digest.algorithm(), artifact.digest.hex());
     // What an interrupted castra left here is removed: this one holds the blob's lock.
-    let directory = cache.pip(algorithm, hex);
-    files::remove_directory(&directory)?;
+    let own = files::fresh_directory(&cache.pip(algorithm, hex))?;
+    let directory = own.path();
     let (wheels, scratch) = (directory.join("wheels"), directory.join("scratch"));
     files::create_directory(&wheels)?;
     files::create_directory(&scratch)?;
     let mut progress = job.progress(artifact.role, artifact.size_bytes);
     progress.started(&artifact.source.to_string(), 0);
-    let fetched = while_watching(
-        &directory,
-        |done| progress.at(done),
-        || download(job, requirement, &wheels, &scratch),
-    );
+    let fetched =
+        while_watching(directory, |done| progress.at(done), || download(job, requirement, &wheels, &scratch));
     let kept = fetched.and_then(|()| {
         let wheel = only_wheel(&wheels, requirement)?;
         failpoint::reach(Point::Collected);
@@ -180,7 +177,7 @@ fn collect(
         fs::rename(&wheel, &kept).at("put in place", &kept)?;
         Ok((kept, found))
     });
-    files::remove_directory(&directory)?;
+    files::remove_directory(directory)?;
     kept
 }
 
