@@ -5,6 +5,11 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 
+use crate::failpoint::{self, Point};
+
+/// How the names of files in the making start.
+pub const TEMPORARY: &str = ".castra-";
+
 /// Writes a whole file: temporary name beside it, fsync, rename, fsync of the directory, which is made if it is missing.
 /// `mode` holds whatever the umask.
 ///
@@ -13,12 +18,28 @@ use std::path::Path;
 pub fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(directory)?;
-    let mut temporary = tempfile::Builder::new().prefix(".castra-").tempfile_in(directory)?;
+    let mut temporary = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(directory)?;
     temporary.write_all(bytes)?;
     temporary.as_file().set_permissions(fs::Permissions::from_mode(mode))?;
     temporary.as_file().sync_all()?;
+    failpoint::reach(Point::StateWritten);
     temporary.persist(path).map_err(|error| error.error)?;
     File::open(directory)?.sync_all()
+}
+
+/// Removes what a process that was killed left of the files it was making in this directory. Only for who holds the lock
+/// on all that is made there.
+///
+/// # Errors
+/// Those of `readdir` and `unlink`.
+pub fn remove_leftovers(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_name().as_encoded_bytes().starts_with(TEMPORARY.as_bytes()) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// Makes a directory and its missing parents, each 0700 whatever the umask. An existing directory is left as it is.
@@ -42,5 +63,16 @@ mod tests {
         assert_eq!(fs::read(&path).expect("read"), b"second");
         assert_eq!(fs::metadata(&path).expect("metadata").permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(directory.path().join("deep")).expect("listed").count(), 1);
+    }
+
+    #[test]
+    fn leftovers_go_and_nothing_else() {
+        let directory = tempfile::tempdir().expect("a directory");
+        for name in [".castra-x1", ".castra-x2-probe", "vm.json"] {
+            fs::write(directory.path().join(name), b"").expect("written");
+        }
+        remove_leftovers(directory.path()).expect("removed");
+        let left = fs::read_dir(directory.path()).expect("listed").flatten().map(|entry| entry.file_name());
+        assert_eq!(left.collect::<Vec<_>>(), ["vm.json"]);
     }
 }

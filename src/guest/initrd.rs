@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use flate2::bufread::GzDecoder;
 
 use crate::error::{Explain, Kind, kind_of_io};
+use crate::files::TEMPORARY;
 
 use super::cpio::{ALIGNMENT, Archive};
 
@@ -91,7 +92,7 @@ pub fn append_agent(image_initramfs: &Path, target: &Path) -> Result<(), InitrdE
         return Err(InitrdError::Empty(image_initramfs.to_owned()));
     }
     let directory = target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut temporary = tempfile::NamedTempFile::new_in(directory).map_err(writing)?;
+    let mut temporary = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(directory).map_err(writing)?;
     temporary.write_all(&with_agent(image)).map_err(writing)?;
     temporary.as_file().set_permissions(fs::Permissions::from_mode(0o644)).map_err(writing)?;
     temporary.as_file().sync_all().map_err(writing)?;

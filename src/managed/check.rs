@@ -6,7 +6,7 @@ use super::spec::{
 };
 use crate::report::ImageLabel;
 
-/// Longest id or version, in bytes: both become names of directories and parts of lock files.
+/// Longest id, version or name of a file, in bytes: all become names on disk and parts of others.
 const MAX_NAME_BYTES: usize = 64;
 
 /// What is wrong with a description.
@@ -168,7 +168,9 @@ fn step(role: ArtifactRole, step: &TransformStep) -> Result<(), SpecProblem> {
         TransformStep::Unzip { member } => {
             (!member.is_empty() && !member.ends_with('/'), "unzip", member.clone())
         }
-        TransformStep::Rename { name } => (is_word(name, "._-"), "rename", name.clone()),
+        TransformStep::Rename { name } => {
+            (is_word(name, "._-") && name.len() <= MAX_NAME_BYTES, "rename", name.clone())
+        }
     };
     if fine { Ok(()) } else { Err(SpecProblem::Step { role, step: name, value }) }
 }
@@ -227,6 +229,15 @@ mod tests {
             };
         });
         assert!(matches!(problem, SpecProblem::Python { .. }));
+    }
+
+    #[test]
+    fn a_file_is_not_renamed_out_of_its_directory() {
+        for name in ["../up", "/etc/passwd", ".hidden", "a\0b", &"x".repeat(300)] {
+            let step = TransformStep::Rename { name: name.to_owned() };
+            let problem = problem_of(|image| image.artifacts[0].pipeline.push(step));
+            assert!(matches!(problem, SpecProblem::Step { step: "rename", .. }), "{name:?}");
+        }
     }
 
     #[test]

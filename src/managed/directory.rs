@@ -81,7 +81,9 @@ fn is_for(entry: &ManifestArtifact, artifact: &ManagedArtifactSpec) -> bool {
 
 fn stamp_fits(directory: &Path, entry: &ManifestArtifact) -> bool {
     let metadata = fs::symlink_metadata(directory.join(&entry.name));
-    metadata.is_ok_and(|metadata| metadata.is_file() && Stamp::of(&metadata) == entry.stamp)
+    metadata.is_ok_and(|metadata| {
+        metadata.is_file() && files::is_trusted(&metadata) && Stamp::of(&metadata) == entry.stamp
+    })
 }
 
 fn paths(directory: &Path, manifest: &Manifest) -> Option<ManagedImagePaths> {
@@ -148,6 +150,11 @@ impl ImageDirectory {
             // Told when it is moved aside.
             Ok(_) | Err(_) => Ok(None),
         }
+    }
+
+    /// Whether nobody else can change the file of this role.
+    pub(super) fn is_trusted(&self, role: ArtifactRole) -> bool {
+        fs::symlink_metadata(self.file(role)).is_ok_and(|metadata| files::is_trusted(&metadata))
     }
 
     /// The size in bytes that the file of an artifact should have, if the manifest has one for it.

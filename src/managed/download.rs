@@ -26,6 +26,7 @@ mod headers;
 mod http;
 mod partial;
 mod retry;
+mod writeback;
 
 pub use error::{DownloadError, NetworkFailure};
 

@@ -315,7 +315,9 @@ impl<T> At<T> for rustix::io::Result<T> {
 pub(super) fn io_error(action: &'static str, path: &Path, source: io::Error) -> ImageError {
     let path = path.to_owned();
     match source.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ImageError::DiskFull { path, source },
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+            ImageError::DiskFull { path, source }
+        }
         _ if source.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
             ImageError::SymbolicLink { path }
         }
@@ -345,6 +347,7 @@ mod tests {
         let from = |errno: Errno| io_error("write", Path::new("/x"), errno.into());
         assert!(matches!(from(Errno::NOSPC), ImageError::DiskFull { .. }));
         assert!(matches!(from(Errno::DQUOT), ImageError::DiskFull { .. }));
+        assert!(matches!(from(Errno::FBIG), ImageError::DiskFull { .. }));
         assert!(matches!(from(Errno::LOOP), ImageError::SymbolicLink { .. }));
         assert_eq!(from(Errno::ACCESS).kind(), Kind::Permission);
         assert!(from(Errno::ROFS).is_unwritable() && !from(Errno::IO).is_unwritable());

@@ -1,11 +1,12 @@
 //! Opening, hashing and copying files without being led elsewhere.
 //!
 //! Cache and project may lie in directories that others can write to. The files Castra keeps there are therefore opened
-//! with `O_NOFOLLOW` and must be regular ones; a symbolic link in their place is an error, never a way out.
+//! with `O_NOFOLLOW` and must be regular ones; a symbolic link in their place is an error, never a way out. What is relied
+//! on later must belong to this user or to root.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::OFlags;
@@ -13,11 +14,9 @@ use tempfile::TempDir;
 
 use super::digest::{CHUNK_BYTES, HashError, Hasher, feed};
 use super::error::{At, ImageError};
+use super::sparse::SparseWriter;
 use super::spec::Digest;
 use crate::cancel::Cancel;
-
-/// Zeros are left out of files in units of this size, the block size of the usual filesystems.
-const HOLE_BYTES: usize = 4096;
 
 /// Opens a regular file for reading.
 pub(super) fn open(path: &Path) -> Result<File, ImageError> {
@@ -37,9 +36,24 @@ pub(super) fn open_if_there(path: &Path) -> Result<Option<File>, ImageError> {
     }
 }
 
-/// Opens a regular file of this user's for reading and writing, made if need be.
+/// Opens a regular file for reading and writing, made if need be.
 pub(super) fn open_or_create(path: &Path) -> Result<File, ImageError> {
     opened(OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600), path)
+}
+
+/// The same for bytes that will be relied on: another user's file, who could change it at any time, is replaced.
+pub(super) fn open_own_or_create(path: &Path) -> Result<File, ImageError> {
+    let file = open_or_create(path)?;
+    if is_trusted(&file.metadata().at("look at", path)?) {
+        return Ok(file);
+    }
+    remove_file(path)?;
+    create_new(path)
+}
+
+/// Whether nobody but this user and root can change a file behind our back.
+pub(super) fn is_trusted(metadata: &Metadata) -> bool {
+    metadata.uid() == 0 || metadata.uid() == rustix::process::geteuid().as_raw()
 }
 
 /// Opens a regular file for writing at its end, made if need be.
@@ -111,49 +125,15 @@ pub(crate) fn sha256(path: &Path, cancel: &Cancel) -> Result<String, ImageError>
     Ok(digest(path, &Digest::Sha256(String::new()), cancel)?.hex().to_owned())
 }
 
-/// Writes bytes so that what is zero takes no space on disk.
-pub(super) struct SparseWriter {
-    file: File,
-    position: u64,
-}
-
-impl SparseWriter {
-    /// Writes into this file, from its start.
-    pub(super) fn new(file: File) -> Self {
-        Self { file, position: 0 }
-    }
-
-    /// How much has been written, holes included.
-    pub(super) fn position(&self) -> u64 {
-        self.position
-    }
-
-    /// Gives the file its full length, should it end in a hole, and brings it to the disk.
-    pub(super) fn finish(self) -> io::Result<()> {
-        self.file.set_len(self.position)?;
-        self.file.sync_all()
-    }
-
-    pub(super) fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        for block in bytes.chunks(HOLE_BYTES) {
-            if block.iter().any(|byte| *byte != 0) {
-                self.file.seek(SeekFrom::Start(self.position))?;
-                self.file.write_all(block)?;
-            }
-            self.position += block.len() as u64;
-        }
-        Ok(())
-    }
-}
-
-/// Copies a stream into a file, leaving holes for zeros, and hands back its length and the SHA-256 of its bytes.
+/// Copies a stream into an empty file, leaving holes for zeros, feeds its bytes to `hasher` and hands back their number.
+/// Nothing is forced to the disk: that is for whoever publishes the file.
 pub(super) fn copy_sparse(
     mut from: impl Read,
     to: File,
     hasher: &mut Hasher,
     cancel: &Cancel,
 ) -> Result<u64, HashError> {
-    let mut writer = SparseWriter::new(to);
+    let mut writer = SparseWriter::new(to, 0);
     let mut chunk = vec![0; CHUNK_BYTES];
     loop {
         cancel.check()?;
@@ -167,9 +147,8 @@ pub(super) fn copy_sparse(
             Err(error) => return Err(error.into()),
         }
     }
-    let length = writer.position();
-    writer.finish()?;
-    Ok(length)
+    writer.settle()?;
+    Ok(writer.position())
 }
 
 /// Copies a whole file into a new one, sharing its blocks where the filesystem can, and hands back digest (by `like`'s
@@ -199,27 +178,4 @@ fn reflink(from: &File, to: &File) -> bool {
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 fn reflink(_from: &File, _to: &File) -> bool {
     false
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::unix::fs::MetadataExt;
-
-    use super::*;
-
-    #[test]
-    fn zeros_become_holes_and_come_back_as_zeros() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let path = directory.path().join("sparse");
-        let mut bytes = vec![0; 4 << 20];
-        bytes[1 << 20] = 7;
-        let mut hasher = Hasher::sha256();
-        let file = create_new(&path).expect("is made");
-        let length = copy_sparse(bytes.as_slice(), file, &mut hasher, &Cancel::new()).expect("copies");
-        assert_eq!(length, bytes.len() as u64);
-        assert!(std::fs::read(&path).expect("reads") == bytes);
-        let on_disk = std::fs::metadata(&path).expect("is there").blocks() * 512;
-        assert!(on_disk < 1 << 20, "{on_disk} bytes on disk");
-        assert_eq!(hasher.finish().hex(), sha256(&path, &Cancel::new()).expect("reads"));
-    }
 }

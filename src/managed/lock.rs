@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::error::{ImageError, io_error};
+use super::error::{At, ImageError, io_error};
 use super::files;
 use super::job::Job;
 use crate::lock::{Lock, LockError};
@@ -21,6 +21,20 @@ pub(super) fn take(job: &Job, path: &Path, what: &str) -> Result<Lock, ImageErro
         let lock = Lock::hold(file, path, &job.context.cancel, on_wait).map_err(failed)?;
         // The cache may be removed at any moment, and its locks with it.
         if lock.is_on(path) {
+            return Ok(lock);
+        }
+    }
+}
+
+/// The same on a file whose bytes will be relied on: one of another user's is replaced.
+///
+/// # Errors
+/// As for [`take`].
+pub(super) fn take_own(job: &Job, path: &Path, what: &str) -> Result<Lock, ImageError> {
+    loop {
+        drop(files::open_own_or_create(path)?);
+        let lock = take(job, path, what)?;
+        if files::is_trusted(&lock.file().metadata().at("look at", path)?) {
             return Ok(lock);
         }
     }

@@ -33,6 +33,7 @@ mod references;
 mod restore;
 mod source;
 mod space;
+mod sparse;
 mod spec;
 mod stamp;
 mod transform;
@@ -59,4 +60,4 @@ pub use spec::{
     ManagedImagePaths, ManagedImageSpec, QemuProfile, TransformStep,
 };
 pub use stamp::Stamp;
-pub use transform::TransformError;
+pub use transform::{TransformError, VhdKind, parse_vhd_footer};

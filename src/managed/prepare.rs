@@ -11,7 +11,7 @@
 //! Each file is judged by itself: only those that are missing, damaged or described differently now are made.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::directory::{self, ImageDirectory, Place};
 use super::error::ImageError;
@@ -21,6 +21,7 @@ use super::space::{OVERLAY_BYTES, Peak};
 use super::spec::{ArtifactRole, Digest, ManagedArtifactSpec, ManagedImagePaths, ManagedImageSpec};
 use super::workspace::Workspace;
 use super::{files, lock, product, publish, references, source, space, transform};
+use crate::failpoint::{self, Point};
 use crate::layout::ProjectLayout;
 use crate::report::Event;
 
@@ -55,7 +56,9 @@ pub(super) fn prepare(
         }
         workspace.finish()?;
     }
+    failpoint::reach(Point::ImageShared);
     here.store(spec)?;
+    failpoint::reach(Point::ImageRecorded);
     let paths = directory::complete(here.path(), spec);
     let paths = paths.ok_or_else(|| ImageError::Vanished { path: here.path().to_owned() })?;
     job.note("is complete in the project");
@@ -63,7 +66,7 @@ pub(super) fn prepare(
     Ok(paths)
 }
 
-/// Those artifacts of a directory that cannot be relied on.
+/// Those artifacts of the project's directory that cannot be relied on.
 fn not_intact<'s>(
     job: &Job,
     directory: &mut ImageDirectory,
@@ -71,7 +74,7 @@ fn not_intact<'s>(
 ) -> Result<Vec<&'s ManagedArtifactSpec>, ImageError> {
     let mut missing = Vec::new();
     for artifact in artifacts {
-        if directory.intact(job, artifact)?.is_none() {
+        if directory.intact(job, artifact)?.is_none() || !directory.is_trusted(artifact.role) {
             missing.push(artifact);
         }
     }
@@ -144,6 +147,7 @@ fn take_over<'s>(
             }
             shared => shared?,
         };
+        failpoint::reach(Point::FileShared);
         job.note(&format!("{role}: taken from {}", there.path().display()));
         here.record(entry)?;
     }
@@ -164,18 +168,14 @@ fn make(
         // Needed at the end; its absence is better found before an hour of downloading.
         transform::convert::qemu_img(job)?;
     }
-    let work = workspace.work(spec)?;
-    let made = make_in(job, spec, workspace, missing, work.path());
-    files::remove_directory(work.path())?;
-    made
+    make_each(job, spec, workspace, missing)
 }
 
-fn make_in(
+fn make_each(
     job: &Job,
     spec: &ManagedImageSpec,
     workspace: &Workspace,
     missing: &[&ManagedArtifactSpec],
-    work: &Path,
 ) -> Result<(), ImageError> {
     let mut there = ImageDirectory::open(job, Place::in_cache(workspace.cache(), spec), spec);
     publish::remove_leftovers(there.path())?;
@@ -187,12 +187,19 @@ fn make_in(
             None => source::fetch(job, workspace, artifact)?,
         };
         blobs.insert(&artifact.digest, blob.clone());
-        let file = transform::run(job, artifact, &blob, work)?;
-        let sha256 = product::verify(job, artifact, &file)?;
+        let work = workspace.work(spec)?;
+        failpoint::reach(Point::WorkMade);
+        let made = transform::run(job, artifact, &blob, work.path())?;
+        let (file, sha256) = product::verify(job, artifact, made)?;
+        failpoint::reach(Point::ProductVerified);
         there.make_way(job, spec, artifact)?;
         let stamp = publish::publish(&file, &there.file(artifact.role))?;
+        // Before the manifest: who finds an image that is complete looks for no leftovers.
+        files::remove_directory(work.path())?;
+        failpoint::reach(Point::ProductPublished);
         there.record_new(artifact, sha256, stamp);
         there.store(spec)?;
+        failpoint::reach(Point::ProductRecorded);
     }
     Ok(())
 }

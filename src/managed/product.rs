@@ -1,16 +1,21 @@
 //! Is the finished file what it should be? Asked of each before it is published.
 
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::error::{At, ImageError};
 use super::files;
 use super::job::Job;
 use super::spec::{ArtifactRole, Digest, ManagedArtifactSpec};
-use super::transform::{TransformError, convert};
+use super::transform::{Product, TransformError, convert};
 
-/// Verifies a finished file and hands back its SHA-256, in hexadecimal.
-pub(super) fn verify(job: &Job, artifact: &ManagedArtifactSpec, file: &Path) -> Result<String, ImageError> {
+/// Verifies a finished file and hands it back with its SHA-256, in hexadecimal. What is known already is not read again.
+pub(super) fn verify(
+    job: &Job,
+    artifact: &ManagedArtifactSpec,
+    made: Product,
+) -> Result<(PathBuf, String), ImageError> {
+    let file = made.path.as_path();
     job.step(artifact.role, "verifying the finished file");
     match artifact.role {
         ArtifactRole::Rootfs => disk(job, file)?,
@@ -18,7 +23,10 @@ pub(super) fn verify(job: &Job, artifact: &ManagedArtifactSpec, file: &Path) -> 
         ArtifactRole::Initramfs => not_empty(file)?,
     }
     let cancel = &job.context.cancel;
-    let sha256 = files::sha256(file, cancel)?;
+    let sha256 = match made.sha256 {
+        Some(sha256) => sha256,
+        None => files::sha256(file, cancel)?,
+    };
     if let Some(expected) = &artifact.product_digest {
         let found = match expected {
             Digest::Sha256(_) => Digest::Sha256(sha256.clone()),
@@ -29,7 +37,7 @@ pub(super) fn verify(job: &Job, artifact: &ManagedArtifactSpec, file: &Path) -> 
             return Err(TransformError::WrongProduct { role, expected, found }.into());
         }
     }
-    Ok(sha256)
+    Ok((made.path, sha256))
 }
 
 fn not_empty(file: &Path) -> Result<(), ImageError> {

@@ -7,6 +7,7 @@
 //! Whatever is under its final name is therefore whole, even after a power cut. Published files are never written to
 //! again (0444), which is what lets a project share them with the cache.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt;
@@ -19,6 +20,7 @@ use super::files;
 use super::spec::Digest;
 use super::stamp::Stamp;
 use crate::cancel::Cancel;
+use crate::failpoint::{self, Point};
 use crate::lock::Lock;
 
 /// Mode of published files.
@@ -36,7 +38,9 @@ pub(super) fn publish(temporary: &Path, target: &Path) -> Result<Stamp, ImageErr
     }
     file.sync_all().at("write to disk", temporary)?;
     let stamp = Stamp::of(&file.metadata().at("look at", temporary)?);
+    failpoint::reach(Point::FileSynced);
     fs::rename(temporary, target).at("put in place", target)?;
+    failpoint::reach(Point::FileRenamed);
     sync_parent(target)?;
     Ok(stamp)
 }
@@ -52,10 +56,16 @@ pub(super) fn publish_locked(lock: &Lock, temporary: &Path, target: &Path) -> Re
     if lock.is_on(target) { Ok(()) } else { Err(vanished()) }
 }
 
-/// Writes a small file so that there is either the old or the new one, whole.
+/// Writes a small file so that there is either the old or the new one, whole. Only for who holds the lock on it: what an
+/// interrupted castra left of it is removed.
 pub(super) fn write_atomically(target: &Path, bytes: &[u8]) -> Result<(), ImageError> {
+    let mut name = OsString::from(TEMPORARY);
+    name.push(target.file_name().unwrap_or_default());
+    name.push("-");
     let directory = target.parent().unwrap_or(Path::new("/"));
-    let mut temporary = new_in(directory)?;
+    remove_beginning_with(directory, name.as_encoded_bytes())?;
+    let mut temporary =
+        tempfile::Builder::new().prefix(&name).tempfile_in(directory).at("write in", directory)?;
     temporary.write_all(bytes).at("write", target)?;
     publish_temporary(temporary.into_temp_path(), target)
 }
@@ -67,7 +77,7 @@ fn sync_parent(path: &Path) -> Result<(), ImageError> {
 }
 
 /// Publishes `target` with the bytes of the published file `source`, whose SHA-256 this is: as a hard link, else as a
-/// reflink, else as a copy that is verified while it is made.
+/// reflink, else as a copy that is verified while it is made. Another user's file is never linked.
 pub(crate) fn share(
     source: &Path,
     target: &Path,
@@ -75,7 +85,9 @@ pub(crate) fn share(
     cancel: &Cancel,
 ) -> Result<Shared, ImageError> {
     let directory = target.parent().unwrap_or(Path::new("/"));
-    if let Ok(linked) = link_in(directory, source) {
+    let trusted = fs::symlink_metadata(source).is_ok_and(|metadata| files::is_trusted(&metadata));
+    if let Some(Ok(linked)) = trusted.then(|| link_in(directory, source)) {
+        failpoint::reach(Point::LinkMade);
         publish_temporary(linked, target)?;
         return Ok(Shared::Linked);
     }
@@ -109,9 +121,13 @@ fn link_in(directory: &Path, source: &Path) -> std::io::Result<TempPath> {
 
 /// Removes what an interrupted publication left in a directory. Only for who holds the directory's lock.
 pub(super) fn remove_leftovers(directory: &Path) -> Result<(), ImageError> {
+    remove_beginning_with(directory, TEMPORARY.as_bytes())
+}
+
+fn remove_beginning_with(directory: &Path, start: &[u8]) -> Result<(), ImageError> {
     for entry in fs::read_dir(directory).at("read", directory)? {
         let path = entry.at("read", directory)?.path();
-        if path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(TEMPORARY.as_bytes())) {
+        if path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(start)) {
             files::remove_file(&path)?;
         }
     }

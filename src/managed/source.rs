@@ -95,10 +95,14 @@ fn ready(
 ) -> Result<Option<PathBuf>, ImageError> {
     for blob in workspace.blobs(&artifact.digest) {
         let is_ours = blob.starts_with(workspace.cache().root());
-        match files::open_if_there(&blob) {
-            Ok(Some(_)) => {}
+        let trusted = match files::open_if_there(&blob) {
+            Ok(Some(file)) => files::is_trusted(&file.metadata().at("look at", &blob)?),
             Err(error) if is_ours => return Err(error),
             Ok(None) | Err(_) => continue,
+        };
+        if !trusted {
+            job.warn(format!("{} belongs to another user; it is fetched again", blob.display()));
+            continue;
         }
         job.step(artifact.role, format!("verifying {}", artifact.digest.algorithm()));
         if files::digest(&blob, &artifact.digest, &job.context.cancel)? == artifact.digest {

@@ -12,8 +12,9 @@ use super::digest::{HashError, Hasher};
 use super::error::{At, ImageError, io_error};
 use super::files;
 use super::job::Job;
-use super::spec::{ManagedArtifactSpec, TransformStep};
+use super::spec::{Digest, ManagedArtifactSpec, TransformStep};
 use crate::cancel::Cancel;
+use crate::failpoint::{self, Point};
 
 pub(super) mod convert;
 mod decompress;
@@ -23,6 +24,7 @@ mod unzip;
 mod vhd;
 
 pub use error::TransformError;
+pub use vhd::{VhdKind, parse_vhd_footer};
 
 /// Longest file a step may make, holes included. Images of this kind take a hundredth of it; a compressed file that
 /// promises more is a bomb.
@@ -36,6 +38,15 @@ struct Material {
     length: u64,
     /// Whether that is all of them.
     whole: bool,
+    /// Their SHA-256, hexadecimal, where it was found out while they were written.
+    sha256: Option<String>,
+}
+
+/// A finished file.
+pub(super) struct Product {
+    pub(super) path: PathBuf,
+    /// Its SHA-256, hexadecimal, unless another program wrote it.
+    pub(super) sha256: Option<String>,
 }
 
 /// Takes a verified download through an artifact's pipeline and hands back the finished file, which lies in `work`.
@@ -44,10 +55,11 @@ pub(super) fn run(
     artifact: &ManagedArtifactSpec,
     blob: &Path,
     work: &Path,
-) -> Result<PathBuf, ImageError> {
-    let work = work.join(artifact.role.to_string());
-    files::create_directory(&work)?;
+) -> Result<Product, ImageError> {
     let mut material = Material::whole(blob)?;
+    if let Digest::Sha256(verified) = &artifact.digest {
+        material.sha256 = Some(verified.clone());
+    }
     for (number, step) in artifact.pipeline.iter().enumerate() {
         job.check()?;
         if let Some(words) = in_words(step) {
@@ -55,13 +67,14 @@ pub(super) fn run(
         }
         // A name that no `Rename` can ask for.
         let output = work.join(format!(".step-{number}"));
-        let next = apply(job, step, &material, &output, &work)?;
-        if material.path.starts_with(&work) && material.path != next.path {
+        let next = apply(job, step, &material, &output, work)?;
+        failpoint::reach(Point::StepDone);
+        if material.path.starts_with(work) && material.path != next.path {
             files::remove_file(&material.path)?;
         }
         material = next;
     }
-    finished(job, &material, &work)
+    finished(job, material, work)
 }
 
 fn apply(
@@ -73,18 +86,18 @@ fn apply(
 ) -> Result<Material, ImageError> {
     let cancel = &job.context.cancel;
     match step {
-        TransformStep::StripVhdFooter => return vhd::strip_footer(material),
-        TransformStep::Rename { name } => return rename(job, material, &work.join(name), work),
+        TransformStep::StripVhdFooter => vhd::strip_footer(material),
+        TransformStep::Rename { name } => rename(job, material, &work.join(name), work),
         TransformStep::QemuImgConvert { input_format, output_format } => {
             convert::convert(job, material, input_format, output, output_format)?;
+            Material::whole(output)
         }
-        TransformStep::ExtractFile { path } => ext4::extract(material, path, output, cancel)?,
-        TransformStep::Unzip { member } => unzip::unzip(material, member, output, cancel)?,
+        TransformStep::ExtractFile { path } => ext4::extract(material, path, output, cancel),
+        TransformStep::Unzip { member } => unzip::unzip(material, member, output, cancel),
         TransformStep::Decompress { format } => {
-            decompress::decompress(material, *format, output, MAX_FILE_BYTES, cancel)?;
+            decompress::decompress(material, *format, output, MAX_FILE_BYTES, cancel)
         }
     }
-    Material::whole(output)
 }
 
 fn in_words(step: &TransformStep) -> Option<String> {
@@ -107,50 +120,59 @@ fn rename(job: &Job, material: &Material, target: &Path, work: &Path) -> Result<
     if material.path.starts_with(work) {
         fs::rename(&material.path, target).at("rename", &material.path)?;
     } else if fs::hard_link(&material.path, target).is_err() {
-        copy(job, material, target)?;
-        return Material::whole(target);
+        return copy(job, material, target);
     }
     Ok(Material { path: target.to_owned(), ..material.clone() })
 }
 
 /// The file that is published: one in `work` that holds the material and nothing else.
-fn finished(job: &Job, material: &Material, work: &Path) -> Result<PathBuf, ImageError> {
+fn finished(job: &Job, material: Material, work: &Path) -> Result<Product, ImageError> {
     if material.whole && material.path.starts_with(work) {
-        return Ok(material.path.clone());
+        return Ok(Product { path: material.path, sha256: material.sha256 });
     }
     let target = work.join(".finished");
-    if !(material.whole && fs::hard_link(&material.path, &target).is_ok()) {
-        copy(job, material, &target)?;
+    if material.whole && fs::hard_link(&material.path, &target).is_ok() {
+        return Ok(Product { path: target, sha256: material.sha256 });
     }
-    Ok(target)
+    let copied = copy(job, &material, &target)?;
+    Ok(Product { path: copied.path, sha256: copied.sha256 })
 }
 
-fn copy(job: &Job, material: &Material, target: &Path) -> Result<(), ImageError> {
+fn copy(job: &Job, material: &Material, target: &Path) -> Result<Material, ImageError> {
     let (from, to) = (material.open()?, files::create_new(target)?);
-    files::copy_sparse(from, to, &mut Hasher::sha256(), &job.context.cancel).at("write", target)?;
-    Ok(())
+    let mut hasher = Hasher::sha256();
+    let length = files::copy_sparse(from, to, &mut hasher, &job.context.cancel).at("write", target)?;
+    Ok(Material::written(target, length, hasher))
 }
 
-/// Writes a step's output and hands back its length. Damaged input and a full disk both come as I/O errors; only the
-/// latter have a number of the system's.
+/// Writes a step's output and hands it back. Damaged input and a full disk both come as I/O errors; only the latter
+/// have a number of the system's.
 fn write_out(
     from: impl Read,
     output: &Path,
     cancel: &Cancel,
     damaged: impl FnOnce(io::Error) -> TransformError,
-) -> Result<u64, ImageError> {
+) -> Result<Material, ImageError> {
     let to = files::create_new(output)?;
-    files::copy_sparse(from, to, &mut Hasher::sha256(), cancel).map_err(|error| match error {
+    let mut hasher = Hasher::sha256();
+    let copied = files::copy_sparse(from, to, &mut hasher, cancel).map_err(|error| match error {
         HashError::Interrupted(interrupted) => interrupted.into(),
         HashError::Io(error) if error.raw_os_error().is_some() => io_error("write", output, error),
         HashError::Io(error) => damaged(error).into(),
-    })
+    });
+    Ok(Material::written(output, copied?, hasher))
 }
 
 impl Material {
     fn whole(path: &Path) -> Result<Self, ImageError> {
         let length = files::open(path)?.metadata().at("look at", path)?.len();
-        Ok(Self { path: path.to_owned(), length, whole: true })
+        Ok(Self { path: path.to_owned(), length, whole: true, sha256: None })
+    }
+
+    /// A file that this process has just written, through this hasher.
+    fn written(path: &Path, length: u64, hasher: Hasher) -> Self {
+        let sha256 = Some(hasher.finish().hex().to_owned());
+        Self { path: path.to_owned(), length, whole: true, sha256 }
     }
 
     fn open(&self) -> Result<Window, ImageError> {

@@ -10,6 +10,7 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::cancel::Cancel;
 use crate::command::{self, CommandError, Invocation};
+use crate::files::TEMPORARY;
 
 use super::accel::Accelerator;
 use super::error::QemuError;
@@ -105,7 +106,7 @@ fn reason(stderr: &str, status: &str) -> String {
 
 fn disk(scratch: &Path) -> std::io::Result<tempfile::NamedTempFile> {
     std::fs::create_dir_all(scratch)?;
-    let disk = tempfile::Builder::new().prefix(".castra-probe-").tempfile_in(scratch)?;
+    let disk = tempfile::Builder::new().prefix(TEMPORARY).suffix("-probe").tempfile_in(scratch)?;
     let mut sector = [0_u8; 512];
     sector[..BOOT_CODE.len()].copy_from_slice(&BOOT_CODE);
     sector[510..].copy_from_slice(&[0x55, 0xaa]);

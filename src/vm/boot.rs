@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use crate::command::Lifetime;
 use crate::config::BootProfile;
 use crate::context::RuntimeContext;
+use crate::failpoint::{self, Point};
 use crate::guest::{VmKeys, append_agent};
 use crate::layout::{ProjectLayout, SocketsLayout, VmLayout};
 use crate::plan::VmPlan;
@@ -195,7 +196,12 @@ fn await_guest(
     let (vm, context) = (request.vm(), request.context);
     let watch = BootWatch::new(vm, choice.accelerator, started, request.wait, request.limit, context);
     let followed = match warm {
-        Some(_) => watch.wake(sockets, keys, || process.is_alive()),
+        Some(_) => {
+            failpoint::reach(Point::RestoreLoaded);
+            let woken = watch.wake(sockets, keys, || process.is_alive());
+            failpoint::reach(Point::RestoreAwake);
+            woken
+        }
         None => watch.follow(sockets, keys, || process.is_alive()),
     };
     followed.map_err(|end| watch.explain(end, &request.files()))
@@ -214,6 +220,9 @@ fn start_qemu(
         record.progress = Progress::Starting;
         record.boot = Some(boot_record(request, choice, ssh_port, sockets, warm));
         record.save(request.layout)?;
+        if warm.is_some() {
+            failpoint::reach(Point::RestoreRecorded);
+        }
         let launch_it = Launch {
             spec: &spec(request, choice, ssh_port, warm),
             sockets,

@@ -1,7 +1,12 @@
 //! A VM's own disk: an overlay on its base image, or on a warm template's disk that stands on that.
 
-use std::fs::{self, File};
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path, PathBuf};
+
+use tempfile::TempPath;
 
 use crate::config::defaults;
 use crate::context::RuntimeContext;
@@ -45,6 +50,7 @@ pub(super) fn ensure_disk(
     };
     record.base = base.record.clone();
     record.save(layout)?;
+    failpoint::reach(Point::OverlayRecorded);
     Ok(record)
 }
 
@@ -95,11 +101,11 @@ fn create(plan: &VmPlan, foundation: &Path, context: &RuntimeContext) -> Result<
     fs::create_dir_all(directory).map_err(failed)?;
     let backing_file = relative(directory, foundation);
     let size_bytes = plan.definition.disk_bytes.max(Qcow2Header::read(foundation)?.virtual_bytes);
-    // A name in a directory of its own level, since the relative backing file counts from there.
     require_space(directory, &Peak { overlay: OVERLAY_BYTES, ..Peak::default() })?;
-    let temporary = tempfile::Builder::new().prefix(".overlay-").tempfile_in(directory).map_err(failed)?;
-    create_overlay(temporary.path(), &backing_file, size_bytes, &context.environment, &context.cancel)?;
-    temporary.as_file().sync_all().map_err(failed)?;
+    let temporary = new_beside(overlay).map_err(failed)?;
+    failpoint::reach(Point::OverlayBegun);
+    create_overlay(&temporary, &backing_file, size_bytes, &context.environment, &context.cancel)?;
+    File::open(&temporary).and_then(|disk| disk.sync_all()).map_err(failed)?;
     failpoint::reach(Point::OverlayMade);
     temporary.persist_noclobber(overlay).map_err(|error| failed(error.error))?;
     failpoint::reach(Point::OverlayPublished);
@@ -110,6 +116,21 @@ fn create(plan: &VmPlan, foundation: &Path, context: &RuntimeContext) -> Result<
         size_bytes,
     });
     Ok(())
+}
+
+/// An empty file beside the disk, which vanishes unless it gets the disk's name: the relative backing file counts from
+/// that directory. Always of the same name, so that what a killed castra left is found; the VM's lock is held.
+fn new_beside(overlay: &Path) -> io::Result<TempPath> {
+    let mut name = OsString::from(".");
+    name.push(overlay.file_name().unwrap_or_default());
+    name.push(".new");
+    let path = overlay.with_file_name(name);
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+    TempPath::try_from_path(path)
 }
 
 /// Makes the disk as large as the configuration asks for; never smaller, since that would cut data off.

@@ -91,6 +91,8 @@ fn up_one(
         context.reporter.report(&Event::Warning { message: warning.clone() });
     }
     let _lock = lock(vm, layout, context)?;
+    // What cannot go is in nobody's way.
+    let _ = files::remove_leftovers(layout.vm(vm).directory());
     let record = Record::load(layout, vm)?;
     if record.is_none()
         && let Some(qemu) = running_qemu(&layout.vm(vm).pidfile())

@@ -185,6 +185,23 @@ fn silence_after_the_header_is_a_failure_that_is_tried_again() {
     assert_eq!(server.requests().len(), 2);
 }
 
+/// The limit is on silence, not on the whole: a line that is slow is no line that is dead.
+#[test]
+fn a_byte_now_and_then_is_no_silence() {
+    const BYTES: usize = 512;
+    let content = payload(BYTES);
+    let server = Server::start(move |request| match request.number {
+        0 => Reply::file(request, &content, STRONG).cut(BYTES - 8),
+        _ => Reply::file(request, &content, STRONG).paced(1, Duration::from_millis(400)),
+    });
+    let mut fixture = Fixture::new();
+    fixture.patience.stall = Duration::from_secs(2);
+    let started = Instant::now();
+    fixture.ensure(&disk_image(&payload(BYTES), &[server.url("/disk")])).expect("is prepared");
+    assert!(started.elapsed() > fixture.patience.stall, "it took longer than the limit in all");
+    assert_eq!(server.requests().len(), 2);
+}
+
 #[test]
 fn a_server_that_asks_for_time_gets_it() {
     let bytes = payload(SIZE);
@@ -244,6 +261,19 @@ fn a_proxy_that_refuses_is_named_without_its_password() {
     let text = shown(error.expect_err("cannot connect"));
     assert!(text.contains(&format!("through the proxy 127.0.0.1:{closed}")), "{text}");
     assert!(!text.contains("secret"), "{text}");
+}
+
+#[test]
+fn a_proxy_that_answers_no_is_named() {
+    let proxy = Server::start(|_| Reply::new(403, b"not here"));
+    let address = proxy.url("").trim_start_matches("http://").to_owned();
+    let fixture = Fixture::with([("all_proxy", proxy.url("").as_str())]);
+    for scheme in ["http", "https"] {
+        let image = disk_image(&payload(4096), &[format!("{scheme}://example.invalid/disk")]);
+        let text = shown(fixture.ensure(&image).expect_err("is refused"));
+        assert!(text.contains(&format!("through the proxy {address}")), "{text}");
+    }
+    assert_eq!(proxy.requests().len(), 2, "a refusal is not tried again");
 }
 
 #[test]

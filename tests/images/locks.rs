@@ -3,57 +3,29 @@
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use castra::RuntimeContext;
-use castra::cancel::Cancel;
-use castra::context::Environment;
 use castra::error::{Explain, Kind};
-use castra::layout::ProjectLayout;
-use castra::managed::{ImageManager, ManagedImageSpec};
-use castra::report::{Event, Silent};
+use castra::managed::ImageManager;
+use castra::report::Event;
 
-use crate::fixture::{Fixture, disk_image, patience, payload, raw_of, shown, wait_until};
+use crate::fixture::{Fixture, disk_image, patience, payload, raw_of, wait_until};
 use crate::http::{Reply, Server};
+use crate::processes::Run;
 
 const SIZE: usize = 128 * 1024;
 
-/// What a helper process is to do, and where.
-pub(crate) const SPEC: &str = "CASTRA_TEST_SPEC";
-pub(crate) const STATE_ROOT: &str = "CASTRA_TEST_STATE_ROOT";
+/// The file that the process below is to lock.
 const LOCK: &str = "CASTRA_TEST_LOCK";
 
 /// A process of its own, run from other tests.
 #[test]
 #[ignore = "started by other tests"]
-fn helper() {
-    if let Ok(path) = std::env::var(LOCK) {
-        let file = std::fs::File::create(&path).expect("is made");
-        file.lock().expect("is free");
-        std::fs::write(format!("{path}.held"), b"").expect("writes");
-        // Until it is killed; its stdin ends with the process that started it.
-        std::io::copy(&mut std::io::stdin(), &mut std::io::sink()).expect("reads");
-        return;
-    }
-    let spec: ManagedImageSpec =
-        serde_json::from_str(&std::env::var(SPEC).expect("is given")).expect("is a description");
-    let project = ProjectLayout::new(std::env::var_os(STATE_ROOT).expect("is given").into());
-    let context = RuntimeContext::new(Environment::of_process(), std::sync::Arc::new(Silent), Cancel::new());
-    let manager = ImageManager::new(&project).with_patience(patience());
-    if let Err(error) = manager.ensure_image(&spec, &context) {
-        std::fs::write(project.state_root().join("error"), shown(error)).expect("writes");
-        panic!("is not prepared");
-    }
-}
-
-pub(crate) fn start_helper(fixture: &Fixture, variables: &[(&str, &str)]) -> Child {
-    Command::new(std::env::current_exe().expect("has a path"))
-        .args(["--exact", "locks::helper", "--ignored", "--quiet"])
-        .env("XDG_CACHE_HOME", fixture.cache().root().parent().expect("a parent"))
-        .envs(variables.iter().copied())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("starts")
+fn holder() {
+    let path = std::env::var(LOCK).expect("is given");
+    let file = std::fs::File::create(&path).expect("is made");
+    file.lock().expect("is free");
+    std::fs::write(format!("{path}.held"), b"").expect("writes");
+    // Until it is killed; its stdin ends with the process that started it.
+    std::io::copy(&mut std::io::stdin(), &mut std::io::sink()).expect("reads");
 }
 
 fn slow_server() -> Server {
@@ -86,21 +58,16 @@ fn twenty_threads_download_once() {
 }
 
 #[test]
-fn several_processes_download_once() {
+fn twenty_processes_download_once() {
     let server = slow_server();
     let image = disk_image(&payload(SIZE), &[server.url("/disk")]);
     let fixture = Fixture::new();
-    let spec = serde_json::to_string(&image).expect("is plain data");
-    let helpers: Vec<Child> = (0..6)
-        .map(|number| {
-            let project = fixture.project(&format!("project-{}", number / 2));
-            let state_root = project.state_root().to_str().expect("is UTF-8").to_owned();
-            start_helper(&fixture, &[(SPEC, &spec), (STATE_ROOT, &state_root)])
-        })
-        .collect();
-    for mut helper in helpers {
-        assert!(helper.wait().expect("ends").success());
-    }
+    std::thread::scope(|scope| {
+        let fixture = &fixture;
+        let run = |number| Run::of(&image).in_project(&format!("project-{}", number / 2)).start(fixture);
+        let runs: Vec<_> = (0..20).map(run).collect();
+        runs.into_iter().for_each(|run| drop(scope.spawn(|| run.end().expect("is prepared"))));
+    });
     assert_eq!(server.requests().len(), 1);
 }
 
@@ -110,7 +77,7 @@ fn who_waits_goes_on_when_the_holder_is_killed() {
     let image = disk_image(&payload(SIZE), &[server.url("/disk")]);
     let fixture = Fixture::new();
     let lock = fixture.cache().lock("image-disk-v1");
-    let mut holder = hold(&fixture, &lock);
+    let mut holder = hold(&lock);
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| fixture.ensure(&image));
         fixture.events.wait_for(|event| matches!(event, Event::Waiting { what } if what.contains("disk v1")));
@@ -125,7 +92,7 @@ fn who_waits_goes_on_when_the_holder_is_killed() {
 fn waiting_can_be_cancelled() {
     let fixture = Fixture::new();
     let image = disk_image(&payload(SIZE), &["http://example.invalid/disk".to_owned()]);
-    let mut holder = hold(&fixture, &fixture.cache().lock("image-disk-v1"));
+    let mut holder = hold(&fixture.cache().lock("image-disk-v1"));
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| fixture.ensure(&image));
         fixture.events.wait_for(|event| matches!(event, Event::Waiting { .. }));
@@ -138,10 +105,16 @@ fn waiting_can_be_cancelled() {
 }
 
 /// A process that holds a lock until it is killed.
-fn hold(fixture: &Fixture, lock: &std::path::Path) -> Child {
+fn hold(lock: &std::path::Path) -> Child {
     std::fs::create_dir_all(lock.parent().expect("a parent")).expect("a directory");
     let path = lock.to_str().expect("is UTF-8");
-    let holder = start_helper(fixture, &[(LOCK, path)]);
+    let holder = Command::new(std::env::current_exe().expect("has a path"))
+        .args(["--exact", "locks::holder", "--ignored", "--quiet"])
+        .env(LOCK, path)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("starts");
     wait_until(|| std::path::Path::new(&format!("{path}.held")).exists());
     holder
 }
@@ -156,14 +129,10 @@ fn a_castra_that_is_killed_leaves_a_partial_that_is_resumed() {
     let image = disk_image(&payload(SIZE), &[server.url("/disk")]);
     let mut fixture = Fixture::new();
     fixture.patience.stall = std::time::Duration::from_secs(60);
-    let spec = serde_json::to_string(&image).expect("is plain data");
-    let project = fixture.project("killed");
-    let state_root = project.state_root().to_str().expect("is UTF-8").to_owned();
-    let mut helper = start_helper(&fixture, &[(SPEC, &spec), (STATE_ROOT, &state_root)]);
+    let mut run = Run::of(&image).in_project("killed").start(&fixture);
     let length = || std::fs::metadata(fixture.partial(&image)).map_or(0, |metadata| metadata.len());
     wait_until(|| length() == SIZE as u64 / 2);
-    helper.kill().expect("is ours");
-    helper.wait().expect("ends");
+    run.kill();
     let paths = fixture.ensure(&image).expect("is prepared");
     assert_eq!(raw_of(&paths.disk), payload(SIZE));
     assert_eq!(server.ranges().last(), Some(&Some(format!("bytes={}-", SIZE / 2))));

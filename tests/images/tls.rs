@@ -8,20 +8,20 @@ use castra::managed::ManagedImageSpec;
 
 use crate::fixture::{Fixture, disk_image, payload, raw_of};
 use crate::http::{Reply, Server};
-use crate::locks::{SPEC, STATE_ROOT, start_helper};
+use crate::processes::Run;
 
 const SIZE: usize = 16 * 1024;
 
 /// A server of verbatim answers, ended when dropped.
-struct TlsServer {
+pub(crate) struct TlsServer {
     child: Child,
     port: String,
-    certificate: PathBuf,
+    pub(crate) certificate: PathBuf,
 }
 
 impl TlsServer {
     /// Serves these files: name, and whole answer with its header.
-    fn start(fixture: &Fixture, answers: &[(&str, &[u8])]) -> Self {
+    pub(crate) fn start(fixture: &Fixture, answers: &[(&str, &[u8])]) -> Self {
         let directory = fixture.path("tls");
         std::fs::create_dir(&directory).expect("a directory");
         for (name, answer) in answers {
@@ -60,7 +60,7 @@ impl TlsServer {
         Self { child, port: accepting.expect("it says where"), certificate: directory.join("cert.pem") }
     }
 
-    fn url(&self, name: &str) -> String {
+    pub(crate) fn url(&self, name: &str) -> String {
         format!("https://127.0.0.1:{}/{name}", self.port)
     }
 }
@@ -74,15 +74,11 @@ impl Drop for TlsServer {
 
 /// Has a process of its own prepare the image, for the trust store is a matter of its environment. The error, if any.
 fn ensure(fixture: &Fixture, image: &ManagedImageSpec, trusted: Option<&TlsServer>) -> Result<(), String> {
-    let spec = serde_json::to_string(image).expect("is plain data");
-    let project = fixture.project("project");
-    let state_root = project.state_root().to_str().expect("is UTF-8");
-    let mut variables = vec![(SPEC, spec.as_str()), (STATE_ROOT, state_root)];
-    let certificate = trusted.map(|server| server.certificate.to_str().expect("is UTF-8").to_owned());
-    variables.extend(certificate.as_deref().map(|path| ("SSL_CERT_FILE", path)));
-    let mut helper = start_helper(fixture, &variables);
-    helper.wait().expect("ends");
-    std::fs::read_to_string(project.state_root().join("error")).map_or(Ok(()), Err)
+    let run = Run::of(image);
+    match trusted {
+        Some(server) => run.with("SSL_CERT_FILE", &server.certificate).end(fixture),
+        None => run.end(fixture),
+    }
 }
 
 #[test]
@@ -102,7 +98,6 @@ fn a_trusted_server_is_used_and_may_not_redirect_to_plain_http() {
     assert!(error.contains("redirects from https to an unencrypted address"), "{error}");
     assert!(plain.requests().is_empty());
 
-    std::fs::remove_file(fixture.project("project").state_root().join("error")).expect("is there");
     ensure(&fixture, &disk_image(&bytes, &[server.url("disk")]), Some(&server)).expect("is prepared");
     let disk = fixture.project("project").images().image("disk", "v1").join("rootfs.qcow2");
     assert_eq!(raw_of(&disk), bytes);

@@ -49,8 +49,8 @@ enum End {
     Silence,
     /// The body again and again, until the client goes away.
     Repeat,
-    /// The body comes in pieces of this size, with short pauses between them.
-    Slow(usize),
+    /// The body comes in pieces of this size, with such pauses between them.
+    Slow(usize, Duration),
 }
 
 impl Reply {
@@ -121,8 +121,12 @@ impl Reply {
         self
     }
 
-    pub(crate) fn slowly(mut self, piece: usize) -> Self {
-        self.end = End::Slow(piece);
+    pub(crate) fn slowly(self, piece: usize) -> Self {
+        self.paced(piece, TICK)
+    }
+
+    pub(crate) fn paced(mut self, piece: usize, pause: Duration) -> Self {
+        self.end = End::Slow(piece, pause);
         self
     }
 
@@ -231,7 +235,7 @@ fn serve(mut stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
     stream.write_all(format!("{head}\r\n").as_bytes())?;
     let sent = |bytes: usize| shared.log.lock().expect("not poisoned")[index].1 += bytes as u64;
     let piece = match reply.end {
-        End::Slow(piece) => piece,
+        End::Slow(piece, _) => piece,
         _ => 16 * 1024,
     };
     loop {
@@ -247,14 +251,14 @@ fn serve(mut stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
                 stream.write_all(b"\r\n")?;
             }
             sent(piece.len());
-            if matches!(reply.end, End::Slow(_)) {
-                thread::sleep(TICK);
+            if let End::Slow(_, pause) = reply.end {
+                thread::sleep(pause);
             }
         }
         match reply.end {
             End::Repeat => {}
             End::Silence => return wait_for_end(&mut stream, shared),
-            End::Close | End::Slow(_) => break,
+            End::Close | End::Slow(..) => break,
         }
     }
     if reply.chunked && reply.whole {

@@ -1,18 +1,23 @@
-//! `cargo xtask demo | test | ci | bench`: the project's own commands. They install what they need.
+//! `cargo xtask demo | test | ci | bench | fuzz`: the project's own commands. They install what they need.
 
 mod bench;
 mod ci;
 mod demo;
+mod fuzz;
 mod run;
 mod tools;
 
 use std::process::ExitCode;
 
+use bench::Part;
+
 const USAGE: &str = "\
 cargo xtask demo          install QEMU if it is missing, build, start a VM in an empty directory, run a command in it
 cargo xtask test [ARGS]   install what tests need, run all of them; ARGS go to the test runner
 cargo xtask ci            formatting, lints, licences, documentation, all tests
-cargo xtask bench         how fast Castra is, as ratios against baselines measured in the same run";
+cargo xtask bench [images|boots]
+                          how fast Castra is, as ratios against baselines measured in the same run
+cargo xtask fuzz [SECS]   look for input that breaks a parser, so many seconds for each (60)";
 
 #[expect(clippy::print_stderr, reason = "a command line tool talks to its user")]
 fn main() -> ExitCode {
@@ -23,7 +28,11 @@ fn main() -> ExitCode {
         ("demo", []) => demo::run_demo(),
         ("test", rest) => ci::test(rest),
         ("ci", []) => ci::run_checks(),
-        ("bench", []) => bench::run_bench(),
+        ("bench", []) => bench::run_bench(&[Part::Images, Part::Boots]),
+        ("bench", [part]) if part == "images" => bench::run_bench(&[Part::Images]),
+        ("bench", [part]) if part == "boots" => bench::run_bench(&[Part::Boots]),
+        ("fuzz", []) => fuzz::run_fuzz("60"),
+        ("fuzz", [seconds]) if seconds.parse::<u32>().is_ok() => fuzz::run_fuzz(seconds),
         _ => Err(USAGE.to_owned()),
     };
     match outcome {

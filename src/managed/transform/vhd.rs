@@ -15,6 +15,36 @@ const CHECKSUM: std::ops::Range<usize> = 64..68;
 /// Where the footer keeps the kind of disk.
 const DISK_TYPE: std::ops::Range<usize> = 60..64;
 
+/// The kinds of VHD, by their number in the footer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VhdKind {
+    /// The raw disk, and then the footer.
+    Fixed = 2,
+    /// Blocks that are made when they are written to.
+    Dynamic = 3,
+    /// What is different from another VHD.
+    Differencing = 4,
+}
+
+/// Which kind of VHD this is the footer of.
+///
+/// # Errors
+/// What is wrong with it, as half a sentence.
+pub fn parse_vhd_footer(footer: &[u8; 512]) -> Result<VhdKind, &'static str> {
+    if !footer.starts_with(COOKIE) {
+        return Err("it has no footer");
+    }
+    if number_at(footer, CHECKSUM) != checksum(footer) {
+        return Err("its footer is damaged");
+    }
+    match number_at(footer, DISK_TYPE) {
+        2 => Ok(VhdKind::Fixed),
+        3 => Ok(VhdKind::Dynamic),
+        4 => Ok(VhdKind::Differencing),
+        _ => Err("its footer names no known kind of disk"),
+    }
+}
+
 /// The raw disk inside a fixed VHD: a view of the same file.
 pub(super) fn strip_footer(material: &Material) -> Result<Material, ImageError> {
     let not_vhd = |problem| TransformError::NotVhd { path: material.path.clone(), problem };
@@ -22,18 +52,13 @@ pub(super) fn strip_footer(material: &Material) -> Result<Material, ImageError> 
     let disk_bytes = disk_bytes.filter(|bytes| *bytes > 0).ok_or_else(|| not_vhd("it is too short"))?;
     let mut footer = [0; FOOTER_BYTES];
     files::open(&material.path)?.read_exact_at(&mut footer, disk_bytes).at("read", &material.path)?;
-    if !footer.starts_with(COOKIE) {
-        return Err(not_vhd("it has no footer").into());
-    }
-    if number_at(&footer, CHECKSUM) != checksum(&footer) {
-        return Err(not_vhd("its footer is damaged").into());
-    }
     let not_fixed = |kind| TransformError::NotFixedVhd { path: material.path.clone(), kind };
-    match number_at(&footer, DISK_TYPE) {
-        2 => Ok(Material { length: disk_bytes, whole: false, ..material.clone() }),
-        3 => Err(not_fixed("dynamic").into()),
-        4 => Err(not_fixed("differencing").into()),
-        _ => Err(not_vhd("its footer names no known kind of disk").into()),
+    match parse_vhd_footer(&footer).map_err(not_vhd)? {
+        VhdKind::Fixed => {
+            Ok(Material { path: material.path.clone(), length: disk_bytes, whole: false, sha256: None })
+        }
+        VhdKind::Dynamic => Err(not_fixed("dynamic").into()),
+        VhdKind::Differencing => Err(not_fixed("differencing").into()),
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::only_entry;
+use super::boots::only_entry;
 
 /// A plain boot that takes longer than this hangs.
 const LIMIT: Duration = Duration::from_secs(180);
@@ -128,7 +128,8 @@ fn plain_value(option: &str, value: &str, initramfs: &Path, overlay: &Path) -> O
     }
 }
 
-fn helper(program: &str, arguments: &[&str]) -> Result<String, String> {
+/// Runs a program of the system's and hands back what it says.
+pub(super) fn helper(program: &str, arguments: &[&str]) -> Result<String, String> {
     let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
     let output = Command::new(program).args(arguments).env("PATH", path).output();
     let output = output.map_err(|error| format!("{program}: {error}"))?;

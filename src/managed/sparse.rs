@@ -1,0 +1,91 @@
+//! Files whose zeros take no space.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+/// Zeros are left out of files in units of this size, the block size of the usual filesystems.
+const HOLE_BYTES: usize = 4096;
+const ZEROS: [u8; HOLE_BYTES] = [0; HOLE_BYTES];
+
+/// Writes bytes so that what is zero takes no space on disk.
+pub(super) struct SparseWriter {
+    file: File,
+    position: u64,
+}
+
+impl SparseWriter {
+    /// Writes into this file from here on. There must be nothing behind that position.
+    pub(super) fn new(file: File, position: u64) -> Self {
+        Self { file, position }
+    }
+
+    /// How long the file is, holes included.
+    pub(super) fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// The file, which is shorter than it should be if it ends in a hole.
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Gives the file its full length, should it end in a hole.
+    pub(super) fn settle(&self) -> io::Result<()> {
+        self.file.set_len(self.position)
+    }
+
+    /// Forgets everything.
+    pub(super) fn restart(&mut self) -> io::Result<()> {
+        self.position = 0;
+        self.file.set_len(0)
+    }
+
+    /// Writes at the end, what is not zero in as few pieces as it lies.
+    pub(super) fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let mut run = 0..0;
+        while run.end < bytes.len() {
+            let block = block_at(self.position + run.end as u64, &bytes[run.end..]);
+            let end = run.end + block.len();
+            if *block == ZEROS[..block.len()] {
+                self.file.write_all_at(&bytes[run.clone()], self.position + run.start as u64)?;
+                run.start = end;
+            }
+            run.end = end;
+        }
+        self.file.write_all_at(&bytes[run.clone()], self.position + run.start as u64)?;
+        self.position += bytes.len() as u64;
+        Ok(())
+    }
+}
+
+/// The first of these bytes, up to the end of the filesystem's block that they start in.
+fn block_at(position: u64, bytes: &[u8]) -> &[u8] {
+    let into_block = usize::try_from(position % HOLE_BYTES as u64).unwrap_or(0);
+    &bytes[..bytes.len().min(HOLE_BYTES - into_block)]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use crate::cancel::Cancel;
+    use crate::managed::digest::Hasher;
+    use crate::managed::files::{copy_sparse, create_new, sha256};
+
+    #[test]
+    fn zeros_become_holes_and_come_back_as_zeros() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("sparse");
+        let mut bytes = vec![0; 4 << 20];
+        bytes[1 << 20] = 7;
+        let mut hasher = Hasher::sha256();
+        let file = create_new(&path).expect("is made");
+        let length = copy_sparse(bytes.as_slice(), file, &mut hasher, &Cancel::new()).expect("copies");
+        assert_eq!(length, bytes.len() as u64);
+        assert!(std::fs::read(&path).expect("reads") == bytes);
+        let on_disk = std::fs::metadata(&path).expect("is there").blocks() * 512;
+        assert!(on_disk < 1 << 20, "{on_disk} bytes on disk");
+        assert_eq!(hasher.finish().hex(), sha256(&path, &Cancel::new()).expect("reads"));
+    }
+}

@@ -1,0 +1,47 @@
+//! Parsers of what comes from outside, tried with spoilt input: a bounded time each, on every run.
+
+mod mutate;
+mod seeds;
+mod targets;
+
+use std::time::{Duration, Instant};
+
+use mutate::Mutator;
+
+/// How long each target is tried.
+const LIMIT: Duration = Duration::from_secs(3);
+/// The name of a variable that gives another number of seconds.
+const SECONDS: &str = "CASTRA_FUZZ_SECS";
+
+/// Tries a target with these inputs and spoilt ones. The input of a failure is shown.
+fn try_out(target: fn(&[u8]), seeds: &[Vec<u8>]) {
+    let seconds = std::env::var(SECONDS).ok().and_then(|text| text.parse().ok()).map(Duration::from_secs);
+    let end = Instant::now() + seconds.unwrap_or(LIMIT);
+    let mut mutator = Mutator::new(seeds);
+    seeds.iter().for_each(|seed| target(seed));
+    while Instant::now() < end {
+        let input = mutator.next_input();
+        let outcome = std::panic::catch_unwind(|| target(&input));
+        assert!(outcome.is_ok(), "this input: b\"{}\"", input.escape_ascii());
+    }
+}
+
+#[test]
+fn vhd_footers() {
+    try_out(targets::vhd_footer, &seeds::vhd_footers());
+}
+
+#[test]
+fn manifests() {
+    try_out(targets::manifest, &seeds::manifests());
+}
+
+#[test]
+fn configurations() {
+    try_out(targets::config, &seeds::configurations());
+}
+
+#[test]
+fn control_messages() {
+    try_out(targets::control_port, &seeds::control_messages());
+}

@@ -1,0 +1,64 @@
+//! Inputs that are right: what spoilt ones are made from.
+
+use castra::managed::{Catalog, Manifest};
+use castra_wire::{
+    Errand, GuestMessage, HostMessage, PROTOCOL_VERSION, Personality, Secret, Stage, StageReached, encode,
+};
+
+const REFERENCE: &str = include_str!("../../docs/config.md");
+
+/// One of each kind.
+pub(crate) fn vhd_footers() -> Vec<Vec<u8>> {
+    let footer = |kind: u8| {
+        let mut footer = vec![0_u8; 512];
+        footer[..8].copy_from_slice(b"conectix");
+        footer[63] = kind;
+        let sum: u32 = footer.iter().map(|byte| u32::from(*byte)).sum();
+        footer[64..68].copy_from_slice(&(!sum).to_be_bytes());
+        footer
+    };
+    (0..6).map(footer).collect()
+}
+
+/// Without files: how files are written is no secret, see the manifest's own tests.
+pub(crate) fn manifests() -> Vec<Vec<u8>> {
+    let of = |image| Manifest::new(image, Vec::new()).to_text();
+    Catalog::builtin().images().iter().map(of).collect()
+}
+
+/// The examples of the reference.
+pub(crate) fn configurations() -> Vec<Vec<u8>> {
+    let blocks = REFERENCE.split("```toml\n").skip(1);
+    blocks.filter_map(|rest| rest.split("```").next()).map(|block| block.as_bytes().to_vec()).collect()
+}
+
+/// One of each message, and all of a conversation.
+pub(crate) fn control_messages() -> Vec<Vec<u8>> {
+    let personality = Personality {
+        time_unix_ns: 1,
+        entropy: Secret::new(vec![7; 32]),
+        hostname: "vm".to_owned(),
+        host_key: Secret::new(b"key".to_vec()),
+        authorized_keys: vec!["ssh-ed25519 AAAA".to_owned()],
+    };
+    let reached = StageReached { stage: Stage::Ready, uptime_ms: 5 };
+    let hello = GuestMessage::Hello {
+        protocol: PROTOCOL_VERSION,
+        agent_version: "1".to_owned(),
+        kernel: "6".to_owned(),
+        personalised: false,
+        stages: vec![reached],
+    };
+    let failed = GuestMessage::Failed { errand: Errand::Network, reason: "none".to_owned() };
+    let mut messages = vec![
+        encode(&HostMessage::Attach),
+        encode(&HostMessage::Personalise(personality)),
+        encode(&HostMessage::PowerOff),
+        encode(&hello),
+        encode(&GuestMessage::Stage(reached)),
+        encode(&GuestMessage::Personalised),
+        encode(&failed),
+    ];
+    messages.push(messages.concat());
+    messages
+}

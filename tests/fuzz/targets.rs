@@ -1,0 +1,74 @@
+//! What is tried with any bytes whatever: parsers of what comes from outside. None may panic, and what is read must mean
+//! what was written. `fuzz/` runs the same functions under libFuzzer.
+
+use std::path::Path;
+
+use castra::config::{Surroundings, parse};
+use castra::managed::{Manifest, VhdKind, parse_vhd_footer};
+use castra_wire::{GuestMessage, HostMessage, Lines, MAX_LINE_BYTES, decode, encode};
+
+/// The last 512 bytes of a VHD.
+pub(crate) fn vhd_footer(data: &[u8]) {
+    let mut footer = [0; 512];
+    let length = data.len().min(footer.len());
+    footer[..length].copy_from_slice(&data[..length]);
+    let Ok(kind) = parse_vhd_footer(&footer) else {
+        return;
+    };
+    assert_eq!(footer[60..64], [0, 0, 0, kind as u8], "{kind:?}");
+    // The checksum holds all of it.
+    for at in [0, 60, 63, 64, 100, 511] {
+        let mut changed = footer;
+        changed[at] ^= 1;
+        assert!(parse_vhd_footer(&changed).is_err(), "byte {at} counts");
+    }
+    assert!(matches!(kind, VhdKind::Fixed | VhdKind::Dynamic | VhdKind::Differencing));
+}
+
+/// `manifest.json`.
+pub(crate) fn manifest(data: &[u8]) {
+    if let Ok(manifest) = Manifest::parse(data) {
+        let text = manifest.to_text();
+        assert_eq!(Manifest::parse(&text).as_ref(), Ok(&manifest));
+    }
+}
+
+/// `castra.toml`, and whatever is said about it.
+pub(crate) fn config(data: &[u8]) {
+    let known_images = [("alpine-minimal", "v1"), ("alpine-pypi", "v1")];
+    let surroundings = Surroundings { home: Some(Path::new("/home/ada")), known_images: &known_images };
+    let text = String::from_utf8_lossy(data);
+    match parse(&text, Path::new("/project/castra.toml"), &surroundings) {
+        Ok(project) => assert!(!project.vms.is_empty(), "a project has a VM"),
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
+}
+
+/// The control port: a stream of lines, in whatever pieces it comes, and the messages in them.
+pub(crate) fn control_port(data: &[u8]) {
+    let at_once = lines(data, data.len().max(1));
+    let piece = data.first().map_or(1, |byte| usize::from(*byte) + 1);
+    assert_eq!(lines(data, piece), at_once, "in pieces of {piece}");
+    for line in at_once.into_iter().flatten() {
+        if let Ok(message) = decode::<HostMessage>(&line) {
+            assert_eq!(decode::<HostMessage>(&encode(&message)).ok(), Some(message));
+        }
+        if let Ok(message) = decode::<GuestMessage>(&line) {
+            assert_eq!(decode::<GuestMessage>(&encode(&message)).ok(), Some(message));
+        }
+    }
+}
+
+/// The lines of a stream; nothing for one that is too long.
+fn lines(data: &[u8], piece: usize) -> Vec<Option<Vec<u8>>> {
+    let (mut lines, mut found) = (Lines::new(), Vec::new());
+    for piece in data.chunks(piece) {
+        lines.push(piece);
+        while let Some(line) = lines.next_line() {
+            let line = line.ok().map(<[u8]>::to_vec);
+            assert!(line.as_ref().is_none_or(|line| line.len() <= MAX_LINE_BYTES));
+            found.push(line);
+        }
+    }
+    found
+}

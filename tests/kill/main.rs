@@ -1,0 +1,35 @@
+//! `kill -9` at every named point: the next run succeeds by itself, ends with the same bytes, and leaves nothing behind.
+//!
+//! A point that a run passes several times is another crash each time, so each visit has its own kill.
+
+#[allow(dead_code, reason = "made for the tests of images; this one uses a part")]
+#[path = "../images/fixture.rs"]
+mod fixture;
+#[allow(dead_code, reason = "made for the tests of images; this one uses a part")]
+#[path = "../support/http.rs"]
+mod http;
+mod images;
+mod parked;
+#[path = "../support/mod.rs"]
+mod support;
+mod tree;
+#[allow(dead_code, reason = "made for the tests of images; this one uses a part")]
+#[path = "../images/vhd.rs"]
+mod vhd;
+mod vms;
+#[allow(dead_code, reason = "made for the tests of images; this one uses a part")]
+#[path = "../images/wheels.rs"]
+mod wheels;
+
+use castra::failpoint::Point;
+
+/// The groups that the tests of this binary go through.
+const TRIED: [&[Point]; 5] =
+    [Point::DOWNLOAD, Point::COLLECT, Point::TRANSFORM, Point::PUBLISH, Point::OVERLAY];
+
+#[test]
+fn no_point_is_left_out() {
+    let tried: Vec<Point> = TRIED.concat();
+    let missing: Vec<&Point> = Point::ALL.iter().filter(|point| !tried.contains(point)).collect();
+    assert!(missing.is_empty(), "nobody kills at {missing:?}");
+}

@@ -1,0 +1,77 @@
+//! A process that is parked at a point and killed there.
+
+use std::path::Path;
+use std::process::{Child, Command, Output};
+use std::time::Duration;
+
+use castra::failpoint::Point;
+
+use crate::support::eventually;
+
+/// More visits than this are a loop.
+const MAX_VISITS: usize = 40;
+/// A run that takes longer than this hangs.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// Kills a run at each visit to a point. `start` makes the surroundings and the command, `after` looks at what a killed
+/// run left and runs once more; the last run, which has no such visit any more, ends by itself.
+#[expect(clippy::print_stdout, reason = "the runner shows it for a test that fails")]
+pub(crate) fn kill_at_each_visit<T>(
+    point: Point,
+    start: impl Fn() -> (T, Command),
+    after: impl Fn(&T, &str),
+) {
+    for visit in 1..=MAX_VISITS {
+        let (surroundings, command) = start();
+        let name = format!("{}:{visit}", point.name());
+        if !is_killed(command, &name) {
+            assert!(visit > 1, "nobody comes to {}", point.name());
+            return;
+        }
+        println!("killed at {name}");
+        after(&surroundings, &name);
+    }
+    panic!("{} is visited again and again", point.name());
+}
+
+/// Whether the run came to that visit, and was killed there; one that did not must have succeeded.
+fn is_killed(mut command: Command, visit: &str) -> bool {
+    let parked = tempfile::Builder::new().prefix("castra-parked-").tempdir().expect("a directory");
+    let file = parked.path().join("here");
+    command.env("CASTRA_PARK_AT", visit).env("CASTRA_PARK_FILE", &file);
+    let mut child = Guard(command.spawn().expect("starts"));
+    let mut ended = None;
+    eventually(&format!("{visit} or the end"), LIMIT, || {
+        ended = child.0.try_wait().expect("is ours");
+        ended.is_some() || is_written(&file)
+    });
+    match ended {
+        Some(status) => assert!(status.success(), "{visit}: {status}"),
+        None => {
+            child.0.kill().expect("is ours");
+            child.0.wait().expect("ends");
+        }
+    }
+    ended.is_none()
+}
+
+fn is_written(file: &Path) -> bool {
+    std::fs::metadata(file).is_ok_and(|metadata| metadata.len() > 0)
+}
+
+/// Runs a command to its end, which must be a success.
+pub(crate) fn succeeds(mut command: Command, visit: &str) {
+    let Output { status, stderr, .. } = command.output().expect("runs");
+    assert!(status.success(), "after a kill at {visit}: {status}\n{}", String::from_utf8_lossy(&stderr));
+}
+
+/// Ends with the test, even one that fails.
+struct Guard(Child);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        // One that has ended already is fine.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

@@ -1,0 +1,57 @@
+//! A VM's disk and record, made by the real `castra`.
+
+use std::fs;
+use std::process::{Command, Stdio};
+
+use castra::failpoint::Point;
+
+use crate::parked::{kill_at_each_visit, succeeds};
+use crate::support::{Project, tool};
+
+/// A VM of the user's own disk, which is empty: what it boots does not matter here.
+const CONFIGURATION: &str = "[[vms]]\nname = \"vm\"\nbase_image = \"base.qcow2\"\nmemory = \"128 MiB\"\n";
+
+fn project() -> Project {
+    let project = Project::isolated();
+    project.write("castra.toml", CONFIGURATION);
+    let base = project.path().join("base.qcow2");
+    tool("qemu-img", &["create", "-q", "-f", "qcow2", base.to_str().expect("is UTF-8"), "1M"]);
+    project
+}
+
+fn up(project: &Project) -> Command {
+    let mut command = project.castra(&["up", "--no-wait"]);
+    command.env("CASTRA_ACCELERATOR", "tcg").stdout(Stdio::null()).stderr(Stdio::piped());
+    command
+}
+
+/// All names below `.castra/`, but for those in `logs/`.
+fn names(project: &Project) -> Vec<String> {
+    let state = project.path().join(".castra");
+    let directories = [state.clone(), state.join("vms"), state.join("vms/vm")];
+    let entries = directories.iter().flat_map(|directory| fs::read_dir(directory).expect("reads"));
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.expect("reads").file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_disk_is_made_once_and_recorded() {
+    let undisturbed = project();
+    succeeds(up(&undisturbed), "no point");
+    let expected = names(&undisturbed);
+    for point in Point::OVERLAY {
+        let start = || {
+            let project = project();
+            let command = up(&project);
+            (project, command)
+        };
+        kill_at_each_visit(*point, start, |project, visit| {
+            succeeds(up(project), visit);
+            assert_eq!(names(project), expected, "after a kill at {visit}");
+            let overlay = project.path().join(".castra/vm-overlay.qcow2");
+            tool("qemu-img", &["check", "-q", "-U", overlay.to_str().expect("is UTF-8")]);
+        });
+    }
+}
