@@ -1,5 +1,6 @@
-//! `qemu-img`: making and growing a VM's own disk.
+//! Making and growing a VM's own disk.
 
+use std::fs::OpenOptions;
 use std::path::Path;
 
 use crate::cancel::Cancel;
@@ -7,45 +8,23 @@ use crate::command::{self, Invocation};
 use crate::context::Environment;
 
 use super::error::QemuError;
+use super::overlay;
 
-/// Makes a qcow2 of `size_bytes` at `overlay` that stands on `backing_file`. The name is written as given: a relative
-/// one is relative to the overlay's directory, so that the project can be moved.
+/// Makes the empty file at `path` a qcow2 of `size_bytes` that stands on `backing_file`. The name is written as given and
+/// not looked at: a relative one counts from the overlay's directory, so that the project can be moved.
 ///
 /// # Errors
-/// [`QemuError::NotInstalled`], [`QemuError::MakeDisk`], [`QemuError::Interrupted`].
-pub fn create_overlay(
-    overlay: &Path,
-    backing_file: &Path,
-    size_bytes: u64,
-    environment: &Environment,
-    cancel: &Cancel,
-) -> Result<(), QemuError> {
-    let arguments = ["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"];
-    let invocation = qemu_img(environment)?.args(arguments).arg(backing_file).arg(overlay);
-    run(invocation.arg(size_bytes.to_string()), overlay, cancel)
-}
-
-/// Makes a qcow2 of `size_bytes` at `layer` that names a backing file without looking at it: the name is right where the
-/// layer will be used, and may lead nowhere from here.
-///
-/// # Errors
-/// As for [`create_overlay`].
-pub fn create_layer(
-    layer: &Path,
-    backing_file: &Path,
-    size_bytes: u64,
-    environment: &Environment,
-    cancel: &Cancel,
-) -> Result<(), QemuError> {
-    let arguments = ["create", "-q", "-u", "-f", "qcow2", "-F", "qcow2", "-b"];
-    let invocation = qemu_img(environment)?.args(arguments).arg(backing_file).arg(layer);
-    run(invocation.arg(size_bytes.to_string()), layer, cancel)
+/// [`QemuError::File`].
+pub fn create_overlay(path: &Path, backing_file: &Path, size_bytes: u64) -> Result<(), QemuError> {
+    let failed = |source| QemuError::File { action: "create", path: path.to_owned(), source };
+    let mut file = OpenOptions::new().write(true).open(path).map_err(failed)?;
+    overlay::write(&mut file, backing_file, size_bytes).and_then(|()| file.sync_all()).map_err(failed)
 }
 
 /// Makes a qcow2 `size_bytes` large. Its content stays; the file may only grow.
 ///
 /// # Errors
-/// As for [`create_overlay`].
+/// [`QemuError::NotInstalled`], [`QemuError::MakeDisk`], [`QemuError::Interrupted`].
 pub fn resize_disk(
     disk: &Path,
     size_bytes: u64,

@@ -17,7 +17,7 @@ use crate::guest::{ControlPort, append_agent};
 use crate::layout::{CacheLayout, SocketsLayout, TemplateLayout, TemplatesLayout};
 use crate::managed::sha256_of;
 use crate::qemu::{
-    Boot, Disk, Launch, MachineSpec, Memory, QemuBinary, Qmp, create_layer, ignore_shared_memory, launch,
+    Boot, Disk, Launch, MachineSpec, Memory, QemuBinary, Qmp, create_overlay, ignore_shared_memory, launch,
     running_qemu, save_state,
 };
 
@@ -104,7 +104,8 @@ fn make(
     let (context, disk_bytes) = (request.context, request.ingredients.disk_bytes);
     files::create_private_directory(work.directory()).map_err(file_error("create", work.directory()))?;
     append_agent(request.image_initramfs, &work.initramfs())?;
-    create_layer(&work.disk(), request.backing_file, disk_bytes, &context.environment, &context.cancel)?;
+    File::create(work.disk()).map_err(file_error("create", &work.disk()))?;
+    create_overlay(&work.disk(), request.backing_file, disk_bytes)?;
     let spec = machine(request, work);
     make_memory_file(&work.memory(), spec.memory_mib)?;
     let started = Instant::now();

@@ -104,8 +104,7 @@ fn create(plan: &VmPlan, foundation: &Path, context: &RuntimeContext) -> Result<
     require_space(directory, &Peak { overlay: OVERLAY_BYTES, ..Peak::default() })?;
     let temporary = new_beside(overlay).map_err(failed)?;
     failpoint::reach(Point::OverlayBegun);
-    create_overlay(&temporary, &backing_file, size_bytes, &context.environment, &context.cancel)?;
-    File::open(&temporary).and_then(|disk| disk.sync_all()).map_err(failed)?;
+    create_overlay(&temporary, &backing_file, size_bytes)?;
     failpoint::reach(Point::OverlayMade);
     temporary.persist_noclobber(overlay).map_err(|error| failed(error.error))?;
     failpoint::reach(Point::OverlayPublished);

@@ -35,6 +35,7 @@ pub(crate) fn configurations() -> Vec<Vec<u8>> {
 /// One of each message, and all of a conversation.
 pub(crate) fn control_messages() -> Vec<Vec<u8>> {
     let personality = Personality {
+        machine_id: "0".repeat(32),
         time_unix_ns: 1,
         entropy: Secret::new(vec![7; 32]),
         hostname: "vm".to_owned(),

@@ -17,6 +17,7 @@ mod tree;
 #[path = "../images/vhd.rs"]
 mod vhd;
 mod vms;
+mod warm;
 #[allow(dead_code, reason = "made for the tests of images; this one uses a part")]
 #[path = "../images/wheels.rs"]
 mod wheels;
@@ -24,8 +25,15 @@ mod wheels;
 use castra::failpoint::Point;
 
 /// The groups that the tests of this binary go through.
-const TRIED: [&[Point]; 5] =
-    [Point::DOWNLOAD, Point::COLLECT, Point::TRANSFORM, Point::PUBLISH, Point::OVERLAY];
+const TRIED: [&[Point]; 7] = [
+    Point::DOWNLOAD,
+    Point::COLLECT,
+    Point::TRANSFORM,
+    Point::PUBLISH,
+    Point::OVERLAY,
+    Point::BAKE,
+    Point::RESTORE,
+];
 
 #[test]
 fn no_point_is_left_out() {

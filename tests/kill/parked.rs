@@ -35,7 +35,7 @@ pub(crate) fn kill_at_each_visit<T>(
 }
 
 /// Whether the run came to that visit, and was killed there; one that did not must have succeeded.
-fn is_killed(mut command: Command, visit: &str) -> bool {
+pub(crate) fn is_killed(mut command: Command, visit: &str) -> bool {
     let parked = tempfile::Builder::new().prefix("castra-parked-").tempdir().expect("a directory");
     let file = parked.path().join("here");
     command.env("CASTRA_PARK_AT", visit).env("CASTRA_PARK_FILE", &file);

@@ -62,6 +62,7 @@ async fn converse(agent: &mut Agent, news: &mut UnboundedReceiver<News>) -> io::
         for answer in &answers {
             port.send(answer)?;
         }
+        agent.write_identity_if_due();
     }
 }
 
@@ -104,6 +105,8 @@ struct Agent {
     stages: Vec<StageReached>,
     milestones: Vec<Milestone>,
     identity: Option<Identity>,
+    /// Files of the root do not say it yet.
+    is_identity_due: bool,
     failures: Vec<GuestMessage>,
     newsroom: Newsroom,
     powering_off: bool,
@@ -125,6 +128,7 @@ impl Agent {
             stages: vec![reached_now(Stage::Initramfs)],
             milestones: Vec::new(),
             identity: None,
+            is_identity_due: false,
             failures: Vec::new(),
             newsroom,
             powering_off: false,
@@ -187,7 +191,7 @@ impl Agent {
         }
         let Personality { hostname, machine_id, .. } = personality;
         self.identity = Some(Identity { hostname, machine_id });
-        self.write_identity();
+        self.is_identity_due = true;
         let mut answers = vec![GuestMessage::Personalised];
         answers.extend(self.ready_if_all_is_there());
         answers
@@ -202,7 +206,7 @@ impl Agent {
             Milestone::Network | Milestone::Size | Milestone::Ssh => None,
         };
         if matches!(milestone, Milestone::Root | Milestone::Services) {
-            self.write_identity();
+            self.is_identity_due = true;
         }
         self.settle_if_all_is_there();
         let mut answers: Vec<_> = reached.map(|stage| self.record(stage)).into_iter().collect();
@@ -225,7 +229,13 @@ impl Agent {
 
     /// The image's scripts set the name from `/etc/hostname` during boot: either they find the new one there, or they
     /// have read it before and the name is set once more when they are done.
-    fn write_identity(&self) {
+    ///
+    /// The host has its answer before: writing files for the first time costs an emulated CPU as much as all the rest.
+    /// No command can come in between, since one thread does it all.
+    fn write_identity_if_due(&mut self) {
+        if !std::mem::take(&mut self.is_identity_due) {
+            return;
+        }
         let Some(identity) = self.identity.as_ref().filter(|_| self.milestones.contains(&Milestone::Root))
         else {
             return;

@@ -1,0 +1,48 @@
+//! Warm templates and the VMs that go on from them.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use castra::failpoint::Point;
+
+use crate::parked::is_killed;
+use crate::support::{Project, linked_cache};
+
+fn up(project: &Project) -> Command {
+    let mut command = project.castra(&["up"]);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    command
+}
+
+/// Names below the templates' directory that are no finished template.
+fn unfinished(cache: &Path) -> Vec<String> {
+    let entries = fs::read_dir(cache.join("castra/templates")).expect("reads");
+    let paths = entries.map(|entry| entry.expect("reads").path());
+    paths.filter(|path| !path.join("template.json").exists()).map(|path| path.display().to_string()).collect()
+}
+
+#[test]
+fn a_template_in_the_making_leaves_nothing() {
+    for point in Point::BAKE {
+        let cache = linked_cache();
+        fs::remove_dir_all(cache.path().join("castra/templates")).expect("removed");
+        let project = Project::with_cache(cache.path().to_owned());
+        assert!(is_killed(up(&project), point.name()), "nobody comes to {}", point.name());
+        project.run(&["up"]).ok().says("going on from its warm template");
+        project.run(&["exec", "--", "true"]).ok();
+        assert_eq!(unfinished(cache.path()), Vec::<String>::new(), "after a kill at {}", point.name());
+    }
+}
+
+#[test]
+fn a_vm_that_was_going_on_comes_up() {
+    let cache = linked_cache();
+    for point in Point::RESTORE {
+        let project = Project::with_cache(cache.path().to_owned());
+        assert!(is_killed(up(&project), point.name()), "nobody comes to {}", point.name());
+        project.run(&["up"]).ok();
+        let said = project.run(&["exec", "--", "cat", "/etc/hostname"]).ok().text();
+        assert_eq!(said, "alpine-minimal\n", "after a kill at {}", point.name());
+    }
+}
