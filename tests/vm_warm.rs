@@ -114,6 +114,7 @@ fn a_flipped_bit_is_noticed_and_the_template_made_anew() {
     let cache = linked_cache();
     let project = Project::with_cache(cache.path().to_owned());
     replace(&template(cache.path()).join("memory.img"), |bytes| bytes[12345] ^= 1);
+    project.run(&["template", "verify"]).code(65).says("has a memory that is missing or was changed");
     project
         .run(&["up"])
         .ok()
@@ -121,6 +122,13 @@ fn a_flipped_bit_is_noticed_and_the_template_made_anew() {
         .says("preparing a warm template")
         .says(WARM);
     project.run(&["exec", "--", "true"]).ok();
+    assert!(project.run(&["template", "verify"]).ok().text().contains("ready"));
+    // A running VM needs its template no more than its cache.
+    project.run(&["template", "prune", "--all"]).ok();
+    project.run(&["exec", "--", "true"]).ok();
+    project.run(&["template", "list"]).ok().says("no warm template");
+    project.run(&["down"]).ok();
+    project.run(&["up"]).ok();
 }
 
 #[test]

@@ -70,6 +70,8 @@ pub(super) enum Command {
     Ports(Ports),
     /// Look at managed images, fetch, check, carry and remove them
     Image(Image),
+    /// Look at warm templates, from which fresh VMs go on
+    Template(Template),
     /// Print a configuration for ssh, scp, rsync, editors and Ansible
     SshConfig(SshConfig),
 }
@@ -269,6 +271,34 @@ pub(super) enum ImageCommand {
         /// Also remove downloads whose images are in projects; to make those again, they are fetched again
         #[arg(long)]
         downloads: bool,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Template {
+    /// Print the result as JSON
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+    #[command(subcommand)]
+    pub(super) command: TemplateCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum TemplateCommand {
+    /// Show the templates there are and what they take
+    List,
+    /// Hash every file of every template
+    Verify,
+    /// Remove templates that another castra or another QEMU made, and damaged ones
+    ///
+    /// VMs are left alone, running or not. A template that is needed again is made again, by one longer boot.
+    Prune {
+        /// Remove all templates
+        #[arg(long)]
+        all: bool,
+        /// Only show what would be removed
+        #[arg(long)]
+        dry_run: bool,
     },
 }
 

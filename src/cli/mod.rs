@@ -18,6 +18,7 @@ mod project;
 mod ssh_config;
 mod status;
 mod table;
+mod template;
 mod terminal;
 mod units;
 mod up;
@@ -72,6 +73,7 @@ fn run(args: &Args, environment: Environment, printer: &Arc<Printer>) -> Result<
         Command::Logs(logs) => logs::run(logs, args, &context, printer),
         Command::Ports(ports) => ports::run(ports, args, &context, printer),
         Command::Image(image) => image::run(image, args, &context, printer),
+        Command::Template(template) => template::run(template, &context, printer),
         Command::SshConfig(ssh_config) => ssh_config::run(ssh_config, args, &context, printer),
     }
 }

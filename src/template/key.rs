@@ -66,6 +66,11 @@ impl Ingredients {
         }
     }
 
+    /// Whether this very castra could have made it: its way, and its agent.
+    pub(super) fn is_of_this_castra(&self) -> bool {
+        self.format == FORMAT && self.agent == AGENT_SHA256
+    }
+
     /// The key: 32 hexadecimal digits.
     pub fn key(&self) -> String {
         // Our own type of strings and numbers: it cannot fail to be written.

@@ -18,10 +18,12 @@ mod error;
 mod key;
 mod manifest;
 mod memory;
+mod prune;
 mod store;
 
 pub use bake::{BakeRequest, bake};
 pub use error::TemplateError;
 pub use key::Ingredients;
 pub use manifest::{TemplateFile, TemplateManifest};
+pub use prune::{Use, prune, use_of};
 pub use store::{Damage, Refusal, Template, discard, list, refusal, refuse};

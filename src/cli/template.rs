@@ -1,0 +1,164 @@
+//! `castra template`: what warm templates there are, whether they are whole, and making room.
+
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+
+use crate::context::RuntimeContext;
+use crate::error::{Kind, Result};
+use crate::qemu::QemuBinary;
+use crate::template::{self, Template as Opened, TemplateManifest, Use};
+
+use super::args::{Template, TemplateCommand};
+use super::error::CliError;
+use super::exit;
+use super::printer::Printer;
+use super::table::table;
+use super::units::{gibibytes, megabytes, span};
+
+/// Version of the JSON.
+const JSON_VERSION: u32 = 1;
+
+#[derive(Serialize)]
+struct Output {
+    version: u32,
+    templates: Vec<Entry>,
+}
+
+#[derive(Serialize)]
+struct Entry {
+    key: String,
+    image: Label,
+    accelerator: &'static str,
+    cpus: u32,
+    memory_mib: u64,
+    disk_bytes: u64,
+    made_unix_ms: u64,
+    allocated_bytes: u64,
+    /// `ready`, `outdated` or `damaged`.
+    state: &'static str,
+}
+
+#[derive(Serialize)]
+struct Label {
+    name: String,
+    version: String,
+}
+
+/// Runs one subcommand.
+pub(super) fn run(template: &Template, context: &RuntimeContext, printer: &Printer) -> Result<ExitCode> {
+    let found = template::list(&context.cache.templates());
+    // Without QEMU nothing is outdated on its account.
+    let qemu = QemuBinary::find(&context.environment).ok();
+    match template.command {
+        TemplateCommand::List => {
+            if found.is_empty() {
+                printer.tip("There is no warm template yet. `castra up` makes one when it starts the first VM of a shape.");
+            }
+            show(&found, qemu.as_ref(), template.json, context, printer)
+        }
+        TemplateCommand::Verify => verify(&found, qemu.as_ref(), template.json, context, printer),
+        TemplateCommand::Prune { all, dry_run } => {
+            let entries = entries(&found, qemu.as_ref(), context);
+            let gone = template::prune(&context.cache, qemu.as_ref(), all, dry_run, &context.cancel)?;
+            let freed: u64 = gone.iter().map(TemplateManifest::allocated_bytes).sum();
+            printer.success(&match (gone.is_empty(), dry_run) {
+                (true, _) => "nothing to remove".to_owned(),
+                (false, true) => format!("{} would be freed", megabytes(freed)),
+                (false, false) => format!("{} are free again", megabytes(freed)),
+            });
+            let entries = entries.into_iter().filter(|entry| gone.iter().any(|one| one.key == entry.key));
+            print(entries.collect(), template.json, printer)
+        }
+    }
+}
+
+fn show(
+    found: &[TemplateManifest],
+    qemu: Option<&QemuBinary>,
+    json: bool,
+    context: &RuntimeContext,
+    printer: &Printer,
+) -> Result<ExitCode> {
+    print(entries(found, qemu, context), json, printer)
+}
+
+/// Hashes every file of every template. A damaged one is told; the next VM of its shape makes it anew.
+fn verify(
+    found: &[TemplateManifest],
+    qemu: Option<&QemuBinary>,
+    json: bool,
+    context: &RuntimeContext,
+    printer: &Printer,
+) -> Result<ExitCode> {
+    let templates = context.cache.templates();
+    let mut entries = entries(found, qemu, context);
+    let mut is_all_right = true;
+    for entry in &mut entries {
+        context.cancel.check()?;
+        let whole = Opened::open(&templates, &entry.key)
+            .and_then(|opened| opened.map_or(Ok(()), |opened| opened.verify(&context.cancel)));
+        if let Err(damage) = whole {
+            printer.warning(&format!("template {} {damage}; it is made anew when it is needed", entry.key));
+            entry.state = "damaged";
+            is_all_right = false;
+        }
+    }
+    print(entries, json, printer)?;
+    Ok(if is_all_right { ExitCode::SUCCESS } else { exit::of_kind(Kind::Data) })
+}
+
+fn entries(found: &[TemplateManifest], qemu: Option<&QemuBinary>, context: &RuntimeContext) -> Vec<Entry> {
+    let templates = context.cache.templates();
+    let entry = |manifest: &TemplateManifest| {
+        let ingredients = &manifest.ingredients;
+        Entry {
+            key: manifest.key.clone(),
+            image: Label { name: ingredients.image.id.clone(), version: ingredients.image.version.clone() },
+            accelerator: ingredients.accelerator.name(),
+            cpus: ingredients.cpus,
+            memory_mib: ingredients.memory_mib,
+            disk_bytes: ingredients.disk_bytes,
+            made_unix_ms: manifest.made_unix_ms,
+            allocated_bytes: manifest.allocated_bytes(),
+            state: match template::use_of(&templates, manifest, qemu) {
+                Use::Ready => "ready",
+                Use::Outdated => "outdated",
+                Use::Damaged => "damaged",
+            },
+        }
+    };
+    found.iter().map(entry).collect()
+}
+
+fn print(entries: Vec<Entry>, json: bool, printer: &Printer) -> Result<ExitCode> {
+    let written = if json {
+        printer.json(&Output { version: JSON_VERSION, templates: entries })
+    } else if entries.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    } else {
+        let mut rows = vec![
+            ["KEY", "IMAGE", "CPUS", "MEMORY", "DISK", "ACCEL", "AGE", "SIZE", "STATE"].map(String::from),
+        ];
+        rows.extend(entries.iter().map(row));
+        printer.result(&table(&rows))
+    };
+    written.map_err(CliError::from)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn row(entry: &Entry) -> [String; 9] {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    [
+        entry.key[..entry.key.len().min(12)].to_owned(),
+        format!("{} {}", entry.image.name, entry.image.version),
+        entry.cpus.to_string(),
+        format!("{} MiB", entry.memory_mib),
+        gibibytes(entry.disk_bytes),
+        entry.accelerator.to_owned(),
+        span(now.saturating_sub(Duration::from_millis(entry.made_unix_ms))),
+        megabytes(entry.allocated_bytes),
+        entry.state.to_owned(),
+    ]
+}

@@ -1,0 +1,79 @@
+//! Removing templates: those of no use any more, or all.
+
+use std::fs;
+
+use crate::cancel::Cancel;
+use crate::layout::{CacheLayout, TemplatesLayout};
+use crate::lock::Lock;
+use crate::qemu::{QemuBinary, running_qemu};
+
+use super::error::TemplateError;
+use super::manifest::TemplateManifest;
+use super::store::{Template, discard, list};
+
+/// Why a template stays or goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Use {
+    /// A VM of its shape would go on from it.
+    Ready,
+    /// Another castra or another QEMU made it; nothing will go on from it again.
+    Outdated,
+    /// A file is missing or was changed.
+    Damaged,
+}
+
+/// Whether a template is of use to this castra with this QEMU.
+pub fn use_of(templates: &TemplatesLayout, manifest: &TemplateManifest, qemu: Option<&QemuBinary>) -> Use {
+    if !manifest.ingredients.is_of_this_castra()
+        || qemu.is_some_and(|qemu| qemu.identity != manifest.ingredients.qemu)
+    {
+        return Use::Outdated;
+    }
+    match Template::open(templates, &manifest.key) {
+        Ok(Some(_)) => Use::Ready,
+        Ok(None) | Err(_) => Use::Damaged,
+    }
+}
+
+/// Removes templates that are of no use, or all; with `dry_run` only tells which. What was remembered of failures goes
+/// too, and what a killed castra left in the making. VMs stay as they are, running or not: their disks are their own.
+///
+/// # Errors
+/// One cannot be removed, or an interruption.
+pub fn prune(
+    cache: &CacheLayout,
+    qemu: Option<&QemuBinary>,
+    all: bool,
+    dry_run: bool,
+    cancel: &Cancel,
+) -> Result<Vec<TemplateManifest>, TemplateError> {
+    let templates = cache.templates();
+    let is_to_go = |manifest: &TemplateManifest| all || use_of(&templates, manifest, qemu) != Use::Ready;
+    let going: Vec<_> = list(&templates).into_iter().filter(is_to_go).collect();
+    if dry_run {
+        return Ok(going);
+    }
+    for manifest in &going {
+        let _lock = lock(cache, &manifest.key, cancel)?;
+        discard(&templates, &manifest.key)?;
+    }
+    let entries = fs::read_dir(templates.root()).into_iter().flatten().flatten();
+    for path in entries.map(|entry| entry.path()) {
+        let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+        if let Some(key) = name.strip_prefix('.').and_then(|name| name.strip_suffix(".work")) {
+            let _lock = lock(cache, key, cancel)?;
+            let work = templates.work(key);
+            // With the lock, nobody works there any more.
+            if running_qemu(&work.pidfile()).is_none() {
+                let _ = fs::remove_dir_all(work.directory());
+            }
+        } else if name.ends_with(".refused.json") {
+            let _ = fs::remove_file(&path);
+        }
+    }
+    Ok(going)
+}
+
+fn lock(cache: &CacheLayout, key: &str, cancel: &Cancel) -> Result<Lock, TemplateError> {
+    Ok(Lock::acquire(&cache.lock(&format!("template-{key}")), cancel, || ())?)
+}
