@@ -3,10 +3,12 @@
 mod boots;
 mod castra;
 mod disk;
+mod floor;
 mod images;
 mod plain;
 mod server;
 mod table;
+mod warm;
 
 use crate::run::{cargo, run};
 use crate::tools;

@@ -28,12 +28,8 @@ impl PlainBoot {
         let state = directory.join(".castra");
         let vm = only_entry(&state.join("vms"))?;
         let image = only_entry(&only_entry(&state.join("images"))?)?;
-        let pid = fs::read_to_string(vm.join("qemu.pid")).map_err(|error| error.to_string())?;
-        let process = PathBuf::from("/proc").join(pid.trim());
-        let command_line = fs::read(process.join("cmdline")).map_err(|error| error.to_string())?;
-        let program = fs::read_link(process.join("exe")).map_err(|error| error.to_string())?;
-        let words = String::from_utf8_lossy(&command_line).into_owned();
-        let words: Vec<&str> = words.trim_end_matches('\0').split('\0').skip(1).collect();
+        let (program, words) = command_line_of(&vm)?;
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let (base, overlay) = (directory.join("plain.raw"), directory.join("plain.qcow2"));
         make_base(&image.join("rootfs.qcow2"), &base)?;
         let arguments = plain_arguments(&words, &image.join("initramfs"), &overlay);
@@ -126,6 +122,16 @@ fn plain_value(option: &str, value: &str, initramfs: &Path, overlay: &Path) -> O
         }
         _ => Some(value.to_owned()),
     }
+}
+
+/// The program and the arguments of the QEMU that runs the VM of this directory.
+pub(super) fn command_line_of(vm: &Path) -> Result<(PathBuf, Vec<String>), String> {
+    let pid = fs::read_to_string(vm.join("qemu.pid")).map_err(|error| error.to_string())?;
+    let process = PathBuf::from("/proc").join(pid.trim());
+    let command_line = fs::read(process.join("cmdline")).map_err(|error| error.to_string())?;
+    let program = fs::read_link(process.join("exe")).map_err(|error| error.to_string())?;
+    let words = String::from_utf8_lossy(&command_line).into_owned();
+    Ok((program, words.trim_end_matches('\0').split('\0').skip(1).map(str::to_owned).collect()))
 }
 
 /// Runs a program of the system's and hands back what it says.

@@ -27,7 +27,10 @@ impl Row {
     pub(super) fn against(what: &str, measured: Duration, baseline: (&str, Duration), goal: &str) -> Self {
         let (name, time) = baseline;
         let ratio = measured.as_secs_f64() / time.as_secs_f64();
-        let (baseline, ratio) = (format!("{name}: {}", show(time)), format!("{ratio:.2}"));
+        let (baseline, ratio) = (
+            format!("{name}: {}", show(time)),
+            if ratio < 0.1 { format!("{ratio:.3}") } else { format!("{ratio:.2}") },
+        );
         Self { baseline, ratio, ..Self::alone(what, measured, goal) }
     }
 }

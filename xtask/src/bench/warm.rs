@@ -1,0 +1,80 @@
+//! Warm starts: a fresh VM that goes on from a template, against a plain boot and against the floor.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::boots::Bench;
+use super::floor::Floor;
+use super::table::{Row, median};
+
+/// Starts of each kind, a second each.
+const STARTS: usize = 10;
+/// VMs that run at once for the memory they take.
+const CLONES: usize = 10;
+
+/// Measures with the plain boot's time as one of the baselines.
+pub(super) fn measure(bench: &Bench, plain_boot: Duration) -> Result<Vec<Row>, String> {
+    // The first one makes the template.
+    bench.castra.run(&["up"])?;
+    let floor = Floor::like_the_running_vm(&bench.directory)?;
+    bench.forget_vm()?;
+    let (mut floors, mut starts, mut ups) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..STARTS {
+        floors.push(floor.to_first_output()?);
+        let started = Instant::now();
+        bench.castra.run(&["up"])?;
+        ups.push(started.elapsed());
+        bench.castra.run(&["exec", "--", "cat", "/etc/alpine-release"])?;
+        starts.push(started.elapsed());
+        bench.forget_vm()?;
+    }
+    let (first, last) = (starts[0], starts[STARTS - 1]);
+    let (floor, start) = (median(floors), median(starts));
+    let mut rows = vec![
+        Row::against("warm `castra up` and first output", start, ("plain boot", plain_boot), "at most 0.025"),
+        Row::against("the same", start, ("floor: QEMU by hand and one `ssh`", floor), "at most 2.0"),
+        Row::alone("its `castra up` alone", median(ups), "-"),
+        Row::against("the tenth warm start", last, ("the first", first), "about 1"),
+    ];
+    rows.extend(density(bench)?);
+    Ok(rows)
+}
+
+/// What ten idle clones of a 512 MiB VM take, by their proportional set sizes (`smaps_rollup` in `proc(5)`).
+fn density(bench: &Bench) -> Result<Vec<Row>, String> {
+    let name = |number: usize| format!("clone-{number}");
+    let vm = |number| {
+        format!("[[vms]]\nname = \"{}\"\nmemory = \"512 MiB\"\n{}\n", name(number), bench.image_key())
+    };
+    let text: String = (0..CLONES).map(vm).collect();
+    let configuration = bench.directory.join("castra.toml");
+    fs::write(&configuration, text).map_err(|error| error.to_string())?;
+    let mut sums = Vec::new();
+    for number in 0..CLONES {
+        bench.castra.run(&["up", &name(number)])?;
+        let mut sum = 0;
+        for running in 0..=number {
+            let pidfile = bench.directory.join(".castra/vms").join(name(running)).join("qemu.pid");
+            sum += proportional_bytes(&pidfile)?;
+        }
+        sums.push(sum);
+    }
+    bench.forget_vm()?;
+    fs::remove_file(&configuration).map_err(|error| error.to_string())?;
+    let mib = |bytes: u64| format!("{:.0} MiB", bytes as f64 / f64::from(1 << 20));
+    let growth = (sums[CLONES - 1] - sums[0]) / (CLONES as u64 - 1);
+    Ok(vec![
+        Row::of("memory of ten idle clones of 512 MiB", mib(sums[CLONES - 1]), "-"),
+        Row::of("each beyond the first", mib(growth), "at most 80 MiB"),
+    ])
+}
+
+fn proportional_bytes(pidfile: &Path) -> Result<u64, String> {
+    let pid = fs::read_to_string(pidfile).map_err(|error| error.to_string())?;
+    let path = format!("/proc/{}/smaps_rollup", pid.trim());
+    let text = fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).ok_or("no Pss")?;
+    let kib: u64 = line.split_whitespace().next().and_then(|word| word.parse().ok()).ok_or("no number")?;
+    Ok(kib * 1024)
+}
