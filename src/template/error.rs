@@ -95,6 +95,8 @@ impl Explain for TemplateError {
             Self::Qemu(error) => error.hint(),
             Self::Share(error) => error.hint(),
             Self::Lock(error) => error.hint(),
+            Self::Interrupted(_) => None,
+            _ if self.is_interruption() => None,
             _ => Some("`castra up --cold` boots without a template.".to_owned()),
         }
     }

@@ -30,7 +30,7 @@ pub struct TemplateManifest {
     pub boot_ms: u64,
     /// The disk layer.
     pub disk: TemplateFile,
-    /// The memory. Its digest leaves out what is zero: see [`super::memory`].
+    /// The memory. Its digest leaves out blocks that are zero, whether they are holes or not.
     pub memory: TemplateFile,
     /// The state of the devices.
     pub device_state: TemplateFile,
