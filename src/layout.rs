@@ -17,6 +17,7 @@
 //!   templates/<key>.refused.json           why no template is made for this key, for a while
 //!   projects/<digest of a state root>.json which images a project has, and what they are made from
 //!   quarantine/                            damaged files, moved aside
+//!   runs/                                  a project's layout, for VMs that are thrown away
 //!   locks/                                 one file per image, blob, project and template
 //!   accelerators.json                      what the accelerator race found
 //! $XDG_RUNTIME_DIR/castra/<project>/<vm>/  qmp.sock  control.sock        0700 / 0600
@@ -356,6 +357,11 @@ impl CacheLayout {
     /// Transformed images.
     pub fn images(&self) -> ImagesLayout {
         ImagesLayout::new(self.root.join("images"))
+    }
+
+    /// The project of VMs that are thrown away.
+    pub fn runs(&self) -> ProjectLayout {
+        ProjectLayout::new(self.root.join("runs"))
     }
 
     /// Warm templates.

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
+use crate::config::{parse_disk, parse_memory};
+
 /// A real Linux VM with one command.
 #[derive(Debug, Parser)]
 #[command(name = "castra", version, max_term_width = 100, arg_required_else_help = true)]
@@ -62,6 +64,8 @@ pub(super) enum Command {
     Shell(Shell),
     /// Run a command in a VM; its exit code is castra's
     Exec(Exec),
+    /// Run a command in a fresh VM that is thrown away
+    Run(Run),
     /// Copy files and directories into and out of a VM
     Cp(Cp),
     /// Show what a VM's console, QEMU or the image manager said
@@ -80,7 +84,7 @@ impl Command {
     /// Whether Ctrl-C stops the command in an orderly way. `shell` and `exec` hand it to the guest instead, and a copy
     /// has nothing to put in order.
     pub(super) fn heeds_interrupts(&self) -> bool {
-        !matches!(self, Self::Shell(_) | Self::Exec(_) | Self::Cp(_))
+        !matches!(self, Self::Shell(_) | Self::Exec(_) | Self::Run(_) | Self::Cp(_))
     }
 }
 
@@ -159,6 +163,57 @@ pub(super) struct Exec {
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "CMD")]
     pub(super) command: Vec<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(
+    after_help = "Nothing is kept: the VM, its disk and its keys are gone when the command has ended, or castra.\n\n\
+    Examples:\n  castra run -- uname -a\n  \
+    castra run --network isolated --timeout 60 --cp ./task:/task -- sh /task/run.sh < input > output"
+)]
+pub(super) struct Run {
+    /// The image: of the catalog, or of this project's castra.toml [default: as `up` in an empty directory]
+    #[arg(long, value_name = "NAME[@VERSION]")]
+    pub(super) image: Option<String>,
+    /// Virtual CPUs [default: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=255))]
+    pub(super) cpus: Option<u32>,
+    /// Memory, for instance 512MiB [default: 1 GiB]
+    #[arg(long, value_name = "SIZE", value_parser = parse_memory)]
+    pub(super) memory: Option<u64>,
+    /// How far its disk can grow [default: 10 GiB]
+    #[arg(long, value_name = "SIZE", value_parser = parse_disk)]
+    pub(super) disk: Option<u64>,
+    /// What the command can reach
+    #[arg(long, value_enum, default_value_t = Reach::Full)]
+    pub(super) network: Reach,
+    /// Set a variable in its environment
+    #[arg(short, long, value_name = "NAME=VALUE", value_parser = variable)]
+    pub(super) env: Vec<(String, String)>,
+    /// Copy a file or directory into the VM first
+    #[arg(long, value_name = "SRC:DST")]
+    pub(super) cp: Vec<String>,
+    /// Run as this user of the guest
+    #[arg(short, long, default_value = "root")]
+    pub(super) user: String,
+    /// Give the command a terminal of its own
+    #[arg(short, long)]
+    pub(super) tty: bool,
+    /// End it after so many seconds, with exit code 124
+    #[arg(long, value_name = "SECS", value_parser = seconds)]
+    pub(super) timeout: Option<Duration>,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "CMD")]
+    pub(super) command: Vec<String>,
+}
+
+/// What a throw-away VM can reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Reach {
+    /// What this machine can reach
+    Full,
+    /// Nothing, not even this machine
+    Isolated,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -21,6 +21,10 @@ pub(super) enum CliError {
     NoLog { path: PathBuf, vm: Option<String> },
     #[error("several things cannot be copied onto {path}, which is no directory")]
     NotADirectory { path: String },
+    #[error("`{copy}` says not where to copy to")]
+    NoDestination { copy: String },
+    #[error("the command did not end within {secs} s and was ended with its VM")]
+    TimedOut { secs: f64 },
     #[error("none of these paths is in a VM: {}", paths.join(", "))]
     NothingRemote { paths: Vec<String> },
     #[error("cannot copy from VM to VM, or from different VMs at once: {}", paths.join(", "))]
@@ -36,8 +40,10 @@ impl Explain for CliError {
             }
             Self::File { source, .. } | Self::Stdout(source) | Self::Streams(source) => kind_of_io(source),
             Self::NoLog { .. } => Kind::NotFound,
+            Self::TimedOut { .. } => Kind::Unavailable,
             Self::NoTerminal
             | Self::NotADirectory { .. }
+            | Self::NoDestination { .. }
             | Self::NothingRemote { .. }
             | Self::TooManyRemotes { .. } => Kind::Usage,
         }
@@ -48,6 +54,8 @@ impl Explain for CliError {
             Self::AlreadyThere { path } => Some(format!("Edit {}, or move it away first.", path.display())),
             Self::NoTerminal => Some("Leave --tty out, or run castra in a terminal.".into()),
             Self::File { .. } | Self::Stdout(_) | Self::Streams(_) => None,
+            Self::NoDestination { .. } => Some("Write SRC:DST, for instance --cp ./site:/srv".into()),
+            Self::TimedOut { .. } => Some("--timeout SECS gives it more time.".into()),
             Self::NotADirectory { .. } => Some("Make the directory first.".into()),
             Self::NoLog { vm: Some(vm), .. } => Some(format!("It is written by the next `castra up {vm}`.")),
             Self::NoLog { vm: None, .. } => Some("It is written when an image is fetched.".into()),

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use crate::context::RuntimeContext;
 use crate::error::Result;
 use crate::guest::ssh::{self, Command, ExecRequest, GuestExit, Stdio, Target, Tty};
-use crate::vm::{self, UpOptions, VmError, WaitFor};
+use crate::vm::{self, UpOptions, VmError};
 
 use super::args::{Args, Exec, Shell};
 use super::error::CliError;
@@ -85,7 +85,7 @@ fn start_if_stopped(
     };
     // A boot heeds Ctrl-C; the shell behind it gets it as a key.
     super::heed_interrupts(&context.cancel);
-    let options = UpOptions { wait: WaitFor::Ready, boot_limit: None, cold: false };
+    let options = UpOptions::default();
     for (_, outcome) in up::bring_up(&[name], args, context, printer, options)? {
         outcome?;
     }
@@ -120,7 +120,7 @@ pub(super) fn target(
 }
 
 /// The terminal this process has, for the guest to have one like it.
-fn terminal(context: &RuntimeContext) -> Result<Tty> {
+pub(super) fn terminal(context: &RuntimeContext) -> Result<Tty> {
     let term = context.environment.text("TERM").unwrap_or(DEFAULT_TERM);
     let found = Tty::like(io::stdin(), term).or_else(|| Tty::like(io::stdout(), term));
     Ok(found.ok_or(CliError::NoTerminal)?)

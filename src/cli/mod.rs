@@ -15,6 +15,7 @@ mod plain;
 mod ports;
 mod printer;
 mod project;
+mod run;
 mod ssh_config;
 mod status;
 mod table;
@@ -69,6 +70,7 @@ fn run(args: &Args, environment: Environment, printer: &Arc<Printer>) -> Result<
         Command::Status(status) => status::run(status, args, &context, printer),
         Command::Shell(shell) => exec::shell(shell, args, &context, printer),
         Command::Exec(exec) => exec::run(exec, args, &context, printer),
+        Command::Run(run) => run::run(run, args, &context, printer),
         Command::Cp(cp) => cp::run(cp, args, &context, printer),
         Command::Logs(logs) => logs::run(logs, args, &context, printer),
         Command::Ports(ports) => ports::run(ports, args, &context, printer),

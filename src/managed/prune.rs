@@ -21,6 +21,7 @@ use super::spec::Digest;
 use super::{files, manifest};
 use crate::cancel::Cancel;
 use crate::layout::{CacheLayout, ProjectLayout};
+use crate::lock::Lock;
 use crate::report::ImageLabel;
 
 mod usage;
@@ -74,6 +75,9 @@ pub fn prune(
     options: PruneOptions,
     cancel: &Cancel,
 ) -> Result<Vec<Pruned>, ImageError> {
+    if !options.dry_run {
+        release_runs(cache);
+    }
     let usage = Usage::of(cache, project)?;
     let (needed, done) = (Needed::default(), Vec::new());
     let mut pruning = Pruning { cache, project, options, cancel, usage, needed, done };
@@ -83,6 +87,23 @@ pub fn prune(
     pruning.quarantine()?;
     pruning.done.sort_by(|one, other| (one.kind, &one.name).cmp(&(other.kind, &other.name)));
     Ok(pruning.done)
+}
+
+/// VMs that are thrown away have links of their own to images and templates, which stay between them. They keep nothing
+/// from going, unless such a VM is just starting: then it holds the lock of its directory.
+fn release_runs(cache: &CacheLayout) {
+    let runs = cache.runs();
+    let entries = fs::read_dir(runs.vms()).into_iter().flatten().flatten();
+    let is_starting = |vm: String| {
+        let path = runs.vm(&vm).lock();
+        fs::File::open(&path).is_ok_and(|file| !matches!(Lock::try_hold(file, &path), Ok(Some(_))))
+    };
+    if entries.filter_map(|entry| entry.file_name().into_string().ok()).any(is_starting) {
+        return;
+    }
+    // What cannot go is kept, and what it keeps with it.
+    let _ = fs::remove_dir_all(runs.images().root());
+    let _ = fs::remove_dir_all(runs.state_root().join("templates"));
 }
 
 /// What projects need.

@@ -31,6 +31,8 @@ pub struct MachineSpec {
     pub boot: Boot,
     /// Further `-device` values.
     pub devices: Vec<String>,
+    /// What the guest can reach.
+    pub network: Network,
     /// Ports of 127.0.0.1 that lead into the guest.
     pub forwards: Vec<HostForward>,
     /// Written and locked by QEMU.
@@ -75,6 +77,15 @@ pub enum Boot {
     Native,
 }
 
+/// What a guest can reach. It is QEMU's business and not the machine's, so a saved state goes on with either.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Network {
+    /// What this process can reach.
+    Full,
+    /// Nothing, not even this machine; forwarded ports lead into it all the same.
+    Isolated,
+}
+
 /// A port of 127.0.0.1 that leads into the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HostForward {
@@ -105,7 +116,7 @@ pub fn arguments(spec: &MachineSpec, channels: Channels) -> Vec<OsString> {
         memory(&spec.memory, spec.memory_mib),
         boot(&spec.boot),
         disk(&spec.disk),
-        network(&spec.forwards),
+        network(spec.network, &spec.forwards),
         serial(spec, channels),
         devices(&spec.devices),
         process(spec),
@@ -175,8 +186,11 @@ fn disk(disk: &Disk) -> Vec<OsString> {
     words(&["-blockdev"]).chain([node]).chain(words(&["-device", "virtio-blk-pci,drive=disk"])).collect()
 }
 
-fn network(forwards: &[HostForward]) -> Vec<OsString> {
+fn network(network: Network, forwards: &[HostForward]) -> Vec<OsString> {
     let mut user = String::from("user,id=net");
+    if network == Network::Isolated {
+        user.push_str(",restrict=on");
+    }
     for forward in forwards {
         let HostForward { protocol, host, guest } = forward;
         user.push_str(&format!(",hostfwd={protocol}:127.0.0.1:{host}-:{guest}"));
@@ -251,6 +265,7 @@ mod tests {
             disk: Disk { path: "/p/.castra/alpine-overlay.qcow2".into(), backing: None },
             boot,
             devices: vec!["virtio-rng-pci".into()],
+            network: Network::Full,
             forwards: vec![
                 HostForward { protocol: Protocol::Tcp, host: 40022, guest: 6022 },
                 HostForward { protocol: Protocol::Udp, host: 5353, guest: 53 },
@@ -307,6 +322,12 @@ mod tests {
     fn a_native_boot_under_kvm() {
         let machine = MachineSpec { accelerator: Accelerator::Kvm, cpu: "host".into(), ..spec(Boot::Native) };
         insta::assert_snapshot!(line(&machine));
+    }
+
+    #[test]
+    fn an_isolated_guest_keeps_its_ports() {
+        let machine = MachineSpec { network: Network::Isolated, ..spec(Boot::Native) };
+        assert!(line(&machine).contains("-netdev user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:40022-:6022"));
     }
 
     #[test]

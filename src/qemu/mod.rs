@@ -15,7 +15,7 @@ mod qcow2;
 mod qmp;
 
 pub use accel::{Accelerator, AcceleratorChoice, choose_accelerator};
-pub use argv::{Boot, Channels, Disk, HostForward, MachineSpec, Memory, arguments};
+pub use argv::{Boot, Channels, Disk, HostForward, MachineSpec, Memory, Network, arguments};
 pub use error::QemuError;
 pub use img::{create_overlay, resize_disk};
 pub use liveness::{QemuPid, running_qemu};

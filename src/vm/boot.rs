@@ -1,8 +1,7 @@
 //! One start of a VM: QEMU is started, the agent says hello, the VM gets its personality, commands can run.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use crate::command::Lifetime;
 use crate::config::BootProfile;
 use crate::context::RuntimeContext;
 use crate::failpoint::{self, Point};
@@ -21,7 +20,7 @@ use super::forwards;
 use super::leftovers::clean_up;
 use super::machine::{Image, machine, tcg_cpu};
 use super::record::{BootRecord, Progress, Record, StartKind};
-use super::up::WaitFor;
+use super::up::{UpOptions, WaitFor};
 use super::warm::{self, Warm};
 use super::watch::BootWatch;
 
@@ -35,8 +34,7 @@ pub(super) struct BootRequest<'a> {
     pub(super) binary: &'a QemuBinary,
     pub(super) layout: &'a ProjectLayout,
     pub(super) context: &'a RuntimeContext,
-    pub(super) wait: WaitFor,
-    pub(super) limit: Option<Duration>,
+    pub(super) options: UpOptions,
 }
 
 /// Starts the VM, from a warm template if there is one, and writes its record. After a failure no process is left, and
@@ -165,7 +163,7 @@ fn attempt(
             return Err(error);
         }
     }
-    let is_awaited = request.wait != WaitFor::Nothing || warm.is_some();
+    let is_awaited = request.options.wait != WaitFor::Nothing || warm.is_some();
     if !request.has_agent() || is_awaited {
         record.progress = Progress::Running;
     }
@@ -190,11 +188,18 @@ fn await_guest(
     started: Instant,
     warm: Option<&Warm>,
 ) -> Result<(), VmError> {
-    if !request.has_agent() || (request.wait == WaitFor::Nothing && warm.is_none()) {
+    if !request.has_agent() || (request.options.wait == WaitFor::Nothing && warm.is_none()) {
         return Ok(());
     }
     let (vm, context) = (request.vm(), request.context);
-    let watch = BootWatch::new(vm, choice.accelerator, started, request.wait, request.limit, context);
+    let watch = BootWatch::new(
+        vm,
+        choice.accelerator,
+        started,
+        request.options.wait,
+        request.options.boot_limit,
+        context,
+    );
     let followed = match warm {
         Some(_) => {
             failpoint::reach(Point::RestoreLoaded);
@@ -228,7 +233,7 @@ fn start_qemu(
             sockets,
             log: &request.files().qemu_log(),
             incoming: warm.map(|warm| warm.template.device_state()).transpose()?,
-            lifetime: Lifetime::Own,
+            lifetime: request.options.lifetime,
         };
         match launch(request.binary, launch_it, &request.context.cancel) {
             Ok(process) => {
@@ -258,6 +263,7 @@ fn spec(
     warm: Option<&Warm>,
 ) -> MachineSpec {
     let mut spec = machine(request.plan, request.image, &request.files(), choice, ssh_port);
+    spec.network = request.options.network;
     if let Some(warm) = warm {
         spec.memory = Memory::Copied(warm.template.layout.memory());
         if let Boot::Kernel { initramfs, .. } = &mut spec.boot {

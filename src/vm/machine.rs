@@ -6,7 +6,7 @@ use crate::config::{BootProfile, Protocol};
 use crate::layout::VmLayout;
 use crate::managed::{ManagedImagePaths, ManagedImageSpec};
 use crate::plan::VmPlan;
-use crate::qemu::{AcceleratorChoice, Boot, Disk, HostForward, MachineSpec, Memory};
+use crate::qemu::{AcceleratorChoice, Boot, Disk, HostForward, MachineSpec, Memory, Network};
 
 /// Machine of a VM that boots from its own disk: the same as for managed images, and what any distribution's kernel knows.
 const NATIVE_MACHINE: &str = "q35,sata=off,smbus=off,vmport=off";
@@ -51,6 +51,7 @@ pub(super) fn machine(
         disk: Disk { path: definition.overlay.clone(), backing: None },
         boot: what_boots(plan, image, files.initramfs()),
         devices,
+        network: Network::Full,
         forwards: ssh.into_iter().chain(declared).collect(),
         pidfile: files.pidfile(),
         console_log: files.console_log(),

@@ -31,6 +31,7 @@ mod machine;
 mod record;
 mod state;
 mod status;
+mod throwaway;
 mod up;
 mod warm;
 mod watch;
@@ -44,6 +45,7 @@ pub use state::VmState;
 pub use status::{
     VmStatus, make_ready, recorded_vm, running_vm, ssh_target, state_of, status, write_known_hosts,
 };
+pub use throwaway::{Throwaway, start_throwaway, throwaway_name};
 pub use up::{UpOptions, UpOutcome, WaitFor, up};
 
 /// What became of each of several VMs, by name.

@@ -16,7 +16,7 @@ use super::PerVm;
 use super::error::VmError;
 use super::record::{BaseKind, Record};
 use super::state::{VmState, observe};
-use super::up::{UpOptions, WaitFor, attach, lock};
+use super::up::{UpOptions, attach, lock};
 
 /// What is known of one VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -103,7 +103,7 @@ pub fn make_ready(
 ) -> Result<(), VmError> {
     let record = running_vm(name, layout, context)?;
     let _lock = lock(&record.name, layout, context)?;
-    let options = UpOptions { wait: WaitFor::Ready, boot_limit: None, cold: false };
+    let options = UpOptions::default();
     attach(record, layout, context, options).map(drop)
 }
 
@@ -159,7 +159,7 @@ pub fn running_vm(
         record = recorded_vm(Some(&record.name), layout)?;
         state = observe(&record, &layout.vm(&record.name)).0;
         if state == VmState::Starting {
-            let options = UpOptions { wait: WaitFor::Ready, boot_limit: None, cold: false };
+            let options = UpOptions::default();
             return attach(record, layout, context, options).map(|outcome| outcome.record);
         }
     }

@@ -3,6 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::command::Lifetime;
 use crate::config::BootProfile;
 use crate::context::RuntimeContext;
 use crate::files;
@@ -11,7 +12,7 @@ use crate::layout::{ProjectLayout, SocketsLayout};
 use crate::lock::Lock;
 use crate::managed::ImageManager;
 use crate::plan::{BasePlan, Plan, VmPlan};
-use crate::qemu::{Accelerator, QemuBinary, running_qemu};
+use crate::qemu::{Accelerator, Network, QemuBinary, running_qemu};
 use crate::report::Event;
 
 use super::PerVm;
@@ -46,6 +47,23 @@ pub struct UpOptions {
     pub boot_limit: Option<Duration>,
     /// Boot even where a warm template could be used or made.
     pub cold: bool,
+    /// How long QEMU may live.
+    pub lifetime: Lifetime,
+    /// What the guest can reach.
+    pub network: Network,
+}
+
+impl Default for UpOptions {
+    /// Until commands can run, with a limit that fits the accelerator, from a warm template, for good.
+    fn default() -> Self {
+        Self {
+            wait: WaitFor::Ready,
+            boot_limit: None,
+            cold: false,
+            lifetime: Lifetime::Own,
+            network: Network::Full,
+        }
+    }
 }
 
 /// What became of a VM.
@@ -118,7 +136,7 @@ fn up_one(
 
 /// Brings up a VM that does not run: base image, warm template, disk, QEMU, in this order, so that whatever is missing on
 /// this machine is an error before any disk is made.
-fn bring_up(
+pub(super) fn bring_up(
     plan: &VmPlan,
     layout: &ProjectLayout,
     context: &RuntimeContext,
@@ -138,7 +156,7 @@ fn bring_up(
     }
     let image = base.image.as_ref();
     let record = ensure_disk(plan, &base, warm.as_ref().map(|warm| warm.layer.clone()), layout, context)?;
-    let request = BootRequest { plan, image, binary, layout, context, wait: options.wait, limit };
+    let request = BootRequest { plan, image, binary, layout, context, options };
     start(&request, record, choice, warm.as_ref())
 }
 

@@ -46,3 +46,20 @@ fn a_vm_that_was_going_on_comes_up() {
         assert_eq!(said, "alpine-minimal\n", "after a kill at {}", point.name());
     }
 }
+
+#[test]
+fn a_run_that_was_killed_while_it_started_is_swept_by_the_next() {
+    let cache = linked_cache();
+    for point in Point::RESTORE {
+        let project = Project::with_cache(cache.path().to_owned());
+        let mut command = project.castra(&["run", "--", "true"]);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        assert!(is_killed(command, point.name()), "nobody comes to {}", point.name());
+        project.run(&["run", "--", "true"]).ok();
+        let vms = fs::read_dir(cache.path().join("castra/runs/vms")).expect("reads");
+        assert_eq!(vms.count(), 0, "after a kill at {}", point.name());
+        let disks = fs::read_dir(cache.path().join("castra/runs")).expect("reads").flatten();
+        let left = disks.filter(|entry| entry.file_name().to_string_lossy().contains("run-")).count();
+        assert_eq!(left, 0, "after a kill at {}", point.name());
+    }
+}

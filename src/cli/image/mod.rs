@@ -91,18 +91,7 @@ impl Project {
 
     /// The image that `NAME[@VERSION]` means; without a version the newest, which is the first of its name.
     fn image(&self, text: &str) -> Result<&ManagedImageSpec, ImageError> {
-        let (name, version) = match text.split_once('@') {
-            Some((name, version)) => (name, Some(version)),
-            None => (text, None),
-        };
-        let images = self.images();
-        let is_meant = |spec: &&&ManagedImageSpec| {
-            spec.id == name && version.is_none_or(|version| spec.version == version)
-        };
-        match images.iter().find(is_meant) {
-            Some(spec) => Ok(spec),
-            None => Err(unknown(name, version, &images)),
-        }
+        find(text, &self.images())
     }
 
     /// The images of these names, each once; all if there is no name.
@@ -119,6 +108,26 @@ impl Project {
         }
         Ok(wanted)
     }
+}
+
+/// The image that `NAME[@VERSION]` means in a project.
+///
+/// # Errors
+/// There is none of this name.
+pub(super) fn named(text: &str, config: &ProjectConfig) -> Result<ManagedImageSpec, ImageError> {
+    let catalog = Catalog::builtin();
+    let images: Vec<_> = catalog.images().iter().chain(config.images.values()).collect();
+    find(text, &images).cloned()
+}
+
+fn find<'a>(text: &str, images: &[&'a ManagedImageSpec]) -> Result<&'a ManagedImageSpec, ImageError> {
+    let (name, version) = match text.split_once('@') {
+        Some((name, version)) => (name, Some(version)),
+        None => (text, None),
+    };
+    let is_meant =
+        |spec: &&&ManagedImageSpec| spec.id == name && version.is_none_or(|version| spec.version == version);
+    images.iter().find(is_meant).copied().ok_or_else(|| unknown(name, version, images))
 }
 
 fn unknown(name: &str, version: Option<&str>, images: &[&ManagedImageSpec]) -> ImageError {

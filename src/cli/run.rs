@@ -1,0 +1,213 @@
+//! `castra run`: one command in a fresh VM that is thrown away.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread;
+use std::time::Duration;
+
+use crate::command::Lifetime;
+use crate::config::{BaseImageSource, BootProfile, ManagedImageSelection, ProjectConfig};
+use crate::context::RuntimeContext;
+use crate::error::Result;
+use crate::guest::ssh::{self, Command, ExecRequest, GuestExit, SshError, Stdio};
+use crate::layout::ProjectLayout;
+use crate::managed::{Catalog, ManagedDiskKind};
+use crate::plan::Plan;
+use crate::qemu::Network;
+use crate::report::{Event, Reporter};
+use crate::vm::{self, Throwaway, UpOptions, VmError};
+
+use super::args::{Args, Reach, Run, Verbosity};
+use super::error::CliError;
+use super::printer::Printer;
+use super::{exec, exit, image, project};
+
+/// The time limit was reached; `timeout(1)` has the same.
+const TIMED_OUT: u8 = 124;
+
+/// Runs the command. Its exit code is the command's; where the command could not be reached it is 255.
+pub(super) fn run(run: &Run, args: &Args, context: &RuntimeContext, printer: &Printer) -> Result<ExitCode> {
+    let tty = if run.tty { Some(exec::terminal(context)?) } else { None };
+    let request = ExecRequest {
+        command: Command::Argv(run.command.iter().map(Into::into).collect()),
+        tty,
+        environment: run.env.clone(),
+        stdio: Stdio::inherit().map_err(CliError::Streams)?,
+    };
+    let copies = run.cp.iter().map(|copy| split(copy)).collect::<Result<Vec<_>, _>>()?;
+    let place = Place::of(context)?;
+    // A boot heeds Ctrl-C; the command behind it gets it, and a second one ends castra, and with it the VM.
+    super::heed_interrupts(&context.cancel);
+    // Not in a thread of its own: the VM ends with the thread that starts it.
+    let vm = start(run, args, context, printer, &place.layout)?;
+    for (source, destination) in copies {
+        ssh::upload(&vm.target, &source, &destination, &mut |_| ())?;
+    }
+    match within(run.timeout, &vm, || ssh::exec(&vm.target, request)) {
+        None => {
+            let secs = run.timeout.unwrap_or_default().as_secs_f64();
+            printer.error(&CliError::TimedOut { secs }.into());
+            Ok(ExitCode::from(TIMED_OUT))
+        }
+        Some(Ok(exit)) => Ok(ExitCode::from(exit.code())),
+        Some(Err(error)) => {
+            printer.error(&error.into());
+            Ok(ExitCode::from(exit::UNREACHED))
+        }
+    }
+}
+
+/// Where the VMs that are thrown away have their files while they start.
+struct Place {
+    layout: ProjectLayout,
+    /// Stands in for a cache that cannot be written to.
+    _temporary: Option<tempfile::TempDir>,
+}
+
+impl Place {
+    fn of(context: &RuntimeContext) -> Result<Self, CliError> {
+        let layout = context.cache.runs();
+        if std::fs::create_dir_all(layout.state_root()).is_ok() {
+            return Ok(Self { layout, _temporary: None });
+        }
+        let temporary = tempfile::Builder::new().prefix("castra-run-").tempdir();
+        let temporary = temporary.map_err(|source| CliError::File {
+            action: "create",
+            path: std::env::temp_dir(),
+            source,
+        })?;
+        let layout = ProjectLayout::new(temporary.path().to_owned());
+        Ok(Self { layout, _temporary: Some(temporary) })
+    }
+}
+
+fn start(
+    run: &Run,
+    args: &Args,
+    context: &RuntimeContext,
+    printer: &Printer,
+    layout: &ProjectLayout,
+) -> Result<Throwaway> {
+    let config = configuration(run, args, context, printer, layout)?;
+    let mut context = context.clone();
+    context.mirrors.extend(config.mirrors.iter().cloned());
+    if args.verbosity() != Verbosity::Verbose {
+        context.reporter = Arc::new(Discreet(context.reporter));
+    }
+    let plan = Plan::new(&config, &[], &Catalog::builtin(), &BTreeMap::new())?;
+    let options = UpOptions {
+        lifetime: Lifetime::ThisThreads,
+        network: match run.network {
+            Reach::Full => Network::Full,
+            Reach::Isolated => Network::Isolated,
+        },
+        ..UpOptions::default()
+    };
+    Ok(vm::start_throwaway(&plan.vms[0], &run.user, layout, &context, options)?)
+}
+
+/// A project of one VM, as the options have it. A `castra.toml` only says which images can be named.
+fn configuration(
+    run: &Run,
+    args: &Args,
+    context: &RuntimeContext,
+    printer: &Printer,
+    layout: &ProjectLayout,
+) -> Result<ProjectConfig> {
+    let mut config = project::default_config(context)?;
+    let mut vm = config.vms.remove(0);
+    vm.name = vm::throwaway_name()?;
+    vm.overlay = layout.overlay(&vm.name);
+    vm.cpus = run.cpus.unwrap_or(vm.cpus);
+    vm.disk_bytes = run.disk.unwrap_or(vm.disk_bytes);
+    if let Some(name) = &run.image {
+        let declared = project::config(args, context, printer)?;
+        let spec = image::named(name, &declared)?;
+        if spec.profile.command_line.is_none() {
+            return Err(VmError::NoAgent { vm: spec.label().to_string() }.into());
+        }
+        vm.memory_bytes = vm.memory_bytes.max(spec.profile.min_memory_mib << 20);
+        vm.boot_profile = BootProfile::Managed;
+        vm.base_image = BaseImageSource::Managed(ManagedImageSelection::Exact {
+            name: spec.id,
+            version: spec.version,
+            disk: ManagedDiskKind::Rootfs,
+        });
+        (config.images, config.mirrors) = (declared.images, declared.mirrors);
+    }
+    vm.memory_bytes = run.memory.unwrap_or(vm.memory_bytes);
+    config.layout = layout.clone();
+    config.vms.push(vm);
+    Ok(config)
+}
+
+/// What the work comes to, or nothing if it takes longer than it may. Then the VM is ended, which ends the work.
+fn within(
+    limit: Option<Duration>,
+    vm: &Throwaway,
+    work: impl FnOnce() -> Result<GuestExit, SshError>,
+) -> Option<Result<GuestExit, SshError>> {
+    let Some(limit) = limit else { return Some(work()) };
+    let is_late = &AtomicBool::new(false);
+    let (done, is_done) = channel::<()>();
+    let ended = thread::scope(|scope| {
+        scope.spawn(move || {
+            if is_done.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
+                is_late.store(true, Ordering::Relaxed);
+                vm.end();
+            }
+        });
+        let ended = work();
+        drop(done);
+        ended
+    });
+    (!is_late.load(Ordering::Relaxed) || ended.is_ok()).then_some(ended)
+}
+
+/// `SRC:DST`; a source may have colons, a destination has none.
+fn split(copy: &str) -> Result<(PathBuf, String), CliError> {
+    match copy.rsplit_once(':') {
+        Some((source, destination)) if !source.is_empty() && !destination.is_empty() => {
+            Ok((Path::new(source).to_owned(), destination.to_owned()))
+        }
+        _ => Err(CliError::NoDestination { copy: copy.to_owned() }),
+    }
+}
+
+/// Tells what takes its time and what goes wrong; that all is as always is no news beside a command's own output.
+struct Discreet(Arc<dyn Reporter>);
+
+impl Reporter for Discreet {
+    fn report(&self, event: &Event) {
+        let is_routine = match event {
+            Event::ImageChosen { reason, .. } => reason == "cached",
+            Event::VmStarting { warm, .. } => *warm,
+            Event::ImageCacheHit { .. }
+            | Event::AcceleratorChosen { .. }
+            | Event::OverlayCreated { .. }
+            | Event::VmPhase { .. } => true,
+            _ => false,
+        };
+        if !is_routine {
+            self.0.report(event);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_has_a_source_and_a_destination() {
+        let (source, destination) = split("a:b/c:/srv").expect("splits");
+        assert_eq!((source.as_path(), destination.as_str()), (Path::new("a:b/c"), "/srv"));
+        for bad in ["", "a", ":", "a:", ":/srv"] {
+            assert!(matches!(split(bad), Err(CliError::NoDestination { .. })), "{bad}");
+        }
+    }
+}

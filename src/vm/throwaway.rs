@@ -1,0 +1,121 @@
+//! A VM for one command: it starts from a warm template, leaves no file behind once commands can run, and ends with this
+//! process, in whatever way that ends.
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use rustix::process::{WaitOptions, waitpid};
+
+use crate::context::RuntimeContext;
+use crate::guest::VmKeys;
+use crate::guest::ssh::Target;
+use crate::layout::ProjectLayout;
+use crate::lock::Lock;
+use crate::plan::VmPlan;
+use crate::qemu::{QemuPid, running_qemu};
+use crate::random::random_bytes;
+
+use super::error::VmError;
+use super::leftovers::clean_up;
+use super::up::{UpOptions, bring_up, lock};
+
+/// How throw-away VMs are named, before their random digits.
+const PREFIX: &str = "run-";
+
+/// How long the end of a VM is waited for whose castra was killed.
+const END_LIMIT: Duration = Duration::from_secs(5);
+
+/// A VM that runs for one command. Dropping it ends the VM.
+pub struct Throwaway {
+    /// Where to log in.
+    pub target: Target,
+    qemu: QemuPid,
+    /// Held as long as the VM's files may be there.
+    _lock: Lock,
+}
+
+/// A name that no other throw-away VM has.
+///
+/// # Errors
+/// [`VmError::Random`].
+pub fn throwaway_name() -> Result<String, VmError> {
+    let random: [u8; 6] = random_bytes().map_err(VmError::Random)?;
+    let digits: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(format!("{PREFIX}{digits}"))
+}
+
+/// Starts a VM and waits until commands can run in it. The thread that calls this must live as long as the VM is to.
+///
+/// # Errors
+/// Those of `up`. Nothing is left then.
+pub fn start_throwaway(
+    plan: &VmPlan,
+    user: &str,
+    layout: &ProjectLayout,
+    context: &RuntimeContext,
+    options: UpOptions,
+) -> Result<Throwaway, VmError> {
+    sweep(layout, context);
+    let vm = &plan.definition.name;
+    let lock = lock(vm, layout, context)?;
+    let started = bring_up(plan, layout, context, options).and_then(|record| {
+        let files = layout.vm(vm);
+        let port = record.boot.as_ref().and_then(|boot| boot.ssh_port);
+        let port = port.ok_or_else(|| VmError::NoAgent { vm: vm.clone() })?;
+        let target = VmKeys::load_or_create(&files)?.target((Ipv4Addr::LOCALHOST, port).into(), user);
+        let gone = || VmError::NotRunning { vm: vm.clone(), state: super::VmState::Crashed };
+        let qemu = running_qemu(&files.pidfile()).ok_or_else(gone)?;
+        Ok((target, qemu))
+    });
+    // QEMU has open what it needs, so the files can go whether it runs or not.
+    remove_files(vm, layout, context);
+    let (target, qemu) = started?;
+    Ok(Throwaway { target, qemu, _lock: lock })
+}
+
+impl Throwaway {
+    /// Ends the VM as if the power went; nothing of it is kept anyway. Whoever waits for its guest learns that it is gone.
+    pub fn end(&self) {
+        // One that has ended by itself need not be ended.
+        let _ = self.qemu.kill();
+    }
+}
+
+impl Drop for Throwaway {
+    fn drop(&mut self) {
+        self.end();
+        // It is a child of this process: once it is waited for, it is gone.
+        let pid = rustix::process::Pid::from_raw(self.qemu.pid());
+        let _ = waitpid(pid, WaitOptions::empty());
+    }
+}
+
+fn remove_files(vm: &str, layout: &ProjectLayout, context: &RuntimeContext) {
+    let files = layout.vm(vm);
+    clean_up(&files, &layout.sockets(&context.runtime_root, vm));
+    for file in [layout.overlay(vm), files.console_log(), files.qemu_log()] {
+        // What cannot go now is swept by a later run.
+        let _ = fs::remove_file(file);
+    }
+    let _ = fs::remove_dir_all(files.directory());
+}
+
+/// Removes what runs that were killed while they started have left. Whoever still starts holds its VM's lock.
+fn sweep(layout: &ProjectLayout, context: &RuntimeContext) {
+    let entries = fs::read_dir(layout.vms()).into_iter().flatten().flatten();
+    for name in entries.filter_map(|entry| entry.file_name().into_string().ok()) {
+        let files = layout.vm(&name);
+        let Ok(file) = fs::File::open(files.lock()) else { continue };
+        let Ok(Some(_lock)) = Lock::try_hold(file, &files.lock()) else { continue };
+        if !name.starts_with(PREFIX) {
+            continue;
+        }
+        // Its castra is gone, so the kernel is just ending it, or is none that does.
+        if let Some(qemu) = running_qemu(&files.pidfile()) {
+            let _ = qemu.kill();
+            qemu.wait(END_LIMIT);
+        }
+        remove_files(&name, layout, context);
+    }
+}
