@@ -19,7 +19,7 @@ pub(super) fn measure(bench: &Bench, plain_boot: Duration) -> Result<Vec<Row>, S
     bench.castra.run(&["up"])?;
     let floor = Floor::like_the_running_vm(&bench.directory)?;
     bench.forget_vm()?;
-    let (mut floors, mut starts, mut ups) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut floors, mut starts, mut ups, mut runs) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for _ in 0..STARTS {
         floors.push(floor.to_first_output()?);
         let started = Instant::now();
@@ -28,6 +28,7 @@ pub(super) fn measure(bench: &Bench, plain_boot: Duration) -> Result<Vec<Row>, S
         bench.castra.run(&["exec", "--", "cat", "/etc/alpine-release"])?;
         starts.push(started.elapsed());
         bench.forget_vm()?;
+        runs.push(bench.castra.time(&["run", "--", "true"])?);
     }
     let (first, last) = (starts[0], starts[STARTS - 1]);
     let (floor, start) = (median(floors), median(starts));
@@ -35,6 +36,12 @@ pub(super) fn measure(bench: &Bench, plain_boot: Duration) -> Result<Vec<Row>, S
         Row::against("warm `castra up` and first output", start, ("plain boot", plain_boot), "at most 0.025"),
         Row::against("the same", start, ("floor: QEMU by hand and one `ssh`", floor), "at most 2.0"),
         Row::alone("its `castra up` alone", median(ups), "-"),
+        Row::against(
+            "`castra run -- true`",
+            median(runs),
+            ("warm `up` and first output", start),
+            "at most 1.3",
+        ),
         Row::against("the tenth warm start", last, ("the first", first), "about 1"),
     ];
     rows.extend(density(bench)?);
