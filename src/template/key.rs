@@ -78,3 +78,48 @@ impl Ingredients {
         Sha256::digest(text).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    pub(in super::super) fn sample() -> Ingredients {
+        Ingredients {
+            format: FORMAT,
+            image: ImageLabel { id: "alpine-minimal".into(), version: "v1".into() },
+            artifacts: vec![(ArtifactRole::Rootfs, "c0ffee".into())],
+            agent: AGENT_SHA256.into(),
+            qemu: "/usr/bin/qemu size=1 mtime=2".into(),
+            host: None,
+            machine: "q35".into(),
+            accelerator: Accelerator::Tcg,
+            cpu: "qemu64".into(),
+            cpus: 1,
+            memory_mib: 512,
+            disk_bytes: 10 << 30,
+            devices: vec!["virtio-rng-pci".into()],
+            command_line: "console=ttyS0".into(),
+        }
+    }
+
+    #[test]
+    fn whatever_differs_has_a_key_of_its_own() {
+        let others = [
+            Ingredients { format: FORMAT + 1, ..sample() },
+            Ingredients { artifacts: vec![(ArtifactRole::Rootfs, "decaf".into())], ..sample() },
+            Ingredients { agent: "another".into(), ..sample() },
+            Ingredients { qemu: "/usr/bin/qemu size=1 mtime=3".into(), ..sample() },
+            Ingredients { accelerator: Accelerator::Kvm, ..sample() },
+            Ingredients { cpus: 2, ..sample() },
+            Ingredients { memory_mib: 1024, ..sample() },
+            Ingredients { disk_bytes: 20 << 30, ..sample() },
+            Ingredients { devices: Vec::new(), ..sample() },
+            Ingredients { command_line: "quiet".into(), ..sample() },
+        ];
+        let keys: std::collections::BTreeSet<String> = others.iter().map(Ingredients::key).collect();
+        assert_eq!(keys.len(), others.len());
+        assert!(!keys.contains(&sample().key()));
+        assert_eq!(sample().key(), sample().key());
+        assert_eq!(sample().key().len(), 32);
+    }
+}

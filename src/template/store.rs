@@ -201,6 +201,85 @@ mod tests {
         assert_eq!(refusal(&templates, "abc"), None);
     }
 
+    /// A finished template of small files.
+    fn template(templates: &TemplatesLayout) -> String {
+        let ingredients = super::super::key::tests::sample();
+        let key = ingredients.key();
+        let layout = templates.template(&key);
+        fs::create_dir_all(layout.directory()).expect("a directory");
+        let file = |path: std::path::PathBuf| {
+            fs::write(&path, path.display().to_string()).expect("writes");
+            let sha256 = crate::managed::sha256_of(&path, &Cancel::new()).expect("reads");
+            TemplateFile::new(&path, sha256).expect("is there")
+        };
+        let mut manifest = TemplateManifest {
+            key: key.clone(),
+            ingredients,
+            castra_version: "0".into(),
+            made_unix_ms: 1,
+            boot_ms: 1,
+            disk: file(layout.disk()),
+            memory: file(layout.memory()),
+            device_state: file(layout.device_state()),
+            initramfs: file(layout.initramfs()),
+        };
+        manifest.memory.sha256 = memory::digest(&layout.memory(), &Cancel::new()).expect("reads");
+        fs::write(layout.manifest(), serde_json::to_vec(&manifest).expect("JSON")).expect("writes");
+        key
+    }
+
+    /// Other bytes of the same number, behind the back of whoever goes by stamps.
+    fn flip_unseen(path: &Path) {
+        let before = fs::metadata(path).and_then(|metadata| metadata.modified()).expect("is there");
+        let mut bytes = fs::read(path).expect("reads");
+        bytes[3] ^= 1;
+        fs::write(path, bytes).expect("writes");
+        File::open(path).and_then(|file| file.set_modified(before)).expect("sets");
+    }
+
+    #[test]
+    fn damage_is_found_by_stamp_or_by_digest() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let templates = TemplatesLayout::new(directory.path().to_owned());
+        let open = |key: &str| Template::open(&templates, key).map(|template| template.is_some());
+        let verified = |key: &str| {
+            let template = Template::open(&templates, key).expect("opens").expect("is there");
+            template.verify(&Cancel::new())
+        };
+        let key = template(&templates);
+        assert_eq!((open(&key), verified(&key)), (Ok(true), Ok(())));
+        let layout = templates.template(&key);
+
+        // The devices' state is hashed on every use.
+        flip_unseen(&layout.device_state());
+        assert_eq!(open(&key), Err(Damage::File("devices' state")));
+
+        // The others are hashed when that is asked for.
+        for (path, what) in
+            [(layout.disk(), "disk"), (layout.memory(), "memory"), (layout.initramfs(), "initramfs")]
+        {
+            template(&templates);
+            flip_unseen(&path);
+            assert_eq!((open(&key), verified(&key)), (Ok(true), Err(Damage::File(what))));
+            template(&templates);
+            File::options().append(true).open(&path).and_then(|file| file.set_len(1)).expect("cut");
+            assert_eq!(open(&key), Err(Damage::File(what)), "truncated");
+            fs::remove_file(&path).expect("removed");
+            assert_eq!(open(&key), Err(Damage::File(what)), "missing");
+        }
+    }
+
+    #[test]
+    fn a_template_under_another_ones_name_is_damage() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let templates = TemplatesLayout::new(directory.path().to_owned());
+        let key = template(&templates);
+        let other = "0".repeat(key.len());
+        fs::rename(templates.template(&key).directory(), templates.template(&other).directory())
+            .expect("renamed");
+        assert!(matches!(Template::open(&templates, &other), Err(Damage::Manifest(_))));
+    }
+
     #[test]
     fn a_manifest_that_makes_no_sense_is_damage_and_none_is_nothing() {
         let directory = tempfile::tempdir().expect("a directory");
