@@ -7,25 +7,28 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 use crate::config::{parse_disk, parse_memory};
 
+/// Heading of the options that go with every command.
+const FOR_ALL: &str = "Options of every command";
+
 /// A real Linux VM with one command.
 #[derive(Debug, Parser)]
 #[command(name = "castra", version, max_term_width = 100, arg_required_else_help = true)]
 #[command(after_help = "In an empty directory, `castra up` is all it takes; castra.toml declares more.")]
 pub(super) struct Args {
     /// Use this castra.toml (or the one in this directory)
-    #[arg(long, global = true, value_name = "PATH")]
+    #[arg(long, global = true, value_name = "PATH", help_heading = FOR_ALL)]
     pub(super) config: Option<PathBuf>,
     /// Do not look for a castra.toml in this directory and above
-    #[arg(long, global = true, conflicts_with = "config")]
+    #[arg(long, global = true, conflicts_with = "config", help_heading = FOR_ALL)]
     pub(super) skip_discovery: bool,
     /// Never use the network
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = FOR_ALL)]
     pub(super) offline: bool,
     /// Say nothing but errors
-    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = FOR_ALL)]
     quiet: bool,
     /// Say more: each phase of a boot, each step of an image
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, help_heading = FOR_ALL)]
     verbose: bool,
     #[command(subcommand)]
     pub(super) command: Command,
