@@ -110,6 +110,8 @@ points! {
     RESTORE {
         /// Its record says that it starts, and there is no QEMU yet.
         RestoreRecorded = "restore-recorded",
+        /// QEMU waits for the state.
+        RestoreGreeted = "restore-greeted",
         /// The machine runs, and nobody has told it who it is.
         RestoreLoaded = "restore-loaded",
         /// It has its personality, and no record says so.

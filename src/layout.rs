@@ -4,7 +4,7 @@
 //! <project>/castra.toml                    optional
 //! <project>/.castra/
 //!   images/<id>/<version>/                 rootfs.qcow2  vmlinuz  initramfs  manifest.json     read-only
-//!   templates/<key>/disk.qcow2             the disk of a warm template that VMs' disks stand on; read-only
+//!   templates/<digest>/disk.qcow2          the disk of a warm template that VMs' disks stand on; read-only
 //!   <vm>-overlay.qcow2                     the VM's own disk
 //!   vms/<vm>/                              vm.json  qemu.pid  lock  initramfs  host_key  client_key  known_hosts
 //!   logs/                                  image-manager.log  <vm>-console.log  <vm>-qemu.log
@@ -77,9 +77,10 @@ impl ProjectLayout {
         ImagesLayout::new(self.state_root.join("images"))
     }
 
-    /// The disk of a warm template that VMs of this project stand on.
-    pub fn template_disk(&self, key: &str) -> PathBuf {
-        TemplatesLayout::new(self.state_root.join("templates")).template(key).disk()
+    /// The disk of a warm template that VMs of this project stand on, by its SHA-256: a template that is made anew has the
+    /// same key and another disk, and disks that stand on the old one need that.
+    pub fn layer(&self, sha256: &str) -> PathBuf {
+        TemplatesLayout::new(self.state_root.join("templates")).template(sha256).disk()
     }
 
     /// Where a VM's disk is unless its definition says otherwise.
@@ -263,9 +264,15 @@ impl TemplatesLayout {
         TemplateLayout { directory: self.root.join(key) }
     }
 
-    /// Where a template is being made.
-    pub fn work(&self, key: &str) -> TemplateLayout {
-        TemplateLayout { directory: self.root.join(format!(".{key}.work")) }
+    /// Where a template is being made. Each attempt has a place of its own: when the cache is removed, so is the lock that
+    /// keeps two attempts apart.
+    pub fn work(&self, key: &str, attempt: &str) -> TemplateLayout {
+        TemplateLayout { directory: self.root.join(format!(".{key}.{attempt}.work")) }
+    }
+
+    /// The key of the template that is made in a directory of this name; nothing for any other name.
+    pub fn key_of_work(name: &str) -> Option<&str> {
+        name.strip_prefix('.')?.strip_suffix(".work")?.split('.').next()
     }
 
     /// Why no template is made for this key, for a while.
@@ -274,8 +281,8 @@ impl TemplatesLayout {
     }
 
     /// Where the sockets are of the VM that is made into a template.
-    pub fn sockets(&self, runtime_root: &Path, key: &str) -> SocketsLayout {
-        SocketsLayout::new(runtime_root.join("templates").join(&key[..key.len().min(16)]))
+    pub fn sockets(&self, runtime_root: &Path, attempt: &str) -> SocketsLayout {
+        SocketsLayout::new(runtime_root.join("templates").join(attempt))
     }
 }
 

@@ -12,8 +12,8 @@ use std::time::Duration;
 use crate::command::Lifetime;
 use crate::config::{BaseImageSource, BootProfile, ManagedImageSelection, ProjectConfig};
 use crate::context::RuntimeContext;
-use crate::error::Result;
-use crate::guest::ssh::{self, Command, ExecRequest, GuestExit, SshError, Stdio};
+use crate::error::{Kind, Result};
+use crate::guest::ssh::{self, Command, ExecRequest, GuestExit, Stdio};
 use crate::layout::ProjectLayout;
 use crate::managed::{Catalog, ManagedDiskKind};
 use crate::plan::Plan;
@@ -43,22 +43,28 @@ pub(super) fn run(run: &Run, args: &Args, context: &RuntimeContext, printer: &Pr
     // A boot heeds Ctrl-C; the command behind it gets it, and a second one ends castra, and with it the VM.
     super::heed_interrupts(&context.cancel);
     // Not in a thread of its own: the VM ends with the thread that starts it.
-    let vm = start(run, args, context, printer, &place.layout)?;
-    for (source, destination) in copies {
-        ssh::upload(&vm.target, &source, &destination, &mut |_| ())?;
-    }
-    match within(run.timeout, &vm, || ssh::exec(&vm.target, request)) {
-        None => {
+    let ended = start(run, args, context, printer, &place.layout).and_then(|vm| {
+        within(run.timeout, &vm, || {
+            for (source, destination) in copies {
+                ssh::upload(&vm.target, &source, &destination, &mut |_| ())?;
+            }
+            Ok(ssh::exec(&vm.target, request)?)
+        })
+    });
+    Ok(match ended {
+        Ok(Some(exit)) => ExitCode::from(exit.code()),
+        Ok(None) => {
             let secs = run.timeout.unwrap_or_default().as_secs_f64();
             printer.error(&CliError::TimedOut { secs }.into());
-            Ok(ExitCode::from(TIMED_OUT))
+            ExitCode::from(TIMED_OUT)
         }
-        Some(Ok(exit)) => Ok(ExitCode::from(exit.code())),
-        Some(Err(error)) => {
-            printer.error(&error.into());
-            Ok(ExitCode::from(exit::UNREACHED))
+        Err(error) if error.kind() == Kind::Interrupted => return Err(error),
+        // An exit code of the command's own must be told apart.
+        Err(error) => {
+            printer.error(&error);
+            ExitCode::from(exit::UNREACHED)
         }
-    }
+    })
 }
 
 /// Where the VMs that are thrown away have their files while they start.
@@ -149,9 +155,9 @@ fn configuration(
 fn within(
     limit: Option<Duration>,
     vm: &Throwaway,
-    work: impl FnOnce() -> Result<GuestExit, SshError>,
-) -> Option<Result<GuestExit, SshError>> {
-    let Some(limit) = limit else { return Some(work()) };
+    work: impl FnOnce() -> Result<GuestExit>,
+) -> Result<Option<GuestExit>> {
+    let Some(limit) = limit else { return work().map(Some) };
     let is_late = &AtomicBool::new(false);
     let (done, is_done) = channel::<()>();
     let ended = thread::scope(|scope| {
@@ -165,7 +171,10 @@ fn within(
         drop(done);
         ended
     });
-    (!is_late.load(Ordering::Relaxed) || ended.is_ok()).then_some(ended)
+    match ended {
+        Err(_) if is_late.load(Ordering::Relaxed) => Ok(None),
+        other => other.map(Some),
+    }
 }
 
 /// `SRC:DST`; a source may have colons, a destination has none.

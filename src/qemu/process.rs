@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use crate::cancel::Cancel;
 use crate::command::{self, CommandError, Invocation, Lifetime};
 use crate::context::Environment;
+use crate::failpoint::{self, Point};
 use crate::layout::{MAX_SOCKET_PATH_BYTES, SocketsLayout};
 
 use super::argv::{Channels, MachineSpec, arguments};
@@ -29,7 +30,7 @@ const GREETING_LIMIT: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(100);
 
 /// How long QEMU may take to load a saved state.
-const LOAD_LIMIT: Duration = Duration::from_secs(60);
+const LOAD_LIMIT: Duration = Duration::from_secs(30);
 
 /// How often a wait for QEMU's end looks.
 const END_POLL: Duration = Duration::from_millis(2);
@@ -132,7 +133,7 @@ pub fn launch(binary: &QemuBinary, launch: Launch<'_>, cancel: &Cancel) -> Resul
     // From here on only QEMU listens, so that its death closes the connection.
     drop(passed);
     let greeted = await_greeting(&mut child, qmp, cancel).and_then(|mut qmp| {
-        incoming.map_or(Ok(()), |state| load(&mut qmp, &state))?;
+        incoming.map_or(Ok(()), |state| load(&mut qmp, &state, cancel))?;
         Ok(qmp.version().to_owned())
     });
     match greeted {
@@ -174,7 +175,9 @@ fn await_greeting(child: &mut Child, qmp: UnixStream, cancel: &Cancel) -> Result
 }
 
 /// Lets the machine go on from a saved state. A QEMU that cannot load it ends.
-fn load(qmp: &mut Qmp, state: &File) -> Result<(), Failure> {
+fn load(qmp: &mut Qmp, state: &File, cancel: &Cancel) -> Result<(), Failure> {
+    failpoint::reach(Point::RestoreGreeted);
+    cancel.check().map_err(Failure::Interrupted)?;
     ignore_shared_memory(qmp).and_then(|()| load_state(qmp, state, LOAD_LIMIT)).map_err(failure)
 }
 
@@ -210,7 +213,9 @@ pub fn prepare_socket_directory(sockets: &SocketsLayout) -> Result<(), QemuError
         return Err(QemuError::SocketPathTooLong { path: longest, bytes, limit: MAX_SOCKET_PATH_BYTES });
     }
     let failed = |source| socket_error(sockets, source);
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(sockets.directory()).map_err(failed)?;
+    let make = || fs::DirBuilder::new().recursive(true).mode(0o700).create(sockets.directory());
+    // The directory above goes with the last VM in it, perhaps between its making and this one's.
+    make().or_else(|_| make()).map_err(failed)?;
     // `castra/<project>/<vm>`: each of the three is checked, since /tmp is everybody's.
     for directory in sockets.directory().ancestors().take(3) {
         let metadata = fs::symlink_metadata(directory).map_err(failed)?;

@@ -13,13 +13,14 @@ use crate::command::Lifetime;
 use crate::context::RuntimeContext;
 use crate::failpoint::{self, Point};
 use crate::files;
-use crate::guest::{ControlPort, append_agent};
+use crate::guest::{ControlError, ControlPort, append_agent};
 use crate::layout::{CacheLayout, SocketsLayout, TemplateLayout, TemplatesLayout};
 use crate::managed::sha256_of;
 use crate::qemu::{
-    Boot, Disk, Launch, MachineSpec, Memory, QemuBinary, Qmp, create_overlay, ignore_shared_memory, launch,
-    running_qemu, save_state,
+    Boot, Disk, Launch, MachineSpec, Memory, QemuBinary, Qmp, QmpError, create_overlay, ignore_shared_memory,
+    launch, running_qemu, save_state,
 };
+use crate::random::random_bytes;
 
 use super::error::TemplateError;
 use super::key::Ingredients;
@@ -52,6 +53,8 @@ pub struct BakeRequest<'a> {
     pub cache: &'a CacheLayout,
     /// Surroundings.
     pub context: &'a RuntimeContext,
+    /// Whether the lock still keeps others away: it is removed with the cache.
+    pub is_alone: &'a dyn Fn() -> bool,
     /// How long the guest may take to come to rest.
     pub limit: Duration,
     /// Hears of each stage of the boot.
@@ -65,9 +68,11 @@ pub struct BakeRequest<'a> {
 pub fn bake(request: &BakeRequest<'_>) -> Result<Template, TemplateError> {
     let key = request.ingredients.key();
     let templates = request.cache.templates();
-    let work = templates.work(&key);
-    let sockets = templates.sockets(&request.context.runtime_root, &key);
-    clear(&work)?;
+    let random: [u8; 6] = random_bytes().map_err(file_error("read", Path::new("/dev/urandom")))?;
+    let attempt: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    let work = templates.work(&key, &attempt);
+    let sockets = templates.sockets(&request.context.runtime_root, &attempt);
+    clear_leftovers(&templates, &key)?;
     let made = make(request, &key, &templates, &work, &sockets);
     for path in [sockets.qmp(), sockets.control()] {
         // A socket that is still there is replaced on the next start.
@@ -80,7 +85,17 @@ pub fn bake(request: &BakeRequest<'_>) -> Result<Template, TemplateError> {
     made
 }
 
-/// Removes what a castra that was killed has left, its QEMU first.
+/// Removes what castras that were killed have left. The caller holds the template's lock.
+pub(super) fn clear_leftovers(templates: &TemplatesLayout, key: &str) -> Result<(), TemplateError> {
+    let entries = fs::read_dir(templates.root()).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    for name in names.filter(|name| TemplatesLayout::key_of_work(name) == Some(key)) {
+        clear(&TemplateLayout::new(templates.root().join(name)))?;
+    }
+    Ok(())
+}
+
+/// Removes a template in the making, its QEMU first.
 fn clear(work: &TemplateLayout) -> Result<(), TemplateError> {
     if let Some(qemu) = running_qemu(&work.pidfile()) {
         qemu.kill()?;
@@ -118,7 +133,12 @@ fn make(
     };
     let process = launch(request.binary, launch_it, &context.cancel)?;
     failpoint::reach(Point::BakeBooting);
-    let saved = save(request, sockets, work, &spec.name, started);
+    let saved = save(request, sockets, work, &spec.name, started).map_err(|error| match error {
+        TemplateError::Control(ControlError::Closed) => {
+            TemplateError::Died(fs::read_to_string(work.qemu_log()).unwrap_or_default())
+        }
+        other => other,
+    });
     process.end(if saved.is_ok() { END_LIMIT } else { Duration::ZERO });
     let boot = saved?;
     failpoint::reach(Point::BakeSaved);
@@ -159,23 +179,31 @@ fn save(
     let cancel = &request.context.cancel;
     let mut qmp = connect(sockets)?;
     // Before the boot: a QEMU that cannot do this says so at once.
-    ignore_shared_memory(&mut qmp).map_err(TemplateError::Unsupported)?;
+    ignore_shared_memory(&mut qmp).map_err(unsupported)?;
     drop(qmp);
     bring_to_rest(request, sockets, started)?;
     let boot = started.elapsed();
     failpoint::reach(Point::BakeAtRest);
     let mut qmp = connect(sockets)?;
-    qmp.execute("stop", json!({})).map_err(TemplateError::Unsupported)?;
+    qmp.execute("stop", json!({})).map_err(unsupported)?;
     let path = work.device_state();
     let file = File::create(&path).map_err(file_error("create", &path))?;
     save_state(vm, &mut qmp, &file, SAVE_LIMIT, cancel)?;
     // QEMU writes what its disk cache holds when it ends.
-    qmp.quit().map_err(TemplateError::Unsupported)?;
+    qmp.quit().map_err(unsupported)?;
     Ok(boot)
 }
 
 fn connect(sockets: &SocketsLayout) -> Result<Qmp, TemplateError> {
-    Qmp::connect(&sockets.qmp(), ANSWER_LIMIT).map_err(TemplateError::Unsupported)
+    Qmp::connect(&sockets.qmp(), ANSWER_LIMIT).map_err(unsupported)
+}
+
+/// Only a refusal tells what QEMU can do; silence may have other reasons.
+fn unsupported(error: QmpError) -> TemplateError {
+    match error {
+        QmpError::Refused { .. } => TemplateError::Unsupported(error),
+        other => TemplateError::Silent(other),
+    }
 }
 
 fn bring_to_rest(
@@ -197,7 +225,7 @@ fn bring_to_rest(
                 return Err(TemplateError::Guest { errand: format!("{errand:?}").to_lowercase(), reason });
             }
             Ok(_) => {}
-            Err(crate::guest::ControlError::Silent) => {
+            Err(ControlError::Silent) => {
                 return Err(TemplateError::Restless { limit_secs: request.limit.as_secs() });
             }
             Err(error) => return Err(error.into()),
@@ -239,6 +267,9 @@ fn publish(
         device_state: whole(work.device_state())?,
         initramfs: whole(work.initramfs())?,
     };
+    if !(request.is_alone)() {
+        return Err(TemplateError::Disturbed);
+    }
     discard(templates, key)?;
     let published = templates.template(key);
     fs::rename(work.directory(), published.directory())

@@ -35,6 +35,15 @@ pub enum TemplateError {
         /// What it said.
         reason: String,
     },
+    /// QEMU ended while the guest booted.
+    #[error("QEMU ended while it made a warm template{}", quoted(.0))]
+    Died(String),
+    /// QEMU does not answer.
+    #[error("QEMU does not answer while it makes a warm template ({0})")]
+    Silent(QmpError),
+    /// Another castra works at the same place, because its lock was removed with the cache.
+    #[error("the cache was removed while a warm template was made in it")]
+    Disturbed,
     /// This QEMU cannot keep a guest's memory in a file.
     #[error("this QEMU cannot leave a guest's memory in a file ({0})")]
     Unsupported(QmpError),
@@ -70,6 +79,16 @@ impl TemplateError {
         )
     }
 
+    /// Whether there is no place for a template here, and may be another.
+    pub fn is_unwritable(&self) -> bool {
+        match self {
+            Self::File { source, .. } | Self::Lock(LockError::File { source, .. }) => {
+                matches!(kind_of_io(source), Kind::Permission) || source.kind() == io::ErrorKind::StorageFull
+            }
+            _ => false,
+        }
+    }
+
     /// Whether somebody asked for the stop.
     pub fn is_interruption(&self) -> bool {
         self.kind() == Kind::Interrupted
@@ -80,7 +99,12 @@ impl Explain for TemplateError {
     fn kind(&self) -> Kind {
         match self {
             Self::File { source, .. } => kind_of_io(source),
-            Self::Restless { .. } | Self::Guest { .. } | Self::Unsupported(_) => Kind::Unavailable,
+            Self::Restless { .. }
+            | Self::Guest { .. }
+            | Self::Died(_)
+            | Self::Silent(_)
+            | Self::Unsupported(_) => Kind::Unavailable,
+            Self::Disturbed => Kind::Busy,
             Self::Qemu(error) => error.kind(),
             Self::Control(error) => error.kind(),
             Self::Initrd(error) => error.kind(),
@@ -99,5 +123,13 @@ impl Explain for TemplateError {
             _ if self.is_interruption() => None,
             _ => Some("`castra up --cold` boots without a template.".to_owned()),
         }
+    }
+}
+
+/// The last of what QEMU said.
+fn quoted(log: &str) -> String {
+    match log.lines().rev().find(|line| !line.trim().is_empty()) {
+        Some(line) => format!(": {}", line.trim()),
+        None => ", without a word (is the disk full?)".to_owned(),
     }
 }

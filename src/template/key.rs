@@ -13,6 +13,18 @@ const FORMAT: u32 = 1;
 /// SHA-256 of the guest agent, computed when it was built.
 const AGENT_SHA256: &str = env!("CASTRA_GUEST_SHA256");
 
+/// The host's processor and kernel: what a guest sees of them is part of its memory.
+fn host_cpu() -> String {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let first = text.split("\n\n").next().unwrap_or_default();
+    let is_lasting = |line: &&str| {
+        ["model name", "stepping", "microcode", "flags"].iter().any(|name| line.starts_with(name))
+    };
+    let lines: Vec<&str> = first.lines().filter(is_lasting).collect();
+    format!("{release} {}", lines.join(" "))
+}
+
 /// Everything a template depends on. Whatever differs in any of it gets a template of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ingredients {
@@ -24,7 +36,7 @@ pub struct Ingredients {
     agent: String,
     /// QEMU's program: path, size and time of change.
     pub qemu: String,
-    /// The host, where the guest's CPU is the host's own.
+    /// The host's processor and kernel, where the guest's CPU is the host's own.
     host: Option<String>,
     machine: String,
     /// How the CPU is run.
@@ -47,14 +59,13 @@ impl Ingredients {
             Boot::Kernel { command_line, .. } => command_line.clone(),
             Boot::Native => String::new(),
         };
-        let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
         Self {
             format: FORMAT,
             image: ImageLabel { id: image.id.clone(), version: image.version.clone() },
             artifacts: image.artifacts.iter().map(|one| (one.role, one.sha256.clone())).collect(),
             agent: AGENT_SHA256.to_owned(),
             qemu: binary.identity.clone(),
-            host: (spec.accelerator != Accelerator::Tcg).then(host),
+            host: (spec.accelerator != Accelerator::Tcg).then(host_cpu),
             machine: spec.machine.clone(),
             accelerator: spec.accelerator,
             cpu: spec.cpu.clone(),

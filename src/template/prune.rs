@@ -5,8 +5,9 @@ use std::fs;
 use crate::cancel::Cancel;
 use crate::layout::{CacheLayout, TemplatesLayout};
 use crate::lock::Lock;
-use crate::qemu::{QemuBinary, running_qemu};
+use crate::qemu::QemuBinary;
 
+use super::bake::clear_leftovers;
 use super::error::TemplateError;
 use super::manifest::TemplateManifest;
 use super::store::{Template, discard, list};
@@ -53,25 +54,46 @@ pub fn prune(
     if dry_run {
         return Ok(going);
     }
-    for manifest in &going {
+    let mut gone = Vec::new();
+    for manifest in going {
         let _lock = lock(cache, &manifest.key, cancel)?;
-        discard(&templates, &manifest.key)?;
+        // It may have been made anew while somebody else held the lock.
+        if all || use_of(&templates, &manifest, qemu) != Use::Ready {
+            discard(&templates, &manifest.key)?;
+            gone.push(manifest);
+        }
     }
+    remove_leftovers(cache, &templates, cancel)?;
+    Ok(gone)
+}
+
+/// What no list has: templates in the making, those without a readable manifest, and what is remembered of failures.
+fn remove_leftovers(
+    cache: &CacheLayout,
+    templates: &TemplatesLayout,
+    cancel: &Cancel,
+) -> Result<(), TemplateError> {
     let entries = fs::read_dir(templates.root()).into_iter().flatten().flatten();
     for path in entries.map(|entry| entry.path()) {
         let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
-        if let Some(key) = name.strip_prefix('.').and_then(|name| name.strip_suffix(".work")) {
+        if let Some(key) = TemplatesLayout::key_of_work(name) {
             let _lock = lock(cache, key, cancel)?;
-            let work = templates.work(key);
-            // With the lock, nobody works there any more.
-            if running_qemu(&work.pidfile()).is_none() {
-                let _ = fs::remove_dir_all(work.directory());
-            }
+            clear_leftovers(templates, key)?;
         } else if name.ends_with(".refused.json") {
+            // One that cannot be removed is only tried again later.
             let _ = fs::remove_file(&path);
+        } else if is_key(name) {
+            let _lock = lock(cache, name, cancel)?;
+            if !matches!(TemplateManifest::load(&templates.template(name).manifest()), Ok(Some(_))) {
+                discard(templates, name)?;
+            }
         }
     }
-    Ok(going)
+    Ok(())
+}
+
+fn is_key(name: &str) -> bool {
+    name.len() == 32 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 fn lock(cache: &CacheLayout, key: &str, cancel: &Cancel) -> Result<Lock, TemplateError> {

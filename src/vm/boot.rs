@@ -27,6 +27,9 @@ use super::watch::BootWatch;
 /// Another program may take the port between its choice and QEMU's start; more often than this it is no accident.
 const PORT_ATTEMPTS: usize = 5;
 
+/// QEMU's words on SIGTERM, unchanged since 0.13 (`os_sigterm`, `qemu_kill_report`).
+const ENDED_BY_SIGNAL: &str = "terminating on signal";
+
 /// All that a start needs to know.
 pub(super) struct BootRequest<'a> {
     pub(super) plan: &'a VmPlan,
@@ -52,7 +55,9 @@ pub(super) fn start(
             let message =
                 format!("VM `{vm}` does not go on from its warm template and boots instead: {error}");
             request.report(Event::Warning { message });
-            warm::give_up_on(warm, &error.to_string());
+            if is_templates_fault(&error) {
+                warm::give_up_on(warm, &error.to_string());
+            }
             boot(request, record, choice)
         }
         result => result,
@@ -120,8 +125,22 @@ pub(super) fn accelerator(
     Ok(choice)
 }
 
-/// Whether the failure may be that of the accelerator, or of the template.
+/// Whether QEMU could not go on from the state, or the guest could not. A busy machine that was too slow proves nothing.
+fn is_templates_fault(error: &VmError) -> bool {
+    matches!(
+        error,
+        VmError::BootDied { .. } | VmError::AgentFailed { .. } | VmError::Qemu(QemuError::Died { .. })
+    )
+}
+
+/// Whether the failure may be that of the accelerator, or of the template, and not the wish of somebody who ended QEMU.
 fn is_worth_another(error: &VmError) -> bool {
+    let was_ended = |said: &str| said.contains(ENDED_BY_SIGNAL);
+    match error {
+        VmError::BootDied { console, .. } if was_ended(console) => return false,
+        VmError::Qemu(QemuError::Died { stderr, .. }) if was_ended(stderr) => return false,
+        _ => {}
+    }
     matches!(
         error,
         VmError::BootDied { .. }

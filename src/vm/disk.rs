@@ -22,6 +22,14 @@ use super::error::VmError;
 use super::layer::{self, LayerRecord};
 use super::record::Record;
 
+/// A disk that is there.
+pub(super) struct EnsuredDisk {
+    /// The VM's record, which tells of it.
+    pub(super) record: Record,
+    /// Whether it was made just now: only then it is the disk of a template's instant.
+    pub(super) is_new: bool,
+}
+
 /// Sees to it that the VM has its disk, and writes the record of a new one. A disk that is there is never replaced; a
 /// new one stands on `layer` if there is one, else on the base image itself.
 ///
@@ -34,15 +42,16 @@ pub(super) fn ensure_disk(
     new_layer: Option<LayerRecord>,
     layout: &ProjectLayout,
     context: &RuntimeContext,
-) -> Result<Record, VmError> {
+) -> Result<EnsuredDisk, VmError> {
     let (vm, overlay) = (&plan.definition.name, &plan.definition.overlay);
     let recorded = Record::load(layout, vm)?;
-    let mut record = if overlay.exists() {
+    let is_new = !overlay.exists();
+    let mut record = if !is_new {
         check_overlay(plan, base, recorded.as_ref(), layout, context)?;
         grow(plan, context)?;
         recorded.unwrap_or_else(|| Record::new(layout, vm, overlay, base.record.clone()))
     } else {
-        let foundation = new_layer.as_ref().map(|layer| layout.template_disk(&layer.key));
+        let foundation = new_layer.as_ref().map(|layer| layout.layer(&layer.sha256));
         create(plan, foundation.as_ref().unwrap_or(&base.disk), context)?;
         let mut record = Record::new(layout, vm, overlay, base.record.clone());
         record.layer = new_layer;
@@ -51,7 +60,7 @@ pub(super) fn ensure_disk(
     record.base = base.record.clone();
     record.save(layout)?;
     failpoint::reach(Point::OverlayRecorded);
-    Ok(record)
+    Ok(EnsuredDisk { record, is_new })
 }
 
 /// Where a backing file's name leads.
@@ -70,8 +79,8 @@ fn check_overlay(
 ) -> Result<(), VmError> {
     let (vm, overlay) = (&plan.definition.name, &plan.definition.overlay);
     let mut found = backing_of(overlay)?;
-    if let Some(key) = layer::key_of(&found, layout) {
-        layer::check(plan, &key, recorded, layout, context)?;
+    if let Some(sha256) = layer::sha256_in(&found, layout) {
+        layer::check(plan, &sha256, recorded, layout, context)?;
         found = backing_of(&found)?;
     }
     let same_file = found == normalise(&base.disk)
@@ -117,13 +126,18 @@ fn create(plan: &VmPlan, foundation: &Path, context: &RuntimeContext) -> Result<
     Ok(())
 }
 
-/// An empty file beside the disk, which vanishes unless it gets the disk's name: the relative backing file counts from
-/// that directory. Always of the same name, so that what a killed castra left is found; the VM's lock is held.
-fn new_beside(overlay: &Path) -> io::Result<TempPath> {
+/// The name of a disk in the making.
+pub(super) fn temporary_name(overlay: &Path) -> PathBuf {
     let mut name = OsString::from(".");
     name.push(overlay.file_name().unwrap_or_default());
     name.push(".new");
-    let path = overlay.with_file_name(name);
+    overlay.with_file_name(name)
+}
+
+/// An empty file beside the disk, which vanishes unless it gets the disk's name: the relative backing file counts from
+/// that directory. Always of the same name, so that what a killed castra left is found; the VM's lock is held.
+fn new_beside(overlay: &Path) -> io::Result<TempPath> {
+    let path = temporary_name(overlay);
     match fs::remove_file(&path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}

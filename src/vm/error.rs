@@ -216,6 +216,9 @@ pub enum VmError {
         /// The process.
         pid: i32,
     },
+    /// A VM that is thrown away did not start; nothing is left of it to look into.
+    #[error(transparent)]
+    Thrown(Box<VmError>),
     /// The image could not be had.
     #[error(transparent)]
     Image(#[from] ImageError),

@@ -31,6 +31,7 @@ impl Explain for VmError {
             | Self::ServicesTimedOut { .. }
             | Self::Unrecorded { .. }
             | Self::Unkillable { .. } => Kind::Unavailable,
+            Self::Thrown(error) => error.kind(),
             Self::PortTaken { .. } => Kind::Busy,
             Self::PortForbidden { .. } => Kind::Permission,
             // Answered by `inner` above.
@@ -48,6 +49,9 @@ impl Explain for VmError {
     fn hint(&self) -> Option<String> {
         if let Some(inner) = self.inner() {
             return inner.hint();
+        }
+        if let Self::Thrown(error) = self {
+            return error.inner().and_then(Explain::hint);
         }
         match self {
             Self::RecordDamaged { vm, path, .. } => Some(format!(

@@ -33,18 +33,15 @@ pub(super) fn bring(
     context: &RuntimeContext,
 ) -> Result<LayerRecord, TemplateError> {
     let (key, file) = (template.manifest.key.clone(), &template.manifest.disk);
-    let path = layout.template_disk(&key);
+    let path = layout.layer(&file.sha256);
     let directory = path.parent().unwrap_or(Path::new("/"));
     let failed = |action| {
-        move |source| TemplateError::File {
-            action,
-            path: layout.template_disk(&template.manifest.key),
-            source,
-        }
+        let path = path.clone();
+        move |source| TemplateError::File { action, path, source }
     };
     fs::create_dir_all(directory).map_err(failed("create"))?;
     let stamp_of = || fs::symlink_metadata(&path).map(|metadata| Stamp::of(&metadata));
-    // Other VMs may run from it: a layer that is there and the same stays.
+    // Other disks may stand on it: one that is there and right stays.
     let stamp = match stamp_of() {
         Ok(stamp) if stamp == file.stamp || sha256_of(&path, &context.cancel)? == file.sha256 => stamp,
         _ => {
@@ -55,46 +52,42 @@ pub(super) fn bring(
     Ok(LayerRecord { key, sha256: file.sha256.clone(), stamp })
 }
 
-/// The key of the template whose disk this is, if it is one of this project's.
-pub(super) fn key_of(disk: &Path, layout: &ProjectLayout) -> Option<String> {
-    let key = disk.parent().and_then(Path::file_name).and_then(OsStr::to_str)?;
-    (layout.template_disk(key) == disk).then(|| key.to_owned())
+/// The SHA-256 that a layer of this project should have, if this is the path of one.
+pub(super) fn sha256_in(disk: &Path, layout: &ProjectLayout) -> Option<String> {
+    let sha256 = disk.parent().and_then(Path::file_name).and_then(OsStr::to_str)?;
+    (layout.layer(sha256) == disk).then(|| sha256.to_owned())
 }
 
-/// The layer is there, and is what it was. One that was removed comes back from the cache, if that has it.
+/// The layer is there, and is what it was: by its stamp where the record has that, else by its digest. One that was removed
+/// comes back from the cache, if that has it.
 pub(super) fn check(
     plan: &VmPlan,
-    key: &str,
+    sha256: &str,
     recorded: Option<&Record>,
     layout: &ProjectLayout,
     context: &RuntimeContext,
 ) -> Result<(), VmError> {
-    let (vm, path) = (&plan.definition.name, layout.template_disk(key));
-    let layer = recorded.and_then(|record| record.layer.as_ref()).filter(|layer| layer.key == key);
+    let (vm, path) = (&plan.definition.name, layout.layer(sha256));
+    let layer = recorded.and_then(|record| record.layer.as_ref()).filter(|layer| layer.sha256 == sha256);
     let metadata = match fs::symlink_metadata(&path) {
         Ok(metadata) => metadata,
-        Err(_) if comes_back(key, layer, layout, context) => return Ok(()),
+        Err(_) if comes_back(layer, layout, context) => return Ok(()),
         Err(_) => {
             let overlay = Some(plan.definition.overlay.clone());
             return Err(VmError::BaseMissing { vm: vm.clone(), base: path, overlay });
         }
     };
-    // A record that was lost says nothing of the layer; its own directory's name is all there is to go by.
-    let Some(layer) = layer else { return Ok(()) };
-    if layer.stamp == Stamp::of(&metadata) || sha256_of(&path, &context.cancel)? == layer.sha256 {
+    if layer.is_some_and(|layer| layer.stamp == Stamp::of(&metadata))
+        || sha256_of(&path, &context.cancel)? == sha256
+    {
         return Ok(());
     }
     Err(VmError::BaseChanged { vm: vm.clone(), base: path, overlay: plan.definition.overlay.clone() })
 }
 
-fn comes_back(
-    key: &str,
-    layer: Option<&LayerRecord>,
-    layout: &ProjectLayout,
-    context: &RuntimeContext,
-) -> bool {
+fn comes_back(layer: Option<&LayerRecord>, layout: &ProjectLayout, context: &RuntimeContext) -> bool {
     let Some(layer) = layer else { return false };
-    let template = Template::open(&context.cache.templates(), key).ok().flatten();
+    let template = Template::open(&context.cache.templates(), &layer.key).ok().flatten();
     let same = template.filter(|template| template.manifest.disk.sha256 == layer.sha256);
     same.is_some_and(|template| bring(&template, layout, context).is_ok())
 }

@@ -16,6 +16,7 @@ use crate::plan::VmPlan;
 use crate::qemu::{QemuPid, running_qemu};
 use crate::random::random_bytes;
 
+use super::disk::temporary_name;
 use super::error::VmError;
 use super::leftovers::clean_up;
 use super::up::{UpOptions, bring_up, lock};
@@ -58,7 +59,7 @@ pub fn start_throwaway(
 ) -> Result<Throwaway, VmError> {
     sweep(layout, context);
     let vm = &plan.definition.name;
-    let lock = lock(vm, layout, context)?;
+    let lock = lock_for_good(vm, layout, context)?;
     let started = bring_up(plan, layout, context, options).and_then(|record| {
         let files = layout.vm(vm);
         let port = record.boot.as_ref().and_then(|boot| boot.ssh_port);
@@ -70,8 +71,18 @@ pub fn start_throwaway(
     });
     // QEMU has open what it needs, so the files can go whether it runs or not.
     remove_files(vm, layout, context);
-    let (target, qemu) = started?;
+    let (target, qemu) = started.map_err(|error| VmError::Thrown(Box::new(error)))?;
     Ok(Throwaway { target, qemu, _lock: lock })
+}
+
+/// The VM's lock, on a file that nobody has swept away between its making and its locking.
+fn lock_for_good(vm: &str, layout: &ProjectLayout, context: &RuntimeContext) -> Result<Lock, VmError> {
+    loop {
+        let held = lock(vm, layout, context)?;
+        if held.is_on(&layout.vm(vm).lock()) {
+            return Ok(held);
+        }
+    }
 }
 
 impl Throwaway {
@@ -94,7 +105,8 @@ impl Drop for Throwaway {
 fn remove_files(vm: &str, layout: &ProjectLayout, context: &RuntimeContext) {
     let files = layout.vm(vm);
     clean_up(&files, &layout.sockets(&context.runtime_root, vm));
-    for file in [layout.overlay(vm), files.console_log(), files.qemu_log()] {
+    let unfinished = temporary_name(&layout.overlay(vm));
+    for file in [layout.overlay(vm), unfinished, files.console_log(), files.qemu_log()] {
         // What cannot go now is swept by a later run.
         let _ = fs::remove_file(file);
     }

@@ -3,6 +3,8 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+
 use crate::command::Lifetime;
 use crate::config::BootProfile;
 use crate::context::RuntimeContext;
@@ -12,20 +14,23 @@ use crate::layout::{ProjectLayout, SocketsLayout};
 use crate::lock::Lock;
 use crate::managed::ImageManager;
 use crate::plan::{BasePlan, Plan, VmPlan};
-use crate::qemu::{Accelerator, Network, QemuBinary, running_qemu};
+use crate::qemu::{Accelerator, Network, QemuBinary, Qmp, running_qemu};
 use crate::report::Event;
 
 use super::PerVm;
 use super::base::{confirm, ensure_base};
 use super::boot::{BootRequest, accelerator, start};
-use super::disk::ensure_disk;
+use super::disk::{EnsuredDisk, ensure_disk};
 use super::down::{DownOptions, stop};
 use super::error::VmError;
 use super::leftovers::clean_up;
-use super::record::{Progress, Record};
+use super::record::{Progress, Record, StartKind};
 use super::state::{VmState, observe};
 use super::warm::Warming;
 use super::watch::BootWatch;
+
+/// How long QEMU may take to answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
 /// What `up` waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,6 +124,7 @@ fn up_one(
     }
     if let Some(record) = record {
         match observe(&record, &layout.vm(vm)).0 {
+            VmState::Starting if is_stuck(&record) => end_stuck(&record, layout, context)?,
             VmState::Starting | VmState::Running => return go_on(plan, record, layout, context, options),
             // A `down` that was killed half-way: what it began is brought to its end.
             VmState::Stopping => drop(stop(vm, layout, context, &DownOptions::default())?),
@@ -155,9 +161,10 @@ pub(super) fn bring_up(
         base = confirm(base, layout, context)?;
     }
     let image = base.image.as_ref();
-    let record = ensure_disk(plan, &base, warm.as_ref().map(|warm| warm.layer.clone()), layout, context)?;
+    let layer = warm.as_ref().map(|warm| warm.layer.clone());
+    let EnsuredDisk { record, is_new } = ensure_disk(plan, &base, layer, layout, context)?;
     let request = BootRequest { plan, image, binary, layout, context, options };
-    start(&request, record, choice, warm.as_ref())
+    start(&request, record, choice, warm.as_ref().filter(|_| is_new))
 }
 
 /// A template fits a disk that was never used only, and a guest with an agent. A disk that is there may have been used.
@@ -236,6 +243,29 @@ pub(super) fn attach(
     }
     context.reporter.report(&Event::VmRunning { vm, boot_ms: None });
     Ok(UpOutcome { record, ran_already: true })
+}
+
+/// Whether a castra was killed before the machine that it started ran: a state that nobody loads, or that nobody lets run,
+/// stays as it is for good. One that does not answer now is left to the usual wait.
+fn is_stuck(record: &Record) -> bool {
+    let Some(boot) = record.boot.as_ref().filter(|boot| boot.start == StartKind::Template) else {
+        return false;
+    };
+    let sockets = SocketsLayout::new(boot.sockets.clone());
+    let status =
+        Qmp::connect(&sockets.qmp(), ANSWER_LIMIT).and_then(|mut qmp| qmp.execute("query-status", json!({})));
+    status.is_ok_and(|status| status["running"] == false)
+}
+
+/// Ends a machine that never ran. Its disk was made for a template's memory and not written to, so it boots.
+fn end_stuck(record: &Record, layout: &ProjectLayout, context: &RuntimeContext) -> Result<(), VmError> {
+    let files = layout.vm(&record.name);
+    if let Some(qemu) = running_qemu(&files.pidfile()) {
+        qemu.kill()?;
+        qemu.wait(ANSWER_LIMIT);
+    }
+    clean_up(&files, &layout.sockets(&context.runtime_root, &record.name));
+    Ok(())
 }
 
 fn recover(record: &Record, layout: &ProjectLayout, context: &RuntimeContext) {

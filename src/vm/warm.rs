@@ -60,7 +60,13 @@ impl Warming<'_> {
                     failure = Some(error);
                     break;
                 }
-                Err(error) => failure = Some(error),
+                Err(error) => {
+                    let is_unwritable = error.is_unwritable();
+                    failure = Some(error);
+                    if !is_unwritable {
+                        break;
+                    }
+                }
             }
         }
         if let Some(error) = failure {
@@ -115,7 +121,8 @@ impl Warming<'_> {
     ) -> Result<Template, TemplateError> {
         let what = "another castra that prepares the same warm template".to_owned();
         let tell = || self.report(Event::Waiting { what });
-        let _lock = Lock::acquire(&cache.lock(&format!("template-{key}")), &self.context.cancel, tell)?;
+        let path = cache.lock(&format!("template-{key}"));
+        let lock = Lock::acquire(&path, &self.context.cancel, tell)?;
         // Whoever held the lock has probably made it.
         if let Ok(Some(template)) = Template::open(&cache.templates(), key) {
             return Ok(template);
@@ -138,6 +145,7 @@ impl Warming<'_> {
             binary: self.binary,
             cache,
             context: self.context,
+            is_alone: &|| lock.is_on(&path),
             limit: boot_limit(self.choice.accelerator, self.limit),
             on_stage: &on_stage,
         })?;
@@ -164,6 +172,10 @@ pub(super) fn give_up_on(warm: &Warm, reason: &str) {
     let (layout, key) = (&warm.template.layout, &warm.template.manifest.key);
     let Some(root) = layout.directory().parent() else { return };
     let templates = TemplatesLayout::new(root.to_owned());
+    // One that went meanwhile, or was changed, is not to blame for anything.
+    if !matches!(Template::open(&templates, key), Ok(Some(_))) {
+        return;
+    }
     template::refuse(&templates, key, reason);
     // Under no lock: whoever opens it meanwhile finds it whole or not at all, and what cannot go is refused all the same.
     let _ = template::discard(&templates, key);

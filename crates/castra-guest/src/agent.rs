@@ -18,7 +18,7 @@ use crate::control::ControlPort;
 use crate::news::{Milestone, News, Newsroom, reached_now};
 use crate::ssh::SshServer;
 use crate::trees::Trees;
-use crate::{grow, network, personality, power, process, root, services, settle};
+use crate::{grow, network, personality, power, process, root, secrets, services, settle};
 
 const HOSTNAME: &str = "/etc/hostname";
 const MACHINE_ID: &str = "/etc/machine-id";
@@ -112,6 +112,8 @@ struct Agent {
     powering_off: bool,
     /// The host has asked for the rest that a template is made of, and it has not come to that yet.
     is_to_settle: bool,
+    /// The image's sshd was stopped for the rest, and this VM is to have one.
+    is_sshd_due: bool,
 }
 
 /// What files of the root say about who this VM is.
@@ -133,6 +135,7 @@ impl Agent {
             newsroom,
             powering_off: false,
             is_to_settle: false,
+            is_sshd_due: false,
         }
     }
 
@@ -162,7 +165,10 @@ impl Agent {
 
     fn hear(&mut self, news: News) -> Vec<GuestMessage> {
         match news {
-            News::Settled => vec![GuestMessage::Settled],
+            News::Settled(had_sshd) => {
+                self.is_sshd_due = had_sshd;
+                vec![GuestMessage::Settled]
+            }
             News::Reached(milestone, uptime_ms) => self.reach(milestone, uptime_ms),
             News::Failed(errand, reason) => {
                 let failure = failed(errand, reason);
@@ -244,6 +250,9 @@ impl Agent {
         let _ = personality::write_line(Path::new(HOSTNAME), &identity.hostname);
         let _ = personality::write_line(Path::new(MACHINE_ID), &identity.machine_id);
         let _ = personality::set_hostname(&identity.hostname);
+        if std::mem::take(&mut self.is_sshd_due) {
+            tokio::task::spawn_blocking(secrets::start_sshd);
+        }
     }
 
     fn settle(&mut self) -> Vec<GuestMessage> {
@@ -263,7 +272,7 @@ impl Agent {
         self.is_to_settle = false;
         let (trees, newsroom) = (Arc::clone(&self.trees), self.newsroom.clone());
         tokio::task::spawn_blocking(move || match settle::come_to_rest(&trees) {
-            Ok(()) => newsroom.settled(),
+            Ok(had_sshd) => newsroom.settled(had_sshd),
             Err(error) => newsroom.failed(Errand::Settle, error),
         });
     }

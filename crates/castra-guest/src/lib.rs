@@ -23,6 +23,7 @@ mod personality;
 mod power;
 mod process;
 mod root;
+mod secrets;
 mod services;
 mod settle;
 pub mod ssh;

@@ -9,8 +9,8 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 pub(crate) enum News {
     /// A step towards [`Stage::Ready`] or one of the other stages, and when (milliseconds since the kernel started).
     Reached(Milestone, u64),
-    /// The guest is at rest.
-    Settled,
+    /// The guest is at rest. Whether the image's sshd was stopped for it.
+    Settled(bool),
     /// A duty failed, for good or for now.
     Failed(Errand, String),
 }
@@ -47,8 +47,8 @@ impl Newsroom {
     }
 
     /// The guest has come to rest.
-    pub(crate) fn settled(&self) {
-        self.tell(News::Settled);
+    pub(crate) fn settled(&self, had_sshd: bool) {
+        self.tell(News::Settled(had_sshd));
     }
 
     /// A duty failed.

@@ -6,6 +6,7 @@
 use std::io;
 
 use crate::process::image_program;
+use crate::secrets;
 use crate::trees::Trees;
 
 /// Frees the page cache, dentries and inodes (`Documentation/admin-guide/sysctl/vm.rst`).
@@ -14,8 +15,10 @@ const DROP_ALL: &str = "3";
 /// What a first command runs: the shell by itself, and as a login shell with its profile.
 const WARM: [&[&str]; 2] = [&["-c", "exec true"], &["-l", "-c", "exec true"]];
 
-/// Writes everything out, forgets what can be read again, and reads in what the first command will need.
-pub(crate) fn come_to_rest(trees: &Trees) -> io::Result<()> {
+/// Forgets what no two VMs may share, writes everything out, forgets what can be read again, and reads in what the first
+/// command will need. Whether the image's sshd is to be started again in each VM.
+pub(crate) fn come_to_rest(trees: &Trees) -> io::Result<bool> {
+    let had_sshd = secrets::forget(trees);
     rustix::fs::sync();
     trees.proc.write("sys/vm/drop_caches", DROP_ALL)?;
     for arguments in WARM {
@@ -23,5 +26,5 @@ pub(crate) fn come_to_rest(trees: &Trees) -> io::Result<()> {
         let _ = image_program("/bin/sh", arguments).status();
     }
     rustix::fs::sync();
-    Ok(())
+    Ok(had_sshd)
 }
