@@ -18,17 +18,35 @@ pub enum Point {
     BakeSaved,
     /// The template has its name, and no manifest yet.
     BakePublished,
+    /// A VM that is to be suspended stands still, and nothing is saved.
+    SuspendStopped,
+    /// Its state is saved, under a temporary name.
+    SuspendSaved,
+    /// The state has its name, and no record says so yet.
+    SuspendPublished,
+    /// The record says that the VM is suspended, and its QEMU still lives.
+    SuspendRecorded,
+    /// A suspended VM's state is loaded, and the VM stands still.
+    ResumeLoaded,
+    /// The state counts no more, and the VM still stands still.
+    ResumeRecorded,
 }
 
 impl Point {
     /// All points: the tests kill at each of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 12] = [
         Self::OverlayMade,
         Self::OverlayPublished,
         Self::BakeBooting,
         Self::BakeAtRest,
         Self::BakeSaved,
         Self::BakePublished,
+        Self::SuspendStopped,
+        Self::SuspendSaved,
+        Self::SuspendPublished,
+        Self::SuspendRecorded,
+        Self::ResumeLoaded,
+        Self::ResumeRecorded,
     ];
 
     /// The name in `CASTRA_PARK_AT`.
@@ -40,6 +58,12 @@ impl Point {
             Self::BakeAtRest => "bake-at-rest",
             Self::BakeSaved => "bake-saved",
             Self::BakePublished => "bake-published",
+            Self::SuspendStopped => "suspend-stopped",
+            Self::SuspendSaved => "suspend-saved",
+            Self::SuspendPublished => "suspend-published",
+            Self::SuspendRecorded => "suspend-recorded",
+            Self::ResumeLoaded => "resume-loaded",
+            Self::ResumeRecorded => "resume-recorded",
         }
     }
 }

@@ -7,6 +7,7 @@
 //!   templates/<key>/disk.qcow2             the disk of a warm template that VMs' disks stand on; read-only
 //!   <vm>-overlay.qcow2                     the VM's own disk
 //!   vms/<vm>/                              vm.json  qemu.pid  lock  initramfs  host_key  client_key  known_hosts
+//!                                          machine.state: memory and devices of a suspended VM
 //!   logs/                                  image-manager.log  <vm>-console.log  <vm>-qemu.log
 //!   cache/                                 stands in for a cache that cannot be written to
 //!   quarantine/                            damaged files of images, moved aside
@@ -150,6 +151,16 @@ impl VmLayout {
     /// The image's initramfs with the guest agent appended.
     pub fn initramfs(&self) -> PathBuf {
         self.directory.join("initramfs")
+    }
+
+    /// Memory and devices of a suspended VM, in QEMU's migration format.
+    pub fn machine_state(&self) -> PathBuf {
+        self.directory.join("machine.state")
+    }
+
+    /// The same while it is written.
+    pub fn unfinished_machine_state(&self) -> PathBuf {
+        self.directory.join(".machine.state.new")
     }
 
     /// The SSH server's private key, handed to the guest.

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use crate::context::RuntimeContext;
 use crate::error::Result;
 use crate::guest::ssh::{self, Command, ExecRequest, GuestExit, Stdio, Target, Tty};
-use crate::vm::{self, UpOptions, VmError, WaitFor};
+use crate::vm::{self, UpOptions, VmError};
 
 use super::args::{Args, Exec, Shell};
 use super::error::CliError;
@@ -85,8 +85,7 @@ fn start_if_stopped(
     };
     // A boot heeds Ctrl-C; the shell behind it gets it as a key.
     super::heed_interrupts(&context.cancel);
-    let options = UpOptions { wait: WaitFor::Ready, boot_limit: None, cold: false };
-    for (_, outcome) in up::bring_up(&[name], args, context, printer, options)? {
+    for (_, outcome) in up::bring_up(&[name], args, context, printer, UpOptions::default())? {
         outcome?;
     }
     Ok(())

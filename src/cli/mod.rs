@@ -17,6 +17,7 @@ mod printer;
 mod project;
 mod ssh_config;
 mod status;
+mod suspend;
 mod table;
 mod terminal;
 mod units;
@@ -65,6 +66,7 @@ fn run(args: &Args, environment: Environment, printer: &Arc<Printer>) -> Result<
         Command::Init(init) => init::run(init, args, &context, printer),
         Command::Up(up) => up::run(up, args, &context, printer),
         Command::Down(down) => down::run(down, args, &context, printer),
+        Command::Suspend(suspend) => suspend::run(suspend, args, &context, printer),
         Command::Status(status) => status::run(status, args, &context, printer),
         Command::Shell(shell) => exec::shell(shell, args, &context, printer),
         Command::Exec(exec) => exec::run(exec, args, &context, printer),

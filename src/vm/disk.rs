@@ -55,7 +55,7 @@ pub(super) fn backing_path(overlay: &Path, name: &Path) -> PathBuf {
 
 /// The disk stands on this very base, directly or on a template's disk that does, and each is what it was when the disk
 /// was made.
-fn check_overlay(
+pub(super) fn check_overlay(
     plan: &VmPlan,
     base: &Base,
     recorded: Option<&Record>,

@@ -81,6 +81,26 @@ pub enum VmError {
         /// What it does instead.
         state: VmState,
     },
+    /// The VM is suspended, and what is asked for would drop its memory.
+    #[error("VM `{vm}` is suspended")]
+    IsSuspended {
+        /// The VM.
+        vm: String,
+    },
+    /// What was saved of a suspended VM cannot be gone on from.
+    #[error("VM `{vm}` cannot go on from where it was suspended: {reason}")]
+    NotResumable {
+        /// The VM.
+        vm: String,
+        /// Why.
+        reason: String,
+    },
+    /// Too little is known of the machine to save its state.
+    #[error("VM `{vm}` cannot be suspended: it was started by an earlier castra")]
+    NotSuspendable {
+        /// The VM.
+        vm: String,
+    },
     /// `CASTRA_ACCELERATOR` names none.
     #[error("CASTRA_ACCELERATOR names no accelerator: `{name}`")]
     UnknownAccelerator {

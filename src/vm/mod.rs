@@ -14,6 +14,12 @@
 //!     └───────────────────────────────────────────────────────────┘
 //! ```
 //!
+//! ```text
+//!   running ──suspend──► suspending ──saved, QEMU ended──► suspended ──up──► resuming ──loaded──► starting ──► running
+//!      ▲                     │                              │   ▲               │
+//!      └── killed half-way ──┘       stopped ◄── discarded ─┘   └─ it failed ───┘
+//! ```
+//!
 //! The state is never stored: `state::observe` derives it from the record and from QEMU's lock on its pid file, so it
 //! cannot be a lie that a crash left behind.
 
@@ -29,21 +35,26 @@ mod layer;
 mod leftovers;
 mod machine;
 mod record;
+mod resume;
 mod state;
 mod status;
+mod suspend;
+mod suspended;
 mod up;
 mod warm;
 mod watch;
 
 pub use base::ensure_vm_image;
-pub use down::{DownOptions, down};
+pub use down::{DownOptions, IfSuspended, down};
 pub use error::VmError;
 pub use layer::LayerRecord;
-pub use record::{BaseKind, BaseRecord, BootRecord, Progress, Record, StartKind};
+pub use record::{BaseKind, BaseRecord, BootRecord, MachineRecord, Progress, Record, StartKind};
 pub use state::VmState;
 pub use status::{
     VmStatus, make_ready, recorded_vm, running_vm, ssh_target, state_of, status, write_known_hosts,
 };
+pub use suspend::suspend;
+pub use suspended::{DiskStamp, SuspendRecord};
 pub use up::{UpOptions, UpOutcome, WaitFor, up};
 
 /// What became of each of several VMs, by name.

@@ -127,7 +127,11 @@ impl<'a> BootWatch<'a> {
         let deadline = self.started + WAKE_LIMIT;
         let personality = personality(self.vm, keys).map_err(BootEnd::other)?;
         let mut port = ControlPort::connect(&sockets.control(), deadline, &self.context.cancel)
-            .and_then(|mut port| port.personalise(personality).map(|()| port))
+            .and_then(|mut port| {
+                // The clock is read at the last moment.
+                port.personalise(Personality { time_unix_ns: now_unix_ns(), ..personality })?;
+                Ok(port)
+            })
             .map_err(|error| self.ended(error, None, WAKE_LIMIT))?;
         loop {
             match port.next(deadline) {
@@ -179,7 +183,10 @@ impl<'a> BootWatch<'a> {
                 self.context.reporter.report(&Event::Warning { message });
                 Ok(Vec::new())
             }
-            GuestMessage::Personalised | GuestMessage::Settled | GuestMessage::PoweringOff => Ok(Vec::new()),
+            GuestMessage::Personalised
+            | GuestMessage::Settled
+            | GuestMessage::Synced
+            | GuestMessage::PoweringOff => Ok(Vec::new()),
         }
     }
 

@@ -152,6 +152,7 @@ impl Agent {
             HostMessage::Attach => self.hello(),
             HostMessage::Personalise(personality) => self.personalise(personality),
             HostMessage::PowerOff => self.power_off(),
+            HostMessage::Sync => self.sync(),
             HostMessage::Settle => self.settle(),
         }
     }
@@ -159,6 +160,7 @@ impl Agent {
     fn hear(&mut self, news: News) -> Vec<GuestMessage> {
         match news {
             News::Settled => vec![GuestMessage::Settled],
+            News::Synced => vec![GuestMessage::Synced],
             News::Reached(milestone, uptime_ms) => self.reach(milestone, uptime_ms),
             News::Failed(errand, reason) => {
                 let failure = failed(errand, reason);
@@ -234,6 +236,16 @@ impl Agent {
         let _ = personality::write_line(Path::new(HOSTNAME), &identity.hostname);
         let _ = personality::write_line(Path::new(MACHINE_ID), &identity.machine_id);
         let _ = personality::set_hostname(&identity.hostname);
+    }
+
+    /// Aside, since a slow disk must keep nobody from talking to the agent.
+    fn sync(&self) -> Vec<GuestMessage> {
+        let newsroom = self.newsroom.clone();
+        tokio::task::spawn_blocking(move || {
+            rustix::fs::sync();
+            newsroom.synced();
+        });
+        Vec::new()
     }
 
     fn settle(&mut self) -> Vec<GuestMessage> {
