@@ -30,11 +30,15 @@ pub enum Point {
     ResumeLoaded,
     /// The state counts no more, and the VM still stands still.
     ResumeRecorded,
+    /// A clone is recorded as being made.
+    CloneBegun,
+    /// The cloned VM is on a new overlay, and the clone has none yet.
+    CloneFrozen,
 }
 
 impl Point {
     /// All points: the tests kill at each of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::OverlayMade,
         Self::OverlayPublished,
         Self::BakeBooting,
@@ -47,6 +51,8 @@ impl Point {
         Self::SuspendRecorded,
         Self::ResumeLoaded,
         Self::ResumeRecorded,
+        Self::CloneBegun,
+        Self::CloneFrozen,
     ];
 
     /// The name in `CASTRA_PARK_AT`.
@@ -64,6 +70,8 @@ impl Point {
             Self::SuspendRecorded => "suspend-recorded",
             Self::ResumeLoaded => "resume-loaded",
             Self::ResumeRecorded => "resume-recorded",
+            Self::CloneBegun => "clone-begun",
+            Self::CloneFrozen => "clone-frozen",
         }
     }
 }

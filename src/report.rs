@@ -208,6 +208,13 @@ pub enum Event {
         /// What its saved memory takes on disk; nothing if it was suspended already.
         bytes: Option<u64>,
     },
+    /// A VM was cloned.
+    VmCloned {
+        /// The new VM, which is suspended.
+        vm: String,
+        /// What it is a clone of.
+        of: String,
+    },
     /// A suspended VM goes on from its saved memory.
     VmResuming {
         /// The VM.

@@ -106,7 +106,7 @@ fn a_castra_killed_at_any_point_costs_no_memory() {
     sh(&project, "echo memory > /dev/shm/mark").ok();
     let remembers = || assert_eq!(sh(&project, "cat /dev/shm/mark").ok().text(), "memory\n");
     for point in ["suspend-stopped", "suspend-saved", "suspend-published", "suspend-recorded"] {
-        kill_at(&project, "suspend", point);
+        kill_at(&project, &["suspend"], point);
         assert!(project.run(&["status"]).ok().text().contains("suspending"), "{point}");
         // Whoever needs the VM next lets it go on.
         if point == "suspend-saved" {
@@ -118,26 +118,80 @@ fn a_castra_killed_at_any_point_costs_no_memory() {
     }
     for point in ["resume-loaded", "resume-recorded"] {
         project.run(&["suspend"]).ok();
-        kill_at(&project, "up", point);
+        kill_at(&project, &["up"], point);
         project.run(&["up"]).ok();
         remembers();
     }
     // And the other way: a suspend or a down after a suspend that was killed.
-    kill_at(&project, "suspend", "suspend-recorded");
+    kill_at(&project, &["suspend"], "suspend-recorded");
     project.run(&["suspend"]).ok();
     project.run(&["up"]).ok();
     remembers();
-    kill_at(&project, "suspend", "suspend-saved");
+    kill_at(&project, &["suspend"], "suspend-saved");
     project.run(&["down"]).ok().says("guest shutdown");
     assert!(project.run(&["status"]).ok().text().contains("stopped"));
 }
 
+#[test]
+fn a_clone_is_another_vm_with_the_same_past() {
+    let project = Project::new();
+    project.run(&["up"]).ok();
+    sh(&project, "echo shared > /root/file; echo memory > /dev/shm/mark").ok();
+    project.run(&["clone", VM, "../two"]).code(64).says("cannot be a VM's name");
+    // It is running, and so it is afterwards.
+    project.run(&["clone", VM, "two"]).ok().says("castra up two");
+    assert_eq!(sh(&project, "cat /dev/shm/mark").ok().text(), "memory\n");
+    project.run(&["clone", VM, "two"]).code(73).says("already");
+    project.run(&["up", "two"]).ok().says("going on from where it was");
+    let both =
+        |script: &str| [VM, "two"].map(|vm| project.run(&["exec", vm, "--", "sh", "-c", script]).ok().text());
+    assert_eq!(both("cat /root/file /dev/shm/mark"), ["shared\nmemory\n", "shared\nmemory\n"]);
+    assert_eq!(both("hostname"), [format!("{VM}\n"), "two\n".to_owned()]);
+    for own in ["cat /etc/machine-id", "cat /proc/sys/kernel/random/uuid", "head -c 16 /dev/urandom | md5sum"]
+    {
+        let [one, two] = both(own);
+        assert_ne!(one, two, "{own}");
+    }
+    let key = |vm: &str| fs::read(project.path().join(format!(".castra/vms/{vm}/host_key"))).expect("a key");
+    assert_ne!(key(VM), key("two"));
+    both("hostname > /root/own; echo \"$(hostname)\" >> /root/file; sync");
+    let expected = [format!("{VM}\nshared\n{VM}\n"), "two\nshared\ntwo\n".to_owned()];
+    assert_eq!(both("cat /root/own /root/file"), expected);
+    // A clone of a clone, and all of them from their disks.
+    project.run(&["suspend", "two"]).ok();
+    project.run(&["clone", "two", "three"]).ok();
+    project.run(&["down", "--discard-suspended"]).ok();
+    project.run(&["clone", "three", "four"]).code(69).says("castra up three");
+    project.run(&["up", "three"]).ok();
+    assert_eq!(project.run(&["exec", "three", "--", "cat", "/root/own"]).ok().text(), "two\n");
+    project.run(&["up", VM]).ok();
+    assert_eq!(sh(&project, "cat /root/own").ok().text(), format!("{VM}\n"));
+}
+
+#[cfg(feature = "fail-points")]
+#[test]
+fn a_clone_that_was_killed_harms_nothing() {
+    let project = Project::new();
+    project.run(&["up"]).ok();
+    sh(&project, "echo memory > /dev/shm/mark").ok();
+    project.run(&["suspend"]).ok();
+    for point in ["clone-begun", "clone-frozen"] {
+        kill_at(&project, &["clone", VM, "two"], point);
+        project.run(&["up", "two"]).code(66).says("no VM `two`");
+    }
+    project.run(&["clone", VM, "two"]).ok();
+    project.run(&["up", VM, "two"]).ok();
+    for vm in [VM, "two"] {
+        assert_eq!(project.run(&["exec", vm, "--", "cat", "/dev/shm/mark"]).ok().text(), "memory\n");
+    }
+}
+
 /// Runs `castra` until it is at this point, and kills it there.
 #[cfg(feature = "fail-points")]
-fn kill_at(project: &Project, command: &str, point: &str) {
+fn kill_at(project: &Project, command: &[&str], point: &str) {
     let reached = project.path().join(format!("reached-{point}"));
     let _ = fs::remove_file(&reached);
-    let mut castra = project.castra(&[command]);
+    let mut castra = project.castra(command);
     castra.env("CASTRA_PARK_AT", point).env("CASTRA_PARK_FILE", &reached);
     let mut castra = castra.stderr(std::process::Stdio::null()).spawn().expect("castra runs");
     eventually(point, Duration::from_secs(60), || reached.exists());

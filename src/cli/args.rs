@@ -57,6 +57,8 @@ pub(super) enum Command {
     Down(Down),
     /// Save the memory of VMs and stop them; `up` lets them go on from there
     Suspend(Suspend),
+    /// Make another VM of one that is suspended or runs, with its memory and its disk
+    Clone(Clone),
     /// Show the VMs of this project and what they do
     Status(Status),
     /// Open a shell in a VM, starting it if it does not run
@@ -138,6 +140,14 @@ pub(super) struct Suspend {
     /// VMs to suspend [default: all that run]
     #[arg(value_name = "VM")]
     pub(super) vms: Vec<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Clone {
+    /// The VM; one that runs is suspended for the moment, so connections to it end
+    pub(super) vm: String,
+    /// The new VM's name
+    pub(super) new: String,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 use crate::config::defaults;
 use crate::context::RuntimeContext;
 use crate::failpoint::{self, Point};
-use crate::layout::ProjectLayout;
+use crate::layout::{ProjectLayout, is_frozen_layer};
 use crate::managed::{OVERLAY_BYTES, Peak, require_space};
 use crate::plan::VmPlan;
 use crate::qemu::{Qcow2Header, create_overlay, resize_disk};
@@ -16,6 +16,7 @@ use super::base::Base;
 use super::error::VmError;
 use super::layer::{self, LayerRecord};
 use super::record::Record;
+use super::suspended::DiskStamp;
 
 /// Sees to it that the VM has its disk, and writes the record of a new one. A disk that is there is never replaced; a
 /// new one stands on `layer` if there is one, else on the base image itself.
@@ -64,6 +65,10 @@ pub(super) fn check_overlay(
 ) -> Result<(), VmError> {
     let (vm, overlay) = (&plan.definition.name, &plan.definition.overlay);
     let mut found = backing_of(overlay)?;
+    while is_frozen_layer(&found) {
+        check_frozen(plan, &found, recorded)?;
+        found = backing_of(&found)?;
+    }
     if let Some(key) = layer::key_of(&found, layout) {
         layer::check(plan, &key, recorded, layout, context)?;
         found = backing_of(&found)?;
@@ -79,6 +84,22 @@ pub(super) fn check_overlay(
         return Err(VmError::BaseChanged { vm: vm.clone(), base, overlay });
     }
     Ok(())
+}
+
+/// A layer that clones share was never written to since.
+fn check_frozen(plan: &VmPlan, layer: &Path, recorded: Option<&Record>) -> Result<(), VmError> {
+    let (vm, overlay) = (plan.definition.name.clone(), plan.definition.overlay.clone());
+    let base = layer.to_owned();
+    let Ok(found) = DiskStamp::of(layer) else {
+        return Err(VmError::BaseMissing { vm, base, overlay: Some(overlay) });
+    };
+    let known = recorded.and_then(|record| {
+        record.frozen.iter().find(|known| Some(known.name.as_os_str()) == layer.file_name())
+    });
+    match known {
+        Some(known) if known.stamp != found => Err(VmError::BaseChanged { vm, base, overlay }),
+        _ => Ok(()),
+    }
 }
 
 /// What a disk stands on; an empty path for one that stands on nothing.
@@ -127,7 +148,7 @@ fn grow(plan: &VmPlan, context: &RuntimeContext) -> Result<(), VmError> {
 }
 
 /// `target` as seen from `directory`, if both share more than the root; else as it is.
-fn relative(directory: &Path, target: &Path) -> PathBuf {
+pub(super) fn relative(directory: &Path, target: &Path) -> PathBuf {
     let (directory, target) = (normalise(directory), normalise(target));
     let shared = directory.components().zip(target.components()).take_while(|(a, b)| a == b).count();
     if shared <= 1 {

@@ -24,9 +24,11 @@ impl Explain for VmError {
             | Self::ForeignOverlay { .. }
             | Self::NotResumable { .. } => Kind::Data,
             Self::Unknown { .. } | Self::NoneYet | Self::BaseMissing { .. } => Kind::NotFound,
-            Self::Ambiguous { .. } | Self::UnknownAccelerator { .. } => Kind::Usage,
+            Self::CloneExists { .. } => Kind::CannotCreate,
+            Self::BadName { .. } | Self::Ambiguous { .. } | Self::UnknownAccelerator { .. } => Kind::Usage,
             Self::NotRunning { .. }
             | Self::NotSuspendable { .. }
+            | Self::NotSuspended { .. }
             | Self::NoAgent { .. }
             | Self::BootTimedOut { .. }
             | Self::BootDied { .. }
@@ -78,6 +80,13 @@ impl Explain for VmError {
                 "Nothing was dropped. `castra up --discard-suspended {vm}` gives its memory up and boots from its disk, which \
                  was written out when it was suspended."
             )),
+            Self::NotSuspended { vm, .. } => {
+                Some(format!("A clone has its memory, too. Start it: castra up {vm}"))
+            }
+            Self::CloneExists { .. } => Some("Choose another name.".into()),
+            Self::BadName { .. } => {
+                Some("Use letters, digits, `-`, `_` and `.`, a letter or digit first.".into())
+            }
             Self::NotSuspendable { vm } => {
                 Some(format!("Start it again first: castra down {vm} && castra up {vm}"))
             }

@@ -26,6 +26,7 @@
 mod base;
 mod boot;
 mod clock;
+mod clone;
 mod disk;
 mod down;
 mod error;
@@ -45,6 +46,7 @@ mod warm;
 mod watch;
 
 pub use base::ensure_vm_image;
+pub use clone::{CloneRecord, FrozenLayer, check_clone, clone};
 pub use down::{DownOptions, IfSuspended, down};
 pub use error::VmError;
 pub use layer::LayerRecord;

@@ -12,6 +12,7 @@ use crate::layout::ProjectLayout;
 use crate::qemu::AcceleratorChoice;
 use crate::report::ImageLabel;
 
+use super::clone::{CloneRecord, FrozenLayer};
 use super::error::VmError;
 use super::layer::LayerRecord;
 use super::suspended::SuspendRecord;
@@ -39,6 +40,12 @@ pub struct Record {
     /// What was saved when it was suspended, as long as that fits its disk.
     #[serde(default)]
     pub suspended: Option<SuspendRecord>,
+    /// What it is, if it is a clone.
+    #[serde(default)]
+    pub cloned: Option<CloneRecord>,
+    /// The layers its disk stands on since it was cloned, the lowest first.
+    #[serde(default)]
+    pub frozen: Vec<FrozenLayer>,
 }
 
 /// What a disk stands on.
@@ -78,6 +85,8 @@ pub enum Progress {
     Suspended,
     /// They are being loaded, and the machine stands still.
     Resuming,
+    /// It is a clone in the making.
+    Cloning,
     /// Nothing is under way.
     Stopped,
 }
@@ -161,7 +170,14 @@ impl Record {
             progress: Progress::Stopped,
             boot: None,
             suspended: None,
+            cloned: None,
+            frozen: Vec::new(),
         }
+    }
+
+    /// Whether it is a clone that was begun and never finished, as far as its record tells.
+    pub fn is_unfinished_clone(&self) -> bool {
+        self.progress == Progress::Cloning
     }
 
     /// The disk's absolute path.

@@ -65,14 +65,14 @@ pub(super) fn observe(record: &Record, files: &VmLayout) -> (VmState, Option<Qem
 fn derive(progress: Progress, alive: bool, pidfile_left_over: bool) -> VmState {
     match (progress, alive) {
         (Progress::Starting, true) => VmState::Starting,
-        (Progress::Running | Progress::Stopped, true) => VmState::Running,
+        (Progress::Running | Progress::Stopped | Progress::Cloning, true) => VmState::Running,
         (Progress::Stopping, true) => VmState::Stopping,
         // Suspended, and QEMU has not ended yet: it stands still.
         (Progress::Suspending | Progress::Suspended, true) => VmState::Suspending,
         (Progress::Resuming, true) => VmState::Resuming,
         // As long as a machine that is being resumed has not run, what was saved is what there is.
         (Progress::Suspended | Progress::Resuming, false) => VmState::Suspended,
-        (Progress::Stopping | Progress::Stopped, false) => VmState::Stopped,
+        (Progress::Stopping | Progress::Stopped | Progress::Cloning, false) => VmState::Stopped,
         (Progress::Starting | Progress::Running | Progress::Suspending, false) if pidfile_left_over => {
             VmState::Crashed
         }
@@ -97,6 +97,7 @@ mod tests {
             (P::Stopped, [S::Running, S::Stopped, S::Stopped]),
             (P::Suspending, [S::Suspending, S::Stopped, S::Crashed]),
             (P::Suspended, [S::Suspending, S::Suspended, S::Suspended]),
+            (P::Cloning, [S::Running, S::Stopped, S::Stopped]),
             (P::Resuming, [S::Resuming, S::Suspended, S::Suspended]),
         ];
         for (progress, [alive, gone, killed]) in states {

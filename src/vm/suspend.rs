@@ -195,7 +195,7 @@ fn save(
     File::open(files.directory()).and_then(|directory| directory.sync_all()).map_err(failed(&published))?;
     failpoint::reach(Point::SuspendPublished);
     let (at_unix_ms, disk) = (millis(since_epoch()), disk_stamp(record, layout)?);
-    Ok(SuspendRecord { at_unix_ms, boot: boot.clone(), sha256, stamp, disk })
+    Ok(SuspendRecord { at_unix_ms, boot: boot.clone(), sha256, stamp, disk, next_disk: None })
 }
 
 fn disk_stamp(record: &Record, layout: &ProjectLayout) -> Result<DiskStamp, VmError> {

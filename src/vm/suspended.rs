@@ -28,6 +28,9 @@ pub struct SuspendRecord {
     pub stamp: Stamp,
     /// The disk at that moment. Memory is of no use with any other.
     pub disk: DiskStamp,
+    /// While the VM is cloned: the disk that is about to take its place, with the same content.
+    #[serde(default)]
+    pub next_disk: Option<DiskStamp>,
 }
 
 /// What `stat` says of a disk: not the inode, so that a copy of the project that keeps times can go on, too.
@@ -57,6 +60,12 @@ pub(super) fn host_of(accelerator: Accelerator) -> Option<String> {
 }
 
 impl SuspendRecord {
+    /// Whether this is the disk that the memory belongs to.
+    pub(super) fn is_of(&self, disk: &Path) -> bool {
+        let found = DiskStamp::of(disk).ok();
+        found.is_some_and(|found| found == self.disk || Some(found) == self.next_disk)
+    }
+
     /// The saved state, if this VM can go on from it: it is whole, its QEMU is still there, and so is its disk.
     ///
     /// # Errors
@@ -77,7 +86,7 @@ impl SuspendRecord {
         if machine.host != host_of(self.boot.accelerator.accelerator) {
             return Err(useless("it was saved on another machine, whose CPU it has seen"));
         }
-        if DiskStamp::of(&record.overlay_path(layout)).ok() != Some(self.disk) {
+        if !self.is_of(&record.overlay_path(layout)) {
             return Err(useless("its disk has changed since"));
         }
         let path = layout.vm(&record.name).machine_state();

@@ -17,6 +17,7 @@ use crate::report::Event;
 use super::PerVm;
 use super::base::{confirm, ensure_base};
 use super::boot::{BootRequest, accelerator, start};
+use super::clone::remove_unfinished;
 use super::disk::ensure_disk;
 use super::down::{DownOptions, stop};
 use super::error::VmError;
@@ -101,7 +102,10 @@ fn up_one(
         context.reporter.report(&Event::Warning { message: warning.clone() });
     }
     let _lock = lock(vm, layout, context)?;
-    let record = Record::load(layout, vm)?;
+    let mut record = Record::load(layout, vm)?;
+    if let Some(unfinished) = record.take_if(|record| record.is_unfinished_clone()) {
+        remove_unfinished(&unfinished, layout)?;
+    }
     if record.is_none()
         && let Some(qemu) = running_qemu(&layout.vm(vm).pidfile())
     {
