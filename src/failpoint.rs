@@ -117,6 +117,31 @@ points! {
         /// It has its personality, and no record says so.
         RestoreAwake = "restore-awake",
     }
+    /// A VM that is being suspended.
+    SUSPEND {
+        /// It stands still, and nothing is saved.
+        SuspendStopped = "suspend-stopped",
+        /// Its state is saved, under a temporary name.
+        SuspendSaved = "suspend-saved",
+        /// The state has its name, and no record says so.
+        SuspendPublished = "suspend-published",
+        /// The record says that the VM is suspended, and its QEMU still lives.
+        SuspendRecorded = "suspend-recorded",
+    }
+    /// A suspended VM that goes on.
+    RESUME {
+        /// Its state is loaded, and it stands still.
+        ResumeLoaded = "resume-loaded",
+        /// The state counts no more, and the VM still stands still.
+        ResumeRecorded = "resume-recorded",
+    }
+    /// A VM that is being cloned.
+    CLONE {
+        /// The clone is recorded as being made.
+        CloneBegun = "clone-begun",
+        /// The cloned VM is on a new overlay, and the clone has none.
+        CloneFrozen = "clone-frozen",
+    }
 }
 
 /// How long a process stays parked if nobody kills it, in seconds: no test takes as long.

@@ -6,7 +6,9 @@
 //!   images/<id>/<version>/                 rootfs.qcow2  vmlinuz  initramfs  manifest.json     read-only
 //!   templates/<digest>/disk.qcow2          the disk of a warm template that VMs' disks stand on; read-only
 //!   <vm>-overlay.qcow2                     the VM's own disk
+//!   layer-<id>.qcow2                       what the disks of a VM and its clones share, beside the VM's disk; read-only
 //!   vms/<vm>/                              vm.json  qemu.pid  lock  initramfs  host_key  client_key  known_hosts
+//!                                          machine.state: memory and devices of a suspended VM
 //!   logs/                                  image-manager.log  <vm>-console.log  <vm>-qemu.log
 //!   cache/                                 stands in for a cache that cannot be written to
 //!   quarantine/                            damaged files of images, moved aside
@@ -44,6 +46,18 @@ pub const MANIFEST: &str = "manifest.json";
 pub const MAX_VM_NAME_BYTES: usize = 40;
 /// Longest path of a Unix socket, in bytes, without the final NUL (`sun_path` in `unix(7)`).
 pub const MAX_SOCKET_PATH_BYTES: usize = 107;
+
+/// The layer that a disk becomes when its VM is cloned: beside it, so that the names of what it stands on stay right.
+pub fn frozen_layer(overlay: &Path, id: &str) -> PathBuf {
+    overlay.with_file_name(format!("layer-{id}.qcow2"))
+}
+
+/// Whether this is the name of such a layer.
+pub fn is_frozen_layer(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let id = name.strip_prefix("layer-").and_then(|name| name.strip_suffix(".qcow2"));
+    id.is_some_and(|id| id.len() == 16 && id.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
 
 /// The paths of one project's state.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -152,6 +166,16 @@ impl VmLayout {
     /// The image's initramfs with the guest agent appended.
     pub fn initramfs(&self) -> PathBuf {
         self.directory.join("initramfs")
+    }
+
+    /// Memory and devices of a suspended VM, in QEMU's migration format.
+    pub fn machine_state(&self) -> PathBuf {
+        self.directory.join("machine.state")
+    }
+
+    /// The same while it is written.
+    pub fn unfinished_machine_state(&self) -> PathBuf {
+        self.directory.join(".machine.state.new")
     }
 
     /// The SSH server's private key, handed to the guest.

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use sha2::{Digest as _, Sha256};
 
 use crate::config::{BaseImageSource, BootProfile, ManagedImageSelection, ProjectConfig, VmDefinition};
-use crate::managed::{ArtifactRole, Catalog, ManagedImageSpec};
+use crate::layout::ProjectLayout;
+use crate::managed::{ArtifactRole, Catalog, ManagedDiskKind, ManagedImageSpec};
 use crate::report::ImageLabel;
 use crate::vm::{BaseKind, Record, VmError};
 
@@ -52,20 +53,55 @@ impl Plan {
         catalog: &Catalog,
         records: &BTreeMap<String, Record>,
     ) -> Result<Self, VmError> {
-        let vms = select(config, names)?
-            .into_iter()
+        let vms = select(config, names, records)?
+            .iter()
             .map(|definition| plan_vm(definition, config, catalog, records.get(&definition.name)))
             .collect::<Result<_, _>>()?;
         Ok(Self { vms })
     }
 }
 
-fn select<'a>(config: &'a ProjectConfig, names: &[String]) -> Result<Vec<&'a VmDefinition>, VmError> {
-    let known: Vec<&str> = config.vms.iter().map(|vm| vm.name.as_str()).collect();
+/// What is declared; and, where it is asked for by name, a clone that only its record tells of.
+fn select(
+    config: &ProjectConfig,
+    names: &[String],
+    records: &BTreeMap<String, Record>,
+) -> Result<Vec<VmDefinition>, VmError> {
+    let is_declared = |name: &str| config.vms.iter().any(|vm| vm.name == name);
+    let clones = records.values().filter(|record| !is_declared(&record.name));
+    let clones: Vec<VmDefinition> =
+        clones.filter_map(|record| definition_of_clone(record, &config.layout)).collect();
+    let known: Vec<&str> = config.vms.iter().chain(&clones).map(|vm| vm.name.as_str()).collect();
     if let Some(unknown) = names.iter().find(|name| !known.contains(&name.as_str())) {
         return Err(VmError::unknown(unknown, &known));
     }
-    Ok(config.vms.iter().filter(|vm| names.is_empty() || names.contains(&vm.name)).collect())
+    let declared = config.vms.iter().filter(|vm| names.is_empty() || names.contains(&vm.name));
+    let asked_for = clones.iter().filter(|vm| names.contains(&vm.name));
+    Ok(declared.chain(asked_for).cloned().collect())
+}
+
+/// A clone is the machine that was cloned, without its ports: those are taken.
+fn definition_of_clone(record: &Record, layout: &ProjectLayout) -> Option<VmDefinition> {
+    let cloned = record.cloned.as_ref().filter(|_| !record.is_unfinished_clone())?;
+    let base_image = match &record.base.kind {
+        BaseKind::Path(path) => BaseImageSource::Path(path.clone()),
+        BaseKind::Managed(label) => BaseImageSource::Managed(ManagedImageSelection::Exact {
+            name: label.id.clone(),
+            version: label.version.clone(),
+            disk: ManagedDiskKind::default(),
+        }),
+    };
+    Some(VmDefinition {
+        name: record.name.clone(),
+        description: Some(format!("clone of {}", cloned.of)),
+        base_image,
+        overlay: record.overlay_path(layout),
+        cpus: cloned.cpus,
+        memory_bytes: cloned.memory_mib << 20,
+        disk_bytes: cloned.disk_bytes,
+        boot_profile: cloned.boot_profile,
+        port_forwards: Vec::new(),
+    })
 }
 
 fn plan_vm(

@@ -9,7 +9,8 @@
 //! - per VM: image events, [`Event::AcceleratorChosen`], where a template is wanted [`Event::TemplateBaking`] with
 //!   [`Event::VmPhase`]s and [`Event::TemplateBaked`], or [`Event::TemplateRefused`]; [`Event::OverlayCreated`]?,
 //!   [`Event::VmStarting`],
-//!   [`Event::VmPhase`] …, [`Event::VmRunning`]; on the way down [`Event::VmStopping`], [`Event::VmStopped`].
+//!   [`Event::VmPhase`] …, [`Event::VmRunning`]; for a suspended VM [`Event::VmResuming`], [`Event::VmRunning`]; on the way
+//!   down [`Event::VmStopping`], [`Event::VmStopped`], or [`Event::VmSuspending`], [`Event::VmSuspended`].
 //!
 //! [`Event::Waiting`] and [`Event::Warning`] may come at any time. Events of different VMs interleave.
 
@@ -194,6 +195,30 @@ pub enum Event {
         vm: String,
         /// Milliseconds since QEMU's start; nothing if it ran already.
         boot_ms: Option<u64>,
+    },
+    /// The memory of a VM is being saved.
+    VmSuspending {
+        /// The VM.
+        vm: String,
+    },
+    /// A VM is suspended: it does not run any more, and goes on later from where it was.
+    VmSuspended {
+        /// The VM.
+        vm: String,
+        /// What its saved memory takes on disk; nothing if it was suspended already.
+        bytes: Option<u64>,
+    },
+    /// A VM was cloned.
+    VmCloned {
+        /// The new VM, which is suspended.
+        vm: String,
+        /// What it is a clone of.
+        of: String,
+    },
+    /// A suspended VM goes on from its saved memory.
+    VmResuming {
+        /// The VM.
+        vm: String,
     },
     /// An accelerated boot failed and is made once more under TCG.
     VmRetriesUnderTcg {

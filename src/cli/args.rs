@@ -60,6 +60,10 @@ pub(super) enum Command {
     Up(Up),
     /// Stop VMs in an orderly way
     Down(Down),
+    /// Save the memory of VMs and stop them; `up` lets them go on from there
+    Suspend(Suspend),
+    /// Make another VM of one that is suspended or runs, with its memory and its disk
+    Clone(Clone),
     /// Show the VMs of this project and what they do
     Status(Status),
     /// Open a shell in a VM, starting it if it does not run
@@ -105,9 +109,12 @@ pub(super) struct Up {
     /// Return as soon as QEMU runs; the next command that needs the VM finishes the start
     #[arg(long, conflicts_with = "wait")]
     pub(super) no_wait: bool,
-    /// Boot, even where a warm template would be faster
+    /// Boot, even where a warm template would be faster; a suspended VM goes on all the same
     #[arg(long)]
     pub(super) cold: bool,
+    /// Drop the memory of a suspended VM and boot from its disk, which was written out when it was suspended
+    #[arg(long)]
+    pub(super) discard_suspended: bool,
     /// How long a boot may take, in seconds [default: 300 under tcg, else 120]
     #[arg(long, value_name = "SECS", value_parser = seconds, conflicts_with = "no_wait")]
     pub(super) boot_timeout: Option<Duration>,
@@ -129,9 +136,27 @@ pub(super) struct Down {
     /// Do not ask the guest: as if the power went
     #[arg(long, conflicts_with = "timeout")]
     pub(super) force: bool,
+    /// Drop the memory of VMs that are suspended; their disks stay
+    #[arg(long)]
+    pub(super) discard_suspended: bool,
     /// How long the guest may take to shut down, in seconds
     #[arg(long, value_name = "SECS", value_parser = seconds, default_value = "60")]
     pub(super) timeout: Duration,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Suspend {
+    /// VMs to suspend [default: all that run]
+    #[arg(value_name = "VM")]
+    pub(super) vms: Vec<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Clone {
+    /// The VM; one that runs is suspended for the moment, so connections to it end
+    pub(super) vm: String,
+    /// The new VM's name
+    pub(super) new: String,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -85,8 +85,7 @@ fn start_if_stopped(
     };
     // A boot heeds Ctrl-C; the shell behind it gets it as a key.
     super::heed_interrupts(&context.cancel);
-    let options = UpOptions::default();
-    for (_, outcome) in up::bring_up(&[name], args, context, printer, options)? {
+    for (_, outcome) in up::bring_up(&[name], args, context, printer, UpOptions::default())? {
         outcome?;
     }
     Ok(())

@@ -3,6 +3,7 @@
 //! clap and the progress library appear below this module only. One file a command.
 
 mod args;
+mod clone;
 mod cp;
 mod down;
 mod error;
@@ -18,6 +19,7 @@ mod project;
 mod run;
 mod ssh_config;
 mod status;
+mod suspend;
 mod table;
 mod template;
 mod terminal;
@@ -67,6 +69,8 @@ fn run(args: &Args, environment: Environment, printer: &Arc<Printer>) -> Result<
         Command::Init(init) => init::run(init, args, &context, printer),
         Command::Up(up) => up::run(up, args, &context, printer),
         Command::Down(down) => down::run(down, args, &context, printer),
+        Command::Suspend(suspend) => suspend::run(suspend, args, &context, printer),
+        Command::Clone(clone) => clone::run(clone, args, &context, printer),
         Command::Status(status) => status::run(status, args, &context, printer),
         Command::Shell(shell) => exec::shell(shell, args, &context, printer),
         Command::Exec(exec) => exec::run(exec, args, &context, printer),

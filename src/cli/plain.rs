@@ -77,6 +77,13 @@ pub(super) fn line(event: &Event) -> Option<(String, Verbosity)> {
             Event::VmStarting { vm, warm: true } => {
                 (format!("→ {vm}: going on from its warm template…"), Normal)
             }
+            Event::VmSuspending { vm } => (format!("→ {vm}: saving its memory…"), Normal),
+            Event::VmSuspended { vm, bytes: Some(bytes) } => {
+                (format!("→ {vm}: suspended ({})", megabytes(*bytes)), Normal)
+            }
+            Event::VmSuspended { vm, bytes: None } => (format!("→ {vm}: was suspended already"), Normal),
+            Event::VmCloned { vm, of } => (format!("→ {vm}: cloned from {of}"), Normal),
+            Event::VmResuming { vm } => (format!("→ {vm}: going on from where it was suspended…"), Normal),
             Event::VmPhase { vm, phase, at_ms } => {
                 (format!("→ {vm}: {phase} after {}", span(Duration::from_millis(*at_ms))), Verbose)
             }

@@ -90,6 +90,9 @@ fn details(known: &PerVm<VmStatus>) -> String {
     let mut text = String::new();
     for status in known.iter().filter_map(|(_, status)| status.as_ref().ok()) {
         text.push_str(&format!("\n{}\n  disk         {}\n", status.name, status.overlay.display()));
+        if let Some(at) = status.suspended_unix_ms {
+            text.push_str(&format!("  suspended    {} ago\n", uptime(at)));
+        }
         if let Some(choice) = &status.accelerator {
             text.push_str(&format!("  accelerator  {} ({})\n", choice.accelerator.name(), choice.reason));
         }

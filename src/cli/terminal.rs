@@ -102,6 +102,14 @@ impl TerminalReporter {
                 self.spin(vm, format!("→ {vm}: {doing}…"));
                 true
             }
+            Event::VmSuspending { vm } => {
+                self.spin(vm, format!("→ {vm}: saving its memory…"));
+                true
+            }
+            Event::VmResuming { vm } => {
+                self.spin(vm, format!("→ {vm}: going on from where it was suspended…"));
+                true
+            }
             Event::TemplateBaking { vm } => {
                 self.spin(vm, format!("→ {vm}: preparing a warm template…"));
                 false
@@ -118,7 +126,7 @@ impl TerminalReporter {
                 self.spin(vm, format!("→ {vm}: stopping ({method})…"));
                 true
             }
-            Event::VmRunning { vm, .. } | Event::VmStopped { vm, .. } => {
+            Event::VmRunning { vm, .. } | Event::VmStopped { vm, .. } | Event::VmSuspended { vm, .. } => {
                 self.end(vm);
                 false
             }

@@ -18,7 +18,13 @@ pub(super) fn run(up: &Up, args: &Args, context: &RuntimeContext, printer: &Prin
         (false, Wait::Ready) => WaitFor::Ready,
         (false, Wait::Services) => WaitFor::Services,
     };
-    let options = UpOptions { wait, boot_limit: up.boot_timeout, cold: up.cold, ..UpOptions::default() };
+    let options = UpOptions {
+        wait,
+        boot_limit: up.boot_timeout,
+        cold: up.cold,
+        discard_suspended: up.discard_suspended,
+        ..UpOptions::default()
+    };
     let outcomes = bring_up(&up.vms, args, context, printer, options)?;
     let (started, failed): (Vec<_>, Vec<_>) = outcomes.into_iter().partition(|(_, outcome)| outcome.is_ok());
     let started: Vec<UpOutcome> = started.into_iter().filter_map(|(_, outcome)| outcome.ok()).collect();

@@ -22,5 +22,6 @@ pub use project::{
     BaseImageSource, BootProfile, ManagedImageSelection, PortForward, ProjectConfig, Protocol, VmDefinition,
 };
 pub use template::template;
+pub use validate::name::is_vm_name;
 pub use validate::size::{SizeError, format_size, parse_disk, parse_memory};
 pub use validate::{Surroundings, parse};

@@ -160,6 +160,14 @@ impl ControlPort {
         self.send(&HostMessage::PowerOff)
     }
 
+    /// Asks the guest to write everything to its disk. The answer is [`GuestMessage::Synced`].
+    ///
+    /// # Errors
+    /// As for [`ControlPort::personalise`].
+    pub fn sync(&mut self) -> Result<(), ControlError> {
+        self.send(&HostMessage::Sync)
+    }
+
     /// Asks a guest without a personality to come to rest. The answer is [`GuestMessage::Settled`], once its boot is over.
     ///
     /// # Errors
@@ -294,6 +302,7 @@ fn accept(mut message: GuestMessage) -> Result<GuestMessage, ControlError> {
         GuestMessage::Stage(_)
         | GuestMessage::Personalised
         | GuestMessage::Settled
+        | GuestMessage::Synced
         | GuestMessage::PoweringOff => {}
     }
     Ok(message)

@@ -140,14 +140,17 @@ fn processor(spec: &MachineSpec) -> Vec<OsString> {
 
 /// The id is the name of the memory in a saved state, so it never changes.
 fn memory(memory: &Memory, size_mib: u64) -> Vec<OsString> {
-    let (path, share) = match memory {
-        Memory::Own => return Vec::new(),
-        Memory::Written(path) => (path, "on"),
-        Memory::Copied(path) => (path, "off"),
+    let file = |path: &Path, share| {
+        let mut file =
+            OsString::from(format!("memory-backend-file,id=ram,size={size_mib}M,share={share},mem-path="));
+        file.push(escape_path(path));
+        file
     };
-    let mut backend =
-        OsString::from(format!("memory-backend-file,id=ram,size={size_mib}M,share={share},mem-path="));
-    backend.push(escape_path(path));
+    let backend = match memory {
+        Memory::Own => format!("memory-backend-ram,id=ram,size={size_mib}M").into(),
+        Memory::Written(path) => file(path, "on"),
+        Memory::Copied(path) => file(path, "off"),
+    };
     words(&["-object"]).chain([backend]).chain(words(&["-machine", "memory-backend=ram"])).collect()
 }
 

@@ -26,11 +26,21 @@ const FILE: &str = "castra-state";
 /// # Errors
 /// [`QmpError::Refused`] by a QEMU that cannot do this.
 pub fn ignore_shared_memory(qmp: &mut Qmp) -> Result<(), QmpError> {
-    let capability = json!([{ "capability": "x-ignore-shared", "state": true }]);
+    set_ignore_shared(qmp, true)
+}
+
+/// From now on all memory is part of what is saved. A QEMU refuses this that cannot leave it out either.
+pub fn save_all_memory(qmp: &mut Qmp) {
+    // Loading insists on the same setting as saving, so one that a template's start made is taken back.
+    let _ = set_ignore_shared(qmp, false);
+}
+
+fn set_ignore_shared(qmp: &mut Qmp, state: bool) -> Result<(), QmpError> {
+    let capability = json!([{ "capability": "x-ignore-shared", "state": state }]);
     qmp.execute("migrate-set-capabilities", json!({ "capabilities": capability })).map(drop)
 }
 
-/// Lets a machine that waits for it go on from a saved state. A QEMU that cannot load it ends.
+/// Loads a saved state into a machine that waits for it, which then stands still. A QEMU that cannot load it ends.
 ///
 /// # Errors
 /// Any [`QmpError`].
@@ -44,8 +54,7 @@ pub(super) fn load_state(qmp: &mut Qmp, file: &File, limit: Duration) -> Result<
         }
         thread::sleep(LOAD_POLL);
     }
-    // The state was saved of a machine that stood still, and so it does now.
-    qmp.execute("cont", json!({})).map(drop)
+    Ok(())
 }
 
 /// Saves the state of a machine that has been stopped into a file, within a limit. QEMU is good for nothing but `quit`,

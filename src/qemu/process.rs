@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+
 use crate::cancel::Cancel;
 use crate::command::{self, CommandError, Invocation, Lifetime};
 use crate::context::Environment;
@@ -92,6 +94,15 @@ impl QemuProcess {
     }
 }
 
+/// A saved state to go on from.
+#[derive(Debug)]
+pub enum Incoming {
+    /// That of the devices: memory is in a file. The machine runs once it is loaded.
+    Devices(File),
+    /// That of a whole machine. It stands still once it is loaded, until it is told to go on.
+    Machine(File),
+}
+
 /// What is started, and how.
 #[derive(Debug)]
 pub struct Launch<'a> {
@@ -101,13 +112,14 @@ pub struct Launch<'a> {
     pub sockets: &'a SocketsLayout,
     /// What takes QEMU's stderr.
     pub log: &'a Path,
-    /// A saved state of the devices to go on from, instead of a boot.
-    pub incoming: Option<File>,
+    /// A saved state to go on from, instead of a boot.
+    pub incoming: Option<Incoming>,
     /// How long QEMU may live.
     pub lifetime: Lifetime,
 }
 
-/// Starts QEMU and waits until it greets on its machine protocol. The machine then runs.
+/// Starts QEMU and waits until it greets on its machine protocol and has loaded what it goes on from. The machine then runs,
+/// but for one that goes on from [`Incoming::Machine`].
 ///
 /// # Errors
 /// [`QemuError::Died`] with QEMU's own words, [`QemuError::Silent`], or what kept the sockets and logs from being made.
@@ -174,11 +186,19 @@ fn await_greeting(child: &mut Child, qmp: UnixStream, cancel: &Cancel) -> Result
     Qmp::greet(qmp, GREETING_LIMIT).map_err(failure)
 }
 
-/// Lets the machine go on from a saved state. A QEMU that cannot load it ends.
-fn load(qmp: &mut Qmp, state: &File, cancel: &Cancel) -> Result<(), Failure> {
-    failpoint::reach(Point::RestoreGreeted);
+/// Loads a saved state, of a machine that stood still. A QEMU that cannot load it ends.
+fn load(qmp: &mut Qmp, state: &Incoming, cancel: &Cancel) -> Result<(), Failure> {
+    if let Incoming::Devices(_) = state {
+        failpoint::reach(Point::RestoreGreeted);
+    }
     cancel.check().map_err(Failure::Interrupted)?;
-    ignore_shared_memory(qmp).and_then(|()| load_state(qmp, state, LOAD_LIMIT)).map_err(failure)
+    let loaded = match state {
+        Incoming::Devices(file) => ignore_shared_memory(qmp)
+            .and_then(|()| load_state(qmp, file, LOAD_LIMIT))
+            .and_then(|()| qmp.execute("cont", json!({})).map(drop)),
+        Incoming::Machine(file) => load_state(qmp, file, LOAD_LIMIT),
+    };
+    loaded.map_err(failure)
 }
 
 fn failure(error: QmpError) -> Failure {

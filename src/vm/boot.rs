@@ -9,8 +9,8 @@ use crate::guest::{VmKeys, append_agent};
 use crate::layout::{ProjectLayout, SocketsLayout, VmLayout};
 use crate::plan::VmPlan;
 use crate::qemu::{
-    Accelerator, AcceleratorChoice, Boot, Launch, MachineSpec, Memory, QemuBinary, QemuError, QemuProcess,
-    choose_accelerator, launch,
+    Accelerator, AcceleratorChoice, Boot, Incoming, Launch, MachineSpec, Memory, QemuBinary, QemuError,
+    QemuProcess, choose_accelerator, launch,
 };
 use crate::report::Event;
 
@@ -19,13 +19,14 @@ use super::error::VmError;
 use super::forwards;
 use super::leftovers::clean_up;
 use super::machine::{Image, machine, tcg_cpu};
-use super::record::{BootRecord, Progress, Record, StartKind};
+use super::record::{BootRecord, MachineRecord, Progress, Record, StartKind};
+use super::suspended::host_of;
 use super::up::{UpOptions, WaitFor};
 use super::warm::{self, Warm};
 use super::watch::BootWatch;
 
 /// Another program may take the port between its choice and QEMU's start; more often than this it is no accident.
-const PORT_ATTEMPTS: usize = 5;
+pub(super) const PORT_ATTEMPTS: usize = 5;
 
 /// QEMU's words on SIGTERM, unchanged since 0.13 (`os_sigterm`, `qemu_kill_report`).
 const ENDED_BY_SIGNAL: &str = "terminating on signal";
@@ -241,17 +242,19 @@ fn start_qemu(
 ) -> Result<QemuProcess, VmError> {
     for last in (0..PORT_ATTEMPTS).map(|attempt| attempt + 1 == PORT_ATTEMPTS) {
         let ssh_port = if request.has_agent() { Some(free_port(request)?) } else { None };
+        let spec = spec(request, choice, ssh_port, warm);
+        let start = if warm.is_some() { StartKind::Template } else { StartKind::Boot };
         record.progress = Progress::Starting;
-        record.boot = Some(boot_record(request, choice, ssh_port, sockets, warm));
+        record.boot = Some(boot_record(request, choice, ssh_port, sockets, start, &spec));
         record.save(request.layout)?;
         if warm.is_some() {
             failpoint::reach(Point::RestoreRecorded);
         }
         let launch_it = Launch {
-            spec: &spec(request, choice, ssh_port, warm),
+            spec: &spec,
             sockets,
             log: &request.files().qemu_log(),
-            incoming: warm.map(|warm| warm.template.device_state()).transpose()?,
+            incoming: warm.map(|warm| warm.template.device_state()).transpose()?.map(Incoming::Devices),
             lifetime: request.options.lifetime,
         };
         match launch(request.binary, launch_it, &request.context.cancel) {
@@ -292,7 +295,7 @@ fn spec(
     spec
 }
 
-fn free_port(request: &BootRequest<'_>) -> Result<u16, VmError> {
+pub(super) fn free_port(request: &BootRequest<'_>) -> Result<u16, VmError> {
     forwards::free_port().map_err(|source| VmError::Disk {
         action: "find a free port for",
         path: request.files().directory().to_owned(),
@@ -309,24 +312,33 @@ fn give_up(request: &BootRequest<'_>, record: &mut Record, sockets: &SocketsLayo
     let _ = record.save(request.layout);
 }
 
-fn boot_record(
+/// What the record tells of a run that begins.
+pub(super) fn boot_record(
     request: &BootRequest<'_>,
     choice: &AcceleratorChoice,
     ssh_port: Option<u16>,
     sockets: &SocketsLayout,
-    warm: Option<&Warm>,
+    start: StartKind,
+    spec: &MachineSpec,
 ) -> BootRecord {
-    let definition = &request.plan.definition;
+    let machine = MachineRecord {
+        qemu: request.binary.identity.clone(),
+        host: host_of(choice.accelerator),
+        machine: spec.machine.clone(),
+        cpu: spec.cpu.clone(),
+        devices: spec.devices.clone(),
+    };
     BootRecord {
         started_unix_ms: millis(since_epoch()),
         accelerator: choice.clone(),
         qemu_version: String::new(),
-        cpus: definition.cpus,
-        memory_mib: definition.memory_bytes >> 20,
+        cpus: spec.cpus,
+        memory_mib: spec.memory_mib,
         ssh_port,
-        port_forwards: definition.port_forwards.clone(),
+        port_forwards: request.plan.definition.port_forwards.clone(),
         sockets: sockets.directory().to_owned(),
-        start: if warm.is_some() { StartKind::Template } else { StartKind::Boot },
+        start,
         ready_ms: None,
+        machine: Some(machine),
     }
 }

@@ -11,7 +11,7 @@ use tempfile::TempPath;
 use crate::config::defaults;
 use crate::context::RuntimeContext;
 use crate::failpoint::{self, Point};
-use crate::layout::ProjectLayout;
+use crate::layout::{ProjectLayout, is_frozen_layer};
 use crate::managed::{OVERLAY_BYTES, Peak, require_space};
 use crate::plan::VmPlan;
 use crate::qemu::{Qcow2Header, create_overlay, resize_disk};
@@ -21,6 +21,7 @@ use super::base::Base;
 use super::error::VmError;
 use super::layer::{self, LayerRecord};
 use super::record::Record;
+use super::suspended::DiskStamp;
 
 /// A disk that is there.
 pub(super) struct EnsuredDisk {
@@ -70,7 +71,7 @@ pub(super) fn backing_path(overlay: &Path, name: &Path) -> PathBuf {
 
 /// The disk stands on this very base, directly or on a template's disk that does, and each is what it was when the disk
 /// was made.
-fn check_overlay(
+pub(super) fn check_overlay(
     plan: &VmPlan,
     base: &Base,
     recorded: Option<&Record>,
@@ -79,6 +80,10 @@ fn check_overlay(
 ) -> Result<(), VmError> {
     let (vm, overlay) = (&plan.definition.name, &plan.definition.overlay);
     let mut found = backing_of(overlay)?;
+    while is_frozen_layer(&found) {
+        check_frozen(plan, &found, recorded)?;
+        found = backing_of(&found)?;
+    }
     if let Some(sha256) = layer::sha256_in(&found, layout) {
         layer::check(plan, &sha256, recorded, layout, context)?;
         found = backing_of(&found)?;
@@ -94,6 +99,22 @@ fn check_overlay(
         return Err(VmError::BaseChanged { vm: vm.clone(), base, overlay });
     }
     Ok(())
+}
+
+/// A layer that clones share was never written to since.
+fn check_frozen(plan: &VmPlan, layer: &Path, recorded: Option<&Record>) -> Result<(), VmError> {
+    let (vm, overlay) = (plan.definition.name.clone(), plan.definition.overlay.clone());
+    let base = layer.to_owned();
+    let Ok(found) = DiskStamp::of(layer) else {
+        return Err(VmError::BaseMissing { vm, base, overlay: Some(overlay) });
+    };
+    let known = recorded.and_then(|record| {
+        record.frozen.iter().find(|known| Some(known.name.as_os_str()) == layer.file_name())
+    });
+    match known {
+        Some(known) if known.stamp != found => Err(VmError::BaseChanged { vm, base, overlay }),
+        _ => Ok(()),
+    }
 }
 
 /// What a disk stands on; an empty path for one that stands on nothing.
@@ -161,7 +182,7 @@ fn grow(plan: &VmPlan, context: &RuntimeContext) -> Result<(), VmError> {
 }
 
 /// `target` as seen from `directory`, if both share more than the root; else as it is.
-fn relative(directory: &Path, target: &Path) -> PathBuf {
+pub(super) fn relative(directory: &Path, target: &Path) -> PathBuf {
     let (directory, target) = (normalise(directory), normalise(target));
     let shared = directory.components().zip(target.components()).take_while(|(a, b)| a == b).count();
     if shared <= 1 {

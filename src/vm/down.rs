@@ -17,7 +17,9 @@ use super::PerVm;
 use super::error::VmError;
 use super::leftovers::clean_up;
 use super::record::{Progress, Record};
+use super::resume::{discard, finish, put_back};
 use super::state::{VmState, observe};
+use super::suspend::take_back;
 use super::up::lock;
 
 /// How long a guest may take to shut down. Under TCG an Alpine needs some 3 s on an idle machine.
@@ -36,11 +38,24 @@ pub struct DownOptions {
     pub force: bool,
     /// How long the guest may take.
     pub limit: Duration,
+    /// What becomes of a VM that is suspended.
+    pub suspended: IfSuspended,
+}
+
+/// What `down` does with a suspended VM. It does not run, but its memory is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IfSuspended {
+    /// It is an error: its memory is dropped only when that is said.
+    Refuse,
+    /// It stays as it is, and that is told.
+    Leave,
+    /// Its memory is dropped. Its disk stays, as of the moment it was suspended.
+    Discard,
 }
 
 impl Default for DownOptions {
     fn default() -> Self {
-        Self { force: false, limit: GUEST_LIMIT }
+        Self { force: false, limit: GUEST_LIMIT, suspended: IfSuspended::Refuse }
     }
 }
 
@@ -113,7 +128,18 @@ pub(super) fn stop(
         Ok(Some(record)) => record,
         unreadable => return stop_unrecorded(vm, layout, context, options, unreadable.err()),
     };
-    let (before, qemu) = observe(&record, &files);
+    let (mut before, mut qemu) = observe(&record, &files);
+    if matches!(before, VmState::Suspended | VmState::Resuming) {
+        return stop_suspended(put_back(record, layout)?, layout, context, options);
+    }
+    if before == VmState::Suspending {
+        record = take_back(record, layout)?;
+        if !options.force {
+            // A guest that stands still cannot shut down.
+            record = finish(record, layout, context)?;
+        }
+        (before, qemu) = observe(&record, &files);
+    }
     let sockets = record.boot.as_ref().map(|boot| SocketsLayout::new(boot.sockets.clone()));
     let sockets = sockets.unwrap_or_else(|| layout.sockets(&context.runtime_root, vm));
     if let Some(qemu) = qemu {
@@ -131,6 +157,30 @@ pub(super) fn stop(
     }
     context.reporter.report(&Event::VmStopped { vm: vm.to_owned(), was_running: before.is_alive() });
     Ok(before)
+}
+
+/// A suspended VM does not run; what happens to its memory was chosen.
+fn stop_suspended(
+    record: Record,
+    layout: &ProjectLayout,
+    context: &RuntimeContext,
+    options: &DownOptions,
+) -> Result<VmState, VmError> {
+    let vm = record.name.clone();
+    match options.suspended {
+        IfSuspended::Refuse => return Err(VmError::IsSuspended { vm }),
+        IfSuspended::Leave => {
+            let message = format!(
+                "VM `{vm}` is suspended and stays so; castra down --discard-suspended {vm} drops its memory"
+            );
+            context.reporter.report(&Event::Warning { message });
+        }
+        IfSuspended::Discard => {
+            discard(record, layout)?;
+            context.reporter.report(&Event::VmStopped { vm, was_running: false });
+        }
+    }
+    Ok(VmState::Suspended)
 }
 
 /// A VM whose record is gone, damaged or too new is stopped all the same: who lives is the kernel's answer.

@@ -81,6 +81,46 @@ pub enum VmError {
         /// What it does instead.
         state: VmState,
     },
+    /// The VM is suspended, and what is asked for would drop its memory.
+    #[error("VM `{vm}` is suspended")]
+    IsSuspended {
+        /// The VM.
+        vm: String,
+    },
+    /// What was saved of a suspended VM cannot be gone on from.
+    #[error("VM `{vm}` cannot go on from where it was suspended: {reason}")]
+    NotResumable {
+        /// The VM.
+        vm: String,
+        /// Why.
+        reason: String,
+    },
+    /// Only what has a memory can be cloned.
+    #[error("VM `{vm}` neither runs nor is it suspended (it is {})", state.name())]
+    NotSuspended {
+        /// The VM.
+        vm: String,
+        /// What it does instead.
+        state: VmState,
+    },
+    /// A clone needs a name of its own.
+    #[error("there is a VM `{vm}` already, or a disk of one")]
+    CloneExists {
+        /// The name.
+        vm: String,
+    },
+    /// A clone needs a name that a VM can have.
+    #[error("`{name}` cannot be a VM's name")]
+    BadName {
+        /// The name.
+        name: String,
+    },
+    /// Too little is known of the machine to save its state.
+    #[error("VM `{vm}` cannot be suspended: it was started by an earlier castra")]
+    NotSuspendable {
+        /// The VM.
+        vm: String,
+    },
     /// `CASTRA_ACCELERATOR` names none.
     #[error("CASTRA_ACCELERATOR names no accelerator: `{name}`")]
     UnknownAccelerator {

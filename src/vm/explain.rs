@@ -3,6 +3,7 @@
 use crate::error::{Explain, Kind, kind_of_io};
 
 use super::error::VmError;
+use super::state::VmState;
 
 impl Explain for VmError {
     fn kind(&self) -> Kind {
@@ -20,10 +21,14 @@ impl Explain for VmError {
             | Self::RecordTooNew { .. }
             | Self::ImageChanged { .. }
             | Self::BaseChanged { .. }
-            | Self::ForeignOverlay { .. } => Kind::Data,
+            | Self::ForeignOverlay { .. }
+            | Self::NotResumable { .. } => Kind::Data,
             Self::Unknown { .. } | Self::NoneYet | Self::BaseMissing { .. } => Kind::NotFound,
-            Self::Ambiguous { .. } | Self::UnknownAccelerator { .. } => Kind::Usage,
+            Self::CloneExists { .. } => Kind::CannotCreate,
+            Self::BadName { .. } | Self::Ambiguous { .. } | Self::UnknownAccelerator { .. } => Kind::Usage,
             Self::NotRunning { .. }
+            | Self::NotSuspendable { .. }
+            | Self::NotSuspended { .. }
             | Self::NoAgent { .. }
             | Self::BootTimedOut { .. }
             | Self::BootDied { .. }
@@ -32,7 +37,7 @@ impl Explain for VmError {
             | Self::Unrecorded { .. }
             | Self::Unkillable { .. } => Kind::Unavailable,
             Self::Thrown(error) => error.kind(),
-            Self::PortTaken { .. } => Kind::Busy,
+            Self::PortTaken { .. } | Self::IsSuspended { .. } => Kind::Busy,
             Self::PortForbidden { .. } => Kind::Permission,
             // Answered by `inner` above.
             Self::Image(_)
@@ -68,6 +73,26 @@ impl Explain for VmError {
             Self::Ambiguous { .. } => Some("Name the one you mean.".into()),
             Self::UnknownAccelerator { .. } => {
                 Some("It can be kvm, hvf or tcg; unset, Castra finds out by itself.".into())
+            }
+            Self::NotRunning { vm, state: VmState::Suspended } => {
+                Some(format!("Let it go on from where it was: castra up {vm}"))
+            }
+            Self::IsSuspended { vm } => Some(format!(
+                "`castra up {vm}` lets it go on; `castra down --discard-suspended {vm}` drops its memory and keeps its disk."
+            )),
+            Self::NotResumable { vm, .. } => Some(format!(
+                "Nothing was dropped. `castra up --discard-suspended {vm}` gives its memory up and boots from its disk, which \
+                 was written out when it was suspended."
+            )),
+            Self::NotSuspended { vm, .. } => {
+                Some(format!("A clone has its memory, too. Start it: castra up {vm}"))
+            }
+            Self::CloneExists { .. } => Some("Choose another name.".into()),
+            Self::BadName { .. } => {
+                Some("Use letters, digits, `-`, `_` and `.`, a letter or digit first.".into())
+            }
+            Self::NotSuspendable { vm } => {
+                Some(format!("Start it again first: castra down {vm} && castra up {vm}"))
             }
             Self::NotRunning { vm, .. } => Some(format!("Start it: castra up {vm}")),
             Self::NoAgent { vm } => Some(format!(

@@ -14,12 +14,19 @@
 //!     └───────────────────────────────────────────────────────────┘
 //! ```
 //!
+//! ```text
+//!   running ──suspend──► suspending ──saved, QEMU ended──► suspended ──up──► resuming ──loaded──► starting ──► running
+//!      ▲                     │                              │   ▲               │
+//!      └── killed half-way ──┘       stopped ◄── discarded ─┘   └─ it failed ───┘
+//! ```
+//!
 //! The state is never stored: `state::observe` derives it from the record and from QEMU's lock on its pid file, so it
 //! cannot be a lie that a crash left behind.
 
 mod base;
 mod boot;
 mod clock;
+mod clone;
 mod disk;
 mod down;
 mod error;
@@ -29,22 +36,28 @@ mod layer;
 mod leftovers;
 mod machine;
 mod record;
+mod resume;
 mod state;
 mod status;
+mod suspend;
+mod suspended;
 mod throwaway;
 mod up;
 mod warm;
 mod watch;
 
 pub use base::ensure_vm_image;
-pub use down::{DownOptions, down};
+pub use clone::{CloneRecord, FrozenLayer, check_clone, clone};
+pub use down::{DownOptions, IfSuspended, down};
 pub use error::VmError;
 pub use layer::LayerRecord;
-pub use record::{BaseKind, BaseRecord, BootRecord, Progress, Record, StartKind};
+pub use record::{BaseKind, BaseRecord, BootRecord, MachineRecord, Progress, Record, StartKind};
 pub use state::VmState;
 pub use status::{
     VmStatus, make_ready, recorded_vm, running_vm, ssh_target, state_of, status, write_known_hosts,
 };
+pub use suspend::suspend;
+pub use suspended::{DiskStamp, SuspendRecord};
 pub use throwaway::{Throwaway, start_throwaway, throwaway_name};
 pub use up::{UpOptions, UpOutcome, WaitFor, up};
 

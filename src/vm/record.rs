@@ -12,8 +12,10 @@ use crate::layout::ProjectLayout;
 use crate::qemu::AcceleratorChoice;
 use crate::report::ImageLabel;
 
+use super::clone::{CloneRecord, FrozenLayer};
 use super::error::VmError;
 use super::layer::LayerRecord;
+use super::suspended::SuspendRecord;
 
 /// Number of this format. It changes when an older castra would misread a newer record.
 const FORMAT: u32 = 1;
@@ -35,6 +37,15 @@ pub struct Record {
     pub progress: Progress,
     /// The last boot.
     pub boot: Option<BootRecord>,
+    /// What was saved when it was suspended, as long as that fits its disk.
+    #[serde(default)]
+    pub suspended: Option<SuspendRecord>,
+    /// What it is, if it is a clone.
+    #[serde(default)]
+    pub cloned: Option<CloneRecord>,
+    /// The layers its disk stands on since it was cloned, the lowest first.
+    #[serde(default)]
+    pub frozen: Vec<FrozenLayer>,
 }
 
 /// What a disk stands on.
@@ -68,6 +79,14 @@ pub enum Progress {
     Running,
     /// A stop was begun.
     Stopping,
+    /// A suspend was begun.
+    Suspending,
+    /// Memory and devices are saved.
+    Suspended,
+    /// They are being loaded, and the machine stands still.
+    Resuming,
+    /// It is a clone in the making.
+    Cloning,
     /// Nothing is under way.
     Stopped,
 }
@@ -81,6 +100,8 @@ pub enum StartKind {
     Boot,
     /// A warm template.
     Template,
+    /// Its own memory, from when it was suspended.
+    Suspended,
 }
 
 /// One boot.
@@ -107,6 +128,24 @@ pub struct BootRecord {
     pub start: StartKind,
     /// Milliseconds from QEMU's start until commands could run.
     pub ready_ms: Option<u64>,
+    /// The rest of the machine; nothing in a record of an earlier castra.
+    #[serde(default)]
+    pub machine: Option<MachineRecord>,
+}
+
+/// What a saved state must find again, beside CPUs, memory and accelerator.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineRecord {
+    /// QEMU's program: path, size and time of change.
+    pub qemu: String,
+    /// The host, where the guest's CPU is the host's own.
+    pub host: Option<String>,
+    /// Machine type with its options.
+    pub machine: String,
+    /// CPU model.
+    pub cpu: String,
+    /// Further `-device` values.
+    pub devices: Vec<String>,
 }
 
 impl BootRecord {
@@ -130,7 +169,15 @@ impl Record {
             layer: None,
             progress: Progress::Stopped,
             boot: None,
+            suspended: None,
+            cloned: None,
+            frozen: Vec::new(),
         }
+    }
+
+    /// Whether it is a clone that was begun and never finished, as far as its record tells.
+    pub fn is_unfinished_clone(&self) -> bool {
+        self.progress == Progress::Cloning
     }
 
     /// The disk's absolute path.

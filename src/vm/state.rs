@@ -19,6 +19,12 @@ pub enum VmState {
     Running,
     /// A stop is under way.
     Stopping,
+    /// Its memory is being saved.
+    Suspending,
+    /// QEMU does not run; memory and devices are saved, and `up` goes on from there.
+    Suspended,
+    /// The saved memory is being loaded.
+    Resuming,
     /// QEMU went away without being asked: killed, or the power did.
     Crashed,
 }
@@ -31,13 +37,19 @@ impl VmState {
             Self::Starting => "starting",
             Self::Running => "running",
             Self::Stopping => "stopping",
+            Self::Suspending => "suspending",
+            Self::Suspended => "suspended",
+            Self::Resuming => "resuming",
             Self::Crashed => "crashed",
         }
     }
 
     /// Whether QEMU runs.
     pub fn is_alive(self) -> bool {
-        matches!(self, Self::Starting | Self::Running | Self::Stopping)
+        match self {
+            Self::Starting | Self::Running | Self::Stopping | Self::Suspending | Self::Resuming => true,
+            Self::Stopped | Self::Suspended | Self::Crashed => false,
+        }
     }
 }
 
@@ -53,12 +65,19 @@ pub(super) fn observe(record: &Record, files: &VmLayout) -> (VmState, Option<Qem
 fn derive(progress: Progress, alive: bool, pidfile_left_over: bool) -> VmState {
     match (progress, alive) {
         (Progress::Starting, true) => VmState::Starting,
-        (Progress::Running | Progress::Stopped, true) => VmState::Running,
+        (Progress::Running | Progress::Stopped | Progress::Cloning, true) => VmState::Running,
         (Progress::Stopping, true) => VmState::Stopping,
-        (Progress::Stopping | Progress::Stopped, false) => VmState::Stopped,
-        (Progress::Starting | Progress::Running, false) if pidfile_left_over => VmState::Crashed,
+        // Suspended, and QEMU has not ended yet: it stands still.
+        (Progress::Suspending | Progress::Suspended, true) => VmState::Suspending,
+        (Progress::Resuming, true) => VmState::Resuming,
+        // As long as a machine that is being resumed has not run, what was saved is what there is.
+        (Progress::Suspended | Progress::Resuming, false) => VmState::Suspended,
+        (Progress::Stopping | Progress::Stopped | Progress::Cloning, false) => VmState::Stopped,
+        (Progress::Starting | Progress::Running | Progress::Suspending, false) if pidfile_left_over => {
+            VmState::Crashed
+        }
         // The guest has powered itself off, or the start came to nothing.
-        (Progress::Starting | Progress::Running, false) => VmState::Stopped,
+        (Progress::Starting | Progress::Running | Progress::Suspending, false) => VmState::Stopped,
     }
 }
 
@@ -67,21 +86,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_killed_qemu_is_a_crash_and_a_guest_that_powered_off_is_not() {
-        assert_eq!(derive(Progress::Running, false, true), VmState::Crashed);
-        assert_eq!(derive(Progress::Starting, false, true), VmState::Crashed);
-        assert_eq!(derive(Progress::Running, false, false), VmState::Stopped);
-    }
-
-    #[test]
-    fn a_stop_that_had_to_kill_is_still_a_stop() {
-        assert_eq!(derive(Progress::Stopping, false, true), VmState::Stopped);
-    }
-
-    #[test]
-    fn a_qemu_that_lives_is_never_called_stopped() {
-        for progress in [Progress::Starting, Progress::Running, Progress::Stopping, Progress::Stopped] {
-            assert!(derive(progress, true, true).is_alive());
+    fn every_state_there_can_be() {
+        use Progress as P;
+        use VmState as S;
+        // With QEMU alive; gone with its pid file; gone, and its pid file left over.
+        let states = [
+            (P::Starting, [S::Starting, S::Stopped, S::Crashed]),
+            (P::Running, [S::Running, S::Stopped, S::Crashed]),
+            (P::Stopping, [S::Stopping, S::Stopped, S::Stopped]),
+            (P::Stopped, [S::Running, S::Stopped, S::Stopped]),
+            (P::Suspending, [S::Suspending, S::Stopped, S::Crashed]),
+            (P::Suspended, [S::Suspending, S::Suspended, S::Suspended]),
+            (P::Cloning, [S::Running, S::Stopped, S::Stopped]),
+            (P::Resuming, [S::Resuming, S::Suspended, S::Suspended]),
+        ];
+        for (progress, [alive, gone, killed]) in states {
+            assert_eq!(derive(progress, true, false), alive, "{progress:?}");
+            assert_eq!(derive(progress, true, true), alive, "{progress:?}");
+            assert_eq!(derive(progress, false, false), gone, "{progress:?}");
+            assert_eq!(derive(progress, false, true), killed, "{progress:?}");
+            assert!(alive.is_alive() && !gone.is_alive() && !killed.is_alive());
         }
     }
 }

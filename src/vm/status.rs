@@ -16,7 +16,8 @@ use super::PerVm;
 use super::error::VmError;
 use super::record::{BaseKind, Record};
 use super::state::{VmState, observe};
-use super::up::{UpOptions, attach, lock};
+use super::suspend::take_back;
+use super::up::{UpOptions, attach, is_stuck, lock};
 
 /// What is known of one VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -29,6 +30,8 @@ pub struct VmStatus {
     pub image: String,
     /// Its disk.
     pub overlay: PathBuf,
+    /// When its memory was saved, milliseconds since the Unix epoch, if it is suspended.
+    pub suspended_unix_ms: Option<u64>,
     /// QEMU's process, if it runs.
     pub pid: Option<i32>,
     /// How its CPU is run, if it runs.
@@ -67,6 +70,7 @@ fn status_of(record: &Record, layout: &ProjectLayout) -> VmStatus {
             BaseKind::Path(path) => path.display().to_string(),
         },
         overlay: record.overlay_path(layout),
+        suspended_unix_ms: record.suspended.as_ref().map(|saved| saved.at_unix_ms),
         pid: qemu.map(|qemu| qemu.pid()),
         accelerator: boot.map(|boot| boot.accelerator.clone()),
         started_unix_ms: boot.map(|boot| boot.started_unix_ms),
@@ -103,8 +107,7 @@ pub fn make_ready(
 ) -> Result<(), VmError> {
     let record = running_vm(name, layout, context)?;
     let _lock = lock(&record.name, layout, context)?;
-    let options = UpOptions::default();
-    attach(record, layout, context, options).map(drop)
+    attach(record, layout, context, UpOptions::default()).map(drop)
 }
 
 /// Writes the VM's `known_hosts`, for other SSH clients.
@@ -153,14 +156,21 @@ pub fn running_vm(
 ) -> Result<Record, VmError> {
     let mut record = recorded_vm(name, layout)?;
     let mut state = observe(&record, &layout.vm(&record.name)).0;
-    if state == VmState::Starting {
+    if matches!(state, VmState::Starting | VmState::Suspending | VmState::Resuming) {
         let _lock = lock(&record.name, layout, context)?;
         // Whoever held the lock may have finished, or given up.
         record = recorded_vm(Some(&record.name), layout)?;
         state = observe(&record, &layout.vm(&record.name)).0;
+        if state == VmState::Suspending {
+            record = take_back(record, layout)?;
+            state = VmState::Starting;
+        }
+        if state == VmState::Starting && is_stuck(&record) {
+            return Err(VmError::NotRunning { vm: record.name, state });
+        }
         if state == VmState::Starting {
-            let options = UpOptions::default();
-            return attach(record, layout, context, options).map(|outcome| outcome.record);
+            let outcome = attach(record, layout, context, UpOptions::default())?;
+            return Ok(outcome.record);
         }
     }
     if state != VmState::Running {

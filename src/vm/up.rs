@@ -20,12 +20,15 @@ use crate::report::Event;
 use super::PerVm;
 use super::base::{confirm, ensure_base};
 use super::boot::{BootRequest, accelerator, start};
+use super::clone::remove_unfinished;
 use super::disk::{EnsuredDisk, ensure_disk};
 use super::down::{DownOptions, stop};
 use super::error::VmError;
 use super::leftovers::clean_up;
 use super::record::{Progress, Record, StartKind};
+use super::resume::{discard, finish, put_back, resume};
 use super::state::{VmState, observe};
+use super::suspend::take_back;
 use super::warm::Warming;
 use super::watch::BootWatch;
 
@@ -52,6 +55,8 @@ pub struct UpOptions {
     pub boot_limit: Option<Duration>,
     /// Boot even where a warm template could be used or made.
     pub cold: bool,
+    /// Drop the memory of a suspended VM, and boot it from its disk.
+    pub discard_suspended: bool,
     /// How long QEMU may live.
     pub lifetime: Lifetime,
     /// What the guest can reach.
@@ -65,6 +70,7 @@ impl Default for UpOptions {
             wait: WaitFor::Ready,
             boot_limit: None,
             cold: false,
+            discard_suspended: false,
             lifetime: Lifetime::Own,
             network: Network::Full,
         }
@@ -116,7 +122,10 @@ fn up_one(
     let _lock = lock(vm, layout, context)?;
     // What cannot go is in nobody's way.
     let _ = files::remove_leftovers(layout.vm(vm).directory());
-    let record = Record::load(layout, vm)?;
+    let mut record = Record::load(layout, vm)?;
+    if let Some(unfinished) = record.take_if(|record| record.is_unfinished_clone()) {
+        remove_unfinished(&unfinished, layout)?;
+    }
     if record.is_none()
         && let Some(qemu) = running_qemu(&layout.vm(vm).pidfile())
     {
@@ -126,18 +135,32 @@ fn up_one(
         match observe(&record, &layout.vm(vm)).0 {
             VmState::Starting if is_stuck(&record) => end_stuck(&record, layout, context)?,
             VmState::Starting | VmState::Running => return go_on(plan, record, layout, context, options),
+            // A `suspend` that was killed half-way: the VM stands still, and is to run.
+            VmState::Suspending => {
+                return go_on(plan, take_back(record, layout)?, layout, context, options);
+            }
+            VmState::Suspended | VmState::Resuming if options.discard_suspended => {
+                drop(discard(record, layout)?);
+            }
+            VmState::Suspended | VmState::Resuming => {
+                let record = resume(plan, put_back(record, layout)?, layout, context, options)?;
+                return Ok(up_now(record, context));
+            }
             // A `down` that was killed half-way: what it began is brought to its end.
             VmState::Stopping => drop(stop(vm, layout, context, &DownOptions::default())?),
             VmState::Crashed => recover(&record, layout, context),
             VmState::Stopped => {}
         }
     }
-    let record = bring_up(plan, layout, context, options)?;
+    Ok(up_now(bring_up(plan, layout, context, options)?, context))
+}
+
+fn up_now(record: Record, context: &RuntimeContext) -> UpOutcome {
     let boot_ms = record.boot.as_ref().and_then(|boot| boot.ready_ms);
     if record.progress == Progress::Running {
-        context.reporter.report(&Event::VmRunning { vm: vm.clone(), boot_ms });
+        context.reporter.report(&Event::VmRunning { vm: record.name.clone(), boot_ms });
     }
-    Ok(UpOutcome { record, ran_already: false })
+    UpOutcome { record, ran_already: false }
 }
 
 /// Brings up a VM that does not run: base image, warm template, disk, QEMU, in this order, so that whatever is missing on
@@ -223,6 +246,13 @@ pub(super) fn attach(
     options: UpOptions,
 ) -> Result<UpOutcome, VmError> {
     let vm = record.name.clone();
+    if record.progress == Progress::Starting
+        && record.boot.as_ref().is_some_and(|boot| boot.start == StartKind::Suspended)
+    {
+        let record = finish(record, layout, context)?;
+        context.reporter.report(&Event::VmRunning { vm, boot_ms: None });
+        return Ok(UpOutcome { record, ran_already: true });
+    }
     let boot = record.boot.as_ref();
     let has_agent = boot.is_some_and(|boot| boot.ssh_port.is_some());
     let is_ready = record.progress == Progress::Running;
@@ -247,7 +277,7 @@ pub(super) fn attach(
 
 /// Whether a castra was killed before the machine that it started ran: a state that nobody loads, or that nobody lets run,
 /// stays as it is for good. One that does not answer now is left to the usual wait.
-fn is_stuck(record: &Record) -> bool {
+pub(super) fn is_stuck(record: &Record) -> bool {
     let Some(boot) = record.boot.as_ref().filter(|boot| boot.start == StartKind::Template) else {
         return false;
     };

@@ -159,6 +159,7 @@ impl Agent {
             HostMessage::Attach => self.hello(),
             HostMessage::Personalise(personality) => self.personalise(personality),
             HostMessage::PowerOff => self.power_off(),
+            HostMessage::Sync => self.sync(),
             HostMessage::Settle => self.settle(),
         }
     }
@@ -169,6 +170,7 @@ impl Agent {
                 self.is_sshd_due = had_sshd;
                 vec![GuestMessage::Settled]
             }
+            News::Synced => vec![GuestMessage::Synced],
             News::Reached(milestone, uptime_ms) => self.reach(milestone, uptime_ms),
             News::Failed(errand, reason) => {
                 let failure = failed(errand, reason);
@@ -253,6 +255,16 @@ impl Agent {
         if std::mem::take(&mut self.is_sshd_due) {
             tokio::task::spawn_blocking(secrets::start_sshd);
         }
+    }
+
+    /// Aside, since a slow disk must keep nobody from talking to the agent.
+    fn sync(&self) -> Vec<GuestMessage> {
+        let newsroom = self.newsroom.clone();
+        tokio::task::spawn_blocking(move || {
+            rustix::fs::sync();
+            newsroom.synced();
+        });
+        Vec::new()
     }
 
     fn settle(&mut self) -> Vec<GuestMessage> {

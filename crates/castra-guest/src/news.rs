@@ -11,6 +11,8 @@ pub(crate) enum News {
     Reached(Milestone, u64),
     /// The guest is at rest. Whether the image's sshd was stopped for it.
     Settled(bool),
+    /// Everything is on the disk.
+    Synced,
     /// A duty failed, for good or for now.
     Failed(Errand, String),
 }
@@ -49,6 +51,11 @@ impl Newsroom {
     /// The guest has come to rest.
     pub(crate) fn settled(&self, had_sshd: bool) {
         self.tell(News::Settled(had_sshd));
+    }
+
+    /// Everything has been written to the disk.
+    pub(crate) fn synced(&self) {
+        self.tell(News::Synced);
     }
 
     /// A duty failed.

@@ -11,6 +11,8 @@
 //!  │ personalise ───────────────────────► │  (may come at any stage; idempotent)
 //!  │ ◄────────────────── personalised     │
 //!  │ ◄──────── stage ready, stage services│
+//!  │ sync ──────────────────────────────► │  (before a suspend)
+//!  │ ◄──────────────────────── synced     │
 //!  │ settle ────────────────────────────► │  (for a template, and only without a personality)
 //!  │ ◄─────────────────────── settled     │
 //!  │ power-off ─────────────────────────► │

@@ -38,6 +38,8 @@ pub enum HostMessage {
     Personalise(Personality),
     /// Shut the guest down in its own orderly way.
     PowerOff,
+    /// Write everything to the disk that is not there yet.
+    Sync,
     /// Come to rest, to be made a template of: once all but the personality is there, forget what can be read again.
     Settle,
 }
@@ -82,6 +84,8 @@ pub enum GuestMessage {
     Personalised,
     /// Answer to [`HostMessage::PowerOff`]: the guest's own shutdown has been started.
     PoweringOff,
+    /// Answer to [`HostMessage::Sync`], once it is done.
+    Synced,
     /// Answer to [`HostMessage::Settle`], as soon as it is true.
     Settled,
     /// Something the agent was to do failed. The VM goes on.

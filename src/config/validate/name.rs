@@ -52,6 +52,11 @@ impl Problem for NameProblem {
     }
 }
 
+/// Whether a VM can have this name.
+pub fn is_vm_name(name: &str) -> bool {
+    check_vm_name(name).is_ok()
+}
+
 /// Checks the name of a VM.
 pub(super) fn check_vm_name(name: &str) -> Result<(), NameProblem> {
     check_file_name("VM name", name, MAX_VM_NAME_BYTES)

@@ -1,0 +1,40 @@
+use std::process::ExitCode;
+
+use crate::context::RuntimeContext;
+use crate::error::Result;
+use crate::vm::{self, UpOptions};
+
+use super::args::{Args, Clone};
+use super::printer::Printer;
+use super::project;
+use super::up::bring_up;
+
+/// Makes another VM of a suspended one. One that runs is suspended for the moment, and goes on then.
+pub(super) fn run(
+    clone: &Clone,
+    args: &Args,
+    context: &RuntimeContext,
+    printer: &Printer,
+) -> Result<ExitCode> {
+    let config = project::config(args, context, printer)?;
+    let (layout, vm, new) = (&config.layout, clone.vm.as_str(), clone.new.as_str());
+    let declared = config.vms.iter().find(|declared| declared.name == new);
+    let overlay = declared.map_or_else(|| layout.overlay(new), |declared| declared.overlay.clone());
+    vm::check_clone(vm, new, &overlay, layout)?;
+    let runs = vm::state_of(&vm::recorded_vm(Some(vm), layout)?, layout).is_alive();
+    if runs {
+        for (_, outcome) in vm::suspend(&[vm.to_owned()], layout, context)? {
+            outcome?;
+        }
+    }
+    let made = vm::clone(vm, new, &overlay, layout, context);
+    if runs {
+        // Whatever became of the clone.
+        for (_, outcome) in bring_up(&[vm.to_owned()], args, context, printer, UpOptions::default())? {
+            outcome?;
+        }
+    }
+    made?;
+    printer.tip(&format!("  castra up {new}    goes on from where {vm} was"));
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,29 @@
+use std::process::ExitCode;
+
+use crate::context::RuntimeContext;
+use crate::error::{Error, Result};
+use crate::vm;
+
+use super::args::{Args, Suspend};
+use super::printer::Printer;
+use super::project;
+use super::up::finish;
+
+/// Suspends VMs. One that is suspended already is a success: it is what was asked for.
+pub(super) fn run(
+    suspend: &Suspend,
+    args: &Args,
+    context: &RuntimeContext,
+    printer: &Printer,
+) -> Result<ExitCode> {
+    let layout = project::layout(args, context, printer)?;
+    let outcomes = vm::suspend(&suspend.vms, &layout, context)?;
+    if outcomes.is_empty() {
+        printer.tip("No VM is running here.");
+    }
+    let (done, failed): (Vec<_>, Vec<_>) = outcomes.into_iter().partition(|(_, outcome)| outcome.is_ok());
+    if let [(vm, _)] = done.as_slice() {
+        printer.tip(&format!("  castra up {vm}    goes on from here"));
+    }
+    Ok(finish(failed.into_iter().map(|(vm, outcome)| (vm, outcome.map_err(Error::from))).collect(), printer))
+}

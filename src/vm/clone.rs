@@ -1,0 +1,240 @@
+//! `clone`: a suspended VM becomes two. Their disks share what was written so far, and so do their saved memories.
+//!
+//! ```text
+//!   before:  overlay ─► base          after:  overlay ─► layer ─► base
+//!                                             NEW's overlay ─┘
+//! ```
+//!
+//! The layer is the overlay's own file under another name, never written to again. A clone's record says that it is being
+//! made until all of it is there; what a castra that was killed leaves of it is removed by whoever comes next.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::{BootProfile, is_vm_name};
+use crate::context::RuntimeContext;
+use crate::failpoint::{self, Point};
+use crate::layout::{ProjectLayout, frozen_layer};
+use crate::qemu::{Qcow2Header, create_overlay};
+use crate::random::random_bytes;
+use crate::report::Event;
+
+use super::disk::relative;
+use super::error::VmError;
+use super::record::{Progress, Record};
+use super::resume::put_back;
+use super::state::{VmState, observe};
+use super::status::recorded_vm;
+use super::suspended::{DiskStamp, SuspendRecord};
+use super::up::lock;
+
+/// What a clone is that no configuration declares.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CloneRecord {
+    /// The VM it is a clone of.
+    pub of: String,
+    /// Virtual CPUs.
+    pub cpus: u32,
+    /// Memory in MiB.
+    pub memory_mib: u64,
+    /// Virtual size of its disk.
+    pub disk_bytes: u64,
+    /// How it boots.
+    pub boot_profile: BootProfile,
+}
+
+/// A layer that a VM's disk and those of its clones stand on, beside the disk itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FrozenLayer {
+    /// The file's name in the disk's directory.
+    pub name: PathBuf,
+    /// What `stat` said of it.
+    pub stamp: DiskStamp,
+}
+
+/// Makes `new`, a suspended VM, of the suspended VM `vm`. Its disk will be at `overlay`.
+///
+/// # Errors
+/// [`VmError::NotSuspended`], [`VmError::CloneExists`], [`VmError::BadName`], [`VmError::Unknown`], [`VmError::Disk`], [`VmError::Qemu`].
+pub fn clone(
+    vm: &str,
+    new: &str,
+    overlay: &Path,
+    layout: &ProjectLayout,
+    context: &RuntimeContext,
+) -> Result<Record, VmError> {
+    check_clone(vm, new, overlay, layout)?;
+    // Always in the same order, so that two castras that clone crosswise do not wait for each other.
+    let (first, second) = if vm < new { (vm, new) } else { (new, vm) };
+    let _locks = [lock(first, layout, context)?, lock(second, layout, context)?];
+    let mut source = recorded_vm(Some(vm), layout)?;
+    match observe(&source, &layout.vm(vm)).0 {
+        VmState::Suspended => {}
+        VmState::Resuming => source = put_back(source, layout)?,
+        state => return Err(VmError::NotSuspended { vm: vm.to_owned(), state }),
+    }
+    if let Some(unfinished) = Record::load(layout, new)?.filter(Record::is_unfinished_clone) {
+        remove_unfinished(&unfinished, layout)?;
+    }
+    // Somebody else may have been faster.
+    check_clone(vm, new, overlay, layout)?;
+    let saved = source.suspended.clone();
+    let saved = saved.ok_or_else(|| VmError::NotSuspended { vm: vm.to_owned(), state: VmState::Stopped })?;
+    Cloning { new, overlay, saved, layout, context }.run(source)
+}
+
+/// Whether there is a VM `vm`, and none `new`: before anything is done for a clone.
+///
+/// # Errors
+/// [`VmError::CloneExists`], [`VmError::BadName`], [`VmError::Unknown`].
+pub fn check_clone(vm: &str, new: &str, overlay: &Path, layout: &ProjectLayout) -> Result<(), VmError> {
+    recorded_vm(Some(vm), layout)?;
+    if !is_vm_name(new) {
+        return Err(VmError::BadName { name: new.to_owned() });
+    }
+    let unfinished = Record::load(layout, new)?.is_some_and(|record| record.is_unfinished_clone());
+    let is_there = layout.vm(new).record().exists() || overlay.exists();
+    if vm == new || (is_there && !unfinished) {
+        return Err(VmError::CloneExists { vm: new.to_owned() });
+    }
+    Ok(())
+}
+
+struct Cloning<'a> {
+    new: &'a str,
+    overlay: &'a Path,
+    saved: SuspendRecord,
+    layout: &'a ProjectLayout,
+    context: &'a RuntimeContext,
+}
+
+impl Cloning<'_> {
+    fn run(&self, source: Record) -> Result<Record, VmError> {
+        let disk = source.overlay_path(self.layout);
+        if !self.saved.is_of(&disk) {
+            let reason = "its disk has changed since".into();
+            return Err(VmError::NotResumable { vm: source.name, reason });
+        }
+        let mut made = Record::new(self.layout, self.new, self.overlay, source.base.clone());
+        made.layer.clone_from(&source.layer);
+        made.progress = Progress::Cloning;
+        made.cloned = Some(CloneRecord {
+            of: source.name.clone(),
+            cpus: self.saved.boot.cpus,
+            memory_mib: self.saved.boot.memory_mib,
+            disk_bytes: Qcow2Header::read(&disk)?.virtual_bytes,
+            boot_profile: match self.saved.boot.ssh_port {
+                Some(_) => BootProfile::Managed,
+                None => BootProfile::Native,
+            },
+        });
+        made.save(self.layout)?;
+        failpoint::reach(Point::CloneBegun);
+        let source = self.freeze(source, &disk)?;
+        failpoint::reach(Point::CloneFrozen);
+        self.fill(made, &source)
+    }
+
+    /// Puts the source on a new overlay, and leaves what it was on as a layer. At every moment its disk is under its name.
+    fn freeze(&self, mut source: Record, disk: &Path) -> Result<Record, VmError> {
+        let id: [u8; 8] = random_bytes().map_err(VmError::Random)?;
+        let id: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
+        let layer = frozen_layer(disk, &id);
+        let failed = |source| VmError::Disk { action: "create", path: layer.clone(), source };
+        let directory = disk.parent().unwrap_or(Path::new("/"));
+        let temporary =
+            self.new_overlay(directory, Path::new(layer.file_name().unwrap_or_default()), disk)?;
+        let stamp = DiskStamp::of(temporary.path()).map_err(failed)?;
+        let before = (source.frozen.clone(), self.saved.clone());
+        fs::hard_link(disk, &layer).map_err(failed)?;
+        let name = layer.file_name().map(PathBuf::from).unwrap_or_default();
+        let frozen = FrozenLayer { name, stamp: DiskStamp::of(&layer).map_err(failed)? };
+        source.frozen.push(frozen);
+        // Whichever disk has the name, before the renaming or after it, is the right one.
+        source.suspended = Some(SuspendRecord { next_disk: Some(stamp), ..self.saved.clone() });
+        source.save(self.layout)?;
+        if let Err(error) = temporary.persist(disk) {
+            (source.frozen, source.suspended) = (before.0, Some(before.1));
+            source.save(self.layout)?;
+            // The layer is the disk under a second name.
+            let _ = fs::remove_file(&layer);
+            return Err(failed(error.error));
+        }
+        File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)?;
+        fs::set_permissions(&layer, fs::Permissions::from_mode(0o444)).map_err(failed)?;
+        source.suspended = Some(SuspendRecord { disk: stamp, next_disk: None, ..self.saved.clone() });
+        source.save(self.layout)?;
+        Ok(source)
+    }
+
+    /// The clone's own disk and memory; its record last.
+    fn fill(&self, mut made: Record, source: &Record) -> Result<Record, VmError> {
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| VmError::Disk { action: "create", path, source }
+        };
+        let source_disk = source.overlay_path(self.layout);
+        let layer = source.frozen.last().map(|layer| source_disk.with_file_name(&layer.name));
+        let layer = layer.unwrap_or_default();
+        let directory = self.overlay.parent().unwrap_or(Path::new("/"));
+        fs::create_dir_all(directory).map_err(failed(self.overlay))?;
+        let temporary = self.new_overlay(directory, &relative(directory, &layer), &layer)?;
+        temporary.persist_noclobber(self.overlay).map_err(|error| failed(self.overlay)(error.error))?;
+        File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed(self.overlay))?;
+        let (from, to) =
+            (self.layout.vm(&source.name).machine_state(), self.layout.vm(self.new).machine_state());
+        share(&from, &to).map_err(failed(&to))?;
+        let disk = DiskStamp::of(self.overlay).map_err(failed(self.overlay))?;
+        made.frozen.clone_from(&source.frozen);
+        made.suspended = Some(SuspendRecord { disk, next_disk: None, ..self.saved.clone() });
+        made.progress = Progress::Suspended;
+        made.save(self.layout)?;
+        let (vm, of) = (self.new.to_owned(), source.name.clone());
+        self.context.reporter.report(&Event::VmCloned { vm, of });
+        Ok(made)
+    }
+
+    fn new_overlay(
+        &self,
+        directory: &Path,
+        backing: &Path,
+        like: &Path,
+    ) -> Result<tempfile::NamedTempFile, VmError> {
+        let failed = |source| VmError::Disk { action: "create", path: directory.to_owned(), source };
+        let size_bytes = Qcow2Header::read(like)?.virtual_bytes;
+        let temporary =
+            tempfile::Builder::new().prefix(".overlay-").tempfile_in(directory).map_err(failed)?;
+        // The layer may not have its name yet.
+        create_overlay(temporary.path(), backing, size_bytes)?;
+        Ok(temporary)
+    }
+}
+
+/// Saved memory never changes, so that a link is as good as a copy.
+fn share(from: &Path, to: &Path) -> io::Result<()> {
+    fs::hard_link(from, to).or_else(|_| {
+        fs::copy(from, to)?;
+        File::open(to)?.sync_all()
+    })
+}
+
+/// Removes what is there of a clone that was never finished, its record last.
+///
+/// # Errors
+/// [`VmError::Disk`].
+pub(super) fn remove_unfinished(record: &Record, layout: &ProjectLayout) -> Result<(), VmError> {
+    let files = layout.vm(&record.name);
+    for path in [record.overlay_path(layout), files.machine_state(), files.record()] {
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(VmError::Disk { action: "remove", path, source: error });
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,250 @@
+//! Going on from what `suspend` has saved.
+//!
+//! The saved state is worth something until the machine runs. So the record says that it is being resumed while it is
+//! loaded, and forgets the state the moment before the machine is told to go on: whatever happens before, the VM is
+//! still suspended; whatever happens after, it is a VM that runs.
+
+use std::fs;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::command::Lifetime;
+use crate::config::BootProfile;
+use crate::context::RuntimeContext;
+use crate::failpoint::{self, Point};
+use crate::guest::{VmKeys, append_agent};
+use crate::layout::{ProjectLayout, SocketsLayout};
+use crate::plan::VmPlan;
+use crate::qemu::{Accelerator, Incoming, Launch, MachineSpec, QemuBinary, QemuError, launch, running_qemu};
+use crate::report::Event;
+
+use super::base::{Base, ensure_base};
+use super::boot::{BootRequest, PORT_ATTEMPTS, boot_record, free_port};
+use super::clock::millis;
+use super::disk::check_overlay;
+use super::error::VmError;
+use super::forwards;
+use super::leftovers::clean_up_run;
+use super::machine::machine;
+use super::record::{Progress, Record, StartKind};
+use super::suspend::{connect, unanswered};
+use super::suspended::SuspendRecord;
+use super::up::{UpOptions, WaitFor};
+use super::watch::BootWatch;
+
+/// How long a QEMU may take to end that has loaded a state and not run.
+const END_LIMIT: Duration = Duration::from_secs(10);
+/// How long QEMU may take to be able to go on, after a saving that was given up.
+const CONT_LIMIT: Duration = Duration::from_secs(10);
+/// How often it is asked.
+const CONT_POLL: Duration = Duration::from_millis(20);
+
+/// Lets a suspended VM go on. The caller holds its lock.
+///
+/// # Errors
+/// [`VmError::NotResumable`] and those of a start: the VM is still suspended then. Those of the wait for the guest: the VM
+/// runs then.
+pub(super) fn resume(
+    plan: &VmPlan,
+    record: Record,
+    layout: &ProjectLayout,
+    context: &RuntimeContext,
+    options: UpOptions,
+) -> Result<Record, VmError> {
+    let vm = record.name.clone();
+    let useless = || VmError::NotResumable { vm: vm.clone(), reason: "nothing is known of it".into() };
+    let saved = record.suspended.clone().ok_or_else(useless)?;
+    let binary = &QemuBinary::find(&context.environment)?;
+    let state = || saved.open(&record, binary, layout, &context.cancel);
+    state()?;
+    let base = ensure_base(plan, layout, Some(&record), context)?;
+    check_overlay(plan, &base, Some(&record), layout, context)?;
+    let image = base.image.as_ref();
+    let options = UpOptions { wait: WaitFor::Ready, ..options };
+    let request = BootRequest { plan, image, binary, layout, context, options };
+    context.reporter.report(&Event::VmResuming { vm: vm.clone() });
+    warn_of_changes(&saved, plan, context);
+    provide_initramfs(&request, &base)?;
+    let started = Instant::now();
+    let mut record = load(&request, record.clone(), &saved, state)?;
+    failpoint::reach(Point::ResumeLoaded);
+    record.progress = Progress::Starting;
+    record.suspended = None;
+    if let Err(error) = record.save(layout) {
+        record.suspended = Some(saved);
+        let _ = put_back(record, layout);
+        return Err(error);
+    }
+    failpoint::reach(Point::ResumeRecorded);
+    let mut record = finish(record, layout, context)?;
+    if let Some(boot) = record.boot.as_mut() {
+        boot.ready_ms = Some(millis(started.elapsed()));
+    }
+    Ok(record)
+}
+
+/// What was saved has its own machine, whatever the definition says by now.
+fn warn_of_changes(saved: &SuspendRecord, plan: &VmPlan, context: &RuntimeContext) {
+    let (vm, boot) = (&plan.definition.name, &saved.boot);
+    if boot.cpus != plan.definition.cpus || boot.memory_mib != plan.definition.memory_bytes >> 20 {
+        let message = format!(
+            "VM `{vm}` goes on with {} CPUs and {} MiB of memory, as it was suspended; what its definition says now takes \
+             effect after castra down {vm} and up",
+            boot.cpus, boot.memory_mib
+        );
+        context.reporter.report(&Event::Warning { message });
+    }
+}
+
+/// For a guest that reboots later: QEMU reads it once, when it starts.
+fn provide_initramfs(request: &BootRequest<'_>, base: &Base) -> Result<(), VmError> {
+    let initramfs = base.image.as_ref().and_then(|(_, paths)| paths.initramfs.as_ref());
+    match initramfs.filter(|_| request.plan.boot == BootProfile::Managed) {
+        Some(initramfs) => Ok(append_agent(initramfs, &request.layout.vm(request.vm()).initramfs())?),
+        None => Ok(()),
+    }
+}
+
+/// Starts QEMU with the saved state, which then stands still. After a failure the VM is suspended as before.
+fn load(
+    request: &BootRequest<'_>,
+    mut record: Record,
+    saved: &SuspendRecord,
+    state: impl Fn() -> Result<std::fs::File, VmError>,
+) -> Result<Record, VmError> {
+    let (layout, context, vm) = (request.layout, request.context, request.vm());
+    let (files, declared) = (layout.vm(vm), &request.plan.definition.port_forwards);
+    let sockets = layout.sockets(&context.runtime_root, vm);
+    forwards::check(vm, declared, layout)?;
+    for last in (0..PORT_ATTEMPTS).map(|attempt| attempt + 1 == PORT_ATTEMPTS) {
+        let ssh_port = saved.boot.ssh_port.map(|_| free_port(request)).transpose()?;
+        let spec = spec(request, saved, ssh_port);
+        let mut boot =
+            boot_record(request, &saved.boot.accelerator, ssh_port, &sockets, StartKind::Suspended, &spec);
+        boot.qemu_version.clone_from(&saved.boot.qemu_version);
+        record.progress = Progress::Resuming;
+        record.boot = Some(boot);
+        record.save(layout)?;
+        let launch_it = Launch {
+            spec: &spec,
+            sockets: &sockets,
+            log: &files.qemu_log(),
+            incoming: Some(Incoming::Machine(state()?)),
+            lifetime: Lifetime::Own,
+        };
+        let error = match launch(request.binary, launch_it, &context.cancel) {
+            Ok(_) => return Ok(record),
+            Err(error) => error,
+        };
+        if error.is_port_taken() && !last {
+            continue;
+        }
+        put_back(record, layout)?;
+        return Err(match error {
+            QemuError::Died { .. } if !error.is_port_taken() => {
+                VmError::NotResumable { vm: vm.to_owned(), reason: format!("QEMU cannot load it ({error})") }
+            }
+            other => other.into(),
+        });
+    }
+    unreachable!("the last attempt returns")
+}
+
+/// The machine that was saved, with the ports of now.
+fn spec(request: &BootRequest<'_>, saved: &SuspendRecord, ssh_port: Option<u16>) -> MachineSpec {
+    let (files, boot) = (request.layout.vm(request.vm()), &saved.boot);
+    let mut spec = machine(request.plan, request.image, &files, &boot.accelerator, ssh_port);
+    spec.cpus = boot.cpus;
+    spec.memory_mib = boot.memory_mib;
+    if let Some(machine) = &boot.machine {
+        spec.machine.clone_from(&machine.machine);
+        spec.cpu.clone_from(&machine.cpu);
+        spec.devices.clone_from(&machine.devices);
+    }
+    spec
+}
+
+/// Ends a resume that was begun and never let the machine run: the VM is suspended as before.
+///
+/// # Errors
+/// [`VmError::Unkillable`], [`VmError::Record`].
+pub(super) fn put_back(mut record: Record, layout: &ProjectLayout) -> Result<Record, VmError> {
+    let files = layout.vm(&record.name);
+    if let Some(qemu) = running_qemu(&files.pidfile()) {
+        qemu.kill()?;
+        if !qemu.wait(END_LIMIT) {
+            return Err(VmError::Unkillable { vm: record.name, pid: qemu.pid() });
+        }
+    }
+    if let Some(boot) = record.boot.take() {
+        clean_up_run(&files, &SocketsLayout::new(boot.sockets));
+    }
+    record.progress = Progress::Suspended;
+    record.save(layout)?;
+    Ok(record)
+}
+
+/// Lets a machine go on that stands still with all that it needs, and sees to it that commands can run in it, with the
+/// clock and the keys right.
+///
+/// # Errors
+/// Those of the wait for the guest. QEMU is left running: its memory is nowhere else.
+pub(super) fn finish(
+    mut record: Record,
+    layout: &ProjectLayout,
+    context: &RuntimeContext,
+) -> Result<Record, VmError> {
+    let vm = record.name.clone();
+    let Some(boot) = record.boot.as_ref() else { return Ok(record) };
+    let files = layout.vm(&vm);
+    let started = Instant::now();
+    let mut qmp = connect(&vm, boot)?;
+    // For a moment after a saving that was given up, QEMU refuses.
+    while let Err(error) = qmp.execute("cont", json!({})) {
+        if started.elapsed() >= CONT_LIMIT {
+            return Err(unanswered(&vm, error));
+        }
+        thread::sleep(CONT_POLL);
+    }
+    drop(qmp);
+    if boot.ssh_port.is_some() {
+        let accelerator = boot.accelerator.accelerator;
+        let sockets = SocketsLayout::new(boot.sockets.clone());
+        wake(&vm, accelerator, &sockets, layout, context)?;
+    }
+    record.progress = Progress::Running;
+    record.save(layout)?;
+    // Of no use any more. What stays is written over by the next suspend.
+    let _ = fs::remove_file(files.machine_state());
+    Ok(record)
+}
+
+fn wake(
+    vm: &str,
+    accelerator: Accelerator,
+    sockets: &SocketsLayout,
+    layout: &ProjectLayout,
+    context: &RuntimeContext,
+) -> Result<(), VmError> {
+    let files = layout.vm(vm);
+    let keys = VmKeys::load_or_create(&files)?;
+    let watch = BootWatch::new(vm, accelerator, Instant::now(), WaitFor::Ready, None, context);
+    let is_alive = || running_qemu(&files.pidfile()).is_some();
+    watch.wake(sockets, &keys, is_alive).map_err(|end| watch.explain(end, &files))
+}
+
+/// Drops the memory of a suspended VM, as its user asks for. Its disk stays, as of the moment it was suspended.
+///
+/// # Errors
+/// [`VmError::Record`].
+pub(super) fn discard(record: Record, layout: &ProjectLayout) -> Result<Record, VmError> {
+    let mut record = put_back(record, layout)?;
+    record.progress = Progress::Stopped;
+    record.suspended = None;
+    record.save(layout)?;
+    // What stays is written over by the next suspend.
+    let _ = fs::remove_file(layout.vm(&record.name).machine_state());
+    Ok(record)
+}

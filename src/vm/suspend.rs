@@ -1,0 +1,256 @@
+//! `suspend`: memory and devices of a VM are saved beside its disk, and QEMU ends.
+//!
+//! The guest writes everything out first, so that its disk is good even if the memory is given up later. Then the machine
+//! stands still until QEMU has ended. A castra that is killed on the way leaves a QEMU that stands still, and whoever
+//! comes next lets it go on (`take_back`): what was saved counts as soon as the record says so and QEMU is gone.
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use castra_wire::{Errand, GuestMessage};
+use serde_json::json;
+
+use crate::context::RuntimeContext;
+use crate::failpoint::{self, Point};
+use crate::guest::{ControlError, ControlPort};
+use crate::layout::{ProjectLayout, SocketsLayout};
+use crate::managed::{Stamp, sha256_of};
+use crate::qemu::{QemuError, Qmp, running_qemu, save_all_memory, save_state};
+use crate::report::Event;
+
+use super::PerVm;
+use super::clock::{millis, since_epoch};
+use super::error::VmError;
+use super::leftovers::clean_up_run;
+use super::record::{BootRecord, Progress, Record, StartKind};
+use super::resume::{finish, put_back};
+use super::state::{VmState, observe};
+use super::status::recorded_vm;
+use super::suspended::{DiskStamp, SuspendRecord};
+use super::up::{UpOptions, attach, lock};
+
+/// How long the guest may take to write everything out.
+const SYNC_LIMIT: Duration = Duration::from_secs(60);
+/// How long QEMU may take to answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+/// How long saving may take, whatever the size …
+const SAVE_LIMIT: Duration = Duration::from_secs(60);
+/// … and for each second more, so many MiB: a slow disk writes more than that.
+const SLOW_MIB_PER_SEC: u64 = 20;
+/// How long QEMU may take to end once it is told to.
+const END_LIMIT: Duration = Duration::from_secs(10);
+
+/// Suspends the VMs of these names side by side; all that run if there is no name. Hands back the states they were in.
+///
+/// # Errors
+/// [`VmError::Unknown`], [`VmError::NoneYet`] before anything is done. What becomes of each VM is told one by one.
+pub fn suspend(
+    names: &[String],
+    layout: &ProjectLayout,
+    context: &RuntimeContext,
+) -> Result<PerVm<VmState>, VmError> {
+    for name in names {
+        recorded_vm(Some(name), layout)?;
+    }
+    let running = || Record::names(layout).into_iter().filter(|name| is_alive(name, layout)).collect();
+    let names: Vec<String> = if names.is_empty() { running() } else { names.to_vec() };
+    Ok(thread::scope(|scope| {
+        let workers: Vec<_> = names
+            .into_iter()
+            .map(|vm| (vm.clone(), scope.spawn(move || one(&vm, layout, context))))
+            .collect();
+        let join = |(vm, worker): (String, thread::ScopedJoinHandle<'_, _>)| {
+            (vm, worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        };
+        workers.into_iter().map(join).collect()
+    }))
+}
+
+fn is_alive(vm: &str, layout: &ProjectLayout) -> bool {
+    let record = Record::load(layout, vm).ok().flatten();
+    record.is_some_and(|record| observe(&record, &layout.vm(vm)).0.is_alive())
+}
+
+fn one(vm: &str, layout: &ProjectLayout, context: &RuntimeContext) -> Result<VmState, VmError> {
+    let _lock = lock(vm, layout, context)?;
+    let record = recorded_vm(Some(vm), layout)?;
+    let state = observe(&record, &layout.vm(vm)).0;
+    let record = match state {
+        VmState::Running => record,
+        VmState::Starting => attach(record, layout, context, UpOptions::default())?.record,
+        VmState::Suspending => finish(take_back(record, layout)?, layout, context)?,
+        VmState::Resuming | VmState::Suspended => {
+            put_back(record, layout)?;
+            context.reporter.report(&Event::VmSuspended { vm: vm.to_owned(), bytes: None });
+            return Ok(VmState::Suspended);
+        }
+        VmState::Stopped | VmState::Stopping | VmState::Crashed => {
+            return Err(VmError::NotRunning { vm: vm.to_owned(), state });
+        }
+    };
+    suspend_running(record, layout, context)?;
+    Ok(state)
+}
+
+fn suspend_running(
+    mut record: Record,
+    layout: &ProjectLayout,
+    context: &RuntimeContext,
+) -> Result<(), VmError> {
+    let vm = record.name.clone();
+    let boot = record.boot.clone().filter(|boot| boot.machine.is_some());
+    let boot = boot.ok_or_else(|| VmError::NotSuspendable { vm: vm.clone() })?;
+    context.reporter.report(&Event::VmSuspending { vm: vm.clone() });
+    if let Err(reason) = sync_guest(&boot, context)? {
+        let message = format!(
+            "VM `{vm}` could not be told to write everything to its disk ({reason}); its saved memory has the rest"
+        );
+        context.reporter.report(&Event::Warning { message });
+    }
+    record.progress = Progress::Suspending;
+    record.save(layout)?;
+    let mut saved = match save(&record, &boot, layout, context).and_then(|saved| {
+        record.progress = Progress::Suspended;
+        record.suspended = Some(saved.clone());
+        record.save(layout).map(|()| saved)
+    }) {
+        Ok(saved) => saved,
+        Err(error) => {
+            // The VM goes on. If not even that works, the next command will find it and try again.
+            let _ = take_back(record, layout).and_then(|record| finish(record, layout, context));
+            return Err(error);
+        }
+    };
+    failpoint::reach(Point::SuspendRecorded);
+    end_qemu(&vm, &boot, layout)?;
+    // QEMU has let go of the disk when memory is saved. Should one write all the same when it ends, that counts.
+    let disk = disk_stamp(&record, layout)?;
+    if disk != saved.disk {
+        saved.disk = disk;
+        record.suspended = Some(saved.clone());
+        record.save(layout)?;
+    }
+    context.reporter.report(&Event::VmSuspended { vm, bytes: Some(saved.stamp.size_bytes) });
+    Ok(())
+}
+
+/// Asks the guest to write everything to its disk. The inner error is why it could not be asked.
+fn sync_guest(boot: &BootRecord, context: &RuntimeContext) -> Result<Result<(), String>, VmError> {
+    if boot.ssh_port.is_none() {
+        return Ok(Err("it has no agent of Castra's".into()));
+    }
+    let deadline = Instant::now() + SYNC_LIMIT;
+    let sockets = SocketsLayout::new(boot.sockets.clone());
+    let synced = ControlPort::connect(&sockets.control(), deadline, &context.cancel).and_then(|mut port| {
+        port.attach()?;
+        port.sync()?;
+        loop {
+            match port.next(deadline)? {
+                GuestMessage::Synced => return Ok(Ok(())),
+                // An agent of an earlier castra.
+                GuestMessage::Failed { errand: Errand::Protocol, reason } => return Ok(Err(reason)),
+                _ => {}
+            }
+        }
+    });
+    match synced {
+        Err(error @ ControlError::Interrupted(_)) => Err(error.into()),
+        Err(error) => Ok(Err(error.to_string())),
+        Ok(result) => Ok(result),
+    }
+}
+
+/// Stops the machine and saves it: temporary name, fsync, rename, fsync of the directory.
+fn save(
+    record: &Record,
+    boot: &BootRecord,
+    layout: &ProjectLayout,
+    context: &RuntimeContext,
+) -> Result<SuspendRecord, VmError> {
+    let (vm, files) = (record.name.as_str(), layout.vm(&record.name));
+    let (new, published) = (files.unfinished_machine_state(), files.machine_state());
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source| VmError::Disk { action: "write", path, source }
+    };
+    let silent = |error| unanswered(vm, error);
+    let mut qmp = connect(vm, boot)?;
+    qmp.execute("stop", json!({})).map_err(silent)?;
+    failpoint::reach(Point::SuspendStopped);
+    save_all_memory(&mut qmp);
+    // What an earlier castra left unfinished is written over.
+    let mut options = OpenOptions::new();
+    let file =
+        options.write(true).create(true).truncate(true).mode(0o600).open(&new).map_err(failed(&new))?;
+    let limit = SAVE_LIMIT + Duration::from_secs(boot.memory_mib / SLOW_MIB_PER_SEC);
+    save_state(vm, &mut qmp, &file, limit, &context.cancel)?;
+    file.sync_all().map_err(failed(&new))?;
+    let sha256 = sha256_of(&new, &context.cancel)?;
+    failpoint::reach(Point::SuspendSaved);
+    let stamp = Stamp::of(&file.metadata().map_err(failed(&new))?);
+    fs::rename(&new, &published).map_err(failed(&published))?;
+    File::open(files.directory()).and_then(|directory| directory.sync_all()).map_err(failed(&published))?;
+    failpoint::reach(Point::SuspendPublished);
+    let (at_unix_ms, disk) = (millis(since_epoch()), disk_stamp(record, layout)?);
+    Ok(SuspendRecord { at_unix_ms, boot: boot.clone(), sha256, stamp, disk, next_disk: None })
+}
+
+fn disk_stamp(record: &Record, layout: &ProjectLayout) -> Result<DiskStamp, VmError> {
+    let path = record.overlay_path(layout);
+    DiskStamp::of(&path).map_err(|source| VmError::Disk { action: "look at", path, source })
+}
+
+/// Everything is saved, so QEMU has nothing to lose.
+fn end_qemu(vm: &str, boot: &BootRecord, layout: &ProjectLayout) -> Result<(), VmError> {
+    let files = layout.vm(vm);
+    if let Some(qemu) = running_qemu(&files.pidfile()) {
+        let quit = connect(vm, boot).map(|mut qmp| qmp.quit());
+        if !matches!(quit, Ok(Ok(()))) || !qemu.wait(END_LIMIT) {
+            qemu.kill()?;
+            if !qemu.wait(END_LIMIT) {
+                return Err(VmError::Unkillable { vm: vm.to_owned(), pid: qemu.pid() });
+            }
+        }
+    }
+    clean_up_run(&files, &SocketsLayout::new(boot.sockets.clone()));
+    Ok(())
+}
+
+/// Gives up a suspend that was begun: whatever is saved counts no more, since the machine will go on. It is up to
+/// [`finish`] to let it.
+///
+/// # Errors
+/// [`VmError::Record`].
+pub(super) fn take_back(mut record: Record, layout: &ProjectLayout) -> Result<Record, VmError> {
+    record.suspended = None;
+    record.progress = Progress::Starting;
+    if let Some(boot) = &mut record.boot {
+        boot.start = StartKind::Suspended;
+    }
+    record.save(layout)?;
+    let files = layout.vm(&record.name);
+    for path in [files.unfinished_machine_state(), files.machine_state()] {
+        // What stays is written over by the next suspend.
+        let _ = fs::remove_file(path);
+    }
+    if let Some(boot) = &record.boot
+        && let Ok(mut qmp) = connect(&record.name, boot)
+    {
+        // Where nothing is being saved there is nothing to cancel.
+        let _ = qmp.execute("migrate_cancel", json!({}));
+    }
+    Ok(record)
+}
+
+/// QEMU's machine protocol.
+pub(super) fn connect(vm: &str, boot: &BootRecord) -> Result<Qmp, VmError> {
+    let sockets = SocketsLayout::new(boot.sockets.clone());
+    Qmp::connect(&sockets.qmp(), ANSWER_LIMIT).map_err(|error| unanswered(vm, error))
+}
+
+pub(super) fn unanswered(vm: &str, source: crate::qemu::QmpError) -> VmError {
+    QemuError::Silent { vm: vm.to_owned(), source }.into()
+}
