@@ -5,6 +5,7 @@ mod support;
 use std::fs;
 use std::io::Write as _;
 use std::net::TcpListener;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -93,12 +94,23 @@ fn memory_of_another_moment_is_never_used() {
     boots("a lost record");
 }
 
-/// The directory of the one template there is.
-fn template(cache: &Path) -> PathBuf {
+/// The directories of finished templates: an older agent's may be among them.
+fn templates(cache: &Path) -> impl Iterator<Item = PathBuf> {
     let entries = fs::read_dir(cache.join("castra/templates")).expect("reads");
-    let mut directories =
-        entries.map(|entry| entry.expect("reads").path()).filter(|path| path.join("template.json").exists());
-    directories.next().expect("a template")
+    let paths = entries.map(|entry| entry.expect("reads").path());
+    paths.filter(|path| path.join("template.json").exists())
+}
+
+/// Flips a bit of a copy, holes and all, under the same name.
+fn flip_a_bit(path: &Path) {
+    let copy = path.with_extension("copy");
+    let [from, to] = [path, &copy].map(|path| path.to_str().expect("UTF-8"));
+    support::tool("cp", &["--sparse=always", from, to]);
+    let file = fs::File::options().read(true).write(true).open(&copy).expect("opens");
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, 12345).expect("reads");
+    file.write_all_at(&[byte[0] ^ 1], 12345).expect("writes");
+    fs::rename(copy, path).expect("replaces");
 }
 
 /// Another file under the same name: the one that others share stays as it is.
@@ -113,7 +125,7 @@ fn replace(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
 fn a_flipped_bit_is_noticed_and_the_template_made_anew() {
     let cache = linked_cache();
     let project = Project::with_cache(cache.path().to_owned());
-    replace(&template(cache.path()).join("memory.img"), |bytes| bytes[12345] ^= 1);
+    templates(cache.path()).for_each(|template| flip_a_bit(&template.join("memory.img")));
     project.run(&["template", "verify"]).code(65).says("has a memory that is missing or was changed");
     project
         .run(&["up"])
@@ -149,10 +161,7 @@ fn a_state_that_does_not_load_is_given_up_for_a_boot_and_remembered() {
 
 /// Cuts the devices' states short and has the manifests say that this is right.
 fn spoil_device_states(cache: &Path) {
-    let entries = fs::read_dir(cache.join("castra/templates")).expect("reads");
-    for directory in
-        entries.map(|entry| entry.expect("reads").path()).filter(|path| path.join("template.json").exists())
-    {
+    for directory in templates(cache) {
         let state = directory.join("device.state");
         replace(&state, |bytes| bytes.truncate(bytes.len() / 2));
         let metadata = fs::metadata(&state).expect("is there");
