@@ -37,6 +37,9 @@ pub(crate) struct ControlPort {
     events: AsyncFd<OwnedFd>,
     lines: Lines,
     outbox: VecDeque<u8>,
+    /// The kernel knows that the host is there. It learns so on another queue than the one that data comes on, so that on a
+    /// busy machine a host's first words may be here before the host is.
+    host_is_there: bool,
 }
 
 impl ControlPort {
@@ -55,7 +58,7 @@ impl ControlPort {
         let wanted = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::ET;
         epoll::add(&events, &file, epoll::EventData::new_u64(0), wanted)?;
         let events = watch(events, Interest::READABLE)?;
-        Ok(Self { file, events, lines: Lines::new(), outbox: VecDeque::new() })
+        Ok(Self { file, events, lines: Lines::new(), outbox: VecDeque::new(), host_is_there: false })
     }
 
     /// The next message, or what was sent instead of one. May be dropped while it waits: nothing is lost.
@@ -67,13 +70,18 @@ impl ControlPort {
             self.flush()?;
             match self.read() {
                 Ok(0) => {
-                    // The host has closed its end; whatever it was saying or was to hear is void.
-                    self.lines.clear();
-                    self.outbox.clear();
+                    if std::mem::take(&mut self.host_is_there) {
+                        // The host has closed its end; whatever it was saying or was to hear is void.
+                        self.lines.clear();
+                        self.outbox.clear();
+                    }
                     self.wait().await?;
                 }
                 Ok(_) => {}
-                Err(Errno::AGAIN) => self.wait().await?,
+                Err(Errno::AGAIN) => {
+                    self.host_is_there = true;
+                    self.wait().await?;
+                }
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
