@@ -183,3 +183,18 @@ fn spoil_device_states(cache: &Path) {
         });
     }
 }
+
+#[test]
+fn a_template_that_is_made_anew_leaves_older_disks_alone() {
+    let cache = linked_cache();
+    let project = Project::with_cache(cache.path().to_owned());
+    two_vms(&project);
+    project.run(&["up", "one"]).ok().says(WARM);
+    output(&project, "one", "echo mine > /root/file");
+    project.run(&["down", "one"]).ok();
+    project.run(&["template", "prune", "--all"]).ok();
+    project.run(&["up", "two"]).ok().says("preparing a warm template").says(WARM);
+    project.run(&["up", "one"]).ok();
+    assert_eq!(output(&project, "one", "cat /root/file; hostname"), "mine\none\n");
+    assert_eq!(output(&project, "two", "ls /root; hostname"), "two\n");
+}
