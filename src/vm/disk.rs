@@ -20,35 +20,36 @@ use crate::report::Event;
 use super::base::Base;
 use super::error::VmError;
 use super::layer::{self, LayerRecord};
+use super::machine::Image;
 use super::record::Record;
 use super::suspended::DiskStamp;
 
-/// A disk that is there.
-pub(super) struct EnsuredDisk {
-    /// The VM's record, which tells of it.
-    pub(super) record: Record,
-    /// Whether it was made just now: only then it is the disk of a template's instant.
+/// All files a start needs, each there and checked.
+pub(super) struct ResolvedVmArtifacts {
+    /// The managed image the disk stands on, unless that is the user's own file.
+    pub(super) image: Option<Image>,
+    /// Whether the disk was made just now: only then it is that of a template's instant.
     pub(super) is_new: bool,
 }
 
 /// Sees to it that the VM has its disk, and writes the record of a new one. A disk that is there is never replaced; a
-/// new one stands on `layer` if there is one, else on the base image itself.
+/// new one stands on `new_layer` if there is one, else on the base image itself, which the caller has made sure of.
 ///
 /// # Errors
 /// Those of qemu-img; [`VmError::BaseMissing`], [`VmError::BaseChanged`], [`VmError::ForeignOverlay`],
 /// [`VmError::Disk`].
-pub(super) fn ensure_disk(
+pub(super) fn ensure_vm_assets(
     plan: &VmPlan,
-    base: &Base,
+    base: Base,
     new_layer: Option<LayerRecord>,
     layout: &ProjectLayout,
     context: &RuntimeContext,
-) -> Result<EnsuredDisk, VmError> {
+) -> Result<(ResolvedVmArtifacts, Record), VmError> {
     let (vm, overlay) = (&plan.definition.name, &plan.definition.overlay);
     let recorded = Record::load(layout, vm)?;
     let is_new = !overlay.exists();
     let mut record = if !is_new {
-        check_overlay(plan, base, recorded.as_ref(), layout, context)?;
+        check_overlay(plan, &base, recorded.as_ref(), layout, context)?;
         grow(plan, context)?;
         recorded.unwrap_or_else(|| Record::new(layout, vm, overlay, base.record.clone()))
     } else {
@@ -58,10 +59,10 @@ pub(super) fn ensure_disk(
         record.layer = new_layer;
         record
     };
-    record.base = base.record.clone();
+    record.base = base.record;
     record.save(layout)?;
     failpoint::reach(Point::OverlayRecorded);
-    Ok(EnsuredDisk { record, is_new })
+    Ok((ResolvedVmArtifacts { image: base.image, is_new }, record))
 }
 
 /// Where a backing file's name leads.

@@ -21,7 +21,7 @@ use super::PerVm;
 use super::base::{confirm, ensure_base};
 use super::boot::{BootRequest, accelerator, start};
 use super::clone::remove_unfinished;
-use super::disk::{EnsuredDisk, ensure_disk};
+use super::disk::ensure_vm_assets;
 use super::down::{DownOptions, stop};
 use super::error::VmError;
 use super::leftovers::clean_up;
@@ -183,11 +183,11 @@ pub(super) fn bring_up(
     if warm.is_none() && !plan.definition.overlay.exists() {
         base = confirm(base, layout, context)?;
     }
-    let image = base.image.as_ref();
     let layer = warm.as_ref().map(|warm| warm.layer.clone());
-    let EnsuredDisk { record, is_new } = ensure_disk(plan, &base, layer, layout, context)?;
+    let (artifacts, record) = ensure_vm_assets(plan, base, layer, layout, context)?;
+    let image = artifacts.image.as_ref();
     let request = BootRequest { plan, image, binary, layout, context, options };
-    start(&request, record, choice, warm.as_ref().filter(|_| is_new))
+    start(&request, record, choice, warm.as_ref().filter(|_| artifacts.is_new))
 }
 
 /// A template fits a disk that was never used only, and a guest with an agent. A disk that is there may have been used.
