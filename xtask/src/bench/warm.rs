@@ -10,6 +10,8 @@ use super::table::{Row, median};
 
 /// Starts of each kind, a second each.
 const STARTS: usize = 10;
+/// Times that a VM is suspended and goes on.
+const SUSPENSIONS: usize = 5;
 /// VMs that run at once for the memory they take.
 const CLONES: usize = 10;
 
@@ -44,8 +46,33 @@ pub(super) fn measure(bench: &Bench, plain_boot: Duration) -> Result<Vec<Row>, S
         ),
         Row::against("the tenth warm start", last, ("the first", first), "about 1"),
     ];
+    rows.extend(suspensions(bench, plain_boot)?);
     rows.extend(density(bench)?);
     Ok(rows)
+}
+
+/// A VM that is suspended and goes on, several times.
+fn suspensions(bench: &Bench, plain_boot: Duration) -> Result<Vec<Row>, String> {
+    bench.castra.run(&["up"])?;
+    let (mut suspends, mut resumes) = (Vec::new(), Vec::new());
+    for _ in 0..SUSPENSIONS {
+        suspends.push(bench.castra.time(&["suspend"])?);
+        let started = Instant::now();
+        bench.castra.run(&["up"])?;
+        bench.castra.run(&["exec", "--", "cat", "/etc/alpine-release"])?;
+        resumes.push(started.elapsed());
+    }
+    bench.forget_vm()?;
+    let (suspend, resume) = (median(suspends), median(resumes));
+    Ok(vec![
+        Row::alone("`castra suspend`", suspend, "at most 500 ms and writing"),
+        Row::against(
+            "`up` of a suspended VM and first output",
+            resume,
+            ("plain boot", plain_boot),
+            "at most 0.025",
+        ),
+    ])
 }
 
 /// What ten idle clones of a 512 MiB VM take, by their proportional set sizes (`smaps_rollup` in `proc(5)`).
