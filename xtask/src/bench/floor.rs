@@ -37,7 +37,8 @@ impl Floor {
         let (program, words) = command_line_of(&vm)?;
         let memory = words.iter().find_map(|word| word.split("mem-path=").nth(1)).ok_or("the VM booted")?;
         let template = Path::new(memory).parent().ok_or("no template")?.to_owned();
-        let key = template.file_name().ok_or("no template")?.to_string_lossy().into_owned();
+        let layer = only_entry(&state_root.join("templates"))?;
+        let layer = layer.file_name().ok_or("no layer")?.to_string_lossy().into_owned();
         let forward = words.iter().find_map(|word| word.split("hostfwd=tcp:127.0.0.1:").nth(1));
         let port = forward.and_then(|rest| rest.split('-').next()).ok_or("no port")?.to_owned();
         let own = directory.join("floor");
@@ -47,7 +48,7 @@ impl Floor {
         }
         let overlay = state_root.join("floor.qcow2");
         let arguments = arguments(&words, &own, &overlay);
-        let backing_file = format!("templates/{key}/disk.qcow2");
+        let backing_file = format!("templates/{layer}/disk.qcow2");
         let state = template.join("device.state");
         Ok(Self { program, arguments, directory: own, state, overlay, backing_file, port })
     }
