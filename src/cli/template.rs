@@ -56,7 +56,7 @@ pub(super) fn run(template: &Template, context: &RuntimeContext, printer: &Print
             if found.is_empty() {
                 printer.tip("There is no warm template yet. `castra up` makes one when it starts the first VM of a shape.");
             }
-            show(&found, qemu.as_ref(), template.json, context, printer)
+            print(entries(&found, qemu.as_ref(), context), template.json, printer)
         }
         TemplateCommand::Verify => verify(&found, qemu.as_ref(), template.json, context, printer),
         TemplateCommand::Prune { all, dry_run } => {
@@ -72,16 +72,6 @@ pub(super) fn run(template: &Template, context: &RuntimeContext, printer: &Print
             print(entries.collect(), template.json, printer)
         }
     }
-}
-
-fn show(
-    found: &[TemplateManifest],
-    qemu: Option<&QemuBinary>,
-    json: bool,
-    context: &RuntimeContext,
-    printer: &Printer,
-) -> Result<ExitCode> {
-    print(entries(found, qemu, context), json, printer)
 }
 
 /// Hashes every file of every template. A damaged one is told; the next VM of its shape makes it anew.
