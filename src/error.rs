@@ -8,11 +8,15 @@
 use std::error::Error as StdError;
 use std::fmt;
 
+use schemars::JsonSchema;
+use serde::Serialize;
+
 /// Result of Castra's own operations.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What sort of failure it is. The command line turns it into the exit code (`sysexits.h`'s numbers).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// Unexpected: exit code 1.
     Other,

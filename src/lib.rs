@@ -24,6 +24,7 @@ pub mod error;
 pub mod failpoint;
 pub mod files;
 pub mod guest;
+pub mod host;
 pub mod layout;
 pub mod lock;
 pub mod managed;

@@ -16,6 +16,7 @@
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Hears events. Called from several threads at once.
@@ -33,9 +34,10 @@ impl Reporter for Silent {
 }
 
 /// Which image an event is about; displays as `alpine-minimal v1`, or as the id alone where there is no version.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 pub struct ImageLabel {
-    /// The image's id.
+    /// The image's id; `name` wherever it is written down, as in castra.toml.
+    #[serde(rename = "name", alias = "id")]
     pub id: String,
     /// Its version.
     pub version: String,
@@ -51,7 +53,7 @@ impl std::fmt::Display for ImageLabel {
 }
 
 /// Something that happened.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum Event {
     /// The default project has taken this image.

@@ -24,6 +24,9 @@ pub(super) struct Args {
     /// Never use the network
     #[arg(long, global = true, help_heading = FOR_ALL)]
     pub(super) offline: bool,
+    /// Print the result as JSON, and events as lines of JSON on stderr
+    #[arg(long, global = true, help_heading = FOR_ALL)]
+    pub(super) json: bool,
     /// Say nothing but errors
     #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = FOR_ALL)]
     quiet: bool,
@@ -291,9 +294,6 @@ pub(super) struct Ports {
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct Image {
-    /// Print the result as JSON (docs/json.md)
-    #[arg(long, global = true)]
-    pub(super) json: bool,
     #[command(subcommand)]
     pub(super) command: ImageCommand,
 }
@@ -359,9 +359,6 @@ pub(super) enum ImageCommand {
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct Template {
-    /// Print the result as JSON
-    #[arg(long, global = true)]
-    pub(super) json: bool,
     #[command(subcommand)]
     pub(super) command: TemplateCommand,
 }

@@ -7,7 +7,7 @@ use crate::vm::{self, UpOptions};
 use super::args::{Args, Clone};
 use super::printer::Printer;
 use super::project;
-use super::up::bring_up;
+use super::up::{bring_up, finish};
 
 /// Makes another VM of a suspended one. One that runs is suspended for the moment, and goes on then.
 pub(super) fn run(
@@ -36,5 +36,5 @@ pub(super) fn run(
     }
     made?;
     printer.tip(&format!("  castra up {new}    goes on from where {vm} was"));
-    Ok(ExitCode::SUCCESS)
+    finish(vec![(new.to_owned(), Ok(true))], layout, printer)
 }

@@ -1,6 +1,9 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+use schemars::JsonSchema;
+use serde::Serialize;
+
 use crate::context::RuntimeContext;
 use crate::error::Result;
 use crate::guest::harmless_text;
@@ -17,15 +20,38 @@ pub(super) fn run(cp: &Cp, args: &Args, context: &RuntimeContext, printer: &Prin
     let job = Job::of(&cp.paths)?;
     let target = exec::target(job.vm.as_deref(), &cp.user, args, context, printer)?;
     refuse_many_onto_a_file(&job, &target)?;
+    let mut copies = Vec::new();
     for source in &job.sources {
-        let copied = copy(&job, source, &target, context)?;
-        for skipped in &copied.skipped {
+        let (copied, bytes) = copy(&job, source, &target, context)?;
+        let skipped: Vec<String> =
+            copied.skipped.iter().map(|path| path.to_string_lossy().into_owned()).collect();
+        for name in &skipped {
             // A name that the guest chose.
-            let name = harmless_text(&skipped.to_string_lossy());
+            let name = harmless_text(name);
             printer.warning(&format!("{name} is neither file, directory nor link: left out"));
         }
+        copies.push(Copy { source: source.clone(), bytes, skipped });
     }
+    printer.show(&Copies { copies }, "")?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What was copied.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Copies {
+    /// One a source.
+    copies: Vec<Copy>,
+}
+
+/// One source and what came of it.
+#[derive(Serialize, JsonSchema)]
+struct Copy {
+    /// As it was named.
+    source: String,
+    /// Bytes of its files.
+    bytes: u64,
+    /// What is neither file, directory nor link, and was left out.
+    skipped: Vec<String>,
 }
 
 /// What is to be copied where.
@@ -111,7 +137,7 @@ fn refuse_many_onto_a_file(job: &Job, target: &Target) -> Result<()> {
     if is_directory { Ok(()) } else { Err(CliError::NotADirectory { path: job.destination.clone() }.into()) }
 }
 
-fn copy(job: &Job, source: &str, target: &Target, context: &RuntimeContext) -> Result<Copied> {
+fn copy(job: &Job, source: &str, target: &Target, context: &RuntimeContext) -> Result<(Copied, u64)> {
     let mut done_bytes = 0;
     let mut progress = |bytes| {
         done_bytes += bytes;
@@ -124,7 +150,7 @@ fn copy(job: &Job, source: &str, target: &Target, context: &RuntimeContext) -> R
     // Takes a bar away, so it comes first; what is told of a failure is not that it finished.
     let total_bytes = copied.is_ok().then_some(done_bytes);
     context.reporter.report(&Event::CopyFinished { path: source.to_owned(), total_bytes });
-    Ok(copied?)
+    Ok((copied?, done_bytes))
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@ use std::process::ExitCode;
 
 use crate::context::RuntimeContext;
 use crate::error::{Error, Result};
-use crate::vm::{self, DownOptions, IfSuspended};
+use crate::vm::{self, DownOptions, IfSuspended, VmState};
 
 use super::args::{Args, Down};
 use super::printer::Printer;
@@ -23,6 +23,8 @@ pub(super) fn run(down: &Down, args: &Args, context: &RuntimeContext, printer: &
     if outcomes.is_empty() {
         printer.tip("There is no VM here.");
     }
-    let failed = outcomes.into_iter().filter(|(_, outcome)| outcome.is_err());
-    Ok(finish(failed.map(|(vm, outcome)| (vm, outcome.map_err(Error::from))).collect(), printer))
+    let stopped =
+        |before: VmState| before.is_alive() || down.discard_suspended && before == VmState::Suspended;
+    let done = outcomes.into_iter().map(|(vm, before)| (vm, before.map(stopped).map_err(Error::from)));
+    finish(done.collect(), &layout, printer)
 }

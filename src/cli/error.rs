@@ -17,6 +17,8 @@ pub(super) enum CliError {
     Streams(#[source] io::Error),
     #[error("there is no terminal here to give to the command")]
     NoTerminal,
+    #[error("{what} cannot be told as JSON")]
+    NoJson { what: &'static str },
     #[error("there is no log {}", path.display())]
     NoLog { path: PathBuf, vm: Option<String> },
     #[error("several things cannot be copied onto {path}, which is no directory")]
@@ -42,6 +44,7 @@ impl Explain for CliError {
             Self::NoLog { .. } => Kind::NotFound,
             Self::TimedOut { .. } => Kind::Unavailable,
             Self::NoTerminal
+            | Self::NoJson { .. }
             | Self::NotADirectory { .. }
             | Self::NoDestination { .. }
             | Self::NothingRemote { .. }
@@ -53,6 +56,7 @@ impl Explain for CliError {
         match self {
             Self::AlreadyThere { path } => Some(format!("Edit {}, or move it away first.", path.display())),
             Self::NoTerminal => Some("Leave --tty out, or run castra in a terminal.".into()),
+            Self::NoJson { .. } => Some("Leave --json out.".into()),
             Self::File { .. } | Self::Stdout(_) | Self::Streams(_) => None,
             Self::NoDestination { .. } => Some("Write SRC:DST, for instance --cp ./site:/srv".into()),
             Self::TimedOut { .. } => Some("--timeout SECS gives it more time.".into()),

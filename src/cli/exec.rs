@@ -7,6 +7,7 @@ use crate::guest::ssh::{self, Command, ExecRequest, GuestExit, Stdio, Target, Tt
 use crate::vm::{self, UpOptions, VmError};
 
 use super::args::{Args, Exec, Shell};
+use super::capture::Capture;
 use super::error::CliError;
 use super::exit;
 use super::printer::Printer;
@@ -18,8 +19,15 @@ const DEFAULT_TERM: &str = "xterm";
 
 /// Runs a command in a VM. Its exit code is the command's; where the command could not be reached it is 255, as ssh has it.
 pub(super) fn run(exec: &Exec, args: &Args, context: &RuntimeContext, printer: &Printer) -> Result<ExitCode> {
-    match attempt(exec, args, context, printer) {
-        Ok(exit) => Ok(ExitCode::from(exit.code())),
+    let capture = printer.is_json().then(|| capture(exec.tty)).transpose()?;
+    match attempt(exec, capture.as_ref(), args, context, printer) {
+        Ok(exit) => {
+            if let Some(capture) = capture {
+                let told = capture.finish(Some(&exit), exit::UNREACHED).map_err(CliError::Streams)?;
+                printer.json(&told).map_err(CliError::from)?;
+            }
+            Ok(ExitCode::from(exit.code()))
+        }
         Err(error) => {
             printer.error(&error);
             Ok(ExitCode::from(exit::UNREACHED))
@@ -27,17 +35,15 @@ pub(super) fn run(exec: &Exec, args: &Args, context: &RuntimeContext, printer: &
     }
 }
 
-fn attempt(exec: &Exec, args: &Args, context: &RuntimeContext, printer: &Printer) -> Result<GuestExit> {
+fn attempt(
+    exec: &Exec,
+    capture: Option<&Capture>,
+    args: &Args,
+    context: &RuntimeContext,
+    printer: &Printer,
+) -> Result<GuestExit> {
     let target = target(exec.vm.as_deref(), &exec.user, args, context, printer)?;
-    let tty = if exec.tty { Some(terminal(context)?) } else { None };
-    let request = || -> Result<ExecRequest> {
-        Ok(ExecRequest {
-            command: Command::Argv(exec.command.iter().map(Into::into).collect()),
-            tty: tty.clone(),
-            environment: exec.env.clone(),
-            stdio: Stdio::inherit().map_err(CliError::Streams)?,
-        })
-    };
+    let request = || request(&exec.command, &exec.env, exec.tty, capture, context);
     match ssh::exec(&target, request()?) {
         Err(error) if error.is_before_login() => {
             make_ready(exec.vm.as_deref(), args, context, printer)?;
@@ -45,6 +51,30 @@ fn attempt(exec: &Exec, args: &Args, context: &RuntimeContext, printer: &Printer
         }
         other => Ok(other?),
     }
+}
+
+/// What is asked of the guest: this process's streams, or those that are captured.
+pub(super) fn request(
+    command: &[String],
+    environment: &[(String, String)],
+    tty: bool,
+    capture: Option<&Capture>,
+    context: &RuntimeContext,
+) -> Result<ExecRequest> {
+    Ok(ExecRequest {
+        command: Command::Argv(command.iter().map(Into::into).collect()),
+        tty: if tty { Some(terminal(context)?) } else { None },
+        environment: environment.to_vec(),
+        stdio: capture.map_or_else(Stdio::inherit, Capture::stdio).map_err(CliError::Streams)?,
+    })
+}
+
+/// For `--json`: a terminal's output is for eyes.
+pub(super) fn capture(tty: bool) -> Result<Capture, CliError> {
+    if tty {
+        return Err(CliError::NoJson { what: "a command with a terminal of its own" });
+    }
+    Capture::new().map_err(CliError::Streams)
 }
 
 /// A guest that was rebooted has lost its keys and gets them anew; one that is fine already is told nothing new.
@@ -60,6 +90,9 @@ pub(super) fn shell(
     context: &RuntimeContext,
     printer: &Printer,
 ) -> Result<ExitCode> {
+    if printer.is_json() {
+        return Err(CliError::NoJson { what: "a shell" }.into());
+    }
     start_if_stopped(shell.vm.as_deref(), args, context, printer)?;
     let target = target(shell.vm.as_deref(), &shell.user, args, context, printer)?;
     let stdio = Stdio::inherit().map_err(CliError::Streams)?;

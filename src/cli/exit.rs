@@ -11,7 +11,12 @@ pub(super) const UNREACHED: u8 = 255;
 
 /// The exit code of a failure.
 pub(super) fn of_kind(kind: Kind) -> ExitCode {
-    ExitCode::from(match kind {
+    ExitCode::from(code_of(kind))
+}
+
+/// The same as a number.
+pub(super) fn code_of(kind: Kind) -> u8 {
+    match kind {
         Kind::Other => 1,
         Kind::Usage => USAGE,
         Kind::Data => 65,
@@ -25,7 +30,7 @@ pub(super) fn of_kind(kind: Kind) -> ExitCode {
         Kind::HostNotCapable => 78,
         // 128 + SIGINT, as shells give it.
         Kind::Interrupted => 130,
-    })
+    }
 }
 
 /// Help and version are successes on stdout; everything else is a usage error on stderr.

@@ -1,6 +1,10 @@
 use std::fs::OpenOptions;
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
+
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use crate::config::{self, defaults};
 use crate::context::RuntimeContext;
@@ -12,6 +16,13 @@ use super::args::{Args, Init};
 use super::error::CliError;
 use super::printer::Printer;
 use super::project;
+
+/// What was written.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Initialised {
+    /// The configuration file.
+    path: PathBuf,
+}
 
 /// Writes a castra.toml that changes nothing yet: every default, commented. Never over an existing one.
 pub(super) fn run(
@@ -30,6 +41,7 @@ pub(super) fn run(
     file.write_all(config::template(&project, &image).as_bytes()).map_err(failed)?;
     printer.success(&format!("wrote {}", path.display()));
     printer.tip("  castra up    starts what it describes");
+    printer.show(&Initialised { path }, "")?;
     Ok(ExitCode::SUCCESS)
 }
 

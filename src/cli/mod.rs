@@ -3,6 +3,7 @@
 //! clap and the progress library appear below this module only. One file a command.
 
 mod args;
+mod capture;
 mod clone;
 mod cp;
 mod down;
@@ -11,6 +12,7 @@ mod exec;
 mod exit;
 mod image;
 mod init;
+mod json;
 mod logs;
 mod plain;
 mod ports;
@@ -35,6 +37,8 @@ use crate::cancel::Cancel;
 use crate::context::{Environment, RuntimeContext};
 use crate::error::{Kind, Result};
 
+pub use json::schema as json_schema;
+
 use args::{Args, Command};
 use printer::Printer;
 
@@ -45,7 +49,7 @@ pub fn main() -> ExitCode {
         Err(error) => return exit::of_clap(&error),
     };
     let environment = Environment::of_process();
-    let printer = Arc::new(Printer::new(args.verbosity(), &environment));
+    let printer = Arc::new(Printer::new(args.verbosity(), args.json, &environment));
     // A panic is a defect of Castra's and has its own exit code; its message is on stderr by then.
     let run = std::panic::AssertUnwindSafe(|| run(&args, environment, &printer));
     match std::panic::catch_unwind(run) {

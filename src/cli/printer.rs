@@ -4,6 +4,7 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 
 use anstyle::{AnsiColor, Style};
+use serde::Serialize;
 
 use crate::config::{ConfigError, Diagnostics};
 use crate::context::Environment;
@@ -11,6 +12,8 @@ use crate::error::Error;
 use crate::report::Reporter;
 
 use super::args::Verbosity;
+use super::error::CliError;
+use super::json::{self, Document, JsonReporter};
 use super::plain::PlainReporter;
 use super::terminal::TerminalReporter;
 
@@ -22,25 +25,27 @@ const BOLD: Style = Style::new().bold();
 /// Prints. anstream takes the colours out where `NO_COLOR` or a pipe asks for it.
 pub(super) struct Printer {
     verbosity: Verbosity,
+    json: bool,
     terminal: Option<Arc<TerminalReporter>>,
 }
 
 impl Printer {
-    pub(super) fn new(verbosity: Verbosity, environment: &Environment) -> Self {
+    pub(super) fn new(verbosity: Verbosity, json: bool, environment: &Environment) -> Self {
         let dumb = environment.text("TERM").is_none_or(|terminal| terminal == "dumb");
-        let draws = io::stderr().is_terminal() && !dumb && verbosity != Verbosity::Quiet;
-        Self { verbosity, terminal: draws.then(|| Arc::new(TerminalReporter::new(verbosity))) }
+        let draws = io::stderr().is_terminal() && !dumb && !json && verbosity != Verbosity::Quiet;
+        Self { verbosity, json, terminal: draws.then(|| Arc::new(TerminalReporter::new(verbosity))) }
     }
 
     /// One that says nothing; for a second look at something whose first look was told of.
     pub(super) fn quiet() -> Self {
-        Self { verbosity: Verbosity::Quiet, terminal: None }
+        Self { verbosity: Verbosity::Quiet, json: false, terminal: None }
     }
 
     /// Who hears the library's events.
     pub(super) fn reporter(&self) -> Arc<dyn Reporter> {
         match &self.terminal {
             Some(terminal) => Arc::clone(terminal) as Arc<dyn Reporter>,
+            None if self.json => Arc::new(JsonReporter::new(self.verbosity)),
             None => Arc::new(PlainReporter::new(self.verbosity)),
         }
     }
@@ -57,46 +62,70 @@ impl Printer {
         }
     }
 
-    /// The command's result as one JSON value on stdout.
+    /// The command's result, as one JSON document where that is asked for, else as text. Tells whether anybody still reads
+    /// it.
     ///
     /// # Errors
     /// Those of stdout.
-    pub(super) fn json(&self, value: &impl serde::Serialize) -> io::Result<bool> {
-        let mut text = serde_json::to_string_pretty(value)?;
+    pub(super) fn show(&self, content: &impl Serialize, text: &str) -> Result<bool, CliError> {
+        Ok(if self.json { self.json(content)? } else { self.result(text)? })
+    }
+
+    /// The command's result as one JSON document, whatever was asked for.
+    ///
+    /// # Errors
+    /// Those of stdout.
+    pub(super) fn json(&self, content: &impl Serialize) -> io::Result<bool> {
+        let mut text = serde_json::to_string_pretty(&Document::new(content))?;
         text.push('\n');
         self.result(&text)
     }
 
-    /// Something good, on stderr.
+    /// Whether JSON was asked for.
+    pub(super) fn is_json(&self) -> bool {
+        self.json
+    }
+
+    /// Something good, on stderr. Programs learn of it from the result.
     pub(super) fn success(&self, text: &str) {
-        if self.verbosity > Verbosity::Quiet {
+        if self.speaks_to_people() {
             self.line(&format!("{GREEN}✓{GREEN:#} {text}"));
         }
     }
 
     /// Something useful to know next, on stderr.
     pub(super) fn tip(&self, text: &str) {
-        if self.verbosity > Verbosity::Quiet {
+        if self.speaks_to_people() {
             self.line(text);
         }
     }
 
     /// Something odd that stops nothing, on stderr.
     pub(super) fn warning(&self, text: &str) {
-        if self.verbosity > Verbosity::Quiet {
+        if self.speaks_to_people() {
             self.line(&format!("{YELLOW}warning{YELLOW:#}: {text}"));
+        } else if self.verbosity > Verbosity::Quiet {
+            write_line(&json::warning_line(text));
         }
     }
 
     /// What is odd about a configuration, each at its place.
     pub(super) fn diagnostics(&self, diagnostics: &Diagnostics) {
-        if self.verbosity > Verbosity::Quiet && !diagnostics.is_empty() {
+        if diagnostics.is_empty() {
+            return;
+        }
+        if self.speaks_to_people() {
             self.line(&diagnostics.render(true));
+        } else if self.verbosity > Verbosity::Quiet {
+            write_line(&json::warning_line(&diagnostics.render(false)));
         }
     }
 
     /// A failure: message, each cause once, hint.
     pub(super) fn error(&self, error: &Error) {
+        if self.json {
+            return write_line(&json::error_line(error));
+        }
         if let Some(ConfigError::Invalid(diagnostics)) = error.downcast_ref() {
             return self.line(&diagnostics.render(true));
         }
@@ -114,6 +143,10 @@ impl Printer {
             text.push_str(&format!("\n  {BOLD}hint{BOLD:#}: {}", hint.replace('\n', "\n        ")));
         }
         self.line(&text);
+    }
+
+    fn speaks_to_people(&self) -> bool {
+        !self.json && self.verbosity > Verbosity::Quiet
     }
 
     fn line(&self, text: &str) {

@@ -13,7 +13,7 @@ use crate::command::Lifetime;
 use crate::config::{BaseImageSource, BootProfile, ManagedImageSelection, ProjectConfig};
 use crate::context::RuntimeContext;
 use crate::error::{Kind, Result};
-use crate::guest::ssh::{self, Command, ExecRequest, GuestExit, Stdio};
+use crate::guest::ssh::{self, GuestExit};
 use crate::layout::ProjectLayout;
 use crate::managed::{Catalog, ManagedDiskKind};
 use crate::plan::Plan;
@@ -31,13 +31,8 @@ const TIMED_OUT: u8 = 124;
 
 /// Runs the command. Its exit code is the command's; where the command could not be reached it is 255.
 pub(super) fn run(run: &Run, args: &Args, context: &RuntimeContext, printer: &Printer) -> Result<ExitCode> {
-    let tty = if run.tty { Some(exec::terminal(context)?) } else { None };
-    let request = ExecRequest {
-        command: Command::Argv(run.command.iter().map(Into::into).collect()),
-        tty,
-        environment: run.env.clone(),
-        stdio: Stdio::inherit().map_err(CliError::Streams)?,
-    };
+    let capture = printer.is_json().then(|| exec::capture(run.tty)).transpose()?;
+    let request = exec::request(&run.command, &run.env, run.tty, capture.as_ref(), context)?;
     let copies = run.cp.iter().map(|copy| split(copy)).collect::<Result<Vec<_>, _>>()?;
     let place = Place::of(context)?;
     // A boot heeds Ctrl-C; the command behind it gets it, and a second one ends castra, and with it the VM.
@@ -51,6 +46,10 @@ pub(super) fn run(run: &Run, args: &Args, context: &RuntimeContext, printer: &Pr
             Ok(ssh::exec(&vm.target, request)?)
         })
     });
+    if let (Some(capture), Ok(exit)) = (capture, &ended) {
+        let told = capture.finish(exit.as_ref(), TIMED_OUT).map_err(CliError::Streams)?;
+        printer.json(&told).map_err(CliError::from)?;
+    }
     Ok(match ended {
         Ok(Some(exit)) => ExitCode::from(exit.code()),
         Ok(None) => {

@@ -1,4 +1,8 @@
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use crate::context::RuntimeContext;
 use crate::error::Result;
@@ -6,7 +10,6 @@ use crate::layout::ProjectLayout;
 use crate::vm::{self, Record, VmError};
 
 use super::args::{Args, SshConfig};
-use super::error::CliError;
 use super::printer::Printer;
 use super::project;
 
@@ -25,8 +28,33 @@ pub(super) fn run(
     if hosts.is_empty() {
         printer.tip("No VM is running here. `castra up` starts one.");
     }
-    printer.result(&hosts.join("\n")).map_err(CliError::from)?;
+    let text = hosts.iter().map(text).collect::<Vec<_>>().join("\n");
+    printer.show(&SshHosts { hosts }, &text)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// How to log in to running VMs.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct SshHosts {
+    /// One a VM.
+    hosts: Vec<SshHost>,
+}
+
+/// How to log in to one VM.
+#[derive(Serialize, JsonSchema)]
+struct SshHost {
+    /// The VM.
+    vm: String,
+    /// The address to connect to.
+    address: String,
+    /// Its port.
+    port: u16,
+    /// The user of the guest.
+    user: String,
+    /// The private key that may log in.
+    identity_file: PathBuf,
+    /// Holds the host key.
+    known_hosts_file: PathBuf,
 }
 
 fn records(
@@ -42,18 +70,27 @@ fn records(
     Ok(running.filter(|record| vm::state_of(record, layout).is_alive()).collect())
 }
 
-fn host(record: &Record, user: &str, layout: &ProjectLayout) -> Result<String, VmError> {
+fn host(record: &Record, user: &str, layout: &ProjectLayout) -> Result<SshHost, VmError> {
     let target = vm::ssh_target(record, user, layout)?;
     vm::write_known_hosts(record, layout)?;
     let files = layout.vm(&record.name);
-    let quoted = |path: std::path::PathBuf| format!("\"{}\"", path.display());
-    Ok(format!(
-        "Host {}\n  HostName {}\n  Port {}\n  User {user}\n  IdentityFile {}\n  IdentitiesOnly yes\n  \
+    Ok(SshHost {
+        vm: record.name.clone(),
+        address: target.address.ip().to_string(),
+        port: target.address.port(),
+        user: user.to_owned(),
+        identity_file: files.client_key(),
+        known_hosts_file: files.known_hosts(),
+    })
+}
+
+fn text(host: &SshHost) -> String {
+    let SshHost { vm, address, port, user, identity_file, known_hosts_file } = host;
+    let quoted = |path: &Path| format!("\"{}\"", path.display());
+    format!(
+        "Host {vm}\n  HostName {address}\n  Port {port}\n  User {user}\n  IdentityFile {}\n  IdentitiesOnly yes\n  \
          UserKnownHostsFile {}\n  StrictHostKeyChecking yes\n  LogLevel ERROR\n",
-        record.name,
-        target.address.ip(),
-        target.address.port(),
-        quoted(files.client_key()),
-        quoted(files.known_hosts()),
-    ))
+        quoted(identity_file),
+        quoted(known_hosts_file),
+    )
 }

@@ -1,6 +1,9 @@
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use schemars::JsonSchema;
+use serde::Serialize;
+
 use crate::config::PortForward;
 use crate::context::RuntimeContext;
 use crate::error::{Error, Result};
@@ -9,6 +12,7 @@ use crate::vm::{self, PerVm, VmError, VmState, VmStatus};
 use super::args::{Args, Status, Verbosity};
 use super::error::CliError;
 use super::exit;
+use super::json::VmView;
 use super::printer::Printer;
 use super::project;
 use super::table::table;
@@ -28,6 +32,9 @@ pub(super) fn run(
     let is_wanted = |name: &String| status.vms.is_empty() || status.vms.contains(name);
     known.retain(|(name, _)| is_wanted(name));
     let declared: Vec<String> = declared.into_iter().filter(is_wanted).collect();
+    if printer.is_json() {
+        return tell_json(known, &declared, printer);
+    }
     if known.is_empty() && declared.is_empty() {
         printer.tip("There is no VM here yet. `castra up` starts one.");
         return Ok(ExitCode::SUCCESS);
@@ -43,6 +50,29 @@ pub(super) fn run(
         printer.result(&details(&known)).map_err(CliError::from)?;
     }
     Ok(tell_damaged(known, printer))
+}
+
+/// The VMs of a project.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Vms {
+    /// Each as it is now.
+    vms: Vec<VmView>,
+}
+
+fn tell_json(known: PerVm<VmStatus>, declared: &[String], printer: &Printer) -> Result<ExitCode> {
+    let mut code = ExitCode::SUCCESS;
+    let mut view = |(name, status): (String, Result<VmStatus, VmError>)| match status {
+        Ok(status) => VmView::from(status),
+        Err(error) => {
+            let error = Error::from(error);
+            code = exit::of_kind(error.kind());
+            VmView::unreadable(&name, &error)
+        }
+    };
+    let mut vms: Vec<VmView> = known.into_iter().map(&mut view).collect();
+    vms.extend(declared.iter().map(|name| VmView::not_created(name)));
+    printer.json(&Vms { vms }).map_err(CliError::from)?;
+    Ok(code)
 }
 
 /// VMs of the configuration that were never started. Without a readable configuration there are none to tell of.
@@ -97,7 +127,8 @@ fn details(known: &PerVm<VmStatus>) -> String {
             text.push_str(&format!("  accelerator  {} ({})\n", choice.accelerator.name(), choice.reason));
         }
         if let (Some(cpus), Some(memory), Some(pid)) = (status.cpus, status.memory_mib, status.pid) {
-            text.push_str(&format!("  machine      {cpus} CPUs, {memory} MiB, process {pid}\n"));
+            let qemu = status.qemu_version.as_deref().unwrap_or("?");
+            text.push_str(&format!("  machine      {cpus} CPUs, {memory} MiB, QEMU {qemu}, process {pid}\n"));
         }
     }
     text
@@ -109,9 +140,9 @@ fn tell_damaged(known: PerVm<VmStatus>, printer: &Printer) -> ExitCode {
     for (name, status) in known {
         match status {
             Ok(status) if status.state == VmState::Crashed => {
-                printer.tip(&format!(
-                    "VM `{name}` went away without being stopped. `castra up {name}` starts it again."
-                ));
+                let why =
+                    status.crash.map_or("it went away without being stopped".into(), |why| why.to_string());
+                printer.tip(&format!("VM `{name}` has crashed: {why}. `castra up {name}` starts it again."));
             }
             Ok(_) => {}
             Err(error) => {

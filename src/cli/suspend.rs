@@ -2,7 +2,7 @@ use std::process::ExitCode;
 
 use crate::context::RuntimeContext;
 use crate::error::{Error, Result};
-use crate::vm;
+use crate::vm::{self, VmState};
 
 use super::args::{Args, Suspend};
 use super::printer::Printer;
@@ -21,9 +21,10 @@ pub(super) fn run(
     if outcomes.is_empty() {
         printer.tip("No VM is running here.");
     }
-    let (done, failed): (Vec<_>, Vec<_>) = outcomes.into_iter().partition(|(_, outcome)| outcome.is_ok());
-    if let [(vm, _)] = done.as_slice() {
+    if let [(vm, Ok(_))] = outcomes.as_slice() {
         printer.tip(&format!("  castra up {vm}    goes on from here"));
     }
-    Ok(finish(failed.into_iter().map(|(vm, outcome)| (vm, outcome.map_err(Error::from))).collect(), printer))
+    let done =
+        outcomes.into_iter().map(|(vm, before)| (vm, before.map(VmState::is_alive).map_err(Error::from)));
+    finish(done.collect(), &layout, printer)
 }

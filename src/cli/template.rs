@@ -3,34 +3,31 @@
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::context::RuntimeContext;
 use crate::error::{Kind, Result};
-use crate::qemu::QemuBinary;
+use crate::qemu::{Accelerator, QemuBinary};
+use crate::report::ImageLabel;
 use crate::template::{self, Template as Opened, TemplateManifest, Use};
 
 use super::args::{Template, TemplateCommand};
-use super::error::CliError;
 use super::exit;
 use super::printer::Printer;
 use super::table::table;
 use super::units::{gibibytes, megabytes, span};
 
-/// Version of the JSON.
-const JSON_VERSION: u32 = 1;
-
-#[derive(Serialize)]
-struct Output {
-    version: u32,
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Templates {
     templates: Vec<Entry>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Entry {
     key: String,
-    image: Label,
-    accelerator: &'static str,
+    image: ImageLabel,
+    accelerator: Accelerator,
     cpus: u32,
     memory_mib: u64,
     disk_bytes: u64,
@@ -38,12 +35,6 @@ struct Entry {
     allocated_bytes: u64,
     /// `ready`, `outdated` or `damaged`.
     state: &'static str,
-}
-
-#[derive(Serialize)]
-struct Label {
-    name: String,
-    version: String,
 }
 
 /// Runs one subcommand.
@@ -56,9 +47,9 @@ pub(super) fn run(template: &Template, context: &RuntimeContext, printer: &Print
             if found.is_empty() {
                 printer.tip("There is no warm template yet. `castra up` makes one when it starts the first VM of a shape.");
             }
-            print(entries(&found, qemu.as_ref(), context), template.json, printer)
+            print(entries(&found, qemu.as_ref(), context), printer)
         }
-        TemplateCommand::Verify => verify(&found, qemu.as_ref(), template.json, context, printer),
+        TemplateCommand::Verify => verify(&found, qemu.as_ref(), context, printer),
         TemplateCommand::Prune { all, dry_run } => {
             let entries = entries(&found, qemu.as_ref(), context);
             let gone = template::prune(&context.cache, qemu.as_ref(), all, dry_run, &context.cancel)?;
@@ -69,7 +60,7 @@ pub(super) fn run(template: &Template, context: &RuntimeContext, printer: &Print
                 (false, false) => format!("{} are free again", megabytes(freed)),
             });
             let entries = entries.into_iter().filter(|entry| gone.iter().any(|one| one.key == entry.key));
-            print(entries.collect(), template.json, printer)
+            print(entries.collect(), printer)
         }
     }
 }
@@ -78,7 +69,6 @@ pub(super) fn run(template: &Template, context: &RuntimeContext, printer: &Print
 fn verify(
     found: &[TemplateManifest],
     qemu: Option<&QemuBinary>,
-    json: bool,
     context: &RuntimeContext,
     printer: &Printer,
 ) -> Result<ExitCode> {
@@ -95,7 +85,7 @@ fn verify(
             is_all_right = false;
         }
     }
-    print(entries, json, printer)?;
+    print(entries, printer)?;
     Ok(if is_all_right { ExitCode::SUCCESS } else { exit::of_kind(Kind::Data) })
 }
 
@@ -105,8 +95,8 @@ fn entries(found: &[TemplateManifest], qemu: Option<&QemuBinary>, context: &Runt
         let ingredients = &manifest.ingredients;
         Entry {
             key: manifest.key.clone(),
-            image: Label { name: ingredients.image.id.clone(), version: ingredients.image.version.clone() },
-            accelerator: ingredients.accelerator.name(),
+            image: ingredients.image.clone(),
+            accelerator: ingredients.accelerator,
             cpus: ingredients.cpus,
             memory_mib: ingredients.memory_mib,
             disk_bytes: ingredients.disk_bytes,
@@ -122,19 +112,12 @@ fn entries(found: &[TemplateManifest], qemu: Option<&QemuBinary>, context: &Runt
     found.iter().map(entry).collect()
 }
 
-fn print(entries: Vec<Entry>, json: bool, printer: &Printer) -> Result<ExitCode> {
-    let written = if json {
-        printer.json(&Output { version: JSON_VERSION, templates: entries })
-    } else if entries.is_empty() {
-        return Ok(ExitCode::SUCCESS);
-    } else {
-        let mut rows = vec![
-            ["KEY", "IMAGE", "CPUS", "MEMORY", "DISK", "ACCEL", "AGE", "SIZE", "STATE"].map(String::from),
-        ];
-        rows.extend(entries.iter().map(row));
-        printer.result(&table(&rows))
-    };
-    written.map_err(CliError::from)?;
+fn print(entries: Vec<Entry>, printer: &Printer) -> Result<ExitCode> {
+    let mut rows =
+        vec![["KEY", "IMAGE", "CPUS", "MEMORY", "DISK", "ACCEL", "AGE", "SIZE", "STATE"].map(String::from)];
+    rows.extend(entries.iter().map(row));
+    let text = if entries.is_empty() { String::new() } else { table(&rows) };
+    printer.show(&Templates { templates: entries }, &text)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -142,11 +125,11 @@ fn row(entry: &Entry) -> [String; 9] {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     [
         entry.key[..entry.key.len().min(12)].to_owned(),
-        format!("{} {}", entry.image.name, entry.image.version),
+        entry.image.to_string(),
         entry.cpus.to_string(),
         format!("{} MiB", entry.memory_mib),
         gibibytes(entry.disk_bytes),
-        entry.accelerator.to_owned(),
+        entry.accelerator.name().to_owned(),
         span(now.saturating_sub(Duration::from_millis(entry.made_unix_ms))),
         megabytes(entry.allocated_bytes),
         entry.state.to_owned(),

@@ -2,12 +2,15 @@ use std::process::ExitCode;
 
 use crate::context::RuntimeContext;
 use crate::error::{Error, Result};
+use crate::layout::ProjectLayout;
 use crate::managed::Catalog;
 use crate::plan::Plan;
 use crate::vm::{self, Progress, UpOptions, UpOutcome, WaitFor};
 
 use super::args::{Args, Up, Wait};
+use super::error::CliError;
 use super::exit;
+use super::json;
 use super::printer::Printer;
 use super::project;
 
@@ -26,12 +29,16 @@ pub(super) fn run(up: &Up, args: &Args, context: &RuntimeContext, printer: &Prin
         ..UpOptions::default()
     };
     let outcomes = bring_up(&up.vms, args, context, printer, options)?;
-    let (started, failed): (Vec<_>, Vec<_>) = outcomes.into_iter().partition(|(_, outcome)| outcome.is_ok());
-    let started: Vec<UpOutcome> = started.into_iter().filter_map(|(_, outcome)| outcome.ok()).collect();
+    let started: Vec<&UpOutcome> = outcomes.iter().filter_map(|(_, outcome)| outcome.as_ref().ok()).collect();
     if !started.is_empty() {
         printer.tip(&tips(&started));
     }
-    Ok(finish(failed, printer))
+    let changed = |(vm, outcome): (String, Result<UpOutcome>)| (vm, outcome.map(|up| !up.ran_already));
+    finish(
+        outcomes.into_iter().map(changed).collect(),
+        &project::layout(args, context, &Printer::quiet())?,
+        printer,
+    )
 }
 
 /// Brings up the VMs of these names, or all.
@@ -50,9 +57,18 @@ pub(super) fn bring_up(
     Ok(outcomes.into_iter().map(|(vm, outcome)| (vm, outcome.map_err(Error::from))).collect())
 }
 
-/// Shows every failure and gives the first one's exit code. An interruption is told once, however many VMs it stopped.
-pub(super) fn finish<T>(failed: Vec<(String, Result<T>)>, printer: &Printer) -> ExitCode {
-    let errors: Vec<Error> = failed.into_iter().filter_map(|(_, outcome)| outcome.err()).collect();
+/// Shows what became of each VM, `true` where it was changed: as JSON where that is asked for, else the failures. The exit
+/// code is the first failure's. An interruption is told once, however many VMs it stopped.
+pub(super) fn finish(
+    done: Vec<(String, Result<bool>)>,
+    layout: &ProjectLayout,
+    printer: &Printer,
+) -> Result<ExitCode> {
+    if printer.is_json() {
+        let done = done.iter().map(|(vm, outcome)| (vm.as_str(), outcome));
+        printer.json(&json::outcomes(done, layout)).map_err(CliError::from)?;
+    }
+    let errors: Vec<Error> = done.into_iter().filter_map(|(_, outcome)| outcome.err()).collect();
     let mut told = Vec::new();
     for error in &errors {
         let text = error.to_string();
@@ -61,10 +77,10 @@ pub(super) fn finish<T>(failed: Vec<(String, Result<T>)>, printer: &Printer) -> 
             told.push(text);
         }
     }
-    errors.first().map_or(ExitCode::SUCCESS, |error| exit::of_kind(error.kind()))
+    Ok(errors.first().map_or(ExitCode::SUCCESS, |error| exit::of_kind(error.kind())))
 }
 
-fn tips(started: &[UpOutcome]) -> String {
+fn tips(started: &[&UpOutcome]) -> String {
     // The name may be left out where there is one VM.
     let name = |outcome: &UpOutcome| {
         if started.len() == 1 { String::new() } else { format!(" {}", outcome.record.name) }

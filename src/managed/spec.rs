@@ -1,13 +1,14 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::layout;
 use crate::report::ImageLabel;
 
 /// A managed image: data, from the catalog or from the user's `[images]`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ManagedImageSpec {
     /// Its id: a safe file name.
     pub id: String,
@@ -29,7 +30,7 @@ impl ManagedImageSpec {
 }
 
 /// One file of an image. Artifacts that name the same source share one download.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ManagedArtifactSpec {
     /// What the file is for; also decides its final name.
     pub role: ArtifactRole,
@@ -46,7 +47,7 @@ pub struct ManagedArtifactSpec {
 }
 
 /// What a file of an image is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ArtifactRole {
     /// The disk: `rootfs.qcow2`.
@@ -80,7 +81,7 @@ impl fmt::Display for ArtifactRole {
 }
 
 /// Which disk of an image a VM stands on. There is one so far; the key exists so that files stay valid when more come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ManagedDiskKind {
     /// The root filesystem.
@@ -89,7 +90,7 @@ pub enum ManagedDiskKind {
 }
 
 /// Where bytes come from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ArtifactSource {
     /// `https://` (or `http://`, which the pinned digest makes safe) URLs of the same bytes, tried in order.
@@ -108,7 +109,7 @@ pub enum ArtifactSource {
 }
 
 /// A pinned digest, lower-case hexadecimal.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Digest {
     /// 64 digits.
@@ -118,7 +119,7 @@ pub enum Digest {
 }
 
 /// One step from the bytes of a source to a file of an image.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "step", rename_all = "kebab-case")]
 pub enum TransformStep {
     /// Take the 512-byte footer off a *fixed* VHD, leaving the raw disk. A dynamic one is refused: convert it from `vpc`.
@@ -153,7 +154,7 @@ pub enum TransformStep {
 }
 
 /// A compression format.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Compression {
     /// RFC 1952.
@@ -165,7 +166,7 @@ pub enum Compression {
 }
 
 /// How QEMU is to run an image.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct QemuProfile {
     /// The kernel's command line; nothing for an image without a kernel, which boots natively.
     pub command_line: Option<String>,

@@ -5,9 +5,11 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::cancel::Cancel;
+use crate::host::boot_id;
 use crate::layout::CacheLayout;
 
 use super::error::QemuError;
@@ -21,7 +23,7 @@ const PROBE_LIMIT: Duration = Duration::from_secs(3);
 const CLEARLY: u32 = 3;
 
 /// What runs the guest's CPU.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Accelerator {
     /// Linux's hardware virtualisation.
@@ -57,7 +59,7 @@ impl Accelerator {
 }
 
 /// An accelerator and why it was taken.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AcceleratorChoice {
     /// The accelerator.
     pub accelerator: Accelerator,
@@ -161,8 +163,7 @@ fn why_closed(device: &str, errno: rustix::io::Errno) -> String {
 /// What may change an answer without QEMU changing: the kernel and the boot.
 fn host_identity() -> String {
     let uname = rustix::system::uname();
-    let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    format!("kernel={} boot={}", uname.release().to_string_lossy(), boot_id.trim())
+    format!("kernel={} boot={}", uname.release().to_string_lossy(), boot_id().unwrap_or_default())
 }
 
 fn read_remembered(path: &Path) -> BTreeMap<String, AcceleratorChoice> {

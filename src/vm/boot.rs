@@ -6,6 +6,7 @@ use crate::config::BootProfile;
 use crate::context::RuntimeContext;
 use crate::failpoint::{self, Point};
 use crate::guest::{VmKeys, append_agent};
+use crate::host::boot_id;
 use crate::layout::{ProjectLayout, SocketsLayout, VmLayout};
 use crate::plan::VmPlan;
 use crate::qemu::{
@@ -330,6 +331,8 @@ pub(super) fn boot_record(
     };
     BootRecord {
         started_unix_ms: millis(since_epoch()),
+        boot_id: boot_id(),
+        castra_version: env!("CARGO_PKG_VERSION").to_owned(),
         accelerator: choice.clone(),
         qemu_version: String::new(),
         cpus: spec.cpus,

@@ -52,9 +52,9 @@ pub use down::{DownOptions, IfSuspended, down};
 pub use error::VmError;
 pub use layer::LayerRecord;
 pub use record::{BaseKind, BaseRecord, BootRecord, MachineRecord, Progress, Record, StartKind};
-pub use state::VmState;
+pub use state::{Crash, VmState};
 pub use status::{
-    VmStatus, make_ready, recorded_vm, running_vm, ssh_target, state_of, status, write_known_hosts,
+    VmStatus, make_ready, recorded_vm, running_vm, ssh_target, state_of, status, status_of, write_known_hosts,
 };
 pub use suspend::suspend;
 pub use suspended::{DiskStamp, SuspendRecord};

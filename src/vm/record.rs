@@ -109,6 +109,12 @@ pub enum StartKind {
 pub struct BootRecord {
     /// When QEMU was started, milliseconds since the Unix epoch.
     pub started_unix_ms: u64,
+    /// Which run of this machine it was started in; nothing where the machine cannot tell, or by an earlier castra.
+    #[serde(default)]
+    pub boot_id: Option<String>,
+    /// The castra that started it.
+    #[serde(default)]
+    pub castra_version: String,
     /// How the CPU is run, and why.
     pub accelerator: AcceleratorChoice,
     /// QEMU's version.

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use crate::host::boot_id;
 use crate::layout::VmLayout;
 use crate::qemu::{QemuPid, running_qemu};
 
@@ -53,31 +54,76 @@ impl VmState {
     }
 }
 
+/// Why a VM crashed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Crash {
+    /// QEMU was killed: by somebody, by the kernel for want of memory, or by a defect of its own.
+    Killed,
+    /// This machine was restarted since the VM was started, in an orderly way or not.
+    HostRestarted,
+}
+
+impl std::fmt::Display for Crash {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Killed => "its QEMU was killed",
+            Self::HostRestarted => "this machine was restarted while it ran",
+        })
+    }
+}
+
+/// What there is of a VM's QEMU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trace {
+    /// It lives.
+    Alive,
+    /// It has ended by itself, and removed its pid file.
+    Ended,
+    /// It is gone, and could not do that.
+    Crashed(Crash),
+}
+
 /// The VM's state, and its QEMU if that runs. Never blocks.
 pub(super) fn observe(record: &Record, files: &VmLayout) -> (VmState, Option<QemuPid>) {
     let qemu = running_qemu(&files.pidfile());
-    // QEMU removes its pid file when it ends by itself, so one that is left over means that it was killed.
-    let left_over = qemu.is_none() && files.pidfile().exists();
-    (derive(record.progress, qemu.is_some(), left_over), qemu)
+    let trace = if qemu.is_some() { Trace::Alive } else { trace(record, files) };
+    (derive(record.progress, trace), qemu)
+}
+
+/// Why the VM crashed, if it did.
+pub(super) fn crash(record: &Record, files: &VmLayout) -> Option<Crash> {
+    match (observe(record, files).0, trace(record, files)) {
+        (VmState::Crashed, Trace::Crashed(crash)) => Some(crash),
+        _ => None,
+    }
+}
+
+/// What a QEMU that does not live has left. It removes its pid file when it ends by itself; but at a restart of the machine it
+/// does so too, and its guest was not asked.
+fn trace(record: &Record, files: &VmLayout) -> Trace {
+    let booted_in = record.boot.as_ref().and_then(|boot| boot.boot_id.as_ref());
+    if booted_in.is_some() && booted_in != boot_id().as_ref() {
+        return Trace::Crashed(Crash::HostRestarted);
+    }
+    if files.pidfile().exists() { Trace::Crashed(Crash::Killed) } else { Trace::Ended }
 }
 
 /// Pure: all there is to the state machine.
-fn derive(progress: Progress, alive: bool, pidfile_left_over: bool) -> VmState {
-    match (progress, alive) {
-        (Progress::Starting, true) => VmState::Starting,
-        (Progress::Running | Progress::Stopped | Progress::Cloning, true) => VmState::Running,
-        (Progress::Stopping, true) => VmState::Stopping,
+fn derive(progress: Progress, trace: Trace) -> VmState {
+    use Trace::{Alive, Crashed, Ended};
+    match (progress, trace) {
+        (Progress::Starting, Alive) => VmState::Starting,
+        (Progress::Running | Progress::Stopped | Progress::Cloning, Alive) => VmState::Running,
+        (Progress::Stopping, Alive) => VmState::Stopping,
         // Suspended, and QEMU has not ended yet: it stands still.
-        (Progress::Suspending | Progress::Suspended, true) => VmState::Suspending,
-        (Progress::Resuming, true) => VmState::Resuming,
+        (Progress::Suspending | Progress::Suspended, Alive) => VmState::Suspending,
+        (Progress::Resuming, Alive) => VmState::Resuming,
         // As long as a machine that is being resumed has not run, what was saved is what there is.
-        (Progress::Suspended | Progress::Resuming, false) => VmState::Suspended,
-        (Progress::Stopping | Progress::Stopped | Progress::Cloning, false) => VmState::Stopped,
-        (Progress::Starting | Progress::Running | Progress::Suspending, false) if pidfile_left_over => {
-            VmState::Crashed
-        }
+        (Progress::Suspended | Progress::Resuming, Ended | Crashed(_)) => VmState::Suspended,
+        (Progress::Stopping | Progress::Stopped | Progress::Cloning, Ended | Crashed(_)) => VmState::Stopped,
+        (Progress::Starting | Progress::Running | Progress::Suspending, Crashed(_)) => VmState::Crashed,
         // The guest has powered itself off, or the start came to nothing.
-        (Progress::Starting | Progress::Running | Progress::Suspending, false) => VmState::Stopped,
+        (Progress::Starting | Progress::Running | Progress::Suspending, Ended) => VmState::Stopped,
     }
 }
 
@@ -89,7 +135,7 @@ mod tests {
     fn every_state_there_can_be() {
         use Progress as P;
         use VmState as S;
-        // With QEMU alive; gone with its pid file; gone, and its pid file left over.
+        // With QEMU alive; ended by itself; gone otherwise.
         let states = [
             (P::Starting, [S::Starting, S::Stopped, S::Crashed]),
             (P::Running, [S::Running, S::Stopped, S::Crashed]),
@@ -100,12 +146,11 @@ mod tests {
             (P::Cloning, [S::Running, S::Stopped, S::Stopped]),
             (P::Resuming, [S::Resuming, S::Suspended, S::Suspended]),
         ];
-        for (progress, [alive, gone, killed]) in states {
-            assert_eq!(derive(progress, true, false), alive, "{progress:?}");
-            assert_eq!(derive(progress, true, true), alive, "{progress:?}");
-            assert_eq!(derive(progress, false, false), gone, "{progress:?}");
-            assert_eq!(derive(progress, false, true), killed, "{progress:?}");
-            assert!(alive.is_alive() && !gone.is_alive() && !killed.is_alive());
+        for (progress, [alive, ended, crashed]) in states {
+            assert_eq!(derive(progress, Trace::Alive), alive, "{progress:?}");
+            assert_eq!(derive(progress, Trace::Ended), ended, "{progress:?}");
+            assert_eq!(derive(progress, Trace::Crashed(Crash::Killed)), crashed, "{progress:?}");
+            assert!(alive.is_alive() && !ended.is_alive() && !crashed.is_alive());
         }
     }
 }

@@ -3,8 +3,6 @@
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
-use serde::Serialize;
-
 use crate::config::PortForward;
 use crate::context::RuntimeContext;
 use crate::guest::VmKeys;
@@ -15,12 +13,12 @@ use crate::qemu::AcceleratorChoice;
 use super::PerVm;
 use super::error::VmError;
 use super::record::{BaseKind, Record};
-use super::state::{VmState, observe};
+use super::state::{Crash, VmState, crash, observe};
 use super::suspend::take_back;
 use super::up::{UpOptions, attach, is_stuck, lock};
 
 /// What is known of one VM.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VmStatus {
     /// Its name.
     pub name: String,
@@ -34,10 +32,14 @@ pub struct VmStatus {
     pub suspended_unix_ms: Option<u64>,
     /// QEMU's process, if it runs.
     pub pid: Option<i32>,
+    /// QEMU's version, if it runs.
+    pub qemu_version: Option<String>,
     /// How its CPU is run, if it runs.
     pub accelerator: Option<AcceleratorChoice>,
     /// When it was started, milliseconds since the Unix epoch, if it runs.
     pub started_unix_ms: Option<u64>,
+    /// Milliseconds until commands could run, if they can.
+    pub ready_ms: Option<u64>,
     /// Virtual CPUs, if it runs.
     pub cpus: Option<u32>,
     /// Memory in MiB, if it runs.
@@ -46,6 +48,8 @@ pub struct VmStatus {
     pub ssh_port: Option<u16>,
     /// Declared forwards, if it runs.
     pub port_forwards: Vec<PortForward>,
+    /// Why it crashed, if it did.
+    pub crash: Option<Crash>,
 }
 
 /// The VMs of a project that have a record, by name. A record that cannot be read is told as its error.
@@ -53,14 +57,23 @@ pub fn status(layout: &ProjectLayout) -> PerVm<VmStatus> {
     Record::names(layout)
         .into_iter()
         .filter_map(|name| {
-            let loaded = Record::load(layout, &name).transpose()?;
-            Some((name, loaded.map(|record| status_of(&record, layout))))
+            let status = status_of(&name, layout).transpose()?;
+            Some((name, status))
         })
         .collect()
 }
 
-fn status_of(record: &Record, layout: &ProjectLayout) -> VmStatus {
-    let (state, qemu) = observe(record, &layout.vm(&record.name));
+/// What is known of the VM of this name; nothing if it has no record.
+///
+/// # Errors
+/// Those of reading the record.
+pub fn status_of(name: &str, layout: &ProjectLayout) -> Result<Option<VmStatus>, VmError> {
+    Ok(Record::load(layout, name)?.map(|record| status_by(&record, layout)))
+}
+
+fn status_by(record: &Record, layout: &ProjectLayout) -> VmStatus {
+    let files = layout.vm(&record.name);
+    let (state, qemu) = observe(record, &files);
     let boot = record.boot.as_ref().filter(|_| state.is_alive());
     VmStatus {
         name: record.name.clone(),
@@ -72,12 +85,15 @@ fn status_of(record: &Record, layout: &ProjectLayout) -> VmStatus {
         overlay: record.overlay_path(layout),
         suspended_unix_ms: record.suspended.as_ref().map(|saved| saved.at_unix_ms),
         pid: qemu.map(|qemu| qemu.pid()),
+        qemu_version: boot.map(|boot| boot.qemu_version.clone()).filter(|version| !version.is_empty()),
         accelerator: boot.map(|boot| boot.accelerator.clone()),
         started_unix_ms: boot.map(|boot| boot.started_unix_ms),
+        ready_ms: boot.and_then(|boot| boot.ready_ms),
         cpus: boot.map(|boot| boot.cpus),
         memory_mib: boot.map(|boot| boot.memory_mib),
         ssh_port: boot.and_then(|boot| boot.ssh_port),
         port_forwards: boot.map(|boot| boot.port_forwards.clone()).unwrap_or_default(),
+        crash: crash(record, &files),
     }
 }
 

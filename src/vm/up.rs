@@ -27,7 +27,7 @@ use super::error::VmError;
 use super::leftovers::clean_up;
 use super::record::{Progress, Record, StartKind};
 use super::resume::{discard, finish, put_back, resume};
-use super::state::{VmState, observe};
+use super::state::{VmState, crash, observe};
 use super::suspend::take_back;
 use super::warm::Warming;
 use super::watch::BootWatch;
@@ -300,7 +300,8 @@ fn end_stuck(record: &Record, layout: &ProjectLayout, context: &RuntimeContext) 
 
 fn recover(record: &Record, layout: &ProjectLayout, context: &RuntimeContext) {
     let vm = &record.name;
-    let message = format!("VM `{vm}` had crashed; it boots from its disk as it was left");
+    let why = crash(record, &layout.vm(vm)).map_or(String::new(), |why| format!(" ({why})"));
+    let message = format!("VM `{vm}` had crashed{why}; it boots from its disk as it was left");
     context.reporter.report(&Event::Warning { message });
     clean_up(&layout.vm(vm), &layout.sockets(&context.runtime_root, vm));
 }

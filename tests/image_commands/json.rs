@@ -21,8 +21,8 @@ fn keys(value: &Value, into: &mut BTreeSet<String>) {
 }
 
 #[track_caller]
-fn documented(ended: &Ended) -> Value {
-    let value: Value = serde_json::from_slice(&ended.stdout).expect("one JSON value");
+fn documented(ended: &Ended, subcommand: &str) -> Value {
+    let value = ended.document(&format!("image {subcommand}"));
     assert_eq!(value["version"], 1);
     let mut fields = BTreeSet::new();
     keys(&value, &mut fields);
@@ -36,7 +36,9 @@ fn documented(ended: &Ended) -> Value {
 fn every_subcommand_speaks_json_and_every_field_is_documented() {
     let server = serve();
     let project = project(&server);
-    let run = |arguments: &[&str]| documented(&project.run(&[&["image", "--json"], arguments].concat()).ok());
+    let run = |arguments: &[&str]| {
+        documented(&project.run(&[&["image", "--json"], arguments].concat()).ok(), arguments[0])
+    };
     let pulled = run(&["pull"]);
     assert_eq!(
         (&pulled["images"][0]["image"]["name"], &pulled["images"][0]["in_project"]),
@@ -70,7 +72,7 @@ fn an_image_that_cannot_be_repaired_is_told_as_json_too() {
     rot(&rootfs(&project));
     std::fs::remove_dir_all(project.cache().join("blobs")).expect("is ours");
     let ended = project.run(&["image", "verify", "--offline", "--json"]).code(65);
-    let value = documented(&ended);
+    let value = documented(&ended, "verify");
     assert_eq!(value["images"][0]["outcome"], "damaged");
     assert!(value["images"][0]["error"].as_str().expect("text").contains("switched off"));
 }

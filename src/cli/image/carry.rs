@@ -3,33 +3,32 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::error::Result;
 use crate::managed::{Digest, ImportedFile};
 use crate::report::ImageLabel;
 
+use super::Face;
 use super::units::megabytes;
-use super::{Face, JSON_VERSION, Label};
 
-#[derive(Serialize)]
-struct ImportOutput {
-    version: u32,
+#[derive(Serialize, JsonSchema)]
+pub(in crate::cli) struct ImageImported {
     files: Vec<File>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct File {
     digest: Digest,
     size_bytes: u64,
     /// The images of the catalog and of this project that are made from it.
-    images: Vec<Label>,
+    images: Vec<ImageLabel>,
 }
 
-#[derive(Serialize)]
-struct ExportOutput {
-    version: u32,
-    image: Label,
+#[derive(Serialize, JsonSchema)]
+pub(in crate::cli) struct ImageExported {
+    image: ImageLabel,
     path: PathBuf,
     size_bytes: u64,
 }
@@ -50,13 +49,10 @@ pub(super) fn import(path: &Path, face: &Face) -> Result<ExitCode> {
     for image in here {
         face.printer.tip(&format!("  {image} needs no network any more"));
     }
-    let file = |file: ImportedFile| File {
-        digest: file.digest,
-        size_bytes: file.size_bytes,
-        images: file.images.into_iter().map(Label::from).collect(),
-    };
+    let file =
+        |file: ImportedFile| File { digest: file.digest, size_bytes: file.size_bytes, images: file.images };
     let files = imported.files.into_iter().map(file).collect();
-    face.result(&ImportOutput { version: JSON_VERSION, files }, "")
+    face.result(&ImageImported { files }, "")
 }
 
 fn told(file: &ImportedFile) -> String {
@@ -78,7 +74,5 @@ pub(super) fn export(image: &str, path: &Path, face: &Face) -> Result<ExitCode> 
     let (label, size) = (spec.label(), megabytes(size_bytes));
     face.printer.success(&format!("exported {label} to {} ({size})", path.display()));
     face.printer.tip(&format!("  castra image import {}    on the other machine", path.display()));
-    let output =
-        ExportOutput { version: JSON_VERSION, image: label.into(), path: path.to_owned(), size_bytes };
-    face.result(&output, "")
+    face.result(&ImageExported { image: label, path: path.to_owned(), size_bytes }, "")
 }

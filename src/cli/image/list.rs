@@ -1,24 +1,25 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::error::Result;
 use crate::managed::{FoundImage, ManagedImagePaths, ManagedImageSpec, StoredImage};
+use crate::report::ImageLabel;
 
+use super::Face;
 use super::table::table;
 use super::units::megabytes;
-use super::{Face, JSON_VERSION, Label};
 
-#[derive(Serialize)]
-struct Output {
-    version: u32,
+#[derive(Serialize, JsonSchema)]
+pub(in crate::cli) struct ImageList {
     images: Vec<Row>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Row {
-    image: Label,
+    image: ImageLabel,
     /// Whether the catalog or this project's castra.toml describes it.
     known: bool,
     description: String,
@@ -35,7 +36,7 @@ pub(super) fn run(face: &Face) -> Result<ExitCode> {
     let row = |spec: &&ManagedImageSpec| {
         let found = manager.find(spec, &project.context);
         Row {
-            image: spec.label().into(),
+            image: spec.label(),
             known: true,
             description: spec.description.clone(),
             in_project: found.in_project.is_some(),
@@ -48,7 +49,7 @@ pub(super) fn run(face: &Face) -> Result<ExitCode> {
     let is_known = |stored: &StoredImage| project.images().iter().any(|spec| spec.label() == stored.image);
     let others = manager.list(&project.context).into_iter().filter(|stored| !is_known(stored));
     images.extend(others.map(|stored| Row {
-        image: stored.image.into(),
+        image: stored.image,
         known: false,
         description: String::new(),
         in_project: stored.in_project,
@@ -60,9 +61,9 @@ pub(super) fn run(face: &Face) -> Result<ExitCode> {
     rows.extend(images.iter().map(|row| {
         let size = row.size_bytes.map_or("-".into(), megabytes);
         let words = if row.known { &row.description } else { "(described in another castra.toml)" };
-        [row.image.name.clone(), row.image.version.clone(), here(row).into(), size, words.to_owned()]
+        [row.image.id.clone(), row.image.version.clone(), here(row).into(), size, words.to_owned()]
     }));
-    face.result(&Output { version: JSON_VERSION, images }, &table(&rows))
+    face.result(&ImageList { images }, &table(&rows))
 }
 
 fn here(row: &Row) -> &'static str {

@@ -15,22 +15,23 @@ use crate::config::ProjectConfig;
 use crate::context::RuntimeContext;
 use crate::error::Result;
 use crate::managed::{Catalog, ImageError, ImageManager, ManagedImageSpec};
-use crate::report::ImageLabel;
 
 use super::args::{Args, Image, ImageCommand};
-use super::error::CliError;
 use super::printer::Printer;
 use super::{project, table, units};
 
-/// Version of the JSON that is printed: one number for all subcommands. Fields may be added without a new one.
-const JSON_VERSION: u32 = 1;
+pub(super) use carry::{ImageExported, ImageImported};
+pub(super) use list::ImageList;
+pub(super) use prune::ImagesPruned;
+pub(super) use pull::ImagesPulled;
+pub(super) use show::ImageShown;
+pub(super) use verify::ImagesVerified;
 
 /// What every subcommand works with.
 struct Face<'a> {
     args: &'a Args,
     context: &'a RuntimeContext,
     printer: &'a Printer,
-    json: bool,
 }
 
 /// Runs one subcommand.
@@ -40,7 +41,7 @@ pub(super) fn run(
     context: &RuntimeContext,
     printer: &Printer,
 ) -> Result<ExitCode> {
-    let face = Face { args, context, printer, json: image.json };
+    let face = Face { args, context, printer };
     match &image.command {
         ImageCommand::List => list::run(&face),
         ImageCommand::Show { image } => show::run(image, &face),
@@ -55,8 +56,7 @@ pub(super) fn run(
 impl Face<'_> {
     /// The result, as JSON or as text.
     fn result(&self, json: &impl Serialize, text: &str) -> Result<ExitCode> {
-        let written = if self.json { self.printer.json(json) } else { self.printer.result(text) };
-        written.map_err(CliError::from)?;
+        self.printer.show(json, text)?;
         Ok(ExitCode::SUCCESS)
     }
 
@@ -137,18 +137,5 @@ fn unknown(name: &str, version: Option<&str>, images: &[&ManagedImageSpec]) -> I
         id: name.to_owned(),
         version: version.unwrap_or_default().to_owned(),
         similar: similar.map(|spec| spec.label()),
-    }
-}
-
-/// An image's label as the JSON of all subcommands has it.
-#[derive(Debug, Serialize)]
-struct Label {
-    name: String,
-    version: String,
-}
-
-impl From<ImageLabel> for Label {
-    fn from(label: ImageLabel) -> Self {
-        Self { name: label.id, version: label.version }
     }
 }

@@ -1,6 +1,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::error::Result;
@@ -8,18 +9,17 @@ use crate::managed::{self, PruneOptions, Pruned, PrunedKind};
 
 use super::table::table;
 use super::units::megabytes;
-use super::{Face, JSON_VERSION, project};
+use super::{Face, project};
 use crate::cli::printer::Printer;
 
-#[derive(Serialize)]
-struct Output {
-    version: u32,
+#[derive(Serialize, JsonSchema)]
+pub(in crate::cli) struct ImagesPruned {
     dry_run: bool,
     removed: Vec<Removed>,
     freed_bytes: u64,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Removed {
     /// `image`, `download`, `partial`, `quarantine` or `project`.
     kind: &'static str,
@@ -45,7 +45,7 @@ pub(super) fn run(dry_run: bool, downloads: bool, face: &Face) -> Result<ExitCod
         (false, false) => format!("{} are free again", megabytes(freed_bytes)),
     });
     let removed = pruned.into_iter().map(removed).collect();
-    face.result(&Output { version: JSON_VERSION, dry_run, removed, freed_bytes }, &text)
+    face.result(&ImagesPruned { dry_run, removed, freed_bytes }, &text)
 }
 
 fn removed(one: Pruned) -> Removed {

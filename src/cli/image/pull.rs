@@ -1,6 +1,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::config::{BaseImageSource, ManagedImageSelection, UnpinnedArtifact};
@@ -8,20 +9,20 @@ use crate::error::Result;
 use crate::layout::{ProjectLayout, STATE_DIRECTORY};
 use crate::managed::{ImageError, ImageManager, ManagedImagePaths, ManagedImageSpec};
 use crate::plan::Plan;
+use crate::report::ImageLabel;
 use crate::vm;
 
 use super::list::files_of;
-use super::{Face, JSON_VERSION, Label, Project, project};
+use super::{Face, Project, project};
 
-#[derive(Serialize)]
-struct Output {
-    version: u32,
+#[derive(Serialize, JsonSchema)]
+pub(in crate::cli) struct ImagesPulled {
     images: Vec<Pulled>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Pulled {
-    image: Label,
+    image: ImageLabel,
     /// Whether it is in the project; else it is in the cache.
     in_project: bool,
     directory: PathBuf,
@@ -40,9 +41,9 @@ pub(super) fn run(names: &[String], face: &Face) -> Result<ExitCode> {
     }
     for pulled in &images {
         let place = if pulled.in_project { "in this project" } else { "in the cache" };
-        face.printer.success(&format!("{} {} is {place}", pulled.image.name, pulled.image.version));
+        face.printer.success(&format!("{} is {place}", pulled.image));
     }
-    face.result(&Output { version: JSON_VERSION, images }, "")
+    face.result(&ImagesPulled { images }, "")
 }
 
 /// What `up` would take, into the project.
@@ -90,7 +91,7 @@ fn is_used(project: &Project, spec: &ManagedImageSpec) -> bool {
 fn pulled(spec: &ManagedImageSpec, paths: &ManagedImagePaths, in_project: bool) -> Pulled {
     let sizes = files_of(paths).into_iter().filter_map(|path| path.metadata().ok());
     let size_bytes = sizes.map(|metadata| metadata.len()).sum();
-    Pulled { image: spec.label().into(), in_project, directory: paths.directory.clone(), size_bytes }
+    Pulled { image: spec.label(), in_project, directory: paths.directory.clone(), size_bytes }
 }
 
 /// Fetches what has no digest, and makes an error of it that has the digests.

@@ -1,6 +1,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::error::Result;
@@ -8,15 +9,15 @@ use crate::managed::{
     ArtifactRole, ArtifactSource, Digest, FoundImage, ManagedArtifactSpec, ManagedImagePaths,
     ManagedImageSpec, QemuProfile, TransformStep,
 };
+use crate::report::ImageLabel;
 
+use super::Face;
 use super::list::{files_of, size_of};
 use super::units::megabytes;
-use super::{Face, JSON_VERSION, Label};
 
-#[derive(Serialize)]
-struct Output {
-    version: u32,
-    image: Label,
+#[derive(Serialize, JsonSchema)]
+pub(in crate::cli) struct ImageShown {
+    image: ImageLabel,
     description: String,
     artifacts: Vec<Artifact>,
     profile: QemuProfile,
@@ -28,7 +29,7 @@ struct Output {
     size_bytes: Option<u64>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Artifact {
     role: ArtifactRole,
     source: ArtifactSource,
@@ -37,7 +38,7 @@ struct Artifact {
     pipeline: Vec<TransformStep>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Place {
     directory: PathBuf,
     files: Vec<PathBuf>,
@@ -49,9 +50,8 @@ pub(super) fn run(image: &str, face: &Face) -> Result<ExitCode> {
     let project = face.project()?;
     let spec = project.image(image)?;
     let found = project.manager().find(spec, &project.context);
-    let output = Output {
-        version: JSON_VERSION,
-        image: spec.label().into(),
+    let output = ImageShown {
+        image: spec.label(),
         description: spec.description.clone(),
         artifacts: spec.artifacts.iter().map(artifact).collect(),
         profile: spec.profile.clone(),

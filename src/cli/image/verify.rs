@@ -1,24 +1,25 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::error::Result;
 use crate::managed::{CheckedFile, CheckedImage, Digest, Finding, ImageError, Location};
+use crate::report::ImageLabel;
 use crate::vm;
 
-use super::{Face, JSON_VERSION, Label, Project};
+use super::{Face, Project};
 use crate::cli::exit;
 
-#[derive(Serialize)]
-struct Output {
-    version: u32,
+#[derive(Serialize, JsonSchema)]
+pub(in crate::cli) struct ImagesVerified {
     images: Vec<Image>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Image {
-    image: Label,
+    image: ImageLabel,
     /// `intact`, `repaired` or `damaged`.
     outcome: &'static str,
     files: Vec<File>,
@@ -26,7 +27,7 @@ struct Image {
     error: Option<String>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct File {
     /// `project`, `cache` or `download`.
     location: &'static str,
@@ -65,7 +66,7 @@ pub(super) fn run(names: &[String], face: &Face) -> Result<ExitCode> {
     if images.is_empty() {
         face.printer.tip("No image is here yet.");
     }
-    let done = face.result(&Output { version: JSON_VERSION, images }, "")?;
+    let done = face.result(&ImagesVerified { images }, "")?;
     let errors: Vec<crate::Error> = failed.into_iter().map(crate::Error::from).collect();
     errors.iter().for_each(|error| face.printer.error(error));
     Ok(errors.first().map_or(done, |error| exit::of_kind(error.kind())))
@@ -98,7 +99,7 @@ fn warn_of_running(checked: &CheckedImage, project: &Project, face: &Face) {
 
 fn output(checked: &CheckedImage, outcome: &'static str, error: Option<String>) -> Image {
     let files = checked.files.iter().map(file).collect();
-    Image { image: checked.image.clone().into(), outcome, files, error }
+    Image { image: checked.image.clone(), outcome, files, error }
 }
 
 fn file(file: &CheckedFile) -> File {

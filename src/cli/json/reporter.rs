@@ -1,0 +1,69 @@
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use crate::error::Error;
+use crate::report::{Event, Reporter};
+
+use super::super::args::Verbosity;
+use super::super::printer::write_line;
+use super::{Failure, VERSION};
+
+/// Prints each event as a line of JSON on stderr.
+pub(in super::super) struct JsonReporter {
+    verbosity: Verbosity,
+}
+
+impl JsonReporter {
+    pub(in super::super) fn new(verbosity: Verbosity) -> Self {
+        Self { verbosity }
+    }
+}
+
+impl Reporter for JsonReporter {
+    fn report(&self, event: &Event) {
+        if self.verbosity > Verbosity::Quiet {
+            write_line(&line(event));
+        }
+    }
+}
+
+/// What ends a command that failed, beside the library's own events.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub(super) enum Ending {
+    /// Something could not be done.
+    Error {
+        /// What, why, and the way out.
+        error: Failure,
+    },
+}
+
+/// An error as a line.
+pub(in super::super) fn error_line(error: &Error) -> String {
+    line(&Ending::Error { error: error.into() })
+}
+
+/// Something odd that stops nothing, as a line.
+pub(in super::super) fn warning_line(message: &str) -> String {
+    line(&Event::Warning { message: message.to_owned() })
+}
+
+/// A line says when.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Line<T> {
+    /// Version of this format.
+    version: u32,
+    /// When it happened, milliseconds since 1970.
+    time_unix_ms: u64,
+    #[serde(flatten)]
+    content: T,
+}
+
+fn line(content: &impl Serialize) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let time_unix_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+    // Strings, numbers and paths; a path that is not UTF-8 cannot be told, and its event is left out.
+    serde_json::to_string(&Line { version: VERSION, time_unix_ms, content }).unwrap_or_default()
+}

@@ -1,0 +1,67 @@
+use schemars::generate::SchemaSettings;
+use schemars::{JsonSchema, SchemaGenerator};
+use serde_json::{Map, Value, json};
+
+use crate::report::Event;
+
+use super::super::{capture, cp, image, init, ssh_config, status, template};
+use super::reporter::{Ending, Line};
+use super::{Document, Outcomes};
+
+/// The JSON schema of all that `--json` prints: under `$defs` one schema a command, named like it, and `event` for the lines
+/// on stderr.
+pub fn schema() -> Value {
+    let mut definitions = Map::new();
+    for (name, schema) in documents() {
+        definitions.insert(name.to_owned(), schema);
+    }
+    json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "What castra --json prints",
+        "description": "Each command's document on stdout is described under its name, the lines on stderr under `event`.",
+        "$defs": definitions,
+    })
+}
+
+fn documents() -> Vec<(&'static str, Value)> {
+    vec![
+        ("event", json!({ "oneOf": [line::<Event>(), line::<Ending>()] })),
+        ("init", document::<init::Initialised>()),
+        ("up", document::<Outcomes>()),
+        ("down", document::<Outcomes>()),
+        ("suspend", document::<Outcomes>()),
+        ("clone", document::<Outcomes>()),
+        ("status", document::<status::Vms>()),
+        ("exec", document::<capture::Captured>()),
+        ("run", document::<capture::Captured>()),
+        ("cp", document::<cp::Copies>()),
+        ("ssh-config", document::<ssh_config::SshHosts>()),
+        ("image list", document::<image::ImageList>()),
+        ("image show", document::<image::ImageShown>()),
+        ("image pull", document::<image::ImagesPulled>()),
+        ("image verify", document::<image::ImagesVerified>()),
+        ("image import", document::<image::ImageImported>()),
+        ("image export", document::<image::ImageExported>()),
+        ("image prune", document::<image::ImagesPruned>()),
+        ("template list", document::<template::Templates>()),
+        ("template verify", document::<template::Templates>()),
+        ("template prune", document::<template::Templates>()),
+    ]
+}
+
+fn document<T: JsonSchema>() -> Value {
+    of::<Document<T>>()
+}
+
+fn line<T: JsonSchema>() -> Value {
+    of::<Line<T>>()
+}
+
+/// Each schema stands by itself: two commands may well have a `File` each.
+fn of<T: JsonSchema>() -> Value {
+    let settings = SchemaSettings::draft2020_12().with(|settings| {
+        settings.inline_subschemas = true;
+        settings.meta_schema = None;
+    });
+    SchemaGenerator::new(settings.for_serialize()).into_root_schema_for::<T>().to_value()
+}

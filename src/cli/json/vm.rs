@@ -1,0 +1,178 @@
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use crate::config::PortForward;
+use crate::error::{Error, Result};
+use crate::layout::ProjectLayout;
+use crate::qemu::AcceleratorChoice;
+use crate::vm::{self, VmState, VmStatus};
+
+use super::Failure;
+
+/// A VM, as every command tells of it. What does not apply is `null`.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(in super::super) struct VmView {
+    /// Its name.
+    pub(in super::super) name: String,
+    /// What it does.
+    state: State,
+    /// The image its disk stands on: name and version, or the path of the user's own file.
+    image: Option<String>,
+    /// Its disk.
+    overlay: Option<PathBuf>,
+    /// When its memory was saved, if it is suspended.
+    suspended_unix_ms: Option<u64>,
+    /// QEMU's process, if it runs.
+    pid: Option<i32>,
+    /// QEMU's version, if it runs.
+    qemu_version: Option<String>,
+    /// How its CPU is run, if it runs, and why.
+    accelerator: Option<AcceleratorChoice>,
+    /// When it was started, if it runs.
+    started_unix_ms: Option<u64>,
+    /// How long it took until commands could run, in this run.
+    ready_ms: Option<u64>,
+    /// Virtual CPUs, if it runs.
+    cpus: Option<u32>,
+    /// Memory in MiB, if it runs.
+    memory_mib: Option<u64>,
+    /// Port of 127.0.0.1 for SSH, if it runs and has an agent.
+    ssh_port: Option<u16>,
+    /// Forwarded ports, if it runs.
+    port_forwards: Vec<PortForward>,
+    /// Why it crashed.
+    crash: Option<String>,
+    /// What is wrong with it, or could not be done to it.
+    pub(in super::super) error: Option<Failure>,
+}
+
+/// What a VM does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+enum State {
+    /// Declared, and never started.
+    NotCreated,
+    Stopped,
+    Starting,
+    Running,
+    Stopping,
+    Suspending,
+    Suspended,
+    Resuming,
+    Crashed,
+    /// Its record cannot be read.
+    Unknown,
+}
+
+impl VmView {
+    /// One that was declared and never started.
+    pub(in super::super) fn not_created(name: &str) -> Self {
+        Self::empty(name, State::NotCreated)
+    }
+
+    /// One whose record cannot be read.
+    pub(in super::super) fn unreadable(name: &str, error: &Error) -> Self {
+        Self { error: Some(error.into()), ..Self::empty(name, State::Unknown) }
+    }
+
+    /// One of this project, as it is now.
+    fn now(name: &str, layout: &ProjectLayout) -> Self {
+        match vm::status_of(name, layout) {
+            Ok(Some(status)) => Self::from(status),
+            Ok(None) => Self::not_created(name),
+            Err(error) => Self::unreadable(name, &error.into()),
+        }
+    }
+
+    fn empty(name: &str, state: State) -> Self {
+        Self {
+            name: name.to_owned(),
+            state,
+            image: None,
+            overlay: None,
+            suspended_unix_ms: None,
+            pid: None,
+            qemu_version: None,
+            accelerator: None,
+            started_unix_ms: None,
+            ready_ms: None,
+            cpus: None,
+            memory_mib: None,
+            ssh_port: None,
+            port_forwards: Vec::new(),
+            crash: None,
+            error: None,
+        }
+    }
+}
+
+impl From<VmStatus> for VmView {
+    fn from(status: VmStatus) -> Self {
+        Self {
+            name: status.name,
+            state: status.state.into(),
+            image: Some(status.image),
+            overlay: Some(status.overlay),
+            suspended_unix_ms: status.suspended_unix_ms,
+            pid: status.pid,
+            qemu_version: status.qemu_version,
+            accelerator: status.accelerator,
+            started_unix_ms: status.started_unix_ms,
+            ready_ms: status.ready_ms,
+            cpus: status.cpus,
+            memory_mib: status.memory_mib,
+            ssh_port: status.ssh_port,
+            port_forwards: status.port_forwards,
+            crash: status.crash.map(|crash| crash.to_string()),
+            error: None,
+        }
+    }
+}
+
+impl From<VmState> for State {
+    fn from(state: VmState) -> Self {
+        match state {
+            VmState::Stopped => Self::Stopped,
+            VmState::Starting => Self::Starting,
+            VmState::Running => Self::Running,
+            VmState::Stopping => Self::Stopping,
+            VmState::Suspending => Self::Suspending,
+            VmState::Suspended => Self::Suspended,
+            VmState::Resuming => Self::Resuming,
+            VmState::Crashed => Self::Crashed,
+        }
+    }
+}
+
+/// What a command made of each VM.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(in super::super) struct Outcomes {
+    /// The VMs, as they are now.
+    vms: Vec<Outcome>,
+}
+
+/// What a command made of one VM.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(in super::super) struct Outcome {
+    #[serde(flatten)]
+    vm: VmView,
+    /// Whether the command did what it is for; `false` if nothing had to be done, or it failed.
+    changed: bool,
+}
+
+/// The VMs as they are now, each with whether the command changed it, or its error.
+pub(in super::super) fn outcomes<'a>(
+    done: impl IntoIterator<Item = (&'a str, &'a Result<bool>)>,
+    layout: &ProjectLayout,
+) -> Outcomes {
+    let outcome = |(name, done): (&str, &Result<bool>)| {
+        let mut vm = VmView::now(name, layout);
+        if let Err(error) = done {
+            vm.error = Some(error.into());
+        }
+        Outcome { vm, changed: matches!(done, Ok(true)) }
+    };
+    Outcomes { vms: done.into_iter().map(outcome).collect() }
+}
