@@ -20,6 +20,7 @@ pub mod cli;
 pub mod command;
 pub mod config;
 pub mod context;
+pub mod doctor;
 pub mod error;
 pub mod failpoint;
 pub mod files;

@@ -86,6 +86,8 @@ pub(super) enum Command {
     Image(Image),
     /// Look at warm templates, from which fresh VMs go on
     Template(Template),
+    /// Look at everything that VMs need here, and tell what to do where something is wrong
+    Doctor(Doctor),
     /// Print a configuration for ssh, scp, rsync, editors and Ansible
     SshConfig(SshConfig),
 }
@@ -380,6 +382,16 @@ pub(super) enum TemplateCommand {
         #[arg(long)]
         dry_run: bool,
     },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Doctor {
+    /// Fail for warnings, too
+    #[arg(long)]
+    pub(super) strict: bool,
+    /// Mend what can be mended without losing anything
+    #[arg(long)]
+    pub(super) fix: bool,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -6,6 +6,7 @@ mod args;
 mod capture;
 mod clone;
 mod cp;
+mod doctor;
 mod down;
 mod error;
 mod exec;
@@ -83,6 +84,7 @@ fn run(args: &Args, environment: Environment, printer: &Arc<Printer>) -> Result<
         Command::Logs(logs) => logs::run(logs, args, &context, printer),
         Command::Ports(ports) => ports::run(ports, args, &context, printer),
         Command::Image(image) => image::run(image, args, &context, printer),
+        Command::Doctor(doctor) => doctor::run(doctor, args, &context, printer),
         Command::Template(template) => template::run(template, &context, printer),
         Command::SshConfig(ssh_config) => ssh_config::run(ssh_config, args, &context, printer),
     }

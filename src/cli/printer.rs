@@ -22,6 +22,15 @@ const YELLOW: Style = AnsiColor::Yellow.on_default().bold();
 const GREEN: Style = AnsiColor::Green.on_default().bold();
 const BOLD: Style = Style::new().bold();
 
+/// How good a line of a result is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mark {
+    Good,
+    Note,
+    Warning,
+    Problem,
+}
+
 /// Prints. anstream takes the colours out where `NO_COLOR` or a pipe asks for it.
 pub(super) struct Printer {
     verbosity: Verbosity,
@@ -84,6 +93,21 @@ impl Printer {
     /// Whether JSON was asked for.
     pub(super) fn is_json(&self) -> bool {
         self.json
+    }
+
+    /// A heading in a result.
+    pub(super) fn heading(&self, text: &str) -> String {
+        format!("{BOLD}{text}{BOLD:#}\n")
+    }
+
+    /// A mark in front of a line of a result.
+    pub(super) fn mark(&self, mark: Mark) -> String {
+        match mark {
+            Mark::Good => format!("{GREEN}✓{GREEN:#}"),
+            Mark::Note => "·".to_owned(),
+            Mark::Warning => format!("{YELLOW}!{YELLOW:#}"),
+            Mark::Problem => format!("{RED}✗{RED:#}"),
+        }
     }
 
     /// Something good, on stderr. Programs learn of it from the result.

@@ -10,8 +10,9 @@ use super::log::ImageLog;
 use super::manifest::{Distrust, Manifest};
 use super::patience::Patience;
 use super::restore::{self, CheckedImage};
+use super::source::{self, python};
 use super::spec::{ArtifactRole, ArtifactSource, Digest, ManagedImagePaths, ManagedImageSpec};
-use super::{check, files, prepare, references, source};
+use super::{check, files, prepare, references};
 use crate::context::RuntimeContext;
 use crate::layout::{ImagesLayout, ProjectLayout};
 use crate::report::{Event, ImageLabel};
@@ -321,12 +322,31 @@ impl ImageManager {
     }
 
     /// Whether an image's servers answer. What comes by pip is only found out by trying.
+    /// Asks every source of an image whether it could be fetched now. Takes seconds, and fetches next to nothing.
+    ///
+    /// # Errors
+    /// Why it could not.
+    pub fn ask(&self, spec: &ManagedImageSpec, context: &RuntimeContext) -> Result<(), ImageError> {
+        self.reach(spec, context)?;
+        let job = self.job_beside(spec.label(), context);
+        let mut asked = Vec::new();
+        for artifact in &spec.artifacts {
+            if let ArtifactSource::PythonPackage { name, version, platform } = &artifact.source
+                && !asked.contains(&name)
+            {
+                python::ask(&job, name, &python::requirement(name, version, platform.as_deref()))?;
+                asked.push(name);
+            }
+        }
+        Ok(())
+    }
+
     fn reach(&self, spec: &ManagedImageSpec, context: &RuntimeContext) -> Result<(), ImageError> {
         check::spec(spec)?;
         if context.offline {
             return Err(ImageError::Offline { what: spec.label().to_string() });
         }
-        let job = self.job(spec, context);
+        let job = self.job_beside(spec.label(), context);
         let mut probed: Vec<&[String]> = Vec::new();
         for artifact in &spec.artifacts {
             if let ArtifactSource::Url(urls) = &artifact.source

@@ -18,6 +18,8 @@ pub struct Patience {
     /// What the default choice allows each of its two attempts to reach an image: somebody's very first `castra up`
     /// waits for this.
     pub probe: Duration,
+    /// For asking pip whether it could fetch something.
+    pub ask: Duration,
     /// For one run of pip, which downloads tens of megabytes.
     pub pip: Duration,
 }
@@ -31,6 +33,7 @@ impl Default for Patience {
             back_off: Duration::from_millis(500),
             longest_wait: Duration::from_secs(60),
             probe: Duration::from_secs(5),
+            ask: Duration::from_secs(20),
             pip: Duration::from_secs(30 * 60),
         }
     }

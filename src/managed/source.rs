@@ -11,7 +11,7 @@ use super::{download, files, lock, quarantine};
 use crate::layout::CacheLayout;
 
 mod local;
-pub(super) mod python;
+pub(in crate::managed) mod python;
 
 /// The blob of an artifact: one that is there and still right, or a fresh one.
 pub(super) fn fetch(

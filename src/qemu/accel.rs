@@ -17,7 +17,7 @@ use super::probe::{self, Outcome};
 use super::process::QemuBinary;
 
 /// How long a candidate may take. TCG needs 0.15 s; one that needs ten times as long is no gain.
-const PROBE_LIMIT: Duration = Duration::from_secs(3);
+pub(super) const PROBE_LIMIT: Duration = Duration::from_secs(3);
 
 /// The probe takes little more than QEMU's own start, so only a clear loss counts against hardware.
 const CLEARLY: u32 = 3;
@@ -94,12 +94,12 @@ pub fn choose_accelerator(
     Ok(choice)
 }
 
-struct Candidate {
-    accelerator: Accelerator,
-    device: &'static str,
+pub(super) struct Candidate {
+    pub(super) accelerator: Accelerator,
+    pub(super) device: &'static str,
 }
 
-fn candidate() -> Option<Candidate> {
+pub(super) fn candidate() -> Option<Candidate> {
     let native = cfg!(target_arch = "x86_64");
     if native && cfg!(target_os = "linux") {
         Some(Candidate { accelerator: Accelerator::Kvm, device: "/dev/kvm" })
@@ -119,7 +119,7 @@ fn race(
     cancel: &Cancel,
 ) -> Result<AcceleratorChoice, QemuError> {
     let run = |accelerator: Accelerator| {
-        probe::probe(&qemu.path, accelerator, &accelerator.cpu(tcg_cpu), scratch, PROBE_LIMIT, cancel)
+        probe::probe(&qemu.path, accelerator, &accelerator.cpu(tcg_cpu), scratch, PROBE_LIMIT, &[], cancel)
     };
     let (under_hardware, under_tcg) = std::thread::scope(|scope| {
         let hardware = scope.spawn(|| run(hardware));
@@ -130,7 +130,7 @@ fn race(
 }
 
 /// Pure: who wins, and why.
-fn judge(hardware: Accelerator, under_hardware: Outcome, under_tcg: Outcome) -> AcceleratorChoice {
+pub(super) fn judge(hardware: Accelerator, under_hardware: Outcome, under_tcg: Outcome) -> AcceleratorChoice {
     let name = hardware.name();
     match (under_hardware, under_tcg) {
         (Outcome::Works(fast), Outcome::Works(slow)) if fast > slow * CLEARLY => tcg(&format!(
@@ -150,7 +150,7 @@ fn tcg(reason: &str) -> AcceleratorChoice {
     AcceleratorChoice { accelerator: Accelerator::Tcg, reason: reason.to_owned() }
 }
 
-fn why_closed(device: &str, errno: rustix::io::Errno) -> String {
+pub(super) fn why_closed(device: &str, errno: rustix::io::Errno) -> String {
     match errno {
         rustix::io::Errno::NOENT => format!("there is no {device}"),
         rustix::io::Errno::ACCESS | rustix::io::Errno::PERM => {
@@ -166,7 +166,8 @@ fn host_identity() -> String {
     format!("kernel={} boot={}", uname.release().to_string_lossy(), boot_id().unwrap_or_default())
 }
 
-fn read_remembered(path: &Path) -> BTreeMap<String, AcceleratorChoice> {
+/// What earlier races found.
+pub(super) fn read_remembered(path: &Path) -> BTreeMap<String, AcceleratorChoice> {
     // A missing or damaged file only costs another race.
     fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
 }

@@ -8,6 +8,9 @@ use crate::config::Protocol;
 
 use super::accel::Accelerator;
 
+/// The strictest sandbox there is; Castra detaches the process itself, since -daemonize cannot go with it.
+pub(super) const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
+
 /// All there is to know to run a machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MachineSpec {
@@ -222,9 +225,7 @@ fn devices(devices: &[String]) -> Vec<OsString> {
 }
 
 fn process(spec: &MachineSpec) -> Vec<OsString> {
-    // The strictest sandbox there is; Castra detaches the process itself, since -daemonize cannot go with it.
-    let sandbox = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
-    words(&["-pidfile"]).chain([spec.pidfile.clone().into()]).chain(words(&["-sandbox", sandbox])).collect()
+    words(&["-pidfile"]).chain([spec.pidfile.clone().into()]).chain(words(&["-sandbox", SANDBOX])).collect()
 }
 
 /// Goes on from a saved state, which is named over the machine protocol: what is special about it must be said first.

@@ -13,6 +13,7 @@ mod probe;
 mod process;
 mod qcow2;
 mod qmp;
+mod trial;
 
 pub use accel::{Accelerator, AcceleratorChoice, choose_accelerator};
 pub use argv::{Boot, Channels, Disk, HostForward, MachineSpec, Memory, Network, arguments};
@@ -23,3 +24,4 @@ pub use migrate::{ignore_shared_memory, save_all_memory, save_state};
 pub use process::{Incoming, Launch, QemuBinary, QemuProcess, launch, prepare_socket_directory};
 pub use qcow2::Qcow2Header;
 pub use qmp::{Qmp, QmpError};
+pub use trial::{Trial, remembered_accelerators, try_accelerators, try_everything};

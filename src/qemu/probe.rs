@@ -59,7 +59,8 @@ pub(super) enum Outcome {
     Fails(String),
 }
 
-/// Runs the probe, whose disk goes into the directory `scratch`, under `accelerator` with the CPU model that the launch will use.
+/// Runs the probe, whose disk goes into the directory `scratch`, under `accelerator` with the CPU model that the launch
+/// will use and `further` arguments.
 ///
 /// # Errors
 /// [`QemuError::Interrupted`]; and [`QemuError::File`] where the probe's disk cannot be written.
@@ -69,6 +70,7 @@ pub(super) fn probe(
     cpu: &str,
     scratch: &Path,
     limit: Duration,
+    further: &[&str],
     cancel: &Cancel,
 ) -> Result<Outcome, QemuError> {
     let disk = disk(scratch).map_err(|source| QemuError::File {
@@ -83,7 +85,8 @@ pub(super) fn probe(
         .arg(format!(
             "driver=raw,node-name=disk,read-only=on,file.driver=file,file.filename={}",
             disk_name(&disk)
-        ));
+        ))
+        .args(further);
     let started = Instant::now();
     match command::run(&invocation, Some(limit), cancel) {
         Err(CommandError::Failed { status, .. }) if status.code() == Some(REACHED_LONG_MODE) => {

@@ -95,6 +95,7 @@ pub(crate) fn patience() -> Patience {
         back_off: Duration::from_millis(1),
         longest_wait: Duration::from_secs(5),
         probe: Duration::from_secs(30),
+        ask: Duration::from_secs(20),
         pip: Duration::from_secs(120),
     }
 }

@@ -163,6 +163,14 @@ pub(crate) struct Ended {
 }
 
 impl Ended {
+    /// Runs a command of [`Project::castra`]'s, changed to taste.
+    pub(crate) fn of(mut command: Command) -> Self {
+        let arguments: Vec<String> =
+            command.get_args().map(|argument| argument.to_string_lossy().into_owned()).collect();
+        let output = command.output().expect("castra runs");
+        Self::new(&arguments.iter().map(String::as_str).collect::<Vec<_>>(), output)
+    }
+
     fn new(arguments: &[&str], output: Output) -> Self {
         Self {
             arguments: arguments.join(" "),

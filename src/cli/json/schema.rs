@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use crate::report::Event;
 
-use super::super::{capture, cp, image, init, ssh_config, status, template};
+use super::super::{capture, cp, doctor, image, init, ssh_config, status, template};
 use super::reporter::{Ending, Line};
 use super::{Document, Outcomes};
 
@@ -35,6 +35,7 @@ fn documents() -> Vec<(&'static str, Value)> {
         ("exec", document::<capture::Captured>()),
         ("run", document::<capture::Captured>()),
         ("cp", document::<cp::Copies>()),
+        ("doctor", document::<doctor::Diagnosis>()),
         ("ssh-config", document::<ssh_config::SshHosts>()),
         ("image list", document::<image::ImageList>()),
         ("image show", document::<image::ImageShown>()),

@@ -97,13 +97,17 @@ impl Explain for PipError {
 }
 
 /// A wheel, as pip is asked for it.
-pub(super) struct Requirement<'a> {
+pub(in crate::managed) struct Requirement<'a> {
     pinned: String,
     platform: Option<&'a str>,
 }
 
 /// `name==version`, for this platform.
-pub(super) fn requirement<'a>(name: &str, version: &str, platform: Option<&'a str>) -> Requirement<'a> {
+pub(in crate::managed) fn requirement<'a>(
+    name: &str,
+    version: &str,
+    platform: Option<&'a str>,
+) -> Requirement<'a> {
     Requirement { pinned: format!("{name}=={version}"), platform }
 }
 
@@ -181,9 +185,35 @@ fn collect(
     kept
 }
 
+/// Asks pip's index whether it has this, without fetching it.
+///
+/// # Errors
+/// [`PipError`]; an interruption.
+pub(in crate::managed) fn ask(job: &Job, name: &str, requirement: &Requirement) -> Result<(), ImageError> {
+    let scratch = tempfile::Builder::new().prefix("castra-pip-").tempdir();
+    let scratch = scratch.at("make a directory in", &std::env::temp_dir())?;
+    let arguments = |pip: Invocation| pip.args(["index", "versions", name]);
+    match run(job, requirement, scratch.path(), job.patience.ask, arguments) {
+        // A pip of before 2021 cannot be asked; that it is there is what can be told.
+        Err(ImageError::Pip(PipError::Failed { source, .. })) if is_unknown_command(&source) => Ok(()),
+        other => other,
+    }
+}
+
+/// Has pip download a wheel into this directory.
+fn download(job: &Job, requirement: &Requirement, wheels: &Path, scratch: &Path) -> Result<(), ImageError> {
+    run(job, requirement, scratch, job.patience.pip, |pip| with_arguments(pip, requirement, wheels))
+}
+
 /// Runs the first pip there is, in a directory of its own: `python3 -m` imports from the working directory first, and
 /// a project may have a `pip.py`.
-fn download(job: &Job, requirement: &Requirement, wheels: &Path, scratch: &Path) -> Result<(), ImageError> {
+fn run(
+    job: &Job,
+    requirement: &Requirement,
+    scratch: &Path,
+    limit: Duration,
+    arguments: impl Fn(Invocation) -> Invocation,
+) -> Result<(), ImageError> {
     let environment = job
         .context
         .environment
@@ -193,15 +223,13 @@ fn download(job: &Job, requirement: &Requirement, wheels: &Path, scratch: &Path)
         .with("PIP_NO_INPUT", "1")
         // Nothing is installed, so this wish of the user's is not touched.
         .with("PIP_REQUIRE_VIRTUALENV", "0");
-    for (program, arguments) in [("python3", ["-m", "pip"].as_slice()), ("pip3", &[]), ("pip", &[])] {
+    for (program, first) in [("python3", ["-m", "pip"].as_slice()), ("pip3", &[]), ("pip", &[])] {
         let found = command::find_program(&job.context.environment, program);
         let Some(program) = found.and_then(|program| std::path::absolute(program).ok()) else {
             continue;
         };
-        let pip = Invocation::new(program).args(arguments);
-        let invocation = with_arguments(pip, requirement, wheels);
-        let limit = Some(job.patience.pip);
-        match command::run_in(scratch, &environment, &invocation, limit, &job.context.cancel) {
+        let invocation = arguments(Invocation::new(program).args(first));
+        match command::run_in(scratch, &environment, &invocation, Some(limit), &job.context.cancel) {
             Ok(_) => return Ok(()),
             Err(CommandError::Interrupted(interrupted)) => return Err(interrupted.into()),
             Err(error) if is_no_pip(&error) => job.note(&format!("{error}")),
@@ -209,6 +237,10 @@ fn download(job: &Job, requirement: &Requirement, wheels: &Path, scratch: &Path)
         }
     }
     Err(PipError::Missing { requirement: requirement.pinned.clone() }.into())
+}
+
+fn is_unknown_command(error: &CommandError) -> bool {
+    matches!(error, CommandError::Failed { stderr, .. } if stderr.contains("unknown command"))
 }
 
 fn with_arguments(pip: Invocation, requirement: &Requirement, wheels: &Path) -> Invocation {

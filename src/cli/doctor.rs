@@ -1,0 +1,89 @@
+use std::process::ExitCode;
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use crate::context::RuntimeContext;
+use crate::doctor::{self, Finding, Severity, Subject};
+use crate::error::{Kind, Result};
+
+use super::args::{Args, Doctor, Verbosity};
+use super::exit;
+use super::printer::{Mark, Printer};
+use super::project;
+
+/// What was found, and what was mended.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Diagnosis {
+    /// Whether nothing keeps VMs from running.
+    healthy: bool,
+    /// What was looked at, area by area.
+    findings: Vec<Finding>,
+    /// What `--fix` did, in words.
+    mended: Vec<String>,
+}
+
+/// Looks at everything, mends what can be mended if that is asked for, and tells. The exit code says whether VMs can run;
+/// with `--strict`, whether all is as it should be.
+pub(super) fn run(
+    doctor: &Doctor,
+    args: &Args,
+    context: &RuntimeContext,
+    printer: &Printer,
+) -> Result<ExitCode> {
+    let project = project::config(args, context, &Printer::quiet());
+    let subject = Subject { context, project: project.as_ref() };
+    let mut findings = doctor::examine(&subject)?;
+    let mut mended = Vec::new();
+    if doctor.fix && findings.iter().any(|finding| finding.can_be_mended) {
+        mended = doctor::mend(&findings, context)?;
+        findings = doctor::examine(&subject)?;
+    }
+    let worst = findings.iter().map(|finding| finding.severity).max().unwrap_or(Severity::Good);
+    let text = text(&findings, args.verbosity(), printer);
+    let diagnosis = Diagnosis { healthy: worst < Severity::Problem, findings, mended };
+    printer.show(&diagnosis, &text)?;
+    diagnosis.mended.iter().for_each(|done| printer.success(done));
+    printer.tip(verdict(worst, &diagnosis.findings));
+    let bearable = if doctor.strict { Severity::Note } else { Severity::Warning };
+    Ok(if worst > bearable { exit::of_kind(Kind::HostNotCapable) } else { ExitCode::SUCCESS })
+}
+
+fn verdict(worst: Severity, findings: &[Finding]) -> &'static str {
+    let can_be_mended = findings.iter().any(|finding| finding.can_be_mended);
+    match (worst, can_be_mended) {
+        (Severity::Problem, _) => {
+            "VMs will not run, or not all of them, until the problems above are solved."
+        }
+        (Severity::Warning, true) => "VMs can run. `castra doctor --fix` mends part of the above.",
+        (Severity::Warning, false) => "VMs can run.",
+        (Severity::Good | Severity::Note, _) => "All is well.",
+    }
+}
+
+/// One line a finding, below its area; what is good only where more is asked for, but never nothing of an area.
+fn text(findings: &[Finding], verbosity: Verbosity, printer: &Printer) -> String {
+    let mut text = String::new();
+    let mut area = None;
+    for finding in findings {
+        if verbosity == Verbosity::Quiet && finding.severity < Severity::Warning {
+            continue;
+        }
+        if area != Some(finding.area) {
+            text.push_str(&printer.heading(finding.area.name()));
+            area = Some(finding.area);
+        }
+        let mark = match finding.severity {
+            Severity::Good => Mark::Good,
+            Severity::Note => Mark::Note,
+            Severity::Warning => Mark::Warning,
+            Severity::Problem => Mark::Problem,
+        };
+        let message = finding.message.replace('\n', "\n      ");
+        text.push_str(&format!("  {} {message}\n", printer.mark(mark)));
+        if let Some(fix) = &finding.fix {
+            text.push_str(&format!("      {}\n", fix.replace('\n', "\n      ")));
+        }
+    }
+    text
+}

@@ -1,0 +1,76 @@
+//! What can run a guest's CPU here: each is tried with a real program and timed.
+
+use crate::cancel::Interrupted;
+use crate::context::RuntimeContext;
+use crate::qemu::{self, Accelerator, QemuBinary, QemuError, Trial};
+
+use super::{Area, Finding, Repair};
+
+pub(super) fn examine(
+    binary: Option<&QemuBinary>,
+    context: &RuntimeContext,
+) -> Result<Vec<Finding>, Interrupted> {
+    let Some(binary) = binary else { return Ok(Vec::new()) };
+    let trials = match qemu::try_accelerators(binary, &context.cancel) {
+        Ok(trials) => trials,
+        Err(QemuError::Interrupted(interrupted)) => return Err(interrupted),
+        Err(error) => {
+            let message = crate::managed::one_line(&error);
+            return Ok(vec![Finding::warning(Area::Accelerators, "accelerators", message)]);
+        }
+    };
+    let mut findings: Vec<Finding> = trials.iter().map(finding).collect();
+    findings.extend(remembered(&trials, context));
+    Ok(findings)
+}
+
+fn finding(trial: &Trial) -> Finding {
+    let (check, name) = (trial.accelerator.name(), trial.accelerator.name());
+    let is_hardware = trial.accelerator != Accelerator::Tcg;
+    match (&trial.outcome, trial.is_chosen) {
+        (Ok(time), true) => {
+            Finding::good(Area::Accelerators, check, format!("{name} works ({} ms) and is taken", time.as_millis()))
+        }
+        (Ok(time), false) if is_hardware => Finding::warning(
+            Area::Accelerators,
+            check,
+            format!("{name} works and is slower here than translation ({} ms): it is not taken", time.as_millis()),
+        )
+        .with_fix("That is usual for a nested guest. On a real machine, look at the BIOS's virtualisation settings."),
+        (Ok(time), false) => {
+            Finding::good(Area::Accelerators, check, format!("{name} works ({} ms)", time.as_millis()))
+        }
+        (Err(reason), _) if is_hardware => {
+            let finding = Finding::warning(Area::Accelerators, check, format!("{name} is not used: {reason}"));
+            finding.with_fix(way_out(reason))
+        }
+        (Err(reason), _) => Finding::problem(Area::Accelerators, check, format!("{name} does not work: {reason}"))
+            .with_fix("Install your distribution's QEMU anew."),
+    }
+}
+
+fn way_out(reason: &str) -> &'static str {
+    if reason.starts_with("no permission") {
+        "sudo usermod -aG kvm $USER, then log in again. VMs work without, only slower."
+    } else if reason.starts_with("there is no") {
+        "Switch virtualisation on in the BIOS, or for this machine if it is a guest itself, and load the kernel's module \
+         (sudo modprobe kvm_intel, or kvm_amd). VMs work without, only slower."
+    } else {
+        "VMs work without, only slower."
+    }
+}
+
+/// The answer of an earlier race, where another one would be given now.
+fn remembered(trials: &[Trial], context: &RuntimeContext) -> Option<Finding> {
+    let path = context.cache.accelerators();
+    let (now, known) = (trials.iter().find(|trial| trial.is_chosen)?, qemu::remembered_accelerators(&path));
+    let other = known.iter().find(|choice| choice.accelerator != now.accelerator)?;
+    let message = format!(
+        "{} was taken when they were tried first, and {} would be now",
+        other.accelerator.name(),
+        now.accelerator.name()
+    );
+    let fix = format!("Have them tried anew by the next start: remove {}", path.display());
+    let finding = Finding::warning(Area::Accelerators, "remembered-choice", message);
+    Some(finding.with_fix(fix).with_repair(Repair::RemoveFile(path)))
+}

@@ -1,0 +1,114 @@
+//! The user's cache: images, templates, what was set aside or left behind.
+
+use std::fs;
+
+use crate::cancel::Interrupted;
+use crate::context::RuntimeContext;
+use crate::managed::{Catalog, ImageManager, Manifest};
+use crate::qemu::QemuBinary;
+use crate::template::{self, Use};
+
+use super::{Area, Finding, Repair};
+
+pub(super) fn examine(
+    binary: Option<&QemuBinary>,
+    context: &RuntimeContext,
+) -> Result<Vec<Finding>, Interrupted> {
+    let mut findings = vec![images(context)];
+    context.cancel.check()?;
+    findings.extend(templates(binary, context));
+    findings.extend(set_aside(context));
+    Ok(findings)
+}
+
+/// Images by their stamps; `castra image verify` hashes them.
+fn images(context: &RuntimeContext) -> Finding {
+    let directory = context.cache.images();
+    let mut whole = Vec::new();
+    for id in names(directory.root()) {
+        for version in names(&directory.root().join(&id)).into_iter().filter(|name| !name.starts_with('.')) {
+            if Manifest::load(&directory.image(&id, &version)).is_ok() {
+                whole.push(format!("{id} {version}"));
+            }
+        }
+    }
+    if whole.is_empty() {
+        let manager = ImageManager::new(&context.cache.runs());
+        let catalog = Catalog::builtin();
+        let is_near = catalog.default_candidates().iter().any(|spec| manager.is_cached(spec, context));
+        let message = if is_near {
+            "an image is downloaded and not made yet"
+        } else {
+            "no image is in the cache yet: the first start downloads one"
+        };
+        return Finding::note(Area::Cache, "images", message);
+    }
+    Finding::good(Area::Cache, "images", format!("images in the cache: {}", whole.join(", ")))
+}
+
+fn templates(binary: Option<&QemuBinary>, context: &RuntimeContext) -> Vec<Finding> {
+    let directory = context.cache.templates();
+    let found = template::list(&directory);
+    let mut findings = Vec::new();
+    let uses: Vec<Use> =
+        found.iter().map(|manifest| template::use_of(&directory, manifest, binary)).collect();
+    let count = |wanted: Use| uses.iter().filter(|one| **one == wanted).count();
+    let ready = count(Use::Ready);
+    if ready > 0 {
+        findings.push(Finding::good(Area::Cache, "templates", format!("{ready} warm templates are ready")));
+    }
+    for (of, check, what) in [
+        (
+            Use::Outdated,
+            "outdated-templates",
+            "warm templates of another castra or QEMU are of no use any more",
+        ),
+        (Use::Damaged, "damaged-templates", "warm templates are damaged"),
+    ] {
+        let bytes: u64 = found
+            .iter()
+            .zip(&uses)
+            .filter(|(_, one)| **one == of)
+            .map(|(one, _)| one.allocated_bytes())
+            .sum();
+        if count(of) > 0 {
+            let message = format!("{} {what} ({} MiB)", count(of), bytes >> 20);
+            findings.push(
+                Finding::warning(Area::Cache, check, message)
+                    .with_fix("castra template prune")
+                    .with_repair(Repair::PruneTemplates),
+            );
+        }
+    }
+    findings.extend(refusals(context));
+    findings
+}
+
+/// VMs boot without a template as long as a failure is remembered.
+fn refusals(context: &RuntimeContext) -> Option<Finding> {
+    let directory = context.cache.templates();
+    let keys = names(directory.root());
+    let mut reasons = keys.iter().filter_map(|name| name.strip_suffix(".refused.json"));
+    let refusal = reasons.find_map(|key| template::refusal(&directory, key))?;
+    let message = format!("a warm template could not be made, and VMs boot without: {}", refusal.reason);
+    let finding = Finding::warning(Area::Cache, "refused-templates", message);
+    Some(finding.with_fix("castra template prune has it tried again").with_repair(Repair::PruneTemplates))
+}
+
+/// Damaged files that were moved out of the way, and nobody's any more.
+fn set_aside(context: &RuntimeContext) -> Option<Finding> {
+    let count = names(&context.cache.quarantine()).len();
+    (count > 0).then(|| {
+        let message =
+            format!("{count} damaged files were set aside in {}", context.cache.quarantine().display());
+        Finding::note(Area::Cache, "quarantine", message)
+            .with_fix("castra image prune removes them. Damage that comes again is a failing disk or memory.")
+    })
+}
+
+fn names(directory: &std::path::Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.sort();
+    names
+}

@@ -1,0 +1,40 @@
+//! Where the default images come from: each place is asked, with a limit.
+
+use crate::context::RuntimeContext;
+use crate::error::Explain as _;
+use crate::managed::{Catalog, ImageManager, one_line};
+
+use super::{Area, Finding};
+
+pub(super) fn examine(context: &RuntimeContext) -> Vec<Finding> {
+    if context.offline {
+        return vec![Finding::note(Area::Network, "network", "the network is not used, as was asked for")];
+    }
+    let manager = ImageManager::new(&context.cache.runs());
+    let catalog = Catalog::builtin();
+    let candidates = catalog.default_candidates();
+    let is_here = candidates.iter().any(|spec| manager.is_cached(spec, context));
+    let answers: Vec<_> = candidates.iter().map(|spec| (spec, manager.ask(spec, context))).collect();
+    let can_be_had = answers.iter().any(|(_, answer)| answer.is_ok());
+    let finding = |(spec, answer): (&crate::ManagedImageSpec, Result<(), crate::managed::ImageError>)| {
+        let image = spec.label();
+        match answer {
+            Ok(()) => Finding::good(Area::Network, "source", format!("{image} can be fetched")),
+            Err(error) => {
+                let message = format!("{image} cannot be fetched: {}", one_line(&error));
+                // One of them is enough, and none is needed where an image is here.
+                let severity = match (can_be_had, is_here) {
+                    (true, _) => Finding::note,
+                    (false, true) => Finding::warning,
+                    (false, false) => Finding::problem,
+                };
+                let finding = severity(Area::Network, "source", message);
+                match error.hint() {
+                    Some(hint) if !can_be_had => finding.with_fix(hint),
+                    _ => finding,
+                }
+            }
+        }
+    };
+    answers.into_iter().map(finding).collect()
+}

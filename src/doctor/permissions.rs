@@ -1,0 +1,94 @@
+//! Who may do what: directories of Castra's belong to this user alone.
+
+use std::io;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::Path;
+
+use crate::layout::{MAX_SOCKET_PATH_BYTES, MAX_VM_NAME_BYTES};
+
+use super::{Area, Finding, Repair, Subject};
+
+pub(super) fn examine(subject: &Subject<'_>) -> Vec<Finding> {
+    let context = subject.context;
+    let mut findings = vec![user()];
+    findings.push(directory("cache", context.cache.root()));
+    if let Ok(project) = subject.project {
+        findings.push(directory("project", project.layout.state_root()));
+        findings.extend(socket_length(
+            &project.layout.sockets(&context.runtime_root, &"x".repeat(MAX_VM_NAME_BYTES)).control(),
+        ));
+    }
+    findings.push(runtime(&context.runtime_root));
+    findings
+}
+
+fn user() -> Finding {
+    if rustix::process::geteuid().is_root() {
+        return Finding::note(
+            Area::Permissions,
+            "user",
+            "castra runs as root and so does QEMU; it needs no more than an ordinary user's rights",
+        );
+    }
+    Finding::good(Area::Permissions, "user", "castra runs as an ordinary user")
+}
+
+/// A directory that is there must be this user's and writable; one that is not must be one that can be made.
+fn directory(check: &'static str, path: &Path) -> Finding {
+    let Some(existing) = path.ancestors().find(|ancestor| ancestor.exists()) else {
+        return Finding::problem(Area::Permissions, check, format!("{} cannot be made", path.display()));
+    };
+    if let Err(error) =
+        rustix::fs::access(existing, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK)
+    {
+        let message = format!("{} cannot be written to: {}", existing.display(), io::Error::from(error));
+        let fix = match check {
+            "cache" => {
+                "Make it yours, or set XDG_CACHE_HOME to a directory that is. A project has a cache of its own meanwhile."
+            }
+            _ => "Make it yours (ls -ld shows whose it is), or work in another directory.",
+        };
+        let finding = if check == "cache" { Finding::warning } else { Finding::problem };
+        return finding(Area::Permissions, check, message).with_fix(fix);
+    }
+    if existing == path && !is_own(path) {
+        let message = format!("{} belongs to another user, who could change what is in it", path.display());
+        return Finding::warning(Area::Permissions, check, message).with_fix("Make it yours: sudo chown");
+    }
+    Finding::good(Area::Permissions, check, format!("{} can be written to", path.display()))
+}
+
+/// Sockets are for this user alone.
+fn runtime(path: &Path) -> Finding {
+    let check = "runtime-directory";
+    let Ok(metadata) = path.symlink_metadata() else { return directory(check, path) };
+    if !metadata.is_dir() || !is_own(path) {
+        let message =
+            format!("{} is not a directory of this user's; sockets are not put there", path.display());
+        return Finding::problem(Area::Permissions, check, message)
+            .with_fix("Set XDG_RUNTIME_DIR to a directory of yours that nobody else may enter.");
+    }
+    if metadata.permissions().mode() & 0o077 != 0 {
+        let message = format!("{} can be entered by others", path.display());
+        return Finding::warning(Area::Permissions, check, message)
+            .with_fix(format!("chmod 700 {}", path.display()))
+            .with_repair(Repair::Tighten(path.to_owned()));
+    }
+    directory(check, path)
+}
+
+fn is_own(path: &Path) -> bool {
+    let own = rustix::process::geteuid().as_raw();
+    path.symlink_metadata().is_ok_and(|metadata| metadata.uid() == own)
+}
+
+fn socket_length(longest: &Path) -> Option<Finding> {
+    let bytes = longest.as_os_str().len();
+    (bytes > MAX_SOCKET_PATH_BYTES).then(|| {
+        let message = format!(
+            "paths of sockets can be {bytes} bytes long here; the kernel takes {MAX_SOCKET_PATH_BYTES}"
+        );
+        Finding::warning(Area::Permissions, "socket-paths", message)
+            .with_fix("Set XDG_RUNTIME_DIR to a shorter path, or give VMs short names.")
+    })
+}

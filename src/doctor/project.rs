@@ -1,0 +1,49 @@
+//! The project of this directory: its configuration, and whether its VMs are as their records say.
+
+use crate::error::Error;
+use crate::vm::{self, VmState};
+
+use super::{Area, Finding, Subject};
+
+pub(super) fn examine(subject: &Subject<'_>) -> Vec<Finding> {
+    let project = match subject.project {
+        Ok(project) => project,
+        Err(error) => {
+            // All the mistakes with their places are more than a finding.
+            let message = error.to_string().lines().next().unwrap_or_default().to_owned();
+            let finding = Finding::problem(Area::Project, "configuration", message);
+            let fix =
+                error.hint().unwrap_or_else(|| "castra config check shows each mistake at its place.".into());
+            return vec![finding.with_fix(fix)];
+        }
+    };
+    let mut findings = vec![match &project.file {
+        Some(file) => Finding::good(Area::Project, "configuration", format!("{} is valid", file.display())),
+        None => Finding::good(Area::Project, "configuration", "there is no castra.toml: the default VM"),
+    }];
+    if !project.warnings.is_empty() {
+        let message = format!("castra.toml has {} oddities", project.warnings.iter().count());
+        findings.push(
+            Finding::warning(Area::Project, "configuration-warnings", message)
+                .with_fix("castra config check shows each at its place."),
+        );
+    }
+    findings.extend(vm::status(&project.layout).into_iter().map(|(name, status)| match status {
+        Ok(status) if status.state == VmState::Crashed => {
+            let why = status.crash.map_or_else(String::new, |why| format!(": {why}"));
+            Finding::warning(Area::Project, "vm", format!("VM `{name}` has crashed{why}")).with_fix(format!(
+                "castra up {name} starts it from its disk; castra down {name} leaves it stopped."
+            ))
+        }
+        Ok(status) => Finding::good(Area::Project, "vm", format!("VM `{name}` is {}", status.state.name())),
+        Err(error) => {
+            let error = Error::from(error);
+            let finding = Finding::problem(Area::Project, "vm", error.to_string());
+            match error.hint() {
+                Some(hint) => finding.with_fix(hint),
+                None => finding,
+            }
+        }
+    }));
+    findings
+}

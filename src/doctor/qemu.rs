@@ -1,0 +1,110 @@
+//! QEMU and qemu-img: there, new enough, and with all that a launch uses.
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::cancel::Interrupted;
+use crate::command::{self, CommandError, Invocation};
+use crate::context::RuntimeContext;
+use crate::error::Explain as _;
+use crate::qemu::{self, QemuBinary, QemuError};
+
+use super::{Area, Finding};
+
+/// The oldest that was tried. `x-ignore-shared` is of 4.0, all else that is used is older.
+const TRIED: (u32, u32) = (7, 2);
+
+/// `--version` takes milliseconds.
+const VERSION_LIMIT: Duration = Duration::from_secs(10);
+
+/// What was found, and QEMU if it is there.
+pub(super) fn examine(context: &RuntimeContext) -> Result<(Vec<Finding>, Option<QemuBinary>), Interrupted> {
+    let mut findings = Vec::new();
+    let binary = match QemuBinary::find(&context.environment) {
+        Ok(binary) => Some(binary),
+        Err(error) => {
+            findings.push(missing("qemu", &error));
+            None
+        }
+    };
+    if let Some(binary) = &binary {
+        findings.push(version("qemu-version", &binary.path, context)?);
+        findings.push(features(binary, context)?);
+    }
+    findings.push(match command::find_program(&context.environment, "qemu-img") {
+        Some(program) => version("qemu-img-version", &program, context)?,
+        None => missing("qemu-img", &QemuError::NotInstalled { program: "qemu-img".into() }),
+    });
+    Ok((findings, binary))
+}
+
+fn missing(check: &'static str, error: &QemuError) -> Finding {
+    let finding = Finding::problem(Area::Qemu, check, error.to_string());
+    match error.hint() {
+        Some(hint) => finding.with_fix(hint),
+        None => finding,
+    }
+}
+
+fn version(check: &'static str, program: &Path, context: &RuntimeContext) -> Result<Finding, Interrupted> {
+    let asked = Invocation::new(program).arg("--version");
+    let output = match command::run(&asked, Some(VERSION_LIMIT), &context.cancel) {
+        Err(CommandError::Interrupted(interrupted)) => return Err(interrupted),
+        Err(error) => {
+            return Ok(Finding::problem(Area::Qemu, check, error.to_string())
+                .with_fix("Install it anew, or name another QEMU: CASTRA_QEMU=/path/to/qemu-system-x86_64"));
+        }
+        Ok(output) => String::from_utf8_lossy(&output.stdout).into_owned(),
+    };
+    let path = program.display();
+    Ok(match parse(&output) {
+        Some(version) if version < TRIED => Finding::warning(
+            Area::Qemu,
+            check,
+            format!(
+                "{path} is version {}.{}; Castra was tried with {}.{} and newer",
+                version.0, version.1, TRIED.0, TRIED.1
+            ),
+        )
+        .with_fix("Update QEMU if something does not work."),
+        Some(version) => {
+            Finding::good(Area::Qemu, check, format!("{path} is version {}.{}", version.0, version.1))
+        }
+        None => Finding::note(Area::Qemu, check, format!("{path} does not tell its version")),
+    })
+}
+
+/// `QEMU emulator version 7.2.22 (Debian …)`, `qemu-img version 9.0.0`.
+fn parse(output: &str) -> Option<(u32, u32)> {
+    let mut numbers = output.split("version ").nth(1)?.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+/// A machine with everything that a VM's machine has is started, and must run a program.
+fn features(binary: &QemuBinary, context: &RuntimeContext) -> Result<Finding, Interrupted> {
+    let check = "qemu-features";
+    Ok(match qemu::try_everything(binary, &context.cancel) {
+        Ok(Ok(time)) => Finding::good(
+            Area::Qemu,
+            check,
+            format!("sandbox, user networking and all devices work (tried in {} ms)", time.as_millis()),
+        ),
+        Ok(Err(reason)) => Finding::problem(Area::Qemu, check, format!("QEMU lacks something that VMs need: {reason}"))
+            .with_fix("Install your distribution's full QEMU (it needs seccomp and slirp), or name another one by CASTRA_QEMU."),
+        Err(QemuError::Interrupted(interrupted)) => return Err(interrupted),
+        Err(error) => Finding::problem(Area::Qemu, check, crate::managed::one_line(&error)),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_compared_as_numbers() {
+        assert_eq!(parse("QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg)"), Some((7, 2)));
+        assert_eq!(parse("qemu-img version 10.0.3"), Some((10, 0)));
+        assert_eq!(parse("something else"), None);
+        assert!((10, 0) > TRIED && (6, 9) < TRIED);
+    }
+}

@@ -1,0 +1,93 @@
+//! What can be mended without losing anything that somebody made.
+
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use crate::cancel::Interrupted;
+use crate::context::RuntimeContext;
+use crate::error::{Explain, Kind, kind_of_io};
+use crate::qemu::QemuBinary;
+use crate::template::{self, TemplateError};
+
+use super::Finding;
+
+/// A way to mend something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Repair {
+    /// Remove templates that nothing goes on from; they are made again when they are needed.
+    PruneTemplates,
+    /// Remove a file that is made again by itself.
+    RemoveFile(PathBuf),
+    /// Make a directory this user's alone.
+    Tighten(PathBuf),
+}
+
+/// Why something could not be mended.
+#[derive(Debug, thiserror::Error)]
+pub enum RepairError {
+    /// A template cannot be removed.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+    /// A file cannot be changed.
+    #[error("cannot change {}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+    /// The user interrupted it.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
+}
+
+impl Explain for RepairError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Template(error) => error.kind(),
+            Self::File { source, .. } => kind_of_io(source),
+            Self::Interrupted(_) => Kind::Interrupted,
+        }
+    }
+}
+
+/// Mends what can be mended, each thing once. Hands back what was done, in words.
+///
+/// # Errors
+/// The first thing that cannot be mended.
+pub fn mend(findings: &[Finding], context: &RuntimeContext) -> Result<Vec<String>, RepairError> {
+    let mut done: Vec<&Repair> = Vec::new();
+    let mut told = Vec::new();
+    for repair in findings.iter().filter_map(|finding| finding.repair.as_ref()) {
+        context.cancel.check()?;
+        if !done.contains(&repair) {
+            told.push(carry_out(repair, context)?);
+            done.push(repair);
+        }
+    }
+    Ok(told)
+}
+
+fn carry_out(repair: &Repair, context: &RuntimeContext) -> Result<String, RepairError> {
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source| RepairError::File { path, source }
+    };
+    Ok(match repair {
+        Repair::PruneTemplates => {
+            let qemu = QemuBinary::find(&context.environment).ok();
+            let gone = template::prune(&context.cache, qemu.as_ref(), false, false, &context.cancel)?;
+            format!("removed {} warm templates of no use, and what was remembered of failures", gone.len())
+        }
+        Repair::RemoveFile(path) => {
+            fs::remove_file(path).map_err(failed(path))?;
+            format!("removed {}", path.display())
+        }
+        Repair::Tighten(path) => {
+            fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(failed(path))?;
+            format!("nobody else may enter {} any more", path.display())
+        }
+    })
+}

@@ -1,0 +1,108 @@
+//! What `castra doctor` tries: every accelerator, and a machine with all that a VM's machine has.
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::cancel::Cancel;
+
+use super::accel::{
+    Accelerator, AcceleratorChoice, PROBE_LIMIT, candidate, judge, read_remembered, why_closed,
+};
+use super::argv::SANDBOX;
+use super::error::QemuError;
+use super::probe::{self, Outcome};
+use super::process::QemuBinary;
+
+/// CPU model under TCG: that of all images of the catalog.
+const TCG_CPU: &str = "qemu64,+rdrand";
+
+/// A busy machine takes its time, and nobody waits for a VM here.
+const EVERYTHING_LIMIT: Duration = Duration::from_secs(20);
+
+/// An accelerator that was tried.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trial {
+    /// The accelerator.
+    pub accelerator: Accelerator,
+    /// How long the probe took, or why it did not run.
+    pub outcome: Result<Duration, String>,
+    /// Whether VMs are run with it.
+    pub is_chosen: bool,
+}
+
+/// Tries every accelerator of this platform, one after the other, whatever was found before.
+///
+/// # Errors
+/// [`QemuError::Interrupted`], or [`QemuError::File`] where the probe cannot be written.
+pub fn try_accelerators(qemu: &QemuBinary, cancel: &Cancel) -> Result<Vec<Trial>, QemuError> {
+    let scratch = scratch()?;
+    let run = |accelerator: Accelerator| {
+        let cpu = accelerator.cpu(TCG_CPU);
+        probe::probe(&qemu.path, accelerator, &cpu, scratch.path(), PROBE_LIMIT, &[], cancel)
+    };
+    let under_tcg = run(Accelerator::Tcg)?;
+    let mut trials = Vec::new();
+    let mut chosen = Accelerator::Tcg;
+    if let Some(candidate) = candidate() {
+        let under_hardware = match probe::opens(Path::new(candidate.device)) {
+            Err(errno) => Outcome::Fails(why_closed(candidate.device, errno)),
+            Ok(()) => run(candidate.accelerator)?,
+        };
+        chosen = judge(candidate.accelerator, under_hardware.clone(), under_tcg.clone()).accelerator;
+        trials.push((candidate.accelerator, under_hardware));
+    }
+    trials.push((Accelerator::Tcg, under_tcg));
+    let trial = |(accelerator, outcome)| Trial {
+        accelerator,
+        outcome: match outcome {
+            Outcome::Works(time) => Ok(time),
+            Outcome::Fails(reason) => Err(reason),
+        },
+        is_chosen: accelerator == chosen,
+    };
+    Ok(trials.into_iter().map(trial).collect())
+}
+
+/// Runs the probe in a machine with the sandbox, the network and the devices of a VM. The inner result is how long that
+/// took, or QEMU's own words.
+///
+/// # Errors
+/// As for [`try_accelerators`].
+pub fn try_everything(qemu: &QemuBinary, cancel: &Cancel) -> Result<Result<Duration, String>, QemuError> {
+    let scratch = scratch()?;
+    let further = [
+        ["-sandbox", SANDBOX],
+        ["-netdev", "user,id=net,restrict=on"],
+        ["-device", "virtio-net-pci,netdev=net,romfile="],
+        ["-device", "virtio-serial-pci"],
+        ["-device", "virtio-rng-pci"],
+        ["-device", "vmgenid,guid=auto"],
+    ]
+    .concat();
+    let outcome = probe::probe(
+        &qemu.path,
+        Accelerator::Tcg,
+        TCG_CPU,
+        scratch.path(),
+        EVERYTHING_LIMIT,
+        &further,
+        cancel,
+    )?;
+    Ok(match outcome {
+        Outcome::Works(time) => Ok(time),
+        Outcome::Fails(reason) => Err(reason),
+    })
+}
+
+/// What earlier races found, as it is remembered in this file.
+pub fn remembered_accelerators(path: &Path) -> Vec<AcceleratorChoice> {
+    read_remembered(path).into_values().collect()
+}
+
+fn scratch() -> Result<tempfile::TempDir, QemuError> {
+    tempfile::Builder::new().prefix("castra-probe-").tempdir().map_err(|source| QemuError::File {
+        action: "write the accelerator probe into",
+        path: std::env::temp_dir(),
+        source,
+    })
+}
