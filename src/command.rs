@@ -2,6 +2,9 @@
 //!
 //! [`run`] waits for a helper (`qemu-img`, `pip`) and hands back what it printed; [`spawn_detached`] starts QEMU so that
 //! it outlives this process. Both take the whole command as data, so that it can be logged and tested.
+//!
+//! A child gets what it is given and nothing else: no variable and no descriptor of this process's by inheritance, no
+//! privilege by an exec, and the files it makes are this user's alone.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -27,6 +30,8 @@ pub struct Invocation {
     pub program: PathBuf,
     /// Its arguments.
     pub arguments: Vec<OsString>,
+    /// All the variables it sees.
+    pub environment: Environment,
 }
 
 /// What a command printed.
@@ -94,9 +99,16 @@ impl Explain for CommandError {
 }
 
 impl Invocation {
-    /// A program without arguments yet.
+    /// A program without arguments and variables yet.
     pub fn new(program: impl Into<PathBuf>) -> Self {
-        Self { program: program.into(), arguments: Vec::new() }
+        Self { program: program.into(), arguments: Vec::new(), environment: Environment::default() }
+    }
+
+    /// With exactly these variables.
+    #[must_use]
+    pub fn environment(mut self, environment: Environment) -> Self {
+        self.environment = environment;
+        self
     }
 
     /// One more argument.
@@ -117,22 +129,25 @@ impl Invocation {
         self.program.file_name().unwrap_or(self.program.as_os_str()).to_string_lossy().into_owned()
     }
 
+    /// In the root directory, which holds nothing that a core dump or a stray relative path could touch.
     fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
         command.args(&self.arguments).stdin(Stdio::null());
+        command.env_clear().envs(self.environment.variables()).current_dir("/");
         command
     }
 }
 
-/// The program of this name on the environment's `PATH`, or at this path if it has a `/`.
+/// The program of this name on the environment's `PATH`, or at this path if it has a `/`; absolute.
 pub fn find_program(environment: &Environment, name: &str) -> Option<PathBuf> {
-    if name.contains('/') {
-        return is_executable(Path::new(name)).then(|| PathBuf::from(name));
-    }
-    let path = environment.get("PATH")?;
-    std::env::split_paths(path)
-        .map(|directory| directory.join(name))
-        .find(|candidate| is_executable(candidate))
+    let found = if name.contains('/') {
+        Some(PathBuf::from(name)).filter(|path| is_executable(path))
+    } else {
+        std::env::split_paths(environment.get("PATH")?)
+            .map(|directory| directory.join(name))
+            .find(|candidate| is_executable(candidate))
+    };
+    found.and_then(|program| std::path::absolute(program).ok())
 }
 
 fn is_executable(path: &Path) -> bool {
@@ -152,19 +167,18 @@ pub fn run(
     run_to_end(invocation, invocation.command(), limit, cancel)
 }
 
-/// [`run`], with exactly these environment variables instead of this process's own, in this directory.
+/// [`run`], in this directory.
 ///
 /// # Errors
 /// As [`run`].
 pub fn run_in(
     directory: &Path,
-    environment: &Environment,
     invocation: &Invocation,
     limit: Option<Duration>,
     cancel: &Cancel,
 ) -> Result<Output, CommandError> {
     let mut command = invocation.command();
-    command.env_clear().envs(environment.variables()).current_dir(directory);
+    command.current_dir(directory);
     run_to_end(invocation, command, limit, cancel)
 }
 
@@ -175,6 +189,7 @@ fn run_to_end(
     cancel: &Cancel,
 ) -> Result<Output, CommandError> {
     let program = invocation.name();
+    confine(&mut command, Confinement::default());
     let mut child = command
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -209,32 +224,92 @@ pub fn spawn_detached(
     lifetime: Lifetime,
 ) -> Result<Child, CommandError> {
     let failed = |source| CommandError::Start { program: invocation.name(), source };
-    let numbers: Vec<RawFd> = passed.iter().map(AsRawFd::as_raw_fd).collect();
     let mut command = invocation.command();
     command.stdout(log.try_clone().map_err(failed)?).stderr(log);
-    detach(&mut command, numbers, lifetime);
+    let passed = passed.iter().map(AsRawFd::as_raw_fd).collect();
+    confine(&mut command, Confinement { passed, detached: Some(lifetime) });
     command.spawn().map_err(failed)
 }
 
-/// Between fork and exec: a new session, and the close-on-exec flag taken off what is passed.
-#[expect(unsafe_code, reason = "pre_exec is the only way to call setsid between fork and exec")]
-fn detach(command: &mut Command, numbers: Vec<RawFd>, lifetime: Lifetime) {
+/// What is different from command to command of what happens between fork and exec.
+#[derive(Debug, Default)]
+struct Confinement {
+    /// Descriptors that are passed on.
+    passed: Vec<RawFd>,
+    /// Whether it gets a session of its own, and for how long.
+    detached: Option<Lifetime>,
+}
+
+/// Files that the child makes are this user's alone.
+const UMASK: rustix::fs::Mode = rustix::fs::Mode::from_raw_mode(0o077);
+
+/// Sees to it that the child gets nothing but what it is given. It is the caller who holds what is passed open until the
+/// child is there.
+#[expect(unsafe_code, reason = "pre_exec is the only way to do anything between fork and exec")]
+fn confine(command: &mut Command, confinement: Confinement) {
     let parent = rustix::process::getpid();
+    let inherited = open_descriptors();
     let in_child = move || {
-        rustix::process::setsid()?;
-        if lifetime == Lifetime::ThisThreads {
-            end_with_parent(parent)?;
+        if let Some(lifetime) = confinement.detached {
+            rustix::process::setsid()?;
+            if lifetime == Lifetime::ThisThreads {
+                end_with_parent(parent)?;
+            }
+            give_up_capabilities();
         }
-        for number in &numbers {
-            // SAFETY: the caller of `spawn_detached` holds these descriptors open until spawn has returned.
-            let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(*number) };
-            rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())?;
+        rustix::process::umask(UMASK);
+        refuse_new_privileges()?;
+        // Our own descriptors are closed by exec anyway; those that we were started with may not be.
+        for number in &inherited {
+            let _ = close_on_exec(*number, true);
         }
-        Ok(())
+        confinement.passed.iter().try_for_each(|number| close_on_exec(*number, false))
     };
-    // SAFETY: setsid, prctl, getppid and fcntl are async-signal-safe, and the closure allocates nothing.
+    // SAFETY: setsid, prctl, getppid, umask and fcntl are async-signal-safe, and the closure allocates nothing.
     unsafe { command.pre_exec(in_child) };
 }
+
+#[expect(unsafe_code, reason = "descriptors that somebody else opened have no owner here")]
+fn close_on_exec(number: RawFd, on: bool) -> io::Result<()> {
+    let flags = if on { rustix::io::FdFlags::CLOEXEC } else { rustix::io::FdFlags::empty() };
+    // SAFETY: it is borrowed for the length of one fcntl, which says EBADF of a number that is not open.
+    let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(number) };
+    Ok(rustix::io::fcntl_setfd(fd, flags)?)
+}
+
+/// All descriptors of this process but stdin, stdout and stderr.
+fn open_descriptors() -> Vec<RawFd> {
+    let entries = std::fs::read_dir("/dev/fd").into_iter().flatten().flatten();
+    let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    numbers.filter(|number| *number > 2).collect()
+}
+
+/// No set-user-id program and no file capability means anything to this process and its children any more.
+#[cfg(target_os = "linux")]
+fn refuse_new_privileges() -> io::Result<()> {
+    Ok(rustix::thread::set_no_new_privs(true)?)
+}
+
+/// There is no such thing elsewhere.
+#[cfg(not(target_os = "linux"))]
+fn refuse_new_privileges() -> io::Result<()> {
+    Ok(())
+}
+
+/// Root's QEMU keeps of its powers what it may need: reading disks of this user's other self (`sudo`), and forwarding
+/// ports below 1024. Anybody else's has none, and may not take any away: both is fine.
+#[cfg(target_os = "linux")]
+fn give_up_capabilities() {
+    use rustix::thread::CapabilitySet;
+    let kept = CapabilitySet::DAC_OVERRIDE | CapabilitySet::NET_BIND_SERVICE;
+    for capability in CapabilitySet::all().difference(kept).iter() {
+        let _ = rustix::thread::remove_capability_from_bounding_set(capability);
+    }
+}
+
+/// There are none elsewhere.
+#[cfg(not(target_os = "linux"))]
+fn give_up_capabilities() {}
 
 /// The kernel kills this process when its parent ends, in whatever way.
 #[cfg(target_os = "linux")]
@@ -329,5 +404,22 @@ mod tests {
         let environment = Environment::of([("PATH", "/nonexistent:/bin")]);
         assert_eq!(find_program(&environment, "sh"), Some(PathBuf::from("/bin/sh")));
         assert_eq!(find_program(&Environment::default(), "sh"), None);
+        assert!(find_program(&environment, "src/../build.rs").is_none(), "it is no program");
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_child_gets_what_it_is_given_and_nothing_else() {
+        // As if this process had been started with a descriptor of somebody's.
+        let foreign = File::open("/etc/passwd").expect("opens");
+        close_on_exec(foreign.as_raw_fd(), false).expect("set");
+        let script =
+            "pwd; umask; grep NoNewPrivs /proc/self/status; readlink /proc/$$/fd/*; echo; /usr/bin/env";
+        let invocation = sh(script).environment(Environment::of([("GIVEN", "1")]));
+        let output = run(&invocation, None, &Cancel::new()).expect("runs");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(text.starts_with("/\n0077\nNoNewPrivs:\t1\n"), "{text}");
+        assert!(text.contains("GIVEN=1") && !text.contains("HOME=") && !text.contains("CARGO"), "{text}");
+        assert!(!text.contains("/etc/passwd"), "{text}");
     }
 }

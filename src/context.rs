@@ -10,7 +10,7 @@ use crate::layout::CacheLayout;
 use crate::report::Reporter;
 
 /// The environment variables Castra looks at, read once at the edge.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Environment {
     variables: BTreeMap<OsString, OsString>,
 }
@@ -34,6 +34,17 @@ impl Environment {
     /// All variables, as a child process is to see them.
     pub fn variables(&self) -> impl Iterator<Item = (&OsString, &OsString)> {
         self.variables.iter()
+    }
+
+    /// What of it QEMU and its tools are given: where programs, libraries and temporary files are, for those that are
+    /// installed in a place of their own. A guest that has taken QEMU over finds no token of the user's here. Their
+    /// messages are read, so they are in English.
+    #[must_use]
+    pub fn for_qemu(&self) -> Self {
+        const NAMES: [&str; 5] =
+            ["PATH", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "QEMU_MODULE_DIR"];
+        let given = NAMES.iter().filter_map(|name| Some((*name, self.get(name)?)));
+        Self::of(given).with("LC_ALL", "C")
     }
 
     /// The same environment with one variable set.

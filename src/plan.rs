@@ -95,6 +95,7 @@ fn definition_of_clone(record: &Record, layout: &ProjectLayout) -> Option<VmDefi
         name: record.name.clone(),
         description: Some(format!("clone of {}", cloned.of)),
         base_image,
+        allow_backing_file: record.base.allow_backing_file,
         overlay: record.overlay_path(layout),
         cpus: cloned.cpus,
         memory_bytes: cloned.memory_mib << 20,

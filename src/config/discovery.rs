@@ -10,8 +10,8 @@ use super::defaults;
 use super::error::ConfigError;
 use super::project::{BaseImageSource, BootProfile, ManagedImageSelection, ProjectConfig, VmDefinition};
 use super::validate::name::safe_project_name;
-use super::validate::path::normalise;
 use super::validate::{self, Surroundings};
+use crate::files::normalise;
 use crate::layout::{CONFIG_FILE, ProjectLayout, STATE_DIRECTORY};
 
 /// Largest configuration that is read, in bytes; real ones have a few KiB.
@@ -78,6 +78,7 @@ fn default_project(root: &Path) -> ProjectConfig {
         name: defaults::IMAGE.to_owned(),
         description: None,
         base_image: BaseImageSource::Managed(ManagedImageSelection::Default),
+        allow_backing_file: false,
         overlay: layout.overlay(defaults::IMAGE),
         cpus: defaults::CPUS,
         memory_bytes: defaults::MEMORY_BYTES,

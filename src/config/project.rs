@@ -39,6 +39,8 @@ pub struct VmDefinition {
     pub description: Option<String>,
     /// What its disk stands on.
     pub base_image: BaseImageSource,
+    /// Whether a base image of the user's own may name other files that it stands on.
+    pub allow_backing_file: bool,
     /// Its own disk. Absolute.
     pub overlay: PathBuf,
     /// Virtual CPUs, at least 1.

@@ -186,6 +186,18 @@ impl<'t> Fields<'t> {
         }
     }
 
+    /// Yes or no.
+    pub(super) fn boolean(&mut self, key: Key, problems: &mut Problems) -> Option<Spanned<bool>> {
+        let value = self.value(key)?;
+        match value.get_ref() {
+            DeValue::Boolean(boolean) => Some(Spanned::new(value.span(), *boolean)),
+            other => {
+                problems.error(value.span(), &wrong_type(key, "true or false", other));
+                None
+            }
+        }
+    }
+
     /// One of a few words.
     pub(super) fn word<T: Copy>(
         &mut self,

@@ -49,6 +49,9 @@ fn not_empty(file: &Path) -> Result<(), ImageError> {
 
 /// A qcow2 that needs no other file: one that names another could make QEMU read anything on this machine.
 fn disk(job: &Job, file: &Path) -> Result<(), ImageError> {
+    if let Some(problem) = convert::qcow2_problem(file) {
+        return Err(TransformError::BadDisk { path: file.to_owned(), problem }.into());
+    }
     let info = convert::info(job, file)?;
     let format = (info.format != "qcow2").then(|| format!("is {}, not qcow2", info.format));
     match format.or_else(|| info.leans_on()) {

@@ -119,7 +119,7 @@ fn race(
     cancel: &Cancel,
 ) -> Result<AcceleratorChoice, QemuError> {
     let run = |accelerator: Accelerator| {
-        probe::probe(&qemu.path, accelerator, &accelerator.cpu(tcg_cpu), scratch, PROBE_LIMIT, &[], cancel)
+        probe::probe(qemu, accelerator, &accelerator.cpu(tcg_cpu), scratch, PROBE_LIMIT, &[], cancel)
     };
     let (under_hardware, under_tcg) = std::thread::scope(|scope| {
         let hardware = scope.spawn(|| run(hardware));

@@ -4,9 +4,12 @@ use std::ffi::OsString;
 use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 
+use serde_json::json;
+
 use crate::config::Protocol;
 
 use super::accel::Accelerator;
+use super::chain::{Disk, Layer, LayerFormat};
 
 /// The strictest sandbox there is; Castra detaches the process itself, since -daemonize cannot go with it.
 pub(super) const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
@@ -53,15 +56,6 @@ pub enum Memory {
     Written(PathBuf),
     /// A file whose pages the guest shares with others until it writes to them; the file never changes.
     Copied(PathBuf),
-}
-
-/// A disk, a qcow2.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Disk {
-    /// The file.
-    pub path: PathBuf,
-    /// What it stands on, where that is not where its header says.
-    pub backing: Option<PathBuf>,
 }
 
 /// What starts.
@@ -180,16 +174,44 @@ fn boot(boot: &Boot) -> Vec<OsString> {
     }
 }
 
+/// Every file of the disk is a node of its own, and every format node is told what is below it, if only that there is
+/// nothing: so no header of a file can make QEMU open another one. JSON, since only there "nothing" can be said; paths, which
+/// JSON cannot hold all of, are in the option lists.
 fn disk(disk: &Disk) -> Vec<OsString> {
+    let layers: Vec<(&Layer, usize)> = disk.below.iter().zip(1..).collect();
     // discard=unmap: what the guest trims leaves the host's disk too.
-    let mut node =
-        OsString::from("driver=qcow2,node-name=disk,discard=unmap,file.driver=file,file.filename=");
-    node.push(escape_path(&disk.path));
-    if let Some(backing) = &disk.backing {
-        node.push(",backing.driver=qcow2,backing.file.driver=file,backing.file.filename=");
-        node.push(escape_path(backing));
+    let mut nodes = vec![file_node("disk-file", "discard=unmap", &disk.path)];
+    nodes.extend(
+        layers
+            .iter()
+            .map(|(layer, number)| file_node(&format!("layer{number}-file"), "read-only=on", &layer.path)),
+    );
+    let mut below = serde_json::Value::Null;
+    for (layer, number) in layers.iter().rev() {
+        let name = format!("layer{number}");
+        let mut node = json!({"driver": layer.format.name(), "node-name": name, "read-only": true});
+        node["file"] = format!("{name}-file").into();
+        if layer.format == LayerFormat::Qcow2 {
+            node["backing"] = below;
+        }
+        nodes.push(node.to_string().into());
+        below = name.into();
     }
-    words(&["-blockdev"]).chain([node]).chain(words(&["-device", "virtio-blk-pci,drive=disk"])).collect()
+    let top = json!({
+        "driver": "qcow2", "node-name": "disk", "file": "disk-file", "discard": "unmap", "backing": below
+    });
+    nodes.push(top.to_string().into());
+    nodes
+        .into_iter()
+        .flat_map(|node| [OsString::from("-blockdev"), node])
+        .chain(words(&["-device", "virtio-blk-pci,drive=disk"]))
+        .collect()
+}
+
+fn file_node(name: &str, option: &str, path: &Path) -> OsString {
+    let mut node = OsString::from(format!("driver=file,node-name={name},{option},filename="));
+    node.push(escape_path(path));
+    node
 }
 
 fn network(network: Network, forwards: &[HostForward]) -> Vec<OsString> {
@@ -257,6 +279,11 @@ fn escape_path(path: &Path) -> OsString {
 mod tests {
     use super::*;
 
+    fn standing_on(path: &str, below: &[&str]) -> Disk {
+        let layer = |path: &&str| Layer { path: path.into(), format: LayerFormat::Qcow2 };
+        Disk { path: path.into(), below: below.iter().map(layer).collect() }
+    }
+
     fn spec(boot: Boot) -> MachineSpec {
         MachineSpec {
             name: "alpine".into(),
@@ -266,7 +293,7 @@ mod tests {
             cpus: 2,
             memory_mib: 512,
             memory: Memory::Own,
-            disk: Disk { path: "/p/.castra/alpine-overlay.qcow2".into(), backing: None },
+            disk: standing_on("/p/.castra/alpine-overlay.qcow2", &["/p/rootfs.qcow2"]),
             boot,
             devices: vec!["virtio-rng-pci".into()],
             network: Network::Full,
@@ -313,7 +340,7 @@ mod tests {
         };
         let made = MachineSpec {
             memory: Memory::Written("/t/memory.img".into()),
-            disk: Disk { path: "/t/disk.qcow2".into(), backing: Some("/p/rootfs.qcow2".into()) },
+            disk: standing_on("/t/disk.qcow2", &["/p/rootfs.qcow2"]),
             forwards: Vec::new(),
             ..spec(boot.clone())
         };
@@ -335,19 +362,34 @@ mod tests {
     }
 
     #[test]
+    fn every_file_of_a_disk_is_told_and_the_last_stands_on_nothing() {
+        let mut disk = standing_on("/p/a.qcow2", &["/p/b.qcow2", "/p/c.qcow2"]);
+        let told = line(&MachineSpec { disk: disk.clone(), ..spec(Boot::Native) });
+        assert_eq!(told.matches("driver=file,").count(), 3, "{told}");
+        assert_eq!(told.matches(r#""backing":null"#).count(), 1, "{told}");
+        disk.below[1].format = LayerFormat::Raw;
+        let told = line(&MachineSpec { disk, ..spec(Boot::Native) });
+        assert!(
+            told.contains(r#"{"driver":"raw","file":"layer2-file","node-name":"layer2","read-only":true}"#)
+        );
+        let alone = line(&MachineSpec { disk: standing_on("/p/a.qcow2", &[]), ..spec(Boot::Native) });
+        assert!(alone.contains(r#"{"backing":null,"discard":"unmap","driver":"qcow2""#), "{alone}");
+    }
+
+    #[test]
     fn commas_cannot_add_options() {
         let machine = MachineSpec {
             name: "a,debug-threads=on".into(),
-            disk: Disk { path: "/tmp/a,b/disk,read-only=on.qcow2".into(), backing: Some("/tmp/c,d".into()) },
+            disk: standing_on("/tmp/a,b/disk,read-only=on.qcow2", &["/tmp/c,d"]),
             memory: Memory::Copied("/tmp/m,share=on".into()),
             console_log: "/tmp/x,append=on".into(),
             ..spec(Boot::Native)
         };
         let line = line(&machine);
         assert!(line.contains("guest=a,,debug-threads=on"), "{line}");
-        assert!(line.contains("file.filename=/tmp/a,,b/disk,,read-only=on.qcow2"), "{line}");
+        assert!(line.contains("discard=unmap,filename=/tmp/a,,b/disk,,read-only=on.qcow2"), "{line}");
         assert!(line.contains("path=/tmp/x,,append=on"), "{line}");
-        assert!(line.contains("backing.file.filename=/tmp/c,,d"), "{line}");
+        assert!(line.contains("read-only=on,filename=/tmp/c,,d"), "{line}");
         assert!(line.contains("mem-path=/tmp/m,,share=on"), "{line}");
     }
 }

@@ -5,6 +5,7 @@ use crate::cancel::Interrupted;
 use crate::command::CommandError;
 use crate::error::{Explain, Kind, kind_of_io};
 
+use super::disk_error::DiskError;
 use super::qmp::QmpError;
 
 /// Why QEMU could not be started, or did not live.
@@ -84,6 +85,9 @@ pub enum QemuError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The disk cannot be used, or must not be.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
     /// `qemu-img` failed.
     #[error("cannot make the disk {}", path.display())]
     MakeDisk {
@@ -136,6 +140,7 @@ impl Explain for QemuError {
             Self::ForeignDirectory { .. } => Kind::Permission,
             Self::SocketPathTooLong { .. } | Self::MakeDisk { .. } => Kind::CannotCreate,
             Self::NotQcow2 { .. } => Kind::Data,
+            Self::Disk(error) => error.kind(),
             Self::Interrupted(_) => Kind::Interrupted,
         }
     }
@@ -160,6 +165,7 @@ impl Explain for QemuError {
                 "Set XDG_RUNTIME_DIR to a directory of your own; sockets there could be read by its owner."
                     .into(),
             ),
+            Self::Disk(error) => error.hint(),
             Self::NotQcow2 { path, .. } => Some(format!(
                 "Convert it first: qemu-img convert -O qcow2 {0} {0}.qcow2, and name that as base_image.",
                 path.display()

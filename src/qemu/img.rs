@@ -37,7 +37,7 @@ pub fn resize_disk(
 
 fn qemu_img(environment: &Environment) -> Result<Invocation, QemuError> {
     command::find_program(environment, "qemu-img")
-        .map(Invocation::new)
+        .map(|program| Invocation::new(program).environment(environment.for_qemu()))
         .ok_or_else(|| QemuError::NotInstalled { program: "qemu-img".into() })
 }
 

@@ -4,6 +4,8 @@
 
 mod accel;
 mod argv;
+mod chain;
+mod disk_error;
 mod error;
 mod img;
 mod liveness;
@@ -16,7 +18,9 @@ mod qmp;
 mod trial;
 
 pub use accel::{Accelerator, AcceleratorChoice, choose_accelerator};
-pub use argv::{Boot, Channels, Disk, HostForward, MachineSpec, Memory, Network, arguments};
+pub use argv::{Boot, Channels, HostForward, MachineSpec, Memory, Network, arguments};
+pub use chain::{Disk, Layer, LayerFormat};
+pub use disk_error::DiskError;
 pub use error::QemuError;
 pub use img::{create_overlay, resize_disk};
 pub use liveness::{QemuPid, running_qemu};

@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 use rustix::fs::{Mode, OFlags};
 
 use crate::cancel::Cancel;
-use crate::command::{self, CommandError, Invocation};
-use crate::files::TEMPORARY;
+use crate::command::{self, CommandError};
+use crate::files::{TEMPORARY, create_private_directory};
 
 use super::accel::Accelerator;
 use super::error::QemuError;
+use super::process::QemuBinary;
 
 /// QEMU's exit status when 0x10 is written to `isa-debug-exit`: `(value << 1) | 1`.
 const REACHED_LONG_MODE: i32 = 0x10 << 1 | 1;
@@ -65,7 +66,7 @@ pub(super) enum Outcome {
 /// # Errors
 /// [`QemuError::Interrupted`]; and [`QemuError::File`] where the probe's disk cannot be written.
 pub(super) fn probe(
-    qemu: &Path,
+    qemu: &QemuBinary,
     accelerator: Accelerator,
     cpu: &str,
     scratch: &Path,
@@ -78,7 +79,8 @@ pub(super) fn probe(
         path: scratch.to_owned(),
         source,
     })?;
-    let invocation = Invocation::new(qemu)
+    let invocation = qemu
+        .invocation()
         .args(["-nodefaults", "-no-user-config", "-display", "none", "-m", "64"])
         .args(["-machine", "q35,sata=off,smbus=off,vmport=off", "-accel", accelerator.name(), "-cpu", cpu])
         .args(["-device", "isa-debug-exit", "-device", "virtio-blk-pci,drive=disk", "-blockdev"])
@@ -108,7 +110,7 @@ fn reason(stderr: &str, status: &str) -> String {
 }
 
 fn disk(scratch: &Path) -> std::io::Result<tempfile::NamedTempFile> {
-    std::fs::create_dir_all(scratch)?;
+    create_private_directory(scratch)?;
     let disk = tempfile::Builder::new().prefix(TEMPORARY).suffix("-probe").tempfile_in(scratch)?;
     let mut sector = [0_u8; 512];
     sector[..BOOT_CODE.len()].copy_from_slice(&BOOT_CODE);

@@ -44,6 +44,8 @@ pub struct QemuBinary {
     pub path: PathBuf,
     /// Changes whenever the program does: path, size and time of change.
     pub identity: String,
+    /// The variables it is given.
+    pub environment: Environment,
 }
 
 impl QemuBinary {
@@ -61,7 +63,12 @@ impl QemuBinary {
             source,
         })?;
         let identity = format!("{} size={} mtime={}", path.display(), metadata.size(), metadata.mtime());
-        Ok(Self { path, identity })
+        Ok(Self { path, identity, environment: environment.for_qemu() })
+    }
+
+    /// The program, without arguments yet.
+    pub(super) fn invocation(&self) -> Invocation {
+        Invocation::new(&self.path).environment(self.environment.clone())
     }
 }
 
@@ -138,7 +145,7 @@ pub fn launch(binary: &QemuBinary, launch: Launch<'_>, cancel: &Cancel) -> Resul
         control: control_listener.as_raw_fd(),
         incoming: incoming.is_some(),
     };
-    let invocation = Invocation::new(&binary.path).args(arguments(spec, channels));
+    let invocation = binary.invocation().args(arguments(spec, channels));
     let passed: [OwnedFd; 2] = [qmp_listener.into(), control_listener.into()];
     let mut child = command::spawn_detached(&invocation, log_file, &passed, lifetime)
         .map_err(|source| not_started(binary, source))?;

@@ -1,19 +1,49 @@
-//! The few fields of a qcow2 header that Castra looks at on every start, without a process for it.
+//! What a qcow2's header says, read without a process for it, and refused where QEMU would be led astray.
+//!
+//! A qcow2 may name other files: a backing file, and a file that its data is in. Both are what somebody has written into
+//! it, and QEMU opens them with all the rights of this user: a disk from elsewhere could show the guest an SSH key. So no
+//! disk that keeps its data in another file is taken, and who opens a backing file gets its name from here and decides.
 
-use std::fs::File;
+use std::ffi::OsString;
+use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::FileExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
+
+use super::disk_error::DiskError;
 use super::error::QemuError;
 
-/// `QFI\xfb`, docs/interop/qcow2.txt of QEMU.
+/// `QFI\xfb`, docs/interop/qcow2.txt of QEMU, as all that follows.
 const MAGIC: [u8; 4] = *b"QFI\xfb";
-/// Length of the header's fixed part that is common to versions 2 and 3.
+/// Length of the header's fixed part that is common to versions 2 and 3: all there is of version 2.
 const FIXED_BYTES: usize = 72;
+/// Least length of the header of version 3.
+const FIXED_BYTES_V3: usize = 104;
 /// Longest backing file name the format allows.
 const MAX_BACKING_NAME_BYTES: u32 = 1023;
+/// Clusters of 512 bytes to 2 MiB.
+const CLUSTER_BITS: std::ops::RangeInclusive<u32> = 9..=21;
+/// Largest level-1 table that QEMU takes, in bytes.
+const MAX_L1_BYTES: u64 = 32 << 20;
+/// 2^6 bits a reference count at the most.
+const MAX_REFCOUNT_ORDER: u32 = 6;
+/// Header extension: name of the backing file's format.
+pub(super) const BACKING_FORMAT: u32 = 0xe279_2aca;
+/// How much of a header is looked through for extensions; all that QEMU writes takes a fraction of it.
+const MAX_HEADER_BYTES: u64 = 64 << 10;
+
+/// Bits of "incompatible features".
+mod feature {
+    /// Not all reference counts are up to date: QEMU puts that right.
+    pub(super) const DIRTY: u64 = 1 << 0;
+    pub(super) const CORRUPT: u64 = 1 << 1;
+    pub(super) const EXTERNAL_DATA: u64 = 1 << 2;
+    pub(super) const COMPRESSION: u64 = 1 << 3;
+    pub(super) const EXTENDED_L2: u64 = 1 << 4;
+}
 
 /// What a qcow2 says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,40 +52,149 @@ pub struct Qcow2Header {
     pub virtual_bytes: u64,
     /// The backing file's name as it is written there: absolute, or relative to the qcow2's own directory.
     pub backing_file: Option<PathBuf>,
+    /// The backing file's format as it is written there.
+    pub backing_format: Option<String>,
 }
 
 impl Qcow2Header {
     /// Reads the header.
     ///
     /// # Errors
-    /// [`QemuError::File`] if it cannot be read, [`QemuError::NotQcow2`] if it is something else.
+    /// [`QemuError::File`] if it cannot be read, [`QemuError::NotQcow2`] if it is something else or makes no sense,
+    /// [`QemuError::Disk`] for one that cannot or must not be used.
     pub fn read(path: &Path) -> Result<Self, QemuError> {
         let unreadable = |source| QemuError::File { action: "read", path: path.to_owned(), source };
         let refuse = |reason: &str| QemuError::NotQcow2 { path: path.to_owned(), reason: reason.to_owned() };
-        let file = File::open(path).map_err(unreadable)?;
-        let mut fixed = [0; FIXED_BYTES];
-        file.read_exact_at(&mut fixed, 0).map_err(|error| match error.kind() {
+        // A FIFO in its place holds nobody up; for files the flag means nothing.
+        let flags = OFlags::NONBLOCK.bits().cast_signed();
+        let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(unreadable)?;
+        let fixed = fixed_part(&file).map_err(|error| match error.kind() {
             io::ErrorKind::UnexpectedEof => refuse("it is too short"),
             _ => unreadable(error),
         })?;
         if fixed[..4] != MAGIC {
             return Err(refuse("it does not start with the qcow2 magic"));
         }
-        let (offset, length) = (big_endian_u64(&fixed[8..16]), big_endian_u32(&fixed[16..20]));
-        if length > MAX_BACKING_NAME_BYTES {
-            return Err(refuse("its backing file name is longer than the format allows"));
+        let features = check_features(path, &fixed)?;
+        check_geometry(&fixed, features).map_err(refuse)?;
+        let (offset, length) = (u64_at(&fixed, 8), u32_at(&fixed, 16));
+        let end = (1_u64 << u32_at(&fixed, 20)).min(MAX_HEADER_BYTES);
+        if length > MAX_BACKING_NAME_BYTES || offset.saturating_add(length.into()) > end {
+            return Err(refuse("its backing file name is not where the format wants it"));
         }
         let mut name = vec![0; length as usize];
         file.read_exact_at(&mut name, offset).map_err(|_| refuse("its backing file name is cut off"))?;
-        let backing_file = (offset != 0 && length != 0).then(|| std::ffi::OsString::from_vec(name).into());
-        Ok(Self { virtual_bytes: big_endian_u64(&fixed[24..32]), backing_file })
+        let has_backing = offset != 0 && length != 0;
+        let backing_format = if has_backing { backing_format(&file, &fixed, offset) } else { None };
+        Ok(Self {
+            virtual_bytes: u64_at(&fixed, 24),
+            backing_file: has_backing.then(|| OsString::from_vec(name).into()),
+            backing_format,
+        })
+    }
+
+    /// Where the backing file is, if there is one: a plain file's absolute path without `.` and `..`.
+    ///
+    /// # Errors
+    /// [`DiskError::NotAPlainFile`] for a name that QEMU would take for something else, such as `nbd://…` or `json:…`.
+    pub fn backing_path(&self, disk: &Path) -> Result<Option<PathBuf>, DiskError> {
+        let Some(name) = &self.backing_file else { return Ok(None) };
+        let bytes = name.as_os_str().as_bytes();
+        // QEMU's rule (path_has_protocol): a colon before the first slash.
+        let colon = bytes.iter().position(|byte| *byte == b':');
+        let slash = bytes.iter().position(|byte| *byte == b'/').unwrap_or(bytes.len());
+        if colon.is_some_and(|colon| colon < slash) || bytes.contains(&0) {
+            let (disk, name) = (disk.to_owned(), name.to_string_lossy().into_owned());
+            return Err(DiskError::NotAPlainFile { disk, name });
+        }
+        Ok(Some(crate::files::normalise(&disk.parent().unwrap_or(Path::new("/")).join(name))))
     }
 }
 
-fn big_endian_u64(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0, |value, byte| value << 8 | u64::from(*byte))
+/// The header's fixed part; what version 2 does not have is zero, as it counts there.
+fn fixed_part(file: &File) -> io::Result<[u8; FIXED_BYTES_V3]> {
+    let mut fixed = [0; FIXED_BYTES_V3];
+    file.read_exact_at(&mut fixed[..FIXED_BYTES], 0)?;
+    if u32_at(&fixed, 4) != 2 {
+        file.read_exact_at(&mut fixed[FIXED_BYTES..], FIXED_BYTES as u64)?;
+    }
+    Ok(fixed)
 }
 
-fn big_endian_u32(bytes: &[u8]) -> u32 {
-    bytes.iter().fold(0, |value, byte| value << 8 | u32::from(*byte))
+/// What the disk needs of whoever opens it.
+fn check_features(path: &Path, fixed: &[u8]) -> Result<u64, DiskError> {
+    use feature::{COMPRESSION, CORRUPT, DIRTY, EXTENDED_L2, EXTERNAL_DATA};
+    let disk = path.to_owned();
+    let (encryption, features) = (u32_at(fixed, 32), u64_at(fixed, 72));
+    let unknown = features & !(DIRTY | CORRUPT | EXTERNAL_DATA | COMPRESSION | EXTENDED_L2);
+    if encryption != 0 {
+        return Err(DiskError::Encrypted { disk });
+    }
+    if features & EXTERNAL_DATA != 0 {
+        return Err(DiskError::DataElsewhere { disk });
+    }
+    if features & CORRUPT != 0 {
+        return Err(DiskError::Corrupt { disk });
+    }
+    if unknown != 0 {
+        return Err(DiskError::UnknownFeatures { disk, features: unknown });
+    }
+    Ok(features)
+}
+
+/// Whether the numbers make sense together; the reason why not.
+fn check_geometry(fixed: &[u8], features: u64) -> Result<(), &'static str> {
+    let (version, cluster_bits) = (u32_at(fixed, 4), u32_at(fixed, 20));
+    if !matches!(version, 2 | 3) {
+        return Err("it is of a version that nobody knows");
+    }
+    if !CLUSTER_BITS.contains(&cluster_bits) {
+        return Err("its cluster size is absurd");
+    }
+    let cluster_bytes = 1_u64 << cluster_bits;
+    if version == 3 {
+        let length = u64::from(u32_at(fixed, 100));
+        if length < FIXED_BYTES_V3 as u64 || length > cluster_bytes {
+            return Err("the length of its header is absurd");
+        }
+        if u32_at(fixed, 96) > MAX_REFCOUNT_ORDER {
+            return Err("the size of its reference counts is absurd");
+        }
+    }
+    let entry_bytes = if features & feature::EXTENDED_L2 == 0 { 8 } else { 16 };
+    let bytes_per_l1_entry = cluster_bytes / entry_bytes * cluster_bytes;
+    let (has, needs) = (u64::from(u32_at(fixed, 36)), u64_at(fixed, 24).div_ceil(bytes_per_l1_entry));
+    if has * 8 > MAX_L1_BYTES || has < needs {
+        return Err("the size of its tables is absurd");
+    }
+    Ok(())
+}
+
+/// Looks for it among the extensions between the header and the backing file's name.
+fn backing_format(file: &File, fixed: &[u8], name_offset: u64) -> Option<String> {
+    let mut offset = if u32_at(fixed, 4) == 2 { FIXED_BYTES as u64 } else { u32_at(fixed, 100).into() };
+    while offset + 8 <= name_offset {
+        let mut extension = [0; 8];
+        file.read_exact_at(&mut extension, offset).ok()?;
+        let (kind, length) = (u32_at(&extension, 0), u64::from(u32_at(&extension, 4)));
+        let end = offset.checked_add(8 + length).filter(|end| *end <= name_offset)?;
+        match kind {
+            0 => return None,
+            BACKING_FORMAT => {
+                let mut name = vec![0; usize::try_from(length).ok()?];
+                file.read_exact_at(&mut name, offset + 8).ok()?;
+                return String::from_utf8(name).ok();
+            }
+            _ => offset = end.next_multiple_of(8),
+        }
+    }
+    None
+}
+
+fn u64_at(bytes: &[u8], offset: usize) -> u64 {
+    bytes[offset..offset + 8].iter().fold(0, |value, byte| value << 8 | u64::from(*byte))
+}
+
+fn u32_at(bytes: &[u8], offset: usize) -> u32 {
+    bytes[offset..offset + 4].iter().fold(0, |value, byte| value << 8 | u32::from(*byte))
 }

@@ -38,7 +38,7 @@ pub fn try_accelerators(qemu: &QemuBinary, cancel: &Cancel) -> Result<Vec<Trial>
     let scratch = scratch()?;
     let run = |accelerator: Accelerator| {
         let cpu = accelerator.cpu(TCG_CPU);
-        probe::probe(&qemu.path, accelerator, &cpu, scratch.path(), PROBE_LIMIT, &[], cancel)
+        probe::probe(qemu, accelerator, &cpu, scratch.path(), PROBE_LIMIT, &[], cancel)
     };
     let under_tcg = run(Accelerator::Tcg)?;
     let mut trials = Vec::new();
@@ -80,7 +80,7 @@ pub fn try_everything(qemu: &QemuBinary, cancel: &Cancel) -> Result<Result<Durat
     ]
     .concat();
     let outcome = probe::probe(
-        &qemu.path,
+        qemu,
         Accelerator::Tcg,
         TCG_CPU,
         scratch.path(),

@@ -121,7 +121,7 @@ fn make(
     append_agent(request.image_initramfs, &work.initramfs())?;
     File::create(work.disk()).map_err(file_error("create", &work.disk()))?;
     create_overlay(&work.disk(), request.backing_file, disk_bytes)?;
-    let spec = machine(request, work);
+    let spec = machine(request, work)?;
     make_memory_file(&work.memory(), spec.memory_mib)?;
     let started = Instant::now();
     let launch_it = Launch {
@@ -146,17 +146,18 @@ fn make(
 }
 
 /// The VM's machine with the template's files in the place of the VM's, and no way in from outside.
-fn machine(request: &BakeRequest<'_>, work: &TemplateLayout) -> MachineSpec {
+fn machine(request: &BakeRequest<'_>, work: &TemplateLayout) -> Result<MachineSpec, TemplateError> {
     let mut spec = request.spec.clone();
     spec.memory = Memory::Written(work.memory());
-    spec.disk = Disk { path: work.disk(), backing: Some(request.base_disk.to_owned()) };
+    // Its header has the name that the base has as seen from a project.
+    spec.disk = Disk::open(request.base_disk)?.under(work.disk());
     spec.forwards = Vec::new();
     spec.pidfile = work.pidfile();
     spec.console_log = work.console_log();
     if let Boot::Kernel { initramfs, .. } = &mut spec.boot {
         *initramfs = work.initramfs();
     }
-    spec
+    Ok(spec)
 }
 
 /// Of its full length from the start, and all hole. Its mode stays writable for its owner: QEMU 7.2 opens the file for

@@ -5,13 +5,15 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use sha2::{Digest as _, Sha256};
+
 use crate::context::RuntimeContext;
+use crate::files::normalise;
 use crate::layout::{ProjectLayout, ROOTFS};
 use crate::managed::{ImageManager, ManagedImagePaths, ManagedImageSpec, sha256_of};
 use crate::plan::{BasePlan, VmPlan, content_of};
-use crate::qemu::Qcow2Header;
+use crate::qemu::{Disk, DiskError, Qcow2Header, QemuError};
 
-use super::disk::{backing_path, normalise};
 use super::error::VmError;
 use super::record::{BaseKind, BaseRecord, Record};
 
@@ -69,8 +71,12 @@ pub(super) fn ensure_base(
 }
 
 fn managed_base(spec: ManagedImageSpec, paths: ManagedImagePaths) -> Base {
-    let record =
-        BaseRecord { kind: BaseKind::Managed(spec.label()), content: content_of(&spec), stamp: None };
+    let record = BaseRecord {
+        kind: BaseKind::Managed(spec.label()),
+        content: content_of(&spec),
+        stamp: None,
+        allow_backing_file: false,
+    };
     Base { disk: paths.disk.clone(), record, image: Some((spec, paths)) }
 }
 
@@ -96,27 +102,64 @@ fn user_base(
     let missing =
         || VmError::BaseMissing { vm: plan.definition.name.clone(), base: path.to_owned(), overlay };
     let unreadable = |source| VmError::Disk { action: "read", path: path.to_owned(), source };
-    let metadata = match fs::metadata(path) {
+    match fs::metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(missing()),
         Err(source) => return Err(unreadable(source)),
-        Ok(metadata) => metadata,
-    };
-    Qcow2Header::read(path)?;
-    let stamp = format!("{} bytes, {}.{:09}", metadata.size(), metadata.mtime(), metadata.mtime_nsec());
+        Ok(_) => {}
+    }
+    let files = files_of(path, plan.definition.allow_backing_file)?;
+    let stamps = files.iter().map(|file| stamp_of(file)).collect::<io::Result<Vec<_>>>();
+    let stamp = stamps.map_err(unreadable)?.join("; ");
     let known = recorded.map(|record| &record.base).filter(|base| base.stamp.as_ref() == Some(&stamp));
     let content = match known {
         Some(base) => base.content.clone(),
-        // The user may have put a link there; Castra's own files are never read through one.
-        None => sha256_of(&path.canonicalize().map_err(unreadable)?, &context.cancel)?,
+        None => content_of_files(&files, context)?,
     };
-    let record = BaseRecord { kind: BaseKind::Path(path.to_owned()), content, stamp: Some(stamp) };
+    let record = BaseRecord {
+        kind: BaseKind::Path(path.to_owned()),
+        content,
+        stamp: Some(stamp),
+        allow_backing_file: plan.definition.allow_backing_file,
+    };
     Ok(Base { disk: path.to_owned(), record, image: None })
+}
+
+/// The user's disk and what it stands on, if it may.
+fn files_of(path: &Path, may_stand_on_others: bool) -> Result<Vec<PathBuf>, QemuError> {
+    if !may_stand_on_others && let Some(backing) = Qcow2Header::read(path)?.backing_file {
+        return Err(DiskError::HasBackingFile { disk: path.to_owned(), backing }.into());
+    }
+    let disk = Disk::open(path)?;
+    Ok(std::iter::once(disk.path).chain(disk.below.into_iter().map(|layer| layer.path)).collect())
+}
+
+fn stamp_of(file: &Path) -> io::Result<String> {
+    let metadata = fs::metadata(file)?;
+    Ok(format!("{} bytes, {}.{:09}", metadata.size(), metadata.mtime(), metadata.mtime_nsec()))
+}
+
+/// One file's digest; of several, one that all of them go into.
+fn content_of_files(files: &[PathBuf], context: &RuntimeContext) -> Result<String, VmError> {
+    let mut digests = Vec::new();
+    for file in files {
+        let failed = |source| VmError::Disk { action: "read", path: file.clone(), source };
+        // The user may have put a link there; Castra's own files are never read through one.
+        digests.push(sha256_of(&file.canonicalize().map_err(failed)?, &context.cancel)?);
+    }
+    Ok(match digests.as_slice() {
+        [digest] => digest.clone(),
+        digests => {
+            let digest = Sha256::digest(digests.join(" "));
+            digest.iter().map(|byte| format!("{byte:02x}")).collect()
+        }
+    })
 }
 
 /// Whether the VM has a disk already, and its backing file is this image's.
 fn stands_on(plan: &VmPlan, spec: &ManagedImageSpec, layout: &ProjectLayout) -> bool {
     let image = layout.images().image(&spec.id, &spec.version).join(ROOTFS);
+    let overlay = &plan.definition.overlay;
     let backing_file =
-        Qcow2Header::read(&plan.definition.overlay).ok().and_then(|header| header.backing_file);
-    backing_file.is_some_and(|name| backing_path(&plan.definition.overlay, &name) == normalise(&image))
+        Qcow2Header::read(overlay).ok().and_then(|header| header.backing_path(overlay).ok()?);
+    backing_file == Some(normalise(&image))
 }

@@ -10,7 +10,7 @@ use crate::host::boot_id;
 use crate::layout::{ProjectLayout, SocketsLayout, VmLayout};
 use crate::plan::VmPlan;
 use crate::qemu::{
-    Accelerator, AcceleratorChoice, Boot, Incoming, Launch, MachineSpec, Memory, QemuBinary, QemuError,
+    Accelerator, AcceleratorChoice, Boot, Disk, Incoming, Launch, MachineSpec, Memory, QemuBinary, QemuError,
     QemuProcess, choose_accelerator, launch,
 };
 use crate::report::Event;
@@ -243,7 +243,7 @@ fn start_qemu(
 ) -> Result<QemuProcess, VmError> {
     for last in (0..PORT_ATTEMPTS).map(|attempt| attempt + 1 == PORT_ATTEMPTS) {
         let ssh_port = if request.has_agent() { Some(free_port(request)?) } else { None };
-        let spec = spec(request, choice, ssh_port, warm);
+        let spec = spec(request, choice, ssh_port, warm)?;
         let start = if warm.is_some() { StartKind::Template } else { StartKind::Boot };
         record.progress = Progress::Starting;
         record.boot = Some(boot_record(request, choice, ssh_port, sockets, start, &spec));
@@ -284,16 +284,17 @@ fn spec(
     choice: &AcceleratorChoice,
     ssh_port: Option<u16>,
     warm: Option<&Warm>,
-) -> MachineSpec {
+) -> Result<MachineSpec, QemuError> {
     let mut spec = machine(request.plan, request.image, &request.files(), choice, ssh_port);
     spec.network = request.options.network;
+    spec.disk = Disk::open(&spec.disk.path)?;
     if let Some(warm) = warm {
         spec.memory = Memory::Copied(warm.template.layout.memory());
         if let Boot::Kernel { initramfs, .. } = &mut spec.boot {
             *initramfs = warm.template.layout.initramfs();
         }
     }
-    spec
+    Ok(spec)
 }
 
 pub(super) fn free_port(request: &BootRequest<'_>) -> Result<u16, VmError> {

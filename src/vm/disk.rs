@@ -11,10 +11,11 @@ use tempfile::TempPath;
 use crate::config::defaults;
 use crate::context::RuntimeContext;
 use crate::failpoint::{self, Point};
+use crate::files::{create_private_directory, normalise};
 use crate::layout::{ProjectLayout, is_frozen_layer};
 use crate::managed::{OVERLAY_BYTES, Peak, require_space};
 use crate::plan::VmPlan;
-use crate::qemu::{Qcow2Header, create_overlay, resize_disk};
+use crate::qemu::{Qcow2Header, QemuError, create_overlay, resize_disk};
 use crate::report::Event;
 
 use super::base::Base;
@@ -63,11 +64,6 @@ pub(super) fn ensure_vm_assets(
     record.save(layout)?;
     failpoint::reach(Point::OverlayRecorded);
     Ok((ResolvedVmArtifacts { image: base.image, is_new }, record))
-}
-
-/// Where a backing file's name leads.
-pub(super) fn backing_path(overlay: &Path, name: &Path) -> PathBuf {
-    normalise(&overlay.parent().unwrap_or(Path::new("/")).join(name))
 }
 
 /// The disk stands on this very base, directly or on a template's disk that does, and each is what it was when the disk
@@ -121,7 +117,7 @@ fn check_frozen(plan: &VmPlan, layer: &Path, recorded: Option<&Record>) -> Resul
 /// What a disk stands on; an empty path for one that stands on nothing.
 fn backing_of(disk: &Path) -> Result<PathBuf, VmError> {
     let header = Qcow2Header::read(disk)?;
-    Ok(header.backing_file.map(|name| backing_path(disk, &name)).unwrap_or_default())
+    Ok(header.backing_path(disk).map_err(QemuError::from)?.unwrap_or_default())
 }
 
 /// Makes the disk under a temporary name and publishes it by renaming.
@@ -129,7 +125,7 @@ fn create(plan: &VmPlan, foundation: &Path, context: &RuntimeContext) -> Result<
     let overlay = &plan.definition.overlay;
     let directory = overlay.parent().unwrap_or(Path::new("/"));
     let failed = |source| VmError::Disk { action: "create", path: overlay.clone(), source };
-    fs::create_dir_all(directory).map_err(failed)?;
+    create_private_directory(directory).map_err(failed)?;
     let backing_file = relative(directory, foundation);
     let size_bytes = plan.definition.disk_bytes.max(Qcow2Header::read(foundation)?.virtual_bytes);
     require_space(directory, &Peak { overlay: OVERLAY_BYTES, ..Peak::default() })?;
@@ -191,21 +187,6 @@ pub(super) fn relative(directory: &Path, target: &Path) -> PathBuf {
     }
     let up = directory.components().skip(shared).map(|_| Component::ParentDir);
     up.chain(target.components().skip(shared)).collect()
-}
-
-/// Without `.` and `..`; symbolic links are not looked at.
-pub(super) fn normalise(path: &Path) -> PathBuf {
-    let mut normal = PathBuf::new();
-    for component in path.components() {
-        match component {
-            Component::CurDir => {}
-            Component::ParentDir => {
-                normal.pop();
-            }
-            other => normal.push(other),
-        }
-    }
-    normal
 }
 
 #[cfg(test)]

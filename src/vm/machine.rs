@@ -24,7 +24,7 @@ pub(super) fn tcg_cpu(image: Option<&Image>) -> &str {
     image.map_or(NATIVE_TCG_CPU, |(spec, _)| &spec.profile.tcg_cpu)
 }
 
-/// The machine of a VM that boots.
+/// The machine of a VM that boots. What its disk stands on is found out when QEMU is started: there may be no disk yet.
 pub(super) fn machine(
     plan: &VmPlan,
     image: Option<&Image>,
@@ -48,7 +48,7 @@ pub(super) fn machine(
         cpus: definition.cpus,
         memory_mib: definition.memory_bytes >> 20,
         memory: Memory::Own,
-        disk: Disk { path: definition.overlay.clone(), backing: None },
+        disk: Disk { path: definition.overlay.clone(), below: Vec::new() },
         boot: what_boots(plan, image, files.initramfs()),
         devices,
         network: Network::Full,

@@ -57,6 +57,9 @@ pub struct BaseRecord {
     pub content: String,
     /// Size and time of change of the user's own image when `content` was computed, so that it is not hashed each time.
     pub stamp: Option<String>,
+    /// Whether the user's own image may stand on other files.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub allow_backing_file: bool,
 }
 
 /// Whose image a disk stands on.
@@ -256,6 +259,7 @@ mod tests {
             kind: BaseKind::Managed(ImageLabel { id: "alpine-minimal".into(), version: "v1".into() }),
             content: "c0ffee".into(),
             stamp: None,
+            allow_backing_file: false,
         };
         Record::new(layout, "web", &layout.overlay("web"), base)
     }

@@ -17,7 +17,9 @@ use crate::failpoint::{self, Point};
 use crate::guest::{VmKeys, append_agent};
 use crate::layout::{ProjectLayout, SocketsLayout};
 use crate::plan::VmPlan;
-use crate::qemu::{Accelerator, Incoming, Launch, MachineSpec, QemuBinary, QemuError, launch, running_qemu};
+use crate::qemu::{
+    Accelerator, Disk, Incoming, Launch, MachineSpec, QemuBinary, QemuError, launch, running_qemu,
+};
 use crate::report::Event;
 
 use super::base::{Base, ensure_base};
@@ -120,7 +122,7 @@ fn load(
     forwards::check(vm, declared, layout)?;
     for last in (0..PORT_ATTEMPTS).map(|attempt| attempt + 1 == PORT_ATTEMPTS) {
         let ssh_port = saved.boot.ssh_port.map(|_| free_port(request)).transpose()?;
-        let spec = spec(request, saved, ssh_port);
+        let spec = spec(request, saved, ssh_port)?;
         let mut boot =
             boot_record(request, &saved.boot.accelerator, ssh_port, &sockets, StartKind::Suspended, &spec);
         boot.qemu_version.clone_from(&saved.boot.qemu_version);
@@ -153,7 +155,11 @@ fn load(
 }
 
 /// The machine that was saved, with the ports of now.
-fn spec(request: &BootRequest<'_>, saved: &SuspendRecord, ssh_port: Option<u16>) -> MachineSpec {
+fn spec(
+    request: &BootRequest<'_>,
+    saved: &SuspendRecord,
+    ssh_port: Option<u16>,
+) -> Result<MachineSpec, QemuError> {
     let (files, boot) = (request.layout.vm(request.vm()), &saved.boot);
     let mut spec = machine(request.plan, request.image, &files, &boot.accelerator, ssh_port);
     spec.cpus = boot.cpus;
@@ -163,7 +169,8 @@ fn spec(request: &BootRequest<'_>, saved: &SuspendRecord, ssh_port: Option<u16>)
         spec.cpu.clone_from(&machine.cpu);
         spec.devices.clone_from(&machine.devices);
     }
-    spec
+    spec.disk = Disk::open(&spec.disk.path)?;
+    Ok(spec)
 }
 
 /// Ends a resume that was begun and never let the machine run: the VM is suspended as before.

@@ -201,6 +201,30 @@ fn a_disk_that_leans_on_another_file_is_refused() {
         let Some(TransformError::BadDisk { problem, .. }) = transform(&error) else { panic!("{error}") };
         assert!(problem.contains("backing file"), "{problem}");
     }
+
+    let (disk, data) = (
+        fixture.path("disk.qcow2"),
+        format!("data_file={}", fixture.path("data").display().to_string().replace(',', ",,")),
+    );
+    tool("qemu-img", &["create", "-q", "-f", "qcow2", "-o", &data], &disk);
+    // Whoever opens it finds out that it is not there.
+    std::fs::remove_file(fixture.path("data")).expect("removed");
+    let disk = std::fs::read(disk).expect("reads");
+    for steps in [vec![], vec![convert("qcow2")]] {
+        let error = fixture.ensure(&packed(&fixture, &disk, steps)).expect_err("is refused");
+        assert!(error.to_string().contains("keeps its data in another file"), "{error}");
+    }
+
+    let secret = fixture.path("secret");
+    std::fs::write(&secret, payload(64 * 1024)).expect("writes");
+    let descriptor = format!(
+        "# Disk DescriptorFile\nversion=1\nCID=12345678\nparentCID=ffffffff\ncreateType=\"monolithicFlat\"\n\
+         RW 128 FLAT \"{}\" 0\n",
+        secret.display()
+    );
+    let step = convert("vmdk");
+    let error = fixture.ensure(&packed(&fixture, descriptor.as_bytes(), vec![step])).expect_err("is refused");
+    assert!(error.to_string().contains("keeps its data in another file"), "{error}");
 }
 
 #[test]

@@ -14,6 +14,7 @@ use crate::managed::ManagedDiskKind;
 use crate::similar::closest;
 
 const BASE_IMAGE: Key = key("base_image", "\"images/debian.qcow2\"");
+const ALLOW_BACKING_FILE: Key = key("allow_backing_file", "true");
 const MANAGED_IMAGE: Key = key("managed_image", "\"alpine-minimal\"");
 const NAME: Key = key("name", "\"alpine-minimal\"");
 const VERSION: Key = key("version", "\"v1\"");
@@ -27,6 +28,8 @@ enum BaseProblem {
     Neither { vm: String },
     #[error("{vm} has both `managed_image` and `base_image`")]
     Both { vm: String },
+    #[error("{vm} has `allow_backing_file` and no `base_image`")]
+    NothingToAllow { vm: String },
     #[error("there is no managed image {}", quoted(.name))]
     UnknownImage { name: String, near: Option<String>, known: Vec<String> },
     #[error("the managed image {} has no version {}", quoted(.name), quoted(.version))]
@@ -38,6 +41,7 @@ impl Problem for BaseProblem {
         match self {
             Self::Neither { .. } => "what should its disk stand on?".to_owned(),
             Self::Both { .. } => "a disk stands on one of them".to_owned(),
+            Self::NothingToAllow { .. } => "is about a disk of your own".to_owned(),
             Self::UnknownImage { .. } | Self::UnknownVersion { .. } => String::new(),
         }
     }
@@ -48,6 +52,7 @@ impl Problem for BaseProblem {
                 format!("Add {MANAGED_IMAGE}, which Castra fetches, or {BASE_IMAGE} for a disk of your own.")
             }
             Self::Both { .. } => "Take one of them out.".to_owned(),
+            Self::NothingToAllow { .. } => "Take it out.".to_owned(),
             Self::UnknownImage { near: Some(near), .. } => format!("Did you mean `{near}`?"),
             Self::UnknownImage { name, known, .. } => format!(
                 "Known are {}. An image of your own is described in `[images.{}]`.",
@@ -71,6 +76,8 @@ pub(super) struct Base {
     pub(super) user_image: Option<String>,
     /// Whether it can boot with a kernel that Castra hands to QEMU.
     pub(super) has_kernel: bool,
+    /// Whether a disk of the user's own may stand on other files.
+    pub(super) allow_backing_file: bool,
     /// Where it is written.
     pub(super) span: Range<usize>,
     /// Whether it was read without a problem, so that conclusions can be drawn from it.
@@ -81,13 +88,13 @@ impl Base {
     /// Stands for one that could not be read.
     fn unknown(span: Range<usize>) -> Self {
         let source = BaseImageSource::Managed(ManagedImageSelection::Default);
-        Self { source, user_image: None, has_kernel: true, span, is_known: false }
+        Self { source, user_image: None, has_kernel: true, allow_backing_file: false, span, is_known: false }
     }
 
     fn own_disk(path: Spanned<PathBuf>) -> Self {
         let span = path.span();
         let source = BaseImageSource::Path(path.into_inner());
-        Self { source, user_image: None, has_kernel: false, span, is_known: true }
+        Self { source, user_image: None, has_kernel: false, allow_backing_file: false, span, is_known: true }
     }
 }
 
@@ -102,6 +109,10 @@ pub(super) fn read_base(
     // In this order, so that `image` is taken for a misspelt `managed_image`.
     let managed = fields.value(MANAGED_IMAGE);
     let path = read_path(fields, scope, problems);
+    let allow = fields.boolean(ALLOW_BACKING_FILE, problems);
+    if let Some(allow) = allow.as_ref().filter(|_| !fields.has(BASE_IMAGE)) {
+        problems.error(allow.span(), &BaseProblem::NothingToAllow { vm: vm.clone() });
+    }
     let unknown = || Base::unknown(fields.span());
     match (fields.key_span(BASE_IMAGE), managed) {
         (None, None) => {
@@ -113,7 +124,10 @@ pub(super) fn read_base(
             problems.error_because_of(here, &BaseProblem::Both { vm }, there, "the other");
             unknown()
         }
-        (Some(_), None) => path.map_or_else(unknown, Base::own_disk),
+        (Some(_), None) => Base {
+            allow_backing_file: allow.is_some_and(|allow| *allow.get_ref()),
+            ..path.map_or_else(unknown, Base::own_disk)
+        },
         (None, Some(value)) => read_managed(value, title, scope, problems).unwrap_or_else(unknown),
     }
 }
@@ -194,6 +208,7 @@ fn resolve(
         user_image: spec.map(|spec| spec.id.clone()),
         span: name.span(),
         has_kernel: spec.is_none_or(|spec| spec.profile.command_line.is_some()),
+        allow_backing_file: false,
         is_known: true,
     })
 }

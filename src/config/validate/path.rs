@@ -1,8 +1,9 @@
 //! Paths in the file: relative to it, `~` for the home directory, absolute and normalised afterwards.
 
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use super::super::diagnostics::{Problem, quoted};
+use crate::files::normalise;
 
 /// A path that cannot be used.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -59,22 +60,10 @@ pub(super) fn resolve_file(text: &str, root: &Path, home: Option<&Path>) -> Resu
     if matches!(last, "" | "." | ".." | "~") { Err(PathProblem::NotAFile(text.to_owned())) } else { Ok(path) }
 }
 
-/// An absolute path without `.`, `..` and doubled slashes, by its text alone: nothing of it needs to exist.
-pub(in crate::config) fn normalise(path: &Path) -> PathBuf {
-    let mut normal = PathBuf::new();
-    for component in path.components() {
-        match component {
-            Component::CurDir => {}
-            // `/..` is `/`, so a failed pop is right.
-            Component::ParentDir => drop(normal.pop()),
-            other => normal.push(other),
-        }
-    }
-    normal
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Component;
+
     use proptest::prelude::*;
 
     use super::*;

@@ -145,11 +145,13 @@ pub(super) fn read_vm(
     fields.warn_unknown(problems);
 
     let port_forwards = forwards.iter().map(|(forward, _)| *forward).collect();
+    let allow_backing_file = base.allow_backing_file;
     let (base_image, base_span) = (base.source, base.span);
     let vm = VmDefinition {
         name,
         description,
         base_image,
+        allow_backing_file,
         overlay,
         cpus,
         memory_bytes,

@@ -224,12 +224,11 @@ fn run(
         // Nothing is installed, so this wish of the user's is not touched.
         .with("PIP_REQUIRE_VIRTUALENV", "0");
     for (program, first) in [("python3", ["-m", "pip"].as_slice()), ("pip3", &[]), ("pip", &[])] {
-        let found = command::find_program(&job.context.environment, program);
-        let Some(program) = found.and_then(|program| std::path::absolute(program).ok()) else {
-            continue;
-        };
-        let invocation = arguments(Invocation::new(program).args(first));
-        match command::run_in(scratch, &environment, &invocation, Some(limit), &job.context.cancel) {
+        let Some(program) = command::find_program(&job.context.environment, program) else { continue };
+        // The user's own environment: it has the index and the proxy.
+        let pip = Invocation::new(program).args(first).environment(environment.clone());
+        let invocation = arguments(pip);
+        match command::run_in(scratch, &invocation, Some(limit), &job.context.cancel) {
             Ok(_) => return Ok(()),
             Err(CommandError::Interrupted(interrupted)) => return Err(interrupted.into()),
             Err(error) if is_no_pip(&error) => job.note(&format!("{error}")),

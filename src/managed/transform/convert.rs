@@ -10,11 +10,12 @@ use super::{Material, TransformError};
 use crate::command::{self, CommandError, Invocation};
 use crate::managed::error::ImageError;
 use crate::managed::job::Job;
+use crate::qemu::{DiskError, Qcow2Header, QemuError};
 
 /// `qemu-img` on the `PATH`.
 pub(in crate::managed) fn qemu_img(job: &Job) -> Result<PathBuf, TransformError> {
     let found = command::find_program(&job.context.environment, "qemu-img");
-    found.and_then(|program| std::path::absolute(program).ok()).ok_or(TransformError::MissingQemuImg)
+    found.ok_or(TransformError::MissingQemuImg)
 }
 
 /// Converts a disk into a new file. A disk that leans on other files is refused: what it would draw in is not pinned.
@@ -26,6 +27,11 @@ pub(super) fn convert(
     output_format: &str,
 ) -> Result<(), ImageError> {
     let input = input_options(material, input_format);
+    if input_format == "qcow2"
+        && let Some(problem) = qcow2_problem(&material.path)
+    {
+        return Err(TransformError::BadDisk { path: material.path.clone(), problem }.into());
+    }
     // A raw disk has no words in it that could name another file.
     if input_format != "raw" {
         let described = describe(job, &material.path, &[OsString::from("--image-opts"), input.clone()])?;
@@ -53,11 +59,26 @@ fn is_about_space(error: &CommandError) -> bool {
     matches!(error, CommandError::Failed { stderr, .. } if WORDS.iter().any(|words| stderr.contains(words)))
 }
 
+/// What is wrong with a qcow2 that leans on other files or is none of the kind that is known, as the end of a sentence about
+/// it. Looked at here and first: qemu-img opens what it names, even to tell of it. Nothing for what is no qcow2 at all.
+pub(in crate::managed) fn qcow2_problem(disk: &Path) -> Option<String> {
+    match Qcow2Header::read(disk) {
+        Ok(header) => header.backing_file.map(|file| format!("has a backing file, {}", file.display())),
+        Err(QemuError::Disk(DiskError::DataElsewhere { .. })) => {
+            Some("keeps its data in another file".to_owned())
+        }
+        Err(QemuError::Disk(DiskError::Encrypted { .. })) => Some("is encrypted".to_owned()),
+        Err(QemuError::Disk(error)) => Some(format!("cannot be used: {error}")),
+        Err(_) => None,
+    }
+}
+
 /// What `qemu-img info` says of a disk.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(in crate::managed) struct DiskInfo {
     pub(in crate::managed) format: String,
+    filename: String,
     backing_filename: Option<String>,
     format_specific: Option<FormatSpecific>,
 }
@@ -71,11 +92,24 @@ struct FormatSpecific {
 #[serde(rename_all = "kebab-case")]
 struct FormatData {
     data_file: Option<String>,
+    /// The files that a VMDK consists of.
+    #[serde(default)]
+    extents: Vec<Extent>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Extent {
+    filename: String,
 }
 
 impl DiskInfo {
     /// The other file that the disk needs, as the end of a sentence about it.
     pub(in crate::managed) fn leans_on(&self) -> Option<String> {
+        let extents = self.format_specific.iter().filter_map(|specific| specific.data.as_ref());
+        let mut extents = extents.flat_map(|data| &data.extents);
+        if let Some(other) = extents.find(|extent| extent.filename != self.filename) {
+            return Some(format!("keeps its data in another file, {}", other.filename));
+        }
         let data = self.format_specific.as_ref().and_then(|specific| specific.data.as_ref());
         let data_file = data.and_then(|data| data.data_file.as_ref());
         let backing = self.backing_filename.as_ref().map(|file| format!("has a backing file, {file}"));
@@ -97,9 +131,8 @@ fn describe(job: &Job, disk: &Path, arguments: &[OsString]) -> Result<DiskInfo, 
 
 fn run(job: &Job, invocation: &Invocation, action: impl Fn() -> String) -> Result<Vec<u8>, ImageError> {
     job.note(&format!("running {}", shown(invocation)));
-    // Its messages are read.
-    let environment = job.context.environment.clone().with("LC_ALL", "C");
-    match command::run_in(Path::new("/"), &environment, invocation, None, &job.context.cancel) {
+    let invocation = invocation.clone().environment(job.context.environment.for_qemu());
+    match command::run(&invocation, None, &job.context.cancel) {
         Ok(output) => Ok(output.stdout),
         Err(CommandError::Interrupted(interrupted)) => Err(interrupted.into()),
         Err(source) => Err(TransformError::QemuImg { action: action(), source }.into()),
