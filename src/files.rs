@@ -1,8 +1,8 @@
 //! Writing files so that a crash leaves the old or the new one, and directories that are this user's alone.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
 use crate::failpoint::{self, Point};
@@ -40,6 +40,16 @@ pub fn remove_leftovers(directory: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Makes a file that is not there yet, 0600 whatever the umask.
+///
+/// # Errors
+/// Those of `open`.
+pub fn create_private(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.set_permissions(fs::Permissions::from_mode(0o600))?;
+    Ok(file)
 }
 
 /// Makes a directory and its missing parents, each 0700 whatever the umask. An existing directory is left as it is.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::cancel::{Cancel, Interrupted};
 use crate::error::{Explain, Kind, kind_of_io};
+use crate::files::create_private_directory;
 
 /// How often a waiter tries again.
 const POLL: Duration = Duration::from_millis(20);
@@ -111,7 +112,7 @@ impl Lock {
 
 fn open(path: &Path) -> io::Result<File> {
     if let Some(directory) = path.parent() {
-        fs::create_dir_all(directory)?;
+        create_private_directory(directory)?;
     }
     // Neither through a symbolic link nor waiting for the other end of a FIFO.
     let flags = (rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK).bits() as i32;

@@ -1,5 +1,6 @@
 use std::fs::OpenOptions;
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -37,7 +38,9 @@ pub(super) fn run(
         io::ErrorKind::AlreadyExists => CliError::AlreadyThere { path: path.clone() },
         _ => CliError::File { action: "create", path: path.clone(), source },
     };
-    let mut file = OpenOptions::new().write(true).create_new(true).open(&path).map_err(failed)?;
+    // Whatever the umask, nobody else decides what `castra up` does.
+    let mut options = OpenOptions::new();
+    let mut file = options.write(true).create_new(true).mode(0o644).open(&path).map_err(failed)?;
     file.write_all(config::template(&project, &image).as_bytes()).map_err(failed)?;
     printer.success(&format!("wrote {}", path.display()));
     printer.tip("  castra up    starts what it describes");

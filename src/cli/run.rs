@@ -13,6 +13,7 @@ use crate::command::Lifetime;
 use crate::config::{BaseImageSource, BootProfile, ManagedImageSelection, ProjectConfig};
 use crate::context::RuntimeContext;
 use crate::error::{Kind, Result};
+use crate::files::create_private_directory;
 use crate::guest::ssh::{self, GuestExit};
 use crate::layout::ProjectLayout;
 use crate::managed::{Catalog, ManagedDiskKind};
@@ -76,7 +77,7 @@ struct Place {
 impl Place {
     fn of(context: &RuntimeContext) -> Result<Self, CliError> {
         let layout = context.cache.runs();
-        if std::fs::create_dir_all(layout.state_root()).is_ok() {
+        if create_private_directory(layout.state_root()).is_ok() {
             return Ok(Self { layout, _temporary: None });
         }
         let temporary = tempfile::Builder::new().prefix("castra-run-").tempdir();

@@ -94,7 +94,7 @@ pub fn append_agent(image_initramfs: &Path, target: &Path) -> Result<(), InitrdE
     let directory = target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut temporary = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(directory).map_err(writing)?;
     temporary.write_all(&with_agent(image)).map_err(writing)?;
-    temporary.as_file().set_permissions(fs::Permissions::from_mode(0o644)).map_err(writing)?;
+    temporary.as_file().set_permissions(fs::Permissions::from_mode(0o600)).map_err(writing)?;
     temporary.as_file().sync_all().map_err(writing)?;
     temporary.persist(target).map_err(|error| writing(error.error))?;
     Ok(())

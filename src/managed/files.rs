@@ -17,6 +17,7 @@ use super::error::{At, ImageError};
 use super::sparse::SparseWriter;
 use super::spec::Digest;
 use crate::cancel::Cancel;
+use crate::files::create_private_directory;
 
 /// Opens a regular file for reading.
 pub(super) fn open(path: &Path) -> Result<File, ImageError> {
@@ -58,7 +59,7 @@ pub(super) fn is_trusted(metadata: &Metadata) -> bool {
 
 /// Opens a regular file for writing at its end, made if need be.
 pub(super) fn open_to_append(path: &Path) -> Result<File, ImageError> {
-    opened(OpenOptions::new().append(true).create(true).mode(0o644), path)
+    opened(OpenOptions::new().append(true).create(true).mode(0o600), path)
 }
 
 /// Makes a file that must not be there yet.
@@ -76,9 +77,9 @@ fn opened(options: &mut OpenOptions, path: &Path) -> Result<File, ImageError> {
     Ok(file)
 }
 
-/// Makes a directory and those above it.
+/// Makes a directory and those above it, this user's alone.
 pub(super) fn create_directory(path: &Path) -> Result<(), ImageError> {
-    fs::create_dir_all(path).at("create directory", path)
+    create_private_directory(path).at("create directory", path)
 }
 
 /// Makes a directory that nobody else uses, with a name that begins like this one's; what an interrupted castra left under

@@ -184,7 +184,7 @@ fn remember(
     known.insert(key, choice);
     let text = serde_json::to_vec_pretty(&known).unwrap_or_default();
     // A cache that cannot be written costs a race a start, nothing else.
-    let _ = crate::files::write_atomically(path, &text, 0o644);
+    let _ = crate::files::write_atomically(path, &text, 0o600);
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Child;
@@ -15,6 +15,7 @@ use crate::cancel::Cancel;
 use crate::command::{self, CommandError, Invocation, Lifetime};
 use crate::context::Environment;
 use crate::failpoint::{self, Point};
+use crate::files::create_private_directory;
 use crate::layout::{MAX_SOCKET_PATH_BYTES, SocketsLayout};
 
 use super::argv::{Channels, MachineSpec, arguments};
@@ -240,7 +241,7 @@ pub fn prepare_socket_directory(sockets: &SocketsLayout) -> Result<(), QemuError
         return Err(QemuError::SocketPathTooLong { path: longest, bytes, limit: MAX_SOCKET_PATH_BYTES });
     }
     let failed = |source| socket_error(sockets, source);
-    let make = || fs::DirBuilder::new().recursive(true).mode(0o700).create(sockets.directory());
+    let make = || create_private_directory(sockets.directory());
     // The directory above goes with the last VM in it, perhaps between its making and this one's.
     make().or_else(|_| make()).map_err(failed)?;
     // `castra/<project>/<vm>`: each of the three is checked, since /tmp is everybody's.
@@ -274,7 +275,7 @@ fn listen(path: &Path) -> Result<UnixListener, QemuError> {
 fn truncate_private(path: &Path) -> Result<File, QemuError> {
     let failed = |source| QemuError::File { action: "write", path: path.to_owned(), source };
     if let Some(directory) = path.parent() {
-        fs::create_dir_all(directory).map_err(failed)?;
+        create_private_directory(directory).map_err(failed)?;
     }
     let nofollow = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
     let mut options = OpenOptions::new();

@@ -119,7 +119,7 @@ fn make(
     let (context, disk_bytes) = (request.context, request.ingredients.disk_bytes);
     files::create_private_directory(work.directory()).map_err(file_error("create", work.directory()))?;
     append_agent(request.image_initramfs, &work.initramfs())?;
-    File::create(work.disk()).map_err(file_error("create", &work.disk()))?;
+    files::create_private(&work.disk()).map_err(file_error("create", &work.disk()))?;
     create_overlay(&work.disk(), request.backing_file, disk_bytes)?;
     let spec = machine(request, work)?;
     make_memory_file(&work.memory(), spec.memory_mib)?;
@@ -164,8 +164,7 @@ fn machine(request: &BakeRequest<'_>, work: &TemplateLayout) -> Result<MachineSp
 /// writing even where it maps it privately.
 fn make_memory_file(path: &Path, size_mib: u64) -> Result<(), TemplateError> {
     let failed = file_error("create", path);
-    let file = File::create(path).map_err(&failed)?;
-    file.set_permissions(fs::Permissions::from_mode(0o600)).map_err(&failed)?;
+    let file = files::create_private(path).map_err(&failed)?;
     file.set_len(size_mib << 20).map_err(&failed)
 }
 
@@ -188,7 +187,7 @@ fn save(
     let mut qmp = connect(sockets)?;
     qmp.execute("stop", json!({})).map_err(unsupported)?;
     let path = work.device_state();
-    let file = File::create(&path).map_err(file_error("create", &path))?;
+    let file = files::create_private(&path).map_err(file_error("create", &path))?;
     save_state(vm, &mut qmp, &file, SAVE_LIMIT, cancel)?;
     // QEMU writes what its disk cache holds when it ends.
     qmp.quit().map_err(unsupported)?;

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::{BootProfile, is_vm_name};
 use crate::context::RuntimeContext;
 use crate::failpoint::{self, Point};
+use crate::files::create_private_directory;
 use crate::layout::{ProjectLayout, frozen_layer};
 use crate::qemu::{Qcow2Header, create_overlay};
 use crate::random::random_bytes;
@@ -165,7 +166,7 @@ impl Cloning<'_> {
             return Err(failed(error.error));
         }
         File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)?;
-        fs::set_permissions(&layer, fs::Permissions::from_mode(0o444)).map_err(failed)?;
+        fs::set_permissions(&layer, fs::Permissions::from_mode(0o400)).map_err(failed)?;
         source.suspended = Some(SuspendRecord { disk: stamp, next_disk: None, ..self.saved.clone() });
         source.save(self.layout)?;
         Ok(source)
@@ -181,7 +182,7 @@ impl Cloning<'_> {
         let layer = source.frozen.last().map(|layer| source_disk.with_file_name(&layer.name));
         let layer = layer.unwrap_or_default();
         let directory = self.overlay.parent().unwrap_or(Path::new("/"));
-        fs::create_dir_all(directory).map_err(failed(self.overlay))?;
+        create_private_directory(directory).map_err(failed(self.overlay))?;
         let temporary = self.new_overlay(directory, &relative(directory, &layer), &layer)?;
         temporary.persist_noclobber(self.overlay).map_err(|error| failed(self.overlay)(error.error))?;
         File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed(self.overlay))?;

@@ -7,6 +7,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::context::RuntimeContext;
+use crate::files::create_private_directory;
 use crate::layout::ProjectLayout;
 use crate::managed::{Stamp, sha256_of, share};
 use crate::plan::VmPlan;
@@ -39,7 +40,7 @@ pub(super) fn bring(
         let path = path.clone();
         move |source| TemplateError::File { action, path, source }
     };
-    fs::create_dir_all(directory).map_err(failed("create"))?;
+    create_private_directory(directory).map_err(failed("create"))?;
     let stamp_of = || fs::symlink_metadata(&path).map(|metadata| Stamp::of(&metadata));
     // Other disks may stand on it: one that is there and right stays.
     let stamp = match stamp_of() {

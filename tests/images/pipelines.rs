@@ -206,7 +206,8 @@ fn a_disk_that_leans_on_another_file_is_refused() {
         fixture.path("disk.qcow2"),
         format!("data_file={}", fixture.path("data").display().to_string().replace(',', ",,")),
     );
-    tool("qemu-img", &["create", "-q", "-f", "qcow2", "-o", &data], &disk);
+    let path = disk.to_str().expect("is UTF-8");
+    tool("qemu-img", &["create", "-q", "-f", "qcow2", "-o", &data, path], std::path::Path::new("1M"));
     // Whoever opens it finds out that it is not there.
     std::fs::remove_file(fixture.path("data")).expect("removed");
     let disk = std::fs::read(disk).expect("reads");
