@@ -25,6 +25,7 @@ pub mod error;
 pub mod failpoint;
 pub mod files;
 pub mod guest;
+pub mod harmless;
 pub mod host;
 pub mod layout;
 pub mod lock;

@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use crate::context::RuntimeContext;
 use crate::error::Result;
-use crate::guest::harmless_text;
 use crate::guest::ssh::{self, Copied, Target};
+use crate::harmless::harmless_text;
 use crate::report::Event;
 
 use super::args::{Args, Cp};

@@ -27,6 +27,8 @@ pub(super) enum CliError {
     NoDestination { copy: String },
     #[error("the command did not end within {secs} s and was ended with its VM")]
     TimedOut { secs: f64 },
+    #[error("the {what} `{text}` cannot be written into an ssh configuration")]
+    NotForSshConfig { what: &'static str, text: String },
     #[error("none of these paths is in a VM: {}", paths.join(", "))]
     NothingRemote { paths: Vec<String> },
     #[error("cannot copy from VM to VM, or from different VMs at once: {}", paths.join(", "))]
@@ -48,6 +50,7 @@ impl Explain for CliError {
             | Self::NotADirectory { .. }
             | Self::NoDestination { .. }
             | Self::NothingRemote { .. }
+            | Self::NotForSshConfig { .. }
             | Self::TooManyRemotes { .. } => Kind::Usage,
         }
     }
@@ -55,6 +58,12 @@ impl Explain for CliError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::AlreadyThere { path } => Some(format!("Edit {}, or move it away first.", path.display())),
+            Self::NotForSshConfig { what: "path", .. } => {
+                Some("Move the project to a directory without quotes, backslashes and control characters in its path.".into())
+            }
+            Self::NotForSshConfig { .. } => {
+                Some("A user's name has letters, digits, and - _ . @ + after the first.".into())
+            }
             Self::NoTerminal => Some("Leave --tty out, or run castra in a terminal.".into()),
             Self::NoJson { .. } => Some("Leave --json out.".into()),
             Self::File { .. } | Self::Stdout(_) | Self::Streams(_) => None,

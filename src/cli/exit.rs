@@ -3,6 +3,9 @@
 use std::process::ExitCode;
 
 use crate::error::Kind;
+use crate::harmless::harmless_lines;
+
+use super::printer::write_line;
 
 /// The command line makes no sense.
 pub(super) const USAGE: u8 = 64;
@@ -35,7 +38,13 @@ pub(super) fn code_of(kind: Kind) -> u8 {
 
 /// Help and version are successes on stdout; everything else is a usage error on stderr.
 pub(super) fn of_clap(error: &clap::Error) -> ExitCode {
-    // A closed stdout or stderr cannot be told of anywhere.
-    let _ = error.print();
+    // It quotes what it was given, such as a file's name from a script's loop. In that case there is no colour.
+    let plain = error.render().to_string();
+    if error.use_stderr() && *harmless_lines(&plain) != *plain {
+        write_line(plain.trim_end());
+    } else {
+        // A closed stdout or stderr cannot be told of anywhere.
+        let _ = error.print();
+    }
     if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS }
 }

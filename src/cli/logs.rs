@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::cancel::Cancel;
 use crate::context::RuntimeContext;
 use crate::error::Result;
-use crate::guest::harmless_log;
+use crate::harmless::harmless_log;
 use crate::vm;
 
 use super::args::{Args, LogSource, Logs};

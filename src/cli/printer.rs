@@ -1,4 +1,7 @@
 //! The one that prints: results on stdout for pipes, everything else on stderr, and only as much as was asked for.
+//!
+//! Nothing that comes from elsewhere drives the terminal: all text is made harmless here, before it is styled. What a
+//! guest's command writes (`exec`, `shell`, `run`) is its own and does not come by here.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
@@ -9,6 +12,7 @@ use serde::Serialize;
 use crate::config::{ConfigError, Diagnostics};
 use crate::context::Environment;
 use crate::error::Error;
+use crate::harmless::{harmless_json, harmless_lines, harmless_styled};
 use crate::report::Reporter;
 
 use super::args::Verbosity;
@@ -65,7 +69,7 @@ impl Printer {
     /// Those of stdout; a reader that has gone away is none.
     pub(super) fn result(&self, text: &str) -> io::Result<bool> {
         let mut stdout = anstream::stdout().lock();
-        match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        match stdout.write_all(harmless_lines(text).as_bytes()).and_then(|()| stdout.flush()) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
             other => other.map(|()| true),
         }
@@ -87,7 +91,7 @@ impl Printer {
     pub(super) fn json(&self, content: &impl Serialize) -> io::Result<bool> {
         let mut text = serde_json::to_string_pretty(&Document::new(content))?;
         text.push('\n');
-        self.result(&text)
+        self.result(&harmless_json(&text))
     }
 
     /// Whether JSON was asked for.
@@ -113,21 +117,21 @@ impl Printer {
     /// Something good, on stderr. Programs learn of it from the result.
     pub(super) fn success(&self, text: &str) {
         if self.speaks_to_people() {
-            self.line(&format!("{GREEN}✓{GREEN:#} {text}"));
+            self.line(&format!("{GREEN}✓{GREEN:#} {}", harmless_lines(text)));
         }
     }
 
     /// Something useful to know next, on stderr.
     pub(super) fn tip(&self, text: &str) {
         if self.speaks_to_people() {
-            self.line(text);
+            self.line(&harmless_lines(text));
         }
     }
 
     /// Something odd that stops nothing, on stderr.
     pub(super) fn warning(&self, text: &str) {
         if self.speaks_to_people() {
-            self.line(&format!("{YELLOW}warning{YELLOW:#}: {text}"));
+            self.line(&format!("{YELLOW}warning{YELLOW:#}: {}", harmless_lines(text)));
         } else if self.verbosity > Verbosity::Quiet {
             write_line(&json::warning_line(text));
         }
@@ -153,18 +157,21 @@ impl Printer {
         if let Some(ConfigError::Invalid(diagnostics)) = error.downcast_ref() {
             return self.line(&diagnostics.render(true));
         }
-        let mut text = format!("{RED}error{RED:#}: {error}");
+        let mut text = format!("{RED}error{RED:#}: {}", harmless_lines(&error.to_string()));
         let mut said = error.to_string();
         for cause in error.causes() {
             let cause = cause.to_string();
             // A message that quotes its cause already need not be followed by it.
             if !said.contains(&cause) {
-                text.push_str(&format!("\n  {BOLD}cause{BOLD:#}: {cause}"));
+                text.push_str(&format!("\n  {BOLD}cause{BOLD:#}: {}", harmless_lines(&cause)));
                 said = cause;
             }
         }
         if let Some(hint) = error.hint() {
-            text.push_str(&format!("\n  {BOLD}hint{BOLD:#}: {}", hint.replace('\n', "\n        ")));
+            text.push_str(&format!(
+                "\n  {BOLD}hint{BOLD:#}: {}",
+                harmless_lines(&hint).replace('\n', "\n        ")
+            ));
         }
         self.line(&text);
     }
@@ -176,13 +183,18 @@ impl Printer {
     fn line(&self, text: &str) {
         match &self.terminal {
             Some(terminal) => terminal.line(text),
-            None => write_line(text),
+            None => write_styled(text),
         }
     }
 }
 
-/// One line on stderr. If stderr is gone there is nobody left to tell.
+/// One line on stderr.
 pub(super) fn write_line(text: &str) {
+    write_styled(&harmless_lines(text));
+}
+
+/// The same with styles in it. If stderr is gone there is nobody left to tell.
+pub(super) fn write_styled(text: &str) {
     let mut stderr = anstream::stderr().lock();
-    let _ = writeln!(stderr, "{text}");
+    let _ = writeln!(stderr, "{}", harmless_styled(text));
 }

@@ -6,10 +6,12 @@ use serde::Serialize;
 
 use crate::context::RuntimeContext;
 use crate::error::Result;
+use crate::harmless::is_harmless;
 use crate::layout::ProjectLayout;
 use crate::vm::{self, Record, VmError};
 
 use super::args::{Args, SshConfig};
+use super::error::CliError;
 use super::printer::Printer;
 use super::project;
 
@@ -20,15 +22,18 @@ pub(super) fn run(
     context: &RuntimeContext,
     printer: &Printer,
 ) -> Result<ExitCode> {
+    check_user(&ssh_config.user)?;
     let layout = project::layout(args, context, printer)?;
     let hosts = records(&ssh_config.vms, &layout, context)?
         .iter()
         .map(|record| host(record, &ssh_config.user, &layout))
-        .collect::<Result<Vec<_>, VmError>>()?;
+        .collect::<Result<Vec<_>>>()?;
     if hosts.is_empty() {
         printer.tip("No VM is running here. `castra up` starts one.");
     }
-    let text = hosts.iter().map(text).collect::<Vec<_>>().join("\n");
+    // A path that ssh's configuration has no way to write is no problem for programs that read JSON.
+    let texts = if printer.is_json() { Vec::new() } else { hosts.iter().map(text).collect::<Result<_, _>>()? };
+    let text: String = texts.join("\n");
     printer.show(&SshHosts { hosts }, &text)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -70,6 +75,26 @@ fn records(
     Ok(running.filter(|record| vm::state_of(record, layout).is_alive()).collect())
 }
 
+/// What a user may be called there: ssh_config has no way to write some characters, and a line end would begin another
+/// setting, `ProxyCommand` for instance.
+fn check_user(user: &str) -> Result<(), CliError> {
+    let is_plain = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.' | '@' | '+');
+    if user.starts_with('-') || user.is_empty() || !user.chars().all(is_plain) {
+        return Err(CliError::NotForSshConfig { what: "user", text: user.to_owned() });
+    }
+    Ok(())
+}
+
+/// A path as a quoted argument. `%` begins a token and is doubled; what cannot be written is refused.
+fn quoted(path: &Path) -> Result<String, CliError> {
+    let refused = || CliError::NotForSshConfig { what: "path", text: path.to_string_lossy().into_owned() };
+    let text = path.to_str().ok_or_else(refused)?;
+    if !is_harmless(text) || text.contains(['"', '\\']) || text.contains("${") {
+        return Err(refused());
+    }
+    Ok(format!("\"{}\"", text.replace('%', "%%")))
+}
+
 fn host(record: &Record, user: &str, layout: &ProjectLayout) -> Result<SshHost, VmError> {
     let target = vm::ssh_target(record, user, layout)?;
     vm::write_known_hosts(record, layout)?;
@@ -84,13 +109,36 @@ fn host(record: &Record, user: &str, layout: &ProjectLayout) -> Result<SshHost, 
     })
 }
 
-fn text(host: &SshHost) -> String {
+fn text(host: &SshHost) -> Result<String, CliError> {
     let SshHost { vm, address, port, user, identity_file, known_hosts_file } = host;
-    let quoted = |path: &Path| format!("\"{}\"", path.display());
-    format!(
+    Ok(format!(
         "Host {vm}\n  HostName {address}\n  Port {port}\n  User {user}\n  IdentityFile {}\n  IdentitiesOnly yes\n  \
          UserKnownHostsFile {}\n  StrictHostKeyChecking yes\n  LogLevel ERROR\n",
-        quoted(identity_file),
-        quoted(known_hosts_file),
-    )
+        quoted(identity_file)?,
+        quoted(known_hosts_file)?,
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_user_adds_a_setting() {
+        for user in ["root", "ada.l-1_x", "größe", "me@corp"] {
+            assert!(check_user(user).is_ok(), "{user:?}");
+        }
+        for user in ["", "-oProxyCommand=x", "a\nProxyCommand x", "a b", "a\"b", "a#b", "%h", "a\u{202e}b"] {
+            assert!(check_user(user).is_err(), "{user:?}");
+        }
+    }
+
+    #[test]
+    fn a_path_is_written_so_that_ssh_reads_the_same_or_not_at_all() {
+        let written = quoted(Path::new("/home/me/a b, 100% 'x'/key")).expect("can be written");
+        assert_eq!(written, "\"/home/me/a b, 100%% 'x'/key\"");
+        for path in ["/a\"b", "/a\nb", "/a\\b", "/${HOME}/x", "/\u{9b}"] {
+            assert!(quoted(Path::new(path)).is_err(), "{path:?}");
+        }
+    }
 }

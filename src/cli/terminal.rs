@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
+use crate::harmless::{harmless_lines, harmless_text};
 use crate::report::{Event, Reporter};
 
 use super::args::Verbosity;
@@ -27,9 +28,9 @@ impl TerminalReporter {
         Self { verbosity, progress: MultiProgress::new(), bars: Mutex::default() }
     }
 
-    /// A line above all bars.
+    /// A line above all bars, styled as it is to be.
     pub(super) fn line(&self, text: &str) {
-        self.progress.suspend(|| super::printer::write_line(text));
+        self.progress.suspend(|| super::printer::write_styled(text));
     }
 
     fn with_bar(&self, key: &str, make: impl FnOnce() -> ProgressBar, change: impl FnOnce(&ProgressBar)) {
@@ -45,7 +46,7 @@ impl TerminalReporter {
     }
 
     fn spin(&self, key: &str, message: String) {
-        self.with_bar(key, spinner, |bar| bar.set_message(message));
+        self.with_bar(key, spinner, |bar| bar.set_message(harmless_text(&message)));
     }
 
     /// Moves the bars; true if the event is told by them and needs no line.
@@ -58,7 +59,7 @@ impl TerminalReporter {
                     &format!("{image} {artifact}"),
                     || download(total),
                     |bar| {
-                        bar.set_message(label);
+                        bar.set_message(harmless_text(&label));
                         bar.set_position(*resumed_bytes);
                         bar.reset_eta();
                     },
@@ -149,7 +150,7 @@ impl Reporter for TerminalReporter {
         if let Some((line, least)) = plain::line(event)
             && self.verbosity >= least
         {
-            self.line(&line);
+            self.line(&harmless_lines(&line));
         }
     }
 }

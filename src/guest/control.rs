@@ -16,8 +16,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::cancel::{Cancel, Interrupted};
 use crate::error::{Explain, Kind};
-
-use super::harmless::make_harmless;
+use crate::harmless::make_harmless;
 
 /// How soon a wait notices that it is to stop.
 const GLANCE: Duration = Duration::from_millis(50);
@@ -183,6 +182,10 @@ impl ControlPort {
     /// [`ControlError::Silent`] once `deadline` has passed, [`ControlError::Closed`], [`ControlError::Flood`],
     /// [`ControlError::OtherProtocol`], [`ControlError::Io`] or [`ControlError::Interrupted`].
     pub fn next(&mut self, deadline: Instant) -> Result<GuestMessage, ControlError> {
+        // However much has arrived already: a guest that never stops talking must not outlast a time limit.
+        if Instant::now() > deadline {
+            return Err(ControlError::Silent);
+        }
         loop {
             if let Some(message) = self.next_held()? {
                 return Ok(message);

@@ -2,12 +2,10 @@
 
 mod control;
 mod cpio;
-mod harmless;
 mod initrd;
 mod keys;
 pub mod ssh;
 
 pub use control::{ControlError, ControlPort};
-pub use harmless::{harmless_log, harmless_text};
 pub use initrd::{AGENT, AGENT_PATH, InitrdError, append_agent};
 pub use keys::{KeyError, VmKeys};

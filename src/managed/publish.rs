@@ -25,16 +25,22 @@ use crate::lock::Lock;
 
 /// Mode of published files.
 const READ_ONLY: u32 = 0o444;
+/// Mode of what tells of this user, such as where a project is.
+const PRIVATE: u32 = 0o400;
 /// How the names of files in the making start.
 const TEMPORARY: &str = ".new-";
 
 /// Makes a complete file the published one: read-only, on disk, then under its name. Hands back the stamp of the file that
 /// this was, which need not be the one that has the name a moment later.
 pub(super) fn publish(temporary: &Path, target: &Path) -> Result<Stamp, ImageError> {
+    publish_as(READ_ONLY, temporary, target)
+}
+
+fn publish_as(mode: u32, temporary: &Path, target: &Path) -> Result<Stamp, ImageError> {
     let file = files::open(temporary)?;
     // A file that is shared has its mode already, and may be another user's.
-    if file.metadata().at("look at", temporary)?.permissions().mode() & 0o777 != READ_ONLY {
-        file.set_permissions(fs::Permissions::from_mode(READ_ONLY)).at("change the mode of", temporary)?;
+    if file.metadata().at("look at", temporary)?.permissions().mode() & 0o777 != mode {
+        file.set_permissions(fs::Permissions::from_mode(mode)).at("change the mode of", temporary)?;
     }
     file.sync_all().at("write to disk", temporary)?;
     let stamp = Stamp::of(&file.metadata().at("look at", temporary)?);
@@ -59,6 +65,15 @@ pub(super) fn publish_locked(lock: &Lock, temporary: &Path, target: &Path) -> Re
 /// Writes a small file so that there is either the old or the new one, whole. Only for who holds the lock on it: what an
 /// interrupted castra left of it is removed.
 pub(super) fn write_atomically(target: &Path, bytes: &[u8]) -> Result<(), ImageError> {
+    write_as(READ_ONLY, target, bytes)
+}
+
+/// The same for what is nobody else's business.
+pub(super) fn write_privately(target: &Path, bytes: &[u8]) -> Result<(), ImageError> {
+    write_as(PRIVATE, target, bytes)
+}
+
+fn write_as(mode: u32, target: &Path, bytes: &[u8]) -> Result<(), ImageError> {
     let mut name = OsString::from(TEMPORARY);
     name.push(target.file_name().unwrap_or_default());
     name.push("-");
@@ -67,7 +82,7 @@ pub(super) fn write_atomically(target: &Path, bytes: &[u8]) -> Result<(), ImageE
     let mut temporary =
         tempfile::Builder::new().prefix(&name).tempfile_in(directory).at("write in", directory)?;
     temporary.write_all(bytes).at("write", target)?;
-    publish_temporary(temporary.into_temp_path(), target)
+    publish_temporary(mode, temporary.into_temp_path(), target)
 }
 
 /// Brings a directory's entries to the disk.
@@ -88,7 +103,7 @@ pub(crate) fn share(
     let trusted = fs::symlink_metadata(source).is_ok_and(|metadata| files::is_trusted(&metadata));
     if let Some(Ok(linked)) = trusted.then(|| link_in(directory, source)) {
         failpoint::reach(Point::LinkMade);
-        publish_temporary(linked, target)?;
+        publish_temporary(READ_ONLY, linked, target)?;
         return Ok(Shared::Linked);
     }
     let copy = new_in(directory)?;
@@ -99,7 +114,7 @@ pub(crate) fn share(
         let from = source.display().to_string();
         return Err(DigestMismatch { from, expected, found, html: false }.into());
     }
-    publish_temporary(copy.into_temp_path(), target)?;
+    publish_temporary(READ_ONLY, copy.into_temp_path(), target)?;
     Ok(Shared::Copied)
 }
 
@@ -139,8 +154,8 @@ fn new_in(directory: &Path) -> Result<NamedTempFile, ImageError> {
     tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(directory).at("write in", directory)
 }
 
-fn publish_temporary(mut temporary: TempPath, target: &Path) -> Result<(), ImageError> {
-    publish(&temporary, target)?;
+fn publish_temporary(mode: u32, mut temporary: TempPath, target: &Path) -> Result<(), ImageError> {
+    publish_as(mode, &temporary, target)?;
     // It has its final name now, so there is nothing left to remove. Renaming one of two links to the same file onto
     // the other does nothing, though, and leaves both: that one is to go.
     temporary.disable_cleanup(!temporary.exists());

@@ -111,7 +111,7 @@ fn add(
     images.push(ReferredImage::of(spec));
     let reference = Reference { format: FORMAT, state_root: project.state_root().to_owned(), images };
     let text = serde_json::to_vec_pretty(&reference).unwrap_or_default();
-    publish::write_atomically(&path, &text)
+    publish::write_privately(&path, &text)
 }
 
 /// All references, each with its file.

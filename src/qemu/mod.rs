@@ -25,7 +25,7 @@ pub use error::QemuError;
 pub use img::{create_overlay, resize_disk};
 pub use liveness::{QemuPid, running_qemu};
 pub use migrate::{ignore_shared_memory, save_all_memory, save_state};
-pub use process::{Incoming, Launch, QemuBinary, QemuProcess, launch, prepare_socket_directory};
+pub use process::{Incoming, Launch, QemuBinary, QemuProcess, end_of_log, launch, prepare_socket_directory};
 pub use qcow2::Qcow2Header;
 pub use qmp::{Qmp, QmpError};
 pub use trial::{Trial, remembered_accelerators, try_accelerators, try_everything};

@@ -1,7 +1,7 @@
 //! Starting QEMU: sockets bound by Castra, process detached, its death the first diagnosis.
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -217,7 +217,21 @@ fn failure(error: QmpError) -> Failure {
 }
 
 fn died(vm: &str, log: &Path) -> QemuError {
-    QemuError::Died { vm: vm.to_owned(), stderr: fs::read_to_string(log).unwrap_or_default() }
+    QemuError::Died { vm: vm.to_owned(), stderr: end_of_log(log) }
+}
+
+/// The end of a log that QEMU wrote, whatever it holds and however long it is.
+pub fn end_of_log(log: &Path) -> String {
+    const MOST_BYTES: u64 = 64 * 1024;
+    let read = || {
+        let mut file = File::open(log)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(MOST_BYTES)))?;
+        let mut bytes = Vec::new();
+        file.take(MOST_BYTES).read_to_end(&mut bytes)?;
+        io::Result::Ok(bytes)
+    };
+    String::from_utf8_lossy(&read().unwrap_or_default()).into_owned()
 }
 
 fn kill(child: &mut Child) {

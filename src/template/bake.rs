@@ -17,8 +17,8 @@ use crate::guest::{ControlError, ControlPort, append_agent};
 use crate::layout::{CacheLayout, SocketsLayout, TemplateLayout, TemplatesLayout};
 use crate::managed::sha256_of;
 use crate::qemu::{
-    Boot, Disk, Launch, MachineSpec, Memory, QemuBinary, Qmp, QmpError, create_overlay, ignore_shared_memory,
-    launch, running_qemu, save_state,
+    Boot, Disk, Launch, MachineSpec, Memory, QemuBinary, Qmp, QmpError, create_overlay, end_of_log,
+    ignore_shared_memory, launch, running_qemu, save_state,
 };
 use crate::random::random_bytes;
 
@@ -134,9 +134,7 @@ fn make(
     let process = launch(request.binary, launch_it, &context.cancel)?;
     failpoint::reach(Point::BakeBooting);
     let saved = save(request, sockets, work, &spec.name, started).map_err(|error| match error {
-        TemplateError::Control(ControlError::Closed) => {
-            TemplateError::Died(fs::read_to_string(work.qemu_log()).unwrap_or_default())
-        }
+        TemplateError::Control(ControlError::Closed) => TemplateError::Died(end_of_log(&work.qemu_log())),
         other => other,
     });
     process.end(if saved.is_ok() { END_LIMIT } else { Duration::ZERO });

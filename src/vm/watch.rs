@@ -1,16 +1,14 @@
 //! Following a boot over the control port, until what is waited for is reached.
 
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use castra_wire::{Errand, GuestMessage, Personality, Secret, Stage, StageReached};
 
 use crate::context::RuntimeContext;
-use crate::guest::{ControlError, ControlPort, VmKeys, harmless_log};
+use crate::guest::{ControlError, ControlPort, VmKeys};
+use crate::harmless::harmless_log;
 use crate::layout::{SocketsLayout, VmLayout};
-use crate::qemu::Accelerator;
+use crate::qemu::{Accelerator, end_of_log};
 use crate::random::random_bytes;
 use crate::report::Event;
 
@@ -96,7 +94,7 @@ impl<'a> BootWatch<'a> {
         mut is_alive: impl FnMut() -> bool,
     ) -> Result<(), BootEnd> {
         let personality = personality(self.vm, keys).map_err(BootEnd::other)?;
-        let mut reached = None;
+        let (mut reached, mut heard, mut told) = (None, Vec::new(), Vec::new());
         let mut awaited = match self.wait {
             WaitFor::Services => vec![Stage::Ready, Stage::Services],
             WaitFor::Nothing | WaitFor::Ready => vec![Stage::Ready],
@@ -111,9 +109,13 @@ impl<'a> BootWatch<'a> {
                 Err(_) if !is_alive() => return Err(BootEnd::Died { reached: phase_name(reached) }),
                 other => other.map_err(|error| self.ended(error, reached, limit))?,
             };
-            for new in self.hear(message, &mut port, &personality)? {
+            for new in self.hear(message, &mut port, &personality, &mut told)? {
                 awaited.retain(|stage| *stage != new.stage);
-                self.tell(new, &mut reached);
+                // Each once, whatever a guest repeats.
+                if !heard.contains(&new.stage) {
+                    heard.push(new.stage);
+                    self.tell(new, &mut reached);
+                }
             }
         }
         Ok(())
@@ -173,6 +175,7 @@ impl<'a> BootWatch<'a> {
         message: GuestMessage,
         port: &mut ControlPort,
         personality: &Personality,
+        told: &mut Vec<Errand>,
     ) -> Result<Vec<StageReached>, BootEnd> {
         match message {
             GuestMessage::Hello { personalised, stages, .. } => {
@@ -193,7 +196,9 @@ impl<'a> BootWatch<'a> {
                 errand: errand_name(errand),
                 reason,
             })),
+            GuestMessage::Failed { errand, .. } if told.contains(&errand) => Ok(Vec::new()),
             GuestMessage::Failed { errand, reason } => {
+                told.push(errand);
                 let message =
                     format!("VM `{}`: the agent could not {}: {reason}", self.vm, errand_name(errand));
                 self.context.reporter.report(&Event::Warning { message });
@@ -245,24 +250,12 @@ fn last_words(files: &VmLayout) -> String {
     const LINES: usize = 8;
     let mut words = Vec::new();
     for log in [files.console_log(), files.qemu_log()] {
-        let text = tail(&log).unwrap_or_default();
-        let text = harmless_log(&String::from_utf8_lossy(&text));
+        let text = harmless_log(&end_of_log(&log));
         let lines: Vec<String> =
             text.lines().map(str::trim_end).filter(|l| !l.is_empty()).map(String::from).collect();
         words.extend(lines[lines.len().saturating_sub(LINES)..].iter().map(|line| format!("  | {line}")));
     }
     words.join("\n")
-}
-
-/// The end of a log, however long a guest has made it.
-fn tail(log: &Path) -> io::Result<Vec<u8>> {
-    const MOST: u64 = 64 * 1024;
-    let mut file = File::open(log)?;
-    let length = file.metadata()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(MOST)))?;
-    let mut bytes = Vec::new();
-    file.take(MOST).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 fn errand_name(errand: Errand) -> &'static str {

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 
 use super::super::SshError;
 use super::super::connection::Connection;
-use crate::guest::harmless_text;
+use crate::harmless::harmless_text;
 
 /// Bytes of a file in one request. Below every server's limit, and large enough that requests cost little.
 pub(super) const PIECE_BYTES: u32 = 64 * 1024;

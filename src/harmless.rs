@@ -1,0 +1,130 @@
+//! Text from elsewhere, made safe to show: from a guest, from QEMU, from a server, from a file's name.
+//!
+//! What the guest says is made harmless and short where it comes in. What Castra prints is made harmless once more where it
+//! goes out (`cli/printer.rs`), so that nothing depends on all the places in between.
+
+use std::borrow::Cow;
+
+/// Longest text that is worth showing, in characters.
+const MAX_CHARACTERS: usize = 500;
+
+/// What stands for a character that is not shown.
+const REPLACEMENT: char = '\u{FFFD}';
+
+/// Takes away what could drive a terminal or disguise itself in it (control characters, the marks that turn the
+/// direction of text, invisible characters), and all that is too long.
+pub fn make_harmless(text: &mut String) {
+    if text.chars().nth(MAX_CHARACTERS).is_none() && !text.chars().any(is_harmful) {
+        return;
+    }
+    *text = text.chars().take(MAX_CHARACTERS).map(|c| if is_harmful(c) { REPLACEMENT } else { c }).collect();
+}
+
+/// The same for a copy of the text.
+pub fn harmless_text(text: &str) -> String {
+    let mut text = text.to_owned();
+    make_harmless(&mut text);
+    text
+}
+
+/// A log as it can be shown: escape sequences are taken out whole, and only line ends and tabs stay of what controls.
+pub fn harmless_log(text: &str) -> String {
+    let without_escapes = anstream::adapter::strip_str(text).to_string();
+    let keep = |c: char| if is_harmful(c) && c != '\n' && c != '\t' { REPLACEMENT } else { c };
+    without_escapes.chars().filter(|c| *c != '\r').map(keep).collect()
+}
+
+/// Lines of Castra's own: line ends and tabs stay.
+pub fn harmless_lines(text: &str) -> Cow<'_, str> {
+    let is_harmful = |c: char| is_harmful(c) && c != '\n' && c != '\t';
+    if !text.chars().any(is_harmful) {
+        return Cow::Borrowed(text);
+    }
+    Cow::Owned(text.chars().map(|c| if is_harmful(c) { REPLACEMENT } else { c }).collect())
+}
+
+/// The same for lines that are styled already: colours and the like stay too (`ESC [ … m`, ECMA-48's SGR).
+pub fn harmless_styled(text: &str) -> String {
+    let mut harmless = String::new();
+    for (number, part) in text.split('\u{1b}').enumerate() {
+        let style = part.strip_prefix('[').and_then(|rest| {
+            let end = rest.find(|c: char| !c.is_ascii_digit() && c != ';')?;
+            rest[end..].starts_with('m').then_some(())
+        });
+        if number > 0 {
+            harmless.push(if style.is_some() { '\u{1b}' } else { REPLACEMENT });
+        }
+        harmless.push_str(&harmless_lines(part));
+    }
+    harmless
+}
+
+/// A JSON document. JSON's own escaping leaves some characters as they are that a terminal heeds (DEL, those from U+0080
+/// on); they can only be in strings, where they may be written as numbers.
+pub fn harmless_json(text: &str) -> String {
+    let mut harmless = String::with_capacity(text.len());
+    for c in text.chars() {
+        if is_harmful(c) && c != '\n' {
+            harmless.push_str(&format!("\\u{:04x}", u32::from(c)));
+        } else {
+            harmless.push(c);
+        }
+    }
+    harmless
+}
+
+/// Whether there is anything in it that this module takes away.
+pub fn is_harmless(text: &str) -> bool {
+    !text.chars().any(is_harmful)
+}
+
+fn is_harmful(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2060}'..='\u{206F}' | '\u{FEFF}' | '\u{61C}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn terminal_escapes_and_disguises_go() {
+        assert_eq!(harmless_text("\u{1b}]0;title\u{7}"), "\u{FFFD}]0;title\u{FFFD}");
+        assert_eq!(harmless_text("a\r\nb\u{9b}2J"), "a\u{FFFD}\u{FFFD}b\u{FFFD}2J");
+        assert_eq!(harmless_text("x\u{202e}y\u{2066}z"), "x\u{FFFD}y\u{FFFD}z");
+    }
+
+    #[test]
+    fn a_log_keeps_its_lines_and_loses_its_escapes() {
+        let log = "\u{1b}[32mok\u{1b}[0m\tdone\r\n\u{1b}]0;title\u{7}next\u{8}\n";
+        assert_eq!(harmless_log(log), "ok\tdone\nnext\n");
+    }
+
+    #[test]
+    fn of_styled_lines_only_the_style_stays() {
+        let styled =
+            "\u{1b}[1m\u{1b}[31merror\u{1b}[0m: \u{1b}]0;title\u{7} \u{1b}[2J\u{1b}[?25l\u{9b}1m\u{1b}";
+        let expected = "\u{1b}[1m\u{1b}[31merror\u{1b}[0m: \u{FFFD}]0;title\u{FFFD} \u{FFFD}[2J\u{FFFD}[?25l\u{FFFD}1m\u{FFFD}";
+        assert_eq!(harmless_styled(styled), expected);
+    }
+
+    #[test]
+    fn json_says_the_same_in_harmless_characters() {
+        let value = serde_json::json!({"name": "a\u{7f}\u{9b}2J\u{202e}b\u{1b}\n\té"});
+        let text = harmless_json(&serde_json::to_string_pretty(&value).expect("JSON"));
+        assert!(is_harmless(&text.replace('\n', "")), "{text:?}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&text).expect("JSON"), value);
+    }
+
+    #[test]
+    fn plain_text_stays() {
+        let text = "cannot mount: Größe 10 GiB, «/»";
+        assert_eq!(harmless_text(text), text);
+    }
+
+    #[test]
+    fn endless_text_ends() {
+        assert_eq!(harmless_text(&"é".repeat(100_000)).chars().count(), MAX_CHARACTERS);
+    }
+}
