@@ -6,6 +6,7 @@ mod copy;
 mod exec;
 mod foreign;
 mod guest;
+mod hostile;
 mod login;
 mod pressure;
 mod quoting;

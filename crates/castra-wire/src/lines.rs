@@ -48,6 +48,11 @@ impl Lines {
         }
     }
 
+    /// Whether no byte is held that has not been given out.
+    pub fn is_empty(&self) -> bool {
+        self.held.len() == self.start
+    }
+
     /// Forgets the unfinished line: the peer is gone.
     pub fn clear(&mut self) {
         *self = Self::default();

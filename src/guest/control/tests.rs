@@ -138,6 +138,67 @@ fn endless_messages_end_the_connection() {
 }
 
 #[test]
+fn messages_that_are_here_already_do_not_outlast_a_deadline() {
+    let (vm, mut port) = Vm::run(|mut socket| {
+        let one = encode(&GuestMessage::Stage(StageReached { stage: Stage::Ready, uptime_ms: 1 }));
+        socket.write_all(&one.repeat(100)).expect("writes");
+        let _ = io::copy(&mut socket, &mut io::sink());
+    });
+    port.next(Instant::now() + LONG).expect("hears");
+    assert!(!port.lines.is_empty(), "more of them are held");
+    let past = Instant::now();
+    assert!(matches!(port.next(past), Err(ControlError::Silent)));
+    drop(port);
+    vm.end();
+}
+
+#[test]
+fn a_guest_that_speaks_a_byte_at_a_time_is_not_waited_for() {
+    let (vm, mut port) = Vm::run(|mut socket| {
+        let mut word = b"{\"type\":\"hello\",".iter().cycle();
+        while let Some(byte) = word.next() {
+            if socket.write_all(&[*byte]).is_err() {
+                return;
+            }
+            thread::yield_now();
+        }
+    });
+    let deadline = Instant::now() + Duration::from_millis(200);
+    let outcome = port.next(deadline);
+    assert!(matches!(outcome, Err(ControlError::Silent | ControlError::Flood)), "{outcome:?}");
+    drop(port);
+    vm.end();
+}
+
+#[test]
+fn a_connection_that_is_cut_off_in_a_message_is_closed() {
+    let (vm, mut port) = Vm::run(|mut socket| {
+        // Data that nobody has read makes closing a reset.
+        let mut one = [0];
+        let _ = socket.read(&mut one);
+        socket.write_all(b"{\"type\":\"he").expect("writes");
+    });
+    port.attach().expect("attaches");
+    assert!(matches!(port.next(Instant::now() + LONG), Err(ControlError::Closed)));
+    assert!(matches!(port.sync(), Err(ControlError::Closed)));
+    vm.end();
+}
+
+#[test]
+fn deep_and_broken_messages_are_garbage() {
+    let (vm, mut port) = Vm::run(|mut socket| {
+        let deep = [b"{\"type\":\"failed\",\"reason\":".as_slice(), &b"[".repeat(60_000), b"\n"].concat();
+        let surrogate = b"{\"type\":\"failed\",\"errand\":\"network\",\"reason\":\"\\ud800\"}\n";
+        let raw = b"{\"type\":\"failed\",\"errand\":\"network\",\"reason\":\"\xff\xfe\"}\n";
+        let number = b"{\"type\":\"stage\",\"stage\":\"ready\",\"uptime_ms\":1e999}\n";
+        socket.write_all(&[deep.as_slice(), surrogate, raw, number].concat()).expect("writes");
+        socket.write_all(&encode(&GuestMessage::Synced)).expect("writes");
+    });
+    assert_eq!(port.next(Instant::now() + LONG).expect("hears"), GuestMessage::Synced);
+    vm.end();
+}
+
+#[test]
 fn text_from_the_guest_is_harmless() {
     let (vm, mut port) = Vm::run(|mut socket| {
         let reached = |uptime_ms| StageReached { stage: Stage::Root, uptime_ms };

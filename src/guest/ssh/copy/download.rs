@@ -13,6 +13,14 @@ use tokio::task::JoinSet;
 use super::super::SshError;
 use super::session::{PIECE_BYTES, Session, Sort, Transfers, failed};
 use super::{Copied, join, pieces};
+use crate::harmless::harmless_text;
+
+/// Most entries of a tree. They are kept in memory until they are copied, and a guest may show more of them than there
+/// are.
+const MAX_ENTRIES: usize = 1_000_000;
+
+/// Longest path here, in bytes (`PATH_MAX`): a guest may show directories without end.
+const MAX_PATH_BYTES: usize = 4096;
 
 /// What a tree holds: where it is in the guest, where it goes, and what is known of it.
 #[derive(Default)]
@@ -61,10 +69,15 @@ async fn walk(
 ) -> Result<Tree, SshError> {
     let mut tree = Tree::default();
     let mut left = vec![(source, goal, found)];
+    let mut entries = 0;
     while let Some((source, goal, found)) = left.pop() {
+        if goal.as_os_str().len() > MAX_PATH_BYTES {
+            return Err(refused(source, "its path is too long for this machine"));
+        }
         match Sort::of(&found) {
             Sort::Directory => {
-                for (name, found) in list(session, &source).await? {
+                for (name, found) in list(session, &source, MAX_ENTRIES - entries).await? {
+                    entries += 1;
                     left.push((join(&source, &name), goal.join(&name), found));
                 }
                 tree.directories.push((goal, found));
@@ -77,7 +90,7 @@ async fn walk(
     Ok(tree)
 }
 
-async fn list(session: &Session, path: &str) -> Result<Vec<(String, FileAttributes)>, SshError> {
+async fn list(session: &Session, path: &str, most: usize) -> Result<Vec<(String, FileAttributes)>, SshError> {
     let failure = failed("read the directory", path);
     let handle = session.sftp.opendir(path).await.map_err(failure)?.handle;
     let mut entries = Vec::new();
@@ -88,6 +101,9 @@ async fn list(session: &Session, path: &str) -> Result<Vec<(String, FileAttribut
                     some.files.into_iter().filter(|file| file.filename != "." && file.filename != "..")
                 {
                     check(&file.filename, path)?;
+                    if entries.len() >= most {
+                        return Err(refused(path.to_owned(), "there is too much in it for one copy"));
+                    }
                     entries.push((file.filename, file.attrs));
                 }
             }
@@ -104,12 +120,11 @@ fn check(name: &str, directory: &str) -> Result<(), SshError> {
     if !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\0']) {
         return Ok(());
     }
-    Err(SshError::GuestFile {
-        what: "copy",
-        path: join(directory, name),
-        reason: "this is no file name".to_owned(),
-        missing: false,
-    })
+    Err(refused(harmless_text(&join(directory, name)), "this is no file name"))
+}
+
+fn refused(path: String, reason: &str) -> SshError {
+    SshError::GuestFile { what: "copy", path, reason: reason.to_owned(), missing: false }
 }
 
 /// The last part of a guest's path, even of `.` and `..`.
