@@ -155,8 +155,7 @@ fn messages_that_are_here_already_do_not_outlast_a_deadline() {
 #[test]
 fn a_guest_that_speaks_a_byte_at_a_time_is_not_waited_for() {
     let (vm, mut port) = Vm::run(|mut socket| {
-        let mut word = b"{\"type\":\"hello\",".iter().cycle();
-        while let Some(byte) = word.next() {
+        for byte in b"{\"type\":\"hello\",".iter().cycle() {
             if socket.write_all(&[*byte]).is_err() {
                 return;
             }
