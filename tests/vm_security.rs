@@ -209,9 +209,17 @@ fn a_disk_from_elsewhere_draws_in_no_other_file() {
         .set_len(fs::metadata(project.path().join("plain.qcow2")).expect("metadata").len() + 512)
         .expect("set");
     project.run(&["up", "--no-wait"]).code(65).says("is not the one its disk was made on");
+}
 
+#[test]
+fn a_disk_that_lay_in_the_state_directory_draws_in_no_other_file() {
+    let project = Project::isolated();
+    let create = ["create", "-q", "-f", "qcow2"];
+    let make = |more: &[&str]| qemu_img(&project, &[create.as_slice(), more].concat());
+    project.write("secret", &"s3cret".repeat(10_000));
+    make(&["plain.qcow2", "1M"]);
+    make(&["-o", "data_file=secret,data_file_raw=on", "data.qcow2", "64K"]);
     // A disk of the VM's own is looked at, too: somebody may have put it there.
-    fs::remove_dir_all(project.path().join(".castra")).expect("removed");
     fs::create_dir(project.path().join(".castra")).expect("a directory");
     configure(&project, "plain.qcow2", "");
     for (more, said) in [

@@ -133,7 +133,7 @@ impl Printer {
         if self.speaks_to_people() {
             self.line(&format!("{YELLOW}warning{YELLOW:#}: {}", harmless_lines(text)));
         } else if self.verbosity > Verbosity::Quiet {
-            write_line(&json::warning_line(text));
+            write_json_line(&json::warning_line(text));
         }
     }
 
@@ -145,14 +145,14 @@ impl Printer {
         if self.speaks_to_people() {
             self.line(&diagnostics.render(true));
         } else if self.verbosity > Verbosity::Quiet {
-            write_line(&json::warning_line(&diagnostics.render(false)));
+            write_json_line(&json::warning_line(&diagnostics.render(false)));
         }
     }
 
     /// A failure: message, each cause once, hint.
     pub(super) fn error(&self, error: &Error) {
         if self.json {
-            return write_line(&json::error_line(error));
+            return write_json_line(&json::error_line(error));
         }
         if let Some(ConfigError::Invalid(diagnostics)) = error.downcast_ref() {
             return self.line(&diagnostics.render(true));
@@ -193,7 +193,12 @@ pub(super) fn write_line(text: &str) {
     write_styled(&harmless_lines(text));
 }
 
-/// The same with styles in it. If stderr is gone there is nobody left to tell.
+/// One line of JSON on stderr, which says the same.
+pub(super) fn write_json_line(text: &str) {
+    write_styled(&harmless_json(text));
+}
+
+/// A line that may have styles in it. If stderr is gone there is nobody left to tell.
 pub(super) fn write_styled(text: &str) {
     let mut stderr = anstream::stderr().lock();
     let _ = writeln!(stderr, "{}", harmless_styled(text));

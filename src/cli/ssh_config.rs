@@ -27,13 +27,14 @@ pub(super) fn run(
     let hosts = records(&ssh_config.vms, &layout, context)?
         .iter()
         .map(|record| host(record, &ssh_config.user, &layout))
-        .collect::<Result<Vec<_>>>()?;
+        .collect::<Result<Vec<_>, _>>()?;
     if hosts.is_empty() {
         printer.tip("No VM is running here. `castra up` starts one.");
     }
     // A path that ssh's configuration has no way to write is no problem for programs that read JSON.
-    let texts = if printer.is_json() { Vec::new() } else { hosts.iter().map(text).collect::<Result<_, _>>()? };
-    let text: String = texts.join("\n");
+    let texts: Vec<String> =
+        if printer.is_json() { Vec::new() } else { hosts.iter().map(text).collect::<Result<_, _>>()? };
+    let text = texts.join("\n");
     printer.show(&SshHosts { hosts }, &text)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::report::{Event, Reporter};
 
 use super::super::args::Verbosity;
-use super::super::printer::write_line;
+use super::super::printer::write_json_line;
 use super::{Failure, VERSION};
 
 /// Prints each event as a line of JSON on stderr.
@@ -24,7 +24,7 @@ impl JsonReporter {
 impl Reporter for JsonReporter {
     fn report(&self, event: &Event) {
         if self.verbosity > Verbosity::Quiet {
-            write_line(&line(event));
+            write_json_line(&line(event));
         }
     }
 }
