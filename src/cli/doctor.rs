@@ -6,8 +6,10 @@ use serde::Serialize;
 use crate::context::RuntimeContext;
 use crate::doctor::{self, Finding, Severity, Subject};
 use crate::error::{Kind, Result};
+use crate::harmless::harmless_lines;
 
 use super::args::{Args, Doctor, Verbosity};
+use super::error::CliError;
 use super::exit;
 use super::printer::{Mark, Printer};
 use super::project;
@@ -42,7 +44,11 @@ pub(super) fn run(
     let worst = findings.iter().map(|finding| finding.severity).max().unwrap_or(Severity::Good);
     let text = text(&findings, args.verbosity(), printer);
     let diagnosis = Diagnosis { healthy: worst < Severity::Problem, findings, mended };
-    printer.show(&diagnosis, &text)?;
+    if printer.is_json() {
+        printer.json(&diagnosis).map_err(CliError::from)?;
+    } else {
+        printer.styled_result(&text).map_err(CliError::from)?;
+    }
     diagnosis.mended.iter().for_each(|done| printer.success(done));
     printer.tip(verdict(worst, &diagnosis.findings));
     let bearable = if doctor.strict { Severity::Note } else { Severity::Warning };
@@ -79,10 +85,10 @@ fn text(findings: &[Finding], verbosity: Verbosity, printer: &Printer) -> String
             Severity::Warning => Mark::Warning,
             Severity::Problem => Mark::Problem,
         };
-        let message = finding.message.replace('\n', "\n      ");
+        let message = harmless_lines(&finding.message).replace('\n', "\n      ");
         text.push_str(&format!("  {} {message}\n", printer.mark(mark)));
         if let Some(fix) = &finding.fix {
-            text.push_str(&format!("      {}\n", fix.replace('\n', "\n      ")));
+            text.push_str(&format!("      {}\n", harmless_lines(fix).replace('\n', "\n      ")));
         }
     }
     text

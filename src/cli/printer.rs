@@ -68,8 +68,16 @@ impl Printer {
     /// # Errors
     /// Those of stdout; a reader that has gone away is none.
     pub(super) fn result(&self, text: &str) -> io::Result<bool> {
+        self.styled_result(&harmless_lines(text))
+    }
+
+    /// The same for text with styles in it. What comes from elsewhere was made harmless before it was put there.
+    ///
+    /// # Errors
+    /// As for [`Self::result`].
+    pub(super) fn styled_result(&self, text: &str) -> io::Result<bool> {
         let mut stdout = anstream::stdout().lock();
-        match stdout.write_all(harmless_lines(text).as_bytes()).and_then(|()| stdout.flush()) {
+        match stdout.write_all(harmless_styled(text).as_bytes()).and_then(|()| stdout.flush()) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
             other => other.map(|()| true),
         }

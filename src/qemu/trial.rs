@@ -79,15 +79,8 @@ pub fn try_everything(qemu: &QemuBinary, cancel: &Cancel) -> Result<Result<Durat
         ["-device", "vmgenid,guid=auto"],
     ]
     .concat();
-    let outcome = probe::probe(
-        qemu,
-        Accelerator::Tcg,
-        TCG_CPU,
-        scratch.path(),
-        EVERYTHING_LIMIT,
-        &further,
-        cancel,
-    )?;
+    let outcome =
+        probe::probe(qemu, Accelerator::Tcg, TCG_CPU, scratch.path(), EVERYTHING_LIMIT, &further, cancel)?;
     Ok(match outcome {
         Outcome::Works(time) => Ok(time),
         Outcome::Fails(reason) => Err(reason),
