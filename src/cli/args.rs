@@ -8,7 +8,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use crate::config::{parse_disk, parse_memory};
 
 /// Heading of the options that go with every command.
-const FOR_ALL: &str = "Options of every command";
+pub(super) const FOR_ALL: &str = "Options of every command";
 
 /// A real Linux VM with one command.
 #[derive(Debug, Parser)]
@@ -90,6 +90,12 @@ pub(super) enum Command {
     Doctor(Doctor),
     /// Print a configuration for ssh, scp, rsync, editors and Ansible
     SshConfig(SshConfig),
+    /// Check castra.toml, show what comes of it, print its schema
+    Config(Config),
+    /// Print the script by which a shell completes castra's commands
+    Completions(Completions),
+    /// Print the manual, or write its pages into a directory
+    Man(Man),
 }
 
 impl Command {
@@ -405,6 +411,65 @@ pub(super) struct SshConfig {
     /// Log in as this user of the guest
     #[arg(short, long, default_value = "root")]
     pub(super) user: String,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Config {
+    #[command(subcommand)]
+    pub(super) command: ConfigCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ConfigCommand {
+    /// Look for everything that would keep castra.toml from being used
+    ///
+    /// Tells all problems at once, each at its line. Beside the file itself it looks at what `up` would need of this
+    /// machine: disks of your own, and free ports. The network is not used. The exit code is 65 if there is an error, and
+    /// 0 if there are warnings only.
+    Check {
+        /// The castra.toml, or its directory [default: as for every command]
+        path: Option<PathBuf>,
+    },
+    /// Show what `up` would make of castra.toml, with all defaults, and why
+    Show {
+        /// The castra.toml, or its directory [default: as for every command]
+        path: Option<PathBuf>,
+    },
+    /// Print the JSON Schema of castra.toml, for editors
+    ///
+    /// `castra init` names the published schema of this version in the first line of the castra.toml that it writes, as Even Better
+    /// TOML, Taplo and Tombi understand it. For a copy of your own, write `#:schema PATH` there.
+    Schema,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "The script asks castra itself, so it knows new commands and the VMs of each project.\n\n\
+    bash:  castra completions bash > ~/.local/share/bash-completion/completions/castra\n\
+    zsh:   castra completions zsh > \"${fpath[1]}/_castra\"\n\
+    fish:  castra completions fish > ~/.config/fish/completions/castra.fish\n\n\
+    Then open a new shell.")]
+pub(super) struct Completions {
+    /// The shell
+    #[arg(value_enum)]
+    pub(super) shell: CompletedShell,
+}
+
+/// A shell that can be told how to complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize, schemars::JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum CompletedShell {
+    Bash,
+    Zsh,
+    Fish,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "Examples:\n  castra man | man -l -                reads castra(1)\n  \
+    castra man ~/.local/share/man/man1   installs all pages: `man castra-up`")]
+pub(super) struct Man {
+    /// Write castra.1 and a page for each command into this directory, which is made if it is not there
+    #[arg(value_name = "DIR")]
+    pub(super) directory: Option<PathBuf>,
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

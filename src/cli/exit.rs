@@ -6,6 +6,7 @@ use crate::error::Kind;
 use crate::harmless::harmless_lines;
 
 use super::printer::write_line;
+use super::usage;
 
 /// The command line makes no sense.
 pub(super) const USAGE: u8 = 64;
@@ -36,8 +37,29 @@ pub(super) fn code_of(kind: Kind) -> u8 {
     }
 }
 
-/// Help and version are successes on stdout; everything else is a usage error on stderr.
-pub(super) fn of_clap(error: &clap::Error) -> ExitCode {
+/// What every exit code means, for the manual.
+pub(super) const MEANINGS: [(u8, &str); 16] = [
+    (0, "Success."),
+    (1, "Something unexpected."),
+    (64, "The command line makes no sense."),
+    (65, "The configuration, or other data, is invalid."),
+    (66, "There is no such VM, image or file."),
+    (69, "Something is unavailable: the network, QEMU."),
+    (70, "A defect of Castra."),
+    (73, "A file cannot be created."),
+    (74, "Reading or writing failed."),
+    (75, "Something else uses it now; trying again may help."),
+    (77, "Permission denied."),
+    (78, "This host cannot do it."),
+    (124, "run: the command was ended after --timeout."),
+    (128, "exec and run: 128+n if signal n ended the command; else they give the command's own exit code."),
+    (130, "Interrupted."),
+    (UNREACHED, "exec and run: the command could not be reached."),
+];
+
+/// Help and version are successes on stdout; everything else is a usage error on stderr, with a next step.
+pub(super) fn of_clap(error: clap::Error) -> ExitCode {
+    let error = usage::with_next_step(error);
     // It quotes what it was given, such as a file's name from a script's loop. In that case there is no colour.
     let plain = error.render().to_string();
     if error.use_stderr() && *harmless_lines(&plain) != *plain {
@@ -47,4 +69,24 @@ pub(super) fn of_clap(error: &clap::Error) -> ExitCode {
         let _ = error.print();
     }
     if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_of_failure_is_in_the_manual() {
+        use Kind::{
+            Busy, CannotCreate, Data, HostNotCapable, Internal, Interrupted, Io, NotFound, Other, Permission,
+            Unavailable, Usage,
+        };
+        for kind in [
+            Other, Usage, Data, NotFound, Unavailable, Internal, CannotCreate, Io, Busy, Permission,
+            HostNotCapable, Interrupted,
+        ] {
+            let code = of_kind(kind);
+            assert!(MEANINGS.iter().any(|(told, _)| ExitCode::from(*told) == code), "{kind:?}");
+        }
+    }
 }

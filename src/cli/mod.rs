@@ -5,16 +5,20 @@
 mod args;
 mod capture;
 mod clone;
+mod completions;
+mod config;
 mod cp;
 mod doctor;
 mod down;
 mod error;
 mod exec;
 mod exit;
+mod grammar;
 mod image;
 mod init;
 mod json;
 mod logs;
+mod man;
 mod plain;
 mod ports;
 mod printer;
@@ -28,11 +32,12 @@ mod template;
 mod terminal;
 mod units;
 mod up;
+mod usage;
 
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::Parser;
+use clap::FromArgMatches as _;
 
 use crate::cancel::Cancel;
 use crate::context::{Environment, RuntimeContext};
@@ -45,11 +50,15 @@ use printer::Printer;
 
 /// Runs the command this process was started with.
 pub fn main() -> ExitCode {
-    let args = match Args::try_parse() {
-        Ok(args) => args,
-        Err(error) => return exit::of_clap(&error),
-    };
     let environment = Environment::of_process();
+    if let Some(code) = completions::answer(&environment) {
+        return code;
+    }
+    let args = grammar::grammar().try_get_matches().and_then(|words| Args::from_arg_matches(&words));
+    let args = match args {
+        Ok(args) => args,
+        Err(error) => return exit::of_clap(error),
+    };
     let printer = Arc::new(Printer::new(args.verbosity(), args.json, &environment));
     // A panic is a defect of Castra's and has its own exit code; its message is on stderr by then.
     let run = std::panic::AssertUnwindSafe(|| run(&args, environment, &printer));
@@ -86,6 +95,9 @@ fn run(args: &Args, environment: Environment, printer: &Arc<Printer>) -> Result<
         Command::Image(image) => image::run(image, args, &context, printer),
         Command::Doctor(doctor) => doctor::run(doctor, args, &context, printer),
         Command::Template(template) => template::run(template, &context, printer),
+        Command::Config(config) => config::run(config, args, &context, printer),
+        Command::Completions(completions) => completions::run(completions, printer),
+        Command::Man(man) => man::run(man, printer),
         Command::SshConfig(ssh_config) => ssh_config::run(ssh_config, args, &context, printer),
     }
 }

@@ -71,16 +71,21 @@ pub(super) fn records(layout: &ProjectLayout) -> BTreeMap<String, Record> {
 }
 
 /// The outer error is of the working directory, the inner one of the configuration.
-fn load(options: &ConfigOptions, context: &RuntimeContext) -> Result<Result<ProjectConfig, ConfigError>> {
+pub(super) fn load(options: &ConfigOptions, context: &RuntimeContext) -> Result<Result<ProjectConfig, ConfigError>> {
+    let directory = working_directory()?;
+    Ok(with_surroundings(context, |surroundings| load_or_default_project(options, &directory, surroundings)))
+}
+
+/// Does something with what the meaning of a configuration depends on.
+pub(super) fn with_surroundings<T>(context: &RuntimeContext, work: impl FnOnce(&Surroundings<'_>) -> T) -> T {
     let home = context.environment.absolute_path("HOME");
     let catalog = Catalog::builtin();
     let known: Vec<(&str, &str)> =
         catalog.images().iter().map(|image| (image.id.as_str(), image.version.as_str())).collect();
-    let surroundings = Surroundings { home: home.as_deref(), known_images: &known };
-    Ok(load_or_default_project(options, &working_directory()?, &surroundings))
+    work(&Surroundings { home: home.as_deref(), known_images: &known })
 }
 
-fn options(args: &Args) -> ConfigOptions {
+pub(super) fn options(args: &Args) -> ConfigOptions {
     ConfigOptions { explicit: args.config.clone(), skip_discovery: args.skip_discovery }
 }
 

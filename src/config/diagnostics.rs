@@ -55,6 +55,15 @@ pub struct Diagnostic {
     pub help: String,
 }
 
+/// A place in a file, as editors count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position {
+    /// From 1.
+    pub line: usize,
+    /// Characters before it on its line, plus 1.
+    pub column: usize,
+}
+
 /// Problems of one file, in the file's order. Displays without colour.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Diagnostics {
@@ -106,6 +115,25 @@ impl Diagnostics {
     /// which digest it has.
     pub fn only_unpinned(&self) -> Option<&[UnpinnedArtifact]> {
         (self.count(Severity::Error) == self.unpinned.len()).then_some(&self.unpinned)
+    }
+
+    /// Whether the file cannot be used.
+    pub fn has_errors(&self) -> bool {
+        self.count(Severity::Error) > 0
+    }
+
+    /// Where a span of one of these problems starts and ends: on its first line, as it is shown.
+    pub fn positions(&self, span: &Range<usize>) -> (Position, Position) {
+        let shown = self.shown_span(span);
+        let position = |offset: usize| {
+            let before = &self.text[..offset];
+            let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+            Position {
+                line: before.matches('\n').count() + 1,
+                column: before[line_start..].chars().count() + 1,
+            }
+        };
+        (position(shown.start), position(shown.end))
     }
 
     /// The file they are about.
@@ -220,6 +248,11 @@ impl Problems {
     /// This is odd here.
     pub(super) fn warning(&mut self, span: Range<usize>, problem: &impl Problem) {
         self.push(Severity::Warning, span, problem, None);
+    }
+
+    /// This is found at this place.
+    pub(super) fn found(&mut self, span: Range<usize>, finding: &super::Finding) {
+        self.push(finding.severity, span, finding, None);
     }
 
     /// Whether there is anything but warnings.

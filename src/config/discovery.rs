@@ -150,7 +150,8 @@ fn check_owner(file: &Path, metadata: &Metadata, directory: &Path) -> Result<(),
     Err(ConfigError::Planted { path: file.to_owned(), owner })
 }
 
-fn read(path: &Path) -> Result<String, ConfigError> {
+/// The text of a file that was found.
+pub(super) fn read(path: &Path) -> Result<String, ConfigError> {
     let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
     // Between the look and the open it may have become a FIFO, which would block.
     let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;

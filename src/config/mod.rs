@@ -6,18 +6,24 @@
 //!                                   └► no file: defaults  └► diagnostics: every problem, at its place
 //! ```
 
+mod check;
 pub mod defaults;
 mod diagnostics;
 mod discovery;
 mod error;
+mod json_schema;
+mod lines;
 mod project;
 mod schema;
 mod template;
 mod validate;
 
-pub use diagnostics::{Diagnostic, Diagnostics, Severity, UnpinnedArtifact};
+pub use check::{Checked, Finding, Machine, check};
+pub use diagnostics::{Diagnostic, Diagnostics, Position, Severity, UnpinnedArtifact};
 pub use discovery::{ConfigOptions, load_or_default_project, resolve_config_path};
 pub use error::ConfigError;
+pub use json_schema::{SCHEMA_URL, json_schema};
+pub use lines::{KeyLines, key_lines};
 pub use project::{
     BaseImageSource, BootProfile, ManagedImageSelection, PortForward, ProjectConfig, Protocol, VmDefinition,
 };

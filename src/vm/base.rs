@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
+use crate::config::VmDefinition;
 use crate::context::RuntimeContext;
 use crate::files::normalise;
 use crate::layout::{ProjectLayout, ROOTFS};
@@ -31,6 +32,26 @@ pub fn ensure_vm_image(
         return Ok(None);
     }
     Ok(ensure_base(plan, layout, None, context)?.image)
+}
+
+/// Whether the user's own disk is there, and one that can be used.
+///
+/// # Errors
+/// [`VmError::BaseMissing`], [`VmError::Disk`], [`VmError::Qemu`].
+pub fn check_own_disk(definition: &VmDefinition, path: &Path) -> Result<(), VmError> {
+    look_at_own_disk(definition, path).map(drop)
+}
+
+/// The user's own disk and what it stands on.
+fn look_at_own_disk(definition: &VmDefinition, path: &Path) -> Result<Vec<PathBuf>, VmError> {
+    let overlay = Some(&definition.overlay).filter(|overlay| overlay.exists()).cloned();
+    let missing = || VmError::BaseMissing { vm: definition.name.clone(), base: path.to_owned(), overlay };
+    match fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(missing()),
+        Err(source) => return Err(VmError::Disk { action: "read", path: path.to_owned(), source }),
+        Ok(_) => {}
+    }
+    Ok(files_of(path, definition.allow_backing_file)?)
 }
 
 /// A base image that is there.
@@ -98,16 +119,8 @@ fn user_base(
     recorded: Option<&Record>,
     context: &RuntimeContext,
 ) -> Result<Base, VmError> {
-    let overlay = Some(&plan.definition.overlay).filter(|overlay| overlay.exists()).cloned();
-    let missing =
-        || VmError::BaseMissing { vm: plan.definition.name.clone(), base: path.to_owned(), overlay };
     let unreadable = |source| VmError::Disk { action: "read", path: path.to_owned(), source };
-    match fs::metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(missing()),
-        Err(source) => return Err(unreadable(source)),
-        Ok(_) => {}
-    }
-    let files = files_of(path, plan.definition.allow_backing_file)?;
+    let files = look_at_own_disk(&plan.definition, path)?;
     let stamps = files.iter().map(|file| stamp_of(file)).collect::<io::Result<Vec<_>>>();
     let stamp = stamps.map_err(unreadable)?.join("; ");
     let known = recorded.map(|record| &record.base).filter(|base| base.stamp.as_ref() == Some(&stamp));

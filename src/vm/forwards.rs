@@ -36,6 +36,17 @@ pub(super) fn check(vm: &str, forwards: &[PortForward], layout: &ProjectLayout) 
     Ok(())
 }
 
+/// As [`check`] for one port, which the VM itself may have already.
+///
+/// # Errors
+/// Those of [`check`].
+pub fn check_port(vm: &str, forward: PortForward, layout: &ProjectLayout) -> Result<(), VmError> {
+    match check(vm, &[forward], layout) {
+        Err(VmError::PortTaken { owner: Some(owner), .. }) if owner == vm => Ok(()),
+        other => other,
+    }
+}
+
 fn bind(port: u16, protocol: Protocol) -> io::Result<()> {
     let address = (Ipv4Addr::LOCALHOST, port);
     match protocol {

@@ -46,10 +46,11 @@ mod up;
 mod warm;
 mod watch;
 
-pub use base::ensure_vm_image;
+pub use base::{check_own_disk, ensure_vm_image};
 pub use clone::{CloneRecord, FrozenLayer, check_clone, clone};
 pub use down::{DownOptions, IfSuspended, down};
 pub use error::VmError;
+pub use forwards::check_port;
 pub use layer::LayerRecord;
 pub use record::{BaseKind, BaseRecord, BootRecord, MachineRecord, Progress, Record, StartKind};
 pub use state::{Crash, VmState};

@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use toml::de::{DeTable, DeValue};
 
 use self::image::Images;
+use super::check::Machine;
 use super::diagnostics::{Problem, Problems, quoted};
 use super::error::ConfigError;
 use super::project::ProjectConfig;
@@ -105,6 +106,16 @@ impl Problem for DocumentProblem {
 /// # Errors
 /// [`ConfigError::TooNew`], else [`ConfigError::Invalid`] with every problem.
 pub fn parse(text: &str, file: &Path, surroundings: &Surroundings<'_>) -> Result<ProjectConfig, ConfigError> {
+    examine(text, file, surroundings, None)
+}
+
+/// As [`parse`]; with a machine, what the VMs need of it is looked at too.
+pub(super) fn examine(
+    text: &str,
+    file: &Path,
+    surroundings: &Surroundings<'_>,
+    machine: Option<&dyn Machine>,
+) -> Result<ProjectConfig, ConfigError> {
     let mut problems = Problems::default();
     let (document, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {
@@ -117,7 +128,7 @@ pub fn parse(text: &str, file: &Path, surroundings: &Surroundings<'_>) -> Result
     if let Some(found) = read_version(&mut fields, &mut problems) {
         return Err(ConfigError::TooNew { path: file.to_owned(), found });
     }
-    let draft = read_document(fields, file, surroundings, &mut problems);
+    let draft = read_document(fields, file, surroundings, machine, &mut problems);
     let has_errors = problems.has_errors();
     let diagnostics = problems.finish(file, text);
     if has_errors {
@@ -130,6 +141,7 @@ fn read_document(
     mut fields: Fields<'_>,
     file: &Path,
     surroundings: &Surroundings<'_>,
+    machine: Option<&dyn Machine>,
     problems: &mut Problems,
 ) -> ProjectConfig {
     let root = file.parent().unwrap_or(file);
@@ -149,6 +161,9 @@ fn read_document(
     };
     let drafts = read_vms(&mut fields, &scope, problems);
     vm::check_together(&drafts, &images, problems);
+    if let Some(machine) = machine {
+        drafts.iter().for_each(|draft| draft.check_against(machine, problems));
+    }
     fields.warn_unknown(problems);
     ProjectConfig {
         file: Some(file.to_owned()),

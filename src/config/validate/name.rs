@@ -5,7 +5,7 @@ use super::super::diagnostics::{Problem, boundary_before, quoted};
 use crate::layout::MAX_VM_NAME_BYTES;
 
 /// Longest name of an image or version, in bytes: a lock file is named after both and must stay below 255.
-pub(super) const MAX_IMAGE_NAME_BYTES: usize = 64;
+pub(in crate::config) const MAX_IMAGE_NAME_BYTES: usize = 64;
 
 /// Longest name of a project, in bytes; it is only shown.
 const MAX_PROJECT_NAME_BYTES: usize = 100;

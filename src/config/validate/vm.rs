@@ -5,6 +5,7 @@ use std::collections::hash_map::Entry;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use super::super::check::Machine;
 use super::super::defaults;
 use super::super::diagnostics::{Problem, Problems, quoted};
 use super::super::project::{BaseImageSource, BootProfile, VmDefinition};
@@ -110,6 +111,20 @@ pub(super) struct VmDraft {
 }
 
 impl VmDraft {
+    /// Reports what the machine has against the VM.
+    pub(super) fn check_against(&self, machine: &dyn Machine, problems: &mut Problems) {
+        if let BaseImageSource::Path(path) = &self.vm.base_image
+            && let Some(finding) = machine.disk(&self.vm, path)
+        {
+            problems.found(self.base_span.clone(), &finding);
+        }
+        for (forward, span) in &self.forwards {
+            if let Some(finding) = machine.port(&self.vm, forward) {
+                problems.found(span.clone(), &finding);
+            }
+        }
+    }
+
     pub(super) fn into_definition(self) -> VmDefinition {
         self.vm
     }

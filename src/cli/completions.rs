@@ -1,0 +1,199 @@
+//! `castra completions`, and the answers that the scripts it prints ask for.
+//!
+//! A script holds no word of the grammar: each time it calls this castra with [`ASKED_BY`] set, which walks the grammar and looks
+//! at the project. So scripts never grow old, and names of VMs complete. An answer is given in milliseconds, asks nobody, and
+//! says nothing when something is wrong: whoever presses Tab has not asked for an error message.
+
+use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Arg, Command};
+use clap_complete::engine::{ArgValueCompleter, CompletionCandidate, PathCompleter, ValueCompleter as _};
+use clap_complete::env::{Bash, EnvCompleter, Fish, Zsh};
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use crate::cancel::Cancel;
+use crate::config::{ConfigOptions, ProjectConfig};
+use crate::context::{Environment, RuntimeContext};
+use crate::error::Result;
+use crate::layout::{ProjectLayout, STATE_DIRECTORY};
+use crate::managed::Catalog;
+use crate::report::Silent;
+use crate::vm::{self, Record};
+
+use super::args::{Completions, CompletedShell};
+use super::error::CliError;
+use super::grammar::grammar;
+use super::printer::Printer;
+use super::project;
+
+/// Set by a script to its shell's name when it asks how to go on.
+pub(super) const ASKED_BY: &str = "CASTRA_COMPLETE";
+
+const PROGRAM: &str = "castra";
+
+/// The result of `castra completions`.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct CompletionScript {
+    /// The shell it is for.
+    shell: CompletedShell,
+    /// What the shell is to read.
+    script: String,
+}
+
+/// Prints a shell's script.
+pub(super) fn run(completions: &Completions, printer: &Printer) -> Result<ExitCode> {
+    let mut script = Vec::new();
+    let completer = completer(completions.shell);
+    completer.write_registration(ASKED_BY, PROGRAM, PROGRAM, PROGRAM, &mut script).map_err(CliError::from)?;
+    let script = String::from_utf8_lossy(&script).into_owned();
+    printer.show(&CompletionScript { shell: completions.shell, script: script.clone() }, &script)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Answers a script, if this is one that asks.
+pub(super) fn answer(environment: &Environment) -> Option<ExitCode> {
+    let shell = <CompletedShell as clap::ValueEnum>::from_str(environment.text(ASKED_BY)?, false).ok();
+    let words: Vec<OsString> = std::env::args_os().skip_while(|word| word != "--").skip(1).collect();
+    let written = shell.ok_or(io::ErrorKind::Unsupported.into()).and_then(|shell| {
+        let mut answer = Vec::new();
+        let directory = std::env::current_dir().ok();
+        let mut command = completable(&words, environment);
+        completer(shell).write_complete(&mut command, words, directory.as_deref(), &mut answer)?;
+        Printer::quiet().result(&String::from_utf8_lossy(&answer))
+    });
+    // The script takes any failure for "nothing".
+    Some(if written.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn completer(shell: CompletedShell) -> &'static dyn EnvCompleter {
+    match shell {
+        CompletedShell::Bash => &Bash,
+        CompletedShell::Zsh => &Zsh,
+        CompletedShell::Fish => &Fish,
+    }
+}
+
+/// The grammar with completers: by what an argument calls its value, so that those of new commands have them by themselves.
+fn completable(words: &[OsString], environment: &Environment) -> Command {
+    let is_option = |word: &OsString| word.as_encoded_bytes().starts_with(b"-");
+    let asks_for_option = typed(words, environment).is_some_and(is_option);
+    let project = Arc::new(Project { words: words.to_vec(), environment: environment.clone() });
+    let mut command = grammar();
+    command.build();
+    walk(command, &|argument| {
+        // The engine shows hidden ones where there is nothing else: options do not bury the names of VMs.
+        let is_buried = !argument.is_positional() && !asks_for_option;
+        let argument = if is_buried { argument.hide(true) } else { argument };
+        let value = argument.get_value_names().and_then(|names| names.first()).map(|name| name.to_string());
+        let project = Arc::clone(&project);
+        match value.as_deref() {
+            Some("VM") => argument.add(ArgValueCompleter::new(move |typed: &OsStr| project.vms("", typed))),
+            Some("NAME[@VERSION]") => {
+                argument.add(ArgValueCompleter::new(move |typed: &OsStr| project.images(typed)))
+            }
+            Some("SRC… DST") => {
+                argument.add(ArgValueCompleter::new(move |typed: &OsStr| project.ends_of_copy(typed)))
+            }
+            _ => argument,
+        }
+    })
+}
+
+/// The word that Tab was pressed in. fish sends nothing behind it; the others send its number.
+fn typed<'w>(words: &'w [OsString], environment: &Environment) -> Option<&'w OsString> {
+    let number = environment.text("_CLAP_COMPLETE_INDEX").and_then(|number| number.parse::<usize>().ok());
+    words.get(number.unwrap_or(words.len().saturating_sub(1)))
+}
+
+fn walk(command: Command, change: &dyn Fn(Arg) -> Arg) -> Command {
+    command.mut_args(change).mut_subcommands(|sub| walk(sub, change))
+}
+
+/// What can be known of the project that the words are about.
+struct Project {
+    words: Vec<OsString>,
+    environment: Environment,
+}
+
+impl Project {
+    fn context(&self) -> RuntimeContext {
+        RuntimeContext::new(self.environment.clone(), Arc::new(Silent), Cancel::new())
+    }
+
+    fn config(&self, context: &RuntimeContext) -> Option<ProjectConfig> {
+        project::load(&self.options(), context).ok()?.ok()
+    }
+
+    /// `--config` and `--skip-discovery`, as far as they are typed.
+    fn options(&self) -> ConfigOptions {
+        let mut options = ConfigOptions::default();
+        let mut words = self.words.iter().map(|word| word.to_string_lossy());
+        while let Some(word) = words.next() {
+            match &*word {
+                "--" => break,
+                "--config" => options.explicit = words.next().map(|path| PathBuf::from(&*path)),
+                "--skip-discovery" => options.skip_discovery = true,
+                word => {
+                    let path = word.strip_prefix("--config=").map(PathBuf::from);
+                    options.explicit = path.or(options.explicit);
+                }
+            }
+        }
+        options
+    }
+
+    /// Names of VMs, declared and recorded, with what they do.
+    fn vms(&self, suffix: &str, typed: &OsStr) -> Vec<CompletionCandidate> {
+        let config = self.config(&self.context());
+        let layout = match &config {
+            Some(config) => Some(config.layout.clone()),
+            None => project::working_directory().ok().map(|root| ProjectLayout::new(root.join(STATE_DIRECTORY))),
+        };
+        let recorded = layout.as_ref().map(Record::names).unwrap_or_default();
+        let declared = config.into_iter().flat_map(|config| config.vms).map(|vm| vm.name);
+        let names: BTreeSet<String> = declared.chain(recorded).collect();
+        let state = |name: &str| {
+            let layout = layout.as_ref()?;
+            let record = Record::load(layout, name).ok()??;
+            Some(vm::state_of(&record, layout).name())
+        };
+        let candidate = |name: String| {
+            let state = state(&name).unwrap_or("not created");
+            CompletionCandidate::new(format!("{name}{suffix}")).help(Some(state.into()))
+        };
+        matching(names.into_iter().map(candidate), typed)
+    }
+
+    /// Names of images, those of the project and those of the catalog.
+    fn images(&self, typed: &OsStr) -> Vec<CompletionCandidate> {
+        let own = self.config(&self.context()).map(|config| config.images).unwrap_or_default();
+        let catalog = Catalog::builtin();
+        let candidate = |id: &str, description: &str| {
+            let help = Some(description.to_owned()).filter(|text| !text.is_empty());
+            CompletionCandidate::new(id).help(help.map(Into::into))
+        };
+        let images = catalog.images().iter().chain(own.values());
+        matching(images.map(|image| candidate(&image.id, &image.description)), typed)
+    }
+
+    /// What can be copied from or to: `VM:`, or a path of this machine.
+    fn ends_of_copy(&self, typed: &OsStr) -> Vec<CompletionCandidate> {
+        let mut found = self.vms(":", typed);
+        found.extend(PathCompleter::any().complete(typed));
+        found
+    }
+}
+
+fn matching(
+    candidates: impl Iterator<Item = CompletionCandidate>,
+    typed: &OsStr,
+) -> Vec<CompletionCandidate> {
+    let typed = typed.as_encoded_bytes();
+    candidates.filter(|candidate| candidate.get_value().as_encoded_bytes().starts_with(typed)).collect()
+}

@@ -1,0 +1,160 @@
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use crate::config::{
+    self, ConfigOptions, Diagnostic, Diagnostics, Finding, Machine, PortForward, Severity, VmDefinition,
+};
+use crate::context::RuntimeContext;
+use crate::error::{Explain as _, Kind, Result};
+use crate::layout::{ProjectLayout, STATE_DIRECTORY};
+use crate::vm::{VmError, check_own_disk, check_port};
+
+use super::printer::Printer;
+use super::{exit, project};
+
+/// The result of `castra config check`.
+#[derive(Serialize, JsonSchema)]
+pub(in super::super) struct ConfigChecked {
+    /// The file; `null` where there is none, and the default project needs none.
+    file: Option<PathBuf>,
+    /// Whether there is no error; warnings do not count.
+    usable: bool,
+    /// What was found, in the file's order.
+    diagnostics: Vec<DiagnosticView>,
+}
+
+/// Something wrong at a place of the file.
+#[derive(Serialize, JsonSchema)]
+struct DiagnosticView {
+    severity: SeverityView,
+    /// What is wrong.
+    message: String,
+    /// A few words about the place.
+    label: Option<String>,
+    /// A next step.
+    hint: String,
+    /// Where it starts.
+    start: PositionView,
+    /// Where it ends: behind its last character.
+    end: PositionView,
+    /// Another place that has to do with it.
+    related: Option<RelatedView>,
+}
+
+/// How bad it is.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+enum SeverityView {
+    /// The file cannot be used.
+    Error,
+    /// The file can be used.
+    Warning,
+}
+
+/// A place in the file.
+#[derive(Serialize, JsonSchema)]
+struct PositionView {
+    /// Counted from 1.
+    line: usize,
+    /// In characters, counted from 1.
+    column: usize,
+}
+
+/// Another place.
+#[derive(Serialize, JsonSchema)]
+struct RelatedView {
+    /// What it is.
+    label: String,
+    start: PositionView,
+    end: PositionView,
+}
+
+/// Tells all problems of the file, and exits with 65 if one of them is an error.
+pub(super) fn run(options: &ConfigOptions, context: &RuntimeContext, printer: &Printer) -> Result<ExitCode> {
+    let directory = project::working_directory()?;
+    let checked = project::with_surroundings(context, |surroundings| {
+        let layout = layout_of(options, context, &directory);
+        config::check(options, &directory, surroundings, &Host { layout })
+    })?;
+    let diagnostics = &checked.diagnostics;
+    let usable = !diagnostics.has_errors();
+    let result = ConfigChecked {
+        file: checked.file.clone(),
+        usable,
+        diagnostics: diagnostics.iter().map(|one| view(one, diagnostics)).collect(),
+    };
+    let text = if diagnostics.is_empty() { String::new() } else { format!("{}\n", diagnostics.render(true)) };
+    printer.show(&result, &text)?;
+    conclude(checked.file.as_deref(), diagnostics, printer);
+    Ok(if usable { ExitCode::SUCCESS } else { exit::of_kind(Kind::Data) })
+}
+
+fn conclude(file: Option<&Path>, diagnostics: &Diagnostics, printer: &Printer) {
+    let Some(file) = file else {
+        return printer.tip("There is no castra.toml here, and the default VM needs none. `castra init` writes one.");
+    };
+    match (diagnostics.has_errors(), diagnostics.is_empty()) {
+        (true, _) => printer.tip(&format!("\n{} cannot be used: {}", file.display(), diagnostics.summary())),
+        (false, false) => printer.tip(&format!("\n{} can be used: {}", file.display(), diagnostics.summary())),
+        (false, true) => printer.success(&format!("{} is right", file.display())),
+    }
+}
+
+/// Where the VMs of the project are, which may have its ports. Of a file with errors it is not known; then the default place is.
+fn layout_of(options: &ConfigOptions, context: &RuntimeContext, directory: &Path) -> ProjectLayout {
+    match project::load(options, context) {
+        Ok(Ok(config)) => config.layout,
+        _ => {
+            let file = config::resolve_config_path(options, directory).ok().flatten();
+            let root = file.as_deref().and_then(Path::parent).unwrap_or(directory);
+            ProjectLayout::new(root.join(STATE_DIRECTORY))
+        }
+    }
+}
+
+/// This machine.
+struct Host {
+    layout: ProjectLayout,
+}
+
+impl Machine for Host {
+    fn disk(&self, vm: &VmDefinition, path: &Path) -> Option<Finding> {
+        check_own_disk(vm, path).err().map(|error| finding(Severity::Error, &error))
+    }
+
+    fn port(&self, vm: &VmDefinition, forward: &PortForward) -> Option<Finding> {
+        // Whoever has a port now may be gone by the next `up`.
+        check_port(&vm.name, *forward, &self.layout).err().map(|error| finding(Severity::Warning, &error))
+    }
+}
+
+fn finding(severity: Severity, error: &VmError) -> Finding {
+    Finding { severity, message: error.to_string(), help: error.hint().unwrap_or_default() }
+}
+
+fn view(diagnostic: &Diagnostic, all: &Diagnostics) -> DiagnosticView {
+    let range = |span| {
+        let (start, end) = all.positions(span);
+        let view = |at: config::Position| PositionView { line: at.line, column: at.column };
+        (view(start), view(end))
+    };
+    let (start, end) = range(&diagnostic.span);
+    DiagnosticView {
+        severity: match diagnostic.severity {
+            Severity::Error => SeverityView::Error,
+            Severity::Warning => SeverityView::Warning,
+        },
+        message: diagnostic.message.clone(),
+        label: Some(diagnostic.label.clone()).filter(|label| !label.is_empty()),
+        hint: diagnostic.help.clone(),
+        start,
+        end,
+        related: diagnostic.related.as_ref().map(|(span, label)| {
+            let (start, end) = range(span);
+            RelatedView { label: label.clone(), start, end }
+        }),
+    }
+}

@@ -1,0 +1,175 @@
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use crate::config::{
+    BootProfile, ConfigOptions, KeyLines, PortForward, ProjectConfig, defaults, format_size, key_lines,
+};
+use crate::context::RuntimeContext;
+use crate::error::Result;
+use crate::managed::{Catalog, ManagedImageSpec};
+use crate::plan::{BasePlan, Plan, VmPlan};
+
+use super::printer::Printer;
+use super::project;
+use super::table::table;
+
+/// The result of `castra config show`.
+#[derive(Serialize, JsonSchema)]
+pub(in super::super) struct ConfigShown {
+    /// The file; `null` where there is none.
+    file: Option<PathBuf>,
+    /// Name of the project.
+    project: String,
+    /// Where the VMs' files are kept.
+    state_directory: PathBuf,
+    /// What `up` would make of it.
+    vms: Vec<VmShown>,
+}
+
+/// One VM, as `up` would start it.
+#[derive(Serialize, JsonSchema)]
+struct VmShown {
+    name: String,
+    description: Option<String>,
+    /// What its disk stands on: an image as `NAME@VERSION`, or the path of the user's own disk.
+    image: Setting<String>,
+    boot_profile: Setting<String>,
+    cpus: Setting<u32>,
+    memory_bytes: Setting<u64>,
+    disk_bytes: Setting<u64>,
+    /// Its own disk.
+    overlay: Setting<PathBuf>,
+    port_forwards: Setting<Vec<PortForward>>,
+    /// What is odd about it.
+    warnings: Vec<String>,
+}
+
+/// A value, and why it is that.
+#[derive(Serialize, JsonSchema)]
+struct Setting<T> {
+    value: T,
+    /// The line of castra.toml that says so; `null` if none does.
+    line: Option<usize>,
+    /// In words.
+    why: String,
+}
+
+impl<T> Setting<T> {
+    /// What the file says, or else what holds because of `why`.
+    fn new(value: T, line: Option<usize>, why: &str) -> Self {
+        let why = line.map_or_else(|| why.to_owned(), |line| format!("line {line}"));
+        Self { value, line, why }
+    }
+}
+
+/// Shows the configuration with its defaults.
+pub(super) fn run(options: &ConfigOptions, context: &RuntimeContext, printer: &Printer) -> Result<ExitCode> {
+    let config = project::load(options, context)??;
+    printer.diagnostics(&config.warnings);
+    let lines = config.file.as_deref().map(key_lines).transpose()?.unwrap_or_default();
+    let plan = Plan::new(&config, &[], &Catalog::builtin(), &project::records(&config.layout))?;
+    let line = |number: usize| lines.get(number).cloned().unwrap_or_default();
+    let vms = plan.vms.iter().enumerate().map(|(number, vm)| show_vm(vm, &line(number), &config)).collect();
+    let shown = ConfigShown {
+        project: config.name.clone(),
+        state_directory: config.layout.state_root().to_owned(),
+        vms,
+        file: config.file,
+    };
+    for warning in shown.vms.iter().flat_map(|vm| &vm.warnings) {
+        printer.warning(warning);
+    }
+    printer.show(&shown, &text(&shown))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show_vm(plan: &VmPlan, lines: &KeyLines, config: &ProjectConfig) -> VmShown {
+    let definition = &plan.definition;
+    let line = |key: &str| lines.get(key).copied();
+    let spec = match &plan.base {
+        BasePlan::Image(spec) => Some(spec),
+        BasePlan::FirstOf(candidates) => candidates.first(),
+        BasePlan::Path(_) => None,
+    };
+    let boot = match plan.boot {
+        BootProfile::Managed => "managed",
+        BootProfile::Native => "native",
+    };
+    let boot_why = match (spec, plan.boot) {
+        (None, _) => "a disk of your own has its own boot loader",
+        (Some(_), BootProfile::Managed) => "the image has a kernel",
+        (Some(_), BootProfile::Native) => "the image has no kernel",
+    };
+    let has_more = definition.memory_bytes > defaults::MEMORY_BYTES;
+    let memory_why = if has_more { "the image needs as much" } else { "default" };
+    let own_overlay = format!("default: {} of the state directory", config.layout.overlay(&definition.name).file_name().unwrap_or_default().to_string_lossy());
+    VmShown {
+        name: definition.name.clone(),
+        description: definition.description.clone(),
+        image: image(&plan.base, lines, config),
+        boot_profile: Setting::new(boot.to_owned(), line("boot_profile"), boot_why),
+        cpus: Setting::new(definition.cpus, line("cpus"), "default"),
+        memory_bytes: Setting::new(definition.memory_bytes, line("memory"), memory_why),
+        disk_bytes: Setting::new(definition.disk_bytes, line("disk"), "default"),
+        overlay: Setting::new(definition.overlay.clone(), line("overlay"), &own_overlay),
+        port_forwards: Setting::new(definition.port_forwards.clone(), line("port_forwards"), "default"),
+        warnings: plan.warnings.clone(),
+    }
+}
+
+fn image(base: &BasePlan, lines: &KeyLines, config: &ProjectConfig) -> Setting<String> {
+    let label = |spec: &ManagedImageSpec| format!("{}@{}", spec.id, spec.version);
+    let line = lines.get("managed_image").or(lines.get("base_image")).copied();
+    match base {
+        BasePlan::Path(path) => Setting::new(path.display().to_string(), line, ""),
+        BasePlan::Image(spec) => {
+            let whose = if config.images.contains_key(&spec.id) { "described in this file" } else { "of the catalog" };
+            let why = match line {
+                Some(line) => format!("line {line}, {whose}"),
+                None => "chosen when the VM was first started".to_owned(),
+            };
+            Setting { value: label(spec), line, why }
+        }
+        BasePlan::FirstOf(candidates) => {
+            let labels: Vec<String> = candidates.iter().map(label).collect();
+            let why = format!("default: the first of {} that can be had", labels.join(", "));
+            Setting { value: labels.into_iter().next().unwrap_or_default(), line: None, why }
+        }
+    }
+}
+
+fn text(shown: &ConfigShown) -> String {
+    let file = shown.file.as_ref().map_or("none".into(), |file| file.display().to_string());
+    let head = [("castra.toml", file), ("project", shown.project.clone()), ("state", shown.state_directory.display().to_string())];
+    let rows: Vec<[String; 2]> = head.into_iter().map(|(key, value)| [key.to_owned(), value]).collect();
+    let mut text = table(&rows);
+    for vm in &shown.vms {
+        let rows = [
+            row("image", vm.image.value.clone(), &vm.image.why),
+            row("boot", vm.boot_profile.value.clone(), &vm.boot_profile.why),
+            row("cpus", vm.cpus.value.to_string(), &vm.cpus.why),
+            row("memory", format_size(vm.memory_bytes.value), &vm.memory_bytes.why),
+            row("disk", format_size(vm.disk_bytes.value), &vm.disk_bytes.why),
+            row("overlay", vm.overlay.value.display().to_string(), &vm.overlay.why),
+            row("ports", ports(&vm.port_forwards.value), &vm.port_forwards.why),
+        ];
+        let title = vm.description.as_ref().map_or(vm.name.clone(), |text| format!("{}: {text}", vm.name));
+        text.push_str(&format!("\n{title}\n{}", table(&rows)));
+    }
+    text
+}
+
+fn row(key: &str, value: String, why: &str) -> [String; 3] {
+    [format!("  {key}"), value, format!("({why})")]
+}
+
+fn ports(forwards: &[PortForward]) -> String {
+    if forwards.is_empty() {
+        return "none".into();
+    }
+    let one = |forward: &PortForward| format!("{}→{}/{}", forward.host, forward.guest, forward.protocol);
+    forwards.iter().map(one).collect::<Vec<_>>().join(", ")
+}

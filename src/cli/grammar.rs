@@ -1,0 +1,141 @@
+//! The grammar as help, completion and manual pages show it: the commands in groups by what one wants to do.
+
+use std::fmt::Write as _;
+
+use clap::builder::StyledStr;
+use clap::{Command, CommandFactory as _};
+
+use super::args::{Args, FOR_ALL};
+
+/// Headings and their commands, in this order. A command that is in none of them is listed last, so that none is ever hidden by
+/// being forgotten here.
+const GROUPS: [(&str, &[&str]); 5] = [
+    ("Start and stop", &["up", "down", "restart", "suspend", "clone"]),
+    ("Work inside", &["shell", "exec", "run", "cp", "console", "ssh-config"]),
+    ("Look", &["status", "list", "logs", "ports", "timeline", "doctor"]),
+    ("Images and space", &["image", "template", "clean"]),
+    ("Set up", &["init", "config", "completions", "man"]),
+];
+const UNGROUPED: &str = "Other commands";
+
+/// The whole command line.
+pub(super) fn grammar() -> Command {
+    let command = Args::command();
+    let groups = groups(&command);
+    let (bold, plain) = heading_style(&command);
+    let mut template = StyledStr::new();
+    // Writing to a string does not fail.
+    let _ = write!(template, "{{about-with-newline}}\n{{usage-heading}} {{usage}}\n\n");
+    for (heading, commands) in &groups {
+        let _ = writeln!(template, "{bold}{heading}:{plain}\n{}", list(commands, &command));
+    }
+    let _ = write!(template, "{bold}{FOR_ALL}:{plain}\n{{options}}{{after-help}}");
+    command.help_template(template)
+}
+
+/// The visible commands under their headings; headings without any are left out.
+pub(super) fn groups(command: &Command) -> Vec<(&'static str, Vec<Command>)> {
+    let is_grouped = |name: &str| GROUPS.iter().any(|(_, names)| names.contains(&name));
+    let visible = || command.get_subcommands().filter(|sub| !sub.is_hide_set() && sub.get_name() != "help");
+    let mut groups: Vec<(&'static str, Vec<Command>)> = GROUPS
+        .iter()
+        .map(|(heading, names)| {
+            let found = names.iter().filter_map(|name| visible().find(|sub| sub.get_name() == *name));
+            (*heading, found.cloned().collect())
+        })
+        .collect();
+    groups.push((UNGROUPED, visible().filter(|sub| !is_grouped(sub.get_name())).cloned().collect()));
+    groups.retain(|(_, commands)| !commands.is_empty());
+    groups
+}
+
+/// One line a command, what it does beside its name.
+fn list(commands: &[Command], all: &Command) -> String {
+    let width = all.get_subcommands().map(|sub| sub.get_name().len()).max().unwrap_or(0);
+    let (bold, plain) = (all.get_styles().get_literal().render(), all.get_styles().get_literal().render_reset());
+    let mut text = String::new();
+    for command in commands {
+        let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+        let aliases: Vec<&str> = command.get_visible_aliases().collect();
+        let also = if aliases.is_empty() { String::new() } else { format!(" (also `{}`)", aliases.join("`, `")) };
+        let (name, space) = (command.get_name(), " ".repeat(width - command.get_name().len()));
+        let _ = writeln!(text, "  {bold}{name}{plain}{space}  {about}{also}");
+    }
+    text
+}
+
+fn heading_style(command: &Command) -> (String, String) {
+    let style = command.get_styles().get_header();
+    (style.render().to_string(), style.render_reset().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Widest terminal that every page must fit: what terminals open with.
+    const COLUMNS: usize = 80;
+
+    /// Every command of the tree with its page.
+    fn pages(command: &mut Command, path: &str) -> Vec<(String, String)> {
+        let mut found = vec![(path.to_owned(), command.render_long_help().to_string())];
+        for sub in command.get_subcommands_mut().filter(|sub| sub.get_name() != "help") {
+            let path = format!("{path}-{}", sub.get_name());
+            found.extend(pages(sub, &path));
+        }
+        found
+    }
+
+    fn built() -> Command {
+        let mut command = grammar().term_width(COLUMNS);
+        command.build();
+        command
+    }
+
+    #[test]
+    fn every_page_is_as_it_was_looked_at() {
+        // One snapshot a command: `INSTA_UPDATE=always` writes that of a new one, to be read before it is kept.
+        for (path, page) in pages(&mut built(), "castra") {
+            let page = page.lines().map(str::trim_end).collect::<Vec<_>>().join("\n");
+            insta::with_settings!({ omit_expression => true, prepend_module_to_snapshot => false, snapshot_path => "snapshots/help" }, {
+                insta::assert_snapshot!(path, page);
+            });
+        }
+    }
+
+    #[test]
+    fn every_page_fits_a_terminal() {
+        for (path, page) in pages(&mut built(), "castra") {
+            for line in page.lines() {
+                assert!(line.trim_end().chars().count() <= COLUMNS, "{path}: {line}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_command_is_listed_once() {
+        let command = built();
+        let groups = groups(&command);
+        let listed: Vec<&str> =
+            groups.iter().flat_map(|(_, commands)| commands).map(|sub| sub.get_name()).collect();
+        for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
+            let times = listed.iter().filter(|name| **name == sub.get_name()).count();
+            assert_eq!(times, usize::from(!sub.is_hide_set()), "{}", sub.get_name());
+        }
+        assert!(groups.iter().all(|(heading, _)| *heading != UNGROUPED), "{groups:?}: put it into `GROUPS`");
+    }
+
+    #[test]
+    fn every_command_and_every_argument_says_what_it_is() {
+        fn check(command: &Command, path: &str) {
+            assert!(command.get_about().is_some(), "{path} does not say what it does");
+            for argument in command.get_arguments().filter(|argument| !argument.is_hide_set()) {
+                assert!(argument.get_help().is_some(), "{path}: {} has no help", argument.get_id());
+            }
+            for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
+                check(sub, &format!("{path} {}", sub.get_name()));
+            }
+        }
+        check(&built(), "castra");
+    }
+}

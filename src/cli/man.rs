@@ -1,0 +1,249 @@
+//! `castra man`: manual pages out of the grammar, with what no grammar tells: environment, files, exit codes.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Command;
+use clap_mangen::Man as Page;
+use clap_mangen::roff::{Roff, bold, italic, roman};
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use crate::error::Result;
+use crate::layout::{CONFIG_FILE, STATE_DIRECTORY};
+
+use super::args::{FOR_ALL, Man};
+use super::error::CliError;
+use super::exit;
+use super::grammar::{grammar, groups};
+use super::printer::Printer;
+
+/// What the environment changes, with what it is for.
+const ENVIRONMENT: [(&str, &str); 9] = [
+    ("CASTRA_QEMU", "The QEMU to use instead of qemu-system-x86_64 of the PATH."),
+    ("CASTRA_ACCELERATOR", "kvm, hvf or tcg: how the CPU is run, instead of what castra finds to be fastest."),
+    ("CASTRA_MIRROR", "A base URL that is asked for every download first."),
+    ("CASTRA_OFFLINE", "Anything but 0 and false: never use the network, as with --offline."),
+    ("XDG_CACHE_HOME", "Where the cache is kept, in castra/; ~/.cache if it is not set."),
+    ("XDG_RUNTIME_DIR", "Where sockets are kept, in castra/; /tmp/castra-UID if it is not set."),
+    ("HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY", "Proxies of downloads, in lower case too."),
+    ("NO_COLOR", "Anything: no colours."),
+    ("TERM", "dumb: no progress bars, one line after another."),
+];
+
+/// The result of `castra man`.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Manual {
+    /// The page that was asked for, or all that were written.
+    pages: Vec<ManualPage>,
+}
+
+/// One page.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct ManualPage {
+    /// Name of its file.
+    name: String,
+    /// Where it was written to; `null` if it was only printed.
+    path: Option<PathBuf>,
+    /// The page, as `man` reads it.
+    roff: String,
+}
+
+/// Prints castra(1), or writes all pages into a directory.
+pub(super) fn run(man: &Man, printer: &Printer) -> Result<ExitCode> {
+    let mut pages = pages()?;
+    let text = match &man.directory {
+        None => {
+            pages.truncate(1);
+            pages.iter().map(|page| page.roff.as_str()).collect()
+        }
+        Some(directory) => {
+            write(&mut pages, directory)?;
+            let lines = pages.iter().filter_map(|page| page.path.as_ref());
+            lines.map(|path| format!("{}\n", path.display())).collect::<String>()
+        }
+    };
+    printer.show(&Manual { pages }, &text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn write(pages: &mut [ManualPage], directory: &Path) -> Result<(), CliError> {
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        |source| CliError::File { action: "create", path, source }
+    };
+    let directory = std::path::absolute(directory).map_err(failed(directory))?;
+    fs::create_dir_all(&directory).map_err(failed(&directory))?;
+    for page in pages {
+        let path = directory.join(&page.name);
+        fs::write(&path, &page.roff).map_err(failed(&path))?;
+        page.path = Some(path);
+    }
+    Ok(())
+}
+
+/// All pages, castra(1) first.
+fn pages() -> Result<Vec<ManualPage>, CliError> {
+    let mut command = grammar().disable_help_subcommand(true);
+    command.build();
+    let mut pages = vec![page(&command, &command)?];
+    collect(&command, &command, &mut pages)?;
+    Ok(pages)
+}
+
+fn collect(parent: &Command, all: &Command, pages: &mut Vec<ManualPage>) -> Result<(), CliError> {
+    for sub in parent.get_subcommands().filter(|sub| !sub.is_hide_set()) {
+        pages.push(page(sub, all)?);
+        collect(sub, all, pages)?;
+    }
+    Ok(())
+}
+
+fn page(command: &Command, all: &Command) -> Result<ManualPage, CliError> {
+    let is_main = command.get_name() == all.get_name();
+    let usage = command.clone().render_usage().to_string();
+    let usage = usage.trim_start_matches("Usage:").trim().to_owned();
+    let mut shown = command.clone().override_usage(usage);
+    if !is_main {
+        // castra(1) has them.
+        shown = shown.mut_args(|argument| {
+            let is_of_all = argument.get_help_heading() == Some(FOR_ALL);
+            if is_of_all { argument.hide(true) } else { argument }
+        });
+    }
+    let source = format!("{} {}", all.get_name(), all.get_version().unwrap_or_default());
+    let page = Page::new(shown).source(source).manual("Castra manual");
+    let name = page.get_filename();
+    let mut text = Vec::new();
+    page.render_title(&mut text)?;
+    page.render_name_section(&mut text)?;
+    page.render_synopsis_section(&mut text)?;
+    page.render_description_section(&mut text)?;
+    if is_main {
+        commands(command).to_writer(&mut text)?;
+    } else if command.has_subcommands() {
+        page.render_subcommands_section(&mut text)?;
+    }
+    page.render_options_section(&mut text)?;
+    notes(command).to_writer(&mut text)?;
+    if is_main {
+        surroundings().to_writer(&mut text)?;
+    }
+    exit_codes(is_main).to_writer(&mut text)?;
+    see_also(command, all, is_main).to_writer(&mut text)?;
+    Ok(ManualPage { name, path: None, roff: String::from_utf8_lossy(&text).into_owned() })
+}
+
+/// The commands of castra(1), in the groups of its help.
+fn commands(command: &Command) -> Roff {
+    let mut roff = Roff::new();
+    roff.control("SH", ["COMMANDS"]);
+    for (heading, commands) in groups(command) {
+        roff.control("SS", [heading]);
+        for sub in commands {
+            let about = sub.get_about().map(ToString::to_string).unwrap_or_default();
+            entry(&mut roff, &format!("castra-{}(1)", sub.get_name()), &about);
+        }
+    }
+    roff
+}
+
+/// What the help ends with, its lines as they are.
+fn notes(command: &Command) -> Roff {
+    let mut roff = Roff::new();
+    let Some(text) = command.get_after_long_help().or_else(|| command.get_after_help()) else { return roff };
+    roff.control("SH", ["NOTES"]);
+    roff.control("nf", []);
+    for line in text.to_string().lines() {
+        roff.text([roman(line)]);
+    }
+    roff.control("fi", []);
+    roff
+}
+
+fn surroundings() -> Roff {
+    let mut roff = Roff::new();
+    roff.control("SH", ["ENVIRONMENT"]);
+    for (name, meaning) in ENVIRONMENT {
+        entry(&mut roff, name, meaning);
+    }
+    roff.control("SH", ["FILES"]);
+    let state = format!("{STATE_DIRECTORY}/");
+    for (path, meaning) in [
+        (CONFIG_FILE, "Declares the VMs of a project. It is looked for in this directory and above; without one there is one VM."),
+        (&state, "All that a project's VMs are made of, beside castra.toml. Deleting it deletes them."),
+        ("~/.cache/castra/", "Images and warm templates, shared between projects. It may be deleted at any time."),
+        ("$XDG_RUNTIME_DIR/castra/", "Sockets of running VMs."),
+    ] {
+        entry(&mut roff, path, meaning);
+    }
+    roff
+}
+
+fn exit_codes(is_main: bool) -> Roff {
+    let mut roff = Roff::new();
+    roff.control("SH", ["EXIT STATUS"]);
+    if is_main {
+        for (code, meaning) in exit::MEANINGS {
+            entry(&mut roff, &code.to_string(), meaning);
+        }
+    } else {
+        roff.text([roman("0 on success; "), bold("castra"), roman("(1) lists the others.")]);
+    }
+    roff
+}
+
+fn see_also(command: &Command, all: &Command, is_main: bool) -> Roff {
+    let mut roff = Roff::new();
+    roff.control("SH", ["SEE ALSO"]);
+    let others: Vec<String> = if is_main {
+        all.get_subcommands().filter(|sub| !sub.is_hide_set()).map(page_of).collect()
+    } else {
+        let below = command.get_subcommands().filter(|sub| !sub.is_hide_set()).map(page_of);
+        std::iter::once("castra".to_owned()).chain(below).collect()
+    };
+    let mut line = Vec::new();
+    for (number, name) in others.into_iter().enumerate() {
+        line.push(roman(if number == 0 { "" } else { ", " }));
+        line.extend([bold(name), roman("(1)")]);
+    }
+    roff.text(line);
+    roff.control("PP", []);
+    roff.text([italic(env!("CARGO_PKG_REPOSITORY"))]);
+    roff
+}
+
+fn page_of(command: &Command) -> String {
+    command.get_display_name().unwrap_or_else(|| command.get_name()).to_owned()
+}
+
+fn entry(roff: &mut Roff, what: &str, meaning: &str) {
+    roff.control("TP", []);
+    roff.text([bold(what)]);
+    roff.text([roman(meaning)]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_has_a_page_with_all_sections() {
+        let pages = pages().expect("pages");
+        assert_eq!(pages[0].name, "castra.1");
+        for name in ["castra-up.1", "castra-image-pull.1", "castra-config-check.1"] {
+            assert!(pages.iter().any(|page| page.name == name), "{name}");
+        }
+        for page in &pages {
+            for section in ["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "EXIT STATUS", "SEE ALSO"] {
+                let quoted = format!("\n.SH \"{section}\"\n");
+                let has = page.roff.contains(&format!("\n.SH {section}\n")) || page.roff.contains(&quoted);
+                assert!(has, "{} has no {section}:\n{}", page.name, page.roff);
+            }
+        }
+        for section in ["COMMANDS", "ENVIRONMENT", "FILES"] {
+            assert!(pages[0].roff.contains(&format!(".SH {section}\n")), "{section}");
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! A closer look at a `castra.toml` than starting VMs needs: all of its problems, those of this machine with it too.
+
+use std::path::{Path, PathBuf};
+
+use super::diagnostics::Problem;
+use super::discovery::read;
+use super::project::{PortForward, VmDefinition};
+use super::validate;
+use super::{ConfigError, ConfigOptions, Diagnostics, Severity, Surroundings, resolve_config_path};
+
+/// Knows this machine, which the configuration does not.
+pub trait Machine {
+    /// What is wrong with the user's own disk that a VM stands on.
+    fn disk(&self, vm: &VmDefinition, path: &Path) -> Option<Finding>;
+
+    /// What keeps a port from being forwarded.
+    fn port(&self, vm: &VmDefinition, forward: &PortForward) -> Option<Finding>;
+}
+
+/// What is wrong with the machine for a configuration.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message}")]
+pub struct Finding {
+    /// How bad it is.
+    pub severity: Severity,
+    /// What is wrong, naming the thing.
+    pub message: String,
+    /// A next step, as whole sentences.
+    pub help: String,
+}
+
+impl Problem for Finding {
+    fn help(&self) -> String {
+        self.help.clone()
+    }
+}
+
+/// What was looked at, and what was found.
+#[derive(Debug)]
+pub struct Checked {
+    /// The file; nothing where there is none, and the default project needs none.
+    pub file: Option<PathBuf>,
+    /// All problems and warnings, in the file's order.
+    pub diagnostics: Diagnostics,
+}
+
+/// Looks at the file that is meant, and at what its VMs need of this machine.
+///
+/// # Errors
+/// [`ConfigError`] for a file that cannot even be read as one; what is wrong inside is the result.
+pub fn check(
+    options: &ConfigOptions,
+    working_directory: &Path,
+    surroundings: &Surroundings<'_>,
+    machine: &dyn Machine,
+) -> Result<Checked, ConfigError> {
+    let Some(file) = resolve_config_path(options, working_directory)? else {
+        return Ok(Checked { file: None, diagnostics: Diagnostics::default() });
+    };
+    let diagnostics = match validate::examine(&read(&file)?, &file, surroundings, Some(machine)) {
+        Ok(project) => project.warnings,
+        Err(ConfigError::Invalid(diagnostics)) => *diagnostics,
+        Err(error) => return Err(error),
+    };
+    Ok(Checked { file: Some(file), diagnostics })
+}

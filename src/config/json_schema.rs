@@ -1,0 +1,379 @@
+//! The JSON Schema of `castra.toml`, for editors.
+//!
+//! The parser keeps a place for every value and goes on after mistakes, so it reads no structs (`schema.rs`). These structs are
+//! only for the schema; nothing is ever read into them. Tests hold both together: every key and word that the parser knows is
+//! here and no other, whatever it accepts without a warning is valid here, and what it refuses is refused here too, but for
+//! what no schema can see (two VMs of one name, an image that nobody describes).
+
+#![expect(dead_code, reason = "only the types are looked at")]
+
+use std::collections::BTreeMap;
+
+use schemars::generate::SchemaSettings;
+use schemars::transform::{Transform, transform_subschemas};
+use schemars::{JsonSchema, Schema};
+use serde_json::{Value, json};
+
+use super::defaults;
+use super::validate::size::format_size;
+use crate::layout::{MAX_VM_NAME_BYTES, STATE_DIRECTORY};
+
+/// Where the schema of this version is published.
+pub const SCHEMA_URL: &str = concat!(
+    env!("CARGO_PKG_REPOSITORY"),
+    "/raw/v",
+    env!("CARGO_PKG_VERSION"),
+    "/docs/castra.schema.json"
+);
+
+/// The JSON Schema (draft 7, which TOML editors understand) of `castra.toml`.
+pub fn json_schema() -> Value {
+    let generator = SchemaSettings::draft07().with_transform(NoNull).into_generator();
+    let mut schema = generator.into_root_schema_for::<CastraToml>();
+    schema.insert("$id".into(), SCHEMA_URL.into());
+    schema.to_value()
+}
+
+/// TOML has no null: what may be left out is left out.
+#[derive(Debug, Clone)]
+struct NoNull;
+
+impl Transform for NoNull {
+    fn transform(&mut self, schema: &mut Schema) {
+        if let Some(Value::Array(types)) = schema.get_mut("type") {
+            types.retain(|kind| kind != "null");
+            if let [only] = types.as_slice() {
+                let only = only.clone();
+                schema.insert("type".into(), only);
+            }
+        }
+        if let Some(Value::Array(choices)) = schema.get_mut("anyOf") {
+            choices.retain(|choice| choice != &json!({ "type": "null" }));
+            if let [Value::Object(only)] = choices.as_slice() {
+                let only = only.clone();
+                schema.remove("anyOf");
+                // Siblings of a reference do not count in draft 7, but for what is only read by people.
+                match only.get("$ref") {
+                    Some(_) => drop(schema.insert("allOf".into(), json!([only]))),
+                    None => schema.ensure_object().extend(only),
+                }
+            }
+        }
+        transform_subschemas(self, schema);
+    }
+}
+
+/// A line without control characters.
+const LINE: &str = r"^[^\x00-\x1f\x7f-\x9f]+$";
+/// A path to a file: it does not end in a slash.
+const FILE: &str = r"^[^\x00-\x1f\x7f-\x9f]*[^\x00-\x1f\x7f-\x9f/]$";
+const NAME: &str = r"^[A-Za-z0-9][A-Za-z0-9._-]*$";
+const NAME_AND_VERSION: &str = r"^[A-Za-z0-9][A-Za-z0-9._-]*(@[A-Za-z0-9][A-Za-z0-9._-]*)?$";
+const PROJECT_NAME: &str = r"^[^\x00-\x1f\x7f-\x9f/\\\s.-][^\x00-\x1f\x7f-\x9f/\\]*$";
+const SIZE: &str = r"^\s*(0[0-9_]*)?[1-9][0-9_]*\s*([KkMmGgTt]([Ii]?[Bb])?|[Bb])\s*$";
+const VERSION: &str = r"^v*0*[01](\.[0-9]+){0,2}$";
+const URL: &str = r"^[Hh][Tt][Tt][Pp][Ss]?://[^/?#\s]\S*$";
+const MIRROR: &str = r"^[Hh][Tt][Tt][Pp][Ss]://[^/?#\s][^?\s]*$";
+const PIP_WORD: &str = r"^[A-Za-z0-9][A-Za-z0-9._+!-]*$";
+const MAX_IMAGE_NAME: usize = super::validate::name::MAX_IMAGE_NAME_BYTES;
+
+/// What `castra up` starts. The reference is docs/config.md of Castra.
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields, rename = "castra.toml")]
+struct CastraToml {
+    /// Format of this file.
+    #[schemars(extend("default" = "1"))]
+    version: Option<Version>,
+    /// The project as a whole.
+    project: Option<Project>,
+    /// The VMs, each in a `[[vms]]`.
+    #[schemars(length(min = 1))]
+    vms: Vec<Vm>,
+    /// Images of your own, by name, and mirrors.
+    images: Option<Images>,
+}
+
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+enum Version {
+    Text(#[schemars(extend("pattern" = VERSION))] String),
+    Number(#[schemars(range(min = 0, max = 1))] i64),
+}
+
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+struct Project {
+    /// Shown in messages. Without it: the name of the directory.
+    #[schemars(length(max = 100), extend("pattern" = PROJECT_NAME))]
+    name: Option<String>,
+    /// Where disks, logs and images are kept, relative to this file. Deleting it deletes the VMs.
+    #[schemars(extend("pattern" = LINE, "default" = STATE_DIRECTORY))]
+    state_dir: Option<String>,
+}
+
+/// One VM. It has exactly one of `managed_image` and `base_image`.
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+#[schemars(extend("oneOf" = [{ "required": ["managed_image"] }, { "required": ["base_image"] }]))]
+struct Vm {
+    /// Its name, unique in the file: letters, digits, `-`, `_` and `.`.
+    #[schemars(length(max = MAX_VM_NAME_BYTES), extend("pattern" = NAME))]
+    name: String,
+    /// What it is for.
+    #[schemars(extend("pattern" = LINE))]
+    description: Option<String>,
+    /// An image of Castra's catalog or of `[images]`, fetched and verified: `"NAME"`, `"NAME@VERSION"` or a table.
+    managed_image: Option<ManagedImage>,
+    /// A qcow2 of your own, relative to this file. It is never written to.
+    #[schemars(extend("pattern" = FILE))]
+    base_image: Option<String>,
+    /// The VM's own disk, relative to this file. Without it: `<state_dir>/<name>-overlay.qcow2`.
+    #[schemars(extend("pattern" = FILE))]
+    overlay: Option<String>,
+    /// Virtual CPUs.
+    #[schemars(range(min = 1, max = 255), extend("default" = defaults::CPUS))]
+    cpus: Option<u32>,
+    /// Memory, for instance `"512 MiB"`; an integer is MiB.
+    #[schemars(extend("default" = format_size(defaults::MEMORY_BYTES)))]
+    memory: Option<Memory>,
+    /// How far the disk can grow, for instance `"20 GiB"`. Only what is used takes room.
+    #[schemars(extend("pattern" = SIZE, "default" = format_size(defaults::DISK_BYTES)))]
+    disk: Option<String>,
+    /// How it boots. Without it: `managed` if the image has a kernel, else `native`.
+    boot_profile: Option<BootProfile>,
+    /// Ports of this machine (127.0.0.1 only) that lead into the VM.
+    port_forwards: Option<Vec<PortForward>>,
+}
+
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+enum ManagedImage {
+    /// `"NAME"` for the newest version, or `"NAME@VERSION"`.
+    Short(#[schemars(extend("pattern" = NAME_AND_VERSION))] String),
+    Long(ManagedImageTable),
+}
+
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+struct ManagedImageTable {
+    /// The image.
+    #[schemars(extend("pattern" = NAME))]
+    name: String,
+    /// Its version. Without it: the newest.
+    #[schemars(extend("pattern" = NAME))]
+    version: Option<String>,
+    /// Which of its disks; there is one so far.
+    #[schemars(extend("default" = "rootfs"))]
+    disk: Option<Disk>,
+}
+
+#[derive(JsonSchema)]
+#[schemars(rename_all = "kebab-case")]
+enum Disk {
+    Rootfs,
+}
+
+/// A size with a unit, or a number of MiB.
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+enum Memory {
+    Text(#[schemars(extend("pattern" = SIZE))] String),
+    Mib(#[schemars(range(min = defaults::MIN_MEMORY_MIB))] u64),
+}
+
+#[derive(JsonSchema)]
+#[schemars(rename_all = "kebab-case")]
+enum BootProfile {
+    /// With the image's kernel and Castra's guest agent.
+    Managed,
+    /// From the disk's own boot loader, as on a real machine.
+    Native,
+}
+
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+struct PortForward {
+    /// Port of this machine, unique in the file for each protocol.
+    #[schemars(range(min = 1, max = 65535))]
+    host: u16,
+    /// Port in the VM.
+    #[schemars(range(min = 1, max = 65535))]
+    guest: u16,
+    /// Protocol of both.
+    #[schemars(extend("default" = "tcp"))]
+    protocol: Option<Protocol>,
+}
+
+#[derive(JsonSchema)]
+#[schemars(rename_all = "kebab-case")]
+enum Protocol {
+    Tcp,
+    Udp,
+}
+
+#[derive(JsonSchema)]
+#[schemars(extend("propertyNames" = { "pattern": NAME, "maxLength": MAX_IMAGE_NAME }))]
+struct Images {
+    /// Base URLs that are asked before an image's own addresses.
+    #[schemars(inner(regex(pattern = MIRROR)))]
+    mirrors: Option<Vec<String>>,
+    /// An image of your own.
+    #[schemars(flatten)]
+    images: BTreeMap<String, Image>,
+}
+
+/// An image of your own: a disk, and perhaps a kernel with its initramfs and command line.
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+#[schemars(extend("dependencies" = {
+    "kernel": ["initramfs", "command_line"],
+    "initramfs": ["kernel", "command_line"],
+    "command_line": ["kernel", "initramfs"],
+}))]
+struct Image {
+    /// Change it when you change the image.
+    #[schemars(length(max = MAX_IMAGE_NAME), extend("pattern" = NAME, "default" = defaults::IMAGE_VERSION))]
+    version: Option<String>,
+    /// One line about it.
+    #[schemars(extend("pattern" = LINE))]
+    description: Option<String>,
+    /// The disk, in the end a qcow2.
+    rootfs: Rootfs,
+    /// The kernel.
+    kernel: Option<BootFile>,
+    /// The initramfs.
+    initramfs: Option<BootFile>,
+    /// The kernel's command line.
+    #[schemars(extend("pattern" = LINE))]
+    command_line: Option<String>,
+    /// QEMU's `-machine`.
+    #[schemars(extend("pattern" = LINE, "default" = defaults::MACHINE))]
+    machine: Option<String>,
+    /// QEMU's `-cpu` where the CPU is emulated.
+    #[schemars(extend("pattern" = LINE, "default" = defaults::TCG_CPU))]
+    cpu: Option<String>,
+    /// Memory below which the image does not boot; an integer is MiB.
+    #[schemars(extend("default" = format!("{} MiB", defaults::MIN_MEMORY_MIB)))]
+    min_memory: Option<Memory>,
+    /// Further values of QEMU's `-device`.
+    #[schemars(inner(regex(pattern = LINE)), extend("default" = defaults::DEVICES))]
+    devices: Option<Vec<String>>,
+}
+
+/// Where a file comes from: one of `url`, `urls`, `path` and `python`, pinned by `sha256` or `sha512`.
+#[derive(JsonSchema)]
+#[schemars(transparent, extend("allOf" = [one_source(), one_digest()]))]
+struct Rootfs(Artifact);
+
+/// As for a disk; or nothing but a `pipeline`, which starts from the disk's download.
+#[derive(JsonSchema)]
+#[schemars(transparent, extend("anyOf" = [
+    { "allOf": [one_source(), one_digest()] },
+    { "required": ["pipeline"], "not": { "anyOf": origin_keys() } },
+]))]
+struct BootFile(Artifact);
+
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields, inline)]
+struct Artifact {
+    /// An `https://` or `http://` address.
+    #[schemars(extend("pattern" = URL))]
+    url: Option<String>,
+    /// Several addresses of the same bytes, tried in order.
+    #[schemars(length(min = 1), inner(regex(pattern = URL)))]
+    urls: Option<Vec<String>>,
+    /// A file on this machine, relative to this file.
+    #[schemars(extend("pattern" = FILE))]
+    path: Option<String>,
+    /// A file of a Python package, fetched with pip.
+    python: Option<Python>,
+    /// SHA-256 of the bytes as they come, 64 hexadecimal digits. `castra image pull` tells it.
+    #[schemars(extend("pattern" = "^[0-9A-Fa-f]{64}$"))]
+    sha256: Option<String>,
+    /// SHA-512 of the bytes as they come, 128 hexadecimal digits.
+    #[schemars(extend("pattern" = "^[0-9A-Fa-f]{128}$"))]
+    sha512: Option<String>,
+    /// Number of bytes, if it is to be checked too.
+    #[schemars(range(min = 1))]
+    size: Option<u64>,
+    /// Steps from those bytes to the file.
+    pipeline: Option<Vec<Step>>,
+}
+
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+struct Python {
+    /// Name of the package.
+    #[schemars(extend("pattern" = PIP_WORD))]
+    package: String,
+    /// Its exact version.
+    #[schemars(extend("pattern" = PIP_WORD))]
+    version: String,
+    /// The wheel's platform tag, if it is not a pure one.
+    #[schemars(extend("pattern" = PIP_WORD))]
+    platform: Option<String>,
+}
+
+#[derive(JsonSchema)]
+#[schemars(rename_all = "kebab-case")]
+enum Step {
+    /// Take the footer off a fixed VHD, which leaves the raw disk.
+    StripVhdFooter,
+    /// `qemu-img convert`.
+    Convert(Convert),
+    /// One file out of a raw disk that is one ext4 filesystem.
+    ExtractFile(#[schemars(extend("pattern" = r"^/[^\x00-\x1f\x7f-\x9f]*$"))] String),
+    /// One member of a ZIP archive; a wheel is one.
+    Unzip(#[schemars(extend("pattern" = LINE))] String),
+    /// Decompress.
+    Decompress(Compression),
+    /// Another name for the next step, where a tool wants one.
+    Rename(#[schemars(length(max = 255), extend("pattern" = NAME))] String),
+}
+
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+struct Convert {
+    /// Format of what is there.
+    from: Format,
+    /// Format of what is made.
+    to: Format,
+}
+
+#[derive(JsonSchema)]
+#[schemars(rename_all = "kebab-case")]
+enum Format {
+    Qcow2,
+    Raw,
+    Vdi,
+    Vhd,
+    Vhdx,
+    Vmdk,
+    Vpc,
+}
+
+#[derive(JsonSchema)]
+#[schemars(rename_all = "kebab-case")]
+enum Compression {
+    Gzip,
+    Gz,
+    Xz,
+    Zstd,
+    Zst,
+}
+
+fn one_source() -> Value {
+    json!({ "oneOf": required(&["url", "urls", "path", "python"]) })
+}
+
+fn one_digest() -> Value {
+    json!({ "oneOf": required(&["sha256", "sha512"]) })
+}
+
+fn origin_keys() -> Value {
+    required(&["url", "urls", "path", "python", "sha256", "sha512", "size"])
+}
+
+fn required(keys: &[&str]) -> Value {
+    keys.iter().map(|key| json!({ "required": [key] })).collect()
+}
