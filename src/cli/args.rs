@@ -18,13 +18,13 @@ pub(super) struct Args {
     /// Use this castra.toml (or the one in this directory)
     #[arg(long, global = true, value_name = "PATH", help_heading = FOR_ALL)]
     pub(super) config: Option<PathBuf>,
-    /// Do not look for a castra.toml in this directory and above
+    /// Do as if there were no castra.toml
     #[arg(long, global = true, conflicts_with = "config", help_heading = FOR_ALL)]
     pub(super) skip_discovery: bool,
     /// Never use the network
     #[arg(long, global = true, help_heading = FOR_ALL)]
     pub(super) offline: bool,
-    /// Print the result as JSON, and events as lines of JSON on stderr
+    /// Print the result as JSON, and events on stderr
     #[arg(long, global = true, help_heading = FOR_ALL)]
     pub(super) json: bool,
     /// Say nothing but errors
@@ -59,13 +59,13 @@ impl Args {
 pub(super) enum Command {
     /// Write a commented castra.toml to start from
     Init(Init),
-    /// Start VMs: fetch what is missing, boot, wait until commands can run
+    /// Start VMs, fetching what is missing; wait until they are ready
     Up(Up),
     /// Stop VMs in an orderly way
     Down(Down),
-    /// Save the memory of VMs and stop them; `up` lets them go on from there
+    /// Save the memory of VMs and stop them; `up` goes on from there
     Suspend(Suspend),
-    /// Make another VM of one that is suspended or runs, with its memory and its disk
+    /// Make another VM of one, with its memory and its disk
     Clone(Clone),
     /// Show the VMs of this project and what they do
     Status(Status),
@@ -208,7 +208,7 @@ pub(super) struct Exec {
 #[command(
     after_help = "Nothing is kept: the VM, its disk and its keys are gone when the command has ended, or castra.\n\n\
     Examples:\n  castra run -- uname -a\n  \
-    castra run --network isolated --timeout 60 --cp ./task:/task -- sh /task/run.sh < input > output"
+    castra run --network isolated --timeout 60 --cp ./task:/task -- sh /task/run"
 )]
 pub(super) struct Run {
     /// The image: of the catalog, or of this project's castra.toml [default: as `up` in an empty directory]
@@ -444,10 +444,10 @@ pub(super) enum ConfigCommand {
 
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "The script asks castra itself, so it knows new commands and the VMs of each project.\n\n\
-    bash:  castra completions bash > ~/.local/share/bash-completion/completions/castra\n\
-    zsh:   castra completions zsh > \"${fpath[1]}/_castra\"\n\
-    fish:  castra completions fish > ~/.config/fish/completions/castra.fish\n\n\
-    Then open a new shell.")]
+    For this shell, or in its start-up file (~/.bashrc, ~/.zshrc behind compinit, ~/.config/fish/config.fish):\n  \
+    source <(castra completions bash)\n  \
+    source <(castra completions zsh)\n  \
+    castra completions fish | source")]
 pub(super) struct Completions {
     /// The shell
     #[arg(value_enum)]

@@ -29,7 +29,7 @@ use crate::vm::{self, Record};
 use super::args::{Completions, CompletedShell};
 use super::error::CliError;
 use super::grammar::grammar;
-use super::printer::Printer;
+use super::printer::{self, Printer};
 use super::project;
 
 /// Set by a script to its shell's name when it asks how to go on.
@@ -65,7 +65,7 @@ pub(super) fn answer(environment: &Environment) -> Option<ExitCode> {
         let directory = std::env::current_dir().ok();
         let mut command = completable(&words, environment);
         completer(shell).write_complete(&mut command, words, directory.as_deref(), &mut answer)?;
-        Printer::quiet().result(&String::from_utf8_lossy(&answer))
+        printer::answer(&answer)
     });
     // The script takes any failure for "nothing".
     Some(if written.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

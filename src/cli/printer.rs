@@ -196,6 +196,16 @@ impl Printer {
     }
 }
 
+/// An answer to a program, on stdout as it is: no byte of it is taken for a colour.
+///
+/// # Errors
+/// Those of stdout.
+pub(super) fn answer(bytes: &[u8]) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(bytes)?;
+    stdout.flush()
+}
+
 /// One line on stderr.
 pub(super) fn write_line(text: &str) {
     write_styled(&harmless_lines(text));

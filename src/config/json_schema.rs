@@ -115,6 +115,10 @@ struct Project {
 #[derive(JsonSchema)]
 #[schemars(deny_unknown_fields)]
 #[schemars(extend("oneOf" = [{ "required": ["managed_image"] }, { "required": ["base_image"] }]))]
+#[schemars(extend("not" = {
+    "required": ["base_image", "boot_profile"],
+    "properties": { "boot_profile": { "const": "managed" } },
+}))]
 struct Vm {
     /// Its name, unique in the file: letters, digits, `-`, `_` and `.`.
     #[schemars(length(max = MAX_VM_NAME_BYTES), extend("pattern" = NAME))]

@@ -1,6 +1,7 @@
 //! The `castra.toml` that `castra init` writes.
 
 use super::defaults;
+use super::json_schema::SCHEMA_URL;
 use super::validate::size::format_size;
 
 /// A commented `castra.toml` for a project of this name, with one VM on the managed image `image` (an id).
@@ -11,7 +12,8 @@ pub fn template(project: &str, image: &str) -> String {
     let (cpus, memory, disk) =
         (defaults::CPUS, format_size(defaults::MEMORY_BYTES), format_size(defaults::DISK_BYTES));
     format!(
-        r#"# What `castra up` starts in this directory. A key behind `#` shows its default.
+        r#"#:schema {SCHEMA_URL}
+# What `castra up` starts in this directory. A key behind `#` shows its default.
 
 version = "1"
 

@@ -96,7 +96,10 @@ proptest! {
     #[test]
     fn any_document_is_a_project_or_a_refusal(lines in prop::collection::vec(lines(), 0..12)) {
         match parsed(&lines.concat()) {
-            Ok(project) => prop_assert!(!project.vms.is_empty()),
+            Ok(project) => {
+                prop_assert!(!project.vms.is_empty());
+                prop_assert_eq!(is_valid(&lines.concat()), project.warnings.is_empty());
+            }
             Err(ConfigError::Invalid(problems)) => prop_assert!(problems.render(true).contains("help")),
             Err(ConfigError::TooNew { .. }) => {}
             Err(error) => prop_assert!(false, "{}", error),

@@ -1,10 +1,11 @@
-//! Whole documents: valid ones, wrong ones, and noise.
+//! Whole documents: valid ones, wrong ones, and noise. Each is shown to the JSON Schema too.
 
 mod accepted;
 mod hostile;
 mod refused;
 
 use std::path::Path;
+use std::sync::LazyLock;
 
 use super::*;
 
@@ -18,8 +19,36 @@ fn parsed(text: &str) -> Result<ProjectConfig, ConfigError> {
 }
 
 fn project(text: &str) -> ProjectConfig {
-    parsed(text).unwrap_or_else(|error| panic!("{error}"))
+    let project = parsed(text).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(is_valid(text), project.warnings.is_empty(), "the schema disagrees: {text}\n{}", project.warnings);
+    project
 }
+
+/// What the JSON Schema thinks of a document. What is not TOML is not valid.
+fn is_valid(text: &str) -> bool {
+    static VALIDATOR: LazyLock<jsonschema::Validator> =
+        LazyLock::new(|| jsonschema::draft7::new(&crate::config::json_schema()).expect("a schema"));
+    let document = toml::from_str::<toml::Value>(text).ok();
+    document.is_some_and(|document| VALIDATOR.is_valid(&serde_json::to_value(document).expect("JSON")))
+}
+
+/// Refusals that no schema can know of, by name and number: they are about two places of the file at once, about what a path
+/// leads to, about numbers inside of strings, or about whole numbers that are written with a fraction.
+const BEYOND_SCHEMA: &[(&str, &[usize])] = &[
+    ("boot_profiles", &[3]),
+    ("catalog_names_are_taken", &[0]),
+    ("cpus", &[4]),
+    ("disks", &[1]),
+    ("image_memory", &[0]),
+    ("memory", &[3, 5, 11]),
+    ("overlays", &[0, 1, 2, 3, 6, 7, 8, 9]),
+    ("pipelines", &[7]),
+    ("same_host_port", &[0]),
+    ("same_name", &[0, 1]),
+    ("state_directories", &[1, 2, 3]),
+    ("unknown_images", &[0, 1, 2, 3]),
+    ("versions", &[2]),
+];
 
 /// What a user sees of a document that is refused.
 fn refusal(text: &str) -> String {
@@ -28,6 +57,9 @@ fn refusal(text: &str) -> String {
 
 /// Compares what a user sees of each of these documents with `snapshots/refused_<what>.snap`.
 fn assert_refusals(what: &str, documents: &[String]) {
+    let valid: Vec<usize> = (0..documents.len()).filter(|number| is_valid(&documents[*number])).collect();
+    let beyond = BEYOND_SCHEMA.iter().find(|(name, _)| *name == what).map_or(&[][..], |(_, numbers)| *numbers);
+    assert_eq!(valid, beyond, "{what}: what the schema accepts and the parser refuses");
     let refusals: Vec<String> = documents.iter().map(|text| refusal(text)).collect();
     assert_shown(&format!("refused_{what}"), &refusals.join("\n\n=====\n\n"));
 }
