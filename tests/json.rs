@@ -4,10 +4,10 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::process::Command;
 
 use serde_json::Value;
 use support::Project;
+use support::help::subcommands;
 use support::schema::SCHEMA;
 
 /// Commands whose output is for people or for a shell.
@@ -39,17 +39,6 @@ fn every_command_has_a_schema() {
             assert!(definitions.contains(name.as_str()), "`{name}` has no schema");
         }
     }
-}
-
-/// The subcommands that the help lists.
-fn subcommands(of: &[&str]) -> Vec<String> {
-    let output = Command::new(env!("CARGO_BIN_EXE_castra")).args(of).arg("--help").output();
-    let help = String::from_utf8(output.expect("castra runs").stdout).expect("text");
-    let Some(list) = help.split("Commands:\n").nth(1).and_then(|rest| rest.split("\n\n").next()) else {
-        return Vec::new();
-    };
-    let name = |line: &str| line.strip_prefix("  ")?.split(' ').next().map(str::to_owned);
-    list.lines().filter_map(name).filter(|name| !name.is_empty() && name != "help").collect()
 }
 
 #[test]

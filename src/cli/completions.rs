@@ -28,7 +28,7 @@ use crate::vm::{self, Record};
 
 use super::args::{Completions, CompletedShell};
 use super::error::CliError;
-use super::grammar::grammar;
+use super::grammar::{grammar, is_of_all};
 use super::printer::{self, Printer};
 use super::project;
 
@@ -84,12 +84,10 @@ fn completable(words: &[OsString], environment: &Environment) -> Command {
     let is_option = |word: &OsString| word.as_encoded_bytes().starts_with(b"-");
     let asks_for_option = typed(words, environment).is_some_and(is_option);
     let project = Arc::new(Project { words: words.to_vec(), environment: environment.clone() });
-    let mut command = grammar();
-    command.build();
-    walk(command, &|argument| {
+    walk(grammar(), &|argument| {
         // The engine shows hidden ones where there is nothing else: options do not bury the names of VMs.
         let is_buried = !argument.is_positional() && !asks_for_option;
-        let argument = if is_buried { argument.hide(true) } else { argument };
+        let argument = if is_buried || is_of_all(&argument) { argument.hide(is_buried) } else { argument };
         let value = argument.get_value_names().and_then(|names| names.first()).map(|name| name.to_string());
         let project = Arc::clone(&project);
         match value.as_deref() {

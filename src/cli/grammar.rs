@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use clap::builder::StyledStr;
-use clap::{Command, CommandFactory as _};
+use clap::{Arg, Command, CommandFactory as _};
 
 use super::args::{Args, FOR_ALL};
 
@@ -20,17 +20,55 @@ const UNGROUPED: &str = "Other commands";
 
 /// The whole command line.
 pub(super) fn grammar() -> Command {
-    let command = Args::command();
-    let groups = groups(&command);
-    let (bold, plain) = heading_style(&command);
+    let mut command = Args::command();
+    // Hands the options of every command on to all of them.
+    command.build();
+    let template = template_of_all(&command);
+    let below = template_of_one(&command);
+    command.mut_subcommands(|sub| brief(sub, &below)).help_template(template)
+}
+
+/// A command without the options of every command in its help: they would be most of each page.
+fn brief(command: Command, template: &StyledStr) -> Command {
+    command
+        .help_template(template.clone())
+        .mut_args(|argument| if is_of_all(&argument) { argument.hide(true) } else { argument })
+        .mut_subcommands(|sub| brief(sub, template))
+}
+
+/// Whether an argument goes with every command.
+pub(super) fn is_of_all(argument: &Arg) -> bool {
+    argument.get_help_heading() == Some(FOR_ALL)
+}
+
+/// The first page: commands in groups, and the options of every command. Writing to a string does not fail.
+fn template_of_all(command: &Command) -> StyledStr {
+    let (bold, plain) = heading_style(command);
     let mut template = StyledStr::new();
-    // Writing to a string does not fail.
     let _ = write!(template, "{{about-with-newline}}\n{{usage-heading}} {{usage}}\n\n");
-    for (heading, commands) in &groups {
-        let _ = writeln!(template, "{bold}{heading}:{plain}\n{}", list(commands, &command));
+    for (heading, commands) in &groups(command) {
+        let _ = writeln!(template, "{bold}{heading}:{plain}\n{}", list(commands, command));
     }
     let _ = write!(template, "{bold}{FOR_ALL}:{plain}\n{{options}}{{after-help}}");
-    command.help_template(template)
+    template
+}
+
+/// Every other page, which names the options of every command and no more.
+fn template_of_one(command: &Command) -> StyledStr {
+    let (bold, plain) = heading_style(command);
+    let name = |argument: &Arg| match (argument.get_short(), argument.get_long()) {
+        (Some(short), _) => format!("-{short}"),
+        (None, long) => format!("--{}", long.unwrap_or_default()),
+    };
+    let names: Vec<String> = command.get_arguments().filter(|argument| is_of_all(argument)).map(name).collect();
+    let mut template = StyledStr::new();
+    let _ = write!(
+        template,
+        "{{about-with-newline}}\n{{usage-heading}} {{usage}}\n\n{{all-args}}{{after-help}}\n\n\
+         {bold}{FOR_ALL}{plain} (`castra --help` explains them):\n  {}",
+        names.join(", ")
+    );
+    template
 }
 
 /// The visible commands under their headings; headings without any are left out.
@@ -76,27 +114,39 @@ mod tests {
     /// Widest terminal that every page must fit: what terminals open with.
     const COLUMNS: usize = 80;
 
-    /// Every command of the tree with its page.
-    fn pages(command: &mut Command, path: &str) -> Vec<(String, String)> {
-        let mut found = vec![(path.to_owned(), command.render_long_help().to_string())];
-        for sub in command.get_subcommands_mut().filter(|sub| sub.get_name() != "help") {
-            let path = format!("{path}-{}", sub.get_name());
-            found.extend(pages(sub, &path));
+    /// Every command of the tree.
+    fn paths(command: &Command, path: &[String]) -> Vec<Vec<String>> {
+        let mut found = vec![path.to_vec()];
+        for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
+            found.extend(paths(sub, &[path, &[sub.get_name().to_owned()]].concat()));
         }
         found
     }
 
+    /// What `castra COMMAND --help` says, for every command.
+    fn pages() -> Vec<(String, String)> {
+        let page = |path: Vec<String>| {
+            let words = std::iter::once("castra").chain(path.iter().map(String::as_str)).chain(["--help"]);
+            let help = built().try_get_matches_from(words).expect_err("help");
+            let text = help.render().to_string();
+            let name = std::iter::once("castra".to_owned()).chain(path.clone()).collect::<Vec<_>>().join("-");
+            (name, text.lines().map(str::trim_end).collect::<Vec<_>>().join("\n"))
+        };
+        paths(&built(), &[]).into_iter().map(page).collect()
+    }
+
+    /// With one width for all, whatever the terminal.
     fn built() -> Command {
-        let mut command = grammar().term_width(COLUMNS);
-        command.build();
-        command
+        fn narrow(command: Command) -> Command {
+            command.term_width(COLUMNS).mut_subcommands(narrow)
+        }
+        narrow(grammar())
     }
 
     #[test]
     fn every_page_is_as_it_was_looked_at() {
         // One snapshot a command: `INSTA_UPDATE=always` writes that of a new one, to be read before it is kept.
-        for (path, page) in pages(&mut built(), "castra") {
-            let page = page.lines().map(str::trim_end).collect::<Vec<_>>().join("\n");
+        for (path, page) in pages() {
             insta::with_settings!({ omit_expression => true, prepend_module_to_snapshot => false, snapshot_path => "snapshots/help" }, {
                 insta::assert_snapshot!(path, page);
             });
@@ -105,9 +155,9 @@ mod tests {
 
     #[test]
     fn every_page_fits_a_terminal() {
-        for (path, page) in pages(&mut built(), "castra") {
+        for (path, page) in pages() {
             for line in page.lines() {
-                assert!(line.trim_end().chars().count() <= COLUMNS, "{path}: {line}");
+                assert!(line.chars().count() <= COLUMNS, "{path}: {line}");
             }
         }
     }

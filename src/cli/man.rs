@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::error::Result;
 use crate::layout::{CONFIG_FILE, STATE_DIRECTORY};
 
-use super::args::{FOR_ALL, Man};
+use super::args::Man;
 use super::error::CliError;
 use super::exit;
 use super::grammar::{grammar, groups};
@@ -85,15 +85,14 @@ fn write(pages: &mut [ManualPage], directory: &Path) -> Result<(), CliError> {
 
 /// All pages, castra(1) first.
 fn pages() -> Result<Vec<ManualPage>, CliError> {
-    let mut command = grammar().disable_help_subcommand(true);
-    command.build();
+    let command = grammar();
     let mut pages = vec![page(&command, &command)?];
     collect(&command, &command, &mut pages)?;
     Ok(pages)
 }
 
 fn collect(parent: &Command, all: &Command, pages: &mut Vec<ManualPage>) -> Result<(), CliError> {
-    for sub in parent.get_subcommands().filter(|sub| !sub.is_hide_set()) {
+    for sub in visible(parent) {
         pages.push(page(sub, all)?);
         collect(sub, all, pages)?;
     }
@@ -104,14 +103,7 @@ fn page(command: &Command, all: &Command) -> Result<ManualPage, CliError> {
     let is_main = command.get_name() == all.get_name();
     let usage = command.clone().render_usage().to_string();
     let usage = usage.trim_start_matches("Usage:").trim().to_owned();
-    let mut shown = command.clone().override_usage(usage);
-    if !is_main {
-        // castra(1) has them.
-        shown = shown.mut_args(|argument| {
-            let is_of_all = argument.get_help_heading() == Some(FOR_ALL);
-            if is_of_all { argument.hide(true) } else { argument }
-        });
-    }
+    let shown = command.clone().override_usage(usage);
     let source = format!("{} {}", all.get_name(), all.get_version().unwrap_or_default());
     let page = Page::new(shown).source(source).manual("Castra manual");
     let name = page.get_filename();
@@ -123,7 +115,7 @@ fn page(command: &Command, all: &Command) -> Result<ManualPage, CliError> {
     if is_main {
         commands(command).to_writer(&mut text)?;
     } else if command.has_subcommands() {
-        page.render_subcommands_section(&mut text)?;
+        below(command).to_writer(&mut text)?;
     }
     page.render_options_section(&mut text)?;
     notes(command).to_writer(&mut text)?;
@@ -145,6 +137,17 @@ fn commands(command: &Command) -> Roff {
             let about = sub.get_about().map(ToString::to_string).unwrap_or_default();
             entry(&mut roff, &format!("castra-{}(1)", sub.get_name()), &about);
         }
+    }
+    roff
+}
+
+/// The commands below another one.
+fn below(command: &Command) -> Roff {
+    let mut roff = Roff::new();
+    roff.control("SH", ["COMMANDS"]);
+    for sub in visible(command) {
+        let about = sub.get_about().map(ToString::to_string).unwrap_or_default();
+        entry(&mut roff, &format!("{}(1)", page_of(sub)), &about);
     }
     roff
 }
@@ -198,9 +201,9 @@ fn see_also(command: &Command, all: &Command, is_main: bool) -> Roff {
     let mut roff = Roff::new();
     roff.control("SH", ["SEE ALSO"]);
     let others: Vec<String> = if is_main {
-        all.get_subcommands().filter(|sub| !sub.is_hide_set()).map(page_of).collect()
+        visible(all).map(page_of).collect()
     } else {
-        let below = command.get_subcommands().filter(|sub| !sub.is_hide_set()).map(page_of);
+        let below = visible(command).map(page_of);
         std::iter::once("castra".to_owned()).chain(below).collect()
     };
     let mut line = Vec::new();
@@ -212,6 +215,10 @@ fn see_also(command: &Command, all: &Command, is_main: bool) -> Roff {
     roff.control("PP", []);
     roff.text([italic(env!("CARGO_PKG_REPOSITORY"))]);
     roff
+}
+
+fn visible(command: &Command) -> impl Iterator<Item = &Command> {
+    command.get_subcommands().filter(|sub| !sub.is_hide_set() && sub.get_name() != "help")
 }
 
 fn page_of(command: &Command) -> String {

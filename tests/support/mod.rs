@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test binary uses a part")]
 
 pub(crate) mod disks;
+pub(crate) mod help;
 pub(crate) mod schema;
 
 use std::fs;

@@ -3,15 +3,20 @@
 mod check;
 mod show;
 
+pub(super) use check::ConfigChecked;
+pub(super) use show::ConfigShown;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::config::{ConfigOptions, json_schema};
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use crate::config::{ConfigOptions, SCHEMA_URL, json_schema};
 use crate::context::RuntimeContext;
 use crate::error::Result;
 
 use super::args::{Args, Config, ConfigCommand};
-use super::error::CliError;
 use super::printer::Printer;
 use super::{exit, printer, project, table};
 
@@ -35,10 +40,19 @@ fn options(path: Option<&PathBuf>, args: &Args) -> ConfigOptions {
     ConfigOptions { explicit: path.cloned().or(options.explicit), ..options }
 }
 
-/// The schema is a JSON document of its own kind, which validators must be able to read: it is the same with `--json`.
+/// The result of `castra config schema`.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct SchemaShown {
+    /// Where the schema of this version is published.
+    url: &'static str,
+    /// The JSON Schema.
+    schema: serde_json::Value,
+}
+
 fn schema(printer: &Printer) -> Result<ExitCode> {
-    let mut text = serde_json::to_string_pretty(&json_schema()).map_err(std::io::Error::from).map_err(CliError::from)?;
-    text.push('\n');
-    printer.result(&text).map_err(CliError::from)?;
+    let schema = json_schema();
+    // `{:#}` is JSON with indentation.
+    let text = format!("{schema:#}\n");
+    printer.show(&SchemaShown { url: SCHEMA_URL, schema }, &text)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -4,7 +4,9 @@ use serde_json::{Map, Value, json};
 
 use crate::report::Event;
 
-use super::super::{capture, cp, doctor, image, init, ssh_config, status, template};
+use super::super::{
+    capture, completions, config, cp, doctor, image, init, man, ssh_config, status, template,
+};
 use super::reporter::{Ending, Line};
 use super::{Document, Outcomes};
 
@@ -47,6 +49,11 @@ fn documents() -> Vec<(&'static str, Value)> {
         ("template list", document::<template::Templates>()),
         ("template verify", document::<template::Templates>()),
         ("template prune", document::<template::Templates>()),
+        ("config check", document::<config::ConfigChecked>()),
+        ("config show", document::<config::ConfigShown>()),
+        ("config schema", document::<config::SchemaShown>()),
+        ("completions", document::<completions::CompletionScript>()),
+        ("man", document::<man::Manual>()),
     ]
 }
 
