@@ -19,15 +19,10 @@ enum Shell {
     Fish,
 }
 
-/// Shells that are here. bash must be; what else is missing is said.
+/// Shells that are here: bash must be, and `cargo xtask test` installs the others.
 fn shells() -> Vec<Shell> {
-    let is_here = |name: &str| {
-        let found = Command::new(name).args(["-c", "exit"]).status().is_ok_and(|status| status.success());
-        if !found {
-            eprintln!("skipped: {name} is not installed; `cargo xtask test` installs it");
-        }
-        found
-    };
+    let is_here =
+        |name: &str| Command::new(name).args(["-c", "exit"]).status().is_ok_and(|status| status.success());
     assert!(is_here("bash"), "bash is needed");
     let others = [(Shell::Zsh, "zsh"), (Shell::Fish, "fish")].into_iter().filter(|(_, name)| is_here(name));
     std::iter::once(Shell::Bash).chain(others.map(|(shell, _)| shell)).collect()
@@ -38,7 +33,11 @@ fn complete(project: &Project, shell: Shell, words: &[&str]) -> Vec<String> {
     let (program, arguments, script) = match shell {
         Shell::Bash => ("bash", vec!["--norc", "--noprofile"], bash(words)),
         Shell::Zsh => ("zsh", vec!["-f"], zsh(words)),
-        Shell::Fish => ("fish", vec!["--no-config"], format!("castra completions fish | source; complete -C '{}'", words.join(" "))),
+        Shell::Fish => (
+            "fish",
+            vec!["--no-config"],
+            format!("castra completions fish | source; complete -C '{}'", words.join(" ")),
+        ),
     };
     let castra = Path::new(env!("CARGO_BIN_EXE_castra")).parent().expect("a directory");
     let path = format!("{}:{}", castra.display(), std::env::var("PATH").expect("a PATH"));
@@ -73,7 +72,7 @@ fn zsh(words: &[&str]) -> String {
     let quoted: Vec<String> = words.iter().map(|word| format!("'{word}'")).collect();
     format!(
         "compdef() {{ registered=$2 }}
-         _describe() {{ print -l -- \"${{(@P)3}}\" }}
+         _describe() {{ print -rl -- \"${{(@P)3}}\" }}
          source <(castra completions zsh); [[ $registered == castra ]] || exit 1
          words=({}); CURRENT={}; _clap_dynamic_completer_castra",
         quoted.join(" "),
@@ -85,7 +84,9 @@ fn zsh(words: &[&str]) -> String {
 fn names(shell: Shell, lines: &[String]) -> Vec<String> {
     let name = |line: &String| match shell {
         Shell::Bash => line.clone(),
-        Shell::Zsh => line.replace("\\:", "\u{0}").split(':').next().unwrap_or_default().replace('\u{0}', ":"),
+        Shell::Zsh => {
+            line.replace("\\:", "\u{0}").split(':').next().unwrap_or_default().replace('\u{0}', ":")
+        }
         Shell::Fish => line.split('\t').next().unwrap_or_default().to_owned(),
     };
     lines.iter().map(name).collect()
@@ -97,7 +98,9 @@ fn names_of_vms_complete_and_options_do_not_bury_them() {
     project.write("castra.toml", TWO_VMS);
     for shell in shells() {
         let complete = |words: &[&str]| names(shell, &complete(&project, shell, words));
-        for command in ["up", "down", "shell", "exec", "status", "suspend", "clone", "logs", "ports", "ssh-config"] {
+        for command in
+            ["up", "down", "shell", "exec", "status", "suspend", "clone", "logs", "ports", "ssh-config"]
+        {
             assert_eq!(complete(&["castra", command, "w"]), ["web", "wiki"], "{shell:?} {command}");
             assert_eq!(complete(&["castra", command, ""]), ["web", "wiki"], "{shell:?} {command}");
         }
@@ -145,7 +148,11 @@ fn a_clone_that_is_only_recorded_completes() {
     // A record that cannot be read still has a name.
     project.write(".castra/vms/copied/vm.json", "{}");
     for shell in shells() {
-        assert_eq!(names(shell, &complete(&project, shell, &["castra", "down", "co"])), ["copied"], "{shell:?}");
+        assert_eq!(
+            names(shell, &complete(&project, shell, &["castra", "down", "co"])),
+            ["copied"],
+            "{shell:?}"
+        );
     }
 }
 

@@ -21,7 +21,8 @@ fn as_json(text: &str) -> Value {
 #[track_caller]
 fn assert_valid(validator: &Validator, text: &str) {
     let document = as_json(text);
-    let problems: Vec<String> = validator.iter_errors(&document).map(|error| format!("{}: {error}", error.instance_path())).collect();
+    let problems: Vec<String> =
+        validator.iter_errors(&document).map(|error| format!("{}: {error}", error.instance_path())).collect();
     assert!(problems.is_empty(), "{}\n{text}", problems.join("\n"));
 }
 
@@ -36,7 +37,10 @@ fn what_is_published_is_what_the_code_says() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/castra.schema.json");
         std::fs::write(path, &current).expect("written");
     }
-    assert!(PUBLISHED == current, "docs/castra.schema.json is out of date: UPDATE_DOCS=1 cargo test --test config_schema");
+    assert!(
+        PUBLISHED == current,
+        "docs/castra.schema.json is out of date: UPDATE_DOCS=1 cargo test --test config_schema"
+    );
     let published: Value = serde_json::from_str(PUBLISHED).expect("JSON");
     assert!(jsonschema::meta::is_valid(&published), "it is no JSON Schema");
     assert!(SCHEMA_URL.ends_with(&format!("/v{}/docs/castra.schema.json", env!("CARGO_PKG_VERSION"))));
@@ -53,7 +57,10 @@ fn every_example_is_valid() {
     }
     let written = template("demo", "alpine-minimal");
     assert_valid(&validator, &written);
-    assert!(include_str!("../docs/config.md").contains(SCHEMA_URL), "docs/config.md names another version's schema");
+    assert!(
+        include_str!("../docs/config.md").contains(SCHEMA_URL),
+        "docs/config.md names another version's schema"
+    );
     assert_eq!(written.lines().next(), Some(format!("#:schema {SCHEMA_URL}").as_str()));
 }
 
@@ -113,20 +120,31 @@ fn the_schema_has_the_keys_of_the_parser_and_no_others() {
         (
             "ManagedImageTable",
             "The keys of `managed_image` of VM `dev` are",
-            "[[vms]]\nname = \"dev\"\nmanaged_image = { name = \"alpine-minimal\", zzzzzzzz = 1 }\n".to_owned(),
+            "[[vms]]\nname = \"dev\"\nmanaged_image = { name = \"alpine-minimal\", zzzzzzzz = 1 }\n"
+                .to_owned(),
         ),
         (
             "PortForward",
             "The keys of a port forward of VM `dev` are",
             format!("{vm}port_forwards = [{{ host = 1, guest = 1, zzzzzzzz = 1 }}]\n"),
         ),
-        ("Image", "The keys of the image `mine` are", image(&format!("zzzzzzzz = 1\nrootfs = {{ path = \"d\", sha256 = \"{DIGEST}\" }}"))),
+        (
+            "Image",
+            "The keys of the image `mine` are",
+            image(&format!("zzzzzzzz = 1\nrootfs = {{ path = \"d\", sha256 = \"{DIGEST}\" }}")),
+        ),
         ("Rootfs", "The keys of the rootfs of the image `mine` are", rootfs("zzzzzzzz = 1")),
-        ("Convert", "The keys of `convert` are", rootfs("pipeline = [{ convert = { from = \"raw\", to = \"qcow2\", zzzzzzzz = 1 } }]")),
+        (
+            "Convert",
+            "The keys of `convert` are",
+            rootfs("pipeline = [{ convert = { from = \"raw\", to = \"qcow2\", zzzzzzzz = 1 } }]"),
+        ),
         (
             "Python",
             "The keys of `python` are",
-            image(&format!("rootfs = {{ python = {{ package = \"p\", version = \"1\", zzzzzzzz = 1 }}, sha256 = \"{DIGEST}\" }}")),
+            image(&format!(
+                "rootfs = {{ python = {{ package = \"p\", version = \"1\", zzzzzzzz = 1 }}, sha256 = \"{DIGEST}\" }}"
+            )),
         ),
     ] {
         let told = told(&text);
@@ -135,7 +153,10 @@ fn the_schema_has_the_keys_of_the_parser_and_no_others() {
         let properties = properties.unwrap_or_else(|| panic!("no properties of {definition_name}: {schema}"));
         let keys: BTreeSet<&str> = properties.keys().map(String::as_str).collect();
         assert_eq!(keys, parsed, "{definition_name}");
-        assert!(properties.values().all(|property| property.get("description").is_some()), "{definition_name}");
+        assert!(
+            properties.values().all(|property| property.get("description").is_some()),
+            "{definition_name}"
+        );
     }
 }
 
@@ -143,11 +164,19 @@ fn the_schema_has_the_keys_of_the_parser_and_no_others() {
 fn the_schema_has_the_words_of_the_parser_and_no_others() {
     let schema = json_schema();
     let vm = "[[vms]]\nname = \"dev\"\nmanaged_image = \"alpine-minimal\"\n";
-    let step = |step: &str| format!("{vm}[images.mine]\nrootfs = {{ path = \"d\", sha256 = \"{DIGEST}\", pipeline = [{step}] }}\n");
+    let step = |step: &str| {
+        format!(
+            "{vm}[images.mine]\nrootfs = {{ path = \"d\", sha256 = \"{DIGEST}\", pipeline = [{step}] }}\n"
+        )
+    };
     for (definition_name, text) in [
         ("BootProfile", format!("{vm}boot_profile = \"zzzzzzzz\"\n")),
         ("Protocol", format!("{vm}port_forwards = [{{ host = 1, guest = 1, protocol = \"zzzzzzzz\" }}]\n")),
-        ("Disk", "[[vms]]\nname = \"dev\"\nmanaged_image = { name = \"alpine-minimal\", disk = \"zzzzzzzz\" }\n".to_owned()),
+        (
+            "Disk",
+            "[[vms]]\nname = \"dev\"\nmanaged_image = { name = \"alpine-minimal\", disk = \"zzzzzzzz\" }\n"
+                .to_owned(),
+        ),
         ("Format", step("{ convert = { from = \"zzzzzzzz\", to = \"qcow2\" } }")),
         ("Compression", step("{ decompress = \"zzzzzzzz\" }")),
     ] {

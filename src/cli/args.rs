@@ -256,12 +256,13 @@ pub(super) enum Reach {
 }
 
 #[derive(Debug, ClapArgs)]
+#[command(override_usage = "castra cp [OPTIONS] <SRC>... <DST>")]
 #[command(after_help = "A path in a VM is written VM:PATH, or :PATH where there is only one VM.\n\n\
-    Examples:\n  castra cp ./site :/srv/          copies the directory site into /srv\n  \
+    Examples:\n  castra cp ./site :/srv/            copies the directory site into /srv\n  \
     castra cp web:/var/log/messages .  copies one file here")]
 pub(super) struct Cp {
     /// What to copy, and last where to
-    #[arg(required = true, num_args = 2.., value_name = "SRC… DST")]
+    #[arg(required = true, num_args = 2.., value_names = ["SRC", "DST"])]
     pub(super) paths: Vec<String>,
     /// Log in as this user of the guest
     #[arg(short, long, default_value = "root")]
@@ -443,11 +444,13 @@ pub(super) enum ConfigCommand {
 }
 
 #[derive(Debug, ClapArgs)]
-#[command(after_help = "The script asks castra itself, so it knows new commands and the VMs of each project.\n\n\
+#[command(
+    after_help = "The script asks castra itself, so it knows new commands and the VMs of each project.\n\n\
     For this shell, or in its start-up file (~/.bashrc, ~/.zshrc behind compinit, ~/.config/fish/config.fish):\n  \
     source <(castra completions bash)\n  \
     source <(castra completions zsh)\n  \
-    castra completions fish | source")]
+    castra completions fish | source"
+)]
 pub(super) struct Completions {
     /// The shell
     #[arg(value_enum)]

@@ -26,7 +26,7 @@ use crate::managed::Catalog;
 use crate::report::Silent;
 use crate::vm::{self, Record};
 
-use super::args::{Completions, CompletedShell};
+use super::args::{CompletedShell, Completions};
 use super::error::CliError;
 use super::grammar::{grammar, is_of_all};
 use super::printer::{self, Printer};
@@ -95,7 +95,7 @@ fn completable(words: &[OsString], environment: &Environment) -> Command {
             Some("NAME[@VERSION]") => {
                 argument.add(ArgValueCompleter::new(move |typed: &OsStr| project.images(typed)))
             }
-            Some("SRC… DST") => {
+            Some("SRC") => {
                 argument.add(ArgValueCompleter::new(move |typed: &OsStr| project.ends_of_copy(typed)))
             }
             _ => argument,
@@ -151,7 +151,9 @@ impl Project {
         let config = self.config(&self.context());
         let layout = match &config {
             Some(config) => Some(config.layout.clone()),
-            None => project::working_directory().ok().map(|root| ProjectLayout::new(root.join(STATE_DIRECTORY))),
+            None => {
+                project::working_directory().ok().map(|root| ProjectLayout::new(root.join(STATE_DIRECTORY)))
+            }
         };
         let recorded = layout.as_ref().map(Record::names).unwrap_or_default();
         let declared = config.into_iter().flat_map(|config| config.vms).map(|vm| vm.name);

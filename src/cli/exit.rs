@@ -82,8 +82,18 @@ mod tests {
             Unavailable, Usage,
         };
         for kind in [
-            Other, Usage, Data, NotFound, Unavailable, Internal, CannotCreate, Io, Busy, Permission,
-            HostNotCapable, Interrupted,
+            Other,
+            Usage,
+            Data,
+            NotFound,
+            Unavailable,
+            Internal,
+            CannotCreate,
+            Io,
+            Busy,
+            Permission,
+            HostNotCapable,
+            Interrupted,
         ] {
             let code = of_kind(kind);
             assert!(MEANINGS.iter().any(|(told, _)| ExitCode::from(*told) == code), "{kind:?}");

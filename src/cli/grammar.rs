@@ -60,7 +60,8 @@ fn template_of_one(command: &Command) -> StyledStr {
         (Some(short), _) => format!("-{short}"),
         (None, long) => format!("--{}", long.unwrap_or_default()),
     };
-    let names: Vec<String> = command.get_arguments().filter(|argument| is_of_all(argument)).map(name).collect();
+    let names: Vec<String> =
+        command.get_arguments().filter(|argument| is_of_all(argument)).map(name).collect();
     let mut template = StyledStr::new();
     let _ = write!(
         template,
@@ -90,12 +91,14 @@ pub(super) fn groups(command: &Command) -> Vec<(&'static str, Vec<Command>)> {
 /// One line a command, what it does beside its name.
 fn list(commands: &[Command], all: &Command) -> String {
     let width = all.get_subcommands().map(|sub| sub.get_name().len()).max().unwrap_or(0);
-    let (bold, plain) = (all.get_styles().get_literal().render(), all.get_styles().get_literal().render_reset());
+    let (bold, plain) =
+        (all.get_styles().get_literal().render(), all.get_styles().get_literal().render_reset());
     let mut text = String::new();
     for command in commands {
         let about = command.get_about().map(ToString::to_string).unwrap_or_default();
         let aliases: Vec<&str> = command.get_visible_aliases().collect();
-        let also = if aliases.is_empty() { String::new() } else { format!(" (also `{}`)", aliases.join("`, `")) };
+        let also =
+            if aliases.is_empty() { String::new() } else { format!(" (also `{}`)", aliases.join("`, `")) };
         let (name, space) = (command.get_name(), " ".repeat(width - command.get_name().len()));
         let _ = writeln!(text, "  {bold}{name}{plain}{space}  {about}{also}");
     }

@@ -22,7 +22,10 @@ use super::printer::Printer;
 /// What the environment changes, with what it is for.
 const ENVIRONMENT: [(&str, &str); 9] = [
     ("CASTRA_QEMU", "The QEMU to use instead of qemu-system-x86_64 of the PATH."),
-    ("CASTRA_ACCELERATOR", "kvm, hvf or tcg: how the CPU is run, instead of what castra finds to be fastest."),
+    (
+        "CASTRA_ACCELERATOR",
+        "kvm, hvf or tcg: how the CPU is run, instead of what castra finds to be fastest.",
+    ),
     ("CASTRA_MIRROR", "A base URL that is asked for every download first."),
     ("CASTRA_OFFLINE", "Anything but 0 and false: never use the network, as with --offline."),
     ("XDG_CACHE_HOME", "Where the cache is kept, in castra/; ~/.cache if it is not set."),
@@ -174,9 +177,15 @@ fn surroundings() -> Roff {
     roff.control("SH", ["FILES"]);
     let state = format!("{STATE_DIRECTORY}/");
     for (path, meaning) in [
-        (CONFIG_FILE, "Declares the VMs of a project. It is looked for in this directory and above; without one there is one VM."),
+        (
+            CONFIG_FILE,
+            "Declares the VMs of a project. It is looked for in this directory and above; without one there is one VM.",
+        ),
         (&state, "All that a project's VMs are made of, beside castra.toml. Deleting it deletes them."),
-        ("~/.cache/castra/", "Images and warm templates, shared between projects. It may be deleted at any time."),
+        (
+            "~/.cache/castra/",
+            "Images and warm templates, shared between projects. It may be deleted at any time.",
+        ),
         ("$XDG_RUNTIME_DIR/castra/", "Sockets of running VMs."),
     ] {
         entry(&mut roff, path, meaning);

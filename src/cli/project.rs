@@ -71,7 +71,10 @@ pub(super) fn records(layout: &ProjectLayout) -> BTreeMap<String, Record> {
 }
 
 /// The outer error is of the working directory, the inner one of the configuration.
-pub(super) fn load(options: &ConfigOptions, context: &RuntimeContext) -> Result<Result<ProjectConfig, ConfigError>> {
+pub(super) fn load(
+    options: &ConfigOptions,
+    context: &RuntimeContext,
+) -> Result<Result<ProjectConfig, ConfigError>> {
     let directory = working_directory()?;
     Ok(with_surroundings(context, |surroundings| load_or_default_project(options, &directory, surroundings)))
 }

@@ -23,19 +23,27 @@ const SAID_ELSEWHERE: [(&[&str], &str); 11] = [
 ];
 
 /// The same error; its tips lead on.
-pub(super) fn with_next_step(mut error: Error) -> Error {
-    let words: Vec<String> = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
-    if let Some(tip) = tip(&error, &words) {
-        // clap's own tip to a missing `--` puts it in front of the wrong word.
+pub(super) fn with_next_step(error: Error) -> Error {
+    let words: Vec<String> =
+        std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+    with_next_step_for(error, &words)
+}
+
+fn with_next_step_for(mut error: Error, words: &[String]) -> Error {
+    // clap's own tip to an unknown option is to write `--` in front of it, and there is nothing there to write it for.
+    if error.kind() == ErrorKind::UnknownArgument {
+        error.remove(ContextKind::Suggested);
+    }
+    if let Some(tip) = tip(&mut error, words) {
         error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![StyledStr::from(tip)]));
     }
     error
 }
 
-fn tip(error: &Error, words: &[String]) -> Option<String> {
+fn tip(error: &mut Error, words: &[String]) -> Option<String> {
     match error.kind() {
-        ErrorKind::InvalidSubcommand => match error.get(ContextKind::InvalidSubcommand) {
-            Some(ContextValue::String(word)) => Some(for_command(word, error)),
+        ErrorKind::InvalidSubcommand => match error.get(ContextKind::InvalidSubcommand).cloned() {
+            Some(ContextValue::String(word)) => Some(for_command(&word, error)),
             _ => None,
         },
         ErrorKind::UnknownArgument | ErrorKind::MissingRequiredArgument => for_dashes(words),
@@ -47,13 +55,14 @@ fn tip(error: &Error, words: &[String]) -> Option<String> {
     }
 }
 
-fn for_command(word: &str, error: &Error) -> String {
-    let is_near = error.get(ContextKind::SuggestedSubcommand).is_some();
-    let elsewhere = SAID_ELSEWHERE.iter().find(|(words, _)| words.contains(&word));
-    match elsewhere {
-        Some((_, castra)) => format!("in Castra this is `{castra}`"),
-        None if is_near => "`castra --help` lists all commands".into(),
-        None => "`castra --help` lists the commands".into(),
+fn for_command(word: &str, error: &mut Error) -> String {
+    match SAID_ELSEWHERE.iter().find(|(words, _)| words.contains(&word)) {
+        Some((_, castra)) => {
+            // It is known what is meant, so what looks alike is not.
+            error.remove(ContextKind::SuggestedSubcommand);
+            format!("in Castra this is `{castra}`")
+        }
+        None => "`castra --help` lists all commands".into(),
     }
 }
 
@@ -65,6 +74,50 @@ fn for_dashes(words: &[String]) -> Option<String> {
     }
     Some(match command {
         "run" => "the command comes after `--`, as in `castra run -- uname -a`".into(),
-        _ => "the command comes after `--`, as in `castra exec -- uname -a`, or `castra exec VM -- uname -a`".into(),
+        _ => "the command comes after `--`, as in `castra exec -- uname -a`, or `castra exec VM -- uname -a`"
+            .into(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::grammar::grammar;
+    use super::*;
+
+    fn told(words: &[&str]) -> String {
+        let error = grammar().try_get_matches_from([&["castra"], words].concat()).expect_err("a mistake");
+        let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+        with_next_step_for(error, &words).render().to_string()
+    }
+
+    #[test]
+    fn every_mistake_has_a_next_step() {
+        for (words, step) in [
+            (&["start"][..], "`castra up`"),
+            (&["stats"], "similar subcommand exists: 'status'"),
+            (&["frobnicate"], "`castra --help`"),
+            (&["exec", "ls"], "`castra exec -- uname -a`"),
+            (&["exec", "ls", "-la"], "comes after `--`"),
+            (&["run", "ls"], "`castra run -- uname -a`"),
+            (&["up", "--cpus", "2"], "try '--help'"),
+            (&["run", "--memory", "1.5GiB", "--", "x"], "1536 MiB"),
+            (&["logs", "--source", "kernel"], "console, qemu, images"),
+            (&["up", "--boot-timeout", "soon"], "a number of seconds"),
+            (&["clone", "web"], "<NEW>"),
+        ] {
+            let told = told(words);
+            assert!(told.contains(step), "{words:?}: {told}");
+            assert!(!told.contains("as a value"), "{words:?}: {told}");
+        }
+        assert!(!told(&["start"]).contains("'status'"));
+    }
+
+    #[test]
+    fn what_other_tools_say_is_no_command_of_castras_and_leads_to_one() {
+        let command = grammar();
+        for (_, castra) in SAID_ELSEWHERE {
+            let name = castra.split(['`', ' ']).nth(1).expect("a command");
+            assert!(command.get_subcommands().any(|sub| sub.get_name() == name), "{castra}");
+        }
+    }
 }

@@ -19,12 +19,8 @@ use super::validate::size::format_size;
 use crate::layout::{MAX_VM_NAME_BYTES, STATE_DIRECTORY};
 
 /// Where the schema of this version is published.
-pub const SCHEMA_URL: &str = concat!(
-    env!("CARGO_PKG_REPOSITORY"),
-    "/raw/v",
-    env!("CARGO_PKG_VERSION"),
-    "/docs/castra.schema.json"
-);
+pub const SCHEMA_URL: &str =
+    concat!(env!("CARGO_PKG_REPOSITORY"), "/raw/v", env!("CARGO_PKG_VERSION"), "/docs/castra.schema.json");
 
 /// The JSON Schema (draft 7, which TOML editors understand) of `castra.toml`.
 pub fn json_schema() -> Value {

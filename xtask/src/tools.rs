@@ -19,14 +19,17 @@ const QEMU: [Package; 2] = [
 /// For the image that comes as a Python package.
 const PIP: [Package; 1] = [Package { name: "python3-pip", program: "pip3" }];
 
-/// What tests make disks, look into them, log in and serve TLS with.
-const TEST_TOOLS: [Package; 6] = [
+/// What tests make disks, look into them, log in and serve TLS with; the shells that complete; what formats the manual.
+const TEST_TOOLS: [Package; 9] = [
     Package { name: "e2fsprogs", program: "mke2fs" },
     Package { name: "mtools", program: "mcopy" },
     Package { name: "syslinux", program: "syslinux" },
     Package { name: "dosfstools", program: "mkfs.fat" },
     Package { name: "openssh-client", program: "sftp" },
     Package { name: "openssl", program: "openssl" },
+    Package { name: "zsh", program: "zsh" },
+    Package { name: "fish", program: "fish" },
+    Package { name: "groff", program: "groff" },
 ];
 
 /// QEMU and pip.

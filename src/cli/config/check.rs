@@ -94,11 +94,14 @@ pub(super) fn run(options: &ConfigOptions, context: &RuntimeContext, printer: &P
 
 fn conclude(file: Option<&Path>, diagnostics: &Diagnostics, printer: &Printer) {
     let Some(file) = file else {
-        return printer.tip("There is no castra.toml here, and the default VM needs none. `castra init` writes one.");
+        return printer
+            .tip("There is no castra.toml here, and the default VM needs none. `castra init` writes one.");
     };
     match (diagnostics.has_errors(), diagnostics.is_empty()) {
         (true, _) => printer.tip(&format!("\n{} cannot be used: {}", file.display(), diagnostics.summary())),
-        (false, false) => printer.tip(&format!("\n{} can be used: {}", file.display(), diagnostics.summary())),
+        (false, false) => {
+            printer.tip(&format!("\n{} can be used: {}", file.display(), diagnostics.summary()))
+        }
         (false, true) => printer.success(&format!("{} is right", file.display())),
     }
 }

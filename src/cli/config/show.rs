@@ -105,7 +105,10 @@ fn show_vm(plan: &VmPlan, lines: &KeyLines, config: &ProjectConfig) -> VmShown {
     };
     let has_more = definition.memory_bytes > defaults::MEMORY_BYTES;
     let memory_why = if has_more { "the image needs as much" } else { "default" };
-    let own_overlay = format!("default: {} of the state directory", config.layout.overlay(&definition.name).file_name().unwrap_or_default().to_string_lossy());
+    let own_overlay = format!(
+        "default: {} of the state directory",
+        config.layout.overlay(&definition.name).file_name().unwrap_or_default().to_string_lossy()
+    );
     VmShown {
         name: definition.name.clone(),
         description: definition.description.clone(),
@@ -126,7 +129,11 @@ fn image(base: &BasePlan, lines: &KeyLines, config: &ProjectConfig) -> Setting<S
     match base {
         BasePlan::Path(path) => Setting::new(path.display().to_string(), line, ""),
         BasePlan::Image(spec) => {
-            let whose = if config.images.contains_key(&spec.id) { "described in this file" } else { "of the catalog" };
+            let whose = if config.images.contains_key(&spec.id) {
+                "described in this file"
+            } else {
+                "of the catalog"
+            };
             let why = match line {
                 Some(line) => format!("line {line}, {whose}"),
                 None => "chosen when the VM was first started".to_owned(),
@@ -143,7 +150,11 @@ fn image(base: &BasePlan, lines: &KeyLines, config: &ProjectConfig) -> Setting<S
 
 fn text(shown: &ConfigShown) -> String {
     let file = shown.file.as_ref().map_or("none".into(), |file| file.display().to_string());
-    let head = [("castra.toml", file), ("project", shown.project.clone()), ("state", shown.state_directory.display().to_string())];
+    let head = [
+        ("castra.toml", file),
+        ("project", shown.project.clone()),
+        ("state", shown.state_directory.display().to_string()),
+    ];
     let rows: Vec<[String; 2]> = head.into_iter().map(|(key, value)| [key.to_owned(), value]).collect();
     let mut text = table(&rows);
     for vm in &shown.vms {

@@ -20,7 +20,12 @@ fn parsed(text: &str) -> Result<ProjectConfig, ConfigError> {
 
 fn project(text: &str) -> ProjectConfig {
     let project = parsed(text).unwrap_or_else(|error| panic!("{error}"));
-    assert_eq!(is_valid(text), project.warnings.is_empty(), "the schema disagrees: {text}\n{}", project.warnings);
+    assert_eq!(
+        is_valid(text),
+        project.warnings.is_empty(),
+        "the schema disagrees: {text}\n{}",
+        project.warnings
+    );
     project
 }
 
@@ -58,7 +63,8 @@ fn refusal(text: &str) -> String {
 /// Compares what a user sees of each of these documents with `snapshots/refused_<what>.snap`.
 fn assert_refusals(what: &str, documents: &[String]) {
     let valid: Vec<usize> = (0..documents.len()).filter(|number| is_valid(&documents[*number])).collect();
-    let beyond = BEYOND_SCHEMA.iter().find(|(name, _)| *name == what).map_or(&[][..], |(_, numbers)| *numbers);
+    let beyond =
+        BEYOND_SCHEMA.iter().find(|(name, _)| *name == what).map_or(&[][..], |(_, numbers)| *numbers);
     assert_eq!(valid, beyond, "{what}: what the schema accepts and the parser refuses");
     let refusals: Vec<String> = documents.iter().map(|text| refusal(text)).collect();
     assert_shown(&format!("refused_{what}"), &refusals.join("\n\n=====\n\n"));
