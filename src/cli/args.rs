@@ -86,7 +86,7 @@ pub(super) enum Command {
     Image(Image),
     /// Look at warm templates, from which fresh VMs go on
     Template(Template),
-    /// Look at everything that VMs need here, and tell what to do where something is wrong
+    /// Try everything that VMs need here, and tell what to do about it
     Doctor(Doctor),
     /// Print a configuration for ssh, scp, rsync, editors and Ansible
     SshConfig(SshConfig),
