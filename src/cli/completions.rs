@@ -18,7 +18,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::cancel::Cancel;
-use crate::config::{ConfigOptions, ProjectConfig};
+use crate::config::{ConfigOptions, ProjectConfig, is_vm_name};
 use crate::context::{Environment, RuntimeContext};
 use crate::error::Result;
 use crate::layout::{ProjectLayout, STATE_DIRECTORY};
@@ -157,7 +157,8 @@ impl Project {
         };
         let recorded = layout.as_ref().map(Record::names).unwrap_or_default();
         let declared = config.into_iter().flat_map(|config| config.vms).map(|vm| vm.name);
-        let names: BTreeSet<String> = declared.chain(recorded).collect();
+        // A file's name may be anything.
+        let names: BTreeSet<String> = declared.chain(recorded).filter(|name| is_vm_name(name)).collect();
         let state = |name: &str| {
             let layout = layout.as_ref()?;
             let record = Record::load(layout, name).ok()??;

@@ -111,6 +111,7 @@ struct Project {
 #[derive(JsonSchema)]
 #[schemars(deny_unknown_fields)]
 #[schemars(extend("oneOf" = [{ "required": ["managed_image"] }, { "required": ["base_image"] }]))]
+#[schemars(extend("dependencies" = { "allow_backing_file": ["base_image"] }))]
 #[schemars(extend("not" = {
     "required": ["base_image", "boot_profile"],
     "properties": { "boot_profile": { "const": "managed" } },
@@ -127,6 +128,9 @@ struct Vm {
     /// A qcow2 of your own, relative to this file. It is never written to.
     #[schemars(extend("pattern" = FILE))]
     base_image: Option<String>,
+    /// Whether `base_image` may stand on other files, as its header names them. Only for a disk whose origin you know.
+    #[schemars(extend("default" = false))]
+    allow_backing_file: Option<bool>,
     /// The VM's own disk, relative to this file. Without it: `<state_dir>/<name>-overlay.qcow2`.
     #[schemars(extend("pattern" = FILE))]
     overlay: Option<String>,

@@ -13,7 +13,7 @@ use crate::layout::{ProjectLayout, STATE_DIRECTORY};
 use crate::vm::{VmError, check_own_disk, check_port};
 
 use super::printer::Printer;
-use super::{exit, project};
+use super::{CliError, exit, project};
 
 /// The result of `castra config check`.
 #[derive(Serialize, JsonSchema)]
@@ -86,8 +86,12 @@ pub(super) fn run(options: &ConfigOptions, context: &RuntimeContext, printer: &P
         usable,
         diagnostics: diagnostics.iter().map(|one| view(one, diagnostics)).collect(),
     };
-    let text = if diagnostics.is_empty() { String::new() } else { format!("{}\n", diagnostics.render(true)) };
-    printer.show(&result, &text)?;
+    if printer.is_json() {
+        printer.json(&result).map_err(CliError::from)?;
+    } else if !diagnostics.is_empty() {
+        // What they quote was made harmless when they were made.
+        printer.styled_result(&format!("{}\n", diagnostics.render(true))).map_err(CliError::from)?;
+    }
     conclude(checked.file.as_deref(), diagnostics, printer);
     Ok(if usable { ExitCode::SUCCESS } else { exit::of_kind(Kind::Data) })
 }

@@ -17,6 +17,7 @@ use crate::context::RuntimeContext;
 use crate::error::Result;
 
 use super::args::{Args, Config, ConfigCommand};
+use super::error::CliError;
 use super::printer::Printer;
 use super::{exit, printer, project, table};
 
