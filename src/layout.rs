@@ -22,7 +22,7 @@
 //!   runs/                                  a project's layout, for VMs that are thrown away
 //!   locks/                                 one file per image, blob, project and template
 //!   accelerators.json                      what the accelerator race found
-//! $XDG_RUNTIME_DIR/castra/<project>/<vm>/  qmp.sock  control.sock        0700 / 0600
+//! $XDG_RUNTIME_DIR/castra/<project>/<vm>/  qmp.sock  control.sock  console.sock   0700 / 0600
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -178,6 +178,11 @@ impl VmLayout {
         self.directory.join(".machine.state.new")
     }
 
+    /// Held by whoever is connected to the console.
+    pub fn console_lock(&self) -> PathBuf {
+        self.directory.join("console.lock")
+    }
+
     /// The SSH server's private key, handed to the guest.
     pub fn host_key(&self) -> PathBuf {
         self.directory.join("host_key")
@@ -229,6 +234,16 @@ impl SocketsLayout {
     /// The guest agent's control port.
     pub fn control(&self) -> PathBuf {
         self.directory.join("control.sock")
+    }
+
+    /// The guest's serial console.
+    pub fn console(&self) -> PathBuf {
+        self.directory.join("console.sock")
+    }
+
+    /// All of them.
+    pub fn all(&self) -> [PathBuf; 3] {
+        [self.qmp(), self.control(), self.console()]
     }
 }
 

@@ -67,6 +67,8 @@ pub(super) enum Command {
     Suspend(Suspend),
     /// Make another VM of one, with its memory and its disk
     Clone(Clone),
+    /// Stop VMs in an orderly way and start them again
+    Restart(Restart),
     /// Show the VMs of this project and what they do
     Status(Status),
     /// Open a shell in a VM, starting it if it does not run
@@ -76,6 +78,8 @@ pub(super) enum Command {
     Exec(Exec),
     /// Run a command in a fresh VM that is thrown away
     Run(Run),
+    /// Talk to a VM's serial console; Ctrl-] ends it
+    Console(Console),
     /// Copy files and directories into and out of a VM
     Cp(Cp),
     /// Show what a VM's console, QEMU or the image manager said
@@ -102,7 +106,10 @@ impl Command {
     /// Whether Ctrl-C stops the command in an orderly way. `shell` and `exec` hand it to the guest instead, and a copy
     /// has nothing to put in order.
     pub(super) fn heeds_interrupts(&self) -> bool {
-        !matches!(self, Self::Shell(_) | Self::Exec(_) | Self::Run(_) | Self::Cp(_))
+        !matches!(
+            self,
+            Self::Shell(_) | Self::Exec(_) | Self::Run(_) | Self::Cp(_) | Self::Console(_)
+        )
     }
 }
 
@@ -153,6 +160,36 @@ pub(super) struct Down {
     /// How long the guest may take to shut down, in seconds
     #[arg(long, value_name = "SECS", value_parser = seconds, default_value = "60")]
     pub(super) timeout: Duration,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "A VM that is suspended is left as it is, unless it is named: then it is an error, or its memory is dropped by \
+    --discard-suspended.")]
+pub(super) struct Restart {
+    /// VMs to restart [default: all]
+    #[arg(value_name = "VM")]
+    pub(super) vms: Vec<String>,
+    /// What to wait for
+    #[arg(long, value_enum, default_value_t = Wait::Ready)]
+    pub(super) wait: Wait,
+    /// Return as soon as QEMU runs; the next command that needs the VM finishes the start
+    #[arg(long, conflicts_with = "wait")]
+    pub(super) no_wait: bool,
+    /// Boot, even where a warm template would be faster
+    #[arg(long)]
+    pub(super) cold: bool,
+    /// Do not ask the guest: as if the power went
+    #[arg(long, conflicts_with = "timeout")]
+    pub(super) force: bool,
+    /// Drop the memory of VMs that are suspended, and boot them from their disks
+    #[arg(long)]
+    pub(super) discard_suspended: bool,
+    /// How long the guest may take to shut down, in seconds
+    #[arg(long, value_name = "SECS", value_parser = seconds, default_value = "60")]
+    pub(super) timeout: Duration,
+    /// How long a boot may take, in seconds [default: 300 under tcg, else 120]
+    #[arg(long, value_name = "SECS", value_parser = seconds, conflicts_with = "no_wait")]
+    pub(super) boot_timeout: Option<Duration>,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -267,6 +304,20 @@ pub(super) struct Cp {
     /// Log in as this user of the guest
     #[arg(short, long, default_value = "root")]
     pub(super) user: String,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(
+    after_help = "At a terminal every key goes to the guest, but for Ctrl-]. From a pipe all bytes do, and the end comes when the \
+    guest has been silent for --linger seconds after the end of the input.\n\n\
+    A serial console knows no window size: `stty rows 50 cols 160` in the guest sets it."
+)]
+pub(super) struct Console {
+    /// The VM [default: the only one]
+    pub(super) vm: Option<String>,
+    /// After the end of an input that is no terminal: how long the guest must be silent, in seconds
+    #[arg(long, value_name = "SECS", value_parser = seconds, default_value = "1")]
+    pub(super) linger: Duration,
 }
 
 #[derive(Debug, ClapArgs)]

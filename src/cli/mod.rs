@@ -7,6 +7,7 @@ mod capture;
 mod clone;
 mod completions;
 mod config;
+mod console;
 mod cp;
 mod doctor;
 mod down;
@@ -23,6 +24,7 @@ mod plain;
 mod ports;
 mod printer;
 mod project;
+mod restart;
 mod run;
 mod ssh_config;
 mod status;
@@ -83,12 +85,14 @@ fn run(args: &Args, environment: Environment, printer: &Arc<Printer>) -> Result<
         Command::Init(init) => init::run(init, args, &context, printer),
         Command::Up(up) => up::run(up, args, &context, printer),
         Command::Down(down) => down::run(down, args, &context, printer),
+        Command::Restart(restart) => restart::run(restart, args, &context, printer),
         Command::Suspend(suspend) => suspend::run(suspend, args, &context, printer),
         Command::Clone(clone) => clone::run(clone, args, &context, printer),
         Command::Status(status) => status::run(status, args, &context, printer),
         Command::Shell(shell) => exec::shell(shell, args, &context, printer),
         Command::Exec(exec) => exec::run(exec, args, &context, printer),
         Command::Run(run) => run::run(run, args, &context, printer),
+        Command::Console(console) => console::run(console, args, &context, printer),
         Command::Cp(cp) => cp::run(cp, args, &context, printer),
         Command::Logs(logs) => logs::run(logs, args, &context, printer),
         Command::Ports(ports) => ports::run(ports, args, &context, printer),

@@ -80,7 +80,7 @@ pub(super) fn finish(
     Ok(errors.first().map_or(ExitCode::SUCCESS, |error| exit::of_kind(error.kind())))
 }
 
-fn tips(started: &[&UpOutcome]) -> String {
+pub(super) fn tips(started: &[&UpOutcome]) -> String {
     // The name may be left out where there is one VM.
     let name = |outcome: &UpOutcome| {
         if started.len() == 1 { String::new() } else { format!(" {}", outcome.record.name) }

@@ -1,11 +1,13 @@
 //! What the host knows of the guest: how the agent gets in, what it says, and how to log in.
 
+mod console;
 mod control;
 mod cpio;
 mod initrd;
 mod keys;
 pub mod ssh;
 
+pub use console::{ConsoleEnd, ConsoleOutcome, converse};
 pub use control::{ControlError, ControlPort};
 pub use initrd::{AGENT, AGENT_PATH, InitrdError, append_agent};
 pub use keys::{KeyError, VmKeys};

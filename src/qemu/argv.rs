@@ -101,6 +101,8 @@ pub struct Channels {
     pub qmp: RawFd,
     /// For the guest agent's control port.
     pub control: RawFd,
+    /// For the guest's serial console.
+    pub console: RawFd,
     /// Whether a saved state follows, instead of a boot.
     pub incoming: bool,
 }
@@ -227,9 +229,13 @@ fn network(network: Network, forwards: &[HostForward]) -> Vec<OsString> {
     words(&["-netdev", &user, "-device", "virtio-net-pci,netdev=net,romfile="]).collect()
 }
 
-/// The guest's console goes to a file, the agent and the machine protocol to sockets that the caller listens on.
+/// Console, agent and machine protocol are on sockets that the caller listens on. What the guest writes on its console goes to
+/// a file as well, whether anybody is connected or not; the file is there already, with its mode.
 fn serial(spec: &MachineSpec, channels: Channels) -> Vec<OsString> {
-    let mut console = OsString::from("file,id=console,path=");
+    let mut console = OsString::from(format!(
+        "socket,id=console,fd={},server=on,wait=off,logappend=on,logfile=",
+        channels.console
+    ));
     console.push(escape_path(&spec.console_log));
     let control = format!("socket,id=control,fd={},server=on,wait=off", channels.control);
     let qmp = format!("socket,id=qmp,fd={},server=on,wait=off", channels.qmp);
@@ -307,7 +313,7 @@ mod tests {
     }
 
     fn line(spec: &MachineSpec) -> String {
-        line_with(spec, Channels { qmp: 5, control: 6, incoming: false })
+        line_with(spec, Channels { qmp: 5, control: 6, console: 7, incoming: false })
     }
 
     fn line_with(spec: &MachineSpec, channels: Channels) -> String {
@@ -346,7 +352,7 @@ mod tests {
         };
         insta::assert_snapshot!(line(&made));
         let restored = MachineSpec { memory: Memory::Copied("/t/memory.img".into()), ..spec(boot) };
-        insta::assert_snapshot!(line_with(&restored, Channels { qmp: 5, control: 6, incoming: true }));
+        insta::assert_snapshot!(line_with(&restored, Channels { qmp: 5, control: 6, console: 7, incoming: true }));
     }
 
     #[test]
@@ -388,7 +394,7 @@ mod tests {
         let line = line(&machine);
         assert!(line.contains("guest=a,,debug-threads=on"), "{line}");
         assert!(line.contains("discard=unmap,filename=/tmp/a,,b/disk,,read-only=on.qcow2"), "{line}");
-        assert!(line.contains("path=/tmp/x,,append=on"), "{line}");
+        assert!(line.contains("logfile=/tmp/x,,append=on"), "{line}");
         assert!(line.contains("read-only=on,filename=/tmp/c,,d"), "{line}");
         assert!(line.contains("mem-path=/tmp/m,,share=on"), "{line}");
     }

@@ -77,6 +77,11 @@ impl QemuPid {
     }
 }
 
+/// The process that holds the lock on a file, if that is a lock as QEMU's. Never blocks.
+pub fn lock_holder(path: &Path) -> Option<i32> {
+    holder(path).map(|pid| pid.as_raw_nonzero().get())
+}
+
 /// Who holds the lock.
 fn holder(pidfile: &Path) -> Option<Pid> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;

@@ -23,7 +23,7 @@ pub use chain::{Disk, Layer, LayerFormat};
 pub use disk_error::DiskError;
 pub use error::QemuError;
 pub use img::{create_overlay, resize_disk};
-pub use liveness::{QemuPid, running_qemu};
+pub use liveness::{QemuPid, lock_holder, running_qemu};
 pub use migrate::{ignore_shared_memory, save_all_memory, save_state};
 pub use process::{Incoming, Launch, QemuBinary, QemuProcess, end_of_log, launch, prepare_socket_directory};
 pub use qcow2::Qcow2Header;

@@ -137,6 +137,7 @@ pub fn launch(binary: &QemuBinary, launch: Launch<'_>, cancel: &Cancel) -> Resul
     prepare_socket_directory(sockets)?;
     let qmp_listener = listen(&sockets.qmp())?;
     let control_listener = listen(&sockets.control())?;
+    let console_listener = listen(&sockets.console())?;
     // Connected before QEMU exists: the greeting comes the moment QEMU serves, without polling.
     let qmp = UnixStream::connect(sockets.qmp()).map_err(|source| socket_error(sockets, source))?;
     truncate_private(&spec.console_log)?;
@@ -144,10 +145,11 @@ pub fn launch(binary: &QemuBinary, launch: Launch<'_>, cancel: &Cancel) -> Resul
     let channels = Channels {
         qmp: qmp_listener.as_raw_fd(),
         control: control_listener.as_raw_fd(),
+        console: console_listener.as_raw_fd(),
         incoming: incoming.is_some(),
     };
     let invocation = binary.invocation().args(arguments(spec, channels));
-    let passed: [OwnedFd; 2] = [qmp_listener.into(), control_listener.into()];
+    let passed: [OwnedFd; 3] = [qmp_listener.into(), control_listener.into(), console_listener.into()];
     let mut child = command::spawn_detached(&invocation, log_file, &passed, lifetime)
         .map_err(|source| not_started(binary, source))?;
     // From here on only QEMU listens, so that its death closes the connection.

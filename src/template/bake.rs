@@ -74,7 +74,7 @@ pub fn bake(request: &BakeRequest<'_>) -> Result<Template, TemplateError> {
     let sockets = templates.sockets(&request.context.runtime_root, &attempt);
     clear_leftovers(&templates, &key)?;
     let made = make(request, &key, &templates, &work, &sockets);
-    for path in [sockets.qmp(), sockets.control()] {
+    for path in sockets.all() {
         // A socket that is still there is replaced on the next start.
         let _ = fs::remove_file(path);
     }

@@ -133,6 +133,20 @@ pub enum VmError {
         /// The VM.
         vm: String,
     },
+    /// Somebody is connected to the VM's console.
+    #[error("the console of VM `{vm}` is in use{}", by_process(*pid))]
+    ConsoleTaken {
+        /// The VM.
+        vm: String,
+        /// Who is connected, if the kernel tells.
+        pid: Option<i32>,
+    },
+    /// Its console leads to its log only.
+    #[error("VM `{vm}` was started by an earlier castra, whose consoles take no input")]
+    NoConsole {
+        /// The VM.
+        vm: String,
+    },
     /// The VM's disk stands on another image than the configuration now names.
     #[error("the disk of VM `{vm}` stands on {recorded}, and now {wanted} is asked for")]
     ImageChanged {
@@ -304,6 +318,10 @@ fn did_you_mean(similar: &Option<String>) -> String {
 
 fn by(owner: &Option<String>) -> String {
     owner.as_ref().map_or(String::new(), |vm| format!(" by VM `{vm}`"))
+}
+
+fn by_process(pid: Option<i32>) -> String {
+    pid.map_or(String::new(), |pid| format!(" by process {pid}"))
 }
 
 fn quoted(console: &str) -> String {

@@ -30,6 +30,7 @@ impl Explain for VmError {
             | Self::NotSuspendable { .. }
             | Self::NotSuspended { .. }
             | Self::NoAgent { .. }
+            | Self::NoConsole { .. }
             | Self::BootTimedOut { .. }
             | Self::BootDied { .. }
             | Self::AgentFailed { .. }
@@ -37,7 +38,7 @@ impl Explain for VmError {
             | Self::Unrecorded { .. }
             | Self::Unkillable { .. } => Kind::Unavailable,
             Self::Thrown(error) => error.kind(),
-            Self::PortTaken { .. } | Self::IsSuspended { .. } => Kind::Busy,
+            Self::PortTaken { .. } | Self::IsSuspended { .. } | Self::ConsoleTaken { .. } => Kind::Busy,
             Self::PortForbidden { .. } => Kind::Permission,
             // Answered by `inner` above.
             Self::Image(_)
@@ -95,6 +96,10 @@ impl Explain for VmError {
                 Some(format!("Start it again first: castra down {vm} && castra up {vm}"))
             }
             Self::NotRunning { vm, .. } => Some(format!("Start it: castra up {vm}")),
+            Self::ConsoleTaken { vm, .. } => {
+                Some(format!("Leave it there by Ctrl-]. `castra logs -f {vm}` shows it meanwhile."))
+            }
+            Self::NoConsole { vm } => Some(format!("Start it again first: castra restart {vm}")),
             Self::NoAgent { vm } => Some(format!(
                 "Forward a port to its own SSH server ([[vms.port_forwards]]) and log in with `ssh`; \
                  `castra logs {vm}` shows its console."

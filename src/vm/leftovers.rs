@@ -15,7 +15,7 @@ pub(super) fn clean_up(files: &VmLayout, sockets: &SocketsLayout) {
 
 /// The same for a VM whose saved memory counts.
 pub(super) fn clean_up_run(files: &VmLayout, sockets: &SocketsLayout) {
-    for leftover in [files.pidfile(), files.initramfs(), sockets.qmp(), sockets.control()] {
+    for leftover in [files.pidfile(), files.initramfs()].into_iter().chain(sockets.all()) {
         // What is not there need not go, and what cannot go is replaced on the next start.
         let _ = fs::remove_file(leftover);
     }

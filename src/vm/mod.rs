@@ -27,6 +27,7 @@ mod base;
 mod boot;
 mod clock;
 mod clone;
+mod console;
 mod disk;
 mod down;
 mod error;
@@ -48,6 +49,7 @@ mod watch;
 
 pub use base::{check_own_disk, ensure_vm_image};
 pub use clone::{CloneRecord, FrozenLayer, check_clone, clone};
+pub use console::{Console, open_console};
 pub use down::{DownOptions, IfSuspended, down};
 pub use error::VmError;
 pub use forwards::check_port;

@@ -24,6 +24,7 @@ pub use exec::{Captured, Command, ExecRequest, capture, exec, shell};
 pub use exit::GuestExit;
 pub use quote::quote;
 pub use stdio::Stdio;
+pub(super) use terminal::Raw;
 pub use terminal::Tty;
 
 /// Runs one call's work to its end. Threads that still wait for input are left behind.

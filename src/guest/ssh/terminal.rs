@@ -30,14 +30,14 @@ pub(super) fn size(terminal: impl AsFd) -> Option<(u16, u16)> {
 }
 
 /// A terminal that passes every key on. Dropping it makes the terminal as it was.
-pub(super) struct Raw {
+pub(in crate::guest) struct Raw {
     terminal: OwnedFd,
     before: Termios,
 }
 
 impl Raw {
     /// Nothing if the descriptor is no terminal.
-    pub(super) fn enter(descriptor: impl AsFd) -> io::Result<Option<Self>> {
+    pub(in crate::guest) fn enter(descriptor: impl AsFd) -> io::Result<Option<Self>> {
         let Ok(before) = tcgetattr(&descriptor) else { return Ok(None) };
         let terminal = descriptor.as_fd().try_clone_to_owned()?;
         let mut raw = before.clone();

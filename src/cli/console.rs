@@ -1,0 +1,50 @@
+use std::io;
+use std::os::fd::AsFd as _;
+use std::process::ExitCode;
+
+use crate::context::RuntimeContext;
+use crate::error::Result;
+use crate::guest::{ConsoleEnd, converse};
+use crate::vm;
+
+use super::args::{Args, Console};
+use super::error::CliError;
+use super::printer::Printer;
+use super::project;
+use super::units::megabytes;
+
+/// Joins this terminal, or a script's pipes, with the serial console of a VM that runs.
+pub(super) fn run(
+    console: &Console,
+    args: &Args,
+    context: &RuntimeContext,
+    printer: &Printer,
+) -> Result<ExitCode> {
+    let layout = project::layout(args, context, printer)?;
+    let record = vm::recorded_vm(console.vm.as_deref(), &layout)?;
+    let vm = &record.name;
+    let streams = || Ok((io::stdin().as_fd().try_clone_to_owned()?, io::stdout().as_fd().try_clone_to_owned()?));
+    let (stdin, stdout) = streams().map_err(CliError::Streams)?;
+    let opened = vm::open_console(&record, &layout)?;
+    let has_keys = rustix::termios::isatty(&stdin);
+    if has_keys {
+        printer.tip(&format!("Connected to the console of `{vm}`. Enter may show a prompt; Ctrl-] ends this."));
+    }
+    let outcome = converse(opened.stream, stdin, stdout, console.linger).map_err(CliError::Streams)?;
+    if has_keys {
+        // The guest may have left the cursor anywhere.
+        printer.tip("");
+    }
+    if outcome.dropped_bytes > 0 {
+        let dropped = megabytes(outcome.dropped_bytes);
+        printer.warning(&format!("{dropped} were left out since stdout was stopped; `castra logs {vm}` has them"));
+    }
+    match outcome.end {
+        ConsoleEnd::GuestGone => printer.tip(&format!("VM `{vm}` has stopped.")),
+        ConsoleEnd::Left => printer.tip(&format!("Left the console of `{vm}`, which goes on.")),
+        ConsoleEnd::InputEnded | ConsoleEnd::OutputClosed => {}
+        // As shells give it.
+        ConsoleEnd::Signal(signal) => return Ok(ExitCode::from(u8::try_from(128 + signal).unwrap_or(1))),
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,91 @@
+use std::process::ExitCode;
+use std::thread;
+
+use crate::context::RuntimeContext;
+use crate::error::{Error, Result};
+use crate::managed::Catalog;
+use crate::plan::{Plan, VmPlan};
+use crate::vm::{self, DownOptions, IfSuspended, UpOptions, UpOutcome, VmError, VmState, WaitFor};
+
+use super::args::{Args, Restart, Wait};
+use super::printer::Printer;
+use super::project;
+use super::up::{finish, tips};
+
+/// Stops VMs and starts them again, side by side. What will be started is planned before anything is stopped, so that a
+/// mistake in the configuration costs no running VM.
+pub(super) fn run(
+    restart: &Restart,
+    args: &Args,
+    context: &RuntimeContext,
+    printer: &Printer,
+) -> Result<ExitCode> {
+    let config = project::config(args, context, printer)?;
+    let mut context = context.clone();
+    context.mirrors.extend(config.mirrors.iter().cloned());
+    let layout = &config.layout;
+    let records = project::records(layout);
+    let mut names = restart.vms.clone();
+    if names.is_empty() {
+        names.extend(config.vms.iter().map(|vm| vm.name.clone()));
+        // Clones are declared nowhere; of those, what runs was meant to run.
+        let clones = records.values().filter(|record| record.cloned.is_some() && !names.contains(&record.name));
+        let running = clones.filter(|record| vm::state_of(record, layout).is_alive());
+        let running: Vec<String> = running.map(|record| record.name.clone()).collect();
+        names.extend(running);
+    }
+    let plan = Plan::new(&config, &names, &Catalog::builtin(), &records)?;
+    let (down, up) = (down_options(restart), up_options(restart));
+    let one = |vm: &VmPlan| {
+        let name = &vm.definition.name;
+        if records.contains_key(name) || layout.vm(name).pidfile().exists() {
+            for (_, state) in vm::down(std::slice::from_ref(name), layout, &context, &down)? {
+                if state? == VmState::Suspended && down.suspended == IfSuspended::Leave {
+                    return Ok(None);
+                }
+            }
+        }
+        let plan = Plan { vms: vec![vm.clone()] };
+        let started = vm::up(&plan, layout, &context, up).into_iter().map(|(_, outcome)| outcome).next();
+        started.transpose()
+    };
+    let outcomes = side_by_side(&plan, one);
+    let (started, failed): (Vec<_>, Vec<_>) = outcomes.into_iter().partition(|(_, outcome)| outcome.is_ok());
+    let started: Vec<UpOutcome> =
+        started.into_iter().filter_map(|(_, outcome)| outcome.ok().flatten()).collect();
+    if !started.is_empty() {
+        printer.tip(&tips(&started));
+    }
+    Ok(finish(failed.into_iter().map(|(vm, outcome)| (vm, outcome.map_err(Error::from))).collect(), printer))
+}
+
+type Outcome = std::result::Result<Option<UpOutcome>, VmError>;
+
+fn side_by_side(plan: &Plan, one: impl Fn(&VmPlan) -> Outcome + Sync) -> Vec<(String, Outcome)> {
+    thread::scope(|scope| {
+        let workers: Vec<_> = plan.vms.iter().map(|vm| (vm, scope.spawn(|| one(vm)))).collect();
+        let join = |(vm, worker): (&VmPlan, thread::ScopedJoinHandle<'_, _>)| {
+            let outcome = worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            (vm.definition.name.clone(), outcome)
+        };
+        workers.into_iter().map(join).collect()
+    })
+}
+
+fn down_options(restart: &Restart) -> DownOptions {
+    let suspended = match (restart.discard_suspended, restart.vms.is_empty()) {
+        (true, _) => IfSuspended::Discard,
+        (false, true) => IfSuspended::Leave,
+        (false, false) => IfSuspended::Refuse,
+    };
+    DownOptions { force: restart.force, limit: restart.timeout, suspended }
+}
+
+fn up_options(restart: &Restart) -> UpOptions {
+    let wait = match (restart.no_wait, restart.wait) {
+        (true, _) => WaitFor::Nothing,
+        (false, Wait::Ready) => WaitFor::Ready,
+        (false, Wait::Services) => WaitFor::Services,
+    };
+    UpOptions { wait, boot_limit: restart.boot_timeout, cold: restart.cold, ..UpOptions::default() }
+}

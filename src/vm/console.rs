@@ -1,0 +1,56 @@
+//! The serial console of a VM that runs, for one client at a time: QEMU serves no more, and would let a second one wait
+//! without a word.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixStream;
+
+use rustix::fs::{FlockOperation, OFlags, fcntl_lock};
+use rustix::io::Errno;
+
+use crate::layout::{ProjectLayout, SocketsLayout};
+use crate::qemu::lock_holder;
+
+use super::error::VmError;
+use super::record::Record;
+use super::state::observe;
+
+/// A connection to a console. Nobody else gets one as long as this is there.
+#[derive(Debug)]
+pub struct Console {
+    /// What is written goes to the guest, and what the guest writes comes out.
+    pub stream: UnixStream,
+    _lock: File,
+}
+
+/// Connects to the console of a VM that runs.
+///
+/// # Errors
+/// [`VmError::NotRunning`]; [`VmError::ConsoleTaken`] with who has it; [`VmError::NoConsole`]; [`VmError::Disk`].
+pub fn open_console(record: &Record, layout: &ProjectLayout) -> Result<Console, VmError> {
+    let (vm, files) = (record.name.clone(), layout.vm(&record.name));
+    let (state, _) = observe(record, &files);
+    let boot = record.boot.as_ref().filter(|_| state.is_alive());
+    let boot = boot.ok_or_else(|| VmError::NotRunning { vm: vm.clone(), state })?;
+    let path = files.console_lock();
+    let failed = |source| VmError::Disk { action: "lock", path: path.clone(), source };
+    let flags = OFlags::NOFOLLOW.bits().cast_signed();
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false).mode(0o600).custom_flags(flags);
+    let lock = options.open(&path).map_err(failed)?;
+    // A lock of the kind whose holder the kernel tells.
+    match fcntl_lock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(Errno::AGAIN | Errno::ACCESS) => {
+            return Err(VmError::ConsoleTaken { vm, pid: lock_holder(&path) });
+        }
+        Err(errno) => return Err(failed(errno.into())),
+    }
+    let socket = SocketsLayout::new(boot.sockets.clone()).console();
+    match UnixStream::connect(&socket) {
+        Ok(stream) => Ok(Console { stream, _lock: lock }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(VmError::NoConsole { vm }),
+        Err(source) => Err(VmError::Disk { action: "connect to", path: socket, source }),
+    }
+}
