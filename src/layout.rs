@@ -9,7 +9,7 @@
 //!   layer-<id>.qcow2                       what the disks of a VM and its clones share, beside the VM's disk; read-only
 //!   vms/<vm>/                              vm.json  qemu.pid  lock  initramfs  host_key  client_key  known_hosts
 //!                                          machine.state: memory and devices of a suspended VM
-//!   logs/                                  image-manager.log  <vm>-console.log  <vm>-qemu.log
+//!   logs/                                  castra.log[.1]  image-manager.log  <vm>-console.log  <vm>-qemu.log
 //!   cache/                                 stands in for a cache that cannot be written to
 //!   quarantine/                            damaged files of images, moved aside
 //! $XDG_CACHE_HOME/castra/
@@ -18,6 +18,7 @@
 //!   templates/<key>/                       disk.qcow2  memory.img  device.state  initramfs  template.json
 //!   templates/<key>.refused.json           why no template is made for this key, for a while
 //!   projects/<digest of a state root>.json which images a project has, and what they are made from
+//!   known/<digest of a state root>         where each project is that `up` has seen: the path of its state root
 //!   quarantine/                            damaged files, moved aside
 //!   runs/                                  a project's layout, for VMs that are thrown away
 //!   locks/                                 one file per image, blob, project and template
@@ -71,6 +72,27 @@ impl ProjectLayout {
         Self { state_root }
     }
 
+    /// The project, and the VM of it, whose QEMU has this pid file.
+    pub fn of_pidfile(path: &Path) -> Option<(Self, String)> {
+        let directory = path.parent()?;
+        let layout = Self::new(directory.parent()?.parent()?.to_owned());
+        let vm = directory.file_name()?.to_str()?.to_owned();
+        (path.is_absolute() && layout.vm(&vm).pidfile() == path).then_some((layout, vm))
+    }
+
+    /// The project's directory, as its user knows it: that above `.castra`, or whatever else the state is in.
+    pub fn directory(&self) -> &Path {
+        let above = self.state_root.parent().filter(|_| self.state_root.ends_with(STATE_DIRECTORY));
+        above.unwrap_or(&self.state_root)
+    }
+
+    /// Whether this is the project, in some cache, of VMs that are thrown away.
+    pub fn is_for_runs(&self) -> bool {
+        self.state_root.parent().is_some_and(|cache| {
+            cache.ends_with("castra") && CacheLayout::new(cache.to_owned()).runs() == *self
+        })
+    }
+
     /// `.castra/`.
     pub fn state_root(&self) -> &Path {
         &self.state_root
@@ -120,6 +142,16 @@ impl ProjectLayout {
     /// What the image manager did, one line a step.
     pub fn image_manager_log(&self) -> PathBuf {
         self.logs().join("image-manager.log")
+    }
+
+    /// What castra did to the project's VMs, one line an event.
+    pub fn castra_log(&self) -> PathBuf {
+        self.logs().join("castra.log")
+    }
+
+    /// The same of an earlier time.
+    pub fn earlier_castra_log(&self) -> PathBuf {
+        self.logs().join("castra.log.1")
     }
 
     /// Where a VM's sockets are: below `runtime_root`, by a digest of the state root, so that two projects never meet.
@@ -425,6 +457,16 @@ impl CacheLayout {
         self.root.join("projects")
     }
 
+    /// The directory of all notes of where projects are.
+    pub fn known_projects(&self) -> PathBuf {
+        self.root.join("known")
+    }
+
+    /// Where this project is: its state root's path, byte by byte.
+    pub fn known_project(&self, project: &ProjectLayout) -> PathBuf {
+        self.known_projects().join(project.short_digest(16))
+    }
+
     /// What this project has of the cache.
     pub fn reference(&self, project: &ProjectLayout) -> PathBuf {
         self.projects().join(format!("{}.json", project.short_digest(16)))
@@ -486,6 +528,17 @@ mod tests {
         let vm = "v".repeat(MAX_VM_NAME_BYTES);
         let sockets = layout.sockets(Path::new("/run/user/4294967295/castra"), &vm);
         assert!(sockets.control().as_os_str().len() <= MAX_SOCKET_PATH_BYTES);
+    }
+
+    #[test]
+    fn a_pid_file_tells_its_project() {
+        let layout = ProjectLayout::new("/home/me/shop/.castra".into());
+        let pidfile = layout.vm("web").pidfile();
+        assert_eq!(ProjectLayout::of_pidfile(&pidfile), Some((layout.clone(), "web".to_owned())));
+        assert_eq!(layout.directory(), Path::new("/home/me/shop"));
+        assert_eq!(ProjectLayout::of_pidfile(Path::new("/run/qemu.pid")), None);
+        let runs = CacheLayout::new("/home/me/.cache/castra".into()).runs();
+        assert!(runs.is_for_runs() && !layout.is_for_runs());
     }
 
     #[test]

@@ -35,6 +35,7 @@ pub mod qemu;
 pub mod random;
 pub mod report;
 pub mod similar;
+pub mod sockets;
 pub mod template;
 pub mod vm;
 

@@ -53,7 +53,7 @@ impl std::fmt::Display for ImageLabel {
 }
 
 /// Something that happened.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum Event {
     /// The default project has taken this image.

@@ -71,6 +71,8 @@ pub(super) enum Command {
     Restart(Restart),
     /// Show the VMs of this project and what they do
     Status(Status),
+    /// Show the VMs of all your projects
+    List,
     /// Open a shell in a VM, starting it if it does not run
     #[command(visible_alias = "ssh")]
     Shell(Shell),
@@ -322,14 +324,21 @@ pub(super) struct Console {
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct Logs {
-    /// The VM [default: the only one]
-    pub(super) vm: Option<String>,
+    /// VMs whose logs to show [default: all]
+    #[arg(value_name = "VM")]
+    pub(super) vms: Vec<String>,
     /// Go on showing what is added
     #[arg(short, long)]
     pub(super) follow: bool,
     /// Show the last N lines only
     #[arg(long, value_name = "N")]
     pub(super) tail: Option<usize>,
+    /// Only what is newer than a span (10m, 2h, 3d) or a time (2026-11-24T10:00)
+    ///
+    /// Lines of castra and the image manager have times. Those of consoles and QEMU have none: such a log is shown whole if
+    /// it was written to since then, and that is said if it began before.
+    #[arg(long, value_name = "WHEN", value_parser = super::logs::parse_since)]
+    pub(super) since: Option<jiff::Timestamp>,
     /// Whose words
     #[arg(long, value_enum, default_value_t = LogSource::Console)]
     pub(super) source: LogSource,
@@ -343,6 +352,10 @@ pub(super) enum LogSource {
     Qemu,
     /// The image manager's steps
     Images,
+    /// What castra did to this project's VMs
+    Castra,
+    /// All of these
+    All,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -18,6 +18,7 @@ mod grammar;
 mod image;
 mod init;
 mod json;
+mod list;
 mod logs;
 mod man;
 mod plain;
@@ -89,6 +90,7 @@ fn run(args: &Args, environment: Environment, printer: &Arc<Printer>) -> Result<
         Command::Suspend(suspend) => suspend::run(suspend, args, &context, printer),
         Command::Clone(clone) => clone::run(clone, args, &context, printer),
         Command::Status(status) => status::run(status, args, &context, printer),
+        Command::List => list::run(&context, printer),
         Command::Shell(shell) => exec::shell(shell, args, &context, printer),
         Command::Exec(exec) => exec::run(exec, args, &context, printer),
         Command::Run(run) => run::run(run, args, &context, printer),

@@ -1,16 +1,65 @@
 use std::process::ExitCode;
 
+use serde::Serialize;
+
+use crate::config::{PortForward, Protocol};
 use crate::context::RuntimeContext;
 use crate::error::Result;
-use crate::vm::{self, VmStatus};
+use crate::layout::ProjectLayout;
+use crate::vm::{self, PortOwner, VmError, VmState, VmStatus};
 
 use super::args::{Args, Ports};
-use super::error::CliError;
 use super::printer::Printer;
 use super::project;
 use super::table::table;
 
-/// Shows the ports of running VMs.
+/// What `ports --json` prints.
+#[derive(Serialize)]
+struct Content {
+    ports: Vec<Port>,
+}
+
+/// A port of this machine that leads into a VM, or shall.
+#[derive(Serialize)]
+struct Port {
+    /// The VM.
+    vm: String,
+    protocol: Protocol,
+    /// Port of 127.0.0.1.
+    host: u16,
+    /// Port of the guest.
+    guest: u16,
+    /// `ssh` for castra's own way in, `forward` for a declared one.
+    purpose: Purpose,
+    /// Whether the VM's definition asks for it now.
+    declared: bool,
+    /// Whether it leads into the VM now.
+    active: bool,
+    /// Who has it, if it is wanted and taken.
+    taken_by: Option<Taken>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Purpose {
+    Ssh,
+    Forward,
+}
+
+/// Who has a port.
+#[derive(Serialize)]
+struct Taken {
+    /// The owner in words.
+    text: String,
+    /// The VM, if it is one.
+    vm: Option<String>,
+    /// The directory of that VM's project, if that is another one.
+    project: Option<std::path::PathBuf>,
+    /// The process, if it is this user's and no VM.
+    pid: Option<i32>,
+}
+
+/// Shows the ports of VMs, those in use and those that are declared only, and who is in the way of these.
 pub(super) fn run(
     ports: &Ports,
     args: &Args,
@@ -18,30 +67,108 @@ pub(super) fn run(
     printer: &Printer,
 ) -> Result<ExitCode> {
     let layout = project::layout(args, context, printer)?;
-    for name in &ports.vms {
-        vm::recorded_vm(Some(name), &layout)?;
-    }
     let running: Vec<VmStatus> = vm::status(&layout)
         .into_iter()
-        .filter(|(name, _)| ports.vms.is_empty() || ports.vms.contains(name))
         .filter_map(|(_, status)| status.ok())
-        .filter(|status| status.state.is_alive())
+        .filter(|status| status.state.is_alive() && status.state != VmState::Stopping)
         .collect();
-    let mut rows = vec![["VM", "HOST", "GUEST", "FOR"].map(String::from)];
-    for status in &running {
-        rows.extend(status.ssh_port.map(|port| {
-            let guest = format!("{}/tcp", castra_wire::SSH_PORT);
-            [status.name.clone(), format!("127.0.0.1:{port}"), guest, "castra shell, exec, cp".into()]
-        }));
-        rows.extend(status.port_forwards.iter().map(|forward| {
-            let guest = format!("{}/{}", forward.guest, forward.protocol);
-            [status.name.clone(), format!("127.0.0.1:{}", forward.host), guest, "castra.toml".into()]
-        }));
+    // Without a readable configuration there are none to tell of.
+    let config = project::config(args, context, &Printer::quiet()).ok();
+    let declared: Vec<(String, Vec<PortForward>)> =
+        config.into_iter().flat_map(|config| config.vms).map(|vm| (vm.name, vm.port_forwards)).collect();
+    let names: Vec<&String> =
+        declared.iter().map(|(name, _)| name).chain(running.iter().map(|vm| &vm.name)).collect();
+    for name in ports.vms.iter().filter(|name| !names.contains(name)) {
+        // A VM that has no ports is known all the same.
+        vm::recorded_vm(Some(name), &layout).map_err(|error| match error {
+            VmError::NoneYet => VmError::unknown(name, &names),
+            error => error,
+        })?;
     }
-    if rows.len() == 1 {
-        printer.tip("No VM is running here, so no port is forwarded.");
-        return Ok(ExitCode::SUCCESS);
+    let mut content = Content { ports: Vec::new() };
+    running.iter().for_each(|status| content.add_active(status, &declared));
+    declared.iter().for_each(|(vm, forwards)| content.add_declared(vm, forwards, &layout));
+    content.ports.retain(|port| ports.vms.is_empty() || ports.vms.contains(&port.vm));
+    content.ports.sort_by(|one, other| one.vm.cmp(&other.vm));
+    if content.ports.is_empty() {
+        printer.tip("No VM is running here, and no port is declared in castra.toml.");
     }
-    printer.result(&table(&rows)).map_err(CliError::from)?;
+    let text = if content.ports.is_empty() { String::new() } else { content.text() };
+    printer.show(&content, &text)?;
     Ok(ExitCode::SUCCESS)
+}
+
+impl Content {
+    fn add_active(&mut self, status: &VmStatus, declared: &[(String, Vec<PortForward>)]) {
+        let wanted = declared.iter().find(|(vm, _)| *vm == status.name).map(|(_, forwards)| forwards);
+        self.ports.extend(status.ssh_port.map(|host| Port {
+            vm: status.name.clone(),
+            protocol: Protocol::Tcp,
+            host,
+            guest: castra_wire::SSH_PORT,
+            purpose: Purpose::Ssh,
+            declared: false,
+            active: true,
+            taken_by: None,
+        }));
+        self.ports.extend(status.port_forwards.iter().map(|forward| Port {
+            declared: wanted.is_some_and(|wanted| wanted.contains(forward)),
+            active: true,
+            ..Port::new(&status.name, forward)
+        }));
+    }
+
+    /// What is not active yet, and what is in its way.
+    fn add_declared(&mut self, vm: &str, forwards: &[PortForward], layout: &ProjectLayout) {
+        for forward in forwards {
+            let is_it = |port: &Port| {
+                port.vm == vm
+                    && (port.host, port.guest, port.protocol) == (forward.host, forward.guest, forward.protocol)
+            };
+            if !self.ports.iter().any(|port| port.active && is_it(port)) {
+                let owner = vm::port_owner(forward.host, forward.protocol, layout);
+                self.ports.push(Port { taken_by: owner.map(Taken::by), ..Port::new(vm, forward) });
+            }
+        }
+    }
+
+    fn text(&self) -> String {
+        let mut rows = vec![["VM", "HOST", "GUEST", "STATE", "FOR"].map(String::from)];
+        rows.extend(self.ports.iter().map(|port| {
+            let state = match (&port.taken_by, port.active, port.declared) {
+                (Some(owner), ..) => format!("taken by {}", owner.text),
+                (None, true, false) if port.purpose == Purpose::Forward => "active until down".into(),
+                (None, true, _) => "active".into(),
+                (None, false, _) => "declared".into(),
+            };
+            let purpose = match port.purpose {
+                Purpose::Ssh => "castra shell, exec, cp",
+                Purpose::Forward => "castra.toml",
+            };
+            let (host, guest) =
+                (format!("127.0.0.1:{}", port.host), format!("{}/{}", port.guest, port.protocol));
+            [port.vm.clone(), host, guest, state, purpose.into()]
+        }));
+        table(&rows)
+    }
+}
+
+impl Port {
+    /// A declared port that is not active.
+    fn new(vm: &str, forward: &PortForward) -> Self {
+        let PortForward { host, guest, protocol } = *forward;
+        let (purpose, vm) = (Purpose::Forward, vm.to_owned());
+        Self { vm, protocol, host, guest, purpose, declared: true, active: false, taken_by: None }
+    }
+}
+
+impl Taken {
+    fn by(owner: PortOwner) -> Self {
+        let text = owner.to_string();
+        match owner {
+            PortOwner::Vm { vm, project } => Self { text, vm: Some(vm), project, pid: None },
+            PortOwner::Process { pid, .. } => Self { text, vm: None, project: None, pid: Some(pid) },
+            PortOwner::OtherUser | PortOwner::Unknown => Self { text, vm: None, project: None, pid: None },
+        }
+    }
 }

@@ -4,7 +4,8 @@
 //! a pid that was given to another process meanwhile, fools nobody.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
@@ -19,16 +20,21 @@ const POLL: Duration = Duration::from_millis(5);
 #[derive(Debug)]
 pub struct QemuPid {
     pid: Pid,
-    pidfile: PathBuf,
+    pidfile: OwnedFd,
     handle: platform::Handle,
 }
 
 /// The QEMU that holds the lock on this pid file. Never blocks.
 pub fn running_qemu(pidfile: &Path) -> Option<QemuPid> {
-    let pid = holder(pidfile)?;
+    qemu_of(open(pidfile)?)
+}
+
+/// The QEMU that holds the lock on this open pid file, which may have lost its name. Never blocks.
+pub(super) fn qemu_of(pidfile: OwnedFd) -> Option<QemuPid> {
+    let pid = holder(&pidfile)?;
     let handle = platform::Handle::open(pid)?;
     // The lock is looked at again: only if it is still held, the handle is of the process that holds it.
-    (holder(pidfile) == Some(pid)).then(|| QemuPid { pid, pidfile: pidfile.to_owned(), handle })
+    (holder(&pidfile) == Some(pid)).then_some(QemuPid { pid, pidfile, handle })
 }
 
 impl QemuPid {
@@ -79,15 +85,18 @@ impl QemuPid {
 
 /// The process that holds the lock on a file, if that is a lock as QEMU's. Never blocks.
 pub fn lock_holder(path: &Path) -> Option<i32> {
-    holder(path).map(|pid| pid.as_raw_nonzero().get())
+    holder(&open(path)?).map(|pid| pid.as_raw_nonzero().get())
+}
+
+fn open(pidfile: &Path) -> Option<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    rustix::fs::open(pidfile, flags, Mode::empty()).ok()
 }
 
 /// Who holds the lock.
-fn holder(pidfile: &Path) -> Option<Pid> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let file = rustix::fs::open(pidfile, flags, Mode::empty()).ok()?;
+fn holder(pidfile: impl AsFd) -> Option<Pid> {
     let whole_file = Flock::from(FlockType::WriteLock);
-    rustix::process::fcntl_getlk(&file, &whole_file).ok().flatten().and_then(|lock| lock.pid)
+    rustix::process::fcntl_getlk(pidfile, &whole_file).ok().flatten().and_then(|lock| lock.pid)
 }
 
 #[cfg(target_os = "linux")]

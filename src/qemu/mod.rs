@@ -7,6 +7,7 @@ mod argv;
 mod chain;
 mod disk_error;
 mod error;
+mod found;
 mod img;
 mod liveness;
 mod migrate;
@@ -22,6 +23,7 @@ pub use argv::{Boot, Channels, HostForward, MachineSpec, Memory, Network, argume
 pub use chain::{Disk, Layer, LayerFormat};
 pub use disk_error::DiskError;
 pub use error::QemuError;
+pub use found::{FoundQemu, find_qemus, qemu_of_process};
 pub use img::{create_overlay, resize_disk};
 pub use liveness::{QemuPid, lock_holder, running_qemu};
 pub use migrate::{ignore_shared_memory, save_all_memory, save_state};

@@ -26,6 +26,7 @@ use crate::report::Event;
 
 use super::disk::relative;
 use super::error::VmError;
+use super::journal;
 use super::record::{Progress, Record};
 use super::resume::put_back;
 use super::state::{VmState, observe};
@@ -62,6 +63,19 @@ pub struct FrozenLayer {
 /// # Errors
 /// [`VmError::NotSuspended`], [`VmError::CloneExists`], [`VmError::BadName`], [`VmError::Unknown`], [`VmError::Disk`], [`VmError::Qemu`].
 pub fn clone(
+    vm: &str,
+    new: &str,
+    overlay: &Path,
+    layout: &ProjectLayout,
+    context: &RuntimeContext,
+) -> Result<Record, VmError> {
+    let one = |context: &RuntimeContext| vec![(new.to_owned(), clone_one(vm, new, overlay, layout, context))];
+    let made = journal::keep("clone", layout, context, one).pop();
+    // There is always one.
+    made.map_or(Err(VmError::NoneYet), |(_, made)| made)
+}
+
+fn clone_one(
     vm: &str,
     new: &str,
     overlay: &Path,

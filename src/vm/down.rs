@@ -15,6 +15,7 @@ use crate::report::Event;
 
 use super::PerVm;
 use super::error::VmError;
+use super::journal;
 use super::leftovers::clean_up;
 use super::record::{Progress, Record};
 use super::resume::{discard, finish, put_back};
@@ -74,7 +75,7 @@ pub fn down(
         return Err(VmError::unknown(unknown, &known));
     }
     let names = if names.is_empty() { &known } else { names };
-    Ok(thread::scope(|scope| {
+    Ok(journal::keep("down", layout, context, |context| thread::scope(|scope| {
         let workers: Vec<_> = names
             .iter()
             .map(|vm| {
@@ -92,7 +93,7 @@ pub fn down(
             (vm, worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
         };
         workers.into_iter().map(join).collect()
-    }))
+    })))
 }
 
 /// Every VM there is anything of: a record, or a QEMU that runs without one.

@@ -11,6 +11,7 @@ use crate::qemu::QemuError;
 use crate::similar::closest;
 use crate::template::TemplateError;
 
+use super::forwards::PortOwner;
 use super::state::VmState;
 
 /// Why something could not be done to a VM.
@@ -211,8 +212,8 @@ pub enum VmError {
         port: u16,
         /// Its protocol.
         protocol: Protocol,
-        /// The VM that holds it, if it is one of this project.
-        owner: Option<String>,
+        /// Who has it.
+        owner: PortOwner,
     },
     /// A host port may not be used by this user.
     #[error("port {port}/{protocol} of this machine may not be used by this user")]
@@ -316,8 +317,8 @@ fn did_you_mean(similar: &Option<String>) -> String {
     similar.as_ref().map_or(String::new(), |name| format!("; did you mean `{name}`?"))
 }
 
-fn by(owner: &Option<String>) -> String {
-    owner.as_ref().map_or(String::new(), |vm| format!(" by VM `{vm}`"))
+fn by(owner: &PortOwner) -> String {
+    if *owner == PortOwner::Unknown { String::new() } else { format!(" by {owner}") }
 }
 
 fn by_process(pid: Option<i32>) -> String {

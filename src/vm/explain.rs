@@ -3,6 +3,7 @@
 use crate::error::{Explain, Kind, kind_of_io};
 
 use super::error::VmError;
+use super::forwards::PortOwner;
 use super::state::VmState;
 
 impl Explain for VmError {
@@ -155,9 +156,16 @@ impl VmError {
     /// Where a boot came to nothing.
     fn boot_hint(&self) -> Option<String> {
         match self {
-            Self::PortTaken { owner: Some(owner), .. } => Some(format!(
-                "Stop that VM (castra down {owner}), or choose another host port in castra.toml."
+            Self::PortTaken { owner: PortOwner::Vm { vm, project: None }, .. } => Some(format!(
+                "Stop that VM (castra down {vm}), or choose another host port in castra.toml."
             )),
+            Self::PortTaken { owner: PortOwner::Vm { vm, project: Some(project) }, .. } => Some(format!(
+                "Stop that VM (castra down {vm}, in {}), or choose another host port in castra.toml.",
+                project.display()
+            )),
+            Self::PortTaken { owner: PortOwner::Process { .. }, .. } => {
+                Some("Stop that program, or choose another host port in castra.toml.".into())
+            }
             Self::PortTaken { port, .. } => Some(format!(
                 "`ss -ltnup 'sport = :{port}'` shows who has it. Stop that program, or choose another host port in \
                  castra.toml."

@@ -1,14 +1,53 @@
-//! The host's ports: free ones are found, taken ones are named before QEMU is started.
+//! The host's ports: free ones are found, and taken ones are told with who has them, before QEMU is started.
 
+use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::path::PathBuf;
 
 use crate::config::{PortForward, Protocol};
 use crate::layout::ProjectLayout;
+use crate::qemu::qemu_of_process;
+use crate::sockets::{holder_of, sockets_on};
 
 use super::error::VmError;
 use super::record::Record;
 use super::state::observe;
+
+/// Who has a port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PortOwner {
+    /// A VM.
+    Vm {
+        /// Its name.
+        vm: String,
+        /// Its project's directory, if that is another one.
+        project: Option<PathBuf>,
+    },
+    /// A process of this user's.
+    Process {
+        /// Its name.
+        name: String,
+        /// Its id.
+        pid: i32,
+    },
+    /// A process of somebody else's.
+    OtherUser,
+    /// The kernel does not tell.
+    Unknown,
+}
+
+impl fmt::Display for PortOwner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Vm { vm, project: None } => write!(f, "VM `{vm}`"),
+            Self::Vm { vm, project: Some(project) } => write!(f, "VM `{vm}` of {}", project.display()),
+            Self::Process { name, pid } => write!(f, "`{name}` (process {pid})"),
+            Self::OtherUser => f.write_str("a process of another user"),
+            Self::Unknown => f.write_str("somebody who cannot be told"),
+        }
+    }
+}
 
 /// A port of 127.0.0.1 that is free at this moment.
 pub(super) fn free_port() -> io::Result<u16> {
@@ -18,7 +57,7 @@ pub(super) fn free_port() -> io::Result<u16> {
 /// Whether every declared port can be taken.
 ///
 /// # Errors
-/// [`VmError::PortTaken`] with the VM of this project that has it, if it is one; [`VmError::PortForbidden`].
+/// [`VmError::PortTaken`] with who has it; [`VmError::PortForbidden`].
 pub(super) fn check(vm: &str, forwards: &[PortForward], layout: &ProjectLayout) -> Result<(), VmError> {
     for forward in forwards {
         let (port, protocol) = (forward.host, forward.protocol);
@@ -42,8 +81,18 @@ pub(super) fn check(vm: &str, forwards: &[PortForward], layout: &ProjectLayout) 
 /// Those of [`check`].
 pub fn check_port(vm: &str, forward: PortForward, layout: &ProjectLayout) -> Result<(), VmError> {
     match check(vm, &[forward], layout) {
-        Err(VmError::PortTaken { owner: Some(owner), .. }) if owner == vm => Ok(()),
+        Err(VmError::PortTaken { owner: PortOwner::Vm { vm: owner, project: None }, .. }) if owner == vm => {
+            Ok(())
+        }
         other => other,
+    }
+}
+
+/// Who keeps this port of 127.0.0.1 from being taken; nothing if nobody does.
+pub fn port_owner(port: u16, protocol: Protocol, layout: &ProjectLayout) -> Option<PortOwner> {
+    match bind(port, protocol) {
+        Err(error) if error.kind() != io::ErrorKind::PermissionDenied => Some(owner(port, protocol, layout)),
+        _ => None,
     }
 }
 
@@ -55,7 +104,27 @@ fn bind(port: u16, protocol: Protocol) -> io::Result<()> {
     }
 }
 
-fn owner(port: u16, protocol: Protocol, layout: &ProjectLayout) -> Option<String> {
+fn owner(port: u16, protocol: Protocol, layout: &ProjectLayout) -> PortOwner {
+    if let Some(vm) = vm_on(port, protocol, layout) {
+        return PortOwner::Vm { vm, project: None };
+    }
+    let sockets = sockets_on(port, protocol);
+    let Some(holder) = holder_of(&sockets) else {
+        let own = rustix::process::geteuid().as_raw();
+        let is_others = sockets.iter().any(|socket| socket.user != own);
+        return if is_others { PortOwner::OtherUser } else { PortOwner::Unknown };
+    };
+    match qemu_of_process(holder.pid) {
+        Some(found) => {
+            let project = (found.project != *layout).then(|| found.project.directory().to_owned());
+            PortOwner::Vm { vm: found.vm, project }
+        }
+        None => PortOwner::Process { name: holder.name, pid: holder.pid },
+    }
+}
+
+/// The VM of this project that has the port, by its record.
+fn vm_on(port: u16, protocol: Protocol, layout: &ProjectLayout) -> Option<String> {
     Record::names(layout).into_iter().find(|name| {
         let Ok(Some(record)) = Record::load(layout, name) else { return false };
         let (state, _) = observe(&record, &layout.vm(name));
@@ -70,18 +139,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_taken_port_is_named_and_a_free_one_passes() {
+    fn a_taken_port_is_told_with_who_has_it_and_a_free_one_passes() {
         let directory = tempfile::tempdir().expect("a directory");
         let layout = ProjectLayout::new(directory.path().to_owned());
         let holder = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bound");
         let host = holder.local_addr().expect("an address").port();
         let forward = PortForward { host, guest: 80, protocol: Protocol::Tcp };
-        let error = check("web", &[forward], &layout).expect_err("taken");
-        assert_eq!(
-            error.to_string(),
-            format!("port {host}/tcp of this machine, which VM `web` forwards, is taken")
-        );
+        let error = check("web", &[forward], &layout).expect_err("taken").to_string();
+        assert!(error.starts_with(&format!("port {host}/tcp of this machine, which VM `web` forwards, is taken")));
+        if cfg!(target_os = "linux") {
+            assert!(error.ends_with(&format!("(process {})", std::process::id())), "{error}");
+        }
         drop(holder);
         check("web", &[forward], &layout).expect("free again");
+        assert_eq!(port_owner(host, Protocol::Tcp, &layout), None);
     }
 }

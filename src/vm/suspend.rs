@@ -24,6 +24,7 @@ use crate::report::Event;
 use super::PerVm;
 use super::clock::{millis, since_epoch};
 use super::error::VmError;
+use super::journal;
 use super::leftovers::clean_up_run;
 use super::record::{BootRecord, Progress, Record, StartKind};
 use super::resume::{finish, put_back};
@@ -57,7 +58,7 @@ pub fn suspend(
     }
     let running = || Record::names(layout).into_iter().filter(|name| is_alive(name, layout)).collect();
     let names: Vec<String> = if names.is_empty() { running() } else { names.to_vec() };
-    Ok(thread::scope(|scope| {
+    Ok(journal::keep("suspend", layout, context, |context| thread::scope(|scope| {
         let workers: Vec<_> = names
             .into_iter()
             .map(|vm| (vm.clone(), scope.spawn(move || one(&vm, layout, context))))
@@ -66,7 +67,7 @@ pub fn suspend(
             (vm, worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
         };
         workers.into_iter().map(join).collect()
-    }))
+    })))
 }
 
 fn is_alive(vm: &str, layout: &ProjectLayout) -> bool {

@@ -24,7 +24,9 @@ use super::clone::remove_unfinished;
 use super::disk::ensure_vm_assets;
 use super::down::{DownOptions, stop};
 use super::error::VmError;
+use super::journal;
 use super::leftovers::clean_up;
+use super::projects;
 use super::record::{Progress, Record, StartKind};
 use super::resume::{discard, finish, put_back, resume};
 use super::state::{VmState, crash, observe};
@@ -93,19 +95,22 @@ pub fn up(
     context: &RuntimeContext,
     options: UpOptions,
 ) -> PerVm<UpOutcome> {
-    thread::scope(|scope| {
-        let workers: Vec<_> = plan
-            .vms
-            .iter()
-            .map(|vm| (vm, scope.spawn(move || up_one(vm, layout, context, options))))
-            .collect();
-        let join = |(vm, worker): (&VmPlan, thread::ScopedJoinHandle<'_, _>)| {
-            (
-                vm.definition.name.clone(),
-                worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-            )
-        };
-        workers.into_iter().map(join).collect()
+    projects::note(layout, context);
+    journal::keep("up", layout, context, |context| {
+        thread::scope(|scope| {
+            let workers: Vec<_> = plan
+                .vms
+                .iter()
+                .map(|vm| (vm, scope.spawn(move || up_one(vm, layout, context, options))))
+                .collect();
+            let join = |(vm, worker): (&VmPlan, thread::ScopedJoinHandle<'_, _>)| {
+                (
+                    vm.definition.name.clone(),
+                    worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+                )
+            };
+            workers.into_iter().map(join).collect()
+        })
     })
 }
 

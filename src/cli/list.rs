@@ -1,0 +1,127 @@
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+
+use crate::context::RuntimeContext;
+use crate::error::Result;
+use crate::managed::one_line;
+use crate::vm::{self, ListedVm, VmState};
+
+use super::printer::Printer;
+use super::table::table;
+use super::units::{gibibytes, megabytes, span};
+
+/// What `list --json` prints.
+#[derive(Serialize)]
+struct Content {
+    vms: Vec<Listed>,
+}
+
+/// A VM of one of this user's projects.
+#[derive(Serialize)]
+struct Listed {
+    /// The project's directory; for an orphan, where it was.
+    project: PathBuf,
+    /// The VM.
+    vm: String,
+    /// What it does: a state, `orphaned` if its project is gone, or `unreadable` if its record is.
+    state: &'static str,
+    /// `kvm`, `hvf` or `tcg`, if it runs.
+    accelerator: Option<&'static str>,
+    /// When it was started, if it runs, milliseconds since the Unix epoch.
+    started_unix_ms: Option<u64>,
+    /// What its own disk takes.
+    disk_bytes: Option<u64>,
+    /// QEMU's process, if it runs.
+    pid: Option<i32>,
+    /// Why its record cannot be read, if so.
+    error: Option<String>,
+}
+
+/// Shows the VMs of all projects of this user. Asks nobody, so it never waits.
+pub(super) fn run(context: &RuntimeContext, printer: &Printer) -> Result<ExitCode> {
+    let mut content = Content { vms: Vec::new() };
+    for project in vm::list_projects(&context.cache) {
+        let directory = project.layout.directory().to_owned();
+        content.vms.extend(project.vms.into_iter().map(|(vm, listed)| match listed {
+            Ok(listed) => Listed::new(directory.clone(), listed),
+            Err(error) => Listed {
+                error: Some(one_line(&error)),
+                ..Listed::without_record(directory.clone(), vm, "unreadable")
+            },
+        }));
+    }
+    content.vms.extend(vm::orphans().into_iter().map(|orphan| Listed {
+        pid: Some(orphan.pid()),
+        ..Listed::without_record(orphan.directory, orphan.vm, "orphaned")
+    }));
+    if content.vms.is_empty() {
+        printer.tip("There is no VM yet. `castra up` starts one in this directory.");
+    }
+    let text = if content.vms.is_empty() { String::new() } else { content.text() };
+    printer.show(&content, &text)?;
+    content.tell(printer);
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Content {
+    fn text(&self) -> String {
+        let mut rows = vec![["PROJECT", "VM", "STATE", "ACCEL", "UPTIME", "DISK"].map(String::from)];
+        let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
+        rows.extend(self.vms.iter().map(|vm| {
+            [
+                vm.project.display().to_string(),
+                vm.vm.clone(),
+                vm.state.to_owned(),
+                or_dash(vm.accelerator.map(str::to_owned)),
+                or_dash(vm.started_unix_ms.map(uptime)),
+                or_dash(vm.disk_bytes.map(size)),
+            ]
+        }));
+        table(&rows)
+    }
+
+    /// What is out of order, and the way out.
+    fn tell(&self, printer: &Printer) {
+        for vm in &self.vms {
+            if let Some(error) = &vm.error {
+                printer.warning(&format!("{}: {error}", vm.project.display()));
+            }
+        }
+        if self.vms.iter().any(|vm| vm.state == "orphaned") {
+            printer.tip(
+                "The project of an orphaned VM is gone while it ran. `castra clean --orphans` ends such VMs.",
+            );
+        }
+    }
+}
+
+impl Listed {
+    fn new(project: PathBuf, listed: ListedVm) -> Self {
+        let status = listed.status;
+        let state: VmState = status.state;
+        Self {
+            accelerator: status.accelerator.map(|choice| choice.accelerator.name()),
+            started_unix_ms: status.started_unix_ms,
+            disk_bytes: listed.disk_bytes,
+            pid: status.pid,
+            ..Self::without_record(project, status.name, state.name())
+        }
+    }
+
+    fn without_record(project: PathBuf, vm: String, state: &'static str) -> Self {
+        let (accelerator, started_unix_ms, disk_bytes, pid, error) = (None, None, None, None, None);
+        Self { project, vm, state, accelerator, started_unix_ms, disk_bytes, pid, error }
+    }
+}
+
+fn uptime(started_unix_ms: u64) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    span(now.saturating_sub(Duration::from_millis(started_unix_ms)))
+}
+
+fn size(bytes: u64) -> String {
+    if bytes < 1 << 30 { megabytes(bytes) } else { gibibytes(bytes) }
+}

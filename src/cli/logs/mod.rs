@@ -1,0 +1,240 @@
+mod since;
+mod stream;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::process::ExitCode;
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::cancel::Cancel;
+use crate::context::RuntimeContext;
+use crate::error::Result;
+use crate::layout::ProjectLayout;
+use crate::vm::{self, Record, VmError};
+
+use super::args::{Args, LogSource, Logs};
+use super::error::CliError;
+use super::printer::Printer;
+use super::project;
+
+pub(super) use since::parse as parse_since;
+use stream::{Line, Source, Stream};
+
+/// How often followed logs are looked at.
+const POLL: Duration = Duration::from_millis(200);
+
+/// What `logs --json` prints.
+#[derive(Serialize)]
+struct Content {
+    lines: Vec<Line>,
+}
+
+/// Shows logs. What the guest wrote is made harmless first: it may hold anything, escape sequences too.
+pub(super) fn run(logs: &Logs, args: &Args, context: &RuntimeContext, printer: &Printer) -> Result<ExitCode> {
+    let layout = project::layout(args, context, printer)?;
+    let mut streams = streams(logs, &layout, args, context)?;
+    if streams.is_empty() {
+        return Err(VmError::NoneYet.into());
+    }
+    let is_there = |stream: &Stream| stream.path.exists();
+    if !logs.follow && !streams.iter().any(is_there) {
+        let first = streams.swap_remove(streams.len() - 1);
+        return Err(CliError::NoLog { path: first.path, vm: first.vm }.into());
+    }
+    if let Some(since) = logs.since {
+        streams.retain_mut(|stream| is_since(stream, since, &layout, printer));
+    }
+    // A console alone is shown as it comes: a prompt has no end of line.
+    let is_plain = streams.len() == 1 && matches!(streams[0].source, Source::Console | Source::Qemu);
+    if is_plain && !printer.is_json() {
+        return show_plain(&mut streams[0], logs, context, printer);
+    }
+    let lines = read_all(&mut streams, logs)?;
+    let text = text(&lines, &streams);
+    let is_read = printer.show(&Content { lines }, &text)?;
+    if logs.follow && is_read {
+        follow(&mut streams, &context.cancel, printer)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The logs that are asked for, each with its label if they are several.
+fn streams(
+    logs: &Logs,
+    layout: &ProjectLayout,
+    args: &Args,
+    context: &RuntimeContext,
+) -> Result<Vec<Stream>> {
+    let vms = names(logs, layout, args, context)?;
+    let (castra, images) = (layout.castra_log(), layout.image_manager_log());
+    let mut streams = Vec::new();
+    let mut add = |source, vm: Option<&String>, path| streams.push(Stream::new(path, source, vm.cloned()));
+    let is_wanted = |source| logs.source == source || logs.source == LogSource::All;
+    if is_wanted(LogSource::Castra) {
+        add(Source::Castra, None, layout.earlier_castra_log());
+        add(Source::Castra, None, castra);
+    }
+    if is_wanted(LogSource::Images) {
+        add(Source::Images, None, images);
+    }
+    for vm in &vms {
+        if is_wanted(LogSource::Qemu) {
+            add(Source::Qemu, Some(vm), layout.vm(vm).qemu_log());
+        }
+        if is_wanted(LogSource::Console) {
+            add(Source::Console, Some(vm), layout.vm(vm).console_log());
+        }
+    }
+    for stream in &mut streams {
+        stream.wanted.clone_from(&logs.vms);
+        stream.label = label(stream, vms.len() > 1, logs.source == LogSource::All);
+    }
+    Ok(streams)
+}
+
+/// The VMs that are asked for: all that there are or that are declared, if none is named.
+fn names(
+    logs: &Logs,
+    layout: &ProjectLayout,
+    args: &Args,
+    context: &RuntimeContext,
+) -> Result<Vec<String>, VmError> {
+    let mut known: BTreeSet<String> = Record::names(layout).into_iter().collect();
+    // Without a readable configuration there are none to tell of.
+    let config = project::config(args, context, &Printer::quiet()).ok();
+    known.extend(config.into_iter().flat_map(|config| config.vms).map(|vm| vm.name));
+    let known: Vec<String> = known.into_iter().collect();
+    match logs.vms.iter().find(|name| !known.contains(name)) {
+        Some(name) => Err(VmError::unknown(name, &known)),
+        None if logs.vms.is_empty() => Ok(known),
+        None => Ok(logs.vms.clone()),
+    }
+}
+
+fn label(stream: &Stream, several_vms: bool, several_sources: bool) -> Option<String> {
+    let source = match stream.source {
+        Source::Console => "console",
+        Source::Qemu => "qemu",
+        Source::Castra => "castra",
+        Source::Images => "images",
+    };
+    let vm = stream.vm.as_deref().filter(|_| several_vms);
+    match (vm, several_sources) {
+        (Some(vm), true) => Some(format!("{vm} {source}")),
+        (Some(vm), false) => Some(vm.to_owned()),
+        (None, true) => Some(source.to_owned()),
+        (None, false) => None,
+    }
+}
+
+/// Whether anything in this log may be as new as that. Consoles and QEMU tell no times, so theirs are shown whole where
+/// they were written to since, and that is said where they begin earlier.
+fn is_since(stream: &mut Stream, since: Timestamp, layout: &ProjectLayout, printer: &Printer) -> bool {
+    stream.since = Some(since);
+    let Some(vm) = stream.vm.clone() else { return true };
+    let written = fs::metadata(&stream.path).and_then(|metadata| metadata.modified());
+    if written.is_ok_and(|written| written < SystemTime::from(since)) {
+        return false;
+    }
+    let boot = vm::recorded_vm(Some(&vm), layout).ok().and_then(|record| record.boot);
+    let began = boot.and_then(|boot| i64::try_from(boot.started_unix_ms).ok());
+    if began.is_none_or(|began| began < since.as_millisecond()) && stream.path.exists() {
+        let path = stream.path.display();
+        printer.warning(&format!("the lines of {path} have no times; it is shown whole, from before then"));
+    }
+    true
+}
+
+/// What is there by now, the last lines of each log.
+fn read_all(streams: &mut [Stream], logs: &Logs) -> Result<Vec<Line>, CliError> {
+    let mut lines: Vec<Line> = Vec::new();
+    for stream in streams {
+        lines.append(&mut stream.read(!logs.follow)?);
+    }
+    let Some(tail) = logs.tail else { return Ok(lines) };
+    // A log and the one before it are one.
+    let log_of = |line: &Line| (line.source, line.vm.clone().filter(|_| line.source != Source::Castra));
+    let mut kept: Vec<Line> = Vec::new();
+    for line in lines.into_iter().rev() {
+        if kept.iter().filter(|kept| log_of(kept) == log_of(&line)).count() < tail {
+            kept.push(line);
+        }
+    }
+    kept.reverse();
+    Ok(kept)
+}
+
+/// A log of one VM, as it is.
+fn show_plain(
+    stream: &mut Stream,
+    logs: &Logs,
+    context: &RuntimeContext,
+    printer: &Printer,
+) -> Result<ExitCode> {
+    let text = stream.read_raw()?;
+    let mut is_read = printer.result(last_lines(&text, logs.tail)).map_err(CliError::from)?;
+    // Until Ctrl-C, which is the usual way out and no failure, or until nobody reads.
+    while logs.follow && is_read && !context.cancel.is_cancelled() {
+        thread::sleep(POLL);
+        let text = stream.read_raw()?;
+        is_read = text.is_empty() || printer.result(&text).map_err(CliError::from)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn follow(streams: &mut [Stream], cancel: &Cancel, printer: &Printer) -> Result<()> {
+    while !cancel.is_cancelled() {
+        thread::sleep(POLL);
+        let mut lines = Vec::new();
+        for stream in streams.iter_mut() {
+            lines.append(&mut stream.read(false)?);
+        }
+        if !lines.is_empty() && !printer.result(&text(&lines, streams)).map_err(CliError::from)? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// The lines, each behind its label.
+fn text(lines: &[Line], streams: &[Stream]) -> String {
+    let label_of = |line: &Line| {
+        let is_its = |stream: &&Stream| {
+            stream.source == line.source && (stream.vm.is_none() || stream.vm == line.vm)
+        };
+        streams.iter().find(is_its).and_then(|stream| stream.label.as_deref())
+    };
+    let one = |line: &Line| match label_of(line) {
+        Some(label) => format!("{label} | {}\n", line.text),
+        None => format!("{}\n", line.text),
+    };
+    lines.iter().map(one).collect()
+}
+
+fn last_lines(text: &str, count: Option<usize>) -> &str {
+    let Some(count) = count else { return text };
+    let body = text.strip_suffix('\n').unwrap_or(text);
+    match count.checked_sub(1).map(|skip| body.rmatch_indices('\n').nth(skip)) {
+        None => "",
+        Some(None) => text,
+        Some(Some((newline, _))) => &text[newline + 1..],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tail_has_whole_lines() {
+        let text = "one\ntwo\nthree\n";
+        assert_eq!(last_lines(text, Some(2)), "two\nthree\n");
+        assert_eq!(last_lines(text, Some(9)), text);
+        assert_eq!(last_lines(text, Some(0)), "");
+        assert_eq!(last_lines(text, None), text);
+    }
+}

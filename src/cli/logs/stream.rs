@@ -1,0 +1,169 @@
+//! One log: where it is, what of it is wanted, and how its lines look.
+
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::cli::error::CliError;
+use crate::cli::plain;
+use crate::harmless::harmless_log;
+use crate::report::Event;
+
+/// Whose words a log has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Source {
+    Console,
+    Qemu,
+    Castra,
+    Images,
+}
+
+/// A line of a log.
+#[derive(Debug, Serialize)]
+pub(super) struct Line {
+    /// Whose words.
+    pub(super) source: Source,
+    /// The VM it is about, where it is about one.
+    pub(super) vm: Option<String>,
+    /// When, milliseconds since the Unix epoch; consoles and QEMU tell no times.
+    pub(super) at_unix_ms: Option<i64>,
+    /// The line, without its end. What could drive a terminal is taken out.
+    pub(super) text: String,
+}
+
+/// A log that is read from its start, and followed.
+pub(super) struct Stream {
+    pub(super) path: PathBuf,
+    pub(super) source: Source,
+    /// The VM whose log it is.
+    pub(super) vm: Option<String>,
+    /// Before each line, where several logs are shown.
+    pub(super) label: Option<String>,
+    /// Nothing before this is wanted.
+    pub(super) since: Option<Timestamp>,
+    /// Lines about other VMs are not wanted; all are if there is no name.
+    pub(super) wanted: Vec<String>,
+    position: u64,
+    /// Read, and not shown yet: a line, or a character, that goes on.
+    pending: Vec<u8>,
+}
+
+impl Stream {
+    pub(super) fn new(path: PathBuf, source: Source, vm: Option<String>) -> Self {
+        let (label, since, wanted) = (None, None, Vec::new());
+        Self { path, source, vm, label, since, wanted, position: 0, pending: Vec::new() }
+    }
+
+    /// What was added since the last call; `is_last` takes a line that has no end yet, too. A log that has become shorter was
+    /// begun anew by the next boot, and one that is not there will be.
+    pub(super) fn read(&mut self, is_last: bool) -> Result<Vec<Line>, CliError> {
+        self.read_new().map_err(|source| CliError::File { action: "read", path: self.path.clone(), source })?;
+        let end = match self.pending.iter().rposition(|byte| *byte == b'\n') {
+            _ if is_last => self.pending.len(),
+            Some(newline) => newline + 1,
+            None => return Ok(Vec::new()),
+        };
+        let whole: Vec<u8> = self.pending.drain(..end).collect();
+        let text = String::from_utf8_lossy(&whole).into_owned();
+        Ok(text.lines().filter_map(|line| self.line(line)).collect())
+    }
+
+    /// What was added, as it is: for a console that is shown alone, where a prompt has no end of line.
+    pub(super) fn read_raw(&mut self) -> Result<String, CliError> {
+        self.read_new().map_err(|source| CliError::File { action: "read", path: self.path.clone(), source })?;
+        // A character that is cut off is shown when the rest of it is there.
+        let whole = match std::str::from_utf8(&self.pending) {
+            Err(error) if error.error_len().is_none() => error.valid_up_to(),
+            _ => self.pending.len(),
+        };
+        let bytes: Vec<u8> = self.pending.drain(..whole).collect();
+        Ok(harmless_log(&String::from_utf8_lossy(&bytes)))
+    }
+
+    fn read_new(&mut self) -> io::Result<()> {
+        let mut file = match File::open(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            file => file?,
+        };
+        if file.metadata()?.len() < self.position {
+            self.position = 0;
+        }
+        file.seek(SeekFrom::Start(self.position))?;
+        self.position += file.read_to_end(&mut self.pending)? as u64;
+        Ok(())
+    }
+
+    fn line(&self, line: &str) -> Option<Line> {
+        let (source, vm) = (self.source, self.vm.clone());
+        let timed = || -> Option<(Timestamp, &str)> {
+            let (time, rest) = line.split_once(' ')?;
+            Some((time.parse().ok()?, rest))
+        };
+        match source {
+            Source::Console | Source::Qemu => {
+                Some(Line { source, vm, at_unix_ms: None, text: harmless_log(line) })
+            }
+            Source::Castra | Source::Images => {
+                let (time, rest) = timed()?;
+                let (vm, text) = if source == Source::Castra { told(rest) } else { (None, rest.to_owned()) };
+                let is_wanted =
+                    self.wanted.is_empty() || vm.as_ref().is_none_or(|vm| self.wanted.contains(vm));
+                let is_late_enough = self.since.is_none_or(|since| time >= since);
+                let text = format!("{time:.3} {}", harmless_log(&text));
+                let at_unix_ms = Some(time.as_millisecond());
+                (is_wanted && is_late_enough).then_some(Line { source, vm, at_unix_ms, text })
+            }
+        }
+    }
+}
+
+/// An event that castra has written down, and the VM it is about. One of a newer castra is shown as it is.
+fn told(json: &str) -> (Option<String>, String) {
+    let value: serde_json::Value = serde_json::from_str(json).unwrap_or_default();
+    let word = |name: &str| value[name].as_str().map(str::to_owned);
+    let vm = word("vm");
+    if let (Some("failed"), Some(doing), Some(error)) = (value["event"].as_str(), word("doing"), word("error")) {
+        return (vm.clone(), format!("{}: {doing} failed: {error}", vm.unwrap_or_default()));
+    }
+    let event = serde_json::from_value::<Event>(value).ok();
+    let text = event.and_then(|event| plain::line(&event)).map(|(text, _)| text);
+    let text = text.map(|text| text.strip_prefix("→ ").unwrap_or(&text).replace('\n', " / "));
+    (vm, text.unwrap_or_else(|| json.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_told_in_words_and_unknown_ones_as_they_are() {
+        let stopped = r#"{"event":"vm-stopped","vm":"web","was_running":true}"#;
+        assert_eq!(told(stopped), (Some("web".into()), "web: stopped".into()));
+        let failed = r#"{"event":"failed","vm":"web","doing":"up","error":"no QEMU"}"#;
+        assert_eq!(told(failed), (Some("web".into()), "web: up failed: no QEMU".into()));
+        let newer = r#"{"event":"vm-teleported","vm":"web"}"#;
+        assert_eq!(told(newer), (Some("web".into()), newer.into()));
+    }
+
+    #[test]
+    fn a_line_is_whole_and_a_new_boot_begins_anew() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("web-console.log");
+        let mut stream = Stream::new(path.clone(), Source::Console, Some("web".into()));
+        let mut texts = |stream: &mut Stream, is_last| -> Vec<String> {
+            stream.read(is_last).expect("read").into_iter().map(|line| line.text).collect()
+        };
+        // It is not there before the first boot.
+        assert_eq!(texts(&mut stream, false), Vec::<String>::new());
+        std::fs::write(&path, "one\ntw").expect("written");
+        assert_eq!(texts(&mut stream, false), ["one"]);
+        std::fs::write(&path, "one\ntwo\n").expect("written");
+        assert_eq!(texts(&mut stream, false), ["two"]);
+        std::fs::write(&path, "new").expect("written");
+        assert_eq!(texts(&mut stream, true), ["new"]);
+    }
+}

@@ -1,0 +1,143 @@
+//! QEMUs of Castra's that run, found without knowing their projects: by the pid file that each has open and locked.
+//!
+//! Not by name or command line, which anybody may have: QEMU's lock on a file that lies where Castra puts it is what counts,
+//! and the kernel says who holds that, and where the file is by now, if it is anywhere.
+
+use std::path::{Path, PathBuf};
+
+use crate::layout::ProjectLayout;
+
+use super::liveness::QemuPid;
+
+/// A QEMU of this user's that runs a VM.
+#[derive(Debug)]
+pub struct FoundQemu {
+    /// The process.
+    pub qemu: QemuPid,
+    /// The VM it runs.
+    pub vm: String,
+    /// Where its project is by now; or was, if that is gone.
+    pub project: ProjectLayout,
+    /// Whether its project is gone: nothing but this process is left of the VM.
+    pub is_orphan: bool,
+    /// Where its project was when it was started.
+    pub started_in: ProjectLayout,
+}
+
+/// All QEMUs of this user's VMs, by pid; none where the kernel does not tell. VMs that are thrown away are left out: they have
+/// no project, and end with their castra.
+pub fn find_qemus() -> Vec<FoundQemu> {
+    let mut found: Vec<FoundQemu> = platform::own_processes().into_iter().filter_map(qemu_of_process).collect();
+    found.sort_by_key(|one| one.qemu.pid());
+    found
+}
+
+/// The same for one process.
+pub fn qemu_of_process(pid: i32) -> Option<FoundQemu> {
+    let started = platform::argument_of(pid, "-pidfile")?;
+    let (started_in, vm) = ProjectLayout::of_pidfile(&started)?;
+    let (link, qemu) = platform::locked_pidfile(pid, started.file_name()?)?;
+    let (path, is_orphan) = without_mark(&link);
+    let (project, _) = ProjectLayout::of_pidfile(&path)?;
+    (!started_in.is_for_runs()).then_some(FoundQemu { qemu, vm, project, is_orphan, started_in })
+}
+
+/// A path as the kernel tells it of an open file, and whether that has lost its name (`proc_pid_fd(5)`).
+fn without_mark(link: &Path) -> (PathBuf, bool) {
+    use std::os::unix::ffi::OsStrExt as _;
+    let bytes = link.as_os_str().as_bytes();
+    match bytes.strip_suffix(b" (deleted)") {
+        Some(path) => (Path::new(std::ffi::OsStr::from_bytes(path)).to_owned(), true),
+        None => (link.to_owned(), false),
+    }
+}
+
+#[cfg(target_os = "linux")]
+mod platform {
+    use std::ffi::{OsStr, OsString};
+    use std::fs;
+    use std::os::unix::ffi::OsStringExt as _;
+    use std::os::unix::fs::MetadataExt as _;
+    use std::path::{Path, PathBuf};
+
+    use super::super::liveness::{QemuPid, qemu_of};
+
+    pub(super) fn own_processes() -> Vec<i32> {
+        let own = rustix::process::geteuid().as_raw();
+        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let is_own = |entry: &fs::DirEntry| entry.metadata().is_ok_and(|metadata| metadata.uid() == own);
+        let pid = |entry: fs::DirEntry| {
+            let pid = entry.file_name().to_str()?.parse().ok()?;
+            is_own(&entry).then_some(pid)
+        };
+        entries.filter_map(pid).collect()
+    }
+
+    /// What follows this word on a process's command line.
+    pub(super) fn argument_of(pid: i32, option: &str) -> Option<PathBuf> {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        let mut words = line.split(|byte| *byte == 0).skip_while(|word| *word != option.as_bytes());
+        let value = words.nth(1)?;
+        Some(OsString::from_vec(value.to_vec()).into())
+    }
+
+    /// The file of this name that the process has open and locked, and where it is.
+    pub(super) fn locked_pidfile(pid: i32, name: &OsStr) -> Option<(PathBuf, QemuPid)> {
+        let directory = PathBuf::from(format!("/proc/{pid}/fd"));
+        for entry in fs::read_dir(directory).ok()?.flatten() {
+            let Ok(link) = fs::read_link(entry.path()) else { continue };
+            let (path, _) = super::without_mark(&link);
+            if path.file_name() != Some(name) {
+                continue;
+            }
+            if let Some(qemu) = open_own(&entry.path()).and_then(qemu_of).filter(|qemu| qemu.pid() == pid) {
+                return Some((link, qemu));
+            }
+        }
+        None
+    }
+
+    fn open_own(path: &Path) -> Option<std::os::fd::OwnedFd> {
+        fs::File::open(path).ok().map(Into::into)
+    }
+}
+
+/// Elsewhere no kernel shows what a process has open.
+#[cfg(not(target_os = "linux"))]
+mod platform {
+    use std::ffi::OsStr;
+    use std::path::PathBuf;
+
+    use super::super::liveness::QemuPid;
+
+    pub(super) fn own_processes() -> Vec<i32> {
+        Vec::new()
+    }
+
+    pub(super) fn argument_of(_pid: i32, _option: &str) -> Option<PathBuf> {
+        None
+    }
+
+    pub(super) fn locked_pidfile(_pid: i32, _name: &OsStr) -> Option<(PathBuf, QemuPid)> {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_without_a_name_is_told_apart() {
+        let told = |text: &str| without_mark(Path::new(text));
+        assert_eq!(told("/p/.castra/vms/web/qemu.pid"), ("/p/.castra/vms/web/qemu.pid".into(), false));
+        assert_eq!(told("/p/vms/web/qemu.pid (deleted)"), ("/p/vms/web/qemu.pid".into(), true));
+    }
+
+    #[test]
+    fn a_process_that_only_looks_like_one_is_none() {
+        // This test's own process has no `-pidfile`, and holds no lock on one.
+        let pid = i32::try_from(std::process::id()).expect("a pid");
+        assert!(qemu_of_process(pid).is_none());
+    }
+}

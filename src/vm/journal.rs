@@ -1,0 +1,156 @@
+//! `.castra/logs/castra.log`: what castra did to a project's VMs, one event a line with its time, for whoever asks later what
+//! happened. Nothing waits for it and nothing fails by it: it is not forced to the disk, and one that cannot be written to is
+//! not there.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::sync::{Arc, Mutex};
+
+use rustix::fs::OFlags;
+use serde_json::{Value, json};
+
+use crate::context::RuntimeContext;
+use crate::files;
+use crate::layout::ProjectLayout;
+use crate::report::{Event, Reporter};
+
+use super::PerVm;
+use super::error::VmError;
+
+/// A log of this size makes place for a new one; the one before it is kept, and no other.
+const MAX_BYTES: u64 = 1 << 20;
+
+/// Does `work` with a context whose events are written down too, and writes down what fails of it. `doing` is the command.
+pub(super) fn keep<T>(
+    doing: &str,
+    layout: &ProjectLayout,
+    context: &RuntimeContext,
+    work: impl FnOnce(&RuntimeContext) -> PerVm<T>,
+) -> PerVm<T> {
+    let journal = Arc::new(Journal {
+        inner: Arc::clone(&context.reporter),
+        layout: layout.clone(),
+        file: Mutex::default(),
+    });
+    let context = RuntimeContext { reporter: Arc::clone(&journal) as Arc<dyn Reporter>, ..context.clone() };
+    let done = work(&context);
+    for (vm, outcome) in &done {
+        if let Err(error) = outcome {
+            journal.write(&failure(doing, vm, error));
+        }
+    }
+    done
+}
+
+/// A failure as it is written down. It is no [`Event`], since whoever asked gets it as an error.
+fn failure(doing: &str, vm: &str, error: &VmError) -> Value {
+    json!({ "event": "failed", "vm": vm, "doing": doing, "error": crate::managed::one_line(error) })
+}
+
+struct Journal {
+    inner: Arc<dyn Reporter>,
+    layout: ProjectLayout,
+    /// Nothing until there is something to write and a place for it.
+    file: Mutex<Option<File>>,
+}
+
+impl Reporter for Journal {
+    fn report(&self, event: &Event) {
+        self.inner.report(event);
+        // Steps of images have a log of their own, and progress is of the moment.
+        let is_worth_it = !matches!(
+            event,
+            Event::Download { .. }
+                | Event::DownloadStarted { .. }
+                | Event::DownloadRetry { .. }
+                | Event::DownloadFinished { .. }
+                | Event::ArtifactStep { .. }
+                | Event::ImageCacheHit { .. }
+                | Event::ImageReady { .. }
+                | Event::Copy { .. }
+                | Event::CopyFinished { .. }
+        );
+        if is_worth_it && let Ok(value) = serde_json::to_value(event) {
+            self.write(&value);
+        }
+    }
+}
+
+impl Journal {
+    /// One write a line, so that lines of several castras do not mix.
+    fn write(&self, value: &Value) {
+        let Ok(mut file) = self.file.lock() else { return };
+        if file.is_none() {
+            *file = open(&self.layout).ok();
+        }
+        if let Some(file) = file.as_mut() {
+            let _ = file.write_all(format!("{:.3} {value}\n", jiff::Timestamp::now()).as_bytes());
+        }
+    }
+}
+
+fn open(layout: &ProjectLayout) -> io::Result<File> {
+    // A project that has no state yet does not get one by this.
+    fs::metadata(layout.state_root())?;
+    files::create_private_directory(&layout.logs())?;
+    let (path, earlier) = (layout.castra_log(), layout.earlier_castra_log());
+    if fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.len() >= MAX_BYTES) {
+        fs::rename(&path, &earlier)?;
+    }
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    OpenOptions::new().append(true).create(true).mode(0o600).custom_flags(flags).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cancel::Cancel;
+    use crate::context::Environment;
+    use crate::report::Silent;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    fn context() -> RuntimeContext {
+        RuntimeContext::new(Environment::default(), Arc::new(Silent), Cancel::new())
+    }
+
+    fn stop(layout: &ProjectLayout) {
+        keep("down", layout, &context(), |context| {
+            context.reporter.report(&Event::VmStopped { vm: "web".into(), was_running: true });
+            vec![("db".to_owned(), Err::<(), _>(VmError::NoneYet))]
+        });
+    }
+
+    #[test]
+    fn events_and_failures_are_kept_with_their_times() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let layout = ProjectLayout::new(directory.path().to_owned());
+        stop(&layout);
+        let text = fs::read_to_string(layout.castra_log()).expect("written");
+        let lines: Vec<(&str, Value)> = text
+            .lines()
+            .map(|line| line.split_once(' ').expect("a time"))
+            .map(|(time, value)| (time, serde_json::from_str(value).expect("JSON")))
+            .collect();
+        assert!(lines.iter().all(|(time, _)| time.parse::<jiff::Timestamp>().is_ok()), "{text}");
+        let event: Event = serde_json::from_value(lines[0].1.clone()).expect("an event");
+        assert_eq!(event, Event::VmStopped { vm: "web".into(), was_running: true });
+        assert_eq!((&lines[1].1["event"], &lines[1].1["vm"]), (&json!("failed"), &json!("db")));
+        let mode = fs::metadata(layout.castra_log()).expect("there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn it_does_not_grow_for_good_and_makes_no_project() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let layout = ProjectLayout::new(directory.path().join("none"));
+        stop(&layout);
+        assert!(!layout.state_root().exists());
+        let layout = ProjectLayout::new(directory.path().to_owned());
+        files::create_private_directory(&layout.logs()).expect("made");
+        fs::write(layout.castra_log(), vec![b'x'; MAX_BYTES as usize]).expect("written");
+        stop(&layout);
+        assert!(fs::metadata(layout.castra_log()).expect("there").len() < MAX_BYTES);
+        assert_eq!(fs::metadata(layout.earlier_castra_log()).expect("there").len(), MAX_BYTES);
+    }
+}

@@ -1,0 +1,189 @@
+//! All projects of this user: `up` notes where each is, and the kernel tells which QEMUs run.
+//!
+//! A note is one small file in the cache, written when a project is first brought up and never forced to the disk: it is found
+//! again by the next `up`, and a VM that runs is found without any. Both together, so that neither a cache that was removed nor
+//! a project that was moved or removed hides a VM that runs.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::context::RuntimeContext;
+use crate::files;
+use crate::layout::{CacheLayout, ProjectLayout};
+use crate::qemu::{FoundQemu, find_qemus};
+
+use super::PerVm;
+use super::error::VmError;
+use super::leftovers::clean_up_run;
+use super::status::{VmStatus, status};
+
+/// Unit of `st_blocks`, whatever the filesystem's own is: `stat(2)`.
+const BLOCK_BYTES: u64 = 512;
+/// Longest path there can be, as `PATH_MAX` of the kernel's `limits.h`.
+const MAX_NOTE_BYTES: u64 = 4096;
+/// How long QEMU may take to end once it is told to.
+const END_LIMIT: Duration = Duration::from_secs(10);
+
+/// A project, and the VMs in it.
+#[derive(Debug)]
+pub struct ProjectStatus {
+    /// Where it is.
+    pub layout: ProjectLayout,
+    /// Its VMs. A record that cannot be read is told as its error.
+    pub vms: PerVm<ListedVm>,
+}
+
+/// A VM of some project.
+#[derive(Debug)]
+pub struct ListedVm {
+    /// What is known of it.
+    pub status: VmStatus,
+    /// What its own disk takes on this machine's disk.
+    pub disk_bytes: Option<u64>,
+}
+
+/// A VM that runs and whose project is gone.
+#[derive(Debug)]
+pub struct Orphan {
+    /// Its name.
+    pub vm: String,
+    /// Where its project was.
+    pub directory: PathBuf,
+    found: FoundQemu,
+}
+
+impl Orphan {
+    /// QEMU's process.
+    pub fn pid(&self) -> i32 {
+        self.found.qemu.pid()
+    }
+}
+
+/// Notes where a project is. One look at a small file if that is known; a cache that cannot be written to learns nothing.
+pub(super) fn note(layout: &ProjectLayout, context: &RuntimeContext) {
+    let (path, root) = (context.cache.known_project(layout), layout.state_root());
+    if read(&path).is_some_and(|known| known == root) {
+        return;
+    }
+    // What a crash leaves of it is written anew by the next `up`.
+    let _ = files::create_private_directory(&context.cache.known_projects())
+        .and_then(|()| fs::write(&path, root.as_os_str().as_bytes()));
+}
+
+fn read(note: &Path) -> Option<PathBuf> {
+    let metadata = fs::symlink_metadata(note).ok()?;
+    let is_one = metadata.is_file() && metadata.len() <= MAX_NOTE_BYTES;
+    let root = PathBuf::from(OsString::from_vec(is_one.then(|| fs::read(note).ok())??));
+    root.is_absolute().then_some(root)
+}
+
+/// All projects that there still are and that have a VM, by directory. Asks nobody, so it never waits. Notes of projects that
+/// are gone are removed.
+pub fn list_projects(cache: &CacheLayout) -> Vec<ProjectStatus> {
+    let mut roots: BTreeSet<PathBuf> = find_qemus()
+        .into_iter()
+        .filter(|found| !found.is_orphan)
+        .map(|found| found.project.state_root().to_owned())
+        .collect();
+    for entry in fs::read_dir(cache.known_projects()).into_iter().flatten().flatten() {
+        match read(&entry.path()).filter(|root| root.is_dir()) {
+            Some(root) => drop(roots.insert(root)),
+            // A project that is only out of reach is noted again by its next `up`.
+            None => drop(fs::remove_file(entry.path())),
+        }
+    }
+    let projects = roots.into_iter().map(|root| {
+        let layout = ProjectLayout::new(root);
+        let vms = status(&layout).into_iter().map(|(vm, status)| (vm, status.map(listed))).collect();
+        ProjectStatus { layout, vms }
+    });
+    projects.filter(|project| !project.vms.is_empty()).collect()
+}
+
+fn listed(status: VmStatus) -> ListedVm {
+    let metadata = fs::metadata(&status.overlay).ok();
+    ListedVm { disk_bytes: metadata.map(|metadata| metadata.blocks() * BLOCK_BYTES), status }
+}
+
+/// All VMs that run and whose projects are gone, by pid.
+pub fn orphans() -> Vec<Orphan> {
+    let orphan = |found: FoundQemu| Orphan {
+        vm: found.vm.clone(),
+        directory: found.project.directory().to_owned(),
+        found,
+    };
+    find_qemus().into_iter().filter(|found| found.is_orphan).map(orphan).collect()
+}
+
+/// Ends a VM whose project is gone, as if the power went: there is no disk to be put in order. The process is known by its
+/// lock on its pid file, and signalled by a descriptor, so that no other one can be hit.
+///
+/// # Errors
+/// [`VmError::Unkillable`]; [`VmError::Qemu`] where it cannot be signalled.
+pub fn end_orphan(orphan: &Orphan, context: &RuntimeContext) -> Result<(), VmError> {
+    let qemu = &orphan.found.qemu;
+    qemu.terminate()?;
+    if !qemu.wait(END_LIMIT) {
+        qemu.kill()?;
+        if !qemu.wait(END_LIMIT) {
+            return Err(VmError::Unkillable { vm: orphan.vm.clone(), pid: qemu.pid() });
+        }
+    }
+    let started_in = &orphan.found.started_in;
+    let sockets = started_in.sockets(&context.runtime_root, &orphan.vm);
+    let has_heir = started_in.vm(&orphan.vm).directory().exists();
+    if !has_heir {
+        clean_up_run(&started_in.vm(&orphan.vm), &sockets);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cancel::Cancel;
+    use crate::context::Environment;
+    use crate::report::Silent;
+    use std::sync::Arc;
+
+    fn context(cache: &Path) -> RuntimeContext {
+        let environment = Environment::of([("XDG_CACHE_HOME", cache)]);
+        RuntimeContext::new(environment, Arc::new(Silent), Cancel::new())
+    }
+
+    #[test]
+    fn projects_are_known_as_long_as_they_are_there() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let context = context(&directory.path().join("cache"));
+        // Not UTF-8, as a directory's name may be.
+        let name = OsString::from_vec(b"caf\xe9".to_vec());
+        let layout = ProjectLayout::new(directory.path().join(name).join(".castra"));
+        fs::create_dir_all(layout.vm("web").directory()).expect("made");
+        fs::write(layout.vm("web").record(), "{}").expect("written");
+        note(&layout, &context);
+        let listed = list_projects(&context.cache);
+        let ours = |project: &&ProjectStatus| project.layout == layout;
+        let project = listed.iter().find(ours).expect("known");
+        // Unreadable, and told all the same.
+        assert!(matches!(project.vms.as_slice(), [(name, Err(_))] if name == "web"));
+        fs::remove_dir_all(layout.state_root()).expect("removed");
+        assert!(list_projects(&context.cache).iter().find(ours).is_none());
+        assert!(!context.cache.known_project(&layout).exists());
+    }
+
+    #[test]
+    fn a_cache_that_cannot_be_written_to_is_no_failure_and_junk_no_project() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let layout = ProjectLayout::new("/nowhere/.castra".into());
+        fs::write(directory.path().join("castra"), "in the way").expect("written");
+        note(&layout, &context(directory.path()));
+        let junk = directory.path().join("junk");
+        fs::write(&junk, "relative/path").expect("written");
+        assert_eq!(read(&junk), None);
+    }
+}
