@@ -10,6 +10,7 @@
 //!   vms/<vm>/                              vm.json  qemu.pid  lock  initramfs  host_key  client_key  known_hosts
 //!                                          machine.state: memory and devices of a suspended VM
 //!   logs/                                  castra.log[.1]  image-manager.log  <vm>-console.log  <vm>-qemu.log
+//!   lock                                   shared by whoever changes a VM, held alone by `clean`
 //!   cache/                                 stands in for a cache that cannot be written to
 //!   quarantine/                            damaged files of images, moved aside
 //! $XDG_CACHE_HOME/castra/
@@ -52,6 +53,9 @@ pub const MAX_SOCKET_PATH_BYTES: usize = 107;
 pub fn frozen_layer(overlay: &Path, id: &str) -> PathBuf {
     overlay.with_file_name(format!("layer-{id}.qcow2"))
 }
+
+/// How the names of clones' disks in the making start.
+pub const OVERLAY_TEMPORARY: &str = ".overlay-";
 
 /// Whether this is the name of such a layer.
 pub fn is_frozen_layer(path: &Path) -> bool {
@@ -116,7 +120,17 @@ impl ProjectLayout {
     /// The disk of a warm template that VMs of this project stand on, by its SHA-256: a template that is made anew has the
     /// same key and another disk, and disks that stand on the old one need that.
     pub fn layer(&self, sha256: &str) -> PathBuf {
-        TemplatesLayout::new(self.state_root.join("templates")).template(sha256).disk()
+        self.templates().template(sha256).disk()
+    }
+
+    /// All such disks.
+    pub fn templates(&self) -> TemplatesLayout {
+        TemplatesLayout::new(self.state_root.join("templates"))
+    }
+
+    /// Shared by whoever changes a VM, and held alone by whoever removes what no VM needs.
+    pub fn project_lock(&self) -> PathBuf {
+        self.state_root.join("lock")
     }
 
     /// Where a VM's disk is unless its definition says otherwise.

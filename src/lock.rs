@@ -64,6 +64,16 @@ impl Lock {
         Self::hold(file, path, cancel, on_wait)
     }
 
+    /// Takes a share of the lock, which others may have too; whoever wants it alone waits for all of them. Otherwise as
+    /// [`Self::acquire`].
+    ///
+    /// # Errors
+    /// As for [`Self::acquire`].
+    pub fn share(path: &Path, cancel: &Cancel, on_wait: impl FnOnce()) -> Result<Self, LockError> {
+        let file = open(path).map_err(|source| LockError::File { path: path.to_owned(), source })?;
+        wait_for(file, path, cancel, on_wait, File::try_lock_shared)
+    }
+
     /// Takes the lock if nobody holds it.
     ///
     /// # Errors
@@ -93,20 +103,31 @@ impl Lock {
     /// # Errors
     /// As for [`Self::acquire`].
     pub fn hold(file: File, path: &Path, cancel: &Cancel, on_wait: impl FnOnce()) -> Result<Self, LockError> {
-        let failed = |source| LockError::File { path: path.to_owned(), source };
-        let mut on_wait = Some(on_wait);
-        loop {
-            match file.try_lock() {
-                Ok(()) => return Ok(Self { file }),
-                Err(TryLockError::Error(source)) => return Err(failed(source)),
-                Err(TryLockError::WouldBlock) => {}
+        wait_for(file, path, cancel, on_wait, File::try_lock)
+    }
+}
+
+fn wait_for(
+    file: File,
+    path: &Path,
+    cancel: &Cancel,
+    on_wait: impl FnOnce(),
+    attempt: impl Fn(&File) -> Result<(), TryLockError>,
+) -> Result<Lock, LockError> {
+    let mut on_wait = Some(on_wait);
+    loop {
+        match attempt(&file) {
+            Ok(()) => return Ok(Lock { file }),
+            Err(TryLockError::Error(source)) => {
+                return Err(LockError::File { path: path.to_owned(), source });
             }
-            if let Some(on_wait) = on_wait.take() {
-                on_wait();
-            }
-            cancel.check()?;
-            thread::sleep(POLL);
+            Err(TryLockError::WouldBlock) => {}
         }
+        if let Some(on_wait) = on_wait.take() {
+            on_wait();
+        }
+        cancel.check()?;
+        thread::sleep(POLL);
     }
 }
 

@@ -69,6 +69,8 @@ pub(super) enum Command {
     Clone(Clone),
     /// Stop VMs in an orderly way and start them again
     Restart(Restart),
+    /// Remove what no VM of this project needs; with --disks, VMs that are stopped
+    Clean(Clean),
     /// Show the VMs of this project and what they do
     Status(Status),
     /// Show the VMs of all your projects
@@ -192,6 +194,34 @@ pub(super) struct Restart {
     /// How long a boot may take, in seconds [default: 300 under tcg, else 120]
     #[arg(long, value_name = "SECS", value_parser = seconds, conflicts_with = "no_wait")]
     pub(super) boot_timeout: Option<Duration>,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(
+    after_help = "Without --disks only what nobody misses goes: logs, what killed programs left, what was moved aside as \
+    damaged, and layers and images that no disk stands on. VMs that run or are suspended are never touched.\n\n\
+    Examples:\n  castra clean --dry-run           shows what would go, and how much that frees\n  \
+    castra down && castra clean --disks   leaves the directory as if there had never been a VM"
+)]
+pub(super) struct Clean {
+    /// VMs to clean up [default: all, and what belongs to none]
+    #[arg(value_name = "VM")]
+    pub(super) vms: Vec<String>,
+    /// Only show what would go
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    /// Remove VMs that are stopped: disks, records, keys
+    #[arg(long)]
+    pub(super) disks: bool,
+    /// Move records aside that are damaged or of a newer castra; the next `up` writes new ones and keeps the disks
+    #[arg(long)]
+    pub(super) records: bool,
+    /// End VMs that still run though their project's directory is gone, of whatever project
+    #[arg(long, conflicts_with_all = ["disks", "records"])]
+    pub(super) orphans: bool,
+    /// Do not ask before disks are removed
+    #[arg(short, long)]
+    pub(super) yes: bool,
 }
 
 #[derive(Debug, ClapArgs)]

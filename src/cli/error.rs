@@ -21,6 +21,8 @@ pub(super) enum CliError {
     NoJson { what: &'static str },
     #[error("there is no log {}", path.display())]
     NoLog { path: PathBuf, vm: Option<String> },
+    #[error("disks are removed only after a question, and there is no terminal to ask at")]
+    NobodyToAsk,
     #[error("several things cannot be copied onto {path}, which is no directory")]
     NotADirectory { path: String },
     #[error("`{copy}` says not where to copy to")]
@@ -47,6 +49,7 @@ impl Explain for CliError {
             Self::TimedOut { .. } => Kind::Unavailable,
             Self::NoTerminal
             | Self::NoJson { .. }
+            | Self::NobodyToAsk
             | Self::NotADirectory { .. }
             | Self::NoDestination { .. }
             | Self::NothingRemote { .. }
@@ -64,6 +67,7 @@ impl Explain for CliError {
             Self::NotForSshConfig { .. } => {
                 Some("A user's name has letters, digits, and - _ . @ + after the first.".into())
             }
+            Self::NobodyToAsk => Some("--yes says that they may go; --dry-run shows them.".into()),
             Self::NoTerminal => Some("Leave --tty out, or run castra in a terminal.".into()),
             Self::NoJson { .. } => Some("Leave --json out.".into()),
             Self::File { .. } | Self::Stdout(_) | Self::Streams(_) => None,

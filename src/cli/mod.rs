@@ -4,6 +4,7 @@
 
 mod args;
 mod capture;
+mod clean;
 mod clone;
 mod completions;
 mod config;
@@ -86,6 +87,7 @@ fn run(args: &Args, environment: Environment, printer: &Arc<Printer>) -> Result<
         Command::Init(init) => init::run(init, args, &context, printer),
         Command::Up(up) => up::run(up, args, &context, printer),
         Command::Down(down) => down::run(down, args, &context, printer),
+        Command::Clean(clean) => clean::run(clean, args, &context, printer),
         Command::Restart(restart) => restart::run(restart, args, &context, printer),
         Command::Suspend(suspend) => suspend::run(suspend, args, &context, printer),
         Command::Clone(clone) => clone::run(clone, args, &context, printer),

@@ -19,7 +19,7 @@ use crate::config::{BootProfile, is_vm_name};
 use crate::context::RuntimeContext;
 use crate::failpoint::{self, Point};
 use crate::files::create_private_directory;
-use crate::layout::{ProjectLayout, frozen_layer};
+use crate::layout::{OVERLAY_TEMPORARY, ProjectLayout, frozen_layer};
 use crate::qemu::{Qcow2Header, create_overlay};
 use crate::random::random_bytes;
 use crate::report::Event;
@@ -222,7 +222,7 @@ impl Cloning<'_> {
         let failed = |source| VmError::Disk { action: "create", path: directory.to_owned(), source };
         let size_bytes = Qcow2Header::read(like)?.virtual_bytes;
         let temporary =
-            tempfile::Builder::new().prefix(".overlay-").tempfile_in(directory).map_err(failed)?;
+            tempfile::Builder::new().prefix(OVERLAY_TEMPORARY).tempfile_in(directory).map_err(failed)?;
         // The layer may not have its name yet.
         create_overlay(temporary.path(), backing, size_bytes)?;
         Ok(temporary)

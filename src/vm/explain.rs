@@ -61,12 +61,13 @@ impl Explain for VmError {
             return error.inner().and_then(Explain::hint);
         }
         match self {
-            Self::RecordDamaged { vm, path, .. } => Some(format!(
-                "Stop the VM if it runs (castra down {vm}), then remove {} and run `castra up {vm}`: the disk is kept, and \
-                 the record is written anew.",
-                path.display()
+            Self::RecordDamaged { vm, .. } => Some(format!(
+                "`castra clean --records {vm}` moves it aside; `castra up {vm}` then writes a new one, on the same disk."
             )),
-            Self::RecordTooNew { .. } => Some("Update castra, or use the one that made this VM.".into()),
+            Self::RecordTooNew { vm, .. } => Some(format!(
+                "Update castra, or use the one that made this VM. `castra clean --records {vm}` moves the record aside, and \
+                 `castra up {vm}` then writes one of this castra, on the same disk."
+            )),
             Self::Unknown { .. } => Some("`castra status` lists the VMs of this project.".into()),
             Self::Unrecorded { vm, .. } => {
                 Some(format!("`castra down {vm}` stops it; then `castra up {vm}` starts it with a record."))
@@ -131,14 +132,15 @@ impl VmError {
         match self {
             Self::ImageChanged { vm, .. } => Some(format!(
                 "Name the old image again, or give the new one a VM of its own under another name. To give up the disk \
-                 of `{vm}`, stop it and remove its overlay and its directory below .castra/vms."
+                 of `{vm}`: castra down {vm} && castra clean --disks {vm}"
             )),
             Self::BaseChanged { vm, overlay, .. } => Some(format!(
-                "Put the original file back. If the data of `{vm}` may go, remove {} and run `castra up {vm}`.",
+                "Put the original file back. If the data of `{vm}` in {} may go: castra clean --disks {vm} && castra up {vm}",
                 overlay.display()
             )),
             Self::BaseMissing { vm, overlay: Some(overlay), .. } => Some(format!(
-                "Put the file back where it was. If the data of `{vm}` may go, remove {} and name another base_image.",
+                "Put the file back where it was. If the data of `{vm}` in {} may go: castra clean --disks {vm}, and name another \
+                 base_image.",
                 overlay.display()
             )),
             Self::BaseMissing { overlay: None, .. } => {

@@ -25,6 +25,7 @@
 
 mod base;
 mod boot;
+mod clean;
 mod clock;
 mod clone;
 mod console;
@@ -50,6 +51,7 @@ mod warm;
 mod watch;
 
 pub use base::{check_own_disk, ensure_vm_image};
+pub use clean::{CleanOptions, CleanReport, Cleaned, CleanedKind, Kept, clean};
 pub use clone::{CloneRecord, FrozenLayer, check_clone, clone};
 pub use console::{Console, open_console};
 pub use down::{DownOptions, IfSuspended, down};

@@ -19,7 +19,7 @@ use crate::random::random_bytes;
 use super::disk::temporary_name;
 use super::error::VmError;
 use super::leftovers::clean_up;
-use super::up::{UpOptions, bring_up, lock};
+use super::up::{UpOptions, VmLock, bring_up, lock};
 
 /// How throw-away VMs are named, before their random digits.
 const PREFIX: &str = "run-";
@@ -33,7 +33,7 @@ pub struct Throwaway {
     pub target: Target,
     qemu: QemuPid,
     /// Held as long as the VM's files may be there.
-    _lock: Lock,
+    _lock: VmLock,
 }
 
 /// A name that no other throw-away VM has.
@@ -59,7 +59,7 @@ pub fn start_throwaway(
 ) -> Result<Throwaway, VmError> {
     sweep(layout, context);
     let vm = &plan.definition.name;
-    let lock = lock_for_good(vm, layout, context)?;
+    let lock = lock(vm, layout, context)?;
     let started = bring_up(plan, layout, context, options).and_then(|record| {
         let files = layout.vm(vm);
         let port = record.boot.as_ref().and_then(|boot| boot.ssh_port);
@@ -73,16 +73,6 @@ pub fn start_throwaway(
     remove_files(vm, layout, context);
     let (target, qemu) = started.map_err(|error| VmError::Thrown(Box::new(error)))?;
     Ok(Throwaway { target, qemu, _lock: lock })
-}
-
-/// The VM's lock, on a file that nobody has swept away between its making and its locking.
-fn lock_for_good(vm: &str, layout: &ProjectLayout, context: &RuntimeContext) -> Result<Lock, VmError> {
-    loop {
-        let held = lock(vm, layout, context)?;
-        if held.is_on(&layout.vm(vm).lock()) {
-            return Ok(held);
-        }
-    }
 }
 
 impl Throwaway {

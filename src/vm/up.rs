@@ -1,5 +1,6 @@
 //! `up`: from a plan to VMs in which commands can run.
 
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -225,19 +226,39 @@ fn go_on(
     attach(record, layout, context, options)
 }
 
-/// The lock that whoever changes a VM holds.
-pub(super) fn lock(vm: &str, layout: &ProjectLayout, context: &RuntimeContext) -> Result<Lock, VmError> {
-    let tell = || {
-        let what = format!("another castra that works on VM `{vm}`");
-        context.reporter.report(&Event::Waiting { what });
-    };
+/// Held by whoever changes a VM: the VM's own lock, and a share of the project's, so that nobody removes what the VM is about to
+/// need.
+#[derive(Debug)]
+pub(super) struct VmLock {
+    _vm: Lock,
+    _project: Lock,
+}
+
+/// The lock of a VM, on files that are there still: whoever held one before may have removed the VM, or all.
+pub(super) fn lock(vm: &str, layout: &ProjectLayout, context: &RuntimeContext) -> Result<VmLock, VmError> {
+    let tell = |what: String| move || context.reporter.report(&Event::Waiting { what });
     let files = layout.vm(vm);
-    files::create_private_directory(files.directory()).map_err(|source| VmError::Disk {
-        action: "create",
-        path: files.directory().to_owned(),
-        source,
-    })?;
-    Ok(Lock::acquire(&files.lock(), &context.cancel, tell)?)
+    let make = |directory: &Path| {
+        files::create_private_directory(directory).map_err(|source| VmError::Disk {
+            action: "create",
+            path: directory.to_owned(),
+            source,
+        })
+    };
+    let on_project = || tell("another castra that cleans up this project".into());
+    let on_vm = || tell(format!("another castra that works on VM `{vm}`"));
+    loop {
+        make(layout.state_root())?;
+        let project = Lock::share(&layout.project_lock(), &context.cancel, on_project())?;
+        if !project.is_on(&layout.project_lock()) {
+            continue;
+        }
+        make(files.directory())?;
+        let lock = Lock::acquire(&files.lock(), &context.cancel, on_vm())?;
+        if lock.is_on(&files.lock()) {
+            return Ok(VmLock { _vm: lock, _project: project });
+        }
+    }
 }
 
 /// Sees to it that commands can run in a VM whose QEMU runs; one that is ready already says so in milliseconds.

@@ -1,0 +1,170 @@
+use std::io::{self, BufRead as _, IsTerminal as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+use crate::context::RuntimeContext;
+use crate::error::Result;
+use crate::layout::ProjectLayout;
+use crate::vm::{self, CleanOptions, CleanReport, Cleaned, CleanedKind, VmError};
+
+use super::args::{Args, Clean};
+use super::error::CliError;
+use super::printer::Printer;
+use super::project;
+use super::table::table;
+use super::units::megabytes;
+
+/// What `clean --json` prints.
+#[derive(Serialize)]
+struct Content {
+    /// Whether nothing was removed, only told.
+    dry_run: bool,
+    removed: Vec<Removed>,
+    kept: Vec<Stays>,
+    /// What all of it frees.
+    freed_bytes: u64,
+}
+
+/// One thing that is gone, or would be.
+#[derive(Serialize)]
+struct Removed {
+    /// `disk`, `vm`, `record`, `layer`, `image`, `quarantine`, `log`, `leftover`, `cache` or `orphan`.
+    kind: &'static str,
+    /// The VM it belonged to, if it belonged to one.
+    vm: Option<String>,
+    /// The file or directory; where a record is now that was moved aside; where an orphan's project was.
+    path: PathBuf,
+    freed_bytes: u64,
+}
+
+/// Something that stays.
+#[derive(Serialize)]
+struct Stays {
+    /// The VM it is about, if it is about one.
+    vm: Option<String>,
+    /// What stays, and why.
+    why: String,
+}
+
+/// Removes what no VM needs, or whole VMs. Tells what went, what stays and why.
+pub(super) fn run(
+    clean: &Clean,
+    args: &Args,
+    context: &RuntimeContext,
+    printer: &Printer,
+) -> Result<ExitCode> {
+    if clean.orphans {
+        return end_orphans(clean, context, printer);
+    }
+    let layout = project::layout(args, context, printer)?;
+    let options = CleanOptions { dry_run: clean.dry_run, disks: clean.disks, records: clean.records };
+    if clean.disks && !clean.dry_run && !clean.yes && !may_go(clean, options, &layout, context, printer)? {
+        printer.tip("Nothing was removed.");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let report = vm::clean(&clean.vms, options, &layout, context)?;
+    show(&report, clean.dry_run, layout.directory(), printer)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Whether the disks may go that would: there is none, or the user says so.
+fn may_go(
+    clean: &Clean,
+    options: CleanOptions,
+    layout: &ProjectLayout,
+    context: &RuntimeContext,
+    printer: &Printer,
+) -> Result<bool> {
+    let would = vm::clean(&clean.vms, CleanOptions { dry_run: true, ..options }, layout, context)?;
+    let disks: Vec<&Cleaned> = would.removed.iter().filter(|one| one.kind == CleanedKind::Disk).collect();
+    if disks.is_empty() {
+        return Ok(true);
+    }
+    if !io::stdin().is_terminal() {
+        return Err(CliError::NobodyToAsk.into());
+    }
+    let names: Vec<&str> = disks.iter().filter_map(|disk| disk.vm.as_deref()).collect();
+    let bytes = megabytes(disks.iter().map(|disk| disk.freed_bytes).sum());
+    printer.tip(&format!("Remove {} with all that is on the disks ({bytes})? [y/N]", names.join(", ")));
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer).map_err(CliError::Streams)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+fn show(report: &CleanReport, dry_run: bool, directory: &Path, printer: &Printer) -> Result<(), CliError> {
+    let removed = report.removed.iter().map(|one| Removed {
+        kind: word(one.kind),
+        vm: one.vm.clone(),
+        path: one.path.clone(),
+        freed_bytes: one.freed_bytes,
+    });
+    let kept = report.kept.iter().map(|kept| Stays { vm: kept.vm.clone(), why: kept.why.clone() });
+    let content = Content {
+        dry_run,
+        removed: removed.collect(),
+        kept: kept.collect(),
+        freed_bytes: report.removed.iter().map(|one| one.freed_bytes).sum(),
+    };
+    content.show(directory, printer)
+}
+
+impl Content {
+    fn show(&self, directory: &Path, printer: &Printer) -> Result<(), CliError> {
+        let mut rows = vec![["KIND", "VM", "FREES", "PATH"].map(String::from)];
+        rows.extend(self.removed.iter().map(|one| {
+            // As seen from the project, where it is inside.
+            let path = one.path.strip_prefix(directory).unwrap_or(&one.path);
+            let vm = one.vm.clone().unwrap_or_else(|| "-".into());
+            [one.kind.to_owned(), vm, megabytes(one.freed_bytes), path.display().to_string()]
+        }));
+        let text = if self.removed.is_empty() { String::new() } else { table(&rows) };
+        printer.show(self, &text)?;
+        for kept in &self.kept {
+            printer.tip(&format!("kept: {}", kept.why));
+        }
+        let freed = megabytes(self.freed_bytes);
+        printer.success(&match (self.removed.is_empty(), self.dry_run) {
+            (true, _) => "nothing to remove".to_owned(),
+            (false, true) => format!("{freed} would be freed"),
+            (false, false) => format!("{freed} are free again"),
+        });
+        Ok(())
+    }
+}
+
+/// Ends VMs whose projects are gone; of these names only, if there is one.
+fn end_orphans(clean: &Clean, context: &RuntimeContext, printer: &Printer) -> Result<ExitCode> {
+    let orphans = vm::orphans();
+    let names: Vec<&String> = orphans.iter().map(|orphan| &orphan.vm).collect();
+    if let Some(unknown) = clean.vms.iter().find(|name| !names.contains(name)) {
+        return Err(VmError::unknown(unknown, &names).into());
+    }
+    let mut removed = Vec::new();
+    for orphan in orphans.iter().filter(|orphan| clean.vms.is_empty() || clean.vms.contains(&orphan.vm)) {
+        if !clean.dry_run {
+            vm::end_orphan(orphan, context)?;
+        }
+        let (vm, path) = (Some(orphan.vm.clone()), orphan.directory.clone());
+        removed.push(Removed { kind: "orphan", vm, path, freed_bytes: 0 });
+    }
+    let freed_bytes = removed.iter().map(|one| one.freed_bytes).sum();
+    let content = Content { dry_run: clean.dry_run, removed, kept: Vec::new(), freed_bytes };
+    content.show(Path::new(""), printer)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn word(kind: CleanedKind) -> &'static str {
+    match kind {
+        CleanedKind::Disk => "disk",
+        CleanedKind::Vm => "vm",
+        CleanedKind::Record => "record",
+        CleanedKind::Layer => "layer",
+        CleanedKind::Image => "image",
+        CleanedKind::Quarantine => "quarantine",
+        CleanedKind::Log => "log",
+        CleanedKind::Leftover => "leftover",
+        CleanedKind::Cache => "cache",
+    }
+}

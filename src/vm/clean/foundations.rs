@@ -1,0 +1,141 @@
+//! What disks stand on: every file in the chains of backing files below them.
+
+use std::collections::HashSet;
+use std::fs::{self, File, Metadata};
+use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use crate::layout::is_frozen_layer;
+use crate::qemu::{Qcow2Header, QemuError};
+use crate::vm::disk::backing_path;
+use crate::vm::error::VmError;
+
+/// More layers than QEMU would open, and enough to notice that a chain bites its own tail.
+const MAX_LAYERS: usize = 200;
+/// How every qcow2 begins.
+const MAGIC: [u8; 4] = *b"QFI\xfb";
+
+/// A file, whatever its names.
+pub(super) type FileId = (u64, u64);
+
+pub(super) fn id_of(metadata: &Metadata) -> FileId {
+    (metadata.dev(), metadata.ino())
+}
+
+/// Every disk in this directory that is not a layer of clones itself: VMs' disks, and whatever somebody put beside them.
+///
+/// # Errors
+/// [`VmError::Disk`]: what cannot be looked at may be a disk.
+pub(super) fn disks_in(directory: &Path) -> Result<Vec<PathBuf>, VmError> {
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source| VmError::Disk { action: "look at", path, source }
+    };
+    let mut disks = Vec::new();
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(disks),
+        entries => entries.map_err(failed(directory))?,
+    };
+    for entry in entries {
+        let path = entry.map_err(failed(directory))?.path();
+        // What a link leads to counts, and a link that leads nowhere is no disk.
+        let is_file = fs::metadata(&path).is_ok_and(|metadata| metadata.is_file());
+        if is_file && !is_frozen_layer(&path) && is_disk(&path).map_err(failed(&path))? {
+            disks.push(path);
+        }
+    }
+    Ok(disks)
+}
+
+/// By its content, or by its name where the content says nothing: a disk that is cut off stood on something once.
+fn is_disk(path: &Path) -> io::Result<bool> {
+    let mut begin = Vec::new();
+    File::open(path)?.take(MAGIC.len() as u64).read_to_end(&mut begin)?;
+    Ok(begin == MAGIC || path.extension().is_some_and(|extension| extension == "qcow2"))
+}
+
+/// All files that these disks stand on, themselves not among them.
+///
+/// # Errors
+/// [`VmError::Qemu`] for a chain that cannot be read, [`VmError::BaseMissing`] for one that leads nowhere: what it needs cannot
+/// be told then.
+pub(super) fn foundations(disks: &[PathBuf]) -> Result<HashSet<FileId>, VmError> {
+    let mut found = HashSet::new();
+    disks.iter().try_for_each(|disk| follow(disk, &mut found))?;
+    Ok(found)
+}
+
+/// The same as far as the chains can be read.
+pub(super) fn known_foundations(disks: &[PathBuf]) -> HashSet<FileId> {
+    let mut found = HashSet::new();
+    for disk in disks {
+        // What was found up to there counts.
+        let _ = follow(disk, &mut found);
+    }
+    found
+}
+
+fn follow(disk: &Path, found: &mut HashSet<FileId>) -> Result<(), VmError> {
+    let mut path = disk.to_owned();
+    for _ in 0..MAX_LAYERS {
+        let header = match Qcow2Header::read(&path) {
+            // A raw image, which stands on nothing.
+            Err(QemuError::NotQcow2 { .. }) if path != disk => break,
+            header => header?,
+        };
+        let Some(name) = header.backing_file else { break };
+        path = backing_path(&path, &name);
+        let missing = |_| VmError::BaseMissing {
+            vm: disk.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            base: path.clone(),
+            overlay: Some(disk.to_owned()),
+        };
+        found.insert(id_of(&fs::metadata(&path).map_err(missing)?));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::qemu::create_overlay;
+
+    fn overlay(path: &Path, backing: &str) {
+        File::create(path).expect("made");
+        create_overlay(path, Path::new(backing), 1 << 20).expect("written");
+    }
+
+    #[test]
+    fn whole_chains_are_found_and_a_broken_one_is_refused() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| directory.path().join(name);
+        let id = |name: &str| id_of(&fs::metadata(at(name)).expect("there"));
+        fs::write(at("base.raw"), "raw").expect("written");
+        overlay(&at("layer-0123456789abcdef.qcow2"), "base.raw");
+        overlay(&at("web-overlay.qcow2"), "layer-0123456789abcdef.qcow2");
+        // Somebody's own, whatever it is called.
+        overlay(&at("mine"), "base.raw");
+        fs::write(at("notes.txt"), "no disk").expect("written");
+        let mut disks = disks_in(directory.path()).expect("listed");
+        disks.sort();
+        assert_eq!(disks, [at("mine"), at("web-overlay.qcow2")]);
+        let found = foundations(&disks).expect("readable");
+        assert_eq!(found, HashSet::from([id("base.raw"), id("layer-0123456789abcdef.qcow2")]));
+        fs::remove_file(at("base.raw")).expect("removed");
+        assert!(matches!(foundations(&disks), Err(VmError::BaseMissing { .. })));
+        fs::write(at("cut-off.qcow2"), "QF").expect("written");
+        let disks = disks_in(directory.path()).expect("listed");
+        assert!(disks.contains(&at("cut-off.qcow2")));
+        assert!(matches!(foundations(&[at("cut-off.qcow2")]), Err(VmError::Qemu(_))));
+    }
+
+    #[test]
+    fn a_chain_that_bites_its_tail_ends() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (one, two) = (directory.path().join("one"), directory.path().join("two"));
+        overlay(&one, "two");
+        overlay(&two, "one");
+        assert_eq!(foundations(&[one]).expect("ends").len(), 2);
+    }
+}

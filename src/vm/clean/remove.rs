@@ -1,0 +1,100 @@
+//! How what goes goes, and what that frees.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use super::Cleaned;
+use super::foundations::{FileId, id_of};
+use crate::context::RuntimeContext;
+use crate::files;
+use crate::layout::ProjectLayout;
+use crate::vm::error::VmError;
+
+/// Unit of `st_blocks`, whatever the filesystem's own is: `stat(2)`.
+const BLOCK_BYTES: u64 = 512;
+
+/// A file's names: how many there were, and how many are gone.
+#[derive(Clone, Copy)]
+struct Names {
+    all: u64,
+    gone: u64,
+}
+
+/// How many names of each file are gone.
+#[derive(Default)]
+pub(super) struct Usage {
+    taken: HashMap<FileId, Names>,
+    /// A directory that goes may have had things in it that went before, which count once.
+    paths: std::collections::HashSet<PathBuf>,
+}
+
+impl Usage {
+    /// What the removal of this file or directory frees, after all that was asked for before: a file's last name does.
+    pub(super) fn take(&mut self, path: &Path) -> u64 {
+        let Ok(metadata) = fs::symlink_metadata(path) else { return 0 };
+        if metadata.is_dir() {
+            let inside = fs::read_dir(path).into_iter().flatten().flatten();
+            return inside.map(|entry| self.take(&entry.path())).sum();
+        }
+        if !self.paths.insert(path.to_owned()) {
+            return 0;
+        }
+        let id = id_of(&metadata);
+        // As of the first look: whatever is removed between two looks has fewer names then.
+        let names = self.taken.entry(id).or_insert(Names { all: metadata.nlink(), gone: 0 });
+        names.gone += 1;
+        if names.gone == names.all { metadata.blocks() * BLOCK_BYTES } else { 0 }
+    }
+}
+
+/// Removes a file, a link or a directory with all it holds; that there is none is fine.
+pub(super) fn remove(path: &Path) -> Result<(), VmError> {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
+        _ => fs::remove_file(path),
+    };
+    match removed {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(VmError::Disk { action: "remove", path: path.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Moves a record aside that cannot be read, and says where it is now.
+pub(super) fn set_record_aside(record: &Cleaned, layout: &ProjectLayout) -> Result<PathBuf, VmError> {
+    let quarantine = layout.quarantine();
+    let failed = |source| VmError::Disk { action: "move aside", path: record.path.clone(), source };
+    files::create_private_directory(&quarantine).map_err(failed)?;
+    let vm = record.vm.as_deref().unwrap_or_default();
+    let numbered = (1..).map(|number| quarantine.join(format!("{vm}-record.{number}.json")));
+    let free = |target: &PathBuf| fs::symlink_metadata(target).is_err();
+    // The numbers do not run out.
+    let target = numbered.into_iter().find(free).unwrap_or_else(|| quarantine.clone());
+    fs::rename(&record.path, &target).map_err(failed)?;
+    Ok(target)
+}
+
+/// Directories in which nothing is left go, too. Each removal is refused as long as something is in it.
+pub(super) fn remove_empty_directories(layout: &ProjectLayout, context: &RuntimeContext, may_all_go: bool) {
+    let images = layout.images();
+    for id in fs::read_dir(images.root()).into_iter().flatten().flatten() {
+        let _ = fs::remove_dir(id.path());
+    }
+    let templates = layout.templates();
+    for directory in [images.root(), templates.root(), &layout.quarantine(), &layout.logs(), &layout.vms()] {
+        let _ = fs::remove_dir(directory);
+    }
+    let _ = layout.sockets(&context.runtime_root, "any").directory().parent().map(fs::remove_dir);
+    let names = fs::read_dir(layout.state_root()).into_iter().flatten().flatten();
+    let is_left = names.map(|entry| entry.path()).any(|path| path != layout.project_lock());
+    if may_all_go && !is_left {
+        // Whoever waits for the lock finds that its file is gone, and makes all anew.
+        let _ = fs::remove_file(layout.project_lock());
+        let _ = fs::remove_dir(layout.state_root());
+        let _ = fs::remove_file(context.cache.known_project(layout));
+    }
+}

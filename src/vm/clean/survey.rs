@@ -1,0 +1,324 @@
+//! What of a project goes, and what stays and why. Nothing is changed here.
+
+use std::collections::{BTreeSet, HashSet};
+use std::ffi::OsStr;
+use std::fs::{self, DirEntry, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::foundations::{FileId, disks_in, foundations, id_of, known_foundations};
+use super::{CleanOptions, Cleaned, CleanedKind, Kept};
+use crate::context::RuntimeContext;
+use crate::files::TEMPORARY;
+use crate::layout::{OVERLAY_TEMPORARY, ProjectLayout, SocketsLayout, is_frozen_layer};
+use crate::lock::Lock;
+use crate::managed::one_line;
+use crate::qemu::running_qemu;
+use crate::vm::disk::temporary_name;
+use crate::vm::error::VmError;
+use crate::vm::record::Record;
+use crate::vm::state::{VmState, observe};
+
+/// What is asked for.
+pub(super) struct Survey<'a> {
+    pub(super) names: &'a [String],
+    pub(super) options: CleanOptions,
+    pub(super) layout: &'a ProjectLayout,
+    pub(super) context: &'a RuntimeContext,
+}
+
+/// What was found.
+#[derive(Default)]
+pub(super) struct Found {
+    /// What goes, in this order.
+    pub(super) planned: Vec<Cleaned>,
+    /// What stays.
+    pub(super) kept: Vec<Kept>,
+    /// Of images that go, held until they are gone.
+    pub(super) locks: Vec<Lock>,
+}
+
+/// A VM, or what there is of one.
+struct Vm {
+    name: String,
+    record: Result<Option<Record>, VmError>,
+    standing: Standing,
+}
+
+enum Standing {
+    /// It does not run, and nothing of it is in memory.
+    Free,
+    /// It must not be touched.
+    Busy(VmState),
+}
+
+impl Found {
+    fn plan(&mut self, kind: CleanedKind, vm: Option<&str>, path: PathBuf) {
+        let is_there = fs::symlink_metadata(&path).is_ok();
+        if is_there && !self.planned.iter().any(|planned| planned.path == path) {
+            self.planned.push(Cleaned { kind, vm: vm.map(str::to_owned), path, freed_bytes: 0 });
+        }
+    }
+
+    /// Whether no castra works on the image of this lock, nor will until this is dropped.
+    fn take_lock(&mut self, path: PathBuf) -> bool {
+        if self.locks.iter().any(|lock| lock.is_on(&path)) {
+            return true;
+        }
+        match File::open(&path).map(|file| Lock::try_hold(file, &path)) {
+            // Nobody has ever worked on it.
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+            Ok(Ok(Some(lock))) => {
+                self.locks.push(lock);
+                true
+            }
+            Ok(_) => false,
+        }
+    }
+
+    fn keep(&mut self, vm: Option<&str>, why: String) {
+        self.kept.push(Kept { vm: vm.map(str::to_owned), why });
+    }
+}
+
+impl Survey<'_> {
+    pub(super) fn run(self) -> Result<Found, VmError> {
+        let vms: Vec<Vm> = vm_names(self.layout).into_iter().map(|name| self.look_at(name)).collect();
+        let known: Vec<&str> = vms.iter().map(|vm| vm.name.as_str()).collect();
+        if let Some(unknown) = self.names.iter().find(|name| !known.contains(&name.as_str())) {
+            return Err(VmError::unknown(unknown, &known));
+        }
+        let mut found = Found::default();
+        for vm in vms.iter().filter(|vm| self.names.is_empty() || self.names.contains(&vm.name)) {
+            self.vm(vm, &mut found);
+        }
+        if self.options.disks {
+            self.spare_foundations(&vms, &mut found);
+        }
+        if self.names.is_empty() {
+            self.project(&vms, &mut found);
+        }
+        Ok(found)
+    }
+
+    fn look_at(&self, name: String) -> Vm {
+        let files = self.layout.vm(&name);
+        let record = Record::load(self.layout, &name);
+        let standing = match &record {
+            _ if running_qemu(&files.pidfile()).is_some() => Standing::Busy(VmState::Running),
+            Ok(Some(record)) => match observe(record, &files).0 {
+                state if state.is_alive() || state == VmState::Suspended => Standing::Busy(state),
+                _ => Standing::Free,
+            },
+            // A record that cannot be read does not say whether what was saved counts.
+            Err(_) if files.machine_state().exists() && !self.options.records => {
+                Standing::Busy(VmState::Suspended)
+            }
+            Ok(None) | Err(_) => Standing::Free,
+        };
+        Vm { name, record, standing }
+    }
+
+    fn vm(&self, vm: &Vm, found: &mut Found) {
+        let (name, files) = (vm.name.as_str(), self.layout.vm(&vm.name));
+        if let Err(error) = &vm.record {
+            match self.options.records && matches!(vm.standing, Standing::Free) {
+                true => found.plan(CleanedKind::Record, Some(name), files.record()),
+                false => found.keep(Some(name), format!("{}; --records moves it aside", one_line(error))),
+            }
+        }
+        if let Standing::Busy(state) = vm.standing {
+            // That of a VM with an unreadable record is told already.
+            if vm.record.is_ok() {
+                found.keep(Some(name), format!("VM `{name}` is {}: nothing of it is touched", state.name()));
+            }
+            return;
+        }
+        let overlay = self.overlay(vm);
+        found.plan(CleanedKind::Leftover, Some(name), temporary_name(&overlay));
+        found.plan(CleanedKind::Log, Some(name), files.console_log());
+        found.plan(CleanedKind::Log, Some(name), files.qemu_log());
+        let sockets = self.layout.sockets(&self.context.runtime_root, name);
+        found.plan(CleanedKind::Leftover, Some(name), sockets.directory().to_owned());
+        if self.options.disks && vm.record.is_ok() {
+            found.plan(CleanedKind::Disk, Some(name), overlay);
+            found.plan(CleanedKind::Vm, Some(name), files.directory().to_owned());
+            return;
+        }
+        for path in [files.initramfs(), files.unfinished_machine_state()] {
+            found.plan(CleanedKind::Leftover, Some(name), path);
+        }
+        if vm.record.is_ok() {
+            // It is not suspended, so that what was saved counts no more.
+            found.plan(CleanedKind::Leftover, Some(name), files.machine_state());
+        }
+        for entry in entries(files.directory()).filter(|entry| starts_with(entry, TEMPORARY)) {
+            found.plan(CleanedKind::Leftover, Some(name), entry.path());
+        }
+    }
+
+    fn overlay(&self, vm: &Vm) -> PathBuf {
+        match &vm.record {
+            Ok(Some(record)) => record.overlay_path(self.layout),
+            _ => self.layout.overlay(&vm.name),
+        }
+    }
+
+    /// Where disks are: the project's own directory, and those that definitions name.
+    fn disk_directories(&self, vms: &[Vm]) -> BTreeSet<PathBuf> {
+        let own = std::iter::once(self.layout.state_root().to_owned());
+        own.chain(vms.iter().filter_map(|vm| self.overlay(vm).parent().map(Path::to_owned))).collect()
+    }
+
+    /// All disks that stay, as far as that is decided by now.
+    fn disks_that_stay(&self, vms: &[Vm], found: &Found) -> Result<Vec<PathBuf>, VmError> {
+        let mut disks = Vec::new();
+        for directory in self.disk_directories(vms) {
+            if let Err(source) = fs::metadata(&directory) {
+                // Perhaps on a disk that is not mounted now.
+                return Err(VmError::Disk { action: "look at", path: directory, source });
+            }
+            disks.append(&mut disks_in(&directory)?);
+        }
+        let goes = |disk: &PathBuf| found.planned.iter().any(|planned| planned.path == *disk);
+        disks.retain(|disk| !goes(disk));
+        Ok(disks)
+    }
+
+    /// A disk that another one stands on stays, and its VM with it.
+    fn spare_foundations(&self, vms: &[Vm], found: &mut Found) {
+        // A chain that cannot be read keeps no VM from going: that may be what mends it.
+        let directories = self.disk_directories(vms);
+        let mut stay: Vec<PathBuf> =
+            directories.iter().flat_map(|directory| disks_in(directory).unwrap_or_default()).collect();
+        stay.retain(|disk| !found.planned.iter().any(|planned| planned.path == *disk));
+        let needed = known_foundations(&stay);
+        let disks = found.planned.iter().filter(|planned| planned.kind == CleanedKind::Disk);
+        let spared: Vec<Cleaned> = disks.filter(|disk| is_one_of(&disk.path, &needed)).cloned().collect();
+        for disk in spared {
+            let vm = disk.vm.as_deref();
+            found.planned.retain(|planned| planned.vm.as_deref() != vm);
+            found.keep(vm, format!("another disk stands on {}", disk.path.display()));
+        }
+    }
+
+    /// What belongs to no VM.
+    fn project(&self, vms: &[Vm], found: &mut Found) {
+        let root = self.layout.state_root();
+        for entry in entries(root) {
+            if starts_with(&entry, TEMPORARY) || starts_with(&entry, OVERLAY_TEMPORARY) {
+                found.plan(CleanedKind::Leftover, None, entry.path());
+            }
+        }
+        for entry in entries(&self.layout.quarantine()) {
+            found.plan(CleanedKind::Quarantine, None, entry.path());
+        }
+        let busy: Vec<&Vm> = vms.iter().filter(|vm| matches!(vm.standing, Standing::Busy(_))).collect();
+        let logs_of = |vm: &&Vm| {
+            let files = self.layout.vm(&vm.name);
+            [files.console_log(), files.qemu_log()]
+        };
+        let busy_logs: Vec<PathBuf> = busy.iter().flat_map(logs_of).collect();
+        for entry in entries(&self.layout.logs()).filter(|entry| !busy_logs.contains(&entry.path())) {
+            found.plan(CleanedKind::Log, None, entry.path());
+        }
+        self.sockets(&busy, found);
+        if let Err(error) = self.layers(vms, found) {
+            let why = format!("layers and images stay, since it cannot be told what is needed: {}", one_line(&error));
+            found.keep(None, why);
+        }
+        if self.options.disks && busy.is_empty() {
+            found.plan(CleanedKind::Cache, None, self.layout.own_cache().root().to_owned());
+        }
+    }
+
+    /// Sockets of VMs that do not run, whether anything else is known of them or not.
+    fn sockets(&self, busy: &[&Vm], found: &mut Found) {
+        let of_vm = |vm: &str| self.layout.sockets(&self.context.runtime_root, vm);
+        let any: SocketsLayout = of_vm("any");
+        for entry in any.directory().parent().into_iter().flat_map(entries) {
+            if !busy.iter().any(|vm| entry.file_name() == OsStr::new(&vm.name)) {
+                found.plan(CleanedKind::Leftover, None, entry.path());
+            }
+        }
+    }
+
+    /// Layers, templates' disks and images that no disk stands on.
+    fn layers(&self, vms: &[Vm], found: &mut Found) -> Result<(), VmError> {
+        let needed = foundations(&self.disks_that_stay(vms, found)?)?;
+        let known = vms.iter().filter_map(|vm| vm.record.as_ref().ok()?.as_ref());
+        let known: HashSet<PathBuf> = known
+            .flat_map(|record| {
+                let disk = record.overlay_path(self.layout);
+                record.frozen.iter().map(move |layer| disk.with_file_name(&layer.name)).collect::<Vec<_>>()
+            })
+            .collect();
+        for directory in self.disk_directories(vms) {
+            for path in entries(&directory).map(|entry| entry.path()).filter(|path| is_frozen_layer(path)) {
+                // A directory of the user's own may have anything in it.
+                let is_ours = directory == self.layout.state_root() || known.contains(&path);
+                if is_ours && !is_one_of(&path, &needed) {
+                    found.plan(CleanedKind::Layer, None, path);
+                }
+            }
+        }
+        let templates = self.layout.templates();
+        for entry in entries(templates.root()) {
+            let disk = templates.template(&entry.file_name().to_string_lossy()).disk();
+            if !is_one_of(&disk, &needed) {
+                found.plan(CleanedKind::Layer, None, entry.path());
+            }
+        }
+        self.images(&needed, found);
+        Ok(())
+    }
+
+    fn images(&self, needed: &HashSet<FileId>, found: &mut Found) {
+        let images = self.layout.images();
+        for id in entries(images.root()) {
+            for version in entries(&id.path()) {
+                let (id, name) = (id.file_name(), version.file_name());
+                let (id, name) = (id.to_string_lossy(), name.to_string_lossy());
+                let hidden = name.strip_prefix('.').map(|name| name.split(['~']).next().unwrap_or(name));
+                let version_name = hidden.map_or(&*name, |name| name.strip_suffix(".lock").unwrap_or(name));
+                let is_needed = entries(&images.image(&id, version_name))
+                    .any(|file| file.metadata().is_ok_and(|metadata| needed.contains(&id_of(&metadata))));
+                let is_whole = hidden.is_none();
+                // What an interrupted castra left of one in the making is needed by nobody.
+                let goes = !is_whole && !is_lock(&name) || !is_needed;
+                if goes && found.take_lock(images.lock(&id, version_name)) {
+                    let kind = if is_whole { CleanedKind::Image } else { CleanedKind::Leftover };
+                    found.plan(kind, None, version.path());
+                }
+            }
+        }
+    }
+}
+
+/// Every VM there is anything of: a directory of its own, or a disk where the default one is.
+fn vm_names(layout: &ProjectLayout) -> BTreeSet<String> {
+    let name = |entry: DirEntry| entry.file_name().into_string().ok();
+    let directories = entries(&layout.vms()).filter_map(name);
+    let disks = entries(layout.state_root()).filter_map(name);
+    let of_disk = |file: String| {
+        let vm = file.strip_suffix("-overlay.qcow2").filter(|vm| !vm.is_empty() && !vm.starts_with('.'));
+        vm.map(str::to_owned)
+    };
+    directories.chain(disks.filter_map(of_disk)).collect()
+}
+
+fn is_lock(name: &str) -> bool {
+    name.starts_with('.') && name.ends_with(".lock")
+}
+
+fn is_one_of(path: &Path, files: &HashSet<FileId>) -> bool {
+    fs::metadata(path).is_ok_and(|metadata| files.contains(&id_of(&metadata)))
+}
+
+fn starts_with(entry: &DirEntry, prefix: &str) -> bool {
+    entry.file_name().as_encoded_bytes().starts_with(prefix.as_bytes())
+}
+
+fn entries(directory: &Path) -> impl Iterator<Item = DirEntry> + use<> {
+    fs::read_dir(directory).into_iter().flatten().flatten()
+}
