@@ -11,7 +11,7 @@ use support::help::subcommands;
 use support::schema::SCHEMA;
 
 /// Commands whose output is for people or for a shell.
-const WITHOUT: &[&str] = &["shell", "logs", "ports"];
+const WITHOUT: &[&str] = &["shell", "console"];
 
 #[test]
 fn the_schema_is_that_of_the_code() {

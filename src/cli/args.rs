@@ -110,10 +110,7 @@ impl Command {
     /// Whether Ctrl-C stops the command in an orderly way. `shell` and `exec` hand it to the guest instead, and a copy
     /// has nothing to put in order.
     pub(super) fn heeds_interrupts(&self) -> bool {
-        !matches!(
-            self,
-            Self::Shell(_) | Self::Exec(_) | Self::Run(_) | Self::Cp(_) | Self::Console(_)
-        )
+        !matches!(self, Self::Shell(_) | Self::Exec(_) | Self::Run(_) | Self::Cp(_) | Self::Console(_))
     }
 }
 
@@ -167,8 +164,10 @@ pub(super) struct Down {
 }
 
 #[derive(Debug, ClapArgs)]
-#[command(after_help = "A VM that is suspended is left as it is, unless it is named: then it is an error, or its memory is dropped by \
-    --discard-suspended.")]
+#[command(
+    after_help = "A VM that is suspended is left as it is, unless it is named: then it is an error, or its memory is dropped by \
+    --discard-suspended."
+)]
 pub(super) struct Restart {
     /// VMs to restart [default: all]
     #[arg(value_name = "VM")]

@@ -2,6 +2,7 @@ use std::io::{self, BufRead as _, IsTerminal as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::context::RuntimeContext;
@@ -16,19 +17,21 @@ use super::project;
 use super::table::table;
 use super::units::megabytes;
 
-/// What `clean --json` prints.
-#[derive(Serialize)]
-struct Content {
+/// What was removed, or would be.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct CleanedUp {
     /// Whether nothing was removed, only told.
     dry_run: bool,
+    /// What is gone, or would be.
     removed: Vec<Removed>,
+    /// What stays though one might have expected it to go.
     kept: Vec<Stays>,
     /// What all of it frees.
     freed_bytes: u64,
 }
 
 /// One thing that is gone, or would be.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Removed {
     /// `disk`, `vm`, `record`, `layer`, `image`, `quarantine`, `log`, `leftover`, `cache` or `orphan`.
     kind: &'static str,
@@ -36,11 +39,12 @@ struct Removed {
     vm: Option<String>,
     /// The file or directory; where a record is now that was moved aside; where an orphan's project was.
     path: PathBuf,
+    /// What that frees: nothing where the file has another name elsewhere.
     freed_bytes: u64,
 }
 
 /// Something that stays.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Stays {
     /// The VM it is about, if it is about one.
     vm: Option<String>,
@@ -101,7 +105,7 @@ fn show(report: &CleanReport, dry_run: bool, directory: &Path, printer: &Printer
         freed_bytes: one.freed_bytes,
     });
     let kept = report.kept.iter().map(|kept| Stays { vm: kept.vm.clone(), why: kept.why.clone() });
-    let content = Content {
+    let content = CleanedUp {
         dry_run,
         removed: removed.collect(),
         kept: kept.collect(),
@@ -110,7 +114,7 @@ fn show(report: &CleanReport, dry_run: bool, directory: &Path, printer: &Printer
     content.show(directory, printer)
 }
 
-impl Content {
+impl CleanedUp {
     fn show(&self, directory: &Path, printer: &Printer) -> Result<(), CliError> {
         let mut rows = vec![["KIND", "VM", "FREES", "PATH"].map(String::from)];
         rows.extend(self.removed.iter().map(|one| {
@@ -150,7 +154,7 @@ fn end_orphans(clean: &Clean, context: &RuntimeContext, printer: &Printer) -> Re
         removed.push(Removed { kind: "orphan", vm, path, freed_bytes: 0 });
     }
     let freed_bytes = removed.iter().map(|one| one.freed_bytes).sum();
-    let content = Content { dry_run: clean.dry_run, removed, kept: Vec::new(), freed_bytes };
+    let content = CleanedUp { dry_run: clean.dry_run, removed, kept: Vec::new(), freed_bytes };
     content.show(Path::new(""), printer)?;
     Ok(ExitCode::SUCCESS)
 }

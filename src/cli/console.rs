@@ -20,15 +20,20 @@ pub(super) fn run(
     context: &RuntimeContext,
     printer: &Printer,
 ) -> Result<ExitCode> {
+    if printer.is_json() {
+        return Err(CliError::NoJson { what: "a console" }.into());
+    }
     let layout = project::layout(args, context, printer)?;
     let record = vm::recorded_vm(console.vm.as_deref(), &layout)?;
     let vm = &record.name;
-    let streams = || Ok((io::stdin().as_fd().try_clone_to_owned()?, io::stdout().as_fd().try_clone_to_owned()?));
+    let streams =
+        || Ok((io::stdin().as_fd().try_clone_to_owned()?, io::stdout().as_fd().try_clone_to_owned()?));
     let (stdin, stdout) = streams().map_err(CliError::Streams)?;
     let opened = vm::open_console(&record, &layout)?;
     let has_keys = rustix::termios::isatty(&stdin);
     if has_keys {
-        printer.tip(&format!("Connected to the console of `{vm}`. Enter may show a prompt; Ctrl-] ends this."));
+        printer
+            .tip(&format!("Connected to the console of `{vm}`. Enter may show a prompt; Ctrl-] ends this."));
     }
     let outcome = converse(opened.stream, stdin, stdout, console.linger).map_err(CliError::Streams)?;
     if has_keys {
@@ -37,7 +42,9 @@ pub(super) fn run(
     }
     if outcome.dropped_bytes > 0 {
         let dropped = megabytes(outcome.dropped_bytes);
-        printer.warning(&format!("{dropped} were left out since stdout was stopped; `castra logs {vm}` has them"));
+        printer.warning(&format!(
+            "{dropped} were left out since stdout was stopped; `castra logs {vm}` has them"
+        ));
     }
     match outcome.end {
         ConsoleEnd::GuestGone => printer.tip(&format!("VM `{vm}` has stopped.")),

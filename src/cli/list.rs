@@ -2,31 +2,34 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::context::RuntimeContext;
-use crate::error::Result;
-use crate::managed::one_line;
+use crate::error::{Error, Result};
 use crate::vm::{self, ListedVm, VmState};
 
+use super::json::Failure;
 use super::printer::Printer;
 use super::table::table;
 use super::units::{gibibytes, megabytes, span};
 
-/// What `list --json` prints.
-#[derive(Serialize)]
-struct Content {
+/// The VMs of all projects of this user.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct AllVms {
+    /// By project.
     vms: Vec<Listed>,
 }
 
 /// A VM of one of this user's projects.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Listed {
     /// The project's directory; for an orphan, where it was.
     project: PathBuf,
     /// The VM.
-    vm: String,
-    /// What it does: a state, `orphaned` if its project is gone, or `unreadable` if its record is.
+    name: String,
+    /// What it does: a state, `orphaned` if its project is gone, or `unknown` if its record cannot be
+    /// read.
     state: &'static str,
     /// `kvm`, `hvf` or `tcg`, if it runs.
     accelerator: Option<&'static str>,
@@ -37,19 +40,19 @@ struct Listed {
     /// QEMU's process, if it runs.
     pid: Option<i32>,
     /// Why its record cannot be read, if so.
-    error: Option<String>,
+    error: Option<Failure>,
 }
 
 /// Shows the VMs of all projects of this user. Asks nobody, so it never waits.
 pub(super) fn run(context: &RuntimeContext, printer: &Printer) -> Result<ExitCode> {
-    let mut content = Content { vms: Vec::new() };
+    let mut content = AllVms { vms: Vec::new() };
     for project in vm::list_projects(&context.cache) {
         let directory = project.layout.directory().to_owned();
         content.vms.extend(project.vms.into_iter().map(|(vm, listed)| match listed {
             Ok(listed) => Listed::new(directory.clone(), listed),
             Err(error) => Listed {
-                error: Some(one_line(&error)),
-                ..Listed::without_record(directory.clone(), vm, "unreadable")
+                error: Some(Failure::from(&Error::from(error))),
+                ..Listed::without_record(directory.clone(), vm, "unknown")
             },
         }));
     }
@@ -66,14 +69,14 @@ pub(super) fn run(context: &RuntimeContext, printer: &Printer) -> Result<ExitCod
     Ok(ExitCode::SUCCESS)
 }
 
-impl Content {
+impl AllVms {
     fn text(&self) -> String {
         let mut rows = vec![["PROJECT", "VM", "STATE", "ACCEL", "UPTIME", "DISK"].map(String::from)];
         let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
         rows.extend(self.vms.iter().map(|vm| {
             [
                 vm.project.display().to_string(),
-                vm.vm.clone(),
+                vm.name.clone(),
                 vm.state.to_owned(),
                 or_dash(vm.accelerator.map(str::to_owned)),
                 or_dash(vm.started_unix_ms.map(uptime)),
@@ -87,7 +90,7 @@ impl Content {
     fn tell(&self, printer: &Printer) {
         for vm in &self.vms {
             if let Some(error) = &vm.error {
-                printer.warning(&format!("{}: {error}", vm.project.display()));
+                printer.warning(&format!("{}: {}", vm.project.display(), error.message()));
             }
         }
         if self.vms.iter().any(|vm| vm.state == "orphaned") {
@@ -111,9 +114,9 @@ impl Listed {
         }
     }
 
-    fn without_record(project: PathBuf, vm: String, state: &'static str) -> Self {
+    fn without_record(project: PathBuf, name: String, state: &'static str) -> Self {
         let (accelerator, started_unix_ms, disk_bytes, pid, error) = (None, None, None, None, None);
-        Self { project, vm, state, accelerator, started_unix_ms, disk_bytes, pid, error }
+        Self { project, name, state, accelerator, started_unix_ms, disk_bytes, pid, error }
     }
 }
 

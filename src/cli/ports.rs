@@ -1,5 +1,7 @@
+use std::path::PathBuf;
 use std::process::ExitCode;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::config::{PortForward, Protocol};
@@ -13,23 +15,25 @@ use super::printer::Printer;
 use super::project;
 use super::table::table;
 
-/// What `ports --json` prints.
-#[derive(Serialize)]
-struct Content {
+/// Ports of this machine and the VMs they lead into.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct PortList {
+    /// By VM.
     ports: Vec<Port>,
 }
 
 /// A port of this machine that leads into a VM, or shall.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Port {
     /// The VM.
     vm: String,
+    /// Protocol of both ports.
     protocol: Protocol,
     /// Port of 127.0.0.1.
     host: u16,
     /// Port of the guest.
     guest: u16,
-    /// `ssh` for castra's own way in, `forward` for a declared one.
+    /// What it is for.
     purpose: Purpose,
     /// Whether the VM's definition asks for it now.
     declared: bool,
@@ -39,22 +43,25 @@ struct Port {
     taken_by: Option<Taken>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
+/// What a port is for.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 enum Purpose {
+    /// Castra's own way in.
     Ssh,
+    /// Declared in castra.toml.
     Forward,
 }
 
 /// Who has a port.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Taken {
     /// The owner in words.
     text: String,
     /// The VM, if it is one.
     vm: Option<String>,
     /// The directory of that VM's project, if that is another one.
-    project: Option<std::path::PathBuf>,
+    project: Option<PathBuf>,
     /// The process, if it is this user's and no VM.
     pid: Option<i32>,
 }
@@ -85,7 +92,7 @@ pub(super) fn run(
             error => error,
         })?;
     }
-    let mut content = Content { ports: Vec::new() };
+    let mut content = PortList { ports: Vec::new() };
     running.iter().for_each(|status| content.add_active(status, &declared));
     declared.iter().for_each(|(vm, forwards)| content.add_declared(vm, forwards, &layout));
     content.ports.retain(|port| ports.vms.is_empty() || ports.vms.contains(&port.vm));
@@ -98,7 +105,7 @@ pub(super) fn run(
     Ok(ExitCode::SUCCESS)
 }
 
-impl Content {
+impl PortList {
     fn add_active(&mut self, status: &VmStatus, declared: &[(String, Vec<PortForward>)]) {
         let wanted = declared.iter().find(|(vm, _)| *vm == status.name).map(|(_, forwards)| forwards);
         self.ports.extend(status.ssh_port.map(|host| Port {
@@ -123,7 +130,8 @@ impl Content {
         for forward in forwards {
             let is_it = |port: &Port| {
                 port.vm == vm
-                    && (port.host, port.guest, port.protocol) == (forward.host, forward.guest, forward.protocol)
+                    && (port.host, port.guest, port.protocol)
+                        == (forward.host, forward.guest, forward.protocol)
             };
             if !self.ports.iter().any(|port| port.active && is_it(port)) {
                 let owner = vm::port_owner(forward.host, forward.protocol, layout);

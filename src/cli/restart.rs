@@ -29,7 +29,8 @@ pub(super) fn run(
     if names.is_empty() {
         names.extend(config.vms.iter().map(|vm| vm.name.clone()));
         // Clones are declared nowhere; of those, what runs was meant to run.
-        let clones = records.values().filter(|record| record.cloned.is_some() && !names.contains(&record.name));
+        let clones =
+            records.values().filter(|record| record.cloned.is_some() && !names.contains(&record.name));
         let running = clones.filter(|record| vm::state_of(record, layout).is_alive());
         let running: Vec<String> = running.map(|record| record.name.clone()).collect();
         names.extend(running);
@@ -50,13 +51,16 @@ pub(super) fn run(
         started.transpose()
     };
     let outcomes = side_by_side(&plan, one);
-    let (started, failed): (Vec<_>, Vec<_>) = outcomes.into_iter().partition(|(_, outcome)| outcome.is_ok());
-    let started: Vec<UpOutcome> =
-        started.into_iter().filter_map(|(_, outcome)| outcome.ok().flatten()).collect();
+    let started: Vec<&UpOutcome> =
+        outcomes.iter().filter_map(|(_, outcome)| outcome.as_ref().ok()?.as_ref()).collect();
     if !started.is_empty() {
         printer.tip(&tips(&started));
     }
-    Ok(finish(failed.into_iter().map(|(vm, outcome)| (vm, outcome.map_err(Error::from))).collect(), printer))
+    // Nothing was done to one that is suspended and was left so.
+    let changed = |(vm, outcome): (String, Outcome)| {
+        (vm, outcome.map(|started| started.is_some()).map_err(Error::from))
+    };
+    finish(outcomes.into_iter().map(changed).collect(), layout, printer)
 }
 
 type Outcome = std::result::Result<Option<UpOutcome>, VmError>;

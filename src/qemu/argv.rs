@@ -352,7 +352,10 @@ mod tests {
         };
         insta::assert_snapshot!(line(&made));
         let restored = MachineSpec { memory: Memory::Copied("/t/memory.img".into()), ..spec(boot) };
-        insta::assert_snapshot!(line_with(&restored, Channels { qmp: 5, control: 6, console: 7, incoming: true }));
+        insta::assert_snapshot!(line_with(
+            &restored,
+            Channels { qmp: 5, control: 6, console: 7, incoming: true }
+        ));
     }
 
     #[test]

@@ -27,7 +27,8 @@ pub struct FoundQemu {
 /// All QEMUs of this user's VMs, by pid; none where the kernel does not tell. VMs that are thrown away are left out: they have
 /// no project, and end with their castra.
 pub fn find_qemus() -> Vec<FoundQemu> {
-    let mut found: Vec<FoundQemu> = platform::own_processes().into_iter().filter_map(qemu_of_process).collect();
+    let mut found: Vec<FoundQemu> =
+        platform::own_processes().into_iter().filter_map(qemu_of_process).collect();
     found.sort_by_key(|one| one.qemu.pid());
     found
 }

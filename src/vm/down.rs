@@ -75,25 +75,27 @@ pub fn down(
         return Err(VmError::unknown(unknown, &known));
     }
     let names = if names.is_empty() { &known } else { names };
-    Ok(journal::keep("down", layout, context, |context| thread::scope(|scope| {
-        let workers: Vec<_> = names
-            .iter()
-            .map(|vm| {
-                let stop_one = move || {
-                    if options.force {
-                        end_at_once(vm, layout)?;
-                    }
-                    let _lock = lock(vm, layout, context)?;
-                    stop(vm, layout, context, options)
-                };
-                (vm.clone(), scope.spawn(stop_one))
-            })
-            .collect();
-        let join = |(vm, worker): (String, thread::ScopedJoinHandle<'_, _>)| {
-            (vm, worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-        };
-        workers.into_iter().map(join).collect()
-    })))
+    Ok(journal::keep("down", layout, context, |context| {
+        thread::scope(|scope| {
+            let workers: Vec<_> = names
+                .iter()
+                .map(|vm| {
+                    let stop_one = move || {
+                        if options.force {
+                            end_at_once(vm, layout)?;
+                        }
+                        let _lock = lock(vm, layout, context)?;
+                        stop(vm, layout, context, options)
+                    };
+                    (vm.clone(), scope.spawn(stop_one))
+                })
+                .collect();
+            let join = |(vm, worker): (String, thread::ScopedJoinHandle<'_, _>)| {
+                (vm, worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            };
+            workers.into_iter().map(join).collect()
+        })
+    }))
 }
 
 /// Every VM there is anything of: a record, or a QEMU that runs without one.

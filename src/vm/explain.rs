@@ -158,9 +158,9 @@ impl VmError {
     /// Where a boot came to nothing.
     fn boot_hint(&self) -> Option<String> {
         match self {
-            Self::PortTaken { owner: PortOwner::Vm { vm, project: None }, .. } => Some(format!(
-                "Stop that VM (castra down {vm}), or choose another host port in castra.toml."
-            )),
+            Self::PortTaken { owner: PortOwner::Vm { vm, project: None }, .. } => {
+                Some(format!("Stop that VM (castra down {vm}), or choose another host port in castra.toml."))
+            }
             Self::PortTaken { owner: PortOwner::Vm { vm, project: Some(project) }, .. } => Some(format!(
                 "Stop that VM (castra down {vm}, in {}), or choose another host port in castra.toml.",
                 project.display()

@@ -58,16 +58,18 @@ pub fn suspend(
     }
     let running = || Record::names(layout).into_iter().filter(|name| is_alive(name, layout)).collect();
     let names: Vec<String> = if names.is_empty() { running() } else { names.to_vec() };
-    Ok(journal::keep("suspend", layout, context, |context| thread::scope(|scope| {
-        let workers: Vec<_> = names
-            .into_iter()
-            .map(|vm| (vm.clone(), scope.spawn(move || one(&vm, layout, context))))
-            .collect();
-        let join = |(vm, worker): (String, thread::ScopedJoinHandle<'_, _>)| {
-            (vm, worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-        };
-        workers.into_iter().map(join).collect()
-    })))
+    Ok(journal::keep("suspend", layout, context, |context| {
+        thread::scope(|scope| {
+            let workers: Vec<_> = names
+                .into_iter()
+                .map(|vm| (vm.clone(), scope.spawn(move || one(&vm, layout, context))))
+                .collect();
+            let join = |(vm, worker): (String, thread::ScopedJoinHandle<'_, _>)| {
+                (vm, worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            };
+            workers.into_iter().map(join).collect()
+        })
+    }))
 }
 
 fn is_alive(vm: &str, layout: &ProjectLayout) -> bool {

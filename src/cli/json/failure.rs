@@ -20,6 +20,13 @@ pub(in super::super) struct Failure {
     hint: Option<String>,
 }
 
+impl Failure {
+    /// What happened.
+    pub(in super::super) fn message(&self) -> &str {
+        &self.message
+    }
+}
+
 impl From<&Error> for Failure {
     fn from(error: &Error) -> Self {
         Self {

@@ -5,7 +5,8 @@ use serde_json::{Map, Value, json};
 use crate::report::Event;
 
 use super::super::{
-    capture, completions, config, cp, doctor, image, init, man, ssh_config, status, template,
+    capture, clean, completions, config, cp, doctor, image, init, list, logs, man, ports, ssh_config, status,
+    template,
 };
 use super::reporter::{Ending, Line};
 use super::{Document, Outcomes};
@@ -31,9 +32,14 @@ fn documents() -> Vec<(&'static str, Value)> {
         ("init", document::<init::Initialised>()),
         ("up", document::<Outcomes>()),
         ("down", document::<Outcomes>()),
+        ("restart", document::<Outcomes>()),
         ("suspend", document::<Outcomes>()),
         ("clone", document::<Outcomes>()),
         ("status", document::<status::Vms>()),
+        ("list", document::<list::AllVms>()),
+        ("clean", document::<clean::CleanedUp>()),
+        ("ports", document::<ports::PortList>()),
+        ("logs", document::<logs::LogLines>()),
         ("exec", document::<capture::Captured>()),
         ("run", document::<capture::Captured>()),
         ("cp", document::<cp::Copies>()),

@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::cancel::Cancel;
@@ -27,14 +28,18 @@ use stream::{Line, Source, Stream};
 /// How often followed logs are looked at.
 const POLL: Duration = Duration::from_millis(200);
 
-/// What `logs --json` prints.
-#[derive(Serialize)]
-struct Content {
+/// Lines of logs.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct LogLines {
+    /// Log by log.
     lines: Vec<Line>,
 }
 
 /// Shows logs. What the guest wrote is made harmless first: it may hold anything, escape sequences too.
 pub(super) fn run(logs: &Logs, args: &Args, context: &RuntimeContext, printer: &Printer) -> Result<ExitCode> {
+    if logs.follow && printer.is_json() {
+        return Err(CliError::NoJson { what: "a log that is followed" }.into());
+    }
     let layout = project::layout(args, context, printer)?;
     let mut streams = streams(logs, &layout, args, context)?;
     if streams.is_empty() {
@@ -55,7 +60,7 @@ pub(super) fn run(logs: &Logs, args: &Args, context: &RuntimeContext, printer: &
     }
     let lines = read_all(&mut streams, logs)?;
     let text = text(&lines, &streams);
-    let is_read = printer.show(&Content { lines }, &text)?;
+    let is_read = printer.show(&LogLines { lines }, &text)?;
     if logs.follow && is_read {
         follow(&mut streams, &context.cancel, printer)?;
     }
@@ -203,9 +208,8 @@ fn follow(streams: &mut [Stream], cancel: &Cancel, printer: &Printer) -> Result<
 /// The lines, each behind its label.
 fn text(lines: &[Line], streams: &[Stream]) -> String {
     let label_of = |line: &Line| {
-        let is_its = |stream: &&Stream| {
-            stream.source == line.source && (stream.vm.is_none() || stream.vm == line.vm)
-        };
+        let is_its =
+            |stream: &&Stream| stream.source == line.source && (stream.vm.is_none() || stream.vm == line.vm);
         streams.iter().find(is_its).and_then(|stream| stream.label.as_deref())
     };
     let one = |line: &Line| match label_of(line) {

@@ -5,6 +5,7 @@ use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::path::PathBuf;
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::cli::error::CliError;
@@ -13,7 +14,7 @@ use crate::harmless::harmless_log;
 use crate::report::Event;
 
 /// Whose words a log has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Source {
     Console,
@@ -23,7 +24,7 @@ pub(super) enum Source {
 }
 
 /// A line of a log.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(super) struct Line {
     /// Whose words.
     pub(super) source: Source,
@@ -61,7 +62,11 @@ impl Stream {
     /// What was added since the last call; `is_last` takes a line that has no end yet, too. A log that has become shorter was
     /// begun anew by the next boot, and one that is not there will be.
     pub(super) fn read(&mut self, is_last: bool) -> Result<Vec<Line>, CliError> {
-        self.read_new().map_err(|source| CliError::File { action: "read", path: self.path.clone(), source })?;
+        self.read_new().map_err(|source| CliError::File {
+            action: "read",
+            path: self.path.clone(),
+            source,
+        })?;
         let end = match self.pending.iter().rposition(|byte| *byte == b'\n') {
             _ if is_last => self.pending.len(),
             Some(newline) => newline + 1,
@@ -74,7 +79,11 @@ impl Stream {
 
     /// What was added, as it is: for a console that is shown alone, where a prompt has no end of line.
     pub(super) fn read_raw(&mut self) -> Result<String, CliError> {
-        self.read_new().map_err(|source| CliError::File { action: "read", path: self.path.clone(), source })?;
+        self.read_new().map_err(|source| CliError::File {
+            action: "read",
+            path: self.path.clone(),
+            source,
+        })?;
         // A character that is cut off is shown when the rest of it is there.
         let whole = match std::str::from_utf8(&self.pending) {
             Err(error) if error.error_len().is_none() => error.valid_up_to(),
@@ -126,7 +135,9 @@ fn told(json: &str) -> (Option<String>, String) {
     let value: serde_json::Value = serde_json::from_str(json).unwrap_or_default();
     let word = |name: &str| value[name].as_str().map(str::to_owned);
     let vm = word("vm");
-    if let (Some("failed"), Some(doing), Some(error)) = (value["event"].as_str(), word("doing"), word("error")) {
+    if let (Some("failed"), Some(doing), Some(error)) =
+        (value["event"].as_str(), word("doing"), word("error"))
+    {
         return (vm.clone(), format!("{}: {doing} failed: {error}", vm.unwrap_or_default()));
     }
     let event = serde_json::from_value::<Event>(value).ok();

@@ -224,7 +224,10 @@ impl Survey<'_> {
         }
         self.sockets(&busy, found);
         if let Err(error) = self.layers(vms, found) {
-            let why = format!("layers and images stay, since it cannot be told what is needed: {}", one_line(&error));
+            let why = format!(
+                "layers and images stay, since it cannot be told what is needed: {}",
+                one_line(&error)
+            );
             found.keep(None, why);
         }
         if self.options.disks && busy.is_empty() {
