@@ -54,6 +54,11 @@ pub fn frozen_layer(overlay: &Path, id: &str) -> PathBuf {
     overlay.with_file_name(format!("layer-{id}.qcow2"))
 }
 
+/// Whether this is the name of a lock beside an image, see [`ImagesLayout::lock`].
+pub fn is_image_lock(name: &str) -> bool {
+    name.starts_with('.') && name.ends_with(".lock")
+}
+
 /// How the names of clones' disks in the making start.
 pub const OVERLAY_TEMPORARY: &str = ".overlay-";
 

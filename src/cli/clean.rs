@@ -17,6 +17,9 @@ use super::project;
 use super::table::table;
 use super::units::megabytes;
 
+/// A VM whose project is gone.
+const ORPHAN: &str = "orphan";
+
 /// What was removed, or would be.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct CleanedUp {
@@ -129,7 +132,10 @@ impl CleanedUp {
             printer.tip(&format!("kept: {}", kept.why));
         }
         let freed = megabytes(self.freed_bytes);
+        let orphans = self.removed.iter().filter(|one| one.kind == ORPHAN).count();
         printer.success(&match (self.removed.is_empty(), self.dry_run) {
+            _ if orphans > 0 && self.dry_run => format!("{orphans} would be ended"),
+            _ if orphans > 0 => format!("{orphans} ended; their disks were gone with their projects"),
             (true, _) => "nothing to remove".to_owned(),
             (false, true) => format!("{freed} would be freed"),
             (false, false) => format!("{freed} are free again"),
@@ -151,7 +157,7 @@ fn end_orphans(clean: &Clean, context: &RuntimeContext, printer: &Printer) -> Re
             vm::end_orphan(orphan, context)?;
         }
         let (vm, path) = (Some(orphan.vm.clone()), orphan.directory.clone());
-        removed.push(Removed { kind: "orphan", vm, path, freed_bytes: 0 });
+        removed.push(Removed { kind: ORPHAN, vm, path, freed_bytes: 0 });
     }
     let freed_bytes = removed.iter().map(|one| one.freed_bytes).sum();
     let content = CleanedUp { dry_run: clean.dry_run, removed, kept: Vec::new(), freed_bytes };

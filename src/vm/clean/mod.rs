@@ -109,7 +109,10 @@ pub fn clean(
     let mut report = CleanReport { removed: Vec::new(), kept: survey.kept };
     for mut planned in survey.planned {
         context.cancel.check()?;
-        planned.freed_bytes = usage.take(&planned.path);
+        // What is moved aside takes what it took.
+        if planned.kind != CleanedKind::Record {
+            planned.freed_bytes = usage.take(&planned.path);
+        }
         if !options.dry_run {
             match planned.kind {
                 CleanedKind::Record => planned.path = set_record_aside(&planned, layout)?,

@@ -10,7 +10,7 @@ use super::Cleaned;
 use super::foundations::{FileId, id_of};
 use crate::context::RuntimeContext;
 use crate::files;
-use crate::layout::ProjectLayout;
+use crate::layout::{ProjectLayout, is_image_lock};
 use crate::vm::error::VmError;
 
 /// Unit of `st_blocks`, whatever the filesystem's own is: `stat(2)`.
@@ -78,19 +78,27 @@ pub(super) fn set_record_aside(record: &Cleaned, layout: &ProjectLayout) -> Resu
     Ok(target)
 }
 
+fn entries(directory: &Path) -> impl Iterator<Item = fs::DirEntry> + use<> {
+    fs::read_dir(directory).into_iter().flatten().flatten()
+}
+
 /// Directories in which nothing is left go, too. Each removal is refused as long as something is in it.
 pub(super) fn remove_empty_directories(layout: &ProjectLayout, context: &RuntimeContext, may_all_go: bool) {
     let images = layout.images();
-    for id in fs::read_dir(images.root()).into_iter().flatten().flatten() {
-        let _ = fs::remove_dir(id.path());
+    for id in entries(images.root()) {
+        let is_lock = |entry: &fs::DirEntry| entry.file_name().to_str().is_some_and(is_image_lock);
+        // Whoever waits for one finds that it is gone, and makes another.
+        if entries(&id.path()).all(|entry| is_lock(&entry)) {
+            let _ = fs::remove_dir_all(id.path());
+        }
     }
     let templates = layout.templates();
     for directory in [images.root(), templates.root(), &layout.quarantine(), &layout.logs(), &layout.vms()] {
         let _ = fs::remove_dir(directory);
     }
     let _ = layout.sockets(&context.runtime_root, "any").directory().parent().map(fs::remove_dir);
-    let names = fs::read_dir(layout.state_root()).into_iter().flatten().flatten();
-    let is_left = names.map(|entry| entry.path()).any(|path| path != layout.project_lock());
+    let is_left =
+        entries(layout.state_root()).map(|entry| entry.path()).any(|path| path != layout.project_lock());
     if may_all_go && !is_left {
         // Whoever waits for the lock finds that its file is gone, and makes all anew.
         let _ = fs::remove_file(layout.project_lock());

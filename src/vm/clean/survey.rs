@@ -10,7 +10,7 @@ use super::foundations::{FileId, disks_in, foundations, id_of, known_foundations
 use super::{CleanOptions, Cleaned, CleanedKind, Kept};
 use crate::context::RuntimeContext;
 use crate::files::TEMPORARY;
-use crate::layout::{OVERLAY_TEMPORARY, ProjectLayout, SocketsLayout, is_frozen_layer};
+use crate::layout::{OVERLAY_TEMPORARY, ProjectLayout, SocketsLayout, is_frozen_layer, is_image_lock};
 use crate::lock::Lock;
 use crate::managed::one_line;
 use crate::qemu::running_qemu;
@@ -287,8 +287,8 @@ impl Survey<'_> {
                 let is_needed = entries(&images.image(&id, version_name))
                     .any(|file| file.metadata().is_ok_and(|metadata| needed.contains(&id_of(&metadata))));
                 let is_whole = hidden.is_none();
-                // What an interrupted castra left of one in the making is needed by nobody.
-                let goes = !is_whole && !is_lock(&name) || !is_needed;
+                // What an interrupted castra left of one in the making is needed by nobody. Locks go with the last image.
+                let goes = !is_image_lock(&name) && (!is_whole || !is_needed);
                 if goes && found.take_lock(images.lock(&id, version_name)) {
                     let kind = if is_whole { CleanedKind::Image } else { CleanedKind::Leftover };
                     found.plan(kind, None, version.path());
@@ -308,10 +308,6 @@ fn vm_names(layout: &ProjectLayout) -> BTreeSet<String> {
         vm.map(str::to_owned)
     };
     directories.chain(disks.filter_map(of_disk)).collect()
-}
-
-fn is_lock(name: &str) -> bool {
-    name.starts_with('.') && name.ends_with(".lock")
 }
 
 fn is_one_of(path: &Path, files: &HashSet<FileId>) -> bool {
