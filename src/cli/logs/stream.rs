@@ -165,7 +165,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("web-console.log");
         let mut stream = Stream::new(path.clone(), Source::Console, Some("web".into()));
-        let mut texts = |stream: &mut Stream, is_last| -> Vec<String> {
+        let texts = |stream: &mut Stream, is_last| -> Vec<String> {
             stream.read(is_last).expect("read").into_iter().map(|line| line.text).collect()
         };
         // It is not there before the first boot.

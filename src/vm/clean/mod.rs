@@ -7,6 +7,8 @@
 mod foundations;
 mod remove;
 mod survey;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 

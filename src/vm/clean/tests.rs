@@ -1,0 +1,224 @@
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::cancel::Cancel;
+use crate::context::Environment;
+use crate::layout::frozen_layer;
+use crate::qemu::create_overlay;
+use crate::report::{ImageLabel, Silent};
+use crate::vm::record::{BaseKind, BaseRecord, Progress, Record};
+
+const ALL: CleanOptions = CleanOptions { dry_run: false, disks: false, records: false };
+const DISKS: CleanOptions = CleanOptions { disks: true, ..ALL };
+
+/// A project with a VM `web`, whose disk stands on a layer, and that on an image; and `own`, whose disk stands on a template's.
+struct Fixture {
+    root: TempDir,
+    layout: ProjectLayout,
+    context: RuntimeContext,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let root = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| root.path().join(name);
+        let environment = Environment::of([("XDG_CACHE_HOME", at("cache")), ("XDG_RUNTIME_DIR", at("run"))]);
+        let context = RuntimeContext::new(environment, Arc::new(Silent), Cancel::new());
+        let layout = ProjectLayout::new(at("project").join(".castra"));
+        let fixture = Self { root, layout, context };
+        for version in ["v1", "v2"] {
+            fixture.file(&fixture.image(version));
+        }
+        let state = fixture.layout.state_root().to_owned();
+        fixture.disk(&fixture.layer(1), &fixture.image("v1"));
+        fixture.disk(&fixture.layer(2), &fixture.image("v2"));
+        fixture.disk(&fixture.layout.layer("a1"), &fixture.image("v1"));
+        fixture.disk(&fixture.layout.layer("a2"), &fixture.image("v1"));
+        fixture.vm("web", &fixture.layer(1), Progress::Stopped);
+        fixture.vm("own", &fixture.layout.layer("a1"), Progress::Stopped);
+        assert!(state.is_dir());
+        fixture
+    }
+
+    fn image(&self, version: &str) -> PathBuf {
+        self.layout.images().image("alpine", version).join("rootfs.qcow2")
+    }
+
+    fn layer(&self, number: u64) -> PathBuf {
+        frozen_layer(&self.layout.overlay("web"), &format!("{number:016x}"))
+    }
+
+    fn file(&self, path: &Path) {
+        fs::create_dir_all(path.parent().expect("a parent")).expect("made");
+        fs::write(path, vec![1; 8192]).expect("written");
+    }
+
+    fn disk(&self, path: &Path, backing: &Path) {
+        self.file(path);
+        File::create(path).expect("emptied");
+        create_overlay(path, backing, 1 << 20).expect("written");
+    }
+
+    fn vm(&self, name: &str, backing: &Path, progress: Progress) {
+        let overlay = self.layout.overlay(name);
+        self.disk(&overlay, backing);
+        let kind = BaseKind::Managed(ImageLabel { id: "alpine".into(), version: "v1".into() });
+        let base = BaseRecord { kind, content: String::new(), stamp: None };
+        let mut record = Record::new(&self.layout, name, &overlay, base);
+        record.progress = progress;
+        record.save(&self.layout).expect("saved");
+    }
+
+    fn clean(&self, names: &[&str], options: CleanOptions) -> CleanReport {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        clean(&names, options, &self.layout, &self.context).expect("cleans")
+    }
+
+    /// What went, as seen from the project.
+    fn gone(&self, report: &CleanReport) -> BTreeSet<String> {
+        let root = self.layout.state_root();
+        let name = |one: &Cleaned| one.path.strip_prefix(root).unwrap_or(&one.path).display().to_string();
+        report.removed.iter().map(name).collect()
+    }
+}
+
+fn set(names: &[&str]) -> BTreeSet<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+fn why(report: &CleanReport) -> String {
+    report.kept.iter().map(|kept| kept.why.as_str()).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn what_no_disk_stands_on_goes_and_nothing_else() {
+    let fixture = Fixture::new();
+    // Somebody's own disk keeps what it stands on, too.
+    fixture.disk(&fixture.layout.state_root().join("mine"), &fixture.layout.layer("a2"));
+    let expected = set(&["images/alpine/v2", "layer-0000000000000002.qcow2"]);
+    let told = fixture.clean(&[], CleanOptions { dry_run: true, ..ALL });
+    assert_eq!(fixture.gone(&told), expected);
+    assert!(fixture.layer(2).exists());
+    let done = fixture.clean(&[], ALL);
+    assert_eq!(done, told, "a dry run tells the same");
+    assert!(!fixture.layer(2).exists() && !fixture.image("v2").exists());
+    for stays in
+        [fixture.layer(1), fixture.layout.layer("a1"), fixture.layout.layer("a2"), fixture.image("v1")]
+    {
+        assert!(stays.exists(), "{}", stays.display());
+    }
+    fs::remove_file(fixture.layout.state_root().join("mine")).expect("removed");
+    assert_eq!(fixture.gone(&fixture.clean(&[], ALL)), set(&["templates/a2"]));
+}
+
+#[test]
+fn a_chain_that_cannot_be_read_keeps_all_layers() {
+    let fixture = Fixture::new();
+    fixture.file(&fixture.layout.state_root().join("cut-off.qcow2"));
+    let report = fixture.clean(&[], ALL);
+    assert_eq!(fixture.gone(&report), set(&[]));
+    assert!(why(&report).contains("it cannot be told what is needed"), "{report:?}");
+    fs::remove_file(fixture.image("v1")).expect("removed");
+    fs::remove_file(fixture.layout.state_root().join("cut-off.qcow2")).expect("removed");
+    assert!(why(&fixture.clean(&[], ALL)).contains("is missing"));
+    assert!(fixture.layer(2).exists());
+}
+
+#[test]
+fn a_vm_that_is_suspended_is_not_touched() {
+    let fixture = Fixture::new();
+    fixture.vm("web", &fixture.layer(1), Progress::Suspended);
+    let files = fixture.layout.vm("web");
+    for path in [files.machine_state(), files.console_log(), files.initramfs()] {
+        fixture.file(&path);
+    }
+    let report = fixture.clean(&["web"], DISKS);
+    assert_eq!(fixture.gone(&report), set(&[]));
+    assert!(why(&report).contains("VM `web` is suspended"));
+    let report = fixture.clean(&[], DISKS);
+    assert!(!fixture.layout.overlay("own").exists());
+    for stays in [fixture.layout.overlay("web"), files.machine_state(), files.console_log(), fixture.layer(1)]
+    {
+        assert!(stays.exists(), "{} {report:?}", stays.display());
+    }
+}
+
+#[test]
+fn one_vm_goes_without_the_others_and_in_the_end_all() {
+    let fixture = Fixture::new();
+    fixture.file(&fixture.layout.vm("web").host_key());
+    fixture.file(&fixture.layout.vm("own").console_log());
+    let report = fixture.clean(&["web"], DISKS);
+    assert_eq!(fixture.gone(&report), set(&["vms/web", "web-overlay.qcow2"]));
+    assert!(fixture.layer(1).exists() && fixture.layout.vm("own").console_log().exists());
+    assert!(matches!(
+        clean(&["web".into()], DISKS, &fixture.layout, &fixture.context),
+        Err(VmError::Unknown { .. })
+    ));
+    fixture.clean(&[], DISKS);
+    assert!(!fixture.layout.state_root().exists(), "as if there had never been a VM");
+    assert!(fixture.root.path().join("project").is_dir());
+    assert_eq!(fixture.clean(&[], DISKS), CleanReport::default());
+}
+
+#[test]
+fn a_disk_that_another_stands_on_stays_with_its_vm() {
+    let fixture = Fixture::new();
+    fixture.disk(&fixture.layout.state_root().join("mine.qcow2"), &fixture.layout.overlay("web"));
+    let report = fixture.clean(&[], DISKS);
+    assert!(why(&report).contains("another disk stands on"), "{report:?}");
+    assert!(fixture.layout.overlay("web").exists() && fixture.layout.vm("web").record().exists());
+    assert!(fixture.layer(1).exists() && !fixture.layout.overlay("own").exists());
+}
+
+#[test]
+fn a_damaged_record_is_moved_aside_and_the_disk_stays() {
+    let fixture = Fixture::new();
+    let record = fixture.layout.vm("web").record();
+    fs::write(&record, "{\"format\": 1, ").expect("written");
+    let report = fixture.clean(&["web"], DISKS);
+    assert!(why(&report).contains("--records moves it aside"), "{report:?}");
+    assert!(record.exists() && fixture.layout.overlay("web").exists());
+    let report = fixture.clean(&["web"], CleanOptions { records: true, ..ALL });
+    assert_eq!(fixture.gone(&report), set(&["quarantine/web-record.1.json"]));
+    assert!(!record.exists() && fixture.layout.overlay("web").exists());
+    assert_eq!(fs::read(&report.removed[0].path).expect("read"), b"{\"format\": 1, ");
+}
+
+#[test]
+fn a_second_name_frees_nothing_and_the_last_one_all() {
+    let fixture = Fixture::new();
+    let elsewhere = fixture.root.path().join("cached");
+    fs::hard_link(fixture.image("v2"), &elsewhere).expect("linked");
+    let freed = |report: &CleanReport| {
+        let image = report.removed.iter().find(|one| one.kind == CleanedKind::Image);
+        image.map(|image| image.freed_bytes)
+    };
+    let dry = CleanOptions { dry_run: true, ..ALL };
+    assert_eq!(freed(&fixture.clean(&[], dry)), Some(0));
+    // Two names that both go count once.
+    let second = fixture.image("v2").with_file_name("second");
+    fs::remove_file(elsewhere).expect("removed");
+    fs::hard_link(fixture.image("v2"), second).expect("linked");
+    let told = freed(&fixture.clean(&[], dry)).expect("goes");
+    assert!((8192..16_384).contains(&told), "{told}");
+    assert_eq!(freed(&fixture.clean(&[], ALL)), Some(told));
+}
+
+#[test]
+fn whoever_works_on_a_vm_is_waited_for() {
+    let fixture = Fixture::new();
+    let context = fixture.context.clone();
+    let held = crate::vm::up::lock("web", &fixture.layout, &context).expect("held");
+    // Nobody waits for good.
+    context.cancel.cancel();
+    let refused = clean(&[], DISKS, &fixture.layout, &context);
+    assert!(matches!(refused, Err(VmError::Lock(_))), "{refused:?}");
+    assert!(fixture.layout.overlay("web").exists());
+    drop(held);
+}
