@@ -145,7 +145,7 @@ fn restart_and_logs(project: &Project) {
         (&"running".into(), &true.into())
     );
     assert_ne!(project.qemu_pid("web"), before);
-    eventually("the new boot's console", Duration::from_secs(60), || follower.has_seen("console | Mounting"));
+    eventually("the new boot's console", Duration::from_secs(60), || follower.has_seen("Mounting root"));
     eventually("what castra did", Duration::from_secs(60), || follower.has_seen("web: stopped"));
     // It ends with its VM, and not by its stdin, which is open still.
     assert_eq!(console.child.wait().expect("ends").code(), Some(0));
