@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 
 use crate::layout::is_frozen_layer;
 use crate::qemu::{Qcow2Header, QemuError};
-use crate::vm::disk::backing_path;
 use crate::vm::error::VmError;
 
 /// More layers than QEMU would open, and enough to notice that a chain bites its own tail.
@@ -80,12 +79,12 @@ fn follow(disk: &Path, found: &mut HashSet<FileId>) -> Result<(), VmError> {
     let mut path = disk.to_owned();
     for _ in 0..MAX_LAYERS {
         let header = match Qcow2Header::read(&path) {
-            // A raw image, which stands on nothing.
-            Err(QemuError::NotQcow2 { .. }) if path != disk => break,
+            // A raw image, which stands on nothing; but a damaged layer did stand on something.
+            Err(QemuError::NotQcow2 { .. }) if path != disk && !is_disk(&path).unwrap_or(true) => break,
             header => header?,
         };
-        let Some(name) = header.backing_file else { break };
-        path = backing_path(&path, &name);
+        let Some(backing) = header.backing_path(&path).map_err(QemuError::from)? else { break };
+        path = backing;
         let missing = |_| VmError::BaseMissing {
             vm: disk.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             base: path.clone(),
@@ -122,6 +121,8 @@ mod tests {
         assert_eq!(disks, [at("mine"), at("web-overlay.qcow2")]);
         let found = foundations(&disks).expect("readable");
         assert_eq!(found, HashSet::from([id("base.raw"), id("layer-0123456789abcdef.qcow2")]));
+        fs::write(at("base.raw"), MAGIC).expect("a damaged qcow2");
+        assert!(matches!(foundations(&disks), Err(VmError::Qemu(_))));
         fs::remove_file(at("base.raw")).expect("removed");
         assert!(matches!(foundations(&disks), Err(VmError::BaseMissing { .. })));
         fs::write(at("cut-off.qcow2"), "QF").expect("written");

@@ -68,7 +68,7 @@ impl Fixture {
         let overlay = self.layout.overlay(name);
         self.disk(&overlay, backing);
         let kind = BaseKind::Managed(ImageLabel { id: "alpine".into(), version: "v1".into() });
-        let base = BaseRecord { kind, content: String::new(), stamp: None };
+        let base = BaseRecord { kind, content: String::new(), stamp: None, allow_backing_file: false };
         let mut record = Record::new(&self.layout, name, &overlay, base);
         record.progress = progress;
         record.save(&self.layout).expect("saved");
