@@ -46,7 +46,7 @@ impl Fixture {
     }
 
     fn image(&self, version: &str) -> PathBuf {
-        self.layout.images().image("alpine", version).join("rootfs.qcow2")
+        self.layout.images().image("alpine", version).join("rootfs.raw")
     }
 
     fn layer(&self, number: u64) -> PathBuf {
