@@ -5,6 +5,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
+use tempfile::NamedTempFile;
+
 use crate::failpoint::{self, Point};
 
 /// How the names of files in the making start.
@@ -18,13 +20,29 @@ pub const TEMPORARY: &str = ".castra-";
 pub fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     create_private_directory(directory)?;
-    let mut temporary = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(directory)?;
-    temporary.write_all(bytes)?;
-    temporary.as_file().set_permissions(fs::Permissions::from_mode(mode))?;
+    let temporary = write_beside(directory, bytes, mode)?;
     temporary.as_file().sync_all()?;
     failpoint::reach(Point::StateWritten);
     temporary.persist(path).map_err(|error| error.error)?;
     File::open(directory)?.sync_all()
+}
+
+/// The same without waiting for the disk: whoever reads finds the old or the new file, but for a power failure, which may
+/// leave an empty one. For what can be done without. The directory is there.
+///
+/// # Errors
+/// Those of any step; the old file is then untouched.
+pub fn write_lazily(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let temporary = write_beside(path.parent().unwrap_or(Path::new(".")), bytes, mode)?;
+    temporary.persist(path).map_err(|error| error.error)?;
+    Ok(())
+}
+
+fn write_beside(directory: &Path, bytes: &[u8], mode: u32) -> io::Result<NamedTempFile> {
+    let mut temporary = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(directory)?;
+    temporary.write_all(bytes)?;
+    temporary.as_file().set_permissions(fs::Permissions::from_mode(mode))?;
+    Ok(temporary)
 }
 
 /// Removes what a process that was killed left of the files it was making in this directory. Only for who holds the lock

@@ -9,6 +9,7 @@
 //!   layer-<id>.qcow2                       what the disks of a VM and its clones share, beside the VM's disk; read-only
 //!   vms/<vm>/                              vm.json  qemu.pid  lock  initramfs  host_key  client_key  known_hosts
 //!                                          machine.state: memory and devices of a suspended VM
+//!                                          boots/<unix ms>.json: the phases of its last starts
 //!   logs/                                  castra.log[.1]  image-manager.log  <vm>-console.log  <vm>-qemu.log
 //!   lock                                   shared by whoever changes a VM, held alone by `clean`
 //!   cache/                                 stands in for a cache that cannot be written to
@@ -232,6 +233,21 @@ impl VmLayout {
     /// Held by whoever is connected to the console.
     pub fn console_lock(&self) -> PathBuf {
         self.directory.join("console.lock")
+    }
+
+    /// What is kept of the VM's last starts: one file a start.
+    pub fn boots(&self) -> PathBuf {
+        self.directory.join("boots")
+    }
+
+    /// What is kept of the start that began then.
+    pub fn boot(&self, started_unix_ms: u64) -> PathBuf {
+        self.boots().join(format!("{started_unix_ms}.json"))
+    }
+
+    /// When the start began that a file of this name tells of.
+    pub fn start_of_boot(name: &str) -> Option<u64> {
+        name.strip_suffix(".json")?.parse().ok()
     }
 
     /// The SSH server's private key, handed to the guest.

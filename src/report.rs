@@ -6,10 +6,9 @@
 //! - per image: [`Event::ImageChosen`]? , then per artifact [`Event::ArtifactStep`] …, with any number of
 //!   [`Event::Download`]s between [`Event::DownloadStarted`] and [`Event::DownloadFinished`]; last
 //!   [`Event::ImageReady`];
-//! - per VM: image events, [`Event::AcceleratorChosen`], where a template is wanted [`Event::TemplateBaking`] with
+//! - per VM, with a [`Event::VmPhase`] as each phase ends: image events, [`Event::AcceleratorChosen`], where a template is wanted [`Event::TemplateBaking`] with
 //!   [`Event::VmPhase`]s and [`Event::TemplateBaked`], or [`Event::TemplateRefused`]; [`Event::OverlayCreated`]?,
-//!   [`Event::VmStarting`],
-//!   [`Event::VmPhase`] …, [`Event::VmRunning`]; for a suspended VM [`Event::VmResuming`], [`Event::VmRunning`]; on the way
+//!   [`Event::VmStarting`], [`Event::VmSlow`]?, [`Event::VmRunning`]; for a suspended VM [`Event::VmResuming`], [`Event::VmRunning`]; on the way
 //!   down [`Event::VmStopping`], [`Event::VmStopped`], or [`Event::VmSuspending`], [`Event::VmSuspended`].
 //!
 //! [`Event::Waiting`] and [`Event::Warning`] may come at any time. Events of different VMs interleave.
@@ -182,14 +181,33 @@ pub enum Event {
         /// Whether it goes on from a warm template, instead of booting.
         warm: bool,
     },
-    /// A boot has come this far.
+    /// A phase of a start, or of the boot of a template, has ended.
     VmPhase {
         /// The VM.
         vm: String,
-        /// `qemu`, `initramfs`, `root`, `ready`, `services`.
+        /// One of [`crate::vm::Phase`]'s names.
         phase: String,
-        /// Milliseconds since QEMU's start.
+        /// How long it took, in milliseconds.
+        took_ms: u64,
+        /// When it ended: milliseconds since the start began, or since the template's kernel started.
         at_ms: u64,
+        /// The phase that has begun by that; nothing where none has.
+        next: Option<String>,
+    },
+    /// A boot takes much longer than usual. Told once.
+    VmSlow {
+        /// The VM.
+        vm: String,
+        /// The phase it is in.
+        phase: String,
+        /// For how long, in milliseconds.
+        in_phase_ms: u64,
+        /// What is usual, from earlier boots; nothing if there were none.
+        usual_ms: Option<u64>,
+        /// The last line of the guest's console.
+        console: Option<String>,
+        /// The probable cause, as half a sentence.
+        cause: Option<String>,
     },
     /// Commands can run inside.
     VmRunning {

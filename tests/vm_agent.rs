@@ -135,10 +135,14 @@ impl Vm {
         port
     }
 
+    /// The next message but for the one that is checked in [`Self::hello`].
     fn next(&self, port: &mut ControlPort) -> GuestMessage {
-        match port.next(self.deadline) {
-            Ok(message) => message,
-            Err(error) => panic!("{error}; the console:\n{}", self.console()),
+        loop {
+            match port.next(self.deadline) {
+                Ok(GuestMessage::RootMounted { .. }) => {}
+                Ok(message) => return message,
+                Err(error) => panic!("{error}; the console:\n{}", self.console()),
+            }
         }
     }
 
@@ -150,8 +154,15 @@ impl Vm {
     fn hello(&self, port: &mut ControlPort) -> (Vec<Stage>, bool) {
         loop {
             match self.next(port) {
-                GuestMessage::Hello { stages, personalised, .. } => {
+                GuestMessage::Hello { stages, personalised, uptime_ms, root_mounted_ms, .. } => {
                     assert!(stages.is_sorted_by_key(|reached| reached.uptime_ms), "{stages:?}");
+                    assert!(stages.iter().all(|reached| Some(reached.uptime_ms) <= uptime_ms), "{stages:?}");
+                    if let Some(root) = stages.iter().find(|reached| reached.stage == Stage::Root) {
+                        assert!(
+                            root_mounted_ms.is_some_and(|mounted| mounted <= root.uptime_ms),
+                            "{root_mounted_ms:?}"
+                        );
+                    }
                     return (stages.iter().map(|reached| reached.stage).collect(), personalised);
                 }
                 GuestMessage::Failed { errand: Errand::Protocol, .. } => {}

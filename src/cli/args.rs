@@ -88,6 +88,8 @@ pub(super) enum Command {
     Cp(Cp),
     /// Show what a VM's console, QEMU or the image manager said
     Logs(Logs),
+    /// Show what the last start of a VM did, and how long each phase took
+    Timeline(Timeline),
     /// Show which ports of this machine lead into which VM
     Ports(Ports),
     /// Look at managed images, fetch, check, carry and remove them
@@ -134,7 +136,7 @@ pub(super) struct Up {
     /// Drop the memory of a suspended VM and boot from its disk, which was written out when it was suspended
     #[arg(long)]
     pub(super) discard_suspended: bool,
-    /// How long a boot may take, in seconds [default: 300 under tcg, else 120]
+    /// How long a boot may take, in seconds [default: 300 under tcg, else 120; more on a busy machine]
     #[arg(long, value_name = "SECS", value_parser = seconds, conflicts_with = "no_wait")]
     pub(super) boot_timeout: Option<Duration>,
 }
@@ -385,6 +387,25 @@ pub(super) enum LogSource {
     Castra,
     /// All of these
     All,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "The last 20 starts of each VM are kept with it, those that failed too.")]
+pub(super) struct Timeline {
+    /// The VM [default: the only one]
+    pub(super) vm: Option<String>,
+    /// List the starts that are kept
+    #[arg(long, conflicts_with_all = ["compare", "boots"])]
+    pub(super) list: bool,
+    /// Put the last two starts side by side
+    #[arg(long, conflicts_with = "boots")]
+    pub(super) compare: bool,
+    /// Put the last N starts side by side
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=20))]
+    pub(super) boots: Option<u32>,
+    /// Write a page for a browser that shows all kept starts and needs nothing else
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["list", "compare", "boots"])]
+    pub(super) html: Option<PathBuf>,
 }
 
 #[derive(Debug, ClapArgs)]

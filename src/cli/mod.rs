@@ -34,6 +34,7 @@ mod suspend;
 mod table;
 mod template;
 mod terminal;
+mod timeline;
 mod units;
 mod up;
 mod usage;
@@ -99,6 +100,7 @@ fn run(args: &Args, environment: Environment, printer: &Arc<Printer>) -> Result<
         Command::Console(console) => console::run(console, args, &context, printer),
         Command::Cp(cp) => cp::run(cp, args, &context, printer),
         Command::Logs(logs) => logs::run(logs, args, &context, printer),
+        Command::Timeline(timeline) => timeline::run(timeline, args, &context, printer),
         Command::Ports(ports) => ports::run(ports, args, &context, printer),
         Command::Image(image) => image::run(image, args, &context, printer),
         Command::Doctor(doctor) => doctor::run(doctor, args, &context, printer),

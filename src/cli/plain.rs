@@ -8,7 +8,7 @@ use crate::report::{Event, Reporter};
 
 use super::args::Verbosity;
 use super::printer::write_line;
-use super::units::{gibibytes, megabytes, span};
+use super::units::{brief, gibibytes, megabytes, span};
 
 /// A download says how far it is each time another so many percent are done.
 const DOWNLOAD_STEP_PERCENT: u64 = 20;
@@ -84,9 +84,10 @@ pub(super) fn line(event: &Event) -> Option<(String, Verbosity)> {
             Event::VmSuspended { vm, bytes: None } => (format!("→ {vm}: was suspended already"), Normal),
             Event::VmCloned { vm, of } => (format!("→ {vm}: cloned from {of}"), Normal),
             Event::VmResuming { vm } => (format!("→ {vm}: going on from where it was suspended…"), Normal),
-            Event::VmPhase { vm, phase, at_ms } => {
-                (format!("→ {vm}: {phase} after {}", span(Duration::from_millis(*at_ms))), Verbose)
+            Event::VmPhase { vm, phase, took_ms, .. } => {
+                (format!("→ {vm}: {phase:<11} {:>8}", brief(*took_ms)), Verbose)
             }
+            Event::VmSlow { .. } => (slow_line(event)?, Normal),
             Event::VmRunning { vm, boot_ms: Some(ms) } => {
                 (format!("→ {vm}: ready in {}", span(Duration::from_millis(*ms))), Normal)
             }
@@ -103,6 +104,22 @@ pub(super) fn line(event: &Event) -> Option<(String, Verbosity)> {
             _ => return None,
         })
     })
+}
+
+/// What a boot is told to wait for.
+fn slow_line(event: &Event) -> Option<String> {
+    let Event::VmSlow { vm, phase, in_phase_ms, usual_ms, console, cause } = event else { return None };
+    let mut line = format!("warning: {vm}: still in phase {phase} after {}", brief(*in_phase_ms));
+    if let Some(usual) = usual_ms {
+        line.push_str(&format!("; usual is {}", brief(*usual)));
+    }
+    if let Some(said) = console {
+        line.push_str(&format!("; the console says: {said}"));
+    }
+    if let Some(cause) = cause {
+        line.push_str(&format!("\n  probable cause: {cause}"));
+    }
+    Some(line)
 }
 
 fn image_line(event: &Event) -> Option<(String, Verbosity)> {

@@ -119,8 +119,8 @@ impl TerminalReporter {
                 self.end(vm);
                 false
             }
-            Event::VmPhase { vm, phase, .. } => {
-                self.spin(vm, format!("→ {vm}: booting ({phase})…"));
+            Event::VmPhase { vm, next: Some(phase), .. } => {
+                self.spin(vm, format!("→ {vm}: starting ({phase})…"));
                 false
             }
             Event::VmStopping { vm, method } => {

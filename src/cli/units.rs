@@ -35,9 +35,27 @@ pub(super) fn span(duration: Duration) -> String {
     }
 }
 
+/// A time span to be compared with others, from milliseconds: `0.04 s`, `5.7 s`, `40 s`, `5 min 10 s`.
+pub(super) fn brief(ms: u64) -> String {
+    match ms {
+        0..1_000 => format!("{:.2} s", ms as f64 / 1e3),
+        1_000..10_000 => format!("{:.1} s", ms as f64 / 1e3),
+        10_000..60_000 => format!("{} s", ms / 1_000),
+        _ => span(Duration::from_millis(ms)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn brief_spans_keep_what_matters() {
+        assert_eq!(
+            [4, 420, 5_720, 40_900, 310_000].map(brief),
+            ["0.00 s", "0.42 s", "5.7 s", "40 s", "5 min 10 s"]
+        );
+    }
 
     #[test]
     fn numbers_read_well() {

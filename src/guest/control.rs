@@ -303,6 +303,7 @@ fn accept(mut message: GuestMessage) -> Result<GuestMessage, ControlError> {
         }
         GuestMessage::Failed { reason, .. } => make_harmless(reason),
         GuestMessage::Stage(_)
+        | GuestMessage::RootMounted { .. }
         | GuestMessage::Personalised
         | GuestMessage::Settled
         | GuestMessage::Synced

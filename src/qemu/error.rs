@@ -32,6 +32,8 @@ pub enum QemuError {
         vm: String,
         /// What QEMU wrote on stderr.
         stderr: String,
+        /// The signal that ended it, if one did.
+        signal: Option<i32>,
     },
     /// QEMU lives but does not answer on its machine protocol.
     #[error("QEMU of VM `{vm}` does not answer")]

@@ -5,6 +5,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::time::{Duration, Instant};
@@ -34,6 +35,9 @@ const POLL: Duration = Duration::from_millis(100);
 
 /// How long QEMU may take to load a saved state.
 const LOAD_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long a QEMU that has closed its connections may take to end by itself.
+const DYING_LIMIT: Duration = Duration::from_millis(500);
 
 /// How often a wait for QEMU's end looks.
 const END_POLL: Duration = Duration::from_millis(2);
@@ -79,12 +83,19 @@ pub struct QemuProcess {
     child: Child,
     /// QEMU's version, as it says itself.
     pub version: String,
+    /// When it greeted.
+    pub greeted: Instant,
 }
 
 impl QemuProcess {
     /// Whether it still lives.
     pub fn is_alive(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// The signal that has ended it, or is just about to.
+    pub fn signal(&mut self) -> Option<i32> {
+        signal_of(&mut self.child)
     }
 
     /// Waits for its end, which was asked for, and enforces it after `limit`.
@@ -155,16 +166,19 @@ pub fn launch(binary: &QemuBinary, launch: Launch<'_>, cancel: &Cancel) -> Resul
     // From here on only QEMU listens, so that its death closes the connection.
     drop(passed);
     let greeted = await_greeting(&mut child, qmp, cancel).and_then(|mut qmp| {
+        let greeted = Instant::now();
         incoming.map_or(Ok(()), |state| load(&mut qmp, &state, cancel))?;
-        Ok(qmp.version().to_owned())
+        Ok((qmp.version().to_owned(), greeted))
     });
     match greeted {
-        Ok(version) => Ok(QemuProcess { child, version }),
+        Ok((version, greeted)) => Ok(QemuProcess { child, version, greeted }),
         Err(failure) => {
+            // Its connection ends a moment before it does.
+            let signal = if matches!(failure, Failure::Died) { signal_of(&mut child) } else { None };
             kill(&mut child);
             Err(match failure {
                 Failure::Interrupted(interrupted) => interrupted.into(),
-                Failure::Died => died(&spec.name, log),
+                Failure::Died => died(&spec.name, log, signal),
                 Failure::Qmp(source) => QemuError::Silent { vm: spec.name.clone(), source },
             })
         }
@@ -218,8 +232,8 @@ fn failure(error: QmpError) -> Failure {
     }
 }
 
-fn died(vm: &str, log: &Path) -> QemuError {
-    QemuError::Died { vm: vm.to_owned(), stderr: end_of_log(log) }
+fn died(vm: &str, log: &Path, signal: Option<i32>) -> QemuError {
+    QemuError::Died { vm: vm.to_owned(), stderr: end_of_log(log), signal }
 }
 
 /// The end of a log that QEMU wrote, whatever it holds and however long it is.
@@ -234,6 +248,17 @@ pub fn end_of_log(log: &Path) -> String {
         io::Result::Ok(bytes)
     };
     String::from_utf8_lossy(&read().unwrap_or_default()).into_owned()
+}
+
+/// The signal that ends a process whose end is under way.
+fn signal_of(child: &mut Child) -> Option<i32> {
+    let deadline = Instant::now() + DYING_LIMIT;
+    loop {
+        match child.try_wait() {
+            Ok(None) if Instant::now() < deadline => std::thread::sleep(END_POLL),
+            ended => return ended.ok().flatten()?.signal(),
+        }
+    }
 }
 
 fn kill(child: &mut Child) {

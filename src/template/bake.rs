@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use castra_wire::{Errand, GuestMessage, StageReached};
+use castra_wire::{Errand, GuestMessage};
 use serde_json::json;
 
 use crate::command::Lifetime;
@@ -35,6 +35,9 @@ const SAVE_LIMIT: Duration = Duration::from_secs(60);
 /// How long QEMU may take to end once it is told to.
 const END_LIMIT: Duration = Duration::from_secs(10);
 
+/// How often the wait for the guest looks at its console.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
 /// What a template is to be made of.
 pub struct BakeRequest<'a> {
     /// What goes into its key.
@@ -57,8 +60,10 @@ pub struct BakeRequest<'a> {
     pub is_alone: &'a dyn Fn() -> bool,
     /// How long the guest may take to come to rest.
     pub limit: Duration,
-    /// Hears of each stage of the boot.
-    pub on_stage: &'a dyn Fn(StageReached),
+    /// Hears what the guest says.
+    pub on_message: &'a dyn Fn(&GuestMessage),
+    /// Why the guest will never come to rest, by its console and by QEMU's log; nothing if it may.
+    pub is_hopeless: &'a dyn Fn(&Path, &Path) -> Option<String>,
 }
 
 /// Makes a template and publishes it. Whatever goes wrong, nothing is left of it, and no process.
@@ -179,7 +184,7 @@ fn save(
     // Before the boot: a QEMU that cannot do this says so at once.
     ignore_shared_memory(&mut qmp).map_err(unsupported)?;
     drop(qmp);
-    bring_to_rest(request, sockets, started)?;
+    bring_to_rest(request, sockets, work, started)?;
     let boot = started.elapsed();
     failpoint::reach(Point::BakeAtRest);
     let mut qmp = connect(sockets)?;
@@ -207,6 +212,7 @@ fn unsupported(error: QmpError) -> TemplateError {
 fn bring_to_rest(
     request: &BakeRequest<'_>,
     sockets: &SocketsLayout,
+    work: &TemplateLayout,
     started: Instant,
 ) -> Result<(), TemplateError> {
     let deadline = started + request.limit;
@@ -214,19 +220,26 @@ fn bring_to_rest(
     port.attach()?;
     port.settle()?;
     loop {
-        match port.next(deadline) {
-            Ok(GuestMessage::Settled) => return Ok(()),
-            Ok(GuestMessage::Hello { stages, .. }) => stages.into_iter().for_each(request.on_stage),
-            Ok(GuestMessage::Stage(stage)) => (request.on_stage)(stage),
-            // A disk that did not grow would stay small in every VM; the network may still come.
-            Ok(GuestMessage::Failed { errand, reason }) if errand != Errand::Network => {
-                return Err(TemplateError::Guest { errand: format!("{errand:?}").to_lowercase(), reason });
+        let message = match port.next(deadline.min(Instant::now() + LOOK_EVERY)) {
+            Err(ControlError::Silent) if Instant::now() < deadline => {
+                match (request.is_hopeless)(&work.console_log(), &work.qemu_log()) {
+                    Some(cause) => return Err(TemplateError::Hopeless { cause }),
+                    None => continue,
+                }
             }
-            Ok(_) => {}
             Err(ControlError::Silent) => {
                 return Err(TemplateError::Restless { limit_secs: request.limit.as_secs() });
             }
-            Err(error) => return Err(error.into()),
+            other => other?,
+        };
+        (request.on_message)(&message);
+        match message {
+            GuestMessage::Settled => return Ok(()),
+            // A disk that did not grow would stay small in every VM; the network may still come.
+            GuestMessage::Failed { errand, reason } if errand != Errand::Network => {
+                return Err(TemplateError::Guest { errand: format!("{errand:?}").to_lowercase(), reason });
+            }
+            _ => {}
         }
     }
 }

@@ -27,6 +27,12 @@ pub enum TemplateError {
         /// The limit.
         limit_secs: u64,
     },
+    /// The guest will never come up, by what it says itself.
+    #[error("the guest gave up its boot: {cause}")]
+    Hopeless {
+        /// The probable cause.
+        cause: String,
+    },
     /// The guest could not do what a template needs.
     #[error("the guest could not {errand}: {reason}")]
     Guest {
@@ -73,6 +79,7 @@ impl TemplateError {
         matches!(
             self,
             Self::Restless { .. }
+                | Self::Hopeless { .. }
                 | Self::Guest { .. }
                 | Self::Unsupported(_)
                 | Self::Qemu(QemuError::NotSaved { .. } | QemuError::Died { .. })
@@ -100,6 +107,7 @@ impl Explain for TemplateError {
         match self {
             Self::File { source, .. } => kind_of_io(source),
             Self::Restless { .. }
+            | Self::Hopeless { .. }
             | Self::Guest { .. }
             | Self::Died(_)
             | Self::Silent(_)

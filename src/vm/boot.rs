@@ -1,7 +1,8 @@
 //! One start of a VM: QEMU is started, the agent says hello, the VM gets its personality, commands can run.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use crate::command::Lifetime;
 use crate::config::BootProfile;
 use crate::context::RuntimeContext;
 use crate::failpoint::{self, Point};
@@ -16,15 +17,17 @@ use crate::qemu::{
 use crate::report::Event;
 
 use super::clock::{millis, since_epoch};
+use super::diagnosis::{About, Trouble};
 use super::error::VmError;
 use super::forwards;
 use super::leftovers::clean_up;
 use super::machine::{Image, machine, tcg_cpu};
-use super::record::{BootRecord, MachineRecord, Progress, Record, StartKind};
+use super::record::{BaseKind, BootRecord, MachineRecord, Progress, Record, StartKind};
 use super::suspended::host_of;
+use super::timeline::{Phase, StartResult, Stopwatch, Timeline, keep};
 use super::up::{UpOptions, WaitFor};
 use super::warm::{self, Warm};
-use super::watch::BootWatch;
+use super::watch::{BootEnd, BootWatch};
 
 /// Another program may take the port between its choice and QEMU's start; more often than this it is no accident.
 pub(super) const PORT_ATTEMPTS: usize = 5;
@@ -40,6 +43,7 @@ pub(super) struct BootRequest<'a> {
     pub(super) layout: &'a ProjectLayout,
     pub(super) context: &'a RuntimeContext,
     pub(super) options: UpOptions,
+    pub(super) stopwatch: &'a Stopwatch,
 }
 
 /// Starts the VM, from a warm template if there is one, and writes its record. After a failure no process is left, and
@@ -60,6 +64,7 @@ pub(super) fn start(
             if is_templates_fault(&error) {
                 warm::give_up_on(warm, &error.to_string());
             }
+            request.stopwatch.begin_anew();
             boot(request, record, choice)
         }
         result => result,
@@ -74,6 +79,7 @@ fn boot(request: &BootRequest<'_>, record: Record, choice: AcceleratorChoice) ->
             request.report(Event::VmRetriesUnderTcg { vm, reason });
             let name = choice.accelerator.name();
             let reason = format!("a boot under {name} failed");
+            request.stopwatch.begin_anew();
             attempt(request, record, AcceleratorChoice { accelerator: Accelerator::Tcg, reason }, None)
         }
         result => result,
@@ -129,30 +135,90 @@ pub(super) fn accelerator(
 
 /// Whether QEMU could not go on from the state, or the guest could not. A busy machine that was too slow proves nothing.
 fn is_templates_fault(error: &VmError) -> bool {
-    matches!(
-        error,
-        VmError::BootDied { .. } | VmError::AgentFailed { .. } | VmError::Qemu(QemuError::Died { .. })
-    )
+    matches!(error, VmError::BootDied { .. } | VmError::AgentFailed { .. })
+        || matches!(qemus_fault(error), Some(QemuError::Died { .. }))
+}
+
+/// What QEMU did, if it did not start.
+fn qemus_fault(error: &VmError) -> Option<&QemuError> {
+    match error {
+        VmError::Qemu(error) => Some(error),
+        VmError::NotStarted { error, .. } => Some(error),
+        _ => None,
+    }
 }
 
 /// Whether the failure may be that of the accelerator, or of the template, and not the wish of somebody who ended QEMU.
 fn is_worth_another(error: &VmError) -> bool {
     let was_ended = |said: &str| said.contains(ENDED_BY_SIGNAL);
-    match error {
-        VmError::BootDied { console, .. } if was_ended(console) => return false,
-        VmError::Qemu(QemuError::Died { stderr, .. }) if was_ended(stderr) => return false,
-        _ => {}
+    match (error, qemus_fault(error)) {
+        (VmError::BootDied { trouble, .. }, _) => !was_ended(&trouble.words),
+        (_, Some(QemuError::Died { stderr, .. })) => !was_ended(stderr),
+        (_, Some(QemuError::Silent { .. })) => true,
+        (error, _) => matches!(
+            error,
+            VmError::BootTimedOut { .. } | VmError::BootHopeless { .. } | VmError::AgentFailed { .. }
+        ),
     }
-    matches!(
-        error,
-        VmError::BootDied { .. }
-            | VmError::BootTimedOut { .. }
-            | VmError::AgentFailed { .. }
-            | VmError::Qemu(QemuError::Died { .. } | QemuError::Silent { .. })
-    )
 }
 
+/// One attempt, whose timeline is kept whatever it comes to.
 fn attempt(
+    request: &BootRequest<'_>,
+    record: Record,
+    choice: AcceleratorChoice,
+    warm: Option<&Warm>,
+) -> Result<Record, VmError> {
+    let kind = if warm.is_some() { StartKind::Template } else { StartKind::Boot };
+    let (accelerator, base) = (choice.accelerator, record.base.kind.clone());
+    let outcome = try_once(request, record, choice, warm);
+    keep_timeline(request, kind, accelerator, &base, &outcome);
+    outcome
+}
+
+/// Keeps what the stopwatch has taken of a start, unless nothing is to be kept of the VM.
+pub(super) fn keep_timeline(
+    request: &BootRequest<'_>,
+    kind: StartKind,
+    accelerator: Accelerator,
+    base: &BaseKind,
+    outcome: &Result<Record, VmError>,
+) {
+    let result = match outcome {
+        // Commands can run.
+        Ok(record) if record.progress == Progress::Running => StartResult::Ready,
+        Err(VmError::ServicesTimedOut { .. }) => StartResult::Ready,
+        Ok(_) => StartResult::Started,
+        Err(error) => {
+            request.stopwatch.stop();
+            let text = error.to_string();
+            let reason = error
+                .diagnosis()
+                .map(|found| found.cause.as_str())
+                .or_else(|| text.lines().next())
+                .unwrap_or_default();
+            StartResult::Failed { reason: reason.to_owned() }
+        }
+    };
+    if request.options.lifetime == Lifetime::Own {
+        let definition = &request.plan.definition;
+        let timeline = request.stopwatch.timeline(Timeline {
+            started_unix_ms: 0,
+            qemu_unix_ms: 0,
+            kind,
+            accelerator,
+            cpus: definition.cpus,
+            memory_mib: definition.memory_bytes >> 20,
+            base: base.clone(),
+            castra_version: env!("CARGO_PKG_VERSION").to_owned(),
+            result,
+            phases: Vec::new(),
+        });
+        keep(&timeline, &request.files());
+    }
+}
+
+fn try_once(
     request: &BootRequest<'_>,
     mut record: Record,
     choice: AcceleratorChoice,
@@ -169,7 +235,9 @@ fn attempt(
     forwards::check(request.vm(), &request.plan.definition.port_forwards, request.layout)?;
     request.report(Event::VmStarting { vm: request.vm().to_owned(), warm: warm.is_some() });
     let started = Instant::now();
+    request.stopwatch.begin_at(Phase::Qemu, started);
     let mut process = start_qemu(request, &mut record, &choice, &sockets, warm)?;
+    tell_what_follows(request, &process, warm.is_some());
     match await_guest(request, &choice, &sockets, &keys, &mut process, started, warm) {
         Ok(()) => {}
         // Commands can run: what the services do is no reason to take the VM away.
@@ -212,25 +280,49 @@ fn await_guest(
     if !request.has_agent() || (request.options.wait == WaitFor::Nothing && warm.is_none()) {
         return Ok(());
     }
-    let (vm, context) = (request.vm(), request.context);
-    let watch = BootWatch::new(
-        vm,
-        choice.accelerator,
+    let definition = &request.plan.definition;
+    let watch = BootWatch {
+        vm: request.vm(),
+        files: &request.files(),
+        accelerator: choice.accelerator,
+        cpus: definition.cpus,
+        memory_mib: definition.memory_bytes >> 20,
         started,
-        request.options.wait,
-        request.options.boot_limit,
-        context,
-    );
+        wait: request.options.wait,
+        limit: request.options.boot_limit,
+        context: request.context,
+        stopwatch: request.stopwatch,
+    };
     let followed = match warm {
         Some(_) => {
             failpoint::reach(Point::RestoreLoaded);
             let woken = watch.wake(sockets, keys, || process.is_alive());
             failpoint::reach(Point::RestoreAwake);
+            if woken.is_ok() {
+                request.stopwatch.end();
+            }
             woken
         }
         None => watch.follow(sockets, keys, || process.is_alive()),
     };
-    followed.map_err(|end| watch.explain(end, &request.files()))
+    followed.map_err(|end| {
+        let signal = if matches!(end, BootEnd::Died) { process.signal() } else { None };
+        watch.explain(end, signal)
+    })
+}
+
+/// What happens in a QEMU that has started: the guest boots, or a saved one was loaded and is to be woken, or, without an
+/// agent, nobody knows.
+fn tell_what_follows(request: &BootRequest<'_>, process: &QemuProcess, is_warm: bool) {
+    let stopwatch = request.stopwatch;
+    match (is_warm, request.has_agent()) {
+        (true, _) => {
+            stopwatch.begin_at(Phase::Load, process.greeted);
+            stopwatch.begin(Phase::Personality);
+        }
+        (false, true) => stopwatch.begin_at(Phase::Kernel, process.greeted),
+        (false, false) => stopwatch.end(),
+    }
 }
 
 /// Starts QEMU with a free port for SSH; the record says `starting` before there is a process.
@@ -248,6 +340,7 @@ fn start_qemu(
         record.progress = Progress::Starting;
         record.boot = Some(boot_record(request, choice, ssh_port, sockets, start, &spec));
         record.save(request.layout)?;
+        request.stopwatch.set_qemu_start(record.boot.as_ref().map_or(0, |boot| boot.started_unix_ms));
         if warm.is_some() {
             failpoint::reach(Point::RestoreRecorded);
         }
@@ -270,12 +363,25 @@ fn start_qemu(
                 forwards::check(request.vm(), &request.plan.definition.port_forwards, request.layout)?;
             }
             Err(error) => {
+                let error = explain_start(request, choice.accelerator, error);
                 give_up(request, record, sockets);
-                return Err(error.into());
+                return Err(error);
             }
         }
     }
     unreachable!("the last attempt returns")
+}
+
+/// The failure of QEMU's start, with a guess at the reason if there is one.
+fn explain_start(request: &BootRequest<'_>, accelerator: Accelerator, error: QemuError) -> VmError {
+    let QemuError::Died { signal, .. } = &error else { return error.into() };
+    let (vm, files) = (request.vm(), &request.files());
+    let memory_mib = request.plan.definition.memory_bytes >> 20;
+    let about = About { vm, files, accelerator, memory_mib, signal: *signal };
+    match Trouble::gather(&about, Phase::Qemu, Duration::ZERO, None).diagnosis {
+        Some(diagnosis) => VmError::NotStarted { error: Box::new(error), diagnosis: Box::new(diagnosis) },
+        None => error.into(),
+    }
 }
 
 /// The VM's machine; one that goes on from a template has that one's memory and, for a reboot, its initramfs.

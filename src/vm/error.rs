@@ -12,6 +12,7 @@ use crate::similar::closest;
 use crate::template::TemplateError;
 
 use super::forwards::PortOwner;
+use super::diagnosis::{Diagnosis, Trouble};
 use super::state::VmState;
 
 /// Why something could not be done to a VM.
@@ -224,16 +225,30 @@ pub enum VmError {
         protocol: Protocol,
     },
     /// The guest did not come up in time.
-    #[error("VM `{vm}` was not ready after {limit_secs} s; it came as far as `{reached}`{}", quoted(console))]
+    #[error("VM `{vm}` was not ready after {limit_secs} s, {trouble}")]
     BootTimedOut {
         /// The VM.
         vm: String,
         /// The limit.
         limit_secs: u64,
-        /// The last phase it reached.
-        reached: String,
-        /// The last lines of its console.
-        console: String,
+        /// What is known of it.
+        trouble: Box<Trouble>,
+    },
+    /// The guest will never come up, by what it says itself.
+    #[error("VM `{vm}` cannot boot: it gave up {trouble}")]
+    BootHopeless {
+        /// The VM.
+        vm: String,
+        /// What is known of it.
+        trouble: Box<Trouble>,
+    },
+    /// QEMU could not be started, and there is a guess why.
+    #[error("{error}\n  probable cause: {}", diagnosis.cause)]
+    NotStarted {
+        /// What QEMU did.
+        error: Box<QemuError>,
+        /// The guess.
+        diagnosis: Box<Diagnosis>,
     },
     /// Commands can run, but the guest's services are not all up.
     #[error("the services of VM `{vm}` were not all up after {limit_secs} s; commands can run in it")]
@@ -254,14 +269,12 @@ pub enum VmError {
         reason: String,
     },
     /// QEMU ended while the guest booted.
-    #[error("VM `{vm}` ended while it booted, after `{reached}`{}", quoted(console))]
+    #[error("VM `{vm}` ended while it booted, {trouble}")]
     BootDied {
         /// The VM.
         vm: String,
-        /// The last phase it reached.
-        reached: String,
-        /// The last lines of its console and of QEMU's own log.
-        console: String,
+        /// What is known of it.
+        trouble: Box<Trouble>,
     },
     /// QEMU could not be ended.
     #[error("QEMU of VM `{vm}` (process {pid}) does not end, not even by SIGKILL")]
@@ -307,6 +320,17 @@ impl VmError {
         Self::Unknown { vm: vm.to_owned(), similar }
     }
 
+    /// Why a start came to nothing, as far as it can be told.
+    pub fn diagnosis(&self) -> Option<&Diagnosis> {
+        match self {
+            Self::BootTimedOut { trouble, .. }
+            | Self::BootDied { trouble, .. }
+            | Self::BootHopeless { trouble, .. } => trouble.diagnosis.as_ref(),
+            Self::NotStarted { diagnosis, .. } => Some(diagnosis),
+            _ => None,
+        }
+    }
+
     /// Whether somebody asked for the stop.
     pub fn is_interruption(&self) -> bool {
         self.kind() == Kind::Interrupted
@@ -323,8 +347,4 @@ fn by(owner: &PortOwner) -> String {
 
 fn by_process(pid: Option<i32>) -> String {
     pid.map_or(String::new(), |pid| format!(" by process {pid}"))
-}
-
-fn quoted(console: &str) -> String {
-    if console.is_empty() { String::new() } else { format!(":\n{console}") }
 }

@@ -34,12 +34,14 @@ impl Explain for VmError {
             | Self::NoConsole { .. }
             | Self::BootTimedOut { .. }
             | Self::BootDied { .. }
+            | Self::BootHopeless { .. }
             | Self::AgentFailed { .. }
             | Self::ServicesTimedOut { .. }
             | Self::Unrecorded { .. }
             | Self::Unkillable { .. } => Kind::Unavailable,
             Self::Thrown(error) => error.kind(),
             Self::PortTaken { .. } | Self::IsSuspended { .. } | Self::ConsoleTaken { .. } => Kind::Busy,
+            Self::NotStarted { error, .. } => error.kind(),
             Self::PortForbidden { .. } => Kind::Permission,
             // Answered by `inner` above.
             Self::Image(_)
@@ -58,7 +60,8 @@ impl Explain for VmError {
             return inner.hint();
         }
         if let Self::Thrown(error) = self {
-            return error.inner().and_then(Explain::hint);
+            // Its logs are gone with it.
+            return error.advice().or_else(|| error.inner().and_then(Explain::hint));
         }
         match self {
             Self::RecordDamaged { vm, .. } => Some(format!(
@@ -112,6 +115,11 @@ impl Explain for VmError {
 }
 
 impl VmError {
+    /// What the diagnosis of a start that came to nothing advises.
+    fn advice(&self) -> Option<String> {
+        self.diagnosis().map(|diagnosis| diagnosis.advice.clone())
+    }
+
     /// The error of another module that this passes on.
     fn inner(&self) -> Option<&dyn Explain> {
         match self {
@@ -157,6 +165,12 @@ impl VmError {
 
     /// Where a boot came to nothing.
     fn boot_hint(&self) -> Option<String> {
+        let logs = self.logs_hint();
+        match (self.advice(), logs) {
+            (Some(advice), Some(logs)) => return Some(format!("{advice}\n{logs}")),
+            (Some(hint), None) | (None, Some(hint)) => return Some(hint),
+            (None, None) => {}
+        }
         match self {
             Self::PortTaken { owner: PortOwner::Vm { vm, project: None }, .. } => {
                 Some(format!("Stop that VM (castra down {vm}), or choose another host port in castra.toml."))
@@ -173,13 +187,21 @@ impl VmError {
                  castra.toml."
             )),
             Self::PortForbidden { .. } => Some("Choose a host port of 1024 or above in castra.toml.".into()),
-            Self::BootTimedOut { vm, .. } => Some(format!(
-                "`castra logs {vm}` shows the whole console. A slow machine may need more time: --boot-timeout SECS."
-            )),
             Self::ServicesTimedOut { vm, .. } => {
                 Some(format!("`castra logs {vm}` shows what they wait for."))
             }
             Self::AgentFailed { vm, .. } => Some(format!("`castra logs {vm}` shows the guest's console.")),
+            _ => None,
+        }
+    }
+
+    /// Where there is more to read of a boot that came to nothing.
+    fn logs_hint(&self) -> Option<String> {
+        match self {
+            Self::BootTimedOut { vm, .. } => Some(format!(
+                "`castra logs {vm}` shows the whole console. A slow machine may need more time: --boot-timeout SECS."
+            )),
+            Self::BootHopeless { vm, .. } => Some(format!("`castra logs {vm}` shows the whole console.")),
             Self::BootDied { vm, .. } => Some(format!(
                 "`castra logs {vm}` shows the console, `castra logs --source qemu {vm}` QEMU's own words."
             )),

@@ -29,6 +29,7 @@ mod clean;
 mod clock;
 mod clone;
 mod console;
+mod diagnosis;
 mod disk;
 mod down;
 mod error;
@@ -36,7 +37,9 @@ mod explain;
 mod forwards;
 mod journal;
 mod layer;
+mod learn;
 mod leftovers;
+mod limits;
 mod machine;
 mod projects;
 mod record;
@@ -46,6 +49,7 @@ mod status;
 mod suspend;
 mod suspended;
 mod throwaway;
+mod timeline;
 mod up;
 mod warm;
 mod watch;
@@ -54,12 +58,14 @@ pub use base::{check_own_disk, ensure_vm_image};
 pub use clean::{CleanOptions, CleanReport, Cleaned, CleanedKind, Kept, clean};
 pub use clone::{CloneRecord, FrozenLayer, check_clone, clone};
 pub use console::{Console, open_console};
+pub use diagnosis::{Diagnosis, Trouble};
 pub use down::{DownOptions, IfSuspended, down};
 pub use error::VmError;
 pub use forwards::check_port;
 pub use forwards::{PortOwner, port_owner};
 pub use layer::LayerRecord;
 pub use projects::{ListedVm, Orphan, ProjectStatus, end_orphan, list_projects, orphans};
+pub use learn::last_starts;
 pub use record::{BaseKind, BaseRecord, BootRecord, MachineRecord, Progress, Record, StartKind};
 pub use state::{Crash, VmState};
 pub use status::{
@@ -68,6 +74,7 @@ pub use status::{
 pub use suspend::suspend;
 pub use suspended::{DiskStamp, SuspendRecord};
 pub use throwaway::{Throwaway, start_throwaway, throwaway_name};
+pub use timeline::{Phase, PhaseSpan, StartResult, Timeline};
 pub use up::{UpOptions, UpOutcome, WaitFor, up};
 
 /// What became of each of several VMs, by name.

@@ -1,5 +1,6 @@
 //! A VM's record, `vms/<vm>/vm.json`: what status, exec and down go by, so that they never ask the configuration.
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -70,6 +71,15 @@ pub enum BaseKind {
     Managed(ImageLabel),
     /// The user's own file.
     Path(PathBuf),
+}
+
+impl fmt::Display for BaseKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Managed(label) => label.fmt(f),
+            Self::Path(path) => path.display().fmt(f),
+        }
+    }
 }
 
 /// How far the last operation has come, as it was written down. Not the state, which is [`super::VmState`].

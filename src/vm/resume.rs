@@ -17,22 +17,21 @@ use crate::failpoint::{self, Point};
 use crate::guest::{VmKeys, append_agent};
 use crate::layout::{ProjectLayout, SocketsLayout};
 use crate::plan::VmPlan;
-use crate::qemu::{
-    Accelerator, Disk, Incoming, Launch, MachineSpec, QemuBinary, QemuError, launch, running_qemu,
-};
+use crate::qemu::{Disk, Incoming, Launch, MachineSpec, QemuBinary, QemuError, launch, running_qemu};
 use crate::report::Event;
 
 use super::base::{Base, ensure_base};
-use super::boot::{BootRequest, PORT_ATTEMPTS, boot_record, free_port};
+use super::boot::{BootRequest, PORT_ATTEMPTS, boot_record, free_port, keep_timeline};
 use super::clock::millis;
 use super::disk::check_overlay;
 use super::error::VmError;
 use super::forwards;
 use super::leftovers::clean_up_run;
 use super::machine::machine;
-use super::record::{Progress, Record, StartKind};
+use super::record::{BootRecord, Progress, Record, StartKind};
 use super::suspend::{connect, unanswered};
 use super::suspended::SuspendRecord;
+use super::timeline::{Phase, Stopwatch};
 use super::up::{UpOptions, WaitFor};
 use super::watch::BootWatch;
 
@@ -56,26 +55,46 @@ pub(super) fn resume(
     options: UpOptions,
 ) -> Result<Record, VmError> {
     let vm = record.name.clone();
+    let stopwatch = &Stopwatch::new(&vm, &context.reporter);
+    stopwatch.begin(Phase::Image);
     let useless = || VmError::NotResumable { vm: vm.clone(), reason: "nothing is known of it".into() };
     let saved = record.suspended.clone().ok_or_else(useless)?;
     let binary = &QemuBinary::find(&context.environment)?;
     let state = || saved.open(&record, binary, layout, &context.cancel);
     state()?;
     let base = ensure_base(plan, layout, Some(&record), context)?;
+    stopwatch.begin(Phase::Overlay);
     check_overlay(plan, &base, Some(&record), layout, context)?;
     let image = base.image.as_ref();
     let options = UpOptions { wait: WaitFor::Ready, ..options };
-    let request = BootRequest { plan, image, binary, layout, context, options };
+    let request = BootRequest { plan, image, binary, layout, context, options, stopwatch };
     context.reporter.report(&Event::VmResuming { vm: vm.clone() });
     warn_of_changes(&saved, plan, context);
     provide_initramfs(&request, &base)?;
     let started = Instant::now();
-    let mut record = load(&request, record.clone(), &saved, state)?;
+    stopwatch.begin_at(Phase::Qemu, started);
+    let (accelerator, base) = (saved.boot.accelerator.accelerator, record.base.kind.clone());
+    let resumed = let_go_on(&request, record.clone(), &saved, state, started);
+    keep_timeline(&request, StartKind::Suspended, accelerator, &base, &resumed);
+    resumed
+}
+
+/// Loads what was saved, and lets the machine run.
+fn let_go_on(
+    request: &BootRequest<'_>,
+    record: Record,
+    saved: &SuspendRecord,
+    state: impl Fn() -> Result<fs::File, VmError>,
+    started: Instant,
+) -> Result<Record, VmError> {
+    let (layout, context) = (request.layout, request.context);
+    let mut record = load(request, record, saved, state)?;
+    request.stopwatch.begin(Phase::Personality);
     failpoint::reach(Point::ResumeLoaded);
     record.progress = Progress::Starting;
     record.suspended = None;
     if let Err(error) = record.save(layout) {
-        record.suspended = Some(saved);
+        record.suspended = Some(saved.clone());
         let _ = put_back(record, layout);
         return Err(error);
     }
@@ -84,6 +103,7 @@ pub(super) fn resume(
     if let Some(boot) = record.boot.as_mut() {
         boot.ready_ms = Some(millis(started.elapsed()));
     }
+    request.stopwatch.end();
     Ok(record)
 }
 
@@ -114,7 +134,7 @@ fn load(
     request: &BootRequest<'_>,
     mut record: Record,
     saved: &SuspendRecord,
-    state: impl Fn() -> Result<std::fs::File, VmError>,
+    state: impl Fn() -> Result<fs::File, VmError>,
 ) -> Result<Record, VmError> {
     let (layout, context, vm) = (request.layout, request.context, request.vm());
     let (files, declared) = (layout.vm(vm), &request.plan.definition.port_forwards);
@@ -127,6 +147,7 @@ fn load(
             boot_record(request, &saved.boot.accelerator, ssh_port, &sockets, StartKind::Suspended, &spec);
         boot.qemu_version.clone_from(&saved.boot.qemu_version);
         record.progress = Progress::Resuming;
+        request.stopwatch.set_qemu_start(boot.started_unix_ms);
         record.boot = Some(boot);
         record.save(layout)?;
         let launch_it = Launch {
@@ -137,7 +158,10 @@ fn load(
             lifetime: Lifetime::Own,
         };
         let error = match launch(request.binary, launch_it, &context.cancel) {
-            Ok(_) => return Ok(record),
+            Ok(process) => {
+                request.stopwatch.begin_at(Phase::Load, process.greeted);
+                return Ok(record);
+            }
             Err(error) => error,
         };
         if error.is_port_taken() && !last {
@@ -217,9 +241,7 @@ pub(super) fn finish(
     }
     drop(qmp);
     if boot.ssh_port.is_some() {
-        let accelerator = boot.accelerator.accelerator;
-        let sockets = SocketsLayout::new(boot.sockets.clone());
-        wake(&vm, accelerator, &sockets, layout, context)?;
+        wake(&vm, boot, layout, context)?;
     }
     record.progress = Progress::Running;
     record.save(layout)?;
@@ -230,16 +252,27 @@ pub(super) fn finish(
 
 fn wake(
     vm: &str,
-    accelerator: Accelerator,
-    sockets: &SocketsLayout,
+    boot: &BootRecord,
     layout: &ProjectLayout,
     context: &RuntimeContext,
 ) -> Result<(), VmError> {
-    let files = layout.vm(vm);
-    let keys = VmKeys::load_or_create(&files)?;
-    let watch = BootWatch::new(vm, accelerator, Instant::now(), WaitFor::Ready, None, context);
+    let files = &layout.vm(vm);
+    let keys = VmKeys::load_or_create(files)?;
+    let watch = BootWatch {
+        vm,
+        files,
+        accelerator: boot.accelerator.accelerator,
+        cpus: boot.cpus,
+        memory_mib: boot.memory_mib,
+        started: Instant::now(),
+        wait: WaitFor::Ready,
+        limit: None,
+        context,
+        stopwatch: &Stopwatch::going_on(vm, None, &context.reporter),
+    };
     let is_alive = || running_qemu(&files.pidfile()).is_some();
-    watch.wake(sockets, &keys, is_alive).map_err(|end| watch.explain(end, &files))
+    let woken = watch.wake(&SocketsLayout::new(boot.sockets.clone()), &keys, is_alive);
+    woken.map_err(|end| watch.explain(end, None))
 }
 
 /// Drops the memory of a suspended VM, as its user asks for. Its disk stays, as of the moment it was suspended.

@@ -12,7 +12,7 @@ use crate::qemu::AcceleratorChoice;
 
 use super::PerVm;
 use super::error::VmError;
-use super::record::{BaseKind, Record};
+use super::record::Record;
 use super::state::{Crash, VmState, crash, observe};
 use super::suspend::take_back;
 use super::up::{UpOptions, attach, is_stuck, lock};
@@ -78,10 +78,7 @@ fn status_by(record: &Record, layout: &ProjectLayout) -> VmStatus {
     VmStatus {
         name: record.name.clone(),
         state,
-        image: match &record.base.kind {
-            BaseKind::Managed(label) => label.to_string(),
-            BaseKind::Path(path) => path.display().to_string(),
-        },
+        image: record.base.kind.to_string(),
         overlay: record.overlay_path(layout),
         suspended_unix_ms: record.suspended.as_ref().map(|saved| saved.at_unix_ms),
         pid: qemu.map(|qemu| qemu.pid()),

@@ -15,7 +15,7 @@ use crate::layout::{ProjectLayout, SocketsLayout};
 use crate::lock::Lock;
 use crate::managed::ImageManager;
 use crate::plan::{BasePlan, Plan, VmPlan};
-use crate::qemu::{Accelerator, Network, QemuBinary, Qmp, running_qemu};
+use crate::qemu::{Network, QemuBinary, Qmp, running_qemu};
 use crate::report::Event;
 
 use super::PerVm;
@@ -28,10 +28,11 @@ use super::error::VmError;
 use super::journal;
 use super::leftovers::clean_up;
 use super::projects;
-use super::record::{Progress, Record, StartKind};
+use super::record::{BootRecord, Progress, Record, StartKind};
 use super::resume::{discard, finish, put_back, resume};
 use super::state::{VmState, crash, observe};
 use super::suspend::take_back;
+use super::timeline::{Phase, Stopwatch, keep_if_new, of_start};
 use super::warm::Warming;
 use super::watch::BootWatch;
 
@@ -177,22 +178,30 @@ pub(super) fn bring_up(
     context: &RuntimeContext,
     options: UpOptions,
 ) -> Result<Record, VmError> {
-    let recorded = Record::load(layout, &plan.definition.name)?;
+    let vm = &plan.definition.name;
+    let stopwatch = &Stopwatch::new(vm, &context.reporter);
+    stopwatch.begin(Phase::Image);
+    let recorded = Record::load(layout, vm)?;
     let mut base = ensure_base(plan, layout, recorded.as_ref(), context)?;
     let limit = options.boot_limit;
     let binary = &QemuBinary::find(&context.environment)?;
+    stopwatch.begin(Phase::Accelerator);
     let choice = accelerator(plan, base.image.as_ref(), binary, layout, context)?;
     let warm = match base.image.as_ref().filter(|_| is_warm_wanted(plan, options)) {
-        Some(image) => Warming { plan, image, binary, choice: &choice, layout, context, limit }.template()?,
+        Some(image) => {
+            stopwatch.begin(Phase::Template);
+            Warming { plan, image, binary, choice: &choice, layout, context, limit }.template()?
+        }
         None => None,
     };
+    stopwatch.begin(Phase::Overlay);
     if warm.is_none() && !plan.definition.overlay.exists() {
         base = confirm(base, layout, context)?;
     }
     let layer = warm.as_ref().map(|warm| warm.layer.clone());
     let (artifacts, record) = ensure_vm_assets(plan, base, layer, layout, context)?;
     let image = artifacts.image.as_ref();
-    let request = BootRequest { plan, image, binary, layout, context, options };
+    let request = BootRequest { plan, image, binary, layout, context, options, stopwatch };
     start(&request, record, choice, warm.as_ref().filter(|_| artifacts.is_new))
 }
 
@@ -279,18 +288,10 @@ pub(super) fn attach(
         context.reporter.report(&Event::VmRunning { vm, boot_ms: None });
         return Ok(UpOutcome { record, ran_already: true });
     }
-    let boot = record.boot.as_ref();
-    let has_agent = boot.is_some_and(|boot| boot.ssh_port.is_some());
+    let has_agent = record.boot.as_ref().is_some_and(|boot| boot.ssh_port.is_some());
     let is_ready = record.progress == Progress::Running;
-    if has_agent && options.wait != WaitFor::Nothing {
-        let accelerator = boot.map_or(Accelerator::Tcg, |boot| boot.accelerator.accelerator);
-        let sockets = SocketsLayout::new(boot.map(|boot| boot.sockets.clone()).unwrap_or_default());
-        let files = layout.vm(&vm);
-        let keys = VmKeys::load_or_create(&files)?;
-        let watch =
-            BootWatch::new(&vm, accelerator, Instant::now(), options.wait, options.boot_limit, context);
-        let is_alive = || running_qemu(&files.pidfile()).is_some();
-        watch.follow(&sockets, &keys, is_alive).map_err(|end| watch.explain(end, &files))?;
+    if let Some(boot) = record.boot.as_ref().filter(|_| has_agent && options.wait != WaitFor::Nothing) {
+        follow(&vm, boot, layout, context, options)?;
     }
     let is_unfinished = has_agent && options.wait == WaitFor::Nothing;
     if !is_ready && !is_unfinished {
@@ -299,6 +300,39 @@ pub(super) fn attach(
     }
     context.reporter.report(&Event::VmRunning { vm, boot_ms: None });
     Ok(UpOutcome { record, ran_already: true })
+}
+
+/// Waits for a guest whose QEMU runs. What it tells of its boot goes to the timeline of that.
+fn follow(
+    vm: &str,
+    boot: &BootRecord,
+    layout: &ProjectLayout,
+    context: &RuntimeContext,
+    options: UpOptions,
+) -> Result<(), VmError> {
+    let files = &layout.vm(vm);
+    let sockets = SocketsLayout::new(boot.sockets.clone());
+    let keys = VmKeys::load_or_create(files)?;
+    let kept = of_start(files, boot.started_unix_ms);
+    let stopwatch = &Stopwatch::going_on(vm, kept.as_ref(), &context.reporter);
+    let watch = BootWatch {
+        vm,
+        files,
+        accelerator: boot.accelerator.accelerator,
+        cpus: boot.cpus,
+        memory_mib: boot.memory_mib,
+        started: Instant::now(),
+        wait: options.wait,
+        limit: options.boot_limit,
+        context,
+        stopwatch,
+    };
+    let is_alive = || running_qemu(&files.pidfile()).is_some();
+    let followed = watch.follow(&sockets, &keys, is_alive);
+    if let Some(kept) = kept {
+        keep_if_new(stopwatch, kept, followed.is_ok(), files);
+    }
+    followed.map_err(|end| watch.explain(end, None))
 }
 
 /// Whether a castra was killed before the machine that it started ran: a state that nobody loads, or that nobody lets run,

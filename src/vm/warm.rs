@@ -3,8 +3,10 @@
 //! A VM boots without one, too. So nothing here is an error of `up`'s but an interruption: what goes wrong is told in
 //! one line, remembered where it will last, and the VM boots cold.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use castra_wire::GuestMessage;
 
 use crate::context::RuntimeContext;
 use crate::layout::{CacheLayout, ProjectLayout, ROOTFS, TemplatesLayout};
@@ -15,9 +17,12 @@ use crate::qemu::{AcceleratorChoice, MachineSpec, Qcow2Header, QemuBinary};
 use crate::report::Event;
 use crate::template::{self, BakeRequest, Ingredients, Template, TemplateError};
 
+use super::diagnosis::Words;
 use super::layer::{self, LayerRecord};
+use super::limits::Limits;
 use super::machine::{Image, machine};
-use super::watch::{boot_limit, phase_name};
+use super::timeline::Stopwatch;
+use super::watch::{hear_times, is_hopeless};
 
 /// A template, and its disk in the project.
 pub(super) struct Warm {
@@ -132,9 +137,11 @@ impl Warming<'_> {
         let (spec, paths) = self.image;
         let paths = &ImageManager::new(self.layout).confirm_disk(spec, paths.clone(), self.context)?;
         let vm = self.vm();
-        let on_stage = |reached: castra_wire::StageReached| {
-            let (vm, phase) = (vm.clone(), phase_name(Some(reached.stage)));
-            self.report(Event::VmPhase { vm, phase, at_ms: reached.uptime_ms });
+        let stopwatch = Stopwatch::of_template(&vm, &self.context.reporter);
+        let on_message = |message: &GuestMessage| hear_times(message, &stopwatch);
+        let (memory_mib, accelerator) = (self.plan.definition.memory_bytes >> 20, self.choice.accelerator);
+        let is_hopeless = |console: &Path, log: &Path| {
+            is_hopeless(&vm, memory_mib, accelerator, &Words::read(console, log))
         };
         let baked = template::bake(&BakeRequest {
             ingredients: ingredients.clone(),
@@ -146,8 +153,9 @@ impl Warming<'_> {
             cache,
             context: self.context,
             is_alone: &|| lock.is_on(&path),
-            limit: boot_limit(self.choice.accelerator, self.limit),
-            on_stage: &on_stage,
+            limit: Limits::new(accelerator, self.plan.definition.cpus, self.limit).ready,
+            on_message: &on_message,
+            is_hopeless: &is_hopeless,
         })?;
         let (vm, boot_ms) = (self.vm(), baked.manifest.boot_ms);
         self.report(Event::TemplateBaked { vm, boot_ms, bytes: baked.manifest.allocated_bytes() });

@@ -1,69 +1,58 @@
 //! Following a boot over the control port, until what is waited for is reached.
 
+use std::cell::{Cell, OnceCell};
+use std::fs;
 use std::time::{Duration, Instant};
 
-use castra_wire::{Errand, GuestMessage, Personality, Secret, Stage, StageReached};
+use castra_wire::{Errand, GuestMessage, Personality, Secret, Stage};
 
 use crate::context::RuntimeContext;
 use crate::guest::{ControlError, ControlPort, VmKeys};
-use crate::harmless::harmless_log;
 use crate::layout::{SocketsLayout, VmLayout};
-use crate::qemu::{Accelerator, end_of_log};
+use crate::qemu::Accelerator;
 use crate::random::random_bytes;
 use crate::report::Event;
 
-use super::clock::{millis, since_epoch};
+use super::clock::since_epoch;
+use super::diagnosis::{About, Evidence, HostFacts, Trouble, Words, diagnose};
 use super::error::VmError;
+use super::limits::{Limits, least_patience, patience};
+use super::record::StartKind;
+use super::timeline::{Phase, Stopwatch, Timeline, timelines, usual_ms};
 use super::up::WaitFor;
 
-/// How long a guest may take to be ready. Under TCG 6 s are usual on an idle machine, and ten times that on a busy one.
-const BOOT_LIMIT_TCG: Duration = Duration::from_secs(300);
-const BOOT_LIMIT_ACCELERATED: Duration = Duration::from_secs(120);
-/// An accelerated guest whose agent has not said a word by then never will.
-const SILENCE_LIMIT_ACCELERATED: Duration = Duration::from_secs(20);
 /// A guest that goes on from where it was answers in a fraction of a second, on a busy machine in a few.
 const WAKE_LIMIT: Duration = Duration::from_secs(60);
 /// After this long it is asked again. *Measured*: about one of a hundred restores on a busy machine misses the first time.
 const WAKE_PATIENCE: Duration = Duration::from_secs(5);
-
-/// How long to wait for what.
-struct Limits {
-    hello: Duration,
-    ready: Duration,
-}
-
-impl Limits {
-    fn new(accelerator: Accelerator, asked: Option<Duration>) -> Self {
-        let ready = boot_limit(accelerator, asked);
-        let hello = match accelerator {
-            Accelerator::Tcg => ready,
-            Accelerator::Kvm | Accelerator::Hvf => asked.unwrap_or(SILENCE_LIMIT_ACCELERATED),
-        };
-        Self { hello, ready }
-    }
-}
-
-/// How long a boot may take.
-pub(super) fn boot_limit(accelerator: Accelerator, asked: Option<Duration>) -> Duration {
-    asked.unwrap_or(match accelerator {
-        Accelerator::Tcg => BOOT_LIMIT_TCG,
-        Accelerator::Kvm | Accelerator::Hvf => BOOT_LIMIT_ACCELERATED,
-    })
-}
+/// How often a wait for the guest looks at its console.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Follows a boot over the control port.
 pub(super) struct BootWatch<'a> {
-    vm: &'a str,
-    started: Instant,
-    wait: WaitFor,
-    limits: Limits,
-    context: &'a RuntimeContext,
+    pub(super) vm: &'a str,
+    pub(super) files: &'a VmLayout,
+    pub(super) accelerator: Accelerator,
+    pub(super) cpus: u32,
+    pub(super) memory_mib: u64,
+    /// When QEMU was started, or the wait began: limits count from there.
+    pub(super) started: Instant,
+    pub(super) wait: WaitFor,
+    /// How long it may take; nothing for a limit that fits.
+    pub(super) limit: Option<Duration>,
+    pub(super) context: &'a RuntimeContext,
+    pub(super) stopwatch: &'a Stopwatch,
 }
 
 /// Why following a boot ended early.
 pub(super) enum BootEnd {
-    TimedOut { limit: Duration, reached: String, is_ready: bool },
-    Died { reached: String },
+    TimedOut {
+        limit: Duration,
+        is_ready: bool,
+    },
+    Died,
+    /// It will never be ready.
+    Hopeless,
     Other(Box<VmError>),
 }
 
@@ -73,19 +62,16 @@ impl BootEnd {
     }
 }
 
-impl<'a> BootWatch<'a> {
-    /// Watches a VM whose QEMU was started at `started`; limits count from there.
-    pub(super) fn new(
-        vm: &'a str,
-        accelerator: Accelerator,
-        started: Instant,
-        wait: WaitFor,
-        limit: Option<Duration>,
-        context: &'a RuntimeContext,
-    ) -> Self {
-        Self { vm, started, wait, limits: Limits::new(accelerator, limit), context }
-    }
+/// What a wait has seen and told.
+#[derive(Default)]
+struct Looks {
+    next: Cell<Option<Instant>>,
+    console_bytes: Cell<u64>,
+    is_slowness_told: Cell<bool>,
+    kept: OnceCell<Vec<Timeline>>,
+}
 
+impl BootWatch<'_> {
     /// Goes on until the stage that is waited for is reached.
     pub(super) fn follow(
         &self,
@@ -94,31 +80,84 @@ impl<'a> BootWatch<'a> {
         mut is_alive: impl FnMut() -> bool,
     ) -> Result<(), BootEnd> {
         let personality = personality(self.vm, keys).map_err(BootEnd::other)?;
-        let (mut reached, mut heard, mut told) = (None, Vec::new(), Vec::new());
+        let limits = Limits::new(self.accelerator, self.cpus, self.limit);
+        let looks = Looks::default();
+        let (mut reached, mut told): (Option<Stage>, _) = (None, Vec::new());
         let mut awaited = match self.wait {
             WaitFor::Services => vec![Stage::Ready, Stage::Services],
             WaitFor::Nothing | WaitFor::Ready => vec![Stage::Ready],
         };
         let mut port =
-            ControlPort::connect(&sockets.control(), self.started + self.limits.hello, &self.context.cancel)
+            ControlPort::connect(&sockets.control(), self.started + limits.hello, &self.context.cancel)
                 .and_then(|mut port| port.attach().map(|()| port))
-                .map_err(|error| self.ended(error, reached, self.limits.hello))?;
+                .map_err(|error| self.ended(error, reached, limits.hello))?;
         while !awaited.is_empty() {
-            let limit = if reached.is_none() { self.limits.hello } else { self.limits.ready };
-            let message = match port.next(self.started + limit) {
-                Err(_) if !is_alive() => return Err(BootEnd::Died { reached: phase_name(reached) }),
+            let limit = if reached.is_none() { limits.hello } else { limits.ready };
+            let deadline = self.started + limit;
+            let message = match port.next(deadline.min(Instant::now() + LOOK_EVERY)) {
+                Err(_) if !is_alive() => return Err(BootEnd::Died),
+                Err(ControlError::Silent) if Instant::now() < deadline => {
+                    self.look(&looks, reached)?;
+                    continue;
+                }
                 other => other.map_err(|error| self.ended(error, reached, limit))?,
             };
-            for new in self.hear(message, &mut port, &personality, &mut told)? {
-                awaited.retain(|stage| *stage != new.stage);
-                // Each once, whatever a guest repeats.
-                if !heard.contains(&new.stage) {
-                    heard.push(new.stage);
-                    self.tell(new, &mut reached);
-                }
+            for stage in self.hear(message, &mut port, &personality, &mut told)? {
+                awaited.retain(|awaited| *awaited != stage);
+                reached = reached.max(Some(stage));
             }
         }
         Ok(())
+    }
+
+    /// Whether there is any hope for a guest that says nothing, and whether it takes so long that it is worth a word.
+    fn look(&self, looks: &Looks, reached: Option<Stage>) -> Result<(), BootEnd> {
+        if looks.next.get().is_some_and(|next| Instant::now() < next) {
+            return Ok(());
+        }
+        looks.next.set(Some(Instant::now() + LOOK_EVERY));
+        let length = fs::metadata(self.files.console_log()).map_or(0, |metadata| metadata.len());
+        let is_ready = reached >= Some(Stage::Ready);
+        if looks.console_bytes.replace(length) != length && !is_ready && self.is_hopeless() {
+            return Err(BootEnd::Hopeless);
+        }
+        let (phase, elapsed) = self.phase();
+        if !looks.is_slowness_told.get() && elapsed >= least_patience(self.accelerator) {
+            let kept = looks.kept.get_or_init(|| timelines(self.files));
+            let usual_ms = usual_ms(kept, phase, StartKind::Boot, self.accelerator);
+            if elapsed >= patience(self.accelerator, usual_ms.map(Duration::from_millis)) {
+                looks.is_slowness_told.set(true);
+                self.tell_slowness(phase, elapsed, usual_ms);
+            }
+        }
+        Ok(())
+    }
+
+    fn is_hopeless(&self) -> bool {
+        let words = Words::read(&self.files.console_log(), &self.files.qemu_log());
+        is_hopeless(self.vm, self.memory_mib, self.accelerator, &words).is_some()
+    }
+
+    fn tell_slowness(&self, phase: Phase, elapsed: Duration, usual_ms: Option<u64>) {
+        let words = Words::read(&self.files.console_log(), &self.files.qemu_log());
+        let trouble = Trouble::gather(&self.about(None), phase, elapsed, usual_ms);
+        self.context.reporter.report(&Event::VmSlow {
+            vm: self.vm.to_owned(),
+            phase: phase.name().to_owned(),
+            in_phase_ms: trouble.in_phase_ms,
+            usual_ms,
+            console: words.last_line(),
+            cause: trouble.diagnosis.as_ref().map(|diagnosis| diagnosis.cause.clone()),
+        });
+    }
+
+    fn phase(&self) -> (Phase, Duration) {
+        self.stopwatch.current().unwrap_or((Phase::Kernel, self.started.elapsed()))
+    }
+
+    fn about(&self, signal: Option<i32>) -> About<'_> {
+        let (vm, files, accelerator, memory_mib) = (self.vm, self.files, self.accelerator, self.memory_mib);
+        About { vm, files, accelerator, memory_mib, signal }
     }
 
     /// Gives a guest that goes on from a saved state its personality. It is ready then: its boot lies behind it. A guest that
@@ -153,7 +192,7 @@ impl<'a> BootWatch<'a> {
             .map_err(|error| self.ended(error, None, WAKE_LIMIT))?;
         loop {
             match port.next(deadline) {
-                Err(_) if !is_alive() => return Err(BootEnd::Died { reached: phase_name(None) }),
+                Err(_) if !is_alive() => return Err(BootEnd::Died),
                 Ok(GuestMessage::Personalised) => return Ok(()),
                 Ok(GuestMessage::Failed { errand: Errand::Personalise, reason }) => {
                     let errand = errand_name(Errand::Personalise);
@@ -176,17 +215,18 @@ impl<'a> BootWatch<'a> {
         port: &mut ControlPort,
         personality: &Personality,
         told: &mut Vec<Errand>,
-    ) -> Result<Vec<StageReached>, BootEnd> {
+    ) -> Result<Vec<Stage>, BootEnd> {
+        hear_times(&message, self.stopwatch);
         match message {
             GuestMessage::Hello { personalised, stages, .. } => {
                 if !personalised {
                     // The clock is read at the last moment: a boot takes seconds.
                     port.personalise(Personality { time_unix_ns: now_unix_ns(), ..personality.clone() })
-                        .map_err(|error| self.ended(error, None, self.limits.ready))?;
+                        .map_err(|error| self.ended(error, None, WAKE_LIMIT))?;
                 }
-                Ok(stages)
+                Ok(stages.into_iter().map(|reached| reached.stage).collect())
             }
-            GuestMessage::Stage(stage) => Ok(vec![stage]),
+            GuestMessage::Stage(reached) => Ok(vec![reached.stage]),
             // Without these, commands will never run: waiting on would only hide it.
             GuestMessage::Failed {
                 errand: errand @ (Errand::EnterRoot | Errand::Personalise | Errand::Ssh),
@@ -204,58 +244,89 @@ impl<'a> BootWatch<'a> {
                 self.context.reporter.report(&Event::Warning { message });
                 Ok(Vec::new())
             }
-            GuestMessage::Personalised
+            GuestMessage::RootMounted { .. }
+            | GuestMessage::Personalised
             | GuestMessage::Settled
             | GuestMessage::Synced
             | GuestMessage::PoweringOff => Ok(Vec::new()),
         }
     }
 
-    fn tell(&self, new: StageReached, reached: &mut Option<Stage>) {
-        *reached = (*reached).max(Some(new.stage));
-        let (vm, phase) = (self.vm.to_owned(), phase_name(Some(new.stage)));
-        self.context.reporter.report(&Event::VmPhase { vm, phase, at_ms: millis(self.started.elapsed()) });
-    }
-
     fn ended(&self, error: ControlError, reached: Option<Stage>, limit: Duration) -> BootEnd {
         match error {
-            ControlError::Silent | ControlError::Deaf => BootEnd::TimedOut {
-                limit,
-                is_ready: reached >= Some(Stage::Ready),
-                reached: phase_name(reached),
-            },
-            ControlError::Closed => BootEnd::Died { reached: phase_name(reached) },
+            ControlError::Silent | ControlError::Deaf => {
+                BootEnd::TimedOut { limit, is_ready: reached >= Some(Stage::Ready) }
+            }
+            ControlError::Closed => BootEnd::Died,
             other => BootEnd::other(other),
         }
     }
 
-    /// The end as an error that shows what the guest said last.
-    pub(super) fn explain(&self, end: BootEnd, files: &VmLayout) -> VmError {
+    /// The end as an error that tells what there is to know. `signal` has ended QEMU, if one has.
+    pub(super) fn explain(&self, end: BootEnd, signal: Option<i32>) -> VmError {
         let vm = self.vm.to_owned();
+        let trouble = || {
+            let (phase, elapsed) = self.phase();
+            let usual_ms = usual_ms(&timelines(self.files), phase, StartKind::Boot, self.accelerator);
+            Box::new(Trouble::gather(&self.about(signal), phase, elapsed, usual_ms))
+        };
         match end {
-            BootEnd::TimedOut { limit, is_ready: true, .. } => {
+            BootEnd::TimedOut { limit, is_ready: true } => {
                 VmError::ServicesTimedOut { vm, limit_secs: limit.as_secs() }
             }
-            BootEnd::TimedOut { limit, reached, is_ready: false } => {
-                VmError::BootTimedOut { vm, limit_secs: limit.as_secs(), reached, console: last_words(files) }
+            BootEnd::TimedOut { limit, is_ready: false } => {
+                VmError::BootTimedOut { vm, limit_secs: limit.as_secs(), trouble: trouble() }
             }
-            BootEnd::Died { reached } => VmError::BootDied { vm, reached, console: last_words(files) },
+            BootEnd::Died => VmError::BootDied { vm, trouble: trouble() },
+            BootEnd::Hopeless => VmError::BootHopeless { vm, trouble: trouble() },
             BootEnd::Other(error) => *error,
         }
     }
 }
 
-/// The console's and QEMU's last lines, made harmless for a terminal.
-fn last_words(files: &VmLayout) -> String {
-    const LINES: usize = 8;
-    let mut words = Vec::new();
-    for log in [files.console_log(), files.qemu_log()] {
-        let text = harmless_log(&end_of_log(&log));
-        let lines: Vec<String> =
-            text.lines().map(str::trim_end).filter(|l| !l.is_empty()).map(String::from).collect();
-        words.extend(lines[lines.len().saturating_sub(LINES)..].iter().map(|line| format!("  | {line}")));
+/// Hands the times that a message tells to the stopwatch.
+pub(super) fn hear_times(message: &GuestMessage, stopwatch: &Stopwatch) {
+    match message {
+        GuestMessage::Hello { stages, uptime_ms, root_mounted_ms, .. } => {
+            // An agent of before that time was told: the last stage was at that time or earlier.
+            let last = stages.iter().map(|reached| reached.uptime_ms).max();
+            if let Some(uptime_ms) = uptime_ms.or(last) {
+                stopwatch.hear_clock(uptime_ms);
+            }
+            let mounted = root_mounted_ms.map(|uptime_ms| (Phase::Initramfs, uptime_ms));
+            for reached in stages {
+                if let Some((phase, uptime_ms)) = mounted.filter(|_| reached.stage == Stage::Root) {
+                    stopwatch.hear_end(phase, uptime_ms);
+                }
+                stopwatch.hear_stage(*reached);
+            }
+            if let Some((phase, uptime_ms)) = mounted {
+                stopwatch.hear_end(phase, uptime_ms);
+            }
+        }
+        GuestMessage::RootMounted { uptime_ms } => {
+            stopwatch.hear_clock(*uptime_ms);
+            stopwatch.hear_end(Phase::Initramfs, *uptime_ms);
+        }
+        GuestMessage::Stage(reached) => {
+            stopwatch.hear_clock(reached.uptime_ms);
+            stopwatch.hear_stage(*reached);
+        }
+        _ => {}
     }
-    words.join("\n")
+}
+
+/// The cause why a guest that has said this will never be ready, as far as its own words tell.
+pub(super) fn is_hopeless(
+    vm: &str,
+    memory_mib: u64,
+    accelerator: Accelerator,
+    words: &Words,
+) -> Option<String> {
+    let (console, qemu, host) = (words.console.as_str(), "", &HostFacts::default());
+    let phase = Phase::Initramfs;
+    let found = diagnose(&Evidence { vm, phase, console, qemu, signal: None, accelerator, memory_mib, host });
+    found.filter(|diagnosis| diagnosis.is_final).map(|diagnosis| diagnosis.cause)
 }
 
 fn errand_name(errand: Errand) -> &'static str {
@@ -269,17 +340,6 @@ fn errand_name(errand: Errand) -> &'static str {
         Errand::Settle => "come to rest",
         Errand::Protocol => "understand castra",
     }
-}
-
-pub(super) fn phase_name(stage: Option<Stage>) -> String {
-    match stage {
-        None => "qemu",
-        Some(Stage::Initramfs) => "initramfs",
-        Some(Stage::Root) => "root",
-        Some(Stage::Ready) => "ready",
-        Some(Stage::Services) => "services",
-    }
-    .into()
 }
 
 fn personality(vm: &str, keys: &VmKeys) -> Result<Personality, VmError> {

@@ -49,6 +49,8 @@ pub(crate) fn control_messages() -> Vec<Vec<u8>> {
         kernel: "6".to_owned(),
         personalised: false,
         stages: vec![reached],
+        uptime_ms: Some(2),
+        root_mounted_ms: Some(1),
     };
     let failed = GuestMessage::Failed { errand: Errand::Network, reason: "none".to_owned() };
     let mut messages = vec![

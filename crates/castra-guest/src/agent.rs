@@ -15,7 +15,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::sleep;
 
 use crate::control::ControlPort;
-use crate::news::{Milestone, News, Newsroom, reached_now};
+use crate::news::{Milestone, News, Newsroom, reached_now, uptime_ms};
 use crate::ssh::SshServer;
 use crate::trees::Trees;
 use crate::{grow, network, personality, power, process, root, secrets, services, settle};
@@ -74,7 +74,7 @@ async fn keep_network(trees: Arc<Trees>, newsroom: Newsroom) {
 
 /// What comes one after another: the root, then the SSH server and the filesystem's size, then the services.
 async fn follow_the_boot(trees: Arc<Trees>, server: SshServer, newsroom: Newsroom) {
-    if let Err(error) = root::enter(&trees).await {
+    if let Err(error) = root::enter(&trees, || newsroom.reached(Milestone::RootMounted)).await {
         return newsroom.failed(Errand::EnterRoot, error);
     }
     newsroom.reached(Milestone::Root);
@@ -103,6 +103,7 @@ struct Agent {
     trees: Arc<Trees>,
     server: SshServer,
     stages: Vec<StageReached>,
+    root_mounted_ms: Option<u64>,
     milestones: Vec<Milestone>,
     identity: Option<Identity>,
     /// Files of the root do not say it yet.
@@ -128,6 +129,7 @@ impl Agent {
             trees,
             server: SshServer::new(),
             stages: vec![reached_now(Stage::Initramfs)],
+            root_mounted_ms: None,
             milestones: Vec::new(),
             identity: None,
             is_identity_due: false,
@@ -189,6 +191,8 @@ impl Agent {
             kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
             personalised: self.identity.is_some(),
             stages: self.stages.clone(),
+            uptime_ms: Some(uptime_ms()),
+            root_mounted_ms: self.root_mounted_ms,
         };
         std::iter::once(hello).chain(self.failures.iter().cloned()).collect()
     }
@@ -207,11 +211,15 @@ impl Agent {
 
     fn reach(&mut self, milestone: Milestone, uptime_ms: u64) -> Vec<GuestMessage> {
         self.milestones.push(milestone);
+        if milestone == Milestone::RootMounted {
+            self.root_mounted_ms = Some(uptime_ms);
+            return vec![GuestMessage::RootMounted { uptime_ms }];
+        }
         let stage = |stage| Some(StageReached { stage, uptime_ms });
         let reached = match milestone {
             Milestone::Root => stage(Stage::Root),
             Milestone::Services => stage(Stage::Services),
-            Milestone::Network | Milestone::Size | Milestone::Ssh => None,
+            Milestone::RootMounted | Milestone::Network | Milestone::Size | Milestone::Ssh => None,
         };
         if matches!(milestone, Milestone::Root | Milestone::Services) {
             self.is_identity_due = true;

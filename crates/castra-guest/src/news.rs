@@ -20,6 +20,8 @@ pub(crate) enum News {
 /// The steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Milestone {
+    /// The root filesystem is mounted.
+    RootMounted,
     /// The agent has moved into the real root.
     Root,
     /// The network is configured.
@@ -74,7 +76,8 @@ pub(crate) fn reached_now(stage: Stage) -> StageReached {
     StageReached { stage, uptime_ms: uptime_ms() }
 }
 
-fn uptime_ms() -> u64 {
+/// Milliseconds since the kernel started.
+pub(crate) fn uptime_ms() -> u64 {
     let now = clock_gettime(ClockId::Boottime);
     let milliseconds = i128::from(now.tv_sec) * 1000 + i128::from(now.tv_nsec) / 1_000_000;
     u64::try_from(milliseconds).unwrap_or_default()

@@ -23,12 +23,13 @@ const LOOKS: u32 = 5;
 const SELDOM: Duration = Duration::from_millis(500);
 
 /// Waits until PID 1 has left the initramfs and follows it. PID 1's root changes exactly once, when its `switch_root`
-/// calls `chroot`, right before it runs the real init.
-pub(crate) async fn enter(trees: &Trees) -> io::Result<()> {
+/// calls `chroot`, right before it runs the real init. `on_mounted` is called once if the root is seen to be mounted before.
+pub(crate) async fn enter(trees: &Trees, on_mounted: impl FnOnce()) -> io::Result<()> {
     // `poll` of a mount table reports PRI whenever the table has changed (`proc(5)`).
     let mounts = watch(trees.proc.open("self/mounts", OFlags::RDONLY)?, Interest::PRIORITY)?;
     // Not simply our own root: `pivot_root` would change that together with PID 1's.
     let initramfs = place(&rustix::fs::stat("/")?);
+    let mut on_mounted = Some(on_mounted);
     let mut looks = 0;
     while place(&trees.proc.stat("1/root")?) == initramfs {
         if looks > 0 {
@@ -36,6 +37,12 @@ pub(crate) async fn enter(trees: &Trees) -> io::Result<()> {
             sleep(SOON).await;
         } else if mounts_changed(&mounts).await? {
             looks = LOOKS;
+            if on_mounted.is_some()
+                && trees.proc.read("self/mountinfo").is_ok_and(|mounts| has_disk(&mounts))
+                && let Some(on_mounted) = on_mounted.take()
+            {
+                on_mounted();
+            }
         }
     }
     let root = trees.proc.open("1/root", OFlags::PATH | OFlags::DIRECTORY)?;
@@ -53,7 +60,26 @@ async fn mounts_changed(mounts: &AsyncFd<OwnedFd>) -> io::Result<bool> {
     }
 }
 
+/// Whether a filesystem of a block device is mounted. Those of the kernel's own making have major number 0
+/// (`proc_pid_mountinfo(5)`), and an initramfs has no other.
+fn has_disk(mountinfo: &str) -> bool {
+    mountinfo.lines().filter_map(|line| line.split(' ').nth(2)).any(|device| !device.starts_with("0:"))
+}
+
 /// What tells one directory from all others.
 fn place(directory: &Stat) -> (u64, u64) {
     (directory.st_dev, directory.st_ino)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::has_disk;
+
+    #[test]
+    fn a_mounted_disk_is_told_from_what_the_kernel_makes() {
+        let before = "1 1 0:2 / / rw - rootfs rootfs rw\n22 1 0:21 / /proc rw - proc proc rw";
+        assert!(!has_disk(before));
+        assert!(has_disk(&format!("{before}\n30 1 253:0 / /sysroot rw - ext4 /dev/vda rw")));
+        assert!(!has_disk(""));
+    }
 }

@@ -93,10 +93,22 @@ mod tests {
             kernel: "6.18.56-0-virt".into(),
             personalised: false,
             stages: vec![StageReached { stage: Stage::Initramfs, uptime_ms: 2310 }],
+            uptime_ms: Some(2400),
+            root_mounted_ms: None,
         };
         let line = encode(&hello);
         assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1);
         assert_eq!(decode::<GuestMessage>(&line).expect("decodes"), hello);
+    }
+
+    #[test]
+    fn the_hello_of_an_older_agent_is_understood() {
+        let line = br#"{"type":"hello","protocol":1,"agent_version":"0.1.0","kernel":"6","personalised":true,"stages":[]}"#;
+        let hello = decode::<GuestMessage>(line).expect("decodes");
+        assert!(
+            matches!(hello, GuestMessage::Hello { uptime_ms: None, root_mounted_ms: None, .. }),
+            "{hello:?}"
+        );
     }
 
     #[test]

@@ -77,6 +77,19 @@ pub enum GuestMessage {
         personalised: bool,
         /// Every stage reached so far, in order.
         stages: Vec<StageReached>,
+        /// Milliseconds since the guest's kernel started, now: the host relates the guest's times to its own by it. An
+        /// agent of before this was told says nothing.
+        #[serde(default)]
+        uptime_ms: Option<u64>,
+        /// When the root filesystem was mounted, in the same milliseconds, if it was and anybody saw it.
+        #[serde(default)]
+        root_mounted_ms: Option<u64>,
+    },
+    /// The root filesystem has been mounted, and PID 1 has not moved into it. Not a [`Stage`]: a host that does not know it
+    /// passes over it, where it could not read a hello that names it.
+    RootMounted {
+        /// Milliseconds since the guest's kernel started.
+        uptime_ms: u64,
     },
     /// A further stage has been reached.
     Stage(StageReached),

@@ -6,7 +6,7 @@ use crate::report::Event;
 
 use super::super::{
     capture, clean, completions, config, cp, doctor, image, init, list, logs, man, ports, ssh_config, status,
-    template,
+    template, timeline,
 };
 use super::reporter::{Ending, Line};
 use super::{Document, Outcomes};
@@ -44,6 +44,7 @@ fn documents() -> Vec<(&'static str, Value)> {
         ("run", document::<capture::Captured>()),
         ("cp", document::<cp::Copies>()),
         ("doctor", document::<doctor::Diagnosis>()),
+        ("timeline", document::<timeline::Starts>()),
         ("ssh-config", document::<ssh_config::SshHosts>()),
         ("image list", document::<image::ImageList>()),
         ("image show", document::<image::ImageShown>()),

@@ -46,6 +46,8 @@ fn hello(agent_version: &str, stages: Vec<StageReached>) -> GuestMessage {
         kernel: "6.18".into(),
         personalised: false,
         stages,
+        uptime_ms: Some(7),
+        root_mounted_ms: None,
     }
 }
 

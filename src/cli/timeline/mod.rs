@@ -1,0 +1,243 @@
+//! `castra timeline`: what the starts of a VM did, and how long each phase took.
+
+mod chart;
+mod compare;
+mod json;
+mod page;
+
+pub(super) use json::Starts;
+
+use std::io::IsTerminal as _;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+use crate::context::{Environment, RuntimeContext};
+use crate::error::Result;
+use crate::vm::{self, StartKind, StartResult, Timeline};
+
+use super::args::{self, Args};
+use super::error::CliError;
+use super::printer::Printer;
+use super::project;
+use super::table::table;
+use super::units::{brief, span};
+
+/// Columns where stdout is no terminal.
+const COLUMNS: usize = 80;
+/// What all but the last column of a list takes.
+const COLUMNS_BEFORE_RESULT: usize = 58;
+/// The last column of a list is not narrower than this.
+const LEAST_RESULT_COLUMNS: usize = 22;
+/// Wider charts are no better to read.
+const MOST_COLUMNS: usize = 120;
+
+/// Shows, lists, compares or writes the kept starts of a VM.
+pub(super) fn run(
+    timeline: &args::Timeline,
+    args: &Args,
+    context: &RuntimeContext,
+    printer: &Printer,
+) -> Result<ExitCode> {
+    let layout = project::layout(args, context, printer)?;
+    let record = vm::recorded_vm(timeline.vm.as_deref(), &layout)?;
+    let vm = &record.name;
+    let starts = vm::last_starts(&record, &layout, context);
+    let count = timeline.boots.unwrap_or(2) as usize;
+    let is_compared = timeline.compare || timeline.boots.is_some();
+    if let Some(path) = &timeline.html {
+        write_page(path, vm, &starts, printer)?;
+    }
+    if args.json {
+        let shown = if is_compared { &starts[..count.min(starts.len())] } else { &starts[..] };
+        printer.json(&json::output(vm, shown)).map_err(CliError::from)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let Some(last) = starts.first() else {
+        printer.tip(&format!("No start of VM `{vm}` is kept yet. `castra up {vm}` makes one."));
+        return Ok(ExitCode::SUCCESS);
+    };
+    let look = Look::of(&context.environment);
+    let text = match () {
+        () if timeline.html.is_some() => return Ok(ExitCode::SUCCESS),
+        () if timeline.list => list(&starts, look),
+        () if is_compared && starts.len() > 1 => {
+            let shown = &starts[..count.min(starts.len())];
+            let (text, fit) = compare::side_by_side(vm, shown, look);
+            if fit < shown.len() {
+                printer.tip(&format!("Only the last {fit} starts fit side by side; --json has all."));
+            }
+            text
+        }
+        () => {
+            if is_compared {
+                printer.tip("Only one start is kept yet.");
+            }
+            chart::chart(vm, last, look)
+        }
+    };
+    printer.result(&text).map_err(CliError::from)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn write_page(path: &Path, vm: &str, starts: &[Timeline], printer: &Printer) -> Result<(), CliError> {
+    let failed = |source| CliError::File { action: "write", path: path.to_owned(), source };
+    std::fs::write(path, page::page(vm, starts)).map_err(failed)?;
+    printer.success(&format!("{} shows {} starts of VM `{vm}`", path.display(), starts.len()));
+    Ok(())
+}
+
+/// How a chart is drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Look {
+    columns: usize,
+    /// Whether the terminal has more than ASCII, as far as the locale tells.
+    unicode: bool,
+}
+
+impl Look {
+    fn of(environment: &Environment) -> Self {
+        let stdout = std::io::stdout();
+        let size = if stdout.is_terminal() { rustix::termios::tcgetwinsize(&stdout).ok() } else { None };
+        let columns = size.map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0);
+        let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(|name| environment.text(name));
+        let locale = locale.unwrap_or_default().to_ascii_lowercase();
+        Self {
+            columns: columns.unwrap_or(COLUMNS).min(MOST_COLUMNS),
+            unicode: locale.contains("utf-8") || locale.contains("utf8"),
+        }
+    }
+}
+
+/// One line a start. What is too long to fit is cut off; the chart and the JSON have it whole.
+fn list(starts: &[Timeline], look: Look) -> String {
+    let room = look.columns.saturating_sub(COLUMNS_BEFORE_RESULT).max(LEAST_RESULT_COLUMNS);
+    let mut rows = vec![["STARTED", "AGE", "KIND", "ACCEL", "READY", "RESULT"].map(String::from)];
+    rows.extend(starts.iter().map(|start| {
+        [
+            moment(start.started_unix_ms),
+            age(start.started_unix_ms),
+            kind(start.kind).to_owned(),
+            start.accelerator.name().to_owned(),
+            start.ready_ms().map_or("-".into(), brief),
+            match &start.result {
+                StartResult::Ready => "ready".into(),
+                StartResult::Started => "started".into(),
+                StartResult::Failed { reason } => cut(&format!("failed: {reason}"), room, look.unicode),
+            },
+        ]
+    }));
+    table(&rows)
+}
+
+fn cut(text: &str, room: usize, unicode: bool) -> String {
+    if text.chars().count() <= room {
+        return text.to_owned();
+    }
+    let sign = if unicode { "…" } else { "..." };
+    let kept: String = text.chars().take(room - sign.chars().count()).collect();
+    format!("{kept}{sign}")
+}
+
+fn kind(kind: StartKind) -> &'static str {
+    match kind {
+        StartKind::Boot => "boot",
+        StartKind::Template => "template",
+        StartKind::Suspended => "suspended",
+    }
+}
+
+fn cpus(start: &Timeline) -> &'static str {
+    if start.cpus == 1 { "CPU" } else { "CPUs" }
+}
+
+/// What a start was, as the beginning of a sentence's rest: `booted in 5.7 s`.
+fn outcome(start: &Timeline) -> String {
+    let did = match start.kind {
+        StartKind::Boot => "booted",
+        StartKind::Template => "went on from its warm template",
+        StartKind::Suspended => "went on from where it was suspended",
+    };
+    match (&start.result, start.ready_ms()) {
+        (StartResult::Failed { .. }, _) => {
+            format!("did not start; given up after {}", brief(start.length_ms()))
+        }
+        (StartResult::Started, _) => "was started, and nobody has waited for it".into(),
+        (StartResult::Ready, ready) => format!("{did} in {}", brief(ready.unwrap_or_default())),
+    }
+}
+
+/// `2026-11-24 11:20:05`, here.
+fn moment(unix_ms: u64) -> String {
+    let timestamp = i64::try_from(unix_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
+    let zoned = timestamp.unwrap_or_default().to_zoned(TimeZone::system());
+    zoned.strftime("%F %T").to_string()
+}
+
+fn age(unix_ms: u64) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    span(now.saturating_sub(Duration::from_millis(unix_ms)))
+}
+
+/// Starts for the tests of what is drawn.
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::qemu::Accelerator;
+    use crate::report::ImageLabel;
+    use crate::vm::{BaseKind, Phase, PhaseSpan};
+
+    /// A boot whose phases end at these times; the services may not have ended.
+    pub(super) fn boot(ends: [u64; 6], services_ms: Option<u64>) -> Timeline {
+        let phases = [Phase::Image, Phase::Qemu, Phase::Kernel, Phase::Initramfs, Phase::Root, Phase::Agent];
+        let mut start_ms = 0;
+        let mut spans: Vec<PhaseSpan> = phases
+            .into_iter()
+            .zip(ends)
+            .map(|(phase, end)| PhaseSpan {
+                phase,
+                start_ms: std::mem::replace(&mut start_ms, end),
+                end_ms: Some(end),
+            })
+            .collect();
+        spans.push(PhaseSpan { phase: Phase::Services, start_ms, end_ms: services_ms });
+        Timeline {
+            started_unix_ms: 1_700_000_000_000,
+            qemu_unix_ms: 1_700_000_000_020,
+            kind: StartKind::Boot,
+            accelerator: Accelerator::Tcg,
+            cpus: 1,
+            memory_mib: 1024,
+            base: BaseKind::Managed(ImageLabel { id: "alpine-minimal".into(), version: "v1".into() }),
+            castra_version: "0.1.0".into(),
+            result: StartResult::Ready,
+            phases: spans,
+        }
+    }
+
+    #[test]
+    fn the_locale_decides_what_is_drawn_with() {
+        let look = |variables: &[(&str, &str)]| Look::of(&Environment::of(variables.iter().copied())).unicode;
+        assert!(look(&[("LANG", "de_DE.UTF-8")]));
+        assert!(look(&[("LC_ALL", "C.utf8"), ("LANG", "C")]));
+        assert!(!look(&[("LC_ALL", "C"), ("LANG", "de_DE.UTF-8")]));
+        assert!(!look(&[]));
+    }
+
+    #[test]
+    fn every_outcome_is_told() {
+        let mut start = boot([1, 2, 3, 4, 5, 5_700], None);
+        assert_eq!(outcome(&start), "booted in 5.7 s");
+        start.kind = StartKind::Template;
+        assert_eq!(outcome(&start), "went on from its warm template in 5.7 s");
+        start.result = StartResult::Failed { reason: "QEMU ended".into() };
+        assert_eq!(outcome(&start), "did not start; given up after 5.7 s");
+        assert!(list(&[start.clone()], Look { columns: 80, unicode: true }).contains("failed: QEMU ended"));
+        start.result = StartResult::Failed { reason: "a long story".repeat(20) };
+        let text = list(&[start], Look { columns: 80, unicode: false });
+        assert!(text.lines().all(|line| line.chars().count() <= 80) && text.contains("..."), "{text}");
+    }
+}

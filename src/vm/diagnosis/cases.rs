@@ -1,0 +1,321 @@
+//! The cases, from the sure to the vague. Each names the words it goes by; those of QEMU, Linux, mkinitfs, dracut and systemd
+//! have been the same for many versions.
+
+use crate::qemu::Accelerator;
+use crate::vm::timeline::Phase;
+
+use super::host::locked_file;
+use super::{Diagnosis, Evidence};
+
+/// With less left than this, the host's disk counts as full.
+const FULL_DISK_MIB: u64 = 16;
+/// A guest without less memory than this is asked for more when it runs out.
+const ENOUGH_MEMORY_MIB: u64 = 512;
+/// Processes to a CPU from which on an emulated guest is slow on that account.
+const BUSY: f64 = 2.0;
+
+const SIGKILL: i32 = 9;
+const SIGSYS: i32 = 31;
+
+/// One case: a diagnosis, or nothing if it is another.
+pub(super) type Case = fn(&Evidence<'_>) -> Option<Diagnosis>;
+
+/// The first that fits is taken.
+pub(super) const CASES: &[Case] = &[
+    port_taken,
+    disk_in_use,
+    host_memory,
+    host_disk_full,
+    sandbox,
+    machine_unknown,
+    kernel_unreadable,
+    hardware,
+    killed,
+    guest_memory,
+    no_root_disk,
+    root_of_another_kind,
+    root_damaged,
+    no_init,
+    disk_errors,
+    panicked,
+    emergency_shell,
+    silent_hardware,
+    busy_host,
+];
+
+fn probably(cause: impl Into<String>, advice: impl Into<String>) -> Option<Diagnosis> {
+    Some(Diagnosis { cause: cause.into(), advice: advice.into(), is_final: false })
+}
+
+/// One that waiting does not help.
+fn finally(cause: impl Into<String>, advice: impl Into<String>) -> Option<Diagnosis> {
+    Some(Diagnosis { cause: cause.into(), advice: advice.into(), is_final: true })
+}
+
+fn has(text: &str, words: &[&str]) -> bool {
+    words.iter().any(|word| text.contains(word))
+}
+
+/// The line in which one of these words comes first, from the words on.
+fn line_of<'a>(text: &'a str, words: &str) -> Option<&'a str> {
+    let at = text.find(words)?;
+    text[at..].lines().next().map(str::trim)
+}
+
+fn is_stuck_in_initramfs(console: &str) -> bool {
+    has(
+        console,
+        &[
+            "initramfs emergency recovery shell",
+            "Mounting root failed",
+            "Mounting root: failed",
+            "Entering emergency mode",
+            "Dropping to a shell!",
+        ],
+    )
+}
+
+fn has_panicked(console: &str) -> bool {
+    console.contains("Kernel panic - not syncing") && !console.contains("Rebooting in")
+}
+
+fn port_taken(e: &Evidence<'_>) -> Option<Diagnosis> {
+    let said =
+        has(e.qemu, &["Could not set up host forwarding rule", "could not set up host forwarding rule"]);
+    said.then_some(())?;
+    probably(
+        "another program has taken a port that this VM forwards",
+        "`ss -ltnup` shows who has it. Stop that program, or choose another host port in castra.toml.",
+    )
+}
+
+fn disk_in_use(e: &Evidence<'_>) -> Option<Diagnosis> {
+    let file = locked_file(e.qemu)?;
+    let holder = e.host.disk_holder.as_deref().unwrap_or("another process");
+    probably(
+        format!("{} is in use by {holder}", file.display()),
+        "Two writers would destroy the disk, so QEMU refuses. End that process; if it is a VM of another project, give this \
+         one a disk of its own.",
+    )
+}
+
+fn host_memory(e: &Evidence<'_>) -> Option<Diagnosis> {
+    has(e.qemu, &["Cannot allocate memory", "cannot set up guest memory"]).then_some(())?;
+    let left = e.host.available_mib.map_or(String::new(), |mib| format!("; {mib} MiB are available"));
+    probably(
+        format!(
+            "this machine does not give QEMU the {} MiB of memory that the VM is to have{left}",
+            e.memory_mib
+        ),
+        "Give the VM less `memory` in castra.toml, or stop other VMs. A limit may apply, too: `ulimit -v`, or that of a \
+         container.",
+    )
+}
+
+fn host_disk_full(e: &Evidence<'_>) -> Option<Diagnosis> {
+    let is_full = e.host.free_disk_mib.is_some_and(|mib| mib < FULL_DISK_MIB);
+    (is_full || has(e.qemu, &["No space left on device"])).then_some(())?;
+    let left = e.host.free_disk_mib.map_or("nothing".into(), |mib| format!("{mib} MiB"));
+    probably(
+        format!(
+            "the disk of this machine is full ({left} left where the VM's disk lies), and the guest waits for room"
+        ),
+        "Free some space: `castra image prune` and `castra template prune` do.",
+    )
+}
+
+fn sandbox(e: &Evidence<'_>) -> Option<Diagnosis> {
+    let said = has(e.qemu, &["seccomp", "-sandbox"]);
+    (e.signal == Some(SIGSYS) || said).then_some(())?;
+    probably(
+        "QEMU made a system call that its sandbox forbids, or has no sandbox (SIGSYS)",
+        "This build of QEMU does not go with the sandbox. Take the one of your distribution; CASTRA_QEMU names another program.",
+    )
+}
+
+fn machine_unknown(e: &Evidence<'_>) -> Option<Diagnosis> {
+    let words = [
+        "unsupported machine type",
+        "unable to find CPU model",
+        "is not a valid device model name",
+        "Unknown chardev",
+        "invalid accelerator",
+    ];
+    let line = e.qemu.lines().find(|line| has(line, &words))?;
+    let line = line.split_once(": ").map_or(line, |(_program, said)| said);
+    probably(
+        format!("this QEMU does not have what the image's machine is made of: {line}"),
+        "Update QEMU, or change `machine`, `tcg_cpu` or `devices` of the image in castra.toml.",
+    )
+}
+
+fn kernel_unreadable(e: &Evidence<'_>) -> Option<Diagnosis> {
+    let words = [
+        "could not open kernel file",
+        "could not load kernel",
+        "invalid kernel header",
+        "error reading initrd",
+    ];
+    let line = words.iter().find_map(|words| line_of(e.qemu, words))?;
+    probably(
+        format!("QEMU cannot load the kernel or its initramfs: {line}"),
+        "`castra image verify` checks the image's files and makes damaged ones again. For an image of your own, its kernel must \
+         be a bzImage.",
+    )
+}
+
+fn hardware(e: &Evidence<'_>) -> Option<Diagnosis> {
+    let words = [
+        "KVM: entry failed",
+        "failed to set MSR",
+        "KVM internal error",
+        "failed to initialize kvm",
+        "ioctl(KVM_",
+    ];
+    let line = words.iter().find_map(|words| line_of(e.qemu, words))?;
+    probably(
+        format!(
+            "hardware virtualisation does not work here ({line}); nested virtualisation often has only part of it"
+        ),
+        "CASTRA_ACCELERATOR=tcg goes without it.",
+    )
+}
+
+fn killed(e: &Evidence<'_>) -> Option<Diagnosis> {
+    (e.signal == Some(SIGKILL)).then_some(())?;
+    let memory =
+        e.host.available_mib.map_or(String::new(), |mib| format!(", {mib} MiB of memory are available now"));
+    match e.host.oom_kills {
+        Some(0) => probably(
+            format!(
+                "QEMU was killed (SIGKILL), by somebody or by a container's limit: this machine's kernel has ended nothing for want of memory{memory}"
+            ),
+            format!("`castra up {}` starts it again.", e.vm),
+        ),
+        Some(kills) => probably(
+            format!(
+                "QEMU was killed (SIGKILL), probably for want of memory: this machine's kernel has ended {kills} processes for it since it booted{memory}"
+            ),
+            "Give the VM less `memory` in castra.toml, or stop other VMs.",
+        ),
+        None => probably(
+            format!(
+                "QEMU was killed (SIGKILL); whether for want of memory, this machine does not let castra see{memory}"
+            ),
+            "`dmesg` as root may tell. Give the VM less `memory` in castra.toml, or stop other VMs.",
+        ),
+    }
+}
+
+fn guest_memory(e: &Evidence<'_>) -> Option<Diagnosis> {
+    let words = [
+        "System is deadlocked on memory",
+        "Out of memory: Killed process",
+        "Out of memory and no killable processes",
+        "Initramfs unpacking failed: write error",
+    ];
+    has(e.console, &words).then_some(())?;
+    let cause = format!("the guest ran out of memory: it has {} MiB", e.memory_mib);
+    let more = (e.memory_mib * 2).max(ENOUGH_MEMORY_MIB);
+    let advice = format!("Give it more: memory = \"{more} MiB\" in castra.toml.");
+    if has_panicked(e.console) { finally(cause, advice) } else { probably(cause, advice) }
+}
+
+/// The device that mkinitfs could not mount, and the reason.
+fn unmounted(console: &str) -> Option<(&str, &str)> {
+    let line = line_of(console, "mount: mounting ")?;
+    let (device, rest) = line.strip_prefix("mount: mounting ")?.split_once(" on ")?;
+    Some((device, rest.split_once("failed: ")?.1.trim()))
+}
+
+fn no_root_disk(e: &Evidence<'_>) -> Option<Diagnosis> {
+    let is_missing = unmounted(e.console).is_some_and(|(_, reason)| reason == "No such file or directory");
+    let by_kernel = has_panicked(e.console) && e.console.contains("VFS: Unable to mount root fs");
+    let by_dracut = e.console.contains("does not exist") && is_stuck_in_initramfs(e.console);
+    (is_missing || by_kernel || by_dracut).then_some(())?;
+    let device =
+        unmounted(e.console).map_or("the root filesystem".into(), |(device, _)| format!("`{device}`"));
+    finally(
+        format!(
+            "the guest does not find {device}: `root=` names no disk that it has, or its initramfs has no driver for virtio disks"
+        ),
+        "The VM's disk is /dev/vda. Look at `command_line` of the image in castra.toml: root=/dev/vda, and for Alpine \
+         modules=ext4,virtio_blk,virtio_net.",
+    )
+}
+
+fn root_of_another_kind(e: &Evidence<'_>) -> Option<Diagnosis> {
+    let (device, reason) = unmounted(e.console)?;
+    (reason == "No such device").then_some(())?;
+    finally(
+        format!("the guest's kernel does not know the filesystem that `rootfstype=` names for `{device}`"),
+        "Name the right one, and its module, in `command_line` of the image in castra.toml: rootfstype=ext4 modules=ext4,…",
+    )
+}
+
+fn root_damaged(e: &Evidence<'_>) -> Option<Diagnosis> {
+    let (device, reason) = unmounted(e.console)?;
+    finally(
+        format!("the guest cannot mount `{device}`: {reason}"),
+        "Is it the filesystem that `rootfstype=` names? If it is the VM's disk that is damaged, `castra down` the VM and look at \
+         it with `qemu-img check`.",
+    )
+}
+
+fn no_init(e: &Evidence<'_>) -> Option<Diagnosis> {
+    let words = ["No working init found", "Requested init", "No init found", "switch_root: can't execute"];
+    has(e.console, &words).then_some(())?;
+    finally(
+        "the root filesystem has no init that the kernel could run",
+        "Does the image hold a whole system? `init=` in its `command_line` names another program.",
+    )
+}
+
+fn disk_errors(e: &Evidence<'_>) -> Option<Diagnosis> {
+    let words = ["EXT4-fs error", "I/O error, dev vd", "Buffer I/O error on dev vd", "XFS (vda): Corruption"];
+    let line = words.iter().find_map(|words| line_of(e.console, words))?;
+    let free =
+        e.host.free_disk_mib.map_or(String::new(), |mib| format!(" ({mib} MiB are free on this machine's)"));
+    probably(
+        format!("the guest cannot read or write its disk{free}: {line}"),
+        "`castra image verify` checks what the VM's disk stands on, `qemu-img check` the disk itself.",
+    )
+}
+
+fn panicked(e: &Evidence<'_>) -> Option<Diagnosis> {
+    has_panicked(e.console).then_some(())?;
+    let line = line_of(e.console, "Kernel panic - not syncing")?;
+    finally(
+        format!("the guest's kernel gave up: {line}"),
+        format!("`castra logs {}` shows what came before.", e.vm),
+    )
+}
+
+fn emergency_shell(e: &Evidence<'_>) -> Option<Diagnosis> {
+    let by_systemd = e.console.contains("You are in emergency mode");
+    (by_systemd || is_stuck_in_initramfs(e.console)).then_some(())?;
+    finally(
+        "the guest stands in an emergency shell, which nobody can reach",
+        format!("`castra logs {}` shows what it could not do.", e.vm),
+    )
+}
+
+fn silent_hardware(e: &Evidence<'_>) -> Option<Diagnosis> {
+    let is_silent = e.phase == Phase::Kernel && e.console.trim().is_empty();
+    (is_silent && e.accelerator != Accelerator::Tcg).then_some(())?;
+    probably(
+        format!("the guest's CPU does not run under {}", e.accelerator.name()),
+        "CASTRA_ACCELERATOR=tcg goes without hardware virtualisation.",
+    )
+}
+
+fn busy_host(e: &Evidence<'_>) -> Option<Diagnosis> {
+    let (load, cpus) = (e.host.load?, e.host.cpus?);
+    e.host.load_per_cpu().filter(|load| *load >= BUSY)?;
+    let emulated =
+        if e.accelerator == Accelerator::Tcg { ", and an emulated guest needs a whole one" } else { "" };
+    probably(
+        format!("this machine is busy: {load:.1} processes want its {cpus} CPUs{emulated}"),
+        "Wait until it is less busy, or give the boot more time: --boot-timeout SECS.",
+    )
+}

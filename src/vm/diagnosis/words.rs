@@ -1,0 +1,41 @@
+//! What the guest and QEMU said last.
+
+use std::path::Path;
+
+use crate::harmless::harmless_log;
+use crate::qemu::end_of_log;
+
+/// Lines of each log that are shown.
+const LINES: usize = 8;
+
+/// The ends of both logs, made harmless for a terminal.
+#[derive(Debug, Clone, Default)]
+pub(in crate::vm) struct Words {
+    pub(in crate::vm) console: String,
+    pub(in crate::vm) qemu: String,
+}
+
+impl Words {
+    pub(in crate::vm) fn read(console_log: &Path, qemu_log: &Path) -> Self {
+        let read = |log: &Path| harmless_log(&end_of_log(log));
+        Self { console: read(console_log), qemu: read(qemu_log) }
+    }
+
+    /// The console's last line that says something.
+    pub(in crate::vm) fn last_line(&self) -> Option<String> {
+        const MOST_CHARACTERS: usize = 200;
+        let line = self.console.lines().rev().map(str::trim).find(|line| !line.is_empty())?;
+        Some(line.chars().take(MOST_CHARACTERS).collect())
+    }
+}
+
+/// The last lines of both, as a quotation.
+pub(in crate::vm) fn last_words(words: &Words) -> String {
+    let mut quoted = Vec::new();
+    for text in [&words.console, &words.qemu] {
+        let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
+        let last = &lines[lines.len().saturating_sub(LINES)..];
+        quoted.extend(last.iter().map(|line| format!("  | {line}")));
+    }
+    quoted.join("\n")
+}

@@ -1,0 +1,53 @@
+//! The last starts of a VM; and what its guest has done since nobody waited for it any more.
+
+use std::fs::File;
+use std::time::{Duration, Instant};
+
+use castra_wire::GuestMessage;
+
+use crate::context::RuntimeContext;
+use crate::guest::ControlPort;
+use crate::layout::{ProjectLayout, SocketsLayout};
+use crate::lock::Lock;
+
+use super::record::{BootRecord, Record};
+use super::state::{VmState, observe};
+use super::timeline::{PhaseSpan, Stopwatch, Timeline, keep_if_new, of_start, timelines};
+use super::watch::hear_times;
+
+/// How long the guest is listened to. It answers within milliseconds, or is busy.
+const ANSWER_LIMIT: Duration = Duration::from_secs(2);
+
+/// The timelines of a VM's last starts, the newest first. If the last one has a phase whose end nobody has seen, such as that
+/// of the guest's services, and the VM runs, its guest is asked.
+pub fn last_starts(record: &Record, layout: &ProjectLayout, context: &RuntimeContext) -> Vec<Timeline> {
+    let files = layout.vm(&record.name);
+    if let (VmState::Running, Some(boot)) = (observe(record, &files).0, record.boot.as_ref()) {
+        // The rest can be shown without it.
+        let _ = learn(record, boot, layout, context);
+    }
+    timelines(&files)
+}
+
+fn learn(record: &Record, boot: &BootRecord, layout: &ProjectLayout, context: &RuntimeContext) -> Option<()> {
+    let files = layout.vm(&record.name);
+    let is_open = |span: &PhaseSpan| span.end_ms.is_none();
+    boot.ssh_port?;
+    of_start(&files, boot.started_unix_ms)?.phases.iter().any(is_open).then_some(())?;
+    let _lock = Lock::try_hold(File::open(files.lock()).ok()?, &files.lock()).ok()??;
+    // Whoever held the lock may have learnt it meanwhile.
+    let kept = of_start(&files, boot.started_unix_ms)?;
+    let stopwatch = Stopwatch::going_on(&record.name, Some(&kept), &context.reporter);
+    let deadline = Instant::now() + ANSWER_LIMIT;
+    let control = SocketsLayout::new(boot.sockets.clone()).control();
+    let mut port = ControlPort::connect(&control, deadline, &context.cancel).ok()?;
+    port.attach().ok()?;
+    loop {
+        let message = port.next(deadline).ok()?;
+        hear_times(&message, &stopwatch);
+        if matches!(message, GuestMessage::Hello { .. }) {
+            keep_if_new(&stopwatch, kept, true, &files);
+            return Some(());
+        }
+    }
+}
