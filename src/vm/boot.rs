@@ -1,8 +1,7 @@
 //! One start of a VM: QEMU is started, the agent says hello, the VM gets its personality, commands can run.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use crate::command::Lifetime;
 use crate::config::BootProfile;
 use crate::context::RuntimeContext;
 use crate::failpoint::{self, Point};
@@ -16,15 +15,15 @@ use crate::qemu::{
 };
 use crate::report::Event;
 
+use super::account::{explain_start, keep_timeline};
 use super::clock::{millis, since_epoch};
-use super::diagnosis::{About, Trouble};
 use super::error::VmError;
 use super::forwards;
 use super::leftovers::clean_up;
 use super::machine::{Image, machine, tcg_cpu};
-use super::record::{BaseKind, BootRecord, MachineRecord, Progress, Record, StartKind};
+use super::record::{BootRecord, MachineRecord, Progress, Record, StartKind};
 use super::suspended::host_of;
-use super::timeline::{Phase, StartResult, Stopwatch, Timeline, keep};
+use super::timeline::{Phase, Stopwatch};
 use super::up::{UpOptions, WaitFor};
 use super::warm::{self, Warm};
 use super::watch::{BootEnd, BootWatch};
@@ -95,7 +94,7 @@ impl BootRequest<'_> {
         self.context.reporter.report(&event);
     }
 
-    fn files(&self) -> VmLayout {
+    pub(super) fn files(&self) -> VmLayout {
         self.layout.vm(self.vm())
     }
 
@@ -174,48 +173,6 @@ fn attempt(
     let outcome = try_once(request, record, choice, warm);
     keep_timeline(request, kind, accelerator, &base, &outcome);
     outcome
-}
-
-/// Keeps what the stopwatch has taken of a start, unless nothing is to be kept of the VM.
-pub(super) fn keep_timeline(
-    request: &BootRequest<'_>,
-    kind: StartKind,
-    accelerator: Accelerator,
-    base: &BaseKind,
-    outcome: &Result<Record, VmError>,
-) {
-    let result = match outcome {
-        // Commands can run.
-        Ok(record) if record.progress == Progress::Running => StartResult::Ready,
-        Err(VmError::ServicesTimedOut { .. }) => StartResult::Ready,
-        Ok(_) => StartResult::Started,
-        Err(error) => {
-            request.stopwatch.stop();
-            let text = error.to_string();
-            let reason = error
-                .diagnosis()
-                .map(|found| found.cause.as_str())
-                .or_else(|| text.lines().next())
-                .unwrap_or_default();
-            StartResult::Failed { reason: reason.to_owned() }
-        }
-    };
-    if request.options.lifetime == Lifetime::Own {
-        let definition = &request.plan.definition;
-        let timeline = request.stopwatch.timeline(Timeline {
-            started_unix_ms: 0,
-            qemu_unix_ms: 0,
-            kind,
-            accelerator,
-            cpus: definition.cpus,
-            memory_mib: definition.memory_bytes >> 20,
-            base: base.clone(),
-            castra_version: env!("CARGO_PKG_VERSION").to_owned(),
-            result,
-            phases: Vec::new(),
-        });
-        keep(&timeline, &request.files());
-    }
 }
 
 fn try_once(
@@ -370,18 +327,6 @@ fn start_qemu(
         }
     }
     unreachable!("the last attempt returns")
-}
-
-/// The failure of QEMU's start, with a guess at the reason if there is one.
-fn explain_start(request: &BootRequest<'_>, accelerator: Accelerator, error: QemuError) -> VmError {
-    let QemuError::Died { signal, .. } = &error else { return error.into() };
-    let (vm, files) = (request.vm(), &request.files());
-    let memory_mib = request.plan.definition.memory_bytes >> 20;
-    let about = About { vm, files, accelerator, memory_mib, signal: *signal };
-    match Trouble::gather(&about, Phase::Qemu, Duration::ZERO, None).diagnosis {
-        Some(diagnosis) => VmError::NotStarted { error: Box::new(error), diagnosis: Box::new(diagnosis) },
-        None => error.into(),
-    }
 }
 
 /// The VM's machine; one that goes on from a template has that one's memory and, for a reboot, its initramfs.

@@ -23,6 +23,7 @@
 //! The state is never stored: `state::observe` derives it from the record and from QEMU's lock on its pid file, so it
 //! cannot be a lie that a crash left behind.
 
+mod account;
 mod base;
 mod boot;
 mod clean;

@@ -20,8 +20,9 @@ use crate::plan::VmPlan;
 use crate::qemu::{Disk, Incoming, Launch, MachineSpec, QemuBinary, QemuError, launch, running_qemu};
 use crate::report::Event;
 
+use super::account::keep_timeline;
 use super::base::{Base, ensure_base};
-use super::boot::{BootRequest, PORT_ATTEMPTS, boot_record, free_port, keep_timeline};
+use super::boot::{BootRequest, PORT_ATTEMPTS, boot_record, free_port};
 use super::clock::millis;
 use super::disk::check_overlay;
 use super::error::VmError;

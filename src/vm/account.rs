@@ -1,0 +1,70 @@
+//! What is told and kept of a start when it is over.
+
+use std::time::Duration;
+
+use crate::command::Lifetime;
+use crate::qemu::{Accelerator, QemuError};
+
+use super::boot::BootRequest;
+use super::diagnosis::{About, Trouble};
+use super::error::VmError;
+use super::record::{BaseKind, Progress, Record, StartKind};
+use super::timeline::{Phase, StartResult, Timeline, keep};
+
+/// Keeps what the stopwatch has taken of a start, unless nothing is to be kept of the VM.
+pub(super) fn keep_timeline(
+    request: &BootRequest<'_>,
+    kind: StartKind,
+    accelerator: Accelerator,
+    base: &BaseKind,
+    outcome: &Result<Record, VmError>,
+) {
+    let result = match outcome {
+        // Commands can run.
+        Ok(record) if record.progress == Progress::Running => StartResult::Ready,
+        Err(VmError::ServicesTimedOut { .. }) => StartResult::Ready,
+        Ok(_) => StartResult::Started,
+        Err(error) => {
+            request.stopwatch.stop();
+            let text = error.to_string();
+            let reason = error
+                .diagnosis()
+                .map(|found| found.cause.as_str())
+                .or_else(|| text.lines().next())
+                .unwrap_or_default();
+            StartResult::Failed { reason: reason.to_owned() }
+        }
+    };
+    if request.options.lifetime == Lifetime::Own {
+        let definition = &request.plan.definition;
+        let timeline = request.stopwatch.timeline(Timeline {
+            started_unix_ms: 0,
+            qemu_unix_ms: 0,
+            kind,
+            accelerator,
+            cpus: definition.cpus,
+            memory_mib: definition.memory_bytes >> 20,
+            base: base.clone(),
+            castra_version: env!("CARGO_PKG_VERSION").to_owned(),
+            result,
+            phases: Vec::new(),
+        });
+        keep(&timeline, &request.files());
+    }
+}
+
+/// The failure of QEMU's start, with a guess at the reason if there is one.
+pub(super) fn explain_start(
+    request: &BootRequest<'_>,
+    accelerator: Accelerator,
+    error: QemuError,
+) -> VmError {
+    let QemuError::Died { signal, .. } = &error else { return error.into() };
+    let (vm, files) = (request.vm(), &request.files());
+    let memory_mib = request.plan.definition.memory_bytes >> 20;
+    let about = About { vm, files, accelerator, memory_mib, signal: *signal };
+    match Trouble::gather(&about, Phase::Qemu, Duration::ZERO, None).diagnosis {
+        Some(diagnosis) => VmError::NotStarted { error: Box::new(error), diagnosis: Box::new(diagnosis) },
+        None => error.into(),
+    }
+}
