@@ -11,8 +11,8 @@ use crate::qemu::QemuError;
 use crate::similar::closest;
 use crate::template::TemplateError;
 
-use super::forwards::PortOwner;
 use super::diagnosis::{Diagnosis, Trouble};
+use super::forwards::PortOwner;
 use super::state::VmState;
 
 /// Why something could not be done to a VM.

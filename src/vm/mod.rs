@@ -65,8 +65,8 @@ pub use error::VmError;
 pub use forwards::check_port;
 pub use forwards::{PortOwner, port_owner};
 pub use layer::LayerRecord;
-pub use projects::{ListedVm, Orphan, ProjectStatus, end_orphan, list_projects, orphans};
 pub use learn::last_starts;
+pub use projects::{ListedVm, Orphan, ProjectStatus, end_orphan, list_projects, orphans};
 pub use record::{BaseKind, BaseRecord, BootRecord, MachineRecord, Progress, Record, StartKind};
 pub use state::{Crash, VmState};
 pub use status::{
