@@ -69,7 +69,7 @@ pub(super) enum Command {
     Clone(Clone),
     /// Stop VMs in an orderly way and start them again
     Restart(Restart),
-    /// Remove what no VM of this project needs; with --disks, VMs that are stopped
+    /// Remove what no VM here needs; with --disks, stopped VMs, too
     Clean(Clean),
     /// Show the VMs of this project and what they do
     Status(Status),
@@ -88,7 +88,7 @@ pub(super) enum Command {
     Cp(Cp),
     /// Show what a VM's console, QEMU or the image manager said
     Logs(Logs),
-    /// Show what the last start of a VM did, and how long each phase took
+    /// Show what a VM's last start did and how long each phase took
     Timeline(Timeline),
     /// Show which ports of this machine lead into which VM
     Ports(Ports),
