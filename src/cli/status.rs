@@ -128,7 +128,10 @@ fn details(known: &PerVm<VmStatus>) -> String {
         }
         if let (Some(cpus), Some(memory), Some(pid)) = (status.cpus, status.memory_mib, status.pid) {
             let qemu = status.qemu_version.as_deref().unwrap_or("?");
-            text.push_str(&format!("  machine      {cpus} CPUs, {memory} MiB, QEMU {qemu}, process {pid}\n"));
+            let plural = if cpus == 1 { "" } else { "s" };
+            text.push_str(&format!(
+                "  machine      {cpus} CPU{plural}, {memory} MiB, QEMU {qemu}, process {pid}\n"
+            ));
         }
     }
     text

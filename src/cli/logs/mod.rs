@@ -21,6 +21,7 @@ use super::args::{Args, LogSource, Logs};
 use super::error::CliError;
 use super::printer::Printer;
 use super::project;
+use super::units::megabytes;
 
 pub(super) use since::parse as parse_since;
 use stream::{Line, Source, Stream};
@@ -59,6 +60,7 @@ pub(super) fn run(logs: &Logs, args: &Args, context: &RuntimeContext, printer: &
         return show_plain(&mut streams[0], logs, context, printer);
     }
     let lines = read_all(&mut streams, logs)?;
+    streams.iter().for_each(|stream| tell_left_out(stream, printer));
     let text = text(&lines, &streams);
     let is_read = printer.show(&LogLines { lines }, &text)?;
     if logs.follow && is_read {
@@ -181,6 +183,7 @@ fn show_plain(
     printer: &Printer,
 ) -> Result<ExitCode> {
     let text = stream.read_raw()?;
+    tell_left_out(stream, printer);
     let mut is_read = printer.result(last_lines(&text, logs.tail)).map_err(CliError::from)?;
     // Until Ctrl-C, which is the usual way out and no failure, or until nobody reads.
     while logs.follow && is_read && !context.cancel.is_cancelled() {
@@ -189,6 +192,13 @@ fn show_plain(
         is_read = text.is_empty() || printer.result(&text).map_err(CliError::from)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn tell_left_out(stream: &Stream, printer: &Printer) {
+    if stream.left_out_bytes > 0 {
+        let (size, path) = (megabytes(stream.left_out_bytes), stream.path.display());
+        printer.warning(&format!("the first {size} of {path} are left out"));
+    }
 }
 
 fn follow(streams: &mut [Stream], cancel: &Cancel, printer: &Printer) -> Result<()> {

@@ -13,6 +13,9 @@ use crate::cli::plain;
 use crate::harmless::harmless_log;
 use crate::report::Event;
 
+/// Longer than this, only the end of a log is shown: a guest may write as much as it likes on its console.
+const MOST_BYTES: u64 = 16 << 20;
+
 /// Whose words a log has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -48,6 +51,8 @@ pub(super) struct Stream {
     pub(super) since: Option<Timestamp>,
     /// Lines about other VMs are not wanted; all are if there is no name.
     pub(super) wanted: Vec<String>,
+    /// What was not shown of a log that is too long.
+    pub(super) left_out_bytes: u64,
     position: u64,
     /// Read, and not shown yet: a line, or a character, that goes on.
     pending: Vec<u8>,
@@ -56,7 +61,7 @@ pub(super) struct Stream {
 impl Stream {
     pub(super) fn new(path: PathBuf, source: Source, vm: Option<String>) -> Self {
         let (label, since, wanted) = (None, None, Vec::new());
-        Self { path, source, vm, label, since, wanted, position: 0, pending: Vec::new() }
+        Self { path, source, vm, label, since, wanted, left_out_bytes: 0, position: 0, pending: Vec::new() }
     }
 
     /// What was added since the last call; `is_last` takes a line that has no end yet, too. A log that has become shorter was
@@ -98,11 +103,19 @@ impl Stream {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             file => file?,
         };
-        if file.metadata()?.len() < self.position {
+        let length = file.metadata()?.len();
+        if length < self.position {
             self.position = 0;
         }
+        let left_out = (length - self.position).saturating_sub(MOST_BYTES);
+        if left_out > 0 {
+            // The line it would go on with is among what is left out.
+            self.pending.clear();
+            self.left_out_bytes += left_out;
+            self.position += left_out;
+        }
         file.seek(SeekFrom::Start(self.position))?;
-        self.position += file.read_to_end(&mut self.pending)? as u64;
+        self.position += file.take(MOST_BYTES).read_to_end(&mut self.pending)? as u64;
         Ok(())
     }
 
@@ -176,5 +189,19 @@ mod tests {
         assert_eq!(texts(&mut stream, false), ["two"]);
         std::fs::write(&path, "new").expect("written");
         assert_eq!(texts(&mut stream, true), ["new"]);
+    }
+
+    #[test]
+    fn of_an_endless_log_the_end_is_shown() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("web-console.log");
+        let file = File::create(&path).expect("made");
+        let (length, end) = (1 << 40, b"\nlast words\n");
+        file.set_len(length).expect("sparse");
+        std::os::unix::fs::FileExt::write_all_at(&file, end, length).expect("written");
+        let mut stream = Stream::new(path, Source::Console, Some("web".into()));
+        let lines = stream.read(true).expect("read");
+        assert_eq!(lines.last().map(|line| line.text.as_str()), Some("last words"));
+        assert_eq!(stream.left_out_bytes, length + end.len() as u64 - MOST_BYTES);
     }
 }

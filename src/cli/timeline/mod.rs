@@ -79,7 +79,7 @@ pub(super) fn run(
             chart::chart(vm, last, look)
         }
     };
-    printer.result(&text).map_err(CliError::from)?;
+    printer.styled_result(&text).map_err(CliError::from)?;
     Ok(ExitCode::SUCCESS)
 }
 
