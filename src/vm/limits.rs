@@ -14,8 +14,8 @@ const BOOT_LIMIT_ACCELERATED: Duration = Duration::from_secs(120);
 /// An accelerated guest whose agent has not said a word by then never will.
 const SILENCE_LIMIT_ACCELERATED: Duration = Duration::from_secs(20);
 
-/// A limit grows with the load up to so many times. Where more processes than that wait for each CPU, waiting is no help.
-const MOST_STRETCH: f64 = 4.0;
+/// A limit grows with the load up to so many times: a guest that hangs is waited for in vain so much longer, too.
+const MOST_STRETCH: f64 = 2.0;
 
 /// A phase that takes so many times as long as usual is slow.
 const SLOW: u32 = 3;
@@ -94,9 +94,9 @@ mod tests {
     fn limits_grow_with_accelerator_load_and_cpus() {
         assert_eq!(ready(0.1, 1, Accelerator::Tcg), 300);
         assert_eq!(ready(0.1, 1, Accelerator::Kvm), 120);
-        assert_eq!(ready(5.0, 1, Accelerator::Tcg), 750);
+        assert_eq!(ready(3.0, 1, Accelerator::Tcg), 450);
         assert_eq!(ready(0.1, 4, Accelerator::Tcg), 600);
-        assert_eq!(ready(500.0, 64, Accelerator::Tcg), 1200);
+        assert_eq!(ready(500.0, 64, Accelerator::Tcg), 600);
         let unknown = Limits::on(&HostFacts::default(), Accelerator::Kvm, 64, None);
         assert_eq!(unknown, Limits { hello: Duration::from_secs(20), ready: Duration::from_secs(120) });
     }

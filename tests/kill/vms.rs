@@ -25,14 +25,14 @@ fn up(project: &Project) -> Command {
     command
 }
 
-/// All names below `.castra/`, but for those in `logs/`, and for what is kept of starts: a start whose castra was killed has no
-/// times to keep.
+/// All names below `.castra/`, but for those in `logs/`, and for the timelines: a start that was killed has none.
 fn names(project: &Project) -> Vec<String> {
     let state = project.path().join(".castra");
     let directories = [state.clone(), state.join("vms"), state.join("vms/vm")];
     let entries = directories.iter().flat_map(|directory| fs::read_dir(directory).expect("reads"));
-    let names = entries.map(|entry| entry.expect("reads").file_name().to_string_lossy().into_owned());
-    let mut names: Vec<String> = names.filter(|name| name != "boots").collect();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.expect("reads").file_name().to_string_lossy().into_owned()).collect();
+    names.retain(|name| name != "boots");
     names.sort();
     names
 }

@@ -5,6 +5,7 @@ use anstyle::{AnsiColor, Style};
 use crate::vm::{Phase, PhaseSpan, StartResult, Timeline};
 
 use crate::cli::units::brief;
+use crate::harmless::harmless_text;
 
 use super::{Look, age, cpus, moment, outcome};
 
@@ -34,7 +35,7 @@ pub(super) fn chart(vm: &str, start: &Timeline, look: Look) -> String {
     let pad = columns.saturating_sub(zero.len() + 1);
     text.push_str(&format!("{DIM}{:LABEL_COLUMNS$}{zero}{end:>pad$}{DIM:#}\n", ""));
     if let StartResult::Failed { reason } = &start.result {
-        text.push_str(&format!("  {RED}failed{RED:#}: {reason}\n"));
+        text.push_str(&format!("  {RED}failed{RED:#}: {}\n", harmless_text(reason)));
     } else if start.phases.iter().any(|span| span.end_ms.is_none()) {
         text.push_str("  ?: not seen to end yet\n");
     }
@@ -51,7 +52,7 @@ fn heading(vm: &str, start: &Timeline) -> String {
         start.cpus,
         cpus(start),
         start.memory_mib,
-        start.base,
+        harmless_text(&start.base.to_string()),
     )
 }
 
@@ -127,5 +128,7 @@ mod tests {
         start.phases[2].end_ms = None;
         start.result = StartResult::Failed { reason: "VM `web` ended".into() };
         assert!(plain(&start, 80, false).contains("failed: VM `web` ended"));
+        start.result = StartResult::Failed { reason: "\u{1b}]0;hacked\u{7}".into() };
+        assert!(!chart("web", &start, Look { columns: 80, unicode: true }).contains("\u{1b}]"));
     }
 }

@@ -17,6 +17,7 @@ use jiff::tz::TimeZone;
 
 use crate::context::{Environment, RuntimeContext};
 use crate::error::Result;
+use crate::harmless::harmless_lines;
 use crate::vm::{self, StartKind, StartResult, Timeline};
 
 use super::args::{self, Args};
@@ -63,7 +64,7 @@ pub(super) fn run(
     let look = Look::of(&context.environment);
     let text = match () {
         () if timeline.html.is_some() => return Ok(ExitCode::SUCCESS),
-        () if timeline.list => list(&starts, look),
+        () if timeline.list => harmless_lines(&list(&starts, look)).into_owned(),
         () if is_compared && starts.len() > 1 => {
             let shown = &starts[..count.min(starts.len())];
             let (text, fit) = compare::side_by_side(vm, shown, look);
