@@ -12,6 +12,9 @@ use crate::qemu::{AcceleratorChoice, Boot, Disk, HostForward, MachineSpec, Memor
 const NATIVE_MACHINE: &str = "q35,sata=off,smbus=off,vmport=off";
 /// CPU of such a VM under TCG: measured the fastest that has what current distributions need.
 const NATIVE_TCG_CPU: &str = "qemu64,+rdrand";
+/// What a kernel is told beside what its image says. It is not to measure whether the timer ticks: on a machine so busy that
+/// QEMU hardly runs it finds that it does not, and panics ("IO-APIC + timer doesn't work").
+const FOR_EVERY_KERNEL: &str = "no_timer_check";
 /// Tells a guest's kernel that it is a copy of another, so that it draws other random numbers (QEMU's
 /// docs/specs/vmgenid.txt). `auto`: another number each time QEMU starts.
 const GENERATION_ID: &str = "vmgenid,guid=auto";
@@ -66,7 +69,7 @@ fn what_boots(plan: &VmPlan, image: Option<&Image>, initramfs: PathBuf) -> Boot 
         (Some(kernel), Some(command_line)) => Boot::Kernel {
             kernel: kernel.clone(),
             initramfs,
-            command_line: format!("{command_line} rdinit={}", crate::guest::AGENT_PATH),
+            command_line: format!("{command_line} {FOR_EVERY_KERNEL} rdinit={}", crate::guest::AGENT_PATH),
         },
         _ => Boot::Native,
     }

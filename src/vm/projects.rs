@@ -6,9 +6,10 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -71,8 +72,11 @@ pub(super) fn note(layout: &ProjectLayout, context: &RuntimeContext) {
         return;
     }
     // What a crash leaves of it is written anew by the next `up`.
-    let _ = files::create_private_directory(&context.cache.known_projects())
-        .and_then(|()| fs::write(&path, root.as_os_str().as_bytes()));
+    let _ = files::create_private_directory(&context.cache.known_projects()).and_then(|()| {
+        let mut options = OpenOptions::new();
+        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+        file.write_all(root.as_os_str().as_bytes())
+    });
 }
 
 fn read(note: &Path) -> Option<PathBuf> {
