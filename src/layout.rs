@@ -381,6 +381,11 @@ impl TemplatesLayout {
         name.strip_prefix('.')?.strip_suffix(".work")?.split('.').next()
     }
 
+    /// The attempt that works in a directory of this name; nothing for any other name.
+    pub fn attempt_of_work(name: &str) -> Option<&str> {
+        name.strip_prefix('.')?.strip_suffix(".work")?.split('.').nth(1)
+    }
+
     /// Why no template is made for this key, for a while.
     pub fn refusal(&self, key: &str) -> PathBuf {
         self.root.join(format!("{key}.refused.json"))

@@ -77,25 +77,38 @@ pub fn bake(request: &BakeRequest<'_>) -> Result<Template, TemplateError> {
     let attempt: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
     let work = templates.work(&key, &attempt);
     let sockets = templates.sockets(&request.context.runtime_root, &attempt);
-    clear_leftovers(&templates, &key)?;
+    clear_leftovers(&templates, &key, Some(&request.context.runtime_root))?;
     let made = make(request, &key, &templates, &work, &sockets);
-    for path in sockets.all() {
-        // A socket that is still there is replaced on the next start.
-        let _ = fs::remove_file(path);
-    }
-    let _ = fs::remove_dir(sockets.directory());
+    remove_sockets(&sockets);
     if made.is_err() {
         clear(&work)?;
     }
     made
 }
 
-/// Removes what castras that were killed have left. The caller holds the template's lock.
-pub(super) fn clear_leftovers(templates: &TemplatesLayout, key: &str) -> Result<(), TemplateError> {
+/// Nothing listens on them any more.
+fn remove_sockets(sockets: &SocketsLayout) {
+    for path in sockets.all() {
+        // What is not there need not go, and each attempt has a place of its own.
+        let _ = fs::remove_file(path);
+    }
+    let _ = fs::remove_dir(sockets.directory());
+}
+
+/// Removes what castras that were killed have left, their sockets too where it is known below which directory those are.
+/// The caller holds the template's lock.
+pub(super) fn clear_leftovers(
+    templates: &TemplatesLayout,
+    key: &str,
+    runtime_root: Option<&Path>,
+) -> Result<(), TemplateError> {
     let entries = fs::read_dir(templates.root()).into_iter().flatten().flatten();
     let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
     for name in names.filter(|name| TemplatesLayout::key_of_work(name) == Some(key)) {
-        clear(&TemplateLayout::new(templates.root().join(name)))?;
+        clear(&TemplateLayout::new(templates.root().join(&name)))?;
+        if let (Some(root), Some(attempt)) = (runtime_root, TemplatesLayout::attempt_of_work(&name)) {
+            remove_sockets(&templates.sockets(root, attempt));
+        }
     }
     Ok(())
 }
@@ -144,6 +157,8 @@ fn make(
     });
     process.end(if saved.is_ok() { END_LIMIT } else { Duration::ZERO });
     let boot = saved?;
+    // As long as this attempt has a name: a castra that is killed later leaves none by which they could be found.
+    remove_sockets(sockets);
     failpoint::reach(Point::BakeSaved);
     publish(request, key, templates, work, boot)
 }

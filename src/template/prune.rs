@@ -78,7 +78,7 @@ fn remove_leftovers(
         let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
         if let Some(key) = TemplatesLayout::key_of_work(name) {
             let _lock = lock(cache, key, cancel)?;
-            clear_leftovers(templates, key)?;
+            clear_leftovers(templates, key, None)?;
         } else if name.ends_with(".refused.json") {
             // One that cannot be removed is only tried again later.
             let _ = fs::remove_file(&path);
