@@ -251,7 +251,7 @@ pub enum Event {
     VmStopping {
         /// The VM.
         vm: String,
-        /// `guest shutdown`, `quit`, `SIGTERM`, `SIGKILL`.
+        /// `guest shutdown`, `quit`, `SIGTERM`, `SIGKILL`; `SIGCONT` before them for a QEMU that somebody has stopped.
         method: String,
     },
     /// Bytes of a copy into or out of a VM have arrived.

@@ -98,16 +98,17 @@ fn row(status: &VmStatus) -> [String; 7] {
         status.name.clone(),
         status.state.name().to_owned(),
         or_dash(status.accelerator.as_ref().map(|choice| choice.accelerator.name().to_owned())),
-        or_dash(status.started_unix_ms.map(uptime)),
+        or_dash(status.uptime_ms.map(|uptime| span(Duration::from_millis(uptime)))),
         or_dash(status.ssh_port.map(|port| format!("127.0.0.1:{port}"))),
         or_dash(Some(ports(&status.port_forwards)).filter(|text| !text.is_empty())),
         status.image.clone(),
     ]
 }
 
-fn uptime(started_unix_ms: u64) -> String {
+/// How long a moment lies back.
+fn ago(unix_ms: u64) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    span(now.saturating_sub(Duration::from_millis(started_unix_ms)))
+    span(now.saturating_sub(Duration::from_millis(unix_ms)))
 }
 
 /// `8080→80/tcp, 5353→53/udp`.
@@ -121,7 +122,7 @@ fn details(known: &PerVm<VmStatus>) -> String {
     for status in known.iter().filter_map(|(_, status)| status.as_ref().ok()) {
         text.push_str(&format!("\n{}\n  disk         {}\n", status.name, status.overlay.display()));
         if let Some(at) = status.suspended_unix_ms {
-            text.push_str(&format!("  suspended    {} ago\n", uptime(at)));
+            text.push_str(&format!("  suspended    {} ago\n", ago(at)));
         }
         if let Some(choice) = &status.accelerator {
             text.push_str(&format!("  accelerator  {} ({})\n", choice.accelerator.name(), choice.reason));

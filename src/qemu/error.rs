@@ -17,6 +17,12 @@ pub enum QemuError {
         /// The program that was looked for.
         program: String,
     },
+    /// `CASTRA_QEMU` names what is no program.
+    #[error("CASTRA_QEMU names {program}, which is no program that can be run")]
+    Misnamed {
+        /// What it names.
+        program: String,
+    },
     /// The program is there and does not run.
     #[error("{} cannot be run", program.display())]
     Broken {
@@ -132,6 +138,7 @@ impl Explain for QemuError {
         match self {
             Self::Died { .. } if self.is_port_taken() => Kind::Busy,
             Self::NotInstalled { .. }
+            | Self::Misnamed { .. }
             | Self::Broken { .. }
             | Self::Died { .. }
             | Self::Silent { .. }
@@ -150,15 +157,24 @@ impl Explain for QemuError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::NotInstalled { program } => Some(install_hint(program)),
+            Self::Misnamed { .. } => Some(
+                "Correct it, or unset CASTRA_QEMU: then qemu-system-x86_64 is looked for on the PATH.".into(),
+            ),
             Self::Broken { program, .. } => Some(format!(
                 "Try `{} --version` by hand; reinstalling QEMU usually helps.",
                 program.display()
             )),
+            Self::Died { .. } if self.is_port_taken() => Some(
+                "Another program took that port a moment ago: try again. `ss -ltnup` shows who has which; a port of \
+                 castra.toml's can be changed there."
+                    .into(),
+            ),
             Self::Died { vm, .. } => {
                 Some(format!("`castra logs --source qemu {vm}` shows all that QEMU said."))
             }
             Self::Silent { vm, .. } => Some(format!(
-                "The machine may be too busy: try again. `castra logs --source qemu {vm}` shows what it said."
+                "The machine may be too busy: try again. `castra logs --source qemu {vm}` shows what it said; `castra down \
+                 {vm}` ends it."
             )),
             Self::SocketDirectory { .. } | Self::SocketPathTooLong { .. } => {
                 Some("Set XDG_RUNTIME_DIR to a short directory of your own, for instance /tmp/run.".into())

@@ -59,6 +59,25 @@ impl QemuPid {
         self.signal(Signal::KILL)
     }
 
+    /// Whether somebody has stopped the process (SIGSTOP): it lives, and neither does nor hears anything.
+    pub fn is_frozen(&self) -> bool {
+        platform::stat(self.pid).is_some_and(|stat| stat.is_stopped)
+    }
+
+    /// Lets a stopped process go on.
+    ///
+    /// # Errors
+    /// As for [`Self::terminate`].
+    pub fn thaw(&self) -> Result<(), QemuError> {
+        self.signal(Signal::CONT)
+    }
+
+    /// How long the process has lived, whatever became of the machine's clock meanwhile. Nothing where the kernel does not
+    /// tell.
+    pub fn age(&self) -> Option<Duration> {
+        platform::stat(self.pid).map(|stat| stat.age)
+    }
+
     /// Waits until the process has ended, for `limit` at most. True if it has.
     pub fn wait(&self, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
@@ -99,13 +118,37 @@ fn holder(pidfile: impl AsFd) -> Option<Pid> {
     rustix::process::fcntl_getlk(pidfile, &whole_file).ok().flatten().and_then(|lock| lock.pid)
 }
 
+/// What the kernel tells of a process.
+struct Stat {
+    is_stopped: bool,
+    age: Duration,
+}
+
 #[cfg(target_os = "linux")]
 mod platform {
+    use std::fs;
     use std::os::fd::OwnedFd;
     use std::time::Duration;
 
     use rustix::event::{PollFd, PollFlags, Timespec};
     use rustix::process::{Pid, PidfdFlags, Signal};
+    use rustix::time::{ClockId, clock_gettime};
+
+    /// Ticks a second in what the kernel tells processes: `USER_HZ`, 100 wherever Castra runs.
+    const TICKS_PER_SEC: u64 = 100;
+
+    /// From `/proc/<pid>/stat`, by `proc_pid_stat(5)`.
+    pub(super) fn stat(pid: Pid) -> Option<super::Stat> {
+        let text = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
+        // The second field is the program's name, which may have anything in it.
+        let mut fields = text.rsplit_once(')')?.1.split_whitespace();
+        let is_stopped = matches!(fields.next()?, "T" | "t");
+        let start_ticks: u64 = fields.nth(18)?.parse().ok()?;
+        let now = clock_gettime(ClockId::Boottime);
+        let now = Duration::new(u64::try_from(now.tv_sec).ok()?, u32::try_from(now.tv_nsec).ok()?);
+        let age = now.saturating_sub(Duration::from_millis(start_ticks * 1000 / TICKS_PER_SEC));
+        Some(super::Stat { is_stopped, age })
+    }
 
     /// A process descriptor: it means this process and no later one of the same number.
     #[derive(Debug)]
@@ -137,6 +180,10 @@ mod platform {
     use std::time::Duration;
 
     use rustix::process::{Pid, Signal};
+
+    pub(super) fn stat(_pid: Pid) -> Option<super::Stat> {
+        None
+    }
 
     /// No process descriptors here: the pid file's lock, looked at just before, has to do.
     #[derive(Debug)]

@@ -57,11 +57,14 @@ impl QemuBinary {
     /// Looks on the `PATH`; `CASTRA_QEMU` names another program.
     ///
     /// # Errors
-    /// [`QemuError::NotInstalled`], or [`QemuError::File`] where the program cannot be looked at.
+    /// [`QemuError::NotInstalled`], [`QemuError::Misnamed`], or [`QemuError::File`] where the program cannot be looked at.
     pub fn find(environment: &Environment) -> Result<Self, QemuError> {
-        let name = environment.text("CASTRA_QEMU").unwrap_or(PROGRAM);
-        let path = command::find_program(environment, name)
-            .ok_or_else(|| QemuError::NotInstalled { program: name.to_owned() })?;
+        let named = environment.text("CASTRA_QEMU");
+        let missing = || match named {
+            Some(name) => QemuError::Misnamed { program: name.to_owned() },
+            None => QemuError::NotInstalled { program: PROGRAM.to_owned() },
+        };
+        let path = command::find_program(environment, named.unwrap_or(PROGRAM)).ok_or_else(missing)?;
         let metadata = fs::metadata(&path).map_err(|source| QemuError::File {
             action: "read",
             path: path.clone(),

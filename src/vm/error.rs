@@ -83,6 +83,14 @@ pub enum VmError {
         /// What it does instead.
         state: VmState,
     },
+    /// The VM's QEMU was stopped by a signal.
+    #[error("QEMU of VM `{vm}` stands still: somebody has stopped its process {pid} (SIGSTOP)")]
+    Frozen {
+        /// The VM.
+        vm: String,
+        /// QEMU's process.
+        pid: i32,
+    },
     /// The VM is suspended, and what is asked for would drop its memory.
     #[error("VM `{vm}` is suspended")]
     IsSuspended {

@@ -30,6 +30,7 @@ impl Explain for VmError {
             Self::NotRunning { .. }
             | Self::NotSuspendable { .. }
             | Self::NotSuspended { .. }
+            | Self::Frozen { .. }
             | Self::NoAgent { .. }
             | Self::NoConsole { .. }
             | Self::BootTimedOut { .. }
@@ -82,6 +83,9 @@ impl Explain for VmError {
             }
             Self::NotRunning { vm, state: VmState::Suspended } => {
                 Some(format!("Let it go on from where it was: castra up {vm}"))
+            }
+            Self::Frozen { vm, pid } => {
+                Some(format!("`kill -CONT {pid}` lets it go on; `castra down {vm}` stops the VM."))
             }
             Self::IsSuspended { vm } => Some(format!(
                 "`castra up {vm}` lets it go on; `castra down --discard-suspended {vm}` drops its memory and keeps its disk."
@@ -138,6 +142,15 @@ impl VmError {
     /// Where a disk and what it stands on do not fit, or are not there.
     fn disk_hint(&self) -> Option<String> {
         match self {
+            Self::Disk { path, source, .. } | Self::Record { path, source, .. }
+                if kind_of_io(source) == Kind::Permission =>
+            {
+                Some(format!(
+                    "Castra keeps its state beside your work: make {} writable for yourself, or work in a directory of your \
+                     own. `state_dir` in castra.toml names another place.",
+                    path.parent().unwrap_or(path).display()
+                ))
+            }
             Self::ImageChanged { vm, .. } => Some(format!(
                 "Name the old image again, or give the new one a VM of its own under another name. To give up the disk \
                  of `{vm}`: castra down {vm} && castra clean --disks {vm}"

@@ -8,13 +8,15 @@ use crate::context::RuntimeContext;
 use crate::guest::VmKeys;
 use crate::guest::ssh::Target;
 use crate::layout::ProjectLayout;
-use crate::qemu::AcceleratorChoice;
+use crate::qemu::{AcceleratorChoice, QemuPid};
+use crate::report::Event;
 
 use super::PerVm;
+use super::clock::{millis, since_epoch};
 use super::error::VmError;
 use super::record::Record;
 use super::state::{Crash, VmState, crash, observe};
-use super::suspend::take_back;
+use super::suspend::{connect, take_back};
 use super::up::{UpOptions, attach, is_stuck, lock};
 
 /// What is known of one VM.
@@ -38,6 +40,8 @@ pub struct VmStatus {
     pub accelerator: Option<AcceleratorChoice>,
     /// When it was started, milliseconds since the Unix epoch, if it runs.
     pub started_unix_ms: Option<u64>,
+    /// How long QEMU has run, in milliseconds, whatever became of the clock since.
+    pub uptime_ms: Option<u64>,
     /// Milliseconds until commands could run, if they can.
     pub ready_ms: Option<u64>,
     /// Virtual CPUs, if it runs.
@@ -81,6 +85,7 @@ fn status_by(record: &Record, layout: &ProjectLayout) -> VmStatus {
         image: record.base.kind.to_string(),
         overlay: record.overlay_path(layout),
         suspended_unix_ms: record.suspended.as_ref().map(|saved| saved.at_unix_ms),
+        uptime_ms: boot.map(|boot| uptime_ms(qemu.as_ref(), boot.started_unix_ms)),
         pid: qemu.map(|qemu| qemu.pid()),
         qemu_version: boot.map(|boot| boot.qemu_version.clone()).filter(|version| !version.is_empty()),
         accelerator: boot.map(|boot| boot.accelerator.clone()),
@@ -90,8 +95,14 @@ fn status_by(record: &Record, layout: &ProjectLayout) -> VmStatus {
         memory_mib: boot.map(|boot| boot.memory_mib),
         ssh_port: boot.and_then(|boot| boot.ssh_port),
         port_forwards: boot.map(|boot| boot.port_forwards.clone()).unwrap_or_default(),
-        crash: crash(record, &files),
+        crash: if state == VmState::Crashed { crash(record, &files) } else { None },
     }
+}
+
+/// By the process, since clocks jump; else by the clock.
+fn uptime_ms(qemu: Option<&QemuPid>, started_unix_ms: u64) -> u64 {
+    let age = qemu.and_then(QemuPid::age).map(millis);
+    age.unwrap_or_else(|| millis(since_epoch()).saturating_sub(started_unix_ms))
 }
 
 /// What a VM does right now. Never blocks.
@@ -120,6 +131,12 @@ pub fn make_ready(
 ) -> Result<(), VmError> {
     let record = running_vm(name, layout, context)?;
     let _lock = lock(&record.name, layout, context)?;
+    if let Some(boot) = &record.boot {
+        // A guest may take minutes to come back; a QEMU that does not answer either never lets it.
+        drop(connect(&record.name, boot)?);
+    }
+    let what = format!("the guest of VM `{}`, which does not answer", record.name);
+    context.reporter.report(&Event::Waiting { what });
     attach(record, layout, context, UpOptions::default()).map(drop)
 }
 
@@ -157,18 +174,30 @@ pub fn recorded_vm(name: Option<&str>, layout: &ProjectLayout) -> Result<Record,
     Record::load(layout, &vm)?.ok_or(VmError::Unknown { vm, similar: None })
 }
 
+/// A process that somebody has stopped would keep whoever asks it waiting.
+///
+/// # Errors
+/// [`VmError::Frozen`].
+pub(super) fn refuse_frozen(vm: &str, qemu: Option<&QemuPid>) -> Result<(), VmError> {
+    match qemu.filter(|qemu| qemu.is_frozen()) {
+        Some(qemu) => Err(VmError::Frozen { vm: vm.to_owned(), pid: qemu.pid() }),
+        None => Ok(()),
+    }
+}
+
 /// The record of a VM in which commands can run. A start that nobody has finished (`up --no-wait`, or an `up` that was
 /// killed) is finished first.
 ///
 /// # Errors
-/// As for [`recorded_vm`]; [`VmError::NotRunning`], [`VmError::NoAgent`], and those of the wait for the agent.
+/// As for [`recorded_vm`]; [`VmError::NotRunning`], [`VmError::Frozen`], [`VmError::NoAgent`], and those of the wait for the agent.
 pub fn running_vm(
     name: Option<&str>,
     layout: &ProjectLayout,
     context: &RuntimeContext,
 ) -> Result<Record, VmError> {
     let mut record = recorded_vm(name, layout)?;
-    let mut state = observe(&record, &layout.vm(&record.name)).0;
+    let (mut state, qemu) = observe(&record, &layout.vm(&record.name));
+    refuse_frozen(&record.name, qemu.as_ref())?;
     if matches!(state, VmState::Starting | VmState::Suspending | VmState::Resuming) {
         let _lock = lock(&record.name, layout, context)?;
         // Whoever held the lock may have finished, or given up.

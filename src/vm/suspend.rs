@@ -29,7 +29,7 @@ use super::leftovers::clean_up_run;
 use super::record::{BootRecord, Progress, Record, StartKind};
 use super::resume::{finish, put_back};
 use super::state::{VmState, observe};
-use super::status::recorded_vm;
+use super::status::{recorded_vm, refuse_frozen};
 use super::suspended::{DiskStamp, SuspendRecord};
 use super::up::{UpOptions, attach, lock};
 
@@ -73,8 +73,8 @@ pub fn suspend(
 }
 
 fn is_alive(vm: &str, layout: &ProjectLayout) -> bool {
-    let record = Record::load(layout, vm).ok().flatten();
-    record.is_some_and(|record| observe(&record, &layout.vm(vm)).0.is_alive())
+    // One whose record cannot be read is taken along, and fails with the reason.
+    running_qemu(&layout.vm(vm).pidfile()).is_some()
 }
 
 fn one(vm: &str, layout: &ProjectLayout, context: &RuntimeContext) -> Result<VmState, VmError> {
@@ -106,6 +106,9 @@ fn suspend_running(
     let vm = record.name.clone();
     let boot = record.boot.clone().filter(|boot| boot.machine.is_some());
     let boot = boot.ok_or_else(|| VmError::NotSuspendable { vm: vm.clone() })?;
+    refuse_frozen(&vm, running_qemu(&layout.vm(&vm).pidfile()).as_ref())?;
+    // Before anything is begun: a QEMU that does not answer cannot save anything, and need not be disturbed.
+    drop(connect(&vm, &boot)?);
     context.reporter.report(&Event::VmSuspending { vm: vm.clone() });
     if let Err(reason) = sync_guest(&boot, context)? {
         let message = format!(

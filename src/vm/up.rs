@@ -31,6 +31,7 @@ use super::projects;
 use super::record::{BootRecord, Progress, Record, StartKind};
 use super::resume::{discard, finish, put_back, resume};
 use super::state::{VmState, crash, observe};
+use super::status::refuse_frozen;
 use super::suspend::take_back;
 use super::timeline::{Phase, Stopwatch, keep_if_new, of_start};
 use super::warm::Warming;
@@ -170,7 +171,7 @@ fn up_now(record: Record, context: &RuntimeContext) -> UpOutcome {
     UpOutcome { record, ran_already: false }
 }
 
-/// Brings up a VM that does not run: base image, warm template, disk, QEMU, in this order, so that whatever is missing on
+/// Brings up a VM that does not run: QEMU's program, base image, warm template, disk, in this order, so that whatever is missing on
 /// this machine is an error before any disk is made.
 pub(super) fn bring_up(
     plan: &VmPlan,
@@ -182,9 +183,10 @@ pub(super) fn bring_up(
     let stopwatch = &Stopwatch::new(vm, &context.reporter);
     stopwatch.begin(Phase::Image);
     let recorded = Record::load(layout, vm)?;
+    // Before anything is downloaded: nobody wants to hear afterwards that QEMU is not installed.
+    let binary = &QemuBinary::find(&context.environment)?;
     let mut base = ensure_base(plan, layout, recorded.as_ref(), context)?;
     let limit = options.boot_limit;
-    let binary = &QemuBinary::find(&context.environment)?;
     stopwatch.begin(Phase::Accelerator);
     let choice = accelerator(plan, base.image.as_ref(), binary, layout, context)?;
     let warm = match base.image.as_ref().filter(|_| is_warm_wanted(plan, options)) {
@@ -273,7 +275,7 @@ pub(super) fn lock(vm: &str, layout: &ProjectLayout, context: &RuntimeContext) -
 /// Sees to it that commands can run in a VM whose QEMU runs; one that is ready already says so in milliseconds.
 ///
 /// # Errors
-/// Those of the wait for the agent. QEMU is left running: somebody else may still be helped by it.
+/// [`VmError::Frozen`] and those of the wait for the agent. QEMU is left running: somebody else may still be helped by it.
 pub(super) fn attach(
     mut record: Record,
     layout: &ProjectLayout,
@@ -281,6 +283,7 @@ pub(super) fn attach(
     options: UpOptions,
 ) -> Result<UpOutcome, VmError> {
     let vm = record.name.clone();
+    refuse_frozen(&vm, running_qemu(&layout.vm(&vm).pidfile()).as_ref())?;
     if record.progress == Progress::Starting
         && record.boot.as_ref().is_some_and(|boot| boot.start == StartKind::Suspended)
     {
@@ -341,7 +344,11 @@ pub(super) fn is_stuck(record: &Record) -> bool {
     let Some(boot) = record.boot.as_ref().filter(|boot| boot.start == StartKind::Template) else {
         return false;
     };
-    let sockets = SocketsLayout::new(boot.sockets.clone());
+    stands_still(&SocketsLayout::new(boot.sockets.clone()))
+}
+
+/// Whether QEMU says that its machine does not run, so that its guest neither hears nor does anything.
+pub(super) fn stands_still(sockets: &SocketsLayout) -> bool {
     let status =
         Qmp::connect(&sockets.qmp(), ANSWER_LIMIT).and_then(|mut qmp| qmp.execute("query-status", json!({})));
     status.is_ok_and(|status| status["running"] == false)

@@ -32,6 +32,8 @@ pub(in super::super) struct VmView {
     accelerator: Option<AcceleratorChoice>,
     /// When it was started, if it runs.
     started_unix_ms: Option<u64>,
+    /// How long it has run, whatever became of the clock since.
+    uptime_ms: Option<u64>,
     /// How long it took until commands could run, in this run.
     ready_ms: Option<u64>,
     /// Virtual CPUs, if it runs.
@@ -97,6 +99,7 @@ impl VmView {
             qemu_version: None,
             accelerator: None,
             started_unix_ms: None,
+            uptime_ms: None,
             ready_ms: None,
             cpus: None,
             memory_mib: None,
@@ -120,6 +123,7 @@ impl From<VmStatus> for VmView {
             qemu_version: status.qemu_version,
             accelerator: status.accelerator,
             started_unix_ms: status.started_unix_ms,
+            uptime_ms: status.uptime_ms,
             ready_ms: status.ready_ms,
             cpus: status.cpus,
             memory_mib: status.memory_mib,
