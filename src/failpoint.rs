@@ -95,6 +95,24 @@ points! {
         /// The record says so.
         OverlayRecorded = "overlay-recorded",
     }
+    /// A VM that boots.
+    BOOT {
+        /// Its record says that it starts, and there is no QEMU yet.
+        BootRecorded = "boot-recorded",
+        /// QEMU runs, and nobody has told the guest who it is.
+        BootLaunched = "boot-launched",
+        /// The guest is ready, and no record says so.
+        BootReady = "boot-ready",
+    }
+    /// A VM that is being stopped.
+    DOWN {
+        /// Its record says so, and nobody has been asked.
+        DownRecorded = "down-recorded",
+        /// QEMU has ended, and what it used is still there.
+        DownEnded = "down-ended",
+        /// Nothing of its run is left but what the record says.
+        DownCleaned = "down-cleaned",
+    }
     /// A warm template in the making.
     BAKE {
         /// Its guest boots.

@@ -260,7 +260,12 @@ fn await_guest(
             }
             woken
         }
-        None => watch.follow(sockets, keys, || process.is_alive()),
+        None => {
+            failpoint::reach(Point::BootLaunched);
+            let followed = watch.follow(sockets, keys, || process.is_alive());
+            failpoint::reach(Point::BootReady);
+            followed
+        }
     };
     followed.map_err(|end| {
         let signal = if matches!(end, BootEnd::Died) { process.signal() } else { None };
@@ -298,9 +303,7 @@ fn start_qemu(
         record.boot = Some(boot_record(request, choice, ssh_port, sockets, start, &spec));
         record.save(request.layout)?;
         request.stopwatch.set_qemu_start(record.boot.as_ref().map_or(0, |boot| boot.started_unix_ms));
-        if warm.is_some() {
-            failpoint::reach(Point::RestoreRecorded);
-        }
+        failpoint::reach(if warm.is_some() { Point::RestoreRecorded } else { Point::BootRecorded });
         let launch_it = Launch {
             spec: &spec,
             sockets,

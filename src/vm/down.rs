@@ -8,6 +8,7 @@ use castra_wire::GuestMessage;
 use serde_json::json;
 
 use crate::context::RuntimeContext;
+use crate::failpoint::{self, Point};
 use crate::guest::ControlPort;
 use crate::layout::{ProjectLayout, SocketsLayout};
 use crate::qemu::{QemuPid, Qmp, running_qemu};
@@ -21,7 +22,7 @@ use super::record::{Progress, Record};
 use super::resume::{discard, finish, put_back};
 use super::state::{VmState, observe};
 use super::suspend::take_back;
-use super::up::lock;
+use super::up::{lock, stands_still};
 
 /// How long a guest may take to shut down. Under TCG an Alpine needs some 3 s on an idle machine.
 const GUEST_LIMIT: Duration = Duration::from_secs(60);
@@ -81,11 +82,9 @@ pub fn down(
                 .iter()
                 .map(|vm| {
                     let stop_one = move || {
-                        if options.force {
-                            end_at_once(vm, layout)?;
-                        }
+                        let was_ended = options.force && end_at_once(vm, layout)?;
                         let _lock = lock(vm, layout, context)?;
-                        stop(vm, layout, context, options)
+                        stop_or_find_stopped(vm, layout, context, options, was_ended)
                     };
                     (vm.clone(), scope.spawn(stop_one))
                 })
@@ -111,11 +110,18 @@ fn known(layout: &ProjectLayout) -> Vec<String> {
     names
 }
 
-/// Before anybody is waited for: a boot that hangs holds the VM's lock, and QEMU's end is what ends it.
-fn end_at_once(vm: &str, layout: &ProjectLayout) -> Result<(), VmError> {
+/// Before anybody is waited for: a boot that hangs holds the VM's lock, and QEMU's end is what ends it. Tells whether there
+/// was a QEMU.
+fn end_at_once(vm: &str, layout: &ProjectLayout) -> Result<bool, VmError> {
     match running_qemu(&layout.vm(vm).pidfile()) {
-        Some(qemu) => Ok(qemu.terminate()?),
-        None => Ok(()),
+        Some(qemu) => {
+            qemu.terminate()?;
+            if qemu.is_frozen() {
+                qemu.thaw()?;
+            }
+            Ok(true)
+        }
+        None => Ok(false),
     }
 }
 
@@ -125,6 +131,17 @@ pub(super) fn stop(
     layout: &ProjectLayout,
     context: &RuntimeContext,
     options: &DownOptions,
+) -> Result<VmState, VmError> {
+    stop_or_find_stopped(vm, layout, context, options, false)
+}
+
+/// The same for a VM that ran until this command has ended it.
+fn stop_or_find_stopped(
+    vm: &str,
+    layout: &ProjectLayout,
+    context: &RuntimeContext,
+    options: &DownOptions,
+    was_ended: bool,
 ) -> Result<VmState, VmError> {
     let files = layout.vm(vm);
     let mut record = match Record::load(layout, vm) {
@@ -149,14 +166,20 @@ pub(super) fn stop(
         record.progress = Progress::Stopping;
         // A full disk must not keep a VM from being stopped.
         let _ = record.save(layout);
+        failpoint::reach(Point::DownRecorded);
         let has_agent = record.boot.as_ref().is_none_or(|boot| boot.ssh_port.is_some());
         Stopping { vm, context, qemu: &qemu, sockets: &sockets, has_agent }.run(options)?;
+        failpoint::reach(Point::DownEnded);
     }
     if record.progress != Progress::Stopped || before == VmState::Crashed {
         clean_up(&files, &sockets);
+        failpoint::reach(Point::DownCleaned);
         record.progress = Progress::Stopped;
         record.boot = None;
         record.save(layout)?;
+    }
+    if was_ended && !before.is_alive() {
+        before = VmState::Running;
     }
     context.reporter.report(&Event::VmStopped { vm: vm.to_owned(), was_running: before.is_alive() });
     Ok(before)
@@ -216,6 +239,7 @@ struct Stopping<'a> {
 impl Stopping<'_> {
     /// Each way in turn, until QEMU has ended.
     fn run(&self, options: &DownOptions) -> Result<(), VmError> {
+        self.thaw()?;
         if !options.force && self.ask_guest()? && self.wait(options.limit)? {
             return Ok(());
         }
@@ -239,8 +263,21 @@ impl Stopping<'_> {
         Err(VmError::Unkillable { vm: self.vm.to_owned(), pid: self.qemu.pid() })
     }
 
+    /// A QEMU that somebody has stopped hears nothing: it is let go on, so that its guest can shut down.
+    fn thaw(&self) -> Result<(), VmError> {
+        if self.qemu.is_frozen() {
+            self.tell("SIGCONT");
+            self.qemu.thaw()?;
+        }
+        Ok(())
+    }
+
     /// Asks for an orderly shutdown: the agent if there is one, else by the virtual power button.
     fn ask_guest(&self) -> Result<bool, VmError> {
+        // A start that was killed half-way leaves such a machine.
+        if stands_still(self.sockets) {
+            return Ok(false);
+        }
         self.tell("guest shutdown");
         let heard = self.has_agent && self.ask_agent();
         self.context.cancel.check()?;
