@@ -70,6 +70,10 @@ impl Explain for CliError {
             Self::NobodyToAsk => Some("--yes says that they may go; --dry-run shows them.".into()),
             Self::NoTerminal => Some("Leave --tty out, or run castra in a terminal.".into()),
             Self::NoJson { .. } => Some("Leave --json out.".into()),
+            Self::File { path, source, .. } if kind_of_io(source) == Kind::Permission => Some(format!(
+                "Make {} accessible for yourself, or work in a directory of your own.",
+                path.display()
+            )),
             Self::File { .. } | Self::Stdout(_) | Self::Streams(_) => None,
             Self::NoDestination { .. } => Some("Write SRC:DST, for instance --cp ./site:/srv".into()),
             Self::TimedOut { .. } => Some("--timeout SECS gives it more time.".into()),

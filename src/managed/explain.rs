@@ -74,8 +74,9 @@ impl Explain for ImageError {
                 source.hint().map(|hint| format!("\n{hint}")).unwrap_or_default()
             )),
             Self::NoSpace { .. } | Self::DiskFull { .. } => Some(
-                "Free some space (`castra image prune` removes what no project needs), or put the cache on another disk \
-                 with XDG_CACHE_HOME. What was downloaded so far is kept."
+                "Free some space (`castra image prune` removes what no project needs), or use a disk with more of it: the \
+                 project's directory can be moved, and XDG_CACHE_HOME says where the cache is. What was downloaded so far is \
+                 kept."
                     .to_owned(),
             ),
             Self::SymbolicLink { path } | Self::NotAFile { path } => {

@@ -195,6 +195,16 @@ mod tests {
         Outcome::Works(Duration::from_millis(ms))
     }
 
+    /// What a newcomer without the right group is told, in `status -v`.
+    #[test]
+    fn a_device_without_permission_is_named_with_the_way_out() {
+        assert_eq!(
+            why_closed("/dev/kvm", rustix::io::Errno::ACCESS),
+            "no permission on /dev/kvm; membership in its group (usually `kvm`) would give it"
+        );
+        assert_eq!(why_closed("/dev/kvm", rustix::io::Errno::NOENT), "there is no /dev/kvm");
+    }
+
     #[test]
     fn hardware_that_is_faster_wins() {
         let choice = judge(Accelerator::Kvm, works(40), works(150));
