@@ -2,6 +2,9 @@
 //!
 //! A point that a run passes several times is another crash each time, so each visit has its own kill.
 
+#[allow(dead_code, reason = "made for the tests of lives; this one uses a part")]
+#[path = "../support/fake.rs"]
+mod fake;
 #[allow(dead_code, reason = "made for the tests of images; this one uses a part")]
 #[path = "../images/fixture.rs"]
 mod fixture;
@@ -9,6 +12,7 @@ mod fixture;
 #[path = "../support/http.rs"]
 mod http;
 mod images;
+mod lives;
 mod parked;
 #[path = "../support/mod.rs"]
 mod support;
@@ -25,7 +29,9 @@ mod wheels;
 use castra::failpoint::Point;
 
 /// The groups that the tests of this binary go through.
-const TRIED: [&[Point]; 7] = [
+const TRIED: [&[Point]; 9] = [
+    Point::BOOT,
+    Point::DOWN,
     Point::DOWNLOAD,
     Point::COLLECT,
     Point::TRANSFORM,

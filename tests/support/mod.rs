@@ -6,6 +6,7 @@ pub(crate) mod disks;
 pub(crate) mod help;
 pub(crate) mod schema;
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -39,6 +40,7 @@ pub(crate) fn linked_cache() -> tempfile::TempDir {
 pub(crate) struct Project {
     root: tempfile::TempDir,
     cache: PathBuf,
+    variables: Vec<(&'static str, OsString)>,
 }
 
 impl Project {
@@ -61,7 +63,12 @@ impl Project {
         for name in ["project", "home", "run"] {
             fs::create_dir(root.path().join(name)).expect("a directory");
         }
-        Self { root, cache }
+        Self { root, cache, variables: Vec::new() }
+    }
+
+    /// From now on `castra` sees this environment variable.
+    pub(crate) fn set(&mut self, name: &'static str, value: impl Into<OsString>) {
+        self.variables.push((name, value.into()));
     }
 
     /// The project's directory.
@@ -97,6 +104,7 @@ impl Project {
             .env("XDG_CACHE_HOME", &self.cache)
             .env("XDG_RUNTIME_DIR", self.root.path().join("run"))
             .env("NO_COLOR", "1")
+            .envs(self.variables.iter().cloned())
             .stdin(Stdio::null());
         command
     }
@@ -133,8 +141,13 @@ impl Project {
         fs::read_to_string(self.pidfile(vm)).expect("a pid file").trim().parse().expect("a pid")
     }
 
+    /// Where sockets go.
+    pub(crate) fn runtime_directory(&self) -> PathBuf {
+        self.root.path().join("run")
+    }
+
     /// Processes that have this project's directory in their command line.
-    fn processes(&self) -> Vec<String> {
+    pub(crate) fn processes(&self) -> Vec<String> {
         let needle = self.root.path().to_string_lossy().into_owned();
         let commands = fs::read_dir("/proc").expect("proc").filter_map(|entry| {
             let bytes = fs::read(entry.ok()?.path().join("cmdline")).ok()?;
@@ -172,7 +185,7 @@ impl Ended {
         Self::new(&arguments.iter().map(String::as_str).collect::<Vec<_>>(), output)
     }
 
-    fn new(arguments: &[&str], output: Output) -> Self {
+    pub(crate) fn new(arguments: &[&str], output: Output) -> Self {
         Self {
             arguments: arguments.join(" "),
             code: output.status.code(),

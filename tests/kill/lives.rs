@@ -1,0 +1,70 @@
+//! VMs that come and go, under the stand-in for QEMU: it is castra that is killed here.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use castra::failpoint::Point;
+
+use crate::fake::Fake;
+use crate::parked::is_killed;
+
+fn start(fake: &Fake, words: &[&str]) -> Command {
+    let mut command = fake.castra(words);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    command
+}
+
+/// A VM whose castra was killed there.
+fn killed_at(point: Point, words: &[&str], prepare: impl Fn(&Fake)) -> Fake {
+    let fake = Fake::new(&["vm"]);
+    prepare(&fake);
+    assert!(is_killed(start(&fake, words), point.name()), "nobody comes to {}", point.name());
+    fake
+}
+
+/// The state that a VM is in after a kill, with its QEMU alive or not.
+fn state_after(point: Point) -> (&'static str, bool) {
+    match point {
+        Point::BootRecorded => ("stopped", false),
+        Point::BootLaunched | Point::BootReady => ("starting", true),
+        Point::DownRecorded => ("stopping", true),
+        Point::DownEnded | Point::DownCleaned => ("stopped", false),
+        other => panic!("{} belongs to others", other.name()),
+    }
+}
+
+/// Each way to go on from there reaches its end.
+fn goes_on(point: Point, words: &[&str], prepare: impl Fn(&Fake)) {
+    for next in [["up", "down"].as_slice(), &["down", "up", "down"], &["suspend", "up", "down"]] {
+        let fake = killed_at(point, words, &prepare);
+        let (state, lives) = state_after(point);
+        assert_eq!((fake.state("vm").as_str(), fake.lives("vm")), (state, lives), "at {}", point.name());
+        for command in next {
+            let ended = fake.run(&[*command, "vm"]);
+            // What does not run cannot be suspended, and that is all there is to say.
+            let is_refused = *command == "suspend" && state != "starting";
+            let ended = ended.code(if is_refused { 69 } else { 0 });
+            assert!(!is_refused || ended.stderr.contains("castra up vm"), "{}", ended.stderr);
+        }
+        assert_eq!(fake.state("vm"), "stopped", "at {}", point.name());
+        assert_eq!(fake.leftovers(), Vec::<PathBuf>::new(), "at {}", point.name());
+        let journal = fake.journal("vm");
+        assert!(!journal.contains("doubled") && !journal.contains("mismatched"), "{journal}");
+    }
+}
+
+#[test]
+fn an_up_that_was_killed_is_gone_on_with() {
+    for point in Point::BOOT {
+        goes_on(*point, &["up", "--cold"], |_| ());
+    }
+}
+
+#[test]
+fn a_down_that_was_killed_is_brought_to_its_end() {
+    for point in Point::DOWN {
+        goes_on(*point, &["down"], |fake| drop(fake.run(&["up", "--cold"]).ok()));
+    }
+    // By force QEMU has ended before the other points are passed.
+    goes_on(Point::DownCleaned, &["down", "--force"], |fake| drop(fake.run(&["up", "--cold"]).ok()));
+}

@@ -1,0 +1,170 @@
+//! QEMUs and guests that end, or do not.
+
+use std::fs;
+use std::net::TcpListener;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::fake::Fake;
+use crate::support::eventually;
+
+/// A VM that runs.
+fn running() -> Fake {
+    let fake = Fake::new(&["vm"]);
+    fake.run(&["up", "--cold"]).ok();
+    assert_eq!(fake.state("vm"), "running");
+    fake
+}
+
+#[test]
+fn a_life_without_anything_odd() {
+    let fake = Fake::new(&["vm"]);
+    assert_eq!(fake.state("vm"), "not-created");
+    fake.run(&["up"]).ok().says("going on from its warm template");
+    assert_eq!(fake.state("vm"), "running");
+    fake.run(&["suspend"]).ok();
+    assert_eq!(fake.state("vm"), "suspended");
+    assert!(!fake.lives("vm"));
+    fake.run(&["up"]).ok();
+    assert_eq!(fake.state("vm"), "running");
+    fake.run(&["down"]).ok();
+    assert_eq!(fake.state("vm"), "stopped");
+    assert_eq!(fake.leftovers(), Vec::<std::path::PathBuf>::new());
+    let journal = fake.journal("vm");
+    assert!(!journal.contains("mismatched") && !journal.contains("doubled"), "{journal}");
+    assert_eq!(journal.matches("started").count(), 2, "{journal}");
+    assert!(journal.ends_with("ended by its guest\n"), "{journal}");
+}
+
+#[test]
+fn a_killed_qemu_is_a_crash_and_comes_up_again() {
+    let fake = running();
+    fake.signal("vm", Signal::KILL);
+    eventually("the crash is seen", Duration::from_secs(60), || fake.state("vm") == "crashed");
+    assert_eq!(fake.status("vm")["crash"], "its QEMU was killed");
+    fake.run(&["exec", "--", "true"]).code(255).says("crashed").says("castra up vm");
+    fake.run(&["up"]).ok().says("had crashed (its QEMU was killed)");
+    assert_eq!(fake.state("vm"), "running");
+}
+
+#[test]
+fn a_guest_that_ends_by_itself_has_stopped() {
+    let fake = running();
+    fake.signal("vm", Signal::TERM);
+    eventually("the end is seen", Duration::from_secs(60), || fake.state("vm") == "stopped");
+    fake.run(&["up"]).ok();
+    assert_eq!(fake.state("vm"), "running");
+}
+
+#[test]
+fn a_qemu_that_stands_still_is_told_of_and_ended() {
+    let fake = running();
+    fake.signal("vm", Signal::STOP);
+    // It runs as far as anybody can tell without waiting for it; the kernel knows that it is alive.
+    assert_eq!(fake.state("vm"), "running");
+    fake.run(&["exec", "--", "true"]).code(255).says("stands still").says("kill -CONT").says("castra down");
+    fake.run(&["up"]).code(69).says("stands still");
+    fake.run(&["suspend"]).code(69).says("stands still");
+    // Let go on first, so that its guest can shut down.
+    fake.run(&["down"]).ok().says("SIGCONT");
+    assert_eq!(fake.state("vm"), "stopped");
+    assert!(fake.journal("vm").ends_with("ended by its guest\n"));
+    fake.run(&["up"]).ok();
+    fake.signal("vm", Signal::STOP);
+    // However soon it is gone, it ran until then.
+    fake.run(&["down", "--force"]).ok().says("vm: stopped");
+    assert!(!fake.lives("vm"));
+}
+
+#[test]
+fn a_pid_file_that_names_a_stranger_kills_nobody() {
+    let fake = running();
+    fake.run(&["down"]).ok();
+    let mut stranger = Command::new("sleep").arg("600").stdin(Stdio::null()).spawn().expect("starts");
+    for state in ["stopped", "crashed"] {
+        fs::write(fake.pidfile("vm"), format!("{}\n", stranger.id())).expect("writes");
+        assert_eq!(fake.state("vm"), state);
+        fake.run(&["down"]).ok();
+        fake.run(&["down", "--force"]).ok();
+        assert_eq!(fake.state("vm"), "stopped");
+        assert!(stranger.try_wait().expect("is ours").is_none(), "the stranger was killed");
+        // As if QEMU were killed now, and its number given to another.
+        fake.run(&["up"]).ok();
+        fake.signal("vm", Signal::KILL);
+        eventually("its end", Duration::from_secs(60), || !fake.lives("vm"));
+    }
+    fs::write(fake.pidfile("vm"), format!("{}\n", stranger.id())).expect("writes");
+    fake.run(&["up"]).ok();
+    assert_eq!(fake.state("vm"), "running");
+    assert!(stranger.try_wait().expect("is ours").is_none(), "the stranger was killed");
+    stranger.kill().expect("is ours");
+    stranger.wait().expect("ends");
+}
+
+#[test]
+fn a_guest_that_ignores_the_power_button_is_ended_and_that_is_told() {
+    let fake = running();
+    fake.behave("vm", "ignores-powerdown");
+    fake.run(&["down", "-v", "--timeout", "1"]).ok().says("guest shutdown").says("quit");
+    assert_eq!(fake.state("vm"), "stopped");
+    assert!(fake.journal("vm").ends_with("ended by quit\n"));
+}
+
+#[test]
+fn a_qemu_that_ignores_everything_is_killed_and_that_is_told() {
+    let fake = running();
+    fake.behave("vm", "ignores-powerdown ignores-quit ignores-term");
+    fake.run(&["down", "--timeout", "1"]).ok().says("SIGKILL");
+    assert_eq!(fake.state("vm"), "stopped");
+    assert!(!fake.lives("vm"));
+    assert_eq!(fake.leftovers(), Vec::<std::path::PathBuf>::new());
+}
+
+#[test]
+fn a_silent_guest_is_stopped_by_its_power_button() {
+    let fake = running();
+    fake.behave("vm", "guest-silent");
+    fake.run(&["down"]).ok();
+    assert!(fake.journal("vm").ends_with("ended by its power button\n"), "{}", fake.journal("vm"));
+}
+
+#[test]
+fn a_qemu_that_dies_at_its_start_is_quoted() {
+    let fake = Fake::new(&["vm"]);
+    fake.behave("vm", "dies");
+    fake.run(&["up", "--cold"]).code(69).says("Cannot allocate memory").says("castra logs --source qemu vm");
+    assert_eq!(fake.state("vm"), "stopped");
+    assert_eq!(fake.leftovers(), Vec::<std::path::PathBuf>::new());
+    fake.behave("vm", "");
+    fake.run(&["up", "--cold"]).ok();
+}
+
+#[test]
+fn a_guest_that_never_speaks_is_given_up_in_time() {
+    let fake = Fake::new(&["vm"]);
+    fake.behave("vm", "guest-silent");
+    fake.run(&["up", "--cold", "--boot-timeout", "1"])
+        .code(69)
+        .says("was not ready after 1 s")
+        .says("--boot-timeout");
+    assert_eq!(fake.state("vm"), "stopped");
+    assert_eq!(fake.leftovers(), Vec::<std::path::PathBuf>::new());
+}
+
+#[test]
+fn a_port_that_is_taken_meanwhile_is_tried_again_or_named() {
+    let free = TcpListener::bind("127.0.0.1:0").expect("bound").local_addr().expect("an address").port();
+    let fake = Fake::with_port("vm", free);
+    fake.behave("vm", "port-taken:2");
+    fake.run(&["up", "--cold"]).ok();
+    assert_eq!(fake.journal("vm").matches("started").count(), 3);
+    fake.run(&["down"]).ok();
+    fake.behave("vm", "port-taken:99");
+    fake.run(&["up"]).code(75).says("forwarding rule").says("castra.toml");
+    assert_eq!(fake.state("vm"), "stopped");
+    let _holder = TcpListener::bind(("127.0.0.1", free)).expect("is free again");
+    fake.behave("vm", "");
+    fake.run(&["up"]).code(75).says(&format!("port {free}/tcp")).says("choose another host port");
+}

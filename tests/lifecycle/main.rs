@@ -1,0 +1,11 @@
+//! The life of VMs, by real `castra` processes and a QEMU that misbehaves on demand: whatever happens, `status` tells the
+//! truth, `up` reaches a VM that runs, and `down` ends it.
+
+mod ends;
+#[path = "../support/fake.rs"]
+mod fake;
+mod property;
+mod qmp;
+mod records;
+#[path = "../support/mod.rs"]
+mod support;

@@ -1,0 +1,279 @@
+//! Random lives: commands one after another and at once, kills of QEMU and of castra at every named point, spoilt records,
+//! restarts of the machine. After each step `status` tells the truth, and in the end the VM comes up and goes down.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use castra::failpoint::Point;
+use proptest::prelude::*;
+use proptest::test_runner::FileFailurePersistence;
+use rustix::process::Signal;
+use serde_json::json;
+
+use crate::fake::Fake;
+use crate::support::{Ended, eventually};
+
+const VMS: [&str; 2] = ["one", "two"];
+/// No life is begun after so many seconds. `CASTRA_LIVES_SECS` gives it more, to look for what is rare.
+const BUDGET_SECS: u64 = 40;
+/// More than there is time for. Those that are not lived are thought out all the same, a millisecond each.
+const MOST_LIVES: u32 = 2_000;
+/// A command that takes longer hangs: nothing in here ignores what it is asked, so nobody has to wait for an answer in vain.
+const LIMIT: Duration = Duration::from_secs(30);
+/// Exit codes that a command may end with: a defect (70) or a panic is none of them.
+const KNOWN_CODES: [i32; 6] = [0, 65, 66, 69, 75, 255];
+
+#[derive(Debug, Clone)]
+enum Step {
+    Run(Order),
+    /// All at once.
+    Together(Vec<Order>),
+    /// A castra that is killed at a visit to a point, if it gets there.
+    Killed(Order, &'static str),
+    KillQemu(usize),
+    TruncateRecord(usize, usize),
+    RestartHost,
+}
+
+#[derive(Debug, Clone)]
+struct Order {
+    words: &'static [&'static str],
+    vm: Option<usize>,
+}
+
+impl Order {
+    fn start(&self, fake: &Fake) -> Command {
+        let vm = self.vm.map(|vm| VMS[vm]);
+        let words: Vec<&str> = self.words.iter().copied().chain(vm).collect();
+        let mut command = fake.castra(&words);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+}
+
+fn order() -> impl Strategy<Value = Order> {
+    let words = prop_oneof![
+        4 => Just(&["up"][..]),
+        1 => Just(&["up", "--cold"][..]),
+        1 => Just(&["up", "--no-wait", "--cold"][..]),
+        1 => Just(&["up", "--discard-suspended"][..]),
+        2 => Just(&["down"][..]),
+        1 => Just(&["down", "--force"][..]),
+        1 => Just(&["down", "--discard-suspended"][..]),
+        3 => Just(&["suspend"][..]),
+    ];
+    (words, prop::option::weighted(0.7, 0..VMS.len())).prop_map(|(words, vm)| Order { words, vm })
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let points = [Point::OVERLAY, Point::BOOT, Point::DOWN, Point::RESTORE, Point::SUSPEND, Point::RESUME];
+    let names: Vec<&'static str> = points.concat().into_iter().map(Point::name).collect();
+    prop_oneof![
+        4 => order().prop_map(Step::Run),
+        3 => prop::collection::vec(order(), 2..4).prop_map(Step::Together),
+        4 => (order(), prop::sample::select(names)).prop_map(|(order, point)| Step::Killed(order, point)),
+        2 => (0..VMS.len()).prop_map(Step::KillQemu),
+        1 => (0..VMS.len(), 0..100_usize).prop_map(|(vm, percent)| Step::TruncateRecord(vm, percent)),
+        1 => Just(Step::RestartHost),
+    ]
+}
+
+/// What all lives share: the image, and the template of its VMs.
+fn cache() -> PathBuf {
+    static CACHE: OnceLock<tempfile::TempDir> = OnceLock::new();
+    let make = || {
+        let cache = tempfile::Builder::new().prefix("castra-cache-").tempdir_in("/tmp").expect("a directory");
+        Fake::with_cache(cache.path().to_owned(), &VMS).run(&["up"]).ok();
+        cache
+    };
+    CACHE.get_or_init(make).path().to_owned()
+}
+
+struct Life {
+    fake: Fake,
+    disks: [Option<u64>; 2],
+}
+
+impl Life {
+    fn new() -> Self {
+        Self { fake: Fake::with_cache(cache(), &VMS), disks: [None; 2] }
+    }
+
+    fn go_through(&mut self, step: &Step) {
+        let fake = &self.fake;
+        match step {
+            Step::Run(order) => until_end(order.start(fake).spawn().expect("castra runs"), order),
+            Step::Together(orders) => thread::scope(|scope| {
+                for order in orders {
+                    scope.spawn(|| until_end(order.start(fake).spawn().expect("castra runs"), order));
+                }
+            }),
+            Step::Killed(order, point) => kill_at(fake, order, point),
+            Step::KillQemu(vm) => self.kill_qemu(VMS[*vm]),
+            Step::TruncateRecord(vm, percent) => {
+                let path = fake.record(VMS[*vm]);
+                if let Ok(whole) = fs::read(&path) {
+                    fs::write(path, &whole[..whole.len() * percent / 100]).expect("writes");
+                }
+            }
+            Step::RestartHost => self.restart_host(),
+        }
+        self.check();
+    }
+
+    fn kill_qemu(&self, vm: &str) {
+        if self.fake.lives(vm) {
+            self.fake.signal(vm, Signal::KILL);
+            eventually("its end", LIMIT, || !self.fake.lives(vm));
+        }
+    }
+
+    /// All processes end without a word, and the next thing that happens is in another run of the machine.
+    fn restart_host(&self) {
+        for vm in VMS {
+            self.kill_qemu(vm);
+            let is_whole = |bytes: Vec<u8>| serde_json::from_slice::<serde_json::Value>(&bytes).is_ok();
+            if fs::read(self.fake.record(vm)).is_ok_and(is_whole) {
+                self.fake.edit_record(vm, |record| {
+                    if !record["boot"].is_null() {
+                        record["boot"]["boot_id"] = json!("00000000-0000-4000-8000-000000000000");
+                    }
+                });
+            }
+        }
+    }
+
+    /// What holds at any moment at which nothing is under way.
+    fn check(&mut self) {
+        for (vm, known) in VMS.iter().zip(&mut self.disks) {
+            let (state, lives) = settled(&self.fake, vm);
+            let alive = ["starting", "running", "stopping", "suspending", "resuming"].contains(&&*state);
+            assert!(
+                state == "unknown" || alive == lives,
+                "{vm} is {state}, and its QEMU lives: {lives}\npid file: {:?}\n{}\n{:#?}",
+                fs::read_to_string(self.fake.pidfile(vm)),
+                self.fake.journal(vm),
+                self.fake.processes(),
+            );
+            let pidfile = self.fake.pidfile(vm).to_string_lossy().into_owned();
+            let processes = self.fake.processes().into_iter().filter(|line| line.contains(&pidfile)).count();
+            assert!(processes <= 1, "{vm} has {processes} QEMUs");
+            assert!(lives || processes == 0, "{vm}: there is a QEMU that nobody finds");
+            let journal = self.fake.journal(vm);
+            assert!(!journal.contains("doubled"), "{vm}: its disk was opened twice:\n{journal}");
+            assert!(!journal.contains("mismatched"), "{vm}: memory met another disk:\n{journal}");
+            let disk = self.fake.disk(vm);
+            assert!(known.is_none() || *known == disk, "the disk of {vm} is another one, or gone");
+            *known = disk;
+        }
+    }
+
+    /// Whatever became of it: each VM comes up, by what the hints say, and goes down.
+    fn end(&mut self) {
+        for vm in VMS {
+            if self.fake.state(vm) == "unknown" {
+                self.run(&["down", vm]);
+                fs::remove_file(self.fake.record(vm)).expect("as the hint says");
+            }
+            let up = self.run(&["up", vm]);
+            if up.code != Some(0) {
+                let up = up.says("castra up --discard-suspended");
+                self.run(&["up", "--discard-suspended", vm]).ok();
+                drop(up);
+            }
+            assert_eq!(self.fake.state(vm), "running");
+        }
+        self.check();
+        self.run(&["down"]).ok();
+        self.check();
+        assert_eq!(VMS.map(|vm| self.fake.state(vm)), ["stopped"; 2]);
+        assert_eq!(self.fake.leftovers(), Vec::<PathBuf>::new());
+        assert_eq!(self.fake.processes(), Vec::<String>::new());
+    }
+
+    fn run(&self, words: &[&str]) -> Ended {
+        self.fake.run(words)
+    }
+}
+
+/// What castra says, and whether QEMU lives. A QEMU whose castra was killed may be on its way into life or out of it: what
+/// was so before and after is so.
+fn settled(fake: &Fake, vm: &str) -> (String, bool) {
+    let mut found = (String::new(), fake.lives(vm));
+    eventually("a moment in which nothing changes", LIMIT, || {
+        let state = fake.state(vm);
+        let before = std::mem::replace(&mut found, (state, fake.lives(vm)));
+        before.1 == found.1
+    });
+    found
+}
+
+fn until_end(child: Child, order: &Order) {
+    judge(&wait(child, order), order);
+}
+
+fn wait(mut child: Child, order: &Order) -> Output {
+    let deadline = Instant::now() + LIMIT;
+    while child.try_wait().expect("is ours").is_none() {
+        if Instant::now() >= deadline {
+            child.kill().expect("is ours");
+            let output = child.wait_with_output().expect("ends");
+            panic!("{order:?} hangs:\n{}", String::from_utf8_lossy(&output.stderr));
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+    child.wait_with_output().expect("ends")
+}
+
+fn judge(output: &Output, order: &Order) {
+    let said = String::from_utf8_lossy(&output.stderr);
+    let code = output.status.code();
+    assert!(code.is_some_and(|code| KNOWN_CODES.contains(&code)), "{order:?}: {}\n{said}", output.status);
+    assert!(!said.contains("panicked"), "{order:?}: {said}");
+}
+
+fn kill_at(fake: &Fake, order: &Order, point: &str) {
+    let parked = tempfile::tempdir().expect("a directory");
+    let file = parked.path().join("here");
+    let mut command = order.start(fake);
+    let mut child =
+        command.env("CASTRA_PARK_AT", point).env("CASTRA_PARK_FILE", &file).spawn().expect("runs");
+    let mut has_ended = false;
+    eventually(&format!("{order:?} at {point}"), LIMIT, || {
+        has_ended = child.try_wait().expect("is ours").is_some();
+        has_ended || fs::metadata(&file).is_ok_and(|file| file.len() > 0)
+    });
+    child.kill().expect("is ours");
+    let output = child.wait_with_output().expect("ends");
+    if has_ended {
+        judge(&output, order);
+    }
+}
+
+#[test]
+#[expect(clippy::print_stdout, reason = "how much was tried is worth knowing")]
+fn whatever_happens_a_vm_comes_up_and_goes_down() {
+    let asked = std::env::var("CASTRA_LIVES_SECS").ok().and_then(|secs| secs.parse().ok());
+    let end = Instant::now() + Duration::from_secs(asked.unwrap_or(BUDGET_SECS));
+    let lives = std::cell::Cell::new(0);
+    let config = ProptestConfig {
+        cases: MOST_LIVES,
+        max_shrink_iters: 40,
+        failure_persistence: Some(Box::new(FileFailurePersistence::WithSource("regressions"))),
+        ..ProptestConfig::default()
+    };
+    let steps = prop::collection::vec(step(), 1..8);
+    proptest!(config, |(steps in steps)| {
+        if Instant::now() < end {
+            lives.set(lives.get() + 1);
+            let mut life = Life::new();
+            steps.iter().for_each(|step| life.go_through(step));
+            life.end();
+        }
+    });
+    println!("{} lives", lives.get());
+}

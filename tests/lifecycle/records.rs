@@ -1,0 +1,132 @@
+//! Records of other castras, of other times, and damaged ones.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::fake::Fake;
+
+/// A record as the first castra that had `"format": 1` wrote it: whatever comes, it is read.
+const FIRST_OF_FORMAT_1: &str = include_str!("record-format-1.json");
+
+fn stopped() -> Fake {
+    let fake = Fake::new(&["vm"]);
+    fake.run(&["up", "--cold"]).ok();
+    fake.run(&["down"]).ok();
+    fake
+}
+
+/// The record of this castra's VM as the first one would have written it.
+fn as_first(record: &mut Value) {
+    let mut first: Value = serde_json::from_str(FIRST_OF_FORMAT_1).expect("is JSON");
+    first["base"]["content"] = record["base"]["content"].take();
+    *record = first;
+}
+
+#[test]
+fn an_early_record_is_read_and_gone_on_with() {
+    let fake = stopped();
+    let disk = fake.disk("vm");
+    fake.edit_record("vm", as_first);
+    // Its boot is long over, and its QEMU left no pid file: it ended by itself.
+    assert_eq!(fake.state("vm"), "stopped");
+    fake.run(&["up"]).ok();
+    assert_eq!(fake.state("vm"), "running");
+    fake.run(&["down"]).ok();
+    assert_eq!(fake.disk("vm"), disk);
+}
+
+#[test]
+fn a_vm_that_an_earlier_castra_started_is_told_of_and_stopped() {
+    let fake = Fake::new(&["vm"]);
+    fake.run(&["up", "--cold"]).ok();
+    fake.edit_record("vm", |record| {
+        let (sockets, port) = (record["boot"]["sockets"].take(), record["boot"]["ssh_port"].take());
+        as_first(record);
+        record["boot"]["sockets"] = sockets;
+        record["boot"]["ssh_port"] = port;
+    });
+    assert_eq!(fake.state("vm"), "running");
+    fake.run(&["suspend"]).code(69).says("was started by an earlier castra").says("castra down vm");
+    assert_eq!(fake.state("vm"), "running");
+    fake.run(&["up"]).ok();
+    fake.run(&["down"]).ok();
+    assert_eq!(fake.state("vm"), "stopped");
+}
+
+#[test]
+fn a_record_of_a_later_castra_is_left_alone_and_its_vm_can_be_stopped() {
+    let fake = Fake::new(&["vm"]);
+    fake.run(&["up", "--cold"]).ok();
+    fs::write(fake.record("vm"), r#"{"format": 99, "shape": "unknown"}"#).expect("writes");
+    for command in [&["up"][..], &["suspend"], &["status"]] {
+        fake.run(command).code(65).says("has format 99").says("Update castra");
+    }
+    fake.run(&["exec", "--", "true"]).code(255).says("Update castra");
+    assert_eq!(fake.state("vm"), "unknown");
+    assert!(fake.lives("vm"));
+    fake.run(&["down"]).ok();
+    assert!(!fake.lives("vm"));
+    assert!(fs::read_to_string(fake.record("vm")).expect("reads").contains("99"), "it was written over");
+}
+
+#[test]
+fn a_damaged_record_is_got_over_by_its_hint() {
+    let fake = Fake::new(&["vm"]);
+    fake.run(&["up", "--cold"]).ok();
+    let (disk, whole) = (fake.disk("vm"), fs::read(fake.record("vm")).expect("reads"));
+    for damaged in [&whole[..whole.len() / 2], b"", b"\0\0\0\0", b"[1]"] {
+        fs::write(fake.record("vm"), damaged).expect("writes");
+        assert_eq!(fake.state("vm"), "unknown");
+        fake.run(&["up"])
+            .code(65)
+            .says("is damaged")
+            .says("castra down vm")
+            .says(&fake.record("vm").to_string_lossy());
+        fake.run(&["down", "vm"]).ok();
+        assert!(!fake.lives("vm"));
+        fs::remove_file(fake.record("vm")).expect("removed");
+        fake.run(&["up", "vm"]).ok();
+        assert_eq!(fake.state("vm"), "running");
+        assert_eq!(fake.disk("vm"), disk, "the disk was made anew");
+    }
+}
+
+#[test]
+fn a_host_that_was_restarted_is_a_crash() {
+    let fake = Fake::new(&["vm"]);
+    let another = || json!("00000000-0000-4000-8000-000000000000");
+    fake.run(&["up", "--cold"]).ok();
+    // Everything ended with the machine: QEMU by itself, or killed.
+    for signal in [rustix::process::Signal::TERM, rustix::process::Signal::KILL] {
+        fake.signal("vm", signal);
+        crate::support::eventually("its end", std::time::Duration::from_secs(60), || !fake.lives("vm"));
+        fake.edit_record("vm", |record| record["boot"]["boot_id"] = another());
+        assert_eq!(fake.state("vm"), "crashed");
+        assert_eq!(fake.status("vm")["crash"], "this machine was restarted while it ran");
+        fake.run(&["up"]).ok().says("this machine was restarted");
+        assert_eq!(fake.state("vm"), "running");
+    }
+    fake.run(&["suspend"]).ok();
+    fake.edit_record("vm", |record| record["suspended"]["boot"]["boot_id"] = another());
+    assert_eq!(fake.state("vm"), "suspended");
+    fake.run(&["up"]).ok();
+    assert_eq!(fake.state("vm"), "running");
+}
+
+#[test]
+fn a_clock_that_jumped_makes_no_absurd_uptime() {
+    let fake = Fake::new(&["vm"]);
+    fake.run(&["up", "--cold"]).ok();
+    let year_ms = 365 * 24 * 3600 * 1000_u64;
+    let now_ms = fake.status("vm")["started_unix_ms"].as_u64().expect("it runs");
+    for started in [now_ms + year_ms, u64::MAX, 0] {
+        fake.edit_record("vm", |record| record["boot"]["started_unix_ms"] = json!(started));
+        let uptime_ms = fake.status("vm")["uptime_ms"].as_u64().expect("it runs");
+        assert!(uptime_ms < year_ms, "{uptime_ms} ms, started at {started}");
+        let table = fake.run(&["status", "-v"]).ok().text();
+        let row = table.lines().nth(1).expect("a row");
+        assert!(!row.contains(" d "), "{row}");
+        fake.run(&["up"]).ok();
+    }
+}

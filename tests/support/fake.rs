@@ -1,0 +1,168 @@
+//! Projects whose VMs are run by the stand-in for QEMU (`fake_qemu/`): everything is real but the computer.
+
+use std::fs;
+use std::ops::Deref;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+
+use crate::support::{Project, tool};
+
+/// A project with an image of a few bytes.
+pub(crate) struct Fake {
+    project: Project,
+}
+
+impl Fake {
+    /// With VMs of these names and a cache of its own.
+    pub(crate) fn new(vms: &[&str]) -> Self {
+        Self::in_project(Project::isolated(), vms, "")
+    }
+
+    /// With a cache that others use, too.
+    pub(crate) fn with_cache(cache: PathBuf, vms: &[&str]) -> Self {
+        Self::in_project(Project::with_cache(cache), vms, "")
+    }
+
+    /// With one VM that forwards this TCP port.
+    pub(crate) fn with_port(vm: &str, host: u16) -> Self {
+        let forward = format!("[[vms.port_forwards]]\nhost = {host}\nguest = 80\n");
+        Self::in_project(Project::isolated(), &[vm], &forward)
+    }
+
+    fn in_project(mut project: Project, vms: &[&str], more: &str) -> Self {
+        project.set("CASTRA_QEMU", env!("CARGO_BIN_EXE_castra-fake-qemu"));
+        project.set("CASTRA_ACCELERATOR", "tcg");
+        for directory in ["image", "fake-qemu"] {
+            fs::create_dir(project.path().join(directory)).expect("a directory");
+        }
+        project.write("castra.toml", &configuration(&project.path().join("image"), vms, more));
+        Self { project }
+    }
+
+    /// From now on `castra` sees this environment variable.
+    pub(crate) fn set(&mut self, name: &'static str, value: impl Into<std::ffi::OsString>) {
+        self.project.set(name, value);
+    }
+
+    /// What this VM's QEMU is to do wrong from now on; nothing if that is empty.
+    pub(crate) fn behave(&self, vm: &str, words: &str) {
+        self.write(&format!("fake-qemu/{vm}.words"), words);
+    }
+
+    /// What this VM's QEMUs did, one line each.
+    pub(crate) fn journal(&self, vm: &str) -> String {
+        fs::read_to_string(self.path().join(format!("fake-qemu/{vm}.journal"))).unwrap_or_default()
+    }
+
+    /// What `castra status` says of a VM.
+    #[track_caller]
+    pub(crate) fn status(&self, vm: &str) -> Value {
+        let ended = self.run(&["status", "--json", vm]);
+        let told: Value =
+            serde_json::from_slice(&ended.stdout).unwrap_or_else(|_| panic!("{}", ended.stderr));
+        told["vms"][0].clone()
+    }
+
+    /// The word for what a VM does.
+    #[track_caller]
+    pub(crate) fn state(&self, vm: &str) -> String {
+        self.status(vm)["state"].as_str().expect("a state").to_owned()
+    }
+
+    pub(crate) fn record(&self, vm: &str) -> PathBuf {
+        self.path().join(format!(".castra/vms/{vm}/vm.json"))
+    }
+
+    /// Changes a VM's record as whoever wrote it would have.
+    pub(crate) fn edit_record(&self, vm: &str, edit: impl FnOnce(&mut Value)) {
+        let mut record: Value =
+            serde_json::from_slice(&fs::read(self.record(vm)).expect("a record")).expect("is JSON");
+        edit(&mut record);
+        fs::write(self.record(vm), record.to_string()).expect("writes");
+    }
+
+    /// The disk's inode: another one is another disk.
+    pub(crate) fn disk(&self, vm: &str) -> Option<u64> {
+        let overlay = self.path().join(format!(".castra/{vm}-overlay.qcow2"));
+        fs::metadata(overlay).ok().map(|disk| disk.ino())
+    }
+
+    /// Whether the process that the pid file names lives. The same question as castra's, asked in another way.
+    pub(crate) fn lives(&self, vm: &str) -> bool {
+        let pid = fs::read_to_string(self.pidfile(vm)).unwrap_or_default();
+        let of_process = |name: &str| fs::read(format!("/proc/{}/{name}", pid.trim())).unwrap_or_default();
+        let (command, stat) = (of_process("cmdline"), of_process("stat"));
+        // The kernel takes its memory from a dying process before it frees its locks: until then it counts as alive.
+        let is_dying = || {
+            let stat = String::from_utf8_lossy(&stat);
+            command.is_empty() && stat.contains("(castra-fake-qem") && !stat.contains(") Z ")
+        };
+        String::from_utf8_lossy(&command).contains(&*self.pidfile(vm).to_string_lossy()) || is_dying()
+    }
+
+    /// Sends a signal to a VM's QEMU.
+    pub(crate) fn signal(&self, vm: &str, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_raw(self.qemu_pid(vm)).expect("a pid");
+        rustix::process::kill_process(pid, signal).expect("is ours");
+    }
+
+    /// Everything below the state root and the runtime directory that is there for a run only: sockets, pid files, files
+    /// in the making.
+    pub(crate) fn leftovers(&self) -> Vec<PathBuf> {
+        let is_leftover = |path: &PathBuf| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let is_of_a_run = ["qemu.pid", "initramfs"].contains(&&*name)
+                && path.components().any(|part| part.as_os_str() == "vms");
+            is_of_a_run || name.ends_with(".sock") || name.ends_with(".new") || name.starts_with(".castra-")
+        };
+        let roots = [self.path().join(".castra"), self.runtime_directory()];
+        roots.iter().flat_map(|root| files(root)).filter(is_leftover).collect()
+    }
+}
+
+impl Deref for Fake {
+    type Target = Project;
+
+    fn deref(&self) -> &Project {
+        &self.project
+    }
+}
+
+fn files(root: &Path) -> Vec<PathBuf> {
+    let (mut found, mut open) = (Vec::new(), vec![root.to_owned()]);
+    while let Some(directory) = open.pop() {
+        for path in fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path()) {
+            if path.is_dir() { open.push(path) } else { found.push(path) }
+        }
+    }
+    found
+}
+
+/// What says of itself that it is a kernel for x86 (Linux's `Documentation/arch/x86/boot.rst`).
+fn kernel() -> Vec<u8> {
+    let mut kernel = vec![0; 0x400];
+    kernel[0x1fe..0x200].copy_from_slice(&[0x55, 0xaa]);
+    kernel[0x202..0x206].copy_from_slice(b"HdrS");
+    kernel
+}
+
+/// Makes the image's files and describes them.
+fn configuration(image: &Path, vms: &[&str], more: &str) -> String {
+    let disk = image.join("disk.qcow2");
+    tool("qemu-img", &["create", "-q", "-f", "qcow2", disk.to_str().expect("UTF-8"), "1M"]);
+    fs::write(image.join("kernel"), kernel()).expect("writes");
+    fs::write(image.join("initramfs"), "an initramfs").expect("writes");
+    let mut text = "[images.tiny]\ncommand_line = \"console=ttyS0\"\n".to_owned();
+    for (key, name) in [("rootfs", "disk.qcow2"), ("kernel", "kernel"), ("initramfs", "initramfs")] {
+        let digest = Sha256::digest(fs::read(image.join(name)).expect("reads"));
+        let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        text += &format!("[images.tiny.{key}]\npath = \"image/{name}\"\nsha256 = \"{digest}\"\n");
+    }
+    for vm in vms {
+        text += &format!("[[vms]]\nname = \"{vm}\"\nmanaged_image = \"tiny\"\nmemory = \"64 MiB\"\n{more}");
+    }
+    text
+}

@@ -1,0 +1,90 @@
+//! The guest's end of the control port.
+
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::thread;
+use std::time::Duration;
+
+use castra_wire::{GuestMessage, HostMessage, Lines, PROTOCOL_VERSION, Stage, StageReached, decode, encode};
+
+use crate::machine::Machine;
+use crate::qmp::listener;
+
+/// Milliseconds since a boot that never was.
+const UPTIME_MS: u64 = 1;
+
+/// Serves one host after another.
+pub(crate) fn serve(machine: &Machine) {
+    let listener = listener(machine.arguments.control);
+    let mut agent = Agent { machine, is_personalised: false, is_awake: false };
+    for stream in listener.incoming().flatten() {
+        agent.converse(stream);
+    }
+}
+
+struct Agent<'a> {
+    machine: &'a Machine,
+    is_personalised: bool,
+    is_awake: bool,
+}
+
+impl Agent<'_> {
+    /// Until the host goes.
+    fn converse(&mut self, mut stream: UnixStream) {
+        let mut lines = Lines::new();
+        let mut chunk = [0; 4096];
+        loop {
+            match stream.read(&mut chunk) {
+                Ok(0) | Err(_) => return,
+                Ok(length) => lines.push(&chunk[..length]),
+            }
+            self.machine.until_running();
+            if !self.is_awake {
+                let slow = self.machine.behaviour.number("guest-slow").unwrap_or(0);
+                thread::sleep(Duration::from_millis(slow));
+                self.is_awake = true;
+            }
+            while let Some(line) = lines.next_line() {
+                let answers = match line.and_then(decode::<HostMessage>) {
+                    Ok(_) | Err(_) if self.machine.behaviour.has("guest-silent") => Vec::new(),
+                    Ok(message) => self.answer(message),
+                    Err(_) => Vec::new(),
+                };
+                if answers.iter().any(|answer| stream.write_all(&encode(answer)).is_err()) {
+                    return;
+                }
+                if answers.contains(&GuestMessage::PoweringOff)
+                    && !self.machine.behaviour.has("ignores-powerdown")
+                {
+                    self.machine.end("by its guest");
+                }
+            }
+        }
+    }
+
+    fn answer(&mut self, message: HostMessage) -> Vec<GuestMessage> {
+        let reached = |stage| StageReached { stage, uptime_ms: UPTIME_MS };
+        let late = [Stage::Ready, Stage::Services].map(reached);
+        match message {
+            HostMessage::Attach => {
+                let mut stages = [Stage::Initramfs, Stage::Root].map(reached).to_vec();
+                stages.extend(late.into_iter().filter(|_| self.is_personalised));
+                vec![GuestMessage::Hello {
+                    protocol: PROTOCOL_VERSION,
+                    agent_version: "0".into(),
+                    kernel: "0".into(),
+                    personalised: self.is_personalised,
+                    stages,
+                }]
+            }
+            HostMessage::Personalise(_) => {
+                self.is_personalised = true;
+                let late = late.into_iter().map(GuestMessage::Stage);
+                [GuestMessage::Personalised].into_iter().chain(late).collect()
+            }
+            HostMessage::PowerOff => vec![GuestMessage::PoweringOff],
+            HostMessage::Sync => vec![GuestMessage::Synced],
+            HostMessage::Settle => vec![GuestMessage::Settled],
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! What this QEMU is to do wrong, and its journal. Both lie in `fake-qemu/` beside the state root, by the VM's name.
+//!
+//! | Word | What it does |
+//! | --- | --- |
+//! | `dies` | ends at its start, with a word on stderr |
+//! | `port-taken:N` | its first N starts find a port taken |
+//! | `qmp-silent` | does not even greet |
+//! | `qmp-garbage` | greets with what is not QMP |
+//! | `qmp-half-line` | begins its answers and does not end them |
+//! | `qmp-giant-line` | answers with a line of 10 MB |
+//! | `qmp-wrong-id` | answers what was not asked |
+//! | `qmp-reset` | closes the connection instead of answering |
+//! | `ignores-powerdown`, `ignores-quit`, `ignores-term` | says yes, and goes on |
+//! | `guest-silent` | the agent hears and does not answer |
+//! | `guest-slow:MS` | the agent's first word takes so long |
+//! | `save-fails` | saving its state fails |
+
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
+use std::path::PathBuf;
+
+use crate::arguments::Arguments;
+
+/// How deep below the directory of the files the pid file lies: `.castra/vms/<vm>/qemu.pid`.
+const PIDFILE_DEPTH: usize = 4;
+
+#[derive(Clone)]
+pub(crate) struct Behaviour {
+    words: PathBuf,
+    journal: PathBuf,
+    generation: PathBuf,
+}
+
+impl Behaviour {
+    pub(crate) fn of(arguments: &Arguments) -> Self {
+        let root = arguments.pidfile.ancestors().nth(PIDFILE_DEPTH).expect("a pid file in a state root");
+        let file = |kind: &str| root.join("fake-qemu").join(format!("{}.{kind}", arguments.name));
+        Self { words: file("words"), journal: file("journal"), generation: file("generation") }
+    }
+
+    pub(crate) fn has(&self, word: &str) -> bool {
+        self.words().iter().any(|found| found == word)
+    }
+
+    /// The number behind a word.
+    pub(crate) fn number(&self, word: &str) -> Option<u64> {
+        self.words().iter().find_map(|found| found.strip_prefix(word)?.strip_prefix(':')?.parse().ok())
+    }
+
+    fn words(&self) -> Vec<String> {
+        let text = fs::read_to_string(&self.words).unwrap_or_default();
+        text.split_whitespace().map(str::to_owned).collect()
+    }
+
+    /// Hands back the number of this start, from 1.
+    pub(crate) fn note_start(&self) -> u64 {
+        self.note("started");
+        let journal = fs::read_to_string(&self.journal).unwrap_or_default();
+        journal.lines().filter(|line| line.ends_with(" started")).count().max(1) as u64
+    }
+
+    pub(crate) fn is_port_taken(&self, start: u64) -> bool {
+        self.number("port-taken").is_some_and(|starts| start <= starts)
+    }
+
+    /// One line of the journal, which is written where there is a directory for it.
+    pub(crate) fn note(&self, what: &str) {
+        if let Ok(mut journal) = OpenOptions::new().append(true).create(true).open(&self.journal) {
+            let _ = journal.write_all(format!("{} {what}\n", std::process::id()).as_bytes());
+        }
+    }
+
+    /// How often a machine has run on this disk.
+    pub(crate) fn generation(&self) -> u64 {
+        fs::read_to_string(&self.generation).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+    }
+
+    pub(crate) fn next_generation(&self) {
+        let _ = fs::write(&self.generation, (self.generation() + 1).to_string());
+    }
+}

@@ -1,0 +1,138 @@
+//! What there is of a computer: whether it runs, and how it ends.
+
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::os::fd::OwnedFd;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use rustix::fs::{Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, futimens};
+
+use crate::arguments::Arguments;
+use crate::behaviour::Behaviour;
+
+/// How a saved state begins.
+const STATE: &str = "state of a fake QEMU, generation ";
+
+pub(crate) struct Machine {
+    pub(crate) arguments: Arguments,
+    pub(crate) behaviour: Behaviour,
+    disk: File,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    is_running: bool,
+    is_awaiting_state: bool,
+    /// Memory that came from a saved state: the generation of the disk it belongs to.
+    belongs_to: Option<u64>,
+    /// A template's devices, whose memory is in a file and whose disk is a new one.
+    leaves_memory_out: bool,
+    is_saved: Option<bool>,
+    end: Option<&'static str>,
+}
+
+impl Machine {
+    pub(crate) fn new(arguments: Arguments, behaviour: Behaviour, disk: File) -> Self {
+        let state = State { is_awaiting_state: arguments.is_incoming, ..State::default() };
+        let is_incoming = arguments.is_incoming;
+        let machine = Self { arguments, behaviour, disk, state: Mutex::new(state), changed: Condvar::new() };
+        if !is_incoming {
+            machine.cont();
+        }
+        machine
+    }
+
+    /// `query-status`'s word, and whether the machine runs.
+    pub(crate) fn status(&self) -> (&'static str, bool) {
+        let state = self.lock();
+        match (state.is_awaiting_state, state.is_running) {
+            (true, _) => ("inmigrate", false),
+            (_, true) => ("running", true),
+            (_, false) => ("paused", false),
+        }
+    }
+
+    /// Lets the machine run. From then on its disk is another one, and no memory saved before fits it.
+    pub(crate) fn cont(&self) {
+        let mut state = self.lock();
+        if let Some(memory) = state.belongs_to.take()
+            && !state.leaves_memory_out
+            && memory != self.behaviour.generation()
+        {
+            self.behaviour.note("mismatched");
+        }
+        if !state.is_running {
+            self.behaviour.next_generation();
+            let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW as _ };
+            let same = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT as _ };
+            // As a guest that writes.
+            let _ = futimens(&self.disk, &Timestamps { last_access: same, last_modification: now });
+        }
+        state.is_running = true;
+        self.changed.notify_all();
+    }
+
+    pub(crate) fn stop(&self) {
+        self.lock().is_running = false;
+    }
+
+    pub(crate) fn leave_memory_out(&self, leave_it: bool) {
+        self.lock().leaves_memory_out = leave_it;
+    }
+
+    /// Writes the state into this file.
+    pub(crate) fn save(&self, file: OwnedFd) {
+        let text = format!("{STATE}{}\n", self.behaviour.generation());
+        let is_saved =
+            !self.behaviour.has("save-fails") && File::from(file).write_all(text.as_bytes()).is_ok();
+        self.lock().is_saved = Some(is_saved);
+    }
+
+    /// What became of the saving; nothing if there was none.
+    pub(crate) fn is_saved(&self) -> Option<bool> {
+        self.lock().is_saved
+    }
+
+    /// Loads the state from this file. What is none ends the machine, as it does QEMU.
+    pub(crate) fn load(&self, file: OwnedFd) {
+        let mut text = String::new();
+        let read = File::from(file).read_to_string(&mut text);
+        let generation = text.strip_prefix(STATE).and_then(|rest| rest.trim().parse().ok());
+        match generation.filter(|_| read.is_ok()) {
+            Some(generation) => {
+                let mut state = self.lock();
+                state.belongs_to = Some(generation);
+                state.is_awaiting_state = false;
+            }
+            None => self.end("unable to load its state"),
+        }
+    }
+
+    /// Waits until the machine runs: a guest that stands still hears and says nothing.
+    pub(crate) fn until_running(&self) {
+        let state = self.lock();
+        drop(self.changed.wait_while(state, |state| !state.is_running));
+    }
+
+    /// Lets another QEMU have it.
+    pub(crate) fn close_disk(&self) {
+        let _ = self.disk.unlock();
+    }
+
+    pub(crate) fn end(&self, how: &'static str) {
+        self.lock().end = Some(how);
+        self.changed.notify_all();
+    }
+
+    /// Waits for the end.
+    pub(crate) fn until_end(&self) -> &'static str {
+        let state = self.changed.wait_while(self.lock(), |state| state.end.is_none());
+        state.unwrap_or_else(PoisonError::into_inner).end.unwrap_or_default()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,135 @@
+//! A stand-in for QEMU that boots in milliseconds and misbehaves on demand.
+//!
+//! Castra's tests name it by `CASTRA_QEMU`. It takes QEMU's real arguments, serves real QMP and the agent's side of the
+//! control port on the sockets it inherits, writes and locks its pid file as QEMU does, locks its disk as QEMU does, takes
+//! its ports, and saves and loads states. What it leaves out is the computer: there is no guest, and nothing runs.
+//!
+//! What it is to do wrong stands in a file that is read anew whenever it matters ([`behaviour`]), and what it did goes to a
+//! journal beside it, which tells tests what no surviving process could: that a disk was opened twice, or that saved
+//! memory met a disk of another moment.
+
+mod agent;
+mod arguments;
+mod behaviour;
+mod machine;
+mod ports;
+mod qmp;
+
+use std::fs::{File, OpenOptions, Permissions};
+use std::io::{self, Seek as _, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread;
+
+use rustix::fs::{FlockOperation, fcntl_lock};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use arguments::Arguments;
+use behaviour::Behaviour;
+use machine::Machine;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::of_process();
+    let behaviour = Behaviour::of(&arguments);
+    match run(arguments, &behaviour) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            // Nobody may listen: then the exit code has to do.
+            let _ = writeln!(io::stderr(), "qemu-system-x86_64: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The same order as QEMU's: pid file, disk, network, then the machine protocol answers.
+fn run(arguments: Arguments, behaviour: &Behaviour) -> Result<(), String> {
+    let start = behaviour.note_start();
+    let _pidfile = lock_pidfile(&arguments.pidfile, behaviour)?;
+    let guard = PidfileGuard(arguments.pidfile.clone());
+    if behaviour.has("dies") {
+        return Err("cannot set up guest memory 'ram': Cannot allocate memory".to_owned());
+    }
+    let disk = open_disk(&arguments.disk, behaviour)?;
+    ports::take(&arguments.forwards, behaviour.is_port_taken(start))?;
+    for (file, bytes) in &arguments.memory {
+        let memory = OpenOptions::new().write(true).create(true).truncate(false).open(file);
+        memory.and_then(|memory| memory.set_len(*bytes)).map_err(|error| error.to_string())?;
+    }
+    // What the guest would write on its console.
+    let _ = std::fs::write(&arguments.console, "Linux version 0 (no computer)\r\n");
+    let machine = Arc::new(Machine::new(arguments, behaviour.clone(), disk));
+    serve(&machine);
+    let how = machine.until_end();
+    behaviour.note(&format!("ended {how}"));
+    // As QEMU: the disk first, so that whoever sees no pid file finds it free.
+    machine.close_disk();
+    drop(guard);
+    Ok(())
+}
+
+fn serve(machine: &Arc<Machine>) {
+    let (of_qmp, of_agent, of_signals) = (machine.clone(), machine.clone(), machine.clone());
+    thread::spawn(move || qmp::serve(&of_qmp));
+    thread::spawn(move || agent::serve(&of_agent));
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).expect("signals that can be caught");
+    thread::spawn(move || signals.forever().for_each(|signal| heed(signal, &of_signals)));
+}
+
+fn heed(signal: i32, machine: &Machine) {
+    if machine.behaviour.has("ignores-term") {
+        return;
+    }
+    let _ = writeln!(io::stderr(), "qemu-system-x86_64: terminating on signal {signal} from pid 1 (castra)");
+    machine.end("by a signal");
+}
+
+/// As `qemu_write_pidfile`: a POSIX lock on the file, whose name must still lead to it, then the pid.
+fn lock_pidfile(path: &Path, behaviour: &Behaviour) -> Result<File, String> {
+    let failed = |error: io::Error| format!("cannot create PID file: {error}");
+    loop {
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)
+            .map_err(failed)?;
+        // The lock of a process, not of an open file: the kernel tells whose it is.
+        fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
+            behaviour.note("refused");
+            "cannot create PID file: Cannot lock pid file".to_owned()
+        })?;
+        let held = file.metadata().map_err(failed)?;
+        if !path.symlink_metadata().is_ok_and(|named| named.ino() == held.ino()) {
+            continue;
+        }
+        file.set_permissions(Permissions::from_mode(0o600)).map_err(failed)?;
+        file.set_len(0).and_then(|()| file.rewind()).map_err(failed)?;
+        writeln!(file, "{}", std::process::id()).map_err(failed)?;
+        return Ok(file);
+    }
+}
+
+/// Removes the pid file at an orderly end, as QEMU's exit notifier does.
+struct PidfileGuard(PathBuf);
+
+impl Drop for PidfileGuard {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// Opens the disk, which no other QEMU may have open. A second one is what castra must never start.
+fn open_disk(path: &Path, behaviour: &Behaviour) -> Result<File, String> {
+    let disk = OpenOptions::new().read(true).write(true).open(path);
+    let disk = disk.map_err(|error| format!("Could not open '{}': {error}", path.display()))?;
+    disk.try_lock().map_err(|_| {
+        behaviour.note("doubled");
+        "Failed to get \"write\" lock\nIs another process using the image?".to_owned()
+    })?;
+    Ok(disk)
+}
