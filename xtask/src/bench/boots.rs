@@ -12,6 +12,8 @@ use crate::run::root;
 
 /// Cold boots of each kind. They take half a minute a pair.
 const BOOTS: usize = 3;
+/// VMs that `status` is to tell of at once.
+const MANY_VMS: usize = 50;
 /// Runs of commands that take milliseconds.
 const QUICK_RUNS: usize = 50;
 
@@ -40,6 +42,8 @@ impl Bench {
         let plain = PlainBoot::like_the_running_vm(&self.directory)?;
         let status = self.castra.median(QUICK_RUNS, &["status"])?;
         let version = self.castra.median(QUICK_RUNS, &["--version"])?;
+        self.pretend_more_vms()?;
+        let status_of_many = self.castra.median(QUICK_RUNS, &["status"])?;
         self.forget_vm()?;
         let (mut plain_boots, mut ups) = (Vec::new(), Vec::new());
         for _ in 0..BOOTS {
@@ -56,10 +60,32 @@ impl Bench {
                 "at most 0.20",
             ),
             Row::alone("`castra status`", status, "at most 20 ms"),
+            Row::against(
+                &format!("`castra status` of {MANY_VMS} VMs"),
+                status_of_many,
+                ("`castra --version`", version),
+                "at most 50 ms",
+            ),
             Row::alone("`castra --version`", version, "at most 5 ms"),
         ];
         rows.extend(warm::measure(self, plain_boot)?);
         Ok(rows)
+    }
+
+    /// The running VM's record under more names, which do not run.
+    fn pretend_more_vms(&self) -> Result<(), String> {
+        let vms = self.directory.join(".castra/vms");
+        let vm = only_entry(&vms)?;
+        let name = vm.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let failed = |error: std::io::Error| error.to_string();
+        let record = fs::read_to_string(vm.join("vm.json")).map_err(failed)?;
+        for another in (1..MANY_VMS).map(|number| format!("another-{number}")) {
+            fs::create_dir(vms.join(&another)).map_err(failed)?;
+            let record =
+                record.replacen(&format!("\"name\": \"{name}\""), &format!("\"name\": \"{another}\""), 1);
+            fs::write(vms.join(&another).join("vm.json"), record).map_err(failed)?;
+        }
+        Ok(())
     }
 
     fn up_and_first_command(&self) -> Result<Duration, String> {
