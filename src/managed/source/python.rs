@@ -32,8 +32,8 @@ pub enum PipError {
     NoNetwork {
         /// What was to be fetched.
         requirement: String,
-        /// pip's own words.
-        source: CommandError,
+        /// pip's own words: its library's, about objects of Python's. They are in the log of images, and tell nobody more.
+        said: CommandError,
     },
     /// The index answered, and does not have this version for this platform.
     #[error("the package index of pip does not have {requirement}")]
@@ -232,7 +232,10 @@ fn run(
             Ok(_) => return Ok(()),
             Err(CommandError::Interrupted(interrupted)) => return Err(interrupted.into()),
             Err(error) if is_no_pip(&error) => job.note(&format!("{error}")),
-            Err(error) => return Err(explained(error, requirement).into()),
+            Err(error) => {
+                job.note(&format!("{error}"));
+                return Err(explained(error, requirement).into());
+            }
         }
     }
     Err(PipError::Missing { requirement: requirement.pinned.clone() }.into())
@@ -281,7 +284,7 @@ fn explained(source: CommandError, requirement: &Requirement) -> PipError {
         _ => "",
     };
     if NETWORK.iter().any(|sign| said.contains(sign)) {
-        PipError::NoNetwork { requirement, source }
+        PipError::NoNetwork { requirement, said: source }
     } else if said.contains("No matching distribution found") {
         PipError::Gone { requirement, source }
     } else {

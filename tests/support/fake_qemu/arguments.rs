@@ -60,7 +60,9 @@ impl Arguments {
 
 /// The file that the VM writes to; those below it are read only.
 fn disk(all: &[Vec<(String, OsString)>]) -> Option<OsString> {
-    let is_disk = |group: &&Vec<(String, OsString)>| value_of(group, "node-name").is_some_and(|name| name == "disk-file");
+    let is_disk = |group: &&Vec<(String, OsString)>| {
+        value_of(group, "node-name").is_some_and(|name| name == "disk-file")
+    };
     value_of(all.iter().find(is_disk)?, "filename")
 }
 
