@@ -66,11 +66,12 @@ impl Explain for VmError {
         }
         match self {
             Self::RecordDamaged { vm, .. } => Some(format!(
-                "`castra clean --records {vm}` moves it aside; `castra up {vm}` then writes a new one, on the same disk."
+                "`castra down {vm}` stops the VM if it runs, and `castra clean --records {vm}` moves the record aside; `castra \
+                 up {vm}` then writes a new one, on the same disk."
             )),
             Self::RecordTooNew { vm, .. } => Some(format!(
-                "Update castra, or use the one that made this VM. `castra clean --records {vm}` moves the record aside, and \
-                 `castra up {vm}` then writes one of this castra, on the same disk."
+                "Update castra, or use the one that made this VM. `castra down {vm}` and `castra clean --records {vm}` move the \
+                 record aside, and `castra up {vm}` then writes one of this castra, on the same disk."
             )),
             Self::Unknown { .. } => Some("`castra status` lists the VMs of this project.".into()),
             Self::Unrecorded { vm, .. } => {

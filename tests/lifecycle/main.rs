@@ -2,6 +2,7 @@
 //! truth, `up` reaches a VM that runs, and `down` ends it.
 
 mod ends;
+#[allow(dead_code, reason = "others use the rest")]
 #[path = "../support/fake.rs"]
 mod fake;
 mod property;

@@ -122,9 +122,14 @@ impl Survey<'_> {
     fn vm(&self, vm: &Vm, found: &mut Found) {
         let (name, files) = (vm.name.as_str(), self.layout.vm(&vm.name));
         if let Err(error) = &vm.record {
-            match self.options.records && matches!(vm.standing, Standing::Free) {
-                true => found.plan(CleanedKind::Record, Some(name), files.record()),
-                false => found.keep(Some(name), format!("{}; --records moves it aside", one_line(error))),
+            match (self.options.records, &vm.standing) {
+                (true, Standing::Free) => found.plan(CleanedKind::Record, Some(name), files.record()),
+                (true, Standing::Busy(_)) => {
+                    found.keep(Some(name), format!("{}; stop it first: castra down {name}", one_line(error)));
+                }
+                (false, _) => {
+                    found.keep(Some(name), format!("{}; --records moves it aside", one_line(error)))
+                }
             }
         }
         if let Standing::Busy(state) = vm.standing {

@@ -48,7 +48,7 @@ impl Arguments {
             name: any("guest").expect("-name").to_string_lossy().into_owned(),
             pidfile: values("-pidfile").next().expect("-pidfile").into(),
             disk: disk(&all).expect("-blockdev").into(),
-            console: find("path", "console").expect("the console's chardev").into(),
+            console: find("logfile", "console").expect("the console's chardev").into(),
             memory: memory(&all),
             forwards: hostfwd.map(|(_, value)| forward(&value.to_string_lossy())).collect(),
             qmp: number(find("fd", "qmp")),

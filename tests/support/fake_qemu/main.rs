@@ -59,7 +59,8 @@ fn run(arguments: Arguments, behaviour: &Behaviour) -> Result<(), String> {
         memory.and_then(|memory| memory.set_len(*bytes)).map_err(|error| error.to_string())?;
     }
     // What the guest would write on its console.
-    let _ = std::fs::write(&arguments.console, "Linux version 0 (no computer)\r\n");
+    let console = OpenOptions::new().append(true).open(&arguments.console);
+    let _ = console.and_then(|mut console| console.write_all(b"Linux version 0 (no computer)\r\n"));
     let machine = Arc::new(Machine::new(arguments, behaviour.clone(), disk));
     serve(&machine);
     let how = machine.until_end();
