@@ -75,6 +75,8 @@ impl Agent<'_> {
                     kernel: "0".into(),
                     personalised: self.is_personalised,
                     stages,
+                    uptime_ms: Some(UPTIME_MS),
+                    root_mounted_ms: None,
                 }]
             }
             HostMessage::Personalise(_) => {
