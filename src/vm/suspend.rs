@@ -150,7 +150,8 @@ fn sync_guest(boot: &BootRecord, context: &RuntimeContext) -> Result<Result<(), 
     }
     let deadline = Instant::now() + SYNC_LIMIT;
     let sockets = SocketsLayout::new(boot.sockets.clone());
-    let synced = ControlPort::connect(&sockets.control(), deadline, &context.cancel).and_then(|mut port| {
+    let connected = ControlPort::connect(&sockets.control(), Instant::now() + ANSWER_LIMIT, &context.cancel);
+    let synced = connected.and_then(|mut port| {
         port.attach()?;
         port.sync()?;
         loop {

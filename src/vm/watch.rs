@@ -87,10 +87,8 @@ impl BootWatch<'_> {
             WaitFor::Services => vec![Stage::Ready, Stage::Services],
             WaitFor::Nothing | WaitFor::Ready => vec![Stage::Ready],
         };
-        let mut port =
-            ControlPort::connect(&sockets.control(), self.started + limits.hello, &self.context.cancel)
-                .and_then(|mut port| port.attach().map(|()| port))
-                .map_err(|error| self.ended(error, reached, limits.hello))?;
+        let mut port = self.connect(sockets, self.started + limits.hello, &mut is_alive, limits.hello)?;
+        port.attach().map_err(|error| self.ended(error, reached, limits.hello))?;
         while !awaited.is_empty() {
             let limit = if reached.is_none() { limits.hello } else { limits.ready };
             let deadline = self.started + limit;
@@ -178,6 +176,24 @@ impl BootWatch<'_> {
         }
     }
 
+    /// The control port. A QEMU that is gone by now, ended by somebody else, is not waited for.
+    fn connect(
+        &self,
+        sockets: &SocketsLayout,
+        deadline: Instant,
+        is_alive: &mut impl FnMut() -> bool,
+        limit: Duration,
+    ) -> Result<ControlPort, BootEnd> {
+        loop {
+            let look = deadline.min(Instant::now() + LOOK_EVERY);
+            match ControlPort::connect(&sockets.control(), look, &self.context.cancel) {
+                Err(ControlError::Connect { .. }) if !is_alive() => return Err(BootEnd::Died),
+                Err(ControlError::Connect { .. }) if Instant::now() >= look && look < deadline => {}
+                other => return other.map_err(|error| self.ended(error, None, limit)),
+            }
+        }
+    }
+
     fn wake_once(
         &self,
         sockets: &SocketsLayout,
@@ -187,9 +203,8 @@ impl BootWatch<'_> {
     ) -> Result<(), BootEnd> {
         // The clock is read at the last moment.
         let personality = personality(self.vm, keys).map_err(BootEnd::other)?;
-        let mut port = ControlPort::connect(&sockets.control(), deadline, &self.context.cancel)
-            .and_then(|mut port| port.personalise(personality).map(|()| port))
-            .map_err(|error| self.ended(error, None, WAKE_LIMIT))?;
+        let mut port = self.connect(sockets, deadline, is_alive, WAKE_LIMIT)?;
+        port.personalise(personality).map_err(|error| self.ended(error, None, WAKE_LIMIT))?;
         loop {
             match port.next(deadline) {
                 Err(_) if !is_alive() => return Err(BootEnd::Died),
