@@ -134,7 +134,7 @@ fn a_silent_guest_is_stopped_by_its_power_button() {
 fn a_qemu_that_dies_at_its_start_is_quoted() {
     let fake = Fake::new(&["vm"]);
     fake.behave("vm", "dies");
-    fake.run(&["up", "--cold"]).code(69).says("Cannot allocate memory").says("castra logs --source qemu vm");
+    fake.run(&["up", "--cold"]).code(69).says("Cannot allocate memory").says("stop other VMs");
     assert_eq!(fake.state("vm"), "stopped");
     assert_eq!(fake.leftovers(), Vec::<std::path::PathBuf>::new());
     fake.behave("vm", "");

@@ -5,11 +5,12 @@ use std::path::Path;
 use crate::support::{Ended, Project};
 
 /// What differs, and the name for it. Directories of a test are replaced before.
-const FILTERS: [(&str, &str); 10] = [
+const FILTERS: [(&str, &str); 11] = [
     (r"process \d+", "process [PID]"),
     (r"127\.0\.0\.1:\d+", "127.0.0.1:[PORT]"),
     (r"port \d+", "port [PORT]"),
     (r"`newcomer-[0-9a-f]+`", "`[TEST]`"),
+    (r"\d+ MiB are available", "[N] MiB are available"),
     (r"again in [\d.]+ s", "again in [N] s"),
     (r"sport = :\d+", "sport = :[PORT]"),
     (r"\b[0-9a-f]{64}\b", "[SHA256]"),

@@ -95,10 +95,13 @@ impl Fake {
         let pid = fs::read_to_string(self.pidfile(vm)).unwrap_or_default();
         let of_process = |name: &str| fs::read(format!("/proc/{}/{name}", pid.trim())).unwrap_or_default();
         let (command, stat) = (of_process("cmdline"), of_process("stat"));
-        // The kernel takes its memory from a dying process before it frees its locks: until then it counts as alive.
+        // The kernel takes its memory from a dying process, and its threads one by one, before it frees its locks: until
+        // the last of them is gone it counts as alive.
         let is_dying = || {
             let stat = String::from_utf8_lossy(&stat);
-            command.is_empty() && stat.contains("(castra-fake-qem") && !stat.contains(") Z ")
+            let threads = fs::read_dir(format!("/proc/{}/task", pid.trim())).map_or(0, Iterator::count);
+            let is_gone = stat.contains(") Z ") && threads <= 1;
+            command.is_empty() && stat.contains("(castra-fake-qem") && !is_gone
         };
         String::from_utf8_lossy(&command).contains(&*self.pidfile(vm).to_string_lossy()) || is_dying()
     }
