@@ -75,10 +75,10 @@ pub(super) fn check(vm: &str, forwards: &[PortForward], layout: &ProjectLayout) 
     Ok(())
 }
 
-/// As [`check`] for one port, which the VM itself may have already.
+/// Whether a declared port can be taken, or the VM has it already.
 ///
 /// # Errors
-/// Those of [`check`].
+/// [`VmError::PortTaken`] with who has it; [`VmError::PortForbidden`].
 pub fn check_port(vm: &str, forward: PortForward, layout: &ProjectLayout) -> Result<(), VmError> {
     match check(vm, &[forward], layout) {
         Err(VmError::PortTaken { owner: PortOwner::Vm { vm: owner, project: None }, .. }) if owner == vm => {
