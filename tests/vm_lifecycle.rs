@@ -101,13 +101,20 @@ fn an_own_qcow2_boots_by_its_own_loader() {
         console.contains("SYSLINUX") && console.contains("booted by my own loader:")
     });
     assert!(console().contains("mode=native"));
-    let mut release = String::new();
-    eventually("an answer through the forwarded port", Duration::from_secs(30), || {
-        let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { return false };
-        stream.set_read_timeout(Some(Duration::from_secs(5))).expect("set");
-        release.clear();
-        stream.read_to_string(&mut release).is_ok() && release.contains("-virt")
-    });
+    let answers = |what: &str| {
+        eventually(what, Duration::from_secs(30), || {
+            let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { return false };
+            stream.set_read_timeout(Some(Duration::from_secs(5))).expect("set");
+            let mut release = String::new();
+            stream.read_to_string(&mut release).is_ok() && release.contains("-virt")
+        });
+    };
+    answers("an answer through the forwarded port");
+    // There is no agent to ask, and the machine goes on all the same, without another boot.
+    project.run(&["suspend", "own"]).ok().says("suspended");
+    project.run(&["up", "own"]).ok().says("going on from where it was");
+    answers("an answer of the VM that goes on");
+    assert!(!console().contains("SYSLINUX"), "it has booted again: {}", console());
     project.run(&["exec", "own", "--", "true"]).code(255).says("boots from its own disk");
     project.run(&["down", "--timeout", "1"]).ok();
     assert_eq!(digest(), before, "the user's own file was written to");

@@ -1,4 +1,5 @@
-//! The project of this directory: its configuration, and whether its VMs are as their records say.
+//! The project of this directory: its configuration, and whether its VMs are as their records say; and VMs of projects that
+//! are gone.
 
 use crate::error::Error;
 use crate::vm::{self, VmState};
@@ -6,6 +7,17 @@ use crate::vm::{self, VmState};
 use super::{Area, Finding, Subject};
 
 pub(super) fn examine(subject: &Subject<'_>) -> Vec<Finding> {
+    let mut findings = of_project(subject);
+    findings.extend(vm::orphans().into_iter().map(|orphan| {
+        let (vm, pid, directory) = (&orphan.vm, orphan.pid(), orphan.directory.display());
+        let message = format!("VM `{vm}` runs (process {pid}), and its project in {directory} is gone");
+        Finding::warning(Area::Project, "orphan", message)
+            .with_fix(format!("castra clean --orphans {vm} ends it."))
+    }));
+    findings
+}
+
+fn of_project(subject: &Subject<'_>) -> Vec<Finding> {
     let project = match subject.project {
         Ok(project) => project,
         Err(error) => {

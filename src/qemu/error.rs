@@ -176,6 +176,10 @@ impl Explain for QemuError {
                 "The machine may be too busy: try again. `castra logs --source qemu {vm}` shows what it said; `castra down \
                  {vm}` ends it."
             )),
+            Self::NotSaved { reason, .. } if reason.contains("No space left") => Some(
+                "Free some space on the disk: what is saved takes as much as the guest uses of its memory. The VM goes on."
+                    .into(),
+            ),
             Self::SocketDirectory { .. } | Self::SocketPathTooLong { .. } => {
                 Some("Set XDG_RUNTIME_DIR to a short directory of your own, for instance /tmp/run.".into())
             }

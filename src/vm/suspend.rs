@@ -125,6 +125,7 @@ fn suspend_running(
     }) {
         Ok(saved) => saved,
         Err(error) => {
+            free(&layout.vm(&vm).unfinished_machine_state());
             // The VM goes on. If not even that works, the next command will find it and try again.
             let _ = take_back(record, layout).and_then(|record| finish(record, layout, context));
             return Err(error);
@@ -141,6 +142,13 @@ fn suspend_running(
     }
     context.reporter.report(&Event::VmSuspended { vm, bytes: Some(saved.stamp.size_bytes) });
     Ok(())
+}
+
+/// Removes what could not be finished, and its bytes at once, though QEMU may have it open for a moment: they may be what
+/// fills the disk, and the record could not be written.
+fn free(unfinished: &Path) {
+    let _ = OpenOptions::new().write(true).truncate(true).open(unfinished);
+    let _ = fs::remove_file(unfinished);
 }
 
 /// Asks the guest to write everything to its disk. The inner error is why it could not be asked.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use castra_wire::{HostMessage, Personality, Secret};
 
 use super::boots::only_entry;
-use super::plain::{command_line_of, helper};
+use super::plain::{command_line_of, disk_value, helper};
 
 /// What takes longer than this hangs.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -119,17 +119,17 @@ fn arguments(words: &[String], directory: &Path, overlay: &Path) -> Vec<String> 
         let value = words.next_if(|next| !next.starts_with('-'));
         let value = match (option.as_str(), value) {
             ("-sandbox" | "-pidfile", _) => continue,
-            ("-chardev", Some(value)) => ["qmp", "control"]
+            ("-chardev", Some(value)) => ["qmp", "control", "console"]
                 .into_iter()
                 .find(|name| value.contains(&format!("id={name},")))
                 .map(|name| {
                     format!("socket,id={name},path={}/{name}.sock,server=on,wait=off", directory.display())
                 })
                 .or(Some(value.clone())),
-            ("-blockdev", Some(value)) => {
-                let options = value.split("file.filename=").next().unwrap_or_default();
-                Some(format!("{options}file.filename={}", overlay.display()))
-            }
+            ("-blockdev", Some(value)) => match disk_value(value, overlay) {
+                Some(value) => Some(value),
+                None => continue,
+            },
             (_, value) => value.cloned(),
         };
         changed.push(option.clone());

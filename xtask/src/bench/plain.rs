@@ -116,12 +116,15 @@ fn plain_value(option: &str, value: &str, initramfs: &Path, overlay: &Path) -> O
             Some(value.split(' ').filter(|word| !word.starts_with("rdinit=")).collect::<Vec<_>>().join(" "))
         }
         "-netdev" => Some("user,id=net".into()),
-        "-blockdev" => {
-            let options = value.split("file.filename=").next().unwrap_or_default();
-            Some(format!("{options}file.filename={}", overlay.display()))
-        }
+        "-blockdev" => disk_value(value, overlay),
         _ => Some(value.to_owned()),
     }
+}
+
+/// Castra names every file that a disk is made of; without Castra QEMU is told of the uppermost and finds the others.
+pub(super) fn disk_value(value: &str, overlay: &Path) -> Option<String> {
+    let disk = "driver=qcow2,node-name=disk,discard=unmap,file.driver=file,file.filename=";
+    value.contains("node-name=disk-file,").then(|| format!("{disk}{}", overlay.display()))
 }
 
 /// The program and the arguments of the QEMU that runs the VM of this directory.
