@@ -7,9 +7,9 @@ use std::io::Read;
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use support::namespace::run_script;
 use support::{Ended, Project, eventually};
 
 const VM: &str = "alpine-minimal";
@@ -63,8 +63,7 @@ fn a_suspended_vm_goes_on_where_it_was() {
 
 /// What a person would type, on a filesystem that is full when the memory is to be saved.
 const ON_A_FULL_DISK: &str = r#"
-mount -t tmpfs -o size=700m tmpfs "$PLACE" || exit 99
-cd "$PLACE"
+mount -t tmpfs -o size=700m tmpfs . && cd "$PWD" || exit 99
 castra up -q || exit 1
 free=$(df -Pk . | awk 'END { print $4 }')
 head -c $(((free - 20000) * 1024)) /dev/zero > fill
@@ -81,32 +80,13 @@ castra down -q
 #[test]
 fn a_vm_goes_on_if_there_is_no_room_for_its_memory() {
     let project = Project::new();
-    let Some(ended) = run_in_a_namespace(ON_A_FULL_DISK, &project) else { return };
+    let Some(ended) = run_script(ON_A_FULL_DISK, &[], &project) else { return };
     let ended = ended.ok().says("No space left on device").says("The VM goes on.");
     let text = ended.text();
     for line in ["code 69\n", "alive\n", "\"state\": \"running\"", "alive again\n"] {
         assert!(text.contains(line), "{line}: {text}{}", ended.stderr);
     }
     assert!(!text.contains("machine.state"), "{text}");
-}
-
-/// Runs a script that may mount something, where this user may have a mount namespace.
-fn run_in_a_namespace(script: &str, project: &Project) -> Option<Ended> {
-    let castra = project.castra(&[]);
-    let directory = std::path::Path::new(castra.get_program()).parent().expect("a directory").to_owned();
-    let path = format!("{}:{}", directory.display(), std::env::var("PATH").unwrap_or_default());
-    let mut command = Command::new("unshare");
-    command.args(["-m", "sh", "-c", script]);
-    for (name, value) in castra.get_envs() {
-        match value {
-            Some(value) => command.env(name, value),
-            None => command.env_remove(name),
-        };
-    }
-    command.env("PATH", path).env("PLACE", project.path()).stdin(Stdio::null());
-    let ended = Ended::of(command);
-    // This user may not, which is told by unshare or mount.
-    (!matches!(ended.code, Some(99)) && !ended.stderr.contains("unshare")).then_some(ended)
 }
 
 #[test]

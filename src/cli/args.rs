@@ -124,6 +124,16 @@ pub(super) struct Up {
     /// VMs to start [default: all]
     #[arg(value_name = "VM")]
     pub(super) vms: Vec<String>,
+    #[command(flatten)]
+    pub(super) start: StartOptions,
+    /// Drop the memory of a suspended VM and boot from its disk, which was written out when it was suspended
+    #[arg(long)]
+    pub(super) discard_suspended: bool,
+}
+
+/// How VMs are started.
+#[derive(Debug, ClapArgs)]
+pub(super) struct StartOptions {
     /// What to wait for
     #[arg(long, value_enum, default_value_t = Wait::Ready)]
     pub(super) wait: Wait,
@@ -133,9 +143,6 @@ pub(super) struct Up {
     /// Boot, even where a warm template would be faster; a suspended VM goes on all the same
     #[arg(long)]
     pub(super) cold: bool,
-    /// Drop the memory of a suspended VM and boot from its disk, which was written out when it was suspended
-    #[arg(long)]
-    pub(super) discard_suspended: bool,
     /// How long a boot may take, in seconds [default: 300 under tcg, else 120; more on a busy machine]
     #[arg(long, value_name = "SECS", value_parser = seconds, conflicts_with = "no_wait")]
     pub(super) boot_timeout: Option<Duration>,
@@ -154,6 +161,13 @@ pub(super) struct Down {
     /// VMs to stop [default: all]
     #[arg(value_name = "VM")]
     pub(super) vms: Vec<String>,
+    #[command(flatten)]
+    pub(super) stop: StopOptions,
+}
+
+/// How VMs are stopped.
+#[derive(Debug, ClapArgs)]
+pub(super) struct StopOptions {
     /// Do not ask the guest: as if the power went
     #[arg(long, conflicts_with = "timeout")]
     pub(super) force: bool,
@@ -174,27 +188,10 @@ pub(super) struct Restart {
     /// VMs to restart [default: all]
     #[arg(value_name = "VM")]
     pub(super) vms: Vec<String>,
-    /// What to wait for
-    #[arg(long, value_enum, default_value_t = Wait::Ready)]
-    pub(super) wait: Wait,
-    /// Return as soon as QEMU runs; the next command that needs the VM finishes the start
-    #[arg(long, conflicts_with = "wait")]
-    pub(super) no_wait: bool,
-    /// Boot, even where a warm template would be faster
-    #[arg(long)]
-    pub(super) cold: bool,
-    /// Do not ask the guest: as if the power went
-    #[arg(long, conflicts_with = "timeout")]
-    pub(super) force: bool,
-    /// Drop the memory of VMs that are suspended, and boot them from their disks
-    #[arg(long)]
-    pub(super) discard_suspended: bool,
-    /// How long the guest may take to shut down, in seconds
-    #[arg(long, value_name = "SECS", value_parser = seconds, default_value = "60")]
-    pub(super) timeout: Duration,
-    /// How long a boot may take, in seconds [default: 300 under tcg, else 120]
-    #[arg(long, value_name = "SECS", value_parser = seconds, conflicts_with = "no_wait")]
-    pub(super) boot_timeout: Option<Duration>,
+    #[command(flatten)]
+    pub(super) stop: StopOptions,
+    #[command(flatten)]
+    pub(super) start: StartOptions,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -5,12 +5,12 @@ use crate::context::RuntimeContext;
 use crate::error::{Error, Result};
 use crate::managed::Catalog;
 use crate::plan::{Plan, VmPlan};
-use crate::vm::{self, DownOptions, IfSuspended, UpOptions, UpOutcome, VmError, VmState, WaitFor};
+use crate::vm::{self, IfSuspended, UpOutcome, VmError, VmState};
 
-use super::args::{Args, Restart, Wait};
+use super::args::{Args, Restart};
 use super::printer::Printer;
-use super::project;
 use super::up::{finish, tips};
+use super::{down, project, up};
 
 /// Stops VMs and starts them again, side by side. What will be started is planned before anything is stopped, so that a
 /// mistake in the configuration costs no running VM.
@@ -36,7 +36,7 @@ pub(super) fn run(
         names.extend(running);
     }
     let plan = Plan::new(&config, &names, &Catalog::builtin(), &records)?;
-    let (down, up) = (down_options(restart), up_options(restart));
+    let (down, up) = (down::options(&restart.stop, &restart.vms), up::options(&restart.start));
     let one = |vm: &VmPlan| {
         let name = &vm.definition.name;
         if records.contains_key(name) || layout.vm(name).pidfile().exists() {
@@ -74,22 +74,4 @@ fn side_by_side(plan: &Plan, one: impl Fn(&VmPlan) -> Outcome + Sync) -> Vec<(St
         };
         workers.into_iter().map(join).collect()
     })
-}
-
-fn down_options(restart: &Restart) -> DownOptions {
-    let suspended = match (restart.discard_suspended, restart.vms.is_empty()) {
-        (true, _) => IfSuspended::Discard,
-        (false, true) => IfSuspended::Leave,
-        (false, false) => IfSuspended::Refuse,
-    };
-    DownOptions { force: restart.force, limit: restart.timeout, suspended }
-}
-
-fn up_options(restart: &Restart) -> UpOptions {
-    let wait = match (restart.no_wait, restart.wait) {
-        (true, _) => WaitFor::Nothing,
-        (false, Wait::Ready) => WaitFor::Ready,
-        (false, Wait::Services) => WaitFor::Services,
-    };
-    UpOptions { wait, boot_limit: restart.boot_timeout, cold: restart.cold, ..UpOptions::default() }
 }

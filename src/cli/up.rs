@@ -7,7 +7,7 @@ use crate::managed::Catalog;
 use crate::plan::Plan;
 use crate::vm::{self, Progress, UpOptions, UpOutcome, WaitFor};
 
-use super::args::{Args, Up, Wait};
+use super::args::{Args, StartOptions, Up, Wait};
 use super::error::CliError;
 use super::exit;
 use super::json;
@@ -16,18 +16,7 @@ use super::project;
 
 /// Starts VMs and says what can be done with them.
 pub(super) fn run(up: &Up, args: &Args, context: &RuntimeContext, printer: &Printer) -> Result<ExitCode> {
-    let wait = match (up.no_wait, up.wait) {
-        (true, _) => WaitFor::Nothing,
-        (false, Wait::Ready) => WaitFor::Ready,
-        (false, Wait::Services) => WaitFor::Services,
-    };
-    let options = UpOptions {
-        wait,
-        boot_limit: up.boot_timeout,
-        cold: up.cold,
-        discard_suspended: up.discard_suspended,
-        ..UpOptions::default()
-    };
+    let options = UpOptions { discard_suspended: up.discard_suspended, ..options(&up.start) };
     let outcomes = bring_up(&up.vms, args, context, printer, options)?;
     let started: Vec<&UpOutcome> = outcomes.iter().filter_map(|(_, outcome)| outcome.as_ref().ok()).collect();
     if !started.is_empty() {
@@ -39,6 +28,16 @@ pub(super) fn run(up: &Up, args: &Args, context: &RuntimeContext, printer: &Prin
         &project::layout(args, context, &Printer::quiet())?,
         printer,
     )
+}
+
+/// How VMs are started, as the library has it.
+pub(super) fn options(start: &StartOptions) -> UpOptions {
+    let wait = match (start.no_wait, start.wait) {
+        (true, _) => WaitFor::Nothing,
+        (false, Wait::Ready) => WaitFor::Ready,
+        (false, Wait::Services) => WaitFor::Services,
+    };
+    UpOptions { wait, boot_limit: start.boot_timeout, cold: start.cold, ..UpOptions::default() }
 }
 
 /// Brings up the VMs of these names, or all.

@@ -1,45 +1,17 @@
 //! Filesystems that are full, or that nobody may write to: each test has one of its own, where this user may have that.
 
-use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::{Command, Stdio};
 
 use crate::fake::Fake;
+use crate::support::namespace::run_script;
 use crate::support::{Ended, Project};
 use crate::transcript::{holds, told};
 
-/// What makes a mount namespace of its own, if this user may have one.
-fn namespace() -> Option<&'static [&'static str]> {
-    let ways: [&[&str]; 2] = [&["unshare", "-m"], &["unshare", "-Urm"]];
-    ways.into_iter().find(|way| {
-        let trial = Command::new(way[0])
-            .args(&way[1..])
-            .args(["mount", "-t", "tmpfs", "tmpfs", "/mnt"])
-            .stderr(Stdio::null())
-            .status();
-        trial.is_ok_and(|status| status.success())
-    })
-}
-
-/// Runs castra where this script has mounted something first.
+/// Runs castra where this has mounted something first.
 fn run_after(mount: &str, place: &Path, project: &Project, words: &[&str]) -> Option<Ended> {
-    let castra = project.castra(words);
-    let (way, script) = (namespace()?, format!("{mount} || exit 99; exec \"$@\""));
-    let mut command = Command::new(way[0]);
-    command
-        .args(&way[1..])
-        .args(["sh", "-c", &script, "sh"])
-        .arg(castra.get_program())
-        .args(castra.get_args());
-    command.env_clear().envs(std::env::vars_os());
-    for (name, value) in castra.get_envs() {
-        match value {
-            Some(value) => command.env(name, value),
-            None => command.env_remove(name),
-        };
-    }
-    command.env("PLACE", place).current_dir(project.path()).stdin(Stdio::null()).arg0("unshare");
-    Some(Ended::new(words, command.output().expect("runs")))
+    let script = format!("PLACE=$1; shift; {mount} || exit 99; exec castra \"$@\"");
+    let place = place.to_str().expect("UTF-8");
+    run_script(&script, &[&[place], words].concat(), project)
 }
 
 const READ_ONLY: &str = "mount --bind \"$PLACE\" \"$PLACE\" && mount -o remount,bind,ro \"$PLACE\" && cd .";

@@ -4,6 +4,7 @@
 
 pub(crate) mod disks;
 pub(crate) mod help;
+pub(crate) mod namespace;
 pub(crate) mod schema;
 
 use std::ffi::OsString;

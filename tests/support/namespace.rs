@@ -1,0 +1,34 @@
+//! A mount namespace of a test's own, where this user may have one: what is mounted there nobody else sees.
+
+use std::process::{Command, Stdio};
+
+use super::{Ended, Project};
+
+/// Runs a shell script with these arguments, in which `castra` is the one under test and has the project's surroundings.
+/// Nothing if this user may not mount anything.
+pub(crate) fn run_script(script: &str, arguments: &[&str], project: &Project) -> Option<Ended> {
+    let way = way()?;
+    let castra = project.castra(&[]);
+    let directory = std::path::Path::new(castra.get_program()).parent().expect("a directory").to_owned();
+    let path = format!("{}:{}", directory.display(), std::env::var("PATH").unwrap_or_default());
+    let mut command = Command::new(way[0]);
+    command.args(&way[1..]).args(["sh", "-c", script, "sh"]).args(arguments);
+    for (name, value) in castra.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command.env("PATH", path).current_dir(project.path()).stdin(Stdio::null());
+    Some(Ended::of(command))
+}
+
+/// What makes the namespace.
+fn way() -> Option<&'static [&'static str]> {
+    let ways: [&[&str]; 2] = [&["unshare", "-m"], &["unshare", "-Urm"]];
+    ways.into_iter().find(|way| {
+        let mut trial = Command::new(way[0]);
+        trial.args(&way[1..]).args(["mount", "-t", "tmpfs", "tmpfs", "/mnt"]).stderr(Stdio::null());
+        trial.status().is_ok_and(|status| status.success())
+    })
+}
