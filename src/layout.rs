@@ -32,6 +32,8 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
+use crate::hex::hex;
+
 /// Name of the configuration file.
 pub const CONFIG_FILE: &str = "castra.toml";
 /// Name of the default state root.
@@ -182,7 +184,7 @@ impl ProjectLayout {
     /// Names the project by where it is: the first bytes of a digest of its state root.
     pub fn short_digest(&self, bytes: usize) -> String {
         let digest = Sha256::digest(self.state_root.as_os_str().as_encoded_bytes());
-        digest.iter().take(bytes).map(|byte| format!("{byte:02x}")).collect()
+        hex(&digest[..bytes])
     }
 }
 

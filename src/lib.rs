@@ -26,6 +26,7 @@ pub mod failpoint;
 pub mod files;
 pub mod guest;
 pub mod harmless;
+pub mod hex;
 pub mod host;
 pub mod layout;
 pub mod lock;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use sha2::{Digest as _, Sha256};
 
 use crate::config::{BaseImageSource, BootProfile, ManagedImageSelection, ProjectConfig, VmDefinition};
+use crate::hex::hex;
 use crate::layout::ProjectLayout;
 use crate::managed::{ArtifactRole, Catalog, ManagedDiskKind, ManagedImageSpec};
 use crate::report::ImageLabel;
@@ -187,5 +188,5 @@ fn warnings(definition: &VmDefinition, base: &BasePlan) -> Vec<String> {
 pub fn content_of(spec: &ManagedImageSpec) -> String {
     let disk = spec.artifacts.iter().find(|artifact| artifact.role == ArtifactRole::Rootfs);
     let text = serde_json::to_vec(&disk.map(|disk| (&disk.digest, &disk.pipeline))).unwrap_or_default();
-    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&Sha256::digest(text))
 }

@@ -14,6 +14,7 @@ use sha2::{Digest as _, Sha256};
 use crate::error::{Explain, Kind, kind_of_io};
 use crate::files;
 use crate::guest::ssh::Target;
+use crate::hex::hex;
 use crate::layout::VmLayout;
 use crate::random::random_bytes;
 
@@ -111,7 +112,7 @@ impl VmKeys {
     /// What the guest's `/etc/machine-id` is to hold: as lasting as the VM's keys, and as different from other VMs'.
     pub fn machine_id(&self) -> String {
         let digest = Sha256::digest(format!("machine-id of {}", line(self.host.public_key())));
-        digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+        hex(&digest[..16])
     }
 
     /// What a connection to the VM needs to know.

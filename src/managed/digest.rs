@@ -7,6 +7,7 @@ use sha2::{Digest as _, Sha256, Sha512};
 
 use super::spec::Digest;
 use crate::cancel::{Cancel, Interrupted};
+use crate::hex::hex;
 
 /// How much is read and hashed at a time; large enough that the loop around it costs nothing.
 pub(super) const CHUNK_BYTES: usize = 256 * 1024;
@@ -124,15 +125,6 @@ pub(super) fn both(mut reader: impl Read, cancel: &Cancel) -> Result<[Digest; 2]
 /// SHA-256 of these bytes, in hexadecimal.
 pub(super) fn sha256_hex(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

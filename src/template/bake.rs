@@ -14,6 +14,7 @@ use crate::context::RuntimeContext;
 use crate::failpoint::{self, Point};
 use crate::files;
 use crate::guest::{ControlError, ControlPort, append_agent};
+use crate::hex::hex;
 use crate::layout::{CacheLayout, SocketsLayout, TemplateLayout, TemplatesLayout};
 use crate::managed::sha256_of;
 use crate::qemu::{
@@ -74,7 +75,7 @@ pub fn bake(request: &BakeRequest<'_>) -> Result<Template, TemplateError> {
     let key = request.ingredients.key();
     let templates = request.cache.templates();
     let random: [u8; 6] = random_bytes().map_err(file_error("read", Path::new("/dev/urandom")))?;
-    let attempt: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    let attempt = hex(&random);
     let work = templates.work(&key, &attempt);
     let sockets = templates.sockets(&request.context.runtime_root, &attempt);
     clear_leftovers(&templates, &key, Some(&request.context.runtime_root))?;

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use crate::hex::hex;
 use crate::managed::{ArtifactRole, Manifest};
 use crate::qemu::{Accelerator, Boot, MachineSpec, QemuBinary};
 use crate::report::ImageLabel;
@@ -86,7 +87,7 @@ impl Ingredients {
     pub fn key(&self) -> String {
         // Our own type of strings and numbers: it cannot fail to be written.
         let text = serde_json::to_vec(self).unwrap_or_default();
-        Sha256::digest(text).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+        hex(&Sha256::digest(text)[..16])
     }
 }
 

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
 use crate::cancel::Cancel;
+use crate::hex::hex;
 
 /// What is hashed or left out at a time.
 const BLOCK_BYTES: usize = 64 * 1024;
@@ -37,7 +38,7 @@ pub(super) fn digest(path: &Path, cancel: &Cancel) -> io::Result<String> {
         offset = start + size as u64;
     }
     hasher.update(length.to_le_bytes());
-    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex(&hasher.finalize()))
 }
 
 /// Where the next bytes are that are not a hole.

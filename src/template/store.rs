@@ -10,6 +10,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::cancel::Cancel;
 use crate::files;
+use crate::hex::hex;
 use crate::layout::{TemplateLayout, TemplatesLayout};
 
 use super::error::TemplateError;
@@ -115,7 +116,7 @@ fn open_hashed(path: &Path, expected: &TemplateFile) -> Option<File> {
     let mut file = File::open(path).ok()?;
     let mut hasher = Sha256::new();
     io::copy(&mut file, &mut HashWriter(&mut hasher)).ok()?;
-    let found: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let found = hex(&hasher.finalize());
     (found == expected.sha256).then_some(file)
 }
 

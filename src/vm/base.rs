@@ -10,6 +10,7 @@ use sha2::{Digest as _, Sha256};
 use crate::config::VmDefinition;
 use crate::context::RuntimeContext;
 use crate::files::normalise;
+use crate::hex::hex;
 use crate::layout::{ProjectLayout, ROOTFS};
 use crate::managed::{ImageManager, ManagedImagePaths, ManagedImageSpec, sha256_of};
 use crate::plan::{BasePlan, VmPlan, content_of};
@@ -161,10 +162,7 @@ fn content_of_files(files: &[PathBuf], context: &RuntimeContext) -> Result<Strin
     }
     Ok(match digests.as_slice() {
         [digest] => digest.clone(),
-        digests => {
-            let digest = Sha256::digest(digests.join(" "));
-            digest.iter().map(|byte| format!("{byte:02x}")).collect()
-        }
+        digests => hex(&Sha256::digest(digests.join(" "))),
     })
 }
 

@@ -19,6 +19,7 @@ use crate::config::{BootProfile, is_vm_name};
 use crate::context::RuntimeContext;
 use crate::failpoint::{self, Point};
 use crate::files::create_private_directory;
+use crate::hex::hex;
 use crate::layout::{OVERLAY_TEMPORARY, ProjectLayout, frozen_layer};
 use crate::qemu::{Qcow2Header, create_overlay};
 use crate::random::random_bytes;
@@ -157,7 +158,7 @@ impl Cloning<'_> {
     /// Puts the source on a new overlay, and leaves what it was on as a layer. At every moment its disk is under its name.
     fn freeze(&self, mut source: Record, disk: &Path) -> Result<Record, VmError> {
         let id: [u8; 8] = random_bytes().map_err(VmError::Random)?;
-        let id: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
+        let id = hex(&id);
         let layer = frozen_layer(disk, &id);
         let failed = |source| VmError::Disk { action: "create", path: layer.clone(), source };
         let directory = disk.parent().unwrap_or(Path::new("/"));

@@ -10,6 +10,7 @@ use rustix::process::{WaitOptions, waitpid};
 use crate::context::RuntimeContext;
 use crate::guest::VmKeys;
 use crate::guest::ssh::Target;
+use crate::hex::hex;
 use crate::layout::ProjectLayout;
 use crate::lock::Lock;
 use crate::plan::VmPlan;
@@ -42,7 +43,7 @@ pub struct Throwaway {
 /// [`VmError::Random`].
 pub fn throwaway_name() -> Result<String, VmError> {
     let random: [u8; 6] = random_bytes().map_err(VmError::Random)?;
-    let digits: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    let digits = hex(&random);
     Ok(format!("{PREFIX}{digits}"))
 }
 

@@ -8,6 +8,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::super::diagnostics::{Problem, Problems, UnpinnedArtifact, quoted};
 use super::super::schema::{Fields, Key, key};
+use crate::hex::hex;
 use crate::managed::{ArtifactSource, Digest};
 
 /// The key of a SHA-256 digest.
@@ -153,5 +154,5 @@ fn sha256_of(path: &Path) -> io::Result<String> {
             Err(error) => return Err(error),
         }
     }
-    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex(&hasher.finalize()))
 }
