@@ -179,7 +179,8 @@ fn a_connection_that_is_cut_off_in_a_message_is_closed() {
         let _ = socket.read(&mut one);
         socket.write_all(b"{\"type\":\"he").expect("writes");
     });
-    port.attach().expect("attaches");
+    // The other side may be gone before all of it is written.
+    assert!(matches!(port.attach(), Ok(()) | Err(ControlError::Closed)));
     assert!(matches!(port.next(Instant::now() + LONG), Err(ControlError::Closed)));
     assert!(matches!(port.sync(), Err(ControlError::Closed)));
     vm.end();
