@@ -259,18 +259,8 @@ fn wake(
 ) -> Result<(), VmError> {
     let files = &layout.vm(vm);
     let keys = VmKeys::load_or_create(files)?;
-    let watch = BootWatch {
-        vm,
-        files,
-        accelerator: boot.accelerator.accelerator,
-        cpus: boot.cpus,
-        memory_mib: boot.memory_mib,
-        started: Instant::now(),
-        wait: WaitFor::Ready,
-        limit: None,
-        context,
-        stopwatch: &Stopwatch::going_on(vm, None, &context.reporter),
-    };
+    let stopwatch = &Stopwatch::going_on(vm, None, &context.reporter);
+    let watch = BootWatch::of_running(vm, files, boot, UpOptions::default(), context, stopwatch);
     let is_alive = || running_qemu(&files.pidfile()).is_some();
     let woken = watch.wake(&SocketsLayout::new(boot.sockets.clone()), &keys, is_alive);
     woken.map_err(|end| watch.explain(end, None))

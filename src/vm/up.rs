@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -318,18 +318,7 @@ fn follow(
     let keys = VmKeys::load_or_create(files)?;
     let kept = of_start(files, boot.started_unix_ms);
     let stopwatch = &Stopwatch::going_on(vm, kept.as_ref(), &context.reporter);
-    let watch = BootWatch {
-        vm,
-        files,
-        accelerator: boot.accelerator.accelerator,
-        cpus: boot.cpus,
-        memory_mib: boot.memory_mib,
-        started: Instant::now(),
-        wait: options.wait,
-        limit: options.boot_limit,
-        context,
-        stopwatch,
-    };
+    let watch = BootWatch::of_running(vm, files, boot, options, context, stopwatch);
     let is_alive = || running_qemu(&files.pidfile()).is_some();
     let followed = watch.follow(&sockets, &keys, is_alive);
     if let Some(kept) = kept {

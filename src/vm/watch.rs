@@ -17,9 +17,9 @@ use super::clock::since_epoch;
 use super::diagnosis::{About, Evidence, HostFacts, Trouble, Words, diagnose};
 use super::error::VmError;
 use super::limits::{Limits, least_patience, patience};
-use super::record::StartKind;
+use super::record::{BootRecord, StartKind};
 use super::timeline::{Phase, Stopwatch, Timeline, timelines, usual_ms};
-use super::up::WaitFor;
+use super::up::{UpOptions, WaitFor};
 
 /// A guest that goes on from where it was answers in a fraction of a second, on a busy machine in a few.
 const WAKE_LIMIT: Duration = Duration::from_secs(60);
@@ -69,6 +69,31 @@ struct Looks {
     console_bytes: Cell<u64>,
     is_slowness_told: Cell<bool>,
     kept: OnceCell<Vec<Timeline>>,
+}
+
+impl<'a> BootWatch<'a> {
+    /// Watches a VM whose QEMU runs already; limits count from now.
+    pub(super) fn of_running(
+        vm: &'a str,
+        files: &'a VmLayout,
+        boot: &BootRecord,
+        options: UpOptions,
+        context: &'a RuntimeContext,
+        stopwatch: &'a Stopwatch,
+    ) -> Self {
+        Self {
+            vm,
+            files,
+            accelerator: boot.accelerator.accelerator,
+            cpus: boot.cpus,
+            memory_mib: boot.memory_mib,
+            started: Instant::now(),
+            wait: options.wait,
+            limit: options.boot_limit,
+            context,
+            stopwatch,
+        }
+    }
 }
 
 impl BootWatch<'_> {
