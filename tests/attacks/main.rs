@@ -1,0 +1,10 @@
+//! Attacks on every promise of `SECURITY.md`, by the real `castra` and real files: one file a kind.
+//!
+//! Each test plays a stranger (a repository that was cloned, another user, a guest, a mirror) and compares the host with
+//! itself before the attack: see [`snapshot`].
+
+#![cfg(target_os = "linux")]
+
+mod snapshot;
+#[path = "../support/mod.rs"]
+mod support;
