@@ -36,6 +36,9 @@ pub mod qemu;
 pub mod random;
 pub mod report;
 pub mod similar;
+#[cfg(test)]
+#[path = "../tests/support/skip.rs"]
+mod skip;
 pub mod sockets;
 pub mod template;
 pub mod vm;

@@ -8,6 +8,7 @@ use rustix::fs::{CWD, FileType, Mode};
 
 use crate::fixture::{Fixture, convert, disk_image, payload, raw_of};
 use crate::http::{Reply, Server};
+use crate::skip::skip;
 
 const SIZE: usize = 64 * 1024;
 /// A user that is neither root nor whoever runs the tests: `nobody`, as the kernel numbers it.
@@ -113,6 +114,7 @@ fn somebody_elses_partial_does_not_become_the_download() {
     let fixture = Fixture::new();
     fixture.leave_partial(&image, &payload(SIZE)[..SIZE / 2]);
     if !give_away(&fixture.partial(&image)) {
+        skip("only root can give a file away");
         return;
     }
     fixture.ensure(&image).expect("is prepared");
@@ -126,6 +128,7 @@ fn somebody_elses_files_are_not_relied_on() {
     let fixture = Fixture::new();
     let paths = fixture.ensure(&image).expect("is prepared");
     if !give_away(&paths.disk) {
+        skip("only root can give a file away");
         return;
     }
     // The cached file is the same one under another name.

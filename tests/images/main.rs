@@ -11,6 +11,8 @@ mod pipelines;
 mod processes;
 mod projects;
 mod python;
+#[path = "../support/skip.rs"]
+mod skip;
 mod space;
 mod tls;
 mod vhd;

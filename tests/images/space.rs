@@ -9,6 +9,7 @@ use castra::managed::{ArtifactSource, Compression, ManagedImageSpec, TransformSt
 use crate::fixture::{Fixture, convert, disk_image, payload, raw_of, sha256, unpinned};
 use crate::http::{Reply, Server};
 use crate::processes::{Run, STATE_ROOT};
+use crate::skip::skip;
 
 const MIB: usize = 1024 * 1024;
 /// Length of the compressed disk below, and half of the disk's own; more than is asked for before work begins.
@@ -60,17 +61,21 @@ fn files_that_may_not_become_longer_end_in_a_clear_error() {
     assert!(raw_of(&disk) == raw());
 }
 
-/// What makes a mount namespace of its own, if this user may have one.
+/// Returns the command that makes a mount namespace; nothing if this user may not make one, which is reported.
 fn namespace() -> Option<&'static [&'static str]> {
     let ways: [&[&str]; 2] = [&["unshare", "-m"], &["unshare", "-Urm"]];
-    ways.into_iter().find(|way| {
+    let way = ways.into_iter().find(|way| {
         let trial = Command::new(way[0])
             .args(&way[1..])
             .args(["mount", "-t", "tmpfs", "tmpfs", "/mnt"])
             .stderr(Stdio::null())
             .status();
         trial.is_ok_and(|status| status.success())
-    })
+    });
+    if way.is_none() {
+        skip("this user may not make a mount namespace");
+    }
+    way
 }
 
 /// Runs on a filesystem of `$SIZE`, keeps what that leaves, and runs again where there is room.
@@ -86,9 +91,7 @@ exit $first
 
 #[test]
 fn a_disk_that_is_full_at_whatever_stage_ends_in_a_clear_error() {
-    let Some(namespace) = namespace() else {
-        return;
-    };
+    let Some(namespace) = namespace() else { return };
     let (_server, image) = compressed();
     let mut stages = BTreeSet::new();
     for mib in [1, 11, 20, 34, 42, 56, 96] {
@@ -127,9 +130,7 @@ mount -t tmpfs -o remount,ro tmpfs "$ROOM" || exit 9
 
 #[test]
 fn a_cache_that_can_only_be_read_is_read() {
-    let Some(namespace) = namespace() else {
-        return;
-    };
+    let Some(namespace) = namespace() else { return };
     let content = payload(MIB);
     let server = Server::start(move |request| Reply::file(request, &content, None));
     let image = disk_image(&payload(MIB), &[server.url("/disk")]);

@@ -1,4 +1,4 @@
-//! OpenSSH as the client. Without it on this machine, these tests pass without doing anything.
+//! OpenSSH as the client.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -14,12 +14,9 @@ use castra::guest::VmKeys;
 use crate::guest::{Guest, eventually, pattern};
 
 /// One of OpenSSH's programs, set up for a guest.
-fn client(guest: &Guest, program: &str) -> Option<Command> {
-    let is_there =
-        Command::new(program).arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
-    if !is_there {
-        return None;
-    }
+fn client(guest: &Guest, program: &str) -> Command {
+    let shown = Command::new(program).arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    shown.unwrap_or_else(|error| panic!("{program}: {error}; `cargo xtask test` installs it"));
     let keys = VmKeys::load_or_create(&guest.layout).expect("reads keys");
     keys.write_known_hosts(&guest.layout, guest.target.address.port()).expect("writes");
     let mut command = Command::new(program);
@@ -29,7 +26,7 @@ fn client(guest: &Guest, program: &str) -> Option<Command> {
     command.arg("-o").arg(format!("IdentityFile={}", guest.layout.client_key().display()));
     command.arg("-o").arg(format!("Port={}", guest.target.address.port()));
     command.arg("-o").arg(format!("User={}", guest.target.user));
-    Some(command)
+    command
 }
 
 /// Feeds a client and takes what it prints.
@@ -51,7 +48,7 @@ fn said(output: &Output) -> String {
 #[test]
 fn commands_streams_and_codes() {
     let guest = Guest::start();
-    let Some(mut ssh) = client(&guest, "ssh") else { return };
+    let mut ssh = client(&guest, "ssh");
     ssh.args(["127.0.0.1", "cat; echo err >&2; exit 42"]);
     let output = run(ssh, b"in".to_vec());
     assert_eq!(output.status.code(), Some(42), "{}", said(&output));
@@ -62,7 +59,7 @@ fn commands_streams_and_codes() {
 #[test]
 fn a_lot_of_data_both_ways_while_keys_change() {
     let guest = Guest::start();
-    let Some(mut ssh) = client(&guest, "ssh") else { return };
+    let mut ssh = client(&guest, "ssh");
     ssh.args(["-o", "RekeyLimit=1M", "127.0.0.1", "cat"]);
     let sent = pattern(30 << 20);
     let output = run(ssh, sent.clone());
@@ -74,7 +71,7 @@ fn a_lot_of_data_both_ways_while_keys_change() {
 #[test]
 fn keys_change_while_everything_waits() {
     let guest = Guest::start();
-    let Some(mut ssh) = client(&guest, "ssh") else { return };
+    let mut ssh = client(&guest, "ssh");
     ssh.args(["-v", "-o", "RekeyLimit=default 1s", "127.0.0.1", "cat"]);
     ssh.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = ssh.spawn().map(Ended).expect("starts");
@@ -108,7 +105,7 @@ fn keys_change_while_everything_waits() {
 #[test]
 fn a_terminal() {
     let guest = Guest::start();
-    let Some(mut ssh) = client(&guest, "ssh") else { return };
+    let mut ssh = client(&guest, "ssh");
     ssh.args(["-tt", "127.0.0.1", "test -t 0 && test -t 1 && echo terminal"]);
     let output = run(ssh, Vec::new());
     assert_eq!(output.status.code(), Some(0), "{}", said(&output));
@@ -119,7 +116,7 @@ fn a_terminal() {
 fn several_sessions_on_one_connection() {
     let guest = Guest::start();
     let control = guest.scratch().join("mux");
-    let Some(mut first) = client(&guest, "ssh") else { return };
+    let mut first = client(&guest, "ssh");
     first.arg("-M").arg("-S").arg(&control).args(["-N", "127.0.0.1"]);
     let master = first.stdin(Stdio::null()).spawn().map(Ended).expect("starts");
     eventually("the connection is up", || control.exists());
@@ -127,7 +124,7 @@ fn several_sessions_on_one_connection() {
         for number in 0..5_u8 {
             let (guest, control) = (&guest, &control);
             scope.spawn(move || {
-                let mut ssh = client(guest, "ssh").expect("is there");
+                let mut ssh = client(guest, "ssh");
                 ssh.arg("-S").arg(control).args(["127.0.0.1", &format!("cat; exit {number}")]);
                 let sent = pattern(3 << 20);
                 let output = run(ssh, sent.clone());
@@ -142,7 +139,7 @@ fn several_sessions_on_one_connection() {
 #[test]
 fn sftp_does_what_it_is_told() {
     let guest = Guest::start();
-    let Some(mut sftp) = client(&guest, "sftp") else { return };
+    let mut sftp = client(&guest, "sftp");
     let (here, there) = (guest.scratch().join("here"), guest.scratch().join("there"));
     fs::write(&here, pattern(5 << 20)).expect("writes");
     let (here, there) = (here.display().to_string(), there.display().to_string());
@@ -165,7 +162,7 @@ fn sftp_does_what_it_is_told() {
 #[test]
 fn scp_copies_trees() {
     let guest = Guest::start();
-    let Some(mut scp) = client(&guest, "scp") else { return };
+    let mut scp = client(&guest, "scp");
     let (here, there) = (guest.scratch().join("here"), guest.scratch().join("there"));
     fs::create_dir_all(here.join("sub")).expect("makes directories");
     fs::write(here.join("sub/file"), pattern(100_000)).expect("writes");
@@ -219,7 +216,7 @@ fn talk(port: u16) -> std::io::Result<Vec<u8>> {
 #[test]
 fn forwards_both_ways() {
     let guest = Guest::start();
-    let Some(mut ssh) = client(&guest, "ssh") else { return };
+    let mut ssh = client(&guest, "ssh");
     let (target, local, remote) = (echo(), free_port(), free_port());
     ssh.args(["-N", "-o", "ExitOnForwardFailure=yes"]);
     ssh.arg("-L").arg(format!("{local}:localhost:{target}"));
@@ -239,7 +236,7 @@ fn forwards_both_ways() {
 #[test]
 fn a_forward_to_nowhere_is_refused() {
     let guest = Guest::start();
-    let Some(mut ssh) = client(&guest, "ssh") else { return };
+    let mut ssh = client(&guest, "ssh");
     ssh.arg("-W").arg(format!("localhost:{}", free_port())).arg("127.0.0.1");
     let output = run(ssh, Vec::new());
     assert!(!output.status.success());

@@ -10,4 +10,6 @@ mod hostile;
 mod login;
 mod pressure;
 mod quoting;
+#[path = "../support/skip.rs"]
+mod skip;
 mod terminal;

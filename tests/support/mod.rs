@@ -6,6 +6,7 @@ pub(crate) mod disks;
 pub(crate) mod help;
 pub(crate) mod namespace;
 pub(crate) mod schema;
+pub(crate) mod skip;
 
 use std::ffi::OsString;
 use std::fs;

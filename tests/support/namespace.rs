@@ -2,12 +2,16 @@
 
 use std::process::{Command, Stdio};
 
+use super::skip::skip;
 use super::{Ended, Project};
 
 /// Runs a shell script with these arguments, in which `castra` is the one under test and has the project's surroundings.
-/// Nothing if this user may not mount anything.
+/// Nothing if this user may not mount anything: then the test is reported as skipped.
 pub(crate) fn run_script(script: &str, arguments: &[&str], project: &Project) -> Option<Ended> {
-    let way = way()?;
+    let Some(way) = way() else {
+        skip("this user may not make a mount namespace");
+        return None;
+    };
     let castra = project.castra(&[]);
     let directory = std::path::Path::new(castra.get_program()).parent().expect("a directory").to_owned();
     let path = format!("{}:{}", directory.display(), std::env::var("PATH").unwrap_or_default());

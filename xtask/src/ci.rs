@@ -1,5 +1,7 @@
 //! What has to pass before a change is good.
 
+use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use crate::run::{cargo, root, run, run_command};
@@ -7,8 +9,11 @@ use crate::tools;
 
 /// What tests need compiled in and users do not.
 const FOR_TESTS: &str = "castra/fail-points";
+/// Names the file to which a test that cannot run here adds a line: `tests/support/skip.rs`.
+const SKIPPED_TESTS: &str = "CASTRA_SKIPPED_TESTS";
 
-/// All checks, quickest first; the tests last, so that the runner's summary ends the output.
+/// Runs all checks, quickest first; the tests last, so that the runner's summary ends the output. A test that was
+/// skipped is a failure here: nothing would be held by it.
 pub(crate) fn run_checks() -> Result<(), String> {
     let cargo = cargo();
     run(&cargo, &["fmt", "--all", "--check"])?;
@@ -19,17 +24,40 @@ pub(crate) fn run_checks() -> Result<(), String> {
     let mut doc = Command::new(&cargo);
     doc.args(["doc", "--workspace", "--no-deps", "--locked"]).env("RUSTDOCFLAGS", "-D warnings");
     run_command(doc.current_dir(root()))?;
-    test(&[])
+    let skipped = run_tests(&[])?;
+    if skipped.is_empty() { Ok(()) } else { Err(format!("{} tests were skipped", skipped.lines().count())) }
 }
 
-/// All tests, documentation's first. `arguments` go to the runner.
+/// Runs all tests, documentation's first. `arguments` go to the runner. Skipped tests are printed, and no failure.
 pub(crate) fn test(arguments: &[String]) -> Result<(), String> {
+    run_tests(arguments).map(drop)
+}
+
+/// Runs tests and returns those that were skipped, a line each, which it prints if there are any.
+#[expect(clippy::print_stderr, reason = "a command line tool talks to its user")]
+fn run_tests(arguments: &[String]) -> Result<String, String> {
     tools::ensure_for_tests()?;
     let cargo = cargo();
     if arguments.is_empty() {
         run(&cargo, &["test", "--workspace", "--doc", "--locked"])?;
     }
-    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let nextest = ["nextest", "run", "--workspace", "--features", FOR_TESTS, "--locked", "--no-fail-fast"];
-    run(&cargo, &[&nextest, arguments.as_slice()].concat())
+    let list = root().join("target/skipped-tests");
+    forget(&list)?;
+    let mut nextest = Command::new(&cargo);
+    nextest.args(["nextest", "run", "--workspace", "--features", FOR_TESTS, "--locked", "--no-fail-fast"]);
+    nextest.args(arguments).env(SKIPPED_TESTS, &list).current_dir(root());
+    run_command(&mut nextest)?;
+    let skipped = fs::read_to_string(&list).unwrap_or_default();
+    forget(&list)?;
+    eprint!("{skipped}");
+    Ok(skipped)
+}
+
+fn forget(list: &Path) -> Result<(), String> {
+    match fs::remove_file(list) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(format!("cannot remove {}: {error}", list.display()))
+        }
+        _ => Ok(()),
+    }
 }
