@@ -71,6 +71,41 @@ fn a_dynamic_vhd_of_qemus_is_refused_by_the_step_and_converted_from_vpc() {
     assert_eq!(server.requests().len(), 1, "the download was right, and is kept");
 }
 
+/// A disk of a size that no geometry of cylinders, heads and sectors comes to, by a creator QEMU does not know, is as long
+/// as its footer says.
+#[test]
+fn a_vhd_whose_geometry_is_too_small_keeps_its_end() {
+    let disk = payload(MIB + 3 * 512);
+    for subformat in ["fixed", "dynamic"] {
+        let fixture = Fixture::new();
+        let (raw, path) = (fixture.path("raw"), fixture.path("vhd"));
+        std::fs::write(&raw, &disk).expect("writes");
+        let options = format!("subformat={subformat},force_size=on");
+        let arguments = ["convert", "-f", "raw", "-O", "vpc", "-o", &options];
+        tool("qemu-img", &[&arguments[..], &[raw.to_str().expect("is UTF-8")]].concat(), &path);
+        let mut vhd = std::fs::read(path).expect("reads");
+        let footers = if subformat == "fixed" { vec![vhd.len() - 512] } else { vec![0, vhd.len() - 512] };
+        for at in footers {
+            by_another_creator(&mut vhd[at..at + 512]);
+        }
+        let server = serve(&vhd);
+        let mut image = vhd_image(&vhd, &server.url("/disk.vhd"));
+        image.artifacts = vec![artifact(ArtifactRole::Rootfs, &vhd, &server.url("/"), vec![convert("vpc")])];
+        image.profile = profile(None);
+        let paths = fixture.ensure(&image).expect("is prepared");
+        assert_eq!(raw_of(&paths.disk), disk, "{subformat}");
+    }
+}
+
+/// Rewrites a VHD's footer as if by another program, with the smallest geometry there is.
+fn by_another_creator(footer: &mut [u8]) {
+    footer[28..32].copy_from_slice(b"test");
+    footer[56..60].copy_from_slice(&[0, 1, 4, 17]);
+    footer[64..68].fill(0);
+    let sum: u32 = footer.iter().map(|byte| u32::from(*byte)).sum();
+    footer[64..68].copy_from_slice(&(!sum).to_be_bytes());
+}
+
 #[test]
 fn a_vhd_with_a_damaged_footer_is_refused() {
     let mut vhd = [payload(MIB).as_slice(), &footer(2)].concat();

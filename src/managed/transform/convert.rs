@@ -149,6 +149,10 @@ fn shown(invocation: &Invocation) -> String {
 /// not be copied first.
 fn input_options(material: &Material, format: &str) -> OsString {
     let mut options = format!("driver={format},").into_bytes();
+    if format == "vpc" {
+        // QEMU believes the geometry of most creators' VHDs, which may end before the disk does.
+        options.extend_from_slice(b"force_size_calc=current_size,");
+    }
     let prefix = if material.whole {
         ""
     } else {
