@@ -17,7 +17,7 @@ use super::error::VmError;
 use super::record::Record;
 use super::state::{Crash, VmState, crash, observe};
 use super::suspend::{connect, take_back};
-use super::up::{UpOptions, attach, is_stuck, lock};
+use super::up::{UpOptions, attach, lock};
 
 /// What is known of one VM.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -206,9 +206,6 @@ pub fn running_vm(
         if state == VmState::Suspending {
             record = take_back(record, layout)?;
             state = VmState::Starting;
-        }
-        if state == VmState::Starting && is_stuck(&record) {
-            return Err(VmError::NotRunning { vm: record.name, state });
         }
         if state == VmState::Starting {
             let outcome = attach(record, layout, context, UpOptions::default())?;

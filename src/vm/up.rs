@@ -275,7 +275,8 @@ pub(super) fn lock(vm: &str, layout: &ProjectLayout, context: &RuntimeContext) -
 /// Sees to it that commands can run in a VM whose QEMU runs; one that is ready already says so in milliseconds.
 ///
 /// # Errors
-/// [`VmError::Frozen`] and those of the wait for the agent. QEMU is left running: somebody else may still be helped by it.
+/// [`VmError::Frozen`]; [`VmError::NotRunning`] for a machine that a castra loaded and, killed, never let run, whose guest
+/// nothing can wait for; those of the wait for the agent. QEMU is left running: another command may still be helped by it.
 pub(super) fn attach(
     mut record: Record,
     layout: &ProjectLayout,
@@ -290,6 +291,9 @@ pub(super) fn attach(
         let record = finish(record, layout, context)?;
         context.reporter.report(&Event::VmRunning { vm, boot_ms: None });
         return Ok(UpOutcome { record, ran_already: true });
+    }
+    if record.progress == Progress::Starting && is_stuck(&record) {
+        return Err(VmError::NotRunning { vm, state: VmState::Starting });
     }
     let has_agent = record.boot.as_ref().is_some_and(|boot| boot.ssh_port.is_some());
     let is_ready = record.progress == Progress::Running;
@@ -329,7 +333,7 @@ fn follow(
 
 /// Whether a castra was killed before the machine that it started ran: a state that nobody loads, or that nobody lets run,
 /// stays as it is for good. One that does not answer now is left to the usual wait.
-pub(super) fn is_stuck(record: &Record) -> bool {
+fn is_stuck(record: &Record) -> bool {
     let Some(boot) = record.boot.as_ref().filter(|boot| boot.start == StartKind::Template) else {
         return false;
     };

@@ -22,6 +22,8 @@ const VMS: [&str; 2] = ["one", "two"];
 const BUDGET_SECS: u64 = 40;
 /// More than there is time for. Those that are not lived are thought out all the same, a millisecond each.
 const MOST_LIVES: u32 = 2_000;
+/// Fewer of them say too little. An idle machine lives ten times as many within the budget.
+const LEAST_LIVES: u32 = 8;
 /// A command that takes longer hangs: nothing in here ignores what it is asked, so nobody has to wait for an answer in vain.
 const LIMIT: Duration = Duration::from_secs(30);
 /// Exit codes that a command may end with: a defect (70) or a panic is none of them.
@@ -267,6 +269,8 @@ fn whatever_happens_a_vm_comes_up_and_goes_down() {
     let config = ProptestConfig {
         cases: MOST_LIVES,
         max_shrink_iters: 40,
+        // A life that hangs takes its full limit each time: a failure ends within the runner's own limit all the same.
+        max_shrink_time: 90_000,
         failure_persistence: Some(Box::new(FileFailurePersistence::WithSource("regressions"))),
         ..ProptestConfig::default()
     };
@@ -280,4 +284,18 @@ fn whatever_happens_a_vm_comes_up_and_goes_down() {
         }
     });
     println!("{} lives", lives.get());
+    assert!(lives.get() >= LEAST_LIVES, "only {} lives in the time", lives.get());
+}
+
+/// A castra that is killed after it has loaded a template's memory leaves a guest that hears nothing: no command waits for it.
+#[test]
+fn a_machine_that_never_ran_is_not_waited_for() {
+    for words in [&["suspend"][..], &["exec", "one", "--", "true"], &["down"], &["up"]] {
+        let life = Life::new();
+        let vm = (words[0] != "exec").then_some(0);
+        kill_at(&life.fake, &Order { words: &["up"], vm: Some(0) }, "restore-greeted");
+        let order = Order { words, vm };
+        until_end(order.start(&life.fake).spawn().expect("castra runs"), &order);
+        life.run(&["up", "one"]).ok();
+    }
 }
