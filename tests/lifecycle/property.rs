@@ -22,6 +22,8 @@ const VMS: [&str; 2] = ["one", "two"];
 const BUDGET_SECS: u64 = 40;
 /// More than there is time for. Those that are not lived are thought out all the same, a millisecond each.
 const MOST_LIVES: u32 = 2_000;
+/// The same for each second of a longer budget.
+const MOST_LIVES_PER_SEC: u32 = 5;
 /// Fewer of them say too little. An idle machine lives ten times as many within the budget.
 const LEAST_LIVES: u32 = 8;
 /// A command that takes longer hangs: nothing in here ignores what it is asked, so nobody has to wait for an answer in vain.
@@ -264,10 +266,11 @@ fn kill_at(fake: &Fake, order: &Order, point: &str) {
 #[test]
 fn whatever_happens_a_vm_comes_up_and_goes_down() {
     let asked = std::env::var("CASTRA_LIVES_SECS").ok().and_then(|secs| secs.parse().ok());
-    let end = Instant::now() + Duration::from_secs(asked.unwrap_or(BUDGET_SECS));
+    let budget = Duration::from_secs(asked.unwrap_or(BUDGET_SECS));
+    let end = Instant::now() + budget;
     let lives = std::cell::Cell::new(0);
     let config = ProptestConfig {
-        cases: MOST_LIVES,
+        cases: MOST_LIVES.max(budget.as_secs() as u32 * MOST_LIVES_PER_SEC),
         max_shrink_iters: 40,
         // A life that hangs takes its full limit each time: a failure ends within the runner's own limit all the same.
         max_shrink_time: 90_000,
