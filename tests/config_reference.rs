@@ -78,9 +78,9 @@ fn every_default_is_documented() {
         ("cpus", format!("`{}`", defaults::CPUS)),
         ("memory", format!("`\"{}\"`", format_size(defaults::MEMORY_BYTES))),
         ("disk", format!("`\"{}\"`", format_size(defaults::DISK_BYTES))),
-        ("machine", format!("`\"{}\"`", defaults::MACHINE)),
-        ("cpu", format!("`\"{}\"`", defaults::TCG_CPU)),
-        ("devices", format!("`{:?}`", defaults::DEVICES)),
+        ("machine", format!("`\"{}\"`", castra::qemu::MachineType::default())),
+        ("cpu", format!("`\"{}\"`", castra::qemu::CpuModel::default())),
+        ("devices", format!("`{:?}`", defaults::DEVICES.map(castra::qemu::DeviceModel::name))),
         ("min_memory", format!("{} MiB", defaults::MIN_MEMORY_MIB)),
     ] {
         assert!(

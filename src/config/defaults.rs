@@ -1,4 +1,6 @@
-//! Every default, once, with its reason.
+//! Every default, once, with its reason. Those of the machine and the CPU are their types' own.
+
+use crate::qemu::DeviceModel;
 
 /// Virtual CPUs of a VM. One boots as fast as two do under TCG (*measured*), and costs a small host least.
 pub const CPUS: u32 = 1;
@@ -15,16 +17,9 @@ pub const IMAGE: &str = "alpine-minimal";
 /// Version of an image in `[images]` that does not give one.
 pub const IMAGE_VERSION: &str = "v1";
 
-/// QEMU's machine type for an image in `[images]`: q35 without the devices that only cost boot time in a VM.
-pub const MACHINE: &str = "q35,sata=off,smbus=off,vmport=off";
-
-/// CPU model under TCG for an image in `[images]`. `max` nearly doubles the boot time, and without `rdrand`
-/// the guest waits for entropy early in the boot.
-pub const TCG_CPU: &str = "qemu64,+rdrand";
-
 /// Devices of an image in `[images]`: a source of entropy, so that guests whose kernel distrusts `rdrand`
 /// boot too.
-pub const DEVICES: [&str; 1] = ["virtio-rng-pci"];
+pub const DEVICES: [DeviceModel; 1] = [DeviceModel::VirtioRng];
 
 /// Memory in MiB below which no VM is started: the smallest Linux with a general kernel and initramfs needs
 /// it.

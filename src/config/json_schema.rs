@@ -17,6 +17,8 @@ use serde_json::{Value, json};
 use super::defaults;
 use super::validate::size::format_size;
 use crate::layout::{MAX_VM_NAME_BYTES, STATE_DIRECTORY};
+use crate::qemu::options::{Board, Switch};
+use crate::qemu::{CpuModel, DeviceModel, MachineType};
 
 /// Where the schema of this version is published.
 pub const SCHEMA_URL: &str =
@@ -250,17 +252,17 @@ struct Image {
     /// The kernel's command line.
     #[schemars(extend("pattern" = LINE))]
     command_line: Option<String>,
-    /// QEMU's `-machine`.
-    #[schemars(extend("pattern" = LINE, "default" = defaults::MACHINE))]
+    /// The machine and its switches, as QEMU's `-machine` takes them.
+    #[schemars(extend("pattern" = machine_pattern(), "default" = MachineType::default().to_string()))]
     machine: Option<String>,
-    /// QEMU's `-cpu` where the CPU is emulated.
-    #[schemars(extend("pattern" = LINE, "default" = defaults::TCG_CPU))]
+    /// A model and flags, as QEMU's `-cpu` takes them, where the CPU is emulated.
+    #[schemars(extend("pattern" = CpuModel::PATTERN, "default" = CpuModel::default().to_string()))]
     cpu: Option<String>,
     /// Memory below which the image does not boot; an integer is MiB.
     #[schemars(extend("default" = format!("{} MiB", defaults::MIN_MEMORY_MIB)))]
     min_memory: Option<Memory>,
-    /// Further values of QEMU's `-device`.
-    #[schemars(inner(regex(pattern = LINE)), extend("default" = defaults::DEVICES))]
+    /// Further devices, as QEMU's `-device` takes them.
+    #[schemars(inner(regex(pattern = device_pattern())), extend("default" = defaults::DEVICES.map(DeviceModel::name)))]
     devices: Option<Vec<String>>,
 }
 
@@ -364,6 +366,20 @@ enum Compression {
     Xz,
     Zstd,
     Zst,
+}
+
+fn machine_pattern() -> String {
+    let switches = Switch::ALL.map(Switch::name).join("|");
+    format!("^{}(,({switches})=(on|off))*$", Board::PATTERN)
+}
+
+fn device_pattern() -> String {
+    let properties = |model: DeviceModel| {
+        let forms = model.properties().iter().map(|one| format!("{}={}", one.name(), one.pattern()));
+        forms.collect::<Vec<_>>().join("|")
+    };
+    let forms = DeviceModel::ALL.map(|model| format!("{}(,({}))*", model.name(), properties(model)));
+    format!("^({})$", forms.join("|"))
 }
 
 fn one_source() -> Value {

@@ -1,5 +1,6 @@
 //! The images Castra knows by itself. Data, and where each number comes from.
 
+use crate::qemu::{CommandLine, CpuModel, Device, DeviceModel, DiskFormat, MachineType};
 use crate::similar::closest;
 
 use super::error::ImageError;
@@ -7,11 +8,6 @@ use super::spec::{
     ArtifactRole, ArtifactSource, Digest, ManagedArtifactSpec, ManagedImageSpec, QemuProfile, TransformStep,
 };
 
-/// Machine type of both images: q35 without the devices that no guest here uses, which shortens the boot.
-const MACHINE: &str = "q35,sata=off,smbus=off,vmport=off";
-/// Boots Alpine under TCG in half the time that `max` takes; `+rdrand` because the kernel's random pool would
-/// otherwise block early in the boot.
-const TCG_CPU: &str = "qemu64,+rdrand";
 /// Below this, Alpine's initramfs and its unpacked copy do not fit into memory together.
 const MIN_MEMORY_MIB: u64 = 256;
 
@@ -83,15 +79,15 @@ fn alpine_minimal() -> ManagedImageSpec {
             artifact(
                 ArtifactRole::Rootfs,
                 TransformStep::QemuImgConvert {
-                    input_format: "raw".to_owned(),
-                    output_format: "qcow2".to_owned(),
+                    input_format: DiskFormat::Raw,
+                    output_format: DiskFormat::Qcow2,
                 },
             ),
             artifact(ArtifactRole::Kernel, from_boot("vmlinuz-virt")),
             artifact(ArtifactRole::Initramfs, from_boot("initramfs-virt")),
         ],
         // `ds=nocloud` keeps tiny-cloud from asking a cloud that is not there.
-        profile: alpine_profile(" ds=nocloud"),
+        profile: alpine_profile(&["ds=nocloud"]),
     }
 }
 
@@ -133,22 +129,27 @@ fn alpine_pypi() -> ManagedImageSpec {
                 "c736b0efdbadd5e479b3b5c9f7180f0e51fa0f4a4c6a60d2d06010481c65e31c",
             ),
         ],
-        profile: alpine_profile(""),
+        profile: alpine_profile(&[]),
     }
 }
 
 /// Both are one ext4 filesystem on the whole disk. Alpine's initramfs ignores a plain `rw`: only `rootflags=rw` makes
 /// the root writable. `modules=` names every device's driver, since the agent spares the guest the search for them.
-fn alpine_profile(further: &str) -> QemuProfile {
+fn alpine_profile(further: &[&'static str]) -> QemuProfile {
+    const WORDS: [&str; 5] = [
+        "root=/dev/vda",
+        "rootfstype=ext4",
+        "rootflags=rw",
+        "modules=ext4,virtio_blk,virtio_net,virtio-rng",
+        "console=ttyS0",
+    ];
+    let words = [&WORDS, further].concat();
     QemuProfile {
-        command_line: Some(format!(
-            "root=/dev/vda rootfstype=ext4 rootflags=rw modules=ext4,virtio_blk,virtio_net,virtio-rng \
-             console=ttyS0{further}"
-        )),
-        machine: MACHINE.to_owned(),
-        tcg_cpu: TCG_CPU.to_owned(),
+        command_line: Some(CommandLine::of(&words)),
+        machine: MachineType::default(),
+        tcg_cpu: CpuModel::default(),
         min_memory_mib: MIN_MEMORY_MIB,
-        devices: vec!["virtio-rng-pci".to_owned()],
+        devices: vec![Device::new(DeviceModel::VirtioRng)],
     }
 }
 

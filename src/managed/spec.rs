@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::layout;
+use crate::qemu::{CommandLine, CpuModel, Device, DiskFormat, MachineType};
 use crate::report::ImageLabel;
 
 /// A managed image: data, from the catalog or from the user's `[images]`.
@@ -126,10 +127,10 @@ pub enum TransformStep {
     StripVhdFooter,
     /// `qemu-img convert`.
     QemuImgConvert {
-        /// Format of the input, as qemu-img names it.
-        input_format: String,
+        /// Format of the input.
+        input_format: DiskFormat,
         /// Format of the output.
-        output_format: String,
+        output_format: DiskFormat,
     },
     /// Take one file out of a raw disk that is one ext4 filesystem.
     ExtractFile {
@@ -169,15 +170,15 @@ pub enum Compression {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct QemuProfile {
     /// The kernel's command line; nothing for an image without a kernel, which boots natively.
-    pub command_line: Option<String>,
-    /// QEMU's machine type with its options.
-    pub machine: String,
+    pub command_line: Option<CommandLine>,
+    /// The machine, as QEMU's `-machine` takes it.
+    pub machine: MachineType,
     /// CPU model under TCG. Under kvm and hvf it is `host`.
-    pub tcg_cpu: String,
+    pub tcg_cpu: CpuModel,
     /// Memory below which the image does not boot, in MiB.
     pub min_memory_mib: u64,
-    /// Further `-device` values, for instance `virtio-rng-pci`.
-    pub devices: Vec<String>,
+    /// Further devices, as QEMU's `-device` takes them, for instance `virtio-rng-pci`.
+    pub devices: Vec<Device>,
 }
 
 /// As in events and messages: the first URL, the Python requirement or the path.

@@ -89,7 +89,7 @@ fn apply(
         TransformStep::StripVhdFooter => vhd::strip_footer(material),
         TransformStep::Rename { name } => rename(job, material, &work.join(name), work),
         TransformStep::QemuImgConvert { input_format, output_format } => {
-            convert::convert(job, material, input_format, output, output_format)?;
+            convert::convert(job, material, *input_format, output, *output_format)?;
             Material::whole(output)
         }
         TransformStep::ExtractFile { path } => ext4::extract(material, path, output, cancel),

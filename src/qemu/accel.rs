@@ -13,6 +13,7 @@ use crate::host::boot_id;
 use crate::layout::CacheLayout;
 
 use super::error::QemuError;
+use super::options::CpuModel;
 use super::probe::{self, Outcome};
 use super::process::QemuBinary;
 
@@ -50,10 +51,10 @@ impl Accelerator {
     }
 
     /// The CPU model to use with it: the host's own, or under TCG what the image asks for.
-    pub fn cpu(self, tcg_cpu: &str) -> String {
+    pub fn cpu(self, tcg_cpu: &CpuModel) -> CpuModel {
         match self {
-            Self::Kvm | Self::Hvf => "host".into(),
-            Self::Tcg => tcg_cpu.into(),
+            Self::Kvm | Self::Hvf => CpuModel::host(),
+            Self::Tcg => tcg_cpu.clone(),
         }
     }
 }
@@ -73,7 +74,7 @@ pub struct AcceleratorChoice {
 /// [`QemuError::Interrupted`], or [`QemuError::File`] where the probe cannot be written.
 pub fn choose_accelerator(
     qemu: &QemuBinary,
-    tcg_cpu: &str,
+    tcg_cpu: &CpuModel,
     cache: &CacheLayout,
     scratch: &Path,
     cancel: &Cancel,
@@ -114,7 +115,7 @@ pub(super) fn candidate() -> Option<Candidate> {
 fn race(
     qemu: &QemuBinary,
     hardware: Accelerator,
-    tcg_cpu: &str,
+    tcg_cpu: &CpuModel,
     scratch: &Path,
     cancel: &Cancel,
 ) -> Result<AcceleratorChoice, QemuError> {

@@ -10,6 +10,7 @@ use crate::config::Protocol;
 
 use super::accel::Accelerator;
 use super::chain::{Disk, Layer, LayerFormat};
+use super::options::{CommandLine, CpuModel, Device, MachineType};
 
 /// The strictest sandbox there is; Castra detaches the process itself, since -daemonize cannot go with it.
 pub(super) const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
@@ -19,12 +20,12 @@ pub(super) const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=
 pub struct MachineSpec {
     /// The VM's name, for the process list and messages.
     pub name: String,
-    /// Machine type with its options.
-    pub machine: String,
+    /// The machine.
+    pub machine: MachineType,
     /// How the CPU is run.
     pub accelerator: Accelerator,
     /// CPU model.
-    pub cpu: String,
+    pub cpu: CpuModel,
     /// Virtual CPUs.
     pub cpus: u32,
     /// Memory in MiB.
@@ -35,8 +36,8 @@ pub struct MachineSpec {
     pub disk: Disk,
     /// What starts.
     pub boot: Boot,
-    /// Further `-device` values.
-    pub devices: Vec<String>,
+    /// Further devices.
+    pub devices: Vec<Device>,
     /// What the guest can reach.
     pub network: Network,
     /// Ports of 127.0.0.1 that lead into the guest.
@@ -68,7 +69,7 @@ pub enum Boot {
         /// The initramfs.
         initramfs: PathBuf,
         /// The kernel's command line.
-        command_line: String,
+        command_line: CommandLine,
     },
     /// The disk's own boot loader.
     Native,
@@ -128,13 +129,14 @@ pub fn arguments(spec: &MachineSpec, channels: Channels) -> Vec<OsString> {
 fn base(spec: &MachineSpec) -> Vec<OsString> {
     words(&["-nodefaults", "-no-user-config", "-display", "none", "-name"])
         .chain([value(&["guest=", &escape(&spec.name)])])
-        .chain(words(&["-machine", &spec.machine]))
+        .chain(words(&["-machine", &spec.machine.to_string()]))
         .collect()
 }
 
 fn processor(spec: &MachineSpec) -> Vec<OsString> {
     let (cpus, memory) = (spec.cpus.to_string(), format!("{}M", spec.memory_mib));
-    words(&["-accel", &accelerator(spec), "-cpu", &spec.cpu, "-smp", &cpus, "-m", &memory]).collect()
+    words(&["-accel", &accelerator(spec), "-cpu", &spec.cpu.to_string(), "-smp", &cpus, "-m", &memory])
+        .collect()
 }
 
 /// The id is the name of the memory in a saved state, so it never changes.
@@ -171,7 +173,7 @@ fn boot(boot: &Boot) -> Vec<OsString> {
             "-initrd".into(),
             initramfs.into(),
             "-append".into(),
-            command_line.into(),
+            command_line.as_str().into(),
         ],
     }
 }
@@ -248,8 +250,8 @@ fn serial(spec: &MachineSpec, channels: Channels) -> Vec<OsString> {
         .collect()
 }
 
-fn devices(devices: &[String]) -> Vec<OsString> {
-    devices.iter().flat_map(|device| words(&["-device", device])).collect()
+fn devices(devices: &[Device]) -> Vec<OsString> {
+    devices.iter().flat_map(|device| words(&["-device", &device.to_string()])).collect()
 }
 
 fn process(spec: &MachineSpec) -> Vec<OsString> {
@@ -274,7 +276,7 @@ fn escape(text: &str) -> String {
     text.replace(',', ",,")
 }
 
-fn escape_path(path: &Path) -> OsString {
+pub(super) fn escape_path(path: &Path) -> OsString {
     use std::os::unix::ffi::{OsStrExt, OsStringExt};
     let bytes = path.as_os_str().as_bytes();
     let doubled = bytes.iter().flat_map(|&byte| std::iter::repeat_n(byte, if byte == b',' { 2 } else { 1 }));
@@ -284,6 +286,7 @@ fn escape_path(path: &Path) -> OsString {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::qemu::DeviceModel;
 
     fn standing_on(path: &str, below: &[&str]) -> Disk {
         let layer = |path: &&str| Layer { path: path.into(), format: LayerFormat::Qcow2 };
@@ -293,15 +296,15 @@ mod tests {
     fn spec(boot: Boot) -> MachineSpec {
         MachineSpec {
             name: "alpine".into(),
-            machine: "q35,sata=off,smbus=off,vmport=off".into(),
+            machine: MachineType::default(),
             accelerator: Accelerator::Tcg,
-            cpu: "qemu64,+rdrand".into(),
+            cpu: CpuModel::default(),
             cpus: 2,
             memory_mib: 512,
             memory: Memory::Own,
             disk: standing_on("/p/.castra/alpine-overlay.qcow2", &["/p/rootfs.qcow2"]),
             boot,
-            devices: vec!["virtio-rng-pci".into()],
+            devices: vec![Device::new(DeviceModel::VirtioRng)],
             network: Network::Full,
             forwards: vec![
                 HostForward { protocol: Protocol::Tcp, host: 40022, guest: 6022 },
@@ -332,7 +335,7 @@ mod tests {
         let boot = Boot::Kernel {
             kernel: "/p/vmlinuz".into(),
             initramfs: "/p/initramfs".into(),
-            command_line: "root=/dev/vda console=ttyS0".into(),
+            command_line: "root=/dev/vda console=ttyS0".parse().expect("a line"),
         };
         insta::assert_snapshot!(line(&spec(boot)));
     }
@@ -342,7 +345,7 @@ mod tests {
         let boot = Boot::Kernel {
             kernel: "/p/vmlinuz".into(),
             initramfs: "/t/initramfs".into(),
-            command_line: "root=/dev/vda console=ttyS0".into(),
+            command_line: "root=/dev/vda console=ttyS0".parse().expect("a line"),
         };
         let made = MachineSpec {
             memory: Memory::Written("/t/memory.img".into()),
@@ -360,7 +363,8 @@ mod tests {
 
     #[test]
     fn a_native_boot_under_kvm() {
-        let machine = MachineSpec { accelerator: Accelerator::Kvm, cpu: "host".into(), ..spec(Boot::Native) };
+        let machine =
+            MachineSpec { accelerator: Accelerator::Kvm, cpu: CpuModel::host(), ..spec(Boot::Native) };
         insta::assert_snapshot!(line(&machine));
     }
 

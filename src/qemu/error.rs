@@ -93,6 +93,18 @@ pub enum QemuError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The kernel is not Linux's, and QEMU would take the initramfs' name for several files.
+    #[error(
+        "{} is not a Linux kernel, and QEMU would take the commas and spaces of {} for the ends of files' names",
+        kernel.display(),
+        initramfs.display()
+    )]
+    KernelNeedsPlainPath {
+        /// The kernel.
+        kernel: PathBuf,
+        /// The initramfs.
+        initramfs: PathBuf,
+    },
     /// The disk cannot be used, or must not be.
     #[error(transparent)]
     Disk(#[from] DiskError),
@@ -148,7 +160,7 @@ impl Explain for QemuError {
             | Self::Signal { source, .. } => kind_of_io(source),
             Self::ForeignDirectory { .. } => Kind::Permission,
             Self::SocketPathTooLong { .. } | Self::MakeDisk { .. } => Kind::CannotCreate,
-            Self::NotQcow2 { .. } => Kind::Data,
+            Self::NotQcow2 { .. } | Self::KernelNeedsPlainPath { .. } => Kind::Data,
             Self::Disk(error) => error.kind(),
             Self::Interrupted(_) => Kind::Interrupted,
         }
@@ -185,6 +197,11 @@ impl Explain for QemuError {
             }
             Self::ForeignDirectory { .. } => Some(
                 "Set XDG_RUNTIME_DIR to a directory of your own; sockets there could be read by its owner."
+                    .into(),
+            ),
+            Self::KernelNeedsPlainPath { .. } => Some(
+                "Move the project to a path without commas and spaces, or let the image's disk boot by itself: take its \
+                 `kernel`, `initramfs` and `command_line` out."
                     .into(),
             ),
             Self::Disk(error) => error.hint(),

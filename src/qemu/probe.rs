@@ -3,6 +3,7 @@
 //! `/dev/kvm` that opens and answers can still be useless, for instance in a nested guest. What counts is that 64-bit
 //! code runs, so the probe is a boot sector that enters long mode and writes to QEMU's `isa-debug-exit` device.
 
+use std::ffi::OsString;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,9 @@ use crate::command::{self, CommandError};
 use crate::files::{TEMPORARY, create_private_directory};
 
 use super::accel::Accelerator;
+use super::argv::escape_path;
 use super::error::QemuError;
+use super::options::{CpuModel, MachineType};
 use super::process::QemuBinary;
 
 /// QEMU's exit status when 0x10 is written to `isa-debug-exit`: `(value << 1) | 1`.
@@ -68,7 +71,7 @@ pub(super) enum Outcome {
 pub(super) fn probe(
     qemu: &QemuBinary,
     accelerator: Accelerator,
-    cpu: &str,
+    cpu: &CpuModel,
     scratch: &Path,
     limit: Duration,
     further: &[&str],
@@ -82,12 +85,10 @@ pub(super) fn probe(
     let invocation = qemu
         .invocation()
         .args(["-nodefaults", "-no-user-config", "-display", "none", "-m", "64"])
-        .args(["-machine", "q35,sata=off,smbus=off,vmport=off", "-accel", accelerator.name(), "-cpu", cpu])
+        .args(["-machine", &MachineType::default().to_string(), "-accel", accelerator.name()])
+        .args(["-cpu", &cpu.to_string()])
         .args(["-device", "isa-debug-exit", "-device", "virtio-blk-pci,drive=disk", "-blockdev"])
-        .arg(format!(
-            "driver=raw,node-name=disk,read-only=on,file.driver=file,file.filename={}",
-            disk_name(&disk)
-        ))
+        .arg(disk_node(disk.path()))
         .args(further);
     let started = Instant::now();
     match command::run(&invocation, Some(limit), cancel) {
@@ -120,8 +121,10 @@ fn disk(scratch: &Path) -> std::io::Result<tempfile::NamedTempFile> {
     Ok(disk)
 }
 
-fn disk_name(disk: &tempfile::NamedTempFile) -> String {
-    disk.path().to_string_lossy().replace(',', ",,")
+fn disk_node(path: &Path) -> OsString {
+    let mut node = OsString::from("driver=raw,node-name=disk,read-only=on,file.driver=file,file.filename=");
+    node.push(escape_path(path));
+    node
 }
 
 /// Whether this user may open the device at all, without asking whether it works.

@@ -21,7 +21,9 @@ use crate::layout::{MAX_SOCKET_PATH_BYTES, SocketsLayout};
 
 use super::argv::{Channels, MachineSpec, arguments};
 use super::error::QemuError;
+use super::kernel;
 use super::migrate::{ignore_shared_memory, load_state};
+use super::options::UserArguments;
 use super::qmp::{Qmp, QmpError};
 
 /// Name of the program.
@@ -47,10 +49,12 @@ const END_POLL: Duration = Duration::from_millis(2);
 pub struct QemuBinary {
     /// Its path.
     pub path: PathBuf,
-    /// Changes whenever the program does: path, size and time of change.
+    /// Changes whenever the program or the user's own arguments do: path, size, time of change, arguments.
     pub identity: String,
     /// The variables it is given.
     pub environment: Environment,
+    /// What the user wants it to be given beside a machine's arguments.
+    pub user_arguments: UserArguments,
 }
 
 impl QemuBinary {
@@ -70,8 +74,13 @@ impl QemuBinary {
             path: path.clone(),
             source,
         })?;
-        let identity = format!("{} size={} mtime={}", path.display(), metadata.size(), metadata.mtime());
-        Ok(Self { path, identity, environment: environment.for_qemu() })
+        let user_arguments = UserArguments::of(environment);
+        let mut identity = format!("{} size={} mtime={}", path.display(), metadata.size(), metadata.mtime());
+        // Neither a template nor a saved state fits a machine that has other devices.
+        if let Some(arguments) = user_arguments.identity() {
+            identity.push_str(&format!(" arguments={arguments}"));
+        }
+        Ok(Self { path, identity, environment: environment.for_qemu(), user_arguments })
     }
 
     /// The program, without arguments yet.
@@ -148,6 +157,7 @@ pub struct Launch<'a> {
 /// In every case no process is left behind.
 pub fn launch(binary: &QemuBinary, launch: Launch<'_>, cancel: &Cancel) -> Result<QemuProcess, QemuError> {
     let Launch { spec, sockets, log, incoming, lifetime } = launch;
+    kernel::check(&spec.boot)?;
     prepare_socket_directory(sockets)?;
     let qmp_listener = listen(&sockets.qmp())?;
     let control_listener = listen(&sockets.control())?;
@@ -162,7 +172,7 @@ pub fn launch(binary: &QemuBinary, launch: Launch<'_>, cancel: &Cancel) -> Resul
         console: console_listener.as_raw_fd(),
         incoming: incoming.is_some(),
     };
-    let invocation = binary.invocation().args(arguments(spec, channels));
+    let invocation = binary.invocation().args(arguments(spec, channels)).args(binary.user_arguments.words());
     let passed: [OwnedFd; 3] = [qmp_listener.into(), control_listener.into(), console_listener.into()];
     let mut child = command::spawn_detached(&invocation, log_file, &passed, lifetime)
         .map_err(|source| not_started(binary, source))?;

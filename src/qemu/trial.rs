@@ -10,11 +10,9 @@ use super::accel::{
 };
 use super::argv::SANDBOX;
 use super::error::QemuError;
+use super::options::{CpuModel, Device, DeviceModel};
 use super::probe::{self, Outcome};
 use super::process::QemuBinary;
-
-/// CPU model under TCG: that of all images of the catalog.
-const TCG_CPU: &str = "qemu64,+rdrand";
 
 /// A busy machine takes its time, and nobody waits for a VM here.
 const EVERYTHING_LIMIT: Duration = Duration::from_secs(20);
@@ -37,7 +35,7 @@ pub struct Trial {
 pub fn try_accelerators(qemu: &QemuBinary, cancel: &Cancel) -> Result<Vec<Trial>, QemuError> {
     let scratch = scratch()?;
     let run = |accelerator: Accelerator| {
-        let cpu = accelerator.cpu(TCG_CPU);
+        let cpu = accelerator.cpu(&CpuModel::default());
         probe::probe(qemu, accelerator, &cpu, scratch.path(), PROBE_LIMIT, &[], cancel)
     };
     let under_tcg = run(Accelerator::Tcg)?;
@@ -70,17 +68,26 @@ pub fn try_accelerators(qemu: &QemuBinary, cancel: &Cancel) -> Result<Vec<Trial>
 /// As for [`try_accelerators`].
 pub fn try_everything(qemu: &QemuBinary, cancel: &Cancel) -> Result<Result<Duration, String>, QemuError> {
     let scratch = scratch()?;
+    let entropy = Device::new(DeviceModel::VirtioRng).to_string();
+    let generation = Device::new_generation_id().to_string();
     let further = [
         ["-sandbox", SANDBOX],
         ["-netdev", "user,id=net,restrict=on"],
         ["-device", "virtio-net-pci,netdev=net,romfile="],
         ["-device", "virtio-serial-pci"],
-        ["-device", "virtio-rng-pci"],
-        ["-device", "vmgenid,guid=auto"],
+        ["-device", &entropy],
+        ["-device", &generation],
     ]
     .concat();
-    let outcome =
-        probe::probe(qemu, Accelerator::Tcg, TCG_CPU, scratch.path(), EVERYTHING_LIMIT, &further, cancel)?;
+    let outcome = probe::probe(
+        qemu,
+        Accelerator::Tcg,
+        &CpuModel::default(),
+        scratch.path(),
+        EVERYTHING_LIMIT,
+        &further,
+        cancel,
+    )?;
     Ok(match outcome {
         Outcome::Works(time) => Ok(time),
         Outcome::Fails(reason) => Err(reason),

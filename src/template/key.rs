@@ -5,7 +5,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::hex::hex;
 use crate::managed::{ArtifactRole, Manifest};
-use crate::qemu::{Accelerator, Boot, MachineSpec, QemuBinary};
+use crate::qemu::{Accelerator, Boot, CommandLine, CpuModel, Device, MachineSpec, MachineType, QemuBinary};
 use crate::report::ImageLabel;
 
 /// Number of the way templates are made and kept. It changes whenever older ones are of no use any more.
@@ -39,26 +39,28 @@ pub struct Ingredients {
     pub qemu: String,
     /// The host's processor and kernel, where the guest's CPU is the host's own.
     host: Option<String>,
-    machine: String,
+    machine: MachineType,
     /// How the CPU is run.
     pub accelerator: Accelerator,
-    cpu: String,
+    cpu: CpuModel,
     /// Virtual CPUs.
     pub cpus: u32,
     /// Memory in MiB.
     pub memory_mib: u64,
     /// Virtual size of the disk.
     pub disk_bytes: u64,
-    devices: Vec<String>,
-    command_line: String,
+    devices: Vec<Device>,
+    /// Nothing for a native boot.
+    #[serde(with = "maybe_line")]
+    command_line: Option<CommandLine>,
 }
 
 impl Ingredients {
     /// What a template for this machine is made of.
     pub fn of(spec: &MachineSpec, image: &Manifest, disk_bytes: u64, binary: &QemuBinary) -> Self {
         let command_line = match &spec.boot {
-            Boot::Kernel { command_line, .. } => command_line.clone(),
-            Boot::Native => String::new(),
+            Boot::Kernel { command_line, .. } => Some(command_line.clone()),
+            Boot::Native => None,
         };
         Self {
             format: FORMAT,
@@ -91,9 +93,31 @@ impl Ingredients {
     }
 }
 
+/// An empty text stands for no command line, as manifests have always had it.
+mod maybe_line {
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    use crate::qemu::CommandLine;
+
+    pub(super) fn serialize<S: Serializer>(
+        line: &Option<CommandLine>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(line.as_ref().map_or("", CommandLine::as_str))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<CommandLine>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        (!text.is_empty()).then(|| text.parse().map_err(D::Error::custom)).transpose()
+    }
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::qemu::{Device, DeviceModel};
 
     pub(in super::super) fn sample() -> Ingredients {
         Ingredients {
@@ -103,14 +127,14 @@ pub(super) mod tests {
             agent: AGENT_SHA256.into(),
             qemu: "/usr/bin/qemu size=1 mtime=2".into(),
             host: None,
-            machine: "q35".into(),
+            machine: "q35".parse().expect("a machine"),
             accelerator: Accelerator::Tcg,
-            cpu: "qemu64".into(),
+            cpu: "qemu64".parse().expect("a CPU"),
             cpus: 1,
             memory_mib: 512,
             disk_bytes: 10 << 30,
-            devices: vec!["virtio-rng-pci".into()],
-            command_line: "console=ttyS0".into(),
+            devices: vec![Device::new(DeviceModel::VirtioRng)],
+            command_line: Some("console=ttyS0".parse().expect("a line")),
         }
     }
 
@@ -126,7 +150,7 @@ pub(super) mod tests {
             Ingredients { memory_mib: 1024, ..sample() },
             Ingredients { disk_bytes: 20 << 30, ..sample() },
             Ingredients { devices: Vec::new(), ..sample() },
-            Ingredients { command_line: "quiet".into(), ..sample() },
+            Ingredients { command_line: Some("quiet".parse().expect("a line")), ..sample() },
         ];
         let keys: std::collections::BTreeSet<String> = others.iter().map(Ingredients::key).collect();
         assert_eq!(keys.len(), others.len());

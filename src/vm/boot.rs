@@ -120,7 +120,7 @@ pub(super) fn accelerator(
         }
         None => choose_accelerator(
             binary,
-            tcg_cpu(image),
+            &tcg_cpu(image),
             &context.cache,
             layout.vm(vm).directory(),
             &context.cancel,

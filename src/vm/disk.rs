@@ -186,7 +186,15 @@ pub(super) fn relative(directory: &Path, target: &Path) -> PathBuf {
         return target;
     }
     let up = directory.components().skip(shared).map(|_| Component::ParentDir);
-    up.chain(target.components().skip(shared)).collect()
+    // QEMU takes a colon before the first slash for the end of a protocol's name: `nbd:`, `json:`.
+    let here = (directory.components().count() == shared).then_some(Component::CurDir);
+    let name: PathBuf = up.chain(target.components().skip(shared)).collect();
+    match name.components().next() {
+        Some(Component::Normal(first)) if first.as_encoded_bytes().contains(&b':') => {
+            here.into_iter().chain(name.components()).collect()
+        }
+        _ => name,
+    }
 }
 
 #[cfg(test)]
@@ -200,5 +208,8 @@ mod tests {
         assert_eq!(relative(directory, base), Path::new("images/alpine-minimal/v1/rootfs.qcow2"));
         assert_eq!(relative(directory, Path::new("/home/me/project/my.qcow2")), Path::new("../my.qcow2"));
         assert_eq!(relative(directory, Path::new("/srv/base.qcow2")), Path::new("/srv/base.qcow2"));
+        // `Path` compares components, and would not see the difference.
+        let protocol = relative(directory, &directory.join("nbd:unix:x"));
+        assert_eq!(protocol.to_str(), Some("./nbd:unix:x"));
     }
 }

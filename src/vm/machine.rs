@@ -4,27 +4,24 @@ use std::path::PathBuf;
 
 use crate::config::{BootProfile, Protocol};
 use crate::layout::VmLayout;
-use crate::managed::{ManagedImagePaths, ManagedImageSpec};
+use crate::managed::{ManagedImagePaths, ManagedImageSpec, QemuProfile};
 use crate::plan::VmPlan;
-use crate::qemu::{AcceleratorChoice, Boot, Disk, HostForward, MachineSpec, Memory, Network};
+use crate::qemu::{
+    AcceleratorChoice, Boot, CpuModel, Device, DeviceModel, Disk, HostForward, MachineSpec, Memory, Network,
+};
 
-/// Machine of a VM that boots from its own disk: the same as for managed images, and what any distribution's kernel knows.
-const NATIVE_MACHINE: &str = "q35,sata=off,smbus=off,vmport=off";
-/// CPU of such a VM under TCG: measured the fastest that has what current distributions need.
-const NATIVE_TCG_CPU: &str = "qemu64,+rdrand";
 /// What a kernel is told beside what its image says. It is not to measure whether the timer ticks: on a machine so busy that
 /// QEMU hardly runs it finds that it does not, and panics ("IO-APIC + timer doesn't work").
 const FOR_EVERY_KERNEL: &str = "no_timer_check";
-/// Tells a guest's kernel that it is a copy of another, so that it draws other random numbers (QEMU's
-/// docs/specs/vmgenid.txt). `auto`: another number each time QEMU starts.
-const GENERATION_ID: &str = "vmgenid,guid=auto";
+/// Makes the agent the first process: [`crate::guest::AGENT_PATH`].
+const AGENT_FIRST: &str = "rdinit=/castra/agent";
 
 /// A managed image and where its files are.
 pub(super) type Image = (ManagedImageSpec, ManagedImagePaths);
 
 /// CPU model under TCG.
-pub(super) fn tcg_cpu(image: Option<&Image>) -> &str {
-    image.map_or(NATIVE_TCG_CPU, |(spec, _)| &spec.profile.tcg_cpu)
+pub(super) fn tcg_cpu(image: Option<&Image>) -> CpuModel {
+    image.map(|(spec, _)| spec.profile.tcg_cpu.clone()).unwrap_or_default()
 }
 
 /// The machine of a VM that boots. What its disk stands on is found out when QEMU is started: there may be no disk yet.
@@ -41,24 +38,31 @@ pub(super) fn machine(
         ssh_port.map(|host| HostForward { protocol: Protocol::Tcp, host, guest: castra_wire::SSH_PORT });
     let declared = definition.port_forwards.iter();
     let declared = declared.map(|f| HostForward { protocol: f.protocol, host: f.host, guest: f.guest });
-    let mut devices = profile.map_or(vec!["virtio-rng-pci".into()], |profile| profile.devices.clone());
-    devices.push(GENERATION_ID.into());
     MachineSpec {
         name: definition.name.clone(),
-        machine: profile.map_or(NATIVE_MACHINE.into(), |profile| profile.machine.clone()),
+        machine: profile.map(|profile| profile.machine.clone()).unwrap_or_default(),
         accelerator: choice.accelerator,
-        cpu: choice.accelerator.cpu(tcg_cpu(image)),
+        cpu: choice.accelerator.cpu(&tcg_cpu(image)),
         cpus: definition.cpus,
         memory_mib: definition.memory_bytes >> 20,
         memory: Memory::Own,
         disk: Disk { path: definition.overlay.clone(), below: Vec::new() },
         boot: what_boots(plan, image, files.initramfs()),
-        devices,
+        devices: devices(profile),
         network: Network::Full,
         forwards: ssh.into_iter().chain(declared).collect(),
         pidfile: files.pidfile(),
         console_log: files.console_log(),
     }
+}
+
+/// The image's devices and a generation id, by which a guest's kernel learns that it is a copy of another and draws other random
+/// numbers.
+fn devices(profile: Option<&QemuProfile>) -> Vec<Device> {
+    let own = profile.map_or_else(|| vec![Device::new(DeviceModel::VirtioRng)], |one| one.devices.clone());
+    // QEMU takes one at most.
+    let has_one = own.iter().any(|device| device.model() == DeviceModel::GenerationId);
+    own.into_iter().chain((!has_one).then(Device::new_generation_id)).collect()
 }
 
 fn what_boots(plan: &VmPlan, image: Option<&Image>, initramfs: PathBuf) -> Boot {
@@ -69,8 +73,27 @@ fn what_boots(plan: &VmPlan, image: Option<&Image>, initramfs: PathBuf) -> Boot 
         (Some(kernel), Some(command_line)) => Boot::Kernel {
             kernel: kernel.clone(),
             initramfs,
-            command_line: format!("{command_line} {FOR_EVERY_KERNEL} rdinit={}", crate::guest::AGENT_PATH),
+            command_line: command_line.with(&[FOR_EVERY_KERNEL, AGENT_FIRST]),
         },
         _ => Boot::Native,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_is_told_of_the_agent() {
+        assert_eq!(AGENT_FIRST, format!("rdinit={}", crate::guest::AGENT_PATH));
+    }
+
+    #[test]
+    fn every_vm_has_one_generation_id() {
+        let texts = |devices: Vec<Device>| devices.iter().map(Device::to_string).collect::<Vec<_>>();
+        assert_eq!(texts(devices(None)), ["virtio-rng-pci", "vmgenid,guid=auto"]);
+        let mut profile = crate::managed::Catalog::builtin().images()[0].profile.clone();
+        profile.devices = vec![Device::new(DeviceModel::GenerationId)];
+        assert_eq!(texts(devices(Some(&profile))), ["vmgenid"]);
     }
 }

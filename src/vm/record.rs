@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::{PortForward, VmDefinition};
 use crate::files;
 use crate::layout::ProjectLayout;
-use crate::qemu::AcceleratorChoice;
+use crate::qemu::{AcceleratorChoice, CpuModel, Device, MachineType};
 use crate::report::ImageLabel;
 
 use super::clone::{CloneRecord, FrozenLayer};
@@ -159,12 +159,12 @@ pub struct MachineRecord {
     pub qemu: String,
     /// The host, where the guest's CPU is the host's own.
     pub host: Option<String>,
-    /// Machine type with its options.
-    pub machine: String,
+    /// The machine.
+    pub machine: MachineType,
     /// CPU model.
-    pub cpu: String,
-    /// Further `-device` values.
-    pub devices: Vec<String>,
+    pub cpu: CpuModel,
+    /// Further devices.
+    pub devices: Vec<Device>,
 }
 
 impl BootRecord {

@@ -81,7 +81,7 @@ impl SuspendRecord {
             |reason: &str| VmError::NotResumable { vm: record.name.clone(), reason: reason.to_owned() };
         let machine = self.boot.machine.as_ref().ok_or_else(|| useless("its machine is not known"))?;
         if machine.qemu != binary.identity {
-            return Err(useless("it was saved by another QEMU"));
+            return Err(useless("it was saved by another QEMU, or with other arguments of your own"));
         }
         if machine.host != host_of(self.boot.accelerator.accelerator) {
             return Err(useless("it was saved on another machine, whose CPU it has seen"));

@@ -11,6 +11,7 @@ use castra::managed::{
     ArtifactRole, ArtifactSource, Digest, ImageError, ImageManager, ManagedArtifactSpec, ManagedImagePaths,
     ManagedImageSpec, Patience, QemuProfile, TransformStep,
 };
+use castra::qemu::DiskFormat;
 use castra::report::{Event, Reporter};
 use castra::{Error, RuntimeContext};
 use sha2::{Digest as _, Sha256};
@@ -198,14 +199,17 @@ pub(crate) fn unpinned(mut spec: ManagedImageSpec) -> ManagedImageSpec {
 }
 
 pub(crate) fn convert(input_format: &str) -> TransformStep {
-    TransformStep::QemuImgConvert { input_format: input_format.to_owned(), output_format: "qcow2".to_owned() }
+    TransformStep::QemuImgConvert {
+        input_format: input_format.parse().expect("a format"),
+        output_format: DiskFormat::Qcow2,
+    }
 }
 
 pub(crate) fn profile(command_line: Option<&str>) -> QemuProfile {
     QemuProfile {
-        command_line: command_line.map(str::to_owned),
-        machine: "q35".to_owned(),
-        tcg_cpu: "qemu64".to_owned(),
+        command_line: command_line.map(|line| line.parse().expect("a command line")),
+        machine: "q35".parse().expect("a machine"),
+        tcg_cpu: "qemu64".parse().expect("a CPU"),
         min_memory_mib: 128,
         devices: Vec::new(),
     }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::str::FromStr;
 
 use toml::Spanned;
 
@@ -12,6 +13,7 @@ use super::artifact::{self, Origin};
 use super::size::{self, MIB};
 use super::{Place, name, url};
 use crate::managed::{ArtifactRole, ManagedArtifactSpec, ManagedImageSpec, QemuProfile};
+use crate::qemu::{Device, OptionError};
 
 /// The key of a project's images.
 pub(super) const IMAGES: Key = key("images", "{ debian = { … } }");
@@ -157,16 +159,28 @@ fn read_version(fields: &mut Fields<'_>, problems: &mut Problems) -> String {
 }
 
 fn read_profile(fields: &mut Fields<'_>, problems: &mut Problems) -> QemuProfile {
-    let command_line = fields.line(COMMAND_LINE, problems).map(|text| (*text.get_ref()).to_owned());
-    let machine = fields.line(MACHINE, problems).map_or(defaults::MACHINE, |text| *text.get_ref()).to_owned();
-    let tcg_cpu = fields.line(CPU, problems).map_or(defaults::TCG_CPU, |text| *text.get_ref()).to_owned();
+    let command_line = fields.line(COMMAND_LINE, problems).and_then(|text| read_option(&text, problems));
+    let machine = fields.line(MACHINE, problems).and_then(|text| read_option(&text, problems));
+    let tcg_cpu = fields.line(CPU, problems).and_then(|text| read_option(&text, problems));
     let min_memory_mib = size::read_min_memory(fields, problems)
         .map_or(defaults::MIN_MEMORY_MIB, |size| *size.get_ref() / MIB);
     let devices = match fields.lines(DEVICES, problems) {
-        Some(devices) => devices.iter().map(|device| (*device.get_ref()).to_owned()).collect(),
-        None => defaults::DEVICES.map(str::to_owned).to_vec(),
+        Some(devices) => devices.iter().filter_map(|device| read_option(device, problems)).collect(),
+        None => defaults::DEVICES.map(Device::new).to_vec(),
     };
+    let (machine, tcg_cpu) = (machine.unwrap_or_default(), tcg_cpu.unwrap_or_default());
     QemuProfile { command_line, machine, tcg_cpu, min_memory_mib, devices }
+}
+
+/// Reads a value that QEMU is given; nothing after a problem.
+fn read_option<T: FromStr<Err = OptionError>>(text: &Spanned<&str>, problems: &mut Problems) -> Option<T> {
+    text.get_ref().parse().map_err(|problem| problems.error(text.span(), &problem)).ok()
+}
+
+impl Problem for OptionError {
+    fn help(&self) -> String {
+        Self::help(self)
+    }
 }
 
 /// Kernel, initramfs and command line come together or not at all.

@@ -7,6 +7,7 @@ use super::super::diagnostics::{Problem, Problems, listed, quoted};
 use super::super::schema::{Fields, Key, Value, key, wrong_element};
 use super::name;
 use crate::managed::{ArtifactRole, Compression, TransformStep};
+use crate::qemu::DiskFormat;
 use crate::similar::closest;
 
 /// The key of an artifact's steps.
@@ -31,14 +32,14 @@ const COMPRESSIONS: [(&str, Compression); 5] = [
 
 /// Formats that every qemu-img reads and writes, by its own names; VHD goes by the name it has everywhere
 /// else too.
-const FORMATS: [(&str, &str); 7] = [
-    ("qcow2", "qcow2"),
-    ("raw", "raw"),
-    ("vdi", "vdi"),
-    ("vhd", "vpc"),
-    ("vhdx", "vhdx"),
-    ("vmdk", "vmdk"),
-    ("vpc", "vpc"),
+const FORMATS: [(&str, DiskFormat); 7] = [
+    ("qcow2", DiskFormat::Qcow2),
+    ("raw", DiskFormat::Raw),
+    ("vdi", DiskFormat::Vdi),
+    ("vhd", DiskFormat::Vpc),
+    ("vhdx", DiskFormat::Vhdx),
+    ("vmdk", DiskFormat::Vmdk),
+    ("vpc", DiskFormat::Vpc),
 ];
 
 /// Longest file name on Linux file systems, in bytes.
@@ -54,7 +55,7 @@ enum StepProblem {
     #[error("the path {} inside the image is not absolute", quoted(.0))]
     NotAbsolute(String),
     #[error("the disk is converted to {}, and a VM's disk stands on a qcow2", quoted(.0))]
-    DiskIsNoQcow2(String),
+    DiskIsNoQcow2(&'static str),
 }
 
 impl Problem for StepProblem {
@@ -162,7 +163,7 @@ fn read_convert(value: &Value<'_>, problems: &mut Problems) -> Option<TransformS
         if !fields.has(key) {
             fields.missing(key, problems);
         }
-        fields.word(key, &FORMATS, problems).map(|word| (*word.get_ref()).to_owned())
+        fields.word(key, &FORMATS, problems).map(|word| *word.get_ref())
     };
     let (input, output) = (format(FROM), format(TO));
     fields.warn_unknown(problems);
@@ -172,12 +173,12 @@ fn read_convert(value: &Value<'_>, problems: &mut Problems) -> Option<TransformS
 /// Overlays name the disk's format as qcow2, so the last conversion of a disk must end there.
 fn check_disk_format(values: &[Value<'_>], steps: &[Option<TransformStep>], problems: &mut Problems) {
     let last = steps.iter().zip(values).rev().find_map(|(step, value)| match step {
-        Some(TransformStep::QemuImgConvert { output_format, .. }) => Some((output_format, value.span())),
+        Some(TransformStep::QemuImgConvert { output_format, .. }) => Some((*output_format, value.span())),
         _ => None,
     });
     if let Some((format, span)) = last
-        && format != "qcow2"
+        && format != DiskFormat::Qcow2
     {
-        problems.error(span, &StepProblem::DiskIsNoQcow2(format.clone()));
+        problems.error(span, &StepProblem::DiskIsNoQcow2(format.name()));
     }
 }

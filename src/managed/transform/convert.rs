@@ -10,7 +10,7 @@ use super::{Material, TransformError};
 use crate::command::{self, CommandError, Invocation};
 use crate::managed::error::ImageError;
 use crate::managed::job::Job;
-use crate::qemu::{DiskError, Qcow2Header, QemuError};
+use crate::qemu::{DiskError, DiskFormat, Qcow2Header, QemuError};
 
 /// `qemu-img` on the `PATH`.
 pub(in crate::managed) fn qemu_img(job: &Job) -> Result<PathBuf, TransformError> {
@@ -22,25 +22,25 @@ pub(in crate::managed) fn qemu_img(job: &Job) -> Result<PathBuf, TransformError>
 pub(super) fn convert(
     job: &Job,
     material: &Material,
-    input_format: &str,
+    input_format: DiskFormat,
     output: &Path,
-    output_format: &str,
+    output_format: DiskFormat,
 ) -> Result<(), ImageError> {
     let input = input_options(material, input_format);
-    if input_format == "qcow2"
+    if input_format == DiskFormat::Qcow2
         && let Some(problem) = qcow2_problem(&material.path)
     {
         return Err(TransformError::BadDisk { path: material.path.clone(), problem }.into());
     }
     // A raw disk has no words in it that could name another file.
-    if input_format != "raw" {
+    if input_format != DiskFormat::Raw {
         let described = describe(job, &material.path, &[OsString::from("--image-opts"), input.clone()])?;
         if let Some(problem) = described.leans_on() {
             return Err(TransformError::BadDisk { path: material.path.clone(), problem }.into());
         }
     }
     let invocation = Invocation::new(qemu_img(job)?)
-        .args(["convert", "-O", output_format, "--image-opts"])
+        .args(["convert", "-O", output_format.name(), "--image-opts"])
         .arg(input)
         .arg(output);
     let action = || format!("convert {} from {input_format} to {output_format}", material.path.display());
@@ -147,9 +147,9 @@ fn shown(invocation: &Invocation) -> String {
 
 /// The disk as `--image-opts`, which take any path and can be told where the disk ends: a VHD without its footer need
 /// not be copied first.
-fn input_options(material: &Material, format: &str) -> OsString {
+fn input_options(material: &Material, format: DiskFormat) -> OsString {
     let mut options = format!("driver={format},").into_bytes();
-    if format == "vpc" {
+    if format == DiskFormat::Vpc {
         // QEMU believes the geometry of most creators' VHDs, which may end before the disk does.
         options.extend_from_slice(b"force_size_calc=current_size,");
     }

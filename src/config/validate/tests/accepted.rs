@@ -132,8 +132,14 @@ pipeline = [{ unzip = "a/b" }, { decompress = "xz" }, { rename = "initrd.img" }]
         (mine.id.as_str(), mine.version.as_str(), mine.description.as_str()),
         ("mine", "13", "Debian")
     );
-    assert_eq!(mine.profile.command_line.as_deref(), Some("root=/dev/vda1 console=ttyS0"));
-    assert_eq!((mine.profile.machine.as_str(), mine.profile.tcg_cpu.as_str()), ("q35", "max"));
+    assert_eq!(
+        mine.profile.command_line.as_ref().map(|line| line.as_str()),
+        Some("root=/dev/vda1 console=ttyS0")
+    );
+    assert_eq!(
+        (mine.profile.machine.to_string(), mine.profile.tcg_cpu.to_string()),
+        ("q35".into(), "max".into())
+    );
     assert_eq!((mine.profile.min_memory_mib, mine.profile.devices.len()), (2048, 0));
     let roles: Vec<ArtifactRole> = mine.artifacts.iter().map(|artifact| artifact.role).collect();
     assert_eq!(roles, [ArtifactRole::Rootfs, ArtifactRole::Kernel, ArtifactRole::Initramfs]);

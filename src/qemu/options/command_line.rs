@@ -1,0 +1,43 @@
+use std::fmt;
+use std::str::FromStr;
+
+use super::OptionError;
+
+/// A kernel's command line: one line of text. It is one argument of QEMU's, whatever is in it, and only the guest reads it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommandLine(String);
+
+impl CommandLine {
+    /// The command line of these words, none of which a stranger has chosen.
+    pub fn of(words: &[&'static str]) -> Self {
+        Self(words.join(" "))
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// This command line with further words behind it.
+    #[must_use]
+    pub fn with(&self, words: &[&'static str]) -> Self {
+        Self(std::iter::once(self.as_str()).chain(words.iter().copied()).collect::<Vec<_>>().join(" "))
+    }
+}
+
+impl FromStr for CommandLine {
+    type Err = OptionError;
+
+    fn from_str(text: &str) -> Result<Self, OptionError> {
+        if text.is_empty() || text.contains(char::is_control) {
+            return Err(OptionError::CommandLine(text.to_owned()));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Display for CommandLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}

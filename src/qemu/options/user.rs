@@ -1,0 +1,31 @@
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+
+use crate::context::Environment;
+
+/// Arguments of QEMU's that the user gives in the environment, and nothing else does: there is no way to read them from a file.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UserArguments(Vec<OsString>);
+
+impl UserArguments {
+    /// The variable that holds them, separated by spaces.
+    pub const VARIABLE: &str = "CASTRA_UNSAFE_QEMU_ARGS";
+
+    /// Reads them from the environment.
+    pub fn of(environment: &Environment) -> Self {
+        let text = environment.get(Self::VARIABLE).map(|text| text.as_bytes()).unwrap_or_default();
+        let words = text.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+        Self(words.map(|word| OsString::from_vec(word.to_vec())).collect())
+    }
+
+    /// The arguments, as QEMU gets them behind all others.
+    pub fn words(&self) -> &[OsString] {
+        &self.0
+    }
+
+    /// All of them in one text, to tell one machine from another; nothing if there are none.
+    pub fn identity(&self) -> Option<String> {
+        let text = self.0.join(OsStr::new(" "));
+        (!text.is_empty()).then(|| text.to_string_lossy().into_owned())
+    }
+}
