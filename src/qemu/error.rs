@@ -93,17 +93,11 @@ pub enum QemuError {
         /// What is wrong with it.
         reason: String,
     },
-    /// The kernel is not Linux's, and QEMU would take the initramfs' name for several files.
-    #[error(
-        "{} is not a Linux kernel, and QEMU would take the commas and spaces of {} for the ends of files' names",
-        kernel.display(),
-        initramfs.display()
-    )]
-    KernelNeedsPlainPath {
+    /// The kernel is not one of Linux's.
+    #[error("{} is not a Linux kernel for x86", kernel.display())]
+    NotLinux {
         /// The kernel.
         kernel: PathBuf,
-        /// The initramfs.
-        initramfs: PathBuf,
     },
     /// The disk cannot be used, or must not be.
     #[error(transparent)]
@@ -160,7 +154,7 @@ impl Explain for QemuError {
             | Self::Signal { source, .. } => kind_of_io(source),
             Self::ForeignDirectory { .. } => Kind::Permission,
             Self::SocketPathTooLong { .. } | Self::MakeDisk { .. } => Kind::CannotCreate,
-            Self::NotQcow2 { .. } | Self::KernelNeedsPlainPath { .. } => Kind::Data,
+            Self::NotQcow2 { .. } | Self::NotLinux { .. } => Kind::Data,
             Self::Disk(error) => error.kind(),
             Self::Interrupted(_) => Kind::Interrupted,
         }
@@ -199,9 +193,9 @@ impl Explain for QemuError {
                 "Set XDG_RUNTIME_DIR to a directory of your own; sockets there could be read by its owner."
                     .into(),
             ),
-            Self::KernelNeedsPlainPath { .. } => Some(
-                "Move the project to a path without commas and spaces, or let the image's disk boot by itself: take its \
-                 `kernel`, `initramfs` and `command_line` out."
+            Self::NotLinux { .. } => Some(
+                "QEMU would load it in another way, in which the names of files mean more. Let the image's disk boot by itself: \
+                 take `kernel`, `initramfs` and `command_line` out of its description."
                     .into(),
             ),
             Self::Disk(error) => error.hint(),

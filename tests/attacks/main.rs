@@ -5,6 +5,13 @@
 
 #![cfg(target_os = "linux")]
 
+// The stand-in for QEMU is built with this feature only, which `cargo xtask test` always asks for.
+#[cfg(feature = "fail-points")]
+#[allow(dead_code, reason = "others use the rest")]
+#[path = "../support/fake.rs"]
+mod fake;
+#[cfg(feature = "fail-points")]
+mod qemu_options;
 mod snapshot;
 #[path = "../support/mod.rs"]
 mod support;
