@@ -92,3 +92,21 @@ fn every_default_is_documented() {
     assert!(REFERENCE.contains(&format!("`\"{}\"` |", defaults::IMAGE_VERSION)));
     assert!(REFERENCE.contains(&format!("A VM's has at most {} bytes", castra::layout::MAX_VM_NAME_BYTES)));
 }
+
+#[test]
+fn every_device_and_switch_is_documented() {
+    use castra::qemu::{DeviceModel, options::Switch};
+
+    for switch in Switch::ALL {
+        assert!(REFERENCE.contains(&format!("`{}`", switch.name())), "{}", switch.name());
+    }
+    for model in DeviceModel::ALL {
+        let name = format!("`{}`", model.name());
+        let row = REFERENCE.lines().find(|line| line.starts_with('|') && line.contains(&name));
+        let row = row.unwrap_or_else(|| panic!("no row of {name}"));
+        for property in model.properties().iter().map(|one| one.name()).filter(|one| *one != "id") {
+            assert!(row.contains(&format!("`{property}`")), "{property} is missing: {row}");
+        }
+    }
+    assert!(REFERENCE.contains(castra::qemu::options::UserArguments::VARIABLE));
+}

@@ -20,11 +20,16 @@ use super::grammar::{grammar, groups};
 use super::printer::Printer;
 
 /// What the environment changes, with what it is for.
-const ENVIRONMENT: [(&str, &str); 9] = [
+const ENVIRONMENT: [(&str, &str); 10] = [
     ("CASTRA_QEMU", "The QEMU to use instead of qemu-system-x86_64 of the PATH."),
     (
         "CASTRA_ACCELERATOR",
         "kvm, hvf or tcg: how the CPU is run, instead of what castra finds to be fastest.",
+    ),
+    (
+        "CASTRA_UNSAFE_QEMU_ARGS",
+        "Arguments for QEMU, separated by spaces, that castra neither has words for nor checks: they can show the guest \
+         every file of yours.",
     ),
     ("CASTRA_MIRROR", "A base URL that is asked for every download first."),
     ("CASTRA_OFFLINE", "Anything but 0 and false: never use the network, as with --offline."),

@@ -208,3 +208,21 @@ pub struct ManagedImagePaths {
     /// The manifest.
     pub manifest: PathBuf,
 }
+
+#[cfg(test)]
+mod tests {
+    /// Digests of descriptions are made over this text, and manifests keep them.
+    #[test]
+    fn a_description_is_written_as_ever() {
+        let catalog = crate::managed::Catalog::builtin();
+        let image = &catalog.images()[0];
+        assert_eq!(
+            serde_json::to_string(&image.profile).expect("written"),
+            r#"{"command_line":"root=/dev/vda rootfstype=ext4 rootflags=rw modules=ext4,virtio_blk,virtio_net,virtio-rng console=ttyS0 ds=nocloud","machine":"q35,sata=off,smbus=off,vmport=off","tcg_cpu":"qemu64,+rdrand","min_memory_mib":256,"devices":["virtio-rng-pci"]}"#
+        );
+        assert_eq!(
+            serde_json::to_string(&image.artifacts[0].pipeline[1]).expect("written"),
+            r#"{"step":"qemu-img-convert","input_format":"raw","output_format":"qcow2"}"#
+        );
+    }
+}

@@ -158,4 +158,20 @@ pub(super) mod tests {
         assert_eq!(sample().key(), sample().key());
         assert_eq!(sample().key().len(), 32);
     }
+
+    /// As castra 0.1.0 wrote it when machine, CPU and devices were plain text.
+    #[test]
+    fn keys_of_earlier_castras_stay_as_they_are() {
+        const WRITTEN: &str = r#"{"format":1,"image":{"name":"alpine-minimal","version":"v1"},"artifacts":[["rootfs","c0ffee"]],"agent":"a","qemu":"/usr/bin/qemu size=1 mtime=2","host":null,"machine":"q35,sata=off,smbus=off,vmport=off","accelerator":"tcg","cpu":"qemu64,+rdrand","cpus":1,"memory_mib":512,"disk_bytes":10737418240,"devices":["virtio-rng-pci","vmgenid,guid=auto"],"command_line":"console=ttyS0"}"#;
+        let read: Ingredients = serde_json::from_str(WRITTEN).expect("is read");
+        assert_eq!(serde_json::to_string(&read).expect("written"), WRITTEN);
+        assert_eq!(read.key(), "eb5879c4f3c09366020f4057de7c2e01");
+        let native = WRITTEN.replace("console=ttyS0", "");
+        let read: Ingredients = serde_json::from_str(&native).expect("is read");
+        assert_eq!(serde_json::to_string(&read).expect("written"), native);
+        for evil in ["virtio-rng-pci,romfile=/x", "usb-mtp,rootdir=/"] {
+            let planted = WRITTEN.replace("virtio-rng-pci", evil);
+            assert!(serde_json::from_str::<Ingredients>(&planted).is_err(), "{evil}");
+        }
+    }
 }

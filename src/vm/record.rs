@@ -300,4 +300,19 @@ mod tests {
         fs::write(&path, r#"{"format": 99, "shape": "unknown"}"#).expect("written");
         assert!(matches!(Record::load(&layout, "web"), Err(VmError::RecordTooNew { format: 99, .. })));
     }
+
+    #[test]
+    fn a_machine_of_an_earlier_castra_is_read_and_a_strangers_is_not() {
+        const WRITTEN: &str = r#"{"qemu":"/usr/bin/qemu size=1 mtime=2","host":null,"machine":"q35,sata=off,smbus=off,vmport=off","cpu":"qemu64,+rdrand","devices":["virtio-rng-pci","vmgenid,guid=auto"]}"#;
+        let read: MachineRecord = serde_json::from_str(WRITTEN).expect("is read");
+        assert_eq!(serde_json::to_string(&read).expect("written"), WRITTEN);
+        for (honest, evil) in [
+            ("virtio-rng-pci", "loader,file=/etc/passwd"),
+            ("q35,", "q35,firmware=/x,"),
+            ("+rdrand", "rdrand=on"),
+        ] {
+            let error = serde_json::from_str::<MachineRecord>(&WRITTEN.replacen(honest, evil, 1));
+            assert!(error.is_err(), "{evil}");
+        }
+    }
 }

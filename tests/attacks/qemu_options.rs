@@ -9,6 +9,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::fake::Fake;
 use crate::snapshot::{assert_untouched, snapshot};
+use crate::support::tool;
 
 /// A fake home with what a stranger would like to have, a project, and a record of all that any QEMU was told.
 struct Victim {
@@ -278,4 +279,35 @@ fn what_else_qemu_is_given_comes_from_the_user_alone() {
     victim.fake.set("CASTRA_UNSAFE_QEMU_ARGS", "-device usb-host,hostbus=1 -cpu max,pdpe1gb=on");
     victim.fake.run(&["up"]).ok();
     assert_eq!(victim.fake.state("vm"), "running");
+}
+
+#[test]
+fn the_description_of_an_archive_adds_nothing_to_a_machine() {
+    let victim = Victim::new();
+    victim.fake.run(&["image", "export", "tiny", "honest.tar"]).ok();
+    let unpacked = victim.fake.path().join("unpacked");
+    fs::create_dir(&unpacked).expect("a directory");
+    let (archive, evil) = (victim.fake.path().join("honest.tar"), victim.fake.path().join("evil.tar"));
+    let (directory, archive) = (unpacked.to_str().expect("UTF-8"), archive.to_str().expect("UTF-8"));
+    tool("tar", &["-xf", archive, "-C", directory]);
+    let description = unpacked.join("castra-image.json");
+    let mut text: Value =
+        serde_json::from_slice(&fs::read(&description).expect("a description")).expect("is JSON");
+    let profile = serde_json::json!({
+        "machine": "q35,firmware=/etc/passwd", "tcg_cpu": "max,model-id=x", "devices": ["loader,file=/etc/passwd"],
+    });
+    text["profile"] = profile.clone();
+    text["image"]["profile"] = profile;
+    fs::write(&description, text.to_string()).expect("written");
+    let blobs = (0..text["blobs"].as_array().expect("blobs").len()).map(|number| format!("blob-{number}"));
+    let members: Vec<String> = std::iter::once("castra-image.json".to_owned()).chain(blobs).collect();
+    let mut words = vec!["--format=ustar", "-cf", evil.to_str().expect("UTF-8"), "-C", directory];
+    words.extend(members.iter().map(String::as_str));
+    tool("tar", &words);
+    fs::remove_dir_all(victim.fake.cache()).expect("removed");
+    victim.fake.run(&["image", "import", "evil.tar"]).ok();
+    victim.fake.run(&["up", "--cold"]).ok();
+    let told = victim.told();
+    assert!(told.contains("-device\nvirtio-rng-pci\n"), "{told}");
+    assert!(!told.contains("/etc/passwd") && !told.contains("model-id"), "{told}");
 }

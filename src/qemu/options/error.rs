@@ -99,7 +99,7 @@ impl OptionError {
 /// Adds the only way in which QEMU gets options that are not in the lists.
 fn or_the_users(help: &str) -> String {
     format!(
-        "{help} Other options of QEMU's are yours alone to give: in the environment variable `{}`, never in a file.",
+        "{help} Only you can give QEMU any other option, in the environment variable `{}`; no file can.",
         UserArguments::VARIABLE
     )
 }

@@ -145,7 +145,7 @@ fn machine_unknown(e: &Evidence<'_>) -> Option<Diagnosis> {
     let line = line.split_once(": ").map_or(line, |(_program, said)| said);
     probably(
         format!("this QEMU does not have what the image's machine is made of: {line}"),
-        "Update QEMU, or change `machine`, `tcg_cpu` or `devices` of the image in castra.toml.",
+        "Update QEMU, or change `machine`, `cpu` or `devices` of the image in castra.toml.",
     )
 }
 

@@ -48,6 +48,7 @@ const BEYOND_SCHEMA: &[(&str, &[usize])] = &[
     ("memory", &[3, 5, 11]),
     ("overlays", &[0, 1, 2, 3, 6, 7, 8, 9]),
     ("pipelines", &[7]),
+    ("qemu_options", &[8, 14]),
     ("same_host_port", &[0]),
     ("same_name", &[0, 1]),
     ("state_directories", &[1, 2, 3]),

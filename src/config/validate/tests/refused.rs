@@ -525,3 +525,28 @@ fn a_path_without_a_digest_is_answered_with_it() {
         "{told}"
     );
 }
+
+#[test]
+fn refused_qemu_options() {
+    let with = |line: &str| image(&format!("{line}\nrootfs = {{ path = \"d\", sha256 = \"SHA\" }}"));
+    let devices = [
+        "loader,file=~/.ssh/id_ed25519,addr=0x20000,force-raw=on",
+        "usb-mtp,rootdir=/home/ada,readonly=off",
+        "virtio-rng",
+        "virtio-rng-pci,max-byte=1",
+        "virtio-rng-pci,rng=x",
+        "virtio-rng-pci,max-bytes=1k",
+        "e1000,romfile=/etc/passwd",
+        "usb-kbd,pcap=/home/ada/.bash_aliases",
+        "virtio-rng-pci,period=1,period=2",
+    ];
+    let mut documents: Vec<String> = devices
+        .iter()
+        .map(|device| with(&format!("devices = [\"qemu-xhci,id=usb\", \"{device}\"]")))
+        .collect();
+    let machines =
+        ["microvm", "q35,firmware=/x", "q35,sat=off", "q35,sata=maybe", "q35,sata", "q35,sata=off,sata=on"];
+    documents.extend(machines.iter().map(|machine| with(&format!("machine = \"{machine}\""))));
+    documents.extend(["a=b", "max,pdpe1gb=on", "max,+"].iter().map(|cpu| with(&format!("cpu = \"{cpu}\""))));
+    assert_refusals("qemu_options", &documents);
+}
