@@ -21,7 +21,7 @@ use super::error::VmError;
 use super::forwards;
 use super::leftovers::clean_up;
 use super::machine::{Image, machine, tcg_cpu};
-use super::record::{BootRecord, MachineRecord, Progress, Record, StartKind};
+use super::record::{BootRecord, MachineRecord, Progress, Record, RecordedMachine, StartKind};
 use super::suspended::host_of;
 use super::timeline::{Phase, Stopwatch};
 use super::up::{UpOptions, WaitFor};
@@ -397,6 +397,6 @@ pub(super) fn boot_record(
         sockets: sockets.directory().to_owned(),
         start,
         ready_ms: None,
-        machine: Some(machine),
+        machine: Some(RecordedMachine::Known(machine)),
     }
 }

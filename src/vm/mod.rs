@@ -67,7 +67,9 @@ pub use forwards::{PortOwner, port_owner};
 pub use layer::LayerRecord;
 pub use learn::last_starts;
 pub use projects::{ListedVm, Orphan, ProjectStatus, end_orphan, list_projects, orphans};
-pub use record::{BaseKind, BaseRecord, BootRecord, MachineRecord, Progress, Record, StartKind};
+pub use record::{
+    BaseKind, BaseRecord, BootRecord, MachineRecord, Progress, Record, RecordedMachine, StartKind,
+};
 pub use state::{Crash, VmState};
 pub use status::{
     VmStatus, make_ready, recorded_vm, running_vm, ssh_target, state_of, status, status_of, write_known_hosts,

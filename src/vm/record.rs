@@ -149,7 +149,33 @@ pub struct BootRecord {
     pub ready_ms: Option<u64>,
     /// The rest of the machine; nothing in a record of an earlier castra.
     #[serde(default)]
-    pub machine: Option<MachineRecord>,
+    pub machine: Option<RecordedMachine>,
+}
+
+/// The machine of a record, which a stranger may have written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum RecordedMachine {
+    /// One that this castra runs.
+    Known(MachineRecord),
+    /// One that it does not run: with options that it does not give to QEMU, or of another shape. It is kept as it is.
+    Unknown(serde_json::Value),
+}
+
+impl RecordedMachine {
+    /// The machine.
+    ///
+    /// # Errors
+    /// The reason why this castra does not run it.
+    pub(super) fn known(&self) -> Result<&MachineRecord, String> {
+        match self {
+            Self::Known(machine) => Ok(machine),
+            Self::Unknown(value) => Err(match serde_json::from_value::<MachineRecord>(value.clone()) {
+                Err(error) => error.to_string(),
+                Ok(_) => "it is not written as castra writes it".to_owned(),
+            }),
+        }
+    }
 }
 
 /// What a saved state must find again, beside CPUs, memory and accelerator.
@@ -304,15 +330,20 @@ mod tests {
     #[test]
     fn a_machine_of_an_earlier_castra_is_read_and_a_strangers_is_not() {
         const WRITTEN: &str = r#"{"qemu":"/usr/bin/qemu size=1 mtime=2","host":null,"machine":"q35,sata=off,smbus=off,vmport=off","cpu":"qemu64,+rdrand","devices":["virtio-rng-pci","vmgenid,guid=auto"]}"#;
-        let read: MachineRecord = serde_json::from_str(WRITTEN).expect("is read");
+        let read: RecordedMachine = serde_json::from_str(WRITTEN).expect("is read");
+        assert!(read.known().is_ok());
         assert_eq!(serde_json::to_string(&read).expect("written"), WRITTEN);
         for (honest, evil) in [
             ("virtio-rng-pci", "loader,file=/etc/passwd"),
             ("q35,", "q35,firmware=/x,"),
             ("+rdrand", "rdrand=on"),
         ] {
-            let error = serde_json::from_str::<MachineRecord>(&WRITTEN.replacen(honest, evil, 1));
-            assert!(error.is_err(), "{evil}");
+            let planted = WRITTEN.replacen(honest, evil, 1);
+            let read: RecordedMachine = serde_json::from_str(&planted).expect("is JSON");
+            assert!(read.known().is_err(), "{evil}");
+            // Not lost when the record is written again.
+            let again: serde_json::Value = serde_json::to_value(&read).expect("written");
+            assert_eq!(again, serde_json::from_str::<serde_json::Value>(&planted).expect("is JSON"));
         }
     }
 }

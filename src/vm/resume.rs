@@ -29,7 +29,7 @@ use super::error::VmError;
 use super::forwards;
 use super::leftovers::clean_up_run;
 use super::machine::machine;
-use super::record::{BootRecord, Progress, Record, StartKind};
+use super::record::{BootRecord, Progress, Record, RecordedMachine, StartKind};
 use super::suspend::{connect, unanswered};
 use super::suspended::SuspendRecord;
 use super::timeline::{Phase, Stopwatch};
@@ -189,7 +189,7 @@ fn spec(
     let mut spec = machine(request.plan, request.image, &files, &boot.accelerator, ssh_port);
     spec.cpus = boot.cpus;
     spec.memory_mib = boot.memory_mib;
-    if let Some(machine) = &boot.machine {
+    if let Some(Ok(machine)) = boot.machine.as_ref().map(RecordedMachine::known) {
         spec.machine.clone_from(&machine.machine);
         spec.cpu.clone_from(&machine.cpu);
         spec.devices.clone_from(&machine.devices);

@@ -26,7 +26,7 @@ use super::clock::{millis, since_epoch};
 use super::error::VmError;
 use super::journal;
 use super::leftovers::clean_up_run;
-use super::record::{BootRecord, Progress, Record, StartKind};
+use super::record::{BootRecord, Progress, Record, RecordedMachine, StartKind};
 use super::resume::{finish, put_back};
 use super::state::{VmState, observe};
 use super::status::{recorded_vm, refuse_frozen};
@@ -104,7 +104,7 @@ fn suspend_running(
     context: &RuntimeContext,
 ) -> Result<(), VmError> {
     let vm = record.name.clone();
-    let boot = record.boot.clone().filter(|boot| boot.machine.is_some());
+    let boot = record.boot.clone().filter(|boot| matches!(&boot.machine, Some(RecordedMachine::Known(_))));
     let boot = boot.ok_or_else(|| VmError::NotSuspendable { vm: vm.clone() })?;
     refuse_frozen(&vm, running_qemu(&layout.vm(&vm).pidfile()).as_ref())?;
     // Before anything is begun: a QEMU that does not answer cannot save anything, and need not be disturbed.

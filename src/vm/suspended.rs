@@ -79,7 +79,11 @@ impl SuspendRecord {
     ) -> Result<File, VmError> {
         let useless =
             |reason: &str| VmError::NotResumable { vm: record.name.clone(), reason: reason.to_owned() };
-        let machine = self.boot.machine.as_ref().ok_or_else(|| useless("its machine is not known"))?;
+        let recorded = self.boot.machine.as_ref().ok_or_else(|| useless("its machine is not known"))?;
+        let machine = recorded.known().map_err(|reason| {
+            let path = layout.vm(&record.name).record();
+            useless(&format!("{} describes a machine that castra does not run: {reason}", path.display()))
+        })?;
         if machine.qemu != binary.identity {
             return Err(useless("it was saved by another QEMU, or with other arguments of your own"));
         }

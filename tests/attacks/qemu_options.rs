@@ -230,7 +230,7 @@ fn a_planted_record_adds_nothing_to_a_machine() {
         ("cpu", Value::from("help")),
     ] {
         victim.fake.edit_record("vm", |record| record["suspended"]["boot"]["machine"][key] = value.clone());
-        victim.fake.run(&["up"]).code(65).says("vm.json");
+        victim.fake.run(&["up"]).code(65).says("vm.json").says("--discard-suspended");
         assert_eq!(victim.told(), "", "QEMU was started with {value}");
         fs::write(victim.fake.record("vm"), &honest).expect("written");
     }
