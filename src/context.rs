@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::cancel::Cancel;
+use crate::error::{Explain, Kind};
 use crate::layout::CacheLayout;
 use crate::report::Reporter;
 
@@ -64,9 +65,45 @@ impl Environment {
         self.text(name).is_some_and(|value| value != "0" && !value.eq_ignore_ascii_case("false"))
     }
 
+    /// The home directory.
+    ///
+    /// # Errors
+    /// [`NoHome`] if `HOME` is unset, empty or relative.
+    pub fn home(&self) -> Result<PathBuf, NoHome> {
+        self.absolute_path("HOME").ok_or_else(|| {
+            let value = self.get("HOME").map(|value| value.to_string_lossy().into_owned());
+            NoHome { value: value.map(|value| crate::harmless::harmless_text(&value)) }
+        })
+    }
+
     /// An absolute path; the XDG rules ignore relative ones.
     pub fn absolute_path(&self, name: &str) -> Option<PathBuf> {
         self.get(name).map(PathBuf::from).filter(|path| path.is_absolute())
+    }
+}
+
+/// `HOME` does not name a directory that castra could keep its cache in.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", match .value {
+    Some(value) => format!("HOME is `{value}`, which is not an absolute path"),
+    None => "HOME is not set".to_owned(),
+})]
+pub struct NoHome {
+    /// The variable's value, if it has one.
+    pub value: Option<String>,
+}
+
+impl Explain for NoHome {
+    fn kind(&self) -> Kind {
+        Kind::Usage
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some(
+            "Castra keeps its cache in ~/.cache/castra. Set HOME to your home directory, or XDG_CACHE_HOME to the \
+             absolute path of a directory for caches."
+                .to_owned(),
+        )
     }
 }
 
@@ -91,16 +128,25 @@ pub struct RuntimeContext {
 
 impl RuntimeContext {
     /// The context an environment describes. `CASTRA_OFFLINE`, `CASTRA_MIRROR` and the XDG
-    /// variables are honoured.
-    pub fn new(environment: Environment, reporter: Arc<dyn Reporter>, cancel: Cancel) -> Self {
-        let home = environment.absolute_path("HOME").unwrap_or_else(|| PathBuf::from("/"));
-        let cache_home = environment.absolute_path("XDG_CACHE_HOME").unwrap_or_else(|| home.join(".cache"));
+    /// variables are honoured; relative XDG directories are ignored, as the XDG specification says.
+    ///
+    /// # Errors
+    /// [`NoHome`] if the cache is to be in the home directory and `HOME` does not name one.
+    pub fn new(
+        environment: Environment,
+        reporter: Arc<dyn Reporter>,
+        cancel: Cancel,
+    ) -> Result<Self, NoHome> {
+        let cache_home = match environment.absolute_path("XDG_CACHE_HOME") {
+            Some(directory) => directory,
+            None => environment.home()?.join(".cache"),
+        };
         let runtime_root = match environment.absolute_path("XDG_RUNTIME_DIR") {
             Some(directory) => directory.join("castra"),
             // No login session (containers, cron, CI): a directory of this user alone; its owner is checked on use.
             None => PathBuf::from(format!("/tmp/castra-{}", rustix::process::getuid().as_raw())),
         };
-        Self {
+        Ok(Self {
             offline: environment.is_on("CASTRA_OFFLINE"),
             mirrors: environment.text("CASTRA_MIRROR").map(str::to_owned).into_iter().collect(),
             cache: CacheLayout::new(cache_home.join("castra")),
@@ -108,6 +154,6 @@ impl RuntimeContext {
             environment,
             reporter,
             cancel,
-        }
+        })
     }
 }

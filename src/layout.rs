@@ -11,6 +11,7 @@
 //!                                          machine.state: memory and devices of a suspended VM
 //!                                          boots/<unix ms>.json: the phases of its last starts
 //!   logs/                                  castra.log[.1]  image-manager.log  <vm>-console.log  <vm>-qemu.log
+//!   linked-from                            path of the link that leads here, where `.castra` is one
 //!   lock                                   shared by whoever changes a VM, held alone by `clean`
 //!   cache/                                 stands in for a cache that cannot be written to
 //!   quarantine/                            damaged files of images, moved aside
@@ -38,6 +39,8 @@ use crate::hex::hex;
 pub const CONFIG_FILE: &str = "castra.toml";
 /// Name of the default state root.
 pub const STATE_DIRECTORY: &str = ".castra";
+/// File of a state root behind a symbolic link, with the path of the link: see `config/state_link.rs`.
+pub const LINKED_FROM: &str = "linked-from";
 /// Names of an image's files.
 pub const ROOTFS: &str = "rootfs.qcow2";
 /// The kernel's name in an image's directory.

@@ -7,7 +7,6 @@ use sha2::{Digest as _, Sha256};
 
 use crate::config::{BaseImageSource, BootProfile, ManagedImageSelection, ProjectConfig, VmDefinition};
 use crate::hex::hex;
-use crate::layout::ProjectLayout;
 use crate::managed::{ArtifactRole, Catalog, ManagedDiskKind, ManagedImageSpec};
 use crate::report::ImageLabel;
 use crate::vm::{BaseKind, Record, VmError};
@@ -70,8 +69,7 @@ fn select(
 ) -> Result<Vec<VmDefinition>, VmError> {
     let is_declared = |name: &str| config.vms.iter().any(|vm| vm.name == name);
     let clones = records.values().filter(|record| !is_declared(&record.name));
-    let clones: Vec<VmDefinition> =
-        clones.filter_map(|record| definition_of_clone(record, &config.layout)).collect();
+    let clones: Vec<VmDefinition> = clones.filter_map(|record| definition_of_clone(record, config)).collect();
     let known: Vec<&str> = config.vms.iter().chain(&clones).map(|vm| vm.name.as_str()).collect();
     if let Some(unknown) = names.iter().find(|name| !known.contains(&name.as_str())) {
         return Err(VmError::unknown(unknown, &known));
@@ -82,7 +80,7 @@ fn select(
 }
 
 /// A clone is the machine that was cloned, without its ports: those are taken.
-fn definition_of_clone(record: &Record, layout: &ProjectLayout) -> Option<VmDefinition> {
+fn definition_of_clone(record: &Record, config: &ProjectConfig) -> Option<VmDefinition> {
     let cloned = record.cloned.as_ref().filter(|_| !record.is_unfinished_clone())?;
     let base_image = match &record.base.kind {
         BaseKind::Path(path) => BaseImageSource::Path(path.clone()),
@@ -97,7 +95,7 @@ fn definition_of_clone(record: &Record, layout: &ProjectLayout) -> Option<VmDefi
         description: Some(format!("clone of {}", cloned.of)),
         base_image,
         allow_backing_file: record.base.allow_backing_file,
-        overlay: record.overlay_path(layout),
+        overlay: config.bounds.disk(record.overlay_path(&config.layout)),
         cpus: cloned.cpus,
         memory_bytes: cloned.memory_mib << 20,
         disk_bytes: cloned.disk_bytes,

@@ -7,11 +7,11 @@
 //!   [`Event::Download`]s between [`Event::DownloadStarted`] and [`Event::DownloadFinished`]; last
 //!   [`Event::ImageReady`];
 //! - per VM, with a [`Event::VmPhase`] as each phase ends: image events, [`Event::AcceleratorChosen`], where a template is wanted [`Event::TemplateBaking`] with
-//!   [`Event::VmPhase`]s and [`Event::TemplateBaked`], or [`Event::TemplateRefused`]; [`Event::OverlayCreated`]?,
+//!   [`Event::VmPhase`]s and [`Event::TemplateBaked`], or [`Event::TemplateRefused`]; [`Event::ReadsOutside`]?, [`Event::OverlayCreated`]?,
 //!   [`Event::VmStarting`], [`Event::VmSlow`]?, [`Event::VmRunning`]; for a suspended VM [`Event::VmResuming`], [`Event::VmRunning`]; on the way
 //!   down [`Event::VmStopping`], [`Event::VmStopped`], or [`Event::VmSuspending`], [`Event::VmSuspended`].
 //!
-//! [`Event::Waiting`] and [`Event::Warning`] may come at any time. Events of different VMs interleave.
+//! [`Event::ProjectFound`] comes first, once a command. [`Event::Waiting`] and [`Event::Warning`] may come at any time. Events of different VMs interleave.
 
 use std::path::PathBuf;
 
@@ -134,6 +134,18 @@ pub enum Event {
     Warning {
         /// One or more lines.
         message: String,
+    },
+    /// The project in use is not that of the working directory, but of a directory above it.
+    ProjectFound {
+        /// The project's directory.
+        root: PathBuf,
+    },
+    /// The disk that is made for a VM is based on files outside the project.
+    ReadsOutside {
+        /// The VM.
+        vm: String,
+        /// The files.
+        paths: Vec<PathBuf>,
     },
     /// A VM has got a disk of its own.
     OverlayCreated {

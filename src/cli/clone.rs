@@ -19,7 +19,8 @@ pub(super) fn run(
     let config = project::config(args, context, printer)?;
     let (layout, vm, new) = (&config.layout, clone.vm.as_str(), clone.new.as_str());
     let declared = config.vms.iter().find(|declared| declared.name == new);
-    let overlay = declared.map_or_else(|| layout.overlay(new), |declared| declared.overlay.clone());
+    let overlay =
+        declared.map_or_else(|| config.bounds.default_disk(new), |declared| declared.overlay.clone());
     vm::check_clone(vm, new, &overlay, layout)?;
     let runs = vm::state_of(&vm::recorded_vm(Some(vm), layout)?, layout).is_alive();
     if runs {

@@ -120,8 +120,8 @@ struct Project {
 }
 
 impl Project {
-    fn context(&self) -> RuntimeContext {
-        RuntimeContext::new(self.environment.clone(), Arc::new(Silent), Cancel::new())
+    fn context(&self) -> Option<RuntimeContext> {
+        RuntimeContext::new(self.environment.clone(), Arc::new(Silent), Cancel::new()).ok()
     }
 
     fn config(&self, context: &RuntimeContext) -> Option<ProjectConfig> {
@@ -148,7 +148,7 @@ impl Project {
 
     /// Names of VMs, declared and recorded, with what they do.
     fn vms(&self, suffix: &str, typed: &OsStr) -> Vec<CompletionCandidate> {
-        let config = self.config(&self.context());
+        let config = self.context().and_then(|context| self.config(&context));
         let layout = match &config {
             Some(config) => Some(config.layout.clone()),
             None => {
@@ -173,7 +173,11 @@ impl Project {
 
     /// Names of images, those of the project and those of the catalog.
     fn images(&self, typed: &OsStr) -> Vec<CompletionCandidate> {
-        let own = self.config(&self.context()).map(|config| config.images).unwrap_or_default();
+        let own = self
+            .context()
+            .and_then(|context| self.config(&context))
+            .map(|config| config.images)
+            .unwrap_or_default();
         let catalog = Catalog::builtin();
         let candidate = |id: &str, description: &str| {
             let help = Some(description.to_owned()).filter(|text| !text.is_empty());

@@ -78,8 +78,14 @@ pub fn main() -> ExitCode {
 }
 
 fn run(args: &Args, environment: Environment, printer: &Arc<Printer>) -> Result<ExitCode> {
+    // What needs no cache needs no home either.
+    match &args.command {
+        Command::Completions(completions) => return completions::run(completions, printer),
+        Command::Man(man) => return man::run(man, printer),
+        _ => {}
+    }
     let cancel = Cancel::new();
-    let mut context = RuntimeContext::new(environment, printer.reporter(), cancel);
+    let mut context = RuntimeContext::new(environment, printer.reporter(), cancel)?;
     context.offline |= args.offline;
     if args.command.heeds_interrupts() {
         heed_interrupts(&context.cancel);

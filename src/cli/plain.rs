@@ -57,6 +57,11 @@ pub(super) fn line(event: &Event) -> Option<(String, Verbosity)> {
         Some(match event {
             Event::Waiting { what } => (format!("→ waiting for {what}…"), Normal),
             Event::Warning { message } => (format!("warning: {message}"), Normal),
+            Event::ProjectFound { root } => (format!("→ project {}", root.display()), Normal),
+            Event::ReadsOutside { vm, paths } => {
+                let paths: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+                (format!("→ {vm}: its disk is based on {}, outside the project", paths.join(", ")), Normal)
+            }
             Event::OverlayCreated { vm, path, size_bytes } => {
                 (format!("→ {vm}: new disk {} ({}, sparse)", path.display(), gibibytes(*size_bytes)), Normal)
             }

@@ -5,6 +5,7 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
@@ -40,18 +41,20 @@ pub(super) struct Printer {
     verbosity: Verbosity,
     json: bool,
     terminal: Option<Arc<TerminalReporter>>,
+    told_project: AtomicBool,
 }
 
 impl Printer {
     pub(super) fn new(verbosity: Verbosity, json: bool, environment: &Environment) -> Self {
         let dumb = environment.text("TERM").is_none_or(|terminal| terminal == "dumb");
         let draws = io::stderr().is_terminal() && !dumb && !json && verbosity != Verbosity::Quiet;
-        Self { verbosity, json, terminal: draws.then(|| Arc::new(TerminalReporter::new(verbosity))) }
+        let terminal = draws.then(|| Arc::new(TerminalReporter::new(verbosity)));
+        Self { verbosity, json, terminal, told_project: AtomicBool::new(false) }
     }
 
     /// One that says nothing; for a second look at something whose first look was told of.
     pub(super) fn quiet() -> Self {
-        Self { verbosity: Verbosity::Quiet, json: false, terminal: None }
+        Self { verbosity: Verbosity::Quiet, json: false, terminal: None, told_project: AtomicBool::new(true) }
     }
 
     /// Who hears the library's events.
@@ -100,6 +103,11 @@ impl Printer {
         let mut text = serde_json::to_string_pretty(&Document::new(content))?;
         text.push('\n');
         self.result(&harmless_json(&text))
+    }
+
+    /// Returns `true` once: a command reports its project only the first time that it looks for it.
+    pub(super) fn is_first_look(&self) -> bool {
+        !self.told_project.swap(true, Ordering::Relaxed)
     }
 
     /// Whether JSON was asked for.

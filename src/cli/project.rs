@@ -1,15 +1,17 @@
 //! Which project a command is about.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use crate::config::{ALLOW_OUTSIDE, Bounds, discover, load_or_default_project};
 use crate::config::{ConfigError, ConfigOptions, ProjectConfig, Surroundings, UnpinnedArtifact};
-use crate::config::{load_or_default_project, resolve_config_path};
 use crate::context::RuntimeContext;
 use crate::error::Result;
-use crate::layout::{ProjectLayout, STATE_DIRECTORY};
+use crate::files::normalise;
+use crate::layout::ProjectLayout;
 use crate::managed::Catalog;
-use crate::vm::Record;
+use crate::report::Event;
+use crate::vm::{self, Record};
 
 use super::args::Args;
 use super::error::CliError;
@@ -18,7 +20,7 @@ use super::printer::Printer;
 /// The configuration, its warnings shown.
 pub(super) fn config(args: &Args, context: &RuntimeContext, printer: &Printer) -> Result<ProjectConfig> {
     let config = load(&options(args), context)??;
-    printer.diagnostics(&config.warnings);
+    present(&config, args, context, printer)?;
     Ok(config)
 }
 
@@ -31,7 +33,7 @@ pub(super) fn config_or_unpinned(
 ) -> Result<Result<ProjectConfig, Vec<UnpinnedArtifact>>> {
     match load(&options(args), context)? {
         Ok(config) => {
-            printer.diagnostics(&config.warnings);
+            present(&config, args, context, printer)?;
             Ok(Ok(config))
         }
         Err(ConfigError::Invalid(diagnostics)) if diagnostics.only_unpinned().is_some() => {
@@ -50,18 +52,49 @@ pub(super) fn default_config(context: &RuntimeContext) -> Result<ProjectConfig> 
 /// default place is taken, if there is anything.
 pub(super) fn layout(args: &Args, context: &RuntimeContext, printer: &Printer) -> Result<ProjectLayout> {
     let broken = match load(&options(args), context)? {
-        Ok(config) => return Ok(config.layout),
+        Ok(config) => {
+            announce(&config.root, args, context, printer)?;
+            vm::check_readable(&config.layout)?;
+            return Ok(config.layout);
+        }
         Err(error) => error,
     };
     let directory = working_directory()?;
-    let root =
-        resolve_config_path(&options(args), &directory)?.and_then(|file| file.parent().map(PathBuf::from));
-    let layout = ProjectLayout::new(root.unwrap_or(directory).join(STATE_DIRECTORY));
+    let found = discover(&options(args), &directory)?;
+    let bounds = Bounds::new(found.root(&directory), &allowed_outside(context)?);
+    bounds.check_state_root().map_err(ConfigError::State)?;
+    let layout = bounds.layout();
+    vm::check_readable(&layout)?;
     if Record::names(&layout).is_empty() {
         return Err(broken.into());
     }
     printer.warning(&format!("{broken}\nGoing by what is in {}.", layout.state_root().display()));
     Ok(layout)
+}
+
+/// Shows what is to be known of a configuration before it is used: the project, unless it is the working directory's, and
+/// warnings. State that cannot be read is an error, not a project without VMs.
+fn present(config: &ProjectConfig, args: &Args, context: &RuntimeContext, printer: &Printer) -> Result<()> {
+    announce(&config.root, args, context, printer)?;
+    printer.diagnostics(&config.warnings);
+    Ok(vm::check_readable(&config.layout)?)
+}
+
+/// Reports a project that was found above the working directory.
+fn announce(root: &Path, args: &Args, context: &RuntimeContext, printer: &Printer) -> Result<()> {
+    if args.config.is_none() && working_directory()? != root && printer.is_first_look() {
+        context.reporter.report(&Event::ProjectFound { root: root.to_owned() });
+    }
+    Ok(())
+}
+
+/// Directories outside the project in which the user lets configurations place disks and state. Relative ones count from
+/// the working directory, as everywhere on a command line.
+fn allowed_outside(context: &RuntimeContext) -> Result<Vec<PathBuf>> {
+    let Some(value) = context.environment.get(ALLOW_OUTSIDE) else { return Ok(Vec::new()) };
+    let here = working_directory()?;
+    let paths = std::env::split_paths(value).filter(|path| !path.as_os_str().is_empty());
+    Ok(paths.map(|path| normalise(&here.join(path))).collect())
 }
 
 /// All records that can be read. One that cannot is told by whoever needs it.
@@ -76,16 +109,23 @@ pub(super) fn load(
     context: &RuntimeContext,
 ) -> Result<Result<ProjectConfig, ConfigError>> {
     let directory = working_directory()?;
-    Ok(with_surroundings(context, |surroundings| load_or_default_project(options, &directory, surroundings)))
+    with_surroundings(context, |surroundings| load_or_default_project(options, &directory, surroundings))
 }
 
 /// Does something with what the meaning of a configuration depends on.
-pub(super) fn with_surroundings<T>(context: &RuntimeContext, work: impl FnOnce(&Surroundings<'_>) -> T) -> T {
+///
+/// # Errors
+/// Those of the working directory.
+pub(super) fn with_surroundings<T>(
+    context: &RuntimeContext,
+    work: impl FnOnce(&Surroundings<'_>) -> T,
+) -> Result<T> {
     let home = context.environment.absolute_path("HOME");
     let catalog = Catalog::builtin();
     let known: Vec<(&str, &str)> =
         catalog.images().iter().map(|image| (image.id.as_str(), image.version.as_str())).collect();
-    work(&Surroundings { home: home.as_deref(), known_images: &known })
+    let allowed_outside = allowed_outside(context)?;
+    Ok(work(&Surroundings { home: home.as_deref(), known_images: &known, allowed_outside: &allowed_outside }))
 }
 
 pub(super) fn options(args: &Args) -> ConfigOptions {

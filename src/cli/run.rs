@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::command::Lifetime;
-use crate::config::{BaseImageSource, BootProfile, ManagedImageSelection, ProjectConfig};
+use crate::config::{BaseImageSource, BootProfile, Bounds, ManagedImageSelection, ProjectConfig};
 use crate::context::RuntimeContext;
 use crate::error::{Kind, Result};
 use crate::files::create_private_directory;
@@ -126,8 +126,8 @@ fn configuration(
 ) -> Result<ProjectConfig> {
     let mut config = project::default_config(context)?;
     let mut vm = config.vms.remove(0);
+    let mut root = config.root.clone();
     vm.name = vm::throwaway_name()?;
-    vm.overlay = layout.overlay(&vm.name);
     vm.cpus = run.cpus.unwrap_or(vm.cpus);
     vm.disk_bytes = run.disk.unwrap_or(vm.disk_bytes);
     if let Some(name) = &run.image {
@@ -144,8 +144,11 @@ fn configuration(
             disk: ManagedDiskKind::Rootfs,
         });
         (config.images, config.mirrors) = (declared.images, declared.mirrors);
+        root = declared.root;
     }
     vm.memory_bytes = run.memory.unwrap_or(vm.memory_bytes);
+    config.bounds = Arc::new(Bounds::of_cache(&root, layout));
+    vm.overlay = config.bounds.default_disk(&vm.name);
     config.layout = layout.clone();
     config.vms.push(vm);
     Ok(config)

@@ -4,15 +4,17 @@ use std::fs::{self, File, Metadata};
 use std::io::{self, ErrorKind, Read as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::Diagnostics;
+use super::bounds::Bounds;
 use super::defaults;
 use super::error::ConfigError;
 use super::project::{BaseImageSource, BootProfile, ManagedImageSelection, ProjectConfig, VmDefinition};
 use super::validate::name::safe_project_name;
 use super::validate::{self, Surroundings};
 use crate::files::normalise;
-use crate::layout::{CONFIG_FILE, ProjectLayout, STATE_DIRECTORY};
+use crate::layout::{CONFIG_FILE, STATE_DIRECTORY};
 
 /// Largest configuration that is read, in bytes; real ones have a few KiB.
 pub(super) const MAX_BYTES: u64 = 1 << 20;
@@ -29,31 +31,70 @@ pub struct ConfigOptions {
     pub skip_discovery: bool,
 }
 
-/// The file that is meant, absolute and normalised: `--config`, else the first `castra.toml` from the working
-/// directory upward to the root of the file system, else none.
+/// Project that a command is about. Paths are absolute and normalised.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Discovered {
+    /// The project of this `castra.toml`.
+    File(PathBuf),
+    /// The default project of this directory, which has a `.castra` and no `castra.toml`.
+    State(PathBuf),
+    /// Neither: the default project of the working directory.
+    Nothing,
+}
+
+impl Discovered {
+    /// The project's directory.
+    pub fn root<'a>(&'a self, working_directory: &'a Path) -> &'a Path {
+        match self {
+            Self::File(file) => file.parent().unwrap_or(file),
+            Self::State(root) => root,
+            Self::Nothing => working_directory,
+        }
+    }
+}
+
+/// Returns the project that is meant: `--config`, else the first directory with a `castra.toml` or a `.castra` from the
+/// working directory upward to the root of the file system, else none.
 ///
 /// # Errors
 /// [`ConfigError`] if the file named is not there, or the one found is no file, belongs to somebody it should
 /// not, or cannot even be looked for. A file that is broken or unreadable never counts as absent.
-pub fn resolve_config_path(
-    options: &ConfigOptions,
-    working_directory: &Path,
-) -> Result<Option<PathBuf>, ConfigError> {
+pub fn discover(options: &ConfigOptions, working_directory: &Path) -> Result<Discovered, ConfigError> {
     let working_directory = absolute(working_directory)?;
     if let Some(explicit) = &options.explicit {
-        return explicit_config(&normalise(&working_directory.join(explicit))).map(Some);
+        return explicit_config(&normalise(&working_directory.join(explicit))).map(Discovered::File);
     }
     if options.skip_discovery {
-        return Ok(None);
+        return Ok(Discovered::Nothing);
     }
+    let mut may_have_state = true;
     for directory in working_directory.ancestors() {
         let candidate = directory.join(CONFIG_FILE);
         if let Some(metadata) = look_at(&candidate)? {
             check_owner(&candidate, &metadata, directory)?;
-            return Ok(Some(candidate));
+            return Ok(Discovered::File(candidate));
+        }
+        // Nobody's project reaches across a directory like `/tmp`.
+        may_have_state = may_have_state && !is_others_playground(directory);
+        if may_have_state && has_own_state(directory) {
+            return Ok(Discovered::State(directory.to_owned()));
         }
     }
-    Ok(None)
+    Ok(Discovered::Nothing)
+}
+
+/// Returns the file of the project that [`discover`] finds, if it has one.
+///
+/// # Errors
+/// Those of [`discover`].
+pub fn resolve_config_path(
+    options: &ConfigOptions,
+    working_directory: &Path,
+) -> Result<Option<PathBuf>, ConfigError> {
+    Ok(match discover(options, working_directory)? {
+        Discovered::File(file) => Some(file),
+        Discovered::State(_) | Discovered::Nothing => None,
+    })
 }
 
 /// The project of the file that is meant, or the default project where there is none.
@@ -65,37 +106,42 @@ pub fn load_or_default_project(
     working_directory: &Path,
     surroundings: &Surroundings<'_>,
 ) -> Result<ProjectConfig, ConfigError> {
-    match resolve_config_path(options, working_directory)? {
-        Some(file) => validate::parse(&read(&file)?, &file, surroundings),
-        None => Ok(default_project(&absolute(working_directory)?)),
+    let found = discover(options, working_directory)?;
+    match &found {
+        Discovered::File(file) => validate::parse(&read(file)?, file, surroundings),
+        Discovered::State(_) | Discovered::Nothing => {
+            default_project(found.root(&absolute(working_directory)?), surroundings.allowed_outside)
+        }
     }
 }
 
 /// The project of a directory without `castra.toml`: one VM on the default image.
-fn default_project(root: &Path) -> ProjectConfig {
-    let layout = ProjectLayout::new(root.join(STATE_DIRECTORY));
+fn default_project(root: &Path, allowed_outside: &[PathBuf]) -> Result<ProjectConfig, ConfigError> {
+    let bounds = Arc::new(Bounds::new(root, allowed_outside));
+    bounds.check_state_root().map_err(ConfigError::State)?;
     let vm = VmDefinition {
         name: defaults::IMAGE.to_owned(),
         description: None,
         base_image: BaseImageSource::Managed(ManagedImageSelection::Default),
         allow_backing_file: false,
-        overlay: layout.overlay(defaults::IMAGE),
+        overlay: bounds.default_disk(defaults::IMAGE),
         cpus: defaults::CPUS,
         memory_bytes: defaults::MEMORY_BYTES,
         disk_bytes: defaults::DISK_BYTES,
         boot_profile: BootProfile::Managed,
         port_forwards: Vec::new(),
     };
-    ProjectConfig {
+    Ok(ProjectConfig {
         file: None,
         root: root.to_owned(),
         name: project_name_of(root),
-        layout,
+        layout: bounds.layout(),
+        bounds,
         vms: vec![vm],
         images: Default::default(),
         mirrors: Vec::new(),
         warnings: Diagnostics::default(),
-    }
+    })
 }
 
 /// The name of a project that does not give one: its directory's, made safe.
@@ -137,17 +183,41 @@ fn is_absence(error: &io::Error) -> bool {
 /// the default one. Root's own files are as trustworthy as the system.
 fn check_owner(file: &Path, metadata: &Metadata, directory: &Path) -> Result<(), ConfigError> {
     let me = rustix::process::geteuid().as_raw();
-    let owner = metadata.uid();
-    if owner == me || owner == 0 {
+    let unreadable = |path: &Path| {
+        let path = path.to_owned();
+        move |source| ConfigError::Unreadable { path, source }
+    };
+    // A symbolic link makes another file, perhaps root's, the configuration: its owner chose it.
+    let of_link = fs::symlink_metadata(file).map_err(unreadable(file))?;
+    let Some(owner) = [of_link.uid(), metadata.uid()].into_iter().find(|owner| *owner != me && *owner != 0)
+    else {
         return Ok(());
-    }
-    let mode = fs::metadata(directory)
-        .map_err(|source| ConfigError::Unreadable { path: directory.to_owned(), source })?
-        .mode();
+    };
+    let mode = fs::metadata(directory).map_err(unreadable(directory))?.mode();
     if mode & WORLD_WRITABLE == 0 {
         return Ok(());
     }
     Err(ConfigError::Planted { path: file.to_owned(), owner })
+}
+
+/// Returns `true` for a directory of another user that everybody may write to.
+fn is_others_playground(directory: &Path) -> bool {
+    let me = rustix::process::geteuid().as_raw();
+    fs::metadata(directory)
+        .is_ok_and(|metadata| metadata.uid() != me && metadata.mode() & WORLD_WRITABLE != 0)
+}
+
+/// Returns `true` for a directory with a `.castra` that is this user's, or is in this user's directory: there a `.castra` of
+/// root's is what `sudo castra` has left, and is reported by the commands that need it.
+fn has_own_state(directory: &Path) -> bool {
+    let me = rustix::process::geteuid().as_raw();
+    let Ok(state) = fs::symlink_metadata(directory.join(STATE_DIRECTORY)) else { return false };
+    let is_place = state.is_dir() || state.is_symlink();
+    let is_own_directory = || {
+        fs::metadata(directory)
+            .is_ok_and(|metadata| metadata.uid() == me && metadata.mode() & WORLD_WRITABLE == 0)
+    };
+    is_place && (state.uid() == me || is_own_directory())
 }
 
 /// The text of a file that was found.
@@ -211,7 +281,11 @@ mod tests {
     }
 
     fn load(options: &ConfigOptions, directory: &Path) -> Result<ProjectConfig, ConfigError> {
-        load_or_default_project(options, directory, &Surroundings { home: None, known_images: &KNOWN })
+        load_or_default_project(
+            options,
+            directory,
+            &Surroundings { home: None, known_images: &KNOWN, allowed_outside: &[] },
+        )
     }
 
     #[test]
@@ -370,6 +444,6 @@ mod tests {
         let [vm] = &project.vms[..] else { panic!("one VM") };
         assert_eq!(vm.name, "alpine-minimal");
         assert_eq!(vm.base_image, BaseImageSource::Managed(ManagedImageSelection::Default));
-        assert_eq!(vm.overlay, here.join(".castra/alpine-minimal-overlay.qcow2"));
+        assert_eq!(*vm.overlay, here.join(".castra/alpine-minimal-overlay.qcow2"));
     }
 }

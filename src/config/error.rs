@@ -3,8 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::Diagnostics;
 use super::validate::FORMAT;
+use super::{Diagnostics, OutOfBounds};
 use crate::error::{Explain, Kind, kind_of_io};
 
 /// The configuration cannot be had.
@@ -75,6 +75,9 @@ pub enum ConfigError {
         /// Its `version`.
         found: String,
     },
+    /// The project's state directory is not a place where castra may write.
+    #[error(transparent)]
+    State(OutOfBounds),
     /// It can be read but not used. Displays all problems, without colour; [`Diagnostics::render`] gives them
     /// with it.
     #[error("{} cannot be used ({})\n\n{_0}", _0.file().display(), _0.summary())]
@@ -87,6 +90,7 @@ impl Explain for ConfigError {
             Self::NotFound { .. } | Self::Dangling { .. } => Kind::NotFound,
             Self::Unreadable { source, .. } => kind_of_io(source),
             Self::Planted { .. } => Kind::Permission,
+            Self::State(problem) => problem.kind(),
             Self::NotAFile { .. }
             | Self::TooLarge { .. }
             | Self::NotUtf8 { .. }
@@ -116,6 +120,7 @@ impl Explain for ConfigError {
             }
             Self::NotUtf8 { .. } => "Save it as UTF-8; editors call it an encoding.",
             Self::TooNew { .. } => "Update Castra, or write the file in format 1 and set `version = \"1\"`.",
+            Self::State(problem) => return problem.hint(),
             // Each problem brings its own.
             Self::Invalid(_) => return None,
         };

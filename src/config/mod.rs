@@ -6,6 +6,7 @@
 //!                                   └► no file: defaults  └► diagnostics: every problem, at its place
 //! ```
 
+mod bounds;
 mod check;
 pub mod defaults;
 mod diagnostics;
@@ -13,17 +14,21 @@ mod discovery;
 mod error;
 mod json_schema;
 mod lines;
+mod out_of_bounds;
 mod project;
 mod schema;
+mod state_link;
 mod template;
 mod validate;
 
+pub use bounds::{ALLOW_OUTSIDE, Bounds, DiskPath};
 pub use check::{Checked, Finding, Machine, check};
 pub use diagnostics::{Diagnostic, Diagnostics, Position, Severity, UnpinnedArtifact};
-pub use discovery::{ConfigOptions, load_or_default_project, resolve_config_path};
+pub use discovery::{ConfigOptions, Discovered, discover, load_or_default_project, resolve_config_path};
 pub use error::ConfigError;
 pub use json_schema::{SCHEMA_URL, json_schema};
 pub use lines::{KeyLines, key_lines};
+pub use out_of_bounds::OutOfBounds;
 pub use project::{
     BaseImageSource, BootProfile, ManagedImageSelection, PortForward, ProjectConfig, Protocol, VmDefinition,
 };

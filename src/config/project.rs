@@ -1,10 +1,12 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Diagnostics;
+use super::bounds::{Bounds, DiskPath};
 use crate::layout::ProjectLayout;
 use crate::managed::{ManagedDiskKind, ManagedImageSpec};
 
@@ -19,6 +21,8 @@ pub struct ProjectConfig {
     pub name: String,
     /// Where everything is kept: `<root>/.castra` unless `state_dir` says otherwise.
     pub layout: ProjectLayout,
+    /// Directories in which the configuration may make castra write.
+    pub bounds: Arc<Bounds>,
     /// The VMs, in the file's order; at least one.
     pub vms: Vec<VmDefinition>,
     /// Images the user describes, by name.
@@ -42,7 +46,7 @@ pub struct VmDefinition {
     /// Whether a base image of the user's own may name other files that it stands on.
     pub allow_backing_file: bool,
     /// Its own disk. Absolute.
-    pub overlay: PathBuf,
+    pub overlay: DiskPath,
     /// Virtual CPUs, at least 1.
     pub cpus: u32,
     /// Memory, in bytes; whole MiB.

@@ -60,7 +60,8 @@ mod tests {
     const FILE: &str = "/nowhere/demo/castra.toml";
 
     fn parsed(text: &str) -> ProjectConfig {
-        let surroundings = Surroundings { home: None, known_images: &[("alpine-minimal", "v1")] };
+        let surroundings =
+            Surroundings { home: None, known_images: &[("alpine-minimal", "v1")], allowed_outside: &[] };
         parse(text, Path::new(FILE), &surroundings).unwrap_or_else(|error| panic!("{error}\n{text}"))
     }
 

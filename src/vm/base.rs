@@ -12,7 +12,9 @@ use crate::context::RuntimeContext;
 use crate::files::normalise;
 use crate::hex::hex;
 use crate::layout::{ProjectLayout, ROOTFS};
-use crate::managed::{ImageManager, ManagedImagePaths, ManagedImageSpec, sha256_of};
+use crate::managed::{
+    ArtifactSource, ImageManager, ManagedArtifactSpec, ManagedImagePaths, ManagedImageSpec, sha256_of,
+};
 use crate::plan::{BasePlan, VmPlan, content_of};
 use crate::qemu::{Disk, DiskError, Qcow2Header, QemuError};
 
@@ -45,11 +47,15 @@ pub fn check_own_disk(definition: &VmDefinition, path: &Path) -> Result<(), VmEr
 
 /// The user's own disk and what it stands on.
 fn look_at_own_disk(definition: &VmDefinition, path: &Path) -> Result<Vec<PathBuf>, VmError> {
-    let overlay = Some(&definition.overlay).filter(|overlay| overlay.exists()).cloned();
+    let overlay = Some(&definition.overlay).filter(|overlay| overlay.exists());
+    let overlay = overlay.map(|overlay| overlay.to_path_buf());
     let missing = || VmError::BaseMissing { vm: definition.name.clone(), base: path.to_owned(), overlay };
     match fs::metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(missing()),
         Err(source) => return Err(VmError::Disk { action: "read", path: path.to_owned(), source }),
+        Ok(metadata) if !metadata.is_file() => {
+            return Err(VmError::BaseNotAFile { vm: definition.name.clone(), base: path.to_owned() });
+        }
         Ok(_) => {}
     }
     Ok(files_of(path, definition.allow_backing_file)?)
@@ -63,6 +69,9 @@ pub(super) struct Base {
     pub(super) record: BaseRecord,
     /// The managed image it is, unless it is the user's own file.
     pub(super) image: Option<(ManagedImageSpec, ManagedImagePaths)>,
+    /// Files of this machine that its content comes from: the user's own disk and what that is based on, or local sources
+    /// of the image.
+    pub(super) sources: Vec<PathBuf>,
 }
 
 /// Sees to it that the VM's base image is there, fetching it if need be.
@@ -99,7 +108,13 @@ fn managed_base(spec: ManagedImageSpec, paths: ManagedImagePaths) -> Base {
         stamp: None,
         allow_backing_file: false,
     };
-    Base { disk: paths.disk.clone(), record, image: Some((spec, paths)) }
+    let local = |artifact: &ManagedArtifactSpec| match &artifact.source {
+        ArtifactSource::Path(path) => Some(path.clone()),
+        ArtifactSource::Url(_) | ArtifactSource::PythonPackage { .. } => None,
+    };
+    let mut sources: Vec<PathBuf> = spec.artifacts.iter().filter_map(local).collect();
+    sources.dedup();
+    Base { disk: paths.disk.clone(), record, image: Some((spec, paths)), sources }
 }
 
 /// A managed image's disk is hashed whatever its stamp says: this one time, since disks will stand on it from then on. The
@@ -135,7 +150,7 @@ fn user_base(
         stamp: Some(stamp),
         allow_backing_file: plan.definition.allow_backing_file,
     };
-    Ok(Base { disk: path.to_owned(), record, image: None })
+    Ok(Base { disk: path.to_owned(), record, image: None, sources: files })
 }
 
 /// The user's disk and what it stands on, if it may.

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{BootProfile, is_vm_name};
+use crate::config::{BootProfile, DiskPath, is_vm_name};
 use crate::context::RuntimeContext;
 use crate::failpoint::{self, Point};
 use crate::files::create_private_directory;
@@ -66,7 +66,7 @@ pub struct FrozenLayer {
 pub fn clone(
     vm: &str,
     new: &str,
-    overlay: &Path,
+    overlay: &DiskPath,
     layout: &ProjectLayout,
     context: &RuntimeContext,
 ) -> Result<Record, VmError> {
@@ -79,7 +79,7 @@ pub fn clone(
 fn clone_one(
     vm: &str,
     new: &str,
-    overlay: &Path,
+    overlay: &DiskPath,
     layout: &ProjectLayout,
     context: &RuntimeContext,
 ) -> Result<Record, VmError> {
@@ -107,11 +107,12 @@ fn clone_one(
 ///
 /// # Errors
 /// [`VmError::CloneExists`], [`VmError::BadName`], [`VmError::Unknown`].
-pub fn check_clone(vm: &str, new: &str, overlay: &Path, layout: &ProjectLayout) -> Result<(), VmError> {
+pub fn check_clone(vm: &str, new: &str, overlay: &DiskPath, layout: &ProjectLayout) -> Result<(), VmError> {
     recorded_vm(Some(vm), layout)?;
     if !is_vm_name(new) {
         return Err(VmError::BadName { name: new.to_owned() });
     }
+    confirm(new, overlay)?;
     let unfinished = Record::load(layout, new)?.is_some_and(|record| record.is_unfinished_clone());
     let is_there = layout.vm(new).record().exists() || overlay.exists();
     if vm == new || (is_there && !unfinished) {
@@ -120,9 +121,15 @@ pub fn check_clone(vm: &str, new: &str, overlay: &Path, layout: &ProjectLayout) 
     Ok(())
 }
 
+/// Checks that the configuration may have the clone's disk there, as things are at this moment.
+fn confirm(new: &str, overlay: &DiskPath) -> Result<(), VmError> {
+    let refused = |problem| VmError::DiskOutOfBounds { vm: new.to_owned(), problem: Box::new(problem) };
+    overlay.confirm().map(drop).map_err(refused)
+}
+
 struct Cloning<'a> {
     new: &'a str,
-    overlay: &'a Path,
+    overlay: &'a DiskPath,
     saved: SuspendRecord,
     layout: &'a ProjectLayout,
     context: &'a RuntimeContext,
@@ -198,7 +205,9 @@ impl Cloning<'_> {
         let layer = layer.unwrap_or_default();
         let directory = self.overlay.parent().unwrap_or(Path::new("/"));
         create_private_directory(directory).map_err(failed(self.overlay))?;
+        confirm(self.new, self.overlay)?;
         let temporary = self.new_overlay(directory, &relative(directory, &layer), &layer)?;
+        confirm(self.new, self.overlay)?;
         temporary.persist_noclobber(self.overlay).map_err(|error| failed(self.overlay)(error.error))?;
         File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed(self.overlay))?;
         let (from, to) =

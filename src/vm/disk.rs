@@ -2,10 +2,11 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path, PathBuf};
 
+use rustix::fs::OFlags;
 use tempfile::TempPath;
 
 use crate::config::defaults;
@@ -48,12 +49,14 @@ pub(super) fn ensure_vm_assets(
 ) -> Result<(ResolvedVmArtifacts, Record), VmError> {
     let (vm, overlay) = (&plan.definition.name, &plan.definition.overlay);
     let recorded = Record::load(layout, vm)?;
+    confirm_place(plan)?;
     let is_new = !overlay.exists();
     let mut record = if !is_new {
         check_overlay(plan, &base, recorded.as_ref(), layout, context)?;
         grow(plan, context)?;
         recorded.unwrap_or_else(|| Record::new(layout, vm, overlay, base.record.clone()))
     } else {
+        announce(plan, &base, context);
         let foundation = new_layer.as_ref().map(|layer| layout.layer(&layer.sha256));
         create(plan, foundation.as_ref().unwrap_or(&base.disk), context)?;
         let mut record = Record::new(layout, vm, overlay, base.record.clone());
@@ -64,6 +67,23 @@ pub(super) fn ensure_vm_assets(
     record.save(layout)?;
     failpoint::reach(Point::OverlayRecorded);
     Ok((ResolvedVmArtifacts { image: base.image, is_new }, record))
+}
+
+/// Checks that the configuration may have the VM's disk where it is, as things are at this moment.
+pub(super) fn confirm_place(plan: &VmPlan) -> Result<(), VmError> {
+    let definition = &plan.definition;
+    let refused =
+        |problem| VmError::DiskOutOfBounds { vm: definition.name.clone(), problem: Box::new(problem) };
+    definition.overlay.confirm().map(drop).map_err(refused)
+}
+
+/// Reports the files outside the project that the guest will read.
+fn announce(plan: &VmPlan, base: &Base, context: &RuntimeContext) {
+    let bounds = plan.definition.overlay.bounds();
+    let paths: Vec<PathBuf> = base.sources.iter().filter(|path| bounds.is_outside(path)).cloned().collect();
+    if !paths.is_empty() {
+        context.reporter.report(&Event::ReadsOutside { vm: plan.definition.name.clone(), paths });
+    }
 }
 
 /// The disk stands on this very base, directly or on a template's disk that does, and each is what it was when the disk
@@ -88,11 +108,11 @@ pub(super) fn check_overlay(
     let same_file = found == normalise(&base.disk)
         || matches!((found.canonicalize(), base.disk.canonicalize()), (Ok(found), Ok(disk)) if found == disk);
     if !same_file {
-        let (overlay, expected) = (overlay.clone(), base.disk.clone());
+        let (overlay, expected) = (overlay.to_path_buf(), base.disk.clone());
         return Err(VmError::ForeignOverlay { vm: vm.clone(), overlay, found, expected });
     }
     if recorded.is_some_and(|record| record.base.content != base.record.content) {
-        let (base, overlay) = (base.disk.clone(), overlay.clone());
+        let (base, overlay) = (base.disk.clone(), overlay.to_path_buf());
         return Err(VmError::BaseChanged { vm: vm.clone(), base, overlay });
     }
     Ok(())
@@ -100,7 +120,7 @@ pub(super) fn check_overlay(
 
 /// A layer that clones share was never written to since.
 fn check_frozen(plan: &VmPlan, layer: &Path, recorded: Option<&Record>) -> Result<(), VmError> {
-    let (vm, overlay) = (plan.definition.name.clone(), plan.definition.overlay.clone());
+    let (vm, overlay) = (plan.definition.name.clone(), plan.definition.overlay.to_path_buf());
     let base = layer.to_owned();
     let Ok(found) = DiskStamp::of(layer) else {
         return Err(VmError::BaseMissing { vm, base, overlay: Some(overlay) });
@@ -122,17 +142,21 @@ fn backing_of(disk: &Path) -> Result<PathBuf, VmError> {
 
 /// Makes the disk under a temporary name and publishes it by renaming.
 fn create(plan: &VmPlan, foundation: &Path, context: &RuntimeContext) -> Result<(), VmError> {
-    let overlay = &plan.definition.overlay;
+    let overlay = plan.definition.overlay.to_path_buf();
+    let overlay = &overlay;
     let directory = overlay.parent().unwrap_or(Path::new("/"));
     let failed = |source| VmError::Disk { action: "create", path: overlay.clone(), source };
     create_private_directory(directory).map_err(failed)?;
     let backing_file = relative(directory, foundation);
     let size_bytes = plan.definition.disk_bytes.max(Qcow2Header::read(foundation)?.virtual_bytes);
     require_space(directory, &Peak { overlay: OVERLAY_BYTES, ..Peak::default() })?;
+    // Directories were made since it was last looked at, perhaps through a link.
+    confirm_place(plan)?;
     let temporary = new_beside(overlay).map_err(failed)?;
     failpoint::reach(Point::OverlayBegun);
     create_overlay(&temporary, &backing_file, size_bytes)?;
     failpoint::reach(Point::OverlayMade);
+    confirm_place(plan)?;
     temporary.persist_noclobber(overlay).map_err(|error| failed(error.error))?;
     failpoint::reach(Point::OverlayPublished);
     File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)?;
@@ -156,12 +180,28 @@ pub(super) fn temporary_name(overlay: &Path) -> PathBuf {
 /// that directory. Always of the same name, so that what a killed castra left is found; the VM's lock is held.
 fn new_beside(overlay: &Path) -> io::Result<TempPath> {
     let path = temporary_name(overlay);
-    match fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
+    remove_unfinished_disk(&path)?;
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
     TempPath::try_from_path(path)
+}
+
+/// Removes what a castra that was killed left of a disk in the making: an empty file or the beginning of a qcow2. Anything
+/// else with that name is the user's.
+fn remove_unfinished_disk(path: &Path) -> io::Result<()> {
+    let flags = (OFlags::NONBLOCK | OFlags::NOFOLLOW).bits().cast_signed();
+    let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        file => file?,
+    };
+    let mut start = Vec::new();
+    let is_ours = file.metadata()?.is_file()
+        && file.take(4).read_to_end(&mut start).is_ok()
+        && (start.is_empty() || start == *b"QFI\xfb");
+    if !is_ours {
+        let why = format!("{} is in the way: it is not a disk in the making", path.display());
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, why));
+    }
+    fs::remove_file(path)
 }
 
 /// Makes the disk as large as the configuration asks for; never smaller, since that would cut data off.

@@ -2,7 +2,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::cancel::Interrupted;
-use crate::config::Protocol;
+use crate::config::{OutOfBounds, Protocol};
 use crate::error::{Explain, Kind};
 use crate::guest::{ControlError, InitrdError, KeyError};
 use crate::lock::LockError;
@@ -167,6 +167,26 @@ pub enum VmError {
         /// What is asked for.
         wanted: String,
     },
+    /// The disk is where castra must not write.
+    #[error("the disk of VM `{vm}` cannot be there: {problem}")]
+    DiskOutOfBounds {
+        /// The VM.
+        vm: String,
+        /// The reason.
+        problem: Box<OutOfBounds>,
+    },
+    /// The project's state belongs to another user.
+    #[error("cannot read {}, which belongs to {owner}", path.display())]
+    StateOfAnother {
+        /// The file or directory.
+        path: PathBuf,
+        /// Its owner, in words.
+        owner: String,
+        /// The project's state root.
+        state_root: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
     /// The base under a disk has changed.
     #[error("the base image of VM `{vm}` is not the one its disk was made on: {}", base.display())]
     BaseChanged {
@@ -186,6 +206,14 @@ pub enum VmError {
         base: PathBuf,
         /// The disk that stands on it, if there is one.
         overlay: Option<PathBuf>,
+    },
+    /// The base image is a FIFO, a device, a socket or a directory.
+    #[error("the base image of VM `{vm}` is not a regular file: {}", base.display())]
+    BaseNotAFile {
+        /// The VM.
+        vm: String,
+        /// Its base image.
+        base: PathBuf,
     },
     /// The disk does not stand on what it should.
     #[error("the disk {} of VM `{vm}` stands on {}, not on {}", overlay.display(), found.display(), expected.display())]

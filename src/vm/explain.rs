@@ -1,5 +1,6 @@
 //! What a [`VmError`] means for the exit code, and the way out of it.
 
+use crate::config::ALLOW_OUTSIDE;
 use crate::error::{Explain, Kind, kind_of_io};
 
 use super::error::VmError;
@@ -18,10 +19,13 @@ impl Explain for VmError {
             Self::Record { source, .. } | Self::Disk { source, .. } | Self::Random(source) => {
                 kind_of_io(source)
             }
+            Self::StateOfAnother { .. } => Kind::Permission,
+            Self::DiskOutOfBounds { problem, .. } => problem.kind(),
             Self::RecordDamaged { .. }
             | Self::RecordTooNew { .. }
             | Self::ImageChanged { .. }
             | Self::BaseChanged { .. }
+            | Self::BaseNotAFile { .. }
             | Self::ForeignOverlay { .. }
             | Self::NotResumable { .. } => Kind::Data,
             Self::Unknown { .. } | Self::NoneYet | Self::BaseMissing { .. } => Kind::NotFound,
@@ -148,10 +152,17 @@ impl VmError {
             {
                 Some(format!(
                     "Castra keeps its state beside your work: make {} writable for yourself, or work in a directory of your \
-                     own. `state_dir` in castra.toml names another place.",
+                     own. To keep the state elsewhere, name a directory as `state_dir` in castra.toml and in {ALLOW_OUTSIDE}.",
                     path.parent().unwrap_or(path).display()
                 ))
             }
+            Self::DiskOutOfBounds { problem, .. } => problem.hint(),
+            Self::BaseNotAFile { .. } => Some("Name a qcow2 file in `base_image`.".into()),
+            Self::StateOfAnother { state_root, .. } => Some(format!(
+                "Perhaps castra was run with sudo here. Nothing is lost: stop what runs by `sudo castra down`, then \
+                 `sudo chown -R \"$(id -u)\" {}` makes the VMs yours.",
+                state_root.display()
+            )),
             Self::ImageChanged { vm, .. } => Some(format!(
                 "Name the old image again, or give the new one a VM of its own under another name. To give up the disk \
                  of `{vm}`: castra down {vm} && castra clean --disks {vm}"

@@ -111,7 +111,8 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     fn context() -> RuntimeContext {
-        RuntimeContext::new(Environment::default(), Arc::new(Silent), Cancel::new())
+        let environment = Environment::of([("HOME", "/nowhere")]);
+        RuntimeContext::new(environment, Arc::new(Silent), Cancel::new()).expect("a context")
     }
 
     fn stop(layout: &ProjectLayout) {

@@ -74,7 +74,7 @@ pub(super) fn check(
         Ok(metadata) => metadata,
         Err(_) if comes_back(layer, layout, context) => return Ok(()),
         Err(_) => {
-            let overlay = Some(plan.definition.overlay.clone());
+            let overlay = Some(plan.definition.overlay.to_path_buf());
             return Err(VmError::BaseMissing { vm: vm.clone(), base: path, overlay });
         }
     };
@@ -83,7 +83,7 @@ pub(super) fn check(
     {
         return Ok(());
     }
-    Err(VmError::BaseChanged { vm: vm.clone(), base: path, overlay: plan.definition.overlay.clone() })
+    Err(VmError::BaseChanged { vm: vm.clone(), base: path, overlay: plan.definition.overlay.to_path_buf() })
 }
 
 fn comes_back(layer: Option<&LayerRecord>, layout: &ProjectLayout, context: &RuntimeContext) -> bool {

@@ -46,7 +46,7 @@ pub(super) fn machine(
         cpus: definition.cpus,
         memory_mib: definition.memory_bytes >> 20,
         memory: Memory::Own,
-        disk: Disk { path: definition.overlay.clone(), below: Vec::new() },
+        disk: Disk { path: definition.overlay.to_path_buf(), below: Vec::new() },
         boot: what_boots(plan, image, files.initramfs()),
         devices: devices(profile),
         network: Network::Full,

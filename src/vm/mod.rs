@@ -72,7 +72,8 @@ pub use record::{
 };
 pub use state::{Crash, VmState};
 pub use status::{
-    VmStatus, make_ready, recorded_vm, running_vm, ssh_target, state_of, status, status_of, write_known_hosts,
+    VmStatus, check_readable, make_ready, recorded_vm, running_vm, ssh_target, state_of, status, status_of,
+    write_known_hosts,
 };
 pub use suspend::suspend;
 pub use suspended::{DiskStamp, SuspendRecord};

@@ -157,7 +157,7 @@ mod tests {
 
     fn context(cache: &Path) -> RuntimeContext {
         let environment = Environment::of([("XDG_CACHE_HOME", cache)]);
-        RuntimeContext::new(environment, Arc::new(Silent), Cancel::new())
+        RuntimeContext::new(environment, Arc::new(Silent), Cancel::new()).expect("a home")
     }
 
     #[test]

@@ -24,7 +24,7 @@ use super::account::keep_timeline;
 use super::base::{Base, ensure_base};
 use super::boot::{BootRequest, PORT_ATTEMPTS, boot_record, free_port};
 use super::clock::millis;
-use super::disk::check_overlay;
+use super::disk::{check_overlay, confirm_place};
 use super::error::VmError;
 use super::forwards;
 use super::leftovers::clean_up_run;
@@ -65,6 +65,7 @@ pub(super) fn resume(
     state()?;
     let base = ensure_base(plan, layout, Some(&record), context)?;
     stopwatch.begin(Phase::Overlay);
+    confirm_place(plan)?;
     check_overlay(plan, &base, Some(&record), layout, context)?;
     let image = base.image.as_ref();
     let options = UpOptions { wait: WaitFor::Ready, ..options };

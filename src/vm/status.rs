@@ -1,7 +1,10 @@
 //! What is known of VMs without asking anybody: records and locks. Never blocks.
 
+use std::fs::{self, File};
+use std::io;
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 
 use crate::config::PortForward;
 use crate::context::RuntimeContext;
@@ -65,6 +68,51 @@ pub fn status(layout: &ProjectLayout) -> PerVm<VmStatus> {
             Some((name, status))
         })
         .collect()
+}
+
+/// Checks that all there is of the project's VMs can be read: a state root of root's, as `sudo castra` leaves it, is not an
+/// empty one.
+///
+/// # Errors
+/// [`VmError::StateOfAnother`].
+pub fn check_readable(layout: &ProjectLayout) -> Result<(), VmError> {
+    let unreadable = |path: &Path, source: io::Error| {
+        let denied = source.kind() == io::ErrorKind::PermissionDenied;
+        denied.then(|| VmError::StateOfAnother {
+            path: path.to_owned(),
+            owner: owner_of(path),
+            state_root: layout.state_root().to_owned(),
+            source,
+        })
+    };
+    for directory in [layout.state_root().to_owned(), layout.vms()] {
+        let entries = match fs::read_dir(&directory) {
+            Ok(entries) => entries,
+            Err(error) => match unreadable(&directory, error) {
+                Some(error) => return Err(error),
+                None => continue,
+            },
+        };
+        for entry in entries.flatten().filter(|_| directory == layout.vms()) {
+            let record = layout.vm(&entry.file_name().to_string_lossy()).record();
+            let looked = fs::symlink_metadata(&record).and_then(|_| File::open(&record));
+            if let Some(error) = looked.err().and_then(|error| unreadable(&entry.path(), error)) {
+                return Err(error);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn owner_of(path: &Path) -> String {
+    match fs::symlink_metadata(path).map(|metadata| metadata.uid()) {
+        Ok(0) => "root".to_owned(),
+        Ok(uid) if uid == rustix::process::geteuid().as_raw() => {
+            "you, without the right to read it".to_owned()
+        }
+        Ok(uid) => format!("another user (uid {uid})"),
+        Err(_) => "another user".to_owned(),
+    }
 }
 
 /// What is known of the VM of this name; nothing if it has no record.

@@ -9,7 +9,7 @@ use crate::config::{
 };
 use crate::context::RuntimeContext;
 use crate::error::{Explain as _, Kind, Result};
-use crate::layout::{ProjectLayout, STATE_DIRECTORY};
+use crate::layout::ProjectLayout;
 use crate::vm::{VmError, check_own_disk, check_port};
 
 use super::printer::Printer;
@@ -78,7 +78,7 @@ pub(super) fn run(options: &ConfigOptions, context: &RuntimeContext, printer: &P
     let checked = project::with_surroundings(context, |surroundings| {
         let layout = layout_of(options, context, &directory);
         config::check(options, &directory, surroundings, &Host { layout })
-    })?;
+    })??;
     let diagnostics = &checked.diagnostics;
     let usable = !diagnostics.has_errors();
     let result = ConfigChecked {
@@ -115,9 +115,8 @@ fn layout_of(options: &ConfigOptions, context: &RuntimeContext, directory: &Path
     match project::load(options, context) {
         Ok(Ok(config)) => config.layout,
         _ => {
-            let file = config::resolve_config_path(options, directory).ok().flatten();
-            let root = file.as_deref().and_then(Path::parent).unwrap_or(directory);
-            ProjectLayout::new(root.join(STATE_DIRECTORY))
+            let found = config::discover(options, directory).unwrap_or(config::Discovered::Nothing);
+            config::Bounds::new(found.root(directory), &[]).layout()
         }
     }
 }

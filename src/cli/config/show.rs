@@ -1,15 +1,16 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::config::{
-    BootProfile, ConfigOptions, KeyLines, PortForward, ProjectConfig, defaults, format_size, key_lines,
+    BaseImageSource, BootProfile, ConfigOptions, KeyLines, PortForward, ProjectConfig, defaults, format_size,
+    key_lines,
 };
 use crate::context::RuntimeContext;
 use crate::error::Result;
-use crate::managed::{Catalog, ManagedImageSpec};
+use crate::managed::{ArtifactSource, Catalog, ManagedImageSpec};
 use crate::plan::{BasePlan, Plan, VmPlan};
 
 use super::printer::Printer;
@@ -25,8 +26,27 @@ pub(in super::super) struct ConfigShown {
     project: String,
     /// Where the VMs' files are kept.
     state_directory: PathBuf,
+    /// Files outside the project that the configuration makes castra read or write; `null` where there are none.
+    outside: Option<OutsideShown>,
     /// What `up` would make of it.
     vms: Vec<VmShown>,
+}
+
+/// What a configuration reaches outside the project's directory.
+#[derive(Default, PartialEq, Eq, Serialize, JsonSchema)]
+struct OutsideShown {
+    /// Files that are read.
+    reads: Vec<PathShown>,
+    /// Files and directories that are written.
+    writes: Vec<PathShown>,
+}
+
+/// A path, and what names it.
+#[derive(PartialEq, Eq, Serialize, JsonSchema)]
+struct PathShown {
+    path: PathBuf,
+    /// In words.
+    why: String,
 }
 
 /// One VM, as `up` would start it.
@@ -76,6 +96,7 @@ pub(super) fn run(options: &ConfigOptions, context: &RuntimeContext, printer: &P
     let shown = ConfigShown {
         project: config.name.clone(),
         state_directory: config.layout.state_root().to_owned(),
+        outside: outside(&config),
         vms,
         file: config.file,
     };
@@ -84,6 +105,32 @@ pub(super) fn run(options: &ConfigOptions, context: &RuntimeContext, printer: &P
     }
     printer.show(&shown, &text(&shown))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Everything that the configuration names outside the project's directory, once each.
+fn outside(config: &ProjectConfig) -> Option<OutsideShown> {
+    let add = |list: &mut Vec<PathShown>, path: &Path, why: String| {
+        if config.bounds.is_outside(path) && !list.iter().any(|known| known.path == path) {
+            list.push(PathShown { path: path.to_owned(), why });
+        }
+    };
+    let mut shown = OutsideShown::default();
+    let state_root = config.layout.state_root();
+    add(&mut shown.writes, state_root, "state directory".to_owned());
+    for vm in &config.vms {
+        if let BaseImageSource::Path(path) = &vm.base_image {
+            add(&mut shown.reads, path, format!("base image of VM `{}`", vm.name));
+        }
+        if !vm.overlay.starts_with(state_root) {
+            add(&mut shown.writes, &vm.overlay, format!("disk of VM `{}`", vm.name));
+        }
+    }
+    for artifact in config.images.values().flat_map(|image| &image.artifacts) {
+        if let ArtifactSource::Path(path) = &artifact.source {
+            add(&mut shown.reads, path, "source of an image".to_owned());
+        }
+    }
+    (shown != OutsideShown::default()).then_some(shown)
 }
 
 fn show_vm(plan: &VmPlan, lines: &KeyLines, config: &ProjectConfig) -> VmShown {
@@ -117,7 +164,7 @@ fn show_vm(plan: &VmPlan, lines: &KeyLines, config: &ProjectConfig) -> VmShown {
         cpus: Setting::new(definition.cpus, line("cpus"), "default"),
         memory_bytes: Setting::new(definition.memory_bytes, line("memory"), memory_why),
         disk_bytes: Setting::new(definition.disk_bytes, line("disk"), "default"),
-        overlay: Setting::new(definition.overlay.clone(), line("overlay"), &own_overlay),
+        overlay: Setting::new(definition.overlay.to_path_buf(), line("overlay"), &own_overlay),
         port_forwards: Setting::new(definition.port_forwards.clone(), line("port_forwards"), "default"),
         warnings: plan.warnings.clone(),
     }
@@ -157,6 +204,12 @@ fn text(shown: &ConfigShown) -> String {
     ];
     let rows: Vec<[String; 2]> = head.into_iter().map(|(key, value)| [key.to_owned(), value]).collect();
     let mut text = table(&rows);
+    if let Some(outside) = &shown.outside {
+        let row = |what: &str, path: &PathShown| row(what, path.path.display().to_string(), &path.why);
+        let reads = outside.reads.iter().map(|path| row("reads", path));
+        let rows: Vec<_> = reads.chain(outside.writes.iter().map(|path| row("writes", path))).collect();
+        text.push_str(&format!("\noutside the project\n{}", table(&rows)));
+    }
     for vm in &shown.vms {
         let rows = [
             row("image", vm.image.value.clone(), &vm.image.why),

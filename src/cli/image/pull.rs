@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::config::{BaseImageSource, ManagedImageSelection, UnpinnedArtifact};
+use crate::config::{BaseImageSource, ConfigError, ManagedImageSelection, UnpinnedArtifact};
 use crate::error::Result;
 use crate::layout::{ProjectLayout, STATE_DIRECTORY};
 use crate::managed::{ImageError, ImageManager, ManagedImagePaths, ManagedImageSpec};
@@ -35,6 +35,7 @@ pub(super) fn run(names: &[String], face: &Face) -> Result<ExitCode> {
         Ok(config) => Project::of(config, face.context),
         Err(unpinned) => return Err(tell_digests(&unpinned, face)?.into()),
     };
+    project.config.bounds.claim_state_root().map_err(ConfigError::State)?;
     let images = if names.is_empty() { what_vms_need(&project)? } else { named(names, &project)? };
     if images.is_empty() {
         face.printer.tip("No VM here needs a managed image.");

@@ -17,16 +17,17 @@ mod vm;
 mod tests;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use toml::de::{DeTable, DeValue};
 
 use self::image::Images;
+use super::bounds::Bounds;
 use super::check::Machine;
 use super::diagnostics::{Problem, Problems, quoted};
 use super::error::ConfigError;
 use super::project::ProjectConfig;
 use super::schema::{Fields, Key, key, to_i128, wrong_type};
-use crate::layout::{ProjectLayout, STATE_DIRECTORY};
 
 const VERSION: Key = key("version", "\"1\"");
 const PROJECT: Key = key("project", "{ name = \"demo\" }");
@@ -44,6 +45,8 @@ pub struct Surroundings<'a> {
     /// Id and version of each image of the catalog. Of several versions the newest comes first: it is what a
     /// VM gets that names none.
     pub known_images: &'a [(&'a str, &'a str)],
+    /// Directories outside the project in which the user lets a configuration place disks and state, absolute.
+    pub allowed_outside: &'a [PathBuf],
 }
 
 /// The directory that paths of a file are relative to.
@@ -51,6 +54,7 @@ pub struct Surroundings<'a> {
 struct Place<'a> {
     root: &'a Path,
     home: Option<&'a Path>,
+    allowed_outside: &'a [PathBuf],
 }
 
 /// What reading a VM needs to know of the rest of the file.
@@ -59,7 +63,7 @@ struct Scope<'a> {
     file: &'a Path,
     root: &'a Path,
     home: Option<&'a Path>,
-    layout: &'a ProjectLayout,
+    bounds: &'a Arc<Bounds>,
     known_images: &'a [(&'a str, &'a str)],
     images: &'a Images,
 }
@@ -100,8 +104,8 @@ impl Problem for DocumentProblem {
     }
 }
 
-/// Validates the text of the file `file` (absolute and normalised), without touching the disk but for the
-/// digest of an artifact's file that has none yet.
+/// Validates the text of the file `file` (absolute and normalised), looking at the disk only for symbolic
+/// links, for what is where a disk is to be made, and for the digest of an artifact's file that has none yet.
 ///
 /// # Errors
 /// [`ConfigError::TooNew`], else [`ConfigError::Invalid`] with every problem.
@@ -134,6 +138,8 @@ pub(super) fn examine(
     if has_errors {
         return Err(ConfigError::Invalid(Box::new(diagnostics)));
     }
+    // What the file itself chooses was checked at its place; this is the default, which may be a link.
+    draft.bounds.check_state_root().map_err(ConfigError::State)?;
     Ok(ProjectConfig { warnings: diagnostics, ..draft })
 }
 
@@ -145,8 +151,8 @@ fn read_document(
     problems: &mut Problems,
 ) -> ProjectConfig {
     let root = file.parent().unwrap_or(file);
-    let place = Place { root, home: surroundings.home };
-    let (name, layout) = read_project(&mut fields, &place, problems);
+    let place = Place { root, home: surroundings.home, allowed_outside: surroundings.allowed_outside };
+    let (name, bounds) = read_project(&mut fields, &place, problems);
     let images = fields
         .value(image::IMAGES)
         .map(|value| image::read_images(value, &place, surroundings.known_images, problems))
@@ -155,7 +161,7 @@ fn read_document(
         file,
         root,
         home: surroundings.home,
-        layout: &layout,
+        bounds: &bounds,
         known_images: surroundings.known_images,
         images: &images,
     };
@@ -172,7 +178,8 @@ fn read_document(
         vms: drafts.into_iter().map(vm::VmDraft::into_definition).collect(),
         images: images.specs,
         mirrors: images.mirrors,
-        layout,
+        layout: bounds.layout(),
+        bounds,
         warnings: super::Diagnostics::default(),
     }
 }
@@ -208,12 +215,12 @@ fn read_project(
     document: &mut Fields<'_>,
     place: &Place<'_>,
     problems: &mut Problems,
-) -> (String, ProjectLayout) {
+) -> (String, Arc<Bounds>) {
     let default_name = super::discovery::project_name_of(place.root);
-    let default_layout = ProjectLayout::new(place.root.join(STATE_DIRECTORY));
-    let Some(value) = document.value(PROJECT) else { return (default_name, default_layout) };
+    let default_bounds = Arc::new(Bounds::new(place.root, place.allowed_outside));
+    let Some(value) = document.value(PROJECT) else { return (default_name, default_bounds) };
     let Some(mut fields) = Fields::of(value, PROJECT, "[project]".to_owned(), problems) else {
-        return (default_name, default_layout);
+        return (default_name, default_bounds);
     };
     let name = fields.string(NAME, problems).map_or(default_name, |text| {
         if let Err(problem) = name::check_project_name(text.get_ref()) {
@@ -221,19 +228,22 @@ fn read_project(
         }
         (*text.get_ref()).to_owned()
     });
-    let layout = read_state_dir(&mut fields, place, problems).map_or(default_layout, ProjectLayout::new);
+    let bounds = read_state_dir(&mut fields, place, problems).map_or(default_bounds, Arc::new);
     fields.warn_unknown(problems);
-    (name, layout)
+    (name, bounds)
 }
 
-fn read_state_dir(fields: &mut Fields<'_>, place: &Place<'_>, problems: &mut Problems) -> Option<PathBuf> {
+fn read_state_dir(fields: &mut Fields<'_>, place: &Place<'_>, problems: &mut Problems) -> Option<Bounds> {
     let text = fields.string(STATE_DIR, problems)?;
     match path::resolve(text.get_ref(), place.root, place.home) {
         Ok(path) if place.root.starts_with(&path) => {
             problems.error(text.span(), &DocumentProblem::StateHoldsProject(path));
             None
         }
-        Ok(path) => Some(path),
+        Ok(path) => Bounds::new(place.root, place.allowed_outside)
+            .with_state_root(path)
+            .map_err(|problem| problems.error(text.span(), &problem))
+            .ok(),
         Err(problem) => {
             problems.error(text.span(), &problem);
             None

@@ -5,6 +5,7 @@ use std::collections::hash_map::Entry;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use super::super::bounds::DiskPath;
 use super::super::check::Machine;
 use super::super::defaults;
 use super::super::diagnostics::{Problem, Problems, quoted};
@@ -212,15 +213,15 @@ fn check_overlays(drafts: &[VmDraft], problems: &mut Problems) {
             BaseImageSource::Managed(_) => None,
         })
         .collect();
-    let mut taken: HashMap<&Path, &VmDraft> = HashMap::new();
+    let mut taken: HashMap<PathBuf, &VmDraft> = HashMap::new();
     for draft in drafts.iter().filter(|draft| draft.name_span.is_some()) {
-        let overlay = draft.vm.overlay.as_path();
+        let overlay: &Path = &draft.vm.overlay;
         let here = draft.overlay_span.clone().unwrap_or_else(|| draft.span.clone());
         if let Some(there) = bases.get(overlay) {
             let problem = VmProblem::OverlayIsBase(overlay.to_owned());
             problems.error_because_of(here.clone(), &problem, there.clone(), "the base image");
         }
-        match taken.entry(overlay) {
+        match taken.entry(draft.vm.overlay.resolved()) {
             Entry::Vacant(free) => drop(free.insert(draft)),
             // Two VMs of one name share their default overlay too: the name's problem says it all.
             Entry::Occupied(earlier) if earlier.get().vm.name == draft.vm.name => {}
@@ -244,9 +245,9 @@ fn check_overlays_against_images(drafts: &[VmDraft], images: &Images, problems: 
             ArtifactSource::Url(_) | ArtifactSource::PythonPackage { .. } => None,
         })
         .collect();
-    for draft in drafts.iter().filter(|draft| sources.contains(&draft.vm.overlay.as_path())) {
+    for draft in drafts.iter().filter(|draft| sources.contains(&&*draft.vm.overlay)) {
         let here = draft.overlay_span.clone().unwrap_or_else(|| draft.span.clone());
-        problems.error(here, &VmProblem::OverlayIsBase(draft.vm.overlay.clone()));
+        problems.error(here, &VmProblem::OverlayIsBase(draft.vm.overlay.to_path_buf()));
     }
 }
 
@@ -270,19 +271,22 @@ fn read_overlay(
     name: &str,
     scope: &Scope<'_>,
     problems: &mut Problems,
-) -> (PathBuf, Option<Range<usize>>) {
-    let default = scope.layout.overlay(name);
+) -> (DiskPath, Option<Range<usize>>) {
+    let default = scope.bounds.default_disk(name);
     let Some(text) = fields.string(OVERLAY, problems) else { return (default, None) };
     match path::resolve_file(text.get_ref(), scope.root, scope.home) {
         Ok(path) => {
             if scope.root.starts_with(&path)
-                || scope.layout.state_root().starts_with(&path)
+                || scope.bounds.layout().state_root().starts_with(&path)
                 || path == scope.file
             {
                 let problem = VmProblem::OverlayReplaces { vm: title.to_owned(), path: path.clone() };
                 problems.error(text.span(), &problem);
+            } else if let Err(problem) = scope.bounds.disk(path.clone()).confirm() {
+                problems.error(text.span(), &problem);
             }
-            (path, Some(text.span()))
+            // Compared with other disks in either case.
+            (scope.bounds.disk(path), Some(text.span()))
         }
         Err(problem) => {
             problems.error(text.span(), &problem);

@@ -28,7 +28,7 @@ impl Fixture {
         let root = tempfile::tempdir().expect("a directory");
         let at = |name: &str| root.path().join(name);
         let environment = Environment::of([("XDG_CACHE_HOME", at("cache")), ("XDG_RUNTIME_DIR", at("run"))]);
-        let context = RuntimeContext::new(environment, Arc::new(Silent), Cancel::new());
+        let context = RuntimeContext::new(environment, Arc::new(Silent), Cancel::new()).expect("a home");
         let layout = ProjectLayout::new(at("project").join(".castra"));
         let fixture = Self { root, layout, context };
         for version in ["v1", "v2"] {

@@ -11,7 +11,7 @@ fn a_minimal_file_gets_every_default() {
     assert_eq!(project.name, "project");
     assert_eq!(project.root, Path::new("/project"));
     assert_eq!(project.layout.state_root(), Path::new("/project/.castra"));
-    assert_eq!(dev.overlay, Path::new("/project/.castra/dev-overlay.qcow2"));
+    assert_eq!(&*dev.overlay, Path::new("/project/.castra/dev-overlay.qcow2"));
     assert_eq!(
         (dev.cpus, dev.memory_bytes, dev.disk_bytes),
         (defaults::CPUS, defaults::MEMORY_BYTES, defaults::DISK_BYTES)
@@ -30,7 +30,7 @@ fn every_key_of_a_vm() {
         version = "0.1.0"
         [project]
         name = "Adas machine"
-        state_dir = "~/state"
+        state_dir = "vms/state"
         [[vms]]
         name = "web"
         description = "the server"
@@ -44,10 +44,10 @@ fn every_key_of_a_vm() {
     );
     let web = &project.vms[0];
     assert_eq!(project.name, "Adas machine");
-    assert_eq!(project.layout.state_root(), Path::new("/home/ada/state"));
+    assert_eq!(project.layout.state_root(), Path::new("/project/vms/state"));
     assert_eq!(web.description.as_deref(), Some("the server"));
     assert_eq!(web.base_image, BaseImageSource::Path("/images/debian.qcow2".into()));
-    assert_eq!(web.overlay, Path::new("/project/disks/web.qcow2"));
+    assert_eq!(&*web.overlay, Path::new("/project/disks/web.qcow2"));
     assert_eq!((web.cpus, web.memory_bytes, web.disk_bytes), (4, 512 << 20, 20 << 30));
     assert_eq!(web.boot_profile, BootProfile::Native);
     let tcp = PortForward { host: 8080, guest: 80, protocol: Protocol::Tcp };

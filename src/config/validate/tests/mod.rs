@@ -14,7 +14,8 @@ const KNOWN: [(&str, &str); 3] = [("alpine-minimal", "v2"), ("alpine-minimal", "
 const SHA: &str = "8f58945cd972f31b8a7e3116d2b33cdb4298e6b3c0609c0bfd083964678afffb";
 
 fn parsed(text: &str) -> Result<ProjectConfig, ConfigError> {
-    let surroundings = Surroundings { home: Some(Path::new("/home/ada")), known_images: &KNOWN };
+    let surroundings =
+        Surroundings { home: Some(Path::new("/home/ada")), known_images: &KNOWN, allowed_outside: &[] };
     parse(text, Path::new(FILE), &surroundings)
 }
 
@@ -48,6 +49,7 @@ const BEYOND_SCHEMA: &[(&str, &[usize])] = &[
     ("memory", &[3, 5, 11]),
     ("overlays", &[0, 1, 2, 3, 6, 7, 8, 9]),
     ("pipelines", &[7]),
+    ("places", &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]),
     ("qemu_options", &[8, 14]),
     ("same_host_port", &[0]),
     ("same_name", &[0, 1]),

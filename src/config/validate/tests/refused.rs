@@ -218,6 +218,24 @@ overlay = "disk.qcow2""#
 }
 
 #[test]
+fn refused_places() {
+    let overlays = [
+        r#"overlay = "~/.ssh/authorized_keys""#,
+        r#"overlay = "../other/disk.qcow2""#,
+        r#"overlay = ".git/hooks/post-checkout""#,
+        r#"overlay = "sub/.castra/web-overlay.qcow2""#,
+        r#"overlay = ".castra/vms/dev/vm.json""#,
+        r#"overlay = ".castra/layer-0123456789abcdef.qcow2""#,
+    ];
+    let states = each(
+        &format!("[project]\nstate_dir = @\n{}", vm("")),
+        &[r#""../other/.castra""#, r#""~/.ssh""#, r#"".git/castra""#, r#""sub/.castra""#],
+    );
+    let documents: Vec<String> = overlays.iter().map(|line| vm(line)).chain(states).collect();
+    assert_refusals("places", &documents);
+}
+
+#[test]
 fn refused_state_directories() {
     let documents = each(
         &format!("[project]\nstate_dir = @\n{}", vm("")),
