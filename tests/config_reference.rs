@@ -31,7 +31,11 @@ sha256 = "2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae"
 
 fn parsed(text: &str) -> Result<ProjectConfig, ConfigError> {
     let known_images = [("alpine-minimal", "v1"), ("alpine-pypi", "v1")];
-    let surroundings = Surroundings { home: Some(Path::new("/home/ada")), known_images: &known_images };
+    let surroundings = Surroundings {
+        home: Some(Path::new("/home/ada")),
+        known_images: &known_images,
+        allowed_outside: &[],
+    };
     parse(text, Path::new("/project/castra.toml"), &surroundings)
 }
 

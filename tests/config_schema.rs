@@ -89,7 +89,8 @@ fn hostile_documents_are_refused() {
 
 /// What the parser says of a document.
 fn told(text: &str) -> String {
-    let surroundings = Surroundings { home: None, known_images: &[("alpine-minimal", "v1")] };
+    let surroundings =
+        Surroundings { home: None, known_images: &[("alpine-minimal", "v1")], allowed_outside: &[] };
     match parse(text, Path::new("/project/castra.toml"), &surroundings) {
         Ok(project) => project.warnings.to_string(),
         Err(error) => error.to_string(),

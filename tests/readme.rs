@@ -23,7 +23,7 @@ fn its_configuration_is_valid() {
     assert!(!blocks.is_empty(), "the example is gone");
     for block in blocks {
         let known_images = [("alpine-minimal", "v1"), ("alpine-pypi", "v1")];
-        let surroundings = Surroundings { home: None, known_images: &known_images };
+        let surroundings = Surroundings { home: None, known_images: &known_images, allowed_outside: &[] };
         let project = parse(block, Path::new("/project/castra.toml"), &surroundings);
         let project = project.unwrap_or_else(|error| panic!("{error}"));
         assert!(project.warnings.is_empty(), "{}", project.warnings);

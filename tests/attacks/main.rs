@@ -5,13 +5,13 @@
 
 #![cfg(target_os = "linux")]
 
-// The stand-in for QEMU is built with this feature only, which `cargo xtask test` always asks for.
-#[cfg(feature = "fail-points")]
-#[allow(dead_code, reason = "others use the rest")]
+mod discovery;
+#[allow(dead_code, reason = "made for the tests of lives; this one uses a part")]
 #[path = "../support/fake.rs"]
 mod fake;
-#[cfg(feature = "fail-points")]
 mod qemu_options;
 mod snapshot;
+mod state_links;
 #[path = "../support/mod.rs"]
 mod support;
+mod writes_outside;

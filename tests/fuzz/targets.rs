@@ -36,7 +36,11 @@ pub(crate) fn manifest(data: &[u8]) {
 /// `castra.toml`, and whatever is said about it.
 pub(crate) fn config(data: &[u8]) {
     let known_images = [("alpine-minimal", "v1"), ("alpine-pypi", "v1")];
-    let surroundings = Surroundings { home: Some(Path::new("/home/ada")), known_images: &known_images };
+    let surroundings = Surroundings {
+        home: Some(Path::new("/home/ada")),
+        known_images: &known_images,
+        allowed_outside: &[],
+    };
     let text = String::from_utf8_lossy(data);
     match parse(&text, Path::new("/project/castra.toml"), &surroundings) {
         Ok(project) => assert!(!project.vms.is_empty(), "a project has a VM"),

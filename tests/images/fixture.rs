@@ -43,7 +43,7 @@ impl Fixture {
         for (name, value) in variables {
             environment = environment.with(name, value);
         }
-        let context = RuntimeContext::new(environment, events.clone(), Cancel::new());
+        let context = RuntimeContext::new(environment, events.clone(), Cancel::new()).expect("a home");
         Self { directory, events, context, patience: patience() }
     }
 

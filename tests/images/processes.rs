@@ -25,7 +25,8 @@ fn helper() {
     let spec: ManagedImageSpec =
         serde_json::from_str(&std::env::var(SPEC).expect("is given")).expect("is a description");
     let project = ProjectLayout::new(std::env::var_os(STATE_ROOT).expect("is given").into());
-    let context = RuntimeContext::new(Environment::of_process(), Arc::new(Silent), Cancel::new());
+    let context =
+        RuntimeContext::new(Environment::of_process(), Arc::new(Silent), Cancel::new()).expect("a home");
     let manager = ImageManager::new(&project).with_patience(patience());
     if let Err(error) = manager.ensure_image(&spec, &context) {
         std::fs::write(std::env::var_os(ERROR).expect("is given"), shown(error)).expect("writes");

@@ -17,7 +17,7 @@ use super::tool;
 pub(crate) fn alpine() -> ManagedImagePaths {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let environment = Environment::of_process().with("XDG_CACHE_HOME", super::image_cache());
-    let context = RuntimeContext::new(environment, Arc::new(Silent), Cancel::new());
+    let context = RuntimeContext::new(environment, Arc::new(Silent), Cancel::new()).expect("a home");
     let catalog = Catalog::builtin();
     let image = catalog.find("alpine-pypi", "v1").expect("is in the catalog");
     let manager = ImageManager::new(&ProjectLayout::new(target.join("alpine")));
