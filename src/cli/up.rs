@@ -1,6 +1,5 @@
 use std::process::ExitCode;
 
-use crate::config::ConfigError;
 use crate::context::RuntimeContext;
 use crate::error::{Error, Result};
 use crate::layout::ProjectLayout;
@@ -50,7 +49,6 @@ pub(super) fn bring_up(
     options: UpOptions,
 ) -> Result<Vec<(String, Result<UpOutcome>)>> {
     let config = project::config(args, context, printer)?;
-    config.bounds.claim_state_root().map_err(ConfigError::State)?;
     let mut context = context.clone();
     context.mirrors.extend(config.mirrors.iter().cloned());
     let plan = Plan::new(&config, names, &Catalog::builtin(), &project::records(&config.layout))?;

@@ -303,6 +303,24 @@ mod tests {
     }
 
     #[test]
+    fn the_nearest_project_is_taken_with_a_file_or_without() {
+        let (_guard, root) = directory();
+        let deep = root.join("a/b/c");
+        fs::create_dir_all(&deep).expect("directories");
+        write(&root.join(CONFIG_FILE), MINIMAL.as_bytes());
+        let found = |directory: &Path| discover(&ConfigOptions::default(), directory).expect("no error");
+        assert_eq!(found(&deep), Discovered::File(root.join(CONFIG_FILE)));
+        // A file of this name is no state.
+        fs::write(root.join("a/b").join(STATE_DIRECTORY), "").expect("a file");
+        assert_eq!(found(&deep), Discovered::File(root.join(CONFIG_FILE)));
+        fs::create_dir(root.join("a").join(STATE_DIRECTORY)).expect("a directory");
+        assert_eq!(found(&deep), Discovered::State(root.join("a")));
+        assert_eq!(load(&ConfigOptions::default(), &deep).expect("the default").root, root.join("a"));
+        write(&root.join("a").join(CONFIG_FILE), MINIMAL.as_bytes());
+        assert_eq!(found(&deep), Discovered::File(root.join("a").join(CONFIG_FILE)));
+    }
+
+    #[test]
     fn discovery_can_be_skipped_and_a_named_file_wins() {
         let (_guard, root) = directory();
         write(&root.join(CONFIG_FILE), MINIMAL.as_bytes());

@@ -98,6 +98,13 @@ pub fn up(
     context: &RuntimeContext,
     options: UpOptions,
 ) -> PerVm<UpOutcome> {
+    if let Some(Err(problem)) = plan.vms.first().map(|vm| vm.definition.overlay.bounds().claim_state_root()) {
+        let refused = |vm: &VmPlan| {
+            let (vm, problem) = (vm.definition.name.clone(), Box::new(problem.clone()));
+            (vm.clone(), Err(VmError::DiskOutOfBounds { vm, problem }))
+        };
+        return plan.vms.iter().map(refused).collect();
+    }
     projects::note(layout, context);
     journal::keep("up", layout, context, |context| {
         thread::scope(|scope| {

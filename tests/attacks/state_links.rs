@@ -45,6 +45,14 @@ fn a_link_of_the_users_to_a_bigger_disk_works() {
     fake.run(&["down", "--force"]).ok();
     fake.run(&["up"]).ok();
     fake.run(&["down", "--force"]).ok();
+    // Every way to a first start takes the directory.
+    for arguments in [&["restart"][..], &["image", "pull"]] {
+        let (fake, target) = with_target();
+        link(&fake, &target);
+        fake.run(arguments).ok();
+        fake.run(&["up"]).ok();
+        fake.run(&["down", "--force"]).ok();
+    }
 }
 
 #[test]
