@@ -20,7 +20,7 @@ use super::grammar::{grammar, groups};
 use super::printer::Printer;
 
 /// What the environment changes, with what it is for.
-const ENVIRONMENT: [(&str, &str); 10] = [
+const ENVIRONMENT: &[(&str, &str)] = &[
     ("CASTRA_QEMU", "The QEMU to use instead of qemu-system-x86_64 of the PATH."),
     (
         "CASTRA_ACCELERATOR",
@@ -30,6 +30,10 @@ const ENVIRONMENT: [(&str, &str); 10] = [
         "CASTRA_UNSAFE_QEMU_ARGS",
         "Arguments for QEMU, separated by spaces, that castra neither has words for nor checks: they can show the guest \
          every file of yours.",
+    ),
+    (
+        "CASTRA_ALLOW_OUTSIDE",
+        "Places outside a project, separated by colons, in which its castra.toml may keep disks and state.",
     ),
     ("CASTRA_MIRROR", "A base URL that is asked for every download first."),
     ("CASTRA_OFFLINE", "Anything but 0 and false: never use the network, as with --offline."),
