@@ -60,6 +60,12 @@ pub fn frozen_layer(overlay: &Path, id: &str) -> PathBuf {
     overlay.with_file_name(format!("layer-{id}.qcow2"))
 }
 
+/// Returns `true` for a directory that holds the records of VMs, whatever its name: a state directory.
+pub fn is_state_root(path: &Path) -> bool {
+    let Ok(vms) = std::fs::read_dir(path.join("vms")) else { return false };
+    vms.flatten().any(|vm| vm.path().join("vm.json").is_file())
+}
+
 /// Whether this is the name of a lock beside an image, see [`ImagesLayout::lock`].
 pub fn is_image_lock(name: &str) -> bool {
     name.starts_with('.') && name.ends_with(".lock")

@@ -1,5 +1,6 @@
 //! The grammar of the command line. Only words and their help: nothing is decided here.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -326,11 +327,13 @@ pub(super) enum Reach {
 #[command(override_usage = "castra cp [OPTIONS] <SRC>... <DST>")]
 #[command(after_help = "A path in a VM is written VM:PATH, or :PATH where there is only one VM.\n\n\
     Examples:\n  castra cp ./site :/srv/            copies the directory site into /srv\n  \
-    castra cp web:/var/log/messages .  copies one file here")]
+    castra cp web:/var/log/messages .  copies one file here\n  \
+    castra cp ':/etc/*.conf' conf/     copies all that match\n\n\
+    A path with a / before its first colon is one of this machine: ./a:b")]
 pub(super) struct Cp {
     /// What to copy, and last where to
     #[arg(required = true, num_args = 2.., value_names = ["SRC", "DST"])]
-    pub(super) paths: Vec<String>,
+    pub(super) paths: Vec<OsString>,
     /// Log in as this user of the guest
     #[arg(short, long, default_value = "root")]
     pub(super) user: String,

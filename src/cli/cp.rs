@@ -1,3 +1,5 @@
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -5,62 +7,99 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::context::RuntimeContext;
-use crate::error::Result;
-use crate::guest::ssh::{self, Copied, Target};
+use crate::error::{Error, Kind, Result};
+use crate::guest::ssh::{self, Copied, SshError, Target};
 use crate::harmless::harmless_text;
 use crate::report::Event;
 
 use super::args::{Args, Cp};
 use super::error::CliError;
-use super::exec;
 use super::printer::Printer;
+use super::{exec, exit};
 
 /// Copies between this machine and one VM.
 pub(super) fn run(cp: &Cp, args: &Args, context: &RuntimeContext, printer: &Printer) -> Result<ExitCode> {
     let job = Job::of(&cp.paths)?;
     let target = exec::target(job.vm.as_deref(), &cp.user, args, context, printer)?;
     refuse_many_onto_a_file(&job, &target)?;
-    let mut copies = Vec::new();
+    // A copy that is interrupted removes what it has begun.
+    super::heed_interrupts(&context.cancel);
+    let (mut copies, mut failures) = (Vec::new(), Vec::new());
     for source in &job.sources {
-        let (copied, bytes) = copy(&job, source, &target, context)?;
-        let skipped: Vec<String> =
-            copied.skipped.iter().map(|path| path.to_string_lossy().into_owned()).collect();
-        for name in &skipped {
-            // A name that the guest chose.
-            let name = harmless_text(name);
-            printer.warning(&format!("{name} is neither file, directory nor link: left out"));
+        let shown = source.to_string_lossy().into_owned();
+        match copy(&job, source, &target, context) {
+            Ok((copied, bytes)) => copies.push(Copy::of(shown, copied, bytes, &mut failures, printer)),
+            Err(error) if job.sources.len() == 1 || ends_all(&error) => return Err(error.into()),
+            Err(error) => failures.push(error.into()),
         }
-        copies.push(Copy { source: source.clone(), bytes, skipped });
     }
     printer.show(&Copies { copies }, "")?;
-    Ok(ExitCode::SUCCESS)
+    failures.iter().for_each(|failure| printer.error(failure));
+    Ok(failures.first().map_or(ExitCode::SUCCESS, |first| exit::of_kind(first.kind())))
 }
 
-/// What was copied.
+/// Returns `true` for errors that all further sources would meet, too.
+fn ends_all(error: &SshError) -> bool {
+    use crate::error::Explain as _;
+    error.is_before_login() || matches!(error.kind(), Kind::Interrupted | Kind::Unavailable)
+}
+
+/// Outcome of all copies.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct Copies {
     /// One a source.
     copies: Vec<Copy>,
 }
 
-/// One source and what came of it.
+/// Outcome of the copy of one source.
 #[derive(Serialize, JsonSchema)]
 struct Copy {
     /// As it was named.
     source: String,
     /// Bytes of its files.
     bytes: u64,
-    /// What is neither file, directory nor link, and was left out.
+    /// Entries that are neither file, directory nor link, and were left out.
     skipped: Vec<String>,
+    /// State directories of Castra's, which were left out.
+    states: Vec<String>,
+    /// Messages of what could not be copied.
+    failed: Vec<String>,
 }
 
-/// What is to be copied where.
+impl Copy {
+    /// Warns of what was left out, and moves the failures where they are printed last.
+    fn of(source: String, copied: Copied, bytes: u64, failures: &mut Vec<Error>, printer: &Printer) -> Self {
+        let text = |path: &std::path::PathBuf| path.to_string_lossy().into_owned();
+        let skipped: Vec<String> = copied.skipped.iter().map(text).collect();
+        let states: Vec<String> = copied.states.iter().map(text).collect();
+        for name in &skipped {
+            // A name that the guest chose.
+            let name = harmless_text(name);
+            printer.warning(&format!("{name} is neither file, directory nor link: left out"));
+        }
+        for name in &states {
+            let name = harmless_text(name);
+            printer.warning(&format!("{name} holds keys and disks of VMs: left out; name it to copy it"));
+        }
+        for path in &copied.incomplete {
+            printer.warning(&format!("{} is incomplete, since its copy failed", path.display()));
+        }
+        let failed = copied.failed.iter().map(ToString::to_string).collect();
+        failures.extend(copied.failed.into_iter().map(Error::from));
+        if !skipped.is_empty() {
+            failures.push(CliError::LeftOut { count: skipped.len(), tree: source.clone() }.into());
+        }
+        Self { source, bytes, skipped, states, failed }
+    }
+}
+
+/// Sources, destination and direction of a copy.
 #[derive(Debug, PartialEq, Eq)]
 struct Job {
     direction: Direction,
     vm: Option<String>,
-    sources: Vec<String>,
-    destination: String,
+    sources: Vec<OsString>,
+    destination: OsString,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,28 +110,33 @@ enum Direction {
 
 /// A path as it was written: of this machine, or of a VM.
 enum Place<'a> {
-    Here(&'a str),
-    InVm { vm: Option<&'a str>, path: &'a str },
+    Here(&'a OsStr),
+    InVm { vm: Option<&'a str>, path: &'a OsStr },
 }
 
 impl<'a> Place<'a> {
     /// `VM:PATH` or `:PATH`; whatever has a `/` before its first colon is a path of this machine, as scp has it.
-    fn of(text: &'a str) -> Self {
-        match text.split_once(':') {
-            Some(("", path)) => Self::InVm { vm: None, path },
-            Some((vm, path)) if !vm.contains('/') => Self::InVm { vm: Some(vm), path },
+    fn of(text: &'a OsStr) -> Self {
+        let bytes = text.as_bytes();
+        let Some(colon) = bytes.iter().position(|byte| *byte == b':') else { return Self::Here(text) };
+        let path = OsStr::from_bytes(&bytes[colon + 1..]);
+        match std::str::from_utf8(&bytes[..colon]) {
+            Ok("") => Self::InVm { vm: None, path },
+            Ok(vm) if !vm.contains('/') => Self::InVm { vm: Some(vm), path },
+            // No VM has a name that is not UTF-8.
             _ => Self::Here(text),
         }
     }
 }
 
 impl Job {
-    fn of(paths: &[String]) -> Result<Self, CliError> {
+    fn of(paths: &[OsString]) -> Result<Self, CliError> {
+        let text = || paths.iter().map(|path| path.to_string_lossy().into_owned()).collect();
         let (sources, destination) = match paths {
             [sources @ .., destination] => (sources, destination),
             [] => return Err(CliError::NothingRemote { paths: Vec::new() }),
         };
-        let too_many = || CliError::TooManyRemotes { paths: paths.to_vec() };
+        let too_many = || CliError::TooManyRemotes { paths: text() };
         let places: Vec<Place> = sources.iter().map(|source| Place::of(source)).collect();
         match Place::of(destination) {
             Place::InVm { vm, path } => {
@@ -109,9 +153,9 @@ impl Job {
                     Place::InVm { vm, path } => Some((vm.map(str::to_owned), (*path).to_owned())),
                     Place::Here(_) => None,
                 };
-                let remote: Vec<(Option<String>, String)> = places.iter().filter_map(there).collect();
+                let remote: Vec<(Option<String>, OsString)> = places.iter().filter_map(there).collect();
                 let vm = remote.first().map(|(vm, _)| vm.clone());
-                let vm = vm.ok_or_else(|| CliError::NothingRemote { paths: paths.to_vec() })?;
+                let vm = vm.ok_or_else(|| CliError::NothingRemote { paths: text() })?;
                 if remote.len() < places.len() || remote.iter().any(|(other, _)| *other != vm) {
                     return Err(too_many());
                 }
@@ -130,26 +174,36 @@ fn refuse_many_onto_a_file(job: &Job, target: &Target) -> Result<()> {
     let is_directory = match job.direction {
         Direction::OutOfVm => Path::new(&job.destination).is_dir(),
         Direction::IntoVm => {
-            let test = ["test", "-d", &job.destination].map(Into::into).to_vec();
+            let test = vec!["test".into(), "-d".into(), job.destination.clone()];
             ssh::capture(target, test, 0)?.exit.is_success()
         }
     };
-    if is_directory { Ok(()) } else { Err(CliError::NotADirectory { path: job.destination.clone() }.into()) }
+    let path = || job.destination.to_string_lossy().into_owned();
+    if is_directory { Ok(()) } else { Err(CliError::NotADirectory { path: path() }.into()) }
 }
 
-fn copy(job: &Job, source: &str, target: &Target, context: &RuntimeContext) -> Result<(Copied, u64)> {
+fn copy(
+    job: &Job,
+    source: &OsStr,
+    target: &Target,
+    context: &RuntimeContext,
+) -> Result<(Copied, u64), SshError> {
+    let path = source.to_string_lossy().into_owned();
     let mut done_bytes = 0;
     let mut progress = |bytes| {
         done_bytes += bytes;
-        context.reporter.report(&Event::Copy { path: source.to_owned(), done_bytes });
+        context.reporter.report(&Event::Copy { path: path.clone(), done_bytes });
     };
+    let (cancel, destination) = (&context.cancel, &job.destination);
     let copied = match job.direction {
-        Direction::IntoVm => ssh::upload(target, Path::new(source), &job.destination, &mut progress),
-        Direction::OutOfVm => ssh::download(target, source, Path::new(&job.destination), &mut progress),
+        Direction::IntoVm => ssh::upload_until(cancel, target, Path::new(source), destination, &mut progress),
+        Direction::OutOfVm => {
+            ssh::download_until(cancel, target, source, Path::new(destination), &mut progress)
+        }
     };
     // Takes a bar away, so it comes first; what is told of a failure is not that it finished.
     let total_bytes = copied.is_ok().then_some(done_bytes);
-    context.reporter.report(&Event::CopyFinished { path: source.to_owned(), total_bytes });
+    context.reporter.report(&Event::CopyFinished { path, total_bytes });
     Ok((copied?, done_bytes))
 }
 
@@ -158,7 +212,7 @@ mod tests {
     use super::*;
 
     fn job(paths: &[&str]) -> Result<Job, CliError> {
-        Job::of(&paths.iter().map(|path| (*path).to_owned()).collect::<Vec<_>>())
+        Job::of(&paths.iter().map(OsString::from).collect::<Vec<_>>())
     }
 
     #[test]
@@ -167,7 +221,7 @@ mod tests {
         assert_eq!((into.direction, into.vm.as_deref()), (Direction::IntoVm, Some("web")));
         assert_eq!(into.sources, ["a", "./b:c"]);
         let out = job(&[":/etc/hosts", ":/etc/motd", "."]).expect("out of the VM");
-        assert_eq!((out.direction, out.vm, out.destination.as_str()), (Direction::OutOfVm, None, "."));
+        assert_eq!((out.direction, out.vm, out.destination.to_str()), (Direction::OutOfVm, None, Some(".")));
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub(super) enum CliError {
     NobodyToAsk,
     #[error("several things cannot be copied onto {path}, which is no directory")]
     NotADirectory { path: String },
+    #[error("{count} of the entries of {tree} could not be copied, since they are no files")]
+    LeftOut { count: usize, tree: String },
     #[error("`{copy}` says not where to copy to")]
     NoDestination { copy: String },
     #[error("the command did not end within {secs} s and was ended with its VM")]
@@ -41,6 +43,7 @@ impl Explain for CliError {
     fn kind(&self) -> Kind {
         match self {
             Self::AlreadyThere { .. } => Kind::CannotCreate,
+            Self::LeftOut { .. } => Kind::Io,
             Self::File { action: "create", source, .. } if kind_of_io(source) == Kind::Io => {
                 Kind::CannotCreate
             }
@@ -77,6 +80,7 @@ impl Explain for CliError {
             Self::File { .. } | Self::Stdout(_) | Self::Streams(_) => None,
             Self::NoDestination { .. } => Some("Write SRC:DST, for instance --cp ./site:/srv".into()),
             Self::TimedOut { .. } => Some("--timeout SECS gives it more time.".into()),
+            Self::LeftOut { .. } => Some("Archive them inside instead, for instance with `tar`.".into()),
             Self::NotADirectory { .. } => Some("Make the directory first.".into()),
             Self::NoLog { vm: Some(vm), .. } => Some(format!("It is written by the next `castra up {vm}`.")),
             Self::NoLog { vm: None, .. } => Some("It is written when an image is fetched.".into()),

@@ -42,7 +42,18 @@ pub(super) fn run(run: &Run, args: &Args, context: &RuntimeContext, printer: &Pr
     let ended = start(run, args, context, printer, &place.layout).and_then(|vm| {
         within(run.timeout, &vm, || {
             for (source, destination) in copies {
-                ssh::upload(&vm.target, &source, &destination, &mut |_| ())?;
+                let copied =
+                    ssh::upload_until(&context.cancel, &vm.target, &source, &destination, &mut |_| ())?;
+                for state in &copied.states {
+                    let state = state.display();
+                    printer.warning(&format!(
+                        "{state} holds keys and disks of VMs: left out; name it to copy it"
+                    ));
+                }
+                // The command must not run on a part of its files.
+                if let Some(failure) = copied.failed.into_iter().next() {
+                    return Err(failure.into());
+                }
             }
             Ok(ssh::exec(&vm.target, request)?)
         })

@@ -5,6 +5,7 @@
 
 #![cfg(target_os = "linux")]
 
+mod copying;
 mod discovery;
 #[allow(dead_code, reason = "made for the tests of lives; this one uses a part")]
 #[path = "../support/fake.rs"]

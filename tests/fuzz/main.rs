@@ -45,3 +45,8 @@ fn configurations() {
 fn control_messages() {
     try_out(targets::control_port, &seeds::control_messages());
 }
+
+#[test]
+fn sftp_packets() {
+    try_out(targets::sftp, &seeds::sftp_packets());
+}

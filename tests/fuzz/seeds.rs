@@ -1,6 +1,8 @@
 //! Inputs that are right: what spoilt ones are made from.
 
+use bytes::Bytes;
 use castra::managed::{Catalog, Manifest};
+use castra_sftp::{Attributes, Code, Entry, Flags, Reply, Request};
 use castra_wire::{
     Errand, GuestMessage, HostMessage, PROTOCOL_VERSION, Personality, Secret, Stage, StageReached, encode,
 };
@@ -64,4 +66,36 @@ pub(crate) fn control_messages() -> Vec<Vec<u8>> {
     ];
     messages.push(messages.concat());
     messages
+}
+
+/// One of most requests and replies, and a stream of them.
+pub(crate) fn sftp_packets() -> Vec<Vec<u8>> {
+    let text = Bytes::from_static(b"/a/\xff");
+    let attributes =
+        Attributes { size: Some(1), owner: Some((2, 3)), mode: Some(0o100_644), times: Some((4, 5)) };
+    let entry = Entry { name: text.clone(), line: text.clone(), attributes };
+    let requests = [
+        Request::Open { path: text.clone(), flags: Flags::READ.and(Flags::CREATE), attributes },
+        Request::Write { handle: text.clone(), offset: 7, data: text.clone() },
+        Request::Read { handle: text.clone(), offset: 7, length: 9 },
+        Request::Setstat { path: text.clone(), attributes },
+        Request::Rename { from: text.clone(), to: text.clone() },
+        Request::PosixRename { from: text.clone(), to: text.clone() },
+        Request::Statvfs { path: text.clone() },
+        Request::Limits,
+    ];
+    let replies = [
+        Reply::Status(Code::FAILURE, text.clone()),
+        Reply::Handle(text.clone()),
+        Reply::Data(text.clone()),
+        Reply::Names(vec![entry.clone(), entry]),
+        Reply::Attributes(attributes),
+        Reply::Extended(text),
+    ];
+    let mut packets = vec![Request::init(), Reply::version(&[("posix-rename@openssh.com", "1")])];
+    packets.extend(requests.iter().map(|request| request.encode(1)));
+    packets.extend(replies.iter().map(|reply| reply.encode(1)));
+    let framed = |packet: &Bytes| [&(packet.len() as u32).to_be_bytes()[..], packet].concat();
+    let stream = packets.iter().flat_map(framed).collect();
+    packets.iter().map(|packet| packet.to_vec()).chain([stream]).collect()
 }

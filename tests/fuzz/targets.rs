@@ -3,8 +3,10 @@
 
 use std::path::Path;
 
+use bytes::Bytes;
 use castra::config::{Surroundings, parse};
 use castra::managed::{Manifest, VhdKind, parse_vhd_footer};
+use castra_sftp::{Reply, Request};
 use castra_wire::{GuestMessage, HostMessage, Lines, MAX_LINE_BYTES, decode, encode};
 
 /// The last 512 bytes of a VHD.
@@ -75,4 +77,22 @@ fn lines(data: &[u8], piece: usize) -> Vec<Option<Vec<u8>>> {
         }
     }
     found
+}
+
+/// SFTP: a packet as a request and as a reply, and a stream of packets.
+pub(crate) fn sftp(data: &[u8]) {
+    let packet = Bytes::copy_from_slice(data);
+    if let Ok((id, request)) = Request::parse(packet.clone()) {
+        assert_eq!(Request::parse(request.encode(id)), Ok((id, request)));
+    }
+    if let Ok((id, reply)) = Reply::parse(packet.clone()) {
+        assert_eq!(Reply::parse(reply.encode(id)), Ok((id, reply)));
+    }
+    let _ = (Request::parse_init(packet.clone()), Reply::parse_version(packet));
+    // Slices are always ready, so a runtime without drivers does.
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let mut stream = data;
+    while let Ok(Some(packet)) = runtime.block_on(castra_sftp::read_packet(&mut stream)) {
+        assert!(packet.len() <= castra_sftp::MAX_PACKET_BYTES as usize);
+    }
 }

@@ -1,8 +1,10 @@
 //! OpenSSH as the client.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
@@ -11,6 +13,7 @@ use std::time::Duration;
 
 use castra::guest::VmKeys;
 
+use crate::copy::same_trees;
 use crate::guest::{Guest, eventually, pattern};
 
 /// One of OpenSSH's programs, set up for a guest.
@@ -170,6 +173,32 @@ fn scp_copies_trees() {
     let output = run(scp, Vec::new());
     assert!(output.status.success(), "{}", said(&output));
     assert!(fs::read(there.join("sub/file")).expect("exists") == pattern(100_000));
+}
+
+#[test]
+fn scp_and_sftp_copy_names_of_every_byte() {
+    let guest = Guest::start();
+    let Some(mut scp) = client(&guest, "scp") else { return };
+    let [here, there, back, got] = ["here", "there", "back", "got"].map(|name| guest.scratch().join(name));
+    // OpenSSH's clients follow links and refuse dangling ones, so there are none.
+    fs::create_dir(&here).expect("makes a directory");
+    for byte in (1..=255_u8).filter(|byte| *byte != b'/') {
+        fs::write(here.join(OsStr::from_bytes(&[b'n', byte])), [byte]).expect("writes");
+    }
+    scp.arg("-r").arg(&here).arg(format!("127.0.0.1:{}", there.display()));
+    let output = run(scp, Vec::new());
+    assert!(output.status.success(), "{}", said(&output));
+    same_trees(&here, &there);
+    let mut scp = client(&guest, "scp").expect("is there");
+    scp.arg("-r").arg(format!("127.0.0.1:{}", there.display())).arg(&back);
+    let output = run(scp, Vec::new());
+    assert!(output.status.success(), "{}", said(&output));
+    same_trees(&here, &back);
+    let mut sftp = client(&guest, "sftp").expect("is there");
+    sftp.args(["-b", "-", "127.0.0.1"]);
+    let output = run(sftp, format!("get -r {} {}\n", there.display(), got.display()).into_bytes());
+    assert!(output.status.success(), "{}", said(&output));
+    same_trees(&here, &got);
 }
 
 /// A process that ends with its test.

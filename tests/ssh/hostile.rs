@@ -6,13 +6,15 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use castra::guest::VmKeys;
 use castra::guest::ssh::{Copied, SshError, Target, download};
 use castra::layout::ProjectLayout;
+use castra_sftp::{Attributes, Code, Entry, Reply, Request, read_packet, write_packet};
 use russh::keys::PrivateKey;
 use russh::server::{Auth, ChannelOpenHandle, Config, Msg, VerifiedPublicKey};
 use russh::{Channel, ChannelId};
-use russh_sftp::protocol::{Attrs, Data, File, FileAttributes, Handle, Name, OpenFlags, Status, StatusCode};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 
 const DIRECTORY: u32 = 0o040_755;
@@ -59,88 +61,75 @@ impl russh::server::Handler for Server {
         let opened = self.channels.lock().await.remove(&channel).expect("is open");
         session.channel_success(channel)?;
         let files = Files { tree: Arc::clone(&self.tree), left: HashMap::new() };
-        tokio::spawn(russh_sftp::server::run(opened.into_stream(), files));
+        tokio::spawn(files.serve(opened.into_stream()));
         Ok(())
     }
 }
 
 struct Files {
     tree: Arc<Tree>,
-    left: HashMap<String, Vec<(String, u32)>>,
+    left: HashMap<Bytes, Vec<(String, u32)>>,
 }
 
-fn attributes(mode: u32) -> FileAttributes {
-    FileAttributes { permissions: Some(mode), size: Some(4), ..FileAttributes::empty() }
+fn attributes(mode: u32) -> Attributes {
+    Attributes { mode: Some(mode), size: Some(4), ..Attributes::default() }
+}
+
+fn entry(name: &str, mode: u32) -> Entry {
+    Entry { name: Bytes::from(name.to_owned()), line: Bytes::new(), attributes: attributes(mode) }
+}
+
+fn status(code: Code) -> Reply {
+    Reply::Status(code, Bytes::new())
 }
 
 impl Files {
-    fn done(id: u32) -> Status {
-        Status { id, status_code: StatusCode::Ok, error_message: String::new(), language_tag: String::new() }
-    }
-}
-
-impl russh_sftp::server::Handler for Files {
-    type Error = StatusCode;
-
-    fn unimplemented(&self) -> StatusCode {
-        StatusCode::OpUnsupported
-    }
-
-    async fn stat(&mut self, id: u32, path: String) -> Result<Attrs, StatusCode> {
-        let mode = if path.ends_with("file") { REGULAR } else { DIRECTORY };
-        Ok(Attrs { id, attrs: attributes(mode) })
-    }
-
-    async fn opendir(&mut self, id: u32, path: String) -> Result<Handle, StatusCode> {
-        let here = || vec![("deeper-and-deeper-and-deeper".to_owned(), DIRECTORY)];
-        let listed = self.tree.get(path.as_str()).cloned().unwrap_or_else(here);
-        self.left.insert(path.clone(), listed);
-        Ok(Handle { id, handle: path })
-    }
-
-    async fn readdir(&mut self, id: u32, handle: String) -> Result<Name, StatusCode> {
-        let listed = self.left.get_mut(&handle).map(std::mem::take).unwrap_or_default();
-        if listed.is_empty() {
-            return Err(StatusCode::Eof);
+    async fn serve(mut self, stream: impl AsyncRead + AsyncWrite + Unpin) {
+        let (mut input, mut output) = tokio::io::split(stream);
+        read_packet(&mut input).await.expect("reads").expect("is greeted");
+        write_packet(&mut output, &Reply::version(&[])).await.expect("writes");
+        while let Ok(Some(packet)) = read_packet(&mut input).await {
+            let (id, request) = Request::parse(packet).expect("is a request");
+            if write_packet(&mut output, &self.answer(request).encode(id)).await.is_err() {
+                return;
+            }
         }
-        // One name without end: the directory goes on for as long as anybody asks.
-        if listed[0].0 == "endless" {
-            self.left.insert(handle, listed.clone());
-            let one = File { filename: "x".into(), longname: String::new(), attrs: attributes(REGULAR) };
-            return Ok(Name { id, files: vec![one; 5000] });
+    }
+
+    fn answer(&mut self, request: Request) -> Reply {
+        match request {
+            Request::Stat { path } => {
+                Reply::Attributes(attributes(if path.ends_with(b"file") { REGULAR } else { DIRECTORY }))
+            }
+            Request::Opendir { path } => {
+                let here = || vec![("deeper-and-deeper-and-deeper".to_owned(), DIRECTORY)];
+                let text = std::str::from_utf8(&path).expect("is text");
+                self.left.insert(path.clone(), self.tree.get(text).cloned().unwrap_or_else(here));
+                Reply::Handle(path)
+            }
+            Request::Readdir { handle } => {
+                let listed = self.left.get_mut(&handle).map(std::mem::take).unwrap_or_default();
+                if listed.is_empty() {
+                    return status(Code::EOF);
+                }
+                // One name without end: the directory goes on for as long as anybody asks.
+                if listed[0].0 == "endless" {
+                    self.left.insert(handle, listed);
+                    return Reply::Names(vec![entry("x", REGULAR); 5000]);
+                }
+                Reply::Names(listed.iter().map(|(name, mode)| entry(name, *mode)).collect())
+            }
+            Request::Readlink { path } => {
+                let target = if path.ends_with(b"up") { "../../outside" } else { "/etc" };
+                Reply::Names(vec![entry(target, LINK)])
+            }
+            Request::Open { path, .. } => Reply::Handle(path),
+            // More than was asked for.
+            Request::Read { offset: 0, .. } => Reply::Data(Bytes::from_static(b"evil and more")),
+            Request::Read { .. } => status(Code::EOF),
+            Request::Close { .. } => status(Code::OK),
+            _ => status(Code::UNSUPPORTED),
         }
-        let files = listed.into_iter().map(|(name, mode)| File::new(name, attributes(mode)));
-        Ok(Name { id, files: files.collect() })
-    }
-
-    async fn readlink(&mut self, id: u32, path: String) -> Result<Name, StatusCode> {
-        let target = if path.ends_with("up") { "../../outside" } else { "/etc" };
-        Ok(Name { id, files: vec![File::new(target, FileAttributes::empty())] })
-    }
-
-    async fn open(
-        &mut self,
-        id: u32,
-        filename: String,
-        _flags: OpenFlags,
-        _attributes: FileAttributes,
-    ) -> Result<Handle, StatusCode> {
-        Ok(Handle { id, handle: filename })
-    }
-
-    async fn read(
-        &mut self,
-        id: u32,
-        _handle: String,
-        offset: u64,
-        _length: u32,
-    ) -> Result<Data, StatusCode> {
-        // More than was asked for.
-        if offset == 0 { Ok(Data { id, data: b"evil and more".to_vec() }) } else { Err(StatusCode::Eof) }
-    }
-
-    async fn close(&mut self, id: u32, _handle: String) -> Result<Status, StatusCode> {
-        Ok(Self::done(id))
     }
 }
 
@@ -219,4 +208,49 @@ fn trees_without_end_come_to_one() {
     let error = copy(tree, "/wide", scratch.path(), &scratch.path().join("goal")).expect_err("ends");
     assert!(error.to_string().contains("too much"), "{error}");
     assert_eq!(names(scratch.path()), [".castra"]);
+}
+
+#[test]
+fn a_guest_that_breaks_the_protocol_loses_the_session() {
+    for name in ["x".repeat(256), "x".repeat(200_000)] {
+        let scratch = tempfile::tempdir().expect("a directory");
+        let tree = Tree::from([("/tree", vec![(name, REGULAR)])]);
+        let error =
+            copy(tree, "/tree", scratch.path(), &scratch.path().join("goal")).expect_err("is refused");
+        assert!(error.to_string().contains("no file name"), "{error}");
+    }
+    let scratch = tempfile::tempdir().expect("a directory");
+    // A packet longer than any may be.
+    let tree = Tree::from([("/tree", vec![("x".repeat(300_000), REGULAR)])]);
+    let error = copy(tree, "/tree", scratch.path(), &scratch.path().join("goal")).expect_err("is refused");
+    assert!(matches!(error, SshError::Lost), "{error:?}");
+}
+
+/// The second copy meets the links that the first one made, as the guest wanted them.
+#[test]
+fn links_of_an_earlier_copy_lead_nowhere() {
+    let scratch = tempfile::tempdir().expect("a directory");
+    let (goal, outside) = (scratch.path().join("goal"), scratch.path().join("outside"));
+    for directory in [&goal, &outside] {
+        fs::create_dir(directory).expect("a directory");
+    }
+    let first = Tree::from([("/tree", vec![("up".into(), LINK), ("file".into(), LINK)])]);
+    copy(first, "/tree", scratch.path(), &goal).expect("is copied");
+    assert!(goal.join("tree/up").is_symlink() && goal.join("tree/up").is_dir(), "it leads outside");
+    let second = Tree::from([
+        ("/tree", vec![("up".into(), DIRECTORY), ("file".into(), REGULAR)]),
+        ("/tree/up", vec![("stolen".into(), REGULAR)]),
+    ]);
+    copy(second, "/tree", scratch.path(), &goal).expect("is copied");
+    assert_eq!(names(&outside), Vec::<String>::new());
+    assert_eq!(fs::read(goal.join("tree/up/stolen")).expect("is there"), b"evil");
+    // One file into a directory in which the guest has made a link of its name, and a tree likewise.
+    std::os::unix::fs::symlink(outside.join("new"), goal.join("file")).expect("links");
+    let error = copy(Tree::new(), "/a/file", scratch.path(), &goal).expect_err("is refused");
+    assert!(error.to_string().contains("goal/file"), "{error}");
+    std::os::unix::fs::symlink(&outside, goal.join("box")).expect("links");
+    let boxed = Tree::from([("/box", vec![("stolen".into(), REGULAR)])]);
+    let error = copy(boxed, "/box", scratch.path(), &goal).expect_err("is refused");
+    assert!(error.to_string().contains("goal/box"), "{error}");
+    assert_eq!(names(&outside), Vec::<String>::new());
 }

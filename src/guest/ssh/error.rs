@@ -100,6 +100,27 @@ pub enum SshError {
         /// Whether the file does not exist.
         missing: bool,
     },
+    /// Several sources were to become one file.
+    #[error("{} is no directory, so several files cannot be copied into it", path.display())]
+    ManyOntoOne {
+        /// The destination.
+        path: PathBuf,
+    },
+    /// The copy was cancelled.
+    #[error("the copy was interrupted")]
+    Interrupted,
+    /// A copy ended within files of this host that were there before.
+    #[error("incomplete since the copy ended: {}", list(paths))]
+    Incomplete {
+        /// The files.
+        paths: Vec<PathBuf>,
+        /// Why the copy ended.
+        source: Box<SshError>,
+    },
+}
+
+fn list(paths: &[PathBuf]) -> String {
+    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
 impl SshError {
@@ -122,6 +143,9 @@ impl Explain for SshError {
             | Self::Lost => Kind::Unavailable,
             Self::HostKeyMismatch { .. } | Self::Refused { .. } => Kind::Permission,
             Self::UnknownUser { .. } => Kind::NotFound,
+            Self::ManyOntoOne { .. } => Kind::Usage,
+            Self::Interrupted => Kind::Interrupted,
+            Self::Incomplete { source, .. } => source.kind(),
             Self::TooMuchOutput { .. } => Kind::Data,
             Self::Local { source, .. } | Self::LocalFile { source, .. } => match source.kind() {
                 io::ErrorKind::NotFound => Kind::NotFound,
@@ -155,7 +179,12 @@ impl Explain for SshError {
             }
             Self::UnknownUser { .. } => "Name a user of the guest's /etc/passwd, for instance root.",
             Self::NotStarted { .. } => "The guest may have run out of memory or terminals.",
-            Self::TooMuchOutput { .. }
+            Self::ManyOntoOne { .. } => "Make the directory first.",
+            Self::Incomplete { .. } => {
+                "Copy them again: they hold the old and the new mixed, or a part of the new."
+            }
+            Self::Interrupted
+            | Self::TooMuchOutput { .. }
             | Self::Local { .. }
             | Self::LocalFile { .. }
             | Self::GuestFile { .. } => {

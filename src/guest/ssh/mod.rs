@@ -18,7 +18,7 @@ mod terminal;
 use std::io;
 
 pub use connection::Target;
-pub use copy::{Copied, download, upload};
+pub use copy::{Copied, download, download_until, upload, upload_until};
 pub use error::SshError;
 pub use exec::{Captured, Command, ExecRequest, capture, exec, shell};
 pub use exit::GuestExit;

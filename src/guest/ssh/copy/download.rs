@@ -1,301 +1,283 @@
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::collections::VecDeque;
+use std::ffi::OsStr;
 use std::io;
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use russh_sftp::client::error::Error;
-use russh_sftp::protocol::{FileAttributes, OpenFlags, StatusCode};
-use rustix::fs::{AtFlags, CWD, Timespec, Timestamps};
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use bytes::Bytes;
+use castra_sftp::{Attributes, Code, Failure, Flags, Pending, Request};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::super::SshError;
-use super::session::{PIECE_BYTES, Session, Sort, Transfers, failed};
-use super::{Copied, join, pieces};
-use crate::harmless::harmless_text;
-
-/// Most entries of a tree. They are kept in memory until they are copied, and a guest may show more of them than there
-/// are.
-const MAX_ENTRIES: usize = 1_000_000;
-
-/// Longest path here, in bytes (`PATH_MAX`): a guest may show directories without end.
-const MAX_PATH_BYTES: usize = 4096;
-
-/// What a tree holds: where it is in the guest, where it goes, and what is known of it.
-#[derive(Default)]
-struct Tree {
-    directories: Vec<(PathBuf, FileAttributes)>,
-    files: Vec<(String, PathBuf, FileAttributes)>,
-    links: Vec<(String, PathBuf)>,
-    skipped: Vec<PathBuf>,
-}
+use super::Copied;
+use super::glob::expand;
+use super::landing::{self, Below, Sink};
+use super::session::{PIECE_BYTES, Session, Sort, failed};
+use super::transfers::Transfers;
+use super::tree::{own_name, refused, walk};
 
 pub(super) async fn run(
     session: &Session,
-    remote: &str,
+    remote: &[u8],
     local: &Path,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Copied, SshError> {
-    let found = session.sftp.stat(remote).await.map_err(failed("read", remote))?.attrs;
-    let goal = if local.is_dir() { local.join(own_name(session, remote).await?) } else { local.to_owned() };
-    let tree = walk(session, remote.to_owned(), goal, found).await?;
+    let sources = expand(session, remote).await?;
+    if let [source] = &sources[..] {
+        return copy(session, source, local, progress).await;
+    }
+    if !local.is_dir() {
+        return Err(SshError::ManyOntoOne { path: local.to_owned() });
+    }
+    let mut all = Copied::default();
+    for source in sources {
+        match copy(session, &source, local, progress).await {
+            Ok(mut one) => {
+                all.files += one.files;
+                all.bytes += one.bytes;
+                all.skipped.append(&mut one.skipped);
+                all.failed.append(&mut one.failed);
+            }
+            Err(SshError::Lost) => return Err(SshError::Lost),
+            Err(error) => all.failed.push(error),
+        }
+    }
+    Ok(all)
+}
 
-    for (goal, _) in &tree.directories {
-        make_directory(goal).map_err(unwritable(goal))?;
+async fn copy(
+    session: &Session,
+    source: &[u8],
+    local: &Path,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Copied, SshError> {
+    let stat = Request::Stat { path: Bytes::copy_from_slice(source) };
+    let found = session.sftp.attributes(stat).await.map_err(failed("read", source))?;
+    let inside =
+        if local.is_dir() { Some(own_name(session, source).await?.unwrap_or_default()) } else { None };
+    match (Sort::of(&found), inside) {
+        (Sort::Directory, inside) => copy_tree(session, source, found, local, inside, progress).await,
+        (Sort::File, inside) => {
+            let noted = session.interrupted.clone();
+            let mode = found.mode.unwrap_or(0o666);
+            let (goal, place) = match inside {
+                Some(name) => (local.join(as_path(&name)), Some(name)),
+                None => (local.to_owned(), None),
+            };
+            let path = goal.clone();
+            // Opening a pipe waits for its reader.
+            let opened = tokio::task::spawn_blocking(move || match place {
+                Some(name) => Below::open(path.parent().unwrap_or(&path))?.create_named(&name, mode, noted),
+                None => landing::create_at(&path, mode, noted),
+            });
+            let sink = opened.await.map_err(|_| SshError::Lost)?.map_err(unwritable(&goal))?;
+            let mut transfers = Transfers::new(progress);
+            let (session, source) = (session.clone(), source.to_vec());
+            transfers.start(|arrived| receive_file(session, source, found, sink, goal, arrived)).await?;
+            let mut done = transfers.finish().await?;
+            match done.failed.pop() {
+                Some(error) => Err(error),
+                None => Ok(Copied { files: done.files, bytes: done.bytes, ..Copied::default() }),
+            }
+        }
+        _ => Err(refused(
+            source,
+            "it is neither a file nor a directory; print it with `castra exec … cat`, within a limit",
+        )),
+    }
+}
+
+async fn copy_tree(
+    session: &Session,
+    source: &[u8],
+    found: Attributes,
+    local: &Path,
+    inside: Option<Vec<u8>>,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Copied, SshError> {
+    let (base, name) = match inside {
+        Some(name) => (local, name),
+        None => {
+            let name = local.file_name().unwrap_or_default().to_owned().into_vec();
+            let parent = local.parent().filter(|parent| !parent.as_os_str().is_empty());
+            (parent.unwrap_or(Path::new(".")), name)
+        }
+    };
+    let tree = walk(session, source, found, base.as_os_str().len() + name.len()).await?;
+    let goal = |below: &[u8]| match (&name[..], below) {
+        (b"", below) => below.to_vec(),
+        (name, b"") => name.to_vec(),
+        (name, below) => [name, b"/", below].concat(),
+    };
+    let place = Arc::new(Below::open(base).map_err(unwritable(base))?);
+    let (mut failures, mut made) = (tree.failed, Vec::new());
+    for directory in &tree.directories {
+        let goal = goal(directory.below());
+        match place.make_directory(&goal, directory.attributes.mode.unwrap_or(0o777)) {
+            Ok(later) => made.push((goal, later, directory.attributes)),
+            Err(error) if directory.below().is_empty() => return Err(unwritable(&place.shown(&goal))(error)),
+            Err(error) => failures.push(unwritable(&place.shown(&goal))(error)),
+        }
     }
     let mut transfers = Transfers::new(progress);
-    let files = tree.files.len() as u64;
-    for (source, goal, found) in tree.files {
-        let session = session.clone();
-        transfers.start(|arrived| receive_file(session, source, goal, found, arrived)).await?;
+    for file in tree.files {
+        let (session, goal, place) = (session.clone(), goal(file.below()), Arc::clone(&place));
+        transfers
+            .start(|arrived| async move {
+                let (found, shown) = (file.attributes, place.shown(&goal));
+                let sink = place
+                    .create(&goal, found.mode.unwrap_or(0o666), session.interrupted.clone())
+                    .map_err(unwritable(&shown))?;
+                receive_file(session, file.source, found, sink, shown, arrived).await
+            })
+            .await?;
     }
-    let bytes = transfers.finish().await?;
-    // After the files, so that no file is written through a link.
-    for (source, goal) in &tree.links {
-        make_link(session, source, goal).await?;
-    }
-    for (goal, found) in tree.directories.iter().rev() {
-        keep(goal, found).map_err(unwritable(goal))?;
-    }
-    Ok(Copied { files, bytes, skipped: tree.skipped })
-}
-
-async fn walk(
-    session: &Session,
-    source: String,
-    goal: PathBuf,
-    found: FileAttributes,
-) -> Result<Tree, SshError> {
-    let mut tree = Tree::default();
-    let mut left = vec![(source, goal, found)];
-    let mut entries = 0;
-    while let Some((source, goal, found)) = left.pop() {
-        if goal.as_os_str().len() > MAX_PATH_BYTES {
-            return Err(refused(source, "its path is too long for this machine"));
-        }
-        match Sort::of(&found) {
-            Sort::Directory => {
-                for (name, found) in list(session, &source, MAX_ENTRIES - entries).await? {
-                    entries += 1;
-                    left.push((join(&source, &name), goal.join(&name), found));
-                }
-                tree.directories.push((goal, found));
-            }
-            Sort::File => tree.files.push((source, goal, found)),
-            Sort::Link => tree.links.push((source, goal)),
-            Sort::Other => tree.skipped.push(PathBuf::from(source)),
+    let mut done = transfers.finish().await?;
+    failures.append(&mut done.failed);
+    for link in &tree.links {
+        match make_link(session, &link.source, &place, &goal(link.below())).await {
+            Ok(()) => {}
+            Err(SshError::Lost) => return Err(SshError::Lost),
+            Err(error) => failures.push(error),
         }
     }
-    Ok(tree)
-}
-
-async fn list(session: &Session, path: &str, most: usize) -> Result<Vec<(String, FileAttributes)>, SshError> {
-    let failure = failed("read the directory", path);
-    let handle = session.sftp.opendir(path).await.map_err(failure)?.handle;
-    let mut entries = Vec::new();
-    loop {
-        match session.sftp.readdir(&handle).await {
-            Ok(some) => {
-                for file in
-                    some.files.into_iter().filter(|file| file.filename != "." && file.filename != "..")
-                {
-                    check(&file.filename, path)?;
-                    if entries.len() >= most {
-                        return Err(refused(path.to_owned(), "there is too much in it for one copy"));
-                    }
-                    entries.push((file.filename, file.attrs));
-                }
-            }
-            Err(Error::Status(status)) if status.status_code == StatusCode::Eof => break,
-            Err(error) => return Err(failure(error)),
+    for (goal, later, found) in made.iter().rev() {
+        if let Err(error) = place.finish_directory(goal, later, found) {
+            failures.push(unwritable(&place.shown(goal))(error));
         }
     }
-    session.sftp.close(handle).await.map_err(failure)?;
-    Ok(entries)
+    let skipped = tree.others.into_iter().map(|other| as_path(&other.source).to_owned()).collect();
+    Ok(Copied { files: done.files, bytes: done.bytes, skipped, failed: failures, ..Copied::default() })
 }
 
-/// A name that is more than a name would lead out of the goal.
-fn check(name: &str, directory: &str) -> Result<(), SshError> {
-    if !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\0']) {
-        return Ok(());
+async fn make_link(session: &Session, source: &[u8], place: &Below, goal: &[u8]) -> Result<(), SshError> {
+    let read = Request::Readlink { path: Bytes::copy_from_slice(source) };
+    let target = session.sftp.path(read).await.map_err(failed("read the link", source))?;
+    place.make_link(goal, &target).map_err(unwritable(&place.shown(goal)))
+}
+
+/// Requests of one file, in the order of its bytes.
+struct Reader<'a> {
+    session: &'a Session,
+    handle: Bytes,
+    /// Offset, length, the reply to come, and what bounds how many there are.
+    asked: VecDeque<(u64, u32, Pending, OwnedSemaphorePermit)>,
+}
+
+impl Reader<'_> {
+    fn request(&self, offset: u64, length: u32) -> Request {
+        Request::Read { handle: self.handle.clone(), offset, length }
     }
-    Err(refused(harmless_text(&join(directory, name)), "this is no file name"))
-}
 
-fn refused(path: String, reason: &str) -> SshError {
-    SshError::GuestFile { what: "copy", path, reason: reason.to_owned(), missing: false }
-}
-
-/// The last part of a guest's path, even of `.` and `..`.
-async fn own_name(session: &Session, path: &str) -> Result<String, SshError> {
-    let last = |path: &str| path.trim_end_matches('/').rsplit('/').next().unwrap_or_default().to_owned();
-    let name = last(path);
-    if !matches!(name.as_str(), "" | "." | "..") {
-        return Ok(name);
+    /// Asks for a piece if one more may be under way.
+    async fn ask(&mut self, offset: u64, length: u32) -> Result<bool, Failure> {
+        let pieces = Arc::clone(&self.session.pieces);
+        // One that has none waits for one: then others have them all, and will give them back.
+        let permit = match self.asked.is_empty() {
+            true => pieces.acquire_owned().await.map_err(|_| Failure::Ended)?,
+            false => match pieces.try_acquire_owned() {
+                Ok(permit) => permit,
+                Err(_) => return Ok(false),
+            },
+        };
+        let pending = self.session.sftp.send(&self.request(offset, length)).await?;
+        self.asked.push_back((offset, length, pending, permit));
+        Ok(true)
     }
-    let real = session.sftp.realpath(path).await.map_err(failed("read", path))?;
-    let name = real.files.first().map(|file| last(&file.filename)).unwrap_or_default();
-    // The root has no name; its entries go straight into the goal.
-    if name.is_empty() {
-        return Ok(".".to_owned());
-    }
-    check(&name, path)?;
-    Ok(name)
-}
-
-/// A link here, perhaps from an earlier copy, is replaced, never followed.
-fn make_directory(goal: &Path) -> io::Result<()> {
-    match fs::symlink_metadata(goal) {
-        // Whatever its mode is, it must take files now.
-        Ok(found) if found.is_dir() => {
-            let mode = found.permissions().mode();
-            if mode & 0o700 != 0o700 {
-                fs::set_permissions(goal, Permissions::from_mode(mode & 0o7777 | 0o700))?;
-            }
-            return Ok(());
-        }
-        Ok(found) if found.is_symlink() => fs::remove_file(goal)?,
-        _ => {}
-    }
-    fs::create_dir(goal)
-}
-
-async fn make_link(session: &Session, source: &str, goal: &Path) -> Result<(), SshError> {
-    let failure = failed("read the link", source);
-    let read = session.sftp.readlink(source).await.map_err(failure)?;
-    let points_to = read.files.into_iter().next().map(|file| file.filename).unwrap_or_default();
-    let make = || {
-        if fs::symlink_metadata(goal).is_ok() {
-            fs::remove_file(goal)?;
-        }
-        std::os::unix::fs::symlink(&points_to, goal)
-    };
-    make().map_err(unwritable(goal))
 }
 
 async fn receive_file(
     session: Session,
-    source: String,
+    source: Vec<u8>,
+    found: Attributes,
+    mut sink: Sink,
     goal: PathBuf,
-    found: FileAttributes,
     arrived: mpsc::UnboundedSender<u64>,
 ) -> Result<(), SshError> {
     let failure = failed("read", &source);
-    let handle =
-        session.sftp.open(&source, OpenFlags::READ, FileAttributes::empty()).await.map_err(failure)?.handle;
-    let file = Arc::new(create(&goal).map_err(unwritable(&goal))?);
-    let mut tasks = JoinSet::new();
-    for (offset, length) in pieces(found.len()) {
-        // The semaphore is never closed.
-        let permit = Arc::clone(&session.pieces).acquire_owned().await.map_err(|_| SshError::Lost)?;
-        while let Some(done) = tasks.try_join_next() {
-            finished(done, &source, &goal)?;
-        }
-        let (session, handle, file) = (session.clone(), handle.clone(), Arc::clone(&file));
-        let arrived = arrived.clone();
-        tasks.spawn(async move {
-            let _permit = permit;
-            receive_piece(&session, &handle, &file, offset, length, &arrived).await
-        });
+    let path = Bytes::copy_from_slice(&source);
+    let handle = session.sftp.open(path, Flags::READ, Attributes::default()).await.map_err(failure)?;
+    let received = receive(&session, &handle, found.size.unwrap_or(0), &mut sink, &arrived).await;
+    let closed = session.sftp.close(handle).await;
+    match received {
+        Ok(()) => {}
+        Err(Trouble::Here(error)) => return Err(unwritable(&goal)(error)),
+        Err(Trouble::There(error)) => return Err(failure(error)),
+        Err(Trouble::Changed) => return Err(refused(&source, "it changed while it was copied")),
     }
-    while let Some(done) = tasks.join_next().await {
-        finished(done, &source, &goal)?;
-    }
-    if found.is_empty() {
-        // Files of /proc say that they are empty, and are not.
-        let rest = receive_rest(&session, &handle, &file, &arrived).await;
-        finished(Ok(rest), &source, &goal)?;
-    }
-    session.sftp.close(handle).await.map_err(failure)?;
-    keep(&goal, &found).map_err(unwritable(&goal))
+    closed.map_err(failure)?;
+    sink.finish(&found).map_err(unwritable(&goal))
 }
 
-/// What can go wrong with one piece: here, or in the guest.
-enum Failure {
+/// Failure of a piece: here, in the guest, or between two pieces.
+enum Trouble {
     Here(io::Error),
-    There(Error),
+    There(Failure),
+    Changed,
 }
 
-async fn receive_piece(
+/// Reads a file to its end. Its size is a hint for how much to ask for at once: files of /proc say that they are empty,
+/// and others grow and shrink meanwhile.
+async fn receive(
     session: &Session,
-    handle: &str,
-    file: &File,
-    mut offset: u64,
-    length: u32,
+    handle: &Bytes,
+    size: u64,
+    sink: &mut Sink,
     arrived: &mpsc::UnboundedSender<u64>,
-) -> Result<(), Failure> {
-    let mut left = length;
-    while left > 0 {
-        let data = match session.sftp.read(handle, offset, left).await {
-            Ok(data) => data.data,
-            // It has become shorter meanwhile.
-            Err(Error::Status(status)) if status.status_code == StatusCode::Eof => break,
-            Err(error) => return Err(Failure::There(error)),
-        };
-        let count = u32::try_from(data.len()).unwrap_or(u32::MAX).min(left);
-        file.write_all_at(&data[..count as usize], offset).map_err(Failure::Here)?;
-        offset += u64::from(count);
-        left -= count;
-        // Nobody listens any more once another file has failed.
-        let _ = arrived.send(u64::from(count));
-    }
-    Ok(())
-}
-
-async fn receive_rest(
-    session: &Session,
-    handle: &str,
-    file: &File,
-    arrived: &mpsc::UnboundedSender<u64>,
-) -> Result<(), Failure> {
-    let mut offset = 0;
+) -> Result<(), Trouble> {
+    let mut reader = Reader { session, handle: handle.clone(), asked: VecDeque::new() };
+    let (mut next, mut is_probed, mut is_ended) = (0, false, false);
     loop {
-        match session.sftp.read(handle, offset, PIECE_BYTES).await {
-            Ok(data) if data.data.is_empty() => return Ok(()),
-            Ok(data) => {
-                file.write_all_at(&data.data, offset).map_err(Failure::Here)?;
-                offset += data.data.len() as u64;
-                let _ = arrived.send(data.data.len() as u64);
+        // Up to the end as it was, and one more that should find it.
+        while !is_probed && !is_ended {
+            let left = size.saturating_sub(next);
+            let length = u32::try_from(left).unwrap_or(PIECE_BYTES).min(PIECE_BYTES);
+            let length = if left == 0 { PIECE_BYTES } else { length };
+            if !reader.ask(next, length).await.map_err(Trouble::There)? {
+                break;
             }
-            Err(Error::Status(status)) if status.status_code == StatusCode::Eof => return Ok(()),
-            Err(error) => return Err(Failure::There(error)),
+            is_probed = left == 0;
+            next += u64::from(length);
+        }
+        let Some((mut offset, length, pending, _permit)) = reader.asked.pop_front() else { return Ok(()) };
+        let mut left = length;
+        let mut pending = Some(pending);
+        while left > 0 {
+            let reply = match pending.take() {
+                Some(pending) => pending.data().await,
+                None => {
+                    let again = session.sftp.send(&reader.request(offset, left)).await;
+                    again.map_err(Trouble::There)?.data().await
+                }
+            };
+            let data = match reply {
+                Ok(data) if !data.is_empty() => data,
+                Ok(_) => break,
+                Err(failure) if failure.is(Code::EOF) => break,
+                Err(failure) => return Err(Trouble::There(failure)),
+            };
+            if is_ended {
+                return Err(Trouble::Changed);
+            }
+            // No more than was asked for, whatever the guest sends.
+            let data = &data[..data.len().min(left as usize)];
+            sink.write(data).map_err(Trouble::Here)?;
+            offset += data.len() as u64;
+            left -= u32::try_from(data.len()).unwrap_or(left);
+            // Nobody listens any more once the connection is lost.
+            let _ = arrived.send(data.len() as u64);
+        }
+        is_ended |= left > 0;
+        if !is_ended && is_probed && reader.asked.is_empty() {
+            // It has grown: on to its end.
+            is_probed = false;
         }
     }
 }
 
-fn finished(
-    done: Result<Result<(), Failure>, tokio::task::JoinError>,
-    source: &str,
-    goal: &Path,
-) -> Result<(), SshError> {
-    match done {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(Failure::Here(error))) => Err(unwritable(goal)(error)),
-        Ok(Err(Failure::There(error))) => Err(failed("read", source)(error)),
-        Err(_) => Err(SshError::Lost),
-    }
-}
-
-/// A link here is replaced, never followed. Nobody else may read the file before it has its mode.
-fn create(goal: &Path) -> io::Result<File> {
-    if fs::symlink_metadata(goal).is_ok_and(|found| found.is_symlink()) {
-        fs::remove_file(goal)?;
-    }
-    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(goal)
-}
-
-/// Mode and times. The bits that lend rights (setuid, setgid) are not taken from a guest.
-fn keep(goal: &Path, found: &FileAttributes) -> io::Result<()> {
-    if let Some(mode) = found.permissions {
-        fs::set_permissions(goal, Permissions::from_mode(mode & 0o1777))?;
-    }
-    let time = |seconds: u32| Timespec { tv_sec: seconds.into(), tv_nsec: 0 };
-    if let (Some(atime), Some(mtime)) = (found.atime, found.mtime) {
-        let times = Timestamps { last_access: time(atime), last_modification: time(mtime) };
-        rustix::fs::utimensat(CWD, goal, &times, AtFlags::empty())?;
-    }
-    Ok(())
+fn as_path(bytes: &[u8]) -> &Path {
+    Path::new(OsStr::from_bytes(bytes))
 }
 
 fn unwritable(path: &Path) -> impl Fn(io::Error) -> SshError + '_ {

@@ -3,120 +3,180 @@
 //! As with `scp -rp`: a source is copied *into* a target that is a directory, else *as* the target; modes and times are
 //! kept. Unlike there, symbolic links inside a tree stay links. Directories come first and get their modes and times
 //! last; the files between them are copied several at once, and each in several pieces at once, so that no round trip
-//! is waited for.
+//! is waited for. A file is read to its end, whatever size it claims. Paths are bytes.
+//!
+//! What fails inside a tree is named in [`Copied`], and the rest is copied. A file that a failed copy has begun is
+//! removed again; one that was there before is written in place, as `cp` does, so that its links, owner and mode stay,
+//! and is named as incomplete.
 
 mod download;
+mod glob;
+mod landing;
 mod session;
+mod transfers;
+mod tree;
 mod upload;
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::connection::Connection;
 use super::{SshError, Target, block_on};
-use session::Session;
+use crate::cancel::Cancel;
+use session::{Interrupted, Session};
 
-/// What a copy did.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// Outcome of a copy.
+#[derive(Debug, Default)]
 pub struct Copied {
-    /// Regular files.
+    /// Regular files, and streams.
     pub files: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// What is neither file, directory nor link and was left out: sockets, pipes, devices. Paths at the source.
+    /// Entries of a tree that are neither file, directory nor link and were left out: sockets, pipes, devices. Paths
+    /// at the source.
     pub skipped: Vec<PathBuf>,
+    /// State directories of Castra's, which hold keys and live disks, and were left out of a tree.
+    pub states: Vec<PathBuf>,
+    /// What could not be copied.
+    pub failed: Vec<SshError>,
+    /// Files of this host that were there before, and are half of the old and the new since their copy failed.
+    pub incomplete: Vec<PathBuf>,
 }
 
 /// Copies a file or a directory of this host into the guest.
 ///
 /// A `remote` path is relative to the guest user's home. `progress` gets the number of bytes of each piece when it has
-/// arrived.
+/// arrived. A `local` path that is no regular file is read to its end, too.
 ///
 /// # Errors
-/// The guest could not be reached or was lost, or a file could not be read or written. What was copied by then stays.
+/// The guest could not be reached or was lost, or the source could not be copied at all.
 pub fn upload(
     target: &Target,
     local: &Path,
-    remote: &str,
+    remote: impl AsRef<OsStr>,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Copied, SshError> {
-    let remote = from_home(remote);
-    with_session(target, async |session| upload::run(session, local, remote, progress).await)
+    upload_until(&Cancel::new(), target, local, remote, progress)
+}
+
+/// Copies as [`upload`] does, until it is cancelled.
+///
+/// # Errors
+/// As [`upload`], and [`SshError::Interrupted`].
+pub fn upload_until(
+    cancel: &Cancel,
+    target: &Target,
+    local: &Path,
+    remote: impl AsRef<OsStr>,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Copied, SshError> {
+    let remote = from_home(remote.as_ref().as_bytes());
+    with_session(cancel, target, async |session| upload::run(session, local, remote, progress).await)
 }
 
 /// Copies a file or a directory of the guest to this host. See [`upload`].
 ///
-/// The guest is not trusted: nothing is written outside `local`, whatever names and links the guest shows.
+/// A `remote` path that does not exist and has `*`, `?` or `[…]` in it names all that matches it. The guest is not
+/// trusted: nothing is written outside `local`, whatever names and links the guest shows.
 ///
 /// # Errors
 /// As [`upload`].
 pub fn download(
     target: &Target,
-    remote: &str,
+    remote: impl AsRef<OsStr>,
     local: &Path,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Copied, SshError> {
-    let remote = from_home(remote);
-    with_session(target, async |session| download::run(session, remote, local, progress).await)
+    download_until(&Cancel::new(), target, remote, local, progress)
 }
 
-fn with_session<T>(
+/// Copies as [`download`] does, until it is cancelled.
+///
+/// # Errors
+/// As [`download`], and [`SshError::Interrupted`].
+pub fn download_until(
+    cancel: &Cancel,
     target: &Target,
-    work: impl AsyncFnOnce(&Session) -> Result<T, SshError>,
-) -> Result<T, SshError> {
-    block_on(async {
+    remote: impl AsRef<OsStr>,
+    local: &Path,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Copied, SshError> {
+    let remote = from_home(remote.as_ref().as_bytes());
+    with_session(cancel, target, async |session| download::run(session, remote, local, progress).await)
+}
+
+fn with_session(
+    cancel: &Cancel,
+    target: &Target,
+    work: impl AsyncFnOnce(&Session) -> Result<Copied, SshError>,
+) -> Result<Copied, SshError> {
+    let interrupted = Interrupted::default();
+    let copied = block_on(async {
         let connection = Connection::open(target).await?;
-        let session = Session::open(&connection).await?;
-        tokio::select! {
+        let session = Session::open(&connection, interrupted.clone()).await?;
+        let result = tokio::select! {
             result = work(&session) => result,
             () = connection.until_silent() => Err(SshError::Lost),
+            () = session::until_cancelled(cancel) => Err(SshError::Interrupted),
+        };
+        if result.is_err() {
+            session.remove_unfinished().await;
         }
-    })
-}
-
-/// Paths start at the home anyway.
-fn from_home(path: &str) -> &str {
-    match path {
-        "" | "~" | "~/" => ".",
-        _ => path.strip_prefix("~/").unwrap_or(path),
+        result
+    });
+    // Only now all transfers have ended, and their guards have noted what they leave.
+    let incomplete = interrupted.take();
+    match copied {
+        Ok(copied) => Ok(Copied { incomplete, ..copied }),
+        Err(error) if incomplete.is_empty() => Err(error),
+        Err(error) => Err(SshError::Incomplete { paths: incomplete, source: Box::new(error) }),
     }
 }
 
-/// `directory` and a name in it, as one guest path.
-fn join(directory: &str, name: &str) -> String {
-    if directory.ends_with('/') { format!("{directory}{name}") } else { format!("{directory}/{name}") }
+/// Paths start at the home anyway.
+fn from_home(path: &[u8]) -> &[u8] {
+    match path {
+        b"" | b"~" | b"~/" => b".",
+        _ => path.strip_prefix(b"~/").unwrap_or(path),
+    }
 }
 
-/// Pieces of a file: offset and length of each.
-fn pieces(size: u64) -> impl Iterator<Item = (u64, u32)> {
-    let piece = u64::from(session::PIECE_BYTES);
-    (0..size.div_ceil(piece)).map(move |number| {
-        let offset = number * piece;
-        (offset, u32::try_from(piece.min(size - offset)).unwrap_or(session::PIECE_BYTES))
-    })
+/// Returns `directory` and a name in it, as one guest path.
+fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
+    let slash: &[u8] = if directory.ends_with(b"/") { b"" } else { b"/" };
+    [directory, slash, name].concat()
 }
+
+/// Returns `true` if all bytes are zero. They become a hole: both ends write into files that are empty.
+fn is_hole(data: &[u8]) -> bool {
+    static ZEROS: [u8; 4096] = [0; 4096];
+    data.chunks(ZEROS.len()).all(|chunk| *chunk == ZEROS[..chunk.len()])
+}
+
+/// A list that the guards of transfers write into.
+type Noted<T> = Arc<std::sync::Mutex<Vec<T>>>;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn pieces_cover_a_file_once() {
-        for size in [0, 1, 65_535, 65_536, 65_537, 1_000_000] {
-            let mut next = 0;
-            for (offset, length) in pieces(size) {
-                assert_eq!(offset, next);
-                next += u64::from(length);
-            }
-            assert_eq!(next, size);
-        }
+    fn paths_start_at_home() {
+        let paths: [&[u8]; 6] = [b"~", b"~/a", b"", b"b/c", b"/d", b"~root"];
+        let expected: [&[u8]; 6] = [b".", b"a", b".", b"b/c", b"/d", b"~root"];
+        assert_eq!(paths.map(from_home), expected);
+        assert_eq!((join(b"a", b"b"), join(b"/", b"b")), (b"a/b".to_vec(), b"/b".to_vec()));
     }
 
     #[test]
-    fn paths_start_at_home() {
-        assert_eq!(
-            ["~", "~/a", "", "b/c", "/d", "~root"].map(from_home),
-            [".", "a", ".", "b/c", "/d", "~root"]
-        );
-        assert_eq!((join("a", "b"), join("/", "b")), ("a/b".to_owned(), "/b".to_owned()));
+    fn holes_are_nothing_but_zeros() {
+        assert!(is_hole(&[0; 10_000]) && is_hole(&[]));
+        for at in [0, 4095, 4096, 9999] {
+            let mut data = vec![0; 10_000];
+            data[at] = 1;
+            assert!(!is_hole(&data), "{at}");
+        }
     }
 }

@@ -1,24 +1,29 @@
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use bytes::Bytes;
+use castra_sftp::{Attributes, Client, Code, Failure, Request};
 use russh::ChannelMsg;
-use russh_sftp::client::error::Error;
-use russh_sftp::client::rawsession::RawSftpSession;
-use russh_sftp::protocol::{FileAttributes, StatusCode};
-use tokio::sync::{Semaphore, mpsc};
-use tokio::task::JoinSet;
+use tokio::sync::Semaphore;
 
 use super::super::SshError;
 use super::super::connection::Connection;
+use super::Noted;
+use crate::cancel::Cancel;
 use crate::harmless::harmless_text;
 
 /// Bytes of a file in one request. Below every server's limit, and large enough that requests cost little.
 pub(super) const PIECE_BYTES: u32 = 64 * 1024;
 
-/// Requests under way at once: a full window of pieces.
+/// Requests with data under way at once: a full window of pieces.
 const PIECES: usize = 32;
 
-/// Files under way at once.
-const FILES: usize = 16;
+/// How often a copy looks for a wish to stop.
+const CANCEL_INTERVAL: Duration = Duration::from_millis(50);
+
+/// How long the guest may take to remove what an interrupted copy has begun.
+const REMOVE_LIMIT: Duration = Duration::from_secs(5);
 
 /// `S_IFMT` and its values, which SFTP shares with Linux.
 const TYPE_BITS: u32 = 0o170_000;
@@ -26,7 +31,7 @@ const DIRECTORY: u32 = 0o040_000;
 const REGULAR: u32 = 0o100_000;
 const LINK: u32 = 0o120_000;
 
-/// What a path names.
+/// Type of what is at a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sort {
     Directory,
@@ -36,8 +41,8 @@ pub(super) enum Sort {
 }
 
 impl Sort {
-    pub(super) fn of(attributes: &FileAttributes) -> Self {
-        match attributes.permissions.unwrap_or(0) & TYPE_BITS {
+    pub(super) fn of(attributes: &Attributes) -> Self {
+        match attributes.mode.unwrap_or(0) & TYPE_BITS {
             DIRECTORY => Self::Directory,
             REGULAR => Self::File,
             LINK => Self::Link,
@@ -46,15 +51,32 @@ impl Sort {
     }
 }
 
+/// Files of this host that transfers have left half-written.
+#[derive(Clone, Default)]
+pub(super) struct Interrupted(Noted<PathBuf>);
+
+impl Interrupted {
+    pub(super) fn note(&self, path: PathBuf) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(path);
+    }
+
+    pub(super) fn take(&self) -> Vec<PathBuf> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 /// An SFTP session, shared by the tasks of one copy.
 #[derive(Clone)]
 pub(super) struct Session {
-    pub(super) sftp: Arc<RawSftpSession>,
+    pub(super) sftp: Client,
     pub(super) pieces: Arc<Semaphore>,
+    pub(super) interrupted: Interrupted,
+    /// Files that this copy has made in the guest and not yet finished.
+    unfinished: Noted<Bytes>,
 }
 
 impl Session {
-    pub(super) async fn open(connection: &Connection) -> Result<Self, SshError> {
+    pub(super) async fn open(connection: &Connection, interrupted: Interrupted) -> Result<Self, SshError> {
         let mut channel = connection.session().await?;
         channel.request_subsystem(true, "sftp").await.map_err(|_| SshError::Lost)?;
         loop {
@@ -68,93 +90,62 @@ impl Session {
         let (ours, theirs) = tokio::io::duplex(PIECES * PIECE_BYTES as usize);
         let (incoming, outgoing) = castra_flow::split(channel, connection.flow());
         tokio::spawn(castra_flow::relay(incoming, outgoing, theirs, None));
-        let config = russh_sftp::client::Config {
-            // The connection itself notices a guest that is gone; a slow disk is no reason to give up.
-            request_timeout_secs: u64::MAX,
-            ..russh_sftp::client::Config::default()
-        };
-        let sftp = RawSftpSession::new_with_config(ours, config);
-        sftp.init().await.map_err(|_| SshError::NotStarted { what: "SFTP" })?;
-        Ok(Self { sftp: Arc::new(sftp), pieces: Arc::new(Semaphore::new(PIECES)) })
+        // No time limit: the connection itself notices a guest that is gone; a slow disk is no reason to give up.
+        let sftp = Client::start(ours).await.map_err(|_| SshError::NotStarted { what: "SFTP" })?;
+        let pieces = Arc::new(Semaphore::new(PIECES));
+        Ok(Self { sftp, pieces, interrupted, unfinished: Arc::new(Mutex::default()) })
     }
 
-    /// What is at a path, links followed; nothing if nothing is there.
-    pub(super) async fn stat(&self, path: &str) -> Result<Option<FileAttributes>, SshError> {
-        match self.sftp.stat(path).await {
-            Ok(found) => Ok(Some(found.attrs)),
-            Err(error) if is_missing(&error) => Ok(None),
-            Err(error) => Err(failed("look at", path)(error)),
+    /// Returns what is at a path, links followed; nothing if nothing is there.
+    pub(super) async fn stat(&self, path: &[u8]) -> Result<Option<Attributes>, SshError> {
+        match self.sftp.attributes(Request::Stat { path: Bytes::copy_from_slice(path) }).await {
+            Ok(found) => Ok(Some(found)),
+            Err(failure) if failure.is(Code::NO_SUCH_FILE) => Ok(None),
+            Err(failure) => Err(failed("look at", path)(failure)),
         }
     }
-}
 
-fn is_missing(error: &Error) -> bool {
-    matches!(error, Error::Status(status) if status.status_code == StatusCode::NoSuchFile)
-}
-
-/// The error for a guest's file.
-pub(super) fn failed<'a>(what: &'static str, path: &'a str) -> impl Fn(Error) -> SshError + Copy + 'a {
-    move |error| match &error {
-        Error::Status(status) => SshError::GuestFile {
-            what,
-            path: harmless_text(path),
-            reason: harmless_text(&status.error_message),
-            missing: is_missing(&error),
-        },
-        _ => SshError::Lost,
-    }
-}
-
-/// Runs many transfers, some at once, and tells of each piece that arrived.
-pub(super) struct Transfers<'a> {
-    tasks: JoinSet<Result<(), SshError>>,
-    arrived: mpsc::UnboundedReceiver<u64>,
-    arrival: mpsc::UnboundedSender<u64>,
-    progress: &'a mut dyn FnMut(u64),
-    pub(super) bytes: u64,
-}
-
-impl<'a> Transfers<'a> {
-    pub(super) fn new(progress: &'a mut dyn FnMut(u64)) -> Self {
-        let (arrival, arrived) = mpsc::unbounded_channel();
-        Self { tasks: JoinSet::new(), arrived, arrival, progress, bytes: 0 }
+    pub(super) fn begin(&self, path: Bytes) {
+        self.unfinished.lock().unwrap_or_else(PoisonError::into_inner).push(path);
     }
 
-    /// Starts a transfer; waits first if enough are under way. It gets the sender to tell of its pieces.
-    pub(super) async fn start<F>(
-        &mut self,
-        transfer: impl FnOnce(mpsc::UnboundedSender<u64>) -> F,
-    ) -> Result<(), SshError>
-    where
-        F: Future<Output = Result<(), SshError>> + Send + 'static,
-    {
-        self.wait_until_below(FILES).await?;
-        self.tasks.spawn(transfer(self.arrival.clone()));
-        Ok(())
+    pub(super) fn finish(&self, path: &Bytes) {
+        self.unfinished.lock().unwrap_or_else(PoisonError::into_inner).retain(|other| other != path);
     }
 
-    /// Waits for all of them.
-    pub(super) async fn finish(mut self) -> Result<u64, SshError> {
-        self.wait_until_below(1).await?;
-        while let Ok(bytes) = self.arrived.try_recv() {
-            self.tell(bytes);
-        }
-        Ok(self.bytes)
-    }
-
-    async fn wait_until_below(&mut self, limit: usize) -> Result<(), SshError> {
-        while self.tasks.len() >= limit {
-            tokio::select! {
-                // A task that panicked took its transfer with it.
-                Some(done) = self.tasks.join_next() => done.map_err(|_| SshError::Lost)??,
-                Some(bytes) = self.arrived.recv() => self.tell(bytes),
+    /// Removes from the guest what an interrupted copy has begun, as far as the guest answers.
+    pub(super) async fn remove_unfinished(&self) {
+        let paths = std::mem::take(&mut *self.unfinished.lock().unwrap_or_else(PoisonError::into_inner));
+        let remove = async {
+            for path in paths {
+                let _ = self.sftp.done(Request::Remove { path }).await;
             }
-        }
-        Ok(())
+        };
+        let _ = tokio::time::timeout(REMOVE_LIMIT, remove).await;
     }
+}
 
-    fn tell(&mut self, bytes: u64) {
-        self.bytes += bytes;
-        (self.progress)(bytes);
+/// Returns once the copy is to stop.
+pub(super) async fn until_cancelled(cancel: &Cancel) {
+    while !cancel.is_cancelled() {
+        tokio::time::sleep(CANCEL_INTERVAL).await;
+    }
+}
+
+/// Returns a guest's path as it can be shown.
+pub(super) fn shown(path: &[u8]) -> String {
+    harmless_text(&String::from_utf8_lossy(path))
+}
+
+/// Makes the error for a guest's file.
+pub(super) fn failed<'a>(what: &'static str, path: &'a [u8]) -> impl Fn(Failure) -> SshError + Copy + 'a {
+    move |failure| match failure {
+        Failure::Status { code, words } => SshError::GuestFile {
+            what,
+            path: shown(path),
+            reason: shown(&words),
+            missing: code == Code::NO_SUCH_FILE,
+        },
+        Failure::Ended => SshError::Lost,
     }
 }

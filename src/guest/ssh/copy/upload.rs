@@ -1,90 +1,183 @@
-use std::fs::{self, File, Metadata};
-use std::io;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::collections::VecDeque;
+use std::ffi::OsStr;
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::{self, Read as _};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use russh_sftp::protocol::{FileAttributes, OpenFlags};
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use bytes::Bytes;
+use castra_sftp::{Attributes, Failure, Flags, Pending, Request};
+use rustix::fs::OFlags;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::super::SshError;
-use super::session::{Session, Sort, Transfers, failed};
-use super::{Copied, join, pieces};
+use super::session::{PIECE_BYTES, Session, Sort, failed};
+use super::transfers::Transfers;
+use super::{Copied, is_hole, join};
+use crate::layout::{STATE_DIRECTORY, is_state_root};
 
-/// What a tree holds: where it is here, where it goes, and what is known of it.
+/// Permissions that are kept: bits that lend rights would lend those of another user.
+const FILE_MODE: u32 = 0o777;
+const DIRECTORY_MODE: u32 = 0o1777;
+
+/// Entry of a tree: where it is here, where it goes, and what is known of it.
+struct Found {
+    source: PathBuf,
+    goal: Vec<u8>,
+    metadata: Metadata,
+}
+
+/// Contents of a tree. Directories come before what is in them.
 #[derive(Default)]
 struct Tree {
-    directories: Vec<(PathBuf, String, Metadata)>,
-    files: Vec<(PathBuf, String, Metadata)>,
-    links: Vec<(PathBuf, String)>,
+    directories: Vec<Found>,
+    files: Vec<Found>,
+    links: Vec<Found>,
     skipped: Vec<PathBuf>,
+    states: Vec<PathBuf>,
+    failed: Vec<SshError>,
 }
 
 pub(super) async fn run(
     session: &Session,
     local: &Path,
-    remote: &str,
+    remote: &[u8],
     progress: &mut dyn FnMut(u64),
 ) -> Result<Copied, SshError> {
     let metadata = fs::metadata(local).map_err(unreadable(local))?;
     let into_directory = session.stat(remote).await?.is_some_and(|found| Sort::of(&found) == Sort::Directory);
-    let goal = if into_directory { join(remote, &own_name(local)?) } else { remote.to_owned() };
-    let mut tree = Tree::default();
-    tree.add(local.to_owned(), goal, metadata)?;
-
-    for (_, goal, metadata) in &tree.directories {
-        make_directory(session, goal, metadata).await?;
-    }
+    let goal = if into_directory { join(remote, &own_name(local)?) } else { remote.to_vec() };
     let mut transfers = Transfers::new(progress);
-    let files = tree.files.len() as u64;
-    for (source, goal, metadata) in tree.files {
+    if !metadata.is_dir() {
+        // Opened as it is named, through links, and whatever it is; a pipe waits for its writer.
+        let path = local.to_owned();
+        let opened = tokio::task::spawn_blocking(move || File::open(path)).await;
+        let file = opened.map_err(|_| SshError::Lost)?.map_err(unreadable(local))?;
+        let (session, source) = (session.clone(), local.to_owned());
+        transfers.start(|arrived| send_file(session, source, file, goal, arrived)).await?;
+        let mut done = transfers.finish().await?;
+        return match done.failed.pop() {
+            Some(error) => Err(error),
+            None => Ok(Copied { files: done.files, bytes: done.bytes, ..Copied::default() }),
+        };
+    }
+    let tree = Tree::of(local, goal, metadata)?;
+    send_tree(session, tree, transfers).await
+}
+
+async fn send_tree(session: &Session, tree: Tree, mut transfers: Transfers<'_>) -> Result<Copied, SshError> {
+    let mut failures = tree.failed;
+    for (number, directory) in tree.directories.iter().enumerate() {
+        match make_directory(session, &directory.goal, &directory.metadata).await {
+            Ok(()) => {}
+            Err(error) if number == 0 || matches!(error, SshError::Lost) => return Err(error),
+            Err(error) => failures.push(error),
+        }
+    }
+    for Found { source, goal, .. } in tree.files {
         let session = session.clone();
-        transfers.start(|arrived| send_file(session, source, goal, metadata, arrived)).await?;
+        transfers
+            .start(|arrived| async move {
+                // It may have become something else since it was listed.
+                let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
+                let opened = OpenOptions::new().read(true).custom_flags(flags).open(&source);
+                let file = opened.map_err(unreadable(&source))?;
+                send_file(session, source, file, goal, arrived).await
+            })
+            .await?;
     }
-    let bytes = transfers.finish().await?;
-    for (source, goal) in &tree.links {
-        make_link(session, source, goal).await?;
+    let mut done = transfers.finish().await?;
+    failures.append(&mut done.failed);
+    for link in &tree.links {
+        match make_link(session, &link.source, &link.goal).await {
+            Ok(()) => {}
+            Err(SshError::Lost) => return Err(SshError::Lost),
+            Err(error) => failures.push(error),
+        }
     }
-    for (_, goal, metadata) in tree.directories.iter().rev() {
-        session.sftp.setstat(goal, kept(metadata)).await.map_err(failed("set the mode of", goal))?;
+    for directory in tree.directories.iter().rev() {
+        let path = Bytes::copy_from_slice(&directory.goal);
+        let attributes = kept(&directory.metadata, DIRECTORY_MODE);
+        match session.sftp.done(Request::Setstat { path, attributes }).await {
+            Ok(()) => {}
+            Err(Failure::Ended) => return Err(SshError::Lost),
+            Err(failure) => failures.push(failed("set the mode of", &directory.goal)(failure)),
+        }
     }
-    Ok(Copied { files, bytes, skipped: tree.skipped })
+    let (skipped, states) = (tree.skipped, tree.states);
+    Ok(Copied {
+        files: done.files,
+        bytes: done.bytes,
+        skipped,
+        states,
+        failed: failures,
+        incomplete: Vec::new(),
+    })
 }
 
 impl Tree {
-    fn add(&mut self, source: PathBuf, goal: String, metadata: Metadata) -> Result<(), SshError> {
-        let sort = metadata.file_type();
-        if sort.is_dir() {
-            let entries = fs::read_dir(&source).map_err(unreadable(&source))?;
-            self.directories.push((source.clone(), goal.clone(), metadata));
-            for entry in entries {
-                let path = entry.map_err(unreadable(&source))?.path();
-                let metadata = fs::symlink_metadata(&path).map_err(unreadable(&path))?;
-                let goal = join(&goal, &name_of(&path)?);
-                self.add(path, goal, metadata)?;
+    /// Lists a tree. What cannot be listed is noted, unless it is the root.
+    fn of(root: &Path, goal: Vec<u8>, metadata: Metadata) -> Result<Self, SshError> {
+        let mut tree = Self::default();
+        let mut left = vec![Found { source: root.to_owned(), goal, metadata }];
+        while let Some(found) = left.pop() {
+            let sort = found.metadata.file_type();
+            if sort.is_dir() {
+                let is_root = tree.directories.is_empty();
+                if !is_root && is_state(&found.source) {
+                    tree.states.push(found.source);
+                    continue;
+                }
+                match children(&found, &mut tree.failed) {
+                    Ok(mut children) => left.append(&mut children),
+                    Err(error) if is_root => return Err(unreadable(root)(error)),
+                    Err(error) => tree.failed.push(unreadable(&found.source)(error)),
+                }
+                tree.directories.push(found);
+            } else if sort.is_file() {
+                tree.files.push(found);
+            } else if sort.is_symlink() {
+                tree.links.push(found);
+            } else {
+                tree.skipped.push(found.source);
             }
-        } else if sort.is_file() {
-            self.files.push((source, goal, metadata));
-        } else if sort.is_symlink() {
-            self.links.push((source, goal));
-        } else {
-            self.skipped.push(source);
         }
-        Ok(())
+        Ok(tree)
     }
 }
 
-async fn make_directory(session: &Session, goal: &str, metadata: &Metadata) -> Result<(), SshError> {
+fn children(directory: &Found, failures: &mut Vec<SshError>) -> io::Result<Vec<Found>> {
+    let mut children = Vec::new();
+    for entry in fs::read_dir(&directory.source)? {
+        let entry = entry?;
+        let (source, goal) = (entry.path(), join(&directory.goal, entry.file_name().as_bytes()));
+        match entry.metadata() {
+            Ok(metadata) => children.push(Found { source, goal, metadata }),
+            Err(error) => failures.push(unreadable(&source)(error)),
+        }
+    }
+    Ok(children)
+}
+
+/// Returns `true` for a state directory of Castra's, by its name or by what is in it.
+fn is_state(path: &Path) -> bool {
+    path.file_name() == Some(OsStr::new(STATE_DIRECTORY)) || is_state_root(path)
+}
+
+async fn make_directory(session: &Session, goal: &[u8], metadata: &Metadata) -> Result<(), SshError> {
     // Whatever its mode will be, it must take files now.
-    let open =
-        |mode: u32| FileAttributes { permissions: Some(mode & 0o7777 | 0o700), ..FileAttributes::empty() };
-    let Err(error) = session.sftp.mkdir(goal, open(metadata.mode())).await else { return Ok(()) };
+    let open = |mode: u32| Attributes::of_mode(mode & DIRECTORY_MODE | 0o700);
+    let path = Bytes::copy_from_slice(goal);
+    let made =
+        session.sftp.done(Request::Mkdir { path: path.clone(), attributes: open(metadata.mode()) }).await;
+    let Err(error) = made else { return Ok(()) };
     let failure = failed("make the directory", goal);
     match session.stat(goal).await? {
-        Some(found) if Sort::of(&found) == Sort::Directory => match found.permissions {
+        Some(found) if Sort::of(&found) == Sort::Directory => match found.mode {
             Some(mode) if mode & 0o700 != 0o700 => {
-                session.sftp.setstat(goal, open(mode)).await.map(drop).map_err(failure)
+                session.sftp.done(Request::Setstat { path, attributes: open(mode) }).await.map_err(failure)
             }
             _ => Ok(()),
         },
@@ -92,93 +185,195 @@ async fn make_directory(session: &Session, goal: &str, metadata: &Metadata) -> R
     }
 }
 
-async fn make_link(session: &Session, source: &Path, goal: &str) -> Result<(), SshError> {
-    let points_to = fs::read_link(source).map_err(unreadable(source))?;
-    let points_to = text(&points_to)?;
-    // The agent, like OpenSSH, expects the link's target first.
-    if session.sftp.symlink(points_to, goal).await.is_ok() {
+async fn make_link(session: &Session, source: &Path, goal: &[u8]) -> Result<(), SshError> {
+    let target = Bytes::from(fs::read_link(source).map_err(unreadable(source))?.into_os_string().into_vec());
+    let link = Bytes::copy_from_slice(goal);
+    let make = Request::Symlink { target, link: link.clone() };
+    if session.sftp.done(make.clone()).await.is_ok() {
         return Ok(());
     }
     // Something is there, most likely from an earlier copy. If not, the second attempt says what is wrong.
-    let _ = session.sftp.remove(goal).await;
-    session.sftp.symlink(points_to, goal).await.map(drop).map_err(failed("make the link", goal))
+    let _ = session.sftp.done(Request::Remove { path: link }).await;
+    session.sftp.done(make).await.map_err(failed("make the link", goal))
+}
+
+/// An open file of the guest.
+struct Opened {
+    handle: Bytes,
+    /// Made by this copy: it gets the mode of its source. Another keeps its own, as with `cp`.
+    is_new: bool,
+    /// A regular file: it gets a length and times, and zeros in it become holes. Nothing of anything else is changed.
+    is_file: bool,
+}
+
+impl Opened {
+    async fn at(session: &Session, path: &Bytes, mode: u32) -> Result<Self, Failure> {
+        let flags = Flags::WRITE.and(Flags::CREATE);
+        let wanted = Attributes::of_mode(mode & FILE_MODE);
+        match session.sftp.open(path.clone(), flags.and(Flags::EXCLUSIVE), wanted).await {
+            Ok(handle) => return Ok(Self { handle, is_new: true, is_file: true }),
+            // Something is there, or else the second attempt says what is wrong.
+            Err(Failure::Status { .. }) => {}
+            Err(Failure::Ended) => return Err(Failure::Ended),
+        }
+        let handle = session.sftp.open(path.clone(), flags.and(Flags::TRUNCATE), wanted).await?;
+        let found = session.sftp.attributes(Request::Fstat { handle: handle.clone() }).await?;
+        Ok(Self { handle, is_new: false, is_file: Sort::of(&found) == Sort::File })
+    }
 }
 
 async fn send_file(
     session: Session,
     source: PathBuf,
-    goal: String,
-    metadata: Metadata,
+    file: File,
+    goal: Vec<u8>,
     arrived: mpsc::UnboundedSender<u64>,
 ) -> Result<(), SshError> {
-    let file = Arc::new(File::open(&source).map_err(unreadable(&source))?);
-    let flags = OpenFlags::WRITE | OpenFlags::CREATE | OpenFlags::TRUNCATE;
-    let wanted = FileAttributes { permissions: Some(metadata.mode() & 0o7777), ..FileAttributes::empty() };
+    let metadata = file.metadata().map_err(unreadable(&source))?;
     let failure = failed("write", &goal);
-    let handle = session.sftp.open(&goal, flags, wanted).await.map_err(failure)?.handle;
-    let mut tasks = JoinSet::new();
-    for (offset, length) in pieces(metadata.len()) {
-        // The semaphore is never closed.
-        let permit = Arc::clone(&session.pieces).acquire_owned().await.map_err(|_| SshError::Lost)?;
-        while let Some(done) = tasks.try_join_next() {
-            finished(done, &goal)?;
+    let path = Bytes::copy_from_slice(&goal);
+    // A pipe's own mode says nothing of what comes out of it.
+    let mode = if metadata.is_file() { metadata.mode() } else { 0o644 };
+    let opened = Opened::at(&session, &path, mode).await.map_err(failure)?;
+    if opened.is_new {
+        session.begin(path.clone());
+    }
+    let sent = send(&session, &opened, &source, file, &goal, &arrived).await;
+    let finished = match sent {
+        Ok(length) => finish(&session, &opened, &metadata, length).await.map_err(failure),
+        Err(error) => {
+            let _ = session.sftp.close(opened.handle).await;
+            if opened.is_new {
+                let _ = session.sftp.done(Request::Remove { path: path.clone() }).await;
+            }
+            Err(error)
         }
-        let mut data = vec![0; length as usize];
-        file.read_exact_at(&mut data, offset).map_err(unreadable(&source))?;
-        let (sftp, handle, arrived) = (Arc::clone(&session.sftp), handle.clone(), arrived.clone());
-        tasks.spawn(async move {
-            let written = sftp.write(handle, offset, data).await;
-            drop(permit);
-            // Nobody listens any more once another file has failed.
-            let _ = arrived.send(u64::from(length));
-            written
-        });
-    }
-    while let Some(done) = tasks.join_next().await {
-        finished(done, &goal)?;
-    }
-    session.sftp.fsetstat(&handle, kept(&metadata)).await.map_err(failure)?;
-    session.sftp.close(handle).await.map(drop).map_err(failure)
+    };
+    session.finish(&path);
+    finished
 }
 
-type Written = Result<russh_sftp::protocol::Status, russh_sftp::client::error::Error>;
-
-fn finished(done: Result<Written, tokio::task::JoinError>, goal: &str) -> Result<(), SshError> {
-    done.map_err(|_| SshError::Lost)?.map(drop).map_err(failed("write", goal))
+async fn finish(session: &Session, opened: &Opened, metadata: &Metadata, length: u64) -> Result<(), Failure> {
+    let handle = opened.handle.clone();
+    let mut attributes = kept(metadata, FILE_MODE);
+    attributes.size = Some(length);
+    if !opened.is_new {
+        attributes.mode = None;
+    }
+    if !metadata.is_file() {
+        (attributes.mode, attributes.times) = (None, None);
+    }
+    // Both are sent before either is answered.
+    let set = match opened.is_file {
+        true => Some(session.sftp.send(&Request::Fsetstat { handle: handle.clone(), attributes }).await?),
+        false => None,
+    };
+    let closed = session.sftp.send(&Request::Close { handle }).await?;
+    if let Some(set) = set {
+        set.done().await?;
+    }
+    closed.done().await
 }
 
-/// Mode and times. SFTP counts seconds, in 32 bits.
-fn kept(metadata: &Metadata) -> FileAttributes {
-    let seconds = |time: i64| Some(u32::try_from(time.max(0)).unwrap_or(u32::MAX));
-    FileAttributes {
-        permissions: Some(metadata.mode() & 0o7777),
-        atime: seconds(metadata.atime()),
-        mtime: seconds(metadata.mtime()),
-        ..FileAttributes::empty()
+/// Sends a file to its end, whatever size it claims, and returns how long it is.
+async fn send(
+    session: &Session,
+    opened: &Opened,
+    source: &Path,
+    file: File,
+    goal: &[u8],
+    arrived: &mpsc::UnboundedSender<u64>,
+) -> Result<u64, SshError> {
+    let is_quick = file.metadata().is_ok_and(|found| found.is_file());
+    let file = Arc::new(file);
+    let failure = failed("write", goal);
+    let mut written: VecDeque<(Pending, u64, OwnedSemaphorePermit)> = VecDeque::new();
+    let mut offset = 0;
+    loop {
+        let permit = loop {
+            let pieces = Arc::clone(&session.pieces);
+            if written.is_empty() {
+                // Others have them all, and will give them back.
+                break pieces.acquire_owned().await.map_err(|_| SshError::Lost)?;
+            }
+            if let Ok(permit) = pieces.try_acquire_owned() {
+                break permit;
+            }
+            confirm(&mut written, arrived).await.map_err(failure)?;
+        };
+        let data = piece(&file, is_quick).await.map_err(unreadable(source))?;
+        if data.is_empty() {
+            break;
+        }
+        let length = data.len() as u64;
+        if opened.is_file && is_hole(&data) {
+            let _ = arrived.send(length);
+        } else {
+            let request = Request::Write { handle: opened.handle.clone(), offset, data };
+            let pending = session.sftp.send(&request).await.map_err(failure)?;
+            written.push_back((pending, length, permit));
+        }
+        offset += length;
+    }
+    while !written.is_empty() {
+        confirm(&mut written, arrived).await.map_err(failure)?;
+    }
+    Ok(offset)
+}
+
+/// Waits for the oldest write.
+async fn confirm(
+    written: &mut VecDeque<(Pending, u64, OwnedSemaphorePermit)>,
+    arrived: &mpsc::UnboundedSender<u64>,
+) -> Result<(), Failure> {
+    let Some((pending, length, _permit)) = written.pop_front() else { return Ok(()) };
+    pending.done().await?;
+    // Nobody listens any more once the connection is lost.
+    let _ = arrived.send(length);
+    Ok(())
+}
+
+/// Reads the next piece; an empty one is the end. A pipe or terminal may be long in coming, and is waited for in a
+/// thread.
+async fn piece(file: &Arc<File>, is_quick: bool) -> io::Result<Bytes> {
+    let read = |file: Arc<File>| {
+        let mut data = vec![0; PIECE_BYTES as usize];
+        let mut filled = 0;
+        while filled < data.len() {
+            match (&*file).read(&mut data[filled..]) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        data.truncate(filled);
+        Ok(Bytes::from(data))
+    };
+    if is_quick {
+        return read(Arc::clone(file));
+    }
+    let file = Arc::clone(file);
+    tokio::task::spawn_blocking(move || read(file)).await.map_err(io::Error::other)?
+}
+
+/// Returns mode and times. SFTP counts seconds, in 32 bits.
+fn kept(metadata: &Metadata, mask: u32) -> Attributes {
+    let seconds = |time: i64| u32::try_from(time.max(0)).unwrap_or(u32::MAX);
+    Attributes {
+        mode: Some(metadata.mode() & mask),
+        times: Some((seconds(metadata.atime()), seconds(metadata.mtime()))),
+        ..Attributes::default()
     }
 }
 
-/// The last part of the path, even of `.` and `..`.
-fn own_name(path: &Path) -> Result<String, SshError> {
-    if path.file_name().is_some() {
-        return name_of(path);
+/// Returns the last part of the path, even of `.` and `..`; `.` for the root.
+fn own_name(path: &Path) -> Result<Vec<u8>, SshError> {
+    if let Some(name) = path.file_name() {
+        return Ok(name.as_bytes().to_vec());
     }
     let path = fs::canonicalize(path).map_err(unreadable(path))?;
-    if path.file_name().is_some() { name_of(&path) } else { Ok(".".to_owned()) }
-}
-
-fn name_of(path: &Path) -> Result<String, SshError> {
-    text(Path::new(path.file_name().unwrap_or_default())).map(str::to_owned).map_err(|_| not_text(path))
-}
-
-/// The SFTP library knows text only.
-fn text(path: &Path) -> Result<&str, SshError> {
-    path.to_str().ok_or_else(|| not_text(path))
-}
-
-fn not_text(path: &Path) -> SshError {
-    let source = io::Error::new(io::ErrorKind::InvalidData, "its name is not UTF-8");
-    SshError::LocalFile { what: "copy", path: path.to_owned(), source }
+    Ok(path.file_name().map_or_else(|| b".".to_vec(), |name| name.as_bytes().to_vec()))
 }
 
 fn unreadable(path: &Path) -> impl Fn(io::Error) -> SshError + '_ {

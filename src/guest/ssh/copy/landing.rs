@@ -1,0 +1,315 @@
+//! Places of this host that a copy out of a guest writes to.
+//!
+//! A path that the user named is opened as `cp` does: links are followed, and a pipe or device is written to. What is
+//! below a copied tree is reached from the tree's directory, one name at a time and never through a link, since a guest
+//! may have made the links in an earlier copy. So [`Below`] cannot write elsewhere, whatever stands in the tree.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{File, Metadata};
+use std::io::{self, Write as _};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{FileExt as _, FileTypeExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+
+use castra_sftp::Attributes;
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec, Timestamps};
+use rustix::io::Errno;
+
+use super::is_hole;
+use super::session::Interrupted;
+
+/// Permissions that a guest's file may have here, less the umask. Bits that lend rights are not taken.
+const PERMISSIONS: u32 = 0o777;
+
+/// Set-user-id, set-group-id.
+const LENDING: u32 = 0o6000;
+
+const WRITE: OFlags = OFlags::WRONLY.union(OFlags::CLOEXEC).union(OFlags::NOCTTY);
+const DIRECTORY: OFlags =
+    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC).union(OFlags::NONBLOCK);
+
+/// A directory that the user named, and what is below it.
+pub(super) struct Below {
+    root: OwnedFd,
+    shown: PathBuf,
+}
+
+/// Mode that a directory gets once all is in it.
+pub(super) struct Later(Option<Mode>);
+
+impl Below {
+    /// Opens a directory; links to it are followed.
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        let root = rustix::fs::open(path, DIRECTORY, Mode::empty())?;
+        Ok(Self { root, shown: path.to_owned() })
+    }
+
+    /// Returns the path of an entry, to be shown.
+    pub(super) fn shown(&self, path: &[u8]) -> PathBuf {
+        if path.is_empty() { self.shown.clone() } else { self.shown.join(OsStr::from_bytes(path)) }
+    }
+
+    /// Opens the directory at a path, without following links.
+    fn directory(&self, path: &[u8]) -> io::Result<OwnedFd> {
+        let mut directory = self.root.try_clone()?;
+        for name in path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
+            let flags = DIRECTORY | OFlags::NOFOLLOW;
+            directory = rustix::fs::openat(&directory, OsStr::from_bytes(name), flags, Mode::empty())?;
+        }
+        Ok(directory)
+    }
+
+    fn parent<'a>(&self, path: &'a [u8]) -> io::Result<(OwnedFd, &'a OsStr)> {
+        let (parent, name) = match path.iter().rposition(|byte| *byte == b'/') {
+            Some(slash) => (&path[..slash], &path[slash + 1..]),
+            None => (&b""[..], path),
+        };
+        if matches!(name, b"" | b"." | b"..") {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        Ok((self.directory(parent)?, OsStr::from_bytes(name)))
+    }
+
+    /// Makes a directory that takes files now, whatever its mode will be. A link in its place is replaced, unless it is
+    /// the root of the tree: that has a name which the user gave.
+    pub(super) fn make_directory(&self, path: &[u8], mode: u32) -> io::Result<Later> {
+        if path.is_empty() {
+            return Ok(Later(None));
+        }
+        let (parent, name) = self.parent(path)?;
+        let open = Mode::from_raw_mode((mode & PERMISSIONS | 0o700) as _);
+        let is_root = !path.contains(&b'/');
+        match rustix::fs::mkdirat(&parent, name, open) {
+            Err(Errno::EXIST) if !is_root && is_link(&parent, name)? => {
+                rustix::fs::unlinkat(&parent, name, AtFlags::empty())?;
+                rustix::fs::mkdirat(&parent, name, open)?;
+            }
+            Err(Errno::EXIST) => return take_over(&parent, name),
+            made => made?,
+        }
+        // As the umask, and a directory that hands down its group, have left it.
+        let made = rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW)?.st_mode as u32 & 0o7777;
+        let last = made & !(0o700 & !mode);
+        Ok(Later((last != made).then(|| Mode::from_raw_mode(last as _))))
+    }
+
+    /// Gives a directory its mode and times, once all is in it.
+    pub(super) fn finish_directory(&self, path: &[u8], later: &Later, found: &Attributes) -> io::Result<()> {
+        let directory = self.directory(path)?;
+        if let Some(mode) = later.0 {
+            rustix::fs::fchmod(&directory, mode)?;
+        }
+        set_times(&directory, found)
+    }
+
+    /// Makes a link in place of what is there, unless that is a directory.
+    pub(super) fn make_link(&self, path: &[u8], target: &[u8]) -> io::Result<()> {
+        let (parent, name) = self.parent(path)?;
+        match rustix::fs::symlinkat(OsStr::from_bytes(target), &parent, name) {
+            Err(Errno::EXIST) => {
+                rustix::fs::unlinkat(&parent, name, AtFlags::empty())?;
+                Ok(rustix::fs::symlinkat(OsStr::from_bytes(target), &parent, name)?)
+            }
+            made => Ok(made?),
+        }
+    }
+
+    /// Opens a file of a tree. A link in its place is replaced; anything else but a regular file is left alone.
+    pub(super) fn create(&self, path: &[u8], mode: u32, noted: Interrupted) -> io::Result<Sink> {
+        let (parent, name) = self.parent(path)?;
+        let make =
+            || rustix::fs::openat(&parent, name, WRITE | OFlags::CREATE | OFlags::EXCL, permissions(mode));
+        let (opened, is_new) = match make() {
+            Err(Errno::EXIST) if is_link(&parent, name)? => {
+                rustix::fs::unlinkat(&parent, name, AtFlags::empty())?;
+                (make()?, true)
+            }
+            Err(Errno::EXIST) => {
+                // Opening a pipe would wait for a reader.
+                let flags = WRITE | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+                let refused = |error| match error {
+                    Errno::NXIO => special(),
+                    error => error.into(),
+                };
+                (rustix::fs::openat(&parent, name, flags, Mode::empty()).map_err(refused)?, false)
+            }
+            made => (made?, true),
+        };
+        let file = File::from(opened);
+        if !file.metadata()?.is_file() {
+            return Err(special());
+        }
+        let made = is_new.then(|| (parent, name.to_owned()));
+        Sink::new(file, self.shown(path), made, noted)
+    }
+
+    /// Opens a file by its name in this directory, which the user named: whatever is there is written to, but a link is
+    /// not followed.
+    pub(super) fn create_named(&self, name: &[u8], mode: u32, noted: Interrupted) -> io::Result<Sink> {
+        let (parent, name) = self.parent(name)?;
+        if is_link(&parent, name)? {
+            let what = "it is a symbolic link, and a copy into a directory follows none, since a guest may have \
+                        made it; name the link itself as the destination, or remove it";
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, what));
+        }
+        let shown = self.shown.join(name);
+        open_named(&parent, name, OFlags::NOFOLLOW, mode, shown, noted)
+    }
+}
+
+/// Opens the file that the user named, as `cp` does: through links, and whatever it is.
+pub(super) fn create_at(path: &Path, mode: u32, noted: Interrupted) -> io::Result<Sink> {
+    let here = Path::new(".");
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(here);
+    let parent = rustix::fs::open(parent, DIRECTORY, Mode::empty())?;
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    if path.as_os_str().as_bytes().ends_with(b"/") {
+        return Err(Errno::ISDIR.into());
+    }
+    open_named(&parent, name, OFlags::empty(), mode, path.to_owned(), noted)
+}
+
+fn open_named(
+    parent: &OwnedFd,
+    name: &OsStr,
+    flags: OFlags,
+    mode: u32,
+    shown: PathBuf,
+    noted: Interrupted,
+) -> io::Result<Sink> {
+    let make = WRITE | OFlags::CREATE | OFlags::EXCL;
+    match rustix::fs::openat(parent, name, make, permissions(mode)) {
+        Ok(made) => Sink::new(made.into(), shown, Some((parent.try_clone()?, name.to_owned())), noted),
+        // A link to nothing yet makes the file that it leads to.
+        Err(Errno::EXIST) => {
+            let follow = if flags.is_empty() { OFlags::CREATE } else { flags };
+            let opened = match rustix::fs::openat(parent, name, WRITE | follow, permissions(mode)) {
+                // Linux refuses to create in place of others' files in sticky directories, even where they are there.
+                Err(Errno::ACCESS) => rustix::fs::openat(parent, name, WRITE | flags, Mode::empty()),
+                opened => opened,
+            };
+            Sink::new(opened?.into(), shown, None, noted)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn permissions(mode: u32) -> Mode {
+    Mode::from_raw_mode((mode & PERMISSIONS) as _)
+}
+
+fn is_link(parent: &OwnedFd, name: &OsStr) -> io::Result<bool> {
+    match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(found) => Ok(FileType::from_raw_mode(found.st_mode) == FileType::Symlink),
+        Err(Errno::NOENT) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn special() -> io::Error {
+    io::Error::new(io::ErrorKind::AlreadyExists, "what is there is no regular file")
+}
+
+/// Opens a directory that is there for new files. It gets its mode back.
+fn take_over(parent: &OwnedFd, name: &OsStr) -> io::Result<Later> {
+    let found = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    match FileType::from_raw_mode(found.st_mode) {
+        FileType::Directory => {}
+        FileType::Symlink => {
+            let what = "a symbolic link is there, and a copied directory takes the place of none; remove it, or \
+                        name the directory that it leads to";
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, what));
+        }
+        _ => return Err(io::Error::new(io::ErrorKind::AlreadyExists, "what is there is no directory")),
+    }
+    let mode = found.st_mode as u32 & 0o7777;
+    if mode & 0o700 == 0o700 {
+        return Ok(Later(None));
+    }
+    // By name and without following links; between the two looks only this user could change it.
+    rustix::fs::chmodat(parent, name, Mode::from_raw_mode((mode | 0o700) as _), AtFlags::empty())?;
+    Ok(Later(Some(Mode::from_raw_mode(mode as _))))
+}
+
+fn set_times(file: impl std::os::fd::AsFd, found: &Attributes) -> io::Result<()> {
+    let Some((accessed, modified)) = found.times else { return Ok(()) };
+    let time = |seconds: u32| Timespec { tv_sec: seconds.into(), tv_nsec: 0 };
+    let times = Timestamps { last_access: time(accessed), last_modification: time(modified) };
+    Ok(rustix::fs::futimens(file, &times)?)
+}
+
+/// An open file that a guest's bytes are written to, in order. If it is dropped unfinished, a file that the copy made
+/// is removed, and one that was there before is noted as incomplete.
+pub(super) struct Sink {
+    file: File,
+    metadata: Metadata,
+    shown: PathBuf,
+    /// Directory and name of a file that this copy has made.
+    made: Option<(OwnedFd, OsString)>,
+    noted: Interrupted,
+    written: u64,
+    is_finished: bool,
+}
+
+impl Sink {
+    fn new(
+        file: File,
+        shown: PathBuf,
+        made: Option<(OwnedFd, OsString)>,
+        noted: Interrupted,
+    ) -> io::Result<Self> {
+        let metadata = file.metadata()?;
+        let sink = Self { file, metadata, shown, made, noted, written: 0, is_finished: false };
+        if sink.metadata.is_file() && sink.made.is_none() {
+            sink.file.set_len(0)?;
+        }
+        Ok(sink)
+    }
+
+    /// Appends bytes. Zeros in a regular file become a hole.
+    pub(super) fn write(&mut self, data: &[u8]) -> io::Result<()> {
+        let kind = self.metadata.file_type();
+        if kind.is_file() && is_hole(data) {
+            // `finish` sets the length.
+        } else if kind.is_file() || kind.is_block_device() {
+            self.file.write_all_at(data, self.written)?;
+        } else {
+            self.file.write_all(data)?;
+        }
+        self.written += data.len() as u64;
+        Ok(())
+    }
+
+    /// Gives a regular file its length and times. Its mode is what it was made with, or had before; nothing of anything
+    /// else is changed.
+    pub(super) fn finish(mut self, found: &Attributes) -> io::Result<()> {
+        if self.metadata.is_file() {
+            self.file.set_len(self.written)?;
+            let mode = self.metadata.mode();
+            if mode & LENDING != 0 {
+                // The rights were lent to other contents.
+                rustix::fs::fchmod(&self.file, Mode::from_raw_mode((mode & 0o7777 & !LENDING) as _))?;
+            }
+            // The owner alone may set times: the contents are there all the same.
+            let _ = set_times(self.file.as_fd(), found);
+        }
+        self.is_finished = true;
+        Ok(())
+    }
+}
+
+impl Drop for Sink {
+    fn drop(&mut self) {
+        if self.is_finished {
+            return;
+        }
+        match &self.made {
+            Some((parent, name)) => {
+                let _ = rustix::fs::unlinkat(parent, name, AtFlags::empty());
+            }
+            None if self.metadata.is_file() => self.noted.note(std::mem::take(&mut self.shown)),
+            None => {}
+        }
+    }
+}

@@ -1,0 +1,74 @@
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::super::SshError;
+
+/// Files under way at once.
+const FILES: usize = 16;
+
+/// Runs many transfers, some at once, and reports each piece that arrived. One that fails does not end the others,
+/// unless the connection is lost.
+pub(super) struct Transfers<'a> {
+    tasks: JoinSet<Result<(), SshError>>,
+    arrived: mpsc::UnboundedReceiver<u64>,
+    arrival: mpsc::UnboundedSender<u64>,
+    progress: &'a mut dyn FnMut(u64),
+    done: Done,
+}
+
+/// Outcome of all transfers.
+#[derive(Default)]
+pub(super) struct Done {
+    pub(super) files: u64,
+    pub(super) bytes: u64,
+    pub(super) failed: Vec<SshError>,
+}
+
+impl<'a> Transfers<'a> {
+    pub(super) fn new(progress: &'a mut dyn FnMut(u64)) -> Self {
+        let (arrival, arrived) = mpsc::unbounded_channel();
+        Self { tasks: JoinSet::new(), arrived, arrival, progress, done: Done::default() }
+    }
+
+    /// Starts a transfer; waits first if enough are under way. It gets the sender to tell of its pieces.
+    pub(super) async fn start<F>(
+        &mut self,
+        transfer: impl FnOnce(mpsc::UnboundedSender<u64>) -> F,
+    ) -> Result<(), SshError>
+    where
+        F: Future<Output = Result<(), SshError>> + Send + 'static,
+    {
+        self.wait_until_below(FILES).await?;
+        self.tasks.spawn(transfer(self.arrival.clone()));
+        Ok(())
+    }
+
+    /// Waits for all of them.
+    pub(super) async fn finish(mut self) -> Result<Done, SshError> {
+        self.wait_until_below(1).await?;
+        while let Ok(bytes) = self.arrived.try_recv() {
+            self.tell(bytes);
+        }
+        Ok(self.done)
+    }
+
+    async fn wait_until_below(&mut self, limit: usize) -> Result<(), SshError> {
+        while self.tasks.len() >= limit {
+            tokio::select! {
+                // A task that panicked took its transfer with it.
+                Some(done) = self.tasks.join_next() => match done.map_err(|_| SshError::Lost)? {
+                    Ok(()) => self.done.files += 1,
+                    Err(SshError::Lost) => return Err(SshError::Lost),
+                    Err(error) => self.done.failed.push(error),
+                },
+                Some(bytes) = self.arrived.recv() => self.tell(bytes),
+            }
+        }
+        Ok(())
+    }
+
+    fn tell(&mut self, bytes: u64) {
+        self.done.bytes += bytes;
+        (self.progress)(bytes);
+    }
+}
