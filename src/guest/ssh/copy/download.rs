@@ -17,6 +17,9 @@ use super::session::{PIECE_BYTES, Session, Sort, failed};
 use super::transfers::Transfers;
 use super::tree::{own_name, refused, walk};
 
+/// Bytes asked for at the end of a file as it was.
+const PROBE_BYTES: u32 = 1024;
+
 pub(super) async fn run(
     session: &Session,
     remote: &[u8],
@@ -233,7 +236,12 @@ async fn receive(
         while !is_probed && !is_ended {
             let left = size.saturating_sub(next);
             let length = u32::try_from(left).unwrap_or(PIECE_BYTES).min(PIECE_BYTES);
-            let length = if left == 0 { PIECE_BYTES } else { length };
+            // The first look past the end most likely finds nothing, and an emulated guest clears what it might fill.
+            let length = match left {
+                0 if next == size && size > 0 => PROBE_BYTES,
+                0 => PIECE_BYTES,
+                _ => length,
+            };
             if !reader.ask(next, length).await.map_err(Trouble::There)? {
                 break;
             }
