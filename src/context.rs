@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::cancel::Cancel;
 use crate::error::{Explain, Kind};
-use crate::layout::CacheLayout;
+use crate::layout::{CacheLayout, UserStateLayout};
 use crate::report::Reporter;
 
 /// The environment variables Castra looks at, read once at the edge.
@@ -114,6 +114,9 @@ pub struct RuntimeContext {
     pub environment: Environment,
     /// The user's shared cache, `$XDG_CACHE_HOME/castra`.
     pub cache: CacheLayout,
+    /// What is kept of the user beside the cache, `$XDG_STATE_HOME/castra`; nothing where neither that variable nor `HOME` says
+    /// where.
+    pub user_state: Option<UserStateLayout>,
     /// Where sockets go, `$XDG_RUNTIME_DIR/castra`.
     pub runtime_root: PathBuf,
     /// Never use the network.
@@ -141,6 +144,8 @@ impl RuntimeContext {
             Some(directory) => directory,
             None => environment.home()?.join(".cache"),
         };
+        let own_state = environment.absolute_path("HOME").map(|home| home.join(".local/state"));
+        let state_home = environment.absolute_path("XDG_STATE_HOME").or(own_state);
         let runtime_root = match environment.absolute_path("XDG_RUNTIME_DIR") {
             Some(directory) => directory.join("castra"),
             // No login session (containers, cron, CI): a directory of this user alone; its owner is checked on use.
@@ -150,6 +155,7 @@ impl RuntimeContext {
             offline: environment.is_on("CASTRA_OFFLINE"),
             mirrors: environment.text("CASTRA_MIRROR").map(str::to_owned).into_iter().collect(),
             cache: CacheLayout::new(cache_home.join("castra")),
+            user_state: state_home.map(|home| UserStateLayout::new(home.join("castra"))),
             runtime_root,
             environment,
             reporter,

@@ -45,6 +45,18 @@ fn write_beside(directory: &Path, bytes: &[u8], mode: u32) -> io::Result<NamedTe
     Ok(temporary)
 }
 
+/// Tells programs that make backups that a directory is a cache (<https://bford.info/cachedir/>). Without it everything works
+/// all the same.
+pub(crate) fn tag_as_cache(tag: &Path) {
+    const TEXT: &[u8] =
+        b"Signature: 8a477f597d28d172789f06886806bc55\n# Made by castra; it can be removed.\n";
+    if let (Some(directory), Err(_)) =
+        (tag.parent().filter(|directory| directory.is_dir()), fs::symlink_metadata(tag))
+    {
+        let _ = write_beside(directory, TEXT, 0o644).map(|temporary| temporary.persist(tag));
+    }
+}
+
 /// Removes what a process that was killed left of the files it was making in this directory. Only for who holds the lock
 /// on all that is made there.
 ///

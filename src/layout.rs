@@ -13,6 +13,8 @@
 //!   logs/                                  castra.log[.1]  image-manager.log  <vm>-console.log  <vm>-qemu.log
 //!   linked-from                            path of the link that leads here, where `.castra` is one
 //!   lock                                   shared by whoever changes a VM, held alone by `clean`
+//!   mark                                   says that this user's castra made it: an id, signed by the user's key
+//!   .gitignore                             keeps git from tracking any of it
 //!   cache/                                 stands in for a cache that cannot be written to
 //!   quarantine/                            damaged files of images, moved aside
 //! $XDG_CACHE_HOME/castra/
@@ -26,6 +28,8 @@
 //!   runs/                                  a project's layout, for VMs that are thrown away
 //!   locks/                                 one file per image, blob, project and template
 //!   accelerators.json                      what the accelerator race found
+//!   CACHEDIR.TAG                           keeps backups from holding a copy of it
+//! $XDG_STATE_HOME/castra/key               signs the marks of this user's state roots   0700 / 0600
 //! $XDG_RUNTIME_DIR/castra/<project>/<vm>/  qmp.sock  control.sock  console.sock   0700 / 0600
 //! ```
 
@@ -81,22 +85,36 @@ pub fn is_frozen_layer(path: &Path) -> bool {
     id.is_some_and(|id| id.len() == 16 && id.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
-/// The paths of one project's state.
+/// The paths of one project's state. Commands get one from [`crate::state_root::StateRoot::open`] only, which looks at what
+/// lies there first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProjectLayout {
     state_root: PathBuf,
+    /// It is in a directory of a project, so it needs a mark.
+    needs_mark: bool,
 }
 
 impl ProjectLayout {
-    /// The layout below this state root (absolute).
-    pub fn new(state_root: PathBuf) -> Self {
-        Self { state_root }
+    /// The layout below this state root (absolute), about which nothing is known: to name paths, and for tests.
+    pub fn unchecked(state_root: PathBuf) -> Self {
+        Self { state_root, needs_mark: true }
+    }
+
+    /// Returns `true` where a castra has made the state root, as far as a look from outside tells.
+    pub(crate) fn is_made(&self) -> bool {
+        let sign = if self.needs_mark { self.mark() } else { self.state_root.clone() };
+        sign.symlink_metadata().is_ok()
+    }
+
+    /// Returns `false` for the place of VMs that are thrown away: it lies in the user's own cache.
+    pub(crate) fn needs_mark(&self) -> bool {
+        self.needs_mark
     }
 
     /// The project, and the VM of it, whose QEMU has this pid file.
     pub fn of_pidfile(path: &Path) -> Option<(Self, String)> {
         let directory = path.parent()?;
-        let layout = Self::new(directory.parent()?.parent()?.to_owned());
+        let layout = Self::unchecked(directory.parent()?.parent()?.to_owned());
         let vm = directory.file_name()?.to_str()?.to_owned();
         (path.is_absolute() && layout.vm(&vm).pidfile() == path).then_some((layout, vm))
     }
@@ -110,7 +128,8 @@ impl ProjectLayout {
     /// Whether this is the project, in some cache, of VMs that are thrown away.
     pub fn is_for_runs(&self) -> bool {
         self.state_root.parent().is_some_and(|cache| {
-            cache.ends_with("castra") && CacheLayout::new(cache.to_owned()).runs() == *self
+            cache.ends_with("castra")
+                && CacheLayout::new(cache.to_owned()).runs().state_root == self.state_root
         })
     }
 
@@ -148,6 +167,16 @@ impl ProjectLayout {
     /// Shared by whoever changes a VM, and held alone by whoever removes what no VM needs.
     pub fn project_lock(&self) -> PathBuf {
         self.state_root.join("lock")
+    }
+
+    /// Says that this user's castra made the state root.
+    pub fn mark(&self) -> PathBuf {
+        self.state_root.join("mark")
+    }
+
+    /// Keeps git from tracking anything of it.
+    pub fn git_ignore(&self) -> PathBuf {
+        self.state_root.join(".gitignore")
     }
 
     /// Where a VM's disk is unless its definition says otherwise.
@@ -466,6 +495,24 @@ impl TemplateLayout {
     }
 }
 
+/// What is kept of a user beside the cache: it is not made again when it is lost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UserStateLayout {
+    root: PathBuf,
+}
+
+impl UserStateLayout {
+    /// The layout below this directory.
+    pub fn new(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    /// Signs the marks of this user's state roots.
+    pub fn key(&self) -> PathBuf {
+        self.root.join("key")
+    }
+}
+
 /// The user's shared cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CacheLayout {
@@ -490,7 +537,7 @@ impl CacheLayout {
 
     /// The project of VMs that are thrown away.
     pub fn runs(&self) -> ProjectLayout {
-        ProjectLayout::new(self.root.join("runs"))
+        ProjectLayout { state_root: self.root.join("runs"), needs_mark: false }
     }
 
     /// Warm templates.
@@ -563,6 +610,11 @@ impl CacheLayout {
         self.lock(&format!("blob-{algorithm}-{hex}"))
     }
 
+    /// Says that the directory is a cache (bford.info/cachedir).
+    pub fn tag(&self) -> PathBuf {
+        self.root.join("CACHEDIR.TAG")
+    }
+
     /// What the accelerator race found.
     pub fn accelerators(&self) -> PathBuf {
         self.root.join("accelerators.json")
@@ -575,7 +627,7 @@ mod tests {
 
     #[test]
     fn the_longest_socket_path_fits() {
-        let layout = ProjectLayout::new("/home/someone/project/.castra".into());
+        let layout = ProjectLayout::unchecked("/home/someone/project/.castra".into());
         let vm = "v".repeat(MAX_VM_NAME_BYTES);
         let sockets = layout.sockets(Path::new("/run/user/4294967295/castra"), &vm);
         assert!(sockets.control().as_os_str().len() <= MAX_SOCKET_PATH_BYTES);
@@ -583,7 +635,7 @@ mod tests {
 
     #[test]
     fn a_pid_file_tells_its_project() {
-        let layout = ProjectLayout::new("/home/me/shop/.castra".into());
+        let layout = ProjectLayout::unchecked("/home/me/shop/.castra".into());
         let pidfile = layout.vm("web").pidfile();
         assert_eq!(ProjectLayout::of_pidfile(&pidfile), Some((layout.clone(), "web".to_owned())));
         assert_eq!(layout.directory(), Path::new("/home/me/shop"));
@@ -595,8 +647,8 @@ mod tests {
     #[test]
     fn two_projects_never_share_sockets() {
         let runtime = Path::new("/run/user/1000/castra");
-        let one = ProjectLayout::new("/one/.castra".into()).sockets(runtime, "vm");
-        let two = ProjectLayout::new("/two/.castra".into()).sockets(runtime, "vm");
+        let one = ProjectLayout::unchecked("/one/.castra".into()).sockets(runtime, "vm");
+        let two = ProjectLayout::unchecked("/two/.castra".into()).sockets(runtime, "vm");
         assert_ne!(one, two);
     }
 }

@@ -40,7 +40,9 @@ pub mod similar;
 #[path = "../tests/support/skip.rs"]
 mod skip;
 pub mod sockets;
+pub mod state_root;
 pub mod template;
+pub mod trusted;
 pub mod vm;
 
 pub use config::{BaseImageSource, ProjectConfig, VmDefinition};

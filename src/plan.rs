@@ -95,7 +95,7 @@ fn definition_of_clone(record: &Record, config: &ProjectConfig) -> Option<VmDefi
         description: Some(format!("clone of {}", cloned.of)),
         base_image,
         allow_backing_file: record.base.allow_backing_file,
-        overlay: config.bounds.disk(record.overlay_path(&config.layout)),
+        overlay: config.bounds.disk(record.overlay_path(config.state_root.names())),
         cpus: cloned.cpus,
         memory_bytes: cloned.memory_mib << 20,
         disk_bytes: cloned.disk_bytes,

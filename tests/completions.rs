@@ -146,6 +146,7 @@ fn a_clone_that_is_only_recorded_completes() {
     std::fs::create_dir_all(project.path().join(".castra/vms/copied")).expect("a directory");
     // A record that cannot be read still has a name.
     project.write(".castra/vms/copied/vm.json", "{}");
+    project.adopt();
     for shell in shells() {
         assert_eq!(
             names(shell, &complete(&project, shell, &["castra", "down", "co"])),

@@ -94,6 +94,7 @@ fn vms_that_are_not_as_they_should_be_are_told() {
         fs::create_dir_all(&directory).expect("made");
         fs::write(directory.join("vm.json"), record).expect("written");
     }
+    project.adopt();
     let document = project.run(&["doctor", "--offline", "--json"]).code(78).document("doctor");
     let about = |word: &str| {
         let findings = document["findings"].as_array().expect("a list");

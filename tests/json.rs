@@ -67,6 +67,7 @@ fn what_is_declared_is_told_before_it_is_there() {
     let path = project.path().join(".castra/vms/web");
     std::fs::create_dir_all(&path).expect("made");
     std::fs::write(path.join("vm.json"), "{").expect("written");
+    project.adopt();
     let ended = project.run(&["status", "--json"]).code(65);
     let status = ended.document("status");
     assert_eq!(status["vms"][0]["state"], "unknown");

@@ -70,6 +70,8 @@ pub(super) enum Command {
     Clone(Clone),
     /// Stop VMs in an orderly way and start them again
     Restart(Restart),
+    /// Take over a .castra that your castra did not make
+    Adopt(Adopt),
     /// Remove what no VM here needs; with --disks, stopped VMs, too
     Clean(Clean),
     /// Show the VMs of this project and what they do
@@ -219,6 +221,18 @@ pub(super) struct Clean {
     #[arg(long, conflicts_with_all = ["disks", "records"])]
     pub(super) orphans: bool,
     /// Do not ask before disks are removed
+    #[arg(short, long)]
+    pub(super) yes: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(
+    after_help = "A .castra that came with a repository or an archive, from another user or from another machine is not used \
+    before you have taken it over. Its disks and records are kept as they are; its SSH keys, which others may know, are moved \
+    to its quarantine, and the next boot makes new ones."
+)]
+pub(super) struct Adopt {
+    /// Do not ask
     #[arg(short, long)]
     pub(super) yes: bool,
 }

@@ -17,7 +17,8 @@ pub(super) fn run(
     printer: &Printer,
 ) -> Result<ExitCode> {
     let config = project::config(args, context, printer)?;
-    let (layout, vm, new) = (&config.layout, clone.vm.as_str(), clone.new.as_str());
+    let layout = &config.state_root.open(context)?;
+    let (vm, new) = (clone.vm.as_str(), clone.new.as_str());
     let declared = config.vms.iter().find(|declared| declared.name == new);
     let overlay =
         declared.map_or_else(|| config.bounds.default_disk(new), |declared| declared.overlay.clone());

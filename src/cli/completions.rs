@@ -21,9 +21,9 @@ use crate::cancel::Cancel;
 use crate::config::{ConfigOptions, ProjectConfig, is_vm_name};
 use crate::context::{Environment, RuntimeContext};
 use crate::error::Result;
-use crate::layout::{ProjectLayout, STATE_DIRECTORY};
 use crate::managed::Catalog;
 use crate::report::Silent;
+use crate::state_root::StateRoot;
 use crate::vm::{self, Record};
 
 use super::args::{CompletedShell, Completions};
@@ -148,13 +148,13 @@ impl Project {
 
     /// Names of VMs, declared and recorded, with what they do.
     fn vms(&self, suffix: &str, typed: &OsStr) -> Vec<CompletionCandidate> {
-        let config = self.context().and_then(|context| self.config(&context));
-        let layout = match &config {
-            Some(config) => Some(config.layout.clone()),
-            None => {
-                project::working_directory().ok().map(|root| ProjectLayout::new(root.join(STATE_DIRECTORY)))
-            }
+        let context = self.context();
+        let config = context.as_ref().and_then(|context| self.config(context));
+        let root = match &config {
+            Some(config) => Some(config.state_root.clone()),
+            None => project::working_directory().ok().map(|root| StateRoot::of_project(&root)),
         };
+        let layout = root.zip(context).and_then(|(root, context)| root.open(&context).ok());
         let recorded = layout.as_ref().map(Record::names).unwrap_or_default();
         let declared = config.into_iter().flat_map(|config| config.vms).map(|vm| vm.name);
         // A file's name may be anything.

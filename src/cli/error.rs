@@ -23,6 +23,8 @@ pub(super) enum CliError {
     NoLog { path: PathBuf, vm: Option<String> },
     #[error("disks are removed only after a question, and there is no terminal to ask at")]
     NobodyToAsk,
+    #[error("a state directory is taken over only after a question, and there is no terminal to ask at")]
+    NoConsent,
     #[error("several things cannot be copied onto {path}, which is no directory")]
     NotADirectory { path: String },
     #[error("{count} of the entries of {tree} could not be copied, since they are no files")]
@@ -53,6 +55,7 @@ impl Explain for CliError {
             Self::NoTerminal
             | Self::NoJson { .. }
             | Self::NobodyToAsk
+            | Self::NoConsent
             | Self::NotADirectory { .. }
             | Self::NoDestination { .. }
             | Self::NothingRemote { .. }
@@ -71,6 +74,7 @@ impl Explain for CliError {
                 Some("A user's name has letters, digits, and - _ . @ + after the first.".into())
             }
             Self::NobodyToAsk => Some("--yes says that they may go; --dry-run shows them.".into()),
+            Self::NoConsent => Some("--yes says that it is yours.".into()),
             Self::NoTerminal => Some("Leave --tty out, or run castra in a terminal.".into()),
             Self::NoJson { .. } => Some("Leave --json out.".into()),
             Self::File { path, source, .. } if kind_of_io(source) == Kind::Permission => Some(format!(

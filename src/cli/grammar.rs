@@ -13,7 +13,7 @@ const GROUPS: [(&str, &[&str]); 5] = [
     ("Start and stop", &["up", "down", "restart", "suspend", "clone"]),
     ("Work inside", &["shell", "exec", "run", "cp", "console", "ssh-config"]),
     ("Look", &["status", "list", "logs", "ports", "timeline", "doctor"]),
-    ("Images and space", &["image", "template", "clean"]),
+    ("Images and space", &["image", "template", "clean", "adopt"]),
     ("Set up", &["init", "config", "completions", "man"]),
 ];
 const UNGROUPED: &str = "Other commands";

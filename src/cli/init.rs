@@ -51,7 +51,8 @@ pub(super) fn run(
 /// Name and image that fit what is there: a VM that was started without a file goes on with the image it stands on.
 fn proposal(context: &RuntimeContext) -> Result<(String, String)> {
     let config = project::default_config(context)?;
-    let record = project::records(&config.layout).remove(defaults::IMAGE);
+    let layout = config.state_root.open(context)?;
+    let record = project::records(&layout).remove(defaults::IMAGE);
     let image = match record.map(|record| record.base.kind) {
         Some(BaseKind::Managed(label)) => label.id,
         Some(BaseKind::Path(_)) | None => defaults::IMAGE.to_owned(),

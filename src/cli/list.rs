@@ -19,6 +19,17 @@ use super::units::{gibibytes, megabytes, span};
 pub(super) struct AllVms {
     /// By project.
     vms: Vec<Listed>,
+    /// Projects whose state is not relied on.
+    refused: Vec<Refused>,
+}
+
+/// A project in which nothing is looked at.
+#[derive(Serialize, JsonSchema)]
+struct Refused {
+    /// The project's directory.
+    project: PathBuf,
+    /// Why its state is not relied on.
+    error: Failure,
 }
 
 /// A VM of one of this user's projects.
@@ -45,10 +56,17 @@ struct Listed {
 
 /// Shows the VMs of all projects of this user. Asks nobody, so it never waits.
 pub(super) fn run(context: &RuntimeContext, printer: &Printer) -> Result<ExitCode> {
-    let mut content = AllVms { vms: Vec::new() };
-    for project in vm::list_projects(&context.cache) {
+    let mut content = AllVms { vms: Vec::new(), refused: Vec::new() };
+    for project in vm::list_projects(context) {
         let directory = project.layout.directory().to_owned();
-        content.vms.extend(project.vms.into_iter().map(|(vm, listed)| match listed {
+        let vms = match project.vms {
+            Ok(vms) => vms,
+            Err(error) => {
+                content.refused.push(Refused { project: directory, error: Failure::from(&error.into()) });
+                continue;
+            }
+        };
+        content.vms.extend(vms.into_iter().map(|(vm, listed)| match listed {
             Ok(listed) => Listed::new(directory.clone(), listed),
             Err(error) => Listed {
                 error: Some(Failure::from(&Error::from(error))),
@@ -60,7 +78,7 @@ pub(super) fn run(context: &RuntimeContext, printer: &Printer) -> Result<ExitCod
         pid: Some(orphan.pid()),
         ..Listed::without_record(orphan.directory, orphan.vm, "orphaned")
     }));
-    if content.vms.is_empty() {
+    if content.vms.is_empty() && content.refused.is_empty() {
         printer.tip("There is no VM yet. `castra up` starts one in this directory.");
     }
     let text = if content.vms.is_empty() { String::new() } else { content.text() };
@@ -88,6 +106,9 @@ impl AllVms {
 
     /// What is out of order, and the way out.
     fn tell(&self, printer: &Printer) {
+        for refused in &self.refused {
+            printer.warning(&format!("{}: {}", refused.project.display(), refused.error.message()));
+        }
         for vm in &self.vms {
             if let Some(error) = &vm.error {
                 printer.warning(&format!("{}: {}", vm.project.display(), error.message()));

@@ -38,6 +38,10 @@ const ENVIRONMENT: &[(&str, &str)] = &[
     ("CASTRA_MIRROR", "A base URL that is asked for every download first."),
     ("CASTRA_OFFLINE", "Anything but 0 and false: never use the network, as with --offline."),
     ("XDG_CACHE_HOME", "Where the cache is kept, in castra/; ~/.cache if it is not set."),
+    (
+        "XDG_STATE_HOME",
+        "Where the key is kept that signs state directories, in castra/; ~/.local/state if it is not set.",
+    ),
     ("XDG_RUNTIME_DIR", "Where sockets are kept, in castra/; /tmp/castra-UID if it is not set."),
     ("HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY", "Proxies of downloads, in lower case too."),
     ("NO_COLOR", "Anything: no colours."),

@@ -2,6 +2,7 @@
 //!
 //! clap and the progress library appear below this module only. One file a command.
 
+mod adopt;
 mod args;
 mod capture;
 mod clean;
@@ -94,6 +95,7 @@ fn run(args: &Args, environment: Environment, printer: &Arc<Printer>) -> Result<
         Command::Init(init) => init::run(init, args, &context, printer),
         Command::Up(up) => up::run(up, args, &context, printer),
         Command::Down(down) => down::run(down, args, &context, printer),
+        Command::Adopt(adopt) => adopt::run(adopt, args, &context, printer),
         Command::Clean(clean) => clean::run(clean, args, &context, printer),
         Command::Restart(restart) => restart::run(restart, args, &context, printer),
         Command::Suspend(suspend) => suspend::run(suspend, args, &context, printer),

@@ -54,8 +54,8 @@ pub(super) fn layout(args: &Args, context: &RuntimeContext, printer: &Printer) -
     let broken = match load(&options(args), context)? {
         Ok(config) => {
             announce(&config.root, args, context, printer)?;
-            vm::check_readable(&config.layout)?;
-            return Ok(config.layout);
+            vm::check_readable(config.state_root.names())?;
+            return Ok(config.state_root.open(context)?);
         }
         Err(error) => error,
     };
@@ -63,8 +63,9 @@ pub(super) fn layout(args: &Args, context: &RuntimeContext, printer: &Printer) -
     let found = discover(&options(args), &directory)?;
     let bounds = Bounds::new(found.root(&directory), &allowed_outside(context)?);
     bounds.check_state_root().map_err(ConfigError::State)?;
-    let layout = bounds.layout();
-    vm::check_readable(&layout)?;
+    let state_root = bounds.state_root();
+    vm::check_readable(state_root.names())?;
+    let layout = state_root.open(context)?;
     if Record::names(&layout).is_empty() {
         return Err(broken.into());
     }
@@ -77,7 +78,7 @@ pub(super) fn layout(args: &Args, context: &RuntimeContext, printer: &Printer) -
 fn present(config: &ProjectConfig, args: &Args, context: &RuntimeContext, printer: &Printer) -> Result<()> {
     announce(&config.root, args, context, printer)?;
     printer.diagnostics(&config.warnings);
-    Ok(vm::check_readable(&config.layout)?)
+    Ok(vm::check_readable(config.state_root.names())?)
 }
 
 /// Reports a project that was found above the working directory.

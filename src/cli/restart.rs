@@ -23,7 +23,7 @@ pub(super) fn run(
     let config = project::config(args, context, printer)?;
     let mut context = context.clone();
     context.mirrors.extend(config.mirrors.iter().cloned());
-    let layout = &config.layout;
+    let layout = &config.state_root.open(&context)?;
     let records = project::records(layout);
     let mut names = restart.vms.clone();
     if names.is_empty() {

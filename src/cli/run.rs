@@ -15,11 +15,12 @@ use crate::context::RuntimeContext;
 use crate::error::{Kind, Result};
 use crate::files::create_private_directory;
 use crate::guest::ssh::{self, GuestExit};
-use crate::layout::ProjectLayout;
+use crate::layout::{CacheLayout, ProjectLayout};
 use crate::managed::{Catalog, ManagedDiskKind};
 use crate::plan::Plan;
 use crate::qemu::Network;
 use crate::report::{Event, Reporter};
+use crate::state_root::StateRoot;
 use crate::vm::{self, Throwaway, UpOptions, VmError};
 
 use super::args::{Args, Reach, Run, Verbosity};
@@ -39,7 +40,7 @@ pub(super) fn run(run: &Run, args: &Args, context: &RuntimeContext, printer: &Pr
     // A boot heeds Ctrl-C; the command behind it gets it, and a second one ends castra, and with it the VM.
     super::heed_interrupts(&context.cancel);
     // Not in a thread of its own: the VM ends with the thread that starts it.
-    let ended = start(run, args, context, printer, &place.layout).and_then(|vm| {
+    let ended = start(run, args, context, printer, &place).and_then(|vm| {
         within(run.timeout, &vm, || {
             for (source, destination) in copies {
                 let copied =
@@ -80,16 +81,17 @@ pub(super) fn run(run: &Run, args: &Args, context: &RuntimeContext, printer: &Pr
 
 /// Where the VMs that are thrown away have their files while they start.
 struct Place {
+    state_root: StateRoot,
     layout: ProjectLayout,
     /// Stands in for a cache that cannot be written to.
     _temporary: Option<tempfile::TempDir>,
 }
 
 impl Place {
-    fn of(context: &RuntimeContext) -> Result<Self, CliError> {
-        let layout = context.cache.runs();
-        if create_private_directory(layout.state_root()).is_ok() {
-            return Ok(Self { layout, _temporary: None });
+    fn of(context: &RuntimeContext) -> Result<Self> {
+        let state_root = StateRoot::of_runs(&context.cache);
+        if create_private_directory(state_root.path()).is_ok() {
+            return Ok(Self { layout: state_root.open(context)?, state_root, _temporary: None });
         }
         let temporary = tempfile::Builder::new().prefix("castra-run-").tempdir();
         let temporary = temporary.map_err(|source| CliError::File {
@@ -97,8 +99,8 @@ impl Place {
             path: std::env::temp_dir(),
             source,
         })?;
-        let layout = ProjectLayout::new(temporary.path().to_owned());
-        Ok(Self { layout, _temporary: Some(temporary) })
+        let state_root = StateRoot::of_runs(&CacheLayout::new(temporary.path().to_owned()));
+        Ok(Self { layout: state_root.open(context)?, state_root, _temporary: Some(temporary) })
     }
 }
 
@@ -107,9 +109,9 @@ fn start(
     args: &Args,
     context: &RuntimeContext,
     printer: &Printer,
-    layout: &ProjectLayout,
+    place: &Place,
 ) -> Result<Throwaway> {
-    let config = configuration(run, args, context, printer, layout)?;
+    let config = configuration(run, args, context, printer, place)?;
     let mut context = context.clone();
     context.mirrors.extend(config.mirrors.iter().cloned());
     if args.verbosity() != Verbosity::Verbose {
@@ -124,7 +126,7 @@ fn start(
         },
         ..UpOptions::default()
     };
-    Ok(vm::start_throwaway(&plan.vms[0], &run.user, layout, &context, options)?)
+    Ok(vm::start_throwaway(&plan.vms[0], &run.user, &place.layout, &context, options)?)
 }
 
 /// A project of one VM, as the options have it. A `castra.toml` only says which images can be named.
@@ -133,7 +135,7 @@ fn configuration(
     args: &Args,
     context: &RuntimeContext,
     printer: &Printer,
-    layout: &ProjectLayout,
+    place: &Place,
 ) -> Result<ProjectConfig> {
     let mut config = project::default_config(context)?;
     let mut vm = config.vms.remove(0);
@@ -158,9 +160,9 @@ fn configuration(
         root = declared.root;
     }
     vm.memory_bytes = run.memory.unwrap_or(vm.memory_bytes);
-    config.bounds = Arc::new(Bounds::of_cache(&root, layout));
+    config.bounds = Arc::new(Bounds::of_cache(&root, &place.layout));
     vm.overlay = config.bounds.default_disk(&vm.name);
-    config.layout = layout.clone();
+    config.state_root = place.state_root.clone();
     config.vms.push(vm);
     Ok(config)
 }

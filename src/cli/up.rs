@@ -51,8 +51,9 @@ pub(super) fn bring_up(
     let config = project::config(args, context, printer)?;
     let mut context = context.clone();
     context.mirrors.extend(config.mirrors.iter().cloned());
-    let plan = Plan::new(&config, names, &Catalog::builtin(), &project::records(&config.layout))?;
-    let outcomes = vm::up(&plan, &config.layout, &context, options);
+    let layout = config.state_root.open(&context)?;
+    let plan = Plan::new(&config, names, &Catalog::builtin(), &project::records(&layout))?;
+    let outcomes = vm::up(&plan, &layout, &context, options);
     Ok(outcomes.into_iter().map(|(vm, outcome)| (vm, outcome.map_err(Error::from))).collect())
 }
 

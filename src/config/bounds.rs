@@ -23,6 +23,7 @@ use super::out_of_bounds::OutOfBounds;
 use super::state_link;
 use crate::files::normalise;
 use crate::layout::{CONFIG_FILE, LINKED_FROM, ProjectLayout, STATE_DIRECTORY, is_frozen_layer};
+use crate::state_root::StateRoot;
 
 /// Environment variable with the directories, separated by `:`, in which a configuration may place disks and state besides
 /// its project's.
@@ -35,7 +36,7 @@ const QCOW2_MAGIC: [u8; 4] = *b"QFI\xfb";
 const MAX_LINKS: usize = 40;
 
 /// Entries of a state root that hold no disks of VMs.
-const RESERVED: [&str; 7] = ["images", "templates", "vms", "logs", "lock", "cache", "quarantine"];
+const RESERVED: [&str; 8] = ["images", "templates", "vms", "logs", "lock", "mark", "cache", "quarantine"];
 
 /// Directories in which a configuration may make castra write.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,8 +73,8 @@ impl Bounds {
     }
 
     /// The project's state.
-    pub fn layout(&self) -> ProjectLayout {
-        ProjectLayout::new(self.state_root.clone())
+    pub fn state_root(&self) -> StateRoot {
+        StateRoot::new(self.state_root.clone())
     }
 
     /// Checks that the state root is where a configuration may put it.
@@ -121,7 +122,7 @@ impl Bounds {
 
     /// The disk of the VM `vm` where nothing else is declared.
     pub fn default_disk(self: &Arc<Self>, vm: &str) -> DiskPath {
-        self.disk(self.layout().overlay(vm))
+        self.disk(self.state_root().names().overlay(vm))
     }
 
     /// A VM's disk at this path, absolute and normalised; [`DiskPath::confirm`] checks it before anything is written.

@@ -135,7 +135,7 @@ fn default_project(root: &Path, allowed_outside: &[PathBuf]) -> Result<ProjectCo
         file: None,
         root: root.to_owned(),
         name: project_name_of(root),
-        layout: bounds.layout(),
+        state_root: bounds.state_root(),
         bounds,
         vms: vec![vm],
         images: Default::default(),
@@ -342,7 +342,7 @@ mod tests {
         assert_eq!(resolve(&explicit("../other"), &here), Some(root.join("other").join(CONFIG_FILE)));
         let project = load(&explicit("../other/my.toml"), &here).expect("a project");
         assert_eq!(project.root, root.join("other"));
-        assert_eq!(project.layout.state_root(), root.join("other/.castra"));
+        assert_eq!(project.state_root.path(), root.join("other/.castra"));
     }
 
     #[test]

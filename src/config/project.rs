@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Diagnostics;
 use super::bounds::{Bounds, DiskPath};
-use crate::layout::ProjectLayout;
 use crate::managed::{ManagedDiskKind, ManagedImageSpec};
+use crate::state_root::StateRoot;
 
 /// A project, validated: every path absolute, every name safe, every default filled in.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,7 +20,7 @@ pub struct ProjectConfig {
     /// Name of the project.
     pub name: String,
     /// Where everything is kept: `<root>/.castra` unless `state_dir` says otherwise.
-    pub layout: ProjectLayout,
+    pub state_root: StateRoot,
     /// Directories in which the configuration may make castra write.
     pub bounds: Arc<Bounds>,
     /// The VMs, in the file's order; at least one.

@@ -13,9 +13,13 @@ pub(super) fn examine(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = vec![user()];
     findings.push(directory("cache", context.cache.root()));
     if let Ok(project) = subject.project {
-        findings.push(directory("project", project.layout.state_root()));
+        findings.push(directory("project", project.state_root.path()));
         findings.extend(socket_length(
-            &project.layout.sockets(&context.runtime_root, &"x".repeat(MAX_VM_NAME_BYTES)).control(),
+            &project
+                .state_root
+                .names()
+                .sockets(&context.runtime_root, &"x".repeat(MAX_VM_NAME_BYTES))
+                .control(),
         ));
     }
     findings.push(runtime(&context.runtime_root));

@@ -40,7 +40,20 @@ fn of_project(subject: &Subject<'_>) -> Vec<Finding> {
                 .with_fix("castra config check shows each at its place."),
         );
     }
-    findings.extend(vm::status(&project.layout).into_iter().map(|(name, status)| match status {
+    let layout = match project.state_root.open(subject.context) {
+        Ok(layout) => layout,
+        Err(error) => {
+            let error = Error::from(error);
+            let causes = error.causes().map(|cause| format!(": {cause}")).collect::<String>();
+            let finding = Finding::problem(Area::Project, "state-directory", format!("{error}{causes}"));
+            findings.push(match error.hint() {
+                Some(hint) => finding.with_fix(hint),
+                None => finding,
+            });
+            return findings;
+        }
+    };
+    findings.extend(vm::status(&layout).into_iter().map(|(name, status)| match status {
         Ok(status) if status.state == VmState::Crashed => {
             let why = status.crash.map_or_else(String::new, |why| format!(": {why}"));
             Finding::warning(Area::Project, "vm", format!("VM `{name}` has crashed{why}")).with_fix(format!(

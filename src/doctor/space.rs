@@ -16,7 +16,7 @@ pub(super) fn examine(subject: &Subject<'_>) -> Vec<Finding> {
     let context = subject.context;
     let mut findings = vec![room("cache-space", "the cache", context.cache.root())];
     if let Ok(project) = subject.project {
-        let root = project.layout.state_root();
+        let root = project.state_root.path();
         if device(root) != device(context.cache.root()) {
             findings.push(room("project-space", "the project", root));
         }

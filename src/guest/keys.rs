@@ -183,7 +183,7 @@ mod tests {
 
     fn layout() -> (tempfile::TempDir, VmLayout) {
         let directory = tempfile::tempdir().expect("makes a directory");
-        let layout = ProjectLayout::new(directory.path().join(".castra")).vm("box");
+        let layout = ProjectLayout::unchecked(directory.path().join(".castra")).vm("box");
         (directory, layout)
     }
 

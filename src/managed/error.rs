@@ -16,6 +16,7 @@ use crate::cancel::Interrupted;
 use crate::command::CommandError;
 use crate::error::{Kind, kind_of_io};
 use crate::report::ImageLabel;
+use crate::state_root::StateRootError;
 
 /// Why an image is not there, or not what it should be.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +24,9 @@ pub enum ImageError {
     /// The user interrupted it.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
+    /// The project's state root cannot be used.
+    #[error(transparent)]
+    StateRoot(#[from] StateRootError),
     /// No image has this id and version.
     #[error("there is no image `{id}`{}", if version.is_empty() { String::new() } else { format!(" in version `{version}`") })]
     Unknown {

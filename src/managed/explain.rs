@@ -21,6 +21,7 @@ impl Explain for ImageError {
             | Self::Unpinned { .. }
             | Self::Archive { .. } => Kind::Data,
             Self::Offline { .. } | Self::NoneReachable { .. } => Kind::Unavailable,
+            Self::StateRoot(error) => error.kind(),
             Self::Download(error) => error.kind(),
             Self::Pip(error) => error.kind(),
             Self::Transform(error) => error.kind(),
@@ -41,6 +42,7 @@ impl Explain for ImageError {
             Self::Offline { .. } => {
                 Some("Run it once without --offline (or CASTRA_OFFLINE) to fill the cache.".to_owned())
             }
+            Self::StateRoot(error) => error.hint(),
             Self::Download(error) => error.hint(),
             Self::Pip(error) => error.hint(),
             Self::Transform(error) => error.hint(),

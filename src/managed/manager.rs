@@ -16,6 +16,7 @@ use super::{check, files, prepare, references};
 use crate::context::RuntimeContext;
 use crate::layout::{ImagesLayout, ProjectLayout};
 use crate::report::{Event, ImageLabel};
+use crate::state_root;
 
 /// Brings images into a project, and says what is there.
 #[derive(Debug, Clone)]
@@ -120,6 +121,7 @@ impl ImageManager {
             context.reporter.report(&Event::ImageReady { image: spec.label() });
             return Ok(paths);
         }
+        state_root::make(&self.project, context)?;
         let job = self.job(spec, context);
         trying_again(&job, || prepare::prepare(&job, &self.project, spec))
     }
@@ -307,7 +309,7 @@ impl ImageManager {
 
     /// For work on the cache: a directory that is no project yet does not become one by it.
     pub(super) fn job_beside<'a>(&'a self, image: ImageLabel, context: &'a RuntimeContext) -> Job<'a> {
-        let log = match self.project.state_root().is_dir() {
+        let log = match self.project.is_made() {
             true => ImageLog::open(&self.project.image_manager_log()),
             false => ImageLog::none(),
         };
@@ -365,6 +367,7 @@ impl ImageManager {
         reason: String,
         context: &RuntimeContext,
     ) -> Result<ChosenImage, ImageError> {
+        state_root::make(&self.project, context)?;
         self.job(spec, context).note(&format!("is chosen: {reason}"));
         context.reporter.report(&Event::ImageChosen { image: spec.label(), reason: reason.clone() });
         let paths = self.ensure_image(spec, context)?;

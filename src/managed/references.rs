@@ -52,7 +52,7 @@ impl ReferredImage {
 impl Reference {
     /// The images that are in the project still.
     pub(super) fn alive(&self) -> impl Iterator<Item = &ReferredImage> {
-        let images = ProjectLayout::new(self.state_root.clone()).images();
+        let images = ProjectLayout::unchecked(self.state_root.clone()).images();
         self.images.iter().filter(move |one| images.image(&one.image.id, &one.image.version).is_dir())
     }
 }

@@ -11,6 +11,7 @@ use super::job::Job;
 use super::lock;
 use super::space::{self, OVERLAY_BYTES, Peak};
 use super::spec::{ArtifactSource, Digest, ManagedArtifactSpec, ManagedImageSpec};
+use crate::files::tag_as_cache;
 use crate::layout::{CacheLayout, ProjectLayout};
 use crate::lock::Lock;
 
@@ -57,6 +58,7 @@ impl Workspace {
         missing: &[&ManagedArtifactSpec],
     ) -> Result<Self, ImageError> {
         files::create_directory(&cache.images().image(&spec.id, &spec.version))?;
+        tag_as_cache(&cache.tag());
         let what = format!("another castra that prepares {}", job.image);
         let lock = lock::take(job, &cache.image_lock(&spec.id, &spec.version), &what)?;
         space::require(cache.root(), &peak(&cache, missing))?;

@@ -9,6 +9,7 @@ use crate::lock::LockError;
 use crate::managed::ImageError;
 use crate::qemu::QemuError;
 use crate::similar::closest;
+use crate::state_root::StateRootError;
 use crate::template::TemplateError;
 
 use super::diagnosis::{Diagnosis, Trouble};
@@ -341,6 +342,9 @@ pub enum VmError {
     /// The VM's keys cannot be made or read.
     #[error(transparent)]
     Key(#[from] KeyError),
+    /// The state root cannot be used.
+    #[error(transparent)]
+    StateRoot(#[from] StateRootError),
     /// The VM is being worked on by somebody else.
     #[error(transparent)]
     Lock(#[from] LockError),

@@ -55,6 +55,7 @@ impl Explain for VmError {
             | Self::Control(_)
             | Self::Initrd(_)
             | Self::Key(_)
+            | Self::StateRoot(_)
             | Self::Lock(_)
             | Self::Interrupted(_) => Kind::Internal,
         }
@@ -138,6 +139,7 @@ impl VmError {
             Self::Control(error) => Some(error),
             Self::Initrd(error) => Some(error),
             Self::Key(error) => Some(error),
+            Self::StateRoot(error) => Some(error),
             Self::Lock(error) => Some(error),
             Self::Interrupted(error) => Some(error),
             _ => None,

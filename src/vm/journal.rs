@@ -7,13 +7,13 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::sync::{Arc, Mutex};
 
-use rustix::fs::OFlags;
 use serde_json::{Value, json};
 
 use crate::context::RuntimeContext;
 use crate::files;
 use crate::layout::ProjectLayout;
 use crate::report::{Event, Reporter};
+use crate::trusted;
 
 use super::PerVm;
 use super::error::VmError;
@@ -92,14 +92,15 @@ impl Journal {
 
 fn open(layout: &ProjectLayout) -> io::Result<File> {
     // A project that has no state yet does not get one by this.
-    fs::metadata(layout.state_root())?;
+    if !layout.is_made() {
+        return Err(io::ErrorKind::NotFound.into());
+    }
     files::create_private_directory(&layout.logs())?;
     let (path, earlier) = (layout.castra_log(), layout.earlier_castra_log());
     if fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.len() >= MAX_BYTES) {
         fs::rename(&path, &earlier)?;
     }
-    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
-    OpenOptions::new().append(true).create(true).mode(0o600).custom_flags(flags).open(path)
+    trusted::open_with(OpenOptions::new().append(true).create(true).mode(0o600), &path)
 }
 
 #[cfg(test)]
@@ -125,7 +126,8 @@ mod tests {
     #[test]
     fn events_and_failures_are_kept_with_their_times() {
         let directory = tempfile::tempdir().expect("a directory");
-        let layout = ProjectLayout::new(directory.path().to_owned());
+        let layout = ProjectLayout::unchecked(directory.path().to_owned());
+        fs::write(layout.mark(), "").expect("written");
         stop(&layout);
         let text = fs::read_to_string(layout.castra_log()).expect("written");
         let lines: Vec<(&str, Value)> = text
@@ -144,10 +146,11 @@ mod tests {
     #[test]
     fn it_does_not_grow_for_good_and_makes_no_project() {
         let directory = tempfile::tempdir().expect("a directory");
-        let layout = ProjectLayout::new(directory.path().join("none"));
+        let layout = ProjectLayout::unchecked(directory.path().join("none"));
         stop(&layout);
         assert!(!layout.state_root().exists());
-        let layout = ProjectLayout::new(directory.path().to_owned());
+        let layout = ProjectLayout::unchecked(directory.path().to_owned());
+        fs::write(layout.mark(), "").expect("written");
         files::create_private_directory(&layout.logs()).expect("made");
         fs::write(layout.castra_log(), vec![b'x'; MAX_BYTES as usize]).expect("written");
         stop(&layout);

@@ -15,8 +15,10 @@ use std::time::Duration;
 
 use crate::context::RuntimeContext;
 use crate::files;
-use crate::layout::{CacheLayout, ProjectLayout};
+use crate::layout::ProjectLayout;
 use crate::qemu::{FoundQemu, find_qemus};
+use crate::state_root::{StateRoot, StateRootError};
+use crate::trusted;
 
 use super::PerVm;
 use super::error::VmError;
@@ -35,8 +37,8 @@ const END_LIMIT: Duration = Duration::from_secs(10);
 pub struct ProjectStatus {
     /// Where it is.
     pub layout: ProjectLayout,
-    /// Its VMs. A record that cannot be read is told as its error.
-    pub vms: PerVm<ListedVm>,
+    /// Its VMs, or why nothing in it is looked at. A record that cannot be read is told as its error.
+    pub vms: Result<PerVm<ListedVm>, StateRootError>,
 }
 
 /// A VM of some project.
@@ -71,30 +73,30 @@ pub(super) fn note(layout: &ProjectLayout, context: &RuntimeContext) {
     if read(&path).is_some_and(|known| known == root) {
         return;
     }
+    files::tag_as_cache(&context.cache.tag());
     // What a crash leaves of it is written anew by the next `up`.
     let _ = files::create_private_directory(&context.cache.known_projects()).and_then(|()| {
         let mut options = OpenOptions::new();
-        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+        let mut file =
+            trusted::open_with(options.write(true).create(true).truncate(true).mode(0o600), &path)?;
         file.write_all(root.as_os_str().as_bytes())
     });
 }
 
 fn read(note: &Path) -> Option<PathBuf> {
-    let metadata = fs::symlink_metadata(note).ok()?;
-    let is_one = metadata.is_file() && metadata.len() <= MAX_NOTE_BYTES;
-    let root = PathBuf::from(OsString::from_vec(is_one.then(|| fs::read(note).ok())??));
+    let root = PathBuf::from(OsString::from_vec(trusted::read(note, MAX_NOTE_BYTES).ok()?));
     root.is_absolute().then_some(root)
 }
 
 /// All projects that there still are and that have a VM, by directory. Asks nobody, so it never waits. Notes of projects that
 /// are gone are removed.
-pub fn list_projects(cache: &CacheLayout) -> Vec<ProjectStatus> {
+pub fn list_projects(context: &RuntimeContext) -> Vec<ProjectStatus> {
     let mut roots: BTreeSet<PathBuf> = find_qemus()
         .into_iter()
         .filter(|found| !found.is_orphan)
         .map(|found| found.project.state_root().to_owned())
         .collect();
-    for entry in fs::read_dir(cache.known_projects()).into_iter().flatten().flatten() {
+    for entry in fs::read_dir(context.cache.known_projects()).into_iter().flatten().flatten() {
         match read(&entry.path()).filter(|root| root.is_dir()) {
             Some(root) => drop(roots.insert(root)),
             // A project that is only out of reach is noted again by its next `up`.
@@ -102,11 +104,13 @@ pub fn list_projects(cache: &CacheLayout) -> Vec<ProjectStatus> {
         }
     }
     let projects = roots.into_iter().map(|root| {
-        let layout = ProjectLayout::new(root);
-        let vms = status(&layout).into_iter().map(|(vm, status)| (vm, status.map(listed))).collect();
-        ProjectStatus { layout, vms }
+        let root = StateRoot::new(root);
+        let vms = root.open(context).map(|layout| {
+            status(&layout).into_iter().map(|(vm, status)| (vm, status.map(listed))).collect::<PerVm<_>>()
+        });
+        ProjectStatus { layout: root.names().clone(), vms }
     });
-    projects.filter(|project| !project.vms.is_empty()).collect()
+    projects.filter(|project| !project.vms.as_ref().is_ok_and(Vec::is_empty)).collect()
 }
 
 fn listed(status: VmStatus) -> ListedVm {
@@ -153,10 +157,11 @@ mod tests {
     use crate::cancel::Cancel;
     use crate::context::Environment;
     use crate::report::Silent;
+    use crate::state_root;
     use std::sync::Arc;
 
     fn context(cache: &Path) -> RuntimeContext {
-        let environment = Environment::of([("XDG_CACHE_HOME", cache)]);
+        let environment = Environment::of([("XDG_CACHE_HOME", cache), ("XDG_STATE_HOME", cache)]);
         RuntimeContext::new(environment, Arc::new(Silent), Cancel::new()).expect("a home")
     }
 
@@ -166,24 +171,25 @@ mod tests {
         let context = context(&directory.path().join("cache"));
         // Not UTF-8, as a directory's name may be.
         let name = OsString::from_vec(b"caf\xe9".to_vec());
-        let layout = ProjectLayout::new(directory.path().join(name).join(".castra"));
+        let layout = ProjectLayout::unchecked(directory.path().join(name).join(".castra"));
+        state_root::make(&layout, &context).expect("made");
         fs::create_dir_all(layout.vm("web").directory()).expect("made");
         fs::write(layout.vm("web").record(), "{}").expect("written");
         note(&layout, &context);
-        let listed = list_projects(&context.cache);
+        let listed = list_projects(&context);
         let ours = |project: &&ProjectStatus| project.layout == layout;
         let project = listed.iter().find(ours).expect("known");
         // Unreadable, and told all the same.
-        assert!(matches!(project.vms.as_slice(), [(name, Err(_))] if name == "web"));
+        assert!(matches!(project.vms.as_deref(), Ok([(name, Err(_))]) if name == "web"));
         fs::remove_dir_all(layout.state_root()).expect("removed");
-        assert!(list_projects(&context.cache).iter().find(ours).is_none());
+        assert!(list_projects(&context).iter().find(ours).is_none());
         assert!(!context.cache.known_project(&layout).exists());
     }
 
     #[test]
     fn a_cache_that_cannot_be_written_to_is_no_failure_and_junk_no_project() {
         let directory = tempfile::tempdir().expect("a directory");
-        let layout = ProjectLayout::new("/nowhere/.castra".into());
+        let layout = ProjectLayout::unchecked("/nowhere/.castra".into());
         fs::write(directory.path().join("castra"), "in the way").expect("written");
         note(&layout, &context(directory.path()));
         let junk = directory.path().join("junk");

@@ -303,10 +303,10 @@ mod tests {
     #[test]
     fn a_record_comes_back_and_survives_a_move_of_the_project() {
         let directory = tempfile::tempdir().expect("a directory");
-        let layout = ProjectLayout::new(directory.path().join("old"));
+        let layout = ProjectLayout::unchecked(directory.path().join("old"));
         let written = record(&layout);
         written.save(&layout).expect("saved");
-        let moved = ProjectLayout::new(directory.path().join("new"));
+        let moved = ProjectLayout::unchecked(directory.path().join("new"));
         fs::rename(layout.state_root(), moved.state_root()).expect("moved");
         let read = Record::load(&moved, "web").expect("loads").expect("is there");
         assert_eq!(read, written);
@@ -317,7 +317,7 @@ mod tests {
     #[test]
     fn a_truncated_record_and_one_from_the_future_are_different_errors() {
         let directory = tempfile::tempdir().expect("a directory");
-        let layout = ProjectLayout::new(directory.path().to_owned());
+        let layout = ProjectLayout::unchecked(directory.path().to_owned());
         record(&layout).save(&layout).expect("saved");
         let path = layout.vm("web").record();
         let text = fs::read_to_string(&path).expect("read");

@@ -1,10 +1,12 @@
 //! What is known of VMs without asking anybody: records and locks. Never blocks.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::net::Ipv4Addr;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
 
 use crate::config::PortForward;
 use crate::context::RuntimeContext;
@@ -95,13 +97,19 @@ pub fn check_readable(layout: &ProjectLayout) -> Result<(), VmError> {
         };
         for entry in entries.flatten().filter(|_| directory == layout.vms()) {
             let record = layout.vm(&entry.file_name().to_string_lossy()).record();
-            let looked = fs::symlink_metadata(&record).and_then(|_| File::open(&record));
+            let looked = fs::symlink_metadata(&record).and_then(|_| open_at_once(&record));
             if let Some(error) = looked.err().and_then(|error| unreadable(&entry.path(), error)) {
                 return Err(error);
             }
         }
     }
     Ok(())
+}
+
+/// Opens whatever is there, without waiting for the other end of a FIFO: only whether it may be read counts.
+fn open_at_once(path: &Path) -> io::Result<File> {
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    OpenOptions::new().read(true).custom_flags(flags).open(path)
 }
 
 fn owner_of(path: &Path) -> String {

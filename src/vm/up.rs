@@ -17,6 +17,7 @@ use crate::managed::ImageManager;
 use crate::plan::{BasePlan, Plan, VmPlan};
 use crate::qemu::{Network, QemuBinary, Qmp, running_qemu};
 use crate::report::Event;
+use crate::state_root;
 
 use super::PerVm;
 use super::base::{confirm, ensure_base};
@@ -266,11 +267,12 @@ pub(super) fn lock(vm: &str, layout: &ProjectLayout, context: &RuntimeContext) -
     let on_project = || tell("another castra that cleans up this project".into());
     let on_vm = || tell(format!("another castra that works on VM `{vm}`"));
     loop {
-        make(layout.state_root())?;
+        state_root::create(layout.state_root())?;
         let project = Lock::share(&layout.project_lock(), &context.cancel, on_project())?;
         if !project.is_on(&layout.project_lock()) {
             continue;
         }
+        state_root::make(layout, context)?;
         make(files.directory())?;
         let lock = Lock::acquire(&files.lock(), &context.cancel, on_vm())?;
         if lock.is_on(&files.lock()) {

@@ -10,6 +10,7 @@ mod discovery;
 #[allow(dead_code, reason = "made for the tests of lives; this one uses a part")]
 #[path = "../support/fake.rs"]
 mod fake;
+mod planted_state;
 mod qemu_options;
 mod snapshot;
 mod state_links;

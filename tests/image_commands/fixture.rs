@@ -47,7 +47,8 @@ pub(crate) fn project(server: &Server) -> Project {
 
 /// Another project with the same cache.
 pub(crate) fn neighbour(project: &Project, server: &Server) -> Project {
-    let neighbour = Project::with_cache(project.cache().parent().expect("a parent").to_owned());
+    let mut neighbour = Project::with_cache(project.cache().parent().expect("a parent").to_owned());
+    neighbour.set("XDG_STATE_HOME", project.home().join(".local/state"));
     neighbour.write("castra.toml", &pinned(server));
     neighbour
 }

@@ -56,7 +56,7 @@ impl Fixture {
     }
 
     pub(crate) fn project(&self, name: &str) -> ProjectLayout {
-        ProjectLayout::new(self.path(name).join(".castra"))
+        ProjectLayout::unchecked(self.path(name).join(".castra"))
     }
 
     pub(crate) fn manager(&self) -> ImageManager {

@@ -92,6 +92,7 @@ fn a_log_that_leads_elsewhere_is_not_written() {
     std::fs::write(&victim, b"precious").expect("writes");
     std::fs::create_dir_all(log.parent().expect("a parent")).expect("a directory");
     std::os::unix::fs::symlink(&victim, &log).expect("links");
+    std::fs::write(fixture.project("project").mark(), "").expect("writes");
     fixture.ensure(&image).expect("is prepared all the same");
     assert_eq!(std::fs::read(&victim).expect("reads"), b"precious");
     plant_fifo(&log);

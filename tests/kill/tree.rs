@@ -24,7 +24,9 @@ pub(crate) fn tree(root: &Path) -> BTreeMap<String, Option<Digest>> {
                 found.insert(format!("{name}/"), None);
                 open.push(path);
             } else {
-                let differs = ["manifest.json", "PROJECT.json", ".log"].iter().any(|end| name.ends_with(end));
+                let differs = ["manifest.json", "PROJECT.json", ".log", "/mark", "castra/key"]
+                    .iter()
+                    .any(|end| name.ends_with(end));
                 let digest = (!differs).then(|| sha256(&fs::read(&path).expect("reads")));
                 found.insert(name, digest);
             }

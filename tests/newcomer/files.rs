@@ -44,7 +44,7 @@ fn a_disk_that_is_full() {
     let fake = Fake::new(&["vm"]);
     let state = fake.path().join(".castra");
     std::fs::create_dir(&state).expect("a directory");
-    let mount = "mount -t tmpfs -o size=64k tmpfs \"$PLACE\"";
+    let mount = "mount -t tmpfs -o size=64k,mode=700 tmpfs \"$PLACE\"";
     let Some(ended) = run_after(mount, &state, &fake, &["up", "--cold"]) else { return };
     holds("disk_full", &told(&fake, &["up", "--cold"], &ended.code(73)));
 }

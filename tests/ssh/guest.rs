@@ -29,7 +29,7 @@ impl Guest {
 
     pub(crate) fn start_without_keys() -> Self {
         let directory = tempfile::tempdir().expect("makes a directory");
-        let layout = ProjectLayout::new(directory.path().join(".castra")).vm("box");
+        let layout = ProjectLayout::unchecked(directory.path().join(".castra")).vm("box");
         let keys = VmKeys::load_or_create(&layout).expect("makes keys");
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)

@@ -135,7 +135,7 @@ impl Files {
 
 /// Copies `remote` from a server with this tree into `goal`, which is below `scratch`.
 fn copy(tree: Tree, remote: &str, scratch: &Path, goal: &Path) -> Result<Copied, SshError> {
-    let layout = ProjectLayout::new(scratch.join(".castra")).vm("box");
+    let layout = ProjectLayout::unchecked(scratch.join(".castra")).vm("box");
     let keys = VmKeys::load_or_create(&layout).expect("makes keys");
     let host_key = PrivateKey::from_openssh(keys.host_private_pem().expect("encodes")).expect("reads");
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();

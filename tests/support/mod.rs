@@ -143,6 +143,17 @@ impl Project {
         fs::read_to_string(self.pidfile(vm)).expect("a pid file").trim().parse().expect("a pid")
     }
 
+    /// The user's home.
+    pub(crate) fn home(&self) -> PathBuf {
+        self.root.path().join("home")
+    }
+
+    /// Takes over a state directory that the test has made by hand.
+    #[track_caller]
+    pub(crate) fn adopt(&self) {
+        self.run(&["adopt", "--yes"]).ok();
+    }
+
     /// Where sockets go.
     pub(crate) fn runtime_directory(&self) -> PathBuf {
         self.root.path().join("run")

@@ -113,10 +113,10 @@ fn conclude(file: Option<&Path>, diagnostics: &Diagnostics, printer: &Printer) {
 /// Where the VMs of the project are, which may have its ports. Of a file with errors it is not known; then the default place is.
 fn layout_of(options: &ConfigOptions, context: &RuntimeContext, directory: &Path) -> ProjectLayout {
     match project::load(options, context) {
-        Ok(Ok(config)) => config.layout,
+        Ok(Ok(config)) => config.state_root.names().clone(),
         _ => {
             let found = config::discover(options, directory).unwrap_or(config::Discovered::Nothing);
-            config::Bounds::new(found.root(directory), &[]).layout()
+            config::Bounds::new(found.root(directory), &[]).state_root().names().clone()
         }
     }
 }

@@ -90,12 +90,13 @@ pub(super) fn run(options: &ConfigOptions, context: &RuntimeContext, printer: &P
     let config = project::load(options, context)??;
     printer.diagnostics(&config.warnings);
     let lines = config.file.as_deref().map(key_lines).transpose()?.unwrap_or_default();
-    let plan = Plan::new(&config, &[], &Catalog::builtin(), &project::records(&config.layout))?;
+    let layout = config.state_root.open(context)?;
+    let plan = Plan::new(&config, &[], &Catalog::builtin(), &project::records(&layout))?;
     let line = |number: usize| lines.get(number).cloned().unwrap_or_default();
     let vms = plan.vms.iter().enumerate().map(|(number, vm)| show_vm(vm, &line(number), &config)).collect();
     let shown = ConfigShown {
         project: config.name.clone(),
-        state_directory: config.layout.state_root().to_owned(),
+        state_directory: config.state_root.path().to_owned(),
         outside: outside(&config),
         vms,
         file: config.file,
@@ -115,7 +116,7 @@ fn outside(config: &ProjectConfig) -> Option<OutsideShown> {
         }
     };
     let mut shown = OutsideShown::default();
-    let state_root = config.layout.state_root();
+    let state_root = config.state_root.path();
     add(&mut shown.writes, state_root, "state directory".to_owned());
     for vm in &config.vms {
         if let BaseImageSource::Path(path) = &vm.base_image {
@@ -154,7 +155,7 @@ fn show_vm(plan: &VmPlan, lines: &KeyLines, config: &ProjectConfig) -> VmShown {
     let memory_why = if has_more { "the image needs as much" } else { "default" };
     let own_overlay = format!(
         "default: {} of the state directory",
-        config.layout.overlay(&definition.name).file_name().unwrap_or_default().to_string_lossy()
+        config.state_root.names().overlay(&definition.name).file_name().unwrap_or_default().to_string_lossy()
     );
     VmShown {
         name: definition.name.clone(),

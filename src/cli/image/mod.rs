@@ -14,6 +14,7 @@ use serde::Serialize;
 use crate::config::ProjectConfig;
 use crate::context::RuntimeContext;
 use crate::error::Result;
+use crate::layout::ProjectLayout;
 use crate::managed::{Catalog, ImageError, ImageManager, ManagedImageSpec};
 
 use super::args::{Args, Image, ImageCommand};
@@ -62,26 +63,28 @@ impl Face<'_> {
 
     /// The project this is about, and the context with its mirrors.
     fn project(&self) -> Result<Project> {
-        Ok(Project::of(project::config(self.args, self.context, self.printer)?, self.context))
+        Project::of(project::config(self.args, self.context, self.printer)?, self.context)
     }
 }
 
 /// A project, and the images that can be named in it.
 struct Project {
     config: ProjectConfig,
+    layout: ProjectLayout,
     catalog: Catalog,
     context: RuntimeContext,
 }
 
 impl Project {
-    fn of(config: ProjectConfig, context: &RuntimeContext) -> Self {
+    fn of(config: ProjectConfig, context: &RuntimeContext) -> Result<Self> {
+        let layout = config.state_root.open(context)?;
         let mut context = context.clone();
         context.mirrors.extend(config.mirrors.iter().cloned());
-        Self { config, catalog: Catalog::builtin(), context }
+        Ok(Self { config, layout, catalog: Catalog::builtin(), context })
     }
 
     fn manager(&self) -> ImageManager {
-        ImageManager::new(&self.config.layout)
+        ImageManager::new(&self.layout)
     }
 
     /// All images: the catalog's and the project's own.

@@ -6,10 +6,10 @@ use serde::Serialize;
 
 use crate::config::{BaseImageSource, ConfigError, ManagedImageSelection, UnpinnedArtifact};
 use crate::error::Result;
-use crate::layout::{ProjectLayout, STATE_DIRECTORY};
 use crate::managed::{ImageError, ImageManager, ManagedImagePaths, ManagedImageSpec};
 use crate::plan::Plan;
 use crate::report::ImageLabel;
+use crate::state_root::StateRoot;
 use crate::vm;
 
 use super::list::files_of;
@@ -32,8 +32,8 @@ struct Pulled {
 /// Fetches images. What is there already costs nothing.
 pub(super) fn run(names: &[String], face: &Face) -> Result<ExitCode> {
     let project = match project::config_or_unpinned(face.args, face.context, face.printer)? {
-        Ok(config) => Project::of(config, face.context),
-        Err(unpinned) => return Err(tell_digests(&unpinned, face)?.into()),
+        Ok(config) => Project::of(config, face.context)?,
+        Err(unpinned) => return tell_digests(&unpinned, face),
     };
     project.config.bounds.claim_state_root().map_err(ConfigError::State)?;
     let images = if names.is_empty() { what_vms_need(&project)? } else { named(names, &project)? };
@@ -49,15 +49,15 @@ pub(super) fn run(names: &[String], face: &Face) -> Result<ExitCode> {
 
 /// What `up` would take, into the project.
 fn what_vms_need(project: &Project) -> Result<Vec<Pulled>> {
-    let Project { config, catalog, context } = project;
-    let plan = Plan::new(config, &[], catalog, &project::records(&config.layout))?;
+    let Project { config, layout, catalog, context } = project;
+    let plan = Plan::new(config, &[], catalog, &project::records(layout))?;
     let mut images: Vec<Pulled> = Vec::new();
     let mut done = Vec::new();
     for vm in &plan.vms {
         if done.contains(&&vm.base) {
             continue;
         }
-        if let Some((spec, paths)) = vm::ensure_vm_image(vm, &config.layout, context)? {
+        if let Some((spec, paths)) = vm::ensure_vm_image(vm, layout, context)? {
             images.push(pulled(&spec, &paths, true));
         }
         done.push(&vm.base);
@@ -96,10 +96,10 @@ fn pulled(spec: &ManagedImageSpec, paths: &ManagedImagePaths, in_project: bool) 
 }
 
 /// Fetches what has no digest, and makes an error of it that has the digests.
-fn tell_digests(unpinned: &[UnpinnedArtifact], face: &Face) -> Result<ImageError> {
+fn tell_digests(unpinned: &[UnpinnedArtifact], face: &Face) -> Result<ExitCode> {
     // There is no project as long as its file has mistakes; this one only has a log.
-    let layout = ProjectLayout::new(project::working_directory()?.join(STATE_DIRECTORY));
+    let layout = StateRoot::of_project(&project::working_directory()?).open(face.context)?;
     let manager = ImageManager::new(&layout);
     let found = unpinned.iter().map(|one| manager.fetch_unpinned(&one.place, &one.source, face.context));
-    Ok(ImageError::Unpinned { found: found.collect::<Result<_, _>>()? })
+    Err(ImageError::Unpinned { found: found.collect::<Result<_, _>>()? }.into())
 }

@@ -5,8 +5,8 @@ use serde_json::{Map, Value, json};
 use crate::report::Event;
 
 use super::super::{
-    capture, clean, completions, config, cp, doctor, image, init, list, logs, man, ports, ssh_config, status,
-    template, timeline,
+    adopt, capture, clean, completions, config, cp, doctor, image, init, list, logs, man, ports, ssh_config,
+    status, template, timeline,
 };
 use super::reporter::{Ending, Line};
 use super::{Document, Outcomes};
@@ -37,6 +37,7 @@ fn documents() -> Vec<(&'static str, Value)> {
         ("clone", document::<Outcomes>()),
         ("status", document::<status::Vms>()),
         ("list", document::<list::AllVms>()),
+        ("adopt", document::<adopt::Adopted>()),
         ("clean", document::<clean::CleanedUp>()),
         ("ports", document::<ports::PortList>()),
         ("logs", document::<logs::LogLines>()),

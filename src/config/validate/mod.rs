@@ -178,7 +178,7 @@ fn read_document(
         vms: drafts.into_iter().map(vm::VmDraft::into_definition).collect(),
         images: images.specs,
         mirrors: images.mirrors,
-        layout: bounds.layout(),
+        state_root: bounds.state_root(),
         bounds,
         warnings: super::Diagnostics::default(),
     }

@@ -277,7 +277,7 @@ fn read_overlay(
     match path::resolve_file(text.get_ref(), scope.root, scope.home) {
         Ok(path) => {
             if scope.root.starts_with(&path)
-                || scope.bounds.layout().state_root().starts_with(&path)
+                || scope.bounds.state_root().path().starts_with(&path)
                 || path == scope.file
             {
                 let problem = VmProblem::OverlayReplaces { vm: title.to_owned(), path: path.clone() };

@@ -10,7 +10,7 @@ use super::Cleaned;
 use super::foundations::{FileId, id_of};
 use crate::context::RuntimeContext;
 use crate::files;
-use crate::layout::{ProjectLayout, is_image_lock};
+use crate::layout::{LINKED_FROM, ProjectLayout, is_image_lock};
 use crate::vm::error::VmError;
 
 /// Unit of `st_blocks`, whatever the filesystem's own is: `stat(2)`.
@@ -97,10 +97,15 @@ pub(super) fn remove_empty_directories(layout: &ProjectLayout, context: &Runtime
         let _ = fs::remove_dir(directory);
     }
     let _ = layout.sockets(&context.runtime_root, "any").directory().parent().map(fs::remove_dir);
-    let is_left =
-        entries(layout.state_root()).map(|entry| entry.path()).any(|path| path != layout.project_lock());
+    // A state root in which nothing else is counts as empty, whichever of these is left of it by a castra that was killed.
+    let last = [layout.git_ignore(), layout.mark(), layout.state_root().join(LINKED_FROM)];
+    let is_last = |path: &PathBuf| *path == layout.project_lock() || last.contains(path);
+    let is_left = entries(layout.state_root()).map(|entry| entry.path()).any(|path| !is_last(&path));
     if may_all_go && !is_left {
-        // Whoever waits for the lock finds that its file is gone, and makes all anew.
+        for file in &last {
+            let _ = fs::remove_file(file);
+        }
+        // Whoever waits for the lock finds that its file is gone, and makes all again.
         let _ = fs::remove_file(layout.project_lock());
         let _ = fs::remove_dir(layout.state_root());
         let _ = fs::remove_file(context.cache.known_project(layout));

@@ -27,9 +27,11 @@ impl Fixture {
     fn new() -> Self {
         let root = tempfile::tempdir().expect("a directory");
         let at = |name: &str| root.path().join(name);
-        let environment = Environment::of([("XDG_CACHE_HOME", at("cache")), ("XDG_RUNTIME_DIR", at("run"))]);
+        let homes = ["XDG_CACHE_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR"];
+        let environment = Environment::of(homes.map(|name| (name, at(name))));
         let context = RuntimeContext::new(environment, Arc::new(Silent), Cancel::new()).expect("a home");
-        let layout = ProjectLayout::new(at("project").join(".castra"));
+        let layout = ProjectLayout::unchecked(at("project").join(".castra"));
+        crate::state_root::make(&layout, &context).expect("made");
         let fixture = Self { root, layout, context };
         for version in ["v1", "v2"] {
             fixture.file(&fixture.image(version));

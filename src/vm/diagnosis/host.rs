@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn this_host_can_be_looked_at() {
-        let facts = HostFacts::gather(&crate::layout::ProjectLayout::new("/".into()).vm(".."), "");
+        let facts = HostFacts::gather(&crate::layout::ProjectLayout::unchecked("/".into()).vm(".."), "");
         assert!(facts.load_per_cpu().is_some_and(|load| load >= 0.0), "{facts:?}");
         assert!(facts.available_mib.is_some_and(|mib| mib > 0), "{facts:?}");
         assert!(facts.oom_kills.is_some(), "{facts:?}");

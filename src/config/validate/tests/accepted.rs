@@ -10,7 +10,7 @@ fn a_minimal_file_gets_every_default() {
     let dev = &project.vms[0];
     assert_eq!(project.name, "project");
     assert_eq!(project.root, Path::new("/project"));
-    assert_eq!(project.layout.state_root(), Path::new("/project/.castra"));
+    assert_eq!(project.state_root.path(), Path::new("/project/.castra"));
     assert_eq!(&*dev.overlay, Path::new("/project/.castra/dev-overlay.qcow2"));
     assert_eq!(
         (dev.cpus, dev.memory_bytes, dev.disk_bytes),
@@ -44,7 +44,7 @@ fn every_key_of_a_vm() {
     );
     let web = &project.vms[0];
     assert_eq!(project.name, "Adas machine");
-    assert_eq!(project.layout.state_root(), Path::new("/project/vms/state"));
+    assert_eq!(project.state_root.path(), Path::new("/project/vms/state"));
     assert_eq!(web.description.as_deref(), Some("the server"));
     assert_eq!(web.base_image, BaseImageSource::Path("/images/debian.qcow2".into()));
     assert_eq!(&*web.overlay, Path::new("/project/disks/web.qcow2"));

@@ -1,0 +1,118 @@
+use std::io::{self, BufRead as _, IsTerminal as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use crate::context::RuntimeContext;
+use crate::error::Result;
+use crate::state_root::{Adoption, StateRoot, VmFound};
+
+use super::args::{Adopt, Args};
+use super::error::CliError;
+use super::printer::Printer;
+use super::project;
+use super::units::megabytes;
+
+/// What became of a state directory that this user's castra did not make.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Adopted {
+    /// The state directory.
+    path: PathBuf,
+    /// Whether it was taken over. Otherwise it was this user's already, there is nothing in it, or the answer was no.
+    adopted: bool,
+    /// The VMs in it.
+    vms: Vec<AdoptedVm>,
+}
+
+/// A VM that was, or would be, taken over.
+#[derive(Serialize, JsonSchema)]
+struct AdoptedVm {
+    /// Its name.
+    name: String,
+    /// Whether SSH keys came along, which are moved to the quarantine.
+    had_keys: bool,
+    /// Whether it runs.
+    running: bool,
+    /// Whether it has saved memory.
+    suspended: bool,
+}
+
+/// Shows what is in a state directory of unknown origin, asks, and takes it over.
+pub(super) fn run(
+    adopt: &Adopt,
+    args: &Args,
+    context: &RuntimeContext,
+    printer: &Printer,
+) -> Result<ExitCode> {
+    let root = state_root(args, context)?;
+    let path = root.path().to_owned();
+    let Some(adoption) = root.examine(context)? else {
+        printer.success(&format!("{} needs no adoption", path.display()));
+        printer.show(&Adopted { path, adopted: false, vms: Vec::new() }, "")?;
+        return Ok(ExitCode::SUCCESS);
+    };
+    let vms = adoption.vms.iter().map(view).collect();
+    printer.tip(&description(&adoption, &root));
+    let adopted = adopt.yes || may_adopt(printer)?;
+    if adopted {
+        adoption.adopt(context)?;
+        printer.success(&format!("{} is yours now", path.display()));
+    } else {
+        printer.tip("Nothing was changed.");
+    }
+    printer.show(&Adopted { path, adopted, vms }, "")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The state directory that the configuration names.
+fn state_root(args: &Args, context: &RuntimeContext) -> Result<StateRoot> {
+    Ok(project::load(&project::options(args), context)??.state_root)
+}
+
+fn description(adoption: &Adoption, root: &StateRoot) -> String {
+    let mut text = format!(
+        "{} ({}) was not made by your castra.",
+        root.path().display(),
+        megabytes(adoption.size_bytes)
+    );
+    for vm in &adoption.vms {
+        text += &format!("\n  VM {}", vm.name);
+        text += match (vm.has_keys, vm.is_running, vm.is_suspended) {
+            (true, true, _) => {
+                ": runs; its SSH keys are moved away, so log in again after `castra down --force` and `castra up`"
+            }
+            (true, false, true) => {
+                ": has saved memory with the SSH keys that are moved away; `castra up --discard-suspended` boots from its disk"
+            }
+            (true, false, false) => {
+                ": its SSH keys are moved to the quarantine; the next boot makes new ones"
+            }
+            (false, ..) => "",
+        };
+    }
+    if adoption.vms.is_empty() {
+        text.push_str("\n  no VMs");
+    }
+    text + "\nIts disks, and what is in their systems, are used as they are."
+}
+
+fn may_adopt(printer: &Printer) -> Result<bool> {
+    if !io::stdin().is_terminal() {
+        return Err(CliError::NoConsent.into());
+    }
+    printer.tip("Take it over? [y/N]");
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer).map_err(CliError::Streams)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+fn view(vm: &VmFound) -> AdoptedVm {
+    AdoptedVm {
+        name: vm.name.clone(),
+        had_keys: vm.has_keys,
+        running: vm.is_running,
+        suspended: vm.is_suspended,
+    }
+}

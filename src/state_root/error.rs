@@ -1,0 +1,163 @@
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::context::RuntimeContext;
+use crate::error::{Explain, Kind, kind_of_io};
+use crate::layout::UserStateLayout;
+use crate::trusted::Distrust;
+
+/// Why a state root is not used.
+#[derive(Debug, thiserror::Error)]
+pub enum StateRootError {
+    /// It holds something, and has no mark of this user's.
+    #[error("{} was not made by your castra, so nothing in it is used", root.display())]
+    Foreign {
+        /// The state root.
+        root: PathBuf,
+    },
+    /// Git tracks a file of it.
+    #[error("git tracks {} in {}, so whoever may write to that repository decides what is in it", file.display(), tree.display())]
+    Tracked {
+        /// The state root.
+        root: PathBuf,
+        /// The working tree.
+        tree: PathBuf,
+        /// A file that is tracked, as seen from there.
+        file: PathBuf,
+    },
+    /// Something in it is of a kind, an owner or a mode that castra does not rely on.
+    #[error("cannot rely on {}", path.display())]
+    Refused {
+        /// What it is about.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+    /// A file has names that are not in the state root.
+    #[error("{} has another name outside of the state directory, by which it can be changed", path.display())]
+    HardLink {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It cannot be looked at or written to.
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+    /// The user's key cannot be had.
+    #[error("cannot {action} {}, the key that signs your state directories", path.display())]
+    Key {
+        /// `read` or `create`.
+        action: &'static str,
+        /// The key.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+    /// There is no place for a key.
+    #[error(
+        "neither HOME nor XDG_STATE_HOME says where the key is to be kept that signs your state directories"
+    )]
+    NoHome,
+}
+
+impl Explain for StateRootError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Foreign { .. } | Self::Tracked { .. } | Self::HardLink { .. } => Kind::Permission,
+            Self::Io { action: "create", source, .. } | Self::Key { action: "create", source, .. }
+                if kind_of_io(source) == Kind::Io =>
+            {
+                Kind::CannotCreate
+            }
+            Self::Refused { source, .. } | Self::Io { source, .. } | Self::Key { source, .. } => {
+                kind_of_io(source)
+            }
+            Self::NoHome => Kind::CannotCreate,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Foreign { root } => Some(format!(
+                "It may have come with a repository or an archive. If it is your own, from another machine or an earlier castra: \
+                 `castra adopt` shows what is in it and takes it over. If not, move it out of the way: mv {0} {0}.untrusted",
+                root.display()
+            )),
+            Self::Tracked { tree, file, .. } => Some(format!(
+                "If you added it yourself: `git -C {} rm -r -q --cached {}` keeps the files and ends the tracking; the SSH keys in \
+                 it are known to whoever has the repository.",
+                tree.display(),
+                top_of(file).display()
+            )),
+            Self::Refused { path, source } => Distrust::of(source).map(|distrust| way_out(path, distrust)),
+            Self::HardLink { path } => Some(format!(
+                "Make it a file of its own: cp -p {0} {0}.copy && mv {0}.copy {0}",
+                path.display()
+            )),
+            Self::Key { action: "create", .. } => Some(
+                "Set XDG_STATE_HOME to a directory of yours that can be written to; it must be the same one every time.".into(),
+            ),
+            Self::Key { path, source, .. } if Distrust::of(source).is_some() => Some(format!(
+                "{} and its directory must be yours alone (chmod 600 and 700).",
+                path.display()
+            )),
+            Self::Key { path, .. } => Some(format!(
+                "Make it readable, or bring it back from a backup. Without it: move {} away, and `castra adopt` each project once.",
+                path.display()
+            )),
+            Self::NoHome => Some("Set HOME, or XDG_STATE_HOME to a directory of yours.".into()),
+            Self::Io { path, source, .. } => (kind_of_io(source) == Kind::Permission)
+                .then(|| {
+                    let directory = path.parent().unwrap_or(path).display();
+                    format!(
+                        "Castra keeps its state beside your work: make {directory} writable for yourself, or work in a directory of \
+                         your own. `state_dir` in castra.toml names another place."
+                    )
+                }),
+        }
+    }
+}
+
+/// The part of a tracked path that is the state root, or what is below it where that has a longer name.
+fn top_of(file: &Path) -> PathBuf {
+    let mut top = PathBuf::new();
+    for part in file.components() {
+        top.push(part);
+        if part.as_os_str().eq_ignore_ascii_case(crate::layout::STATE_DIRECTORY) {
+            break;
+        }
+    }
+    top
+}
+
+fn way_out(path: &Path, distrust: &Distrust) -> String {
+    let path = path.display();
+    match distrust {
+        Distrust::Owner { .. } => format!(
+            "If all that is in it is yours, take it over: sudo chown -R \"$(id -u)\" {path}. If not, work in a directory that \
+             nobody else can write to."
+        ),
+        Distrust::Mode { .. } => format!("If nobody else has written to it: chmod -R go-w {path}"),
+        Distrust::Kind { found: "a symbolic link", .. } => {
+            format!(
+                "Put what it leads to in its place. To keep it on another disk, mount a directory there: mount --bind DIRECTORY {path}"
+            )
+        }
+        Distrust::Kind { .. } | Distrust::Size { .. } => {
+            format!("Move it out of the way: mv {path} {path}.untrusted")
+        }
+    }
+}
+
+impl RuntimeContext {
+    /// Where the user's key is.
+    pub(super) fn user_state(&self) -> Result<&UserStateLayout, StateRootError> {
+        self.user_state.as_ref().ok_or(StateRootError::NoHome)
+    }
+}

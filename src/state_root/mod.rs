@@ -1,0 +1,226 @@
+//! State roots (`.castra/`): one is used only if this user's castra made it.
+//!
+//! A configuration names a [`StateRoot`]. What lies there may have come with a repository, an archive, or from another user, so
+//! nothing in it is looked at before [`StateRoot::open`] has found
+//!
+//! - that it and the directories in it belong to this user and can be written to by nobody else,
+//! - that git tracks nothing of it, since what git tracks changes with every pull,
+//! - and its mark: a random id, signed by a key of the user's that is kept outside of all projects (`key`, `mark`).
+//!
+//! Only then there is a [`ProjectLayout`], which all that reads and writes state takes. The mark says nothing of where the
+//! state root is: it may be moved and copied on this machine. One from elsewhere is taken over by [`adopt`] when the user says
+//! so.
+
+mod adopt;
+mod error;
+mod evidence;
+mod git_index;
+mod key;
+mod mark;
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::context::RuntimeContext;
+use crate::files::{self, create_private_directory};
+use crate::layout::{CacheLayout, LINKED_FROM, ProjectLayout, STATE_DIRECTORY};
+use crate::trusted;
+
+pub use adopt::{Adoption, VmFound};
+pub use error::StateRootError;
+
+use key::Key;
+use mark::Found;
+
+/// Where a project's state is, as a configuration says; nothing is known of what lies there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StateRoot {
+    layout: ProjectLayout,
+}
+
+impl StateRoot {
+    /// The state root of a project (absolute).
+    pub fn new(path: PathBuf) -> Self {
+        Self { layout: ProjectLayout::unchecked(path) }
+    }
+
+    /// That of a project in this directory which says nothing else.
+    pub fn of_project(directory: &Path) -> Self {
+        Self::new(directory.join(STATE_DIRECTORY))
+    }
+
+    /// That of VMs that are thrown away, in the user's own cache or in a directory that was just made: no repository puts
+    /// anything there, so owner and mode are enough.
+    pub fn of_runs(cache: &CacheLayout) -> Self {
+        Self { layout: cache.runs() }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.layout.state_root()
+    }
+
+    /// Where things would be in it: for names, not for use.
+    pub fn names(&self) -> &ProjectLayout {
+        &self.layout
+    }
+
+    /// Checks the state root and returns the way to what is in it. Changes nothing, but that a state root which an earlier castra
+    /// of this user's made gets its mark. There may be none yet, see [`make`].
+    ///
+    /// # Errors
+    /// [`StateRootError`].
+    pub fn open(&self, context: &RuntimeContext) -> Result<ProjectLayout, StateRootError> {
+        let (layout, root) = (&self.layout, self.path());
+        if !self.check_kind()? || !layout.needs_mark() {
+            return Ok(layout.clone());
+        }
+        self.check_untracked()?;
+        let look = || mark::read(&layout.mark(), || Key::load(context));
+        let mut found = look()?;
+        if found == Found::None {
+            if is_as_good_as_empty(root)? {
+                return Ok(layout.clone());
+            }
+            // Another castra may just have made it.
+            found = look()?;
+        }
+        match found {
+            Found::Own => {}
+            Found::None if evidence::is_of_earlier_castra(layout, context) => {
+                // Where it cannot be written to, it is looked at again.
+                if Key::load_or_create(context).is_ok_and(|key| mark::write(&layout.mark(), &key).is_ok()) {
+                    write_git_ignore(layout);
+                }
+            }
+            Found::None | Found::Foreign => return Err(StateRootError::Foreign { root: root.to_owned() }),
+        }
+        Ok(layout.clone())
+    }
+
+    /// Checks owner, mode and kind of the state root and of the directories that everything else is in. Returns `false` where there
+    /// is no state root.
+    fn check_kind(&self) -> Result<bool, StateRootError> {
+        let layout = &self.layout;
+        let check = |path: &Path| {
+            trusted::directory(path)
+                .map_err(|source| StateRootError::Refused { path: path.to_owned(), source })
+        };
+        if !check_root(self.path())? {
+            return Ok(false);
+        }
+        let (images, templates) = (layout.images(), layout.templates());
+        for path in [&layout.vms(), &layout.logs(), &layout.quarantine(), images.root(), templates.root()] {
+            check(path)?;
+        }
+        Ok(true)
+    }
+
+    fn check_untracked(&self) -> Result<(), StateRootError> {
+        // Git knows paths without links, and links by themselves.
+        let real = |path: &Path| {
+            fs::canonicalize(path).map_err(|source| StateRootError::Io {
+                action: "find",
+                path: path.to_owned(),
+                source,
+            })
+        };
+        let target = real(self.path())?;
+        let (above, name) = (self.path().parent(), self.path().file_name());
+        let link =
+            above.zip(name).map(|(above, name)| real(above).map(|above| above.join(name))).transpose()?;
+        let link = link.filter(|link| *link != target);
+        let tracked = git_index::tracked_below(&target);
+        let tracked = tracked.or_else(|| git_index::tracked_below(&link?));
+        tracked.map_or(Ok(()), |tracked| {
+            let (tree, file) = (tracked.tree, tracked.file);
+            Err(StateRootError::Tracked { root: self.path().to_owned(), tree, file })
+        })
+    }
+}
+
+/// Checks the state root itself, which may be a link of this user's: `config` knows where that may lead.
+fn check_root(root: &Path) -> Result<bool, StateRootError> {
+    let refused = |source| StateRootError::Refused { path: root.to_owned(), source };
+    match fs::symlink_metadata(root) {
+        Ok(link) if link.is_symlink() && trusted::is_own(&link) => {
+            let target = fs::metadata(root).map_err(refused)?;
+            trusted::check_directory(&target).map(|()| true).map_err(|distrust| refused(distrust.into()))
+        }
+        _ => trusted::directory(root).map_err(refused),
+    }
+}
+
+/// Makes a state root and marks it, if there is none or nothing in it yet. For whoever is about to put something there, and
+/// has it open.
+///
+/// # Errors
+/// [`StateRootError`].
+pub(crate) fn make(layout: &ProjectLayout, context: &RuntimeContext) -> Result<(), StateRootError> {
+    let (root, mark) = (layout.state_root(), layout.mark());
+    if !layout.needs_mark() {
+        files::tag_as_cache(&context.cache.tag());
+        return create(root);
+    }
+    // It was verified when the state root was opened.
+    if fs::symlink_metadata(&mark).is_err() {
+        let key = Key::load_or_create(context)?;
+        create(root)?;
+        if !is_as_good_as_empty(root)? && fs::symlink_metadata(&mark).is_err() {
+            return Err(StateRootError::Foreign { root: root.to_owned() });
+        }
+        write_git_ignore(layout);
+        // Of several castras that make it at once, one is the last, and all its marks are good.
+        if let Err(source) = mark::write(&mark, &key)
+            && fs::symlink_metadata(&mark).is_err()
+        {
+            return Err(StateRootError::Io { action: "create", path: mark, source });
+        }
+    }
+    // Nothing but marks is written under such names here, and there is one.
+    let _ = files::remove_leftovers(root);
+    if fs::symlink_metadata(layout.git_ignore()).is_err() {
+        write_git_ignore(layout);
+    }
+    Ok(())
+}
+
+/// Makes the directory, in which there is nothing yet.
+pub(crate) fn create(root: &Path) -> Result<(), StateRootError> {
+    create_private_directory(root).map_err(|source| StateRootError::Io {
+        action: "create",
+        path: root.to_owned(),
+        source,
+    })
+}
+
+/// Keeps `git add -A` from publishing disks and private keys. Without it everything works all the same.
+fn write_git_ignore(layout: &ProjectLayout) {
+    let _ = files::write_atomically(
+        &layout.git_ignore(),
+        b"# Made by castra: disks and private keys.\n*\n",
+        0o600,
+    );
+}
+
+/// Returns `true` where nothing is in a state root but what a castra puts there before the mark, or leaves when it removes the
+/// last: none of it is believed.
+fn is_as_good_as_empty(root: &Path) -> Result<bool, StateRootError> {
+    let failed = |source: io::Error| StateRootError::Io { action: "read", path: root.to_owned(), source };
+    let layout = ProjectLayout::unchecked(root.to_owned());
+    for entry in fs::read_dir(root).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+        let is_known = path == layout.project_lock()
+            || path == layout.git_ignore()
+            || path == root.join(LINKED_FROM)
+            || name.starts_with(files::TEMPORARY.as_bytes());
+        // Another castra may be at work here, and temporary files are renamed.
+        let is_refused = trusted::open(&path).is_err_and(|error| !trusted::is_absence(&error));
+        if !is_known || is_refused {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
