@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::cancel::{Cancel, Interrupted};
 use crate::error::{Explain, Kind, kind_of_io};
 use crate::files::create_private_directory;
+use crate::trusted;
 
 /// How often a waiter tries again.
 const POLL: Duration = Duration::from_millis(20);
@@ -135,16 +136,10 @@ fn open(path: &Path) -> io::Result<File> {
     if let Some(directory) = path.parent() {
         create_private_directory(directory)?;
     }
-    // Neither through a symbolic link nor waiting for the other end of a FIFO.
-    let flags = (rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK).bits() as i32;
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags(flags)
-        .open(path)
+    trusted::open_with(
+        OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600),
+        path,
+    )
 }
 
 #[cfg(test)]

@@ -1,6 +1,5 @@
 //! The two key pairs of a VM: the one its SSH server proves itself with, and the one that may log in.
 
-use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -17,6 +16,7 @@ use crate::guest::ssh::Target;
 use crate::hex::hex;
 use crate::layout::VmLayout;
 use crate::random::random_bytes;
+use crate::trusted;
 
 /// Why a VM's keys cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +76,9 @@ impl Explain for KeyError {
         }
     }
 }
+
+/// A key in OpenSSH's format has some 400 bytes.
+const MAX_KEY_BYTES: u64 = 64 << 10;
 
 /// A VM's keys.
 #[derive(Clone)]
@@ -137,7 +140,7 @@ impl VmKeys {
 }
 
 fn one(path: &Path, comment: &str) -> Result<Arc<PrivateKey>, KeyError> {
-    match fs::read(path) {
+    match trusted::read(path, MAX_KEY_BYTES) {
         Ok(pem) => PrivateKey::from_openssh(pem)
             .map(Arc::new)
             .map_err(|source| KeyError::Invalid { path: path.to_owned(), source }),
@@ -176,6 +179,7 @@ fn publish(path: &Path, bytes: &[u8]) -> Result<(), KeyError> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
@@ -208,6 +212,22 @@ mod tests {
         let line = fs::read_to_string(layout.known_hosts()).expect("exists");
         assert!(line.starts_with("[127.0.0.1]:40022 ssh-ed25519 AAAA"), "{line}");
         assert_eq!(line.split_whitespace().count(), 3);
+    }
+
+    /// Opening one for reading waits for whoever writes to it.
+    #[test]
+    fn a_fifo_and_a_link_are_no_keys_and_are_not_waited_for() {
+        let (directory, layout) = layout();
+        fs::create_dir_all(layout.directory()).expect("makes a directory");
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, layout.client_key(), rustix::fs::FileType::Fifo, mode, 0)
+            .expect("makes a FIFO");
+        let refused = VmKeys::load_or_create(&layout).err().expect("is refused");
+        assert_eq!(refused.kind(), Kind::Permission);
+        fs::remove_file(layout.client_key()).expect("removes");
+        fs::write(directory.path().join("other"), "a stranger's").expect("writes");
+        std::os::unix::fs::symlink(directory.path().join("other"), layout.client_key()).expect("links");
+        assert!(matches!(VmKeys::load_or_create(&layout), Err(KeyError::Read { .. })));
     }
 
     #[test]

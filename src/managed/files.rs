@@ -6,7 +6,7 @@
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use rustix::fs::OFlags;
@@ -18,6 +18,7 @@ use super::sparse::SparseWriter;
 use super::spec::Digest;
 use crate::cancel::Cancel;
 use crate::files::create_private_directory;
+use crate::trusted;
 
 /// Opens a regular file for reading.
 pub(super) fn open(path: &Path) -> Result<File, ImageError> {
@@ -54,7 +55,7 @@ pub(super) fn open_own_or_create(path: &Path) -> Result<File, ImageError> {
 
 /// Whether nobody but this user and root can change a file behind our back.
 pub(super) fn is_trusted(metadata: &Metadata) -> bool {
-    metadata.uid() == 0 || metadata.uid() == rustix::process::geteuid().as_raw()
+    trusted::is_own(metadata)
 }
 
 /// Opens a regular file for writing at its end, made if need be.

@@ -8,7 +8,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{Mode, OFlags};
 use rustix::process::{Flock, FlockType, Pid, Signal};
 
 use super::error::QemuError;
@@ -108,8 +107,7 @@ pub fn lock_holder(path: &Path) -> Option<i32> {
 }
 
 fn open(pidfile: &Path) -> Option<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    rustix::fs::open(pidfile, flags, Mode::empty()).ok()
+    crate::trusted::open(pidfile).ok().map(OwnedFd::from)
 }
 
 /// Who holds the lock.

@@ -18,6 +18,7 @@ use crate::context::Environment;
 use crate::failpoint::{self, Point};
 use crate::files::create_private_directory;
 use crate::layout::{MAX_SOCKET_PATH_BYTES, SocketsLayout};
+use crate::trusted;
 
 use super::argv::{Channels, MachineSpec, arguments};
 use super::error::QemuError;
@@ -253,7 +254,7 @@ fn died(vm: &str, log: &Path, signal: Option<i32>) -> QemuError {
 pub fn end_of_log(log: &Path) -> String {
     const MOST_BYTES: u64 = 64 * 1024;
     let read = || {
-        let mut file = File::open(log)?;
+        let mut file = trusted::open(log)?;
         let length = file.metadata()?.len();
         file.seek(SeekFrom::Start(length.saturating_sub(MOST_BYTES)))?;
         let mut bytes = Vec::new();
@@ -331,10 +332,11 @@ fn truncate_private(path: &Path) -> Result<File, QemuError> {
     if let Some(directory) = path.parent() {
         create_private_directory(directory).map_err(failed)?;
     }
-    let nofollow = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
     let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o600).custom_flags(nofollow);
-    let file = options.open(path).map_err(failed)?;
+    options.write(true).create(true).truncate(false).mode(0o600);
+    let file = trusted::open_with(&mut options, path).map_err(failed)?;
+    // Only now: it might have been a file that castra does not write to.
+    file.set_len(0).map_err(failed)?;
     file.set_permissions(fs::Permissions::from_mode(0o600)).map_err(failed)?;
     Ok(file)
 }

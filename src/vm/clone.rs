@@ -29,6 +29,7 @@ use super::disk::relative;
 use super::error::VmError;
 use super::journal;
 use super::record::{Progress, Record};
+use super::remove::remove_disk;
 use super::resume::put_back;
 use super::state::{VmState, observe};
 use super::status::recorded_vm;
@@ -253,7 +254,9 @@ fn share(from: &Path, to: &Path) -> io::Result<()> {
 /// [`VmError::Disk`].
 pub(super) fn remove_unfinished(record: &Record, layout: &ProjectLayout) -> Result<(), VmError> {
     let files = layout.vm(&record.name);
-    for path in [record.overlay_path(layout), files.machine_state(), files.record()] {
+    // First, since it may be refused: then all of it stays.
+    remove_disk(&record.overlay_path(layout))?;
+    for path in [files.machine_state(), files.record()] {
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(VmError::Disk { action: "remove", path, source: error });

@@ -6,11 +6,12 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 
-use rustix::fs::{FlockOperation, OFlags, fcntl_lock};
+use rustix::fs::{FlockOperation, fcntl_lock};
 use rustix::io::Errno;
 
 use crate::layout::{ProjectLayout, SocketsLayout};
 use crate::qemu::lock_holder;
+use crate::trusted;
 
 use super::error::VmError;
 use super::record::Record;
@@ -35,10 +36,9 @@ pub fn open_console(record: &Record, layout: &ProjectLayout) -> Result<Console, 
     let boot = boot.ok_or_else(|| VmError::NotRunning { vm: vm.clone(), state })?;
     let path = files.console_lock();
     let failed = |source| VmError::Disk { action: "lock", path: path.clone(), source };
-    let flags = OFlags::NOFOLLOW.bits().cast_signed();
     let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(false).mode(0o600).custom_flags(flags);
-    let lock = options.open(&path).map_err(failed)?;
+    options.write(true).create(true).truncate(false).mode(0o600);
+    let lock = trusted::open_with(&mut options, &path).map_err(failed)?;
     // A lock of the kind whose holder the kernel tells.
     match fcntl_lock(&lock, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}

@@ -1,12 +1,11 @@
 //! A VM's own disk: an overlay on its base image, or on a warm template's disk that stands on that.
 
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _};
+use std::fs::{File, OpenOptions};
+use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::OFlags;
 use tempfile::TempPath;
 
 use crate::config::defaults;
@@ -24,6 +23,7 @@ use super::error::VmError;
 use super::layer::{self, LayerRecord};
 use super::machine::Image;
 use super::record::Record;
+use super::remove::remove_unfinished_disk;
 use super::suspended::DiskStamp;
 
 /// All files a start needs, each there and checked.
@@ -152,6 +152,7 @@ fn create(plan: &VmPlan, foundation: &Path, context: &RuntimeContext) -> Result<
     require_space(directory, &Peak { overlay: OVERLAY_BYTES, ..Peak::default() })?;
     // Directories were made since it was last looked at, perhaps through a link.
     confirm_place(plan)?;
+    remove_unfinished_disk(&temporary_name(overlay))?;
     let temporary = new_beside(overlay).map_err(failed)?;
     failpoint::reach(Point::OverlayBegun);
     create_overlay(&temporary, &backing_file, size_bytes)?;
@@ -180,28 +181,8 @@ pub(super) fn temporary_name(overlay: &Path) -> PathBuf {
 /// that directory. Always of the same name, so that what a killed castra left is found; the VM's lock is held.
 fn new_beside(overlay: &Path) -> io::Result<TempPath> {
     let path = temporary_name(overlay);
-    remove_unfinished_disk(&path)?;
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
     TempPath::try_from_path(path)
-}
-
-/// Removes what a castra that was killed left of a disk in the making: an empty file or the beginning of a qcow2. Anything
-/// else with that name is the user's.
-fn remove_unfinished_disk(path: &Path) -> io::Result<()> {
-    let flags = (OFlags::NONBLOCK | OFlags::NOFOLLOW).bits().cast_signed();
-    let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        file => file?,
-    };
-    let mut start = Vec::new();
-    let is_ours = file.metadata()?.is_file()
-        && file.take(4).read_to_end(&mut start).is_ok()
-        && (start.is_empty() || start == *b"QFI\xfb");
-    if !is_ours {
-        let why = format!("{} is in the way: it is not a disk in the making", path.display());
-        return Err(io::Error::new(io::ErrorKind::AlreadyExists, why));
-    }
-    fs::remove_file(path)
 }
 
 /// Makes the disk as large as the configuration asks for; never smaller, since that would cut data off.

@@ -39,6 +39,24 @@ pub enum VmError {
         /// What is wrong with it.
         source: serde_json::Error,
     },
+    /// The record says something that no castra writes.
+    #[error("the record {} is refused: {problem}", path.display())]
+    RecordRefused {
+        /// The VM.
+        vm: String,
+        /// The record.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// Something has the name of a disk and is none.
+    #[error("{} is no disk of yours, and stays", path.display())]
+    NotADisk {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
     /// The record was written by a newer castra.
     #[error("the record of VM `{vm}` has format {format}; this castra knows formats up to {known}")]
     RecordTooNew {

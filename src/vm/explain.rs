@@ -22,6 +22,8 @@ impl Explain for VmError {
             Self::StateOfAnother { .. } => Kind::Permission,
             Self::DiskOutOfBounds { problem, .. } => problem.kind(),
             Self::RecordDamaged { .. }
+            | Self::RecordRefused { .. }
+            | Self::NotADisk { .. }
             | Self::RecordTooNew { .. }
             | Self::ImageChanged { .. }
             | Self::BaseChanged { .. }
@@ -70,7 +72,10 @@ impl Explain for VmError {
             return error.advice().or_else(|| error.inner().and_then(Explain::hint));
         }
         match self {
-            Self::RecordDamaged { vm, .. } => Some(format!(
+            Self::NotADisk { path, .. } => {
+                Some(format!("Look at what it is, and move it away: mv {0} {0}.kept", path.display()))
+            }
+            Self::RecordDamaged { vm, .. } | Self::RecordRefused { vm, .. } => Some(format!(
                 "`castra down {vm}` stops the VM if it runs, and `castra clean --records {vm}` moves the record aside; `castra \
                  up {vm}` then writes a new one, on the same disk."
             )),

@@ -1,6 +1,5 @@
 //! The last starts of a VM; and what its guest has done since nobody waited for it any more.
 
-use std::fs::File;
 use std::time::{Duration, Instant};
 
 use castra_wire::GuestMessage;
@@ -9,6 +8,7 @@ use crate::context::RuntimeContext;
 use crate::guest::ControlPort;
 use crate::layout::{ProjectLayout, SocketsLayout};
 use crate::lock::Lock;
+use crate::trusted;
 
 use super::record::{BootRecord, Record};
 use super::state::{VmState, observe};
@@ -34,7 +34,7 @@ fn learn(record: &Record, boot: &BootRecord, layout: &ProjectLayout, context: &R
     let is_open = |span: &PhaseSpan| span.end_ms.is_none();
     boot.ssh_port?;
     of_start(&files, boot.started_unix_ms)?.phases.iter().any(is_open).then_some(())?;
-    let _lock = Lock::try_hold(File::open(files.lock()).ok()?, &files.lock()).ok()??;
+    let _lock = Lock::try_hold(trusted::open(&files.lock()).ok()?, &files.lock()).ok()??;
     // Whoever held the lock may have learnt it meanwhile.
     let kept = of_start(&files, boot.started_unix_ms)?;
     let stopwatch = Stopwatch::going_on(&record.name, Some(&kept), &context.reporter);

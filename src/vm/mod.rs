@@ -44,6 +44,8 @@ mod limits;
 mod machine;
 mod projects;
 mod record;
+mod record_check;
+mod remove;
 mod resume;
 mod state;
 mod status;

@@ -77,8 +77,9 @@ pub(super) fn note(layout: &ProjectLayout, context: &RuntimeContext) {
     // What a crash leaves of it is written anew by the next `up`.
     let _ = files::create_private_directory(&context.cache.known_projects()).and_then(|()| {
         let mut options = OpenOptions::new();
-        let mut file =
-            trusted::open_with(options.write(true).create(true).truncate(true).mode(0o600), &path)?;
+        options.write(true).create(true).truncate(false).mode(0o600);
+        let mut file = trusted::open_with(&mut options, &path)?;
+        file.set_len(0)?;
         file.write_all(root.as_os_str().as_bytes())
     });
 }

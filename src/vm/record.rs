@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -12,14 +11,18 @@ use crate::files;
 use crate::layout::ProjectLayout;
 use crate::qemu::{AcceleratorChoice, CpuModel, Device, MachineType};
 use crate::report::ImageLabel;
+use crate::trusted;
 
 use super::clone::{CloneRecord, FrozenLayer};
 use super::error::VmError;
 use super::layer::LayerRecord;
+use super::record_check;
 use super::suspended::SuspendRecord;
 
 /// Number of this format. It changes when an older castra would misread a newer record.
 const FORMAT: u32 = 1;
+/// No record is nearly as long.
+const MAX_BYTES: u64 = 1 << 20;
 
 /// What is known of a VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -233,15 +236,24 @@ impl Record {
     /// The record of this VM, if there is one.
     ///
     /// # Errors
-    /// [`VmError::Record`] if it cannot be read, [`VmError::RecordDamaged`], [`VmError::RecordTooNew`].
+    /// [`VmError::Record`] if it cannot be read, [`VmError::RecordDamaged`], [`VmError::RecordTooNew`],
+    /// [`VmError::RecordRefused`].
     pub fn load(layout: &ProjectLayout, vm: &str) -> Result<Option<Self>, VmError> {
         let path = layout.vm(vm).record();
-        let bytes = match fs::read(&path) {
+        let read =
+            trusted::directory(layout.vm(vm).directory()).and_then(|_| trusted::read(&path, MAX_BYTES));
+        let bytes = match read {
             Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if trusted::is_absence(&error) => return Ok(None),
             Err(source) => return Err(VmError::Record { action: "read", path, source }),
         };
-        Self::parse(&bytes, vm, path).map(Some)
+        let mut record = Self::parse(&bytes, vm, path.clone())?;
+        record_check::check(&mut record, vm, layout).map_err(|problem| VmError::RecordRefused {
+            vm: vm.to_owned(),
+            path,
+            problem,
+        })?;
+        Ok(Some(record))
     }
 
     fn parse(bytes: &[u8], vm: &str, path: PathBuf) -> Result<Self, VmError> {
@@ -279,7 +291,7 @@ impl Record {
         let Ok(entries) = fs::read_dir(layout.vms()) else { return Vec::new() };
         let mut names: Vec<String> = entries
             .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-            .filter(|name| layout.vm(name).record().is_file())
+            .filter(|name| fs::symlink_metadata(layout.vm(name).record()).is_ok())
             .collect();
         names.sort();
         names

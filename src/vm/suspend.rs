@@ -20,6 +20,7 @@ use crate::layout::{ProjectLayout, SocketsLayout};
 use crate::managed::{Stamp, sha256_of};
 use crate::qemu::{QemuError, Qmp, running_qemu, save_all_memory, save_state};
 use crate::report::Event;
+use crate::trusted;
 
 use super::PerVm;
 use super::clock::{millis, since_epoch};
@@ -147,7 +148,7 @@ fn suspend_running(
 /// Removes what could not be finished, and its bytes at once, though QEMU may have it open for a moment: they may be what
 /// fills the disk, and the record could not be written.
 fn free(unfinished: &Path) {
-    let _ = OpenOptions::new().write(true).truncate(true).open(unfinished);
+    let _ = trusted::open_with(OpenOptions::new().write(true), unfinished).and_then(|file| file.set_len(0));
     let _ = fs::remove_file(unfinished);
 }
 
@@ -198,8 +199,9 @@ fn save(
     save_all_memory(&mut qmp);
     // What an earlier castra left unfinished is written over.
     let mut options = OpenOptions::new();
-    let file =
-        options.write(true).create(true).truncate(true).mode(0o600).open(&new).map_err(failed(&new))?;
+    options.write(true).create(true).truncate(false).mode(0o600);
+    let file = trusted::open_with(&mut options, &new).map_err(failed(&new))?;
+    file.set_len(0).map_err(failed(&new))?;
     let limit = SAVE_LIMIT + Duration::from_secs(boot.memory_mib / SLOW_MIB_PER_SEC);
     save_state(vm, &mut qmp, &file, limit, &context.cancel)?;
     file.sync_all().map_err(failed(&new))?;

@@ -11,6 +11,7 @@ use crate::cancel::Cancel;
 use crate::layout::ProjectLayout;
 use crate::managed::{Stamp, sha256_of};
 use crate::qemu::{Accelerator, QemuBinary};
+use crate::trusted;
 
 use super::error::VmError;
 use super::record::{BootRecord, Record};
@@ -94,7 +95,11 @@ impl SuspendRecord {
             return Err(useless("its disk has changed since"));
         }
         let path = layout.vm(&record.name).machine_state();
-        let file = File::open(&path).map_err(|_| useless("its saved memory is gone"))?;
+        let file = match trusted::open(&path) {
+            Err(error) if trusted::is_absence(&error) => return Err(useless("its saved memory is gone")),
+            Err(error) => return Err(useless(&format!("its saved memory is not relied on: {error}"))),
+            Ok(file) => file,
+        };
         let metadata = file.metadata().map_err(|_| useless("its saved memory cannot be read"))?;
         // Hashing takes longer than loading; a file that `stat` says is the same was not written to.
         if Stamp::of(&metadata) != self.stamp && sha256_of(&path, cancel)? != self.sha256 {

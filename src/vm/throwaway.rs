@@ -16,6 +16,7 @@ use crate::lock::Lock;
 use crate::plan::VmPlan;
 use crate::qemu::{QemuPid, running_qemu};
 use crate::random::random_bytes;
+use crate::trusted;
 
 use super::disk::temporary_name;
 use super::error::VmError;
@@ -109,7 +110,7 @@ fn sweep(layout: &ProjectLayout, context: &RuntimeContext) {
     let entries = fs::read_dir(layout.vms()).into_iter().flatten().flatten();
     for name in entries.filter_map(|entry| entry.file_name().into_string().ok()) {
         let files = layout.vm(&name);
-        let Ok(file) = fs::File::open(files.lock()) else { continue };
+        let Ok(file) = trusted::open(&files.lock()) else { continue };
         let Ok(Some(_lock)) = Lock::try_hold(file, &files.lock()) else { continue };
         if !name.starts_with(PREFIX) {
             continue;

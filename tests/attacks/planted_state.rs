@@ -156,6 +156,98 @@ fn make(victim: &Victim) {
     victim.run(&["status"]).ok();
 }
 
+/// Even where the mark is right: it may have become known, and a mistake of castra's own would do as much.
+#[test]
+fn a_record_leads_nowhere_and_nothing_goes_that_is_no_disk() {
+    let thesis = |victim: &Victim| victim.home().join("thesis.txt");
+    type Edit = fn(&mut Value, &Path);
+    let edits: [(Edit, &str); 7] = [
+        (
+            |record, thesis| {
+                record["progress"] = json!("cloning");
+                record["overlay"] = json!(thesis);
+            },
+            "is no disk of yours",
+        ),
+        (|record, thesis| record["overlay"] = json!(thesis), "is no disk of yours"),
+        (|record, _| record["overlay"] = json!("../../home/thesis.txt"), "outside of the state directory"),
+        (|record, _| record["overlay"] = json!(""), "outside of the state directory"),
+        (|record, _| record["name"] = json!("../../x"), "is of VM `../../x`"),
+        (
+            |record, _| {
+                record["frozen"] = json!([{"name": "../../home/thesis.txt",
+                    "stamp": {"size_bytes": 0, "modified_secs": 0, "modified_nanos": 0}}]);
+            },
+            "is no layer",
+        ),
+        (
+            |record, _| {
+                record["layer"] = json!({"key": "a1", "sha256": "../../x",
+                    "stamp": {"size_bytes": 0, "inode": 0, "modified_secs": 0, "modified_nanos": 0,
+                        "changed_secs": 0, "changed_nanos": 0}});
+            },
+            "",
+        ),
+    ];
+    for (edit, says) in edits {
+        let victim = Victim::new();
+        victim.project.write("castra.toml", "[[vms]]\nname = \"web\"\nmanaged_image = \"alpine-minimal\"\n");
+        make(&victim);
+        victim.plant("web", |record| edit(record, &thesis(&victim)));
+        let home = snapshot(&victim.home());
+        let ended = [
+            victim.run(&["clean", "--disks", "--yes"]),
+            victim.run(&["clone", "web", "new"]),
+            victim.run(&["down", "--force"]),
+            victim.run(&["up"]),
+            victim.run(&["clean", "--disks", "--yes"]),
+        ];
+        let told: Vec<&str> = ended.iter().map(|ended| ended.stderr.as_str()).collect();
+        assert!(told.iter().any(|told| told.contains(says)), "{says}: {told:#?}");
+        assert_untouched(&victim.home(), &home);
+    }
+}
+
+#[test]
+fn fifos_links_and_devices_are_refused_at_once_wherever_they_are() {
+    const PLACES: [&str; 9] = [
+        "mark",
+        "lock",
+        "vms/web/lock",
+        "vms/web/vm.json",
+        "vms/web/qemu.pid",
+        "logs/castra.log",
+        "logs/web-console.log",
+        "logs/web-qemu.log",
+        "vms/web/client_key",
+    ];
+    for place in PLACES {
+        for kind in ["FIFO", "link"] {
+            let victim = Victim::new();
+            victim
+                .project
+                .write("castra.toml", "[[vms]]\nname = \"web\"\nmanaged_image = \"alpine-minimal\"\n");
+            make(&victim);
+            let path = victim.root().join(place);
+            fs::create_dir_all(path.parent().expect("a parent")).expect("made");
+            if path.exists() {
+                fs::remove_file(&path).expect("removed");
+            }
+            match kind {
+                "FIFO" => drop(tool("mkfifo", &["-m", "600", path.to_str().expect("UTF-8")])),
+                _ => symlink(victim.home().join(".bashrc"), &path).expect("linked"),
+            }
+            let home = snapshot(&victim.home());
+            for arguments in [&["status"][..], &["up"], &["logs", "web"], &["down", "--force"], &["clean"]] {
+                // That it ends is what counts: the time limit would kill it.
+                let ended = victim.run(arguments);
+                assert!(ended.code.is_some_and(|code| code < 128), "{place} {arguments:?}: {:?}", ended.code);
+            }
+            assert_untouched(&victim.home(), &home);
+        }
+    }
+}
+
 #[test]
 fn what_git_tracks_is_refused_even_with_a_mark() {
     let victim = Victim::new();

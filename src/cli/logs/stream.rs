@@ -1,6 +1,5 @@
 //! One log: where it is, what of it is wanted, and how its lines look.
 
-use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::path::PathBuf;
 
@@ -12,6 +11,7 @@ use crate::cli::error::CliError;
 use crate::cli::plain;
 use crate::harmless::harmless_log;
 use crate::report::Event;
+use crate::trusted;
 
 /// Longer than this, only the end of a log is shown: a guest may write as much as it likes on its console.
 const MOST_BYTES: u64 = 16 << 20;
@@ -99,7 +99,7 @@ impl Stream {
     }
 
     fn read_new(&mut self) -> io::Result<()> {
-        let mut file = match File::open(&self.path) {
+        let mut file = match trusted::open(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             file => file?,
         };
@@ -195,7 +195,7 @@ mod tests {
     fn of_an_endless_log_the_end_is_shown() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("web-console.log");
-        let file = File::create(&path).expect("made");
+        let file = std::fs::File::create(&path).expect("made");
         let (length, end) = (1 << 40, b"\nlast words\n");
         file.set_len(length).expect("sparse");
         std::os::unix::fs::FileExt::write_all_at(&file, end, length).expect("written");

@@ -13,11 +13,12 @@ mod tests;
 use std::path::PathBuf;
 
 use crate::context::RuntimeContext;
-use crate::layout::ProjectLayout;
+use crate::layout::{ProjectLayout, is_frozen_layer};
 use crate::lock::Lock;
 use crate::report::Event;
 
 use super::error::VmError;
+use super::remove::remove_disk;
 use remove::{Usage, remove, remove_empty_directories, set_record_aside};
 use survey::Survey;
 
@@ -118,6 +119,8 @@ pub fn clean(
         if !options.dry_run {
             match planned.kind {
                 CleanedKind::Record => planned.path = set_record_aside(&planned, layout)?,
+                CleanedKind::Disk => remove_disk(&planned.path)?,
+                CleanedKind::Layer if is_frozen_layer(&planned.path) => remove_disk(&planned.path)?,
                 _ => remove(&planned.path)?,
             }
         }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsStr;
-use std::fs::{self, DirEntry, File};
+use std::fs::{self, DirEntry};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -14,9 +14,11 @@ use crate::layout::{OVERLAY_TEMPORARY, ProjectLayout, SocketsLayout, is_frozen_l
 use crate::lock::Lock;
 use crate::managed::one_line;
 use crate::qemu::running_qemu;
+use crate::trusted;
 use crate::vm::disk::temporary_name;
 use crate::vm::error::VmError;
 use crate::vm::record::Record;
+use crate::vm::remove::{check_removable, check_unfinished};
 use crate::vm::state::{VmState, observe};
 
 /// What is asked for.
@@ -65,7 +67,7 @@ impl Found {
         if self.locks.iter().any(|lock| lock.is_on(&path)) {
             return true;
         }
-        match File::open(&path).map(|file| Lock::try_hold(file, &path)) {
+        match trusted::open(&path).map(|file| Lock::try_hold(file, &path)) {
             // Nobody has ever worked on it.
             Err(error) => error.kind() == io::ErrorKind::NotFound,
             Ok(Ok(Some(lock))) => {
@@ -140,11 +142,20 @@ impl Survey<'_> {
             return;
         }
         let overlay = self.overlay(vm);
-        found.plan(CleanedKind::Leftover, Some(name), temporary_name(&overlay));
+        let unfinished = temporary_name(&overlay);
+        if check_unfinished(&unfinished).is_ok() {
+            found.plan(CleanedKind::Leftover, Some(name), unfinished);
+        }
         found.plan(CleanedKind::Log, Some(name), files.console_log());
         found.plan(CleanedKind::Log, Some(name), files.qemu_log());
         let sockets = self.layout.sockets(&self.context.runtime_root, name);
         found.plan(CleanedKind::Leftover, Some(name), sockets.directory().to_owned());
+        if self.options.disks
+            && let Err(error) = check_removable(&overlay)
+        {
+            found.keep(Some(name), one_line(&error));
+            return;
+        }
         if self.options.disks && vm.record.is_ok() {
             found.plan(CleanedKind::Disk, Some(name), overlay);
             found.plan(CleanedKind::Vm, Some(name), files.directory().to_owned());
@@ -265,7 +276,7 @@ impl Survey<'_> {
             for path in entries(&directory).map(|entry| entry.path()).filter(|path| is_frozen_layer(path)) {
                 // A directory of the user's own may have anything in it.
                 let is_ours = directory == self.layout.state_root() || known.contains(&path);
-                if is_ours && !is_one_of(&path, &needed) {
+                if is_ours && !is_one_of(&path, &needed) && check_removable(&path).is_ok() {
                     found.plan(CleanedKind::Layer, None, path);
                 }
             }

@@ -8,6 +8,7 @@ use std::io::Read as _;
 
 use crate::files;
 use crate::layout::VmLayout;
+use crate::trusted;
 
 use super::{StartResult, Stopwatch, Timeline};
 
@@ -59,7 +60,7 @@ pub(in crate::vm) fn of_start(vm: &VmLayout, qemu_unix_ms: u64) -> Option<Timeli
 
 fn read(vm: &VmLayout, start: u64) -> Option<Timeline> {
     let mut text = Vec::new();
-    fs::File::open(vm.boot(start)).ok()?.take(MAX_BYTES).read_to_end(&mut text).ok()?;
+    trusted::open(&vm.boot(start)).ok()?.take(MAX_BYTES).read_to_end(&mut text).ok()?;
     let timeline: Timeline = serde_json::from_slice(&text).ok()?;
     let is_in_order = timeline.phases.is_sorted_by_key(|span| span.start_ms);
     (is_in_order && timeline.qemu_unix_ms == start).then_some(timeline)
