@@ -50,6 +50,26 @@ impl Distrust {
     pub fn of(error: &io::Error) -> Option<&Self> {
         error.get_ref()?.downcast_ref()
     }
+
+    /// Returns the next step for whoever meets this at a path.
+    pub fn way_out(&self, path: &Path) -> String {
+        let path = path.display();
+        match self {
+            Self::Owner { .. } => format!(
+                "If all that is in it is yours, take it over: sudo chown -R \"$(id -u)\" {path}. If not, work in a directory that \
+             nobody else can write to."
+            ),
+            Self::Mode { .. } => format!("If nobody else has written to it: chmod -R go-w {path}"),
+            Self::Kind { found: "a symbolic link", .. } => {
+                format!(
+                    "Put what it leads to in its place. To keep it on another disk, mount a directory there: mount --bind DIRECTORY {path}"
+                )
+            }
+            Self::Kind { .. } | Self::Size { .. } => {
+                format!("Move it out of the way: mv {path} {path}.untrusted")
+            }
+        }
+    }
 }
 
 impl From<Distrust> for io::Error {

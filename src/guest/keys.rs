@@ -72,6 +72,9 @@ impl Explain for KeyError {
                 "Delete {} to get a new key. A VM that runs keeps the old one until it is started again.",
                 path.display()
             )),
+            Self::Read { path, source } => {
+                trusted::Distrust::of(source).map(|distrust| distrust.way_out(path))
+            }
             _ => None,
         }
     }

@@ -35,17 +35,16 @@ impl Explain for ImageError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Interrupted(_) | Self::Spec(_) => None,
-            Self::Unknown { similar, .. } => Some(match similar {
-                Some(image) => format!("Did you mean {image}? `castra image list` shows all images."),
-                None => "`castra image list` shows all images.".to_owned(),
-            }),
+            Self::Unknown { similar, .. } => {
+                let meant = similar.as_ref().map_or(String::new(), |image| format!("Did you mean {image}? "));
+                Some(meant + "`castra image list` shows all images.")
+            }
             Self::Offline { .. } => {
                 Some("Run it once without --offline (or CASTRA_OFFLINE) to fill the cache.".to_owned())
             }
-            Self::StateRoot(error) => error.hint(),
-            Self::Download(error) => error.hint(),
-            Self::Pip(error) => error.hint(),
-            Self::Transform(error) => error.hint(),
+            Self::StateRoot(_) | Self::Download(_) | Self::Pip(_) | Self::Transform(_) => {
+                self.passed_on().and_then(Explain::hint)
+            }
             Self::DigestMismatch(mismatch) => Some(mismatch.hint()),
             Self::NoneReachable { tried } => tried.iter().find_map(|(_, error)| error.hint()),
             Self::Vanished { .. } => Some("Try again.".to_owned()),
@@ -93,6 +92,19 @@ impl Explain for ImageError {
                 Some("Something else removes it. Try again.".to_owned())
             }
             Self::Io { .. } => None,
+        }
+    }
+}
+
+impl ImageError {
+    /// The error of another module that this passes on.
+    fn passed_on(&self) -> Option<&dyn Explain> {
+        match self {
+            Self::StateRoot(error) => Some(error),
+            Self::Download(error) => Some(error),
+            Self::Pip(error) => Some(error),
+            Self::Transform(error) => Some(error),
+            _ => None,
         }
     }
 }

@@ -95,7 +95,7 @@ impl Explain for StateRootError {
                 tree.display(),
                 top_of(file).display()
             )),
-            Self::Refused { path, source } => Distrust::of(source).map(|distrust| way_out(path, distrust)),
+            Self::Refused { path, source } => Distrust::of(source).map(|distrust| distrust.way_out(path)),
             Self::HardLink { path } => Some(format!(
                 "Make it a file of its own: cp -p {0} {0}.copy && mv {0}.copy {0}",
                 path.display()
@@ -134,25 +134,6 @@ fn top_of(file: &Path) -> PathBuf {
         }
     }
     top
-}
-
-fn way_out(path: &Path, distrust: &Distrust) -> String {
-    let path = path.display();
-    match distrust {
-        Distrust::Owner { .. } => format!(
-            "If all that is in it is yours, take it over: sudo chown -R \"$(id -u)\" {path}. If not, work in a directory that \
-             nobody else can write to."
-        ),
-        Distrust::Mode { .. } => format!("If nobody else has written to it: chmod -R go-w {path}"),
-        Distrust::Kind { found: "a symbolic link", .. } => {
-            format!(
-                "Put what it leads to in its place. To keep it on another disk, mount a directory there: mount --bind DIRECTORY {path}"
-            )
-        }
-        Distrust::Kind { .. } | Distrust::Size { .. } => {
-            format!("Move it out of the way: mv {path} {path}.untrusted")
-        }
-    }
 }
 
 impl RuntimeContext {

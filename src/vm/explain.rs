@@ -2,6 +2,7 @@
 
 use crate::config::ALLOW_OUTSIDE;
 use crate::error::{Explain, Kind, kind_of_io};
+use crate::trusted::Distrust;
 
 use super::error::VmError;
 use super::forwards::PortOwner;
@@ -72,9 +73,6 @@ impl Explain for VmError {
             return error.advice().or_else(|| error.inner().and_then(Explain::hint));
         }
         match self {
-            Self::NotADisk { path, .. } => {
-                Some(format!("Look at what it is, and move it away: mv {0} {0}.kept", path.display()))
-            }
             Self::RecordDamaged { vm, .. } | Self::RecordRefused { vm, .. } => Some(format!(
                 "`castra down {vm}` stops the VM if it runs, and `castra clean --records {vm}` moves the record aside; `castra \
                  up {vm}` then writes a new one, on the same disk."
@@ -154,6 +152,14 @@ impl VmError {
     /// Where a disk and what it stands on do not fit, or are not there.
     fn disk_hint(&self) -> Option<String> {
         match self {
+            Self::NotADisk { path, .. } => {
+                Some(format!("Look at what it is, and move it away: mv {0} {0}.kept", path.display()))
+            }
+            Self::Disk { path, source, .. } | Self::Record { path, source, .. }
+                if Distrust::of(source).is_some() =>
+            {
+                Distrust::of(source).map(|distrust| distrust.way_out(path))
+            }
             Self::Disk { path, source, .. } | Self::Record { path, source, .. }
                 if kind_of_io(source) == Kind::Permission =>
             {
