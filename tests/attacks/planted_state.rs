@@ -375,14 +375,14 @@ fn private(root: &Path) {
 fn a_key_that_cannot_be_relied_on_is_named_and_never_replaced() {
     let victim = Victim::new();
     make(&victim);
-    let key = victim.home().join(".local/state/castra/key");
+    let key = victim.project.user_state().join("castra/key");
     let content = fs::read(&key).expect("a key");
     assert_eq!(content.len(), 32);
     fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).expect("changed");
-    victim.run(&["status"]).code(74).says(".local/state/castra/key");
+    victim.run(&["status"]).code(74).says("state/castra/key");
     fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).expect("changed");
     fs::write(&key, "short").expect("written");
-    victim.run(&["up"]).code(74).says(".local/state/castra/key");
+    victim.run(&["up"]).code(74).says("state/castra/key");
     assert_eq!(fs::read(&key).expect("there"), b"short");
     fs::remove_file(&key).expect("removed");
     tool("mkfifo", &["-m", "600", key.to_str().expect("UTF-8")]);

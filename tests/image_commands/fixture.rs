@@ -48,7 +48,7 @@ pub(crate) fn project(server: &Server) -> Project {
 /// Another project with the same cache.
 pub(crate) fn neighbour(project: &Project, server: &Server) -> Project {
     let mut neighbour = Project::with_cache(project.cache().parent().expect("a parent").to_owned());
-    neighbour.set("XDG_STATE_HOME", project.home().join(".local/state"));
+    neighbour.set("XDG_STATE_HOME", project.user_state());
     neighbour.write("castra.toml", &pinned(server));
     neighbour
 }

@@ -104,6 +104,7 @@ impl Project {
             .current_dir(self.path())
             .env("HOME", self.root.path().join("home"))
             .env("XDG_CACHE_HOME", &self.cache)
+            .env("XDG_STATE_HOME", self.user_state())
             .env("XDG_RUNTIME_DIR", self.root.path().join("run"))
             .env("NO_COLOR", "1")
             .envs(self.variables.iter().cloned())
@@ -146,6 +147,11 @@ impl Project {
     /// The user's home.
     pub(crate) fn home(&self) -> PathBuf {
         self.root.path().join("home")
+    }
+
+    /// Where this user's key is kept: not in the home, which tests compare with itself.
+    pub(crate) fn user_state(&self) -> PathBuf {
+        self.root.path().join("state")
     }
 
     /// Takes over a state directory that the test has made by hand.
