@@ -117,7 +117,7 @@ impl Explain for StateRootError {
                     let directory = path.parent().unwrap_or(path).display();
                     format!(
                         "Castra keeps its state beside your work: make {directory} writable for yourself, or work in a directory of \
-                         your own. `state_dir` in castra.toml names another place."
+                         your own. To keep the state elsewhere, name a directory as `state_dir` in castra.toml and in CASTRA_ALLOW_OUTSIDE."
                     )
                 }),
         }

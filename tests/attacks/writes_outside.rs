@@ -192,7 +192,10 @@ fn a_disk_that_came_as_a_link_is_not_written_to() {
     let base = project.join("base.qcow2");
     let (base, victim) = (base.to_str().expect("UTF-8"), victim.to_str().expect("UTF-8"));
     tool("qemu-img", &["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", base, victim]);
+    // Even in a state directory that is the user's own.
     fs::create_dir(project.join(".castra")).expect("a directory");
+    fs::write(project.join(".castra/notes"), "").expect("written");
+    hostile.project.adopt();
     symlink(victim, project.join(".castra/web-overlay.qcow2")).expect("a link");
     hostile.configure(&project, "", "");
     let home = hostile.around().join("home");
