@@ -129,7 +129,9 @@ fn alpine_pypi() -> ManagedImageSpec {
                 "c736b0efdbadd5e479b3b5c9f7180f0e51fa0f4a4c6a60d2d06010481c65e31c",
             ),
         ],
-        profile: alpine_profile(&[]),
+        // The package's own guest agent, which runs as root, and a user who becomes root without a password: neither is
+        // what one expects of a VM of Castra's.
+        profile: alpine_profile(&["castra.no_service=quicksand-guest-agent", "castra.no_user=quicksand"]),
     }
 }
 

@@ -18,7 +18,7 @@ use crate::hex::hex;
 use crate::layout::{CacheLayout, SocketsLayout, TemplateLayout, TemplatesLayout};
 use crate::managed::sha256_of;
 use crate::qemu::{
-    Boot, Disk, Launch, MachineSpec, Memory, QemuBinary, Qmp, QmpError, create_overlay, end_of_log,
+    Boot, Disk, Launch, MachineSpec, Memory, Network, QemuBinary, Qmp, QmpError, create_overlay, end_of_log,
     ignore_shared_memory, launch, running_qemu, save_state,
 };
 use crate::random::random_bytes;
@@ -164,13 +164,15 @@ fn make(
     publish(request, key, templates, work, boot)
 }
 
-/// The VM's machine with the template's files in the place of the VM's, and no way in from outside.
+/// The VM's machine with the template's files in the place of the VM's, no way in from outside and none out: nothing in a
+/// bake needs a network, and a VM that is isolated is so from its first instruction, which the template runs.
 fn machine(request: &BakeRequest<'_>, work: &TemplateLayout) -> Result<MachineSpec, TemplateError> {
     let mut spec = request.spec.clone();
     spec.memory = Memory::Written(work.memory());
     // Its header has the name that the base has as seen from a project.
     spec.disk = Disk::open(request.base_disk)?.under(work.disk());
     spec.forwards = Vec::new();
+    spec.network = Network::Isolated;
     spec.pidfile = work.pidfile();
     spec.console_log = work.console_log();
     if let Boot::Kernel { initramfs, .. } = &mut spec.boot {

@@ -9,7 +9,7 @@ use crate::qemu::{Accelerator, Boot, CommandLine, CpuModel, Device, MachineSpec,
 use crate::report::ImageLabel;
 
 /// Number of the way templates are made and kept. It changes whenever older ones are of no use any more.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// SHA-256 of the guest agent, computed when it was built.
 const AGENT_SHA256: &str = env!("CASTRA_GUEST_SHA256");

@@ -18,10 +18,13 @@ use crate::control::ControlPort;
 use crate::news::{Milestone, News, Newsroom, reached_now, uptime_ms};
 use crate::ssh::SshServer;
 use crate::trees::Trees;
-use crate::{grow, network, personality, power, process, root, secrets, services, settle};
+use crate::{grow, hosts, network, personality, power, process, residents, root, secrets, services, settle};
 
 const HOSTNAME: &str = "/etc/hostname";
 const MACHINE_ID: &str = "/etc/machine-id";
+/// D-Bus's own machine id, where it is a file (`dbus-uuidgen(1)`).
+const DBUS_MACHINE_ID: &str = "/var/lib/dbus/machine-id";
+const HOSTS: &str = "/etc/hosts";
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// Failures that are kept for a host that attaches later.
@@ -77,6 +80,8 @@ async fn follow_the_boot(trees: Arc<Trees>, server: SshServer, newsroom: Newsroo
     if let Err(error) = root::enter(&trees, || newsroom.reached(Milestone::RootMounted)).await {
         return newsroom.failed(Errand::EnterRoot, error);
     }
+    // Before init, which has just been started, comes to its services.
+    residents::remove(&trees);
     newsroom.reached(Milestone::Root);
     if let Err(error) = network::provide_dns(Path::new(RESOLV_CONF)) {
         newsroom.failed(Errand::Network, format!("{RESOLV_CONF}: {error}"));
@@ -256,13 +261,33 @@ impl Agent {
         else {
             return;
         };
+        let is_a_copy = personality::is_of_another(Path::new(MACHINE_ID), &identity.machine_id);
         // A read-only root keeps its files; the name itself is set all the same.
         let _ = personality::write_line(Path::new(HOSTNAME), &identity.hostname);
         let _ = personality::write_line(Path::new(MACHINE_ID), &identity.machine_id);
-        let _ = personality::set_hostname(&identity.hostname);
-        if std::mem::take(&mut self.is_sshd_due) {
-            tokio::task::spawn_blocking(secrets::start_sshd);
+        let _ = hosts::provide(Path::new(HOSTS), &identity.hostname);
+        if Path::new(DBUS_MACHINE_ID).exists() {
+            let _ = personality::write_line(Path::new(DBUS_MACHINE_ID), &identity.machine_id);
         }
+        let _ = personality::set_hostname(&identity.hostname);
+        self.renew_secrets(is_a_copy);
+    }
+
+    /// Lets no two VMs have the same secrets: a copy forgets those of the VM or image that it was made of. Before the
+    /// services are up they make what they lack by themselves; what is lacking after that is made here.
+    fn renew_secrets(&mut self, is_a_copy: bool) {
+        let are_services_up = self.milestones.contains(&Milestone::Services);
+        if !is_a_copy && !are_services_up {
+            return;
+        }
+        let is_sshd_due = are_services_up && std::mem::take(&mut self.is_sshd_due);
+        let trees = Arc::clone(&self.trees);
+        tokio::task::spawn_blocking(move || {
+            let had_sshd = is_a_copy && secrets::forget(&trees);
+            if are_services_up {
+                secrets::renew(is_sshd_due || had_sshd);
+            }
+        });
     }
 
     /// Aside, since a slow disk must keep nobody from talking to the agent.

@@ -81,6 +81,13 @@ pub(crate) fn write_line(file: &Path, text: &str) -> io::Result<()> {
     fs::write(file, line)
 }
 
+/// Returns `true` if `file` has the machine id of another VM: this one is a copy of it.
+pub(crate) fn is_of_another(file: &Path, machine_id: &str) -> bool {
+    let known = fs::read_to_string(file).unwrap_or_default();
+    let known = known.trim();
+    is_machine_id(known) && known != machine_id
+}
+
 /// RFC 1123, with dots for those who want a domain.
 fn is_hostname(name: &str) -> bool {
     let label = |label: &str| {
@@ -158,6 +165,18 @@ mod tests {
         {
             assert!(!is_machine_id(bad), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_copy_is_told_by_the_machine_id_of_another() {
+        let file = std::env::temp_dir().join(format!("castra-machine-id-{}", std::process::id()));
+        let (own, other) = ("0".repeat(32), "1".repeat(32));
+        assert!(!is_of_another(&file, &own), "a VM that never had one");
+        for (text, is_copy) in [("", false), ("uninitialized\n", false), (&own, false), (&other, true)] {
+            fs::write(&file, text).expect("writes");
+            assert_eq!(is_of_another(&file, &own), is_copy, "{text}");
+        }
+        fs::remove_file(&file).expect("tidies up");
     }
 
     #[test]

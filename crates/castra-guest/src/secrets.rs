@@ -1,18 +1,28 @@
-//! What an image's own services make on their first boot and no two VMs may share.
+//! Secrets and identities of an image's own programs, of which no two VMs may have the same.
 //!
-//! A template has booted, so they have made it, and every clone would have it: the host keys of the image's own sshd, and the
-//! seeds that some keep for the next boot. Before a template is saved they go; the service that made them makes others in
-//! each VM.
+//! A template has booted, so its services have made them, and a clone has those of the VM that it was made of. Before a
+//! template is saved, and whenever a VM finds that it is a copy, they go ([`forget`]), and are made again ([`renew`]).
+//!
+//! | What | Where | Made again by |
+//! | --- | --- | --- |
+//! | host keys of OpenSSH | `/etc/ssh/ssh_host_*` | OpenRC's service, else `ssh-keygen -A` |
+//! | host keys of Dropbear | `/etc/dropbear/dropbear_*_host_key` | Dropbear (`-R`) |
+//! | seeds of the random number generator | [`SEEDS`] | the services that keep them |
+//! | DHCP identifiers and leases | [`DHCP`] | the DHCP client |
+//! | D-Bus's machine id | `/var/lib/dbus/machine-id` | the agent, as `/etc/machine-id` |
+//! | NetworkManager's key for addresses | `/var/lib/NetworkManager/secret_key` | NetworkManager |
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::process::image_program;
 use crate::services::{is_openrc, is_systemd};
 use crate::trees::Trees;
 
-/// Where OpenSSH keeps its host keys, and how their names start (`sshd_config(5)`).
-const SSHD: (&str, &str) = ("etc/ssh", "ssh_host_");
+/// Directories of keys that a service has made, and how the names of these start (`sshd_config(5)`, `dropbear(8)`).
+const KEYS: [(&str, &str); 2] = [(SSH, "ssh_host_"), ("etc/dropbear", "dropbear_")];
+/// Configuration and host keys of OpenSSH.
+const SSH: &str = "etc/ssh";
 
 /// Seeds: OpenRC's seedrng and older urandom, systemd.
 const SEEDS: [&str; 4] = [
@@ -22,7 +32,16 @@ const SEEDS: [&str; 4] = [
     "var/lib/systemd/random-seed",
 ];
 
-/// Removes them. Whether sshd ran, and is to be started again once the VM is somebody's.
+/// What DHCP clients call themselves, and what they were given: dhcpcd, and directories of dhclient and NetworkManager.
+const DHCP: [&str; 3] = ["var/lib/dhcpcd", "var/lib/dhcp", "var/lib/NetworkManager"];
+/// How the names of files in [`DHCP`] start or end that belong to one machine.
+const OF_ONE_MACHINE: [&str; 4] = ["duid", "secret", ".lease", ".leases"];
+
+/// Units that OpenSSH's server has: Fedora's and Arch's name, Debian's, and Debian's and Ubuntu's socket.
+const SSHD_UNITS: [&str; 3] = ["sshd.service", "ssh.service", "ssh.socket"];
+
+/// Stops the image's sshd, which holds its keys in memory, and removes all that no two VMs may share. Returns `true` if
+/// there was an sshd to stop, which [`renew`] starts again.
 pub(crate) fn forget(trees: &Trees) -> bool {
     let had_sshd = runs_sshd(trees);
     if had_sshd {
@@ -32,41 +51,73 @@ pub(crate) fn forget(trees: &Trees) -> bool {
     had_sshd
 }
 
-/// Starts the image's sshd, which makes keys of its own first. That takes an emulated CPU many seconds, so it yields to
-/// whatever else there is to do.
-pub(crate) fn start_sshd() {
-    manage_sshd("start");
+/// Makes host keys for the image's sshd where it lacks them, and starts it if it is to run. Keys take an emulated CPU many
+/// seconds, so this yields to whatever else there is to do.
+pub(crate) fn renew(is_sshd_due: bool) {
+    let lacks_keys = lacks_host_keys(Path::new("/"));
+    if lacks_keys && !is_openrc() {
+        run_nicely(&["ssh-keygen", "-A"]);
+    }
+    // A service that found no keys has failed, and is tried once more.
+    if is_sshd_due || (lacks_keys && is_systemd()) {
+        manage_sshd("start");
+    }
 }
 
 fn forget_below(root: &Path) {
-    let (directory, prefix) = SSHD;
-    let entries = fs::read_dir(root.join(directory)).into_iter().flatten().flatten();
-    let keys = entries.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(prefix.as_bytes()));
     let seeds = SEEDS.iter().map(|seed| root.join(seed));
-    for path in keys.map(|entry| entry.path()).chain(seeds) {
+    let keys = KEYS.iter().flat_map(|(directory, prefix)| {
+        files_in(&root.join(directory), move |name| name.starts_with(prefix))
+    });
+    let dhcp = DHCP.iter().flat_map(|directory| {
+        files_in(&root.join(directory), |name| {
+            OF_ONE_MACHINE.iter().any(|part| name.starts_with(part) || name.ends_with(part))
+        })
+    });
+    for path in keys.chain(seeds).chain(dhcp) {
         // Most of these are in no image; one on a read-only root cannot have been made there.
         let _ = fs::remove_file(path);
     }
 }
 
+/// Returns the paths of a directory's files whose names are asked for; none of a directory that is not there.
+fn files_in(directory: &Path, is_wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let wanted = entries.filter(|entry| entry.file_name().to_str().is_some_and(&is_wanted));
+    wanted.map(|entry| entry.path()).collect()
+}
+
+/// Returns `true` for a system with OpenSSH's server, and no key that it could show.
+fn lacks_host_keys(root: &Path) -> bool {
+    let is_key = |name: &str| name.starts_with("ssh_host_") && name.ends_with("_key");
+    root.join(SSH).join("sshd_config").exists() && files_in(&root.join(SSH), is_key).is_empty()
+}
+
 fn runs_sshd(trees: &Trees) -> bool {
-    let processes = trees.proc.names("").unwrap_or_default();
+    // Processes that cannot be seen may be anything: stopping a service that does not run does no harm.
+    let Ok(processes) = trees.proc.names("") else { return true };
     let is_sshd = |pid: &String| trees.proc.read(&format!("{pid}/comm")).is_ok_and(|name| name == "sshd");
     processes.iter().filter(|name| name.bytes().all(|byte| byte.is_ascii_digit())).any(is_sshd)
 }
 
 fn manage_sshd(what: &str) {
-    let commands: &[&[&str]] = if is_systemd() {
-        &[&["systemctl", what, "sshd"], &["systemctl", what, "ssh"]]
+    if is_systemd() {
+        for unit in SSHD_UNITS {
+            // A unit that failed for want of keys, perhaps too often in a row, counts from the start again.
+            run_nicely(&["systemctl", "reset-failed", unit]);
+            if what == "stop" || run_nicely(&["systemctl", "--quiet", "is-enabled", unit]) {
+                run_nicely(&["systemctl", what, unit]);
+            }
+        }
     } else if is_openrc() {
-        &[&["rc-service", "-q", "sshd", what]]
-    } else {
-        &[]
-    };
-    for command in commands {
-        // A service of another name stays as it is; its keys are gone all the same.
-        let _ = image_program("nice", &[&["-n", "19"], *command].concat()).status();
+        run_nicely(&["rc-service", "-q", "sshd", what]);
     }
+}
+
+/// Runs a program of the image at the lowest priority. One that is not there has failed.
+fn run_nicely(command: &[&str]) -> bool {
+    let status = image_program("nice", &[&["-n", "19"], command].concat()).status();
+    status.is_ok_and(|status| status.success())
 }
 
 #[cfg(test)]
@@ -76,17 +127,31 @@ mod tests {
     #[test]
     fn keys_and_seeds_go_and_all_else_stays() {
         let root = std::env::temp_dir().join(format!("castra-secrets-{}", std::process::id()));
-        let mine = ["etc/ssh/sshd_config", "etc/ssh/ssh_config", "var/lib/misc/other"];
-        let secret = ["etc/ssh/ssh_host_ed25519_key", "etc/ssh/ssh_host_rsa_key.pub", SEEDS[0], SEEDS[2]];
+        let mine = ["etc/ssh/sshd_config", "etc/ssh/ssh_config", "var/lib/misc/other", "etc/dropbear/banner"];
+        let secret = [
+            "etc/ssh/ssh_host_ed25519_key",
+            "etc/ssh/ssh_host_rsa_key.pub",
+            "etc/dropbear/dropbear_rsa_host_key",
+            "var/lib/dhcpcd/duid",
+            "var/lib/dhcpcd/secret",
+            "var/lib/dhcpcd/eth0.lease",
+            "var/lib/dhcp/dhclient.leases",
+            "var/lib/NetworkManager/secret_key",
+            SEEDS[0],
+            SEEDS[2],
+        ];
         for name in mine.iter().chain(&secret) {
             let path = root.join(name);
             fs::create_dir_all(path.parent().expect("a directory")).expect("a directory");
             fs::write(path, "x").expect("writes");
         }
+        assert!(!lacks_host_keys(&root));
         forget_below(&root);
         assert!(mine.iter().all(|name| root.join(name).exists()));
         assert!(secret.iter().all(|name| !root.join(name).exists()));
+        assert!(lacks_host_keys(&root));
         forget_below(&root.join("nowhere"));
+        assert!(!lacks_host_keys(&root.join("nowhere")));
         fs::remove_dir_all(&root).expect("tidies up");
     }
 }

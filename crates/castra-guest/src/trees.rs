@@ -37,7 +37,7 @@ impl Tree {
 
     /// Opens a file or directory.
     pub(crate) fn open(&self, path: &str, flags: OFlags) -> io::Result<OwnedFd> {
-        Ok(rustix::fs::openat(&self.0, path, flags | OFlags::CLOEXEC, Mode::empty())?)
+        Ok(rustix::fs::openat(&self.0, from_top(path), flags | OFlags::CLOEXEC, Mode::empty())?)
     }
 
     /// A whole file, without the white space around it.
@@ -67,11 +67,29 @@ impl Tree {
 
     /// Whether there is something at a path.
     pub(crate) fn has(&self, path: &str) -> bool {
-        rustix::fs::accessat(&self.0, path, Access::EXISTS, AtFlags::empty()).is_ok()
+        rustix::fs::accessat(&self.0, from_top(path), Access::EXISTS, AtFlags::empty()).is_ok()
     }
 
     /// What is at a path, links followed.
     pub(crate) fn stat(&self, path: &str) -> io::Result<Stat> {
-        Ok(rustix::fs::statat(&self.0, path, AtFlags::empty())?)
+        Ok(rustix::fs::statat(&self.0, from_top(path), AtFlags::empty())?)
+    }
+}
+
+/// Returns `path` as the kernel takes it: the empty path, which is the top of a tree here, is no path there (ENOENT).
+fn from_top(path: &str) -> &str {
+    if path.is_empty() { "." } else { path }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_top_of_a_tree_can_be_listed_and_looked_at() {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let tree = Tree(rustix::fs::open("/proc", flags, Mode::empty()).expect("proc"));
+        assert!(tree.names("").expect("listed").contains(&std::process::id().to_string()));
+        assert!(tree.has("") && tree.stat("").is_ok());
     }
 }

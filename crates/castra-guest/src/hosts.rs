@@ -1,0 +1,74 @@
+//! `/etc/hosts`: `localhost` and the VM's own name resolve without a network.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+/// Address that Debian and others give a machine's own name, so that it is not `localhost`'s.
+const OWN_ADDRESS: &str = "127.0.1.1";
+/// End of the line that is the agent's own, and replaced when the VM's name changes.
+const MARK: &str = "# castra";
+/// Addresses of `localhost`, with the line for each that is not there.
+const LOCALHOST: [(&str, &str); 2] =
+    [("127.0.0.1", "127.0.0.1\tlocalhost"), ("::1", "::1\tlocalhost ip6-localhost ip6-loopback")];
+
+/// Adds what is missing to the file. Lines that are there stay, but for the agent's own of an earlier name. A symbolic link
+/// means that something of the image looks after the file.
+///
+/// # Errors
+/// Those of reading and writing the file.
+pub(crate) fn provide(file: &Path, hostname: &str) -> io::Result<()> {
+    let current = match fs::symlink_metadata(file) {
+        Ok(metadata) if !metadata.is_file() => return Ok(()),
+        Ok(_) => fs::read_to_string(file)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        Err(error) => return Err(error),
+    };
+    let wanted = complete(&current, hostname);
+    if wanted == current { Ok(()) } else { fs::write(file, wanted) }
+}
+
+fn complete(current: &str, hostname: &str) -> String {
+    let kept: Vec<&str> = current.lines().filter(|line| !line.trim_end().ends_with(MARK)).collect();
+    let mut lines: Vec<String> = kept.iter().map(|line| (*line).to_owned()).collect();
+    for (address, line) in LOCALHOST {
+        if !kept.iter().any(|line| words(line).next() == Some(address)) {
+            lines.push(line.to_owned());
+        }
+    }
+    if !kept.iter().any(|line| words(line).skip(1).any(|name| name == hostname)) {
+        let short = hostname.split('.').next().filter(|short| *short != hostname);
+        let names = short.map_or(hostname.to_owned(), |short| format!("{hostname} {short}"));
+        lines.push(format!("{OWN_ADDRESS}\t{names}\t{MARK}"));
+    }
+    lines.iter().map(|line| format!("{line}\n")).collect()
+}
+
+/// The words of a line before its comment.
+fn words(line: &str) -> std::str::SplitWhitespace<'_> {
+    line.split('#').next().unwrap_or_default().split_whitespace()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::complete;
+
+    #[test]
+    fn an_empty_file_gets_all_and_a_complete_one_nothing() {
+        let full = complete("", "web.shop");
+        assert_eq!(
+            full,
+            "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\tweb.shop web\t# castra\n"
+        );
+        assert_eq!(complete(&full, "web.shop"), full);
+        let own = "127.0.0.1 localhost web\n::1 localhost\n# a comment\n";
+        assert_eq!(complete(own, "web"), own);
+    }
+
+    #[test]
+    fn a_clones_name_takes_the_place_of_the_originals() {
+        let clone = complete(&complete("10.0.0.1 db\n", "one"), "two");
+        assert!(clone.starts_with("10.0.0.1 db\n") && clone.contains("two"), "{clone}");
+        assert!(!clone.contains("one"), "{clone}");
+    }
+}
