@@ -10,8 +10,10 @@ mod discovery;
 #[allow(dead_code, reason = "made for the tests of lives; this one uses a part")]
 #[path = "../support/fake.rs"]
 mod fake;
+mod isolation;
 mod planted_state;
 mod qemu_options;
+mod residents;
 mod snapshot;
 mod state_links;
 #[path = "../support/mod.rs"]

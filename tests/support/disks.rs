@@ -107,3 +107,117 @@ fn cpio(name: &str, content: &[u8]) -> Vec<u8> {
     }
     archive
 }
+
+/// A disk, and the kernel and initramfs that boot it, each with its SHA-256 in hexadecimal, as `castra.toml` describes them.
+pub(crate) struct OwnImage {
+    pub(crate) disk: PathBuf,
+    pub(crate) kernel: PathBuf,
+    pub(crate) initramfs: PathBuf,
+    /// The kernel's command line.
+    pub(crate) command_line: &'static str,
+}
+
+impl OwnImage {
+    /// The table of `castra.toml` that describes the image under this name.
+    pub(crate) fn described_as(&self, name: &str) -> String {
+        let file = |role: &str, path: &Path| {
+            let digest = tool("sha256sum", &[path.to_str().expect("UTF-8")]).stdout;
+            let digest = String::from_utf8_lossy(&digest[..64]).into_owned();
+            format!("{role} = {{ path = \"{}\", sha256 = \"{digest}\" }}\n", path.display())
+        };
+        let Self { disk, kernel, initramfs, command_line } = self;
+        format!(
+            "[images.{name}]\nversion = \"v1\"\ncommand_line = \"{command_line}\"\n{}{}{}\n",
+            file("rootfs", disk),
+            file("kernel", kernel),
+            file("initramfs", initramfs)
+        )
+    }
+}
+
+/// The Alpine image with a service that runs this script on each boot, in the runlevel of the image's last services.
+pub(crate) fn alpine_with_service(script: &str, directory: &Path) -> OwnImage {
+    let alpine = alpine();
+    let at = |name: &str| directory.join(name).to_str().expect("UTF-8").to_owned();
+    let (raw, qcow2, start) = (at("service.raw"), at("service.qcow2"), at("castra.start"));
+    tool("qemu-img", &["convert", "-O", "raw", alpine.disk.to_str().expect("UTF-8"), &raw]);
+    fs::write(&start, format!("#!/bin/sh\n{script}\n")).expect("written");
+    for command in [
+        format!("write {start} /etc/local.d/castra.start"),
+        "sif /etc/local.d/castra.start mode 0100755".to_owned(),
+        "symlink /etc/runlevels/default/local /etc/init.d/local".to_owned(),
+    ] {
+        tool("debugfs", &["-w", "-R", &command, &raw]);
+    }
+    tool("qemu-img", &["convert", "-f", "raw", "-O", "qcow2", &raw, &qcow2]);
+    fs::remove_file(raw).expect("removed");
+    OwnImage {
+        disk: qcow2.into(),
+        kernel: alpine.kernel.expect("has one"),
+        initramfs: alpine.initramfs.expect("has one"),
+        command_line: "root=/dev/vda rootfstype=ext4 rootflags=rw modules=ext4,virtio_blk,virtio_net,virtio-rng console=ttyS0",
+    }
+}
+
+/// Debian 12 with systemd and OpenSSH's server, built from the machine's own package mirror and kept below the target
+/// directory. Nothing where this user is not root, who alone can give files to other users: that is reported as a skip.
+pub(crate) fn debian_with_sshd() -> Option<OwnImage> {
+    if !rustix::process::geteuid().is_root() {
+        super::skip::skip("only root can build a Debian disk");
+        return None;
+    }
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("debian-sshd");
+    fs::create_dir_all(&directory).expect("a directory");
+    let lock = fs::File::create(directory.join("lock")).expect("a file");
+    lock.lock().expect("locked");
+    let at = |name: &str| directory.join(name);
+    let image = OwnImage {
+        disk: at("disk.qcow2"),
+        kernel: at("vmlinuz"),
+        initramfs: at("initramfs"),
+        command_line: "root=/dev/vda rw console=ttyS0 net.ifnames=0",
+    };
+    // The disk is the last file that is made.
+    if !image.disk.exists() {
+        build_debian(&directory);
+    }
+    Some(image)
+}
+
+/// Drivers of the devices that every VM has: Debian's initramfs does not have the console's by itself.
+const DEBIAN_MODULES: &str = r"virtio_console\nvirtio_net\nvirtio_blk\nvirtio_pci\next4\n";
+
+fn build_debian(directory: &Path) {
+    let at = |name: &str| directory.join(name).to_str().expect("UTF-8").to_owned();
+    let (archive, tree, raw) = (at("root.tar"), at("tree"), at("disk.raw"));
+    let modules = format!(
+        "printf '{DEBIAN_MODULES}' >> \"$1/etc/initramfs-tools/modules\"; chroot \"$1\" update-initramfs -u -k all"
+    );
+    let customize = format!("--customize-hook={modules}");
+    tool(
+        "mmdebstrap",
+        &[
+            "--variant=minbase",
+            "--include=linux-image-cloud-amd64,initramfs-tools,systemd-sysv,udev,kmod,openssh-server,iproute2",
+            "--dpkgopt=path-exclude=/usr/share/doc/*",
+            "--dpkgopt=path-exclude=/usr/share/locale/*",
+            "--dpkgopt=path-exclude=/usr/share/man/*",
+            &customize,
+            "bookworm",
+            &archive,
+        ],
+    );
+    let _ = fs::remove_dir_all(&tree);
+    fs::create_dir(&tree).expect("a directory");
+    tool("tar", &["-C", &tree, "--exclude=./dev/*", "-xf", &archive]);
+    let copy = "cp \"$1\"/boot/vmlinuz-* \"$2\" && cp \"$1\"/boot/initrd.img-* \"$3\"";
+    tool("sh", &["-c", copy, "sh", &tree, &at("vmlinuz"), &at("initramfs")]);
+    fs::File::create(&raw).and_then(|file| file.set_len(1 << 30)).expect("a file");
+    tool("mke2fs", &["-q", "-F", "-t", "ext4", "-d", &tree, &raw]);
+    tool("qemu-img", &["convert", "-f", "raw", "-O", "qcow2", &raw, &at("disk.new")]);
+    for path in [&archive, &raw] {
+        fs::remove_file(path).expect("removed");
+    }
+    fs::remove_dir_all(&tree).expect("removed");
+    fs::rename(at("disk.new"), at("disk.qcow2")).expect("renamed");
+}

@@ -20,7 +20,7 @@ const QEMU: [Package; 2] = [
 const PIP: [Package; 1] = [Package { name: "python3-pip", program: "pip3" }];
 
 /// What tests make disks, look into them, log in and serve TLS with; the shells that complete; what formats the manual.
-const TEST_TOOLS: [Package; 10] = [
+const TEST_TOOLS: [Package; 11] = [
     Package { name: "e2fsprogs", program: "mke2fs" },
     Package { name: "mtools", program: "mcopy" },
     Package { name: "syslinux", program: "syslinux" },
@@ -31,6 +31,7 @@ const TEST_TOOLS: [Package; 10] = [
     Package { name: "fish", program: "fish" },
     Package { name: "groff", program: "groff" },
     Package { name: "mandoc", program: "mandoc" },
+    Package { name: "mmdebstrap", program: "mmdebstrap" },
 ];
 
 /// QEMU and pip.
