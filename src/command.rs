@@ -4,24 +4,41 @@
 //! it outlives this process. Both take the whole command as data, so that it can be logged and tested.
 //!
 //! A child gets what it is given and nothing else: no variable and no descriptor of this process's by inheritance, no
-//! privilege by an exec, and the files it makes are this user's alone.
+//! privilege by an exec, and the files it makes are this user's alone. A helper ends with all that it started: when its work
+//! is done, when its time is up, when the user interrupts, and when castra is killed.
+
+mod capture;
+mod confine;
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{self, Read};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::os::unix::process::CommandExt;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
+
+use self::capture::{Capture, Keep};
+use self::confine::{Confinement, Place, confine};
 use crate::cancel::{Cancel, Interrupted};
 use crate::context::Environment;
 use crate::error::{Explain, Kind};
 
 /// How often a child is looked at. Helpers take tens of milliseconds at least.
 const POLL: Duration = Duration::from_millis(2);
+
+/// Bytes that are kept of what a helper prints. `qemu-img info` of a disk with a thousand snapshots prints less than one MiB.
+const STDOUT_BYTES: usize = 16 << 20;
+
+/// Bytes that are kept of the end of a helper's complaints.
+const STDERR_BYTES: usize = 64 << 10;
+
+/// Time for the pipes of a helper that has ended to be read to their end: 64 KiB at most.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// A command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,7 +56,7 @@ pub struct Invocation {
 pub struct Output {
     /// Standard output.
     pub stdout: Vec<u8>,
-    /// Standard error, as text.
+    /// The end of standard error, as text.
     pub stderr: String,
 }
 
@@ -70,7 +87,7 @@ pub enum CommandError {
         program: String,
         /// Its exit status.
         status: ExitStatus,
-        /// All of its stderr.
+        /// The end of its stderr.
         stderr: String,
     },
     /// It did not end within its limit and was killed.
@@ -80,6 +97,12 @@ pub enum CommandError {
         program: String,
         /// The limit.
         limit: Duration,
+    },
+    /// It printed more than any helper has to say, and was killed.
+    #[error("{program} printed more than {} MiB", STDOUT_BYTES >> 20)]
+    TooMuch {
+        /// The program.
+        program: String,
     },
     /// The user interrupted it.
     #[error(transparent)]
@@ -92,7 +115,9 @@ impl Explain for CommandError {
             Self::Start { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 Kind::Permission
             }
-            Self::Start { .. } | Self::Failed { .. } | Self::TooSlow { .. } => Kind::Unavailable,
+            Self::Start { .. } | Self::Failed { .. } | Self::TooSlow { .. } | Self::TooMuch { .. } => {
+                Kind::Unavailable
+            }
             Self::Interrupted(_) => Kind::Interrupted,
         }
     }
@@ -158,12 +183,8 @@ fn is_executable(path: &Path) -> bool {
 ///
 /// # Errors
 /// Every variant of [`CommandError`]; a command that is still running when `cancel` is set or `limit` has passed is
-/// killed and waited for.
-pub fn run(
-    invocation: &Invocation,
-    limit: Option<Duration>,
-    cancel: &Cancel,
-) -> Result<Output, CommandError> {
+/// killed with all that it started, and waited for.
+pub fn run(invocation: &Invocation, limit: Duration, cancel: &Cancel) -> Result<Output, CommandError> {
     run_to_end(invocation, invocation.command(), limit, cancel)
 }
 
@@ -174,7 +195,7 @@ pub fn run(
 pub fn run_in(
     directory: &Path,
     invocation: &Invocation,
-    limit: Option<Duration>,
+    limit: Duration,
     cancel: &Cancel,
 ) -> Result<Output, CommandError> {
     let mut command = invocation.command();
@@ -185,27 +206,30 @@ pub fn run_in(
 fn run_to_end(
     invocation: &Invocation,
     mut command: Command,
-    limit: Option<Duration>,
+    limit: Duration,
     cancel: &Cancel,
 ) -> Result<Output, CommandError> {
     let program = invocation.name();
-    confine(&mut command, Confinement::default());
-    let mut child = command
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|source| CommandError::Start { program: program.clone(), source })?;
-    let stdout = drain(child.stdout.take());
-    let stderr = drain(child.stderr.take());
-    let ended = wait(&mut child, &program, limit, cancel);
-    if ended.is_err() {
-        // Already gone is fine: then there is nothing to kill.
-        let _ = child.kill();
-        let _ = child.wait();
+    let failed = |source| CommandError::Start { program: program.clone(), source };
+    let confinement =
+        Confinement { passed: Vec::new(), place: Place::OwnGroup, lifetime: Lifetime::ThisThreads };
+    confine(&mut command, confinement);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(failed)?;
+    let stdout = Capture::start(child.stdout.take(), Keep::First(STDOUT_BYTES));
+    let stderr = Capture::start(child.stderr.take(), Keep::Last(STDERR_BYTES));
+    let ended = wait(&child, &program, limit, cancel, &stdout);
+    // Not waited for yet, so its number is still its group's and nobody else's. What it left running ends with it.
+    if let Ok(leader) = i32::try_from(child.id())
+        && let Some(group) = Pid::from_raw(leader)
+    {
+        // That all of them are gone is fine.
+        let _ = rustix::process::kill_process_group(group, Signal::KILL);
     }
-    let stdout = stdout.join().unwrap_or_default();
-    let stderr = String::from_utf8_lossy(&stderr.join().unwrap_or_default()).into_owned();
-    let status = ended?;
+    let status = child.wait().map_err(failed)?;
+    ended?;
+    // A process that left the group may keep the pipes open for as long as it likes.
+    let stdout = stdout.finish(LAST_WORDS);
+    let stderr = String::from_utf8_lossy(&stderr.finish(LAST_WORDS)).into_owned();
     if !status.success() {
         return Err(CommandError::Failed { program, status, stderr });
     }
@@ -227,130 +251,35 @@ pub fn spawn_detached(
     let mut command = invocation.command();
     command.stdout(log.try_clone().map_err(failed)?).stderr(log);
     let passed = passed.iter().map(AsRawFd::as_raw_fd).collect();
-    confine(&mut command, Confinement { passed, detached: Some(lifetime) });
+    confine(&mut command, Confinement { passed, place: Place::OwnSession, lifetime });
     command.spawn().map_err(failed)
 }
 
-/// What is different from command to command of what happens between fork and exec.
-#[derive(Debug, Default)]
-struct Confinement {
-    /// Descriptors that are passed on.
-    passed: Vec<RawFd>,
-    /// Whether it gets a session of its own, and for how long.
-    detached: Option<Lifetime>,
-}
-
-/// Files that the child makes are this user's alone.
-const UMASK: rustix::fs::Mode = rustix::fs::Mode::from_raw_mode(0o077);
-
-/// Sees to it that the child gets nothing but what it is given. It is the caller who holds what is passed open until the
-/// child is there.
-#[expect(unsafe_code, reason = "pre_exec is the only way to do anything between fork and exec")]
-fn confine(command: &mut Command, confinement: Confinement) {
-    let parent = rustix::process::getpid();
-    let inherited = open_descriptors();
-    let in_child = move || {
-        if let Some(lifetime) = confinement.detached {
-            rustix::process::setsid()?;
-            if lifetime == Lifetime::ThisThreads {
-                end_with_parent(parent)?;
-            }
-            give_up_capabilities();
-        }
-        rustix::process::umask(UMASK);
-        refuse_new_privileges()?;
-        // Our own descriptors are closed by exec anyway; those that we were started with may not be.
-        for number in &inherited {
-            let _ = close_on_exec(*number, true);
-        }
-        confinement.passed.iter().try_for_each(|number| close_on_exec(*number, false))
-    };
-    // SAFETY: setsid, prctl, getppid, umask and fcntl are async-signal-safe, and the closure allocates nothing.
-    unsafe { command.pre_exec(in_child) };
-}
-
-#[expect(unsafe_code, reason = "descriptors that somebody else opened have no owner here")]
-fn close_on_exec(number: RawFd, on: bool) -> io::Result<()> {
-    let flags = if on { rustix::io::FdFlags::CLOEXEC } else { rustix::io::FdFlags::empty() };
-    // SAFETY: it is borrowed for the length of one fcntl, which says EBADF of a number that is not open.
-    let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(number) };
-    Ok(rustix::io::fcntl_setfd(fd, flags)?)
-}
-
-/// All descriptors of this process but stdin, stdout and stderr.
-fn open_descriptors() -> Vec<RawFd> {
-    let entries = std::fs::read_dir("/dev/fd").into_iter().flatten().flatten();
-    let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    numbers.filter(|number| *number > 2).collect()
-}
-
-/// No set-user-id program and no file capability means anything to this process and its children any more.
-#[cfg(target_os = "linux")]
-fn refuse_new_privileges() -> io::Result<()> {
-    Ok(rustix::thread::set_no_new_privs(true)?)
-}
-
-/// There is no such thing elsewhere.
-#[cfg(not(target_os = "linux"))]
-fn refuse_new_privileges() -> io::Result<()> {
-    Ok(())
-}
-
-/// Root's QEMU keeps of its powers what it may need: reading disks of this user's other self (`sudo`), and forwarding
-/// ports below 1024. Anybody else's has none, and may not take any away: both is fine.
-#[cfg(target_os = "linux")]
-fn give_up_capabilities() {
-    use rustix::thread::CapabilitySet;
-    let kept = CapabilitySet::DAC_OVERRIDE | CapabilitySet::NET_BIND_SERVICE;
-    for capability in CapabilitySet::all().difference(kept).iter() {
-        let _ = rustix::thread::remove_capability_from_bounding_set(capability);
-    }
-}
-
-/// There are none elsewhere.
-#[cfg(not(target_os = "linux"))]
-fn give_up_capabilities() {}
-
-/// The kernel kills this process when its parent ends, in whatever way.
-#[cfg(target_os = "linux")]
-fn end_with_parent(parent: rustix::process::Pid) -> io::Result<()> {
-    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
-    // It may have ended before the kernel was told.
-    if rustix::process::getppid() == Some(parent) { Ok(()) } else { Err(io::ErrorKind::Interrupted.into()) }
-}
-
-/// Elsewhere no kernel does that: what a killed castra leaves running is ended by the next one that comes across it.
-#[cfg(not(target_os = "linux"))]
-fn end_with_parent(_parent: rustix::process::Pid) -> io::Result<()> {
-    Ok(())
-}
-
-fn drain(pipe: Option<impl Read + Send + 'static>) -> thread::JoinHandle<Vec<u8>> {
-    thread::spawn(move || {
-        let mut bytes = Vec::new();
-        if let Some(mut pipe) = pipe {
-            // A pipe that breaks has said all it will say.
-            let _ = pipe.read_to_end(&mut bytes);
-        }
-        bytes
-    })
-}
-
+/// Waits for the end of a child, which is left to be collected.
 fn wait(
-    child: &mut Child,
+    child: &Child,
     program: &str,
-    limit: Option<Duration>,
+    limit: Duration,
     cancel: &Cancel,
-) -> Result<ExitStatus, CommandError> {
+    stdout: &Capture,
+) -> Result<(), CommandError> {
     let started = Instant::now();
+    let failed = |source| CommandError::Start { program: program.to_owned(), source };
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    let pid = pid.ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     loop {
-        let polled =
-            child.try_wait().map_err(|source| CommandError::Start { program: program.to_owned(), source })?;
-        if let Some(status) = polled {
-            return Ok(status);
+        match rustix::process::waitid(WaitId::Pid(pid), options) {
+            Ok(None) | Err(Errno::INTR) => {}
+            Ok(Some(_)) if !stdout.is_too_much() => return Ok(()),
+            Ok(Some(_)) => {}
+            Err(error) => return Err(failed(error.into())),
         }
         cancel.check()?;
-        if let Some(limit) = limit.filter(|limit| started.elapsed() >= *limit) {
+        if stdout.is_too_much() {
+            return Err(CommandError::TooMuch { program: program.to_owned() });
+        }
+        if started.elapsed() >= limit {
             return Err(CommandError::TooSlow { program: program.to_owned(), limit });
         }
         thread::sleep(POLL);
@@ -366,7 +295,10 @@ fn said(stderr: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::confine::close_on_exec;
     use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(600);
 
     fn sh(script: &str) -> Invocation {
         Invocation::new("/bin/sh").args(["-c", script])
@@ -374,19 +306,19 @@ mod tests {
 
     #[test]
     fn output_comes_back() {
-        let output = run(&sh("echo out; echo err >&2"), None, &Cancel::new()).expect("runs");
+        let output = run(&sh("echo out; echo err >&2"), LIMIT, &Cancel::new()).expect("runs");
         assert_eq!((output.stdout.as_slice(), output.stderr.as_str()), (b"out\n".as_slice(), "err\n"));
     }
 
     #[test]
     fn a_failure_quotes_stderr() {
-        let error = run(&sh("echo no such disk >&2; exit 3"), None, &Cancel::new()).expect_err("fails");
+        let error = run(&sh("echo no such disk >&2; exit 3"), LIMIT, &Cancel::new()).expect_err("fails");
         assert!(error.to_string().contains("no such disk"), "{error}");
     }
 
     #[test]
     fn a_slow_command_is_ended() {
-        let limit = Some(Duration::from_millis(50));
+        let limit = Duration::from_millis(50);
         let error = run(&sh("exec sleep 60"), limit, &Cancel::new()).expect_err("is too slow");
         assert!(matches!(error, CommandError::TooSlow { .. }));
     }
@@ -395,8 +327,51 @@ mod tests {
     fn a_cancelled_command_is_ended() {
         let cancel = Cancel::new();
         cancel.cancel();
-        let error = run(&sh("exec sleep 60"), None, &cancel).expect_err("is interrupted");
+        let error = run(&sh("exec sleep 60"), LIMIT, &cancel).expect_err("is interrupted");
         assert!(matches!(error, CommandError::Interrupted(_)));
+    }
+
+    #[test]
+    fn a_grandchild_that_holds_the_pipe_holds_nobody_up() {
+        let limit = Duration::from_millis(300);
+        // One in the group, which is killed, and one that has left it, whose pipe is abandoned.
+        for script in ["sleep 3599 & echo $!; wait", "setsid sleep 30 & wait", "setsid sleep 30 & exit 0"] {
+            let started = Instant::now();
+            let ended = run(&sh(script), limit, &Cancel::new());
+            assert_eq!(ended.is_ok(), script.ends_with("exit 0"), "{ended:?}");
+            assert!(started.elapsed() < Duration::from_secs(25), "{script}: {:?}", started.elapsed());
+        }
+    }
+
+    #[test]
+    fn what_a_helper_started_ends_with_it() {
+        let output = run(&sh("sleep 3598 >/dev/null 2>&1 & echo $!"), LIMIT, &Cancel::new()).expect("runs");
+        let pid: i32 = String::from_utf8_lossy(&output.stdout).trim().parse().expect("a number");
+        let pid = Pid::from_raw(pid).expect("a number");
+        let started = Instant::now();
+        // Whoever inherits it collects it some time.
+        while rustix::process::test_kill_process(pid).is_ok() && !is_zombie(pid) {
+            assert!(started.elapsed() < Duration::from_secs(60), "it still runs");
+            thread::sleep(POLL);
+        }
+    }
+
+    fn is_zombie(pid: Pid) -> bool {
+        let status = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
+        status.is_ok_and(|status| status.contains(") Z "))
+    }
+
+    #[test]
+    fn endless_output_is_bounded() {
+        let error = run(&sh("exec yes"), LIMIT, &Cancel::new()).expect_err("is ended");
+        assert!(matches!(error, CommandError::TooMuch { .. }), "{error}");
+        let script = "head -c 9000000 /dev/zero | tr '\\0' x >&2; echo last >&2; exit 1";
+        match run(&sh(script), LIMIT, &Cancel::new()) {
+            Err(CommandError::Failed { stderr, .. }) => {
+                assert_eq!((stderr.len(), stderr.ends_with("xlast\n")), (STDERR_BYTES, true));
+            }
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]
@@ -416,7 +391,7 @@ mod tests {
         let script =
             "pwd; umask; grep NoNewPrivs /proc/self/status; readlink /proc/$$/fd/*; echo; /usr/bin/env";
         let invocation = sh(script).environment(Environment::of([("GIVEN", "1")]));
-        let output = run(&invocation, None, &Cancel::new()).expect("runs");
+        let output = run(&invocation, LIMIT, &Cancel::new()).expect("runs");
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(text.starts_with("/\n0077\nNoNewPrivs:\t1\n"), "{text}");
         assert!(text.contains("GIVEN=1") && !text.contains("HOME=") && !text.contains("CARGO"), "{text}");

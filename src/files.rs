@@ -5,9 +5,26 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
+use rustix::fs::OFlags;
 use tempfile::NamedTempFile;
 
 use crate::failpoint::{self, Point};
+
+/// Opens a regular file for reading, wherever links lead. A FIFO, which would wait for its other end, and a device, which may
+/// have no end, are refused without a wait.
+///
+/// # Errors
+/// As [`OpenOptions::open`]; [`io::ErrorKind::InvalidInput`] for what is no regular file.
+pub fn open_regular(path: &Path) -> io::Result<File> {
+    let refused = || io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file");
+    // Looked at before, for the open alone does something to some devices, and after, for it may be another by then.
+    if !fs::metadata(path)?.is_file() {
+        return Err(refused());
+    }
+    let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(refused()) }
+}
 
 /// How the names of files in the making start.
 pub const TEMPORARY: &str = ".castra-";

@@ -1,8 +1,8 @@
 //! Which `castra.toml` is meant, and what holds where there is none.
 
-use std::fs::{self, File, Metadata};
+use std::fs::{self, Metadata};
 use std::io::{self, ErrorKind, Read as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,6 +14,7 @@ use super::project::{BaseImageSource, BootProfile, ManagedImageSelection, Projec
 use super::validate::name::safe_project_name;
 use super::validate::{self, Surroundings};
 use crate::files::normalise;
+use crate::files::open_regular;
 use crate::layout::{CONFIG_FILE, STATE_DIRECTORY};
 
 /// Largest configuration that is read, in bytes; real ones have a few KiB.
@@ -224,8 +225,7 @@ fn has_own_state(directory: &Path) -> bool {
 pub(super) fn read(path: &Path) -> Result<String, ConfigError> {
     let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
     // Between the look and the open it may have become a FIFO, which would block.
-    let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
-    let file = File::options().read(true).custom_flags(flags).open(path).map_err(unreadable)?;
+    let file = open_regular(path).map_err(unreadable)?;
     let mut bytes = Vec::new();
     file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(unreadable)?;
     if bytes.len() as u64 > MAX_BYTES {

@@ -48,7 +48,7 @@ fn missing(check: &'static str, error: &QemuError) -> Finding {
 
 fn version(check: &'static str, program: &Path, context: &RuntimeContext) -> Result<Finding, Interrupted> {
     let asked = Invocation::new(program).arg("--version");
-    let output = match command::run(&asked, Some(VERSION_LIMIT), &context.cancel) {
+    let output = match command::run(&asked, VERSION_LIMIT, &context.cancel) {
         Err(CommandError::Interrupted(interrupted)) => return Err(interrupted),
         Err(error) => {
             return Ok(Finding::problem(Area::Qemu, check, error.to_string())

@@ -14,6 +14,7 @@ use flate2::bufread::GzDecoder;
 
 use crate::error::{Explain, Kind, kind_of_io};
 use crate::files::TEMPORARY;
+use crate::files::open_regular;
 
 use super::cpio::{ALIGNMENT, Archive};
 
@@ -87,7 +88,8 @@ impl Explain for InitrdError {
 pub fn append_agent(image_initramfs: &Path, target: &Path) -> Result<(), InitrdError> {
     let reading = |source| InitrdError::Read { path: image_initramfs.to_owned(), source };
     let writing = |source| InitrdError::Write { path: target.to_owned(), source };
-    let image = fs::read(image_initramfs).map_err(reading)?;
+    let mut image = Vec::new();
+    open_regular(image_initramfs).and_then(|mut file| file.read_to_end(&mut image)).map_err(reading)?;
     if image.is_empty() {
         return Err(InitrdError::Empty(image_initramfs.to_owned()));
     }

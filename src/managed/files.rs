@@ -17,12 +17,22 @@ use super::error::{At, ImageError};
 use super::sparse::SparseWriter;
 use super::spec::Digest;
 use crate::cancel::Cancel;
-use crate::files::create_private_directory;
+use crate::files::{create_private_directory, open_regular};
 use crate::trusted;
 
 /// Opens a regular file for reading.
 pub(super) fn open(path: &Path) -> Result<File, ImageError> {
     opened(OpenOptions::new().read(true), path)
+}
+
+/// Opens a regular file that the user named, wherever links lead: that is the user's decision.
+pub(super) fn open_followed(path: &Path) -> Result<File, ImageError> {
+    match open_regular(path) {
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+            Err(ImageError::NotAFile { path: path.to_owned() })
+        }
+        opened => opened.at("open", path),
+    }
 }
 
 /// Opens a regular file for reading; nothing if there is none.

@@ -49,16 +49,14 @@ impl ImageManager {
         context: &RuntimeContext,
     ) -> Result<Imported, ImageError> {
         let nothing = |problem| ImageError::NothingToImport { path: path.to_owned(), problem };
-        // Looked at first: opening a FIFO would wait for its other end.
-        match path.metadata() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+        let file = match files::open_followed(path) {
+            Err(ImageError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
                 return Err(nothing("there is no such file"));
             }
-            Ok(metadata) if !metadata.is_file() => return Err(nothing("it is not a regular file")),
-            // Whatever else there is, opening it will tell.
-            _ => {}
-        }
-        let file = File::open(path).at("open", path)?;
+            Err(ImageError::NotAFile { .. }) => return Err(nothing("it is not a regular file")),
+            // Whatever else is wrong, the error of opening it tells.
+            opened => opened?,
+        };
         let label = ImageLabel { id: "import".to_owned(), version: String::new() };
         let job = self.job_beside(label, context);
         let digests = match Archive::recognise(path, file)? {
@@ -80,7 +78,7 @@ fn is_made_from(spec: &ManagedImageSpec, digest: &Digest) -> bool {
 
 /// Imports a file that is itself what an image is made from.
 fn import_file(job: &Job, path: &Path, known: &[&ManagedImageSpec]) -> Result<(Digest, u64), ImageError> {
-    let file = File::open(path).at("open", path)?;
+    let file = files::open_followed(path)?;
     let [sha256, sha512] = digest::both(file, &job.context.cancel).at("read", path)?;
     let artifacts = || known.iter().flat_map(|spec| &spec.artifacts);
     let pinned = artifacts().find(|artifact| [&sha256, &sha512].contains(&&artifact.digest));
@@ -88,7 +86,7 @@ fn import_file(job: &Job, path: &Path, known: &[&ManagedImageSpec]) -> Result<(D
         return Err(ImageError::NotImportable { path: path.to_owned(), found: sha256 });
     };
     let size_bytes = path.metadata().at("look at", path)?.len();
-    let open = || Ok(Box::new(File::open(path).at("open", path)?) as Box<dyn Read>);
+    let open = || Ok(Box::new(files::open_followed(path)?) as Box<dyn Read>);
     into_cache(job, &artifact.digest, size_bytes, open).map_err(|refusal| match refusal {
         // It was right a moment ago.
         Refusal::Bytes(_) => ImageError::Vanished { path: path.to_owned() },

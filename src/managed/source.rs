@@ -66,8 +66,8 @@ pub(super) fn fetch_unpinned(
             python::fetch_unpinned(job, cache, &artifact, &requirement)
         }
         ArtifactSource::Path(path) => {
-            let length = path.metadata().at("look at", path)?.len();
-            let file = std::fs::File::open(path).at("open", path)?;
+            let file = files::open_followed(path)?;
+            let length = file.metadata().at("look at", path)?.len();
             let [sha256, _] = super::digest::both(file, &job.context.cancel).at("read", path)?;
             Ok((sha256, length))
         }

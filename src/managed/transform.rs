@@ -20,6 +20,7 @@ pub(super) mod convert;
 mod decompress;
 mod error;
 mod ext4;
+mod magic;
 mod unzip;
 mod vhd;
 

@@ -1,12 +1,12 @@
 //! The files that a disk consists of, found before QEMU looks for them itself.
 
-use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::disk_error::DiskError;
 use super::error::QemuError;
 use super::qcow2::Qcow2Header;
+use crate::files::open_regular;
 
 /// Most files below a disk. Each clone of a clone adds one.
 const MAX_DEPTH: usize = 200;
@@ -95,7 +95,8 @@ impl Disk {
 }
 
 fn identity(path: &Path) -> Result<(u64, u64), QemuError> {
-    let metadata = fs::metadata(path).map_err(|source| QemuError::File {
+    // A raw one is opened by nobody but QEMU, which would wait for a FIFO and take a device.
+    let metadata = open_regular(path).and_then(|file| file.metadata()).map_err(|source| QemuError::File {
         action: "read",
         path: path.to_owned(),
         source,
@@ -105,6 +106,8 @@ fn identity(path: &Path) -> Result<(u64, u64), QemuError> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::qemu::qcow2::BACKING_FORMAT;
     use std::process::Command;

@@ -1,14 +1,17 @@
-//! Making and growing a VM's own disk.
+//! Making and growing a VM's own disk, and the one place that runs `qemu-img`.
 
+use std::ffi::OsString;
 use std::fs::OpenOptions;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::cancel::Cancel;
-use crate::command::{self, Invocation};
+use crate::command::{self, CommandError, Invocation, Output};
 use crate::context::Environment;
 
+use super::argv::escape_path;
 use super::error::QemuError;
-use super::overlay;
+use super::{DiskFormat, overlay};
 
 /// Makes the empty file at `path` a qcow2 of `size_bytes` that stands on `backing_file`. The name is written as given and
 /// not looked at: a relative one counts from the overlay's directory, so that the project can be moved.
@@ -21,6 +24,96 @@ pub fn create_overlay(path: &Path, backing_file: &Path, size_bytes: u64) -> Resu
     overlay::write(&mut file, backing_file, size_bytes).and_then(|()| file.sync_all()).map_err(failed)
 }
 
+/// A disk as `qemu-img` is given it: never without its format, which it would guess by bytes that a stranger wrote.
+#[derive(Debug, Clone, Copy)]
+pub struct ImageDisk<'a> {
+    /// The file.
+    pub path: &'a Path,
+    /// The format.
+    pub format: DiskFormat,
+    /// The length of the disk, where the file holds more behind it.
+    pub length: Option<u64>,
+}
+
+/// The work of a `qemu-img`.
+#[derive(Debug, Clone, Copy)]
+pub enum ImageWork<'a> {
+    /// Describe the disk, as JSON.
+    Describe,
+    /// Write it into another file.
+    Convert {
+        /// The other file.
+        to: &'a Path,
+        /// The other file's format.
+        format: DiskFormat,
+    },
+    /// Make a qcow2 or raw disk this many bytes large.
+    Resize(u64),
+}
+
+/// Time for what reads or writes nothing but a disk's tables, on a busy machine with a slow network disk.
+const SHORT_LIMIT: Duration = Duration::from_secs(120);
+
+/// Bytes a second that a conversion does at least: a USB 2 stick does five times as much.
+const SLOWEST_BYTES_A_SECOND: u64 = 1 << 20;
+
+/// Runs this `qemu-img`, and returns what it printed. `announce` is handed the command line before.
+///
+/// # Errors
+/// As [`command::run`]. The time is limited: for two minutes, and where a disk is converted, for a second more with each
+/// MiB of it.
+pub fn run_image_tool(
+    program: PathBuf,
+    disk: ImageDisk,
+    work: ImageWork,
+    environment: &Environment,
+    cancel: &Cancel,
+    announce: impl FnOnce(&Invocation),
+) -> Result<Output, CommandError> {
+    let tool = Invocation::new(program).environment(environment.for_qemu());
+    let invocation = match work {
+        ImageWork::Describe => tool.args(["info", "--output=json", "--image-opts"]).arg(options(disk)),
+        ImageWork::Convert { to, format } => {
+            tool.args(["convert", "-O", format.name(), "--image-opts"]).arg(options(disk)).arg(to)
+        }
+        ImageWork::Resize(bytes) => {
+            tool.args(["resize", "-q", "--image-opts"]).arg(options(disk)).arg(bytes.to_string())
+        }
+    };
+    announce(&invocation);
+    command::run(&invocation, limit(disk, work), cancel)
+}
+
+fn limit(disk: ImageDisk, work: ImageWork) -> Duration {
+    match work {
+        ImageWork::Describe | ImageWork::Resize(_) => SHORT_LIMIT,
+        ImageWork::Convert { .. } => {
+            let bytes = disk.path.metadata().map_or(0, |metadata| metadata.len());
+            SHORT_LIMIT + Duration::from_secs(bytes / SLOWEST_BYTES_A_SECOND)
+        }
+    }
+}
+
+/// The disk as `--image-opts`, which take any path and can be told where the disk ends: a VHD without its footer need
+/// not be copied first.
+fn options(disk: ImageDisk) -> OsString {
+    let mut options = OsString::from(format!("driver={},", disk.format));
+    if disk.format == DiskFormat::Vpc {
+        // QEMU believes the geometry of most creators' VHDs, which may end before the disk does.
+        options.push("force_size_calc=current_size,");
+    }
+    let prefix = match disk.length {
+        None => "",
+        Some(length) => {
+            options.push(format!("file.driver=raw,file.offset=0,file.size={length},"));
+            "file."
+        }
+    };
+    options.push(format!("{prefix}file.driver=file,{prefix}file.filename="));
+    options.push(escape_path(disk.path));
+    options
+}
+
 /// Makes a qcow2 `size_bytes` large. Its content stays; the file may only grow.
 ///
 /// # Errors
@@ -31,20 +124,12 @@ pub fn resize_disk(
     environment: &Environment,
     cancel: &Cancel,
 ) -> Result<(), QemuError> {
-    let invocation = qemu_img(environment)?.args(["resize", "-q", "-f", "qcow2"]).arg(disk);
-    run(invocation.arg(size_bytes.to_string()), disk, cancel)
-}
-
-fn qemu_img(environment: &Environment) -> Result<Invocation, QemuError> {
-    command::find_program(environment, "qemu-img")
-        .map(|program| Invocation::new(program).environment(environment.for_qemu()))
-        .ok_or_else(|| QemuError::NotInstalled { program: "qemu-img".into() })
-}
-
-fn run(invocation: Invocation, disk: &Path, cancel: &Cancel) -> Result<(), QemuError> {
-    match command::run(&invocation, None, cancel) {
+    let program = command::find_program(environment, "qemu-img")
+        .ok_or_else(|| QemuError::NotInstalled { program: "qemu-img".into() })?;
+    let qcow2 = ImageDisk { path: disk, format: DiskFormat::Qcow2, length: None };
+    match run_image_tool(program, qcow2, ImageWork::Resize(size_bytes), environment, cancel, |_| ()) {
         Ok(_) => Ok(()),
-        Err(command::CommandError::Interrupted(interrupted)) => Err(interrupted.into()),
+        Err(CommandError::Interrupted(interrupted)) => Err(interrupted.into()),
         Err(source) => Err(QemuError::MakeDisk { path: disk.to_owned(), source }),
     }
 }

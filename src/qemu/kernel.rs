@@ -1,12 +1,10 @@
 //! Kernels that QEMU would load in another way than Linux.
 
-use std::fs::OpenOptions;
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
-
-use rustix::fs::OFlags;
+use std::os::unix::fs::FileExt as _;
 
 use super::argv::Boot;
 use super::error::QemuError;
+use crate::files::open_regular;
 
 /// Where a Linux kernel of x86 has its mark (Documentation/arch/x86/boot.rst), by which QEMU knows one, too.
 const MARK_OFFSET: u64 = 0x202;
@@ -23,9 +21,7 @@ const MARK: &[u8; 4] = b"HdrS";
 pub(super) fn check(boot: &Boot) -> Result<(), QemuError> {
     let Boot::Kernel { kernel, .. } = boot else { return Ok(()) };
     let failed = |source| QemuError::File { action: "read", path: kernel.clone(), source };
-    // A FIFO in its place holds nothing up; for files the flag means nothing.
-    let flags = OFlags::NONBLOCK.bits().cast_signed();
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(kernel).map_err(failed)?;
+    let file = open_regular(kernel).map_err(failed)?;
     let mut found = [0; MARK.len()];
     match file.read_exact_at(&mut found, MARK_OFFSET) {
         Ok(()) if found == *MARK => Ok(()),

@@ -26,7 +26,7 @@ pub use chain::{Disk, Layer, LayerFormat};
 pub use disk_error::DiskError;
 pub use error::QemuError;
 pub use found::{FoundQemu, find_qemus, qemu_of_process};
-pub use img::{create_overlay, resize_disk};
+pub use img::{ImageDisk, ImageWork, create_overlay, resize_disk, run_image_tool};
 pub use liveness::{QemuPid, lock_holder, running_qemu};
 pub use migrate::{ignore_shared_memory, save_all_memory, save_state};
 pub use options::{CommandLine, CpuModel, Device, DeviceModel, DiskFormat, MachineType, OptionError};

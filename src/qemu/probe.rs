@@ -91,7 +91,7 @@ pub(super) fn probe(
         .arg(disk_node(disk.path()))
         .args(further);
     let started = Instant::now();
-    match command::run(&invocation, Some(limit), cancel) {
+    match command::run(&invocation, limit, cancel) {
         Err(CommandError::Failed { status, .. }) if status.code() == Some(REACHED_LONG_MODE) => {
             Ok(Outcome::Works(started.elapsed()))
         }

@@ -5,16 +5,15 @@
 //! disk that keeps its data in another file is taken, and who opens a backing file gets its name from here and decides.
 
 use std::ffi::OsString;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-
-use rustix::fs::OFlags;
 
 use super::disk_error::DiskError;
 use super::error::QemuError;
+use crate::files::open_regular;
 
 /// `QFI\xfb`, docs/interop/qcow2.txt of QEMU, as all that follows.
 const MAGIC: [u8; 4] = *b"QFI\xfb";
@@ -65,9 +64,7 @@ impl Qcow2Header {
     pub fn read(path: &Path) -> Result<Self, QemuError> {
         let unreadable = |source| QemuError::File { action: "read", path: path.to_owned(), source };
         let refuse = |reason: &str| QemuError::NotQcow2 { path: path.to_owned(), reason: reason.to_owned() };
-        // A FIFO in its place holds nobody up; for files the flag means nothing.
-        let flags = OFlags::NONBLOCK.bits().cast_signed();
-        let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(unreadable)?;
+        let file = open_regular(path).map_err(unreadable)?;
         let fixed = fixed_part(&file).map_err(|error| match error.kind() {
             io::ErrorKind::UnexpectedEof => refuse("it is too short"),
             _ => unreadable(error),

@@ -1,6 +1,5 @@
 //! Files on this machine.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use crate::failpoint::{self, Point};
@@ -17,8 +16,7 @@ pub(super) fn fetch(
     artifact: &ManagedArtifactSpec,
     path: &Path,
 ) -> Result<PathBuf, ImageError> {
-    // Opened the usual way: where the user's own path leads is the user's decision.
-    let from = File::open(path).at("open", path)?;
+    let from = files::open_followed(path)?;
     let size = from.metadata().at("look at", path)?.len();
     let mut progress = job.progress(artifact.role, Some(size));
     progress.started(&path.display().to_string(), 0);

@@ -228,7 +228,7 @@ fn run(
         // The user's own environment: it has the index and the proxy.
         let pip = Invocation::new(program).args(first).environment(environment.clone());
         let invocation = arguments(pip);
-        match command::run_in(scratch, &invocation, Some(limit), &job.context.cancel) {
+        match command::run_in(scratch, &invocation, limit, &job.context.cancel) {
             Ok(_) => return Ok(()),
             Err(CommandError::Interrupted(interrupted)) => return Err(interrupted.into()),
             Err(error) if is_no_pip(&error) => job.note(&format!("{error}")),
@@ -261,7 +261,7 @@ fn is_no_pip(error: &CommandError) -> bool {
             stderr.contains("No module named pip") || status.code() == Some(127)
         }
         CommandError::Start { .. } => true,
-        CommandError::TooSlow { .. } | CommandError::Interrupted(_) => false,
+        CommandError::TooSlow { .. } | CommandError::TooMuch { .. } | CommandError::Interrupted(_) => false,
     }
 }
 

@@ -1,16 +1,15 @@
 //! `qemu-img`: converting disks, and looking at them.
 
-use std::ffi::OsString;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::{Material, TransformError};
+use super::{Material, TransformError, magic};
 use crate::command::{self, CommandError, Invocation};
+use crate::context::RuntimeContext;
 use crate::managed::error::ImageError;
 use crate::managed::job::Job;
-use crate::qemu::{DiskError, DiskFormat, Qcow2Header, QemuError};
+use crate::qemu::{DiskError, DiskFormat, ImageDisk, ImageWork, Qcow2Header, QemuError, run_image_tool};
 
 /// `qemu-img` on the `PATH`.
 pub(in crate::managed) fn qemu_img(job: &Job) -> Result<PathBuf, TransformError> {
@@ -26,25 +25,22 @@ pub(super) fn convert(
     output: &Path,
     output_format: DiskFormat,
 ) -> Result<(), ImageError> {
-    let input = input_options(material, input_format);
     if input_format == DiskFormat::Qcow2
         && let Some(problem) = qcow2_problem(&material.path)
     {
         return Err(TransformError::BadDisk { path: material.path.clone(), problem }.into());
     }
+    let length = (!material.whole).then_some(material.length);
+    let disk = ImageDisk { path: &material.path, format: input_format, length };
     // A raw disk has no words in it that could name another file.
     if input_format != DiskFormat::Raw {
-        let described = describe(job, &material.path, &[OsString::from("--image-opts"), input.clone()])?;
+        let described = describe(job, disk)?;
         if let Some(problem) = described.leans_on() {
             return Err(TransformError::BadDisk { path: material.path.clone(), problem }.into());
         }
     }
-    let invocation = Invocation::new(qemu_img(job)?)
-        .args(["convert", "-O", output_format.name(), "--image-opts"])
-        .arg(input)
-        .arg(output);
     let action = || format!("convert {} from {input_format} to {output_format}", material.path.display());
-    match run(job, &invocation, action) {
+    match run(job, disk, ImageWork::Convert { to: output, format: output_format }, action) {
         Err(ImageError::Transform(TransformError::QemuImg { source, .. })) if is_about_space(&source) => {
             let source = std::io::Error::new(std::io::ErrorKind::StorageFull, source);
             Err(ImageError::DiskFull { path: output.to_owned(), source })
@@ -117,22 +113,28 @@ impl DiskInfo {
     }
 }
 
-/// Asks `qemu-img` about a disk whose format it is to find out by itself.
+/// Asks `qemu-img` about a disk, after its format was found by its first bytes. That must not be left to `qemu-img`, which
+/// takes a text that names other files for a VMDK, and opens them.
 pub(in crate::managed) fn info(job: &Job, disk: &Path) -> Result<DiskInfo, ImageError> {
-    describe(job, disk, &[disk.as_os_str().to_owned()])
+    let format = magic::recognise(disk)?;
+    describe(job, ImageDisk { path: disk, format, length: None })
 }
 
-fn describe(job: &Job, disk: &Path, arguments: &[OsString]) -> Result<DiskInfo, ImageError> {
-    let invocation = Invocation::new(qemu_img(job)?).args(["info", "--output=json"]).args(arguments);
-    let output = run(job, &invocation, || format!("look at {}", disk.display()))?;
+fn describe(job: &Job, disk: ImageDisk) -> Result<DiskInfo, ImageError> {
+    let output = run(job, disk, ImageWork::Describe, || format!("look at {}", disk.path.display()))?;
     serde_json::from_slice(&output)
-        .map_err(|source| TransformError::QemuImgInfo { path: disk.to_owned(), source }.into())
+        .map_err(|source| TransformError::QemuImgInfo { path: disk.path.to_owned(), source }.into())
 }
 
-fn run(job: &Job, invocation: &Invocation, action: impl Fn() -> String) -> Result<Vec<u8>, ImageError> {
-    job.note(&format!("running {}", shown(invocation)));
-    let invocation = invocation.clone().environment(job.context.environment.for_qemu());
-    match command::run(&invocation, None, &job.context.cancel) {
+fn run(
+    job: &Job,
+    disk: ImageDisk,
+    work: ImageWork,
+    action: impl Fn() -> String,
+) -> Result<Vec<u8>, ImageError> {
+    let announce = |invocation: &Invocation| job.note(&format!("running {}", shown(invocation)));
+    let RuntimeContext { environment, cancel, .. } = &job.context;
+    match run_image_tool(qemu_img(job)?, disk, work, environment, cancel, announce) {
         Ok(output) => Ok(output.stdout),
         Err(CommandError::Interrupted(interrupted)) => Err(interrupted.into()),
         Err(source) => Err(TransformError::QemuImg { action: action(), source }.into()),
@@ -143,28 +145,4 @@ fn shown(invocation: &Invocation) -> String {
     let words =
         std::iter::once(invocation.program.as_os_str()).chain(invocation.arguments.iter().map(AsRef::as_ref));
     words.map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
-}
-
-/// The disk as `--image-opts`, which take any path and can be told where the disk ends: a VHD without its footer need
-/// not be copied first.
-fn input_options(material: &Material, format: DiskFormat) -> OsString {
-    let mut options = format!("driver={format},").into_bytes();
-    if format == DiskFormat::Vpc {
-        // QEMU believes the geometry of most creators' VHDs, which may end before the disk does.
-        options.extend_from_slice(b"force_size_calc=current_size,");
-    }
-    let prefix = if material.whole {
-        ""
-    } else {
-        options.extend_from_slice(
-            format!("file.driver=raw,file.offset=0,file.size={},", material.length).as_bytes(),
-        );
-        "file."
-    };
-    options.extend_from_slice(format!("{prefix}file.driver=file,{prefix}file.filename=").as_bytes());
-    for byte in material.path.as_os_str().as_bytes() {
-        // A comma ends a value; two are one comma.
-        options.extend_from_slice(if *byte == b',' { b",," } else { std::slice::from_ref(byte) });
-    }
-    OsString::from_vec(options)
 }

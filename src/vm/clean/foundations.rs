@@ -1,11 +1,12 @@
 //! What disks stand on: every file in the chains of backing files below them.
 
 use std::collections::HashSet;
-use std::fs::{self, File, Metadata};
+use std::fs::{self, Metadata};
 use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use crate::files::open_regular;
 use crate::layout::is_frozen_layer;
 use crate::qemu::{Qcow2Header, QemuError};
 use crate::vm::error::VmError;
@@ -50,7 +51,7 @@ pub(super) fn disks_in(directory: &Path) -> Result<Vec<PathBuf>, VmError> {
 /// By its content, or by its name where the content says nothing: a disk that is cut off stood on something once.
 fn is_disk(path: &Path) -> io::Result<bool> {
     let mut begin = Vec::new();
-    File::open(path)?.take(MAGIC.len() as u64).read_to_end(&mut begin)?;
+    open_regular(path)?.take(MAGIC.len() as u64).read_to_end(&mut begin)?;
     Ok(begin == MAGIC || path.extension().is_some_and(|extension| extension == "qcow2"))
 }
 
