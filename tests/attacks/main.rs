@@ -5,11 +5,13 @@
 
 #![cfg(target_os = "linux")]
 
+mod confinement;
 mod copying;
 mod discovery;
 #[allow(dead_code, reason = "made for the tests of lives; this one uses a part")]
 #[path = "../support/fake.rs"]
 mod fake;
+mod hung_files;
 mod isolation;
 mod planted_state;
 mod qemu_options;

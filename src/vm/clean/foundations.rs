@@ -102,7 +102,7 @@ mod tests {
     use crate::qemu::create_overlay;
 
     fn overlay(path: &Path, backing: &str) {
-        File::create(path).expect("made");
+        fs::File::create(path).expect("made");
         create_overlay(path, Path::new(backing), 1 << 20).expect("written");
     }
 
