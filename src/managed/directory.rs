@@ -10,6 +10,7 @@ use super::manifest::{self, Distrust, Manifest, ManifestArtifact};
 use super::quarantine;
 use super::spec::{ArtifactRole, ManagedArtifactSpec, ManagedImagePaths, ManagedImageSpec};
 use super::stamp::Stamp;
+use super::witness::{self, Witness};
 use crate::layout::{CacheLayout, ProjectLayout};
 
 /// An image's directory and what its manifest proves about it.
@@ -18,6 +19,8 @@ pub(super) struct ImageDirectory {
     /// Where its damaged files go.
     quarantine: PathBuf,
     entries: Vec<ManifestArtifact>,
+    /// Files that the manifest describes, and that nothing outside of the directory speaks for.
+    unvouched: Vec<ArtifactRole>,
 }
 
 /// Names an image's directory, in a project or in the cache.
@@ -49,20 +52,28 @@ impl Place {
     }
 }
 
-/// The paths of an image whose files are all there and unchanged by their stamps. Takes a few `stat`s, no lock and no
-/// hashing.
-pub(super) fn complete(directory: &Path, spec: &ManagedImageSpec) -> Option<ManagedImagePaths> {
+/// The paths of an image whose files are all there, unchanged by their stamps, and known to be made from the pinned
+/// downloads. Takes a few `stat`s, no lock and no hashing.
+pub(super) fn complete(
+    directory: &Path,
+    spec: &ManagedImageSpec,
+    witness: &Witness,
+) -> Option<ManagedImagePaths> {
     let manifest = Manifest::load(directory).ok()?;
     let all_there = spec.artifacts.iter().all(|artifact| {
         let entry = manifest.artifact(artifact.role);
-        entry.is_some_and(|entry| is_for(entry, artifact) && stamp_fits(directory, entry))
+        entry.is_some_and(|entry| {
+            is_for(entry, artifact)
+                && stamp_fits(directory, entry)
+                && witness.vouches_for(artifact, &entry.sha256)
+        })
     });
     (all_there && manifest.spec_digest == manifest::spec_digest(spec)).then(|| paths(directory, &manifest))?
 }
 
 /// Whether all files of an image seem to be there: their stamps may tell otherwise, as after the directory was copied, and
 /// then hashing them decides.
-pub(super) fn seems_complete(directory: &Path, spec: &ManagedImageSpec) -> bool {
+pub(super) fn seems_complete(directory: &Path, spec: &ManagedImageSpec, witness: &Witness) -> bool {
     let Ok(manifest) = Manifest::load(directory) else { return false };
     let has_size = |entry: &ManifestArtifact| {
         let metadata = fs::symlink_metadata(directory.join(&entry.name));
@@ -70,12 +81,14 @@ pub(super) fn seems_complete(directory: &Path, spec: &ManagedImageSpec) -> bool 
     };
     spec.artifacts.iter().all(|artifact| {
         let entry = manifest.artifact(artifact.role);
-        entry.is_some_and(|entry| is_for(entry, artifact) && has_size(entry))
+        entry.is_some_and(|entry| {
+            is_for(entry, artifact) && has_size(entry) && witness.vouches_for(artifact, &entry.sha256)
+        })
     })
 }
 
 /// Whether an entry was made from this description.
-fn is_for(entry: &ManifestArtifact, artifact: &ManagedArtifactSpec) -> bool {
+pub(super) fn is_for(entry: &ManifestArtifact, artifact: &ManagedArtifactSpec) -> bool {
     entry.name == artifact.role.file_name() && entry.spec_digest == manifest::artifact_digest(artifact)
 }
 
@@ -120,18 +133,30 @@ impl ImageDirectory {
                 Vec::new()
             }
         };
-        Self { path, quarantine, entries }
+        Self { path, quarantine, entries, unvouched: Vec::new() }
     }
 
-    /// The entry of an artifact whose file is there and right. A file whose stamp has changed is hashed.
+    /// Forgets what `stat` said, so that every file is hashed: for a directory that others may have filled.
+    pub(super) fn distrust_stamps(&mut self) {
+        for entry in &mut self.entries {
+            entry.stamp.size_bytes = u64::MAX;
+        }
+    }
+
+    /// The entry of an artifact whose file is there, right, and known to be made from the pinned download. A file whose
+    /// stamp has changed is hashed.
     pub(super) fn intact(
         &mut self,
         job: &Job,
         artifact: &ManagedArtifactSpec,
     ) -> Result<Option<ManifestArtifact>, ImageError> {
         let Some(entry) = self.entries.iter_mut().find(|entry| is_for(entry, artifact)) else {
-            return Ok(None);
+            return self.recognise(job, artifact);
         };
+        if !job.witness.vouches_for(artifact, &entry.sha256) {
+            self.unvouched.push(artifact.role);
+            return Ok(None);
+        }
         if stamp_fits(&self.path, entry) {
             return Ok(Some(entry.clone()));
         }
@@ -150,6 +175,52 @@ impl ImageDirectory {
             // Told when it is moved aside.
             Ok(_) | Err(_) => Ok(None),
         }
+    }
+
+    /// Makes an entry for a file that no manifest describes, if it is the one that the description pins.
+    fn recognise(
+        &mut self,
+        job: &Job,
+        artifact: &ManagedArtifactSpec,
+    ) -> Result<Option<ManifestArtifact>, ImageError> {
+        let Some(pinned) = witness::pinned(artifact) else { return Ok(None) };
+        let path = self.file(artifact.role);
+        if !fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_file()) {
+            return Ok(None);
+        }
+        job.step(artifact.role, "verifying sha256");
+        match sha256_and_stamp(job, &path) {
+            Ok((sha256, stamp)) if sha256 == pinned => {
+                self.record_new(artifact, sha256, stamp);
+                Ok(self.entries.last().cloned())
+            }
+            Err(ImageError::Interrupted(interrupted)) => Err(interrupted.into()),
+            Ok(_) | Err(_) => Ok(None),
+        }
+    }
+
+    /// Keeps the file of an artifact for which nothing spoke until now, if it turns out to have this SHA-256.
+    pub(super) fn keeps(
+        &mut self,
+        job: &Job,
+        artifact: &ManagedArtifactSpec,
+        sha256: &str,
+    ) -> Result<bool, ImageError> {
+        if !self.unvouched.contains(&artifact.role) || !self.is_trusted(artifact.role) {
+            return Ok(false);
+        }
+        let path = self.file(artifact.role);
+        let Some(entry) = self.entries.iter_mut().find(|entry| is_for(entry, artifact)) else {
+            return Ok(false);
+        };
+        let stamp = match sha256_and_stamp(job, &path) {
+            Ok((found, stamp)) if found == sha256 && entry.sha256 == sha256 => stamp,
+            Err(ImageError::Interrupted(interrupted)) => return Err(interrupted.into()),
+            Ok(_) | Err(_) => return Ok(false),
+        };
+        entry.stamp = stamp;
+        self.unvouched.retain(|role| *role != artifact.role);
+        Ok(true)
     }
 
     /// Whether nobody else can change the file of this role.
@@ -191,8 +262,12 @@ impl ImageDirectory {
         if is_for(&entry, artifact) && fs::symlink_metadata(self.file(role)).is_ok() {
             let place = Place { image: self.path.clone(), quarantine: self.quarantine.clone() };
             let moved = place.set_aside(spec, role.file_name())?;
+            let problem = match self.unvouched.contains(&role) {
+                true => "is not what the pinned download becomes",
+                false => "is damaged",
+            };
             job.warn(format!(
-                "{} is damaged; it was moved to {} and is prepared anew",
+                "{} {problem}; it was moved to {} and is prepared anew",
                 self.file(role).display(),
                 moved.display()
             ));

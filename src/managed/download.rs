@@ -6,6 +6,7 @@
 //!   attempt ─► whole ─► digest right ─► published
 //!      │         └► digest wrong: resumed? discard, one full download: else next address
 //!      ├► answer does not fit the partial (206, 416): discard, one full download
+//!      ├► too slow, and there is another address: next address, from the last byte
 //!      ├► network error, 408, 429, 5xx: wait, go on from the last byte
 //!      └► anything else: next address
 //! ```
@@ -20,6 +21,7 @@ use super::job::{Job, Progress};
 use super::spec::{Digest, ManagedArtifactSpec};
 use crate::layout::CacheLayout;
 
+mod address;
 mod attempt;
 mod error;
 mod headers;
@@ -117,7 +119,8 @@ fn from_any(
     let mut worst: Option<ImageError> = None;
     for (index, url) in urls.iter().enumerate() {
         progress.started(url, partial.length());
-        let Err(error) = from_one(job, artifact, url, partial, progress) else {
+        let is_last = index + 1 == urls.len();
+        let Err(error) = from_one(job, artifact, (url, is_last), partial, progress) else {
             return Ok(());
         };
         if !error.is_about_one_address() {
@@ -148,7 +151,7 @@ fn with_mirrors(job: &Job, urls: &[String]) -> Vec<String> {
 fn from_one(
     job: &Job,
     artifact: &ManagedArtifactSpec,
-    url: &str,
+    (url, is_last): (&str, bool),
     partial: &mut Partial,
     progress: &mut Progress,
 ) -> Result<(), ImageError> {
@@ -173,6 +176,10 @@ fn from_one(
             Ended::Unfit(error) => {
                 partial.discard()?;
                 super::error::one_line(&error)
+            }
+            // Slowness does not pass within seconds, and another address may be faster.
+            Ended::Broken { error, .. } if error.is_drip() && !is_last => {
+                return Err(error.keeping(partial.length()).into());
             }
             Ended::Broken { error, wait } => {
                 let reason = super::error::one_line(&error);

@@ -176,6 +176,12 @@ pub enum ImageError {
         /// The path.
         path: PathBuf,
     },
+    /// What the user named as the source of an image is a FIFO, a device, a directory or a link to one.
+    #[error("{path} is not a regular file")]
+    SourceNotAFile {
+        /// The path.
+        path: PathBuf,
+    },
     /// The system refused an operation on a file or directory.
     #[error("cannot {action} {path}")]
     Io {
@@ -245,6 +251,11 @@ impl ImageError {
             Self::Pip(error) => error.is_unreachable(),
             _ => false,
         }
+    }
+
+    /// Returns `true` if it took long to find out that something cannot be reached.
+    pub(super) fn is_slowness(&self) -> bool {
+        matches!(self, Self::Download(error) if error.is_slowness())
     }
 
     /// Whether it says something about one address, so that the same bytes may be had from another one.

@@ -28,6 +28,7 @@ impl Explain for ImageError {
             Self::NoSpace { .. } | Self::DiskFull { .. } | Self::Exists { .. } => Kind::CannotCreate,
             Self::Vanished { .. } => Kind::Busy,
             Self::SymbolicLink { .. } | Self::NotAFile { .. } => Kind::Io,
+            Self::SourceNotAFile { .. } => Kind::Data,
             Self::Io { source, .. } => kind_of_io(source),
         }
     }
@@ -80,6 +81,9 @@ impl Explain for ImageError {
                  kept."
                     .to_owned(),
             ),
+            Self::SourceNotAFile { .. } => {
+                Some("Name a regular file: an image is not made from a FIFO, a device or a directory.".to_owned())
+            }
             Self::SymbolicLink { path } | Self::NotAFile { path } => {
                 Some(format!("Look at what it is, and remove it: {}", path.display()))
             }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::log::ImageLog;
 use super::patience::Patience;
 use super::spec::ArtifactRole;
+use super::witness::Witness;
 use crate::cancel::Interrupted;
 use crate::context::RuntimeContext;
 use crate::report::{Event, ImageLabel};
@@ -20,6 +21,8 @@ pub(super) struct Job<'a> {
     pub(super) image: ImageLabel,
     pub(super) patience: &'a Patience,
     pub(super) log: ImageLog,
+    /// What this user's castra has made.
+    pub(super) witness: Witness,
     /// Warnings given already: what is looked at again under a lock is not told twice.
     warned: Mutex<BTreeSet<String>>,
 }
@@ -31,7 +34,8 @@ impl<'a> Job<'a> {
         patience: &'a Patience,
         log: ImageLog,
     ) -> Self {
-        Self { context, image, patience, log, warned: Mutex::default() }
+        let witness = Witness::of(context);
+        Self { context, image, patience, log, witness, warned: Mutex::default() }
     }
 
     /// # Errors

@@ -1,17 +1,19 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use super::directory;
 use super::download;
 use super::error::{FoundUnpinned, ImageError, one_line};
 use super::job::Job;
 use super::log::ImageLog;
-use super::manifest::{Distrust, Manifest};
+use super::manifest::{Distrust, Manifest, ManifestArtifact};
 use super::patience::Patience;
 use super::restore::{self, CheckedImage};
 use super::source::{self, python};
 use super::spec::{ArtifactRole, ArtifactSource, Digest, ManagedImagePaths, ManagedImageSpec};
+use super::witness::Witness;
 use super::{check, files, prepare, references};
 use crate::context::RuntimeContext;
 use crate::layout::{ImagesLayout, ProjectLayout};
@@ -115,7 +117,7 @@ impl ImageManager {
     ) -> Result<ManagedImagePaths, ImageError> {
         check::spec(spec)?;
         context.cancel.check()?;
-        if let Some(paths) = directory::complete(&self.directory(spec), spec) {
+        if let Some(paths) = directory::complete(&self.directory(spec), spec, &Witness::of(context)) {
             self.note_again(spec, context);
             context.reporter.report(&Event::ImageCacheHit { image: spec.label() });
             context.reporter.report(&Event::ImageReady { image: spec.label() });
@@ -138,7 +140,7 @@ impl ImageManager {
         check::spec(spec)?;
         context.cancel.check()?;
         let cached = context.cache.images().image(&spec.id, &spec.version);
-        if let Some(paths) = directory::complete(&cached, spec) {
+        if let Some(paths) = directory::complete(&cached, spec, &Witness::of(context)) {
             context.reporter.report(&Event::ImageCacheHit { image: spec.label() });
             context.reporter.report(&Event::ImageReady { image: spec.label() });
             return Ok(paths);
@@ -161,7 +163,7 @@ impl ImageManager {
         restore::restore(&self.job_beside(spec.label(), context), &self.project, spec)
     }
 
-    /// Hashes the disk of an image that [`Self::ensure_image`] has found by its stamp, and repairs the image if that was
+    /// Hashes the files of an image that [`Self::ensure_image`] has found by their stamps, and repairs the image if those
     /// deceived. Takes some 50 ms for each 100 MB.
     ///
     /// # Errors
@@ -172,7 +174,14 @@ impl ImageManager {
         paths: ManagedImagePaths,
         context: &RuntimeContext,
     ) -> Result<ManagedImagePaths, ImageError> {
-        if files::sha256(&paths.disk, &context.cancel)? == paths.disk_sha256 {
+        let manifest = Manifest::load(&paths.directory);
+        let entries = manifest.map(|manifest| manifest.artifacts).unwrap_or_default();
+        let mut is_right = entries.iter().any(|entry| entry.sha256 == paths.disk_sha256);
+        for entry in entries {
+            let path = paths.directory.join(entry.role.file_name());
+            is_right = is_right && files::sha256(&path, &context.cancel)? == entry.sha256;
+        }
+        if is_right {
             return Ok(paths);
         }
         self.restore(spec, context)?;
@@ -200,14 +209,15 @@ impl ImageManager {
     pub fn find(&self, spec: &ManagedImageSpec, context: &RuntimeContext) -> FoundImage {
         let in_cache = context.cache.images().image(&spec.id, &spec.version);
         FoundImage {
-            in_project: directory::complete(&self.directory(spec), spec),
-            in_cache: directory::complete(&in_cache, spec),
+            in_project: directory::complete(&self.directory(spec), spec, &Witness::of(context)),
+            in_cache: directory::complete(&in_cache, spec, &Witness::of(context)),
             is_downloaded: self.has_blobs(spec, context),
         }
     }
 
-    /// Takes the first of these images that is on disk, else the first that can be reached, and makes sure that the
-    /// project has it. Only being out of reach makes it look further; a wrong digest or a missing tool never does.
+    /// Takes the first of these images that is on disk or can be reached, in their order, and makes sure that the project has
+    /// it: one that is on disk never outranks a better one that can be reached. Only being out of reach makes it look further;
+    /// a wrong digest or a missing tool never does.
     ///
     /// Reports [`Event::ImageChosen`] before the chosen image's own events.
     ///
@@ -218,14 +228,26 @@ impl ImageManager {
         candidates: &[ManagedImageSpec],
         context: &RuntimeContext,
     ) -> Result<ChosenImage, ImageError> {
-        if let Some(spec) = candidates.iter().find(|spec| self.is_cached(spec, context)) {
-            return self.take(spec, "cached".to_owned(), context);
-        }
         let mut tried: Vec<(ImageLabel, ImageError)> = Vec::new();
-        for spec in candidates {
-            let reached = self.reach(spec, context);
-            match reached.and_then(|()| self.take(spec, reason(&tried), context)) {
-                Err(error) if error.is_unreachable() => tried.push((spec.label(), error)),
+        let mut reasons: Vec<String> = Vec::new();
+        for (index, spec) in candidates.iter().enumerate() {
+            let (image, is_cached) = (spec.label(), self.is_cached(spec, context));
+            let has_cached_fallback =
+                || candidates[index + 1..].iter().any(|one| self.is_cached(one, context));
+            if !is_cached && !context.offline && was_slow(spec, context) && has_cached_fallback() {
+                reasons.push(format!("{image} did not answer in time less than a minute ago"));
+                continue;
+            }
+            let reached = if is_cached { Ok(()) } else { self.reach(spec, context) };
+            let taken = reached.and_then(|()| self.take(spec, reason(spec, is_cached, &reasons), context));
+            match taken {
+                Err(error) if error.is_unreachable() => {
+                    if error.is_slowness() {
+                        remember_slowness(spec, context);
+                    }
+                    reasons.push(format!("{image} is out of reach: {}", one_line(&error)));
+                    tried.push((image, error));
+                }
                 other => return other,
             }
         }
@@ -235,9 +257,10 @@ impl ImageManager {
     /// Whether an image can be put into the project without the network.
     pub fn is_cached(&self, spec: &ManagedImageSpec, context: &RuntimeContext) -> bool {
         let in_cache = context.cache.images().image(&spec.id, &spec.version);
+        let witness = Witness::of(context);
         check::spec(spec).is_ok()
-            && (directory::seems_complete(&self.directory(spec), spec)
-                || directory::seems_complete(&in_cache, spec)
+            && (directory::seems_complete(&self.directory(spec), spec, &witness)
+                || directory::seems_complete(&in_cache, spec, &witness)
                 || self.has_blobs(spec, context))
     }
 
@@ -263,13 +286,17 @@ impl ImageManager {
         })?;
         let job = self.job(spec, context);
         let mut verified = Vec::new();
+        let is_vouched = |entry: &ManifestArtifact| {
+            let artifact = spec.artifacts.iter().find(|artifact| artifact.role == entry.role);
+            job.witness.vouches_for_entry(artifact, entry)
+        };
         for entry in manifest.artifacts {
             job.step(entry.role, "verifying sha256");
             let path = directory.join(entry.role.file_name());
             let state = match files::open_if_there(&path)? {
                 None => FileState::Missing,
                 Some(_) => match files::sha256(&path, &context.cancel)? {
-                    found if found == entry.sha256 => FileState::Intact,
+                    found if found == entry.sha256 && is_vouched(&entry) => FileState::Intact,
                     found => FileState::Changed { found },
                 },
             };
@@ -323,7 +350,6 @@ impl ImageManager {
         }
     }
 
-    /// Whether an image's servers answer. What comes by pip is only found out by trying.
     /// Asks every source of an image whether it could be fetched now. Takes seconds, and fetches next to nothing.
     ///
     /// # Errors
@@ -343,6 +369,7 @@ impl ImageManager {
         Ok(())
     }
 
+    /// Whether an image's servers answer. What comes by pip is only found out by trying.
     fn reach(&self, spec: &ManagedImageSpec, context: &RuntimeContext) -> Result<(), ImageError> {
         check::spec(spec)?;
         if context.offline {
@@ -397,13 +424,38 @@ fn trying_again<T>(job: &Job, work: impl Fn() -> Result<T, ImageError>) -> Resul
     done
 }
 
-fn reason(tried: &[(ImageLabel, ImageError)]) -> String {
-    if tried.is_empty() {
-        return "first choice".to_owned();
+/// Says why an image is taken, and what it is unless it is the first choice.
+fn reason(spec: &ManagedImageSpec, is_cached: bool, others: &[String]) -> String {
+    let first = match is_cached {
+        true => "cached",
+        false => "first choice",
+    };
+    match (others, is_cached) {
+        ([], _) => first.to_owned(),
+        (others, false) => format!("{}; this one is {}", others.join("; "), spec.description),
+        (others, true) => format!("{first}; {}; this one is {}", others.join("; "), spec.description),
     }
-    let each: Vec<String> =
-        tried.iter().map(|(image, error)| format!("{image} is out of reach: {}", one_line(error))).collect();
-    each.join("; ")
+}
+
+/// How long a source that did not answer in time is not asked again, where an image of another one is on disk.
+const SLOW_FOR: Duration = Duration::from_secs(60);
+
+fn was_slow(spec: &ManagedImageSpec, context: &RuntimeContext) -> bool {
+    let note = fs::symlink_metadata(context.cache.slow_source(&spec.id, &spec.version));
+    let written = note.and_then(|metadata| metadata.modified()).ok();
+    // A time in the future says nothing.
+    let age = written.and_then(|written| SystemTime::now().duration_since(written).ok());
+    age.is_some_and(|age| age < SLOW_FOR)
+}
+
+/// Best effort: what cannot be remembered is asked again.
+fn remember_slowness(spec: &ManagedImageSpec, context: &RuntimeContext) {
+    let note = context.cache.slow_source(&spec.id, &spec.version);
+    if files::create_directory(context.cache.root()).is_ok()
+        && let Ok(file) = files::open_or_create(&note)
+    {
+        let _ = file.set_modified(SystemTime::now());
+    }
 }
 
 fn manifests(layout: &ImagesLayout) -> impl Iterator<Item = Manifest> {

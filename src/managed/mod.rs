@@ -37,6 +37,7 @@ mod sparse;
 mod spec;
 mod stamp;
 mod transform;
+mod witness;
 mod workspace;
 
 pub(crate) use error::one_line;

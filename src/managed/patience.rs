@@ -9,14 +9,18 @@ pub struct Patience {
     pub connect: Duration,
     /// Between two bytes of an answer.
     pub stall: Duration,
+    /// Lowest rate of a download, averaged over `pace`, in bytes a second. What is slower counts as a failure: the next
+    /// address is asked, and the last one again. What came is kept.
+    pub slowest: u64,
+    /// Time over which the rate of a download is averaged.
+    pub pace: Duration,
     /// Attempts in a row that bring nothing new, the first one included.
     pub attempts: u32,
     /// Before the second attempt; doubled before each further one, and varied by half of it either way.
     pub back_off: Duration,
     /// Longest wait between two attempts. A server that asks for more (`Retry-After`) is taken as unavailable.
     pub longest_wait: Duration,
-    /// What the default choice allows each of its two attempts to reach an image: somebody's very first `castra up`
-    /// waits for this.
+    /// Until each address of a default image has answered: the very first `castra up` waits for this.
     pub probe: Duration,
     /// For asking pip whether it could fetch something.
     pub ask: Duration,
@@ -29,10 +33,13 @@ impl Default for Patience {
         Self {
             connect: Duration::from_secs(15),
             stall: Duration::from_secs(30),
+            // A quarter of a 33.6k modem's rate: slow lines are honest, and drips are not.
+            slowest: 1024,
+            pace: Duration::from_secs(30),
             attempts: 5,
             back_off: Duration::from_millis(500),
             longest_wait: Duration::from_secs(60),
-            probe: Duration::from_secs(5),
+            probe: Duration::from_millis(2500),
             ask: Duration::from_secs(20),
             pip: Duration::from_secs(30 * 60),
         }

@@ -14,13 +14,14 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::directory::{self, ImageDirectory, Place};
-use super::error::ImageError;
+use super::error::{ImageError, one_line};
 use super::job::Job;
+use super::manifest::Manifest;
 use super::publish::Shared;
 use super::space::{OVERLAY_BYTES, Peak};
 use super::spec::{ArtifactRole, Digest, ManagedArtifactSpec, ManagedImagePaths, ManagedImageSpec};
 use super::workspace::Workspace;
-use super::{files, lock, product, publish, references, source, space, transform};
+use super::{files, lock, product, publish, references, source, space, transform, witness};
 use crate::failpoint::{self, Point};
 use crate::layout::ProjectLayout;
 use crate::report::Event;
@@ -42,15 +43,15 @@ pub(super) fn prepare(
     let mut here = ImageDirectory::open(job, Place::in_project(project, spec), spec);
 
     let missing = not_intact(job, &mut here, spec.artifacts.iter())?;
-    let missing = take_over(job, &mut here, spec, Place::in_cache(&job.context.cache, spec), missing)?;
+    let cached = ImageDirectory::open(job, Place::in_cache(&job.context.cache, spec), spec);
+    let missing = take_over(job, &mut here, spec, cached, missing)?;
     if !missing.is_empty() {
         let workspace = Workspace::open(job, project, spec, &missing)?;
         workspace.require_space_beside(here.path(), &missing)?;
         // Whoever held the lock has probably made what is missing.
-        let place = || Place::in_cache(workspace.cache(), spec);
-        let missing = take_over(job, &mut here, spec, place(), missing)?;
+        let missing = take_over(job, &mut here, spec, workspace.directory(job, spec), missing)?;
         make(job, spec, &workspace, &missing)?;
-        let left = take_over(job, &mut here, spec, place(), missing)?;
+        let left = take_over(job, &mut here, spec, workspace.directory(job, spec), missing)?;
         if let Some(artifact) = left.first() {
             return Err(ImageError::Vanished { path: workspace.image(spec).join(artifact.role.file_name()) });
         }
@@ -59,7 +60,7 @@ pub(super) fn prepare(
     failpoint::reach(Point::ImageShared);
     here.store(spec)?;
     failpoint::reach(Point::ImageRecorded);
-    let paths = directory::complete(here.path(), spec);
+    let paths = directory::complete(here.path(), spec, &job.witness);
     let paths = paths.ok_or_else(|| ImageError::Vanished { path: here.path().to_owned() })?;
     job.note("is complete in the project");
     job.report(Event::ImageReady { image: job.image.clone() });
@@ -81,7 +82,8 @@ fn not_intact<'s>(
     Ok(missing)
 }
 
-/// Makes sure that the cache has an image, and says where. What is missing there and intact in `donor` is taken from it.
+/// Makes sure that the cache has an image, and says where. What is missing there is taken from `donor`, a project, only if
+/// the description pins the digest of the finished file: nothing else says what it should be.
 pub(super) fn fill_cache(
     job: &Job,
     donor: &ProjectLayout,
@@ -95,13 +97,17 @@ pub(super) fn fill_cache(
     // Whoever held the lock has probably made what is missing.
     let mut there = ImageDirectory::open(job, place(), spec);
     let missing = not_intact(job, &mut there, spec.artifacts.iter())?;
-    let before = missing.len();
-    let missing = take_over(job, &mut there, spec, Place::in_project(donor, spec), missing)?;
-    if missing.len() < before {
+    let (pinned, mut missing): (Vec<_>, Vec<_>) =
+        missing.into_iter().partition(|artifact| witness::pinned(artifact).is_some());
+    let mut given = ImageDirectory::open(job, Place::in_project(donor, spec), spec);
+    given.distrust_stamps();
+    missing.extend(take_over(job, &mut there, spec, given, pinned)?);
+    if missing.len() < spec.artifacts.len() {
+        // Also what was recognised, or verified under another stamp.
         there.store(spec)?;
     }
     make(job, spec, &workspace, &missing)?;
-    let paths = directory::complete(there.path(), spec);
+    let paths = directory::complete(there.path(), spec, &job.witness);
     let paths = paths.ok_or_else(|| ImageError::Vanished { path: there.path().to_owned() })?;
     job.note("is complete in the cache");
     job.report(Event::ImageReady { image: job.image.clone() });
@@ -113,13 +119,12 @@ fn take_over<'s>(
     job: &Job,
     here: &mut ImageDirectory,
     spec: &ManagedImageSpec,
-    from: Place,
+    mut there: ImageDirectory,
     missing: Vec<&'s ManagedArtifactSpec>,
 ) -> Result<Vec<&'s ManagedArtifactSpec>, ImageError> {
     if missing.is_empty() {
         return Ok(missing);
     }
-    let mut there = ImageDirectory::open(job, from, spec);
     let image = missing.iter().filter_map(|artifact| there.size_of(artifact)).sum();
     if image > 0 && !space::is_shared(there.path(), here.path())? {
         // There are no links between filesystems, so these are copies.
@@ -132,6 +137,9 @@ fn take_over<'s>(
             continue;
         };
         let role = artifact.role;
+        if here.keeps(job, artifact, &entry.sha256)? {
+            continue;
+        }
         here.make_way(job, spec, artifact)?;
         let source = there.file(role);
         match publish::share(&source, &here.file(role), &entry.sha256, &job.context.cancel) {
@@ -152,6 +160,45 @@ fn take_over<'s>(
         here.record(entry)?;
     }
     Ok(left)
+}
+
+/// Builds every file of an image that nothing speaks for, as far as the downloads are there, and notes what it becomes: a
+/// project or a cache of an earlier castra has files without a note.
+///
+/// # Errors
+/// The user's interruption. What cannot be built stays without a note.
+pub(super) fn note_unvouched(
+    job: &Job,
+    project: &ProjectLayout,
+    spec: &ManagedImageSpec,
+) -> Result<(), ImageError> {
+    let places = [Place::in_project(project, spec), Place::in_cache(&job.context.cache, spec)];
+    let manifests: Vec<Manifest> =
+        places.iter().filter_map(|place| Manifest::load(&place.image).ok()).collect();
+    let is_unvouched = |artifact: &&ManagedArtifactSpec| {
+        let entries = manifests.iter().filter_map(|manifest| manifest.artifact(artifact.role));
+        let mut entries = entries.filter(|entry| directory::is_for(entry, artifact));
+        let cache = &job.context.cache;
+        entries.any(|entry| !job.witness.vouches_for(artifact, &entry.sha256))
+            && cache.blob(artifact.digest.algorithm(), artifact.digest.hex()).is_file()
+    };
+    let unvouched: Vec<&ManagedArtifactSpec> = spec.artifacts.iter().filter(is_unvouched).collect();
+    let build = |artifact: &ManagedArtifactSpec| {
+        let workspace = Workspace::open_cache(job, spec, &[])?;
+        let blob = source::fetch(job, &workspace, artifact)?;
+        let work = workspace.work(spec)?;
+        let made = transform::run(job, artifact, &blob, work.path())?;
+        let (_, sha256) = product::verify(job, artifact, made)?;
+        job.witness.note(artifact, &sha256)
+    };
+    for artifact in unvouched {
+        match build(artifact) {
+            Err(ImageError::Interrupted(interrupted)) => return Err(interrupted.into()),
+            Err(error) => job.note(&format!("{}: {}", artifact.role, one_line(&error))),
+            Ok(()) => {}
+        }
+    }
+    Ok(())
 }
 
 /// Makes these artifacts and publishes each in the cache.
@@ -192,6 +239,13 @@ fn make_each(
         let made = transform::run(job, artifact, &blob, work.path())?;
         let (file, sha256) = product::verify(job, artifact, made)?;
         failpoint::reach(Point::ProductVerified);
+        if let Err(error) = job.witness.note(artifact, &sha256) {
+            job.warn(format!("the next castra will make {} again: {}", artifact.role, one_line(&error)));
+        }
+        if there.keeps(job, artifact, &sha256)? {
+            there.store(spec)?;
+            continue;
+        }
         there.make_way(job, spec, artifact)?;
         let stamp = publish::publish(&file, &there.file(artifact.role))?;
         // Before the manifest: who finds an image that is complete looks for no leftovers.

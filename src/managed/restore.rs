@@ -10,7 +10,7 @@ use super::job::Job;
 use super::manifest::{Distrust, Manifest};
 use super::spec::{Digest, ManagedImageSpec};
 use super::stamp::Stamp;
-use super::{files, lock, prepare, source};
+use super::{files, lock, prepare, source, witness};
 use crate::layout::{MANIFEST, ProjectLayout};
 use crate::lock::Lock;
 use crate::report::ImageLabel;
@@ -89,6 +89,7 @@ pub(super) fn restore(
     project: &ProjectLayout,
     spec: &ManagedImageSpec,
 ) -> Result<CheckedImage, ImageError> {
+    prepare::note_unvouched(job, project, spec)?;
     let checked = check(job, project, spec)?;
     if checked.files.is_empty() {
         return Err(ImageError::NotPresent { image: spec.label() });
@@ -169,8 +170,15 @@ fn check_directory(
     for mut entry in manifest.artifacts.clone() {
         let path = place.image.join(&entry.name);
         job.step(entry.role, format!("verifying {}", path.display()));
-        let expected = Digest::Sha256(entry.sha256.clone());
-        let (finding, stamp) = hashed.look_at(job, &path, &expected)?;
+        let artifact = spec.artifacts.iter().find(|artifact| artifact.role == entry.role);
+        let pinned = artifact.and_then(witness::pinned);
+        let expected = Digest::Sha256(pinned.unwrap_or(&entry.sha256).to_owned());
+        let (mut finding, stamp) = hashed.look_at(job, &path, &expected)?;
+        // The manifest lies beside the file, so it is no witness.
+        if finding == Finding::Intact && !job.witness.vouches_for_entry(artifact, &entry) {
+            finding =
+                Finding::Unusable("nothing but the manifest beside it says what it should be".to_owned());
+        }
         let set_aside = tell(job, spec, place, &entry.name, &finding)?;
         if let (Finding::Intact, Some(stamp)) = (&finding, stamp) {
             entry.stamp = stamp;
@@ -215,8 +223,12 @@ fn tell(
             Ok(None)
         }
         Finding::Changed(_) | Finding::Unusable(_) => {
+            let problem = match finding {
+                Finding::Unusable(why) => format!("cannot be used ({why})"),
+                _ => "is damaged".to_owned(),
+            };
             let moved = place.set_aside(spec, name)?;
-            job.warn(format!("{} is damaged; it was moved to {}", path.display(), moved.display()));
+            job.warn(format!("{} {problem}; it was moved to {}", path.display(), moved.display()));
             Ok(Some(moved))
         }
     }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
+use super::directory::{ImageDirectory, Place};
 use super::error::ImageError;
 use super::files;
 use super::job::Job;
@@ -76,6 +77,15 @@ impl Workspace {
         }
         let image = distinct_sizes(missing).fold(0, |sum: u64, (_, size)| sum.saturating_add(size));
         space::require(project, &Peak { image, overlay: OVERLAY_BYTES, ..Peak::default() })
+    }
+
+    /// What there is of an image. In a project, stamps prove nothing: others may have filled it.
+    pub(super) fn directory(&self, job: &Job, spec: &ManagedImageSpec) -> ImageDirectory {
+        let mut directory = ImageDirectory::open(job, Place::in_cache(&self.cache, spec), spec);
+        if self.further.is_some() {
+            directory.distrust_stamps();
+        }
+        directory
     }
 
     /// The directory of an image that is complete when its manifest says so.

@@ -5,18 +5,23 @@
 
 #![cfg(target_os = "linux")]
 
+mod cache_poisoning;
 mod confinement;
 mod copying;
 mod discovery;
 #[allow(dead_code, reason = "made for the tests of lives; this one uses a part")]
 #[path = "../support/fake.rs"]
 mod fake;
+#[allow(dead_code, reason = "made for the tests of images; this one uses a part")]
+#[path = "../support/http.rs"]
+mod http;
 mod hung_files;
 mod isolation;
 mod planted_state;
 mod qemu_options;
 mod residents;
 mod snapshot;
+mod sources;
 mod state_links;
 #[path = "../support/mod.rs"]
 mod support;

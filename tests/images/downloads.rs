@@ -349,3 +349,49 @@ proptest! {
         }
     }
 }
+
+/// A drip keeps a connection alive for ever: no limit between two bytes sees it.
+#[test]
+fn a_drip_is_left_for_the_next_address_which_resumes_after_it() {
+    let bytes = payload(SIZE);
+    let content = bytes.clone();
+    let drip = Server::start(move |request| Reply::file(request, &content, STRONG).slowly(1));
+    let content = bytes.clone();
+    let honest = Server::start(move |request| Reply::file(request, &content, STRONG));
+    let mut fixture = Fixture::new();
+    (fixture.patience.slowest, fixture.patience.pace) = (100_000, Duration::from_millis(500));
+    let image = disk_image(&bytes, &[drip.url("/disk"), honest.url("/disk")]);
+    let paths = fixture.ensure(&image).expect("is prepared");
+    assert_eq!(raw_of(&paths.disk), bytes);
+    assert_eq!(drip.requests().len(), 1, "a drip is not tried again while there is another address");
+    assert!(honest.requests()[0].range_start().expect("a range") > 0, "what came is kept");
+    assert!(fixture.events.warnings().contains("bytes came in"), "{}", fixture.events.warnings());
+}
+
+#[test]
+fn a_line_that_is_slow_but_not_too_slow_is_enough() {
+    let bytes = payload(SIZE);
+    let content = bytes.clone();
+    let server = Server::start(move |request| Reply::file(request, &content, STRONG).slowly(4096));
+    let mut fixture = Fixture::new();
+    (fixture.patience.slowest, fixture.patience.pace) = (1024, Duration::from_millis(50));
+    let paths = fixture.ensure(&disk_image(&bytes, &[server.url("/disk")])).expect("is prepared");
+    assert_eq!((raw_of(&paths.disk), server.requests().len()), (bytes, 1));
+}
+
+#[test]
+fn a_single_source_that_drips_ends_with_what_came_kept() {
+    let bytes = payload(SIZE);
+    let content = bytes.clone();
+    let server = Server::start(move |request| Reply::file(request, &content, STRONG).slowly(1));
+    let mut fixture = Fixture::new();
+    (fixture.patience.slowest, fixture.patience.pace) = (100_000, Duration::from_millis(200));
+    let image = disk_image(&bytes, &[server.url("/disk")]);
+    let error = fixture.ensure(&image).expect_err("is too slow");
+    let ImageError::Download(DownloadError::Network { failure, kept_bytes, .. }) = &error else {
+        panic!("{error}");
+    };
+    assert!(matches!(failure, NetworkFailure::TooSlow { .. }) && *kept_bytes > 0, "{error}");
+    assert_eq!(server.requests().len(), 4, "as often as any other failure");
+    assert!(fixture.partial(&image).metadata().expect("is kept").len() >= *kept_bytes);
+}

@@ -40,6 +40,8 @@ impl Fixture {
                 environment = environment.with(name, value);
             }
         }
+        // The tests' servers are on this machine.
+        environment = environment.with("CASTRA_ALLOW_PRIVATE_SOURCES", "127.0.0.1");
         for (name, value) in variables {
             environment = environment.with(name, value);
         }
@@ -92,6 +94,8 @@ pub(crate) fn patience() -> Patience {
     Patience {
         connect: Duration::from_secs(30),
         stall: Duration::from_secs(30),
+        slowest: 1024,
+        pace: Duration::from_secs(30),
         attempts: 4,
         back_off: Duration::from_millis(1),
         longest_wait: Duration::from_secs(5),

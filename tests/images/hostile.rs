@@ -180,10 +180,9 @@ fn names_in_an_archive_are_only_compared() {
         let server = Server::start(move |request| Reply::file(request, &content, None));
         let mut image = disk_image(&packed, &[server.url("/disk.zip")]);
         image.artifacts[0].pipeline = vec![TransformStep::Unzip { member: name.to_owned() }, convert("raw")];
-        match fixture.ensure(&image) {
-            Ok(paths) => assert_eq!(raw_of(&paths.disk), disk, "{name}"),
-            Err(error) => assert!(matches!(error, ImageError::Transform(_) | ImageError::Spec(_)), "{error}"),
-        }
+        // A name is compared with the one that the description asks for, and leads nowhere: each is a member like any other.
+        let paths = fixture.ensure(&image).unwrap_or_else(|error| panic!("{name:?}: {error}"));
+        assert_eq!(raw_of(&paths.disk), disk, "{name:?}");
         assert_eq!(strangers(fixture.directory.path()), Vec::<PathBuf>::new(), "{name}");
         assert!(!Path::new("/tmp/castra-absolute").exists());
     }

@@ -75,6 +75,8 @@ impl<'a> Run<'a> {
             .args(words)
             .args(["--exact", "processes::helper", "--ignored", "--quiet"])
             .env("XDG_CACHE_HOME", fixture.cache().root().parent().expect("a parent"))
+            .env("XDG_STATE_HOME", fixture.path("state"))
+            .env("CASTRA_ALLOW_PRIVATE_SOURCES", "127.0.0.1")
             .env(SPEC, serde_json::to_string(self.image).expect("is plain data"))
             .env(STATE_ROOT, fixture.project(&self.project).state_root())
             .env(ERROR, &error)

@@ -2,7 +2,9 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime};
 
 use castra::managed::{
     ArtifactRole, ChosenImage, FileState, ImageError, ImageManager, ManagedImagePaths, ManagedImageSpec,
@@ -249,6 +251,53 @@ fn the_second_is_taken_if_the_first_is_out_of_reach() {
 }
 
 #[test]
+fn a_cached_fallback_never_outranks_a_first_choice_that_answers() {
+    let (content, is_away) = (payload(SIZE * 2), Arc::new(AtomicBool::new(true)));
+    let away = is_away.clone();
+    let first = Server::start(move |request| match away.load(Ordering::Relaxed) {
+        true => Reply::new(503, b""),
+        false => Reply::file(request, &content, None),
+    });
+    let second = serve();
+    let both = candidates(first.url("/disk"), second.url("/disk"));
+    let fixture = Fixture::new();
+    let manager =
+        |project: &str| ImageManager::new(&fixture.project(project)).with_patience(fixture.patience);
+    let choose = |project| manager(project).choose_default(&both, &fixture.context).expect("is there");
+    assert_eq!(choose("one").spec.id, "second");
+    let cached = choose("two");
+    assert_eq!(cached.spec.id, "second");
+    assert!(cached.reason.starts_with("cached; disk v1 is out of reach"), "{}", cached.reason);
+    assert!(cached.reason.ends_with("; this one is a disk"), "says what it is: {}", cached.reason);
+    is_away.store(false, Ordering::Relaxed);
+    assert_eq!(choose("three").spec.id, "disk", "the first choice is back");
+}
+
+#[test]
+fn slowness_is_remembered_for_a_minute_where_another_image_is_cached() {
+    let silent = Server::start(|_| Reply::silence());
+    let second = serve();
+    let both = candidates(silent.url("/disk"), second.url("/disk"));
+    let mut fixture = Fixture::new();
+    fixture.patience.probe = Duration::from_millis(300);
+    assert_eq!(choose(&fixture, &both).expect("is there").spec.id, "second");
+    let asked = silent.requests().len();
+    assert_eq!(asked, 1, "a silent server is asked once");
+    let again = choose(&fixture, &both).expect("is there");
+    assert_eq!(silent.requests().len(), asked, "and not again at once");
+    assert!(again.reason.contains("less than a minute ago"), "{}", again.reason);
+    let note = fixture.cache().slow_source("disk", "v1");
+    for time in [SystemTime::now() - Duration::from_secs(61), SystemTime::now() + Duration::from_secs(3600)] {
+        std::fs::File::options().write(true).open(&note).expect("is there").set_modified(time).expect("sets");
+        choose(&fixture, &both).expect("is there");
+        assert!(silent.requests().len() > asked, "a minute is over, or the clock was wrong");
+        std::fs::File::options().write(true).open(&note).expect("is there").set_modified(time).expect("sets");
+    }
+    fixture.context.offline = true;
+    assert!(!choose(&fixture, &both).expect("is there").reason.contains("a minute ago"), "nothing was asked");
+}
+
+#[test]
 fn what_is_cached_is_taken_without_asking_anybody() {
     let content = payload(SIZE * 2);
     let (first, second) = (Server::start(move |request| Reply::file(request, &content, None)), serve());
@@ -258,7 +307,8 @@ fn what_is_cached_is_taken_without_asking_anybody() {
     assert!(fixture.manager().is_cached(&both[1], &fixture.context));
     fixture.context.offline = true;
     let chosen = choose(&fixture, &both).expect("is there");
-    assert_eq!((chosen.spec.id.as_str(), chosen.reason.as_str()), ("second", "cached"));
+    assert_eq!(chosen.spec.id, "second");
+    assert!(chosen.reason.starts_with("cached; disk v1 is out of reach"), "{}", chosen.reason);
     assert!(first.requests().is_empty());
 }
 

@@ -43,6 +43,7 @@ fn prepare(fixture: &Fixture, image: &ManagedImageSpec) -> Command {
         .env_clear()
         .envs(fixture.context.environment.variables())
         .env("XDG_CACHE_HOME", fixture.cache().root().parent().expect("a parent"))
+        .env("CASTRA_ALLOW_PRIVATE_SOURCES", "127.0.0.1")
         .env(STATE_ROOT, fixture.project("project").state_root())
         .env(SPEC, serde_json::to_string(image).expect("is plain data"))
         .stdin(Stdio::null())

@@ -107,6 +107,8 @@ impl Project {
             .env("XDG_STATE_HOME", self.user_state())
             .env("XDG_RUNTIME_DIR", self.root.path().join("run"))
             .env("NO_COLOR", "1")
+            // The tests' servers are on this machine.
+            .env("CASTRA_ALLOW_PRIVATE_SOURCES", "127.0.0.1")
             .envs(self.variables.iter().cloned())
             .stdin(Stdio::null());
         command

@@ -1,10 +1,10 @@
 //! One request for what is missing, and what its answer means.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::error::{DownloadError, NetworkFailure};
 use super::headers::{self, Head};
-use super::http::{Answer, Client, Request, Silence};
+use super::http::{Answer, Client, Next, Request, Silence};
 use super::partial::{Origin, Partial};
 use super::retry::Retries;
 use crate::failpoint::{self, Point};
@@ -44,7 +44,7 @@ pub(super) fn attempt(
     progress: &mut Progress,
 ) -> Result<Ended, ImageError> {
     let cancel = &job.context.cancel;
-    let answer = match client.get(&request(url, partial), cancel) {
+    let answer = match client.get(&request(url, partial), cancel, None) {
         Ok(answer) => answer,
         Err(silence) => return broken(client, url, silence),
     };
@@ -100,13 +100,15 @@ fn receive(
     progress: &mut Progress,
 ) -> Result<Ended, ImageError> {
     let limit = total.unwrap_or(MAX_UNPINNED_BYTES);
+    let mut pace = Pace::new(job.patience);
     loop {
-        match answer.next(&job.context.cancel) {
-            Ok(Some(bytes)) if partial.length() + bytes.len() as u64 > limit => {
+        let next = answer.next(&job.context.cancel, Some(pace.end));
+        match next.and_then(|next| pace.check(next)) {
+            Ok(Next::Bytes(bytes)) if partial.length() + bytes.len() as u64 > limit => {
                 partial.discard()?;
                 return Err(DownloadError::Endless { url: url.to_owned(), limit: Size(limit) }.into());
             }
-            Ok(Some(bytes)) => {
+            Ok(Next::Bytes(bytes)) => {
                 let before = partial.length();
                 partial.append(&bytes)?;
                 if (before..partial.length()).contains(&(limit / 2)) {
@@ -114,7 +116,8 @@ fn receive(
                 }
                 progress.at(partial.length());
             }
-            Ok(None) => break,
+            Ok(Next::Nothing) => {}
+            Ok(Next::End) => break,
             Err(silence) => return broken(client, url, silence),
         }
     }
@@ -128,6 +131,41 @@ fn receive(
             failpoint::reach(Point::BodyWhole);
             Ok(Ended::Whole)
         }
+    }
+}
+
+/// Watches that the bytes of a body come fast enough, one stretch of time after the other.
+struct Pace<'a> {
+    patience: &'a Patience,
+    bytes: u64,
+    start: Instant,
+    end: Instant,
+}
+
+impl<'a> Pace<'a> {
+    fn new(patience: &'a Patience) -> Self {
+        let start = Instant::now();
+        Self { patience, bytes: 0, start, end: start + patience.pace }
+    }
+
+    /// Counts what came.
+    ///
+    /// # Errors
+    /// [`NetworkFailure::TooSlow`] at the end of a stretch in which too little came.
+    fn check(&mut self, next: Next) -> Result<Next, Silence> {
+        if let Next::Bytes(bytes) = &next {
+            self.bytes += bytes.len() as u64;
+        }
+        if matches!(next, Next::End) || Instant::now() < self.end {
+            return Ok(next);
+        }
+        let least = u128::from(self.patience.slowest) * self.patience.pace.as_millis() / 1000;
+        if u128::from(self.bytes) < least {
+            let (found_bytes, time) = (self.bytes, self.start.elapsed());
+            return Err(Silence::Failed(NetworkFailure::TooSlow { found_bytes, time }));
+        }
+        *self = Self::new(self.patience);
+        Ok(next)
     }
 }
 
@@ -166,7 +204,10 @@ fn whole(
     if expected == found {
         return Ok(Some(found));
     }
-    let start = answer.next(&job.context.cancel).ok().flatten().unwrap_or_default();
+    let start = match answer.next(&job.context.cancel, Some(Instant::now() + job.patience.stall)) {
+        Ok(Next::Bytes(bytes)) => bytes,
+        _ => Vec::new(),
+    };
     let html = head.is_html() || headers::looks_like_html(&start);
     let (url, encoding) = (url.to_owned(), head.content_encoding.clone());
     Err(DownloadError::Length { url, expected, found, html, encoding }.into())
@@ -190,7 +231,7 @@ fn bad_range(url: &str, problem: String) -> DownloadError {
     DownloadError::BadRange { url: url.to_owned(), problem }
 }
 
-/// Asks for one byte, twice at most, to see whether the file is there to be had.
+/// Asks for one byte, twice at most and within the time for it, to see whether the file is there to be had.
 ///
 /// # Errors
 /// Why it is not.
@@ -200,9 +241,10 @@ pub(super) fn probe(job: &Job, url: &str) -> Result<(), ImageError> {
         Patience { connect: limit, stall: limit, longest_wait: limit, attempts: 2, ..*job.patience };
     let client = Client::new(&job.context.environment, &patience, url)?;
     let mut retries = Retries::new(&patience);
+    let end = Instant::now() + limit;
     loop {
         let request = Request { url, range: Some("bytes=0-0".to_owned()), if_range: None };
-        let ended = match client.get(&request, &job.context.cancel) {
+        let ended = match client.get(&request, &job.context.cancel, Some(end)) {
             Ok(answer) if matches!(answer.head.status, 200 | 206) => return Ok(()),
             Ok(answer) => refused(answer.head.status, &answer.head, url)?,
             Err(silence) => broken(&client, url, silence)?,
@@ -211,8 +253,10 @@ pub(super) fn probe(job: &Job, url: &str) -> Result<(), ImageError> {
             return Ok(());
         };
         match retries.next(0, wait) {
-            Some(pause) => super::retry::sleep(job, pause)?,
-            None => return Err(error.into()),
+            Some(pause) if Instant::now() + pause < end && !error.is_slowness() => {
+                super::retry::sleep(job, pause)?
+            }
+            _ => return Err(error.into()),
         }
     }
 }

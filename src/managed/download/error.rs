@@ -85,6 +85,17 @@ pub enum NetworkFailure {
     /// The connection could not be made, or broke.
     #[error("{0}")]
     Connection(std::io::Error),
+    /// Less came than the lowest rate allows.
+    #[error("only {found_bytes} bytes came in {} s", time.as_secs_f64().round())]
+    TooSlow {
+        /// Bytes that came …
+        found_bytes: u64,
+        /// … in this time.
+        time: Duration,
+    },
+    /// The address leads to this machine, the local network or something else that is not public.
+    #[error("it leads to {0}, which is not a public address")]
+    Private(std::net::SocketAddr),
     /// The body ended early.
     #[error("the connection ended after {found} of {expected} bytes")]
     CutOff {
@@ -119,11 +130,22 @@ impl NetworkFailure {
         match self {
             Self::HostNotFound
             | Self::Timeout(_)
+            | Self::TooSlow { .. }
             | Self::Connection(_)
             | Self::CutOff { .. }
             | Self::Protocol(_) => true,
-            Self::Tls(_) | Self::Proxy(_) | Self::Redirects | Self::Insecure | Self::Url(_) => false,
+            Self::Private(_)
+            | Self::Tls(_)
+            | Self::Proxy(_)
+            | Self::Redirects
+            | Self::Insecure
+            | Self::Url(_) => false,
         }
+    }
+
+    /// Returns `true` if it took long to find out.
+    pub(super) fn is_slowness(&self) -> bool {
+        matches!(self, Self::Timeout(_) | Self::TooSlow { .. })
     }
 }
 
@@ -131,6 +153,16 @@ impl DownloadError {
     /// Whether the server could not be reached, or does not have the file, as opposed to having another one.
     pub(in crate::managed) fn is_unreachable(&self) -> bool {
         matches!(self, Self::Network { .. } | Self::Status { .. } | Self::Proxy { .. })
+    }
+
+    /// Returns `true` if it took long to find out that the server cannot be reached.
+    pub(in crate::managed) fn is_slowness(&self) -> bool {
+        matches!(self, Self::Network { failure, .. } if failure.is_slowness())
+    }
+
+    /// Returns `true` if bytes came, and too few.
+    pub(super) fn is_drip(&self) -> bool {
+        matches!(self, Self::Network { failure: NetworkFailure::TooSlow { .. }, .. })
     }
 
     /// The same, noting how much is kept.
@@ -157,6 +189,11 @@ impl Explain for DownloadError {
                 let now = jiff::Timestamp::now().strftime("%F %H:%M UTC");
                 format!("This machine's clock says {now}. If that is wrong, set it and try again.")
             }
+            Self::Network { failure: NetworkFailure::Private(address), .. } => format!(
+                "An image comes from the public internet unless you allow more. If you know and mean this address, run \
+                 the command with {}={address} in its environment.",
+                super::address::SWITCH
+            ),
             Self::Network { failure: NetworkFailure::Tls(_), .. } => {
                 "If a proxy of your company opens encrypted connections, its certificate must be in the system's trust \
                  store (or name it in SSL_CERT_FILE)."

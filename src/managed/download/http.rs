@@ -3,12 +3,14 @@
 use std::io::Read as _;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ureq::http::Response;
 use ureq::tls::{RootCerts, TlsConfig};
+use ureq::unversioned::transport::{Connector as _, DefaultConnector};
 use ureq::{Agent, Body, Proxy, ProxyProtocol};
 
+use super::address::{Guard, GuardedConnector, GuardedResolver, Refused};
 use super::error::{DownloadError, NetworkFailure};
 use super::headers::Head;
 use crate::cancel::{Cancel, Interrupted};
@@ -45,6 +47,14 @@ pub(super) struct Answer {
     parts: Receiver<Part>,
 }
 
+/// What came of a body.
+pub(super) enum Next {
+    Bytes(Vec<u8>),
+    End,
+    /// The time was up.
+    Nothing,
+}
+
 enum Part {
     Head(Head),
     Bytes(Vec<u8>),
@@ -66,6 +76,8 @@ impl Client {
         url: &str,
     ) -> Result<Self, DownloadError> {
         let proxy = proxy_for(environment, url)?;
+        let at = |proxy: &Proxy| (proxy.host().to_ascii_lowercase(), proxy.port());
+        let guard = Guard::new(environment, proxy.as_ref().map(at));
         let shown = proxy.as_ref().map(|proxy| format!("{}:{}", proxy.host(), proxy.port()));
         // Certificates are judged by the operating system's store, where companies put theirs.
         let tls = TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build();
@@ -85,7 +97,10 @@ impl Client {
             .timeout_per_read(Some(patience.stall))
             .timeout_per_write(Some(patience.stall))
             .build();
-        Ok(Self { agent: config.new_agent(), proxy: shown })
+        // Not the connector alone: names are looked up before it is asked, and what is connected to comes from there.
+        let connector = GuardedConnector(guard.clone()).chain(DefaultConnector::new());
+        let agent = Agent::with_parts(config, connector, GuardedResolver(guard));
+        Ok(Self { agent, proxy: shown })
     }
 
     /// The error for a failure of this client.
@@ -93,8 +108,13 @@ impl Client {
         DownloadError::Network { url: url.to_owned(), proxy: self.proxy.clone(), failure, kept_bytes: 0 }
     }
 
-    /// Makes a request and waits for the answer's header.
-    pub(super) fn get(&self, request: &Request, cancel: &Cancel) -> Result<Answer, Silence> {
+    /// Makes a request and waits for the answer's header, until `end` at most.
+    pub(super) fn get(
+        &self,
+        request: &Request,
+        cancel: &Cancel,
+        end: Option<Instant>,
+    ) -> Result<Answer, Silence> {
         let mut builder = self.agent.get(request.url).header("Accept-Encoding", "identity");
         if let Some(range) = &request.range {
             builder = builder.header("Range", range);
@@ -108,7 +128,8 @@ impl Client {
             Ok(response) => hand_over(response, &sender),
             Err(error) => drop(sender.send(Part::Failed(explained(error)))),
         });
-        match next_part(&parts, cancel)? {
+        let part = next_part(&parts, cancel, end)?;
+        match part.ok_or(Silence::Failed(NetworkFailure::Timeout("waiting for an answer")))? {
             Part::Head(head) => Ok(Answer { head, parts }),
             Part::Failed(failure) => Err(Silence::Failed(failure)),
             Part::Bytes(_) | Part::End => Err(Silence::Failed(lost())),
@@ -117,22 +138,26 @@ impl Client {
 }
 
 impl Answer {
-    /// The next bytes of the body; nothing at its end.
-    pub(super) fn next(&self, cancel: &Cancel) -> Result<Option<Vec<u8>>, Silence> {
-        match next_part(&self.parts, cancel)? {
-            Part::Bytes(bytes) => Ok(Some(bytes)),
-            Part::End => Ok(None),
+    /// Returns the next bytes of the body; none if nothing came until `end`.
+    pub(super) fn next(&self, cancel: &Cancel, end: Option<Instant>) -> Result<Next, Silence> {
+        let Some(part) = next_part(&self.parts, cancel, end)? else { return Ok(Next::Nothing) };
+        match part {
+            Part::Bytes(bytes) => Ok(Next::Bytes(bytes)),
+            Part::End => Ok(Next::End),
             Part::Failed(failure) => Err(Silence::Failed(failure)),
             Part::Head(_) => Err(Silence::Failed(lost())),
         }
     }
 }
 
-fn next_part(parts: &Receiver<Part>, cancel: &Cancel) -> Result<Part, Silence> {
+fn next_part(parts: &Receiver<Part>, cancel: &Cancel, end: Option<Instant>) -> Result<Option<Part>, Silence> {
     loop {
         cancel.check().map_err(Silence::Interrupted)?;
         match parts.recv_timeout(TICK) {
-            Ok(part) => return Ok(part),
+            Ok(part) => return Ok(Some(part)),
+            Err(RecvTimeoutError::Timeout) if end.is_some_and(|end| Instant::now() >= end) => {
+                return Ok(None);
+            }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return Err(Silence::Failed(lost())),
         }
@@ -185,6 +210,10 @@ fn explained(error: ureq::Error) -> NetworkFailure {
         Error::ConnectProxyFailed(problem) => NetworkFailure::Proxy(problem),
         Error::TooManyRedirects => NetworkFailure::Redirects,
         Error::RequireHttpsOnly(_) => NetworkFailure::Insecure,
+        Error::Other(error) if error.is::<Refused>() => match error.downcast::<Refused>() {
+            Ok(refused) => NetworkFailure::Private(refused.0),
+            Err(error) => NetworkFailure::Protocol(error.to_string()),
+        },
         Error::BadUri(problem) => NetworkFailure::Url(problem),
         Error::Http(problem) => NetworkFailure::Url(problem.to_string()),
         other => NetworkFailure::Protocol(other.to_string()),
