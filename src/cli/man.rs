@@ -36,6 +36,10 @@ const ENVIRONMENT: &[(&str, &str)] = &[
         "Places outside a project, separated by colons, in which its castra.toml may keep disks and state.",
     ),
     ("CASTRA_MIRROR", "A base URL that is asked for every download first."),
+    (
+        "CASTRA_ALLOW_PRIVATE_SOURCES",
+        "Addresses that are not public and that images may come from all the same, such as 127.0.0.1:8000,10.0.0.5; 1 allows all.",
+    ),
     ("CASTRA_OFFLINE", "Anything but 0 and false: never use the network, as with --offline."),
     ("XDG_CACHE_HOME", "Where the cache is kept, in castra/; ~/.cache if it is not set."),
     (

@@ -177,7 +177,7 @@ pub enum ImageError {
         path: PathBuf,
     },
     /// What the user named as the source of an image is a FIFO, a device, a directory or a link to one.
-    #[error("{path} is not a regular file")]
+    #[error("{path} is not a regular file, and images are made from regular files only")]
     SourceNotAFile {
         /// The path.
         path: PathBuf,

@@ -35,7 +35,7 @@ impl Explain for ImageError {
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::Interrupted(_) | Self::Spec(_) => None,
+            Self::Interrupted(_) | Self::Spec(_) | Self::SourceNotAFile { .. } => None,
             Self::Unknown { similar, .. } => {
                 let meant = similar.as_ref().map_or(String::new(), |image| format!("Did you mean {image}? "));
                 Some(meant + "`castra image list` shows all images.")
@@ -81,9 +81,6 @@ impl Explain for ImageError {
                  kept."
                     .to_owned(),
             ),
-            Self::SourceNotAFile { .. } => {
-                Some("Name a regular file: an image is not made from a FIFO, a device or a directory.".to_owned())
-            }
             Self::SymbolicLink { path } | Self::NotAFile { path } => {
                 Some(format!("Look at what it is, and remove it: {}", path.display()))
             }
