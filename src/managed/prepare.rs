@@ -21,7 +21,7 @@ use super::publish::Shared;
 use super::space::{OVERLAY_BYTES, Peak};
 use super::spec::{ArtifactRole, Digest, ManagedArtifactSpec, ManagedImagePaths, ManagedImageSpec};
 use super::workspace::Workspace;
-use super::{files, lock, product, publish, references, source, space, transform, witness};
+use super::{files, lock, product, publish, references, source, space, transform};
 use crate::failpoint::{self, Point};
 use crate::layout::ProjectLayout;
 use crate::report::Event;
@@ -83,7 +83,7 @@ fn not_intact<'s>(
 }
 
 /// Makes sure that the cache has an image, and says where. What is missing there is taken from `donor`, a project, only if
-/// the description pins the digest of the finished file: nothing else says what it should be.
+/// the description pins the digest of the finished file or this user's castra has noted it.
 pub(super) fn fill_cache(
     job: &Job,
     donor: &ProjectLayout,
@@ -97,11 +97,10 @@ pub(super) fn fill_cache(
     // Whoever held the lock has probably made what is missing.
     let mut there = ImageDirectory::open(job, place(), spec);
     let missing = not_intact(job, &mut there, spec.artifacts.iter())?;
-    let (pinned, mut missing): (Vec<_>, Vec<_>) =
-        missing.into_iter().partition(|artifact| witness::pinned(artifact).is_some());
+    // Every byte of a project's file is hashed, and compared with what is known outside of the project.
     let mut given = ImageDirectory::open(job, Place::in_project(donor, spec), spec);
     given.distrust_stamps();
-    missing.extend(take_over(job, &mut there, spec, given, pinned)?);
+    let missing = take_over(job, &mut there, spec, given, missing)?;
     if missing.len() < spec.artifacts.len() {
         // Also what was recognised, or verified under another stamp.
         there.store(spec)?;

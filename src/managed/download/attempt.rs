@@ -231,7 +231,8 @@ fn bad_range(url: &str, problem: String) -> DownloadError {
     DownloadError::BadRange { url: url.to_owned(), problem }
 }
 
-/// Asks for one byte, twice at most and within the time for it, to see whether the file is there to be had.
+/// Asks for one byte, within the time for it, to see whether the file is there to be had. A server that asks to come back is
+/// asked twice; one that cannot be reached is not, for the user waits.
 ///
 /// # Errors
 /// Why it is not.
@@ -253,7 +254,7 @@ pub(super) fn probe(job: &Job, url: &str) -> Result<(), ImageError> {
             return Ok(());
         };
         match retries.next(0, wait) {
-            Some(pause) if Instant::now() + pause < end && !error.is_slowness() => {
+            Some(pause) if error.is_status() && Instant::now() + pause < end => {
                 super::retry::sleep(job, pause)?
             }
             _ => return Err(error.into()),

@@ -160,6 +160,11 @@ impl DownloadError {
         matches!(self, Self::Network { failure, .. } if failure.is_slowness())
     }
 
+    /// Returns `true` if the server answered, with an error.
+    pub(super) fn is_status(&self) -> bool {
+        matches!(self, Self::Status { .. })
+    }
+
     /// Returns `true` if bytes came, and too few.
     pub(super) fn is_drip(&self) -> bool {
         matches!(self, Self::Network { failure: NetworkFailure::TooSlow { .. }, .. })
