@@ -92,12 +92,17 @@ fn is(path: PathBuf, bytes: &[u8]) -> bool {
     fs::read(path).is_ok_and(|found| found == bytes)
 }
 
-/// A victim with a cold cache who has cloned the attacker's repository.
+/// A victim with a cold cache and a state root of their own, into which the attacker's files came later.
 fn victim(server: &Server, evil: &[u8]) -> Project {
     let victim = Project::isolated();
     let text = configuration(server);
     victim.write("castra.toml", &text);
-    plant(server, &text, evil, &victim.path().join(".castra/images/disk/v1"));
+    victim.run(&["image", "pull"]).ok();
+    let planted = victim.path().join(".castra/images/disk/v1");
+    for made in [&victim.cache(), &planted] {
+        fs::remove_dir_all(made).expect("removed");
+    }
+    plant(server, &text, evil, &planted);
     victim
 }
 
@@ -110,8 +115,11 @@ fn a_planted_image_reaches_neither_the_cache_nor_another_project() {
         let victim = victim(&server, &evil);
         // An image that none of the project's VMs is on is pulled into the cache alone.
         let text = configuration(&server);
-        victim.write("castra.toml", text.split("[[vms]]").next().expect("a part"));
-        drop(victim.run(&command));
+        victim.write(
+            "castra.toml",
+            &text.replace("managed_image = \"disk\"", "managed_image = \"alpine-minimal\""),
+        );
+        victim.run(&command).ok();
         assert!(!is(victim.cache().join(DISK), &evil), "{command:?} put it into the cache");
         let neighbour = Project::with_cache(victim.cache().parent().expect("a parent").to_owned());
         neighbour.write("castra.toml", &text);
@@ -129,7 +137,7 @@ fn a_planted_image_is_not_used_in_its_own_project_either() {
     let elsewhere = tempfile::tempdir().expect("a directory");
     let evil = backdoored(elsewhere.path());
     let victim = victim(&server, &evil);
-    drop(victim.run(&["image", "pull"]));
+    victim.run(&["image", "pull"]).ok();
     assert!(!is(victim.path().join(".castra").join(DISK), &evil));
     victim.run(&["image", "verify"]).ok().says("is intact");
 }
@@ -188,8 +196,7 @@ fn an_honest_project_without_any_notes_keeps_its_files() {
     project.run(&["image", "pull"]).ok();
     let disk = fs::read(project.path().join(".castra").join(DISK)).expect("read");
     // An earlier castra wrote none.
-    let home = project.path().parent().expect("a parent").join("home");
-    for notes in [project.cache().join("products"), home.join(".local/state/castra/products")] {
+    for notes in [project.cache().join("products"), project.user_state().join("castra/products")] {
         fs::remove_dir_all(notes).expect("removed");
     }
     project.run(&["image", "verify", "--offline"]).ok().says("is intact");
