@@ -151,7 +151,7 @@ fn image_line(event: &Event) -> Option<(String, Verbosity)> {
             (format!("warning: {image}: {artifact}: {reason}; trying again in {wait}"), Normal)
         }
         Event::DownloadFinished { image, artifact, total_bytes } => {
-            (format!("→ {image}: {artifact} downloaded and verified ({})", megabytes(*total_bytes)), Normal)
+            (format!("→ {image}: {artifact} verified ({})", megabytes(*total_bytes)), Normal)
         }
         Event::ArtifactStep { image, artifact, step } => (format!("→ {image}: {artifact}: {step}"), Verbose),
         Event::ImageReady { image } => (format!("→ {image}: ready"), Verbose),

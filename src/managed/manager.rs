@@ -432,8 +432,8 @@ fn reason(spec: &ManagedImageSpec, is_cached: bool, others: &[String]) -> String
     };
     match (others, is_cached) {
         ([], _) => first.to_owned(),
-        (others, false) => format!("{}; this one is {}", others.join("; "), spec.description),
-        (others, true) => format!("{first}; {}; this one is {}", others.join("; "), spec.description),
+        (others, false) => format!("{}; {}", spec.description, others.join("; ")),
+        (others, true) => format!("{first}; {}; {}", spec.description, others.join("; ")),
     }
 }
 

@@ -123,6 +123,7 @@ mod tests {
 
     fn context(home: &Path) -> RuntimeContext {
         RuntimeContext::new(Environment::of([("HOME", home)]), Arc::new(Silent), Cancel::new())
+            .expect("a home")
     }
 
     /// A disk whose finished file is not pinned.
