@@ -70,7 +70,7 @@ pub(crate) fn tag_as_cache(tag: &Path) {
     if let (Some(directory), Err(_)) =
         (tag.parent().filter(|directory| directory.is_dir()), fs::symlink_metadata(tag))
     {
-        let _ = write_beside(directory, TEXT, 0o644).map(|temporary| temporary.persist(tag));
+        let _ = write_beside(directory, TEXT, 0o600).map(|temporary| temporary.persist(tag));
     }
 }
 

@@ -21,7 +21,9 @@ fn a_removed_cache_and_a_moved_project_lose_nothing() {
     project.run(&["exec", "--", "sh", "-c", "echo survives > /root/file"]).ok();
     project.run(&["--offline", "down"]).ok();
 
-    let moved = Project::isolated();
+    let mut moved = Project::isolated();
+    // Another place of the same user's, whose key knows the project again.
+    moved.set("XDG_STATE_HOME", project.user_state());
     fs::rename(project.path().join(".castra"), moved.path().join(".castra")).expect("moved");
     moved.run(&["--offline", "up"]).ok().says("cache hit");
     assert_eq!(moved.run(&["exec", "--", "cat", "/root/file"]).ok().text(), "survives\n");

@@ -222,6 +222,8 @@ fn a_disk_that_lay_in_the_state_directory_draws_in_no_other_file() {
     // A disk of the VM's own is looked at, too: somebody may have put it there.
     fs::create_dir(project.path().join(".castra")).expect("a directory");
     configure(&project, "plain.qcow2", "");
+    make(&[".castra/vm-overlay.qcow2", "1M"]);
+    project.adopt();
     for (more, said) in [
         (["-u", "-F", "raw", "-b", "json:{\"driver\":\"file\",\"filename\":\"../secret\"}"], "no plain file"),
         (["-u", "-F", "raw", "-b", "../secret"], "stands on"),

@@ -51,13 +51,10 @@ pub(super) fn open_if_there(path: &Path) -> Result<Option<File>, ImageError> {
 /// Opens a file of the user's for reading. Links are followed, for where they lead is the user's decision; what is not a
 /// regular file in the end is refused without waiting for it, as a FIFO would make us.
 pub(super) fn open_users(path: &Path) -> Result<File, ImageError> {
-    let mut options = OpenOptions::new();
-    let file = options.read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path);
-    let file = file.at("open", path)?;
-    match file.metadata().at("look at", path)?.is_file() {
-        true => Ok(file),
-        false => Err(ImageError::SourceNotAFile { path: path.to_owned() }),
-    }
+    open_followed(path).map_err(|error| match error {
+        ImageError::NotAFile { path } => ImageError::SourceNotAFile { path },
+        other => other,
+    })
 }
 
 /// Opens a regular file for reading and writing, made if need be.

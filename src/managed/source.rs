@@ -66,7 +66,7 @@ pub(super) fn fetch_unpinned(
             python::fetch_unpinned(job, cache, &artifact, &requirement)
         }
         ArtifactSource::Path(path) => {
-            let file = files::open_followed(path)?;
+            let file = files::open_users(path)?;
             let length = file.metadata().at("look at", path)?.len();
             let [sha256, _] = super::digest::both(file, &job.context.cancel).at("read", path)?;
             Ok((sha256, length))

@@ -16,7 +16,7 @@ pub(super) fn fetch(
     artifact: &ManagedArtifactSpec,
     path: &Path,
 ) -> Result<PathBuf, ImageError> {
-    let from = files::open_followed(path)?;
+    let from = files::open_users(path)?;
     let size = from.metadata().at("look at", path)?.len();
     let mut progress = job.progress(artifact.role, Some(size));
     progress.started(&path.display().to_string(), 0);
