@@ -89,8 +89,10 @@ fn features(binary: &QemuBinary, context: &RuntimeContext) -> Result<Finding, In
             check,
             format!("sandbox, user networking and all devices work (tried in {} ms)", time.as_millis()),
         ),
-        Ok(Err(reason)) => Finding::problem(Area::Qemu, check, format!("QEMU lacks something that VMs need: {reason}"))
-            .with_fix("Install your distribution's full QEMU (it needs seccomp and slirp), or name another one by CASTRA_QEMU."),
+        Ok(Err(reason)) => {
+            Finding::problem(Area::Qemu, check, format!("QEMU lacks something that VMs need: {reason}"))
+                .with_fix(qemu::INSTALL_FULL_QEMU)
+        }
         Err(QemuError::Interrupted(interrupted)) => return Err(interrupted),
         Err(error) => Finding::problem(Area::Qemu, check, crate::managed::one_line(&error)),
     })

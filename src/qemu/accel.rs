@@ -143,7 +143,7 @@ pub(super) fn judge(hardware: Accelerator, under_hardware: Outcome, under_tcg: O
             accelerator: hardware,
             reason: format!("{name} ran the probe in {} ms", time.as_millis()),
         },
-        (Outcome::Fails(why), _) => tcg(&format!("{name} does not work here: {why}")),
+        (Outcome::Fails(why) | Outcome::TooSlow(why), _) => tcg(&format!("{name} does not work here: {why}")),
     }
 }
 

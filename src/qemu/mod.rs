@@ -33,4 +33,6 @@ pub use options::{CommandLine, CpuModel, Device, DeviceModel, DiskFormat, Machin
 pub use process::{Incoming, Launch, QemuBinary, QemuProcess, end_of_log, launch, prepare_socket_directory};
 pub use qcow2::Qcow2Header;
 pub use qmp::{Qmp, QmpError};
-pub use trial::{Trial, remembered_accelerators, try_accelerators, try_everything};
+pub use trial::{
+    INSTALL_FULL_QEMU, Trial, find_missing, remembered_accelerators, try_accelerators, try_everything,
+};

@@ -61,6 +61,8 @@ pub(super) enum Outcome {
     Works(Duration),
     /// It did not; why, in words.
     Fails(String),
+    /// It was still running at the end of its time, in words. That may be the machine's fault.
+    TooSlow(String),
 }
 
 /// Runs the probe, whose disk goes into the directory `scratch`, under `accelerator` with the CPU model that the launch
@@ -99,6 +101,7 @@ pub(super) fn probe(
             Ok(Outcome::Fails(reason(&stderr, &status.to_string())))
         }
         Err(CommandError::Interrupted(interrupted)) => Err(interrupted.into()),
+        Err(error @ CommandError::TooSlow { .. }) => Ok(Outcome::TooSlow(error.to_string())),
         Err(error) => Ok(Outcome::Fails(error.to_string())),
         Ok(_) => Ok(Outcome::Fails("the probe ended without a result".into())),
     }

@@ -54,12 +54,16 @@ pub fn try_accelerators(qemu: &QemuBinary, cancel: &Cancel) -> Result<Vec<Trial>
         accelerator,
         outcome: match outcome {
             Outcome::Works(time) => Ok(time),
-            Outcome::Fails(reason) => Err(reason),
+            Outcome::Fails(reason) | Outcome::TooSlow(reason) => Err(reason),
         },
         is_chosen: accelerator == chosen,
     };
     Ok(trials.into_iter().map(trial).collect())
 }
+
+/// Advice for a QEMU that lacks something.
+pub const INSTALL_FULL_QEMU: &str =
+    "Install your distribution's full QEMU (it needs seccomp and slirp), or name another one by CASTRA_QEMU.";
 
 /// Runs the probe in a machine with the sandbox, the network and the devices of a VM. The inner result is how long that
 /// took, or QEMU's own words.
@@ -67,6 +71,24 @@ pub fn try_accelerators(qemu: &QemuBinary, cancel: &Cancel) -> Result<Vec<Trial>
 /// # Errors
 /// As for [`try_accelerators`].
 pub fn try_everything(qemu: &QemuBinary, cancel: &Cancel) -> Result<Result<Duration, String>, QemuError> {
+    Ok(match run_everything(qemu, cancel)? {
+        Outcome::Works(time) => Ok(time),
+        Outcome::Fails(reason) | Outcome::TooSlow(reason) => Err(reason),
+    })
+}
+
+/// Returns QEMU's own words where [`try_everything`] fails for a lack of something; nothing where it works or is slow.
+///
+/// # Errors
+/// As for [`try_accelerators`].
+pub fn find_missing(qemu: &QemuBinary, cancel: &Cancel) -> Result<Option<String>, QemuError> {
+    Ok(match run_everything(qemu, cancel)? {
+        Outcome::Fails(reason) => Some(reason),
+        Outcome::Works(_) | Outcome::TooSlow(_) => None,
+    })
+}
+
+fn run_everything(qemu: &QemuBinary, cancel: &Cancel) -> Result<Outcome, QemuError> {
     let scratch = scratch()?;
     let entropy = Device::new(DeviceModel::VirtioRng).to_string();
     let generation = Device::new_generation_id().to_string();
@@ -79,7 +101,7 @@ pub fn try_everything(qemu: &QemuBinary, cancel: &Cancel) -> Result<Result<Durat
         ["-device", &generation],
     ]
     .concat();
-    let outcome = probe::probe(
+    probe::probe(
         qemu,
         Accelerator::Tcg,
         &CpuModel::default(),
@@ -87,11 +109,7 @@ pub fn try_everything(qemu: &QemuBinary, cancel: &Cancel) -> Result<Result<Durat
         EVERYTHING_LIMIT,
         &further,
         cancel,
-    )?;
-    Ok(match outcome {
-        Outcome::Works(time) => Ok(time),
-        Outcome::Fails(reason) => Err(reason),
-    })
+    )
 }
 
 /// What earlier races found, as it is remembered in this file.

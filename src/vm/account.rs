@@ -6,7 +6,7 @@ use crate::command::Lifetime;
 use crate::qemu::{Accelerator, QemuError};
 
 use super::boot::BootRequest;
-use super::diagnosis::{About, Trouble};
+use super::diagnosis::{About, Diagnosis, Trouble};
 use super::error::VmError;
 use super::record::{BaseKind, Progress, Record, StartKind};
 use super::timeline::{Phase, StartResult, Timeline, keep};
@@ -62,8 +62,9 @@ pub(super) fn explain_start(
     let QemuError::Died { signal, .. } = &error else { return error.into() };
     let (vm, files) = (request.vm(), &request.files());
     let memory_mib = request.plan.definition.memory_bytes >> 20;
-    let about = About { vm, files, accelerator, memory_mib, signal: *signal };
-    match Trouble::gather(&about, Phase::Qemu, Duration::ZERO, None).diagnosis {
+    let about = About { vm, files, accelerator, memory_mib, has_ended: true, signal: *signal };
+    let diagnosis = Trouble::gather(&about, Phase::Qemu, Duration::ZERO, None).diagnosis;
+    match diagnosis.or_else(|| Diagnosis::by_trial(request.binary, &request.context.cancel)) {
         Some(diagnosis) => VmError::NotStarted { error: Box::new(error), diagnosis: Box::new(diagnosis) },
         None => error.into(),
     }

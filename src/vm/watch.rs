@@ -163,7 +163,7 @@ impl BootWatch<'_> {
 
     fn tell_slowness(&self, phase: Phase, elapsed: Duration, usual_ms: Option<u64>) {
         let words = Words::read(&self.files.console_log(), &self.files.qemu_log());
-        let trouble = Trouble::gather(&self.about(None), phase, elapsed, usual_ms);
+        let trouble = Trouble::gather(&self.about(false, None), phase, elapsed, usual_ms);
         self.context.reporter.report(&Event::VmSlow {
             vm: self.vm.to_owned(),
             phase: phase.name().to_owned(),
@@ -178,9 +178,9 @@ impl BootWatch<'_> {
         self.stopwatch.current().unwrap_or((Phase::Kernel, self.started.elapsed()))
     }
 
-    fn about(&self, signal: Option<i32>) -> About<'_> {
+    fn about(&self, has_ended: bool, signal: Option<i32>) -> About<'_> {
         let (vm, files, accelerator, memory_mib) = (self.vm, self.files, self.accelerator, self.memory_mib);
-        About { vm, files, accelerator, memory_mib, signal }
+        About { vm, files, accelerator, memory_mib, has_ended, signal }
     }
 
     /// Gives a guest that goes on from a saved state its personality. It is ready then: its boot lies behind it. A guest that
@@ -305,10 +305,11 @@ impl BootWatch<'_> {
     /// The end as an error that tells what there is to know. `signal` has ended QEMU, if one has.
     pub(super) fn explain(&self, end: BootEnd, signal: Option<i32>) -> VmError {
         let vm = self.vm.to_owned();
+        let has_ended = matches!(end, BootEnd::Died);
         let trouble = || {
             let (phase, elapsed) = self.phase();
             let usual_ms = usual_ms(&timelines(self.files), phase, StartKind::Boot, self.accelerator);
-            Box::new(Trouble::gather(&self.about(signal), phase, elapsed, usual_ms))
+            Box::new(Trouble::gather(&self.about(has_ended, signal), phase, elapsed, usual_ms))
         };
         match end {
             BootEnd::TimedOut { limit, is_ready: true } => {
@@ -365,7 +366,9 @@ pub(super) fn is_hopeless(
 ) -> Option<String> {
     let (console, qemu, host) = (words.console.as_str(), "", &HostFacts::default());
     let phase = Phase::Initramfs;
-    let found = diagnose(&Evidence { vm, phase, console, qemu, signal: None, accelerator, memory_mib, host });
+    let (has_ended, signal) = (false, None);
+    let evidence = Evidence { vm, phase, console, qemu, has_ended, signal, accelerator, memory_mib, host };
+    let found = diagnose(&evidence);
     found.filter(|diagnosis| diagnosis.is_final).map(|diagnosis| diagnosis.cause)
 }
 

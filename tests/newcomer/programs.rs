@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::TcpListener;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 
 use crate::fake::Fake;
 use crate::support::tool;
@@ -41,6 +41,34 @@ fn a_qemu_that_does_not_run() {
     holds("qemu_dies", &transcript(&fake, &["up", "--cold"]));
     fake.set("CASTRA_QEMU", "/etc/passwd");
     holds("qemu_is_no_program", &transcript(&fake, &["up", "--cold"]));
+}
+
+#[test]
+fn a_qemu_without_user_networking() {
+    let fake = Fake::new(&["vm"]);
+    fake.behave("vm", "no-slirp");
+    holds("qemu_without_slirp", &transcript(&fake, &["up", "--cold"]));
+}
+
+/// What no case knows is tried as `castra doctor` tries it.
+#[test]
+fn a_qemu_that_ends_at_once_with_words_that_castra_does_not_know() {
+    let mut fake = Fake::new(&["vm"]);
+    // 33 is what the probe's QEMU ends with where the machine runs.
+    for (name, fails, said) in [
+        ("lacking", "*user,*", "QEMU lacks something that VMs need: no wires in this build"),
+        ("whole", "*pidfile*", "QEMU ended while starting VM `vm`: qemu-system-x86_64: no wires"),
+    ] {
+        let words = "echo 'qemu-system-x86_64: no wires in this build' >&2; exit 1";
+        let program = fake.path().join(name);
+        fs::write(&program, format!("#!/bin/sh\ncase \"$*\" in {fails}) {words};; esac\nexit 33\n"))
+            .expect("a program");
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("executable");
+        fake.set("CASTRA_QEMU", program);
+        let ended = fake.run(&["up", "--cold"]).code(69).says(said);
+        assert!(!ended.stderr.contains("busy"), "{}", ended.stderr);
+        assert_eq!(ended.stderr.contains("QEMU lacks"), name == "lacking", "{}", ended.stderr);
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The cases, from the sure to the vague. Each names the words it goes by; those of QEMU, Linux, mkinitfs, dracut and systemd
 //! have been the same for many versions.
 
-use crate::qemu::Accelerator;
+use crate::qemu::{Accelerator, INSTALL_FULL_QEMU};
 use crate::vm::timeline::Phase;
 
 use super::host::locked_file;
@@ -23,6 +23,7 @@ pub(super) type Case = fn(&Evidence<'_>) -> Option<Diagnosis>;
 /// The first that fits is taken.
 pub(super) const CASES: &[Case] = &[
     port_taken,
+    networking_missing,
     disk_in_use,
     host_memory,
     host_disk_full,
@@ -87,6 +88,27 @@ fn port_taken(e: &Evidence<'_>) -> Option<Diagnosis> {
         "another program has taken a port that this VM forwards",
         "`ss -ltnup` shows who has it. Stop that program, or choose another host port in castra.toml.",
     )
+}
+
+/// QEMU's words for a backend that it was built without: those of 7.1 and 7.2, of versions that leave the name out of the
+/// schema, and of those before.
+fn networking_missing(e: &Evidence<'_>) -> Option<Diagnosis> {
+    let words = [
+        "network backend 'user' is not compiled into this binary",
+        "Parameter 'type' does not accept value 'user'",
+        "Parameter 'type' expects a netdev backend type",
+    ];
+    has(e.qemu, &words).then_some(())?;
+    Some(feature_missing("it was built without user networking (slirp)"))
+}
+
+/// Names what this QEMU lacks, with the advice that `castra doctor` has for it.
+pub(super) fn feature_missing(reason: &str) -> Diagnosis {
+    Diagnosis {
+        cause: format!("QEMU lacks something that VMs need: {reason}"),
+        advice: INSTALL_FULL_QEMU.to_owned(),
+        is_final: true,
+    }
 }
 
 fn disk_in_use(e: &Evidence<'_>) -> Option<Diagnosis> {
@@ -309,7 +331,9 @@ fn silent_hardware(e: &Evidence<'_>) -> Option<Diagnosis> {
     )
 }
 
+/// Only a QEMU that still runs can be slow.
 fn busy_host(e: &Evidence<'_>) -> Option<Diagnosis> {
+    (!e.has_ended).then_some(())?;
     let (load, cpus) = (e.host.load?, e.host.cpus?);
     e.host.load_per_cpu().filter(|load| *load >= BUSY)?;
     let emulated =

@@ -10,8 +10,10 @@ mod words;
 use std::fmt;
 use std::time::Duration;
 
+use crate::cancel::Cancel;
+use crate::harmless::harmless_text;
 use crate::layout::VmLayout;
-use crate::qemu::Accelerator;
+use crate::qemu::{Accelerator, QemuBinary, find_missing};
 
 use super::timeline::Phase;
 
@@ -29,6 +31,8 @@ pub(super) struct Evidence<'a> {
     pub(super) console: &'a str,
     /// What QEMU wrote on stderr.
     pub(super) qemu: &'a str,
+    /// Set once QEMU has ended, by a signal or by itself.
+    pub(super) has_ended: bool,
     /// The signal that ended QEMU.
     pub(super) signal: Option<i32>,
     /// How the CPU is run.
@@ -48,6 +52,15 @@ pub struct Diagnosis {
     pub advice: String,
     /// Whether waiting on is in vain.
     pub(super) is_final: bool,
+}
+
+impl Diagnosis {
+    /// Tries a machine with all that VMs need in this QEMU, as `castra doctor` does, and names what is missing. Returns
+    /// nothing where that machine runs, or where it could not be tried.
+    pub(super) fn by_trial(qemu: &QemuBinary, cancel: &Cancel) -> Option<Self> {
+        let reason = find_missing(qemu, cancel).ok()??;
+        Some(cases::feature_missing(&harmless_text(&reason)))
+    }
 }
 
 /// The probable cause, if there is a case for it.
@@ -80,6 +93,7 @@ impl Trouble {
             phase,
             console: &words.console,
             qemu: &words.qemu,
+            has_ended: about.has_ended,
             signal: about.signal,
             accelerator: about.accelerator,
             memory_mib: about.memory_mib,
@@ -97,6 +111,8 @@ pub(super) struct About<'a> {
     pub(super) files: &'a VmLayout,
     pub(super) accelerator: Accelerator,
     pub(super) memory_mib: u64,
+    /// Set once its QEMU has ended.
+    pub(super) has_ended: bool,
     pub(super) signal: Option<i32>,
 }
 

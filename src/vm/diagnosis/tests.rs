@@ -24,7 +24,17 @@ const LOCKED: &str = "qemu-system-x86_64: -blockdev driver=qcow2,node-name=disk,
 
 fn evidence<'a>(console: &'a str, qemu: &'a str, host: &'a HostFacts) -> Evidence<'a> {
     let (phase, accelerator) = (Phase::Initramfs, Accelerator::Tcg);
-    Evidence { vm: "web", phase, console, qemu, signal: None, accelerator, memory_mib: 256, host }
+    Evidence {
+        vm: "web",
+        phase,
+        console,
+        qemu,
+        has_ended: false,
+        signal: None,
+        accelerator,
+        memory_mib: 256,
+        host,
+    }
 }
 
 fn text(evidence: &Evidence<'_>) -> String {
@@ -88,6 +98,11 @@ fn the_words_of_qemu_have_their_cases() {
             "qemu-system-x86_64: -netdev user,id=net: Could not set up host forwarding rule 'tcp::80-:80'",
             "another program",
         ),
+        (
+            "qemu-system-x86_64: -netdev user,id=net: network backend 'user' is not compiled into this binary",
+            "user networking (slirp)",
+        ),
+        ("-netdev user,id=net: Parameter 'type' does not accept value 'user'", "it needs seccomp and slirp"),
         ("qemu-system-x86_64: failed to install seccomp syscall filter in the kernel", "sandbox"),
         ("qemu-system-x86_64: could not write: No space left on device", "is full"),
     ] {
@@ -117,6 +132,8 @@ fn signals_and_the_host_have_their_cases() {
         text(&evidence("fine so far", "", &busy)).contains("9.0 processes want its 2 CPUs, and an emulated")
     );
     assert!(text(&evidence(NO_SUCH_DISK, "", &busy)).contains("/dev/vdz"), "what is sure comes first");
+    let ended = Evidence { has_ended: true, ..evidence("", "", &busy) };
+    assert_eq!(diagnose(&ended), None, "no QEMU ends for want of a CPU");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! | Word | What it does |
 //! | --- | --- |
 //! | `dies` | ends at its start, with a word on stderr |
+//! | `no-slirp` | ends at its start, since it was built without user networking |
 //! | `port-taken:N` | its first N starts find a port taken |
 //! | `qmp-silent` | does not even greet |
 //! | `qmp-garbage` | greets with what is not QMP |

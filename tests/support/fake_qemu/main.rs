@@ -52,6 +52,10 @@ fn run(arguments: Arguments, behaviour: &Behaviour) -> Result<(), String> {
     if behaviour.has("dies") {
         return Err("cannot set up guest memory 'ram': Cannot allocate memory".to_owned());
     }
+    if behaviour.has("no-slirp") {
+        // The words of QEMU 7.2 for a backend that it was built without.
+        return Err("-netdev user,id=net: network backend 'user' is not compiled into this binary".to_owned());
+    }
     let disk = open_disk(&arguments.disk, behaviour)?;
     ports::take(&arguments.forwards, behaviour.is_port_taken(start))?;
     for (file, bytes) in &arguments.memory {
