@@ -82,7 +82,7 @@ pub fn down(
                 .iter()
                 .map(|vm| {
                     let stop_one = move || {
-                        let was_ended = options.force && end_at_once(vm, layout)?;
+                        let was_ended = options.force && end_at_once(vm, layout, context)?;
                         let _lock = lock(vm, layout, context)?;
                         stop_or_find_stopped(vm, layout, context, options, was_ended)
                     };
@@ -110,19 +110,37 @@ fn known(layout: &ProjectLayout) -> Vec<String> {
     names
 }
 
-/// Before anybody is waited for: a boot that hangs holds the VM's lock, and QEMU's end is what ends it. Tells whether there
-/// was a QEMU.
-fn end_at_once(vm: &str, layout: &ProjectLayout) -> Result<bool, VmError> {
-    match running_qemu(&layout.vm(vm).pidfile()) {
-        Some(qemu) => {
-            qemu.terminate()?;
-            if qemu.is_frozen() {
-                qemu.thaw()?;
-            }
-            Ok(true)
-        }
-        None => Ok(false),
+/// Ends QEMU before the VM's lock is waited for: a boot that hangs holds that lock, and QEMU's end is what ends the boot.
+/// Returns `true` if there was a QEMU.
+fn end_at_once(vm: &str, layout: &ProjectLayout, context: &RuntimeContext) -> Result<bool, VmError> {
+    let Some(qemu) = running_qemu(&layout.vm(vm).pidfile()) else { return Ok(false) };
+    let record = Record::load(layout, vm).ok().flatten();
+    let sockets = sockets_of(vm, record.as_ref(), layout, context);
+    let stopping = Stopping { vm, context, qemu: &qemu, sockets: &sockets, has_agent: false };
+    if qemu.is_frozen() {
+        // The signal comes first, so that the guest does not run for a moment more.
+        stopping.tell("SIGTERM");
+        qemu.terminate()?;
+        qemu.thaw()?;
+        stopping.wait(QEMU_LIMIT)?;
+    } else {
+        stopping.cut_power()?;
     }
+    Ok(true)
+}
+
+/// Returns the directory of the sockets that this VM was started with, or would be.
+fn sockets_of(
+    vm: &str,
+    record: Option<&Record>,
+    layout: &ProjectLayout,
+    context: &RuntimeContext,
+) -> SocketsLayout {
+    let boot = record.and_then(|record| record.boot.as_ref());
+    boot.map_or_else(
+        || layout.sockets(&context.runtime_root, vm),
+        |boot| SocketsLayout::new(boot.sockets.clone()),
+    )
 }
 
 /// Stops one VM, whose lock the caller holds. Hands back the state it was in.
@@ -160,8 +178,7 @@ fn stop_or_find_stopped(
         }
         (before, qemu) = observe(&record, &files);
     }
-    let sockets = record.boot.as_ref().map(|boot| SocketsLayout::new(boot.sockets.clone()));
-    let sockets = sockets.unwrap_or_else(|| layout.sockets(&context.runtime_root, vm));
+    let sockets = sockets_of(vm, Some(&record), layout, context);
     if let Some(qemu) = qemu {
         record.progress = Progress::Stopping;
         // A full disk must not keep a VM from being stopped.
@@ -243,10 +260,16 @@ impl Stopping<'_> {
         if !options.force && self.ask_guest()? && self.wait(options.limit)? {
             return Ok(());
         }
+        self.cut_power()
+    }
+
+    /// Ends QEMU without asking the guest: by its own protocol, which closes the disk in order, then by signals.
+    fn cut_power(&self) -> Result<(), VmError> {
         self.context.cancel.check()?;
         self.tell("quit");
         let quit = Qmp::connect(&self.sockets.qmp(), ANSWER_LIMIT).and_then(|mut qmp| qmp.quit());
-        if quit.is_ok() && self.wait(QEMU_LIMIT)? {
+        // A QEMU that is just ending closes its connection first.
+        if self.wait(if quit.is_ok() { QEMU_LIMIT } else { SLICE })? {
             return Ok(());
         }
         self.context.cancel.check()?;

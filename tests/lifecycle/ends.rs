@@ -79,6 +79,18 @@ fn a_qemu_that_stands_still_is_told_of_and_ended() {
 }
 
 #[test]
+fn force_gives_qemu_the_time_to_quit_before_a_signal_ends_it() {
+    let fake = running();
+    let told = fake.run(&["down", "--force", "-v"]).ok().says("quit").stderr;
+    assert!(!told.contains("SIGTERM"), "{told}");
+    assert!(fake.journal("vm").ends_with("ended by quit\n"), "{}", fake.journal("vm"));
+    fake.run(&["up"]).ok();
+    fake.behave("vm", "ignores-quit");
+    fake.run(&["down", "--force", "-v"]).ok().says("quit").says("SIGTERM").says("vm: stopped");
+    assert!(fake.journal("vm").ends_with("ended by a signal\n"), "{}", fake.journal("vm"));
+}
+
+#[test]
 fn a_pid_file_that_names_a_stranger_kills_nobody() {
     let fake = running();
     fake.run(&["down"]).ok();
