@@ -64,9 +64,13 @@ impl Error {
         self.0.kind()
     }
 
-    /// A next step that the reader can take.
+    /// A next step that the reader can take. That for a file-size limit is the same wherever one is met.
     pub fn hint(&self) -> Option<String> {
-        self.0.hint()
+        let is_about_size = |cause: &(dyn StdError + 'static)| {
+            let error = cause.downcast_ref::<std::io::Error>();
+            error.is_some_and(|error| error.kind() == std::io::ErrorKind::FileTooLarge)
+        };
+        if self.causes().any(is_about_size) { Some(FILE_SIZE_HINT.to_owned()) } else { self.0.hint() }
     }
 
     /// The causes below the message, outermost first.
@@ -97,6 +101,10 @@ impl fmt::Debug for Error {
         self.0.fmt(f)
     }
 }
+
+/// The way out where a file must not become longer.
+pub const FILE_SIZE_HINT: &str = "`ulimit -f` shows the limit of this shell, and `ulimit -f unlimited` lifts it; where that is refused, a \
+     login without the limit is needed. If there is none, the filesystem cannot hold files of that size.";
 
 /// [`Kind`] of an I/O error.
 pub fn kind_of_io(error: &std::io::Error) -> Kind {

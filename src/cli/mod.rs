@@ -56,6 +56,7 @@ use printer::Printer;
 
 /// Runs the command this process was started with.
 pub fn main() -> ExitCode {
+    outlive_file_size_limits();
     let environment = Environment::of_process();
     if let Some(code) = completions::answer(&environment) {
         return code;
@@ -118,6 +119,14 @@ fn run(args: &Args, environment: Environment, printer: &Arc<Printer>) -> Result<
         Command::Man(man) => man::run(man, printer),
         Command::SshConfig(ssh_config) => ssh_config::run(ssh_config, args, &context, printer),
     }
+}
+
+/// Makes a file that may not become longer an error instead of the end of this process. A handler does that, and not a
+/// disposition to ignore the signal, since it does not outlive an exec: QEMU and helpers have the default again.
+fn outlive_file_size_limits() {
+    let heard = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    // Registering fails for signals only that cannot be caught; this one can.
+    let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, heard);
 }
 
 /// The first Ctrl-C (or SIGTERM) asks for an orderly stop; the second ends the process at once.

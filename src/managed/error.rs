@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 
 use super::check::SpecError;
@@ -156,8 +157,8 @@ pub enum ImageError {
         /// What it is needed for.
         peak: Peak,
     },
-    /// The disk became full.
-    #[error("no space left for {path}")]
+    /// The disk became full, or the file as long as files may become here.
+    #[error("{}", no_room(path, source))]
     DiskFull {
         /// The file that could not be written.
         path: PathBuf,
@@ -295,6 +296,26 @@ impl ImageError {
             _ => false,
         }
     }
+}
+
+fn no_room(path: &Path, source: &io::Error) -> String {
+    if is_file_size_limit(source) {
+        format!("{} would be larger than the file-size limit allows", path.display())
+    } else {
+        format!("no space left for {}", path.display())
+    }
+}
+
+/// Returns `true` where a file became as long as it may, written by castra or by a helper.
+pub(super) fn is_file_size_limit(error: &io::Error) -> bool {
+    let helper = error.get_ref().and_then(|source| source.downcast_ref::<CommandError>());
+    error.kind() == io::ErrorKind::FileTooLarge || helper.is_some_and(is_helpers_file_size_limit)
+}
+
+/// Returns `true` where a helper ended because a file became as long as it may.
+pub(super) fn is_helpers_file_size_limit(error: &CommandError) -> bool {
+    let CommandError::Failed { status, stderr, .. } = error else { return false };
+    status.signal() == Some(signal_hook::consts::SIGXFSZ) || stderr.contains("File too large")
 }
 
 fn reasons(tried: &[(ImageLabel, ImageError)]) -> String {

@@ -2,9 +2,14 @@
 
 use std::io;
 
-use crate::error::{Explain, Kind, kind_of_io};
+use crate::error::{Explain, FILE_SIZE_HINT, Kind, kind_of_io};
 
-use super::error::{DigestMismatch, FoundUnpinned, ImageError};
+use super::error::{DigestMismatch, FoundUnpinned, ImageError, is_file_size_limit};
+
+/// The way out where there is no room.
+const MORE_SPACE: &str = "Free some space (`castra image prune` removes what no project needs), or use a disk with more of it: the \
+     project's directory can be moved, and XDG_CACHE_HOME says where the cache is. What was downloaded so far is \
+     kept.";
 
 impl Explain for ImageError {
     fn kind(&self) -> Kind {
@@ -75,12 +80,8 @@ impl Explain for ImageError {
                 image.id,
                 source.hint().map(|hint| format!("\n{hint}")).unwrap_or_default()
             )),
-            Self::NoSpace { .. } | Self::DiskFull { .. } => Some(
-                "Free some space (`castra image prune` removes what no project needs), or use a disk with more of it: the \
-                 project's directory can be moved, and XDG_CACHE_HOME says where the cache is. What was downloaded so far is \
-                 kept."
-                    .to_owned(),
-            ),
+            Self::DiskFull { source, .. } if is_file_size_limit(source) => Some(FILE_SIZE_HINT.to_owned()),
+            Self::NoSpace { .. } | Self::DiskFull { .. } => Some(MORE_SPACE.to_owned()),
             Self::SymbolicLink { path } | Self::NotAFile { path } => {
                 Some(format!("Look at what it is, and remove it: {}", path.display()))
             }

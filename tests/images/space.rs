@@ -38,7 +38,8 @@ fn compressed() -> (Server, ManagedImageSpec) {
 
 /// The stage that an error is about.
 fn stage(error: &str) -> &'static str {
-    assert!(error.contains("no space left") || error.contains("are needed"), "{error}");
+    let signs = ["no space left", "are needed", "larger than the file-size limit allows"];
+    assert!(signs.iter().any(|sign| error.contains(sign)), "{error}");
     let stages = [(".partial", "download"), (".step-0", "decompress"), (".step-1", "convert")];
     stages.iter().find(|(sign, _)| error.contains(sign)).map_or("before or after", |(_, stage)| stage)
 }

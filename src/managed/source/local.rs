@@ -26,7 +26,12 @@ pub(super) fn fetch(
     let lock = lock::take_own(job, &copy_path, "another castra that copies the same file")?;
     let copy = lock.file();
     copy.set_len(0).at("shorten", &copy_path)?;
-    let (found, length) = files::copy(from, copy, &artifact.digest, &job.context.cancel).at("copy", path)?;
+    let copied = files::copy(from, copy, &artifact.digest, &job.context.cancel).at("copy", path);
+    let (found, length) = copied.map_err(|error| match error {
+        // It is the copy that there is no room for.
+        ImageError::DiskFull { source, .. } => ImageError::DiskFull { path: copy_path.clone(), source },
+        other => other,
+    })?;
     failpoint::reach(Point::Collected);
     if found != artifact.digest {
         files::remove_file(&copy_path)?;

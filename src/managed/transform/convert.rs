@@ -52,7 +52,8 @@ pub(super) fn convert(
 /// Whether `qemu-img` ended for lack of space, by the words of the C library.
 fn is_about_space(error: &CommandError) -> bool {
     const WORDS: [&str; 3] = ["No space left on device", "Disk quota exceeded", "File too large"];
-    matches!(error, CommandError::Failed { stderr, .. } if WORDS.iter().any(|words| stderr.contains(words)))
+    crate::managed::error::is_helpers_file_size_limit(error)
+        || matches!(error, CommandError::Failed { stderr, .. } if WORDS.iter().any(|words| stderr.contains(words)))
 }
 
 /// What is wrong with a qcow2 that leans on other files or is none of the kind that is known, as the end of a sentence about

@@ -1,6 +1,7 @@
 //! The cases, from the sure to the vague. Each names the words it goes by; those of QEMU, Linux, mkinitfs, dracut and systemd
 //! have been the same for many versions.
 
+use crate::error::FILE_SIZE_HINT;
 use crate::qemu::{Accelerator, INSTALL_FULL_QEMU};
 use crate::vm::timeline::Phase;
 
@@ -15,6 +16,7 @@ const ENOUGH_MEMORY_MIB: u64 = 512;
 const BUSY: f64 = 2.0;
 
 const SIGKILL: i32 = 9;
+const SIGXFSZ: i32 = 25;
 const SIGSYS: i32 = 31;
 
 /// One case: a diagnosis, or nothing if it is another.
@@ -26,6 +28,7 @@ pub(super) const CASES: &[Case] = &[
     networking_missing,
     disk_in_use,
     host_memory,
+    file_size_limit,
     host_disk_full,
     sandbox,
     machine_unknown,
@@ -132,6 +135,11 @@ fn host_memory(e: &Evidence<'_>) -> Option<Diagnosis> {
         "Give the VM less `memory` in castra.toml, or stop other VMs. A limit may apply, too: `ulimit -v`, or that of a \
          container.",
     )
+}
+
+fn file_size_limit(e: &Evidence<'_>) -> Option<Diagnosis> {
+    (e.signal == Some(SIGXFSZ) || has(e.qemu, &["File too large"])).then_some(())?;
+    probably("a file of QEMU's became as long as this shell lets files become (SIGXFSZ)", FILE_SIZE_HINT)
 }
 
 fn host_disk_full(e: &Evidence<'_>) -> Option<Diagnosis> {

@@ -118,6 +118,7 @@ fn signals_and_the_host_have_their_cases() {
         (9, Some(3), "ended 3 processes"),
         (9, Some(0), "by somebody"),
         (9, None, "does not let castra see, 10 MiB of memory are available now"),
+        (25, Some(0), "ulimit -f"),
         (31, Some(0), "SIGSYS"),
     ] {
         let host = host(oom_kills);
