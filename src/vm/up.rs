@@ -137,7 +137,10 @@ fn up_one(
     }
     let _lock = lock(vm, layout, context)?;
     // What cannot go is in nobody's way.
-    let _ = files::remove_leftovers(layout.vm(vm).directory());
+    let own = layout.vm(vm);
+    for directory in [own.directory(), &own.boots()] {
+        let _ = files::remove_leftovers(directory);
+    }
     let mut record = Record::load(layout, vm)?;
     if let Some(unfinished) = record.take_if(|record| record.is_unfinished_clone()) {
         remove_unfinished(&unfinished, layout)?;
