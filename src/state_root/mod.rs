@@ -8,7 +8,7 @@
 //! - and its mark: a random id, signed by a key of the user's that is kept outside of all projects (`key`, `mark`).
 //!
 //! Only then there is a [`ProjectLayout`], which all that reads and writes state takes. The mark says nothing of where the
-//! state root is: it may be moved and copied on this machine. One from elsewhere is taken over by [`adopt`] when the user says
+//! state root is: it may be moved and copied on this machine. One from elsewhere is taken over by `castra adopt` when the user says
 //! so.
 
 mod adopt;
@@ -67,7 +67,7 @@ impl StateRoot {
     }
 
     /// Checks the state root and returns the way to what is in it. Changes nothing, but that a state root which an earlier castra
-    /// of this user's made gets its mark. There may be none yet, see [`make`].
+    /// of this user's made gets its mark. There may be none yet; the first operation that changes a VM makes it.
     ///
     /// # Errors
     /// [`StateRootError`].
