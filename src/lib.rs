@@ -44,6 +44,7 @@ pub mod state_root;
 pub mod template;
 pub mod trusted;
 pub mod vm;
+pub mod wait;
 
 pub use config::{BaseImageSource, ProjectConfig, VmDefinition};
 pub use context::RuntimeContext;

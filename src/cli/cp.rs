@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::cancel::Cancel;
 use crate::context::RuntimeContext;
 use crate::error::{Error, Kind, Result};
 use crate::guest::ssh::{self, Copied, SshError, Target};
@@ -21,7 +22,7 @@ use super::{exec, exit};
 pub(super) fn run(cp: &Cp, args: &Args, context: &RuntimeContext, printer: &Printer) -> Result<ExitCode> {
     let job = Job::of(&cp.paths)?;
     let target = exec::target(job.vm.as_deref(), &cp.user, args, context, printer)?;
-    refuse_many_onto_a_file(&job, &target)?;
+    refuse_many_onto_a_file(&context.cancel, &job, &target)?;
     // A copy that is interrupted removes what it has begun.
     super::heed_interrupts(&context.cancel);
     let (mut copies, mut failures) = (Vec::new(), Vec::new());
@@ -167,7 +168,7 @@ impl Job {
 }
 
 /// Several sources need a directory to go into: onto one file, each would replace the one before.
-fn refuse_many_onto_a_file(job: &Job, target: &Target) -> Result<()> {
+fn refuse_many_onto_a_file(cancel: &Cancel, job: &Job, target: &Target) -> Result<()> {
     if job.sources.len() < 2 {
         return Ok(());
     }
@@ -175,7 +176,7 @@ fn refuse_many_onto_a_file(job: &Job, target: &Target) -> Result<()> {
         Direction::OutOfVm => Path::new(&job.destination).is_dir(),
         Direction::IntoVm => {
             let test = vec!["test".into(), "-d".into(), job.destination.clone()];
-            ssh::capture(target, test, 0)?.exit.is_success()
+            ssh::capture(cancel, target, test, 0)?.exit.is_success()
         }
     };
     let path = || job.destination.to_string_lossy().into_owned();

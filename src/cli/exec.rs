@@ -3,7 +3,7 @@ use std::process::ExitCode;
 
 use crate::context::RuntimeContext;
 use crate::error::Result;
-use crate::guest::ssh::{self, Command, ExecRequest, GuestExit, Stdio, Target, Tty};
+use crate::guest::ssh::{self, Command, ExecRequest, GuestExit, SshError, Stdio, Target, Tty};
 use crate::vm::{self, UpOptions, VmError};
 
 use super::args::{Args, Exec, Shell};
@@ -44,10 +44,14 @@ fn attempt(
 ) -> Result<GuestExit> {
     let target = target(exec.vm.as_deref(), &exec.user, args, context, printer)?;
     let request = || request(&exec.command, &exec.env, exec.tty, capture, context);
-    match ssh::exec(&target, request()?) {
+    match ssh::exec(&context.cancel, &target, request()?) {
         Err(error) if error.is_before_login() => {
             make_ready(exec.vm.as_deref(), args, context, printer)?;
-            Ok(ssh::exec(&target, request()?)?)
+            Ok(ssh::exec(&context.cancel, &target, request()?)?)
+        }
+        Err(SshError::Lost) => {
+            vm::explain_silence(exec.vm.as_deref(), &project::layout(args, context, printer)?)?;
+            Err(SshError::Lost.into())
         }
         other => Ok(other?),
     }
@@ -99,7 +103,7 @@ pub(super) fn shell(
     // Without a terminal (`castra shell < script`) the shell reads its commands from stdin.
     let tty = if io::stdin().is_terminal() { Some(terminal(context)?) } else { None };
     let request = ExecRequest { command: Command::Shell, tty, environment: Vec::new(), stdio };
-    Ok(ExitCode::from(ssh::exec(&target, request)?.code()))
+    Ok(ExitCode::from(ssh::exec(&context.cancel, &target, request)?.code()))
 }
 
 fn start_if_stopped(

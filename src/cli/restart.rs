@@ -39,16 +39,21 @@ pub(super) fn run(
     let (down, up) = (down::options(&restart.stop, &restart.vms), up::options(&restart.start));
     let one = |vm: &VmPlan| {
         let name = &vm.definition.name;
+        let mut power_cut = None;
         if records.contains_key(name) || layout.vm(name).pidfile().exists() {
             for (_, state) in vm::down(std::slice::from_ref(name), layout, &context, &down)? {
-                if state? == VmState::Suspended && down.suspended == IfSuspended::Leave {
-                    return Ok(None);
+                match state {
+                    Ok(VmState::Suspended) if down.suspended == IfSuspended::Leave => return Ok(None),
+                    // It has stopped, and is started again all the same.
+                    Err(error @ VmError::PowerCut { .. }) => power_cut = Some(error),
+                    state => drop(state?),
                 }
             }
         }
         let plan = Plan { vms: vec![vm.clone()] };
         let started = vm::up(&plan, layout, &context, up).into_iter().map(|(_, outcome)| outcome).next();
-        started.transpose()
+        let started = started.transpose()?;
+        power_cut.map_or(Ok(started), Err)
     };
     let outcomes = side_by_side(&plan, one);
     let started: Vec<&UpOutcome> =

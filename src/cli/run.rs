@@ -56,7 +56,7 @@ pub(super) fn run(run: &Run, args: &Args, context: &RuntimeContext, printer: &Pr
                     return Err(failure.into());
                 }
             }
-            Ok(ssh::exec(&vm.target, request)?)
+            Ok(ssh::exec(&context.cancel, &vm.target, request)?)
         })
     });
     if let (Some(capture), Ok(exit)) = (capture, &ended) {

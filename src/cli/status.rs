@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::config::PortForward;
 use crate::context::RuntimeContext;
 use crate::error::{Error, Result};
-use crate::vm::{self, PerVm, VmError, VmState, VmStatus};
+use crate::vm::{self, FullDisk, PerVm, VmError, VmState, VmStatus};
 
 use super::args::{Args, Status, Verbosity};
 use super::error::CliError;
@@ -105,6 +105,16 @@ fn row(status: &VmStatus) -> [String; 7] {
     ]
 }
 
+/// What a VM waits for that is paused, and the way out.
+fn paused(vm: &str, full: &FullDisk) -> String {
+    let free = full.free_bytes.map_or(String::new(), |bytes| format!(" ({bytes} bytes are free)"));
+    let filesystem = full.filesystem.display();
+    format!(
+        "VM `{vm}` is paused: the filesystem {filesystem} is full{free}, so its disk cannot grow. Nothing is lost: free some \
+         space there, and `castra up {vm}` continues it."
+    )
+}
+
 /// How long a moment lies back.
 fn ago(unix_ms: u64) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -148,6 +158,7 @@ fn tell_damaged(known: PerVm<VmStatus>, printer: &Printer) -> ExitCode {
                     status.crash.map_or("it went away without being stopped".into(), |why| why.to_string());
                 printer.tip(&format!("VM `{name}` has crashed: {why}. `castra up {name}` starts it again."));
             }
+            Ok(VmStatus { full_disk: Some(full), .. }) => printer.tip(&paused(&name, &full)),
             Ok(_) => {}
             Err(error) => {
                 let error = Error::from(error);

@@ -2,7 +2,7 @@
 //! are gone.
 
 use crate::error::Error;
-use crate::vm::{self, VmState};
+use crate::vm::{self, VmError, VmState, VmStatus};
 
 use super::{Area, Finding, Subject};
 
@@ -53,11 +53,25 @@ fn of_project(subject: &Subject<'_>) -> Vec<Finding> {
             return findings;
         }
     };
-    findings.extend(vm::status(&layout).into_iter().map(|(name, status)| match status {
+    findings.extend(vm::status(&layout).into_iter().map(|(name, status)| of_vm(&name, status)));
+    findings
+}
+
+fn of_vm(name: &str, status: Result<VmStatus, VmError>) -> Finding {
+    match status {
         Ok(status) if status.state == VmState::Crashed => {
             let why = status.crash.map_or_else(String::new, |why| format!(": {why}"));
             Finding::warning(Area::Project, "vm", format!("VM `{name}` has crashed{why}")).with_fix(format!(
                 "castra up {name} starts it from its disk; castra down {name} leaves it stopped."
+            ))
+        }
+        Ok(VmStatus { full_disk: Some(full), .. }) => {
+            let filesystem = full.filesystem.display();
+            let message = format!(
+                "VM `{name}` is paused: the filesystem {filesystem} is full, so its disk cannot grow"
+            );
+            Finding::problem(Area::Project, "vm", message).with_fix(format!(
+                "Nothing is lost: free some space on {filesystem}, and castra up {name} continues it."
             ))
         }
         Ok(status) => Finding::good(Area::Project, "vm", format!("VM `{name}` is {}", status.state.name())),
@@ -69,6 +83,5 @@ fn of_project(subject: &Subject<'_>) -> Vec<Finding> {
                 None => finding,
             }
         }
-    }));
-    findings
+    }
 }

@@ -2,12 +2,11 @@
 
 use std::fs::File;
 use std::os::fd::AsFd as _;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::json;
 
-use crate::cancel::Cancel;
+use crate::wait::{WaitEnd, WaitLimit};
 
 use super::error::QemuError;
 use super::qmp::{Qmp, QmpError};
@@ -44,15 +43,12 @@ fn set_ignore_shared(qmp: &mut Qmp, state: bool) -> Result<(), QmpError> {
 ///
 /// # Errors
 /// Any [`QmpError`].
-pub(super) fn load_state(qmp: &mut Qmp, file: &File, limit: Duration) -> Result<(), QmpError> {
+pub(super) fn load_state(qmp: &mut Qmp, file: &File, limit: &WaitLimit) -> Result<(), QmpError> {
     qmp.send_file(FILE, file.as_fd())?;
     qmp.execute("migrate-incoming", json!({ "uri": format!("fd:{FILE}") }))?;
-    let deadline = Instant::now() + limit;
+    let wait = limit.begin();
     while qmp.execute("query-status", json!({}))?["status"] == "inmigrate" {
-        if Instant::now() >= deadline {
-            return Err(QmpError::Silent(limit));
-        }
-        thread::sleep(LOAD_POLL);
+        wait.sleep(LOAD_POLL)?;
     }
     Ok(())
 }
@@ -62,21 +58,18 @@ pub(super) fn load_state(qmp: &mut Qmp, file: &File, limit: Duration) -> Result<
 ///
 /// # Errors
 /// [`QemuError::NotSaved`] with QEMU's words, [`QemuError::Interrupted`].
-pub fn save_state(
-    vm: &str,
-    qmp: &mut Qmp,
-    file: &File,
-    limit: Duration,
-    cancel: &Cancel,
-) -> Result<(), QemuError> {
+pub fn save_state(vm: &str, qmp: &mut Qmp, file: &File, limit: &WaitLimit) -> Result<(), QemuError> {
     let failed = |reason: String| QemuError::NotSaved { vm: vm.to_owned(), reason };
-    let refused = |error: QmpError| failed(error.to_string());
+    let refused = |error: QmpError| match error {
+        QmpError::Interrupted(interrupted) => interrupted.into(),
+        error => failed(error.to_string()),
+    };
     // A file instead of a path: QEMU opens nothing by itself then, and 7.2 knows no other way under its sandbox.
     qmp.send_file(FILE, file.as_fd()).map_err(refused)?;
     // Everything at once: the machine stands still and nobody waits for the bandwidth.
     qmp.execute("migrate-set-parameters", json!({ "max-bandwidth": i64::MAX })).map_err(refused)?;
     qmp.execute("migrate", json!({ "uri": format!("fd:{FILE}") })).map_err(refused)?;
-    let deadline = Instant::now() + limit;
+    let wait = limit.begin();
     loop {
         let state = qmp.execute("query-migrate", json!({})).map_err(refused)?;
         match state["status"].as_str() {
@@ -85,12 +78,11 @@ pub fn save_state(
                 let reason = state["error-desc"].as_str().unwrap_or("QEMU does not say why");
                 return Err(failed(reason.to_owned()));
             }
-            _ if Instant::now() >= deadline => {
-                return Err(failed(format!("not within {} s", limit.as_secs())));
-            }
             _ => {}
         }
-        cancel.check()?;
-        thread::sleep(POLL);
+        wait.sleep(POLL).map_err(|end| match end {
+            WaitEnd::Over(limit) => failed(format!("not within {} s", limit.as_secs())),
+            WaitEnd::Interrupted(interrupted) => interrupted.into(),
+        })?;
     }
 }

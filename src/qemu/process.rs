@@ -19,6 +19,7 @@ use crate::failpoint::{self, Point};
 use crate::files::create_private_directory;
 use crate::layout::{MAX_SOCKET_PATH_BYTES, SocketsLayout};
 use crate::trusted;
+use crate::wait::WaitLimit;
 
 use super::argv::{Channels, MachineSpec, arguments};
 use super::error::QemuError;
@@ -221,7 +222,7 @@ fn await_greeting(child: &mut Child, qmp: UnixStream, cancel: &Cancel) -> Result
             return Err(Failure::Qmp(QmpError::Silent(GREETING_LIMIT)));
         }
     }
-    Qmp::greet(qmp, GREETING_LIMIT).map_err(failure)
+    Qmp::greet(qmp, WaitLimit::new(GREETING_LIMIT, cancel)).map_err(failure)
 }
 
 /// Loads a saved state, of a machine that stood still. A QEMU that cannot load it ends.
@@ -230,11 +231,12 @@ fn load(qmp: &mut Qmp, state: &Incoming, cancel: &Cancel) -> Result<(), Failure>
         failpoint::reach(Point::RestoreGreeted);
     }
     cancel.check().map_err(Failure::Interrupted)?;
+    let limit = &WaitLimit::new(LOAD_LIMIT, cancel);
     let loaded = match state {
         Incoming::Devices(file) => ignore_shared_memory(qmp)
-            .and_then(|()| load_state(qmp, file, LOAD_LIMIT))
+            .and_then(|()| load_state(qmp, file, limit))
             .and_then(|()| qmp.execute("cont", json!({})).map(drop)),
-        Incoming::Machine(file) => load_state(qmp, file, LOAD_LIMIT),
+        Incoming::Machine(file) => load_state(qmp, file, limit),
     };
     loaded.map_err(failure)
 }
@@ -242,6 +244,7 @@ fn load(qmp: &mut Qmp, state: &Incoming, cancel: &Cancel) -> Result<(), Failure>
 fn failure(error: QmpError) -> Failure {
     match error {
         QmpError::Closed => Failure::Died,
+        QmpError::Interrupted(interrupted) => Failure::Interrupted(interrupted),
         error => Failure::Qmp(error),
     }
 }

@@ -5,10 +5,17 @@ use std::mem::MaybeUninit;
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde_json::{Value, json};
+
+use crate::cancel::Interrupted;
+use crate::wait::{Wait, WaitEnd, WaitLimit};
+
+/// How often a connection is tried that QEMU has no room for now.
+const RETRY: Duration = Duration::from_millis(5);
 
 /// Longest line accepted. QEMU's answers to what Castra asks are a few KiB.
 const MAX_LINE_BYTES: u64 = 1 << 20;
@@ -20,7 +27,7 @@ const MAX_EVENTS_PER_ANSWER: usize = 1000;
 #[derive(Debug)]
 pub struct Qmp {
     stream: BufReader<UnixStream>,
-    limit: Duration,
+    limit: WaitLimit,
     version: String,
 }
 
@@ -33,6 +40,9 @@ pub enum QmpError {
     /// Nothing came in time.
     #[error("no answer on the QMP socket within {} s", .0.as_secs_f32())]
     Silent(Duration),
+    /// The user interrupted it.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
     /// QEMU closed the connection, or died.
     #[error("QEMU closed the QMP connection")]
     Closed,
@@ -50,22 +60,29 @@ pub enum QmpError {
 }
 
 impl Qmp {
-    /// Opens a session: each wait in it, this one included, takes `limit` at most.
+    /// Opens a session: each wait in it, this one included, has this limit.
     ///
     /// # Errors
     /// Every variant of [`QmpError`] but `Refused`.
-    pub fn connect(socket: &Path, limit: Duration) -> Result<Self, QmpError> {
-        Self::greet(UnixStream::connect(socket)?, limit)
+    pub fn connect(socket: &Path, limit: WaitLimit) -> Result<Self, QmpError> {
+        let wait = limit.begin();
+        loop {
+            match try_connect(socket) {
+                // Too many wait for QEMU already; a blocking `connect` may never return.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => wait.sleep(RETRY)?,
+                other => return Self::greet(other?, limit),
+            }
+        }
     }
 
     /// A session on a connection that is there already.
     ///
     /// # Errors
     /// As for [`Self::connect`].
-    pub fn greet(stream: UnixStream, limit: Duration) -> Result<Self, QmpError> {
-        stream.set_write_timeout(Some(limit))?;
+    pub fn greet(stream: UnixStream, limit: WaitLimit) -> Result<Self, QmpError> {
+        let wait = limit.begin();
         let mut session = Self { stream: BufReader::new(stream), limit, version: String::new() };
-        let greeting = session.read(Instant::now() + limit)?;
+        let greeting = session.read(&wait)?;
         session.version = version(&greeting["QMP"]["version"]["qemu"])
             .ok_or_else(|| QmpError::Malformed(format!("a greeting without a version: {greeting}")))?;
         session.execute("qmp_capabilities", json!({}))?;
@@ -82,8 +99,7 @@ impl Qmp {
     /// # Errors
     /// Every variant of [`QmpError`].
     pub fn execute(&mut self, command: &str, arguments: Value) -> Result<Value, QmpError> {
-        let line = request(command, arguments);
-        self.stream.get_mut().write_all(&line).map_err(|error| self.classify(error))?;
+        self.write(&request(command, arguments))?;
         self.answer(command)
     }
 
@@ -98,16 +114,16 @@ impl Qmp {
         let files = [file];
         ancillary.push(SendAncillaryMessage::ScmRights(&files));
         let sent = sendmsg(self.stream.get_ref(), &[IoSlice::new(&line)], &mut ancillary, SendFlags::empty())
-            .map_err(|errno| self.classify(errno.into()))?;
+            .map_err(|errno| failed(errno.into()))?;
         // The file goes with the first byte; a line this short goes whole, or the rest follows.
-        self.stream.get_mut().write_all(&line[sent..]).map_err(|error| self.classify(error))?;
+        self.write(&line[sent..])?;
         self.answer("getfd").map(drop)
     }
 
     fn answer(&mut self, command: &str) -> Result<Value, QmpError> {
-        let deadline = Instant::now() + self.limit;
+        let wait = self.limit.begin();
         for _ in 0..MAX_EVENTS_PER_ANSWER {
-            let mut answer = self.read(deadline)?;
+            let mut answer = self.read(&wait)?;
             if answer.get("event").is_some() {
                 continue;
             }
@@ -135,34 +151,66 @@ impl Qmp {
         }
     }
 
-    fn read(&mut self, deadline: Instant) -> Result<Value, QmpError> {
+    fn read(&mut self, wait: &Wait) -> Result<Value, QmpError> {
         let mut line = Vec::new();
         // A line may come in pieces; each wait gets what is left of the time.
         while !line.ends_with(b"\n") {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(QmpError::Silent(self.limit));
-            }
             if line.len() as u64 >= MAX_LINE_BYTES {
                 return Err(QmpError::Malformed(format!("a line of more than {MAX_LINE_BYTES} bytes")));
             }
-            self.stream.get_ref().set_read_timeout(Some(left))?;
+            self.stream.get_ref().set_read_timeout(Some(wait.slice()?))?;
             let room = MAX_LINE_BYTES - line.len() as u64;
             match (&mut self.stream).take(room).read_until(b'\n', &mut line) {
                 Ok(0) => return Err(QmpError::Closed),
                 Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(self.classify(error)),
+                Err(error) if is_early(&error) => {}
+                Err(error) => return Err(failed(error)),
             }
         }
         serde_json::from_slice(&line).map_err(|error| QmpError::Malformed(error.to_string()))
     }
 
-    fn classify(&self, error: io::Error) -> QmpError {
-        match error.kind() {
-            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => QmpError::Silent(self.limit),
-            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => QmpError::Closed,
-            _ => QmpError::Io(error),
+    fn write(&mut self, mut bytes: &[u8]) -> Result<(), QmpError> {
+        let wait = self.limit.begin();
+        while !bytes.is_empty() {
+            self.stream.get_ref().set_write_timeout(Some(wait.slice()?))?;
+            match self.stream.get_mut().write(bytes) {
+                Ok(written) => bytes = &bytes[written..],
+                Err(error) if is_early(&error) => {}
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Connects without waiting.
+fn try_connect(path: &Path) -> io::Result<UnixStream> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    let socket = UnixStream::from(socket);
+    socket.set_nonblocking(false)?;
+    Ok(socket)
+}
+
+/// Returns `true` where nothing was wrong but that a slice of the wait is over.
+fn is_early(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted)
+}
+
+fn failed(error: io::Error) -> QmpError {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => QmpError::Closed,
+        _ => QmpError::Io(error),
+    }
+}
+
+impl From<WaitEnd> for QmpError {
+    fn from(end: WaitEnd) -> Self {
+        match end {
+            WaitEnd::Over(limit) => Self::Silent(limit),
+            WaitEnd::Interrupted(interrupted) => Self::Interrupted(interrupted),
         }
     }
 }
@@ -184,9 +232,14 @@ fn version(qemu: &Value) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cancel::Cancel;
 
     const GREETING: &str = r#"{"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": ""}, "capabilities": ["oob"]}}"#;
     const LIMIT: Duration = Duration::from_millis(200);
+
+    fn limit(length: Duration) -> WaitLimit {
+        WaitLimit::new(length, &Cancel::new())
+    }
 
     /// A peer that answers each line it hears with the next of these, then closes.
     fn session(answers: &'static [&'static str]) -> Result<Qmp, QmpError> {
@@ -206,7 +259,7 @@ mod tests {
             // Stays open until the client has gone, so that silence is silence.
             let _ = reader.read_to_end(&mut Vec::new());
         });
-        Qmp::greet(ours, LIMIT)
+        Qmp::greet(ours, limit(LIMIT))
     }
 
     const READY: &str = "{\"return\": {}, \"id\": \"qmp_capabilities\"}\n";
@@ -234,6 +287,26 @@ mod tests {
     }
 
     #[test]
+    fn an_interruption_ends_the_wait_for_an_answer() {
+        let (ours, _theirs) = UnixStream::pair().expect("a pair");
+        let cancel = Cancel::new();
+        let limit = WaitLimit::new(Duration::from_secs(3600), &cancel);
+        let waiting = std::thread::spawn(move || Qmp::greet(ours, limit));
+        cancel.cancel();
+        assert!(matches!(waiting.join().expect("no panic"), Err(QmpError::Interrupted(_))));
+    }
+
+    #[test]
+    fn a_queue_that_is_full_is_waited_for_no_longer_than_the_limit() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("qmp.sock");
+        let _listener = std::os::unix::net::UnixListener::bind(&path).expect("bound");
+        let waiting: Vec<_> = std::iter::from_fn(|| try_connect(&path).ok()).take(100_000).collect();
+        assert!(!waiting.is_empty());
+        assert!(matches!(Qmp::connect(&path, limit(LIMIT)), Err(QmpError::Silent(LIMIT))));
+    }
+
+    #[test]
     fn an_answer_to_something_else_is_refused() {
         let mut qmp = session(&[READY, "{\"return\": {}, \"id\": \"stop\"}\n"]).expect("greeted");
         assert!(matches!(qmp.execute("cont", json!({})), Err(QmpError::Malformed(_))));
@@ -243,13 +316,13 @@ mod tests {
     fn an_endless_line_is_refused() {
         let (ours, mut theirs) = UnixStream::pair().expect("a pair");
         std::thread::spawn(move || while theirs.write_all(&[b'x'; 65536]).is_ok() {});
-        assert!(matches!(Qmp::greet(ours, Duration::from_secs(20)), Err(QmpError::Malformed(_))));
+        assert!(matches!(Qmp::greet(ours, limit(Duration::from_secs(20))), Err(QmpError::Malformed(_))));
     }
 
     #[test]
     fn a_closed_connection_is_told_apart_from_silence() {
         let (ours, theirs) = UnixStream::pair().expect("a pair");
         drop(theirs);
-        assert!(matches!(Qmp::greet(ours, LIMIT), Err(QmpError::Closed)));
+        assert!(matches!(Qmp::greet(ours, limit(LIMIT)), Err(QmpError::Closed)));
     }
 }

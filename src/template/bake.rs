@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use castra_wire::{Errand, GuestMessage};
 use serde_json::json;
 
+use crate::cancel::Cancel;
 use crate::command::Lifetime;
 use crate::context::RuntimeContext;
 use crate::failpoint::{self, Point};
@@ -22,6 +23,7 @@ use crate::qemu::{
     ignore_shared_memory, launch, running_qemu, save_state,
 };
 use crate::random::random_bytes;
+use crate::wait::WaitLimit;
 
 use super::error::TemplateError;
 use super::key::Ingredients;
@@ -198,31 +200,32 @@ fn save(
     started: Instant,
 ) -> Result<Duration, TemplateError> {
     let cancel = &request.context.cancel;
-    let mut qmp = connect(sockets)?;
+    let mut qmp = connect(sockets, cancel)?;
     // Before the boot: a QEMU that cannot do this says so at once.
     ignore_shared_memory(&mut qmp).map_err(unsupported)?;
     drop(qmp);
     bring_to_rest(request, sockets, work, started)?;
     let boot = started.elapsed();
     failpoint::reach(Point::BakeAtRest);
-    let mut qmp = connect(sockets)?;
+    let mut qmp = connect(sockets, cancel)?;
     qmp.execute("stop", json!({})).map_err(unsupported)?;
     let path = work.device_state();
     let file = files::create_private(&path).map_err(file_error("create", &path))?;
-    save_state(vm, &mut qmp, &file, SAVE_LIMIT, cancel)?;
+    save_state(vm, &mut qmp, &file, &WaitLimit::new(SAVE_LIMIT, cancel))?;
     // QEMU writes what its disk cache holds when it ends.
     qmp.quit().map_err(unsupported)?;
     Ok(boot)
 }
 
-fn connect(sockets: &SocketsLayout) -> Result<Qmp, TemplateError> {
-    Qmp::connect(&sockets.qmp(), ANSWER_LIMIT).map_err(unsupported)
+fn connect(sockets: &SocketsLayout, cancel: &Cancel) -> Result<Qmp, TemplateError> {
+    Qmp::connect(&sockets.qmp(), WaitLimit::new(ANSWER_LIMIT, cancel)).map_err(unsupported)
 }
 
 /// Only a refusal tells what QEMU can do; silence may have other reasons.
 fn unsupported(error: QmpError) -> TemplateError {
     match error {
         QmpError::Refused { .. } => TemplateError::Unsupported(error),
+        QmpError::Interrupted(interrupted) => interrupted.into(),
         other => TemplateError::Silent(other),
     }
 }

@@ -10,8 +10,8 @@ use crate::host::boot_id;
 use crate::layout::{ProjectLayout, SocketsLayout, VmLayout};
 use crate::plan::VmPlan;
 use crate::qemu::{
-    Accelerator, AcceleratorChoice, Boot, Disk, Incoming, Launch, MachineSpec, Memory, QemuBinary, QemuError,
-    QemuProcess, choose_accelerator, launch,
+    Accelerator, AcceleratorChoice, Boot, Disk, ENDED_BY_SIGNAL, Incoming, Launch, MachineSpec, Memory,
+    QemuBinary, QemuError, QemuProcess, choose_accelerator, launch,
 };
 use crate::report::Event;
 
@@ -30,9 +30,6 @@ use super::watch::{BootEnd, BootWatch};
 
 /// Another program may take the port between its choice and QEMU's start; more often than this it is no accident.
 pub(super) const PORT_ATTEMPTS: usize = 5;
-
-/// QEMU's words on SIGTERM, unchanged since 0.13 (`os_sigterm`, `qemu_kill_report`).
-const ENDED_BY_SIGNAL: &str = "terminating on signal";
 
 /// All that a start needs to know.
 pub(super) struct BootRequest<'a> {
@@ -197,6 +194,8 @@ fn try_once(
     tell_what_follows(request, &process, warm.is_some());
     match await_guest(request, &choice, &sockets, &keys, &mut process, started, warm) {
         Ok(()) => {}
+        // The guest lost nothing, and continues once there is room.
+        Err(error @ VmError::DiskFull { .. }) => return Err(error),
         // Commands can run: what the services do is no reason to take the VM away.
         Err(error @ VmError::ServicesTimedOut { .. }) => {
             record.progress = Progress::Running;
@@ -241,6 +240,8 @@ fn await_guest(
     let watch = BootWatch {
         vm: request.vm(),
         files: &request.files(),
+        disk: &definition.overlay,
+        was_ready: false,
         accelerator: choice.accelerator,
         cpus: definition.cpus,
         memory_mib: definition.memory_bytes >> 20,

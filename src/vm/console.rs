@@ -50,7 +50,7 @@ pub fn open_console(record: &Record, layout: &ProjectLayout) -> Result<Console, 
     let socket = SocketsLayout::new(boot.sockets.clone()).console();
     match UnixStream::connect(&socket) {
         Ok(stream) => Ok(Console { stream, _lock: lock }),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(VmError::NoConsole { vm }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(VmError::NoConsole { vm, socket }),
         Err(source) => Err(VmError::Disk { action: "connect to", path: socket, source }),
     }
 }

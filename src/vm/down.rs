@@ -1,37 +1,30 @@
-//! `down`: from the gentlest way to stop a VM to the surest.
+//! `down`: VMs are stopped, in the ways of [`super::stopping`].
 
 use std::fs;
 use std::thread;
-use std::time::{Duration, Instant};
-
-use castra_wire::GuestMessage;
-use serde_json::json;
+use std::time::Duration;
 
 use crate::context::RuntimeContext;
 use crate::failpoint::{self, Point};
-use crate::guest::ControlPort;
 use crate::layout::{ProjectLayout, SocketsLayout};
-use crate::qemu::{QemuPid, Qmp, running_qemu};
+use crate::qemu::running_qemu;
 use crate::report::Event;
 
 use super::PerVm;
 use super::error::VmError;
 use super::journal;
 use super::leftovers::clean_up;
-use super::record::{Progress, Record};
+use super::record::{BootRecord, Progress, Record, StartKind};
 use super::resume::{discard, finish, put_back};
 use super::state::{VmState, observe};
+use super::stopping::Stopping;
 use super::suspend::take_back;
-use super::up::{lock, stands_still};
+use super::up::lock;
 
 /// How long a guest may take to shut down. Under TCG an Alpine needs some 3 s on an idle machine.
 const GUEST_LIMIT: Duration = Duration::from_secs(60);
-/// How long QEMU may take to end once it is told to.
-const QEMU_LIMIT: Duration = Duration::from_secs(5);
-/// How long the agent and QMP may take to answer.
-const ANSWER_LIMIT: Duration = Duration::from_secs(5);
-/// How often a wait looks at Ctrl-C.
-const SLICE: Duration = Duration::from_millis(100);
+/// How long a guest may take that may not have heard an earlier castra.
+const UNCERTAIN_LIMIT: Duration = Duration::from_secs(5);
 
 /// How `down` is to behave.
 #[derive(Debug, Clone, Copy)]
@@ -116,15 +109,17 @@ fn end_at_once(vm: &str, layout: &ProjectLayout, context: &RuntimeContext) -> Re
     let Some(qemu) = running_qemu(&layout.vm(vm).pidfile()) else { return Ok(false) };
     let record = Record::load(layout, vm).ok().flatten();
     let sockets = sockets_of(vm, record.as_ref(), layout, context);
-    let stopping = Stopping { vm, context, qemu: &qemu, sockets: &sockets, has_agent: false };
+    let disk = &record.as_ref().map_or_else(|| layout.overlay(vm), |record| record.overlay_path(layout));
+    let (has_agent, never_ran) = (false, false);
+    let stopping = Stopping { vm, context, qemu: &qemu, sockets: &sockets, disk, has_agent, never_ran };
     if qemu.is_frozen() {
         // The signal comes first, so that the guest does not run for a moment more.
         stopping.tell("SIGTERM");
         qemu.terminate()?;
         qemu.thaw()?;
-        stopping.wait(QEMU_LIMIT)?;
+        stopping.wait_for_qemu()?;
     } else {
-        stopping.cut_power()?;
+        stopping.end_qemu()?;
     }
     Ok(true)
 }
@@ -143,17 +138,8 @@ fn sockets_of(
     )
 }
 
-/// Stops one VM, whose lock the caller holds. Hands back the state it was in.
-pub(super) fn stop(
-    vm: &str,
-    layout: &ProjectLayout,
-    context: &RuntimeContext,
-    options: &DownOptions,
-) -> Result<VmState, VmError> {
-    stop_or_find_stopped(vm, layout, context, options, false)
-}
-
-/// The same for a VM that ran until this command has ended it.
+/// Stops one VM, whose lock the caller holds. `was_ended` says that this command has ended its QEMU already. Returns the state it
+/// was in.
 fn stop_or_find_stopped(
     vm: &str,
     layout: &ProjectLayout,
@@ -171,7 +157,7 @@ fn stop_or_find_stopped(
         return stop_suspended(put_back(record, layout)?, layout, context, options);
     }
     if before == VmState::Suspending {
-        record = take_back(record, layout)?;
+        record = take_back(record, layout, context)?;
         if !options.force {
             // A guest that stands still cannot shut down.
             record = finish(record, layout, context)?;
@@ -179,13 +165,17 @@ fn stop_or_find_stopped(
         (before, qemu) = observe(&record, &files);
     }
     let sockets = sockets_of(vm, Some(&record), layout, context);
+    let mut end = None;
     if let Some(qemu) = qemu {
+        let has_agent = record.boot.as_ref().is_none_or(|boot| boot.ssh_port.is_some());
+        let (disk, never_ran) = (&record.overlay_path(layout), never_ran(&record));
+        let stopping = Stopping { vm, context, qemu: &qemu, sockets: &sockets, disk, has_agent, never_ran };
+        stopping.prepare(options)?;
         record.progress = Progress::Stopping;
         // A full disk must not keep a VM from being stopped.
         let _ = record.save(layout);
         failpoint::reach(Point::DownRecorded);
-        let has_agent = record.boot.as_ref().is_none_or(|boot| boot.ssh_port.is_some());
-        Stopping { vm, context, qemu: &qemu, sockets: &sockets, has_agent }.run(options)?;
+        end = Some(stopping.run(options)?);
         failpoint::reach(Point::DownEnded);
     }
     if record.progress != Progress::Stopped || before == VmState::Crashed {
@@ -199,7 +189,14 @@ fn stop_or_find_stopped(
         before = VmState::Running;
     }
     context.reporter.report(&Event::VmStopped { vm: vm.to_owned(), was_running: before.is_alive() });
+    end.map_or(Ok(()), |end| end.judge(vm))?;
     Ok(before)
+}
+
+/// Returns `true` for a machine that a castra loaded from a template and, killed, never let run, as far as its record tells.
+fn never_ran(record: &Record) -> bool {
+    let is_loaded = |boot: &BootRecord| boot.start == StartKind::Template && boot.ready_ms.is_none();
+    record.progress != Progress::Running && record.boot.as_ref().is_some_and(is_loaded)
 }
 
 /// A suspended VM does not run; what happens to its memory was chosen.
@@ -239,109 +236,54 @@ fn stop_unrecorded(
         return unreadable.map_or(Ok(VmState::Stopped), Err);
     };
     let sockets = layout.sockets(&context.runtime_root, vm);
-    Stopping { vm, context, qemu: &qemu, sockets: &sockets, has_agent: true }.run(options)?;
+    let (disk, has_agent, never_ran) = (&layout.overlay(vm), true, false);
+    let stopping = Stopping { vm, context, qemu: &qemu, sockets: &sockets, disk, has_agent, never_ran };
+    stopping.prepare(options)?;
+    let end = stopping.run(options)?;
     clean_up(&files, &sockets);
     context.reporter.report(&Event::VmStopped { vm: vm.to_owned(), was_running: true });
+    end.judge(vm)?;
     Ok(VmState::Running)
 }
 
-struct Stopping<'a> {
-    vm: &'a str,
-    context: &'a RuntimeContext,
-    qemu: &'a QemuPid,
-    sockets: &'a SocketsLayout,
-    has_agent: bool,
-}
-
-impl Stopping<'_> {
-    /// Each way in turn, until QEMU has ended.
-    fn run(&self, options: &DownOptions) -> Result<(), VmError> {
-        self.thaw()?;
-        if !options.force && self.ask_guest()? && self.wait(options.limit)? {
-            return Ok(());
-        }
-        self.cut_power()
-    }
-
-    /// Ends QEMU without asking the guest: by its own protocol, which closes the disk in order, then by signals.
-    fn cut_power(&self) -> Result<(), VmError> {
-        self.context.cancel.check()?;
-        self.tell("quit");
-        let quit = Qmp::connect(&self.sockets.qmp(), ANSWER_LIMIT).and_then(|mut qmp| qmp.quit());
-        // A QEMU that is just ending closes its connection first.
-        if self.wait(if quit.is_ok() { QEMU_LIMIT } else { SLICE })? {
-            return Ok(());
-        }
-        self.context.cancel.check()?;
-        self.tell("SIGTERM");
-        self.qemu.terminate()?;
-        if self.wait(QEMU_LIMIT)? {
-            return Ok(());
-        }
-        self.tell("SIGKILL");
-        self.qemu.kill()?;
-        if self.wait(QEMU_LIMIT)? {
-            return Ok(());
-        }
-        Err(VmError::Unkillable { vm: self.vm.to_owned(), pid: self.qemu.pid() })
-    }
-
-    /// A QEMU that somebody has stopped hears nothing: it is let go on, so that its guest can shut down.
-    fn thaw(&self) -> Result<(), VmError> {
-        if self.qemu.is_frozen() {
-            self.tell("SIGCONT");
-            self.qemu.thaw()?;
-        }
-        Ok(())
-    }
-
-    /// Asks for an orderly shutdown: the agent if there is one, else by the virtual power button.
-    fn ask_guest(&self) -> Result<bool, VmError> {
-        // A start that was killed half-way leaves such a machine.
-        if stands_still(self.sockets) {
-            return Ok(false);
-        }
-        self.tell("guest shutdown");
-        let heard = self.has_agent && self.ask_agent();
-        self.context.cancel.check()?;
-        Ok(heard || self.press_power_button())
-    }
-
-    fn ask_agent(&self) -> bool {
-        let deadline = Instant::now() + ANSWER_LIMIT;
-        ControlPort::connect(&self.sockets.control(), deadline, &self.context.cancel)
-            .and_then(|mut port| {
-                port.attach()?;
-                port.power_off()?;
-                while port.next(deadline)? != GuestMessage::PoweringOff {}
-                Ok(())
-            })
-            .is_ok()
-    }
-
-    fn press_power_button(&self) -> bool {
-        Qmp::connect(&self.sockets.qmp(), ANSWER_LIMIT)
-            .and_then(|mut qmp| qmp.execute("system_powerdown", json!({})))
-            .is_ok()
-    }
-
-    fn wait(&self, limit: Duration) -> Result<bool, VmError> {
-        let deadline = Instant::now() + limit;
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if self.qemu.wait(left.min(SLICE)) {
-                return Ok(true);
+/// Brings a stop to its end that an earlier castra began and did not finish. A guest that is shutting down is waited for; the
+/// power of one that does not is not cut, since nobody asks for that now: its record comes back, and it runs on. The caller
+/// holds the VM's lock.
+///
+/// # Errors
+/// [`VmError::DiskFull`], [`VmError::Record`], [`VmError::Interrupted`].
+pub(super) fn await_stop(
+    mut record: Record,
+    layout: &ProjectLayout,
+    context: &RuntimeContext,
+) -> Result<Option<Record>, VmError> {
+    let (vm, files) = (record.name.clone(), layout.vm(&record.name));
+    let sockets = sockets_of(&vm, Some(&record), layout, context);
+    if let Some(qemu) = running_qemu(&files.pidfile()) {
+        let has_agent = record.boot.as_ref().is_none_or(|boot| boot.ssh_port.is_some());
+        let (disk, never_ran) = (&record.overlay_path(layout), never_ran(&record));
+        let (qemu, sockets) = (&qemu, &sockets);
+        let stopping = Stopping { vm: &vm, context, qemu, sockets, disk, has_agent, never_ran };
+        stopping.prepare(&DownOptions::default())?;
+        if stopping.is_to_be_dropped() {
+            stopping.end_qemu()?;
+        } else {
+            stopping.tell("guest shutdown");
+            // An agent that answers shuts down for certain; a power button may have been pressed in vain.
+            let limit = if has_agent && stopping.ask_agent() { GUEST_LIMIT } else { UNCERTAIN_LIMIT };
+            if !stopping.wait_for_guest(limit)? {
+                record.progress = Progress::Running;
+                record.save(layout)?;
+                let message = format!("VM `{vm}` was asked to shut down earlier and does not; it runs on");
+                context.reporter.report(&Event::Warning { message });
+                return Ok(Some(record));
             }
-            if left.is_zero() {
-                return Ok(false);
-            }
-            self.context.cancel.check()?;
         }
     }
-
-    fn tell(&self, method: &str) {
-        self.context
-            .reporter
-            .report(&Event::VmStopping { vm: self.vm.to_owned(), method: method.to_owned() });
-    }
+    clean_up(&files, &sockets);
+    record.progress = Progress::Stopped;
+    record.boot = None;
+    record.save(layout)?;
+    context.reporter.report(&Event::VmStopped { vm, was_running: true });
+    Ok(None)
 }

@@ -6,7 +6,7 @@ use crate::config::{OutOfBounds, Protocol};
 use crate::error::{Explain, Kind};
 use crate::guest::{ControlError, InitrdError, KeyError};
 use crate::lock::LockError;
-use crate::managed::ImageError;
+use crate::managed::{ImageError, Size};
 use crate::qemu::QemuError;
 use crate::similar::closest;
 use crate::state_root::StateRootError;
@@ -170,11 +170,13 @@ pub enum VmError {
         /// Who is connected, if the kernel tells.
         pid: Option<i32>,
     },
-    /// Its console leads to its log only.
-    #[error("VM `{vm}` was started by an earlier castra, whose consoles take no input")]
+    /// The socket of its console is gone.
+    #[error("the console of VM `{vm}` cannot be reached: its socket {} is gone", socket.display())]
     NoConsole {
         /// The VM.
         vm: String,
+        /// The socket.
+        socket: PathBuf,
     },
     /// The VM's disk stands on another image than the configuration now names.
     #[error("the disk of VM `{vm}` stands on {recorded}, and now {wanted} is asked for")]
@@ -289,6 +291,41 @@ pub enum VmError {
         /// What is known of it.
         trouble: Box<Trouble>,
     },
+    /// A guest that was ready does not answer.
+    #[error("the guest of VM `{vm}` does not answer: it was ready, and has said nothing for {limit_secs} s")]
+    GuestSilent {
+        /// The VM.
+        vm: String,
+        /// The limit.
+        limit_secs: u64,
+    },
+    /// The VM was ended by force, and nobody asked for that.
+    #[error(
+        "VM `{vm}` did not shut down{}: its QEMU was ended by {method}, as if the power went",
+        within(*limit_secs)
+    )]
+    PowerCut {
+        /// The VM.
+        vm: String,
+        /// How long its guest was waited for; nothing if it could not be asked.
+        limit_secs: Option<u64>,
+        /// What ended QEMU.
+        method: &'static str,
+    },
+    /// The disk of this machine is full, and the VM is paused until there is room.
+    #[error(
+        "VM `{vm}` is paused: its disk cannot grow, since the filesystem {} is full{}",
+        filesystem.display(),
+        free(*free_bytes)
+    )]
+    DiskFull {
+        /// The VM.
+        vm: String,
+        /// Where the filesystem of its disk is mounted.
+        filesystem: PathBuf,
+        /// What is free on it.
+        free_bytes: Option<u64>,
+    },
     /// The guest will never come up, by what it says itself.
     #[error("VM `{vm}` cannot boot: it gave up {trouble}")]
     BootHopeless {
@@ -401,6 +438,14 @@ fn did_you_mean(similar: &Option<String>) -> String {
 
 fn by(owner: &PortOwner) -> String {
     if *owner == PortOwner::Unknown { String::new() } else { format!(" by {owner}") }
+}
+
+fn within(limit_secs: Option<u64>) -> String {
+    limit_secs.map_or(String::new(), |secs| format!(" within {secs} s"))
+}
+
+fn free(bytes: Option<u64>) -> String {
+    bytes.map_or_else(String::new, |bytes| format!(" ({} are free)", Size(bytes)))
 }
 
 fn by_process(pid: Option<i32>) -> String {

@@ -46,9 +46,12 @@ impl Explain for VmError {
             | Self::AgentFailed { .. }
             | Self::ServicesTimedOut { .. }
             | Self::Unrecorded { .. }
+            | Self::GuestSilent { .. }
+            | Self::PowerCut { .. }
             | Self::Unkillable { .. } => Kind::Unavailable,
             Self::Thrown(error) => error.kind(),
             Self::PortTaken { .. } | Self::IsSuspended { .. } | Self::ConsoleTaken { .. } => Kind::Busy,
+            Self::DiskFull { .. } => Kind::Io,
             Self::NotStarted { error, .. } => error.kind(),
             Self::PortForbidden { .. } => Kind::Permission,
             // Answered by `inner` above.
@@ -117,12 +120,11 @@ impl Explain for VmError {
             Self::ConsoleTaken { vm, .. } => {
                 Some(format!("Leave it there by Ctrl-]. `castra logs -f {vm}` shows it meanwhile."))
             }
-            Self::NoConsole { vm } => Some(format!("Start it again first: castra restart {vm}")),
             Self::NoAgent { vm } => Some(format!(
                 "Forward a port to its own SSH server ([[vms.port_forwards]]) and log in with `ssh`; \
                  `castra logs {vm}` shows its console."
             )),
-            _ => self.disk_hint().or_else(|| self.boot_hint()),
+            _ => self.run_hint().or_else(|| self.disk_hint()).or_else(|| self.boot_hint()),
         }
     }
 }
@@ -145,6 +147,29 @@ impl VmError {
             Self::StateRoot(error) => Some(error),
             Self::Lock(error) => Some(error),
             Self::Interrupted(error) => Some(error),
+            _ => None,
+        }
+    }
+
+    /// Ways out for a VM that runs, or ran until a moment ago.
+    fn run_hint(&self) -> Option<String> {
+        match self {
+            Self::NoConsole { vm, .. } => Some(format!(
+                "Something has removed it while the VM ran, such as a cleaner of temporary files or a logout. The VM \
+                 runs on: `castra logs -f {vm}` shows its console."
+            )),
+            Self::DiskFull { vm, filesystem, .. } => Some(format!(
+                "Nothing is lost: free some space on {}, and the next command continues the VM, for instance `castra up \
+                 {vm}`. `castra down --force {vm}` would cut its power instead, and lose what it has not written.",
+                filesystem.display()
+            )),
+            Self::PowerCut { vm, .. } => Some(format!(
+                "`castra up {vm}` boots it from its disk, whose filesystem recovers by its journal; `castra logs {vm}` \
+                 shows what kept it. --timeout SECS gives it more time."
+            )),
+            Self::GuestSilent { vm, .. } => Some(format!(
+                "`castra console {vm}` and `castra logs {vm}` show what it does. `castra restart {vm}` starts it again."
+            )),
             _ => None,
         }
     }

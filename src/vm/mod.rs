@@ -42,13 +42,16 @@ mod learn;
 mod leftovers;
 mod limits;
 mod machine;
+mod machine_status;
 mod projects;
 mod record;
 mod record_check;
 mod remove;
 mod resume;
+mod room;
 mod state;
 mod status;
+mod stopping;
 mod suspend;
 mod suspended;
 mod throwaway;
@@ -72,10 +75,11 @@ pub use projects::{ListedVm, Orphan, ProjectStatus, end_orphan, list_projects, o
 pub use record::{
     BaseKind, BaseRecord, BootRecord, MachineRecord, Progress, Record, RecordedMachine, StartKind,
 };
+pub use room::FullDisk;
 pub use state::{Crash, VmState};
 pub use status::{
-    VmStatus, check_readable, make_ready, recorded_vm, running_vm, ssh_target, state_of, status, status_of,
-    write_known_hosts,
+    VmStatus, check_readable, explain_silence, make_ready, recorded_vm, running_vm, ssh_target, state_of,
+    status, status_of, write_known_hosts,
 };
 pub use suspend::suspend;
 pub use suspended::{DiskStamp, SuspendRecord};

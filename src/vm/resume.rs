@@ -5,7 +5,6 @@
 //! still suspended; whatever happens after, it is a VM that runs.
 
 use std::fs;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -19,6 +18,7 @@ use crate::layout::{ProjectLayout, SocketsLayout};
 use crate::plan::VmPlan;
 use crate::qemu::{Disk, Incoming, Launch, MachineSpec, QemuBinary, QemuError, launch, running_qemu};
 use crate::report::Event;
+use crate::wait::WaitLimit;
 
 use super::account::keep_timeline;
 use super::base::{Base, ensure_base};
@@ -30,7 +30,7 @@ use super::forwards;
 use super::leftovers::clean_up_run;
 use super::machine::machine;
 use super::record::{BootRecord, Progress, Record, RecordedMachine, StartKind};
-use super::suspend::{connect, unanswered};
+use super::suspend::{to_leave_in_order, unanswered};
 use super::suspended::SuspendRecord;
 use super::timeline::{Phase, Stopwatch};
 use super::up::{UpOptions, WaitFor};
@@ -232,18 +232,15 @@ pub(super) fn finish(
     let vm = record.name.clone();
     let Some(boot) = record.boot.as_ref() else { return Ok(record) };
     let files = layout.vm(&vm);
-    let started = Instant::now();
-    let mut qmp = connect(&vm, boot)?;
+    let mut qmp = to_leave_in_order(&vm, boot, &context.cancel)?;
+    let wait = WaitLimit::to_leave_in_order(CONT_LIMIT, &context.cancel).begin();
     // For a moment after a saving that was given up, QEMU refuses.
     while let Err(error) = qmp.execute("cont", json!({})) {
-        if started.elapsed() >= CONT_LIMIT {
-            return Err(unanswered(&vm, error));
-        }
-        thread::sleep(CONT_POLL);
+        wait.sleep(CONT_POLL).map_err(|_| unanswered(&vm, error))?;
     }
     drop(qmp);
     if boot.ssh_port.is_some() {
-        wake(&vm, boot, layout, context)?;
+        wake(&record, boot, layout, context)?;
     }
     record.progress = Progress::Running;
     record.save(layout)?;
@@ -253,15 +250,15 @@ pub(super) fn finish(
 }
 
 fn wake(
-    vm: &str,
+    record: &Record,
     boot: &BootRecord,
     layout: &ProjectLayout,
     context: &RuntimeContext,
 ) -> Result<(), VmError> {
-    let files = &layout.vm(vm);
+    let (vm, files, disk) = (&record.name, &layout.vm(&record.name), &record.overlay_path(layout));
     let keys = VmKeys::load_or_create(files)?;
     let stopwatch = &Stopwatch::going_on(vm, None, &context.reporter);
-    let watch = BootWatch::of_running(vm, files, boot, UpOptions::default(), context, stopwatch);
+    let watch = BootWatch::of_running(vm, files, disk, boot, context, stopwatch);
     let is_alive = || running_qemu(&files.pidfile()).is_some();
     let woken = watch.wake(&SocketsLayout::new(boot.sockets.clone()), &keys, is_alive);
     woken.map_err(|end| watch.explain(end, None))

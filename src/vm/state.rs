@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::host::boot_id;
 use crate::layout::VmLayout;
-use crate::qemu::{QemuPid, running_qemu};
+use crate::qemu::{EndingSignal, QemuPid, ending_signal, running_qemu};
 
 use super::record::{Progress, Record};
 
@@ -18,6 +18,9 @@ pub enum VmState {
     Starting,
     /// QEMU runs, and commands can (for a native boot: QEMU runs).
     Running,
+    /// QEMU runs and has paused the guest: the disk of this machine is full. It continues once there is room.
+    #[serde(rename = "disk-full")]
+    DiskFull,
     /// A stop is under way.
     Stopping,
     /// Its memory is being saved.
@@ -37,6 +40,7 @@ impl VmState {
             Self::Stopped => "stopped",
             Self::Starting => "starting",
             Self::Running => "running",
+            Self::DiskFull => "disk-full",
             Self::Stopping => "stopping",
             Self::Suspending => "suspending",
             Self::Suspended => "suspended",
@@ -48,15 +52,22 @@ impl VmState {
     /// Whether QEMU runs.
     pub fn is_alive(self) -> bool {
         match self {
-            Self::Starting | Self::Running | Self::Stopping | Self::Suspending | Self::Resuming => true,
+            Self::Starting
+            | Self::Running
+            | Self::DiskFull
+            | Self::Stopping
+            | Self::Suspending
+            | Self::Resuming => true,
             Self::Stopped | Self::Suspended | Self::Crashed => false,
         }
     }
 }
 
 /// Why a VM crashed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Crash {
+    /// A signal asked QEMU to end, and its guest was not asked to shut down.
+    Ended(EndingSignal),
     /// QEMU was killed: by somebody, by the kernel for want of memory, or by a defect of its own.
     Killed,
     /// This machine was restarted since the VM was started, in an orderly way or not.
@@ -65,21 +76,22 @@ pub enum Crash {
 
 impl std::fmt::Display for Crash {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Killed => "its QEMU was killed",
-            Self::HostRestarted => "this machine was restarted while it ran",
-        })
+        match self {
+            Self::Ended(signal) => write!(f, "its QEMU was ended by {signal}"),
+            Self::Killed => f.write_str("its QEMU was killed"),
+            Self::HostRestarted => f.write_str("this machine was restarted while it ran"),
+        }
     }
 }
 
 /// What there is of a VM's QEMU.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Trace {
     /// It lives.
     Alive,
     /// It has ended by itself, and removed its pid file.
     Ended,
-    /// It is gone, and could not do that.
+    /// It is gone otherwise.
     Crashed(Crash),
 }
 
@@ -87,7 +99,7 @@ enum Trace {
 pub(super) fn observe(record: &Record, files: &VmLayout) -> (VmState, Option<QemuPid>) {
     let qemu = running_qemu(&files.pidfile());
     let trace = if qemu.is_some() { Trace::Alive } else { trace(record, files) };
-    (derive(record.progress, trace), qemu)
+    (derive(record.progress, &trace), qemu)
 }
 
 /// Why the VM crashed, if it did.
@@ -98,18 +110,25 @@ pub(super) fn crash(record: &Record, files: &VmLayout) -> Option<Crash> {
     }
 }
 
-/// What a QEMU that does not live has left. It removes its pid file when it ends by itself; but at a restart of the machine it
-/// does so too, and its guest was not asked.
+/// What a QEMU that does not live has left. It removes its pid file whenever it ends by itself: when its guest has shut down,
+/// but also when a signal asks it to, as at a logout or a restart of the machine. Its log tells that, and nothing asked its guest.
 fn trace(record: &Record, files: &VmLayout) -> Trace {
     let booted_in = record.boot.as_ref().and_then(|boot| boot.boot_id.as_ref());
     if booted_in.is_some() && booted_in != boot_id().as_ref() {
         return Trace::Crashed(Crash::HostRestarted);
     }
-    if files.pidfile().exists() { Trace::Crashed(Crash::Killed) } else { Trace::Ended }
+    if files.pidfile().exists() {
+        return Trace::Crashed(Crash::Killed);
+    }
+    let was_up = matches!(record.progress, Progress::Starting | Progress::Running | Progress::Suspending);
+    match was_up.then(|| ending_signal(&files.qemu_log())).flatten() {
+        Some(signal) => Trace::Crashed(Crash::Ended(signal)),
+        None => Trace::Ended,
+    }
 }
 
 /// Pure: all there is to the state machine.
-fn derive(progress: Progress, trace: Trace) -> VmState {
+fn derive(progress: Progress, trace: &Trace) -> VmState {
     use Trace::{Alive, Crashed, Ended};
     match (progress, trace) {
         (Progress::Starting, Alive) => VmState::Starting,
@@ -147,9 +166,9 @@ mod tests {
             (P::Resuming, [S::Resuming, S::Suspended, S::Suspended]),
         ];
         for (progress, [alive, ended, crashed]) in states {
-            assert_eq!(derive(progress, Trace::Alive), alive, "{progress:?}");
-            assert_eq!(derive(progress, Trace::Ended), ended, "{progress:?}");
-            assert_eq!(derive(progress, Trace::Crashed(Crash::Killed)), crashed, "{progress:?}");
+            assert_eq!(derive(progress, &Trace::Alive), alive, "{progress:?}");
+            assert_eq!(derive(progress, &Trace::Ended), ended, "{progress:?}");
+            assert_eq!(derive(progress, &Trace::Crashed(Crash::Killed)), crashed, "{progress:?}");
             assert!(alive.is_alive() && !ended.is_alive() && !crashed.is_alive());
         }
     }

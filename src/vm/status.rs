@@ -1,4 +1,4 @@
-//! What is known of VMs without asking anybody: records and locks. Never blocks.
+//! What is known of VMs: by records and locks, and by what their QEMUs say at once. Never waits.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -12,14 +12,16 @@ use crate::config::PortForward;
 use crate::context::RuntimeContext;
 use crate::guest::VmKeys;
 use crate::guest::ssh::Target;
-use crate::layout::ProjectLayout;
+use crate::layout::{ProjectLayout, SocketsLayout, VmLayout};
 use crate::qemu::{AcceleratorChoice, QemuPid};
 use crate::report::Event;
 
 use super::PerVm;
 use super::clock::{millis, since_epoch};
 use super::error::VmError;
+use super::machine_status::MachineStatus;
 use super::record::Record;
+use super::room::{FullDisk, disk_full, let_recorded_run};
 use super::state::{Crash, VmState, crash, observe};
 use super::suspend::{connect, take_back};
 use super::up::{UpOptions, attach, lock};
@@ -59,6 +61,8 @@ pub struct VmStatus {
     pub port_forwards: Vec<PortForward>,
     /// Why it crashed, if it did.
     pub crash: Option<Crash>,
+    /// The filesystem without room for its disk, if it is paused for that.
+    pub full_disk: Option<FullDisk>,
 }
 
 /// The VMs of a project that have a record, by name. A record that cannot be read is told as its error.
@@ -133,7 +137,7 @@ pub fn status_of(name: &str, layout: &ProjectLayout) -> Result<Option<VmStatus>,
 
 fn status_by(record: &Record, layout: &ProjectLayout) -> VmStatus {
     let files = layout.vm(&record.name);
-    let (state, qemu) = observe(record, &files);
+    let (state, qemu) = glance(record, &files);
     let boot = record.boot.as_ref().filter(|_| state.is_alive());
     VmStatus {
         name: record.name.clone(),
@@ -152,6 +156,7 @@ fn status_by(record: &Record, layout: &ProjectLayout) -> VmStatus {
         ssh_port: boot.and_then(|boot| boot.ssh_port),
         port_forwards: boot.map(|boot| boot.port_forwards.clone()).unwrap_or_default(),
         crash: if state == VmState::Crashed { crash(record, &files) } else { None },
+        full_disk: (state == VmState::DiskFull).then(|| FullDisk::of(&record.overlay_path(layout))),
     }
 }
 
@@ -161,7 +166,18 @@ fn uptime_ms(qemu: Option<&QemuPid>, started_unix_ms: u64) -> u64 {
     age.unwrap_or_else(|| millis(since_epoch()).saturating_sub(started_unix_ms))
 }
 
-/// What a VM does right now. Never blocks.
+/// The VM's state, with what QEMU says of a machine that is to run, if it says that at once.
+fn glance(record: &Record, files: &VmLayout) -> (VmState, Option<QemuPid>) {
+    let (state, qemu) = observe(record, files);
+    // One that is being saved or loaded stands still rightly, and its QEMU serves whoever does that.
+    let is_to_run = matches!(state, VmState::Starting | VmState::Running | VmState::Stopping);
+    let is_answering = qemu.as_ref().is_some_and(|qemu| is_to_run && !qemu.is_frozen());
+    let boot = record.boot.as_ref().filter(|_| is_answering);
+    let status = boot.and_then(|boot| MachineStatus::glance(&SocketsLayout::new(boot.sockets.clone())));
+    if status == Some(MachineStatus::DiskFull) { (VmState::DiskFull, qemu) } else { (state, qemu) }
+}
+
+/// What a VM does right now, by its record and its process. Never blocks.
 pub fn state_of(record: &Record, layout: &ProjectLayout) -> VmState {
     observe(record, &layout.vm(&record.name)).0
 }
@@ -189,7 +205,7 @@ pub fn make_ready(
     let _lock = lock(&record.name, layout, context)?;
     if let Some(boot) = &record.boot {
         // A guest may take minutes to come back; a QEMU that does not answer either never lets it.
-        drop(connect(&record.name, boot)?);
+        drop(connect(&record.name, boot, &context.cancel)?);
     }
     let what = format!("the guest of VM `{}`, which does not answer", record.name);
     context.reporter.report(&Event::Waiting { what });
@@ -260,7 +276,7 @@ pub fn running_vm(
         record = recorded_vm(Some(&record.name), layout)?;
         state = observe(&record, &layout.vm(&record.name)).0;
         if state == VmState::Suspending {
-            record = take_back(record, layout)?;
+            record = take_back(record, layout, context)?;
             state = VmState::Starting;
         }
         if state == VmState::Starting {
@@ -271,8 +287,38 @@ pub fn running_vm(
     if state != VmState::Running {
         return Err(VmError::NotRunning { vm: record.name, state });
     }
+    if is_paused(&record) {
+        let _lock = lock(&record.name, layout, context)?;
+        // A suspend, whose machine stands still rightly, has ended by now.
+        record = recorded_vm(Some(&record.name), layout)?;
+        state = observe(&record, &layout.vm(&record.name)).0;
+        if state != VmState::Running {
+            return Err(VmError::NotRunning { vm: record.name, state });
+        }
+        let_recorded_run(&record, layout, context)?;
+    }
     if record.boot.as_ref().is_none_or(|boot| boot.ssh_port.is_none()) {
         return Err(VmError::NoAgent { vm: record.name });
     }
     Ok(record)
+}
+
+/// Returns `true` if QEMU says at once that the machine stands still.
+fn is_paused(record: &Record) -> bool {
+    let boot = record.boot.as_ref();
+    let status = boot.and_then(|boot| MachineStatus::glance(&SocketsLayout::new(boot.sockets.clone())));
+    matches!(status, Some(MachineStatus::DiskFull | MachineStatus::Paused))
+}
+
+/// Finds out why the guest of a VM that ran no longer answers.
+///
+/// # Errors
+/// [`VmError::DiskFull`]; [`VmError::NotRunning`] once its QEMU has ended.
+pub fn explain_silence(name: Option<&str>, layout: &ProjectLayout) -> Result<(), VmError> {
+    let record = recorded_vm(name, layout)?;
+    match glance(&record, &layout.vm(&record.name)).0 {
+        VmState::DiskFull => Err(disk_full(&record.name, &record.overlay_path(layout))),
+        state if !state.is_alive() => Err(VmError::NotRunning { vm: record.name, state }),
+        _ => Ok(()),
+    }
 }

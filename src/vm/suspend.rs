@@ -13,22 +13,26 @@ use std::time::{Duration, Instant};
 use castra_wire::{Errand, GuestMessage};
 use serde_json::json;
 
+use crate::cancel::Cancel;
 use crate::context::RuntimeContext;
 use crate::failpoint::{self, Point};
 use crate::guest::{ControlError, ControlPort};
 use crate::layout::{ProjectLayout, SocketsLayout};
 use crate::managed::{Stamp, sha256_of};
-use crate::qemu::{QemuError, Qmp, running_qemu, save_all_memory, save_state};
+use crate::qemu::{QemuError, Qmp, QmpError, running_qemu, save_all_memory, save_state};
 use crate::report::Event;
 use crate::trusted;
+use crate::wait::WaitLimit;
 
 use super::PerVm;
 use super::clock::{millis, since_epoch};
 use super::error::VmError;
 use super::journal;
 use super::leftovers::clean_up_run;
+use super::machine_status::MachineStatus;
 use super::record::{BootRecord, Progress, Record, RecordedMachine, StartKind};
 use super::resume::{finish, put_back};
+use super::room::{disk_full, let_recorded_run};
 use super::state::{VmState, observe};
 use super::status::{recorded_vm, refuse_frozen};
 use super::suspended::{DiskStamp, SuspendRecord};
@@ -36,6 +40,8 @@ use super::up::{UpOptions, attach, lock};
 
 /// How long the guest may take to write everything out.
 const SYNC_LIMIT: Duration = Duration::from_secs(60);
+/// How often a guest that writes everything out is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long QEMU may take to answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// How long saving may take, whatever the size …
@@ -83,9 +89,12 @@ fn one(vm: &str, layout: &ProjectLayout, context: &RuntimeContext) -> Result<VmS
     let record = recorded_vm(Some(vm), layout)?;
     let state = observe(&record, &layout.vm(vm)).0;
     let record = match state {
-        VmState::Running => record,
+        VmState::Running | VmState::DiskFull => {
+            let_recorded_run(&record, layout, context)?;
+            record
+        }
         VmState::Starting => attach(record, layout, context, UpOptions::default())?.record,
-        VmState::Suspending => finish(take_back(record, layout)?, layout, context)?,
+        VmState::Suspending => finish(take_back(record, layout, context)?, layout, context)?,
         VmState::Resuming | VmState::Suspended => {
             put_back(record, layout)?;
             context.reporter.report(&Event::VmSuspended { vm: vm.to_owned(), bytes: None });
@@ -109,9 +118,9 @@ fn suspend_running(
     let boot = boot.ok_or_else(|| VmError::NotSuspendable { vm: vm.clone() })?;
     refuse_frozen(&vm, running_qemu(&layout.vm(&vm).pidfile()).as_ref())?;
     // Before anything is begun: a QEMU that does not answer cannot save anything, and need not be disturbed.
-    drop(connect(&vm, &boot)?);
+    drop(connect(&vm, &boot, &context.cancel)?);
     context.reporter.report(&Event::VmSuspending { vm: vm.clone() });
-    if let Err(reason) = sync_guest(&boot, context)? {
+    if let Err(reason) = sync_guest(&vm, &record.overlay_path(layout), &boot, context)? {
         let message = format!(
             "VM `{vm}` could not be told to write everything to its disk ({reason}); its saved memory has the rest"
         );
@@ -128,12 +137,12 @@ fn suspend_running(
         Err(error) => {
             free(&layout.vm(&vm).unfinished_machine_state());
             // The VM goes on. If not even that works, the next command will find it and try again.
-            let _ = take_back(record, layout).and_then(|record| finish(record, layout, context));
+            let _ = take_back(record, layout, context).and_then(|record| finish(record, layout, context));
             return Err(error);
         }
     };
     failpoint::reach(Point::SuspendRecorded);
-    end_qemu(&vm, &boot, layout)?;
+    end_qemu(&vm, &boot, layout, &context.cancel)?;
     // QEMU has let go of the disk when memory is saved. Should one write all the same when it ends, that counts.
     let disk = disk_stamp(&record, layout)?;
     if disk != saved.disk {
@@ -153,26 +162,37 @@ fn free(unfinished: &Path) {
 }
 
 /// Asks the guest to write everything to its disk. The inner error is why it could not be asked.
-fn sync_guest(boot: &BootRecord, context: &RuntimeContext) -> Result<Result<(), String>, VmError> {
+fn sync_guest(
+    vm: &str,
+    disk: &Path,
+    boot: &BootRecord,
+    context: &RuntimeContext,
+) -> Result<Result<(), String>, VmError> {
     if boot.ssh_port.is_none() {
         return Ok(Err("it has no agent of Castra's".into()));
     }
     let deadline = Instant::now() + SYNC_LIMIT;
     let sockets = SocketsLayout::new(boot.sockets.clone());
+    let is_full = || MachineStatus::glance(&sockets) == Some(MachineStatus::DiskFull);
     let connected = ControlPort::connect(&sockets.control(), Instant::now() + ANSWER_LIMIT, &context.cancel);
     let synced = connected.and_then(|mut port| {
         port.attach()?;
         port.sync()?;
         loop {
-            match port.next(deadline)? {
-                GuestMessage::Synced => return Ok(Ok(())),
+            match port.next(deadline.min(Instant::now() + LOOK_EVERY)) {
+                Ok(GuestMessage::Synced) => return Ok(Ok(())),
                 // An agent of an earlier castra.
-                GuestMessage::Failed { errand: Errand::Protocol, reason } => return Ok(Err(reason)),
-                _ => {}
+                Ok(GuestMessage::Failed { errand: Errand::Protocol, reason }) => return Ok(Err(reason)),
+                Ok(_) => {}
+                Err(ControlError::Silent) if is_full() => return Ok(Err(String::new())),
+                Err(ControlError::Silent) if Instant::now() < deadline => {}
+                Err(error) => return Err(error),
             }
         }
     });
     match synced {
+        // What is written out now is what found no room.
+        _ if is_full() => Err(disk_full(vm, disk)),
         Err(error @ ControlError::Interrupted(_)) => Err(error.into()),
         Err(error) => Ok(Err(error.to_string())),
         Ok(result) => Ok(result),
@@ -193,7 +213,7 @@ fn save(
         move |source| VmError::Disk { action: "write", path, source }
     };
     let silent = |error| unanswered(vm, error);
-    let mut qmp = connect(vm, boot)?;
+    let mut qmp = connect(vm, boot, &context.cancel)?;
     qmp.execute("stop", json!({})).map_err(silent)?;
     failpoint::reach(Point::SuspendStopped);
     save_all_memory(&mut qmp);
@@ -203,7 +223,7 @@ fn save(
     let file = trusted::open_with(&mut options, &new).map_err(failed(&new))?;
     file.set_len(0).map_err(failed(&new))?;
     let limit = SAVE_LIMIT + Duration::from_secs(boot.memory_mib / SLOW_MIB_PER_SEC);
-    save_state(vm, &mut qmp, &file, limit, &context.cancel)?;
+    save_state(vm, &mut qmp, &file, &WaitLimit::new(limit, &context.cancel))?;
     file.sync_all().map_err(failed(&new))?;
     let sha256 = sha256_of(&new, &context.cancel)?;
     failpoint::reach(Point::SuspendSaved);
@@ -221,10 +241,10 @@ fn disk_stamp(record: &Record, layout: &ProjectLayout) -> Result<DiskStamp, VmEr
 }
 
 /// Everything is saved, so QEMU has nothing to lose.
-fn end_qemu(vm: &str, boot: &BootRecord, layout: &ProjectLayout) -> Result<(), VmError> {
+fn end_qemu(vm: &str, boot: &BootRecord, layout: &ProjectLayout, cancel: &Cancel) -> Result<(), VmError> {
     let files = layout.vm(vm);
     if let Some(qemu) = running_qemu(&files.pidfile()) {
-        let quit = connect(vm, boot).map(|mut qmp| qmp.quit());
+        let quit = to_leave_in_order(vm, boot, cancel).map(|mut qmp| qmp.quit());
         if !matches!(quit, Ok(Ok(()))) || !qemu.wait(END_LIMIT) {
             qemu.kill()?;
             if !qemu.wait(END_LIMIT) {
@@ -241,7 +261,11 @@ fn end_qemu(vm: &str, boot: &BootRecord, layout: &ProjectLayout) -> Result<(), V
 ///
 /// # Errors
 /// [`VmError::Record`].
-pub(super) fn take_back(mut record: Record, layout: &ProjectLayout) -> Result<Record, VmError> {
+pub(super) fn take_back(
+    mut record: Record,
+    layout: &ProjectLayout,
+    context: &RuntimeContext,
+) -> Result<Record, VmError> {
     record.suspended = None;
     record.progress = Progress::Starting;
     if let Some(boot) = &mut record.boot {
@@ -254,7 +278,7 @@ pub(super) fn take_back(mut record: Record, layout: &ProjectLayout) -> Result<Re
         let _ = fs::remove_file(path);
     }
     if let Some(boot) = &record.boot
-        && let Ok(mut qmp) = connect(&record.name, boot)
+        && let Ok(mut qmp) = to_leave_in_order(&record.name, boot, &context.cancel)
     {
         // Where nothing is being saved there is nothing to cancel.
         let _ = qmp.execute("migrate_cancel", json!({}));
@@ -263,11 +287,23 @@ pub(super) fn take_back(mut record: Record, layout: &ProjectLayout) -> Result<Re
 }
 
 /// QEMU's machine protocol.
-pub(super) fn connect(vm: &str, boot: &BootRecord) -> Result<Qmp, VmError> {
-    let sockets = SocketsLayout::new(boot.sockets.clone());
-    Qmp::connect(&sockets.qmp(), ANSWER_LIMIT).map_err(|error| unanswered(vm, error))
+pub(super) fn connect(vm: &str, boot: &BootRecord, cancel: &Cancel) -> Result<Qmp, VmError> {
+    connect_within(vm, boot, WaitLimit::new(ANSWER_LIMIT, cancel))
 }
 
-pub(super) fn unanswered(vm: &str, source: crate::qemu::QmpError) -> VmError {
-    QemuError::Silent { vm: vm.to_owned(), source }.into()
+/// QEMU's machine protocol, for what must be done even after an interruption.
+pub(super) fn to_leave_in_order(vm: &str, boot: &BootRecord, cancel: &Cancel) -> Result<Qmp, VmError> {
+    connect_within(vm, boot, WaitLimit::to_leave_in_order(ANSWER_LIMIT, cancel))
+}
+
+fn connect_within(vm: &str, boot: &BootRecord, limit: WaitLimit) -> Result<Qmp, VmError> {
+    let sockets = SocketsLayout::new(boot.sockets.clone());
+    Qmp::connect(&sockets.qmp(), limit).map_err(|error| unanswered(vm, error))
+}
+
+pub(super) fn unanswered(vm: &str, source: QmpError) -> VmError {
+    match source {
+        QmpError::Interrupted(interrupted) => interrupted.into(),
+        source => QemuError::Silent { vm: vm.to_owned(), source }.into(),
+    }
 }

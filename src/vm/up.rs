@@ -4,8 +4,6 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use serde_json::json;
-
 use crate::command::Lifetime;
 use crate::config::BootProfile;
 use crate::context::RuntimeContext;
@@ -15,7 +13,7 @@ use crate::layout::{ProjectLayout, SocketsLayout};
 use crate::lock::Lock;
 use crate::managed::ImageManager;
 use crate::plan::{BasePlan, Plan, VmPlan};
-use crate::qemu::{Network, QemuBinary, Qmp, running_qemu};
+use crate::qemu::{Network, QemuBinary, running_qemu};
 use crate::report::Event;
 use crate::state_root;
 
@@ -24,13 +22,15 @@ use super::base::{confirm, ensure_base};
 use super::boot::{BootRequest, accelerator, start};
 use super::clone::remove_unfinished;
 use super::disk::ensure_vm_assets;
-use super::down::{DownOptions, stop};
+use super::down::await_stop;
 use super::error::VmError;
 use super::journal;
 use super::leftovers::clean_up;
+use super::machine_status::MachineStatus;
 use super::projects;
 use super::record::{BootRecord, Progress, Record, StartKind};
 use super::resume::{discard, finish, put_back, resume};
+use super::room::let_recorded_run;
 use super::state::{VmState, crash, observe};
 use super::status::refuse_frozen;
 use super::suspend::take_back;
@@ -152,11 +152,13 @@ fn up_one(
     }
     if let Some(record) = record {
         match observe(&record, &layout.vm(vm)).0 {
-            VmState::Starting if is_stuck(&record) => end_stuck(&record, layout, context)?,
-            VmState::Starting | VmState::Running => return go_on(plan, record, layout, context, options),
+            VmState::Starting if is_stuck(&record, context) => end_stuck(&record, layout, context)?,
+            VmState::Starting | VmState::Running | VmState::DiskFull => {
+                return go_on(plan, record, layout, context, options);
+            }
             // A `suspend` that was killed half-way: the VM stands still, and is to run.
             VmState::Suspending => {
-                return go_on(plan, take_back(record, layout)?, layout, context, options);
+                return go_on(plan, take_back(record, layout, context)?, layout, context, options);
             }
             VmState::Suspended | VmState::Resuming if options.discard_suspended => {
                 drop(discard(record, layout)?);
@@ -165,8 +167,11 @@ fn up_one(
                 let record = resume(plan, put_back(record, layout)?, layout, context, options)?;
                 return Ok(up_now(record, context));
             }
-            // A `down` that was killed half-way: what it began is brought to its end.
-            VmState::Stopping => drop(stop(vm, layout, context, &DownOptions::default())?),
+            VmState::Stopping => {
+                if let Some(record) = await_stop(record, layout, context)? {
+                    return go_on(plan, record, layout, context, options);
+                }
+            }
             VmState::Crashed => recover(&record, layout, context),
             VmState::Stopped => {}
         }
@@ -304,13 +309,14 @@ pub(super) fn attach(
         context.reporter.report(&Event::VmRunning { vm, boot_ms: None });
         return Ok(UpOutcome { record, ran_already: true });
     }
-    if record.progress == Progress::Starting && is_stuck(&record) {
+    if record.progress == Progress::Starting && is_stuck(&record, context) {
         return Err(VmError::NotRunning { vm, state: VmState::Starting });
     }
+    let_recorded_run(&record, layout, context)?;
     let has_agent = record.boot.as_ref().is_some_and(|boot| boot.ssh_port.is_some());
     let is_ready = record.progress == Progress::Running;
     if let Some(boot) = record.boot.as_ref().filter(|_| has_agent && options.wait != WaitFor::Nothing) {
-        follow(&vm, boot, layout, context, options)?;
+        follow(&record, boot, layout, context, options)?;
     }
     let is_unfinished = has_agent && options.wait == WaitFor::Nothing;
     if !is_ready && !is_unfinished {
@@ -323,18 +329,20 @@ pub(super) fn attach(
 
 /// Waits for a guest whose QEMU runs. What it tells of its boot goes to the timeline of that.
 fn follow(
-    vm: &str,
+    record: &Record,
     boot: &BootRecord,
     layout: &ProjectLayout,
     context: &RuntimeContext,
     options: UpOptions,
 ) -> Result<(), VmError> {
-    let files = &layout.vm(vm);
+    let (vm, files, disk) = (&record.name, &layout.vm(&record.name), &record.overlay_path(layout));
     let sockets = SocketsLayout::new(boot.sockets.clone());
     let keys = VmKeys::load_or_create(files)?;
     let kept = of_start(files, boot.started_unix_ms);
     let stopwatch = &Stopwatch::going_on(vm, kept.as_ref(), &context.reporter);
-    let watch = BootWatch::of_running(vm, files, boot, options, context, stopwatch);
+    let was_ready = record.progress == Progress::Running;
+    let watch = BootWatch { was_ready, ..BootWatch::of_running(vm, files, disk, boot, context, stopwatch) };
+    let watch = BootWatch { wait: options.wait, limit: options.boot_limit, ..watch };
     let is_alive = || running_qemu(&files.pidfile()).is_some();
     let followed = watch.follow(&sockets, &keys, is_alive);
     if let Some(kept) = kept {
@@ -345,18 +353,12 @@ fn follow(
 
 /// Whether a castra was killed before the machine that it started ran: a state that nobody loads, or that nobody lets run,
 /// stays as it is for good. One that does not answer now is left to the usual wait.
-fn is_stuck(record: &Record) -> bool {
+fn is_stuck(record: &Record, context: &RuntimeContext) -> bool {
     let Some(boot) = record.boot.as_ref().filter(|boot| boot.start == StartKind::Template) else {
         return false;
     };
-    stands_still(&SocketsLayout::new(boot.sockets.clone()))
-}
-
-/// Whether QEMU says that its machine does not run, so that its guest neither hears nor does anything.
-pub(super) fn stands_still(sockets: &SocketsLayout) -> bool {
-    let status =
-        Qmp::connect(&sockets.qmp(), ANSWER_LIMIT).and_then(|mut qmp| qmp.execute("query-status", json!({})));
-    status.is_ok_and(|status| status["running"] == false)
+    let sockets = SocketsLayout::new(boot.sockets.clone());
+    MachineStatus::ask(&sockets, &context.cancel) == Some(MachineStatus::Paused)
 }
 
 /// Ends a machine that never ran. Its disk was made for a template's memory and not written to, so it boots.

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, OnceCell};
 use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use castra_wire::{Errand, GuestMessage, Personality, Secret, Stage};
@@ -17,9 +18,11 @@ use super::clock::since_epoch;
 use super::diagnosis::{About, Evidence, HostFacts, Trouble, Words, diagnose};
 use super::error::VmError;
 use super::limits::{Limits, least_patience, patience};
+use super::machine_status::MachineStatus;
 use super::record::{BootRecord, StartKind};
+use super::room::disk_full;
 use super::timeline::{Phase, Stopwatch, Timeline, timelines, usual_ms};
-use super::up::{UpOptions, WaitFor};
+use super::up::WaitFor;
 
 /// A guest that goes on from where it was answers in a fraction of a second, on a busy machine in a few.
 const WAKE_LIMIT: Duration = Duration::from_secs(60);
@@ -32,9 +35,13 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 pub(super) struct BootWatch<'a> {
     pub(super) vm: &'a str,
     pub(super) files: &'a VmLayout,
+    /// Its disk, which may find no room.
+    pub(super) disk: &'a Path,
     pub(super) accelerator: Accelerator,
     pub(super) cpus: u32,
     pub(super) memory_mib: u64,
+    /// Whether commands could run in it before: then it is in no phase of a boot, as far as anybody knows.
+    pub(super) was_ready: bool,
     /// When QEMU was started, or the wait began: limits count from there.
     pub(super) started: Instant,
     pub(super) wait: WaitFor,
@@ -72,24 +79,26 @@ struct Looks {
 }
 
 impl<'a> BootWatch<'a> {
-    /// Watches a VM whose QEMU runs already; limits count from now.
+    /// Watches a VM whose QEMU runs already until it is ready again; limits count from now.
     pub(super) fn of_running(
         vm: &'a str,
         files: &'a VmLayout,
+        disk: &'a Path,
         boot: &BootRecord,
-        options: UpOptions,
         context: &'a RuntimeContext,
         stopwatch: &'a Stopwatch,
     ) -> Self {
         Self {
             vm,
             files,
+            disk,
+            was_ready: true,
             accelerator: boot.accelerator.accelerator,
             cpus: boot.cpus,
             memory_mib: boot.memory_mib,
             started: Instant::now(),
-            wait: options.wait,
-            limit: options.boot_limit,
+            wait: WaitFor::Ready,
+            limit: None,
             context,
             stopwatch,
         }
@@ -120,7 +129,7 @@ impl BootWatch<'_> {
             let message = match port.next(deadline.min(Instant::now() + LOOK_EVERY)) {
                 Err(_) if !is_alive() => return Err(BootEnd::Died),
                 Err(ControlError::Silent) if Instant::now() < deadline => {
-                    self.look(&looks, reached)?;
+                    self.look(sockets, &looks, reached)?;
                     continue;
                 }
                 other => other.map_err(|error| self.ended(error, reached, limit))?,
@@ -134,11 +143,14 @@ impl BootWatch<'_> {
     }
 
     /// Whether there is any hope for a guest that says nothing, and whether it takes so long that it is worth a word.
-    fn look(&self, looks: &Looks, reached: Option<Stage>) -> Result<(), BootEnd> {
+    fn look(&self, sockets: &SocketsLayout, looks: &Looks, reached: Option<Stage>) -> Result<(), BootEnd> {
         if looks.next.get().is_some_and(|next| Instant::now() < next) {
             return Ok(());
         }
         looks.next.set(Some(Instant::now() + LOOK_EVERY));
+        if MachineStatus::glance(sockets) == Some(MachineStatus::DiskFull) {
+            return Err(BootEnd::other(disk_full(self.vm, self.disk)));
+        }
         let length = fs::metadata(self.files.console_log()).map_or(0, |metadata| metadata.len());
         let is_ready = reached >= Some(Stage::Ready);
         if looks.console_bytes.replace(length) != length && !is_ready && self.is_hopeless() {
@@ -162,6 +174,11 @@ impl BootWatch<'_> {
     }
 
     fn tell_slowness(&self, phase: Phase, elapsed: Duration, usual_ms: Option<u64>) {
+        if self.was_ready {
+            let what = format!("the guest of VM `{}`, which was ready and does not answer", self.vm);
+            self.context.reporter.report(&Event::Waiting { what });
+            return;
+        }
         let words = Words::read(&self.files.console_log(), &self.files.qemu_log());
         let trouble = Trouble::gather(&self.about(false, None), phase, elapsed, usual_ms);
         self.context.reporter.report(&Event::VmSlow {
@@ -195,6 +212,11 @@ impl BootWatch<'_> {
         loop {
             let deadline = end.min(Instant::now() + WAKE_PATIENCE);
             match self.wake_once(sockets, keys, &mut is_alive, deadline) {
+                Err(BootEnd::TimedOut { .. })
+                    if MachineStatus::glance(sockets) == Some(MachineStatus::DiskFull) =>
+                {
+                    return Err(BootEnd::other(disk_full(self.vm, self.disk)));
+                }
                 Err(BootEnd::TimedOut { .. }) if Instant::now() < end => {}
                 other => return other,
             }
@@ -314,6 +336,9 @@ impl BootWatch<'_> {
         match end {
             BootEnd::TimedOut { limit, is_ready: true } => {
                 VmError::ServicesTimedOut { vm, limit_secs: limit.as_secs() }
+            }
+            BootEnd::TimedOut { limit, is_ready: false } if self.was_ready => {
+                VmError::GuestSilent { vm, limit_secs: limit.as_secs() }
             }
             BootEnd::TimedOut { limit, is_ready: false } => {
                 VmError::BootTimedOut { vm, limit_secs: limit.as_secs(), trouble: trouble() }

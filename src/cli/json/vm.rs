@@ -46,8 +46,19 @@ pub(in super::super) struct VmView {
     port_forwards: Vec<PortForward>,
     /// Why it crashed.
     crash: Option<String>,
+    /// The filesystem without room for its disk, if its state is `disk-full`.
+    full_disk: Option<FullDisk>,
     /// What is wrong with it, or could not be done to it.
     pub(in super::super) error: Option<Failure>,
+}
+
+/// A filesystem without room for a VM's disk.
+#[derive(Debug, Serialize, JsonSchema)]
+struct FullDisk {
+    /// Where it is mounted.
+    filesystem: PathBuf,
+    /// What is free on it, if it can be told.
+    free_bytes: Option<u64>,
 }
 
 /// What a VM does.
@@ -59,6 +70,8 @@ enum State {
     Stopped,
     Starting,
     Running,
+    /// It runs and is paused until the filesystem of its disk has room.
+    DiskFull,
     Stopping,
     Suspending,
     Suspended,
@@ -106,6 +119,7 @@ impl VmView {
             ssh_port: None,
             port_forwards: Vec::new(),
             crash: None,
+            full_disk: None,
             error: None,
         }
     }
@@ -130,6 +144,9 @@ impl From<VmStatus> for VmView {
             ssh_port: status.ssh_port,
             port_forwards: status.port_forwards,
             crash: status.crash.map(|crash| crash.to_string()),
+            full_disk: status
+                .full_disk
+                .map(|full| FullDisk { filesystem: full.filesystem, free_bytes: full.free_bytes }),
             error: None,
         }
     }
@@ -141,6 +158,7 @@ impl From<VmState> for State {
             VmState::Stopped => Self::Stopped,
             VmState::Starting => Self::Starting,
             VmState::Running => Self::Running,
+            VmState::DiskFull => Self::DiskFull,
             VmState::Stopping => Self::Stopping,
             VmState::Suspending => Self::Suspending,
             VmState::Suspended => Self::Suspended,

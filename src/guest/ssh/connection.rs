@@ -11,7 +11,8 @@ use russh::keys::{HashAlg, PrivateKey, PrivateKeyWithHashAlg, PublicKey, PublicK
 use russh::{Channel, ChannelId, Preferred, cipher, kex, mac};
 use tokio::net::TcpStream;
 
-use super::SshError;
+use super::{SshError, until_cancelled};
+use crate::cancel::Cancel;
 
 /// How long connecting and logging in may take. Under emulation it takes 40 ms; a guest that swaps, seconds.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -47,9 +48,12 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) async fn open(target: &Target) -> Result<Self, SshError> {
+    pub(super) async fn open(target: &Target, cancel: &Cancel) -> Result<Self, SshError> {
         let slow = SshError::TooSlow { address: target.address, limit: LIMIT };
-        tokio::time::timeout(LIMIT, Self::establish(target)).await.map_err(|_| slow)?
+        tokio::select! {
+            opened = tokio::time::timeout(LIMIT, Self::establish(target)) => opened.map_err(|_| slow)?,
+            () = until_cancelled(cancel) => Err(SshError::Interrupted),
+        }
     }
 
     async fn establish(target: &Target) -> Result<Self, SshError> {
@@ -89,6 +93,24 @@ impl Connection {
 
     pub(super) fn flow(&self) -> &Flow {
         &self.flow
+    }
+
+    /// Does something that waits for the guest: no longer than it answers, and than the user does not interrupt it.
+    pub(super) async fn guard<T>(
+        &self,
+        cancel: &Cancel,
+        work: impl Future<Output = Result<T, SshError>>,
+    ) -> Result<T, SshError> {
+        tokio::select! {
+            done = work => done,
+            () = self.until_silent() => Err(SshError::Lost),
+            () = until_cancelled(cancel) => Err(SshError::Interrupted),
+        }
+    }
+
+    /// Returns `true` if the guest says within this time that it lives.
+    pub(super) async fn answers_within(&self, limit: Duration) -> bool {
+        self.flow.is_reading_stopped() || tokio::time::timeout(limit, self.handle.send_ping()).await.is_ok()
     }
 
     /// Returns when the guest has stopped to answer.

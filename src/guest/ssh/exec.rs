@@ -6,6 +6,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use castra_flow::Outgoing;
 use russh::Sig;
@@ -17,6 +18,10 @@ use super::conversation::{Conversation, Stream};
 use super::stdio::{Input, Output};
 use super::terminal::{self, Raw};
 use super::{GuestExit, SshError, Stdio, Target, Tty, block_on};
+use crate::cancel::Cancel;
+
+/// How long a guest may take to answer after a signal. Within it, the command decides what the signal means.
+const SIGNAL_LIMIT: Duration = Duration::from_secs(1);
 
 /// What the guest user's shell runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,18 +59,20 @@ pub struct Captured {
 
 /// Runs a command and waits for its end.
 ///
-/// Without a terminal, INT, TERM, HUP and QUIT that this process gets go to the command; the second of a kind ends the
-/// call instead. With a terminal its keys are bytes like others, and those signals end the call. The command is hung up
-/// whenever the call ends before it.
+/// Until somebody is logged in, `cancel` ends the call. Then, without a terminal, INT, TERM, HUP and QUIT that this process
+/// gets go to the command; the second of a kind ends the call instead, and so does the first where the guest does not
+/// answer within a second. With a terminal its keys are bytes like others, and those signals end the call. The command is
+/// hung up whenever the call ends before it.
 ///
 /// # Errors
 /// The guest could not be reached or was lost, or this side's streams failed. A stdout that nobody reads is no error
 /// but [`GuestExit::OutputClosed`].
-pub fn exec(target: &Target, request: ExecRequest) -> Result<GuestExit, SshError> {
+pub fn exec(cancel: &Cancel, target: &Target, request: ExecRequest) -> Result<GuestExit, SshError> {
     block_on(async {
-        let connection = Connection::open(target).await?;
+        let connection = Connection::open(target, cancel).await?;
         let ExecRequest { command, tty, environment, stdio } = request;
-        let mut conversation = Conversation::start(&connection, &command, tty.as_ref(), &environment).await?;
+        let start = Conversation::start(&connection, &command, tty.as_ref(), &environment);
+        let mut conversation = connection.guard(cancel, start).await?;
         let _raw = match (&tty, &stdio.stdin) {
             (Some(_), Some(stdin)) => Raw::enter(stdin).map_err(local("make the terminal raw"))?,
             _ => None,
@@ -79,7 +86,7 @@ pub fn exec(target: &Target, request: ExecRequest) -> Result<GuestExit, SshError
             exit = outputs.take_from(&mut conversation) => exit,
             // Ends with stdin, but the command does not.
             () = async { feed(input, &outgoing).await; pending().await } => Err(SshError::Lost),
-            exit = signals.pass_on(&outgoing) => Ok(exit),
+            exit = signals.pass_on(&outgoing, &connection) => Ok(exit),
             () = connection.until_silent() => Err(SshError::Lost),
         }
     })
@@ -90,22 +97,30 @@ pub fn exec(target: &Target, request: ExecRequest) -> Result<GuestExit, SshError
 /// # Errors
 /// As [`exec`].
 pub fn shell(
+    cancel: &Cancel,
     target: &Target,
     tty: Tty,
     environment: Vec<(String, String)>,
     stdio: Stdio,
 ) -> Result<GuestExit, SshError> {
-    exec(target, ExecRequest { command: Command::Shell, tty: Some(tty), environment, stdio })
+    exec(cancel, target, ExecRequest { command: Command::Shell, tty: Some(tty), environment, stdio })
 }
 
 /// Runs a command without input and returns what it printed.
 ///
 /// # Errors
 /// As [`exec`]; and [`SshError::TooMuchOutput`] past `limit_bytes` on stdout and stderr together.
-pub fn capture(target: &Target, argv: Vec<OsString>, limit_bytes: usize) -> Result<Captured, SshError> {
+pub fn capture(
+    cancel: &Cancel,
+    target: &Target,
+    argv: Vec<OsString>,
+    limit_bytes: usize,
+) -> Result<Captured, SshError> {
     block_on(async {
-        let connection = Connection::open(target).await?;
-        let mut conversation = Conversation::start(&connection, &Command::Argv(argv), None, &[]).await?;
+        let connection = Connection::open(target, cancel).await?;
+        let command = Command::Argv(argv);
+        let start = Conversation::start(&connection, &command, None, &[]);
+        let mut conversation = connection.guard(cancel, start).await?;
         feed(None, &conversation.outgoing()).await;
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
         let mut room = limit_bytes;
@@ -208,7 +223,7 @@ impl Signals {
     }
 
     /// Returns when a signal ends the call.
-    async fn pass_on(mut self, outgoing: &Arc<Outgoing<Msg>>) -> GuestExit {
+    async fn pass_on(mut self, outgoing: &Arc<Outgoing<Msg>>, connection: &Connection) -> GuestExit {
         let [interrupt, terminate, hang_up, quit] = &mut self.streams;
         let mut seen = Vec::new();
         loop {
@@ -229,6 +244,9 @@ impl Signals {
             seen.push(number);
             // Failing means that the connection is gone, which its reader notices too.
             let _ = outgoing.half().signal(name.clone()).await;
+            if !connection.answers_within(SIGNAL_LIMIT).await {
+                return GuestExit::Interrupted(number);
+            }
         }
     }
 }

@@ -16,6 +16,9 @@ mod stdio;
 mod terminal;
 
 use std::io;
+use std::time::Duration;
+
+use crate::cancel::Cancel;
 
 pub use connection::Target;
 pub use copy::{Copied, download, download_until, upload, upload_until};
@@ -26,6 +29,16 @@ pub use quote::quote;
 pub use stdio::Stdio;
 pub(super) use terminal::Raw;
 pub use terminal::Tty;
+
+/// How often a wait looks for an interruption.
+const CANCEL_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Returns once the user has interrupted the call.
+async fn until_cancelled(cancel: &Cancel) {
+    while !cancel.is_cancelled() {
+        tokio::time::sleep(CANCEL_INTERVAL).await;
+    }
+}
 
 /// Runs one call's work to its end. Threads that still wait for input are left behind.
 fn block_on<T>(work: impl Future<Output = Result<T, SshError>>) -> Result<T, SshError> {

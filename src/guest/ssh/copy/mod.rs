@@ -114,13 +114,9 @@ fn with_session(
 ) -> Result<Copied, SshError> {
     let interrupted = Interrupted::default();
     let copied = block_on(async {
-        let connection = Connection::open(target).await?;
-        let session = Session::open(&connection, interrupted.clone()).await?;
-        let result = tokio::select! {
-            result = work(&session) => result,
-            () = connection.until_silent() => Err(SshError::Lost),
-            () = session::until_cancelled(cancel) => Err(SshError::Interrupted),
-        };
+        let connection = Connection::open(target, cancel).await?;
+        let session = connection.guard(cancel, Session::open(&connection, interrupted.clone())).await?;
+        let result = connection.guard(cancel, work(&session)).await;
         if result.is_err() {
             session.remove_unfinished().await;
         }

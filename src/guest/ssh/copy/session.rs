@@ -10,7 +10,6 @@ use tokio::sync::Semaphore;
 use super::super::SshError;
 use super::super::connection::Connection;
 use super::Noted;
-use crate::cancel::Cancel;
 use crate::harmless::harmless_text;
 
 /// Bytes of a file in one request. Below every server's limit, and large enough that requests cost little.
@@ -18,9 +17,6 @@ pub(super) const PIECE_BYTES: u32 = 64 * 1024;
 
 /// Requests with data under way at once: a full window of pieces.
 const PIECES: usize = 32;
-
-/// How often a copy looks for a wish to stop.
-const CANCEL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How long the guest may take to remove what an interrupted copy has begun.
 const REMOVE_LIMIT: Duration = Duration::from_secs(5);
@@ -122,13 +118,6 @@ impl Session {
             }
         };
         let _ = tokio::time::timeout(REMOVE_LIMIT, remove).await;
-    }
-}
-
-/// Returns once the copy is to stop.
-pub(super) async fn until_cancelled(cancel: &Cancel) {
-    while !cancel.is_cancelled() {
-        tokio::time::sleep(CANCEL_INTERVAL).await;
     }
 }
 

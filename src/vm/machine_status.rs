@@ -1,0 +1,54 @@
+//! What QEMU says of its machine: whether it runs, and why it does not.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::cancel::Cancel;
+use crate::layout::SocketsLayout;
+use crate::qemu::Qmp;
+use crate::wait::WaitLimit;
+
+/// How long QEMU may take to answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+/// Limit for callers that never wait. An idle QEMU answers within a millisecond; one that serves another client, later.
+const GLANCE_LIMIT: Duration = Duration::from_millis(100);
+
+/// What a machine does, as its QEMU says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum MachineStatus {
+    /// It runs.
+    Runs,
+    /// It was paused by QEMU itself: the disk of this machine is full, and a write of the guest waits for room.
+    DiskFull,
+    /// It stands still for another reason: it was never let run, or somebody has paused it.
+    Paused,
+}
+
+impl MachineStatus {
+    /// Asks QEMU. Nothing if it does not answer, or serves another client.
+    pub(super) fn ask(sockets: &SocketsLayout, cancel: &Cancel) -> Option<Self> {
+        Self::within(sockets, ANSWER_LIMIT, cancel)
+    }
+
+    /// Asks QEMU, without waiting longer than a moment.
+    pub(super) fn glance(sockets: &SocketsLayout) -> Option<Self> {
+        Self::within(sockets, GLANCE_LIMIT, &Cancel::new())
+    }
+
+    fn within(sockets: &SocketsLayout, limit: Duration, cancel: &Cancel) -> Option<Self> {
+        let mut qmp = Qmp::connect(&sockets.qmp(), WaitLimit::new(limit, cancel)).ok()?;
+        Self::of(&mut qmp)
+    }
+
+    /// Asks QEMU on a connection that is there.
+    pub(super) fn of(qmp: &mut Qmp) -> Option<Self> {
+        let status = qmp.execute("query-status", json!({})).ok()?;
+        Some(match (status["running"].as_bool(), status["status"].as_str()) {
+            (Some(true), _) => Self::Runs,
+            // The policy `enospc` of QEMU's `werror`, its default: any other error goes to the guest.
+            (_, Some("io-error")) => Self::DiskFull,
+            _ => Self::Paused,
+        })
+    }
+}

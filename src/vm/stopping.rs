@@ -1,0 +1,201 @@
+//! The ways to end a VM's QEMU, from the gentlest to the surest.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use castra_wire::GuestMessage;
+use serde_json::json;
+
+use crate::context::RuntimeContext;
+use crate::guest::ControlPort;
+use crate::layout::SocketsLayout;
+use crate::qemu::{QemuPid, Qmp, QmpError};
+use crate::report::Event;
+use crate::wait::WaitLimit;
+
+use super::down::DownOptions;
+use super::error::VmError;
+use super::machine_status::MachineStatus;
+use super::room::let_run;
+
+/// How long QEMU may take to end once it is told to.
+const QEMU_LIMIT: Duration = Duration::from_secs(5);
+/// How long the agent and QMP may take to answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+/// How often a guest that shuts down is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often a wait looks at Ctrl-C.
+const SLICE: Duration = Duration::from_millis(100);
+
+/// How a VM came to stop.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum End {
+    /// Its guest shut down, or there was nothing to lose, or a power cut was asked for.
+    Orderly,
+    /// As if the power went, by this method, after its guest was asked and had this time.
+    PowerCut { limit_secs: Option<u64>, method: &'static str },
+}
+
+impl End {
+    /// A power cut that nobody asked for is a failure, though the VM has stopped.
+    pub(super) fn judge(self, vm: &str) -> Result<(), VmError> {
+        match self {
+            Self::Orderly => Ok(()),
+            Self::PowerCut { limit_secs, method } => {
+                Err(VmError::PowerCut { vm: vm.to_owned(), limit_secs, method })
+            }
+        }
+    }
+}
+
+pub(super) struct Stopping<'a> {
+    pub(super) vm: &'a str,
+    pub(super) context: &'a RuntimeContext,
+    pub(super) qemu: &'a QemuPid,
+    pub(super) sockets: &'a SocketsLayout,
+    pub(super) disk: &'a Path,
+    pub(super) has_agent: bool,
+    pub(super) never_ran: bool,
+}
+
+impl Stopping<'_> {
+    /// Sees to it that the guest can be asked: a QEMU that is stopped is let run, and a machine that is paused continues.
+    ///
+    /// # Errors
+    /// [`VmError::DiskFull`]: nothing has been asked of the guest, and nothing is lost.
+    pub(super) fn prepare(&self, options: &DownOptions) -> Result<(), VmError> {
+        self.thaw()?;
+        if options.force || self.is_to_be_dropped() {
+            return Ok(());
+        }
+        let_run(self.vm, self.disk, self.sockets, self.context)
+    }
+
+    /// Returns `true` if the machine never ran, so that ending it loses nothing.
+    pub(super) fn is_to_be_dropped(&self) -> bool {
+        let status = || MachineStatus::ask(self.sockets, &self.context.cancel);
+        self.never_ran && status() == Some(MachineStatus::Paused)
+    }
+
+    /// Each way in turn, until QEMU has ended.
+    pub(super) fn run(&self, options: &DownOptions) -> Result<End, VmError> {
+        if options.force || self.is_to_be_dropped() {
+            self.end_qemu()?;
+            return Ok(End::Orderly);
+        }
+        let was_asked = self.ask_guest()?;
+        if was_asked && self.wait_for_guest(options.limit)? {
+            return Ok(End::Orderly);
+        }
+        if self.qemu.wait(Duration::ZERO) {
+            return Ok(End::Orderly);
+        }
+        let method = self.end_qemu()?;
+        Ok(End::PowerCut { limit_secs: was_asked.then_some(options.limit.as_secs()), method })
+    }
+
+    /// Ends QEMU without asking its guest: by its own protocol, which closes the disk in order, then by signals. Returns the
+    /// method that did it.
+    pub(super) fn end_qemu(&self) -> Result<&'static str, VmError> {
+        self.context.cancel.check()?;
+        self.tell("quit");
+        let quit = self.qmp().and_then(|mut qmp| qmp.quit());
+        // A QEMU that is just ending closes its connection first.
+        if self.wait(if quit.is_ok() { QEMU_LIMIT } else { SLICE })? {
+            return Ok("quit");
+        }
+        self.context.cancel.check()?;
+        self.tell("SIGTERM");
+        self.qemu.terminate()?;
+        if self.wait(QEMU_LIMIT)? {
+            return Ok("SIGTERM");
+        }
+        self.tell("SIGKILL");
+        self.qemu.kill()?;
+        if self.wait(QEMU_LIMIT)? {
+            return Ok("SIGKILL");
+        }
+        Err(VmError::Unkillable { vm: self.vm.to_owned(), pid: self.qemu.pid() })
+    }
+
+    /// A QEMU that somebody has stopped hears nothing: it is let go on, so that its guest can shut down.
+    fn thaw(&self) -> Result<(), VmError> {
+        if self.qemu.is_frozen() {
+            self.tell("SIGCONT");
+            self.qemu.thaw()?;
+        }
+        Ok(())
+    }
+
+    /// Asks for an orderly shutdown: the agent if there is one, else by the virtual power button.
+    fn ask_guest(&self) -> Result<bool, VmError> {
+        self.tell("guest shutdown");
+        let heard = self.has_agent && self.ask_agent();
+        self.context.cancel.check()?;
+        Ok(heard || self.press_power_button())
+    }
+
+    /// Waits for the guest to shut down, which takes room for what it still writes.
+    pub(super) fn wait_for_guest(&self, limit: Duration) -> Result<bool, VmError> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if self.wait(left.min(LOOK_EVERY))? {
+                return Ok(true);
+            }
+            if MachineStatus::glance(self.sockets) == Some(MachineStatus::DiskFull) {
+                let_run(self.vm, self.disk, self.sockets, self.context)?;
+            }
+            if left.is_zero() {
+                return Ok(false);
+            }
+        }
+    }
+
+    pub(super) fn ask_agent(&self) -> bool {
+        let deadline = Instant::now() + ANSWER_LIMIT;
+        ControlPort::connect(&self.sockets.control(), deadline, &self.context.cancel)
+            .and_then(|mut port| {
+                port.attach()?;
+                port.power_off()?;
+                while port.next(deadline)? != GuestMessage::PoweringOff {}
+                Ok(())
+            })
+            .is_ok()
+    }
+
+    fn press_power_button(&self) -> bool {
+        let pressed = self.qmp().and_then(|mut qmp| qmp.execute("system_powerdown", json!({})));
+        // A guest may be faster than QEMU's answer.
+        matches!(pressed, Ok(_) | Err(QmpError::Closed))
+    }
+
+    fn qmp(&self) -> Result<Qmp, QmpError> {
+        Qmp::connect(&self.sockets.qmp(), WaitLimit::new(ANSWER_LIMIT, &self.context.cancel))
+    }
+
+    /// Waits for QEMU to end once it has been told to.
+    pub(super) fn wait_for_qemu(&self) -> Result<bool, VmError> {
+        self.wait(QEMU_LIMIT)
+    }
+
+    fn wait(&self, limit: Duration) -> Result<bool, VmError> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if self.qemu.wait(left.min(SLICE)) {
+                return Ok(true);
+            }
+            if left.is_zero() {
+                return Ok(false);
+            }
+            self.context.cancel.check()?;
+        }
+    }
+
+    pub(super) fn tell(&self, method: &str) {
+        self.context
+            .reporter
+            .report(&Event::VmStopping { vm: self.vm.to_owned(), method: method.to_owned() });
+    }
+}
