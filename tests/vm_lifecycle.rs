@@ -27,6 +27,23 @@ fn a_killed_qemu_is_called_crashed_and_comes_up_again() {
 }
 
 #[test]
+fn a_qemu_that_a_signal_ends_is_called_crashed_with_its_sender() {
+    let project = Project::new();
+    project.run(&["up"]).ok();
+    let pid = rustix::process::Pid::from_raw(project.qemu_pid("alpine-minimal")).expect("a pid");
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("signalled");
+    let sender = format!("ended by SIGTERM from process {}", std::process::id());
+    eventually("status says crashed", Duration::from_secs(60), || {
+        project.run(&["status"]).ok().text().contains("crashed")
+    });
+    assert!(!project.pidfile("alpine-minimal").exists(), "QEMU removes it at every end of its own");
+    project.run(&["status"]).ok().says(&sender);
+    assert!(project.run(&["list"]).ok().text().contains("crashed"));
+    project.run(&["up"]).ok().says("had crashed").says(&sender);
+    assert_eq!(project.run(&["exec", "--", "echo", "here"]).ok().text(), "here\n");
+}
+
+#[test]
 fn two_vms_run_side_by_side() {
     let project = Project::new();
     project.write(
@@ -116,7 +133,15 @@ fn an_own_qcow2_boots_by_its_own_loader() {
     answers("an answer of the VM that goes on");
     assert!(!console().contains("SYSLINUX"), "it has booted again: {}", console());
     project.run(&["exec", "own", "--", "true"]).code(255).says("boots from its own disk");
-    project.run(&["down", "--timeout", "1"]).ok();
+    // It heeds no power button, so its power is cut, which is a failure unless that is asked for.
+    project
+        .run(&["down", "--timeout", "1"])
+        .code(69)
+        .says("did not shut down within 1 s")
+        .says("as if the power went");
+    assert!(project.run(&["status"]).ok().text().contains("stopped"));
+    project.run(&["up"]).ok();
+    project.run(&["down", "--force"]).ok();
     assert_eq!(digest(), before, "the user's own file was written to");
     assert!(fs::metadata(project.path().join(".castra/own-overlay.qcow2")).is_ok());
 }

@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 
 use crate::fake::Fake;
 use crate::support::eventually;
@@ -52,10 +52,99 @@ fn a_killed_qemu_is_a_crash_and_comes_up_again() {
 #[test]
 fn a_guest_that_ends_by_itself_has_stopped() {
     let fake = running();
-    fake.signal("vm", Signal::TERM);
+    fake.press_power_button("vm");
     eventually("the end is seen", Duration::from_secs(60), || fake.state("vm") == "stopped");
     fake.run(&["up"]).ok();
     assert_eq!(fake.state("vm"), "running");
+}
+
+#[test]
+fn a_qemu_that_a_signal_ends_is_a_crash_with_its_sender() {
+    let fake = running();
+    fake.signal("vm", Signal::TERM);
+    eventually("the end is seen", Duration::from_secs(60), || fake.state("vm") == "crashed");
+    // QEMU has removed it, as at every end of its own.
+    assert!(!fake.pidfile("vm").exists());
+    assert_eq!(fake.status("vm")["crash"], "its QEMU was ended by SIGTERM from process 1 (castra)");
+    fake.run(&["status"]).ok().says("ended by SIGTERM from process 1 (castra)");
+    fake.run(&["suspend", "vm"]).code(69).says("crashed");
+    fake.run(&["up"]).ok().says("had crashed (its QEMU was ended by SIGTERM from process 1 (castra))");
+    assert_eq!(fake.state("vm"), "running");
+    fake.run(&["down"]).ok();
+    assert_eq!(fake.state("vm"), "stopped");
+    // Once castra itself has asked for it, it is no crash.
+    fake.run(&["up"]).ok();
+    fake.run(&["down", "--force"]).ok();
+    assert_eq!(fake.state("vm"), "stopped");
+}
+
+#[test]
+fn a_full_disk_pauses_a_vm_until_there_is_room() {
+    let fake = running();
+    fake.behave("vm", "disk-full");
+    let status = fake.status("vm");
+    assert_eq!(status["state"], "disk-full");
+    assert!(status["full_disk"]["filesystem"].is_string() && status["full_disk"]["free_bytes"].is_u64());
+    fake.run(&["status"]).ok().says("is paused").says("Nothing is lost").says("castra up vm");
+    for words in [&["up"][..], &["suspend"], &["down"]] {
+        fake.run(words).code(74).says("is paused").says("is full").says("Nothing is lost");
+        assert_eq!(fake.state("vm"), "disk-full");
+    }
+    fake.run(&["exec", "--", "true"]).code(255).says("is paused").says("is full");
+    fake.behave("vm", "");
+    // Nobody has continued it yet.
+    assert_eq!(fake.state("vm"), "disk-full");
+    fake.run(&["up"]).ok().says("there is room again");
+    assert_eq!(fake.state("vm"), "running");
+    fake.behave("vm", "disk-full");
+    assert_eq!(fake.state("vm"), "disk-full");
+    fake.behave("vm", "");
+    fake.run(&["suspend"]).ok().says("there is room again");
+    fake.run(&["up"]).ok();
+    fake.behave("vm", "disk-full");
+    assert_eq!(fake.state("vm"), "disk-full");
+    fake.behave("vm", "");
+    fake.run(&["down"]).ok().says("there is room again");
+    assert!(fake.journal("vm").ends_with("ended by its guest\n"), "{}", fake.journal("vm"));
+    fake.run(&["up"]).ok();
+    fake.behave("vm", "disk-full");
+    assert_eq!(fake.state("vm"), "disk-full");
+    fake.run(&["down", "--force"]).ok();
+    assert_eq!(fake.state("vm"), "stopped");
+}
+
+#[test]
+fn a_disk_that_is_full_while_a_vm_starts_loses_no_vm() {
+    let fake = Fake::new(&["vm"]);
+    fake.behave("vm", "disk-full");
+    fake.run(&["up", "--cold"]).code(74).says("is paused").says("is full");
+    assert_eq!(fake.state("vm"), "disk-full");
+    fake.run(&["up"]).code(74).says("is full");
+    fake.behave("vm", "");
+    fake.run(&["up"]).ok();
+    assert_eq!(fake.journal("vm").matches("started").count(), 1, "{}", fake.journal("vm"));
+    assert_eq!(fake.state("vm"), "running");
+}
+
+#[test]
+fn up_after_an_interrupted_down_neither_waits_nor_cuts_the_power() {
+    let fake = running();
+    fake.behave("vm", "guest-silent ignores-powerdown");
+    let mut down = fake.castra(&["down"]).stderr(Stdio::null()).stdout(Stdio::null()).spawn().expect("runs");
+    eventually("the stop begins", Duration::from_secs(60), || fake.state("vm") == "stopping");
+    down.kill().expect("is ours");
+    down.wait().expect("ends");
+    let up = fake.castra(&["up"]).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().expect("runs");
+    eventually("it counts as running", Duration::from_secs(50), || fake.state("vm") == "running");
+    // The guest does not answer any more, and is waited for.
+    rustix::process::kill_process(Pid::from_child(&up), Signal::INT).expect("is ours");
+    let up = up.wait_with_output().expect("ends");
+    assert_eq!(up.status.code(), Some(130));
+    let said = String::from_utf8_lossy(&up.stderr);
+    assert!(said.contains("asked to shut down earlier and does not; it runs on"), "{said}");
+    assert_eq!(fake.journal("vm").matches("ended").count(), 0, "{}", fake.journal("vm"));
+    fake.behave("vm", "");
+    fake.run(&["up"]).ok();
 }
 
 #[test]
@@ -119,7 +208,11 @@ fn a_pid_file_that_names_a_stranger_kills_nobody() {
 fn a_guest_that_ignores_the_power_button_is_ended_and_that_is_told() {
     let fake = running();
     fake.behave("vm", "ignores-powerdown");
-    fake.run(&["down", "-v", "--timeout", "1"]).ok().says("guest shutdown").says("quit");
+    fake.run(&["down", "-v", "--timeout", "1"])
+        .code(69)
+        .says("guest shutdown")
+        .says("did not shut down within 1 s: its QEMU was ended by quit, as if the power went")
+        .says("castra up vm");
     assert_eq!(fake.state("vm"), "stopped");
     assert!(fake.journal("vm").ends_with("ended by quit\n"));
 }
@@ -128,7 +221,7 @@ fn a_guest_that_ignores_the_power_button_is_ended_and_that_is_told() {
 fn a_qemu_that_ignores_everything_is_killed_and_that_is_told() {
     let fake = running();
     fake.behave("vm", "ignores-powerdown ignores-quit ignores-term");
-    fake.run(&["down", "--timeout", "1"]).ok().says("SIGKILL");
+    fake.run(&["down", "--timeout", "1"]).code(69).says("was ended by SIGKILL, as if the power went");
     assert_eq!(fake.state("vm"), "stopped");
     assert!(!fake.lives("vm"));
     assert_eq!(fake.leftovers(), Vec::<std::path::PathBuf>::new());

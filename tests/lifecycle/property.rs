@@ -29,7 +29,7 @@ const LEAST_LIVES: u32 = 8;
 /// A command that takes longer hangs: nothing in here ignores what it is asked, so nobody has to wait for an answer in vain.
 const LIMIT: Duration = Duration::from_secs(30);
 /// Exit codes that a command may end with: a defect (70) or a panic is none of them.
-const KNOWN_CODES: [i32; 6] = [0, 65, 66, 69, 75, 255];
+const KNOWN_CODES: [i32; 7] = [0, 65, 66, 69, 74, 75, 255];
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -39,6 +39,10 @@ enum Step {
     /// A castra that is killed at a visit to a point, if it gets there.
     Killed(Order, &'static str),
     KillQemu(usize),
+    /// As a logout does, or systemd at the end of a session.
+    TerminateQemu(usize),
+    FillDisk(usize),
+    FreeDisk(usize),
     TruncateRecord(usize, usize),
     RestartHost,
 }
@@ -85,6 +89,9 @@ fn step() -> impl Strategy<Value = Step> {
         3 => prop::collection::vec(order(), 2..4).prop_map(Step::Together),
         4 => (order(), prop::sample::select(names)).prop_map(|(order, point)| Step::Killed(order, point)),
         2 => (0..VMS.len()).prop_map(Step::KillQemu),
+        1 => (0..VMS.len()).prop_map(Step::TerminateQemu),
+        2 => (0..VMS.len()).prop_map(Step::FillDisk),
+        2 => (0..VMS.len()).prop_map(Step::FreeDisk),
         1 => (0..VMS.len(), 0..100_usize).prop_map(|(vm, percent)| Step::TruncateRecord(vm, percent)),
         1 => Just(Step::RestartHost),
     ]
@@ -121,7 +128,10 @@ impl Life {
                 }
             }),
             Step::Killed(order, point) => kill_at(fake, order, point),
-            Step::KillQemu(vm) => self.kill_qemu(VMS[*vm]),
+            Step::KillQemu(vm) => self.end_qemu(VMS[*vm], Signal::KILL),
+            Step::TerminateQemu(vm) => self.end_qemu(VMS[*vm], Signal::TERM),
+            Step::FillDisk(vm) => fake.behave(VMS[*vm], "disk-full"),
+            Step::FreeDisk(vm) => fake.behave(VMS[*vm], ""),
             Step::TruncateRecord(vm, percent) => {
                 let path = fake.record(VMS[*vm]);
                 if let Ok(whole) = fs::read(&path) {
@@ -133,9 +143,9 @@ impl Life {
         self.check();
     }
 
-    fn kill_qemu(&self, vm: &str) {
+    fn end_qemu(&self, vm: &str, signal: Signal) {
         if self.fake.lives(vm) {
-            self.fake.signal(vm, Signal::KILL);
+            self.fake.signal(vm, signal);
             eventually("its end", LIMIT, || !self.fake.lives(vm));
         }
     }
@@ -143,7 +153,7 @@ impl Life {
     /// All processes end without a word, and the next thing that happens is in another run of the machine.
     fn restart_host(&self) {
         for vm in VMS {
-            self.kill_qemu(vm);
+            self.end_qemu(vm, Signal::KILL);
             let is_whole = |bytes: Vec<u8>| serde_json::from_slice::<serde_json::Value>(&bytes).is_ok();
             if fs::read(self.fake.record(vm)).is_ok_and(is_whole) {
                 self.fake.edit_record(vm, |record| {
@@ -159,7 +169,8 @@ impl Life {
     fn check(&mut self) {
         for (vm, known) in VMS.iter().zip(&mut self.disks) {
             let (state, lives) = settled(&self.fake, vm);
-            let alive = ["starting", "running", "stopping", "suspending", "resuming"].contains(&&*state);
+            let alive =
+                ["starting", "running", "disk-full", "stopping", "suspending", "resuming"].contains(&&*state);
             assert!(
                 state == "unknown" || alive == lives,
                 "{vm} is {state}, and its QEMU lives: {lives}\npid file: {:?}\n{}\n{:#?}",
@@ -183,6 +194,7 @@ impl Life {
     /// Whatever became of it: each VM comes up, by what the hints say, and goes down.
     fn end(&mut self) {
         for vm in VMS {
+            self.fake.behave(vm, "");
             if self.fake.state(vm) == "unknown" {
                 self.run(&["up", vm]).says(&format!("castra clean --records {vm}"));
                 self.run(&["down", vm]);

@@ -37,7 +37,7 @@ fn down_reaches_its_end_without() {
         fake.run(&["up", "--cold"]).ok();
         // The agent does not help either, so that QMP is asked.
         fake.behave("vm", &format!("{fault} ignores-powerdown"));
-        fake.run(&["down", "--timeout", "1"]).ok().says("SIGTERM");
+        fake.run(&["down", "--timeout", "1"]).code(69).says("was ended by SIGTERM, as if the power went");
         assert_eq!(fake.state("vm"), "stopped", "{fault}");
         assert!(!fake.lives("vm"), "{fault}");
         assert_eq!(fake.leftovers(), Vec::<std::path::PathBuf>::new(), "{fault}");

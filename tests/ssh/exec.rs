@@ -83,7 +83,11 @@ fn the_environment_is_a_login_and_takes_requests() {
         stdio: streams,
     };
     let stdout = drain(stdout);
-    assert_eq!(ssh::exec(&guest.target, request).expect("runs"), GuestExit::Code(1), "tty finds no terminal");
+    assert_eq!(
+        ssh::exec(&castra::cancel::Cancel::new(), &guest.target, request).expect("runs"),
+        GuestExit::Code(1),
+        "tty finds no terminal"
+    );
     let text = String::from_utf8(stdout.join().expect("reads")).expect("is text");
     let lines: Vec<&str> = text.lines().collect();
     let user = &guest.target.user;
@@ -169,6 +173,6 @@ fn twenty_sessions_run_at_once() {
 #[test]
 fn too_much_output_is_an_error() {
     let guest = Guest::start();
-    let result = ssh::capture(&guest.target, ["yes".into()].to_vec(), 1000);
+    let result = ssh::capture(&castra::cancel::Cancel::new(), &guest.target, ["yes".into()].to_vec(), 1000);
     assert!(matches!(result, Err(SshError::TooMuchOutput { limit_bytes: 1000 })));
 }

@@ -56,7 +56,7 @@ impl Guest {
 
     pub(crate) fn capture(&self, script: &str) -> Captured {
         let argv = ["sh", "-c", script].map(OsString::from).to_vec();
-        ssh::capture(&self.target, argv, 64 << 20).expect("runs")
+        ssh::capture(&castra::cancel::Cancel::new(), &self.target, argv, 64 << 20).expect("runs")
     }
 
     /// Runs a line on pipes of its own: input there, exit and both outputs back.
@@ -74,7 +74,11 @@ impl Guest {
 
     pub(crate) fn exec_on(&self, stdio: Stdio, line: &str, tty: Option<Tty>) -> Result<GuestExit, SshError> {
         let command = Command::Line(line.to_owned());
-        ssh::exec(&self.target, ExecRequest { command, tty, environment: Vec::new(), stdio })
+        ssh::exec(
+            &castra::cancel::Cancel::new(),
+            &self.target,
+            ExecRequest { command, tty, environment: Vec::new(), stdio },
+        )
     }
 }
 

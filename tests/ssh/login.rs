@@ -10,7 +10,8 @@ use castra::layout::ProjectLayout;
 use crate::guest::Guest;
 
 fn whoami(target: &Target) -> Result<String, SshError> {
-    let output = capture(target, ["id", "-un"].map(Into::into).to_vec(), 1000)?;
+    let output =
+        capture(&castra::cancel::Cancel::new(), target, ["id", "-un"].map(Into::into).to_vec(), 1000)?;
     Ok(String::from_utf8(output.stdout).expect("is text").trim().to_owned())
 }
 

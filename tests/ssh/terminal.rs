@@ -64,7 +64,14 @@ fn a_shell_is_a_login_shell() {
         let _ = user.read_to_end(&mut seen);
         String::from_utf8_lossy(&seen).into_owned()
     });
-    let exit = ssh::shell(&guest.target, tty(80, 24).expect("is one"), Vec::new(), stdio).expect("runs");
+    let exit = ssh::shell(
+        &castra::cancel::Cancel::new(),
+        &guest.target,
+        tty(80, 24).expect("is one"),
+        Vec::new(),
+        stdio,
+    )
+    .expect("runs");
     assert_eq!(exit, GuestExit::Code(7));
     let seen = talk.join().expect("talks");
     assert!(seen.contains("name=-"), "{seen}");
@@ -134,7 +141,7 @@ fn exec_in_a_process_of_its_own() {
         environment: Vec::new(),
         stdio: Stdio::inherit().expect("has streams"),
     };
-    let exit = ssh::exec(&target, request).expect("runs");
+    let exit = ssh::exec(&castra::cancel::Cancel::new(), &target, request).expect("runs");
     leave(exit.code());
 }
 

@@ -4,7 +4,12 @@ use std::fs;
 use std::ops::Deref;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use castra::cancel::Cancel;
+use castra::layout::SocketsLayout;
+use castra::qemu::Qmp;
+use castra::wait::WaitLimit;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
@@ -110,6 +115,16 @@ impl Fake {
     pub(crate) fn signal(&self, vm: &str, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_raw(self.qemu_pid(vm)).expect("a pid");
         rustix::process::kill_process(pid, signal).expect("is ours");
+    }
+
+    /// Asks a VM's guest to shut down, as castra does not: nothing is recorded.
+    pub(crate) fn press_power_button(&self, vm: &str) {
+        let record: Value =
+            serde_json::from_slice(&fs::read(self.record(vm)).expect("a record")).expect("is JSON");
+        let sockets = SocketsLayout::new(record["boot"]["sockets"].as_str().expect("sockets").into());
+        let limit = WaitLimit::new(Duration::from_secs(60), &Cancel::new());
+        let mut qmp = Qmp::connect(&sockets.qmp(), limit).expect("QEMU answers");
+        let _ = qmp.execute("system_powerdown", serde_json::json!({}));
     }
 
     /// Everything below the state root and the runtime directory that is there for a run only: sockets, pid files, files

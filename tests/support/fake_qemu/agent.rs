@@ -38,6 +38,7 @@ impl Agent<'_> {
                 Ok(0) | Err(_) => return,
                 Ok(length) => lines.push(&chunk[..length]),
             }
+            self.machine.write();
             self.machine.until_running();
             if !self.is_awake {
                 let slow = self.machine.behaviour.number("guest-slow").unwrap_or(0);

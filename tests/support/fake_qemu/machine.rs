@@ -25,6 +25,8 @@ pub(crate) struct Machine {
 struct State {
     is_running: bool,
     is_awaiting_state: bool,
+    /// It was paused since a write found no room.
+    is_out_of_room: bool,
     /// Memory that came from a saved state: the generation of the disk it belongs to.
     belongs_to: Option<u64>,
     /// A template's devices, whose memory is in a file and whose disk is a new one.
@@ -46,11 +48,24 @@ impl Machine {
 
     /// `query-status`'s word, and whether the machine runs.
     pub(crate) fn status(&self) -> (&'static str, bool) {
+        self.write();
         let state = self.lock();
+        if state.is_out_of_room {
+            return ("io-error", false);
+        }
         match (state.is_awaiting_state, state.is_running) {
             (true, _) => ("inmigrate", false),
             (_, true) => ("running", true),
             (_, false) => ("paused", false),
+        }
+    }
+
+    /// A write of the guest's: it pauses the machine where there is no room, as QEMU does.
+    pub(crate) fn write(&self) {
+        let mut state = self.lock();
+        if state.is_running && self.behaviour.has("disk-full") {
+            state.is_running = false;
+            state.is_out_of_room = true;
         }
     }
 
@@ -71,6 +86,7 @@ impl Machine {
             let _ = futimens(&self.disk, &Timestamps { last_access: same, last_modification: now });
         }
         state.is_running = true;
+        state.is_out_of_room = false;
         self.changed.notify_all();
     }
 
