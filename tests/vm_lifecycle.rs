@@ -5,7 +5,10 @@ mod support;
 use std::fs;
 use std::io::Read;
 use std::net::{TcpListener, TcpStream};
+use std::process::Stdio;
 use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use support::{Project, disks, eventually, tool};
 
@@ -41,6 +44,29 @@ fn a_qemu_that_a_signal_ends_is_called_crashed_with_its_sender() {
     assert!(project.run(&["list"]).ok().text().contains("crashed"));
     project.run(&["up"]).ok().says("had crashed").says(&sender);
     assert_eq!(project.run(&["exec", "--", "echo", "here"]).ok().text(), "here\n");
+}
+
+/// The guest hears no signal any more, so that the command cannot decide what it means.
+#[test]
+fn a_first_signal_ends_a_command_whose_guest_is_stuck() {
+    let project = Project::new();
+    project.run(&["up"]).ok();
+    let mut exec = project.castra(&["exec", "--", "sh", "-c", "touch /tmp/began; sleep 600"]);
+    let mut exec = exec.stdin(Stdio::null()).stderr(Stdio::null()).spawn().expect("castra runs");
+    eventually("the command runs", Duration::from_secs(60), || {
+        project.run(&["exec", "--", "test", "-e", "/tmp/began"]).code == Some(0)
+    });
+    let qemu = Pid::from_raw(project.qemu_pid("alpine-minimal")).expect("a pid");
+    kill_process(qemu, Signal::STOP).expect("stopped");
+    kill_process(Pid::from_child(&exec), Signal::TERM).expect("signalled");
+    // Sooner than the minute after which a guest counts as lost.
+    let mut ended = None;
+    eventually("the end", Duration::from_secs(30), || {
+        ended = exec.try_wait().expect("is ours");
+        ended.is_some()
+    });
+    assert_eq!(ended.and_then(|status| status.code()), Some(128 + 15));
+    project.run(&["down"]).ok().says("SIGCONT");
 }
 
 #[test]

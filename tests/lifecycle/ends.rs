@@ -236,6 +236,40 @@ fn a_silent_guest_is_stopped_by_its_power_button() {
 }
 
 #[test]
+fn a_guest_that_was_ready_and_hangs_is_in_no_phase_of_a_boot() {
+    let fake = running();
+    fake.behave("vm", "guest-silent");
+    let up = fake.run(&["up", "--boot-timeout", "1"]).code(69);
+    let up = up.says("does not answer: it was ready, and has said nothing for 1 s").says("castra console vm");
+    assert!(!up.stderr.contains("phase"), "{}", up.stderr);
+    assert_eq!(fake.state("vm"), "running");
+}
+
+#[test]
+fn a_console_without_its_socket_is_not_blamed_on_an_earlier_castra() {
+    let fake = running();
+    let sockets = fake.leftovers();
+    let console = sockets.iter().find(|path| path.ends_with("console.sock")).expect("a console");
+    fs::remove_file(console).expect("removed");
+    let ended = fake.run(&["console"]).code(69).says("console.sock is gone").says("castra logs -f vm");
+    assert!(!ended.stderr.contains("earlier castra"), "{}", ended.stderr);
+}
+
+#[test]
+fn a_signal_ends_each_wait_for_a_qemu_that_is_silent() {
+    let fake = running();
+    fake.behave("vm", "qmp-silent");
+    let mut suspend =
+        fake.castra(&["suspend"]).stderr(Stdio::null()).stdout(Stdio::null()).spawn().expect("runs");
+    // It waits ten seconds for an answer; wherever the signal meets it, it is an interruption or comes before its handler.
+    std::thread::sleep(Duration::from_millis(500));
+    rustix::process::kill_process(Pid::from_child(&suspend), Signal::TERM).expect("is ours");
+    let ended = suspend.wait().expect("ends");
+    assert!(matches!(ended.code(), Some(130) | None), "{ended}");
+    assert_eq!(fake.state("vm"), "running");
+}
+
+#[test]
 fn a_qemu_that_dies_at_its_start_is_quoted() {
     let fake = Fake::new(&["vm"]);
     fake.behave("vm", "dies");
