@@ -19,8 +19,8 @@ use crate::hex::hex;
 use crate::layout::{CacheLayout, SocketsLayout, TemplateLayout, TemplatesLayout};
 use crate::managed::sha256_of;
 use crate::qemu::{
-    Boot, Disk, Launch, MachineSpec, Memory, Network, QemuBinary, Qmp, QmpError, create_overlay, end_of_log,
-    ignore_shared_memory, launch, running_qemu, save_state,
+    Boot, Disk, Launch, MachineSpec, MachineStatus, Memory, Network, QemuBinary, Qmp, QmpError,
+    create_overlay, end_of_log, ignore_shared_memory, launch, running_qemu, save_state,
 };
 use crate::random::random_bytes;
 use crate::wait::WaitLimit;
@@ -242,6 +242,9 @@ fn bring_to_rest(
     port.settle()?;
     loop {
         let message = match port.next(deadline.min(Instant::now() + LOOK_EVERY)) {
+            Err(ControlError::Silent) if MachineStatus::glance(sockets) == Some(MachineStatus::DiskFull) => {
+                return Err(TemplateError::DiskFull { directory: work.directory().to_owned() });
+            }
             Err(ControlError::Silent) if Instant::now() < deadline => {
                 match (request.is_hopeless)(&work.console_log(), &work.qemu_log()) {
                     Some(cause) => return Err(TemplateError::Hopeless { cause }),

@@ -41,6 +41,12 @@ pub enum TemplateError {
         /// What it said.
         reason: String,
     },
+    /// There is no room for what its guest writes.
+    #[error("the filesystem of {} is full", directory.display())]
+    DiskFull {
+        /// Where it was made.
+        directory: PathBuf,
+    },
     /// QEMU ended while the guest booted.
     #[error("QEMU ended while it made a warm template{}", quoted(.0))]
     Died(String),
@@ -106,6 +112,7 @@ impl Explain for TemplateError {
     fn kind(&self) -> Kind {
         match self {
             Self::File { source, .. } => kind_of_io(source),
+            Self::DiskFull { .. } => Kind::Io,
             Self::Restless { .. }
             | Self::Hopeless { .. }
             | Self::Guest { .. }
@@ -127,6 +134,9 @@ impl Explain for TemplateError {
             Self::Qemu(error) => error.hint(),
             Self::Share(error) => error.hint(),
             Self::Lock(error) => error.hint(),
+            Self::DiskFull { .. } => {
+                Some("`castra image prune` and `castra template prune` free space in the cache.".to_owned())
+            }
             Self::Interrupted(_) => None,
             _ if self.is_interruption() => None,
             _ => Some("`castra up --cold` boots without a template.".to_owned()),

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use crate::command::Lifetime;
 use crate::config::BootProfile;
 use crate::context::RuntimeContext;
 use crate::failpoint::{self, Point};
@@ -195,7 +196,9 @@ fn try_once(
     match await_guest(request, &choice, &sockets, &keys, &mut process, started, warm) {
         Ok(()) => {}
         // The guest lost nothing, and continues once there is room.
-        Err(error @ VmError::DiskFull { .. }) => return Err(error),
+        Err(error @ VmError::DiskFull { .. }) if request.options.lifetime == Lifetime::Own => {
+            return Err(error);
+        }
         // Commands can run: what the services do is no reason to take the VM away.
         Err(error @ VmError::ServicesTimedOut { .. }) => {
             record.progress = Progress::Running;

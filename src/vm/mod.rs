@@ -42,7 +42,6 @@ mod learn;
 mod leftovers;
 mod limits;
 mod machine;
-mod machine_status;
 mod projects;
 mod record;
 mod record_check;

@@ -13,12 +13,11 @@ use serde_json::json;
 use crate::cancel::Cancel;
 use crate::context::RuntimeContext;
 use crate::layout::{ProjectLayout, SocketsLayout};
-use crate::qemu::Qmp;
+use crate::qemu::{MachineStatus, Qmp};
 use crate::report::Event;
 use crate::wait::WaitLimit;
 
 use super::error::VmError;
-use super::machine_status::MachineStatus;
 use super::record::Record;
 use super::suspend::unanswered;
 

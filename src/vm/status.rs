@@ -13,13 +13,12 @@ use crate::context::RuntimeContext;
 use crate::guest::VmKeys;
 use crate::guest::ssh::Target;
 use crate::layout::{ProjectLayout, SocketsLayout, VmLayout};
-use crate::qemu::{AcceleratorChoice, QemuPid};
+use crate::qemu::{AcceleratorChoice, MachineStatus, QemuPid};
 use crate::report::Event;
 
 use super::PerVm;
 use super::clock::{millis, since_epoch};
 use super::error::VmError;
-use super::machine_status::MachineStatus;
 use super::record::Record;
 use super::room::{FullDisk, disk_full, let_recorded_run};
 use super::state::{Crash, VmState, crash, observe};

@@ -9,13 +9,12 @@ use serde_json::json;
 use crate::context::RuntimeContext;
 use crate::guest::ControlPort;
 use crate::layout::SocketsLayout;
-use crate::qemu::{QemuPid, Qmp, QmpError};
+use crate::qemu::{MachineStatus, QemuPid, Qmp, QmpError};
 use crate::report::Event;
 use crate::wait::WaitLimit;
 
 use super::down::DownOptions;
 use super::error::VmError;
-use super::machine_status::MachineStatus;
 use super::room::let_run;
 
 /// How long QEMU may take to end once it is told to.

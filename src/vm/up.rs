@@ -13,7 +13,7 @@ use crate::layout::{ProjectLayout, SocketsLayout};
 use crate::lock::Lock;
 use crate::managed::ImageManager;
 use crate::plan::{BasePlan, Plan, VmPlan};
-use crate::qemu::{Network, QemuBinary, running_qemu};
+use crate::qemu::{MachineStatus, Network, QemuBinary, running_qemu};
 use crate::report::Event;
 use crate::state_root;
 
@@ -26,7 +26,6 @@ use super::down::await_stop;
 use super::error::VmError;
 use super::journal;
 use super::leftovers::clean_up;
-use super::machine_status::MachineStatus;
 use super::projects;
 use super::record::{BootRecord, Progress, Record, StartKind};
 use super::resume::{discard, finish, put_back, resume};

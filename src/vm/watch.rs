@@ -10,7 +10,7 @@ use castra_wire::{Errand, GuestMessage, Personality, Secret, Stage};
 use crate::context::RuntimeContext;
 use crate::guest::{ControlError, ControlPort, VmKeys};
 use crate::layout::{SocketsLayout, VmLayout};
-use crate::qemu::Accelerator;
+use crate::qemu::{Accelerator, MachineStatus};
 use crate::random::random_bytes;
 use crate::report::Event;
 
@@ -18,7 +18,6 @@ use super::clock::since_epoch;
 use super::diagnosis::{About, Evidence, HostFacts, Trouble, Words, diagnose};
 use super::error::VmError;
 use super::limits::{Limits, least_patience, patience};
-use super::machine_status::MachineStatus;
 use super::record::{BootRecord, StartKind};
 use super::room::disk_full;
 use super::timeline::{Phase, Stopwatch, Timeline, timelines, usual_ms};

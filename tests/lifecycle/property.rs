@@ -28,6 +28,8 @@ const MOST_LIVES_PER_SEC: u32 = 5;
 const LEAST_LIVES: u32 = 8;
 /// A command that takes longer hangs: nothing in here ignores what it is asked, so nobody has to wait for an answer in vain.
 const LIMIT: Duration = Duration::from_secs(30);
+/// No step is begun in a life that has taken so long: one unlucky seed must not outlast the runner's limit.
+const LIFE_LIMIT: Duration = Duration::from_secs(60);
 /// Exit codes that a command may end with: a defect (70) or a panic is none of them.
 const KNOWN_CODES: [i32; 7] = [0, 65, 66, 69, 74, 75, 255];
 
@@ -294,7 +296,8 @@ fn whatever_happens_a_vm_comes_up_and_goes_down() {
         if Instant::now() < end {
             lives.set(lives.get() + 1);
             let mut life = Life::new();
-            steps.iter().for_each(|step| life.go_through(step));
+            let begun = Instant::now();
+            steps.iter().take_while(|_| begun.elapsed() < LIFE_LIMIT).for_each(|step| life.go_through(step));
             life.end();
         }
     });

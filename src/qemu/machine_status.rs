@@ -6,8 +6,9 @@ use serde_json::json;
 
 use crate::cancel::Cancel;
 use crate::layout::SocketsLayout;
-use crate::qemu::Qmp;
 use crate::wait::WaitLimit;
+
+use super::qmp::Qmp;
 
 /// How long QEMU may take to answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
@@ -16,7 +17,7 @@ const GLANCE_LIMIT: Duration = Duration::from_millis(100);
 
 /// What a machine does, as its QEMU says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum MachineStatus {
+pub enum MachineStatus {
     /// It runs.
     Runs,
     /// It was paused by QEMU itself: the disk of this machine is full, and a write of the guest waits for room.
@@ -27,12 +28,12 @@ pub(super) enum MachineStatus {
 
 impl MachineStatus {
     /// Asks QEMU. Nothing if it does not answer, or serves another client.
-    pub(super) fn ask(sockets: &SocketsLayout, cancel: &Cancel) -> Option<Self> {
+    pub fn ask(sockets: &SocketsLayout, cancel: &Cancel) -> Option<Self> {
         Self::within(sockets, ANSWER_LIMIT, cancel)
     }
 
     /// Asks QEMU, without waiting longer than a moment.
-    pub(super) fn glance(sockets: &SocketsLayout) -> Option<Self> {
+    pub fn glance(sockets: &SocketsLayout) -> Option<Self> {
         Self::within(sockets, GLANCE_LIMIT, &Cancel::new())
     }
 
@@ -42,7 +43,7 @@ impl MachineStatus {
     }
 
     /// Asks QEMU on a connection that is there.
-    pub(super) fn of(qmp: &mut Qmp) -> Option<Self> {
+    pub fn of(qmp: &mut Qmp) -> Option<Self> {
         let status = qmp.execute("query-status", json!({})).ok()?;
         Some(match (status["running"].as_bool(), status["status"].as_str()) {
             (Some(true), _) => Self::Runs,
