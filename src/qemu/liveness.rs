@@ -30,10 +30,10 @@ pub fn running_qemu(pidfile: &Path) -> Option<QemuPid> {
 
 /// The QEMU that holds the lock on this open pid file, which may have lost its name. Never blocks.
 pub(super) fn qemu_of(pidfile: OwnedFd) -> Option<QemuPid> {
-    let pid = holder(&pidfile)?;
+    let Holder::Process(pid) = holder(&pidfile) else { return None };
     let handle = platform::Handle::open(pid)?;
     // The lock is looked at again: only if it is still held, the handle is of the process that holds it.
-    (holder(&pidfile) == Some(pid)).then_some(QemuPid { pid, pidfile, handle })
+    (holder(&pidfile) == Holder::Process(pid)).then_some(QemuPid { pid, pidfile, handle })
 }
 
 impl QemuPid {
@@ -82,7 +82,7 @@ impl QemuPid {
         let deadline = Instant::now() + limit;
         loop {
             // A zombie (QEMU is a child of this very process) holds no lock any more.
-            if holder(&self.pidfile) != Some(self.pid) {
+            if holder(&self.pidfile) != Holder::Process(self.pid) {
                 return true;
             }
             let left = deadline.saturating_duration_since(Instant::now());
@@ -94,6 +94,10 @@ impl QemuPid {
     }
 
     fn signal(&self, signal: Signal) -> Result<(), QemuError> {
+        // A descriptor means this process; a number means it as long as it holds the lock.
+        if self.handle.is_number() && holder(&self.pidfile) != Holder::Process(self.pid) {
+            return Ok(());
+        }
         match self.handle.signal(self.pid, signal) {
             Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
             Err(errno) => Err(QemuError::Signal { pid: self.pid(), source: io::Error::from(errno) }),
@@ -103,17 +107,37 @@ impl QemuPid {
 
 /// The process that holds the lock on a file, if that is a lock as QEMU's. Never blocks.
 pub fn lock_holder(path: &Path) -> Option<i32> {
-    holder(&open(path)?).map(|pid| pid.as_raw_nonzero().get())
+    match holder(&open(path)?) {
+        Holder::Process(pid) => Some(pid.as_raw_nonzero().get()),
+        Holder::Nobody | Holder::Unseen => None,
+    }
+}
+
+/// Returns `true` if a process holds the lock on this pid file that cannot be seen from here: one of another pid namespace,
+/// as a container on this machine has. It lives, though it has no number here. Never blocks.
+pub fn runs_elsewhere(pidfile: &Path) -> bool {
+    open(pidfile).is_some_and(|pidfile| holder(pidfile) == Holder::Unseen)
+}
+
+/// Who holds the lock on a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Holder {
+    Nobody,
+    Process(Pid),
+    /// A process without a number in this pid namespace.
+    Unseen,
 }
 
 fn open(pidfile: &Path) -> Option<OwnedFd> {
     crate::trusted::open(pidfile).ok().map(OwnedFd::from)
 }
 
-/// Who holds the lock.
-fn holder(pidfile: impl AsFd) -> Option<Pid> {
+fn holder(pidfile: impl AsFd) -> Holder {
     let whole_file = Flock::from(FlockType::WriteLock);
-    rustix::process::fcntl_getlk(pidfile, &whole_file).ok().flatten().and_then(|lock| lock.pid)
+    match rustix::process::fcntl_getlk(pidfile, &whole_file).ok().flatten() {
+        Some(lock) => lock.pid.map_or(Holder::Unseen, Holder::Process),
+        None => Holder::Nobody,
+    }
 }
 
 /// What the kernel tells of a process.
@@ -129,6 +153,7 @@ mod platform {
     use std::time::Duration;
 
     use rustix::event::{PollFd, PollFlags, Timespec};
+    use rustix::io::Errno;
     use rustix::process::{Pid, PidfdFlags, Signal};
     use rustix::time::{ClockId, clock_gettime};
 
@@ -148,23 +173,36 @@ mod platform {
         Some(super::Stat { is_stopped, age })
     }
 
-    /// A process descriptor: it means this process and no later one of the same number.
+    /// A process descriptor: it means this process and no later one of the same number. Nothing where the kernel, or a filter
+    /// of system calls, has none.
     #[derive(Debug)]
-    pub(super) struct Handle(OwnedFd);
+    pub(super) struct Handle(Option<OwnedFd>);
 
     impl Handle {
         pub(super) fn open(pid: Pid) -> Option<Self> {
-            rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok().map(Self)
+            match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
+                Ok(descriptor) => Some(Self(Some(descriptor))),
+                Err(Errno::NOSYS | Errno::PERM) => Some(Self(None)),
+                Err(_) => None,
+            }
         }
 
-        pub(super) fn signal(&self, _pid: Pid, signal: Signal) -> rustix::io::Result<()> {
-            rustix::process::pidfd_send_signal(&self.0, signal)
+        pub(super) fn is_number(&self) -> bool {
+            self.0.is_none()
+        }
+
+        pub(super) fn signal(&self, pid: Pid, signal: Signal) -> rustix::io::Result<()> {
+            match &self.0 {
+                Some(descriptor) => rustix::process::pidfd_send_signal(descriptor, signal),
+                None => rustix::process::kill_process(pid, signal),
+            }
         }
 
         /// Returns when the process ends or the time is over.
         pub(super) fn wait(&self, limit: Duration) {
+            let Some(descriptor) = &self.0 else { return std::thread::sleep(limit.min(super::POLL)) };
             let limit = Timespec { tv_sec: limit.as_secs() as i64, tv_nsec: limit.subsec_nanos().into() };
-            let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
+            let mut fds = [PollFd::new(descriptor, PollFlags::IN)];
             // Interrupted or not, the caller looks again.
             if rustix::event::poll(&mut fds, Some(&limit)).is_ok_and(|ready| ready > 0) {
                 std::thread::sleep(super::POLL);
@@ -190,6 +228,10 @@ mod platform {
     impl Handle {
         pub(super) fn open(_pid: Pid) -> Option<Self> {
             Some(Self)
+        }
+
+        pub(super) fn is_number(&self) -> bool {
+            true
         }
 
         pub(super) fn signal(&self, pid: Pid, signal: Signal) -> rustix::io::Result<()> {

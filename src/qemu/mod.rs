@@ -30,7 +30,7 @@ pub use ending::{ENDED_BY_SIGNAL, EndingSignal, ending_signal};
 pub use error::QemuError;
 pub use found::{FoundQemu, find_qemus, qemu_of_process};
 pub use img::{ImageDisk, ImageWork, create_overlay, resize_disk, run_image_tool};
-pub use liveness::{QemuPid, lock_holder, running_qemu};
+pub use liveness::{QemuPid, lock_holder, running_qemu, runs_elsewhere};
 pub use machine_status::MachineStatus;
 pub use migrate::{ignore_shared_memory, save_all_memory, save_state};
 pub use options::{CommandLine, CpuModel, Device, DeviceModel, DiskFormat, MachineType, OptionError};

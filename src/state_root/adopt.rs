@@ -13,7 +13,7 @@ use super::{StateRoot, is_as_good_as_empty, write_git_ignore};
 use crate::context::RuntimeContext;
 use crate::files::create_private_directory;
 use crate::layout::{ProjectLayout, VmLayout};
-use crate::qemu::running_qemu;
+use crate::qemu::{running_qemu, runs_elsewhere};
 use crate::trusted;
 
 /// More entries than a state root has; one with more is not looked at for ever.
@@ -120,7 +120,7 @@ fn found(files: &VmLayout, name: String) -> VmFound {
     let is_there = |path: &PathBuf| fs::symlink_metadata(path).is_ok();
     VmFound {
         has_keys: keys(files).iter().any(is_there),
-        is_running: running_qemu(&files.pidfile()).is_some(),
+        is_running: running_qemu(&files.pidfile()).is_some() || runs_elsewhere(&files.pidfile()),
         is_suspended: is_there(&files.machine_state()),
         name,
     }

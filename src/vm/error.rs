@@ -291,6 +291,20 @@ pub enum VmError {
         /// What is known of it.
         trouble: Box<Trouble>,
     },
+    /// The VM runs where it cannot be reached.
+    #[error(
+        "VM `{vm}` runs in another container or pid namespace of this machine, and cannot be reached from here"
+    )]
+    Elsewhere {
+        /// The VM.
+        vm: String,
+    },
+    /// A disk that is to go is in use.
+    #[error("the disk {} is in use, and stays", path.display())]
+    DiskInUse {
+        /// The disk.
+        path: PathBuf,
+    },
     /// A guest that was ready does not answer.
     #[error("the guest of VM `{vm}` does not answer: it was ready, and has said nothing for {limit_secs} s")]
     GuestSilent {

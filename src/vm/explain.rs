@@ -50,7 +50,11 @@ impl Explain for VmError {
             | Self::PowerCut { .. }
             | Self::Unkillable { .. } => Kind::Unavailable,
             Self::Thrown(error) => error.kind(),
-            Self::PortTaken { .. } | Self::IsSuspended { .. } | Self::ConsoleTaken { .. } => Kind::Busy,
+            Self::PortTaken { .. }
+            | Self::IsSuspended { .. }
+            | Self::ConsoleTaken { .. }
+            | Self::Elsewhere { .. }
+            | Self::DiskInUse { .. } => Kind::Busy,
             Self::DiskFull { .. } => Kind::Io,
             Self::NotStarted { error, .. } => error.kind(),
             Self::PortForbidden { .. } => Kind::Permission,
@@ -158,6 +162,13 @@ impl VmError {
                 "Something has removed it while the VM ran, such as a cleaner of temporary files or a logout. The VM \
                  runs on: `castra logs -f {vm}` shows its console."
             )),
+            Self::Elsewhere { vm } => Some(format!(
+                "Use castra where the VM was started: `castra down {vm}` there stops it. Nothing was changed."
+            )),
+            Self::DiskInUse { .. } => Some(
+                "A QEMU has it open, perhaps in another container of this machine. Stop that VM first."
+                    .into(),
+            ),
             Self::DiskFull { vm, filesystem, .. } => Some(format!(
                 "Nothing is lost: free some space on {}, and the next command continues the VM, for instance `castra up \
                  {vm}`. `castra down --force {vm}` would cut its power instead, and lose what it has not written.",

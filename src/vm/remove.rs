@@ -4,6 +4,9 @@ use std::fs;
 use std::io::{self, Read as _};
 use std::path::Path;
 
+use rustix::fs::{FlockOperation, fcntl_lock};
+use rustix::io::Errno;
+
 use crate::trusted;
 
 use super::error::VmError;
@@ -14,10 +17,22 @@ const MAGIC: [u8; 4] = *b"QFI\xfb";
 /// Removes a disk, a layer or an overlay. One that is not there is fine.
 ///
 /// # Errors
-/// [`VmError::NotADisk`] for anything that is not a qcow2 of this user's, which stays; [`VmError::Disk`].
+/// [`VmError::NotADisk`] for anything that is not a qcow2 of this user's, which stays; [`VmError::DiskInUse`]; [`VmError::Disk`].
 pub(super) fn remove_disk(path: &Path) -> Result<(), VmError> {
     check_removable(path)?;
+    refuse_in_use(path)?;
     gone(path)
+}
+
+/// Checks that no QEMU has a disk open, wherever it runs: each holds locks on its files (`block/file-posix.c` of QEMU).
+fn refuse_in_use(path: &Path) -> Result<(), VmError> {
+    let mut options = fs::OpenOptions::new();
+    let Ok(disk) = trusted::open_with(options.read(true).write(true), path) else { return Ok(()) };
+    match fcntl_lock(&disk, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::AGAIN | Errno::ACCESS) => Err(VmError::DiskInUse { path: path.to_owned() }),
+        // A filesystem without locks has no barrier here.
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 /// Removes a disk in the making, which may be empty yet. One that is not there is fine.

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::host::boot_id;
 use crate::layout::VmLayout;
-use crate::qemu::{EndingSignal, QemuPid, ending_signal, running_qemu};
+use crate::qemu::{EndingSignal, QemuPid, ending_signal, running_qemu, runs_elsewhere};
 
 use super::record::{Progress, Record};
 
@@ -29,6 +29,8 @@ pub enum VmState {
     Suspended,
     /// The saved memory is being loaded.
     Resuming,
+    /// QEMU runs in another pid namespace of this machine, such as a container's, and cannot be reached from here.
+    Elsewhere,
     /// QEMU went away without being asked: killed, or the power did.
     Crashed,
 }
@@ -45,6 +47,7 @@ impl VmState {
             Self::Suspending => "suspending",
             Self::Suspended => "suspended",
             Self::Resuming => "resuming",
+            Self::Elsewhere => "elsewhere",
             Self::Crashed => "crashed",
         }
     }
@@ -57,7 +60,8 @@ impl VmState {
             | Self::DiskFull
             | Self::Stopping
             | Self::Suspending
-            | Self::Resuming => true,
+            | Self::Resuming
+            | Self::Elsewhere => true,
             Self::Stopped | Self::Suspended | Self::Crashed => false,
         }
     }
@@ -89,6 +93,8 @@ impl std::fmt::Display for Crash {
 enum Trace {
     /// It lives.
     Alive,
+    /// It lives where it cannot be seen.
+    Elsewhere,
     /// It has ended by itself, and removed its pid file.
     Ended,
     /// It is gone otherwise.
@@ -98,7 +104,11 @@ enum Trace {
 /// The VM's state, and its QEMU if that runs. Never blocks.
 pub(super) fn observe(record: &Record, files: &VmLayout) -> (VmState, Option<QemuPid>) {
     let qemu = running_qemu(&files.pidfile());
-    let trace = if qemu.is_some() { Trace::Alive } else { trace(record, files) };
+    let trace = match &qemu {
+        Some(_) => Trace::Alive,
+        None if runs_elsewhere(&files.pidfile()) => Trace::Elsewhere,
+        None => trace(record, files),
+    };
     (derive(record.progress, &trace), qemu)
 }
 
@@ -129,8 +139,9 @@ fn trace(record: &Record, files: &VmLayout) -> Trace {
 
 /// Pure: all there is to the state machine.
 fn derive(progress: Progress, trace: &Trace) -> VmState {
-    use Trace::{Alive, Crashed, Ended};
+    use Trace::{Alive, Crashed, Elsewhere, Ended};
     match (progress, trace) {
+        (_, Elsewhere) => VmState::Elsewhere,
         (Progress::Starting, Alive) => VmState::Starting,
         (Progress::Running | Progress::Stopped | Progress::Cloning, Alive) => VmState::Running,
         (Progress::Stopping, Alive) => VmState::Stopping,
@@ -169,6 +180,7 @@ mod tests {
             assert_eq!(derive(progress, &Trace::Alive), alive, "{progress:?}");
             assert_eq!(derive(progress, &Trace::Ended), ended, "{progress:?}");
             assert_eq!(derive(progress, &Trace::Crashed(Crash::Killed)), crashed, "{progress:?}");
+            assert_eq!(derive(progress, &Trace::Elsewhere), S::Elsewhere, "{progress:?}");
             assert!(alive.is_alive() && !ended.is_alive() && !crashed.is_alive());
         }
     }

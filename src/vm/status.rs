@@ -283,6 +283,9 @@ pub fn running_vm(
             return Ok(outcome.record);
         }
     }
+    if state == VmState::Elsewhere {
+        return Err(VmError::Elsewhere { vm: record.name });
+    }
     if state != VmState::Running {
         return Err(VmError::NotRunning { vm: record.name, state });
     }

@@ -19,7 +19,9 @@ use crate::failpoint::{self, Point};
 use crate::guest::{ControlError, ControlPort};
 use crate::layout::{ProjectLayout, SocketsLayout};
 use crate::managed::{Stamp, sha256_of};
-use crate::qemu::{MachineStatus, QemuError, Qmp, QmpError, running_qemu, save_all_memory, save_state};
+use crate::qemu::{
+    MachineStatus, QemuError, Qmp, QmpError, running_qemu, runs_elsewhere, save_all_memory, save_state,
+};
 use crate::report::Event;
 use crate::trusted;
 use crate::wait::WaitLimit;
@@ -80,7 +82,8 @@ pub fn suspend(
 
 fn is_alive(vm: &str, layout: &ProjectLayout) -> bool {
     // One whose record cannot be read is taken along, and fails with the reason.
-    running_qemu(&layout.vm(vm).pidfile()).is_some()
+    let pidfile = layout.vm(vm).pidfile();
+    running_qemu(&pidfile).is_some() || runs_elsewhere(&pidfile)
 }
 
 fn one(vm: &str, layout: &ProjectLayout, context: &RuntimeContext) -> Result<VmState, VmError> {
@@ -99,6 +102,7 @@ fn one(vm: &str, layout: &ProjectLayout, context: &RuntimeContext) -> Result<VmS
             context.reporter.report(&Event::VmSuspended { vm: vm.to_owned(), bytes: None });
             return Ok(VmState::Suspended);
         }
+        VmState::Elsewhere => return Err(VmError::Elsewhere { vm: vm.to_owned() }),
         VmState::Stopped | VmState::Stopping | VmState::Crashed => {
             return Err(VmError::NotRunning { vm: vm.to_owned(), state });
         }

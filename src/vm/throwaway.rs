@@ -14,7 +14,7 @@ use crate::hex::hex;
 use crate::layout::ProjectLayout;
 use crate::lock::Lock;
 use crate::plan::VmPlan;
-use crate::qemu::{QemuPid, running_qemu};
+use crate::qemu::{QemuPid, running_qemu, runs_elsewhere};
 use crate::random::random_bytes;
 use crate::trusted;
 
@@ -112,7 +112,7 @@ fn sweep(layout: &ProjectLayout, context: &RuntimeContext) {
         let files = layout.vm(&name);
         let Ok(file) = trusted::open(&files.lock()) else { continue };
         let Ok(Some(_lock)) = Lock::try_hold(file, &files.lock()) else { continue };
-        if !name.starts_with(PREFIX) {
+        if !name.starts_with(PREFIX) || runs_elsewhere(&files.pidfile()) {
             continue;
         }
         // Its castra is gone, so the kernel is just ending it, or is none that does.

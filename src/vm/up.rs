@@ -13,7 +13,7 @@ use crate::layout::{ProjectLayout, SocketsLayout};
 use crate::lock::Lock;
 use crate::managed::ImageManager;
 use crate::plan::{BasePlan, Plan, VmPlan};
-use crate::qemu::{MachineStatus, Network, QemuBinary, running_qemu};
+use crate::qemu::{MachineStatus, Network, QemuBinary, running_qemu, runs_elsewhere};
 use crate::report::Event;
 use crate::state_root;
 
@@ -171,6 +171,7 @@ fn up_one(
                     return go_on(plan, record, layout, context, options);
                 }
             }
+            VmState::Elsewhere => refuse_elsewhere(vm, layout)?,
             VmState::Crashed => recover(&record, layout, context),
             VmState::Stopped => {}
         }
@@ -282,10 +283,20 @@ pub(super) fn lock(vm: &str, layout: &ProjectLayout, context: &RuntimeContext) -
         state_root::make(layout, context)?;
         make(files.directory())?;
         let lock = Lock::acquire(&files.lock(), &context.cancel, on_vm())?;
+        refuse_elsewhere(vm, layout)?;
         if lock.is_on(&files.lock()) {
             return Ok(VmLock { _vm: lock, _project: project });
         }
     }
+}
+
+/// Checks that no QEMU runs the VM that cannot be seen from here, and so neither asked nor ended.
+///
+/// # Errors
+/// [`VmError::Elsewhere`].
+pub(super) fn refuse_elsewhere(vm: &str, layout: &ProjectLayout) -> Result<(), VmError> {
+    let elsewhere = runs_elsewhere(&layout.vm(vm).pidfile());
+    if elsewhere { Err(VmError::Elsewhere { vm: vm.to_owned() }) } else { Ok(()) }
 }
 
 /// Sees to it that commands can run in a VM whose QEMU runs; one that is ready already says so in milliseconds.

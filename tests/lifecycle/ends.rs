@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal};
 
 use crate::fake::Fake;
-use crate::support::eventually;
+use crate::support::{self, eventually};
 
 /// A VM that runs.
 fn running() -> Fake {
@@ -267,6 +267,50 @@ fn a_signal_ends_each_wait_for_a_qemu_that_is_silent() {
     let ended = suspend.wait().expect("ends");
     assert!(matches!(ended.code(), Some(130) | None), "{ended}");
     assert_eq!(fake.state("vm"), "running");
+}
+
+#[test]
+fn a_qemu_of_another_pid_namespace_is_alive_and_nothing_is_done_to_it() {
+    let fake = running();
+    let inside = |words: &[&str]| {
+        let script = "exec unshare --pid --fork --mount-proc castra \"$@\"";
+        support::namespace::run_script(script, words, &fake)
+    };
+    let Some(status) = inside(&["status", "--json"]) else { return };
+    assert!(status.text().contains("\"state\": \"elsewhere\""), "{}", status.text());
+    let (disk, pid) = (fake.disk("vm"), fake.qemu_pid("vm"));
+    for words in [
+        &["up"][..],
+        &["up", "--cold"],
+        &["suspend"],
+        &["down"],
+        &["down", "--force"],
+        &["restart"],
+        &["restart", "--force", "--cold"],
+        &["clean"],
+        &["clean", "--disks", "--yes"],
+        &["clean", "--records", "--yes"],
+    ] {
+        let ended = inside(words).expect("as before").code(75);
+        ended.says("another container or pid namespace").says("Nothing was changed");
+    }
+    inside(&["exec", "--", "true"]).expect("as before").code(255).says("another container or pid namespace");
+    inside(&["clean", "--orphans", "--yes"]).expect("as before");
+    assert!(fake.lives("vm"));
+    assert_eq!((fake.state("vm").as_str(), fake.disk("vm"), fake.qemu_pid("vm")), ("running", disk, pid));
+    fake.run(&["down"]).ok();
+    assert!(fake.journal("vm").ends_with("ended by its guest\n"), "{}", fake.journal("vm"));
+}
+
+#[test]
+fn a_disk_that_a_qemu_has_open_is_not_removed_whatever_became_of_its_pid_file() {
+    let fake = running();
+    let disk = fake.disk("vm");
+    let pid = fake.qemu_pid("vm");
+    fs::remove_file(fake.pidfile("vm")).expect("removed");
+    fake.run(&["clean", "--disks", "--yes", "vm"]).code(75).says("is in use, and stays");
+    assert_eq!(fake.disk("vm"), disk);
+    rustix::process::kill_process(Pid::from_raw(pid).expect("a pid"), Signal::KILL).expect("is ours");
 }
 
 #[test]

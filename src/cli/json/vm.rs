@@ -76,6 +76,8 @@ enum State {
     Suspending,
     Suspended,
     Resuming,
+    /// It runs in another pid namespace of this machine, out of reach.
+    Elsewhere,
     Crashed,
     /// Its record cannot be read.
     Unknown,
@@ -163,6 +165,7 @@ impl From<VmState> for State {
             VmState::Suspending => Self::Suspending,
             VmState::Suspended => Self::Suspended,
             VmState::Resuming => Self::Resuming,
+            VmState::Elsewhere => Self::Elsewhere,
             VmState::Crashed => Self::Crashed,
         }
     }

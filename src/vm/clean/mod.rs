@@ -18,7 +18,9 @@ use crate::lock::Lock;
 use crate::report::Event;
 
 use super::error::VmError;
+use super::record::Record;
 use super::remove::remove_disk;
+use super::up::refuse_elsewhere;
 use remove::{Usage, remove, remove_empty_directories, set_record_aside};
 use survey::Survey;
 
@@ -107,6 +109,10 @@ pub fn clean(
         context.reporter.report(&Event::Waiting { what });
     };
     let lock = Lock::acquire(&layout.project_lock(), &context.cancel, tell)?;
+    let known = Record::names(layout);
+    for vm in if names.is_empty() { &known } else { names } {
+        refuse_elsewhere(vm, layout)?;
+    }
     let survey = Survey { names, options, layout, context }.run()?;
     let mut usage = Usage::default();
     let mut report = CleanReport { removed: Vec::new(), kept: survey.kept };

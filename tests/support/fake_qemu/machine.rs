@@ -5,7 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::{Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, futimens};
+use rustix::fs::{FlockOperation, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, fcntl_lock, futimens};
 
 use crate::arguments::Arguments;
 use crate::behaviour::Behaviour;
@@ -134,7 +134,7 @@ impl Machine {
 
     /// Lets another QEMU have it.
     pub(crate) fn close_disk(&self) {
-        let _ = self.disk.unlock();
+        let _ = fcntl_lock(&self.disk, FlockOperation::Unlock);
     }
 
     pub(crate) fn end(&self, how: &'static str) {

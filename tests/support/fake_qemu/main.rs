@@ -132,7 +132,7 @@ impl Drop for PidfileGuard {
 fn open_disk(path: &Path, behaviour: &Behaviour) -> Result<File, String> {
     let disk = OpenOptions::new().read(true).write(true).open(path);
     let disk = disk.map_err(|error| format!("Could not open '{}': {error}", path.display()))?;
-    disk.try_lock().map_err(|_| {
+    fcntl_lock(&disk, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
         behaviour.note("doubled");
         "Failed to get \"write\" lock\nIs another process using the image?".to_owned()
     })?;
