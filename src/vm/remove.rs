@@ -25,7 +25,10 @@ pub(super) fn remove_disk(path: &Path) -> Result<(), VmError> {
 }
 
 /// Checks that no QEMU has a disk open, wherever it runs: each holds locks on its files (`block/file-posix.c` of QEMU).
-fn refuse_in_use(path: &Path) -> Result<(), VmError> {
+///
+/// # Errors
+/// [`VmError::DiskInUse`].
+pub(super) fn refuse_in_use(path: &Path) -> Result<(), VmError> {
     let mut options = fs::OpenOptions::new();
     let Ok(disk) = trusted::open_with(options.read(true).write(true), path) else { return Ok(()) };
     match fcntl_lock(&disk, FlockOperation::NonBlockingLockExclusive) {

@@ -306,11 +306,14 @@ fn a_qemu_of_another_pid_namespace_is_alive_and_nothing_is_done_to_it() {
 fn a_disk_that_a_qemu_has_open_is_not_removed_whatever_became_of_its_pid_file() {
     let fake = running();
     let disk = fake.disk("vm");
-    let pid = fake.qemu_pid("vm");
-    fs::remove_file(fake.pidfile("vm")).expect("removed");
+    let kept = fake.path().join("kept.pid");
+    fs::rename(fake.pidfile("vm"), &kept).expect("renamed");
     fake.run(&["clean", "--disks", "--yes", "vm"]).code(75).says("is in use, and stays");
     assert_eq!(fake.disk("vm"), disk);
-    rustix::process::kill_process(Pid::from_raw(pid).expect("a pid"), Signal::KILL).expect("is ours");
+    // Nothing else of it is gone either.
+    fs::rename(&kept, fake.pidfile("vm")).expect("renamed");
+    fake.run(&["down"]).ok();
+    assert!(fake.journal("vm").ends_with("ended by its guest\n"), "{}", fake.journal("vm"));
 }
 
 #[test]

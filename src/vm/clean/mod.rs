@@ -19,7 +19,7 @@ use crate::report::Event;
 
 use super::error::VmError;
 use super::record::Record;
-use super::remove::remove_disk;
+use super::remove::{refuse_in_use, remove_disk};
 use super::up::refuse_elsewhere;
 use remove::{Usage, remove, remove_empty_directories, set_record_aside};
 use survey::Survey;
@@ -114,6 +114,10 @@ pub fn clean(
         refuse_elsewhere(vm, layout)?;
     }
     let survey = Survey { names, options, layout, context }.run()?;
+    // Before anything goes: the VM of a disk that is open needs its sockets, too.
+    for disk in survey.planned.iter().filter(|planned| planned.kind == CleanedKind::Disk) {
+        refuse_in_use(&disk.path)?;
+    }
     let mut usage = Usage::default();
     let mut report = CleanReport { removed: Vec::new(), kept: survey.kept };
     for mut planned in survey.planned {
