@@ -495,7 +495,7 @@ impl TemplateLayout {
     }
 }
 
-/// What is kept of a user beside the cache: it is not made again when it is lost.
+/// Files of a user beside the cache, which are not made again when they are lost.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UserStateLayout {
     root: PathBuf,

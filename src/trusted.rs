@@ -1,7 +1,7 @@
 //! Opening what castra relies on: the one mechanism for everything below a state root, for the user's key and for notes.
 //!
 //! A file is opened without following a link and without waiting for the other end of a FIFO. It must be a regular file that
-//! belongs to this user or to root, and that nobody else may write to; a directory likewise. Whatever is not so is refused with
+//! belongs to this user or to root, and that no other user may write to; a directory likewise. Anything else is refused with
 //! an [`io::Error`] that says why, of the kind `PermissionDenied`.
 
 use std::fs::{self, File, FileType, Metadata, OpenOptions};
@@ -51,7 +51,7 @@ impl Distrust {
         error.get_ref()?.downcast_ref()
     }
 
-    /// Returns the next step for whoever meets this at a path.
+    /// Returns the next step for a user who meets this at a path.
     pub fn way_out(&self, path: &Path) -> String {
         let path = path.display();
         match self {

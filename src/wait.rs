@@ -1,16 +1,21 @@
 //! Limits on waits. What waits for QEMU or a guest takes one of these, so that no wait is without a limit, and a first
-//! signal ends each.
+//! signal ends each; and a connection that is there at once or not at all.
 
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::{Duration, Instant};
+
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::cancel::{Cancel, Interrupted};
 
-/// How often a wait looks for an interruption.
+/// Interval at which a wait looks for an interruption.
 const GLANCE: Duration = Duration::from_millis(50);
 /// Limit of an answer that is waited for after an interruption, to leave things in order.
 const PARTING_LIMIT: Duration = Duration::from_millis(500);
 
-/// How long each answer may take. An interruption ends the wait for it.
+/// Limit of the wait for each answer. An interruption ends it, too.
 #[derive(Debug, Clone)]
 pub struct WaitLimit {
     limit: Duration,
@@ -77,6 +82,16 @@ impl Wait {
         std::thread::sleep(self.slice()?.min(pause));
         Ok(())
     }
+}
+
+/// Connects to a socket without waiting: where another client is being served, a blocking `connect` may never return.
+pub(crate) fn connect_at_once(path: &Path) -> io::Result<UnixStream> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    let socket = UnixStream::from(socket);
+    socket.set_nonblocking(false)?;
+    Ok(socket)
 }
 
 #[cfg(test)]

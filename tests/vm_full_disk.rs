@@ -7,7 +7,7 @@ mod support;
 use support::Project;
 use support::namespace::run_script;
 
-/// What a person would type. The guest writes more than there is room for, with a digest of what it meant to write.
+/// Commands as a person would type them. The guest writes more than there is room for, with a digest of what it meant to write.
 const FILLED: &str = r#"
 mount -t tmpfs -o size=700m tmpfs . && cd "$PWD" || exit 99
 state() { castra status --json | sed -n 's/.*"state": "\(.*\)".*/\1/p'; }

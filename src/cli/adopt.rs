@@ -15,7 +15,7 @@ use super::printer::Printer;
 use super::project;
 use super::units::megabytes;
 
-/// What became of a state directory that this user's castra did not make.
+/// Outcome for a state directory that this user's castra did not make.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct Adopted {
     /// The state directory.

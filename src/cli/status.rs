@@ -105,7 +105,7 @@ fn row(status: &VmStatus) -> [String; 7] {
     ]
 }
 
-/// What a VM waits for that is paused, and the way out.
+/// Reason why a VM is paused, and the way out.
 fn paused(vm: &str, full: &FullDisk) -> String {
     let free = full.free_bytes.map_or(String::new(), |bytes| format!(" ({bytes} bytes are free)"));
     let filesystem = full.filesystem.display();

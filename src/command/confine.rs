@@ -7,7 +7,7 @@ use std::process::Command;
 
 use super::Lifetime;
 
-/// What is different from command to command of what happens between fork and exec.
+/// Steps between fork and exec that differ from command to command.
 #[derive(Debug)]
 pub(super) struct Confinement {
     /// Descriptors that are passed on.

@@ -23,14 +23,12 @@ use super::out_of_bounds::OutOfBounds;
 use super::state_link;
 use crate::files::normalise;
 use crate::layout::{CONFIG_FILE, LINKED_FROM, ProjectLayout, STATE_DIRECTORY, is_frozen_layer};
+use crate::qemu::QCOW2_MAGIC;
 use crate::state_root::StateRoot;
 
 /// Environment variable with the directories, separated by `:`, in which a configuration may place disks and state besides
 /// its project's.
 pub const ALLOW_OUTSIDE: &str = "CASTRA_ALLOW_OUTSIDE";
-
-/// First bytes of a qcow2, docs/interop/qcow2.txt of QEMU.
-const QCOW2_MAGIC: [u8; 4] = *b"QFI\xfb";
 
 /// Links followed in one path before it counts as a loop, as in `path_resolution(7)`.
 const MAX_LINKS: usize = 40;

@@ -1,7 +1,7 @@
 //! Which `castra.toml` is meant, and what holds where there is none.
 
 use std::fs::{self, Metadata};
-use std::io::{self, ErrorKind, Read as _};
+use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,9 +13,9 @@ use super::error::ConfigError;
 use super::project::{BaseImageSource, BootProfile, ManagedImageSelection, ProjectConfig, VmDefinition};
 use super::validate::name::safe_project_name;
 use super::validate::{self, Surroundings};
-use crate::files::normalise;
-use crate::files::open_regular;
+use crate::files::{normalise, open_regular};
 use crate::layout::{CONFIG_FILE, STATE_DIRECTORY};
+use crate::trusted::is_absence;
 
 /// Largest configuration that is read, in bytes; real ones have a few KiB.
 pub(super) const MAX_BYTES: u64 = 1 << 20;
@@ -75,7 +75,7 @@ pub fn discover(options: &ConfigOptions, working_directory: &Path) -> Result<Dis
             check_owner(&candidate, &metadata, directory)?;
             return Ok(Discovered::File(candidate));
         }
-        // Nobody's project reaches across a directory like `/tmp`.
+        // No project reaches across a directory like `/tmp`.
         may_have_state = may_have_state && !is_others_playground(directory);
         if may_have_state && has_own_state(directory) {
             return Ok(Discovered::State(directory.to_owned()));
@@ -174,10 +174,6 @@ fn look_at(path: &Path) -> Result<Option<Metadata>, ConfigError> {
         },
         Err(error) => Err(unreadable(error)),
     }
-}
-
-fn is_absence(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }
 
 /// Refuses what another user has put into a directory like `/tmp`: its VM would get the commands meant for

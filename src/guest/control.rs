@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 use castra_wire::{
     DecodeError, GuestMessage, HostMessage, Lines, MAX_LINE_BYTES, PROTOCOL_VERSION, Personality,
 };
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::cancel::{Cancel, Interrupted};
 use crate::error::{Explain, Kind};
 use crate::harmless::make_harmless;
+use crate::wait::connect_at_once;
 
 /// How soon a wait notices that it is to stop.
 const GLANCE: Duration = Duration::from_millis(50);
@@ -120,7 +120,7 @@ impl ControlPort {
     pub fn connect(socket: &Path, deadline: Instant, cancel: &Cancel) -> Result<Self, ControlError> {
         loop {
             cancel.check()?;
-            match try_connect(socket) {
+            match connect_at_once(socket) {
                 Ok(socket) => {
                     let (cancel, lines) = (cancel.clone(), Lines::new());
                     return Ok(Self { socket, cancel, lines, garbage_bytes: 0, messages: 0 });
@@ -262,16 +262,6 @@ impl ControlPort {
         }
         Ok(())
     }
-}
-
-/// Connects without waiting: where another client is being served, a blocking `connect` may never return.
-fn try_connect(path: &Path) -> io::Result<UnixStream> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
-    let socket = UnixStream::from(socket);
-    socket.set_nonblocking(false)?;
-    Ok(socket)
 }
 
 /// Whether the socket may be there, or free, a moment later.

@@ -39,11 +39,7 @@ pub(super) fn open_followed(path: &Path) -> Result<File, ImageError> {
 pub(super) fn open_if_there(path: &Path) -> Result<Option<File>, ImageError> {
     match open(path) {
         Ok(file) => Ok(Some(file)),
-        Err(ImageError::Io { source, .. })
-            if matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
-        {
-            Ok(None)
-        }
+        Err(ImageError::Io { source, .. }) if trusted::is_absence(&source) => Ok(None),
         Err(error) => Err(error),
     }
 }

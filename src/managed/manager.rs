@@ -437,7 +437,7 @@ fn reason(spec: &ManagedImageSpec, is_cached: bool, others: &[String]) -> String
     }
 }
 
-/// How long a source that did not answer in time is not asked again, where an image of another one is on disk.
+/// Time for which a source that did not answer is not asked again, where an image of another one is on disk.
 const SLOW_FOR: Duration = Duration::from_secs(60);
 
 fn was_slow(spec: &ManagedImageSpec, context: &RuntimeContext) -> bool {

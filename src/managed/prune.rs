@@ -11,7 +11,6 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, DirEntry};
-use std::io;
 use std::path::{Path, PathBuf};
 
 use super::error::{At, ImageError};
@@ -23,6 +22,7 @@ use crate::cancel::Cancel;
 use crate::layout::{CacheLayout, ProjectLayout};
 use crate::lock::Lock;
 use crate::report::ImageLabel;
+use crate::trusted;
 
 mod usage;
 
@@ -247,7 +247,7 @@ impl Pruning<'_> {
 /// What is in a directory; nothing if there is none.
 fn entries(directory: &Path) -> Result<Vec<DirEntry>, ImageError> {
     let listed = match fs::read_dir(directory) {
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+        Err(error) if trusted::is_absence(&error) => {
             return Ok(Vec::new());
         }
         listed => listed.at("read", directory)?,

@@ -1,6 +1,6 @@
 //! The record of what this user's castra has made, kept where no project can write.
 //!
-//! A manifest lies beside the files it describes, so whoever plants the files plants the manifest, too. It says which
+//! A manifest lies beside the files it describes, so an attacker who plants the files plants the manifest, too. It says which
 //! digest a file had; that the pinned download becomes a file of this digest is believed only
 //!
 //! - if the description pins the digest of the finished file, or

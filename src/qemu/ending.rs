@@ -1,4 +1,4 @@
-//! How a QEMU that ended by itself came to end, by its own log.
+//! Reasons why a QEMU ended by itself, from its own log.
 
 use std::fmt;
 use std::path::Path;

@@ -6,7 +6,7 @@ use super::argv::Boot;
 use super::error::QemuError;
 use crate::files::open_regular;
 
-/// Where a Linux kernel of x86 has its mark (Documentation/arch/x86/boot.rst), by which QEMU knows one, too.
+/// Offset of a Linux kernel's mark on x86 (Documentation/arch/x86/boot.rst), by which QEMU knows one, too.
 const MARK_OFFSET: u64 = 0x202;
 const MARK: &[u8; 4] = b"HdrS";
 

@@ -109,7 +109,7 @@ impl QemuPid {
 pub fn lock_holder(path: &Path) -> Option<i32> {
     match holder(&open(path)?) {
         Holder::Process(pid) => Some(pid.as_raw_nonzero().get()),
-        Holder::Nobody | Holder::Unseen => None,
+        Holder::None | Holder::Unseen => None,
     }
 }
 
@@ -119,10 +119,10 @@ pub fn runs_elsewhere(pidfile: &Path) -> bool {
     open(pidfile).is_some_and(|pidfile| holder(pidfile) == Holder::Unseen)
 }
 
-/// Who holds the lock on a file.
+/// Holder of the lock on a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Holder {
-    Nobody,
+    None,
     Process(Pid),
     /// A process without a number in this pid namespace.
     Unseen,
@@ -136,7 +136,7 @@ fn holder(pidfile: impl AsFd) -> Holder {
     let whole_file = Flock::from(FlockType::WriteLock);
     match rustix::process::fcntl_getlk(pidfile, &whole_file).ok().flatten() {
         Some(lock) => lock.pid.map_or(Holder::Unseen, Holder::Process),
-        None => Holder::Nobody,
+        None => Holder::None,
     }
 }
 

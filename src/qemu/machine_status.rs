@@ -1,4 +1,4 @@
-//! What QEMU says of its machine: whether it runs, and why it does not.
+//! State of a machine as its QEMU reports it: running, or the reason why it is paused.
 
 use std::time::Duration;
 
@@ -10,19 +10,19 @@ use crate::wait::WaitLimit;
 
 use super::qmp::Qmp;
 
-/// How long QEMU may take to answer.
+/// Time for QEMU to answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// Limit for callers that never wait. An idle QEMU answers within a millisecond; one that serves another client, later.
 const GLANCE_LIMIT: Duration = Duration::from_millis(100);
 
-/// What a machine does, as its QEMU says.
+/// State of a machine, as its QEMU reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MachineStatus {
     /// It runs.
     Runs,
     /// It was paused by QEMU itself: the disk of this machine is full, and a write of the guest waits for room.
     DiskFull,
-    /// It stands still for another reason: it was never let run, or somebody has paused it.
+    /// Paused for another reason: it never ran, or another client has paused it.
     Paused,
 }
 

@@ -35,7 +35,7 @@ pub use machine_status::MachineStatus;
 pub use migrate::{ignore_shared_memory, save_all_memory, save_state};
 pub use options::{CommandLine, CpuModel, Device, DeviceModel, DiskFormat, MachineType, OptionError};
 pub use process::{Incoming, Launch, QemuBinary, QemuProcess, end_of_log, launch, prepare_socket_directory};
-pub use qcow2::Qcow2Header;
+pub use qcow2::{QCOW2_MAGIC, Qcow2Header};
 pub use qmp::{Qmp, QmpError};
 pub use trial::{
     INSTALL_FULL_QEMU, Trial, find_missing, remembered_accelerators, try_accelerators, try_everything,

@@ -15,8 +15,8 @@ use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// `QFI\xfb`.
-const MAGIC: u32 = 0x5146_49fb;
+use super::qcow2::QCOW2_MAGIC;
+
 const VERSION: u32 = 3;
 const CLUSTER_BITS: u32 = 16;
 const CLUSTER_BYTES: u64 = 1 << CLUSTER_BITS;
@@ -65,7 +65,7 @@ fn header(name: &[u8], virtual_bytes: u64, l1_entries: u64) -> Vec<u8> {
     // Extensions are padded to 8 bytes; the last one is empty.
     let name_offset = u64::from(HEADER_BYTES) + 8 + 8 + 8;
     let mut header = Vec::new();
-    header.extend(MAGIC.to_be_bytes());
+    header.extend(QCOW2_MAGIC);
     header.extend(VERSION.to_be_bytes());
     header.extend(name_offset.to_be_bytes());
     header.extend((name.len() as u32).to_be_bytes());

@@ -15,8 +15,8 @@ use super::disk_error::DiskError;
 use super::error::QemuError;
 use crate::files::open_regular;
 
-/// `QFI\xfb`, docs/interop/qcow2.txt of QEMU, as all that follows.
-const MAGIC: [u8; 4] = *b"QFI\xfb";
+/// First bytes of every qcow2: docs/interop/qcow2.txt of QEMU, as all that follows.
+pub const QCOW2_MAGIC: [u8; 4] = *b"QFI\xfb";
 /// Length of the header's fixed part that is common to versions 2 and 3: all there is of version 2.
 const FIXED_BYTES: usize = 72;
 /// Least length of the header of version 3.
@@ -69,7 +69,7 @@ impl Qcow2Header {
             io::ErrorKind::UnexpectedEof => refuse("it is too short"),
             _ => unreadable(error),
         })?;
-        if fixed[..4] != MAGIC {
+        if fixed[..4] != QCOW2_MAGIC {
             return Err(refuse("it does not start with the qcow2 magic"));
         }
         let features = check_features(path, &fixed)?;

@@ -7,14 +7,13 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde_json::{Value, json};
 
 use crate::cancel::Interrupted;
-use crate::wait::{Wait, WaitEnd, WaitLimit};
+use crate::wait::{Wait, WaitEnd, WaitLimit, connect_at_once};
 
-/// How often a connection is tried that QEMU has no room for now.
+/// Interval between tries of a connection that QEMU has no room for now.
 const RETRY: Duration = Duration::from_millis(5);
 
 /// Longest line accepted. QEMU's answers to what Castra asks are a few KiB.
@@ -67,7 +66,7 @@ impl Qmp {
     pub fn connect(socket: &Path, limit: WaitLimit) -> Result<Self, QmpError> {
         let wait = limit.begin();
         loop {
-            match try_connect(socket) {
+            match connect_at_once(socket) {
                 // Too many wait for QEMU already; a blocking `connect` may never return.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => wait.sleep(RETRY)?,
                 other => return Self::greet(other?, limit),
@@ -184,16 +183,6 @@ impl Qmp {
     }
 }
 
-/// Connects without waiting.
-fn try_connect(path: &Path) -> io::Result<UnixStream> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
-    let socket = UnixStream::from(socket);
-    socket.set_nonblocking(false)?;
-    Ok(socket)
-}
-
 /// Returns `true` where nothing was wrong but that a slice of the wait is over.
 fn is_early(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted)
@@ -301,7 +290,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("qmp.sock");
         let _listener = std::os::unix::net::UnixListener::bind(&path).expect("bound");
-        let waiting: Vec<_> = std::iter::from_fn(|| try_connect(&path).ok()).take(100_000).collect();
+        let waiting: Vec<_> = std::iter::from_fn(|| connect_at_once(&path).ok()).take(100_000).collect();
         assert!(!waiting.is_empty());
         assert!(matches!(Qmp::connect(&path, limit(LIMIT)), Err(QmpError::Silent(LIMIT))));
     }

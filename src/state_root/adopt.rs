@@ -34,7 +34,7 @@ pub struct Adoption {
 pub struct VmFound {
     /// Its name.
     pub name: String,
-    /// It has SSH keys, which are known to whoever made them.
+    /// SSH keys came with it, which their maker knows.
     pub has_keys: bool,
     /// It runs now.
     pub is_running: bool,
@@ -126,7 +126,7 @@ fn found(files: &VmLayout, name: String) -> VmFound {
     }
 }
 
-/// What was seen of a tree.
+/// Findings about a tree.
 #[derive(Default)]
 struct Walk {
     entries: usize,
@@ -136,7 +136,7 @@ struct Walk {
 }
 
 impl Walk {
-    /// Everything below is a directory or a regular file of this user's, and nobody else may write to it.
+    /// Checks that everything below is a directory or a regular file of this user's, and that no other user may write to it.
     fn directory(&mut self, path: &Path) -> Result<(), StateRootError> {
         let refused = |path: &Path, distrust: trusted::Distrust| StateRootError::Refused {
             path: path.to_owned(),

@@ -16,7 +16,7 @@ pub enum StateRootError {
         root: PathBuf,
     },
     /// Git tracks a file of it.
-    #[error("git tracks {} in {}, so whoever may write to that repository decides what is in it", file.display(), tree.display())]
+    #[error("git tracks {} in {}, so everyone who may write to that repository decides what is in it", file.display(), tree.display())]
     Tracked {
         /// The state root.
         root: PathBuf,
@@ -91,7 +91,7 @@ impl Explain for StateRootError {
             )),
             Self::Tracked { tree, file, .. } => Some(format!(
                 "If you added it yourself: `git -C {} rm -r -q --cached {}` keeps the files and ends the tracking; the SSH keys in \
-                 it are known to whoever has the repository.",
+                 it are known to everyone who has the repository.",
                 tree.display(),
                 top_of(file).display()
             )),

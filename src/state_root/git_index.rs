@@ -3,15 +3,17 @@
 //!
 //! Format: `gitformat-index(5)`. Versions 2 to 4 are read as a stream, so that an index of any size takes no memory.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
+
+use crate::files::open_regular;
 
 /// Longest path that is read; git's own limit is the system's.
 const MAX_PATH_BYTES: usize = 1 << 16;
 /// Longest `.git` file that is read.
 const MAX_LINK_BYTES: u64 = 8192;
-/// What stands before flags in an entry, but for the object's name: ten 32-bit numbers.
+/// Bytes before the flags of an entry, but for the object's name: ten 32-bit numbers.
 const STAT_BYTES: usize = 40;
 /// Flag of an entry that has two more bytes of flags.
 const EXTENDED: u16 = 0x4000;
@@ -38,12 +40,12 @@ pub(super) fn tracked_below(directory: &Path) -> Option<Tracked> {
     })
 }
 
-/// Where the repository of this working tree is: `.git`, or what a file of this name says.
+/// Returns the directory of this working tree's repository: `.git`, or the one that a file of this name gives.
 fn git_directory(tree: &Path) -> Option<PathBuf> {
     let git = tree.join(".git");
     if fs::symlink_metadata(&git).ok()?.is_file() {
         let mut text = String::new();
-        File::open(&git).ok()?.take(MAX_LINK_BYTES).read_to_string(&mut text).ok()?;
+        open_regular(&git).ok()?.take(MAX_LINK_BYTES).read_to_string(&mut text).ok()?;
         return Some(tree.join(text.strip_prefix("gitdir: ")?.trim_end_matches(['\n', '\r'])));
     }
     Some(git)
@@ -51,11 +53,8 @@ fn git_directory(tree: &Path) -> Option<PathBuf> {
 
 fn first_below(git: &Path, inside: &[u8], object_bytes: usize) -> io::Result<Option<PathBuf>> {
     let index = git.join("index");
-    let file = match fs::metadata(&index) {
-        Ok(metadata) if metadata.is_file() => File::open(&index)?,
-        // A repository without an index tracks nothing.
-        _ => return Ok(None),
-    };
+    // A repository without an index tracks nothing.
+    let Ok(file) = open_regular(&index) else { return Ok(None) };
     let (found, shared) = Index::new(BufReader::new(file), object_bytes).search(inside)?;
     if found.is_some() {
         return Ok(found);
@@ -63,7 +62,7 @@ fn first_below(git: &Path, inside: &[u8], object_bytes: usize) -> io::Result<Opt
     // A split index: most entries are in another file.
     let Some(shared) = shared else { return Ok(None) };
     let path = git.join(format!("sharedindex.{shared}"));
-    Ok(Index::new(BufReader::new(File::open(path)?), object_bytes).search(inside)?.0)
+    Ok(Index::new(BufReader::new(open_regular(&path)?), object_bytes).search(inside)?.0)
 }
 
 struct Index<R> {
@@ -264,6 +263,21 @@ mod tests {
         assert_eq!(found(&tree(b"")), None);
         let endless = [b"DIRC".as_slice(), &2u32.to_be_bytes(), &u32::MAX.to_be_bytes()].concat();
         assert_eq!(found(&tree(&endless)), None);
+    }
+
+    #[test]
+    fn a_shared_index_is_read_and_a_fifo_in_its_place_holds_nothing_up() {
+        let link = [b"link".as_slice(), &20u32.to_be_bytes(), &[0xab; 20]].concat();
+        let mut split = index(2, &[], 0);
+        split.extend([link, vec![0xee; 20]].concat());
+        let one = tree(&split);
+        let shared = one.path().join(format!(".git/sharedindex.{}", "ab".repeat(20)));
+        fs::write(&shared, index(2, &[entry(b".castra/lock", 20, 2, (0, b""))], 20)).expect("written");
+        assert_eq!(found(&one), Some(".castra/lock".into()));
+        fs::remove_file(&shared).expect("removed");
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, &shared, rustix::fs::FileType::Fifo, mode, 0).expect("made");
+        assert_eq!(found(&one), None);
     }
 
     #[test]

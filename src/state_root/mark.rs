@@ -16,7 +16,7 @@ const HEADING: &str = "castra state root 1";
 /// A mark has fewer bytes than that.
 const MAX_BYTES: u64 = 1024;
 
-/// What was found in the place of a mark.
+/// Finding in the place of a mark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Found {
     /// Nothing.

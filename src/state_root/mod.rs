@@ -3,7 +3,7 @@
 //! A configuration names a [`StateRoot`]. What lies there may have come with a repository, an archive, or from another user, so
 //! nothing in it is looked at before [`StateRoot::open`] has found
 //!
-//! - that it and the directories in it belong to this user and can be written to by nobody else,
+//! - that it and the directories in it belong to this user and no other user can write to them,
 //! - that git tracks nothing of it, since what git tracks changes with every pull,
 //! - and its mark: a random id, signed by a key of the user's that is kept outside of all projects (`key`, `mark`).
 //!
@@ -29,11 +29,12 @@ use crate::trusted;
 
 pub use adopt::{Adoption, VmFound};
 pub use error::StateRootError;
+pub(crate) use evidence::noted_root;
 
 use key::Key;
 use mark::Found;
 
-/// Where a project's state is, as a configuration says; nothing is known of what lies there.
+/// Place of a project's state, as a configuration names it; its content is unknown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StateRoot {
     layout: ProjectLayout,
@@ -152,8 +153,8 @@ fn check_root(root: &Path) -> Result<bool, StateRootError> {
     }
 }
 
-/// Makes a state root and marks it, if there is none or nothing in it yet. For whoever is about to put something there, and
-/// has it open.
+/// Makes a state root and marks it, if there is none or nothing in it yet. For operations that are about to put something
+/// there, and have it open.
 ///
 /// # Errors
 /// [`StateRootError`].

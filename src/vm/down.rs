@@ -23,7 +23,7 @@ use super::up::lock;
 
 /// How long a guest may take to shut down. Under TCG an Alpine needs some 3 s on an idle machine.
 const GUEST_LIMIT: Duration = Duration::from_secs(60);
-/// How long a guest may take that may not have heard an earlier castra.
+/// Time for a guest that may not have heard an earlier castra.
 const UNCERTAIN_LIMIT: Duration = Duration::from_secs(5);
 
 /// How `down` is to behave.

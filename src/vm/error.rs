@@ -313,7 +313,7 @@ pub enum VmError {
         /// The limit.
         limit_secs: u64,
     },
-    /// The VM was ended by force, and nobody asked for that.
+    /// A power cut ended the VM, and was not asked for.
     #[error(
         "VM `{vm}` did not shut down{}: its QEMU was ended by {method}, as if the power went",
         within(*limit_secs)

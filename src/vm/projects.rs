@@ -5,19 +5,18 @@
 //! a project that was moved or removed hides a VM that runs.
 
 use std::collections::BTreeSet;
-use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
-use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::context::RuntimeContext;
 use crate::files;
 use crate::layout::ProjectLayout;
 use crate::qemu::{FoundQemu, find_qemus};
-use crate::state_root::{StateRoot, StateRootError};
+use crate::state_root::{StateRoot, StateRootError, noted_root};
 use crate::trusted;
 
 use super::PerVm;
@@ -27,8 +26,6 @@ use super::status::{VmStatus, status};
 
 /// Unit of `st_blocks`, whatever the filesystem's own is: `stat(2)`.
 const BLOCK_BYTES: u64 = 512;
-/// Longest path there can be, as `PATH_MAX` of the kernel's `limits.h`.
-const MAX_NOTE_BYTES: u64 = 4096;
 /// How long QEMU may take to end once it is told to.
 const END_LIMIT: Duration = Duration::from_secs(10);
 
@@ -37,7 +34,7 @@ const END_LIMIT: Duration = Duration::from_secs(10);
 pub struct ProjectStatus {
     /// Where it is.
     pub layout: ProjectLayout,
-    /// Its VMs, or why nothing in it is looked at. A record that cannot be read is told as its error.
+    /// Its VMs, or why nothing in it is looked at. A record that cannot be read is an error of its own.
     pub vms: Result<PerVm<ListedVm>, StateRootError>,
 }
 
@@ -70,7 +67,7 @@ impl Orphan {
 /// Notes where a project is. One look at a small file if that is known; a cache that cannot be written to learns nothing.
 pub(super) fn note(layout: &ProjectLayout, context: &RuntimeContext) {
     let (path, root) = (context.cache.known_project(layout), layout.state_root());
-    if read(&path).is_some_and(|known| known == root) {
+    if noted_root(&path).is_some_and(|known| known == root) {
         return;
     }
     files::tag_as_cache(&context.cache.tag());
@@ -84,11 +81,6 @@ pub(super) fn note(layout: &ProjectLayout, context: &RuntimeContext) {
     });
 }
 
-fn read(note: &Path) -> Option<PathBuf> {
-    let root = PathBuf::from(OsString::from_vec(trusted::read(note, MAX_NOTE_BYTES).ok()?));
-    root.is_absolute().then_some(root)
-}
-
 /// All projects that there still are and that have a VM, by directory. Asks nobody, so it never waits. Notes of projects that
 /// are gone are removed.
 pub fn list_projects(context: &RuntimeContext) -> Vec<ProjectStatus> {
@@ -98,7 +90,7 @@ pub fn list_projects(context: &RuntimeContext) -> Vec<ProjectStatus> {
         .map(|found| found.project.state_root().to_owned())
         .collect();
     for entry in fs::read_dir(context.cache.known_projects()).into_iter().flatten().flatten() {
-        match read(&entry.path()).filter(|root| root.is_dir()) {
+        match noted_root(&entry.path()).filter(|root| root.is_dir()) {
             Some(root) => drop(roots.insert(root)),
             // A project that is only out of reach is noted again by its next `up`.
             None => drop(fs::remove_file(entry.path())),
@@ -159,6 +151,9 @@ mod tests {
     use crate::context::Environment;
     use crate::report::Silent;
     use crate::state_root;
+    use std::ffi::OsString;
+    use std::os::unix::ffi::OsStringExt as _;
+    use std::path::Path;
     use std::sync::Arc;
 
     fn context(cache: &Path) -> RuntimeContext {
@@ -195,6 +190,6 @@ mod tests {
         note(&layout, &context(directory.path()));
         let junk = directory.path().join("junk");
         fs::write(&junk, "relative/path").expect("written");
-        assert_eq!(read(&junk), None);
+        assert_eq!(noted_root(&junk), None);
     }
 }

@@ -1,4 +1,4 @@
-//! What a record may say. A castra writes nothing else; a record that says more was written by something else, and would lead
+//! Bounds of a record. A castra writes nothing else; a record that says more was written by something else, and would lead
 //! castra to other files.
 
 use std::path::{Component, Path};

@@ -7,12 +7,10 @@ use std::path::Path;
 use rustix::fs::{FlockOperation, fcntl_lock};
 use rustix::io::Errno;
 
+use crate::qemu::QCOW2_MAGIC;
 use crate::trusted;
 
 use super::error::VmError;
-
-/// First bytes of every qcow2 (`docs/interop/qcow2.txt` of QEMU).
-const MAGIC: [u8; 4] = *b"QFI\xfb";
 
 /// Removes a disk, a layer or an overlay. One that is not there is fine.
 ///
@@ -64,10 +62,11 @@ pub(super) fn check_unfinished(path: &Path) -> Result<(), VmError> {
 /// As for [`remove_disk`].
 pub(super) fn check_removable(path: &Path) -> Result<(), VmError> {
     let mut begin = Vec::new();
-    let read = trusted::open(path).and_then(|file| file.take(MAGIC.len() as u64).read_to_end(&mut begin));
+    let read =
+        trusted::open(path).and_then(|file| file.take(QCOW2_MAGIC.len() as u64).read_to_end(&mut begin));
     match read {
         Err(error) if trusted::is_absence(&error) => Ok(()),
-        Ok(_) if begin == MAGIC => Ok(()),
+        Ok(_) if begin == QCOW2_MAGIC => Ok(()),
         Ok(_) => {
             let source = io::Error::new(io::ErrorKind::InvalidData, "it does not begin as a qcow2 does");
             Err(VmError::NotADisk { path: path.to_owned(), source })

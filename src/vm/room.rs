@@ -1,7 +1,7 @@
-//! A machine that QEMU has paused: since the disk of this machine is full, or by somebody's wish.
+//! Machines that QEMU has paused: because the host's disk is full, or because another client asked for it.
 //!
 //! QEMU pauses a machine whose disk cannot grow, and holds the write that failed. Once there is room, `cont` repeats that
-//! write, so the guest never sees an error and loses nothing. Nobody but Castra ever sends that.
+//! write, so the guest never sees an error and loses nothing. Only Castra ever sends that.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -21,11 +21,11 @@ use super::error::VmError;
 use super::record::Record;
 use super::suspend::unanswered;
 
-/// How long QEMU may take to answer.
+/// Time for QEMU to answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// A machine that is still full pauses again with the first write that it repeats, within milliseconds.
 const SETTLE: Duration = Duration::from_millis(300);
-/// How often it is asked meanwhile.
+/// Interval between questions meanwhile.
 const SETTLE_POLL: Duration = Duration::from_millis(20);
 
 /// The filesystem that has no room for a VM's disk.
@@ -65,7 +65,7 @@ fn mount_point(directory: &Path) -> PathBuf {
     shared.last().unwrap_or(&directory).to_owned()
 }
 
-/// Continues a machine that is to run and is paused. The caller holds the VM's lock, so that nobody is saving it. A QEMU that
+/// Continues a machine that is to run and is paused. The caller holds the VM's lock, so that no other castra is saving it. A QEMU that
 /// does not answer is left to what its caller wants of it.
 ///
 /// # Errors

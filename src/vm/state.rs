@@ -120,8 +120,8 @@ pub(super) fn crash(record: &Record, files: &VmLayout) -> Option<Crash> {
     }
 }
 
-/// What a QEMU that does not live has left. It removes its pid file whenever it ends by itself: when its guest has shut down,
-/// but also when a signal asks it to, as at a logout or a restart of the machine. Its log tells that, and nothing asked its guest.
+/// Returns the traces of a QEMU that has ended. QEMU removes its pid file whenever it ends by itself: when its guest has shut
+/// down, but also when a signal asks for it, as at a logout or a restart of the machine. Its log tells that, and nothing asked its guest.
 fn trace(record: &Record, files: &VmLayout) -> Trace {
     let booted_in = record.boot.as_ref().and_then(|boot| boot.boot_id.as_ref());
     if booted_in.is_some() && booted_in != boot_id().as_ref() {

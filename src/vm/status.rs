@@ -1,4 +1,4 @@
-//! What is known of VMs: by records and locks, and by what their QEMUs say at once. Never waits.
+//! States of VMs: from records and locks, and from what their QEMUs answer at once. Never waits.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -176,7 +176,7 @@ fn glance(record: &Record, files: &VmLayout) -> (VmState, Option<QemuPid>) {
     if status == Some(MachineStatus::DiskFull) { (VmState::DiskFull, qemu) } else { (state, qemu) }
 }
 
-/// What a VM does right now, by its record and its process. Never blocks.
+/// Returns the VM's current state, from its record and its process. Never blocks.
 pub fn state_of(record: &Record, layout: &ProjectLayout) -> VmState {
     observe(record, &layout.vm(&record.name)).0
 }

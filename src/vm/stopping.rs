@@ -17,16 +17,16 @@ use super::down::DownOptions;
 use super::error::VmError;
 use super::room::let_run;
 
-/// How long QEMU may take to end once it is told to.
+/// Time for QEMU to end once it is asked to.
 const QEMU_LIMIT: Duration = Duration::from_secs(5);
-/// How long the agent and QMP may take to answer.
+/// Time for the agent and QMP to answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
-/// How often a guest that shuts down is looked at.
+/// Interval between looks at a guest that shuts down.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How often a wait looks at Ctrl-C.
+/// Interval at which a wait looks at Ctrl-C.
 const SLICE: Duration = Duration::from_millis(100);
 
-/// How a VM came to stop.
+/// Way in which a VM came to stop.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum End {
     /// Its guest shut down, or there was nothing to lose, or a power cut was asked for.
@@ -36,7 +36,7 @@ pub(super) enum End {
 }
 
 impl End {
-    /// A power cut that nobody asked for is a failure, though the VM has stopped.
+    /// Returns an error for a power cut that was not asked for, though the VM has stopped.
     pub(super) fn judge(self, vm: &str) -> Result<(), VmError> {
         match self {
             Self::Orderly => Ok(()),
@@ -117,7 +117,7 @@ impl Stopping<'_> {
         Err(VmError::Unkillable { vm: self.vm.to_owned(), pid: self.qemu.pid() })
     }
 
-    /// A QEMU that somebody has stopped hears nothing: it is let go on, so that its guest can shut down.
+    /// Continues a QEMU process that is stopped (SIGSTOP), so that its guest can shut down.
     fn thaw(&self) -> Result<(), VmError> {
         if self.qemu.is_frozen() {
             self.tell("SIGCONT");

@@ -41,7 +41,7 @@ use super::up::{UpOptions, attach, lock};
 
 /// How long the guest may take to write everything out.
 const SYNC_LIMIT: Duration = Duration::from_secs(60);
-/// How often a guest that writes everything out is looked at.
+/// Interval between looks at a guest that writes everything out.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long QEMU may take to answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);

@@ -1,4 +1,4 @@
-//! `.castra` as a symbolic link: a user's own to a bigger disk, or a stranger's to somebody else's files.
+//! `.castra` as a symbolic link: a user's own to a bigger disk, or a stranger's to another project's files.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt as _, lchown, symlink};

@@ -1,4 +1,4 @@
-//! A `castra.toml` from a stranger wants castra to write, or to take over files, where that is nobody's business of its.
+//! A `castra.toml` from a stranger asks castra to write, or to take over files, outside its own project.
 
 use std::fs;
 use std::os::unix::fs::symlink;

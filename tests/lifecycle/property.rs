@@ -22,7 +22,7 @@ const VMS: [&str; 2] = ["one", "two"];
 const BUDGET_SECS: u64 = 40;
 /// More than there is time for. Those that are not lived are thought out all the same, a millisecond each.
 const MOST_LIVES: u32 = 2_000;
-/// The same for each second of a longer budget.
+/// Lives per second of a longer budget, again more than there is time for.
 const MOST_LIVES_PER_SEC: u32 = 5;
 /// Fewer of them say too little. An idle machine lives ten times as many within the budget.
 const LEAST_LIVES: u32 = 8;

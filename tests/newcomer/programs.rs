@@ -50,7 +50,7 @@ fn a_qemu_without_user_networking() {
     holds("qemu_without_slirp", &transcript(&fake, &["up", "--cold"]));
 }
 
-/// What no case knows is tried as `castra doctor` tries it.
+/// Failures that no case knows are tried as `castra doctor` tries them.
 #[test]
 fn a_qemu_that_ends_at_once_with_words_that_castra_does_not_know() {
     let mut fake = Fake::new(&["vm"]);

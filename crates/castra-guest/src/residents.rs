@@ -8,7 +8,7 @@
 //! ```
 
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
@@ -86,7 +86,6 @@ fn edit(file: &Path, change: impl Fn(&str) -> String) -> io::Result<()> {
 }
 
 fn log(message: &str) {
-    use std::io::Write as _;
     // Standard error is the kernel's log by now.
     let _ = writeln!(io::stderr(), "castra: {message}");
 }

@@ -32,9 +32,9 @@ const SEEDS: [&str; 4] = [
     "var/lib/systemd/random-seed",
 ];
 
-/// What DHCP clients call themselves, and what they were given: dhcpcd, and directories of dhclient and NetworkManager.
+/// Directories of DHCP clients (dhcpcd, dhclient, NetworkManager), with their identifiers and leases.
 const DHCP: [&str; 3] = ["var/lib/dhcpcd", "var/lib/dhcp", "var/lib/NetworkManager"];
-/// How the names of files in [`DHCP`] start or end that belong to one machine.
+/// Beginnings and ends of names of files in [`DHCP`] that belong to one machine.
 const OF_ONE_MACHINE: [&str; 4] = ["duid", "secret", ".lease", ".leases"];
 
 /// Units that OpenSSH's server has: Fedora's and Arch's name, Debian's, and Debian's and Ubuntu's socket.

@@ -32,7 +32,7 @@ pub(in super::super) struct ConfigShown {
     vms: Vec<VmShown>,
 }
 
-/// What a configuration reaches outside the project's directory.
+/// Files that a configuration reaches outside the project's directory.
 #[derive(Default, PartialEq, Eq, Serialize, JsonSchema)]
 struct OutsideShown {
     /// Files that are read.

@@ -20,7 +20,7 @@ use super::terminal::{self, Raw};
 use super::{GuestExit, SshError, Stdio, Target, Tty, block_on};
 use crate::cancel::Cancel;
 
-/// How long a guest may take to answer after a signal. Within it, the command decides what the signal means.
+/// Time for a guest to answer after a signal. Within it, the command decides what the signal means.
 const SIGNAL_LIMIT: Duration = Duration::from_secs(1);
 
 /// What the guest user's shell runs.

@@ -30,7 +30,7 @@ pub use stdio::Stdio;
 pub(super) use terminal::Raw;
 pub use terminal::Tty;
 
-/// How often a wait looks for an interruption.
+/// Interval at which a wait looks for an interruption.
 const CANCEL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Returns once the user has interrupted the call.

@@ -47,7 +47,7 @@ pub(super) struct Answer {
     parts: Receiver<Part>,
 }
 
-/// What came of a body.
+/// Outcome of reading a body.
 pub(super) enum Next {
     Bytes(Vec<u8>),
     End,

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::managed::error::{At, ImageError};
 use crate::managed::files;
-use crate::qemu::DiskFormat;
+use crate::qemu::{DiskFormat, QCOW2_MAGIC};
 
 /// Bytes that are looked at.
 const HEAD_BYTES: usize = 512;
@@ -13,7 +13,7 @@ const HEAD_BYTES: usize = 512;
 /// The formats by their magic: its place, and the bytes. A VMDK that is a text with the names of other files has none on
 /// purpose, nor has a fixed VHD, which is a raw disk with a footer.
 const MAGICS: [(DiskFormat, usize, &[u8]); 5] = [
-    (DiskFormat::Qcow2, 0, b"QFI\xfb"),
+    (DiskFormat::Qcow2, 0, &QCOW2_MAGIC),
     (DiskFormat::Vdi, 0x40, b"\x7f\x10\xda\xbe"),
     (DiskFormat::Vhdx, 0, b"vhdxfile"),
     (DiskFormat::Vmdk, 0, b"KDMV"),

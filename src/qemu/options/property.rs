@@ -53,7 +53,7 @@ pub struct Name(String);
 /// Most digits of a number, which then fits everywhere.
 const MAX_DIGITS: usize = 18;
 
-/// Where a GUID has its dashes.
+/// Positions of the dashes in a GUID.
 const DASHES: [usize; 4] = [8, 13, 18, 23];
 
 impl Property {

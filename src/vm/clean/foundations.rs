@@ -8,13 +8,11 @@ use std::path::{Path, PathBuf};
 
 use crate::files::open_regular;
 use crate::layout::is_frozen_layer;
-use crate::qemu::{Qcow2Header, QemuError};
+use crate::qemu::{QCOW2_MAGIC, Qcow2Header, QemuError};
 use crate::vm::error::VmError;
 
 /// More layers than QEMU would open, and enough to notice that a chain bites its own tail.
 const MAX_LAYERS: usize = 200;
-/// How every qcow2 begins.
-const MAGIC: [u8; 4] = *b"QFI\xfb";
 
 /// A file, whatever its names.
 pub(super) type FileId = (u64, u64);
@@ -51,8 +49,8 @@ pub(super) fn disks_in(directory: &Path) -> Result<Vec<PathBuf>, VmError> {
 /// By its content, or by its name where the content says nothing: a disk that is cut off stood on something once.
 fn is_disk(path: &Path) -> io::Result<bool> {
     let mut begin = Vec::new();
-    open_regular(path)?.take(MAGIC.len() as u64).read_to_end(&mut begin)?;
-    Ok(begin == MAGIC || path.extension().is_some_and(|extension| extension == "qcow2"))
+    open_regular(path)?.take(QCOW2_MAGIC.len() as u64).read_to_end(&mut begin)?;
+    Ok(begin == QCOW2_MAGIC || path.extension().is_some_and(|extension| extension == "qcow2"))
 }
 
 /// All files that these disks stand on, themselves not among them.
@@ -122,7 +120,7 @@ mod tests {
         assert_eq!(disks, [at("mine"), at("web-overlay.qcow2")]);
         let found = foundations(&disks).expect("readable");
         assert_eq!(found, HashSet::from([id("base.raw"), id("layer-0123456789abcdef.qcow2")]));
-        fs::write(at("base.raw"), MAGIC).expect("a damaged qcow2");
+        fs::write(at("base.raw"), QCOW2_MAGIC).expect("a damaged qcow2");
         assert!(matches!(foundations(&disks), Err(VmError::Qemu(_))));
         fs::remove_file(at("base.raw")).expect("removed");
         assert!(matches!(foundations(&disks), Err(VmError::BaseMissing { .. })));

@@ -5,7 +5,7 @@
 //! last; the files between them are copied several at once, and each in several pieces at once, so that no round trip
 //! is waited for. A file is read to its end, whatever size it claims. Paths are bytes.
 //!
-//! What fails inside a tree is named in [`Copied`], and the rest is copied. A file that a failed copy has begun is
+//! Failures inside a tree are named in [`Copied`], and the rest is copied. A file that a failed copy has begun is
 //! removed again; one that was there before is written in place, as `cp` does, so that its links, owner and mode stay,
 //! and is named as incomplete.
 

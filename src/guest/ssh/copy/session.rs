@@ -18,7 +18,7 @@ pub(super) const PIECE_BYTES: u32 = 64 * 1024;
 /// Requests with data under way at once: a full window of pieces.
 const PIECES: usize = 32;
 
-/// How long the guest may take to remove what an interrupted copy has begun.
+/// Time for the guest to remove what an interrupted copy has begun.
 const REMOVE_LIMIT: Duration = Duration::from_secs(5);
 
 /// `S_IFMT` and its values, which SFTP shares with Linux.

@@ -1,4 +1,4 @@
-//! What a guest shows of a directory tree, within bounds and with names that are nothing but names.
+//! Directory trees as a guest shows them, within bounds and with names that are nothing but names.
 
 use bytes::Bytes;
 use castra_sftp::{Attributes, Request};
