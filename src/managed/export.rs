@@ -3,16 +3,17 @@
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::archive::{DESCRIPTION, Description, FORMAT, Member, member_name};
 use super::error::{At, ImageError, io_error};
 use super::job::Job;
 use super::manager::ImageManager;
+use super::source::{self, Blob};
 use super::space::{self, Peak};
 use super::spec::{ManagedArtifactSpec, ManagedImageSpec};
 use super::workspace::Workspace;
-use super::{check, files, source};
+use super::{check, files};
 use crate::cancel::Cancel;
 use crate::context::RuntimeContext;
 
@@ -58,7 +59,7 @@ impl ImageManager {
 }
 
 /// The verified downloads of an image, each once.
-fn blobs(job: &Job, spec: &ManagedImageSpec) -> Result<Vec<(Member, PathBuf)>, ImageError> {
+fn blobs(job: &Job, spec: &ManagedImageSpec) -> Result<Vec<(Member, Blob)>, ImageError> {
     let mut distinct: Vec<&ManagedArtifactSpec> = Vec::new();
     for artifact in &spec.artifacts {
         if distinct.iter().all(|other| other.digest != artifact.digest) {
@@ -73,7 +74,7 @@ fn blobs(job: &Job, spec: &ManagedImageSpec) -> Result<Vec<(Member, PathBuf)>, I
     let workspace = Workspace::open_cache(job, spec, &missing)?;
     let member = |(number, artifact): (usize, &&ManagedArtifactSpec)| {
         let blob = source::fetch(job, &workspace, artifact)?;
-        let size_bytes = files::open(&blob)?.metadata().at("look at", &blob)?.len();
+        let size_bytes = files::open(blob.path())?.metadata().at("look at", blob.path())?.len();
         let (name, digest) = (member_name(number), artifact.digest.clone());
         Ok((Member { name, digest, size_bytes, source: artifact.source.to_string() }, blob))
     };
@@ -83,12 +84,12 @@ fn blobs(job: &Job, spec: &ManagedImageSpec) -> Result<Vec<(Member, PathBuf)>, I
 fn write(
     job: &Job,
     spec: &ManagedImageSpec,
-    blobs: Vec<(Member, PathBuf)>,
+    blobs: Vec<(Member, Blob)>,
     to: &File,
     target: &Path,
 ) -> Result<(), ImageError> {
     let cancel = &job.context.cancel;
-    let (members, paths): (Vec<Member>, Vec<PathBuf>) = blobs.into_iter().unzip();
+    let (members, blobs): (Vec<Member>, Vec<Blob>) = blobs.into_iter().unzip();
     let description = Description {
         format: FORMAT,
         image: spec.label(),
@@ -107,8 +108,8 @@ fn write(
         written.at("write", target)
     };
     append(DESCRIPTION, text.len() as u64, &mut text.as_slice())?;
-    for (member, path) in description.blobs.iter().zip(&paths) {
-        append(&member.name, member.size_bytes, &mut files::open(path)?)?;
+    for (member, blob) in description.blobs.iter().zip(&blobs) {
+        append(&member.name, member.size_bytes, &mut files::open(blob.path())?)?;
     }
     archive.finish().at("write", target)
 }

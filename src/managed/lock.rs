@@ -26,6 +26,21 @@ pub(super) fn take(job: &Job, path: &Path, what: &str) -> Result<Lock, ImageErro
     }
 }
 
+/// Takes a share of the lock on this file, which others may have too, and keeps [`take`] and [`take_if_free`] out.
+///
+/// # Errors
+/// As for [`take`].
+pub(super) fn share(job: &Job, path: &Path, what: &str) -> Result<Lock, ImageError> {
+    let mut tell = Some(|| job.report(Event::Waiting { what: what.to_owned() }));
+    loop {
+        let on_wait = || tell.take().into_iter().for_each(|tell| tell());
+        let lock = Lock::share(path, &job.context.cancel, on_wait).map_err(failed)?;
+        if lock.is_on(path) {
+            return Ok(lock);
+        }
+    }
+}
+
 /// The same on a file whose bytes will be relied on: one of another user's is replaced.
 ///
 /// # Errors

@@ -11,13 +11,14 @@
 //! Each file is judged by itself: only those that are missing, damaged or described differently now are made.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::collections::btree_map::Entry;
 
 use super::directory::{self, ImageDirectory, Place};
 use super::error::{ImageError, one_line};
 use super::job::Job;
 use super::manifest::Manifest;
 use super::publish::Shared;
+use super::source::Blob;
 use super::space::{OVERLAY_BYTES, Peak};
 use super::spec::{ArtifactRole, Digest, ManagedArtifactSpec, ManagedImagePaths, ManagedImageSpec};
 use super::workspace::Workspace;
@@ -186,7 +187,7 @@ pub(super) fn note_unvouched(
         let workspace = Workspace::open_cache(job, spec, &[])?;
         let blob = source::fetch(job, &workspace, artifact)?;
         let work = workspace.work(spec)?;
-        let made = transform::run(job, artifact, &blob, work.path())?;
+        let made = transform::run(job, artifact, blob.path(), work.path())?;
         let (_, sha256) = product::verify(job, artifact, made)?;
         job.witness.note(artifact, &sha256)
     };
@@ -226,16 +227,15 @@ fn make_each(
     let mut there = ImageDirectory::open(job, Place::in_cache(workspace.cache(), spec), spec);
     publish::remove_leftovers(there.path())?;
     // Artifacts of one source share its download, and its verification.
-    let mut blobs: BTreeMap<&Digest, PathBuf> = BTreeMap::new();
+    let mut blobs: BTreeMap<&Digest, Blob> = BTreeMap::new();
     for artifact in missing {
-        let blob = match blobs.get(&artifact.digest) {
-            Some(blob) => blob.clone(),
-            None => source::fetch(job, workspace, artifact)?,
+        let blob = match blobs.entry(&artifact.digest) {
+            Entry::Occupied(fetched) => fetched.into_mut(),
+            Entry::Vacant(vacant) => vacant.insert(source::fetch(job, workspace, artifact)?),
         };
-        blobs.insert(&artifact.digest, blob.clone());
         let work = workspace.work(spec)?;
         failpoint::reach(Point::WorkMade);
-        let made = transform::run(job, artifact, &blob, work.path())?;
+        let made = transform::run(job, artifact, blob.path(), work.path())?;
         let (file, sha256) = product::verify(job, artifact, made)?;
         failpoint::reach(Point::ProductVerified);
         if let Err(error) = job.witness.note(artifact, &sha256) {

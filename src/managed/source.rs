@@ -1,6 +1,6 @@
 //! From a source to a verified download (a *blob*): the exact pinned bytes, under a name that is their digest.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::digest::sha256_hex;
 use super::error::{At, ImageError};
@@ -9,27 +9,62 @@ use super::spec::{ArtifactRole, ArtifactSource, Digest, ManagedArtifactSpec};
 use super::workspace::Workspace;
 use super::{download, files, lock, quarantine};
 use crate::layout::CacheLayout;
+use crate::lock::Lock;
 
 mod local;
 pub(in crate::managed) mod python;
 
-/// The blob of an artifact: one that is there and still right, or a fresh one.
+/// A verified download, which nothing prunes from the cache until this is dropped.
+pub(super) struct Blob {
+    path: PathBuf,
+    _share: Lock,
+}
+
+impl Blob {
+    /// The file.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// Finds the blob of an artifact, one that is there and still right, or fetches it.
 pub(super) fn fetch(
     job: &Job,
     workspace: &Workspace,
     artifact: &ManagedArtifactSpec,
-) -> Result<PathBuf, ImageError> {
-    if let Some(blob) = ready(job, workspace, artifact)? {
-        return Ok(blob);
+) -> Result<Blob, ImageError> {
+    let lock_file = workspace.cache().blob_lock(artifact.digest.algorithm(), artifact.digest.hex());
+    let what = format!("another castra that downloads {}", artifact.source);
+    let mut fetched: Option<PathBuf> = None;
+    loop {
+        let share = lock::share(job, &lock_file, &what)?;
+        let found = match fetched.take() {
+            Some(path) => path.is_file().then_some(path),
+            None => ready(job, workspace, artifact)?,
+        };
+        if let Some(path) = found {
+            return Ok(Blob { path, _share: share });
+        }
+        drop(share);
+        // Between this and the share a `prune` can take the file away again; then it is fetched once more.
+        fetched = Some(fetch_alone(job, workspace, artifact, &lock_file)?);
     }
+}
+
+/// Fetches the blob of an artifact under its lock.
+fn fetch_alone(
+    job: &Job,
+    workspace: &Workspace,
+    artifact: &ManagedArtifactSpec,
+    lock_file: &Path,
+) -> Result<PathBuf, ImageError> {
     let cache = workspace.cache();
-    let (algorithm, hex) = (artifact.digest.algorithm(), artifact.digest.hex());
-    if let Some(directory) = cache.blob(algorithm, hex).parent() {
+    if let Some(directory) = cache.blob(artifact.digest.algorithm(), artifact.digest.hex()).parent() {
         files::create_directory(directory)?;
     }
     let what = format!("another castra that downloads {}", artifact.source);
-    let _lock = lock::take(job, &cache.blob_lock(algorithm, hex), &what)?;
-    // Whoever held the lock has probably fetched it.
+    let _lock = lock::take(job, lock_file, &what)?;
+    // The last holder of the lock has probably fetched it.
     if let Some(blob) = ready(job, workspace, artifact)? {
         return Ok(blob);
     }

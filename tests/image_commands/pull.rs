@@ -162,15 +162,37 @@ fn two_whose_locks_were_removed_do_not_write_into_the_same_bytes() {
 }
 
 #[test]
+#[cfg(feature = "fail-points")]
+fn a_download_that_is_being_converted_is_not_pruned() {
+    let server = serve();
+    let project = project(&server);
+    let other = neighbour(&project, &server);
+    let reached = project.path().join("reached");
+    let mut pull = project.castra(&["image", "pull"]);
+    pull.env("CASTRA_PARK_AT", "work-made").env("CASTRA_PARK_FILE", &reached);
+    let mut pull = pull.stderr(Stdio::null()).spawn().expect("castra runs");
+    eventually("the download is about to be converted", Duration::from_secs(60), || reached.exists());
+    other.run(&["image", "prune", "--downloads"]).ok();
+    let is_there = blob(&project).is_file();
+    pull.kill().expect("killed");
+    pull.wait().expect("ended");
+    assert!(is_there, "a download in use was pruned");
+    other.run(&["image", "prune", "--downloads"]).ok();
+    assert!(!blob(&project).exists(), "a download is kept for a castra that has ended");
+}
+
+#[test]
 fn pulling_and_pruning_at_once_do_not_hurt_each_other() {
     let server = serve();
     let first = project(&server);
     let projects: Vec<Project> = (0..6).map(|_| neighbour(&first, &server)).collect();
     std::thread::scope(|scope| {
-        for project in &projects {
-            scope.spawn(|| project.run(&["image", "pull"]).ok());
-        }
-        for _ in 0..10 {
+        let pull = |project: &Project| {
+            let ended = project.run(&["image", "pull"]).ok();
+            assert!(!ended.stderr.contains("starting again"), "{}", ended.stderr);
+        };
+        let pulls: Vec<_> = projects.iter().map(|project| scope.spawn(move || pull(project))).collect();
+        while !pulls.iter().all(|pull| pull.is_finished()) {
             first.run(&["image", "prune", "--downloads"]).ok();
         }
     });
