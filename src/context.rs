@@ -55,6 +55,13 @@ impl Environment {
         self
     }
 
+    /// The same environment without one variable.
+    #[must_use]
+    pub fn without(mut self, name: &str) -> Self {
+        self.variables.remove(&OsString::from(name));
+        self
+    }
+
     /// A variable's value as text; one that is not UTF-8 counts as unset.
     pub fn text(&self, name: &str) -> Option<&str> {
         self.get(name).and_then(|value| value.to_str())

@@ -41,6 +41,7 @@ pub mod similar;
 mod skip;
 pub mod sockets;
 pub mod state_root;
+mod sudo;
 pub mod template;
 pub mod trusted;
 pub mod vm;

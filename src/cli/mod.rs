@@ -48,6 +48,7 @@ use clap::FromArgMatches as _;
 use crate::cancel::Cancel;
 use crate::context::{Environment, RuntimeContext};
 use crate::error::{Kind, Result};
+use crate::sudo;
 
 pub use json::schema as json_schema;
 
@@ -57,7 +58,7 @@ use printer::Printer;
 /// Runs the command this process was started with.
 pub fn main() -> ExitCode {
     outlive_file_size_limits();
-    let environment = Environment::of_process();
+    let environment = sudo::in_own_directories(Environment::of_process());
     if let Some(code) = completions::answer(&environment) {
         return code;
     }

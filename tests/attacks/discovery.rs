@@ -113,6 +113,31 @@ fn state_that_sudo_left_is_not_an_empty_project() {
 }
 
 #[test]
+fn sudo_leaves_nothing_in_the_home_of_its_caller() {
+    if !rustix::process::geteuid().is_root() {
+        return skip("only root can give a file away");
+    }
+    let fake = Fake::new(&["web"]);
+    let directories = [fake.home(), fake.runtime_directory()];
+    for directory in &directories {
+        chown(directory, Some(OTHER), Some(OTHER)).expect("given away");
+    }
+    let before = directories.each_ref().map(|directory| fs::read_dir(directory).expect("is there").count());
+    let sudo = |arguments: &[&str]| {
+        let mut command = fake.castra(arguments);
+        command.env("SUDO_UID", OTHER.to_string());
+        Ended::of(command)
+    };
+    sudo(&["up"]).ok();
+    let after = directories.each_ref().map(|directory| fs::read_dir(directory).expect("is there").count());
+    sudo(&["down", "--force"]).ok();
+    assert_eq!(before, after);
+    for directory in &directories {
+        chown(directory, Some(0), Some(0)).expect("taken back");
+    }
+}
+
+#[test]
 fn a_home_that_is_none_is_named() {
     let project = Project::isolated();
     for home in [None, Some(""), Some("relative/home")] {
