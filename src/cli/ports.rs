@@ -88,7 +88,7 @@ pub(super) fn run(
     for name in ports.vms.iter().filter(|name| !names.contains(name)) {
         // A VM that has no ports is known all the same.
         vm::recorded_vm(Some(name), &layout).map_err(|error| match error {
-            VmError::NoneYet => VmError::unknown(name, &names),
+            VmError::Unknown { .. } => VmError::unknown(name, &names),
             error => error,
         })?;
     }

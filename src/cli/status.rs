@@ -86,7 +86,6 @@ fn declared(args: &Args, context: &RuntimeContext, known: &PerVm<VmStatus>) -> V
 fn refuse_unknown(wanted: &[String], known: &PerVm<VmStatus>, declared: &[String]) -> Result<(), VmError> {
     let names: Vec<&str> = known.iter().map(|(name, _)| name).chain(declared).map(String::as_str).collect();
     match wanted.iter().find(|name| !names.contains(&name.as_str())) {
-        Some(_) if names.is_empty() => Err(VmError::NoneYet),
         Some(name) => Err(VmError::unknown(name, &names)),
         None => Ok(()),
     }

@@ -234,10 +234,8 @@ pub fn recorded_vm(name: Option<&str>, layout: &ProjectLayout) -> Result<Record,
     let mut names = Record::names(layout);
     let vm = match name {
         Some(name) if names.iter().any(|known| known == name) => name.to_owned(),
-        Some(_) | None if names.is_empty() => return Err(VmError::NoneYet),
-        Some(name) => {
-            return Err(VmError::unknown(name, &names));
-        }
+        Some(name) => return Err(VmError::unknown(name, &names)),
+        None if names.is_empty() => return Err(VmError::NoneYet),
         None if names.len() == 1 => names.remove(0),
         None => return Err(VmError::Ambiguous { names }),
     };

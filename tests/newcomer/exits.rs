@@ -94,3 +94,25 @@ fn each_is_what_the_readme_says() {
     let tried = provoked.iter().map(|(code, _)| *code).chain(NOT_PROVOKED.map(|(code, _)| code));
     assert_eq!(told(), tried.collect());
 }
+
+#[test]
+fn every_command_names_the_vm_that_is_not_there() {
+    for command in [
+        "up",
+        "status",
+        "down",
+        "restart",
+        "suspend",
+        "shell",
+        "logs",
+        "console",
+        "ports",
+        "timeline",
+        "ssh-config",
+    ] {
+        Project::isolated().run(&[command, "nosuch"]).code(66).says("no VM `nosuch`");
+    }
+    Project::isolated().run(&["exec", "nosuch", "--", "true"]).code(255).says("no VM `nosuch`");
+    Project::isolated().run(&["cp", "nosuch:/x", "."]).code(66).says("no VM `nosuch`");
+    Project::isolated().run(&["clone", "nosuch", "other"]).code(66).says("no VM `nosuch`");
+}
