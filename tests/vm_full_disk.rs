@@ -22,7 +22,7 @@ until [ "$(state)" = disk-full ]; do
     tries=$((tries + 1)); [ $tries -lt 300 ] || exit 3
     sleep 1
 done
-castra status --json | grep -E '"(filesystem|free_bytes)"'
+castra status --json | grep -E '"(filesystem"|(free|growth)_bytes": [0-9])'
 castra status
 castra list
 castra doctor --json | grep 'is paused'
@@ -56,6 +56,7 @@ fn a_vm_without_room_is_paused_and_continues_with_nothing_lost() {
         "suspend: code 74, disk-full\n",
         "down: code 74, disk-full\n",
         "is paused",
+        "\"growth_bytes\": ",
         "after room: running\n",
         "the same after a stop\n",
     ] {
@@ -81,4 +82,33 @@ fn a_boot_without_room_is_not_blamed_on_the_guest() {
     let ended = ended.ok().says("is paused").says("is full");
     let text = ended.text();
     assert!(text.contains("up: code 74\n") && text.contains("alive\n"), "{text}{}", ended.stderr);
+}
+
+/// The disk fills up under a VM that is thrown away: no other command could continue it.
+const FULL_IN_A_RUN: &str = r#"
+runs=$XDG_CACHE_HOME/castra/runs
+mkdir -p -m 700 "$runs" && mount -t tmpfs -o size=900m,mode=700 tmpfs "$runs" || exit 99
+castra run -- true || exit 1
+free=$(df -Pk "$runs" | awk 'END { print $4 }')
+head -c $(((free - 12000) * 1024)) /dev/zero > "$runs/fill"
+write='head -c 40000000 /dev/urandom | tee /root/big | sha256sum > /root/sum; sync; sha256sum < /root/big | cmp - /root/sum && echo "the same"'
+castra run -- sh -c "$write" 2> said &
+tries=0
+until grep -q 'is paused' said; do
+    tries=$((tries + 1)); [ $tries -lt 300 ] || { cat said >&2; exit 2; }
+    sleep 0.2
+done
+rm "$runs/fill"
+wait $!
+echo "run: code $?"
+cat said >&2
+"#;
+
+#[test]
+fn a_run_without_room_waits_for_it() {
+    let project = Project::new();
+    let Some(ended) = run_script(FULL_IN_A_RUN, &[], &project) else { return };
+    let ended = ended.ok().says("there is room again");
+    let text = ended.text();
+    assert!(text.contains("the same\n") && text.contains("run: code 0\n"), "{text}{}", ended.stderr);
 }

@@ -14,7 +14,7 @@ use crate::config::{BaseImageSource, BootProfile, Bounds, ManagedImageSelection,
 use crate::context::RuntimeContext;
 use crate::error::{Kind, Result};
 use crate::files::create_private_directory;
-use crate::guest::ssh::{self, GuestExit};
+use crate::guest::ssh::{self, GuestExit, SshError};
 use crate::layout::{CacheLayout, ProjectLayout};
 use crate::managed::{Catalog, ManagedDiskKind};
 use crate::plan::Plan;
@@ -56,7 +56,11 @@ pub(super) fn run(run: &Run, args: &Args, context: &RuntimeContext, printer: &Pr
                     return Err(failure.into());
                 }
             }
-            Ok(ssh::exec(&context.cancel, &vm.target, request)?)
+            let ended = ssh::exec(&context.cancel, &vm.target, request);
+            if let Err(SshError::Lost) = ended {
+                vm.explain_silence()?;
+            }
+            Ok(ended?)
         })
     });
     if let (Some(capture), Ok(exit)) = (capture, &ended) {

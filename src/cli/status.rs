@@ -106,11 +106,8 @@ fn row(status: &VmStatus) -> [String; 7] {
 
 /// Reason why a VM is paused, and the way out.
 fn paused(vm: &str, full: &FullDisk) -> String {
-    let free = full.free_bytes.map_or(String::new(), |bytes| format!(" ({bytes} bytes are free)"));
-    let filesystem = full.filesystem.display();
     format!(
-        "VM `{vm}` is paused: the filesystem {filesystem} is full{free}, so its disk cannot grow. Nothing is lost: free some \
-         space there, and `castra up {vm}` continues it."
+        "VM `{vm}` is paused: {full}. Nothing is lost: free some space there, and `castra up {vm}` continues it."
     )
 }
 

@@ -66,12 +66,9 @@ fn of_vm(name: &str, status: Result<VmStatus, VmError>) -> Finding {
             ))
         }
         Ok(VmStatus { full_disk: Some(full), .. }) => {
-            let filesystem = full.filesystem.display();
-            let message = format!(
-                "VM `{name}` is paused: the filesystem {filesystem} is full, so its disk cannot grow"
-            );
-            Finding::problem(Area::Project, "vm", message).with_fix(format!(
-                "Nothing is lost: free some space on {filesystem}, and castra up {name} continues it."
+            Finding::problem(Area::Project, "vm", format!("VM `{name}` is paused: {full}")).with_fix(format!(
+                "Nothing is lost: free some space on {}, and castra up {name} continues it.",
+                full.filesystem.display()
             ))
         }
         Ok(status) => Finding::good(Area::Project, "vm", format!("VM `{name}` is {}", status.state.name())),

@@ -6,7 +6,7 @@ use crate::config::{OutOfBounds, Protocol};
 use crate::error::{Explain, Kind};
 use crate::guest::{ControlError, InitrdError, KeyError};
 use crate::lock::LockError;
-use crate::managed::{ImageError, Size};
+use crate::managed::ImageError;
 use crate::qemu::QemuError;
 use crate::similar::closest;
 use crate::state_root::StateRootError;
@@ -14,6 +14,7 @@ use crate::template::TemplateError;
 
 use super::diagnosis::{Diagnosis, Trouble};
 use super::forwards::PortOwner;
+use super::room::FullDisk;
 use super::state::VmState;
 
 /// Why something could not be done to a VM.
@@ -327,18 +328,12 @@ pub enum VmError {
         method: &'static str,
     },
     /// The disk of this machine is full, and the VM is paused until there is room.
-    #[error(
-        "VM `{vm}` is paused: its disk cannot grow, since the filesystem {} is full{}",
-        filesystem.display(),
-        free(*free_bytes)
-    )]
+    #[error("VM `{vm}` is paused: {full}")]
     DiskFull {
         /// The VM.
         vm: String,
-        /// Where the filesystem of its disk is mounted.
-        filesystem: PathBuf,
-        /// What is free on it.
-        free_bytes: Option<u64>,
+        /// The filesystem of its disk.
+        full: FullDisk,
     },
     /// The guest will never come up, by what it says itself.
     #[error("VM `{vm}` cannot boot: it gave up {trouble}")]
@@ -456,10 +451,6 @@ fn by(owner: &PortOwner) -> String {
 
 fn within(limit_secs: Option<u64>) -> String {
     limit_secs.map_or(String::new(), |secs| format!(" within {secs} s"))
-}
-
-fn free(bytes: Option<u64>) -> String {
-    bytes.map_or_else(String::new, |bytes| format!(" ({} are free)", Size(bytes)))
 }
 
 fn by_process(pid: Option<i32>) -> String {

@@ -169,10 +169,10 @@ impl VmError {
                 "A QEMU has it open, perhaps in another container of this machine. Stop that VM first."
                     .into(),
             ),
-            Self::DiskFull { vm, filesystem, .. } => Some(format!(
+            Self::DiskFull { vm, full } => Some(format!(
                 "Nothing is lost: free some space on {}, and the next command continues the VM, for instance `castra up \
                  {vm}`. `castra down --force {vm}` would cut its power instead, and lose what it has not written.",
-                filesystem.display()
+                full.filesystem.display()
             )),
             Self::PowerCut { vm, .. } => Some(format!(
                 "`castra up {vm}` boots it from its disk, whose filesystem recovers by its journal; `castra logs {vm}` \

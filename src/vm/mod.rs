@@ -48,6 +48,7 @@ mod record_check;
 mod remove;
 mod resume;
 mod room;
+mod room_watch;
 mod state;
 mod status;
 mod stopping;

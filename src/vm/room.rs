@@ -3,6 +3,7 @@
 //! QEMU pauses a machine whose disk cannot grow, and holds the write that failed. Once there is room, `cont` repeats that
 //! write, so the guest never sees an error and loses nothing. Only Castra ever sends that.
 
+use std::fmt;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -13,7 +14,8 @@ use serde_json::json;
 use crate::cancel::Cancel;
 use crate::context::RuntimeContext;
 use crate::layout::{ProjectLayout, SocketsLayout};
-use crate::qemu::{MachineStatus, Qmp};
+use crate::managed::Size;
+use crate::qemu::{MachineStatus, Qcow2Header, Qmp};
 use crate::report::Event;
 use crate::wait::WaitLimit;
 
@@ -35,6 +37,22 @@ pub struct FullDisk {
     pub filesystem: PathBuf,
     /// What is free on it, if it can be told.
     pub free_bytes: Option<u64>,
+    /// How much the VM's disk may still grow, if it can be told. QEMU does not say how much the write needs that found no
+    /// room; with this much, none fails.
+    pub growth_bytes: Option<u64>,
+}
+
+impl fmt::Display for FullDisk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "its disk cannot grow, since the filesystem {} is full", self.filesystem.display())?;
+        match (self.free_bytes, self.growth_bytes) {
+            (Some(free), Some(growth)) => {
+                write!(f, " ({} are free, and the disk may grow by {} more)", Size(free), Size(growth))
+            }
+            (Some(free), None) => write!(f, " ({} are free)", Size(free)),
+            (None, _) => Ok(()),
+        }
+    }
 }
 
 impl FullDisk {
@@ -43,17 +61,20 @@ impl FullDisk {
         let directory = disk.parent().unwrap_or(Path::new("/"));
         let free = rustix::fs::statvfs(directory).ok();
         let free_bytes = free.map(|status| status.f_bavail.saturating_mul(status.f_frsize));
-        Self { filesystem: mount_point(directory), free_bytes }
+        Self { filesystem: mount_point(directory), free_bytes, growth_bytes: growth(disk) }
     }
+}
 
-    fn error(self, vm: &str) -> VmError {
-        VmError::DiskFull { vm: vm.to_owned(), filesystem: self.filesystem, free_bytes: self.free_bytes }
-    }
+/// Computes how much larger a disk can become than it is.
+fn growth(disk: &Path) -> Option<u64> {
+    let virtual_bytes = Qcow2Header::read(disk).ok()?.virtual_bytes;
+    let allocated = fs::metadata(disk).ok()?.blocks().saturating_mul(512);
+    Some(virtual_bytes.saturating_sub(allocated))
 }
 
 /// The error for a VM that is paused for want of room.
 pub(super) fn disk_full(vm: &str, disk: &Path) -> VmError {
-    FullDisk::of(disk).error(vm)
+    VmError::DiskFull { vm: vm.to_owned(), full: FullDisk::of(disk) }
 }
 
 /// The highest directory of the same filesystem.

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use rustix::process::{WaitOptions, waitpid};
@@ -14,18 +15,23 @@ use crate::hex::hex;
 use crate::layout::ProjectLayout;
 use crate::lock::Lock;
 use crate::plan::VmPlan;
-use crate::qemu::{QemuPid, running_qemu, runs_elsewhere};
+use crate::qemu::{QemuPid, Qmp, running_qemu, runs_elsewhere};
 use crate::random::random_bytes;
 use crate::trusted;
+use crate::wait::WaitLimit;
 
 use super::disk::temporary_name;
 use super::error::VmError;
 use super::leftovers::clean_up;
+use super::room::disk_full;
+use super::room_watch::RoomWatch;
 use super::up::{UpOptions, VmLock, bring_up, lock};
 
 /// How throw-away VMs are named, before their random digits.
 const PREFIX: &str = "run-";
 
+/// Time for QEMU to accept the session that watches over it.
+const QMP_LIMIT: Duration = Duration::from_secs(5);
 /// How long the end of a VM is waited for whose castra was killed.
 const END_LIMIT: Duration = Duration::from_secs(5);
 
@@ -33,6 +39,9 @@ const END_LIMIT: Duration = Duration::from_secs(5);
 pub struct Throwaway {
     /// Where to log in.
     pub target: Target,
+    vm: String,
+    disk: PathBuf,
+    room: Option<RoomWatch>,
     qemu: QemuPid,
     /// Held as long as the VM's files may be there.
     _lock: VmLock,
@@ -71,13 +80,32 @@ pub fn start_throwaway(
         let qemu = running_qemu(&files.pidfile()).ok_or_else(gone)?;
         Ok((target, qemu))
     });
+    // Before its socket goes.
+    let qmp = Qmp::connect(
+        &layout.sockets(&context.runtime_root, vm).qmp(),
+        WaitLimit::new(QMP_LIMIT, &context.cancel),
+    );
     // QEMU has open what it needs, so the files can go whether it runs or not.
     remove_files(vm, layout, context);
     let (target, qemu) = started.map_err(|error| VmError::Thrown(Box::new(error)))?;
-    Ok(Throwaway { target, qemu, _lock: lock })
+    let disk = layout.overlay(vm);
+    // A QEMU that does not answer now is found out by the command.
+    let room = qmp.ok().map(|qmp| RoomWatch::start(qmp, disk.clone(), context.reporter.clone()));
+    Ok(Throwaway { target, vm: vm.clone(), disk, room, qemu, _lock: lock })
 }
 
 impl Throwaway {
+    /// Finds out why the guest no longer answers.
+    ///
+    /// # Errors
+    /// [`VmError::DiskFull`].
+    pub fn explain_silence(&self) -> Result<(), VmError> {
+        match &self.room {
+            Some(room) if room.is_full() => Err(VmError::Thrown(Box::new(disk_full(&self.vm, &self.disk)))),
+            _ => Ok(()),
+        }
+    }
+
     /// Ends the VM as if the power went; nothing of it is kept anyway. Whoever waits for its guest learns that it is gone.
     pub fn end(&self) {
         // One that has ended by itself need not be ended.
@@ -88,6 +116,7 @@ impl Throwaway {
 impl Drop for Throwaway {
     fn drop(&mut self) {
         self.end();
+        self.room = None;
         // It is a child of this process: once it is waited for, it is gone.
         let pid = rustix::process::Pid::from_raw(self.qemu.pid());
         let _ = waitpid(pid, WaitOptions::empty());

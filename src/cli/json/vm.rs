@@ -59,6 +59,15 @@ struct FullDisk {
     filesystem: PathBuf,
     /// What is free on it, if it can be told.
     free_bytes: Option<u64>,
+    /// How much the VM's disk may still grow, if it can be told.
+    growth_bytes: Option<u64>,
+}
+
+impl From<crate::vm::FullDisk> for FullDisk {
+    fn from(full: crate::vm::FullDisk) -> Self {
+        let crate::vm::FullDisk { filesystem, free_bytes, growth_bytes } = full;
+        Self { filesystem, free_bytes, growth_bytes }
+    }
 }
 
 /// What a VM does.
@@ -146,9 +155,7 @@ impl From<VmStatus> for VmView {
             ssh_port: status.ssh_port,
             port_forwards: status.port_forwards,
             crash: status.crash.map(|crash| crash.to_string()),
-            full_disk: status
-                .full_disk
-                .map(|full| FullDisk { filesystem: full.filesystem, free_bytes: full.free_bytes }),
+            full_disk: status.full_disk.map(FullDisk::from),
             error: None,
         }
     }

@@ -1,0 +1,90 @@
+//! The watch over a VM that is thrown away: a full disk of this machine pauses it, and it continues once there is room.
+//!
+//! Other VMs are continued by the next command; this one has no other command than the one that it runs.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::qemu::{MachineStatus, Qmp};
+use crate::report::{Event, Reporter};
+
+use super::room::FullDisk;
+
+/// Interval between looks at the machine.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// A thread that continues a paused machine, until this is dropped.
+pub(super) struct RoomWatch {
+    is_full: Arc<AtomicBool>,
+    /// Dropped first, which ends the thread.
+    end: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl RoomWatch {
+    /// Starts the thread on a QMP session of its own, which works also once the socket is removed. `disk` need not be there
+    /// any more, its directory must.
+    pub(super) fn start(qmp: Qmp, disk: PathBuf, reporter: Arc<dyn Reporter>) -> Self {
+        let is_full = Arc::new(AtomicBool::new(false));
+        let (end, is_over) = channel();
+        let watched = Watched { qmp, disk, reporter, is_full: is_full.clone() };
+        let thread = thread::Builder::new().name("room-watch".to_owned());
+        // Without a thread, a full disk is reported as a connection that was lost.
+        let thread = thread.spawn(move || watched.run(&is_over)).ok();
+        Self { is_full, end: Some(end), thread }
+    }
+
+    /// Returns `true` while the machine is paused for want of room.
+    pub(super) fn is_full(&self) -> bool {
+        self.is_full.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for RoomWatch {
+    fn drop(&mut self) {
+        drop(self.end.take());
+        if let Some(thread) = self.thread.take() {
+            // A panic in it has been printed.
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Watched {
+    qmp: Qmp,
+    disk: PathBuf,
+    reporter: Arc<dyn Reporter>,
+    is_full: Arc<AtomicBool>,
+}
+
+impl Watched {
+    fn run(mut self, is_over: &std::sync::mpsc::Receiver<()>) {
+        while is_over.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
+            let Some(status) = MachineStatus::of(&mut self.qmp) else { return };
+            let is_full = status == MachineStatus::DiskFull;
+            if self.is_full.swap(is_full, Ordering::Relaxed) != is_full {
+                self.report(is_full);
+            }
+            // The write is repeated, and pauses the machine again if it finds no room.
+            if is_full && self.qmp.execute("cont", json!({})).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn report(&self, is_full: bool) {
+        let message = match is_full {
+            true => {
+                format!("the VM is paused: {}; it continues once there is room", FullDisk::of(&self.disk))
+            }
+            false => "there is room again, and the VM continues".to_owned(),
+        };
+        self.reporter.report(&Event::Warning { message });
+    }
+}
