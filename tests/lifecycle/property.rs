@@ -15,9 +15,12 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use crate::fake::Fake;
-use crate::support::{Ended, eventually};
+use crate::support::{Ended, eventually, namespace};
 
 const VMS: [&str; 2] = ["one", "two"];
+/// A VM that is not declared, and is there once one of them is cloned.
+const CLONE: &str = "copy";
+const ALL: [&str; 3] = [VMS[0], VMS[1], CLONE];
 /// No life is begun after so many seconds. `CASTRA_LIVES_SECS` gives it more, to look for what is rare.
 const BUDGET_SECS: u64 = 40;
 /// More than there is time for. Those that are not lived are thought out all the same, a millisecond each.
@@ -31,13 +34,15 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// No step is begun in a life that has taken so long: one unlucky seed must not outlast the runner's limit.
 const LIFE_LIMIT: Duration = Duration::from_secs(60);
 /// Exit codes that a command may end with: a defect (70) or a panic is none of them.
-const KNOWN_CODES: [i32; 7] = [0, 65, 66, 69, 74, 75, 255];
+const KNOWN_CODES: [i32; 8] = [0, 65, 66, 69, 73, 74, 75, 255];
 
 #[derive(Debug, Clone)]
 enum Step {
     Run(Order),
     /// All at once.
     Together(Vec<Order>),
+    /// In a pid namespace of its own, as in another container: it sees no QEMU of ours, and its own end with it.
+    InNamespace(Order),
     /// A castra that is killed at a visit to a point, if it gets there.
     Killed(Order, &'static str),
     KillQemu(usize),
@@ -55,15 +60,29 @@ struct Order {
     vm: Option<usize>,
 }
 
+impl Step {
+    /// Returns `true` for a step that may clone a VM.
+    fn clones(&self) -> bool {
+        match self {
+            Self::Run(order) | Self::InNamespace(order) | Self::Killed(order, _) => order.words == CLONING,
+            Self::Together(orders) => orders.iter().any(|order| order.words == CLONING),
+            _ => false,
+        }
+    }
+}
+
 impl Order {
     fn start(&self, fake: &Fake) -> Command {
-        let vm = self.vm.map(|vm| VMS[vm]);
-        let words: Vec<&str> = self.words.iter().copied().chain(vm).collect();
+        let vm = self.vm.map(|vm| ALL[vm]);
+        let new = (self.words == CLONING).then_some(CLONE);
+        let words: Vec<&str> = self.words.iter().copied().chain(vm).chain(new).collect();
         let mut command = fake.castra(&words);
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
 }
+
+const CLONING: &[&str] = &["clone"];
 
 fn order() -> impl Strategy<Value = Order> {
     let words = prop_oneof![
@@ -80,21 +99,32 @@ fn order() -> impl Strategy<Value = Order> {
         1 => Just(&["clean"][..]),
         1 => Just(&["clean", "--records"][..]),
     ];
-    (words, prop::option::weighted(0.7, 0..VMS.len())).prop_map(|(words, vm)| Order { words, vm })
+    let order =
+        (words, prop::option::weighted(0.7, 0..ALL.len())).prop_map(|(words, vm)| Order { words, vm });
+    prop_oneof![16 => order, 4 => (0..VMS.len()).prop_map(|vm| Order { words: CLONING, vm: Some(vm) })]
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let points = [Point::OVERLAY, Point::BOOT, Point::DOWN, Point::RESTORE, Point::SUSPEND, Point::RESUME];
+    let points = [
+        Point::OVERLAY,
+        Point::BOOT,
+        Point::DOWN,
+        Point::RESTORE,
+        Point::SUSPEND,
+        Point::RESUME,
+        Point::CLONE,
+    ];
     let names: Vec<&'static str> = points.concat().into_iter().map(Point::name).collect();
     prop_oneof![
         4 => order().prop_map(Step::Run),
         3 => prop::collection::vec(order(), 2..4).prop_map(Step::Together),
+        1 => order().prop_map(Step::InNamespace),
         4 => (order(), prop::sample::select(names)).prop_map(|(order, point)| Step::Killed(order, point)),
-        2 => (0..VMS.len()).prop_map(Step::KillQemu),
-        1 => (0..VMS.len()).prop_map(Step::TerminateQemu),
-        2 => (0..VMS.len()).prop_map(Step::FillDisk),
-        2 => (0..VMS.len()).prop_map(Step::FreeDisk),
-        1 => (0..VMS.len(), 0..100_usize).prop_map(|(vm, percent)| Step::TruncateRecord(vm, percent)),
+        2 => (0..ALL.len()).prop_map(Step::KillQemu),
+        1 => (0..ALL.len()).prop_map(Step::TerminateQemu),
+        2 => (0..ALL.len()).prop_map(Step::FillDisk),
+        2 => (0..ALL.len()).prop_map(Step::FreeDisk),
+        1 => (0..ALL.len(), 0..100_usize).prop_map(|(vm, percent)| Step::TruncateRecord(vm, percent)),
         1 => Just(Step::RestartHost),
     ]
 }
@@ -112,12 +142,12 @@ fn cache() -> PathBuf {
 
 struct Life {
     fake: Fake,
-    disks: [Option<u64>; 2],
+    disks: [Option<u64>; 3],
 }
 
 impl Life {
     fn new() -> Self {
-        Self { fake: Fake::with_cache(cache(), &VMS), disks: [None; 2] }
+        Self { fake: Fake::with_cache(cache(), &VMS), disks: [None; 3] }
     }
 
     fn go_through(&mut self, step: &Step) {
@@ -129,18 +159,25 @@ impl Life {
                     scope.spawn(|| until_end(order.start(fake).spawn().expect("castra runs"), order));
                 }
             }),
+            Step::InNamespace(order) => {
+                until_end(in_namespace(order.start(fake)).spawn().expect("castra runs"), order)
+            }
             Step::Killed(order, point) => kill_at(fake, order, point),
-            Step::KillQemu(vm) => self.end_qemu(VMS[*vm], Signal::KILL),
-            Step::TerminateQemu(vm) => self.end_qemu(VMS[*vm], Signal::TERM),
-            Step::FillDisk(vm) => fake.behave(VMS[*vm], "disk-full"),
-            Step::FreeDisk(vm) => fake.behave(VMS[*vm], ""),
+            Step::KillQemu(vm) => self.end_qemu(ALL[*vm], Signal::KILL),
+            Step::TerminateQemu(vm) => self.end_qemu(ALL[*vm], Signal::TERM),
+            Step::FillDisk(vm) => fake.behave(ALL[*vm], "disk-full"),
+            Step::FreeDisk(vm) => fake.behave(ALL[*vm], ""),
             Step::TruncateRecord(vm, percent) => {
-                let path = fake.record(VMS[*vm]);
+                let path = fake.record(ALL[*vm]);
                 if let Ok(whole) = fs::read(&path) {
                     fs::write(path, &whole[..whole.len() * percent / 100]).expect("writes");
                 }
             }
             Step::RestartHost => self.restart_host(),
+        }
+        if step.clones() {
+            // The disk of a VM that is cloned becomes a layer, and it gets another on top.
+            self.disks = [None; 3];
         }
         self.check();
     }
@@ -154,7 +191,7 @@ impl Life {
 
     /// All processes end without a word, and the next thing that happens is in another run of the machine.
     fn restart_host(&self) {
-        for vm in VMS {
+        for vm in ALL {
             self.end_qemu(vm, Signal::KILL);
             let is_whole = |bytes: Vec<u8>| serde_json::from_slice::<serde_json::Value>(&bytes).is_ok();
             if fs::read(self.fake.record(vm)).is_ok_and(is_whole) {
@@ -169,7 +206,10 @@ impl Life {
 
     /// What holds at any moment at which nothing is under way.
     fn check(&mut self) {
-        for (vm, known) in VMS.iter().zip(&mut self.disks) {
+        for (vm, known) in ALL.iter().zip(&mut self.disks) {
+            if *vm == CLONE && !self.fake.record(CLONE).exists() {
+                continue;
+            }
             let (state, lives) = settled(&self.fake, vm);
             let alive =
                 ["starting", "running", "disk-full", "stopping", "suspending", "resuming"].contains(&&*state);
@@ -195,7 +235,9 @@ impl Life {
 
     /// Whatever became of it: each VM comes up, by what the hints say, and goes down.
     fn end(&mut self) {
-        for vm in VMS {
+        let is_there = |vm: &&&str| **vm != CLONE || self.fake.record(CLONE).exists();
+        let there: Vec<&str> = ALL.iter().filter(is_there).copied().collect();
+        for vm in &there {
             self.fake.behave(vm, "");
             if self.fake.state(vm) == "unknown" {
                 self.run(&["up", vm]).says(&format!("castra clean --records {vm}"));
@@ -213,7 +255,9 @@ impl Life {
         self.check();
         self.run(&["down"]).ok();
         self.check();
-        assert_eq!(VMS.map(|vm| self.fake.state(vm)), ["stopped"; 2]);
+        for vm in there {
+            assert_eq!(self.fake.state(vm), "stopped", "{vm}");
+        }
         assert_eq!(self.fake.leftovers(), Vec::<PathBuf>::new());
         assert_eq!(self.fake.processes(), Vec::<String>::new());
     }
@@ -233,6 +277,23 @@ fn settled(fake: &Fake, vm: &str) -> (String, bool) {
         before.1 == found.1
     });
     found
+}
+
+/// The same command in a pid namespace of its own, where this user may have one.
+fn in_namespace(command: Command) -> Command {
+    static WAY: OnceLock<Option<&'static [&'static str]>> = OnceLock::new();
+    let Some(way) = WAY.get_or_init(namespace::pid_way) else { return command };
+    let mut inside = Command::new(way[0]);
+    inside.args(&way[1..]).arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => inside.env(name, value),
+            None => inside.env_remove(name),
+        };
+    }
+    inside.current_dir(command.get_current_dir().expect("the project"));
+    inside.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    inside
 }
 
 fn until_end(child: Child, order: &Order) {

@@ -36,3 +36,15 @@ fn way() -> Option<&'static [&'static str]> {
         trial.status().is_ok_and(|status| status.success())
     })
 }
+
+/// Finds the command that runs another in a pid namespace of its own, where this user may have one.
+pub(crate) fn pid_way() -> Option<&'static [&'static str]> {
+    let ways: [&[&str]; 2] = [
+        &["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"],
+        &["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child", "--mount-proc"],
+    ];
+    ways.into_iter().find(|way| {
+        let trial = Command::new(way[0]).args(&way[1..]).arg("true").stderr(Stdio::null()).status();
+        trial.is_ok_and(|status| status.success())
+    })
+}

@@ -77,6 +77,13 @@ impl Behaviour {
         fs::read_to_string(&self.generation).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
     }
 
+    /// Makes the disk of a clone, on which no machine has run, one of the generation that its memory was saved at.
+    pub(crate) fn inherit_generation(&self, generation: u64) {
+        if !self.generation.exists() {
+            let _ = fs::write(&self.generation, generation.to_string());
+        }
+    }
+
     pub(crate) fn next_generation(&self) {
         let _ = fs::write(&self.generation, (self.generation() + 1).to_string());
     }

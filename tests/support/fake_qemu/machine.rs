@@ -119,6 +119,9 @@ impl Machine {
         match generation.filter(|_| read.is_ok()) {
             Some(generation) => {
                 let mut state = self.lock();
+                if !state.leaves_memory_out {
+                    self.behaviour.inherit_generation(generation);
+                }
                 state.belongs_to = Some(generation);
                 state.is_awaiting_state = false;
             }
