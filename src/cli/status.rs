@@ -155,6 +155,10 @@ fn tell_damaged(known: PerVm<VmStatus>, printer: &Printer) -> ExitCode {
                 printer.tip(&format!("VM `{name}` has crashed: {why}. `castra up {name}` starts it again."));
             }
             Ok(VmStatus { full_disk: Some(full), .. }) => printer.tip(&paused(&name, &full)),
+            Ok(VmStatus { is_frozen: true, pid: Some(pid), .. }) => printer.tip(&format!(
+                "VM `{name}` stands still: a signal (SIGSTOP) has stopped its QEMU. `kill -CONT {pid}` continues it, and \
+                 `castra down {name}` does so before it stops the VM."
+            )),
             Ok(_) => {}
             Err(error) => {
                 let error = Error::from(error);

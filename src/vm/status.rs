@@ -62,6 +62,8 @@ pub struct VmStatus {
     pub crash: Option<Crash>,
     /// The filesystem without room for its disk, if it is paused for that.
     pub full_disk: Option<FullDisk>,
+    /// A signal (SIGSTOP) has stopped its QEMU.
+    pub is_frozen: bool,
 }
 
 /// The VMs of a project that have a record, by name. A record that cannot be read is told as its error.
@@ -145,6 +147,7 @@ fn status_by(record: &Record, layout: &ProjectLayout) -> VmStatus {
         overlay: record.overlay_path(layout),
         suspended_unix_ms: record.suspended.as_ref().map(|saved| saved.at_unix_ms),
         uptime_ms: boot.map(|boot| uptime_ms(qemu.as_ref(), boot.started_unix_ms)),
+        is_frozen: qemu.as_ref().is_some_and(QemuPid::is_frozen),
         pid: qemu.map(|qemu| qemu.pid()),
         qemu_version: boot.map(|boot| boot.qemu_version.clone()).filter(|version| !version.is_empty()),
         accelerator: boot.map(|boot| boot.accelerator.clone()),

@@ -8,5 +8,6 @@ mod fake;
 mod property;
 mod qmp;
 mod records;
+mod recovery;
 #[path = "../support/mod.rs"]
 mod support;

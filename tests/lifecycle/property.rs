@@ -280,7 +280,7 @@ fn settled(fake: &Fake, vm: &str) -> (String, bool) {
 }
 
 /// The same command in a pid namespace of its own, where this user may have one.
-fn in_namespace(command: Command) -> Command {
+pub(crate) fn in_namespace(command: Command) -> Command {
     static WAY: OnceLock<Option<&'static [&'static str]>> = OnceLock::new();
     let Some(way) = WAY.get_or_init(namespace::pid_way) else { return command };
     let mut inside = Command::new(way[0]);
@@ -321,21 +321,26 @@ fn judge(output: &Output, order: &Order) {
 }
 
 fn kill_at(fake: &Fake, order: &Order, point: &str) {
+    if let Some(ended) = park_and_kill(order.start(fake), point) {
+        judge(&ended, order);
+    }
+}
+
+/// Kills a castra where it has come to a point; one that ends before is handed back.
+pub(crate) fn park_and_kill(mut command: Command, point: &str) -> Option<Output> {
     let parked = tempfile::tempdir().expect("a directory");
     let file = parked.path().join("here");
-    let mut command = order.start(fake);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child =
         command.env("CASTRA_PARK_AT", point).env("CASTRA_PARK_FILE", &file).spawn().expect("runs");
     let mut has_ended = false;
-    eventually(&format!("{order:?} at {point}"), LIMIT, || {
+    eventually(&format!("{command:?} at {point}"), LIMIT, || {
         has_ended = child.try_wait().expect("is ours").is_some();
         has_ended || fs::metadata(&file).is_ok_and(|file| file.len() > 0)
     });
     child.kill().expect("is ours");
     let output = child.wait_with_output().expect("ends");
-    if has_ended {
-        judge(&output, order);
-    }
+    has_ended.then_some(output)
 }
 
 #[test]
