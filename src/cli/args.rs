@@ -530,9 +530,7 @@ pub(super) struct Doctor {
 }
 
 #[derive(Debug, ClapArgs)]
-#[command(
-    after_help = "Example:\n  castra ssh-config > vm.ssh && rsync -e 'ssh -F vm.ssh' -a site/ alpine-minimal:/srv/"
-)]
+#[command(after_help = "Example:\n  castra ssh-config > vm.ssh && sftp -F vm.ssh alpine-minimal")]
 pub(super) struct SshConfig {
     /// VMs to print [default: all that run]
     #[arg(value_name = "VM")]

@@ -127,6 +127,11 @@ fn slow_line(event: &Event) -> Option<String> {
     Some(line)
 }
 
+/// Returns the verb for what comes from there: a file on this machine is named by its path.
+pub(super) fn doing(from: &str) -> &'static str {
+    if from.starts_with('/') { "copying" } else { "downloading" }
+}
+
 fn image_line(event: &Event) -> Option<(String, Verbosity)> {
     use Verbosity::{Normal, Verbose};
     Some(match event {
@@ -138,13 +143,11 @@ fn image_line(event: &Event) -> Option<(String, Verbosity)> {
                 0 => String::new(),
                 bytes => format!(", resuming after {}", megabytes(*bytes)),
             };
-            // A file on this machine is named by its path.
-            let doing = if from.starts_with('/') { "copying" } else { "downloading" };
-            (format!("→ {image}: {doing} {artifact}{size} from {from}{resumed}…"), Normal)
+            (format!("→ {image}: {} {artifact}{size} from {from}{resumed}…", doing(from)), Normal)
         }
         Event::Download { image, artifact, done_bytes, total_bytes } => {
             let (done, total) = (megabytes(*done_bytes), total_bytes.map_or("?".into(), megabytes));
-            (format!("→ {image}: downloading {artifact} ({done} / {total})…"), Normal)
+            (format!("→ {image}: {artifact}: {done} of {total}…"), Normal)
         }
         Event::DownloadRetry { image, artifact, reason, wait_ms } => {
             let wait = span(Duration::from_millis(*wait_ms));

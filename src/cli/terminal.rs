@@ -52,8 +52,8 @@ impl TerminalReporter {
     /// Moves the bars; true if the event is told by them and needs no line.
     fn draw(&self, event: &Event) -> bool {
         match event {
-            Event::DownloadStarted { image, artifact, resumed_bytes, total_bytes, .. } => {
-                let label = format!("→ {image}: downloading {artifact}");
+            Event::DownloadStarted { image, artifact, from, resumed_bytes, total_bytes } => {
+                let label = format!("→ {image}: {} {artifact}", plain::doing(from));
                 let total = total_bytes.unwrap_or(0);
                 self.with_bar(
                     &format!("{image} {artifact}"),

@@ -55,7 +55,8 @@ fn templates(binary: Option<&QemuBinary>, context: &RuntimeContext) -> Vec<Findi
     let count = |wanted: Use| uses.iter().filter(|one| **one == wanted).count();
     let ready = count(Use::Ready);
     if ready > 0 {
-        findings.push(Finding::good(Area::Cache, "templates", format!("{ready} warm templates are ready")));
+        let words = if ready == 1 { "warm template is" } else { "warm templates are" };
+        findings.push(Finding::good(Area::Cache, "templates", format!("{ready} {words} ready")));
     }
     for (of, check, what) in [
         (
