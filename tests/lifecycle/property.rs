@@ -124,7 +124,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..ALL.len()).prop_map(Step::TerminateQemu),
         2 => (0..ALL.len()).prop_map(Step::FillDisk),
         2 => (0..ALL.len()).prop_map(Step::FreeDisk),
-        1 => (0..ALL.len(), 0..100_usize).prop_map(|(vm, percent)| Step::TruncateRecord(vm, percent)),
+        // Not the clone's: what no castra.toml declares cannot come up without its record.
+        1 => (0..VMS.len(), 0..100_usize).prop_map(|(vm, percent)| Step::TruncateRecord(vm, percent)),
         1 => Just(Step::RestartHost),
     ]
 }
