@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::cancel::Cancel;
 use crate::error::{Explain, Kind};
 use crate::layout::{CacheLayout, UserStateLayout};
+use crate::logs::LogWatch;
 use crate::report::Reporter;
 
 /// The environment variables Castra looks at, read once at the edge.
@@ -134,6 +135,8 @@ pub struct RuntimeContext {
     pub reporter: Arc<dyn Reporter>,
     /// Set by Ctrl-C.
     pub cancel: Cancel,
+    /// Keeps the logs of running VMs within their bounds.
+    pub log_watch: Arc<LogWatch>,
 }
 
 impl RuntimeContext {
@@ -167,6 +170,7 @@ impl RuntimeContext {
             environment,
             reporter,
             cancel,
+            log_watch: Arc::default(),
         })
     }
 }

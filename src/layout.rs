@@ -33,6 +33,7 @@
 //! $XDG_RUNTIME_DIR/castra/<project>/<vm>/  qmp.sock  control.sock  console.sock   0700 / 0600
 //! ```
 
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
@@ -58,6 +59,22 @@ pub const MANIFEST: &str = "manifest.json";
 pub const MAX_VM_NAME_BYTES: usize = 40;
 /// Longest path of a Unix socket, in bytes, without the final NUL (`sun_path` in `unix(7)`).
 pub const MAX_SOCKET_PATH_BYTES: usize = 107;
+
+/// Ends of the names of the logs that QEMU writes.
+const CONSOLE_LOG: &str = "-console.log";
+const QEMU_LOG: &str = "-qemu.log";
+
+/// Returns `true` for the name of a log that QEMU holds open as long as it runs.
+pub fn is_log_of_qemu(name: &OsStr) -> bool {
+    [CONSOLE_LOG, QEMU_LOG].iter().any(|end| name.as_encoded_bytes().ends_with(end.as_bytes()))
+}
+
+/// Returns the path of what a log held before it was rotated: `castra.log.1`.
+pub fn earlier_log(log: &Path) -> PathBuf {
+    let mut path = OsString::from(log);
+    path.push(".1");
+    path.into()
+}
 
 /// The layer that a disk becomes when its VM is cloned: beside it, so that the names of what it stands on stay right.
 pub fn frozen_layer(overlay: &Path, id: &str) -> PathBuf {
@@ -209,11 +226,6 @@ impl ProjectLayout {
         self.logs().join("castra.log")
     }
 
-    /// The same of an earlier time.
-    pub fn earlier_castra_log(&self) -> PathBuf {
-        self.logs().join("castra.log.1")
-    }
-
     /// Where a VM's sockets are: below `runtime_root`, by a digest of the state root, so that two projects never meet.
     pub fn sockets(&self, runtime_root: &Path, vm: &str) -> SocketsLayout {
         SocketsLayout { directory: runtime_root.join(self.short_digest(6)).join(vm) }
@@ -307,12 +319,18 @@ impl VmLayout {
 
     /// What the guest wrote on its serial console, this boot.
     pub fn console_log(&self) -> PathBuf {
-        self.logs.join(format!("{}-console.log", self.name))
+        self.logs.join(format!("{}{CONSOLE_LOG}", self.name))
     }
 
     /// What QEMU wrote on its stderr, this boot.
     pub fn qemu_log(&self) -> PathBuf {
-        self.logs.join(format!("{}-qemu.log", self.name))
+        self.logs.join(format!("{}{QEMU_LOG}", self.name))
+    }
+
+    /// Both of these, each with what it held before it was rotated.
+    pub fn logs(&self) -> [PathBuf; 4] {
+        let (console, qemu) = (self.console_log(), self.qemu_log());
+        [earlier_log(&console), console, earlier_log(&qemu), qemu]
     }
 }
 

@@ -30,6 +30,7 @@ pub mod hex;
 pub mod host;
 pub mod layout;
 pub mod lock;
+pub mod logs;
 pub mod managed;
 pub mod plan;
 pub mod qemu;

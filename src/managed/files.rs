@@ -73,11 +73,6 @@ pub(super) fn is_trusted(metadata: &Metadata) -> bool {
     trusted::is_own(metadata)
 }
 
-/// Opens a regular file for writing at its end, made if need be.
-pub(super) fn open_to_append(path: &Path) -> Result<File, ImageError> {
-    opened(OpenOptions::new().append(true).create(true).mode(0o600), path)
-}
-
 /// Makes a file that must not be there yet.
 pub(super) fn create_new(path: &Path) -> Result<File, ImageError> {
     opened(OpenOptions::new().read(true).write(true).create_new(true).mode(0o600), path)

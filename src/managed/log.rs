@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::path::Path;
 
 use super::files;
+use crate::logs;
 
 /// The log. One that cannot be opened or written to is not there: the work itself will say what is wrong with the disk.
 pub(super) struct ImageLog(Option<File>);
@@ -15,7 +16,7 @@ impl ImageLog {
         if let Some(directory) = path.parent() {
             let _ = files::create_directory(directory);
         }
-        Self(files::open_to_append(path).ok())
+        Self(logs::open_to_append(path).ok())
     }
 
     /// One that keeps nothing.

@@ -1,9 +1,9 @@
 //! Starting QEMU: sockets bound by Castra, process detached, its death the first diagnosis.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
@@ -18,6 +18,7 @@ use crate::context::Environment;
 use crate::failpoint::{self, Point};
 use crate::files::create_private_directory;
 use crate::layout::{MAX_SOCKET_PATH_BYTES, SocketsLayout};
+use crate::logs;
 use crate::trusted;
 use crate::wait::WaitLimit;
 
@@ -166,8 +167,8 @@ pub fn launch(binary: &QemuBinary, launch: Launch<'_>, cancel: &Cancel) -> Resul
     let console_listener = listen(&sockets.console())?;
     // Connected before QEMU exists: the greeting comes the moment QEMU serves, without polling.
     let qmp = UnixStream::connect(sockets.qmp()).map_err(|source| socket_error(sockets, source))?;
-    truncate_private(&spec.console_log)?;
-    let log_file = truncate_private(log)?;
+    begin_log(&spec.console_log)?;
+    let log_file = begin_log(log)?;
     let channels = Channels {
         qmp: qmp_listener.as_raw_fd(),
         control: control_listener.as_raw_fd(),
@@ -329,19 +330,8 @@ fn listen(path: &Path) -> Result<UnixListener, QemuError> {
     Ok(listener)
 }
 
-/// An empty log that only this user reads, whatever the umask and whatever was there.
-fn truncate_private(path: &Path) -> Result<File, QemuError> {
-    let failed = |source| QemuError::File { action: "write", path: path.to_owned(), source };
-    if let Some(directory) = path.parent() {
-        create_private_directory(directory).map_err(failed)?;
-    }
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(false).mode(0o600);
-    let file = trusted::open_with(&mut options, path).map_err(failed)?;
-    // Only now: it might have been a file that castra does not write to.
-    file.set_len(0).map_err(failed)?;
-    file.set_permissions(fs::Permissions::from_mode(0o600)).map_err(failed)?;
-    Ok(file)
+fn begin_log(path: &Path) -> Result<File, QemuError> {
+    logs::begin(path).map_err(|source| QemuError::File { action: "write", path: path.to_owned(), source })
 }
 
 fn socket_error(sockets: &SocketsLayout, source: io::Error) -> QemuError {

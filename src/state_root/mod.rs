@@ -68,21 +68,28 @@ impl StateRoot {
     }
 
     /// Checks the state root and returns the way to what is in it. Changes nothing, but that a state root which an earlier castra
-    /// of this user's made gets its mark. There may be none yet; the first operation that changes a VM makes it.
+    /// of this user's made gets its mark, and that the logs in it are bounded, as long as the context lasts. There may be none yet;
+    /// the first operation that changes a VM makes it.
     ///
     /// # Errors
     /// [`StateRootError`].
     pub fn open(&self, context: &RuntimeContext) -> Result<ProjectLayout, StateRootError> {
+        self.check(context)?;
+        context.log_watch.watch(&self.layout.logs());
+        Ok(self.layout.clone())
+    }
+
+    fn check(&self, context: &RuntimeContext) -> Result<(), StateRootError> {
         let (layout, root) = (&self.layout, self.path());
         if !self.check_kind()? || !layout.needs_mark() {
-            return Ok(layout.clone());
+            return Ok(());
         }
         self.check_untracked()?;
         let look = || mark::read(&layout.mark(), || Key::load(context));
         let mut found = look()?;
         if found == Found::None {
             if is_as_good_as_empty(root)? {
-                return Ok(layout.clone());
+                return Ok(());
             }
             // Another castra may just have made it.
             found = look()?;
@@ -97,7 +104,7 @@ impl StateRoot {
             }
             Found::None | Found::Foreign => return Err(StateRootError::Foreign { root: root.to_owned() }),
         }
-        Ok(layout.clone())
+        Ok(())
     }
 
     /// Checks owner, mode and kind of the state root and of the directories that everything else is in. Returns `false` where there

@@ -153,6 +153,9 @@ fn make(
         lifetime: Lifetime::ThisThreads,
     };
     let process = launch(request.binary, launch_it, &context.cancel)?;
+    for log in [work.console_log(), work.qemu_log()] {
+        context.log_watch.watch_file(&log);
+    }
     failpoint::reach(Point::BakeBooting);
     let saved = save(request, sockets, work, &spec.name, started).map_err(|error| match error {
         TemplateError::Control(ControlError::Closed) => TemplateError::Died(end_of_log(&work.qemu_log())),

@@ -2,9 +2,8 @@
 //! happened. Nothing waits for it and nothing fails by it: it is not forced to the disk, and one that cannot be written to is
 //! not there.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
@@ -12,14 +11,11 @@ use serde_json::{Value, json};
 use crate::context::RuntimeContext;
 use crate::files;
 use crate::layout::ProjectLayout;
+use crate::logs;
 use crate::report::{Event, Reporter};
-use crate::trusted;
 
 use super::PerVm;
 use super::error::VmError;
-
-/// A log of this size makes place for a new one; the one before it is kept, and no other.
-const MAX_BYTES: u64 = 1 << 20;
 
 /// Does `work` with a context whose events are written down too, and writes down what fails of it. `doing` is the command.
 pub(super) fn keep<T>(
@@ -96,11 +92,7 @@ fn open(layout: &ProjectLayout) -> io::Result<File> {
         return Err(io::ErrorKind::NotFound.into());
     }
     files::create_private_directory(&layout.logs())?;
-    let (path, earlier) = (layout.castra_log(), layout.earlier_castra_log());
-    if fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.len() >= MAX_BYTES) {
-        fs::rename(&path, &earlier)?;
-    }
-    trusted::open_with(OpenOptions::new().append(true).create(true).mode(0o600), &path)
+    logs::open_to_append(&layout.castra_log())
 }
 
 #[cfg(test)]
@@ -109,6 +101,7 @@ mod tests {
     use crate::cancel::Cancel;
     use crate::context::Environment;
     use crate::report::Silent;
+    use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
 
     fn context() -> RuntimeContext {
@@ -152,9 +145,10 @@ mod tests {
         let layout = ProjectLayout::unchecked(directory.path().to_owned());
         fs::write(layout.mark(), "").expect("written");
         files::create_private_directory(&layout.logs()).expect("made");
-        fs::write(layout.castra_log(), vec![b'x'; MAX_BYTES as usize]).expect("written");
+        fs::write(layout.castra_log(), vec![b'x'; logs::CASTRA_BYTES as usize]).expect("written");
         stop(&layout);
-        assert!(fs::metadata(layout.castra_log()).expect("there").len() < MAX_BYTES);
-        assert_eq!(fs::metadata(layout.earlier_castra_log()).expect("there").len(), MAX_BYTES);
+        assert!(fs::metadata(layout.castra_log()).expect("there").len() < logs::CASTRA_BYTES);
+        let earlier = fs::metadata(crate::layout::earlier_log(&layout.castra_log())).expect("there");
+        assert_eq!(earlier.len(), logs::CASTRA_BYTES);
     }
 }

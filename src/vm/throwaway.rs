@@ -85,6 +85,9 @@ pub fn start_throwaway(
         &layout.sockets(&context.runtime_root, vm).qmp(),
         WaitLimit::new(QMP_LIMIT, &context.cancel),
     );
+    for log in [layout.vm(vm).console_log(), layout.vm(vm).qemu_log()] {
+        context.log_watch.watch_file(&log);
+    }
     // QEMU has open what it needs, so the files can go whether it runs or not.
     remove_files(vm, layout, context);
     let (target, qemu) = started.map_err(|error| VmError::Thrown(Box::new(error)))?;
@@ -127,7 +130,7 @@ fn remove_files(vm: &str, layout: &ProjectLayout, context: &RuntimeContext) {
     let files = layout.vm(vm);
     clean_up(&files, &layout.sockets(&context.runtime_root, vm));
     let unfinished = temporary_name(&layout.overlay(vm));
-    for file in [layout.overlay(vm), unfinished, files.console_log(), files.qemu_log()] {
+    for file in files.logs().into_iter().chain([layout.overlay(vm), unfinished]) {
         // What cannot go now is swept by a later run.
         let _ = fs::remove_file(file);
     }

@@ -17,6 +17,7 @@ mod fake;
 mod http;
 mod hung_files;
 mod isolation;
+mod logs;
 mod planted_state;
 mod qemu_options;
 mod residents;

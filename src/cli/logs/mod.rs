@@ -77,16 +77,14 @@ fn streams(
     context: &RuntimeContext,
 ) -> Result<Vec<Stream>> {
     let vms = names(logs, layout, args, context)?;
-    let (castra, images) = (layout.castra_log(), layout.image_manager_log());
     let mut streams = Vec::new();
     let mut add = |source, vm: Option<&String>, path| streams.push(Stream::new(path, source, vm.cloned()));
     let is_wanted = |source| logs.source == source || logs.source == LogSource::All;
     if is_wanted(LogSource::Castra) {
-        add(Source::Castra, None, layout.earlier_castra_log());
-        add(Source::Castra, None, castra);
+        add(Source::Castra, None, layout.castra_log());
     }
     if is_wanted(LogSource::Images) {
-        add(Source::Images, None, images);
+        add(Source::Images, None, layout.image_manager_log());
     }
     for vm in &vms {
         if is_wanted(LogSource::Qemu) {
@@ -163,7 +161,7 @@ fn read_all(streams: &mut [Stream], logs: &Logs) -> Result<Vec<Line>, CliError> 
         lines.append(&mut stream.read(!logs.follow)?);
     }
     let Some(tail) = logs.tail else { return Ok(lines) };
-    // A log and the one before it are one.
+    // Castra's own has lines about every VM.
     let log_of = |line: &Line| (line.source, line.vm.clone().filter(|_| line.source != Source::Castra));
     let mut kept: Vec<Line> = Vec::new();
     for line in lines.into_iter().rev() {

@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::cli::error::CliError;
 use crate::cli::plain;
 use crate::harmless::harmless_log;
+use crate::layout::earlier_log;
 use crate::report::Event;
 use crate::trusted;
 
@@ -54,6 +55,8 @@ pub(super) struct Stream {
     /// What was not shown of a log that is too long.
     pub(super) left_out_bytes: u64,
     position: u64,
+    /// What the log held before it was rotated was read, or need not be.
+    is_earlier_read: bool,
     /// Read, and not shown yet: a line, or a character, that goes on.
     pending: Vec<u8>,
 }
@@ -61,11 +64,12 @@ pub(super) struct Stream {
 impl Stream {
     pub(super) fn new(path: PathBuf, source: Source, vm: Option<String>) -> Self {
         let (label, since, wanted) = (None, None, Vec::new());
-        Self { path, source, vm, label, since, wanted, left_out_bytes: 0, position: 0, pending: Vec::new() }
+        let (left_out_bytes, position, is_earlier_read, pending) = (0, 0, false, Vec::new());
+        Self { path, source, vm, label, since, wanted, left_out_bytes, position, is_earlier_read, pending }
     }
 
-    /// What was added since the last call; `is_last` takes a line that has no end yet, too. A log that has become shorter was
-    /// begun anew by the next boot, and one that is not there will be.
+    /// Reads what was added since the last call; `is_last` takes a line that has no end yet, too. A log that has become shorter was
+    /// rotated, or begun by the next boot, and one that is not there will be.
     pub(super) fn read(&mut self, is_last: bool) -> Result<Vec<Line>, CliError> {
         self.read_new().map_err(|source| CliError::File {
             action: "read",
@@ -99,6 +103,9 @@ impl Stream {
     }
 
     fn read_new(&mut self) -> io::Result<()> {
+        if !std::mem::replace(&mut self.is_earlier_read, true) {
+            self.read_earlier()?;
+        }
         let mut file = match trusted::open(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             file => file?,
@@ -117,6 +124,13 @@ impl Stream {
         file.seek(SeekFrom::Start(self.position))?;
         self.position += file.take(MOST_BYTES).read_to_end(&mut self.pending)? as u64;
         Ok(())
+    }
+
+    fn read_earlier(&mut self) -> io::Result<()> {
+        match trusted::open(&earlier_log(&self.path)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            file => file?.take(MOST_BYTES).read_to_end(&mut self.pending).map(drop),
+        }
     }
 
     fn line(&self, line: &str) -> Option<Line> {
@@ -189,6 +203,19 @@ mod tests {
         assert_eq!(texts(&mut stream, false), ["two"]);
         std::fs::write(&path, "new").expect("written");
         assert_eq!(texts(&mut stream, true), ["new"]);
+    }
+
+    #[test]
+    fn what_a_log_held_before_it_was_rotated_is_part_of_it_once() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("web-console.log");
+        std::fs::write(earlier_log(&path), "one\ntw").expect("written");
+        std::fs::write(&path, "o\nthree\n").expect("written");
+        let mut stream = Stream::new(path.clone(), Source::Console, None);
+        assert_eq!(stream.read_raw().expect("read"), "one\ntwo\nthree\n");
+        std::fs::write(earlier_log(&path), "two\nthree\n").expect("written");
+        std::fs::write(&path, "four\n").expect("written");
+        assert_eq!(stream.read_raw().expect("read"), "four\n");
     }
 
     #[test]

@@ -146,8 +146,9 @@ impl Survey<'_> {
         if check_unfinished(&unfinished).is_ok() {
             found.plan(CleanedKind::Leftover, Some(name), unfinished);
         }
-        found.plan(CleanedKind::Log, Some(name), files.console_log());
-        found.plan(CleanedKind::Log, Some(name), files.qemu_log());
+        for log in files.logs() {
+            found.plan(CleanedKind::Log, Some(name), log);
+        }
         let sockets = self.layout.sockets(&self.context.runtime_root, name);
         found.plan(CleanedKind::Leftover, Some(name), sockets.directory().to_owned());
         if self.options.disks
@@ -230,10 +231,7 @@ impl Survey<'_> {
             found.plan(CleanedKind::Quarantine, None, entry.path());
         }
         let busy: Vec<&Vm> = vms.iter().filter(|vm| matches!(vm.standing, Standing::Busy(_))).collect();
-        let logs_of = |vm: &&Vm| {
-            let files = self.layout.vm(&vm.name);
-            [files.console_log(), files.qemu_log()]
-        };
+        let logs_of = |vm: &&Vm| self.layout.vm(&vm.name).logs();
         let busy_logs: Vec<PathBuf> = busy.iter().flat_map(logs_of).collect();
         for entry in entries(&self.layout.logs()).filter(|entry| !busy_logs.contains(&entry.path())) {
             found.plan(CleanedKind::Log, None, entry.path());
