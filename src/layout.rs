@@ -7,7 +7,7 @@
 //!   templates/<digest>/disk.qcow2          the disk of a warm template that VMs' disks stand on; read-only
 //!   <vm>-overlay.qcow2                     the VM's own disk
 //!   layer-<id>.qcow2                       what the disks of a VM and its clones share, beside the VM's disk; read-only
-//!   vms/<vm>/                              vm.json  qemu.pid  lock  initramfs  host_key  client_key  known_hosts
+//!   vms/<vm>/                              vm.json  clone.json  qemu.pid  lock  initramfs  host_key  client_key  known_hosts
 //!                                          machine.state: memory and devices of a suspended VM
 //!                                          boots/<unix ms>.json: the phases of its last starts
 //!   logs/                                  castra.log[.1]  image-manager.log  <vm>-console.log  <vm>-qemu.log
@@ -255,6 +255,11 @@ impl VmLayout {
     /// The VM's record.
     pub fn record(&self) -> PathBuf {
         self.directory.join("vm.json")
+    }
+
+    /// The record that a clone was made with, which stands in for its own where that is lost: no configuration declares a clone.
+    pub fn clone_record(&self) -> PathBuf {
+        self.directory.join("clone.json")
     }
 
     /// Held by whoever changes the VM.

@@ -10,8 +10,9 @@ use crate::error::Result;
 use crate::files::normalise;
 use crate::layout::ProjectLayout;
 use crate::managed::Catalog;
+use crate::plan::Plan;
 use crate::report::Event;
-use crate::vm::{self, Record};
+use crate::vm::{self, Record, VmError};
 
 use super::args::Args;
 use super::error::CliError;
@@ -98,10 +99,35 @@ fn allowed_outside(context: &RuntimeContext) -> Result<Vec<PathBuf>> {
     Ok(paths.map(|path| normalise(&here.join(path))).collect())
 }
 
-/// All records that can be read. One that cannot is told by whoever needs it.
+/// Reads all records that can be read; of a clone whose record cannot, that which it was made with. Whatever needs one that
+/// cannot be read reports it.
 pub(super) fn records(layout: &ProjectLayout) -> BTreeMap<String, Record> {
-    let load = |name: String| Some((name.clone(), Record::load(layout, &name).ok()??));
+    let load = |name: String| {
+        let record = Record::load(layout, &name).or_else(|_| Record::of_new_clone(layout, &name));
+        Some((name, record.ok()??))
+    };
     Record::names(layout).into_iter().filter_map(load).collect()
+}
+
+/// Plans the start of the VMs of these names, or of all. A VM that only a record tells of is an error that says what is wrong
+/// with the record.
+pub(super) fn plan(
+    config: &ProjectConfig,
+    names: &[String],
+    layout: &ProjectLayout,
+    records: &BTreeMap<String, Record>,
+) -> Result<Plan> {
+    Plan::new(config, names, &Catalog::builtin(), records).map_err(|error| {
+        let VmError::Unknown { vm, .. } = &error else { return error.into() };
+        match Record::load(layout, vm) {
+            Err(unreadable) => unreadable.into(),
+            Ok(Some(record)) if record.is_unfinished_clone() => {
+                let of = record.cloned.map(|cloned| cloned.of).unwrap_or_default();
+                VmError::CloneUnfinished { vm: record.name, of }.into()
+            }
+            Ok(_) => error.into(),
+        }
+    })
 }
 
 /// The outer error is of the working directory, the inner one of the configuration.

@@ -3,7 +3,6 @@ use std::thread;
 
 use crate::context::RuntimeContext;
 use crate::error::{Error, Result};
-use crate::managed::Catalog;
 use crate::plan::{Plan, VmPlan};
 use crate::vm::{self, IfSuspended, UpOutcome, VmError, VmState};
 
@@ -35,7 +34,7 @@ pub(super) fn run(
         let running: Vec<String> = running.map(|record| record.name.clone()).collect();
         names.extend(running);
     }
-    let plan = Plan::new(&config, &names, &Catalog::builtin(), &records)?;
+    let plan = project::plan(&config, &names, layout, &records)?;
     let (down, up) = (down::options(&restart.stop, &restart.vms), up::options(&restart.start));
     let one = |vm: &VmPlan| {
         let name = &vm.definition.name;

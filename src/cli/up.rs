@@ -3,8 +3,6 @@ use std::process::ExitCode;
 use crate::context::RuntimeContext;
 use crate::error::{Error, Result};
 use crate::layout::ProjectLayout;
-use crate::managed::Catalog;
-use crate::plan::Plan;
 use crate::vm::{self, Progress, UpOptions, UpOutcome, WaitFor};
 
 use super::args::{Args, StartOptions, Up, Wait};
@@ -52,7 +50,7 @@ pub(super) fn bring_up(
     let mut context = context.clone();
     context.mirrors.extend(config.mirrors.iter().cloned());
     let layout = config.state_root.open(&context)?;
-    let plan = Plan::new(&config, names, &Catalog::builtin(), &project::records(&layout))?;
+    let plan = project::plan(&config, names, &layout, &project::records(&layout))?;
     let outcomes = vm::up(&plan, &layout, &context, options);
     Ok(outcomes.into_iter().map(|(vm, outcome)| (vm, outcome.map_err(Error::from))).collect())
 }

@@ -115,7 +115,7 @@ pub fn check_clone(vm: &str, new: &str, overlay: &DiskPath, layout: &ProjectLayo
     }
     confirm(new, overlay)?;
     let unfinished = Record::load(layout, new)?.is_some_and(|record| record.is_unfinished_clone());
-    let is_there = layout.vm(new).record().exists() || overlay.exists();
+    let is_there = Record::is_there(layout, new) || overlay.exists();
     if vm == new || (is_there && !unfinished) {
         return Err(VmError::CloneExists { vm: new.to_owned() });
     }
@@ -218,6 +218,8 @@ impl Cloning<'_> {
         made.frozen.clone_from(&source.frozen);
         made.suspended = Some(SuspendRecord { disk, next_disk: None, ..self.saved.clone() });
         made.progress = Progress::Suspended;
+        // First: as long as the other says that it is being made, both go together.
+        made.save_as_new_clone(self.layout)?;
         made.save(self.layout)?;
         let (vm, of) = (self.new.to_owned(), source.name.clone());
         self.context.reporter.report(&Event::VmCloned { vm, of });
@@ -256,7 +258,7 @@ pub(super) fn remove_unfinished(record: &Record, layout: &ProjectLayout) -> Resu
     let files = layout.vm(&record.name);
     // First, since it may be refused: then all of it stays.
     remove_disk(&record.overlay_path(layout))?;
-    for path in [files.machine_state(), files.record()] {
+    for path in [files.machine_state(), files.clone_record(), files.record()] {
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(VmError::Disk { action: "remove", path, source: error });

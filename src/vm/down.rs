@@ -93,10 +93,8 @@ pub fn down(
 /// Every VM there is anything of: a record, or a QEMU that runs without one.
 fn known(layout: &ProjectLayout) -> Vec<String> {
     let entries = fs::read_dir(layout.vms()).into_iter().flatten().flatten();
-    let is_there = |name: &String| {
-        let files = layout.vm(name);
-        files.record().exists() || running_qemu(&files.pidfile()).is_some()
-    };
+    let is_there =
+        |name: &String| Record::is_there(layout, name) || running_qemu(&layout.vm(name).pidfile()).is_some();
     let mut names: Vec<String> =
         entries.filter_map(|entry| entry.file_name().into_string().ok()).filter(is_there).collect();
     names.sort();

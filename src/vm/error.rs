@@ -139,6 +139,14 @@ pub enum VmError {
         /// The name.
         vm: String,
     },
+    /// A clone was interrupted before all of it was there.
+    #[error("VM `{vm}` is a clone of `{of}` that was never finished")]
+    CloneUnfinished {
+        /// Its name.
+        vm: String,
+        /// The VM it was to be a clone of.
+        of: String,
+    },
     /// A clone needs a name that a VM can have.
     #[error("`{name}` cannot be a VM's name")]
     BadName {

@@ -35,6 +35,7 @@ impl Explain for VmError {
             Self::CloneExists { .. } => Kind::CannotCreate,
             Self::BadName { .. } | Self::Ambiguous { .. } | Self::UnknownAccelerator { .. } => Kind::Usage,
             Self::NotRunning { .. }
+            | Self::CloneUnfinished { .. }
             | Self::NotSuspendable { .. }
             | Self::NotSuspended { .. }
             | Self::Frozen { .. }
@@ -114,6 +115,9 @@ impl Explain for VmError {
                 Some(format!("A clone has its memory, too. Start it: castra up {vm}"))
             }
             Self::CloneExists { .. } => Some("Choose another name.".into()),
+            Self::CloneUnfinished { vm, of } => Some(format!(
+                "Nothing ever ran in it. `castra clone {of} {vm}` makes it again; `castra clean --disks {vm}` removes it."
+            )),
             Self::BadName { .. } => {
                 Some("Use letters, digits, `-`, `_` and `.`, a letter or digit first.".into())
             }

@@ -233,13 +233,27 @@ impl Record {
         layout.state_root().join(&self.overlay)
     }
 
-    /// The record of this VM, if there is one.
+    /// Reads the record of this VM, if there is one; of a clone without one, that which it was made with.
     ///
     /// # Errors
     /// [`VmError::Record`] if it cannot be read, [`VmError::RecordDamaged`], [`VmError::RecordTooNew`],
     /// [`VmError::RecordRefused`].
     pub fn load(layout: &ProjectLayout, vm: &str) -> Result<Option<Self>, VmError> {
-        let path = layout.vm(vm).record();
+        match Self::read(layout, vm, layout.vm(vm).record())? {
+            None => Self::of_new_clone(layout, vm),
+            record => Ok(record),
+        }
+    }
+
+    /// Reads the record that a clone was made with, if it is one.
+    ///
+    /// # Errors
+    /// As for [`Self::load`].
+    pub fn of_new_clone(layout: &ProjectLayout, vm: &str) -> Result<Option<Self>, VmError> {
+        Self::read(layout, vm, layout.vm(vm).clone_record())
+    }
+
+    fn read(layout: &ProjectLayout, vm: &str, path: PathBuf) -> Result<Option<Self>, VmError> {
         let read =
             trusted::directory(layout.vm(vm).directory()).and_then(|_| trusted::read(&path, MAX_BYTES));
         let bytes = match read {
@@ -279,11 +293,29 @@ impl Record {
     /// # Errors
     /// [`VmError::Record`].
     pub(super) fn save(&self, layout: &ProjectLayout) -> Result<(), VmError> {
-        let path = layout.vm(&self.name).record();
+        self.write(layout, layout.vm(&self.name).record())
+    }
+
+    /// Writes what of this record, of a clone that was just made, will always be so.
+    ///
+    /// # Errors
+    /// [`VmError::Record`].
+    pub(super) fn save_as_new_clone(&self, layout: &ProjectLayout) -> Result<(), VmError> {
+        let lasting = Self { progress: Progress::Stopped, suspended: None, boot: None, ..self.clone() };
+        lasting.write(layout, layout.vm(&self.name).clone_record())
+    }
+
+    fn write(&self, layout: &ProjectLayout, path: PathBuf) -> Result<(), VmError> {
         let bytes = serde_json::to_vec_pretty(self).unwrap_or_default();
         let failed = |source| VmError::Record { action: "write", path: path.clone(), source };
         files::create_private_directory(layout.vm(&self.name).directory()).map_err(failed)?;
         files::write_atomically(&path, &bytes, 0o600).map_err(failed)
+    }
+
+    /// Returns `true` where there is a record of this VM, be it one that cannot be read.
+    pub fn is_there(layout: &ProjectLayout, vm: &str) -> bool {
+        let files = layout.vm(vm);
+        [files.record(), files.clone_record()].iter().any(|path| fs::symlink_metadata(path).is_ok())
     }
 
     /// The names of all VMs that have a record, sorted.
@@ -291,7 +323,7 @@ impl Record {
         let Ok(entries) = fs::read_dir(layout.vms()) else { return Vec::new() };
         let mut names: Vec<String> = entries
             .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-            .filter(|name| fs::symlink_metadata(layout.vm(name).record()).is_ok())
+            .filter(|name| Self::is_there(layout, name))
             .collect();
         names.sort();
         names

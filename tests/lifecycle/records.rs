@@ -93,6 +93,32 @@ fn a_damaged_record_is_got_over_by_its_hint() {
 }
 
 #[test]
+fn a_clone_outlives_its_record() {
+    let fake = Fake::new(&["vm"]);
+    fake.run(&["up", "vm"]).ok();
+    fake.run(&["suspend", "vm"]).ok();
+    fake.run(&["clone", "vm", "copy"]).ok();
+    fake.run(&["up", "copy"]).ok();
+    fake.run(&["down", "copy"]).ok();
+    let disk = fake.disk("copy");
+    fs::write(fake.record("copy"), "{").expect("writes");
+    for command in [&["up", "copy"][..], &["restart", "copy"]] {
+        fake.run(command).code(65).says("is damaged").says("castra clean --records copy");
+    }
+    fake.run(&["clean", "--records", "copy"]).ok();
+    assert_eq!(fake.state("copy"), "stopped");
+    fake.run(&["up", "copy"]).ok();
+    assert_eq!((fake.state("copy").as_str(), fake.disk("copy")), ("running", disk));
+    // It is written again, and is that of a clone.
+    fake.run(&["down", "copy"]).ok();
+    fake.run(&["up", "copy"]).ok();
+    // Once it is gone with its disk, nothing of it is left.
+    fake.run(&["down", "copy"]).ok();
+    fake.run(&["clean", "--disks", "--yes", "copy"]).ok();
+    fake.run(&["up", "copy"]).code(66).says("no VM `copy`");
+}
+
+#[test]
 fn a_host_that_was_restarted_is_a_crash() {
     let fake = Fake::new(&["vm"]);
     let another = || json!("00000000-0000-4000-8000-000000000000");
