@@ -156,9 +156,11 @@ impl RuntimeContext {
         };
         let own_state = environment.absolute_path("HOME").map(|home| home.join(".local/state"));
         let state_home = environment.absolute_path("XDG_STATE_HOME").or(own_state);
-        let runtime_root = match environment.absolute_path("XDG_RUNTIME_DIR") {
+        let session = environment.absolute_path("XDG_RUNTIME_DIR");
+        let runtime_root = match session.filter(|directory| directory.is_dir()) {
             Some(directory) => directory.join("castra"),
-            // No login session (containers, cron, CI): a directory of this user alone; its owner is checked on use.
+            // No login session (containers, cron, CI), or one that is over, as in tmux after a logout: a directory of this
+            // user alone; its owner is checked on use.
             None => PathBuf::from(format!("/tmp/castra-{}", rustix::process::getuid().as_raw())),
         };
         Ok(Self {

@@ -356,6 +356,15 @@ impl SocketsLayout {
         &self.directory
     }
 
+    /// Returns `true` where something has removed those by which QEMU and its guest are reached: a logout, or a cleaner of
+    /// temporary files.
+    pub fn are_gone(&self) -> bool {
+        let is_gone = |path: PathBuf| {
+            std::fs::symlink_metadata(path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+        };
+        is_gone(self.qmp()) || is_gone(self.control())
+    }
+
     /// QEMU's machine protocol.
     pub fn qmp(&self) -> PathBuf {
         self.directory.join("qmp.sock")

@@ -46,6 +46,26 @@ fn a_qemu_that_a_signal_ends_is_called_crashed_with_its_sender() {
     assert_eq!(project.run(&["exec", "--", "echo", "here"]).ok().text(), "here\n");
 }
 
+/// As after a logout, which removes `/run/user/N`, or a cleaner of temporary files.
+#[test]
+fn a_vm_whose_sockets_are_gone_is_used_and_shuts_down_in_order() {
+    let project = Project::new();
+    project.run(&["up"]).ok();
+    fs::remove_dir_all(project.runtime_directory().join("castra")).expect("removed");
+    project.run(&["status"]).ok().says("has lost its sockets").says("castra restart alpine-minimal");
+    project.run(&["up"]).ok().says("its sockets in");
+    project.run(&["suspend"]).code(69).says("cannot suspend").says("castra restart alpine-minimal");
+    project.run(&["console"]).code(69).says("is gone");
+    // Not forced to the disk: only an orderly shutdown keeps it.
+    project.run(&["exec", "--", "sh", "-c", "echo survives > /root/file"]).ok();
+    project.run(&["down"]).ok();
+    project.run(&["up"]).ok();
+    assert_eq!(project.run(&["exec", "--", "cat", "/root/file"]).ok().text(), "survives\n");
+    let replayed = project.run(&["exec", "--", "sh", "-c", "dmesg | grep -i 'recover\\|orphan'"]).text();
+    assert_eq!(replayed, "", "the filesystem was not unmounted");
+    project.run(&["suspend"]).ok();
+}
+
 /// The guest hears no signal any more, so that the command cannot decide what it means.
 #[test]
 fn a_first_signal_ends_a_command_whose_guest_is_stuck() {

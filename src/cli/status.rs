@@ -159,6 +159,11 @@ fn tell_damaged(known: PerVm<VmStatus>, printer: &Printer) -> ExitCode {
                 "VM `{name}` stands still: a signal (SIGSTOP) has stopped its QEMU. `kill -CONT {pid}` continues it, and \
                  `castra down {name}` does so before it stops the VM."
             )),
+            Ok(VmStatus { lost_sockets: Some(directory), .. }) => printer.tip(&format!(
+                "VM `{name}` has lost its sockets in {}: it can be used, and not be suspended or looked into. `castra restart \
+                 {name}` shuts it down and gives it new ones.",
+                directory.display()
+            )),
             Ok(_) => {}
             Err(error) => {
                 let error = Error::from(error);

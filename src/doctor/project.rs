@@ -71,6 +71,11 @@ fn of_vm(name: &str, status: Result<VmStatus, VmError>) -> Finding {
                 full.filesystem.display()
             ))
         }
+        Ok(VmStatus { lost_sockets: Some(directory), .. }) => {
+            let lost = format!("VM `{name}` has lost its sockets in {}", directory.display());
+            Finding::warning(Area::Project, "vm", lost)
+                .with_fix(format!("castra restart {name} shuts it down and gives it new ones."))
+        }
         Ok(status) => Finding::good(Area::Project, "vm", format!("VM `{name}` is {}", status.state.name())),
         Err(error) => {
             let error = Error::from(error);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::context::RuntimeContext;
 use crate::failpoint::{self, Point};
-use crate::layout::{ProjectLayout, SocketsLayout};
+use crate::layout::ProjectLayout;
 use crate::qemu::running_qemu;
 use crate::report::Event;
 
@@ -14,10 +14,10 @@ use super::PerVm;
 use super::error::VmError;
 use super::journal;
 use super::leftovers::clean_up;
-use super::record::{BootRecord, Progress, Record, StartKind};
+use super::record::{Progress, Record};
 use super::resume::{discard, finish, put_back};
 use super::state::{VmState, observe};
-use super::stopping::Stopping;
+use super::stopping::{Stopping, sockets_of};
 use super::suspend::take_back;
 use super::up::lock;
 
@@ -106,10 +106,7 @@ fn known(layout: &ProjectLayout) -> Vec<String> {
 fn end_at_once(vm: &str, layout: &ProjectLayout, context: &RuntimeContext) -> Result<bool, VmError> {
     let Some(qemu) = running_qemu(&layout.vm(vm).pidfile()) else { return Ok(false) };
     let record = Record::load(layout, vm).ok().flatten();
-    let sockets = sockets_of(vm, record.as_ref(), layout, context);
-    let disk = &record.as_ref().map_or_else(|| layout.overlay(vm), |record| record.overlay_path(layout));
-    let (has_agent, never_ran) = (false, false);
-    let stopping = Stopping { vm, context, qemu: &qemu, sockets: &sockets, disk, has_agent, never_ran };
+    let stopping = Stopping::new(vm, record.as_ref(), &qemu, layout, context);
     if qemu.is_frozen() {
         // The signal comes first, so that the guest does not run for a moment more.
         stopping.tell("SIGTERM");
@@ -120,20 +117,6 @@ fn end_at_once(vm: &str, layout: &ProjectLayout, context: &RuntimeContext) -> Re
         stopping.end_qemu()?;
     }
     Ok(true)
-}
-
-/// Returns the directory of the sockets that this VM was started with, or would be.
-fn sockets_of(
-    vm: &str,
-    record: Option<&Record>,
-    layout: &ProjectLayout,
-    context: &RuntimeContext,
-) -> SocketsLayout {
-    let boot = record.and_then(|record| record.boot.as_ref());
-    boot.map_or_else(
-        || layout.sockets(&context.runtime_root, vm),
-        |boot| SocketsLayout::new(boot.sockets.clone()),
-    )
 }
 
 /// Stops one VM, whose lock the caller holds. `was_ended` says that this command has ended its QEMU already. Returns the state it
@@ -165,15 +148,22 @@ fn stop_or_find_stopped(
     let sockets = sockets_of(vm, Some(&record), layout, context);
     let mut end = None;
     if let Some(qemu) = qemu {
-        let has_agent = record.boot.as_ref().is_none_or(|boot| boot.ssh_port.is_some());
-        let (disk, never_ran) = (&record.overlay_path(layout), never_ran(&record));
-        let stopping = Stopping { vm, context, qemu: &qemu, sockets: &sockets, disk, has_agent, never_ran };
+        let stopping = Stopping::new(vm, Some(&record), &qemu, layout, context);
         stopping.prepare(options)?;
-        record.progress = Progress::Stopping;
         // A full disk must not keep a VM from being stopped.
-        let _ = record.save(layout);
+        let mut stopped = record.clone();
+        stopped.progress = Progress::Stopping;
+        let _ = stopped.save(layout);
         failpoint::reach(Point::DownRecorded);
-        end = Some(stopping.run(options)?);
+        end = match stopping.run(options) {
+            Err(error @ VmError::SocketsGone { .. }) => {
+                // Nothing was asked of it, and it runs on.
+                record.save(layout)?;
+                return Err(error);
+            }
+            end => Some(end?),
+        };
+        record.progress = Progress::Stopping;
         failpoint::reach(Point::DownEnded);
     }
     if record.progress != Progress::Stopped || before == VmState::Crashed {
@@ -189,12 +179,6 @@ fn stop_or_find_stopped(
     context.reporter.report(&Event::VmStopped { vm: vm.to_owned(), was_running: before.is_alive() });
     end.map_or(Ok(()), |end| end.judge(vm))?;
     Ok(before)
-}
-
-/// Returns `true` for a machine that a castra loaded from a template and, killed, never let run, as far as its record tells.
-fn never_ran(record: &Record) -> bool {
-    let is_loaded = |boot: &BootRecord| boot.start == StartKind::Template && boot.ready_ms.is_none();
-    record.progress != Progress::Running && record.boot.as_ref().is_some_and(is_loaded)
 }
 
 /// A suspended VM does not run; what happens to its memory was chosen.
@@ -234,8 +218,7 @@ fn stop_unrecorded(
         return unreadable.map_or(Ok(VmState::Stopped), Err);
     };
     let sockets = layout.sockets(&context.runtime_root, vm);
-    let (disk, has_agent, never_ran) = (&layout.overlay(vm), true, false);
-    let stopping = Stopping { vm, context, qemu: &qemu, sockets: &sockets, disk, has_agent, never_ran };
+    let stopping = Stopping::new(vm, None, &qemu, layout, context);
     stopping.prepare(options)?;
     let end = stopping.run(options)?;
     clean_up(&files, &sockets);
@@ -258,17 +241,15 @@ pub(super) fn await_stop(
     let (vm, files) = (record.name.clone(), layout.vm(&record.name));
     let sockets = sockets_of(&vm, Some(&record), layout, context);
     if let Some(qemu) = running_qemu(&files.pidfile()) {
-        let has_agent = record.boot.as_ref().is_none_or(|boot| boot.ssh_port.is_some());
-        let (disk, never_ran) = (&record.overlay_path(layout), never_ran(&record));
-        let (qemu, sockets) = (&qemu, &sockets);
-        let stopping = Stopping { vm: &vm, context, qemu, sockets, disk, has_agent, never_ran };
+        let stopping = Stopping::new(&vm, Some(&record), &qemu, layout, context);
         stopping.prepare(&DownOptions::default())?;
         if stopping.is_to_be_dropped() {
             stopping.end_qemu()?;
         } else {
             stopping.tell("guest shutdown");
             // An agent that answers shuts down for certain; a power button may have been pressed in vain.
-            let limit = if has_agent && stopping.ask_agent() { GUEST_LIMIT } else { UNCERTAIN_LIMIT };
+            let limit =
+                if stopping.has_agent() && stopping.ask_agent() { GUEST_LIMIT } else { UNCERTAIN_LIMIT };
             if !stopping.wait_for_guest(limit)? {
                 record.progress = Progress::Running;
                 record.save(layout)?;

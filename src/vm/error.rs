@@ -139,6 +139,16 @@ pub enum VmError {
         /// The name.
         vm: String,
     },
+    /// Something has removed the sockets of a VM that runs.
+    #[error("cannot {doing} VM `{vm}`: its sockets in {} are gone", directory.display())]
+    SocketsGone {
+        /// The VM.
+        vm: String,
+        /// The verb of what cannot be done.
+        doing: &'static str,
+        /// Where the sockets were.
+        directory: PathBuf,
+    },
     /// A clone was interrupted before all of it was there.
     #[error("VM `{vm}` is a clone of `{of}` that was never finished")]
     CloneUnfinished {

@@ -36,6 +36,7 @@ impl Explain for VmError {
             Self::BadName { .. } | Self::Ambiguous { .. } | Self::UnknownAccelerator { .. } => Kind::Usage,
             Self::NotRunning { .. }
             | Self::CloneUnfinished { .. }
+            | Self::SocketsGone { .. }
             | Self::NotSuspendable { .. }
             | Self::NotSuspended { .. }
             | Self::Frozen { .. }
@@ -115,6 +116,14 @@ impl Explain for VmError {
                 Some(format!("A clone has its memory, too. Start it: castra up {vm}"))
             }
             Self::CloneExists { .. } => Some("Choose another name.".into()),
+            Self::SocketsGone { vm, doing: "stop", .. } => Some(format!(
+                "Something has removed them while the VM ran, such as a cleaner of temporary files or a logout, and its guest \
+                 cannot be asked to shut down. Shut it down from inside, or cut its power: castra down --force {vm}"
+            )),
+            Self::SocketsGone { vm, .. } => Some(format!(
+                "Something has removed them while the VM ran, such as a cleaner of temporary files or a logout. The VM runs \
+                 on; `castra restart {vm}` shuts it down and gives it new ones."
+            )),
             Self::CloneUnfinished { vm, of } => Some(format!(
                 "Nothing ever ran in it. `castra clone {of} {vm}` makes it again; `castra clean --disks {vm}` removes it."
             )),
@@ -163,8 +172,8 @@ impl VmError {
     fn run_hint(&self) -> Option<String> {
         match self {
             Self::NoConsole { vm, .. } => Some(format!(
-                "Something has removed it while the VM ran, such as a cleaner of temporary files or a logout. The VM \
-                 runs on: `castra logs -f {vm}` shows its console."
+                "Something has removed it while the VM ran, such as a cleaner of temporary files or a logout. The VM runs \
+                 on: `castra logs -f {vm}` shows its console, and `castra restart {vm}` gives it new sockets."
             )),
             Self::Elsewhere { vm } => Some(format!(
                 "Use castra where the VM was started: `castra down {vm}` there stops it. Nothing was changed."

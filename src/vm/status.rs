@@ -64,6 +64,8 @@ pub struct VmStatus {
     pub full_disk: Option<FullDisk>,
     /// A signal (SIGSTOP) has stopped its QEMU.
     pub is_frozen: bool,
+    /// The directory from which its sockets have gone while it ran, if they have.
+    pub lost_sockets: Option<PathBuf>,
 }
 
 /// The VMs of a project that have a record, by name. A record that cannot be read is told as its error.
@@ -148,6 +150,9 @@ fn status_by(record: &Record, layout: &ProjectLayout) -> VmStatus {
         suspended_unix_ms: record.suspended.as_ref().map(|saved| saved.at_unix_ms),
         uptime_ms: boot.map(|boot| uptime_ms(qemu.as_ref(), boot.started_unix_ms)),
         is_frozen: qemu.as_ref().is_some_and(QemuPid::is_frozen),
+        lost_sockets: boot
+            .filter(|boot| qemu.is_some() && SocketsLayout::new(boot.sockets.clone()).are_gone())
+            .map(|boot| boot.sockets.clone()),
         pid: qemu.map(|qemu| qemu.pid()),
         qemu_version: boot.map(|boot| boot.qemu_version.clone()).filter(|version| !version.is_empty()),
         accelerator: boot.map(|boot| boot.accelerator.clone()),

@@ -1,6 +1,7 @@
 //! The ways to end a VM's QEMU, from the gentlest to the surest.
 
-use std::path::Path;
+use std::ffi::OsString;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use castra_wire::GuestMessage;
@@ -8,14 +9,17 @@ use serde_json::json;
 
 use crate::context::RuntimeContext;
 use crate::guest::ControlPort;
-use crate::layout::SocketsLayout;
+use crate::guest::ssh::{SshError, capture};
+use crate::layout::{ProjectLayout, SocketsLayout};
 use crate::qemu::{MachineStatus, QemuPid, Qmp, QmpError};
 use crate::report::Event;
 use crate::wait::WaitLimit;
 
 use super::down::DownOptions;
 use super::error::VmError;
+use super::record::{BootRecord, Progress, Record, StartKind};
 use super::room::let_run;
+use super::status::ssh_target;
 
 /// Time for QEMU to end once it is asked to.
 const QEMU_LIMIT: Duration = Duration::from_secs(5);
@@ -23,6 +27,14 @@ const QEMU_LIMIT: Duration = Duration::from_secs(5);
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// Interval between looks at a guest that shuts down.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Shuts any Linux down, as the agent does when it is asked: by systemd, or by the services' manager and then by the kernel (`u`
+/// mounts all read-only, `o` powers off), since an init that believes to be in a container leaves that out.
+const POWER_OFF: &str = "\
+    if [ -d /run/systemd/system ]; then exec systemctl poweroff; fi
+    if command -v openrc; then openrc shutdown; else poweroff && exit; fi
+    sync; echo u >/proc/sysrq-trigger; sleep 1; echo o >/proc/sysrq-trigger";
+/// More than any of these says.
+const MOST_OUTPUT_BYTES: usize = 64 << 10;
 /// Interval at which a wait looks at Ctrl-C.
 const SLICE: Duration = Duration::from_millis(100);
 
@@ -47,33 +59,89 @@ impl End {
     }
 }
 
+/// A VM whose QEMU is to end.
 pub(super) struct Stopping<'a> {
-    pub(super) vm: &'a str,
-    pub(super) context: &'a RuntimeContext,
-    pub(super) qemu: &'a QemuPid,
-    pub(super) sockets: &'a SocketsLayout,
-    pub(super) disk: &'a Path,
-    pub(super) has_agent: bool,
-    pub(super) never_ran: bool,
+    vm: &'a str,
+    /// Nothing where it cannot be read: who lives is the kernel's answer.
+    record: Option<&'a Record>,
+    qemu: &'a QemuPid,
+    sockets: SocketsLayout,
+    disk: PathBuf,
+    layout: &'a ProjectLayout,
+    context: &'a RuntimeContext,
+}
+
+impl<'a> Stopping<'a> {
+    pub(super) fn new(
+        vm: &'a str,
+        record: Option<&'a Record>,
+        qemu: &'a QemuPid,
+        layout: &'a ProjectLayout,
+        context: &'a RuntimeContext,
+    ) -> Self {
+        let sockets = sockets_of(vm, record, layout, context);
+        let disk = record.map_or_else(|| layout.overlay(vm), |record| record.overlay_path(layout));
+        Self { vm, record, qemu, sockets, disk, layout, context }
+    }
+}
+
+/// Returns the sockets that this VM was started with, or would be.
+pub(super) fn sockets_of(
+    vm: &str,
+    record: Option<&Record>,
+    layout: &ProjectLayout,
+    context: &RuntimeContext,
+) -> SocketsLayout {
+    let boot = record.and_then(|record| record.boot.as_ref());
+    boot.map_or_else(
+        || layout.sockets(&context.runtime_root, vm),
+        |boot| SocketsLayout::new(boot.sockets.clone()),
+    )
 }
 
 impl Stopping<'_> {
     /// Sees to it that the guest can be asked: a QEMU that is stopped is let run, and a machine that is paused continues.
     ///
     /// # Errors
-    /// [`VmError::DiskFull`]: nothing has been asked of the guest, and nothing is lost.
+    /// [`VmError::DiskFull`], [`VmError::SocketsGone`]: nothing has been asked of the guest, and nothing is lost.
     pub(super) fn prepare(&self, options: &DownOptions) -> Result<(), VmError> {
         self.thaw()?;
         if options.force || self.is_to_be_dropped() {
             return Ok(());
         }
-        let_run(self.vm, self.disk, self.sockets, self.context)
+        if self.sockets.are_gone() && self.ssh_port().is_none() {
+            return Err(self.unreachable());
+        }
+        let_run(self.vm, &self.disk, &self.sockets, self.context)
+    }
+
+    fn unreachable(&self) -> VmError {
+        let directory = self.sockets.directory().to_owned();
+        VmError::SocketsGone { vm: self.vm.to_owned(), doing: "stop", directory }
+    }
+
+    fn ssh_port(&self) -> Option<u16> {
+        self.record?.boot.as_ref()?.ssh_port
+    }
+
+    /// Returns `true` unless the VM is known to have booted without an agent.
+    pub(super) fn has_agent(&self) -> bool {
+        let boot = self.record.and_then(|record| record.boot.as_ref());
+        boot.is_none_or(|boot| boot.ssh_port.is_some())
+    }
+
+    /// Returns `true` for a machine that a castra loaded from a template and, killed, never let run, as far as its record tells.
+    fn never_ran(&self) -> bool {
+        let is_loaded = |boot: &BootRecord| boot.start == StartKind::Template && boot.ready_ms.is_none();
+        self.record.is_some_and(|record| {
+            record.progress != Progress::Running && record.boot.as_ref().is_some_and(is_loaded)
+        })
     }
 
     /// Returns `true` if the machine never ran, so that ending it loses nothing.
     pub(super) fn is_to_be_dropped(&self) -> bool {
-        let status = || MachineStatus::ask(self.sockets, &self.context.cancel);
-        self.never_ran && status() == Some(MachineStatus::Paused)
+        let status = || MachineStatus::ask(&self.sockets, &self.context.cancel);
+        self.never_ran() && status() == Some(MachineStatus::Paused)
     }
 
     /// Each way in turn, until QEMU has ended.
@@ -86,7 +154,7 @@ impl Stopping<'_> {
         if was_asked && self.wait_for_guest(options.limit)? {
             return Ok(End::Orderly);
         }
-        if self.qemu.wait(Duration::ZERO) {
+        if !self.is_alive() {
             return Ok(End::Orderly);
         }
         let method = self.end_qemu()?;
@@ -129,9 +197,16 @@ impl Stopping<'_> {
     /// Asks for an orderly shutdown: the agent if there is one, else by the virtual power button.
     fn ask_guest(&self) -> Result<bool, VmError> {
         self.tell("guest shutdown");
-        let heard = self.has_agent && self.ask_agent();
+        let heard = self.has_agent() && self.ask_agent();
         self.context.cancel.check()?;
+        if !heard && self.sockets.are_gone() && self.is_alive() {
+            return Err(self.unreachable());
+        }
         Ok(heard || self.press_power_button())
+    }
+
+    fn is_alive(&self) -> bool {
+        !self.qemu.wait(Duration::ZERO)
     }
 
     /// Waits for the guest to shut down, which takes room for what it still writes.
@@ -142,8 +217,8 @@ impl Stopping<'_> {
             if self.wait(left.min(LOOK_EVERY))? {
                 return Ok(true);
             }
-            if MachineStatus::glance(self.sockets) == Some(MachineStatus::DiskFull) {
-                let_run(self.vm, self.disk, self.sockets, self.context)?;
+            if MachineStatus::glance(&self.sockets) == Some(MachineStatus::DiskFull) {
+                let_run(self.vm, &self.disk, &self.sockets, self.context)?;
             }
             if left.is_zero() {
                 return Ok(false);
@@ -151,7 +226,27 @@ impl Stopping<'_> {
         }
     }
 
+    /// Asks the agent to shut the guest down: over the control port, or over SSH where that port's socket is gone.
     pub(super) fn ask_agent(&self) -> bool {
+        match self.sockets.are_gone() {
+            true => self.ask_over_ssh(),
+            false => self.ask_over_control_port(),
+        }
+    }
+
+    fn ask_over_ssh(&self) -> bool {
+        let Some(target) = self.record.and_then(|record| ssh_target(record, "root", self.layout).ok()) else {
+            return false;
+        };
+        let argv = ["sh", "-c", POWER_OFF].map(OsString::from).to_vec();
+        match capture(&self.context.cancel, &target, argv, MOST_OUTPUT_BYTES) {
+            Ok(captured) => captured.exit.code() == 0,
+            // The guest may be faster than the answer.
+            Err(error) => matches!(error, SshError::Lost),
+        }
+    }
+
+    fn ask_over_control_port(&self) -> bool {
         let deadline = Instant::now() + ANSWER_LIMIT;
         ControlPort::connect(&self.sockets.control(), deadline, &self.context.cancel)
             .and_then(|mut port| {

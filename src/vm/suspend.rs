@@ -120,6 +120,11 @@ fn suspend_running(
     let boot = record.boot.clone().filter(|boot| matches!(&boot.machine, Some(RecordedMachine::Known(_))));
     let boot = boot.ok_or_else(|| VmError::NotSuspendable { vm: vm.clone() })?;
     refuse_frozen(&vm, running_qemu(&layout.vm(&vm).pidfile()).as_ref())?;
+    let sockets = SocketsLayout::new(boot.sockets.clone());
+    if sockets.are_gone() {
+        let directory = sockets.directory().to_owned();
+        return Err(VmError::SocketsGone { vm, doing: "suspend", directory });
+    }
     // Before anything is begun: a QEMU that does not answer cannot save anything, and need not be disturbed.
     drop(connect(&vm, &boot, &context.cancel)?);
     context.reporter.report(&Event::VmSuspending { vm: vm.clone() });

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::command::Lifetime;
 use crate::config::BootProfile;
 use crate::context::RuntimeContext;
+use crate::error::Explain as _;
 use crate::files;
 use crate::guest::VmKeys;
 use crate::layout::{ProjectLayout, SocketsLayout};
@@ -325,7 +326,17 @@ pub(super) fn attach(
     let_recorded_run(&record, layout, context)?;
     let has_agent = record.boot.as_ref().is_some_and(|boot| boot.ssh_port.is_some());
     let is_ready = record.progress == Progress::Running;
-    if let Some(boot) = record.boot.as_ref().filter(|_| has_agent && options.wait != WaitFor::Nothing) {
+    let sockets = record.boot.as_ref().map(|boot| SocketsLayout::new(boot.sockets.clone()));
+    if let Some(gone) = sockets.filter(SocketsLayout::are_gone) {
+        let directory = gone.directory().to_owned();
+        let gone = VmError::SocketsGone { vm: vm.clone(), doing: "look into", directory };
+        if !is_ready {
+            return Err(gone);
+        }
+        let hint = gone.hint().unwrap_or_default();
+        context.reporter.report(&Event::Warning { message: format!("{gone}. {hint}") });
+    } else if let Some(boot) = record.boot.as_ref().filter(|_| has_agent && options.wait != WaitFor::Nothing)
+    {
         follow(&record, boot, layout, context, options)?;
     }
     let is_unfinished = has_agent && options.wait == WaitFor::Nothing;

@@ -2,7 +2,7 @@
 //! restarts of the machine. After each step `status` tells the truth, and in the end the VM comes up and goes down.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::thread;
@@ -129,15 +129,11 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What all lives share: the image, and the template of its VMs.
-fn cache() -> PathBuf {
-    static CACHE: OnceLock<tempfile::TempDir> = OnceLock::new();
-    let make = || {
-        let cache = tempfile::Builder::new().prefix("castra-cache-").tempdir_in("/tmp").expect("a directory");
-        Fake::with_cache(cache.path().to_owned(), &VMS).run(&["up"]).ok();
-        cache
-    };
-    CACHE.get_or_init(make).path().to_owned()
+/// Makes what all lives share: the image, and the template of its VMs.
+fn cache() -> tempfile::TempDir {
+    let cache = tempfile::Builder::new().prefix("castra-cache-").tempdir_in("/tmp").expect("a directory");
+    Fake::with_cache(cache.path().to_owned(), &VMS).run(&["up"]).ok();
+    cache
 }
 
 struct Life {
@@ -146,8 +142,8 @@ struct Life {
 }
 
 impl Life {
-    fn new() -> Self {
-        Self { fake: Fake::with_cache(cache(), &VMS), disks: [None; 3] }
+    fn new(cache: &Path) -> Self {
+        Self { fake: Fake::with_cache(cache.to_owned(), &VMS), disks: [None; 3] }
     }
 
     fn go_through(&mut self, step: &Step) {
@@ -367,7 +363,7 @@ fn whatever_happens_a_vm_comes_up_and_goes_down() {
     let asked = std::env::var("CASTRA_LIVES_SECS").ok().and_then(|secs| secs.parse().ok());
     let budget = Duration::from_secs(asked.unwrap_or(BUDGET_SECS));
     let end = Instant::now() + budget;
-    let lives = std::cell::Cell::new(0);
+    let (cache, lives) = (cache(), std::cell::Cell::new(0));
     let config = ProptestConfig {
         cases: MOST_LIVES.max(budget.as_secs() as u32 * MOST_LIVES_PER_SEC),
         max_shrink_iters: 40,
@@ -380,7 +376,7 @@ fn whatever_happens_a_vm_comes_up_and_goes_down() {
     proptest!(config, |(steps in steps)| {
         if Instant::now() < end {
             lives.set(lives.get() + 1);
-            let mut life = Life::new();
+            let mut life = Life::new(cache.path());
             let begun = Instant::now();
             steps.iter().take_while(|_| begun.elapsed() < LIFE_LIMIT).for_each(|step| life.go_through(step));
             life.end();
@@ -393,8 +389,9 @@ fn whatever_happens_a_vm_comes_up_and_goes_down() {
 /// A castra that is killed after it has loaded a template's memory leaves a guest that hears nothing: no command waits for it.
 #[test]
 fn a_machine_that_never_ran_is_not_waited_for() {
+    let cache = cache();
     for words in [&["suspend"][..], &["exec", "one", "--", "true"], &["down"], &["up"]] {
-        let life = Life::new();
+        let life = Life::new(cache.path());
         let vm = (words[0] != "exec").then_some(0);
         kill_at(&life.fake, &Order { words: &["up"], vm: Some(0) }, "restore-greeted");
         let order = Order { words, vm };

@@ -15,13 +15,14 @@ const PAGE: &str = include_str!("../../docs/recovery.md");
 type Case = fn(&Fake);
 
 /// The lines, by their first cell.
-const CASES: [(&str, Case); 15] = [
+const CASES: [(&str, Case); 16] = [
     ("`not-created`", not_created),
     ("`stopped`", stopped),
     ("`starting`", starting),
     ("`running`", running),
     ("`running`, and the guest does not answer", silent),
     ("`running`, and QEMU is stopped", frozen),
+    ("`running`, and its sockets are gone", without_sockets),
     ("`disk-full`", disk_full),
     ("`stopping`", stopping),
     ("`suspending`", suspending),
@@ -123,6 +124,21 @@ fn frozen(fake: &Fake) {
     fake.signal("vm", Signal::STOP);
     fake.run(&["down", "vm"]).ok();
     assert!(fake.journal("vm").ends_with("ended by its guest\n"), "{}", fake.journal("vm"));
+}
+
+/// The stand-in has no SSH server, so that only what would give something up leads out; `vm_lifecycle.rs` has the way out.
+fn without_sockets(fake: &Fake) {
+    up(fake);
+    fs::remove_dir_all(fake.runtime_directory().join("castra")).expect("removed");
+    let shown = is(fake, "running");
+    assert!(shown.stderr.contains("has lost its sockets"), "{}", shown.stderr);
+    fake.run(&["up", "vm"]).ok().says("its sockets in").says("castra restart vm");
+    for command in ["suspend", "down"] {
+        fake.run(&[command, "vm"]).code(69).says("its sockets in");
+        is(fake, "running");
+    }
+    fake.run(&["down", "--force", "vm"]).ok();
+    comes_up(fake);
 }
 
 fn disk_full(fake: &Fake) {
