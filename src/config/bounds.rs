@@ -201,7 +201,7 @@ impl DiskPath {
 
     /// The path with every symbolic link resolved, for comparison with others.
     pub fn resolved(&self) -> PathBuf {
-        resolve(&self.path).unwrap_or_else(|_| self.path.clone())
+        resolved(&self.path)
     }
 
     /// The bounds it is in.
@@ -274,6 +274,11 @@ fn check_what_is_there(path: &Path, real: &Path) -> Result<(), OutOfBounds> {
         Ok(()) if magic == QCOW2_MAGIC => Ok(()),
         _ => Err(not_a_disk()),
     }
+}
+
+/// Returns the path with every symbolic link resolved, or as it is where that cannot be done.
+pub(super) fn resolved(path: &Path) -> PathBuf {
+    resolve(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// The path with every symbolic link resolved; components that do not exist stay as they are.
@@ -412,6 +417,67 @@ mod tests {
             let disk = bounds.disk(normalise(&root.join(disk)));
             assert_eq!(disk.confirm().is_ok(), is_allowed, "{}", disk.display());
         }
+    }
+
+    #[test]
+    fn castras_own_files_are_no_disks() {
+        let (_guard, root) = project();
+        let bounds = Arc::new(Bounds::new(&root, &[]));
+        for name in [
+            "castra.toml",
+            "layer-0123456789abcdef.qcow2",
+            "disks/layer-0123456789abcdef.qcow2",
+            ".castra/layer-0123456789abcdef.qcow2",
+            ".castra/images/web.qcow2",
+            ".castra/VMs/web/disk.qcow2",
+            ".castra/Mark",
+            ".castra/linked-from",
+        ] {
+            let found = bounds.disk(root.join(name)).confirm().map(drop);
+            assert!(matches!(found, Err(OutOfBounds::Reserved { .. })), "{name}: {found:?}");
+        }
+        for name in [".castra/.hidden/web.qcow2", ".castra/.web.qcow2"] {
+            let found = bounds.disk(root.join(name)).confirm().map(drop);
+            assert!(matches!(found, Err(OutOfBounds::Hidden { .. })), "{name}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn a_state_root_is_a_directory_of_its_own() {
+        let (_guard, root) = project();
+        let big = root.with_file_name("big");
+        let at = |path: PathBuf| Bounds::new(&root, std::slice::from_ref(&big)).with_state_root(path);
+        assert!(at(root.join("state")).is_ok() && at(big.join("state")).is_ok());
+        for path in [root.clone(), root.parent().expect("a parent").to_owned(), PathBuf::from("/")] {
+            let found = at(path.clone());
+            assert!(matches!(found, Err(OutOfBounds::HoldsProject { .. })), "{}: {found:?}", path.display());
+        }
+        fs::write(root.join("file"), "").expect("written");
+        assert!(matches!(at(root.join("file")), Err(OutOfBounds::NotADirectory { .. })));
+        for path in [root.join(".git"), root.join("a/.b"), big.join(".ssh"), big.join("a/.b/c")] {
+            let found = at(path.clone());
+            assert!(matches!(found, Err(OutOfBounds::Hidden { .. })), "{}: {found:?}", path.display());
+        }
+        // A link in a hidden place, to a directory that would do.
+        let elsewhere = root.with_file_name("elsewhere");
+        fs::create_dir(&elsewhere).expect("a directory");
+        fs::create_dir(root.join(".git")).expect("a directory");
+        symlink(&elsewhere, root.join(".git/state")).expect("a link");
+        assert!(matches!(at(root.join(".git/state")), Err(OutOfBounds::Hidden { .. })));
+        // Beside it, the link itself is looked at: here it leads to a hidden place, as temporary directories are.
+        symlink(&elsewhere, root.join("state")).expect("a link");
+        assert!(matches!(at(root.join("state")), Err(OutOfBounds::StateLink { .. })));
+    }
+
+    #[test]
+    fn what_is_there_must_be_a_disk_in_an_allowed_place_too() {
+        let (_guard, root) = project();
+        let big = root.with_file_name("big");
+        fs::create_dir(&big).expect("a directory");
+        fs::write(big.join("thesis"), "no disk").expect("written");
+        let bounds = Arc::new(Bounds::new(&root, std::slice::from_ref(&big)));
+        let found = bounds.disk(big.join("thesis")).confirm().map(drop);
+        assert!(matches!(found, Err(OutOfBounds::NotADisk { .. })), "{found:?}");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::collections::hash_map::Entry;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use super::super::bounds::DiskPath;
+use super::super::bounds::{DiskPath, resolved};
 use super::super::check::Machine;
 use super::super::defaults;
 use super::super::diagnostics::{Problem, Problems, quoted};
@@ -206,10 +206,11 @@ fn check_names(drafts: &[VmDraft], problems: &mut Problems) {
 }
 
 fn check_overlays(drafts: &[VmDraft], problems: &mut Problems) {
-    let bases: HashMap<&Path, Range<usize>> = drafts
+    // A file may have several names: all comparisons are of what the links of a path lead to.
+    let bases: HashMap<PathBuf, Range<usize>> = drafts
         .iter()
         .filter_map(|draft| match &draft.vm.base_image {
-            BaseImageSource::Path(path) => Some((path.as_path(), draft.base_span.clone())),
+            BaseImageSource::Path(path) => Some((resolved(path), draft.base_span.clone())),
             BaseImageSource::Managed(_) => None,
         })
         .collect();
@@ -217,7 +218,7 @@ fn check_overlays(drafts: &[VmDraft], problems: &mut Problems) {
     for draft in drafts.iter().filter(|draft| draft.name_span.is_some()) {
         let overlay: &Path = &draft.vm.overlay;
         let here = draft.overlay_span.clone().unwrap_or_else(|| draft.span.clone());
-        if let Some(there) = bases.get(overlay) {
+        if let Some(there) = bases.get(&draft.vm.overlay.resolved()) {
             let problem = VmProblem::OverlayIsBase(overlay.to_owned());
             problems.error_because_of(here.clone(), &problem, there.clone(), "the base image");
         }
@@ -236,16 +237,16 @@ fn check_overlays(drafts: &[VmDraft], problems: &mut Problems) {
 
 /// A file that an image is made from must not become a disk either.
 fn check_overlays_against_images(drafts: &[VmDraft], images: &Images, problems: &mut Problems) {
-    let sources: Vec<&Path> = images
+    let sources: Vec<PathBuf> = images
         .specs
         .values()
         .flat_map(|spec| &spec.artifacts)
         .filter_map(|artifact| match &artifact.source {
-            ArtifactSource::Path(path) => Some(path.as_path()),
+            ArtifactSource::Path(path) => Some(resolved(path)),
             ArtifactSource::Url(_) | ArtifactSource::PythonPackage { .. } => None,
         })
         .collect();
-    for draft in drafts.iter().filter(|draft| sources.contains(&&*draft.vm.overlay)) {
+    for draft in drafts.iter().filter(|draft| sources.contains(&draft.vm.overlay.resolved())) {
         let here = draft.overlay_span.clone().unwrap_or_else(|| draft.span.clone());
         problems.error(here, &VmProblem::OverlayIsBase(draft.vm.overlay.to_path_buf()));
     }
@@ -342,4 +343,51 @@ fn read_boot_profile(
         problems.error(profile.span(), &problem);
     }
     *profile.get_ref()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::super::{Surroundings, parse};
+
+    /// What is wrong with this document in a directory where `disks` leads to `data`.
+    fn problem(text: &str) -> String {
+        let directory = tempfile::tempdir().expect("a directory");
+        let root = directory.path();
+        fs::create_dir(root.join("data")).expect("a directory");
+        fs::write(root.join("data/a.qcow2"), b"QFI\xfb").expect("written");
+        symlink("data", root.join("disks")).expect("linked");
+        symlink("data/a.qcow2", root.join("base.qcow2")).expect("linked");
+        let surroundings = Surroundings { home: None, known_images: &[], allowed_outside: &[] };
+        parse(text, &root.join("castra.toml"), &surroundings)
+            .err()
+            .map(|error| error.to_string())
+            .unwrap_or_default()
+    }
+
+    #[test]
+    fn a_link_does_not_hide_that_a_file_has_two_uses() {
+        let vm = |name: &str, base: &str, overlay: &str| {
+            format!("[[vms]]\nname = \"{name}\"\nbase_image = \"{base}\"\noverlay = \"{overlay}\"\n")
+        };
+        let shared = vm("a", "x.qcow2", "disks/new.qcow2") + &vm("b", "x.qcow2", "data/new.qcow2");
+        assert!(problem(&shared).contains("the same overlay"), "{}", problem(&shared));
+        for (base, overlay) in [
+            ("data/a.qcow2", "data/a.qcow2"),
+            ("base.qcow2", "data/a.qcow2"),
+            ("data/a.qcow2", "disks/a.qcow2"),
+            ("disks/new.qcow2", "data/new.qcow2"),
+        ] {
+            let text = vm("a", base, ".castra/a.qcow2") + &vm("b", "x.qcow2", overlay);
+            assert!(problem(&text).contains("is also a base image"), "{base} {overlay}: {}", problem(&text));
+        }
+        let source = format!(
+            "[images.own.rootfs]\npath = \"base.qcow2\"\nsha256 = \"{}\"\n\
+             [[vms]]\nname = \"a\"\nmanaged_image = \"own\"\noverlay = \"disks/a.qcow2\"\n",
+            "ab".repeat(32)
+        );
+        assert!(problem(&source).contains("is also a base image"), "{}", problem(&source));
+    }
 }
