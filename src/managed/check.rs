@@ -239,6 +239,25 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_taken_out_is_refused_before_anything_is_fetched() {
+        let steps = [
+            TransformStep::ExtractFile { path: "boot/vmlinuz".to_owned() },
+            TransformStep::ExtractFile { path: "/boot\0/vmlinuz".to_owned() },
+            TransformStep::Unzip { member: String::new() },
+            TransformStep::Unzip { member: "directory/".to_owned() },
+        ];
+        for step in steps {
+            let problem = problem_of(|image| image.artifacts[0].pipeline.push(step.clone()));
+            assert!(matches!(problem, SpecProblem::Step { .. }), "{step:?}: {problem:?}");
+        }
+        let relative = ArtifactSource::Path("disk.qcow2".into());
+        let problem = problem_of(|image| image.artifacts[0].source = relative);
+        assert!(matches!(problem, SpecProblem::RelativePath { .. }), "{problem:?}");
+        let long = "x".repeat(MAX_NAME_BYTES + 1);
+        assert_eq!(problem_of(|image| image.version = long.clone()), SpecProblem::Name(long.clone()));
+    }
+
+    #[test]
     fn other_schemes_are_refused() {
         let ftp = ArtifactSource::Url(vec!["ftp://example.org/x".to_owned()]);
         assert_eq!(

@@ -162,6 +162,54 @@ mod tests {
     }
 
     #[test]
+    fn only_a_file_of_this_users_is_a_note() {
+        let home = tempfile::tempdir().expect("a directory");
+        let context = context(home.path());
+        let (disk, sha256) = (disk(), "ab".repeat(32));
+        Witness::of(&context).note(&disk, &sha256).expect("noted");
+        fs::remove_dir_all(context.user_state.as_ref().expect("a home").products()).expect("removed");
+        let note = context.cache.products().join(name(&manifest::artifact_digest(&disk), &sha256));
+        let vouches = || Witness::of(&context).vouches_for(&disk, &sha256);
+        assert!(vouches());
+        fs::rename(&note, home.path().join("note")).expect("moved");
+        std::os::unix::fs::symlink(home.path().join("note"), &note).expect("linked");
+        assert!(!vouches(), "a link");
+        fs::remove_file(&note).expect("removed");
+        fs::create_dir(&note).expect("made");
+        assert!(!vouches(), "a directory");
+        fs::remove_dir(&note).expect("removed");
+        fs::rename(home.path().join("note"), &note).expect("moved back");
+        assert!(vouches());
+        if !rustix::process::geteuid().is_root() {
+            return crate::skip::skip("only root can give a file away");
+        }
+        std::os::unix::fs::chown(&note, Some(12_345), None).expect("given away");
+        assert!(!vouches(), "another user's");
+    }
+
+    #[test]
+    fn an_entry_of_another_description_is_not_vouched_for_by_this_ones_pin() {
+        let home = tempfile::tempdir().expect("a directory");
+        let witness = Witness::of(&context(home.path()));
+        let sha256 = "ab".repeat(32);
+        let mut disk = disk();
+        disk.product_digest = Some(Digest::Sha256(sha256.clone()));
+        let entry = |spec_digest: String| ManifestArtifact {
+            role: disk.role,
+            name: "rootfs".to_owned(),
+            spec_digest,
+            source: String::new(),
+            sha256: sha256.clone(),
+            size_bytes: 0,
+            made_at: String::new(),
+            stamp: crate::managed::stamp::Stamp::of(&fs::metadata(home.path()).expect("there")),
+        };
+        assert!(witness.vouches_for_entry(Some(&disk), &entry(manifest::artifact_digest(&disk))));
+        assert!(!witness.vouches_for_entry(Some(&disk), &entry("cd".repeat(32))));
+        assert!(!witness.vouches_for_entry(None, &entry(manifest::artifact_digest(&disk))));
+    }
+
+    #[test]
     fn a_name_from_a_manifest_leads_nowhere_else() {
         let home = tempfile::tempdir().expect("a directory");
         let context = context(home.path());

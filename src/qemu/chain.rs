@@ -192,7 +192,7 @@ mod tests {
 
     #[test]
     fn what_no_plain_file_is_called_is_refused() {
-        for name in ["nbd://host/x", "json:{}", "http:x", "fat:rw:/"] {
+        for name in ["nbd://host/x", "json:{}", "http:x", "fat:rw:/", "a\0b"] {
             let rename = |bytes: &mut Vec<u8>| {
                 let offset = usize::from(u16::from_be_bytes([bytes[14], bytes[15]]));
                 bytes[offset..offset + name.len()].copy_from_slice(name.as_bytes());
@@ -200,6 +200,35 @@ mod tests {
             };
             assert!(matches!(problem(spoilt(rename)), DiskError::NotAPlainFile { .. }), "{name}");
         }
+    }
+
+    #[test]
+    fn a_chain_has_an_end() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let at = |number: usize| directory.path().join(number.to_string());
+        for number in 1..=MAX_DEPTH + 2 {
+            fs::File::create(at(number)).expect("made");
+            let below = PathBuf::from((number - 1).to_string());
+            crate::qemu::create_overlay(&at(number), &below, 1 << 20).expect("written");
+        }
+        // The lowest one is a qcow2, too, and has no name of a backing file.
+        let mut lowest = fs::read(at(1)).expect("read");
+        lowest[8..20].fill(0);
+        fs::write(at(0), lowest).expect("written");
+        assert_eq!(Disk::open(&at(MAX_DEPTH)).expect("opened").below.len(), MAX_DEPTH);
+        assert!(matches!(problem(Disk::open(&at(MAX_DEPTH + 1))), DiskError::TooDeep { .. }));
+    }
+
+    #[test]
+    fn a_layer_that_is_no_regular_file_is_refused_at_once() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let fifo = directory.path().join("b.raw");
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, mode, 0).expect("made");
+        let create = ["create", "-q", "-u", "-f", "qcow2", "-F", "raw", "-b", "b.raw", "a.qcow2", "1M"];
+        qemu_img(directory.path(), &create);
+        let opened = Disk::open(&directory.path().join("a.qcow2"));
+        assert!(matches!(opened, Err(QemuError::File { ref path, .. }) if *path == fifo), "{opened:?}");
     }
 
     #[test]

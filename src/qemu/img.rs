@@ -133,3 +133,46 @@ pub fn resize_disk(
         Err(source) => Err(QemuError::MakeDisk { path: disk.to_owned(), source }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_is_told_with_its_format_and_no_comma_adds_an_option() {
+        let path = Path::new("/p/a,driver=nbd/disk");
+        for (format, length, told) in [
+            (DiskFormat::Raw, None, "driver=raw,file.driver=file,file.filename=/p/a,,driver=nbd/disk"),
+            (DiskFormat::Qcow2, None, "driver=qcow2,file.driver=file,file.filename=/p/a,,driver=nbd/disk"),
+            (
+                DiskFormat::Vpc,
+                Some(512),
+                "driver=vpc,force_size_calc=current_size,file.driver=raw,file.offset=0,file.size=512,\
+                 file.file.driver=file,file.file.filename=/p/a,,driver=nbd/disk",
+            ),
+        ] {
+            assert_eq!(options(ImageDisk { path, format, length }), told);
+        }
+    }
+
+    #[test]
+    fn every_work_has_a_limit_and_runs_without_secrets() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let disk = directory.path().join("disk");
+        std::fs::File::create(&disk).and_then(|file| file.set_len(10 << 20)).expect("made");
+        let disk = ImageDisk { path: &disk, format: DiskFormat::Raw, length: None };
+        assert_eq!(limit(disk, ImageWork::Describe), SHORT_LIMIT);
+        assert_eq!(limit(disk, ImageWork::Resize(1)), SHORT_LIMIT);
+        let to = Path::new("/p/other");
+        let convert = ImageWork::Convert { to, format: DiskFormat::Qcow2 };
+        assert_eq!(limit(disk, convert), SHORT_LIMIT + Duration::from_secs(10));
+        let environment = Environment::of([("PATH", "/bin"), ("TOKEN", "secret"), ("HOME", "/home/ada")]);
+        let env = PathBuf::from("/usr/bin/env");
+        let mut seen = Vec::new();
+        let keep = |invocation: &Invocation| {
+            seen.extend(invocation.environment.variables().map(|(name, _)| name.to_owned()));
+        };
+        let _ = run_image_tool(env, disk, ImageWork::Describe, &environment, &Cancel::new(), keep);
+        assert_eq!(seen, ["LC_ALL", "PATH"]);
+    }
+}

@@ -337,3 +337,67 @@ fn begin_log(path: &Path) -> Result<File, QemuError> {
 fn socket_error(sockets: &SocketsLayout, source: io::Error) -> QemuError {
     QemuError::SocketDirectory { directory: sockets.directory().to_owned(), source }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::symlink_metadata(path).expect("is there").mode() & 0o7777
+    }
+
+    #[test]
+    fn a_directory_of_sockets_is_this_users_alone() {
+        let run = tempfile::tempdir().expect("a directory");
+        let sockets = SocketsLayout::new(run.path().join("castra/project/vm"));
+        prepare_socket_directory(&sockets).expect("made");
+        let above = [sockets.directory(), &run.path().join("castra/project"), &run.path().join("castra")];
+        for directory in above {
+            assert_eq!(mode(directory), 0o700);
+            fs::set_permissions(directory, fs::Permissions::from_mode(0o777)).expect("changed");
+        }
+        prepare_socket_directory(&sockets).expect("closed again");
+        assert!(above.iter().all(|directory| mode(directory) == 0o700));
+        let listener = listen(&sockets.qmp()).expect("listens");
+        assert_eq!(mode(&sockets.qmp()), 0o600);
+        drop(listener);
+        for directory in above {
+            let elsewhere = run.path().join("elsewhere");
+            fs::rename(directory, &elsewhere).expect("moved");
+            symlink(&elsewhere, directory).expect("linked");
+            let refused = prepare_socket_directory(&sockets);
+            assert!(matches!(refused, Err(QemuError::ForeignDirectory { .. })), "{refused:?}");
+            fs::remove_file(directory).expect("removed");
+            fs::rename(&elsewhere, directory).expect("moved back");
+        }
+        if !rustix::process::geteuid().is_root() {
+            return crate::skip::skip("only root can give a directory away");
+        }
+        for directory in above {
+            std::os::unix::fs::chown(directory, Some(12_345), None).expect("given away");
+            let refused = prepare_socket_directory(&sockets);
+            assert!(matches!(refused, Err(QemuError::ForeignDirectory { owner: 12_345, .. })), "{refused:?}");
+            std::os::unix::fs::chown(directory, Some(0), None).expect("taken back");
+        }
+    }
+
+    #[test]
+    fn logs_are_private_and_never_behind_links() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| directory.path().join(name);
+        fs::write(at("log"), "old").expect("written");
+        fs::set_permissions(at("log"), fs::Permissions::from_mode(0o644)).expect("changed");
+        truncate_private(&at("log")).expect("emptied");
+        assert_eq!((mode(&at("log")), fs::read(at("log")).expect("read")), (0o600, Vec::new()));
+        fs::write(at("thesis"), "the only copy").expect("written");
+        symlink(at("thesis"), at("link")).expect("linked");
+        assert!(truncate_private(&at("link")).is_err());
+        assert_eq!(fs::read(at("thesis")).expect("read"), b"the only copy");
+        assert_eq!(end_of_log(&at("link")), "");
+        let long = fs::File::create(at("long")).expect("made");
+        long.set_len(1 << 30).expect("sized");
+        assert_eq!(end_of_log(&at("long")).len(), 64 * 1024);
+    }
+}

@@ -251,6 +251,34 @@ mod tests {
     }
 
     #[test]
+    fn entries_with_further_flags_are_read() {
+        for version in [3, 4] {
+            // As `git add --intent-to-add` and `git update-index --skip-worktree` write them.
+            let mut first = vec![7; STAT_BYTES + 20];
+            first.extend((EXTENDED | 8).to_be_bytes());
+            first.extend([0x20, 0]);
+            if version == 4 {
+                first.push(0);
+            }
+            first.extend(b"src/x.rs");
+            first.resize(if version == 4 { first.len() + 1 } else { (first.len() + 8) & !7 }, 0);
+            let second = entry(b".castra/lock", 20, version, (8, b".castra/lock"));
+            let one = tree(&index(version, &[first, second], 20));
+            assert_eq!(found(&one), Some(".castra/lock".into()), "{version}");
+        }
+    }
+
+    #[test]
+    fn a_fifo_in_the_place_of_the_index_holds_nothing_up() {
+        let one = tree(b"");
+        let index = one.path().join(".git/index");
+        fs::remove_file(&index).expect("removed");
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, &index, rustix::fs::FileType::Fifo, mode, 0).expect("made");
+        assert_eq!(found(&one), None);
+    }
+
+    #[test]
     fn a_link_in_its_place_and_another_case_count_and_damage_tells_nothing() {
         let one = |path: &[u8]| index(2, &[entry(path, 20, 2, (0, path))], 20);
         assert_eq!(found(&tree(&one(b".castra"))), Some(".castra".into()));

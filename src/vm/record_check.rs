@@ -69,3 +69,81 @@ fn is_file_name(path: &Path) -> bool {
 fn is_hex(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// Problem of an honest record of the VM `web` that was edited, if there is one.
+    fn problem(edit: impl FnOnce(&mut Value)) -> Option<String> {
+        let boot = json!({
+            "started_unix_ms": 1, "accelerator": {"accelerator": "tcg", "reason": "asked for"}, "qemu_version": "7.2.0",
+            "cpus": 1, "memory_mib": 256, "ssh_port": null, "port_forwards": [], "ready_ms": null,
+            "sockets": "/run/castra/0123456789ab/web",
+        });
+        let mut record = json!({
+            "format": 1, "name": "web", "overlay": "web-overlay.qcow2", "progress": "stopped", "boot": boot,
+            "base": {"kind": {"path": "/base.qcow2"}, "content": "c0ffee", "stamp": null},
+            "frozen": [{"name": "layer-0123456789abcdef.qcow2",
+                "stamp": {"size_bytes": 0, "modified_secs": 0, "modified_nanos": 0}}],
+            "layer": {"key": "a1", "sha256": "ab".repeat(32),
+                "stamp": {"size_bytes": 0, "modified_secs": 0, "modified_nanos": 0, "inode": 0}},
+        });
+        edit(&mut record);
+        let mut record: Record = serde_json::from_value(record).expect("a record");
+        let layout = ProjectLayout::unchecked(PathBuf::from("/p/.castra"));
+        check(&mut record, "web", &layout).err()
+    }
+
+    #[test]
+    fn an_honest_record_is_taken() {
+        assert_eq!(problem(|_| ()), None);
+        assert_eq!(problem(|record| record["overlay"] = json!("/p/.castra/web-overlay.qcow2")), None);
+        assert_eq!(problem(|record| record["overlay"] = json!("/big/disks/web.qcow2")), None);
+        // A clone restores the sockets of the VM that it was made of.
+        let other = json!("/run/castra/0123456789ab/other");
+        assert_eq!(problem(|record| record["boot"]["sockets"] = other), None);
+    }
+
+    #[test]
+    fn every_way_to_another_file_is_refused() {
+        let places = [
+            ("/overlay", vec!["", "/", "../x.qcow2", "a/../../x.qcow2", "/big/../x.qcow2", "."]),
+            ("/name", vec!["", "other", "../web", "."]),
+            (
+                "/frozen/0/name",
+                vec![
+                    "../layer-0123456789abcdef.qcow2",
+                    "/p/layer-0123456789abcdef.qcow2",
+                    "layer-0123456789abcdeg.qcow2",
+                    "thesis.txt",
+                    "",
+                ],
+            ),
+            ("/layer/sha256", vec!["", "../../x", "ab", "/etc/passwd"]),
+            ("/layer/key", vec!["", "../x", "a/b", "g"]),
+            (
+                "/boot/sockets",
+                vec![
+                    "",
+                    "run/castra/0123456789ab/web",
+                    "/tmp/x",
+                    "/run/castra/0123456789ab/..",
+                    "/run/castra/0123456789ab/.web",
+                    "/run/castra/0123456789a/web",
+                    "/run/castra/0123456789ag/web",
+                ],
+            ),
+        ];
+        for (place, values) in places {
+            for value in values {
+                let edited = problem(|record| *record.pointer_mut(place).expect("is there") = json!(value));
+                assert!(edited.is_some(), "{place}: {value:?}");
+            }
+        }
+    }
+}

@@ -183,10 +183,9 @@ fn a_record_leads_nowhere_and_nothing_goes_that_is_no_disk() {
         (
             |record, _| {
                 record["layer"] = json!({"key": "a1", "sha256": "../../x",
-                    "stamp": {"size_bytes": 0, "inode": 0, "modified_secs": 0, "modified_nanos": 0,
-                        "changed_secs": 0, "changed_nanos": 0}});
+                    "stamp": {"size_bytes": 0, "modified_secs": 0, "modified_nanos": 0, "inode": 0}});
             },
-            "",
+            "names no layer of a template",
         ),
     ];
     for (edit, says) in edits {

@@ -64,3 +64,35 @@ fn check(url: &Spanned<&str>, problems: &mut Problems) -> Option<Uri> {
     problems.error(url.span(), &problem);
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The problems that a URL has as an artifact's and as a mirror's.
+    fn problems(url: &str) -> [bool; 2] {
+        let url = Spanned::new(0..url.len(), url);
+        [check_artifact, check_mirror].map(|check| {
+            let mut problems = Problems::default();
+            check(&url, &mut problems).is_none()
+        })
+    }
+
+    #[test]
+    fn only_the_web_is_fetched_from_and_a_mirror_is_encrypted() {
+        for (url, refused) in [
+            ("https://example.org/disk", [false, false]),
+            ("http://example.org/disk", [false, true]),
+            ("https://example.org/?disk", [false, true]),
+            ("ftp://example.org/disk", [true, true]),
+            ("file://localhost/etc/passwd", [true, true]),
+            ("file:///etc/passwd", [true, true]),
+            ("https:///disk", [true, true]),
+            ("https://:443/disk", [true, true]),
+            ("/etc/passwd", [true, true]),
+            ("example.org", [true, true]),
+        ] {
+            assert_eq!(problems(url), refused, "{url}");
+        }
+    }
+}

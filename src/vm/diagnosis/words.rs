@@ -39,3 +39,23 @@ pub(in crate::vm) fn last_words(words: &Words) -> String {
     }
     quoted.join("\n")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn last_words_are_few_and_drive_no_terminal() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (console, qemu) = (directory.path().join("console"), directory.path().join("qemu"));
+        let mut said = "line\n".repeat(100);
+        said.push_str(&format!("\u{1b}[2J\u{1b}]0;title\u{7}{}\u{9b}1m\n", "x".repeat(1000)));
+        std::fs::write(&console, said).expect("written");
+        std::fs::write(&qemu, b"\x1b[31mqemu: \xff\x1b[0m\n").expect("written");
+        let words = Words::read(&console, &qemu);
+        let quoted = last_words(&words);
+        assert_eq!(quoted.lines().count(), LINES + 1, "{quoted}");
+        assert!(quoted.lines().all(crate::harmless::is_harmless), "{quoted:?}");
+        assert!(words.last_line().is_some_and(|line| line.chars().count() == 200));
+    }
+}
