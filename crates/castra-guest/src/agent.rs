@@ -12,13 +12,16 @@ use castra_wire::{
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::watch;
 use tokio::time::sleep;
 
 use crate::control::ControlPort;
 use crate::news::{Milestone, News, Newsroom, reached_now, uptime_ms};
 use crate::ssh::SshServer;
 use crate::trees::Trees;
-use crate::{grow, hosts, network, personality, power, process, residents, root, secrets, services, settle};
+use crate::{
+    clock, grow, hosts, network, personality, power, process, residents, root, secrets, services, settle,
+};
 
 const HOSTNAME: &str = "/etc/hostname";
 const MACHINE_ID: &str = "/etc/machine-id";
@@ -46,6 +49,7 @@ async fn conduct(trees: Arc<Trees>) -> io::Result<()> {
     let _deaf = [signal(SignalKind::terminate())?, signal(SignalKind::hangup())?];
     let (newsroom, mut news) = Newsroom::new();
     let mut agent = Agent::new(Arc::clone(&trees), newsroom.clone());
+    tokio::spawn(clock::keep(Arc::clone(&trees), agent.clock_set.subscribe()));
     tokio::spawn(keep_network(Arc::clone(&trees), newsroom.clone()));
     tokio::spawn(follow_the_boot(Arc::clone(&trees), agent.server.clone(), newsroom));
     loop {
@@ -115,6 +119,8 @@ struct Agent {
     is_identity_due: bool,
     failures: Vec<GuestMessage>,
     newsroom: Newsroom,
+    /// The clock's keeper hears here that the host has set the clock.
+    clock_set: watch::Sender<()>,
     powering_off: bool,
     /// The host has asked for the rest that a template is made of, and it has not come to that yet.
     is_to_settle: bool,
@@ -140,6 +146,7 @@ impl Agent {
             is_identity_due: false,
             failures: Vec::new(),
             newsroom,
+            clock_set: watch::Sender::new(()),
             powering_off: false,
             is_to_settle: false,
             is_sshd_due: false,
@@ -206,6 +213,7 @@ impl Agent {
         if let Err(error) = personality::become_it(&personality, &self.trees, &self.server) {
             return vec![failed(Errand::Personalise, error)];
         }
+        self.clock_set.send_replace(());
         let Personality { hostname, machine_id, .. } = personality;
         self.identity = Some(Identity { hostname, machine_id });
         self.is_identity_due = true;

@@ -12,8 +12,10 @@
 //! Nothing the agent does may stop that boot: what fails is reported on the control port and on the kernel's log, and
 //! the VM goes on.
 
+mod adjust;
 mod agent;
 mod boot;
+mod clock;
 mod control;
 mod grow;
 mod hosts;

@@ -9,8 +9,8 @@ use std::path::Path;
 use castra_wire::Personality;
 use rustix::fs::OFlags;
 use rustix::ioctl::{NoArg, Opcode, Setter, opcode};
-use rustix::time::{ClockId, Timespec, clock_settime};
 
+use crate::adjust;
 use crate::ssh::{SshError, SshServer};
 use crate::trees::Trees;
 
@@ -19,8 +19,6 @@ const MAX_HOSTNAME_BYTES: usize = 64;
 
 /// Bytes of entropy that are used; the kernel's pool holds 256 bits.
 const ENTROPY_BYTES: usize = 64;
-
-const NANOSECONDS: u64 = 1_000_000_000;
 
 /// Why a personality was not taken on.
 #[derive(Debug, thiserror::Error)]
@@ -58,7 +56,7 @@ pub(crate) fn become_it(
         return Err(PersonalityError::MachineId(personality.machine_id.clone()));
     }
     stir(trees, personality.entropy.expose()).map_err(refused("stir the kernel's random numbers"))?;
-    set_clock(personality.time_unix_ns).map_err(refused("set the clock"))?;
+    adjust::set_clock(personality.time_unix_ns).map_err(refused("set the clock"))?;
     set_hostname(&personality.hostname).map_err(refused("set the host name"))?;
     Ok(server.personalise(personality.host_key.expose(), &personality.authorized_keys)?)
 }
@@ -100,12 +98,6 @@ fn is_hostname(name: &str) -> bool {
 /// `machine-id(5)`.
 fn is_machine_id(id: &str) -> bool {
     id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
-}
-
-fn set_clock(unix_ns: u64) -> io::Result<()> {
-    let tv_sec = i64::try_from(unix_ns / NANOSECONDS).map_err(io::Error::other)?;
-    let tv_nsec = i64::try_from(unix_ns % NANOSECONDS).map_err(io::Error::other)?;
-    Ok(clock_settime(ClockId::Realtime, Timespec { tv_sec, tv_nsec })?)
 }
 
 /// `struct rand_pool_info` of `linux/random.h` with room for our bytes.
