@@ -68,7 +68,7 @@ pub(super) fn request(
     Ok(ExecRequest {
         command: Command::Argv(command.iter().map(Into::into).collect()),
         tty: if tty { Some(terminal(context)?) } else { None },
-        environment: environment.to_vec(),
+        environment: environment.iter().map(|(name, value)| (name.into(), value.into())).collect(),
         stdio: capture.map_or_else(Stdio::inherit, Capture::stdio).map_err(CliError::Streams)?,
     })
 }

@@ -12,6 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use castra::guest::VmKeys;
+use castra_wire::{EXEC_SUBSYSTEM, ExecHeader};
 
 use crate::copy::same_trees;
 use crate::guest::{Guest, eventually, pattern};
@@ -57,6 +58,41 @@ fn commands_streams_and_codes() {
     assert_eq!(output.status.code(), Some(42), "{}", said(&output));
     assert_eq!(output.stdout, b"in");
     assert!(said(&output).ends_with("err\n"), "{}", said(&output));
+}
+
+/// The header of [`castra_wire::ExecHeader`] is a part of a stream like any other: in pieces, with stdin behind it.
+#[test]
+fn a_header_comes_in_any_pieces() {
+    let guest = Guest::start();
+    let arguments = ["sh", "-c", "cat; exit $1", "sh", "42"].map(Into::into).to_vec();
+    let header = ExecHeader { arguments, environment: Vec::new() }.encode().expect("encodes");
+    let mut ssh = client(&guest, "ssh");
+    ssh.args(["-s", "127.0.0.1", EXEC_SUBSYSTEM]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = ssh.spawn().expect("starts");
+    let mut stdin = child.stdin.take().expect("is a pipe");
+    let (pieces, last) = header.split_at(header.len() - 3);
+    for piece in pieces.chunks(5) {
+        stdin.write_all(piece).expect("writes");
+        thread::sleep(Duration::from_millis(1));
+    }
+    stdin.write_all(&[last, b"input"].concat()).expect("writes");
+    drop(stdin);
+    let output = child.wait_with_output().expect("ends");
+    assert_eq!((output.status.code(), &output.stdout[..]), (Some(42), &b"input"[..]));
+}
+
+#[test]
+fn what_is_no_header_runs_nothing() {
+    let guest = Guest::start();
+    let whole =
+        ExecHeader { arguments: vec!["true".into()], environment: Vec::new() }.encode().expect("encodes");
+    for bytes in [Vec::new(), whole[..whole.len() - 1].to_vec(), vec![0xff; 64], vec![0, 0, 0, 1, 7]] {
+        let mut ssh = client(&guest, "ssh");
+        ssh.args(["-s", "127.0.0.1", EXEC_SUBSYSTEM]);
+        let output = run(ssh, bytes);
+        assert_eq!((output.status.code(), &output.stdout[..]), (Some(255), &b""[..]), "{}", said(&output));
+    }
+    assert_eq!(guest.capture("exit 3").exit, castra::guest::ssh::GuestExit::Code(3), "the server is well");
 }
 
 #[test]

@@ -2,12 +2,14 @@
 
 #![cfg(target_os = "linux")]
 
+mod arguments;
 mod copy;
 mod exec;
 mod foreign;
 mod guest;
 mod hostile;
 mod login;
+mod older;
 mod pressure;
 mod quoting;
 #[path = "../support/skip.rs"]

@@ -3,7 +3,7 @@ use std::ops::Deref;
 use std::pin::pin;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use russh::{Channel, ChannelId, ChannelMsg, ChannelReadHalf, ChannelWriteHalf};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::{Mutex, mpsc};
@@ -53,7 +53,7 @@ impl Incoming {
     }
 
     fn received(&self, data: Bytes) -> Received {
-        Received { data, id: self.id, flow: self.flow.clone() }
+        Received { counted: data.len(), data, id: self.id, flow: self.flow.clone() }
     }
 }
 
@@ -66,8 +66,17 @@ impl Drop for Incoming {
 /// Data that has arrived. Dropping it tells the flow that it is consumed.
 pub struct Received {
     data: Bytes,
+    /// Bytes that arrived, those skipped included.
+    counted: usize,
     id: ChannelId,
     flow: Flow,
+}
+
+impl Received {
+    /// Leaves out the first bytes, which have been used already. They count as long as the rest.
+    pub fn skip(&mut self, bytes: usize) {
+        self.data.advance(bytes.min(self.data.len()));
+    }
 }
 
 impl Deref for Received {
@@ -80,7 +89,7 @@ impl Deref for Received {
 
 impl Drop for Received {
     fn drop(&mut self) {
-        self.flow.consumed(self.id, self.data.len());
+        self.flow.consumed(self.id, self.counted);
     }
 }
 

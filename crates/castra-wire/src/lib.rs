@@ -19,11 +19,18 @@
 //!  │ ◄────────────────── powering-off     │
 //! ```
 //!
+//! [`ExecHeader`] is what the host's SSH client sends ahead of a command's stdin.
+//!
 //! This crate does no I/O: [`encode`] and [`decode`] turn messages into lines and back.
 
+mod exec;
 mod lines;
 mod message;
 
+pub use exec::{
+    EXEC_SUBSYSTEM, ExecHeader, ExecHeaderError, MALFORMED_SIGNAL, MAX_EXEC_HEADER_BYTES, TOO_LONG_SIGNAL,
+    exec_header_bytes,
+};
 pub use lines::Lines;
 pub use message::{Errand, GuestMessage, HostMessage, Personality, Secret, Stage, StageReached};
 

@@ -1,11 +1,14 @@
 //! One command's channel, from its requests to its exit.
 
 use std::collections::VecDeque;
+use std::ffi::OsString;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use castra_flow::{Incoming, Message, Outgoing, Received};
+use castra_wire::{EXEC_SUBSYSTEM, ExecHeader, MALFORMED_SIGNAL, TOO_LONG_SIGNAL};
 use russh::client::Msg;
 use russh::{ChannelMsg, Pty, Sig};
 use tokio::time::Instant;
@@ -21,6 +24,12 @@ const STDERR: u32 = 1;
 /// process that keeps the output open does not keep us.
 const AFTERMATH: Duration = Duration::from_millis(250);
 
+/// What is not started, for an error.
+const COMMAND: &str = "the command";
+
+/// Longest line for a shell: Linux takes 128 KiB for one argument, with the NUL at its end.
+const MAX_LINE_BYTES: usize = 128 * 1024 - 1;
+
 /// Where a command's bytes belong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stream {
@@ -31,40 +40,91 @@ pub(super) enum Stream {
 pub(super) struct Conversation {
     incoming: Incoming,
     outgoing: Arc<Outgoing<Msg>>,
-    /// What the guest has not yet said yes or no to.
-    requested: VecDeque<&'static str>,
+    /// Came before the guest's last answer.
+    early: Option<Message>,
 }
 
 impl Conversation {
-    /// Asks for everything at once; the answers come while the command runs already.
+    /// Starts a command. Returns once the guest has granted it: what is read from stdin before would be lost where an
+    /// agent of an older castra refuses an array, and gets a line instead.
     pub(super) async fn start(
         connection: &Connection,
         command: &Command,
         tty: Option<&Tty>,
-        environment: &[(String, String)],
+        environment: &[(OsString, OsString)],
     ) -> Result<Self, SshError> {
-        let (incoming, outgoing) = castra_flow::split(connection.session().await?, connection.flow());
-        let half = outgoing.half();
-        let mut requested = VecDeque::new();
-        let lost = |_| SshError::Lost;
+        let argv = match command {
+            Command::Argv(argv) => argv,
+            Command::Line(line) if line.len() > MAX_LINE_BYTES => return Err(SshError::TooLong),
+            Command::Line(line) => {
+                let line = Request::Line(line.as_bytes().to_vec());
+                return Self::request(connection, line, tty, environment).await;
+            }
+            Command::Shell => return Self::request(connection, Request::Shell, tty, environment).await,
+        };
+        let header = ExecHeader { arguments: argv.clone(), environment: environment.to_vec() };
+        let header = header.encode().map_err(|_| SshError::TooLong)?;
+        if let Some(started) = Self::describe(connection, header.into(), tty).await? {
+            return Ok(started);
+        }
+        let line = quote(argv);
+        if line.len() > MAX_LINE_BYTES {
+            return Err(SshError::OldAgent { what: "more than 128 KiB of arguments" });
+        }
+        Self::request(connection, Request::Line(line), tty, environment).await
+    }
+
+    /// Starts a command whose arguments no shell reads; nothing if the guest cannot. The header goes with the request,
+    /// so that it costs no round trip, if the guest has granted as much.
+    async fn describe(
+        connection: &Connection,
+        mut header: Bytes,
+        tty: Option<&Tty>,
+    ) -> Result<Option<Self>, SshError> {
+        let mut requests = Requests::open(connection).await?;
+        requests.terminal(tty).await?;
+        requests.outgoing.half().request_subsystem(true, EXEC_SUBSYSTEM).await.map_err(lost)?;
+        requests.awaited.push_back(COMMAND);
+        if header.len() <= requests.outgoing.half().writable_packet_size().await {
+            requests.outgoing.send(None, std::mem::take(&mut header)).await.map_err(lost)?;
+        }
+        match requests.granted().await {
+            Ok(early) => {
+                // Sends nothing if all is sent.
+                requests.outgoing.send(None, header).await.map_err(lost)?;
+                Ok(Some(requests.start(early)))
+            }
+            Err(SshError::NotStarted { what: COMMAND }) => {
+                requests.outgoing.half().close().await.map_err(lost)?;
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn request(
+        connection: &Connection,
+        request: Request,
+        tty: Option<&Tty>,
+        environment: &[(OsString, OsString)],
+    ) -> Result<Self, SshError> {
+        let mut requests = Requests::open(connection).await?;
+        let half = requests.outgoing.half();
         for (name, value) in environment {
-            half.set_env(false, name.as_str(), value.as_str()).await.map_err(lost)?;
+            let (Some(name), Some(value)) = (name.to_str(), value.to_str()) else {
+                return Err(SshError::OldAgent { what: "a variable that is not UTF-8" });
+            };
+            half.set_env(false, name, value).await.map_err(lost)?;
         }
-        if let Some(Tty { term, columns, rows }) = tty {
-            let modes = [(Pty::IUTF8, 1)];
-            half.request_pty(true, term, (*columns).into(), (*rows).into(), 0, 0, &modes)
-                .await
-                .map_err(lost)?;
-            requested.push_back("a terminal");
-        }
-        match command {
-            Command::Shell => half.request_shell(true).await,
-            Command::Line(line) => half.exec(true, line.as_str()).await,
-            Command::Argv(argv) => half.exec(true, quote(argv)).await,
+        requests.terminal(tty).await?;
+        match request {
+            Request::Line(line) => requests.outgoing.half().exec(true, line).await,
+            Request::Shell => requests.outgoing.half().request_shell(true).await,
         }
         .map_err(lost)?;
-        requested.push_back("the command");
-        Ok(Self { incoming, outgoing: Arc::new(outgoing), requested })
+        requests.awaited.push_back(COMMAND);
+        let early = requests.granted().await?;
+        Ok(requests.start(early))
     }
 
     pub(super) fn outgoing(&self) -> Arc<Outgoing<Msg>> {
@@ -97,13 +157,14 @@ impl Conversation {
             };
             match answer {
                 ChannelMsg::ExitStatus { exit_status } => exit = Some(GuestExit::Code(exit_status)),
+                ChannelMsg::ExitSignal { signal_name: Sig::Custom(name), .. } if name == TOO_LONG_SIGNAL => {
+                    return Err(SshError::TooLong);
+                }
+                ChannelMsg::ExitSignal { signal_name: Sig::Custom(name), .. } if name == MALFORMED_SIGNAL => {
+                    return Err(SshError::NotStarted { what: COMMAND });
+                }
                 ChannelMsg::ExitSignal { signal_name, .. } => {
                     exit = Some(GuestExit::Signal(name_of(&signal_name)));
-                }
-                ChannelMsg::Success => drop(self.requested.pop_front()),
-                ChannelMsg::Failure => {
-                    let what = self.requested.pop_front().unwrap_or("the command");
-                    return Err(SshError::NotStarted { what });
                 }
                 ChannelMsg::Eof => is_output_over = true,
                 ChannelMsg::Close => break,
@@ -117,11 +178,68 @@ impl Conversation {
     }
 
     async fn next(&mut self, deadline: Option<Instant>) -> Option<Message> {
+        if let Some(early) = self.early.take() {
+            return Some(early);
+        }
         match deadline {
             Some(deadline) => tokio::time::timeout_at(deadline, self.incoming.next()).await.ok()?,
             None => self.incoming.next().await,
         }
     }
+}
+
+/// What is asked for in words of SSH's own.
+enum Request {
+    /// A line for the user's shell.
+    Line(Vec<u8>),
+    /// The shell itself.
+    Shell,
+}
+
+/// A new channel and its requests.
+struct Requests {
+    incoming: Incoming,
+    outgoing: Outgoing<Msg>,
+    /// What the guest has not yet said yes or no to.
+    awaited: VecDeque<&'static str>,
+}
+
+impl Requests {
+    async fn open(connection: &Connection) -> Result<Self, SshError> {
+        let (incoming, outgoing) = castra_flow::split(connection.session().await?, connection.flow());
+        Ok(Self { incoming, outgoing, awaited: VecDeque::new() })
+    }
+
+    async fn terminal(&mut self, tty: Option<&Tty>) -> Result<(), SshError> {
+        let Some(Tty { term, columns, rows }) = tty else { return Ok(()) };
+        let modes = [(Pty::IUTF8, 1)];
+        let half = self.outgoing.half();
+        half.request_pty(true, term, (*columns).into(), (*rows).into(), 0, 0, &modes).await.map_err(lost)?;
+        self.awaited.push_back("a terminal");
+        Ok(())
+    }
+
+    /// Waits until the guest has granted all requests. Returns a message of the command's own, if one came first.
+    async fn granted(&mut self) -> Result<Option<Message>, SshError> {
+        while let Some(what) = self.awaited.front().copied() {
+            match self.incoming.next().await.ok_or(SshError::Lost)? {
+                Message::Other(ChannelMsg::Success) => drop(self.awaited.pop_front()),
+                Message::Other(ChannelMsg::Failure) => return Err(SshError::NotStarted { what }),
+                Message::Other(ChannelMsg::Close) => return Err(SshError::Lost),
+                Message::Other(ChannelMsg::WindowAdjusted { .. }) => {}
+                early => return Ok(Some(early)),
+            }
+        }
+        Ok(None)
+    }
+
+    fn start(self, early: Option<Message>) -> Conversation {
+        Conversation { incoming: self.incoming, outgoing: Arc::new(self.outgoing), early }
+    }
+}
+
+fn lost(_: russh::Error) -> SshError {
+    SshError::Lost
 }
 
 fn name_of(signal: &Sig) -> String {

@@ -61,6 +61,15 @@ pub enum SshError {
         /// `a command`, `a terminal`, `SFTP`.
         what: &'static str,
     },
+    /// The arguments and variables are longer than the guest's kernel allows.
+    #[error("the command was not run: its arguments and variables are too long for the VM")]
+    TooLong,
+    /// The guest's agent is of an older castra, or not castra's, and takes less.
+    #[error("the command was not run: the agent in this VM is of an older castra and cannot take {what}")]
+    OldAgent {
+        /// `more than 128 KiB of arguments`, …
+        what: &'static str,
+    },
     /// The connection ended before the command did.
     #[error("the connection to the VM was lost")]
     Lost,
@@ -140,10 +149,11 @@ impl Explain for SshError {
             | Self::TooSlow { .. }
             | Self::Handshake { .. }
             | Self::NotStarted { .. }
+            | Self::OldAgent { .. }
             | Self::Lost => Kind::Unavailable,
             Self::HostKeyMismatch { .. } | Self::Refused { .. } => Kind::Permission,
             Self::UnknownUser { .. } => Kind::NotFound,
-            Self::ManyOntoOne { .. } => Kind::Usage,
+            Self::ManyOntoOne { .. } | Self::TooLong => Kind::Usage,
             Self::Interrupted => Kind::Interrupted,
             Self::Incomplete { source, .. } => source.kind(),
             Self::TooMuchOutput { .. } => Kind::Data,
@@ -179,6 +189,11 @@ impl Explain for SshError {
             }
             Self::UnknownUser { .. } => "Name a user of the guest's /etc/passwd, for instance root.",
             Self::NotStarted { .. } => "The guest may have run out of memory or terminals.",
+            Self::TooLong => {
+                "Linux takes 128 KiB for one and 2 MiB for all. Send long input on stdin, or as a file with \
+                 `castra cp`."
+            }
+            Self::OldAgent { .. } => "`castra restart` gives the VM an agent of this castra.",
             Self::ManyOntoOne { .. } => "Make the directory first.",
             Self::Incomplete { .. } => {
                 "Copy them again: they hold the old and the new mixed, or a part of the new."

@@ -26,7 +26,8 @@ const SIGNAL_LIMIT: Duration = Duration::from_secs(1);
 /// What the guest user's shell runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
-    /// A program and its arguments, each passed on exactly as it is here.
+    /// A program and its arguments, each passed on exactly as it is here. The shell finds the program (or has it built
+    /// in), and reads none of them.
     Argv(Vec<OsString>),
     /// A line, for the shell to read.
     Line(String),
@@ -40,8 +41,8 @@ pub struct ExecRequest {
     pub command: Command,
     /// The terminal it gets; without one, stdout and stderr stay apart.
     pub tty: Option<Tty>,
-    /// Variables for its environment. They win over what the guest sets.
-    pub environment: Vec<(String, String)>,
+    /// Variables for its environment. They win over what the guest sets. Any bytes for [`Command::Argv`], else UTF-8.
+    pub environment: Vec<(OsString, OsString)>,
     /// This side's streams. If stdin is a terminal and the command gets one, it is raw meanwhile.
     pub stdio: Stdio,
 }
@@ -100,7 +101,7 @@ pub fn shell(
     cancel: &Cancel,
     target: &Target,
     tty: Tty,
-    environment: Vec<(String, String)>,
+    environment: Vec<(OsString, OsString)>,
     stdio: Stdio,
 ) -> Result<GuestExit, SshError> {
     exec(cancel, target, ExecRequest { command: Command::Shell, tty: Some(tty), environment, stdio })

@@ -1,4 +1,4 @@
-//! An argument vector as a line for the guest user's shell.
+//! An argument vector as a line for the guest user's shell, where the agent takes no array.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt as _;

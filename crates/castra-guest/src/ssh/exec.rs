@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use castra_flow::{Incoming, Message, Outgoing, Received};
+use castra_wire::TOO_LONG_SIGNAL;
 use russh::server::{Handle, Msg};
 use russh::{ChannelMsg, Sig};
 use rustix::fs::Mode;
@@ -19,12 +20,10 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
+use super::program::{self, Program};
 use super::pty::{Size, Terminal};
 use super::pump::{self, Pumps};
 use super::users::User;
-
-/// The search path of a session, until a login shell's profile says otherwise; the one Alpine and Debian give.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The number by which SSH knows stderr (RFC 4254, 5.2).
 const STDERR: u32 = 1;
@@ -32,14 +31,6 @@ const STDERR: u32 = 1;
 /// What a shell answers for a command that cannot be run, and for one that does not exist.
 const CANNOT_RUN: u32 = 126;
 const NOT_FOUND: u32 = 127;
-
-/// What a client wants run.
-pub(super) enum Program {
-    /// The user's shell, as a login shell.
-    Shell,
-    /// A command line for the user's shell.
-    Command(Vec<u8>),
-}
 
 /// A program that runs.
 pub(super) struct Running {
@@ -52,48 +43,40 @@ pub(super) struct Running {
     terminal: Option<OwnedFd>,
 }
 
-/// Starts a program for a user. The client's environment requests come last, so they win.
+/// Why nothing runs.
+pub(super) enum NotStarted {
+    /// An exit status as a shell reports it, and the reason, fit to be shown to the client.
+    Status(u32, String),
+    /// The name of an exit signal that Castra's client understands.
+    Signal(&'static str),
+}
+
+/// Starts a program for a user. The client's variables come last, so they win.
 ///
 /// # Errors
-/// The reason, fit to be shown to the client, and the exit status to report.
+/// The shell cannot be run, or the kernel has no room for the arguments.
 pub(super) fn start(
     user: &Arc<User>,
     program: &Program,
-    environment: Vec<(String, String)>,
+    environment: Vec<(OsString, OsString)>,
     terminal: Option<Terminal>,
-) -> Result<Running, (u32, String)> {
-    let mut command = command(user, program);
+) -> Result<Running, NotStarted> {
+    let mut command = program::command(user, program);
     if let Some(terminal) = &terminal {
         command.env("TERM", terminal.term()).env("SSH_TTY", terminal.name());
     }
     command.envs(environment);
-    spawn(command, Arc::clone(user), terminal).map_err(|error| {
-        let status = if error.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { CANNOT_RUN };
-        (status, format!("castra: cannot run {}: {error}\r\n", user.shell.display()))
-    })
-}
-
-fn command(user: &User, program: &Program) -> Command {
-    let mut command = Command::new(&user.shell);
-    let name = user.shell.file_name().unwrap_or(user.shell.as_os_str());
-    match program {
-        Program::Shell => {
-            let mut login = OsString::from("-");
-            login.push(name);
-            command.arg0(login);
-        }
-        Program::Command(line) => {
-            command.arg0(name).arg("-c").arg(OsString::from_vec(line.clone()));
-        }
+    let is_array = matches!(program, Program::Arguments(_));
+    if is_array && !program::has_room(&command) {
+        return Err(NotStarted::Signal(TOO_LONG_SIGNAL));
     }
-    command
-        .env_clear()
-        .env("USER", &user.name)
-        .env("LOGNAME", &user.name)
-        .env("HOME", &user.home)
-        .env("SHELL", &user.shell)
-        .env("PATH", PATH);
-    command
+    spawn(command, Arc::clone(user), terminal).map_err(|error| match error.kind() {
+        io::ErrorKind::ArgumentListTooLong if is_array => NotStarted::Signal(TOO_LONG_SIGNAL),
+        kind => {
+            let status = if kind == io::ErrorKind::NotFound { NOT_FOUND } else { CANNOT_RUN };
+            NotStarted::Status(status, format!("castra: cannot run {}: {error}\r\n", user.shell.display()))
+        }
+    })
 }
 
 fn spawn(mut command: Command, user: Arc<User>, terminal: Option<Terminal>) -> io::Result<Running> {
@@ -160,9 +143,11 @@ fn in_child(command: &mut Command, user: Arc<User>, line: Option<OwnedFd>) {
     unsafe { command.pre_exec(enter) };
 }
 
-/// Joins a program and its channel until both are done. Says on the channel's stderr why a program did not start.
+/// Joins a program and its channel until both are done. Says on the channel why a program did not start. `stdin` is
+/// what has come for it already.
 pub(super) async fn run(
-    started: Result<Running, (u32, String)>,
+    started: Result<Running, NotStarted>,
+    stdin: Option<Received>,
     mut incoming: Incoming,
     outgoing: Outgoing<Msg>,
     handle: Handle,
@@ -170,10 +155,15 @@ pub(super) async fn run(
     let outgoing = Arc::new(outgoing);
     // Sending fails when the connection is gone; then nobody is there to be told.
     match started {
-        Ok(running) => supervise(running, &mut incoming, &outgoing, &handle).await,
-        Err((status, reason)) => {
+        Ok(running) => supervise(running, stdin, &mut incoming, &outgoing, &handle).await,
+        Err(NotStarted::Status(status, reason)) => {
             let _ = outgoing.send(Some(STDERR), Bytes::from(reason)).await;
             let _ = outgoing.half().exit_status(status).await;
+        }
+        Err(NotStarted::Signal(name)) => {
+            let name = Sig::Custom(name.into());
+            let id = outgoing.half().id();
+            let _ = handle.exit_signal_request(id, name, false, String::new(), String::new()).await;
         }
     }
     let _ = outgoing.half().eof().await;
@@ -182,6 +172,7 @@ pub(super) async fn run(
 
 async fn supervise(
     running: Running,
+    early: Option<Received>,
     incoming: &mut Incoming,
     outgoing: &Arc<Outgoing<Msg>>,
     handle: &Handle,
@@ -196,6 +187,10 @@ async fn supervise(
         return;
     };
     let (sender, receiver) = mpsc::unbounded_channel();
+    if let Some(early) = early {
+        // The receiver is here, so it is taken.
+        let _ = sender.send(early);
+    }
     let feeder = AbortOnDrop(tokio::spawn(pump::feed(stdin, receiver)));
     let mut closed = std::pin::pin!(obey(incoming, Some(sender), group, terminal, &end_seen));
 

@@ -7,9 +7,14 @@
 //! What it promises beyond `sshd`: a client's environment requests are all honoured (its key owns the VM anyway), and
 //! the exit status is reported when the command ends and its output is drained, even if a background process keeps the
 //! output open; the channel then stays open for that process, as with `sshd`.
+//!
+//! Commands come in two ways: as a line for the user's shell, and, by the subsystem [`castra_wire::EXEC_SUBSYSTEM`], as
+//! an array of arguments that no shell reads.
 
 mod exec;
 mod forward;
+mod header;
+mod program;
 mod pty;
 mod pump;
 mod resolve;

@@ -1,17 +1,21 @@
 //! One connection: who logs in, and what each channel asks for before it runs something.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use castra_flow::{Flow, Incoming, Outgoing};
+use castra_wire::EXEC_SUBSYSTEM;
 use russh::keys::PublicKey;
 use russh::server::{Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, VerifiedPublicKey};
 use russh::{Channel, ChannelId, Pty as Mode};
 
-use super::exec::{self, Program};
+use super::exec;
 use super::forward::{self, Listeners};
+use super::header;
+use super::program::Program;
 use super::pty::{Size, Terminal};
 use super::server::Identity;
 use super::sftp;
@@ -36,7 +40,7 @@ pub(super) struct Session {
 struct Waiting {
     incoming: Incoming,
     outgoing: Outgoing<Msg>,
-    environment: Vec<(String, String)>,
+    environment: Vec<(OsString, OsString)>,
     terminal: Option<Terminal>,
 }
 
@@ -79,17 +83,44 @@ impl Session {
         let Waiting { incoming, outgoing, mut environment, terminal } = waiting;
         environment.splice(0..0, self.connection_environment());
         let started = exec::start(&user, &program, environment, terminal);
-        tokio::spawn(exec::run(started, incoming, outgoing, session.handle()));
+        tokio::spawn(exec::run(started, None, incoming, outgoing, session.handle()));
         Ok(())
     }
 
-    fn connection_environment(&self) -> [(String, String); 2] {
+    /// Starts a program that the channel's first data describes.
+    fn start_described(
+        &mut self,
+        id: ChannelId,
+        session: &mut russh::server::Session,
+    ) -> Result<(), russh::Error> {
+        let (Some(user), Some(waiting)) = (self.user.clone(), self.waiting.remove(&id)) else {
+            return session.channel_failure(id);
+        };
+        session.channel_success(id)?;
+        let Waiting { mut incoming, outgoing, mut environment, terminal } = waiting;
+        environment.splice(0..0, self.connection_environment());
+        let handle = session.handle();
+        tokio::spawn(async move {
+            let (started, stdin) = match header::read(&mut incoming).await {
+                Ok((header, stdin)) => {
+                    environment.extend(header.environment);
+                    let program = Program::Arguments(header.arguments);
+                    (exec::start(&user, &program, environment, terminal), stdin)
+                }
+                Err(not_started) => (Err(not_started), None),
+            };
+            exec::run(started, stdin, incoming, outgoing, handle).await;
+        });
+        Ok(())
+    }
+
+    fn connection_environment(&self) -> [(OsString, OsString); 2] {
         let [peer, local] = self.endpoints;
         let (peer_ip, peer_port, local_ip, local_port) =
             (peer.ip().to_canonical(), peer.port(), local.ip().to_canonical(), local.port());
         [
-            ("SSH_CLIENT".into(), format!("{peer_ip} {peer_port} {local_port}")),
-            ("SSH_CONNECTION".into(), format!("{peer_ip} {peer_port} {local_ip} {local_port}")),
+            ("SSH_CLIENT".into(), format!("{peer_ip} {peer_port} {local_port}").into()),
+            ("SSH_CONNECTION".into(), format!("{peer_ip} {peer_port} {local_ip} {local_port}").into()),
         ]
     }
 }
@@ -177,7 +208,7 @@ impl Handler for Session {
         let usable = !name.is_empty() && !name.contains(['=', '\0']) && !value.contains('\0');
         match self.waiting.get_mut(&channel) {
             Some(waiting) if usable && waiting.environment.len() < MAX_ENVIRONMENT => {
-                waiting.environment.push((name.to_owned(), value.to_owned()));
+                waiting.environment.push((name.into(), value.into()));
                 session.channel_success(channel)
             }
             _ => session.channel_failure(channel),
@@ -220,7 +251,7 @@ impl Handler for Session {
         command: &[u8],
         session: &mut russh::server::Session,
     ) -> Result<(), russh::Error> {
-        self.start(channel, Program::Command(command.to_vec()), session)
+        self.start(channel, Program::Line(command.to_vec()), session)
     }
 
     async fn subsystem_request(
@@ -229,8 +260,10 @@ impl Handler for Session {
         name: &str,
         session: &mut russh::server::Session,
     ) -> Result<(), russh::Error> {
-        if name != "sftp" {
-            return session.channel_failure(channel);
+        match name {
+            EXEC_SUBSYSTEM => return self.start_described(channel, session),
+            "sftp" => {}
+            _ => return session.channel_failure(channel),
         }
         let (Some(user), Some(waiting)) = (self.user.clone(), self.waiting.remove(&channel)) else {
             return session.channel_failure(channel);

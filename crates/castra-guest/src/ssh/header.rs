@@ -1,0 +1,39 @@
+//! The header with which a command comes as an array.
+
+use castra_flow::{Incoming, Message, Received};
+use castra_wire::{ExecHeader, ExecHeaderError, MALFORMED_SIGNAL, TOO_LONG_SIGNAL, exec_header_bytes};
+use russh::ChannelMsg;
+
+use super::exec::NotStarted;
+
+/// Reads the header, and returns with it what has come behind it for the command's stdin.
+///
+/// # Errors
+/// What comes is no header, or it ends before one is complete.
+pub(super) async fn read(incoming: &mut Incoming) -> Result<(ExecHeader, Option<Received>), NotStarted> {
+    let mut bytes = Vec::new();
+    loop {
+        let mut data = match incoming.next().await {
+            Some(Message::Data(None, data)) => data,
+            None | Some(Message::Other(ChannelMsg::Eof | ChannelMsg::Close)) => {
+                return Err(NotStarted::Signal(MALFORMED_SIGNAL));
+            }
+            Some(_) => continue,
+        };
+        let before = bytes.len();
+        bytes.extend_from_slice(&data);
+        let Some(length) = exec_header_bytes(&bytes).map_err(refusal)? else { continue };
+        if bytes.len() >= length {
+            let header = ExecHeader::decode(&bytes[size_of::<u32>()..length]).map_err(refusal)?;
+            data.skip(length - before);
+            return Ok((header, (!data.is_empty()).then_some(data)));
+        }
+    }
+}
+
+fn refusal(error: ExecHeaderError) -> NotStarted {
+    NotStarted::Signal(match error {
+        ExecHeaderError::TooLong => TOO_LONG_SIGNAL,
+        ExecHeaderError::Malformed => MALFORMED_SIGNAL,
+    })
+}

@@ -1,0 +1,198 @@
+//! What a client wants run, as a process to start.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStringExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::Command;
+
+use rustix::process::{Resource, getrlimit};
+
+use super::users::User;
+
+/// The search path of a session, until a login shell's profile says otherwise; the one Alpine and Debian give.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Program that the client asks for.
+pub(super) enum Program {
+    /// The user's shell, as a login shell.
+    Shell,
+    /// A command line for the user's shell.
+    Line(Vec<u8>),
+    /// A command and its arguments.
+    Arguments(Vec<OsString>),
+}
+
+/// Returns the process for a program, with the environment of a login.
+pub(super) fn command(user: &User, program: &Program) -> Command {
+    let name = user.shell.file_name().unwrap_or(user.shell.as_os_str());
+    let mut command = Command::new(&user.shell);
+    match program {
+        Program::Shell => {
+            let mut login = OsString::from("-");
+            login.push(name);
+            command.arg0(login);
+        }
+        Program::Line(line) => {
+            command.arg0(name).arg("-c").arg(OsString::from_vec(line.clone()));
+        }
+        Program::Arguments(arguments) => {
+            let Runner { shell, script, first } = Runner::of(&user.shell);
+            command = Command::new(shell);
+            command.arg0(shell.file_name().unwrap_or(name));
+            command.args(["-c", script]).arg(first.unwrap_or(name)).args(arguments);
+        }
+    }
+    command
+        .env_clear()
+        .env("USER", &user.name)
+        .env("LOGNAME", &user.name)
+        .env("HOME", &user.home)
+        .env("SHELL", &user.shell)
+        .env("PATH", PATH);
+    command
+}
+
+/// Shell that runs a command without reading its words: it finds the program, knows its own builtins, reads its
+/// user's `.zshenv` or `.bashrc` and says what cannot be run, as it does for a line.
+struct Runner<'a> {
+    shell: &'a Path,
+    /// Runs the arguments behind it, all but the first.
+    script: &'static str,
+    /// Stands before the command, which may begin with a dash. A POSIX shell calls itself by it.
+    first: Option<&'static OsStr>,
+}
+
+impl<'a> Runner<'a> {
+    fn of(shell: &'a Path) -> Self {
+        let script = match shell.file_name().and_then(OsStr::to_str) {
+            Some("fish") => "$argv",
+            Some("csh" | "tcsh") => "shift; $argv:q",
+            // Shells whose words cannot become a command.
+            Some("elvish" | "es" | "nu" | "pwsh" | "rc" | "xonsh") => {
+                return Self { shell: Path::new("/bin/sh"), script: "\"$@\"", first: Some(OsStr::new("sh")) };
+            }
+            _ => "\"$@\"",
+        };
+        let first = (script == "$argv").then_some(OsStr::new("--"));
+        Self { shell, script, first }
+    }
+}
+
+/// What a shell adds to its environment before it runs a command, and more: both must find room.
+const SHELL_RESERVE_BYTES: u64 = 8 * 1024;
+
+/// Limits of the kernel's `bprm_stack_limits`, in bytes: a quarter of the stack, within these.
+const ARGUMENTS_AT_LEAST: u64 = 128 * 1024;
+const ARGUMENTS_AT_MOST: u64 = 6 * 1024 * 1024;
+
+/// Returns `true` if the kernel has room for all arguments and variables of a process, and of what that starts with
+/// them. One that is too long by itself shows when the process is started.
+pub(super) fn has_room(command: &Command) -> bool {
+    let stack = getrlimit(Resource::Stack).current.unwrap_or(u64::MAX);
+    let limit = (stack / 4).clamp(ARGUMENTS_AT_LEAST, ARGUMENTS_AT_MOST);
+    // Each has a pointer and an end.
+    let bytes = |text: &OsStr| text.len() as u64 + 9;
+    let arguments: u64 = command.get_args().map(bytes).sum();
+    let variables = command.get_envs().filter_map(|(name, value)| Some(bytes(name) + bytes(value?)));
+    arguments + variables.sum::<u64>() + SHELL_RESERVE_BYTES <= limit
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStrExt as _;
+    use std::process::Output;
+
+    use rustix::process::{getegid, geteuid};
+
+    use super::*;
+
+    fn run(shell: &str, arguments: &[&[u8]]) -> Output {
+        let user = User {
+            name: "user".into(),
+            uid: geteuid(),
+            gid: getegid(),
+            groups: Vec::new(),
+            home: "/".into(),
+            shell: shell.into(),
+        };
+        let arguments = arguments.iter().map(|argument| OsString::from_vec(argument.to_vec())).collect();
+        let output = command(&user, &Program::Arguments(arguments)).output();
+        output.unwrap_or_else(|error| panic!("{shell}: {error}; `cargo xtask test` installs it"))
+    }
+
+    const SHELLS: [&str; 5] = ["/bin/sh", "/bin/bash", "/usr/bin/zsh", "/usr/bin/fish", "/opt/bin/nu"];
+
+    #[test]
+    fn no_shell_reads_the_arguments() {
+        let arguments: [&[u8]; 9] = [
+            b"a b",
+            b"",
+            b"it's",
+            b"$HOME $argv",
+            b"c\\d\\\\'",
+            b"new\nline",
+            b"*?[a]~;&|<>(){}!",
+            b"-x",
+            b"\xff\xfe",
+        ];
+        for shell in SHELLS {
+            let output = run(shell, &[&[&b"printf"[..], b"%s\\0"], &arguments[..]].concat());
+            let expected: Vec<u8> = arguments.iter().flat_map(|one| [one, &b"\0"[..]].concat()).collect();
+            assert_eq!(
+                output.stdout.escape_ascii().to_string(),
+                expected.escape_ascii().to_string(),
+                "{shell}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_first_is_a_program_whatever_it_looks_like() {
+        for shell in SHELLS {
+            for word in [&b"A=b"[..], b"#", b"a | b", b"-x", b"--"] {
+                let output = run(shell, &[word]);
+                assert_eq!(output.status.code(), Some(127), "{shell}: {}", word.escape_ascii());
+                assert!(!output.stderr.is_empty(), "{shell} says so");
+            }
+            assert_eq!(run(shell, &[b"/etc/passwd"]).status.code(), Some(126), "{shell}");
+        }
+    }
+
+    #[test]
+    fn builtins_are_found_as_before() {
+        for shell in SHELLS {
+            assert_eq!(run(shell, &[b"exit", b"3"]).status.code(), Some(3), "{shell}");
+            let found = run(shell, &[b"command", b"-v", b"env"]).stdout;
+            assert!(found.ends_with(b"/env\n"), "{shell}: {}", OsStr::from_bytes(&found).display());
+        }
+    }
+
+    #[test]
+    fn a_script_without_a_first_line_runs() {
+        let directory = std::env::temp_dir().join(format!("castra-program-{}", std::process::id()));
+        std::fs::create_dir(&directory).expect("makes a directory");
+        let script = directory.join("script");
+        std::fs::write(&script, "echo ran $1\n").expect("writes");
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&script, mode).expect("sets a mode");
+        let outputs = SHELLS.map(|shell| run(shell, &[script.as_os_str().as_bytes(), b"on"]).stdout);
+        std::fs::remove_dir_all(&directory).expect("removes");
+        assert_eq!(outputs.map(|output| String::from_utf8(output).expect("is text")), ["ran on\n"; 5]);
+    }
+
+    #[test]
+    fn room_is_what_the_kernel_has() {
+        let mut command = Command::new("/bin/true");
+        command.env_clear();
+        let limit = (getrlimit(Resource::Stack).current.unwrap_or(u64::MAX) / 4)
+            .clamp(ARGUMENTS_AT_LEAST, ARGUMENTS_AT_MOST);
+        let argument = "x".repeat(100_000);
+        let count = usize::try_from((limit - SHELL_RESERVE_BYTES) / 100_009).expect("fits");
+        command.args(std::iter::repeat_n(&argument, count));
+        assert!(has_room(&command));
+        assert!(command.status().expect("the kernel agrees").success());
+        command.arg(argument);
+        assert!(!has_room(&command));
+    }
+}
