@@ -47,6 +47,11 @@ fn control_messages() {
 }
 
 #[test]
+fn exec_headers() {
+    try_out(targets::exec_header, &seeds::exec_headers());
+}
+
+#[test]
 fn sftp_packets() {
     try_out(targets::sftp, &seeds::sftp_packets());
 }

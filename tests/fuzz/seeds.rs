@@ -4,7 +4,8 @@ use bytes::Bytes;
 use castra::managed::{Catalog, Manifest};
 use castra_sftp::{Attributes, Code, Entry, Flags, Reply, Request};
 use castra_wire::{
-    Errand, GuestMessage, HostMessage, PROTOCOL_VERSION, Personality, Secret, Stage, StageReached, encode,
+    Errand, ExecHeader, GuestMessage, HostMessage, PROTOCOL_VERSION, Personality, Secret, Stage,
+    StageReached, encode,
 };
 
 const REFERENCE: &str = include_str!("../../docs/config.md");
@@ -66,6 +67,15 @@ pub(crate) fn control_messages() -> Vec<Vec<u8>> {
     ];
     messages.push(messages.concat());
     messages
+}
+
+/// A short one and one with all there can be.
+pub(crate) fn exec_headers() -> Vec<Vec<u8>> {
+    let short = ExecHeader { arguments: vec!["true".into()], environment: Vec::new() };
+    let arguments = ["printf", "", "%s\n", "x"].map(Into::into).to_vec();
+    let environment = vec![("A".into(), "".into()), ("LANG".into(), "C.UTF-8".into())];
+    let long = ExecHeader { arguments, environment };
+    [short, long].iter().map(|header| header.encode().expect("encodes").split_off(4)).collect()
 }
 
 /// One of most requests and replies, and a stream of them.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use castra::config::{Surroundings, parse};
 use castra::managed::{Manifest, VhdKind, parse_vhd_footer};
 use castra_sftp::{Reply, Request};
-use castra_wire::{GuestMessage, HostMessage, Lines, MAX_LINE_BYTES, decode, encode};
+use castra_wire::{ExecHeader, GuestMessage, HostMessage, Lines, MAX_LINE_BYTES, decode, encode};
 
 /// The last 512 bytes of a VHD.
 pub(crate) fn vhd_footer(data: &[u8]) {
@@ -77,6 +77,14 @@ fn lines(data: &[u8], piece: usize) -> Vec<Option<Vec<u8>>> {
         }
     }
     found
+}
+
+/// A command as an array: what follows the header's length.
+pub(crate) fn exec_header(data: &[u8]) {
+    if let Ok(header) = ExecHeader::decode(data) {
+        assert!(!header.arguments.is_empty());
+        assert_eq!(header.encode().expect("is as long").split_off(4), data);
+    }
 }
 
 /// SFTP: a packet as a request and as a reply, and a stream of packets.

@@ -6,7 +6,7 @@ use std::process::Command;
 use crate::run::{cargo, root, run_command};
 
 /// The binaries of `fuzz/`.
-const TARGETS: [&str; 5] = ["vhd_footer", "manifest", "config", "control_port", "sftp"];
+const TARGETS: [&str; 6] = ["vhd_footer", "manifest", "config", "control_port", "exec_header", "sftp"];
 /// What cargo-fuzz asks of the compiler, but for the sanitizers, which only unstable compilers have.
 const COVERAGE: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
