@@ -299,12 +299,13 @@ fn start_qemu(
     sockets: &SocketsLayout,
     warm: Option<&Warm>,
 ) -> Result<QemuProcess, VmError> {
-    for last in (0..PORT_ATTEMPTS).map(|attempt| attempt + 1 == PORT_ATTEMPTS) {
-        let ssh_port = if request.has_agent() { Some(free_port(request)?) } else { None };
+    for attempt in 1..=PORT_ATTEMPTS {
+        let ssh_port = if request.has_agent() { Some(ssh_port(request, record, attempt)?) } else { None };
         let spec = spec(request, choice, ssh_port, warm)?;
         let start = if warm.is_some() { StartKind::Template } else { StartKind::Boot };
         record.progress = Progress::Starting;
         record.boot = Some(boot_record(request, choice, ssh_port, sockets, start, &spec));
+        record.ssh_port = ssh_port.or(record.ssh_port);
         record.save(request.layout)?;
         request.stopwatch.set_qemu_start(record.boot.as_ref().map_or(0, |boot| boot.started_unix_ms));
         failpoint::reach(if warm.is_some() { Point::RestoreRecorded } else { Point::BootRecorded });
@@ -322,7 +323,7 @@ fn start_qemu(
                 }
                 return Ok(process);
             }
-            Err(error) if error.is_port_taken() && !last => {
+            Err(error) if error.is_port_taken() && attempt < PORT_ATTEMPTS => {
                 // A declared port that was taken meanwhile gets its own message here.
                 forwards::check(request.vm(), &request.plan.definition.port_forwards, request.layout)?;
             }
@@ -355,8 +356,10 @@ fn spec(
     Ok(spec)
 }
 
-pub(super) fn free_port(request: &BootRequest<'_>) -> Result<u16, VmError> {
-    forwards::free_port().map_err(|source| VmError::Disk {
+/// Chooses the port for SSH: the VM's last one while it is free, so that a configuration that was saved for other SSH clients
+/// stays true. One that QEMU could not take is not tried again.
+pub(super) fn ssh_port(request: &BootRequest<'_>, record: &Record, attempt: usize) -> Result<u16, VmError> {
+    forwards::free_port(record.ssh_port.filter(|_| attempt == 1)).map_err(|source| VmError::Disk {
         action: "find a free port for",
         path: request.files().directory().to_owned(),
         source,

@@ -61,6 +61,8 @@ pub(super) fn ensure_vm_assets(
         create(plan, foundation.as_ref().unwrap_or(&base.disk), context)?;
         let mut record = Record::new(layout, vm, overlay, base.record.clone());
         record.layer = new_layer;
+        // As its keys, which are there still.
+        record.ssh_port = recorded.and_then(|recorded| recorded.ssh_port);
         record
     };
     record.base = base.record;

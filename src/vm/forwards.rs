@@ -49,8 +49,11 @@ impl fmt::Display for PortOwner {
     }
 }
 
-/// A port of 127.0.0.1 that is free at this moment.
-pub(super) fn free_port() -> io::Result<u16> {
+/// Chooses a port of 127.0.0.1 that is free at this moment: `last` if it is.
+pub(super) fn free_port(last: Option<u16>) -> io::Result<u16> {
+    if let Some(port) = last.filter(|port| bind(*port, Protocol::Tcp).is_ok()) {
+        return Ok(port);
+    }
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 

@@ -50,6 +50,10 @@ pub struct Record {
     /// The layers its disk stands on since it was cloned, the lowest first.
     #[serde(default)]
     pub frozen: Vec<FrozenLayer>,
+    /// Port of 127.0.0.1 that last led to its SSH server, which it gets again while that is free. A clone has none of its
+    /// original's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ssh_port: Option<u16>,
 }
 
 /// What a disk stands on.
@@ -220,6 +224,7 @@ impl Record {
             suspended: None,
             cloned: None,
             frozen: Vec::new(),
+            ssh_port: None,
         }
     }
 

@@ -10,6 +10,8 @@ use super::record::{BootRecord, Record};
 
 /// Digits of the directory of a project's sockets, see [`ProjectLayout::sockets`].
 const PROJECT_DIGITS: usize = 12;
+/// Ports that the kernel gives to whoever asks for any: those below are root's or have services of their own.
+const FIRST_FREE_PORT: u16 = 1024;
 /// Digits of a SHA-256.
 const SHA256_DIGITS: usize = 64;
 
@@ -32,6 +34,9 @@ pub(super) fn check(record: &mut Record, vm: &str, layout: &ProjectLayout) -> Re
         && (layer.sha256.len() != SHA256_DIGITS || !is_hex(&layer.sha256) || !is_hex(&layer.key))
     {
         return Err("it names no layer of a template".into());
+    }
+    if let Some(port) = record.ssh_port.filter(|port| *port < FIRST_FREE_PORT) {
+        return Err(format!("castra never chose port {port} for SSH"));
     }
     let saved = record.suspended.as_ref().map(|saved| &saved.boot);
     record.boot.iter().chain(saved).try_for_each(check_sockets)

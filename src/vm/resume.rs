@@ -22,7 +22,7 @@ use crate::wait::WaitLimit;
 
 use super::account::keep_timeline;
 use super::base::{Base, ensure_base};
-use super::boot::{BootRequest, PORT_ATTEMPTS, boot_record, free_port};
+use super::boot::{BootRequest, PORT_ATTEMPTS, boot_record, ssh_port};
 use super::clock::millis;
 use super::disk::{check_overlay, confirm_place};
 use super::error::VmError;
@@ -142,8 +142,8 @@ fn load(
     let (files, declared) = (layout.vm(vm), &request.plan.definition.port_forwards);
     let sockets = layout.sockets(&context.runtime_root, vm);
     forwards::check(vm, declared, layout)?;
-    for last in (0..PORT_ATTEMPTS).map(|attempt| attempt + 1 == PORT_ATTEMPTS) {
-        let ssh_port = saved.boot.ssh_port.map(|_| free_port(request)).transpose()?;
+    for attempt in 1..=PORT_ATTEMPTS {
+        let ssh_port = saved.boot.ssh_port.map(|_| ssh_port(request, &record, attempt)).transpose()?;
         let spec = spec(request, saved, ssh_port)?;
         let mut boot =
             boot_record(request, &saved.boot.accelerator, ssh_port, &sockets, StartKind::Suspended, &spec);
@@ -151,6 +151,7 @@ fn load(
         record.progress = Progress::Resuming;
         request.stopwatch.set_qemu_start(boot.started_unix_ms);
         record.boot = Some(boot);
+        record.ssh_port = ssh_port.or(record.ssh_port);
         record.save(layout)?;
         let launch_it = Launch {
             spec: &spec,
@@ -166,7 +167,7 @@ fn load(
             }
             Err(error) => error,
         };
-        if error.is_port_taken() && !last {
+        if error.is_port_taken() && attempt < PORT_ATTEMPTS {
             continue;
         }
         put_back(record, layout)?;

@@ -161,7 +161,7 @@ fn make(victim: &Victim) {
 fn a_record_leads_nowhere_and_nothing_goes_that_is_no_disk() {
     let thesis = |victim: &Victim| victim.home().join("thesis.txt");
     type Edit = fn(&mut Value, &Path);
-    let edits: [(Edit, &str); 7] = [
+    let edits: [(Edit, &str); 8] = [
         (
             |record, thesis| {
                 record["progress"] = json!("cloning");
@@ -173,6 +173,7 @@ fn a_record_leads_nowhere_and_nothing_goes_that_is_no_disk() {
         (|record, _| record["overlay"] = json!("../../home/thesis.txt"), "outside of the state directory"),
         (|record, _| record["overlay"] = json!(""), "outside of the state directory"),
         (|record, _| record["name"] = json!("../../x"), "is of VM `../../x`"),
+        (|record, _| record["ssh_port"] = json!(22), "never chose port 22"),
         (
             |record, _| {
                 record["frozen"] = json!([{"name": "../../home/thesis.txt",

@@ -1,0 +1,84 @@
+//! The port that leads to a VM's SSH server: what its user has written down of it stays true as long as that can be.
+
+use std::net::TcpListener;
+
+use serde_json::json;
+
+use crate::fake::Fake;
+
+/// The port that leads to a running VM's SSH server.
+fn ssh_port(fake: &Fake, vm: &str) -> u16 {
+    let port = fake.status(vm)["ssh_port"].as_u64().expect("it runs");
+    port.try_into().expect("a port")
+}
+
+#[test]
+fn a_vm_keeps_its_port_however_it_is_stopped_and_started() {
+    let fake = Fake::new(&["vm"]);
+    fake.run(&["up", "--cold"]).ok();
+    let port = ssh_port(&fake, "vm");
+    let restarts: [&[&str]; 5] = [&["restart"], &["down"], &["suspend"], &["down", "--force"], &["suspend"]];
+    for stop in restarts {
+        fake.run(stop).ok();
+        fake.run(&["up"]).ok();
+        assert_eq!(ssh_port(&fake, "vm"), port, "{stop:?}");
+    }
+    fake.signal("vm", rustix::process::Signal::KILL);
+    crate::support::eventually("its end", std::time::Duration::from_secs(60), || !fake.lives("vm"));
+    fake.run(&["up"]).ok();
+    assert_eq!(ssh_port(&fake, "vm"), port, "killed");
+}
+
+#[test]
+fn a_port_that_is_taken_is_given_up_for_another_and_so_is_one_that_qemu_cannot_have() {
+    let fake = Fake::new(&["vm"]);
+    fake.run(&["up", "--cold"]).ok();
+    for stop in ["down", "suspend"] {
+        let port = ssh_port(&fake, "vm");
+        fake.run(&[stop]).ok();
+        let _holder = TcpListener::bind(("127.0.0.1", port)).expect("free once the VM is stopped");
+        fake.run(&["up"]).ok();
+        assert_ne!(ssh_port(&fake, "vm"), port, "{stop}");
+    }
+    let port = ssh_port(&fake, "vm");
+    fake.run(&["down"]).ok();
+    // It starts the fourth and fifth time, and finds the port taken that castra found free.
+    fake.behave("vm", "port-taken:4");
+    fake.run(&["up"]).ok();
+    assert_eq!(fake.journal("vm").matches("started").count(), 5);
+    assert_ne!(ssh_port(&fake, "vm"), port);
+}
+
+#[test]
+fn a_clone_leaves_its_original_the_port() {
+    let fake = Fake::new(&["vm"]);
+    fake.run(&["up", "--cold"]).ok();
+    let port = ssh_port(&fake, "vm");
+    fake.run(&["suspend"]).ok();
+    fake.run(&["clone", "vm", "copy"]).ok();
+    fake.run(&["up", "copy"]).ok();
+    let of_copy = ssh_port(&fake, "copy");
+    assert_ne!(of_copy, port);
+    fake.run(&["up", "vm"]).ok();
+    assert_eq!(ssh_port(&fake, "vm"), port);
+    fake.run(&["down"]).ok();
+    fake.run(&["up", "copy", "vm"]).ok();
+    assert_eq!((ssh_port(&fake, "vm"), ssh_port(&fake, "copy")), (port, of_copy));
+}
+
+#[test]
+fn a_port_of_roots_in_a_record_is_not_taken() {
+    let fake = Fake::new(&["vm"]);
+    fake.run(&["up", "--cold"]).ok();
+    fake.run(&["down"]).ok();
+    let honest = std::fs::read(fake.record("vm")).expect("reads");
+    for port in [0, 22, 1023] {
+        fake.edit_record("vm", |record| record["ssh_port"] = json!(port));
+        fake.run(&["up"]).code(65).says(&format!("never chose port {port}"));
+    }
+    for (port, code) in [(json!(65_536), 65), (json!(-1), 65), (json!("22"), 65), (json!(null), 0)] {
+        std::fs::write(fake.record("vm"), &honest).expect("writes");
+        fake.edit_record("vm", |record| record["ssh_port"] = port);
+        fake.run(&["up"]).code(code);
+    }
+}
