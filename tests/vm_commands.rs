@@ -4,6 +4,7 @@ mod support;
 
 use std::fs;
 use std::io::Read;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use support::{Project, noise, tool};
@@ -30,9 +31,12 @@ fn from_an_empty_directory_to_a_clean_power_off() {
     status_tells_what_runs(&project);
     the_network_is_up(&project);
     ssh_itself_can_log_in(&project);
+    let port = ssh_port(&project);
     power_off_is_clean(&project);
 
     project.run(&["up"]).ok().says("cache hit");
+    assert_eq!(ssh_port(&project), port);
+    saved_configurations_still_hold(&project);
     let kept = project.run(&["exec", "--", "cat", "/root/kept"]).ok();
     assert_eq!(kept.text(), "before the power-off\n");
 }
@@ -139,12 +143,41 @@ fn the_network_is_up(project: &Project) {
     assert!(resolver.contains("nameserver"), "{resolver}");
 }
 
+/// Where the printed configurations are kept: one with the VM's port, and one that goes through castra.
+const SSH_CONFIGS: [&str; 2] = [".castra/ssh-config", ".castra/ssh-config-proxy"];
+
 fn ssh_itself_can_log_in(project: &Project) {
-    let config = project.run(&["ssh-config"]).ok().text();
-    let path = project.path().join(".castra/ssh-config");
-    fs::write(&path, config).expect("written");
-    let output = tool("ssh", &["-F", path.to_str().expect("UTF-8"), VM, "hostname"]);
-    assert_eq!(String::from_utf8_lossy(&output.stdout), format!("{VM}\n"));
+    for (name, options) in SSH_CONFIGS.into_iter().zip([&["ssh-config"][..], &["ssh-config", "--proxy"]]) {
+        project.write(name, &project.run(options).ok().text());
+    }
+    saved_configurations_still_hold(project);
+}
+
+/// As from an editor, whose working directory is anywhere.
+fn saved_configurations_still_hold(project: &Project) {
+    for name in SSH_CONFIGS {
+        let output = ssh(project, name).args([VM, "hostname"]).output().expect("ssh runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(String::from_utf8_lossy(&output.stdout), format!("{VM}\n"), "{name}: {said}");
+    }
+}
+
+/// OpenSSH's client with one of the kept configurations, in the environment of `castra`, which it may run.
+fn ssh(project: &Project, config: &str) -> Command {
+    let (mut command, castra) = (Command::new("ssh"), project.castra(&[]));
+    for (name, value) in castra.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command.current_dir("/").arg("-F").arg(project.path().join(config)).stdin(Stdio::null());
+    command
+}
+
+fn ssh_port(project: &Project) -> u64 {
+    let status = project.run(&["status", "--json"]).ok().document("status");
+    status["vms"][0]["ssh_port"].as_u64().expect("it runs")
 }
 
 fn power_off_is_clean(project: &Project) {

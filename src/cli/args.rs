@@ -103,6 +103,9 @@ pub(super) enum Command {
     Doctor(Doctor),
     /// Print a configuration for ssh, scp, rsync, editors and Ansible
     SshConfig(SshConfig),
+    /// Join stdin and stdout with a VM's SSH server, for ssh's ProxyCommand
+    #[command(hide = true)]
+    SshProxy(SshProxy),
     /// Check castra.toml, show what comes of it, print its schema
     Config(Config),
     /// Print the script by which a shell completes castra's commands
@@ -115,7 +118,15 @@ impl Command {
     /// Whether Ctrl-C stops the command in an orderly way. `shell` and `exec` hand it to the guest instead, and a copy
     /// has nothing to put in order.
     pub(super) fn heeds_interrupts(&self) -> bool {
-        !matches!(self, Self::Shell(_) | Self::Exec(_) | Self::Run(_) | Self::Cp(_) | Self::Console(_))
+        !matches!(
+            self,
+            Self::Shell(_)
+                | Self::Exec(_)
+                | Self::Run(_)
+                | Self::Cp(_)
+                | Self::Console(_)
+                | Self::SshProxy(_)
+        )
     }
 }
 
@@ -530,14 +541,29 @@ pub(super) struct Doctor {
 }
 
 #[derive(Debug, ClapArgs)]
-#[command(after_help = "Example:\n  castra ssh-config > vm.ssh && sftp -F vm.ssh alpine-minimal")]
+#[command(after_help = "Without --proxy it holds until a VM gets another port, since its own is taken.\n\n\
+                        Examples:\n  castra ssh-config > vm.ssh && sftp -F vm.ssh alpine-minimal\n  \
+                        castra ssh-config --proxy >> ~/.ssh/config && ssh alpine-minimal")]
 pub(super) struct SshConfig {
-    /// VMs to print [default: all that run]
+    /// VMs to print [default: all that run; with --proxy, all]
     #[arg(value_name = "VM")]
     pub(super) vms: Vec<String>,
+    /// Connect through castra, which finds a VM at any port
+    #[arg(long)]
+    pub(super) proxy: bool,
     /// Log in as this user of the guest
     #[arg(short, long, default_value = "root")]
     pub(super) user: String,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "`castra ssh-config --proxy` writes the configuration that uses this.")]
+pub(super) struct SshProxy {
+    /// The VM [default: the only one]
+    pub(super) vm: Option<String>,
+    /// Go by the project of this directory [default: the working directory]
+    #[arg(long, value_name = "DIR")]
+    pub(super) directory: Option<PathBuf>,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -1,6 +1,7 @@
 //! What only the command line can get wrong.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::error::{Explain, Kind, kind_of_io};
@@ -35,6 +36,8 @@ pub(super) enum CliError {
     TimedOut { secs: f64 },
     #[error("the {what} `{text}` cannot be written into an ssh configuration")]
     NotForSshConfig { what: &'static str, text: String },
+    #[error("cannot reach the SSH server of VM `{vm}` at {address}")]
+    NoSsh { vm: String, address: SocketAddr, source: io::Error },
     #[error("none of these paths is in a VM: {}", paths.join(", "))]
     NothingRemote { paths: Vec<String> },
     #[error("cannot copy from VM to VM, or from different VMs at once: {}", paths.join(", "))]
@@ -51,7 +54,7 @@ impl Explain for CliError {
             }
             Self::File { source, .. } | Self::Stdout(source) | Self::Streams(source) => kind_of_io(source),
             Self::NoLog { .. } => Kind::NotFound,
-            Self::TimedOut { .. } => Kind::Unavailable,
+            Self::TimedOut { .. } | Self::NoSsh { .. } => Kind::Unavailable,
             Self::NoTerminal
             | Self::NoJson { .. }
             | Self::NobodyToAsk
@@ -70,6 +73,7 @@ impl Explain for CliError {
             Self::NotForSshConfig { what: "path", .. } => {
                 Some("Move the project to a directory without quotes, backslashes and control characters in its path.".into())
             }
+            Self::NoSsh { vm, .. } => Some(format!("`castra exec {vm} -- true` tells what is wrong with it.")),
             Self::NotForSshConfig { .. } => {
                 Some("A user's name has letters, digits, and - _ . @ + after the first.".into())
             }

@@ -30,6 +30,7 @@ mod project;
 mod restart;
 mod run;
 mod ssh_config;
+mod ssh_proxy;
 mod status;
 mod suspend;
 mod table;
@@ -119,6 +120,7 @@ fn run(args: &Args, environment: Environment, printer: &Arc<Printer>) -> Result<
         Command::Completions(completions) => completions::run(completions, printer),
         Command::Man(man) => man::run(man, printer),
         Command::SshConfig(ssh_config) => ssh_config::run(ssh_config, args, &context, printer),
+        Command::SshProxy(proxy) => ssh_proxy::run(proxy, args, &context, printer),
     }
 }
 

@@ -24,12 +24,20 @@ pub(super) fn run(
 ) -> Result<ExitCode> {
     check_user(&ssh_config.user)?;
     let layout = project::layout(args, context, printer)?;
-    let hosts = records(&ssh_config.vms, &layout, context)?
+    let records = match ssh_config.proxy {
+        true => records_with_agent(&ssh_config.vms, &layout, context)?,
+        false => records(&ssh_config.vms, &layout, context)?,
+    };
+    let proxy = if ssh_config.proxy { Some(proxy_command(args)?) } else { None };
+    let hosts = records
         .iter()
-        .map(|record| host(record, &ssh_config.user, &layout))
+        .map(|record| host(record, &ssh_config.user, proxy.as_deref(), &layout))
         .collect::<Result<Vec<_>, _>>()?;
     if hosts.is_empty() {
-        printer.tip("No VM is running here. `castra up` starts one.");
+        printer.tip(match ssh_config.proxy {
+            true => "No VM was started here yet. `castra up` starts one.",
+            false => "No VM is running here. `castra up` starts one.",
+        });
     }
     // A path that ssh's configuration has no way to write is no problem for programs that read JSON.
     let texts: Vec<String> =
@@ -53,7 +61,7 @@ struct SshHost {
     vm: String,
     /// The address to connect to.
     address: String,
-    /// Its port.
+    /// Its port; the last one, for a VM that does not run.
     port: u16,
     /// The user of the guest.
     user: String,
@@ -61,6 +69,10 @@ struct SshHost {
     identity_file: PathBuf,
     /// Holds the host key.
     known_hosts_file: PathBuf,
+    /// Its name for the host key, at any port.
+    host_key_alias: String,
+    /// The command whose stdin and stdout are a connection to it, with --proxy.
+    proxy_command: Option<Vec<String>>,
 }
 
 fn records(
@@ -76,6 +88,40 @@ fn records(
     Ok(running.filter(|record| vm::state_of(record, layout).is_alive()).collect())
 }
 
+/// The VMs that have had a port for SSH, whether they run or not: all, or those that are named.
+fn records_with_agent(
+    names: &[String],
+    layout: &ProjectLayout,
+    context: &RuntimeContext,
+) -> Result<Vec<Record>, VmError> {
+    let has_agent = |record: &Record| vm::ssh_address(record).is_ok();
+    if names.is_empty() {
+        return Ok(project::records(layout).into_values().filter(has_agent).collect());
+    }
+    let named = |name: &String| match vm::recorded_vm(Some(name), layout)? {
+        record if has_agent(&record) => Ok(record),
+        // One that has its keys only once it is started, or one without an agent, which this tells.
+        _ => vm::running_vm(Some(name), layout, context),
+    };
+    names.iter().map(named).collect()
+}
+
+/// The command by which ssh connects to VMs of this project from wherever it is run, but for the VM's name at its end.
+fn proxy_command(args: &Args) -> Result<Vec<String>> {
+    let failed = |source| CliError::File { action: "find", path: PathBuf::from("castra"), source };
+    let castra = std::env::current_exe().map_err(failed)?;
+    let here = project::working_directory()?;
+    let mut words = vec![writable(&castra)?, "--quiet".to_owned()];
+    if let Some(config) = &args.config {
+        words.extend(["--config".to_owned(), writable(&here.join(config))?]);
+    }
+    if args.skip_discovery {
+        words.push("--skip-discovery".to_owned());
+    }
+    words.extend(["ssh-proxy".to_owned(), "--directory".to_owned(), writable(&here)?]);
+    Ok(words)
+}
+
 /// What a user may be called there: ssh_config has no way to write some characters, and a line end would begin another
 /// setting, `ProxyCommand` for instance.
 fn check_user(user: &str) -> Result<(), CliError> {
@@ -88,15 +134,31 @@ fn check_user(user: &str) -> Result<(), CliError> {
 
 /// A path as a quoted argument. `%` begins a token and is doubled; what cannot be written is refused.
 fn quoted(path: &Path) -> Result<String, CliError> {
+    Ok(format!("\"{}\"", writable(path)?.replace('%', "%%")))
+}
+
+/// The text of a path that ssh's configuration can hold, in quotes of either kind.
+fn writable(path: &Path) -> Result<String, CliError> {
     let refused = || CliError::NotForSshConfig { what: "path", text: path.to_string_lossy().into_owned() };
     let text = path.to_str().ok_or_else(refused)?;
     if !is_harmless(text) || text.contains(['"', '\\']) || text.contains("${") {
         return Err(refused());
     }
-    Ok(format!("\"{}\"", text.replace('%', "%%")))
+    Ok(text.to_owned())
 }
 
-fn host(record: &Record, user: &str, layout: &ProjectLayout) -> Result<SshHost, VmError> {
+/// A command for the user's shell, whichever that is: words in single quotes. ssh replaces tokens that begin with `%` first.
+fn shell_line(words: &[String]) -> String {
+    let quote = |word: &String| format!("'{}'", word.replace('\'', "'\\''").replace('%', "%%"));
+    words.iter().map(quote).collect::<Vec<_>>().join(" ")
+}
+
+fn host(
+    record: &Record,
+    user: &str,
+    proxy: Option<&[String]>,
+    layout: &ProjectLayout,
+) -> Result<SshHost, VmError> {
     let target = vm::ssh_target(record, user, layout)?;
     vm::write_known_hosts(record, layout)?;
     let files = layout.vm(&record.name);
@@ -107,16 +169,22 @@ fn host(record: &Record, user: &str, layout: &ProjectLayout) -> Result<SshHost, 
         user: user.to_owned(),
         identity_file: files.client_key(),
         known_hosts_file: files.known_hosts(),
+        host_key_alias: vm::host_key_alias(&record.name),
+        proxy_command: proxy.map(|words| [words, std::slice::from_ref(&record.name)].concat()),
     })
 }
 
 fn text(host: &SshHost) -> Result<String, CliError> {
-    let SshHost { vm, address, port, user, identity_file, known_hosts_file } = host;
+    let SshHost { vm, address, port, user, host_key_alias, .. } = host;
+    let way = match &host.proxy_command {
+        Some(words) => format!("ProxyCommand {}", shell_line(words)),
+        None => format!("HostName {address}\n  Port {port}"),
+    };
     Ok(format!(
-        "Host {vm}\n  HostName {address}\n  Port {port}\n  User {user}\n  IdentityFile {}\n  IdentitiesOnly yes\n  \
-         UserKnownHostsFile {}\n  StrictHostKeyChecking yes\n  LogLevel ERROR\n",
-        quoted(identity_file)?,
-        quoted(known_hosts_file)?,
+        "Host {vm}\n  {way}\n  User {user}\n  IdentityFile {}\n  IdentitiesOnly yes\n  UserKnownHostsFile {}\n  \
+         HostKeyAlias {host_key_alias}\n  StrictHostKeyChecking yes\n  LogLevel ERROR\n",
+        quoted(&host.identity_file)?,
+        quoted(&host.known_hosts_file)?,
     ))
 }
 
@@ -132,6 +200,18 @@ mod tests {
         for user in ["", "-oProxyCommand=x", "a\nProxyCommand x", "a b", "a\"b", "a#b", "%h", "a\u{202e}b"] {
             assert!(check_user(user).is_err(), "{user:?}");
         }
+    }
+
+    #[test]
+    fn a_command_comes_through_ssh_and_every_shell_as_it_is() {
+        let words = ["/opt/a b/castra", "100%", "it's", "$HOME;`x`"].map(str::to_owned);
+        let line = shell_line(&words);
+        assert_eq!(line, "'/opt/a b/castra' '100%%' 'it'\\''s' '$HOME;`x`'");
+        let printed = std::process::Command::new("sh")
+            .args(["-c", &format!("printf '%s|' {}", line.replace("%%", "%"))])
+            .output()
+            .expect("a shell");
+        assert_eq!(String::from_utf8_lossy(&printed.stdout), words.join("|") + "|");
     }
 
     #[test]

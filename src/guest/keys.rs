@@ -131,14 +131,14 @@ impl VmKeys {
         }
     }
 
-    /// Writes `known_hosts` for other SSH clients: the server at 127.0.0.1 and this port.
+    /// Writes `known_hosts` for other SSH clients: the server at 127.0.0.1 and this port, and wherever else under this alias.
     ///
     /// # Errors
     /// [`KeyError::Write`].
-    pub fn write_known_hosts(&self, layout: &VmLayout, port: u16) -> Result<(), KeyError> {
+    pub fn write_known_hosts(&self, layout: &VmLayout, alias: &str, port: u16) -> Result<(), KeyError> {
         let mut host = self.host.public_key().clone();
         host.set_comment("");
-        publish(&layout.known_hosts(), format!("[127.0.0.1]:{port} {}\n", line(&host)).as_bytes())
+        publish(&layout.known_hosts(), format!("{alias},[127.0.0.1]:{port} {}\n", line(&host)).as_bytes())
     }
 }
 
@@ -208,12 +208,12 @@ mod tests {
     }
 
     #[test]
-    fn known_hosts_names_address_and_key() {
+    fn known_hosts_names_alias_address_and_key() {
         let (_directory, layout) = layout();
         let keys = VmKeys::load_or_create(&layout).expect("makes keys");
-        keys.write_known_hosts(&layout, 40022).expect("writes");
+        keys.write_known_hosts(&layout, "castra-box", 40022).expect("writes");
         let line = fs::read_to_string(layout.known_hosts()).expect("exists");
-        assert!(line.starts_with("[127.0.0.1]:40022 ssh-ed25519 AAAA"), "{line}");
+        assert!(line.starts_with("castra-box,[127.0.0.1]:40022 ssh-ed25519 AAAA"), "{line}");
         assert_eq!(line.split_whitespace().count(), 3);
     }
 

@@ -78,8 +78,8 @@ pub use record::{
 pub use room::FullDisk;
 pub use state::{Crash, VmState};
 pub use status::{
-    VmStatus, check_readable, explain_silence, make_ready, recorded_vm, running_vm, ssh_target, state_of,
-    status, status_of, write_known_hosts,
+    VmStatus, check_readable, explain_silence, host_key_alias, make_ready, recorded_vm, running_vm,
+    ssh_address, ssh_target, state_of, status, status_of, write_known_hosts,
 };
 pub use suspend::suspend;
 pub use suspended::{DiskStamp, SuspendRecord};

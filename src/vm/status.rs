@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -194,9 +194,17 @@ pub fn state_of(record: &Record, layout: &ProjectLayout) -> VmState {
 /// # Errors
 /// [`VmError::NoAgent`]; [`VmError::Key`].
 pub fn ssh_target(record: &Record, user: &str, layout: &ProjectLayout) -> Result<Target, VmError> {
-    let port = ssh_port(record)?;
+    let address = ssh_address(record)?;
     let keys = VmKeys::load_or_create(&layout.vm(&record.name))?;
-    Ok(keys.target((Ipv4Addr::LOCALHOST, port).into(), user))
+    Ok(keys.target(address, user))
+}
+
+/// Returns the address that leads to the SSH server of a VM: of a stopped one, where it last was.
+///
+/// # Errors
+/// [`VmError::NoAgent`].
+pub fn ssh_address(record: &Record) -> Result<SocketAddr, VmError> {
+    Ok((Ipv4Addr::LOCALHOST, ssh_port(record)?).into())
 }
 
 /// Sees to it that commands can run in a VM that runs: for one that does not answer, as after a reboot of the guest.
@@ -226,11 +234,16 @@ pub fn make_ready(
 pub fn write_known_hosts(record: &Record, layout: &ProjectLayout) -> Result<(), VmError> {
     let port = ssh_port(record)?;
     let files = layout.vm(&record.name);
-    Ok(VmKeys::load_or_create(&files)?.write_known_hosts(&files, port)?)
+    Ok(VmKeys::load_or_create(&files)?.write_known_hosts(&files, &host_key_alias(&record.name), port)?)
+}
+
+/// Returns the name by which a VM's `known_hosts` knows it at any port, for ssh's `HostKeyAlias`.
+pub fn host_key_alias(vm: &str) -> String {
+    format!("castra-{vm}")
 }
 
 fn ssh_port(record: &Record) -> Result<u16, VmError> {
-    let port = record.boot.as_ref().and_then(|boot| boot.ssh_port);
+    let port = record.boot.as_ref().map_or(record.ssh_port, |boot| boot.ssh_port);
     port.ok_or_else(|| VmError::NoAgent { vm: record.name.clone() })
 }
 

@@ -22,7 +22,7 @@ fn client(guest: &Guest, program: &str) -> Command {
     let shown = Command::new(program).arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status();
     shown.unwrap_or_else(|error| panic!("{program}: {error}; `cargo xtask test` installs it"));
     let keys = VmKeys::load_or_create(&guest.layout).expect("reads keys");
-    keys.write_known_hosts(&guest.layout, guest.target.address.port()).expect("writes");
+    keys.write_known_hosts(&guest.layout, "castra-box", guest.target.address.port()).expect("writes");
     let mut command = Command::new(program);
     command.args(["-F", "/dev/null", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes"]);
     command.args(["-o", "GlobalKnownHostsFile=/dev/null", "-o", "IdentitiesOnly=yes"]);

@@ -1,0 +1,77 @@
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::AsFd as _;
+use std::process::ExitCode;
+use std::thread;
+
+use crate::context::RuntimeContext;
+use crate::error::Result;
+use crate::vm;
+
+use super::args::{Args, SshProxy};
+use super::error::CliError;
+use super::printer::Printer;
+use super::project;
+
+/// What a pipe holds.
+const BUFFER_BYTES: usize = 64 * 1024;
+
+/// Joins stdin and stdout with the SSH server of a VM that runs, at the port that it has now: ssh's `ProxyCommand`.
+pub(super) fn run(
+    proxy: &SshProxy,
+    args: &Args,
+    context: &RuntimeContext,
+    printer: &Printer,
+) -> Result<ExitCode> {
+    if printer.is_json() {
+        return Err(CliError::NoJson { what: "a connection" }.into());
+    }
+    if let Some(directory) = &proxy.directory {
+        let failed = |source| CliError::File { action: "enter", path: directory.clone(), source };
+        std::env::set_current_dir(directory).map_err(failed)?;
+    }
+    let layout = project::layout(args, context, printer)?;
+    let record = vm::running_vm(proxy.vm.as_deref(), &layout, context)?;
+    let address = vm::ssh_address(&record)?;
+    let unreachable = |source| CliError::NoSsh { vm: record.name.clone(), address, source };
+    let server = TcpStream::connect(address).map_err(unreachable)?;
+    relay(server).map_err(CliError::Streams)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Copies both ways until the server has ended its side. An ssh that has gone is an end like any other.
+fn relay(server: TcpStream) -> io::Result<()> {
+    server.set_nodelay(true)?;
+    // Without the buffers of the standard library's streams, which hold interactive bytes back.
+    let stdin = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let stdout = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    let upstream = server.try_clone()?;
+    // It ends with the process: what ssh has left to say to a server that is gone need not be heard.
+    thread::spawn(move || {
+        let _ = copy(&stdin, &upstream);
+        upstream.shutdown(Shutdown::Write)
+    });
+    match copy(&server, &stdout) {
+        Err(error) if !is_end(&error) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Copies until the end, each piece as soon as it comes. `std::io::copy` splices from a pipe to a socket, and a kernel that
+/// expects more to come holds the last piece back.
+fn copy(mut from: impl Read, mut to: impl Write) -> io::Result<()> {
+    let mut buffer = vec![0; BUFFER_BYTES];
+    loop {
+        match from.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(count) => to.write_all(&buffer[..count])?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn is_end(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
+}
