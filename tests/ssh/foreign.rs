@@ -5,6 +5,8 @@ use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
@@ -306,4 +308,109 @@ fn a_forward_to_nowhere_is_refused() {
     let output = run(ssh, Vec::new());
     assert!(!output.status.success());
     assert!(said(&output).contains("onnect failed"), "{}", said(&output));
+}
+
+/// Greets every connection to a socket, until the test's process ends.
+fn greeter(path: &Path) {
+    let listener = UnixListener::bind(path).expect("binds");
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let _ = stream.write_all(b"hello from the socket");
+        }
+    });
+}
+
+/// What comes from a port until its end.
+fn heard(port: u16) -> String {
+    let mut text = String::new();
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("connects");
+    stream.read_to_string(&mut text).expect("reads");
+    text
+}
+
+#[test]
+fn a_forward_to_a_unix_socket() {
+    let guest = Guest::start();
+    let (socket, absent) = (guest.scratch().join("service.sock"), guest.scratch().join("absent.sock"));
+    greeter(&socket);
+    let log = guest.scratch().join("log");
+    let (port, nowhere) = (free_port(), free_port());
+    let mut ssh = client(&guest, "ssh");
+    ssh.args(["-N", "-E"]).arg(&log);
+    ssh.arg("-L").arg(format!("{port}:{}", socket.display()));
+    ssh.arg("-L").arg(format!("{nowhere}:{}", absent.display()));
+    let forwarding = Ended(ssh.arg("127.0.0.1").stdin(Stdio::null()).spawn().expect("starts"));
+    eventually("the forward is up", || TcpStream::connect(("127.0.0.1", nowhere)).is_ok());
+    for _ in 0..3 {
+        assert_eq!(heard(port), "hello from the socket");
+    }
+    assert_eq!(heard(nowhere), "");
+    eventually("the reason is told", || {
+        fs::read_to_string(&log).unwrap_or_default().contains("onnect failed")
+    });
+    drop(forwarding);
+}
+
+/// The services on both sides see who connects, and a directory that is not this user's is closed to it.
+#[test]
+fn a_unix_socket_is_reached_with_the_users_rights() {
+    if !rustix::process::geteuid().is_root() {
+        crate::skip::skip("only root can become another user");
+        return;
+    }
+    let mut guest = Guest::start();
+    guest.target.user = "nobody".into();
+    let open = guest.scratch().join("open");
+    let closed = guest.scratch().join("closed");
+    for (directory, mode) in [(guest.scratch(), 0o711), (&open, 0o711), (&closed, 0o700)] {
+        fs::create_dir_all(directory).expect("makes a directory");
+        fs::set_permissions(directory, fs::Permissions::from_mode(mode)).expect("changes the mode");
+    }
+    let listeners = [&open, &closed].map(|directory| {
+        let path = directory.join("service.sock");
+        let listener = UnixListener::bind(&path).expect("binds");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).expect("changes the mode");
+        listener
+    });
+    let ports = [free_port(), free_port()];
+    let mut ssh = client(&guest, "ssh");
+    ssh.arg("-N");
+    for (port, directory) in ports.iter().zip([&open, &closed]) {
+        ssh.arg("-L").arg(format!("{port}:{}/service.sock", directory.display()));
+    }
+    let forwarding = Ended(ssh.arg("127.0.0.1").stdin(Stdio::null()).spawn().expect("starts"));
+    eventually("the forward is up", || TcpStream::connect(("127.0.0.1", ports[1])).is_ok());
+    let client = TcpStream::connect(("127.0.0.1", ports[0])).expect("connects");
+    let (stream, _) = listeners[0].accept().expect("accepts");
+    let peer = rustix::net::sockopt::socket_peercred(&stream).expect("credentials");
+    assert!(!peer.uid.is_root() && !peer.gid.is_root(), "{peer:?}");
+    drop((stream, client));
+    assert_eq!(heard(ports[1]), "");
+    listeners[1].set_nonblocking(true).expect("does not wait");
+    assert!(listeners[1].accept().is_err(), "it was reached");
+    drop(forwarding);
+}
+
+#[test]
+fn what_is_not_forwarded_is_refused_by_the_clients_own_words() {
+    let guest = Guest::start();
+    let mut ssh = client(&guest, "ssh");
+    ssh.env("DISPLAY", "127.0.0.1:99").args([
+        "-o",
+        "XAuthLocation=/nonexistent",
+        "-Y",
+        "127.0.0.1",
+        "echo on",
+    ]);
+    let output = run(ssh, Vec::new());
+    assert_eq!((output.status.code(), &output.stdout[..]), (Some(0), &b"on\n"[..]), "{}", said(&output));
+    assert!(said(&output).contains("X11 forwarding request failed"), "{}", said(&output));
+    let mut ssh = client(&guest, "ssh");
+    let back = guest.scratch().join("back.sock");
+    ssh.args(["-o", "ExitOnForwardFailure=yes", "-R"]).arg(format!("{}:127.0.0.1:1", back.display()));
+    ssh.args(["127.0.0.1", "true"]);
+    let output = run(ssh, Vec::new());
+    assert_ne!(output.status.code(), Some(0), "{}", said(&output));
+    assert!(said(&output).contains("remote port forwarding failed for listen path"), "{}", said(&output));
+    assert!(!back.exists());
 }

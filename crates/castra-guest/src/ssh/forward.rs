@@ -1,14 +1,19 @@
-//! TCP forwards: connections that the client wants made from here, and ports here whose connections go to the client.
+//! Forwards: connections to TCP ports and sockets that the client wants made from here, and ports here whose connections go to
+//! the client.
 
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use castra_flow::Flow;
 use russh::server::{ChannelOpenHandle, Handle, Msg};
 use russh::{Channel, ChannelOpenFailure};
-use tokio::net::{TcpListener, TcpStream};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::resolve;
@@ -32,6 +37,26 @@ pub(super) async fn direct(
         Ok(port) => connect(&host, port).await,
         Err(_) => Err(io::ErrorKind::InvalidInput.into()),
     };
+    join(channel, connected, reply, flow).await;
+}
+
+/// Connects to the Unix socket where a client's channel wants to go, and joins the two.
+pub(super) async fn direct_to_socket(
+    channel: Channel<Msg>,
+    path: String,
+    user: Arc<User>,
+    reply: ChannelOpenHandle,
+    flow: Flow,
+) {
+    join(channel, connect_to_socket(path, user).await, reply, flow).await;
+}
+
+async fn join(
+    channel: Channel<Msg>,
+    connected: io::Result<impl AsyncRead + AsyncWrite>,
+    reply: ChannelOpenHandle,
+    flow: Flow,
+) {
     match connected {
         Ok(stream) => {
             let (incoming, outgoing) = castra_flow::split(channel, &flow);
@@ -40,6 +65,29 @@ pub(super) async fn direct(
         }
         Err(_) => reply.reject(ChannelOpenFailure::ConnectFailed).await,
     }
+}
+
+/// Connects on a thread that has the user's rights on files, and ends as soon as it is connected. The other end sees the user's
+/// ids (`SO_PEERCRED`).
+async fn connect_to_socket(path: String, user: Arc<User>) -> io::Result<UnixStream> {
+    let (sender, receiver) = oneshot::channel();
+    std::thread::Builder::new().name("castra-socket".into()).spawn(move || {
+        // A client that has gone does not wait for it.
+        let _ = sender.send(user.act_in_thread().and_then(|()| connect_here(&path)));
+    })?;
+    let stream = receiver.await.map_err(|_| io::ErrorKind::BrokenPipe)??;
+    stream.set_nonblocking(true)?;
+    UnixStream::from_std(stream)
+}
+
+fn connect_here(path: &str) -> io::Result<std::os::unix::net::UnixStream> {
+    let address = SocketAddrUnix::new(path)?;
+    let socket =
+        rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    // A service that does not accept may have its queue full; this bounds the wait for room in it.
+    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(CONNECT_LIMIT))?;
+    rustix::net::connect(&socket, &address)?;
+    Ok(socket.into())
 }
 
 async fn connect(host: &str, port: u16) -> io::Result<TcpStream> {

@@ -1,4 +1,5 @@
-//! The SSH server of the guest agent: commands, terminals, SFTP and TCP forwards for the VM's owner.
+//! The SSH server of the guest agent: commands, terminals, SFTP, forwards of TCP ports both ways and to Unix sockets, for the
+//! VM's owner. It refuses to forward X11, an authentication agent, and Unix sockets to the client.
 //!
 //! It may listen long before it has a host key: until [`SshServer::personalise`] hands it one, connections wait. Only
 //! public keys named there may log in, as any user of `/etc/passwd`. Where the agent is not root (in tests), only its

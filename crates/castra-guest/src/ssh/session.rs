@@ -290,6 +290,34 @@ impl Handler for Session {
         Ok(())
     }
 
+    async fn channel_open_direct_streamlocal(
+        &mut self,
+        channel: Channel<Msg>,
+        path: &str,
+        reply: ChannelOpenHandle,
+        _session: &mut russh::server::Session,
+    ) -> Result<(), russh::Error> {
+        // Without a user there is no channel; the reply that is dropped would refuse it.
+        if let Some(user) = self.user.clone() {
+            let (path, flow) = (path.to_owned(), self.flow.clone());
+            tokio::spawn(forward::direct_to_socket(channel, path, user, reply, flow));
+        }
+        Ok(())
+    }
+
+    /// Refuses: the client says so, where silence would leave its user waiting for windows.
+    async fn x11_request(
+        &mut self,
+        channel: ChannelId,
+        _single_connection: bool,
+        _protocol: &str,
+        _cookie: &str,
+        _screen: u32,
+        session: &mut russh::server::Session,
+    ) -> Result<(), russh::Error> {
+        session.channel_failure(channel)
+    }
+
     async fn tcpip_forward(
         &mut self,
         address: &str,
