@@ -97,6 +97,7 @@ fn definition_of_clone(record: &Record, config: &ProjectConfig) -> Option<VmDefi
         allow_backing_file: record.base.allow_backing_file,
         overlay: config.bounds.disk(record.overlay_path(config.state_root.names())),
         cpus: cloned.cpus,
+        cpu: cloned.cpu.clone(),
         memory_bytes: cloned.memory_mib << 20,
         disk_bytes: cloned.disk_bytes,
         boot_profile: cloned.boot_profile,

@@ -11,7 +11,7 @@ const TWO_ERRORS: &str = r#"[[vms]]
 name = "web"
 managed_image = "alpine-minimal"
 memory = "1.5 GiB"
-cpu = 3
+dsk = 3
 
 [[vms]]
 name = "own"
@@ -27,7 +27,7 @@ fn all_problems_are_told_at_once_with_their_places() {
     for part in [
         "the size `1.5 GiB` has a fraction",
         "castra.toml:4:10",
-        "Did you mean `cpus`?",
+        "Did you mean `disk`?",
         "the base image of VM `own` is missing",
         "castra.toml:9:14",
     ] {

@@ -127,6 +127,7 @@ fn default_project(root: &Path, allowed_outside: &[PathBuf]) -> Result<ProjectCo
         allow_backing_file: false,
         overlay: bounds.default_disk(defaults::IMAGE),
         cpus: defaults::CPUS,
+        cpu: None,
         memory_bytes: defaults::MEMORY_BYTES,
         disk_bytes: defaults::DISK_BYTES,
         boot_profile: BootProfile::Managed,

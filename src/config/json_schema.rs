@@ -139,6 +139,9 @@ struct Vm {
     /// Virtual CPUs.
     #[schemars(range(min = 1, max = 255), extend("default" = defaults::CPUS))]
     cpus: Option<u32>,
+    /// A CPU model and flags, as QEMU's `-cpu` takes them, where the CPU is emulated. Without it: the image's.
+    #[schemars(extend("pattern" = CpuModel::PATTERN))]
+    cpu: Option<String>,
     /// Memory, for instance `"512 MiB"`; an integer is MiB.
     #[schemars(extend("default" = format_size(defaults::MEMORY_BYTES)))]
     memory: Option<Memory>,

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::Diagnostics;
 use super::bounds::{Bounds, DiskPath};
 use crate::managed::{ManagedDiskKind, ManagedImageSpec};
+use crate::qemu::CpuModel;
 use crate::state_root::StateRoot;
 
 /// A project, validated: every path absolute, every name safe, every default filled in.
@@ -49,6 +50,8 @@ pub struct VmDefinition {
     pub overlay: DiskPath,
     /// Virtual CPUs, at least 1.
     pub cpus: u32,
+    /// CPU model under TCG, in the place of the image's.
+    pub cpu: Option<CpuModel>,
     /// Memory, in bytes; whole MiB.
     pub memory_bytes: u64,
     /// Virtual size of the disk, in bytes; an overlay is never made smaller than its base.

@@ -218,7 +218,7 @@ mod tests {
         let image = &catalog.images()[0];
         assert_eq!(
             serde_json::to_string(&image.profile).expect("written"),
-            r#"{"command_line":"root=/dev/vda rootfstype=ext4 rootflags=rw modules=ext4,virtio_blk,virtio_net,virtio-rng console=ttyS0 ds=nocloud","machine":"q35,sata=off,smbus=off,vmport=off","tcg_cpu":"qemu64,+rdrand","min_memory_mib":256,"devices":["virtio-rng-pci"]}"#
+            r#"{"command_line":"root=/dev/vda rootfstype=ext4 rootflags=rw modules=ext4,virtio_blk,virtio_net,virtio-rng console=ttyS0 ds=nocloud","machine":"q35,sata=off,smbus=off,vmport=off","tcg_cpu":"qemu64,+rdrand,+cx16,+lahf-lm,+popcnt,+ssse3,+sse4.1,+sse4.2","min_memory_mib":256,"devices":["virtio-rng-pci"]}"#
         );
         assert_eq!(
             serde_json::to_string(&image.artifacts[0].pipeline[1]).expect("written"),

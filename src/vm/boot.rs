@@ -118,7 +118,7 @@ pub(super) fn accelerator(
         }
         None => choose_accelerator(
             binary,
-            &tcg_cpu(image),
+            &tcg_cpu(&plan.definition, image),
             &context.cache,
             layout.vm(vm).directory(),
             &context.cancel,

@@ -21,7 +21,7 @@ use crate::failpoint::{self, Point};
 use crate::files::create_private_directory;
 use crate::hex::hex;
 use crate::layout::{OVERLAY_TEMPORARY, ProjectLayout, frozen_layer};
-use crate::qemu::{Qcow2Header, create_overlay};
+use crate::qemu::{CpuModel, Qcow2Header, create_overlay};
 use crate::random::random_bytes;
 use crate::report::Event;
 
@@ -43,6 +43,9 @@ pub struct CloneRecord {
     pub of: String,
     /// Virtual CPUs.
     pub cpus: u32,
+    /// CPU model under TCG; nothing in a record of an earlier castra, and where it was the host's own.
+    #[serde(default)]
+    pub cpu: Option<CpuModel>,
     /// Memory in MiB.
     pub memory_mib: u64,
     /// Virtual size of its disk.
@@ -149,6 +152,7 @@ impl Cloning<'_> {
         made.cloned = Some(CloneRecord {
             of: source.name.clone(),
             cpus: self.saved.boot.cpus,
+            cpu: self.saved.boot.emulated_cpu().cloned(),
             memory_mib: self.saved.boot.memory_mib,
             disk_bytes: Qcow2Header::read(&disk)?.virtual_bytes,
             boot_profile: match self.saved.boot.ssh_port {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::config::{BootProfile, Protocol};
+use crate::config::{BootProfile, Protocol, VmDefinition};
 use crate::layout::VmLayout;
 use crate::managed::{ManagedImagePaths, ManagedImageSpec, QemuProfile};
 use crate::plan::VmPlan;
@@ -19,9 +19,10 @@ const AGENT_FIRST: &str = "rdinit=/castra/agent";
 /// A managed image and where its files are.
 pub(super) type Image = (ManagedImageSpec, ManagedImagePaths);
 
-/// CPU model under TCG.
-pub(super) fn tcg_cpu(image: Option<&Image>) -> CpuModel {
-    image.map(|(spec, _)| spec.profile.tcg_cpu.clone()).unwrap_or_default()
+/// CPU model under TCG: the VM's own, else its image's, else the default.
+pub(super) fn tcg_cpu(definition: &VmDefinition, image: Option<&Image>) -> CpuModel {
+    let of_image = || image.map(|(spec, _)| spec.profile.tcg_cpu.clone());
+    definition.cpu.clone().or_else(of_image).unwrap_or_default()
 }
 
 /// The machine of a VM that boots. What its disk stands on is found out when QEMU is started: there may be no disk yet.
@@ -42,7 +43,7 @@ pub(super) fn machine(
         name: definition.name.clone(),
         machine: profile.map(|profile| profile.machine.clone()).unwrap_or_default(),
         accelerator: choice.accelerator,
-        cpu: choice.accelerator.cpu(&tcg_cpu(image)),
+        cpu: choice.accelerator.cpu(&tcg_cpu(definition, image)),
         cpus: definition.cpus,
         memory_mib: definition.memory_bytes >> 20,
         memory: Memory::Own,
@@ -86,6 +87,30 @@ mod tests {
     #[test]
     fn the_kernel_is_told_of_the_agent() {
         assert_eq!(AGENT_FIRST, format!("rdinit={}", crate::guest::AGENT_PATH));
+    }
+
+    #[test]
+    fn a_vms_own_cpu_goes_before_its_images() {
+        let text = "[[vms]]\nname = \"a\"\nbase_image = \"b\"\n";
+        let surroundings = crate::config::Surroundings::default();
+        let file = std::path::Path::new("/p/castra.toml");
+        let mut definition =
+            crate::config::parse(text, file, &surroundings).expect("a project").vms.remove(0);
+        let mut spec = crate::managed::Catalog::builtin().images()[0].clone();
+        spec.profile.tcg_cpu = "max".parse().expect("a CPU");
+        let paths = ManagedImagePaths {
+            directory: PathBuf::new(),
+            disk: PathBuf::new(),
+            disk_sha256: String::new(),
+            kernel: None,
+            initramfs: None,
+            manifest: PathBuf::new(),
+        };
+        let image = (spec, paths);
+        assert_eq!(tcg_cpu(&definition, None), CpuModel::default());
+        assert_eq!(tcg_cpu(&definition, Some(&image)).to_string(), "max");
+        definition.cpu = Some("EPYC".parse().expect("a CPU"));
+        assert_eq!(tcg_cpu(&definition, Some(&image)).to_string(), "EPYC");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::{PortForward, VmDefinition};
 use crate::files;
 use crate::layout::ProjectLayout;
-use crate::qemu::{AcceleratorChoice, CpuModel, Device, MachineType};
+use crate::qemu::{Accelerator, AcceleratorChoice, CpuModel, Device, MachineType};
 use crate::report::ImageLabel;
 use crate::trusted;
 
@@ -206,6 +206,22 @@ impl BootRecord {
         self.cpus == definition.cpus
             && self.memory_mib == definition.memory_bytes >> 20
             && self.port_forwards == definition.port_forwards
+            && self.has_cpu_of(definition)
+    }
+
+    /// Whether the CPU is the definition's, where it names one. The host's own fits all, and so does an image's or the default
+    /// of another castra: no edit of the definition has changed those.
+    fn has_cpu_of(&self, definition: &VmDefinition) -> bool {
+        match (&definition.cpu, self.emulated_cpu()) {
+            (Some(wanted), Some(has)) => has == wanted,
+            _ => true,
+        }
+    }
+
+    /// The CPU model, unless that is the host's own.
+    pub(super) fn emulated_cpu(&self) -> Option<&CpuModel> {
+        let machine = self.machine.as_ref()?.known().ok()?;
+        (self.accelerator.accelerator == Accelerator::Tcg).then_some(&machine.cpu)
     }
 }
 
@@ -374,6 +390,26 @@ mod tests {
         assert!(matches!(Record::load(&layout, "web"), Err(VmError::RecordDamaged { .. })));
         fs::write(&path, r#"{"format": 99, "shape": "unknown"}"#).expect("written");
         assert!(matches!(Record::load(&layout, "web"), Err(VmError::RecordTooNew { format: 99, .. })));
+    }
+
+    #[test]
+    fn a_cpu_is_compared_where_the_definition_names_one_and_it_is_emulated() {
+        let emulated = r#"{"started_unix_ms":1,"accelerator":{"accelerator":"tcg","reason":""},"qemu_version":"7.2","cpus":1,"memory_mib":1024,"ssh_port":null,"port_forwards":[],"sockets":"/s","ready_ms":null,"machine":{"qemu":"q","host":null,"machine":"q35","cpu":"qemu64,+rdrand","devices":[]}}"#;
+        let read = |text: &str| serde_json::from_str::<BootRecord>(text).expect("is read");
+        let boot = read(emulated);
+        let native = read(&emulated.replace("\"tcg\"", "\"kvm\"").replace("qemu64,+rdrand", "host"));
+        let early = BootRecord { machine: None, ..boot.clone() };
+        let vm = |cpu: &str| {
+            let text = format!("[[vms]]\nname = \"a\"\nbase_image = \"b\"\n{cpu}");
+            let surroundings = crate::config::Surroundings::default();
+            let project = crate::config::parse(&text, Path::new("/p/castra.toml"), &surroundings);
+            project.expect("a project").vms.remove(0)
+        };
+        let (unsaid, same, other) = (vm(""), vm("cpu = \"qemu64,+rdrand\""), vm("cpu = \"max\""));
+        assert!([&unsaid, &same].iter().all(|definition| boot.is_of(definition)));
+        assert!(!boot.is_of(&other));
+        assert!([&unsaid, &same, &other].iter().all(|definition| native.is_of(definition)));
+        assert!(early.is_of(&other));
     }
 
     #[test]

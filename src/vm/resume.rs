@@ -28,7 +28,7 @@ use super::disk::{check_overlay, confirm_place};
 use super::error::VmError;
 use super::forwards;
 use super::leftovers::clean_up_run;
-use super::machine::machine;
+use super::machine::{Image, machine, tcg_cpu};
 use super::record::{BootRecord, Progress, Record, RecordedMachine, StartKind};
 use super::suspend::{to_leave_in_order, unanswered};
 use super::suspended::SuspendRecord;
@@ -71,7 +71,7 @@ pub(super) fn resume(
     let options = UpOptions { wait: WaitFor::Ready, ..options };
     let request = BootRequest { plan, image, binary, layout, context, options, stopwatch };
     context.reporter.report(&Event::VmResuming { vm: vm.clone() });
-    warn_of_changes(&saved, plan, context);
+    warn_of_changes(&saved, plan, image, context);
     provide_initramfs(&request, &base)?;
     let started = Instant::now();
     stopwatch.begin_at(Phase::Qemu, started);
@@ -110,8 +110,15 @@ fn let_go_on(
 }
 
 /// What was saved has its own machine, whatever the definition says by now.
-fn warn_of_changes(saved: &SuspendRecord, plan: &VmPlan, context: &RuntimeContext) {
+fn warn_of_changes(saved: &SuspendRecord, plan: &VmPlan, image: Option<&Image>, context: &RuntimeContext) {
     let (vm, boot) = (&plan.definition.name, &saved.boot);
+    let now = tcg_cpu(&plan.definition, image);
+    if let Some(cpu) = boot.emulated_cpu().filter(|cpu| **cpu != now) {
+        let message = format!(
+            "VM `{vm}` resumes with the CPU it was suspended with, `{cpu}`; it gets `{now}` after castra down {vm} and up"
+        );
+        context.reporter.report(&Event::Warning { message });
+    }
     if boot.cpus != plan.definition.cpus || boot.memory_mib != plan.definition.memory_bytes >> 20 {
         let message = format!(
             "VM `{vm}` goes on with {} CPUs and {} MiB of memory, as it was suspended; what its definition says now takes \

@@ -55,6 +55,33 @@ fn a_vm_that_an_earlier_castra_started_is_told_of_and_stopped() {
 }
 
 #[test]
+fn a_vm_suspended_by_an_earlier_castra_keeps_its_cpu_until_it_boots() {
+    const EARLIER: &str = "qemu64,+rdrand";
+    let fake = Fake::new(&["vm"]);
+    fake.run(&["up", "--cold"]).ok();
+    fake.run(&["suspend"]).ok();
+    fake.edit_record("vm", |record| record["suspended"]["boot"]["machine"]["cpu"] = json!(EARLIER));
+    let cpu = || {
+        let journal = fake.journal("vm");
+        let last = journal.lines().rev().find_map(|line| line.split_once(" cpu "));
+        last.expect("a start").1.to_owned()
+    };
+    let default = cpu();
+    assert_ne!(default, EARLIER);
+    fake.run(&["up"]).ok().says(&format!("with the CPU it was suspended with, `{EARLIER}`"));
+    assert_eq!(cpu(), EARLIER);
+    // Saved once more, it is still the machine it was.
+    fake.run(&["suspend"]).ok();
+    fake.run(&["up"]).ok();
+    assert_eq!(cpu(), EARLIER);
+    // Nobody has changed the definition.
+    assert!(!fake.run(&["up"]).ok().stderr.contains("has changed"));
+    fake.run(&["down"]).ok();
+    fake.run(&["up"]).ok();
+    assert_eq!(cpu(), default);
+}
+
+#[test]
 fn a_record_of_a_later_castra_is_left_alone_and_its_vm_can_be_stopped() {
     let fake = Fake::new(&["vm"]);
     fake.run(&["up", "--cold"]).ok();

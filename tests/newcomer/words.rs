@@ -65,6 +65,6 @@ fn a_configuration_that_makes_no_sense() {
 #[test]
 fn a_key_that_nobody_knows() {
     let project = Project::isolated();
-    project.write("castra.toml", "[[vms]]\nname = \"web\"\nmanaged_image = \"alpine-minimal\"\ncpu = 2\n");
+    project.write("castra.toml", "[[vms]]\nname = \"web\"\nmanaged_image = \"alpine-minimal\"\ncpuss = 2\n");
     holds("unknown_key", &transcript(&project, &["image", "pull", "nothing"]));
 }

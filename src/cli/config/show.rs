@@ -5,13 +5,14 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::config::{
-    BaseImageSource, BootProfile, ConfigOptions, KeyLines, PortForward, ProjectConfig, defaults, format_size,
-    key_lines,
+    BaseImageSource, BootProfile, ConfigOptions, KeyLines, PortForward, ProjectConfig, VmDefinition,
+    defaults, format_size, key_lines,
 };
 use crate::context::RuntimeContext;
 use crate::error::Result;
 use crate::managed::{ArtifactSource, Catalog, ManagedImageSpec};
 use crate::plan::{BasePlan, Plan, VmPlan};
+use crate::qemu::CpuModel;
 
 use super::printer::Printer;
 use super::project;
@@ -58,6 +59,8 @@ struct VmShown {
     image: Setting<String>,
     boot_profile: Setting<String>,
     cpus: Setting<u32>,
+    /// Its model, where it is emulated.
+    cpu: Setting<String>,
     memory_bytes: Setting<u64>,
     disk_bytes: Setting<u64>,
     /// Its own disk.
@@ -163,12 +166,26 @@ fn show_vm(plan: &VmPlan, lines: &KeyLines, config: &ProjectConfig) -> VmShown {
         image: image(&plan.base, lines, config),
         boot_profile: Setting::new(boot.to_owned(), line("boot_profile"), boot_why),
         cpus: Setting::new(definition.cpus, line("cpus"), "default"),
+        cpu: cpu(definition, spec, line("cpu")),
         memory_bytes: Setting::new(definition.memory_bytes, line("memory"), memory_why),
         disk_bytes: Setting::new(definition.disk_bytes, line("disk"), "default"),
         overlay: Setting::new(definition.overlay.to_path_buf(), line("overlay"), &own_overlay),
         port_forwards: Setting::new(definition.port_forwards.clone(), line("port_forwards"), "default"),
         warnings: plan.warnings.clone(),
     }
+}
+
+/// The CPU under TCG: the VM's own, its image's, or the default.
+fn cpu(definition: &VmDefinition, image: Option<&ManagedImageSpec>, line: Option<usize>) -> Setting<String> {
+    let default = CpuModel::default();
+    let of_image = image.map(|spec| &spec.profile.tcg_cpu).filter(|cpu| **cpu != default);
+    let why = if of_image.is_some() {
+        "the image's, where it is emulated"
+    } else {
+        "default, where it is emulated"
+    };
+    let value = definition.cpu.as_ref().or(of_image).unwrap_or(&default);
+    Setting::new(value.to_string(), line, why)
 }
 
 fn image(base: &BasePlan, lines: &KeyLines, config: &ProjectConfig) -> Setting<String> {
@@ -216,6 +233,7 @@ fn text(shown: &ConfigShown) -> String {
             row("image", vm.image.value.clone(), &vm.image.why),
             row("boot", vm.boot_profile.value.clone(), &vm.boot_profile.why),
             row("cpus", vm.cpus.value.to_string(), &vm.cpus.why),
+            row("cpu", vm.cpu.value.clone(), &vm.cpu.why),
             row("memory", format_size(vm.memory_bytes.value), &vm.memory_bytes.why),
             row("disk", format_size(vm.disk_bytes.value), &vm.disk_bytes.why),
             row("overlay", vm.overlay.value.display().to_string(), &vm.overlay.why),

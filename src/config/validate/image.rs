@@ -173,7 +173,10 @@ fn read_profile(fields: &mut Fields<'_>, problems: &mut Problems) -> QemuProfile
 }
 
 /// Reads a value that QEMU is given; nothing after a problem.
-fn read_option<T: FromStr<Err = OptionError>>(text: &Spanned<&str>, problems: &mut Problems) -> Option<T> {
+pub(super) fn read_option<T: FromStr<Err = OptionError>>(
+    text: &Spanned<&str>,
+    problems: &mut Problems,
+) -> Option<T> {
     text.get_ref().parse().map_err(|problem| problems.error(text.span(), &problem)).ok()
 }
 

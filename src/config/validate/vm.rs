@@ -5,18 +5,21 @@ use std::collections::hash_map::Entry;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use toml::de::DeValue;
+
 use super::super::bounds::{DiskPath, resolved};
 use super::super::check::Machine;
 use super::super::defaults;
 use super::super::diagnostics::{Problem, Problems, quoted};
 use super::super::project::{BaseImageSource, BootProfile, VmDefinition};
-use super::super::schema::{Fields, Key, Value, key};
+use super::super::schema::{Fields, Key, Value, key, to_i128};
 use super::base::{self, Base};
-use super::image::Images;
+use super::image::{Images, read_option};
 use super::port::{self, SpannedForward};
 use super::size::{self, MIB, format_size};
 use super::{Scope, name, path};
 use crate::managed::ArtifactSource;
+use crate::qemu::CpuModel;
 
 /// The key of a project's VMs.
 pub(super) const VMS: Key = key("vms", "[{ name = \"dev\", managed_image = \"alpine-minimal\" }]");
@@ -24,6 +27,7 @@ const NAME: Key = key("name", "\"dev\"");
 const DESCRIPTION: Key = key("description", "\"where the tests run\"");
 const OVERLAY: Key = key("overlay", "\".castra/dev-overlay.qcow2\"");
 const CPUS: Key = key("cpus", "2");
+const CPU: Key = key("cpu", "\"max\"");
 const BOOT_PROFILE: Key = key("boot_profile", "\"managed\"");
 const BOOT_PROFILES: [(&str, BootProfile); 2] =
     [("managed", BootProfile::Managed), ("native", BootProfile::Native)];
@@ -37,6 +41,8 @@ const MAX_CPUS: i128 = 255;
 enum VmProblem {
     #[error("{vm} cannot have {cpus} CPUs")]
     Cpus { vm: String, cpus: i128 },
+    #[error("the `cpu` of {vm} is a model, not a number")]
+    NumberAsCpu { vm: String, number: i128 },
     #[error("two VMs are called {}", quoted(.0))]
     SameName(String),
     #[error("two VMs are called {} and {}", quoted(.0), quoted(.1))]
@@ -62,6 +68,7 @@ impl Problem for VmProblem {
     fn label(&self) -> String {
         match self {
             Self::Cpus { .. } => format!("must be 1 to {MAX_CPUS}"),
+            Self::NumberAsCpu { .. } => "should be a string".to_owned(),
             Self::SameName(_) => "and again here".to_owned(),
             Self::NamesDifferInCase(..) => "differs in case only".to_owned(),
             Self::SameOverlay(_) => "also the disk of this one".to_owned(),
@@ -73,6 +80,9 @@ impl Problem for VmProblem {
     fn help(&self) -> String {
         match self {
             Self::Cpus { .. } => format!("Write for instance {CPUS}."),
+            Self::NumberAsCpu { number, .. } => {
+                format!("Write `cpus = {number}` for their number, or a model of QEMU's, for instance {CPU}.")
+            }
             Self::SameName(name) => format!("Rename one of them, for instance `name = \"{name}-2\"`."),
             Self::NamesDifferInCase(..) => {
                 "On a macOS disk their files would be the same. Rename one of them.".to_owned()
@@ -148,6 +158,7 @@ pub(super) fn read_vm(
     let base = base::read_base(&mut fields, &title, scope, problems);
     let (overlay, overlay_span) = read_overlay(&mut fields, &title, &name, scope, problems);
     let cpus = read_cpus(&mut fields, &title, problems);
+    let cpu = read_cpu(&mut fields, &title, problems);
     let memory_bytes = read_memory(&mut fields, &title, &base, scope, problems);
     let disk_bytes = size::read_disk(&mut fields, problems).unwrap_or(defaults::DISK_BYTES);
     let boot_profile = read_boot_profile(&mut fields, &title, &base, problems);
@@ -170,6 +181,7 @@ pub(super) fn read_vm(
         allow_backing_file,
         overlay,
         cpus,
+        cpu,
         memory_bytes,
         disk_bytes,
         boot_profile,
@@ -305,6 +317,17 @@ fn read_cpus(fields: &mut Fields<'_>, title: &str, problems: &mut Problems) -> u
             defaults::CPUS
         }
     }
+}
+
+/// The CPU's model. An integer is a slip: their number has a key of its own.
+fn read_cpu(fields: &mut Fields<'_>, title: &str, problems: &mut Problems) -> Option<CpuModel> {
+    let value = fields.value(CPU)?;
+    if let DeValue::Integer(number) = value.get_ref() {
+        let problem = VmProblem::NumberAsCpu { vm: title.to_owned(), number: to_i128(number) };
+        problems.error(value.span(), &problem);
+        return None;
+    }
+    read_option(&fields.line(CPU, problems)?, problems)
 }
 
 /// Memory as written, or what the image needs where that is more than the default.

@@ -85,7 +85,7 @@ impl OptionError {
                 }
             }
             Self::CpuModel(_) | Self::CpuFlag(_) => {
-                or_the_users("Write a model and flags, each with `+` or `-`: `\"qemu64,+rdrand\"`.")
+                or_the_users("Write a model and flags, each with `+` or `-`: `\"max,-svm\"`.")
             }
             Self::Value { property, .. } => format!("Write for instance `{}`.", property.example()),
             Self::Twice(_) => "Take one out.".to_owned(),

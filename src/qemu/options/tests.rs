@@ -162,7 +162,7 @@ fn a_cpu_is_a_name_and_flags() {
     ]);
     assert_eq!(
         (CpuModel::default().to_string(), CpuModel::host().to_string()),
-        ("qemu64,+rdrand".into(), "host".into())
+        ("qemu64,+rdrand,+cx16,+lahf-lm,+popcnt,+ssse3,+sse4.1,+sse4.2".into(), "host".into())
     );
     refused::<CpuModel>(&[
         "",

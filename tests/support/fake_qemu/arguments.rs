@@ -11,6 +11,8 @@ pub(crate) struct Arguments {
     pub(crate) pidfile: PathBuf,
     pub(crate) disk: PathBuf,
     pub(crate) console: PathBuf,
+    /// CPU model and flags.
+    pub(crate) cpu: String,
     /// Files that memory is written to, with their size in bytes.
     pub(crate) memory: Vec<(PathBuf, u64)>,
     /// Protocol and port of 127.0.0.1.
@@ -49,6 +51,7 @@ impl Arguments {
             pidfile: values("-pidfile").next().expect("-pidfile").into(),
             disk: disk(&all).expect("-blockdev").into(),
             console: find("logfile", "console").expect("the console's chardev").into(),
+            cpu: values("-cpu").next().expect("-cpu").to_string_lossy().into_owned(),
             memory: memory(&all),
             forwards: hostfwd.map(|(_, value)| forward(&value.to_string_lossy())).collect(),
             qmp: number(find("fd", "qmp")),

@@ -47,6 +47,7 @@ fn main() -> ExitCode {
 /// The same order as QEMU's: pid file, disk, network, then the machine protocol answers.
 fn run(arguments: Arguments, behaviour: &Behaviour) -> Result<(), String> {
     let start = behaviour.note_start();
+    behaviour.note(&format!("cpu {}", arguments.cpu));
     let _pidfile = lock_pidfile(&arguments.pidfile, behaviour)?;
     let guard = PidfileGuard(arguments.pidfile.clone());
     if behaviour.has("dies") {

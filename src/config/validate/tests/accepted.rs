@@ -16,7 +16,7 @@ fn a_minimal_file_gets_every_default() {
         (dev.cpus, dev.memory_bytes, dev.disk_bytes),
         (defaults::CPUS, defaults::MEMORY_BYTES, defaults::DISK_BYTES)
     );
-    assert_eq!(dev.boot_profile, BootProfile::Managed);
+    assert_eq!((&dev.cpu, dev.boot_profile), (&None, BootProfile::Managed));
     let disk = ManagedDiskKind::Rootfs;
     let newest = ManagedImageSelection::Exact { name: "alpine-minimal".into(), version: "v2".into(), disk };
     assert_eq!(dev.base_image, BaseImageSource::Managed(newest));
@@ -37,6 +37,7 @@ fn every_key_of_a_vm() {
         base_image = "../images/debian.qcow2"
         overlay = "disks/web.qcow2"
         cpus = 0x4
+        cpu = "Haswell-v4,-svm"
         memory = 512
         disk = "20G"
         port_forwards = [{ host = 8080, guest = 80 }, { host = 8080, guest = 53, protocol = "udp" }]
@@ -49,6 +50,7 @@ fn every_key_of_a_vm() {
     assert_eq!(web.base_image, BaseImageSource::Path("/images/debian.qcow2".into()));
     assert_eq!(&*web.overlay, Path::new("/project/disks/web.qcow2"));
     assert_eq!((web.cpus, web.memory_bytes, web.disk_bytes), (4, 512 << 20, 20 << 30));
+    assert_eq!(web.cpu.as_ref().map(ToString::to_string).as_deref(), Some("Haswell-v4,-svm"));
     assert_eq!(web.boot_profile, BootProfile::Native);
     let tcp = PortForward { host: 8080, guest: 80, protocol: Protocol::Tcp };
     let udp = PortForward { host: 8080, guest: 53, protocol: Protocol::Udp };

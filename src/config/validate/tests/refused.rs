@@ -565,6 +565,8 @@ fn refused_qemu_options() {
     let machines =
         ["microvm", "q35,firmware=/x", "q35,sat=off", "q35,sata=maybe", "q35,sata", "q35,sata=off,sata=on"];
     documents.extend(machines.iter().map(|machine| with(&format!("machine = \"{machine}\""))));
-    documents.extend(["a=b", "max,pdpe1gb=on", "max,+"].iter().map(|cpu| with(&format!("cpu = \"{cpu}\""))));
+    let cpus = ["a=b", "max,pdpe1gb=on", "max,+"].map(|cpu| format!("cpu = \"{cpu}\""));
+    documents.extend(cpus.iter().map(|cpu| with(cpu)));
+    documents.extend(cpus.iter().map(|cpu| vm(cpu)));
     assert_refusals("qemu_options", &documents);
 }
