@@ -7,7 +7,7 @@
 //!   [`Event::Download`]s between [`Event::DownloadStarted`] and [`Event::DownloadFinished`]; last
 //!   [`Event::ImageReady`];
 //! - per VM, with a [`Event::VmPhase`] as each phase ends: image events, [`Event::AcceleratorChosen`], where a template is wanted [`Event::TemplateBaking`] with
-//!   [`Event::VmPhase`]s and [`Event::TemplateBaked`], or [`Event::TemplateRefused`]; [`Event::ReadsOutside`]?, [`Event::OverlayCreated`]?,
+//!   [`Event::VmPhase`]s and [`Event::TemplateBaked`], or [`Event::TemplateRefused`]; [`Event::Hashing`] …, [`Event::ReadsOutside`]?, [`Event::OverlayCreated`]?,
 //!   [`Event::VmStarting`], [`Event::VmSlow`]?, [`Event::VmRunning`]; for a suspended VM [`Event::VmResuming`], [`Event::VmRunning`]; on the way
 //!   down [`Event::VmStopping`], [`Event::VmStopped`], or [`Event::VmSuspending`], [`Event::VmSuspended`].
 //!
@@ -140,6 +140,18 @@ pub enum Event {
         /// The project's directory.
         root: PathBuf,
     },
+    /// The disk of the user's own that a VM is based on is being hashed, which identifies it. At most some ten a second, and none
+    /// where it takes no time; the last one has all bytes.
+    Hashing {
+        /// The VM.
+        vm: String,
+        /// The file.
+        path: PathBuf,
+        /// Bytes that have been read.
+        done_bytes: u64,
+        /// All bytes.
+        total_bytes: u64,
+    },
     /// The disk that is made for a VM is based on files outside the project.
     ReadsOutside {
         /// The VM.
@@ -221,10 +233,12 @@ pub enum Event {
         /// The probable cause, as half a sentence.
         cause: Option<String>,
     },
-    /// Commands can run inside.
+    /// Commands can run inside; or, where there is no agent in it, QEMU runs, and nothing is known of the guest.
     VmRunning {
         /// The VM.
         vm: String,
+        /// Whether Castra's agent is in it.
+        agent: bool,
         /// Milliseconds since QEMU's start; nothing if it ran already.
         boot_ms: Option<u64>,
     },

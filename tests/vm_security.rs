@@ -9,7 +9,7 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use support::{Project, image_cache, tool};
+use support::{Project, bootable_qcow2, image_cache, tool};
 
 /// A cache that has the images of the shared one, and nothing else.
 fn cache_with_images() -> tempfile::TempDir {
@@ -163,7 +163,7 @@ fn a_disk_from_elsewhere_draws_in_no_other_file() {
     project.write("secret", &"s3cret".repeat(10_000));
     make(&["-F", "raw", "-b", "secret", "backed.qcow2"]);
     make(&["-o", "data_file=secret,data_file_raw=on", "data.qcow2", "64K"]);
-    make(&["plain.qcow2", "1M"]);
+    bootable_qcow2(&project.path().join("plain.qcow2"));
     make(&["-u", "-b", "plain.qcow2", "-F", "qcow2", "a.qcow2", "1M"]);
     make(&["-u", "-b", "loop2.qcow2", "-F", "qcow2", "loop1.qcow2", "1M"]);
     make(&["-u", "-b", "loop1.qcow2", "-F", "qcow2", "loop2.qcow2", "1M"]);

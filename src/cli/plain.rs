@@ -37,9 +37,16 @@ impl PlainReporter {
 
 impl Reporter for PlainReporter {
     fn report(&self, event: &Event) {
-        if let Event::Download { image, artifact, done_bytes, total_bytes } = event
-            && !self.is_news(format!("{image} {artifact}"), *done_bytes, total_bytes.unwrap_or(0))
-        {
+        let is_news = match event {
+            Event::Download { image, artifact, done_bytes, total_bytes } => {
+                self.is_news(format!("{image} {artifact}"), *done_bytes, total_bytes.unwrap_or(0))
+            }
+            Event::Hashing { vm, path, done_bytes, total_bytes } => {
+                self.is_news(format!("{vm} {}", path.display()), *done_bytes, *total_bytes)
+            }
+            _ => true,
+        };
+        if !is_news {
             return;
         }
         if let Some((line, least)) = line(event)
@@ -58,6 +65,10 @@ pub(super) fn line(event: &Event) -> Option<(String, Verbosity)> {
             Event::Waiting { what } => (format!("→ waiting for {what}…"), Normal),
             Event::Warning { message } => (format!("warning: {message}"), Normal),
             Event::ProjectFound { root } => (format!("→ project {}", root.display()), Normal),
+            Event::Hashing { vm, path, done_bytes, total_bytes } => {
+                let (done, total) = (megabytes(*done_bytes), megabytes(*total_bytes));
+                (format!("→ {vm}: hashing {}: {done} of {total}…", path.display()), Normal)
+            }
             Event::ReadsOutside { vm, paths } => {
                 let paths: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
                 (format!("→ {vm}: its disk is based on {}, outside the project", paths.join(", ")), Normal)
@@ -93,10 +104,17 @@ pub(super) fn line(event: &Event) -> Option<(String, Verbosity)> {
                 (format!("→ {vm}: {phase:<11} {:>8}", brief(*took_ms)), Verbose)
             }
             Event::VmSlow { .. } => (slow_line(event)?, Normal),
-            Event::VmRunning { vm, boot_ms: Some(ms) } => {
+            Event::VmRunning { vm, agent: false, .. } => {
+                let line = format!(
+                    "→ {vm}: running, but castra sees nothing of what happens inside: it boots from its own disk, without castra's \
+                     agent; `castra console {vm}` shows its serial console, if its system uses one"
+                );
+                (line, Normal)
+            }
+            Event::VmRunning { vm, boot_ms: Some(ms), .. } => {
                 (format!("→ {vm}: ready in {}", span(Duration::from_millis(*ms))), Normal)
             }
-            Event::VmRunning { vm, boot_ms: None } => (format!("→ {vm}: running"), Normal),
+            Event::VmRunning { vm, boot_ms: None, .. } => (format!("→ {vm}: running"), Normal),
             Event::VmRetriesUnderTcg { vm, reason } => {
                 (format!("warning: {vm}: {reason}; starting once more under tcg"), Normal)
             }

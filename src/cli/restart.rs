@@ -37,6 +37,7 @@ pub(super) fn run(
     let plan = project::plan(&config, &names, layout, &records)?;
     let (down, up) = (down::options(&restart.stop, &restart.vms), up::options(&restart.start));
     let one = |vm: &VmPlan| {
+        vm::check_wait(vm, up)?;
         let name = &vm.definition.name;
         let mut power_cut = None;
         if records.contains_key(name) || layout.vm(name).pidfile().exists() {

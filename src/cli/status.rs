@@ -133,6 +133,15 @@ fn details(known: &PerVm<VmStatus>) -> String {
         if let Some(choice) = &status.accelerator {
             text.push_str(&format!("  accelerator  {} ({})\n", choice.accelerator.name(), choice.reason));
         }
+        if status.agent == Some(false) {
+            let console = match status.console_bytes {
+                None | Some(0) => "nothing",
+                Some(_) => "output",
+            };
+            text.push_str(&format!(
+                "  inside       nothing is known: no agent of castra's, {console} on the serial console\n"
+            ));
+        }
         if let (Some(cpus), Some(memory), Some(pid)) = (status.cpus, status.memory_mib, status.pid) {
             let qemu = status.qemu_version.as_deref().unwrap_or("?");
             let plural = if cpus == 1 { "" } else { "s" };

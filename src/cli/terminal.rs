@@ -75,6 +75,23 @@ impl TerminalReporter {
                 self.end(&format!("{image} {artifact}"));
                 false
             }
+            Event::Hashing { vm, path, done_bytes, total_bytes } => {
+                let key = format!("{vm} {}", path.display());
+                let label = format!("→ {vm}: hashing {}", path.display());
+                if done_bytes == total_bytes {
+                    self.end(&key);
+                } else {
+                    self.with_bar(
+                        &key,
+                        || download(*total_bytes),
+                        |bar| {
+                            bar.set_message(harmless_text(&label));
+                            bar.set_position(*done_bytes);
+                        },
+                    );
+                }
+                true
+            }
             Event::ArtifactStep { image, artifact, step } => {
                 self.spin(&image.to_string(), format!("→ {image}: {artifact}: {step}"));
                 false

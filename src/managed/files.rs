@@ -132,6 +132,30 @@ pub(super) fn digest(path: &Path, like: &Digest, cancel: &Cancel) -> Result<Dige
     Ok(hasher.finish())
 }
 
+/// SHA-256 of a file, in hexadecimal. `on_read` is told the number of bytes that each read has brought.
+pub(crate) fn sha256_watched(
+    path: &Path,
+    cancel: &Cancel,
+    on_read: impl FnMut(usize),
+) -> Result<String, ImageError> {
+    let mut hasher = Hasher::sha256();
+    feed(&mut hasher, Watched { inner: open(path)?, on_read }, cancel).at("read", path)?;
+    Ok(hasher.finish().hex().to_owned())
+}
+
+struct Watched<R, F> {
+    inner: R,
+    on_read: F,
+}
+
+impl<R: Read, F: FnMut(usize)> Read for Watched<R, F> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        (self.on_read)(read);
+        Ok(read)
+    }
+}
+
 /// SHA-256 of a file, in hexadecimal.
 pub(crate) fn sha256(path: &Path, cancel: &Cancel) -> Result<String, ImageError> {
     Ok(digest(path, &Digest::Sha256(String::new()), cancel)?.hex().to_owned())

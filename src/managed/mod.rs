@@ -46,7 +46,7 @@ pub use catalog::Catalog;
 pub use check::{SpecError, SpecProblem};
 pub use download::{DownloadError, NetworkFailure};
 pub use error::{DigestMismatch, FoundUnpinned, ImageError, Size};
-pub(crate) use files::sha256 as sha256_of;
+pub(crate) use files::{sha256 as sha256_of, sha256_watched};
 pub use import::{Imported, ImportedFile};
 pub use manager::{ChosenImage, FileState, FoundImage, ImageManager, StoredImage, VerifiedFile};
 pub use manifest::{Distrust, Manifest, ManifestArtifact};

@@ -47,6 +47,13 @@ pub enum ImageWork<'a> {
         /// The other file's format.
         format: DiskFormat,
     },
+    /// Write its first bytes, as the guest sees them, into another file.
+    CopyBeginning {
+        /// The other file, which gets the bytes as they are.
+        to: &'a Path,
+        /// Their number.
+        bytes: u64,
+    },
     /// Make a qcow2 or raw disk this many bytes large.
     Resize(u64),
 }
@@ -76,6 +83,10 @@ pub fn run_image_tool(
         ImageWork::Convert { to, format } => {
             tool.args(["convert", "-O", format.name(), "--image-opts"]).arg(options(disk)).arg(to)
         }
+        ImageWork::CopyBeginning { to, bytes } => {
+            // Whoever writes to the disk meanwhile is not in the way of a look at it.
+            tool.args(["convert", "-U", "-O", "raw", "--image-opts"]).arg(beginning(disk, bytes)).arg(to)
+        }
         ImageWork::Resize(bytes) => {
             tool.args(["resize", "-q", "--image-opts"]).arg(options(disk)).arg(bytes.to_string())
         }
@@ -86,12 +97,22 @@ pub fn run_image_tool(
 
 fn limit(disk: ImageDisk, work: ImageWork) -> Duration {
     match work {
-        ImageWork::Describe | ImageWork::Resize(_) => SHORT_LIMIT,
+        ImageWork::Describe | ImageWork::Resize(_) | ImageWork::CopyBeginning { .. } => SHORT_LIMIT,
         ImageWork::Convert { .. } => {
             let bytes = disk.path.metadata().map_or(0, |metadata| metadata.len());
             SHORT_LIMIT + Duration::from_secs(bytes / SLOWEST_BYTES_A_SECOND)
         }
     }
+}
+
+/// The first bytes of a disk that is a file of its own, as `--image-opts`.
+fn beginning(disk: ImageDisk, bytes: u64) -> OsString {
+    let mut options = OsString::from(format!(
+        "driver=raw,offset=0,size={bytes},file.driver={},file.file.driver=file,file.file.filename=",
+        disk.format
+    ));
+    options.push(escape_path(disk.path));
+    options
 }
 
 /// The disk as `--image-opts`, which take any path and can be told where the disk ends: a VHD without its footer need

@@ -4,6 +4,7 @@
 
 mod accel;
 mod argv;
+mod boot_sector;
 mod chain;
 mod disk_error;
 mod ending;
@@ -24,6 +25,7 @@ mod trial;
 
 pub use accel::{Accelerator, AcceleratorChoice, choose_accelerator};
 pub use argv::{Boot, Channels, HostForward, MachineSpec, Memory, Network, arguments};
+pub use boot_sector::Unbootable;
 pub use chain::{Disk, Layer, LayerFormat};
 pub use disk_error::DiskError;
 pub use ending::{ENDED_BY_SIGNAL, EndingSignal, ending_signal};

@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use sha2::{Digest as _, Sha256};
 
@@ -13,13 +14,20 @@ use crate::files::normalise;
 use crate::hex::hex;
 use crate::layout::{ProjectLayout, ROOTFS};
 use crate::managed::{
-    ArtifactSource, ImageManager, ManagedArtifactSpec, ManagedImagePaths, ManagedImageSpec, sha256_of,
+    ArtifactSource, ImageManager, ManagedArtifactSpec, ManagedImagePaths, ManagedImageSpec, sha256_watched,
 };
 use crate::plan::{BasePlan, VmPlan, content_of};
-use crate::qemu::{Disk, DiskError, Qcow2Header, QemuError};
+use crate::qemu::options::UserArguments;
+use crate::qemu::{Disk, DiskError, Qcow2Header, QemuError, Unbootable};
+use crate::report::Event;
 
 use super::error::VmError;
 use super::record::{BaseKind, BaseRecord, Record};
+
+/// Hashing that takes less is not worth a word.
+const FIRST_NEWS: Duration = Duration::from_millis(500);
+/// Ten a second, as of downloads.
+const BETWEEN_NEWS: Duration = Duration::from_millis(100);
 
 /// Sees to it that the VM's managed image is in the project, the same one that `up` would take, and hands it back; nothing
 /// for a VM on the user's own file.
@@ -37,12 +45,32 @@ pub fn ensure_vm_image(
     Ok(ensure_base(plan, layout, None, context)?.image)
 }
 
-/// Whether the user's own disk is there, and one that can be used.
+/// Checks that the user's own disk is there, one that can be used, and one that boots, unless its VM has a disk already.
 ///
 /// # Errors
-/// [`VmError::BaseMissing`], [`VmError::Disk`], [`VmError::Qemu`].
-pub fn check_own_disk(definition: &VmDefinition, path: &Path) -> Result<(), VmError> {
-    look_at_own_disk(definition, path).map(drop)
+/// [`VmError::BaseMissing`], [`VmError::Disk`], [`VmError::Qemu`], [`VmError::Unbootable`].
+pub fn check_own_disk(
+    definition: &VmDefinition,
+    path: &Path,
+    context: &RuntimeContext,
+) -> Result<(), VmError> {
+    look_at_own_disk(definition, path)?;
+    if definition.overlay.exists() { Ok(()) } else { check_boot_code(&definition.name, path, context) }
+}
+
+/// Checks that the BIOS of a VM that boots by itself finds boot code on this disk. Arguments of the user's own may bring another
+/// firmware or another disk to boot from, so that nothing is checked where there are any.
+///
+/// # Errors
+/// [`VmError::Unbootable`]; [`VmError::Qemu`] when interrupted.
+pub(super) fn check_boot_code(vm: &str, disk: &Path, context: &RuntimeContext) -> Result<(), VmError> {
+    if UserArguments::of(&context.environment).identity().is_some() {
+        return Ok(());
+    }
+    match Unbootable::of_disk(disk, &context.environment, &context.cancel)? {
+        Some(reason) => Err(VmError::Unbootable { vm: vm.to_owned(), disk: disk.to_owned(), reason }),
+        None => Ok(()),
+    }
 }
 
 /// The user's own disk and what it stands on.
@@ -142,7 +170,7 @@ fn user_base(
     let known = recorded.map(|record| &record.base).filter(|base| base.stamp.as_ref() == Some(&stamp));
     let content = match known {
         Some(base) => base.content.clone(),
-        None => content_of_files(&files, context)?,
+        None => content_of_files(&plan.definition.name, &files, context)?,
     };
     let record = BaseRecord {
         kind: BaseKind::Path(path.to_owned()),
@@ -162,18 +190,62 @@ fn files_of(path: &Path, may_stand_on_others: bool) -> Result<Vec<PathBuf>, Qemu
     Ok(std::iter::once(disk.path).chain(disk.below.into_iter().map(|layer| layer.path)).collect())
 }
 
+/// Progress of hashing one file; a short one is over before there is anything to tell.
+struct Hashing<'a> {
+    vm: &'a str,
+    path: &'a Path,
+    done_bytes: u64,
+    total_bytes: u64,
+    /// When it is told next, counted from its beginning.
+    next: Duration,
+    context: &'a RuntimeContext,
+}
+
+impl Hashing<'_> {
+    fn read(&mut self, bytes: usize, elapsed: Duration) {
+        self.done_bytes += bytes as u64;
+        if elapsed >= self.next && self.done_bytes < self.total_bytes {
+            self.next = elapsed + BETWEEN_NEWS;
+            self.report();
+        }
+    }
+
+    /// Reports the end of what was told of.
+    fn end(&mut self) {
+        if self.next > FIRST_NEWS {
+            self.done_bytes = self.total_bytes;
+            self.report();
+        }
+    }
+
+    fn report(&self) {
+        self.context.reporter.report(&Event::Hashing {
+            vm: self.vm.to_owned(),
+            path: self.path.to_owned(),
+            done_bytes: self.done_bytes,
+            total_bytes: self.total_bytes,
+        });
+    }
+}
+
 fn stamp_of(file: &Path) -> io::Result<String> {
     let metadata = fs::metadata(file)?;
     Ok(format!("{} bytes, {}.{:09}", metadata.size(), metadata.mtime(), metadata.mtime_nsec()))
 }
 
 /// One file's digest; of several, one that all of them go into.
-fn content_of_files(files: &[PathBuf], context: &RuntimeContext) -> Result<String, VmError> {
+fn content_of_files(vm: &str, files: &[PathBuf], context: &RuntimeContext) -> Result<String, VmError> {
     let mut digests = Vec::new();
     for file in files {
         let failed = |source| VmError::Disk { action: "read", path: file.clone(), source };
         // The user may have put a link there; Castra's own files are never read through one.
-        digests.push(sha256_of(&file.canonicalize().map_err(failed)?, &context.cancel)?);
+        let real = file.canonicalize().map_err(failed)?;
+        let total_bytes = fs::metadata(&real).map_err(failed)?.size();
+        let mut progress = Hashing { vm, path: file, done_bytes: 0, total_bytes, next: FIRST_NEWS, context };
+        let started = Instant::now();
+        digests
+            .push(sha256_watched(&real, &context.cancel, |bytes| progress.read(bytes, started.elapsed()))?);
+        progress.end();
     }
     Ok(match digests.as_slice() {
         [digest] => digest.clone(),
@@ -188,4 +260,47 @@ fn stands_on(plan: &VmPlan, spec: &ManagedImageSpec, layout: &ProjectLayout) -> 
     let backing_file =
         Qcow2Header::read(overlay).ok().and_then(|header| header.backing_path(overlay).ok()?);
     backing_file == Some(normalise(&image))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+    use crate::cancel::Cancel;
+    use crate::context::Environment;
+    use crate::report::Reporter;
+
+    #[derive(Default)]
+    struct Heard(Mutex<Vec<u64>>);
+
+    impl Reporter for Heard {
+        fn report(&self, event: &Event) {
+            let Event::Hashing { done_bytes, .. } = event else { panic!("{event:?}") };
+            self.0.lock().expect("a list").push(*done_bytes);
+        }
+    }
+
+    /// What is told of a file of ten bytes, of which one is read every so many milliseconds.
+    fn told(each_ms: u64) -> Vec<u64> {
+        let heard = Arc::new(Heard::default());
+        let environment = Environment::of_process().with("HOME", "/nowhere");
+        let context = RuntimeContext::new(environment, heard.clone(), Cancel::new()).expect("a home");
+        let path = Path::new("/disk");
+        let mut progress =
+            Hashing { vm: "vm", path, done_bytes: 0, total_bytes: 10, next: FIRST_NEWS, context: &context };
+        for read in 1..=10 {
+            progress.read(1, Duration::from_millis(read * each_ms));
+        }
+        progress.end();
+        heard.0.lock().expect("a list").clone()
+    }
+
+    #[test]
+    fn hashing_tells_its_progress_where_it_takes_time() {
+        assert_eq!(told(10), [0; 0]);
+        assert_eq!(told(50), [0; 0]);
+        assert_eq!(told(60), [9, 10]);
+        assert_eq!(told(250), [2, 3, 4, 5, 6, 7, 8, 9, 10]);
+    }
 }

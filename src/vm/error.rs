@@ -1,5 +1,5 @@
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::cancel::Interrupted;
 use crate::config::{OutOfBounds, Protocol};
@@ -7,7 +7,7 @@ use crate::error::{Explain, Kind};
 use crate::guest::{ControlError, InitrdError, KeyError};
 use crate::lock::LockError;
 use crate::managed::ImageError;
-use crate::qemu::QemuError;
+use crate::qemu::{QemuError, Unbootable};
 use crate::similar::closest;
 use crate::state_root::StateRootError;
 use crate::template::TemplateError;
@@ -247,6 +247,24 @@ pub enum VmError {
         /// The disk that stands on it, if there is one.
         overlay: Option<PathBuf>,
     },
+    /// The disk that a VM is to boot from holds nothing that its BIOS can boot.
+    #[error("the disk of VM `{vm}` cannot be booted: {}", unbootable(disk, *reason))]
+    Unbootable {
+        /// The VM.
+        vm: String,
+        /// The disk.
+        disk: PathBuf,
+        /// What it lacks.
+        reason: Unbootable,
+    },
+    /// The wait is for services of a guest that no agent tells of.
+    #[error(
+        "VM `{vm}` boots from its own disk, without Castra's agent inside: `--wait services` would never learn of its services"
+    )]
+    ServicesUnseen {
+        /// The VM.
+        vm: String,
+    },
     /// The base image is a FIFO, a device, a socket or a directory.
     #[error("the base image of VM `{vm}` is not a regular file: {}", base.display())]
     BaseNotAFile {
@@ -465,6 +483,18 @@ fn did_you_mean(similar: &Option<String>) -> String {
 
 fn by(owner: &PortOwner) -> String {
     if *owner == PortOwner::Unknown { String::new() } else { format!(" by {owner}") }
+}
+
+fn unbootable(disk: &Path, reason: Unbootable) -> String {
+    let disk = disk.display();
+    match reason {
+        Unbootable::Blank => format!("{disk} has no boot code: it begins with nothing but zeros"),
+        Unbootable::NoBootSector => format!("{disk} has no boot code: its first sector is no boot sector"),
+        Unbootable::NoCode => {
+            format!("{disk} has no boot code: its first sector holds a partition table alone")
+        }
+        Unbootable::UefiOnly => format!("{disk} boots by UEFI only, and Castra starts it with a BIOS"),
+    }
 }
 
 fn within(limit_secs: Option<u64>) -> String {

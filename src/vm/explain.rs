@@ -2,6 +2,8 @@
 
 use crate::config::ALLOW_OUTSIDE;
 use crate::error::{Explain, Kind, kind_of_io};
+use crate::qemu::Unbootable;
+use crate::qemu::options::UserArguments;
 use crate::trusted::Distrust;
 
 use super::error::VmError;
@@ -29,6 +31,7 @@ impl Explain for VmError {
             | Self::ImageChanged { .. }
             | Self::BaseChanged { .. }
             | Self::BaseNotAFile { .. }
+            | Self::Unbootable { .. }
             | Self::ForeignOverlay { .. }
             | Self::NotResumable { .. } => Kind::Data,
             Self::Unknown { .. } | Self::NoneYet | Self::BaseMissing { .. } => Kind::NotFound,
@@ -41,6 +44,7 @@ impl Explain for VmError {
             | Self::NotSuspended { .. }
             | Self::Frozen { .. }
             | Self::NoAgent { .. }
+            | Self::ServicesUnseen { .. }
             | Self::NoConsole { .. }
             | Self::BootTimedOut { .. }
             | Self::BootDied { .. }
@@ -137,6 +141,10 @@ impl Explain for VmError {
             Self::ConsoleTaken { vm, .. } => {
                 Some(format!("Leave it there by Ctrl-]. `castra logs -f {vm}` shows it meanwhile."))
             }
+            Self::ServicesUnseen { vm } => Some(format!(
+                "Leave `--wait services` out: `castra up {vm}` returns once it runs, and `castra console {vm}` shows its serial \
+                 console."
+            )),
             Self::NoAgent { vm } => Some(format!(
                 "Forward a port to its own SSH server ([[vms.port_forwards]]) and log in with `ssh`; \
                  `castra logs {vm}` shows its console."
@@ -219,6 +227,18 @@ impl VmError {
                 ))
             }
             Self::DiskOutOfBounds { problem, .. } => problem.hint(),
+            Self::Unbootable { reason: Unbootable::UefiOnly, .. } => Some(format!(
+                "Take the publisher's image for BIOS, install a boot loader for BIOS on it (`grub-install --target=i386-pc`), or \
+                 describe the disk with its kernel and initramfs in `[images.NAME]` of castra.toml. A UEFI firmware of yours comes \
+                 in by `{}`: docs/config.md, \"A disk of your own\".",
+                UserArguments::VARIABLE
+            )),
+            Self::Unbootable { .. } => Some(format!(
+                "Name a disk that an operating system is installed on, with a boot loader for BIOS. One that has a filesystem \
+                 alone boots with a kernel and an initramfs: describe all three in `[images.NAME]` of castra.toml. An installer \
+                 of yours comes in by `{}`: docs/config.md, \"A disk of your own\".",
+                UserArguments::VARIABLE
+            )),
             Self::BaseNotAFile { .. } => Some("Name a qcow2 file in `base_image`.".into()),
             Self::StateOfAnother { state_root, .. } => Some(format!(
                 "Perhaps castra was run with sudo here. Nothing is lost: stop what runs by `sudo castra down`, then \

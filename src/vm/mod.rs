@@ -85,7 +85,7 @@ pub use suspend::suspend;
 pub use suspended::{DiskStamp, SuspendRecord};
 pub use throwaway::{Throwaway, start_throwaway, throwaway_name};
 pub use timeline::{Phase, PhaseSpan, StartResult, Timeline};
-pub use up::{UpOptions, UpOutcome, WaitFor, up};
+pub use up::{UpOptions, UpOutcome, WaitFor, check_wait, up};
 
 /// What became of each of several VMs, by name.
 pub type PerVm<T> = Vec<(String, Result<T, VmError>)>;

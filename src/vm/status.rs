@@ -56,6 +56,10 @@ pub struct VmStatus {
     pub memory_mib: Option<u64>,
     /// Port of 127.0.0.1 for SSH, if it runs and has an agent.
     pub ssh_port: Option<u16>,
+    /// Whether Castra's agent is in its guest, if it runs. Without one nothing is known of what happens inside.
+    pub agent: Option<bool>,
+    /// Bytes that its guest has written to the serial console, if it runs.
+    pub console_bytes: Option<u64>,
     /// Declared forwards, if it runs.
     pub port_forwards: Vec<PortForward>,
     /// Why it crashed, if it did.
@@ -161,6 +165,8 @@ fn status_by(record: &Record, layout: &ProjectLayout) -> VmStatus {
         cpus: boot.map(|boot| boot.cpus),
         memory_mib: boot.map(|boot| boot.memory_mib),
         ssh_port: boot.and_then(|boot| boot.ssh_port),
+        agent: boot.map(|boot| boot.ssh_port.is_some()),
+        console_bytes: boot.map(|_| fs::metadata(files.console_log()).map_or(0, |log| log.len())),
         port_forwards: boot.map(|boot| boot.port_forwards.clone()).unwrap_or_default(),
         crash: if state == VmState::Crashed { crash(record, &files) } else { None },
         full_disk: (state == VmState::DiskFull).then(|| FullDisk::of(&record.overlay_path(layout))),

@@ -19,7 +19,7 @@ use crate::report::Event;
 use crate::state_root;
 
 use super::PerVm;
-use super::base::{confirm, ensure_base};
+use super::base::{check_boot_code, check_own_disk, confirm, ensure_base};
 use super::boot::{BootRequest, accelerator, start};
 use super::clone::remove_unfinished;
 use super::disk::ensure_vm_assets;
@@ -135,6 +135,7 @@ fn up_one(
     for warning in &plan.warnings {
         context.reporter.report(&Event::Warning { message: warning.clone() });
     }
+    check_wait(plan, options)?;
     let _lock = lock(vm, layout, context)?;
     // What cannot go is in nobody's way.
     let own = layout.vm(vm);
@@ -180,12 +181,28 @@ fn up_one(
     Ok(up_now(bring_up(plan, layout, context, options)?, context))
 }
 
+/// Checks that what `up` is to wait for can be known: only the agent tells of the guest's services.
+///
+/// # Errors
+/// [`VmError::ServicesUnseen`].
+pub fn check_wait(plan: &VmPlan, options: UpOptions) -> Result<(), VmError> {
+    if plan.boot == BootProfile::Native && options.wait == WaitFor::Services {
+        return Err(VmError::ServicesUnseen { vm: plan.definition.name.clone() });
+    }
+    Ok(())
+}
+
 fn up_now(record: Record, context: &RuntimeContext) -> UpOutcome {
     let boot_ms = record.boot.as_ref().and_then(|boot| boot.ready_ms);
     if record.progress == Progress::Running {
-        context.reporter.report(&Event::VmRunning { vm: record.name.clone(), boot_ms });
+        tell_running(&record, boot_ms, context);
     }
     UpOutcome { record, ran_already: false }
+}
+
+fn tell_running(record: &Record, boot_ms: Option<u64>, context: &RuntimeContext) {
+    let agent = record.boot.as_ref().is_some_and(|boot| boot.ssh_port.is_some());
+    context.reporter.report(&Event::VmRunning { vm: record.name.clone(), agent, boot_ms });
 }
 
 /// Brings up a VM that does not run: QEMU's program, base image, warm template, disk, in this order, so that whatever is missing on
@@ -202,6 +219,10 @@ pub(super) fn bring_up(
     let recorded = Record::load(layout, vm)?;
     // Before anything is downloaded: nobody wants to hear afterwards that QEMU is not installed.
     let binary = &QemuBinary::find(&context.environment)?;
+    if let BasePlan::Path(path) = &plan.base {
+        // Before it is hashed, which takes a while.
+        check_own_disk(&plan.definition, path, context)?;
+    }
     let mut base = ensure_base(plan, layout, recorded.as_ref(), context)?;
     let limit = options.boot_limit;
     stopwatch.begin(Phase::Accelerator);
@@ -214,11 +235,18 @@ pub(super) fn bring_up(
         None => None,
     };
     stopwatch.begin(Phase::Overlay);
+    let is_native = plan.boot == BootProfile::Native;
+    if is_native && base.image.is_some() && !plan.definition.overlay.exists() {
+        check_boot_code(vm, &base.disk, context)?;
+    }
     if warm.is_none() && !plan.definition.overlay.exists() {
         base = confirm(base, layout, context)?;
     }
     let layer = warm.as_ref().map(|warm| warm.layer.clone());
     let (artifacts, record) = ensure_vm_assets(plan, base, layer, layout, context)?;
+    if is_native && !artifacts.is_new {
+        check_boot_code(vm, &plan.definition.overlay, context)?;
+    }
     let image = artifacts.image.as_ref();
     let request = BootRequest { plan, image, binary, layout, context, options, stopwatch };
     start(&request, record, choice, warm.as_ref().filter(|_| artifacts.is_new))
@@ -317,7 +345,7 @@ pub(super) fn attach(
         && record.boot.as_ref().is_some_and(|boot| boot.start == StartKind::Suspended)
     {
         let record = finish(record, layout, context)?;
-        context.reporter.report(&Event::VmRunning { vm, boot_ms: None });
+        tell_running(&record, None, context);
         return Ok(UpOutcome { record, ran_already: true });
     }
     if record.progress == Progress::Starting && is_stuck(&record, context) {
@@ -344,7 +372,7 @@ pub(super) fn attach(
         record.progress = Progress::Running;
         record.save(layout)?;
     }
-    context.reporter.report(&Event::VmRunning { vm, boot_ms: None });
+    tell_running(&record, None, context);
     Ok(UpOutcome { record, ran_already: true })
 }
 

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::fake::Fake;
 use crate::snapshot::{assert_untouched, snapshot};
-use crate::support::{Ended, Project, tool};
+use crate::support::{Ended, Project, bootable_qcow2, tool};
 
 /// Commands that read, make or remove what a configuration names.
 const COMMANDS: [&[&str]; 5] =
@@ -70,7 +70,7 @@ impl Hostile {
 }
 
 fn qcow2(path: &Path) {
-    tool("qemu-img", &["create", "-q", "-f", "qcow2", path.to_str().expect("UTF-8"), "1M"]);
+    bootable_qcow2(path);
 }
 
 /// Runs a command with a limit, which only a command that hangs reaches.

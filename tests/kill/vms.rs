@@ -6,16 +6,16 @@ use std::process::{Command, Stdio};
 use castra::failpoint::Point;
 
 use crate::parked::{kill_at_each_visit, succeeds};
-use crate::support::{Project, tool};
+use crate::support::{Project, bootable_qcow2, tool};
 
-/// A VM of the user's own disk, which is empty: what it boots does not matter here.
+/// A VM of the user's own disk: what it boots does not matter here.
 const CONFIGURATION: &str = "[[vms]]\nname = \"vm\"\nbase_image = \"base.qcow2\"\nmemory = \"128 MiB\"\n";
 
 fn project() -> Project {
     let project = Project::isolated();
     project.write("castra.toml", CONFIGURATION);
     let base = project.path().join("base.qcow2");
-    tool("qemu-img", &["create", "-q", "-f", "qcow2", base.to_str().expect("is UTF-8"), "1M"]);
+    bootable_qcow2(&base);
     project
 }
 

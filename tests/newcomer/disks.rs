@@ -2,7 +2,7 @@
 
 use crate::fake::Fake;
 use crate::http::{Reply, Server};
-use crate::support::{Project, tool};
+use crate::support::{Project, bootable_qcow2, qcow2_of};
 use crate::transcript::{holds, transcript};
 
 const OWN_DISK: &str = "[[vms]]\nname = \"web\"\nbase_image = \"mine.qcow2\"\n";
@@ -20,12 +20,59 @@ fn a_base_image_that_is_none() {
 fn a_base_image_that_goes() {
     let fake = Fake::new(&["vm"]);
     let disk = fake.path().join("mine.qcow2");
-    tool("qemu-img", &["create", "-q", "-f", "qcow2", disk.to_str().expect("UTF-8"), "1M"]);
+    bootable_qcow2(&disk);
     fake.write("castra.toml", OWN_DISK);
     fake.run(&["up"]).ok();
     fake.run(&["down", "--force"]).ok();
     std::fs::remove_file(disk).expect("removed");
     holds("base_image_gone", &transcript(&fake, &["up"]));
+}
+
+#[test]
+fn a_base_image_that_no_bios_boots() {
+    let mut fake = Fake::new(&["vm"]);
+    fake.write("castra.toml", OWN_DISK);
+    let disk = fake.path().join("mine.qcow2");
+    qcow2_of(&disk, &[]);
+    holds("base_image_blank", &transcript(&fake, &["up"]));
+    let mut uefi = crate::support::boot_sector();
+    // An EFI system partition and no code.
+    uefi[..2].fill(0);
+    uefi[450] = 0xef;
+    qcow2_of(&disk, &uefi);
+    holds("base_image_for_uefi", &transcript(&fake, &["up"]));
+    assert!(!fake.path().join(".castra/web-overlay.qcow2").exists(), "a disk was put on it");
+    let checked = fake.run(&["config", "check"]).code(65);
+    assert!(checked.text().contains("boots by UEFI only"), "{}", checked.text());
+
+    // The user may bring a firmware or an installer.
+    fake.set("CASTRA_UNSAFE_QEMU_ARGS", "-boot d");
+    fake.run(&["config", "check"]).ok();
+    fake.run(&["up"]).ok();
+    fake.run(&["down", "--force"]).ok();
+    fake.set("CASTRA_UNSAFE_QEMU_ARGS", "");
+    // Nothing was installed on the disk that it has by now.
+    fake.run(&["up"]).code(65).says("web-overlay.qcow2 boots by UEFI only");
+    assert_eq!(fake.state("web"), "stopped");
+}
+
+#[test]
+fn a_vm_without_an_agent() {
+    let fake = Fake::new(&["vm"]);
+    bootable_qcow2(&fake.path().join("mine.qcow2"));
+    fake.write("castra.toml", OWN_DISK);
+    holds("services_without_an_agent", &transcript(&fake, &["up", "--wait", "services"]));
+    assert!(!fake.path().join(".castra/web-overlay.qcow2").exists(), "a disk was made");
+    fake.run(&["up"]).ok().says("castra sees nothing of what happens inside");
+    // Once more, now that it runs; and it is not stopped for a start that would fail.
+    fake.run(&["up"]).ok().says("castra sees nothing of what happens inside");
+    fake.run(&["up", "--wait", "services"]).code(69);
+    fake.run(&["restart", "--wait", "services"]).code(69).says("never learn of its services");
+    assert_eq!(fake.state("web"), "running");
+    assert_eq!(fake.status("web")["agent"], false);
+    let details = fake.run(&["status", "-v"]).ok().text();
+    assert!(details.contains("no agent of castra's"), "{details}");
+    fake.run(&["down", "--force"]).ok();
 }
 
 /// pip's address, too, so that nothing is reached whatever the user's settings are.

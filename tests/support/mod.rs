@@ -256,6 +256,30 @@ pub(crate) fn tool(program: &str, arguments: &[&str]) -> Output {
     output
 }
 
+/// A boot sector whose code halts the CPU.
+pub(crate) fn boot_sector() -> [u8; 512] {
+    let mut sector = [0; 512];
+    // cli; hlt
+    sector[..2].copy_from_slice(&[0xfa, 0xf4]);
+    sector[510..].copy_from_slice(&[0x55, 0xaa]);
+    sector
+}
+
+/// Makes a qcow2 of 1 MiB that begins with these bytes.
+pub(crate) fn qcow2_of(path: &Path, beginning: &[u8]) {
+    let raw = path.with_extension("raw");
+    fs::write(&raw, beginning).expect("written");
+    fs::OpenOptions::new().write(true).open(&raw).and_then(|file| file.set_len(1 << 20)).expect("sized");
+    let text = |path: &Path| path.to_str().expect("UTF-8").to_owned();
+    tool("qemu-img", &["convert", "-f", "raw", "-O", "qcow2", &text(&raw), &text(path)]);
+    fs::remove_file(raw).expect("removed");
+}
+
+/// Makes a qcow2 that a BIOS boots, and that does nothing then.
+pub(crate) fn bootable_qcow2(path: &Path) {
+    qcow2_of(path, &boot_sector());
+}
+
 /// Waits until something holds, within a limit.
 #[track_caller]
 pub(crate) fn eventually(what: &str, limit: Duration, mut holds: impl FnMut() -> bool) {

@@ -77,7 +77,7 @@ pub(super) fn run(options: &ConfigOptions, context: &RuntimeContext, printer: &P
     let directory = project::working_directory()?;
     let checked = project::with_surroundings(context, |surroundings| {
         let layout = layout_of(options, context, &directory);
-        config::check(options, &directory, surroundings, &Host { layout })
+        config::check(options, &directory, surroundings, &Host { layout, context })
     })??;
     let diagnostics = &checked.diagnostics;
     let usable = !diagnostics.has_errors();
@@ -122,13 +122,14 @@ fn layout_of(options: &ConfigOptions, context: &RuntimeContext, directory: &Path
 }
 
 /// This machine.
-struct Host {
+struct Host<'a> {
     layout: ProjectLayout,
+    context: &'a RuntimeContext,
 }
 
-impl Machine for Host {
+impl Machine for Host<'_> {
     fn disk(&self, vm: &VmDefinition, path: &Path) -> Option<Finding> {
-        check_own_disk(vm, path).err().map(|error| finding(Severity::Error, &error))
+        check_own_disk(vm, path, self.context).err().map(|error| finding(Severity::Error, &error))
     }
 
     fn port(&self, vm: &VmDefinition, forward: &PortForward) -> Option<Finding> {

@@ -42,6 +42,10 @@ pub(in super::super) struct VmView {
     memory_mib: Option<u64>,
     /// Port of 127.0.0.1 for SSH, if it runs and has an agent.
     ssh_port: Option<u16>,
+    /// Whether castra's agent is in its guest, if it runs. Without one nothing is known of what happens inside.
+    agent: Option<bool>,
+    /// How much its guest has written to the serial console, if it runs.
+    console_bytes: Option<u64>,
     /// Forwarded ports, if it runs.
     port_forwards: Vec<PortForward>,
     /// Why it crashed.
@@ -128,6 +132,8 @@ impl VmView {
             cpus: None,
             memory_mib: None,
             ssh_port: None,
+            agent: None,
+            console_bytes: None,
             port_forwards: Vec::new(),
             crash: None,
             full_disk: None,
@@ -153,6 +159,8 @@ impl From<VmStatus> for VmView {
             cpus: status.cpus,
             memory_mib: status.memory_mib,
             ssh_port: status.ssh_port,
+            agent: status.agent,
+            console_bytes: status.console_bytes,
             port_forwards: status.port_forwards,
             crash: status.crash.map(|crash| crash.to_string()),
             full_disk: status.full_disk.map(FullDisk::from),
