@@ -389,11 +389,11 @@ mod tests {
         let at = |name: &str| directory.path().join(name);
         fs::write(at("log"), "old").expect("written");
         fs::set_permissions(at("log"), fs::Permissions::from_mode(0o644)).expect("changed");
-        truncate_private(&at("log")).expect("emptied");
+        begin_log(&at("log")).expect("emptied");
         assert_eq!((mode(&at("log")), fs::read(at("log")).expect("read")), (0o600, Vec::new()));
         fs::write(at("thesis"), "the only copy").expect("written");
         symlink(at("thesis"), at("link")).expect("linked");
-        assert!(truncate_private(&at("link")).is_err());
+        assert!(begin_log(&at("link")).is_err());
         assert_eq!(fs::read(at("thesis")).expect("read"), b"the only copy");
         assert_eq!(end_of_log(&at("link")), "");
         let long = fs::File::create(at("long")).expect("made");
