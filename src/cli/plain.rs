@@ -59,8 +59,8 @@ impl Reporter for PlainReporter {
 
 /// The line for an event, and from which verbosity on it is shown.
 pub(super) fn line(event: &Event) -> Option<(String, Verbosity)> {
-    use Verbosity::{Normal, Verbose};
-    image_line(event).or_else(|| {
+    use Verbosity::Normal;
+    image_line(event).or_else(|| start_line(event)).or_else(|| {
         Some(match event {
             Event::Waiting { what } => (format!("→ waiting for {what}…"), Normal),
             Event::Warning { message } => (format!("warning: {message}"), Normal),
@@ -76,23 +76,6 @@ pub(super) fn line(event: &Event) -> Option<(String, Verbosity)> {
             Event::OverlayCreated { vm, path, size_bytes } => {
                 (format!("→ {vm}: new disk {} ({}, sparse)", path.display(), gibibytes(*size_bytes)), Normal)
             }
-            Event::AcceleratorChosen { vm, accelerator, reason } => {
-                (format!("→ {vm}: accelerator {accelerator} ({reason})"), Normal)
-            }
-            Event::TemplateBaking { vm } => {
-                (format!("→ {vm}: first boot of this configuration: preparing a warm template…"), Normal)
-            }
-            Event::TemplateBaked { vm, boot_ms, bytes } => {
-                let (boot, size) = (span(Duration::from_millis(*boot_ms)), megabytes(*bytes));
-                (format!("→ {vm}: warm template made of a boot of {boot} ({size})"), Normal)
-            }
-            Event::TemplateRefused { vm, reason } => {
-                (format!("→ {vm}: without a warm template, which failed before: {reason}"), Normal)
-            }
-            Event::VmStarting { vm, warm: false } => (format!("→ {vm}: booting…"), Normal),
-            Event::VmStarting { vm, warm: true } => {
-                (format!("→ {vm}: going on from its warm template…"), Normal)
-            }
             Event::VmSuspending { vm } => (format!("→ {vm}: saving its memory…"), Normal),
             Event::VmSuspended { vm, bytes: Some(bytes) } => {
                 (format!("→ {vm}: suspended ({})", megabytes(*bytes)), Normal)
@@ -100,24 +83,6 @@ pub(super) fn line(event: &Event) -> Option<(String, Verbosity)> {
             Event::VmSuspended { vm, bytes: None } => (format!("→ {vm}: was suspended already"), Normal),
             Event::VmCloned { vm, of } => (format!("→ {vm}: cloned from {of}"), Normal),
             Event::VmResuming { vm } => (format!("→ {vm}: going on from where it was suspended…"), Normal),
-            Event::VmPhase { vm, phase, took_ms, .. } => {
-                (format!("→ {vm}: {phase:<11} {:>8}", brief(*took_ms)), Verbose)
-            }
-            Event::VmSlow { .. } => (slow_line(event)?, Normal),
-            Event::VmRunning { vm, agent: false, .. } => {
-                let line = format!(
-                    "→ {vm}: running, but castra sees nothing of what happens inside: it boots from its own disk, without castra's \
-                     agent; `castra console {vm}` shows its serial console, if its system uses one"
-                );
-                (line, Normal)
-            }
-            Event::VmRunning { vm, boot_ms: Some(ms), .. } => {
-                (format!("→ {vm}: ready in {}", span(Duration::from_millis(*ms))), Normal)
-            }
-            Event::VmRunning { vm, boot_ms: None, .. } => (format!("→ {vm}: running"), Normal),
-            Event::VmRetriesUnderTcg { vm, reason } => {
-                (format!("warning: {vm}: {reason}; starting once more under tcg"), Normal)
-            }
             Event::CopyFinished { path, total_bytes: Some(total_bytes) } => {
                 (format!("→ {path}: {} copied", megabytes(*total_bytes)), Normal)
             }
@@ -126,6 +91,47 @@ pub(super) fn line(event: &Event) -> Option<(String, Verbosity)> {
             Event::VmStopped { vm, was_running: false } => (format!("→ {vm}: was not running"), Normal),
             _ => return None,
         })
+    })
+}
+
+/// The line for what happens while a VM starts.
+fn start_line(event: &Event) -> Option<(String, Verbosity)> {
+    use Verbosity::{Normal, Verbose};
+    Some(match event {
+        Event::AcceleratorChosen { vm, accelerator, reason } => {
+            (format!("→ {vm}: accelerator {accelerator} ({reason})"), Normal)
+        }
+        Event::TemplateBaking { vm } => {
+            (format!("→ {vm}: first boot of this configuration: preparing a warm template…"), Normal)
+        }
+        Event::TemplateBaked { vm, boot_ms, bytes } => {
+            let (boot, size) = (span(Duration::from_millis(*boot_ms)), megabytes(*bytes));
+            (format!("→ {vm}: warm template made of a boot of {boot} ({size})"), Normal)
+        }
+        Event::TemplateRefused { vm, reason } => {
+            (format!("→ {vm}: without a warm template, which failed before: {reason}"), Normal)
+        }
+        Event::VmStarting { vm, warm: false } => (format!("→ {vm}: booting…"), Normal),
+        Event::VmStarting { vm, warm: true } => (format!("→ {vm}: going on from its warm template…"), Normal),
+        Event::VmPhase { vm, phase, took_ms, .. } => {
+            (format!("→ {vm}: {phase:<11} {:>8}", brief(*took_ms)), Verbose)
+        }
+        Event::VmSlow { .. } => (slow_line(event)?, Normal),
+        Event::VmRunning { vm, agent: false, .. } => {
+            let line = format!(
+                "→ {vm}: running, but castra sees nothing of what happens inside: it boots from its own disk, without castra's \
+                 agent; `castra console {vm}` shows its serial console, if its system uses one"
+            );
+            (line, Normal)
+        }
+        Event::VmRunning { vm, boot_ms: Some(ms), .. } => {
+            (format!("→ {vm}: ready in {}", span(Duration::from_millis(*ms))), Normal)
+        }
+        Event::VmRunning { vm, boot_ms: None, .. } => (format!("→ {vm}: running"), Normal),
+        Event::VmRetriesUnderTcg { vm, reason } => {
+            (format!("warning: {vm}: {reason}; starting once more under tcg"), Normal)
+        }
+        _ => return None,
     })
 }
 

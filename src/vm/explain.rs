@@ -19,10 +19,10 @@ impl Explain for VmError {
             Self::Disk { action: "create", source, .. } if kind_of_io(source) == Kind::Io => {
                 Kind::CannotCreate
             }
+            Self::CloneExists { .. } => Kind::CannotCreate,
             Self::Record { source, .. } | Self::Disk { source, .. } | Self::Random(source) => {
                 kind_of_io(source)
             }
-            Self::StateOfAnother { .. } => Kind::Permission,
             Self::DiskOutOfBounds { problem, .. } => problem.kind(),
             Self::RecordDamaged { .. }
             | Self::RecordRefused { .. }
@@ -35,7 +35,6 @@ impl Explain for VmError {
             | Self::ForeignOverlay { .. }
             | Self::NotResumable { .. } => Kind::Data,
             Self::Unknown { .. } | Self::NoneYet | Self::BaseMissing { .. } => Kind::NotFound,
-            Self::CloneExists { .. } => Kind::CannotCreate,
             Self::BadName { .. } | Self::Ambiguous { .. } | Self::UnknownAccelerator { .. } => Kind::Usage,
             Self::NotRunning { .. }
             | Self::CloneUnfinished { .. }
@@ -55,25 +54,17 @@ impl Explain for VmError {
             | Self::GuestSilent { .. }
             | Self::PowerCut { .. }
             | Self::Unkillable { .. } => Kind::Unavailable,
-            Self::Thrown(error) => error.kind(),
             Self::PortTaken { .. }
             | Self::IsSuspended { .. }
             | Self::ConsoleTaken { .. }
             | Self::Elsewhere { .. }
             | Self::DiskInUse { .. } => Kind::Busy,
             Self::DiskFull { .. } => Kind::Io,
+            Self::Thrown(error) => error.kind(),
             Self::NotStarted { error, .. } => error.kind(),
-            Self::PortForbidden { .. } => Kind::Permission,
-            // Answered by `inner` above.
-            Self::Image(_)
-            | Self::Qemu(_)
-            | Self::Template(_)
-            | Self::Control(_)
-            | Self::Initrd(_)
-            | Self::Key(_)
-            | Self::StateRoot(_)
-            | Self::Lock(_)
-            | Self::Interrupted(_) => Kind::Internal,
+            Self::StateOfAnother { .. } | Self::PortForbidden { .. } => Kind::Permission,
+            // `inner` has answered for those of other modules.
+            _ => Kind::Internal,
         }
     }
 
@@ -109,33 +100,8 @@ impl Explain for VmError {
             Self::Frozen { vm, pid } => {
                 Some(format!("`kill -CONT {pid}` lets it go on; `castra down {vm}` stops the VM."))
             }
-            Self::IsSuspended { vm } => Some(format!(
-                "`castra up {vm}` lets it go on; `castra down --discard-suspended {vm}` drops its memory and keeps its disk."
-            )),
-            Self::NotResumable { vm, .. } => Some(format!(
-                "Nothing was dropped. `castra up --discard-suspended {vm}` gives its memory up and boots from its disk, which \
-                 was written out when it was suspended."
-            )),
-            Self::NotSuspended { vm, .. } => {
-                Some(format!("A clone has its memory, too. Start it: castra up {vm}"))
-            }
-            Self::CloneExists { .. } => Some("Choose another name.".into()),
-            Self::SocketsGone { vm, doing: "stop", .. } => Some(format!(
-                "Something has removed them while the VM ran, such as a cleaner of temporary files or a logout, and its guest \
-                 cannot be asked to shut down. Shut it down from inside, or cut its power: castra down --force {vm}"
-            )),
-            Self::SocketsGone { vm, .. } => Some(format!(
-                "Something has removed them while the VM ran, such as a cleaner of temporary files or a logout. The VM runs \
-                 on; `castra restart {vm}` shuts it down and gives it new ones."
-            )),
-            Self::CloneUnfinished { vm, of } => Some(format!(
-                "Nothing ever ran in it. `castra clone {of} {vm}` makes it again; `castra clean --disks {vm}` removes it."
-            )),
             Self::BadName { .. } => {
                 Some("Use letters, digits, `-`, `_` and `.`, a letter or digit first.".into())
-            }
-            Self::NotSuspendable { vm } => {
-                Some(format!("Start it again first: castra down {vm} && castra up {vm}"))
             }
             Self::NotRunning { vm, .. } => Some(format!("Start it: castra up {vm}")),
             Self::ConsoleTaken { vm, .. } => {
@@ -149,7 +115,11 @@ impl Explain for VmError {
                 "Forward a port to its own SSH server ([[vms.port_forwards]]) and log in with `ssh`; \
                  `castra logs {vm}` shows its console."
             )),
-            _ => self.run_hint().or_else(|| self.disk_hint()).or_else(|| self.boot_hint()),
+            _ => self
+                .suspend_hint()
+                .or_else(|| self.run_hint())
+                .or_else(|| self.disk_hint())
+                .or_else(|| self.boot_hint()),
         }
     }
 }
@@ -176,9 +146,41 @@ impl VmError {
         }
     }
 
+    /// Ways out around a VM that is suspended, and its clones.
+    fn suspend_hint(&self) -> Option<String> {
+        match self {
+            Self::IsSuspended { vm } => Some(format!(
+                "`castra up {vm}` lets it go on; `castra down --discard-suspended {vm}` drops its memory and keeps its disk."
+            )),
+            Self::NotResumable { vm, .. } => Some(format!(
+                "Nothing was dropped. `castra up --discard-suspended {vm}` gives its memory up and boots from its disk, which \
+                 was written out when it was suspended."
+            )),
+            Self::NotSuspended { vm, .. } => {
+                Some(format!("A clone has its memory, too. Start it: castra up {vm}"))
+            }
+            Self::CloneExists { .. } => Some("Choose another name.".into()),
+            Self::CloneUnfinished { vm, of } => Some(format!(
+                "Nothing ever ran in it. `castra clone {of} {vm}` makes it again; `castra clean --disks {vm}` removes it."
+            )),
+            Self::NotSuspendable { vm } => {
+                Some(format!("Start it again first: castra down {vm} && castra up {vm}"))
+            }
+            _ => None,
+        }
+    }
+
     /// Ways out for a VM that runs, or ran until a moment ago.
     fn run_hint(&self) -> Option<String> {
         match self {
+            Self::SocketsGone { vm, doing: "stop", .. } => Some(format!(
+                "Something has removed them while the VM ran, such as a cleaner of temporary files or a logout, and its guest \
+                 cannot be asked to shut down. Shut it down from inside, or cut its power: castra down --force {vm}"
+            )),
+            Self::SocketsGone { vm, .. } => Some(format!(
+                "Something has removed them while the VM ran, such as a cleaner of temporary files or a logout. The VM runs \
+                 on; `castra restart {vm}` shuts it down and gives it new ones."
+            )),
             Self::NoConsole { vm, .. } => Some(format!(
                 "Something has removed it while the VM ran, such as a cleaner of temporary files or a logout. The VM runs \
                  on: `castra logs -f {vm}` shows its console, and `castra restart {vm}` gives it new sockets."
