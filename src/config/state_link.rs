@@ -4,7 +4,7 @@
 //! very link in [`LINKED_FROM`], which castra writes at its first use. Nothing in a repository can put a file there.
 
 use std::fs::{self, File, Metadata, OpenOptions};
-use std::io::{ErrorKind, Read as _, Write as _};
+use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
@@ -12,6 +12,7 @@ use std::path::Path;
 use rustix::fs::OFlags;
 
 use super::out_of_bounds::OutOfBounds;
+use crate::files;
 use crate::layout::{LINKED_FROM, STATE_DIRECTORY};
 
 /// Longest path that is read from it, in bytes (`PATH_MAX`).
@@ -49,8 +50,7 @@ pub(super) fn check(link: &Path, target: &Path) -> Result<(), OutOfBounds> {
     if hidden(target) {
         return refuse("which is in a hidden directory".to_owned());
     }
-    let is_empty = fs::read_dir(target).is_ok_and(|mut entries| entries.next().is_none());
-    if is_empty || linked_from(target).as_deref() == Some(link.as_os_str().as_bytes()) {
+    if is_empty(target) || linked_from(target).as_deref() == Some(link.as_os_str().as_bytes()) {
         return Ok(());
     }
     refuse("which holds files that are not this project's".to_owned())
@@ -59,18 +59,20 @@ pub(super) fn check(link: &Path, target: &Path) -> Result<(), OutOfBounds> {
 /// Writes down in an empty target that it is this link's.
 pub(super) fn claim(link: &Path, target: &Path) -> Result<(), OutOfBounds> {
     check(link, target)?;
-    let flags = OFlags::NOFOLLOW.bits().cast_signed();
-    let file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .custom_flags(flags)
-        .open(target.join(LINKED_FROM));
-    let written = match file {
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok(()),
-        file => file.and_then(|mut file| file.write_all(link.as_os_str().as_bytes())),
-    };
+    let name = target.join(LINKED_FROM);
+    if fs::symlink_metadata(&name).is_ok() {
+        return Ok(());
+    }
+    let written = files::write_atomically(&name, link.as_os_str().as_bytes(), 0o600);
     written.map_err(|error| OutOfBounds::Unresolved { path: target.to_owned(), reason: error.to_string() })
+}
+
+/// Returns `true` for a directory with nothing in it, or with what a [`claim`] that was killed has left.
+fn is_empty(directory: &Path) -> bool {
+    let is_leftover = |entry: std::io::Result<fs::DirEntry>| {
+        entry.is_ok_and(|entry| entry.file_name().as_bytes().starts_with(files::TEMPORARY.as_bytes()))
+    };
+    fs::read_dir(directory).is_ok_and(|mut entries| entries.all(is_leftover))
 }
 
 fn linked_from(target: &Path) -> Option<Vec<u8>> {

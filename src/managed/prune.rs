@@ -96,7 +96,7 @@ fn release_runs(cache: &CacheLayout) {
     let entries = fs::read_dir(runs.vms()).into_iter().flatten().flatten();
     let is_starting = |vm: String| {
         let path = runs.vm(&vm).lock();
-        fs::File::open(&path).is_ok_and(|file| !matches!(Lock::try_hold(file, &path), Ok(Some(_))))
+        trusted::open(&path).is_ok_and(|file| !matches!(Lock::try_hold(file, &path), Ok(Some(_))))
     };
     if entries.filter_map(|entry| entry.file_name().into_string().ok()).any(is_starting) {
         return;

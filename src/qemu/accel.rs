@@ -1,7 +1,6 @@
 //! Accelerators are raced, not detected: see [`super::probe`].
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
@@ -11,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::cancel::Cancel;
 use crate::host::boot_id;
 use crate::layout::CacheLayout;
+use crate::trusted;
 
 use super::error::QemuError;
 use super::options::CpuModel;
@@ -22,6 +22,8 @@ pub(super) const PROBE_LIMIT: Duration = Duration::from_secs(3);
 
 /// The probe takes little more than QEMU's own start, so only a clear loss counts against hardware.
 const CLEARLY: u32 = 3;
+/// What is remembered is never nearly as long.
+const MAX_REMEMBERED_BYTES: u64 = 1 << 20;
 
 /// What runs the guest's CPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
@@ -170,7 +172,10 @@ fn host_identity() -> String {
 /// What earlier races found.
 pub(super) fn read_remembered(path: &Path) -> BTreeMap<String, AcceleratorChoice> {
     // A missing or damaged file only costs another race.
-    fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+    trusted::read(path, MAX_REMEMBERED_BYTES)
+        .ok()
+        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+        .unwrap_or_default()
 }
 
 fn remember(

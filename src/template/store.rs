@@ -12,11 +12,14 @@ use crate::cancel::Cancel;
 use crate::files;
 use crate::hex::hex;
 use crate::layout::{TemplateLayout, TemplatesLayout};
+use crate::trusted;
 
 use super::error::TemplateError;
 use super::manifest::{TemplateFile, TemplateManifest};
 use super::memory;
 
+/// Longest note of a refusal that is read.
+const MAX_REFUSAL_BYTES: u64 = 64 * 1024;
 /// How long a failure is remembered: software is updated, and a busy machine has quieter days.
 const REFUSED_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -113,7 +116,7 @@ impl Template {
 }
 
 fn open_hashed(path: &Path, expected: &TemplateFile) -> Option<File> {
-    let mut file = File::open(path).ok()?;
+    let mut file = trusted::open(path).ok()?;
     let mut hasher = Sha256::new();
     io::copy(&mut file, &mut HashWriter(&mut hasher)).ok()?;
     let found = hex(&hasher.finalize());
@@ -175,7 +178,7 @@ pub fn refuse(templates: &TemplatesLayout, key: &str, reason: &str) {
 
 /// Why this key is not to be tried now.
 pub fn refusal(templates: &TemplatesLayout, key: &str) -> Option<Refusal> {
-    let text = fs::read(templates.refusal(key)).ok()?;
+    let text = trusted::read(&templates.refusal(key), MAX_REFUSAL_BYTES).ok()?;
     let refusal: Refusal = serde_json::from_slice(&text).ok()?;
     let age = now_unix_ms().checked_sub(refusal.at_unix_ms)?;
     (u128::from(age) < REFUSED_FOR.as_millis()).then_some(refusal)
