@@ -11,9 +11,11 @@ use crate::support::{Project, noise};
 
 pub(crate) const SIZE: usize = 256 * 1024;
 
-/// The disk's bytes as the server has them.
+/// The disk's bytes as the server has them: noise with the signature of a boot sector, which boots nothing.
 pub(crate) fn disk() -> Vec<u8> {
-    noise(SIZE)
+    let mut disk = noise(SIZE);
+    disk[510..512].copy_from_slice(&[0x55, 0xaa]);
+    disk
 }
 
 pub(crate) fn serve() -> Server {
