@@ -4,9 +4,12 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use crate::newer_qemu;
 use crate::run::{cargo, root, run, run_command};
 use crate::tools;
 
+/// The tests that run a real QEMU, in the runner's words.
+const OF_VMS: &str = "binary(/^vm_/) or binary(attacks)";
 /// What tests need compiled in and users do not.
 const FOR_TESTS: &str = "castra/fail-points";
 /// Names the file to which a test that cannot run here adds a line: `tests/support/skip.rs`.
@@ -24,18 +27,28 @@ pub(crate) fn run_checks() -> Result<(), String> {
     let mut doc = Command::new(&cargo);
     doc.args(["doc", "--workspace", "--no-deps", "--locked"]).env("RUSTDOCFLAGS", "-D warnings");
     run_command(doc.current_dir(root()))?;
-    let skipped = run_tests(&[])?;
+    refuse_skipped(&run_tests(&[], None)?)
+}
+
+/// Runs all checks, and the tests that run a real QEMU once more under a newer one.
+pub(crate) fn run_all_checks() -> Result<(), String> {
+    run_checks()?;
+    let programs = newer_qemu::ensure()?;
+    refuse_skipped(&run_tests(&["-E".to_owned(), OF_VMS.to_owned()], Some(&programs))?)
+}
+
+fn refuse_skipped(skipped: &str) -> Result<(), String> {
     if skipped.is_empty() { Ok(()) } else { Err(format!("{} tests were skipped", skipped.lines().count())) }
 }
 
 /// Runs all tests, documentation's first. `arguments` go to the runner. Skipped tests are printed, and no failure.
 pub(crate) fn test(arguments: &[String]) -> Result<(), String> {
-    run_tests(arguments).map(drop)
+    run_tests(arguments, None).map(drop)
 }
 
-/// Runs tests and returns those that were skipped, a line each, which it prints if there are any.
+/// Runs tests, with the programs of this directory before all others on the `PATH`, and returns those that were skipped, a line each, which it prints if there are any.
 #[expect(clippy::print_stderr, reason = "a command line tool talks to its user")]
-fn run_tests(arguments: &[String]) -> Result<String, String> {
+fn run_tests(arguments: &[String], programs: Option<&Path>) -> Result<String, String> {
     tools::ensure_for_tests()?;
     let cargo = cargo();
     if arguments.is_empty() {
@@ -46,6 +59,11 @@ fn run_tests(arguments: &[String]) -> Result<String, String> {
     let mut nextest = Command::new(&cargo);
     nextest.args(["nextest", "run", "--workspace", "--features", FOR_TESTS, "--locked", "--no-fail-fast"]);
     nextest.args(arguments).env(SKIPPED_TESTS, &list).current_dir(root());
+    if let Some(programs) = programs {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let all = std::iter::once(programs.to_owned()).chain(std::env::split_paths(&path));
+        nextest.env("PATH", std::env::join_paths(all).map_err(|error| error.to_string())?);
+    }
     run_command(&mut nextest)?;
     let skipped = fs::read_to_string(&list).unwrap_or_default();
     forget(&list)?;

@@ -4,6 +4,7 @@ mod bench;
 mod ci;
 mod demo;
 mod fuzz;
+mod newer_qemu;
 mod run;
 mod tools;
 
@@ -14,7 +15,8 @@ use bench::Part;
 const USAGE: &str = "\
 cargo xtask demo          install QEMU if it is missing, build, start a VM in an empty directory, run a command in it
 cargo xtask test [ARGS]   install what tests need, run all of them; ARGS go to the test runner
-cargo xtask ci            formatting, lints, licences, documentation, all tests
+cargo xtask ci [--full]   formatting, lints, licences, documentation, all tests; --full: those of VMs also under the QEMU of
+                          Debian's backports
 cargo xtask bench [images|boots]
                           how fast Castra is, as ratios against baselines measured in the same run
 cargo xtask fuzz [SECS]   look for input that breaks a parser, so many seconds for each (60)";
@@ -28,6 +30,7 @@ fn main() -> ExitCode {
         ("demo", []) => demo::run_demo(),
         ("test", rest) => ci::test(rest),
         ("ci", []) => ci::run_checks(),
+        ("ci", [full]) if full == "--full" => ci::run_all_checks(),
         ("bench", []) => bench::run_bench(&[Part::Images, Part::Boots]),
         ("bench", [part]) if part == "images" => bench::run_bench(&[Part::Images]),
         ("bench", [part]) if part == "boots" => bench::run_bench(&[Part::Boots]),

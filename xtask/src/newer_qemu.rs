@@ -1,0 +1,90 @@
+//! The QEMU of Debian's backports, beside the installed one: fetched by apt, unpacked below `target/`, and not installed.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::run::{output, root, run_command};
+
+const PACKAGES: [&str; 2] = ["qemu-system-x86", "qemu-utils"];
+/// What QEMU looks for its firmware in, below the directory that the packages are unpacked into.
+const FIRMWARE: [&str; 2] = ["usr/share/qemu", "usr/share/seabios"];
+
+/// Returns a directory with `qemu-system-x86_64` and `qemu-img` of the backports.
+pub(crate) fn ensure() -> Result<PathBuf, String> {
+    let place = root().join("target/qemu-newer");
+    let programs = place.join("bin");
+    if programs.join("qemu-img").exists() {
+        return Ok(programs);
+    }
+    let unpacked = place.join("root");
+    for directory in ["bin", "root", "lists/partial", "cache/archives/partial"] {
+        fs::create_dir_all(place.join(directory))
+            .map_err(|error| format!("cannot make {directory}: {error}"))?;
+    }
+    download(&place)?;
+    for package in debs(&place.join("cache/archives"))? {
+        run_command(Command::new("dpkg").arg("-x").arg(package).arg(&unpacked))?;
+    }
+    link(&unpacked, &programs)?;
+    Ok(programs)
+}
+
+/// Fetches the packages and those they need that are not installed. The system's own lists and packages stay as they are.
+fn download(place: &Path) -> Result<(), String> {
+    let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let name = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
+    let name = name.ok_or("this machine does not say which Debian it is")?;
+    let mirror = mirror(&output("apt-cache", &["policy"]).unwrap_or_default(), name)
+        .ok_or_else(|| format!("apt knows no mirror of {name}"))?;
+    let backports = format!("{name}-backports");
+    let list = place.join("sources.list");
+    fs::write(&list, format!("deb {mirror} {name} main\ndeb {mirror} {backports} main\n"))
+        .map_err(|error| format!("cannot write {}: {error}", list.display()))?;
+    let apt = || {
+        let mut apt = Command::new("apt-get");
+        let options = [
+            ("Dir::Etc::SourceParts", Path::new("/dev/null")),
+            ("Dir::Etc::SourceList", &list),
+            ("Dir::State::Lists", &place.join("lists")),
+            ("Dir::Cache", &place.join("cache")),
+            ("Debug::NoLocking", Path::new("1")),
+        ];
+        for (name, value) in options {
+            apt.arg("-o").arg(format!("{name}={}", value.display()));
+        }
+        apt
+    };
+    run_command(apt().arg("update"))?;
+    let install = ["install", "-y", "--download-only", "--no-install-recommends", "-t", &backports];
+    run_command(apt().args(install).args(PACKAGES))
+}
+
+/// The address from which apt has the packages of this release.
+fn mirror(policy: &str, release: &str) -> Option<String> {
+    let main = format!("{release}/main");
+    policy.lines().find_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let at = words.iter().position(|word| *word == main)?;
+        Some((*words.get(at.checked_sub(1)?)?).to_owned())
+    })
+}
+
+fn debs(directory: &Path) -> Result<Vec<PathBuf>, String> {
+    let entries = fs::read_dir(directory).map_err(|error| error.to_string())?.flatten();
+    Ok(entries.map(|entry| entry.path()).filter(|path| path.extension() == Some(OsStr::new("deb"))).collect())
+}
+
+/// QEMU is told where its firmware is: its packages expect it where they would be installed.
+fn link(unpacked: &Path, programs: &Path) -> Result<(), String> {
+    let qemu = programs.join("qemu-system-x86_64");
+    let firmware = FIRMWARE.map(|directory| format!(" -L '{}'", unpacked.join(directory).display())).concat();
+    let program = unpacked.join("usr/bin/qemu-system-x86_64");
+    let script = format!("#!/bin/sh\nexec '{}'{firmware} \"$@\"\n", program.display());
+    fs::write(&qemu, script)
+        .and_then(|()| fs::set_permissions(&qemu, fs::Permissions::from_mode(0o755)))
+        .and_then(|()| symlink(unpacked.join("usr/bin/qemu-img"), programs.join("qemu-img")))
+        .map_err(|error| format!("cannot write {}: {error}", programs.display()))
+}
