@@ -34,3 +34,55 @@ pub(crate) fn noted_root(note: &Path) -> Option<PathBuf> {
 fn made(directory: &Path) -> Option<SystemTime> {
     fs::symlink_metadata(directory).ok()?.created().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::cancel::Cancel;
+    use crate::context::Environment;
+    use crate::report::Silent;
+
+    #[test]
+    fn only_a_note_of_this_users_that_is_older_than_nothing_counts() {
+        let home = tempfile::tempdir().expect("a directory");
+        let environment = Environment::of([("XDG_CACHE_HOME", home.path()), ("XDG_STATE_HOME", home.path())]);
+        let context = RuntimeContext::new(environment, Arc::new(Silent), Cancel::new()).expect("a home");
+        let root = home.path().join("project/.castra");
+        fs::create_dir_all(&root).expect("made");
+        if made(&root).is_none() {
+            return crate::skip::skip("this filesystem does not tell when a directory was made");
+        }
+        let layout = ProjectLayout::unchecked(root.clone());
+        let note = context.cache.known_project(&layout);
+        let is_one = || is_of_earlier_castra(&layout, &context);
+        assert!(!is_one(), "there is no note");
+        fs::create_dir_all(note.parent().expect("a parent")).expect("made");
+        fs::write(&note, root.as_os_str().as_encoded_bytes()).expect("written");
+        assert!(is_one());
+
+        // A repository that was unpacked at the place of a project that is gone.
+        let age = |by: Duration| {
+            let file = fs::OpenOptions::new().write(true).open(&note).expect("opened");
+            file.set_modified(SystemTime::now() - by).expect("set");
+        };
+        age(SLACK * 2);
+        assert!(!is_one(), "the state root is younger");
+        age(Duration::ZERO);
+        assert!(is_one());
+        fs::set_permissions(&note, Permissions::from_mode(0o622)).expect("changed");
+        assert!(!is_one(), "others may write to the note");
+        fs::set_permissions(&note, Permissions::from_mode(0o600)).expect("changed");
+        fs::rename(&note, home.path().join("note")).expect("moved");
+        symlink(home.path().join("note"), &note).expect("linked");
+        assert!(!is_one(), "the note is a link");
+        fs::remove_file(&note).expect("removed");
+        for other in ["/elsewhere/.castra", "project/.castra", ""] {
+            fs::write(&note, other).expect("written");
+            assert!(!is_one(), "{other:?}");
+        }
+    }
+}

@@ -131,6 +131,12 @@ mod tests {
             assert!(refused.to_string().contains(path.to_str().expect("UTF-8")), "{refused}");
             assert_eq!(fs::read(&path).expect("read"), content);
         }
+        fs::write(&path, [7; 32]).expect("written");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("changed");
+        Key::load_or_create(context).expect("one as it should be");
+        let directory = home.path().join("castra");
+        fs::set_permissions(&directory, fs::Permissions::from_mode(0o777)).expect("changed");
+        assert!(Key::load(context).is_err(), "others could put another in its place");
     }
 
     /// RFC 4231, test case 2, with the key padded by zeros as HMAC does itself.

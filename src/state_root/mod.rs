@@ -232,3 +232,42 @@ fn is_as_good_as_empty(root: &Path) -> Result<bool, StateRootError> {
     }
     Ok(true)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::cancel::Cancel;
+    use crate::context::Environment;
+    use crate::report::Silent;
+
+    #[test]
+    fn only_what_a_castra_puts_before_its_mark_is_as_good_as_nothing() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let home = directory.path().join("home");
+        let environment = Environment::of([("XDG_CACHE_HOME", &home), ("XDG_STATE_HOME", &home)]);
+        let context = RuntimeContext::new(environment, Arc::new(Silent), Cancel::new()).expect("a home");
+        let root = directory.path().join(STATE_DIRECTORY);
+        fs::create_dir(&root).expect("made");
+        for name in ["lock", ".gitignore", LINKED_FROM, ".castra-x1"] {
+            fs::write(root.join(name), "").expect("written");
+            assert!(is_as_good_as_empty(&root).expect("looked at"), "{name}");
+        }
+        let layout = ProjectLayout::unchecked(root.clone());
+        // What appeared since it was opened is not marked.
+        for name in ["vms", "web-overlay.qcow2", ".hidden"] {
+            fs::write(root.join(name), "").expect("written");
+            assert!(!is_as_good_as_empty(&root).expect("looked at"), "{name}");
+            let refused = make(&layout, &context);
+            assert!(matches!(refused, Err(StateRootError::Foreign { .. })), "{name}: {refused:?}");
+            fs::remove_file(root.join(name)).expect("removed");
+        }
+        fs::remove_file(root.join("lock")).expect("removed");
+        std::os::unix::fs::symlink(directory.path().join("elsewhere"), root.join("lock")).expect("linked");
+        assert!(!is_as_good_as_empty(&root).expect("looked at"), "a link");
+        fs::remove_file(root.join("lock")).expect("removed");
+        make(&layout, &context).expect("made");
+        assert!(layout.mark().is_file() && layout.git_ignore().is_file());
+    }
+}

@@ -146,6 +146,13 @@ fn a_mark_of_another_key_or_of_another_kind_is_no_mark() {
     fs::remove_file(victim.root().join("mark")).expect("removed");
     symlink(stranger.root().join("mark"), victim.root().join("mark")).expect("linked");
     assert_eq!(victim.run(&["status"]).code, Some(77));
+    // Not even one to a mark of this user's own.
+    let victim = Victim::new();
+    make(&victim);
+    let mark = victim.root().join("mark");
+    fs::rename(&mark, victim.home().join("mark")).expect("moved");
+    symlink(victim.home().join("mark"), &mark).expect("linked");
+    assert_eq!(victim.run(&["status"]).code, Some(77));
 }
 
 /// Makes an honest state root by a start that fails for want of QEMU after the first lock.
@@ -346,11 +353,22 @@ fn adoption_looks_at_everything_and_gives_up_the_keys() {
     let victim = Victim::new();
     victim.plant("web", |_| ());
     let vm = victim.root().join("vms/web");
-    fs::write(vm.join("client_key"), "known to a stranger").expect("written");
+    const KEYS: [&str; 3] = ["client_key", "host_key", "known_hosts"];
+    for name in KEYS {
+        fs::write(vm.join(name), format!("{name}, known to a stranger")).expect("written");
+    }
+    let quarantine = victim.root().join("quarantine");
+    fs::create_dir(&quarantine).expect("made");
+    fs::write(quarantine.join("web-client_key.1"), "of an earlier adoption").expect("written");
     private(&victim.root());
     let before = snapshot(&victim.project.path());
     victim.run(&["adopt"]).code(64).says("--yes");
     assert_untouched(&victim.project.path(), &before);
+    for directory in [&victim.root(), &vm] {
+        fs::set_permissions(directory, fs::Permissions::from_mode(0o777)).expect("changed");
+        victim.run(&["adopt", "--yes"]).code(77).says("others may write to it");
+        fs::set_permissions(directory, fs::Permissions::from_mode(0o700)).expect("changed");
+    }
     let link = vm.join("boots");
     symlink(victim.home(), &link).expect("linked");
     victim.run(&["adopt", "--yes"]).code(77).says("boots");
@@ -360,9 +378,13 @@ fn adoption_looks_at_everything_and_gives_up_the_keys() {
     victim.run(&["adopt", "--yes"]).code(77).says("another name outside");
     fs::remove_file(victim.root().join("web-overlay.qcow2")).expect("removed");
     victim.run(&["adopt", "--yes"]).ok();
-    assert!(!vm.join("client_key").exists());
-    let kept = fs::read_to_string(victim.root().join("quarantine/web-client_key.1")).expect("kept");
-    assert_eq!(kept, "known to a stranger");
+    for (name, number) in KEYS.into_iter().zip([2, 1, 1]) {
+        assert!(!vm.join(name).exists(), "{name}");
+        let kept = fs::read_to_string(quarantine.join(format!("web-{name}.{number}"))).expect("kept");
+        assert_eq!(kept, format!("{name}, known to a stranger"));
+    }
+    let earlier = fs::read_to_string(quarantine.join("web-client_key.1")).expect("kept");
+    assert_eq!(earlier, "of an earlier adoption");
     victim.run(&["status"]).ok();
     victim.run(&["adopt"]).ok().says("needs no adoption");
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::fake::Fake;
 use crate::snapshot::{assert_untouched, snapshot};
 use crate::support::skip::skip;
+use crate::support::tool;
 
 /// A project, and a directory beside it.
 fn with_target() -> (Fake, PathBuf) {
@@ -91,6 +92,26 @@ fn a_link_to_anything_but_an_empty_directory_of_the_users_is_refused() {
     fs::remove_file(fake.path().join("castra.toml")).expect("removed");
     link(&fake, &home);
     is_refused(&fake, &home, "not this project's");
+}
+
+#[test]
+fn a_link_that_git_tracks_is_refused() {
+    let (fake, target) = with_target();
+    link(&fake, &target);
+    fake.run(&["up"]).ok();
+    fake.run(&["down", "--force"]).ok();
+    let git = |arguments: &[&str]| {
+        let directory = fake.path();
+        let mut all = vec!["-C", directory.to_str().expect("UTF-8")];
+        all.extend(arguments);
+        tool("git", &all);
+    };
+    git(&["init", "-q"]);
+    git(&["add", "-f", ".castra"]);
+    let refused = fake.run(&["up"]).code(77);
+    assert!(refused.stderr.contains("git tracks .castra"), "{}", refused.stderr);
+    git(&["rm", "-q", "--cached", ".castra"]);
+    fake.run(&["status"]).ok();
 }
 
 #[test]
