@@ -185,13 +185,19 @@ fn a_signal_without_a_terminal_goes_to_the_command() {
 fn a_second_signal_ends_the_call() {
     let guest = Guest::start();
     let mark = guest.scratch().join("started");
-    let line = format!("trap 'touch {0}.int' INT; touch {0}; while :; do sleep 0.02; done", mark.display());
+    let line = format!(
+        "trap 'touch {0}.int' INT; echo $$ >{0}.pid; touch {0}; while :; do sleep 0.02; done",
+        mark.display()
+    );
     let mut child = other_process(&guest, &line);
     eventually("it starts", || mark.exists());
     kill_process(pid(&child), Signal::INT).expect("signals");
     eventually("it hears the first", || mark.with_extension("int").exists());
     kill_process(pid(&child), Signal::INT).expect("signals");
     assert_eq!(child.wait().expect("ends").code(), Some(130));
+    // The server of this test ends with it, and could not hang the command up any more.
+    let command = std::fs::read_to_string(mark.with_extension("pid")).expect("written");
+    eventually("the command is hung up", || !Path::new("/proc").join(command.trim()).exists());
 }
 
 #[test]
