@@ -54,6 +54,9 @@ impl Below {
     fn directory(&self, path: &[u8]) -> io::Result<OwnedFd> {
         let mut directory = self.root.try_clone()?;
         for name in path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
+            if name == b".." {
+                return Err(io::ErrorKind::InvalidInput.into());
+            }
             let flags = DIRECTORY | OFlags::NOFOLLOW;
             directory = rustix::fs::openat(&directory, OsStr::from_bytes(name), flags, Mode::empty())?;
         }
@@ -311,5 +314,101 @@ impl Drop for Sink {
             None if self.metadata.is_file() => self.noted.note(std::mem::take(&mut self.shown)),
             None => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    use super::*;
+
+    fn noted() -> Interrupted {
+        Interrupted::default()
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::symlink_metadata(path).expect("is there").mode() & 0o7777
+    }
+
+    #[test]
+    fn nothing_below_a_tree_is_reached_through_a_link() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (tree, outside) = (directory.path().join("tree"), directory.path().join("outside"));
+        fs::create_dir_all(tree.join("real")).expect("made");
+        fs::create_dir_all(outside.join("inner")).expect("made");
+        fs::write(outside.join("precious"), "precious").expect("written");
+        // As a guest may have made it in an earlier copy, or between two steps of this one.
+        symlink(&outside, tree.join("link")).expect("linked");
+        symlink("../../outside", tree.join("real/link")).expect("linked");
+        let below = Below::open(&tree).expect("opened");
+        for path in ["link/new", "real/link/new", "link/precious", "link/inner/new"] {
+            let path = path.as_bytes();
+            assert!(below.create(path, 0o644, noted()).is_err(), "{path:?}");
+            assert!(below.make_link(path, b"x").is_err(), "{path:?}");
+            assert!(below.make_directory(path, 0o755).is_err(), "{path:?}");
+        }
+        let later = Later(Some(Mode::from_raw_mode(0o777)));
+        assert!(below.finish_directory(b"link", &later, &Attributes::default()).is_err());
+        let left: Vec<_> = fs::read_dir(&outside).expect("listed").flatten().collect();
+        assert_eq!(left.len(), 2, "{left:?}");
+        assert_eq!(fs::read(outside.join("precious")).expect("read"), b"precious");
+    }
+
+    #[test]
+    fn no_name_leads_up() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let below = Below::open(directory.path()).expect("opened");
+        fs::create_dir(directory.path().join("a")).expect("made");
+        for path in ["..", ".", "", "a/..", "a/.", "a/", "/", "../x", "a/../../x", "a/../x"] {
+            let path = path.as_bytes();
+            let refused = |error: io::Error| error.kind() == io::ErrorKind::InvalidInput;
+            assert!(below.create(path, 0o644, noted()).is_err_and(refused), "{path:?}");
+            assert!(below.create_named(path, 0o644, noted()).is_err_and(refused), "{path:?}");
+            assert!(below.make_link(path, b"x").is_err_and(refused), "{path:?}");
+            if !path.is_empty() {
+                assert!(below.make_directory(path, 0o755).is_err_and(refused), "{path:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_lends_no_rights_from_the_start() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let below = Below::open(directory.path()).expect("opened");
+        let sink = below.create(b"new", 0o6777, noted()).expect("made");
+        assert_eq!(mode(&directory.path().join("new")) & LENDING, 0);
+        drop(sink);
+        assert!(!directory.path().join("new").exists(), "an unfinished one goes");
+        let sink = below.create_named(b"named", 0o6777, noted()).expect("made");
+        assert_eq!(mode(&directory.path().join("named")) & LENDING, 0);
+        drop(sink);
+        let old = directory.path().join("old");
+        fs::write(&old, "old").expect("written");
+        fs::set_permissions(&old, fs::Permissions::from_mode(0o6750)).expect("changed");
+        let attributes = Attributes { mode: Some(0o777), ..Attributes::default() };
+        below.create(b"old", 0o777, noted()).expect("opened").finish(&attributes).expect("finished");
+        assert_eq!(mode(&old), 0o750, "its own mode, without what it lent");
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_left_alone() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let below = Below::open(directory.path()).expect("opened");
+        let fifo = directory.path().join("fifo");
+        let kind = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, kind, Mode::from_raw_mode(0o640), 0).expect("made");
+        // Once without a reader, for whom it must not wait, and once with one.
+        assert!(below.create(b"fifo", 0o644, noted()).is_err());
+        let reader =
+            rustix::fs::open(&fifo, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty()).expect("opened");
+        assert!(below.create(b"fifo", 0o644, noted()).is_err());
+        drop(reader);
+        assert_eq!(mode(&fifo), 0o640);
+        fs::create_dir(directory.path().join("full")).expect("made");
+        fs::write(directory.path().join("full/precious"), "precious").expect("written");
+        assert!(below.make_link(b"full", b"x").is_err());
+        assert!(directory.path().join("full/precious").exists());
     }
 }
