@@ -18,6 +18,8 @@ use super::room::FullDisk;
 
 /// Interval between looks at the machine.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// The same while it is paused.
+const PAUSED_INTERVAL: Duration = Duration::from_millis(200);
 
 /// A thread that continues a paused machine, until this is dropped.
 pub(super) struct RoomWatch {
@@ -65,17 +67,23 @@ struct Watched {
 
 impl Watched {
     fn run(mut self, is_over: &std::sync::mpsc::Receiver<()>) {
-        while is_over.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
-            let Some(status) = MachineStatus::of(&mut self.qmp) else { return };
-            let is_full = status == MachineStatus::DiskFull;
-            if self.is_full.swap(is_full, Ordering::Relaxed) != is_full {
-                self.report(is_full);
-            }
-            // The write is repeated, and pauses the machine again if it finds no room.
-            if is_full && self.qmp.execute("cont", json!({})).is_err() {
+        loop {
+            let interval = if self.is_full.load(Ordering::Relaxed) { PAUSED_INTERVAL } else { INTERVAL };
+            let is_last = is_over.recv_timeout(interval) != Err(RecvTimeoutError::Timeout);
+            if self.look().is_none() || is_last {
                 return;
             }
         }
+    }
+
+    /// Reports what has changed, and continues a machine that is paused. Returns nothing once QEMU does not answer any more.
+    fn look(&mut self) -> Option<()> {
+        let is_full = MachineStatus::of(&mut self.qmp)? == MachineStatus::DiskFull;
+        if self.is_full.swap(is_full, Ordering::Relaxed) != is_full {
+            self.report(is_full);
+        }
+        // The write is repeated, and pauses the machine again if it finds no room.
+        if is_full { self.qmp.execute("cont", json!({})).ok().map(drop) } else { Some(()) }
     }
 
     fn report(&self, is_full: bool) {

@@ -118,8 +118,9 @@ impl Throwaway {
 
 impl Drop for Throwaway {
     fn drop(&mut self) {
-        self.end();
+        // It has the last look at a machine that still runs.
         self.room = None;
+        self.end();
         // It is a child of this process: once it is waited for, it is gone.
         let pid = rustix::process::Pid::from_raw(self.qemu.pid());
         let _ = waitpid(pid, WaitOptions::empty());

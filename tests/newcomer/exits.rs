@@ -48,7 +48,7 @@ fn with_a_taken_port() -> Option<i32> {
 
 fn where_nobody_may_write() -> Option<i32> {
     let mut fake = Fake::new(&["vm"]);
-    fake.set("XDG_RUNTIME_DIR", "/sys/castra");
+    fake.set("XDG_RUNTIME_DIR", "/sys/kernel");
     fake.run(&["up", "--cold"]).code
 }
 

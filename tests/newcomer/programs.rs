@@ -103,7 +103,7 @@ fn a_runtime_directory_that_cannot_be_used() {
     fake.set("XDG_RUNTIME_DIR", long);
     holds("runtime_directory_too_long", &transcript(&fake, &["up", "--cold"]));
     // Nobody makes directories there, root neither.
-    fake.set("XDG_RUNTIME_DIR", "/sys/castra");
+    fake.set("XDG_RUNTIME_DIR", "/sys/kernel");
     holds("runtime_directory_forbidden", &transcript(&fake, &["up", "--cold"]));
 }
 

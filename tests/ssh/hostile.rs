@@ -123,6 +123,7 @@ impl Files {
                 let target = if path.ends_with(b"up") { "../../outside" } else { "/etc" };
                 Reply::Names(vec![entry(target, LINK)])
             }
+            Request::Realpath { .. } => Reply::Names(vec![entry("/tree/..", DIRECTORY)]),
             Request::Open { path, .. } => Reply::Handle(path),
             // More than was asked for.
             Request::Read { offset: 0, .. } => Reply::Data(Bytes::from_static(b"evil and more")),
@@ -206,6 +207,45 @@ fn trees_without_end_come_to_one() {
     assert!(error.to_string().contains("too long"), "{error}");
     let tree = Tree::from([("/wide", vec![("endless".into(), REGULAR)])]);
     let error = copy(tree, "/wide", scratch.path(), &scratch.path().join("goal")).expect_err("ends");
+    assert!(error.to_string().contains("too much"), "{error}");
+    assert_eq!(names(scratch.path()), [".castra"]);
+}
+
+/// The guest says what `.` is called, and the copy would get that name.
+#[test]
+fn a_name_of_the_source_that_leads_up_ends_the_copy() {
+    let scratch = tempfile::tempdir().expect("a directory");
+    let goal = scratch.path().join("goal");
+    fs::create_dir(&goal).expect("a directory");
+    for remote in ["/tree/.", "/tree/.."] {
+        let tree = Tree::from([("/tree/.", vec![("stolen".into(), REGULAR)])]);
+        let error = copy(tree, remote, scratch.path(), &goal).expect_err("ends");
+        assert!(error.to_string().contains("no file name"), "{error}");
+        assert_eq!(names(scratch.path()), [".castra", "goal"]);
+        assert!(names(&goal).is_empty());
+    }
+}
+
+/// Far fewer entries than are allowed, each with a path that is just short enough.
+#[test]
+fn paths_of_a_tree_take_bounded_memory() {
+    let mut tree = Tree::new();
+    let mut path = "/long".to_owned();
+    let mut insert = |path: &str, entries| tree.insert(&*path.to_owned().leak(), entries);
+    for _ in 0..14 {
+        let name = "d".repeat(250);
+        insert(&path, vec![(name.clone(), DIRECTORY)]);
+        path.extend(["/", &name]);
+    }
+    let numbered = |letter: &str, count: usize, mode| -> Vec<(String, u32)> {
+        (0..count).map(|number| (format!("{letter}{number}"), mode)).collect()
+    };
+    insert(&path, numbered("d", 20, DIRECTORY));
+    for number in 0..20 {
+        insert(&format!("{path}/d{number}"), numbered("x", 4000, REGULAR));
+    }
+    let scratch = tempfile::tempdir().expect("a directory");
+    let error = copy(tree, "/long", scratch.path(), &scratch.path().join("goal")).expect_err("ends");
     assert!(error.to_string().contains("too much"), "{error}");
     assert_eq!(names(scratch.path()), [".castra"]);
 }

@@ -335,3 +335,21 @@ fn longest_file(directory: &Path) -> u64 {
     });
     lengths.max().unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A source distribution runs its `setup.py` as soon as pip looks at it, before any digest is compared.
+    #[test]
+    fn pip_is_only_asked_for_one_finished_wheel() {
+        let requirement = requirement("castra-image", "1.0", Some("manylinux_2_17_x86_64"));
+        let pip = with_arguments(Invocation::new("/bin/pip"), &requirement, Path::new("/cache/wheels"));
+        let arguments: Vec<_> = pip.arguments.iter().filter_map(|argument| argument.to_str()).collect();
+        assert_eq!(arguments[0], "download");
+        for wanted in ["--no-deps", "--only-binary=:all:", "--no-cache-dir"] {
+            assert!(arguments.contains(&wanted), "{wanted}: {arguments:?}");
+        }
+        assert_eq!(arguments.last(), Some(&"castra-image==1.0"));
+    }
+}
