@@ -15,6 +15,8 @@ fn a_wheel_becomes_an_image() {
     let paths = fixture.ensure(&image).expect("is prepared");
     assert_eq!(raw_of(&paths.disk), payload(64 * 1024));
     assert_eq!(sha256(&std::fs::read(fixture.blob(&image)).expect("is kept")), image.artifacts[0].digest);
+    let mode = std::fs::metadata(fixture.blob(&image)).expect("is kept").permissions().mode();
+    assert_eq!(mode & 0o777, 0o444, "a download is as good as its digest only while nothing writes to it");
     let left = std::fs::read_dir(fixture.blob(&image).parent().expect("a parent")).expect("reads").count();
     assert_eq!(left, 1, "the blob alone");
 }
@@ -67,11 +69,18 @@ fn no_pip_at_all_and_a_python_without_pip() {
     assert!(matches!(&error, ImageError::Pip(PipError::Missing { .. })), "{error}");
 
     let python = programs.join("python3");
-    std::fs::write(&python, "#!/bin/sh\necho \"$0: No module named pip\" >&2\nexit 1\n").expect("writes");
+    let started_in = fixture.path("started-in");
+    let script =
+        format!("#!/bin/sh\npwd >'{}'\necho \"$0: No module named pip\" >&2\nexit 1\n", started_in.display());
+    std::fs::write(&python, script).expect("writes");
     std::fs::set_permissions(&python, std::fs::Permissions::from_mode(0o755)).expect("is ours");
     let error = fixture.ensure(&image).expect_err("there is none");
     assert!(matches!(&error, ImageError::Pip(PipError::Missing { .. })), "{error}");
     assert!(shown(error).contains("nstall"));
+    // In the working directory there may be a `pip.py` that came with a repository.
+    let here = std::env::current_dir().expect("a directory");
+    let there = std::fs::read_to_string(&started_in).expect("it was started");
+    assert!(!std::path::Path::new(there.trim()).starts_with(&here), "{there}");
 }
 
 #[test]
