@@ -209,7 +209,7 @@ fn a_clone_that_was_killed_harms_nothing() {
     project.run(&["suspend"]).ok();
     for point in ["clone-begun", "clone-frozen"] {
         kill_at(&project, &["clone", VM, "two"], point);
-        project.run(&["up", "two"]).code(66).says("no VM `two`");
+        project.run(&["up", "two"]).code(69).says("never finished").says("castra clean --disks two");
     }
     project.run(&["clone", VM, "two"]).ok();
     project.run(&["up", VM, "two"]).ok();
