@@ -133,6 +133,9 @@ fn details(known: &PerVm<VmStatus>) -> String {
         if let Some(choice) = &status.accelerator {
             text.push_str(&format!("  accelerator  {} ({})\n", choice.accelerator.name(), choice.reason));
         }
+        if let Some((missing, way_out)) = &status.missing_modules {
+            text.push_str(&format!("  kernel       {missing}. {way_out}\n"));
+        }
         if status.agent == Some(false) {
             let console = match status.console_bytes {
                 None | Some(0) => "nothing",

@@ -76,6 +76,9 @@ fn of_vm(name: &str, status: Result<VmStatus, VmError>) -> Finding {
             Finding::warning(Area::Project, "vm", lost)
                 .with_fix(format!("castra restart {name} shuts it down and gives it new ones."))
         }
+        Ok(VmStatus { missing_modules: Some((missing, way_out)), .. }) => {
+            Finding::warning(Area::Project, "vm-modules", format!("VM `{name}` {missing}")).with_fix(way_out)
+        }
         Ok(status) => Finding::good(Area::Project, "vm", format!("VM `{name}` is {}", status.state.name())),
         Err(error) => {
             let error = Error::from(error);

@@ -292,6 +292,10 @@ fn accept(mut message: GuestMessage) -> Result<GuestMessage, ControlError> {
             stages.retain(|reached| seen.insert(reached.stage));
         }
         GuestMessage::Failed { reason, .. } => make_harmless(reason),
+        GuestMessage::ModulesMissing { kernel, installed } => {
+            make_harmless(kernel);
+            installed.iter_mut().for_each(make_harmless);
+        }
         GuestMessage::Stage(_)
         | GuestMessage::RootMounted { .. }
         | GuestMessage::Personalised

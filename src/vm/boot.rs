@@ -1,5 +1,6 @@
 //! One start of a VM: QEMU is started, the agent says hello, the VM gets its personality, commands can run.
 
+use std::cell::RefCell;
 use std::time::Instant;
 
 use crate::command::Lifetime;
@@ -22,6 +23,7 @@ use super::error::VmError;
 use super::forwards;
 use super::leftovers::clean_up;
 use super::machine::{Image, machine, tcg_cpu};
+use super::modules::MissingModules;
 use super::record::{BootRecord, MachineRecord, Progress, Record, RecordedMachine, StartKind};
 use super::suspended::host_of;
 use super::timeline::{Phase, Stopwatch};
@@ -194,7 +196,7 @@ fn try_once(
     let mut process = start_qemu(request, &mut record, &choice, &sockets, warm)?;
     tell_what_follows(request, &process, warm.is_some());
     match await_guest(request, &choice, &sockets, &keys, &mut process, started, warm) {
-        Ok(()) => {}
+        Ok(missing) => record.set_missing_modules(missing, request.context),
         // The guest lost nothing, and continues once there is room.
         Err(error @ VmError::DiskFull { .. }) if request.options.lifetime == Lifetime::Own => {
             return Err(error);
@@ -226,7 +228,7 @@ fn try_once(
     Ok(record)
 }
 
-/// Waits for what is wanted of the guest. One from a template is there at once, so nobody need not wait for it.
+/// Waits for what is wanted of the guest, and hands back what it says of its kernel's modules. One from a template is there at once, so nobody need not wait for it.
 fn await_guest(
     request: &BootRequest<'_>,
     choice: &AcceleratorChoice,
@@ -235,9 +237,9 @@ fn await_guest(
     process: &mut QemuProcess,
     started: Instant,
     warm: Option<&Warm>,
-) -> Result<(), VmError> {
+) -> Result<Option<MissingModules>, VmError> {
     if !request.has_agent() || (request.options.wait == WaitFor::Nothing && warm.is_none()) {
-        return Ok(());
+        return Ok(None);
     }
     let definition = &request.plan.definition;
     let watch = BootWatch {
@@ -253,6 +255,7 @@ fn await_guest(
         limit: request.options.boot_limit,
         context: request.context,
         stopwatch: request.stopwatch,
+        missing_modules: RefCell::default(),
     };
     let followed = match warm {
         Some(_) => {
@@ -274,7 +277,8 @@ fn await_guest(
     followed.map_err(|end| {
         let signal = if matches!(end, BootEnd::Died) { process.signal() } else { None };
         watch.explain(end, signal)
-    })
+    })?;
+    Ok(watch.missing_modules.take())
 }
 
 /// What happens in a QEMU that has started: the guest boots, or a saved one was loaded and is to be woken, or, without an
@@ -404,6 +408,7 @@ pub(super) fn boot_record(
         sockets: sockets.directory().to_owned(),
         start,
         ready_ms: None,
+        missing_modules: None,
         machine: Some(RecordedMachine::Known(machine)),
     }
 }

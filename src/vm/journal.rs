@@ -57,7 +57,8 @@ impl Reporter for Journal {
         // Steps of images have a log of their own, and progress is of the moment.
         let is_worth_it = !matches!(
             event,
-            Event::Download { .. }
+            Event::Hashing { .. }
+                | Event::Download { .. }
                 | Event::DownloadStarted { .. }
                 | Event::DownloadRetry { .. }
                 | Event::DownloadFinished { .. }

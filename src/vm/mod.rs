@@ -42,6 +42,7 @@ mod learn;
 mod leftovers;
 mod limits;
 mod machine;
+mod modules;
 mod projects;
 mod record;
 mod record_check;
@@ -71,6 +72,7 @@ pub use forwards::check_port;
 pub use forwards::{PortOwner, port_owner};
 pub use layer::LayerRecord;
 pub use learn::last_starts;
+pub use modules::MissingModules;
 pub use projects::{ListedVm, Orphan, ProjectStatus, end_orphan, list_projects, orphans};
 pub use record::{
     BaseKind, BaseRecord, BootRecord, MachineRecord, Progress, Record, RecordedMachine, StartKind,

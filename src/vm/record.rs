@@ -7,15 +7,17 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{PortForward, VmDefinition};
+use crate::context::RuntimeContext;
 use crate::files;
 use crate::layout::ProjectLayout;
 use crate::qemu::{Accelerator, AcceleratorChoice, CpuModel, Device, MachineType};
-use crate::report::ImageLabel;
+use crate::report::{Event, ImageLabel};
 use crate::trusted;
 
 use super::clone::{CloneRecord, FrozenLayer};
 use super::error::VmError;
 use super::layer::LayerRecord;
+use super::modules::MissingModules;
 use super::record_check;
 use super::suspended::SuspendRecord;
 
@@ -154,6 +156,9 @@ pub struct BootRecord {
     pub start: StartKind,
     /// Milliseconds from QEMU's start until commands could run.
     pub ready_ms: Option<u64>,
+    /// Modules of other kernels than the one that runs, as far as the guest has said so.
+    #[serde(default)]
+    pub missing_modules: Option<MissingModules>,
     /// The rest of the machine; nothing in a record of an earlier castra.
     #[serde(default)]
     pub machine: Option<RecordedMachine>,
@@ -307,6 +312,18 @@ impl Record {
             path,
             source,
         })
+    }
+
+    /// Keeps what the guest says of its kernel's modules, and reports where they are missing.
+    pub(super) fn set_missing_modules(&mut self, missing: Option<MissingModules>, context: &RuntimeContext) {
+        if let Some(missing) = &missing {
+            let way_out = missing.way_out(&self.name, &self.base.kind);
+            let message = format!("VM `{}` {missing}. {way_out}", self.name);
+            context.reporter.report(&Event::Warning { message });
+        }
+        if let Some(boot) = &mut self.boot {
+            boot.missing_modules = missing;
+        }
     }
 
     /// Writes the record; a crash leaves the old or the new one.

@@ -155,6 +155,7 @@ fn load(
         let mut boot =
             boot_record(request, &saved.boot.accelerator, ssh_port, &sockets, StartKind::Suspended, &spec);
         boot.qemu_version.clone_from(&saved.boot.qemu_version);
+        boot.missing_modules.clone_from(&saved.boot.missing_modules);
         record.progress = Progress::Resuming;
         request.stopwatch.set_qemu_start(boot.started_unix_ms);
         record.boot = Some(boot);

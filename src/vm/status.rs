@@ -19,6 +19,7 @@ use crate::report::Event;
 use super::PerVm;
 use super::clock::{millis, since_epoch};
 use super::error::VmError;
+use super::modules::MissingModules;
 use super::record::Record;
 use super::room::{FullDisk, disk_full, let_recorded_run};
 use super::state::{Crash, VmState, crash, observe};
@@ -60,6 +61,8 @@ pub struct VmStatus {
     pub agent: Option<bool>,
     /// Bytes that its guest has written to the serial console, if it runs.
     pub console_bytes: Option<u64>,
+    /// Modules of other kernels than the one that runs in its guest, if it runs and has said so, and what to do about it.
+    pub missing_modules: Option<(MissingModules, String)>,
     /// Declared forwards, if it runs.
     pub port_forwards: Vec<PortForward>,
     /// Why it crashed, if it did.
@@ -167,6 +170,10 @@ fn status_by(record: &Record, layout: &ProjectLayout) -> VmStatus {
         ssh_port: boot.and_then(|boot| boot.ssh_port),
         agent: boot.map(|boot| boot.ssh_port.is_some()),
         console_bytes: boot.map(|_| fs::metadata(files.console_log()).map_or(0, |log| log.len())),
+        missing_modules: boot.and_then(|boot| boot.missing_modules.clone()).map(|missing| {
+            let way_out = missing.way_out(&record.name, &record.base.kind);
+            (missing, way_out)
+        }),
         port_forwards: boot.map(|boot| boot.port_forwards.clone()).unwrap_or_default(),
         crash: if state == VmState::Crashed { crash(record, &files) } else { None },
         full_disk: (state == VmState::DiskFull).then(|| FullDisk::of(&record.overlay_path(layout))),

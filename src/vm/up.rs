@@ -27,6 +27,7 @@ use super::down::await_stop;
 use super::error::VmError;
 use super::journal;
 use super::leftovers::clean_up;
+use super::modules::MissingModules;
 use super::projects;
 use super::record::{BootRecord, Progress, Record, StartKind};
 use super::resume::{discard, finish, put_back, resume};
@@ -354,6 +355,7 @@ pub(super) fn attach(
     let_recorded_run(&record, layout, context)?;
     let has_agent = record.boot.as_ref().is_some_and(|boot| boot.ssh_port.is_some());
     let is_ready = record.progress == Progress::Running;
+    let before = record.clone();
     let sockets = record.boot.as_ref().map(|boot| SocketsLayout::new(boot.sockets.clone()));
     if let Some(gone) = sockets.filter(SocketsLayout::are_gone) {
         let directory = gone.directory().to_owned();
@@ -363,27 +365,30 @@ pub(super) fn attach(
         }
         let hint = gone.hint().unwrap_or_default();
         context.reporter.report(&Event::Warning { message: format!("{gone}. {hint}") });
-    } else if let Some(boot) = record.boot.as_ref().filter(|_| has_agent && options.wait != WaitFor::Nothing)
+    } else if let Some(boot) = before.boot.as_ref().filter(|_| has_agent && options.wait != WaitFor::Nothing)
     {
-        follow(&record, boot, layout, context, options)?;
+        let missing = follow(&record, boot, layout, context, options)?;
+        record.set_missing_modules(missing, context);
     }
     let is_unfinished = has_agent && options.wait == WaitFor::Nothing;
     if !is_ready && !is_unfinished {
         record.progress = Progress::Running;
+    }
+    if record != before {
         record.save(layout)?;
     }
     tell_running(&record, None, context);
     Ok(UpOutcome { record, ran_already: true })
 }
 
-/// Waits for a guest whose QEMU runs. What it tells of its boot goes to the timeline of that.
+/// Waits for a guest whose QEMU runs, and hands back what it says of its kernel's modules. What it tells of its boot goes to the timeline of that.
 fn follow(
     record: &Record,
     boot: &BootRecord,
     layout: &ProjectLayout,
     context: &RuntimeContext,
     options: UpOptions,
-) -> Result<(), VmError> {
+) -> Result<Option<MissingModules>, VmError> {
     let (vm, files, disk) = (&record.name, &layout.vm(&record.name), &record.overlay_path(layout));
     let sockets = SocketsLayout::new(boot.sockets.clone());
     let keys = VmKeys::load_or_create(files)?;
@@ -397,7 +402,8 @@ fn follow(
     if let Some(kept) = kept {
         keep_if_new(stopwatch, kept, followed.is_ok(), files);
     }
-    followed.map_err(|end| watch.explain(end, None))
+    followed.map_err(|end| watch.explain(end, None))?;
+    Ok(watch.missing_modules.take())
 }
 
 /// Whether a castra was killed before the machine that it started ran: a state that nobody loads, or that nobody lets run,

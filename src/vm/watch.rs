@@ -1,6 +1,6 @@
 //! Following a boot over the control port, until what is waited for is reached.
 
-use std::cell::{Cell, OnceCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -18,6 +18,7 @@ use super::clock::since_epoch;
 use super::diagnosis::{About, Evidence, HostFacts, Trouble, Words, diagnose};
 use super::error::VmError;
 use super::limits::{Limits, least_patience, patience};
+use super::modules::MissingModules;
 use super::record::{BootRecord, StartKind};
 use super::room::disk_full;
 use super::timeline::{Phase, Stopwatch, Timeline, timelines, usual_ms};
@@ -48,6 +49,8 @@ pub(super) struct BootWatch<'a> {
     pub(super) limit: Option<Duration>,
     pub(super) context: &'a RuntimeContext,
     pub(super) stopwatch: &'a Stopwatch,
+    /// What the guest says of its kernel's modules, if they are missing.
+    pub(super) missing_modules: RefCell<Option<MissingModules>>,
 }
 
 /// Why following a boot ended early.
@@ -100,6 +103,7 @@ impl<'a> BootWatch<'a> {
             limit: None,
             context,
             stopwatch,
+            missing_modules: RefCell::default(),
         }
     }
 }
@@ -303,6 +307,10 @@ impl BootWatch<'_> {
                 let message =
                     format!("VM `{}`: the agent could not {}: {reason}", self.vm, errand_name(errand));
                 self.context.reporter.report(&Event::Warning { message });
+                Ok(Vec::new())
+            }
+            GuestMessage::ModulesMissing { kernel, installed } => {
+                self.missing_modules.replace(MissingModules::told(kernel, installed));
                 Ok(Vec::new())
             }
             GuestMessage::RootMounted { .. }

@@ -354,3 +354,33 @@ fn a_port_that_is_taken_meanwhile_is_tried_again_or_named() {
     fake.behave("vm", "");
     fake.run(&["up"]).code(75).says(&format!("port {free}/tcp")).says("choose another host port");
 }
+
+#[test]
+fn a_guest_without_its_kernels_modules_is_told_until_it_has_them() {
+    const TOLD: &str =
+        "runs Linux 6.12.1-0-virt, the image's, and its disk has modules of 6.12.9-0-virt alone";
+    const WAY_OUT: &str =
+        "castra run --image tiny@v1 -- tar -C /lib/modules -cf - 6.12.1-0-virt | castra exec vm";
+    let fake = Fake::new(&["vm"]);
+    fake.behave("vm", "modules-gone");
+    fake.run(&["up", "--cold"]).ok().says(TOLD).says(WAY_OUT);
+    let is_known = || {
+        let details = fake.run(&["status", "-v"]).ok().text();
+        assert_eq!(details.contains(TOLD), details.contains(WAY_OUT), "{details}");
+        let told = fake.status("vm")["missing_modules"].clone();
+        assert_eq!(details.contains(TOLD), told["kernel"] == "6.12.1-0-virt", "{told}");
+        details.contains(TOLD)
+    };
+    assert!(is_known());
+    let doctor = fake.run(&["doctor"]).text();
+    assert!(doctor.contains(TOLD) && doctor.contains(WAY_OUT), "{doctor}");
+    // A resumed guest says nothing of its modules, and they are as they were.
+    fake.run(&["suspend"]).ok();
+    assert!(!is_known());
+    fake.behave("vm", "");
+    fake.run(&["up"]).ok();
+    assert!(is_known());
+    let up = fake.run(&["up"]).ok();
+    assert!(!up.stderr.contains(TOLD) && !is_known(), "{}", up.stderr);
+    fake.run(&["down"]).ok();
+}

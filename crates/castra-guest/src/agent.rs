@@ -20,7 +20,8 @@ use crate::news::{Milestone, News, Newsroom, reached_now, uptime_ms};
 use crate::ssh::SshServer;
 use crate::trees::Trees;
 use crate::{
-    clock, grow, hosts, network, personality, power, process, residents, root, secrets, services, settle,
+    clock, grow, hosts, modules, network, personality, power, process, residents, root, secrets, services,
+    settle,
 };
 
 const HOSTNAME: &str = "/etc/hostname";
@@ -200,13 +201,25 @@ impl Agent {
         let hello = GuestMessage::Hello {
             protocol: PROTOCOL_VERSION,
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-            kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+            kernel: kernel_release(),
             personalised: self.identity.is_some(),
             stages: self.stages.clone(),
             uptime_ms: Some(uptime_ms()),
             root_mounted_ms: self.root_mounted_ms,
         };
-        std::iter::once(hello).chain(self.failures.iter().cloned()).collect()
+        // First, since a host that waits for no further stage hears nothing behind the hello.
+        self.missing_modules().into_iter().chain([hello]).chain(self.failures.iter().cloned()).collect()
+    }
+
+    /// The answer may be another one each time: packages come and go while the guest runs.
+    fn missing_modules(&self) -> Option<GuestMessage> {
+        // A kernel without modules has no such file.
+        if !self.milestones.contains(&Milestone::Root) || !self.trees.proc.has("modules") {
+            return None;
+        }
+        let kernel = kernel_release();
+        let installed = modules::of_other_kernels(Path::new(modules::DIRECTORY), &kernel)?;
+        Some(GuestMessage::ModulesMissing { kernel, installed })
     }
 
     fn personalise(&mut self, personality: Personality) -> Vec<GuestMessage> {
@@ -239,6 +252,9 @@ impl Agent {
         }
         self.settle_if_all_is_there();
         let mut answers: Vec<_> = reached.map(|stage| self.record(stage)).into_iter().collect();
+        if milestone == Milestone::Root {
+            answers.extend(self.missing_modules());
+        }
         answers.extend(self.ready_if_all_is_there());
         answers
     }
@@ -341,6 +357,10 @@ impl Agent {
         }
         vec![GuestMessage::PoweringOff]
     }
+}
+
+fn kernel_release() -> String {
+    rustix::system::uname().release().to_string_lossy().into_owned()
 }
 
 fn failed(errand: Errand, reason: impl ToString) -> GuestMessage {

@@ -91,6 +91,14 @@ pub enum GuestMessage {
         /// Milliseconds since the guest's kernel started.
         uptime_ms: u64,
     },
+    /// The root has modules of other kernels, and none of the one that runs: said once the root is entered, and before each hello
+    /// after that. A host that does not know it passes over it.
+    ModulesMissing {
+        /// The running kernel's release.
+        kernel: String,
+        /// The releases that there are modules of.
+        installed: Vec<String>,
+    },
     /// A further stage has been reached.
     Stage(StageReached),
     /// Answer to [`HostMessage::Personalise`].

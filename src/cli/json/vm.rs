@@ -7,7 +7,7 @@ use crate::config::PortForward;
 use crate::error::{Error, Result};
 use crate::layout::ProjectLayout;
 use crate::qemu::AcceleratorChoice;
-use crate::vm::{self, VmState, VmStatus};
+use crate::vm::{self, MissingModules, VmState, VmStatus};
 
 use super::Failure;
 
@@ -46,6 +46,8 @@ pub(in super::super) struct VmView {
     agent: Option<bool>,
     /// How much its guest has written to the serial console, if it runs.
     console_bytes: Option<u64>,
+    /// Modules of other kernels than the one that runs in its guest, if it runs and has said so: `modprobe` fails there.
+    missing_modules: Option<MissingModules>,
     /// Forwarded ports, if it runs.
     port_forwards: Vec<PortForward>,
     /// Why it crashed.
@@ -134,6 +136,7 @@ impl VmView {
             ssh_port: None,
             agent: None,
             console_bytes: None,
+            missing_modules: None,
             port_forwards: Vec::new(),
             crash: None,
             full_disk: None,
@@ -161,6 +164,7 @@ impl From<VmStatus> for VmView {
             ssh_port: status.ssh_port,
             agent: status.agent,
             console_bytes: status.console_bytes,
+            missing_modules: status.missing_modules.map(|(missing, _)| missing),
             port_forwards: status.port_forwards,
             crash: status.crash.map(|crash| crash.to_string()),
             full_disk: status.full_disk.map(FullDisk::from),

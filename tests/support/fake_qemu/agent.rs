@@ -63,6 +63,12 @@ impl Agent<'_> {
         }
     }
 
+    fn missing_modules(&self) -> Option<GuestMessage> {
+        let installed = vec!["6.12.9-0-virt".to_owned()];
+        let missing = GuestMessage::ModulesMissing { kernel: "6.12.1-0-virt".to_owned(), installed };
+        self.machine.behaviour.has("modules-gone").then_some(missing)
+    }
+
     fn answer(&mut self, message: HostMessage) -> Vec<GuestMessage> {
         let reached = |stage| StageReached { stage, uptime_ms: UPTIME_MS };
         let late = [Stage::Ready, Stage::Services].map(reached);
@@ -70,7 +76,7 @@ impl Agent<'_> {
             HostMessage::Attach => {
                 let mut stages = [Stage::Initramfs, Stage::Root].map(reached).to_vec();
                 stages.extend(late.into_iter().filter(|_| self.is_personalised));
-                vec![GuestMessage::Hello {
+                let hello = GuestMessage::Hello {
                     protocol: PROTOCOL_VERSION,
                     agent_version: "0".into(),
                     kernel: "0".into(),
@@ -78,7 +84,8 @@ impl Agent<'_> {
                     stages,
                     uptime_ms: Some(UPTIME_MS),
                     root_mounted_ms: None,
-                }]
+                };
+                self.missing_modules().into_iter().chain([hello]).collect()
             }
             HostMessage::Personalise(_) => {
                 self.is_personalised = true;

@@ -14,6 +14,7 @@
 //! | `ignores-powerdown`, `ignores-quit`, `ignores-term` | says yes, and goes on |
 //! | `guest-silent` | the agent hears and does not answer |
 //! | `guest-slow:MS` | the agent's first word takes so long |
+//! | `modules-gone` | the agent says that the root has modules of another kernel alone |
 //! | `disk-full` | the guest's next write finds no room, which pauses the machine as `io-error`, until it is continued and there is room |
 //! | `save-fails` | saving its state fails |
 

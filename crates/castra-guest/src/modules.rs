@@ -1,0 +1,80 @@
+//! The kernel's modules in the root. The host starts the image's kernel, which is not on the disk, while the guest's package
+//! manager may replace that kernel's modules by those of another.
+
+use std::fs;
+use std::path::Path;
+
+/// Where modules are, one directory for each kernel's release.
+pub(crate) const DIRECTORY: &str = "/lib/modules";
+
+/// Most releases that are told.
+const MAX_TOLD: usize = 8;
+
+/// The releases whose modules `directory` has, if those of the running kernel, `release`, are not among them; nothing where they
+/// are, or where there are none at all, as for a kernel that needs none.
+pub(crate) fn of_other_kernels(directory: &Path, release: &str) -> Option<Vec<String>> {
+    if has_modules(&directory.join(release)) {
+        return None;
+    }
+    let entries = fs::read_dir(directory).ok()?.flatten();
+    let found = entries.filter(|entry| has_modules(&entry.path()));
+    let mut names: Vec<String> = found.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.sort();
+    names.truncate(MAX_TOLD);
+    (!names.is_empty()).then_some(names)
+}
+
+/// Returns `true` for a directory that `modprobe` finds modules in: a removed package may leave an empty one.
+fn has_modules(release: &Path) -> bool {
+    ["modules.dep", "kernel"].iter().any(|name| release.join(name).exists())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    /// A directory of modules of these releases, which is removed in the end.
+    struct Root(PathBuf);
+
+    impl Root {
+        fn new(name: &str, releases: &[&str]) -> Self {
+            let root = std::env::temp_dir().join(format!("castra-modules-{}-{name}", std::process::id()));
+            for release in releases {
+                fs::create_dir_all(root.join(release).join("kernel")).expect("a directory");
+            }
+            fs::create_dir_all(&root).expect("a directory");
+            Self(root)
+        }
+    }
+
+    impl Drop for Root {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn modules_of_the_running_kernel_are_all_that_is_needed() {
+        let root = Root::new("there", &["6.12.1-0-virt", "6.12.9-0-virt"]);
+        assert_eq!(of_other_kernels(&root.0, "6.12.1-0-virt"), None);
+    }
+
+    #[test]
+    fn modules_of_other_kernels_alone_are_told() {
+        let root = Root::new("others", &["6.12.9-0-virt", "6.12.5-0-virt"]);
+        // What a removed package has left, and what is no directory.
+        fs::create_dir(root.0.join("6.12.1-0-virt")).expect("a directory");
+        fs::write(root.0.join("notes"), "").expect("written");
+        let told = of_other_kernels(&root.0, "6.12.1-0-virt").expect("told");
+        assert_eq!(told, ["6.12.5-0-virt", "6.12.9-0-virt"]);
+    }
+
+    #[test]
+    fn a_root_without_modules_needs_none() {
+        let root = Root::new("none", &[]);
+        assert_eq!(of_other_kernels(&root.0, "6.12.1"), None);
+        assert_eq!(of_other_kernels(&root.0.join("nowhere"), "6.12.1"), None);
+    }
+}

@@ -1,0 +1,94 @@
+//! A guest whose disk has lost the modules of its kernel. Castra starts the image's kernel, which it keeps outside the disk; a
+//! package upgrade in the guest replaces the modules, and `modprobe` finds none from then on.
+
+use std::fmt;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::record::BaseKind;
+
+/// Most releases that are kept of what a guest says.
+const MAX_INSTALLED: usize = 8;
+/// Longest release that Linux has (`__NEW_UTS_LEN`).
+const MAX_RELEASE_BYTES: usize = 64;
+
+/// Modules of other kernels than the one that runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct MissingModules {
+    /// Release of the kernel that runs, whose modules are not on the disk.
+    pub kernel: String,
+    /// Releases whose modules are.
+    pub installed: Vec<String>,
+}
+
+impl MissingModules {
+    /// What a guest says of itself, which may be anything. Nothing where the kernel's release could not be one: it becomes a part of
+    /// commands that are advised.
+    pub(super) fn told(kernel: String, installed: Vec<String>) -> Option<Self> {
+        let installed: Vec<String> =
+            installed.into_iter().filter(|release| is_release(release)).take(MAX_INSTALLED).collect();
+        (is_release(&kernel) && !installed.is_empty()).then_some(Self { kernel, installed })
+    }
+
+    /// The commands that put the modules back, in words. A VM of the same image has them on its disk.
+    pub fn way_out(&self, vm: &str, base: &BaseKind) -> String {
+        let kernel = &self.kernel;
+        let image = match base {
+            BaseKind::Managed(image) => format!(" --image {}@{}", image.id, image.version),
+            BaseKind::Path(_) => String::new(),
+        };
+        format!(
+            "`castra run{image} -- tar -C /lib/modules -cf - {kernel} | castra exec {vm} -- tar -C /lib/modules -xf -` puts them \
+             back; no later upgrade removes them."
+        )
+    }
+}
+
+/// As the middle of a sentence about a VM.
+impl fmt::Display for MissingModules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "runs Linux {}, the image's, and its disk has modules of {} alone, as after an upgrade of the kernel's package: \
+             modprobe fails",
+            self.kernel,
+            self.installed.join(", ")
+        )
+    }
+}
+
+fn is_release(text: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._+~-".contains(&byte);
+    text.len() <= MAX_RELEASE_BYTES
+        && text.starts_with(|first: char| first.is_ascii_alphanumeric())
+        && text.bytes().all(is_plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::ImageLabel;
+
+    #[test]
+    fn what_a_guest_says_becomes_no_command() {
+        let told = |kernel: &str, installed: &[&str]| {
+            MissingModules::told(kernel.into(), installed.iter().map(|release| (*release).into()).collect())
+        };
+        let missing = told("6.12.1-0-virt", &["6.12.9-0-virt", "; rm -rf ~", "6.12.9+deb~1"]).expect("told");
+        assert_eq!(missing.installed, ["6.12.9-0-virt", "6.12.9+deb~1"]);
+        let image = BaseKind::Managed(ImageLabel { id: "alpine-minimal".into(), version: "v1".into() });
+        let way_out = missing.way_out("web", &image);
+        assert!(
+            way_out.contains("run --image alpine-minimal@v1 -- tar -C /lib/modules -cf - 6.12.1-0-virt |"),
+            "{way_out}"
+        );
+        assert!(way_out.contains("castra exec web -- tar"), "{way_out}");
+        for kernel in ["", "-x", "../..", "6.12; reboot", "6.12\n", "$(x)", &"6".repeat(65)] {
+            assert_eq!(told(kernel, &["6.12"]), None, "{kernel}");
+        }
+        assert_eq!(told("6.12", &[]), None);
+        assert_eq!(told("6.12", &["a b"]), None);
+        assert_eq!(told("6.1", &["6.2"; 100]).expect("told").installed.len(), MAX_INSTALLED);
+    }
+}
