@@ -47,7 +47,9 @@ fn attempt(
     match ssh::exec(&context.cancel, &target, request()?) {
         Err(error) if error.is_before_login() => {
             make_ready(exec.vm.as_deref(), args, context, printer)?;
-            Ok(ssh::exec(&context.cancel, &target, request()?)?)
+            // Its agent has just said that commands can run.
+            Ok(ssh::exec(&context.cancel, &target, request()?)
+                .map_err(|error| error.of_ready_guest(&target))?)
         }
         Err(SshError::Lost) => {
             vm::explain_silence(exec.vm.as_deref(), &project::layout(args, context, printer)?)?;

@@ -18,7 +18,7 @@ use super::project;
 use super::table::table;
 use super::units::span;
 
-/// Shows what records and locks tell; asks nobody, so it never waits.
+/// Shows what records and locks tell, and what guests that run say at once.
 pub(super) fn run(
     status: &Status,
     args: &Args,
@@ -26,7 +26,7 @@ pub(super) fn run(
     printer: &Printer,
 ) -> Result<ExitCode> {
     let layout = project::layout(args, context, printer)?;
-    let mut known = vm::status(&layout);
+    let mut known = vm::status_of_guests(&layout);
     let declared = declared(args, context, &known);
     refuse_unknown(&status.vms, &known, &declared)?;
     let is_wanted = |name: &String| status.vms.is_empty() || status.vms.contains(name);
@@ -175,6 +175,11 @@ fn tell_damaged(known: PerVm<VmStatus>, printer: &Printer) -> ExitCode {
                 "VM `{name}` has lost its sockets in {}: it can be used, and not be suspended or looked into. `castra restart \
                  {name}` shuts it down and gives it new ones.",
                 directory.display()
+            )),
+            Ok(VmStatus { network_fault: Some(fault), .. }) => printer.tip(&format!(
+                "The guest of VM `{name}` runs, but its network does not: {}. {}",
+                fault.in_words(),
+                fault.way_out(&name)
             )),
             Ok(_) => {}
             Err(error) => {

@@ -53,7 +53,11 @@ fn of_project(subject: &Subject<'_>) -> Vec<Finding> {
             return findings;
         }
     };
-    findings.extend(vm::status(&layout).into_iter().map(|(name, status)| of_vm(&name, status)));
+    for (name, status) in vm::status_of_guests(&layout) {
+        findings
+            .extend(status.as_ref().ok().and_then(|status| Some(of_clock(&name, status.clock_ahead_ms?))));
+        findings.push(of_vm(&name, status));
+    }
     findings
 }
 
@@ -79,6 +83,12 @@ fn of_vm(name: &str, status: Result<VmStatus, VmError>) -> Finding {
         Ok(VmStatus { missing_modules: Some((missing, way_out)), .. }) => {
             Finding::warning(Area::Project, "vm-modules", format!("VM `{name}` {missing}")).with_fix(way_out)
         }
+        Ok(VmStatus { network_fault: Some(fault), .. }) => Finding::warning(
+            Area::Project,
+            "vm-network",
+            format!("the guest of VM `{name}` runs, but its network does not: {}", fault.in_words()),
+        )
+        .with_fix(fault.way_out(name)),
         Ok(status) => Finding::good(Area::Project, "vm", format!("VM `{name}` is {}", status.state.name())),
         Err(error) => {
             let error = Error::from(error);

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use castra_wire::{
-    DecodeError, GuestMessage, HostMessage, Lines, MAX_LINE_BYTES, PROTOCOL_VERSION, Personality,
+    Condition, DecodeError, GuestMessage, HostMessage, Lines, MAX_LINE_BYTES, PROTOCOL_VERSION, Personality,
 };
 
 use crate::cancel::{Cancel, Interrupted};
@@ -175,6 +175,15 @@ impl ControlPort {
         self.send(&HostMessage::Settle)
     }
 
+    /// Asks for the guest's condition. The answer is [`GuestMessage::Inspected`], or a failure at [`castra_wire::Errand::Protocol`]
+    /// where the agent is of before that question.
+    ///
+    /// # Errors
+    /// As for [`ControlPort::personalise`].
+    pub fn inspect(&mut self) -> Result<(), ControlError> {
+        self.send(&HostMessage::Inspect)
+    }
+
     /// The guest's next message. Text in it is harmless on a terminal. A guest may say anything at any time: who loops
     /// over this keeps one deadline for the whole loop.
     ///
@@ -296,7 +305,11 @@ fn accept(mut message: GuestMessage) -> Result<GuestMessage, ControlError> {
             make_harmless(kernel);
             installed.iter_mut().for_each(make_harmless);
         }
-        GuestMessage::Stage(_)
+        GuestMessage::Inspected(Condition { network: Some(network), .. }) => {
+            network.interface.iter_mut().for_each(make_harmless);
+        }
+        GuestMessage::Inspected(_)
+        | GuestMessage::Stage(_)
         | GuestMessage::RootMounted { .. }
         | GuestMessage::Personalised
         | GuestMessage::Settled

@@ -128,6 +128,7 @@ impl VmKeys {
             user: user.to_owned(),
             client_key: Arc::clone(&self.client),
             host_key: self.host.public_key().clone(),
+            agent: None,
         }
     }
 

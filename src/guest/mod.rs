@@ -5,9 +5,11 @@ mod control;
 mod cpio;
 mod initrd;
 mod keys;
+mod network;
 pub mod ssh;
 
 pub use console::{ConsoleEnd, ConsoleOutcome, converse};
 pub use control::{ControlError, ControlPort};
 pub use initrd::{AGENT, AGENT_PATH, InitrdError, append_agent};
 pub use keys::{KeyError, VmKeys};
+pub use network::{AgentSocket, Inspection, NetworkDown, NetworkFault, NetworkReport, inspect};

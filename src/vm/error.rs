@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use crate::cancel::Interrupted;
 use crate::config::{OutOfBounds, Protocol};
 use crate::error::{Explain, Kind};
-use crate::guest::{ControlError, InitrdError, KeyError};
+use crate::guest::{ControlError, InitrdError, KeyError, NetworkDown};
 use crate::lock::LockError;
 use crate::managed::ImageError;
 use crate::qemu::{QemuError, Unbootable};
@@ -436,6 +436,9 @@ pub enum VmError {
     /// The agent could not be talked to.
     #[error(transparent)]
     Control(#[from] ControlError),
+    /// The guest lives, and its network does not.
+    #[error(transparent)]
+    NetworkDown(#[from] NetworkDown),
     /// The agent could not be put into the initramfs.
     #[error(transparent)]
     Initrd(#[from] InitrdError),

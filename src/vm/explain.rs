@@ -137,6 +137,7 @@ impl VmError {
             Self::Qemu(error) => Some(error),
             Self::Template(error) => Some(error),
             Self::Control(error) => Some(error),
+            Self::NetworkDown(error) => Some(error),
             Self::Initrd(error) => Some(error),
             Self::Key(error) => Some(error),
             Self::StateRoot(error) => Some(error),

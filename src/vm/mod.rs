@@ -81,7 +81,7 @@ pub use room::FullDisk;
 pub use state::{Crash, VmState};
 pub use status::{
     VmStatus, check_readable, explain_silence, host_key_alias, make_ready, recorded_vm, running_vm,
-    ssh_address, ssh_target, state_of, status, status_of, write_known_hosts,
+    ssh_address, ssh_target, state_of, status, status_of, status_of_guests, write_known_hosts,
 };
 pub use suspend::suspend;
 pub use suspended::{DiskStamp, SuspendRecord};

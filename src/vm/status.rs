@@ -5,13 +5,16 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use rustix::fs::OFlags;
 
+use crate::cancel::Cancel;
 use crate::config::PortForward;
 use crate::context::RuntimeContext;
-use crate::guest::VmKeys;
 use crate::guest::ssh::Target;
+use crate::guest::{AgentSocket, NetworkDown, NetworkFault, NetworkReport, VmKeys, inspect};
 use crate::layout::{ProjectLayout, SocketsLayout, VmLayout};
 use crate::qemu::{AcceleratorChoice, MachineStatus, QemuPid};
 use crate::report::Event;
@@ -25,6 +28,9 @@ use super::room::{FullDisk, disk_full, let_recorded_run};
 use super::state::{Crash, VmState, crash, observe};
 use super::suspend::{connect, take_back};
 use super::up::{UpOptions, attach, lock};
+
+/// Limit of a question to a guest, which is asked beside what is known without it.
+const GUEST_LIMIT: Duration = Duration::from_secs(1);
 
 /// What is known of one VM.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,6 +79,8 @@ pub struct VmStatus {
     pub is_frozen: bool,
     /// The directory from which its sockets have gone while it ran, if they have.
     pub lost_sockets: Option<PathBuf>,
+    /// What its network lacks, if its guest was asked ([`status_of_guests`]) and says so.
+    pub network_fault: Option<NetworkFault>,
 }
 
 /// The VMs of a project that have a record, by name. A record that cannot be read is told as its error.
@@ -84,6 +92,32 @@ pub fn status(layout: &ProjectLayout) -> PerVm<VmStatus> {
             Some((name, status))
         })
         .collect()
+}
+
+/// Returns the same as [`status`], with what the guests of VMs that run say at once. One that says nothing is waited for a
+/// second.
+pub fn status_of_guests(layout: &ProjectLayout) -> PerVm<VmStatus> {
+    let mut known = status(layout);
+    thread::scope(|scope| {
+        for (_, status) in &mut known {
+            if let Ok(status) = status {
+                scope.spawn(|| ask_guest(status, layout));
+            }
+        }
+    });
+    known
+}
+
+fn ask_guest(status: &mut VmStatus, layout: &ProjectLayout) {
+    if status.state != VmState::Running || status.is_frozen {
+        return;
+    }
+    let record = Record::load(layout, &status.name).ok().flatten().filter(|record| !is_paused(record));
+    let Some(agent) = record.as_ref().and_then(agent_of) else { return };
+    let inspection = inspect(&agent.path, GUEST_LIMIT, &Cancel::new());
+    if let NetworkReport::Faulty(fault) = NetworkReport::of(inspection.as_ref()) {
+        status.network_fault = Some(fault);
+    }
 }
 
 /// Checks that all there is of the project's VMs can be read: a state root of root's, as `sudo castra` leaves it, is not an
@@ -176,6 +210,7 @@ fn status_by(record: &Record, layout: &ProjectLayout) -> VmStatus {
         }),
         port_forwards: boot.map(|boot| boot.port_forwards.clone()).unwrap_or_default(),
         crash: if state == VmState::Crashed { crash(record, &files) } else { None },
+        network_fault: None,
         full_disk: (state == VmState::DiskFull).then(|| FullDisk::of(&record.overlay_path(layout))),
     }
 }
@@ -209,7 +244,7 @@ pub fn state_of(record: &Record, layout: &ProjectLayout) -> VmState {
 pub fn ssh_target(record: &Record, user: &str, layout: &ProjectLayout) -> Result<Target, VmError> {
     let address = ssh_address(record)?;
     let keys = VmKeys::load_or_create(&layout.vm(&record.name))?;
-    Ok(keys.target(address, user))
+    Ok(Target { agent: agent_of(record), ..keys.target(address, user) })
 }
 
 /// Returns the address that leads to the SSH server of a VM: of a stopped one, where it last was.
@@ -218,6 +253,25 @@ pub fn ssh_target(record: &Record, user: &str, layout: &ProjectLayout) -> Result
 /// [`VmError::NoAgent`].
 pub fn ssh_address(record: &Record) -> Result<SocketAddr, VmError> {
     Ok((Ipv4Addr::LOCALHOST, ssh_port(record)?).into())
+}
+
+/// Returns the way to the agent of a VM that runs and has one.
+fn agent_of(record: &Record) -> Option<AgentSocket> {
+    let boot = record.boot.as_ref().filter(|boot| boot.ssh_port.is_some())?;
+    let path = SocketsLayout::new(boot.sockets.clone()).control();
+    Some(AgentSocket { vm: record.name.clone(), path })
+}
+
+/// Checks that a guest that was ready has its network still.
+///
+/// # Errors
+/// [`VmError::NetworkDown`], [`VmError::Control`] after an interruption.
+pub(super) fn check_network(record: &Record, cancel: &Cancel) -> Result<(), VmError> {
+    let Some(agent) = agent_of(record) else { return Ok(()) };
+    match NetworkReport::ask(&agent.path, cancel)? {
+        NetworkReport::Faulty(fault) => Err(NetworkDown { vm: agent.vm, fault }.into()),
+        NetworkReport::Unknown | NetworkReport::Complete => Ok(()),
+    }
 }
 
 /// Sees to it that commands can run in a VM that runs: for one that does not answer, as after a reboot of the guest.
@@ -347,12 +401,12 @@ fn is_paused(record: &Record) -> bool {
 /// Finds out why the guest of a VM that ran no longer answers.
 ///
 /// # Errors
-/// [`VmError::DiskFull`]; [`VmError::NotRunning`] once its QEMU has ended.
+/// [`VmError::DiskFull`]; [`VmError::NotRunning`] once its QEMU has ended; [`VmError::NetworkDown`] where the agent says so.
 pub fn explain_silence(name: Option<&str>, layout: &ProjectLayout) -> Result<(), VmError> {
     let record = recorded_vm(name, layout)?;
     match glance(&record, &layout.vm(&record.name)).0 {
         VmState::DiskFull => Err(disk_full(&record.name, &record.overlay_path(layout))),
         state if !state.is_alive() => Err(VmError::NotRunning { vm: record.name, state }),
-        _ => Ok(()),
+        _ => check_network(&record, &Cancel::new()),
     }
 }

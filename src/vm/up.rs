@@ -33,7 +33,7 @@ use super::record::{BootRecord, Progress, Record, StartKind};
 use super::resume::{discard, finish, put_back, resume};
 use super::room::let_recorded_run;
 use super::state::{VmState, crash, observe};
-use super::status::refuse_frozen;
+use super::status::{check_network, refuse_frozen};
 use super::suspend::take_back;
 use super::timeline::{Phase, Stopwatch, keep_if_new, of_start};
 use super::warm::Warming;
@@ -369,6 +369,9 @@ pub(super) fn attach(
     {
         let missing = follow(&record, boot, layout, context, options)?;
         record.set_missing_modules(missing, context);
+        if is_ready {
+            check_network(&record, &context.cancel)?;
+        }
     }
     let is_unfinished = has_agent && options.wait == WaitFor::Nothing;
     if !is_ready && !is_unfinished {

@@ -316,6 +316,7 @@ impl BootWatch<'_> {
             GuestMessage::RootMounted { .. }
             | GuestMessage::Personalised
             | GuestMessage::Settled
+            | GuestMessage::Inspected(_)
             | GuestMessage::Synced
             | GuestMessage::PoweringOff => Ok(Vec::new()),
         }

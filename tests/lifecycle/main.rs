@@ -5,6 +5,7 @@ mod ends;
 #[allow(dead_code, reason = "others use the rest")]
 #[path = "../support/fake.rs"]
 mod fake;
+mod network;
 mod ports;
 mod property;
 mod qmp;

@@ -15,12 +15,13 @@ const PAGE: &str = include_str!("../../docs/recovery.md");
 type Case = fn(&Fake);
 
 /// The lines, by their first cell.
-const CASES: [(&str, Case); 16] = [
+const CASES: [(&str, Case); 17] = [
     ("`not-created`", not_created),
     ("`stopped`", stopped),
     ("`starting`", starting),
     ("`running`", running),
     ("`running`, and the guest does not answer", silent),
+    ("`running`, and its network is down", network_down),
     ("`running`, and QEMU is stopped", frozen),
     ("`running`, and its sockets are gone", without_sockets),
     ("`disk-full`", disk_full),
@@ -108,6 +109,16 @@ fn silent(fake: &Fake) {
     fake.behave("vm", "guest-silent");
     is(fake, "running");
     fake.run(&["up", "--boot-timeout", "1"]).code(69).says("does not answer").says("castra restart vm");
+    fake.behave("vm", "");
+    fake.run(&["restart", "vm"]).ok();
+    is(fake, "running");
+}
+
+fn network_down(fake: &Fake) {
+    up(fake);
+    fake.behave("vm", "link-down");
+    is(fake, "running").says("network does not");
+    fake.run(&["up"]).code(69).says("the interface eth0 is down").says("castra restart vm");
     fake.behave("vm", "");
     fake.run(&["restart", "vm"]).ok();
     is(fake, "running");

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use castra_wire::{
-    Errand, GuestMessage, HostMessage, PROTOCOL_VERSION, Personality, SSH_PORT, Stage, StageReached,
+    Condition, Errand, GuestMessage, HostMessage, PROTOCOL_VERSION, Personality, SSH_PORT, Stage,
+    StageReached,
 };
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -176,6 +177,7 @@ impl Agent {
             HostMessage::PowerOff => self.power_off(),
             HostMessage::Sync => self.sync(),
             HostMessage::Settle => self.settle(),
+            HostMessage::Inspect => vec![self.condition()],
         }
     }
 
@@ -312,6 +314,12 @@ impl Agent {
                 secrets::renew(is_sshd_due || had_sshd);
             }
         });
+    }
+
+    fn condition(&self) -> GuestMessage {
+        let network = network::state(&self.trees).ok();
+        // Last, since the host compares it with its own clock.
+        GuestMessage::Inspected(Condition { network, time_unix_ns: clock::unix_ns() })
     }
 
     /// Aside, since a slow disk must keep nobody from talking to the agent.

@@ -42,6 +42,11 @@ const LATENESS_NS: i64 = 2_000_000_000;
 
 const SECOND_NS: i64 = 1_000_000_000;
 
+/// Returns the wall clock, nanoseconds since the Unix epoch.
+pub(crate) fn unix_ns() -> u64 {
+    u64::try_from(wall_ns()).unwrap_or_default()
+}
+
 /// Keeps the clock right for ever. `set` changes whenever the host has set it.
 pub(crate) async fn keep(trees: Arc<Trees>, mut set: watch::Receiver<()>) {
     let mut keeper = Keeper::new(trees);

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
@@ -13,7 +14,9 @@ mod kind {
     pub(super) const NEW_LINK: u16 = 16;
     pub(super) const GET_LINK: u16 = 18;
     pub(super) const NEW_ADDRESS: u16 = 20;
+    pub(super) const GET_ADDRESS: u16 = 22;
     pub(super) const NEW_ROUTE: u16 = 24;
+    pub(super) const GET_ROUTE: u16 = 26;
 }
 
 const REQUEST: u16 = 0x1;
@@ -25,6 +28,8 @@ const HEADER_BYTES: usize = 16;
 
 /// `IFF_UP`.
 const UP: u32 = 1;
+/// `IFF_LOWER_UP`: what `ip link` shows as a carrier.
+const CARRIER: u32 = 0x1_0000;
 /// `ARPHRD_ETHER`.
 const ETHERNET: u16 = 1;
 /// `AF_INET`.
@@ -49,6 +54,10 @@ pub(crate) struct Link {
     pub(crate) name: String,
     /// Whether it speaks Ethernet.
     pub(crate) ethernet: bool,
+    /// Whether it is set up.
+    pub(crate) is_up: bool,
+    /// Whether it has a carrier.
+    pub(crate) has_carrier: bool,
 }
 
 /// A route to add.
@@ -82,8 +91,8 @@ pub(crate) fn forget_changes(socket: BorrowedFd<'_>) -> io::Result<()> {
     loop {
         match rustix::net::recv(socket, &mut buffer[..], RecvFlags::empty()) {
             // More changed than the socket's queue could hold; what it still holds comes with the next round.
-            Ok(_) | Err(rustix::io::Errno::NOBUFS) => {}
-            Err(rustix::io::Errno::AGAIN) => return Ok(()),
+            Ok(_) | Err(Errno::NOBUFS) => {}
+            Err(Errno::AGAIN) => return Ok(()),
             Err(error) => return Err(error.into()),
         }
     }
@@ -109,6 +118,34 @@ impl Requests {
     /// Sets an interface up.
     pub(crate) fn set_up(&self, index: u32) -> io::Result<()> {
         self.ask(kind::NEW_LINK, ACKNOWLEDGE, &link_body(index, UP, UP), |_, _| {})
+    }
+
+    /// Returns `true` if any interface has this IPv4 address.
+    pub(crate) fn has_address(&self, address: [u8; 4]) -> io::Result<bool> {
+        let mut has_it = false;
+        // `struct ifaddrmsg`.
+        let body = [INET, 0, 0, 0, 0, 0, 0, 0];
+        self.ask(kind::GET_ADDRESS, DUMP, &body, |kind, body| {
+            let mut local = attributes(body.get(8..).unwrap_or_default());
+            let is_it = |(kind, value): (u16, &[u8])| kind == attribute::LOCAL_ADDRESS && value == address;
+            has_it |= kind == kind::NEW_ADDRESS && local.any(is_it);
+        })?;
+        Ok(has_it)
+    }
+
+    /// Returns `true` if the kernel would send a packet for this address out of the machine, on whatever interface.
+    pub(crate) fn has_route(&self, address: [u8; 4]) -> io::Result<bool> {
+        let mut body = vec![INET, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        attribute(&mut body, attribute::DESTINATION, &address);
+        let mut leads_out = false;
+        let asked = self.ask(kind::GET_ROUTE, ACKNOWLEDGE, &body, |kind, body| {
+            leads_out |= kind == kind::NEW_ROUTE && body.get(7) == Some(&UNICAST);
+        });
+        match asked {
+            Ok(()) => Ok(leads_out),
+            Err(error) if is_without_route(&error) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Gives an interface an IPv4 address; it may have it already.
@@ -169,6 +206,12 @@ mod attribute {
 
 fn open(flags: SocketFlags) -> io::Result<OwnedFd> {
     Ok(rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?)
+}
+
+/// There is no route, or one that refuses: `blackhole`, `unreachable`, `prohibit` (`fib_props` in the kernel).
+fn is_without_route(error: &io::Error) -> bool {
+    let kinds = [Errno::NETUNREACH, Errno::HOSTUNREACH, Errno::INVAL, Errno::ACCESS];
+    kinds.iter().any(|kind| error.raw_os_error() == Some(kind.raw_os_error()))
 }
 
 fn settled(result: io::Result<()>) -> io::Result<()> {
@@ -233,9 +276,11 @@ fn attributes(attributes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
 fn parse_link(body: &[u8]) -> Option<Link> {
     let ethernet = number_u16(body, 2)? == ETHERNET;
     let index = number_u32(body, 4)?;
+    let flags = number_u32(body, 8)?;
+    let (is_up, has_carrier) = (flags & UP != 0, flags & CARRIER != 0);
     let (_, name) = attributes(body.get(16..)?).find(|(kind, _)| *kind == attribute::LINK_NAME)?;
     let name = String::from_utf8_lossy(name).trim_end_matches('\0').to_owned();
-    Some(Link { index, name, ethernet })
+    Some(Link { index, name, ethernet, is_up, has_carrier })
 }
 
 /// `struct nlmsgerr` begins with the negated error number; 0 is the acknowledgement.
@@ -265,6 +310,18 @@ mod tests {
         let lo = links.iter().find(|link| link.name == "lo").expect("there is always lo");
         assert!(!lo.ethernet);
         assert!(lo.index > 0);
+    }
+
+    #[test]
+    fn the_kernel_tells_addresses_and_routes() {
+        let requests = Requests::open().expect("opens");
+        let links = requests.links().expect("the kernel answers");
+        let lo = links.iter().find(|link| link.name == "lo").expect("there is always lo");
+        let has_address = |address| requests.has_address(address).expect("the kernel answers");
+        assert_eq!(has_address([127, 0, 0, 1]), lo.is_up);
+        assert!(!has_address([192, 0, 2, 1]));
+        // A machine's own addresses are not out of it.
+        assert!(!requests.has_route([127, 0, 0, 1]).expect("the kernel answers"));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::time::Duration;
 
-use castra_wire::{DNS_ADDRESS, Errand, GATEWAY_ADDRESS, GUEST_ADDRESS, NETWORK_PREFIX_BITS};
+use castra_wire::{DNS_ADDRESS, Errand, GATEWAY_ADDRESS, GUEST_ADDRESS, NETWORK_PREFIX_BITS, NetworkState};
 use tokio::io::Interest;
 use tokio::time::{sleep, timeout};
 
@@ -39,7 +39,7 @@ pub(crate) async fn keep_up(trees: &Trees, newsroom: &Newsroom) -> io::Result<()
     requests.set_up(LOOPBACK)?;
     let mut warned = false;
     let link = loop {
-        if let Some(link) = requests.links()?.into_iter().find(|link| is_network_card(trees, link)) {
+        if let Some(link) = network_card(trees, &requests)? {
             break link;
         }
         let change = async { changes.readable().await.map(|mut ready| ready.clear_ready()) };
@@ -53,13 +53,46 @@ pub(crate) async fn keep_up(trees: &Trees, newsroom: &Newsroom) -> io::Result<()
     requests.set_up(link.index)?;
     configure(&requests, link.index)?;
     newsroom.reached(Milestone::Network);
+    let mut index = link.index;
     loop {
         changes.readable().await?.clear_ready();
         forget_changes(changes.get_ref().as_fd())?;
         // While the interface is down or gone there is nothing to repair; its return is a change of its own.
-        let _ = configure(&requests, link.index);
+        let _ = repair(trees, &requests, &mut index);
         sleep(BETWEEN_REPAIRS).await;
     }
+}
+
+/// Adds what the network card has lost. One that was set down stays down; a card that went and came back is another, which
+/// nobody has set up yet.
+fn repair(trees: &Trees, requests: &Requests, index: &mut u32) -> io::Result<()> {
+    let Some(link) = network_card(trees, requests)? else { return Ok(()) };
+    if link.index != *index {
+        requests.set_up(link.index)?;
+        *index = link.index;
+    }
+    configure(requests, link.index)
+}
+
+/// Returns the state of the network, as the kernel has it now.
+pub(crate) fn state(trees: &Trees) -> io::Result<NetworkState> {
+    let requests = Requests::open()?;
+    let Some(link) = network_card(trees, &requests)? else {
+        return Ok(NetworkState {
+            interface: None,
+            is_up: false,
+            has_carrier: false,
+            has_address: false,
+            has_route: false,
+        });
+    };
+    Ok(NetworkState {
+        is_up: link.is_up,
+        has_carrier: link.has_carrier,
+        has_address: requests.has_address(GUEST_ADDRESS)?,
+        has_route: requests.has_route(GATEWAY_ADDRESS)?,
+        interface: Some(link.name),
+    })
 }
 
 /// Names QEMU's DNS forwarder where the image names no server of its own. A symbolic link means that a service of the
@@ -80,6 +113,10 @@ pub(crate) fn provide_dns(resolv_conf: &Path) -> io::Result<()> {
 
 fn names_a_server(resolv_conf: &str) -> bool {
     resolv_conf.lines().any(|line| line.split_whitespace().next() == Some("nameserver"))
+}
+
+fn network_card(trees: &Trees, requests: &Requests) -> io::Result<Option<Link>> {
+    Ok(requests.links()?.into_iter().find(|link| is_network_card(trees, link)))
 }
 
 /// A real card has a device behind it; bridges, tunnels and the like have none.

@@ -15,6 +15,8 @@
 //!  │ ◄──────────────────────── synced     │
 //!  │ settle ────────────────────────────► │  (for a template, and only without a personality)
 //!  │ ◄─────────────────────── settled     │
+//!  │ inspect ───────────────────────────► │
+//!  │ ◄──────── inspected {time, network}  │
 //!  │ power-off ─────────────────────────► │
 //!  │ ◄────────────────── powering-off     │
 //! ```
@@ -32,7 +34,9 @@ pub use exec::{
     exec_header_bytes,
 };
 pub use lines::Lines;
-pub use message::{Errand, GuestMessage, HostMessage, Personality, Secret, Stage, StageReached};
+pub use message::{
+    Condition, Errand, GuestMessage, HostMessage, NetworkState, Personality, Secret, Stage, StageReached,
+};
 
 /// Name of the virtio-serial port, as QEMU's `virtserialport,name=` and `/sys/class/virtio-ports/*/name` give it.
 pub const PORT_NAME: &str = "castra.control";

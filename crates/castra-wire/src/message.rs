@@ -42,6 +42,8 @@ pub enum HostMessage {
     Sync,
     /// Come to rest, to be made a template of: once all but the personality is there, forget what can be read again.
     Settle,
+    /// Tell the condition of the guest. An agent of before this message fails at [`Errand::Protocol`].
+    Inspect,
 }
 
 /// What makes one VM different from every other VM of the same image.
@@ -109,6 +111,8 @@ pub enum GuestMessage {
     Synced,
     /// Answer to [`HostMessage::Settle`], as soon as it is true.
     Settled,
+    /// Answer to [`HostMessage::Inspect`].
+    Inspected(Condition),
     /// Something the agent was to do failed. The VM goes on.
     Failed {
         /// What it was.
@@ -116,6 +120,30 @@ pub enum GuestMessage {
         /// The reason, in words.
         reason: String,
     },
+}
+
+/// Condition of a guest at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Condition {
+    /// The guest's wall clock, nanoseconds since the Unix epoch.
+    pub time_unix_ns: u64,
+    /// State of its network; nothing if the kernel does not tell.
+    pub network: Option<NetworkState>,
+}
+
+/// State of the network that SSH comes on, as the guest's kernel has it. A firewall does not show in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkState {
+    /// Name of the network card; nothing if the kernel has none.
+    pub interface: Option<String>,
+    /// The interface is set up (`IFF_UP`).
+    pub is_up: bool,
+    /// The interface has a carrier (`IFF_LOWER_UP`).
+    pub has_carrier: bool,
+    /// An interface has [`crate::GUEST_ADDRESS`]; it may be a bridge.
+    pub has_address: bool,
+    /// The kernel has a way to [`crate::GATEWAY_ADDRESS`].
+    pub has_route: bool,
 }
 
 /// What the agent may fail at, and say so.

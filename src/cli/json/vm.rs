@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use crate::config::PortForward;
 use crate::error::{Error, Result};
+use crate::guest::NetworkFault;
 use crate::layout::ProjectLayout;
 use crate::qemu::AcceleratorChoice;
 use crate::vm::{self, MissingModules, VmState, VmStatus};
@@ -54,6 +55,8 @@ pub(in super::super) struct VmView {
     crash: Option<String>,
     /// The filesystem without room for its disk, if its state is `disk-full`.
     full_disk: Option<FullDisk>,
+    /// What the guest's network lacks, if the guest says so. Only `status` asks it.
+    network_fault: Option<NetworkFault>,
     /// What is wrong with it, or could not be done to it.
     pub(in super::super) error: Option<Failure>,
 }
@@ -140,6 +143,7 @@ impl VmView {
             port_forwards: Vec::new(),
             crash: None,
             full_disk: None,
+            network_fault: None,
             error: None,
         }
     }
@@ -168,6 +172,7 @@ impl From<VmStatus> for VmView {
             port_forwards: status.port_forwards,
             crash: status.crash.map(|crash| crash.to_string()),
             full_disk: status.full_disk.map(FullDisk::from),
+            network_fault: status.network_fault,
             error: None,
         }
     }

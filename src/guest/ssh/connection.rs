@@ -11,8 +11,10 @@ use russh::keys::{HashAlg, PrivateKey, PrivateKeyWithHashAlg, PublicKey, PublicK
 use russh::{Channel, ChannelId, Preferred, cipher, kex, mac};
 use tokio::net::TcpStream;
 
+use super::silence::{Ear, until_network_is_down};
 use super::{SshError, until_cancelled};
 use crate::cancel::Cancel;
+use crate::guest::AgentSocket;
 
 /// How long connecting and logging in may take. Under emulation it takes 40 ms; a guest that swaps, seconds.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -39,6 +41,8 @@ pub struct Target {
     pub client_key: Arc<PrivateKey>,
     /// The key that the guest must prove to have.
     pub host_key: PublicKey,
+    /// The guest's agent, which is asked about the guest's network where SSH says nothing.
+    pub agent: Option<AgentSocket>,
 }
 
 /// A connection that is logged in.
@@ -50,13 +54,15 @@ pub(super) struct Connection {
 impl Connection {
     pub(super) async fn open(target: &Target, cancel: &Cancel) -> Result<Self, SshError> {
         let slow = SshError::TooSlow { address: target.address, limit: LIMIT };
+        let ear = Ear::default();
         tokio::select! {
-            opened = tokio::time::timeout(LIMIT, Self::establish(target)) => opened.map_err(|_| slow)?,
+            opened = tokio::time::timeout(LIMIT, Self::establish(target, &ear)) => opened.map_err(|_| slow)?,
+            down = until_network_is_down(target, &ear) => Err(down.into()),
             () = until_cancelled(cancel) => Err(SshError::Interrupted),
         }
     }
 
-    async fn establish(target: &Target) -> Result<Self, SshError> {
+    async fn establish(target: &Target, ear: &Ear) -> Result<Self, SshError> {
         let address = target.address;
         let unreachable = |source| SshError::Unreachable { address, source };
         let stream = TcpStream::connect(address).await.map_err(unreachable)?;
@@ -72,7 +78,7 @@ impl Connection {
             }
             None => SshError::Handshake { address, source },
         };
-        let stream = Paced::new(stream, flow.clone());
+        let stream = Paced::new(ear.at(stream), flow.clone());
         let mut handle =
             russh::client::connect_stream(Arc::new(config()), stream, guard).await.map_err(handshake)?;
         let key = PrivateKeyWithHashAlg::new(Arc::clone(&target.client_key), None);

@@ -4,6 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::error::{Explain, Kind, kind_of_io};
+use crate::guest::{NetworkDown, NetworkFault};
+
+use super::Target;
 
 /// Why something could not be done over SSH. A guest command's own failure is no error but a
 /// [`GuestExit`](super::GuestExit).
@@ -33,6 +36,9 @@ pub enum SshError {
         /// The reason.
         source: russh::Error,
     },
+    /// The VM lives, by its agent's word, and its network does not.
+    #[error(transparent)]
+    NetworkDown(#[from] NetworkDown),
     /// Another machine answers, or one that pretends to be the VM.
     #[error("the machine at {address} is not this VM: its host key is {found}, not {expected}")]
     HostKeyMismatch {
@@ -133,6 +139,16 @@ fn list(paths: &[PathBuf]) -> String {
 }
 
 impl SshError {
+    /// Reads the error as that of a guest whose agent answers: one that is still silent has no network.
+    pub fn of_ready_guest(self, target: &Target) -> Self {
+        match (self, &target.agent) {
+            (Self::TooSlow { .. }, Some(agent)) => {
+                NetworkDown { vm: agent.vm.clone(), fault: NetworkFault::Silent }.into()
+            }
+            (other, _) => other,
+        }
+    }
+
     /// Whether nothing has run yet: the guest did not answer, or has no keys.
     pub fn is_before_login(&self) -> bool {
         matches!(
@@ -145,6 +161,7 @@ impl SshError {
 impl Explain for SshError {
     fn kind(&self) -> Kind {
         match self {
+            Self::NetworkDown(down) => down.kind(),
             Self::Unreachable { .. }
             | Self::TooSlow { .. }
             | Self::Handshake { .. }
@@ -173,6 +190,7 @@ impl Explain for SshError {
 
     fn hint(&self) -> Option<String> {
         let hint = match self {
+            Self::NetworkDown(down) => return down.hint(),
             Self::Unreachable { .. } | Self::Lost => {
                 "See with `castra status` whether the VM runs, and with `castra logs` why it may not."
             }

@@ -12,6 +12,7 @@ mod error;
 mod exec;
 mod exit;
 mod quote;
+mod silence;
 mod stdio;
 mod terminal;
 

@@ -3,9 +3,12 @@
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use castra_wire::{GuestMessage, HostMessage, Lines, PROTOCOL_VERSION, Stage, StageReached, decode, encode};
+use castra_wire::{
+    Condition, Errand, GuestMessage, HostMessage, Lines, NetworkState, PROTOCOL_VERSION, Stage, StageReached,
+    decode, encode,
+};
 
 use crate::machine::Machine;
 use crate::qmp::listener;
@@ -69,6 +72,22 @@ impl Agent<'_> {
         self.machine.behaviour.has("modules-gone").then_some(missing)
     }
 
+    fn condition(&self) -> Condition {
+        let is_up = !self.machine.behaviour.has("link-down");
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let behind = Duration::from_secs(self.machine.behaviour.number("clock-behind").unwrap_or(0));
+        Condition {
+            time_unix_ns: u64::try_from((since_1970 - behind).as_nanos()).unwrap_or_default(),
+            network: Some(NetworkState {
+                interface: Some("eth0".into()),
+                is_up,
+                has_carrier: is_up,
+                has_address: true,
+                has_route: is_up,
+            }),
+        }
+    }
+
     fn answer(&mut self, message: HostMessage) -> Vec<GuestMessage> {
         let reached = |stage| StageReached { stage, uptime_ms: UPTIME_MS };
         let late = [Stage::Ready, Stage::Services].map(reached);
@@ -95,6 +114,11 @@ impl Agent<'_> {
             HostMessage::PowerOff => vec![GuestMessage::PoweringOff],
             HostMessage::Sync => vec![GuestMessage::Synced],
             HostMessage::Settle => vec![GuestMessage::Settled],
+            HostMessage::Inspect if self.machine.behaviour.has("guest-old") => {
+                let reason = "unknown variant `inspect`".into();
+                vec![GuestMessage::Failed { errand: Errand::Protocol, reason }]
+            }
+            HostMessage::Inspect => vec![GuestMessage::Inspected(self.condition())],
         }
     }
 }

@@ -15,6 +15,10 @@
 //! | `guest-silent` | the agent hears and does not answer |
 //! | `guest-slow:MS` | the agent's first word takes so long |
 //! | `modules-gone` | the agent says that the root has modules of another kernel alone |
+//! | `guest-old` | the agent knows no question about its condition |
+//! | `link-down` | the agent says that the guest's interface is down |
+//! | `clock-behind:SECS` | the guest's clock is behind by so much |
+//! | `ssh-silent` | connections to the guest's ports are accepted and never answered, as of a guest whose network is down |
 //! | `disk-full` | the guest's next write finds no room, which pauses the machine as `io-error`, until it is continued and there is room |
 //! | `save-fails` | saving its state fails |
 

@@ -58,7 +58,7 @@ fn run(arguments: Arguments, behaviour: &Behaviour) -> Result<(), String> {
         return Err("-netdev user,id=net: network backend 'user' is not compiled into this binary".to_owned());
     }
     let disk = open_disk(&arguments.disk, behaviour)?;
-    ports::take(&arguments.forwards, behaviour.is_port_taken(start))?;
+    ports::take(&arguments.forwards, start, behaviour)?;
     for (file, bytes) in &arguments.memory {
         let memory = OpenOptions::new().write(true).create(true).truncate(false).open(file);
         memory.and_then(|memory| memory.set_len(*bytes)).map_err(|error| error.to_string())?;

@@ -1,0 +1,306 @@
+//! The guest's network, asked about over the control port: the other way to a guest that SSH does not reach.
+
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use castra_wire::{Condition, Errand, GATEWAY_ADDRESS, GUEST_ADDRESS, GuestMessage, NetworkState, Stage};
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::control::{ControlError, ControlPort};
+use crate::cancel::Cancel;
+use crate::error::{Explain, Kind};
+
+/// Limit of one question. An idle guest answers within milliseconds, an emulated one on a busy machine within a second.
+const ASK_LIMIT: Duration = Duration::from_secs(3);
+
+/// Time between two looks at a network that is down: a DHCP client may take it down for a moment.
+const SECOND_LOOK: Duration = Duration::from_millis(500);
+
+/// A VM and the socket of its control port.
+#[derive(Debug, Clone)]
+pub struct AgentSocket {
+    /// The VM.
+    pub vm: String,
+    /// QEMU's socket.
+    pub path: PathBuf,
+}
+
+/// What is missing in a guest's network, as its agent sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum NetworkFault {
+    /// The guest's kernel has no network card.
+    NoInterface,
+    /// The interface is set down.
+    InterfaceDown {
+        /// Its name in the guest.
+        interface: String,
+    },
+    /// The interface has no carrier.
+    NoCarrier {
+        /// Its name in the guest.
+        interface: String,
+    },
+    /// The guest does not have its address.
+    NoAddress {
+        /// The interface that lacks it.
+        interface: String,
+    },
+    /// The guest has no route to the host.
+    NoRoute,
+    /// The agent sees nothing wrong, and nothing comes back on SSH.
+    Silent,
+}
+
+/// A guest that lives and cannot be reached by SSH.
+#[derive(Debug, thiserror::Error)]
+#[error("the guest of VM `{vm}` runs, but its network does not: {}", fault.in_words())]
+pub struct NetworkDown {
+    /// The VM.
+    pub vm: String,
+    /// What is missing.
+    pub fault: NetworkFault,
+}
+
+impl NetworkFault {
+    /// Returns the first thing that is missing; nothing if all is there.
+    fn of(state: NetworkState) -> Option<Self> {
+        let Some(interface) = state.interface else { return Some(Self::NoInterface) };
+        match (state.is_up, state.has_carrier, state.has_address, state.has_route) {
+            (false, ..) => Some(Self::InterfaceDown { interface }),
+            (_, false, ..) => Some(Self::NoCarrier { interface }),
+            (_, _, false, _) => Some(Self::NoAddress { interface }),
+            (.., false) => Some(Self::NoRoute),
+            _ => None,
+        }
+    }
+
+    /// Says what is missing.
+    pub fn in_words(&self) -> String {
+        match self {
+            Self::NoInterface => "its kernel has no network card".to_owned(),
+            Self::InterfaceDown { interface } => format!("the interface {interface} is down"),
+            Self::NoCarrier { interface } => format!("the interface {interface} has no carrier"),
+            Self::NoAddress { interface } => {
+                format!("the interface {interface} does not have the address {}", dotted(GUEST_ADDRESS))
+            }
+            Self::NoRoute => format!("it has no route to the host ({})", dotted(GATEWAY_ADDRESS)),
+            Self::Silent => "its agent answers and its SSH port does not, as behind a firewall".to_owned(),
+        }
+    }
+
+    /// Returns the way out for the VM of this name.
+    pub fn way_out(&self, vm: &str) -> String {
+        let there = match self {
+            Self::InterfaceDown { interface } => format!(", where `ip link set {interface} up` mends it"),
+            Self::Silent => ", where its firewall rules can be seen".to_owned(),
+            _ => String::new(),
+        };
+        format!("`castra console {vm}` may have a login{there}. `castra restart {vm}` starts it again.")
+    }
+}
+
+impl Explain for NetworkDown {
+    fn kind(&self) -> Kind {
+        Kind::Unavailable
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some(self.fault.way_out(&self.vm))
+    }
+}
+
+/// Condition of a guest, and its clock beside this machine's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inspection {
+    /// Condition of the guest.
+    pub condition: Condition,
+    /// Milliseconds by which the guest's clock is ahead of this machine's; half the time of question and answer is unknown.
+    pub clock_ahead_ms: i64,
+}
+
+impl Inspection {
+    fn new(condition: Condition, asked: Duration, answered: Duration) -> Self {
+        let ms = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+        let guest_ms = ms(Duration::from_nanos(condition.time_unix_ns));
+        let clock_ahead_ms = guest_ms.saturating_sub(ms((asked + answered) / 2));
+        Self { condition, clock_ahead_ms }
+    }
+}
+
+/// Asks a guest for its condition. Nothing if it does not answer within the limit, has not finished its boot, or has an
+/// agent of before that question.
+pub fn inspect(control: &Path, limit: Duration, cancel: &Cancel) -> Option<Inspection> {
+    // It was made before QEMU was started: one that is gone does not come back.
+    control.try_exists().ok().filter(|is_there| *is_there)?;
+    let deadline = Instant::now() + limit;
+    let mut port = ControlPort::connect(control, deadline, cancel).ok()?;
+    port.attach().ok()?;
+    let mut asked = None;
+    loop {
+        match port.next(deadline).ok()? {
+            GuestMessage::Hello { personalised, stages, .. } if asked.is_none() => {
+                let is_ready = stages.iter().any(|reached| reached.stage == Stage::Ready);
+                (personalised && is_ready).then_some(())?;
+                asked = Some(since_1970());
+                port.inspect().ok()?;
+            }
+            GuestMessage::Inspected(condition) => {
+                return Some(Inspection::new(condition, asked?, since_1970()));
+            }
+            GuestMessage::Failed { errand: Errand::Protocol, .. } if asked.is_some() => return None,
+            _ => {}
+        }
+    }
+}
+
+/// What a guest says of its network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NetworkReport {
+    /// It does not say: see [`inspect`].
+    Unknown,
+    /// Nothing is missing.
+    Complete,
+    /// Something is missing.
+    Faulty(NetworkFault),
+}
+
+impl NetworkReport {
+    /// Reads a guest's condition.
+    pub fn of(inspection: Option<&Inspection>) -> Self {
+        match inspection.and_then(|found| found.condition.network.clone()).map(NetworkFault::of) {
+            None => Self::Unknown,
+            Some(None) => Self::Complete,
+            Some(Some(fault)) => Self::Faulty(fault),
+        }
+    }
+
+    /// Asks a guest about its network; about a fault a second time, since one may pass.
+    ///
+    /// # Errors
+    /// [`ControlError::Interrupted`].
+    pub fn ask(control: &Path, cancel: &Cancel) -> Result<Self, ControlError> {
+        let first = Self::of(inspect(control, ASK_LIMIT, cancel).as_ref());
+        cancel.check()?;
+        if !matches!(first, Self::Faulty(_)) {
+            return Ok(first);
+        }
+        thread::sleep(SECOND_LOOK);
+        let second = Self::of(inspect(control, ASK_LIMIT, cancel).as_ref());
+        cancel.check()?;
+        // One that changes is one that is being repaired.
+        Ok(if matches!(second, Self::Faulty(_)) && second != first { Self::Unknown } else { second })
+    }
+}
+
+fn since_1970() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+fn dotted([a, b, c, d]: [u8; 4]) -> String {
+    format!("{a}.{b}.{c}.{d}")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead as _, BufReader, Write as _};
+    use std::os::unix::net::UnixListener;
+
+    use castra_wire::{HostMessage, StageReached};
+
+    use super::*;
+
+    fn complete() -> NetworkState {
+        let interface = Some("eth0".to_owned());
+        NetworkState { interface, is_up: true, has_carrier: true, has_address: true, has_route: true }
+    }
+
+    /// What a guest that has reached this stage and has this agent is asked, and what comes of it.
+    fn inspect_guest(
+        stage: Stage,
+        answer: impl Fn() -> GuestMessage + Send + 'static,
+    ) -> (Vec<HostMessage>, Option<Inspection>) {
+        let directory = tempfile::tempdir().expect("a directory");
+        let socket = directory.path().join("control.sock");
+        let listener = UnixListener::bind(&socket).expect("binds");
+        let guest = thread::spawn(move || {
+            let mut stream = listener.accept().expect("accepts").0;
+            let lines = BufReader::new(stream.try_clone().expect("clones")).lines();
+            let mut heard = Vec::new();
+            for line in lines.map_while(Result::ok).filter(|line| !line.is_empty()) {
+                let message = castra_wire::decode::<HostMessage>(line.as_bytes()).expect("a message");
+                let answer = if message == HostMessage::Attach { hello(stage) } else { answer() };
+                heard.push(message);
+                // A host that has heard enough goes.
+                let _ = stream.write_all(&castra_wire::encode(&answer));
+            }
+            heard
+        });
+        let inspection = inspect(&socket, Duration::from_secs(60), &Cancel::new());
+        (guest.join().expect("the guest plays its part"), inspection)
+    }
+
+    fn hello(stage: Stage) -> GuestMessage {
+        GuestMessage::Hello {
+            protocol: castra_wire::PROTOCOL_VERSION,
+            agent_version: "0".into(),
+            kernel: "6".into(),
+            personalised: true,
+            stages: vec![StageReached { stage, uptime_ms: 1 }],
+            uptime_ms: None,
+            root_mounted_ms: None,
+        }
+    }
+
+    #[test]
+    fn a_guest_that_is_ready_tells_its_condition() {
+        let condition = || Condition { time_unix_ns: 0, network: Some(complete()) };
+        let (_, inspection) = inspect_guest(Stage::Ready, move || GuestMessage::Inspected(condition()));
+        assert_eq!(NetworkReport::of(inspection.as_ref()), NetworkReport::Complete);
+    }
+
+    #[test]
+    fn a_guest_that_boots_is_not_asked() {
+        let down = || NetworkState { is_up: false, ..complete() };
+        let condition = move || Condition { time_unix_ns: 0, network: Some(down()) };
+        let (heard, inspection) = inspect_guest(Stage::Root, move || GuestMessage::Inspected(condition()));
+        assert_eq!((heard, inspection), (vec![HostMessage::Attach], None));
+    }
+
+    #[test]
+    fn an_older_agent_says_nothing() {
+        let unknown = || GuestMessage::Failed { errand: Errand::Protocol, reason: "unknown".into() };
+        let (heard, inspection) = inspect_guest(Stage::Ready, unknown);
+        assert_eq!((heard, inspection), (vec![HostMessage::Attach, HostMessage::Inspect], None));
+    }
+
+    #[test]
+    fn clocks_are_compared_at_the_middle_of_question_and_answer() {
+        let condition = |ms: u64| Condition { time_unix_ns: ms * 1_000_000, network: None };
+        let ahead = |ms| {
+            let (asked, answered) = (Duration::from_millis(50_000), Duration::from_millis(50_400));
+            Inspection::new(condition(ms), asked, answered).clock_ahead_ms
+        };
+        assert_eq!(ahead(50_200), 0);
+        assert_eq!(ahead(10_200), -40_000);
+        assert_eq!(ahead(53_200), 3000);
+    }
+
+    #[test]
+    fn the_first_thing_that_is_missing_is_told() {
+        let interface = || "eth0".to_owned();
+        assert_eq!(NetworkFault::of(complete()), None);
+        let down = NetworkState { is_up: false, has_carrier: false, has_route: false, ..complete() };
+        assert_eq!(NetworkFault::of(down), Some(NetworkFault::InterfaceDown { interface: interface() }));
+        let unplugged = NetworkState { has_carrier: false, has_route: false, ..complete() };
+        assert_eq!(NetworkFault::of(unplugged), Some(NetworkFault::NoCarrier { interface: interface() }));
+        let flushed = NetworkState { has_address: false, has_route: false, ..complete() };
+        assert_eq!(NetworkFault::of(flushed), Some(NetworkFault::NoAddress { interface: interface() }));
+        let lost = NetworkState { has_route: false, ..complete() };
+        assert_eq!(NetworkFault::of(lost), Some(NetworkFault::NoRoute));
+        let gone = NetworkState { interface: None, ..complete() };
+        assert_eq!(NetworkFault::of(gone), Some(NetworkFault::NoInterface));
+    }
+}

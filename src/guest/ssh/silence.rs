@@ -1,0 +1,117 @@
+//! A guest from which nothing comes back: one that boots, hangs or is slow, or one that lives behind a network that is down. Only its
+//! agent can tell.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, sleep};
+
+use super::Target;
+use crate::cancel::Cancel;
+use crate::guest::{AgentSocket, NetworkDown, NetworkFault, NetworkReport};
+
+/// Silence after which the agent is asked, and time between two questions.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Silence after which a network of which the agent says that it is complete counts as down all the same. The server's first
+/// words need no more than the agent's answers, which are given by the same thread.
+const LONG_SILENCE: Duration = Duration::from_secs(10);
+
+/// Answers of the agent within that time: fewer come from a guest that is merely slow.
+const ENOUGH_ANSWERS: u32 = 3;
+
+/// Hears whether anything has come back on a stream.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Ear(Arc<AtomicBool>);
+
+/// A stream that an [`Ear`] listens at.
+pub(super) struct Heard<S> {
+    stream: S,
+    ear: Ear,
+}
+
+impl Ear {
+    pub(super) fn at<S>(&self, stream: S) -> Heard<S> {
+        Heard { stream, ear: self.clone() }
+    }
+
+    fn has_heard(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Returns once the agent has said that the guest's network is down, or answers again and again while SSH says nothing. While
+/// the agent says nothing either, or the guest still boots, this waits.
+pub(super) async fn until_network_is_down(target: &Target, ear: &Ear) -> NetworkDown {
+    let Some(agent) = &target.agent else { return std::future::pending().await };
+    let (started, mut answers) = (Instant::now(), 0);
+    loop {
+        sleep(PATIENCE).await;
+        if ear.has_heard() {
+            return std::future::pending().await;
+        }
+        let report = ask(agent).await;
+        let down = |fault| NetworkDown { vm: agent.vm.clone(), fault };
+        match report {
+            _ if ear.has_heard() => {}
+            NetworkReport::Faulty(fault) => return down(fault),
+            NetworkReport::Complete => answers += 1,
+            NetworkReport::Unknown => answers = 0,
+        }
+        if answers >= ENOUGH_ANSWERS && started.elapsed() >= LONG_SILENCE && !ear.has_heard() {
+            return down(NetworkFault::Silent);
+        }
+    }
+}
+
+/// Asks in a thread, which ends with this call: the next command is to find the control port free.
+async fn ask(agent: &AgentSocket) -> NetworkReport {
+    struct CancelOnDrop(Cancel);
+    impl Drop for CancelOnDrop {
+        fn drop(&mut self) {
+            self.0.cancel();
+        }
+    }
+    let guard = CancelOnDrop(Cancel::new());
+    let (path, cancel) = (agent.path.clone(), guard.0.clone());
+    let asked = tokio::task::spawn_blocking(move || NetworkReport::ask(&path, &cancel)).await;
+    asked.ok().and_then(Result::ok).unwrap_or(NetworkReport::Unknown)
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = ready!(Pin::new(&mut self.stream).poll_read(context, buffer));
+        if buffer.filled().len() > before {
+            self.ear.0.store(true, Ordering::Relaxed);
+        }
+        Poll::Ready(read)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Heard<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
