@@ -37,8 +37,9 @@ const STEP_BACK_NS: i64 = 2_000_000_000;
 /// With a time service in the guest, only a pause of this length is made good.
 const PAUSE_NS: i64 = 2_000_000_000;
 
-/// The host's words take up to so long to be heard by a busy guest, which then sets its clock too late.
-const LATENESS_NS: i64 = 2_000_000_000;
+/// The host's words take seconds to be heard by a busy guest, which then sets its clock too late; and a VM may be paused while
+/// the real-time clock's lag is measured.
+const LATENESS_NS: i64 = 1800 * SECOND_NS;
 
 const SECOND_NS: i64 = 1_000_000_000;
 
@@ -93,8 +94,11 @@ impl Keeper {
     /// Learns the real-time clock's lag from the clock that the host has just set.
     async fn calibrate(&mut self) -> io::Result<()> {
         (self.rtc_lag_ns, self.host_since_boot_ns, self.slew_end) = (0, None, None);
+        let set_since_boot_ns = wall_ns() - boot_ns();
         let ahead_ns = self.measure().await?.middle_ns();
-        self.rtc_lag_ns = likely_lag_ns(-ahead_ns);
+        // Somebody may have set the clock otherwise meanwhile.
+        let moved_ns = wall_ns() - boot_ns() - set_since_boot_ns;
+        self.rtc_lag_ns = likely_lag_ns(-ahead_ns - moved_ns);
         self.correct(ahead_ns + self.rtc_lag_ns)
     }
 
@@ -256,6 +260,8 @@ mod tests {
     fn the_lag_of_a_late_setting_is_bounded() {
         assert_eq!(likely_lag_ns(300 * MS), 300 * MS);
         assert_eq!(likely_lag_ns(-700 * MS), 0);
+        // The VM was paused while it was measured.
+        assert_eq!(likely_lag_ns(-5400 * MS), 0);
         // A real-time clock in another zone, or of another year.
         for other in [-3_600_000 * MS, 3_600_000 * MS, 200_000_000_000 * MS] {
             assert_eq!(likely_lag_ns(other), other);
