@@ -69,13 +69,17 @@ fn a_header_comes_in_any_pieces() {
     let arguments = ["sh", "-c", "cat; exit $1", "sh", "42"].map(Into::into).to_vec();
     let header = ExecHeader { arguments, environment: Vec::new() }.encode().expect("encodes");
     let mut ssh = client(&guest, "ssh");
-    ssh.args(["-s", "127.0.0.1", EXEC_SUBSYSTEM]).stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut child = ssh.spawn().expect("starts");
+    let mark = guest.scratch().join("connected");
+    ssh.arg("-o").arg(format!("LocalCommand=touch {}", mark.display()));
+    ssh.args(["-o", "PermitLocalCommand=yes", "-s", "127.0.0.1", EXEC_SUBSYSTEM]);
+    let mut child = ssh.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("starts");
     let mut stdin = child.stdin.take().expect("is a pipe");
+    // Until then it would read all at once.
+    eventually("ssh is connected", || mark.exists());
     let (pieces, last) = header.split_at(header.len() - 3);
     for piece in pieces.chunks(5) {
         stdin.write_all(piece).expect("writes");
-        thread::sleep(Duration::from_millis(1));
+        thread::sleep(Duration::from_millis(20));
     }
     stdin.write_all(&[last, b"input"].concat()).expect("writes");
     drop(stdin);
