@@ -81,6 +81,28 @@ fn a_command_that_does_not_read_holds_its_sender_back() {
     assert!(at_most < SENT_LIMIT && grown < MEMORY_LIMIT, "{at_most} bytes sent, grown by {grown}");
 }
 
+/// Output without end, and nobody reads it. Nothing but memory can show how much there is of it by now.
+#[test]
+fn output_that_nobody_reads_costs_no_memory() {
+    let guest = Guest::start();
+    for line in ["cat /dev/zero", "cat /dev/zero >&2 & exec cat /dev/zero"] {
+        let (streams, _stdin, stdout, stderr) = pipes();
+        let before = resident_bytes();
+        let reader = thread::spawn(move || {
+            let mut grown = 0;
+            for _ in 0..8 {
+                thread::sleep(Duration::from_millis(250));
+                grown = grown.max(resident_bytes().saturating_sub(before));
+            }
+            drop((stdout, stderr));
+            grown
+        });
+        assert_eq!(guest.exec_on(streams, line, None).expect("runs"), GuestExit::OutputClosed, "{line}");
+        let grown = reader.join().expect("watches");
+        assert!(grown < MEMORY_LIMIT, "{line}: grown by {grown}");
+    }
+}
+
 /// A slow reader behind `cat`: the command's output fills up, then its input.
 #[test]
 fn a_reader_that_pauses_holds_the_command_back() {
