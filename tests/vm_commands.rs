@@ -7,7 +7,7 @@ use std::io::Read;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use support::{Project, noise, tool};
+use support::{Ended, Project, noise, tool};
 
 const VM: &str = "alpine-minimal";
 const TEN_MB: usize = 10_000_000;
@@ -25,6 +25,7 @@ fn from_an_empty_directory_to_a_clean_power_off() {
     exit_codes_are_the_commands_own(&project);
     bytes_pass_unchanged(&project);
     streams_are_apart(&project);
+    arguments_are_what_linux_takes(&project);
     files_go_there_and_back(&project);
     a_terminal_has_its_size(&project);
     the_root_filesystem_fills_its_disk(&project);
@@ -62,6 +63,21 @@ fn streams_are_apart(project: &Project) {
     assert_eq!(project.run(&arguments).ok().text(), "two words|$HOME|'quoted'||*|");
     let ended = project.run(&["exec", "-e", "GREETING=hello there", "--", "sh", "-c", "echo $GREETING"]).ok();
     assert_eq!(ended.text(), "hello there\n");
+}
+
+fn arguments_are_what_linux_takes(project: &Project) {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt as _;
+    let bytes = OsStr::from_bytes;
+    let mut command = project.castra(&["exec", "-e"]);
+    command
+        .arg(bytes(b"VALUE=\xff"))
+        .args(["--", "sh", "-c", "printf '%s|' \"$1\" \"$VALUE\"", "sh"])
+        .arg(bytes(b"\xfe"));
+    assert_eq!(Ended::of(command).ok().stdout, b"\xfe|\xff|");
+    let mut command = project.castra(&["exec", "--", "sh", "-c", "echo $#", "sh"]);
+    command.args(std::iter::repeat_n("x".repeat(100_000), 15));
+    assert_eq!(Ended::of(command).ok().text(), "15\n");
 }
 
 fn files_go_there_and_back(project: &Project) {

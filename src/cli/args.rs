@@ -1,9 +1,11 @@
 //! The grammar of the command line. Only words and their help: nothing is decided here.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 use crate::config::{parse_disk, parse_memory};
@@ -283,6 +285,13 @@ pub(super) struct Shell {
 pub(super) struct Exec {
     /// The VM [default: the only one]
     pub(super) vm: Option<String>,
+    #[command(flatten)]
+    pub(super) guest: GuestCommand,
+}
+
+/// A command in a guest, and how it runs there.
+#[derive(Debug, ClapArgs)]
+pub(super) struct GuestCommand {
     /// Run as this user of the guest
     #[arg(short, long, default_value = "root")]
     pub(super) user: String,
@@ -290,11 +299,11 @@ pub(super) struct Exec {
     #[arg(short, long)]
     pub(super) tty: bool,
     /// Set a variable in its environment
-    #[arg(short, long, value_name = "NAME=VALUE", value_parser = variable)]
-    pub(super) env: Vec<(String, String)>,
+    #[arg(short, long, value_name = "NAME=VALUE", value_parser = OsStringValueParser::new().try_map(variable))]
+    pub(super) env: Vec<(OsString, OsString)>,
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "CMD")]
-    pub(super) command: Vec<String>,
+    pub(super) command: Vec<OsString>,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -319,24 +328,14 @@ pub(super) struct Run {
     /// What the command can reach
     #[arg(long, value_enum, default_value_t = Reach::Full)]
     pub(super) network: Reach,
-    /// Set a variable in its environment
-    #[arg(short, long, value_name = "NAME=VALUE", value_parser = variable)]
-    pub(super) env: Vec<(String, String)>,
     /// Copy a file or directory into the VM first
     #[arg(long, value_name = "SRC:DST")]
     pub(super) cp: Vec<String>,
-    /// Run as this user of the guest
-    #[arg(short, long, default_value = "root")]
-    pub(super) user: String,
-    /// Give the command a terminal of its own
-    #[arg(short, long)]
-    pub(super) tty: bool,
     /// End it after so many seconds, with exit code 124
     #[arg(long, value_name = "SECS", value_parser = seconds)]
     pub(super) timeout: Option<Duration>,
-    /// The command and its arguments
-    #[arg(last = true, required = true, value_name = "CMD")]
-    pub(super) command: Vec<String>,
+    #[command(flatten)]
+    pub(super) guest: GuestCommand,
 }
 
 /// What a throw-away VM can reach.
@@ -634,10 +633,14 @@ fn seconds(text: &str) -> Result<Duration, String> {
     }
 }
 
-fn variable(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        _ => Err("write NAME=VALUE".into()),
+fn variable(text: OsString) -> Result<(OsString, OsString), &'static str> {
+    let bytes = text.as_bytes();
+    match bytes.iter().position(|byte| *byte == b'=') {
+        Some(end @ 1..) => {
+            let part = |bytes: &[u8]| OsStr::from_bytes(bytes).to_owned();
+            Ok((part(&bytes[..end]), part(&bytes[end + 1..])))
+        }
+        _ => Err("write NAME=VALUE"),
     }
 }
 
@@ -652,11 +655,28 @@ mod tests {
     }
 
     #[test]
+    fn commands_and_variables_are_bytes() {
+        let bytes = |bytes: &[u8]| OsStr::from_bytes(bytes).to_owned();
+        for command in ["exec", "run"] {
+            let words = [&b"castra"[..], command.as_bytes(), b"-e", b"A=b=\xff", b"--", b"\xfe", b""];
+            let args = Args::try_parse_from(words.map(bytes)).expect("parses");
+            let (Command::Exec(Exec { guest, .. }) | Command::Run(Run { guest, .. })) = args.command else {
+                panic!("neither exec nor run")
+            };
+            assert_eq!(guest.command, [bytes(b"\xfe"), bytes(b"")]);
+            assert_eq!(guest.env, [(bytes(b"A"), bytes(b"b=\xff"))]);
+        }
+        for bad in ["A", "=b", ""] {
+            assert!(Args::try_parse_from(["castra", "exec", "-e", bad, "--", "true"]).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn exec_takes_all_behind_the_dashes() {
         let args =
             Args::try_parse_from(["castra", "exec", "web", "--", "ls", "-la", "--", "x"]).expect("parses");
         let Command::Exec(exec) = args.command else { panic!("not exec") };
         assert_eq!(exec.vm.as_deref(), Some("web"));
-        assert_eq!(exec.command, ["ls", "-la", "--", "x"]);
+        assert_eq!(exec.guest.command, ["ls", "-la", "--", "x"]);
     }
 }

@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::guest::ssh::{self, Command, ExecRequest, GuestExit, SshError, Stdio, Target, Tty};
 use crate::vm::{self, UpOptions, VmError};
 
-use super::args::{Args, Exec, Shell};
+use super::args::{Args, Exec, GuestCommand, Shell};
 use super::capture::Capture;
 use super::error::CliError;
 use super::exit;
@@ -19,7 +19,7 @@ const DEFAULT_TERM: &str = "xterm";
 
 /// Runs a command in a VM. Its exit code is the command's; where the command could not be reached it is 255, as ssh has it.
 pub(super) fn run(exec: &Exec, args: &Args, context: &RuntimeContext, printer: &Printer) -> Result<ExitCode> {
-    let capture = printer.is_json().then(|| capture(exec.tty)).transpose()?;
+    let capture = printer.is_json().then(|| capture(&exec.guest)).transpose()?;
     match attempt(exec, capture.as_ref(), args, context, printer) {
         Ok(exit) => {
             if let Some(capture) = capture {
@@ -42,8 +42,8 @@ fn attempt(
     context: &RuntimeContext,
     printer: &Printer,
 ) -> Result<GuestExit> {
-    let target = target(exec.vm.as_deref(), &exec.user, args, context, printer)?;
-    let request = || request(&exec.command, &exec.env, exec.tty, capture, context);
+    let target = target(exec.vm.as_deref(), &exec.guest.user, args, context, printer)?;
+    let request = || request(&exec.guest, capture, context);
     match ssh::exec(&context.cancel, &target, request()?) {
         Err(error) if error.is_before_login() => {
             make_ready(exec.vm.as_deref(), args, context, printer)?;
@@ -61,23 +61,21 @@ fn attempt(
 
 /// What is asked of the guest: this process's streams, or those that are captured.
 pub(super) fn request(
-    command: &[String],
-    environment: &[(String, String)],
-    tty: bool,
+    guest: &GuestCommand,
     capture: Option<&Capture>,
     context: &RuntimeContext,
 ) -> Result<ExecRequest> {
     Ok(ExecRequest {
-        command: Command::Argv(command.iter().map(Into::into).collect()),
-        tty: if tty { Some(terminal(context)?) } else { None },
-        environment: environment.iter().map(|(name, value)| (name.into(), value.into())).collect(),
+        command: Command::Argv(guest.command.clone()),
+        tty: if guest.tty { Some(terminal(context)?) } else { None },
+        environment: guest.env.clone(),
         stdio: capture.map_or_else(Stdio::inherit, Capture::stdio).map_err(CliError::Streams)?,
     })
 }
 
 /// For `--json`: a terminal's output is for eyes.
-pub(super) fn capture(tty: bool) -> Result<Capture, CliError> {
-    if tty {
+pub(super) fn capture(guest: &GuestCommand) -> Result<Capture, CliError> {
+    if guest.tty {
         return Err(CliError::NoJson { what: "a command with a terminal of its own" });
     }
     Capture::new().map_err(CliError::Streams)

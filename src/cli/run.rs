@@ -33,8 +33,8 @@ const TIMED_OUT: u8 = 124;
 
 /// Runs the command. Its exit code is the command's; where the command could not be reached it is 255.
 pub(super) fn run(run: &Run, args: &Args, context: &RuntimeContext, printer: &Printer) -> Result<ExitCode> {
-    let capture = printer.is_json().then(|| exec::capture(run.tty)).transpose()?;
-    let request = exec::request(&run.command, &run.env, run.tty, capture.as_ref(), context)?;
+    let capture = printer.is_json().then(|| exec::capture(&run.guest)).transpose()?;
+    let request = exec::request(&run.guest, capture.as_ref(), context)?;
     let copies = run.cp.iter().map(|copy| split(copy)).collect::<Result<Vec<_>, _>>()?;
     let place = Place::of(context)?;
     // A boot heeds Ctrl-C; the command behind it gets it, and a second one ends castra, and with it the VM.
@@ -130,7 +130,7 @@ fn start(
         },
         ..UpOptions::default()
     };
-    Ok(vm::start_throwaway(&plan.vms[0], &run.user, &place.layout, &context, options)?)
+    Ok(vm::start_throwaway(&plan.vms[0], &run.guest.user, &place.layout, &context, options)?)
 }
 
 /// A project of one VM, as the options have it. A `castra.toml` only says which images can be named.
