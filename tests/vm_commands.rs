@@ -26,6 +26,7 @@ fn from_an_empty_directory_to_a_clean_power_off() {
     bytes_pass_unchanged(&project);
     streams_are_apart(&project);
     arguments_are_what_linux_takes(&project);
+    input_is_left_alone(&project);
     files_go_there_and_back(&project);
     a_terminal_has_its_size(&project);
     the_root_filesystem_fills_its_disk(&project);
@@ -78,6 +79,27 @@ fn arguments_are_what_linux_takes(project: &Project) {
     let mut command = project.castra(&["exec", "--", "sh", "-c", "echo $#", "sh"]);
     command.args(std::iter::repeat_n("x".repeat(100_000), 15));
     assert_eq!(Ended::of(command).ok().text(), "15\n");
+}
+
+fn input_is_left_alone(project: &Project) {
+    let script = "while read line; do \"$0\" exec -n -- echo \"$line\"; done";
+    let command = project.castra(&[]);
+    let castra = command.get_program().to_owned();
+    let mut looped = Command::new("sh");
+    looped.arg("-c").arg(script).arg(castra).current_dir(project.path());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => looped.env(name, value),
+            None => looped.env_remove(name),
+        };
+    }
+    let lines = project.path().join("lines");
+    fs::write(&lines, "one\ntwo\nthree\n").expect("written");
+    looped.stdin(fs::File::open(&lines).expect("opened"));
+    assert_eq!(Ended::of(looped).ok().text(), "one\ntwo\nthree\n");
+    fs::remove_file(lines).expect("removed");
+    let told = project.run_with_input(&["--json", "exec", "-n", "--", "cat"], b"input").ok().text();
+    assert!(told.contains("\"stdout\": \"\""), "{told}");
 }
 
 fn files_go_there_and_back(project: &Project) {

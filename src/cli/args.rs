@@ -282,6 +282,10 @@ pub(super) struct Shell {
 }
 
 #[derive(Debug, ClapArgs)]
+#[command(
+    after_help = "Examples:\n  castra exec web -- tar -C /srv -c . > site.tar\n  \
+   while read file; do castra exec -n -- rm \"$file\"; done < list"
+)]
 pub(super) struct Exec {
     /// The VM [default: the only one]
     pub(super) vm: Option<String>,
@@ -298,6 +302,9 @@ pub(super) struct GuestCommand {
     /// Give the command a terminal of its own
     #[arg(short, long)]
     pub(super) tty: bool,
+    /// Read no input: the command gets none, and a loop around castra keeps its own
+    #[arg(short, long, conflicts_with = "tty")]
+    pub(super) no_stdin: bool,
     /// Set a variable in its environment
     #[arg(short, long, value_name = "NAME=VALUE", value_parser = OsStringValueParser::new().try_map(variable))]
     pub(super) env: Vec<(OsString, OsString)>,

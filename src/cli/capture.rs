@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -49,9 +50,8 @@ impl Capture {
         Ok(Self { started: Instant::now(), stdout: tempfile::tempfile()?, stderr: tempfile::tempfile()? })
     }
 
-    /// These streams, and this process's own stdin.
-    pub(super) fn stdio(&self) -> io::Result<Stdio> {
-        let stdin = Stdio::inherit()?.stdin;
+    /// These streams, with this stdin.
+    pub(super) fn stdio(&self, stdin: Option<OwnedFd>) -> io::Result<Stdio> {
         Ok(Stdio { stdin, stdout: self.stdout.try_clone()?.into(), stderr: self.stderr.try_clone()?.into() })
     }
 

@@ -65,11 +65,16 @@ pub(super) fn request(
     capture: Option<&Capture>,
     context: &RuntimeContext,
 ) -> Result<ExecRequest> {
+    let own = if guest.no_stdin { Stdio::without_stdin() } else { Stdio::inherit() };
+    let stdio = own.and_then(|own| match capture {
+        Some(capture) => capture.stdio(own.stdin),
+        None => Ok(own),
+    });
     Ok(ExecRequest {
         command: Command::Argv(guest.command.clone()),
         tty: if guest.tty { Some(terminal(context)?) } else { None },
         environment: guest.env.clone(),
-        stdio: capture.map_or_else(Stdio::inherit, Capture::stdio).map_err(CliError::Streams)?,
+        stdio: stdio.map_err(CliError::Streams)?,
     })
 }
 
