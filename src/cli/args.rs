@@ -283,8 +283,10 @@ pub(super) struct Shell {
 
 #[derive(Debug, ClapArgs)]
 #[command(
-    after_help = "Examples:\n  castra exec web -- tar -C /srv -c . > site.tar\n  \
-   while read file; do castra exec -n -- rm \"$file\"; done < list"
+    after_help = "What the command leaves running ends when it next prints: send its output elsewhere.\n\n\
+    Examples:\n  castra exec web -- tar -C /srv -c . > site.tar\n  \
+    castra exec -- sh -c 'nohup server > /var/log/server 2>&1 &'\n  \
+    while read file; do castra exec -n -- rm \"$file\"; done < list"
 )]
 pub(super) struct Exec {
     /// The VM [default: the only one]

@@ -130,6 +130,25 @@ fn a_background_process_keeps_neither_exit_nor_caller() {
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("ends");
 }
 
+/// As with OpenSSH: nobody reads what it prints any more. One that prints elsewhere lives on.
+#[test]
+fn a_background_process_loses_its_output_with_its_command() {
+    let guest = Guest::start();
+    let in_scratch = |name: &str| guest.scratch().join(name).display().to_string();
+    let [go, lost, kept, log] = ["go", "lost", "kept", "log"].map(in_scratch);
+    let output = guest.capture(&format!(
+        "(trap '' PIPE; exec 2> {log}.err; while echo late; do sleep 0.05; done; echo $? > {lost}) &
+         (until [ -e {go} ]; do sleep 0.05; done; echo late; echo $? > {kept}) > {log} 2>&1 &
+         echo early"
+    ));
+    assert_eq!(output.exit, GuestExit::Code(0));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("early\n"));
+    std::fs::write(&go, "").expect("writes");
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    eventually("one writes and one cannot", || read(&lost).ends_with('\n') && read(&kept).ends_with('\n'));
+    assert_eq!((read(&kept).as_str(), read(&log).as_str()), ("0\n", "late\n"));
+}
+
 #[test]
 fn output_of_helpers_that_end_just_after_their_command_is_kept() {
     let output = Guest::start().capture("(sleep 0.05; echo late) & echo early");
