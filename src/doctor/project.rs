@@ -1,10 +1,15 @@
 //! The project of this directory: its configuration, and whether its VMs are as their records say; and VMs of projects that
 //! are gone.
 
+use std::time::Duration;
+
 use crate::error::Error;
 use crate::vm::{self, VmError, VmState, VmStatus};
 
 use super::{Area, Finding, Subject};
+
+/// Difference of clocks that counts as none: asking a busy guest takes up to a second.
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(2);
 
 pub(super) fn examine(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = of_project(subject);
@@ -61,6 +66,24 @@ fn of_project(subject: &Subject<'_>) -> Vec<Finding> {
     findings
 }
 
+/// Compares a guest's clock with this machine's.
+fn of_clock(name: &str, ahead_ms: i64) -> Finding {
+    let by = Duration::from_millis(ahead_ms.unsigned_abs());
+    if by <= CLOCK_TOLERANCE {
+        return Finding::good(
+            Area::Project,
+            "vm-clock",
+            format!("the clock of VM `{name}` is this machine's"),
+        );
+    }
+    let side = if ahead_ms < 0 { "behind" } else { "ahead of" };
+    let message = format!("the clock of VM `{name}` is {} s {side} this machine's", by.as_secs());
+    Finding::warning(Area::Project, "vm-clock", message).with_fix(
+        "Its agent sets it within seconds, unless the guest has a time service of its own: then see that this machine's \
+         clock is right.",
+    )
+}
+
 fn of_vm(name: &str, status: Result<VmStatus, VmError>) -> Finding {
     match status {
         Ok(status) if status.state == VmState::Crashed => {
@@ -97,6 +120,26 @@ fn of_vm(name: &str, status: Result<VmStatus, VmError>) -> Finding {
                 Some(hint) => finding.with_fix(hint),
                 None => finding,
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::Severity;
+
+    #[test]
+    fn a_clock_that_is_seconds_off_is_a_warning() {
+        for (ahead_ms, severity, words) in [
+            (0, Severity::Good, "is this machine's"),
+            (-1900, Severity::Good, "is this machine's"),
+            (-40_200, Severity::Warning, "is 40 s behind this machine's"),
+            (3_600_000, Severity::Warning, "is 3600 s ahead of this machine's"),
+        ] {
+            let finding = of_clock("web", ahead_ms);
+            assert_eq!(finding.severity, severity, "{ahead_ms}");
+            assert!(finding.message.contains(words), "{}", finding.message);
         }
     }
 }

@@ -81,6 +81,8 @@ pub struct VmStatus {
     pub lost_sockets: Option<PathBuf>,
     /// What its network lacks, if its guest was asked ([`status_of_guests`]) and says so.
     pub network_fault: Option<NetworkFault>,
+    /// Milliseconds by which its clock is ahead of this machine's, if its guest was asked and says so.
+    pub clock_ahead_ms: Option<i64>,
 }
 
 /// The VMs of a project that have a record, by name. A record that cannot be read is told as its error.
@@ -118,6 +120,7 @@ fn ask_guest(status: &mut VmStatus, layout: &ProjectLayout) {
     if let NetworkReport::Faulty(fault) = NetworkReport::of(inspection.as_ref()) {
         status.network_fault = Some(fault);
     }
+    status.clock_ahead_ms = inspection.map(|inspection| inspection.clock_ahead_ms);
 }
 
 /// Checks that all there is of the project's VMs can be read: a state root of root's, as `sudo castra` leaves it, is not an
@@ -211,6 +214,7 @@ fn status_by(record: &Record, layout: &ProjectLayout) -> VmStatus {
         port_forwards: boot.map(|boot| boot.port_forwards.clone()).unwrap_or_default(),
         crash: if state == VmState::Crashed { crash(record, &files) } else { None },
         network_fault: None,
+        clock_ahead_ms: None,
         full_disk: (state == VmState::DiskFull).then(|| FullDisk::of(&record.overlay_path(layout))),
     }
 }

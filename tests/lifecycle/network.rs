@@ -56,7 +56,17 @@ fn a_network_that_is_complete_and_silent_counts_as_down_after_a_while() {
 
 #[test]
 fn an_older_agent_is_taken_at_no_word() {
-    let fake = with_a_vm("guest-old link-down");
+    let fake = with_a_vm("guest-old link-down clock-behind:40");
     fake.run(&["up"]).ok();
-    assert_eq!(fake.status("vm")["network_fault"], Value::Null);
+    let status = fake.status("vm");
+    assert_eq!((&status["network_fault"], &status["clock_ahead_ms"]), (&Value::Null, &Value::Null));
+}
+
+#[test]
+fn the_guests_clock_is_compared_with_this_machines() {
+    let fake = with_a_vm("");
+    let ahead_ms = || fake.status("vm")["clock_ahead_ms"].as_i64().expect("the guest says its time");
+    assert!(ahead_ms().abs() < 20_000, "{}", ahead_ms());
+    fake.behave("vm", "clock-behind:3600");
+    assert!((-3_620_000..-3_580_000).contains(&ahead_ms()), "{}", ahead_ms());
 }

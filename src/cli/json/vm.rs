@@ -57,6 +57,8 @@ pub(in super::super) struct VmView {
     full_disk: Option<FullDisk>,
     /// What the guest's network lacks, if the guest says so. Only `status` asks it.
     network_fault: Option<NetworkFault>,
+    /// Milliseconds by which the guest's clock is ahead of this machine's, if the guest says its time. Only `status` asks it.
+    clock_ahead_ms: Option<i64>,
     /// What is wrong with it, or could not be done to it.
     pub(in super::super) error: Option<Failure>,
 }
@@ -144,6 +146,7 @@ impl VmView {
             crash: None,
             full_disk: None,
             network_fault: None,
+            clock_ahead_ms: None,
             error: None,
         }
     }
@@ -173,6 +176,7 @@ impl From<VmStatus> for VmView {
             crash: status.crash.map(|crash| crash.to_string()),
             full_disk: status.full_disk.map(FullDisk::from),
             network_fault: status.network_fault,
+            clock_ahead_ms: status.clock_ahead_ms,
             error: None,
         }
     }
