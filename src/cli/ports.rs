@@ -1,6 +1,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use castra_wire::Reach;
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -41,6 +42,20 @@ struct Port {
     active: bool,
     /// Who has it, if it is wanted and taken.
     taken_by: Option<Taken>,
+    /// The service behind an active forward, if the guest's agent tells.
+    service: Option<Service>,
+}
+
+/// The service behind a port of the guest.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+enum Service {
+    /// Nothing listens there.
+    None,
+    /// It listens on a loopback address of the guest's only, where a forward does not lead.
+    Unreachable,
+    /// It is reached.
+    Reachable,
 }
 
 /// What a port is for.
@@ -93,20 +108,35 @@ pub(super) fn run(
         })?;
     }
     let mut content = PortList { ports: Vec::new() };
-    running.iter().for_each(|status| content.add_active(status, &declared));
+    let is_meant = |vm: &String| ports.vms.is_empty() || ports.vms.contains(vm);
+    for status in running.iter().filter(|status| is_meant(&status.name)) {
+        content.add_active(status, &declared, &vm::services(&status.name, &layout, context));
+    }
     declared.iter().for_each(|(vm, forwards)| content.add_declared(vm, forwards, &layout));
-    content.ports.retain(|port| ports.vms.is_empty() || ports.vms.contains(&port.vm));
+    content.ports.retain(|port| is_meant(&port.vm));
     content.ports.sort_by(|one, other| one.vm.cmp(&other.vm));
     if content.ports.is_empty() {
         printer.tip("No VM is running here, and no port is declared in castra.toml.");
     }
     let text = if content.ports.is_empty() { String::new() } else { content.text() };
     printer.show(&content, &text)?;
+    for port in content.ports.iter().filter(|port| port.service == Some(Service::Unreachable)) {
+        printer.warning(&format!(
+            "the service on port {}/{} of VM `{}` listens on 127.0.0.1 only, where port {} of this machine does not lead; have \
+             it listen on 0.0.0.0",
+            port.guest, port.protocol, port.vm, port.host
+        ));
+    }
     Ok(ExitCode::SUCCESS)
 }
 
 impl PortList {
-    fn add_active(&mut self, status: &VmStatus, declared: &[(String, Vec<PortForward>)]) {
+    fn add_active(
+        &mut self,
+        status: &VmStatus,
+        declared: &[(String, Vec<PortForward>)],
+        services: &[(PortForward, Reach)],
+    ) {
         let wanted = declared.iter().find(|(vm, _)| *vm == status.name).map(|(_, forwards)| forwards);
         self.ports.extend(status.ssh_port.map(|host| Port {
             vm: status.name.clone(),
@@ -117,10 +147,12 @@ impl PortList {
             declared: false,
             active: true,
             taken_by: None,
+            service: None,
         }));
         self.ports.extend(status.port_forwards.iter().map(|forward| Port {
             declared: wanted.is_some_and(|wanted| wanted.contains(forward)),
             active: true,
+            service: services.iter().find(|(of, _)| of == forward).map(|(_, reach)| (*reach).into()),
             ..Port::new(&status.name, forward)
         }));
     }
@@ -149,6 +181,11 @@ impl PortList {
                 (None, true, _) => "active".into(),
                 (None, false, _) => "declared".into(),
             };
+            let state = match port.service {
+                Some(Service::None) => format!("{state}, nothing listens"),
+                Some(Service::Unreachable) => format!("{state}, listens on 127.0.0.1 only"),
+                Some(Service::Reachable) | None => state,
+            };
             let purpose = match port.purpose {
                 Purpose::Ssh => "castra shell, exec, cp",
                 Purpose::Forward => "castra.toml",
@@ -166,7 +203,27 @@ impl Port {
     fn new(vm: &str, forward: &PortForward) -> Self {
         let PortForward { host, guest, protocol } = *forward;
         let (purpose, vm) = (Purpose::Forward, vm.to_owned());
-        Self { vm, protocol, host, guest, purpose, declared: true, active: false, taken_by: None }
+        Self {
+            vm,
+            protocol,
+            host,
+            guest,
+            purpose,
+            declared: true,
+            active: false,
+            taken_by: None,
+            service: None,
+        }
+    }
+}
+
+impl From<Reach> for Service {
+    fn from(reach: Reach) -> Self {
+        match reach {
+            Reach::Nothing => Self::None,
+            Reach::Loopback => Self::Unreachable,
+            Reach::Network => Self::Reachable,
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use castra_wire::{
     Condition, DecodeError, GuestMessage, HostMessage, Lines, MAX_LINE_BYTES, PROTOCOL_VERSION, Personality,
+    ServicePort,
 };
 
 use crate::cancel::{Cancel, Interrupted};
@@ -184,6 +185,15 @@ impl ControlPort {
         self.send(&HostMessage::Inspect)
     }
 
+    /// Asks who could answer on these ports. The answer is [`GuestMessage::Listeners`]; an agent of before this question fails at
+    /// understanding it.
+    ///
+    /// # Errors
+    /// As for [`ControlPort::personalise`].
+    pub fn listeners(&mut self, ports: Vec<ServicePort>) -> Result<(), ControlError> {
+        self.send(&HostMessage::Listeners { ports })
+    }
+
     /// The guest's next message. Text in it is harmless on a terminal. A guest may say anything at any time: who loops
     /// over this keeps one deadline for the whole loop.
     ///
@@ -314,6 +324,7 @@ fn accept(mut message: GuestMessage) -> Result<GuestMessage, ControlError> {
         | GuestMessage::Personalised
         | GuestMessage::Settled
         | GuestMessage::Synced
+        | GuestMessage::Listeners { .. }
         | GuestMessage::PoweringOff => {}
     }
     Ok(message)

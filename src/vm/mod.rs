@@ -50,6 +50,7 @@ mod remove;
 mod resume;
 mod room;
 mod room_watch;
+mod services;
 mod state;
 mod status;
 mod stopping;
@@ -78,6 +79,7 @@ pub use record::{
     BaseKind, BaseRecord, BootRecord, MachineRecord, Progress, Record, RecordedMachine, StartKind,
 };
 pub use room::FullDisk;
+pub use services::services;
 pub use state::{Crash, VmState};
 pub use status::{
     VmStatus, check_readable, explain_silence, host_key_alias, make_ready, recorded_vm, running_vm,

@@ -318,6 +318,7 @@ impl BootWatch<'_> {
             | GuestMessage::Settled
             | GuestMessage::Inspected(_)
             | GuestMessage::Synced
+            | GuestMessage::Listeners { .. }
             | GuestMessage::PoweringOff => Ok(Vec::new()),
         }
     }

@@ -21,8 +21,8 @@ use crate::news::{Milestone, News, Newsroom, reached_now, uptime_ms};
 use crate::ssh::SshServer;
 use crate::trees::Trees;
 use crate::{
-    clock, grow, hosts, modules, network, personality, power, process, residents, root, secrets, services,
-    settle,
+    clock, grow, hosts, listeners, modules, network, personality, power, process, residents, root, secrets,
+    services, settle,
 };
 
 const HOSTNAME: &str = "/etc/hostname";
@@ -178,6 +178,9 @@ impl Agent {
             HostMessage::Sync => self.sync(),
             HostMessage::Settle => self.settle(),
             HostMessage::Inspect => vec![self.condition()],
+            HostMessage::Listeners { ports } => {
+                vec![GuestMessage::Listeners { listeners: listeners::listeners(&ports, &self.trees) }]
+            }
         }
     }
 

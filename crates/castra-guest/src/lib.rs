@@ -19,6 +19,7 @@ mod clock;
 mod control;
 mod grow;
 mod hosts;
+mod listeners;
 mod modules;
 mod netlink;
 mod network;

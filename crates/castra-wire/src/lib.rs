@@ -13,6 +13,8 @@
 //!  │ ◄──────── stage ready, stage services│
 //!  │ sync ──────────────────────────────► │  (before a suspend)
 //!  │ ◄──────────────────────── synced     │
+//!  │ listeners ─────────────────────────► │
+//!  │ ◄────────────────────── listeners    │
 //!  │ settle ────────────────────────────► │  (for a template, and only without a personality)
 //!  │ ◄─────────────────────── settled     │
 //!  │ inspect ───────────────────────────► │
@@ -35,7 +37,8 @@ pub use exec::{
 };
 pub use lines::Lines;
 pub use message::{
-    Condition, Errand, GuestMessage, HostMessage, NetworkState, Personality, Secret, Stage, StageReached,
+    Condition, Errand, GuestMessage, HostMessage, Listener, NetworkState, Personality, Reach, Secret,
+    ServicePort, Stage, StageReached, Transport,
 };
 
 /// Name of the virtio-serial port, as QEMU's `virtserialport,name=` and `/sys/class/virtio-ports/*/name` give it.

@@ -40,10 +40,56 @@ pub enum HostMessage {
     PowerOff,
     /// Write everything to the disk that is not there yet.
     Sync,
+    /// Say who could answer on these ports.
+    Listeners {
+        /// The ports.
+        ports: Vec<ServicePort>,
+    },
     /// Come to rest, to be made a template of: once all but the personality is there, forget what can be read again.
     Settle,
     /// Tell the condition of the guest. An agent of before this message fails at [`Errand::Protocol`].
     Inspect,
+}
+
+/// How a service is spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Transport {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// A port of the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ServicePort {
+    /// How it is spoken to.
+    pub transport: Transport,
+    /// Its number.
+    pub port: u16,
+}
+
+/// From how far a service can be reached, the nearest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reach {
+    /// Nothing listens, or on addresses of networks inside the guest only.
+    Nothing,
+    /// From the guest itself: it listens on a loopback address.
+    Loopback,
+    /// From the guest's network.
+    Network,
+}
+
+/// A port of the guest and the services behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listener {
+    /// The port.
+    #[serde(flatten)]
+    pub port: ServicePort,
+    /// The farthest that any of them can be reached from.
+    pub reach: Reach,
 }
 
 /// What makes one VM different from every other VM of the same image.
@@ -109,6 +155,11 @@ pub enum GuestMessage {
     PoweringOff,
     /// Answer to [`HostMessage::Sync`], once it is done.
     Synced,
+    /// Answer to [`HostMessage::Listeners`], in the order of its ports.
+    Listeners {
+        /// What there is.
+        listeners: Vec<Listener>,
+    },
     /// Answer to [`HostMessage::Settle`], as soon as it is true.
     Settled,
     /// Answer to [`HostMessage::Inspect`].

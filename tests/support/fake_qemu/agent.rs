@@ -6,8 +6,8 @@ use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use castra_wire::{
-    Condition, Errand, GuestMessage, HostMessage, Lines, NetworkState, PROTOCOL_VERSION, Stage, StageReached,
-    decode, encode,
+    Condition, Errand, GuestMessage, HostMessage, Lines, Listener, NetworkState, PROTOCOL_VERSION, Reach,
+    Stage, StageReached, decode, encode,
 };
 
 use crate::machine::Machine;
@@ -119,6 +119,15 @@ impl Agent<'_> {
                 vec![GuestMessage::Failed { errand: Errand::Protocol, reason }]
             }
             HostMessage::Inspect => vec![GuestMessage::Inspected(self.condition())],
+            HostMessage::Listeners { ports } => {
+                let reach = if self.machine.behaviour.has("loopback-only") {
+                    Reach::Loopback
+                } else {
+                    Reach::Nothing
+                };
+                let listeners = ports.into_iter().map(|port| Listener { port, reach }).collect();
+                vec![GuestMessage::Listeners { listeners }]
+            }
         }
     }
 }

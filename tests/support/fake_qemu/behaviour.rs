@@ -19,6 +19,7 @@
 //! | `link-down` | the agent says that the guest's interface is down |
 //! | `clock-behind:SECS` | the guest's clock is behind by so much |
 //! | `ssh-silent` | connections to the guest's ports are accepted and never answered, as of a guest whose network is down |
+//! | `loopback-only` | the guest's services listen on its loopback interface alone; without the word there are none |
 //! | `disk-full` | the guest's next write finds no room, which pauses the machine as `io-error`, until it is continued and there is room |
 //! | `save-fails` | saving its state fails |
 

@@ -1,0 +1,63 @@
+//! The services of a guest behind forwarded ports, as its agent sees them.
+
+use std::time::{Duration, Instant};
+
+use castra_wire::{Errand, GuestMessage, Listener, Reach, ServicePort, Transport};
+
+use crate::config::{PortForward, Protocol};
+use crate::context::RuntimeContext;
+use crate::guest::ControlPort;
+use crate::layout::{ProjectLayout, SocketsLayout};
+use crate::lock::Lock;
+use crate::trusted;
+
+use super::record::Record;
+use super::state::{VmState, observe};
+
+/// Time for an agent to answer. It does within milliseconds, or is busy.
+const ANSWER_LIMIT: Duration = Duration::from_secs(2);
+
+/// Asks a VM that runs how far the services behind its forwarded ports can be reached. Nothing if it does not tell: without an
+/// agent or with an older one, busy, or while another castra works on it.
+pub fn services(vm: &str, layout: &ProjectLayout, context: &RuntimeContext) -> Vec<(PortForward, Reach)> {
+    ask(vm, layout, context).unwrap_or_default()
+}
+
+fn ask(vm: &str, layout: &ProjectLayout, context: &RuntimeContext) -> Option<Vec<(PortForward, Reach)>> {
+    let record = Record::load(layout, vm).ok()??;
+    let files = layout.vm(vm);
+    let (state, qemu) = observe(&record, &files);
+    let boot = record.boot.filter(|boot| boot.ssh_port.is_some() && !boot.port_forwards.is_empty())?;
+    if state != VmState::Running || qemu?.is_frozen() {
+        return None;
+    }
+    let _lock = Lock::try_hold(trusted::open(&files.lock()).ok()?, &files.lock()).ok()??;
+    let deadline = Instant::now() + ANSWER_LIMIT;
+    let control = SocketsLayout::new(boot.sockets).control();
+    let mut port = ControlPort::connect(&control, deadline, &context.cancel).ok()?;
+    // It greets, too: by that the host learns that the agent listens.
+    port.attach().ok()?;
+    port.listeners(boot.port_forwards.iter().map(port_of).collect()).ok()?;
+    loop {
+        match port.next(deadline).ok()? {
+            GuestMessage::Listeners { listeners } => {
+                let told = |forward: &PortForward| Some((*forward, reach_of(&listeners, port_of(forward))?));
+                return Some(boot.port_forwards.iter().filter_map(told).collect());
+            }
+            GuestMessage::Failed { errand: Errand::Protocol, .. } => return None,
+            _ => {}
+        }
+    }
+}
+
+fn port_of(forward: &PortForward) -> ServicePort {
+    let transport = match forward.protocol {
+        Protocol::Tcp => Transport::Tcp,
+        Protocol::Udp => Transport::Udp,
+    };
+    ServicePort { transport, port: forward.guest }
+}
+
+fn reach_of(listeners: &[Listener], port: ServicePort) -> Option<Reach> {
+    listeners.iter().find(|listener| listener.port == port).map(|listener| listener.reach)
+}
