@@ -215,6 +215,7 @@ fn personality(hostname: &str) -> Personality {
         machine_id: "0".repeat(32),
         host_key: Secret::new(host_key.as_bytes().to_vec()),
         authorized_keys: vec![key.public_key().to_openssh().expect("encodes")],
+        relays: None,
     }
 }
 

@@ -5,9 +5,11 @@ use std::io;
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::path::PathBuf;
 
+use castra_wire::{FIRST_RELAY_PORT, MAX_RELAYS, Relay};
+
 use crate::config::{PortForward, Protocol};
 use crate::layout::ProjectLayout;
-use crate::qemu::qemu_of_process;
+use crate::qemu::{HostForward, qemu_of_process};
 use crate::sockets::{holder_of, sockets_on};
 
 use super::error::VmError;
@@ -55,6 +57,39 @@ pub(super) fn free_port(last: Option<u16>) -> io::Result<u16> {
         return Ok(port);
     }
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+}
+
+/// What QEMU is to forward: the port for SSH, and the declared ones. Where the guest's agent relays, a TCP port leads to the
+/// agent, which finds the service even on the guest's loopback interface; else to the service's own port.
+pub(super) fn rules(ssh_port: Option<u16>, forwards: &[PortForward], is_relayed: bool) -> Vec<HostForward> {
+    let ssh =
+        ssh_port.map(|host| HostForward { protocol: Protocol::Tcp, host, guest: castra_wire::SSH_PORT });
+    let rule = |(forward, relay): (&PortForward, Option<Relay>)| HostForward {
+        protocol: forward.protocol,
+        host: forward.host,
+        guest: relay.filter(|_| is_relayed).map_or(forward.guest, |relay| relay.port),
+    };
+    ssh.into_iter().chain(with_relays(forwards).map(rule)).collect()
+}
+
+/// The relays of these forwards.
+pub(super) fn relays(forwards: &[PortForward]) -> Vec<Relay> {
+    with_relays(forwards).filter_map(|(_, relay)| relay).collect()
+}
+
+/// Returns `true` if this forward, one of them, has a relay.
+pub(super) fn has_relay(forward: &PortForward, forwards: &[PortForward]) -> bool {
+    with_relays(forwards).any(|(one, relay)| one == forward && relay.is_some())
+}
+
+/// Each forward and its relay: TCP ports have one, as long as there are any. No relay takes the port of a service.
+fn with_relays(forwards: &[PortForward]) -> impl Iterator<Item = (&PortForward, Option<Relay>)> {
+    let is_free = |port: &u16| !forwards.iter().any(|forward| forward.guest == *port);
+    let mut ports = (FIRST_RELAY_PORT..).filter(is_free).take(MAX_RELAYS);
+    forwards.iter().map(move |forward| {
+        let port = if forward.protocol == Protocol::Tcp { ports.next() } else { None };
+        (forward, port.map(|port| Relay { port, to: forward.guest }))
+    })
 }
 
 /// Whether every declared port can be taken.
@@ -140,6 +175,22 @@ fn vm_on(port: u16, protocol: Protocol, layout: &ProjectLayout) -> Option<String
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tcp_ports_lead_to_relays_as_long_as_there_are_any() {
+        let forward = |host, protocol| PortForward { host, guest: host + 1, protocol };
+        let forwards = [forward(80, Protocol::Tcp), forward(53, Protocol::Udp), forward(443, Protocol::Tcp)];
+        let guests = |is_relayed| {
+            rules(Some(40_022), &forwards, is_relayed).iter().map(|rule| rule.guest).collect::<Vec<_>>()
+        };
+        assert_eq!(guests(false), [6022, 81, 54, 444]);
+        assert_eq!(guests(true), [6022, 61_022, 54, 61_023]);
+        assert_eq!(relays(&forwards), [Relay { port: 61_022, to: 81 }, Relay { port: 61_023, to: 444 }]);
+        assert!(has_relay(&forwards[2], &forwards) && !has_relay(&forwards[1], &forwards));
+        let many: Vec<_> = (1..=100).map(|host| forward(host, Protocol::Tcp)).collect();
+        assert_eq!(relays(&many).len(), MAX_RELAYS);
+        assert_eq!(rules(None, &many, true)[99].guest, 101);
+    }
 
     #[test]
     fn a_taken_port_is_told_with_who_has_it_and_a_free_one_passes() {

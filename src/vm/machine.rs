@@ -2,13 +2,17 @@
 
 use std::path::PathBuf;
 
-use crate::config::{BootProfile, Protocol, VmDefinition};
+use castra_wire::Relay;
+
+use crate::config::{BootProfile, VmDefinition};
 use crate::layout::VmLayout;
 use crate::managed::{ManagedImagePaths, ManagedImageSpec, QemuProfile};
 use crate::plan::VmPlan;
 use crate::qemu::{
-    AcceleratorChoice, Boot, CpuModel, Device, DeviceModel, Disk, HostForward, MachineSpec, Memory, Network,
+    AcceleratorChoice, Boot, CpuModel, Device, DeviceModel, Disk, MachineSpec, Memory, Network,
 };
+
+use super::forwards;
 
 /// What a kernel is told beside what its image says. It is not to measure whether the timer ticks: on a machine so busy that
 /// QEMU hardly runs it finds that it does not, and panics ("IO-APIC + timer doesn't work").
@@ -35,10 +39,8 @@ pub(super) fn machine(
 ) -> MachineSpec {
     let definition = &plan.definition;
     let profile = image.map(|(spec, _)| &spec.profile);
-    let ssh =
-        ssh_port.map(|host| HostForward { protocol: Protocol::Tcp, host, guest: castra_wire::SSH_PORT });
-    let declared = definition.port_forwards.iter();
-    let declared = declared.map(|f| HostForward { protocol: f.protocol, host: f.host, guest: f.guest });
+    // Whoever has a port for SSH has this castra's agent.
+    let relays = ssh_port.map(|_| forwards::relays(&definition.port_forwards)).unwrap_or_default();
     MachineSpec {
         name: definition.name.clone(),
         machine: profile.map(|profile| profile.machine.clone()).unwrap_or_default(),
@@ -48,10 +50,10 @@ pub(super) fn machine(
         memory_mib: definition.memory_bytes >> 20,
         memory: Memory::Own,
         disk: Disk { path: definition.overlay.to_path_buf(), below: Vec::new() },
-        boot: what_boots(plan, image, files.initramfs()),
+        boot: what_boots(plan, image, files.initramfs(), &relays),
         devices: devices(profile),
         network: Network::Full,
-        forwards: ssh.into_iter().chain(declared).collect(),
+        forwards: forwards::rules(ssh_port, &definition.port_forwards, ssh_port.is_some()),
         pidfile: files.pidfile(),
         console_log: files.console_log(),
     }
@@ -66,7 +68,7 @@ fn devices(profile: Option<&QemuProfile>) -> Vec<Device> {
     own.into_iter().chain((!has_one).then(Device::new_generation_id)).collect()
 }
 
-fn what_boots(plan: &VmPlan, image: Option<&Image>, initramfs: PathBuf) -> Boot {
+fn what_boots(plan: &VmPlan, image: Option<&Image>, initramfs: PathBuf, relays: &[Relay]) -> Boot {
     let Some((spec, paths)) = image.filter(|_| plan.boot == BootProfile::Managed) else {
         return Boot::Native;
     };
@@ -74,7 +76,7 @@ fn what_boots(plan: &VmPlan, image: Option<&Image>, initramfs: PathBuf) -> Boot 
         (Some(kernel), Some(command_line)) => Boot::Kernel {
             kernel: kernel.clone(),
             initramfs,
-            command_line: command_line.with(&[FOR_EVERY_KERNEL, AGENT_FIRST]),
+            command_line: command_line.with(&[FOR_EVERY_KERNEL, AGENT_FIRST]).with_relays(relays),
         },
         _ => Boot::Native,
     }

@@ -149,6 +149,9 @@ pub struct BootRecord {
     pub ssh_port: Option<u16>,
     /// The declared forwards.
     pub port_forwards: Vec<PortForward>,
+    /// Its agent relays TCP forwards; that of a machine which an earlier castra started does not.
+    #[serde(default)]
+    pub relayed: bool,
     /// Where the sockets are.
     pub sockets: PathBuf,
     /// What it went on from.

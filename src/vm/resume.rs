@@ -156,6 +156,7 @@ fn load(
             boot_record(request, &saved.boot.accelerator, ssh_port, &sockets, StartKind::Suspended, &spec);
         boot.qemu_version.clone_from(&saved.boot.qemu_version);
         boot.missing_modules.clone_from(&saved.boot.missing_modules);
+        boot.relayed = saved.boot.relayed;
         record.progress = Progress::Resuming;
         request.stopwatch.set_qemu_start(boot.started_unix_ms);
         record.boot = Some(boot);
@@ -205,6 +206,7 @@ fn spec(
         spec.devices.clone_from(&machine.devices);
     }
     spec.disk = Disk::open(&spec.disk.path)?;
+    spec.forwards = forwards::rules(ssh_port, &request.plan.definition.port_forwards, boot.relayed);
     Ok(spec)
 }
 

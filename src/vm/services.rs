@@ -11,6 +11,7 @@ use crate::layout::{ProjectLayout, SocketsLayout};
 use crate::lock::Lock;
 use crate::trusted;
 
+use super::forwards::has_relay;
 use super::record::Record;
 use super::state::{VmState, observe};
 
@@ -41,7 +42,14 @@ fn ask(vm: &str, layout: &ProjectLayout, context: &RuntimeContext) -> Option<Vec
     loop {
         match port.next(deadline).ok()? {
             GuestMessage::Listeners { listeners } => {
-                let told = |forward: &PortForward| Some((*forward, reach_of(&listeners, port_of(forward))?));
+                let reach = |forward: &PortForward| {
+                    let is_relayed = boot.relayed && has_relay(forward, &boot.port_forwards);
+                    match reach_of(&listeners, port_of(forward))? {
+                        Reach::Loopback if is_relayed => Some(Reach::Network),
+                        reach => Some(reach),
+                    }
+                };
+                let told = |forward: &PortForward| Some((*forward, reach(forward)?));
                 return Some(boot.port_forwards.iter().filter_map(told).collect());
             }
             GuestMessage::Failed { errand: Errand::Protocol, .. } => return None,

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use castra_wire::{Errand, GuestMessage, Personality, Secret, Stage};
+use castra_wire::{Errand, GuestMessage, Personality, Relay, Secret, Stage};
 
 use crate::context::RuntimeContext;
 use crate::guest::{ControlError, ControlPort, VmKeys};
@@ -17,6 +17,7 @@ use crate::report::Event;
 use super::clock::since_epoch;
 use super::diagnosis::{About, Evidence, HostFacts, Trouble, Words, diagnose};
 use super::error::VmError;
+use super::forwards;
 use super::limits::{Limits, least_patience, patience};
 use super::modules::MissingModules;
 use super::record::{BootRecord, StartKind};
@@ -40,6 +41,8 @@ pub(super) struct BootWatch<'a> {
     pub(super) accelerator: Accelerator,
     pub(super) cpus: u32,
     pub(super) memory_mib: u64,
+    /// What the agent is to relay, if it can.
+    pub(super) relays: Option<Vec<Relay>>,
     /// Whether commands could run in it before: then it is in no phase of a boot, as far as anybody knows.
     pub(super) was_ready: bool,
     /// When QEMU was started, or the wait began: limits count from there.
@@ -98,6 +101,7 @@ impl<'a> BootWatch<'a> {
             accelerator: boot.accelerator.accelerator,
             cpus: boot.cpus,
             memory_mib: boot.memory_mib,
+            relays: boot.relayed.then(|| forwards::relays(&boot.port_forwards)),
             started: Instant::now(),
             wait: WaitFor::Ready,
             limit: None,
@@ -116,7 +120,7 @@ impl BootWatch<'_> {
         keys: &VmKeys,
         mut is_alive: impl FnMut() -> bool,
     ) -> Result<(), BootEnd> {
-        let personality = personality(self.vm, keys).map_err(BootEnd::other)?;
+        let personality = personality(self.vm, keys, self.relays.as_ref()).map_err(BootEnd::other)?;
         let limits = Limits::new(self.accelerator, self.cpus, self.limit);
         let looks = Looks::default();
         let (mut reached, mut told): (Option<Stage>, _) = (None, Vec::new());
@@ -252,7 +256,7 @@ impl BootWatch<'_> {
         deadline: Instant,
     ) -> Result<(), BootEnd> {
         // The clock is read at the last moment.
-        let personality = personality(self.vm, keys).map_err(BootEnd::other)?;
+        let personality = personality(self.vm, keys, self.relays.as_ref()).map_err(BootEnd::other)?;
         let mut port = self.connect(sockets, deadline, is_alive, WAKE_LIMIT)?;
         port.personalise(personality).map_err(|error| self.ended(error, None, WAKE_LIMIT))?;
         loop {
@@ -413,13 +417,14 @@ fn errand_name(errand: Errand) -> &'static str {
         Errand::EnterRoot => "enter the root filesystem",
         Errand::Personalise => "take its keys and name",
         Errand::Ssh => "start its SSH server",
+        Errand::Relay => "relay a forwarded port",
         Errand::PowerOff => "shut the guest down",
         Errand::Settle => "come to rest",
         Errand::Protocol => "understand castra",
     }
 }
 
-fn personality(vm: &str, keys: &VmKeys) -> Result<Personality, VmError> {
+fn personality(vm: &str, keys: &VmKeys, relays: Option<&Vec<Relay>>) -> Result<Personality, VmError> {
     // Twice the 256 bits that the kernel's pool is worth.
     let entropy: [u8; 64] = random_bytes().map_err(VmError::Random)?;
     Ok(Personality {
@@ -429,6 +434,7 @@ fn personality(vm: &str, keys: &VmKeys) -> Result<Personality, VmError> {
         machine_id: keys.machine_id(),
         host_key: Secret::new(keys.host_private_pem()?),
         authorized_keys: vec![keys.client_public_line()],
+        relays: relays.cloned(),
     })
 }
 

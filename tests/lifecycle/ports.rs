@@ -82,3 +82,36 @@ fn a_port_of_roots_in_a_record_is_not_taken() {
         fake.run(&["up"]).code(code);
     }
 }
+
+/// What `castra ports` says of the service behind the VM's forward, in JSON and to people.
+fn service(fake: &Fake) -> (serde_json::Value, String) {
+    let ports = fake.run(&["ports", "--json"]).ok().document("ports");
+    let ports = ports["ports"].as_array().expect("an array").clone();
+    let forward = ports.iter().find(|port| port["purpose"] == "forward").expect("the forward");
+    let shown = fake.run(&["ports"]).ok();
+    (forward["service"].clone(), shown.text() + &shown.stderr)
+}
+
+#[test]
+fn ports_tells_what_listens_behind_a_forward() {
+    let free = TcpListener::bind("127.0.0.1:0").expect("bound").local_addr().expect("an address").port();
+    let fake = Fake::with_port("vm", free);
+    fake.run(&["up", "--cold"]).ok();
+    let (service_is, shown) = service(&fake);
+    assert_eq!(service_is, "none");
+    assert!(shown.contains("active, nothing listens"), "{shown}");
+    fake.behave("vm", "loopback-only");
+    let (service_is, shown) = service(&fake);
+    assert_eq!(service_is, "reachable", "its agent relays");
+    assert!(!shown.contains("only"), "{shown}");
+    // One that an earlier castra started.
+    fake.edit_record("vm", |record| {
+        drop(record["boot"].as_object_mut().expect("an object").remove("relayed"))
+    });
+    let (service_is, shown) = service(&fake);
+    assert_eq!(service_is, "unreachable");
+    assert!(shown.contains("active, listens on 127.0.0.1 only"), "{shown}");
+    assert!(shown.contains(&format!("where port {free} of this machine does not lead")), "{shown}");
+    fake.behave("vm", "guest-silent");
+    assert_eq!(service(&fake).0, json!(null));
+}

@@ -18,11 +18,12 @@ use tokio::time::sleep;
 
 use crate::control::ControlPort;
 use crate::news::{Milestone, News, Newsroom, reached_now, uptime_ms};
+use crate::relay::Relays;
 use crate::ssh::SshServer;
 use crate::trees::Trees;
 use crate::{
-    clock, grow, hosts, listeners, modules, network, personality, power, process, residents, root, secrets,
-    services, settle,
+    clock, grow, hosts, listeners, modules, network, personality, power, process, relay, residents, root,
+    secrets, services, settle,
 };
 
 const HOSTNAME: &str = "/etc/hostname";
@@ -52,6 +53,11 @@ async fn conduct(trees: Arc<Trees>) -> io::Result<()> {
     let (newsroom, mut news) = Newsroom::new();
     let mut agent = Agent::new(Arc::clone(&trees), newsroom.clone());
     tokio::spawn(clock::keep(Arc::clone(&trees), agent.clock_set.subscribe()));
+    // A guest that reboots by itself may hear nothing of a host for long.
+    let command_line = trees.proc.read("cmdline").unwrap_or_default();
+    if let Err(error) = agent.relays.set(&relay::on_command_line(&command_line)) {
+        newsroom.failed(Errand::Relay, error);
+    }
     tokio::spawn(keep_network(Arc::clone(&trees), newsroom.clone()));
     tokio::spawn(follow_the_boot(Arc::clone(&trees), agent.server.clone(), newsroom));
     loop {
@@ -128,6 +134,7 @@ struct Agent {
     is_to_settle: bool,
     /// The image's sshd was stopped for the rest, and this VM is to have one.
     is_sshd_due: bool,
+    relays: Relays,
 }
 
 /// What files of the root say about who this VM is.
@@ -152,6 +159,7 @@ impl Agent {
             powering_off: false,
             is_to_settle: false,
             is_sshd_due: false,
+            relays: Relays::default(),
         }
     }
 
@@ -232,10 +240,12 @@ impl Agent {
             return vec![failed(Errand::Personalise, error)];
         }
         self.clock_set.send_replace(());
+        let relayed = personality.relays.as_ref().map_or(Ok(()), |relays| self.relays.set(relays));
         let Personality { hostname, machine_id, .. } = personality;
         self.identity = Some(Identity { hostname, machine_id });
         self.is_identity_due = true;
         let mut answers = vec![GuestMessage::Personalised];
+        answers.extend(relayed.err().map(|error| failed(Errand::Relay, error)));
         answers.extend(self.ready_if_all_is_there());
         answers
     }

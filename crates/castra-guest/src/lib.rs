@@ -27,6 +27,7 @@ mod news;
 mod personality;
 mod power;
 mod process;
+mod relay;
 mod residents;
 mod root;
 mod secrets;

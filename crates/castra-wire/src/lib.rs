@@ -37,7 +37,7 @@ pub use exec::{
 };
 pub use lines::Lines;
 pub use message::{
-    Condition, Errand, GuestMessage, HostMessage, Listener, NetworkState, Personality, Reach, Secret,
+    Condition, Errand, GuestMessage, HostMessage, Listener, NetworkState, Personality, Reach, Relay, Secret,
     ServicePort, Stage, StageReached, Transport,
 };
 
@@ -49,6 +49,17 @@ pub const PROTOCOL_VERSION: u32 = 1;
 
 /// TCP port of the agent's SSH server inside the guest. Port 22 is left to the guest's own sshd.
 pub const SSH_PORT: u16 = 6022;
+
+/// First of the TCP ports at which the agent takes what is forwarded to services. Above those that Linux gives to whoever asks for
+/// any (`ip_local_port_range`).
+pub const FIRST_RELAY_PORT: u16 = 61022;
+
+/// Relays that a guest has at most: all of them are on the kernel's command line, which holds 2048 bytes.
+pub const MAX_RELAYS: usize = 64;
+
+/// Name of the relays on the kernel's command line, for a guest that reboots while no host is there to tell it:
+/// `castra.relay=PORT:TO,…`.
+pub const RELAYS_ON_COMMAND_LINE: &str = "castra.relay";
 
 /// Longest line either side accepts, in bytes. A longer one is dropped up to its newline.
 pub const MAX_LINE_BYTES: usize = 64 * 1024;

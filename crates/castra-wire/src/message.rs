@@ -92,6 +92,15 @@ pub struct Listener {
     pub reach: Reach,
 }
 
+/// A TCP port of the agent's whose connections are for a service of the guest's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Relay {
+    /// The agent's port.
+    pub port: u16,
+    /// The service's.
+    pub to: u16,
+}
+
 /// What makes one VM different from every other VM of the same image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Personality {
@@ -107,6 +116,9 @@ pub struct Personality {
     pub host_key: Secret,
     /// Public keys that may log in, one OpenSSH line each.
     pub authorized_keys: Vec<String>,
+    /// The relays to listen for, and no others; nothing leaves those that there are.
+    #[serde(default)]
+    pub relays: Option<Vec<Relay>>,
 }
 
 /// What the agent says.
@@ -211,6 +223,8 @@ pub enum Errand {
     Personalise,
     /// Starting the SSH server.
     Ssh,
+    /// Listening for forwarded ports.
+    Relay,
     /// Starting the guest's shutdown.
     PowerOff,
     /// Carrying out [`HostMessage::Settle`].

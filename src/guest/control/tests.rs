@@ -59,6 +59,7 @@ fn personality() -> Personality {
         machine_id: "0".repeat(32),
         host_key: Secret::new(b"key".to_vec()),
         authorized_keys: vec!["ssh-ed25519 AAAA".into()],
+        relays: None,
     }
 }
 

@@ -1,6 +1,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use castra_wire::{RELAYS_ON_COMMAND_LINE, Relay};
+
 use super::OptionError;
 
 /// A kernel's command line: one line of text. It is one argument of QEMU's, whatever is in it, and only the guest reads it.
@@ -22,6 +24,18 @@ impl CommandLine {
     #[must_use]
     pub fn with(&self, words: &[&'static str]) -> Self {
         Self(std::iter::once(self.as_str()).chain(words.iter().copied()).collect::<Vec<_>>().join(" "))
+    }
+}
+
+impl CommandLine {
+    /// This command line, which also tells the agent of its relays: numbers, whoever has chosen them.
+    #[must_use]
+    pub fn with_relays(&self, relays: &[Relay]) -> Self {
+        if relays.is_empty() {
+            return self.clone();
+        }
+        let relays: Vec<String> = relays.iter().map(|relay| format!("{}:{}", relay.port, relay.to)).collect();
+        Self(format!("{} {RELAYS_ON_COMMAND_LINE}={}", self.0, relays.join(",")))
     }
 }
 

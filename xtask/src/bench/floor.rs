@@ -107,6 +107,7 @@ impl Floor {
             machine_id: "0".repeat(32),
             host_key: Secret::new(host_key),
             authorized_keys: vec![public.trim().to_owned()],
+            relays: None,
         })))
     }
 }

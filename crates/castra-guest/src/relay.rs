@@ -1,0 +1,158 @@
+//! Relays of forwarded ports: what the host's port gets is for a service of the guest, wherever that listens.
+//!
+//! QEMU's user-mode network delivers a forwarded connection to one address and port of the guest. Many services listen on
+//! 127.0.0.1 alone, where that never arrives. So QEMU delivers it at a port of the agent's, and the agent connects to the
+//! service as a program of the guest's would: at the guest's address first, then on the loopback interface.
+//!
+//! It does not listen on the service's own port while that is free: a service that starts later wants it.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
+
+use castra_wire::{GATEWAY_ADDRESS, GUEST_ADDRESS, RELAYS_ON_COMMAND_LINE, Relay};
+use rustix::net::sockopt;
+use tokio::io::copy_bidirectional_with_sizes;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+
+/// How long one address of a service may take to answer. A firewall may swallow what it does not let through.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+
+/// A pause when no connection can be accepted for want of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Buffer of each direction, in bytes. Larger ones were not faster.
+const BUFFER_BYTES: usize = 64 * 1024;
+
+/// The relays that listen, by port.
+#[derive(Default)]
+pub(crate) struct Relays(HashMap<u16, Listening>);
+
+/// One of them, and the port of the service that its next connection is for.
+struct Listening {
+    to: Arc<AtomicU16>,
+    task: JoinHandle<()>,
+}
+
+impl Relays {
+    /// Listens for these and for no others. Connections that were made go on.
+    ///
+    /// # Errors
+    /// The last reason why one does not listen; the others do.
+    pub(crate) fn set(&mut self, wanted: &[Relay]) -> io::Result<()> {
+        self.0.retain(|port, listening| {
+            let stays = wanted.iter().any(|relay| relay.port == *port);
+            if !stays {
+                listening.task.abort();
+            }
+            stays
+        });
+        let mut outcome = Ok(());
+        for relay in wanted {
+            if let Err(error) = self.add(*relay) {
+                outcome = Err(io::Error::new(error.kind(), format!("port {}: {error}", relay.port)));
+            }
+        }
+        outcome
+    }
+
+    fn add(&mut self, relay: Relay) -> io::Result<()> {
+        // Its listener stays: one that was closed a moment ago would still have the port.
+        if let Some(listening) = self.0.get(&relay.port) {
+            listening.to.store(relay.to, Ordering::Relaxed);
+            return Ok(());
+        }
+        let listener = std::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, relay.port))?;
+        listener.set_nonblocking(true)?;
+        let to = Arc::new(AtomicU16::new(relay.to));
+        let task = tokio::spawn(serve(TcpListener::from_std(listener)?, Arc::clone(&to)));
+        self.0.insert(relay.port, Listening { to, task });
+        Ok(())
+    }
+}
+
+/// The relays that a kernel's command line asks for. What makes no sense is passed over.
+pub(crate) fn on_command_line(line: &str) -> Vec<Relay> {
+    let relay = |text: &str| {
+        let (port, to) = text.split_once(':')?;
+        Some(Relay { port: port.parse().ok()?, to: to.parse().ok()? })
+    };
+    let mut words = line.split_ascii_whitespace().filter_map(|word| word.split_once('='));
+    let found = words.find(|(name, _)| *name == RELAYS_ON_COMMAND_LINE);
+    found.map_or("", |(_, relays)| relays).split(',').filter_map(relay).collect()
+}
+
+async fn serve(listener: TcpListener, to: Arc<AtomicU16>) {
+    loop {
+        match listener.accept().await {
+            // Whatever else can reach the guest's address, such as its containers, has no business with its loopback.
+            Ok((stream, peer)) if is_host(peer) => {
+                tokio::spawn(relay(stream, to.load(Ordering::Relaxed)));
+            }
+            Ok((stream, _)) => reset(&stream),
+            Err(_) => sleep(ACCEPT_PAUSE).await,
+        }
+    }
+}
+
+fn is_host(peer: SocketAddr) -> bool {
+    peer.ip() == IpAddr::V4(Ipv4Addr::from(GATEWAY_ADDRESS))
+}
+
+async fn relay(mut outside: TcpStream, to: u16) {
+    let Ok(mut service) = connect(to).await else { return reset(&outside) };
+    let is_prompt = outside.set_nodelay(true).and_then(|()| service.set_nodelay(true));
+    if is_prompt.is_ok() {
+        // A side that fails is gone, and the other learns so by the end of its connection.
+        let _ = copy_bidirectional_with_sizes(&mut outside, &mut service, BUFFER_BYTES, BUFFER_BYTES).await;
+    }
+}
+
+/// Connects to a service of the guest. Who listens everywhere, or on the guest's address, is found there as it would be without
+/// a relay.
+async fn connect(port: u16) -> io::Result<TcpStream> {
+    let addresses = [
+        IpAddr::V4(Ipv4Addr::from(GUEST_ADDRESS)),
+        IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(Ipv6Addr::LOCALHOST),
+    ];
+    for address in addresses {
+        let connected = timeout(CONNECT_LIMIT, TcpStream::connect((address, port))).await;
+        if let Ok(Ok(stream)) = connected
+            && !is_with_itself(&stream)
+        {
+            return Ok(stream);
+        }
+    }
+    Err(io::ErrorKind::ConnectionRefused.into())
+}
+
+/// Returns `true` for a connection that got the port it was to reach as its own, where nobody listens.
+fn is_with_itself(stream: &TcpStream) -> bool {
+    stream.local_addr().ok() == stream.peer_addr().ok()
+}
+
+/// Refuses a connection that was accepted, as the kernel does where nobody listens.
+fn reset(stream: &TcpStream) {
+    // Without it the connection is closed, which says nearly as much.
+    let _ = sockopt::set_socket_linger(stream, Some(Duration::ZERO));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_line_names_relays() {
+        let line = "root=/dev/vda castra.relay=61022:80,61023:5432 quiet";
+        assert_eq!(on_command_line(line), [Relay { port: 61022, to: 80 }, Relay { port: 61023, to: 5432 }]);
+        for nothing in ["root=/dev/vda", "castra.relay=", "castra.relay=a:b,1,70000:1,:"] {
+            assert_eq!(on_command_line(nothing), [], "{nothing}");
+        }
+    }
+}
