@@ -550,6 +550,8 @@ pub(super) struct Doctor {
 
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "Without --proxy it holds until a VM gets another port, since its own is taken.\n\n\
+                        VMs serve commands, terminals, sftp and scp; -L to ports and Unix sockets, -R to\n\
+                        ports, -D, -W and -J. X11, agents (-A) and -R to Unix sockets are refused.\n\n\
                         Examples:\n  castra ssh-config > vm.ssh && sftp -F vm.ssh alpine-minimal\n  \
                         castra ssh-config --proxy >> ~/.ssh/config && ssh alpine-minimal")]
 pub(super) struct SshConfig {

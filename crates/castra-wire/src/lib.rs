@@ -137,6 +137,16 @@ mod tests {
     }
 
     #[test]
+    fn the_personality_of_an_older_host_is_understood_and_leaves_relays_alone() {
+        let line = br#"{"type":"personalise","time_unix_ns":1,"entropy":"","hostname":"web","machine_id":"0","host_key":"","authorized_keys":[]}"#;
+        let message = decode::<HostMessage>(line).expect("decodes");
+        assert!(
+            matches!(&message, HostMessage::Personalise(personality) if personality.relays.is_none()),
+            "{message:?}"
+        );
+    }
+
+    #[test]
     fn a_secret_is_not_printed() {
         let secret = Secret::new(b"host key".to_vec());
         assert_eq!(format!("{secret:?}"), "Secret(8 bytes)");
