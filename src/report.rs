@@ -6,7 +6,7 @@
 //! - per image: [`Event::ImageChosen`]? , then per artifact [`Event::ArtifactStep`] …, with any number of
 //!   [`Event::Download`]s between [`Event::DownloadStarted`] and [`Event::DownloadFinished`]; last
 //!   [`Event::ImageReady`];
-//! - per VM, with a [`Event::VmPhase`] as each phase ends: image events, [`Event::AcceleratorChosen`], where a template is wanted [`Event::TemplateBaking`] with
+//! - per VM, with a [`Event::VmPhase`] as each phase ends: image events, [`Event::AcceleratorChosen`], where a template is wanted [`Event::TemplateVerifying`]?, [`Event::TemplateBaking`] with
 //!   [`Event::VmPhase`]s and [`Event::TemplateBaked`], or [`Event::TemplateRefused`]; [`Event::Hashing`] …, [`Event::ReadsOutside`]?, [`Event::OverlayCreated`]?,
 //!   [`Event::VmStarting`], [`Event::VmSlow`]?, [`Event::VmRunning`]; for a suspended VM [`Event::VmResuming`], [`Event::VmRunning`]; on the way
 //!   down [`Event::VmStopping`], [`Event::VmStopped`], or [`Event::VmSuspending`], [`Event::VmSuspended`].
@@ -180,6 +180,11 @@ pub enum Event {
     /// No VM of this shape was started here before: one boots now, to be the template of all that follow.
     TemplateBaking {
         /// The VM it is made for.
+        vm: String,
+    },
+    /// The files of the template are copies, as in a cache that was copied or restored: they are hashed, once.
+    TemplateVerifying {
+        /// The VM it is verified for.
         vm: String,
     },
     /// The template is there.

@@ -104,6 +104,9 @@ fn start_line(event: &Event) -> Option<(String, Verbosity)> {
         Event::TemplateBaking { vm } => {
             (format!("→ {vm}: first boot of this configuration: preparing a warm template…"), Normal)
         }
+        Event::TemplateVerifying { vm } => {
+            (format!("→ {vm}: verifying the warm template, whose files were copied…"), Normal)
+        }
         Event::TemplateBaked { vm, boot_ms, bytes } => {
             let (boot, size) = (span(Duration::from_millis(*boot_ms)), megabytes(*bytes));
             (format!("→ {vm}: warm template made of a boot of {boot} ({size})"), Normal)

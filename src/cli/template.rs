@@ -10,7 +10,7 @@ use crate::context::RuntimeContext;
 use crate::error::{Kind, Result};
 use crate::qemu::{Accelerator, QemuBinary};
 use crate::report::ImageLabel;
-use crate::template::{self, Template as Opened, TemplateManifest, Use};
+use crate::template::{self, Damage, Template as Opened, TemplateManifest, Use};
 
 use super::args::{Template, TemplateCommand};
 use super::exit;
@@ -33,7 +33,7 @@ struct Entry {
     disk_bytes: u64,
     made_unix_ms: u64,
     allocated_bytes: u64,
-    /// `ready`, `outdated` or `damaged`.
+    /// `ready`, `outdated`, `copied` or `damaged`.
     state: &'static str,
 }
 
@@ -77,8 +77,14 @@ fn verify(
     let mut is_all_right = true;
     for entry in &mut entries {
         context.cancel.check()?;
-        let whole = Opened::open(&templates, &entry.key)
-            .and_then(|opened| opened.map_or(Ok(()), |opened| opened.verify(&context.cancel)));
+        let opened = match Opened::open(&templates, &entry.key) {
+            Err(Damage::Unverified(_)) => template::recognise(&context.cache, &entry.key, &context.cancel)?,
+            opened => opened,
+        };
+        if matches!(opened, Ok(Some(_))) && entry.state == "copied" {
+            entry.state = "ready";
+        }
+        let whole = opened.and_then(|opened| opened.map_or(Ok(()), |opened| opened.verify(&context.cancel)));
         if let Err(damage) = whole {
             printer.warning(&format!("template {} {damage}; it is made anew when it is needed", entry.key));
             entry.state = "damaged";
@@ -105,6 +111,7 @@ fn entries(found: &[TemplateManifest], qemu: Option<&QemuBinary>, context: &Runt
             state: match template::use_of(&templates, manifest, qemu) {
                 Use::Ready => "ready",
                 Use::Outdated => "outdated",
+                Use::Copied => "copied",
                 Use::Damaged => "damaged",
             },
         }

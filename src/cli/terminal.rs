@@ -128,6 +128,10 @@ impl TerminalReporter {
                 self.spin(vm, format!("→ {vm}: going on from where it was suspended…"));
                 true
             }
+            Event::TemplateVerifying { vm } => {
+                self.spin(vm, format!("→ {vm}: verifying the warm template, whose files were copied…"));
+                false
+            }
             Event::TemplateBaking { vm } => {
                 self.spin(vm, format!("→ {vm}: preparing a warm template…"));
                 false

@@ -58,6 +58,12 @@ fn templates(binary: Option<&QemuBinary>, context: &RuntimeContext) -> Vec<Findi
         let words = if ready == 1 { "warm template is" } else { "warm templates are" };
         findings.push(Finding::good(Area::Cache, "templates", format!("{ready} {words} ready")));
     }
+    let copied = count(Use::Copied);
+    if copied > 0 {
+        let message =
+            format!("{copied} of the warm templates were copied and are verified when they are used next");
+        findings.push(Finding::note(Area::Cache, "copied-templates", message));
+    }
     for (of, check, what) in [
         (
             Use::Outdated,

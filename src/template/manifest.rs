@@ -7,10 +7,12 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cancel::Cancel;
 use crate::managed::Stamp;
 use crate::trusted;
 
 use super::key::Ingredients;
+use super::store::Damage;
 
 /// A manifest takes some two kilobytes; what is far larger is none.
 const MAX_BYTES: u64 = 1024 * 1024;
@@ -65,6 +67,40 @@ impl TemplateFile {
     pub(super) fn is_at(&self, path: &Path) -> bool {
         fs::symlink_metadata(path)
             .is_ok_and(|metadata| metadata.is_file() && Stamp::of(&metadata) == self.stamp)
+    }
+}
+
+impl TemplateFile {
+    /// Returns `true` for a file of the right length, as a copy has.
+    pub(super) fn may_be_at(&self, path: &Path) -> bool {
+        fs::symlink_metadata(path)
+            .is_ok_and(|metadata| metadata.is_file() && metadata.len() == self.stamp.size_bytes)
+    }
+
+    /// Takes the file there for the one that was made, if it has the digest of that. Hashes it only if its stamp is another.
+    ///
+    /// # Errors
+    /// [`Damage`]; [`Damage::Unverified`] when interrupted.
+    pub(super) fn recognise(
+        &mut self,
+        what: &'static str,
+        path: &Path,
+        digest: impl FnOnce(&Path) -> io::Result<String>,
+        cancel: &Cancel,
+    ) -> Result<(), Damage> {
+        if self.is_at(path) {
+            return Ok(());
+        }
+        // As of before: whatever changes it meanwhile changes its stamp, too.
+        let found = Self::new(path, self.sha256.clone()).map_err(|_| Damage::File(what))?;
+        match digest(path) {
+            Ok(sha256) if sha256 == self.sha256 => {
+                *self = found;
+                Ok(())
+            }
+            _ if cancel.is_cancelled() => Err(Damage::Unverified(what)),
+            _ => Err(Damage::File(what)),
+        }
     }
 }
 

@@ -25,5 +25,5 @@ pub use bake::{BakeRequest, bake};
 pub use error::TemplateError;
 pub use key::Ingredients;
 pub use manifest::{TemplateFile, TemplateManifest};
-pub use prune::{Use, prune, use_of};
+pub use prune::{Use, prune, recognise, use_of};
 pub use store::{Damage, Refusal, Template, discard, list, refusal, refuse};

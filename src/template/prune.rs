@@ -10,7 +10,7 @@ use crate::qemu::QemuBinary;
 use super::bake::clear_leftovers;
 use super::error::TemplateError;
 use super::manifest::TemplateManifest;
-use super::store::{Template, discard, list};
+use super::store::{Damage, Template, discard, list};
 
 /// Why a template stays or goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,8 +19,17 @@ pub enum Use {
     Ready,
     /// Another castra or another QEMU made it; nothing will go on from it again.
     Outdated,
+    /// Its files are copies, which the next VM of its shape hashes first.
+    Copied,
     /// A file is missing or was changed.
     Damaged,
+}
+
+impl Use {
+    /// Returns `true` for a template that no VM goes on from any more.
+    fn is_none(self) -> bool {
+        matches!(self, Self::Outdated | Self::Damaged)
+    }
 }
 
 /// Whether a template is of use to this castra with this QEMU.
@@ -32,6 +41,7 @@ pub fn use_of(templates: &TemplatesLayout, manifest: &TemplateManifest, qemu: Op
     }
     match Template::open(templates, &manifest.key) {
         Ok(Some(_)) => Use::Ready,
+        Err(Damage::Unverified(_)) => Use::Copied,
         Ok(None) | Err(_) => Use::Damaged,
     }
 }
@@ -49,7 +59,7 @@ pub fn prune(
     cancel: &Cancel,
 ) -> Result<Vec<TemplateManifest>, TemplateError> {
     let templates = cache.templates();
-    let is_to_go = |manifest: &TemplateManifest| all || use_of(&templates, manifest, qemu) != Use::Ready;
+    let is_to_go = |manifest: &TemplateManifest| all || use_of(&templates, manifest, qemu).is_none();
     let going: Vec<_> = list(&templates).into_iter().filter(is_to_go).collect();
     if dry_run {
         return Ok(going);
@@ -58,7 +68,7 @@ pub fn prune(
     for manifest in going {
         let _lock = lock(cache, &manifest.key, cancel)?;
         // It may have been made anew while somebody else held the lock.
-        if all || use_of(&templates, &manifest, qemu) != Use::Ready {
+        if all || use_of(&templates, &manifest, qemu).is_none() {
             discard(&templates, &manifest.key)?;
             gone.push(manifest);
         }
@@ -94,6 +104,25 @@ fn remove_leftovers(
 
 fn is_key(name: &str) -> bool {
     name.len() == 32 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// Hashes the files of a template that are copies, and knows them from then on.
+///
+/// # Errors
+/// An interruption. What is wrong with the template is the inner result.
+pub fn recognise(
+    cache: &CacheLayout,
+    key: &str,
+    cancel: &Cancel,
+) -> Result<Result<Option<Template>, Damage>, TemplateError> {
+    // In a cache that cannot be written to nobody removes it meanwhile.
+    let _lock = match lock(cache, key, cancel) {
+        Err(error) if error.is_interruption() => return Err(error),
+        lock => lock.ok(),
+    };
+    let recognised = Template::recognise(&cache.templates(), key, cancel);
+    cancel.check()?;
+    Ok(recognised)
 }
 
 fn lock(cache: &CacheLayout, key: &str, cancel: &Cancel) -> Result<Lock, TemplateError> {

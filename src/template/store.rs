@@ -12,6 +12,7 @@ use crate::cancel::Cancel;
 use crate::files;
 use crate::hex::hex;
 use crate::layout::{TemplateLayout, TemplatesLayout};
+use crate::managed::sha256_of;
 use crate::trusted;
 
 use super::error::TemplateError;
@@ -43,6 +44,10 @@ pub enum Damage {
     /// A file is missing or was changed.
     #[error("has a {0} that is missing or was changed")]
     File(&'static str),
+    /// Its files are not those that were made, by what `stat` says: copies, as of a cache that was copied or restored. Hashing
+    /// them decides; see [`Template::recognise`].
+    #[error("has a {0} that may be a copy and was not verified yet")]
+    Unverified(&'static str),
 }
 
 /// Why no template is made for a key, for a while.
@@ -69,15 +74,55 @@ impl Template {
         if manifest.key != key || manifest.ingredients.key() != key {
             return Err(Damage::Manifest("it describes another template".into()));
         }
-        let by_stamp = [
+        let files = [
             ("disk", &manifest.disk, layout.disk()),
             ("memory", &manifest.memory, layout.memory()),
             ("devices' state", &manifest.device_state, layout.device_state()),
             ("initramfs", &manifest.initramfs, layout.initramfs()),
         ];
-        if let Some((what, ..)) = by_stamp.iter().find(|(_, file, path)| !file.is_at(path)) {
+        if let Some((what, ..)) = files.iter().find(|(_, file, path)| !file.may_be_at(path)) {
             return Err(Damage::File(what));
         }
+        if let Some((what, ..)) = files.iter().find(|(_, file, path)| !file.is_at(path)) {
+            return Err(Damage::Unverified(what));
+        }
+        let device_state = open_hashed(&layout.device_state(), &manifest.device_state);
+        let device_state = device_state.ok_or(Damage::File("devices' state"))?;
+        Ok(Some(Self { layout, manifest, device_state }))
+    }
+
+    /// The template of this key, whose files may be copies: those that `stat` does not know are hashed, once, and known from then
+    /// on. The caller holds the template's lock, if the cache can be written to.
+    ///
+    /// # Errors
+    /// What is wrong with it. An interruption is no damage, and the template is not verified then.
+    pub fn recognise(
+        templates: &TemplatesLayout,
+        key: &str,
+        cancel: &Cancel,
+    ) -> Result<Option<Self>, Damage> {
+        let opened = Self::open(templates, key);
+        if !matches!(opened, Err(Damage::Unverified(_))) {
+            return opened;
+        }
+        let layout = templates.template(key);
+        let unreadable = |error: io::Error| Damage::Manifest(error.to_string());
+        let Some(mut manifest) = TemplateManifest::load(&layout.manifest()).map_err(unreadable)? else {
+            return Ok(None);
+        };
+        let sha256 = |path: &Path| sha256_of(path, cancel).map_err(io::Error::other);
+        let memory_digest = |path: &Path| memory::digest(path, cancel);
+        for (what, file, path) in [
+            ("disk", &mut manifest.disk, layout.disk()),
+            ("devices' state", &mut manifest.device_state, layout.device_state()),
+            ("initramfs", &mut manifest.initramfs, layout.initramfs()),
+        ] {
+            file.recognise(what, &path, sha256, cancel)?;
+        }
+        manifest.memory.recognise("memory", &layout.memory(), memory_digest, cancel)?;
+        let text = serde_json::to_vec_pretty(&manifest).unwrap_or_default();
+        // Where it cannot be written it is hashed again the next time: slower, but right.
+        let _ = files::write_atomically(&layout.manifest(), &text, 0o444);
         let device_state = open_hashed(&layout.device_state(), &manifest.device_state);
         let device_state = device_state.ok_or(Damage::File("devices' state"))?;
         Ok(Some(Self { layout, manifest, device_state }))
@@ -266,11 +311,60 @@ mod tests {
             flip_unseen(&path);
             assert_eq!((open(&key), verified(&key)), (Ok(true), Err(Damage::File(what))));
             template(&templates);
+            File::open(&path).and_then(|file| file.set_modified(UNIX_EPOCH)).expect("sets");
+            assert_eq!(open(&key), Err(Damage::Unverified(what)), "touched");
             File::options().append(true).open(&path).and_then(|file| file.set_len(1)).expect("cut");
             assert_eq!(open(&key), Err(Damage::File(what)), "truncated");
             fs::remove_file(&path).expect("removed");
             assert_eq!(open(&key), Err(Damage::File(what)), "missing");
         }
+    }
+
+    #[test]
+    fn copies_are_hashed_once_and_changed_ones_never_taken() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let templates = TemplatesLayout::new(directory.path().to_owned());
+        let recognise =
+            |key: &str| Template::recognise(&templates, key, &Cancel::new()).map(|it| it.is_some());
+        let key = template(&templates);
+        let layout = templates.template(&key);
+        let files = [
+            (layout.disk(), "disk"),
+            (layout.memory(), "memory"),
+            (layout.device_state(), "devices' state"),
+            (layout.initramfs(), "initramfs"),
+        ];
+        // Another inode each, and another time.
+        let copy = || {
+            for (path, _) in &files {
+                let bytes = fs::read(path).expect("reads");
+                fs::remove_file(path).expect("removed");
+                fs::write(path, bytes).expect("writes");
+                File::open(path).and_then(|file| file.set_modified(UNIX_EPOCH)).expect("sets");
+            }
+        };
+        copy();
+        assert!(matches!(Template::open(&templates, &key), Err(Damage::Unverified(_))));
+        assert_eq!(recognise(&key), Ok(true));
+        assert!(Template::open(&templates, &key).expect("known by now").is_some());
+        for (path, what) in &files {
+            template(&templates);
+            copy();
+            flip_unseen(path);
+            assert_eq!(recognise(&key), Err(Damage::File(what)));
+        }
+    }
+
+    #[test]
+    fn an_interrupted_look_at_a_copy_is_no_damage() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let templates = TemplatesLayout::new(directory.path().to_owned());
+        let key = template(&templates);
+        let disk = templates.template(&key).disk();
+        File::open(disk).and_then(|file| file.set_modified(UNIX_EPOCH)).expect("sets");
+        let cancel = Cancel::new();
+        cancel.cancel();
+        assert!(matches!(Template::recognise(&templates, &key, &cancel), Err(Damage::Unverified(_))));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::managed::{ImageManager, Manifest};
 use crate::plan::VmPlan;
 use crate::qemu::{AcceleratorChoice, MachineSpec, Qcow2Header, QemuBinary};
 use crate::report::Event;
-use crate::template::{self, BakeRequest, Ingredients, Template, TemplateError};
+use crate::template::{self, BakeRequest, Damage, Ingredients, Template, TemplateError};
 
 use super::diagnosis::Words;
 use super::layer::{self, LayerRecord};
@@ -99,7 +99,7 @@ impl Warming<'_> {
         ingredients: &Ingredients,
         key: &str,
     ) -> Result<Warm, TemplateError> {
-        let template = match self.open(cache, key) {
+        let template = match self.open(cache, key)? {
             Some(template) => template,
             None => self.bake_in(cache, ingredients, key)?,
         };
@@ -107,15 +107,20 @@ impl Warming<'_> {
         Ok(Warm { template, layer })
     }
 
-    /// The template if it is there and whole. One that is not is told of, and will be made anew.
-    fn open(&self, cache: &CacheLayout, key: &str) -> Option<Template> {
-        match Template::open(&cache.templates(), key) {
-            Ok(template) => template,
-            Err(damage) => {
-                self.warn(format!("the warm template of VM `{}` {damage}; it is made anew", self.vm()));
-                None
+    /// The template if it is there and whole; copies of its files are hashed first. One that is not whole is reported, and will be
+    /// made again.
+    fn open(&self, cache: &CacheLayout, key: &str) -> Result<Option<Template>, TemplateError> {
+        let opened = match Template::open(&cache.templates(), key) {
+            Err(Damage::Unverified(_)) => {
+                self.report(Event::TemplateVerifying { vm: self.vm() });
+                template::recognise(cache, key, &self.context.cancel)?
             }
-        }
+            opened => opened,
+        };
+        Ok(opened.unwrap_or_else(|damage| {
+            self.warn(format!("the warm template of VM `{}` {damage}; it is made anew", self.vm()));
+            None
+        }))
     }
 
     fn bake_in(
