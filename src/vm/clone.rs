@@ -21,6 +21,7 @@ use crate::failpoint::{self, Point};
 use crate::files::create_private_directory;
 use crate::hex::hex;
 use crate::layout::{OVERLAY_TEMPORARY, ProjectLayout, frozen_layer};
+use crate::managed::sha256_of;
 use crate::qemu::{CpuModel, Qcow2Header, create_overlay};
 use crate::random::random_bytes;
 use crate::report::Event;
@@ -61,6 +62,9 @@ pub struct FrozenLayer {
     pub name: PathBuf,
     /// What `stat` said of it.
     pub stamp: DiskStamp,
+    /// Its SHA-256, hexadecimal; nothing in a record of an earlier castra until the VM is started.
+    #[serde(default)]
+    pub sha256: Option<String>,
 }
 
 /// Makes `new`, a suspended VM, of the suspended VM `vm`. Its disk will be at `overlay`.
@@ -140,9 +144,9 @@ struct Cloning<'a> {
 }
 
 impl Cloning<'_> {
-    fn run(&self, source: Record) -> Result<Record, VmError> {
+    fn run(mut self, source: Record) -> Result<Record, VmError> {
         let disk = source.overlay_path(self.layout);
-        if !self.saved.is_of(&disk) {
+        if !self.saved.recognises(&disk, &self.context.cancel)? {
             let reason = "its disk has changed since".into();
             return Err(VmError::NotResumable { vm: source.name, reason });
         }
@@ -177,10 +181,17 @@ impl Cloning<'_> {
         let temporary =
             self.new_overlay(directory, Path::new(layer.file_name().unwrap_or_default()), disk)?;
         let stamp = DiskStamp::of(temporary.path()).map_err(failed)?;
+        let new_sha256 = Some(sha256_of(temporary.path(), &self.context.cancel)?);
+        // It was hashed when the VM was suspended.
+        let sha256 = match &self.saved.disk_sha256 {
+            Some(sha256) => sha256.clone(),
+            None => sha256_of(disk, &self.context.cancel)?,
+        };
         let before = (source.frozen.clone(), self.saved.clone());
         fs::hard_link(disk, &layer).map_err(failed)?;
         let name = layer.file_name().map(PathBuf::from).unwrap_or_default();
-        let frozen = FrozenLayer { name, stamp: DiskStamp::of(&layer).map_err(failed)? };
+        let frozen =
+            FrozenLayer { name, stamp: DiskStamp::of(&layer).map_err(failed)?, sha256: Some(sha256) };
         source.frozen.push(frozen);
         // Whichever disk has the name, before the renaming or after it, is the right one.
         source.suspended = Some(SuspendRecord { next_disk: Some(stamp), ..self.saved.clone() });
@@ -194,7 +205,9 @@ impl Cloning<'_> {
         }
         File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)?;
         fs::set_permissions(&layer, fs::Permissions::from_mode(0o400)).map_err(failed)?;
-        source.suspended = Some(SuspendRecord { disk: stamp, next_disk: None, ..self.saved.clone() });
+        let saved = self.saved.clone();
+        source.suspended =
+            Some(SuspendRecord { disk: stamp, disk_sha256: new_sha256, next_disk: None, ..saved });
         source.save(self.layout)?;
         Ok(source)
     }
@@ -220,7 +233,8 @@ impl Cloning<'_> {
         share(&from, &to).map_err(failed(&to))?;
         let disk = DiskStamp::of(self.overlay).map_err(failed(self.overlay))?;
         made.frozen.clone_from(&source.frozen);
-        made.suspended = Some(SuspendRecord { disk, next_disk: None, ..self.saved.clone() });
+        let disk_sha256 = Some(sha256_of(self.overlay, &self.context.cancel)?);
+        made.suspended = Some(SuspendRecord { disk, disk_sha256, next_disk: None, ..self.saved.clone() });
         made.progress = Progress::Suspended;
         // First: as long as the other says that it is being made, both go together.
         made.save_as_new_clone(self.layout)?;

@@ -13,7 +13,7 @@ use crate::context::RuntimeContext;
 use crate::failpoint::{self, Point};
 use crate::files::{create_private_directory, normalise};
 use crate::layout::{ProjectLayout, is_frozen_layer};
-use crate::managed::{OVERLAY_BYTES, Peak, require_space};
+use crate::managed::{OVERLAY_BYTES, Peak, require_space, sha256_of};
 use crate::plan::VmPlan;
 use crate::qemu::{Qcow2Header, QemuError, create_overlay, resize_disk};
 use crate::report::Event;
@@ -58,7 +58,7 @@ pub(super) fn ensure_vm_assets(
     } else {
         announce(plan, &base, context);
         let foundation = new_layer.as_ref().map(|layer| layout.layer(&layer.sha256));
-        create(plan, foundation.as_ref().unwrap_or(&base.disk), context)?;
+        create(plan, foundation.as_ref().unwrap_or(&base.disk), layout, context)?;
         let mut record = Record::new(layout, vm, overlay, base.record.clone());
         record.layer = new_layer;
         // As its keys, which are there still.
@@ -89,22 +89,22 @@ fn announce(plan: &VmPlan, base: &Base, context: &RuntimeContext) {
 }
 
 /// The disk stands on this very base, directly or on a template's disk that does, and each is what it was when the disk
-/// was made.
+/// was made. What turned out to be a copy has its new stamp in the record then, for the caller to save.
 pub(super) fn check_overlay(
     plan: &VmPlan,
     base: &Base,
-    recorded: Option<&Record>,
+    mut recorded: Option<&mut Record>,
     layout: &ProjectLayout,
     context: &RuntimeContext,
 ) -> Result<(), VmError> {
     let (vm, overlay) = (&plan.definition.name, &plan.definition.overlay);
     let mut found = backing_of(overlay)?;
     while is_frozen_layer(&found) {
-        check_frozen(plan, &found, recorded)?;
+        check_frozen(plan, &found, recorded.as_deref_mut(), context)?;
         found = backing_of(&found)?;
     }
     if let Some(sha256) = layer::sha256_in(&found, layout) {
-        layer::check(plan, &sha256, recorded, layout, context)?;
+        layer::check(plan, &sha256, recorded.as_deref_mut(), layout, context)?;
         found = backing_of(&found)?;
     }
     let same_file = found == normalise(&base.disk)
@@ -121,19 +121,31 @@ pub(super) fn check_overlay(
 }
 
 /// A layer that clones share was never written to since.
-fn check_frozen(plan: &VmPlan, layer: &Path, recorded: Option<&Record>) -> Result<(), VmError> {
+fn check_frozen(
+    plan: &VmPlan,
+    layer: &Path,
+    recorded: Option<&mut Record>,
+    context: &RuntimeContext,
+) -> Result<(), VmError> {
     let (vm, overlay) = (plan.definition.name.clone(), plan.definition.overlay.to_path_buf());
     let base = layer.to_owned();
-    let Ok(found) = DiskStamp::of(layer) else {
+    if DiskStamp::of(layer).is_err() {
         return Err(VmError::BaseMissing { vm, base, overlay: Some(overlay) });
-    };
-    let known = recorded.and_then(|record| {
-        record.frozen.iter().find(|known| Some(known.name.as_os_str()) == layer.file_name())
-    });
-    match known {
-        Some(known) if known.stamp != found => Err(VmError::BaseChanged { vm, base, overlay }),
-        _ => Ok(()),
     }
+    let known = recorded.and_then(|record| {
+        record.frozen.iter_mut().find(|known| Some(known.name.as_os_str()) == layer.file_name())
+    });
+    let Some(known) = known else { return Ok(()) };
+    if known.stamp.recognises(layer, known.sha256.as_deref(), &context.cancel)? {
+        if known.sha256.is_none() {
+            known.sha256 = Some(sha256_of(layer, &context.cancel)?);
+        }
+        return Ok(());
+    }
+    Err(match known.sha256 {
+        Some(_) => VmError::BaseChanged { vm, base, overlay },
+        None => VmError::LayerUnproven { vm, layer: base },
+    })
 }
 
 /// What a disk stands on; an empty path for one that stands on nothing.
@@ -143,7 +155,12 @@ fn backing_of(disk: &Path) -> Result<PathBuf, VmError> {
 }
 
 /// Makes the disk under a temporary name and publishes it by renaming.
-fn create(plan: &VmPlan, foundation: &Path, context: &RuntimeContext) -> Result<(), VmError> {
+fn create(
+    plan: &VmPlan,
+    foundation: &Path,
+    layout: &ProjectLayout,
+    context: &RuntimeContext,
+) -> Result<(), VmError> {
     let overlay = plan.definition.overlay.to_path_buf();
     let overlay = &overlay;
     let directory = overlay.parent().unwrap_or(Path::new("/"));

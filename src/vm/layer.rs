@@ -11,7 +11,7 @@ use crate::files::create_private_directory;
 use crate::layout::ProjectLayout;
 use crate::managed::{Stamp, sha256_of, share};
 use crate::plan::VmPlan;
-use crate::template::{Template, TemplateError};
+use crate::template::{self, Template, TemplateError};
 
 use super::error::VmError;
 use super::record::Record;
@@ -64,23 +64,26 @@ pub(super) fn sha256_in(disk: &Path, layout: &ProjectLayout) -> Option<String> {
 pub(super) fn check(
     plan: &VmPlan,
     sha256: &str,
-    recorded: Option<&Record>,
+    recorded: Option<&mut Record>,
     layout: &ProjectLayout,
     context: &RuntimeContext,
 ) -> Result<(), VmError> {
     let (vm, path) = (&plan.definition.name, layout.layer(sha256));
-    let layer = recorded.and_then(|record| record.layer.as_ref()).filter(|layer| layer.sha256 == sha256);
+    let layer = recorded.and_then(|record| record.layer.as_mut()).filter(|layer| layer.sha256 == sha256);
     let metadata = match fs::symlink_metadata(&path) {
         Ok(metadata) => metadata,
-        Err(_) if comes_back(layer, layout, context) => return Ok(()),
+        Err(_) if comes_back(layer.as_deref(), layout, context) => return Ok(()),
         Err(_) => {
             let overlay = Some(plan.definition.overlay.to_path_buf());
             return Err(VmError::BaseMissing { vm: vm.clone(), base: path, overlay });
         }
     };
-    if layer.is_some_and(|layer| layer.stamp == Stamp::of(&metadata))
-        || sha256_of(&path, &context.cancel)? == sha256
-    {
+    let stamp = Stamp::of(&metadata);
+    let is_known = layer.as_ref().is_some_and(|layer| layer.stamp == stamp);
+    if is_known || sha256_of(&path, &context.cancel)? == sha256 {
+        if let Some(layer) = layer {
+            layer.stamp = stamp;
+        }
         return Ok(());
     }
     Err(VmError::BaseChanged { vm: vm.clone(), base: path, overlay: plan.definition.overlay.to_path_buf() })
@@ -88,7 +91,8 @@ pub(super) fn check(
 
 fn comes_back(layer: Option<&LayerRecord>, layout: &ProjectLayout, context: &RuntimeContext) -> bool {
     let Some(layer) = layer else { return false };
-    let template = Template::open(&context.cache.templates(), &layer.key).ok().flatten();
+    let template = template::recognise(&context.cache, &layer.key, &context.cancel).ok();
+    let template = template.and_then(|opened| opened.ok().flatten());
     let same = template.filter(|template| template.manifest.disk.sha256 == layer.sha256);
     same.is_some_and(|template| bring(&template, layout, context).is_ok())
 }

@@ -50,7 +50,7 @@ const CONT_POLL: Duration = Duration::from_millis(20);
 /// runs then.
 pub(super) fn resume(
     plan: &VmPlan,
-    record: Record,
+    mut record: Record,
     layout: &ProjectLayout,
     context: &RuntimeContext,
     options: UpOptions,
@@ -59,14 +59,15 @@ pub(super) fn resume(
     let stopwatch = &Stopwatch::new(&vm, &context.reporter);
     stopwatch.begin(Phase::Image);
     let useless = || VmError::NotResumable { vm: vm.clone(), reason: "nothing is known of it".into() };
-    let saved = record.suspended.clone().ok_or_else(useless)?;
+    let mut saved = record.suspended.clone().ok_or_else(useless)?;
     let binary = &QemuBinary::find(&context.environment)?;
-    let state = || saved.open(&record, binary, layout, &context.cancel);
-    state()?;
+    saved.open(&record, binary, layout, &context.cancel)?;
+    record.suspended = Some(saved.clone());
     let base = ensure_base(plan, layout, Some(&record), context)?;
     stopwatch.begin(Phase::Overlay);
     confirm_place(plan)?;
-    check_overlay(plan, &base, Some(&record), layout, context)?;
+    check_overlay(plan, &base, Some(&mut record), layout, context)?;
+    let state = || saved.clone().open(&record, binary, layout, &context.cancel);
     let image = base.image.as_ref();
     let options = UpOptions { wait: WaitFor::Ready, ..options };
     let request = BootRequest { plan, image, binary, layout, context, options, stopwatch };

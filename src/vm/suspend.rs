@@ -153,8 +153,10 @@ fn suspend_running(
     end_qemu(&vm, &boot, layout, &context.cancel)?;
     // QEMU has let go of the disk when memory is saved. Should one write all the same when it ends, that counts.
     let disk = disk_stamp(&record, layout)?;
-    if disk != saved.disk {
-        saved.disk = disk;
+    // It takes a while, and the VM is suspended without it: only a copy could not be resumed then.
+    let disk_sha256 = sha256_of(&record.overlay_path(layout), &context.cancel).ok();
+    if disk != saved.disk || disk_sha256.is_some() {
+        (saved.disk, saved.disk_sha256) = (disk, disk_sha256);
         record.suspended = Some(saved.clone());
         record.save(layout)?;
     }
@@ -240,7 +242,15 @@ fn save(
     File::open(files.directory()).and_then(|directory| directory.sync_all()).map_err(failed(&published))?;
     failpoint::reach(Point::SuspendPublished);
     let (at_unix_ms, disk) = (millis(since_epoch()), disk_stamp(record, layout)?);
-    Ok(SuspendRecord { at_unix_ms, boot: boot.clone(), sha256, stamp, disk, next_disk: None })
+    Ok(SuspendRecord {
+        at_unix_ms,
+        boot: boot.clone(),
+        sha256,
+        stamp,
+        disk,
+        disk_sha256: None,
+        next_disk: None,
+    })
 }
 
 fn disk_stamp(record: &Record, layout: &ProjectLayout) -> Result<DiskStamp, VmError> {

@@ -29,17 +29,24 @@ pub struct SuspendRecord {
     pub stamp: Stamp,
     /// The disk at that moment. Memory is of no use with any other.
     pub disk: DiskStamp,
+    /// SHA-256 of that disk, hexadecimal: a copy has the same, whatever `stat` says of it. Nothing in a record of an earlier castra,
+    /// or where the suspend was interrupted once the memory was saved.
+    #[serde(default)]
+    pub disk_sha256: Option<String>,
     /// While the VM is cloned: the disk that is about to take its place, with the same content.
     #[serde(default)]
     pub next_disk: Option<DiskStamp>,
 }
 
-/// What `stat` says of a disk: not the inode, so that a copy of the project that keeps times can go on, too.
+/// What `stat` says of a disk that is not written to. It is a shortcut: where it differs, the digest decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskStamp {
     size_bytes: u64,
     modified_secs: i64,
     modified_nanos: i64,
+    /// Nothing in a record of an earlier castra.
+    #[serde(default)]
+    inode: Option<u64>,
 }
 
 impl DiskStamp {
@@ -50,7 +57,35 @@ impl DiskStamp {
     pub(super) fn of(path: &Path) -> io::Result<Self> {
         let metadata = fs::metadata(path)?;
         let (modified_secs, modified_nanos) = (metadata.mtime(), metadata.mtime_nsec());
-        Ok(Self { size_bytes: metadata.size(), modified_secs, modified_nanos })
+        let inode = Some(metadata.ino());
+        Ok(Self { size_bytes: metadata.size(), modified_secs, modified_nanos, inode })
+    }
+
+    /// Checks that a disk is the one that had this stamp and this digest, and brings the stamp up to date. Without a digest, size
+    /// and time of change have to do. Hashes the disk only where the stamp differs.
+    ///
+    /// # Errors
+    /// [`VmError::Image`]: it cannot be read, or an interruption.
+    pub(super) fn recognises(
+        &mut self,
+        disk: &Path,
+        sha256: Option<&str>,
+        cancel: &Cancel,
+    ) -> Result<bool, VmError> {
+        let Ok(found) = Self::of(disk) else { return Ok(false) };
+        let is_same = found == *self
+            || match sha256 {
+                Some(sha256) => found.size_bytes == self.size_bytes && sha256_of(disk, cancel)? == sha256,
+                None => found.has_time_of(self),
+            };
+        if is_same {
+            *self = found;
+        }
+        Ok(is_same)
+    }
+
+    fn has_time_of(&self, other: &Self) -> bool {
+        Self { inode: None, ..*self } == Self { inode: None, ..*other }
     }
 }
 
@@ -61,18 +96,28 @@ pub(super) fn host_of(accelerator: Accelerator) -> Option<String> {
 }
 
 impl SuspendRecord {
-    /// Whether this is the disk that the memory belongs to.
-    pub(super) fn is_of(&self, disk: &Path) -> bool {
-        let found = DiskStamp::of(disk).ok();
-        found.is_some_and(|found| found == self.disk || Some(found) == self.next_disk)
+    /// Checks that this is the disk that the memory belongs to.
+    ///
+    /// # Errors
+    /// As for [`DiskStamp::recognises`].
+    pub(super) fn recognises(&mut self, disk: &Path, cancel: &Cancel) -> Result<bool, VmError> {
+        if let Some(next) =
+            self.next_disk.filter(|next| DiskStamp::of(disk).is_ok_and(|found| found == *next))
+        {
+            self.disk = next;
+            self.disk_sha256 = None;
+            return Ok(true);
+        }
+        self.disk.recognises(disk, self.disk_sha256.as_deref(), cancel)
     }
 
-    /// The saved state, if this VM can go on from it: it is whole, its QEMU is still there, and so is its disk.
+    /// The saved state, if this VM can go on from it: it is whole, its QEMU is still there, and so is its disk. What turned out to be a
+    /// copy is known by its stamp from then on.
     ///
     /// # Errors
     /// [`VmError::NotResumable`] with the reason; [`VmError::Image`] when interrupted.
     pub(super) fn open(
-        &self,
+        &mut self,
         record: &Record,
         binary: &QemuBinary,
         layout: &ProjectLayout,
@@ -91,7 +136,7 @@ impl SuspendRecord {
         if machine.host != host_of(self.boot.accelerator.accelerator) {
             return Err(useless("it was saved on another machine, whose CPU it has seen"));
         }
-        if !self.is_of(&record.overlay_path(layout)) {
+        if !self.recognises(&record.overlay_path(layout), cancel)? {
             return Err(useless("its disk has changed since"));
         }
         let path = layout.vm(&record.name).machine_state();
@@ -102,9 +147,11 @@ impl SuspendRecord {
         };
         let metadata = file.metadata().map_err(|_| useless("its saved memory cannot be read"))?;
         // Hashing takes longer than loading; a file that `stat` says is the same was not written to.
-        if Stamp::of(&metadata) != self.stamp && sha256_of(&path, cancel)? != self.sha256 {
+        let stamp = Stamp::of(&metadata);
+        if stamp != self.stamp && sha256_of(&path, cancel)? != self.sha256 {
             return Err(useless("its saved memory is damaged"));
         }
+        self.stamp = stamp;
         Ok(file)
     }
 }
@@ -112,19 +159,41 @@ impl SuspendRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write as _;
 
     #[test]
-    fn a_write_changes_a_disks_stamp_and_a_move_does_not() {
+    fn a_disk_is_known_by_its_stamp_and_a_copy_by_its_content() {
         let directory = tempfile::tempdir().expect("a directory");
         let (path, moved) = (directory.path().join("disk"), directory.path().join("moved"));
         fs::write(&path, "one").expect("writes");
+        let cancel = &Cancel::new();
+        let sha256 = sha256_of(&path, cancel).expect("hashed");
         let before = DiskStamp::of(&path).expect("is there");
+        let is_same = |path: &Path, sha256: Option<&str>| {
+            let mut stamp = before;
+            let is_same = stamp.recognises(path, sha256, cancel).expect("looks");
+            assert_eq!(stamp == DiskStamp::of(path).unwrap_or(before), is_same || !path.exists());
+            is_same
+        };
         fs::rename(&path, &moved).expect("moves");
-        assert_eq!(DiskStamp::of(&moved).expect("is there"), before);
-        let mut file = fs::OpenOptions::new().append(true).open(&moved).expect("opens");
-        file.write_all(b"two").expect("writes");
-        assert_ne!(DiskStamp::of(&moved).expect("is there"), before);
-        assert!(DiskStamp::of(&path).is_err());
+        assert!(is_same(&moved, None) && is_same(&moved, Some("not asked for")));
+        assert!(!is_same(&path, Some(&sha256)), "missing");
+
+        fs::copy(&moved, &path).expect("copies");
+        File::open(&path).and_then(|file| file.set_modified(std::time::UNIX_EPOCH)).expect("sets");
+        assert!(is_same(&path, Some(&sha256)));
+        assert!(!is_same(&path, None), "nothing proves it");
+        fs::write(&path, "two").expect("writes");
+        assert!(!is_same(&path, Some(&sha256)));
+    }
+
+    /// As an earlier castra wrote it: without the inode, so that copies that keep times were known.
+    #[test]
+    fn the_stamp_of_an_earlier_castra_counts_with_its_time() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("disk");
+        fs::write(&path, "one").expect("writes");
+        let mut stamp = DiskStamp { inode: None, ..DiskStamp::of(&path).expect("is there") };
+        assert!(stamp.recognises(&path, None, &Cancel::new()).expect("looks"));
+        assert!(stamp.inode.is_some());
     }
 }
