@@ -231,6 +231,15 @@ impl ProjectLayout {
         SocketsLayout { directory: runtime_root.join(self.short_digest(6)).join(vm) }
     }
 
+    /// The directory in which files that belong to the project may lie: that above `.castra`, or the nearest one above another
+    /// state root that has a configuration.
+    pub fn project_directory(&self) -> Option<&Path> {
+        if self.state_root.ends_with(STATE_DIRECTORY) {
+            return self.state_root.parent();
+        }
+        self.state_root.ancestors().skip(1).find(|directory| directory.join(CONFIG_FILE).is_file())
+    }
+
     /// Names the project by where it is: the first bytes of a digest of its state root.
     pub fn short_digest(&self, bytes: usize) -> String {
         let digest = Sha256::digest(self.state_root.as_os_str().as_encoded_bytes());
@@ -250,6 +259,11 @@ impl VmLayout {
     /// `vms/<vm>/`.
     pub fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// The state root that it is in.
+    pub fn state_root(&self) -> &Path {
+        self.directory.ancestors().nth(2).unwrap_or(&self.directory)
     }
 
     /// The VM's record.

@@ -166,6 +166,10 @@ fn tell_damaged(known: PerVm<VmStatus>, printer: &Printer) -> ExitCode {
                     status.crash.map_or("it went away without being stopped".into(), |why| why.to_string());
                 printer.tip(&format!("VM `{name}` has crashed: {why}. `castra up {name}` starts it again."));
             }
+            Ok(VmStatus { copy_of: Some(original), .. }) => printer.tip(&format!(
+                "{} `castra up {name}` starts it here.",
+                vm::sentence_of_copy(&name, &original)
+            )),
             Ok(VmStatus { full_disk: Some(full), .. }) => printer.tip(&paused(&name, &full)),
             Ok(VmStatus { is_frozen: true, pid: Some(pid), .. }) => printer.tip(&format!(
                 "VM `{name}` stands still: a signal (SIGSTOP) has stopped its QEMU. `kill -CONT {pid}` continues it, and \

@@ -92,6 +92,11 @@ fn of_vm(name: &str, status: Result<VmStatus, VmError>) -> Finding {
                 "castra up {name} starts it from its disk; castra down {name} leaves it stopped."
             ))
         }
+        Ok(VmStatus { copy_of: Some(original), .. }) => {
+            Finding::warning(Area::Project, "vm", vm::sentence_of_copy(name, &original)).with_fix(format!(
+                "castra up {name} starts it from the disk of this copy; castra down {name} leaves it stopped."
+            ))
+        }
         Ok(VmStatus { full_disk: Some(full), .. }) => {
             Finding::problem(Area::Project, "vm", format!("VM `{name}` is paused: {full}")).with_fix(format!(
                 "Nothing is lost: free some space on {}, and castra up {name} continues it.",

@@ -56,6 +56,8 @@ pub enum ImageWork<'a> {
     },
     /// Make a qcow2 or raw disk this many bytes large.
     Resize(u64),
+    /// Look whether a qcow2's tables make sense. Changes nothing.
+    Check,
 }
 
 /// Time for what reads or writes nothing but a disk's tables, on a busy machine with a slow network disk.
@@ -90,6 +92,7 @@ pub fn run_image_tool(
         ImageWork::Resize(bytes) => {
             tool.args(["resize", "-q", "--image-opts"]).arg(options(disk)).arg(bytes.to_string())
         }
+        ImageWork::Check => tool.args(["check", "-q", "--image-opts"]).arg(options(disk)),
     };
     announce(&invocation);
     command::run(&invocation, limit(disk, work), cancel)
@@ -97,7 +100,9 @@ pub fn run_image_tool(
 
 fn limit(disk: ImageDisk, work: ImageWork) -> Duration {
     match work {
-        ImageWork::Describe | ImageWork::Resize(_) | ImageWork::CopyBeginning { .. } => SHORT_LIMIT,
+        ImageWork::Describe | ImageWork::Resize(_) | ImageWork::Check | ImageWork::CopyBeginning { .. } => {
+            SHORT_LIMIT
+        }
         ImageWork::Convert { .. } => {
             let bytes = disk.path.metadata().map_or(0, |metadata| metadata.len());
             SHORT_LIMIT + Duration::from_secs(bytes / SLOWEST_BYTES_A_SECOND)
@@ -133,6 +138,31 @@ fn options(disk: ImageDisk) -> OsString {
     options.push(format!("{prefix}file.driver=file,{prefix}file.filename="));
     options.push(escape_path(disk.path));
     options
+}
+
+/// Finding of a look at a qcow2's tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DiskCheck {
+    /// They make sense; or nothing can be said, as without `qemu-img`.
+    Sound,
+    /// They contradict each other.
+    Corrupt,
+}
+
+/// Looks whether a qcow2's tables make sense. The caller knows what it is based on.
+///
+/// # Errors
+/// [`QemuError::Interrupted`].
+pub fn check_disk(disk: &Path, environment: &Environment, cancel: &Cancel) -> Result<DiskCheck, QemuError> {
+    /// Exit status of `qemu-img check` for a corrupt disk: qemu-img(1).
+    const CORRUPT: i32 = 2;
+    let Some(program) = command::find_program(environment, "qemu-img") else { return Ok(DiskCheck::Sound) };
+    let qcow2 = ImageDisk { path: disk, format: DiskFormat::Qcow2, length: None };
+    match run_image_tool(program, qcow2, ImageWork::Check, environment, cancel, |_| ()) {
+        Err(CommandError::Interrupted(interrupted)) => Err(interrupted.into()),
+        Err(CommandError::Failed { status, .. }) if status.code() == Some(CORRUPT) => Ok(DiskCheck::Corrupt),
+        _ => Ok(DiskCheck::Sound),
+    }
 }
 
 /// Makes a qcow2 `size_bytes` large. Its content stays; the file may only grow.

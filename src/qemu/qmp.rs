@@ -58,6 +58,15 @@ pub enum QmpError {
     },
 }
 
+/// Returns `true` if a process listens at this socket. Never waits.
+pub fn is_listened_at(socket: &Path) -> bool {
+    match connect_at_once(socket) {
+        // A full queue is that of a listener, too.
+        Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+        Ok(_) => true,
+    }
+}
+
 impl Qmp {
     /// Opens a session: each wait in it, this one included, has this limit.
     ///

@@ -21,6 +21,7 @@ use super::account::{explain_start, keep_timeline};
 use super::clock::{millis, since_epoch};
 use super::error::VmError;
 use super::forwards;
+use super::home::Home;
 use super::leftovers::clean_up;
 use super::machine::{Image, machine, tcg_cpu};
 use super::modules::MissingModules;
@@ -408,6 +409,7 @@ pub(super) fn boot_record(
         port_forwards: request.plan.definition.port_forwards.clone(),
         relayed: ssh_port.is_some(),
         sockets: sockets.directory().to_owned(),
+        home: Home::of(request.layout.state_root()),
         start,
         ready_ms: None,
         missing_modules: None,

@@ -22,6 +22,7 @@ use super::base::Base;
 use super::error::VmError;
 use super::layer::{self, LayerRecord};
 use super::machine::Image;
+use super::place;
 use super::record::Record;
 use super::remove::remove_unfinished_disk;
 use super::suspended::DiskStamp;
@@ -48,13 +49,15 @@ pub(super) fn ensure_vm_assets(
     context: &RuntimeContext,
 ) -> Result<(ResolvedVmArtifacts, Record), VmError> {
     let (vm, overlay) = (&plan.definition.name, &plan.definition.overlay);
-    let recorded = Record::load(layout, vm)?;
+    let mut recorded = Record::load(layout, vm)?;
     confirm_place(plan)?;
     let is_new = !overlay.exists();
     let mut record = if !is_new {
-        check_overlay(plan, &base, recorded.as_ref(), layout, context)?;
+        check_overlay(plan, &base, recorded.as_mut(), layout, context)?;
         grow(plan, context)?;
-        recorded.unwrap_or_else(|| Record::new(layout, vm, overlay, base.record.clone()))
+        let mut record = recorded.unwrap_or_else(|| Record::new(layout, vm, overlay, base.record.clone()));
+        record.place_disk(overlay, layout);
+        record
     } else {
         announce(plan, &base, context);
         let foundation = new_layer.as_ref().map(|layer| layout.layer(&layer.sha256));
@@ -166,7 +169,11 @@ fn create(
     let directory = overlay.parent().unwrap_or(Path::new("/"));
     let failed = |source| VmError::Disk { action: "create", path: overlay.clone(), source };
     create_private_directory(directory).map_err(failed)?;
-    let backing_file = relative(directory, foundation);
+    // What moves with the project is named as seen from the disk, and anything else by its own path.
+    let backing_file = match place::stored(foundation, layout).is_absolute() {
+        true => foundation.to_owned(),
+        false => relative(directory, foundation),
+    };
     let size_bytes = plan.definition.disk_bytes.max(Qcow2Header::read(foundation)?.virtual_bytes);
     require_space(directory, &Peak { overlay: OVERLAY_BYTES, ..Peak::default() })?;
     // Directories were made since it was last looked at, perhaps through a link.

@@ -12,11 +12,13 @@ use crate::report::Event;
 
 use super::PerVm;
 use super::error::VmError;
+use super::home::sentence_of_copy;
 use super::journal;
 use super::leftovers::clean_up;
 use super::record::{Progress, Record};
 use super::resume::{discard, finish, put_back};
 use super::state::{VmState, observe};
+use super::status::copy_of;
 use super::stopping::{Stopping, sockets_of};
 use super::suspend::take_back;
 use super::up::lock;
@@ -137,6 +139,9 @@ fn stop_or_find_stopped(
     if matches!(before, VmState::Suspended | VmState::Resuming) {
         return stop_suspended(put_back(record, layout)?, layout, context, options);
     }
+    if before == VmState::Copied {
+        return Ok(leave_copied(&record, layout, context));
+    }
     if before == VmState::Suspending {
         record = take_back(record, layout, context)?;
         if !options.force {
@@ -179,6 +184,16 @@ fn stop_or_find_stopped(
     context.reporter.report(&Event::VmStopped { vm: vm.to_owned(), was_running: before.is_alive() });
     end.map_or(Ok(()), |end| end.judge(vm))?;
     Ok(before)
+}
+
+/// A VM of the project of which this one is a copy is none of this project's. That its disk was copied while it ran stays known.
+fn leave_copied(record: &Record, layout: &ProjectLayout, context: &RuntimeContext) -> VmState {
+    if let Some(original) = copy_of(record, layout) {
+        let message = sentence_of_copy(&record.name, &original);
+        context.reporter.report(&Event::Warning { message });
+    }
+    context.reporter.report(&Event::VmStopped { vm: record.name.clone(), was_running: false });
+    VmState::Copied
 }
 
 /// A suspended VM does not run; what happens to its memory was chosen.

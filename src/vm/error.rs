@@ -17,6 +17,15 @@ use super::forwards::PortOwner;
 use super::room::FullDisk;
 use super::state::VmState;
 
+/// A VM whose project was moved or removed while it ran.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Predecessor {
+    /// Its QEMU.
+    pub pid: i32,
+    /// Where its project is by now, if anywhere.
+    pub project: Option<PathBuf>,
+}
+
 /// Why something could not be done to a VM.
 #[derive(Debug, thiserror::Error)]
 pub enum VmError {
@@ -227,6 +236,14 @@ pub enum VmError {
         /// The reason.
         source: io::Error,
     },
+    /// A VM runs that was started here before its project went.
+    #[error("VM `{vm}` cannot start here: another one runs that was started here{}", before(predecessor.as_ref()))]
+    PlaceTaken {
+        /// The VM.
+        vm: String,
+        /// The other one; nothing if it cannot be seen.
+        predecessor: Option<Predecessor>,
+    },
     /// The base under a disk has changed.
     #[error("the base image of VM `{vm}` is not the one its disk was made on: {}", base.display())]
     BaseChanged {
@@ -236,6 +253,27 @@ pub enum VmError {
         base: PathBuf,
         /// The disk.
         overlay: PathBuf,
+    },
+    /// The project was copied while its VM wrote to its disk.
+    #[error("the disk of VM `{vm}` changed while it was copied, and its tables contradict each other: {}", disk.display())]
+    CopyTorn {
+        /// The VM.
+        vm: String,
+        /// Its disk.
+        disk: PathBuf,
+        /// The directory of the project that was copied.
+        original: PathBuf,
+    },
+    /// Nothing proves that a layer is the one a disk was made on.
+    #[error(
+        "the layer {} of VM `{vm}` has another size or time of change than recorded, and an earlier castra kept no digest of it",
+        layer.display()
+    )]
+    LayerUnproven {
+        /// The VM.
+        vm: String,
+        /// The layer.
+        layer: PathBuf,
     },
     /// The base under a disk is gone.
     #[error("the base image of VM `{vm}` is missing: {}", base.display())]
@@ -477,6 +515,16 @@ impl VmError {
     /// Whether somebody asked for the stop.
     pub fn is_interruption(&self) -> bool {
         self.kind() == Kind::Interrupted
+    }
+}
+
+fn before(predecessor: Option<&Predecessor>) -> String {
+    match predecessor {
+        None => String::new(),
+        Some(Predecessor { pid, project: None }) => format!(", and whose project is gone (process {pid})"),
+        Some(Predecessor { pid, project: Some(project) }) => {
+            format!(", and whose project was moved to {} (process {pid})", project.display())
+        }
     }
 }
 

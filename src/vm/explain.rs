@@ -6,7 +6,7 @@ use crate::qemu::Unbootable;
 use crate::qemu::options::UserArguments;
 use crate::trusted::Distrust;
 
-use super::error::VmError;
+use super::error::{Predecessor, VmError};
 use super::forwards::PortOwner;
 use super::state::VmState;
 
@@ -30,6 +30,8 @@ impl Explain for VmError {
             | Self::RecordTooNew { .. }
             | Self::ImageChanged { .. }
             | Self::BaseChanged { .. }
+            | Self::CopyTorn { .. }
+            | Self::LayerUnproven { .. }
             | Self::BaseNotAFile { .. }
             | Self::Unbootable { .. }
             | Self::ForeignOverlay { .. }
@@ -58,6 +60,7 @@ impl Explain for VmError {
             | Self::IsSuspended { .. }
             | Self::ConsoleTaken { .. }
             | Self::Elsewhere { .. }
+            | Self::PlaceTaken { .. }
             | Self::DiskInUse { .. } => Kind::Busy,
             Self::DiskFull { .. } => Kind::Io,
             Self::Thrown(error) => error.kind(),
@@ -186,6 +189,15 @@ impl VmError {
                 "Something has removed it while the VM ran, such as a cleaner of temporary files or a logout. The VM runs \
                  on: `castra logs -f {vm}` shows its console, and `castra restart {vm}` gives it new sockets."
             )),
+            Self::PlaceTaken { vm, predecessor } => Some(match predecessor {
+                Some(Predecessor { project: Some(project), .. }) => format!(
+                    "Its sockets are those of this place, and its QEMU removes the pid file of this place when it ends. Stop \
+                     it first: castra down {vm}, in {}.",
+                    project.display()
+                ),
+                Some(_) => format!("`castra clean --orphans {vm}` ends it."),
+                None => "Look for it with `castra list`, in each container that uses this directory.".into(),
+            }),
             Self::Elsewhere { vm } => Some(format!(
                 "Use castra where the VM was started: `castra down {vm}` there stops it. Nothing was changed."
             )),
@@ -256,6 +268,15 @@ impl VmError {
                 "Put the original file back. If the data of `{vm}` in {} may go: castra clean --disks {vm} && castra up {vm}",
                 overlay.display()
             )),
+            Self::CopyTorn { vm, original, .. } => Some(format!(
+                "Copy the project again while the VM is stopped or suspended: castra suspend {vm}, in {}.",
+                original.display()
+            )),
+            Self::LayerUnproven { .. } => Some(
+                "If the project was copied, copy it again in a way that keeps times: cp -a, rsync -a or a tar of format pax. \
+                 If the layer was changed, put it back from a backup."
+                    .into(),
+            ),
             Self::BaseMissing { vm, overlay: Some(overlay), .. } => Some(format!(
                 "Put the file back where it was. If the data of `{vm}` in {} may go: castra clean --disks {vm}, and name another \
                  base_image.",

@@ -1,8 +1,17 @@
 //! What a QEMU that is gone leaves behind.
 
 use std::fs;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use crate::layout::{SocketsLayout, VmLayout};
+use crate::qemu::is_listened_at;
+
+/// Looks at a socket whose QEMU has just ended: the kernel frees its locks a moment before it closes its sockets.
+const LOOKS: u32 = 20;
+/// Time between them.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// Removes what a QEMU that is gone leaves behind, and saved memory that counts no more. Nothing here is data.
 pub(super) fn clean_up(files: &VmLayout, sockets: &SocketsLayout) {
@@ -15,10 +24,35 @@ pub(super) fn clean_up(files: &VmLayout, sockets: &SocketsLayout) {
 
 /// The same for a VM whose saved memory counts.
 pub(super) fn clean_up_run(files: &VmLayout, sockets: &SocketsLayout) {
-    for leftover in [files.pidfile(), files.initramfs()].into_iter().chain(sockets.all()) {
-        // What is not there need not go, and what cannot go is replaced on the next start.
+    // What is not there need not go, and what cannot go is replaced on the next start.
+    for leftover in [files.pidfile(), files.initramfs()] {
         let _ = fs::remove_file(leftover);
+    }
+    // Sockets at which a QEMU listens are another VM's, whatever a record says.
+    if sockets.all().iter().all(|socket| is_abandoned(socket)) {
+        remove_sockets(sockets);
+    }
+}
+
+/// Removes the sockets of a VM, which may run.
+pub(super) fn remove_sockets(sockets: &SocketsLayout) {
+    for socket in sockets.all() {
+        let _ = fs::remove_file(socket);
     }
     let _ = fs::remove_dir(sockets.directory());
     let _ = sockets.directory().parent().map(fs::remove_dir);
+}
+
+/// Returns `true` if a QEMU listens at one of these sockets.
+pub(super) fn is_in_use(sockets: &SocketsLayout) -> bool {
+    sockets.all().iter().any(|socket| is_listened_at(socket))
+}
+
+fn is_abandoned(socket: &Path) -> bool {
+    (0..LOOKS).any(|look| {
+        if look > 0 {
+            thread::sleep(LOOK_EVERY);
+        }
+        !is_listened_at(socket)
+    })
 }

@@ -16,8 +16,10 @@ use crate::trusted;
 
 use super::clone::{CloneRecord, FrozenLayer};
 use super::error::VmError;
+use super::home::{self, Home};
 use super::layer::LayerRecord;
 use super::modules::MissingModules;
+use super::place;
 use super::record_check;
 use super::suspended::SuspendRecord;
 
@@ -32,7 +34,7 @@ pub struct Record {
     format: u32,
     /// Its name.
     pub name: String,
-    /// Its disk: relative to the state root where it lies inside, so that the project can be moved.
+    /// Its disk: relative to the state root where it lies in the project, so that the project can be moved and copied.
     pub overlay: PathBuf,
     /// What the disk stands on.
     pub base: BaseRecord,
@@ -152,8 +154,11 @@ pub struct BootRecord {
     /// Its agent relays TCP forwards; that of a machine which an earlier castra started does not.
     #[serde(default)]
     pub relayed: bool,
-    /// Where the sockets are.
+    /// Where the sockets are. In a copy of the project this is where its own would be, see [`Record::load`].
     pub sockets: PathBuf,
+    /// The state root that it was started in; nothing in a record of an earlier castra.
+    #[serde(default)]
+    pub home: Option<Home>,
     /// What it went on from.
     #[serde(default)]
     pub start: StartKind,
@@ -236,11 +241,10 @@ impl BootRecord {
 impl Record {
     /// The record of a VM that has a disk and was never started. `overlay` is absolute.
     pub(super) fn new(layout: &ProjectLayout, name: &str, overlay: &Path, base: BaseRecord) -> Self {
-        let inside = overlay.strip_prefix(layout.state_root());
         Self {
             format: FORMAT,
             name: name.to_owned(),
-            overlay: inside.unwrap_or(overlay).to_owned(),
+            overlay: place::stored(overlay, layout),
             base,
             layer: None,
             progress: Progress::Stopped,
@@ -259,10 +263,16 @@ impl Record {
 
     /// The disk's absolute path.
     pub fn overlay_path(&self, layout: &ProjectLayout) -> PathBuf {
-        layout.state_root().join(&self.overlay)
+        place::found(&self.overlay, layout)
     }
 
-    /// Reads the record of this VM, if there is one; of a clone without one, that which it was made with.
+    /// Puts the disk where it is declared now: the record of an earlier castra names that of the original in a copy of a project.
+    pub(super) fn place_disk(&mut self, overlay: &Path, layout: &ProjectLayout) {
+        self.overlay = place::stored(overlay, layout);
+    }
+
+    /// Reads the record of this VM, if there is one; of a clone without one, that which it was made with. What it says of places
+    /// holds for where the project is now: in a copy, a boot's sockets are not those of the original, whatever was copied.
     ///
     /// # Errors
     /// [`VmError::Record`] if it cannot be read, [`VmError::RecordDamaged`], [`VmError::RecordTooNew`],
@@ -296,6 +306,12 @@ impl Record {
             path,
             problem,
         })?;
+        if let BaseKind::Path(base) = &mut record.base.kind {
+            *base = place::found(base, layout);
+        }
+        if let Some(boot) = &mut record.boot {
+            home::settle(boot, vm, layout);
+        }
         Ok(Some(record))
     }
 
@@ -347,7 +363,11 @@ impl Record {
     }
 
     fn write(&self, layout: &ProjectLayout, path: PathBuf) -> Result<(), VmError> {
-        let bytes = serde_json::to_vec_pretty(self).unwrap_or_default();
+        let mut written = self.clone();
+        if let BaseKind::Path(base) = &mut written.base.kind {
+            *base = place::stored(base, layout);
+        }
+        let bytes = serde_json::to_vec_pretty(&written).unwrap_or_default();
         let failed = |source| VmError::Record { action: "write", path: path.clone(), source };
         files::create_private_directory(layout.vm(&self.name).directory()).map_err(failed)?;
         files::write_atomically(&path, &bytes, 0o600).map_err(failed)

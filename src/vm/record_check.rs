@@ -6,6 +6,7 @@ use std::path::{Component, Path};
 use crate::config::is_vm_name;
 use crate::layout::{ProjectLayout, is_frozen_layer};
 
+use super::place;
 use super::record::{BootRecord, Record};
 
 /// Digits of the directory of a project's sockets, see [`ProjectLayout::sockets`].
@@ -21,10 +22,10 @@ pub(super) fn check(record: &mut Record, vm: &str, layout: &ProjectLayout) -> Re
     if record.name != vm || !is_vm_name(vm) {
         return Err(format!("it is of VM `{}`, in the directory of `{vm}`", record.name));
     }
-    if let Ok(inside) = record.overlay.strip_prefix(layout.state_root()) {
-        record.overlay = inside.to_owned();
+    if record.overlay.is_absolute() {
+        record.overlay = place::stored(&record.overlay, layout);
     }
-    check_overlay(&record.overlay)?;
+    check_overlay(&record.overlay, layout)?;
     for layer in &record.frozen {
         if !is_file_name(&layer.name) || !is_frozen_layer(&layer.name) {
             return Err(format!("`{}` is no layer beside its disk", layer.name.display()));
@@ -42,14 +43,16 @@ pub(super) fn check(record: &mut Record, vm: &str, layout: &ProjectLayout) -> Re
     record.boot.iter().chain(saved).try_for_each(check_sockets)
 }
 
-/// A place in the state root; or an absolute one, as `overlay` in castra.toml gives it.
-fn check_overlay(overlay: &Path) -> Result<(), String> {
-    let mut parts = overlay.components();
-    if overlay.is_absolute() {
-        parts.next();
-    }
-    let is_plain = parts.clone().all(|part| matches!(part, Component::Normal(_)));
-    match is_plain && parts.next().is_some() {
+/// A place in the project, as seen from the state root; or an absolute one, as `overlay` in castra.toml gives it.
+fn check_overlay(overlay: &Path, layout: &ProjectLayout) -> Result<(), String> {
+    let parts: Vec<Component<'_>> = overlay.components().collect();
+    let begin = match overlay.is_absolute() {
+        true => 1,
+        false => parts.iter().take_while(|part| **part == Component::ParentDir).count(),
+    };
+    let is_plain = parts[begin..].iter().all(|part| matches!(part, Component::Normal(_)));
+    let is_in_project = overlay.is_absolute() || place::is_in_project(overlay, layout);
+    match is_plain && is_in_project && parts.len() > begin {
         true => Ok(()),
         false => Err(format!("its disk `{}` is outside of the state directory", overlay.display())),
     }

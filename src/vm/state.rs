@@ -1,11 +1,14 @@
 //! What a VM does right now, derived and never stored.
 
+use std::path::PathBuf;
+
 use serde::Serialize;
 
 use crate::host::boot_id;
 use crate::layout::VmLayout;
 use crate::qemu::{EndingSignal, QemuPid, ending_signal, running_qemu, runs_elsewhere};
 
+use super::home;
 use super::record::{Progress, Record};
 
 /// What a VM does.
@@ -33,6 +36,8 @@ pub enum VmState {
     Elsewhere,
     /// QEMU went away without being asked: killed, or the power did.
     Crashed,
+    /// The project is a copy, made while the VM ran in the original: the disk is as after a power cut, or worse.
+    Copied,
 }
 
 impl VmState {
@@ -49,6 +54,7 @@ impl VmState {
             Self::Resuming => "resuming",
             Self::Elsewhere => "elsewhere",
             Self::Crashed => "crashed",
+            Self::Copied => "copied",
         }
     }
 
@@ -62,7 +68,7 @@ impl VmState {
             | Self::Suspending
             | Self::Resuming
             | Self::Elsewhere => true,
-            Self::Stopped | Self::Suspended | Self::Crashed => false,
+            Self::Stopped | Self::Suspended | Self::Crashed | Self::Copied => false,
         }
     }
 }
@@ -99,6 +105,8 @@ enum Trace {
     Ended,
     /// It is gone otherwise.
     Crashed(Crash),
+    /// It was that of the project of which this one is a copy.
+    Copied,
 }
 
 /// The VM's state, and its QEMU if that runs. Never blocks.
@@ -120,9 +128,17 @@ pub(super) fn crash(record: &Record, files: &VmLayout) -> Option<Crash> {
     }
 }
 
+/// Where the project was whose VM ran when it was copied, if this is the copy.
+pub(super) fn original_of(record: &Record, files: &VmLayout) -> Option<PathBuf> {
+    home::original(record.boot.as_ref()?, files.state_root())
+}
+
 /// Returns the traces of a QEMU that has ended. QEMU removes its pid file whenever it ends by itself: when its guest has shut
 /// down, but also when a signal asks for it, as at a logout or a restart of the machine. Its log tells that, and nothing asked its guest.
 fn trace(record: &Record, files: &VmLayout) -> Trace {
+    if original_of(record, files).is_some() {
+        return Trace::Copied;
+    }
     let booted_in = record.boot.as_ref().and_then(|boot| boot.boot_id.as_ref());
     if booted_in.is_some() && booted_in != boot_id().as_ref() {
         return Trace::Crashed(Crash::HostRestarted);
@@ -139,7 +155,7 @@ fn trace(record: &Record, files: &VmLayout) -> Trace {
 
 /// Pure: all there is to the state machine.
 fn derive(progress: Progress, trace: &Trace) -> VmState {
-    use Trace::{Alive, Crashed, Elsewhere, Ended};
+    use Trace::{Alive, Copied, Crashed, Elsewhere, Ended};
     match (progress, trace) {
         (_, Elsewhere) => VmState::Elsewhere,
         (Progress::Starting, Alive) => VmState::Starting,
@@ -149,8 +165,12 @@ fn derive(progress: Progress, trace: &Trace) -> VmState {
         (Progress::Suspending | Progress::Suspended, Alive) => VmState::Suspending,
         (Progress::Resuming, Alive) => VmState::Resuming,
         // As long as a machine that is being resumed has not run, what was saved is what there is.
-        (Progress::Suspended | Progress::Resuming, Ended | Crashed(_)) => VmState::Suspended,
-        (Progress::Stopping | Progress::Stopped | Progress::Cloning, Ended | Crashed(_)) => VmState::Stopped,
+        (Progress::Suspended | Progress::Resuming, Ended | Crashed(_) | Copied) => VmState::Suspended,
+        (Progress::Stopped | Progress::Cloning, Ended | Crashed(_) | Copied) => VmState::Stopped,
+        (Progress::Stopping, Ended | Crashed(_)) => VmState::Stopped,
+        (Progress::Starting | Progress::Running | Progress::Stopping | Progress::Suspending, Copied) => {
+            VmState::Copied
+        }
         (Progress::Starting | Progress::Running | Progress::Suspending, Crashed(_)) => VmState::Crashed,
         // The guest has powered itself off, or the start came to nothing.
         (Progress::Starting | Progress::Running | Progress::Suspending, Ended) => VmState::Stopped,
@@ -165,23 +185,24 @@ mod tests {
     fn every_state_there_can_be() {
         use Progress as P;
         use VmState as S;
-        // With QEMU alive; ended by itself; gone otherwise.
+        // With QEMU alive; ended by itself; gone otherwise; that of the project this one is a copy of.
         let states = [
-            (P::Starting, [S::Starting, S::Stopped, S::Crashed]),
-            (P::Running, [S::Running, S::Stopped, S::Crashed]),
-            (P::Stopping, [S::Stopping, S::Stopped, S::Stopped]),
-            (P::Stopped, [S::Running, S::Stopped, S::Stopped]),
-            (P::Suspending, [S::Suspending, S::Stopped, S::Crashed]),
-            (P::Suspended, [S::Suspending, S::Suspended, S::Suspended]),
-            (P::Cloning, [S::Running, S::Stopped, S::Stopped]),
-            (P::Resuming, [S::Resuming, S::Suspended, S::Suspended]),
+            (P::Starting, [S::Starting, S::Stopped, S::Crashed, S::Copied]),
+            (P::Running, [S::Running, S::Stopped, S::Crashed, S::Copied]),
+            (P::Stopping, [S::Stopping, S::Stopped, S::Stopped, S::Copied]),
+            (P::Stopped, [S::Running, S::Stopped, S::Stopped, S::Stopped]),
+            (P::Suspending, [S::Suspending, S::Stopped, S::Crashed, S::Copied]),
+            (P::Suspended, [S::Suspending, S::Suspended, S::Suspended, S::Suspended]),
+            (P::Cloning, [S::Running, S::Stopped, S::Stopped, S::Stopped]),
+            (P::Resuming, [S::Resuming, S::Suspended, S::Suspended, S::Suspended]),
         ];
-        for (progress, [alive, ended, crashed]) in states {
+        for (progress, [alive, ended, crashed, copied]) in states {
             assert_eq!(derive(progress, &Trace::Alive), alive, "{progress:?}");
             assert_eq!(derive(progress, &Trace::Ended), ended, "{progress:?}");
             assert_eq!(derive(progress, &Trace::Crashed(Crash::Killed)), crashed, "{progress:?}");
+            assert_eq!(derive(progress, &Trace::Copied), copied, "{progress:?}");
             assert_eq!(derive(progress, &Trace::Elsewhere), S::Elsewhere, "{progress:?}");
-            assert!(alive.is_alive() && !ended.is_alive() && !crashed.is_alive());
+            assert!(alive.is_alive() && !ended.is_alive() && !crashed.is_alive() && !copied.is_alive());
         }
     }
 }

@@ -25,7 +25,7 @@ use super::error::VmError;
 use super::modules::MissingModules;
 use super::record::Record;
 use super::room::{FullDisk, disk_full, let_recorded_run};
-use super::state::{Crash, VmState, crash, observe};
+use super::state::{Crash, VmState, crash, observe, original_of};
 use super::suspend::{connect, take_back};
 use super::up::{UpOptions, attach, lock};
 
@@ -73,6 +73,8 @@ pub struct VmStatus {
     pub port_forwards: Vec<PortForward>,
     /// Why it crashed, if it did.
     pub crash: Option<Crash>,
+    /// The project that this one is a copy of, if the VM ran there when it was copied and was not started here since.
+    pub copy_of: Option<PathBuf>,
     /// The filesystem without room for its disk, if it is paused for that.
     pub full_disk: Option<FullDisk>,
     /// A signal (SIGSTOP) has stopped its QEMU.
@@ -213,10 +215,17 @@ fn status_by(record: &Record, layout: &ProjectLayout) -> VmStatus {
         }),
         port_forwards: boot.map(|boot| boot.port_forwards.clone()).unwrap_or_default(),
         crash: if state == VmState::Crashed { crash(record, &files) } else { None },
+        copy_of: if state == VmState::Copied { copy_of(record, layout) } else { None },
         network_fault: None,
         clock_ahead_ms: None,
         full_disk: (state == VmState::DiskFull).then(|| FullDisk::of(&record.overlay_path(layout))),
     }
+}
+
+/// The directory of the project in which the VM ran when that was copied.
+pub(super) fn copy_of(record: &Record, layout: &ProjectLayout) -> Option<PathBuf> {
+    let root = original_of(record, &layout.vm(&record.name))?;
+    Some(ProjectLayout::unchecked(root).directory().to_owned())
 }
 
 /// By the process, since clocks jump; else by the clock.

@@ -103,7 +103,7 @@ fn one(vm: &str, layout: &ProjectLayout, context: &RuntimeContext) -> Result<VmS
             return Ok(VmState::Suspended);
         }
         VmState::Elsewhere => return Err(VmError::Elsewhere { vm: vm.to_owned() }),
-        VmState::Stopped | VmState::Stopping | VmState::Crashed => {
+        VmState::Stopped | VmState::Stopping | VmState::Crashed | VmState::Copied => {
             return Err(VmError::NotRunning { vm: vm.to_owned(), state });
         }
     };

@@ -22,7 +22,7 @@ use crate::wait::WaitLimit;
 
 use super::disk::temporary_name;
 use super::error::VmError;
-use super::leftovers::clean_up;
+use super::leftovers::{clean_up, remove_sockets};
 use super::room::disk_full;
 use super::room_watch::RoomWatch;
 use super::up::{UpOptions, VmLock, bring_up, lock};
@@ -129,7 +129,9 @@ impl Drop for Throwaway {
 
 fn remove_files(vm: &str, layout: &ProjectLayout, context: &RuntimeContext) {
     let files = layout.vm(vm);
-    clean_up(&files, &layout.sockets(&context.runtime_root, vm));
+    let sockets = layout.sockets(&context.runtime_root, vm);
+    remove_sockets(&sockets);
+    clean_up(&files, &sockets);
     let unfinished = temporary_name(&layout.overlay(vm));
     for file in files.logs().into_iter().chain([layout.overlay(vm), unfinished]) {
         // What cannot go now is swept by a later run.

@@ -22,12 +22,14 @@ use super::PerVm;
 use super::base::{check_boot_code, check_own_disk, confirm, ensure_base};
 use super::boot::{BootRequest, accelerator, start};
 use super::clone::remove_unfinished;
+use super::copied;
 use super::disk::ensure_vm_assets;
 use super::down::await_stop;
 use super::error::VmError;
 use super::journal;
 use super::leftovers::clean_up;
 use super::modules::MissingModules;
+use super::predecessor;
 use super::projects;
 use super::record::{BootRecord, Progress, Record, StartKind};
 use super::resume::{discard, finish, put_back, resume};
@@ -166,7 +168,9 @@ fn up_one(
                 drop(discard(record, layout)?);
             }
             VmState::Suspended | VmState::Resuming => {
-                let record = resume(plan, put_back(record, layout)?, layout, context, options)?;
+                let record = put_back(record, layout)?;
+                predecessor::refuse(vm, layout, context)?;
+                let record = resume(plan, record, layout, context, options)?;
                 return Ok(up_now(record, context));
             }
             VmState::Stopping => {
@@ -176,9 +180,11 @@ fn up_one(
             }
             VmState::Elsewhere => refuse_elsewhere(vm, layout)?,
             VmState::Crashed => recover(&record, layout, context),
+            VmState::Copied => copied::prepare(&record, layout, context)?,
             VmState::Stopped => {}
         }
     }
+    predecessor::refuse(vm, layout, context)?;
     Ok(up_now(bring_up(plan, layout, context, options)?, context))
 }
 

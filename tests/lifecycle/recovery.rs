@@ -7,7 +7,7 @@ use rustix::process::Signal;
 
 use crate::fake::Fake;
 use crate::property::{in_namespace, park_and_kill};
-use crate::support::{Ended, eventually};
+use crate::support::{CP_A, Ended, eventually};
 
 const PAGE: &str = include_str!("../../docs/recovery.md");
 
@@ -15,7 +15,7 @@ const PAGE: &str = include_str!("../../docs/recovery.md");
 type Case = fn(&Fake);
 
 /// The lines, by their first cell.
-const CASES: [(&str, Case); 17] = [
+const CASES: [(&str, Case); 18] = [
     ("`not-created`", not_created),
     ("`stopped`", stopped),
     ("`starting`", starting),
@@ -31,6 +31,7 @@ const CASES: [(&str, Case); 17] = [
     ("`resuming`", resuming),
     ("`elsewhere`", elsewhere),
     ("`crashed`", crashed),
+    ("`copied`", copied),
     ("`unknown`", unknown),
     ("`orphaned`", orphaned),
 ];
@@ -216,6 +217,17 @@ fn crashed(fake: &Fake) {
     eventually("the crash is seen", Duration::from_secs(60), || fake.state("vm") == "crashed");
     is(fake, "crashed").says("its QEMU was killed");
     comes_up(fake);
+}
+
+fn copied(fake: &Fake) {
+    up(fake);
+    let copy = fake.copy("copy", CP_A);
+    assert_eq!(copy.state("vm"), "copied");
+    let shown = copy.run(&["status"]).ok().says("is a copy of the one in");
+    assert!(shown.text().contains("copied"), "{}", shown.text());
+    copy.run(&["up", "vm"]).ok();
+    assert_eq!(copy.state("vm"), "running");
+    is(fake, "running");
 }
 
 fn unknown(fake: &Fake) {

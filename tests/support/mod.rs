@@ -178,6 +178,59 @@ impl Project {
     }
 }
 
+/// Ways in which people copy a project: `$1` is it, `$2` the copy.
+pub(crate) const CP_A: &str = r#"cp -a "$1" "$2""#;
+/// New times, too.
+pub(crate) const CP_R: &str = r#"cp -r "$1" "$2""#;
+/// Times of whole seconds.
+pub(crate) const TAR: &str = r#"mkdir "$2" && tar -C "$1" -cf - . | tar -C "$2" -xf -"#;
+
+/// A copy of a project, beside it. Dropping it stops its VMs.
+pub(crate) struct Copied<'a> {
+    original: &'a Project,
+    path: PathBuf,
+}
+
+impl Project {
+    /// Makes a copy of the project in one of the ways above.
+    #[track_caller]
+    pub(crate) fn copy(&self, name: &str, how: &str) -> Copied<'_> {
+        let path = self.root.path().join(name);
+        let [from, to] = [self.path(), path.clone()].map(|path| path.to_str().expect("UTF-8").to_owned());
+        tool("sh", &["-c", how, "sh", &from, &to]);
+        Copied { original: self, path }
+    }
+}
+
+impl Copied<'_> {
+    /// Its directory.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Runs `castra` in it to its end.
+    pub(crate) fn run(&self, arguments: &[&str]) -> Ended {
+        let mut command = self.original.castra(arguments);
+        command.current_dir(&self.path);
+        Ended::of(command)
+    }
+
+    /// The word for what a VM does.
+    #[track_caller]
+    pub(crate) fn state(&self, vm: &str) -> String {
+        let told = self.run(&["status", "--json", vm]).ok().document("status");
+        told["vms"][0]["state"].as_str().expect("a state").to_owned()
+    }
+}
+
+impl Drop for Copied<'_> {
+    fn drop(&mut self) {
+        let mut command = self.original.castra(&["down", "--force"]);
+        // What is left is found by the original.
+        let _ = command.current_dir(&self.path).output();
+    }
+}
+
 impl Drop for Project {
     fn drop(&mut self) {
         let stopped = self.castra(&["down", "--force"]).output();

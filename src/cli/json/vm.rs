@@ -53,6 +53,8 @@ pub(in super::super) struct VmView {
     port_forwards: Vec<PortForward>,
     /// Why it crashed.
     crash: Option<String>,
+    /// The project of which this one is a copy, made while the VM ran there, if its state is `copied`.
+    copy_of: Option<PathBuf>,
     /// The filesystem without room for its disk, if its state is `disk-full`.
     full_disk: Option<FullDisk>,
     /// What the guest's network lacks, if the guest says so. Only `status` asks it.
@@ -99,6 +101,8 @@ enum State {
     /// It runs in another pid namespace of this machine, out of reach.
     Elsewhere,
     Crashed,
+    /// The project is a copy, made while the VM ran in the original.
+    Copied,
     /// Its record cannot be read.
     Unknown,
 }
@@ -144,6 +148,7 @@ impl VmView {
             missing_modules: None,
             port_forwards: Vec::new(),
             crash: None,
+            copy_of: None,
             full_disk: None,
             network_fault: None,
             clock_ahead_ms: None,
@@ -174,6 +179,7 @@ impl From<VmStatus> for VmView {
             missing_modules: status.missing_modules.map(|(missing, _)| missing),
             port_forwards: status.port_forwards,
             crash: status.crash.map(|crash| crash.to_string()),
+            copy_of: status.copy_of,
             full_disk: status.full_disk.map(FullDisk::from),
             network_fault: status.network_fault,
             clock_ahead_ms: status.clock_ahead_ms,
@@ -195,6 +201,7 @@ impl From<VmState> for State {
             VmState::Resuming => Self::Resuming,
             VmState::Elsewhere => Self::Elsewhere,
             VmState::Crashed => Self::Crashed,
+            VmState::Copied => Self::Copied,
         }
     }
 }

@@ -17,6 +17,8 @@ use crate::qemu::running_qemu;
 use crate::trusted;
 use crate::vm::disk::temporary_name;
 use crate::vm::error::VmError;
+use crate::vm::leftovers::is_in_use;
+use crate::vm::place;
 use crate::vm::record::Record;
 use crate::vm::remove::{check_removable, check_unfinished};
 use crate::vm::state::{VmState, observe};
@@ -150,7 +152,20 @@ impl Survey<'_> {
             found.plan(CleanedKind::Log, Some(name), log);
         }
         let sockets = self.layout.sockets(&self.context.runtime_root, name);
-        found.plan(CleanedKind::Leftover, Some(name), sockets.directory().to_owned());
+        // Those of a VM that was started here and whose project was moved or removed since are in use.
+        if !is_in_use(&sockets) {
+            found.plan(CleanedKind::Leftover, Some(name), sockets.directory().to_owned());
+        }
+        if self.options.disks
+            && let Some(other) = place::other_project(&overlay, name, self.layout)
+        {
+            let (disk, other) = (overlay.display(), other.display());
+            found.keep(
+                Some(name),
+                format!("{disk} is the disk of VM `{name}` of the project in {other}, too"),
+            );
+            return;
+        }
         if self.options.disks
             && let Err(error) = check_removable(&overlay)
         {
@@ -254,7 +269,8 @@ impl Survey<'_> {
         let of_vm = |vm: &str| self.layout.sockets(&self.context.runtime_root, vm);
         let any: SocketsLayout = of_vm("any");
         for entry in any.directory().parent().into_iter().flat_map(entries) {
-            if !busy.iter().any(|vm| entry.file_name() == OsStr::new(&vm.name)) {
+            let is_busy = busy.iter().any(|vm| entry.file_name() == OsStr::new(&vm.name));
+            if !is_busy && !is_in_use(&SocketsLayout::new(entry.path())) {
                 found.plan(CleanedKind::Leftover, None, entry.path());
             }
         }

@@ -1,0 +1,41 @@
+//! A VM that was started in this place, and whose project was moved away or removed while it ran. Its sockets are here still, and
+//! its QEMU removes the pid file of this place when it ends, whosever that is by then.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::context::RuntimeContext;
+use crate::layout::ProjectLayout;
+use crate::qemu::{FoundQemu, find_qemus};
+
+use super::error::{Predecessor, VmError};
+use super::leftovers::is_in_use;
+
+/// Time for a QEMU that has just ended to close its sockets, on a busy machine.
+const CLOSING_LIMIT: Duration = Duration::from_secs(5);
+/// Interval between looks meanwhile.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Checks that no other VM would be hurt if this one were started here, nor hurt this one.
+///
+/// # Errors
+/// [`VmError::PlaceTaken`]; [`VmError::Interrupted`].
+pub(super) fn refuse(vm: &str, layout: &ProjectLayout, context: &RuntimeContext) -> Result<(), VmError> {
+    let sockets = layout.sockets(&context.runtime_root, vm);
+    let deadline = Instant::now() + CLOSING_LIMIT;
+    while is_in_use(&sockets) {
+        context.cancel.check()?;
+        let is_other = |one: &FoundQemu| one.is_orphan || one.project != *layout;
+        let found =
+            find_qemus().into_iter().find(|one| one.vm == vm && one.started_in == *layout && is_other(one));
+        if found.is_some() || Instant::now() > deadline {
+            let predecessor = found.map(|found| Predecessor {
+                pid: found.qemu.pid(),
+                project: (!found.is_orphan).then(|| found.project.directory().to_owned()),
+            });
+            return Err(VmError::PlaceTaken { vm: vm.to_owned(), predecessor });
+        }
+        thread::sleep(LOOK_EVERY);
+    }
+    Ok(())
+}
