@@ -242,6 +242,18 @@ impl VmError {
                 ))
             }
             Self::DiskOutOfBounds { problem, .. } => problem.hint(),
+            Self::StateOfAnother { state_root, .. } => Some(format!(
+                "Perhaps castra was run with sudo here. Nothing is lost: stop what runs by `sudo castra down`, then \
+                 `sudo chown -R \"$(id -u)\" {}` makes the VMs yours.",
+                state_root.display()
+            )),
+            _ => self.foundation_hint(),
+        }
+    }
+
+    /// Where what a disk is based on does not fit, or is not there.
+    fn foundation_hint(&self) -> Option<String> {
+        match self {
             Self::Unbootable { reason: Unbootable::UefiOnly, .. } => Some(format!(
                 "Take the publisher's image for BIOS, install a boot loader for BIOS on it (`grub-install --target=i386-pc`), or \
                  describe the disk with its kernel and initramfs in `[images.NAME]` of castra.toml. A UEFI firmware of yours comes \
@@ -255,11 +267,6 @@ impl VmError {
                 UserArguments::VARIABLE
             )),
             Self::BaseNotAFile { .. } => Some("Name a qcow2 file in `base_image`.".into()),
-            Self::StateOfAnother { state_root, .. } => Some(format!(
-                "Perhaps castra was run with sudo here. Nothing is lost: stop what runs by `sudo castra down`, then \
-                 `sudo chown -R \"$(id -u)\" {}` makes the VMs yours.",
-                state_root.display()
-            )),
             Self::ImageChanged { vm, .. } => Some(format!(
                 "Name the old image again, or give the new one a VM of its own under another name. To give up the disk \
                  of `{vm}`: castra down {vm} && castra clean --disks {vm}"
