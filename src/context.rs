@@ -10,6 +10,7 @@ use crate::error::{Explain, Kind};
 use crate::layout::{CacheLayout, UserStateLayout};
 use crate::logs::LogWatch;
 use crate::report::Reporter;
+use crate::trusted;
 
 /// The environment variables Castra looks at, read once at the edge.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -157,10 +158,14 @@ impl RuntimeContext {
         let own_state = environment.absolute_path("HOME").map(|home| home.join(".local/state"));
         let state_home = environment.absolute_path("XDG_STATE_HOME").or(own_state);
         let session = environment.absolute_path("XDG_RUNTIME_DIR");
-        let runtime_root = match session.filter(|directory| directory.is_dir()) {
+        // Whoever owns it can put another directory in the place of castra's.
+        let is_own = |directory: &PathBuf| {
+            std::fs::metadata(directory).is_ok_and(|found| trusted::check_directory(&found).is_ok())
+        };
+        let runtime_root = match session.filter(is_own) {
             Some(directory) => directory.join("castra"),
-            // No login session (containers, cron, CI), or one that is over, as in tmux after a logout: a directory of this
-            // user alone; its owner is checked on use.
+            // No login session (containers, cron, CI), one that is over, as in tmux after a logout, or another user's: a directory
+            // of this user alone; its owner is checked on use.
             None => PathBuf::from(format!("/tmp/castra-{}", rustix::process::getuid().as_raw())),
         };
         Ok(Self {

@@ -39,6 +39,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest as _, Sha256};
 
 use crate::hex::hex;
+use crate::trusted;
 
 /// Name of the configuration file.
 pub const CONFIG_FILE: &str = "castra.toml";
@@ -353,6 +354,14 @@ impl VmLayout {
     }
 }
 
+/// Returns `true` where this directory and those above it, so many in all, are this user's and no links.
+fn are_own(directory: &Path, count: usize) -> bool {
+    let is_own = |directory: &Path| {
+        directory.symlink_metadata().is_ok_and(|found| found.is_dir() && trusted::is_own(&found))
+    };
+    directory.ancestors().take(count).all(is_own)
+}
+
 /// The sockets of one VM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SocketsLayout {
@@ -370,13 +379,24 @@ impl SocketsLayout {
         &self.directory
     }
 
+    /// Returns `true` where the directories above them, `castra/<project>/<vm>`, are there and this user's. They may lie in /tmp,
+    /// where others can make directories of these names, and links in them.
+    pub fn is_own(&self) -> bool {
+        are_own(&self.directory, 3)
+    }
+
+    /// Returns the directory of all VMs' sockets of the project, if it is there and this user's.
+    pub fn own_project(&self) -> Option<&Path> {
+        self.directory.parent().filter(|project| are_own(project, 2))
+    }
+
     /// Returns `true` where something has removed those by which QEMU and its guest are reached: a logout, or a cleaner of
-    /// temporary files.
+    /// temporary files. Another user may have put something in their place.
     pub fn are_gone(&self) -> bool {
         let is_gone = |path: PathBuf| {
             std::fs::symlink_metadata(path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
         };
-        is_gone(self.qmp()) || is_gone(self.control())
+        !self.is_own() || is_gone(self.qmp()) || is_gone(self.control())
     }
 
     /// QEMU's machine protocol.

@@ -2,6 +2,7 @@
 //! signal ends each; and a connection that is there at once or not at all.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -89,9 +90,27 @@ pub(crate) fn connect_at_once(path: &Path) -> io::Result<UnixStream> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    check_listener(&socket)?;
     let socket = UnixStream::from(socket);
     socket.set_nonblocking(false)?;
     Ok(socket)
+}
+
+/// Refuses a socket that another user listens on: castra hands keys and open files to whoever is there. Those in /tmp can be
+/// others' once castra's own are gone.
+#[cfg(target_os = "linux")]
+pub(crate) fn check_listener(socket: &impl AsFd) -> io::Result<()> {
+    let owner = rustix::net::sockopt::socket_peercred(socket)?.uid;
+    if owner.is_root() || owner == rustix::process::geteuid() {
+        return Ok(());
+    }
+    Err(crate::trusted::Distrust::Owner { owner: owner.as_raw() }.into())
+}
+
+/// Elsewhere the directories alone are looked at.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn check_listener(_socket: &impl AsFd) -> io::Result<()> {
+    Ok(())
 }
 
 #[cfg(test)]
@@ -117,5 +136,35 @@ mod tests {
         let parting = WaitLimit::to_leave_in_order(limit, &cancel);
         assert_eq!(parting.length(), PARTING_LIMIT);
         assert!(parting.begin().slice().is_ok());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_socket_that_another_user_listens_on_is_not_talked_to() {
+        use rustix::process::Uid;
+        use std::os::unix::net::UnixListener;
+
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("own.sock");
+        let _own = UnixListener::bind(&path).expect("listens");
+        assert!(connect_at_once(&path).is_ok());
+        if !rustix::process::geteuid().is_root() {
+            return crate::skip::skip("only root can act as another user");
+        }
+        let path = directory.path().join("foreign.sock");
+        let (socket, address) = (path.clone(), SocketAddrUnix::new(&path).expect("an address"));
+        let foreign = std::thread::spawn(move || {
+            let kind = (AddressFamily::UNIX, SocketType::STREAM);
+            let listener = rustix::net::socket(kind.0, kind.1, None).expect("a socket");
+            rustix::net::bind(&listener, &address).expect("bound");
+            // The one who listens counts. In this thread alone.
+            rustix::thread::set_thread_res_uid(None, Some(Uid::from_raw(12_345)), None)
+                .expect("another user");
+            rustix::net::listen(&listener, 1).expect("listens");
+            listener
+        });
+        let _foreign = foreign.join().expect("joined");
+        let refused = connect_at_once(&socket).expect_err("refused");
+        assert_eq!(refused.to_string(), "it belongs to another user (uid 12345)");
     }
 }

@@ -46,7 +46,10 @@ const ENVIRONMENT: &[(&str, &str)] = &[
         "XDG_STATE_HOME",
         "Where the key is kept that signs state directories, in castra/; ~/.local/state if it is not set.",
     ),
-    ("XDG_RUNTIME_DIR", "Where sockets are kept, in castra/; /tmp/castra-UID if it is not set."),
+    (
+        "XDG_RUNTIME_DIR",
+        "Where sockets are kept, in castra/; /tmp/castra-UID if it is not set, or not a directory of yours alone.",
+    ),
     ("HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY", "Proxies of downloads, in lower case too."),
     ("NO_COLOR", "Anything: no colours."),
     ("TERM", "dumb: no progress bars, one line after another."),

@@ -36,7 +36,9 @@ pub use liveness::{QemuPid, lock_holder, running_qemu, runs_elsewhere};
 pub use machine_status::MachineStatus;
 pub use migrate::{ignore_shared_memory, save_all_memory, save_state};
 pub use options::{CommandLine, CpuModel, Device, DeviceModel, DiskFormat, MachineType, OptionError};
-pub use process::{Incoming, Launch, QemuBinary, QemuProcess, end_of_log, launch, prepare_socket_directory};
+pub use process::{
+    Incoming, Launch, QemuBinary, QemuProcess, end_of_log, launch, prepare_socket_directory, remove_sockets,
+};
 pub use qcow2::{QCOW2_MAGIC, Qcow2Header};
 pub use qmp::{Qmp, QmpError, is_listened_at};
 pub use trial::{

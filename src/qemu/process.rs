@@ -299,12 +299,19 @@ pub fn prepare_socket_directory(sockets: &SocketsLayout) -> Result<(), QemuError
         let bytes = longest.as_os_str().len();
         return Err(QemuError::SocketPathTooLong { path: longest, bytes, limit: MAX_SOCKET_PATH_BYTES });
     }
-    let failed = |source| socket_error(sockets, source);
-    let make = || create_private_directory(sockets.directory());
     // The directory above goes with the last VM in it, perhaps between its making and this one's.
-    make().or_else(|_| make()).map_err(failed)?;
-    // `castra/<project>/<vm>`: each of the three is checked, since /tmp is everybody's.
-    for directory in sockets.directory().ancestors().take(3) {
+    prepare_directories(sockets).or_else(|error| match error {
+        QemuError::SocketDirectory { .. } => prepare_directories(sockets),
+        error => Err(error),
+    })
+}
+
+/// Makes `castra/<project>/<vm>`, each of the three once the one above is known to be this user's: /tmp is everybody's.
+fn prepare_directories(sockets: &SocketsLayout) -> Result<(), QemuError> {
+    let failed = |source| socket_error(sockets, source);
+    let directories: Vec<&Path> = sockets.directory().ancestors().take(3).collect();
+    for directory in directories.into_iter().rev() {
+        create_private_directory(directory).map_err(failed)?;
         let metadata = fs::symlink_metadata(directory).map_err(failed)?;
         if !metadata.is_dir() || metadata.uid() != rustix::process::getuid().as_raw() {
             return Err(QemuError::ForeignDirectory {
@@ -317,6 +324,18 @@ pub fn prepare_socket_directory(sockets: &SocketsLayout) -> Result<(), QemuError
         }
     }
     Ok(())
+}
+
+/// Removes sockets that nobody listens on any more, and their directories where nothing else is in them.
+pub fn remove_sockets(sockets: &SocketsLayout) {
+    // Another user's directory, or a link of theirs, leads to files that are not castra's.
+    if sockets.is_own() {
+        for socket in sockets.all() {
+            let _ = fs::remove_file(socket);
+        }
+        let _ = fs::remove_dir(sockets.directory());
+    }
+    let _ = sockets.own_project().map(fs::remove_dir);
 }
 
 fn listen(path: &Path) -> Result<UnixListener, QemuError> {

@@ -20,7 +20,7 @@ use crate::layout::{CacheLayout, SocketsLayout, TemplateLayout, TemplatesLayout}
 use crate::managed::sha256_of;
 use crate::qemu::{
     Boot, Disk, Launch, MachineSpec, MachineStatus, Memory, Network, QemuBinary, Qmp, QmpError,
-    create_overlay, end_of_log, ignore_shared_memory, launch, running_qemu, save_state,
+    create_overlay, end_of_log, ignore_shared_memory, launch, remove_sockets, running_qemu, save_state,
 };
 use crate::random::random_bytes;
 use crate::wait::WaitLimit;
@@ -87,15 +87,6 @@ pub fn bake(request: &BakeRequest<'_>) -> Result<Template, TemplateError> {
         clear(&work)?;
     }
     made
-}
-
-/// Nothing listens on them any more.
-fn remove_sockets(sockets: &SocketsLayout) {
-    for path in sockets.all() {
-        // What is not there need not go, and each attempt has a place of its own.
-        let _ = fs::remove_file(path);
-    }
-    let _ = fs::remove_dir(sockets.directory());
 }
 
 /// Removes what castras that were killed have left, their sockets too where it is known below which directory those are.

@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use crate::layout::{ProjectLayout, SocketsLayout};
 use crate::qemu::lock_holder;
 use crate::trusted;
+use crate::wait::check_listener;
 
 use super::error::VmError;
 use super::record::Record;
@@ -48,7 +49,7 @@ pub fn open_console(record: &Record, layout: &ProjectLayout) -> Result<Console, 
         Err(errno) => return Err(failed(errno.into())),
     }
     let socket = SocketsLayout::new(boot.sockets.clone()).console();
-    match UnixStream::connect(&socket) {
+    match UnixStream::connect(&socket).and_then(|stream| check_listener(&stream).map(|()| stream)) {
         Ok(stream) => Ok(Console { stream, _lock: lock }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err(VmError::NoConsole { vm, socket }),
         Err(source) => Err(VmError::Disk { action: "connect to", path: socket, source }),

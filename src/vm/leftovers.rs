@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::layout::{SocketsLayout, VmLayout};
-use crate::qemu::is_listened_at;
+use crate::qemu::{is_listened_at, remove_sockets};
 
 /// Looks at a socket whose QEMU has just ended: the kernel frees its locks a moment before it closes its sockets.
 const LOOKS: u32 = 20;
@@ -32,15 +32,6 @@ pub(super) fn clean_up_run(files: &VmLayout, sockets: &SocketsLayout) {
     if sockets.all().iter().all(|socket| is_abandoned(socket)) {
         remove_sockets(sockets);
     }
-}
-
-/// Removes the sockets of a VM, which may run.
-pub(super) fn remove_sockets(sockets: &SocketsLayout) {
-    for socket in sockets.all() {
-        let _ = fs::remove_file(socket);
-    }
-    let _ = fs::remove_dir(sockets.directory());
-    let _ = sockets.directory().parent().map(fs::remove_dir);
 }
 
 /// Returns `true` if a QEMU listens at one of these sockets.

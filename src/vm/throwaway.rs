@@ -15,14 +15,14 @@ use crate::hex::hex;
 use crate::layout::ProjectLayout;
 use crate::lock::Lock;
 use crate::plan::VmPlan;
-use crate::qemu::{QemuPid, Qmp, running_qemu, runs_elsewhere};
+use crate::qemu::{QemuPid, Qmp, remove_sockets, running_qemu, runs_elsewhere};
 use crate::random::random_bytes;
 use crate::trusted;
 use crate::wait::WaitLimit;
 
 use super::disk::temporary_name;
 use super::error::VmError;
-use super::leftovers::{clean_up, remove_sockets};
+use super::leftovers::clean_up;
 use super::room::disk_full;
 use super::room_watch::RoomWatch;
 use super::up::{UpOptions, VmLock, bring_up, lock};

@@ -21,6 +21,7 @@ mod logs;
 mod planted_state;
 mod qemu_options;
 mod residents;
+mod runtime_directory;
 mod snapshot;
 mod sources;
 mod state_links;

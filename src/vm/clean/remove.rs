@@ -96,7 +96,7 @@ pub(super) fn remove_empty_directories(layout: &ProjectLayout, context: &Runtime
     for directory in [images.root(), templates.root(), &layout.quarantine(), &layout.logs(), &layout.vms()] {
         let _ = fs::remove_dir(directory);
     }
-    let _ = layout.sockets(&context.runtime_root, "any").directory().parent().map(fs::remove_dir);
+    let _ = layout.sockets(&context.runtime_root, "any").own_project().map(fs::remove_dir);
     // A state root in which nothing else is counts as empty, whichever of these is left of it by a castra that was killed.
     let last = [layout.git_ignore(), layout.mark(), layout.state_root().join(LINKED_FROM)];
     let is_last = |path: &PathBuf| *path == layout.project_lock() || last.contains(path);

@@ -153,7 +153,7 @@ impl Survey<'_> {
         }
         let sockets = self.layout.sockets(&self.context.runtime_root, name);
         // Those of a VM that was started here and whose project was moved or removed since are in use.
-        if !is_in_use(&sockets) {
+        if sockets.own_project().is_some() && !is_in_use(&sockets) {
             found.plan(CleanedKind::Leftover, Some(name), sockets.directory().to_owned());
         }
         if self.options.disks
@@ -268,7 +268,7 @@ impl Survey<'_> {
     fn sockets(&self, busy: &[&Vm], found: &mut Found) {
         let of_vm = |vm: &str| self.layout.sockets(&self.context.runtime_root, vm);
         let any: SocketsLayout = of_vm("any");
-        for entry in any.directory().parent().into_iter().flat_map(entries) {
+        for entry in any.own_project().into_iter().flat_map(entries) {
             let is_busy = busy.iter().any(|vm| entry.file_name() == OsStr::new(&vm.name));
             if !is_busy && !is_in_use(&SocketsLayout::new(entry.path())) {
                 found.plan(CleanedKind::Leftover, None, entry.path());
