@@ -6,7 +6,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -35,6 +35,7 @@ pub(crate) fn open_to_append(log: &Path) -> io::Result<File> {
     if fs::symlink_metadata(log).is_ok_and(|metadata| metadata.len() >= CASTRA_BYTES) {
         fs::rename(log, earlier_log(log))?;
     }
+    files::part_from_other_names(log)?;
     trusted::open_with(OpenOptions::new().append(true).create(true).mode(0o600), log)
 }
 
@@ -46,6 +47,7 @@ pub(crate) fn begin(log: &Path) -> io::Result<File> {
     if let Some(directory) = log.parent() {
         files::create_private_directory(directory)?;
     }
+    files::part_from_other_names(log)?;
     let file = trusted::open_with(OpenOptions::new().append(true).create(true).mode(0o600), log)?;
     // Only now: it might have been a file that castra does not write to.
     file.set_len(0)?;
@@ -72,8 +74,10 @@ fn rotate(log: &Path) -> io::Result<()> {
     // One castra at a time, and the next one finds it short.
     let Ok(Some(lock)) = Lock::try_hold(file, log) else { return Ok(()) };
     let mut file = lock.file();
-    let length = file.metadata()?.len();
-    if length <= QEMU_BYTES {
+    let found = file.metadata()?;
+    let length = found.len();
+    // One with another name is no log that castra has made, and not castra's alone to empty.
+    if length <= QEMU_BYTES || found.nlink() > 1 {
         return Ok(());
     }
     let mut end = Vec::new();

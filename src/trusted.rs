@@ -46,6 +46,9 @@ pub enum Distrust {
 }
 
 impl Distrust {
+    /// The reason against a link in the place of a directory.
+    pub const LINKED_DIRECTORY: Self = Self::Kind { found: "a symbolic link", wanted: "a directory" };
+
     /// Returns the reason behind an error of this module.
     pub fn of(error: &io::Error) -> Option<&Self> {
         error.get_ref()?.downcast_ref()

@@ -16,7 +16,7 @@ use crate::cancel::Cancel;
 use crate::command::{self, CommandError, Invocation, Lifetime};
 use crate::context::Environment;
 use crate::failpoint::{self, Point};
-use crate::files::create_private_directory;
+use crate::files::{self, create_private_directory};
 use crate::layout::{MAX_SOCKET_PATH_BYTES, SocketsLayout};
 use crate::logs;
 use crate::trusted;
@@ -167,6 +167,12 @@ pub fn launch(binary: &QemuBinary, launch: Launch<'_>, cancel: &Cancel) -> Resul
     let console_listener = listen(&sockets.console())?;
     // Connected before QEMU exists: the greeting comes the moment QEMU serves, without polling.
     let qmp = UnixStream::connect(sockets.qmp()).map_err(|source| socket_error(sockets, source))?;
+    // QEMU writes to what is there under this name.
+    files::part_from_other_names(&spec.pidfile).map_err(|source| QemuError::File {
+        action: "write",
+        path: spec.pidfile.clone(),
+        source,
+    })?;
     begin_log(&spec.console_log)?;
     let log_file = begin_log(log)?;
     let channels = Channels {

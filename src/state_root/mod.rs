@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 use crate::context::RuntimeContext;
 use crate::files::{self, create_private_directory};
 use crate::layout::{CacheLayout, LINKED_FROM, ProjectLayout, STATE_DIRECTORY};
-use crate::trusted;
+use crate::trusted::{self, Distrust};
 
 pub use adopt::{Adoption, VmFound};
 pub use error::StateRootError;
@@ -103,6 +103,31 @@ impl StateRoot {
                 }
             }
             Found::None | Found::Foreign => return Err(StateRootError::Foreign { root: root.to_owned() }),
+        }
+        self.check_links()
+    }
+
+    /// Checks that no link stands in the place of a directory: what castra writes and removes below it would be elsewhere. One in
+    /// the place of a file is replaced, or refused where it is opened.
+    fn check_links(&self) -> Result<(), StateRootError> {
+        let layout = &self.layout;
+        let (images, templates, cache) = (layout.images(), layout.templates(), layout.own_cache());
+        let mut open = vec![self.path().to_owned()];
+        let own = [layout.vms(), images.root().into(), templates.root().into(), cache.root().into()];
+        while let Some(directory) = open.pop() {
+            for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
+                let path = entry.path();
+                // Beside them, a user may have what castra does not write to.
+                let is_own = directory != self.path() || own.contains(&path);
+                match entry.file_type() {
+                    Ok(kind) if is_own && kind.is_dir() => open.push(path),
+                    Ok(kind) if is_own && kind.is_symlink() && path.is_dir() => {
+                        let source = Distrust::LINKED_DIRECTORY.into();
+                        return Err(StateRootError::Refused { path, source });
+                    }
+                    _ => {}
+                }
+            }
         }
         Ok(())
     }

@@ -16,6 +16,7 @@ use serde_json::json;
 use crate::cancel::Cancel;
 use crate::context::RuntimeContext;
 use crate::failpoint::{self, Point};
+use crate::files;
 use crate::guest::{ControlError, ControlPort};
 use crate::layout::{ProjectLayout, SocketsLayout};
 use crate::managed::{Stamp, sha256_of};
@@ -167,6 +168,7 @@ fn suspend_running(
 /// Removes what could not be finished, and its bytes at once, though QEMU may have it open for a moment: they may be what
 /// fills the disk, and the record could not be written.
 fn free(unfinished: &Path) {
+    let _ = files::part_from_other_names(unfinished);
     let _ = trusted::open_with(OpenOptions::new().write(true), unfinished).and_then(|file| file.set_len(0));
     let _ = fs::remove_file(unfinished);
 }
@@ -228,6 +230,7 @@ fn save(
     failpoint::reach(Point::SuspendStopped);
     save_all_memory(&mut qmp);
     // What an earlier castra left unfinished is written over.
+    files::part_from_other_names(&new).map_err(failed(&new))?;
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(false).mode(0o600);
     let file = trusted::open_with(&mut options, &new).map_err(failed(&new))?;

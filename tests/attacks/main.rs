@@ -17,6 +17,7 @@ mod fake;
 mod http;
 mod hung_files;
 mod isolation;
+mod links_inside;
 mod logs;
 mod planted_state;
 mod qemu_options;
