@@ -1,10 +1,12 @@
 use std::io::{self, BufRead as _, IsTerminal as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::config::Bounds;
 use crate::context::RuntimeContext;
 use crate::error::Result;
 use crate::layout::ProjectLayout;
@@ -65,13 +67,17 @@ pub(super) fn run(
     if clean.orphans {
         return end_orphans(clean, context, printer);
     }
-    let layout = project::layout(args, context, printer)?;
+    let (layout, bounds) = project::layout_and_bounds(args, context, printer)?;
     let options = CleanOptions { dry_run: clean.dry_run, disks: clean.disks, records: clean.records };
-    if clean.disks && !clean.dry_run && !clean.yes && !may_go(clean, options, &layout, context, printer)? {
+    if clean.disks
+        && !clean.dry_run
+        && !clean.yes
+        && !may_go(clean, options, &bounds, &layout, context, printer)?
+    {
         printer.tip("Nothing was removed.");
         return Ok(ExitCode::SUCCESS);
     }
-    let report = vm::clean(&clean.vms, options, &layout, context)?;
+    let report = vm::clean(&clean.vms, options, &bounds, &layout, context)?;
     show(&report, clean.dry_run, layout.directory(), printer)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -80,11 +86,12 @@ pub(super) fn run(
 fn may_go(
     clean: &Clean,
     options: CleanOptions,
+    bounds: &Arc<Bounds>,
     layout: &ProjectLayout,
     context: &RuntimeContext,
     printer: &Printer,
 ) -> Result<bool> {
-    let would = vm::clean(&clean.vms, CleanOptions { dry_run: true, ..options }, layout, context)?;
+    let would = vm::clean(&clean.vms, CleanOptions { dry_run: true, ..options }, bounds, layout, context)?;
     let disks: Vec<&Cleaned> = would.removed.iter().filter(|one| one.kind == CleanedKind::Disk).collect();
     if disks.is_empty() {
         return Ok(true);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::config::{ALLOW_OUTSIDE, Bounds, discover, load_or_default_project};
 use crate::config::{ConfigError, ConfigOptions, ProjectConfig, Surroundings, UnpinnedArtifact};
@@ -52,11 +53,20 @@ pub(super) fn default_config(context: &RuntimeContext) -> Result<ProjectConfig> 
 /// Where the project's state is. A configuration that was broken since must not keep a VM from being stopped: then the
 /// default place is taken, if there is anything.
 pub(super) fn layout(args: &Args, context: &RuntimeContext, printer: &Printer) -> Result<ProjectLayout> {
+    Ok(layout_and_bounds(args, context, printer)?.0)
+}
+
+/// The same with the bounds of its configuration.
+pub(super) fn layout_and_bounds(
+    args: &Args,
+    context: &RuntimeContext,
+    printer: &Printer,
+) -> Result<(ProjectLayout, Arc<Bounds>)> {
     let broken = match load(&options(args), context)? {
         Ok(config) => {
             announce(&config.root, args, context, printer)?;
             vm::check_readable(config.state_root.names())?;
-            return Ok(config.state_root.open(context)?);
+            return Ok((config.state_root.open(context)?, config.bounds));
         }
         Err(error) => error,
     };
@@ -71,7 +81,7 @@ pub(super) fn layout(args: &Args, context: &RuntimeContext, printer: &Printer) -
         return Err(broken.into());
     }
     printer.warning(&format!("{broken}\nGoing by what is in {}.", layout.state_root().display()));
-    Ok(layout)
+    Ok((layout, Arc::new(bounds)))
 }
 
 /// Shows what is to be known of a configuration before it is used: the project, unless it is the working directory's, and

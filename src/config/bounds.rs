@@ -199,6 +199,12 @@ impl DiskPath {
         Ok(&self.path)
     }
 
+    /// Returns another disk, at this path, in the same bounds.
+    #[must_use]
+    pub fn at(&self, path: PathBuf) -> Self {
+        self.bounds.disk(path)
+    }
+
     /// The path with every symbolic link resolved, for comparison with others.
     pub fn resolved(&self) -> PathBuf {
         resolved(&self.path)

@@ -102,7 +102,7 @@ fn clone_one(
         state => return Err(VmError::NotSuspended { vm: vm.to_owned(), state }),
     }
     if let Some(unfinished) = Record::load(layout, new)?.filter(Record::is_unfinished_clone) {
-        remove_unfinished(&unfinished, layout)?;
+        remove_unfinished(&unfinished, overlay, layout)?;
     }
     // Somebody else may have been faster.
     check_clone(vm, new, overlay, layout)?;
@@ -146,6 +146,8 @@ struct Cloning<'a> {
 impl Cloning<'_> {
     fn run(mut self, source: Record) -> Result<Record, VmError> {
         let disk = source.overlay_path(self.layout);
+        // Beside it, a layer is made.
+        confirm(&source.name, &self.overlay.at(disk.clone()))?;
         if !self.saved.recognises(&disk, &self.context.cancel)? {
             let reason = "its disk has changed since".into();
             return Err(VmError::NotResumable { vm: source.name, reason });
@@ -268,14 +270,20 @@ fn share(from: &Path, to: &Path) -> io::Result<()> {
     })
 }
 
-/// Removes what is there of a clone that was never finished, its record last.
+/// Removes what is there of a clone that was never finished, its record last. Its disk must be in the same bounds as `like`.
 ///
 /// # Errors
-/// [`VmError::Disk`].
-pub(super) fn remove_unfinished(record: &Record, layout: &ProjectLayout) -> Result<(), VmError> {
+/// [`VmError::DiskOutOfBounds`], [`VmError::Disk`].
+pub(super) fn remove_unfinished(
+    record: &Record,
+    like: &DiskPath,
+    layout: &ProjectLayout,
+) -> Result<(), VmError> {
     let files = layout.vm(&record.name);
+    let overlay = like.at(record.overlay_path(layout));
     // First, since it may be refused: then all of it stays.
-    remove_disk(&record.overlay_path(layout))?;
+    confirm(&record.name, &overlay)?;
+    remove_disk(&overlay)?;
     for path in [files.machine_state(), files.clone_record(), files.record()] {
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {

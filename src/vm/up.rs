@@ -147,7 +147,7 @@ fn up_one(
     }
     let mut record = Record::load(layout, vm)?;
     if let Some(unfinished) = record.take_if(|record| record.is_unfinished_clone()) {
-        remove_unfinished(&unfinished, layout)?;
+        remove_unfinished(&unfinished, &plan.definition.overlay, layout)?;
     }
     if record.is_none()
         && let Some(qemu) = running_qemu(&layout.vm(vm).pidfile())

@@ -215,6 +215,53 @@ fn a_record_leads_nowhere_and_nothing_goes_that_is_no_disk() {
     }
 }
 
+/// A disk of another program's begins as castra's do, and a record cannot have it removed all the same.
+#[test]
+fn no_record_has_a_disk_outside_of_the_project_removed() {
+    let layer = "layer-0123456789abcdef.qcow2";
+    let of = json!({"of": "other", "cpus": 1, "memory_mib": 64, "disk_bytes": 1, "boot_profile": "managed"});
+    for progress in ["stopped", "cloning"] {
+        for name in ["web", "undeclared"] {
+            let victim = Victim::new();
+            let disks = victim.home().join("disks");
+            fs::create_dir(&disks).expect("made");
+            let disk = disks.join("precious.qcow2");
+            tool("qemu-img", &["create", "-q", "-f", "qcow2", disk.to_str().expect("UTF-8"), "1M"]);
+            fs::copy(&disk, disks.join(layer)).expect("copied");
+            fs::write(disks.join(".precious.qcow2.new"), "").expect("written");
+            victim
+                .project
+                .write("castra.toml", "[[vms]]\nname = \"web\"\nmanaged_image = \"alpine-minimal\"\n");
+            make(&victim);
+            victim.plant(name, |record| {
+                record["name"] = json!(name);
+                record["overlay"] = json!(disk);
+                record["progress"] = json!(progress);
+                record["cloned"] = of.clone();
+                record["frozen"] = json!([{"name": layer,
+                    "stamp": {"size_bytes": 0, "modified_secs": 0, "modified_nanos": 0}}]);
+            });
+            let home = snapshot(&victim.home());
+            let commands: [&[&str]; 6] = [
+                &["up"],
+                &["up", name],
+                &["clone", "web", "undeclared"],
+                &["clean"],
+                &["clean", "--disks", "--yes"],
+                &["down", "--force"],
+            ];
+            for arguments in commands {
+                let ended = victim.run(arguments);
+                assert_untouched(&victim.home(), &home);
+                if arguments.contains(&"--disks") {
+                    let told = ended.text() + &ended.stderr;
+                    assert!(told.contains("precious.qcow2"), "it says what it kept: {told}");
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn fifos_links_and_devices_are_refused_at_once_wherever_they_are() {
     const PLACES: [&str; 9] = [

@@ -11,7 +11,9 @@ mod survey;
 mod tests;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use crate::config::Bounds;
 use crate::context::RuntimeContext;
 use crate::layout::{ProjectLayout, is_frozen_layer};
 use crate::lock::Lock;
@@ -89,13 +91,15 @@ pub struct CleanReport {
     pub kept: Vec<Kept>,
 }
 
-/// Removes what the project does not need; of the VMs of these names only, if there is one.
+/// Removes what the project does not need; of the VMs of these names only, if there is one. A disk out of these bounds stays,
+/// whatever a record says: the file may have been changed by another hand.
 ///
 /// # Errors
 /// [`VmError::Unknown`] before anything is done; [`VmError::Disk`], [`VmError::Lock`]. What was removed before stays removed.
 pub fn clean(
     names: &[String],
     options: CleanOptions,
+    bounds: &Arc<Bounds>,
     layout: &ProjectLayout,
     context: &RuntimeContext,
 ) -> Result<CleanReport, VmError> {
@@ -113,7 +117,7 @@ pub fn clean(
     for vm in if names.is_empty() { &known } else { names } {
         refuse_elsewhere(vm, layout)?;
     }
-    let survey = Survey { names, options, layout, context }.run()?;
+    let survey = Survey { names, options, bounds, layout, context }.run()?;
     // Before anything goes: the VM of a disk that is open needs its sockets, too.
     for disk in survey.planned.iter().filter(|planned| planned.kind == CleanedKind::Disk) {
         refuse_in_use(&disk.path)?;

@@ -5,9 +5,11 @@ use std::ffi::OsStr;
 use std::fs::{self, DirEntry};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::foundations::{FileId, disks_in, foundations, id_of, known_foundations};
 use super::{CleanOptions, Cleaned, CleanedKind, Kept};
+use crate::config::{Bounds, OutOfBounds};
 use crate::context::RuntimeContext;
 use crate::files::TEMPORARY;
 use crate::layout::{OVERLAY_TEMPORARY, ProjectLayout, SocketsLayout, is_frozen_layer, is_image_lock};
@@ -27,6 +29,7 @@ use crate::vm::state::{VmState, observe};
 pub(super) struct Survey<'a> {
     pub(super) names: &'a [String],
     pub(super) options: CleanOptions,
+    pub(super) bounds: &'a Arc<Bounds>,
     pub(super) layout: &'a ProjectLayout,
     pub(super) context: &'a RuntimeContext,
 }
@@ -145,7 +148,7 @@ impl Survey<'_> {
         }
         let overlay = self.overlay(vm);
         let unfinished = temporary_name(&overlay);
-        if check_unfinished(&unfinished).is_ok() {
+        if self.confirm(&overlay).is_ok() && check_unfinished(&unfinished).is_ok() {
             found.plan(CleanedKind::Leftover, Some(name), unfinished);
         }
         for log in files.logs() {
@@ -157,19 +160,9 @@ impl Survey<'_> {
             found.plan(CleanedKind::Leftover, Some(name), sockets.directory().to_owned());
         }
         if self.options.disks
-            && let Some(other) = place::other_project(&overlay, name, self.layout)
+            && let Some(why) = self.why_disk_stays(name, &overlay)
         {
-            let (disk, other) = (overlay.display(), other.display());
-            found.keep(
-                Some(name),
-                format!("{disk} is the disk of VM `{name}` of the project in {other}, too"),
-            );
-            return;
-        }
-        if self.options.disks
-            && let Err(error) = check_removable(&overlay)
-        {
-            found.keep(Some(name), one_line(&error));
+            found.keep(Some(name), why);
             return;
         }
         if self.options.disks && vm.record.is_ok() {
@@ -194,6 +187,21 @@ impl Survey<'_> {
             Ok(Some(record)) => record.overlay_path(self.layout),
             _ => self.layout.overlay(&vm.name),
         }
+    }
+
+    /// Returns the reason for which a VM's disk must not go, if there is one.
+    fn why_disk_stays(&self, vm: &str, overlay: &Path) -> Option<String> {
+        if let Some(other) = place::other_project(overlay, vm, self.layout) {
+            let (disk, other) = (overlay.display(), other.display());
+            return Some(format!("{disk} is the disk of VM `{vm}` of the project in {other}, too"));
+        }
+        let refused = check_removable(overlay).err().map(|error| one_line(&error));
+        refused.or_else(|| self.confirm(overlay).err().map(|problem| one_line(&problem)))
+    }
+
+    /// Checks that a disk is where the project's configuration may have one.
+    fn confirm(&self, disk: &Path) -> Result<(), OutOfBounds> {
+        self.bounds.disk(disk.to_owned()).confirm().map(drop)
     }
 
     /// Where disks are: the project's own directory, and those that definitions name.
@@ -279,7 +287,8 @@ impl Survey<'_> {
     /// Layers, templates' disks and images that no disk stands on.
     fn layers(&self, vms: &[Vm], found: &mut Found) -> Result<(), VmError> {
         let needed = foundations(&self.disks_that_stay(vms, found)?)?;
-        let known = vms.iter().filter_map(|vm| vm.record.as_ref().ok()?.as_ref());
+        let is_confirmed = |vm: &&Vm| self.confirm(&self.overlay(vm)).is_ok();
+        let known = vms.iter().filter(is_confirmed).filter_map(|vm| vm.record.as_ref().ok()?.as_ref());
         let known: HashSet<PathBuf> = known
             .flat_map(|record| {
                 let disk = record.overlay_path(self.layout);

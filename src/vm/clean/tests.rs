@@ -78,7 +78,11 @@ impl Fixture {
 
     fn clean(&self, names: &[&str], options: CleanOptions) -> CleanReport {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        clean(&names, options, &self.layout, &self.context).expect("cleans")
+        clean(&names, options, &self.bounds(), &self.layout, &self.context).expect("cleans")
+    }
+
+    fn bounds(&self) -> Arc<Bounds> {
+        Arc::new(Bounds::new(&self.root.path().join("project"), &[]))
     }
 
     /// What went, as seen from the project.
@@ -159,7 +163,7 @@ fn one_vm_goes_without_the_others_and_in_the_end_all() {
     assert_eq!(fixture.gone(&report), set(&["vms/web", "web-overlay.qcow2"]));
     assert!(fixture.layer(1).exists() && fixture.layout.vm("own").console_log().exists());
     assert!(matches!(
-        clean(&["web".into()], DISKS, &fixture.layout, &fixture.context),
+        clean(&["web".into()], DISKS, &fixture.bounds(), &fixture.layout, &fixture.context),
         Err(VmError::Unknown { .. })
     ));
     fixture.clean(&[], DISKS);
@@ -219,7 +223,7 @@ fn whoever_works_on_a_vm_is_waited_for() {
     let held = crate::vm::up::lock("web", &fixture.layout, &context).expect("held");
     // Nobody waits for good.
     context.cancel.cancel();
-    let refused = clean(&[], DISKS, &fixture.layout, &context);
+    let refused = clean(&[], DISKS, &fixture.bounds(), &fixture.layout, &context);
     assert!(matches!(refused, Err(VmError::Lock(_))), "{refused:?}");
     assert!(fixture.layout.overlay("web").exists());
     drop(held);
