@@ -1,8 +1,10 @@
-//! What a command in a VM printed, for `--json`: its streams go to files that have no name, and come back as text.
+//! What a command in a VM printed, for `--json`. The VM decides how much that is, so that no more of it is kept than is told.
 
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, PipeReader, PipeWriter, Read};
 use std::os::fd::OwnedFd;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -13,7 +15,9 @@ use serde::Serialize;
 use crate::guest::ssh::{GuestExit, Stdio};
 
 /// So much of each stream is told. Who wants more takes the streams themselves, without `--json`.
-const MOST_BYTES: u64 = 16 << 20;
+const MOST_BYTES: usize = 16 << 20;
+/// Time for the last of it to come through, once the command has ended.
+const LAST_LIMIT: Duration = Duration::from_secs(5);
 
 /// How a command in a VM ended, and what it printed.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -41,48 +45,97 @@ pub(super) struct Captured {
 /// Takes a command's streams.
 pub(super) struct Capture {
     started: Instant,
-    stdout: File,
-    stderr: File,
+    stdout: Captive,
+    stderr: Captive,
+}
+
+/// One stream, read by a thread that keeps its beginning and drops the rest.
+struct Captive {
+    writer: PipeWriter,
+    kept: Arc<Mutex<Kept>>,
+    ended: Receiver<()>,
+}
+
+/// The beginning of a stream.
+#[derive(Debug, Clone, Default)]
+struct Kept {
+    bytes: Vec<u8>,
+    /// There was more.
+    is_cut: bool,
+}
+
+impl Captive {
+    fn new() -> io::Result<Self> {
+        let (reader, writer) = io::pipe()?;
+        let kept = Arc::<Mutex<Kept>>::default();
+        let (end, ended) = channel();
+        let keeper = Arc::clone(&kept);
+        thread::Builder::new()
+            .name("castra-capture".to_owned())
+            .spawn(move || keep(reader, &keeper, &end))?;
+        Ok(Self { writer, kept, ended })
+    }
+
+    fn finish(self) -> Kept {
+        let Self { writer, kept, ended } = self;
+        drop(writer);
+        // A command that was ended for its time may leave a thread that has the other end still.
+        let _ = ended.recv_timeout(LAST_LIMIT);
+        kept.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+fn keep(mut reader: PipeReader, kept: &Mutex<Kept>, end: &Sender<()>) {
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        match reader.read(&mut buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Ok(0) | Err(_) => break,
+            Ok(count) => {
+                let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+                let room = count.min(MOST_BYTES - kept.bytes.len());
+                kept.bytes.extend_from_slice(&buffer[..room]);
+                kept.is_cut |= room < count;
+            }
+        }
+    }
+    // Nobody waits any more after the limit.
+    let _ = end.send(());
 }
 
 impl Capture {
     pub(super) fn new() -> io::Result<Self> {
-        Ok(Self { started: Instant::now(), stdout: tempfile::tempfile()?, stderr: tempfile::tempfile()? })
+        Ok(Self { started: Instant::now(), stdout: Captive::new()?, stderr: Captive::new()? })
     }
 
     /// These streams, with this stdin.
     pub(super) fn stdio(&self, stdin: Option<OwnedFd>) -> io::Result<Stdio> {
-        Ok(Stdio { stdin, stdout: self.stdout.try_clone()?.into(), stderr: self.stderr.try_clone()?.into() })
+        let (stdout, stderr) = (self.stdout.writer.try_clone()?, self.stderr.writer.try_clone()?);
+        Ok(Stdio { stdin, stdout: stdout.into(), stderr: stderr.into() })
     }
 
     /// What there is by now. `exit` is nothing for a command that was ended for its time, with the exit code `timed_out`.
-    pub(super) fn finish(mut self, exit: Option<&GuestExit>, timed_out: u8) -> io::Result<Captured> {
-        let (stdout, more_stdout) = content(&mut self.stdout)?;
-        let (stderr, more_stderr) = content(&mut self.stderr)?;
+    pub(super) fn finish(self, exit: Option<&GuestExit>, timed_out: u8) -> Captured {
+        let duration_ms = millis(self.started.elapsed());
+        let (stdout, stderr) = (self.stdout.finish(), self.stderr.finish());
+        let truncated = stdout.is_cut || stderr.is_cut;
+        let (stdout, stderr) = (stdout.bytes, stderr.bytes);
         let signal = match exit {
             Some(GuestExit::Signal(name)) => Some(name.clone()),
             _ => None,
         };
-        Ok(Captured {
+        Captured {
             exit_code: exit.map_or(timed_out, GuestExit::code),
             signal,
             timed_out: exit.is_none(),
-            duration_ms: millis(self.started.elapsed()),
+            duration_ms,
             stdout_base64: exact(&stdout),
             stdout: String::from_utf8_lossy(&stdout).into_owned(),
             stderr_base64: exact(&stderr),
             stderr: String::from_utf8_lossy(&stderr).into_owned(),
-            truncated: more_stdout || more_stderr,
-        })
+            truncated,
+        }
     }
-}
-
-/// The beginning of a file, and whether that is not all.
-fn content(file: &mut File) -> io::Result<(Vec<u8>, bool)> {
-    file.seek(SeekFrom::Start(0))?;
-    let mut bytes = Vec::new();
-    file.take(MOST_BYTES).read_to_end(&mut bytes)?;
-    Ok((bytes, file.metadata()?.len() > MOST_BYTES))
 }
 
 fn exact(bytes: &[u8]) -> Option<String> {
@@ -101,10 +154,10 @@ mod tests {
 
     #[test]
     fn text_comes_as_text_and_bytes_exactly() {
-        let mut capture = Capture::new().expect("two files");
-        capture.stdout.write_all("grün\n".as_bytes()).expect("written");
-        capture.stderr.write_all(b"\xff\x00").expect("written");
-        let told = capture.finish(Some(&GuestExit::Signal("TERM".into())), 124).expect("read");
+        let mut capture = Capture::new().expect("two pipes");
+        capture.stdout.writer.write_all("grün\n".as_bytes()).expect("written");
+        capture.stderr.writer.write_all(b"\xff\x00").expect("written");
+        let told = capture.finish(Some(&GuestExit::Signal("TERM".into())), 124);
         assert_eq!((told.stdout.as_str(), told.stdout_base64), ("grün\n", None));
         assert_eq!((told.stderr.as_str(), told.stderr_base64.as_deref()), ("\u{fffd}\0", Some("/wA=")));
         assert_eq!((told.exit_code, told.signal.as_deref(), told.timed_out), (143, Some("TERM"), false));
@@ -113,7 +166,30 @@ mod tests {
 
     #[test]
     fn a_command_that_took_too_long_has_a_code_of_its_own() {
-        let told = Capture::new().expect("two files").finish(None, 124).expect("read");
+        let told = Capture::new().expect("two pipes").finish(None, 124);
         assert_eq!((told.exit_code, told.timed_out), (124, true));
+    }
+
+    #[test]
+    fn a_flood_is_cut_where_it_is_kept() {
+        let mut capture = Capture::new().expect("two pipes");
+        let piece = vec![b'x'; 1 << 20];
+        for _ in 0..2 * MOST_BYTES / piece.len() {
+            capture.stderr.writer.write_all(&piece).expect("written");
+        }
+        assert_eq!(capture.stderr.kept.lock().expect("kept").bytes.len(), MOST_BYTES);
+        let told = capture.finish(None, 124);
+        assert_eq!((told.stderr.len(), told.stdout.len(), told.truncated), (MOST_BYTES, 0, true));
+    }
+
+    /// Whoever still writes after the end of the command, as a thread does that is blocked, keeps nobody waiting for good.
+    #[test]
+    fn an_end_is_not_waited_for_without_limit() {
+        let mut capture = Capture::new().expect("two pipes");
+        capture.stdout.writer.write_all(b"said").expect("written");
+        let other = capture.stdio(None).expect("streams");
+        let told = capture.finish(None, 124);
+        assert_eq!(told.stdout, "said");
+        drop(other);
     }
 }

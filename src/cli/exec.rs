@@ -23,7 +23,7 @@ pub(super) fn run(exec: &Exec, args: &Args, context: &RuntimeContext, printer: &
     match attempt(exec, capture.as_ref(), args, context, printer) {
         Ok(exit) => {
             if let Some(capture) = capture {
-                let told = capture.finish(Some(&exit), exit::UNREACHED).map_err(CliError::Streams)?;
+                let told = capture.finish(Some(&exit), exit::UNREACHED);
                 printer.json(&told).map_err(CliError::from)?;
             }
             Ok(ExitCode::from(exit.code()))

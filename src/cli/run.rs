@@ -64,7 +64,7 @@ pub(super) fn run(run: &Run, args: &Args, context: &RuntimeContext, printer: &Pr
         })
     });
     if let (Some(capture), Ok(exit)) = (capture, &ended) {
-        let told = capture.finish(exit.as_ref(), TIMED_OUT).map_err(CliError::Streams)?;
+        let told = capture.finish(exit.as_ref(), TIMED_OUT);
         printer.json(&told).map_err(CliError::from)?;
     }
     Ok(match ended {
