@@ -112,6 +112,7 @@ mod tests {
         assert_eq!(problem(|_| ()), None);
         assert_eq!(problem(|record| record["overlay"] = json!("/p/.castra/web-overlay.qcow2")), None);
         assert_eq!(problem(|record| record["overlay"] = json!("/big/disks/web.qcow2")), None);
+        assert_eq!(problem(|record| record["overlay"] = json!("../disks/web.qcow2")), None);
         // A clone restores the sockets of the VM that it was made of.
         let other = json!("/run/castra/0123456789ab/other");
         assert_eq!(problem(|record| record["boot"]["sockets"] = other), None);
@@ -120,7 +121,10 @@ mod tests {
     #[test]
     fn every_way_to_another_file_is_refused() {
         let places = [
-            ("/overlay", vec!["", "/", "../x.qcow2", "a/../../x.qcow2", "/big/../x.qcow2", "."]),
+            (
+                "/overlay",
+                vec!["", "/", "..", "../../x.qcow2", "a/../../x.qcow2", "../a/../x", "/big/../x.qcow2", "."],
+            ),
             ("/name", vec!["", "other", "../web", "."]),
             (
                 "/frozen/0/name",
