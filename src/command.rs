@@ -163,12 +163,14 @@ impl Invocation {
     }
 }
 
-/// The program of this name on the environment's `PATH`, or at this path if it has a `/`; absolute.
+/// Finds the program of this name on the environment's `PATH`, or at this path if it has a `/`. The path is absolute, and so are the
+/// directories that count: a `.` among them would have a repository's own `qemu-img` run.
 pub fn find_program(environment: &Environment, name: &str) -> Option<PathBuf> {
     let found = if name.contains('/') {
         Some(PathBuf::from(name)).filter(|path| is_executable(path))
     } else {
         std::env::split_paths(environment.get("PATH")?)
+            .filter(|directory| directory.is_absolute())
             .map(|directory| directory.join(name))
             .find(|candidate| is_executable(candidate))
     };
@@ -379,6 +381,8 @@ mod tests {
         let environment = Environment::of([("PATH", "/nonexistent:/bin")]);
         assert_eq!(find_program(&environment, "sh"), Some(PathBuf::from("/bin/sh")));
         assert_eq!(find_program(&Environment::default(), "sh"), None);
+        let here = Environment::of([("PATH", ".:tests:../../../../../../../bin")]);
+        assert_eq!(find_program(&here, "sh"), None);
         assert!(find_program(&environment, "src/../build.rs").is_none(), "it is no program");
     }
 
