@@ -1,4 +1,4 @@
-//! The bounds of logs: none grows for good, whoever writes to it.
+//! The bounds of logs: none grows without end, whatever writes to it.
 //!
 //! A log that castra writes makes place for a new one when it is opened. A log that QEMU holds open cannot be renamed away from
 //! it, so its end is copied beside it and it is emptied, each time a castra command opens the project, and every second while

@@ -130,7 +130,7 @@ fn a_flipped_bit_is_noticed_and_the_template_made_anew() {
     project
         .run(&["up"])
         .ok()
-        .says("has a memory that is missing or was changed; it is made anew")
+        .says("has a memory that is missing or was changed; it is made again")
         .says("preparing a warm template")
         .says(WARM);
     project.run(&["exec", "--", "true"]).ok();

@@ -86,7 +86,7 @@ fn verify(
         }
         let whole = opened.and_then(|opened| opened.map_or(Ok(()), |opened| opened.verify(&context.cancel)));
         if let Err(damage) = whole {
-            printer.warning(&format!("template {} {damage}; it is made anew when it is needed", entry.key));
+            printer.warning(&format!("template {} {damage}; it is made again when it is needed", entry.key));
             entry.state = "damaged";
             is_all_right = false;
         }

@@ -229,7 +229,7 @@ fn try_once(
     Ok(record)
 }
 
-/// Waits for what is wanted of the guest, and hands back what it says of its kernel's modules. One from a template is there at once, so nobody need not wait for it.
+/// Waits for what is wanted of the guest, and hands back what it says of its kernel's modules. A template says it at once, and needs no wait.
 fn await_guest(
     request: &BootRequest<'_>,
     choice: &AcceleratorChoice,

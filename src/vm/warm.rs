@@ -118,7 +118,7 @@ impl Warming<'_> {
             opened => opened,
         };
         Ok(opened.unwrap_or_else(|damage| {
-            self.warn(format!("the warm template of VM `{}` {damage}; it is made anew", self.vm()));
+            self.warn(format!("the warm template of VM `{}` {damage}; it is made again", self.vm()));
             None
         }))
     }

@@ -1,4 +1,4 @@
-//! Keeping the clock. A VM that was paused, or whose host slept, goes on with the time at which it stopped.
+//! Keeping the clock. A VM that was paused, or whose host slept, continues with the time at which it stopped.
 //!
 //! The machine's real-time clock does not stop: QEMU's shows the host's clock at any time (`-rtc clock=host`, its default),
 //! without any castra that runs. It shows whole seconds, and its seconds begin when QEMU started, not when the host's do; so the
@@ -29,7 +29,7 @@ const PRECISION_NS: i64 = 50_000_000;
 const READ_EVERY: Duration = Duration::from_millis(20);
 const MEASURE_LIMIT: Duration = Duration::from_secs(3);
 
-/// A clock that is behind by more is stepped: a step forward harms nobody.
+/// A clock that is behind by more is stepped: a step forward does no harm.
 const STEP_FORWARD_NS: i64 = 500_000_000;
 /// A clock that is ahead by more is stepped: programs stumble over time that goes backwards.
 const STEP_BACK_NS: i64 = 2_000_000_000;
