@@ -6,7 +6,7 @@ use std::fs;
 use std::io::Read;
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use support::namespace::run_script;
@@ -107,20 +107,21 @@ fn nothing_is_dropped_unless_that_is_said() {
     let up = project.castra(&["up"]).env("CASTRA_QEMU", &link).output().expect("castra runs");
     assert!(String::from_utf8_lossy(&up.stderr).contains("another QEMU"));
 
-    let state = fs::OpenOptions::new().read(true).write(true).open(machine_state(&project)).expect("opens");
-    let mut byte = [0];
-    let middle = state.metadata().expect("is there").len() / 2;
-    state.read_exact_at(&mut byte, middle).expect("reads");
-    state.write_all_at(&[byte[0] ^ 1], middle).expect("writes");
-    refused("damaged");
-    state.write_all_at(&byte, middle).expect("writes");
+    let refused_with_a_changed_byte = |path: &Path, why: &str| {
+        let file = fs::OpenOptions::new().read(true).write(true).open(path).expect("opens");
+        let mut byte = [0];
+        let middle = file.metadata().expect("is there").len() / 2;
+        file.read_exact_at(&mut byte, middle).expect("reads");
+        file.write_all_at(&[byte[0] ^ 1], middle).expect("writes");
+        refused(why);
+        file.write_all_at(&byte, middle).expect("writes");
+    };
+    refused_with_a_changed_byte(&machine_state(&project), "damaged");
     project.run(&["up"]).ok().says("going on from where it was");
     assert_eq!(sh(&project, "cat /dev/shm/mark").ok().text(), "gone\n");
 
     project.run(&["suspend"]).ok();
-    let disk = fs::OpenOptions::new().write(true).open(overlay(&project)).expect("opens");
-    disk.set_modified(SystemTime::now()).expect("touched");
-    refused("disk has changed");
+    refused_with_a_changed_byte(&overlay(&project), "disk has changed");
     project.run(&["up", "--discard-suspended"]).ok().says("booting");
     assert_eq!(sh(&project, "cat /root/file; ls /dev/shm").ok().text(), "kept\n");
 

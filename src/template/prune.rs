@@ -46,7 +46,7 @@ pub fn use_of(templates: &TemplatesLayout, manifest: &TemplateManifest, qemu: Op
     }
 }
 
-/// Removes templates that are of no use, or all; with `dry_run` only tells which. What was remembered of failures goes
+/// Removes templates that are of no use, or all; with `dry_run` only tells which. Those that are copies are hashed first. What was remembered of failures goes
 /// too, and what a killed castra left in the making. VMs stay as they are, running or not: their disks are their own.
 ///
 /// # Errors
@@ -59,16 +59,26 @@ pub fn prune(
     cancel: &Cancel,
 ) -> Result<Vec<TemplateManifest>, TemplateError> {
     let templates = cache.templates();
-    let is_to_go = |manifest: &TemplateManifest| all || use_of(&templates, manifest, qemu).is_none();
-    let going: Vec<_> = list(&templates).into_iter().filter(is_to_go).collect();
+    let is_to_go = |manifest: &TemplateManifest| match use_of(&templates, manifest, qemu) {
+        _ if all => Ok(true),
+        // Looking into copies writes down what was found, which a dry run does not.
+        Use::Copied if !dry_run => Ok(recognise(cache, &manifest.key, cancel)?.is_err()),
+        found => Ok::<_, TemplateError>(found.is_none()),
+    };
+    let mut going = Vec::new();
+    for manifest in list(&templates) {
+        if is_to_go(&manifest)? {
+            going.push(manifest);
+        }
+    }
     if dry_run {
         return Ok(going);
     }
     let mut gone = Vec::new();
     for manifest in going {
         let _lock = lock(cache, &manifest.key, cancel)?;
-        // It may have been made anew while somebody else held the lock.
-        if all || use_of(&templates, &manifest, qemu).is_none() {
+        // Another castra may have made it again while it held the lock.
+        if all || use_of(&templates, &manifest, qemu) != Use::Ready {
             discard(&templates, &manifest.key)?;
             gone.push(manifest);
         }
