@@ -82,7 +82,8 @@ fn link(unpacked: &Path, programs: &Path) -> Result<(), String> {
     let qemu = programs.join("qemu-system-x86_64");
     let firmware = FIRMWARE.map(|directory| format!(" -L '{}'", unpacked.join(directory).display())).concat();
     let program = unpacked.join("usr/bin/qemu-system-x86_64");
-    let script = format!("#!/bin/sh\nexec '{}'{firmware} \"$@\"\n", program.display());
+    // A shell would add its PWD to what castra gives QEMU.
+    let script = format!("#!/bin/sh\nunset PWD OLDPWD\nexec '{}'{firmware} \"$@\"\n", program.display());
     fs::write(&qemu, script)
         .and_then(|()| fs::set_permissions(&qemu, fs::Permissions::from_mode(0o755)))
         .and_then(|()| symlink(unpacked.join("usr/bin/qemu-img"), programs.join("qemu-img")))
