@@ -21,7 +21,7 @@ fn a_killed_qemu_is_called_crashed_and_comes_up_again() {
     project.run(&["exec", "--", "sh", "-c", "echo survives > /root/file && sync"]).ok();
     let pid = rustix::process::Pid::from_raw(project.qemu_pid("alpine-minimal")).expect("a pid");
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("killed");
-    eventually("status says crashed", Duration::from_secs(1), || {
+    eventually("status says crashed", Duration::from_secs(60), || {
         project.run(&["status"]).ok().text().contains("crashed")
     });
     project.run(&["exec", "--", "true"]).code(255).says("crashed");
