@@ -96,7 +96,7 @@ fn a_vm_ends_with_the_castra_that_was_killed() {
     assert!(runs_with(&needle), "the VM runs");
     castra.kill().expect("killed");
     castra.wait().expect("ends");
-    eventually("the VM is gone", Duration::from_secs(1), || !runs_with(&needle));
+    eventually("the VM is gone", Duration::from_secs(60), || !runs_with(&needle));
     assert_eq!(left(cache.path()), Vec::<String>::new());
 }
 
