@@ -393,9 +393,7 @@ impl SocketsLayout {
     /// Returns `true` where something has removed those by which QEMU and its guest are reached: a logout, or a cleaner of
     /// temporary files. Another user may have put something in their place.
     pub fn are_gone(&self) -> bool {
-        let is_gone = |path: PathBuf| {
-            std::fs::symlink_metadata(path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
-        };
+        let is_gone = |path: PathBuf| path.symlink_metadata().is_err_and(|error| trusted::is_absence(&error));
         !self.is_own() || is_gone(self.qmp()) || is_gone(self.control())
     }
 

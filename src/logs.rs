@@ -4,6 +4,7 @@
 //! it, so its end is copied beside it and it is emptied, each time a castra command opens the project, and every second while
 //! one runs. QEMU appends, so that it continues at the new end.
 
+use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
@@ -146,10 +147,12 @@ impl LogWatch {
 
 /// Bounds what it is given until there is no giver any more.
 fn keep_bounded(given: &Receiver<Watched>) {
-    let mut all = Vec::new();
+    let (mut all, mut directories) = (Vec::new(), HashSet::new());
     let mut next = Instant::now() + INTERVAL;
     loop {
         match given.recv_timeout(next.saturating_duration_since(Instant::now())) {
+            // A command may open its project several times.
+            Ok(Watched::Directory(directory)) if !directories.insert(directory.clone()) => {}
             Ok(watched) => all.push(watched),
             Err(RecvTimeoutError::Timeout) => {
                 all.iter().for_each(Watched::bound);

@@ -83,8 +83,7 @@ fn records(
     if !names.is_empty() {
         return names.iter().map(|name| vm::running_vm(Some(name), layout, context)).collect();
     }
-    let has_agent = |record: &Record| record.boot.as_ref().is_some_and(|boot| boot.ssh_port.is_some());
-    let running = project::records(layout).into_values().filter(has_agent);
+    let running = project::records(layout).into_values().filter(Record::has_agent);
     Ok(running.filter(|record| vm::state_of(record, layout).is_alive()).collect())
 }
 

@@ -85,10 +85,9 @@ pub(super) fn tips(started: &[&UpOutcome]) -> String {
     };
     let mut tips = Vec::new();
     for outcome in started {
-        let has_agent = outcome.record.boot.as_ref().is_some_and(|boot| boot.ssh_port.is_some());
         let waits = outcome.record.progress == Progress::Starting;
         let name = name(outcome);
-        tips.push(match (has_agent, waits) {
+        tips.push(match (outcome.record.has_agent(), waits) {
             (true, false) => format!("  castra shell{name}"),
             (true, true) => format!("  castra shell{name}    waits for the boot to finish"),
             (false, _) => format!("  castra logs -f{name}    shows its console"),

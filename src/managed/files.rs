@@ -158,7 +158,7 @@ impl<R: Read, F: FnMut(usize)> Read for Watched<R, F> {
 
 /// SHA-256 of a file, in hexadecimal.
 pub(crate) fn sha256(path: &Path, cancel: &Cancel) -> Result<String, ImageError> {
-    Ok(digest(path, &Digest::Sha256(String::new()), cancel)?.hex().to_owned())
+    sha256_watched(path, cancel, |_| ())
 }
 
 /// Copies a stream into an empty file, leaving holes for zeros, feeds its bytes to `hasher` and hands back their number.

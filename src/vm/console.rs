@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 use rustix::fs::{FlockOperation, fcntl_lock};
 use rustix::io::Errno;
 
-use crate::layout::{ProjectLayout, SocketsLayout};
+use crate::layout::ProjectLayout;
 use crate::qemu::lock_holder;
 use crate::trusted;
 use crate::wait::check_listener;
@@ -48,7 +48,7 @@ pub fn open_console(record: &Record, layout: &ProjectLayout) -> Result<Console, 
         }
         Err(errno) => return Err(failed(errno.into())),
     }
-    let socket = SocketsLayout::new(boot.sockets.clone()).console();
+    let socket = boot.socket_paths().console();
     match UnixStream::connect(&socket).and_then(|stream| check_listener(&stream).map(|()| stream)) {
         Ok(stream) => Ok(Console { stream, _lock: lock }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err(VmError::NoConsole { vm, socket }),

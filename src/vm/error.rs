@@ -5,6 +5,7 @@ use crate::cancel::Interrupted;
 use crate::config::{OutOfBounds, Protocol};
 use crate::error::{Explain, Kind};
 use crate::guest::{ControlError, InitrdError, KeyError, NetworkDown};
+use crate::layout::SocketsLayout;
 use crate::lock::LockError;
 use crate::managed::ImageError;
 use crate::qemu::{QemuError, Unbootable};
@@ -495,6 +496,11 @@ pub enum VmError {
 }
 
 impl VmError {
+    /// Returns the error of a VM that cannot be reached, since its sockets are gone.
+    pub(super) fn sockets_gone(vm: &str, doing: &'static str, sockets: &SocketsLayout) -> Self {
+        Self::SocketsGone { vm: vm.to_owned(), doing, directory: sockets.directory().to_owned() }
+    }
+
     /// [`VmError::Unknown`] for a name that is none of `known`.
     pub fn unknown<S: AsRef<str>>(vm: &str, known: &[S]) -> Self {
         let similar = closest(vm, known.iter().map(AsRef::as_ref)).map(str::to_owned);

@@ -11,6 +11,7 @@ use super::forwards::PortOwner;
 use super::state::VmState;
 
 impl Explain for VmError {
+    #[expect(clippy::too_many_lines, reason = "a table, in which the compiler asks for each new error")]
     fn kind(&self) -> Kind {
         if let Some(inner) = self.inner() {
             return inner.kind();
@@ -66,8 +67,17 @@ impl Explain for VmError {
             Self::Thrown(error) => error.kind(),
             Self::NotStarted { error, .. } => error.kind(),
             Self::StateOfAnother { .. } | Self::PortForbidden { .. } => Kind::Permission,
-            // `inner` has answered for those of other modules.
-            _ => Kind::Internal,
+            // Answered by `inner` above.
+            Self::Image(_)
+            | Self::Qemu(_)
+            | Self::Template(_)
+            | Self::Control(_)
+            | Self::NetworkDown(_)
+            | Self::Initrd(_)
+            | Self::Key(_)
+            | Self::StateRoot(_)
+            | Self::Lock(_)
+            | Self::Interrupted(_) => Kind::Internal,
         }
     }
 

@@ -6,7 +6,7 @@ use castra_wire::GuestMessage;
 
 use crate::context::RuntimeContext;
 use crate::guest::ControlPort;
-use crate::layout::{ProjectLayout, SocketsLayout};
+use crate::layout::ProjectLayout;
 use crate::lock::Lock;
 use crate::trusted;
 
@@ -39,7 +39,7 @@ fn learn(record: &Record, boot: &BootRecord, layout: &ProjectLayout, context: &R
     let kept = of_start(&files, boot.started_unix_ms)?;
     let stopwatch = Stopwatch::going_on(&record.name, Some(&kept), &context.reporter);
     let deadline = Instant::now() + ANSWER_LIMIT;
-    let control = SocketsLayout::new(boot.sockets.clone()).control();
+    let control = boot.socket_paths().control();
     let mut port = ControlPort::connect(&control, deadline, &context.cancel).ok()?;
     port.attach().ok()?;
     loop {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::{PortForward, VmDefinition};
 use crate::context::RuntimeContext;
 use crate::files;
-use crate::layout::ProjectLayout;
+use crate::layout::{ProjectLayout, SocketsLayout};
 use crate::qemu::{Accelerator, AcceleratorChoice, CpuModel, Device, MachineType};
 use crate::report::{Event, ImageLabel};
 use crate::trusted;
@@ -214,6 +214,16 @@ pub struct MachineRecord {
 }
 
 impl BootRecord {
+    /// Returns `true` if Castra's agent is in the guest: a native boot has none.
+    pub fn has_agent(&self) -> bool {
+        self.ssh_port.is_some()
+    }
+
+    /// Returns the paths of the sockets.
+    pub(super) fn socket_paths(&self) -> SocketsLayout {
+        SocketsLayout::new(self.sockets.clone())
+    }
+
     /// Whether this boot is what the definition asks for now.
     pub(super) fn is_of(&self, definition: &VmDefinition) -> bool {
         self.cpus == definition.cpus
@@ -259,6 +269,11 @@ impl Record {
     /// Whether it is a clone that was begun and never finished, as far as its record tells.
     pub fn is_unfinished_clone(&self) -> bool {
         self.progress == Progress::Cloning
+    }
+
+    /// Returns `true` for a VM that was booted with Castra's agent in its guest.
+    pub fn has_agent(&self) -> bool {
+        self.boot.as_ref().is_some_and(BootRecord::has_agent)
     }
 
     /// The disk's absolute path.

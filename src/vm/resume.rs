@@ -14,7 +14,7 @@ use crate::config::BootProfile;
 use crate::context::RuntimeContext;
 use crate::failpoint::{self, Point};
 use crate::guest::{VmKeys, append_agent};
-use crate::layout::{ProjectLayout, SocketsLayout};
+use crate::layout::ProjectLayout;
 use crate::plan::VmPlan;
 use crate::qemu::{Disk, Incoming, Launch, MachineSpec, QemuBinary, QemuError, launch, running_qemu};
 use crate::report::Event;
@@ -224,7 +224,7 @@ pub(super) fn put_back(mut record: Record, layout: &ProjectLayout) -> Result<Rec
         }
     }
     if let Some(boot) = record.boot.take() {
-        clean_up_run(&files, &SocketsLayout::new(boot.sockets));
+        clean_up_run(&files, &boot.socket_paths());
     }
     record.progress = Progress::Suspended;
     record.save(layout)?;
@@ -251,7 +251,7 @@ pub(super) fn finish(
         wait.sleep(CONT_POLL).map_err(|_| unanswered(&vm, error))?;
     }
     drop(qmp);
-    if boot.ssh_port.is_some() {
+    if boot.has_agent() {
         wake(&record, boot, layout, context)?;
     }
     record.progress = Progress::Running;
@@ -272,7 +272,7 @@ fn wake(
     let stopwatch = &Stopwatch::going_on(vm, None, &context.reporter);
     let watch = BootWatch::of_running(vm, files, disk, boot, context, stopwatch);
     let is_alive = || running_qemu(&files.pidfile()).is_some();
-    let woken = watch.wake(&SocketsLayout::new(boot.sockets.clone()), &keys, is_alive);
+    let woken = watch.wake(&boot.socket_paths(), &keys, is_alive);
     woken.map_err(|end| watch.explain(end, None))
 }
 

@@ -125,7 +125,7 @@ pub(super) fn let_recorded_run(
     context: &RuntimeContext,
 ) -> Result<(), VmError> {
     let Some(boot) = &record.boot else { return Ok(()) };
-    let sockets = SocketsLayout::new(boot.sockets.clone());
+    let sockets = boot.socket_paths();
     let_run(&record.name, &record.overlay_path(layout), &sockets, context)
 }
 

@@ -7,7 +7,7 @@ use castra_wire::{Errand, GuestMessage, Listener, Reach, ServicePort, Transport}
 use crate::config::{PortForward, Protocol};
 use crate::context::RuntimeContext;
 use crate::guest::ControlPort;
-use crate::layout::{ProjectLayout, SocketsLayout};
+use crate::layout::ProjectLayout;
 use crate::lock::Lock;
 use crate::trusted;
 
@@ -28,13 +28,13 @@ fn ask(vm: &str, layout: &ProjectLayout, context: &RuntimeContext) -> Option<Vec
     let record = Record::load(layout, vm).ok()??;
     let files = layout.vm(vm);
     let (state, qemu) = observe(&record, &files);
-    let boot = record.boot.filter(|boot| boot.ssh_port.is_some() && !boot.port_forwards.is_empty())?;
+    let boot = record.boot.filter(|boot| boot.has_agent() && !boot.port_forwards.is_empty())?;
     if state != VmState::Running || qemu?.is_frozen() {
         return None;
     }
     let _lock = Lock::try_hold(trusted::open(&files.lock()).ok()?, &files.lock()).ok()??;
     let deadline = Instant::now() + ANSWER_LIMIT;
-    let control = SocketsLayout::new(boot.sockets).control();
+    let control = boot.socket_paths().control();
     let mut port = ControlPort::connect(&control, deadline, &context.cancel).ok()?;
     // It greets, too: by that the host learns that the agent listens.
     port.attach().ok()?;

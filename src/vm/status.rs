@@ -15,7 +15,7 @@ use crate::config::PortForward;
 use crate::context::RuntimeContext;
 use crate::guest::ssh::Target;
 use crate::guest::{AgentSocket, NetworkDown, NetworkFault, NetworkReport, VmKeys, inspect};
-use crate::layout::{ProjectLayout, SocketsLayout, VmLayout};
+use crate::layout::{ProjectLayout, VmLayout};
 use crate::qemu::{AcceleratorChoice, MachineStatus, QemuPid};
 use crate::report::Event;
 
@@ -23,7 +23,7 @@ use super::PerVm;
 use super::clock::{millis, since_epoch};
 use super::error::VmError;
 use super::modules::MissingModules;
-use super::record::Record;
+use super::record::{BootRecord, Record};
 use super::room::{FullDisk, disk_full, let_recorded_run};
 use super::state::{Crash, VmState, crash, observe, original_of};
 use super::suspend::{connect, take_back};
@@ -197,7 +197,7 @@ fn status_by(record: &Record, layout: &ProjectLayout) -> VmStatus {
         uptime_ms: boot.map(|boot| uptime_ms(qemu.as_ref(), boot.started_unix_ms)),
         is_frozen: qemu.as_ref().is_some_and(QemuPid::is_frozen),
         lost_sockets: boot
-            .filter(|boot| qemu.is_some() && SocketsLayout::new(boot.sockets.clone()).are_gone())
+            .filter(|boot| qemu.is_some() && boot.socket_paths().are_gone())
             .map(|boot| boot.sockets.clone()),
         pid: qemu.map(|qemu| qemu.pid()),
         qemu_version: boot.map(|boot| boot.qemu_version.clone()).filter(|version| !version.is_empty()),
@@ -207,7 +207,7 @@ fn status_by(record: &Record, layout: &ProjectLayout) -> VmStatus {
         cpus: boot.map(|boot| boot.cpus),
         memory_mib: boot.map(|boot| boot.memory_mib),
         ssh_port: boot.and_then(|boot| boot.ssh_port),
-        agent: boot.map(|boot| boot.ssh_port.is_some()),
+        agent: boot.map(BootRecord::has_agent),
         console_bytes: boot.map(|_| fs::metadata(files.console_log()).map_or(0, |log| log.len())),
         missing_modules: boot.and_then(|boot| boot.missing_modules.clone()).map(|missing| {
             let way_out = missing.way_out(&record.name, &record.base.kind);
@@ -241,7 +241,7 @@ fn glance(record: &Record, files: &VmLayout) -> (VmState, Option<QemuPid>) {
     let is_to_run = matches!(state, VmState::Starting | VmState::Running | VmState::Stopping);
     let is_answering = qemu.as_ref().is_some_and(|qemu| is_to_run && !qemu.is_frozen());
     let boot = record.boot.as_ref().filter(|_| is_answering);
-    let status = boot.and_then(|boot| MachineStatus::glance(&SocketsLayout::new(boot.sockets.clone())));
+    let status = boot.and_then(|boot| MachineStatus::glance(&boot.socket_paths()));
     if status == Some(MachineStatus::DiskFull) { (VmState::DiskFull, qemu) } else { (state, qemu) }
 }
 
@@ -270,8 +270,8 @@ pub fn ssh_address(record: &Record) -> Result<SocketAddr, VmError> {
 
 /// Returns the way to the agent of a VM that runs and has one.
 fn agent_of(record: &Record) -> Option<AgentSocket> {
-    let boot = record.boot.as_ref().filter(|boot| boot.ssh_port.is_some())?;
-    let path = SocketsLayout::new(boot.sockets.clone()).control();
+    let boot = record.boot.as_ref().filter(|boot| boot.has_agent())?;
+    let path = boot.socket_paths().control();
     Some(AgentSocket { vm: record.name.clone(), path })
 }
 
@@ -407,7 +407,7 @@ pub fn running_vm(
 /// Returns `true` if QEMU says at once that the machine stands still.
 fn is_paused(record: &Record) -> bool {
     let boot = record.boot.as_ref();
-    let status = boot.and_then(|boot| MachineStatus::glance(&SocketsLayout::new(boot.sockets.clone())));
+    let status = boot.and_then(|boot| MachineStatus::glance(&boot.socket_paths()));
     matches!(status, Some(MachineStatus::DiskFull | MachineStatus::Paused))
 }
 

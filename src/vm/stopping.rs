@@ -93,10 +93,7 @@ pub(super) fn sockets_of(
     context: &RuntimeContext,
 ) -> SocketsLayout {
     let boot = record.and_then(|record| record.boot.as_ref());
-    boot.map_or_else(
-        || layout.sockets(&context.runtime_root, vm),
-        |boot| SocketsLayout::new(boot.sockets.clone()),
-    )
+    boot.map_or_else(|| layout.sockets(&context.runtime_root, vm), |boot| boot.socket_paths())
 }
 
 impl Stopping<'_> {
@@ -116,8 +113,7 @@ impl Stopping<'_> {
     }
 
     fn unreachable(&self) -> VmError {
-        let directory = self.sockets.directory().to_owned();
-        VmError::SocketsGone { vm: self.vm.to_owned(), doing: "stop", directory }
+        VmError::sockets_gone(self.vm, "stop", &self.sockets)
     }
 
     fn ssh_port(&self) -> Option<u16> {
@@ -127,7 +123,7 @@ impl Stopping<'_> {
     /// Returns `true` unless the VM is known to have booted without an agent.
     pub(super) fn has_agent(&self) -> bool {
         let boot = self.record.and_then(|record| record.boot.as_ref());
-        boot.is_none_or(|boot| boot.ssh_port.is_some())
+        boot.is_none_or(BootRecord::has_agent)
     }
 
     /// Returns `true` for a machine that a castra loaded from a template and, killed, never let run, as far as its record tells.

@@ -18,7 +18,7 @@ use crate::context::RuntimeContext;
 use crate::failpoint::{self, Point};
 use crate::files;
 use crate::guest::{ControlError, ControlPort};
-use crate::layout::{ProjectLayout, SocketsLayout};
+use crate::layout::ProjectLayout;
 use crate::managed::{Stamp, sha256_of};
 use crate::qemu::{
     MachineStatus, QemuError, Qmp, QmpError, running_qemu, runs_elsewhere, save_all_memory, save_state,
@@ -121,10 +121,9 @@ fn suspend_running(
     let boot = record.boot.clone().filter(|boot| matches!(&boot.machine, Some(RecordedMachine::Known(_))));
     let boot = boot.ok_or_else(|| VmError::NotSuspendable { vm: vm.clone() })?;
     refuse_frozen(&vm, running_qemu(&layout.vm(&vm).pidfile()).as_ref())?;
-    let sockets = SocketsLayout::new(boot.sockets.clone());
+    let sockets = boot.socket_paths();
     if sockets.are_gone() {
-        let directory = sockets.directory().to_owned();
-        return Err(VmError::SocketsGone { vm, doing: "suspend", directory });
+        return Err(VmError::sockets_gone(&vm, "suspend", &sockets));
     }
     // Before anything is begun: a QEMU that does not answer cannot save anything, and need not be disturbed.
     drop(connect(&vm, &boot, &context.cancel)?);
@@ -184,7 +183,7 @@ fn sync_guest(
         return Ok(Err("it has no agent of Castra's".into()));
     }
     let deadline = Instant::now() + SYNC_LIMIT;
-    let sockets = SocketsLayout::new(boot.sockets.clone());
+    let sockets = boot.socket_paths();
     let is_full = || MachineStatus::glance(&sockets) == Some(MachineStatus::DiskFull);
     let connected = ControlPort::connect(&sockets.control(), Instant::now() + ANSWER_LIMIT, &context.cancel);
     let synced = connected.and_then(|mut port| {
@@ -273,7 +272,7 @@ fn end_qemu(vm: &str, boot: &BootRecord, layout: &ProjectLayout, cancel: &Cancel
             }
         }
     }
-    clean_up_run(&files, &SocketsLayout::new(boot.sockets.clone()));
+    clean_up_run(&files, &boot.socket_paths());
     Ok(())
 }
 
@@ -318,7 +317,7 @@ pub(super) fn to_leave_in_order(vm: &str, boot: &BootRecord, cancel: &Cancel) ->
 }
 
 fn connect_within(vm: &str, boot: &BootRecord, limit: WaitLimit) -> Result<Qmp, VmError> {
-    let sockets = SocketsLayout::new(boot.sockets.clone());
+    let sockets = boot.socket_paths();
     Qmp::connect(&sockets.qmp(), limit).map_err(|error| unanswered(vm, error))
 }
 

@@ -208,8 +208,8 @@ fn up_now(record: Record, context: &RuntimeContext) -> UpOutcome {
 }
 
 fn tell_running(record: &Record, boot_ms: Option<u64>, context: &RuntimeContext) {
-    let agent = record.boot.as_ref().is_some_and(|boot| boot.ssh_port.is_some());
-    context.reporter.report(&Event::VmRunning { vm: record.name.clone(), agent, boot_ms });
+    let (vm, agent) = (record.name.clone(), record.has_agent());
+    context.reporter.report(&Event::VmRunning { vm, agent, boot_ms });
 }
 
 /// Brings up a VM that does not run: QEMU's program, base image, warm template, disk, in this order, so that whatever is missing on
@@ -359,13 +359,12 @@ pub(super) fn attach(
         return Err(VmError::NotRunning { vm, state: VmState::Starting });
     }
     let_recorded_run(&record, layout, context)?;
-    let has_agent = record.boot.as_ref().is_some_and(|boot| boot.ssh_port.is_some());
+    let has_agent = record.has_agent();
     let is_ready = record.progress == Progress::Running;
     let before = record.clone();
-    let sockets = record.boot.as_ref().map(|boot| SocketsLayout::new(boot.sockets.clone()));
+    let sockets = record.boot.as_ref().map(BootRecord::socket_paths);
     if let Some(gone) = sockets.filter(SocketsLayout::are_gone) {
-        let directory = gone.directory().to_owned();
-        let gone = VmError::SocketsGone { vm: vm.clone(), doing: "look into", directory };
+        let gone = VmError::sockets_gone(&vm, "look into", &gone);
         if !is_ready {
             return Err(gone);
         }
@@ -399,7 +398,7 @@ fn follow(
     options: UpOptions,
 ) -> Result<Option<MissingModules>, VmError> {
     let (vm, files, disk) = (&record.name, &layout.vm(&record.name), &record.overlay_path(layout));
-    let sockets = SocketsLayout::new(boot.sockets.clone());
+    let sockets = boot.socket_paths();
     let keys = VmKeys::load_or_create(files)?;
     let kept = of_start(files, boot.started_unix_ms);
     let stopwatch = &Stopwatch::going_on(vm, kept.as_ref(), &context.reporter);
@@ -421,7 +420,7 @@ fn is_stuck(record: &Record, context: &RuntimeContext) -> bool {
     let Some(boot) = record.boot.as_ref().filter(|boot| boot.start == StartKind::Template) else {
         return false;
     };
-    let sockets = SocketsLayout::new(boot.sockets.clone());
+    let sockets = boot.socket_paths();
     MachineStatus::ask(&sockets, &context.cancel) == Some(MachineStatus::Paused)
 }
 
