@@ -158,7 +158,7 @@ impl RuntimeContext {
         let own_state = environment.absolute_path("HOME").map(|home| home.join(".local/state"));
         let state_home = environment.absolute_path("XDG_STATE_HOME").or(own_state);
         let session = environment.absolute_path("XDG_RUNTIME_DIR");
-        // Whoever owns it can put another directory in the place of castra's.
+        // Its owner can put another directory in the place of castra's.
         let is_own = |directory: &PathBuf| {
             std::fs::metadata(directory).is_ok_and(|found| trusted::check_directory(&found).is_ok())
         };

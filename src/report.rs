@@ -242,7 +242,7 @@ pub enum Event {
     VmRunning {
         /// The VM.
         vm: String,
-        /// Whether Castra's agent is in it.
+        /// `true` if Castra's agent is in it.
         agent: bool,
         /// Milliseconds since QEMU's start; nothing if it ran already.
         boot_ms: Option<u64>,

@@ -96,7 +96,7 @@ pub(crate) fn connect_at_once(path: &Path) -> io::Result<UnixStream> {
     Ok(socket)
 }
 
-/// Refuses a socket that another user listens on: castra hands keys and open files to whoever is there. Those in /tmp can be
+/// Refuses a socket that another user listens on: castra hands keys and open files to the listener. Those in /tmp can be
 /// others' once castra's own are gone.
 #[cfg(target_os = "linux")]
 pub(crate) fn check_listener(socket: &impl AsFd) -> io::Result<()> {

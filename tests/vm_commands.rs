@@ -181,7 +181,7 @@ fn the_network_is_up(project: &Project) {
     assert!(resolver.contains("nameserver"), "{resolver}");
 }
 
-/// Where the printed configurations are kept: one with the VM's port, and one that goes through castra.
+/// Files of the printed configurations: one with the VM's port, and one that goes through castra.
 const SSH_CONFIGS: [&str; 2] = [".castra/ssh-config", ".castra/ssh-config-proxy"];
 
 fn ssh_itself_can_log_in(project: &Project) {

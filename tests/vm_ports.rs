@@ -67,7 +67,7 @@ fn listen(project: &Project, address: &str) {
     sh(project, &serve).ok();
 }
 
-/// What the service behind a port of this machine says; nothing if there is none.
+/// Returns the words of the service behind a port of this machine; nothing if there is none.
 fn behind(port: u16) -> Option<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(10))).expect("set");
@@ -80,7 +80,7 @@ fn reaches(port: u16, address: &str) {
     eventually(address, Duration::from_secs(60), || behind(port).as_deref() == Some(&format!("{address}\n")));
 }
 
-/// What `castra ports` says of the service.
+/// Returns the answer of `castra ports` about the service.
 fn service(project: &Project) -> String {
     let ports = project.run(&["ports", "--json"]).ok().document("ports");
     let ports = ports["ports"].as_array().expect("an array").clone();

@@ -1,4 +1,4 @@
-//! What a command in a VM printed, for `--json`. The VM decides how much that is, so that no more of it is kept than is told.
+//! The output of a command in a VM, for `--json`. The VM decides how long it is, so no more of it is kept than is printed.
 
 use std::io::{self, PipeReader, PipeWriter, Read};
 use std::os::fd::OwnedFd;
@@ -99,7 +99,7 @@ fn keep(mut reader: PipeReader, kept: &Mutex<Kept>, end: &Sender<()>) {
             }
         }
     }
-    // Nobody waits any more after the limit.
+    // After the limit there is no receiver any more.
     let _ = end.send(());
 }
 
@@ -182,7 +182,7 @@ mod tests {
         assert_eq!((told.stderr.len(), told.stdout.len(), told.truncated), (MOST_BYTES, 0, true));
     }
 
-    /// Whoever still writes after the end of the command, as a thread does that is blocked, keeps nobody waiting for good.
+    /// A writer that is left after the end of the command, such as a blocked thread, does not hold the end up for good.
     #[test]
     fn an_end_is_not_waited_for_without_limit() {
         let mut capture = Capture::new().expect("two pipes");

@@ -52,9 +52,9 @@ struct Port {
 enum Service {
     /// Nothing listens there.
     None,
-    /// It listens on a loopback address of the guest's only, where a forward does not lead.
+    /// The service listens on a loopback address of the guest's only, where a forward does not lead.
     Unreachable,
-    /// It is reached.
+    /// The service is reached.
     Reachable,
 }
 

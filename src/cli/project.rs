@@ -56,7 +56,7 @@ pub(super) fn layout(args: &Args, context: &RuntimeContext, printer: &Printer) -
     Ok(layout_and_bounds(args, context, printer)?.0)
 }
 
-/// The same with the bounds of its configuration.
+/// Finds the project's state as [`layout`] does, with the bounds of its configuration.
 pub(super) fn layout_and_bounds(
     args: &Args,
     context: &RuntimeContext,
@@ -119,7 +119,7 @@ pub(super) fn records(layout: &ProjectLayout) -> BTreeMap<String, Record> {
     Record::names(layout).into_iter().filter_map(load).collect()
 }
 
-/// Plans the start of the VMs of these names, or of all. A VM that only a record tells of is an error that says what is wrong
+/// Plans the start of the VMs of these names, or of all. A VM that is known by a record only is an error that says what is wrong
 /// with the record.
 pub(super) fn plan(
     config: &ProjectConfig,

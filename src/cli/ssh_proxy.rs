@@ -14,7 +14,7 @@ use super::error::CliError;
 use super::printer::Printer;
 use super::project;
 
-/// What a pipe holds.
+/// Capacity of a pipe.
 const BUFFER_BYTES: usize = 64 * 1024;
 
 /// Joins stdin and stdout with the SSH server of a VM that runs, at the port that it has now: ssh's `ProxyCommand`.

@@ -27,7 +27,7 @@ pub struct AgentSocket {
     pub path: PathBuf,
 }
 
-/// What is missing in a guest's network, as its agent sees it.
+/// Fault of a guest's network, as its agent sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum NetworkFault {
@@ -60,7 +60,7 @@ pub enum NetworkFault {
 pub struct NetworkDown {
     /// The VM.
     pub vm: String,
-    /// What is missing.
+    /// Its fault.
     pub fault: NetworkFault,
 }
 
@@ -156,10 +156,10 @@ pub fn inspect(control: &Path, limit: Duration, cancel: &Cancel) -> Option<Inspe
     }
 }
 
-/// What a guest says of its network.
+/// Report of a guest about its network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NetworkReport {
-    /// It does not say: see [`inspect`].
+    /// The guest gives none: see [`inspect`].
     Unknown,
     /// Nothing is missing.
     Complete,
@@ -217,7 +217,7 @@ mod tests {
         NetworkState { interface, is_up: true, has_carrier: true, has_address: true, has_route: true }
     }
 
-    /// What a guest that has reached this stage and has this agent is asked, and what comes of it.
+    /// Inspects a guest that has reached this stage and answers so. Returns what it was asked, and the result.
     fn inspect_guest(
         stage: Stage,
         answer: impl Fn() -> GuestMessage + Send + 'static,

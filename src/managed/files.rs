@@ -132,7 +132,7 @@ pub(super) fn digest(path: &Path, like: &Digest, cancel: &Cancel) -> Result<Dige
     Ok(hasher.finish())
 }
 
-/// SHA-256 of a file, in hexadecimal. `on_read` is told the number of bytes that each read has brought.
+/// SHA-256 of a file, in hexadecimal. `on_read` gets the number of bytes of each read.
 pub(crate) fn sha256_watched(
     path: &Path,
     cancel: &Cancel,

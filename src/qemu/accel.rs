@@ -22,7 +22,7 @@ pub(super) const PROBE_LIMIT: Duration = Duration::from_secs(3);
 
 /// The probe takes little more than QEMU's own start, so only a clear loss counts against hardware.
 const CLEARLY: u32 = 3;
-/// What is remembered is never nearly as long.
+/// Most bytes of the file of verdicts, which is never nearly as long.
 const MAX_REMEMBERED_BYTES: u64 = 1 << 20;
 
 /// What runs the guest's CPU.

@@ -1,5 +1,5 @@
-//! What a BIOS finds at the beginning of a disk: QEMU's firmware loads the first sector and runs it, or says that the disk is
-//! not bootable and stands still, which nobody sees.
+//! The beginning of a disk, as a BIOS sees it: QEMU's firmware loads the first sector and runs it, or says on a screen that
+//! castra does not have that the disk is not bootable.
 
 use std::fs;
 use std::path::Path;
@@ -13,9 +13,9 @@ use super::{DiskFormat, Qcow2Header, QemuError};
 
 /// A sector of every disk that QEMU emulates here.
 const SECTOR_BYTES: usize = 512;
-/// What is read: the partition tables of both kinds, of which the longer takes 34 sectors.
+/// Bytes that are read: the partition tables of both kinds, of which the longer takes 34 sectors.
 const BEGINNING_BYTES: u64 = 64 << 10;
-/// Where the code in a boot sector ends and the disk's signature and partition table begin.
+/// Length of the code in a boot sector, behind which the disk's signature and partition table begin.
 const CODE_BYTES: usize = 440;
 /// The entries of a partition table in the boot sector: four of sixteen bytes, each with its type in the fifth.
 const PARTITIONS: std::ops::Range<usize> = 446..510;
@@ -23,7 +23,7 @@ const PARTITIONS: std::ops::Range<usize> = 446..510;
 const SIGNATURE: [u8; 2] = [0x55, 0xaa];
 /// Type of an EFI system partition in a boot sector.
 const EFI_SYSTEM: u8 = 0xef;
-/// The same in a GUID partition table, as it is written there (UEFI Specification, "GUID Partition Table"):
+/// Type of an EFI system partition in a GUID partition table, as it is written there (UEFI Specification, "GUID Partition Table"):
 /// C12A7328-F81F-11D2-BA4B-00A0C93EC93B.
 const EFI_SYSTEM_GUID: [u8; 16] =
     [0x28, 0x73, 0x2a, 0xc1, 0x1f, 0xf8, 0xd2, 0x11, 0xba, 0x4b, 0x00, 0xa0, 0xc9, 0x3e, 0xc9, 0x3b];
@@ -31,7 +31,7 @@ const EFI_SYSTEM_GUID: [u8; 16] =
 /// Reason why a BIOS cannot boot from a disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unbootable {
-    /// It begins with nothing but zeros.
+    /// The disk begins with nothing but zeros.
     Blank,
     /// Its first sector is no boot sector.
     NoBootSector,

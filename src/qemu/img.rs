@@ -86,7 +86,7 @@ pub fn run_image_tool(
             tool.args(["convert", "-O", format.name(), "--image-opts"]).arg(options(disk)).arg(to)
         }
         ImageWork::CopyBeginning { to, bytes } => {
-            // Whoever writes to the disk meanwhile is not in the way of a look at it.
+            // A program that writes to the disk meanwhile does not prevent a look at it.
             tool.args(["convert", "-U", "-O", "raw", "--image-opts"]).arg(beginning(disk, bytes)).arg(to)
         }
         ImageWork::Resize(bytes) => {

@@ -332,7 +332,7 @@ fn prepare_directories(sockets: &SocketsLayout) -> Result<(), QemuError> {
     Ok(())
 }
 
-/// Removes sockets that nobody listens on any more, and their directories where nothing else is in them.
+/// Removes sockets without a listener, and their directories where nothing else is in them.
 pub fn remove_sockets(sockets: &SocketsLayout) {
     // Another user's directory, or a link of theirs, leads to files that are not castra's.
     if sockets.is_own() {

@@ -26,7 +26,7 @@ pub enum Use {
 }
 
 impl Use {
-    /// Returns `true` for a template that no VM goes on from any more.
+    /// Returns `true` for a template from which no VM will be restored any more.
     fn is_none(self) -> bool {
         matches!(self, Self::Outdated | Self::Damaged)
     }
@@ -46,8 +46,8 @@ pub fn use_of(templates: &TemplatesLayout, manifest: &TemplateManifest, qemu: Op
     }
 }
 
-/// Removes templates that are of no use, or all; with `dry_run` only tells which. Those that are copies are hashed first. What was remembered of failures goes
-/// too, and what a killed castra left in the making. VMs stay as they are, running or not: their disks are their own.
+/// Removes templates that are of no use, or all; with `dry_run` only tells which. Those that are copies are hashed
+/// first. What was remembered of failures goes too, and what a killed castra left in the making. VMs stay as they are, running or not: their disks are their own.
 ///
 /// # Errors
 /// One cannot be removed, or an interruption.
@@ -125,7 +125,7 @@ pub fn recognise(
     key: &str,
     cancel: &Cancel,
 ) -> Result<Result<Option<Template>, Damage>, TemplateError> {
-    // In a cache that cannot be written to nobody removes it meanwhile.
+    // In a cache that cannot be written to, it is not removed meanwhile.
     let _lock = match lock(cache, key, cancel) {
         Err(error) if error.is_interruption() => return Err(error),
         lock => lock.ok(),

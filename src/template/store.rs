@@ -95,7 +95,7 @@ impl Template {
     /// on. The caller holds the template's lock, if the cache can be written to.
     ///
     /// # Errors
-    /// What is wrong with it. An interruption is no damage, and the template is not verified then.
+    /// Its [`Damage`]. An interruption is none, and the template is not verified then.
     pub fn recognise(
         templates: &TemplatesLayout,
         key: &str,

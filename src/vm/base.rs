@@ -196,7 +196,7 @@ struct Hashing<'a> {
     path: &'a Path,
     done_bytes: u64,
     total_bytes: u64,
-    /// When it is told next, counted from its beginning.
+    /// Time of the next report, counted from the beginning.
     next: Duration,
     context: &'a RuntimeContext,
 }
@@ -210,7 +210,7 @@ impl Hashing<'_> {
         }
     }
 
-    /// Reports the end of what was told of.
+    /// Reports the end, if there was a report before.
     fn end(&mut self) {
         if self.next > FIRST_NEWS {
             self.done_bytes = self.total_bytes;
@@ -281,7 +281,7 @@ mod tests {
         }
     }
 
-    /// What is told of a file of ten bytes, of which one is read every so many milliseconds.
+    /// Returns the reports about a file of ten bytes, of which one is read every so many milliseconds.
     fn told(each_ms: u64) -> Vec<u64> {
         let heard = Arc::new(Heard::default());
         let environment = Environment::of_process().with("HOME", "/nowhere");

@@ -229,7 +229,8 @@ fn try_once(
     Ok(record)
 }
 
-/// Waits for what is wanted of the guest, and hands back what it says of its kernel's modules. A template says it at once, and needs no wait.
+/// Waits for what is wanted of the guest, and returns its report about its kernel's modules. A guest from a template gives it at
+/// once, and needs no wait.
 fn await_guest(
     request: &BootRequest<'_>,
     choice: &AcceleratorChoice,

@@ -23,7 +23,7 @@ use super::state::VmState;
 pub struct Predecessor {
     /// Its QEMU.
     pub pid: i32,
-    /// Where its project is by now, if anywhere.
+    /// Directory of its project by now, if there is one.
     pub project: Option<PathBuf>,
 }
 
@@ -156,7 +156,7 @@ pub enum VmError {
         vm: String,
         /// The verb of what cannot be done.
         doing: &'static str,
-        /// Where the sockets were.
+        /// Directory in which the sockets were.
         directory: PathBuf,
     },
     /// A clone was interrupted before all of it was there.
@@ -293,10 +293,10 @@ pub enum VmError {
         vm: String,
         /// The disk.
         disk: PathBuf,
-        /// What it lacks.
+        /// The reason.
         reason: Unbootable,
     },
-    /// The wait is for services of a guest that no agent tells of.
+    /// The wait is for services of a guest without an agent that reports them.
     #[error(
         "VM `{vm}` boots from its own disk, without Castra's agent inside: `--wait services` would never learn of its services"
     )]

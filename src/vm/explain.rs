@@ -261,7 +261,7 @@ impl VmError {
         }
     }
 
-    /// Where what a disk is based on does not fit, or is not there.
+    /// Ways out where the files that a disk is based on do not fit, or are missing.
     fn foundation_hint(&self) -> Option<String> {
         match self {
             Self::Unbootable { reason: Unbootable::UefiOnly, .. } => Some(format!(

@@ -59,7 +59,7 @@ pub(super) fn free_port(last: Option<u16>) -> io::Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 
-/// What QEMU is to forward: the port for SSH, and the declared ones. Where the guest's agent relays, a TCP port leads to the
+/// Returns QEMU's forwards: the port for SSH, and the declared ones. Where the guest's agent relays, a TCP port leads to the
 /// agent, which finds the service even on the guest's loopback interface; else to the service's own port.
 pub(super) fn rules(ssh_port: Option<u16>, forwards: &[PortForward], is_relayed: bool) -> Vec<HostForward> {
     let ssh =

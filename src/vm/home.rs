@@ -1,5 +1,5 @@
 //! The state root that a VM was started in. A copy of the project has the record, too, but is another directory: so it knows
-//! that the QEMU the record tells of is not its own.
+//! that the QEMU in the record is not its own.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -16,7 +16,7 @@ use super::record::BootRecord;
 /// A state root, as the kernel tells directories apart. It keeps its number when it is moved, and a copy has another.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Home {
-    /// Where it was.
+    /// Its path then.
     pub path: PathBuf,
     /// Number of its filesystem, in this run of the machine.
     pub device: u64,

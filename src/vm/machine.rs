@@ -39,7 +39,7 @@ pub(super) fn machine(
 ) -> MachineSpec {
     let definition = &plan.definition;
     let profile = image.map(|(spec, _)| &spec.profile);
-    // Whoever has a port for SSH has this castra's agent.
+    // A VM with a port for SSH has this castra's agent.
     let relays = ssh_port.map(|_| forwards::relays(&definition.port_forwards)).unwrap_or_default();
     MachineSpec {
         name: definition.name.clone(),

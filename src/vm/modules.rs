@@ -23,7 +23,7 @@ pub struct MissingModules {
 }
 
 impl MissingModules {
-    /// What a guest says of itself, which may be anything. Nothing where the kernel's release could not be one: it becomes a part of
+    /// Reads a guest's own report, which may be anything. Nothing where the kernel's release could not be one: it becomes a part of
     /// commands that are advised.
     pub(super) fn told(kernel: String, installed: Vec<String>) -> Option<Self> {
         let installed: Vec<String> =

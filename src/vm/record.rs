@@ -154,7 +154,7 @@ pub struct BootRecord {
     /// Its agent relays TCP forwards; that of a machine which an earlier castra started does not.
     #[serde(default)]
     pub relayed: bool,
-    /// Where the sockets are. In a copy of the project this is where its own would be, see [`Record::load`].
+    /// Directory of the sockets. In a copy of the project this is the one that its own would have, see [`Record::load`].
     pub sockets: PathBuf,
     /// The state root that it was started in; nothing in a record of an earlier castra.
     #[serde(default)]
@@ -232,7 +232,7 @@ impl BootRecord {
             && self.has_cpu_of(definition)
     }
 
-    /// Whether the CPU is the definition's, where it names one. The host's own fits all, and so does an image's or the default
+    /// Returns `true` if the CPU is the definition's, where that names one. The host's own fits all, and so does an image's or the default
     /// of another castra: no edit of the definition has changed those.
     fn has_cpu_of(&self, definition: &VmDefinition) -> bool {
         match (&definition.cpu, self.emulated_cpu()) {

@@ -11,7 +11,7 @@ use super::record::{BootRecord, Record};
 
 /// Digits of the directory of a project's sockets, see [`ProjectLayout::sockets`].
 const PROJECT_DIGITS: usize = 12;
-/// Ports that the kernel gives to whoever asks for any: those below are root's or have services of their own.
+/// First of the ports that the kernel gives to programs that ask for any: those below are root's or have services of their own.
 const FIRST_FREE_PORT: u16 = 1024;
 /// Digits of a SHA-256.
 const SHA256_DIGITS: usize = 64;

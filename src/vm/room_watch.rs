@@ -18,7 +18,7 @@ use super::room::FullDisk;
 
 /// Interval between looks at the machine.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// The same while it is paused.
+/// Interval between looks while it is paused.
 const PAUSED_INTERVAL: Duration = Duration::from_millis(200);
 
 /// A thread that continues a paused machine, until this is dropped.

@@ -105,7 +105,7 @@ enum Trace {
     Ended,
     /// It is gone otherwise.
     Crashed(Crash),
-    /// It was that of the project of which this one is a copy.
+    /// That of the project of which this one is a copy.
     Copied,
 }
 
@@ -128,7 +128,7 @@ pub(super) fn crash(record: &Record, files: &VmLayout) -> Option<Crash> {
     }
 }
 
-/// Where the project was whose VM ran when it was copied, if this is the copy.
+/// Returns the state root of the project that was copied while its VM ran, if this is the copy.
 pub(super) fn original_of(record: &Record, files: &VmLayout) -> Option<PathBuf> {
     home::original(record.boot.as_ref()?, files.state_root())
 }

@@ -63,7 +63,7 @@ pub struct VmStatus {
     pub memory_mib: Option<u64>,
     /// Port of 127.0.0.1 for SSH, if it runs and has an agent.
     pub ssh_port: Option<u16>,
-    /// Whether Castra's agent is in its guest, if it runs. Without one nothing is known of what happens inside.
+    /// `true` if Castra's agent is in its guest; nothing unless it runs. Without one nothing is known of what happens inside.
     pub agent: Option<bool>,
     /// Bytes that its guest has written to the serial console, if it runs.
     pub console_bytes: Option<u64>,
@@ -81,7 +81,7 @@ pub struct VmStatus {
     pub is_frozen: bool,
     /// The directory from which its sockets have gone while it ran, if they have.
     pub lost_sockets: Option<PathBuf>,
-    /// What its network lacks, if its guest was asked ([`status_of_guests`]) and says so.
+    /// Fault of its network, if its guest was asked ([`status_of_guests`]) and reports one.
     pub network_fault: Option<NetworkFault>,
     /// Milliseconds by which its clock is ahead of this machine's, if its guest was asked and says so.
     pub clock_ahead_ms: Option<i64>,

@@ -38,7 +38,7 @@ pub struct SuspendRecord {
     pub next_disk: Option<DiskStamp>,
 }
 
-/// What `stat` says of a disk that is not written to. It is a shortcut: where it differs, the digest decides.
+/// Size and times of a disk that is not written to, by `stat`. A shortcut: where they differ, the digest decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskStamp {
     size_bytes: u64,
@@ -111,7 +111,7 @@ impl SuspendRecord {
         self.disk.recognises(disk, self.disk_sha256.as_deref(), cancel)
     }
 
-    /// The saved state, if this VM can go on from it: it is whole, its QEMU is still there, and so is its disk. What turned out to be a
+    /// The saved state, if this VM can be resumed from it: it is whole, its QEMU is still there, and so is its disk. What turned out to be a
     /// copy is known by its stamp from then on.
     ///
     /// # Errors

@@ -188,7 +188,7 @@ fn up_one(
     Ok(up_now(bring_up(plan, layout, context, options)?, context))
 }
 
-/// Checks that what `up` is to wait for can be known: only the agent tells of the guest's services.
+/// Checks that what `up` is to wait for can be known: only the agent reports the guest's services.
 ///
 /// # Errors
 /// [`VmError::ServicesUnseen`].
@@ -389,7 +389,8 @@ pub(super) fn attach(
     Ok(UpOutcome { record, ran_already: true })
 }
 
-/// Waits for a guest whose QEMU runs, and hands back what it says of its kernel's modules. What it tells of its boot goes to the timeline of that.
+/// Waits for a guest whose QEMU runs, and returns its report about its kernel's modules. Its report about its boot goes to the
+/// timeline of that.
 fn follow(
     record: &Record,
     boot: &BootRecord,

@@ -41,7 +41,7 @@ pub(super) struct BootWatch<'a> {
     pub(super) accelerator: Accelerator,
     pub(super) cpus: u32,
     pub(super) memory_mib: u64,
-    /// What the agent is to relay, if it can.
+    /// Ports that the agent is to relay, if it can.
     pub(super) relays: Option<Vec<Relay>>,
     /// Whether commands could run in it before: then it is in no phase of a boot, as far as anybody knows.
     pub(super) was_ready: bool,
@@ -52,7 +52,7 @@ pub(super) struct BootWatch<'a> {
     pub(super) limit: Option<Duration>,
     pub(super) context: &'a RuntimeContext,
     pub(super) stopwatch: &'a Stopwatch,
-    /// What the guest says of its kernel's modules, if they are missing.
+    /// Report of the guest that its kernel's modules are missing.
     pub(super) missing_modules: RefCell<Option<MissingModules>>,
 }
 

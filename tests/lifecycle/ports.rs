@@ -83,7 +83,7 @@ fn a_port_of_roots_in_a_record_is_not_taken() {
     }
 }
 
-/// What `castra ports` says of the service behind the VM's forward, in JSON and to people.
+/// Returns the answer of `castra ports` about the service behind the VM's forward, in JSON and to people.
 fn service(fake: &Fake) -> (serde_json::Value, String) {
     let ports = fake.run(&["ports", "--json"]).ok().document("ports");
     let ports = ports["ports"].as_array().expect("an array").clone();

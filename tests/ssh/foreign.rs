@@ -324,7 +324,7 @@ fn greeter(path: &Path) {
     });
 }
 
-/// What comes from a port until its end.
+/// Reads a port until its end.
 fn heard(port: u16) -> String {
     let mut text = String::new();
     let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("connects");

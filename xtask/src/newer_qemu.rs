@@ -9,7 +9,7 @@ use std::process::Command;
 use crate::run::{output, root, run_command};
 
 const PACKAGES: [&str; 2] = ["qemu-system-x86", "qemu-utils"];
-/// What QEMU looks for its firmware in, below the directory that the packages are unpacked into.
+/// Directories of QEMU's firmware, below the directory that the packages are unpacked into.
 const FIRMWARE: [&str; 2] = ["usr/share/qemu", "usr/share/seabios"];
 
 /// Returns a directory with `qemu-system-x86_64` and `qemu-img` of the backports.
@@ -77,7 +77,7 @@ fn debs(directory: &Path) -> Result<Vec<PathBuf>, String> {
     Ok(entries.map(|entry| entry.path()).filter(|path| path.extension() == Some(OsStr::new("deb"))).collect())
 }
 
-/// QEMU is told where its firmware is: its packages expect it where they would be installed.
+/// Links the programs. QEMU gets the directories of its firmware: its packages expect it where they would be installed.
 fn link(unpacked: &Path, programs: &Path) -> Result<(), String> {
     let qemu = programs.join("qemu-system-x86_64");
     let firmware = FIRMWARE.map(|directory| format!(" -L '{}'", unpacked.join(directory).display())).concat();

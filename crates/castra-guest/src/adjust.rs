@@ -20,7 +20,7 @@ pub(crate) fn wall_ns() -> i64 {
     nanoseconds(clock_gettime(ClockId::Realtime))
 }
 
-/// Returns the time since the kernel started. It stands still while the VM is paused, and nobody can set it.
+/// Returns the time since the kernel started. It stands still while the VM is paused, and cannot be set.
 pub(crate) fn boot_ns() -> i64 {
     nanoseconds(clock_gettime(ClockId::Boottime))
 }

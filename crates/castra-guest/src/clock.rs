@@ -63,11 +63,11 @@ pub(crate) async fn keep(trees: Arc<Trees>, mut set: watch::Receiver<()>) {
 
 struct Keeper {
     trees: Arc<Trees>,
-    /// What the host's clock is ahead of the real-time clock.
+    /// Lead of the host's clock over the real-time clock.
     rtc_lag_ns: i64,
-    /// What the host's clock was ahead of the time since boot, at the last comparison: more than that is a pause.
+    /// Lead of the host's clock over the time since boot, at the last comparison: more than that is a pause.
     host_since_boot_ns: Option<i64>,
-    /// What a slew makes good, and when it will have.
+    /// Time that a slew makes good, and the moment by which it has.
     slew_end: Option<(i64, Instant)>,
 }
 
@@ -78,7 +78,7 @@ struct Bounds {
     high_ns: i64,
 }
 
-/// What to do about a difference.
+/// Remedy for a difference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Correction {
     Nothing,
@@ -96,7 +96,7 @@ impl Keeper {
         (self.rtc_lag_ns, self.host_since_boot_ns, self.slew_end) = (0, None, None);
         let set_since_boot_ns = wall_ns() - boot_ns();
         let ahead_ns = self.measure().await?.middle_ns();
-        // Somebody may have set the clock otherwise meanwhile.
+        // The clock may have been set otherwise meanwhile.
         let moved_ns = wall_ns() - boot_ns() - set_since_boot_ns;
         self.rtc_lag_ns = likely_lag_ns(-ahead_ns - moved_ns);
         self.correct(ahead_ns + self.rtc_lag_ns)

@@ -6,7 +6,7 @@ use castra_wire::{GUEST_ADDRESS, Listener, Reach, ServicePort, Transport};
 
 use crate::trees::Trees;
 
-/// `TCP_LISTEN` and, of a UDP socket that is connected to nobody, `TCP_CLOSE` (`net/tcp_states.h`).
+/// `TCP_LISTEN` and, of a UDP socket without a peer, `TCP_CLOSE` (`net/tcp_states.h`).
 const LISTENING: &str = "0A";
 const UNCONNECTED: &str = "07";
 

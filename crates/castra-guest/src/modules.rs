@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-/// Where modules are, one directory for each kernel's release.
+/// Directory of modules, with one directory for each kernel's release.
 pub(crate) const DIRECTORY: &str = "/lib/modules";
 
 /// Most releases that are told.

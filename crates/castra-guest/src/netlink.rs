@@ -54,9 +54,9 @@ pub(crate) struct Link {
     pub(crate) name: String,
     /// Whether it speaks Ethernet.
     pub(crate) ethernet: bool,
-    /// Whether it is set up.
+    /// `true` once it is set up.
     pub(crate) is_up: bool,
-    /// Whether it has a carrier.
+    /// `true` while it has a carrier.
     pub(crate) has_carrier: bool,
 }
 

@@ -4,7 +4,7 @@
 //! 127.0.0.1 alone, where that never arrives. So QEMU delivers it at a port of the agent's, and the agent connects to the
 //! service as a program of the guest's would: at the guest's address first, then on the loopback interface.
 //!
-//! It does not listen on the service's own port while that is free: a service that starts later wants it.
+//! The agent does not listen on the service's own port while that is free: a service that starts later wants it.
 
 use std::collections::HashMap;
 use std::io;
@@ -20,7 +20,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-/// How long one address of a service may take to answer. A firewall may swallow what it does not let through.
+/// Time for one address of a service to answer. A firewall may swallow what it does not let through.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
 /// A pause when no connection can be accepted for want of descriptors or memory.
@@ -40,7 +40,7 @@ struct Listening {
 }
 
 impl Relays {
-    /// Listens for these and for no others. Connections that were made go on.
+    /// Listens for these and for no others. Connections that were made continue.
     ///
     /// # Errors
     /// The last reason why one does not listen; the others do.
@@ -132,12 +132,12 @@ async fn connect(port: u16) -> io::Result<TcpStream> {
     Err(io::ErrorKind::ConnectionRefused.into())
 }
 
-/// Returns `true` for a connection that got the port it was to reach as its own, where nobody listens.
+/// Returns `true` for a connection that got the port it was to reach as its own, where nothing listens.
 fn is_with_itself(stream: &TcpStream) -> bool {
     stream.local_addr().ok() == stream.peer_addr().ok()
 }
 
-/// Refuses a connection that was accepted, as the kernel does where nobody listens.
+/// Refuses a connection that was accepted, as the kernel does where nothing listens.
 fn reset(stream: &TcpStream) {
     // Without it the connection is closed, which says nearly as much.
     let _ = sockopt::set_socket_linger(stream, Some(Duration::ZERO));

@@ -42,7 +42,7 @@ pub struct ExecHeader {
 /// Reason why bytes are no header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ExecHeaderError {
-    /// It is longer than [`MAX_EXEC_HEADER_BYTES`].
+    /// The header is longer than [`MAX_EXEC_HEADER_BYTES`].
     #[error("the header is longer than {MAX_EXEC_HEADER_BYTES} bytes")]
     TooLong,
     /// Its lengths do not fit together, or it holds what no command can get.

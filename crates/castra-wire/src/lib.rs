@@ -50,7 +50,7 @@ pub const PROTOCOL_VERSION: u32 = 1;
 /// TCP port of the agent's SSH server inside the guest. Port 22 is left to the guest's own sshd.
 pub const SSH_PORT: u16 = 6022;
 
-/// First of the TCP ports at which the agent takes what is forwarded to services. Above those that Linux gives to whoever asks for
+/// First of the TCP ports at which the agent takes what is forwarded to services. Above those that Linux gives to programs that ask for
 /// any (`ip_local_port_range`).
 pub const FIRST_RELAY_PORT: u16 = 61022;
 

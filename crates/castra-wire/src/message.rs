@@ -51,7 +51,7 @@ pub enum HostMessage {
     Inspect,
 }
 
-/// How a service is spoken to.
+/// Protocol of a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Transport {
@@ -64,7 +64,7 @@ pub enum Transport {
 /// A port of the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ServicePort {
-    /// How it is spoken to.
+    /// Its protocol.
     pub transport: Transport,
     /// Its number.
     pub port: u16,
@@ -169,7 +169,7 @@ pub enum GuestMessage {
     Synced,
     /// Answer to [`HostMessage::Listeners`], in the order of its ports.
     Listeners {
-        /// What there is.
+        /// Reach of the service there.
         listeners: Vec<Listener>,
     },
     /// Answer to [`HostMessage::Settle`], as soon as it is true.

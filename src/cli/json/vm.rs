@@ -43,9 +43,9 @@ pub(in super::super) struct VmView {
     memory_mib: Option<u64>,
     /// Port of 127.0.0.1 for SSH, if it runs and has an agent.
     ssh_port: Option<u16>,
-    /// Whether castra's agent is in its guest, if it runs. Without one nothing is known of what happens inside.
+    /// `true` if castra's agent is in its guest, `false` if not, and null unless it runs. Without one nothing is known of what happens inside.
     agent: Option<bool>,
-    /// How much its guest has written to the serial console, if it runs.
+    /// Bytes that its guest has written to the serial console, if it runs.
     console_bytes: Option<u64>,
     /// Modules of other kernels than the one that runs in its guest, if it runs and has said so: `modprobe` fails there.
     missing_modules: Option<MissingModules>,
@@ -57,7 +57,7 @@ pub(in super::super) struct VmView {
     copy_of: Option<PathBuf>,
     /// The filesystem without room for its disk, if its state is `disk-full`.
     full_disk: Option<FullDisk>,
-    /// What the guest's network lacks, if the guest says so. Only `status` asks it.
+    /// Fault of the guest's network, if the guest reports one. Only `status` asks it.
     network_fault: Option<NetworkFault>,
     /// Milliseconds by which the guest's clock is ahead of this machine's, if the guest says its time. Only `status` asks it.
     clock_ahead_ms: Option<i64>,

@@ -55,7 +55,7 @@ pub(super) struct Stream {
     /// What was not shown of a log that is too long.
     pub(super) left_out_bytes: u64,
     position: u64,
-    /// What the log held before it was rotated was read, or need not be.
+    /// The part from before the log was rotated was read, or need not be.
     is_earlier_read: bool,
     /// Read, and not shown yet: a line, or a character, that goes on.
     pending: Vec<u8>,

@@ -375,7 +375,7 @@ mod tests {
 
     use super::super::{Surroundings, parse};
 
-    /// What is wrong with this document in a directory where `disks` leads to `data`.
+    /// Returns the problem of this document in a directory where `disks` leads to `data`.
     fn problem(text: &str) -> String {
         let directory = tempfile::tempdir().expect("a directory");
         let root = directory.path();

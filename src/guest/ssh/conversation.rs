@@ -24,7 +24,7 @@ const STDERR: u32 = 1;
 /// process that keeps the output open does not keep us.
 const AFTERMATH: Duration = Duration::from_millis(250);
 
-/// What is not started, for an error.
+/// Name of the command, for an error.
 const COMMAND: &str = "the command";
 
 /// Longest line for a shell: Linux takes 128 KiB for one argument, with the NUL at its end.
@@ -188,7 +188,7 @@ impl Conversation {
     }
 }
 
-/// What is asked for in words of SSH's own.
+/// A request in SSH's own terms.
 enum Request {
     /// A line for the user's shell.
     Line(Vec<u8>),
@@ -200,7 +200,7 @@ enum Request {
 struct Requests {
     incoming: Incoming,
     outgoing: Outgoing<Msg>,
-    /// What the guest has not yet said yes or no to.
+    /// Requests that the guest has neither granted nor refused yet.
     awaited: VecDeque<&'static str>,
 }
 

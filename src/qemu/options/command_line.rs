@@ -28,7 +28,7 @@ impl CommandLine {
 }
 
 impl CommandLine {
-    /// This command line, which also tells the agent of its relays: numbers, whoever has chosen them.
+    /// This command line, which also names the agent's relays: plain numbers.
     #[must_use]
     pub fn with_relays(&self, relays: &[Relay]) -> Self {
         if relays.is_empty() {

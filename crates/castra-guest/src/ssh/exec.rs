@@ -43,7 +43,7 @@ pub(super) struct Running {
     terminal: Option<OwnedFd>,
 }
 
-/// Why nothing runs.
+/// Reason for which nothing runs.
 pub(super) enum NotStarted {
     /// An exit status as a shell reports it, and the reason, fit to be shown to the client.
     Status(u32, String),

@@ -9,7 +9,7 @@ use super::exec::NotStarted;
 /// Reads the header, and returns with it what has come behind it for the command's stdin.
 ///
 /// # Errors
-/// What comes is no header, or it ends before one is complete.
+/// The bytes are no header, or end before one is complete.
 pub(super) async fn read(incoming: &mut Incoming) -> Result<(ExecHeader, Option<Received>), NotStarted> {
     let mut bytes = Vec::new();
     loop {

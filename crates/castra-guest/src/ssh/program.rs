@@ -1,4 +1,4 @@
-//! What a client wants run, as a process to start.
+//! A client's command, as a process to start.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStringExt as _;
@@ -79,7 +79,7 @@ impl<'a> Runner<'a> {
     }
 }
 
-/// What a shell adds to its environment before it runs a command, and more: both must find room.
+/// More than a shell adds to its environment before it runs a command: both must find room.
 const SHELL_RESERVE_BYTES: u64 = 8 * 1024;
 
 /// Limits of the kernel's `bprm_stack_limits`, in bytes: a quarter of the stack, within these.
