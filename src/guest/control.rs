@@ -10,13 +10,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use castra_wire::{
-    Condition, DecodeError, GuestMessage, HostMessage, Lines, MAX_LINE_BYTES, PROTOCOL_VERSION, Personality,
-    ServicePort,
+    Condition, DecodeError, Envelope, GuestMessage, HostMessage, Lines, MAX_LINE_BYTES, PROTOCOL_VERSION,
+    Personality, ServicePort, Session,
 };
 
 use crate::cancel::{Cancel, Interrupted};
 use crate::error::{Explain, Kind};
 use crate::harmless::make_harmless;
+use crate::random::random_bytes;
 use crate::wait::connect_at_once;
 
 /// How soon a wait notices that it is to stop.
@@ -38,6 +39,8 @@ const MAX_MESSAGES: u32 = 10_000;
 #[derive(Debug)]
 pub struct ControlPort {
     socket: UnixStream,
+    /// Tells answers to this connection from what the agent still had to say to an earlier one.
+    session: Session,
     cancel: Cancel,
     lines: Lines,
     garbage_bytes: usize,
@@ -117,14 +120,16 @@ impl ControlPort {
     /// Connects to QEMU's socket, which may appear only later.
     ///
     /// # Errors
-    /// [`ControlError::Connect`] with the last reason once `deadline` has passed, or [`ControlError::Interrupted`].
+    /// [`ControlError::Connect`] with the last reason once `deadline` has passed, [`ControlError::Io`] without random
+    /// numbers, or [`ControlError::Interrupted`].
     pub fn connect(socket: &Path, deadline: Instant, cancel: &Cancel) -> Result<Self, ControlError> {
+        let session = Session::new(u64::from_ne_bytes(random_bytes().map_err(ControlError::Io)?));
         loop {
             cancel.check()?;
             match connect_at_once(socket) {
                 Ok(socket) => {
                     let (cancel, lines) = (cancel.clone(), Lines::new());
-                    return Ok(Self { socket, cancel, lines, garbage_bytes: 0, messages: 0 });
+                    return Ok(Self { socket, session, cancel, lines, garbage_bytes: 0, messages: 0 });
                 }
                 Err(error) if may_come(&error) && Instant::now() < deadline => thread::sleep(RETRY),
                 Err(source) => return Err(ControlError::Connect { path: socket.to_owned(), source }),
@@ -140,7 +145,7 @@ impl ControlPort {
     pub fn attach(&mut self) -> Result<(), ControlError> {
         // Ends the line that an earlier host may have left unfinished.
         self.write(b"\n")?;
-        self.send(&HostMessage::Attach)
+        self.send(HostMessage::Attach)
     }
 
     /// Gives the guest its personality. The answer is [`GuestMessage::Personalised`], or a failure of that errand.
@@ -149,7 +154,7 @@ impl ControlPort {
     /// [`ControlError::TooLong`], [`ControlError::Deaf`], [`ControlError::Closed`], [`ControlError::Io`] or
     /// [`ControlError::Interrupted`].
     pub fn personalise(&mut self, personality: Personality) -> Result<(), ControlError> {
-        self.send(&HostMessage::Personalise(personality))
+        self.send(HostMessage::Personalise(personality))
     }
 
     /// Asks for an orderly shutdown. The answer is [`GuestMessage::PoweringOff`]; later the VM ends.
@@ -157,7 +162,7 @@ impl ControlPort {
     /// # Errors
     /// As for [`ControlPort::personalise`].
     pub fn power_off(&mut self) -> Result<(), ControlError> {
-        self.send(&HostMessage::PowerOff)
+        self.send(HostMessage::PowerOff)
     }
 
     /// Asks the guest to write everything to its disk. The answer is [`GuestMessage::Synced`].
@@ -165,7 +170,7 @@ impl ControlPort {
     /// # Errors
     /// As for [`ControlPort::personalise`].
     pub fn sync(&mut self) -> Result<(), ControlError> {
-        self.send(&HostMessage::Sync)
+        self.send(HostMessage::Sync)
     }
 
     /// Asks a guest without a personality to come to rest. The answer is [`GuestMessage::Settled`], once its boot is over.
@@ -173,7 +178,7 @@ impl ControlPort {
     /// # Errors
     /// As for [`ControlPort::personalise`].
     pub fn settle(&mut self) -> Result<(), ControlError> {
-        self.send(&HostMessage::Settle)
+        self.send(HostMessage::Settle)
     }
 
     /// Asks for the guest's condition. The answer is [`GuestMessage::Inspected`], or a failure at [`castra_wire::Errand::Protocol`]
@@ -182,7 +187,7 @@ impl ControlPort {
     /// # Errors
     /// As for [`ControlPort::personalise`].
     pub fn inspect(&mut self) -> Result<(), ControlError> {
-        self.send(&HostMessage::Inspect)
+        self.send(HostMessage::Inspect)
     }
 
     /// Asks who could answer on these ports. The answer is [`GuestMessage::Listeners`]; an agent of before this question fails at
@@ -191,7 +196,7 @@ impl ControlPort {
     /// # Errors
     /// As for [`ControlPort::personalise`].
     pub fn listeners(&mut self, ports: Vec<ServicePort>) -> Result<(), ControlError> {
-        self.send(&HostMessage::Listeners { ports })
+        self.send(HostMessage::Listeners { ports })
     }
 
     /// The guest's next message. Text in it is harmless on a terminal. A guest may say anything at any time: who loops
@@ -213,17 +218,21 @@ impl ControlPort {
         }
     }
 
-    /// The next message among the bytes that are here; garbage between messages is skipped.
+    /// The next message among the bytes that are here. Garbage between messages is skipped, and what the agent says to an earlier
+    /// host.
     fn next_held(&mut self) -> Result<Option<GuestMessage>, ControlError> {
         while let Some(line) = self.lines.next_line() {
             let bytes = line.as_ref().map_or(0, |line| line.len());
-            match line.and_then(castra_wire::decode::<GuestMessage>) {
-                Ok(message) => {
+            match line.and_then(castra_wire::decode::<Envelope<GuestMessage>>) {
+                Ok(Envelope { session, message }) => {
                     self.messages += 1;
                     if self.messages > MAX_MESSAGES {
                         return Err(ControlError::Flood);
                     }
-                    return accept(message).map(Some);
+                    // An agent that predates sessions names none.
+                    if session.is_none_or(|session| session == self.session) {
+                        return accept(message).map(Some);
+                    }
                 }
                 Err(DecodeError::TooLong(bytes)) => self.skip(bytes)?,
                 Err(DecodeError::Malformed(_)) => self.skip(bytes)?,
@@ -258,8 +267,8 @@ impl ControlPort {
         }
     }
 
-    fn send(&mut self, message: &HostMessage) -> Result<(), ControlError> {
-        let line = castra_wire::encode(message);
+    fn send(&mut self, message: HostMessage) -> Result<(), ControlError> {
+        let line = castra_wire::encode(&Envelope { session: Some(self.session), message });
         if line.len() > MAX_LINE_BYTES {
             return Err(ControlError::TooLong(line.len()));
         }

@@ -4,8 +4,8 @@ use bytes::Bytes;
 use castra::managed::{Catalog, Manifest};
 use castra_sftp::{Attributes, Code, Entry, Flags, Reply, Request};
 use castra_wire::{
-    Errand, ExecHeader, GuestMessage, HostMessage, PROTOCOL_VERSION, Personality, Secret, Stage,
-    StageReached, encode,
+    Envelope, Errand, ExecHeader, GuestMessage, HostMessage, PROTOCOL_VERSION, Personality, Secret, Session,
+    Stage, StageReached, encode,
 };
 
 const REFERENCE: &str = include_str!("../../docs/config.md");
@@ -59,6 +59,7 @@ pub(crate) fn control_messages() -> Vec<Vec<u8>> {
     let failed = GuestMessage::Failed { errand: Errand::Network, reason: "none".to_owned() };
     let mut messages = vec![
         encode(&HostMessage::Attach),
+        encode(&Envelope { session: Some(Session::new(9)), message: GuestMessage::Synced }),
         encode(&HostMessage::Personalise(personality)),
         encode(&HostMessage::PowerOff),
         encode(&hello),

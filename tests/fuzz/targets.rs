@@ -7,7 +7,7 @@ use bytes::Bytes;
 use castra::config::{Surroundings, parse};
 use castra::managed::{Manifest, VhdKind, parse_vhd_footer};
 use castra_sftp::{Reply, Request};
-use castra_wire::{ExecHeader, GuestMessage, HostMessage, Lines, MAX_LINE_BYTES, decode, encode};
+use castra_wire::{Envelope, ExecHeader, GuestMessage, HostMessage, Lines, MAX_LINE_BYTES, decode, encode};
 
 /// The last 512 bytes of a VHD.
 pub(crate) fn vhd_footer(data: &[u8]) {
@@ -56,11 +56,11 @@ pub(crate) fn control_port(data: &[u8]) {
     let piece = data.first().map_or(1, |byte| usize::from(*byte) + 1);
     assert_eq!(lines(data, piece), at_once, "in pieces of {piece}");
     for line in at_once.into_iter().flatten() {
-        if let Ok(message) = decode::<HostMessage>(&line) {
-            assert_eq!(decode::<HostMessage>(&encode(&message)).ok(), Some(message));
+        if let Ok(message) = decode::<Envelope<HostMessage>>(&line) {
+            assert_eq!(decode::<Envelope<HostMessage>>(&encode(&message)).ok(), Some(message));
         }
-        if let Ok(message) = decode::<GuestMessage>(&line) {
-            assert_eq!(decode::<GuestMessage>(&encode(&message)).ok(), Some(message));
+        if let Ok(message) = decode::<Envelope<GuestMessage>>(&line) {
+            assert_eq!(decode::<Envelope<GuestMessage>>(&encode(&message)).ok(), Some(message));
         }
     }
 }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use castra_wire::{
-    Condition, Errand, GuestMessage, HostMessage, PROTOCOL_VERSION, Personality, SSH_PORT, Stage,
-    StageReached,
+    Condition, Envelope, Errand, GuestMessage, HostMessage, PROTOCOL_VERSION, Personality, SSH_PORT, Session,
+    Stage, StageReached,
 };
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -73,9 +73,8 @@ async fn conduct(trees: Arc<Trees>) -> io::Result<()> {
 async fn converse(agent: &mut Agent, news: &mut UnboundedReceiver<News>) -> io::Result<()> {
     let mut port = ControlPort::open(&agent.trees).await?;
     loop {
-        let answers = agent.next(&mut port, news).await?;
-        for answer in &answers {
-            port.send(answer)?;
+        for answer in agent.next(&mut port, news).await? {
+            port.send(&answer)?;
         }
         agent.write_identity_if_due();
     }
@@ -119,6 +118,8 @@ async fn serve_ssh(server: SshServer, newsroom: Newsroom) {
 struct Agent {
     trees: Arc<Trees>,
     server: SshServer,
+    /// Session of the host that was heard last.
+    session: Option<Session>,
     stages: Vec<StageReached>,
     root_mounted_ms: Option<u64>,
     milestones: Vec<Milestone>,
@@ -148,6 +149,7 @@ impl Agent {
         Self {
             trees,
             server: SshServer::new(),
+            session: None,
             stages: vec![reached_now(Stage::Initramfs)],
             root_mounted_ms: None,
             milestones: Vec::new(),
@@ -168,14 +170,27 @@ impl Agent {
         &mut self,
         port: &mut ControlPort,
         news: &mut UnboundedReceiver<News>,
-    ) -> io::Result<Vec<GuestMessage>> {
-        tokio::select! {
-            message = port.receive() => Ok(match message? {
-                Ok(message) => self.obey(message),
+    ) -> io::Result<Vec<Envelope<GuestMessage>>> {
+        let answers = tokio::select! {
+            envelope = port.receive() => match envelope? {
+                Ok(Envelope { session, message }) => {
+                    self.session = session;
+                    self.obey(message)
+                }
                 Err(error) => vec![failed(Errand::Protocol, error)],
-            }),
-            Some(news) = news.recv() => Ok(self.hear(news)),
-        }
+            },
+            Some(news) = news.recv() => match news {
+                // The host that asked for it may be gone, and another one may have asked since.
+                News::Synced(session) => {
+                    return Ok(vec![Envelope { session, message: GuestMessage::Synced }]);
+                }
+                News::Settled(had_sshd) => self.settled(had_sshd),
+                News::Reached(milestone, uptime_ms) => self.reach(milestone, uptime_ms),
+                News::Failed(errand, reason) => self.fail(errand, reason),
+            },
+        };
+        let session = self.session;
+        Ok(answers.into_iter().map(|message| Envelope { session, message }).collect())
     }
 
     fn obey(&mut self, message: HostMessage) -> Vec<GuestMessage> {
@@ -192,22 +207,17 @@ impl Agent {
         }
     }
 
-    fn hear(&mut self, news: News) -> Vec<GuestMessage> {
-        match news {
-            News::Settled(had_sshd) => {
-                self.is_sshd_due = had_sshd;
-                vec![GuestMessage::Settled]
-            }
-            News::Synced => vec![GuestMessage::Synced],
-            News::Reached(milestone, uptime_ms) => self.reach(milestone, uptime_ms),
-            News::Failed(errand, reason) => {
-                let failure = failed(errand, reason);
-                if self.failures.len() < KEPT_FAILURES {
-                    self.failures.push(failure.clone());
-                }
-                vec![failure]
-            }
+    fn settled(&mut self, had_sshd: bool) -> Vec<GuestMessage> {
+        self.is_sshd_due = had_sshd;
+        vec![GuestMessage::Settled]
+    }
+
+    fn fail(&mut self, errand: Errand, reason: String) -> Vec<GuestMessage> {
+        let failure = failed(errand, reason);
+        if self.failures.len() < KEPT_FAILURES {
+            self.failures.push(failure.clone());
         }
+        vec![failure]
     }
 
     fn hello(&self) -> Vec<GuestMessage> {
@@ -337,10 +347,10 @@ impl Agent {
 
     /// Aside, since a slow disk must keep nobody from talking to the agent.
     fn sync(&self) -> Vec<GuestMessage> {
-        let newsroom = self.newsroom.clone();
+        let (newsroom, session) = (self.newsroom.clone(), self.session);
         tokio::task::spawn_blocking(move || {
             rustix::fs::sync();
-            newsroom.synced();
+            newsroom.synced(session);
         });
         Vec::new()
     }

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use castra_wire::{DecodeError, GuestMessage, HostMessage, Lines, PORT_NAME};
+use castra_wire::{DecodeError, Envelope, GuestMessage, HostMessage, Lines, PORT_NAME};
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll;
 use rustix::fs::OFlags;
@@ -62,7 +62,7 @@ impl ControlPort {
     }
 
     /// The next message, or what was sent instead of one. May be dropped while it waits: nothing is lost.
-    pub(crate) async fn receive(&mut self) -> io::Result<Result<HostMessage, DecodeError>> {
+    pub(crate) async fn receive(&mut self) -> io::Result<Result<Envelope<HostMessage>, DecodeError>> {
         loop {
             if let Some(line) = self.lines.next_line() {
                 return Ok(line.and_then(castra_wire::decode));
@@ -71,7 +71,8 @@ impl ControlPort {
             match self.read() {
                 Ok(0) => {
                     if std::mem::take(&mut self.host_is_there) {
-                        // The host has closed its end; whatever it was saying or was to hear is void.
+                        // The host has closed its end; whatever it was saying or was to hear is void. The next one may be there
+                        // already and hear some of it: it goes by the session.
                         self.lines.clear();
                         self.outbox.clear();
                     }
@@ -89,7 +90,7 @@ impl ControlPort {
     }
 
     /// Sends a message as soon as the host reads. Never waits.
-    pub(crate) fn send(&mut self, message: &GuestMessage) -> io::Result<()> {
+    pub(crate) fn send(&mut self, message: &Envelope<GuestMessage>) -> io::Result<()> {
         let line = castra_wire::encode(message);
         if self.outbox.len() + line.len() <= OUTBOX_BYTES {
             self.outbox.extend(line);

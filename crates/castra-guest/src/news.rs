@@ -1,6 +1,6 @@
 //! What the duties tell the conductor.
 
-use castra_wire::{Errand, Stage, StageReached};
+use castra_wire::{Errand, Session, Stage, StageReached};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
@@ -11,8 +11,8 @@ pub(crate) enum News {
     Reached(Milestone, u64),
     /// The guest is at rest. Whether the image's sshd was stopped for it.
     Settled(bool),
-    /// Everything is on the disk.
-    Synced,
+    /// Everything is on the disk, as the host of this session asked.
+    Synced(Option<Session>),
     /// A duty failed, for good or for now.
     Failed(Errand, String),
 }
@@ -55,9 +55,9 @@ impl Newsroom {
         self.tell(News::Settled(had_sshd));
     }
 
-    /// Everything has been written to the disk.
-    pub(crate) fn synced(&self) {
-        self.tell(News::Synced);
+    /// Everything has been written to the disk, as the host of this session asked.
+    pub(crate) fn synced(&self, session: Option<Session>) {
+        self.tell(News::Synced(session));
     }
 
     /// A duty failed.

@@ -4,6 +4,10 @@
 //! time it opens the port it says [`HostMessage::Attach`] and the agent answers with [`GuestMessage::Hello`], which
 //! carries all that has happened so far. From then on the agent pushes every further [`Stage`] as it is reached.
 //!
+//! Bytes that the agent sent to one host may reach the next, since guest and port buffer them. Each host therefore
+//! chooses a [`Session`], which goes with every message in its [`Envelope`] and comes back with every answer: a host
+//! drops what belongs to the session of another.
+//!
 //! ```text
 //! host                                   agent
 //!  │ attach ────────────────────────────► │
@@ -27,10 +31,12 @@
 //!
 //! This crate does no I/O: [`encode`] and [`decode`] turn messages into lines and back.
 
+mod envelope;
 mod exec;
 mod lines;
 mod message;
 
+pub use envelope::{Envelope, Session};
 pub use exec::{
     EXEC_SUBSYSTEM, ExecHeader, ExecHeaderError, MALFORMED_SIGNAL, MAX_EXEC_HEADER_BYTES, TOO_LONG_SIGNAL,
     exec_header_bytes,
@@ -144,6 +150,34 @@ mod tests {
             matches!(&message, HostMessage::Personalise(personality) if personality.relays.is_none()),
             "{message:?}"
         );
+    }
+
+    #[test]
+    fn an_envelope_adds_its_session_and_may_lack_it() {
+        let message = Envelope { session: Some(Session::new(u64::MAX)), message: HostMessage::Attach };
+        let line = encode(&message);
+        assert_eq!(line, b"{\"session\":18446744073709551615,\"type\":\"attach\"}\n");
+        assert_eq!(decode::<Envelope<HostMessage>>(&line).expect("decodes"), message);
+        // Both ways between this version and peers that know of no session.
+        assert_eq!(decode::<HostMessage>(&line).expect("decodes"), HostMessage::Attach);
+        let older = decode::<Envelope<HostMessage>>(b"{\"type\":\"attach\"}").expect("decodes");
+        assert_eq!(older, Envelope { session: None, message: HostMessage::Attach });
+    }
+
+    #[test]
+    fn every_message_of_a_newer_host_is_understood_by_an_older_agent() {
+        let ports = vec![ServicePort { transport: Transport::Tcp, port: 80 }];
+        for message in [
+            HostMessage::Attach,
+            HostMessage::PowerOff,
+            HostMessage::Sync,
+            HostMessage::Settle,
+            HostMessage::Inspect,
+            HostMessage::Listeners { ports },
+        ] {
+            let line = encode(&Envelope { session: Some(Session::new(7)), message: message.clone() });
+            assert_eq!(decode::<HostMessage>(&line).expect("decodes"), message);
+        }
     }
 
     #[test]

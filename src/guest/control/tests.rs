@@ -101,6 +101,28 @@ fn a_conversation() {
 }
 
 #[test]
+fn what_the_agent_says_to_an_earlier_host_is_not_heard() {
+    let (vm, mut port) = Vm::run(|mut socket| {
+        let mut lines = BufReader::new(socket.try_clone().expect("clones")).lines();
+        let question = lines.find(|line| !line.as_ref().expect("reads").is_empty()).expect("a line");
+        let Envelope::<HostMessage> { session, message } =
+            castra_wire::decode(question.expect("reads").as_bytes()).expect("a message");
+        assert_eq!(message, HostMessage::Attach);
+        let session = session.expect("a session");
+        let earlier = Some(Session::new(1));
+        let late = [GuestMessage::Synced, hello("0.0.1", vec![])];
+        for message in late {
+            socket.write_all(&encode(&Envelope { session: earlier, message })).expect("writes");
+        }
+        let own = Envelope { session: Some(session), message: hello("0.2.0", vec![]) };
+        socket.write_all(&encode(&own)).expect("writes");
+    });
+    port.attach().expect("attaches");
+    assert_eq!(port.next(Instant::now() + LONG).expect("hears"), hello("0.2.0", vec![]));
+    vm.end();
+}
+
+#[test]
 fn garbage_before_a_message_is_skipped() {
     let (vm, mut port) = Vm::run(|mut socket| {
         socket.write_all(b"uptime_ms\":12}]}\n\xff\xfe\0\n{}\n[1,2]\n").expect("writes");

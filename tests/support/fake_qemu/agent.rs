@@ -6,8 +6,8 @@ use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use castra_wire::{
-    Condition, Errand, GuestMessage, HostMessage, Lines, Listener, NetworkState, PROTOCOL_VERSION, Reach,
-    Stage, StageReached, decode, encode,
+    Condition, Envelope, Errand, GuestMessage, HostMessage, Lines, Listener, NetworkState, PROTOCOL_VERSION,
+    Reach, Stage, StageReached, decode, encode,
 };
 
 use crate::machine::Machine;
@@ -49,13 +49,15 @@ impl Agent<'_> {
                 self.is_awake = true;
             }
             while let Some(line) = lines.next_line() {
-                let answers = match line.and_then(decode::<HostMessage>) {
-                    Ok(_) | Err(_) if self.machine.behaviour.has("guest-silent") => Vec::new(),
-                    Ok(message) => self.answer(message),
-                    Err(_) => Vec::new(),
+                let (session, answers) = match line.and_then(decode::<Envelope<HostMessage>>) {
+                    Ok(_) | Err(_) if self.machine.behaviour.has("guest-silent") => (None, Vec::new()),
+                    Ok(Envelope { session, message }) => (session, self.answer(message)),
+                    Err(_) => (None, Vec::new()),
                 };
-                if answers.iter().any(|answer| stream.write_all(&encode(answer)).is_err()) {
-                    return;
+                for message in answers.iter().cloned() {
+                    if stream.write_all(&encode(&Envelope { session, message })).is_err() {
+                        return;
+                    }
                 }
                 if answers.contains(&GuestMessage::PoweringOff)
                     && !self.machine.behaviour.has("ignores-powerdown")

@@ -1,0 +1,25 @@
+use serde::{Deserialize, Serialize};
+
+/// A number that a host chooses at random for one connection to the port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Session(u64);
+
+impl Session {
+    /// The session of this number.
+    pub fn new(number: u64) -> Self {
+        Self(number)
+    }
+}
+
+/// A message with the session it belongs to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Envelope<M> {
+    /// Session of the host that speaks, or of the host that the agent heard last. Nothing from a peer that predates
+    /// sessions, and from an agent that has heard no host yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<Session>,
+    /// The message.
+    #[serde(flatten)]
+    pub message: M,
+}
