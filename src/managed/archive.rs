@@ -20,8 +20,8 @@ use super::check;
 use super::error::{At, ImageError};
 use super::import::{self, Refusal};
 use super::job::Job;
-use super::spec::Digest;
 use super::transform::MAX_FILE_BYTES;
+use crate::files::Digest;
 use crate::report::ImageLabel;
 
 /// Name of the first member.

@@ -1,11 +1,12 @@
 //! The images Castra knows by itself. Data, and where each number comes from.
 
+use crate::files::Digest;
 use crate::qemu::{CommandLine, CpuModel, Device, DeviceModel, DiskFormat, MachineType};
 use crate::similar::closest;
 
 use super::error::ImageError;
 use super::spec::{
-    ArtifactRole, ArtifactSource, Digest, ManagedArtifactSpec, ManagedImageSpec, QemuProfile, TransformStep,
+    ArtifactRole, ArtifactSource, ManagedArtifactSpec, ManagedImageSpec, QemuProfile, TransformStep,
 };
 
 /// Below this, Alpine's initramfs and its unpacked copy do not fit into memory together.

@@ -1,9 +1,8 @@
 //! Is a description of an image one that can be followed? Asked before anything is fetched, and of the user's
 //! descriptions and Castra's own alike: paths and names in them end up on disk and on command lines.
 
-use super::spec::{
-    ArtifactRole, ArtifactSource, Digest, ManagedArtifactSpec, ManagedImageSpec, TransformStep,
-};
+use super::spec::{ArtifactRole, ArtifactSource, ManagedArtifactSpec, ManagedImageSpec, TransformStep};
+use crate::files::Digest;
 use crate::report::ImageLabel;
 
 /// Longest id, version or name of a file, in bytes: all become names on disk and parts of others.

@@ -4,13 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::error::{At, ImageError};
-use super::files;
 use super::job::Job;
 use super::manifest::{self, Distrust, Manifest, ManifestArtifact};
 use super::quarantine;
 use super::spec::{ArtifactRole, ManagedArtifactSpec, ManagedImagePaths, ManagedImageSpec};
-use super::stamp::Stamp;
 use super::witness::{self, Witness};
+use crate::files::{self, Hasher, Stamp, feed};
 use crate::layout::{CacheLayout, ProjectLayout};
 
 /// An image's directory and what its manifest proves about it.
@@ -316,8 +315,8 @@ impl ImageDirectory {
 /// Both of the same open file, so that nobody can swap it between the two.
 fn sha256_and_stamp(job: &Job, path: &Path) -> Result<(String, Stamp), ImageError> {
     let file = files::open(path)?;
-    let mut hasher = super::digest::Hasher::sha256();
-    super::digest::feed(&mut hasher, &file, &job.context.cancel).at("read", path)?;
+    let mut hasher = Hasher::sha256();
+    feed(&mut hasher, &file, &job.context.cancel).at("read", path)?;
     let stamp = Stamp::of(&file.metadata().at("look at", path)?);
     Ok((hasher.finish().hex().to_owned(), stamp))
 }

@@ -18,7 +18,8 @@ use std::path::PathBuf;
 
 use super::error::{DigestMismatch, ImageError};
 use super::job::{Job, Progress};
-use super::spec::{Digest, ManagedArtifactSpec};
+use super::spec::ManagedArtifactSpec;
+use crate::files::Digest;
 use crate::layout::CacheLayout;
 
 mod address;

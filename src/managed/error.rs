@@ -10,12 +10,11 @@ use super::download::DownloadError;
 use super::manifest::Distrust;
 use super::restore::CheckedImage;
 use super::source::python::PipError;
-use super::space::Peak;
-use super::spec::Digest;
 use super::transform::TransformError;
 use crate::cancel::Interrupted;
 use crate::command::CommandError;
 use crate::error::{Kind, kind_of_io};
+use crate::files::{Digest, Peak};
 use crate::report::ImageLabel;
 use crate::state_root::StateRootError;
 
@@ -331,7 +330,7 @@ pub(crate) fn one_line(error: &dyn std::error::Error) -> String {
 }
 
 /// Turns an I/O error into the variant that says most.
-pub(super) trait At<T> {
+pub(crate) trait At<T> {
     /// `action` is a verb, as in "cannot write".
     fn at(self, action: &'static str, path: &Path) -> Result<T, ImageError>;
 }
@@ -348,7 +347,7 @@ impl<T> At<T> for rustix::io::Result<T> {
     }
 }
 
-pub(super) fn io_error(action: &'static str, path: &Path, source: io::Error) -> ImageError {
+pub(crate) fn io_error(action: &'static str, path: &Path, source: io::Error) -> ImageError {
     let path = path.to_owned();
     match source.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
@@ -362,11 +361,11 @@ pub(super) fn io_error(action: &'static str, path: &Path, source: io::Error) -> 
 }
 
 /// For hashing, which fails in two ways.
-impl<T> At<T> for Result<T, super::digest::HashError> {
+impl<T> At<T> for Result<T, crate::files::HashError> {
     fn at(self, action: &'static str, path: &Path) -> Result<T, ImageError> {
         self.map_err(|error| match error {
-            super::digest::HashError::Io(source) => io_error(action, path, source),
-            super::digest::HashError::Interrupted(interrupted) => interrupted.into(),
+            crate::files::HashError::Io(source) => io_error(action, path, source),
+            crate::files::HashError::Interrupted(interrupted) => interrupted.into(),
         })
     }
 }

@@ -6,16 +6,16 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use super::archive::{DESCRIPTION, Description, FORMAT, Member, member_name};
+use super::check;
 use super::error::{At, ImageError, io_error};
 use super::job::Job;
 use super::manager::ImageManager;
 use super::source::{self, Blob};
-use super::space::{self, Peak};
 use super::spec::{ManagedArtifactSpec, ManagedImageSpec};
 use super::workspace::Workspace;
-use super::{check, files};
 use crate::cancel::Cancel;
 use crate::context::RuntimeContext;
+use crate::files::{self, Peak};
 
 /// Members are what they are, whoever exports them and when.
 const MEMBER_MODE: u32 = 0o444;
@@ -45,7 +45,7 @@ impl ImageManager {
         let temporary =
             tempfile::Builder::new().prefix(".castra-").tempfile_in(directory).at("write in", directory)?;
         let archive = blobs.iter().map(|(member, _)| member.size_bytes).sum();
-        space::require(directory, &Peak { archive, ..Peak::default() })?;
+        files::require_space(directory, &Peak { archive, ..Peak::default() })?;
         write(&job, spec, blobs, temporary.as_file(), target)?;
         let mode = fs::Permissions::from_mode(ARCHIVE_MODE);
         temporary.as_file().set_permissions(mode).at("change the mode of", target)?;

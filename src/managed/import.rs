@@ -6,14 +6,13 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use super::archive::Archive;
-use super::digest::{self, HashError, Hasher};
 use super::error::{At, ImageError, io_error};
 use super::job::Job;
 use super::manager::ImageManager;
-use super::space::Peak;
-use super::spec::{Digest, ManagedImageSpec};
-use super::{files, lock, publish, source, space};
+use super::spec::ManagedImageSpec;
+use super::{lock, source};
 use crate::context::RuntimeContext;
+use crate::files::{self, Digest, HashError, Hasher, Peak};
 use crate::report::ImageLabel;
 
 /// What an import has brought.
@@ -79,7 +78,7 @@ fn is_made_from(spec: &ManagedImageSpec, digest: &Digest) -> bool {
 /// Imports a file that is itself what an image is made from.
 fn import_file(job: &Job, path: &Path, known: &[&ManagedImageSpec]) -> Result<(Digest, u64), ImageError> {
     let file = files::open_followed(path)?;
-    let [sha256, sha512] = digest::both(file, &job.context.cancel).at("read", path)?;
+    let [sha256, sha512] = files::both_digests(file, &job.context.cancel).at("read", path)?;
     let artifacts = || known.iter().flat_map(|spec| &spec.artifacts);
     let pinned = artifacts().find(|artifact| [&sha256, &sha512].contains(&&artifact.digest));
     let Some(artifact) = pinned else {
@@ -128,7 +127,7 @@ pub(super) fn into_cache<'r>(
         }
         source::set_aside(job, cache, digest)?;
     }
-    space::require(directory, &Peak { download: size_bytes, ..Peak::default() })?;
+    files::require_space(directory, &Peak { download: size_bytes, ..Peak::default() })?;
     // Where a download would write them, so that what an interruption leaves is used up by the next try.
     let partial = cache.partial(digest.algorithm(), digest.hex());
     let own = lock::take(job, &partial, &what)?;
@@ -137,7 +136,7 @@ pub(super) fn into_cache<'r>(
         files::remove_file(&partial)?;
     }
     written?;
-    Ok(publish::publish_locked(&own, &partial, &blob)?)
+    Ok(files::publish_locked(&own, &partial, &blob)?)
 }
 
 fn write(

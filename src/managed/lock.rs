@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use super::error::{At, ImageError, io_error};
-use super::files;
 use super::job::Job;
+use crate::files;
 use crate::lock::{Lock, LockError};
 use crate::report::Event;
 

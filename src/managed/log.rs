@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Write as _;
 use std::path::Path;
 
-use super::files;
+use crate::files;
 use crate::logs;
 
 /// The log. One that cannot be opened or written to is not there: the work itself will say what is wrong with the disk.

@@ -8,11 +8,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::digest::sha256_hex;
 use super::error::ImageError;
 use super::spec::{ArtifactRole, ManagedArtifactSpec, ManagedImageSpec};
-use super::stamp::Stamp;
-use super::{files, publish};
+use crate::files::{self, Stamp, sha256_hex};
 use crate::layout::MANIFEST;
 
 /// Version of the format. One that is larger comes from a newer Castra.
@@ -145,7 +143,7 @@ impl Manifest {
 
     /// Puts it into an image's directory, on disk when this returns.
     pub(super) fn store(&self, directory: &Path) -> Result<(), ImageError> {
-        publish::write_atomically(&path_in(directory), &self.to_text())
+        files::write_published(&path_in(directory), &self.to_text())
     }
 
     /// The file of this role.

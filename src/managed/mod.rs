@@ -10,13 +10,11 @@
 mod archive;
 mod catalog;
 mod check;
-mod digest;
 mod directory;
 mod download;
-mod error;
+pub(crate) mod error;
 mod explain;
 mod export;
-mod files;
 mod import;
 mod job;
 mod lock;
@@ -27,15 +25,11 @@ mod patience;
 mod prepare;
 mod product;
 mod prune;
-mod publish;
 mod quarantine;
 mod references;
 mod restore;
 mod source;
-mod space;
-mod sparse;
 mod spec;
-mod stamp;
 mod transform;
 mod witness;
 mod workspace;
@@ -46,19 +40,16 @@ pub use catalog::Catalog;
 pub use check::{SpecError, SpecProblem};
 pub use download::{DownloadError, NetworkFailure};
 pub use error::{DigestMismatch, FoundUnpinned, ImageError, Size};
-pub(crate) use files::{sha256 as sha256_of, sha256_watched};
+
 pub use import::{Imported, ImportedFile};
 pub use manager::{ChosenImage, FileState, FoundImage, ImageManager, StoredImage, VerifiedFile};
 pub use manifest::{Distrust, Manifest, ManifestArtifact};
 pub use patience::Patience;
 pub use prune::{PruneOptions, Pruned, PrunedKind, prune};
-pub(crate) use publish::share;
 pub use restore::{CheckedFile, CheckedImage, Finding, Location};
 pub use source::python::PipError;
-pub use space::{OVERLAY_BYTES, Peak, require as require_space};
 pub use spec::{
-    ArtifactRole, ArtifactSource, Compression, Digest, ManagedArtifactSpec, ManagedDiskKind,
-    ManagedImagePaths, ManagedImageSpec, QemuProfile, TransformStep,
+    ArtifactRole, ArtifactSource, Compression, ManagedArtifactSpec, ManagedDiskKind, ManagedImagePaths,
+    ManagedImageSpec, QemuProfile, TransformStep,
 };
-pub use stamp::Stamp;
 pub use transform::{TransformError, VhdKind, parse_vhd_footer};

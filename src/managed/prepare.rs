@@ -17,13 +17,12 @@ use super::directory::{self, ImageDirectory, Place};
 use super::error::{ImageError, one_line};
 use super::job::Job;
 use super::manifest::Manifest;
-use super::publish::Shared;
 use super::source::Blob;
-use super::space::{OVERLAY_BYTES, Peak};
-use super::spec::{ArtifactRole, Digest, ManagedArtifactSpec, ManagedImagePaths, ManagedImageSpec};
+use super::spec::{ArtifactRole, ManagedArtifactSpec, ManagedImagePaths, ManagedImageSpec};
 use super::workspace::Workspace;
-use super::{files, lock, product, publish, references, source, space, transform};
+use super::{lock, product, references, source, transform};
 use crate::failpoint::{self, Point};
+use crate::files::{self, Digest, OVERLAY_BYTES, Peak, Shared};
 use crate::layout::ProjectLayout;
 use crate::report::Event;
 
@@ -38,7 +37,7 @@ pub(super) fn prepare(
     files::create_directory(&path)?;
     let what = format!("another castra that puts {} into this project", job.image);
     let _lock = lock::take(job, &images.lock(&spec.id, &spec.version), &what)?;
-    publish::remove_leftovers(&path)?;
+    files::remove_unpublished(&path)?;
     // Before anything comes, so that what is fetched for this project is not taken for waste.
     references::note(job, project, spec);
     let mut here = ImageDirectory::open(job, Place::in_project(project, spec), spec);
@@ -126,9 +125,9 @@ fn take_over<'s>(
         return Ok(missing);
     }
     let image = missing.iter().filter_map(|artifact| there.size_of(artifact)).sum();
-    if image > 0 && !space::is_shared(there.path(), here.path())? {
+    if image > 0 && !files::is_shared(there.path(), here.path())? {
         // There are no links between filesystems, so these are copies.
-        space::require(here.path(), &Peak { image, overlay: OVERLAY_BYTES, ..Peak::default() })?;
+        files::require_space(here.path(), &Peak { image, overlay: OVERLAY_BYTES, ..Peak::default() })?;
     }
     let mut left = Vec::new();
     for artifact in missing {
@@ -142,7 +141,7 @@ fn take_over<'s>(
         }
         here.make_way(job, spec, artifact)?;
         let source = there.file(role);
-        match publish::share(&source, &here.file(role), &entry.sha256, &job.context.cancel) {
+        match files::share(&source, &here.file(role), &entry.sha256, &job.context.cancel) {
             Ok(Shared::Linked) if !here.has(role, entry.stamp) => {
                 // Replaced between the look and the link: whoever does that holds the lock we are about to wait for.
                 left.push(artifact);
@@ -225,7 +224,7 @@ fn make_each(
     missing: &[&ManagedArtifactSpec],
 ) -> Result<(), ImageError> {
     let mut there = ImageDirectory::open(job, Place::in_cache(workspace.cache(), spec), spec);
-    publish::remove_leftovers(there.path())?;
+    files::remove_unpublished(there.path())?;
     // Artifacts of one source share its download, and its verification.
     let mut blobs: BTreeMap<&Digest, Blob> = BTreeMap::new();
     for artifact in missing {
@@ -246,7 +245,7 @@ fn make_each(
             continue;
         }
         there.make_way(job, spec, artifact)?;
-        let stamp = publish::publish(&file, &there.file(artifact.role))?;
+        let stamp = files::publish(&file, &there.file(artifact.role))?;
         // Before the manifest: who finds an image that is complete looks for no leftovers.
         files::remove_directory(work.path())?;
         failpoint::reach(Point::ProductPublished);

@@ -15,10 +15,10 @@ use std::path::{Path, PathBuf};
 
 use super::error::{At, ImageError};
 use super::lock;
+use super::manifest;
 use super::references::{self, Loaded};
-use super::spec::Digest;
-use super::{files, manifest};
 use crate::cancel::Cancel;
+use crate::files::{self, Digest};
 use crate::layout::{CacheLayout, ProjectLayout};
 use crate::lock::Lock;
 use crate::report::ImageLabel;

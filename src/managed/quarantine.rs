@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::error::{At, ImageError};
-use super::files;
+use crate::files;
 
 /// Moves a damaged file (or whatever stands in its place) into a quarantine of the same filesystem, and says where it is
 /// now. `name` tells what it was.

@@ -13,8 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{At, ImageError};
 use super::job::Job;
-use super::spec::{Digest, ManagedImageSpec};
-use super::{files, lock, publish};
+use super::lock;
+use super::spec::ManagedImageSpec;
+use crate::files::{self, Digest};
 use crate::layout::{CacheLayout, ProjectLayout};
 use crate::report::ImageLabel;
 
@@ -111,7 +112,7 @@ fn add(
     images.push(ReferredImage::of(spec));
     let reference = Reference { format: FORMAT, state_root: project.state_root().to_owned(), images };
     let text = serde_json::to_vec_pretty(&reference).unwrap_or_default();
-    publish::write_privately(&path, &text)
+    files::write_privately(&path, &text)
 }
 
 /// All references, each with its file.

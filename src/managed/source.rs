@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use super::digest::sha256_hex;
 use super::error::{At, ImageError};
 use super::job::Job;
-use super::spec::{ArtifactRole, ArtifactSource, Digest, ManagedArtifactSpec};
+use super::spec::{ArtifactRole, ArtifactSource, ManagedArtifactSpec};
 use super::workspace::Workspace;
-use super::{download, files, lock, quarantine};
+use super::{download, lock, quarantine};
+use crate::files::{self, Digest, sha256_hex};
 use crate::layout::CacheLayout;
 use crate::lock::Lock;
 
@@ -103,7 +103,7 @@ pub(super) fn fetch_unpinned(
         ArtifactSource::Path(path) => {
             let file = files::open_users(path)?;
             let length = file.metadata().at("look at", path)?.len();
-            let [sha256, _] = super::digest::both(file, &job.context.cancel).at("read", path)?;
+            let [sha256, _] = files::both_digests(file, &job.context.cancel).at("read", path)?;
             Ok((sha256, length))
         }
     }

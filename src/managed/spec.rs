@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::files::Digest;
 use crate::layout;
 use crate::qemu::{CommandLine, CpuModel, Device, DiskFormat, MachineType};
 use crate::report::ImageLabel;
@@ -107,16 +108,6 @@ pub enum ArtifactSource {
     },
     /// A file on this machine. Absolute.
     Path(PathBuf),
-}
-
-/// A pinned digest, lower-case hexadecimal.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Digest {
-    /// 64 digits.
-    Sha256(String),
-    /// 128 digits.
-    Sha512(String),
 }
 
 /// One step from the bytes of a source to a file of an image.

@@ -8,13 +8,12 @@ use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use super::digest::{HashError, Hasher};
 use super::error::{At, ImageError, io_error};
-use super::files;
 use super::job::Job;
-use super::spec::{Digest, ManagedArtifactSpec, TransformStep};
+use super::spec::{ManagedArtifactSpec, TransformStep};
 use crate::cancel::Cancel;
 use crate::failpoint::{self, Point};
+use crate::files::{self, Digest, HashError, Hasher};
 
 pub(super) mod convert;
 mod decompress;

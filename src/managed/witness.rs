@@ -16,10 +16,10 @@ use std::sync::Mutex;
 
 use super::check;
 use super::error::ImageError;
-use super::files;
 use super::manifest::{self, ManifestArtifact};
-use super::spec::{Digest, ManagedArtifactSpec, TransformStep};
+use super::spec::{ManagedArtifactSpec, TransformStep};
 use crate::context::RuntimeContext;
+use crate::files::{self, Digest};
 
 /// The notes of one user.
 pub(super) struct Witness {
@@ -202,7 +202,7 @@ mod tests {
             sha256: sha256.clone(),
             size_bytes: 0,
             made_at: String::new(),
-            stamp: crate::managed::stamp::Stamp::of(&fs::metadata(home.path()).expect("there")),
+            stamp: crate::files::Stamp::of(&fs::metadata(home.path()).expect("there")),
         };
         assert!(witness.vouches_for_entry(Some(&disk), &entry(manifest::artifact_digest(&disk))));
         assert!(!witness.vouches_for_entry(Some(&disk), &entry("cd".repeat(32))));

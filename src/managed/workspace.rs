@@ -7,12 +7,10 @@ use tempfile::TempDir;
 
 use super::directory::{ImageDirectory, Place};
 use super::error::ImageError;
-use super::files;
 use super::job::Job;
 use super::lock;
-use super::space::{self, OVERLAY_BYTES, Peak};
-use super::spec::{ArtifactSource, Digest, ManagedArtifactSpec, ManagedImageSpec};
-use crate::files::tag_as_cache;
+use super::spec::{ArtifactSource, ManagedArtifactSpec, ManagedImageSpec};
+use crate::files::{self, Digest, OVERLAY_BYTES, Peak, tag_as_cache};
 use crate::layout::{CacheLayout, ProjectLayout};
 use crate::lock::Lock;
 
@@ -62,7 +60,7 @@ impl Workspace {
         tag_as_cache(&cache.tag());
         let what = format!("another castra that prepares {}", job.image);
         let lock = lock::take(job, &cache.image_lock(&spec.id, &spec.version), &what)?;
-        space::require(cache.root(), &peak(&cache, missing))?;
+        files::require_space(cache.root(), &peak(&cache, missing))?;
         Ok(Self { cache, further, _lock: lock })
     }
 
@@ -72,11 +70,11 @@ impl Workspace {
         project: &Path,
         missing: &[&ManagedArtifactSpec],
     ) -> Result<(), ImageError> {
-        if space::is_shared(project, self.cache.root())? {
+        if files::is_shared(project, self.cache.root())? {
             return Ok(());
         }
         let image = distinct_sizes(missing).fold(0, |sum: u64, (_, size)| sum.saturating_add(size));
-        space::require(project, &Peak { image, overlay: OVERLAY_BYTES, ..Peak::default() })
+        files::require_space(project, &Peak { image, overlay: OVERLAY_BYTES, ..Peak::default() })
     }
 
     /// What there is of an image. In a project, stamps prove nothing: others may have filled it.

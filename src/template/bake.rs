@@ -17,7 +17,6 @@ use crate::files;
 use crate::guest::{ControlError, ControlPort, append_agent};
 use crate::hex::hex;
 use crate::layout::{CacheLayout, SocketsLayout, TemplateLayout, TemplatesLayout};
-use crate::managed::sha256_of;
 use crate::qemu::{
     Boot, Disk, Launch, MachineSpec, MachineStatus, Memory, Network, QemuBinary, Qmp, QmpError,
     create_overlay, end_of_log, ignore_shared_memory, launch, remove_sockets, running_qemu, save_state,
@@ -280,7 +279,7 @@ fn publish(
     }
     make_final(&work.memory(), 0o600)?;
     let whole = |path: PathBuf| {
-        let sha256 = sha256_of(&path, cancel)?;
+        let sha256 = files::sha256(&path, cancel)?;
         TemplateFile::new(&path, sha256).map_err(file_error("look at", &path))
     };
     let memory_sha256 = memory::digest(&work.memory(), cancel).map_err(file_error("read", &work.memory()))?;

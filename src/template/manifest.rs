@@ -8,7 +8,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::cancel::Cancel;
-use crate::managed::Stamp;
+use crate::files::Stamp;
 use crate::trusted;
 
 use super::key::Ingredients;

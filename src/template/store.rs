@@ -12,7 +12,6 @@ use crate::cancel::Cancel;
 use crate::files;
 use crate::hex::hex;
 use crate::layout::{TemplateLayout, TemplatesLayout};
-use crate::managed::sha256_of;
 use crate::trusted;
 
 use super::error::TemplateError;
@@ -110,7 +109,7 @@ impl Template {
         let Some(mut manifest) = TemplateManifest::load(&layout.manifest()).map_err(unreadable)? else {
             return Ok(None);
         };
-        let sha256 = |path: &Path| sha256_of(path, cancel).map_err(io::Error::other);
+        let sha256 = |path: &Path| files::sha256(path, cancel).map_err(io::Error::other);
         let memory_digest = |path: &Path| memory::digest(path, cancel);
         for (what, file, path) in [
             ("disk", &mut manifest.disk, layout.disk()),
@@ -258,7 +257,7 @@ mod tests {
         fs::create_dir_all(layout.directory()).expect("a directory");
         let file = |path: std::path::PathBuf| {
             fs::write(&path, path.display().to_string()).expect("writes");
-            let sha256 = crate::managed::sha256_of(&path, &Cancel::new()).expect("reads");
+            let sha256 = crate::files::sha256(&path, &Cancel::new()).expect("reads");
             TemplateFile::new(&path, sha256).expect("is there")
         };
         let mut manifest = TemplateManifest {

@@ -10,11 +10,11 @@ use sha2::{Digest as _, Sha256};
 
 use crate::config::VmDefinition;
 use crate::context::RuntimeContext;
-use crate::files::normalise;
+use crate::files::{normalise, sha256_watched};
 use crate::hex::hex;
 use crate::layout::{ProjectLayout, ROOTFS};
 use crate::managed::{
-    ArtifactSource, ImageManager, ManagedArtifactSpec, ManagedImagePaths, ManagedImageSpec, sha256_watched,
+    ArtifactSource, ImageManager, ManagedArtifactSpec, ManagedImagePaths, ManagedImageSpec,
 };
 use crate::plan::{BasePlan, VmPlan, content_of};
 use crate::qemu::options::UserArguments;

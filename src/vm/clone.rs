@@ -18,10 +18,9 @@ use serde::{Deserialize, Serialize};
 use crate::config::{BootProfile, DiskPath, is_vm_name};
 use crate::context::RuntimeContext;
 use crate::failpoint::{self, Point};
-use crate::files::create_private_directory;
+use crate::files::{self, create_private_directory};
 use crate::hex::hex;
 use crate::layout::{OVERLAY_TEMPORARY, ProjectLayout, frozen_layer};
-use crate::managed::sha256_of;
 use crate::qemu::{CpuModel, Qcow2Header, create_overlay};
 use crate::random::random_bytes;
 use crate::report::Event;
@@ -183,11 +182,11 @@ impl Cloning<'_> {
         let temporary =
             self.new_overlay(directory, Path::new(layer.file_name().unwrap_or_default()), disk)?;
         let stamp = DiskStamp::of(temporary.path()).map_err(failed)?;
-        let new_sha256 = Some(sha256_of(temporary.path(), &self.context.cancel)?);
+        let new_sha256 = Some(files::sha256(temporary.path(), &self.context.cancel)?);
         // It was hashed when the VM was suspended.
         let sha256 = match &self.saved.disk_sha256 {
             Some(sha256) => sha256.clone(),
-            None => sha256_of(disk, &self.context.cancel)?,
+            None => files::sha256(disk, &self.context.cancel)?,
         };
         let before = (source.frozen.clone(), self.saved.clone());
         fs::hard_link(disk, &layer).map_err(failed)?;
@@ -235,7 +234,7 @@ impl Cloning<'_> {
         share(&from, &to).map_err(failed(&to))?;
         let disk = DiskStamp::of(self.overlay).map_err(failed(self.overlay))?;
         made.frozen.clone_from(&source.frozen);
-        let disk_sha256 = Some(sha256_of(self.overlay, &self.context.cancel)?);
+        let disk_sha256 = Some(files::sha256(self.overlay, &self.context.cancel)?);
         made.suspended = Some(SuspendRecord { disk, disk_sha256, next_disk: None, ..self.saved.clone() });
         made.progress = Progress::Suspended;
         // First: as long as the other says that it is being made, both go together.

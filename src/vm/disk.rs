@@ -11,9 +11,8 @@ use tempfile::TempPath;
 use crate::config::defaults;
 use crate::context::RuntimeContext;
 use crate::failpoint::{self, Point};
-use crate::files::{create_private_directory, normalise};
+use crate::files::{self, OVERLAY_BYTES, Peak, create_private_directory, normalise, require_space};
 use crate::layout::{ProjectLayout, is_frozen_layer};
-use crate::managed::{OVERLAY_BYTES, Peak, require_space, sha256_of};
 use crate::plan::VmPlan;
 use crate::qemu::{Qcow2Header, QemuError, create_overlay, resize_disk};
 use crate::report::Event;
@@ -141,7 +140,7 @@ fn check_frozen(
     let Some(known) = known else { return Ok(()) };
     if known.stamp.recognises(layer, known.sha256.as_deref(), &context.cancel)? {
         if known.sha256.is_none() {
-            known.sha256 = Some(sha256_of(layer, &context.cancel)?);
+            known.sha256 = Some(files::sha256(layer, &context.cancel)?);
         }
         return Ok(());
     }

@@ -7,9 +7,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::context::RuntimeContext;
-use crate::files::create_private_directory;
+use crate::files::{self, Stamp, create_private_directory, share};
 use crate::layout::ProjectLayout;
-use crate::managed::{Stamp, sha256_of, share};
 use crate::plan::VmPlan;
 use crate::template::{self, Template, TemplateError};
 
@@ -44,7 +43,7 @@ pub(super) fn bring(
     let stamp_of = || fs::symlink_metadata(&path).map(|metadata| Stamp::of(&metadata));
     // Other disks may stand on it: one that is there and right stays.
     let stamp = match stamp_of() {
-        Ok(stamp) if stamp == file.stamp || sha256_of(&path, &context.cancel)? == file.sha256 => stamp,
+        Ok(stamp) if stamp == file.stamp || files::sha256(&path, &context.cancel)? == file.sha256 => stamp,
         _ => {
             share(&template.layout.disk(), &path, &file.sha256, &context.cancel)?;
             stamp_of().map_err(failed("look at"))?
@@ -80,7 +79,7 @@ pub(super) fn check(
     };
     let stamp = Stamp::of(&metadata);
     let is_known = layer.as_ref().is_some_and(|layer| layer.stamp == stamp);
-    if is_known || sha256_of(&path, &context.cancel)? == sha256 {
+    if is_known || files::sha256(&path, &context.cancel)? == sha256 {
         if let Some(layer) = layer {
             layer.stamp = stamp;
         }

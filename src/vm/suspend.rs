@@ -16,10 +16,9 @@ use serde_json::json;
 use crate::cancel::Cancel;
 use crate::context::RuntimeContext;
 use crate::failpoint::{self, Point};
-use crate::files;
+use crate::files::{self, Stamp};
 use crate::guest::{ControlError, ControlPort};
 use crate::layout::ProjectLayout;
-use crate::managed::{Stamp, sha256_of};
 use crate::qemu::{
     MachineStatus, QemuError, Qmp, QmpError, running_qemu, runs_elsewhere, save_all_memory, save_state,
 };
@@ -154,7 +153,7 @@ fn suspend_running(
     // QEMU has let go of the disk when memory is saved. Should one write all the same when it ends, that counts.
     let disk = disk_stamp(&record, layout)?;
     // It takes a while, and the VM is suspended without it: only a copy could not be resumed then.
-    let disk_sha256 = sha256_of(&record.overlay_path(layout), &context.cancel).ok();
+    let disk_sha256 = files::sha256(&record.overlay_path(layout), &context.cancel).ok();
     if disk != saved.disk || disk_sha256.is_some() {
         (saved.disk, saved.disk_sha256) = (disk, disk_sha256);
         record.suspended = Some(saved.clone());
@@ -237,7 +236,7 @@ fn save(
     let limit = SAVE_LIMIT + Duration::from_secs(boot.memory_mib / SLOW_MIB_PER_SEC);
     save_state(vm, &mut qmp, &file, &WaitLimit::new(limit, &context.cancel))?;
     file.sync_all().map_err(failed(&new))?;
-    let sha256 = sha256_of(&new, &context.cancel)?;
+    let sha256 = files::sha256(&new, &context.cancel)?;
     failpoint::reach(Point::SuspendSaved);
     let stamp = Stamp::of(&file.metadata().map_err(failed(&new))?);
     fs::rename(&new, &published).map_err(failed(&published))?;

@@ -8,8 +8,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::cancel::Cancel;
+use crate::files::{self, Stamp};
 use crate::layout::ProjectLayout;
-use crate::managed::{Stamp, sha256_of};
 use crate::qemu::{Accelerator, QemuBinary};
 use crate::trusted;
 
@@ -75,7 +75,7 @@ impl DiskStamp {
         let Ok(found) = Self::of(disk) else { return Ok(false) };
         let is_same = found == *self
             || match sha256 {
-                Some(sha256) => found.size_bytes == self.size_bytes && sha256_of(disk, cancel)? == sha256,
+                Some(sha256) => found.size_bytes == self.size_bytes && files::sha256(disk, cancel)? == sha256,
                 None => found.has_time_of(self),
             };
         if is_same {
@@ -148,7 +148,7 @@ impl SuspendRecord {
         let metadata = file.metadata().map_err(|_| useless("its saved memory cannot be read"))?;
         // Hashing takes longer than loading; a file that `stat` says is the same was not written to.
         let stamp = Stamp::of(&metadata);
-        if stamp != self.stamp && sha256_of(&path, cancel)? != self.sha256 {
+        if stamp != self.stamp && files::sha256(&path, cancel)? != self.sha256 {
             return Err(useless("its saved memory is damaged"));
         }
         self.stamp = stamp;
@@ -166,7 +166,7 @@ mod tests {
         let (path, moved) = (directory.path().join("disk"), directory.path().join("moved"));
         fs::write(&path, "one").expect("writes");
         let cancel = &Cancel::new();
-        let sha256 = sha256_of(&path, cancel).expect("hashed");
+        let sha256 = files::sha256(&path, cancel).expect("hashed");
         let before = DiskStamp::of(&path).expect("is there");
         let is_same = |path: &Path, sha256: Option<&str>| {
             let mut stamp = before;

@@ -3,7 +3,8 @@
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
 use castra::error::{Explain, Kind};
-use castra::managed::{Digest, DownloadError, ImageError};
+use castra::files::Digest;
+use castra::managed::{DownloadError, ImageError};
 
 use crate::fixture::{Fixture, disk_image, payload, raw_of, sha256, shown, unpinned};
 use crate::http::{Reply, Request, Server};

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use castra::cancel::Cancel;
 use castra::context::Environment;
+use castra::files::Digest;
 use castra::layout::{CacheLayout, ProjectLayout};
 use castra::managed::{
-    ArtifactRole, ArtifactSource, Digest, ImageError, ImageManager, ManagedArtifactSpec, ManagedImagePaths,
+    ArtifactRole, ArtifactSource, ImageError, ImageManager, ManagedArtifactSpec, ManagedImagePaths,
     ManagedImageSpec, Patience, QemuProfile, TransformStep,
 };
 use castra::qemu::DiskFormat;

@@ -4,9 +4,9 @@ use std::io::Write as _;
 use std::os::unix::fs::MetadataExt;
 
 use castra::error::{Explain, Kind};
+use castra::files::Digest;
 use castra::managed::{
-    ArtifactRole, ArtifactSource, Compression, Digest, ImageError, ManagedImageSpec, TransformError,
-    TransformStep,
+    ArtifactRole, ArtifactSource, Compression, ImageError, ManagedImageSpec, TransformError, TransformStep,
 };
 
 use crate::fixture::{Fixture, convert, disk_image, payload, profile, raw_of, shown};

@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use castra::managed::Digest;
-
 use crate::fixture::sha256;
+use castra::files::Digest;
 
 /// Length of the names that stand for where a project is, in digits.
 const PROJECT_DIGITS: usize = 32;

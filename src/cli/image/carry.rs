@@ -7,7 +7,8 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::error::Result;
-use crate::managed::{Digest, ImportedFile};
+use crate::files::Digest;
+use crate::managed::ImportedFile;
 use crate::report::ImageLabel;
 
 use super::Face;

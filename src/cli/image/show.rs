@@ -5,9 +5,10 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::error::Result;
+use crate::files::Digest;
 use crate::managed::{
-    ArtifactRole, ArtifactSource, Digest, FoundImage, ManagedArtifactSpec, ManagedImagePaths,
-    ManagedImageSpec, QemuProfile, TransformStep,
+    ArtifactRole, ArtifactSource, FoundImage, ManagedArtifactSpec, ManagedImagePaths, ManagedImageSpec,
+    QemuProfile, TransformStep,
 };
 use crate::report::ImageLabel;
 

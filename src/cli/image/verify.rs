@@ -5,7 +5,8 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::error::Result;
-use crate::managed::{CheckedFile, CheckedImage, Digest, Finding, ImageError, Location};
+use crate::files::Digest;
+use crate::managed::{CheckedFile, CheckedImage, Finding, ImageError, Location};
 use crate::report::ImageLabel;
 use crate::vm;
 

@@ -7,7 +7,8 @@ use std::ops::Range;
 use super::super::diagnostics::{Problem, Problems, listed, quoted};
 use super::super::schema::{Fields, Key, Value, key};
 use super::{Place, digest, path, pipeline, url};
-use crate::managed::{ArtifactRole, ArtifactSource, Digest, ManagedArtifactSpec, TransformStep};
+use crate::files::Digest;
+use crate::managed::{ArtifactRole, ArtifactSource, ManagedArtifactSpec, TransformStep};
 
 const URL: Key = key("url", "\"https://example.org/disk.qcow2\"");
 const URLS: Key = key("urls", "[\"https://example.org/disk.qcow2\", \"https://example.net/disk.qcow2\"]");

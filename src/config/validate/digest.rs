@@ -9,8 +9,9 @@ use sha2::{Digest as _, Sha256};
 
 use super::super::diagnostics::{Problem, Problems, UnpinnedArtifact, quoted};
 use super::super::schema::{Fields, Key, key};
+use crate::files::Digest;
 use crate::hex::hex;
-use crate::managed::{ArtifactSource, Digest};
+use crate::managed::ArtifactSource;
 
 /// The key of a SHA-256 digest.
 pub(super) const SHA256: Key = key("sha256", "\"8f58945c…\"");

@@ -8,10 +8,10 @@ use super::http::{Answer, Client, Next, Request, Silence};
 use super::partial::{Origin, Partial};
 use super::retry::Retries;
 use crate::failpoint::{self, Point};
+use crate::files::{self, OVERLAY_BYTES, Peak};
 use crate::managed::error::{ImageError, Size};
 use crate::managed::job::{Job, Progress};
 use crate::managed::patience::Patience;
-use crate::managed::space::{self, OVERLAY_BYTES, Peak};
 
 /// Longest download whose size is not pinned.
 const MAX_UNPINNED_BYTES: u64 = 64 << 30;
@@ -73,7 +73,7 @@ pub(super) fn attempt(
         if pinned_bytes.is_none() {
             // As for a pinned size, which was asked about before.
             let (download, image) = (total.saturating_sub(start), total);
-            space::require(
+            files::require_space(
                 partial.directory(),
                 &Peak { download, image, overlay: OVERLAY_BYTES, ..Peak::default() },
             )?;

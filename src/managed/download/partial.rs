@@ -9,14 +9,13 @@ use serde::{Deserialize, Serialize};
 use super::headers::is_strong;
 use super::writeback::Writeback;
 use crate::failpoint::{self, Point};
+use crate::files::{self, Digest, Hasher, SparseWriter, feed};
 use crate::layout::CacheLayout;
 use crate::lock::Lock;
-use crate::managed::digest::{Hasher, feed};
 use crate::managed::error::{At, ImageError};
 use crate::managed::job::Job;
-use crate::managed::sparse::SparseWriter;
-use crate::managed::spec::{Digest, ManagedArtifactSpec};
-use crate::managed::{files, lock, publish};
+use crate::managed::lock;
+use crate::managed::spec::ManagedArtifactSpec;
 
 /// An address and an ETag do not take more.
 const MAX_SIDECAR_BYTES: u64 = 64 * 1024;
@@ -214,7 +213,7 @@ impl Partial {
         self.file.settle().at("lengthen", &self.path)?;
         files::remove_file(&self.sidecar_path)?;
         failpoint::reach(Point::SidecarRemoved);
-        publish::publish_locked(&self.lock, &self.path, &self.blob)?;
+        files::publish_locked(&self.lock, &self.path, &self.blob)?;
         failpoint::reach(Point::BlobPublished);
         Ok(self.blob)
     }

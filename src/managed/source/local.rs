@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use crate::failpoint::{self, Point};
+use crate::files;
 use crate::layout::CacheLayout;
 use crate::managed::error::{At, DigestMismatch, ImageError};
 use crate::managed::job::Job;
+use crate::managed::lock;
 use crate::managed::spec::ManagedArtifactSpec;
-use crate::managed::{files, lock, publish};
 
 /// Takes a copy (a reflink where the filesystem has them) of a file, which its owner may change at any time.
 pub(super) fn fetch(
@@ -39,7 +40,7 @@ pub(super) fn fetch(
         return Err(DigestMismatch { from, expected, found, html: false }.into());
     }
     failpoint::reach(Point::CollectedVerified);
-    publish::publish_locked(&lock, &copy_path, &blob)?;
+    files::publish_locked(&lock, &copy_path, &blob)?;
     progress.finished(length);
     Ok(blob)
 }

@@ -9,11 +9,11 @@ use std::time::Duration;
 use crate::command::{self, CommandError, Invocation};
 use crate::error::{Explain, Kind};
 use crate::failpoint::{self, Point};
+use crate::files::{self, Digest};
 use crate::layout::CacheLayout;
 use crate::managed::error::{At, DigestMismatch, ImageError};
 use crate::managed::job::Job;
-use crate::managed::spec::{Digest, ManagedArtifactSpec};
-use crate::managed::{files, publish};
+use crate::managed::spec::ManagedArtifactSpec;
 
 /// Between two looks at how much pip has written. pip tells nobody.
 const WATCH: Duration = Duration::from_millis(200);
@@ -146,7 +146,7 @@ pub(super) fn fetch_unpinned(
 fn publish_wheel(cache: &CacheLayout, wheel: &Path, digest: &Digest) -> Result<(PathBuf, u64), ImageError> {
     let length = fs::metadata(wheel).at("look at", wheel)?.len();
     let blob = cache.blob(digest.algorithm(), digest.hex());
-    publish::publish(wheel, &blob)?;
+    files::publish(wheel, &blob)?;
     Ok((blob, length))
 }
 

@@ -3,8 +3,8 @@
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use crate::files;
 use crate::managed::error::{At, ImageError};
-use crate::managed::files;
 use crate::qemu::{DiskFormat, QCOW2_MAGIC};
 
 /// Bytes that are looked at.

@@ -3,8 +3,8 @@
 use std::os::unix::fs::FileExt;
 
 use super::{Material, TransformError};
+use crate::files;
 use crate::managed::error::{At, ImageError};
-use crate::managed::files;
 
 /// Size of the footer, in bytes.
 const FOOTER_BYTES: usize = 512;

@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::config::{BaseImageSource, BootProfile, ManagedImageSelection, PortForward, Protocol, defaults};
-use crate::managed::{ArtifactRole, ArtifactSource, Compression, Digest, ManagedDiskKind, TransformStep};
+use crate::files::Digest;
+use crate::managed::{ArtifactRole, ArtifactSource, Compression, ManagedDiskKind, TransformStep};
 
 #[test]
 fn a_minimal_file_gets_every_default() {

@@ -3,14 +3,25 @@
 use std::fmt;
 use std::io::{self, Read};
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256, Sha512};
 
-use super::spec::Digest;
 use crate::cancel::{Cancel, Interrupted};
 use crate::hex::hex;
 
 /// How much is read and hashed at a time; large enough that the loop around it costs nothing.
-pub(super) const CHUNK_BYTES: usize = 256 * 1024;
+pub(crate) const CHUNK_BYTES: usize = 256 * 1024;
+
+/// A pinned digest, lower-case hexadecimal.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Digest {
+    /// 64 digits.
+    Sha256(String),
+    /// 128 digits.
+    Sha512(String),
+}
 
 impl Digest {
     /// `sha256` or `sha512`.
@@ -37,33 +48,33 @@ impl fmt::Display for Digest {
 
 /// A digest in the making.
 #[derive(Clone)]
-pub(super) enum Hasher {
+pub(crate) enum Hasher {
     Sha256(Sha256),
     Sha512(Sha512),
 }
 
 impl Hasher {
     /// SHA-256, which manifests are written in.
-    pub(super) fn sha256() -> Self {
+    pub(crate) fn sha256() -> Self {
         Self::Sha256(Sha256::new())
     }
 
     /// The same algorithm as this digest's.
-    pub(super) fn like(digest: &Digest) -> Self {
+    pub(crate) fn like(digest: &Digest) -> Self {
         match digest {
             Digest::Sha256(_) => Self::sha256(),
             Digest::Sha512(_) => Self::Sha512(Sha512::new()),
         }
     }
 
-    pub(super) fn update(&mut self, bytes: &[u8]) {
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
         match self {
             Self::Sha256(hasher) => hasher.update(bytes),
             Self::Sha512(hasher) => hasher.update(bytes),
         }
     }
 
-    pub(super) fn finish(self) -> Digest {
+    pub(crate) fn finish(self) -> Digest {
         match self {
             Self::Sha256(hasher) => Digest::Sha256(hex(&hasher.finalize())),
             Self::Sha512(hasher) => Digest::Sha512(hex(&hasher.finalize())),
@@ -71,14 +82,14 @@ impl Hasher {
     }
 
     /// The digest of what has come so far.
-    pub(super) fn so_far(&self) -> Digest {
+    pub(crate) fn so_far(&self) -> Digest {
         self.clone().finish()
     }
 }
 
 /// Why a stream has no digest.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum HashError {
+pub(crate) enum HashError {
     #[error(transparent)]
     Io(#[from] io::Error),
     #[error(transparent)]
@@ -86,7 +97,7 @@ pub(super) enum HashError {
 }
 
 /// Feeds everything that `reader` still has to `hasher`, and says how many bytes those were.
-pub(super) fn feed(hasher: &mut Hasher, mut reader: impl Read, cancel: &Cancel) -> Result<u64, HashError> {
+pub(crate) fn feed(hasher: &mut Hasher, mut reader: impl Read, cancel: &Cancel) -> Result<u64, HashError> {
     let mut chunk = vec![0; CHUNK_BYTES];
     let mut total = 0;
     loop {
@@ -104,7 +115,7 @@ pub(super) fn feed(hasher: &mut Hasher, mut reader: impl Read, cancel: &Cancel) 
 }
 
 /// Both digests that may be pinned, in one reading.
-pub(super) fn both(mut reader: impl Read, cancel: &Cancel) -> Result<[Digest; 2], HashError> {
+pub(crate) fn both(mut reader: impl Read, cancel: &Cancel) -> Result<[Digest; 2], HashError> {
     let (mut sha256, mut sha512) = (Sha256::new(), Sha512::new());
     let mut chunk = vec![0; CHUNK_BYTES];
     loop {
@@ -123,7 +134,7 @@ pub(super) fn both(mut reader: impl Read, cancel: &Cancel) -> Result<[Digest; 2]
 }
 
 /// SHA-256 of these bytes, in hexadecimal.
-pub(super) fn sha256_hex(bytes: &[u8]) -> String {
+pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 

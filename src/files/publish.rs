@@ -15,13 +15,13 @@ use std::path::Path;
 
 use tempfile::{NamedTempFile, TempPath};
 
-use super::error::{At, DigestMismatch, ImageError};
-use super::files;
-use super::spec::Digest;
+use super::digest::Digest;
+use super::open as files;
 use super::stamp::Stamp;
 use crate::cancel::Cancel;
 use crate::failpoint::{self, Point};
 use crate::lock::Lock;
+use crate::managed::error::{At, DigestMismatch, ImageError};
 
 /// Mode of published files.
 const READ_ONLY: u32 = 0o444;
@@ -32,7 +32,7 @@ const TEMPORARY: &str = ".new-";
 
 /// Makes a complete file the published one: read-only, on disk, then under its name. Hands back the stamp of the file that
 /// this was, which need not be the one that has the name a moment later.
-pub(super) fn publish(temporary: &Path, target: &Path) -> Result<Stamp, ImageError> {
+pub(crate) fn publish(temporary: &Path, target: &Path) -> Result<Stamp, ImageError> {
     publish_as(READ_ONLY, temporary, target)
 }
 
@@ -53,7 +53,7 @@ fn publish_as(mode: u32, temporary: &Path, target: &Path) -> Result<Stamp, Image
 
 /// Publishes the locked file, whose bytes were verified, and not another that has its name by now: the cache may have been
 /// removed meanwhile, with the lock that guards the name, and somebody else have begun anew.
-pub(super) fn publish_locked(lock: &Lock, temporary: &Path, target: &Path) -> Result<(), ImageError> {
+pub(crate) fn publish_locked(lock: &Lock, temporary: &Path, target: &Path) -> Result<(), ImageError> {
     let vanished = || ImageError::Vanished { path: temporary.to_owned() };
     if !lock.is_on(temporary) {
         return Err(vanished());
@@ -64,12 +64,12 @@ pub(super) fn publish_locked(lock: &Lock, temporary: &Path, target: &Path) -> Re
 
 /// Writes a small file so that there is either the old or the new one, whole. Only for who holds the lock on it: what an
 /// interrupted castra left of it is removed.
-pub(super) fn write_atomically(target: &Path, bytes: &[u8]) -> Result<(), ImageError> {
+pub(crate) fn write_published(target: &Path, bytes: &[u8]) -> Result<(), ImageError> {
     write_as(READ_ONLY, target, bytes)
 }
 
 /// The same for what is nobody else's business.
-pub(super) fn write_privately(target: &Path, bytes: &[u8]) -> Result<(), ImageError> {
+pub(crate) fn write_privately(target: &Path, bytes: &[u8]) -> Result<(), ImageError> {
     write_as(PRIVATE, target, bytes)
 }
 
@@ -135,7 +135,7 @@ fn link_in(directory: &Path, source: &Path) -> std::io::Result<TempPath> {
 }
 
 /// Removes what an interrupted publication left in a directory. Only for who holds the directory's lock.
-pub(super) fn remove_leftovers(directory: &Path) -> Result<(), ImageError> {
+pub(crate) fn remove_unpublished(directory: &Path) -> Result<(), ImageError> {
     remove_beginning_with(directory, TEMPORARY.as_bytes())
 }
 
@@ -165,7 +165,7 @@ fn publish_temporary(mode: u32, mut temporary: TempPath, target: &Path) -> Resul
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::managed::digest::sha256_hex;
+    use crate::files::digest::sha256_hex;
 
     #[test]
     fn a_shared_file_is_one_file_and_can_be_shared_again() {
@@ -187,7 +187,7 @@ mod tests {
         let (victim, target) = (directory.path().join("victim"), directory.path().join("target"));
         fs::write(&victim, b"precious").expect("writes");
         std::os::unix::fs::symlink(&victim, &target).expect("links");
-        write_atomically(&target, b"new").expect("writes");
+        write_published(&target, b"new").expect("writes");
         assert_eq!(fs::read(&victim).expect("reads"), b"precious");
         assert!(fs::symlink_metadata(&target).expect("is there").is_file());
     }

@@ -12,21 +12,21 @@ use std::path::Path;
 use rustix::fs::OFlags;
 use tempfile::TempDir;
 
+use super::atomic::{create_private_directory, open_regular};
+use super::digest::Digest;
 use super::digest::{CHUNK_BYTES, HashError, Hasher, feed};
-use super::error::{At, ImageError};
 use super::sparse::SparseWriter;
-use super::spec::Digest;
 use crate::cancel::Cancel;
-use crate::files::{create_private_directory, open_regular};
+use crate::managed::error::{At, ImageError};
 use crate::trusted;
 
 /// Opens a regular file for reading.
-pub(super) fn open(path: &Path) -> Result<File, ImageError> {
+pub(crate) fn open(path: &Path) -> Result<File, ImageError> {
     opened(OpenOptions::new().read(true), path)
 }
 
 /// Opens a regular file that the user named, wherever links lead: that is the user's decision.
-pub(super) fn open_followed(path: &Path) -> Result<File, ImageError> {
+pub(crate) fn open_followed(path: &Path) -> Result<File, ImageError> {
     match open_regular(path) {
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
             Err(ImageError::NotAFile { path: path.to_owned() })
@@ -36,7 +36,7 @@ pub(super) fn open_followed(path: &Path) -> Result<File, ImageError> {
 }
 
 /// Opens a regular file for reading; nothing if there is none.
-pub(super) fn open_if_there(path: &Path) -> Result<Option<File>, ImageError> {
+pub(crate) fn open_if_there(path: &Path) -> Result<Option<File>, ImageError> {
     match open(path) {
         Ok(file) => Ok(Some(file)),
         Err(ImageError::Io { source, .. }) if trusted::is_absence(&source) => Ok(None),
@@ -46,7 +46,7 @@ pub(super) fn open_if_there(path: &Path) -> Result<Option<File>, ImageError> {
 
 /// Opens a file of the user's for reading. Links are followed, for where they lead is the user's decision; what is not a
 /// regular file in the end is refused without waiting for it, as a FIFO would make us.
-pub(super) fn open_users(path: &Path) -> Result<File, ImageError> {
+pub(crate) fn open_users(path: &Path) -> Result<File, ImageError> {
     open_followed(path).map_err(|error| match error {
         ImageError::NotAFile { path } => ImageError::SourceNotAFile { path },
         other => other,
@@ -54,12 +54,12 @@ pub(super) fn open_users(path: &Path) -> Result<File, ImageError> {
 }
 
 /// Opens a regular file for reading and writing, made if need be.
-pub(super) fn open_or_create(path: &Path) -> Result<File, ImageError> {
+pub(crate) fn open_or_create(path: &Path) -> Result<File, ImageError> {
     opened(OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600), path)
 }
 
 /// The same for bytes that will be relied on: another user's file, who could change it at any time, is replaced.
-pub(super) fn open_own_or_create(path: &Path) -> Result<File, ImageError> {
+pub(crate) fn open_own_or_create(path: &Path) -> Result<File, ImageError> {
     let file = open_or_create(path)?;
     if is_trusted(&file.metadata().at("look at", path)?) {
         return Ok(file);
@@ -69,12 +69,12 @@ pub(super) fn open_own_or_create(path: &Path) -> Result<File, ImageError> {
 }
 
 /// Whether nobody but this user and root can change a file behind our back.
-pub(super) fn is_trusted(metadata: &Metadata) -> bool {
+pub(crate) fn is_trusted(metadata: &Metadata) -> bool {
     trusted::is_own(metadata)
 }
 
 /// Makes a file that must not be there yet.
-pub(super) fn create_new(path: &Path) -> Result<File, ImageError> {
+pub(crate) fn create_new(path: &Path) -> Result<File, ImageError> {
     opened(OpenOptions::new().read(true).write(true).create_new(true).mode(0o600), path)
 }
 
@@ -89,13 +89,13 @@ fn opened(options: &mut OpenOptions, path: &Path) -> Result<File, ImageError> {
 }
 
 /// Makes a directory and those above it, this user's alone.
-pub(super) fn create_directory(path: &Path) -> Result<(), ImageError> {
+pub(crate) fn create_directory(path: &Path) -> Result<(), ImageError> {
     create_private_directory(path).at("create directory", path)
 }
 
 /// Makes a directory that nobody else uses, with a name that begins like this one's; what an interrupted castra left under
 /// such a name is removed. A castra whose lock was removed with the cache loses its own by that, and nothing gets mixed up.
-pub(super) fn fresh_directory(like: &Path) -> Result<TempDir, ImageError> {
+pub(crate) fn fresh_directory(like: &Path) -> Result<TempDir, ImageError> {
     let parent = like.parent().unwrap_or(Path::new("/"));
     create_directory(parent)?;
     let prefix = like.file_name().unwrap_or_default();
@@ -109,12 +109,12 @@ pub(super) fn fresh_directory(like: &Path) -> Result<TempDir, ImageError> {
 }
 
 /// Removes a file; that there is none is fine.
-pub(super) fn remove_file(path: &Path) -> Result<(), ImageError> {
+pub(crate) fn remove_file(path: &Path) -> Result<(), ImageError> {
     gone(fs::remove_file(path)).at("remove", path)
 }
 
 /// Removes a directory with all it holds; that there is none is fine.
-pub(super) fn remove_directory(path: &Path) -> Result<(), ImageError> {
+pub(crate) fn remove_directory(path: &Path) -> Result<(), ImageError> {
     gone(fs::remove_dir_all(path)).at("remove", path)
 }
 
@@ -126,7 +126,7 @@ fn gone(removed: io::Result<()>) -> io::Result<()> {
 }
 
 /// SHA-256 or SHA-512 of a file, by `like`'s algorithm.
-pub(super) fn digest(path: &Path, like: &Digest, cancel: &Cancel) -> Result<Digest, ImageError> {
+pub(crate) fn digest(path: &Path, like: &Digest, cancel: &Cancel) -> Result<Digest, ImageError> {
     let mut hasher = Hasher::like(like);
     feed(&mut hasher, open(path)?, cancel).at("read", path)?;
     Ok(hasher.finish())
@@ -163,7 +163,7 @@ pub(crate) fn sha256(path: &Path, cancel: &Cancel) -> Result<String, ImageError>
 
 /// Copies a stream into an empty file, leaving holes for zeros, feeds its bytes to `hasher` and hands back their number.
 /// Nothing is forced to the disk: that is for whoever publishes the file.
-pub(super) fn copy_sparse(
+pub(crate) fn copy_sparse(
     mut from: impl Read,
     to: File,
     hasher: &mut Hasher,
@@ -189,7 +189,7 @@ pub(super) fn copy_sparse(
 
 /// Copies a whole file into a new one, sharing its blocks where the filesystem can, and hands back digest (by `like`'s
 /// algorithm) and length of the copy.
-pub(super) fn copy(
+pub(crate) fn copy(
     from: File,
     to: &File,
     like: &Digest,

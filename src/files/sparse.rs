@@ -9,40 +9,40 @@ const HOLE_BYTES: usize = 4096;
 const ZEROS: [u8; HOLE_BYTES] = [0; HOLE_BYTES];
 
 /// Writes bytes so that what is zero takes no space on disk.
-pub(super) struct SparseWriter {
+pub(crate) struct SparseWriter {
     file: File,
     position: u64,
 }
 
 impl SparseWriter {
     /// Writes into this file from here on. There must be nothing behind that position.
-    pub(super) fn new(file: File, position: u64) -> Self {
+    pub(crate) fn new(file: File, position: u64) -> Self {
         Self { file, position }
     }
 
     /// How long the file is, holes included.
-    pub(super) fn position(&self) -> u64 {
+    pub(crate) fn position(&self) -> u64 {
         self.position
     }
 
     /// The file, which is shorter than it should be if it ends in a hole.
-    pub(super) fn file(&self) -> &File {
+    pub(crate) fn file(&self) -> &File {
         &self.file
     }
 
     /// Gives the file its full length, should it end in a hole.
-    pub(super) fn settle(&self) -> io::Result<()> {
+    pub(crate) fn settle(&self) -> io::Result<()> {
         self.file.set_len(self.position)
     }
 
     /// Forgets everything.
-    pub(super) fn restart(&mut self) -> io::Result<()> {
+    pub(crate) fn restart(&mut self) -> io::Result<()> {
         self.position = 0;
         self.file.set_len(0)
     }
 
     /// Writes at the end, what is not zero in as few pieces as it lies.
-    pub(super) fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+    pub(crate) fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
         let mut run = 0..0;
         while run.end < bytes.len() {
             let block = block_at(self.position + run.end as u64, &bytes[run.end..]);
@@ -70,8 +70,8 @@ mod tests {
     use std::os::unix::fs::MetadataExt;
 
     use crate::cancel::Cancel;
-    use crate::managed::digest::Hasher;
-    use crate::managed::files::{copy_sparse, create_new, sha256};
+    use crate::files::digest::Hasher;
+    use crate::files::{copy_sparse, create_new, sha256};
 
     #[test]
     fn zeros_become_holes_and_come_back_as_zeros() {
