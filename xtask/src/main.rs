@@ -1,10 +1,11 @@
-//! `cargo xtask demo | test | ci | bench | fuzz`: the project's own commands. They install what they need.
+//! `cargo xtask demo | test | ci | bench | fuzz | prose`: the project's own commands. They install what they need.
 
 mod bench;
 mod ci;
 mod demo;
 mod fuzz;
 mod newer_qemu;
+mod prose;
 mod run;
 mod tools;
 
@@ -19,7 +20,8 @@ cargo xtask ci [--full]   formatting, lints, licences, documentation, all tests;
                           Debian's backports
 cargo xtask bench [images|boots]
                           how fast Castra is, as ratios against baselines measured in the same run
-cargo xtask fuzz [SECS]   look for input that breaks a parser, so many seconds for each (60)";
+cargo xtask fuzz [SECS]   look for input that breaks a parser, so many seconds for each (60)
+cargo xtask prose [PATH]  check how docs and messages are written; PATH: list what is found in files that begin with it";
 
 #[expect(clippy::print_stderr, reason = "a command line tool talks to its user")]
 fn main() -> ExitCode {
@@ -36,6 +38,8 @@ fn main() -> ExitCode {
         ("bench", [part]) if part == "boots" => bench::run_bench(&[Part::Boots]),
         ("fuzz", []) => fuzz::run_fuzz("60"),
         ("fuzz", [seconds]) if seconds.parse::<u32>().is_ok() => fuzz::run_fuzz(seconds),
+        ("prose", []) => prose::check(),
+        ("prose", [place]) => prose::list(place),
         _ => Err(USAGE.to_owned()),
     };
     match outcome {
