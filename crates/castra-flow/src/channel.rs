@@ -10,10 +10,11 @@ use tokio::sync::{Mutex, mpsc};
 
 use crate::{Flow, PACKET_BYTES};
 
-/// A session loop that does not take a message this long is in a key exchange: otherwise it takes microseconds.
+/// Longest time a session loop takes to accept a message outside a key exchange, when it needs
+/// microseconds.
 const STALL: Duration = Duration::from_millis(50);
 
-/// The two halves of a channel, and its data counted from now on.
+/// Splits a channel into its halves and starts counting its data.
 pub fn split<S>(channel: Channel<S>, flow: &Flow) -> (Incoming, Outgoing<S>)
 where
     S: From<(ChannelId, ChannelMsg)> + Send + Sync + 'static,
@@ -27,7 +28,7 @@ where
     )
 }
 
-/// What comes on a channel.
+/// A message received on a channel.
 pub enum Message {
     /// Data; with a number, extended data (1 is stderr).
     Data(Option<u32>, Received),
@@ -35,7 +36,8 @@ pub enum Message {
     Other(ChannelMsg),
 }
 
-/// The receiving half of a channel. What has come and not been taken when it is dropped counts no longer.
+/// The receiving half of a channel. Data that has arrived but was not received when the half is
+/// dropped no longer counts.
 pub struct Incoming {
     half: ChannelReadHalf,
     id: ChannelId,
@@ -43,7 +45,7 @@ pub struct Incoming {
 }
 
 impl Incoming {
-    /// The next message; nothing once the connection has ended.
+    /// Receives the next message; `None` once the connection has ended.
     pub async fn next(&mut self) -> Option<Message> {
         Some(match self.half.wait().await? {
             ChannelMsg::Data { data } => Message::Data(None, self.received(data)),
@@ -63,17 +65,18 @@ impl Drop for Incoming {
     }
 }
 
-/// Data that has arrived. Dropping it tells the flow that it is consumed.
+/// Data that has arrived. Dropping it reports it to the flow as consumed.
 pub struct Received {
     data: Bytes,
-    /// Bytes that arrived, those skipped included.
+    /// Number of bytes that arrived, including those skipped.
     counted: usize,
     id: ChannelId,
     flow: Flow,
 }
 
 impl Received {
-    /// Leaves out the first bytes, which have been used already. They count as long as the rest.
+    /// Drops the first bytes from the front, because they have been used already. They keep
+    /// counting until the rest is consumed.
     pub fn skip(&mut self, bytes: usize) {
         self.data.advance(bytes.min(self.data.len()));
     }
@@ -93,21 +96,23 @@ impl Drop for Received {
     }
 }
 
-/// The sending half of a channel, which waits for the socket and for the peer's window, and says so to the flow.
+/// The sending half of a channel. Waits for the socket and for the peer's window, and reports those
+/// waits to the flow.
 pub struct Outgoing<S: From<(ChannelId, ChannelMsg)>> {
     half: ChannelWriteHalf<S>,
     flow: Flow,
-    /// One sender at a time: the window seen must be the window used.
+    /// Held by one sender at a time, so that the window it has seen is still there when it uses it.
     turn: Mutex<()>,
 }
 
 impl<S: From<(ChannelId, ChannelMsg)> + Send + Sync + 'static> Outgoing<S> {
-    /// The half itself, for everything but data.
+    /// Returns the channel's own half, for everything but data.
     pub fn half(&self) -> &ChannelWriteHalf<S> {
         &self.half
     }
 
-    /// Sends data, or extended data (`ext` 1 is stderr), once the socket and the peer's window have room for it.
+    /// Sends data, or extended data (`ext` 1 is stderr), once the socket and the peer's window have
+    /// room for it.
     ///
     /// # Errors
     /// The connection has ended.
@@ -118,7 +123,7 @@ impl<S: From<(ChannelId, ChannelMsg)> + Send + Sync + 'static> Outgoing<S> {
             let room = self.half.writable_packet_size().await;
             if room == 0 {
                 let _starved = self.flow.starved();
-                // One byte: what follows is sent knowing the new window.
+                // // One byte only: the rest is sent once the new window is known.
                 self.put(ext, data.split_to(1)).await?;
                 continue;
             }
@@ -141,8 +146,8 @@ impl<S: From<(ChannelId, ChannelMsg)> + Send + Sync + 'static> Outgoing<S> {
     }
 }
 
-/// Joins a channel and a stream, half-close by half-close, until both directions have ended or the peer closes. Then
-/// reports `exit_status`, for a channel on which a program was asked for.
+/// Joins a channel and a stream until both directions have ended or the peer closes; each direction
+/// may end by itself. Then reports `exit_status`, for a channel on which a program was requested.
 pub async fn relay<S, T>(mut incoming: Incoming, outgoing: Outgoing<S>, stream: T, exit_status: Option<u32>)
 where
     S: From<(ChannelId, ChannelMsg)> + Send + Sync + 'static,
@@ -175,7 +180,7 @@ where
         _ = async { tokio::join!(&mut copy_in, copy_out) } => false,
     };
     if is_closed {
-        // The peer wants no more, but what it has sent before is still on its way.
+        // // The peer wants no more, but data that it sent before is still in flight.
         let _ = copy_in.await;
         return;
     }
@@ -192,7 +197,7 @@ async fn forward_until_closed(incoming: &mut Incoming, sender: mpsc::UnboundedSe
         match message {
             Message::Data(None, data) => {
                 if let Some(sender) = &sender {
-                    // Nobody writes any more: the data is dropped, and so counted as consumed.
+                    // // There is no writer any more: dropping the data counts it as consumed.
                     let _ = sender.send(data);
                 }
             }

@@ -7,60 +7,66 @@ use tokio::sync::watch;
 
 use crate::{KEPT_LIMIT_BYTES, QUEUE_LIMIT_BYTES, SERVER_WINDOW_BYTES};
 
-/// Counted beside the payload of each message, so that a flood of tiny ones is held back too.
+/// Overhead added to the payload of each message, in bytes, so that a flood of tiny messages is
+/// held back too.
 const MESSAGE_OVERHEAD_BYTES: i64 = 64;
 
-/// What `russh` grants at a time past the limit: it asks again once these have come, and nothing less makes it ask.
+/// Bytes that `russh` grants at a time past the limit. It asks again once these have arrived; with
+/// a smaller grant it would not ask.
 const TRICKLE_BYTES: u32 = 2;
 
-/// A peer that trickles has used up its window. What it has queued then is the limit, the window and some.
+/// Queue length from which a peer must have used up its window and trickles: the limit plus the
+/// window.
 const TRICKLE_FROM_BYTES: i64 = QUEUE_LIMIT_BYTES + SERVER_WINDOW_BYTES as i64;
 
-/// The state of one connection's pacing, shared by its stream and its channels.
+/// State of one connection's pacing, shared by its stream and its channels.
 #[derive(Clone)]
 pub struct Flow {
     state: Arc<Mutex<State>>,
-    /// Bytes that the socket has not taken yet.
+    /// Number of buffered bytes that the socket has not taken yet.
     kept: watch::Sender<usize>,
 }
 
 #[derive(Default)]
 struct State {
-    /// Whether the peer's window bounds what it can send before we consume it.
+    /// Set if the peer's window bounds how much it can send before we consume it.
     bounded: bool,
-    /// Bytes arrived and not consumed, per channel that somebody listens to. Below zero for a moment when a consumer is
-    /// quicker than the count.
+    /// Bytes that have arrived and not been consumed, per channel that has a receiver. Briefly
+    /// negative when a consumer is quicker than the count.
     queued: HashMap<ChannelId, i64>,
-    /// Their sum.
+    /// Sum over all channels.
     total: i64,
-    /// Senders that wait for the peer's window.
+    /// Number of senders that wait for the peer's window.
     starved: usize,
-    /// Senders that wait for the session loop: it is in a key exchange.
+    /// Number of senders that wait for the session loop, which is in a key exchange.
     stalled: usize,
     aborted: bool,
     session: Option<Waker>,
 }
 
-/// How [`Paced`](crate::Paced) may read now.
+/// Pace at which [`Paced`](crate::Paced) may read now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reading {
-    /// All there is.
+    /// Read everything.
     Freely,
-    /// A little, now and then: what comes fills memory, and what is waited for may be behind it.
+    /// Read a little at a time: the data fills memory, but what a sender waits for may be behind
+    /// it.
     Slowly,
-    /// Not at all: it is for our side to consume what has come.
+    /// Read nothing until our side has consumed what has arrived.
     Stopped,
-    /// Never again.
+    /// Never read again.
     Aborted,
 }
 
 impl Flow {
-    /// The flow of a server's new connection, whose client has a window of [`SERVER_WINDOW_BYTES`].
+    /// Returns the flow of a server's new connection, whose client has a window of
+    /// [`SERVER_WINDOW_BYTES`].
     pub fn of_server() -> Self {
         Self::new(true)
     }
 
-    /// The flow of a client's new connection, whose server has a window of [`crate::CLIENT_WINDOW_BYTES`].
+    /// Returns the flow of a client's new connection, whose server has a window of
+    /// [`crate::CLIENT_WINDOW_BYTES`].
     pub fn of_client() -> Self {
         Self::new(false)
     }
@@ -70,7 +76,8 @@ impl Flow {
         Self { state: Arc::new(Mutex::new(state)), kept: watch::Sender::new(0) }
     }
 
-    /// Data of this many bytes has arrived on a channel: call it from the handler's `data` and `extended_data`.
+    /// Counts `bytes` that have arrived on a channel. To be called from the handler's `data` and
+    /// `extended_data`.
     pub fn arrived(&self, channel: ChannelId, bytes: usize) {
         self.state().count(channel, weight(bytes));
     }
@@ -82,33 +89,34 @@ impl Flow {
         state.wake();
     }
 
-    /// Whether reading is stopped because our side has not consumed what came. A peer's silence means nothing then.
+    /// Returns `true` while reading is stopped because our side has not consumed what arrived. The
+    /// peer's silence means nothing then.
     pub fn is_reading_stopped(&self) -> bool {
         self.reading() == Reading::Stopped
     }
 
-    /// What the server's window is to be from now on: for the handler's `adjust_window`.
+    /// Returns the server's window from now on, for the handler's `adjust_window`.
     pub fn window_to_grant(&self) -> u32 {
         if self.state().is_over() { TRICKLE_BYTES } else { SERVER_WINDOW_BYTES }
     }
 
-    /// Returns once the socket has taken enough of what was sent before.
+    /// Waits until the socket has taken enough of what was sent before.
     pub(crate) async fn room_to_send(&self) {
         // An error would mean that this flow is gone, and it is not.
         let _ = self.kept.subscribe().wait_for(|kept| *kept < KEPT_LIMIT_BYTES).await;
     }
 
-    /// So many bytes wait for the socket.
+    /// Sets the number of bytes that are buffered for the socket.
     pub(crate) fn keeps(&self, bytes: usize) {
         self.kept.send_if_modified(|kept| std::mem::replace(kept, bytes) != bytes);
     }
 
-    /// From now on the channel's data counts, because somebody takes it.
+    /// Starts counting the channel's data, which has a receiver from now on.
     pub(crate) fn listen(&self, channel: ChannelId) {
         self.state().queued.insert(channel, 0);
     }
 
-    /// Nobody takes the channel's data any more: `russh` will drop it.
+    /// Stops counting the channel's data: it has no receiver any more, so `russh` drops it.
     pub(crate) fn forget(&self, channel: ChannelId) {
         let mut state = self.state();
         let before = state.reading();
@@ -123,12 +131,12 @@ impl Flow {
         state.wake_unless(before);
     }
 
-    /// A sender waits for the peer's window as long as the guard lives.
+    /// Marks a sender as waiting for the peer's window while the guard lives.
     pub(crate) fn starved(&self) -> Waiting {
         self.waiting(|state| &mut state.starved)
     }
 
-    /// A sender waits for the session loop as long as the guard lives.
+    /// Marks a sender as waiting for the session loop while the guard lives.
     pub(crate) fn stalled(&self) -> Waiting {
         self.waiting(|state| &mut state.stalled)
     }
@@ -137,7 +145,7 @@ impl Flow {
         self.state().reading()
     }
 
-    /// How to read now; the task is woken when that changes.
+    /// Returns the pace at which to read now; the task is woken when that changes.
     pub(crate) fn poll_reading(&self, context: &Context<'_>) -> Reading {
         let mut state = self.state();
         match &mut state.session {
@@ -176,7 +184,8 @@ impl State {
         match self {
             Self { aborted: true, .. } => Reading::Aborted,
             _ if !self.is_over() => Reading::Freely,
-            // A grant to a client comes as soon as its server reads, and that never depends on the client's reading.
+            // A grant to a client comes as soon as its server reads, and that never depends on the
+            // client's reading.
             Self { stalled: 0, .. } if self.starved == 0 || !self.bounded => Reading::Stopped,
             Self { total, .. } if *total > TRICKLE_FROM_BYTES => Reading::Slowly,
             _ => Reading::Freely,
@@ -196,7 +205,7 @@ impl State {
     }
 }
 
-/// A sender that waits; dropped when it goes on.
+/// Guard of a sender that waits; dropped when the wait is over.
 pub struct Waiting {
     flow: Flow,
     counter: fn(&mut State) -> &mut usize,
@@ -224,7 +233,7 @@ mod tests {
         russh::keys::ssh_encoding::Decode::decode(&mut &[0, 0, 0, 7][..]).expect("is an id")
     }
 
-    /// A flow with one byte more than this unconsumed.
+    /// Returns a flow with one more unconsumed byte than `bytes`.
     fn flow(bytes: i64) -> Flow {
         let flow = Flow::of_server();
         flow.listen(channel());

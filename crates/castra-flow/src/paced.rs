@@ -10,12 +10,14 @@ use tokio::time::{Instant, Sleep};
 use crate::Flow;
 use crate::flow::Reading;
 
-/// Between two reads of a peer that may only trickle. Two bytes and their overhead each time: a megabyte takes hours.
+/// Pause between two reads from a peer that may only trickle. Each grant is two bytes and their
+/// overhead, so a megabyte takes hours.
 const TRICKLE_PAUSE: Duration = Duration::from_millis(20);
 
-/// The stream to hand to `russh`: reads as the connection's [`Flow`] permits.
+/// Stream for `russh` that reads only as fast as the connection's [`Flow`] permits.
 ///
-/// Writes never block: what the socket does not take is kept here, and the flow lets senders wait.
+/// Writes never block: what the socket does not take is buffered here, and the flow makes senders
+/// wait.
 pub struct Paced<S> {
     stream: S,
     flow: Flow,
@@ -32,13 +34,13 @@ impl<S> Paced<S> {
 
 impl<S> Drop for Paced<S> {
     fn drop(&mut self) {
-        // Whoever waits for room learns from russh that the connection is gone.
+        // // Senders that wait for room learn from russh that the connection is gone.
         self.flow.keeps(0);
     }
 }
 
 impl<S: AsyncWrite + Unpin> Paced<S> {
-    /// Writes what is kept, as far as the socket takes it.
+    /// Writes buffered bytes, as far as the socket takes them.
     fn poll_write_kept(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.kept.is_empty() {
             let written = ready!(Pin::new(&mut self.stream).poll_write(context, &self.kept))?;
@@ -58,7 +60,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Paced<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        // russh polls its reader whenever the session wakes; nothing else would write what is kept.
+        // // russh polls its reader whenever the session wakes; nothing else would write the
+        // buffered bytes.
         if let Poll::Ready(Err(error)) = self.poll_write_kept(context) {
             return Poll::Ready(Err(error));
         }
@@ -99,7 +102,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, _context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // Flushing would block the session loop; `poll_read` writes what is kept.
+        // // Flushing would block the session loop; `poll_read` writes the buffered bytes.
         Poll::Ready(Ok(()))
     }
 

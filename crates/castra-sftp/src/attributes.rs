@@ -9,16 +9,16 @@ const MODE: u32 = 0x4;
 const TIMES: u32 = 0x8;
 const EXTENDED: u32 = 0x8000_0000;
 
-/// Attributes of a file. Each is there or not, in both directions.
+/// Attributes of a file. Each is optional, in both directions.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Attributes {
     /// Length in bytes.
     pub size: Option<u64>,
-    /// User and group, by number.
+    /// User and group IDs.
     pub owner: Option<(u32, u32)>,
     /// Type and permissions, as `st_mode` has them.
     pub mode: Option<u32>,
-    /// Times of access and modification, in seconds since 1970.
+    /// Times of access and modification, in seconds since the Unix epoch.
     pub times: Option<(u32, u32)>,
 }
 
@@ -44,8 +44,8 @@ impl Attributes {
             attributes.times = Some((take_u32(bytes)?, take_u32(bytes)?));
         }
         if flags & EXTENDED != 0 {
-            // Pairs of a name and a value, none of which Castra knows. Each takes eight bytes at least, so a large
-            // count ends with the packet.
+            // // Name-value pairs, none of which Castra knows. Each takes at least eight bytes, so
+            // a large count ends with the packet.
             for _ in 0..take_u32(bytes)? {
                 take_string(bytes)?;
                 take_string(bytes)?;

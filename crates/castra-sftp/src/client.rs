@@ -8,37 +8,38 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::{Attributes, Code, Entry, Flags, Reply, Request, VERSION, read_packet, write_packet};
 
-/// Packets that wait to be written. Callers bound what they have under way; this only bounds a mistake of theirs.
+/// Capacity of the queue of packets to write. Callers bound their requests in flight; this only
+/// bounds a mistake of theirs.
 const QUEUE: usize = 1024;
 
-/// Why a request failed.
+/// Reason why a request failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
-    /// The server says so.
+    /// The server reported an error.
     #[error("{words}", words = String::from_utf8_lossy(words))]
     Status {
-        /// The protocol's number for it.
+        /// Status code of the protocol.
         code: Code,
-        /// The server's words.
+        /// The server's message.
         words: Bytes,
     },
-    /// The session has ended, since the connection has or since the server broke the protocol.
+    /// The session has ended, because the connection was closed or the server broke the protocol.
     #[error("the SFTP session has ended")]
     Ended,
 }
 
 impl Failure {
-    /// Returns `true` if the server gave this code.
+    /// Returns `true` if the server sent this code.
     pub fn is(&self, wanted: Code) -> bool {
         matches!(self, Self::Status { code, .. } if *code == wanted)
     }
 }
 
-/// Requests under way; nothing once the session has ended.
+/// Requests in flight; `None` once the session has ended.
 type Waiting = Arc<Mutex<Option<HashMap<u32, oneshot::Sender<Reply>>>>>;
 
-/// A client's end of a session. Requests are written in the order in which they are sent, and any number may be under
-/// way.
+/// Client end of a session. Requests are written in the order in which they are sent, and any
+/// number may be in flight.
 #[derive(Debug, Clone)]
 pub struct Client {
     packets: mpsc::Sender<Bytes>,
@@ -46,7 +47,7 @@ pub struct Client {
     waiting: Waiting,
 }
 
-/// A request that is sent and not yet answered.
+/// A request that has been sent and not yet answered.
 #[derive(Debug)]
 pub struct Pending(oneshot::Receiver<Reply>);
 
@@ -73,7 +74,7 @@ impl Pending {
         }
     }
 
-    /// Waits for a file's bytes.
+    /// Waits for data of a file.
     ///
     /// # Errors
     /// As [`reply`](Self::reply).
@@ -86,10 +87,11 @@ impl Pending {
 }
 
 impl Client {
-    /// Greets a server on a stream, and leaves two tasks that write and read until either end has gone.
+    /// Starts a session on a stream and spawns two tasks that write and read until either end has
+    /// gone.
     ///
     /// # Errors
-    /// The stream ended, or what answers is no SFTP server of version 3.
+    /// The stream ended, or the peer is not an SFTP server of version 3.
     pub async fn start<S>(stream: S) -> io::Result<Self>
     where
         S: AsyncRead + AsyncWrite + Send + 'static,
@@ -108,7 +110,7 @@ impl Client {
         let listener = Arc::clone(&waiting);
         tokio::spawn(async move {
             let _ = listen(&mut input, &listener).await;
-            // Whoever waits finds its sender gone.
+            // // Pending requests find their senders gone.
             *listener.lock().unwrap_or_else(PoisonError::into_inner) = None;
         });
         Ok(Self { packets, next: Arc::default(), waiting })
@@ -130,7 +132,7 @@ impl Client {
         Ok(Pending(receiver))
     }
 
-    /// Sends a request that has no answer but its outcome, and waits for it.
+    /// Sends a request that is answered by a status only, and waits for it.
     ///
     /// # Errors
     /// The server refused, or the session has ended.
@@ -138,7 +140,7 @@ impl Client {
         self.send(&request).await?.done().await
     }
 
-    /// Opens a file, and returns its handle.
+    /// Opens a file and returns its handle.
     ///
     /// # Errors
     /// The server refused, or the session has ended.
@@ -146,7 +148,7 @@ impl Client {
         self.handle(Request::Open { path, flags, attributes }).await
     }
 
-    /// Opens a directory, and returns its handle.
+    /// Opens a directory and returns its handle.
     ///
     /// # Errors
     /// The server refused, or the session has ended.
@@ -162,7 +164,7 @@ impl Client {
         self.done(Request::Close { handle }).await
     }
 
-    /// Returns the next entries of a directory, and nothing at its end.
+    /// Returns the next entries of a directory, or `None` at its end.
     ///
     /// # Errors
     /// The server refused, or the session has ended.
@@ -175,7 +177,7 @@ impl Client {
         }
     }
 
-    /// Asks for attributes: by `Stat`, `Lstat` or `Fstat`.
+    /// Queries attributes with `Stat`, `Lstat` or `Fstat`.
     ///
     /// # Errors
     /// The server refused, or the session has ended.
@@ -186,7 +188,7 @@ impl Client {
         }
     }
 
-    /// Asks for one path: by `Realpath` or `Readlink`.
+    /// Queries a single path with `Realpath` or `Readlink`.
     ///
     /// # Errors
     /// The server refused, or the session has ended.
@@ -218,15 +220,16 @@ async fn write(
     output.shutdown().await
 }
 
-/// Hands replies to those who wait, until the stream ends or a packet breaks the protocol.
+/// Delivers replies to their requests until the stream ends or a packet breaks the protocol.
 async fn listen(input: &mut (impl AsyncRead + Unpin), waiting: &Waiting) -> io::Result<()> {
     while let Some(packet) = read_packet(input).await? {
         let (id, reply) = Reply::parse(packet).map_err(io::Error::other)?;
         let sender =
             waiting.lock().unwrap_or_else(PoisonError::into_inner).as_mut().and_then(|map| map.remove(&id));
-        // A reply to nothing is a defect of the server's, and the next one cannot be relied on.
+        // // A reply to an unknown request is a defect of the server, which cannot be relied on any
+        // more.
         let sender = sender.ok_or_else(|| io::Error::other("a reply to no request"))?;
-        // A request whose sender has given up is still answered.
+        // // A request that its sender no longer waits for is still answered.
         let _ = sender.send(reply);
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! Packets on a stream: a length of four bytes, and the packet.
+//! Framing of packets on a stream: a length of four bytes, then the packet.
 
 use std::io;
 
@@ -7,10 +7,11 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use crate::MAX_PACKET_BYTES;
 
-/// Reads one packet; nothing once the stream has ended between two packets.
+/// Reads one packet; returns `None` if the stream has ended between two packets.
 ///
 /// # Errors
-/// The stream failed or ended within a packet, or the packet is empty or longer than [`MAX_PACKET_BYTES`].
+/// The stream failed or ended within a packet, or the packet is empty or longer than
+/// [`MAX_PACKET_BYTES`].
 pub async fn read_packet(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<Bytes>> {
     let mut length = [0; 4];
     if stream.read(&mut length[..1]).await? == 0 {

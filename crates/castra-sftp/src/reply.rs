@@ -11,14 +11,14 @@ const NAME: u8 = 104;
 const ATTRS: u8 = 105;
 const EXTENDED_REPLY: u8 = 201;
 
-/// Outcome of a request, by the protocol's numbers.
+/// Status code of the protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Code(pub u32);
 
 impl Code {
     /// Success.
     pub const OK: Self = Self(0);
-    /// The end of a file or directory.
+    /// End of a file or directory.
     pub const EOF: Self = Self(1);
     /// No such file.
     pub const NO_SUCH_FILE: Self = Self(2);
@@ -26,27 +26,27 @@ impl Code {
     pub const PERMISSION_DENIED: Self = Self(3);
     /// Any other failure.
     pub const FAILURE: Self = Self(4);
-    /// The packet breaks the protocol.
+    /// The packet violates the protocol.
     pub const BAD_MESSAGE: Self = Self(5);
-    /// The server does not know the request.
+    /// The server does not support the request.
     pub const UNSUPPORTED: Self = Self(8);
 }
 
-/// An entry of a directory, or the answer to a question for a path.
+/// An entry of a directory, or the path that answers a request for one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// The name, or the path.
+    /// Name or path.
     pub name: Bytes,
     /// A line as `ls -l` prints it.
     pub line: Bytes,
-    /// What is known of it.
+    /// Attributes of the file, as far as they are known.
     pub attributes: Attributes,
 }
 
 /// A server's answer to a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply {
-    /// An outcome, with words for it.
+    /// A status with a message.
     Status(Code, Bytes),
     /// An open file or directory.
     Handle(Bytes),
@@ -56,12 +56,13 @@ pub enum Reply {
     Names(Vec<Entry>),
     /// Attributes of a file.
     Attributes(Attributes),
-    /// The answer to an extended request.
+    /// Answer to an extended request.
     Extended(Bytes),
 }
 
 impl Reply {
-    /// Returns the packet that answers a session's first message, with names and versions of extensions.
+    /// Returns the packet that answers a session's first message, with the names and versions of
+    /// extensions.
     pub fn version(extensions: &[(&str, &str)]) -> Bytes {
         let mut packet = BytesMut::new();
         packet.put_u8(VERSION);
@@ -73,10 +74,10 @@ impl Reply {
         packet.freeze()
     }
 
-    /// Checks the answer to a session's first message, and returns the server's version.
+    /// Parses the answer to a session's first message and returns the server's version.
     ///
     /// # Errors
-    /// The packet is another one.
+    /// The packet is of another kind or malformed.
     pub fn parse_version(mut packet: Bytes) -> Result<u32, Malformed> {
         if take_u8(&mut packet)? == VERSION { take_u32(&mut packet) } else { Err(Malformed) }
     }
@@ -84,7 +85,7 @@ impl Reply {
     /// Parses a packet into a reply and the number of its request.
     ///
     /// # Errors
-    /// The packet breaks the protocol.
+    /// The packet violates the protocol.
     pub fn parse(mut packet: Bytes) -> Result<(u32, Self), Malformed> {
         let kind = take_u8(&mut packet)?;
         let id = take_u32(&mut packet)?;
@@ -92,14 +93,14 @@ impl Reply {
         let reply = match kind {
             STATUS => {
                 let code = Code(take_u32(body)?);
-                // Old servers send no words.
+                // // Old servers send no message.
                 Self::Status(code, take_string(body).unwrap_or_default())
             }
             HANDLE => Self::Handle(take_string(body)?),
             DATA => Self::Data(take_string(body)?),
             NAME => {
                 let count = take_u32(body)?;
-                // Collected as it is read: a count alone reserves nothing.
+                // // Collected while it is read: the count alone reserves no memory.
                 let mut entries = Vec::new();
                 for _ in 0..count {
                     entries.push(Entry {
@@ -117,7 +118,7 @@ impl Reply {
         Ok((id, reply))
     }
 
-    /// Returns the packet of this reply to a request.
+    /// Returns the packet for this reply to request `id`.
     pub fn encode(&self, id: u32) -> Bytes {
         let mut packet = BytesMut::new();
         let mut begin = |kind: u8, room: usize| {

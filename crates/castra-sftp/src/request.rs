@@ -33,28 +33,28 @@ impl Flags {
     pub const READ: Self = Self(0x01);
     /// Opens for writing.
     pub const WRITE: Self = Self(0x02);
-    /// Writes at the end.
+    /// Appends to the file.
     pub const APPEND: Self = Self(0x04);
-    /// Creates the file if there is none.
+    /// Creates the file if it does not exist.
     pub const CREATE: Self = Self(0x08);
-    /// Empties the file.
+    /// Truncates the file.
     pub const TRUNCATE: Self = Self(0x10);
-    /// Fails if there is such a file.
+    /// Fails if the file exists.
     pub const EXCLUSIVE: Self = Self(0x20);
 
-    /// Returns `true` if all the other flags are set.
+    /// Returns `true` if all flags of `other` are set.
     pub fn has(self, other: Self) -> bool {
         self.0 & other.0 == other.0
     }
 
-    /// Returns these flags and the others.
+    /// Returns the union of both sets of flags.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 }
 
-/// A request of a client's. Each has a number, which its reply repeats.
+/// A client's request. Each has a number, which its reply repeats.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the fields are the protocol's")]
 pub enum Request {
@@ -66,43 +66,44 @@ pub enum Request {
     Read { handle: Bytes, offset: u64, length: u32 },
     /// Writes to a file.
     Write { handle: Bytes, offset: u64, data: Bytes },
-    /// Looks at a path, and does not follow a link there.
+    /// Returns the attributes of a path, without following a link.
     Lstat { path: Bytes },
-    /// Looks at an open file.
+    /// Returns the attributes of an open file.
     Fstat { handle: Bytes },
-    /// Changes the attributes of what is at a path.
+    /// Changes the attributes of the file at a path.
     Setstat { path: Bytes, attributes: Attributes },
     /// Changes the attributes of an open file.
     Fsetstat { handle: Bytes, attributes: Attributes },
     /// Opens a directory.
     Opendir { path: Bytes },
-    /// Asks for the next entries of a directory.
+    /// Returns the next entries of a directory.
     Readdir { handle: Bytes },
     /// Removes a file.
     Remove { path: Bytes },
-    /// Makes a directory.
+    /// Creates a directory.
     Mkdir { path: Bytes, attributes: Attributes },
     /// Removes a directory.
     Rmdir { path: Bytes },
-    /// Asks for the absolute path without links.
+    /// Returns the absolute path, with all links resolved.
     Realpath { path: Bytes },
-    /// Looks at a path, links followed.
+    /// Returns the attributes of a path, following links.
     Stat { path: Bytes },
-    /// Renames, unless there is such a file.
+    /// Renames a file, unless the new name exists.
     Rename { from: Bytes, to: Bytes },
-    /// Reads a link.
+    /// Returns the target of a symbolic link.
     Readlink { path: Bytes },
-    /// Makes a link. OpenSSH sends the target first, against the draft, and all follow OpenSSH.
+    /// Creates a symbolic link. OpenSSH sends the target first, against the draft, and everyone
+    /// follows OpenSSH.
     Symlink { target: Bytes, link: Bytes },
-    /// Renames over what is there: `posix-rename@openssh.com`.
+    /// Renames a file, replacing an existing one: `posix-rename@openssh.com`.
     PosixRename { from: Bytes, to: Bytes },
-    /// Gives a file another name: `hardlink@openssh.com`.
+    /// Creates a hard link: `hardlink@openssh.com`.
     Hardlink { from: Bytes, to: Bytes },
-    /// Writes a file out: `fsync@openssh.com`.
+    /// Flushes a file to the disk: `fsync@openssh.com`.
     Fsync { handle: Bytes },
-    /// Asks for the space of a filesystem: `statvfs@openssh.com`.
+    /// Returns the space of a filesystem: `statvfs@openssh.com`.
     Statvfs { path: Bytes },
-    /// Asks for the server's limits: `limits@openssh.com`.
+    /// Returns the server's limits: `limits@openssh.com`.
     Limits,
     /// A request that Castra does not know.
     Unknown,
@@ -117,10 +118,10 @@ impl Request {
         packet.freeze()
     }
 
-    /// Checks a session's first message, and returns the client's version.
+    /// Parses a session's first message and returns the client's version.
     ///
     /// # Errors
-    /// The packet is another one.
+    /// The packet is of another kind or malformed.
     pub fn parse_init(mut packet: Bytes) -> Result<u32, Malformed> {
         if take_u8(&mut packet)? == INIT { take_u32(&mut packet) } else { Err(Malformed) }
     }
@@ -128,7 +129,7 @@ impl Request {
     /// Parses a packet into a request and its number.
     ///
     /// # Errors
-    /// The packet has no kind and number, or breaks off. The number is returned if it is known.
+    /// The packet has no kind and number, or is truncated. The number is returned if it is known.
     pub fn parse(mut packet: Bytes) -> Result<(u32, Self), Option<u32>> {
         let kind = take_u8(&mut packet).map_err(|_| None)?;
         let id = take_u32(&mut packet).map_err(|_| None)?;
@@ -181,7 +182,7 @@ impl Request {
         })
     }
 
-    /// Returns the packet of this request under a number.
+    /// Returns the packet for this request with number `id`.
     pub fn encode(&self, id: u32) -> Bytes {
         let mut packet = BytesMut::new();
         match self {

@@ -6,17 +6,17 @@ use serde::{Deserialize, Serialize};
 pub struct Session(u64);
 
 impl Session {
-    /// The session of this number.
+    /// Returns the session with this number.
     pub fn new(number: u64) -> Self {
         Self(number)
     }
 }
 
-/// A message with the session it belongs to.
+/// A message and the session it belongs to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Envelope<M> {
-    /// Session of the host that speaks, or of the host that the agent heard last. Nothing from a peer that predates
-    /// sessions, and from an agent that has heard no host yet.
+    /// Session of the host that sends, or of the host that the agent heard from last. `None` from a
+    /// peer that predates sessions, and from an agent that has not heard from any host yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<Session>,
     /// The message.

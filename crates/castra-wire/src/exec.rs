@@ -1,16 +1,17 @@
-//! Header of the SSH subsystem [`EXEC_SUBSYSTEM`]: a command as an array, so that no shell has to read it back from a line.
+//! Header of the SSH subsystem [`EXEC_SUBSYSTEM`], which carries a command as an array, so that no
+//! shell has to parse it from a line.
 //!
-//! The client asks for the subsystem and sends the header as the first data of the channel; all data behind it is the
-//! command's stdin. All numbers are `u32`, the most significant byte first:
+//! The client requests the subsystem and sends the header as the first data of the channel; all
+//! data after it is the command's stdin. All numbers are `u32`, big-endian:
 //!
 //! ```text
-//! bytes of all that follows
-//! number of arguments   { bytes of the argument, argument }…
-//! number of variables   { bytes of the name, name, bytes of the value, value }…
+//! length of everything that follows, in bytes
+//! number of arguments   { length of the argument, argument }…
+//! number of variables   { length of the name, name, length of the value, value }…
 //! ```
 //!
-//! Output, end of file and exit are those of any SSH command. Where nothing was run, the exit signal says why:
-//! [`TOO_LONG_SIGNAL`] or [`MALFORMED_SIGNAL`].
+//! Output, end of file and exit status are those of any SSH command. If nothing was run, the exit
+//! signal gives the reason: [`TOO_LONG_SIGNAL`] or [`MALFORMED_SIGNAL`].
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
@@ -21,37 +22,38 @@ pub const EXEC_SUBSYSTEM: &str = "exec@castra";
 /// Name of the exit signal for arguments and variables that the guest's kernel has no room for.
 pub const TOO_LONG_SIGNAL: &str = "too-long@castra";
 
-/// Name of the exit signal for a header that is none.
+/// Name of the exit signal for a malformed header.
 pub const MALFORMED_SIGNAL: &str = "malformed@castra";
 
-/// Longest header, in bytes, without its length. Linux has room for 6 MiB of arguments at most, however it is set up.
+/// Longest header, in bytes, without its length field. Linux never accepts more than 6 MiB of
+/// arguments, whatever its settings.
 pub const MAX_EXEC_HEADER_BYTES: usize = 8 * 1024 * 1024;
 
-/// Bytes of a number.
+/// Size of a number, in bytes.
 const NUMBER_BYTES: usize = 4;
 
 /// A command, its arguments and its environment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExecHeader {
-    /// The command, and what it gets. Never empty, and without NUL.
+    /// The command and its arguments. Never empty, and without NUL.
     pub arguments: Vec<OsString>,
     /// Variables of its environment. Names hold no `=`, neither holds NUL.
     pub environment: Vec<(OsString, OsString)>,
 }
 
-/// Reason why bytes are no header.
+/// Reason why bytes are not a valid header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ExecHeaderError {
     /// The header is longer than [`MAX_EXEC_HEADER_BYTES`].
     #[error("the header is longer than {MAX_EXEC_HEADER_BYTES} bytes")]
     TooLong,
-    /// Its lengths do not fit together, or it holds what no command can get.
+    /// The lengths are inconsistent, or the header holds what no command can receive.
     #[error("not a header")]
     Malformed,
 }
 
 impl ExecHeader {
-    /// Returns the header with its length in front, as it is sent.
+    /// Returns the encoded header, preceded by its length.
     ///
     /// # Errors
     /// [`ExecHeaderError::TooLong`] past [`MAX_EXEC_HEADER_BYTES`].
@@ -74,7 +76,7 @@ impl ExecHeader {
         Ok(bytes)
     }
 
-    /// Returns the header in these bytes, which are all that follows its length.
+    /// Decodes a header from `bytes`, which are everything after its length field.
     ///
     /// # Errors
     /// [`ExecHeaderError::Malformed`] for anything else.
@@ -95,7 +97,8 @@ impl ExecHeader {
     }
 }
 
-/// Returns the length of the header that begins with these bytes; nothing if they are too few to tell.
+/// Returns the length of the header that begins with these bytes, or `None` if there are too few
+/// bytes to know.
 ///
 /// # Errors
 /// [`ExecHeaderError::TooLong`] past [`MAX_EXEC_HEADER_BYTES`].

@@ -1,12 +1,13 @@
-//! What Castra on the host and its agent in the guest say to each other.
+//! Protocol between Castra on the host and its agent in the guest.
 //!
-//! The two talk over a virtio-serial port named [`PORT_NAME`], one JSON object a line. The host may come and go: each
-//! time it opens the port it says [`HostMessage::Attach`] and the agent answers with [`GuestMessage::Hello`], which
-//! carries all that has happened so far. From then on the agent pushes every further [`Stage`] as it is reached.
+//! The two talk over a virtio-serial port named [`PORT_NAME`], one JSON object per line. The host
+//! may come and go: each time it opens the port it sends [`HostMessage::Attach`], and the agent
+//! answers with [`GuestMessage::Hello`], which lists everything that has happened so far. From then
+//! on the agent pushes every further [`Stage`] as it is reached.
 //!
-//! Bytes that the agent sent to one host may reach the next, since guest and port buffer them. Each host therefore
-//! chooses a [`Session`], which goes with every message in its [`Envelope`] and comes back with every answer: a host
-//! drops what belongs to the session of another.
+//! Bytes that the agent sent to one host may reach the next, since guest and port buffer them. Each
+//! host therefore chooses a [`Session`], which accompanies every message in its [`Envelope`] and is
+//! repeated in every answer: a host drops messages that belong to another host's session.
 //!
 //! ```text
 //! host                                   agent
@@ -27,7 +28,7 @@
 //!  │ ◄────────────────── powering-off     │
 //! ```
 //!
-//! [`ExecHeader`] is what the host's SSH client sends ahead of a command's stdin.
+//! [`ExecHeader`] is what the host's SSH client sends before a command's stdin.
 //!
 //! This crate does no I/O: [`encode`] and [`decode`] turn messages into lines and back.
 
@@ -47,53 +48,55 @@ pub use message::{
     ServicePort, Stage, StageReached, Transport,
 };
 
-/// Name of the virtio-serial port, as QEMU's `virtserialport,name=` and `/sys/class/virtio-ports/*/name` give it.
+/// Name of the virtio-serial port, as QEMU's `virtserialport,name=` and
+/// `/sys/class/virtio-ports/*/name` give it.
 pub const PORT_NAME: &str = "castra.control";
 
-/// Version of this protocol. It changes when an old peer would misunderstand a new one.
+/// Version of this protocol. Incremented when an old peer would misunderstand a new one.
 pub const PROTOCOL_VERSION: u32 = 1;
 
 /// TCP port of the agent's SSH server inside the guest. Port 22 is left to the guest's own sshd.
 pub const SSH_PORT: u16 = 6022;
 
-/// First of the TCP ports at which the agent takes what is forwarded to services. Above those that Linux gives to programs that ask for
-/// any (`ip_local_port_range`).
+/// First of the TCP ports on which the agent accepts forwarded connections for services. They lie
+/// above the range from which Linux picks ephemeral ports (`ip_local_port_range`).
 pub const FIRST_RELAY_PORT: u16 = 61022;
 
-/// Relays that a guest has at most: all of them are on the kernel's command line, which holds 2048 bytes.
+/// Maximum number of relays of a guest: all of them are on the kernel's command line, which holds
+/// 2048 bytes.
 pub const MAX_RELAYS: usize = 64;
 
-/// Name of the relays on the kernel's command line, for a guest that reboots while no host is there to tell it:
-/// `castra.relay=PORT:TO,…`.
+/// Kernel command-line parameter that lists the relays, for a guest that reboots while no host is
+/// attached: `castra.relay=PORT:TO,…`.
 pub const RELAYS_ON_COMMAND_LINE: &str = "castra.relay";
 
-/// Longest line either side accepts, in bytes. A longer one is dropped up to its newline.
+/// Longest line either side accepts, in bytes. A longer one is discarded up to its newline.
 pub const MAX_LINE_BYTES: usize = 64 * 1024;
 
 /// The guest's address on QEMU's user-mode network.
 pub const GUEST_ADDRESS: [u8; 4] = [10, 0, 2, 15];
 
-/// The network's prefix length, in bits.
+/// Prefix length of the network, in bits.
 pub const NETWORK_PREFIX_BITS: u8 = 24;
 
-/// The host's end of QEMU's user-mode network: the guest's default route.
+/// Address of the host's end of QEMU's user-mode network: the guest's default route.
 pub const GATEWAY_ADDRESS: [u8; 4] = [10, 0, 2, 2];
 
-/// QEMU's built-in DNS forwarder.
+/// Address of QEMU's built-in DNS forwarder.
 pub const DNS_ADDRESS: [u8; 4] = [10, 0, 2, 3];
 
-/// Why a line could not be turned into a message.
+/// Reason why a line could not be decoded.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
     /// The line is longer than [`MAX_LINE_BYTES`].
     #[error("a line of {0} bytes on the control port (the limit is {MAX_LINE_BYTES})")]
     TooLong(usize),
-    /// The line is not one of the messages.
+    /// The line is not a known message.
     #[error("not a control message: {0}")]
     Malformed(#[from] serde_json::Error),
 }
 
-/// One message as one line, newline included.
+/// Encodes a message as one line, newline included.
 pub fn encode<M: serde::Serialize>(message: &M) -> Vec<u8> {
     // The messages hold strings, numbers and vectors only, so serialising them cannot fail.
     let mut line = serde_json::to_vec(message).unwrap_or_default();
@@ -101,7 +104,7 @@ pub fn encode<M: serde::Serialize>(message: &M) -> Vec<u8> {
     line
 }
 
-/// The message of one line, with or without its newline.
+/// Decodes the message on a line, with or without its newline.
 ///
 /// # Errors
 /// [`DecodeError::TooLong`] past [`MAX_LINE_BYTES`], else [`DecodeError::Malformed`].
@@ -158,7 +161,7 @@ mod tests {
         let line = encode(&message);
         assert_eq!(line, b"{\"session\":18446744073709551615,\"type\":\"attach\"}\n");
         assert_eq!(decode::<Envelope<HostMessage>>(&line).expect("decodes"), message);
-        // Both ways between this version and peers that know of no session.
+        // // Both directions between this version and peers that predate sessions.
         assert_eq!(decode::<HostMessage>(&line).expect("decodes"), HostMessage::Attach);
         let older = decode::<Envelope<HostMessage>>(b"{\"type\":\"attach\"}").expect("decodes");
         assert_eq!(older, Envelope { session: None, message: HostMessage::Attach });

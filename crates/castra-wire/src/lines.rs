@@ -1,10 +1,10 @@
 use crate::{DecodeError, MAX_LINE_BYTES};
 
-/// Cuts a byte stream into lines. Empty lines are skipped: either side may send one to end whatever a former peer left
-/// unfinished.
+/// Splitter of a byte stream into lines. Empty lines are skipped: either side may send one to
+/// terminate an unfinished line of a former peer.
 ///
-/// It never holds more than [`MAX_LINE_BYTES`] and the last chunk, as long as [`Lines::next_line`] is called until it
-/// has nothing more to give before the next [`Lines::push`].
+/// Holds at most [`MAX_LINE_BYTES`] and the last chunk, provided that [`Lines::next_line`] is
+/// called until it returns `None` before the next [`Lines::push`].
 #[derive(Debug, Default)]
 pub struct Lines {
     held: Vec<u8>,
@@ -13,22 +13,23 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// No bytes yet.
+    /// Returns an empty splitter.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Takes the next bytes of the stream.
+    /// Appends the next bytes of the stream.
     pub fn push(&mut self, chunk: &[u8]) {
         self.held.drain(..self.start);
         self.start = 0;
         self.held.extend_from_slice(chunk);
     }
 
-    /// The next complete line, without its newline.
+    /// Returns the next complete line, without its newline.
     ///
     /// # Errors
-    /// [`DecodeError::TooLong`] at the end of a line longer than [`MAX_LINE_BYTES`], whose bytes were dropped.
+    /// [`DecodeError::TooLong`] at the end of a line longer than [`MAX_LINE_BYTES`], whose bytes
+    /// were discarded.
     pub fn next_line(&mut self) -> Option<Result<&[u8], DecodeError>> {
         loop {
             let rest = &self.held[self.start..];
@@ -48,12 +49,12 @@ impl Lines {
         }
     }
 
-    /// Whether no byte is held that has not been given out.
+    /// Returns `true` if every byte received has been returned as part of a line.
     pub fn is_empty(&self) -> bool {
         self.held.len() == self.start
     }
 
-    /// Forgets the unfinished line: the peer is gone.
+    /// Discards the unfinished line, because the peer has gone.
     pub fn clear(&mut self) {
         *self = Self::default();
     }

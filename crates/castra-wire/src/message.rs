@@ -4,8 +4,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 
-/// How far a boot has come. Stages are reached in this order, each once per boot; only [`Stage::Services`] may come
-/// before [`Stage::Ready`], when the personality is sent late (or, for a template, after the boot).
+/// Progress of a boot. Stages are reached in this order, each once per boot; only
+/// [`Stage::Services`] may precede [`Stage::Ready`], when the personality is sent late (or, for a
+/// template, after the boot).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Stage {
@@ -13,7 +14,8 @@ pub enum Stage {
     Initramfs,
     /// The root filesystem is mounted and the agent has moved into it.
     Root,
-    /// Commands can run: the root is real, the network is up, the SSH server listens and has its keys.
+    /// Commands can run: the agent is in the real root, the network is up, and the SSH server
+    /// listens and has its keys.
     Ready,
     /// The guest's own last service is up (its `getty` runs, or its service manager says so).
     Services,
@@ -28,26 +30,28 @@ pub struct StageReached {
     pub uptime_ms: u64,
 }
 
-/// What the host asks for.
+/// A request from the host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum HostMessage {
-    /// The host has opened the port: say hello.
+    /// Asks for a hello, now that the host has opened the port.
     Attach,
-    /// Become this VM.
+    /// Makes the guest this VM: sets its clock, name, machine ID and keys.
     Personalise(Personality),
-    /// Shut the guest down in its own orderly way.
+    /// Shuts the guest down through its own service manager.
     PowerOff,
-    /// Write everything to the disk that is not there yet.
+    /// Writes all unwritten data to the disk.
     Sync,
-    /// Say who could answer on these ports.
+    /// Asks which of these ports have a service that could answer.
     Listeners {
         /// The ports.
         ports: Vec<ServicePort>,
     },
-    /// Come to rest, to be made a template of: once all but the personality is there, forget what can be read again.
+    /// Brings the guest to rest so that it can be saved as a template: once everything but the
+    /// personality is in place, drops caches that can be read again.
     Settle,
-    /// Tell the condition of the guest. An agent of before this message fails at [`Errand::Protocol`].
+    /// Asks for the condition of the guest. An agent that predates this message fails with
+    /// [`Errand::Protocol`].
     Inspect,
 }
 
@@ -64,17 +68,17 @@ pub enum Transport {
 /// A port of the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ServicePort {
-    /// Its protocol.
+    /// Protocol of the port.
     pub transport: Transport,
-    /// Its number.
+    /// Port number.
     pub port: u16,
 }
 
-/// From how far a service can be reached, the nearest first.
+/// Distance from which a service can be reached, the nearest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reach {
-    /// Nothing listens, or on addresses of networks inside the guest only.
+    /// Not reachable: nothing listens, or only on addresses of networks inside the guest.
     Nothing,
     /// From the guest itself: it listens on a loopback address.
     Loopback,
@@ -88,40 +92,40 @@ pub struct Listener {
     /// The port.
     #[serde(flatten)]
     pub port: ServicePort,
-    /// The farthest that any of them can be reached from.
+    /// Farthest reach of any service on the port.
     pub reach: Reach,
 }
 
-/// A TCP port of the agent's whose connections are for a service of the guest's.
+/// A TCP port on which the agent accepts connections for a service of the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Relay {
-    /// The agent's port.
+    /// Port on which the agent listens.
     pub port: u16,
-    /// The service's.
+    /// Port of the service.
     pub to: u16,
 }
 
-/// What makes one VM different from every other VM of the same image.
+/// Everything that makes one VM different from every other VM of the same image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Personality {
     /// The host's wall clock, nanoseconds since the Unix epoch.
     pub time_unix_ns: u64,
     /// Fresh random bytes for the guest's kernel.
     pub entropy: Secret,
-    /// The host name to take.
+    /// Host name to set.
     pub hostname: String,
-    /// What `/etc/machine-id` is to hold: 32 hexadecimal digits (`machine-id(5)`).
+    /// Content for `/etc/machine-id`: 32 hexadecimal digits (`machine-id(5)`).
     pub machine_id: String,
     /// The SSH server's private key, OpenSSH PEM.
     pub host_key: Secret,
     /// Public keys that may log in, one OpenSSH line each.
     pub authorized_keys: Vec<String>,
-    /// The relays to listen for, and no others; nothing leaves those that there are.
+    /// The complete set of relays to listen for; `None` leaves the existing ones unchanged.
     #[serde(default)]
     pub relays: Option<Vec<Relay>>,
 }
 
-/// What the agent says.
+/// A message from the agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum GuestMessage {
@@ -133,30 +137,33 @@ pub enum GuestMessage {
         agent_version: String,
         /// The guest kernel's release, as `uname -r` prints it.
         kernel: String,
-        /// Whether a [`HostMessage::Personalise`] has been carried out since boot.
+        /// Set once a [`HostMessage::Personalise`] has been carried out in this boot.
         personalised: bool,
         /// Every stage reached so far, in order.
         stages: Vec<StageReached>,
-        /// Milliseconds since the guest's kernel started, now: the host relates the guest's times to its own by it. An
-        /// agent of before this was told says nothing.
+        /// Milliseconds from the start of the guest's kernel to now, from which the host relates
+        /// the guest's times to its own. Older agents do not send it.
         #[serde(default)]
         uptime_ms: Option<u64>,
-        /// When the root filesystem was mounted, in the same milliseconds, if it was and anybody saw it.
+        /// Time at which the root filesystem was mounted, in milliseconds since the kernel's start;
+        /// `None` if it is not mounted yet or the mount was not observed.
         #[serde(default)]
         root_mounted_ms: Option<u64>,
     },
-    /// The root filesystem has been mounted, and PID 1 has not moved into it. Not a [`Stage`]: a host that does not know it
-    /// passes over it, where it could not read a hello that names it.
+    /// The root filesystem has been mounted, and PID 1 has not moved into it yet. Not a [`Stage`]:
+    /// a host that does not know this message ignores it, whereas it could not parse a hello with
+    /// an unknown stage.
     RootMounted {
         /// Milliseconds since the guest's kernel started.
         uptime_ms: u64,
     },
-    /// The root has modules of other kernels, and none of the one that runs: said once the root is entered, and before each hello
-    /// after that. A host that does not know it passes over it.
+    /// The root has modules for other kernels but none for the running one. Sent once the root is
+    /// entered, and before each hello after that. A host that does not know this message ignores
+    /// it.
     ModulesMissing {
         /// The running kernel's release.
         kernel: String,
-        /// The releases that there are modules of.
+        /// Releases for which there are modules.
         installed: Vec<String>,
     },
     /// A further stage has been reached.
@@ -172,15 +179,15 @@ pub enum GuestMessage {
         /// Reach of the service there.
         listeners: Vec<Listener>,
     },
-    /// Answer to [`HostMessage::Settle`], as soon as it is true.
+    /// Answer to [`HostMessage::Settle`], sent as soon as the guest is at rest.
     Settled,
     /// Answer to [`HostMessage::Inspect`].
     Inspected(Condition),
-    /// Something the agent was to do failed. The VM goes on.
+    /// One of the agent's tasks failed. The VM keeps running.
     Failed {
-        /// What it was.
+        /// The task.
         errand: Errand,
-        /// The reason, in words.
+        /// The reason, as text.
         reason: String,
     },
 }
@@ -190,14 +197,15 @@ pub enum GuestMessage {
 pub struct Condition {
     /// The guest's wall clock, nanoseconds since the Unix epoch.
     pub time_unix_ns: u64,
-    /// State of its network; nothing if the kernel does not tell.
+    /// State of the guest's network; `None` if the kernel does not report it.
     pub network: Option<NetworkState>,
 }
 
-/// State of the network that SSH comes on, as the guest's kernel has it. A firewall does not show in it.
+/// State of the network through which SSH connects, as reported by the guest's kernel. A firewall
+/// does not show in it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkState {
-    /// Name of the network card; nothing if the kernel has none.
+    /// Name of the network card; `None` if the kernel has none.
     pub interface: Option<String>,
     /// The interface is set up (`IFF_UP`).
     pub is_up: bool,
@@ -205,11 +213,11 @@ pub struct NetworkState {
     pub has_carrier: bool,
     /// An interface has [`crate::GUEST_ADDRESS`]; it may be a bridge.
     pub has_address: bool,
-    /// The kernel has a way to [`crate::GATEWAY_ADDRESS`].
+    /// The kernel has a route to [`crate::GATEWAY_ADDRESS`].
     pub has_route: bool,
 }
 
-/// What the agent may fail at, and say so.
+/// A task of the agent whose failure it reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Errand {
@@ -229,21 +237,21 @@ pub enum Errand {
     PowerOff,
     /// Carrying out [`HostMessage::Settle`].
     Settle,
-    /// Understanding what the host said.
+    /// Parsing a message from the host.
     Protocol,
 }
 
-/// Bytes that are never printed: `Debug` tells their number only. Base64 on the wire.
+/// Bytes that are never printed: `Debug` shows only their number. Base64 on the wire.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Vec<u8>);
 
 impl Secret {
-    /// Keeps these bytes.
+    /// Wraps secret bytes.
     pub fn new(bytes: Vec<u8>) -> Self {
         Self(bytes)
     }
 
-    /// The bytes.
+    /// Returns the bytes.
     pub fn expose(&self) -> &[u8] {
         &self.0
     }
