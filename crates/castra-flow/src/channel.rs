@@ -123,7 +123,7 @@ impl<S: From<(ChannelId, ChannelMsg)> + Send + Sync + 'static> Outgoing<S> {
             let room = self.half.writable_packet_size().await;
             if room == 0 {
                 let _starved = self.flow.starved();
-                // // One byte only: the rest is sent once the new window is known.
+                // One byte only: the rest is sent once the new window is known.
                 self.put(ext, data.split_to(1)).await?;
                 continue;
             }
@@ -180,7 +180,7 @@ where
         _ = async { tokio::join!(&mut copy_in, copy_out) } => false,
     };
     if is_closed {
-        // // The peer wants no more, but data that it sent before is still in flight.
+        // The peer wants no more, but data that it sent before is still in flight.
         let _ = copy_in.await;
         return;
     }
@@ -197,7 +197,7 @@ async fn forward_until_closed(incoming: &mut Incoming, sender: mpsc::UnboundedSe
         match message {
             Message::Data(None, data) => {
                 if let Some(sender) = &sender {
-                    // // There is no writer any more: dropping the data counts it as consumed.
+                    // There is no writer any more: dropping the data counts it as consumed.
                     let _ = sender.send(data);
                 }
             }

@@ -34,7 +34,7 @@ impl<S> Paced<S> {
 
 impl<S> Drop for Paced<S> {
     fn drop(&mut self) {
-        // // Senders that wait for room learn from russh that the connection is gone.
+        // Senders that wait for room learn from russh that the connection is gone.
         self.flow.keeps(0);
     }
 }
@@ -60,7 +60,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Paced<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        // // russh polls its reader whenever the session wakes; nothing else would write the
+        // russh polls its reader whenever the session wakes; nothing else would write the
         // buffered bytes.
         if let Poll::Ready(Err(error)) = self.poll_write_kept(context) {
             return Poll::Ready(Err(error));
@@ -102,7 +102,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, _context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // // Flushing would block the session loop; `poll_read` writes the buffered bytes.
+        // Flushing would block the session loop; `poll_read` writes the buffered bytes.
         Poll::Ready(Ok(()))
     }
 

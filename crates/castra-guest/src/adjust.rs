@@ -20,7 +20,8 @@ pub(crate) fn wall_ns() -> i64 {
     nanoseconds(clock_gettime(ClockId::Realtime))
 }
 
-/// Returns the time since the kernel started. It stands still while the VM is paused, and cannot be set.
+/// Returns the time since the kernel started. Does not advance while the VM is paused, and cannot
+/// be set.
 pub(crate) fn boot_ns() -> i64 {
     nanoseconds(clock_gettime(ClockId::Boottime))
 }
@@ -37,12 +38,12 @@ pub(crate) fn step(by_ns: i64) -> io::Result<()> {
     set_clock(u64::try_from(wall_ns().saturating_add(by_ns)).map_err(io::Error::other)?)
 }
 
-/// Lets the wall clock run faster or slower until it has gained or lost this much.
+/// Lets the wall clock run faster or slower until it has gained or lost `by_ns`.
 pub(crate) fn slew(by_ns: i64) -> io::Result<()> {
     adjust(SINGLE_SHOT, by_ns / 1000).map(drop)
 }
 
-/// Returns `true` if a time service in the guest keeps the clock, as the kernel has it.
+/// Returns `true` if the kernel reports that a time service in the guest keeps the clock.
 pub(crate) fn is_kept_by_a_service() -> bool {
     adjust(0, 0).is_ok_and(|state| state != UNSYNCHRONISED)
 }

@@ -1,4 +1,4 @@
-//! The conductor: starts the duties, keeps the stages, talks to the host.
+//! The agent's main loop: starts the tasks, keeps the stages, talks to the host.
 
 use std::io::{self, Write as _};
 use std::net::Ipv4Addr;
@@ -33,10 +33,10 @@ const DBUS_MACHINE_ID: &str = "/var/lib/dbus/machine-id";
 const HOSTS: &str = "/etc/hosts";
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
-/// Failures that are kept for a host that attaches later.
+/// Maximum number of failures that are kept for a host that attaches later.
 const KEPT_FAILURES: usize = 16;
 
-/// Before a failed port is tried again.
+/// Pause before a failed port is tried again.
 const PORT_PAUSE: Duration = Duration::from_secs(1);
 
 /// Runs the agent for as long as the VM runs.
@@ -48,12 +48,13 @@ pub(crate) fn run() -> io::Result<()> {
 }
 
 async fn conduct(trees: Arc<Trees>) -> io::Result<()> {
-    // A shutdown asks everybody to end. The agent is to see it through; whoever insists can still kill it.
+    // A shutdown signals every process. The agent must last until its end, and can still be
+    // killed.
     let _deaf = [signal(SignalKind::terminate())?, signal(SignalKind::hangup())?];
     let (newsroom, mut news) = Newsroom::new();
     let mut agent = Agent::new(Arc::clone(&trees), newsroom.clone());
     tokio::spawn(clock::keep(Arc::clone(&trees), agent.clock_set.subscribe()));
-    // A guest that reboots by itself may hear nothing of a host for long.
+    // After a reboot of the guest no host may be attached for a long time.
     let command_line = trees.proc.read("cmdline").unwrap_or_default();
     if let Err(error) = agent.relays.set(&relay::on_command_line(&command_line)) {
         newsroom.failed(Errand::Relay, error);
@@ -61,7 +62,7 @@ async fn conduct(trees: Arc<Trees>) -> io::Result<()> {
     tokio::spawn(keep_network(Arc::clone(&trees), newsroom.clone()));
     tokio::spawn(follow_the_boot(Arc::clone(&trees), agent.server.clone(), newsroom));
     loop {
-        // A port can be unplugged. The agent's other duties, SSH above all, do not depend on it.
+        // A port can be unplugged. The agent's other tasks, SSH above all, do not depend on it.
         if let Err(error) = converse(&mut agent, &mut news).await {
             let _ = writeln!(io::stderr(), "castra: the control port failed: {error}");
         }
@@ -86,12 +87,13 @@ async fn keep_network(trees: Arc<Trees>, newsroom: Newsroom) {
     }
 }
 
-/// What comes one after another: the root, then the SSH server and the filesystem's size, then the services.
+/// Runs the consecutive steps of a boot: the root, then the SSH server and the filesystem's size,
+/// then the services.
 async fn follow_the_boot(trees: Arc<Trees>, server: SshServer, newsroom: Newsroom) {
     if let Err(error) = root::enter(&trees, || newsroom.reached(Milestone::RootMounted)).await {
         return newsroom.failed(Errand::EnterRoot, error);
     }
-    // Before init, which has just been started, comes to its services.
+    // Before init, which has just been started, gets to its services.
     residents::remove(&trees);
     newsroom.reached(Milestone::Root);
     if let Err(error) = network::provide_dns(Path::new(RESOLV_CONF)) {
@@ -114,7 +116,7 @@ async fn serve_ssh(server: SshServer, newsroom: Newsroom) {
     }
 }
 
-/// What the agent knows.
+/// State of the agent.
 struct Agent {
     trees: Arc<Trees>,
     server: SshServer,
@@ -124,21 +126,22 @@ struct Agent {
     root_mounted_ms: Option<u64>,
     milestones: Vec<Milestone>,
     identity: Option<Identity>,
-    /// Files of the root do not say it yet.
+    /// Set while the root's files do not yet have the VM's identity.
     is_identity_due: bool,
     failures: Vec<GuestMessage>,
     newsroom: Newsroom,
-    /// The clock's keeper hears here that the host has set the clock.
+    /// Informs the clock's task that the host has set the clock.
     clock_set: watch::Sender<()>,
     powering_off: bool,
-    /// The host has asked for the rest that a template is made of, and it has not come to that yet.
+    /// Set while the host waits for the guest to come to rest and that has not begun.
     is_to_settle: bool,
-    /// The image's sshd was stopped for the rest, and this VM is to have one.
+    /// Set if the image's sshd was stopped while the template was made, so that this VM starts it
+    /// again.
     is_sshd_due: bool,
     relays: Relays,
 }
 
-/// What files of the root say about who this VM is.
+/// Part of the personality that is written to files of the root.
 struct Identity {
     hostname: String,
     machine_id: String,
@@ -165,7 +168,7 @@ impl Agent {
         }
     }
 
-    /// Waits for the next thing to happen and says what the host is to hear about it.
+    /// Waits for the next event and returns the messages that the host is to receive about it.
     async fn next(
         &mut self,
         port: &mut ControlPort,
@@ -180,7 +183,7 @@ impl Agent {
                 Err(error) => vec![failed(Errand::Protocol, error)],
             },
             Some(news) = news.recv() => match news {
-                // The host that asked for it may be gone, and another one may have asked since.
+                // The host that asked may be gone, and another one may have asked since.
                 News::Synced(session) => {
                     return Ok(vec![Envelope { session, message: GuestMessage::Synced }]);
                 }
@@ -230,11 +233,12 @@ impl Agent {
             uptime_ms: Some(uptime_ms()),
             root_mounted_ms: self.root_mounted_ms,
         };
-        // First, since a host that waits for no further stage hears nothing behind the hello.
+        // First, since a host that waits for no further stage reads nothing after the hello.
         self.missing_modules().into_iter().chain([hello]).chain(self.failures.iter().cloned()).collect()
     }
 
-    /// The answer may be another one each time: packages come and go while the guest runs.
+    /// Returns a message if the running kernel's modules are missing. The answer may change:
+    /// packages are installed and removed while the guest runs.
     fn missing_modules(&self) -> Option<GuestMessage> {
         // A kernel without modules has no such file.
         if !self.milestones.contains(&Milestone::Root) || !self.trees.proc.has("modules") {
@@ -297,11 +301,13 @@ impl Agent {
         GuestMessage::Stage(stage)
     }
 
-    /// The image's scripts set the name from `/etc/hostname` during boot: either they find the new one there, or they
-    /// have read it before and the name is set once more when they are done.
+    /// Writes the host name, the machine ID and `/etc/hosts`, once the root is entered.
     ///
-    /// The host has its answer before: writing files for the first time costs an emulated CPU as much as all the rest.
-    /// No command can come in between, since one thread does it all.
+    /// The image's scripts set the name from `/etc/hostname` during boot: either they find the new
+    /// one there, or they have read the old one and the name is set once more when they are done.
+    ///
+    /// The host gets its answer before that: writing files for the first time costs an emulated CPU
+    /// as much as everything else. No command can run in between, since one thread does it all.
     fn write_identity_if_due(&mut self) {
         if !std::mem::take(&mut self.is_identity_due) {
             return;
@@ -311,7 +317,7 @@ impl Agent {
             return;
         };
         let is_a_copy = personality::is_of_another(Path::new(MACHINE_ID), &identity.machine_id);
-        // A read-only root keeps its files; the name itself is set all the same.
+        // A read-only root keeps its files; the name itself is set nevertheless.
         let _ = personality::write_line(Path::new(HOSTNAME), &identity.hostname);
         let _ = personality::write_line(Path::new(MACHINE_ID), &identity.machine_id);
         let _ = hosts::provide(Path::new(HOSTS), &identity.hostname);
@@ -322,8 +328,9 @@ impl Agent {
         self.renew_secrets(is_a_copy);
     }
 
-    /// Lets no two VMs have the same secrets: a copy forgets those of the VM or image that it was made of. Before the
-    /// services are up they make what they lack by themselves; what is lacking after that is made here.
+    /// Ensures that no two VMs share secrets: a copy removes those of the VM or image that it was
+    /// made from. Until the services are up they create missing ones by themselves; after that,
+    /// they are created here.
     fn renew_secrets(&mut self, is_a_copy: bool) {
         let are_services_up = self.milestones.contains(&Milestone::Services);
         if !is_a_copy && !are_services_up {
@@ -345,7 +352,8 @@ impl Agent {
         GuestMessage::Inspected(Condition { network, time_unix_ns: clock::unix_ns() })
     }
 
-    /// Aside, since a slow disk must keep nobody from talking to the agent.
+    /// Writes everything to the disk, on a thread of its own, since a slow disk must not block the
+    /// main loop.
     fn sync(&self) -> Vec<GuestMessage> {
         let (newsroom, session) = (self.newsroom.clone(), self.session);
         tokio::task::spawn_blocking(move || {

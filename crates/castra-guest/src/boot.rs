@@ -1,4 +1,4 @@
-//! The first instants: PID 1 starts the agent beside itself and becomes the image's own init.
+//! The first instants: PID 1 starts the agent as a second process and becomes the image's own init.
 
 use std::env;
 use std::ffi::OsString;
@@ -12,18 +12,19 @@ use crate::agent;
 /// The image's own init in its initramfs, as the kernel would start it without `rdinit=`.
 const IMAGE_INIT: &str = "/init";
 
-/// What Castra's archive puts before programs of the image's initramfs.
+/// Directory of the programs that Castra's archive adds to the image's initramfs.
 const TOOLS: &str = "/castra/bin";
 
-/// Where busybox's shell looks for programs when the kernel has given it no `PATH`. Every init sets its own later.
+/// Search path of busybox's shell when the kernel has given it no `PATH`. Every init sets its own
+/// later.
 const DEFAULT_PATH: &str = "/sbin:/usr/sbin:/bin:/usr/bin";
 
-/// The agent's `argv[0]`. systemd leaves processes alone whose name starts with `@` when it kills the others before it
-/// leaves the initrd ("Root Storage Daemons" in systemd's documentation).
+/// The agent's `argv[0]`. systemd leaves processes alone whose name starts with `@` when it kills
+/// the others before it leaves the initrd ("Root Storage Daemons" in systemd's documentation).
 const AGENT_NAME: &str = "@castra-agent";
 
-/// Runs the agent: as PID 1 it hands over to the image's init, and as the process that it starts for itself it is the
-/// agent proper.
+/// Runs the agent: as PID 1, starts the agent proper as a process and becomes the image's init; in
+/// that process, is the agent proper.
 pub fn run() -> ExitCode {
     let mut arguments = env::args_os();
     let name = arguments.next().unwrap_or_default();
@@ -44,13 +45,14 @@ pub fn run() -> ExitCode {
     }
 }
 
-/// A process of its own rather than a fork, so that the agent has its own `argv[0]`. It keeps the console until it has
-/// found better.
+/// Starts the agent as a program rather than a fork, so that it has its own `argv[0]`. The agent
+/// keeps the console until it has opened the kernel's log.
 fn start_agent(program: &OsString) -> io::Result<()> {
     Command::new(program).arg0(AGENT_NAME).env_clear().spawn().map(drop)
 }
 
-/// With the arguments and the environment that the kernel made of its command line. Returns only if it fails.
+/// Becomes the image's init, with the arguments and the environment that the kernel made of its
+/// command line. Returns only if that fails.
 fn become_image_init(arguments: impl Iterator<Item = OsString>) -> io::Result<()> {
     let mut path = OsString::from(TOOLS);
     path.push(":");
@@ -60,6 +62,6 @@ fn become_image_init(arguments: impl Iterator<Item = OsString>) -> io::Result<()
 }
 
 fn complain(error: &dyn Display) {
-    // The console is the last resort; if it is gone too, nobody is left to tell.
+    // The console is the last resort.
     let _ = writeln!(io::stderr(), "castra: {error}");
 }

@@ -1,9 +1,12 @@
-//! Keeping the clock. A VM that was paused, or whose host slept, continues with the time at which it stopped.
+//! Keeps the clock right. A VM that was paused, or whose host slept, resumes with the time at which
+//! it stopped.
 //!
-//! The machine's real-time clock does not stop: QEMU's shows the host's clock at any time (`-rtc clock=host`, its default),
-//! without any castra that runs. It shows whole seconds, and its seconds begin when QEMU started, not when the host's do; so the
-//! difference between the two is measured once, after the host has set the clock. From then on the guest's clock is compared
-//! with it every few seconds: just before and just after it is to turn over, which shows a small difference, too.
+//! The machine's real-time clock does not stop: QEMU's always shows the host's clock (`-rtc
+//! clock=host`, its default), without any running castra. It shows whole seconds, and its seconds
+//! begin when QEMU started, not when the host's do; so the difference between the two is measured
+//! once, after the host has set the clock. From then on the guest's clock is compared with it every
+//! few seconds, just before and just after it is due to turn over, which reveals small differences,
+//! too.
 
 use std::io;
 use std::sync::Arc;
@@ -15,16 +18,19 @@ use tokio::time::{Instant, sleep};
 use crate::adjust::{SLEW_NS_PER_SEC, boot_ns, is_kept_by_a_service, slew, step, wall_ns};
 use crate::trees::Trees;
 
-/// Time of the real-time clock, in seconds since the Unix epoch (`Documentation/ABI/testing/rtc-cdev`).
+/// File with the real-time clock's time, in seconds since the Unix epoch
+/// (`Documentation/ABI/testing/rtc-cdev`).
 const RTC: &str = "class/rtc/rtc0/since_epoch";
 
-/// Time between two comparisons; also how often the real-time clock is looked for until its driver is there.
+/// Time between two comparisons, and between two looks for the real-time clock until its driver is
+/// loaded.
 const EVERY: Duration = Duration::from_secs(4);
 
-/// A difference below this is none: an emulated CPU on a busy machine needs as long to read a clock twice.
+/// Differences below this are ignored: an emulated CPU on a busy machine needs as long to read a
+/// clock twice.
 const TOLERANCE_NS: i64 = 100_000_000;
 
-/// Precision of a measurement, how often the clock is read for one, and how long at most.
+/// Precision of a measurement, interval of its readings, and its time limit.
 const PRECISION_NS: i64 = 50_000_000;
 const READ_EVERY: Duration = Duration::from_millis(20);
 const MEASURE_LIMIT: Duration = Duration::from_secs(3);
@@ -34,11 +40,12 @@ const STEP_FORWARD_NS: i64 = 500_000_000;
 /// A clock that is ahead by more is stepped: programs stumble over time that goes backwards.
 const STEP_BACK_NS: i64 = 2_000_000_000;
 
-/// With a time service in the guest, only a pause of this length is made good.
+/// Shortest pause that is corrected when the guest has a time service.
 const PAUSE_NS: i64 = 2_000_000_000;
 
-/// The host's words take seconds to be heard by a busy guest, which then sets its clock too late; and a VM may be paused while
-/// the real-time clock's lag is measured.
+/// Largest plausible lateness of a measurement. A busy guest takes seconds to receive the host's
+/// message and then sets its clock too late, and a VM may be paused while the real-time clock's lag
+/// is measured.
 const LATENESS_NS: i64 = 1800 * SECOND_NS;
 
 const SECOND_NS: i64 = 1_000_000_000;
@@ -48,7 +55,7 @@ pub(crate) fn unix_ns() -> u64 {
     u64::try_from(wall_ns()).unwrap_or_default()
 }
 
-/// Keeps the clock right for ever. `set` changes whenever the host has set it.
+/// Keeps the clock right forever. `set` changes whenever the host has set it.
 pub(crate) async fn keep(trees: Arc<Trees>, mut set: watch::Receiver<()>) {
     let mut keeper = Keeper::new(trees);
     loop {
@@ -56,18 +63,19 @@ pub(crate) async fn keep(trees: Arc<Trees>, mut set: watch::Receiver<()>) {
             () = sleep(EVERY) => false,
             Ok(()) = set.changed() => true,
         };
-        // A real-time clock that cannot be read now may be there later.
+        // A real-time clock that cannot be read now may appear later.
         let _ = if set { keeper.calibrate().await } else { keeper.check().await };
     }
 }
 
 struct Keeper {
     trees: Arc<Trees>,
-    /// Lead of the host's clock over the real-time clock.
+    /// Difference between the host's clock and the real-time clock, which is behind.
     rtc_lag_ns: i64,
-    /// Lead of the host's clock over the time since boot, at the last comparison: more than that is a pause.
+    /// Difference between the host's clock and the time since boot at the last comparison; it grows
+    /// by the length of a pause.
     host_since_boot_ns: Option<i64>,
-    /// Time that a slew makes good, and the moment by which it has.
+    /// Time that a slew corrects, and the moment at which it is done.
     slew_end: Option<(i64, Instant)>,
 }
 
@@ -78,7 +86,7 @@ struct Bounds {
     high_ns: i64,
 }
 
-/// Remedy for a difference.
+/// Correction of a difference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Correction {
     Nothing,
@@ -91,18 +99,18 @@ impl Keeper {
         Self { trees, rtc_lag_ns: 0, host_since_boot_ns: None, slew_end: None }
     }
 
-    /// Learns the real-time clock's lag from the clock that the host has just set.
+    /// Measures the real-time clock's lag against the clock that the host has just set.
     async fn calibrate(&mut self) -> io::Result<()> {
         (self.rtc_lag_ns, self.host_since_boot_ns, self.slew_end) = (0, None, None);
         let set_since_boot_ns = wall_ns() - boot_ns();
         let ahead_ns = self.measure().await?.middle_ns();
-        // The clock may have been set otherwise meanwhile.
+        // The clock may have been set by something else meanwhile.
         let moved_ns = wall_ns() - boot_ns() - set_since_boot_ns;
         self.rtc_lag_ns = likely_lag_ns(-ahead_ns - moved_ns);
         self.correct(ahead_ns + self.rtc_lag_ns)
     }
 
-    /// Compares the clocks, and corrects this one.
+    /// Compares the clocks, and corrects the guest's.
     async fn check(&mut self) -> io::Result<()> {
         let tolerance_ns = self.tolerance_ns();
         match self.glance().await? {
@@ -135,7 +143,8 @@ impl Keeper {
         }
     }
 
-    /// Returns the difference that needs no measurement: one that is being slewed, or that of a time service.
+    /// Returns the difference that needs no measurement: one that is being slewed, or that of a
+    /// time service.
     fn tolerance_ns(&mut self) -> i64 {
         if is_kept_by_a_service() {
             return STEP_FORWARD_NS;
@@ -144,7 +153,8 @@ impl Keeper {
         TOLERANCE_NS + self.slew_end.map_or(0, |(by_ns, _)| by_ns.abs())
     }
 
-    /// Compares just before and just after the real-time clock is to turn over; nothing if the two contradict each other.
+    /// Compares the clocks just before and just after the real-time clock is due to turn over;
+    /// returns `None` if the two readings contradict each other.
     async fn glance(&self) -> io::Result<Option<Bounds>> {
         let into_second_ns = (wall_ns() - self.rtc_lag_ns).rem_euclid(SECOND_NS);
         let left_ns = (SECOND_NS - TOLERANCE_NS - into_second_ns).rem_euclid(SECOND_NS);
@@ -154,20 +164,21 @@ impl Keeper {
         Ok(before.and(self.read()?))
     }
 
-    /// Compares until the difference is known well: within a second, since that is when the real-time clock turns over.
+    /// Compares the clocks until the difference is known precisely: within a second, since the
+    /// real-time clock turns over once a second.
     async fn measure(&self) -> io::Result<Bounds> {
         let started = Instant::now();
         let mut bounds = self.read()?;
         while bounds.high_ns - bounds.low_ns > PRECISION_NS && started.elapsed() < MEASURE_LIMIT {
             sleep(READ_EVERY).await;
             let latest = self.read()?;
-            // The clock has jumped meanwhile: only what was read since counts.
+            // The clock has jumped meanwhile: only readings since then count.
             bounds = bounds.and(latest).unwrap_or(latest);
         }
         Ok(bounds)
     }
 
-    /// Returns what the host's clock is ahead of this one by a single look.
+    /// Returns by how much the host's clock is ahead of this one, from a single reading.
     fn read(&self) -> io::Result<Bounds> {
         let before_ns = wall_ns();
         let seconds = self.trees.sys.read(RTC)?.parse::<i64>().map_err(io::Error::other)?;
@@ -177,13 +188,13 @@ impl Keeper {
 }
 
 impl Bounds {
-    /// Returns what both allow.
+    /// Returns the intersection of both bounds, or `None` if they are disjoint.
     fn and(self, other: Self) -> Option<Self> {
         let both = Self { low_ns: self.low_ns.max(other.low_ns), high_ns: self.high_ns.min(other.high_ns) };
         (both.low_ns <= both.high_ns).then_some(both)
     }
 
-    /// Returns `true` if the difference may be this small.
+    /// Returns `true` if the difference may be within the tolerance.
     fn allow(self, tolerance_ns: i64) -> bool {
         self.low_ns <= tolerance_ns && self.high_ns >= -tolerance_ns
     }
@@ -193,15 +204,17 @@ impl Bounds {
     }
 }
 
-/// Returns the real-time clock's lag, given what was measured against a clock that was set too late rather than too early.
-/// QEMU's is below a second, since it is started with the host's whole seconds; anything far from that is a real-time clock that
-/// was set otherwise.
+/// Returns the real-time clock's likely lag, given a measurement against a clock that was set too
+/// late rather than too early. QEMU's lag is below a second, since the real-time clock is started
+/// with the host's whole seconds; anything far from that is a real-time clock that was set
+/// otherwise.
 fn likely_lag_ns(measured_ns: i64) -> i64 {
     if (-LATENESS_NS..0).contains(&measured_ns) { 0 } else { measured_ns }
 }
 
-/// Decides what to do about a clock that the host's is ahead of by `difference_ns`, of which `paused_ns` came about at once.
-/// The clock of a guest with a time service of its own is that service's, but for a pause, of which it knows nothing.
+/// Decides how to correct the guest's clock, which the host's is ahead of by `difference_ns`,
+/// `paused_ns` of that at once. A time service in the guest keeps its clock itself, except after a
+/// pause, which it does not notice.
 fn correction(difference_ns: i64, paused_ns: i64, is_kept_by_a_service: bool) -> Correction {
     if is_kept_by_a_service {
         return if paused_ns >= PAUSE_NS { Correction::Step(paused_ns) } else { Correction::Nothing };
@@ -245,11 +258,11 @@ mod tests {
     #[test]
     fn readings_narrow_each_other() {
         let bounds = |low_ms, high_ms| Bounds { low_ns: low_ms * MS, high_ns: high_ms * MS };
-        // Just before the second it was not over, and just after it was: the clocks agree.
+        // Just before the turn it had not turned over, and just after it had: the clocks agree.
         let both = bounds(-900, 100).and(bounds(-100, 900)).expect("agree");
         assert_eq!(both, bounds(-100, 100));
         assert!(both.allow(0));
-        // It was over too early, or is not yet over: small differences show.
+        // It turned over too early, or has not turned over yet: small differences show.
         assert!(!bounds(100, 1100).and(bounds(-100, 900)).expect("agree").allow(50 * MS));
         assert!(!bounds(-900, 100).and(bounds(-1100, -100)).expect("agree").allow(50 * MS));
         // The clock has jumped in between.

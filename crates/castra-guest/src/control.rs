@@ -17,28 +17,32 @@ use tokio::time::sleep;
 use crate::trees::Trees;
 use crate::watch::watch;
 
-/// How often the port is looked for. The driver names it some milliseconds after it has found it.
+/// Interval at which the port is looked for at first. The driver names it some milliseconds after
+/// it has found it.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// Between looks once it has not appeared soon; the machine may have none.
+/// Interval once the port has not appeared soon; the machine may have none.
 const LOOK_SELDOM: Duration = Duration::from_secs(1);
 
-/// Looks before they become seldom.
+/// Number of looks at the short interval.
 const EARLY_LOOKS: u32 = 200;
 
-/// Bytes that may wait for a host that does not read. What does not fit is dropped: hello tells it all again.
+/// Bytes that may wait for a host that does not read. Messages that do not fit are dropped: the
+/// next hello repeats them all.
 const OUTBOX_BYTES: usize = 64 * 1024;
 
 /// The control port. The host may open and close its end at any time.
 pub(crate) struct ControlPort {
     file: OwnedFd,
-    /// Says when the port is worth another try. A port whose host is away is "hung up" for a while only, where tokio
-    /// takes a hang-up as final: so the port is watched edge-triggered by an epoll of its own, and tokio watches that.
+    /// Signals when the port is worth another try. A port whose host is away is only temporarily
+    /// "hung up", while tokio takes a hang-up as final: so the port is watched edge-triggered by an
+    /// epoll of its own, and tokio watches that.
     events: AsyncFd<OwnedFd>,
     lines: Lines,
     outbox: VecDeque<u8>,
-    /// The kernel knows that the host is there. It learns so on another queue than the one that data comes on, so that on a
-    /// busy machine a host's first words may be here before the host is.
+    /// Set once the kernel knows that the host is connected. It learns so on another queue than the
+    /// one that carries data, so on a busy machine a host's first message may arrive before the
+    /// host appears connected.
     host_is_there: bool,
 }
 
@@ -61,7 +65,8 @@ impl ControlPort {
         Ok(Self { file, events, lines: Lines::new(), outbox: VecDeque::new(), host_is_there: false })
     }
 
-    /// The next message, or what was sent instead of one. May be dropped while it waits: nothing is lost.
+    /// Receives the next message, or the error for a line that is none. Cancel-safe: dropping the
+    /// future loses nothing.
     pub(crate) async fn receive(&mut self) -> io::Result<Result<Envelope<HostMessage>, DecodeError>> {
         loop {
             if let Some(line) = self.lines.next_line() {
@@ -71,8 +76,9 @@ impl ControlPort {
             match self.read() {
                 Ok(0) => {
                     if std::mem::take(&mut self.host_is_there) {
-                        // The host has closed its end; whatever it was saying or was to hear is void. The next one may be there
-                        // already and hear some of it: it goes by the session.
+                        // The host has closed its end; whatever it was sending or waiting for is
+                        // void. The next host may be connected already and receive some of it: the
+                        // session in each message prevents confusion.
                         self.lines.clear();
                         self.outbox.clear();
                     }
@@ -128,7 +134,7 @@ impl ControlPort {
     }
 }
 
-/// The device's name, for instance `vport4p1`.
+/// Returns the device's name, for instance `vport4p1`.
 fn find(trees: &Trees) -> Option<String> {
     let ports = trees.sys.names("class/virtio-ports").ok()?;
     ports.into_iter().find(|port| {

@@ -1,4 +1,4 @@
-//! Growing the root filesystem to the size of its disk.
+//! Grows the root filesystem to the size of its disk.
 
 use std::io;
 use std::sync::Arc;
@@ -12,22 +12,23 @@ use tokio::time::{sleep, timeout};
 use crate::news::{Milestone, Newsroom};
 use crate::trees::Trees;
 
-/// The kernel counts a block device's size in sectors of 512 bytes, whatever the device's own are.
+/// Unit in which the kernel counts a block device's size, whatever the device's own sector size is.
 const SECTOR_BYTES: u64 = 512;
 
 /// `EXT4_SUPER_MAGIC`, which ext2 and ext3 share (`statfs(2)`).
 const EXT4_MAGIC: u64 = 0xEF53;
 
-/// How long the others wait for the size. From 1 to 10 GiB takes 0.3 s on an emulated CPU; a disk of terabytes takes its
-/// time, and commands can run meanwhile.
+/// Time for which other tasks wait for the growth. From 1 to 10 GiB takes 0.3 s on an emulated CPU;
+/// a disk of terabytes takes longer, and commands can run meanwhile.
 const LIMIT: Duration = Duration::from_secs(1);
 
-/// Images that check their root first mount it writable within this many tries, each this long after the other; the
-/// rest means to keep it read-only.
+/// Number of tries, and the pause between them, for a root that is still read-only. Images that
+/// check their root first mount it writable within this time; the others mean to keep it read-only.
 const READ_ONLY_TRIES: u32 = 60;
 const READ_ONLY_PAUSE: Duration = Duration::from_secs(2);
 
-/// Grows the root filesystem, and says so early enough that whoever asks for its size sees the new one.
+/// Grows the root filesystem, and reports the milestone early enough that programs that ask for its
+/// size see the new one.
 pub(crate) async fn keep_size(trees: Arc<Trees>, newsroom: Newsroom) {
     let mut growth = spawn_growth(&trees);
     let in_time = timeout(LIMIT, &mut growth).await;
@@ -52,8 +53,8 @@ fn spawn_growth(trees: &Arc<Trees>) -> tokio::task::JoinHandle<io::Result<()>> {
     spawn_blocking(move || grow_root(&trees))
 }
 
-/// Grows the root filesystem if it is an ext4 on a block device. The kernel itself does nothing if it fills the device
-/// already. It is grown mounted and in use; a read-only one is left alone.
+/// Grows the root filesystem if it is an ext4 on a block device, mounted and in use. Leaves a
+/// read-only one alone. The kernel does nothing if it fills the device already.
 fn grow_root(trees: &Trees) -> io::Result<()> {
     let root = rustix::fs::open("/", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     let filesystem = rustix::fs::fstatfs(&root)?;

@@ -4,19 +4,20 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-/// Address that Debian and others give a machine's own name, so that it is not `localhost`'s.
+/// Address that Debian and others give to a machine's own name, so that it is not `localhost`'s.
 const OWN_ADDRESS: &str = "127.0.1.1";
-/// End of the line that is the agent's own, and replaced when the VM's name changes.
+/// Suffix of the agent's own line, which is replaced when the VM's name changes.
 const MARK: &str = "# castra";
-/// Addresses of `localhost`, with the line for each that is not there.
+/// Addresses of `localhost`, and the line to add for each that is missing.
 const LOCALHOST: [(&str, &str); 2] =
     [("127.0.0.1", "127.0.0.1\tlocalhost"), ("::1", "::1\tlocalhost ip6-localhost ip6-loopback")];
 
-/// Adds what is missing to the file. Lines that are there stay, but for the agent's own of an earlier name. A symbolic link
-/// means that something of the image looks after the file.
+/// Adds missing lines to the file. Existing lines stay, except the agent's own with an earlier
+/// name. Leaves a symbolic link alone, because it means that a part of the image maintains the
+/// file.
 ///
 /// # Errors
-/// Those of reading and writing the file.
+/// The file cannot be read or written.
 pub(crate) fn provide(file: &Path, hostname: &str) -> io::Result<()> {
     let current = match fs::symlink_metadata(file) {
         Ok(metadata) if !metadata.is_file() => return Ok(()),
@@ -44,7 +45,7 @@ fn complete(current: &str, hostname: &str) -> String {
     lines.iter().map(|line| format!("{line}\n")).collect()
 }
 
-/// The words of a line before its comment.
+/// Returns the words of a line before its comment.
 fn words(line: &str) -> std::str::SplitWhitespace<'_> {
     line.split('#').next().unwrap_or_default().split_whitespace()
 }

@@ -1,7 +1,8 @@
 //! Castra's guest agent.
 //!
-//! The kernel starts it as PID 1 (`rdinit=/castra/agent`). It starts itself once more as an ordinary process and then
-//! becomes the image's own `/init`, so that the image boots as if nobody had been there:
+//! The kernel starts it as PID 1 (`rdinit=/castra/agent`). The agent starts itself once more as an
+//! ordinary process, and PID 1 then becomes the image's own `/init`, so that the image boots as if
+//! the agent were not there:
 //!
 //! ```text
 //! PID 1:  agent ──spawn──► exec /init ──► switch_root ──► /sbin/init ──► services
@@ -9,8 +10,8 @@
 //!                     control port, network  chroot, grow   SSH
 //! ```
 //!
-//! Nothing the agent does may stop that boot: what fails is reported on the control port and on the kernel's log, and
-//! the VM goes on.
+//! Nothing the agent does may stop that boot: failures are reported on the control port and in the
+//! kernel's log, and the VM keeps running.
 
 mod adjust;
 mod agent;

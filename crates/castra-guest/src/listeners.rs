@@ -1,4 +1,5 @@
-//! The sockets of the guest that wait for connections or datagrams, as the kernel lists them (`proc_net_tcp.rst`).
+//! Sockets of the guest that wait for connections or datagrams, as listed by the kernel
+//! (`proc_net_tcp.rst`).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -10,10 +11,10 @@ use crate::trees::Trees;
 const LISTENING: &str = "0A";
 const UNCONNECTED: &str = "07";
 
-/// Ports that one question may name.
+/// Maximum number of ports in one request.
 const MAX_PORTS: usize = 1000;
 
-/// Says for each port how far the services behind it can be reached.
+/// Returns for each port how far the services behind it can be reached.
 pub(crate) fn listeners(ports: &[ServicePort], trees: &Trees) -> Vec<Listener> {
     let sockets = |transport| addresses(transport, trees);
     let (tcp, udp) = (sockets(Transport::Tcp), sockets(Transport::Udp));
@@ -25,7 +26,7 @@ pub(crate) fn listeners(ports: &[ServicePort], trees: &Trees) -> Vec<Listener> {
     ports.iter().take(MAX_PORTS).copied().map(reach).collect()
 }
 
-/// The farthest that any of these sockets can be reached from.
+/// Returns the farthest reach of any of these sockets.
 fn widest(addresses: impl Iterator<Item = IpAddr>) -> Reach {
     addresses.map(reach).max().unwrap_or(Reach::Nothing)
 }
@@ -50,7 +51,7 @@ fn addresses(transport: Transport, trees: &Trees) -> Vec<(IpAddr, u16)> {
     lists.flat_map(|list| parse(&list, state)).collect()
 }
 
-/// The local addresses of the sockets of a list that are in this state.
+/// Returns the local addresses of the listed sockets that are in this state.
 fn parse(list: &str, state: &str) -> Vec<(IpAddr, u16)> {
     let socket = |line: &str| {
         let mut fields = line.split_ascii_whitespace().skip(1);
@@ -62,7 +63,7 @@ fn parse(list: &str, state: &str) -> Vec<(IpAddr, u16)> {
     list.lines().skip(1).filter_map(socket).collect()
 }
 
-/// Words of 32 bits in the byte order of the machine, as hexadecimal digits.
+/// Parses an address of 32-bit words in the machine's byte order, as hexadecimal digits.
 fn parse_address(digits: &str) -> Option<IpAddr> {
     let word = |start: usize| {
         let word = u32::from_str_radix(digits.get(start..start + 8)?, 16).ok()?;

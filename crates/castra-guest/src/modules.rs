@@ -1,17 +1,18 @@
-//! The kernel's modules in the root. The host starts the image's kernel, which is not on the disk, while the guest's package
-//! manager may replace that kernel's modules by those of another.
+//! The kernel's modules in the root. The host starts the image's kernel, which is not on the disk,
+//! while the guest's package manager may replace that kernel's modules by those of another.
 
 use std::fs;
 use std::path::Path;
 
-/// Directory of modules, with one directory for each kernel's release.
+/// Directory of modules, with a subdirectory for each kernel release.
 pub(crate) const DIRECTORY: &str = "/lib/modules";
 
-/// Most releases that are told.
+/// Maximum number of releases that are reported.
 const MAX_TOLD: usize = 8;
 
-/// The releases whose modules `directory` has, if those of the running kernel, `release`, are not among them; nothing where they
-/// are, or where there are none at all, as for a kernel that needs none.
+/// Returns the releases for which `directory` has modules, if it has none for the running kernel,
+/// `release`. Returns `None` if it has those, or no modules at all, as with a kernel that needs
+/// none.
 pub(crate) fn of_other_kernels(directory: &Path, release: &str) -> Option<Vec<String>> {
     if has_modules(&directory.join(release)) {
         return None;
@@ -24,7 +25,8 @@ pub(crate) fn of_other_kernels(directory: &Path, release: &str) -> Option<Vec<St
     (!names.is_empty()).then_some(names)
 }
 
-/// Returns `true` for a directory that `modprobe` finds modules in: a removed package may leave an empty one.
+/// Returns `true` for a directory in which `modprobe` finds modules: a removed package may leave an
+/// empty one.
 fn has_modules(release: &Path) -> bool {
     ["modules.dep", "kernel"].iter().any(|name| release.join(name).exists())
 }
@@ -35,7 +37,7 @@ mod tests {
 
     use super::*;
 
-    /// A directory of modules of these releases, which is removed in the end.
+    /// A temporary directory of modules for these releases, removed when dropped.
     struct Root(PathBuf);
 
     impl Root {
@@ -64,7 +66,7 @@ mod tests {
     #[test]
     fn modules_of_other_kernels_alone_are_told() {
         let root = Root::new("others", &["6.12.9-0-virt", "6.12.5-0-virt"]);
-        // What a removed package has left, and what is no directory.
+        // Left by a removed package, and not a directory.
         fs::create_dir(root.0.join("6.12.1-0-virt")).expect("a directory");
         fs::write(root.0.join("notes"), "").expect("written");
         let told = of_other_kernels(&root.0, "6.12.1-0-virt").expect("told");

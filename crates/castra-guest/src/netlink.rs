@@ -1,4 +1,4 @@
-//! The few words of rtnetlink (`rtnetlink(7)`) that bring up an interface.
+//! The subset of rtnetlink (`rtnetlink(7)`) that brings up an interface.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -41,56 +41,58 @@ const UNICAST: u8 = 1;
 const SCOPE_LINK: u8 = 253;
 const SCOPE_UNIVERSE: u8 = 0;
 
-/// Multicast groups, as bits: links and IPv4 addresses come and go.
+/// Multicast groups, as bits: changes of links and of IPv4 addresses.
 const LINKS: u32 = 0x1;
 const INET_ADDRESSES: u32 = 0x10;
 
 /// A network interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Link {
-    /// Its index, which survives renaming.
+    /// Interface index, which survives renaming.
     pub(crate) index: u32,
-    /// Its name at this moment.
+    /// Current name.
     pub(crate) name: String,
-    /// Whether it speaks Ethernet.
+    /// Set for an Ethernet interface.
     pub(crate) ethernet: bool,
-    /// `true` once it is set up.
+    /// Set if the interface is up.
     pub(crate) is_up: bool,
-    /// `true` while it has a carrier.
+    /// Set while the interface has a carrier.
     pub(crate) has_carrier: bool,
 }
 
 /// A route to add.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Route {
-    /// The network's address.
+    /// Address of the network.
     pub(crate) network: [u8; 4],
-    /// The network's prefix, in bits; 0 makes it the default route.
+    /// Prefix of the network, in bits; 0 makes this the default route.
     pub(crate) prefix_bits: u8,
-    /// The next hop; without one the network is on the link.
+    /// Next hop; without one the network is on the link.
     pub(crate) gateway: Option<[u8; 4]>,
-    /// The address that packets get as their source.
+    /// Source address of packets on this route.
     pub(crate) source: [u8; 4],
-    /// The lower, the better.
+    /// Priority: the lowest metric wins.
     pub(crate) metric: u32,
 }
 
 /// A socket for requests, each answered before the next.
 pub(crate) struct Requests(OwnedFd);
 
-/// A non-blocking socket that becomes readable when links or IPv4 addresses change.
+/// Opens a non-blocking socket that becomes readable when links or IPv4 addresses change.
 pub(crate) fn changes() -> io::Result<OwnedFd> {
     let socket = open(SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
     rustix::net::bind(&socket, &SocketAddrNetlink::new(0, LINKS | INET_ADDRESSES))?;
     Ok(socket)
 }
 
-/// Takes all changes off their socket. What they were is asked anew, so that none can be missed.
+/// Discards all pending notifications. The current state is queried afterwards, so that no change
+/// can be missed.
 pub(crate) fn forget_changes(socket: BorrowedFd<'_>) -> io::Result<()> {
     let mut buffer = [0; 8192];
     loop {
         match rustix::net::recv(socket, &mut buffer[..], RecvFlags::empty()) {
-            // More changed than the socket's queue could hold; what it still holds comes with the next round.
+            // More changed than the socket's queue could hold; the rest of the queue comes with
+            // the next round.
             Ok(_) | Err(Errno::NOBUFS) => {}
             Err(Errno::AGAIN) => return Ok(()),
             Err(error) => return Err(error.into()),
@@ -103,7 +105,7 @@ impl Requests {
         Ok(Self(open(SocketFlags::CLOEXEC)?))
     }
 
-    /// All interfaces, lowest index first.
+    /// Returns all interfaces, lowest index first.
     pub(crate) fn links(&self) -> io::Result<Vec<Link>> {
         let mut links = Vec::new();
         self.ask(kind::GET_LINK, DUMP, &link_body(0, 0, 0), |kind, body| {
@@ -133,7 +135,8 @@ impl Requests {
         Ok(has_it)
     }
 
-    /// Returns `true` if the kernel would send a packet for this address out of the machine, on whatever interface.
+    /// Returns `true` if the kernel would route a packet for this address out of the machine, on
+    /// any interface.
     pub(crate) fn has_route(&self, address: [u8; 4]) -> io::Result<bool> {
         let mut body = vec![INET, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
         attribute(&mut body, attribute::DESTINATION, &address);
@@ -148,7 +151,7 @@ impl Requests {
         }
     }
 
-    /// Gives an interface an IPv4 address; it may have it already.
+    /// Gives an interface an IPv4 address; succeeds if the interface has it already.
     pub(crate) fn add_address(&self, index: u32, address: [u8; 4], prefix_bits: u8) -> io::Result<()> {
         let mut body = vec![INET, prefix_bits, 0, SCOPE_UNIVERSE];
         body.extend(index.to_ne_bytes());
@@ -157,7 +160,7 @@ impl Requests {
         settled(self.ask(kind::NEW_ADDRESS, ACKNOWLEDGE | CREATE_ONLY, &body, |_, _| {}))
     }
 
-    /// Adds a route through an interface; it may be there already.
+    /// Adds a route through an interface; succeeds if the route exists already.
     pub(crate) fn add_route(&self, index: u32, route: &Route) -> io::Result<()> {
         let scope = if route.gateway.is_some() { SCOPE_UNIVERSE } else { SCOPE_LINK };
         let mut body =
@@ -174,7 +177,7 @@ impl Requests {
         settled(self.ask(kind::NEW_ROUTE, ACKNOWLEDGE | CREATE_ONLY, &body, |_, _| {}))
     }
 
-    /// Sends one request and hands over each answer until the kernel says that it was the last.
+    /// Sends one request and passes each answer to `answer` until the kernel marks the last one.
     fn ask(&self, kind: u16, flags: u16, body: &[u8], mut answer: impl FnMut(u16, &[u8])) -> io::Result<()> {
         let to_kernel = SocketAddrNetlink::new(0, 0);
         rustix::net::sendto(&self.0, &message(kind, flags | REQUEST, body), SendFlags::empty(), &to_kernel)?;
@@ -208,7 +211,8 @@ fn open(flags: SocketFlags) -> io::Result<OwnedFd> {
     Ok(rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?)
 }
 
-/// There is no route, or one that refuses: `blackhole`, `unreachable`, `prohibit` (`fib_props` in the kernel).
+/// Returns `true` if there is no route, or one that refuses: `blackhole`, `unreachable`, `prohibit`
+/// (`fib_props` in the kernel).
 fn is_without_route(error: &io::Error) -> bool {
     let kinds = [Errno::NETUNREACH, Errno::HOSTUNREACH, Errno::INVAL, Errno::ACCESS];
     kinds.iter().any(|kind| error.raw_os_error() == Some(kind.raw_os_error()))
@@ -221,7 +225,7 @@ fn settled(result: io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// `struct ifinfomsg`.
+/// Returns a `struct ifinfomsg`.
 fn link_body(index: u32, flags: u32, change: u32) -> Vec<u8> {
     let mut body = vec![0; 4];
     body.extend(index.to_ne_bytes());
@@ -249,7 +253,7 @@ fn attribute(body: &mut Vec<u8>, kind: u16, value: &[u8]) {
     body.resize(body.len().next_multiple_of(4), 0);
 }
 
-/// The messages of one datagram: kind and body. It ends at the first that does not fit.
+/// Splits a datagram into messages: kind and body. Stops at the first that does not fit.
 fn messages(datagram: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     let mut rest = datagram;
     std::iter::from_fn(move || {
@@ -261,7 +265,7 @@ fn messages(datagram: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     })
 }
 
-/// The attributes after a body's fixed part: kind and value.
+/// Splits the bytes after a body's fixed part into attributes: kind and value.
 fn attributes(attributes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     let mut rest = attributes;
     std::iter::from_fn(move || {
@@ -283,7 +287,8 @@ fn parse_link(body: &[u8]) -> Option<Link> {
     Some(Link { index, name, ethernet, is_up, has_carrier })
 }
 
-/// `struct nlmsgerr` begins with the negated error number; 0 is the acknowledgement.
+/// Returns the result in a `struct nlmsgerr`, which begins with the negated error number; 0 is the
+/// acknowledgement.
 fn outcome(body: &[u8]) -> io::Result<()> {
     match number_u32(body, 0).map(u32::cast_signed) {
         Some(0) => Ok(()),
@@ -320,7 +325,7 @@ mod tests {
         let has_address = |address| requests.has_address(address).expect("the kernel answers");
         assert_eq!(has_address([127, 0, 0, 1]), lo.is_up);
         assert!(!has_address([192, 0, 2, 1]));
-        // A machine's own addresses are not out of it.
+        // A machine's own addresses are not outside it.
         assert!(!requests.has_route([127, 0, 0, 1]).expect("the kernel answers"));
     }
 

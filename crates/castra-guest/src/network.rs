@@ -1,9 +1,10 @@
-//! The network: up long before the image's own scripts come to it, and up again when they take it down.
+//! The network: up long before the image's own scripts get to it, and restored when they take it
+//! down.
 //!
-//! The image's scripts must neither notice nor suffer. So the address has a prefix of 32 bits (the kernel lets them add
-//! the same address with the network's own) and the routes a metric that loses against any other. A DHCP client that
-//! flushes the interface before it asks for an address would cut off whoever is logged in: what it takes away comes
-//! back at once.
+//! The image's scripts must neither notice nor be affected. So the address has a prefix of 32 bits
+//! (the kernel lets them add the same address with the network's own prefix), and the routes have a
+//! metric that loses against any other. A DHCP client that flushes the interface before it asks for
+//! an address would cut off every SSH session: what it removes is added again at once.
 
 use std::fs;
 use std::io;
@@ -20,19 +21,20 @@ use crate::news::{Milestone, Newsroom};
 use crate::trees::Trees;
 use crate::watch::watch;
 
-/// Loses against every metric that scripts and DHCP clients use by themselves.
+/// Route metric that loses against every metric that scripts and DHCP clients use by themselves.
 const METRIC: u32 = 60_000;
 
-/// `lo`'s index is the same everywhere (`LOOPBACK_IFINDEX` in the kernel).
+/// Index of `lo`, which is fixed (`LOOPBACK_IFINDEX` in the kernel).
 const LOOPBACK: u32 = 1;
 
-/// Without an interface for this long, the host is told; the agent goes on waiting.
+/// Time without an interface after which the host is informed; the agent keeps waiting.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Two repairs are this far apart, so that an image that insists on its own way does not keep the CPU busy.
+/// Minimum time between two repairs, so that an image that insists on its own way does not keep the
+/// CPU busy.
 const BETWEEN_REPAIRS: Duration = Duration::from_millis(100);
 
-/// Brings the network up as soon as there is an interface, and repairs it for ever.
+/// Brings the network up as soon as there is an interface, and keeps repairing it.
 pub(crate) async fn keep_up(trees: &Trees, newsroom: &Newsroom) -> io::Result<()> {
     let requests = Requests::open()?;
     let changes = watch(changes()?, Interest::READABLE)?;
@@ -57,14 +59,15 @@ pub(crate) async fn keep_up(trees: &Trees, newsroom: &Newsroom) -> io::Result<()
     loop {
         changes.readable().await?.clear_ready();
         forget_changes(changes.get_ref().as_fd())?;
-        // While the interface is down or gone there is nothing to repair; its return is a change of its own.
+        // While the interface is down or gone there is nothing to repair; its return is another
+        // change.
         let _ = repair(trees, &requests, &mut index);
         sleep(BETWEEN_REPAIRS).await;
     }
 }
 
-/// Adds what the network card has lost. One that was set down stays down; a card that went and came back is another, which
-/// nobody has set up yet.
+/// Adds the addresses and routes that the network card has lost. Leaves a card alone that was set
+/// down; a card that disappeared and came back is a new one, which has to be set up.
 fn repair(trees: &Trees, requests: &Requests, index: &mut u32) -> io::Result<()> {
     let Some(link) = network_card(trees, requests)? else { return Ok(()) };
     if link.index != *index {
@@ -74,7 +77,7 @@ fn repair(trees: &Trees, requests: &Requests, index: &mut u32) -> io::Result<()>
     configure(requests, link.index)
 }
 
-/// Returns the state of the network, as the kernel has it now.
+/// Returns the current state of the network as reported by the kernel.
 pub(crate) fn state(trees: &Trees) -> io::Result<NetworkState> {
     let requests = Requests::open()?;
     let Some(link) = network_card(trees, &requests)? else {
@@ -95,8 +98,8 @@ pub(crate) fn state(trees: &Trees) -> io::Result<NetworkState> {
     })
 }
 
-/// Names QEMU's DNS forwarder where the image names no server of its own. A symbolic link means that a service of the
-/// image looks after the file.
+/// Names QEMU's DNS forwarder if the image names no server of its own. Leaves a symbolic link
+/// alone, because it means that a service of the image maintains the file.
 pub(crate) fn provide_dns(resolv_conf: &Path) -> io::Result<()> {
     let usable = match fs::symlink_metadata(resolv_conf) {
         Ok(metadata) if metadata.is_symlink() => true,
@@ -119,7 +122,8 @@ fn network_card(trees: &Trees, requests: &Requests) -> io::Result<Option<Link>> 
     Ok(requests.links()?.into_iter().find(|link| is_network_card(trees, link)))
 }
 
-/// A real card has a device behind it; bridges, tunnels and the like have none.
+/// Returns `true` for a real network card, which has a device behind it; bridges, tunnels and the
+/// like have none.
 fn is_network_card(trees: &Trees, link: &Link) -> bool {
     link.ethernet && trees.sys.has(&format!("class/net/{}/device", link.name))
 }

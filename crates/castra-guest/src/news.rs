@@ -1,23 +1,24 @@
-//! What the duties tell the conductor.
+//! Events from the agent's tasks to its main loop.
 
 use castra_wire::{Errand, Session, Stage, StageReached};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-/// Something happened.
+/// An event.
 #[derive(Debug)]
 pub(crate) enum News {
-    /// A step towards [`Stage::Ready`] or one of the other stages, and when (milliseconds since the kernel started).
+    /// A step towards [`Stage::Ready`] or one of the other stages, and its time (milliseconds since
+    /// the kernel started).
     Reached(Milestone, u64),
-    /// The guest is at rest. Whether the image's sshd was stopped for it.
+    /// The guest is at rest; `true` if the image's sshd was stopped for that.
     Settled(bool),
-    /// Everything is on the disk, as the host of this session asked.
+    /// Everything is on the disk, as requested by the host of this session.
     Synced(Option<Session>),
-    /// A duty failed, for good or for now.
+    /// A task failed, permanently or for now.
     Failed(Errand, String),
 }
 
-/// The steps.
+/// Steps of a boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Milestone {
     /// The root filesystem is mounted.
@@ -26,7 +27,7 @@ pub(crate) enum Milestone {
     Root,
     /// The network is configured.
     Network,
-    /// The root filesystem has its size, or takes too long to get it.
+    /// The root filesystem has its final size, or takes too long to grow.
     Size,
     /// The SSH server listens.
     Ssh,
@@ -34,49 +35,50 @@ pub(crate) enum Milestone {
     Services,
 }
 
-/// Where duties tell their news.
+/// Sender of events, for the agent's tasks.
 #[derive(Debug, Clone)]
 pub(crate) struct Newsroom(UnboundedSender<News>);
 
 impl Newsroom {
-    /// A newsroom and the end at which its news come out.
+    /// Returns a sender and its receiver.
     pub(crate) fn new() -> (Self, UnboundedReceiver<News>) {
         let (sender, receiver) = unbounded_channel();
         (Self(sender), receiver)
     }
 
-    /// A milestone has been reached now.
+    /// Reports that a milestone has been reached now.
     pub(crate) fn reached(&self, milestone: Milestone) {
         self.tell(News::Reached(milestone, uptime_ms()));
     }
 
-    /// The guest has come to rest.
+    /// Reports that the guest is at rest.
     pub(crate) fn settled(&self, had_sshd: bool) {
         self.tell(News::Settled(had_sshd));
     }
 
-    /// Everything has been written to the disk, as the host of this session asked.
+    /// Reports that everything has been written to the disk, as requested by the host of this
+    /// session.
     pub(crate) fn synced(&self, session: Option<Session>) {
         self.tell(News::Synced(session));
     }
 
-    /// A duty failed.
+    /// Reports that a task failed.
     pub(crate) fn failed(&self, errand: Errand, reason: impl ToString) {
         self.tell(News::Failed(errand, reason.to_string()));
     }
 
     fn tell(&self, news: News) {
-        // The conductor lives as long as the process; without it nobody is left to listen.
+        // The main loop lives as long as the process.
         let _ = self.0.send(news);
     }
 }
 
-/// This stage, reached now.
+/// Returns a stage, reached now.
 pub(crate) fn reached_now(stage: Stage) -> StageReached {
     StageReached { stage, uptime_ms: uptime_ms() }
 }
 
-/// Milliseconds since the kernel started.
+/// Returns the time since the kernel started, in milliseconds.
 pub(crate) fn uptime_ms() -> u64 {
     let now = clock_gettime(ClockId::Boottime);
     let milliseconds = i128::from(now.tv_sec) * 1000 + i128::from(now.tv_nsec) / 1_000_000;

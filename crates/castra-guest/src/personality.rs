@@ -1,4 +1,4 @@
-//! Becoming the VM that the host says this is.
+//! Applies the personality that the host sends: turns the guest into one particular VM.
 
 use std::fs;
 use std::io;
@@ -20,19 +20,19 @@ const MAX_HOSTNAME_BYTES: usize = 64;
 /// Bytes of entropy that are used; the kernel's pool holds 256 bits.
 const ENTROPY_BYTES: usize = 64;
 
-/// Why a personality was not taken on.
+/// Reason why a personality was not applied.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PersonalityError {
-    /// The host sent an identity that is none.
+    /// The machine ID is malformed.
     #[error("{0:?} is not a machine id")]
     MachineId(String),
-    /// The host sent a name that is none.
+    /// The host name is malformed.
     #[error("{0:?} is not a host name")]
     Hostname(String),
     /// The kernel refused.
     #[error("cannot {step}: {source}")]
     Kernel {
-        /// What was to be done.
+        /// Step that failed.
         step: &'static str,
         /// The reason.
         source: io::Error,
@@ -42,7 +42,7 @@ pub(crate) enum PersonalityError {
     Keys(#[from] SshError),
 }
 
-/// Takes on a personality. The keys come last: before anybody can log in, all else is done.
+/// Applies a personality. The keys come last: all else is done before anyone can log in.
 pub(crate) fn become_it(
     personality: &Personality,
     trees: &Trees,
@@ -61,13 +61,13 @@ pub(crate) fn become_it(
     Ok(server.personalise(personality.host_key.expose(), &personality.authorized_keys)?)
 }
 
-/// Makes the running kernel answer to a name.
+/// Sets the host name of the running kernel.
 pub(crate) fn set_hostname(hostname: &str) -> io::Result<()> {
     Ok(rustix::system::sethostname(hostname.as_bytes())?)
 }
 
-/// Writes the host name or the machine id where the image's programs look for it. A symbolic link means that something
-/// of the image looks after it.
+/// Writes the host name or the machine ID to the file in which the image's programs expect it.
+/// Leaves a symbolic link alone, because it means that a part of the image maintains the file.
 pub(crate) fn write_line(file: &Path, text: &str) -> io::Result<()> {
     if fs::symlink_metadata(file).is_ok_and(|metadata| !metadata.is_file()) {
         return Ok(());
@@ -79,14 +79,14 @@ pub(crate) fn write_line(file: &Path, text: &str) -> io::Result<()> {
     fs::write(file, line)
 }
 
-/// Returns `true` if `file` has the machine id of another VM: this one is a copy of it.
+/// Returns `true` if `file` has the machine ID of another VM: this one is a copy of it.
 pub(crate) fn is_of_another(file: &Path, machine_id: &str) -> bool {
     let known = fs::read_to_string(file).unwrap_or_default();
     let known = known.trim();
     is_machine_id(known) && known != machine_id
 }
 
-/// RFC 1123, with dots for those who want a domain.
+/// Returns `true` for a host name after RFC 1123, dots included for names with a domain.
 fn is_hostname(name: &str) -> bool {
     let label = |label: &str| {
         let inner = |c: char| c.is_ascii_alphanumeric() || c == '-';
@@ -95,12 +95,12 @@ fn is_hostname(name: &str) -> bool {
     name.len() <= MAX_HOSTNAME_BYTES && name.split('.').all(label)
 }
 
-/// `machine-id(5)`.
+/// Returns `true` for a machine ID as in `machine-id(5)`.
 fn is_machine_id(id: &str) -> bool {
     id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
 }
 
-/// `struct rand_pool_info` of `linux/random.h` with room for our bytes.
+/// `struct rand_pool_info` of `linux/random.h`, with room for our bytes.
 #[repr(C)]
 struct RandPoolInfo {
     entropy_bits: i32,
@@ -108,14 +108,14 @@ struct RandPoolInfo {
     bytes: [u8; ENTROPY_BYTES],
 }
 
-/// `RNDADDENTROPY`; its number is made with the size of the structure's fixed part.
+/// `RNDADDENTROPY`; its number contains the size of the structure's fixed part.
 const ADD_ENTROPY: Opcode = opcode::write::<[i32; 2]>(b'R', 0x03);
 
 /// `RNDRESEEDCRNG`.
 const RESEED: Opcode = opcode::none(b'R', 0x07);
 
-/// Adds the host's random bytes and makes the kernel use them at once: a restored template must not draw the random
-/// numbers that its siblings draw.
+/// Adds the host's random bytes and makes the kernel use them at once: a restored template must not
+/// draw the random numbers that its siblings draw.
 #[expect(unsafe_code, reason = "no library wraps these two ioctls")]
 fn stir(trees: &Trees, entropy: &[u8]) -> io::Result<()> {
     let random = trees.dev.open("urandom", OFlags::RDWR)?;
@@ -124,7 +124,8 @@ fn stir(trees: &Trees, entropy: &[u8]) -> io::Result<()> {
         bytes[..part.len()].copy_from_slice(part);
         let size_bytes = i32::try_from(part.len()).map_err(io::Error::other)?;
         let info = RandPoolInfo { entropy_bits: size_bytes * 8, size_bytes, bytes };
-        // SAFETY: the kernel reads the two numbers and then `size_bytes` of `bytes`, which holds at least that many.
+        // SAFETY: the kernel reads the two numbers and then `size_bytes` of `bytes`, which holds at
+        // least that many.
         unsafe { rustix::ioctl::ioctl(random.as_fd(), Setter::<ADD_ENTROPY, _>::new(info)) }?;
     }
     // SAFETY: this ioctl takes no argument.

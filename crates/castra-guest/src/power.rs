@@ -1,9 +1,10 @@
-//! Shutting the guest down.
+//! Shuts the guest down.
 //!
-//! systemd does all of it, and does it well. Elsewhere the image's own service manager stops its services, and the agent
-//! does what is left to an init to do: end the remaining processes, write everything out, mount the filesystems
-//! read-only, switch off. That last step an image may leave out (Alpine's OpenRC does when it believes to be in a
-//! container), and without it the next boot has a journal to replay.
+//! systemd does all of it, and does it well. Elsewhere the image's own service manager stops its
+//! services, and the agent does the rest of an init's work: end the remaining processes, write
+//! everything out, mount the filesystems read-only, switch off. An image may omit the read-only
+//! mount (Alpine's OpenRC does when it believes that it is in a container), and without it the next
+//! boot has a journal to replay.
 
 use std::io;
 use std::process::Command;
@@ -18,13 +19,14 @@ use crate::process::image_program;
 use crate::services::{is_openrc, is_systemd};
 use crate::trees::Trees;
 
-/// A service manager that takes longer than this to stop its services is not waited for any more.
+/// Time limit for the service manager to stop its services.
 const SERVICES_LIMIT: Duration = Duration::from_secs(60);
 
-/// Processes get this long between being asked and being killed.
+/// Time between asking processes to end and killing them.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// How often the end of others is looked for. A look costs an emulated CPU some milliseconds.
+/// Interval of checks whether other processes have ended. A check costs an emulated CPU some
+/// milliseconds.
 const POLL: Duration = Duration::from_millis(50);
 
 /// Shuts down and powers off. Returns only if even that failed.
@@ -43,7 +45,7 @@ pub(crate) fn power_off(trees: &Trees) -> io::Result<()> {
     Ok(reboot(RebootCommand::PowerOff)?)
 }
 
-/// Runs a program to its end, or for as long as it is worth waiting for.
+/// Runs a program to its end, or until [`SERVICES_LIMIT`] has passed.
 fn run(mut program: Command) {
     let Ok(mut child) = program.spawn() else { return };
     let deadline = Instant::now() + SERVICES_LIMIT;
@@ -64,8 +66,8 @@ fn end_all_processes(trees: &Trees) {
     let _ = kill_process_group(Pid::INIT, Signal::KILL);
 }
 
-/// Whether there are processes left besides PID 1, this one and the kernel's threads (which have no command line, and
-/// neither have zombies).
+/// Returns `true` while there are processes besides PID 1, this one and the kernel's threads
+/// (which, like zombies, have no command line).
 fn others_run(trees: &Trees) -> bool {
     let us = std::process::id();
     let pids = trees.proc.names(".").unwrap_or_default();
@@ -81,7 +83,8 @@ fn mount_all_read_only(trees: &Trees) {
         let mut fields = mount.split(' ');
         let (Some(source), Some(target)) = (fields.next(), fields.next()) else { continue };
         if source.starts_with("/dev/") {
-            // What is busy stays as it is: everything is written out, and a journal takes care of the rest.
+            // A busy filesystem stays as it is: everything is written out, and its journal
+            // covers the rest.
             let _ = mount_remount(target, MountFlags::RDONLY, "");
         }
     }

@@ -1,4 +1,4 @@
-//! The agent as a process among others.
+//! Attributes of the agent's process and of the programs that it starts.
 
 use std::io;
 use std::os::unix::process::CommandExt as _;
@@ -11,10 +11,10 @@ use crate::trees::Trees;
 /// `oom_score_adj` that exempts a process from the OOM killer (`proc(5)`).
 const NEVER_KILL: &str = "-1000";
 
-/// Settles as a daemon: a session of its own, standard input from nowhere, complaints to the kernel's log, and the last
-/// to be killed when memory runs out.
+/// Makes the agent a daemon: a session of its own, stdin from `/dev/null`, stderr to the kernel's
+/// log, and exempt from the OOM killer.
 pub(crate) fn settle(trees: &Trees) -> io::Result<()> {
-    // Fails only if this process leads a group already, and then it has what is wanted.
+    // Fails only if this process leads a group already, which is the desired state.
     let _ = rustix::process::setsid();
     let null = trees.dev.open("null", OFlags::RDWR)?;
     let log = trees.dev.open("kmsg", OFlags::WRONLY).unwrap_or(null.try_clone()?);
@@ -26,24 +26,24 @@ pub(crate) fn settle(trees: &Trees) -> io::Result<()> {
     Ok(())
 }
 
-/// A program of the image, to be run silently and as an ordinary process.
+/// Returns the command for a program of the image, to be run silently and as an ordinary process.
 #[expect(unsafe_code, reason = "pre_exec is the only way to act between fork and exec")]
 pub(crate) fn image_program(name: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new(name);
     command.args(arguments).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    // That it stays exempt is no reason not to run it.
+    // A program that stays exempt from the OOM killer still runs.
     let in_child = || be_ordinary().or(Ok(()));
     // SAFETY: `be_ordinary` makes plain system calls; nothing is allocated or locked.
     unsafe { command.pre_exec(in_child) };
     command
 }
 
-/// Makes a process that the agent has just forked as killable as any other, for the OOM killer. Async-signal-safe, for
-/// use between fork and exec.
+/// Makes a process that the agent has just forked as killable as any other for the OOM killer.
+/// Async-signal-safe, for use between fork and exec.
 ///
 /// # Errors
-/// When `/proc` is not there or refuses.
+/// `/proc` is missing or refuses.
 pub(crate) fn be_ordinary() -> io::Result<()> {
     let flags = OFlags::WRONLY | OFlags::CLOEXEC;
     let file = rustix::fs::open(c"/proc/self/oom_score_adj", flags, rustix::fs::Mode::empty())?;

@@ -1,10 +1,13 @@
-//! Relays of forwarded ports: what the host's port gets is for a service of the guest, wherever that listens.
+//! Relays of forwarded ports: connections to a port of the host reach a service of the guest,
+//! whatever address that listens on.
 //!
-//! QEMU's user-mode network delivers a forwarded connection to one address and port of the guest. Many services listen on
-//! 127.0.0.1 alone, where that never arrives. So QEMU delivers it at a port of the agent's, and the agent connects to the
-//! service as a program of the guest's would: at the guest's address first, then on the loopback interface.
+//! QEMU's user-mode network delivers a forwarded connection to one address and port of the guest.
+//! Many services listen on 127.0.0.1 alone, where it never arrives. So QEMU delivers it to a port
+//! of the agent, and the agent connects to the service as a program of the guest would: at the
+//! guest's address first, then on the loopback interface.
 //!
-//! The agent does not listen on the service's own port while that is free: a service that starts later wants it.
+//! The agent does not listen on the service's own port while that is free: a service that starts
+//! later needs it.
 
 use std::collections::HashMap;
 use std::io;
@@ -20,30 +23,30 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-/// Time for one address of a service to answer. A firewall may swallow what it does not let through.
+/// Time limit for connecting to one address of a service. A firewall may silently drop packets.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
-/// A pause when no connection can be accepted for want of descriptors or memory.
+/// Pause after a connection could not be accepted because file descriptors or memory ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Buffer of each direction, in bytes. Larger ones were not faster.
 const BUFFER_BYTES: usize = 64 * 1024;
 
-/// The relays that listen, by port.
+/// Listening relays, by port.
 #[derive(Default)]
 pub(crate) struct Relays(HashMap<u16, Listening>);
 
-/// One of them, and the port of the service that its next connection is for.
+/// One listener, and the service's port to which its next connection goes.
 struct Listening {
     to: Arc<AtomicU16>,
     task: JoinHandle<()>,
 }
 
 impl Relays {
-    /// Listens for these and for no others. Connections that were made continue.
+    /// Listens for these relays and for no others. Existing connections continue.
     ///
     /// # Errors
-    /// The last reason why one does not listen; the others do.
+    /// The last reason why a relay does not listen; the others do.
     pub(crate) fn set(&mut self, wanted: &[Relay]) -> io::Result<()> {
         self.0.retain(|port, listening| {
             let stays = wanted.iter().any(|relay| relay.port == *port);
@@ -62,7 +65,7 @@ impl Relays {
     }
 
     fn add(&mut self, relay: Relay) -> io::Result<()> {
-        // Its listener stays: one that was closed a moment ago would still have the port.
+        // The listener is kept: a new one might find the port still in use for a moment.
         if let Some(listening) = self.0.get(&relay.port) {
             listening.to.store(relay.to, Ordering::Relaxed);
             return Ok(());
@@ -76,7 +79,7 @@ impl Relays {
     }
 }
 
-/// The relays that a kernel's command line asks for. What makes no sense is passed over.
+/// Parses the relays on a kernel's command line. Skips malformed ones.
 pub(crate) fn on_command_line(line: &str) -> Vec<Relay> {
     let relay = |text: &str| {
         let (port, to) = text.split_once(':')?;
@@ -90,7 +93,8 @@ pub(crate) fn on_command_line(line: &str) -> Vec<Relay> {
 async fn serve(listener: TcpListener, to: Arc<AtomicU16>) {
     loop {
         match listener.accept().await {
-            // Whatever else can reach the guest's address, such as its containers, has no business with its loopback.
+            // Anything else that can reach the guest's address, such as its containers, must not
+            // reach its loopback.
             Ok((stream, peer)) if is_host(peer) => {
                 tokio::spawn(relay(stream, to.load(Ordering::Relaxed)));
             }
@@ -108,13 +112,13 @@ async fn relay(mut outside: TcpStream, to: u16) {
     let Ok(mut service) = connect(to).await else { return reset(&outside) };
     let is_prompt = outside.set_nodelay(true).and_then(|()| service.set_nodelay(true));
     if is_prompt.is_ok() {
-        // A side that fails is gone, and the other learns so by the end of its connection.
+        // A side that fails is gone, and the other notices when its connection ends.
         let _ = copy_bidirectional_with_sizes(&mut outside, &mut service, BUFFER_BYTES, BUFFER_BYTES).await;
     }
 }
 
-/// Connects to a service of the guest. Who listens everywhere, or on the guest's address, is found there as it would be without
-/// a relay.
+/// Connects to a service of the guest: at the guest's address, as without a relay, then on the
+/// loopback interface.
 async fn connect(port: u16) -> io::Result<TcpStream> {
     let addresses = [
         IpAddr::V4(Ipv4Addr::from(GUEST_ADDRESS)),
@@ -132,14 +136,15 @@ async fn connect(port: u16) -> io::Result<TcpStream> {
     Err(io::ErrorKind::ConnectionRefused.into())
 }
 
-/// Returns `true` for a connection that got the port it was to reach as its own, where nothing listens.
+/// Returns `true` for a connection that was given its own destination port as source port, because
+/// nothing listens there.
 fn is_with_itself(stream: &TcpStream) -> bool {
     stream.local_addr().ok() == stream.peer_addr().ok()
 }
 
-/// Refuses a connection that was accepted, as the kernel does where nothing listens.
+/// Resets an accepted connection, as the kernel does where nothing listens.
 fn reset(stream: &TcpStream) {
-    // Without it the connection is closed, which says nearly as much.
+    // If this fails the connection is closed instead, which tells the client nearly as much.
     let _ = sockopt::set_socket_linger(stream, Some(Duration::ZERO));
 }
 

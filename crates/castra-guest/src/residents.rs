@@ -1,10 +1,11 @@
-//! Programs and users that come with a third party's image, and that a VM is not to have.
+//! Services and users that come with a third party's image and that a VM must not have.
 //!
-//! The image's description names them on the kernel's command line, where only the agent looks for them:
+//! The image's description names them on the kernel's command line, where only the agent looks for
+//! them:
 //!
 //! ```text
 //! castra.no_service=NAME    no init system starts the service NAME
-//! castra.no_user=NAME       nobody logs in as NAME, and NAME becomes no other user by sudo or doas
+//! castra.no_user=NAME       no login as NAME, which also becomes no other user by sudo or doas
 //! ```
 
 use std::fs;
@@ -16,12 +17,13 @@ use crate::trees::Trees;
 
 const NO_SERVICE: &str = "castra.no_service=";
 const NO_USER: &str = "castra.no_user=";
-/// Password field of a user who has none that works (`shadow(5)`).
+/// Password field of a user without a working password (`shadow(5)`).
 const LOCKED: &str = "!";
-/// Shell of users who do not log in (`nologin(8)`).
+/// Shell of users who cannot log in (`nologin(8)`).
 const NO_SHELL: &str = "/sbin/nologin";
 
-/// Removes what the kernel's command line names from the root filesystem, before its init comes to services.
+/// Removes everything that the kernel's command line names from the root filesystem, before its
+/// init gets to the services.
 pub(crate) fn remove(trees: &Trees) {
     let Ok(command_line) = trees.proc.read("cmdline") else { return };
     for word in command_line.split_whitespace() {
@@ -29,7 +31,7 @@ pub(crate) fn remove(trees: &Trees) {
         if let Some(name) = word.strip_prefix(NO_SERVICE).filter(|name| is_plain(name)) {
             remove_service(root, name);
         } else if let Some(name) = word.strip_prefix(NO_USER).filter(|name| is_plain(name)) {
-            // A file that cannot be written has kept the user: the kernel's log says so.
+            // Writing failed, so the user stays: report it in the kernel's log.
             if let Err(error) = remove_user(root, name) {
                 log(&format!("cannot lock the user {name}: {error}"));
             }
@@ -37,13 +39,14 @@ pub(crate) fn remove(trees: &Trees) {
     }
 }
 
-/// Names of services and users have no slash, so that none leads elsewhere.
+/// Returns `true` for a plain name of a service or user: without a slash, so that it cannot lead
+/// elsewhere.
 fn is_plain(name: &str) -> bool {
     let is_safe = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     !name.is_empty() && !name.starts_with('.') && name.bytes().all(is_safe)
 }
 
-/// Takes a service out of OpenRC's runlevels, and masks it for systemd.
+/// Removes a service from OpenRC's runlevels, and masks it for systemd.
 fn remove_service(root: &Path, name: &str) {
     for runlevel in fs::read_dir(root.join("etc/runlevels")).into_iter().flatten().flatten() {
         let _ = fs::remove_file(runlevel.path().join(name));
@@ -66,7 +69,7 @@ fn remove_user(root: &Path, name: &str) -> io::Result<()> {
     edit(&root.join("etc/passwd"), |line| set_field(line, name, 6, NO_SHELL))
 }
 
-/// Sets one field of a line of `passwd(5)` or `shadow(5)`, if it is this user's.
+/// Sets one field of a line of `passwd(5)` or `shadow(5)`, if the line is this user's.
 fn set_field(line: &str, user: &str, field: usize, value: &str) -> String {
     let mut fields: Vec<&str> = line.split(':').collect();
     if fields[0] == user && fields.len() > field {
@@ -75,7 +78,8 @@ fn set_field(line: &str, user: &str, field: usize, value: &str) -> String {
     fields.join(":")
 }
 
-/// Rewrites a file line by line, in place, so that its owner and mode stay; not if nothing changes.
+/// Rewrites a file line by line, in place, so that its owner and mode stay. Writes nothing if no
+/// line changes.
 fn edit(file: &Path, change: impl Fn(&str) -> String) -> io::Result<()> {
     let current = match fs::read_to_string(file) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -86,7 +90,7 @@ fn edit(file: &Path, change: impl Fn(&str) -> String) -> io::Result<()> {
 }
 
 fn log(message: &str) {
-    // Standard error is the kernel's log by now.
+    // By now, stderr is the kernel's log.
     let _ = writeln!(io::stderr(), "castra: {message}");
 }
 

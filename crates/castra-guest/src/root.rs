@@ -12,22 +12,24 @@ use tokio::time::sleep;
 use crate::trees::Trees;
 use crate::watch::watch;
 
-/// How soon after a change of the mounts PID 1 is looked at again: between its last mount and its `chroot` lie
-/// microseconds.
+/// Interval of looks at PID 1 after a change of the mounts: only microseconds lie between its last
+/// mount and its `chroot`.
 const SOON: Duration = Duration::from_millis(4);
 
-/// How many such looks one change is worth.
+/// Number of such looks after one change.
 const LOOKS: u32 = 5;
 
-/// A look that needs no change, in case one was missed.
+/// Interval of looks without a change, in case one was missed.
 const SELDOM: Duration = Duration::from_millis(500);
 
-/// Waits until PID 1 has left the initramfs and follows it. PID 1's root changes exactly once, when its `switch_root`
-/// calls `chroot`, right before it runs the real init. `on_mounted` is called once if the root is seen to be mounted before.
+/// Waits until PID 1 has left the initramfs, and follows it. PID 1's root changes exactly once,
+/// when its `switch_root` calls `chroot`, right before it runs the real init. `on_mounted` is
+/// called once if the root is seen to be mounted before that.
 pub(crate) async fn enter(trees: &Trees, on_mounted: impl FnOnce()) -> io::Result<()> {
     // `poll` of a mount table reports PRI whenever the table has changed (`proc(5)`).
     let mounts = watch(trees.proc.open("self/mounts", OFlags::RDONLY)?, Interest::PRIORITY)?;
-    // Not simply our own root: `pivot_root` would change that together with PID 1's.
+    // Not simply compared with our own root: `pivot_root` would change that together with PID
+    // 1's.
     let initramfs = place(&rustix::fs::stat("/")?);
     let mut on_mounted = Some(on_mounted);
     let mut looks = 0;
@@ -60,13 +62,13 @@ async fn mounts_changed(mounts: &AsyncFd<OwnedFd>) -> io::Result<bool> {
     }
 }
 
-/// Whether a filesystem of a block device is mounted. Those of the kernel's own making have major number 0
-/// (`proc_pid_mountinfo(5)`), and an initramfs has no other.
+/// Returns `true` if a filesystem on a block device is mounted. The kernel's virtual filesystems
+/// have major number 0 (`proc_pid_mountinfo(5)`), and an initramfs has no others.
 fn has_disk(mountinfo: &str) -> bool {
     mountinfo.lines().filter_map(|line| line.split(' ').nth(2)).any(|device| !device.starts_with("0:"))
 }
 
-/// What tells one directory from all others.
+/// Returns the identity of a directory: device and inode.
 fn place(directory: &Stat) -> (u64, u64) {
     (directory.st_dev, directory.st_ino)
 }

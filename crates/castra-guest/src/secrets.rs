@@ -1,7 +1,8 @@
-//! Secrets and identities of an image's own programs, of which no two VMs may have the same.
+//! Secrets and identities of an image's own programs, which no two VMs may share.
 //!
-//! A template has booted, so its services have made them, and a clone has those of the VM that it was made of. Before a
-//! template is saved, and whenever a VM finds that it is a copy, they go ([`forget`]), and are made again ([`renew`]).
+//! A template has booted, so its services have created them, and a clone has those of the VM that
+//! it was made from. Before a template is saved, and whenever a VM finds that it is a copy, they
+//! are removed ([`forget`]) and created again ([`renew`]).
 //!
 //! | What | Where | Made again by |
 //! | --- | --- | --- |
@@ -19,12 +20,13 @@ use crate::process::image_program;
 use crate::services::{is_openrc, is_systemd};
 use crate::trees::Trees;
 
-/// Directories of keys that a service has made, and how the names of these start (`sshd_config(5)`, `dropbear(8)`).
+/// Directories of keys that a service creates, and the prefix of their names (`sshd_config(5)`,
+/// `dropbear(8)`).
 const KEYS: [(&str, &str); 2] = [(SSH, "ssh_host_"), ("etc/dropbear", "dropbear_")];
 /// Configuration and host keys of OpenSSH.
 const SSH: &str = "etc/ssh";
 
-/// Seeds: OpenRC's seedrng and older urandom, systemd.
+/// Seed files: of OpenRC's seedrng and older urandom, and of systemd.
 const SEEDS: [&str; 4] = [
     "var/lib/seedrng/seed.credit",
     "var/lib/seedrng/seed.no-credit",
@@ -32,16 +34,17 @@ const SEEDS: [&str; 4] = [
     "var/lib/systemd/random-seed",
 ];
 
-/// Directories of DHCP clients (dhcpcd, dhclient, NetworkManager), with their identifiers and leases.
+/// Directories of DHCP clients (dhcpcd, dhclient, NetworkManager) with their identifiers and
+/// leases.
 const DHCP: [&str; 3] = ["var/lib/dhcpcd", "var/lib/dhcp", "var/lib/NetworkManager"];
-/// Beginnings and ends of names of files in [`DHCP`] that belong to one machine.
+/// Prefixes and suffixes of names of files in [`DHCP`] that belong to one machine.
 const OF_ONE_MACHINE: [&str; 4] = ["duid", "secret", ".lease", ".leases"];
 
-/// Units that OpenSSH's server has: Fedora's and Arch's name, Debian's, and Debian's and Ubuntu's socket.
+/// Units of OpenSSH's server: Fedora's and Arch's name, Debian's, and Debian's and Ubuntu's socket.
 const SSHD_UNITS: [&str; 3] = ["sshd.service", "ssh.service", "ssh.socket"];
 
-/// Stops the image's sshd, which holds its keys in memory, and removes all that no two VMs may share. Returns `true` if
-/// there was an sshd to stop, which [`renew`] starts again.
+/// Stops the image's sshd, which holds its keys in memory, and removes everything that no two VMs
+/// may share. Returns `true` if there was an sshd to stop, which [`renew`] starts again.
 pub(crate) fn forget(trees: &Trees) -> bool {
     let had_sshd = runs_sshd(trees);
     if had_sshd {
@@ -51,14 +54,14 @@ pub(crate) fn forget(trees: &Trees) -> bool {
     had_sshd
 }
 
-/// Makes host keys for the image's sshd where it lacks them, and starts it if it is to run. Keys take an emulated CPU many
-/// seconds, so this yields to whatever else there is to do.
+/// Creates missing host keys of the image's sshd, and starts it if it is to run. Creating keys
+/// takes an emulated CPU many seconds, so this runs at the lowest priority.
 pub(crate) fn renew(is_sshd_due: bool) {
     let lacks_keys = lacks_host_keys(Path::new("/"));
     if lacks_keys && !is_openrc() {
         run_nicely(&["ssh-keygen", "-A"]);
     }
-    // A service that found no keys has failed, and is tried once more.
+    // A service that found no keys has failed, and is started once more.
     if is_sshd_due || (lacks_keys && is_systemd()) {
         manage_sshd("start");
     }
@@ -75,26 +78,27 @@ fn forget_below(root: &Path) {
         })
     });
     for path in keys.chain(seeds).chain(dhcp) {
-        // Most of these are in no image; one on a read-only root cannot have been made there.
+        // Most of these are in no image; on a read-only root they cannot have been created.
         let _ = fs::remove_file(path);
     }
 }
 
-/// Returns the paths of a directory's files whose names are asked for; none of a directory that is not there.
+/// Returns the paths of a directory's files whose names match; none if the directory does not
+/// exist.
 fn files_in(directory: &Path, is_wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let wanted = entries.filter(|entry| entry.file_name().to_str().is_some_and(&is_wanted));
     wanted.map(|entry| entry.path()).collect()
 }
 
-/// Returns `true` for a system with OpenSSH's server, and no key that it could show.
+/// Returns `true` for a system that has OpenSSH's server but no host key.
 fn lacks_host_keys(root: &Path) -> bool {
     let is_key = |name: &str| name.starts_with("ssh_host_") && name.ends_with("_key");
     root.join(SSH).join("sshd_config").exists() && files_in(&root.join(SSH), is_key).is_empty()
 }
 
 fn runs_sshd(trees: &Trees) -> bool {
-    // Processes that cannot be seen may be anything: stopping a service that does not run does no harm.
+    // If processes cannot be seen, assume that it runs: stopping a stopped service does no harm.
     let Ok(processes) = trees.proc.names("") else { return true };
     let is_sshd = |pid: &String| trees.proc.read(&format!("{pid}/comm")).is_ok_and(|name| name == "sshd");
     processes.iter().filter(|name| name.bytes().all(|byte| byte.is_ascii_digit())).any(is_sshd)
@@ -103,7 +107,7 @@ fn runs_sshd(trees: &Trees) -> bool {
 fn manage_sshd(what: &str) {
     if is_systemd() {
         for unit in SSHD_UNITS {
-            // A unit that failed for want of keys, perhaps too often in a row, counts from the start again.
+            // Resets a unit that failed because it had no keys, perhaps too often in a row.
             run_nicely(&["systemctl", "reset-failed", unit]);
             if what == "stop" || run_nicely(&["systemctl", "--quiet", "is-enabled", unit]) {
                 run_nicely(&["systemctl", what, unit]);
@@ -114,7 +118,7 @@ fn manage_sshd(what: &str) {
     }
 }
 
-/// Runs a program of the image at the lowest priority. One that is not there has failed.
+/// Runs a program of the image at the lowest priority. A program that does not exist has failed.
 fn run_nicely(command: &[&str]) -> bool {
     let status = image_program("nice", &[&["-n", "19"], command].concat()).status();
     status.is_ok_and(|status| status.success())

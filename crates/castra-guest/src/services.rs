@@ -1,7 +1,7 @@
-//! When the guest's own services are up.
+//! Detects when the guest's own services are up.
 //!
-//! There is no common signal for it, so the first of these counts: OpenRC has finished its default runlevel, PID 1 has
-//! started a `getty`, or systemd says that the system runs.
+//! There is no common signal for this, so the first of these counts: OpenRC has finished its
+//! default runlevel, PID 1 has started a `getty`, or systemd reports that the system is running.
 
 use std::fs;
 use std::path::Path;
@@ -14,20 +14,21 @@ use tokio::time::sleep;
 use crate::process::image_program;
 use crate::trees::Trees;
 
-/// How often the signs are looked for: some ten system calls each time.
+/// Interval between checks: each takes some ten system calls.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
-/// What PID 1 starts last.
+/// Programs that PID 1 starts last.
 const GETTYS: [&str; 5] = ["getty", "agetty", "mingetty", "fgetty", "login"];
 
-/// Returns when the services are up. It never does in an image that shows none of the signs.
+/// Waits until the services are up. Never returns in an image that shows none of the signs.
 pub(crate) async fn wait_until_up(trees: &Trees) {
     let mut openrc_had_finished = false;
     loop {
         if init_has_started_a_getty(trees) || (is_systemd() && systemd_says_so().await) {
             return;
         }
-        // OpenRC names the runlevel an instant before it makes `rc.starting`, so one look is not enough.
+        // OpenRC names the runlevel an instant before it creates `rc.starting`, so one look is
+        // not enough.
         let openrc_has_finished = openrc_has_finished();
         if openrc_has_finished && openrc_had_finished {
             return;
@@ -37,7 +38,8 @@ pub(crate) async fn wait_until_up(trees: &Trees) {
     }
 }
 
-/// Waits for systemd to finish its boot, well or not. A systemd that is not ready to answer says so at once.
+/// Waits for systemd to finish its boot, successfully or not. A systemd that is not ready to answer
+/// fails at once.
 async fn systemd_says_so() -> bool {
     let mut systemctl = image_program("systemctl", &["is-system-running", "--wait"]);
     systemctl.stdout(Stdio::piped());
@@ -45,17 +47,18 @@ async fn systemd_says_so() -> bool {
     matches!(output.stdout.trim_ascii(), b"running" | b"degraded")
 }
 
-/// The test of `sd_booted(3)`.
+/// Returns `true` under systemd; the test of `sd_booted(3)`.
 pub(crate) fn is_systemd() -> bool {
     Path::new("/run/systemd/system").is_dir()
 }
 
-/// Whether OpenRC looks after this system's services.
+/// Returns `true` if OpenRC manages this system's services.
 pub(crate) fn is_openrc() -> bool {
     Path::new("/run/openrc/softlevel").exists()
 }
 
-/// OpenRC names the runlevel when it begins with it, and `rc.starting` is there until all of it is started.
+/// Returns `true` once OpenRC has started its runlevel: it names the runlevel when it begins, and
+/// `rc.starting` exists until all of it is started.
 fn openrc_has_finished() -> bool {
     let level = fs::read_to_string("/run/openrc/softlevel").unwrap_or_default();
     level.trim() == "default" && !Path::new("/run/openrc/rc.starting").exists()

@@ -7,7 +7,8 @@ use std::os::fd::OwnedFd;
 use rustix::fs::{Access, AtFlags, Dir, Mode, OFlags, Stat};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
-/// Detached mounts of proc, devtmpfs and sysfs: an initramfs moves or hides every mount it sees, but not these.
+/// Detached mounts of proc, devtmpfs and sysfs: an initramfs moves or hides every mount it sees,
+/// but not these.
 pub(crate) struct Trees {
     /// proc.
     pub(crate) proc: Tree,
@@ -17,7 +18,7 @@ pub(crate) struct Trees {
     pub(crate) sys: Tree,
 }
 
-/// One of them. Paths are relative to its top.
+/// One detached mount. Paths are relative to its top.
 pub(crate) struct Tree(OwnedFd);
 
 impl Trees {
@@ -40,19 +41,19 @@ impl Tree {
         Ok(rustix::fs::openat(&self.0, from_top(path), flags | OFlags::CLOEXEC, Mode::empty())?)
     }
 
-    /// A whole file, without the white space around it.
+    /// Reads a whole file and trims its white space.
     pub(crate) fn read(&self, path: &str) -> io::Result<String> {
         let mut text = String::new();
         File::from(self.open(path, OFlags::RDONLY)?).read_to_string(&mut text)?;
         Ok(text.trim().to_owned())
     }
 
-    /// Writes into a file that is there.
+    /// Writes `text` into an existing file.
     pub(crate) fn write(&self, path: &str, text: &str) -> io::Result<()> {
         File::from(self.open(path, OFlags::WRONLY)?).write_all(text.as_bytes())
     }
 
-    /// The names in a directory, without `.` and `..`.
+    /// Returns the names in a directory, without `.` and `..`.
     pub(crate) fn names(&self, path: &str) -> io::Result<Vec<String>> {
         let directory = self.open(path, OFlags::RDONLY | OFlags::DIRECTORY)?;
         let mut names = Vec::new();
@@ -65,18 +66,19 @@ impl Tree {
         Ok(names)
     }
 
-    /// Whether there is something at a path.
+    /// Returns `true` if the path exists.
     pub(crate) fn has(&self, path: &str) -> bool {
         rustix::fs::accessat(&self.0, from_top(path), Access::EXISTS, AtFlags::empty()).is_ok()
     }
 
-    /// What is at a path, links followed.
+    /// Returns the status of a path, following links.
     pub(crate) fn stat(&self, path: &str) -> io::Result<Stat> {
         Ok(rustix::fs::statat(&self.0, from_top(path), AtFlags::empty())?)
     }
 }
 
-/// Returns `path` as the kernel takes it: the empty path, which is the top of a tree here, is no path there (ENOENT).
+/// Returns `path` as the kernel accepts it: an empty path means the top of a tree here, but is an
+/// error to the kernel (ENOENT).
 fn from_top(path: &str) -> &str {
     if path.is_empty() { "." } else { path }
 }

@@ -44,7 +44,7 @@ impl Attributes {
             attributes.times = Some((take_u32(bytes)?, take_u32(bytes)?));
         }
         if flags & EXTENDED != 0 {
-            // // Name-value pairs, none of which Castra knows. Each takes at least eight bytes, so
+            // Name-value pairs, none of which Castra knows. Each takes at least eight bytes, so
             // a large count ends with the packet.
             for _ in 0..take_u32(bytes)? {
                 take_string(bytes)?;

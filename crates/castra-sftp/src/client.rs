@@ -110,7 +110,7 @@ impl Client {
         let listener = Arc::clone(&waiting);
         tokio::spawn(async move {
             let _ = listen(&mut input, &listener).await;
-            // // Pending requests find their senders gone.
+            // Pending requests find their senders gone.
             *listener.lock().unwrap_or_else(PoisonError::into_inner) = None;
         });
         Ok(Self { packets, next: Arc::default(), waiting })
@@ -226,10 +226,10 @@ async fn listen(input: &mut (impl AsyncRead + Unpin), waiting: &Waiting) -> io::
         let (id, reply) = Reply::parse(packet).map_err(io::Error::other)?;
         let sender =
             waiting.lock().unwrap_or_else(PoisonError::into_inner).as_mut().and_then(|map| map.remove(&id));
-        // // A reply to an unknown request is a defect of the server, which cannot be relied on any
+        // A reply to an unknown request is a defect of the server, which cannot be relied on any
         // more.
         let sender = sender.ok_or_else(|| io::Error::other("a reply to no request"))?;
-        // // A request that its sender no longer waits for is still answered.
+        // A request that its sender no longer waits for is still answered.
         let _ = sender.send(reply);
     }
     Ok(())

@@ -27,7 +27,7 @@ pub(crate) fn take_string(bytes: &mut Bytes) -> Result<Bytes, Malformed> {
 
 /// Appends a string, preceded by its length.
 pub(crate) fn put_string(packet: &mut BytesMut, string: &[u8]) {
-    // // A longer string does not fit into a packet, and `write_packet` refuses that.
+    // A longer string does not fit into a packet, and `write_packet` refuses that.
     packet.put_u32(u32::try_from(string.len()).unwrap_or(u32::MAX));
     packet.put_slice(string);
 }

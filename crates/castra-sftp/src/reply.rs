@@ -93,14 +93,14 @@ impl Reply {
         let reply = match kind {
             STATUS => {
                 let code = Code(take_u32(body)?);
-                // // Old servers send no message.
+                // Old servers send no message.
                 Self::Status(code, take_string(body).unwrap_or_default())
             }
             HANDLE => Self::Handle(take_string(body)?),
             DATA => Self::Data(take_string(body)?),
             NAME => {
                 let count = take_u32(body)?;
-                // // Collected while it is read: the count alone reserves no memory.
+                // Collected while it is read: the count alone reserves no memory.
                 let mut entries = Vec::new();
                 for _ in 0..count {
                     entries.push(Entry {

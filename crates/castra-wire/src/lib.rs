@@ -161,7 +161,7 @@ mod tests {
         let line = encode(&message);
         assert_eq!(line, b"{\"session\":18446744073709551615,\"type\":\"attach\"}\n");
         assert_eq!(decode::<Envelope<HostMessage>>(&line).expect("decodes"), message);
-        // // Both directions between this version and peers that predate sessions.
+        // Both directions between this version and peers that predate sessions.
         assert_eq!(decode::<HostMessage>(&line).expect("decodes"), HostMessage::Attach);
         let older = decode::<Envelope<HostMessage>>(b"{\"type\":\"attach\"}").expect("decodes");
         assert_eq!(older, Envelope { session: None, message: HostMessage::Attach });

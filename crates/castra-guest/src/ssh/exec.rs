@@ -1,4 +1,4 @@
-//! Commands and shells: starting them as `sshd` does, and joining them to their channel.
+//! Commands and shells: starts them as `sshd` does, and joins them to their channel.
 
 use std::ffi::OsString;
 use std::io;
@@ -28,11 +28,11 @@ use super::users::User;
 /// The number by which SSH knows stderr (RFC 4254, 5.2).
 const STDERR: u32 = 1;
 
-/// What a shell answers for a command that cannot be run, and for one that does not exist.
+/// Exit status of a shell for a command that cannot be run, and for one that does not exist.
 const CANNOT_RUN: u32 = 126;
 const NOT_FOUND: u32 = 127;
 
-/// A program that runs.
+/// A running program.
 pub(super) struct Running {
     child: Child,
     /// Readable once the child has ended.
@@ -43,9 +43,9 @@ pub(super) struct Running {
     terminal: Option<OwnedFd>,
 }
 
-/// Reason for which nothing runs.
+/// Reason why no program runs.
 pub(super) enum NotStarted {
-    /// An exit status as a shell reports it, and the reason, fit to be shown to the client.
+    /// An exit status as a shell reports it, and the reason, fit to show to the client.
     Status(u32, String),
     /// The name of an exit signal that Castra's client understands.
     Signal(&'static str),
@@ -88,7 +88,7 @@ fn spawn(mut command: Command, user: Arc<User>, terminal: Option<Terminal>) -> i
     }
     in_child(&mut command, user, line);
     let mut child = command.spawn()?;
-    // Our copies of the terminal's line must go, or its end would never be seen.
+    // Our copies of the terminal's program side must be closed, or its end would never be seen.
     drop(command);
     match connect(&mut child, controlling) {
         Ok((stdin, outputs, terminal, ended)) => Ok(Running { child, ended, stdin, outputs, terminal }),
@@ -119,18 +119,19 @@ fn connect(child: &mut Child, controlling: Option<OwnedFd>) -> io::Result<Ends> 
     Ok((stdin.into(), vec![(None, stdout.into()), (Some(STDERR), stderr.into())], None, ended))
 }
 
-/// Between fork and exec: a session of its own, its terminal, its user, its home.
+/// Prepares the child between fork and exec: a session of its own, its terminal, its user, its
+/// home.
 #[expect(unsafe_code, reason = "pre_exec is the only way to act between fork and exec")]
 fn in_child(command: &mut Command, user: Arc<User>, line: Option<OwnedFd>) {
-    // Made before the fork: the child must not allocate.
+    // Allocated before the fork: the child must not allocate.
     let home = std::ffi::CString::new(user.home.clone().into_os_string().into_vec()).unwrap_or_default();
     let enter = move || {
         rustix::process::setsid()?;
         if let Some(line) = &line {
             rustix::process::ioctl_tiocsctty(line)?;
         }
-        // While this process still may: what the agent is exempt from, its owner's programs are not. One that could not
-        // be made killable runs all the same.
+        // While this process still may: the agent is exempt from the OOM killer, programs of its
+        // users are not. A program that could not be made killable runs all the same.
         let _ = crate::process::be_ordinary();
         user.become_in_child()?;
         rustix::process::umask(Mode::from_raw_mode(0o022));
@@ -143,8 +144,8 @@ fn in_child(command: &mut Command, user: Arc<User>, line: Option<OwnedFd>) {
     unsafe { command.pre_exec(enter) };
 }
 
-/// Joins a program and its channel until both are done. Says on the channel why a program did not start. `stdin` is
-/// what has come for it already.
+/// Joins a program and its channel until both are done. Reports on the channel why a program did
+/// not start. `stdin` is the data that has already arrived for it.
 pub(super) async fn run(
     started: Result<Running, NotStarted>,
     stdin: Option<Received>,
@@ -153,7 +154,7 @@ pub(super) async fn run(
     handle: Handle,
 ) {
     let outgoing = Arc::new(outgoing);
-    // Sending fails when the connection is gone; then nobody is there to be told.
+    // Sending fails when the connection is gone; then there is no client left to inform.
     match started {
         Ok(running) => supervise(running, stdin, &mut incoming, &outgoing, &handle).await,
         Err(NotStarted::Status(status, reason)) => {
@@ -199,7 +200,7 @@ async fn supervise(
         () = &mut closed => {
             hang_up(group);
             drop((feeder, pumps));
-            // Reaped whenever it ends; what it ends with interests nobody.
+            // Still reaped when it ends, but its exit status goes nowhere.
             let _ = end_of(&mut child, &ended).await;
             return;
         }
@@ -212,7 +213,8 @@ async fn supervise(
         if let Ok(status) = status {
             report(status, outgoing, handle).await;
         }
-        // A terminal ends with its session; pipes stay open as long as a background process holds them.
+        // A terminal ends with its session; pipes stay open as long as a background process holds
+        // them.
         if !has_terminal {
             pumps.finished().await;
         }
@@ -223,7 +225,7 @@ async fn supervise(
     }
 }
 
-/// Does what the client asks of a running program, until the channel is closed.
+/// Serves the client's requests about a running program until the channel is closed.
 async fn obey(
     incoming: &mut Incoming,
     mut stdin: Option<mpsc::UnboundedSender<Received>>,
@@ -235,7 +237,8 @@ async fn obey(
         let request = match message {
             Message::Data(None, data) => {
                 if let Some(stdin) = &stdin {
-                    // The program does not read any more: the data is dropped, and so counted as consumed.
+                    // The program does not read any more: dropping the data counts it as
+                    // consumed.
                     let _ = stdin.send(data);
                 }
                 continue;
@@ -286,7 +289,7 @@ async fn report(status: ExitStatus, outgoing: &Outgoing<Msg>, handle: &Handle) {
     }
 }
 
-/// Fails if the group has ended already.
+/// Sends SIGHUP to the process group; fails silently if it has ended already.
 fn hang_up(group: Pid) {
     let _ = rustix::process::kill_process_group(group, Signal::HUP);
 }
@@ -299,7 +302,7 @@ impl Drop for AbortOnDrop {
     }
 }
 
-/// Signals by SSH's names (RFC 4254, 6.10); those that have none there, by the kernel's.
+/// Signals by SSH's names (RFC 4254, 6.10); those without a name there, by the kernel's.
 const SIGNALS: &[(Signal, &str)] = &[
     (Signal::ABORT, "ABRT"),
     (Signal::ALARM, "ALRM"),

@@ -1,5 +1,5 @@
-//! Forwards: connections to TCP ports and sockets that the client wants made from here, and ports here whose connections go to
-//! the client.
+//! Forwards: connections that the agent makes to TCP ports and sockets for the client, and ports of
+//! the guest whose connections go to the client.
 
 use std::collections::HashMap;
 use std::io;
@@ -19,13 +19,13 @@ use tokio::task::JoinHandle;
 use super::resolve;
 use super::users::User;
 
-/// How long one address may take to answer.
+/// Time limit for connecting to one address.
 const CONNECT_LIMIT: Duration = Duration::from_secs(20);
 
 /// Ports below this are root's (`ip_unprivileged_port_start`).
 const FIRST_FREE_PORT: u32 = 1024;
 
-/// Connects to where a client's channel wants to go, and joins the two.
+/// Connects to the address that a client's channel requests, and joins the two.
 pub(super) async fn direct(
     channel: Channel<Msg>,
     host: String,
@@ -40,7 +40,7 @@ pub(super) async fn direct(
     join(channel, connected, reply, flow).await;
 }
 
-/// Connects to the Unix socket where a client's channel wants to go, and joins the two.
+/// Connects to the Unix socket that a client's channel requests, and joins the two.
 pub(super) async fn direct_to_socket(
     channel: Channel<Msg>,
     path: String,
@@ -67,12 +67,12 @@ async fn join(
     }
 }
 
-/// Connects on a thread that has the user's rights on files, and ends as soon as it is connected. The other end sees the user's
-/// ids (`SO_PEERCRED`).
+/// Connects on a thread that has the user's rights on files, and that ends as soon as it is
+/// connected. The other end sees the user's ids (`SO_PEERCRED`).
 async fn connect_to_socket(path: String, user: Arc<User>) -> io::Result<UnixStream> {
     let (sender, receiver) = oneshot::channel();
     std::thread::Builder::new().name("castra-socket".into()).spawn(move || {
-        // A client that has gone does not wait for it.
+        // Fails if the client has gone and does not wait any more.
         let _ = sender.send(user.act_in_thread().and_then(|()| connect_here(&path)));
     })?;
     let stream = receiver.await.map_err(|_| io::ErrorKind::BrokenPipe)??;
@@ -106,7 +106,7 @@ async fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
     Err(last)
 }
 
-/// The ports one connection listens on here. They close with it.
+/// Ports of the guest on which one connection listens. They close with it.
 #[derive(Default)]
 pub(super) struct Listeners(HashMap<(String, u32), JoinHandle<()>>);
 
@@ -114,7 +114,7 @@ impl Listeners {
     /// Listens on an address for the client; port 0 takes any. Returns the port.
     ///
     /// # Errors
-    /// The address cannot be had, or is not for this user.
+    /// The address is not available, or is not permitted to this user.
     pub(super) async fn listen(
         &mut self,
         user: &User,
@@ -134,7 +134,7 @@ impl Listeners {
         Ok(bound)
     }
 
-    /// Stops listening. Connections made so far go on. Whether there was such a port.
+    /// Stops listening; connections made so far stay open. Returns `true` if there was such a port.
     pub(super) fn cancel(&mut self, address: &str, port: u32) -> bool {
         self.0.remove(&(address.to_owned(), port)).map(|task| task.abort()).is_some()
     }
@@ -146,7 +146,7 @@ impl Drop for Listeners {
     }
 }
 
-/// The special names of RFC 4254, 7.1, or an IP address.
+/// Resolves the special names of RFC 4254, 7.1, or an IP address.
 fn bind_address(address: &str) -> io::Result<IpAddr> {
     match address {
         "" | "*" => Ok(Ipv4Addr::UNSPECIFIED.into()),
@@ -158,7 +158,7 @@ fn bind_address(address: &str) -> io::Result<IpAddr> {
 async fn accept(listener: TcpListener, address: String, port: u32, handle: Handle, flow: Flow) {
     loop {
         let Ok((stream, peer)) = listener.accept().await else {
-            // Out of descriptors, most likely.
+            // Out of file descriptors, most likely.
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };

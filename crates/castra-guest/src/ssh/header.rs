@@ -1,4 +1,4 @@
-//! The header with which a command comes as an array.
+//! Reads the header in which a command arrives as an array.
 
 use castra_flow::{Incoming, Message, Received};
 use castra_wire::{ExecHeader, ExecHeaderError, MALFORMED_SIGNAL, TOO_LONG_SIGNAL, exec_header_bytes};
@@ -6,10 +6,10 @@ use russh::ChannelMsg;
 
 use super::exec::NotStarted;
 
-/// Reads the header, and returns with it what has come behind it for the command's stdin.
+/// Reads the header, and returns it with any data behind it, which is the command's stdin.
 ///
 /// # Errors
-/// The bytes are no header, or end before one is complete.
+/// The bytes are not a valid header, or end before it is complete.
 pub(super) async fn read(incoming: &mut Incoming) -> Result<(ExecHeader, Option<Received>), NotStarted> {
     let mut bytes = Vec::new();
     loop {

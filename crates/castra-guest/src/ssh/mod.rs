@@ -1,16 +1,18 @@
-//! The SSH server of the guest agent: commands, terminals, SFTP, forwards of TCP ports both ways and to Unix sockets, for the
-//! VM's owner. It refuses to forward X11, an authentication agent, and Unix sockets to the client.
+//! SSH server of the guest agent: commands, terminals, SFTP, and forwards of TCP ports both ways
+//! and to Unix sockets, for the VM's owner. Does not forward X11, an authentication agent, or Unix
+//! sockets to the client.
 //!
-//! It may listen long before it has a host key: until [`SshServer::personalise`] hands it one, connections wait. Only
-//! public keys named there may log in, as any user of `/etc/passwd`. Where the agent is not root (in tests), only its
-//! own user may.
+//! The server may listen long before it has a host key: connections wait until
+//! [`SshServer::personalise`] provides one. Only public keys named there may log in, as any user of
+//! `/etc/passwd`. Where the agent is not root (in tests), only its own user may.
 //!
-//! What it promises beyond `sshd`: a client's environment requests are all honoured (its key owns the VM anyway), and
-//! the exit status is reported when the command ends and its output is drained, even if a background process keeps the
-//! output open; the channel then stays open for that process, as with `sshd`.
+//! Two guarantees exceed those of `sshd`: a client's environment requests are all honoured (its key
+//! owns the VM anyway), and the exit status is reported when the command ends and its output is
+//! drained, even if a background process keeps the output open; the channel then stays open for
+//! that process, as with `sshd`.
 //!
-//! Commands come in two ways: as a line for the user's shell, and, by the subsystem [`castra_wire::EXEC_SUBSYSTEM`], as
-//! an array of arguments that no shell reads.
+//! Commands arrive in two ways: as a line for the user's shell, and, through the subsystem
+//! [`castra_wire::EXEC_SUBSYSTEM`], as an array of arguments that no shell parses.
 
 mod exec;
 mod forward;

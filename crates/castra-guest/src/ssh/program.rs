@@ -1,4 +1,4 @@
-//! A client's command, as a process to start.
+//! Turns a client's command into a process to start.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStringExt as _;
@@ -10,10 +10,11 @@ use rustix::process::{Resource, getrlimit};
 
 use super::users::User;
 
-/// The search path of a session, until a login shell's profile says otherwise; the one Alpine and Debian give.
+/// Search path of a session until a login shell's profile changes it; the default of Alpine and
+/// Debian.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Program that the client asks for.
+/// Program that the client requests.
 pub(super) enum Program {
     /// The user's shell, as a login shell.
     Shell,
@@ -53,13 +54,15 @@ pub(super) fn command(user: &User, program: &Program) -> Command {
     command
 }
 
-/// Shell that runs a command without reading its words: it finds the program, knows its own builtins, reads its
-/// user's `.zshenv` or `.bashrc` and says what cannot be run, as it does for a line.
+/// Shell that runs a command without parsing its words. The shell finds the program, knows its own
+/// builtins, reads its user's `.zshenv` or `.bashrc`, and reports a command that cannot be run as
+/// it does for a line.
 struct Runner<'a> {
     shell: &'a Path,
-    /// Runs the arguments behind it, all but the first.
+    /// Script that runs its arguments, all but the first, as a command.
     script: &'static str,
-    /// Stands before the command, which may begin with a dash. A POSIX shell calls itself by it.
+    /// Argument before the command, which may begin with a dash. A POSIX shell uses it as its own
+    /// name.
     first: Option<&'static OsStr>,
 }
 
@@ -68,7 +71,7 @@ impl<'a> Runner<'a> {
         let script = match shell.file_name().and_then(OsStr::to_str) {
             Some("fish") => "$argv",
             Some("csh" | "tcsh") => "shift; $argv:q",
-            // Shells whose words cannot become a command.
+            // Shells in which an array of words cannot be run as a command.
             Some("elvish" | "es" | "nu" | "pwsh" | "rc" | "xonsh") => {
                 return Self { shell: Path::new("/bin/sh"), script: "\"$@\"", first: Some(OsStr::new("sh")) };
             }
@@ -79,19 +82,22 @@ impl<'a> Runner<'a> {
     }
 }
 
-/// More than a shell adds to its environment before it runs a command: both must find room.
+/// Reserve for the variables that a shell adds before it runs a command: the command must find room
+/// for these, too.
 const SHELL_RESERVE_BYTES: u64 = 8 * 1024;
 
-/// Limits of the kernel's `bprm_stack_limits`, in bytes: a quarter of the stack, within these.
+/// Limits of the kernel's `bprm_stack_limits`, in bytes: a quarter of the stack, within these
+/// bounds.
 const ARGUMENTS_AT_LEAST: u64 = 128 * 1024;
 const ARGUMENTS_AT_MOST: u64 = 6 * 1024 * 1024;
 
-/// Returns `true` if the kernel has room for all arguments and variables of a process, and of what that starts with
-/// them. One that is too long by itself shows when the process is started.
+/// Returns `true` if the kernel has room for all arguments and variables of a process, and of the
+/// command that it starts with them. A single one that is too long shows only when the process is
+/// started.
 pub(super) fn has_room(command: &Command) -> bool {
     let stack = getrlimit(Resource::Stack).current.unwrap_or(u64::MAX);
     let limit = (stack / 4).clamp(ARGUMENTS_AT_LEAST, ARGUMENTS_AT_MOST);
-    // Each has a pointer and an end.
+    // Each has a pointer and a terminating NUL.
     let bytes = |text: &OsStr| text.len() as u64 + 9;
     let arguments: u64 = command.get_args().map(bytes).sum();
     let variables = command.get_envs().filter_map(|(name, value)| Some(bytes(name) + bytes(value?)));

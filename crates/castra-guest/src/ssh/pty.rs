@@ -12,10 +12,10 @@ use rustix::termios::{
 
 use super::users::User;
 
-/// `_POSIX_VDISABLE`, and what a client sends for a character that is switched off (RFC 4254, 8).
+/// `_POSIX_VDISABLE`, and the value that a client sends for a disabled character (RFC 4254, 8).
 const DISABLED: u32 = 255;
 
-/// A terminal that a client has asked for, before anything runs on it.
+/// A terminal that a client has requested, before anything runs on it.
 pub(super) struct Terminal {
     controlling: OwnedFd,
     line: OwnedFd,
@@ -23,7 +23,7 @@ pub(super) struct Terminal {
     term: String,
 }
 
-/// A window's size, in characters and pixels.
+/// Size of a window, in characters and pixels.
 #[derive(Clone, Copy)]
 pub(super) struct Size(Winsize);
 
@@ -49,17 +49,17 @@ impl Terminal {
         Ok(terminal)
     }
 
-    /// Its path.
+    /// Returns the terminal's path.
     pub(super) fn name(&self) -> &str {
         &self.name
     }
 
-    /// What kind the client says it is, for `TERM`.
+    /// Returns the kind of terminal that the client has named, for `TERM`.
     pub(super) fn term(&self) -> &str {
         &self.term
     }
 
-    /// Our side of it, and the program's.
+    /// Splits the terminal into our side and the program's side.
     pub(super) fn into_parts(self) -> (OwnedFd, OwnedFd) {
         (self.controlling, self.line)
     }
@@ -76,13 +76,14 @@ impl Size {
         })
     }
 
-    /// Sets it; the kernel tells the programs on the terminal. Fails only if the terminal is gone.
+    /// Sets the terminal's size; the kernel notifies the programs on it. Fails only if the terminal
+    /// is gone.
     pub(super) fn apply(self, terminal: BorrowedFd<'_>) {
         let _ = rustix::termios::tcsetwinsize(terminal, self.0);
     }
 }
 
-/// Modes a Linux terminal does not have are left out, as RFC 4254 allows.
+/// Sets one mode. Ignores modes that a Linux terminal does not have, as RFC 4254 allows.
 fn set_mode(termios: &mut Termios, code: Code, value: u32) {
     if let Some(index) = special_code(code) {
         termios.special_codes[index] = u8::try_from(if value == DISABLED { 0 } else { value }).unwrap_or(0);

@@ -1,4 +1,4 @@
-//! Bytes between a program's descriptors and its channel.
+//! Pumps that copy bytes between a program's descriptors and its channel.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -13,18 +13,19 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
-/// What is read at most to drain an output after its program has ended: the largest pipe an unprivileged program can
-/// make (`/proc/sys/fs/pipe-max-size`). More comes from a background process.
+/// Maximum number of bytes read to drain an output after its program has ended: the size of the
+/// largest pipe that an unprivileged program can make (`/proc/sys/fs/pipe-max-size`). Anything
+/// beyond comes from a background process.
 const DRAIN_LIMIT_BYTES: usize = 1024 * 1024;
 
-/// The outputs of a program, on their way to the client. Stop when dropped.
+/// Outputs of a program, on their way to the client. Stop when dropped.
 pub(super) struct Pumps {
     tasks: JoinSet<()>,
     drained: Vec<oneshot::Receiver<()>>,
 }
 
 impl Pumps {
-    /// Starts with each output and the extended-data number it goes to.
+    /// Starts pumping each output to its extended-data number.
     pub(super) fn start(
         outputs: Vec<(Option<u32>, OwnedFd)>,
         outgoing: &Arc<Outgoing<Msg>>,
@@ -44,15 +45,15 @@ impl Pumps {
         Ok(pumps)
     }
 
-    /// Waits until all that the program wrote before it ended has been sent.
+    /// Waits until everything that the program wrote before it ended has been sent.
     pub(super) async fn drained(&mut self) {
         for drained in self.drained.drain(..) {
-            // A pump that is gone has sent what it could.
+            // A pump that has ended has sent what it could.
             let _ = drained.await;
         }
     }
 
-    /// Waits until nobody holds the outputs open any more.
+    /// Waits until no process holds the outputs open any more.
     pub(super) async fn finished(&mut self) {
         while self.tasks.join_next().await.is_some() {}
     }
@@ -91,7 +92,7 @@ impl Pump {
         }
     }
 
-    /// Sends what is there now. False at the end of the output or of the connection.
+    /// Sends what is available now. Returns `false` at the end of the output or of the connection.
     async fn drain(&self, buffer: &mut [u8]) -> bool {
         let mut total = 0;
         while total < DRAIN_LIMIT_BYTES {
@@ -115,7 +116,8 @@ impl Pump {
     }
 }
 
-/// Writes what the client sends to the program, and closes its input when the client has sent all.
+/// Writes the client's data to the program's stdin, and closes stdin when the client has sent
+/// everything.
 pub(super) async fn feed(stdin: OwnedFd, mut received: mpsc::UnboundedReceiver<Received>) {
     let Ok(stdin) = asynchronous(stdin, Interest::WRITABLE) else { return };
     while let Some(data) = received.recv().await {
@@ -133,13 +135,13 @@ pub(super) async fn feed(stdin: OwnedFd, mut received: mpsc::UnboundedReceiver<R
     }
 }
 
-/// A descriptor the runtime waits for. It is made non-blocking.
+/// Registers a descriptor with the runtime and makes it non-blocking.
 pub(super) fn asynchronous(descriptor: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     rustix::io::ioctl_fionbio(&descriptor, true)?;
     register(descriptor, interest)
 }
 
-/// Like [`asynchronous`], for a descriptor that is not read or written.
+/// Registers a descriptor that is not read or written, like [`asynchronous`].
 #[expect(unsafe_code, reason = "tokio cannot know that an OwnedFd always names the same descriptor")]
 pub(super) fn register(descriptor: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an OwnedFd owns one descriptor for its whole life.

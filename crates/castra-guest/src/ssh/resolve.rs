@@ -1,4 +1,5 @@
-//! Host names to addresses without libc: in a static binary, glibc's resolver would load shared libraries.
+//! Resolves host names without libc: in a static binary, glibc's resolver would load shared
+//! libraries.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -6,7 +7,7 @@ use std::time::Duration;
 
 use tokio::net::UdpSocket;
 
-/// How long one name server may take. `resolv.conf(5)` has 5 s; a forward's user waits for it.
+/// Time limit for one name server. `resolv.conf(5)` has 5 s, but a user waits for this forward.
 const SERVER_LIMIT: Duration = Duration::from_secs(3);
 
 /// Largest answer over UDP without extensions (RFC 1035, 2.3.4).
@@ -15,10 +16,10 @@ const ANSWER_BYTES: usize = 512;
 const TYPE_A: u16 = 1;
 const TYPE_AAAA: u16 = 28;
 
-/// The addresses of a host: a literal, `localhost`, `/etc/hosts`, else DNS.
+/// Returns the addresses of a host: a literal, `localhost`, `/etc/hosts`, else DNS.
 ///
 /// # Errors
-/// The name has none, or no name server answers.
+/// The name has no address, or no name server answers.
 pub(super) async fn addresses(host: &str) -> io::Result<Vec<IpAddr>> {
     let host = host.trim_matches(['[', ']']).trim_end_matches('.');
     if let Ok(address) = host.parse() {
@@ -62,7 +63,7 @@ fn name_servers(configuration: &str) -> Vec<SocketAddr> {
         .collect()
 }
 
-/// Asks for both kinds of address at once; IPv4 comes first, since that is what QEMU's network surely carries.
+/// Queries both kinds of address at once; IPv4 comes first, since QEMU's network always carries it.
 async fn ask(server: SocketAddr, host: &str) -> io::Result<Vec<IpAddr>> {
     let (v4, v6) = tokio::join!(ask_one(server, host, TYPE_A), ask_one(server, host, TYPE_AAAA));
     match (v4, v6) {
@@ -84,7 +85,7 @@ async fn ask_one(server: SocketAddr, host: &str, kind: u16) -> io::Result<Vec<Ip
     let answered = async {
         loop {
             let length = socket.recv(&mut answer).await?;
-            // Anything but the answer to this very question is noise, or forged.
+            // Anything but the answer to this query is noise, or forged.
             if answer[..length].starts_with(&query[..2]) {
                 return Ok::<_, io::Error>(length);
             }
@@ -95,7 +96,7 @@ async fn ask_one(server: SocketAddr, host: &str, kind: u16) -> io::Result<Vec<Ip
     Ok(parse(&answer[..length], kind).unwrap_or_default())
 }
 
-/// A question with recursion desired (RFC 1035, 4.1). Nothing if the name cannot be encoded.
+/// Returns a query with recursion desired (RFC 1035, 4.1), or `None` if the name cannot be encoded.
 fn query(id: u16, host: &str, kind: u16) -> Option<Vec<u8>> {
     let mut query = Vec::with_capacity(host.len() + 18);
     query.extend(id.to_be_bytes());
@@ -111,7 +112,8 @@ fn query(id: u16, host: &str, kind: u16) -> Option<Vec<u8>> {
     Some(query)
 }
 
-/// The addresses in an answer, whatever alias they belong to: the server has followed the aliases.
+/// Returns the addresses in an answer, whatever alias they belong to: the server has followed the
+/// aliases.
 fn parse(answer: &[u8], wanted: u16) -> Option<Vec<IpAddr>> {
     let count = |at: usize| Some(u16::from_be_bytes(answer.get(at..at + 2)?.try_into().ok()?));
     let mut at = 12;
@@ -138,7 +140,8 @@ fn address(data: &[u8]) -> Option<IpAddr> {
     <[u8; 16]>::try_from(data).ok().map(IpAddr::from)
 }
 
-/// Where a name ends: at its empty label, or at a pointer to the rest of it.
+/// Returns the position after a name, which ends at its empty label or at a pointer to the rest of
+/// it.
 fn after_name(answer: &[u8], mut at: usize) -> Option<usize> {
     loop {
         match answer.get(at)? {

@@ -1,4 +1,4 @@
-//! Who may connect, and the loop that lets them.
+//! The server: authentication, and the loop that accepts connections.
 
 use std::borrow::Cow;
 use std::io;
@@ -17,17 +17,18 @@ use tokio::sync::watch;
 
 use super::session::Session;
 
-/// How long a client may take to log in; `sshd`'s `LoginGraceTime`.
+/// Time limit for logging in; `sshd`'s `LoginGraceTime`.
 const LOGIN_GRACE: Duration = Duration::from_secs(120);
 
-/// A pause when no connection can be accepted for want of descriptors or memory.
+/// Pause after a connection could not be accepted because file descriptors or memory ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// A dead client's connection is noticed after 30 s + 3 × 10 s of silence. TCP asks, not SSH: an SSH keepalive's answer
-/// may wait behind data that a command does not read.
+/// TCP keepalive: a dead client is noticed after 30 s + 3 × 10 s of silence. Not an SSH keepalive,
+/// whose answer may wait behind data that a command does not read.
 const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(30), Duration::from_secs(10), 3);
 
-/// Cheapest first. Neither AES nor a post-quantum exchange is cheap on an emulated CPU without AES instructions.
+/// Key exchanges and ciphers, cheapest first. Neither AES nor a post-quantum exchange is cheap on
+/// an emulated CPU without AES instructions.
 const KEX: &[kex::Name] = &[
     kex::CURVE25519,
     kex::CURVE25519_PRE_RFC_8731,
@@ -37,31 +38,31 @@ const KEX: &[kex::Name] = &[
 const CIPHERS: &[cipher::Name] = &[cipher::CHACHA20_POLY1305, cipher::AES_256_GCM, cipher::AES_128_CTR];
 const MACS: &[mac::Name] = &[mac::HMAC_SHA256_ETM, mac::HMAC_SHA256];
 
-/// Why the server could not take the keys it was given.
+/// Reason why the server rejected the keys it was given.
 #[derive(Debug, thiserror::Error)]
 pub enum SshError {
     /// The host key is not an unencrypted OpenSSH private key.
     #[error("the SSH host key is not a private key in OpenSSH's format: {0}")]
     HostKey(russh::keys::ssh_key::Error),
-    /// A line is not a public key. The number counts from 1.
+    /// A line is not a public key. Line numbers count from 1.
     #[error("authorised key {0} is not a public key in OpenSSH's format: {1}")]
     AuthorizedKey(usize, russh::keys::ssh_key::Error),
 }
 
-/// The keys of one personalisation.
+/// Keys of one personalisation.
 pub(super) struct Identity {
     config: Arc<Config>,
     authorized: Vec<PublicKey>,
 }
 
 impl Identity {
-    /// Whether this key may log in.
+    /// Returns `true` if this key may log in.
     pub(super) fn admits(&self, key: &PublicKey) -> bool {
         self.authorized.iter().any(|authorized| authorized.key_data() == key.key_data())
     }
 }
 
-/// The server; clones share their keys.
+/// The SSH server; clones share their keys.
 #[derive(Clone)]
 pub struct SshServer {
     identity: watch::Sender<Option<Arc<Identity>>>,
@@ -74,16 +75,16 @@ impl Default for SshServer {
 }
 
 impl SshServer {
-    /// A server that accepts no key yet.
+    /// Returns a server that accepts no key yet.
     pub fn new() -> Self {
         Self { identity: watch::Sender::new(None) }
     }
 
-    /// Takes the host's private key (OpenSSH PEM) and the public keys that may log in (one OpenSSH line each), instead
-    /// of any earlier ones. Connections that exist go on.
+    /// Replaces the keys: the host's private key (OpenSSH PEM) and the public keys that may log in
+    /// (one OpenSSH line each). Existing connections stay open.
     ///
     /// # Errors
-    /// A key cannot be read; then nothing changes.
+    /// A key cannot be parsed; then nothing changes.
     pub fn personalise(&self, host_key_pem: &[u8], authorized_keys: &[String]) -> Result<(), SshError> {
         let host_key = PrivateKey::from_openssh(host_key_pem).map_err(SshError::HostKey)?;
         let authorized = authorized_keys
@@ -98,10 +99,11 @@ impl SshServer {
         Ok(())
     }
 
-    /// Serves connections until accepting fails for good. Needs a tokio runtime with I/O and time.
+    /// Serves connections until accepting fails permanently. Needs a tokio runtime with I/O and
+    /// time.
     ///
     /// # Errors
-    /// The listener cannot be used any more.
+    /// The listener is no longer usable.
     pub async fn serve(self, listener: TcpListener) -> io::Result<()> {
         loop {
             match listener.accept().await {
@@ -115,7 +117,8 @@ impl SshServer {
     }
 }
 
-/// Everything else (`ECONNABORTED`, `EMFILE`, …) is about one connection or passes.
+/// Returns `true` if the listener is no longer usable. Any other error (`ECONNABORTED`, `EMFILE`,
+/// …) concerns one connection or passes.
 fn is_fatal(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error().map(rustix::io::Errno::from_raw_os_error),
@@ -147,7 +150,7 @@ async fn connection(
             }
         }
     });
-    // A connection that fails is its client's concern, and the client knows.
+    // The client of a failed connection notices by itself.
     if let Ok(running) = russh::server::run_stream(config, Paced::new(stream, flow), session).await {
         let _ = running.await;
     }

@@ -1,4 +1,4 @@
-//! One connection: who logs in, and what each channel asks for before it runs something.
+//! Handler of one connection: its login, and the requests on each channel before a program runs.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -21,7 +21,7 @@ use super::server::Identity;
 use super::sftp;
 use super::users::User;
 
-/// Environment requests one channel may make; what OpenSSH's server takes.
+/// Maximum number of environment requests on one channel, as in OpenSSH's server.
 const MAX_ENVIRONMENT: usize = 128;
 
 /// The handler of one connection.
@@ -62,7 +62,8 @@ impl Session {
         }
     }
 
-    /// A right key for a user who does not exist is a partial success: Castra's client tells it from a wrong key so.
+    /// Decides on a login. A right key for a user who does not exist is a partial success, by which
+    /// Castra's client distinguishes it from a wrong key.
     fn judge(&self, name: &str, key: &PublicKey) -> Result<User, Auth> {
         if !self.identity.admits(key) {
             return Err(Auth::reject());
@@ -87,7 +88,7 @@ impl Session {
         Ok(())
     }
 
-    /// Starts a program that the channel's first data describes.
+    /// Starts a program that is described by the channel's first data.
     fn start_described(
         &mut self,
         id: ChannelId,
@@ -297,7 +298,7 @@ impl Handler for Session {
         reply: ChannelOpenHandle,
         _session: &mut russh::server::Session,
     ) -> Result<(), russh::Error> {
-        // Without a user there is no channel; the reply that is dropped would refuse it.
+        // Without a user there is no channel; dropping the reply refuses it.
         if let Some(user) = self.user.clone() {
             let (path, flow) = (path.to_owned(), self.flow.clone());
             tokio::spawn(forward::direct_to_socket(channel, path, user, reply, flow));
@@ -305,7 +306,8 @@ impl Handler for Session {
         Ok(())
     }
 
-    /// Refuses: the client says so, where silence would leave its user waiting for windows.
+    /// Refuses X11: the client then reports it, whereas silence would leave its user waiting for
+    /// windows.
     async fn x11_request(
         &mut self,
         channel: ChannelId,

@@ -1,11 +1,12 @@
-//! `/etc/passwd` and `/etc/group`, read by hand: a static binary has no name service switch.
+//! Users and groups from `/etc/passwd` and `/etc/group`, parsed here: a static binary has no name
+//! service switch.
 
 use std::path::PathBuf;
 
 use rustix::process::{Gid, Uid};
 use rustix::thread::{set_thread_gid, set_thread_groups, set_thread_uid};
 
-/// Where a user without a shell in `/etc/passwd` ends up, as `passwd(5)` says.
+/// Shell of a user without one in `/etc/passwd`, as `passwd(5)` says.
 const DEFAULT_SHELL: &str = "/bin/sh";
 
 /// A user who logs in.
@@ -14,17 +15,17 @@ pub(super) struct User {
     pub(super) name: String,
     pub(super) uid: Uid,
     pub(super) gid: Gid,
-    /// Supplementary groups, the primary one included.
+    /// Supplementary groups, including the primary one.
     pub(super) groups: Vec<Gid>,
     pub(super) home: PathBuf,
     pub(super) shell: PathBuf,
 }
 
 impl User {
-    /// The user of this name, if this process may become them.
+    /// Returns the user with this name, if this process may switch to it.
     pub(super) fn find(name: &str) -> Option<Self> {
         let passwd = std::fs::read("/etc/passwd").ok()?;
-        // No group file is no supplementary groups.
+        // Without a group file there are no supplementary groups.
         let group = std::fs::read("/etc/group").unwrap_or_default();
         let user = parse(&String::from_utf8_lossy(&passwd), &String::from_utf8_lossy(&group), name)?;
         let own = rustix::process::geteuid();
@@ -41,7 +42,8 @@ impl User {
         Ok(())
     }
 
-    /// Gives the calling thread this user's rights on files. Its real ids stay: nobody but root may signal it.
+    /// Gives the calling thread this user's rights on files. Keeps its real ids, so that only root
+    /// may signal it.
     pub(super) fn act_in_thread(&self) -> std::io::Result<()> {
         if rustix::process::geteuid().is_root() {
             set_thread_groups(&self.groups)?;
@@ -80,7 +82,7 @@ fn groups_of<'a>(group: &'a str, name: &'a str) -> impl Iterator<Item = Gid> + '
     })
 }
 
-/// An id; `u32::MAX` means "no change" to the kernel and is nobody's.
+/// Parses an id. Rejects `u32::MAX`, which means "no change" to the kernel.
 fn number(text: &str) -> Option<u32> {
     text.parse().ok().filter(|id| *id != u32::MAX)
 }

@@ -9,7 +9,7 @@ use castra_sftp::{Attributes, Entry};
 const MONTHS: [&str; 12] =
     ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
-/// Returns the attributes of a file. Owners are numbers: clients look at nothing else.
+/// Returns the attributes of a file. Owners are numeric: clients use nothing else.
 pub(super) fn attributes(metadata: &Metadata) -> Attributes {
     let seconds = |time: i64| u32::try_from(time.max(0)).unwrap_or(u32::MAX);
     Attributes {
@@ -20,7 +20,7 @@ pub(super) fn attributes(metadata: &Metadata) -> Attributes {
     }
 }
 
-/// Returns an entry of a directory's listing.
+/// Returns an entry of a directory listing.
 pub(super) fn entry(name: &[u8], metadata: &Metadata) -> Entry {
     let mut line = format!(
         "{} {:>4} {:<8} {:<8} {:>8} {} ",
@@ -36,7 +36,7 @@ pub(super) fn entry(name: &[u8], metadata: &Metadata) -> Entry {
     Entry { name: Bytes::copy_from_slice(name), line: line.into(), attributes: attributes(metadata) }
 }
 
-/// Returns the answer to a question for a path.
+/// Returns the entry that answers a request for a path.
 pub(super) fn path(path: Vec<u8>) -> Entry {
     let path = Bytes::from(path);
     Entry { name: path.clone(), line: path, attributes: Attributes::default() }

@@ -1,8 +1,8 @@
 //! SFTP (version 3 with OpenSSH's extensions), on a thread that has the user's rights on files.
 //!
-//! A thread, not a process: credentials are a thread's own to the kernel, so nothing has to be executed, and no second
-//! copy of the agent is needed in memory. Its working directory and umask are its own too (`unshare`), so relative
-//! paths start at the user's home.
+//! A thread suffices, because the kernel keeps credentials per thread: nothing has to be executed,
+//! and memory holds no second copy of the agent. The thread has its own working directory and
+//! umask, too (`unshare`), so relative paths start at the user's home.
 
 mod listing;
 mod server;
@@ -20,13 +20,13 @@ use tokio::io::{AsyncWriteExt as _, BufReader, BufWriter};
 use self::server::Server;
 use super::users::User;
 
-/// Buffers of the stream, so that many small packets cost few system calls.
+/// Size of the stream's buffers, so that many small packets cost few system calls.
 const BUFFER_BYTES: usize = 64 * 1024;
 
 /// Starts a server for a user, and returns the client's end of its stream.
 ///
 /// # Errors
-/// There is no thread or no socket to be had.
+/// The thread or the socket cannot be created.
 pub(super) fn start(user: Arc<User>) -> io::Result<tokio::net::UnixStream> {
     let (ours, theirs) = UnixStream::pair()?;
     ours.set_nonblocking(true)?;
@@ -49,15 +49,15 @@ fn serve(user: &User, stream: UnixStream) -> io::Result<()> {
     runtime.block_on(async { answer(tokio::net::UnixStream::from_std(stream)?).await })
 }
 
-/// Takes the calling thread's working directory and umask apart from the process's.
+/// Separates the calling thread's working directory and umask from the process's.
 #[expect(unsafe_code, reason = "rustix has no safe unshare, since other flags than this one are dangerous")]
 fn own_working_directory() -> io::Result<()> {
-    // SAFETY: only descriptor tables (`UnshareFlags::FILES`) are a matter of memory safety.
+    // SAFETY: only descriptor tables (`UnshareFlags::FILES`) concern memory safety.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FS) }?;
     Ok(())
 }
 
-/// Answers one request after the other, until the client has gone.
+/// Answers one request after another until the client has gone.
 async fn answer(stream: tokio::net::UnixStream) -> io::Result<()> {
     let (input, output) = stream.into_split();
     let mut input = BufReader::with_capacity(BUFFER_BYTES, input);

@@ -1,4 +1,4 @@
-//! Requests of a client, done on files.
+//! Carries out a client's requests on files.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -23,7 +23,8 @@ pub(super) const EXTENSIONS: &[(&str, &str)] = &[
     ("limits@openssh.com", "1"),
 ];
 
-/// Most entries of a directory in one answer. With names of 255 bytes they take less than half of a packet.
+/// Maximum number of directory entries in one answer. With names of 255 bytes they take less than
+/// half of a packet.
 const ENTRIES: usize = 128;
 
 /// Files and directories that a client has open.
@@ -36,7 +37,8 @@ pub(super) struct Server {
 enum Open {
     File {
         file: File,
-        /// A pipe, a terminal or the like: it has no offsets, and is read and written in the order of the requests.
+        /// Set for a pipe, a terminal or the like, which has no offsets and is read and written in
+        /// the order of the requests.
         is_stream: bool,
     },
     Directory(PathBuf, ReadDir),
@@ -66,7 +68,7 @@ impl From<rustix::io::Errno> for Failure {
 type Answer = Result<Reply, Failure>;
 
 impl Server {
-    /// Does what a request asks for.
+    /// Carries out a request and returns its reply.
     pub(super) fn answer(&mut self, request: Request) -> Reply {
         self.do_request(request)
             .unwrap_or_else(|Failure(code, words)| Reply::Status(code, words.into_bytes().into()))
@@ -141,7 +143,7 @@ impl Server {
         options.create(flags.has(Flags::CREATE)).truncate(flags.has(Flags::TRUNCATE));
         options.create_new(flags.has(Flags::CREATE.and(Flags::EXCLUSIVE)));
         options.mode(attributes.mode.unwrap_or(0o666) & 0o7777);
-        // A terminal must not become the agent's own.
+        // The terminal must not become the agent's controlling terminal.
         options.custom_flags(OFlags::NOCTTY.bits().cast_signed());
         let mut file = options.open(as_path(path))?;
         let is_stream = !file.metadata()?.is_file() && file.stream_position().is_err();
@@ -159,7 +161,7 @@ impl Server {
                 Ok(0) => break,
                 Ok(count) => filled += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                // What was read before is not lost; the next request meets the error again.
+                // Data read so far is not lost; the next request meets the error again.
                 Err(_) if filled > 0 => break,
                 Err(error) => return Err(error.into()),
             }
@@ -185,7 +187,8 @@ impl Server {
     fn readdir(&mut self, handle: &Bytes) -> Answer {
         let Some(Open::Directory(path, entries)) = self.open.get_mut(handle) else { return Err(not_open()) };
         let mut found = Vec::new();
-        // Entries that are gone by now are left out; an answer without any would be the end.
+        // Entries that no longer exist are skipped. An answer without entries would signal the
+        // end.
         while found.is_empty() {
             let mut seen = 0;
             for entry in entries.take(ENTRIES) {
@@ -231,7 +234,7 @@ fn as_path(bytes: &[u8]) -> &Path {
     Path::new(OsStr::from_bytes(bytes))
 }
 
-/// An empty path is the working directory, as in OpenSSH.
+/// Returns the path, or the working directory for an empty path, as in OpenSSH.
 fn or_here(path: &[u8]) -> &Path {
     if path.is_empty() { Path::new(".") } else { as_path(path) }
 }
@@ -276,7 +279,7 @@ fn times(wanted: &Attributes) -> Option<Timestamps> {
     })
 }
 
-/// The absolute path without links; its last part need not exist.
+/// Returns the absolute path without links; its last component need not exist.
 fn real(path: &Path) -> io::Result<PathBuf> {
     fs::canonicalize(path).or_else(|error| {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Err(error) };
@@ -285,7 +288,7 @@ fn real(path: &Path) -> io::Result<PathBuf> {
     })
 }
 
-/// The eleven numbers of `statvfs`, in the extension's order.
+/// Returns the eleven numbers of `statvfs`, in the extension's order.
 fn space(path: &Path) -> Result<[u64; 11], Failure> {
     let space = rustix::fs::statvfs(path)?;
     Ok([
