@@ -9,7 +9,7 @@ use crate::run::{cargo, root, run, run_command};
 use crate::tools;
 
 /// The tests that run a real QEMU, in the runner's words.
-const OF_VMS: &str = "binary(/^vm_/) or binary(attacks)";
+const OF_VMS: &str = "binary(vm) or (binary(faults) and test(/^attacks::/))";
 /// What tests need compiled in and users do not.
 const FOR_TESTS: &str = "castra/fail-points";
 /// Names the file to which a test that cannot run here adds a line: `tests/support/skip.rs`.

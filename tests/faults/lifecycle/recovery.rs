@@ -1,0 +1,254 @@
+//! Every line of docs/recovery.md: the state is reached, castra names it as the page says, and the way out leads out.
+
+use std::fs;
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::fake::Fake;
+use crate::lifecycle::property::{in_namespace, park_and_kill};
+use crate::support::{CP_A, Ended, eventually};
+
+const PAGE: &str = include_str!("../../../docs/recovery.md");
+
+/// Reaches the state of a line, and takes its way out.
+type Case = fn(&Fake);
+
+/// The lines, by their first cell.
+const CASES: [(&str, Case); 18] = [
+    ("`not-created`", not_created),
+    ("`stopped`", stopped),
+    ("`starting`", starting),
+    ("`running`", running),
+    ("`running`, and the guest does not answer", silent),
+    ("`running`, and its network is down", network_down),
+    ("`running`, and QEMU is stopped", frozen),
+    ("`running`, and its sockets are gone", without_sockets),
+    ("`disk-full`", disk_full),
+    ("`stopping`", stopping),
+    ("`suspending`", suspending),
+    ("`suspended`", suspended),
+    ("`resuming`", resuming),
+    ("`elsewhere`", elsewhere),
+    ("`crashed`", crashed),
+    ("`copied`", copied),
+    ("`unknown`", unknown),
+    ("`orphaned`", orphaned),
+];
+
+#[test]
+fn every_state_has_a_line_and_its_way_out_works() {
+    let table = PAGE.lines().skip_while(|line| !line.starts_with("| ---")).skip(1);
+    let rows: Vec<&str> = table
+        .take_while(|line| line.starts_with('|'))
+        .map(|line| line.split('|').nth(1).expect("a first cell").trim())
+        .collect();
+    assert_eq!(rows, CASES.map(|(row, _)| row));
+    for (row, case) in CASES {
+        println!("{row}");
+        case(&Fake::new(&["vm"]));
+    }
+}
+
+/// Insists on the state, as JSON and in the table for people, which is handed back. `status` waits for no QEMU longer than a
+/// moment, so on a busy machine a later one may be the first to know.
+#[track_caller]
+fn is(fake: &Fake, state: &str) -> Ended {
+    let limit = Duration::from_secs(60);
+    eventually(&format!("it is {state}"), limit, || fake.state("vm") == state);
+    let word = state.replace("not-created", "not created");
+    let mut shown = None;
+    eventually(&format!("{word} is shown"), limit, || {
+        let table = fake.run(&["status"]).ok();
+        let is_shown = table.text().contains(&word);
+        shown = Some(table);
+        is_shown
+    });
+    shown.expect("a table")
+}
+
+#[track_caller]
+fn comes_up(fake: &Fake) {
+    fake.run(&["up", "vm"]).ok();
+    is(fake, "running");
+    let journal = fake.journal("vm");
+    assert!(!journal.contains("mismatched") && !journal.contains("doubled"), "{journal}");
+}
+
+fn up(fake: &Fake) {
+    fake.run(&["up", "--cold"]).ok();
+}
+
+fn not_created(fake: &Fake) {
+    is(fake, "not-created");
+    comes_up(fake);
+}
+
+fn stopped(fake: &Fake) {
+    up(fake);
+    fake.run(&["down"]).ok();
+    is(fake, "stopped");
+    comes_up(fake);
+}
+
+fn starting(fake: &Fake) {
+    fake.behave("vm", "guest-silent");
+    fake.run(&["up", "--cold", "--no-wait"]).ok();
+    is(fake, "starting");
+    fake.behave("vm", "");
+    comes_up(fake);
+    assert_eq!(fake.journal("vm").matches("started").count(), 1, "{}", fake.journal("vm"));
+}
+
+fn running(fake: &Fake) {
+    up(fake);
+    is(fake, "running");
+}
+
+fn silent(fake: &Fake) {
+    up(fake);
+    fake.behave("vm", "guest-silent");
+    is(fake, "running");
+    fake.run(&["up", "--boot-timeout", "1"]).code(69).says("does not answer").says("castra restart vm");
+    fake.behave("vm", "");
+    fake.run(&["restart", "vm"]).ok();
+    is(fake, "running");
+}
+
+fn network_down(fake: &Fake) {
+    up(fake);
+    fake.behave("vm", "link-down");
+    is(fake, "running").says("network does not");
+    fake.run(&["up"]).code(69).says("the interface eth0 is down").says("castra restart vm");
+    fake.behave("vm", "");
+    fake.run(&["restart", "vm"]).ok();
+    is(fake, "running");
+}
+
+fn frozen(fake: &Fake) {
+    up(fake);
+    fake.signal("vm", Signal::STOP);
+    is(fake, "running").says("stands still");
+    fake.signal("vm", Signal::CONT);
+    eventually("it continues", Duration::from_secs(60), || {
+        !fake.run(&["status"]).stderr.contains("stands still")
+    });
+    fake.signal("vm", Signal::STOP);
+    fake.run(&["down", "vm"]).ok();
+    assert!(fake.journal("vm").ends_with("ended by its guest\n"), "{}", fake.journal("vm"));
+}
+
+/// The stand-in has no SSH server, so that only what would give something up leads out; `vm_lifecycle.rs` has the way out.
+fn without_sockets(fake: &Fake) {
+    up(fake);
+    fs::remove_dir_all(fake.runtime_directory().join("castra")).expect("removed");
+    let shown = is(fake, "running");
+    assert!(shown.stderr.contains("has lost its sockets"), "{}", shown.stderr);
+    fake.run(&["up", "vm"]).ok().says("its sockets in").says("castra restart vm");
+    for command in ["suspend", "down"] {
+        fake.run(&[command, "vm"]).code(69).says("its sockets in");
+        is(fake, "running");
+    }
+    fake.run(&["down", "--force", "vm"]).ok();
+    comes_up(fake);
+}
+
+fn disk_full(fake: &Fake) {
+    up(fake);
+    fake.behave("vm", "disk-full");
+    is(fake, "disk-full").says("is full");
+    fake.behave("vm", "");
+    comes_up(fake);
+}
+
+fn stopping(fake: &Fake) {
+    up(fake);
+    fake.behave("vm", "guest-silent ignores-powerdown");
+    let mut down = fake.castra(&["down"]);
+    let mut down = down.stderr(std::process::Stdio::null()).spawn().expect("runs");
+    eventually("the stop begins", Duration::from_secs(60), || fake.state("vm") == "stopping");
+    down.kill().expect("is ours");
+    down.wait().expect("ends");
+    is(fake, "stopping");
+    fake.behave("vm", "");
+    fake.run(&["down", "vm"]).ok();
+    is(fake, "stopped");
+}
+
+fn suspending(fake: &Fake) {
+    up(fake);
+    park_and_kill(fake.castra(&["suspend"]), "suspend-stopped");
+    is(fake, "suspending");
+    comes_up(fake);
+    park_and_kill(fake.castra(&["suspend"]), "suspend-saved");
+    is(fake, "suspending");
+    fake.run(&["suspend", "vm"]).ok();
+    is(fake, "suspended");
+}
+
+fn suspended(fake: &Fake) {
+    up(fake);
+    fake.run(&["suspend"]).ok();
+    is(fake, "suspended");
+    comes_up(fake);
+}
+
+fn resuming(fake: &Fake) {
+    up(fake);
+    fake.run(&["suspend"]).ok();
+    park_and_kill(fake.castra(&["up"]), "resume-loaded");
+    is(fake, "resuming");
+    comes_up(fake);
+}
+
+fn elsewhere(fake: &Fake) {
+    up(fake);
+    let inside = Ended::of(in_namespace(fake.castra(&["status", "--json"])));
+    // Without a namespace it is an ordinary run; the tests of namespaces report that they were skipped.
+    let text = inside.text();
+    assert!(text.contains("\"elsewhere\"") || text.contains("\"running\""), "{text}");
+    fake.run(&["down", "vm"]).ok();
+    is(fake, "stopped");
+}
+
+fn crashed(fake: &Fake) {
+    up(fake);
+    fake.signal("vm", Signal::KILL);
+    eventually("the crash is seen", Duration::from_secs(60), || fake.state("vm") == "crashed");
+    is(fake, "crashed").says("its QEMU was killed");
+    comes_up(fake);
+}
+
+fn copied(fake: &Fake) {
+    up(fake);
+    let copy = fake.copy("copy", CP_A);
+    assert_eq!(copy.state("vm"), "copied");
+    let shown = copy.run(&["status"]).ok().says("is a copy of the one in");
+    assert!(shown.text().contains("copied"), "{}", shown.text());
+    copy.run(&["up", "vm"]).ok();
+    assert_eq!(copy.state("vm"), "running");
+    is(fake, "running");
+}
+
+fn unknown(fake: &Fake) {
+    up(fake);
+    let disk = fake.disk("vm");
+    fs::write(fake.record("vm"), "{").expect("written");
+    let shown = fake.run(&["status"]);
+    assert!(shown.stderr.contains("the record of VM `vm` is damaged"), "{}", shown.stderr);
+    assert_eq!(fake.state("vm"), "unknown");
+    fake.run(&["down", "vm"]);
+    fake.run(&["clean", "--records", "vm"]).ok();
+    comes_up(fake);
+    assert_eq!(fake.disk("vm"), disk);
+}
+
+fn orphaned(fake: &Fake) {
+    up(fake);
+    fs::remove_dir_all(fake.path().join(".castra")).expect("removed");
+    let listed = || fake.run(&["list"]).ok().text();
+    assert!(listed().contains("orphaned"), "{}", listed());
+    fake.run(&["clean", "--orphans", "--yes"]).ok();
+    assert!(!listed().contains("orphaned"), "{}", listed());
+    assert_eq!(fake.processes(), Vec::<String>::new());
+}

@@ -1,0 +1,118 @@
+//! Every exit code that the README tells of, by a command that ends with it.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::net::TcpListener;
+use std::process::Stdio;
+use std::time::Duration;
+
+use crate::fake::Fake;
+use crate::support::{Project, eventually};
+
+const README: &str = include_str!("../../../README.md");
+
+/// Codes that no command can be made to end with here, and why. That they mean what they should is tested beside the code.
+const NOT_PROVOKED: [(i32, &str); 4] = [
+    (1, "keys that cannot be generated: the system would have to be out of random numbers"),
+    (70, "a defect: if a command showed one, it would be mended"),
+    (124, "a command that runs until its time is over, in a real VM: `tests/vm/run.rs`"),
+    (78, "nothing needs more of a host than TCG, which is everywhere"),
+];
+
+fn of_command(words: &[&str]) -> Option<i32> {
+    Project::isolated().run(words).code
+}
+
+fn of_configuration(text: &str, words: &[&str]) -> Option<i32> {
+    let project = Project::isolated();
+    project.write("castra.toml", text);
+    project.run(words).code
+}
+
+fn without_qemu() -> Option<i32> {
+    let mut fake = Fake::new(&["vm"]);
+    fake.set("CASTRA_QEMU", "/nonexistent/qemu");
+    fake.run(&["up", "--cold"]).code
+}
+
+fn to_a_full_device() -> Option<i32> {
+    let full = File::options().write(true).open("/dev/full").expect("every Linux has it");
+    let fake = Fake::new(&["vm"]);
+    fake.castra(&["status"]).stdout(full).stderr(Stdio::null()).status().expect("runs").code()
+}
+
+fn with_a_taken_port() -> Option<i32> {
+    let holder = TcpListener::bind("127.0.0.1:0").expect("bound");
+    Fake::with_port("vm", holder.local_addr().expect("an address").port()).run(&["up", "--cold"]).code
+}
+
+fn where_nobody_may_write() -> Option<i32> {
+    let mut fake = Fake::new(&["vm"]);
+    fake.set("XDG_RUNTIME_DIR", "/sys/kernel");
+    fake.run(&["up", "--cold"]).code
+}
+
+fn interrupted() -> Option<i32> {
+    let fake = Fake::new(&["vm"]);
+    fake.behave("vm", "guest-silent");
+    let mut up = fake.castra(&["up", "--cold"]).stderr(Stdio::null()).spawn().expect("runs");
+    eventually("its QEMU runs", Duration::from_secs(60), || fake.lives("vm"));
+    let pid = rustix::process::Pid::from_child(&up);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("is ours");
+    up.wait().expect("ends").code()
+}
+
+fn provoked() -> Vec<(i32, Option<i32>)> {
+    vec![
+        (0, of_command(&["--version"])),
+        (64, of_command(&["strat"])),
+        (65, of_configuration("[[vms]", &["up"])),
+        (66, of_command(&["down", "nobody"])),
+        (69, without_qemu()),
+        (73, of_configuration("", &["init"])),
+        (74, to_a_full_device()),
+        (75, with_a_taken_port()),
+        (77, where_nobody_may_write()),
+        (130, interrupted()),
+        (255, of_command(&["exec", "--", "true"])),
+    ]
+}
+
+/// The numbers of the paragraph on exit codes.
+fn told() -> BTreeSet<i32> {
+    let start = README.find("Exit codes:").expect("a paragraph on exit codes");
+    let paragraph = README[start..].split("\n\n").next().unwrap_or_default();
+    paragraph.split(|letter: char| !letter.is_ascii_digit()).filter_map(|word| word.parse().ok()).collect()
+}
+
+#[test]
+fn each_is_what_the_readme_says() {
+    let provoked = provoked();
+    for (expected, found) in &provoked {
+        assert_eq!(*found, Some(*expected));
+    }
+    let tried = provoked.iter().map(|(code, _)| *code).chain(NOT_PROVOKED.map(|(code, _)| code));
+    assert_eq!(told(), tried.collect());
+}
+
+#[test]
+fn every_command_names_the_vm_that_is_not_there() {
+    for command in [
+        "up",
+        "status",
+        "down",
+        "restart",
+        "suspend",
+        "shell",
+        "logs",
+        "console",
+        "ports",
+        "timeline",
+        "ssh-config",
+    ] {
+        Project::isolated().run(&[command, "nosuch"]).code(66).says("no VM `nosuch`");
+    }
+    Project::isolated().run(&["exec", "nosuch", "--", "true"]).code(255).says("no VM `nosuch`");
+    Project::isolated().run(&["cp", "nosuch:/x", "."]).code(66).says("no VM `nosuch`");
+    Project::isolated().run(&["clone", "nosuch", "other"]).code(66).says("no VM `nosuch`");
+}

@@ -1,0 +1,115 @@
+//! Filesystems that are full, or that nobody may write to: each test has one of its own, where this user may have that.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::fake::Fake;
+use crate::newcomer::transcript::{holds, told};
+use crate::support::namespace::run_script;
+use crate::support::{Ended, Project};
+
+/// Runs castra where this has mounted something first.
+fn run_after(mount: &str, place: &Path, project: &Project, words: &[&str]) -> Option<Ended> {
+    let script = format!("PLACE=$1; shift; {mount} || exit 99; exec castra \"$@\"");
+    let place = place.to_str().expect("UTF-8");
+    run_script(&script, &[&[place], words].concat(), project)
+}
+
+const READ_ONLY: &str = "mount --bind \"$PLACE\" \"$PLACE\" && mount -o remount,bind,ro \"$PLACE\" && cd .";
+
+#[test]
+fn a_project_that_cannot_be_written_to() {
+    let fake = Fake::new(&["vm"]);
+    let mount = format!("{READ_ONLY} && cd \"$PLACE\"");
+    let Some(ended) = run_after(&mount, &fake.path(), &fake, &["up", "--cold"]) else { return };
+    holds("project_read_only", &told(&fake, &["up", "--cold"], &ended.code(77)));
+    let words = ["init"];
+    std::fs::remove_file(fake.path().join("castra.toml")).expect("removed");
+    let Some(ended) = run_after(&mount, &fake.path(), &fake, &words) else { return };
+    holds("init_read_only", &told(&fake, &words, &ended.code(77)));
+}
+
+/// That is no error: the project has a cache of its own then.
+#[test]
+fn a_home_that_cannot_be_written_to() {
+    let fake = Fake::new(&["vm"]);
+    let cache = fake.cache().parent().expect("a parent").to_owned();
+    std::fs::create_dir_all(&cache).expect("a directory");
+    let Some(ended) = run_after(READ_ONLY, &cache, &fake, &["up", "--cold"]) else { return };
+    ended.ok();
+    assert_eq!(fake.state("vm"), "running");
+}
+
+#[test]
+fn a_disk_that_is_full() {
+    let fake = Fake::new(&["vm"]);
+    let state = fake.path().join(".castra");
+    std::fs::create_dir(&state).expect("a directory");
+    let mount = "mount -t tmpfs -o size=64k,mode=700 tmpfs \"$PLACE\"";
+    let Some(ended) = run_after(mount, &state, &fake, &["up", "--cold"]) else { return };
+    holds("disk_full", &told(&fake, &["up", "--cold"], &ended.code(73)));
+}
+
+/// Runs castra under a shell's limit on the size of files, in units of 512 bytes.
+fn run_limited(project: &Project, blocks: u64, words: &[&str]) -> Ended {
+    let castra = project.castra(words);
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("ulimit -f {blocks}; exec \"$0\" \"$@\"")]).arg(castra.get_program());
+    shell.args(castra.get_args()).current_dir(project.path());
+    for (name, value) in castra.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    Ended::new(words, shell.output().expect("castra runs"))
+}
+
+/// Every file below a directory that was not finished.
+fn unfinished(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+        if entry.file_type().expect("a type").is_dir() {
+            found.extend(unfinished(&path));
+        } else if [".castra-", ".new"].iter().any(|sign| name.contains(sign)) {
+            found.push(path);
+        }
+    }
+    found
+}
+
+#[test]
+fn files_that_may_not_become_as_long_as_needed() {
+    let fake = Fake::new(&["vm"]);
+    let mut codes = std::collections::BTreeSet::new();
+    for blocks in [0, 1, 3, 8, 64, 300, 500, 2_000] {
+        let ended = run_limited(&fake, blocks, &["up", "--cold"]);
+        codes.insert(ended.code);
+        if ended.code != Some(0) {
+            assert!(ended.code.is_some(), "a signal has ended castra with {blocks} blocks: {}", ended.stderr);
+            let ended = ended.says("error: ").says("ulimit -f unlimited");
+            assert!(!ended.stderr.contains("panicked"), "{}", ended.stderr);
+            assert!(!ended.stderr.contains("disk.qcow2 would be"), "it is not written to: {}", ended.stderr);
+        }
+        let left = [unfinished(&fake.path()), unfinished(&fake.cache())].concat();
+        assert!(left.is_empty(), "left with {blocks} blocks: {left:?}");
+    }
+    assert!(codes.contains(&Some(73)) || codes.contains(&Some(74)), "{codes:?}");
+    fake.run(&["up", "--cold"]).ok();
+    assert_eq!(fake.state("vm"), "running");
+}
+
+/// Castra hears of the limit by a handler, which must not become its children's.
+#[test]
+fn qemu_has_the_default_for_the_signal_of_a_file_size_limit() {
+    const BIT: u64 = 1 << (25 - 1);
+    let fake = Fake::new(&["vm"]);
+    fake.run(&["up", "--cold"]).ok();
+    let status = std::fs::read_to_string(format!("/proc/{}/status", fake.qemu_pid("vm"))).expect("reads");
+    for set in ["SigIgn:", "SigCgt:"] {
+        let line = status.lines().find_map(|line| line.strip_prefix(set)).expect("a set of signals");
+        let signals = u64::from_str_radix(line.trim(), 16).expect("hexadecimal");
+        assert_eq!(signals & BIT, 0, "{status}");
+    }
+}

@@ -1,0 +1,9 @@
+//! What somebody meets in the first ten minutes with Castra: every error names the thing, what happened and a next step,
+//! and ends with its own exit code.
+
+mod disks;
+mod exits;
+mod files;
+mod programs;
+mod transcript;
+mod words;

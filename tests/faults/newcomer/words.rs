@@ -1,0 +1,70 @@
+//! Words that castra does not understand, and names that nobody has.
+
+use crate::fake::Fake;
+use crate::newcomer::transcript::{holds, transcript};
+use crate::support::Project;
+
+#[test]
+fn an_unknown_subcommand() {
+    holds("unknown_subcommand", &transcript(&Project::isolated(), &["strat"]));
+}
+
+#[test]
+fn exec_without_a_command() {
+    let fake = Fake::new(&["vm"]);
+    holds("exec_without_dashes", &transcript(&fake, &["exec", "ls", "-l"]));
+    holds("exec_without_command", &transcript(&fake, &["exec"]));
+}
+
+#[test]
+fn a_vm_that_does_not_run() {
+    let fake = Fake::new(&["web"]);
+    holds("exec_before_up", &transcript(&fake, &["exec", "--", "true"]));
+    fake.run(&["up", "--no-wait", "--cold"]).ok();
+    fake.run(&["suspend"]).ok();
+    holds("exec_in_a_suspended_vm", &transcript(&fake, &["exec", "--", "true"]));
+    holds("down_of_a_suspended_vm", &transcript(&fake, &["down", "web"]));
+    fake.run(&["down", "--discard-suspended"]).ok();
+    holds("exec_in_a_stopped_vm", &transcript(&fake, &["exec", "--", "true"]));
+    holds("suspend_of_a_stopped_vm", &transcript(&fake, &["suspend", "web"]));
+}
+
+#[test]
+fn a_vm_that_does_not_exist() {
+    let fake = Fake::new(&["web", "db"]);
+    holds("up_of_an_unknown_vm", &transcript(&fake, &["up", "wbe"]));
+    fake.run(&["up", "--no-wait", "--cold"]).ok();
+    holds("exec_without_a_name", &transcript(&fake, &["exec", "--", "true"]));
+    holds("exec_in_an_unknown_vm", &transcript(&fake, &["exec", "wbe", "--", "true"]));
+    holds("down_of_an_unknown_vm", &transcript(&fake, &["down", "zebra"]));
+}
+
+#[test]
+fn a_configuration_that_makes_no_sense() {
+    let project = Project::isolated();
+    for (name, text) in [
+        ("broken_toml", "[[vms]\nname = \"web\"\n"),
+        ("no_vm", "[project]\nname = \"shop\"\n"),
+        (
+            "long_name",
+            &format!("[[vms]]\nname = \"{}\"\nmanaged_image = \"alpine-minimal\"\n", "x".repeat(41)),
+        ),
+        ("unknown_image", "[[vms]]\nname = \"web\"\nmanaged_image = \"alpin-minimal\"\n"),
+        (
+            "bad_size",
+            "[[vms]]\nname = \"web\"\nmanaged_image = \"alpine-minimal\"\nmemory = \"1 gigabyte\"\n",
+        ),
+    ] {
+        project.write("castra.toml", text);
+        holds(name, &transcript(&project, &["up"]));
+    }
+    holds("no_such_configuration", &transcript(&project, &["--config", "other.toml", "up"]));
+}
+
+/// A warning, since it stops nothing: the command goes on.
+#[test]
+fn a_key_that_nobody_knows() {
+    let project = Project::isolated();
+    project.write("castra.toml", "[[vms]]\nname = \"web\"\nmanaged_image = \"alpine-minimal\"\ncpuss = 2\n");
+    holds("unknown_key", &transcript(&project, &["image", "pull", "nothing"]));
+}

@@ -1,0 +1,125 @@
+//! Images prepared by a process of its own: killed, without room, at another time of day.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+
+use castra::RuntimeContext;
+use castra::cancel::Cancel;
+use castra::context::Environment;
+use castra::layout::ProjectLayout;
+use castra::managed::{ImageManager, ManagedImageSpec};
+use castra::report::Silent;
+
+use crate::images::fixture::{Fixture, patience, shown};
+
+/// What the process is to do, where, and where it says what went wrong.
+const SPEC: &str = "CASTRA_TEST_SPEC";
+pub(crate) const STATE_ROOT: &str = "CASTRA_TEST_STATE_ROOT";
+const ERROR: &str = "CASTRA_TEST_ERROR";
+
+/// A process of its own, run from other tests.
+#[test]
+#[ignore = "started by other tests"]
+fn helper() {
+    let spec: ManagedImageSpec =
+        serde_json::from_str(&std::env::var(SPEC).expect("is given")).expect("is a description");
+    let project = ProjectLayout::unchecked(std::env::var_os(STATE_ROOT).expect("is given").into());
+    let context =
+        RuntimeContext::new(Environment::of_process(), Arc::new(Silent), Cancel::new()).expect("a home");
+    let manager = ImageManager::new(&project).with_patience(patience());
+    if let Err(error) = manager.ensure_image(&spec, &context) {
+        std::fs::write(std::env::var_os(ERROR).expect("is given"), shown(error)).expect("writes");
+        panic!("is not prepared");
+    }
+}
+
+/// How such a process is started.
+pub(crate) struct Run<'a> {
+    image: &'a ManagedImageSpec,
+    project: String,
+    wrapper: Vec<String>,
+    variables: Vec<(String, String)>,
+}
+
+impl<'a> Run<'a> {
+    /// One that prepares this image in the fixture's project.
+    pub(crate) fn of(image: &'a ManagedImageSpec) -> Self {
+        Self { image, project: "project".to_owned(), wrapper: Vec::new(), variables: Vec::new() }
+    }
+
+    pub(crate) fn in_project(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.project);
+        self
+    }
+
+    pub(crate) fn with(mut self, name: &str, value: &Path) -> Self {
+        self.variables.push((name.to_owned(), value.to_str().expect("is UTF-8").to_owned()));
+        self
+    }
+
+    /// Started by a shell script, which has the command as its arguments.
+    pub(crate) fn by_script(mut self, before: &[&str], script: &str) -> Self {
+        let shell = ["sh", "-c", script, "sh"];
+        self.wrapper = before.iter().chain(&shell).map(|word| (*word).to_owned()).collect();
+        self
+    }
+
+    pub(crate) fn start(self, fixture: &Fixture) -> Running {
+        let own = std::env::current_exe().expect("has a path");
+        let mut words = self.wrapper.iter().map(String::as_str).chain([own.to_str().expect("is UTF-8")]);
+        let error = fixture.path(&format!("error-{}", self.project));
+        // One of an earlier run need not be there.
+        let _ = std::fs::remove_file(&error);
+        let child = Command::new(words.next().expect("a program"))
+            .args(words)
+            .args(["--exact", "images::processes::helper", "--ignored", "--quiet"])
+            .env("XDG_CACHE_HOME", fixture.cache().root().parent().expect("a parent"))
+            .env("XDG_STATE_HOME", fixture.path("state"))
+            .env("CASTRA_ALLOW_PRIVATE_SOURCES", "127.0.0.1")
+            .env(SPEC, serde_json::to_string(self.image).expect("is plain data"))
+            .env(STATE_ROOT, fixture.project(&self.project).state_root())
+            .env(ERROR, &error)
+            .envs(self.variables)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("starts");
+        Running { child, error }
+    }
+
+    /// Runs it to its end.
+    pub(crate) fn end(self, fixture: &Fixture) -> Result<(), String> {
+        self.start(fixture).end()
+    }
+}
+
+/// Such a process, killed when dropped.
+pub(crate) struct Running {
+    child: Child,
+    error: PathBuf,
+}
+
+impl Running {
+    /// Waits for its end; what it has to say if that is no success.
+    pub(crate) fn end(mut self) -> Result<(), String> {
+        if self.child.wait().expect("is ours").success() {
+            return Ok(());
+        }
+        Err(std::fs::read_to_string(&self.error).unwrap_or_else(|_| "it ended without a word".to_owned()))
+    }
+
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().expect("is ours");
+        self.child.wait().expect("ends");
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // One that has ended is fine.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

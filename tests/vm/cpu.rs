@@ -1,0 +1,92 @@
+//! A real guest's emulated CPU: what it can do by default, and what the `cpu` of a VM makes of that.
+
+use crate::support::{Ended, Project};
+
+/// The flags of x86-64-v2 beyond the baseline, as Linux names them, and `rdrand`.
+const FLAGS: [&str; 7] = ["cx16", "lahf_lm", "popcnt", "rdrand", "sse4_1", "sse4_2", "ssse3"];
+
+/// An x86-64 program of one instruction of each extension of x86-64-v2, that then exits with 0.
+fn v2_program() -> Vec<u8> {
+    const CODE: [&[u8]; 10] = [
+        &[0xf3, 0x48, 0x0f, 0xb8, 0xc1],             // popcnt rax, rcx
+        &[0x66, 0x0f, 0x38, 0x00, 0xc1],             // pshufb xmm0, xmm1: SSSE3
+        &[0x66, 0x48, 0x0f, 0x3a, 0x22, 0xc0, 0x00], // pinsrq xmm0, rax, 0: SSE4.1
+        &[0x66, 0x0f, 0x38, 0x37, 0xc1],             // pcmpgtq xmm0, xmm1: SSE4.2
+        &[0xf2, 0x48, 0x0f, 0x38, 0xf1, 0xc1],       // crc32 rax, rcx: SSE4.2
+        &[0x9f],                                     // lahf
+        &[0x48, 0x0f, 0xc7, 0x0c, 0x24],             // cmpxchg16b [rsp]
+        &[0x31, 0xff],                               // xor edi, edi
+        &[0xb8, 60, 0, 0, 0],                        // mov eax, 60: exit
+        &[0x0f, 0x05],                               // syscall
+    ];
+    elf(&CODE.concat())
+}
+
+/// A static ELF program (System V ABI, "Object Files") of one segment, which is this code.
+fn elf(code: &[u8]) -> Vec<u8> {
+    const HEADERS_BYTES: u64 = 64 + 56;
+    const ADDRESS: u64 = 0x40_0000;
+    let mut file = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
+    // An executable for x86-64, version 1.
+    for half in [2_u16, 62, 1, 0] {
+        file.extend(half.to_le_bytes());
+    }
+    // Entry, program headers, section headers.
+    for word in [ADDRESS + HEADERS_BYTES, 64, 0] {
+        file.extend(word.to_le_bytes());
+    }
+    // Flags; sizes and numbers of the headers.
+    for half in [0_u16, 0, 64, 56, 1, 0, 0, 0] {
+        file.extend(half.to_le_bytes());
+    }
+    // One segment that is loaded, readable and executable.
+    file.extend([1_u32, 5].map(u32::to_le_bytes).concat());
+    let bytes = HEADERS_BYTES + code.len() as u64;
+    for word in [0, ADDRESS, ADDRESS, bytes, bytes, 0x1000] {
+        file.extend(word.to_le_bytes());
+    }
+    file.extend(code);
+    file
+}
+
+fn flags(project: &Project, vm: &str) -> Vec<String> {
+    let ended = project.run(&["exec", vm, "--", "cat", "/proc/cpuinfo"]).ok().text();
+    let line = ended.lines().find(|line| line.starts_with("flags")).expect("flags").to_owned();
+    line.split_whitespace().filter(|word| FLAGS.contains(word)).map(str::to_owned).collect()
+}
+
+fn run_v2_program(project: &Project, vm: &str) -> Ended {
+    let line = "cat > /tmp/v2 && chmod +x /tmp/v2 && /tmp/v2";
+    project.run_with_input(&["exec", vm, "--", "sh", "-c", line], &v2_program())
+}
+
+#[test]
+fn programs_for_x86_64_v2_run_unless_the_vm_has_another_cpu() {
+    let mut project = Project::new();
+    project.set("CASTRA_ACCELERATOR", "tcg");
+    let vm = |name: &str, more: &str| {
+        format!("[[vms]]\nname = \"{name}\"\nmanaged_image = \"alpine-pypi\"\n{more}\n")
+    };
+    let old = "cpu = \"qemu64,+rdrand\"";
+    project.write("castra.toml", &(vm("new", "") + &vm("old", old)));
+    project.run(&["up", "--cold"]).ok();
+
+    let mut found = flags(&project, "new");
+    found.sort();
+    assert_eq!(found, FLAGS);
+    run_v2_program(&project, "new").ok();
+
+    let found = flags(&project, "old");
+    assert!(!found.contains(&"popcnt".to_owned()), "{found:?}");
+    // 128 and SIGILL.
+    run_v2_program(&project, "old").code(132);
+
+    // A VM that is suspended is not given another CPU.
+    project.run(&["suspend", "old"]).ok();
+    project.write("castra.toml", &(vm("new", "") + &vm("old", "")));
+    project.run(&["up", "old"]).ok().says("with the CPU it was suspended with, `qemu64,+rdrand`");
+    run_v2_program(&project, "old").code(132);
+    project.run(&["down", "old"]).ok();
+    project.run(&["up", "--cold", "old"]).ok();
+    run_v2_program(&project, "old").ok();
+}

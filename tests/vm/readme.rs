@@ -1,0 +1,70 @@
+//! What the README types is typed, in a shell, with real VMs behind it.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use crate::support::Project;
+
+const README: &str = include_str!("../../README.md");
+
+/// The first block of a language that has this in it.
+fn block(language: &str, with: &str) -> &'static str {
+    let fence = format!("```{language}\n");
+    let mut blocks = README.split(fence.as_str()).skip(1).filter_map(|rest| rest.split("```").next());
+    blocks.find(|block| block.contains(with)).unwrap_or_else(|| panic!("the block with {with} is gone"))
+}
+
+/// Runs lines in a shell in the project's directory; `castra` is the one under test.
+#[track_caller]
+fn type_in(project: &Project, lines: &str) -> Output {
+    let castra = Path::new(env!("CARGO_BIN_EXE_castra")).parent().expect("a directory").to_owned();
+    let path = format!("{}:{}", castra.display(), std::env::var("PATH").unwrap_or_default());
+    let prepared = project.castra(&[]);
+    let mut shell = Command::new("sh");
+    shell.args(["-e", "-c", lines]).current_dir(project.path()).stdin(std::process::Stdio::null());
+    for (name, value) in prepared.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    let output = shell.env("PATH", path).output().expect("a shell runs");
+    assert!(output.status.success(), "{lines}: {}", String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+#[test]
+fn its_first_session_goes_as_told() {
+    let project = Project::new();
+    let typed: Vec<&str> =
+        block("console", "castra up").lines().filter_map(|line| line.strip_prefix("$ ")).collect();
+    assert!(typed.contains(&"castra exec -- uname -sr") && typed.contains(&"castra shell"), "{typed:?}");
+    // The VM is that of a directory below the project's, and ends with it.
+    let lines = [typed.join("\n").as_str(), "castra down"].join("\n");
+    let output = type_in(&project, &lines);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.starts_with("Linux ") && text.contains("-virt"), "{text}");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("ready in"), "{said}");
+}
+
+#[test]
+fn its_throw_away_vm_runs_the_task() {
+    let project = Project::new();
+    fs::create_dir(project.path().join("task")).expect("made");
+    project.write("task/run.sh", "read line; echo \"got $line\"; ip route | grep -c default || true\n");
+    project.write("input", "something\n");
+    type_in(&project, block("sh", "castra run"));
+    let output = fs::read_to_string(project.path().join("output")).expect("written");
+    assert!(output.starts_with("got something\n"), "{output}");
+}
+
+/// What it does is what CI does: this holds only that there is such a command.
+#[test]
+fn its_demo_is_one_of_the_project_s_own_commands() {
+    let words: Vec<&str> = block("sh", "cargo xtask").split_whitespace().collect();
+    assert_eq!(words[..2], ["cargo", "xtask"]);
+    let xtask = include_str!("../../xtask/src/main.rs");
+    assert!(xtask.contains(&format!("\"{}\"", words[2])), "{words:?}");
+}
