@@ -1,8 +1,9 @@
-//! A conversation with a guest's serial console: keys go in, what the guest writes comes out.
+//! Connects the user's terminal to a guest's serial console.
 //!
-//! The guest never waits for whoever looks on: what its console says is read at once and kept for a stdout that is slow, up to
-//! a limit; past it the oldest goes, and how much that was is told. (The console's log has all of it.) One thread waits for
-//! everything at once, and a second one writes, since a stopped terminal blocks who writes to it.
+//! The guest never waits for a reader: its output is read at once and buffered for a slow stdout,
+//! up to a limit; past it the oldest bytes are dropped, and their number is reported. (The
+//! console's log has everything.) One thread waits for all streams at once, and a second one
+//! writes, since writing to a stopped terminal blocks.
 
 use std::collections::VecDeque;
 use std::io::{self, Read as _, Write as _};
@@ -22,45 +23,46 @@ use super::ssh::Raw;
 
 /// Ctrl-], as in telnet: no shell or editor needs it.
 const ESCAPE: u8 = 0x1d;
-/// Bytes read at once.
+/// Bytes per read.
 const CHUNK_BYTES: usize = 16 * 1024;
-/// What is kept for a stdout that does not take it.
+/// Maximum of output buffered for a stdout that does not take it.
 const MAX_KEPT_BYTES: usize = 1 << 20;
-/// What the user types ahead of a guest that does not read: no more is read from stdin then.
+/// Maximum of input buffered for a guest that does not read: past it, stdin is not read.
 const MAX_AHEAD_BYTES: usize = 4 * 1024;
-/// How long a stdout that takes nothing is waited for once the user has left.
+/// Time for stdout to take the rest once the user has left.
 const LEAVE_LIMIT: Duration = Duration::from_secs(1);
 
-/// Why a conversation has ended.
+/// Reason why a session has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConsoleEnd {
-    /// The user has left, by Ctrl-].
+    /// The user has left, with Ctrl-].
     Left,
     /// Stdin, which is no terminal, has ended, and the guest was silent since.
     InputEnded,
     /// QEMU has ended.
     GuestGone,
-    /// Nobody reads stdout any more.
+    /// Stdout has no reader any more.
     OutputClosed,
-    /// This signal came.
+    /// A signal with this number arrived.
     Signal(i32),
 }
 
-/// How a conversation went.
+/// Outcome of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConsoleOutcome {
-    /// Why it has ended.
+    /// Reason for its end.
     pub end: ConsoleEnd,
-    /// What the guest said and stdout was too slow to take.
+    /// Bytes of the guest's output that were dropped because stdout was too slow.
     pub dropped_bytes: u64,
 }
 
-/// Joins stdin and stdout with a console until one of them ends. A terminal at stdin passes every key on, but for Ctrl-],
-/// which ends the conversation; it is as it was when this returns, panics or is ended by a signal. `linger` is how long the
-/// guest must be silent after the end of a stdin that is no terminal.
+/// Joins stdin and stdout with a console until one of them ends. A terminal at stdin passes on
+/// every key except Ctrl-], which ends the session; its mode is restored when this returns, panics
+/// or is ended by a signal. `linger` is how long the guest must be silent after the end of a stdin
+/// that is no terminal.
 ///
 /// # Errors
-/// Those of the terminal and the streams.
+/// The terminal or a stream failed.
 pub fn converse(
     console: UnixStream,
     stdin: OwnedFd,
@@ -82,16 +84,16 @@ pub fn converse(
 
 struct Conversation<'a> {
     console: UnixStream,
-    /// Nothing once it has ended.
+    /// `None` once stdin has ended.
     stdin: Option<OwnedFd>,
     has_keys: bool,
     linger: Duration,
-    /// Read from stdin, and not taken by the guest yet.
+    /// Input that the guest has not taken yet.
     ahead: Vec<u8>,
     signals: &'a Signals,
 }
 
-/// What there is to do.
+/// Streams that are ready.
 #[derive(Default)]
 struct Ready {
     console: bool,
@@ -116,7 +118,7 @@ impl Conversation<'_> {
             if ready.stdin && self.read_stdin()? {
                 return Ok(ConsoleEnd::Left);
             }
-            // Whatever it said before it went comes first.
+            // The guest's last output comes first.
             if ready.console && !self.read_console(output)? || !self.write_console()? {
                 return Ok(ConsoleEnd::GuestGone);
             }
@@ -145,7 +147,7 @@ impl Conversation<'_> {
         Ok(Ready { console: is_ready(0), output_closed: is_ready(1), stdin: is_ready(3), silent: count == 0 })
     }
 
-    /// Whether the user leaves.
+    /// Reads from stdin. Returns `true` if the user leaves.
     fn read_stdin(&mut self) -> io::Result<bool> {
         let Some(stdin) = &self.stdin else { return Ok(false) };
         let mut chunk = [0; MAX_AHEAD_BYTES];
@@ -168,7 +170,7 @@ impl Conversation<'_> {
         Ok(escape.is_some())
     }
 
-    /// Hands on what the guest says; false once QEMU has closed the console.
+    /// Passes on the guest's output; returns `false` once QEMU has closed the console.
     fn read_console(&mut self, output: &Output) -> io::Result<bool> {
         let mut chunk = [0; CHUNK_BYTES];
         match self.console.read(&mut chunk) {
@@ -181,7 +183,7 @@ impl Conversation<'_> {
         }
     }
 
-    /// Writes as much as the guest takes; false once QEMU has closed the console.
+    /// Writes as much as the guest takes; returns `false` once QEMU has closed the console.
     fn write_console(&mut self) -> io::Result<bool> {
         while !self.ahead.is_empty() {
             match self.console.write(&self.ahead) {
@@ -193,7 +195,7 @@ impl Conversation<'_> {
     }
 }
 
-/// Whether it is worth another try; false where the other side is gone.
+/// Returns `true` if the operation is to be tried again; `false` if the other side is gone.
 fn is_only_early(error: io::Error) -> io::Result<bool> {
     match error.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(true),
@@ -202,7 +204,7 @@ fn is_only_early(error: io::Error) -> io::Result<bool> {
     }
 }
 
-/// What is to be written, and a thread that does.
+/// Buffered output, and the thread that writes it.
 struct Output {
     shared: Arc<Shared>,
     /// Readable once the thread has ended.
@@ -241,7 +243,7 @@ impl Output {
         Ok(Self { shared, ended })
     }
 
-    /// Never waits.
+    /// Buffers output, dropping the oldest past the limit. Never waits.
     fn add(&self, bytes: &[u8]) {
         let mut kept = self.shared.kept();
         kept.bytes.extend(bytes);
@@ -252,8 +254,8 @@ impl Output {
         self.shared.changed.notify_one();
     }
 
-    /// Waits until all is written. A user who has left waits for a stopped terminal a moment at the most; otherwise a signal
-    /// ends the waiting.
+    /// Waits until everything is written. If the user has left, waits only a moment for a stopped
+    /// terminal; otherwise a signal ends the wait.
     fn end(&mut self, end: ConsoleEnd, signals: &Signals) -> io::Result<u64> {
         self.shared.kept().is_last = true;
         self.shared.changed.notify_one();
@@ -275,7 +277,7 @@ impl Output {
     }
 }
 
-/// Until the last byte is written or stdout is closed.
+/// Writes until the last byte is written or stdout is closed.
 fn write_all_there_is(shared: &Shared, stdout: BorrowedFd<'_>) {
     loop {
         let mut kept = shared.kept();
@@ -299,7 +301,7 @@ fn write_whole(stdout: BorrowedFd<'_>, mut bytes: &[u8]) -> bool {
         match rustix::io::write(stdout, bytes) {
             Ok(written) => bytes = &bytes[written..],
             Err(Errno::INTR) => {}
-            // Somebody else has made the terminal that way.
+            // Another process that shares the terminal has made it non-blocking.
             Err(Errno::AGAIN) => {
                 let _ = poll(&mut [PollFd::new(&stdout, PollFlags::OUT)], None);
             }
@@ -309,9 +311,9 @@ fn write_whole(stdout: BorrowedFd<'_>, mut bytes: &[u8]) -> bool {
     true
 }
 
-/// The signals that would end this process with its terminal raw.
+/// Signals that would end this process while its terminal is raw.
 struct Signals {
-    /// Readable once one has come.
+    /// Readable once a signal has arrived.
     pipe: UnixStream,
     caught: Arc<AtomicUsize>,
     ids: Vec<SigId>,
@@ -323,7 +325,7 @@ impl Signals {
         let mut signals = Self { pipe, caught: Arc::default(), ids: Vec::new() };
         for signal in [SIGINT, SIGTERM, SIGHUP, SIGQUIT] {
             let value = usize::try_from(signal).unwrap_or_default();
-            // In this order: whoever is woken must find the number.
+            // In this order: the number must be there when the pipe wakes its reader.
             let caught = Arc::clone(&signals.caught);
             signals.ids.push(signal_hook::flag::register_usize(signal, caught, value)?);
             signals.ids.push(signal_hook::low_level::pipe::register(signal, writer.try_clone()?)?);
@@ -362,7 +364,7 @@ mod tests {
     #[test]
     fn what_is_typed_goes_in_and_what_is_said_comes_out() {
         let ((console, mut guest), (stdin, mut keys), (stdout, mut screen)) = (pair(), pair(), pair());
-        // No terminal, so this is a key like any other.
+        // Not a terminal, so Ctrl-] is an ordinary byte.
         keys.write_all(b"ls\x1d\n").expect("typed");
         let talk = thread::spawn(move || converse(console, stdin.into(), stdout.into(), LINGER));
         let mut heard = [0; 4];
@@ -394,7 +396,7 @@ mod tests {
         let ((console, mut guest), (stdin, _keys), (stdout, screen)) = (pair(), pair(), pair());
         let talk = thread::spawn(move || converse(console, stdin.into(), stdout.into(), LINGER));
         let chunk = [b'x'; CHUNK_BYTES];
-        // Returns although nobody reads: socket buffers hold far less.
+        // Returns although there is no reader: socket buffers hold far less.
         for _ in 0..4 * MAX_KEPT_BYTES / CHUNK_BYTES {
             guest.write_all(&chunk).expect("taken");
         }

@@ -1,7 +1,8 @@
 //! The host's end of the control port.
 //!
-//! The other end is a guest that may run anything, so nothing that comes from it is trusted: lines, messages and
-//! garbage are limited, every wait has a deadline, and text is made harmless before it leaves this module.
+//! The other end is a guest that may run anything, so nothing that comes from it is trusted: lines,
+//! messages and garbage are limited, every wait has a deadline, and text is sanitised before it
+//! leaves this module.
 
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -20,26 +21,29 @@ use crate::harmless::make_harmless;
 use crate::random::random_bytes;
 use crate::wait::connect_at_once;
 
-/// How soon a wait notices that it is to stop.
+/// Interval at which a wait checks whether it is to stop.
 const GLANCE: Duration = Duration::from_millis(50);
 
-/// How often a socket that is not there yet is tried. QEMU makes it within milliseconds.
+/// Interval at which a socket that does not exist yet is tried. QEMU creates it within
+/// milliseconds.
 const RETRY: Duration = Duration::from_millis(5);
 
-/// The guest must take a message within this time.
+/// Time for the guest to take a message.
 const SEND_LIMIT: Duration = Duration::from_secs(10);
 
-/// What may be skipped on one connection, in bytes: the rest of a line that an earlier host left behind, and some.
+/// Bytes that may be skipped on one connection: the rest of a line that an earlier host left
+/// behind, and some more.
 const MAX_GARBAGE_BYTES: usize = 1024 * 1024;
 
-/// Messages of one connection. An agent sends about ten.
+/// Maximum number of messages on one connection. An agent sends about ten.
 const MAX_MESSAGES: u32 = 10_000;
 
-/// An open control port. Dropping it detaches; the guest does not mind.
+/// An open control port. Dropping it detaches, which does not affect the guest.
 #[derive(Debug)]
 pub struct ControlPort {
     socket: UnixStream,
-    /// Tells answers to this connection from what the agent still had to say to an earlier one.
+    /// Session of this connection, which distinguishes answers to it from messages meant for an
+    /// earlier one.
     session: Session,
     cancel: Cancel,
     lines: Lines,
@@ -47,7 +51,7 @@ pub struct ControlPort {
     messages: u32,
 }
 
-/// Why the agent could not be talked to.
+/// Error of a conversation with the agent.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
     /// QEMU's socket cannot be reached.
@@ -58,7 +62,7 @@ pub enum ControlError {
         /// The reason.
         source: io::Error,
     },
-    /// The agent has not said anything before the deadline.
+    /// The agent has not sent anything before the deadline.
     #[error("the guest agent did not answer in time")]
     Silent,
     /// The agent has not taken a message in time.
@@ -70,7 +74,7 @@ pub enum ControlError {
     /// Reading or writing failed otherwise.
     #[error("the control port failed")]
     Io(#[source] io::Error),
-    /// The guest has sent too much that is no message, or too many messages.
+    /// The guest has sent too many bytes that are no message, or too many messages.
     #[error("the guest floods its control port")]
     Flood,
     /// The agent speaks another version of the protocol.
@@ -117,11 +121,11 @@ impl Explain for ControlError {
 }
 
 impl ControlPort {
-    /// Connects to QEMU's socket, which may appear only later.
+    /// Connects to QEMU's socket, which may not exist yet.
     ///
     /// # Errors
-    /// [`ControlError::Connect`] with the last reason once `deadline` has passed, [`ControlError::Io`] without random
-    /// numbers, or [`ControlError::Interrupted`].
+    /// [`ControlError::Connect`] with the last reason once `deadline` has passed,
+    /// [`ControlError::Io`] if there are no random numbers, or [`ControlError::Interrupted`].
     pub fn connect(socket: &Path, deadline: Instant, cancel: &Cancel) -> Result<Self, ControlError> {
         let session = Session::new(u64::from_ne_bytes(random_bytes().map_err(ControlError::Io)?));
         loop {
@@ -137,27 +141,29 @@ impl ControlPort {
         }
     }
 
-    /// Tells the agent that a host is there. The answer is [`GuestMessage::Hello`], now or as soon as the guest has
-    /// come so far.
+    /// Informs the agent that a host is attached. The answer is [`GuestMessage::Hello`], at once or
+    /// as soon as the guest's agent runs.
     ///
     /// # Errors
     /// As for [`ControlPort::personalise`].
     pub fn attach(&mut self) -> Result<(), ControlError> {
-        // Ends the line that an earlier host may have left unfinished.
+        // Terminates the line that an earlier host may have left unfinished.
         self.write(b"\n")?;
         self.send(HostMessage::Attach)
     }
 
-    /// Gives the guest its personality. The answer is [`GuestMessage::Personalised`], or a failure of that errand.
+    /// Sends the guest its personality. The answer is [`GuestMessage::Personalised`], or a failure
+    /// of that task.
     ///
     /// # Errors
-    /// [`ControlError::TooLong`], [`ControlError::Deaf`], [`ControlError::Closed`], [`ControlError::Io`] or
-    /// [`ControlError::Interrupted`].
+    /// [`ControlError::TooLong`], [`ControlError::Deaf`], [`ControlError::Closed`],
+    /// [`ControlError::Io`] or [`ControlError::Interrupted`].
     pub fn personalise(&mut self, personality: Personality) -> Result<(), ControlError> {
         self.send(HostMessage::Personalise(personality))
     }
 
-    /// Asks for an orderly shutdown. The answer is [`GuestMessage::PoweringOff`]; later the VM ends.
+    /// Asks for an orderly shutdown. The answer is [`GuestMessage::PoweringOff`]; later the VM
+    /// ends.
     ///
     /// # Errors
     /// As for [`ControlPort::personalise`].
@@ -173,7 +179,8 @@ impl ControlPort {
         self.send(HostMessage::Sync)
     }
 
-    /// Asks a guest without a personality to come to rest. The answer is [`GuestMessage::Settled`], once its boot is over.
+    /// Asks a guest without a personality to come to rest. The answer is [`GuestMessage::Settled`],
+    /// once its boot is over.
     ///
     /// # Errors
     /// As for [`ControlPort::personalise`].
@@ -181,8 +188,8 @@ impl ControlPort {
         self.send(HostMessage::Settle)
     }
 
-    /// Asks for the guest's condition. The answer is [`GuestMessage::Inspected`], or a failure at [`castra_wire::Errand::Protocol`]
-    /// where the agent is of before that question.
+    /// Asks for the guest's condition. The answer is [`GuestMessage::Inspected`]; an agent that
+    /// predates this query reports a failure of [`castra_wire::Errand::Protocol`].
     ///
     /// # Errors
     /// As for [`ControlPort::personalise`].
@@ -190,8 +197,9 @@ impl ControlPort {
         self.send(HostMessage::Inspect)
     }
 
-    /// Asks who could answer on these ports. The answer is [`GuestMessage::Listeners`]; an agent of before this question fails at
-    /// understanding it.
+    /// Asks which of these ports have a service that could answer. The answer is
+    /// [`GuestMessage::Listeners`]; an agent that predates this query reports a failure of
+    /// [`castra_wire::Errand::Protocol`].
     ///
     /// # Errors
     /// As for [`ControlPort::personalise`].
@@ -199,14 +207,16 @@ impl ControlPort {
         self.send(HostMessage::Listeners { ports })
     }
 
-    /// The guest's next message. Text in it is harmless on a terminal. A guest may say anything at any time: who loops
-    /// over this keeps one deadline for the whole loop.
+    /// Returns the guest's next message. Text in it is safe to print on a terminal. A guest may
+    /// send anything at any time: callers that loop over this keep one deadline for the whole loop.
     ///
     /// # Errors
-    /// [`ControlError::Silent`] once `deadline` has passed, [`ControlError::Closed`], [`ControlError::Flood`],
-    /// [`ControlError::OtherProtocol`], [`ControlError::Io`] or [`ControlError::Interrupted`].
+    /// [`ControlError::Silent`] once `deadline` has passed, [`ControlError::Closed`],
+    /// [`ControlError::Flood`], [`ControlError::OtherProtocol`], [`ControlError::Io`] or
+    /// [`ControlError::Interrupted`].
     pub fn next(&mut self, deadline: Instant) -> Result<GuestMessage, ControlError> {
-        // However much has arrived already: a guest that never stops talking must not outlast a time limit.
+        // However much has arrived already: a guest that never stops sending must not outlast a
+        // time limit.
         if Instant::now() > deadline {
             return Err(ControlError::Silent);
         }
@@ -218,8 +228,8 @@ impl ControlPort {
         }
     }
 
-    /// The next message among the bytes that are here. Garbage between messages is skipped, and what the agent says to an earlier
-    /// host.
+    /// Returns the next message among the bytes received so far. Skips garbage between messages,
+    /// and messages to an earlier host.
     fn next_held(&mut self) -> Result<Option<GuestMessage>, ControlError> {
         while let Some(line) = self.lines.next_line() {
             let bytes = line.as_ref().map_or(0, |line| line.len());
@@ -246,7 +256,7 @@ impl ControlPort {
         if self.garbage_bytes > MAX_GARBAGE_BYTES { Err(ControlError::Flood) } else { Ok(()) }
     }
 
-    /// Reads what there is, or waits for it.
+    /// Reads the bytes that have arrived, or waits for some.
     fn read(&mut self, deadline: Instant) -> Result<(), ControlError> {
         let mut chunk = [0; 16 * 1024];
         loop {
@@ -292,7 +302,7 @@ impl ControlPort {
     }
 }
 
-/// Whether the socket may be there, or free, a moment later.
+/// Returns `true` if the socket may exist, or accept, a moment later.
 fn may_come(error: &io::Error) -> bool {
     matches!(
         error.kind(),

@@ -1,9 +1,10 @@
-//! Writing the archives that an initramfs is made of.
+//! Writes the archives that an initramfs consists of.
 //!
-//! The kernel reads the "newc" form of cpio (`Documentation/driver-api/early-userspace/buffer-format.rst` in its
-//! sources): a header of 13 eight-digit hexadecimal numbers, the name, the contents, each padded to four bytes.
+//! The kernel reads the "newc" format of cpio
+//! (`Documentation/driver-api/early-userspace/buffer-format.rst` in its sources): a header of 13
+//! eight-digit hexadecimal numbers, the name and the contents, each padded to four bytes.
 
-/// Entries and their end mark begin at multiples of this.
+/// Alignment of entries and of their end mark, in bytes.
 pub(super) const ALIGNMENT: usize = 4;
 
 const MAGIC: &str = "070701";
@@ -26,23 +27,23 @@ struct Entry<'a> {
 }
 
 impl Archive {
-    /// A directory. The one that the archive before holds under this name stays as it is, but for its permissions.
+    /// Adds a directory. If an earlier archive has one with this name, only its permissions change.
     pub(super) fn directory(&mut self, name: &str, permissions: u32) {
         self.entry(&Entry { name, mode: DIRECTORY | permissions, device: (0, 0), contents: &[] });
     }
 
-    /// A regular file. Its contents must be smaller than 4 GiB.
+    /// Adds a regular file. Its contents must be smaller than 4 GiB.
     pub(super) fn file(&mut self, name: &str, permissions: u32, contents: &[u8]) {
         self.entry(&Entry { name, mode: REGULAR_FILE | permissions, device: (0, 0), contents });
     }
 
-    /// A character device.
+    /// Adds a character device.
     pub(super) fn character_device(&mut self, name: &str, permissions: u32, major: u32, minor: u32) {
         let mode = CHARACTER_DEVICE | permissions;
         self.entry(&Entry { name, mode, device: (major, minor), contents: &[] });
     }
 
-    /// The whole archive.
+    /// Returns the complete archive.
     pub(super) fn finish(mut self) -> Vec<u8> {
         self.entry(&Entry { name: "TRAILER!!!", mode: 0, device: (0, 0), contents: &[] });
         self.bytes
@@ -53,7 +54,8 @@ impl Archive {
         let (major, minor) = entry.device;
         let links = if entry.mode & DIRECTORY == DIRECTORY { 2 } else { 1 };
         let name_bytes = entry.name.len() + 1;
-        // inode, mode, uid, gid, links, mtime, size, device (2), special device (2), length of the name, checksum.
+        // inode, mode, uid, gid, links, mtime, size, device (2), special device (2), length of the
+        // name, checksum.
         let numbers = [
             self.entries,
             entry.mode,
@@ -85,7 +87,7 @@ impl Archive {
     }
 }
 
-/// The format has 32 bits for each number; what is written here is far smaller.
+/// Converts a number to the 32 bits of the format; everything written here is far smaller.
 fn narrow(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
@@ -105,7 +107,8 @@ pub(super) mod tests {
         pub(in crate::guest) contents: Vec<u8>,
     }
 
-    /// Reads an archive as the kernel does: header by header, with every alignment checked. Hands back what follows.
+    /// Reads an archive as the kernel does: header by header, with every alignment checked. Returns
+    /// the entries and the rest.
     pub(in crate::guest) fn read(archive: &[u8]) -> (Vec<Found>, &[u8]) {
         let mut entries = Vec::new();
         let mut at = 0;

@@ -1,9 +1,10 @@
-//! The agent's way into the guest: behind the image's own initramfs.
+//! Adds the agent to the image's own initramfs.
 //!
-//! The kernel unpacks one archive after another into the same root, each compressed in its own way or not at all, with
-//! zeroes between them. So the image's archives stay what they are, and a small one with the agent follows them. Only
-//! the compression of the first is taken off where it is gzip: inflating Alpine's is a third of all that an emulated CPU
-//! executes until the kernel starts its first process, and a matter of milliseconds here.
+//! The kernel unpacks one archive after another into the same root, each with its own compression
+//! or none, with zeroes between them. So the image's archives stay unchanged, and a small one with
+//! the agent follows them. Only the first is decompressed if it is gzip: inflating Alpine's is a
+//! third of everything that an emulated CPU executes until the kernel starts its first process, and
+//! a matter of milliseconds here.
 
 use std::fs;
 use std::io::{self, Read as _, Write as _};
@@ -18,10 +19,10 @@ use crate::files::open_regular;
 
 use super::cpio::{ALIGNMENT, Archive};
 
-/// The agent's path in the initramfs, for the kernel's `rdinit=`.
+/// Path of the agent in the initramfs, for the kernel's `rdinit=`.
 pub const AGENT_PATH: &str = "/castra/agent";
 
-/// Where the agent makes the image's scripts look for programs first.
+/// Directory in which the agent makes the image's scripts look for programs first.
 const TOOLS: &str = "castra/bin";
 
 /// A short cut for Alpine's initramfs; see the script itself.
@@ -30,13 +31,14 @@ const DEVICE_SEARCH: &str = include_str!("nlplug-findfs.sh");
 /// The guest agent, a static program for x86_64 Linux.
 pub const AGENT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/castra-guest"));
 
-/// How the kernel knows gzip (`lib/decompress.c`).
+/// Magic bytes by which the kernel recognises gzip (`lib/decompress.c`).
 const GZIP_MAGIC: [u8; 2] = [0x1F, 0x8B];
 
-/// An archive that is larger than this would not fit into a VM's memory anyway; it is left compressed.
+/// Largest archive that is inflated. A larger one would not fit into a VM's memory anyway; it is
+/// left compressed.
 const MAX_INFLATED_BYTES: u64 = 256 * 1024 * 1024;
 
-/// Why an initramfs with the agent could not be made.
+/// Reason why an initramfs with the agent could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum InitrdError {
     /// The image's initramfs cannot be read.
@@ -50,7 +52,7 @@ pub enum InitrdError {
     /// The image's initramfs is empty.
     #[error("the image's initramfs {} is empty", .0.display())]
     Empty(PathBuf),
-    /// The new one cannot be written.
+    /// The new initramfs cannot be written.
     #[error("cannot write the initramfs {}", path.display())]
     Write {
         /// The new initramfs.
@@ -81,10 +83,11 @@ impl Explain for InitrdError {
     }
 }
 
-/// Writes the image's initramfs with the agent behind it to `target`, which appears complete or not at all.
+/// Writes the image's initramfs, followed by the agent, to `target`, which appears complete or not
+/// at all.
 ///
 /// # Errors
-/// Every variant of [`InitrdError`]; then `target` is what it was before.
+/// Every variant of [`InitrdError`]; then `target` is unchanged.
 pub fn append_agent(image_initramfs: &Path, target: &Path) -> Result<(), InitrdError> {
     let reading = |source| InitrdError::Read { path: image_initramfs.to_owned(), source };
     let writing = |source| InitrdError::Write { path: target.to_owned(), source };
@@ -109,7 +112,8 @@ fn with_agent(image: Vec<u8>) -> Vec<u8> {
     initramfs
 }
 
-/// The initramfs with its first archive inflated, if that is gzip. What cannot be inflated is the kernel's to judge.
+/// Returns the initramfs with its first archive inflated, if that is gzip. An archive that cannot
+/// be inflated is left for the kernel to judge.
 fn inflate_first(image: &[u8]) -> Option<Vec<u8>> {
     if !image.starts_with(&GZIP_MAGIC) {
         return None;
@@ -122,21 +126,23 @@ fn inflate_first(image: &[u8]) -> Option<Vec<u8>> {
     }
     let zeroes = rest.iter().take_while(|byte| **byte == 0).count();
     let rest = &rest[zeroes..];
-    // Archives that follow lie where the kernel looks as long as their place differs by a multiple of the alignment.
+    // The kernel finds the archives that follow as long as they are moved by a multiple of the
+    // alignment.
     pad(&mut inflated, image.len() - rest.len());
     inflated.extend(rest);
     Some(inflated)
 }
 
-/// Zeroes up to the next place that is as far from the last multiple of the alignment as `like` is.
+/// Appends zeroes up to the next offset that has the same remainder, modulo the alignment, as
+/// `like`.
 fn pad(initramfs: &mut Vec<u8>, like: usize) {
     while initramfs.len() % ALIGNMENT != like % ALIGNMENT {
         initramfs.push(0);
     }
 }
 
-/// The agent's own archive. Besides the agent it brings the two devices that a Rust program needs for its standard
-/// streams before anybody has mounted anything: an initramfs is free not to have them.
+/// Returns the agent's own archive. It also contains the two devices that a Rust program needs for
+/// its standard streams before any filesystem is mounted: an initramfs need not have them.
 fn agent_archive(agent: &[u8]) -> Vec<u8> {
     let mut archive = Archive::default();
     archive.directory("dev", 0o755);
@@ -159,7 +165,7 @@ mod tests {
     #[test]
     fn the_agent_is_a_static_program() {
         assert!(AGENT.starts_with(b"\x7fELF"));
-        // An ELF file names the dynamic linker that it needs in an interpreter segment (type 3).
+        // An ELF file names its dynamic linker in an interpreter segment (type 3).
         let number = |at: usize, bytes: usize| {
             AGENT[at..at + bytes].iter().rev().fold(0, |number, byte| number << 8 | usize::from(*byte))
         };
@@ -215,7 +221,8 @@ mod tests {
         archive.finish()
     }
 
-    /// The names in an initramfs of uncompressed archives, in order, zeroes between them.
+    /// Returns the names in an initramfs of uncompressed archives with zeroes between them, in
+    /// order.
     fn names(mut initramfs: &[u8]) -> Vec<String> {
         let mut names = Vec::new();
         while !initramfs.is_empty() {

@@ -1,4 +1,4 @@
-//! The two key pairs of a VM: the one its SSH server proves itself with, and the one that may log in.
+//! The two key pairs of a VM: the host key of its SSH server, and the key that may log in.
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,7 +18,7 @@ use crate::layout::VmLayout;
 use crate::random::random_bytes;
 use crate::trusted;
 
-/// Why a VM's keys cannot be had.
+/// Reason why a VM's keys cannot be read or made.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// A file is not an unencrypted OpenSSH private key.
@@ -45,7 +45,7 @@ pub enum KeyError {
         /// The reason.
         source: io::Error,
     },
-    /// The system gave no random bytes, or no key could be made of them.
+    /// The system provided no random bytes, or no key could be made from them.
     #[error("cannot make a new key")]
     Generate {
         /// The reason.
@@ -80,7 +80,7 @@ impl Explain for KeyError {
     }
 }
 
-/// A key in OpenSSH's format has some 400 bytes.
+/// Largest key file that is read. A key in OpenSSH's format has some 400 bytes.
 const MAX_KEY_BYTES: u64 = 64 << 10;
 
 /// A VM's keys.
@@ -91,7 +91,7 @@ pub struct VmKeys {
 }
 
 impl VmKeys {
-    /// Reads a VM's keys; makes those that do not exist. The caller holds the VM's lock.
+    /// Reads a VM's keys; creates those that do not exist. The caller holds the VM's lock.
     ///
     /// # Errors
     /// Every variant of [`KeyError`].
@@ -102,7 +102,7 @@ impl VmKeys {
         })
     }
 
-    /// The SSH server's private key, as OpenSSH PEM, to be handed to the guest.
+    /// Returns the SSH server's private key as OpenSSH PEM, to be sent to the guest.
     ///
     /// # Errors
     /// [`KeyError::Generate`] if the key cannot be encoded.
@@ -110,18 +110,19 @@ impl VmKeys {
         pem(&self.host)
     }
 
-    /// The public key that may log in, as a line of `authorized_keys`.
+    /// Returns the public key that may log in, as a line of `authorized_keys`.
     pub fn client_public_line(&self) -> String {
         line(self.client.public_key())
     }
 
-    /// What the guest's `/etc/machine-id` is to hold: as lasting as the VM's keys, and as different from other VMs'.
+    /// Returns the guest's `/etc/machine-id`, derived from the VM's keys: as lasting as they are,
+    /// and as different from other VMs'.
     pub fn machine_id(&self) -> String {
         let digest = Sha256::digest(format!("machine-id of {}", line(self.host.public_key())));
         hex(&digest[..16])
     }
 
-    /// What a connection to the VM needs to know.
+    /// Returns the target for a connection to the VM.
     pub fn target(&self, address: SocketAddr, user: &str) -> Target {
         Target {
             address,
@@ -132,7 +133,8 @@ impl VmKeys {
         }
     }
 
-    /// Writes `known_hosts` for other SSH clients: the server at 127.0.0.1 and this port, and wherever else under this alias.
+    /// Writes `known_hosts` for other SSH clients: the server at 127.0.0.1 and this port, and at
+    /// any address under this alias.
     ///
     /// # Errors
     /// [`KeyError::Write`].
@@ -172,7 +174,7 @@ fn pem(key: &PrivateKey) -> Result<Vec<u8>, KeyError> {
 }
 
 fn line(key: &PublicKey) -> String {
-    // Encoding an Ed25519 key that exists cannot fail.
+    // Encoding an existing Ed25519 key cannot fail.
     key.to_openssh().unwrap_or_default()
 }
 
@@ -218,7 +220,7 @@ mod tests {
         assert_eq!(line.split_whitespace().count(), 3);
     }
 
-    /// Opening one for reading waits for whoever writes to it.
+    /// Opening a FIFO for reading would wait for a writer.
     #[test]
     fn a_fifo_and_a_link_are_no_keys_and_are_not_waited_for() {
         let (directory, layout) = layout();

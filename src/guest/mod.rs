@@ -1,4 +1,4 @@
-//! What the host knows of the guest: how the agent gets in, what it says, and how to log in.
+//! The host's side of the guest: injecting the agent, talking to it, and logging in.
 
 mod console;
 mod control;

@@ -1,4 +1,4 @@
-//! The guest's network, asked about over the control port: the other way to a guest that SSH does not reach.
+//! The guest's network, queried through the control port, for a guest that SSH does not reach.
 
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -12,7 +12,8 @@ use super::control::{ControlError, ControlPort};
 use crate::cancel::Cancel;
 use crate::error::{Explain, Kind};
 
-/// Limit of one question. An idle guest answers within milliseconds, an emulated one on a busy machine within a second.
+/// Time limit of one query. An idle guest answers within milliseconds, an emulated one on a busy
+/// machine within a second.
 const ASK_LIMIT: Duration = Duration::from_secs(3);
 
 /// Time between two looks at a network that is down: a DHCP client may take it down for a moment.
@@ -23,7 +24,7 @@ const SECOND_LOOK: Duration = Duration::from_millis(500);
 pub struct AgentSocket {
     /// The VM.
     pub vm: String,
-    /// QEMU's socket.
+    /// Path of QEMU's socket.
     pub path: PathBuf,
 }
 
@@ -33,14 +34,14 @@ pub struct AgentSocket {
 pub enum NetworkFault {
     /// The guest's kernel has no network card.
     NoInterface,
-    /// The interface is set down.
+    /// The interface is down.
     InterfaceDown {
-        /// Its name in the guest.
+        /// Name of the interface in the guest.
         interface: String,
     },
     /// The interface has no carrier.
     NoCarrier {
-        /// Its name in the guest.
+        /// Name of the interface in the guest.
         interface: String,
     },
     /// The guest does not have its address.
@@ -50,22 +51,22 @@ pub enum NetworkFault {
     },
     /// The guest has no route to the host.
     NoRoute,
-    /// The agent sees nothing wrong, and nothing comes back on SSH.
+    /// The agent sees no fault, but SSH stays silent.
     Silent,
 }
 
-/// A guest that lives and cannot be reached by SSH.
+/// Error for a guest that runs but cannot be reached by SSH.
 #[derive(Debug, thiserror::Error)]
 #[error("the guest of VM `{vm}` runs, but its network does not: {}", fault.in_words())]
 pub struct NetworkDown {
     /// The VM.
     pub vm: String,
-    /// Its fault.
+    /// Fault of its network.
     pub fault: NetworkFault,
 }
 
 impl NetworkFault {
-    /// Returns the first thing that is missing; nothing if all is there.
+    /// Returns the first missing part; `None` if the network is complete.
     fn of(state: NetworkState) -> Option<Self> {
         let Some(interface) = state.interface else { return Some(Self::NoInterface) };
         match (state.is_up, state.has_carrier, state.has_address, state.has_route) {
@@ -77,7 +78,7 @@ impl NetworkFault {
         }
     }
 
-    /// Says what is missing.
+    /// Describes the fault.
     pub fn in_words(&self) -> String {
         match self {
             Self::NoInterface => "its kernel has no network card".to_owned(),
@@ -91,7 +92,7 @@ impl NetworkFault {
         }
     }
 
-    /// Returns the way out for the VM of this name.
+    /// Returns the remedy for the VM of this name.
     pub fn way_out(&self, vm: &str) -> String {
         let there = match self {
             Self::InterfaceDown { interface } => format!(", where `ip link set {interface} up` mends it"),
@@ -112,12 +113,13 @@ impl Explain for NetworkDown {
     }
 }
 
-/// Condition of a guest, and its clock beside this machine's.
+/// Condition of a guest, and its clock compared with this machine's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inspection {
-    /// Condition of the guest.
+    /// Condition, as reported by the agent.
     pub condition: Condition,
-    /// Milliseconds by which the guest's clock is ahead of this machine's; half the time of question and answer is unknown.
+    /// Milliseconds by which the guest's clock is ahead of this machine's, with an uncertainty of
+    /// half the round trip.
     pub clock_ahead_ms: i64,
 }
 
@@ -130,10 +132,10 @@ impl Inspection {
     }
 }
 
-/// Asks a guest for its condition. Nothing if it does not answer within the limit, has not finished its boot, or has an
-/// agent of before that question.
+/// Queries a guest's condition. Returns `None` if the guest does not answer within the limit, has
+/// not finished its boot, or has an agent that predates this query.
 pub fn inspect(control: &Path, limit: Duration, cancel: &Cancel) -> Option<Inspection> {
-    // It was made before QEMU was started: one that is gone does not come back.
+    // The socket was created before QEMU started: once it is gone, it does not come back.
     control.try_exists().ok().filter(|is_there| *is_there)?;
     let deadline = Instant::now() + limit;
     let mut port = ControlPort::connect(control, deadline, cancel).ok()?;
@@ -156,19 +158,19 @@ pub fn inspect(control: &Path, limit: Duration, cancel: &Cancel) -> Option<Inspe
     }
 }
 
-/// Report of a guest about its network.
+/// A guest's report about its network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NetworkReport {
-    /// The guest gives none: see [`inspect`].
+    /// The guest gives no report: see [`inspect`].
     Unknown,
-    /// Nothing is missing.
+    /// The network is complete.
     Complete,
-    /// Something is missing.
+    /// The network has a fault.
     Faulty(NetworkFault),
 }
 
 impl NetworkReport {
-    /// Reads a guest's condition.
+    /// Evaluates a guest's condition.
     pub fn of(inspection: Option<&Inspection>) -> Self {
         match inspection.and_then(|found| found.condition.network.clone()).map(NetworkFault::of) {
             None => Self::Unknown,
@@ -177,7 +179,7 @@ impl NetworkReport {
         }
     }
 
-    /// Asks a guest about its network; about a fault a second time, since one may pass.
+    /// Asks a guest about its network; asks a second time if there is a fault, since it may pass.
     ///
     /// # Errors
     /// [`ControlError::Interrupted`].
@@ -190,7 +192,7 @@ impl NetworkReport {
         thread::sleep(SECOND_LOOK);
         let second = Self::of(inspect(control, ASK_LIMIT, cancel).as_ref());
         cancel.check()?;
-        // One that changes is one that is being repaired.
+        // A network whose fault changes is being repaired.
         Ok(if matches!(second, Self::Faulty(_)) && second != first { Self::Unknown } else { second })
     }
 }
@@ -217,7 +219,8 @@ mod tests {
         NetworkState { interface, is_up: true, has_carrier: true, has_address: true, has_route: true }
     }
 
-    /// Inspects a guest that has reached this stage and answers so. Returns what it was asked, and the result.
+    /// Inspects a guest that has reached this stage and answers with `answer`. Returns the requests
+    /// it received and the result.
     fn inspect_guest(
         stage: Stage,
         answer: impl Fn() -> GuestMessage + Send + 'static,
@@ -233,7 +236,7 @@ mod tests {
                 let message = castra_wire::decode::<HostMessage>(line.as_bytes()).expect("a message");
                 let answer = if message == HostMessage::Attach { hello(stage) } else { answer() };
                 heard.push(message);
-                // A host that has heard enough goes.
+                // A host that has heard enough closes its end.
                 let _ = stream.write_all(&castra_wire::encode(&answer));
             }
             heard

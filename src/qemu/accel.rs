@@ -17,28 +17,29 @@ use super::options::CpuModel;
 use super::probe::{self, Outcome};
 use super::process::QemuBinary;
 
-/// How long a candidate may take. TCG needs 0.15 s; one that needs ten times as long is no gain.
+/// Time limit for a candidate. TCG needs 0.15 s; one that needs ten times as long is no gain.
 pub(super) const PROBE_LIMIT: Duration = Duration::from_secs(3);
 
-/// The probe takes little more than QEMU's own start, so only a clear loss counts against hardware.
+/// Factor by which hardware must lose. The probe takes little more than QEMU's own start, so only a
+/// clear loss counts.
 const CLEARLY: u32 = 3;
-/// Most bytes of the file of verdicts, which is never nearly as long.
+/// Largest file of verdicts that is read, in bytes; it is never nearly as long.
 const MAX_REMEMBERED_BYTES: u64 = 1 << 20;
 
-/// What runs the guest's CPU.
+/// Execution of the guest's CPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Accelerator {
-    /// Linux's hardware virtualisation.
+    /// Hardware virtualisation on Linux.
     Kvm,
-    /// macOS's hardware virtualisation. Never run by the authors so far.
+    /// Hardware virtualisation on macOS. Never run by the authors so far.
     Hvf,
-    /// QEMU's own translation; runs everywhere.
+    /// QEMU's own translation, which runs everywhere.
     Tcg,
 }
 
 impl Accelerator {
-    /// QEMU's name for it.
+    /// Returns QEMU's name for the accelerator.
     pub fn name(self) -> &'static str {
         match self {
             Self::Kvm => "kvm",
@@ -47,12 +48,13 @@ impl Accelerator {
         }
     }
 
-    /// The accelerator of this name.
+    /// Returns the accelerator with this name.
     pub fn from_name(name: &str) -> Option<Self> {
         [Self::Kvm, Self::Hvf, Self::Tcg].into_iter().find(|accelerator| accelerator.name() == name)
     }
 
-    /// The CPU model to use with it: the host's own, or under TCG what the image asks for.
+    /// Returns the CPU model to use with it: the host's own, or under TCG the one that the image
+    /// asks for.
     pub fn cpu(self, tcg_cpu: &CpuModel) -> CpuModel {
         match self {
             Self::Kvm | Self::Hvf => CpuModel::host(),
@@ -61,19 +63,20 @@ impl Accelerator {
     }
 }
 
-/// An accelerator and why it was taken.
+/// An accelerator and the reason for choosing it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AcceleratorChoice {
     /// The accelerator.
     pub accelerator: Accelerator,
-    /// Half a sentence.
+    /// Reason, as a part of a sentence.
     pub reason: String,
 }
 
-/// The fastest accelerator that really works here with `qemu`; `scratch` is a directory to write the probe into. Raced once per QEMU, kernel and boot, then remembered.
+/// Returns the fastest accelerator that really works here with `qemu`; the probe is written into
+/// the directory `scratch`. Raced once per QEMU, kernel and boot, then remembered.
 ///
 /// # Errors
-/// [`QemuError::Interrupted`], or [`QemuError::File`] where the probe cannot be written.
+/// [`QemuError::Interrupted`], or [`QemuError::File`] if the probe cannot be written.
 pub fn choose_accelerator(
     qemu: &QemuBinary,
     tcg_cpu: &CpuModel,
@@ -107,7 +110,8 @@ pub(super) fn candidate() -> Option<Candidate> {
     if native && cfg!(target_os = "linux") {
         Some(Candidate { accelerator: Accelerator::Kvm, device: "/dev/kvm" })
     } else if native && cfg!(target_os = "macos") {
-        // Hypervisor.framework has no device file; `/` always opens, so the probe alone decides.
+        // Hypervisor.framework has no device file; `/dev/null` always opens, so the probe alone
+        // decides.
         Some(Candidate { accelerator: Accelerator::Hvf, device: "/dev/null" })
     } else {
         None
@@ -132,7 +136,7 @@ fn race(
     Ok(judge(hardware, under_hardware?, under_tcg?))
 }
 
-/// Pure: who wins, and why.
+/// Decides which accelerator wins, and why. Pure.
 pub(super) fn judge(hardware: Accelerator, under_hardware: Outcome, under_tcg: Outcome) -> AcceleratorChoice {
     let name = hardware.name();
     match (under_hardware, under_tcg) {
@@ -163,13 +167,14 @@ pub(super) fn why_closed(device: &str, errno: rustix::io::Errno) -> String {
     }
 }
 
-/// What may change an answer without QEMU changing: the kernel and the boot.
+/// Identifies the host's kernel and boot, which may change the answer although QEMU does not
+/// change.
 fn host_identity() -> String {
     let uname = rustix::system::uname();
     format!("kernel={} boot={}", uname.release().to_string_lossy(), boot_id().unwrap_or_default())
 }
 
-/// What earlier races found.
+/// Reads the results of earlier races.
 pub(super) fn read_remembered(path: &Path) -> BTreeMap<String, AcceleratorChoice> {
     // A missing or damaged file only costs another race.
     trusted::read(path, MAX_REMEMBERED_BYTES)
@@ -184,12 +189,12 @@ fn remember(
     key: String,
     choice: AcceleratorChoice,
 ) {
-    // Answers of other boots and kernels will never be asked for again.
+    // Answers of other boots and kernels will never be needed again.
     let host = host_identity();
     known.retain(|key, _| key.ends_with(&host));
     known.insert(key, choice);
     let text = serde_json::to_vec_pretty(&known).unwrap_or_default();
-    // A cache that cannot be written costs a race a start, nothing else.
+    // Without the cache, each start costs a race, but nothing else fails.
     let _ = crate::files::write_atomically(path, &text, 0o600);
 }
 
@@ -201,7 +206,7 @@ mod tests {
         Outcome::Works(Duration::from_millis(ms))
     }
 
-    /// What a newcomer without the right group is told, in `status -v`.
+    /// A newcomer without the right group gets this reason from `status -v`.
     #[test]
     fn a_device_without_permission_is_named_with_the_way_out() {
         assert_eq!(

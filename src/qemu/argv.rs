@@ -1,4 +1,4 @@
-//! QEMU's command line, from data by small pure functions. Snapshot tests hold whole lines.
+//! QEMU's command line, built from data by small pure functions. Snapshot tests hold whole lines.
 
 use std::ffi::OsString;
 use std::os::fd::RawFd;
@@ -12,54 +12,55 @@ use super::accel::Accelerator;
 use super::chain::{Disk, Layer, LayerFormat};
 use super::options::{CommandLine, CpuModel, Device, MachineType};
 
-/// The strictest sandbox there is; Castra detaches the process itself, since -daemonize cannot go with it.
+/// Strictest sandbox of QEMU. It excludes -daemonize, so Castra detaches the process itself.
 pub(super) const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
 
-/// All there is to know to run a machine.
+/// Complete description of a machine to run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MachineSpec {
-    /// The VM's name, for the process list and messages.
+    /// Name of the VM, for the process list and messages.
     pub name: String,
-    /// The machine.
+    /// Machine type.
     pub machine: MachineType,
-    /// How the CPU is run.
+    /// Accelerator that runs the CPU.
     pub accelerator: Accelerator,
     /// CPU model.
     pub cpu: CpuModel,
-    /// Virtual CPUs.
+    /// Number of virtual CPUs.
     pub cpus: u32,
-    /// Memory in MiB.
+    /// Size of the memory, in MiB.
     pub memory_mib: u64,
-    /// What holds it.
+    /// Backing of the guest's memory.
     pub memory: Memory,
-    /// The disk.
+    /// Disk with its backing chain.
     pub disk: Disk,
-    /// What starts.
+    /// Program to boot.
     pub boot: Boot,
-    /// Further devices.
+    /// Additional devices.
     pub devices: Vec<Device>,
-    /// What the guest can reach.
+    /// Reach of the guest's network.
     pub network: Network,
-    /// Ports of 127.0.0.1 that lead into the guest.
+    /// Ports of 127.0.0.1 that are forwarded to the guest.
     pub forwards: Vec<HostForward>,
-    /// Written and locked by QEMU.
+    /// Pid file, written and locked by QEMU.
     pub pidfile: PathBuf,
-    /// What the guest writes on its serial console.
+    /// Log of the guest's serial console.
     pub console_log: PathBuf,
 }
 
-/// What holds a guest's memory.
+/// Backing of a guest's memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Memory {
-    /// QEMU's own.
+    /// Anonymous memory of QEMU.
     Own,
-    /// A file of exactly that size, which the guest writes to.
+    /// A file of exactly the memory's size, to which the guest writes.
     Written(PathBuf),
-    /// A file whose pages the guest shares with others until it writes to them; the file never changes.
+    /// A file whose pages the guest shares with others until it writes to them; the file never
+    /// changes.
     Copied(PathBuf),
 }
 
-/// What starts.
+/// Program that a machine boots.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Boot {
     /// A kernel, with the guest agent in its initramfs.
@@ -75,19 +76,20 @@ pub enum Boot {
     Native,
 }
 
-/// What a guest can reach. It is QEMU's business and not the machine's, so a saved state goes on with either.
+/// Reach of a guest's network. A setting of QEMU and not of the machine, so a saved state resumes
+/// with either.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Network {
-    /// What this process can reach.
+    /// Everything that this process can reach.
     Full,
-    /// Nothing, not even this machine; forwarded ports lead into it all the same.
+    /// Nothing, not even this machine; forwarded ports still lead into the guest.
     Isolated,
 }
 
-/// A port of 127.0.0.1 that leads into the guest.
+/// A port of 127.0.0.1 that is forwarded to the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HostForward {
-    /// Protocol of both.
+    /// Protocol of both ports.
     pub protocol: Protocol,
     /// Port of 127.0.0.1.
     pub host: u16,
@@ -95,20 +97,20 @@ pub struct HostForward {
     pub guest: u16,
 }
 
-/// Listening sockets that QEMU inherits, by number.
+/// Listening sockets that QEMU inherits, as descriptors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Channels {
-    /// For the machine protocol.
+    /// Socket of the machine protocol.
     pub qmp: RawFd,
-    /// For the guest agent's control port.
+    /// Socket of the guest agent's control port.
     pub control: RawFd,
-    /// For the guest's serial console.
+    /// Socket of the guest's serial console.
     pub console: RawFd,
-    /// Whether a saved state follows, instead of a boot.
+    /// Set if a saved state follows, instead of a boot.
     pub incoming: bool,
 }
 
-/// The arguments that run `spec`, without the program itself.
+/// Returns the arguments that run `spec`, without the program itself.
 pub fn arguments(spec: &MachineSpec, channels: Channels) -> Vec<OsString> {
     let groups = [
         base(spec),
@@ -125,7 +127,8 @@ pub fn arguments(spec: &MachineSpec, channels: Channels) -> Vec<OsString> {
     groups.into_iter().flatten().collect()
 }
 
-/// Nothing that QEMU or its configuration files would add by themselves.
+/// Returns the options that disable everything that QEMU or its configuration files would add by
+/// themselves.
 fn base(spec: &MachineSpec) -> Vec<OsString> {
     words(&["-nodefaults", "-no-user-config", "-display", "none", "-name"])
         .chain([value(&["guest=", &escape(&spec.name)])])
@@ -139,7 +142,8 @@ fn processor(spec: &MachineSpec) -> Vec<OsString> {
         .collect()
 }
 
-/// The id is the name of the memory in a saved state, so it never changes.
+/// Returns the options of the memory. The id is the memory's name in a saved state, so it never
+/// changes.
 fn memory(memory: &Memory, size_mib: u64) -> Vec<OsString> {
     let file = |path: &Path, share| {
         let mut file =
@@ -155,8 +159,9 @@ fn memory(memory: &Memory, size_mib: u64) -> Vec<OsString> {
     words(&["-object"]).chain([backend]).chain(words(&["-machine", "memory-backend=ram"])).collect()
 }
 
-/// Several CPUs under TCG take turns in one thread. *Measured*, QEMU 7.2: with a thread each, 2 of 8 boots of Linux
-/// 6.18 died of `Oops: int3` or hung, since the kernel patches code that another CPU runs.
+/// Returns the option of the accelerator. Several CPUs under TCG take turns in one thread.
+/// *Measured*, QEMU 7.2: with a thread each, 2 of 8 boots of Linux 6.18 died of `Oops: int3` or
+/// hung, since the kernel patches code that another CPU runs.
 fn accelerator(spec: &MachineSpec) -> String {
     match (spec.accelerator, spec.cpus) {
         (Accelerator::Tcg, 2..) => "tcg,thread=single".into(),
@@ -178,12 +183,13 @@ fn boot(boot: &Boot) -> Vec<OsString> {
     }
 }
 
-/// Every file of the disk is a node of its own, and every format node is told what is below it, if only that there is
-/// nothing: so no header of a file can make QEMU open another one. JSON, since only there "nothing" can be said; paths, which
-/// JSON cannot hold all of, are in the option lists.
+/// Returns the options of the disk. Every file of the backing chain is a node of its own, and every
+/// format node names the node below it, or that there is none: so no header of a file can make QEMU
+/// open another one. Format nodes are JSON, because only that can express "none"; paths, not all of
+/// which JSON can hold, are in option lists.
 fn disk(disk: &Disk) -> Vec<OsString> {
     let layers: Vec<(&Layer, usize)> = disk.below.iter().zip(1..).collect();
-    // discard=unmap: what the guest trims leaves the host's disk too.
+    // discard=unmap: blocks that the guest trims are freed on the host's disk, too.
     let mut nodes = vec![file_node("disk-file", "discard=unmap", &disk.path)];
     nodes.extend(
         layers
@@ -231,8 +237,9 @@ fn network(network: Network, forwards: &[HostForward]) -> Vec<OsString> {
     words(&["-netdev", &user, "-device", "virtio-net-pci,netdev=net,romfile="]).collect()
 }
 
-/// Console, agent and machine protocol are on sockets that the caller listens on. What the guest writes on its console goes to
-/// a file as well, whether anybody is connected or not; the file is there already, with its mode.
+/// Returns the options of console, agent and machine protocol, which are on sockets that the caller
+/// listens on. The guest's console output is also written to a file, whether a client is connected
+/// or not; the file exists already, with its mode.
 fn serial(spec: &MachineSpec, channels: Channels) -> Vec<OsString> {
     let mut console = OsString::from(format!(
         "socket,id=console,fd={},server=on,wait=off,logappend=on,logfile=",
@@ -258,7 +265,8 @@ fn process(spec: &MachineSpec) -> Vec<OsString> {
     words(&["-pidfile"]).chain([spec.pidfile.clone().into()]).chain(words(&["-sandbox", SANDBOX])).collect()
 }
 
-/// Goes on from a saved state, which is named over the machine protocol: what is special about it must be said first.
+/// Returns the options for loading a saved state, which the machine protocol names later but which
+/// must be announced here.
 fn incoming(is_expected: bool) -> Vec<OsString> {
     if is_expected { words(&["-incoming", "defer"]).collect() } else { Vec::new() }
 }
@@ -271,7 +279,7 @@ fn value(parts: &[&str]) -> OsString {
     parts.concat().into()
 }
 
-/// In QEMU's option lists a comma ends a value unless it is doubled.
+/// Escapes a value of QEMU's option lists, where a comma ends a value unless it is doubled.
 fn escape(text: &str) -> String {
     text.replace(',', ",,")
 }

@@ -1,5 +1,5 @@
-//! The beginning of a disk, as a BIOS sees it: QEMU's firmware loads the first sector and runs it, or says on a screen that
-//! castra does not have that the disk is not bootable.
+//! The beginning of a disk, as a BIOS sees it: QEMU's firmware loads the first sector and runs it,
+//! or reports that the disk is not bootable, but on a screen that castra does not have.
 
 use std::fs;
 use std::path::Path;
@@ -11,20 +11,22 @@ use crate::context::Environment;
 use super::img::{ImageDisk, ImageWork, run_image_tool};
 use super::{DiskFormat, Qcow2Header, QemuError};
 
-/// A sector of every disk that QEMU emulates here.
+/// Sector size of every disk that QEMU emulates here, in bytes.
 const SECTOR_BYTES: usize = 512;
-/// Bytes that are read: the partition tables of both kinds, of which the longer takes 34 sectors.
+/// Number of bytes that are read: the partition tables of both kinds, of which the longer takes 34
+/// sectors.
 const BEGINNING_BYTES: u64 = 64 << 10;
-/// Length of the code in a boot sector, behind which the disk's signature and partition table begin.
+/// Length of the code in a boot sector, after which the disk's signature and partition table begin.
 const CODE_BYTES: usize = 440;
-/// The entries of a partition table in the boot sector: four of sixteen bytes, each with its type in the fifth.
+/// Entries of the partition table in a boot sector: four of sixteen bytes, each with its type in
+/// the fifth.
 const PARTITIONS: std::ops::Range<usize> = 446..510;
-/// The last two bytes of a boot sector.
+/// Last two bytes of a boot sector.
 const SIGNATURE: [u8; 2] = [0x55, 0xaa];
 /// Type of an EFI system partition in a boot sector.
 const EFI_SYSTEM: u8 = 0xef;
-/// Type of an EFI system partition in a GUID partition table, as it is written there (UEFI Specification, "GUID Partition Table"):
-/// C12A7328-F81F-11D2-BA4B-00A0C93EC93B.
+/// Type of an EFI system partition in a GUID partition table, as it is written there (UEFI
+/// Specification, "GUID Partition Table"): C12A7328-F81F-11D2-BA4B-00A0C93EC93B.
 const EFI_SYSTEM_GUID: [u8; 16] =
     [0x28, 0x73, 0x2a, 0xc1, 0x1f, 0xf8, 0xd2, 0x11, 0xba, 0x4b, 0x00, 0xa0, 0xc9, 0x3e, 0xc9, 0x3b];
 
@@ -33,17 +35,17 @@ const EFI_SYSTEM_GUID: [u8; 16] =
 pub enum Unbootable {
     /// The disk begins with nothing but zeros.
     Blank,
-    /// Its first sector is no boot sector.
+    /// The first sector is no boot sector.
     NoBootSector,
-    /// Its first sector holds a partition table and no code.
+    /// The first sector holds a partition table and no code.
     NoCode,
-    /// The same, and a partition has a boot loader for UEFI.
+    /// The first sector holds no code, and a partition has a boot loader for UEFI.
     UefiOnly,
 }
 
 impl Unbootable {
-    /// The reason why a disk that begins with these bytes cannot be booted from; nothing for one that can be, as far as its first
-    /// sector tells.
+    /// Returns the reason why a BIOS cannot boot a disk that begins with these bytes; `None` for
+    /// one that is bootable as far as its first sector shows.
     pub fn of(beginning: &[u8]) -> Option<Self> {
         let sector = beginning.get(..SECTOR_BYTES).unwrap_or_default();
         let has_signature = sector.ends_with(&SIGNATURE);
@@ -61,8 +63,9 @@ impl Unbootable {
         })
     }
 
-    /// The reason why QEMU's BIOS cannot boot from this qcow2, the disk that the guest sees; nothing where it can, or where its
-    /// beginning cannot be read: then QEMU decides. The caller has made sure of the files that the disk consists of.
+    /// Returns the reason why QEMU's BIOS cannot boot this qcow2, which is the guest's disk.
+    /// Returns `None` if it can, or if the beginning cannot be read: then QEMU decides. The caller
+    /// has checked the disk's backing chain.
     ///
     /// # Errors
     /// [`QemuError::Interrupted`].
@@ -79,7 +82,7 @@ impl Unbootable {
     }
 }
 
-/// By `qemu-img`, since clusters may be compressed or lie in any of the disk's files.
+/// Reads with `qemu-img`, since clusters may be compressed or lie in any file of the backing chain.
 fn read_beginning(disk: &Path, environment: &Environment, cancel: &Cancel) -> Result<Vec<u8>, QemuError> {
     let program = command::find_program(environment, "qemu-img")
         .ok_or_else(|| QemuError::NotInstalled { program: "qemu-img".into() })?;
@@ -107,7 +110,8 @@ fn has_efi_guid_partition(beginning: &[u8]) -> bool {
     if !beginning.get(SECTOR_BYTES..).is_some_and(|header| header.starts_with(b"EFI PART")) {
         return false;
     }
-    // The lower half of the first entry's sector, and the length of an entry: larger ones lie beyond what was read.
+    // The lower half of the first entry's sector, and the length of an entry: larger values lie
+    // beyond the bytes read.
     let (Some(first), Some(length)) = (number(SECTOR_BYTES + 72), number(SECTOR_BYTES + 84)) else {
         return false;
     };
@@ -130,7 +134,8 @@ mod tests {
         disk
     }
 
-    /// With a protective boot sector and one partition of this type, as its third entry.
+    /// Returns a disk with a protective boot sector and one partition of this type, as the third
+    /// entry.
     fn gpt(kind: [u8; 16]) -> Vec<u8> {
         let mut disk = boot_sector();
         disk[450] = 0xee;
@@ -157,12 +162,12 @@ mod tests {
         assert_eq!(Unbootable::of(&[]), Some(Unbootable::Blank));
         assert_eq!(Unbootable::of(&beginning()), Some(Unbootable::Blank));
         let mut filesystem = beginning();
-        // The magic of ext4, whose first sectors are left to boot loaders.
+        // The magic of ext4, which leaves its first sectors to boot loaders.
         filesystem[0x438..0x43a].copy_from_slice(&[0x53, 0xef]);
         assert_eq!(Unbootable::of(&filesystem), Some(Unbootable::NoBootSector));
         assert_eq!(Unbootable::of(&[1; 100]), Some(Unbootable::NoBootSector));
         assert_eq!(Unbootable::of(&boot_sector()), Some(Unbootable::NoCode));
-        // A disk's signature and an active partition are no code.
+        // A disk's signature and an active partition are not code.
         let mut table = boot_sector();
         table[440..444].copy_from_slice(&[1, 2, 3, 4]);
         (table[446], table[450]) = (0x80, 0x83);

@@ -1,4 +1,4 @@
-//! The files that a disk consists of, found before QEMU looks for them itself.
+//! The backing chain of a disk, found before QEMU looks for the files itself.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -8,38 +8,39 @@ use super::error::QemuError;
 use super::qcow2::Qcow2Header;
 use crate::files::open_regular;
 
-/// Most files below a disk. Each clone of a clone adds one.
+/// Maximum number of files below a disk. Each clone of a clone adds one.
 const MAX_DEPTH: usize = 200;
 
-/// A disk with all the files it stands on, so that QEMU is told each and opens none by what a header says.
+/// A disk with its whole backing chain, so that QEMU is given every file and opens none because a
+/// header names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Disk {
     /// The file itself, a qcow2.
     pub path: PathBuf,
-    /// What it stands on, from the top down.
+    /// Backing files, from the top down.
     pub below: Vec<Layer>,
 }
 
-/// A file that a disk stands on; it is only read.
+/// A backing file, which is only read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layer {
     /// The file.
     pub path: PathBuf,
-    /// Its format.
+    /// Format of the file.
     pub format: LayerFormat,
 }
 
-/// What can be below a disk.
+/// Format of a backing file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LayerFormat {
-    /// May stand on another file in turn.
+    /// QEMU's format, which may have a backing file in turn.
     Qcow2,
-    /// The bytes of the disk as they are.
+    /// Raw bytes of the disk.
     Raw,
 }
 
 impl LayerFormat {
-    /// QEMU's name for it.
+    /// Returns QEMU's name for the format.
     pub fn name(self) -> &'static str {
         match self {
             Self::Qcow2 => "qcow2",
@@ -49,11 +50,11 @@ impl LayerFormat {
 }
 
 impl Disk {
-    /// The disk at this path, its headers followed down to the last file.
+    /// Opens the disk at this path and follows the headers down to the last backing file.
     ///
     /// # Errors
-    /// Those of [`Qcow2Header::read`] for each file; [`DiskError::NotAPlainFile`], [`DiskError::BackingFormat`],
-    /// [`DiskError::Loop`], [`DiskError::TooDeep`].
+    /// Those of [`Qcow2Header::read`] for each file; [`DiskError::NotAPlainFile`],
+    /// [`DiskError::BackingFormat`], [`DiskError::Loop`], [`DiskError::TooDeep`].
     pub fn open(path: &Path) -> Result<Self, QemuError> {
         let mut below: Vec<Layer> = Vec::new();
         let mut seen = vec![identity(path)?];
@@ -86,7 +87,7 @@ impl Disk {
         Ok(Self { path: path.to_owned(), below })
     }
 
-    /// This disk as what another one stands on.
+    /// Returns the chain of a disk at `path` that has this disk as its backing file.
     #[must_use]
     pub fn under(self, path: PathBuf) -> Self {
         let top = Layer { path: self.path, format: LayerFormat::Qcow2 };
@@ -95,7 +96,7 @@ impl Disk {
 }
 
 fn identity(path: &Path) -> Result<(u64, u64), QemuError> {
-    // A raw one is opened by nobody but QEMU, which would wait for a FIFO and take a device.
+    // Only QEMU opens a raw file, and it would wait for a FIFO and use a device.
     let metadata = open_regular(path).and_then(|file| file.metadata()).map_err(|source| QemuError::File {
         action: "read",
         path: path.to_owned(),
@@ -118,7 +119,7 @@ mod tests {
         assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     }
 
-    /// `a.qcow2` on `b.qcow2`, with these bytes of a.qcow2 put in the place of others.
+    /// Opens `a.qcow2`, based on `b.qcow2`, after `spoil` has changed the bytes of a.qcow2.
     fn spoilt(spoil: impl FnOnce(&mut Vec<u8>)) -> Result<Disk, QemuError> {
         let directory = tempfile::tempdir().expect("a directory");
         qemu_img(directory.path(), &["create", "-q", "-f", "qcow2", "b.qcow2", "1M"]);
@@ -163,7 +164,7 @@ mod tests {
 
     #[test]
     fn a_disk_that_must_not_be_opened_is_refused_by_name() {
-        // Offsets of docs/interop/qcow2.txt.
+        // Offsets from docs/interop/qcow2.txt.
         assert!(spoilt(|_| ()).is_ok());
         assert!(matches!(problem(spoilt(at(32, &[0, 0, 0, 1]))), DiskError::Encrypted { .. }));
         assert!(matches!(problem(spoilt(at(79, &[0b10]))), DiskError::Corrupt { .. }));
@@ -211,7 +212,7 @@ mod tests {
             let below = PathBuf::from((number - 1).to_string());
             crate::qemu::create_overlay(&at(number), &below, 1 << 20).expect("written");
         }
-        // The lowest one is a qcow2, too, and has no name of a backing file.
+        // The lowest one is a qcow2, too, without the name of a backing file.
         let mut lowest = fs::read(at(1)).expect("read");
         lowest[8..20].fill(0);
         fs::write(at(0), lowest).expect("written");

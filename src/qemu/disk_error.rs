@@ -2,73 +2,73 @@ use std::path::PathBuf;
 
 use crate::error::{Explain, Kind};
 
-/// Why a qcow2 cannot be used, or must not be.
+/// Reason why a qcow2 cannot be used, or must not be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DiskError {
-    /// Its content is encrypted.
+    /// The content is encrypted.
     #[error("the disk {} is encrypted", disk.display())]
     Encrypted {
         /// The disk.
         disk: PathBuf,
     },
-    /// It keeps its content in another file, whose name it holds.
+    /// The content is in another file, named by the header.
     #[error("the disk {} keeps its data in another file", disk.display())]
     DataElsewhere {
         /// The disk.
         disk: PathBuf,
     },
-    /// It is marked as damaged.
+    /// The disk is marked as damaged.
     #[error("the disk {} is marked as damaged", disk.display())]
     Corrupt {
         /// The disk.
         disk: PathBuf,
     },
-    /// It needs what this version does not know.
+    /// The disk needs features that this version does not know.
     #[error("the disk {} needs features that are not known here (bits {features:#x})", disk.display())]
     UnknownFeatures {
         /// The disk.
         disk: PathBuf,
-        /// Their bits in the header.
+        /// Unknown bits in the header.
         features: u64,
     },
-    /// It stands on another file and was not allowed to.
+    /// The disk has a backing file and was not allowed to have one.
     #[error("the disk {} stands on another file, {}", disk.display(), backing.display())]
     HasBackingFile {
         /// The disk.
         disk: PathBuf,
-        /// The file it names.
+        /// Backing file that it names.
         backing: PathBuf,
     },
-    /// What it stands on is no plain file.
+    /// The backing file is no plain file.
     #[error("the disk {} stands on `{name}`, which is no plain file", disk.display())]
     NotAPlainFile {
         /// The disk.
         disk: PathBuf,
-        /// What it names.
+        /// Name of the backing file.
         name: String,
     },
-    /// It does not say of what format its backing file is, or says something else than qcow2 or raw.
+    /// The header names no format for the backing file, or another one than qcow2 and raw.
     #[error("the disk {} says {} its backing file {}", disk.display(), of_format(format), backing.display())]
     BackingFormat {
         /// The disk.
         disk: PathBuf,
-        /// The file it stands on.
+        /// Backing file that it names.
         backing: PathBuf,
-        /// What it says.
+        /// Format that it names.
         format: Option<String>,
     },
-    /// A disk that stands on itself.
+    /// The backing chain is a loop.
     #[error("the disk {} stands on itself", disk.display())]
     Loop {
         /// The disk.
         disk: PathBuf,
     },
-    /// More files than anybody has on purpose.
+    /// The backing chain has more files than anyone would make on purpose.
     #[error("the disk {} stands on more than {limit} files", disk.display())]
     TooDeep {
         /// The disk.
         disk: PathBuf,
-        /// The limit.
+        /// Maximum number of files.
         limit: usize,
     },
 }

@@ -1,4 +1,4 @@
-//! Reasons why a QEMU ended by itself, from its own log.
+//! Finds out from QEMU's own log why it ended by itself.
 
 use std::fmt;
 use std::path::Path;
@@ -7,17 +7,18 @@ use crate::harmless::harmless_text;
 
 use super::process::end_of_log;
 
-/// QEMU's words on SIGTERM, SIGINT and SIGHUP, unchanged since 0.13 (`os_sigterm`, `qemu_kill_report`).
+/// QEMU's message on SIGTERM, SIGINT and SIGHUP, unchanged since 0.13 (`os_sigterm`,
+/// `qemu_kill_report`).
 pub const ENDED_BY_SIGNAL: &str = "terminating on signal ";
 
 /// A signal that asked QEMU to end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EndingSignal {
-    /// Its number.
+    /// Signal number.
     pub signal: i32,
-    /// The process that sent it; nothing if the kernel did.
+    /// Process that sent the signal; `None` if the kernel did.
     pub pid: Option<i64>,
-    /// That process's name, if QEMU could find it out. Harmless on a terminal.
+    /// Name of that process, if QEMU could find it out. Safe to print on a terminal.
     pub sender: Option<String>,
 }
 
@@ -43,12 +44,13 @@ impl EndingSignal {
     }
 }
 
-/// Returns the signal that asked the QEMU of this log to end, if one did. A log has the words of one run.
+/// Returns the signal that asked the QEMU of this log to end, if one did. A log covers one run.
 pub fn ending_signal(log: &Path) -> Option<EndingSignal> {
     end_of_log(log).lines().rev().find_map(parse)
 }
 
-/// Parses `qemu-system-x86_64: terminating on signal 15 from pid 1234 (systemd)`, whose second half may be missing.
+/// Parses `qemu-system-x86_64: terminating on signal 15 from pid 1234 (systemd)`, whose second half
+/// may be missing.
 fn parse(line: &str) -> Option<EndingSignal> {
     let (_, rest) = line.split_once(ENDED_BY_SIGNAL)?;
     let (signal, sender) = match rest.split_once(" from pid ") {

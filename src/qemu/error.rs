@@ -8,37 +8,37 @@ use crate::error::{Explain, Kind, kind_of_io};
 use super::disk_error::DiskError;
 use super::qmp::QmpError;
 
-/// Why QEMU could not be started, or did not live.
+/// Reason why QEMU could not be started, or did not survive.
 #[derive(Debug, thiserror::Error)]
 pub enum QemuError {
     /// There is no `qemu-system-x86_64`.
     #[error("{program} is not installed: it is not on the PATH")]
     NotInstalled {
-        /// The program that was looked for.
+        /// Name of the missing program.
         program: String,
     },
-    /// `CASTRA_QEMU` names what is no program.
+    /// `CASTRA_QEMU` names a file that is no program.
     #[error("CASTRA_QEMU names {program}, which is no program that can be run")]
     Misnamed {
-        /// What it names.
+        /// Value of the variable.
         program: String,
     },
-    /// The program is there and does not run.
+    /// The program exists but does not run.
     #[error("{} cannot be run", program.display())]
     Broken {
         /// The program.
         program: PathBuf,
-        /// What it did.
+        /// Failure of the program.
         source: CommandError,
     },
-    /// QEMU ended before the machine ran. What it said is in `stderr`.
+    /// QEMU ended before the machine ran. Its own message is in `stderr`.
     #[error("QEMU ended while starting VM `{vm}`{}", quoted(stderr))]
     Died {
         /// The VM.
         vm: String,
-        /// What QEMU wrote on stderr.
+        /// QEMU's output on stderr.
         stderr: String,
-        /// The signal that ended it, if one did.
+        /// Signal that ended it, if one did.
         signal: Option<i32>,
     },
     /// QEMU lives but does not answer on its machine protocol.
@@ -46,7 +46,7 @@ pub enum QemuError {
     Silent {
         /// The VM.
         vm: String,
-        /// What happened on the socket.
+        /// Failure on the socket.
         source: QmpError,
     },
     /// The directory for the sockets cannot be used.
@@ -57,12 +57,12 @@ pub enum QemuError {
         /// The reason.
         source: io::Error,
     },
-    /// The directory for the sockets belongs to somebody else.
+    /// The directory for the sockets belongs to another user.
     #[error("{} belongs to another user (uid {owner})", directory.display())]
     ForeignDirectory {
         /// The directory.
         directory: PathBuf,
-        /// Its owner's user id.
+        /// User id of its owner.
         owner: u32,
     },
     /// A socket's path is longer than the kernel allows.
@@ -70,15 +70,15 @@ pub enum QemuError {
     SocketPathTooLong {
         /// The path.
         path: PathBuf,
-        /// Its length.
+        /// Length of the path, in bytes.
         bytes: usize,
-        /// The limit.
+        /// Limit, in bytes.
         limit: usize,
     },
     /// A file that QEMU needs cannot be written or read.
     #[error("cannot {action} {}", path.display())]
     File {
-        /// What was to be done: `write`, `read`, …
+        /// Failed action: `write`, `read`, …
         action: &'static str,
         /// The file.
         path: PathBuf,
@@ -90,10 +90,10 @@ pub enum QemuError {
     NotQcow2 {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Reason why it is none.
         reason: String,
     },
-    /// The kernel is not one of Linux's.
+    /// The kernel is not a Linux kernel.
     #[error("{} is not a Linux kernel for x86", kernel.display())]
     NotLinux {
         /// The kernel.
@@ -107,7 +107,7 @@ pub enum QemuError {
     MakeDisk {
         /// The disk.
         path: PathBuf,
-        /// What qemu-img did.
+        /// Failure of qemu-img.
         source: CommandError,
     },
     /// The state of a machine could not be saved.
@@ -115,7 +115,7 @@ pub enum QemuError {
     NotSaved {
         /// The VM.
         vm: String,
-        /// QEMU's words.
+        /// QEMU's message.
         reason: String,
     },
     /// A signal could not be sent.
@@ -126,15 +126,15 @@ pub enum QemuError {
         /// The reason.
         source: io::Error,
     },
-    /// Ctrl-C.
+    /// The user pressed Ctrl-C.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
 }
 
 impl QemuError {
-    /// Whether QEMU could not take one of the host's ports.
+    /// Returns `true` if QEMU could not bind one of the host's ports.
     pub fn is_port_taken(&self) -> bool {
-        // The words of net/slirp.c, unchanged since QEMU 0.10.
+        // The message of net/slirp.c, unchanged since QEMU 0.10.
         matches!(self, Self::Died { stderr, .. } if stderr.contains("Could not set up host forwarding rule"))
     }
 }
@@ -208,7 +208,7 @@ impl Explain for QemuError {
     }
 }
 
-/// How to install a program of QEMU's.
+/// Returns advice on installing a program of QEMU's.
 pub(crate) fn install_hint(program: &str) -> String {
     let package = if program == "qemu-img" { "qemu-utils" } else { "qemu-system-x86 qemu-utils" };
     format!(

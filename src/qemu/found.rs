@@ -1,7 +1,9 @@
-//! QEMUs of Castra's that run, found without knowing their projects: by the pid file that each has open and locked.
+//! Finds running QEMUs of Castra's without knowing their projects, by the pid file that each has
+//! open and locked.
 //!
-//! Not by name or command line, which anybody may have: QEMU's lock on a file that lies where Castra puts it is what counts,
-//! and the kernel says who holds that, and where the file is by now, if it is anywhere.
+//! Names and command lines prove nothing, since any process may have them. Proof is QEMU's lock on
+//! a file in a place where Castra puts it, and the kernel reports who holds that lock and the
+//! file's current path, if it still has one.
 
 use std::path::{Path, PathBuf};
 
@@ -14,18 +16,18 @@ use super::liveness::QemuPid;
 pub struct FoundQemu {
     /// The process.
     pub qemu: QemuPid,
-    /// The VM it runs.
+    /// Name of the VM.
     pub vm: String,
-    /// Where its project is by now; or was, if that is gone.
+    /// Current directory of its project, or the last one if the project is gone.
     pub project: ProjectLayout,
-    /// Whether its project is gone: nothing but this process is left of the VM.
+    /// Set if its project is gone: this process is all that is left of the VM.
     pub is_orphan: bool,
-    /// Where its project was when it was started.
+    /// Directory of its project when it was started.
     pub started_in: ProjectLayout,
 }
 
-/// All QEMUs of this user's VMs, by pid; none where the kernel does not tell. VMs that are thrown away are left out: they have
-/// no project, and end with their castra.
+/// Returns all QEMUs of this user's VMs, by pid; none if the kernel does not report open files.
+/// Leaves out throw-away VMs: they have no project, and end with their castra.
 pub fn find_qemus() -> Vec<FoundQemu> {
     let mut found: Vec<FoundQemu> =
         platform::own_processes().into_iter().filter_map(qemu_of_process).collect();
@@ -33,7 +35,7 @@ pub fn find_qemus() -> Vec<FoundQemu> {
     found
 }
 
-/// The same for one process.
+/// Returns the VM that this process runs, if it is a QEMU of Castra's.
 pub fn qemu_of_process(pid: i32) -> Option<FoundQemu> {
     let started = platform::argument_of(pid, "-pidfile")?;
     let (started_in, vm) = ProjectLayout::of_pidfile(&started)?;
@@ -43,7 +45,8 @@ pub fn qemu_of_process(pid: i32) -> Option<FoundQemu> {
     (!started_in.is_for_runs()).then_some(FoundQemu { qemu, vm, project, is_orphan, started_in })
 }
 
-/// A path as the kernel tells it of an open file, and whether that has lost its name (`proc_pid_fd(5)`).
+/// Splits a path that the kernel reports for an open file into the path and a flag that is set if
+/// the file has been deleted (`proc_pid_fd(5)`).
 fn without_mark(link: &Path) -> (PathBuf, bool) {
     use std::os::unix::ffi::OsStrExt as _;
     let bytes = link.as_os_str().as_bytes();
@@ -74,7 +77,7 @@ mod platform {
         entries.filter_map(pid).collect()
     }
 
-    /// What follows this word on a process's command line.
+    /// Returns the argument that follows `option` on a process's command line.
     pub(super) fn argument_of(pid: i32, option: &str) -> Option<PathBuf> {
         let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
         let mut words = line.split(|byte| *byte == 0).skip_while(|word| *word != option.as_bytes());
@@ -82,7 +85,8 @@ mod platform {
         Some(OsString::from_vec(value.to_vec()).into())
     }
 
-    /// The file of this name that the process has open and locked, and where it is.
+    /// Returns the path and the QEMU of the pid file with this name that the process has open and
+    /// locked.
     pub(super) fn locked_pidfile(pid: i32, name: &OsStr) -> Option<(PathBuf, QemuPid)> {
         let directory = PathBuf::from(format!("/proc/{pid}/fd"));
         for entry in fs::read_dir(directory).ok()?.flatten() {
@@ -103,7 +107,7 @@ mod platform {
     }
 }
 
-/// Elsewhere no kernel shows what a process has open.
+/// Fallback for systems whose kernel does not show a process's open files.
 #[cfg(not(target_os = "linux"))]
 mod platform {
     use std::ffi::OsStr;

@@ -1,4 +1,4 @@
-//! Making and growing a VM's own disk, and the one place that runs `qemu-img`.
+//! Creates and grows a VM's own disk, and runs `qemu-img`, here only.
 
 use std::ffi::OsString;
 use std::fs::OpenOptions;
@@ -13,8 +13,9 @@ use super::argv::escape_path;
 use super::error::QemuError;
 use super::{DiskFormat, overlay};
 
-/// Makes the empty file at `path` a qcow2 of `size_bytes` that stands on `backing_file`. The name is written as given and
-/// not looked at: a relative one counts from the overlay's directory, so that the project can be moved.
+/// Turns the empty file at `path` into a qcow2 of `size_bytes` with the backing file
+/// `backing_file`. The name is written as given, without opening the file: a relative one counts
+/// from the overlay's directory, so that the project can be moved.
 ///
 /// # Errors
 /// [`QemuError::File`].
@@ -24,53 +25,55 @@ pub fn create_overlay(path: &Path, backing_file: &Path, size_bytes: u64) -> Resu
     overlay::write(&mut file, backing_file, size_bytes).and_then(|()| file.sync_all()).map_err(failed)
 }
 
-/// A disk as `qemu-img` is given it: never without its format, which it would guess by bytes that a stranger wrote.
+/// A disk for `qemu-img`: always with its format, which it would otherwise guess from bytes that a
+/// stranger wrote.
 #[derive(Debug, Clone, Copy)]
 pub struct ImageDisk<'a> {
     /// The file.
     pub path: &'a Path,
     /// The format.
     pub format: DiskFormat,
-    /// The length of the disk, where the file holds more behind it.
+    /// Length of the disk, if the file holds more data after it.
     pub length: Option<u64>,
 }
 
-/// The work of a `qemu-img`.
+/// Task of a `qemu-img`.
 #[derive(Debug, Clone, Copy)]
 pub enum ImageWork<'a> {
-    /// Describe the disk, as JSON.
+    /// Describes the disk, as JSON.
     Describe,
-    /// Write it into another file.
+    /// Converts the disk into another file.
     Convert {
-        /// The other file.
+        /// Path of the other file.
         to: &'a Path,
-        /// The other file's format.
+        /// Format of the other file.
         format: DiskFormat,
     },
-    /// Write its first bytes, as the guest sees them, into another file.
+    /// Writes the disk's first bytes, as the guest sees them, into another file.
     CopyBeginning {
-        /// The other file, which gets the bytes as they are.
+        /// Path of the other file, which receives the raw bytes.
         to: &'a Path,
-        /// Their number.
+        /// Number of bytes.
         bytes: u64,
     },
-    /// Make a qcow2 or raw disk this many bytes large.
+    /// Resizes a qcow2 or raw disk to this many bytes.
     Resize(u64),
-    /// Look whether a qcow2's tables make sense. Changes nothing.
+    /// Checks that a qcow2's tables are consistent. Changes nothing.
     Check,
 }
 
-/// Time for what reads or writes nothing but a disk's tables, on a busy machine with a slow network disk.
+/// Time limit for operations that read or write only a disk's tables, on a busy machine with a slow
+/// network disk.
 const SHORT_LIMIT: Duration = Duration::from_secs(120);
 
-/// Bytes a second that a conversion does at least: a USB 2 stick does five times as much.
+/// Slowest acceptable conversion, in bytes per second: a USB 2 stick is five times as fast.
 const SLOWEST_BYTES_A_SECOND: u64 = 1 << 20;
 
-/// Runs this `qemu-img`, and returns what it printed. `announce` is handed the command line before.
+/// Runs `qemu-img` and returns its output. `announce` is called with the command line first.
 ///
 /// # Errors
-/// As [`command::run`]. The time is limited: for two minutes, and where a disk is converted, for a second more with each
-/// MiB of it.
+/// As [`command::run`]. The time is limited to two minutes; conversions have an additional second
+/// per MiB of the disk.
 pub fn run_image_tool(
     program: PathBuf,
     disk: ImageDisk,
@@ -86,7 +89,7 @@ pub fn run_image_tool(
             tool.args(["convert", "-O", format.name(), "--image-opts"]).arg(options(disk)).arg(to)
         }
         ImageWork::CopyBeginning { to, bytes } => {
-            // A program that writes to the disk meanwhile does not prevent a look at it.
+            // Another program that writes to the disk meanwhile does not prevent reading it.
             tool.args(["convert", "-U", "-O", "raw", "--image-opts"]).arg(beginning(disk, bytes)).arg(to)
         }
         ImageWork::Resize(bytes) => {
@@ -110,7 +113,7 @@ fn limit(disk: ImageDisk, work: ImageWork) -> Duration {
     }
 }
 
-/// The first bytes of a disk that is a file of its own, as `--image-opts`.
+/// Returns the first bytes of a disk as `--image-opts`. The disk is a file of its own.
 fn beginning(disk: ImageDisk, bytes: u64) -> OsString {
     let mut options = OsString::from(format!(
         "driver=raw,offset=0,size={bytes},file.driver={},file.file.driver=file,file.file.filename=",
@@ -120,12 +123,12 @@ fn beginning(disk: ImageDisk, bytes: u64) -> OsString {
     options
 }
 
-/// The disk as `--image-opts`, which take any path and can be told where the disk ends: a VHD without its footer need
-/// not be copied first.
+/// Returns the disk as `--image-opts`, which accept any path and an end of the disk: a VHD without
+/// its footer need not be copied first.
 fn options(disk: ImageDisk) -> OsString {
     let mut options = OsString::from(format!("driver={},", disk.format));
     if disk.format == DiskFormat::Vpc {
-        // QEMU believes the geometry of most creators' VHDs, which may end before the disk does.
+        // QEMU trusts the geometry of most creators' VHDs, which may end before the disk does.
         options.push("force_size_calc=current_size,");
     }
     let prefix = match disk.length {
@@ -140,16 +143,16 @@ fn options(disk: ImageDisk) -> OsString {
     options
 }
 
-/// Finding of a look at a qcow2's tables.
+/// Result of a check of a qcow2's tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DiskCheck {
-    /// They make sense; or nothing can be said, as without `qemu-img`.
+    /// The tables are consistent, or could not be checked, as without `qemu-img`.
     Sound,
-    /// They contradict each other.
+    /// The tables contradict each other.
     Corrupt,
 }
 
-/// Looks whether a qcow2's tables make sense. The caller knows what it is based on.
+/// Checks a qcow2's tables. The caller knows its backing chain.
 ///
 /// # Errors
 /// [`QemuError::Interrupted`].
@@ -165,7 +168,7 @@ pub fn check_disk(disk: &Path, environment: &Environment, cancel: &Cancel) -> Re
     }
 }
 
-/// Makes a qcow2 `size_bytes` large. Its content stays; the file may only grow.
+/// Grows a qcow2 to `size_bytes`, keeping its content.
 ///
 /// # Errors
 /// [`QemuError::NotInstalled`], [`QemuError::MakeDisk`], [`QemuError::Interrupted`].

@@ -1,4 +1,4 @@
-//! Kernels that QEMU would load in another way than Linux.
+//! Refuses kernels that QEMU would load in another way than Linux.
 
 use std::os::unix::fs::FileExt as _;
 
@@ -6,15 +6,17 @@ use super::argv::Boot;
 use super::error::QemuError;
 use crate::files::open_regular;
 
-/// Offset of a Linux kernel's mark on x86 (Documentation/arch/x86/boot.rst), by which QEMU knows one, too.
+/// Offset of the magic number of a Linux kernel on x86 (Documentation/arch/x86/boot.rst), by which
+/// QEMU recognises one, too.
 const MARK_OFFSET: u64 = 0x202;
 const MARK: &[u8; 4] = b"HdrS";
 
-/// Refuses a kernel that is not Linux's.
+/// Refuses a kernel that is not a Linux kernel.
 ///
-/// QEMU looks for a multiboot header in such a file, and if there is one takes the initramfs' name apart: each comma begins
-/// another file, a space ends it, and all these files are put into the guest's memory. A repository chooses a part of that
-/// name: a directory `x,/home/ada/.ssh/id_ed25519 ,` has QEMU read the key. For a Linux kernel, it is one name.
+/// QEMU looks for a multiboot header in such a file, and if there is one splits the initramfs'
+/// name: each comma begins another file, a space ends it, and all these files are put into the
+/// guest's memory. A repository chooses a part of that name: a directory
+/// `x,/home/ada/.ssh/id_ed25519 ,` makes QEMU read the key. For a Linux kernel, it is one name.
 ///
 /// # Errors
 /// [`QemuError::File`], [`QemuError::NotLinux`].

@@ -1,7 +1,7 @@
-//! Does QEMU live, and a way to signal it that cannot hit anybody else.
+//! Determines whether a QEMU lives, and signals it without hitting another process.
 //!
-//! QEMU holds a POSIX lock on its pid file as long as it lives, and the kernel tells the holder's pid. A stale file, or
-//! a pid that was given to another process meanwhile, fools nobody.
+//! QEMU holds a POSIX lock on its pid file as long as it lives, and the kernel reports the holder's
+//! pid. So neither a stale file nor a reused pid can be mistaken for a running QEMU.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -12,7 +12,7 @@ use rustix::process::{Flock, FlockType, Pid, Signal};
 
 use super::error::QemuError;
 
-/// How often a dying process is looked at where there are no process descriptors.
+/// Interval of checks on a dying process where there are no process descriptors.
 const POLL: Duration = Duration::from_millis(5);
 
 /// A QEMU that lives, or lived a moment ago.
@@ -23,21 +23,22 @@ pub struct QemuPid {
     handle: platform::Handle,
 }
 
-/// The QEMU that holds the lock on this pid file. Never blocks.
+/// Returns the QEMU that holds the lock on this pid file. Never blocks.
 pub fn running_qemu(pidfile: &Path) -> Option<QemuPid> {
     qemu_of(open(pidfile)?)
 }
 
-/// The QEMU that holds the lock on this open pid file, which may have lost its name. Never blocks.
+/// Returns the QEMU that holds the lock on this open pid file, which may have been deleted. Never
+/// blocks.
 pub(super) fn qemu_of(pidfile: OwnedFd) -> Option<QemuPid> {
     let Holder::Process(pid) = holder(&pidfile) else { return None };
     let handle = platform::Handle::open(pid)?;
-    // The lock is looked at again: only if it is still held, the handle is of the process that holds it.
+    // The lock is checked again: only if it is still held does the handle refer to its holder.
     (holder(&pidfile) == Holder::Process(pid)).then_some(QemuPid { pid, pidfile, handle })
 }
 
 impl QemuPid {
-    /// The process id.
+    /// Returns the process id.
     pub fn pid(&self) -> i32 {
         self.pid.as_raw_nonzero().get()
     }
@@ -58,12 +59,13 @@ impl QemuPid {
         self.signal(Signal::KILL)
     }
 
-    /// Whether somebody has stopped the process (SIGSTOP): it lives, and neither does nor hears anything.
+    /// Returns `true` if the process is stopped (SIGSTOP): it lives, but does nothing and answers
+    /// nothing.
     pub fn is_frozen(&self) -> bool {
         platform::stat(self.pid).is_some_and(|stat| stat.is_stopped)
     }
 
-    /// Lets a stopped process go on.
+    /// Resumes a stopped process (SIGCONT).
     ///
     /// # Errors
     /// As for [`Self::terminate`].
@@ -71,13 +73,13 @@ impl QemuPid {
         self.signal(Signal::CONT)
     }
 
-    /// How long the process has lived, whatever became of the machine's clock meanwhile. Nothing where the kernel does not
-    /// tell.
+    /// Returns the age of the process, unaffected by changes of the machine's clock. Returns `None`
+    /// if the kernel does not report it.
     pub fn age(&self) -> Option<Duration> {
         platform::stat(self.pid).map(|stat| stat.age)
     }
 
-    /// Waits until the process has ended, for `limit` at most. True if it has.
+    /// Waits until the process has ended, for `limit` at most. Returns `true` if it has.
     pub fn wait(&self, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
         loop {
@@ -94,7 +96,8 @@ impl QemuPid {
     }
 
     fn signal(&self, signal: Signal) -> Result<(), QemuError> {
-        // A descriptor means this process; a number means it as long as it holds the lock.
+        // A descriptor refers to this process for ever; a pid only while the process holds the
+        // lock.
         if self.handle.is_number() && holder(&self.pidfile) != Holder::Process(self.pid) {
             return Ok(());
         }
@@ -105,7 +108,7 @@ impl QemuPid {
     }
 }
 
-/// The process that holds the lock on a file, if that is a lock as QEMU's. Never blocks.
+/// Returns the process that holds the lock on a file, if that is a lock as QEMU's. Never blocks.
 pub fn lock_holder(path: &Path) -> Option<i32> {
     match holder(&open(path)?) {
         Holder::Process(pid) => Some(pid.as_raw_nonzero().get()),
@@ -113,8 +116,9 @@ pub fn lock_holder(path: &Path) -> Option<i32> {
     }
 }
 
-/// Returns `true` if a process holds the lock on this pid file that cannot be seen from here: one of another pid namespace,
-/// as a container on this machine has. It lives, though it has no number here. Never blocks.
+/// Returns `true` if a process that cannot be seen from here holds the lock on this pid file: one
+/// of another pid namespace, such as that of a container on this machine. That QEMU lives, though
+/// it has no pid here. Never blocks.
 pub fn runs_elsewhere(pidfile: &Path) -> bool {
     open(pidfile).is_some_and(|pidfile| holder(pidfile) == Holder::Unseen)
 }
@@ -124,7 +128,7 @@ pub fn runs_elsewhere(pidfile: &Path) -> bool {
 enum Holder {
     None,
     Process(Pid),
-    /// A process without a number in this pid namespace.
+    /// A process without a pid in this namespace.
     Unseen,
 }
 
@@ -140,7 +144,7 @@ fn holder(pidfile: impl AsFd) -> Holder {
     }
 }
 
-/// What the kernel tells of a process.
+/// Status of a process, as reported by the kernel.
 struct Stat {
     is_stopped: bool,
     age: Duration,
@@ -157,13 +161,13 @@ mod platform {
     use rustix::process::{Pid, PidfdFlags, Signal};
     use rustix::time::{ClockId, clock_gettime};
 
-    /// Ticks a second in what the kernel tells processes: `USER_HZ`, 100 wherever Castra runs.
+    /// Ticks per second in the kernel's process status: `USER_HZ`, 100 wherever Castra runs.
     const TICKS_PER_SEC: u64 = 100;
 
-    /// From `/proc/<pid>/stat`, by `proc_pid_stat(5)`.
+    /// Parses `/proc/<pid>/stat`, documented in `proc_pid_stat(5)`.
     pub(super) fn stat(pid: Pid) -> Option<super::Stat> {
         let text = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
-        // The second field is the program's name, which may have anything in it.
+        // The second field is the program's name, which may contain any character.
         let mut fields = text.rsplit_once(')')?.1.split_whitespace();
         let is_stopped = matches!(fields.next()?, "T" | "t");
         let start_ticks: u64 = fields.nth(18)?.parse().ok()?;
@@ -173,8 +177,8 @@ mod platform {
         Some(super::Stat { is_stopped, age })
     }
 
-    /// A process descriptor: it means this process and no later one of the same number. Nothing where the kernel, or a filter
-    /// of system calls, has none.
+    /// A process descriptor, which refers to this process and to no later one with its pid. `None`
+    /// if the kernel, or a filter of system calls, has none.
     #[derive(Debug)]
     pub(super) struct Handle(Option<OwnedFd>);
 
@@ -198,7 +202,7 @@ mod platform {
             }
         }
 
-        /// Returns when the process ends or the time is over.
+        /// Waits until the process ends or the time is over.
         pub(super) fn wait(&self, limit: Duration) {
             let Some(descriptor) = &self.0 else { return std::thread::sleep(limit.min(super::POLL)) };
             let limit = Timespec { tv_sec: limit.as_secs() as i64, tv_nsec: limit.subsec_nanos().into() };
@@ -221,7 +225,8 @@ mod platform {
         None
     }
 
-    /// No process descriptors here: the pid file's lock, looked at just before, has to do.
+    /// A stand-in where there are no process descriptors: the pid file's lock, checked just before,
+    /// must suffice.
     #[derive(Debug)]
     pub(super) struct Handle;
 

@@ -12,27 +12,29 @@ use super::qmp::Qmp;
 
 /// Time for QEMU to answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
-/// Limit for callers that never wait. An idle QEMU answers within a millisecond; one that serves another client, later.
+/// Limit for callers that never wait. An idle QEMU answers within a millisecond; one that serves
+/// another client takes longer.
 const GLANCE_LIMIT: Duration = Duration::from_millis(100);
 
 /// State of a machine, as its QEMU reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MachineStatus {
-    /// It runs.
+    /// The machine runs.
     Runs,
-    /// It was paused by QEMU itself: the disk of this machine is full, and a write of the guest waits for room.
+    /// QEMU itself has paused the machine: the disk of this host is full, and a write of the guest
+    /// waits for space.
     DiskFull,
     /// Paused for another reason: it never ran, or another client has paused it.
     Paused,
 }
 
 impl MachineStatus {
-    /// Asks QEMU. Nothing if it does not answer, or serves another client.
+    /// Asks QEMU. Returns `None` if it does not answer, or serves another client.
     pub fn ask(sockets: &SocketsLayout, cancel: &Cancel) -> Option<Self> {
         Self::within(sockets, ANSWER_LIMIT, cancel)
     }
 
-    /// Asks QEMU, without waiting longer than a moment.
+    /// Asks QEMU, and waits no longer than a moment.
     pub fn glance(sockets: &SocketsLayout) -> Option<Self> {
         Self::within(sockets, GLANCE_LIMIT, &Cancel::new())
     }
@@ -42,12 +44,12 @@ impl MachineStatus {
         Self::of(&mut qmp)
     }
 
-    /// Asks QEMU on a connection that is there.
+    /// Asks QEMU on an existing connection.
     pub fn of(qmp: &mut Qmp) -> Option<Self> {
         let status = qmp.execute("query-status", json!({})).ok()?;
         Some(match (status["running"].as_bool(), status["status"].as_str()) {
             (Some(true), _) => Self::Runs,
-            // The policy `enospc` of QEMU's `werror`, its default: any other error goes to the guest.
+            // QEMU's default policy `werror=enospc`: any other error is passed to the guest.
             (_, Some("io-error")) => Self::DiskFull,
             _ => Self::Paused,
         })

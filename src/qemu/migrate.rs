@@ -1,4 +1,4 @@
-//! Saving the state of a machine that stands still, in QEMU's migration format.
+//! Saves and loads the state of a paused machine, in QEMU's migration format.
 
 use std::fs::File;
 use std::os::fd::AsFd as _;
@@ -11,16 +11,17 @@ use crate::wait::{WaitEnd, WaitLimit};
 use super::error::QemuError;
 use super::qmp::{Qmp, QmpError};
 
-/// How often QEMU is asked whether it is done. The state of the devices alone takes some milliseconds.
+/// Interval at which QEMU is asked whether it is done. Saving only the devices takes some
+/// milliseconds.
 const POLL: Duration = Duration::from_millis(2);
 
-/// How often QEMU is asked whether it has loaded a state, which a VM's start waits for.
+/// Interval at which QEMU is asked whether it has loaded a state, which a VM's start waits for.
 const LOAD_POLL: Duration = Duration::from_micros(500);
 
-/// The name under which QEMU knows the file.
+/// Name under which QEMU knows the file.
 const FILE: &str = "castra-state";
 
-/// From now on memory that is shared with a file is left out of what is saved: it is in that file.
+/// Excludes memory that is shared with a file from saved states from now on: the file holds it.
 ///
 /// # Errors
 /// [`QmpError::Refused`] by a QEMU that cannot do this.
@@ -28,9 +29,10 @@ pub fn ignore_shared_memory(qmp: &mut Qmp) -> Result<(), QmpError> {
     set_ignore_shared(qmp, true)
 }
 
-/// From now on all memory is part of what is saved. A QEMU refuses this that cannot leave it out either.
+/// Includes all memory in saved states from now on. Only a QEMU that cannot exclude it refuses
+/// this.
 pub fn save_all_memory(qmp: &mut Qmp) {
-    // Loading insists on the same setting as saving, so one that a template's start made is taken back.
+    // Loading requires the same setting as saving, so undo that of a template's start.
     let _ = set_ignore_shared(qmp, false);
 }
 
@@ -39,7 +41,8 @@ fn set_ignore_shared(qmp: &mut Qmp, state: bool) -> Result<(), QmpError> {
     qmp.execute("migrate-set-capabilities", json!({ "capabilities": capability })).map(drop)
 }
 
-/// Loads a saved state into a machine that waits for it, which then stands still. A QEMU that cannot load it ends.
+/// Loads a saved state into a machine that waits for it and is paused afterwards. A QEMU that
+/// cannot load it exits.
 ///
 /// # Errors
 /// Any [`QmpError`].
@@ -53,20 +56,21 @@ pub(super) fn load_state(qmp: &mut Qmp, file: &File, limit: &WaitLimit) -> Resul
     Ok(())
 }
 
-/// Saves the state of a machine that has been stopped into a file, within a limit. QEMU is good for nothing but `quit`,
-/// or `cont`, afterwards.
+/// Saves the state of a paused machine into a file, within a time limit. Afterwards, only `quit` or
+/// `cont` make sense.
 ///
 /// # Errors
-/// [`QemuError::NotSaved`] with QEMU's words, [`QemuError::Interrupted`].
+/// [`QemuError::NotSaved`] with QEMU's message, [`QemuError::Interrupted`].
 pub fn save_state(vm: &str, qmp: &mut Qmp, file: &File, limit: &WaitLimit) -> Result<(), QemuError> {
     let failed = |reason: String| QemuError::NotSaved { vm: vm.to_owned(), reason };
     let refused = |error: QmpError| match error {
         QmpError::Interrupted(interrupted) => interrupted.into(),
         error => failed(error.to_string()),
     };
-    // A file instead of a path: QEMU opens nothing by itself then, and 7.2 knows no other way under its sandbox.
+    // An open file instead of a path: then QEMU opens nothing by itself, and 7.2 permits no other
+    // way under its sandbox.
     qmp.send_file(FILE, file.as_fd()).map_err(refused)?;
-    // Everything at once: the machine stands still and nobody waits for the bandwidth.
+    // Without a bandwidth limit: the machine is paused, and nothing else needs the bandwidth.
     qmp.execute("migrate-set-parameters", json!({ "max-bandwidth": i64::MAX })).map_err(refused)?;
     qmp.execute("migrate", json!({ "uri": format!("fd:{FILE}") })).map_err(refused)?;
     let wait = limit.begin();

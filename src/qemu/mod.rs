@@ -1,6 +1,7 @@
-//! QEMU: which accelerator, which command line, and a process that is watched honestly.
+//! QEMU: the choice of an accelerator, the command line, and the supervision of the process.
 //!
-//! Nothing here knows a project or a configuration: a [`MachineSpec`] says all there is to run.
+//! Nothing here knows a project or a configuration: a [`MachineSpec`] describes the machine
+//! completely.
 
 mod accel;
 mod argv;

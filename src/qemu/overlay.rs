@@ -1,7 +1,8 @@
-//! An empty qcow2 on a backing file, written without a process: `qemu-img create` takes a tenth of a warm start.
+//! Writes an empty qcow2 with a backing file, without starting a process: `qemu-img create` takes a
+//! tenth of a warm start.
 //!
-//! The format is QEMU's docs/interop/qcow2.txt, version 3, with the defaults of qemu-img: clusters of 64 KiB, reference
-//! counts of 16 bits.
+//! The format is that of QEMU's docs/interop/qcow2.txt, version 3, with the defaults of qemu-img:
+//! clusters of 64 KiB, reference counts of 16 bits.
 //!
 //! ```text
 //! cluster 0  header, backing format, end of extensions, backing file name
@@ -20,27 +21,31 @@ use super::qcow2::QCOW2_MAGIC;
 const VERSION: u32 = 3;
 const CLUSTER_BITS: u32 = 16;
 const CLUSTER_BYTES: u64 = 1 << CLUSTER_BITS;
-/// A level-2 table is one cluster of 8-byte entries, each of one cluster.
+/// Bytes of a disk per entry of the level-1 table: a level-2 table is one cluster of 8-byte
+/// entries, each of one cluster.
 const BYTES_PER_L1_ENTRY: u64 = CLUSTER_BYTES / 8 * CLUSTER_BYTES;
-/// 2^4 bits a reference count.
+/// Size of a reference count: 2^4 bits.
 const REFCOUNT_ORDER: u32 = 4;
 /// Length of the version 3 header, without optional fields.
 const HEADER_BYTES: u32 = 104;
 /// Header extension: name of the backing file's format.
 const BACKING_FORMAT: u32 = 0xe279_2aca;
-/// Longest backing file name the format allows.
+/// Longest backing file name that the format allows, in bytes.
 const MAX_NAME_BYTES: usize = 1023;
-/// Level-1 tables up to here leave room in the one block of reference counts, and are what QEMU itself accepts (32 MiB).
+/// Largest level-1 table, in bytes: larger ones leave no room in the single block of reference
+/// counts, and QEMU itself refuses them (32 MiB).
 const MAX_L1_BYTES: u64 = 32 << 20;
 
 const REFCOUNT_TABLE: u64 = CLUSTER_BYTES;
 const REFCOUNT_BLOCK: u64 = 2 * CLUSTER_BYTES;
 const L1_TABLE: u64 = 3 * CLUSTER_BYTES;
 
-/// Writes an empty overlay of `virtual_bytes` on a qcow2 into a file that is empty. The name is written as given.
+/// Writes an empty overlay of `virtual_bytes` with a qcow2 as its backing file into an empty file.
+/// The name is written as given.
 ///
 /// # Errors
-/// Those of writing; [`io::ErrorKind::InvalidInput`] for a name or a size that the format does not allow.
+/// Those of writing; [`io::ErrorKind::InvalidInput`] for a name or a size that the format does not
+/// allow.
 pub(super) fn write(file: &mut File, backing_file: &Path, virtual_bytes: u64) -> io::Result<()> {
     let name = backing_file.as_os_str().as_bytes();
     let virtual_bytes = virtual_bytes.next_multiple_of(512);
@@ -56,7 +61,7 @@ pub(super) fn write(file: &mut File, backing_file: &Path, virtual_bytes: u64) ->
     let clusters = 3 + l1_clusters;
     image.extend((0..clusters).flat_map(|_| 1_u16.to_be_bytes()));
     file.write_all(&image)?;
-    // What is not written is zero.
+    // The rest of the file is zero.
     file.set_len(clusters * CLUSTER_BYTES)
 }
 

@@ -1,7 +1,9 @@
-//! A program for a bare machine that shows in a few milliseconds whether an accelerator really works.
+//! A program for a bare machine that shows in a few milliseconds whether an accelerator really
+//! works.
 //!
-//! `/dev/kvm` that opens and answers can still be useless, for instance in a nested guest. What counts is that 64-bit
-//! code runs, so the probe is a boot sector that enters long mode and writes to QEMU's `isa-debug-exit` device.
+//! A `/dev/kvm` that opens and answers can still be useless, for instance in a nested guest. The
+//! criterion is that 64-bit code runs, so the probe is a boot sector that enters long mode and
+//! writes to QEMU's `isa-debug-exit` device.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -22,7 +24,7 @@ use super::process::QemuBinary;
 /// QEMU's exit status when 0x10 is written to `isa-debug-exit`: `(value << 1) | 1`.
 const REACHED_LONG_MODE: i32 = 0x10 << 1 | 1;
 
-/// SeaBIOS does not boot from a disk that is smaller than one cylinder.
+/// Size of the probe's disk: SeaBIOS does not boot from a disk that is smaller than one cylinder.
 const DISK_BYTES: u64 = 1 << 20;
 
 /// The boot sector's code and tables, assembled from this source (origin 0x7c00):
@@ -54,22 +56,23 @@ const BOOT_CODE: [u8; 0x76] = [
     0x00, 0x60, 0x7c, 0x00, 0x00,
 ];
 
-/// What the probe did under one accelerator.
+/// Result of the probe under one accelerator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// It ran to its end.
+    /// The probe ran to its end, in this time.
     Works(Duration),
-    /// It did not; why, in words.
+    /// The probe failed; the reason, as text.
     Fails(String),
-    /// It was still running at the end of its time, in words. That may be the machine's fault.
+    /// The probe was still running at its time limit; the reason, as text. That may be the
+    /// machine's fault.
     TooSlow(String),
 }
 
-/// Runs the probe, whose disk goes into the directory `scratch`, under `accelerator` with the CPU model that the launch
-/// will use and `further` arguments.
+/// Runs the probe under `accelerator`, with the CPU model that the launch will use and `further`
+/// arguments. Its disk is written into the directory `scratch`.
 ///
 /// # Errors
-/// [`QemuError::Interrupted`]; and [`QemuError::File`] where the probe's disk cannot be written.
+/// [`QemuError::Interrupted`]; and [`QemuError::File`] if the probe's disk cannot be written.
 pub(super) fn probe(
     qemu: &QemuBinary,
     accelerator: Accelerator,
@@ -130,7 +133,7 @@ fn disk_node(path: &Path) -> OsString {
     node
 }
 
-/// Whether this user may open the device at all, without asking whether it works.
+/// Opens the device to find out whether this user may, without testing whether it works.
 pub(super) fn opens(device: &Path) -> Result<(), rustix::io::Errno> {
     rustix::fs::open(device, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map(drop)
 }

@@ -1,4 +1,5 @@
-//! Starting QEMU: sockets bound by Castra, process detached, its death the first diagnosis.
+//! Starts QEMU, detached, on sockets that Castra has bound; if it dies, that is the first
+//! diagnosis.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -29,42 +30,44 @@ use super::migrate::{ignore_shared_memory, load_state};
 use super::options::UserArguments;
 use super::qmp::{Qmp, QmpError};
 
-/// Name of the program.
+/// Name of QEMU's program.
 const PROGRAM: &str = "qemu-system-x86_64";
 
-/// How long QEMU may take until it greets. 0.1 s is usual; a machine that swaps takes its time.
+/// Time limit for QEMU's greeting. 0.1 s is usual; on a machine that swaps it takes longer.
 const GREETING_LIMIT: Duration = Duration::from_secs(30);
 
-/// How often the wait for the greeting looks at the child and at Ctrl-C.
+/// Interval at which the wait for the greeting checks the child and Ctrl-C.
 const POLL: Duration = Duration::from_millis(100);
 
-/// How long QEMU may take to load a saved state.
+/// Time limit for loading a saved state.
 const LOAD_LIMIT: Duration = Duration::from_secs(30);
 
-/// How long a QEMU that has closed its connections may take to end by itself.
+/// Time for a QEMU that has closed its connections to exit by itself.
 const DYING_LIMIT: Duration = Duration::from_millis(500);
 
-/// How often a wait for QEMU's end looks.
+/// Interval of checks while waiting for QEMU's end.
 const END_POLL: Duration = Duration::from_millis(2);
 
-/// The QEMU of this machine.
+/// The QEMU installed on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QemuBinary {
-    /// Its path.
+    /// Path of the program.
     pub path: PathBuf,
-    /// Changes whenever the program or the user's own arguments do: path, size, time of change, arguments.
+    /// Identity, which changes with the program and with the user's own arguments: path, size, time
+    /// of change, arguments.
     pub identity: String,
-    /// The variables it is given.
+    /// Environment for QEMU.
     pub environment: Environment,
-    /// What the user wants it to be given beside a machine's arguments.
+    /// Arguments that the user adds to a machine's own.
     pub user_arguments: UserArguments,
 }
 
 impl QemuBinary {
-    /// Looks on the `PATH`; `CASTRA_QEMU` names another program.
+    /// Finds QEMU on the `PATH`, or the program that `CASTRA_QEMU` names.
     ///
     /// # Errors
-    /// [`QemuError::NotInstalled`], [`QemuError::Misnamed`], or [`QemuError::File`] where the program cannot be looked at.
+    /// [`QemuError::NotInstalled`], [`QemuError::Misnamed`], or [`QemuError::File`] if the program
+    /// cannot be examined.
     pub fn find(environment: &Environment) -> Result<Self, QemuError> {
         let named = environment.text("CASTRA_QEMU");
         let missing = || match named {
@@ -79,41 +82,41 @@ impl QemuBinary {
         })?;
         let user_arguments = UserArguments::of(environment);
         let mut identity = format!("{} size={} mtime={}", path.display(), metadata.size(), metadata.mtime());
-        // Neither a template nor a saved state fits a machine that has other devices.
+        // Neither a template nor a saved state fits a machine with other devices.
         if let Some(arguments) = user_arguments.identity() {
             identity.push_str(&format!(" arguments={arguments}"));
         }
         Ok(Self { path, identity, environment: environment.for_qemu(), user_arguments })
     }
 
-    /// The program, without arguments yet.
+    /// Returns an invocation of the program without arguments.
     pub(super) fn invocation(&self) -> Invocation {
         Invocation::new(&self.path).environment(self.environment.clone())
     }
 }
 
-/// A QEMU that this process has started and that has greeted.
+/// A QEMU that this process has started and that has sent its greeting.
 #[derive(Debug)]
 pub struct QemuProcess {
     child: Child,
-    /// QEMU's version, as it says itself.
+    /// Version, as reported by QEMU.
     pub version: String,
-    /// When it greeted.
+    /// Time of the greeting.
     pub greeted: Instant,
 }
 
 impl QemuProcess {
-    /// Whether it still lives.
+    /// Returns `true` while the process lives.
     pub fn is_alive(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// The signal that has ended it, or is just about to.
+    /// Returns the signal that has ended QEMU, or is about to.
     pub fn signal(&mut self) -> Option<i32> {
         signal_of(&mut self.child)
     }
 
-    /// Waits for its end, which was asked for, and enforces it after `limit`.
+    /// Waits for the process to end, as requested before, and kills it after `limit`.
     pub fn end(mut self, limit: Duration) {
         let deadline = Instant::now() + limit;
         while self.is_alive() && Instant::now() < deadline {
@@ -122,42 +125,42 @@ impl QemuProcess {
         kill(&mut self.child);
     }
 
-    /// Ends it at once; for a start that is given up.
+    /// Kills the process, for a start that is given up.
     pub fn kill(mut self) {
         kill(&mut self.child);
     }
 }
 
-/// A saved state to go on from.
+/// A saved state to load.
 #[derive(Debug)]
 pub enum Incoming {
-    /// That of the devices: memory is in a file. The machine runs once it is loaded.
+    /// State of the devices: memory is in a file. The machine runs once it is loaded.
     Devices(File),
-    /// That of a whole machine. It stands still once it is loaded, until it is told to go on.
+    /// State of a whole machine, which stays paused once it is loaded, until it is resumed.
     Machine(File),
 }
 
-/// What is started, and how.
+/// Parameters of a start.
 #[derive(Debug)]
 pub struct Launch<'a> {
     /// The machine.
     pub spec: &'a MachineSpec,
-    /// Where its sockets are to be.
+    /// Paths of its sockets.
     pub sockets: &'a SocketsLayout,
-    /// What takes QEMU's stderr.
+    /// File for QEMU's stderr.
     pub log: &'a Path,
-    /// A saved state to go on from, instead of a boot.
+    /// A saved state to load, instead of a boot.
     pub incoming: Option<Incoming>,
-    /// How long QEMU may live.
+    /// Lifetime of QEMU.
     pub lifetime: Lifetime,
 }
 
-/// Starts QEMU and waits until it greets on its machine protocol and has loaded what it goes on from. The machine then runs,
-/// but for one that goes on from [`Incoming::Machine`].
+/// Starts QEMU and waits until it has sent its greeting on the machine protocol and loaded its
+/// saved state. The machine then runs, except after [`Incoming::Machine`].
 ///
 /// # Errors
-/// [`QemuError::Died`] with QEMU's own words, [`QemuError::Silent`], or what kept the sockets and logs from being made.
-/// In every case no process is left behind.
+/// [`QemuError::Died`] with QEMU's own message, [`QemuError::Silent`], or the reason why the
+/// sockets and logs could not be made. In every case no process is left behind.
 pub fn launch(binary: &QemuBinary, launch: Launch<'_>, cancel: &Cancel) -> Result<QemuProcess, QemuError> {
     let Launch { spec, sockets, log, incoming, lifetime } = launch;
     kernel::check(&spec.boot)?;
@@ -165,9 +168,9 @@ pub fn launch(binary: &QemuBinary, launch: Launch<'_>, cancel: &Cancel) -> Resul
     let qmp_listener = listen(&sockets.qmp())?;
     let control_listener = listen(&sockets.control())?;
     let console_listener = listen(&sockets.console())?;
-    // Connected before QEMU exists: the greeting comes the moment QEMU serves, without polling.
+    // Connected before QEMU exists: the greeting arrives the moment QEMU serves, without polling.
     let qmp = UnixStream::connect(sockets.qmp()).map_err(|source| socket_error(sockets, source))?;
-    // QEMU writes to what is there under this name.
+    // QEMU would write to an existing file with this name.
     files::part_from_other_names(&spec.pidfile).map_err(|source| QemuError::File {
         action: "write",
         path: spec.pidfile.clone(),
@@ -195,7 +198,7 @@ pub fn launch(binary: &QemuBinary, launch: Launch<'_>, cancel: &Cancel) -> Resul
     match greeted {
         Ok((version, greeted)) => Ok(QemuProcess { child, version, greeted }),
         Err(failure) => {
-            // Its connection ends a moment before it does.
+            // QEMU's connection closes a moment before the process ends.
             let signal = if matches!(failure, Failure::Died) { signal_of(&mut child) } else { None };
             kill(&mut child);
             Err(match failure {
@@ -232,7 +235,7 @@ fn await_greeting(child: &mut Child, qmp: UnixStream, cancel: &Cancel) -> Result
     Qmp::greet(qmp, WaitLimit::new(GREETING_LIMIT, cancel)).map_err(failure)
 }
 
-/// Loads a saved state, of a machine that stood still. A QEMU that cannot load it ends.
+/// Loads a saved state into a machine that waits for it. A QEMU that cannot load it exits.
 fn load(qmp: &mut Qmp, state: &Incoming, cancel: &Cancel) -> Result<(), Failure> {
     if let Incoming::Devices(_) = state {
         failpoint::reach(Point::RestoreGreeted);
@@ -260,7 +263,7 @@ fn died(vm: &str, log: &Path, signal: Option<i32>) -> QemuError {
     QemuError::Died { vm: vm.to_owned(), stderr: end_of_log(log), signal }
 }
 
-/// The end of a log that QEMU wrote, whatever it holds and however long it is.
+/// Returns the end of a log that QEMU wrote, whatever its contents and length.
 pub fn end_of_log(log: &Path) -> String {
     const MOST_BYTES: u64 = 64 * 1024;
     let read = || {
@@ -274,7 +277,7 @@ pub fn end_of_log(log: &Path) -> String {
     String::from_utf8_lossy(&read().unwrap_or_default()).into_owned()
 }
 
-/// The signal that ends a process whose end is under way.
+/// Returns the signal that ends a process that is about to end.
 fn signal_of(child: &mut Child) -> Option<i32> {
     let deadline = Instant::now() + DYING_LIMIT;
     loop {
@@ -286,7 +289,7 @@ fn signal_of(child: &mut Child) -> Option<i32> {
 }
 
 fn kill(child: &mut Child) {
-    // Gone already is fine.
+    // A process that has exited already is fine.
     let _ = child.kill();
     let _ = child.wait();
 }
@@ -295,24 +298,26 @@ fn not_started(binary: &QemuBinary, source: CommandError) -> QemuError {
     QemuError::Broken { program: binary.path.clone(), source }
 }
 
-/// Makes the directory of the sockets: 0700, this user's own, not a symbolic link.
+/// Creates the directory of the sockets: mode 0700, owned by this user, not a symbolic link.
 ///
 /// # Errors
-/// [`QemuError::SocketDirectory`], [`QemuError::ForeignDirectory`], [`QemuError::SocketPathTooLong`].
+/// [`QemuError::SocketDirectory`], [`QemuError::ForeignDirectory`],
+/// [`QemuError::SocketPathTooLong`].
 pub fn prepare_socket_directory(sockets: &SocketsLayout) -> Result<(), QemuError> {
     let longest = sockets.control();
     if longest.as_os_str().len() > MAX_SOCKET_PATH_BYTES {
         let bytes = longest.as_os_str().len();
         return Err(QemuError::SocketPathTooLong { path: longest, bytes, limit: MAX_SOCKET_PATH_BYTES });
     }
-    // The directory above goes with the last VM in it, perhaps between its making and this one's.
+    // The parent is removed with the last VM in it, perhaps between the creation of both.
     prepare_directories(sockets).or_else(|error| match error {
         QemuError::SocketDirectory { .. } => prepare_directories(sockets),
         error => Err(error),
     })
 }
 
-/// Makes `castra/<project>/<vm>`, each of the three once the one above is known to be this user's: /tmp is everybody's.
+/// Creates `castra/<project>/<vm>`, each of the three once the one above is known to belong to this
+/// user: anyone can write to /tmp.
 fn prepare_directories(sockets: &SocketsLayout) -> Result<(), QemuError> {
     let failed = |source| socket_error(sockets, source);
     let directories: Vec<&Path> = sockets.directory().ancestors().take(3).collect();
@@ -332,7 +337,7 @@ fn prepare_directories(sockets: &SocketsLayout) -> Result<(), QemuError> {
     Ok(())
 }
 
-/// Removes sockets without a listener, and their directories where nothing else is in them.
+/// Removes sockets without a listener, and their directories if those are empty then.
 pub fn remove_sockets(sockets: &SocketsLayout) {
     // Another user's directory, or a link of theirs, leads to files that are not castra's.
     if sockets.is_own() {

@@ -1,8 +1,11 @@
-//! What a qcow2's header says, read without a process for it, and refused where QEMU would be led astray.
+//! Reads the header of a qcow2 without starting a process, and refuses disks that would lead QEMU
+//! astray.
 //!
-//! A qcow2 may name other files: a backing file, and a file that its data is in. Both are what somebody has written into
-//! it, and QEMU opens them with all the rights of this user: a disk from elsewhere could show the guest an SSH key. So no
-//! disk that keeps its data in another file is taken, and who opens a backing file gets its name from here and decides.
+//! A qcow2 may name other files: a backing file, and a file that holds its data. Anyone may have
+//! written those names, and QEMU opens the files with all the rights of this user: a disk from
+//! elsewhere could show the guest an SSH key. So disks that keep their data in another file are
+//! refused, and the name of a backing file is only reported here: the caller decides whether to
+//! open it.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -15,28 +18,29 @@ use super::disk_error::DiskError;
 use super::error::QemuError;
 use crate::files::open_regular;
 
-/// First bytes of every qcow2: docs/interop/qcow2.txt of QEMU, as all that follows.
+/// First bytes of every qcow2. Source of all numbers below: docs/interop/qcow2.txt of QEMU.
 pub const QCOW2_MAGIC: [u8; 4] = *b"QFI\xfb";
-/// Length of the header's fixed part that is common to versions 2 and 3: all there is of version 2.
+/// Length of the fixed part of the header that versions 2 and 3 share: the whole header of version
+/// 2.
 const FIXED_BYTES: usize = 72;
 /// Least length of the header of version 3.
 const FIXED_BYTES_V3: usize = 104;
-/// Longest backing file name the format allows.
+/// Longest backing file name that the format allows, in bytes.
 const MAX_BACKING_NAME_BYTES: u32 = 1023;
-/// Clusters of 512 bytes to 2 MiB.
+/// Permitted cluster sizes: 512 bytes to 2 MiB.
 const CLUSTER_BITS: std::ops::RangeInclusive<u32> = 9..=21;
-/// Largest level-1 table that QEMU takes, in bytes.
+/// Largest level-1 table that QEMU accepts, in bytes.
 const MAX_L1_BYTES: u64 = 32 << 20;
-/// 2^6 bits a reference count at the most.
+/// Largest size of a reference count: 2^6 bits.
 const MAX_REFCOUNT_ORDER: u32 = 6;
 /// Header extension: name of the backing file's format.
 pub(super) const BACKING_FORMAT: u32 = 0xe279_2aca;
-/// How much of a header is looked through for extensions; all that QEMU writes takes a fraction of it.
+/// Number of header bytes that are searched for extensions; QEMU's headers take a fraction of it.
 const MAX_HEADER_BYTES: u64 = 64 << 10;
 
 /// Bits of "incompatible features".
 mod feature {
-    /// Not all reference counts are up to date: QEMU puts that right.
+    /// Not all reference counts are up to date: QEMU repairs that.
     pub(super) const DIRTY: u64 = 1 << 0;
     pub(super) const CORRUPT: u64 = 1 << 1;
     pub(super) const EXTERNAL_DATA: u64 = 1 << 2;
@@ -44,14 +48,15 @@ mod feature {
     pub(super) const EXTENDED_L2: u64 = 1 << 4;
 }
 
-/// What a qcow2 says of itself.
+/// Contents of a qcow2's header.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Qcow2Header {
     /// Virtual size of the disk.
     pub virtual_bytes: u64,
-    /// The backing file's name as it is written there: absolute, or relative to the qcow2's own directory.
+    /// Name of the backing file as it is written in the header: absolute, or relative to the
+    /// qcow2's own directory.
     pub backing_file: Option<PathBuf>,
-    /// The backing file's format as it is written there.
+    /// Format of the backing file as it is written in the header.
     pub backing_format: Option<String>,
 }
 
@@ -59,8 +64,8 @@ impl Qcow2Header {
     /// Reads the header.
     ///
     /// # Errors
-    /// [`QemuError::File`] if it cannot be read, [`QemuError::NotQcow2`] if it is something else or makes no sense,
-    /// [`QemuError::Disk`] for one that cannot or must not be used.
+    /// [`QemuError::File`] if the file cannot be read, [`QemuError::NotQcow2`] if it is something
+    /// else or inconsistent, [`QemuError::Disk`] for a disk that cannot or must not be used.
     pub fn read(path: &Path) -> Result<Self, QemuError> {
         let unreadable = |source| QemuError::File { action: "read", path: path.to_owned(), source };
         let refuse = |reason: &str| QemuError::NotQcow2 { path: path.to_owned(), reason: reason.to_owned() };
@@ -90,10 +95,12 @@ impl Qcow2Header {
         })
     }
 
-    /// Where the backing file is, if there is one: a plain file's absolute path without `.` and `..`.
+    /// Returns the path of the backing file, if there is one: a plain file's absolute path without
+    /// `.` and `..`.
     ///
     /// # Errors
-    /// [`DiskError::NotAPlainFile`] for a name that QEMU would take for something else, such as `nbd://…` or `json:…`.
+    /// [`DiskError::NotAPlainFile`] for a name that QEMU would interpret otherwise, such as
+    /// `nbd://…` or `json:…`.
     pub fn backing_path(&self, disk: &Path) -> Result<Option<PathBuf>, DiskError> {
         let Some(name) = &self.backing_file else { return Ok(None) };
         let bytes = name.as_os_str().as_bytes();
@@ -108,7 +115,8 @@ impl Qcow2Header {
     }
 }
 
-/// The header's fixed part; what version 2 does not have is zero, as it counts there.
+/// Reads the fixed part of the header; fields that version 2 lacks are zero, which is their
+/// default.
 fn fixed_part(file: &File) -> io::Result<[u8; FIXED_BYTES_V3]> {
     let mut fixed = [0; FIXED_BYTES_V3];
     file.read_exact_at(&mut fixed[..FIXED_BYTES], 0)?;
@@ -118,7 +126,8 @@ fn fixed_part(file: &File) -> io::Result<[u8; FIXED_BYTES_V3]> {
     Ok(fixed)
 }
 
-/// What the disk needs of whoever opens it.
+/// Refuses a disk with features that castra does not support, or does not permit. Returns its
+/// incompatible features.
 fn check_features(path: &Path, fixed: &[u8]) -> Result<u64, DiskError> {
     use feature::{COMPRESSION, CORRUPT, DIRTY, EXTENDED_L2, EXTERNAL_DATA};
     let disk = path.to_owned();
@@ -139,7 +148,7 @@ fn check_features(path: &Path, fixed: &[u8]) -> Result<u64, DiskError> {
     Ok(features)
 }
 
-/// Whether the numbers make sense together; the reason why not.
+/// Checks that the numbers are consistent; returns the reason if they are not.
 fn check_geometry(fixed: &[u8], features: u64) -> Result<(), &'static str> {
     let (version, cluster_bits) = (u32_at(fixed, 4), u32_at(fixed, 20));
     if !matches!(version, 2 | 3) {
@@ -167,7 +176,8 @@ fn check_geometry(fixed: &[u8], features: u64) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Looks for it among the extensions between the header and the backing file's name.
+/// Returns the backing file's format, from the extensions between the header and the backing file's
+/// name.
 fn backing_format(file: &File, fixed: &[u8], name_offset: u64) -> Option<String> {
     let mut offset = if u32_at(fixed, 4) == 2 { FIXED_BYTES as u64 } else { u32_at(fixed, 100).into() };
     while offset + 8 <= name_offset {

@@ -13,16 +13,16 @@ use serde_json::{Value, json};
 use crate::cancel::Interrupted;
 use crate::wait::{Wait, WaitEnd, WaitLimit, connect_at_once};
 
-/// Interval between tries of a connection that QEMU has no room for now.
+/// Interval between tries of a connection while QEMU's queue is full.
 const RETRY: Duration = Duration::from_millis(5);
 
-/// Longest line accepted. QEMU's answers to what Castra asks are a few KiB.
+/// Longest line that is accepted, in bytes. QEMU's answers to Castra's commands are a few KiB.
 const MAX_LINE_BYTES: u64 = 1 << 20;
 
-/// Events are skipped; more of them before one answer than this is not QEMU.
+/// Maximum number of events skipped before one answer: a peer that sends more is not QEMU.
 const MAX_EVENTS_PER_ANSWER: usize = 1000;
 
-/// One session. QEMU serves one client at a time, so it is dropped as soon as it can be.
+/// A session. QEMU serves one client at a time, so it is dropped as soon as possible.
 #[derive(Debug)]
 pub struct Qmp {
     stream: BufReader<UnixStream>,
@@ -30,13 +30,13 @@ pub struct Qmp {
     version: String,
 }
 
-/// Why a session failed.
+/// Reason why a session failed.
 #[derive(Debug, thiserror::Error)]
 pub enum QmpError {
     /// The socket failed.
     #[error("the QMP socket failed")]
     Io(#[from] io::Error),
-    /// Nothing came in time.
+    /// No answer arrived in time.
     #[error("no answer on the QMP socket within {} s", .0.as_secs_f32())]
     Silent(Duration),
     /// The user interrupted it.
@@ -45,7 +45,7 @@ pub enum QmpError {
     /// QEMU closed the connection, or died.
     #[error("QEMU closed the QMP connection")]
     Closed,
-    /// What came is not the protocol.
+    /// The peer does not speak the protocol.
     #[error("not QMP: {0}")]
     Malformed(String),
     /// QEMU refused a command.
@@ -53,7 +53,7 @@ pub enum QmpError {
     Refused {
         /// The command.
         command: String,
-        /// QEMU's words.
+        /// QEMU's message.
         description: String,
     },
 }
@@ -61,14 +61,14 @@ pub enum QmpError {
 /// Returns `true` if a process listens at this socket. Never waits.
 pub fn is_listened_at(socket: &Path) -> bool {
     match connect_at_once(socket) {
-        // A full queue is that of a listener, too.
+        // A full queue belongs to a listener, too.
         Err(error) => error.kind() == io::ErrorKind::WouldBlock,
         Ok(_) => true,
     }
 }
 
 impl Qmp {
-    /// Opens a session: each wait in it, this one included, has this limit.
+    /// Opens a session in which each wait, this one included, has this limit.
     ///
     /// # Errors
     /// Every variant of [`QmpError`] but `Refused`.
@@ -76,14 +76,14 @@ impl Qmp {
         let wait = limit.begin();
         loop {
             match connect_at_once(socket) {
-                // Too many wait for QEMU already; a blocking `connect` may never return.
+                // The queue of connections is full; a blocking `connect` might never return.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => wait.sleep(RETRY)?,
                 other => return Self::greet(other?, limit),
             }
         }
     }
 
-    /// A session on a connection that is there already.
+    /// Opens a session on an existing connection.
     ///
     /// # Errors
     /// As for [`Self::connect`].
@@ -97,12 +97,12 @@ impl Qmp {
         Ok(session)
     }
 
-    /// QEMU's version, from its greeting.
+    /// Returns QEMU's version, from its greeting.
     pub fn version(&self) -> &str {
         &self.version
     }
 
-    /// Carries out one command and hands back its `return` value.
+    /// Executes one command and returns its `return` value.
     ///
     /// # Errors
     /// Every variant of [`QmpError`].
@@ -111,7 +111,7 @@ impl Qmp {
         self.answer(command)
     }
 
-    /// Hands QEMU an open file, which later commands call by this name.
+    /// Passes QEMU an open file, which later commands refer to by this name.
     ///
     /// # Errors
     /// As for [`Self::execute`].
@@ -123,7 +123,8 @@ impl Qmp {
         ancillary.push(SendAncillaryMessage::ScmRights(&files));
         let sent = sendmsg(self.stream.get_ref(), &[IoSlice::new(&line)], &mut ancillary, SendFlags::empty())
             .map_err(|errno| failed(errno.into()))?;
-        // The file goes with the first byte; a line this short goes whole, or the rest follows.
+        // The file accompanies the first byte; so short a line is usually sent whole, else the rest
+        // follows.
         self.write(&line[sent..])?;
         self.answer("getfd").map(drop)
     }
@@ -148,7 +149,7 @@ impl Qmp {
         Err(QmpError::Malformed(format!("{MAX_EVENTS_PER_ANSWER} events and no answer to {command}")))
     }
 
-    /// Asks QEMU to end at once. QEMU may be gone before it has answered; that is no error.
+    /// Asks QEMU to end at once. A QEMU that is gone before it has answered is no error.
     ///
     /// # Errors
     /// Every other failure.
@@ -161,7 +162,7 @@ impl Qmp {
 
     fn read(&mut self, wait: &Wait) -> Result<Value, QmpError> {
         let mut line = Vec::new();
-        // A line may come in pieces; each wait gets what is left of the time.
+        // A line may arrive in pieces; each wait gets the rest of the time.
         while !line.ends_with(b"\n") {
             if line.len() as u64 >= MAX_LINE_BYTES {
                 return Err(QmpError::Malformed(format!("a line of more than {MAX_LINE_BYTES} bytes")));
@@ -192,7 +193,7 @@ impl Qmp {
     }
 }
 
-/// Returns `true` where nothing was wrong but that a slice of the wait is over.
+/// Returns `true` if nothing is wrong except that a slice of the wait is over.
 fn is_early(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted)
 }
@@ -239,7 +240,7 @@ mod tests {
         WaitLimit::new(length, &Cancel::new())
     }
 
-    /// A peer that answers each line it hears with the next of these, then closes.
+    /// Opens a session with a peer that answers each line with the next of these, then closes.
     fn session(answers: &'static [&'static str]) -> Result<Qmp, QmpError> {
         let (ours, theirs) = UnixStream::pair().expect("a pair");
         std::thread::spawn(move || {
@@ -254,7 +255,7 @@ mod tests {
                     return;
                 }
             }
-            // Stays open until the client has gone, so that silence is silence.
+            // Stays open until the client has gone, so that silence is not an end.
             let _ = reader.read_to_end(&mut Vec::new());
         });
         Qmp::greet(ours, limit(LIMIT))

@@ -1,4 +1,5 @@
-//! What `castra doctor` tries: every accelerator, and a machine with all that a VM's machine has.
+//! Self-tests for `castra doctor`: each accelerator, and one machine with every device that a VM
+//! uses.
 
 use std::path::Path;
 use std::time::Duration;
@@ -14,7 +15,8 @@ use super::options::{CpuModel, Device, DeviceModel};
 use super::probe::{self, Outcome};
 use super::process::QemuBinary;
 
-/// A busy machine takes its time, and nobody waits for a VM here.
+/// Time limit for the machine with every device. Generous, since no VM waits for it on a busy
+/// machine.
 const EVERYTHING_LIMIT: Duration = Duration::from_secs(20);
 
 /// An accelerator that was tried.
@@ -22,16 +24,16 @@ const EVERYTHING_LIMIT: Duration = Duration::from_secs(20);
 pub struct Trial {
     /// The accelerator.
     pub accelerator: Accelerator,
-    /// How long the probe took, or why it did not run.
+    /// Duration of the probe, or the reason why it failed.
     pub outcome: Result<Duration, String>,
-    /// Whether VMs are run with it.
+    /// Set if VMs run with it.
     pub is_chosen: bool,
 }
 
-/// Tries every accelerator of this platform, one after the other, whatever was found before.
+/// Tests every accelerator of this platform, one after another, whatever earlier races found.
 ///
 /// # Errors
-/// [`QemuError::Interrupted`], or [`QemuError::File`] where the probe cannot be written.
+/// [`QemuError::Interrupted`], or [`QemuError::File`] if the probe cannot be written.
 pub fn try_accelerators(qemu: &QemuBinary, cancel: &Cancel) -> Result<Vec<Trial>, QemuError> {
     let scratch = scratch()?;
     let run = |accelerator: Accelerator| {
@@ -65,8 +67,8 @@ pub fn try_accelerators(qemu: &QemuBinary, cancel: &Cancel) -> Result<Vec<Trial>
 pub const INSTALL_FULL_QEMU: &str =
     "Install your distribution's full QEMU (it needs seccomp and slirp), or name another one by CASTRA_QEMU.";
 
-/// Runs the probe in a machine with the sandbox, the network and the devices of a VM. The inner result is how long that
-/// took, or QEMU's own words.
+/// Runs the probe in a machine with the sandbox, the network and the devices of a VM. The inner
+/// result is the duration, or QEMU's own message.
 ///
 /// # Errors
 /// As for [`try_accelerators`].
@@ -77,7 +79,8 @@ pub fn try_everything(qemu: &QemuBinary, cancel: &Cancel) -> Result<Result<Durat
     })
 }
 
-/// Returns QEMU's own words where [`try_everything`] fails for a lack of something; nothing where it works or is slow.
+/// Returns QEMU's own message if [`try_everything`] fails because something is missing; `None` if
+/// it works or is slow.
 ///
 /// # Errors
 /// As for [`try_accelerators`].
@@ -112,7 +115,7 @@ fn run_everything(qemu: &QemuBinary, cancel: &Cancel) -> Result<Outcome, QemuErr
     )
 }
 
-/// What earlier races found, as it is remembered in this file.
+/// Returns the results of earlier races that this file holds.
 pub fn remembered_accelerators(path: &Path) -> Vec<AcceleratorChoice> {
     read_remembered(path).into_values().collect()
 }

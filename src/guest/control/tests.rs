@@ -1,4 +1,4 @@
-//! The control port against a guest that means no good.
+//! The control port against a hostile guest.
 
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::*;
 
-/// What a test waits for at most; it ends far sooner unless it fails.
+/// Maximum wait of a test; it ends far sooner unless it fails.
 const LONG: Duration = Duration::from_secs(20);
 
 /// A socket on which `guest` plays the VM's part for one connection.
@@ -63,7 +63,7 @@ fn personality() -> Personality {
     }
 }
 
-/// Writes until the other end has had enough.
+/// Writes until the other end has closed.
 fn pour(mut socket: &UnixStream, bytes: &[u8], times: usize) {
     for _ in 0..times {
         if socket.write_all(bytes).is_err() {
@@ -197,12 +197,12 @@ fn a_guest_that_speaks_a_byte_at_a_time_is_not_waited_for() {
 #[test]
 fn a_connection_that_is_cut_off_in_a_message_is_closed() {
     let (vm, mut port) = Vm::run(|mut socket| {
-        // Data that nobody has read makes closing a reset.
+        // Unread data makes closing a reset.
         let mut one = [0];
         let _ = socket.read(&mut one);
         socket.write_all(b"{\"type\":\"he").expect("writes");
     });
-    // The other side may be gone before all of it is written.
+    // The other side may be gone before everything is written.
     assert!(matches!(port.attach(), Ok(()) | Err(ControlError::Closed)));
     assert!(matches!(port.next(Instant::now() + LONG), Err(ControlError::Closed)));
     assert!(matches!(port.sync(), Err(ControlError::Closed)));
@@ -299,7 +299,7 @@ fn a_crowd_before_the_socket_is_busy_not_endless() {
     rustix::net::listen(&listener, 1).expect("shortens the queue");
     let mut waiting = Vec::new();
     let soon = || Instant::now() + Duration::from_millis(20);
-    // Nobody accepts, so the queue fills.
+    // There is no `accept`, so the queue fills.
     let error = loop {
         match ControlPort::connect(&socket, soon(), &Cancel::new()) {
             Ok(port) => waiting.push(port),

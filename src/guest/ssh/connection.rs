@@ -1,4 +1,4 @@
-//! From a target to a connection that is logged in.
+//! Connects to a target and logs in.
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
@@ -16,32 +16,34 @@ use super::{SshError, until_cancelled};
 use crate::cancel::Cancel;
 use crate::guest::AgentSocket;
 
-/// How long connecting and logging in may take. Under emulation it takes 40 ms; a guest that swaps, seconds.
+/// Time limit for connecting and logging in. Under emulation this takes 40 ms; with a guest that
+/// swaps, seconds.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// How often a silent guest is asked whether it lives, and how long it may take to say so.
+/// Interval of pings to a silent guest, and time for its answer.
 const PING_INTERVAL: Duration = Duration::from_secs(15);
 const PING_LIMIT: Duration = Duration::from_secs(45);
 
-/// Cheapest for an emulated CPU without AES instructions, and nothing else: we know the server.
+/// Key exchanges that are cheap on an emulated CPU without AES instructions, and nothing else: we
+/// know the server.
 const KEX: &[kex::Name] =
     &[kex::CURVE25519, kex::EXTENSION_SUPPORT_AS_CLIENT, kex::EXTENSION_OPENSSH_STRICT_KEX_AS_CLIENT];
 const CIPHERS: &[cipher::Name] = &[cipher::CHACHA20_POLY1305];
-/// ChaCha20-Poly1305 authenticates by itself; the list must not be empty.
+/// Required although ChaCha20-Poly1305 authenticates by itself: the list must not be empty.
 const MACS: &[mac::Name] = &[mac::HMAC_SHA256_ETM];
 
-/// Whom to connect to, and as whom.
+/// Address, user and keys for a connection.
 #[derive(Clone)]
 pub struct Target {
-    /// The forwarded port on this host.
+    /// Forwarded port on this host.
     pub address: SocketAddr,
-    /// The guest's user.
+    /// User in the guest.
     pub user: String,
-    /// The key that may log in.
+    /// Key that logs in.
     pub client_key: Arc<PrivateKey>,
-    /// The key that the guest must prove to have.
+    /// Public key of the guest's SSH server.
     pub host_key: PublicKey,
-    /// The guest's agent, which is asked about the guest's network where SSH says nothing.
+    /// The guest's agent, which is asked about the guest's network while SSH stays silent.
     pub agent: Option<AgentSocket>,
 }
 
@@ -85,7 +87,7 @@ impl Connection {
         match handle.authenticate_publickey(&target.user, key).await.map_err(handshake)? {
             AuthResult::Success => Ok(Self { handle, flow }),
             AuthResult::Failure { .. } if handle.is_closed() => Err(handshake(russh::Error::Disconnect)),
-            // How the agent says that the key is right and the user is not.
+            // The agent's answer to a right key for an unknown user.
             AuthResult::Failure { partial_success: true, .. } => {
                 Err(SshError::UnknownUser { user: target.user.clone() })
             }
@@ -101,7 +103,7 @@ impl Connection {
         &self.flow
     }
 
-    /// Does something that waits for the guest: no longer than it answers, and than the user does not interrupt it.
+    /// Waits for the guest while it answers and the user does not interrupt.
     pub(super) async fn guard<T>(
         &self,
         cancel: &Cancel,
@@ -114,12 +116,12 @@ impl Connection {
         }
     }
 
-    /// Returns `true` if the guest says within this time that it lives.
+    /// Returns `true` if the guest answers a ping within this time.
     pub(super) async fn answers_within(&self, limit: Duration) -> bool {
         self.flow.is_reading_stopped() || tokio::time::timeout(limit, self.handle.send_ping()).await.is_ok()
     }
 
-    /// Returns when the guest has stopped to answer.
+    /// Waits until the guest has stopped answering.
     pub(super) async fn until_silent(&self) {
         loop {
             tokio::time::sleep(PING_INTERVAL).await;
@@ -148,10 +150,10 @@ fn config() -> Config {
     }
 }
 
-/// Checks the host key, counts what arrives, and lets the guest open nothing.
+/// Handler that checks the host key, counts arriving data, and lets the guest open nothing.
 struct Guard {
     expected: PublicKey,
-    /// The fingerprint of a key that was not the expected one.
+    /// Fingerprint of an unexpected host key.
     shown: Arc<Mutex<Option<String>>>,
     flow: Flow,
 }

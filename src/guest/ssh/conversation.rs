@@ -20,8 +20,8 @@ use super::{GuestExit, SshError, Tty, quote};
 /// The number by which SSH knows stderr (RFC 4254, 5.2).
 const STDERR: u32 = 1;
 
-/// How long to listen for what comes after the exit: output of helpers that end just after their command. A background
-/// process that keeps the output open does not keep us.
+/// Time to keep reading after the exit, for output of helpers that end just after their command.
+/// Output of a background process is not waited for.
 const AFTERMATH: Duration = Duration::from_millis(250);
 
 /// Name of the command, for an error.
@@ -30,7 +30,7 @@ const COMMAND: &str = "the command";
 /// Longest line for a shell: Linux takes 128 KiB for one argument, with the NUL at its end.
 const MAX_LINE_BYTES: usize = 128 * 1024 - 1;
 
-/// Where a command's bytes belong.
+/// Destination of a command's bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stream {
     Stdout,
@@ -40,13 +40,13 @@ pub(super) enum Stream {
 pub(super) struct Conversation {
     incoming: Incoming,
     outgoing: Arc<Outgoing<Msg>>,
-    /// Came before the guest's last answer.
+    /// Message that arrived before the guest's last answer.
     early: Option<Message>,
 }
 
 impl Conversation {
-    /// Starts a command. Returns once the guest has granted it: what is read from stdin before would be lost where an
-    /// agent of an older castra refuses an array, and gets a line instead.
+    /// Starts a command. Returns once the guest has granted it. An agent of an older castra refuses
+    /// an array and is sent a line instead, so anything read from stdin before that would be lost.
     pub(super) async fn start(
         connection: &Connection,
         command: &Command,
@@ -74,8 +74,9 @@ impl Conversation {
         Self::request(connection, Request::Line(line), tty, environment).await
     }
 
-    /// Starts a command whose arguments no shell reads; nothing if the guest cannot. The header goes with the request,
-    /// so that it costs no round trip, if the guest has granted as much.
+    /// Starts a command whose arguments no shell parses; returns `None` if the guest does not
+    /// support that. The header is sent along with the request if the guest's window permits, so
+    /// that it costs no round trip.
     async fn describe(
         connection: &Connection,
         mut header: Bytes,
@@ -90,7 +91,7 @@ impl Conversation {
         }
         match requests.granted().await {
             Ok(early) => {
-                // Sends nothing if all is sent.
+                // Sends nothing if everything has been sent.
                 requests.outgoing.send(None, header).await.map_err(lost)?;
                 Ok(Some(requests.start(early)))
             }
@@ -131,7 +132,8 @@ impl Conversation {
         Arc::clone(&self.outgoing)
     }
 
-    /// Hands all output to `sink`, in order, until the command has ended, or `sink` wants no more.
+    /// Passes all output to `sink`, in order, until the command has ended, or `sink` returns
+    /// `false`.
     pub(super) async fn until_exit(
         &mut self,
         mut sink: impl FnMut(Stream, Received) -> ControlFlow<()>,
@@ -219,7 +221,8 @@ impl Requests {
         Ok(())
     }
 
-    /// Waits until the guest has granted all requests. Returns a message of the command's own, if one came first.
+    /// Waits until the guest has granted all requests. Returns a message of the command itself, if
+    /// one came first.
     async fn granted(&mut self) -> Result<Option<Message>, SshError> {
         while let Some(what) = self.awaited.front().copied() {
             match self.incoming.next().await.ok_or(SshError::Lost)? {

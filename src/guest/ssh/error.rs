@@ -8,7 +8,7 @@ use crate::guest::{NetworkDown, NetworkFault};
 
 use super::Target;
 
-/// Why something could not be done over SSH. A guest command's own failure is no error but a
+/// Error of an operation over SSH. A failure of the guest's command is no error but a
 /// [`GuestExit`](super::GuestExit).
 #[derive(Debug, thiserror::Error)]
 pub enum SshError {
@@ -28,7 +28,7 @@ pub enum SshError {
         /// The limit.
         limit: Duration,
     },
-    /// The VM's SSH server ended the conversation before anybody was logged in.
+    /// The VM's SSH server ended the connection before the login.
     #[error("the SSH handshake with the VM at {address} failed")]
     Handshake {
         /// The forwarded port on this host.
@@ -36,7 +36,7 @@ pub enum SshError {
         /// The reason.
         source: russh::Error,
     },
-    /// The VM lives, by its agent's word, and its network does not.
+    /// The VM runs, according to its agent, but its network is down.
     #[error(transparent)]
     NetworkDown(#[from] NetworkDown),
     /// Another machine answers, or one that pretends to be the VM.
@@ -61,19 +61,19 @@ pub enum SshError {
         /// The guest's user.
         user: String,
     },
-    /// The guest's server did not start what was asked for.
+    /// The guest's server did not start the requested service.
     #[error("the VM did not start {what}")]
     NotStarted {
-        /// `a command`, `a terminal`, `SFTP`.
+        /// Name of the service: `a command`, `a terminal`, `SFTP`.
         what: &'static str,
     },
     /// The arguments and variables are longer than the guest's kernel allows.
     #[error("the command was not run: its arguments and variables are too long for the VM")]
     TooLong,
-    /// The guest's agent is of an older castra, or not castra's, and takes less.
+    /// The guest's agent belongs to an older castra, or is not castra's, and accepts less.
     #[error("the command was not run: the agent in this VM is of an older castra and cannot take {what}")]
     OldAgent {
-        /// `more than 128 KiB of arguments`, …
+        /// The unsupported request: `more than 128 KiB of arguments`, …
         what: &'static str,
     },
     /// The connection ended before the command did.
@@ -85,10 +85,10 @@ pub enum SshError {
         /// The caller's limit.
         limit_bytes: usize,
     },
-    /// This process's own terminal or streams failed.
+    /// The terminal or a stream of this process failed.
     #[error("cannot {what}")]
     Local {
-        /// What was to be done, as a verb and its object.
+        /// The failed action, as a verb and its object.
         what: &'static str,
         /// The reason.
         source: io::Error,
@@ -96,7 +96,7 @@ pub enum SshError {
     /// A file on this host cannot be read or written.
     #[error("cannot {what} {}", path.display())]
     LocalFile {
-        /// `read`, `write`, …
+        /// Failed action: `read`, `write`, …
         what: &'static str,
         /// The file.
         path: PathBuf,
@@ -106,16 +106,16 @@ pub enum SshError {
     /// A file in the guest cannot be read or written.
     #[error("cannot {what} {path} in the VM: {reason}")]
     GuestFile {
-        /// `read`, `write`, …
+        /// Failed action: `read`, `write`, …
         what: &'static str,
         /// The file.
         path: String,
-        /// What the guest's SFTP server says.
+        /// Message of the guest's SFTP server.
         reason: String,
-        /// Whether the file does not exist.
+        /// True if the file does not exist.
         missing: bool,
     },
-    /// Several sources were to become one file.
+    /// Several sources would overwrite one file.
     #[error("{} is no directory, so several files cannot be copied into it", path.display())]
     ManyOntoOne {
         /// The destination.
@@ -124,12 +124,12 @@ pub enum SshError {
     /// The copy was cancelled.
     #[error("the copy was interrupted")]
     Interrupted,
-    /// A copy ended within files of this host that were there before.
+    /// A copy ended in the middle of files of this host that existed before.
     #[error("incomplete since the copy ended: {}", list(paths))]
     Incomplete {
-        /// The files.
+        /// Incomplete files.
         paths: Vec<PathBuf>,
-        /// Why the copy ended.
+        /// Reason for the end of the copy.
         source: Box<SshError>,
     },
 }
@@ -139,7 +139,8 @@ fn list(paths: &[PathBuf]) -> String {
 }
 
 impl SshError {
-    /// Reads the error as that of a guest whose agent answers: one that is still silent has no network.
+    /// Converts the error for a guest whose agent answers: if SSH is still silent, the guest has no
+    /// network.
     pub fn of_ready_guest(self, target: &Target) -> Self {
         match (self, &target.agent) {
             (Self::TooSlow { .. }, Some(agent)) => {
@@ -149,7 +150,7 @@ impl SshError {
         }
     }
 
-    /// Whether nothing has run yet: the guest did not answer, or has no keys.
+    /// Returns `true` if nothing has run yet: the guest did not answer, or has no keys.
     pub fn is_before_login(&self) -> bool {
         matches!(
             self,

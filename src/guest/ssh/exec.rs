@@ -23,13 +23,13 @@ use crate::cancel::Cancel;
 /// Time for a guest to answer after a signal. Within it, the command decides what the signal means.
 const SIGNAL_LIMIT: Duration = Duration::from_secs(1);
 
-/// What the guest user's shell runs.
+/// Program that the guest user's shell runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
-    /// A program and its arguments, each passed on exactly as it is here. The shell finds the program (or has it built
-    /// in), and reads none of them.
+    /// A program and its arguments, each passed on unchanged. The shell finds the program (or has
+    /// it built in), and parses none of them.
     Argv(Vec<OsString>),
-    /// A line, for the shell to read.
+    /// A line for the shell to parse.
     Line(String),
     /// The shell itself, as a login shell.
     Shell,
@@ -39,35 +39,37 @@ pub enum Command {
 pub struct ExecRequest {
     /// The command.
     pub command: Command,
-    /// The terminal it gets; without one, stdout and stderr stay apart.
+    /// Terminal for the command; without one, stdout and stderr stay separate.
     pub tty: Option<Tty>,
-    /// Variables for its environment. They win over what the guest sets. Any bytes for [`Command::Argv`], else UTF-8.
+    /// Variables for its environment, which override the guest's. Any bytes for [`Command::Argv`],
+    /// else UTF-8.
     pub environment: Vec<(OsString, OsString)>,
-    /// This side's streams. If stdin is a terminal and the command gets one, it is raw meanwhile.
+    /// Local streams. A terminal at stdin is in raw mode while the command has a terminal.
     pub stdio: Stdio,
 }
 
-/// What a command printed.
+/// Exit and output of a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Captured {
-    /// How it ended.
+    /// Exit of the command.
     pub exit: GuestExit,
-    /// Its stdout.
+    /// Bytes written to stdout.
     pub stdout: Vec<u8>,
-    /// Its stderr.
+    /// Bytes written to stderr.
     pub stderr: Vec<u8>,
 }
 
 /// Runs a command and waits for its end.
 ///
-/// Until somebody is logged in, `cancel` ends the call. Then, without a terminal, INT, TERM, HUP and QUIT that this process
-/// gets go to the command; the second of a kind ends the call instead, and so does the first where the guest does not
-/// answer within a second. With a terminal its keys are bytes like others, and those signals end the call. The command is
-/// hung up whenever the call ends before it.
+/// Until the login succeeds, `cancel` ends the call. After that, without a terminal, INT, TERM, HUP
+/// and QUIT that this process receives are forwarded to the command; the second of a kind ends the
+/// call instead, and so does the first if the guest does not answer within a second. With a
+/// terminal, its keys are bytes like any others, and those signals end the call. The command
+/// receives a hang-up whenever the call ends first.
 ///
 /// # Errors
-/// The guest could not be reached or was lost, or this side's streams failed. A stdout that nobody reads is no error
-/// but [`GuestExit::OutputClosed`].
+/// The guest could not be reached or was lost, or this side's streams failed. A stdout without a
+/// reader is no error but [`GuestExit::OutputClosed`].
 pub fn exec(cancel: &Cancel, target: &Target, request: ExecRequest) -> Result<GuestExit, SshError> {
     block_on(async {
         let connection = Connection::open(target, cancel).await?;
@@ -85,7 +87,7 @@ pub fn exec(cancel: &Cancel, target: &Target, request: ExecRequest) -> Result<Gu
         let input = stdin.map(Input::start).transpose().map_err(local("start a thread"))?;
         tokio::select! {
             exit = outputs.take_from(&mut conversation) => exit,
-            // Ends with stdin, but the command does not.
+            // Feeding ends with stdin, but the command does not.
             () = async { feed(input, &outgoing).await; pending().await } => Err(SshError::Lost),
             exit = signals.pass_on(&outgoing, &connection) => Ok(exit),
             () = connection.until_silent() => Err(SshError::Lost),
@@ -93,7 +95,7 @@ pub fn exec(cancel: &Cancel, target: &Target, request: ExecRequest) -> Result<Gu
     })
 }
 
-/// A login shell on a terminal. See [`exec`].
+/// Runs a login shell on a terminal. See [`exec`].
 ///
 /// # Errors
 /// As [`exec`].
@@ -107,7 +109,7 @@ pub fn shell(
     exec(cancel, target, ExecRequest { command: Command::Shell, tty: Some(tty), environment, stdio })
 }
 
-/// Runs a command without input and returns what it printed.
+/// Runs a command without input and returns its output.
 ///
 /// # Errors
 /// As [`exec`]; and [`SshError::TooMuchOutput`] past `limit_bytes` on stdout and stderr together.
@@ -146,7 +148,8 @@ fn local(what: &'static str) -> impl FnOnce(io::Error) -> SshError {
     move |source| SshError::Local { what, source }
 }
 
-/// Sends stdin and its end. Failures mean that the connection is gone, which its reader notices too.
+/// Sends stdin and its end. Failures mean that the connection is gone, which its reader notices
+/// too.
 async fn feed(input: Option<Input>, outgoing: &Outgoing<Msg>) {
     if let Some(mut input) = input {
         while let Some(chunk) = input.next().await {
@@ -168,14 +171,15 @@ impl Outputs {
         Ok(Self { stdout: Output::start(stdout)?, stderr: Output::start(stderr)? })
     }
 
-    /// Writes everything the command prints, and returns when it has ended and all is written.
+    /// Writes everything the command prints, and returns once it has ended and everything is
+    /// written.
     async fn take_from(self, conversation: &mut Conversation) -> Result<GuestExit, SshError> {
         let exit = conversation
             .until_exit(|stream, data| {
                 let is_taken = match stream {
                     Stream::Stdout => self.stdout.put(data),
                     Stream::Stderr => {
-                        // A stderr that nobody reads stops nothing.
+                        // A stderr without a reader stops nothing.
                         let _ = self.stderr.put(data);
                         true
                     }
@@ -192,7 +196,7 @@ impl Outputs {
     }
 }
 
-/// Signals this process gets while a command runs.
+/// Signals that this process receives while a command runs.
 struct Signals {
     streams: [(Signal, Sig, u8); 4],
     resized: Option<(Signal, OwnedFd)>,
@@ -223,7 +227,7 @@ impl Signals {
         })
     }
 
-    /// Returns when a signal ends the call.
+    /// Forwards signals to the command. Returns when a signal ends the call.
     async fn pass_on(mut self, outgoing: &Arc<Outgoing<Msg>>, connection: &Connection) -> GuestExit {
         let [interrupt, terminate, hang_up, quit] = &mut self.streams;
         let mut seen = Vec::new();

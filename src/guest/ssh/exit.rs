@@ -24,21 +24,21 @@ const SIGNALS: &[(&str, u8)] = &[
 ];
 const SIGPIPE: u8 = 13;
 
-/// How a guest's command ended, or how this side stopped listening to it.
+/// Exit of a guest's command, or the reason why this side stopped listening to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum GuestExit {
-    /// It returned this code.
+    /// The command returned this code.
     Code(u32),
-    /// A signal of this name (without `SIG`) ended it.
+    /// A signal with this name (without `SIG`) ended the command.
     Signal(String),
-    /// Nobody reads our stdout any more, so the command was hung up.
+    /// Our stdout has no reader any more, so the command received a hang-up.
     OutputClosed,
-    /// This process got a signal of this number that ends it.
+    /// Castra itself received the signal with this number.
     Interrupted(u8),
 }
 
 impl GuestExit {
-    /// As a shell's `$?`: the code itself, or 128 and the signal's number.
+    /// Returns the exit as a shell's `$?`: the code itself, or 128 plus the signal's number.
     pub fn code(&self) -> u8 {
         match self {
             // The kernel keeps eight bits of an exit code.
@@ -49,13 +49,13 @@ impl GuestExit {
         }
     }
 
-    /// Whether the command ended with code 0.
+    /// Returns `true` if the command ended with code 0.
     pub fn is_success(&self) -> bool {
         *self == Self::Code(0)
     }
 }
 
-/// The agent calls a signal without a name `SIG<number>`.
+/// Returns a signal's number. The agent calls a signal without a name `SIG<number>`.
 fn number(name: &str) -> Option<u8> {
     let known = SIGNALS.iter().find(|(known, _)| *known == name).map(|(_, number)| *number);
     known.or_else(|| name.strip_prefix("SIG")?.parse().ok().filter(|number| *number < 128))

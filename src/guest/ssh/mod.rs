@@ -1,9 +1,9 @@
 //! Castra as an SSH client of its own guests: commands, shells and copies.
 //!
-//! The interface blocks; inside runs a single-threaded tokio runtime per call, so it must not be called from async
-//! code. Nothing here prints: a command's streams go to the descriptors of its [`Stdio`], and errors are returned. An
-//! [`SshError`] means that the guest could not be reached or lost; whatever the guest's command did is a
-//! [`GuestExit`], even when it is 255.
+//! The interface blocks; each call runs a single-threaded tokio runtime, so it must not be called
+//! from async code. Nothing here prints: a command's streams go to the descriptors of its
+//! [`Stdio`], and errors are returned. An [`SshError`] means that the guest could not be reached or
+//! was lost; the result of the guest's command is a [`GuestExit`], even when it is 255.
 
 mod connection;
 mod conversation;
@@ -31,10 +31,10 @@ pub use stdio::Stdio;
 pub(super) use terminal::Raw;
 pub use terminal::Tty;
 
-/// Interval at which a wait looks for an interruption.
+/// Interval at which a wait checks for an interruption.
 const CANCEL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Returns once the user has interrupted the call.
+/// Waits until the user has interrupted the call.
 async fn until_cancelled(cancel: &Cancel) {
     while !cancel.is_cancelled() {
         tokio::time::sleep(CANCEL_INTERVAL).await;

@@ -1,5 +1,5 @@
-//! A guest from which nothing comes back: one that boots, hangs or is slow, or one that lives behind a network that is down. Only its
-//! agent can tell.
+//! Diagnosis of a silent SSH connection: the guest boots, hangs or is slow, or its network is down.
+//! Only its agent can distinguish these.
 
 use std::io;
 use std::pin::Pin;
@@ -15,21 +15,22 @@ use super::Target;
 use crate::cancel::Cancel;
 use crate::guest::{AgentSocket, NetworkDown, NetworkFault, NetworkReport};
 
-/// Silence after which the agent is asked, and time between two questions.
+/// Silence after which the agent is asked, and interval of the questions.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Silence after which a network of which the agent says that it is complete counts as down all the same. The server's first
-/// words need no more than the agent's answers, which are given by the same thread.
+/// Silence after which the network counts as down even though the agent reports it as complete. The
+/// server's banner needs no more than the agent's answers, which come from the same thread.
 const LONG_SILENCE: Duration = Duration::from_secs(10);
 
-/// Answers of the agent within that time: fewer come from a guest that is merely slow.
+/// Minimum number of the agent's answers within that time: fewer come from a guest that is merely
+/// slow.
 const ENOUGH_ANSWERS: u32 = 3;
 
-/// Hears whether anything has come back on a stream.
+/// Flag that is set once anything has come back on a stream.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Ear(Arc<AtomicBool>);
 
-/// A stream that an [`Ear`] listens at.
+/// A stream whose [`Ear`] notices when data arrives.
 pub(super) struct Heard<S> {
     stream: S,
     ear: Ear,
@@ -45,8 +46,8 @@ impl Ear {
     }
 }
 
-/// Returns once the agent has said that the guest's network is down, or answers again and again while SSH says nothing. While
-/// the agent says nothing either, or the guest still boots, this waits.
+/// Waits until the agent has reported the guest's network as down, or has answered repeatedly while
+/// SSH stays silent. Keeps waiting while the agent is silent, too, or the guest still boots.
 pub(super) async fn until_network_is_down(target: &Target, ear: &Ear) -> NetworkDown {
     let Some(agent) = &target.agent else { return std::future::pending().await };
     let (started, mut answers) = (Instant::now(), 0);
@@ -69,7 +70,7 @@ pub(super) async fn until_network_is_down(target: &Target, ear: &Ear) -> Network
     }
 }
 
-/// Asks in a thread, which ends with this call: the next command is to find the control port free.
+/// Asks on a thread, which ends with this call: the next command must find the control port free.
 async fn ask(agent: &AgentSocket) -> NetworkReport {
     struct CancelOnDrop(Cancel);
     impl Drop for CancelOnDrop {

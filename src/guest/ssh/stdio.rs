@@ -1,4 +1,5 @@
-//! This side's streams. Each has a thread: terminals, pipes and files alike may block, and files cannot be waited for.
+//! Local streams of a command. Each has a thread: terminals, pipes and files may all block, and
+//! files cannot be polled.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -11,24 +12,24 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use tokio::sync::{mpsc, oneshot};
 
-/// Bytes read at once: a Linux pipe's capacity.
+/// Bytes per read: a Linux pipe's capacity.
 const READ_BYTES: usize = 64 * 1024;
 
-/// Reads ahead of what the connection takes.
+/// Number of reads ahead of the connection.
 const READ_AHEAD: usize = 4;
 
-/// Where a command's streams come from and go to.
+/// Sources and destinations of a command's streams.
 pub struct Stdio {
-    /// Read until it ends; nothing is `/dev/null`.
+    /// Read until it ends; `None` means `/dev/null`.
     pub stdin: Option<OwnedFd>,
-    /// Gets the command's stdout, or all of a terminal's output.
+    /// Receives the command's stdout, or all of a terminal's output.
     pub stdout: OwnedFd,
-    /// Gets the command's stderr.
+    /// Receives the command's stderr.
     pub stderr: OwnedFd,
 }
 
 impl Stdio {
-    /// This process's own streams.
+    /// Returns this process's own streams.
     ///
     /// # Errors
     /// One of them is closed.
@@ -36,7 +37,7 @@ impl Stdio {
         Ok(Self { stdin: Some(io::stdin().as_fd().try_clone_to_owned()?), ..Self::without_stdin()? })
     }
 
-    /// This process's stdout and stderr, and nothing to read.
+    /// Returns this process's stdout and stderr, without a stdin.
     ///
     /// # Errors
     /// One of them is closed.
@@ -49,10 +50,11 @@ impl Stdio {
     }
 }
 
-/// What is read from stdin. Reading stops when it is dropped, so that nothing meant for the next program is taken.
+/// Data read from stdin. Reading stops when this is dropped, so that nothing meant for the next
+/// program is consumed.
 pub(super) struct Input {
     chunks: mpsc::Receiver<Bytes>,
-    /// Its other end becomes readable when this one is closed.
+    /// Closed on drop, which makes its other end readable and so ends the reading thread.
     _stop: OwnedFd,
 }
 
@@ -67,7 +69,7 @@ impl Input {
         Ok(Self { chunks, _stop: stop.into() })
     }
 
-    /// The next bytes; nothing at the end, or if stdin cannot be read.
+    /// Returns the next bytes; `None` at the end, or if stdin cannot be read.
     pub(super) async fn next(&mut self) -> Option<Bytes> {
         self.chunks.recv().await
     }
@@ -94,7 +96,7 @@ fn read(stdin: &OwnedFd, stopped: &OwnedFd) -> Option<Bytes> {
     }
 }
 
-/// Writes to stdout or stderr.
+/// A writer to stdout or stderr.
 pub(super) struct Output {
     data: blocking::Sender<Received>,
     written: oneshot::Receiver<io::Result<()>>,
@@ -106,13 +108,13 @@ impl Output {
         let (done, written) = oneshot::channel();
         thread::Builder::new().name("castra-output".into()).spawn(move || {
             let result = received.into_iter().try_for_each(|data: Received| write_all(&descriptor, &data));
-            // Nobody waits for it any more when the call was ended by a signal.
+            // The receiver is gone if a signal ended the call.
             let _ = done.send(result);
         })?;
         Ok(Self { data, written })
     }
 
-    /// Queues bytes. False if writing has failed.
+    /// Queues bytes. Returns `false` if writing has failed.
     pub(super) fn put(&self, data: Received) -> bool {
         self.data.send(data).is_ok()
     }
@@ -132,7 +134,7 @@ fn write_all(descriptor: &OwnedFd, mut bytes: &[u8]) -> io::Result<()> {
         match rustix::io::write(descriptor, bytes) {
             Ok(count) => bytes = &bytes[count..],
             Err(Errno::INTR) => {}
-            // Whoever shares our stdout may have made it non-blocking.
+            // Another process that shares our stdout may have made it non-blocking.
             Err(Errno::AGAIN) => {
                 poll(&mut [PollFd::new(descriptor, PollFlags::OUT)], None)?;
             }

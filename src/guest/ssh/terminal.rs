@@ -5,38 +5,38 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 
-/// The terminal to ask the guest for.
+/// Terminal to request from the guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tty {
-    /// Its kind, as in `TERM`.
+    /// Terminal type, as in `TERM`.
     pub term: String,
-    /// Its width, in characters.
+    /// Width, in characters.
     pub columns: u16,
-    /// Its height, in characters.
+    /// Height, in characters.
     pub rows: u16,
 }
 
 impl Tty {
-    /// Like the terminal at this descriptor; nothing if it is none.
+    /// Returns a terminal like the one at this descriptor; `None` if the descriptor is no terminal.
     pub fn like(descriptor: impl AsFd, term: &str) -> Option<Self> {
         let (columns, rows) = size(descriptor)?;
         Some(Self { term: term.to_owned(), columns, rows })
     }
 }
 
-/// Columns and rows.
+/// Returns the columns and rows.
 pub(super) fn size(terminal: impl AsFd) -> Option<(u16, u16)> {
     tcgetwinsize(terminal).ok().map(|size| (size.ws_col, size.ws_row))
 }
 
-/// A terminal that passes every key on. Dropping it makes the terminal as it was.
+/// A terminal in raw mode, which passes on every key. Dropping it restores the previous mode.
 pub(in crate::guest) struct Raw {
     terminal: OwnedFd,
     before: Termios,
 }
 
 impl Raw {
-    /// Nothing if the descriptor is no terminal.
+    /// Puts a terminal into raw mode. Returns `None` if the descriptor is no terminal.
     pub(in crate::guest) fn enter(descriptor: impl AsFd) -> io::Result<Option<Self>> {
         let Ok(before) = tcgetattr(&descriptor) else { return Ok(None) };
         let terminal = descriptor.as_fd().try_clone_to_owned()?;
@@ -49,7 +49,8 @@ impl Raw {
 
 impl Drop for Raw {
     fn drop(&mut self) {
-        // Fails only if the terminal is gone. Not `Drain`: that would wait for a terminal that is stopped.
+        // Fails only if the terminal is gone. Not `Drain`: that would wait for a terminal that is
+        // stopped.
         let _ = tcsetattr(&self.terminal, OptionalActions::Now, &self.before);
     }
 }

@@ -5,22 +5,23 @@ use castra_wire::{RELAYS_ON_COMMAND_LINE, Relay};
 
 use super::OptionError;
 
-/// A kernel's command line: one line of text. It is one argument of QEMU's, whatever is in it, and only the guest reads it.
+/// A kernel command line: one line of text. Whatever its contents, it is one argument of QEMU, and
+/// only the guest parses it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommandLine(String);
 
 impl CommandLine {
-    /// The command line of these words, none of which a stranger has chosen.
+    /// Joins these words, none of which a stranger has chosen.
     pub fn of(words: &[&'static str]) -> Self {
         Self(words.join(" "))
     }
 
-    /// The text.
+    /// Returns the text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// This command line with further words behind it.
+    /// Returns this command line with further words appended.
     #[must_use]
     pub fn with(&self, words: &[&'static str]) -> Self {
         Self(std::iter::once(self.as_str()).chain(words.iter().copied()).collect::<Vec<_>>().join(" "))
@@ -28,7 +29,7 @@ impl CommandLine {
 }
 
 impl CommandLine {
-    /// This command line, which also names the agent's relays: plain numbers.
+    /// Returns this command line with the agent's relays appended: plain numbers.
     #[must_use]
     pub fn with_relays(&self, relays: &[Relay]) -> Self {
         if relays.is_empty() {

@@ -4,22 +4,23 @@ use std::str::FromStr;
 use super::property::{Property, Value};
 use super::{OptionError, Property as P};
 
-/// A device of an image, beside those that every VM has: a model from a closed list, with properties that can name nothing of
-/// the host.
+/// A device of an image, in addition to those of every VM: a model from a closed list, with
+/// properties that cannot name anything of the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Device {
     model: DeviceModel,
     settings: Vec<(Property, Value)>,
 }
 
-/// The devices that an image can have. None of them opens a file, a socket or a device of the host.
+/// Devices that an image can have. None of them opens a file, a socket or a device of the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeviceModel {
     /// A source of entropy.
     VirtioRng,
-    /// Gives memory that the guest does not use back to the host.
+    /// A balloon that returns memory that the guest does not use to the host.
     VirtioBalloon,
-    /// Tells the guest's kernel that it is a copy of another (QEMU's docs/specs/vmgenid.txt).
+    /// Generation ID, which informs the guest's kernel that it is a copy of another (QEMU's
+    /// docs/specs/vmgenid.txt).
     GenerationId,
     /// A network card without a cable.
     VirtioNet,
@@ -45,9 +46,9 @@ pub enum DeviceModel {
     VirtioMouse,
     /// A pointer with absolute positions, on virtio.
     VirtioTablet,
-    /// A graphics card that every system knows, for boot loaders that want one.
+    /// A graphics card that every system supports, for boot loaders that need one.
     Vga,
-    /// A graphics card without VGA's old parts.
+    /// A graphics card without the legacy parts of VGA.
     BochsDisplay,
     /// A watchdog, which resets the guest.
     Watchdog,
@@ -76,7 +77,7 @@ impl DeviceModel {
         Self::Watchdog,
     ];
 
-    /// QEMU's name for it.
+    /// Returns QEMU's name for the model.
     pub fn name(self) -> &'static str {
         match self {
             Self::VirtioRng => "virtio-rng-pci",
@@ -100,7 +101,7 @@ impl DeviceModel {
         }
     }
 
-    /// The properties that can be set.
+    /// Returns the properties that can be set.
     pub fn properties(self) -> &'static [Property] {
         match self {
             Self::VirtioRng => &[P::MaxBytes, P::Period, P::DisableLegacy, P::DisableModern, P::Id],
@@ -120,17 +121,17 @@ impl DeviceModel {
 }
 
 impl Device {
-    /// The device of this model as QEMU makes it.
+    /// Returns a device of this model with QEMU's defaults.
     pub fn new(model: DeviceModel) -> Self {
         Self { model, settings: Vec::new() }
     }
 
-    /// A generation id that is another one each time QEMU starts.
+    /// Returns a generation ID that is different each time QEMU starts.
     pub fn new_generation_id() -> Self {
         Self { model: DeviceModel::GenerationId, settings: vec![(Property::Guid, Value::Guid(None))] }
     }
 
-    /// The device's model.
+    /// Returns the device's model.
     pub fn model(&self) -> DeviceModel {
         self.model
     }
@@ -152,7 +153,7 @@ impl FromStr for Device {
             if device.settings.iter().any(|(known, _)| *known == property) {
                 return Err(OptionError::Twice(property.name()));
             }
-            // Without `=` QEMU would take it for `on`.
+            // Without `=`, QEMU would read it as `on`.
             let value = part[name.len()..].strip_prefix('=');
             let value = value.ok_or_else(|| OptionError::Value { property, found: String::new() })?;
             device.settings.push((property, property.read(value)?));
@@ -161,7 +162,7 @@ impl FromStr for Device {
     }
 }
 
-/// As QEMU's `-device` takes it.
+/// Formats the device as QEMU's `-device` takes it.
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.model.name())?;

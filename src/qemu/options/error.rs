@@ -2,10 +2,10 @@ use crate::similar::closest;
 
 use super::{Board, DeviceModel, Property, Switch, UserArguments};
 
-/// Longest piece of a refused text that a message repeats, in characters.
+/// Maximum number of characters of a refused text that a message repeats.
 const MAX_SHOWN_CHARS: usize = 60;
 
-/// A text that stands for no value that QEMU may be given.
+/// Error for a text that stands for no value that QEMU may be given.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OptionError {
     /// A device that is not in the list.
@@ -50,7 +50,7 @@ pub enum OptionError {
     /// A text that cannot be a flag of a CPU.
     #[error("{} is not a flag of a CPU", shown(.0))]
     CpuFlag(String),
-    /// A kernel's command line that is empty or has a control character in it.
+    /// A kernel command line that is empty or contains a control character.
     #[error("a kernel's command line is one line of text, not {}", shown(.0))]
     CommandLine(String),
     /// A format of disks that is not in the list.
@@ -59,7 +59,7 @@ pub enum OptionError {
 }
 
 impl OptionError {
-    /// Returns the next step, as whole sentences.
+    /// Returns the next step, as complete sentences.
     pub fn help(&self) -> String {
         match self {
             Self::Device(found) => match closest(found, DeviceModel::ALL.map(DeviceModel::name)) {
@@ -96,7 +96,7 @@ impl OptionError {
     }
 }
 
-/// Adds the only way in which QEMU gets options that are not in the lists.
+/// Appends the only way to give QEMU options that are not in the lists.
 fn or_the_users(help: &str) -> String {
     format!(
         "{help} Only you can give QEMU any other option, in the environment variable `{}`; no file can.",
@@ -113,7 +113,7 @@ fn listed(names: &[&str]) -> String {
     }
 }
 
-/// Quotes a piece of a stranger's text, without what could drive a terminal.
+/// Quotes a piece of a stranger's text, without characters that could control a terminal.
 fn shown(text: &str) -> String {
     let escaped = text.escape_debug().to_string();
     match escaped.char_indices().nth(MAX_SHOWN_CHARS) {

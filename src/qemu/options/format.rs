@@ -10,17 +10,17 @@ use super::OptionError;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum DiskFormat {
-    /// QEMU's own.
+    /// QEMU's own format.
     Qcow2,
-    /// The bytes of the disk as they are.
+    /// Raw bytes of the disk.
     Raw,
-    /// VirtualBox's.
+    /// VirtualBox's format.
     Vdi,
-    /// Hyper-V's.
+    /// Hyper-V's format.
     Vhdx,
-    /// VMware's.
+    /// VMware's format.
     Vmdk,
-    /// Virtual PC's, which is called VHD elsewhere.
+    /// Virtual PC's format, also called VHD.
     Vpc,
 }
 
@@ -28,7 +28,7 @@ impl DiskFormat {
     /// Every format.
     pub const ALL: [Self; 6] = [Self::Qcow2, Self::Raw, Self::Vdi, Self::Vhdx, Self::Vmdk, Self::Vpc];
 
-    /// The name that `qemu-img` has for it.
+    /// Returns `qemu-img`'s name for the format.
     pub fn name(self) -> &'static str {
         match self {
             Self::Qcow2 => "qcow2",

@@ -3,48 +3,48 @@ use std::str::FromStr;
 
 use super::{OptionError, on_or_off, switch};
 
-/// A machine: a board from a closed list, and switches of it.
+/// A machine: a board from a closed list, and its switches.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MachineType {
     board: Board,
     switches: Vec<(Switch, bool)>,
 }
 
-/// A board that VMs can have: the two PCs that QEMU has, in its newest version or in a certain one.
+/// Board of a VM: the two PCs that QEMU has, in the newest or a particular version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Board {
     /// `q35`.
     Q35,
     /// `pc`.
     Pc,
-    /// `pc-q35-7.2`, for instance.
+    /// Particular version of `q35`, for instance `pc-q35-7.2`.
     Q35Of(u16, u16),
-    /// `pc-i440fx-7.2`, for instance.
+    /// Particular version of `pc`, for instance `pc-i440fx-7.2`.
     PcOf(u16, u16),
 }
 
-/// A part of a board that can be left out or put in.
+/// A part of a board that can be switched on or off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Switch {
-    /// Firmware's tables for the system.
+    /// ACPI tables of the firmware.
     Acpi,
-    /// Memory of the guest in a core dump of QEMU's.
+    /// The guest's memory in core dumps of QEMU.
     DumpGuestCore,
-    /// Emulation of graphics.
+    /// Graphics emulation.
     Graphics,
-    /// The high precision event timer.
+    /// High precision event timer.
     Hpet,
-    /// The controller of keyboard and mouse.
+    /// Controller of keyboard and mouse.
     I8042,
     /// Sharing of equal pages with other guests.
     MemMerge,
-    /// The old interrupt controller.
+    /// Legacy interrupt controller.
     Pic,
-    /// The old timer.
+    /// Legacy timer.
     Pit,
-    /// The disk controller.
+    /// Disk controller.
     Sata,
-    /// The system management bus.
+    /// System management bus.
     Smbus,
     /// System management mode.
     Smm,
@@ -55,9 +55,9 @@ pub enum Switch {
 }
 
 impl Board {
-    /// The forms of a board, for messages.
+    /// Forms of a board, for messages.
     pub(super) const FORMS: &str = "`q35`, `pc`, and those of one version: `pc-q35-7.2`, `pc-i440fx-7.2`";
-    /// A regular expression of all boards, for the schema of `castra.toml`.
+    /// Regular expression for all boards, for the schema of `castra.toml`.
     pub const PATTERN: &str = r"(q35|pc|pc-(q35|i440fx)-(0|[1-9][0-9]{0,2})\.(0|[1-9][0-9]{0,2}))";
 }
 
@@ -79,7 +79,7 @@ impl Switch {
         Self::Vmport,
     ];
 
-    /// QEMU's name for it.
+    /// Returns QEMU's name for the switch.
     pub fn name(self) -> &'static str {
         match self {
             Self::Acpi => "acpi",
@@ -99,8 +99,8 @@ impl Switch {
     }
 }
 
-/// The machine of an image that names none: q35 without the devices that only cost boot time in a VM, which any
-/// distribution's kernel knows.
+/// Machine of an image that names none: q35 without the devices that only cost boot time in a VM,
+/// which any distribution's kernel supports.
 impl Default for MachineType {
     fn default() -> Self {
         let switches = [Switch::Sata, Switch::Smbus, Switch::Vmport].map(|switch| (switch, false)).to_vec();
@@ -156,7 +156,7 @@ impl FromStr for MachineType {
     }
 }
 
-/// As QEMU's `-machine` takes it.
+/// Formats the machine as QEMU's `-machine` takes it.
 impl fmt::Display for MachineType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.board)?;
@@ -166,7 +166,7 @@ impl fmt::Display for MachineType {
     }
 }
 
-/// Two numbers of at most three digits, as they are written back.
+/// Parses two numbers of at most three digits, in canonical form.
 fn version(text: &str) -> Option<(u16, u16)> {
     let (major, minor) = text.split_once('.')?;
     let number = |text: &str| {

@@ -1,10 +1,13 @@
-//! Values of an image that become options of QEMU: its devices, its machine, its CPU, its kernel's arguments and its format.
+//! Values of an image that become options of QEMU: its devices, machine, CPU, kernel command line
+//! and format.
 //!
-//! A `castra.toml`, a record or an image may come from a stranger, and QEMU opens what its options name, with all the rights
-//! of this user: `loader,file=…` puts a file of the host into the guest's memory, `usb-mtp,rootdir=…` shares a directory with
-//! it, `pcap=…` writes one. So none of these values is a string here. Each type holds names and values from a closed list or a
-//! checked alphabet, is made from text in one place ([`std::str::FromStr`]), and writes the text that QEMU is given
-//! ([`std::fmt::Display`]). Records and manifests keep that text, and reading them is the same parsing.
+//! A `castra.toml`, a record or an image may come from a stranger, and QEMU opens the files that
+//! its options name, with all the rights of this user: `loader,file=…` puts a file of the host into
+//! the guest's memory, `usb-mtp,rootdir=…` shares a directory with it, `pcap=…` writes one. So none
+//! of these values is a string here. Each type holds names and values from a closed list or a
+//! checked alphabet, is parsed from text in one place ([`std::str::FromStr`]), and writes the text
+//! for QEMU ([`std::fmt::Display`]). Records and manifests keep that text, and reading them uses
+//! the same parser.
 
 mod command_line;
 mod cpu;
@@ -24,7 +27,7 @@ pub use machine::{Board, MachineType, Switch};
 pub use property::{Property, Value};
 pub use user::UserArguments;
 
-/// Has types read and written as the text that they stand for.
+/// Serialises types as the text that they stand for.
 macro_rules! as_text {
     ($($name:ty),+) => {$(
         impl serde::Serialize for $name {
@@ -58,8 +61,8 @@ macro_rules! as_text {
 
 as_text!(CommandLine, CpuModel, Device, MachineType);
 
-/// Returns `true` for letters, digits, `.`, `_` and `-` that start with a letter or digit: no text that QEMU reads as anything
-/// but a name.
+/// Returns `true` for letters, digits, `.`, `_` and `-` that start with a letter or digit: text
+/// that QEMU cannot interpret as anything but a name.
 fn is_name(text: &str) -> bool {
     const MAX_BYTES: usize = 64;
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
@@ -68,7 +71,7 @@ fn is_name(text: &str) -> bool {
         && text.starts_with(|first: char| first.is_ascii_alphanumeric())
 }
 
-/// Reads `on` or `off`, the only two ways in which switches are written.
+/// Parses `on` or `off`, the only two spellings of switches.
 fn switch(text: &str) -> Option<bool> {
     match text {
         "on" => Some(true),
@@ -77,7 +80,7 @@ fn switch(text: &str) -> Option<bool> {
     }
 }
 
-/// Returns the text of a switch.
+/// Returns the text of a switch: `on` or `off`.
 fn on_or_off(is_on: bool) -> &'static str {
     if is_on { "on" } else { "off" }
 }

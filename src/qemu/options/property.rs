@@ -5,31 +5,32 @@ use super::{OptionError, is_name, on_or_off, switch};
 /// A property of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Property {
-    /// How many bytes of entropy a guest gets in each period.
+    /// Number of bytes of entropy that a guest gets in each period.
     MaxBytes,
-    /// That period, in milliseconds.
+    /// Length of that period, in milliseconds.
     Period,
-    /// Gives memory back to a guest that runs out of it.
+    /// Returns memory to a guest that runs out of it.
     DeflateOnOom,
-    /// Has the guest report pages that it has freed.
+    /// Makes the guest report pages that it has freed.
     FreePageReporting,
-    /// Switches the interface of virtio 0.9 off.
+    /// Disables the interface of virtio 0.9.
     DisableLegacy,
-    /// Switches the interface of virtio 1.0 off.
+    /// Disables the interface of virtio 1.0.
     DisableModern,
-    /// The generation id.
+    /// Generation ID.
     Guid,
-    /// The card's hardware address.
+    /// Hardware address of the card.
     Mac,
-    /// The card's boot ROM, of which there can only be none.
+    /// Boot ROM of the card; the only permitted value is none.
     RomFile,
     /// A name for this device.
     Id,
-    /// The bus that it is on: the name of a device, a dot and a number.
+    /// Bus of the device: the name of a device, a dot and a number.
     Bus,
 }
 
-/// The value of a [`Property`]. No kind of it can be a path, an address or the name of an object that is not a device.
+/// Value of a [`Property`]. No kind of value can be a path, an address or the name of an object
+/// that is not a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Value {
     /// `on` or `off`.
@@ -38,7 +39,7 @@ pub enum Value {
     Number(u64),
     /// A hardware address.
     Mac([u8; 6]),
-    /// 16 bytes, or nothing for a random one.
+    /// 16 bytes; `None` for a random ID.
     Guid(Option<[u8; 16]>),
     /// A name.
     Name(Name),
@@ -46,18 +47,19 @@ pub enum Value {
     Nothing,
 }
 
-/// Letters, digits, `.`, `_` and `-`, starting with a letter; only [`Property::read`] makes one.
+/// A name: letters, digits, `.`, `_` and `-`, starting with a letter. Created only by
+/// [`Property::read`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Name(String);
 
-/// Most digits of a number, which then fits everywhere.
+/// Maximum number of digits, so that a number fits everywhere.
 const MAX_DIGITS: usize = 18;
 
 /// Positions of the dashes in a GUID.
 const DASHES: [usize; 4] = [8, 13, 18, 23];
 
 impl Property {
-    /// QEMU's name for it.
+    /// Returns QEMU's name for the property.
     pub fn name(self) -> &'static str {
         match self {
             Self::MaxBytes => "max-bytes",
@@ -74,7 +76,7 @@ impl Property {
         }
     }
 
-    /// The kind of value that it takes, for messages.
+    /// Describes the kind of value that the property takes, for messages.
     pub fn wanted(self) -> &'static str {
         match self {
             Self::MaxBytes | Self::Period => "a number",
@@ -88,7 +90,7 @@ impl Property {
         }
     }
 
-    /// An example, with a value.
+    /// Returns an example with a value.
     pub fn example(self) -> &'static str {
         match self {
             Self::MaxBytes => "max-bytes=1024",
@@ -105,7 +107,7 @@ impl Property {
         }
     }
 
-    /// A regular expression of its values, for the schema of `castra.toml`.
+    /// Returns a regular expression for its values, for the schema of `castra.toml`.
     pub fn pattern(self) -> &'static str {
         match self {
             Self::MaxBytes | Self::Period => "(0|[1-9][0-9]{0,17})",
@@ -119,7 +121,7 @@ impl Property {
         }
     }
 
-    /// Reads its value.
+    /// Parses a value.
     ///
     /// # Errors
     /// [`OptionError::Value`].
@@ -159,7 +161,7 @@ impl fmt::Display for Value {
     }
 }
 
-/// A number as it is written back: without a sign, a leading zero or a unit.
+/// Parses a number in canonical form: without a sign, a leading zero or a unit.
 fn number(text: &str) -> Option<u64> {
     let number: u64 = text.parse().ok().filter(|_| text.len() <= MAX_DIGITS)?;
     (number.to_string() == text).then_some(number)
@@ -178,7 +180,7 @@ fn guid(text: &str) -> Option<[u8; 16]> {
     bytes?.try_into().ok().filter(|_| is_grouped && text.len() == 36)
 }
 
-/// Two hexadecimal digits.
+/// Parses two hexadecimal digits.
 fn byte(text: &str) -> Option<u8> {
     let is_two = text.len() == 2 && text.bytes().all(|digit| digit.is_ascii_hexdigit());
     is_two.then(|| u8::from_str_radix(text, 16).ok())?

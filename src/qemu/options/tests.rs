@@ -1,6 +1,6 @@
 use super::*;
 
-/// Checks that these texts are read and written back as they are.
+/// Checks that these texts survive parsing and writing unchanged.
 #[track_caller]
 fn kept<T: std::str::FromStr<Err = OptionError> + std::fmt::Display>(texts: &[&str]) {
     for text in texts {
@@ -240,7 +240,8 @@ fn the_way_out_is_named_and_only_the_environment_is_one() {
 }
 
 proptest::proptest! {
-    /// Whatever is taken is read again as the same, and has nothing in it by which a file could be named.
+    /// Every accepted text is parsed to an equal value again, and contains nothing that could name
+    /// a file.
     #[test]
     fn nothing_that_is_taken_names_a_file(
         text in "(q35|pc|max|e1000|usb-kbd|virtio-rng-pci|vmgenid|[a-z0-9-]{1,8})(,[+-]?[a-z0-9.-]{1,12}(=[a-z0-9/.:~$-]{0,12})?){0,3}"

@@ -3,12 +3,13 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 
 use crate::context::Environment;
 
-/// Arguments of QEMU's that the user gives in the environment, and nothing else does: there is no way to read them from a file.
+/// Arguments for QEMU from the user's environment, the only source: they cannot be read from a
+/// file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct UserArguments(Vec<OsString>);
 
 impl UserArguments {
-    /// The variable that holds them, separated by spaces.
+    /// Name of the variable that holds them, separated by spaces.
     pub const VARIABLE: &str = "CASTRA_UNSAFE_QEMU_ARGS";
 
     /// Reads them from the environment.
@@ -18,12 +19,13 @@ impl UserArguments {
         Self(words.map(|word| OsString::from_vec(word.to_vec())).collect())
     }
 
-    /// The arguments, as QEMU gets them behind all others.
+    /// Returns the arguments, which follow all others on QEMU's command line.
     pub fn words(&self) -> &[OsString] {
         &self.0
     }
 
-    /// All of them in one text, to tell one machine from another; nothing if there are none.
+    /// Returns all arguments as one text that distinguishes this machine from others; `None` if
+    /// there are none.
     pub fn identity(&self) -> Option<String> {
         let text = self.0.join(OsStr::new(" "));
         (!text.is_empty()).then(|| text.to_string_lossy().into_owned())

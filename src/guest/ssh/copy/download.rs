@@ -17,7 +17,7 @@ use super::session::{PIECE_BYTES, Session, Sort, failed};
 use super::transfers::Transfers;
 use super::tree::{own_name, refused, walk};
 
-/// Bytes asked for at the end of a file as it was.
+/// Bytes requested at the end of a file of the expected size.
 const PROBE_BYTES: u32 = 1024;
 
 pub(super) async fn run(
@@ -160,11 +160,11 @@ async fn make_link(session: &Session, source: &[u8], place: &Below, goal: &[u8])
     place.make_link(goal, &target).map_err(unwritable(&place.shown(goal)))
 }
 
-/// Requests of one file, in the order of its bytes.
+/// Pending requests for one file, in the order of its bytes.
 struct Reader<'a> {
     session: &'a Session,
     handle: Bytes,
-    /// Offset, length, the reply to come, and what bounds how many there are.
+    /// Offset, length and pending reply of each request, and its permit, which bounds their number.
     asked: VecDeque<(u64, u32, Pending, OwnedSemaphorePermit)>,
 }
 
@@ -173,10 +173,10 @@ impl Reader<'_> {
         Request::Read { handle: self.handle.clone(), offset, length }
     }
 
-    /// Asks for a piece if one more may be under way.
+    /// Requests a piece if one more may be in flight.
     async fn ask(&mut self, offset: u64, length: u32) -> Result<bool, Failure> {
         let pieces = Arc::clone(&self.session.pieces);
-        // One that has none waits for one: then others have them all, and will give them back.
+        // Without any permit, wait for one: then others hold them all, and will return them.
         let permit = match self.asked.is_empty() {
             true => pieces.acquire_owned().await.map_err(|_| Failure::Ended)?,
             false => match pieces.try_acquire_owned() {
@@ -213,15 +213,15 @@ async fn receive_file(
     sink.finish(&found).map_err(unwritable(&goal))
 }
 
-/// Failure of a piece: here, in the guest, or between two pieces.
+/// Failure of a piece: on this host, in the guest, or between two pieces.
 enum Trouble {
     Here(io::Error),
     There(Failure),
     Changed,
 }
 
-/// Reads a file to its end. Its size is a hint for how much to ask for at once: files of /proc say that they are empty,
-/// and others grow and shrink meanwhile.
+/// Reads a file to its end. Its size is a hint for how much to request at once: files of /proc
+/// report a size of zero, and others grow and shrink meanwhile.
 async fn receive(
     session: &Session,
     handle: &Bytes,
@@ -232,11 +232,12 @@ async fn receive(
     let mut reader = Reader { session, handle: handle.clone(), asked: VecDeque::new() };
     let (mut next, mut is_probed, mut is_ended) = (0, false, false);
     loop {
-        // Up to the end as it was, and one more that should find it.
+        // Up to the expected end, and one more that should find it.
         while !is_probed && !is_ended {
             let left = size.saturating_sub(next);
             let length = u32::try_from(left).unwrap_or(PIECE_BYTES).min(PIECE_BYTES);
-            // The first look past the end most likely finds nothing, and an emulated guest clears what it might fill.
+            // The first read past the end most likely finds nothing, and an emulated guest clears
+            // the buffer that it might fill.
             let length = match left {
                 0 if next == size && size > 0 => PROBE_BYTES,
                 0 => PIECE_BYTES,
@@ -268,17 +269,17 @@ async fn receive(
             if is_ended {
                 return Err(Trouble::Changed);
             }
-            // No more than was asked for, whatever the guest sends.
+            // No more than was requested, whatever the guest sends.
             let data = &data[..data.len().min(left as usize)];
             sink.write(data).map_err(Trouble::Here)?;
             offset += data.len() as u64;
             left -= u32::try_from(data.len()).unwrap_or(left);
-            // Nobody listens any more once the connection is lost.
+            // The receiver is gone once the connection is lost.
             let _ = arrived.send(data.len() as u64);
         }
         is_ended |= left > 0;
         if !is_ended && is_probed && reader.asked.is_empty() {
-            // It has grown: on to its end.
+            // The file has grown: continue to its end.
             is_probed = false;
         }
     }

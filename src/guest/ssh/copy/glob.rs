@@ -1,4 +1,4 @@
-//! Patterns in guest paths, expanded without a shell: `*`, `?` and `[…]`, as scp expands them.
+//! Patterns in guest paths, expanded without a shell: `*`, `?` and `[…]`, as in scp.
 
 use bytes::Bytes;
 
@@ -7,7 +7,8 @@ use super::join;
 use super::session::{Session, shown};
 use super::tree::{MAX_ENTRIES, list};
 
-/// Returns the paths that a path names: itself if it exists or has no pattern, else all that match, in order.
+/// Returns the paths that a pattern matches, in order; the path itself if it exists or has no
+/// pattern.
 pub(super) async fn expand(session: &Session, path: &[u8]) -> Result<Vec<Vec<u8>>, SshError> {
     if !is_pattern(path) || session.stat(path).await?.is_some() {
         return Ok(vec![path.to_vec()]);
@@ -27,7 +28,7 @@ pub(super) async fn expand(session: &Session, path: &[u8]) -> Result<Vec<Vec<u8>
     }
     let mut there = Vec::new();
     for found in found {
-        // Lost ones included: what follows a pattern need not exist.
+        // `lstat`, so that dangling links count. A component after the pattern may not exist.
         if session.sftp.attributes(lstat(&found)).await.is_ok() {
             there.push(found);
         }
@@ -48,7 +49,7 @@ async fn matching(session: &Session, directory: &[u8], pattern: &[u8]) -> Result
     let here: &[u8] = if directory.is_empty() { b"." } else { directory };
     let entries = match list(session, here, MAX_ENTRIES).await {
         Ok(entries) => entries,
-        // No directory, or none that can be read: nothing in it matches.
+        // Not a readable directory, so nothing in it matches.
         Err(SshError::GuestFile { what: "read the directory", .. }) => return Ok(Vec::new()),
         Err(error) => return Err(error),
     };
@@ -64,8 +65,8 @@ fn is_pattern(path: &[u8]) -> bool {
     path.iter().any(|byte| b"*?[".contains(byte))
 }
 
-/// Matches without recursion: only the last star is ever tried again, so the time is bounded by the product of the
-/// lengths.
+/// Matches a name without recursion: only the last star is ever tried again, so the time is bounded
+/// by the product of the lengths.
 fn is_match(mut pattern: &[u8], mut name: &[u8]) -> bool {
     let mut retry = None;
     loop {
@@ -98,13 +99,14 @@ fn is_match(mut pattern: &[u8], mut name: &[u8]) -> bool {
     }
 }
 
-/// Matches a byte with `a-z]…` or `!a]…`, and returns what follows; nothing if the bracket is never closed.
+/// Matches a byte with `a-z]…` or `!a]…`, and returns the rest of the pattern; `None` if the
+/// bracket is never closed.
 fn class(pattern: &[u8], byte: u8) -> Option<(bool, &[u8])> {
     let (is_negated, set) = match pattern {
         [b'!' | b'^', rest @ ..] => (true, rest),
         _ => (false, pattern),
     };
-    // A bracket that comes first is one of the set.
+    // A closing bracket that comes first is a member of the set.
     let end = 1 + set.iter().skip(1).position(|byte| *byte == b']')?;
     let (mut set, rest) = (&set[..end], &set[end + 1..]);
     let mut is_in = false;

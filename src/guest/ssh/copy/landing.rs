@@ -1,8 +1,9 @@
-//! Places of this host that a copy out of a guest writes to.
+//! Places on this host that a copy out of a guest writes to.
 //!
-//! A path that the user named is opened as `cp` does: links are followed, and a pipe or device is written to. What is
-//! below a copied tree is reached from the tree's directory, one name at a time and never through a link, since a guest
-//! may have made the links in an earlier copy. So [`Below`] cannot write elsewhere, whatever stands in the tree.
+//! A path that the user named is opened as `cp` does: links are followed, and a pipe or device is
+//! written to. Anything below a copied tree is reached from the tree's directory, one name at a
+//! time and never through a link, since a guest may have made the links in an earlier copy. So
+//! [`Below`] cannot write elsewhere, whatever the tree contains.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata};
@@ -19,33 +20,34 @@ use rustix::io::Errno;
 use super::is_hole;
 use super::session::Interrupted;
 
-/// Permissions that a guest's file may have here, less the umask. Bits that lend rights are not taken.
+/// Permissions that a guest's file may have here, before the umask. Excludes set-user-id and
+/// set-group-id.
 const PERMISSIONS: u32 = 0o777;
 
-/// Set-user-id, set-group-id.
+/// Set-user-id and set-group-id bits.
 const LENDING: u32 = 0o6000;
 
 const WRITE: OFlags = OFlags::WRONLY.union(OFlags::CLOEXEC).union(OFlags::NOCTTY);
 const DIRECTORY: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC).union(OFlags::NONBLOCK);
 
-/// A directory that the user named, and what is below it.
+/// A directory that the user named, and everything below it.
 pub(super) struct Below {
     root: OwnedFd,
     shown: PathBuf,
 }
 
-/// Mode that a directory gets once all is in it.
+/// Mode that a directory gets once its entries are complete.
 pub(super) struct Later(Option<Mode>);
 
 impl Below {
-    /// Opens a directory; links to it are followed.
+    /// Opens a directory, following links to it.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let root = rustix::fs::open(path, DIRECTORY, Mode::empty())?;
         Ok(Self { root, shown: path.to_owned() })
     }
 
-    /// Returns the path of an entry, to be shown.
+    /// Returns the path of an entry, for messages.
     pub(super) fn shown(&self, path: &[u8]) -> PathBuf {
         if path.is_empty() { self.shown.clone() } else { self.shown.join(OsStr::from_bytes(path)) }
     }
@@ -74,8 +76,8 @@ impl Below {
         Ok((self.directory(parent)?, OsStr::from_bytes(name)))
     }
 
-    /// Makes a directory that takes files now, whatever its mode will be. A link in its place is replaced, unless it is
-    /// the root of the tree: that has a name which the user gave.
+    /// Creates a directory in which files can be created now, whatever its final mode. Replaces a
+    /// link in its place, unless that is the root of the tree, whose name the user gave.
     pub(super) fn make_directory(&self, path: &[u8], mode: u32) -> io::Result<Later> {
         if path.is_empty() {
             return Ok(Later(None));
@@ -91,13 +93,13 @@ impl Below {
             Err(Errno::EXIST) => return take_over(&parent, name),
             made => made?,
         }
-        // As the umask, and a directory that hands down its group, have left it.
+        // As left by the umask and by a parent that passes on its group.
         let made = rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW)?.st_mode as u32 & 0o7777;
         let last = made & !(0o700 & !mode);
         Ok(Later((last != made).then(|| Mode::from_raw_mode(last as _))))
     }
 
-    /// Gives a directory its mode and times, once all is in it.
+    /// Gives a directory its mode and times, once its entries are complete.
     pub(super) fn finish_directory(&self, path: &[u8], later: &Later, found: &Attributes) -> io::Result<()> {
         let directory = self.directory(path)?;
         if let Some(mode) = later.0 {
@@ -106,7 +108,7 @@ impl Below {
         set_times(&directory, found)
     }
 
-    /// Makes a link in place of what is there, unless that is a directory.
+    /// Creates a link, replacing anything but a directory.
     pub(super) fn make_link(&self, path: &[u8], target: &[u8]) -> io::Result<()> {
         let (parent, name) = self.parent(path)?;
         match rustix::fs::symlinkat(OsStr::from_bytes(target), &parent, name) {
@@ -118,7 +120,8 @@ impl Below {
         }
     }
 
-    /// Opens a file of a tree. A link in its place is replaced; anything else but a regular file is left alone.
+    /// Opens a file of a tree. Replaces a link in its place; refuses anything else that is not a
+    /// regular file.
     pub(super) fn create(&self, path: &[u8], mode: u32, noted: Interrupted) -> io::Result<Sink> {
         let (parent, name) = self.parent(path)?;
         let make =
@@ -147,8 +150,8 @@ impl Below {
         Sink::new(file, self.shown(path), made, noted)
     }
 
-    /// Opens a file by its name in this directory, which the user named: whatever is there is written to, but a link is
-    /// not followed.
+    /// Opens a file by its name in this directory, which the user named: writes to an existing file
+    /// of any type, but does not follow a link.
     pub(super) fn create_named(&self, name: &[u8], mode: u32, noted: Interrupted) -> io::Result<Sink> {
         let (parent, name) = self.parent(name)?;
         if is_link(&parent, name)? {
@@ -161,7 +164,7 @@ impl Below {
     }
 }
 
-/// Opens the file that the user named, as `cp` does: through links, and whatever it is.
+/// Opens the file that the user named, as `cp` does: following links, whatever its type.
 pub(super) fn create_at(path: &Path, mode: u32, noted: Interrupted) -> io::Result<Sink> {
     let here = Path::new(".");
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(here);
@@ -184,11 +187,12 @@ fn open_named(
     let make = WRITE | OFlags::CREATE | OFlags::EXCL;
     match rustix::fs::openat(parent, name, make, permissions(mode)) {
         Ok(made) => Sink::new(made.into(), shown, Some((parent.try_clone()?, name.to_owned())), noted),
-        // A link to nothing yet makes the file that it leads to.
+        // A dangling link creates the file that it points to.
         Err(Errno::EXIST) => {
             let follow = if flags.is_empty() { OFlags::CREATE } else { flags };
             let opened = match rustix::fs::openat(parent, name, WRITE | follow, permissions(mode)) {
-                // Linux refuses to create in place of others' files in sticky directories, even where they are there.
+                // Linux refuses O_CREAT on other users' files in sticky directories, even if the
+                // files exist.
                 Err(Errno::ACCESS) => rustix::fs::openat(parent, name, WRITE | flags, Mode::empty()),
                 opened => opened,
             };
@@ -214,7 +218,7 @@ fn special() -> io::Error {
     io::Error::new(io::ErrorKind::AlreadyExists, "what is there is no regular file")
 }
 
-/// Opens a directory that is there for new files. It gets its mode back.
+/// Makes an existing directory writable for new files. Its mode is restored later.
 fn take_over(parent: &OwnedFd, name: &OsStr) -> io::Result<Later> {
     let found = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
     match FileType::from_raw_mode(found.st_mode) {
@@ -230,7 +234,7 @@ fn take_over(parent: &OwnedFd, name: &OsStr) -> io::Result<Later> {
     if mode & 0o700 == 0o700 {
         return Ok(Later(None));
     }
-    // By name and without following links; between the two looks only this user could change it.
+    // By name and without following links; between the two calls only this user could change it.
     rustix::fs::chmodat(parent, name, Mode::from_raw_mode((mode | 0o700) as _), AtFlags::empty())?;
     Ok(Later(Some(Mode::from_raw_mode(mode as _))))
 }
@@ -242,13 +246,13 @@ fn set_times(file: impl std::os::fd::AsFd, found: &Attributes) -> io::Result<()>
     Ok(rustix::fs::futimens(file, &times)?)
 }
 
-/// An open file that a guest's bytes are written to, in order. If it is dropped unfinished, a file that the copy made
-/// is removed, and one that was there before is noted as incomplete.
+/// An open file to which a guest's bytes are written, in order. If dropped unfinished, a file that
+/// the copy created is removed, and an existing one is recorded as incomplete.
 pub(super) struct Sink {
     file: File,
     metadata: Metadata,
     shown: PathBuf,
-    /// Directory and name of a file that this copy has made.
+    /// Directory and name of a file that this copy has created.
     made: Option<(OwnedFd, OsString)>,
     noted: Interrupted,
     written: u64,
@@ -284,17 +288,17 @@ impl Sink {
         Ok(())
     }
 
-    /// Gives a regular file its length and times. Its mode is what it was made with, or had before; nothing of anything
-    /// else is changed.
+    /// Gives a regular file its length and times. Its mode is the one with which it was created, or
+    /// its previous one. Anything else is left unchanged.
     pub(super) fn finish(mut self, found: &Attributes) -> io::Result<()> {
         if self.metadata.is_file() {
             self.file.set_len(self.written)?;
             let mode = self.metadata.mode();
             if mode & LENDING != 0 {
-                // The rights were lent to other contents.
+                // Those rights were granted to other contents.
                 rustix::fs::fchmod(&self.file, Mode::from_raw_mode((mode & 0o7777 & !LENDING) as _))?;
             }
-            // The owner alone may set times: the contents are there all the same.
+            // Only the owner may set times, but the contents are complete without them.
             let _ = set_times(self.file.as_fd(), found);
         }
         self.is_finished = true;
@@ -339,7 +343,7 @@ mod tests {
         fs::create_dir_all(tree.join("real")).expect("made");
         fs::create_dir_all(outside.join("inner")).expect("made");
         fs::write(outside.join("precious"), "precious").expect("written");
-        // As a guest may have made it in an earlier copy, or between two steps of this one.
+        // A guest may have made these in an earlier copy, or between two steps of this one.
         symlink(&outside, tree.join("link")).expect("linked");
         symlink("../../outside", tree.join("real/link")).expect("linked");
         let below = Below::open(&tree).expect("opened");

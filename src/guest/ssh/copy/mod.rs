@@ -1,13 +1,14 @@
-//! Files and directory trees, to the guest and back, over SFTP.
+//! Files and directory trees, copied to the guest and back over SFTP.
 //!
-//! As with `scp -rp`: a source is copied *into* a target that is a directory, else *as* the target; modes and times are
-//! kept. Unlike there, symbolic links inside a tree stay links. Directories come first and get their modes and times
-//! last; the files between them are copied several at once, and each in several pieces at once, so that no round trip
-//! is waited for. A file is read to its end, whatever size it claims. Paths are bytes.
+//! As with `scp -rp`, a source is copied *into* a target that is a directory, else *as* the target;
+//! modes and times are preserved. Unlike with scp, symbolic links inside a tree stay links.
+//! Directories come first and get their modes and times last; the files between them are copied
+//! several at once, and each in several pieces at once, so that the copy does not wait for round
+//! trips. A file is read to its end, whatever its reported size. Paths are bytes.
 //!
-//! Failures inside a tree are named in [`Copied`], and the rest is copied. A file that a failed copy has begun is
-//! removed again; one that was there before is written in place, as `cp` does, so that its links, owner and mode stay,
-//! and is named as incomplete.
+//! Failures inside a tree are listed in [`Copied`], and the rest is copied. A file that a failed
+//! copy has created is removed again; a file that existed before is written in place, as `cp` does,
+//! so that its links, owner and mode stay, and is listed as incomplete.
 
 mod download;
 mod glob;
@@ -30,25 +31,28 @@ use session::{Interrupted, Session};
 /// Outcome of a copy.
 #[derive(Debug, Default)]
 pub struct Copied {
-    /// Regular files, and streams.
+    /// Number of regular files and streams.
     pub files: u64,
-    /// Their bytes.
+    /// Total size of the files, in bytes.
     pub bytes: u64,
-    /// Entries of a tree that are neither file, directory nor link and were left out: sockets, pipes, devices. Paths
-    /// at the source.
+    /// Entries of a tree that were left out because they are neither file, directory nor link:
+    /// sockets, pipes, devices. Paths at the source.
     pub skipped: Vec<PathBuf>,
-    /// State directories of Castra's, which hold keys and live disks, and were left out of a tree.
+    /// State directories of Castra's that were left out of a tree, because they hold keys and live
+    /// disks.
     pub states: Vec<PathBuf>,
-    /// What could not be copied.
+    /// Failures of entries that could not be copied.
     pub failed: Vec<SshError>,
-    /// Files of this host that were there before, and are half of the old and the new since their copy failed.
+    /// Files of this host that existed before and are part old, part new, because their copy
+    /// failed.
     pub incomplete: Vec<PathBuf>,
 }
 
 /// Copies a file or a directory of this host into the guest.
 ///
-/// A `remote` path is relative to the guest user's home. `progress` gets the number of bytes of each piece when it has
-/// arrived. A `local` path that is no regular file is read to its end, too.
+/// A `remote` path is relative to the guest user's home. `progress` is called with the number of
+/// bytes of each piece that has arrived. A `local` path that is no regular file is read to its end,
+/// too.
 ///
 /// # Errors
 /// The guest could not be reached or was lost, or the source could not be copied at all.
@@ -61,7 +65,7 @@ pub fn upload(
     upload_until(&Cancel::new(), target, local, remote, progress)
 }
 
-/// Copies as [`upload`] does, until it is cancelled.
+/// Copies like [`upload`], until it is cancelled.
 ///
 /// # Errors
 /// As [`upload`], and [`SshError::Interrupted`].
@@ -78,8 +82,9 @@ pub fn upload_until(
 
 /// Copies a file or a directory of the guest to this host. See [`upload`].
 ///
-/// A `remote` path that does not exist and has `*`, `?` or `[…]` in it names all that matches it. The guest is not
-/// trusted: nothing is written outside `local`, whatever names and links the guest shows.
+/// A `remote` path that does not exist and contains `*`, `?` or `[…]` names everything that it
+/// matches. The guest is not trusted: nothing is written outside `local`, whatever names and links
+/// the guest shows.
 ///
 /// # Errors
 /// As [`upload`].
@@ -92,7 +97,7 @@ pub fn download(
     download_until(&Cancel::new(), target, remote, local, progress)
 }
 
-/// Copies as [`download`] does, until it is cancelled.
+/// Copies like [`download`], until it is cancelled.
 ///
 /// # Errors
 /// As [`download`], and [`SshError::Interrupted`].
@@ -122,7 +127,7 @@ fn with_session(
         }
         result
     });
-    // Only now all transfers have ended, and their guards have noted what they leave.
+    // Only now have all transfers ended, so that their guards have recorded what they leave behind.
     let incomplete = interrupted.take();
     match copied {
         Ok(copied) => Ok(Copied { incomplete, ..copied }),
@@ -131,7 +136,7 @@ fn with_session(
     }
 }
 
-/// Paths start at the home anyway.
+/// Strips a leading `~/`, since paths start at the home anyway.
 fn from_home(path: &[u8]) -> &[u8] {
     match path {
         b"" | b"~" | b"~/" => b".",
@@ -139,19 +144,20 @@ fn from_home(path: &[u8]) -> &[u8] {
     }
 }
 
-/// Returns `directory` and a name in it, as one guest path.
+/// Joins `directory` and a name into a guest path.
 fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
     let slash: &[u8] = if directory.ends_with(b"/") { b"" } else { b"/" };
     [directory, slash, name].concat()
 }
 
-/// Returns `true` if all bytes are zero. They become a hole: both ends write into files that are empty.
+/// Returns `true` if all bytes are zero. They become a hole: both ends write into files that are
+/// empty.
 fn is_hole(data: &[u8]) -> bool {
     static ZEROS: [u8; 4096] = [0; 4096];
     data.chunks(ZEROS.len()).all(|chunk| *chunk == ZEROS[..chunk.len()])
 }
 
-/// A list that the guards of transfers write into.
+/// A list to which the guards of transfers append.
 type Noted<T> = Arc<std::sync::Mutex<Vec<T>>>;
 
 #[cfg(test)]

@@ -12,13 +12,14 @@ use super::super::connection::Connection;
 use super::Noted;
 use crate::harmless::harmless_text;
 
-/// Bytes of a file in one request. Below every server's limit, and large enough that requests cost little.
+/// Bytes of a file per request. Below every server's limit, and large enough that requests cost
+/// little.
 pub(super) const PIECE_BYTES: u32 = 64 * 1024;
 
-/// Requests with data under way at once: a full window of pieces.
+/// Maximum number of requests with data in flight: a full window of pieces.
 const PIECES: usize = 32;
 
-/// Time for the guest to remove what an interrupted copy has begun.
+/// Time for the guest to remove the files that an interrupted copy has created.
 const REMOVE_LIMIT: Duration = Duration::from_secs(5);
 
 /// `S_IFMT` and its values, which SFTP shares with Linux.
@@ -27,7 +28,7 @@ const DIRECTORY: u32 = 0o040_000;
 const REGULAR: u32 = 0o100_000;
 const LINK: u32 = 0o120_000;
 
-/// Type of what is at a path.
+/// Type of the file at a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sort {
     Directory,
@@ -67,7 +68,7 @@ pub(super) struct Session {
     pub(super) sftp: Client,
     pub(super) pieces: Arc<Semaphore>,
     pub(super) interrupted: Interrupted,
-    /// Files that this copy has made in the guest and not yet finished.
+    /// Files that this copy has created in the guest and not yet finished.
     unfinished: Noted<Bytes>,
 }
 
@@ -86,13 +87,14 @@ impl Session {
         let (ours, theirs) = tokio::io::duplex(PIECES * PIECE_BYTES as usize);
         let (incoming, outgoing) = castra_flow::split(channel, connection.flow());
         tokio::spawn(castra_flow::relay(incoming, outgoing, theirs, None));
-        // No time limit: the connection itself notices a guest that is gone; a slow disk is no reason to give up.
+        // No time limit: the connection itself notices a guest that is gone; a slow disk is no
+        // reason to give up.
         let sftp = Client::start(ours).await.map_err(|_| SshError::NotStarted { what: "SFTP" })?;
         let pieces = Arc::new(Semaphore::new(PIECES));
         Ok(Self { sftp, pieces, interrupted, unfinished: Arc::new(Mutex::default()) })
     }
 
-    /// Returns what is at a path, links followed; nothing if nothing is there.
+    /// Returns the attributes of a path, following links; `None` if it does not exist.
     pub(super) async fn stat(&self, path: &[u8]) -> Result<Option<Attributes>, SshError> {
         match self.sftp.attributes(Request::Stat { path: Bytes::copy_from_slice(path) }).await {
             Ok(found) => Ok(Some(found)),
@@ -109,7 +111,8 @@ impl Session {
         self.unfinished.lock().unwrap_or_else(PoisonError::into_inner).retain(|other| other != path);
     }
 
-    /// Removes from the guest what an interrupted copy has begun, as far as the guest answers.
+    /// Removes from the guest the files that an interrupted copy has created, as far as the guest
+    /// answers.
     pub(super) async fn remove_unfinished(&self) {
         let paths = std::mem::take(&mut *self.unfinished.lock().unwrap_or_else(PoisonError::into_inner));
         let remove = async {
@@ -121,7 +124,7 @@ impl Session {
     }
 }
 
-/// Returns a guest's path as it can be shown.
+/// Returns a guest's path in displayable form.
 pub(super) fn shown(path: &[u8]) -> String {
     harmless_text(&String::from_utf8_lossy(path))
 }

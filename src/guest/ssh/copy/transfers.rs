@@ -3,11 +3,11 @@ use tokio::task::JoinSet;
 
 use super::super::SshError;
 
-/// Files under way at once.
+/// Maximum number of files in flight.
 const FILES: usize = 16;
 
-/// Runs many transfers, some at once, and reports each piece that arrived. One that fails does not end the others,
-/// unless the connection is lost.
+/// Runner of many transfers, some at once, that reports each piece that has arrived. A failed
+/// transfer does not end the others, unless the connection is lost.
 pub(super) struct Transfers<'a> {
     tasks: JoinSet<Result<(), SshError>>,
     arrived: mpsc::UnboundedReceiver<u64>,
@@ -30,7 +30,8 @@ impl<'a> Transfers<'a> {
         Self { tasks: JoinSet::new(), arrived, arrival, progress, done: Done::default() }
     }
 
-    /// Starts a transfer; waits first if enough are under way. It gets the sender to tell of its pieces.
+    /// Starts a transfer; waits first if enough are in flight. `transfer` receives the sender to
+    /// which it reports its pieces.
     pub(super) async fn start<F>(
         &mut self,
         transfer: impl FnOnce(mpsc::UnboundedSender<u64>) -> F,
@@ -43,7 +44,7 @@ impl<'a> Transfers<'a> {
         Ok(())
     }
 
-    /// Waits for all of them.
+    /// Waits for all transfers.
     pub(super) async fn finish(mut self) -> Result<Done, SshError> {
         self.wait_until_below(1).await?;
         while let Ok(bytes) = self.arrived.try_recv() {

@@ -1,4 +1,4 @@
-//! Directory trees as a guest shows them, within bounds and with names that are nothing but names.
+//! Directory trees as listed by a guest, within bounds and with names checked to be plain names.
 
 use bytes::Bytes;
 use castra_sftp::{Attributes, Request};
@@ -7,20 +7,20 @@ use super::super::SshError;
 use super::join;
 use super::session::{Session, Sort, failed, shown};
 
-/// Most entries of a tree. They are kept in memory until they are copied, and a guest may show more of them than there
-/// are.
+/// Maximum number of entries of a tree. They are kept in memory until they are copied, and a guest
+/// may list more than exist.
 pub(super) const MAX_ENTRIES: usize = 1_000_000;
 
-/// Most bytes of all paths of a tree.
+/// Maximum total size of a tree's paths, in bytes.
 const MAX_TREE_BYTES: usize = 256 << 20;
 
-/// Longest path here, in bytes (`PATH_MAX`): a guest may show directories without end.
+/// Longest path on this host, in bytes (`PATH_MAX`): a guest may list directories without end.
 const MAX_PATH_BYTES: usize = 4096;
 
 /// Longest name of a file, in bytes (`NAME_MAX`).
 const MAX_NAME_BYTES: usize = 255;
 
-/// An entry of a tree: its path in the guest, and what is known of it.
+/// An entry of a tree: its path in the guest and its attributes.
 pub(super) struct Found {
     pub(super) source: Vec<u8>,
     /// Length of the part of `source` that is not below the root of the tree.
@@ -36,7 +36,7 @@ impl Found {
     }
 }
 
-/// Contents of a tree. Directories come before what is in them.
+/// Contents of a tree. A directory comes before its entries.
 #[derive(Default)]
 pub(super) struct Tree {
     pub(super) directories: Vec<Found>,
@@ -47,7 +47,8 @@ pub(super) struct Tree {
     pub(super) failed: Vec<SshError>,
 }
 
-/// Lists a tree. `length` is that of the destination's path, which the tree's paths are appended to.
+/// Lists a tree. `length` is that of the destination's path, to which the tree's paths are
+/// appended.
 pub(super) async fn walk(
     session: &Session,
     root: &[u8],
@@ -116,7 +117,7 @@ pub(super) async fn list(
     Ok(entries)
 }
 
-/// Refuses a name that is more than a name: it would lead out of the destination.
+/// Refuses a name that is not a plain file name, which would lead out of the destination.
 fn check(name: &[u8], directory: &[u8]) -> Result<(), SshError> {
     let is_name = !name.is_empty() && !name.contains(&b'/') && !name.contains(&0);
     if is_name && name != b"." && name != b".." && name.len() <= MAX_NAME_BYTES {
@@ -133,7 +134,7 @@ pub(super) fn refused(path: &[u8], reason: &str) -> SshError {
     SshError::GuestFile { what: "copy", path: shown(path), reason: reason.to_owned(), missing: false }
 }
 
-/// Returns the last part of a guest's path, even of `.` and `..`; nothing for the root.
+/// Returns the last component of a guest's path, even of `.` and `..`; `None` for the root.
 pub(super) async fn own_name(session: &Session, path: &[u8]) -> Result<Option<Vec<u8>>, SshError> {
     let last = |path: &[u8]| {
         let parts = path.rsplit(|byte| *byte == b'/');

@@ -18,18 +18,19 @@ use super::transfers::Transfers;
 use super::{Copied, is_hole, join};
 use crate::layout::{STATE_DIRECTORY, is_state_root};
 
-/// Permissions that are kept: bits that lend rights would lend those of another user.
+/// Permissions that are kept. Not set-user-id and set-group-id, which would grant the rights of
+/// another user.
 const FILE_MODE: u32 = 0o777;
 const DIRECTORY_MODE: u32 = 0o1777;
 
-/// Entry of a tree: where it is here, where it goes, and what is known of it.
+/// Entry of a tree: its path here, its path in the guest, and its metadata.
 struct Found {
     source: PathBuf,
     goal: Vec<u8>,
     metadata: Metadata,
 }
 
-/// Contents of a tree. Directories come before what is in them.
+/// Contents of a tree. A directory comes before its entries.
 #[derive(Default)]
 struct Tree {
     directories: Vec<Found>,
@@ -51,7 +52,8 @@ pub(super) async fn run(
     let goal = if into_directory { join(remote, &own_name(local)?) } else { remote.to_vec() };
     let mut transfers = Transfers::new(progress);
     if !metadata.is_dir() {
-        // Opened as it is named, through links, and whatever it is; a pipe waits for its writer.
+        // Opened by the given name, following links, whatever its type; a pipe waits for its
+        // writer.
         let path = local.to_owned();
         let opened = tokio::task::spawn_blocking(move || File::open(path)).await;
         let file = opened.map_err(|_| SshError::Lost)?.map_err(unreadable(local))?;
@@ -80,7 +82,7 @@ async fn send_tree(session: &Session, tree: Tree, mut transfers: Transfers<'_>) 
         let session = session.clone();
         transfers
             .start(|arrived| async move {
-                // It may have become something else since it was listed.
+                // The file's type may have changed since it was listed.
                 let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
                 let opened = OpenOptions::new().read(true).custom_flags(flags).open(&source);
                 let file = opened.map_err(unreadable(&source))?;
@@ -118,7 +120,7 @@ async fn send_tree(session: &Session, tree: Tree, mut transfers: Transfers<'_>) 
 }
 
 impl Tree {
-    /// Lists a tree. What cannot be listed is noted, unless it is the root.
+    /// Lists a tree. Records entries that cannot be listed, unless that is the root.
     fn of(root: &Path, goal: Vec<u8>, metadata: Metadata) -> Result<Self, SshError> {
         let mut tree = Self::default();
         let mut left = vec![Found { source: root.to_owned(), goal, metadata }];
@@ -161,13 +163,13 @@ fn children(directory: &Found, failures: &mut Vec<SshError>) -> io::Result<Vec<F
     Ok(children)
 }
 
-/// Returns `true` for a state directory of Castra's, by its name or by what is in it.
+/// Returns `true` for a state directory of Castra's, recognised by its name or its contents.
 fn is_state(path: &Path) -> bool {
     path.file_name() == Some(OsStr::new(STATE_DIRECTORY)) || is_state_root(path)
 }
 
 async fn make_directory(session: &Session, goal: &[u8], metadata: &Metadata) -> Result<(), SshError> {
-    // Whatever its mode will be, it must take files now.
+    // Whatever its final mode, files must be created in it now.
     let open = |mode: u32| Attributes::of_mode(mode & DIRECTORY_MODE | 0o700);
     let path = Bytes::copy_from_slice(goal);
     let made =
@@ -192,7 +194,8 @@ async fn make_link(session: &Session, source: &Path, goal: &[u8]) -> Result<(), 
     if session.sftp.done(make.clone()).await.is_ok() {
         return Ok(());
     }
-    // Something is there, most likely from an earlier copy. If not, the second attempt says what is wrong.
+    // Something exists there, most likely from an earlier copy. If not, the second attempt reports
+    // the reason.
     let _ = session.sftp.done(Request::Remove { path: link }).await;
     session.sftp.done(make).await.map_err(failed("make the link", goal))
 }
@@ -200,9 +203,11 @@ async fn make_link(session: &Session, source: &Path, goal: &[u8]) -> Result<(), 
 /// An open file of the guest.
 struct Opened {
     handle: Bytes,
-    /// Made by this copy: it gets the mode of its source. Another keeps its own, as with `cp`.
+    /// Set if this copy created the file, which then gets the mode of its source. An existing file
+    /// keeps its own, as with `cp`.
     is_new: bool,
-    /// A regular file: it gets a length and times, and zeros in it become holes. Nothing of anything else is changed.
+    /// Set for a regular file, which gets a length and times, and in which zeros become holes.
+    /// Anything else is only written to.
     is_file: bool,
 }
 
@@ -212,7 +217,7 @@ impl Opened {
         let wanted = Attributes::of_mode(mode & FILE_MODE);
         match session.sftp.open(path.clone(), flags.and(Flags::EXCLUSIVE), wanted).await {
             Ok(handle) => return Ok(Self { handle, is_new: true, is_file: true }),
-            // Something is there, or else the second attempt says what is wrong.
+            // The file exists, or else the second attempt reports the reason.
             Err(Failure::Status { .. }) => {}
             Err(Failure::Ended) => return Err(Failure::Ended),
         }
@@ -232,7 +237,7 @@ async fn send_file(
     let metadata = file.metadata().map_err(unreadable(&source))?;
     let failure = failed("write", &goal);
     let path = Bytes::copy_from_slice(&goal);
-    // A pipe's own mode says nothing of what comes out of it.
+    // A pipe's own mode means nothing for its contents.
     let mode = if metadata.is_file() { metadata.mode() } else { 0o644 };
     let opened = Opened::at(&session, &path, mode).await.map_err(failure)?;
     if opened.is_new {
@@ -275,7 +280,7 @@ async fn finish(session: &Session, opened: &Opened, metadata: &Metadata, length:
     closed.done().await
 }
 
-/// Sends a file to its end, whatever size it claims, and returns how long it is.
+/// Sends a file to its end, whatever its reported size, and returns its length.
 async fn send(
     session: &Session,
     opened: &Opened,
@@ -293,7 +298,7 @@ async fn send(
         let permit = loop {
             let pieces = Arc::clone(&session.pieces);
             if written.is_empty() {
-                // Others have them all, and will give them back.
+                // Others hold all permits, and will return them.
                 break pieces.acquire_owned().await.map_err(|_| SshError::Lost)?;
             }
             if let Ok(permit) = pieces.try_acquire_owned() {
@@ -328,13 +333,13 @@ async fn confirm(
 ) -> Result<(), Failure> {
     let Some((pending, length, _permit)) = written.pop_front() else { return Ok(()) };
     pending.done().await?;
-    // Nobody listens any more once the connection is lost.
+    // The receiver is gone once the connection is lost.
     let _ = arrived.send(length);
     Ok(())
 }
 
-/// Reads the next piece; an empty one is the end. A pipe or terminal may be long in coming, and is waited for in a
-/// thread.
+/// Reads the next piece; an empty one is the end. Data of a pipe or terminal may take long to
+/// arrive, so a thread waits for it.
 async fn piece(file: &Arc<File>, is_quick: bool) -> io::Result<Bytes> {
     let read = |file: Arc<File>| {
         let mut data = vec![0; PIECE_BYTES as usize];
@@ -357,7 +362,7 @@ async fn piece(file: &Arc<File>, is_quick: bool) -> io::Result<Bytes> {
     tokio::task::spawn_blocking(move || read(file)).await.map_err(io::Error::other)?
 }
 
-/// Returns mode and times. SFTP counts seconds, in 32 bits.
+/// Returns mode and times for SFTP, which counts seconds in 32 bits.
 fn kept(metadata: &Metadata, mask: u32) -> Attributes {
     let seconds = |time: i64| u32::try_from(time.max(0)).unwrap_or(u32::MAX);
     Attributes {
@@ -367,7 +372,7 @@ fn kept(metadata: &Metadata, mask: u32) -> Attributes {
     }
 }
 
-/// Returns the last part of the path, even of `.` and `..`; `.` for the root.
+/// Returns the last component of the path, even of `.` and `..`; `.` for the root.
 fn own_name(path: &Path) -> Result<Vec<u8>, SshError> {
     if let Some(name) = path.file_name() {
         return Ok(name.as_bytes().to_vec());
