@@ -20,7 +20,8 @@ use super::units::megabytes;
 pub(super) struct Adopted {
     /// The state directory.
     path: PathBuf,
-    /// Whether it was taken over. Otherwise it was this user's already, there is nothing in it, or the answer was no.
+    /// True if the directory was taken over; false if it was this user's already, if there is
+    /// nothing in it, or if the user declined.
     adopted: bool,
     /// The VMs in it.
     vms: Vec<AdoptedVm>,
@@ -29,13 +30,13 @@ pub(super) struct Adopted {
 /// A VM that was, or would be, taken over.
 #[derive(Serialize, JsonSchema)]
 struct AdoptedVm {
-    /// Its name.
+    /// Name of the VM.
     name: String,
-    /// Whether SSH keys came along, which are moved to the quarantine.
+    /// True if SSH keys came along; they are moved to the quarantine.
     had_keys: bool,
-    /// Whether it runs.
+    /// True if the VM runs.
     running: bool,
-    /// Whether it has saved memory.
+    /// True if the VM has saved memory.
     suspended: bool,
 }
 
@@ -66,7 +67,7 @@ pub(super) fn run(
     Ok(ExitCode::SUCCESS)
 }
 
-/// The state directory that the configuration names.
+/// Returns the state directory that the configuration names.
 fn state_root(args: &Args, context: &RuntimeContext) -> Result<StateRoot> {
     Ok(project::load(&project::options(args), context)??.state_root)
 }

@@ -1,4 +1,4 @@
-//! The grammar of the command line. Only words and their help: nothing is decided here.
+//! Grammar of the command line: options and their help, without any decisions.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
@@ -40,7 +40,7 @@ pub(super) struct Args {
     pub(super) command: Command,
 }
 
-/// How much is said.
+/// Amount of output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Verbosity {
     Quiet,
@@ -117,8 +117,9 @@ pub(super) enum Command {
 }
 
 impl Command {
-    /// Whether Ctrl-C stops the command in an orderly way. `shell` and `exec` hand it to the guest instead, and a copy
-    /// has nothing to put in order.
+    /// Returns `true` if Ctrl-C stops the command in an orderly way from the start. `shell` and `exec`
+    /// pass it to the guest, `cp` and `run` handle it once there is something to clean up, and the
+    /// others have nothing to clean up.
     pub(super) fn heeds_interrupts(&self) -> bool {
         !matches!(
             self,

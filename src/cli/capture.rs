@@ -1,4 +1,5 @@
-//! The output of a command in a VM, for `--json`. The VM decides how long it is, so no more of it is kept than is printed.
+//! Capture of a command's output in a VM, for `--json`. The VM decides how long the output is, so
+//! castra keeps no more of it than it prints.
 
 use std::io::{self, PipeReader, PipeWriter, Read};
 use std::os::fd::OwnedFd;
@@ -14,42 +15,43 @@ use serde::Serialize;
 
 use crate::guest::ssh::{GuestExit, Stdio};
 
-/// So much of each stream is told. Who wants more takes the streams themselves, without `--json`.
+/// Most bytes of each stream that are printed. Longer output is read from the streams themselves,
+/// without `--json`.
 const MOST_BYTES: usize = 16 << 20;
-/// Time for the last of it to come through, once the command has ended.
+/// Time for the last output to arrive once the command has ended.
 const LAST_LIMIT: Duration = Duration::from_secs(5);
 
-/// How a command in a VM ended, and what it printed.
+/// Outcome and output of a command in a VM.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(super) struct Captured {
-    /// Its exit code: the command's own, 128 and its number for a signal, 124 if it was ended for its time.
+    /// Exit code: the command's own, 128 plus the number of a signal, or 124 after the time limit.
     exit_code: u8,
-    /// The signal that ended it, without `SIG`.
+    /// Signal that ended the command, without `SIG`.
     signal: Option<String>,
-    /// Whether it was ended because its time was over.
+    /// True if the command was ended by its time limit.
     timed_out: bool,
-    /// How long it took, with the connection.
+    /// Time that the command took, the connection included.
     duration_ms: u64,
-    /// What it printed on stdout. Bytes that are no UTF-8 are replaced.
+    /// Output on stdout. Bytes that are not UTF-8 are replaced.
     stdout: String,
-    /// The exact bytes, if there are such.
+    /// Exact bytes of stdout, if they are not UTF-8.
     stdout_base64: Option<String>,
-    /// The same for stderr.
+    /// Output on stderr. Bytes that are not UTF-8 are replaced.
     stderr: String,
-    /// The same for stderr.
+    /// Exact bytes of stderr, if they are not UTF-8.
     stderr_base64: Option<String>,
-    /// Whether there was more than this.
+    /// True if one of the streams had more than was kept.
     truncated: bool,
 }
 
-/// Takes a command's streams.
+/// Capture of a command's stdout and stderr.
 pub(super) struct Capture {
     started: Instant,
     stdout: Captive,
     stderr: Captive,
 }
 
-/// One stream, read by a thread that keeps its beginning and drops the rest.
+/// Capture of one stream: a thread keeps the beginning and drops the rest.
 struct Captive {
     writer: PipeWriter,
     kept: Arc<Mutex<Kept>>,
@@ -60,7 +62,7 @@ struct Captive {
 #[derive(Debug, Clone, Default)]
 struct Kept {
     bytes: Vec<u8>,
-    /// There was more.
+    /// Set if the stream had more.
     is_cut: bool,
 }
 
@@ -79,7 +81,7 @@ impl Captive {
     fn finish(self) -> Kept {
         let Self { writer, kept, ended } = self;
         drop(writer);
-        // A command that was ended for its time may leave a thread that has the other end still.
+        // A command that ran into its time limit may leave a thread that still has the other end.
         let _ = ended.recv_timeout(LAST_LIMIT);
         kept.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -99,7 +101,7 @@ fn keep(mut reader: PipeReader, kept: &Mutex<Kept>, end: &Sender<()>) {
             }
         }
     }
-    // After the limit there is no receiver any more.
+    // After the limit there is no receiver left.
     let _ = end.send(());
 }
 
@@ -108,13 +110,14 @@ impl Capture {
         Ok(Self { started: Instant::now(), stdout: Captive::new()?, stderr: Captive::new()? })
     }
 
-    /// These streams, with this stdin.
+    /// Returns the streams to run the command with, and `stdin`.
     pub(super) fn stdio(&self, stdin: Option<OwnedFd>) -> io::Result<Stdio> {
         let (stdout, stderr) = (self.stdout.writer.try_clone()?, self.stderr.writer.try_clone()?);
         Ok(Stdio { stdin, stdout: stdout.into(), stderr: stderr.into() })
     }
 
-    /// What there is by now. `exit` is nothing for a command that was ended for its time, with the exit code `timed_out`.
+    /// Returns what was captured so far. `exit` is `None` for a command that ran into its time
+    /// limit, whose exit code is then `timed_out`.
     pub(super) fn finish(self, exit: Option<&GuestExit>, timed_out: u8) -> Captured {
         let duration_ms = millis(self.started.elapsed());
         let (stdout, stderr) = (self.stdout.finish(), self.stderr.finish());
@@ -182,7 +185,8 @@ mod tests {
         assert_eq!((told.stderr.len(), told.stdout.len(), told.truncated), (MOST_BYTES, 0, true));
     }
 
-    /// A writer that is left after the end of the command, such as a blocked thread, does not hold the end up for good.
+    /// A writer that survives the command, such as a blocked thread, delays the end only up to the
+    /// limit.
     #[test]
     fn an_end_is_not_waited_for_without_limit() {
         let mut capture = Capture::new().expect("two pipes");

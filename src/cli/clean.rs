@@ -19,45 +19,47 @@ use super::project;
 use super::table::table;
 use super::units::megabytes;
 
-/// A VM whose project is gone.
+/// Kind of a VM whose project is gone.
 const ORPHAN: &str = "orphan";
 
-/// What was removed, or would be.
+/// Outcome of `castra clean`.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct CleanedUp {
-    /// Whether nothing was removed, only told.
+    /// True if this was a dry run, which removes nothing.
     dry_run: bool,
-    /// What is gone, or would be.
+    /// Everything that was removed, or would be.
     removed: Vec<Removed>,
-    /// What stays though one might have expected it to go.
+    /// Everything that stays although a user might expect it to go.
     kept: Vec<Stays>,
-    /// What all of it frees.
+    /// Bytes freed in all.
     freed_bytes: u64,
 }
 
-/// One thing that is gone, or would be.
+/// One thing that was removed, or would be.
 #[derive(Serialize, JsonSchema)]
 struct Removed {
-    /// `disk`, `vm`, `record`, `layer`, `image`, `quarantine`, `log`, `leftover`, `cache` or `orphan`.
+    /// `disk`, `vm`, `record`, `layer`, `image`, `quarantine`, `log`, `leftover`, `cache` or
+    /// `orphan`.
     kind: &'static str,
     /// The VM it belonged to, if it belonged to one.
     vm: Option<String>,
-    /// The file or directory; where a record is now that was moved aside; where an orphan's project was.
+    /// File or directory removed; for a record in the quarantine, where it is now; for an orphan,
+    /// where its project was.
     path: PathBuf,
-    /// What that frees: nothing where the file has another name elsewhere.
+    /// Bytes freed: 0 if the file has another name elsewhere.
     freed_bytes: u64,
 }
 
-/// Something that stays.
+/// One thing that stays.
 #[derive(Serialize, JsonSchema)]
 struct Stays {
     /// The VM it is about, if it is about one.
     vm: Option<String>,
-    /// What stays, and why.
+    /// The thing that stays, and the reason.
     why: String,
 }
 
-/// Removes what no VM needs, or whole VMs. Tells what went, what stays and why.
+/// Removes what no VM needs, or whole VMs, and prints what was removed, what stays and why.
 pub(super) fn run(
     clean: &Clean,
     args: &Args,
@@ -82,7 +84,7 @@ pub(super) fn run(
     Ok(ExitCode::SUCCESS)
 }
 
-/// Whether the disks may go that would: there is none, or the user says so.
+/// Returns `true` if no disk would be removed, or if the user agrees.
 fn may_go(
     clean: &Clean,
     options: CleanOptions,
@@ -151,7 +153,7 @@ impl CleanedUp {
     }
 }
 
-/// Ends VMs whose projects are gone; of these names only, if there is one.
+/// Ends VMs whose projects are gone; if `clean` names VMs, only those.
 fn end_orphans(clean: &Clean, context: &RuntimeContext, printer: &Printer) -> Result<ExitCode> {
     let orphans = vm::orphans();
     let names: Vec<&String> = orphans.iter().map(|orphan| &orphan.vm).collect();

@@ -9,7 +9,7 @@ use super::printer::Printer;
 use super::project;
 use super::up::{bring_up, finish};
 
-/// Makes another VM of a suspended one. One that runs is suspended for the moment, and goes on then.
+/// Clones a suspended VM. A running one is suspended meanwhile and then resumed.
 pub(super) fn run(
     clone: &Clone,
     args: &Args,
@@ -31,7 +31,7 @@ pub(super) fn run(
     }
     let made = vm::clone(vm, new, &overlay, layout, context);
     if runs {
-        // Whatever became of the clone.
+        // Resume the original even if the clone failed.
         for (_, outcome) in bring_up(&[vm.to_owned()], args, context, printer, UpOptions::default())? {
             outcome?;
         }

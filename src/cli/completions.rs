@@ -1,8 +1,9 @@
-//! `castra completions`, and the answers that the scripts it prints ask for.
+//! `castra completions`, and the answers to the scripts that it prints.
 //!
-//! A script holds no word of the grammar: each time it calls this castra with [`ASKED_BY`] set, which walks the grammar and looks
-//! at the project. So scripts never grow old, and names of VMs complete. An answer is given in milliseconds, asks nobody, and
-//! says nothing when something is wrong: whoever presses Tab has not asked for an error message.
+//! A script contains no word of the grammar. Each time it calls this castra with [`ASKED_BY`] set,
+//! which walks the grammar and reads the project. So scripts never go stale, and names of VMs
+//! complete. An answer takes milliseconds and never waits for a VM. After an error it is empty: a
+//! user who presses Tab has not asked for an error message.
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -32,7 +33,7 @@ use super::grammar::{grammar, is_of_all};
 use super::printer::{self, Printer};
 use super::project;
 
-/// Set by a script to its shell's name when it asks how to go on.
+/// Variable that a script sets to the name of its shell when it asks for completions.
 pub(super) const ASKED_BY: &str = "CASTRA_COMPLETE";
 
 const PROGRAM: &str = "castra";
@@ -40,13 +41,13 @@ const PROGRAM: &str = "castra";
 /// The result of `castra completions`.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct CompletionScript {
-    /// The shell it is for.
+    /// Shell that the script is for.
     shell: CompletedShell,
-    /// What the shell is to read.
+    /// Script for the shell to read.
     script: String,
 }
 
-/// Prints a shell's script.
+/// Prints the script for a shell.
 pub(super) fn run(completions: &Completions, printer: &Printer) -> Result<ExitCode> {
     let mut script = Vec::new();
     let completer = completer(completions.shell);
@@ -56,7 +57,7 @@ pub(super) fn run(completions: &Completions, printer: &Printer) -> Result<ExitCo
     Ok(ExitCode::SUCCESS)
 }
 
-/// Answers a script, if this is one that asks.
+/// Answers a script, if one has called.
 pub(super) fn answer(environment: &Environment) -> Option<ExitCode> {
     let shell = <CompletedShell as clap::ValueEnum>::from_str(environment.text(ASKED_BY)?, false).ok();
     let words: Vec<OsString> = std::env::args_os().skip_while(|word| word != "--").skip(1).collect();
@@ -67,7 +68,7 @@ pub(super) fn answer(environment: &Environment) -> Option<ExitCode> {
         completer(shell).write_complete(&mut command, words, directory.as_deref(), &mut answer)?;
         printer::answer(&answer)
     });
-    // The script takes any failure for "nothing".
+    // The script treats any failure as "no candidates".
     Some(if written.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -79,13 +80,15 @@ fn completer(shell: CompletedShell) -> &'static dyn EnvCompleter {
     }
 }
 
-/// The grammar with completers: by what an argument calls its value, so that those of new commands have them by themselves.
+/// Returns the grammar with completers, chosen by the value name of each argument, so that
+/// arguments of new commands get theirs without a change here.
 fn completable(words: &[OsString], environment: &Environment) -> Command {
     let is_option = |word: &OsString| word.as_encoded_bytes().starts_with(b"-");
     let asks_for_option = typed(words, environment).is_some_and(is_option);
     let project = Arc::new(Project { words: words.to_vec(), environment: environment.clone() });
     walk(grammar(), &|argument| {
-        // The engine shows hidden ones where there is nothing else: options do not bury the names of VMs.
+        // The engine shows hidden arguments where there is nothing else, so options do not bury the
+        // names of VMs.
         let is_buried = !argument.is_positional() && !asks_for_option;
         let argument = if is_buried || is_of_all(&argument) { argument.hide(is_buried) } else { argument };
         let value = argument.get_value_names().and_then(|names| names.first()).map(|name| name.to_string());
@@ -103,7 +106,8 @@ fn completable(words: &[OsString], environment: &Environment) -> Command {
     })
 }
 
-/// The word that Tab was pressed in. fish sends nothing behind it; the others send its number.
+/// Returns the word in which Tab was pressed. fish sends nothing after it; the other shells send
+/// its index.
 fn typed<'w>(words: &'w [OsString], environment: &Environment) -> Option<&'w OsString> {
     let number = environment.text("_CLAP_COMPLETE_INDEX").and_then(|number| number.parse::<usize>().ok());
     words.get(number.unwrap_or(words.len().saturating_sub(1)))
@@ -113,7 +117,7 @@ fn walk(command: Command, change: &dyn Fn(Arg) -> Arg) -> Command {
     command.mut_args(change).mut_subcommands(|sub| walk(sub, change))
 }
 
-/// What can be known of the project that the words are about.
+/// Source of candidates: the project that the words on the command line select.
 struct Project {
     words: Vec<OsString>,
     environment: Environment,
@@ -128,7 +132,7 @@ impl Project {
         project::load(&self.options(), context).ok()?.ok()
     }
 
-    /// `--config` and `--skip-discovery`, as far as they are typed.
+    /// Parses `--config` and `--skip-discovery`, as far as they are typed.
     fn options(&self) -> ConfigOptions {
         let mut options = ConfigOptions::default();
         let mut words = self.words.iter().map(|word| word.to_string_lossy());
@@ -146,7 +150,7 @@ impl Project {
         options
     }
 
-    /// Names of VMs, declared and recorded, with what they do.
+    /// Returns names of VMs, declared and recorded, with their states.
     fn vms(&self, suffix: &str, typed: &OsStr) -> Vec<CompletionCandidate> {
         let context = self.context();
         let config = context.as_ref().and_then(|context| self.config(context));
@@ -157,7 +161,7 @@ impl Project {
         let layout = root.zip(context).and_then(|(root, context)| root.open(&context).ok());
         let recorded = layout.as_ref().map(Record::names).unwrap_or_default();
         let declared = config.into_iter().flat_map(|config| config.vms).map(|vm| vm.name);
-        // A file's name may be anything.
+        // A file in the state directory may have any name.
         let names: BTreeSet<String> = declared.chain(recorded).filter(|name| is_vm_name(name)).collect();
         let state = |name: &str| {
             let layout = layout.as_ref()?;
@@ -171,7 +175,7 @@ impl Project {
         matching(names.into_iter().map(candidate), typed)
     }
 
-    /// Names of images, those of the project and those of the catalog.
+    /// Returns names of images of the project and of the catalog.
     fn images(&self, typed: &OsStr) -> Vec<CompletionCandidate> {
         let own = self
             .context()
@@ -187,7 +191,7 @@ impl Project {
         matching(images.map(|image| candidate(&image.id, &image.description)), typed)
     }
 
-    /// What can be copied from or to: `VM:`, or a path of this machine.
+    /// Returns the possible ends of a copy: `VM:`, or a path on this machine.
     fn ends_of_copy(&self, typed: &OsStr) -> Vec<CompletionCandidate> {
         let mut found = self.vms(":", typed);
         found.extend(PathCompleter::any().complete(typed));

@@ -13,7 +13,7 @@ use super::printer::Printer;
 use super::project;
 use super::units::megabytes;
 
-/// Joins this terminal, or a script's pipes, with the serial console of a VM that runs.
+/// Connects this terminal, or a script's pipes, to the serial console of a running VM.
 pub(super) fn run(
     console: &Console,
     args: &Args,
@@ -37,7 +37,7 @@ pub(super) fn run(
     }
     let outcome = converse(opened.stream, stdin, stdout, console.linger).map_err(CliError::Streams)?;
     if has_keys {
-        // The guest may have left the cursor anywhere.
+        // The guest may have left the cursor anywhere on the line.
         printer.tip("");
     }
     if outcome.dropped_bytes > 0 {
@@ -50,7 +50,7 @@ pub(super) fn run(
         ConsoleEnd::GuestGone => printer.tip(&format!("VM `{vm}` has stopped.")),
         ConsoleEnd::Left => printer.tip(&format!("Left the console of `{vm}`, which goes on.")),
         ConsoleEnd::InputEnded | ConsoleEnd::OutputClosed => {}
-        // As shells give it.
+        // 128 plus the signal, as shells report it.
         ConsoleEnd::Signal(signal) => return Ok(ExitCode::from(u8::try_from(128 + signal).unwrap_or(1))),
     }
     Ok(ExitCode::SUCCESS)

@@ -23,7 +23,7 @@ pub(super) fn run(cp: &Cp, args: &Args, context: &RuntimeContext, printer: &Prin
     let job = Job::of(&cp.paths)?;
     let target = exec::target(job.vm.as_deref(), &cp.user, args, context, printer)?;
     refuse_many_onto_a_file(&context.cancel, &job, &target)?;
-    // A copy that is interrupted removes what it has begun.
+    // An interrupted copy removes what it has begun.
     super::heed_interrupts(&context.cancel);
     let (mut copies, mut failures) = (Vec::new(), Vec::new());
     for source in &job.sources {
@@ -39,7 +39,7 @@ pub(super) fn run(cp: &Cp, args: &Args, context: &RuntimeContext, printer: &Prin
     Ok(failures.first().map_or(ExitCode::SUCCESS, |first| exit::of_kind(first.kind())))
 }
 
-/// Returns `true` for errors that all further sources would meet, too.
+/// Returns `true` for errors that every further source would meet too.
 fn ends_all(error: &SshError) -> bool {
     use crate::error::Explain as _;
     error.is_before_login() || matches!(error.kind(), Kind::Interrupted | Kind::Unavailable)
@@ -48,33 +48,34 @@ fn ends_all(error: &SshError) -> bool {
 /// Outcome of all copies.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct Copies {
-    /// One a source.
+    /// Copies, one per source.
     copies: Vec<Copy>,
 }
 
 /// Outcome of the copy of one source.
 #[derive(Serialize, JsonSchema)]
 struct Copy {
-    /// As it was named.
+    /// Source, as it was given.
     source: String,
-    /// Bytes of its files.
+    /// Bytes of the source's files.
     bytes: u64,
-    /// Entries that are neither file, directory nor link, and were left out.
+    /// Entries left out because they are neither file, directory nor link.
     skipped: Vec<String>,
-    /// State directories of Castra's, which were left out.
+    /// Castra's state directories, which are left out.
     states: Vec<String>,
-    /// Messages of what could not be copied.
+    /// Messages for the entries that could not be copied.
     failed: Vec<String>,
 }
 
 impl Copy {
-    /// Warns of what was left out, and moves the failures where they are printed last.
+    /// Returns the outcome of a copy, warns about what was left out, and moves the errors to
+    /// `failures`, which are printed last.
     fn of(source: String, copied: Copied, bytes: u64, failures: &mut Vec<Error>, printer: &Printer) -> Self {
         let text = |path: &std::path::PathBuf| path.to_string_lossy().into_owned();
         let skipped: Vec<String> = copied.skipped.iter().map(text).collect();
         let states: Vec<String> = copied.states.iter().map(text).collect();
         for name in &skipped {
-            // A name that the guest chose.
+            // The guest chose the name.
             let name = harmless_text(name);
             printer.warning(&format!("{name} is neither file, directory nor link: left out"));
         }
@@ -109,14 +110,15 @@ enum Direction {
     OutOfVm,
 }
 
-/// A path as it was written: of this machine, or of a VM.
+/// A path as it was written: on this machine, or in a VM.
 enum Place<'a> {
     Here(&'a OsStr),
     InVm { vm: Option<&'a str>, path: &'a OsStr },
 }
 
 impl<'a> Place<'a> {
-    /// `VM:PATH` or `:PATH`; whatever has a `/` before its first colon is a path of this machine, as scp has it.
+    /// Parses `VM:PATH` or `:PATH`. As in scp, a text with a `/` before its first colon is a path
+    /// on this machine.
     fn of(text: &'a OsStr) -> Self {
         let bytes = text.as_bytes();
         let Some(colon) = bytes.iter().position(|byte| *byte == b':') else { return Self::Here(text) };
@@ -124,7 +126,7 @@ impl<'a> Place<'a> {
         match std::str::from_utf8(&bytes[..colon]) {
             Ok("") => Self::InVm { vm: None, path },
             Ok(vm) if !vm.contains('/') => Self::InVm { vm: Some(vm), path },
-            // No VM has a name that is not UTF-8.
+            // No VM's name is anything but UTF-8.
             _ => Self::Here(text),
         }
     }
@@ -167,7 +169,7 @@ impl Job {
     }
 }
 
-/// Several sources need a directory to go into: onto one file, each would replace the one before.
+/// Refuses several sources whose destination is not a directory: each would replace the one before.
 fn refuse_many_onto_a_file(cancel: &Cancel, job: &Job, target: &Target) -> Result<()> {
     if job.sources.len() < 2 {
         return Ok(());
@@ -202,7 +204,8 @@ fn copy(
             ssh::download_until(cancel, target, source, Path::new(destination), &mut progress)
         }
     };
-    // Takes a bar away, so it comes first; what is told of a failure is not that it finished.
+    // This event removes the progress bar, so it is sent even after a failure, then without a
+    // total.
     let total_bytes = copied.is_ok().then_some(done_bytes);
     context.reporter.report(&Event::CopyFinished { path, total_bytes });
     Ok((copied?, done_bytes))

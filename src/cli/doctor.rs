@@ -14,19 +14,19 @@ use super::exit;
 use super::printer::{Mark, Printer};
 use super::project;
 
-/// What was found, and what was mended.
+/// Outcome of `castra doctor`.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct Diagnosis {
-    /// Whether nothing keeps VMs from running.
+    /// True if nothing keeps VMs from running.
     healthy: bool,
-    /// What was looked at, area by area.
+    /// Findings, area by area.
     findings: Vec<Finding>,
-    /// What `--fix` did, in words.
+    /// Repairs that `--fix` made, in words.
     mended: Vec<String>,
 }
 
-/// Looks at everything, mends what can be mended if that is asked for, and tells. The exit code says whether VMs can run;
-/// with `--strict`, whether all is as it should be.
+/// Runs all checks, fixes what can be fixed if asked to, and prints the findings. Exits with 78 if
+/// VMs cannot run; with `--strict`, if anything is out of order.
 pub(super) fn run(
     doctor: &Doctor,
     args: &Args,
@@ -67,7 +67,8 @@ fn verdict(worst: Severity, findings: &[Finding]) -> &'static str {
     }
 }
 
-/// One line a finding, below its area; what is good only where more is asked for, but never nothing of an area.
+/// Formats one line per finding, below its area. Good findings appear only if more output is asked
+/// for, but each area shows at least one.
 fn text(findings: &[Finding], verbosity: Verbosity, printer: &Printer) -> String {
     let mut text = String::new();
     let mut area = None;

@@ -9,7 +9,7 @@ use super::printer::Printer;
 use super::project;
 use super::up::finish;
 
-/// Stops VMs. One that does not run is a success: it is what was asked for.
+/// Stops VMs. A VM that does not run counts as a success, since it is already stopped.
 pub(super) fn run(down: &Down, args: &Args, context: &RuntimeContext, printer: &Printer) -> Result<ExitCode> {
     let layout = project::layout(args, context, printer)?;
     let outcomes = vm::down(&down.vms, &layout, context, &options(&down.stop, &down.vms))?;
@@ -22,11 +22,11 @@ pub(super) fn run(down: &Down, args: &Args, context: &RuntimeContext, printer: &
     finish(done.collect(), &layout, printer)
 }
 
-/// How VMs of these names, or all, are stopped, as the library has it.
+/// Returns the library's options for stopping `vms`, or all VMs if it is empty.
 pub(super) fn options(stop: &StopOptions, vms: &[String]) -> DownOptions {
     let suspended = match (stop.discard_suspended, vms.is_empty()) {
         (true, _) => IfSuspended::Discard,
-        // Whoever stops all wants nothing to run, and a suspended VM does not.
+        // Stopping all VMs means that none shall run, and a suspended one does not.
         (false, true) => IfSuspended::Leave,
         (false, false) => IfSuspended::Refuse,
     };

@@ -1,4 +1,4 @@
-//! What only the command line can get wrong.
+//! Errors of the command line itself.
 
 use std::io;
 use std::net::SocketAddr;

@@ -14,10 +14,11 @@ use super::printer::Printer;
 use super::project;
 use super::up;
 
-/// What a terminal is called where the environment does not say.
+/// Terminal type if the environment names none.
 const DEFAULT_TERM: &str = "xterm";
 
-/// Runs a command in a VM. Its exit code is the command's; where the command could not be reached it is 255, as ssh has it.
+/// Runs a command in a VM. The exit code is the command's, or 255 if it could not be reached, as
+/// with ssh.
 pub(super) fn run(exec: &Exec, args: &Args, context: &RuntimeContext, printer: &Printer) -> Result<ExitCode> {
     let capture = printer.is_json().then(|| capture(&exec.guest)).transpose()?;
     match attempt(exec, capture.as_ref(), args, context, printer) {
@@ -47,7 +48,7 @@ fn attempt(
     match ssh::exec(&context.cancel, &target, request()?) {
         Err(error) if error.is_before_login() => {
             make_ready(exec.vm.as_deref(), args, context, printer)?;
-            // Its agent has just said that commands can run.
+            // The agent has just reported that commands can run.
             Ok(ssh::exec(&context.cancel, &target, request()?)
                 .map_err(|error| error.of_ready_guest(&target))?)
         }
@@ -59,7 +60,7 @@ fn attempt(
     }
 }
 
-/// What is asked of the guest: this process's streams, or those that are captured.
+/// Returns the request to the guest, with this process's streams or those of `capture`.
 pub(super) fn request(
     guest: &GuestCommand,
     capture: Option<&Capture>,
@@ -78,7 +79,7 @@ pub(super) fn request(
     })
 }
 
-/// For `--json`: a terminal's output is for eyes.
+/// Returns a capture for `--json`, and refuses a command with a terminal, whose output is for eyes.
 pub(super) fn capture(guest: &GuestCommand) -> Result<Capture, CliError> {
     if guest.tty {
         return Err(CliError::NoJson { what: "a command with a terminal of its own" });
@@ -86,13 +87,14 @@ pub(super) fn capture(guest: &GuestCommand) -> Result<Capture, CliError> {
     Capture::new().map_err(CliError::Streams)
 }
 
-/// A guest that was rebooted has lost its keys and gets them anew; one that is fine already is told nothing new.
+/// Prepares a guest for commands: one that was rebooted has lost its keys and gets them again, one
+/// that is ready is left alone.
 fn make_ready(vm: Option<&str>, args: &Args, context: &RuntimeContext, printer: &Printer) -> Result<()> {
     let layout = project::layout(args, context, printer)?;
     Ok(vm::make_ready(vm, &layout, context)?)
 }
 
-/// Opens a login shell, in a VM that is started first if it does not run.
+/// Opens a login shell in a VM, and starts the VM first if it does not run.
 pub(super) fn shell(
     shell: &Shell,
     args: &Args,
@@ -121,11 +123,11 @@ fn start_if_stopped(
     let name = match vm::recorded_vm(vm, &layout) {
         Ok(record) if vm::state_of(&record, &layout).is_alive() => return Ok(()),
         Ok(record) => record.name,
-        // Declared but never started, or nothing there at all: both are what `up` is for.
+        // Declared but never started, or nothing at all yet: `up` handles both.
         Err(VmError::NoneYet | VmError::Unknown { .. }) => the_only_one(vm, args, context)?,
         Err(error) => return Err(error.into()),
     };
-    // A boot heeds Ctrl-C; the shell behind it gets it as a key.
+    // Ctrl-C cancels a boot, but reaches the shell after it as a key.
     super::heed_interrupts(&context.cancel);
     for (_, outcome) in up::bring_up(&[name], args, context, printer, UpOptions::default())? {
         outcome?;
@@ -133,7 +135,8 @@ fn start_if_stopped(
     Ok(())
 }
 
-/// The VM of this name, or the only one that is declared: nobody wants to boot all to look into one.
+/// Returns the VM of this name, or the only one that is declared: opening one shell is no reason to
+/// boot several VMs.
 fn the_only_one(vm: Option<&str>, args: &Args, context: &RuntimeContext) -> Result<String> {
     if let Some(name) = vm {
         return Ok(name.to_owned());
@@ -147,7 +150,7 @@ fn the_only_one(vm: Option<&str>, args: &Args, context: &RuntimeContext) -> Resu
     }
 }
 
-/// Where to log in.
+/// Returns the address and keys to log in to a running VM.
 pub(super) fn target(
     vm: Option<&str>,
     user: &str,
@@ -160,7 +163,7 @@ pub(super) fn target(
     Ok(vm::ssh_target(&record, user, &layout)?)
 }
 
-/// The terminal this process has, for the guest to have one like it.
+/// Describes this process's terminal, so that the guest can provide one like it.
 pub(super) fn terminal(context: &RuntimeContext) -> Result<Tty> {
     let term = context.environment.text("TERM").unwrap_or(DEFAULT_TERM);
     let found = Tty::like(io::stdin(), term).or_else(|| Tty::like(io::stdout(), term));

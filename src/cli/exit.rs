@@ -1,4 +1,4 @@
-//! Exit codes, `sysexits.h`'s numbers where there is one.
+//! Exit codes, with the numbers of `sysexits.h` where it has one.
 
 use std::process::ExitCode;
 
@@ -8,17 +8,17 @@ use crate::harmless::harmless_lines;
 use super::printer::write_line;
 use super::usage;
 
-/// The command line makes no sense.
+/// Invalid command line.
 pub(super) const USAGE: u8 = 64;
 /// `exec`: the guest command could not be reached.
 pub(super) const UNREACHED: u8 = 255;
 
-/// The exit code of a failure.
+/// Returns the exit code of a failure.
 pub(super) fn of_kind(kind: Kind) -> ExitCode {
     ExitCode::from(code_of(kind))
 }
 
-/// The same as a number.
+/// Returns the exit code of a failure as a number.
 pub(super) fn code_of(kind: Kind) -> u8 {
     match kind {
         Kind::Other => 1,
@@ -32,12 +32,12 @@ pub(super) fn code_of(kind: Kind) -> u8 {
         Kind::Busy => 75,
         Kind::Permission => 77,
         Kind::HostNotCapable => 78,
-        // 128 + SIGINT, as shells give it.
+        // 128 + SIGINT, as shells report it.
         Kind::Interrupted => 130,
     }
 }
 
-/// What every exit code means, for the manual.
+/// Meaning of every exit code, for the manual.
 pub(super) const MEANINGS: [(u8, &str); 16] = [
     (0, "Success."),
     (1, "Something unexpected."),
@@ -57,15 +57,17 @@ pub(super) const MEANINGS: [(u8, &str); 16] = [
     (UNREACHED, "exec and run: the command could not be reached."),
 ];
 
-/// Help and version are successes on stdout; everything else is a usage error on stderr, with a next step.
+/// Prints help and version on stdout as a success, and everything else on stderr as a usage error
+/// with a next step.
 pub(super) fn of_clap(error: clap::Error) -> ExitCode {
     let error = usage::with_next_step(error);
-    // It quotes what it was given, such as a file's name from a script's loop. In that case there is no colour.
+    // The error quotes its input, such as a file name from a script's loop. An input with control
+    // characters is printed without colour.
     let plain = error.render().to_string();
     if error.use_stderr() && *harmless_lines(&plain) != *plain {
         write_line(plain.trim_end());
     } else {
-        // A closed stdout or stderr cannot be told of anywhere.
+        // There is no way to report a closed stdout or stderr.
         let _ = error.print();
     }
     if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS }
@@ -75,7 +77,8 @@ pub(super) fn of_clap(error: clap::Error) -> ExitCode {
 mod tests {
     use super::*;
 
-    /// `sysexits.h`, and what shells do with a signal. Some of these no command can be made to show.
+    /// Numbers of `sysexits.h`, and 128 plus a signal as in shells. Some of these can be produced
+    /// by no command.
     #[test]
     fn each_kind_has_its_number() {
         let numbers = [

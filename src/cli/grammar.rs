@@ -1,4 +1,4 @@
-//! The grammar as help, completion and manual pages show it: the commands in groups by what one wants to do.
+//! Grammar as shown in help, completions and manual pages: commands grouped by purpose.
 
 use std::fmt::Write as _;
 
@@ -7,8 +7,8 @@ use clap::{Arg, Command, CommandFactory as _};
 
 use super::args::{Args, FOR_ALL};
 
-/// Headings and their commands, in this order. A command that is in none of them is listed last, so that none is ever hidden by
-/// being forgotten here.
+/// Headings and their commands, in this order. A command that is missing here is listed last rather
+/// than hidden.
 const GROUPS: [(&str, &[&str]); 5] = [
     ("Start and stop", &["up", "down", "restart", "suspend", "clone"]),
     ("Work inside", &["shell", "exec", "run", "cp", "console", "ssh-config"]),
@@ -18,17 +18,17 @@ const GROUPS: [(&str, &[&str]); 5] = [
 ];
 const UNGROUPED: &str = "Other commands";
 
-/// The whole command line.
+/// Returns the whole command line.
 pub(super) fn grammar() -> Command {
     let mut command = Args::command();
-    // Hands the options of every command on to all of them.
+    // Propagates the global options to every subcommand.
     command.build();
     let template = template_of_all(&command);
     let below = template_of_one(&command);
     command.mut_subcommands(|sub| brief(sub, &below)).help_template(template)
 }
 
-/// A command without the options of every command in its help: they would be most of each page.
+/// Returns a command without the global options in its help, where they would be most of each page.
 fn brief(command: Command, template: &StyledStr) -> Command {
     command
         .help_template(template.clone())
@@ -36,12 +36,13 @@ fn brief(command: Command, template: &StyledStr) -> Command {
         .mut_subcommands(|sub| brief(sub, template))
 }
 
-/// Whether an argument goes with every command.
+/// Returns `true` for a global option.
 pub(super) fn is_of_all(argument: &Arg) -> bool {
     argument.get_help_heading() == Some(FOR_ALL)
 }
 
-/// The first page: commands in groups, and the options of every command. Writing to a string does not fail.
+/// Returns the template of the first page: commands in groups, and the global options. Writing to a
+/// string cannot fail.
 fn template_of_all(command: &Command) -> StyledStr {
     let (bold, plain) = heading_style(command);
     let mut template = StyledStr::new();
@@ -53,7 +54,7 @@ fn template_of_all(command: &Command) -> StyledStr {
     template
 }
 
-/// Every other page, which names the options of every command and no more.
+/// Returns the template of every other page, which only names the global options.
 fn template_of_one(command: &Command) -> StyledStr {
     let (bold, plain) = heading_style(command);
     let name = |argument: &Arg| match (argument.get_short(), argument.get_long()) {
@@ -72,7 +73,7 @@ fn template_of_one(command: &Command) -> StyledStr {
     template
 }
 
-/// The visible commands under their headings; headings without any are left out.
+/// Returns the visible commands under their headings, without headings that have none.
 pub(super) fn groups(command: &Command) -> Vec<(&'static str, Vec<Command>)> {
     let is_grouped = |name: &str| GROUPS.iter().any(|(_, names)| names.contains(&name));
     let visible = || command.get_subcommands().filter(|sub| !sub.is_hide_set() && sub.get_name() != "help");
@@ -88,7 +89,7 @@ pub(super) fn groups(command: &Command) -> Vec<(&'static str, Vec<Command>)> {
     groups
 }
 
-/// One line a command, what it does beside its name.
+/// Formats one line per command: name, description and aliases.
 fn list(commands: &[Command], all: &Command) -> String {
     let width = all.get_subcommands().map(|sub| sub.get_name().len()).max().unwrap_or(0);
     let (bold, plain) =
@@ -114,10 +115,10 @@ fn heading_style(command: &Command) -> (String, String) {
 mod tests {
     use super::*;
 
-    /// Widest terminal that every page must fit: what terminals open with.
+    /// Narrowest terminal that every page must fit: the width that terminals open with.
     const COLUMNS: usize = 80;
 
-    /// Every command of the tree.
+    /// Returns every command of the tree.
     fn paths(command: &Command, path: &[String]) -> Vec<Vec<String>> {
         let mut found = vec![path.to_vec()];
         for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
@@ -126,7 +127,7 @@ mod tests {
         found
     }
 
-    /// What `castra COMMAND --help` says, for every command.
+    /// Returns the output of `castra COMMAND --help` for every command.
     fn pages() -> Vec<(String, String)> {
         let page = |path: Vec<String>| {
             let words = std::iter::once("castra").chain(path.iter().map(String::as_str)).chain(["--help"]);
@@ -138,7 +139,7 @@ mod tests {
         paths(&built(), &[]).into_iter().map(page).collect()
     }
 
-    /// With one width for all, whatever the terminal.
+    /// Returns the grammar with a fixed width, whatever the terminal.
     fn built() -> Command {
         fn narrow(command: Command) -> Command {
             command.term_width(COLUMNS).mut_subcommands(narrow)
@@ -148,7 +149,8 @@ mod tests {
 
     #[test]
     fn every_page_is_as_it_was_looked_at() {
-        // One snapshot a command: `INSTA_UPDATE=always` writes that of a new one, to be read before it is kept.
+        // One snapshot per command: `INSTA_UPDATE=always` writes that of a new one, to be reviewed
+        // before it is committed.
         for (path, page) in pages() {
             insta::with_settings!({ omit_expression => true, prepend_module_to_snapshot => false, snapshot_path => "snapshots/help" }, {
                 insta::assert_snapshot!(path, page);

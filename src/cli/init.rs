@@ -18,14 +18,15 @@ use super::error::CliError;
 use super::printer::Printer;
 use super::project;
 
-/// What was written.
+/// Outcome of `castra init`.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct Initialised {
     /// The configuration file.
     path: PathBuf,
 }
 
-/// Writes a castra.toml that changes nothing yet: every default, commented. Never over an existing one.
+/// Writes a castra.toml that changes nothing yet: every default, commented out. Never overwrites a
+/// file.
 pub(super) fn run(
     _init: &Init,
     args: &Args,
@@ -38,7 +39,7 @@ pub(super) fn run(
         io::ErrorKind::AlreadyExists => CliError::AlreadyThere { path: path.clone() },
         _ => CliError::File { action: "create", path: path.clone(), source },
     };
-    // Whatever the umask, nobody else decides what `castra up` does.
+    // Whatever the umask, no other user may change what `castra up` does.
     let mut options = OpenOptions::new();
     let mut file = options.write(true).create_new(true).mode(0o644).open(&path).map_err(failed)?;
     file.write_all(config::template(&project, &image).as_bytes()).map_err(failed)?;
@@ -48,7 +49,8 @@ pub(super) fn run(
     Ok(ExitCode::SUCCESS)
 }
 
-/// Name and image that fit what is there: a VM that was started without a file goes on with the image it stands on.
+/// Returns a name and an image that fit the directory: a VM that was started without a file keeps
+/// the image that its disk is based on.
 fn proposal(context: &RuntimeContext) -> Result<(String, String)> {
     let config = project::default_config(context)?;
     let layout = config.state_root.open(context)?;

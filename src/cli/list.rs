@@ -14,21 +14,21 @@ use super::printer::Printer;
 use super::table::table;
 use super::units::{gibibytes, megabytes, span};
 
-/// The VMs of all projects of this user.
+/// VMs of all projects of this user.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct AllVms {
-    /// By project.
+    /// VMs, by project.
     vms: Vec<Listed>,
-    /// Projects whose state is not relied on.
+    /// Projects whose state is not trusted.
     refused: Vec<Refused>,
 }
 
-/// A project in which nothing is looked at.
+/// A project whose state is not read.
 #[derive(Serialize, JsonSchema)]
 struct Refused {
     /// The project's directory.
     project: PathBuf,
-    /// Why its state is not relied on.
+    /// Reason why its state is not trusted.
     error: Failure,
 }
 
@@ -37,24 +37,24 @@ struct Refused {
 struct Listed {
     /// The project's directory; for an orphan, where it was.
     project: PathBuf,
-    /// The VM.
+    /// Name of the VM.
     name: String,
-    /// What it does: a state, `orphaned` if its project is gone, or `unknown` if its record cannot be
+    /// State of the VM, `orphaned` if its project is gone, or `unknown` if its record cannot be
     /// read.
     state: &'static str,
     /// `kvm`, `hvf` or `tcg`, if it runs.
     accelerator: Option<&'static str>,
-    /// When it was started, if it runs, milliseconds since the Unix epoch.
+    /// Time at which it was started, if it runs, in milliseconds since 1970.
     started_unix_ms: Option<u64>,
-    /// What its own disk takes.
+    /// Bytes that its own disk occupies.
     disk_bytes: Option<u64>,
     /// QEMU's process, if it runs.
     pid: Option<i32>,
-    /// Why its record cannot be read, if so.
+    /// Reason why its record cannot be read.
     error: Option<Failure>,
 }
 
-/// Shows the VMs of all projects of this user. Asks nobody, so it never waits.
+/// Lists the VMs of all projects of this user. Asks no guest, so it never waits.
 pub(super) fn run(context: &RuntimeContext, printer: &Printer) -> Result<ExitCode> {
     let mut content = AllVms { vms: Vec::new(), refused: Vec::new() };
     for project in vm::list_projects(context) {
@@ -104,7 +104,7 @@ impl AllVms {
         table(&rows)
     }
 
-    /// What is out of order, and the way out.
+    /// Warns about what is out of order, with a way out.
     fn tell(&self, printer: &Printer) {
         for refused in &self.refused {
             printer.warning(&format!("{}: {}", refused.project.display(), refused.error.message()));

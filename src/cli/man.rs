@@ -1,4 +1,5 @@
-//! `castra man`: manual pages out of the grammar, with what no grammar tells: environment, files, exit codes.
+//! `castra man`: manual pages from the grammar, with the environment, files and exit codes that the
+//! grammar does not know.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,7 +20,7 @@ use super::exit;
 use super::grammar::{grammar, groups};
 use super::printer::Printer;
 
-/// What the environment changes, with what it is for.
+/// Environment variables and their effects.
 const ENVIRONMENT: &[(&str, &str)] = &[
     ("CASTRA_QEMU", "The QEMU to use instead of qemu-system-x86_64 of the PATH."),
     (
@@ -58,7 +59,7 @@ const ENVIRONMENT: &[(&str, &str)] = &[
 /// The result of `castra man`.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct Manual {
-    /// The page that was asked for, or all that were written.
+    /// The requested page, or all pages that were written.
     pages: Vec<ManualPage>,
 }
 
@@ -67,9 +68,9 @@ pub(super) struct Manual {
 pub(super) struct ManualPage {
     /// Name of its file.
     name: String,
-    /// Where it was written to; `null` if it was only printed.
+    /// File that the page was written to; `null` if it was only printed.
     path: Option<PathBuf>,
-    /// The page, as `man` reads it.
+    /// The page in the format that `man` reads.
     roff: String,
 }
 
@@ -106,7 +107,7 @@ fn write(pages: &mut [ManualPage], directory: &Path) -> Result<(), CliError> {
     Ok(())
 }
 
-/// All pages, castra(1) first.
+/// Returns all pages, castra(1) first.
 fn pages() -> Result<Vec<ManualPage>, CliError> {
     let command = grammar();
     let mut pages = vec![page(&command, &command)?];
@@ -150,7 +151,7 @@ fn page(command: &Command, all: &Command) -> Result<ManualPage, CliError> {
     Ok(ManualPage { name, path: None, roff: String::from_utf8_lossy(&text).into_owned() })
 }
 
-/// The commands of castra(1), in the groups of its help.
+/// Lists the commands of castra(1), in the groups of its help.
 fn commands(command: &Command) -> Roff {
     let mut roff = Roff::new();
     roff.control("SH", ["COMMANDS"]);
@@ -164,7 +165,7 @@ fn commands(command: &Command) -> Roff {
     roff
 }
 
-/// The commands below another one.
+/// Lists the subcommands of a command.
 fn below(command: &Command) -> Roff {
     let mut roff = Roff::new();
     roff.control("SH", ["COMMANDS"]);
@@ -175,7 +176,7 @@ fn below(command: &Command) -> Roff {
     roff
 }
 
-/// What the help ends with, its lines as they are.
+/// Returns the end of the help, line by line.
 fn notes(command: &Command) -> Roff {
     let mut roff = Roff::new();
     let Some(text) = command.get_after_long_help().or_else(|| command.get_after_help()) else { return roff };

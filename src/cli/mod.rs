@@ -1,6 +1,7 @@
-//! The command line: parses, builds the context, runs one command, turns its outcome into an exit code.
+//! The command line: parses arguments, builds the context, runs one command, and turns its outcome
+//! into an exit code.
 //!
-//! clap and the progress library appear below this module only. One file a command.
+//! clap and the progress library are used below this module only. One file per command.
 
 mod adopt;
 mod args;
@@ -56,7 +57,7 @@ pub use json::schema as json_schema;
 use args::{Args, Command};
 use printer::Printer;
 
-/// Runs the command this process was started with.
+/// Runs the command that this process was started with.
 pub fn main() -> ExitCode {
     outlive_file_size_limits();
     let environment = sudo::in_own_directories(Environment::of_process());
@@ -69,7 +70,7 @@ pub fn main() -> ExitCode {
         Err(error) => return exit::of_clap(error),
     };
     let printer = Arc::new(Printer::new(args.verbosity(), args.json, &environment));
-    // A panic is a defect of Castra's and has its own exit code; its message is on stderr by then.
+    // A panic is a defect of Castra and has its own exit code; its message is on stderr by then.
     let run = std::panic::AssertUnwindSafe(|| run(&args, environment, &printer));
     match std::panic::catch_unwind(run) {
         Err(_) => exit::of_kind(Kind::Internal),
@@ -82,7 +83,7 @@ pub fn main() -> ExitCode {
 }
 
 fn run(args: &Args, environment: Environment, printer: &Arc<Printer>) -> Result<ExitCode> {
-    // What needs no cache needs no home either.
+    // Commands that need no cache must not fail for lack of a home directory.
     match &args.command {
         Command::Completions(completions) => return completions::run(completions, printer),
         Command::Man(man) => return man::run(man, printer),
@@ -124,19 +125,21 @@ fn run(args: &Args, environment: Environment, printer: &Arc<Printer>) -> Result<
     }
 }
 
-/// Makes a file that may not become longer an error instead of the end of this process. A handler does that, and not a
-/// disposition to ignore the signal, since it does not outlive an exec: QEMU and helpers have the default again.
+/// Turns the limit on file sizes (`SIGXFSZ`) into an I/O error instead of the end of this process.
+/// A handler does that rather than ignoring the signal, since a handler does not survive exec: QEMU
+/// and the helpers have the default again.
 fn outlive_file_size_limits() {
     let heard = Arc::new(std::sync::atomic::AtomicBool::new(false));
-    // Registering fails for signals only that cannot be caught; this one can.
+    // Registration fails only for signals that cannot be caught, and this one can.
     let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, heard);
 }
 
-/// The first Ctrl-C (or SIGTERM) asks for an orderly stop; the second ends the process at once.
+/// Makes the first Ctrl-C, SIGTERM or SIGHUP cancel the command in an orderly way, and the second
+/// one end the process at once.
 fn heed_interrupts(cancel: &Cancel) {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
     for signal in [SIGINT, SIGTERM, SIGHUP] {
-        // Registering fails for signals only that cannot be caught; these can.
+        // Registration fails only for signals that cannot be caught, and these can.
         let _ = signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, cancel.flag());
         let _ = signal_hook::flag::register(signal, cancel.flag());
     }

@@ -1,4 +1,4 @@
-//! Events as plain lines: for pipes, logs and CI.
+//! Events as plain lines, for pipes, logs and CI.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -10,10 +10,10 @@ use super::args::Verbosity;
 use super::printer::write_line;
 use super::units::{brief, gibibytes, megabytes, span};
 
-/// A download says how far it is each time another so many percent are done.
+/// Percentage of a download between two progress lines.
 const DOWNLOAD_STEP_PERCENT: u64 = 20;
 
-/// Prints one line an event, as far as the verbosity goes.
+/// Reporter that prints one line per event, depending on the verbosity.
 pub(super) struct PlainReporter {
     verbosity: Verbosity,
     downloads: Mutex<HashMap<String, u64>>,
@@ -24,7 +24,7 @@ impl PlainReporter {
         Self { verbosity, downloads: Mutex::default() }
     }
 
-    /// Whether this much of the download is worth a line.
+    /// Returns `true` if the download has reached another step since its last line.
     fn is_news(&self, artifact: String, done_bytes: u64, total_bytes: u64) -> bool {
         let step = done_bytes * 100 / total_bytes.max(1) / DOWNLOAD_STEP_PERCENT;
         let Ok(mut downloads) = self.downloads.lock() else { return false };
@@ -57,7 +57,7 @@ impl Reporter for PlainReporter {
     }
 }
 
-/// The line for an event, and from which verbosity on it is shown.
+/// Returns the line for an event, and the least verbosity at which it is shown.
 pub(super) fn line(event: &Event) -> Option<(String, Verbosity)> {
     use Verbosity::Normal;
     image_line(event).or_else(|| start_line(event)).or_else(|| {
@@ -94,7 +94,7 @@ pub(super) fn line(event: &Event) -> Option<(String, Verbosity)> {
     })
 }
 
-/// The line for what happens while a VM starts.
+/// Returns the line for an event of a starting VM.
 fn start_line(event: &Event) -> Option<(String, Verbosity)> {
     use Verbosity::{Normal, Verbose};
     Some(match event {
@@ -138,7 +138,7 @@ fn start_line(event: &Event) -> Option<(String, Verbosity)> {
     })
 }
 
-/// What a boot is told to wait for.
+/// Returns the warning about a slow boot.
 fn slow_line(event: &Event) -> Option<String> {
     let Event::VmSlow { vm, phase, in_phase_ms, usual_ms, console, cause } = event else { return None };
     let mut line = format!("warning: {vm}: still in phase {phase} after {}", brief(*in_phase_ms));
@@ -154,7 +154,7 @@ fn slow_line(event: &Event) -> Option<String> {
     Some(line)
 }
 
-/// Returns the verb for what comes from there: a file on this machine is named by its path.
+/// Returns the verb for a transfer: a source on this machine is named by its path.
 pub(super) fn doing(from: &str) -> &'static str {
     if from.starts_with('/') { "copying" } else { "downloading" }
 }

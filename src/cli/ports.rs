@@ -16,33 +16,33 @@ use super::printer::Printer;
 use super::project;
 use super::table::table;
 
-/// Ports of this machine and the VMs they lead into.
+/// Ports of this machine, and the VMs they lead to.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct PortList {
-    /// By VM.
+    /// Ports, by VM.
     ports: Vec<Port>,
 }
 
-/// A port of this machine that leads into a VM, or shall.
+/// A port of this machine that leads to a VM, or is declared to.
 #[derive(Serialize, JsonSchema)]
 struct Port {
-    /// The VM.
+    /// Name of the VM.
     vm: String,
     /// Protocol of both ports.
     protocol: Protocol,
-    /// Port of 127.0.0.1.
+    /// Port on 127.0.0.1.
     host: u16,
-    /// Port of the guest.
+    /// Port in the guest.
     guest: u16,
-    /// What it is for.
+    /// Purpose of the port.
     purpose: Purpose,
-    /// Whether the VM's definition asks for it now.
+    /// True if the VM's definition declares the port now.
     declared: bool,
-    /// Whether it leads into the VM now.
+    /// True if the port leads to the VM now.
     active: bool,
-    /// Who has it, if it is wanted and taken.
+    /// Owner of a declared port that is taken.
     taken_by: Option<Taken>,
-    /// The service behind an active forward, if the guest's agent tells.
+    /// Service behind an active forward, if the guest's agent reports it.
     service: Option<Service>,
 }
 
@@ -50,38 +50,39 @@ struct Port {
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 enum Service {
-    /// Nothing listens there.
+    /// No service listens on the port.
     None,
-    /// The service listens on a loopback address of the guest's only, where a forward does not lead.
+    /// The service listens only on a loopback address of the guest, which a forward does not reach.
     Unreachable,
-    /// The service is reached.
+    /// The forward reaches the service.
     Reachable,
 }
 
-/// What a port is for.
+/// Purpose of a port.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 enum Purpose {
-    /// Castra's own way in.
+    /// Castra's own access to the guest.
     Ssh,
     /// Declared in castra.toml.
     Forward,
 }
 
-/// Who has a port.
+/// Owner of a port.
 #[derive(Serialize, JsonSchema)]
 struct Taken {
     /// The owner in words.
     text: String,
-    /// The VM, if it is one.
+    /// The VM, if the owner is one.
     vm: Option<String>,
-    /// The directory of that VM's project, if that is another one.
+    /// Directory of that VM's project, if it is another project.
     project: Option<PathBuf>,
     /// The process, if it is this user's and no VM.
     pid: Option<i32>,
 }
 
-/// Shows the ports of VMs, those in use and those that are declared only, and who is in the way of these.
+/// Lists the ports of VMs, in use or only declared, and the owners of declared ports that are
+/// taken.
 pub(super) fn run(
     ports: &Ports,
     args: &Args,
@@ -94,14 +95,14 @@ pub(super) fn run(
         .filter_map(|(_, status)| status.ok())
         .filter(|status| status.state.is_alive() && status.state != VmState::Stopping)
         .collect();
-    // Without a readable configuration there are none to tell of.
+    // Without a readable configuration, no port is known to be declared.
     let config = project::config(args, context, &Printer::quiet()).ok();
     let declared: Vec<(String, Vec<PortForward>)> =
         config.into_iter().flat_map(|config| config.vms).map(|vm| (vm.name, vm.port_forwards)).collect();
     let names: Vec<&String> =
         declared.iter().map(|(name, _)| name).chain(running.iter().map(|vm| &vm.name)).collect();
     for name in ports.vms.iter().filter(|name| !names.contains(name)) {
-        // A VM that has no ports is known all the same.
+        // A VM without ports is still a known VM.
         vm::recorded_vm(Some(name), &layout).map_err(|error| match error {
             VmError::Unknown { .. } => VmError::unknown(name, &names),
             error => error,
@@ -157,7 +158,7 @@ impl PortList {
         }));
     }
 
-    /// What is not active yet, and what is in its way.
+    /// Adds declared ports that are not active, with the owner of each that is taken.
     fn add_declared(&mut self, vm: &str, forwards: &[PortForward], layout: &ProjectLayout) {
         for forward in forwards {
             let is_it = |port: &Port| {
@@ -199,7 +200,7 @@ impl PortList {
 }
 
 impl Port {
-    /// A declared port that is not active.
+    /// Returns a declared port that is not active.
     fn new(vm: &str, forward: &PortForward) -> Self {
         let PortForward { host, guest, protocol } = *forward;
         let (purpose, vm) = (Purpose::Forward, vm.to_owned());

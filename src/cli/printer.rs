@@ -1,7 +1,8 @@
-//! The one that prints: results on stdout for pipes, everything else on stderr, and only as much as was asked for.
+//! The printer: results on stdout for pipes, everything else on stderr, and only as much as was
+//! asked for.
 //!
-//! Nothing that comes from elsewhere drives the terminal: all text is made harmless here, before it is styled. What a
-//! guest's command writes (`exec`, `shell`, `run`) is its own and does not come by here.
+//! No foreign text can drive the terminal: all text is sanitised here before it is styled. The
+//! output of a guest's command (`exec`, `shell`, `run`) is its own and does not pass through here.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
@@ -27,7 +28,7 @@ const YELLOW: Style = AnsiColor::Yellow.on_default().bold();
 const GREEN: Style = AnsiColor::Green.on_default().bold();
 const BOLD: Style = Style::new().bold();
 
-/// How good a line of a result is.
+/// Rating of a line in a result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mark {
     Good,
@@ -36,7 +37,7 @@ pub(super) enum Mark {
     Problem,
 }
 
-/// Prints. anstream takes the colours out where `NO_COLOR` or a pipe asks for it.
+/// Printer of results and messages. anstream strips colours where `NO_COLOR` or a pipe asks for it.
 pub(super) struct Printer {
     verbosity: Verbosity,
     json: bool,
@@ -52,12 +53,12 @@ impl Printer {
         Self { verbosity, json, terminal, told_project: AtomicBool::new(false) }
     }
 
-    /// One that says nothing; for a second look at something whose first look was told of.
+    /// Returns a printer without output, for reading something a second time.
     pub(super) fn quiet() -> Self {
         Self { verbosity: Verbosity::Quiet, json: false, terminal: None, told_project: AtomicBool::new(true) }
     }
 
-    /// Who hears the library's events.
+    /// Returns the reporter that receives the library's events.
     pub(super) fn reporter(&self) -> Arc<dyn Reporter> {
         match &self.terminal {
             Some(terminal) => Arc::clone(terminal) as Arc<dyn Reporter>,
@@ -66,18 +67,19 @@ impl Printer {
         }
     }
 
-    /// Part of the command's result, on stdout. Tells whether anybody still reads it.
+    /// Prints part of the command's result on stdout. Returns `false` if the reader is gone.
     ///
     /// # Errors
-    /// Those of stdout; a reader that has gone away is none.
+    /// Returns errors of stdout; a reader that is gone is not an error.
     pub(super) fn result(&self, text: &str) -> io::Result<bool> {
         self.styled_result(&harmless_lines(text))
     }
 
-    /// The same for text with styles in it. What comes from elsewhere was made harmless before it was put there.
+    /// Prints text with styles as [`Self::result`] does. Foreign text in it must be sanitised
+    /// already.
     ///
     /// # Errors
-    /// As for [`Self::result`].
+    /// Returns errors as [`Self::result`] does.
     pub(super) fn styled_result(&self, text: &str) -> io::Result<bool> {
         let mut stdout = anstream::stdout().lock();
         match stdout.write_all(harmless_styled(text).as_bytes()).and_then(|()| stdout.flush()) {
@@ -86,19 +88,19 @@ impl Printer {
         }
     }
 
-    /// The command's result, as one JSON document where that is asked for, else as text. Tells whether anybody still reads
-    /// it.
+    /// Prints the command's result, as one JSON document under `--json` or else as text. Returns
+    /// `false` if the reader is gone.
     ///
     /// # Errors
-    /// Those of stdout.
+    /// Returns errors of stdout.
     pub(super) fn show(&self, content: &impl Serialize, text: &str) -> Result<bool, CliError> {
         Ok(if self.json { self.json(content)? } else { self.result(text)? })
     }
 
-    /// The command's result as one JSON document, whatever was asked for.
+    /// Prints the command's result as one JSON document, even without `--json`.
     ///
     /// # Errors
-    /// Those of stdout.
+    /// Returns errors of stdout.
     pub(super) fn json(&self, content: &impl Serialize) -> io::Result<bool> {
         let mut text = serde_json::to_string_pretty(&Document::new(content))?;
         text.push('\n');
@@ -110,17 +112,17 @@ impl Printer {
         !self.told_project.swap(true, Ordering::Relaxed)
     }
 
-    /// Whether JSON was asked for.
+    /// Returns `true` under `--json`.
     pub(super) fn is_json(&self) -> bool {
         self.json
     }
 
-    /// A heading in a result.
+    /// Returns a heading of a result.
     pub(super) fn heading(&self, text: &str) -> String {
         format!("{BOLD}{text}{BOLD:#}\n")
     }
 
-    /// A mark in front of a line of a result.
+    /// Returns the mark in front of a line of a result.
     pub(super) fn mark(&self, mark: Mark) -> String {
         match mark {
             Mark::Good => format!("{GREEN}✓{GREEN:#}"),
@@ -130,21 +132,21 @@ impl Printer {
         }
     }
 
-    /// Something good, on stderr. Programs learn of it from the result.
+    /// Prints a success on stderr. Programs learn of it from the result.
     pub(super) fn success(&self, text: &str) {
         if self.speaks_to_people() {
             self.line(&format!("{GREEN}✓{GREEN:#} {}", harmless_lines(text)));
         }
     }
 
-    /// Something useful to know next, on stderr.
+    /// Prints a next step on stderr.
     pub(super) fn tip(&self, text: &str) {
         if self.speaks_to_people() {
             self.line(&harmless_lines(text));
         }
     }
 
-    /// Something odd that stops nothing, on stderr.
+    /// Prints a warning on stderr.
     pub(super) fn warning(&self, text: &str) {
         if self.speaks_to_people() {
             self.line(&format!("{YELLOW}warning{YELLOW:#}: {}", harmless_lines(text)));
@@ -153,7 +155,7 @@ impl Printer {
         }
     }
 
-    /// What is odd about a configuration, each at its place.
+    /// Prints the warnings about a configuration, each with its place in the file.
     pub(super) fn diagnostics(&self, diagnostics: &Diagnostics) {
         if diagnostics.is_empty() {
             return;
@@ -165,7 +167,7 @@ impl Printer {
         }
     }
 
-    /// A failure: message, each cause once, hint.
+    /// Prints an error: message, each cause once, and hint.
     pub(super) fn error(&self, error: &Error) {
         if self.json {
             return write_json_line(&json::error_line(error));
@@ -177,7 +179,7 @@ impl Printer {
         let mut said = error.to_string();
         for cause in error.causes() {
             let cause = cause.to_string();
-            // A message that quotes its cause already need not be followed by it.
+            // A cause that the message quotes already is not repeated.
             if !said.contains(&cause) {
                 text.push_str(&format!("\n  {BOLD}cause{BOLD:#}: {}", harmless_lines(&cause)));
                 said = cause;
@@ -204,27 +206,29 @@ impl Printer {
     }
 }
 
-/// An answer to a program, on stdout as it is: no byte of it is taken for a colour.
+/// Writes an answer for a program to stdout, byte for byte, so that nothing in it is taken for a
+/// colour.
 ///
 /// # Errors
-/// Those of stdout.
+/// Returns errors of stdout.
 pub(super) fn answer(bytes: &[u8]) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     stdout.write_all(bytes)?;
     stdout.flush()
 }
 
-/// One line on stderr.
+/// Writes one line to stderr.
 pub(super) fn write_line(text: &str) {
     write_styled(&harmless_lines(text));
 }
 
-/// One line of JSON on stderr, which says the same.
+/// Writes one line of JSON to stderr, sanitised without changing its meaning.
 pub(super) fn write_json_line(text: &str) {
     write_styled(&harmless_json(text));
 }
 
-/// A line that may have styles in it. If stderr is gone there is nobody left to tell.
+/// Writes a line that may have styles to stderr. If stderr is closed there is no way to report
+/// that.
 pub(super) fn write_styled(text: &str) {
     let mut stderr = anstream::stderr().lock();
     let _ = writeln!(stderr, "{}", harmless_styled(text));

@@ -1,4 +1,4 @@
-//! Which project a command is about.
+//! The project that a command applies to.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -19,15 +19,15 @@ use super::args::Args;
 use super::error::CliError;
 use super::printer::Printer;
 
-/// The configuration, its warnings shown.
+/// Returns the configuration after printing its warnings.
 pub(super) fn config(args: &Args, context: &RuntimeContext, printer: &Printer) -> Result<ProjectConfig> {
     let config = load(&options(args), context)??;
     present(&config, args, context, printer)?;
     Ok(config)
 }
 
-/// The configuration, its warnings shown; or, if nothing else is wrong with it, the files of its images that have no
-/// digest yet.
+/// Returns the configuration after printing its warnings; or, if that is its only fault, the files
+/// of its images that have no digest yet.
 pub(super) fn config_or_unpinned(
     args: &Args,
     context: &RuntimeContext,
@@ -45,13 +45,13 @@ pub(super) fn config_or_unpinned(
     }
 }
 
-/// The project that this directory is without any file.
+/// Returns the project of this directory as it is without a castra.toml.
 pub(super) fn default_config(context: &RuntimeContext) -> Result<ProjectConfig> {
     Ok(load(&ConfigOptions { explicit: None, skip_discovery: true }, context)??)
 }
 
-/// Where the project's state is. A configuration that was broken since must not keep a VM from being stopped: then the
-/// default place is taken, if there is anything.
+/// Finds the project's state. A broken configuration must not keep a VM from being stopped: in that
+/// case the default location is used, if it has any VM.
 pub(super) fn layout(args: &Args, context: &RuntimeContext, printer: &Printer) -> Result<ProjectLayout> {
     Ok(layout_and_bounds(args, context, printer)?.0)
 }
@@ -84,8 +84,9 @@ pub(super) fn layout_and_bounds(
     Ok((layout, Arc::new(bounds)))
 }
 
-/// Shows what is to be known of a configuration before it is used: the project, unless it is the working directory's, and
-/// warnings. State that cannot be read is an error, not a project without VMs.
+/// Prints what a user must know before a configuration is used: the project, unless it is in the
+/// working directory, and warnings. State that cannot be read is an error, not a project without
+/// VMs.
 fn present(config: &ProjectConfig, args: &Args, context: &RuntimeContext, printer: &Printer) -> Result<()> {
     announce(&config.root, args, context, printer)?;
     printer.diagnostics(&config.warnings);
@@ -100,8 +101,9 @@ fn announce(root: &Path, args: &Args, context: &RuntimeContext, printer: &Printe
     Ok(())
 }
 
-/// Directories outside the project in which the user lets configurations place disks and state. Relative ones count from
-/// the working directory, as everywhere on a command line.
+/// Returns the directories outside the project in which the user lets configurations place disks
+/// and state. Relative ones are resolved against the working directory, as everywhere on a command
+/// line.
 fn allowed_outside(context: &RuntimeContext) -> Result<Vec<PathBuf>> {
     let Some(value) = context.environment.get(ALLOW_OUTSIDE) else { return Ok(Vec::new()) };
     let here = working_directory()?;
@@ -109,8 +111,8 @@ fn allowed_outside(context: &RuntimeContext) -> Result<Vec<PathBuf>> {
     Ok(paths.map(|path| normalise(&here.join(path))).collect())
 }
 
-/// Reads all records that can be read; of a clone whose record cannot, that which it was made with. Whatever needs one that
-/// cannot be read reports it.
+/// Reads all readable records; for a clone without a readable record, the one that it was made
+/// with. Operations that need an unreadable record report it.
 pub(super) fn records(layout: &ProjectLayout) -> BTreeMap<String, Record> {
     let load = |name: String| {
         let record = Record::load(layout, &name).or_else(|_| Record::of_new_clone(layout, &name));
@@ -119,8 +121,8 @@ pub(super) fn records(layout: &ProjectLayout) -> BTreeMap<String, Record> {
     Record::names(layout).into_iter().filter_map(load).collect()
 }
 
-/// Plans the start of the VMs of these names, or of all. A VM that is known by a record only is an error that says what is wrong
-/// with the record.
+/// Plans the start of the named VMs, or of all. Fails for a VM that is only recorded, with the
+/// fault of its record if there is one.
 pub(super) fn plan(
     config: &ProjectConfig,
     names: &[String],
@@ -140,7 +142,8 @@ pub(super) fn plan(
     })
 }
 
-/// The outer error is of the working directory, the inner one of the configuration.
+/// Loads the configuration. The outer error concerns the working directory, the inner one the
+/// configuration.
 pub(super) fn load(
     options: &ConfigOptions,
     context: &RuntimeContext,
@@ -149,10 +152,10 @@ pub(super) fn load(
     with_surroundings(context, |surroundings| load_or_default_project(options, &directory, surroundings))
 }
 
-/// Does something with what the meaning of a configuration depends on.
+/// Runs `work` with everything outside the file that the meaning of a configuration depends on.
 ///
 /// # Errors
-/// Those of the working directory.
+/// Fails if the working directory cannot be found.
 pub(super) fn with_surroundings<T>(
     context: &RuntimeContext,
     work: impl FnOnce(&Surroundings<'_>) -> T,

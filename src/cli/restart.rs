@@ -11,8 +11,8 @@ use super::printer::Printer;
 use super::up::{finish, tips};
 use super::{down, project, up};
 
-/// Stops VMs and starts them again, side by side. What will be started is planned before anything is stopped, so that a
-/// mistake in the configuration costs no running VM.
+/// Stops VMs and starts them again, in parallel. The start is planned before anything is stopped,
+/// so that a mistake in the configuration stops no running VM.
 pub(super) fn run(
     restart: &Restart,
     args: &Args,
@@ -27,7 +27,7 @@ pub(super) fn run(
     let mut names = restart.vms.clone();
     if names.is_empty() {
         names.extend(config.vms.iter().map(|vm| vm.name.clone()));
-        // Clones are declared nowhere; of those, what runs was meant to run.
+        // Clones are not declared; those that run are restarted.
         let clones =
             records.values().filter(|record| record.cloned.is_some() && !names.contains(&record.name));
         let running = clones.filter(|record| vm::state_of(record, layout).is_alive());
@@ -44,7 +44,8 @@ pub(super) fn run(
             for (_, state) in vm::down(std::slice::from_ref(name), layout, &context, &down)? {
                 match state {
                     Ok(VmState::Suspended) if down.suspended == IfSuspended::Leave => return Ok(None),
-                    // It has stopped, and is started again all the same.
+                    // The VM has stopped, although not cleanly, so start it again and report the
+                    // error afterwards.
                     Err(error @ VmError::PowerCut { .. }) => power_cut = Some(error),
                     state => drop(state?),
                 }
@@ -61,7 +62,7 @@ pub(super) fn run(
     if !started.is_empty() {
         printer.tip(&tips(&started));
     }
-    // Nothing was done to one that is suspended and was left so.
+    // A VM that is suspended and was left so has not changed.
     let changed = |(vm, outcome): (String, Outcome)| {
         (vm, outcome.map(|started| started.is_some()).map_err(Error::from))
     };

@@ -1,4 +1,4 @@
-//! `castra run`: one command in a fresh VM that is thrown away.
+//! `castra run`: one command in a fresh VM that is deleted afterwards.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -28,18 +28,19 @@ use super::error::CliError;
 use super::printer::Printer;
 use super::{exec, exit, image, project};
 
-/// The time limit was reached; `timeout(1)` has the same.
+/// Exit code after the time limit, the same as that of `timeout(1)`.
 const TIMED_OUT: u8 = 124;
 
-/// Runs the command. Its exit code is the command's; where the command could not be reached it is 255.
+/// Runs the command. The exit code is the command's, or 255 if it could not be reached.
 pub(super) fn run(run: &Run, args: &Args, context: &RuntimeContext, printer: &Printer) -> Result<ExitCode> {
     let capture = printer.is_json().then(|| exec::capture(&run.guest)).transpose()?;
     let request = exec::request(&run.guest, capture.as_ref(), context)?;
     let copies = run.cp.iter().map(|copy| split(copy)).collect::<Result<Vec<_>, _>>()?;
     let place = Place::of(context)?;
-    // A boot heeds Ctrl-C; the command behind it gets it, and a second one ends castra, and with it the VM.
+    // Ctrl-C cancels a boot; later it reaches the command, and a second one ends castra and with it
+    // the VM.
     super::heed_interrupts(&context.cancel);
-    // Not in a thread of its own: the VM ends with the thread that starts it.
+    // Starts the VM in this thread, since the VM ends with the thread that starts it.
     let ended = start(run, args, context, printer, &place).and_then(|vm| {
         within(run.timeout, &vm, || {
             for (source, destination) in copies {
@@ -51,7 +52,7 @@ pub(super) fn run(run: &Run, args: &Args, context: &RuntimeContext, printer: &Pr
                         "{state} holds keys and disks of VMs: left out; name it to copy it"
                     ));
                 }
-                // The command must not run on a part of its files.
+                // The command must not run with only part of its files.
                 if let Some(failure) = copied.failed.into_iter().next() {
                     return Err(failure.into());
                 }
@@ -75,7 +76,7 @@ pub(super) fn run(run: &Run, args: &Args, context: &RuntimeContext, printer: &Pr
             ExitCode::from(TIMED_OUT)
         }
         Err(error) if error.kind() == Kind::Interrupted => return Err(error),
-        // An exit code of the command's own must be told apart.
+        // 255 sets the failure apart from an exit code of the command's own.
         Err(error) => {
             printer.error(&error);
             ExitCode::from(exit::UNREACHED)
@@ -83,11 +84,11 @@ pub(super) fn run(run: &Run, args: &Args, context: &RuntimeContext, printer: &Pr
     })
 }
 
-/// Where the VMs that are thrown away have their files while they start.
+/// Directory for the files of throwaway VMs.
 struct Place {
     state_root: StateRoot,
     layout: ProjectLayout,
-    /// Stands in for a cache that cannot be written to.
+    /// Replacement for a cache that cannot be written to.
     _temporary: Option<tempfile::TempDir>,
 }
 
@@ -133,7 +134,8 @@ fn start(
     Ok(vm::start_throwaway(&plan.vms[0], &run.guest.user, &place.layout, &context, options)?)
 }
 
-/// A project of one VM, as the options have it. A `castra.toml` only says which images can be named.
+/// Returns a project of one VM, from the options. A `castra.toml` only adds the images that can be
+/// named.
 fn configuration(
     run: &Run,
     args: &Args,
@@ -171,7 +173,8 @@ fn configuration(
     Ok(config)
 }
 
-/// What the work comes to, or nothing if it takes longer than it may. Then the VM is ended, which ends the work.
+/// Runs `work`, and returns `None` if it exceeds the limit: then the VM is ended, which ends the
+/// work.
 fn within(
     limit: Option<Duration>,
     vm: &Throwaway,
@@ -197,7 +200,7 @@ fn within(
     }
 }
 
-/// `SRC:DST`; a source may have colons, a destination has none.
+/// Parses `SRC:DST`. A source may have colons, a destination has none.
 fn split(copy: &str) -> Result<(PathBuf, String), CliError> {
     match copy.rsplit_once(':') {
         Some((source, destination)) if !source.is_empty() && !destination.is_empty() => {
@@ -207,7 +210,8 @@ fn split(copy: &str) -> Result<(PathBuf, String), CliError> {
     }
 }
 
-/// Tells what takes its time and what goes wrong; that all is as always is no news beside a command's own output.
+/// Reporter that leaves out routine events, so that a command's own output stands out from what is
+/// slow or goes wrong.
 struct Discreet(Arc<dyn Reporter>);
 
 impl Reporter for Discreet {

@@ -15,7 +15,8 @@ use super::error::CliError;
 use super::printer::Printer;
 use super::project;
 
-/// Prints what ssh needs to log in to running VMs: address, keys, and the host key that is known beforehand.
+/// Prints what ssh needs to log in to running VMs: address, keys, and the host key, which is known
+/// in advance.
 pub(super) fn run(
     ssh_config: &SshConfig,
     args: &Args,
@@ -39,7 +40,8 @@ pub(super) fn run(
             false => "No VM is running here. `castra up` starts one.",
         });
     }
-    // A path that ssh's configuration has no way to write is no problem for programs that read JSON.
+    // A path that cannot be written in ssh's configuration is no problem for programs that read
+    // JSON.
     let texts: Vec<String> =
         if printer.is_json() { Vec::new() } else { hosts.iter().map(text).collect::<Result<_, _>>()? };
     let text = texts.join("\n");
@@ -47,31 +49,31 @@ pub(super) fn run(
     Ok(ExitCode::SUCCESS)
 }
 
-/// How to log in to running VMs.
+/// SSH access to running VMs.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct SshHosts {
-    /// One a VM.
+    /// Hosts, one per VM.
     hosts: Vec<SshHost>,
 }
 
-/// How to log in to one VM.
+/// SSH access to one VM.
 #[derive(Serialize, JsonSchema)]
 struct SshHost {
-    /// The VM.
+    /// Name of the VM.
     vm: String,
-    /// The address to connect to.
+    /// Address to connect to.
     address: String,
-    /// Its port; the last one, for a VM that does not run.
+    /// Port of the VM's SSH server; the last one for a VM that does not run.
     port: u16,
-    /// The user of the guest.
+    /// User in the guest.
     user: String,
-    /// The private key that may log in.
+    /// Private key that may log in.
     identity_file: PathBuf,
-    /// Holds the host key.
+    /// File with the host key.
     known_hosts_file: PathBuf,
-    /// Its name for the host key, at any port.
+    /// Name of the host key in that file, at any port.
     host_key_alias: String,
-    /// The command whose stdin and stdout are a connection to it, with --proxy.
+    /// Command whose stdin and stdout are a connection to the VM, with --proxy.
     proxy_command: Option<Vec<String>>,
 }
 
@@ -87,7 +89,7 @@ fn records(
     Ok(running.filter(|record| vm::state_of(record, layout).is_alive()).collect())
 }
 
-/// The VMs that have had a port for SSH, whether they run or not: all, or those that are named.
+/// Returns the VMs that have had a port for SSH, running or not: the named ones, or all.
 fn records_with_agent(
     names: &[String],
     layout: &ProjectLayout,
@@ -99,13 +101,15 @@ fn records_with_agent(
     }
     let named = |name: &String| match vm::recorded_vm(Some(name), layout)? {
         record if has_agent(&record) => Ok(record),
-        // One that has its keys only once it is started, or one without an agent, which this tells.
+        // Either the VM gets its keys when it is started, or it has no agent, which this call
+        // reports.
         _ => vm::running_vm(Some(name), layout, context),
     };
     names.iter().map(named).collect()
 }
 
-/// The command by which ssh connects to VMs of this project from wherever it is run, but for the VM's name at its end.
+/// Returns the command by which ssh connects to VMs of this project from any directory, without the
+/// VM's name at its end.
 fn proxy_command(args: &Args) -> Result<Vec<String>> {
     let failed = |source| CliError::File { action: "find", path: PathBuf::from("castra"), source };
     let castra = std::env::current_exe().map_err(failed)?;
@@ -121,8 +125,8 @@ fn proxy_command(args: &Args) -> Result<Vec<String>> {
     Ok(words)
 }
 
-/// What a user may be called there: ssh_config has no way to write some characters, and a line end would begin another
-/// setting, `ProxyCommand` for instance.
+/// Checks a user's name: ssh_config has no way to write some characters, and a line end would begin
+/// another setting, `ProxyCommand` for instance.
 fn check_user(user: &str) -> Result<(), CliError> {
     let is_plain = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.' | '@' | '+');
     if user.starts_with('-') || user.is_empty() || !user.chars().all(is_plain) {
@@ -131,12 +135,13 @@ fn check_user(user: &str) -> Result<(), CliError> {
     Ok(())
 }
 
-/// A path as a quoted argument. `%` begins a token and is doubled; what cannot be written is refused.
+/// Formats a path as a quoted argument, with each `%` doubled, since it begins a token. Fails if
+/// the path cannot be written.
 fn quoted(path: &Path) -> Result<String, CliError> {
     Ok(format!("\"{}\"", writable(path)?.replace('%', "%%")))
 }
 
-/// The text of a path that ssh's configuration can hold, in quotes of either kind.
+/// Returns the text of a path if ssh's configuration can hold it, in quotes of either kind.
 fn writable(path: &Path) -> Result<String, CliError> {
     let refused = || CliError::NotForSshConfig { what: "path", text: path.to_string_lossy().into_owned() };
     let text = path.to_str().ok_or_else(refused)?;
@@ -146,7 +151,8 @@ fn writable(path: &Path) -> Result<String, CliError> {
     Ok(text.to_owned())
 }
 
-/// A command for the user's shell, whichever that is: words in single quotes. ssh replaces tokens that begin with `%` first.
+/// Formats a command for the user's shell, whichever that is: words in single quotes. ssh expands
+/// tokens that begin with `%` first, so each `%` is doubled.
 fn shell_line(words: &[String]) -> String {
     let quote = |word: &String| format!("'{}'", word.replace('\'', "'\\''").replace('%', "%%"));
     words.iter().map(quote).collect::<Vec<_>>().join(" ")

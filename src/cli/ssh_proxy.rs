@@ -14,10 +14,11 @@ use super::error::CliError;
 use super::printer::Printer;
 use super::project;
 
-/// Capacity of a pipe.
+/// Size of a copy buffer, the capacity of a pipe.
 const BUFFER_BYTES: usize = 64 * 1024;
 
-/// Joins stdin and stdout with the SSH server of a VM that runs, at the port that it has now: ssh's `ProxyCommand`.
+/// Connects stdin and stdout to the SSH server of a running VM, at its current port, for ssh's
+/// `ProxyCommand`.
 pub(super) fn run(
     proxy: &SshProxy,
     args: &Args,
@@ -40,14 +41,15 @@ pub(super) fn run(
     Ok(ExitCode::SUCCESS)
 }
 
-/// Copies both ways until the server has ended its side. An ssh that has gone is an end like any other.
+/// Copies both ways until the server ends its side. An ssh that is gone ends the relay without an
+/// error.
 fn relay(server: TcpStream) -> io::Result<()> {
     server.set_nodelay(true)?;
-    // Without the buffers of the standard library's streams, which hold interactive bytes back.
+    // Bypasses the buffers of the standard library's streams, which delay interactive bytes.
     let stdin = File::from(io::stdin().as_fd().try_clone_to_owned()?);
     let stdout = File::from(io::stdout().as_fd().try_clone_to_owned()?);
     let upstream = server.try_clone()?;
-    // It ends with the process: what ssh has left to say to a server that is gone need not be heard.
+    // The thread ends with the process: no more input matters once the server is gone.
     thread::spawn(move || {
         let _ = copy(&stdin, &upstream);
         upstream.shutdown(Shutdown::Write)
@@ -58,8 +60,8 @@ fn relay(server: TcpStream) -> io::Result<()> {
     }
 }
 
-/// Copies until the end, each piece as soon as it comes. `std::io::copy` splices from a pipe to a socket, and a kernel that
-/// expects more to come holds the last piece back.
+/// Copies until the end, each piece as soon as it arrives. `std::io::copy` splices from a pipe to a
+/// socket, and a kernel that expects more data delays the last piece.
 fn copy(mut from: impl Read, mut to: impl Write) -> io::Result<()> {
     let mut buffer = vec![0; BUFFER_BYTES];
     loop {

@@ -18,7 +18,7 @@ use super::project;
 use super::table::table;
 use super::units::span;
 
-/// Shows what records and locks tell, and what guests that run say at once.
+/// Shows the state of VMs from records and locks, and the immediate answers of running guests.
 pub(super) fn run(
     status: &Status,
     args: &Args,
@@ -55,7 +55,7 @@ pub(super) fn run(
 /// The VMs of a project.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct Vms {
-    /// Each as it is now.
+    /// VMs as they are now.
     vms: Vec<VmView>,
 }
 
@@ -75,7 +75,8 @@ fn tell_json(known: PerVm<VmStatus>, declared: &[String], printer: &Printer) -> 
     Ok(code)
 }
 
-/// VMs of the configuration that were never started. Without a readable configuration there are none to tell of.
+/// Returns VMs that are declared but were never started. Without a readable configuration there are
+/// none.
 fn declared(args: &Args, context: &RuntimeContext, known: &PerVm<VmStatus>) -> Vec<String> {
     let quiet = Printer::quiet();
     let Ok(config) = project::config(args, context, &quiet) else { return Vec::new() };
@@ -104,20 +105,20 @@ fn row(status: &VmStatus) -> [String; 7] {
     ]
 }
 
-/// Reason why a VM is paused, and the way out.
+/// Returns the reason why a VM is paused, and the way out.
 fn paused(vm: &str, full: &FullDisk) -> String {
     format!(
         "VM `{vm}` is paused: {full}. Nothing is lost: free some space there, and `castra up {vm}` continues it."
     )
 }
 
-/// How long a moment lies back.
+/// Formats the time since a moment.
 fn ago(unix_ms: u64) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     span(now.saturating_sub(Duration::from_millis(unix_ms)))
 }
 
-/// `8080→80/tcp, 5353→53/udp`.
+/// Formats forwards: `8080→80/tcp, 5353→53/udp`.
 fn ports(forwards: &[PortForward]) -> String {
     let one = |forward: &PortForward| format!("{}→{}/{}", forward.host, forward.guest, forward.protocol);
     forwards.iter().map(one).collect::<Vec<_>>().join(", ")
@@ -156,7 +157,8 @@ fn details(known: &PerVm<VmStatus>) -> String {
     text
 }
 
-/// A crashed VM gets its way out; a record that cannot be read is a failure of the command.
+/// Prints a way out for each VM in trouble; a record that cannot be read is a failure of the
+/// command.
 fn tell_damaged(known: PerVm<VmStatus>, printer: &Printer) -> ExitCode {
     let mut code = ExitCode::SUCCESS;
     for (name, status) in known {

@@ -9,7 +9,7 @@ use super::printer::Printer;
 use super::project;
 use super::up::finish;
 
-/// Suspends VMs. One that is suspended already is a success: it is what was asked for.
+/// Suspends VMs. A VM that is suspended already counts as a success.
 pub(super) fn run(
     suspend: &Suspend,
     args: &Args,

@@ -1,6 +1,7 @@
-//! Columns as wide as they need to be.
+//! Tables of text with aligned columns.
 
-/// The rows as text, two spaces between columns, none at the ends of lines. The first row is the heading.
+/// Formats rows as text: columns as wide as needed, two spaces between them, none at the ends of
+/// lines. The first row is the heading.
 pub(super) fn table<const N: usize>(rows: &[[String; N]]) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: [usize; N] = std::array::from_fn(width);
@@ -13,7 +14,8 @@ pub(super) fn table<const N: usize>(rows: &[[String; N]]) -> String {
     text
 }
 
-/// Appends blanks up to this width. The formatter does so up to 65,535 columns only, and panics past them; a file may hold longer texts.
+/// Pads a cell with blanks up to this width. The formatter pads up to 65,535 columns only and
+/// panics past them; a file may hold longer texts.
 fn padded(cell: &str, width: usize) -> String {
     format!("{cell}{}", " ".repeat(width - cell.chars().count()))
 }

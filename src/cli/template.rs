@@ -1,4 +1,4 @@
-//! `castra template`: what warm templates there are, whether they are whole, and making room.
+//! `castra template`: lists, verifies and prunes warm templates.
 
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -40,7 +40,7 @@ struct Entry {
 /// Runs one subcommand.
 pub(super) fn run(template: &Template, context: &RuntimeContext, printer: &Printer) -> Result<ExitCode> {
     let found = template::list(&context.cache.templates());
-    // Without QEMU nothing is outdated on its account.
+    // Without QEMU, no template counts as outdated because of its QEMU.
     let qemu = QemuBinary::find(&context.environment).ok();
     match template.command {
         TemplateCommand::List => {
@@ -65,7 +65,8 @@ pub(super) fn run(template: &Template, context: &RuntimeContext, printer: &Print
     }
 }
 
-/// Hashes every file of every template. A damaged one is told; the next VM of its shape makes it anew.
+/// Hashes every file of every template. Warns about a damaged one; the next VM of its shape
+/// rebuilds it.
 fn verify(
     found: &[TemplateManifest],
     qemu: Option<&QemuBinary>,

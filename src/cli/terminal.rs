@@ -1,4 +1,5 @@
-//! Events on a terminal: bars for downloads, a spinner for whatever takes its time, lines for the rest.
+//! Events on a terminal: bars for downloads, spinners for other long operations, lines for the
+//! rest.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -13,10 +14,10 @@ use super::args::Verbosity;
 use super::plain;
 use super::units::megabytes;
 
-/// How often a spinner turns.
+/// Interval at which a spinner turns.
 const TICK: Duration = Duration::from_millis(100);
 
-/// Draws on stderr.
+/// Reporter that draws on stderr.
 pub(super) struct TerminalReporter {
     verbosity: Verbosity,
     progress: MultiProgress,
@@ -28,7 +29,7 @@ impl TerminalReporter {
         Self { verbosity, progress: MultiProgress::new(), bars: Mutex::default() }
     }
 
-    /// A line above all bars, styled as it is to be.
+    /// Prints a line above all bars, with its styles.
     pub(super) fn line(&self, text: &str) {
         self.progress.suspend(|| super::printer::write_styled(text));
     }
@@ -49,7 +50,7 @@ impl TerminalReporter {
         self.with_bar(key, spinner, |bar| bar.set_message(harmless_text(&message)));
     }
 
-    /// Moves the bars; true if the event is told by them and needs no line.
+    /// Updates the bars. Returns `true` if they show the event, which then needs no line.
     fn draw(&self, event: &Event) -> bool {
         match event {
             Event::DownloadStarted { image, artifact, from, resumed_bytes, total_bytes } => {
@@ -112,7 +113,7 @@ impl TerminalReporter {
         }
     }
 
-    /// The same for what becomes of VMs.
+    /// Updates the bars for events of VMs, as [`Self::draw`] does.
     fn draw_vm(&self, event: &Event) -> bool {
         match event {
             Event::VmStarting { vm, warm } => {
@@ -156,7 +157,7 @@ impl TerminalReporter {
         }
     }
 
-    /// Takes every bar away; for the moment before an error or a result is shown.
+    /// Removes every bar, before an error or a result is shown.
     fn clear(&self) {
         let Ok(mut bars) = self.bars.lock() else { return };
         bars.drain().for_each(|(_, bar)| bar.finish_and_clear());
@@ -195,6 +196,6 @@ fn spinner() -> ProgressBar {
 }
 
 fn style(default: ProgressStyle, template: &str) -> ProgressStyle {
-    // The templates are constants of this file; a wrong one would only look plain.
+    // The templates are constants of this file; a wrong one would only lose its style.
     default.clone().template(template).unwrap_or(default)
 }

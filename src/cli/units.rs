@@ -1,8 +1,8 @@
-//! Numbers as people read them.
+//! Numbers formatted for people.
 
 use std::time::Duration;
 
-/// Bytes in powers of 1000, as download pages give them: `45 MB`.
+/// Formats bytes in powers of 1000, as download pages do: `45 MB`.
 pub(super) fn megabytes(bytes: u64) -> String {
     match bytes {
         0..1_000 => format!("{bytes} B"),
@@ -12,7 +12,7 @@ pub(super) fn megabytes(bytes: u64) -> String {
     }
 }
 
-/// Bytes in powers of 1024, as disks and memory are given: `10 GiB`.
+/// Formats bytes in powers of 1024, as usual for disks and memory: `10 GiB`.
 pub(super) fn gibibytes(bytes: u64) -> String {
     const GIB: u64 = 1 << 30;
     if bytes >= GIB && bytes.is_multiple_of(GIB) {
@@ -24,7 +24,7 @@ pub(super) fn gibibytes(bytes: u64) -> String {
     format!("{} MiB", bytes >> 20)
 }
 
-/// A time span with two units at the most: `3 d 4 h`, `5 min 10 s`, `6.4 s`.
+/// Formats a time span with at most two units: `3 d 4 h`, `5 min 10 s`, `6.4 s`.
 pub(super) fn span(duration: Duration) -> String {
     let seconds = duration.as_secs();
     match seconds {
@@ -35,7 +35,7 @@ pub(super) fn span(duration: Duration) -> String {
     }
 }
 
-/// A time span to be compared with others, from milliseconds: `0.04 s`, `5.7 s`, `40 s`, `5 min 10 s`.
+/// Formats a time span for comparison with others: `0.04 s`, `5.7 s`, `40 s`, `5 min 10 s`.
 pub(super) fn brief(ms: u64) -> String {
     match ms {
         0..1_000 => format!("{:.2} s", ms as f64 / 1e3),

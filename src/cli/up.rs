@@ -12,7 +12,7 @@ use super::json;
 use super::printer::Printer;
 use super::project;
 
-/// Starts VMs and says what can be done with them.
+/// Starts VMs and prints what can be done with them.
 pub(super) fn run(up: &Up, args: &Args, context: &RuntimeContext, printer: &Printer) -> Result<ExitCode> {
     let options = UpOptions { discard_suspended: up.discard_suspended, ..options(&up.start) };
     let outcomes = bring_up(&up.vms, args, context, printer, options)?;
@@ -28,7 +28,7 @@ pub(super) fn run(up: &Up, args: &Args, context: &RuntimeContext, printer: &Prin
     )
 }
 
-/// How VMs are started, as the library has it.
+/// Returns the library's options for starting VMs.
 pub(super) fn options(start: &StartOptions) -> UpOptions {
     let wait = match (start.no_wait, start.wait) {
         (true, _) => WaitFor::Nothing,
@@ -38,7 +38,7 @@ pub(super) fn options(start: &StartOptions) -> UpOptions {
     UpOptions { wait, boot_limit: start.boot_timeout, cold: start.cold, ..UpOptions::default() }
 }
 
-/// Brings up the VMs of these names, or all.
+/// Brings up the named VMs, or all.
 pub(super) fn bring_up(
     names: &[String],
     args: &Args,
@@ -55,8 +55,9 @@ pub(super) fn bring_up(
     Ok(outcomes.into_iter().map(|(vm, outcome)| (vm, outcome.map_err(Error::from))).collect())
 }
 
-/// Shows what became of each VM, `true` where it was changed: as JSON where that is asked for, else the failures. The exit
-/// code is the first failure's. An interruption is told once, however many VMs it stopped.
+/// Prints the outcome of each VM, `true` where it was changed: as JSON under `--json`, otherwise
+/// only the failures. Returns the exit code of the first failure. An interruption is printed once,
+/// however many VMs it stopped.
 pub(super) fn finish(
     done: Vec<(String, Result<bool>)>,
     layout: &ProjectLayout,
@@ -79,7 +80,7 @@ pub(super) fn finish(
 }
 
 pub(super) fn tips(started: &[&UpOutcome]) -> String {
-    // The name may be left out where there is one VM.
+    // With a single VM its name may be left out.
     let name = |outcome: &UpOutcome| {
         if started.len() == 1 { String::new() } else { format!(" {}", outcome.record.name) }
     };

@@ -1,4 +1,4 @@
-//! What clap says of a command line that makes no sense, with a next step where it has none.
+//! Usage errors of clap, with a next step where clap has none.
 
 use clap::Error;
 use clap::builder::StyledStr;
@@ -7,7 +7,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use crate::config::SizeError;
 use crate::error::Explain as _;
 
-/// Words of other tools, and castra's.
+/// Words of other tools, and the command of castra for each.
 const SAID_ELSEWHERE: [(&[&str], &str); 11] = [
     (&["start", "launch", "create", "boot", "resume", "play"], "castra up"),
     (&["stop", "halt", "shutdown", "poweroff", "kill"], "castra down"),
@@ -22,7 +22,7 @@ const SAID_ELSEWHERE: [(&[&str], &str); 11] = [
     (&["validate", "lint", "schema", "env"], "castra config"),
 ];
 
-/// The same error; its tips lead on.
+/// Returns the error with tips that lead to a next step.
 pub(super) fn with_next_step(error: Error) -> Error {
     let words: Vec<String> =
         std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
@@ -30,7 +30,8 @@ pub(super) fn with_next_step(error: Error) -> Error {
 }
 
 fn with_next_step_for(mut error: Error, words: &[String]) -> Error {
-    // clap's own tip to an unknown option is to write `--` in front of it, and there is nothing there to write it for.
+    // clap's own tip for an unknown option is to write `--` in front of it, which helps nothing
+    // here.
     if error.kind() == ErrorKind::UnknownArgument {
         error.remove(ContextKind::Suggested);
     }
@@ -58,7 +59,7 @@ fn tip(error: &mut Error, words: &[String]) -> Option<String> {
 fn for_command(word: &str, error: &mut Error) -> String {
     match SAID_ELSEWHERE.iter().find(|(words, _)| words.contains(&word)) {
         Some((_, castra)) => {
-            // It is known what is meant, so what looks alike is not.
+            // The meaning of the word is known, so similar names would mislead.
             error.remove(ContextKind::SuggestedSubcommand);
             format!("in Castra this is `{castra}`")
         }
@@ -66,7 +67,7 @@ fn for_command(word: &str, error: &mut Error) -> String {
     }
 }
 
-/// `castra exec ls -l`: the command belongs behind `--`.
+/// Returns the tip for `castra exec ls -l`: the command comes after `--`.
 fn for_dashes(words: &[String]) -> Option<String> {
     let command = ["exec", "run"].into_iter().find(|name| words.iter().any(|word| word == name))?;
     if words.iter().any(|word| word == "--") {

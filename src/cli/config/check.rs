@@ -18,33 +18,33 @@ use super::{CliError, exit, project};
 /// The result of `castra config check`.
 #[derive(Serialize, JsonSchema)]
 pub(in super::super) struct ConfigChecked {
-    /// The file; `null` where there is none, and the default project needs none.
+    /// The file; `null` if there is none, and the default project needs none.
     file: Option<PathBuf>,
-    /// Whether there is no error; warnings do not count.
+    /// True if there is no error; warnings do not count.
     usable: bool,
-    /// What was found, in the file's order.
+    /// Findings, in the order of the file.
     diagnostics: Vec<DiagnosticView>,
 }
 
-/// Something wrong at a place of the file.
+/// A problem at a place in the file.
 #[derive(Serialize, JsonSchema)]
 struct DiagnosticView {
     severity: SeverityView,
-    /// What is wrong.
+    /// The problem.
     message: String,
-    /// A few words about the place.
+    /// A short label for the place.
     label: Option<String>,
     /// A next step.
     hint: String,
-    /// Where it starts.
+    /// First character of the place.
     start: PositionView,
-    /// Where it ends: behind its last character.
+    /// End of the place, after its last character.
     end: PositionView,
-    /// Another place that has to do with it.
+    /// Another place that is involved.
     related: Option<RelatedView>,
 }
 
-/// How bad it is.
+/// Severity of a problem.
 #[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 enum SeverityView {
@@ -57,22 +57,22 @@ enum SeverityView {
 /// A place in the file.
 #[derive(Serialize, JsonSchema)]
 struct PositionView {
-    /// Counted from 1.
+    /// Line, counted from 1.
     line: usize,
-    /// In characters, counted from 1.
+    /// Column in characters, counted from 1.
     column: usize,
 }
 
-/// Another place.
+/// Another place that is involved.
 #[derive(Serialize, JsonSchema)]
 struct RelatedView {
-    /// What it is.
+    /// Label of the place.
     label: String,
     start: PositionView,
     end: PositionView,
 }
 
-/// Tells all problems of the file, and exits with 65 if one of them is an error.
+/// Prints all problems of the file, and exits with 65 if one of them is an error.
 pub(super) fn run(options: &ConfigOptions, context: &RuntimeContext, printer: &Printer) -> Result<ExitCode> {
     let directory = project::working_directory()?;
     let checked = project::with_surroundings(context, |surroundings| {
@@ -89,7 +89,7 @@ pub(super) fn run(options: &ConfigOptions, context: &RuntimeContext, printer: &P
     if printer.is_json() {
         printer.json(&result).map_err(CliError::from)?;
     } else if !diagnostics.is_empty() {
-        // What they quote was made harmless when they were made.
+        // The messages' quotes were sanitised when they were made.
         printer.styled_result(&format!("{}\n", diagnostics.render(true))).map_err(CliError::from)?;
     }
     conclude(checked.file.as_deref(), diagnostics, printer);
@@ -110,7 +110,8 @@ fn conclude(file: Option<&Path>, diagnostics: &Diagnostics, printer: &Printer) {
     }
 }
 
-/// Where the VMs of the project are, which may have its ports. Of a file with errors it is not known; then the default place is.
+/// Returns the layout of the project, whose VMs may hold its ports. A file with errors does not say
+/// where that is, so the default location is used.
 fn layout_of(options: &ConfigOptions, context: &RuntimeContext, directory: &Path) -> ProjectLayout {
     match project::load(options, context) {
         Ok(Ok(config)) => config.state_root.names().clone(),
@@ -121,7 +122,7 @@ fn layout_of(options: &ConfigOptions, context: &RuntimeContext, directory: &Path
     }
 }
 
-/// This machine.
+/// Host on which disks and ports are checked.
 struct Host<'a> {
     layout: ProjectLayout,
     context: &'a RuntimeContext,
@@ -133,7 +134,7 @@ impl Machine for Host<'_> {
     }
 
     fn port(&self, vm: &VmDefinition, forward: &PortForward) -> Option<Finding> {
-        // Whoever has a port now may be gone by the next `up`.
+        // The process that has a port now may be gone by the next `up`.
         check_port(&vm.name, *forward, &self.layout).err().map(|error| finding(Severity::Warning, &error))
     }
 }

@@ -35,7 +35,8 @@ pub(super) fn run(
     }
 }
 
-/// A path given to the subcommand wins over `--config`.
+/// Returns the configuration options; a path given to the subcommand takes precedence over
+/// `--config`.
 fn options(path: Option<&PathBuf>, args: &Args) -> ConfigOptions {
     let options = project::options(args);
     ConfigOptions { explicit: path.cloned().or(options.explicit), ..options }
@@ -44,7 +45,7 @@ fn options(path: Option<&PathBuf>, args: &Args) -> ConfigOptions {
 /// The result of `castra config schema`.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct SchemaShown {
-    /// Where the schema of this version is published.
+    /// Published location of this version's schema.
     url: &'static str,
     /// The JSON Schema.
     schema: serde_json::Value,

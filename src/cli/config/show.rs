@@ -21,15 +21,16 @@ use super::table::table;
 /// The result of `castra config show`.
 #[derive(Serialize, JsonSchema)]
 pub(in super::super) struct ConfigShown {
-    /// The file; `null` where there is none.
+    /// The file; `null` if there is none.
     file: Option<PathBuf>,
     /// Name of the project.
     project: String,
-    /// Where the VMs' files are kept.
+    /// Directory of the VMs' files.
     state_directory: PathBuf,
-    /// Files outside the project that the configuration makes castra read or write; `null` where there are none.
+    /// Files outside the project that the configuration makes castra read or write; `null` if there
+    /// are none.
     outside: Option<OutsideShown>,
-    /// What `up` would make of it.
+    /// VMs as `up` would start them.
     vms: Vec<VmShown>,
 }
 
@@ -42,11 +43,11 @@ struct OutsideShown {
     writes: Vec<PathShown>,
 }
 
-/// A path, and what names it.
+/// A path, and the setting that names it.
 #[derive(PartialEq, Eq, Serialize, JsonSchema)]
 struct PathShown {
     path: PathBuf,
-    /// In words.
+    /// Setting that names the path, in words.
     why: String,
 }
 
@@ -55,40 +56,40 @@ struct PathShown {
 struct VmShown {
     name: String,
     description: Option<String>,
-    /// What its disk stands on: an image as `NAME@VERSION`, or the path of the user's own disk.
+    /// Image that the VM's disk is based on, as `NAME@VERSION`, or the path of the user's own disk.
     image: Setting<String>,
     boot_profile: Setting<String>,
     cpus: Setting<u32>,
-    /// Its model, where it is emulated.
+    /// CPU model, used under emulation.
     cpu: Setting<String>,
     memory_bytes: Setting<u64>,
     disk_bytes: Setting<u64>,
-    /// Its own disk.
+    /// The VM's own disk.
     overlay: Setting<PathBuf>,
     port_forwards: Setting<Vec<PortForward>>,
-    /// What is odd about it.
+    /// Warnings about the VM.
     warnings: Vec<String>,
 }
 
-/// A value, and why it is that.
+/// A value, and where it comes from.
 #[derive(Serialize, JsonSchema)]
 struct Setting<T> {
     value: T,
-    /// The line of castra.toml that says so; `null` if none does.
+    /// Line of castra.toml that sets the value; `null` if none does.
     line: Option<usize>,
-    /// In words.
+    /// Origin of the value, in words.
     why: String,
 }
 
 impl<T> Setting<T> {
-    /// What the file says, or else what holds because of `why`.
+    /// Returns a value set by `line` of the file, or else by the reason `why`.
     fn new(value: T, line: Option<usize>, why: &str) -> Self {
         let why = line.map_or_else(|| why.to_owned(), |line| format!("line {line}"));
         Self { value, line, why }
     }
 }
 
-/// Shows the configuration with its defaults.
+/// Shows the configuration, defaults included.
 pub(super) fn run(options: &ConfigOptions, context: &RuntimeContext, printer: &Printer) -> Result<ExitCode> {
     let config = project::load(options, context)??;
     printer.diagnostics(&config.warnings);
@@ -111,7 +112,7 @@ pub(super) fn run(options: &ConfigOptions, context: &RuntimeContext, printer: &P
     Ok(ExitCode::SUCCESS)
 }
 
-/// Everything that the configuration names outside the project's directory, once each.
+/// Returns everything that the configuration names outside the project's directory, each once.
 fn outside(config: &ProjectConfig) -> Option<OutsideShown> {
     let add = |list: &mut Vec<PathShown>, path: &Path, why: String| {
         if config.bounds.is_outside(path) && !list.iter().any(|known| known.path == path) {
@@ -175,7 +176,7 @@ fn show_vm(plan: &VmPlan, lines: &KeyLines, config: &ProjectConfig) -> VmShown {
     }
 }
 
-/// The CPU under TCG: the VM's own, its image's, or the default.
+/// Returns the CPU under TCG: the VM's own, its image's, or the default.
 fn cpu(definition: &VmDefinition, image: Option<&ManagedImageSpec>, line: Option<usize>) -> Setting<String> {
     let default = CpuModel::default();
     let of_image = image.map(|spec| &spec.profile.tcg_cpu).filter(|cpu| **cpu != default);

@@ -1,4 +1,4 @@
-//! `import` and `export`: images by hand.
+//! `import` and `export`: images carried by hand.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -23,7 +23,7 @@ pub(in crate::cli) struct ImageImported {
 struct File {
     digest: Digest,
     size_bytes: u64,
-    /// The images of the catalog and of this project that are made from it.
+    /// Images of the catalog and of this project that are made from the file.
     images: Vec<ImageLabel>,
 }
 

@@ -20,7 +20,7 @@ pub(in crate::cli) struct ImageList {
 #[derive(Serialize, JsonSchema)]
 struct Row {
     image: ImageLabel,
-    /// Whether the catalog or this project's castra.toml describes it.
+    /// True if the catalog or this project's castra.toml describes the image.
     known: bool,
     description: String,
     in_project: bool,
@@ -29,7 +29,7 @@ struct Row {
     size_bytes: Option<u64>,
 }
 
-/// Shows the catalog's and the project's images, and others that are on disk, and where each is.
+/// Lists the images of the catalog and of the project, and others on disk, with their locations.
 pub(super) fn run(face: &Face) -> Result<ExitCode> {
     let project = face.project()?;
     let manager = project.manager();
@@ -75,13 +75,13 @@ fn here(row: &Row) -> &'static str {
     }
 }
 
-/// The size of an image's files together.
+/// Returns the total size of an image's files.
 pub(super) fn size_of(found: &FoundImage) -> Option<u64> {
     let paths = found.in_project.as_ref().or(found.in_cache.as_ref())?;
     Some(files_of(paths).iter().filter_map(|path| path.metadata().ok()).map(|metadata| metadata.len()).sum())
 }
 
-/// An image's files, but for its manifest.
+/// Returns an image's files, without its manifest.
 pub(super) fn files_of(paths: &ManagedImagePaths) -> Vec<&Path> {
     let boot = [&paths.kernel, &paths.initramfs];
     std::iter::once(&paths.disk).chain(boot.into_iter().flatten()).map(|path| path.as_path()).collect()

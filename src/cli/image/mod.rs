@@ -1,4 +1,5 @@
-//! `castra image`: one file a subcommand. Results go to stdout, as a table or as JSON; what is done meanwhile to stderr.
+//! `castra image`: one file per subcommand. Results go to stdout, as a table or as JSON; progress
+//! goes to stderr.
 
 mod carry;
 mod list;
@@ -28,7 +29,7 @@ pub(super) use pull::ImagesPulled;
 pub(super) use show::ImageShown;
 pub(super) use verify::ImagesVerified;
 
-/// What every subcommand works with.
+/// Arguments, context and printer that every subcommand works with.
 struct Face<'a> {
     args: &'a Args,
     context: &'a RuntimeContext,
@@ -55,13 +56,13 @@ pub(super) fn run(
 }
 
 impl Face<'_> {
-    /// The result, as JSON or as text.
+    /// Prints the result as JSON or as text.
     fn result(&self, json: &impl Serialize, text: &str) -> Result<ExitCode> {
         self.printer.show(json, text)?;
         Ok(ExitCode::SUCCESS)
     }
 
-    /// The project this is about, and the context with its mirrors.
+    /// Loads the project, with its mirrors in the context.
     fn project(&self) -> Result<Project> {
         Project::of(project::config(self.args, self.context, self.printer)?, self.context)
     }
@@ -87,17 +88,18 @@ impl Project {
         ImageManager::new(&self.layout)
     }
 
-    /// All images: the catalog's and the project's own.
+    /// Returns all images, the catalog's and the project's own.
     fn images(&self) -> Vec<&ManagedImageSpec> {
         self.catalog.images().iter().chain(self.config.images.values()).collect()
     }
 
-    /// The image that `NAME[@VERSION]` means; without a version the newest, which is the first of its name.
+    /// Returns the image that `NAME[@VERSION]` names. Without a version this is the newest, which
+    /// is the first of its name.
     fn image(&self, text: &str) -> Result<&ManagedImageSpec, ImageError> {
         find(text, &self.images())
     }
 
-    /// The images of these names, each once; all if there is no name.
+    /// Returns the images of these names, each once, or all if there is no name.
     fn images_of(&self, names: &[String]) -> Result<Vec<&ManagedImageSpec>, ImageError> {
         if names.is_empty() {
             return Ok(self.images());
@@ -113,10 +115,10 @@ impl Project {
     }
 }
 
-/// The image that `NAME[@VERSION]` means in a project.
+/// Returns the image that `NAME[@VERSION]` names in a project.
 ///
 /// # Errors
-/// There is none of this name.
+/// Fails if there is no image of this name.
 pub(super) fn named(text: &str, config: &ProjectConfig) -> Result<ManagedImageSpec, ImageError> {
     let catalog = Catalog::builtin();
     let images: Vec<_> = catalog.images().iter().chain(config.images.values()).collect();

@@ -28,7 +28,7 @@ struct Removed {
     freed_bytes: u64,
 }
 
-/// Removes what no project needs. Works in any directory, whatever is in its castra.toml.
+/// Removes what no project needs. Works in any directory, even if its castra.toml is invalid.
 pub(super) fn run(dry_run: bool, downloads: bool, face: &Face) -> Result<ExitCode> {
     let here = project::layout(face.args, face.context, &Printer::quiet()).ok();
     let options = PruneOptions { dry_run, downloads };

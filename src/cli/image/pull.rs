@@ -23,13 +23,13 @@ pub(in crate::cli) struct ImagesPulled {
 #[derive(Serialize, JsonSchema)]
 struct Pulled {
     image: ImageLabel,
-    /// Whether it is in the project; else it is in the cache.
+    /// True if the image is in the project; otherwise it is in the cache.
     in_project: bool,
     directory: PathBuf,
     size_bytes: u64,
 }
 
-/// Fetches images. What is there already costs nothing.
+/// Fetches images. Those already present are not fetched again.
 pub(super) fn run(names: &[String], face: &Face) -> Result<ExitCode> {
     let project = match project::config_or_unpinned(face.args, face.context, face.printer)? {
         Ok(config) => Project::of(config, face.context)?,
@@ -47,7 +47,7 @@ pub(super) fn run(names: &[String], face: &Face) -> Result<ExitCode> {
     face.result(&ImagesPulled { images }, "")
 }
 
-/// What `up` would take, into the project.
+/// Fetches the images that `up` would use into the project.
 fn what_vms_need(project: &Project) -> Result<Vec<Pulled>> {
     let Project { config, layout, catalog, context } = project;
     let plan = Plan::new(config, &[], catalog, &project::records(layout))?;
@@ -65,7 +65,7 @@ fn what_vms_need(project: &Project) -> Result<Vec<Pulled>> {
     Ok(images)
 }
 
-/// Each into the project if one of its VMs is on it, else into the cache.
+/// Fetches each image into the project if one of its VMs uses it, otherwise into the cache.
 fn named(names: &[String], project: &Project) -> Result<Vec<Pulled>> {
     let manager = project.manager();
     let pull = |spec: &ManagedImageSpec| -> Result<Pulled, ImageError> {
@@ -95,9 +95,9 @@ fn pulled(spec: &ManagedImageSpec, paths: &ManagedImagePaths, in_project: bool) 
     Pulled { image: spec.label(), in_project, directory: paths.directory.clone(), size_bytes }
 }
 
-/// Fetches what has no digest, and makes an error of it that has the digests.
+/// Fetches artifacts that have no digest, and returns an error that lists their digests.
 fn tell_digests(unpinned: &[UnpinnedArtifact], face: &Face) -> Result<ExitCode> {
-    // There is no project as long as its file has mistakes; this one only has a log.
+    // A file with mistakes describes no project, so only the log's directory is opened.
     let layout = StateRoot::of_project(&project::working_directory()?).open(face.context)?;
     let manager = ImageManager::new(&layout);
     let found = unpinned.iter().map(|one| manager.fetch_unpinned(&one.place, &one.source, face.context));

@@ -22,9 +22,9 @@ pub(in crate::cli) struct ImageShown {
     description: String,
     artifacts: Vec<Artifact>,
     profile: QemuProfile,
-    /// Nothing if the project does not have it, whole.
+    /// Location in the project; `null` unless the project has the complete image.
     project: Option<Place>,
-    /// Nothing if the cache does not have it, whole.
+    /// Location in the cache; `null` unless the cache has the complete image.
     cache: Option<Place>,
     downloaded: bool,
     size_bytes: Option<u64>,
@@ -46,7 +46,7 @@ struct Place {
     disk_sha256: String,
 }
 
-/// Shows one image: what it is made from, and where it is.
+/// Shows one image: its artifacts, and its locations.
 pub(super) fn run(image: &str, face: &Face) -> Result<ExitCode> {
     let project = face.project()?;
     let spec = project.image(image)?;

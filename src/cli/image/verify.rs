@@ -24,7 +24,7 @@ struct Image {
     /// `intact`, `repaired` or `damaged`.
     outcome: &'static str,
     files: Vec<File>,
-    /// Why it could not be repaired.
+    /// Reason why the image could not be repaired.
     error: Option<String>,
 }
 
@@ -40,7 +40,8 @@ struct File {
     set_aside: Option<PathBuf>,
 }
 
-/// Hashes images again and repairs them. One that cannot be repaired keeps none of the others from being looked at.
+/// Hashes images and repairs them. An image that cannot be repaired does not stop the others from
+/// being checked.
 pub(super) fn run(names: &[String], face: &Face) -> Result<ExitCode> {
     let project = face.project()?;
     let manager = project.manager();
@@ -48,7 +49,7 @@ pub(super) fn run(names: &[String], face: &Face) -> Result<ExitCode> {
     let mut failed = Vec::new();
     for spec in project.images_of(names)? {
         match manager.restore(spec, &project.context) {
-            // Asked for all, those that are here are meant.
+            // Without names, only the images that are present are meant.
             Err(ImageError::NotPresent { .. }) if names.is_empty() => {}
             Err(ImageError::NotRepaired { image, checked, source }) => {
                 warn_of_running(&checked, &project, face);
@@ -82,7 +83,8 @@ fn tell(checked: &CheckedImage, face: &Face) {
     });
 }
 
-/// QEMU keeps the file open that it was started with, whatever has its name now.
+/// Warns about VMs that run on damaged files: QEMU keeps the file open that it was started with,
+/// even after a repair has replaced it.
 fn warn_of_running(checked: &CheckedImage, project: &Project, face: &Face) {
     if !checked.project_was_damaged() {
         return;

@@ -5,23 +5,23 @@ use crate::error::{Error, Kind};
 
 use super::super::exit;
 
-/// An error, as `--json` tells it.
+/// An error, as `--json` prints it.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 pub(in super::super) struct Failure {
-    /// The sort of failure.
+    /// Kind of failure.
     kind: Kind,
-    /// The exit code that goes with it.
+    /// Exit code of this kind.
     exit_code: u8,
-    /// What happened.
+    /// Message.
     message: String,
-    /// Why, outermost first.
+    /// Causes, outermost first.
     causes: Vec<String>,
     /// A next step.
     hint: Option<String>,
 }
 
 impl Failure {
-    /// What happened.
+    /// Returns the message without causes.
     pub(in super::super) fn message(&self) -> &str {
         &self.message
     }

@@ -1,6 +1,7 @@
-//! `--json`: one document on stdout, and on stderr one JSON object a line for whatever happens meanwhile.
+//! `--json`: one document on stdout, and on stderr one JSON object per line for every event
+//! meanwhile.
 //!
-//! docs/json.md tells of the fields, docs/json.schema.json holds them for programs.
+//! docs/json.md explains the fields; docs/json.schema.json describes them for programs.
 
 mod failure;
 mod reporter;
@@ -15,10 +16,10 @@ pub(super) use reporter::{JsonReporter, error_line, warning_line};
 pub use schema::schema;
 pub(super) use vm::{Outcomes, VmView, outcomes};
 
-/// Version of all that is printed: one number for all commands. Fields may be added without a new one.
+/// Version of all JSON output, one number for all commands. Adding fields does not change it.
 const VERSION: u32 = 1;
 
-/// Whatever is printed says which version it is.
+/// A document with the version of its format.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(super) struct Document<T> {
     /// Version of this format.

@@ -29,33 +29,33 @@ impl Reporter for JsonReporter {
     }
 }
 
-/// What ends a command that failed, beside the library's own events.
+/// Events that end a failed command, in addition to the library's own.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub(super) enum Ending {
-    /// Something could not be done.
+    /// An operation failed.
     Error {
-        /// What, why, and the way out.
+        /// The error, its causes and a hint.
         error: Failure,
     },
 }
 
-/// An error as a line.
+/// Returns an error as a line.
 pub(in super::super) fn error_line(error: &Error) -> String {
     line(&Ending::Error { error: error.into() })
 }
 
-/// Something odd that stops nothing, as a line.
+/// Returns a warning as a line.
 pub(in super::super) fn warning_line(message: &str) -> String {
     line(&Event::Warning { message: message.to_owned() })
 }
 
-/// A line says when.
+/// A line on stderr, with its time.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(super) struct Line<T> {
     /// Version of this format.
     version: u32,
-    /// When it happened, milliseconds since 1970.
+    /// Time of the event, in milliseconds since 1970.
     time_unix_ms: u64,
     #[serde(flatten)]
     content: T,
@@ -64,6 +64,7 @@ pub(super) struct Line<T> {
 fn line(content: &impl Serialize) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let time_unix_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
-    // Strings, numbers and paths; a path that is not UTF-8 cannot be told, and its event is left out.
+    // Strings, numbers and paths. A path that is not UTF-8 has no JSON form, and its event is left
+    // out.
     serde_json::to_string(&Line { version: VERSION, time_unix_ms, content }).unwrap_or_default()
 }

@@ -11,8 +11,8 @@ use super::super::{
 use super::reporter::{Ending, Line};
 use super::{Document, Outcomes};
 
-/// The JSON schema of all that `--json` prints: under `$defs` one schema a command, named like it, and `event` for the lines
-/// on stderr.
+/// Returns the JSON schema of all output of `--json`: under `$defs` one schema per command, by the
+/// command's name, and `event` for the lines on stderr.
 pub fn schema() -> Value {
     let mut definitions = Map::new();
     for (name, schema) in documents() {
@@ -73,7 +73,7 @@ fn line<T: JsonSchema>() -> Value {
     of::<Line<T>>()
 }
 
-/// Each schema stands by itself: two commands may well have a `File` each.
+/// Returns a self-contained schema, since two commands may have different types of one name.
 fn of<T: JsonSchema>() -> Value {
     let settings = SchemaSettings::draft2020_12().with(|settings| {
         settings.inline_subschemas = true;

@@ -12,30 +12,30 @@ use crate::vm::{self, MissingModules, VmState, VmStatus};
 
 use super::Failure;
 
-/// A VM, as every command tells of it. What does not apply is `null`.
+/// A VM, as every command prints it. Fields that do not apply are `null`.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(in super::super) struct VmView {
-    /// Its name.
+    /// Name of the VM.
     pub(in super::super) name: String,
-    /// What it does.
+    /// State of the VM.
     state: State,
-    /// The image its disk stands on: name and version, or the path of the user's own file.
+    /// Image that the VM's disk is based on: name and version, or the path of the user's own file.
     image: Option<String>,
-    /// Its disk.
+    /// The VM's own disk.
     overlay: Option<PathBuf>,
-    /// When its memory was saved, if it is suspended.
+    /// Time at which its memory was saved, if it is suspended.
     suspended_unix_ms: Option<u64>,
     /// QEMU's process, if it runs.
     pid: Option<i32>,
     /// QEMU's version, if it runs.
     qemu_version: Option<String>,
-    /// How its CPU is run, if it runs, and why.
+    /// Accelerator that runs its CPU, and the reason for the choice, if it runs.
     accelerator: Option<AcceleratorChoice>,
-    /// When it was started, if it runs.
+    /// Time at which it was started, if it runs.
     started_unix_ms: Option<u64>,
-    /// How long it has run, whatever became of the clock since.
+    /// Time that it has run, unaffected by changes of the clock.
     uptime_ms: Option<u64>,
-    /// How long it took until commands could run, in this run.
+    /// Time until commands could run, in this run.
     ready_ms: Option<u64>,
     /// Virtual CPUs, if it runs.
     cpus: Option<u32>,
@@ -43,36 +43,39 @@ pub(in super::super) struct VmView {
     memory_mib: Option<u64>,
     /// Port of 127.0.0.1 for SSH, if it runs and has an agent.
     ssh_port: Option<u16>,
-    /// `true` if castra's agent is in its guest, `false` if not, and null unless it runs. Without one nothing is known of what happens inside.
+    /// `true` if castra's agent runs in its guest, `false` if not, and `null` unless the VM runs.
+    /// Without an agent, castra knows nothing of what happens inside.
     agent: Option<bool>,
     /// Bytes that its guest has written to the serial console, if it runs.
     console_bytes: Option<u64>,
-    /// Modules of other kernels than the one that runs in its guest, if it runs and has said so: `modprobe` fails there.
+    /// Kernel modules of other kernels than the running one, if the guest has reported them:
+    /// `modprobe` fails there.
     missing_modules: Option<MissingModules>,
     /// Forwarded ports, if it runs.
     port_forwards: Vec<PortForward>,
-    /// Why it crashed.
+    /// Reason for its crash.
     crash: Option<String>,
-    /// The project of which this one is a copy, made while the VM ran there, if its state is `copied`.
+    /// Project of which this one is a copy, made while the VM ran there, if its state is `copied`.
     copy_of: Option<PathBuf>,
-    /// The filesystem without room for its disk, if its state is `disk-full`.
+    /// Filesystem that is too full for its disk, if its state is `disk-full`.
     full_disk: Option<FullDisk>,
-    /// Fault of the guest's network, if the guest reports one. Only `status` asks it.
+    /// Fault of the guest's network, if the guest reports one. Only `status` asks for it.
     network_fault: Option<NetworkFault>,
-    /// Milliseconds by which the guest's clock is ahead of this machine's, if the guest says its time. Only `status` asks it.
+    /// Milliseconds by which the guest's clock is ahead of this machine's, if the guest reports its
+    /// time. Only `status` asks for it.
     clock_ahead_ms: Option<i64>,
-    /// What is wrong with it, or could not be done to it.
+    /// Problem of the VM, or error of the command.
     pub(in super::super) error: Option<Failure>,
 }
 
-/// A filesystem without room for a VM's disk.
+/// A filesystem that is too full for a VM's disk.
 #[derive(Debug, Serialize, JsonSchema)]
 struct FullDisk {
-    /// Where it is mounted.
+    /// Mount point.
     filesystem: PathBuf,
-    /// What is free on it, if it can be told.
+    /// Free bytes, if known.
     free_bytes: Option<u64>,
-    /// How much the VM's disk may still grow, if it can be told.
+    /// Bytes by which the VM's disk may still grow, if known.
     growth_bytes: Option<u64>,
 }
 
@@ -83,42 +86,42 @@ impl From<crate::vm::FullDisk> for FullDisk {
     }
 }
 
-/// What a VM does.
+/// State of a VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 enum State {
-    /// Declared, and never started.
+    /// Declared but never started.
     NotCreated,
     Stopped,
     Starting,
     Running,
-    /// It runs and is paused until the filesystem of its disk has room.
+    /// Running, but paused until the filesystem of its disk has room.
     DiskFull,
     Stopping,
     Suspending,
     Suspended,
     Resuming,
-    /// It runs in another pid namespace of this machine, out of reach.
+    /// Running in another pid namespace of this machine, out of reach.
     Elsewhere,
     Crashed,
-    /// The project is a copy, made while the VM ran in the original.
+    /// In a project that is a copy, made while the VM ran in the original.
     Copied,
-    /// Its record cannot be read.
+    /// Unknown, since its record cannot be read.
     Unknown,
 }
 
 impl VmView {
-    /// One that was declared and never started.
+    /// Returns the view of a VM that is declared but was never started.
     pub(in super::super) fn not_created(name: &str) -> Self {
         Self::empty(name, State::NotCreated)
     }
 
-    /// One whose record cannot be read.
+    /// Returns the view of a VM whose record cannot be read.
     pub(in super::super) fn unreadable(name: &str, error: &Error) -> Self {
         Self { error: Some(error.into()), ..Self::empty(name, State::Unknown) }
     }
 
-    /// One of this project, as it is now.
+    /// Returns the view of a VM of this project, as it is now.
     fn now(name: &str, layout: &ProjectLayout) -> Self {
         match vm::status_of(name, layout) {
             Ok(Some(status)) => Self::from(status),
@@ -206,23 +209,23 @@ impl From<VmState> for State {
     }
 }
 
-/// What a command made of each VM.
+/// Outcome of a command for each VM.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(in super::super) struct Outcomes {
-    /// The VMs, as they are now.
+    /// VMs as they are now.
     vms: Vec<Outcome>,
 }
 
-/// What a command made of one VM.
+/// Outcome of a command for one VM.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(in super::super) struct Outcome {
     #[serde(flatten)]
     vm: VmView,
-    /// Whether the command did what it is for; `false` if nothing had to be done, or it failed.
+    /// True if the command changed the VM; false if nothing had to be done, or if it failed.
     changed: bool,
 }
 
-/// The VMs as they are now, each with whether the command changed it, or its error.
+/// Returns the VMs as they are now, each with its outcome: changed, unchanged or an error.
 pub(in super::super) fn outcomes<'a>(
     done: impl IntoIterator<Item = (&'a str, &'a Result<bool>)>,
     layout: &ProjectLayout,

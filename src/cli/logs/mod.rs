@@ -26,17 +26,18 @@ use super::units::megabytes;
 pub(super) use since::parse as parse_since;
 use stream::{Line, Source, Stream};
 
-/// How often followed logs are looked at.
+/// Interval at which followed logs are read.
 const POLL: Duration = Duration::from_millis(200);
 
 /// Lines of logs.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct LogLines {
-    /// Log by log.
+    /// Lines, log by log.
     lines: Vec<Line>,
 }
 
-/// Shows logs. What the guest wrote is made harmless first: it may hold anything, escape sequences too.
+/// Shows logs. Text from the guest is sanitised first, since it may hold anything, escape sequences
+/// included.
 pub(super) fn run(logs: &Logs, args: &Args, context: &RuntimeContext, printer: &Printer) -> Result<ExitCode> {
     if logs.follow && printer.is_json() {
         return Err(CliError::NoJson { what: "a log that is followed" }.into());
@@ -54,7 +55,7 @@ pub(super) fn run(logs: &Logs, args: &Args, context: &RuntimeContext, printer: &
     if let Some(since) = logs.since {
         streams.retain_mut(|stream| is_since(stream, since, &layout, printer));
     }
-    // A console alone is shown as it comes: a prompt has no end of line.
+    // A console alone is shown byte by byte, since a prompt has no end of line.
     let is_plain = streams.len() == 1 && matches!(streams[0].source, Source::Console | Source::Qemu);
     if is_plain && !printer.is_json() {
         return show_plain(&mut streams[0], logs, context, printer);
@@ -69,7 +70,7 @@ pub(super) fn run(logs: &Logs, args: &Args, context: &RuntimeContext, printer: &
     Ok(ExitCode::SUCCESS)
 }
 
-/// The logs that are asked for, each with its label if they are several.
+/// Returns the logs to show, each with its label if there are several.
 fn streams(
     logs: &Logs,
     layout: &ProjectLayout,
@@ -101,7 +102,7 @@ fn streams(
     Ok(streams)
 }
 
-/// The VMs that are asked for: all that there are or that are declared, if none is named.
+/// Returns the VMs whose logs to show: the named ones, or all that are recorded or declared.
 fn names(
     logs: &Logs,
     layout: &ProjectLayout,
@@ -109,7 +110,7 @@ fn names(
     context: &RuntimeContext,
 ) -> Result<Vec<String>, VmError> {
     let mut known: BTreeSet<String> = Record::names(layout).into_iter().collect();
-    // Without a readable configuration there are none to tell of.
+    // Without a readable configuration, only recorded VMs are known.
     let config = project::config(args, context, &Printer::quiet()).ok();
     known.extend(config.into_iter().flat_map(|config| config.vms).map(|vm| vm.name));
     let known: Vec<String> = known.into_iter().collect();
@@ -136,8 +137,8 @@ fn label(stream: &Stream, several_vms: bool, several_sources: bool) -> Option<St
     }
 }
 
-/// Whether anything in this log may be as new as that. Consoles and QEMU tell no times, so theirs are shown whole where
-/// they were written to since, and that is said where they begin earlier.
+/// Returns `true` if the log may hold lines since that time. Console and QEMU logs have no times:
+/// they are shown whole if they were written to since, with a warning if they begin earlier.
 fn is_since(stream: &mut Stream, since: Timestamp, layout: &ProjectLayout, printer: &Printer) -> bool {
     stream.since = Some(since);
     let Some(vm) = stream.vm.clone() else { return true };
@@ -154,14 +155,14 @@ fn is_since(stream: &mut Stream, since: Timestamp, layout: &ProjectLayout, print
     true
 }
 
-/// What is there by now, the last lines of each log.
+/// Reads the last lines that each log has by now.
 fn read_all(streams: &mut [Stream], logs: &Logs) -> Result<Vec<Line>, CliError> {
     let mut lines: Vec<Line> = Vec::new();
     for stream in streams {
         lines.append(&mut stream.read(!logs.follow)?);
     }
     let Some(tail) = logs.tail else { return Ok(lines) };
-    // Castra's own has lines about every VM.
+    // Castra's own log has lines about every VM, so it counts as one log.
     let log_of = |line: &Line| (line.source, line.vm.clone().filter(|_| line.source != Source::Castra));
     let mut kept: Vec<Line> = Vec::new();
     for line in lines.into_iter().rev() {
@@ -173,7 +174,7 @@ fn read_all(streams: &mut [Stream], logs: &Logs) -> Result<Vec<Line>, CliError> 
     Ok(kept)
 }
 
-/// A log of one VM, as it is.
+/// Shows one log without labels, as it is.
 fn show_plain(
     stream: &mut Stream,
     logs: &Logs,
@@ -183,7 +184,8 @@ fn show_plain(
     let text = stream.read_raw()?;
     tell_left_out(stream, printer);
     let mut is_read = printer.result(last_lines(&text, logs.tail)).map_err(CliError::from)?;
-    // Until Ctrl-C, which is the usual way out and no failure, or until nobody reads.
+    // Ends with Ctrl-C, which is the usual end and no failure, or when the reader of stdout is
+    // gone.
     while logs.follow && is_read && !context.cancel.is_cancelled() {
         thread::sleep(POLL);
         let text = stream.read_raw()?;
@@ -213,7 +215,7 @@ fn follow(streams: &mut [Stream], cancel: &Cancel, printer: &Printer) -> Result<
     Ok(())
 }
 
-/// The lines, each behind its label.
+/// Formats the lines, each with its label in front.
 fn text(lines: &[Line], streams: &[Stream]) -> String {
     let label_of = |line: &Line| {
         let is_its =

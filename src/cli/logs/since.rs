@@ -4,7 +4,8 @@ use jiff::civil::{Date, DateTime};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
-/// The moment that a text means: `10m`, `2h`, `2026-11-24T10:00` (this machine's time zone), `2026-11-24T10:00Z`.
+/// Parses a moment: `10m`, `2h`, `2026-11-24T10:00` (this machine's time zone),
+/// `2026-11-24T10:00Z`.
 pub(in crate::cli) fn parse(text: &str) -> Result<Timestamp, String> {
     let unclear = || "write a span (90s, 10m, 2h, 3d) or a time (2026-11-24, 2026-11-24T10:00)".to_owned();
     if let Some(span) = span(text) {

@@ -1,4 +1,4 @@
-//! One log: where it is, what of it is wanted, and how its lines look.
+//! One log: its file, the filters that apply to it, and the form of its lines.
 
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::path::PathBuf;
@@ -14,10 +14,11 @@ use crate::layout::earlier_log;
 use crate::report::Event;
 use crate::trusted;
 
-/// Longer than this, only the end of a log is shown: a guest may write as much as it likes on its console.
+/// Most bytes of a log that are shown, counted from its end: a guest may write as much as it likes
+/// to its console.
 const MOST_BYTES: u64 = 16 << 20;
 
-/// Whose words a log has.
+/// Source of a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Source {
@@ -30,13 +31,13 @@ pub(super) enum Source {
 /// A line of a log.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(super) struct Line {
-    /// Whose words.
+    /// Source of the line.
     pub(super) source: Source,
-    /// The VM it is about, where it is about one.
+    /// VM that the line is about, if it is about one.
     pub(super) vm: Option<String>,
-    /// When, milliseconds since the Unix epoch; consoles and QEMU tell no times.
+    /// Time in milliseconds since 1970; console and QEMU logs have none.
     pub(super) at_unix_ms: Option<i64>,
-    /// The line, without its end. What could drive a terminal is taken out.
+    /// Text without its end of line, sanitised so that it cannot drive a terminal.
     pub(super) text: String,
 }
 
@@ -44,20 +45,20 @@ pub(super) struct Line {
 pub(super) struct Stream {
     pub(super) path: PathBuf,
     pub(super) source: Source,
-    /// The VM whose log it is.
+    /// VM that the log belongs to.
     pub(super) vm: Option<String>,
-    /// Before each line, where several logs are shown.
+    /// Label in front of each line if several logs are shown.
     pub(super) label: Option<String>,
-    /// Nothing before this is wanted.
+    /// Earliest time of the lines to show.
     pub(super) since: Option<Timestamp>,
-    /// Lines about other VMs are not wanted; all are if there is no name.
+    /// VMs whose lines to show; all if empty.
     pub(super) wanted: Vec<String>,
-    /// What was not shown of a log that is too long.
+    /// Bytes skipped at the start of a long log.
     pub(super) left_out_bytes: u64,
     position: u64,
-    /// The part from before the log was rotated was read, or need not be.
+    /// Set once the part from before the rotation was read.
     is_earlier_read: bool,
-    /// Read, and not shown yet: a line, or a character, that goes on.
+    /// Bytes that were read but not shown yet: an incomplete line or character.
     pending: Vec<u8>,
 }
 
@@ -68,8 +69,9 @@ impl Stream {
         Self { path, source, vm, label, since, wanted, left_out_bytes, position, is_earlier_read, pending }
     }
 
-    /// Reads what was added since the last call; `is_last` takes a line that has no end yet, too. A log that has become shorter was
-    /// rotated, or begun by the next boot, and one that is not there will be.
+    /// Reads the lines added since the last call; with `is_last` also a line that has no end yet. A
+    /// log that has become shorter was rotated, or begun by the next boot, and is read from its
+    /// start. A missing log has no lines yet.
     pub(super) fn read(&mut self, is_last: bool) -> Result<Vec<Line>, CliError> {
         self.read_new().map_err(|source| CliError::File {
             action: "read",
@@ -86,14 +88,15 @@ impl Stream {
         Ok(text.lines().filter_map(|line| self.line(line)).collect())
     }
 
-    /// What was added, as it is: for a console that is shown alone, where a prompt has no end of line.
+    /// Reads the bytes added since the last call, sanitised but not cut into lines, for a console
+    /// that is shown alone: a prompt has no end of line.
     pub(super) fn read_raw(&mut self) -> Result<String, CliError> {
         self.read_new().map_err(|source| CliError::File {
             action: "read",
             path: self.path.clone(),
             source,
         })?;
-        // A character that is cut off is shown when the rest of it is there.
+        // A character that is cut off is shown once the rest of it arrives.
         let whole = match std::str::from_utf8(&self.pending) {
             Err(error) if error.error_len().is_none() => error.valid_up_to(),
             _ => self.pending.len(),
@@ -116,7 +119,7 @@ impl Stream {
         }
         let left_out = (length - self.position).saturating_sub(MOST_BYTES);
         if left_out > 0 {
-            // The line it would go on with is among what is left out.
+            // The rest of the pending line is among the bytes left out.
             self.pending.clear();
             self.left_out_bytes += left_out;
             self.position += left_out;
@@ -157,7 +160,8 @@ impl Stream {
     }
 }
 
-/// An event that castra has written down, and the VM it is about. One of a newer castra is shown as it is.
+/// Formats an event from castra's log, and returns the VM it is about. An unknown event, from a
+/// newer castra, is shown as it is.
 fn told(json: &str) -> (Option<String>, String) {
     let value: serde_json::Value = serde_json::from_str(json).unwrap_or_default();
     let word = |name: &str| value[name].as_str().map(str::to_owned);
@@ -195,7 +199,7 @@ mod tests {
         let texts = |stream: &mut Stream, is_last| -> Vec<String> {
             stream.read(is_last).expect("read").into_iter().map(|line| line.text).collect()
         };
-        // It is not there before the first boot.
+        // The log does not exist before the first boot.
         assert_eq!(texts(&mut stream, false), Vec::<String>::new());
         std::fs::write(&path, "one\ntw").expect("written");
         assert_eq!(texts(&mut stream, false), ["one"]);

@@ -1,4 +1,4 @@
-//! A start as a chart of bars on a terminal.
+//! A start as a bar chart on a terminal.
 
 use anstyle::{AnsiColor, Style};
 
@@ -9,9 +9,9 @@ use crate::harmless::harmless_text;
 
 use super::{Look, age, cpus, moment, outcome};
 
-/// Columns of name and time before the bar.
+/// Columns of the phase's name and time before the bar.
 const LABEL_COLUMNS: usize = 27;
-/// A chart has no use for less.
+/// Narrowest bar that is still readable.
 const LEAST_BAR_COLUMNS: usize = 13;
 
 const DIM: Style = Style::new().dimmed();
@@ -20,7 +20,7 @@ const RED: Style = AnsiColor::Red.on_default();
 const HOST: Style = AnsiColor::Blue.on_default();
 const GUEST: Style = AnsiColor::Green.on_default();
 
-/// The chart, with a heading.
+/// Draws the chart, with a heading.
 pub(super) fn chart(vm: &str, start: &Timeline, look: Look) -> String {
     let columns = look.columns.saturating_sub(LABEL_COLUMNS).max(LEAST_BAR_COLUMNS);
     let mut text = heading(vm, start);
@@ -67,7 +67,8 @@ fn style(start: &Timeline, span: &PhaseSpan) -> Style {
     }
 }
 
-/// From where to where, in eighths of a column; a phase that took no time has one.
+/// Draws a bar from the phase's start to its end, in eighths of a column. A phase that took no time
+/// has one eighth.
 fn bar(span: &PhaseSpan, total_ms: u64, columns: usize, unicode: bool) -> String {
     let columns = columns as u64;
     let eighths = |ms: u64| ms.saturating_mul(columns * 8) / total_ms;
@@ -96,7 +97,7 @@ mod tests {
         anstream::adapter::strip_str(&chart("web", start, Look { columns, unicode })).to_string()
     }
 
-    /// Without the line that tells when it was.
+    /// Removes the heading line, which names the time of the start.
     fn bars(text: &str) -> String {
         text.lines().filter(|line| !line.contains(" ago)")).collect::<Vec<_>>().join("\n")
     }

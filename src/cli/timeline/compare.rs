@@ -1,4 +1,4 @@
-//! Starts side by side, the oldest first, and what differs between the last two.
+//! Starts side by side, the oldest first, with the difference between the last two.
 
 use anstyle::{AnsiColor, Style};
 
@@ -16,10 +16,11 @@ const BOLD: Style = Style::new().bold();
 const SLOWER: Style = AnsiColor::Red.on_default();
 const FASTER: Style = AnsiColor::Green.on_default();
 
-/// Less than this is no difference worth a colour.
+/// Smallest difference that gets a colour.
 const NOTHING_MS: u64 = 50;
 
-/// As many of the starts as fit, which come newest first, and how many those are. Two always do.
+/// Shows as many starts as fit, and returns their number. `starts` has the newest first; two always
+/// fit.
 pub(super) fn side_by_side(vm: &str, starts: &[Timeline], look: Look) -> (String, usize) {
     let room = look.columns.saturating_sub(NAME_COLUMNS + DIFFERENCE_COLUMNS) / START_COLUMNS;
     let fit = room.max(2).min(starts.len());
@@ -53,7 +54,7 @@ pub(super) fn side_by_side(vm: &str, starts: &[Timeline], look: Look) -> (String
     (text, fit)
 }
 
-/// `+0.50 s`, in a column of its own; nothing if one of them is not known.
+/// Formats a difference like `+0.50 s`, padded to its column; empty if one of the times is unknown.
 fn difference(before: Option<u64>, after: Option<u64>) -> String {
     let (Some(before), Some(after)) = (before, after) else { return String::new() };
     let ms = before.abs_diff(after);
@@ -80,7 +81,7 @@ mod tests {
         let (text, fit) = side_by_side("web", &[after.clone(), before.clone()], look);
         assert_eq!(fit, 2);
         let text = anstream::adapter::strip_str(&text).to_string();
-        // The moments are those of this machine's zone.
+        // The times are in this machine's zone.
         let text: Vec<&str> = text.lines().filter(|line| !line.contains("2023-")).collect();
         insta::assert_snapshot!(text.join("\n"));
         let three = [after.clone(), before.clone(), after];

@@ -1,4 +1,4 @@
-//! The kept starts as JSON.
+//! Recorded starts as JSON.
 
 use std::path::PathBuf;
 
@@ -10,18 +10,18 @@ use crate::vm::{BaseKind, StartResult, Timeline};
 
 use super::kind;
 
-/// The kept starts of a VM.
+/// Recorded starts of a VM.
 #[derive(Serialize, JsonSchema)]
 pub(in super::super) struct Starts {
-    /// The VM.
+    /// Name of the VM.
     vm: String,
-    /// The newest first.
+    /// Starts, the newest first.
     starts: Vec<Start>,
 }
 
 #[derive(Serialize, JsonSchema)]
 struct Start {
-    /// When it began.
+    /// Time at which the start began, in milliseconds since 1970.
     started_unix_ms: u64,
     /// `boot`, `template` or `suspended`.
     kind: &'static str,
@@ -31,33 +31,33 @@ struct Start {
     cpus: u32,
     /// Memory in MiB.
     memory_mib: u64,
-    /// The image its disk stands on.
+    /// Image that the VM's disk is based on.
     image: Option<ImageLabel>,
-    /// Or the user's own file that it stands on.
+    /// The user's own file that the disk is based on, if it is not based on an image.
     base_image: Option<PathBuf>,
-    /// The castra that started it.
+    /// Version of castra that started the VM.
     castra_version: String,
     /// `ready`, `started` or `failed`.
     result: &'static str,
-    /// Why it failed.
+    /// Reason why it failed.
     reason: Option<String>,
-    /// Milliseconds from its beginning until commands could run.
+    /// Milliseconds from the start's beginning until commands could run.
     ready_ms: Option<u64>,
-    /// What it went through, in order.
+    /// Phases, in order.
     phases: Vec<Span>,
 }
 
 #[derive(Serialize, JsonSchema)]
 struct Span {
-    /// Its name.
+    /// Name of the phase.
     phase: &'static str,
-    /// Its beginning, milliseconds since that of the start.
+    /// Milliseconds from the start's beginning to the phase's.
     start_ms: u64,
-    /// Its end; nothing if nobody has seen it.
+    /// Milliseconds from the start's beginning to the phase's end; `null` if the end was not seen.
     end_ms: Option<u64>,
 }
 
-/// What is printed.
+/// Returns the starts as they are printed.
 pub(super) fn output(vm: &str, starts: &[Timeline]) -> Starts {
     Starts { vm: vm.to_owned(), starts: starts.iter().map(start).collect() }
 }

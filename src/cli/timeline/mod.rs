@@ -1,4 +1,4 @@
-//! `castra timeline`: what the starts of a VM did, and how long each phase took.
+//! `castra timeline`: the phases of a VM's starts, and how long each took.
 
 mod chart;
 mod compare;
@@ -27,16 +27,16 @@ use super::project;
 use super::table::table;
 use super::units::{brief, span};
 
-/// Columns where stdout is no terminal.
+/// Width of a chart if stdout is not a terminal.
 const COLUMNS: usize = 80;
-/// What all but the last column of a list takes.
+/// Width of a list without its last column.
 const COLUMNS_BEFORE_RESULT: usize = 58;
-/// The last column of a list is not narrower than this.
+/// Least width of a list's last column.
 const LEAST_RESULT_COLUMNS: usize = 22;
-/// Wider charts are no better to read.
+/// Largest width of a chart; wider ones are no easier to read.
 const MOST_COLUMNS: usize = 120;
 
-/// Shows, lists, compares or writes the kept starts of a VM.
+/// Shows, lists, compares or writes the recorded starts of a VM.
 pub(super) fn run(
     timeline: &args::Timeline,
     args: &Args,
@@ -91,11 +91,11 @@ fn write_page(path: &Path, vm: &str, starts: &[Timeline], printer: &Printer) -> 
     Ok(())
 }
 
-/// How a chart is drawn.
+/// Properties of the output that a chart is drawn for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Look {
     columns: usize,
-    /// Whether the terminal has more than ASCII, as far as the locale tells.
+    /// True if the terminal shows more than ASCII, judged by the locale.
     unicode: bool,
 }
 
@@ -113,7 +113,8 @@ impl Look {
     }
 }
 
-/// One line a start. What is too long to fit is cut off; the chart and the JSON have it whole.
+/// Formats one line per start. A reason that does not fit is cut off; the chart and the JSON have
+/// all of it.
 fn list(starts: &[Timeline], look: Look) -> String {
     let room = look.columns.saturating_sub(COLUMNS_BEFORE_RESULT).max(LEAST_RESULT_COLUMNS);
     let mut rows = vec![["STARTED", "AGE", "KIND", "ACCEL", "READY", "RESULT"].map(String::from)];
@@ -155,7 +156,7 @@ fn cpus(start: &Timeline) -> &'static str {
     if start.cpus == 1 { "CPU" } else { "CPUs" }
 }
 
-/// What a start was, as the beginning of a sentence's rest: `booted in 5.7 s`.
+/// Describes a start, as the rest of a sentence: `booted in 5.7 s`.
 fn outcome(start: &Timeline) -> String {
     let did = match start.kind {
         StartKind::Boot => "booted",
@@ -171,7 +172,7 @@ fn outcome(start: &Timeline) -> String {
     }
 }
 
-/// `2026-11-24 11:20:05`, here.
+/// Formats a moment in this machine's time zone: `2026-11-24 11:20:05`.
 fn moment(unix_ms: u64) -> String {
     let timestamp = i64::try_from(unix_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
     let zoned = timestamp.unwrap_or_default().to_zoned(TimeZone::system());
@@ -183,7 +184,7 @@ fn age(unix_ms: u64) -> String {
     span(now.saturating_sub(Duration::from_millis(unix_ms)))
 }
 
-/// Starts for the tests of what is drawn.
+/// Starts for the tests of lists, charts and pages.
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -191,7 +192,7 @@ mod tests {
     use crate::report::ImageLabel;
     use crate::vm::{BaseKind, Phase, PhaseSpan};
 
-    /// A boot whose phases end at these times; the services may not have ended.
+    /// Returns a boot whose phases end at these times; the services may not have ended.
     pub(super) fn boot(ends: [u64; 6], services_ms: Option<u64>) -> Timeline {
         let phases = [Phase::Image, Phase::Qemu, Phase::Kernel, Phase::Initramfs, Phase::Root, Phase::Agent];
         let mut start_ms = 0;

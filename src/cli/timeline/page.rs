@@ -1,4 +1,4 @@
-//! The kept starts as one HTML page: no script, nothing that is fetched, readable in light and dark.
+//! Recorded starts as one HTML page: no script, nothing to fetch, readable in light and dark.
 
 use std::fmt::Write as _;
 
@@ -8,7 +8,7 @@ use crate::cli::units::brief;
 
 use super::{cpus, kind, moment, outcome};
 
-/// Of the drawing, in its own units.
+/// Dimensions of the drawing, in its own units.
 const WIDTH: u64 = 900;
 const LABELS: u64 = 180;
 const ROW: u64 = 26;
@@ -37,7 +37,7 @@ ul.key { list-style: none; padding: 0; display: flex; gap: 1.2rem; color: var(--
 ul.key svg { width: .8rem; height: .8rem; margin-right: .3rem; vertical-align: -.08rem; }
 ";
 
-/// The page.
+/// Returns the page.
 pub(super) fn page(vm: &str, starts: &[Timeline]) -> String {
     let vm = escape(vm);
     let mut html = format!(
@@ -74,7 +74,7 @@ fn key(html: &mut String) {
     html.push_str("</ul>\n");
 }
 
-/// One row a start, one column a phase.
+/// Writes a table with one row per start and one column per phase.
 fn all(html: &mut String, starts: &[Timeline]) {
     let phases: Vec<Phase> = Phase::ALL
         .into_iter()
@@ -165,7 +165,7 @@ fn class(start: &Timeline, span: &PhaseSpan) -> &'static str {
     }
 }
 
-/// Text as it can stand between tags and in attributes.
+/// Escapes text for use between tags and in attributes.
 fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for letter in text.chars() {
