@@ -90,7 +90,7 @@ points! {
         OverlayMade = "overlay-made",
         /// The disk has its name, and no record says so.
         OverlayPublished = "overlay-published",
-        /// A file of the VM's, such as its record, is written under its temporary name.
+        /// A small file, such as a record or a manifest, is written under its temporary name.
         StateWritten = "state-written",
         /// The record says so.
         OverlayRecorded = "overlay-recorded",

@@ -1,32 +1,18 @@
-//! Writing files so that a crash leaves the old or the new one, and directories that are this user's alone.
+//! Writing small files so that a crash leaves the old or the new one.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Component, Path, PathBuf};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
-use rustix::fs::OFlags;
 use tempfile::NamedTempFile;
 
+use super::directory::create_private_directory;
+use super::error::{At, FileError};
 use crate::failpoint::{self, Point};
 
-/// Opens a regular file for reading, wherever links lead. A FIFO, which would wait for its other end, and a device, which may
-/// have no end, are refused without a wait.
-///
-/// # Errors
-/// As [`OpenOptions::open`]; [`io::ErrorKind::InvalidInput`] for what is no regular file.
-pub fn open_regular(path: &Path) -> io::Result<File> {
-    let refused = || io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file");
-    // Looked at before, for the open alone does something to some devices, and after, for it may be another by then.
-    if !fs::metadata(path)?.is_file() {
-        return Err(refused());
-    }
-    let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
-    let file = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path)?;
-    if file.metadata()?.is_file() { Ok(file) } else { Err(refused()) }
-}
-
-/// How the names of files in the making start.
+/// Prefix of the names of files in the making.
 pub const TEMPORARY: &str = ".castra-";
 
 /// Writes a whole file: temporary name beside it, fsync, rename, fsync of the directory, which is made if it is missing.
@@ -35,31 +21,60 @@ pub const TEMPORARY: &str = ".castra-";
 /// # Errors
 /// Those of any step; the old file is then untouched.
 pub fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    create_private_directory(directory)?;
-    let temporary = write_beside(directory, bytes, mode)?;
-    temporary.as_file().sync_all()?;
-    failpoint::reach(Point::StateWritten);
-    temporary.persist(path).map_err(|error| error.error)?;
-    File::open(directory)?.sync_all()
+    create_private_directory(directory_of(path))?;
+    let mut temporary = temporary_for(path)?;
+    fill(&mut temporary, bytes, mode)?;
+    put_in_place(temporary, path)
 }
 
-/// The same without waiting for the disk: whoever reads finds the old or the new file, but for a power failure, which may
-/// leave an empty one. For what can be done without. The directory is there.
+/// Writes a whole file as [`write_atomically`] does, into a directory that is there. Only for the holder of a lock on this
+/// file: what a process that was killed left of it is removed first.
+pub(crate) fn write_locked(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
+    let directory = directory_of(path);
+    remove_beginning_with(&temporary_name(path), directory).at("read", directory)?;
+    let mut temporary = temporary_for(path).at("write in", directory)?;
+    fill(&mut temporary, bytes, mode).at("write", path)?;
+    put_in_place(temporary, path).at("put in place", path)
+}
+
+/// Writes a whole file as [`write_atomically`] does, but without waiting for the disk: a reader finds the old or the new file,
+/// and after a power failure perhaps an empty one. For what can be done without. The directory is there.
 ///
 /// # Errors
 /// Those of any step; the old file is then untouched.
 pub fn write_lazily(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let temporary = write_beside(path.parent().unwrap_or(Path::new(".")), bytes, mode)?;
+    let mut temporary = temporary_for(path)?;
+    fill(&mut temporary, bytes, mode)?;
     temporary.persist(path).map_err(|error| error.error)?;
     Ok(())
 }
 
-fn write_beside(directory: &Path, bytes: &[u8], mode: u32) -> io::Result<NamedTempFile> {
-    let mut temporary = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(directory)?;
+fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Returns how the temporary names of one file begin.
+fn temporary_name(path: &Path) -> OsString {
+    let mut name = OsString::from(TEMPORARY);
+    name.push(path.file_name().unwrap_or_default());
+    name.push("-");
+    name
+}
+
+fn temporary_for(path: &Path) -> io::Result<NamedTempFile> {
+    tempfile::Builder::new().prefix(&temporary_name(path)).tempfile_in(directory_of(path))
+}
+
+fn fill(temporary: &mut NamedTempFile, bytes: &[u8], mode: u32) -> io::Result<()> {
     temporary.write_all(bytes)?;
-    temporary.as_file().set_permissions(fs::Permissions::from_mode(mode))?;
-    Ok(temporary)
+    temporary.as_file().set_permissions(fs::Permissions::from_mode(mode))
+}
+
+fn put_in_place(temporary: NamedTempFile, path: &Path) -> io::Result<()> {
+    temporary.as_file().sync_all()?;
+    failpoint::reach(Point::StateWritten);
+    temporary.persist(path).map_err(|error| error.error)?;
+    File::open(directory_of(path))?.sync_all()
 }
 
 /// Tells programs that make backups that a directory is a cache (<https://bford.info/cachedir/>). Without it everything works
@@ -67,72 +82,28 @@ fn write_beside(directory: &Path, bytes: &[u8], mode: u32) -> io::Result<NamedTe
 pub(crate) fn tag_as_cache(tag: &Path) {
     const TEXT: &[u8] =
         b"Signature: 8a477f597d28d172789f06886806bc55\n# Made by castra; it can be removed.\n";
-    if let (Some(directory), Err(_)) =
-        (tag.parent().filter(|directory| directory.is_dir()), fs::symlink_metadata(tag))
-    {
-        let _ = write_beside(directory, TEXT, 0o600).map(|temporary| temporary.persist(tag));
+    if directory_of(tag).is_dir() && fs::symlink_metadata(tag).is_err() {
+        let _ = write_lazily(tag, TEXT, 0o600);
     }
 }
 
-/// Removes what a process that was killed left of the files it was making in this directory. Only for who holds the lock
+/// Removes what a process that was killed left of the files it was making in this directory. Only for the holder of the lock
 /// on all that is made there.
 ///
 /// # Errors
 /// Those of `readdir` and `unlink`.
 pub fn remove_leftovers(directory: &Path) -> io::Result<()> {
+    remove_beginning_with(OsStr::new(TEMPORARY), directory)
+}
+
+fn remove_beginning_with(start: &OsStr, directory: &Path) -> io::Result<()> {
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
-        if entry.file_name().as_encoded_bytes().starts_with(TEMPORARY.as_bytes()) {
+        if entry.file_name().as_encoded_bytes().starts_with(start.as_encoded_bytes()) {
             fs::remove_file(entry.path())?;
         }
     }
     Ok(())
-}
-
-/// Makes a file that is not there yet, 0600 whatever the umask.
-///
-/// # Errors
-/// Those of `open`.
-pub fn create_private(path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.set_permissions(fs::Permissions::from_mode(0o600))?;
-    Ok(file)
-}
-
-/// Removes the name of a file that has others besides, so that what is written under this name from now on changes nothing under
-/// those. One that is not there is fine.
-///
-/// # Errors
-/// Those of `lstat` and `unlink`.
-pub fn part_from_other_names(path: &Path) -> io::Result<()> {
-    match fs::symlink_metadata(path) {
-        Ok(found) if found.is_file() && found.nlink() > 1 => fs::remove_file(path),
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
-/// Makes a directory and its missing parents, each 0700 whatever the umask. An existing directory is left as it is.
-///
-/// # Errors
-/// Those of `mkdir`.
-pub fn create_private_directory(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path)
-}
-
-/// A path without `.` and `..`; symbolic links are not looked at.
-pub fn normalise(path: &Path) -> PathBuf {
-    let mut normal = PathBuf::new();
-    for component in path.components() {
-        match component {
-            Component::CurDir => {}
-            Component::ParentDir => {
-                normal.pop();
-            }
-            other => normal.push(other),
-        }
-    }
-    normal
 }
 
 #[cfg(test)]
@@ -148,6 +119,30 @@ mod tests {
         assert_eq!(fs::read(&path).expect("read"), b"second");
         assert_eq!(fs::metadata(&path).expect("metadata").permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(directory.path().join("deep")).expect("listed").count(), 1);
+    }
+
+    #[test]
+    fn a_link_in_the_place_of_the_file_is_replaced_and_not_followed() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (victim, target) = (directory.path().join("victim"), directory.path().join("target"));
+        fs::write(&victim, b"precious").expect("writes");
+        std::os::unix::fs::symlink(&victim, &target).expect("links");
+        write_locked(&target, b"new", 0o444).expect("writes");
+        assert_eq!(fs::read(&victim).expect("reads"), b"precious");
+        assert!(fs::symlink_metadata(&target).expect("is there").is_file());
+    }
+
+    #[test]
+    fn a_locked_write_removes_what_is_left_of_this_file_and_of_no_other() {
+        let directory = tempfile::tempdir().expect("a directory");
+        for name in [".castra-one-x1", ".castra-other-x2"] {
+            fs::write(directory.path().join(name), b"").expect("written");
+        }
+        write_locked(&directory.path().join("one"), b"new", 0o400).expect("written");
+        let left = fs::read_dir(directory.path()).expect("listed").flatten().map(|entry| entry.file_name());
+        let mut left: Vec<_> = left.collect();
+        left.sort();
+        assert_eq!(left, [".castra-other-x2", "one"]);
     }
 
     #[test]

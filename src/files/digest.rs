@@ -11,7 +11,7 @@ use crate::cancel::{Cancel, Interrupted};
 use crate::hex::hex;
 
 /// How much is read and hashed at a time; large enough that the loop around it costs nothing.
-pub(crate) const CHUNK_BYTES: usize = 256 * 1024;
+pub(super) const CHUNK_BYTES: usize = 256 * 1024;
 
 /// A pinned digest, lower-case hexadecimal.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
@@ -43,6 +43,34 @@ impl Digest {
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.algorithm(), self.hex())
+    }
+}
+
+/// Bytes that should have had another digest.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{from} has digest {found}, and {expected} was expected{}", if *html { "; it looks like a web page" } else { "" })]
+pub struct DigestMismatch {
+    /// URL, Python requirement or path.
+    pub from: String,
+    /// The pinned digest.
+    pub expected: Digest,
+    /// The digest of what came.
+    pub found: Digest,
+    /// Whether it starts as a web page does: captive portals and error pages answer in a download's place.
+    pub html: bool,
+}
+
+impl DigestMismatch {
+    pub(crate) fn hint(&self) -> String {
+        if self.html {
+            "Something between here and the server answered with a page of its own (a login page of the network, a \
+             proxy's message). Open the address in a browser, or try another network."
+                .to_owned()
+        } else {
+            "The file was changed on its way or at its source; it was not used, and nothing was kept of it. Try again, \
+             or name a mirror in CASTRA_MIRROR."
+                .to_owned()
+        }
     }
 }
 

@@ -1,30 +1,40 @@
-//! Files and directories that a crash, another user or a symbolic link cannot turn into something else: opening, hashing,
-//! copying, replacing and publishing them.
+//! Files and directories that a crash, another user or a symbolic link cannot turn into something else.
+//!
+//! | Module | What for |
+//! | --- | --- |
+//! | `open`, `directory` | opening and making what no link leads away and no FIFO holds up |
+//! | `digest`, `hash`, `stamp` | telling whether bytes are the expected ones |
+//! | `sparse` | copying without writing zeros |
+//! | `atomic`, `publish` | replacing a small file, and publishing a large one: the old or the new, never half |
+//! | `space` | asking for room before the work begins |
+//! | `error` | what each of them returns |
 
 mod atomic;
 mod digest;
+mod directory;
+mod error;
+mod hash;
 mod open;
 mod publish;
 mod space;
 mod sparse;
 mod stamp;
 
-pub(crate) use atomic::tag_as_cache;
-pub use atomic::{
-    TEMPORARY, create_private, create_private_directory, normalise, open_regular, part_from_other_names,
-    remove_leftovers, write_atomically, write_lazily,
-};
-pub use digest::Digest;
+pub use atomic::{TEMPORARY, remove_leftovers, write_atomically, write_lazily};
+pub(crate) use atomic::{tag_as_cache, write_locked};
+pub use digest::{Digest, DigestMismatch};
 pub(crate) use digest::{HashError, Hasher, both as both_digests, feed, sha256_hex};
+pub(crate) use directory::{create_directory, fresh_directory, remove_directory, remove_file};
+pub use directory::{create_private_directory, gone, normalise, part_from_other_names};
+pub(crate) use error::At;
+pub use error::{FileError, Size};
+pub(crate) use hash::{digest, sha256, sha256_watched};
 pub(crate) use open::{
-    copy, copy_sparse, create_directory, create_new, digest, fresh_directory, is_trusted, open,
-    open_followed, open_if_there, open_or_create, open_own_or_create, open_users, remove_directory,
-    remove_file, sha256, sha256_watched,
+    create_new, is_trusted, open, open_followed, open_if_there, open_or_create, open_own_or_create,
 };
-pub(crate) use publish::{
-    Shared, publish, publish_locked, remove_unpublished, share, write_privately, write_published,
-};
+pub use open::{create_private, open_regular};
+pub(crate) use publish::{READ_ONLY, Shared, publish, publish_locked, share};
 pub(crate) use space::is_shared;
 pub use space::{OVERLAY_BYTES, Peak, require_space};
-pub(crate) use sparse::SparseWriter;
+pub(crate) use sparse::{SparseWriter, copy, copy_sparse};
 pub use stamp::Stamp;

@@ -7,40 +7,32 @@
 //! Whatever is under its final name is therefore whole, even after a power cut. Published files are never written to
 //! again (0444), which is what lets a project share them with the cache.
 
-use std::ffi::OsString;
 use std::fs;
-use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use tempfile::{NamedTempFile, TempPath};
 
-use super::digest::Digest;
-use super::open as files;
+use super::atomic::TEMPORARY;
+use super::digest::{Digest, DigestMismatch};
+use super::error::{At, FileError};
+use super::open::{is_trusted, open};
+use super::sparse::copy;
 use super::stamp::Stamp;
 use crate::cancel::Cancel;
 use crate::failpoint::{self, Point};
 use crate::lock::Lock;
-use crate::managed::error::{At, DigestMismatch, ImageError};
 
 /// Mode of published files.
-const READ_ONLY: u32 = 0o444;
-/// Mode of what tells of this user, such as where a project is.
-const PRIVATE: u32 = 0o400;
-/// How the names of files in the making start.
-const TEMPORARY: &str = ".new-";
+pub(crate) const READ_ONLY: u32 = 0o444;
 
 /// Makes a complete file the published one: read-only, on disk, then under its name. Hands back the stamp of the file that
 /// this was, which need not be the one that has the name a moment later.
-pub(crate) fn publish(temporary: &Path, target: &Path) -> Result<Stamp, ImageError> {
-    publish_as(READ_ONLY, temporary, target)
-}
-
-fn publish_as(mode: u32, temporary: &Path, target: &Path) -> Result<Stamp, ImageError> {
-    let file = files::open(temporary)?;
+pub(crate) fn publish(temporary: &Path, target: &Path) -> Result<Stamp, FileError> {
+    let file = open(temporary)?;
     // A file that is shared has its mode already, and may be another user's.
-    if file.metadata().at("look at", temporary)?.permissions().mode() & 0o777 != mode {
-        file.set_permissions(fs::Permissions::from_mode(mode)).at("change the mode of", temporary)?;
+    if file.metadata().at("look at", temporary)?.permissions().mode() & 0o777 != READ_ONLY {
+        file.set_permissions(fs::Permissions::from_mode(READ_ONLY)).at("change the mode of", temporary)?;
     }
     file.sync_all().at("write to disk", temporary)?;
     let stamp = Stamp::of(&file.metadata().at("look at", temporary)?);
@@ -53,40 +45,17 @@ fn publish_as(mode: u32, temporary: &Path, target: &Path) -> Result<Stamp, Image
 
 /// Publishes the locked file, whose bytes were verified, and not another that has its name by now: the cache may have been
 /// removed meanwhile, with the lock that guards the name, and somebody else have begun anew.
-pub(crate) fn publish_locked(lock: &Lock, temporary: &Path, target: &Path) -> Result<(), ImageError> {
-    let vanished = || ImageError::Vanished { path: temporary.to_owned() };
+pub(crate) fn publish_locked(lock: &Lock, temporary: &Path, target: &Path) -> Result<(), FileError> {
+    let changed = || FileError::ChangedMeanwhile { path: temporary.to_owned() };
     if !lock.is_on(temporary) {
-        return Err(vanished());
+        return Err(changed());
     }
     publish(temporary, target)?;
-    if lock.is_on(target) { Ok(()) } else { Err(vanished()) }
-}
-
-/// Writes a small file so that there is either the old or the new one, whole. Only for who holds the lock on it: what an
-/// interrupted castra left of it is removed.
-pub(crate) fn write_published(target: &Path, bytes: &[u8]) -> Result<(), ImageError> {
-    write_as(READ_ONLY, target, bytes)
-}
-
-/// The same for what is nobody else's business.
-pub(crate) fn write_privately(target: &Path, bytes: &[u8]) -> Result<(), ImageError> {
-    write_as(PRIVATE, target, bytes)
-}
-
-fn write_as(mode: u32, target: &Path, bytes: &[u8]) -> Result<(), ImageError> {
-    let mut name = OsString::from(TEMPORARY);
-    name.push(target.file_name().unwrap_or_default());
-    name.push("-");
-    let directory = target.parent().unwrap_or(Path::new("/"));
-    remove_beginning_with(directory, name.as_encoded_bytes())?;
-    let mut temporary =
-        tempfile::Builder::new().prefix(&name).tempfile_in(directory).at("write in", directory)?;
-    temporary.write_all(bytes).at("write", target)?;
-    publish_temporary(mode, temporary.into_temp_path(), target)
+    if lock.is_on(target) { Ok(()) } else { Err(changed()) }
 }
 
 /// Brings a directory's entries to the disk.
-fn sync_parent(path: &Path) -> Result<(), ImageError> {
+fn sync_parent(path: &Path) -> Result<(), FileError> {
     let directory = path.parent().unwrap_or(Path::new("/"));
     fs::File::open(directory).and_then(|directory| directory.sync_all()).at("write to disk", directory)
 }
@@ -98,23 +67,23 @@ pub(crate) fn share(
     target: &Path,
     sha256: &str,
     cancel: &Cancel,
-) -> Result<Shared, ImageError> {
+) -> Result<Shared, FileError> {
     let directory = target.parent().unwrap_or(Path::new("/"));
-    let trusted = fs::symlink_metadata(source).is_ok_and(|metadata| files::is_trusted(&metadata));
+    let trusted = fs::symlink_metadata(source).is_ok_and(|metadata| is_trusted(&metadata));
     if let Some(Ok(linked)) = trusted.then(|| link_in(directory, source)) {
         failpoint::reach(Point::LinkMade);
-        publish_temporary(READ_ONLY, linked, target)?;
+        publish_temporary(linked, target)?;
         return Ok(Shared::Linked);
     }
-    let copy = new_in(directory)?;
+    let copied = new_in(directory)?;
     let expected = Digest::Sha256(sha256.to_owned());
-    let from = files::open(source)?;
-    let (found, _) = files::copy(from, copy.as_file(), &expected, cancel).at("copy", source)?;
+    let from = open(source)?;
+    let (found, _) = copy(from, copied.as_file(), &expected, cancel).at("copy", source)?;
     if found != expected {
         let from = source.display().to_string();
         return Err(DigestMismatch { from, expected, found, html: false }.into());
     }
-    publish_temporary(READ_ONLY, copy.into_temp_path(), target)?;
+    publish_temporary(copied.into_temp_path(), target)?;
     Ok(Shared::Copied)
 }
 
@@ -134,28 +103,13 @@ fn link_in(directory: &Path, source: &Path) -> std::io::Result<TempPath> {
     Ok(linked.into_temp_path())
 }
 
-/// Removes what an interrupted publication left in a directory. Only for who holds the directory's lock.
-pub(crate) fn remove_unpublished(directory: &Path) -> Result<(), ImageError> {
-    remove_beginning_with(directory, TEMPORARY.as_bytes())
-}
-
-fn remove_beginning_with(directory: &Path, start: &[u8]) -> Result<(), ImageError> {
-    for entry in fs::read_dir(directory).at("read", directory)? {
-        let path = entry.at("read", directory)?.path();
-        if path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(start)) {
-            files::remove_file(&path)?;
-        }
-    }
-    Ok(())
-}
-
 /// A file in the making, which vanishes unless it is published.
-fn new_in(directory: &Path) -> Result<NamedTempFile, ImageError> {
+fn new_in(directory: &Path) -> Result<NamedTempFile, FileError> {
     tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(directory).at("write in", directory)
 }
 
-fn publish_temporary(mode: u32, mut temporary: TempPath, target: &Path) -> Result<(), ImageError> {
-    publish_as(mode, &temporary, target)?;
+fn publish_temporary(mut temporary: TempPath, target: &Path) -> Result<(), FileError> {
+    publish(&temporary, target)?;
     // It has its final name now, so there is nothing left to remove. Renaming one of two links to the same file onto
     // the other does nothing, though, and leaves both: that one is to go.
     temporary.disable_cleanup(!temporary.exists());
@@ -165,7 +119,7 @@ fn publish_temporary(mode: u32, mut temporary: TempPath, target: &Path) -> Resul
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::files::digest::sha256_hex;
+    use crate::files::sha256_hex;
 
     #[test]
     fn a_shared_file_is_one_file_and_can_be_shared_again() {
@@ -179,16 +133,5 @@ mod tests {
         assert_eq!(inode(&one), inode(&other));
         assert_eq!(fs::read_dir(directory.path()).expect("reads").count(), 2, "nothing is left over");
         assert_eq!(fs::metadata(&other).expect("is there").permissions().mode() & 0o777, READ_ONLY);
-    }
-
-    #[test]
-    fn a_link_in_the_place_of_the_target_is_replaced_and_not_followed() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let (victim, target) = (directory.path().join("victim"), directory.path().join("target"));
-        fs::write(&victim, b"precious").expect("writes");
-        std::os::unix::fs::symlink(&victim, &target).expect("links");
-        write_published(&target, b"new").expect("writes");
-        assert_eq!(fs::read(&victim).expect("reads"), b"precious");
-        assert!(fs::symlink_metadata(&target).expect("is there").is_file());
     }
 }

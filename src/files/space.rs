@@ -4,7 +4,7 @@ use std::fmt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use crate::managed::error::{At, ImageError, Size};
+use super::error::{At, FileError, Size};
 
 /// Left free in any case, for the manifest, logs and directories.
 const RESERVE_BYTES: u64 = 1024 * 1024;
@@ -48,20 +48,20 @@ impl fmt::Display for Peak {
 }
 
 /// # Errors
-/// [`ImageError::NoSpace`] if the filesystem of `directory` has less than this left for this user.
-pub fn require_space(directory: &Path, peak: &Peak) -> Result<(), ImageError> {
+/// [`FileError::NoSpace`] if the filesystem of `directory` has less than this left for this user.
+pub fn require_space(directory: &Path, peak: &Peak) -> Result<(), FileError> {
     let status = rustix::fs::statvfs(directory).at("look at", directory)?;
     let available = status.f_bavail.saturating_mul(status.f_frsize);
     let needed = peak.total().saturating_add(RESERVE_BYTES);
     if available < needed {
         let (path, needed, available) = (directory.to_owned(), Size(needed), Size(available));
-        return Err(ImageError::NoSpace { path, needed, available, peak: *peak });
+        return Err(FileError::NoSpace { path, needed, available, purpose: peak.to_string() });
     }
     Ok(())
 }
 
 /// Whether two paths are on one filesystem. A path that is not there is on none.
-pub(crate) fn is_shared(one: &Path, other: &Path) -> Result<bool, ImageError> {
+pub(crate) fn is_shared(one: &Path, other: &Path) -> Result<bool, FileError> {
     let device = |path: &Path| match std::fs::metadata(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         metadata => metadata.at("look at", path).map(|metadata| Some(metadata.dev())),
@@ -77,7 +77,7 @@ mod tests {
     fn more_than_there_is_is_refused_with_numbers() {
         let peak = Peak { download: u64::MAX / 2, image: 3 << 20, overlay: OVERLAY_BYTES, archive: 0 };
         let error = require_space(Path::new("/"), &peak).expect_err("nobody has that much");
-        assert!(matches!(error, ImageError::NoSpace { available: Size(1..), .. }), "{error}");
+        assert!(matches!(error, FileError::NoSpace { available: Size(1..), .. }), "{error}");
         let text = error.to_string();
         for part in ["MiB are free", "3.0 MiB for the image made from that", "8.0 MiB for the VM's disk"] {
             assert!(text.contains(part), "{part}: {text}");

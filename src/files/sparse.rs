@@ -1,8 +1,11 @@
 //! Files whose zeros take no space.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
+
+use super::digest::{CHUNK_BYTES, Digest, HashError, Hasher, feed};
+use crate::cancel::Cancel;
 
 /// Zeros are left out of files in units of this size, the block size of the usual filesystems.
 const HOLE_BYTES: usize = 4096;
@@ -65,13 +68,67 @@ fn block_at(position: u64, bytes: &[u8]) -> &[u8] {
     &bytes[..bytes.len().min(HOLE_BYTES - into_block)]
 }
 
+/// Copies a stream into an empty file, leaving holes for zeros, feeds its bytes to `hasher` and hands back their number.
+/// Nothing is forced to the disk: that is for whoever publishes the file.
+pub(crate) fn copy_sparse(
+    mut from: impl Read,
+    to: File,
+    hasher: &mut Hasher,
+    cancel: &Cancel,
+) -> Result<u64, HashError> {
+    let mut writer = SparseWriter::new(to, 0);
+    let mut chunk = vec![0; CHUNK_BYTES];
+    loop {
+        cancel.check()?;
+        match from.read(&mut chunk) {
+            Ok(0) => break,
+            Ok(count) => {
+                hasher.update(&chunk[..count]);
+                writer.write_all(&chunk[..count])?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    writer.settle()?;
+    Ok(writer.position())
+}
+
+/// Copies a whole file into a new one, sharing its blocks where the filesystem can, and hands back digest (by `like`'s
+/// algorithm) and length of the copy.
+pub(crate) fn copy(
+    from: File,
+    to: &File,
+    like: &Digest,
+    cancel: &Cancel,
+) -> Result<(Digest, u64), HashError> {
+    let mut hasher = Hasher::like(like);
+    let length = if reflink(&from, to) {
+        feed(&mut hasher, to, cancel)?
+    } else {
+        copy_sparse(from, to.try_clone()?, &mut hasher, cancel)?
+    };
+    Ok((hasher.finish(), length))
+}
+
+/// Lets `to` share the blocks of `from`; whether the filesystem can.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn reflink(from: &File, to: &File) -> bool {
+    rustix::fs::ioctl_ficlone(to, from).is_ok()
+}
+
+/// Elsewhere a copy is made; APFS, where this matters, has hard links for all but other volumes.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn reflink(_from: &File, _to: &File) -> bool {
+    false
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::MetadataExt;
 
-    use crate::cancel::Cancel;
-    use crate::files::digest::Hasher;
-    use crate::files::{copy_sparse, create_new, sha256};
+    use super::*;
+    use crate::files::{create_new, sha256};
 
     #[test]
     fn zeros_become_holes_and_come_back_as_zeros() {

@@ -17,11 +17,11 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::check;
-use super::error::{At, ImageError};
+use super::error::ImageError;
 use super::import::{self, Refusal};
 use super::job::Job;
 use super::transform::MAX_FILE_BYTES;
-use crate::files::Digest;
+use crate::files::{At, Digest};
 use crate::report::ImageLabel;
 
 /// Name of the first member.

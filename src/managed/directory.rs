@@ -3,13 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::error::{At, ImageError};
 use super::job::Job;
 use super::manifest::{self, Distrust, Manifest, ManifestArtifact};
 use super::quarantine;
 use super::spec::{ArtifactRole, ManagedArtifactSpec, ManagedImagePaths, ManagedImageSpec};
 use super::witness::{self, Witness};
-use crate::files::{self, Hasher, Stamp, feed};
+use crate::files::{self, At, FileError, Hasher, Stamp, feed};
 use crate::layout::{CacheLayout, ProjectLayout};
 
 /// An image's directory and what its manifest proves about it.
@@ -45,7 +44,7 @@ impl Place {
     }
 
     /// Moves a damaged file of the image aside, and says where it is now.
-    pub(super) fn set_aside(&self, spec: &ManagedImageSpec, name: &str) -> Result<PathBuf, ImageError> {
+    pub(super) fn set_aside(&self, spec: &ManagedImageSpec, name: &str) -> Result<PathBuf, FileError> {
         let label = format!("{}-{}-{name}", spec.id, spec.version);
         quarantine::set_aside(&self.quarantine, &self.image.join(name), &label)
     }
@@ -148,7 +147,7 @@ impl ImageDirectory {
         &mut self,
         job: &Job,
         artifact: &ManagedArtifactSpec,
-    ) -> Result<Option<ManifestArtifact>, ImageError> {
+    ) -> Result<Option<ManifestArtifact>, FileError> {
         let Some(entry) = self.entries.iter_mut().find(|entry| is_for(entry, artifact)) else {
             return self.recognise(job, artifact);
         };
@@ -166,8 +165,8 @@ impl ImageDirectory {
                 entry.stamp = stamp;
                 Ok(Some(entry.clone()))
             }
-            Err(ImageError::Interrupted(interrupted)) => Err(interrupted.into()),
-            Err(ImageError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+            Err(FileError::Interrupted(interrupted)) => Err(interrupted.into()),
+            Err(FileError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
                 job.warn(format!("{} is missing; it is prepared anew", path.display()));
                 Ok(None)
             }
@@ -181,7 +180,7 @@ impl ImageDirectory {
         &mut self,
         job: &Job,
         artifact: &ManagedArtifactSpec,
-    ) -> Result<Option<ManifestArtifact>, ImageError> {
+    ) -> Result<Option<ManifestArtifact>, FileError> {
         let Some(pinned) = witness::pinned(artifact) else { return Ok(None) };
         let path = self.file(artifact.role);
         if !fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_file()) {
@@ -193,7 +192,7 @@ impl ImageDirectory {
                 self.record_new(artifact, sha256, stamp);
                 Ok(self.entries.last().cloned())
             }
-            Err(ImageError::Interrupted(interrupted)) => Err(interrupted.into()),
+            Err(FileError::Interrupted(interrupted)) => Err(interrupted.into()),
             Ok(_) | Err(_) => Ok(None),
         }
     }
@@ -204,7 +203,7 @@ impl ImageDirectory {
         job: &Job,
         artifact: &ManagedArtifactSpec,
         sha256: &str,
-    ) -> Result<bool, ImageError> {
+    ) -> Result<bool, FileError> {
         if !self.unvouched.contains(&artifact.role) || !self.is_trusted(artifact.role) {
             return Ok(false);
         }
@@ -214,7 +213,7 @@ impl ImageDirectory {
         };
         let stamp = match sha256_and_stamp(job, &path) {
             Ok((found, stamp)) if found == sha256 && entry.sha256 == sha256 => stamp,
-            Err(ImageError::Interrupted(interrupted)) => return Err(interrupted.into()),
+            Err(FileError::Interrupted(interrupted)) => return Err(interrupted.into()),
             Ok(_) | Err(_) => return Ok(false),
         };
         entry.stamp = stamp;
@@ -250,7 +249,7 @@ impl ImageDirectory {
         job: &Job,
         spec: &ManagedImageSpec,
         artifact: &ManagedArtifactSpec,
-    ) -> Result<(), ImageError> {
+    ) -> Result<(), FileError> {
         let role = artifact.role;
         let Some(entry) = self.entries.iter().find(|entry| entry.role == role).cloned() else {
             return Ok(());
@@ -294,7 +293,7 @@ impl ImageDirectory {
     }
 
     /// Notes a file that has just been published, as it is now.
-    pub(super) fn record(&mut self, mut entry: ManifestArtifact) -> Result<(), ImageError> {
+    pub(super) fn record(&mut self, mut entry: ManifestArtifact) -> Result<(), FileError> {
         let path = self.path.join(&entry.name);
         entry.stamp = Stamp::of(&fs::symlink_metadata(&path).at("look at", &path)?);
         self.put(entry);
@@ -307,13 +306,13 @@ impl ImageDirectory {
     }
 
     /// Writes the manifest.
-    pub(super) fn store(&self, spec: &ManagedImageSpec) -> Result<(), ImageError> {
+    pub(super) fn store(&self, spec: &ManagedImageSpec) -> Result<(), FileError> {
         Manifest::new(spec, self.entries.clone()).store(&self.path)
     }
 }
 
 /// Both of the same open file, so that nobody can swap it between the two.
-fn sha256_and_stamp(job: &Job, path: &Path) -> Result<(String, Stamp), ImageError> {
+fn sha256_and_stamp(job: &Job, path: &Path) -> Result<(String, Stamp), FileError> {
     let file = files::open(path)?;
     let mut hasher = Hasher::sha256();
     feed(&mut hasher, &file, &job.context.cancel).at("read", path)?;

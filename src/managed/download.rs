@@ -16,10 +16,10 @@
 
 use std::path::PathBuf;
 
-use super::error::{DigestMismatch, ImageError};
+use super::error::ImageError;
 use super::job::{Job, Progress};
 use super::spec::ManagedArtifactSpec;
-use crate::files::Digest;
+use crate::files::{Digest, DigestMismatch};
 use crate::layout::CacheLayout;
 
 mod address;

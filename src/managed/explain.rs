@@ -1,15 +1,8 @@
 //! What an [`ImageError`] means for the exit code, and the way out of it.
 
-use std::io;
+use crate::error::{Explain, Kind};
 
-use crate::error::{Explain, FILE_SIZE_HINT, Kind, kind_of_io};
-
-use super::error::{DigestMismatch, FoundUnpinned, ImageError, is_file_size_limit};
-
-/// The way out where there is no room.
-const MORE_SPACE: &str = "Free some space (`castra image prune` removes what no project needs), or use a disk with more of it: the \
-     project's directory can be moved, and XDG_CACHE_HOME says where the cache is. What was downloaded so far is \
-     kept.";
+use super::error::{FoundUnpinned, ImageError};
 
 impl Explain for ImageError {
     fn kind(&self) -> Kind {
@@ -30,11 +23,9 @@ impl Explain for ImageError {
             Self::Download(error) => error.kind(),
             Self::Pip(error) => error.kind(),
             Self::Transform(error) => error.kind(),
-            Self::NoSpace { .. } | Self::DiskFull { .. } | Self::Exists { .. } => Kind::CannotCreate,
-            Self::Vanished { .. } => Kind::Busy,
-            Self::SymbolicLink { .. } | Self::NotAFile { .. } => Kind::Io,
+            Self::Exists { .. } => Kind::CannotCreate,
+            Self::File(error) => error.kind(),
             Self::SourceNotAFile { .. } => Kind::Data,
-            Self::Io { source, .. } => kind_of_io(source),
         }
     }
 
@@ -48,12 +39,11 @@ impl Explain for ImageError {
             Self::Offline { .. } => {
                 Some("Run it once without --offline (or CASTRA_OFFLINE) to fill the cache.".to_owned())
             }
-            Self::StateRoot(_) | Self::Download(_) | Self::Pip(_) | Self::Transform(_) => {
+            Self::StateRoot(_) | Self::Download(_) | Self::Pip(_) | Self::File(_) | Self::Transform(_) => {
                 self.passed_on().and_then(Explain::hint)
             }
             Self::DigestMismatch(mismatch) => Some(mismatch.hint()),
             Self::NoneReachable { tried } => tried.iter().find_map(|(_, error)| error.hint()),
-            Self::Vanished { .. } => Some("Try again.".to_owned()),
             Self::Untrusted { .. } => Some("`castra up` prepares the image anew.".to_owned()),
             Self::NotPresent { image } => {
                 Some(format!("`castra image pull {}@{}` fetches it.", image.id, image.version))
@@ -80,20 +70,6 @@ impl Explain for ImageError {
                 image.id,
                 source.hint().map(|hint| format!("\n{hint}")).unwrap_or_default()
             )),
-            Self::DiskFull { source, .. } if is_file_size_limit(source) => Some(FILE_SIZE_HINT.to_owned()),
-            Self::NoSpace { .. } | Self::DiskFull { .. } => Some(MORE_SPACE.to_owned()),
-            Self::SymbolicLink { path } | Self::NotAFile { path } => {
-                Some(format!("Look at what it is, and remove it: {}", path.display()))
-            }
-            Self::Io { source, path, .. } if kind_of_io(source) == Kind::Permission => {
-                Some(format!("Make {} accessible for you, then try again.", path.display()))
-            }
-            Self::Io { action: "read" | "put in place" | "write to disk", source, .. }
-                if source.kind() == io::ErrorKind::NotFound =>
-            {
-                Some("Something else removes it. Try again.".to_owned())
-            }
-            Self::Io { .. } => None,
         }
     }
 }
@@ -105,22 +81,9 @@ impl ImageError {
             Self::StateRoot(error) => Some(error),
             Self::Download(error) => Some(error),
             Self::Pip(error) => Some(error),
+            Self::File(error) => Some(error),
             Self::Transform(error) => Some(error),
             _ => None,
-        }
-    }
-}
-
-impl DigestMismatch {
-    fn hint(&self) -> String {
-        if self.html {
-            "Something between here and the server answered with a page of its own (a login page of the network, a \
-             proxy's message). Open the address in a browser, or try another network."
-                .to_owned()
-        } else {
-            "The file was changed on its way or at its source; it was not used, and nothing was kept of it. Try again, \
-             or name a mirror in CASTRA_MIRROR."
-                .to_owned()
         }
     }
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::archive::{DESCRIPTION, Description, FORMAT, Member, member_name};
 use super::check;
-use super::error::{At, ImageError, io_error};
+use super::error::ImageError;
 use super::job::Job;
 use super::manager::ImageManager;
 use super::source::{self, Blob};
@@ -15,7 +15,7 @@ use super::spec::{ManagedArtifactSpec, ManagedImageSpec};
 use super::workspace::Workspace;
 use crate::cancel::Cancel;
 use crate::context::RuntimeContext;
-use crate::files::{self, Peak};
+use crate::files::{self, At, FileError, Peak, TEMPORARY};
 
 /// Members are what they are, whoever exports them and when.
 const MEMBER_MODE: u32 = 0o444;
@@ -43,7 +43,7 @@ impl ImageManager {
         let directory = target.parent().filter(|parent| !parent.as_os_str().is_empty());
         let directory = directory.unwrap_or(Path::new("."));
         let temporary =
-            tempfile::Builder::new().prefix(".castra-").tempfile_in(directory).at("write in", directory)?;
+            tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(directory).at("write in", directory)?;
         let archive = blobs.iter().map(|(member, _)| member.size_bytes).sum();
         files::require_space(directory, &Peak { archive, ..Peak::default() })?;
         write(&job, spec, blobs, temporary.as_file(), target)?;
@@ -52,7 +52,7 @@ impl ImageManager {
         temporary.as_file().sync_all().at("write to disk", target)?;
         temporary.persist_noclobber(target).map_err(|error| match error.error.kind() {
             io::ErrorKind::AlreadyExists => ImageError::Exists { path: target.to_owned() },
-            _ => io_error("create", target, error.error),
+            _ => FileError::io("create", target, error.error).into(),
         })?;
         Ok(target.metadata().at("look at", target)?.len())
     }
@@ -87,7 +87,7 @@ fn write(
     blobs: Vec<(Member, Blob)>,
     to: &File,
     target: &Path,
-) -> Result<(), ImageError> {
+) -> Result<(), FileError> {
     let cancel = &job.context.cancel;
     let (members, blobs): (Vec<Member>, Vec<Blob>) = blobs.into_iter().unzip();
     let description = Description {

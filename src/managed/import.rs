@@ -6,13 +6,13 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use super::archive::Archive;
-use super::error::{At, ImageError, io_error};
+use super::error::ImageError;
 use super::job::Job;
 use super::manager::ImageManager;
 use super::spec::ManagedImageSpec;
 use super::{lock, source};
 use crate::context::RuntimeContext;
-use crate::files::{self, Digest, HashError, Hasher, Peak};
+use crate::files::{self, At, Digest, FileError, HashError, Hasher, Peak};
 use crate::report::ImageLabel;
 
 /// What an import has brought.
@@ -49,10 +49,10 @@ impl ImageManager {
     ) -> Result<Imported, ImageError> {
         let nothing = |problem| ImageError::NothingToImport { path: path.to_owned(), problem };
         let file = match files::open_followed(path) {
-            Err(ImageError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            Err(FileError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
                 return Err(nothing("there is no such file"));
             }
-            Err(ImageError::NotAFile { .. }) => return Err(nothing("it is not a regular file")),
+            Err(FileError::NotAFile { .. }) => return Err(nothing("it is not a regular file")),
             // Whatever else is wrong, the error of opening it tells.
             opened => opened?,
         };
@@ -88,7 +88,7 @@ fn import_file(job: &Job, path: &Path, known: &[&ManagedImageSpec]) -> Result<(D
     let open = || Ok(Box::new(files::open_followed(path)?) as Box<dyn Read>);
     into_cache(job, &artifact.digest, size_bytes, open).map_err(|refusal| match refusal {
         // It was right a moment ago.
-        Refusal::Bytes(_) => ImageError::Vanished { path: path.to_owned() },
+        Refusal::Bytes(_) => FileError::ChangedMeanwhile { path: path.to_owned() }.into(),
         Refusal::Other(error) => error,
     })?;
     Ok((artifact.digest.clone(), size_bytes))
@@ -156,7 +156,7 @@ fn write(
         files::copy_sparse(from, file, &mut hasher, &job.context.cancel).map_err(|error| match error {
             HashError::Interrupted(interrupted) => interrupted.into(),
             HashError::Io(error) if error.raw_os_error().is_some() => {
-                io_error("write", partial, error).into()
+                FileError::io("write", partial, error).into()
             }
             HashError::Io(error) => Refusal::Bytes(format!("cannot be read: {error}")),
         })?;

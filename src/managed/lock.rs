@@ -2,9 +2,8 @@
 
 use std::path::Path;
 
-use super::error::{At, ImageError, io_error};
 use super::job::Job;
-use crate::files;
+use crate::files::{self, At, FileError};
 use crate::lock::{Lock, LockError};
 use crate::report::Event;
 
@@ -12,8 +11,8 @@ use crate::report::Event;
 /// the lock guards: whoever held it has probably done the work.
 ///
 /// # Errors
-/// [`ImageError::Interrupted`], or that the file cannot be made or locked.
-pub(super) fn take(job: &Job, path: &Path, what: &str) -> Result<Lock, ImageError> {
+/// [`FileError::Interrupted`], or that the file cannot be made or locked.
+pub(super) fn take(job: &Job, path: &Path, what: &str) -> Result<Lock, FileError> {
     let mut tell = Some(|| job.report(Event::Waiting { what: what.to_owned() }));
     loop {
         let file = open(path)?;
@@ -30,7 +29,7 @@ pub(super) fn take(job: &Job, path: &Path, what: &str) -> Result<Lock, ImageErro
 ///
 /// # Errors
 /// As for [`take`].
-pub(super) fn share(job: &Job, path: &Path, what: &str) -> Result<Lock, ImageError> {
+pub(super) fn share(job: &Job, path: &Path, what: &str) -> Result<Lock, FileError> {
     let mut tell = Some(|| job.report(Event::Waiting { what: what.to_owned() }));
     loop {
         let on_wait = || tell.take().into_iter().for_each(|tell| tell());
@@ -45,7 +44,7 @@ pub(super) fn share(job: &Job, path: &Path, what: &str) -> Result<Lock, ImageErr
 ///
 /// # Errors
 /// As for [`take`].
-pub(super) fn take_own(job: &Job, path: &Path, what: &str) -> Result<Lock, ImageError> {
+pub(super) fn take_own(job: &Job, path: &Path, what: &str) -> Result<Lock, FileError> {
     loop {
         drop(files::open_own_or_create(path)?);
         let lock = take(job, path, what)?;
@@ -59,20 +58,20 @@ pub(super) fn take_own(job: &Job, path: &Path, what: &str) -> Result<Lock, Image
 ///
 /// # Errors
 /// That the file cannot be made or locked.
-pub(super) fn take_if_free(path: &Path) -> Result<Option<Lock>, ImageError> {
+pub(super) fn take_if_free(path: &Path) -> Result<Option<Lock>, FileError> {
     Lock::try_hold(open(path)?, path).map_err(failed)
 }
 
-fn open(path: &Path) -> Result<std::fs::File, ImageError> {
+fn open(path: &Path) -> Result<std::fs::File, FileError> {
     if let Some(directory) = path.parent() {
         files::create_directory(directory)?;
     }
     files::open_or_create(path)
 }
 
-fn failed(error: LockError) -> ImageError {
+fn failed(error: LockError) -> FileError {
     match error {
-        LockError::File { path, source } => io_error("lock", &path, source),
+        LockError::File { path, source } => FileError::io("lock", &path, source),
         LockError::Interrupted(interrupted) => interrupted.into(),
     }
 }

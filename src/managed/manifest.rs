@@ -8,9 +8,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::error::ImageError;
 use super::spec::{ArtifactRole, ManagedArtifactSpec, ManagedImageSpec};
-use crate::files::{self, Stamp, sha256_hex};
+use crate::files::{self, FileError, READ_ONLY, Stamp, sha256_hex};
 use crate::layout::MANIFEST;
 
 /// Version of the format. One that is larger comes from a newer Castra.
@@ -142,8 +141,8 @@ impl Manifest {
     }
 
     /// Puts it into an image's directory, on disk when this returns.
-    pub(super) fn store(&self, directory: &Path) -> Result<(), ImageError> {
-        files::write_published(&path_in(directory), &self.to_text())
+    pub(super) fn store(&self, directory: &Path) -> Result<(), FileError> {
+        files::write_locked(&path_in(directory), &self.to_text(), READ_ONLY)
     }
 
     /// The file of this role.

@@ -12,7 +12,7 @@ mod catalog;
 mod check;
 mod directory;
 mod download;
-pub(crate) mod error;
+mod error;
 mod explain;
 mod export;
 mod import;
@@ -39,7 +39,7 @@ pub(crate) use error::one_line;
 pub use catalog::Catalog;
 pub use check::{SpecError, SpecProblem};
 pub use download::{DownloadError, NetworkFailure};
-pub use error::{DigestMismatch, FoundUnpinned, ImageError, Size};
+pub use error::{FoundUnpinned, ImageError};
 
 pub use import::{Imported, ImportedFile};
 pub use manager::{ChosenImage, FileState, FoundImage, ImageManager, StoredImage, VerifiedFile};

@@ -22,7 +22,7 @@ use super::spec::{ArtifactRole, ManagedArtifactSpec, ManagedImagePaths, ManagedI
 use super::workspace::Workspace;
 use super::{lock, product, references, source, transform};
 use crate::failpoint::{self, Point};
-use crate::files::{self, Digest, OVERLAY_BYTES, Peak, Shared};
+use crate::files::{self, At, Digest, FileError, OVERLAY_BYTES, Peak, Shared};
 use crate::layout::ProjectLayout;
 use crate::report::Event;
 
@@ -37,7 +37,7 @@ pub(super) fn prepare(
     files::create_directory(&path)?;
     let what = format!("another castra that puts {} into this project", job.image);
     let _lock = lock::take(job, &images.lock(&spec.id, &spec.version), &what)?;
-    files::remove_unpublished(&path)?;
+    files::remove_leftovers(&path).at("read", &path)?;
     // Before anything comes, so that what is fetched for this project is not taken for waste.
     references::note(job, project, spec);
     let mut here = ImageDirectory::open(job, Place::in_project(project, spec), spec);
@@ -53,7 +53,8 @@ pub(super) fn prepare(
         make(job, spec, &workspace, &missing)?;
         let left = take_over(job, &mut here, spec, workspace.directory(job, spec), missing)?;
         if let Some(artifact) = left.first() {
-            return Err(ImageError::Vanished { path: workspace.image(spec).join(artifact.role.file_name()) });
+            let path = workspace.image(spec).join(artifact.role.file_name());
+            return Err(FileError::ChangedMeanwhile { path }.into());
         }
         workspace.finish()?;
     }
@@ -61,7 +62,7 @@ pub(super) fn prepare(
     here.store(spec)?;
     failpoint::reach(Point::ImageRecorded);
     let paths = directory::complete(here.path(), spec, &job.witness);
-    let paths = paths.ok_or_else(|| ImageError::Vanished { path: here.path().to_owned() })?;
+    let paths = paths.ok_or_else(|| FileError::ChangedMeanwhile { path: here.path().to_owned() })?;
     job.note("is complete in the project");
     job.report(Event::ImageReady { image: job.image.clone() });
     Ok(paths)
@@ -107,7 +108,7 @@ pub(super) fn fill_cache(
     }
     make(job, spec, &workspace, &missing)?;
     let paths = directory::complete(there.path(), spec, &job.witness);
-    let paths = paths.ok_or_else(|| ImageError::Vanished { path: there.path().to_owned() })?;
+    let paths = paths.ok_or_else(|| FileError::ChangedMeanwhile { path: there.path().to_owned() })?;
     job.note("is complete in the cache");
     job.report(Event::ImageReady { image: job.image.clone() });
     Ok(paths)
@@ -188,7 +189,7 @@ pub(super) fn note_unvouched(
         let work = workspace.work(spec)?;
         let made = transform::run(job, artifact, blob.path(), work.path())?;
         let (_, sha256) = product::verify(job, artifact, made)?;
-        job.witness.note(artifact, &sha256)
+        Ok(job.witness.note(artifact, &sha256)?)
     };
     for artifact in unvouched {
         match build(artifact) {
@@ -224,7 +225,7 @@ fn make_each(
     missing: &[&ManagedArtifactSpec],
 ) -> Result<(), ImageError> {
     let mut there = ImageDirectory::open(job, Place::in_cache(workspace.cache(), spec), spec);
-    files::remove_unpublished(there.path())?;
+    files::remove_leftovers(there.path()).at("read", there.path())?;
     // Artifacts of one source share its download, and its verification.
     let mut blobs: BTreeMap<&Digest, Blob> = BTreeMap::new();
     for artifact in missing {

@@ -3,11 +3,11 @@
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::error::{At, ImageError};
+use super::error::ImageError;
 use super::job::Job;
 use super::spec::{ArtifactRole, ManagedArtifactSpec};
 use super::transform::{Product, TransformError, convert};
-use crate::files::{self, Digest};
+use crate::files::{self, At, Digest};
 
 /// Verifies a finished file and hands it back with its SHA-256, in hexadecimal. What is known already is not read again.
 pub(super) fn verify(

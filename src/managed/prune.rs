@@ -13,12 +13,12 @@ use std::collections::BTreeSet;
 use std::fs::{self, DirEntry};
 use std::path::{Path, PathBuf};
 
-use super::error::{At, ImageError};
+use super::error::ImageError;
 use super::lock;
 use super::manifest;
 use super::references::{self, Loaded};
 use crate::cancel::Cancel;
-use crate::files::{self, Digest};
+use crate::files::{self, At, Digest, FileError};
 use crate::layout::{CacheLayout, ProjectLayout};
 use crate::lock::Lock;
 use crate::report::ImageLabel;
@@ -146,10 +146,13 @@ impl Pruning<'_> {
                 gone.push((reference.state_root.display().to_string(), path));
             }
         }
-        gone.into_iter().try_for_each(|(name, path)| self.remove(PrunedKind::Project, name, &path))
+        for (name, path) in gone {
+            self.remove(PrunedKind::Project, name, &path)?;
+        }
+        Ok(())
     }
 
-    fn images(&mut self) -> Result<(), ImageError> {
+    fn images(&mut self) -> Result<(), FileError> {
         for id in entries(self.cache.images().root())? {
             for version in entries(&id.path())? {
                 self.cancel.check()?;
@@ -163,7 +166,7 @@ impl Pruning<'_> {
         Ok(())
     }
 
-    fn image(&mut self, id: &DirEntry, version: &DirEntry) -> Result<(), ImageError> {
+    fn image(&mut self, id: &DirEntry, version: &DirEntry) -> Result<(), FileError> {
         let (id, name) = (text(id), text(version));
         // `.<version>~work…`: something is being made there, or an interrupted castra left it.
         let unfinished = name.strip_prefix('.').and_then(|name| name.split_once("~work"));
@@ -180,7 +183,7 @@ impl Pruning<'_> {
         self.remove(PrunedKind::Image, image.to_string(), &path)
     }
 
-    fn downloads(&mut self) -> Result<(), ImageError> {
+    fn downloads(&mut self) -> Result<(), FileError> {
         for algorithm in entries(&self.cache.blobs())? {
             for entry in entries(&algorithm.path())? {
                 self.cancel.check()?;
@@ -190,7 +193,7 @@ impl Pruning<'_> {
         Ok(())
     }
 
-    fn download(&mut self, algorithm: &str, entry: &DirEntry) -> Result<(), ImageError> {
+    fn download(&mut self, algorithm: &str, entry: &DirEntry) -> Result<(), FileError> {
         let name = text(entry);
         let (hex, kind) = match name.split_once('.') {
             Some((hex, _)) => (hex, PrunedKind::Partial),
@@ -210,7 +213,7 @@ impl Pruning<'_> {
         self.remove(kind, format!("{algorithm}:{hex}"), &entry.path())
     }
 
-    fn quarantine(&mut self) -> Result<(), ImageError> {
+    fn quarantine(&mut self) -> Result<(), FileError> {
         let here = self.project.map(ProjectLayout::quarantine);
         for quarantine in std::iter::once(self.cache.quarantine()).chain(here) {
             for entry in entries(&quarantine)? {
@@ -222,11 +225,11 @@ impl Pruning<'_> {
 
     /// The lock of what is to be removed; nothing if a running castra holds it. A dry run takes it too, so that it tells
     /// the same.
-    fn lock(&self, path: &Path) -> Result<Option<crate::lock::Lock>, ImageError> {
+    fn lock(&self, path: &Path) -> Result<Option<crate::lock::Lock>, FileError> {
         lock::take_if_free(path)
     }
 
-    fn remove(&mut self, kind: PrunedKind, name: String, path: &Path) -> Result<(), ImageError> {
+    fn remove(&mut self, kind: PrunedKind, name: String, path: &Path) -> Result<(), FileError> {
         let freed_bytes = self.usage.take(path);
         if !self.options.dry_run {
             if kind == PrunedKind::Image {
@@ -245,7 +248,7 @@ impl Pruning<'_> {
 }
 
 /// What is in a directory; nothing if there is none.
-fn entries(directory: &Path) -> Result<Vec<DirEntry>, ImageError> {
+fn entries(directory: &Path) -> Result<Vec<DirEntry>, FileError> {
     let listed = match fs::read_dir(directory) {
         Err(error) if trusted::is_absence(&error) => {
             return Ok(Vec::new());

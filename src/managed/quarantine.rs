@@ -1,14 +1,12 @@
 //! Damaged files are moved aside: never trusted again, and never silently lost. `castra image prune` removes them.
 
+use crate::files::{self, At, FileError};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::error::{At, ImageError};
-use crate::files;
-
 /// Moves a damaged file (or whatever stands in its place) into a quarantine of the same filesystem, and says where it is
 /// now. `name` tells what it was.
-pub(super) fn set_aside(quarantine: &Path, file: &Path, name: &str) -> Result<PathBuf, ImageError> {
+pub(super) fn set_aside(quarantine: &Path, file: &Path, name: &str) -> Result<PathBuf, FileError> {
     files::create_directory(quarantine)?;
     let free = |target: &PathBuf| fs::symlink_metadata(target).is_err();
     let numbered = (1..).map(|number| quarantine.join(format!("{name}.{number}")));

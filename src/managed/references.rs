@@ -11,16 +11,17 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::error::{At, ImageError};
 use super::job::Job;
 use super::lock;
 use super::spec::ManagedImageSpec;
-use crate::files::{self, Digest};
+use crate::files::{self, At, Digest, FileError};
 use crate::layout::{CacheLayout, ProjectLayout};
 use crate::report::ImageLabel;
 
 /// Version of the format. One that is larger comes from a newer Castra.
 const FORMAT: u32 = 1;
+/// Mode of a reference, which names a directory of the user.
+const PRIVATE: u32 = 0o400;
 /// A reference takes some hundred bytes; what is far larger is none.
 const MAX_BYTES: u64 = 1024 * 1024;
 
@@ -98,7 +99,7 @@ fn add(
     cache: &CacheLayout,
     project: &ProjectLayout,
     spec: &ManagedImageSpec,
-) -> Result<(), ImageError> {
+) -> Result<(), FileError> {
     let path = cache.reference(project);
     files::create_directory(&cache.projects())?;
     let name = format!("project-{}", project.short_digest(16));
@@ -112,11 +113,11 @@ fn add(
     images.push(ReferredImage::of(spec));
     let reference = Reference { format: FORMAT, state_root: project.state_root().to_owned(), images };
     let text = serde_json::to_vec_pretty(&reference).unwrap_or_default();
-    files::write_privately(&path, &text)
+    files::write_locked(&path, &text, PRIVATE)
 }
 
 /// All references, each with its file.
-pub(super) fn all(cache: &CacheLayout) -> Result<Vec<(PathBuf, Loaded)>, ImageError> {
+pub(super) fn all(cache: &CacheLayout) -> Result<Vec<(PathBuf, Loaded)>, FileError> {
     let directory = cache.projects();
     let entries = match fs::read_dir(&directory) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),

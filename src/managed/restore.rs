@@ -5,12 +5,12 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use super::directory::Place;
-use super::error::{At, ImageError};
+use super::error::ImageError;
 use super::job::Job;
 use super::manifest::{Distrust, Manifest};
 use super::spec::ManagedImageSpec;
 use super::{lock, prepare, source, witness};
-use crate::files::{self, Digest, Stamp};
+use crate::files::{self, At, Digest, FileError, Stamp};
 use crate::layout::{MANIFEST, ProjectLayout};
 use crate::lock::Lock;
 use crate::report::ImageLabel;
@@ -138,7 +138,7 @@ fn lock_in_cache(job: &Job, path: &Path, what: &str) -> Result<Option<Lock>, Ima
             job.warn(format!("what is in the cache is not verified: {}", super::error::one_line(&error)));
             Ok(None)
         }
-        lock => lock.map(Some),
+        lock => Ok(lock.map(Some)?),
     }
 }
 
@@ -286,12 +286,12 @@ impl Hashed {
         job: &Job,
         path: &Path,
         expected: &Digest,
-    ) -> Result<(Finding, Option<Stamp>), ImageError> {
+    ) -> Result<(Finding, Option<Stamp>), FileError> {
         match self.digest(job, path, expected) {
             Ok(None) => Ok((Finding::Missing, None)),
             Ok(Some((found, stamp))) if found == *expected => Ok((Finding::Intact, Some(stamp))),
             Ok(Some((found, stamp))) => Ok((Finding::Changed(found), Some(stamp))),
-            Err(ImageError::Interrupted(interrupted)) => Err(interrupted.into()),
+            Err(FileError::Interrupted(interrupted)) => Err(interrupted.into()),
             // A link, a directory, or sectors that cannot be read any more.
             Err(error) => Ok((Finding::Unusable(super::error::one_line(&error)), None)),
         }
@@ -302,7 +302,7 @@ impl Hashed {
         job: &Job,
         path: &Path,
         like: &Digest,
-    ) -> Result<Option<(Digest, Stamp)>, ImageError> {
+    ) -> Result<Option<(Digest, Stamp)>, FileError> {
         use std::os::unix::fs::MetadataExt;
         let Some(file) = files::open_if_there(path)? else { return Ok(None) };
         let metadata = file.metadata().at("look at", path)?;

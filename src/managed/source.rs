@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use super::error::{At, ImageError};
+use super::error::ImageError;
 use super::job::Job;
 use super::spec::{ArtifactRole, ArtifactSource, ManagedArtifactSpec};
 use super::workspace::Workspace;
 use super::{download, lock, quarantine};
-use crate::files::{self, Digest, sha256_hex};
+use crate::files::{self, At, Digest, sha256_hex};
 use crate::layout::CacheLayout;
 use crate::lock::Lock;
 
@@ -101,7 +101,7 @@ pub(super) fn fetch_unpinned(
             python::fetch_unpinned(job, cache, &artifact, &requirement)
         }
         ArtifactSource::Path(path) => {
-            let file = files::open_users(path)?;
+            let file = local::open(path)?;
             let length = file.metadata().at("look at", path)?.len();
             let [sha256, _] = files::both_digests(file, &job.context.cancel).at("read", path)?;
             Ok((sha256, length))
@@ -132,7 +132,7 @@ fn ready(
         let is_ours = blob.starts_with(workspace.cache().root());
         let trusted = match files::open_if_there(&blob) {
             Ok(Some(file)) => files::is_trusted(&file.metadata().at("look at", &blob)?),
-            Err(error) if is_ours => return Err(error),
+            Err(error) if is_ours => return Err(error.into()),
             Ok(None) | Err(_) => continue,
         };
         if !trusted {

@@ -8,12 +8,12 @@ use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use super::error::{At, ImageError, io_error};
+use super::error::ImageError;
 use super::job::Job;
 use super::spec::{ManagedArtifactSpec, TransformStep};
 use crate::cancel::Cancel;
 use crate::failpoint::{self, Point};
-use crate::files::{self, Digest, HashError, Hasher};
+use crate::files::{self, At, Digest, FileError, HashError, Hasher};
 
 pub(super) mod convert;
 mod decompress;
@@ -155,12 +155,14 @@ fn write_out(
 ) -> Result<Material, ImageError> {
     let to = files::create_new(output)?;
     let mut hasher = Hasher::sha256();
-    let copied = files::copy_sparse(from, to, &mut hasher, cancel).map_err(|error| match error {
-        HashError::Interrupted(interrupted) => interrupted.into(),
-        HashError::Io(error) if error.raw_os_error().is_some() => io_error("write", output, error),
+    let length = files::copy_sparse(from, to, &mut hasher, cancel).map_err(|error| match error {
+        HashError::Interrupted(interrupted) => ImageError::from(interrupted),
+        HashError::Io(error) if error.raw_os_error().is_some() => {
+            FileError::io("write", output, error).into()
+        }
         HashError::Io(error) => damaged(error).into(),
-    });
-    Ok(Material::written(output, copied?, hasher))
+    })?;
+    Ok(Material::written(output, length, hasher))
 }
 
 impl Material {

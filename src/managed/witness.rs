@@ -15,11 +15,10 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 
 use super::check;
-use super::error::ImageError;
 use super::manifest::{self, ManifestArtifact};
 use super::spec::{ManagedArtifactSpec, TransformStep};
 use crate::context::RuntimeContext;
-use crate::files::{self, Digest};
+use crate::files::{self, Digest, FileError};
 
 /// The notes of one user.
 pub(super) struct Witness {
@@ -62,7 +61,7 @@ impl Witness {
     ///
     /// # Errors
     /// It cannot be written anywhere; this process remembers it all the same.
-    pub(super) fn note(&self, artifact: &ManagedArtifactSpec, sha256: &str) -> Result<(), ImageError> {
+    pub(super) fn note(&self, artifact: &ManagedArtifactSpec, sha256: &str) -> Result<(), FileError> {
         if pinned(artifact).is_some() {
             return Ok(());
         }

@@ -6,11 +6,10 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use super::directory::{ImageDirectory, Place};
-use super::error::ImageError;
 use super::job::Job;
 use super::lock;
 use super::spec::{ArtifactSource, ManagedArtifactSpec, ManagedImageSpec};
-use crate::files::{self, Digest, OVERLAY_BYTES, Peak, tag_as_cache};
+use crate::files::{self, Digest, FileError, OVERLAY_BYTES, Peak, tag_as_cache};
 use crate::layout::{CacheLayout, ProjectLayout};
 use crate::lock::Lock;
 
@@ -29,10 +28,10 @@ impl Workspace {
         project: &ProjectLayout,
         spec: &ManagedImageSpec,
         missing: &[&ManagedArtifactSpec],
-    ) -> Result<Self, ImageError> {
+    ) -> Result<Self, FileError> {
         let cache = job.context.cache.clone();
         match Self::open_in(job, cache.clone(), None, spec, missing) {
-            Err(error) if error.is_unwritable() || matches!(error, ImageError::NoSpace { .. }) => {
+            Err(error) if error.is_unwritable() || matches!(error, FileError::NoSpace { .. }) => {
                 job.warn(format!("the cache cannot be used ({error}); working in the project instead"));
                 Self::open_in(job, project.own_cache(), Some(cache), spec, missing)
             }
@@ -45,7 +44,7 @@ impl Workspace {
         job: &Job,
         spec: &ManagedImageSpec,
         missing: &[&ManagedArtifactSpec],
-    ) -> Result<Self, ImageError> {
+    ) -> Result<Self, FileError> {
         Self::open_in(job, job.context.cache.clone(), None, spec, missing)
     }
 
@@ -55,7 +54,7 @@ impl Workspace {
         further: Option<CacheLayout>,
         spec: &ManagedImageSpec,
         missing: &[&ManagedArtifactSpec],
-    ) -> Result<Self, ImageError> {
+    ) -> Result<Self, FileError> {
         files::create_directory(&cache.images().image(&spec.id, &spec.version))?;
         tag_as_cache(&cache.tag());
         let what = format!("another castra that prepares {}", job.image);
@@ -69,7 +68,7 @@ impl Workspace {
         &self,
         project: &Path,
         missing: &[&ManagedArtifactSpec],
-    ) -> Result<(), ImageError> {
+    ) -> Result<(), FileError> {
         if files::is_shared(project, self.cache.root())? {
             return Ok(());
         }
@@ -92,7 +91,7 @@ impl Workspace {
     }
 
     /// A fresh directory for what is in the making; what an interrupted castra left there is removed.
-    pub(super) fn work(&self, spec: &ManagedImageSpec) -> Result<TempDir, ImageError> {
+    pub(super) fn work(&self, spec: &ManagedImageSpec) -> Result<TempDir, FileError> {
         files::fresh_directory(&self.cache.images().work(&spec.id, &spec.version))
     }
 
@@ -108,7 +107,7 @@ impl Workspace {
     }
 
     /// Ends the work; a stand-in for the cache is emptied, for the project has links of its own by now.
-    pub(super) fn finish(self) -> Result<(), ImageError> {
+    pub(super) fn finish(self) -> Result<(), FileError> {
         if self.further.is_some() {
             files::remove_directory(self.cache.images().root())?;
             files::remove_directory(&self.cache.root().join("blobs"))?;

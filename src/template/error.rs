@@ -3,6 +3,7 @@ use std::path::PathBuf;
 
 use crate::cancel::Interrupted;
 use crate::error::{Explain, Kind, kind_of_io};
+use crate::files::FileError;
 use crate::guest::{ControlError, InitrdError};
 use crate::lock::LockError;
 use crate::managed::ImageError;
@@ -68,9 +69,12 @@ pub enum TemplateError {
     /// The agent could not be put into the initramfs.
     #[error(transparent)]
     Initrd(#[from] InitrdError),
+    /// The image that it is made of could not be had.
+    #[error(transparent)]
+    Image(#[from] ImageError),
     /// The template's disk could not be brought into the project.
     #[error(transparent)]
-    Share(#[from] ImageError),
+    Share(#[from] FileError),
     /// Somebody else works on it.
     #[error(transparent)]
     Lock(#[from] LockError),
@@ -123,6 +127,7 @@ impl Explain for TemplateError {
             Self::Qemu(error) => error.kind(),
             Self::Control(error) => error.kind(),
             Self::Initrd(error) => error.kind(),
+            Self::Image(error) => error.kind(),
             Self::Share(error) => error.kind(),
             Self::Lock(error) => error.kind(),
             Self::Interrupted(error) => error.kind(),
@@ -132,6 +137,7 @@ impl Explain for TemplateError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Qemu(error) => error.hint(),
+            Self::Image(error) => error.hint(),
             Self::Share(error) => error.hint(),
             Self::Lock(error) => error.hint(),
             Self::DiskFull { .. } => {

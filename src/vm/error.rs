@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use crate::cancel::Interrupted;
 use crate::config::{OutOfBounds, Protocol};
 use crate::error::{Explain, Kind};
+use crate::files::FileError;
 use crate::guest::{ControlError, InitrdError, KeyError, NetworkDown};
 use crate::layout::SocketsLayout;
 use crate::lock::LockError;
@@ -466,6 +467,9 @@ pub enum VmError {
     /// The image could not be had.
     #[error(transparent)]
     Image(#[from] ImageError),
+    /// A file of the VM cannot be read or written.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// QEMU could not be run.
     #[error(transparent)]
     Qemu(#[from] QemuError),

@@ -69,6 +69,7 @@ impl Explain for VmError {
             Self::StateOfAnother { .. } | Self::PortForbidden { .. } => Kind::Permission,
             // Answered by `inner` above.
             Self::Image(_)
+            | Self::File(_)
             | Self::Qemu(_)
             | Self::Template(_)
             | Self::Control(_)
@@ -147,6 +148,7 @@ impl VmError {
     fn inner(&self) -> Option<&dyn Explain> {
         match self {
             Self::Image(error) => Some(error),
+            Self::File(error) => Some(error),
             Self::Qemu(error) => Some(error),
             Self::Template(error) => Some(error),
             Self::Control(error) => Some(error),

@@ -13,8 +13,8 @@ use serde_json::json;
 
 use crate::cancel::Cancel;
 use crate::context::RuntimeContext;
+use crate::files::Size;
 use crate::layout::{ProjectLayout, SocketsLayout};
-use crate::managed::Size;
 use crate::qemu::{MachineStatus, Qcow2Header, Qmp};
 use crate::report::Event;
 use crate::wait::WaitLimit;

@@ -65,7 +65,7 @@ impl DiskStamp {
     /// and time of change have to do. Hashes the disk only where the stamp differs.
     ///
     /// # Errors
-    /// [`VmError::Image`]: it cannot be read, or an interruption.
+    /// [`VmError::File`]: it cannot be read, or an interruption.
     pub(super) fn recognises(
         &mut self,
         disk: &Path,
@@ -115,7 +115,7 @@ impl SuspendRecord {
     /// copy is known by its stamp from then on.
     ///
     /// # Errors
-    /// [`VmError::NotResumable`] with the reason; [`VmError::Image`] when interrupted.
+    /// [`VmError::NotResumable`] with the reason; [`VmError::File`] when interrupted.
     pub(super) fn open(
         &mut self,
         record: &Record,

@@ -8,8 +8,8 @@ use super::http::{Answer, Client, Next, Request, Silence};
 use super::partial::{Origin, Partial};
 use super::retry::Retries;
 use crate::failpoint::{self, Point};
-use crate::files::{self, OVERLAY_BYTES, Peak};
-use crate::managed::error::{ImageError, Size};
+use crate::files::{self, OVERLAY_BYTES, Peak, Size};
+use crate::managed::error::ImageError;
 use crate::managed::job::{Job, Progress};
 use crate::managed::patience::Patience;
 

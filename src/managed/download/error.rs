@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use crate::error::{Explain, Kind};
-use crate::managed::error::Size;
+use crate::files::Size;
 
 /// Why a download from one address failed.
 #[derive(Debug, thiserror::Error)]

@@ -9,10 +9,9 @@ use serde::{Deserialize, Serialize};
 use super::headers::is_strong;
 use super::writeback::Writeback;
 use crate::failpoint::{self, Point};
-use crate::files::{self, Digest, Hasher, SparseWriter, feed};
+use crate::files::{self, At, Digest, FileError, Hasher, SparseWriter, feed};
 use crate::layout::CacheLayout;
 use crate::lock::Lock;
-use crate::managed::error::{At, ImageError};
 use crate::managed::job::Job;
 use crate::managed::lock;
 use crate::managed::spec::ManagedArtifactSpec;
@@ -50,7 +49,7 @@ impl Partial {
         job: &Job,
         cache: &CacheLayout,
         artifact: &ManagedArtifactSpec,
-    ) -> Result<Self, ImageError> {
+    ) -> Result<Self, FileError> {
         let (algorithm, hex) = (artifact.digest.algorithm(), artifact.digest.hex());
         let path = cache.partial(algorithm, hex);
         // Besides the download's own lock: that one may have been removed with the cache, and then a castra that holds a new
@@ -99,7 +98,7 @@ impl Partial {
         job: &Job,
         cache: &CacheLayout,
         artifact: &ManagedArtifactSpec,
-    ) -> Result<Self, ImageError> {
+    ) -> Result<Self, FileError> {
         let mut partial = Self::open(job, cache, artifact)?;
         partial.discard()?;
         partial.is_pinned = false;
@@ -154,7 +153,7 @@ impl Partial {
     }
 
     /// Forgets all bytes and starts with those of this origin.
-    pub(super) fn restart(&mut self, origin: Origin) -> Result<(), ImageError> {
+    pub(super) fn restart(&mut self, origin: Origin) -> Result<(), FileError> {
         self.discard()?;
         let text = serde_json::to_vec(&origin).unwrap_or_default();
         // Cut off half-way it says nothing, which is fine: nothing depends on it.
@@ -170,7 +169,7 @@ impl Partial {
         self.resumed = true;
     }
 
-    pub(super) fn append(&mut self, bytes: &[u8]) -> Result<(), ImageError> {
+    pub(super) fn append(&mut self, bytes: &[u8]) -> Result<(), FileError> {
         self.file.write_all(bytes).at("write", &self.path)?;
         self.writeback.grown(self.file.file(), self.length()).at("write to disk", &self.path)?;
         self.hasher.update(bytes);
@@ -178,7 +177,7 @@ impl Partial {
     }
 
     /// The start of the bytes, to see what they look like.
-    pub(super) fn first_bytes(&self) -> Result<Vec<u8>, ImageError> {
+    pub(super) fn first_bytes(&self) -> Result<Vec<u8>, FileError> {
         let mut start = vec![0; 64];
         let count = self.file.file().read_at(&mut start, 0).at("read", &self.path)?;
         start.truncate(count);
@@ -186,7 +185,7 @@ impl Partial {
     }
 
     /// Forgets all bytes.
-    pub(super) fn discard(&mut self) -> Result<(), ImageError> {
+    pub(super) fn discard(&mut self) -> Result<(), FileError> {
         self.writeback.restart().at("write to disk", &self.path)?;
         self.file.restart().at("shorten", &self.path)?;
         files::remove_file(&self.sidecar_path)?;
@@ -197,7 +196,7 @@ impl Partial {
     }
 
     /// After a failure: keeps what can be resumed, and leaves nothing behind otherwise.
-    pub(super) fn clean_up(mut self) -> Result<(), ImageError> {
+    pub(super) fn clean_up(mut self) -> Result<(), FileError> {
         self.writeback.settle().at("write to disk", &self.path)?;
         if self.length() > 0 {
             return self.file.settle().at("lengthen", &self.path);
@@ -207,7 +206,7 @@ impl Partial {
     }
 
     /// Makes the right bytes the blob. The sidecar goes first: who finds the blob looks for nothing else.
-    pub(super) fn publish(mut self) -> Result<PathBuf, ImageError> {
+    pub(super) fn publish(mut self) -> Result<PathBuf, FileError> {
         failpoint::reach(Point::BodyVerified);
         self.writeback.settle().at("write to disk", &self.path)?;
         self.file.settle().at("lengthen", &self.path)?;
@@ -220,7 +219,7 @@ impl Partial {
 }
 
 /// A sidecar that is missing or makes no sense says nothing, and nothing needs it.
-fn read_origin(path: &Path) -> Result<Option<Origin>, ImageError> {
+fn read_origin(path: &Path) -> Result<Option<Origin>, FileError> {
     let Some(file) = files::open_if_there(path)? else {
         return Ok(None);
     };

@@ -6,8 +6,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::entries;
+use crate::files::FileError;
 use crate::layout::{CacheLayout, ProjectLayout};
-use crate::managed::error::ImageError;
 
 /// Unit of `st_blocks`, whatever the filesystem's own is: `stat(2)`.
 const BLOCK_BYTES: u64 = 512;
@@ -28,7 +28,7 @@ struct Names {
 
 impl Usage {
     /// Counts the names of everything in the cache, and in the quarantine of a project, which is pruned with it.
-    pub(super) fn of(cache: &CacheLayout, project: Option<&ProjectLayout>) -> Result<Self, ImageError> {
+    pub(super) fn of(cache: &CacheLayout, project: Option<&ProjectLayout>) -> Result<Self, FileError> {
         let mut names: HashMap<(u64, u64), Names> = HashMap::new();
         let further = project.map(ProjectLayout::quarantine);
         let own = [cache.images().root().to_owned(), cache.blobs(), cache.quarantine()];
@@ -60,7 +60,7 @@ impl Usage {
     }
 }
 
-fn count(directory: &Path, names: &mut HashMap<(u64, u64), Names>) -> Result<(), ImageError> {
+fn count(directory: &Path, names: &mut HashMap<(u64, u64), Names>) -> Result<(), FileError> {
     for entry in entries(directory)? {
         let Ok(metadata) = fs::symlink_metadata(entry.path()) else { continue };
         if metadata.is_dir() {

@@ -1,11 +1,12 @@
 //! Files on this machine.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use crate::failpoint::{self, Point};
-use crate::files;
+use crate::files::{self, At, DigestMismatch, FileError};
 use crate::layout::CacheLayout;
-use crate::managed::error::{At, DigestMismatch, ImageError};
+use crate::managed::error::ImageError;
 use crate::managed::job::Job;
 use crate::managed::lock;
 use crate::managed::spec::ManagedArtifactSpec;
@@ -17,7 +18,7 @@ pub(super) fn fetch(
     artifact: &ManagedArtifactSpec,
     path: &Path,
 ) -> Result<PathBuf, ImageError> {
-    let from = files::open_users(path)?;
+    let from = open(path)?;
     let size = from.metadata().at("look at", path)?.len();
     let mut progress = job.progress(artifact.role, Some(size));
     progress.started(&path.display().to_string(), 0);
@@ -30,7 +31,7 @@ pub(super) fn fetch(
     let copied = files::copy(from, copy, &artifact.digest, &job.context.cancel).at("copy", path);
     let (found, length) = copied.map_err(|error| match error {
         // It is the copy that there is no room for.
-        ImageError::DiskFull { source, .. } => ImageError::DiskFull { path: copy_path.clone(), source },
+        FileError::DiskFull { source, .. } => FileError::DiskFull { path: copy_path.clone(), source },
         other => other,
     })?;
     failpoint::reach(Point::Collected);
@@ -43,4 +44,13 @@ pub(super) fn fetch(
     files::publish_locked(&lock, &copy_path, &blob)?;
     progress.finished(length);
     Ok(blob)
+}
+
+/// Opens a file of the user's for reading. Links are followed, for where they lead is the user's decision; what is not a
+/// regular file in the end is refused without waiting for it, as a FIFO would make us.
+pub(super) fn open(path: &Path) -> Result<File, ImageError> {
+    match files::open_followed(path) {
+        Err(FileError::NotAFile { path }) => Err(ImageError::SourceNotAFile { path }),
+        opened => Ok(opened?),
+    }
 }

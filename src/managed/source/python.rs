@@ -9,9 +9,9 @@ use std::time::Duration;
 use crate::command::{self, CommandError, Invocation};
 use crate::error::{Explain, Kind};
 use crate::failpoint::{self, Point};
-use crate::files::{self, Digest};
+use crate::files::{self, At, Digest, DigestMismatch};
 use crate::layout::CacheLayout;
-use crate::managed::error::{At, DigestMismatch, ImageError};
+use crate::managed::error::ImageError;
 use crate::managed::job::Job;
 use crate::managed::spec::ManagedArtifactSpec;
 

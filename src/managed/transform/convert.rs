@@ -1,5 +1,6 @@
 //! `qemu-img`: converting disks, and looking at them.
 
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -7,6 +8,7 @@ use serde::Deserialize;
 use super::{Material, TransformError, magic};
 use crate::command::{self, CommandError, Invocation};
 use crate::context::RuntimeContext;
+use crate::files::FileError;
 use crate::managed::error::ImageError;
 use crate::managed::job::Job;
 use crate::qemu::{DiskError, DiskFormat, ImageDisk, ImageWork, Qcow2Header, QemuError, run_image_tool};
@@ -42,8 +44,12 @@ pub(super) fn convert(
     let action = || format!("convert {} from {input_format} to {output_format}", material.path.display());
     match run(job, disk, ImageWork::Convert { to: output, format: output_format }, action) {
         Err(ImageError::Transform(TransformError::QemuImg { source, .. })) if is_about_space(&source) => {
-            let source = std::io::Error::new(std::io::ErrorKind::StorageFull, source);
-            Err(ImageError::DiskFull { path: output.to_owned(), source })
+            let kind = match is_about_file_size(&source) {
+                true => std::io::ErrorKind::FileTooLarge,
+                false => std::io::ErrorKind::StorageFull,
+            };
+            let source = std::io::Error::new(kind, source);
+            Err(FileError::DiskFull { path: output.to_owned(), source }.into())
         }
         other => other.map(drop),
     }
@@ -52,8 +58,14 @@ pub(super) fn convert(
 /// Whether `qemu-img` ended for lack of space, by the words of the C library.
 fn is_about_space(error: &CommandError) -> bool {
     const WORDS: [&str; 3] = ["No space left on device", "Disk quota exceeded", "File too large"];
-    crate::managed::error::is_helpers_file_size_limit(error)
+    is_about_file_size(error)
         || matches!(error, CommandError::Failed { stderr, .. } if WORDS.iter().any(|words| stderr.contains(words)))
+}
+
+/// Returns `true` where `qemu-img` ended because a file became as long as it may.
+fn is_about_file_size(error: &CommandError) -> bool {
+    let CommandError::Failed { status, stderr, .. } = error else { return false };
+    status.signal() == Some(signal_hook::consts::SIGXFSZ) || stderr.contains("File too large")
 }
 
 /// What is wrong with a qcow2 that leans on other files or is none of the kind that is known, as the end of a sentence about

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use super::{Material, TransformError, write_out};
 use crate::cancel::Cancel;
-use crate::managed::error::{ImageError, Size};
+use crate::files::Size;
+use crate::managed::error::ImageError;
 use crate::managed::spec::Compression;
 
 /// Decompresses all of the material into `output`, which may not become longer than `limit` bytes.

@@ -2,8 +2,7 @@ use std::path::PathBuf;
 
 use crate::command::CommandError;
 use crate::error::{Explain, Kind};
-use crate::files::Digest;
-use crate::managed::error::Size;
+use crate::files::{Digest, Size};
 use crate::managed::spec::ArtifactRole;
 
 /// Why a step between download and file failed.

@@ -8,7 +8,8 @@ use ext4_view::{Ext4, Ext4Error, Ext4Read};
 
 use super::{MAX_FILE_BYTES, Material, TransformError, Window, write_out};
 use crate::cancel::Cancel;
-use crate::managed::error::{ImageError, Size};
+use crate::files::Size;
+use crate::managed::error::ImageError;
 
 impl Ext4Read for Window {
     fn read(

@@ -3,8 +3,7 @@
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use crate::files;
-use crate::managed::error::{At, ImageError};
+use crate::files::{self, At, FileError};
 use crate::qemu::{DiskFormat, QCOW2_MAGIC};
 
 /// Bytes that are looked at.
@@ -21,7 +20,7 @@ const MAGICS: [(DiskFormat, usize, &[u8]); 5] = [
 ];
 
 /// Finds the format of a regular file; what has no magic is raw.
-pub(super) fn recognise(disk: &Path) -> Result<DiskFormat, ImageError> {
+pub(super) fn recognise(disk: &Path) -> Result<DiskFormat, FileError> {
     let file = files::open(disk)?;
     let mut head = Vec::new();
     let length = file.metadata().at("look at", disk)?.len();

@@ -8,7 +8,8 @@ use zip::result::ZipError;
 
 use super::{MAX_FILE_BYTES, Material, TransformError, write_out};
 use crate::cancel::Cancel;
-use crate::managed::error::{ImageError, Size};
+use crate::files::Size;
+use crate::managed::error::ImageError;
 
 /// Takes the member of exactly this name out into `output`. Its name is never used as a path.
 pub(super) fn unzip(

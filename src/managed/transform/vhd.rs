@@ -3,8 +3,8 @@
 use std::os::unix::fs::FileExt;
 
 use super::{Material, TransformError};
-use crate::files;
-use crate::managed::error::{At, ImageError};
+use crate::files::{self, At};
+use crate::managed::error::ImageError;
 
 /// Size of the footer, in bytes.
 const FOOTER_BYTES: usize = 512;

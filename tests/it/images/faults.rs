@@ -3,7 +3,7 @@
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
 use castra::error::{Explain, Kind};
-use castra::files::Digest;
+use castra::files::{Digest, FileError};
 use castra::managed::{DownloadError, ImageError};
 
 use crate::http::{Reply, Request, Server};
@@ -326,7 +326,10 @@ fn links_in_the_way_are_not_followed() {
         std::fs::create_dir_all(link.parent().expect("a parent")).expect("a directory");
         symlink(&victim, &link).expect("links");
         let error = fixture.ensure(&image).expect_err("is refused");
-        assert!(matches!(&error, ImageError::SymbolicLink { path } if *path == link), "{place}: {error}");
+        assert!(
+            matches!(&error, ImageError::File(FileError::SymbolicLink { path }) if *path == link),
+            "{place}: {error}"
+        );
         assert_eq!(std::fs::read(&victim).expect("reads"), b"precious", "{place}");
     }
     assert!(server.requests().is_empty());
@@ -355,7 +358,7 @@ fn an_image_that_cannot_fit_is_refused_before_the_first_byte() {
     let mut image = disk_image(&payload(SIZE), &[server.url("/disk")]);
     image.artifacts[0].size_bytes = Some(1 << 60);
     let error = fixture.ensure(&image).expect_err("does not fit");
-    assert!(matches!(error, ImageError::NoSpace { .. }), "{error}");
+    assert!(matches!(error, ImageError::File(FileError::NoSpace { .. })), "{error}");
     assert!(error.to_string().contains("MiB are needed"), "{error}");
     assert!(server.requests().is_empty());
 }

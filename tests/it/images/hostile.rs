@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use castra::files::FileError;
 use castra::layout::ProjectLayout;
 use castra::managed::{ImageError, ManagedImageSpec, TransformStep};
 use rustix::fs::{CWD, FileType, Mode};
@@ -66,7 +67,10 @@ fn a_fifo_in_the_way_never_holds_anybody_up() {
         let path = &places(&fixture, &image).refused[number];
         plant_fifo(path);
         let error = fixture.ensure(&image).expect_err("is refused");
-        assert!(matches!(&error, ImageError::NotAFile { path: found } if found == path), "{error}");
+        assert!(
+            matches!(&error, ImageError::File(FileError::NotAFile { path: found }) if found == path),
+            "{error}"
+        );
     }
     assert!(server.requests().is_empty());
     for number in 0..4 {

@@ -105,6 +105,11 @@ fn a_publication_is_finished() {
 }
 
 #[test]
+fn a_manifest_is_written_again() {
+    from_a_server(&[Point::StateWritten]);
+}
+
+#[test]
 fn a_file_of_this_machine_is_taken_again() {
     let disk = crate::images::fixture::payload(64 * 1024);
     the_next_run_makes_good(Point::COLLECT, || {

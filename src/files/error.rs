@@ -1,0 +1,232 @@
+//! What can go wrong with a file or directory, told by what the user can do about it.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::digest::{DigestMismatch, HashError};
+use crate::cancel::Interrupted;
+use crate::error::{Explain, FILE_SIZE_HINT, Kind, kind_of_io};
+
+/// Hint where there is no room.
+const MORE_SPACE: &str = "Free some space (`castra image prune` removes what no project needs), or use a disk with more of it: the \
+     project's directory can be moved, and XDG_CACHE_HOME says where the cache is. What was downloaded so far is \
+     kept.";
+
+/// Failure of an operation on a file or directory.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// The user interrupted it.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
+    /// The bytes are not the expected ones.
+    #[error(transparent)]
+    DigestMismatch(#[from] DigestMismatch),
+    /// The file was replaced or removed while it was being prepared.
+    #[error("{path} was changed by something else while it was being prepared")]
+    ChangedMeanwhile {
+        /// The file or directory.
+        path: PathBuf,
+    },
+    /// The disk would be full before the work is done.
+    #[error("{needed} are needed in {path} ({purpose}), and {available} are free")]
+    NoSpace {
+        /// Where.
+        path: PathBuf,
+        /// Space that the work takes at its peak.
+        needed: Size,
+        /// Space that is free.
+        available: Size,
+        /// What the space is needed for, part by part.
+        purpose: String,
+    },
+    /// The disk became full, or the file as long as files may become here.
+    #[error("{}", no_room(path, source))]
+    DiskFull {
+        /// The file that could not be written.
+        path: PathBuf,
+        /// The system's words.
+        source: io::Error,
+    },
+    /// A symbolic link stands where Castra keeps a file; it is not followed.
+    #[error("{path} is a symbolic link, which Castra does not follow there")]
+    SymbolicLink {
+        /// The link.
+        path: PathBuf,
+    },
+    /// Something that is no regular file stands where one is needed.
+    #[error("{path} is not a regular file")]
+    NotAFile {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The system refused an operation.
+    #[error("cannot {action} {path}")]
+    Io {
+        /// What was tried, as a verb.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// The system's words.
+        source: io::Error,
+    },
+}
+
+impl FileError {
+    /// Chooses the variant that says most about an I/O error. `action` is a verb, as in "cannot write".
+    pub(crate) fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
+        let path = path.to_owned();
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+                Self::DiskFull { path, source }
+            }
+            _ if source.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
+                Self::SymbolicLink { path }
+            }
+            _ => Self::Io { action, path, source },
+        }
+    }
+
+    /// Returns `true` if this very file is not there.
+    pub(crate) fn is_absence_of(&self, file: &Path) -> bool {
+        matches!(self, Self::Io { path, source, .. } if path == file && source.kind() == io::ErrorKind::NotFound)
+    }
+
+    /// Returns `true` if something below this directory was removed or replaced meanwhile.
+    pub(crate) fn is_loss_below(&self, directory: &Path) -> bool {
+        match self {
+            Self::Io { path, source, .. } => {
+                path.starts_with(directory) && source.kind() == io::ErrorKind::NotFound
+            }
+            Self::ChangedMeanwhile { path } => path.starts_with(directory),
+            _ => false,
+        }
+    }
+
+    /// Returns `true` if nothing can be written in that place.
+    pub(crate) fn is_unwritable(&self) -> bool {
+        match self {
+            Self::DiskFull { .. } => true,
+            Self::Io { source, .. } => {
+                kind_of_io(source) == Kind::Permission || source.kind() == io::ErrorKind::NotADirectory
+            }
+            _ => false,
+        }
+    }
+}
+
+impl Explain for FileError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Interrupted(error) => error.kind(),
+            Self::DigestMismatch(_) => Kind::Data,
+            Self::ChangedMeanwhile { .. } => Kind::Busy,
+            Self::NoSpace { .. } | Self::DiskFull { .. } => Kind::CannotCreate,
+            Self::SymbolicLink { .. } | Self::NotAFile { .. } => Kind::Io,
+            Self::Io { source, .. } => kind_of_io(source),
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Interrupted(_) => None,
+            Self::DigestMismatch(mismatch) => Some(mismatch.hint()),
+            Self::ChangedMeanwhile { .. } => Some("Try again.".to_owned()),
+            Self::DiskFull { source, .. } if is_file_size_limit(source) => Some(FILE_SIZE_HINT.to_owned()),
+            Self::NoSpace { .. } | Self::DiskFull { .. } => Some(MORE_SPACE.to_owned()),
+            Self::SymbolicLink { path } | Self::NotAFile { path } => {
+                Some(format!("Look at what it is, and remove it: {}", path.display()))
+            }
+            Self::Io { source, path, .. } if kind_of_io(source) == Kind::Permission => {
+                Some(format!("Make {} accessible for you, then try again.", path.display()))
+            }
+            Self::Io { action: "read" | "put in place" | "write to disk", source, .. }
+                if source.kind() == io::ErrorKind::NotFound =>
+            {
+                Some("Something else removes it. Try again.".to_owned())
+            }
+            Self::Io { .. } => None,
+        }
+    }
+}
+
+fn no_room(path: &Path, source: &io::Error) -> String {
+    if is_file_size_limit(source) {
+        format!("{} would be larger than the file-size limit allows", path.display())
+    } else {
+        format!("no space left for {}", path.display())
+    }
+}
+
+fn is_file_size_limit(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::FileTooLarge
+}
+
+/// A number of bytes, displayed in MiB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Size(pub u64);
+
+impl fmt::Display for Size {
+    #[expect(clippy::cast_precision_loss, reason = "one decimal is shown")]
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const MIB: f64 = 1024.0 * 1024.0;
+        match self.0 {
+            bytes if bytes < 1024 * 1024 => write!(f, "{bytes} bytes"),
+            bytes => write!(f, "{:.1} MiB", bytes as f64 / MIB),
+        }
+    }
+}
+
+/// Names what was tried, and on which file, where a result has neither.
+pub(crate) trait At<T> {
+    /// Adds both to the error. `action` is a verb, as in "cannot write".
+    fn at(self, action: &'static str, path: &Path) -> Result<T, FileError>;
+}
+
+impl<T> At<T> for io::Result<T> {
+    fn at(self, action: &'static str, path: &Path) -> Result<T, FileError> {
+        self.map_err(|source| FileError::io(action, path, source))
+    }
+}
+
+impl<T> At<T> for rustix::io::Result<T> {
+    fn at(self, action: &'static str, path: &Path) -> Result<T, FileError> {
+        self.map_err(|source| FileError::io(action, path, source.into()))
+    }
+}
+
+/// For hashing, which can be interrupted besides.
+impl<T> At<T> for Result<T, HashError> {
+    fn at(self, action: &'static str, path: &Path) -> Result<T, FileError> {
+        self.map_err(|error| match error {
+            HashError::Io(source) => FileError::io(action, path, source),
+            HashError::Interrupted(interrupted) => interrupted.into(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+
+    use super::*;
+
+    #[test]
+    fn the_system_s_words_become_variants() {
+        let from = |errno: Errno| FileError::io("write", Path::new("/x"), errno.into());
+        assert!(matches!(from(Errno::NOSPC), FileError::DiskFull { .. }));
+        assert!(matches!(from(Errno::DQUOT), FileError::DiskFull { .. }));
+        assert!(matches!(from(Errno::FBIG), FileError::DiskFull { .. }));
+        assert!(matches!(from(Errno::LOOP), FileError::SymbolicLink { .. }));
+        assert_eq!(from(Errno::ACCESS).kind(), Kind::Permission);
+        assert!(from(Errno::ROFS).is_unwritable() && !from(Errno::IO).is_unwritable());
+    }
+
+    #[test]
+    fn sizes_are_shown_in_mib() {
+        assert_eq!(
+            (Size(1000).to_string(), Size(3 << 19).to_string()),
+            ("1000 bytes".into(), "1.5 MiB".into())
+        );
+    }
+}
