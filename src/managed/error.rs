@@ -3,14 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use super::check::SpecError;
-use super::download::DownloadError;
-use super::manifest::Distrust;
-use super::restore::CheckedImage;
-use super::source::python::PipError;
-use super::transform::TransformError;
+use super::fetch::python::PipError;
+use super::repair::CheckedImage;
 use crate::cancel::Interrupted;
 use crate::command::CommandError;
 use crate::files::{Digest, DigestMismatch, FileError};
+use crate::managed::build::transform::TransformError;
+use crate::managed::fetch::download::DownloadError;
+use crate::managed::store::manifest::Distrust;
 use crate::report::ImageLabel;
 use crate::state_root::StateRootError;
 

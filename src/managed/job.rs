@@ -5,11 +5,11 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::log::ImageLog;
-use super::patience::Patience;
 use super::spec::ArtifactRole;
-use super::witness::Witness;
+use super::timeouts::Patience;
 use crate::cancel::Interrupted;
 use crate::context::RuntimeContext;
+use crate::managed::store::witness::Witness;
 use crate::report::{Event, ImageLabel};
 
 /// Between two [`Event::Download`]s of one artifact: ten a second.

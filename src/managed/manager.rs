@@ -3,21 +3,23 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use super::directory;
-use super::download;
+use super::build;
+use super::check;
 use super::error::{FoundUnpinned, ImageError, one_line};
+use super::fetch::{self, python};
 use super::job::Job;
 use super::log::ImageLog;
-use super::manifest::{Distrust, Manifest, ManifestArtifact};
-use super::patience::Patience;
-use super::restore::{self, CheckedImage};
-use super::source::{self, python};
+use super::repair::{self, CheckedImage};
 use super::spec::{ArtifactRole, ArtifactSource, ManagedImagePaths, ManagedImageSpec};
-use super::witness::Witness;
-use super::{check, prepare, references};
+use super::timeouts::Patience;
 use crate::context::RuntimeContext;
 use crate::files::{self, Digest};
 use crate::layout::{ImagesLayout, ProjectLayout};
+use crate::managed::fetch::download;
+use crate::managed::store::directory;
+use crate::managed::store::manifest::{Distrust, Manifest, ManifestArtifact};
+use crate::managed::store::references;
+use crate::managed::store::witness::Witness;
 use crate::report::{Event, ImageLabel};
 use crate::state_root;
 
@@ -126,7 +128,7 @@ impl ImageManager {
         }
         state_root::make(&self.project, context)?;
         let job = self.job(spec, context);
-        trying_again(&job, || prepare::prepare(&job, &self.project, spec))
+        trying_again(&job, || build::prepare(&job, &self.project, spec))
     }
 
     /// Makes sure that the cache has an image, whole and verified, and says where. Nothing is put into the project.
@@ -147,7 +149,7 @@ impl ImageManager {
             return Ok(paths);
         }
         let job = self.job_beside(spec.label(), context);
-        trying_again(&job, || prepare::fill_cache(&job, &self.project, spec))
+        trying_again(&job, || build::fill_cache(&job, &self.project, spec))
     }
 
     /// Hashes every file of an image in the project and in the cache, moves what is damaged aside, and makes or fetches
@@ -161,7 +163,7 @@ impl ImageManager {
         context: &RuntimeContext,
     ) -> Result<CheckedImage, ImageError> {
         check::spec(spec)?;
-        restore::restore(&self.job_beside(spec.label(), context), &self.project, spec)
+        repair::restore(&self.job_beside(spec.label(), context), &self.project, spec)
     }
 
     /// Hashes the files of an image that [`Self::ensure_image`] has found by their stamps, and repairs the image if those
@@ -202,7 +204,7 @@ impl ImageManager {
     ) -> Result<FoundUnpinned, ImageError> {
         let label = ImageLabel { id: place.to_owned(), version: String::new() };
         let job = self.job_beside(label, context);
-        let (digest, size_bytes) = source::fetch_unpinned(&job, source, None)?;
+        let (digest, size_bytes) = fetch::fetch_unpinned(&job, source, None)?;
         Ok(FoundUnpinned { place: place.to_owned(), from: source.to_string(), digest, size_bytes })
     }
 

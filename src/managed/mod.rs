@@ -7,49 +7,37 @@
 //! Everything an image is made of is pinned by digest, so it does not matter which mirror, proxy or cache it comes
 //! through; and everything is verified before it gets its final name, so what is there can be relied on.
 
-mod archive;
+mod build;
+mod carry;
 mod catalog;
 mod check;
-mod directory;
-mod download;
 mod error;
 mod explain;
-mod export;
-mod import;
+mod fetch;
 mod job;
-mod lock;
 mod log;
 mod manager;
-mod manifest;
-mod patience;
-mod prepare;
-mod product;
-mod prune;
-mod quarantine;
-mod references;
-mod restore;
-mod source;
+mod repair;
 mod spec;
-mod transform;
-mod witness;
-mod workspace;
+mod store;
+mod timeouts;
 
 pub(crate) use error::one_line;
 
 pub use catalog::Catalog;
 pub use check::{SpecError, SpecProblem};
-pub use download::{DownloadError, NetworkFailure};
 pub use error::{FoundUnpinned, ImageError};
+pub use fetch::download::{DownloadError, NetworkFailure};
 
-pub use import::{Imported, ImportedFile};
+pub use build::transform::{TransformError, VhdKind, parse_vhd_footer};
+pub use carry::import::{Imported, ImportedFile};
+pub use fetch::python::PipError;
 pub use manager::{ChosenImage, FileState, FoundImage, ImageManager, StoredImage, VerifiedFile};
-pub use manifest::{Distrust, Manifest, ManifestArtifact};
-pub use patience::Patience;
-pub use prune::{PruneOptions, Pruned, PrunedKind, prune};
-pub use restore::{CheckedFile, CheckedImage, Finding, Location};
-pub use source::python::PipError;
+pub use repair::{CheckedFile, CheckedImage, Finding, Location};
 pub use spec::{
     ArtifactRole, ArtifactSource, Compression, ManagedArtifactSpec, ManagedDiskKind, ManagedImagePaths,
     ManagedImageSpec, QemuProfile, TransformStep,
 };
-pub use transform::{TransformError, VhdKind, parse_vhd_footer};
+pub use store::manifest::{Distrust, Manifest, ManifestArtifact};
+pub use store::prune::{PruneOptions, Pruned, PrunedKind, prune};
+pub use timeouts::Patience;

@@ -6,16 +6,16 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use super::archive::{DESCRIPTION, Description, FORMAT, Member, member_name};
-use super::check;
-use super::error::ImageError;
-use super::job::Job;
-use super::manager::ImageManager;
-use super::source::{self, Blob};
-use super::spec::{ManagedArtifactSpec, ManagedImageSpec};
-use super::workspace::Workspace;
 use crate::cancel::Cancel;
 use crate::context::RuntimeContext;
 use crate::files::{self, At, FileError, Peak, TEMPORARY};
+use crate::managed::check;
+use crate::managed::error::ImageError;
+use crate::managed::fetch::{self, Blob};
+use crate::managed::job::Job;
+use crate::managed::manager::ImageManager;
+use crate::managed::spec::{ManagedArtifactSpec, ManagedImageSpec};
+use crate::managed::store::workspace::Workspace;
 
 /// Members are what they are, whoever exports them and when.
 const MEMBER_MODE: u32 = 0o444;
@@ -73,7 +73,7 @@ fn blobs(job: &Job, spec: &ManagedImageSpec) -> Result<Vec<(Member, Blob)>, Imag
     let missing: Vec<&ManagedArtifactSpec> = distinct.iter().copied().filter(is_missing).collect();
     let workspace = Workspace::open_cache(job, spec, &missing)?;
     let member = |(number, artifact): (usize, &&ManagedArtifactSpec)| {
-        let blob = source::fetch(job, &workspace, artifact)?;
+        let blob = fetch::fetch(job, &workspace, artifact)?;
         let size_bytes = files::open(blob.path())?.metadata().at("look at", blob.path())?.len();
         let (name, digest) = (member_name(number), artifact.digest.clone());
         Ok((Member { name, digest, size_bytes, source: artifact.source.to_string() }, blob))

@@ -16,11 +16,11 @@
 
 use std::path::PathBuf;
 
-use super::error::ImageError;
-use super::job::{Job, Progress};
-use super::spec::ManagedArtifactSpec;
 use crate::files::{Digest, DigestMismatch};
 use crate::layout::CacheLayout;
+use crate::managed::error::ImageError;
+use crate::managed::job::{Job, Progress};
+use crate::managed::spec::ManagedArtifactSpec;
 
 mod address;
 mod attempt;
@@ -39,7 +39,7 @@ use partial::Partial;
 use retry::Retries;
 
 /// Fetches the pinned bytes from the first address that has them. The caller holds the blob's lock.
-pub(super) fn fetch(
+pub(crate) fn fetch(
     job: &Job,
     cache: &CacheLayout,
     artifact: &ManagedArtifactSpec,
@@ -68,7 +68,7 @@ pub(super) fn fetch(
 
 /// Fetches bytes that nothing pins yet from the first address that has any, keeps them under the digest they have, and
 /// hands back that and their number. Mirrors are not asked: only the image's own address can say what it should be.
-pub(super) fn fetch_unpinned(
+pub(crate) fn fetch_unpinned(
     job: &Job,
     cache: &CacheLayout,
     artifact: &ManagedArtifactSpec,
@@ -98,7 +98,7 @@ pub(super) fn fetch_unpinned(
 ///
 /// # Errors
 /// What the last address did instead.
-pub(super) fn probe(job: &Job, urls: &[String]) -> Result<(), ImageError> {
+pub(crate) fn probe(job: &Job, urls: &[String]) -> Result<(), ImageError> {
     let mut last = None;
     for url in with_mirrors(job, urls) {
         match attempt::probe(job, &url) {
@@ -128,7 +128,7 @@ fn from_any(
             return Err(error);
         }
         if let Some(next) = urls.get(index + 1) {
-            job.warn(format!("{}; trying {next}", super::error::one_line(&error)));
+            job.warn(format!("{}; trying {next}", crate::managed::error::one_line(&error)));
         }
         // Bytes that were tampered with are worse news than a server that does not answer.
         if worst.as_ref().is_none_or(ImageError::is_unreachable) {
@@ -176,14 +176,14 @@ fn from_one(
             Ended::Unfit(error) if started_over || before == 0 => return Err(error.into()),
             Ended::Unfit(error) => {
                 partial.discard()?;
-                super::error::one_line(&error)
+                crate::managed::error::one_line(&error)
             }
             // Slowness does not pass within seconds, and another address may be faster.
             Ended::Broken { error, .. } if error.is_drip() && !is_last => {
                 return Err(error.keeping(partial.length()).into());
             }
             Ended::Broken { error, wait } => {
-                let reason = super::error::one_line(&error);
+                let reason = crate::managed::error::one_line(&error);
                 let gained = partial.length().saturating_sub(before);
                 match retries.next(gained, wait) {
                     Some(pause) => {

@@ -151,12 +151,12 @@ impl NetworkFailure {
 
 impl DownloadError {
     /// Whether the server could not be reached, or does not have the file, as opposed to having another one.
-    pub(in crate::managed) fn is_unreachable(&self) -> bool {
+    pub(crate) fn is_unreachable(&self) -> bool {
         matches!(self, Self::Network { .. } | Self::Status { .. } | Self::Proxy { .. })
     }
 
     /// Returns `true` if it took long to find out that the server cannot be reached.
-    pub(in crate::managed) fn is_slowness(&self) -> bool {
+    pub(crate) fn is_slowness(&self) -> bool {
         matches!(self, Self::Network { failure, .. } if failure.is_slowness())
     }
 

@@ -3,16 +3,16 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::job::Job;
 use super::manifest::{self, Distrust, Manifest, ManifestArtifact};
 use super::quarantine;
-use super::spec::{ArtifactRole, ManagedArtifactSpec, ManagedImagePaths, ManagedImageSpec};
 use super::witness::{self, Witness};
 use crate::files::{self, At, FileError, Hasher, Stamp, feed};
 use crate::layout::{CacheLayout, ProjectLayout};
+use crate::managed::job::Job;
+use crate::managed::spec::{ArtifactRole, ManagedArtifactSpec, ManagedImagePaths, ManagedImageSpec};
 
 /// An image's directory and what its manifest proves about it.
-pub(super) struct ImageDirectory {
+pub(crate) struct ImageDirectory {
     path: PathBuf,
     /// Where its damaged files go.
     quarantine: PathBuf,
@@ -23,28 +23,28 @@ pub(super) struct ImageDirectory {
 
 /// Names an image's directory, in a project or in the cache.
 #[derive(Debug, Clone)]
-pub(super) struct Place {
+pub(crate) struct Place {
     /// The image's directory.
-    pub(super) image: PathBuf,
+    pub(crate) image: PathBuf,
     /// Where its damaged files go.
-    pub(super) quarantine: PathBuf,
+    pub(crate) quarantine: PathBuf,
 }
 
 impl Place {
     /// In a project.
-    pub(super) fn in_project(project: &ProjectLayout, spec: &ManagedImageSpec) -> Self {
+    pub(crate) fn in_project(project: &ProjectLayout, spec: &ManagedImageSpec) -> Self {
         let image = project.images().image(&spec.id, &spec.version);
         Self { image, quarantine: project.quarantine() }
     }
 
     /// In a cache.
-    pub(super) fn in_cache(cache: &CacheLayout, spec: &ManagedImageSpec) -> Self {
+    pub(crate) fn in_cache(cache: &CacheLayout, spec: &ManagedImageSpec) -> Self {
         let image = cache.images().image(&spec.id, &spec.version);
         Self { image, quarantine: cache.quarantine() }
     }
 
     /// Moves a damaged file of the image aside, and says where it is now.
-    pub(super) fn set_aside(&self, spec: &ManagedImageSpec, name: &str) -> Result<PathBuf, FileError> {
+    pub(crate) fn set_aside(&self, spec: &ManagedImageSpec, name: &str) -> Result<PathBuf, FileError> {
         let label = format!("{}-{}-{name}", spec.id, spec.version);
         quarantine::set_aside(&self.quarantine, &self.image.join(name), &label)
     }
@@ -52,7 +52,7 @@ impl Place {
 
 /// The paths of an image whose files are all there, unchanged by their stamps, and known to be made from the pinned
 /// downloads. Takes a few `stat`s, no lock and no hashing.
-pub(super) fn complete(
+pub(crate) fn complete(
     directory: &Path,
     spec: &ManagedImageSpec,
     witness: &Witness,
@@ -71,7 +71,7 @@ pub(super) fn complete(
 
 /// Whether all files of an image seem to be there: their stamps may tell otherwise, as after the directory was copied, and
 /// then hashing them decides.
-pub(super) fn seems_complete(directory: &Path, spec: &ManagedImageSpec, witness: &Witness) -> bool {
+pub(crate) fn seems_complete(directory: &Path, spec: &ManagedImageSpec, witness: &Witness) -> bool {
     let Ok(manifest) = Manifest::load(directory) else { return false };
     let has_size = |entry: &ManifestArtifact| {
         let metadata = fs::symlink_metadata(directory.join(&entry.name));
@@ -86,7 +86,7 @@ pub(super) fn seems_complete(directory: &Path, spec: &ManagedImageSpec, witness:
 }
 
 /// Whether an entry was made from this description.
-pub(super) fn is_for(entry: &ManifestArtifact, artifact: &ManagedArtifactSpec) -> bool {
+pub(crate) fn is_for(entry: &ManifestArtifact, artifact: &ManagedArtifactSpec) -> bool {
     entry.name == artifact.role.file_name() && entry.spec_digest == manifest::artifact_digest(artifact)
 }
 
@@ -112,7 +112,7 @@ fn paths(directory: &Path, manifest: &Manifest) -> Option<ManagedImagePaths> {
 impl ImageDirectory {
     /// Looks at a directory, which need not be there. What its manifest says is only taken if it can be trusted; where
     /// it cannot, this says so and counts the directory as empty.
-    pub(super) fn open(job: &Job, place: Place, spec: &ManagedImageSpec) -> Self {
+    pub(crate) fn open(job: &Job, place: Place, spec: &ManagedImageSpec) -> Self {
         let Place { image: path, quarantine } = place;
         let loaded = Manifest::load(&path).and_then(|manifest| {
             let same = manifest.id == spec.id && manifest.version == spec.version;
@@ -135,7 +135,7 @@ impl ImageDirectory {
     }
 
     /// Forgets what `stat` said, so that every file is hashed: for a directory that others may have filled.
-    pub(super) fn distrust_stamps(&mut self) {
+    pub(crate) fn distrust_stamps(&mut self) {
         for entry in &mut self.entries {
             entry.stamp.size_bytes = u64::MAX;
         }
@@ -143,7 +143,7 @@ impl ImageDirectory {
 
     /// The entry of an artifact whose file is there, right, and known to be made from the pinned download. A file whose
     /// stamp has changed is hashed.
-    pub(super) fn intact(
+    pub(crate) fn intact(
         &mut self,
         job: &Job,
         artifact: &ManagedArtifactSpec,
@@ -198,7 +198,7 @@ impl ImageDirectory {
     }
 
     /// Keeps the file of an artifact for which nothing spoke until now, if it turns out to have this SHA-256.
-    pub(super) fn keeps(
+    pub(crate) fn keeps(
         &mut self,
         job: &Job,
         artifact: &ManagedArtifactSpec,
@@ -222,29 +222,29 @@ impl ImageDirectory {
     }
 
     /// Whether nobody else can change the file of this role.
-    pub(super) fn is_trusted(&self, role: ArtifactRole) -> bool {
+    pub(crate) fn is_trusted(&self, role: ArtifactRole) -> bool {
         fs::symlink_metadata(self.file(role)).is_ok_and(|metadata| files::is_trusted(&metadata))
     }
 
     /// The size in bytes that the file of an artifact should have, if the manifest has one for it.
-    pub(super) fn size_of(&self, artifact: &ManagedArtifactSpec) -> Option<u64> {
+    pub(crate) fn size_of(&self, artifact: &ManagedArtifactSpec) -> Option<u64> {
         self.entries.iter().find(|entry| is_for(entry, artifact)).map(|entry| entry.size_bytes)
     }
 
     /// The directory itself.
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Where the file of this role is or will be.
-    pub(super) fn file(&self, role: ArtifactRole) -> PathBuf {
+    pub(crate) fn file(&self, role: ArtifactRole) -> PathBuf {
         self.path.join(role.file_name())
     }
 
     /// Makes way for an artifact that is not [intact](Self::intact): takes it out of the manifest before its file is
     /// replaced, so that none is ever described wrongly, and moves a damaged file aside. Only for who holds the
     /// directory's lock.
-    pub(super) fn make_way(
+    pub(crate) fn make_way(
         &mut self,
         job: &Job,
         spec: &ManagedImageSpec,
@@ -274,12 +274,12 @@ impl ImageDirectory {
     }
 
     /// Whether the file of this role is the one with this stamp.
-    pub(super) fn has(&self, role: ArtifactRole, stamp: Stamp) -> bool {
+    pub(crate) fn has(&self, role: ArtifactRole, stamp: Stamp) -> bool {
         fs::symlink_metadata(self.file(role)).is_ok_and(|metadata| Stamp::of(&metadata) == stamp)
     }
 
     /// Notes a file that has just been made, verified and published with this stamp.
-    pub(super) fn record_new(&mut self, artifact: &ManagedArtifactSpec, sha256: String, stamp: Stamp) {
+    pub(crate) fn record_new(&mut self, artifact: &ManagedArtifactSpec, sha256: String, stamp: Stamp) {
         self.put(ManifestArtifact {
             role: artifact.role,
             name: artifact.role.file_name().to_owned(),
@@ -293,7 +293,7 @@ impl ImageDirectory {
     }
 
     /// Notes a file that has just been published, as it is now.
-    pub(super) fn record(&mut self, mut entry: ManifestArtifact) -> Result<(), FileError> {
+    pub(crate) fn record(&mut self, mut entry: ManifestArtifact) -> Result<(), FileError> {
         let path = self.path.join(&entry.name);
         entry.stamp = Stamp::of(&fs::symlink_metadata(&path).at("look at", &path)?);
         self.put(entry);
@@ -306,7 +306,7 @@ impl ImageDirectory {
     }
 
     /// Writes the manifest.
-    pub(super) fn store(&self, spec: &ManagedImageSpec) -> Result<(), FileError> {
+    pub(crate) fn store(&self, spec: &ManagedImageSpec) -> Result<(), FileError> {
         Manifest::new(spec, self.entries.clone()).store(&self.path)
     }
 }

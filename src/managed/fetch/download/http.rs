@@ -15,7 +15,7 @@ use super::error::{DownloadError, NetworkFailure};
 use super::headers::Head;
 use crate::cancel::{Cancel, Interrupted};
 use crate::context::Environment;
-use crate::managed::patience::Patience;
+use crate::managed::timeouts::Patience;
 
 /// Redirects that are followed: mirrors need one or two.
 const MAX_REDIRECTS: u32 = 5;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::cancel::Interrupted;
 use crate::managed::job::Job;
-use crate::managed::patience::Patience;
+use crate::managed::timeouts::Patience;
 
 /// An attempt that brought this much was not in vain: the count of failures starts again.
 const WORTHWHILE_BYTES: u64 = 1024 * 1024;

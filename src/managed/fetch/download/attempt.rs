@@ -11,7 +11,7 @@ use crate::failpoint::{self, Point};
 use crate::files::{self, OVERLAY_BYTES, Peak, Size};
 use crate::managed::error::ImageError;
 use crate::managed::job::{Job, Progress};
-use crate::managed::patience::Patience;
+use crate::managed::timeouts::Patience;
 
 /// Longest download whose size is not pinned.
 const MAX_UNPINNED_BYTES: u64 = 64 << 30;

@@ -13,8 +13,8 @@ use crate::files::{self, At, Digest, FileError, Hasher, SparseWriter, feed};
 use crate::layout::CacheLayout;
 use crate::lock::Lock;
 use crate::managed::job::Job;
-use crate::managed::lock;
 use crate::managed::spec::ManagedArtifactSpec;
+use crate::managed::store::lock;
 
 /// An address and an ETag do not take more.
 const MAX_SIDECAR_BYTES: u64 = 64 * 1024;

@@ -6,15 +6,15 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use super::directory::{ImageDirectory, Place};
-use super::job::Job;
 use super::lock;
-use super::spec::{ArtifactSource, ManagedArtifactSpec, ManagedImageSpec};
 use crate::files::{self, Digest, FileError, OVERLAY_BYTES, Peak, tag_as_cache};
 use crate::layout::{CacheLayout, ProjectLayout};
 use crate::lock::Lock;
+use crate::managed::job::Job;
+use crate::managed::spec::{ArtifactSource, ManagedArtifactSpec, ManagedImageSpec};
 
 /// A cache that is locked for one image.
-pub(super) struct Workspace {
+pub(crate) struct Workspace {
     cache: CacheLayout,
     /// A cache that can be read only; it may hold a download already.
     further: Option<CacheLayout>,
@@ -23,7 +23,7 @@ pub(super) struct Workspace {
 
 impl Workspace {
     /// The user's cache if it can be used, else one inside the project. Waits for whoever makes the same image there.
-    pub(super) fn open(
+    pub(crate) fn open(
         job: &Job,
         project: &ProjectLayout,
         spec: &ManagedImageSpec,
@@ -40,7 +40,7 @@ impl Workspace {
     }
 
     /// The user's cache and no other.
-    pub(super) fn open_cache(
+    pub(crate) fn open_cache(
         job: &Job,
         spec: &ManagedImageSpec,
         missing: &[&ManagedArtifactSpec],
@@ -64,7 +64,7 @@ impl Workspace {
     }
 
     /// Files cannot be linked from one filesystem to another, so a project that is elsewhere needs room of its own.
-    pub(super) fn require_space_beside(
+    pub(crate) fn require_space_beside(
         &self,
         project: &Path,
         missing: &[&ManagedArtifactSpec],
@@ -77,7 +77,7 @@ impl Workspace {
     }
 
     /// What there is of an image. In a project, stamps prove nothing: others may have filled it.
-    pub(super) fn directory(&self, job: &Job, spec: &ManagedImageSpec) -> ImageDirectory {
+    pub(crate) fn directory(&self, job: &Job, spec: &ManagedImageSpec) -> ImageDirectory {
         let mut directory = ImageDirectory::open(job, Place::in_cache(&self.cache, spec), spec);
         if self.further.is_some() {
             directory.distrust_stamps();
@@ -86,28 +86,28 @@ impl Workspace {
     }
 
     /// The directory of an image that is complete when its manifest says so.
-    pub(super) fn image(&self, spec: &ManagedImageSpec) -> PathBuf {
+    pub(crate) fn image(&self, spec: &ManagedImageSpec) -> PathBuf {
         self.cache.images().image(&spec.id, &spec.version)
     }
 
     /// A fresh directory for what is in the making; what an interrupted castra left there is removed.
-    pub(super) fn work(&self, spec: &ManagedImageSpec) -> Result<TempDir, FileError> {
+    pub(crate) fn work(&self, spec: &ManagedImageSpec) -> Result<TempDir, FileError> {
         files::fresh_directory(&self.cache.images().work(&spec.id, &spec.version))
     }
 
     /// Where downloads are written.
-    pub(super) fn cache(&self) -> &CacheLayout {
+    pub(crate) fn cache(&self) -> &CacheLayout {
         &self.cache
     }
 
     /// Where a verified download may be, best first.
-    pub(super) fn blobs(&self, digest: &Digest) -> impl Iterator<Item = PathBuf> {
+    pub(crate) fn blobs(&self, digest: &Digest) -> impl Iterator<Item = PathBuf> {
         let caches = std::iter::once(&self.cache).chain(&self.further);
         caches.map(|cache| cache.blob(digest.algorithm(), digest.hex()))
     }
 
     /// Ends the work; a stand-in for the cache is emptied, for the project has links of its own by now.
-    pub(super) fn finish(self) -> Result<(), FileError> {
+    pub(crate) fn finish(self) -> Result<(), FileError> {
         if self.further.is_some() {
             files::remove_directory(self.cache.images().root())?;
             files::remove_directory(&self.cache.root().join("blobs"))?;

@@ -3,14 +3,14 @@
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::error::ImageError;
-use super::job::Job;
-use super::spec::{ArtifactRole, ManagedArtifactSpec};
 use super::transform::{Product, TransformError, convert};
 use crate::files::{self, At, Digest};
+use crate::managed::error::ImageError;
+use crate::managed::job::Job;
+use crate::managed::spec::{ArtifactRole, ManagedArtifactSpec};
 
 /// Verifies a finished file and hands it back with its SHA-256, in hexadecimal. What is known already is not read again.
-pub(super) fn verify(
+pub(crate) fn verify(
     job: &Job,
     artifact: &ManagedArtifactSpec,
     made: Product,

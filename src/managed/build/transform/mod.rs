@@ -8,14 +8,14 @@ use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use super::error::ImageError;
-use super::job::Job;
-use super::spec::{ManagedArtifactSpec, TransformStep};
 use crate::cancel::Cancel;
 use crate::failpoint::{self, Point};
 use crate::files::{self, At, Digest, FileError, HashError, Hasher};
+use crate::managed::error::ImageError;
+use crate::managed::job::Job;
+use crate::managed::spec::{ManagedArtifactSpec, TransformStep};
 
-pub(super) mod convert;
+pub(crate) mod convert;
 mod decompress;
 mod error;
 mod ext4;
@@ -28,7 +28,7 @@ pub use vhd::{VhdKind, parse_vhd_footer};
 
 /// Longest file a step may make, holes included. Images of this kind take a hundredth of it; a compressed file that
 /// promises more is a bomb.
-pub(super) const MAX_FILE_BYTES: u64 = 64 << 30;
+pub(crate) const MAX_FILE_BYTES: u64 = 64 << 30;
 
 /// A file on its way, or the first bytes of one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,14 +43,14 @@ struct Material {
 }
 
 /// A finished file.
-pub(super) struct Product {
-    pub(super) path: PathBuf,
+pub(crate) struct Product {
+    pub(crate) path: PathBuf,
     /// Its SHA-256, hexadecimal, unless another program wrote it.
-    pub(super) sha256: Option<String>,
+    pub(crate) sha256: Option<String>,
 }
 
 /// Takes a verified download through an artifact's pipeline and hands back the finished file, which lies in `work`.
-pub(super) fn run(
+pub(crate) fn run(
     job: &Job,
     artifact: &ManagedArtifactSpec,
     blob: &Path,

@@ -6,13 +6,14 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use super::archive::Archive;
-use super::error::ImageError;
-use super::job::Job;
-use super::manager::ImageManager;
-use super::spec::ManagedImageSpec;
-use super::{lock, source};
 use crate::context::RuntimeContext;
 use crate::files::{self, At, Digest, FileError, HashError, Hasher, Peak};
+use crate::managed::error::ImageError;
+use crate::managed::fetch;
+use crate::managed::job::Job;
+use crate::managed::manager::ImageManager;
+use crate::managed::spec::ManagedImageSpec;
+use crate::managed::store::lock;
 use crate::report::ImageLabel;
 
 /// What an import has brought.
@@ -125,7 +126,7 @@ pub(super) fn into_cache<'r>(
         if files::digest(&blob, digest, &job.context.cancel)? == *digest {
             return Ok(());
         }
-        source::set_aside(job, cache, digest)?;
+        fetch::set_aside(job, cache, digest)?;
     }
     files::require_space(directory, &Peak { download: size_bytes, ..Peak::default() })?;
     // Where a download would write them, so that what an interruption leaves is used up by the next try.

@@ -16,12 +16,12 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::check;
-use super::error::ImageError;
 use super::import::{self, Refusal};
-use super::job::Job;
-use super::transform::MAX_FILE_BYTES;
 use crate::files::{At, Digest};
+use crate::managed::build::transform::MAX_FILE_BYTES;
+use crate::managed::check;
+use crate::managed::error::ImageError;
+use crate::managed::job::Job;
 use crate::report::ImageLabel;
 
 /// Name of the first member.

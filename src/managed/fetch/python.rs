@@ -63,7 +63,7 @@ pub enum PipError {
 
 impl PipError {
     /// Whether another source may do where this one did not.
-    pub(in crate::managed) fn is_unreachable(&self) -> bool {
+    pub(crate) fn is_unreachable(&self) -> bool {
         !matches!(self, Self::NoWheel { .. })
     }
 }
@@ -97,17 +97,13 @@ impl Explain for PipError {
 }
 
 /// A wheel, as pip is asked for it.
-pub(in crate::managed) struct Requirement<'a> {
+pub(crate) struct Requirement<'a> {
     pinned: String,
     platform: Option<&'a str>,
 }
 
 /// `name==version`, for this platform.
-pub(in crate::managed) fn requirement<'a>(
-    name: &str,
-    version: &str,
-    platform: Option<&'a str>,
-) -> Requirement<'a> {
+pub(crate) fn requirement<'a>(name: &str, version: &str, platform: Option<&'a str>) -> Requirement<'a> {
     Requirement { pinned: format!("{name}=={version}"), platform }
 }
 
@@ -189,7 +185,7 @@ fn collect(
 ///
 /// # Errors
 /// [`PipError`]; an interruption.
-pub(in crate::managed) fn ask(job: &Job, name: &str, requirement: &Requirement) -> Result<(), ImageError> {
+pub(crate) fn ask(job: &Job, name: &str, requirement: &Requirement) -> Result<(), ImageError> {
     let scratch = tempfile::Builder::new().prefix("castra-pip-").tempdir();
     let scratch = scratch.at("make a directory in", &std::env::temp_dir())?;
     let arguments = |pip: Invocation| pip.args(["index", "versions", name]);

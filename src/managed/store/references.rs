@@ -11,11 +11,11 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::job::Job;
 use super::lock;
-use super::spec::ManagedImageSpec;
 use crate::files::{self, At, Digest, FileError};
 use crate::layout::{CacheLayout, ProjectLayout};
+use crate::managed::job::Job;
+use crate::managed::spec::ManagedImageSpec;
 use crate::report::ImageLabel;
 
 /// Version of the format. One that is larger comes from a newer Castra.
@@ -27,21 +27,21 @@ const MAX_BYTES: u64 = 1024 * 1024;
 
 /// What one project has of the cache.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Reference {
+pub(crate) struct Reference {
     format: u32,
     /// The project, by its state root.
-    pub(super) state_root: PathBuf,
+    pub(crate) state_root: PathBuf,
     /// Its images.
-    pub(super) images: Vec<ReferredImage>,
+    pub(crate) images: Vec<ReferredImage>,
 }
 
 /// An image that a project has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct ReferredImage {
+pub(crate) struct ReferredImage {
     /// The image.
-    pub(super) image: ImageLabel,
+    pub(crate) image: ImageLabel,
     /// The downloads it is made from.
-    pub(super) blobs: BTreeSet<Digest>,
+    pub(crate) blobs: BTreeSet<Digest>,
 }
 
 impl ReferredImage {
@@ -53,14 +53,14 @@ impl ReferredImage {
 
 impl Reference {
     /// The images that are in the project still.
-    pub(super) fn alive(&self) -> impl Iterator<Item = &ReferredImage> {
+    pub(crate) fn alive(&self) -> impl Iterator<Item = &ReferredImage> {
         let images = ProjectLayout::unchecked(self.state_root.clone()).images();
         self.images.iter().filter(move |one| images.image(&one.image.id, &one.image.version).is_dir())
     }
 }
 
 /// Notes that a project has an image. A cache that cannot be written to has nothing to be kept from.
-pub(super) fn note(job: &Job, project: &ProjectLayout, spec: &ManagedImageSpec) {
+pub(crate) fn note(job: &Job, project: &ProjectLayout, spec: &ManagedImageSpec) {
     let cache = &job.context.cache;
     // JSON holds text only. Such a project is kept by the number of its links, see `prune`.
     if project.state_root().to_str().is_none() || is_noted(cache, project, spec) {
@@ -72,7 +72,7 @@ pub(super) fn note(job: &Job, project: &ProjectLayout, spec: &ManagedImageSpec) 
 }
 
 /// What a file in the directory of references is.
-pub(super) enum Loaded {
+pub(crate) enum Loaded {
     /// A reference.
     Reference(Reference),
     /// A reference in this format, which a newer Castra wrote: it cannot be told what is needed.
@@ -82,7 +82,7 @@ pub(super) enum Loaded {
 }
 
 /// Whether the cache, if there is one, knows what this project has. A few microseconds.
-pub(super) fn is_noted(cache: &CacheLayout, project: &ProjectLayout, spec: &ManagedImageSpec) -> bool {
+pub(crate) fn is_noted(cache: &CacheLayout, project: &ProjectLayout, spec: &ManagedImageSpec) -> bool {
     match load(&cache.reference(project)) {
         Loaded::Reference(reference) => {
             reference.state_root == project.state_root()
@@ -117,7 +117,7 @@ fn add(
 }
 
 /// All references, each with its file.
-pub(super) fn all(cache: &CacheLayout) -> Result<Vec<(PathBuf, Loaded)>, FileError> {
+pub(crate) fn all(cache: &CacheLayout) -> Result<Vec<(PathBuf, Loaded)>, FileError> {
     let directory = cache.projects();
     let entries = match fs::read_dir(&directory) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),

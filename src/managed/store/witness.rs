@@ -14,14 +14,14 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::Mutex;
 
-use super::check;
 use super::manifest::{self, ManifestArtifact};
-use super::spec::{ManagedArtifactSpec, TransformStep};
 use crate::context::RuntimeContext;
 use crate::files::{self, Digest, FileError};
+use crate::managed::check;
+use crate::managed::spec::{ManagedArtifactSpec, TransformStep};
 
 /// The notes of one user.
-pub(super) struct Witness {
+pub(crate) struct Witness {
     /// In the cache, and beside it for the day on which the cache is removed.
     directories: Vec<PathBuf>,
     /// Notes of this process, which count even where they cannot be written.
@@ -30,14 +30,14 @@ pub(super) struct Witness {
 
 impl Witness {
     /// The notes of the user whose context this is.
-    pub(super) fn of(context: &RuntimeContext) -> Self {
+    pub(crate) fn of(context: &RuntimeContext) -> Self {
         let beside = context.user_state.as_ref().map(|state| state.products());
         let directories = std::iter::once(context.cache.products()).chain(beside).collect();
         Self { directories, own: Mutex::default() }
     }
 
     /// Returns `true` if the artifact's pinned download is known to become a file with this SHA-256.
-    pub(super) fn vouches_for(&self, artifact: &ManagedArtifactSpec, sha256: &str) -> bool {
+    pub(crate) fn vouches_for(&self, artifact: &ManagedArtifactSpec, sha256: &str) -> bool {
         match pinned(artifact) {
             Some(pinned) => pinned == sha256,
             None => self.has_note(&manifest::artifact_digest(artifact), sha256),
@@ -45,7 +45,7 @@ impl Witness {
     }
 
     /// Returns `true` if the file of an entry is known to be made from the download of the description it names.
-    pub(super) fn vouches_for_entry(
+    pub(crate) fn vouches_for_entry(
         &self,
         artifact: Option<&ManagedArtifactSpec>,
         entry: &ManifestArtifact,
@@ -61,7 +61,7 @@ impl Witness {
     ///
     /// # Errors
     /// It cannot be written anywhere; this process remembers it all the same.
-    pub(super) fn note(&self, artifact: &ManagedArtifactSpec, sha256: &str) -> Result<(), FileError> {
+    pub(crate) fn note(&self, artifact: &ManagedArtifactSpec, sha256: &str) -> Result<(), FileError> {
         if pinned(artifact).is_some() {
             return Ok(());
         }
@@ -100,7 +100,7 @@ fn name(spec_digest: &str, sha256: &str) -> String {
 
 /// The SHA-256 of an artifact's finished file, where the description pins it: by itself, or by the digest of a download
 /// that is used as it is.
-pub(super) fn pinned(artifact: &ManagedArtifactSpec) -> Option<&str> {
+pub(crate) fn pinned(artifact: &ManagedArtifactSpec) -> Option<&str> {
     let is_used_as_it_is = artifact.pipeline.iter().all(|step| matches!(step, TransformStep::Rename { .. }));
     match (&artifact.product_digest, &artifact.digest) {
         (Some(Digest::Sha256(product)), _) => Some(product),

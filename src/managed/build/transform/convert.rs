@@ -14,7 +14,7 @@ use crate::managed::job::Job;
 use crate::qemu::{DiskError, DiskFormat, ImageDisk, ImageWork, Qcow2Header, QemuError, run_image_tool};
 
 /// `qemu-img` on the `PATH`.
-pub(in crate::managed) fn qemu_img(job: &Job) -> Result<PathBuf, TransformError> {
+pub(crate) fn qemu_img(job: &Job) -> Result<PathBuf, TransformError> {
     let found = command::find_program(&job.context.environment, "qemu-img");
     found.ok_or(TransformError::MissingQemuImg)
 }
@@ -70,7 +70,7 @@ fn is_about_file_size(error: &CommandError) -> bool {
 
 /// What is wrong with a qcow2 that leans on other files or is none of the kind that is known, as the end of a sentence about
 /// it. Looked at here and first: qemu-img opens what it names, even to tell of it. Nothing for what is no qcow2 at all.
-pub(in crate::managed) fn qcow2_problem(disk: &Path) -> Option<String> {
+pub(crate) fn qcow2_problem(disk: &Path) -> Option<String> {
     match Qcow2Header::read(disk) {
         Ok(header) => header.backing_file.map(|file| format!("has a backing file, {}", file.display())),
         Err(QemuError::Disk(DiskError::DataElsewhere { .. })) => {
@@ -85,8 +85,8 @@ pub(in crate::managed) fn qcow2_problem(disk: &Path) -> Option<String> {
 /// What `qemu-img info` says of a disk.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(in crate::managed) struct DiskInfo {
-    pub(in crate::managed) format: String,
+pub(crate) struct DiskInfo {
+    pub(crate) format: String,
     filename: String,
     backing_filename: Option<String>,
     format_specific: Option<FormatSpecific>,
@@ -113,7 +113,7 @@ struct Extent {
 
 impl DiskInfo {
     /// The other file that the disk needs, as the end of a sentence about it.
-    pub(in crate::managed) fn leans_on(&self) -> Option<String> {
+    pub(crate) fn leans_on(&self) -> Option<String> {
         let extents = self.format_specific.iter().filter_map(|specific| specific.data.as_ref());
         let mut extents = extents.flat_map(|data| &data.extents);
         if let Some(other) = extents.find(|extent| extent.filename != self.filename) {
@@ -128,7 +128,7 @@ impl DiskInfo {
 
 /// Asks `qemu-img` about a disk, after its format was found by its first bytes. That must not be left to `qemu-img`, which
 /// takes a text that names other files for a VMDK, and opens them.
-pub(in crate::managed) fn info(job: &Job, disk: &Path) -> Result<DiskInfo, ImageError> {
+pub(crate) fn info(job: &Job, disk: &Path) -> Result<DiskInfo, ImageError> {
     let format = magic::recognise(disk)?;
     describe(job, ImageDisk { path: disk, format, length: None })
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// Moves a damaged file (or whatever stands in its place) into a quarantine of the same filesystem, and says where it is
 /// now. `name` tells what it was.
-pub(super) fn set_aside(quarantine: &Path, file: &Path, name: &str) -> Result<PathBuf, FileError> {
+pub(crate) fn set_aside(quarantine: &Path, file: &Path, name: &str) -> Result<PathBuf, FileError> {
     files::create_directory(quarantine)?;
     let free = |target: &PathBuf| fs::symlink_metadata(target).is_err();
     let numbered = (1..).map(|number| quarantine.join(format!("{name}.{number}")));

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use super::job::Job;
 use crate::files::{self, At, FileError};
 use crate::lock::{Lock, LockError};
+use crate::managed::job::Job;
 use crate::report::Event;
 
 /// Takes the lock on this file. Who has to wait says so once, as waiting for `what`; after waiting, look again at what
@@ -12,7 +12,7 @@ use crate::report::Event;
 ///
 /// # Errors
 /// [`FileError::Interrupted`], or that the file cannot be made or locked.
-pub(super) fn take(job: &Job, path: &Path, what: &str) -> Result<Lock, FileError> {
+pub(crate) fn take(job: &Job, path: &Path, what: &str) -> Result<Lock, FileError> {
     let mut tell = Some(|| job.report(Event::Waiting { what: what.to_owned() }));
     loop {
         let file = open(path)?;
@@ -29,7 +29,7 @@ pub(super) fn take(job: &Job, path: &Path, what: &str) -> Result<Lock, FileError
 ///
 /// # Errors
 /// As for [`take`].
-pub(super) fn share(job: &Job, path: &Path, what: &str) -> Result<Lock, FileError> {
+pub(crate) fn share(job: &Job, path: &Path, what: &str) -> Result<Lock, FileError> {
     let mut tell = Some(|| job.report(Event::Waiting { what: what.to_owned() }));
     loop {
         let on_wait = || tell.take().into_iter().for_each(|tell| tell());
@@ -44,7 +44,7 @@ pub(super) fn share(job: &Job, path: &Path, what: &str) -> Result<Lock, FileErro
 ///
 /// # Errors
 /// As for [`take`].
-pub(super) fn take_own(job: &Job, path: &Path, what: &str) -> Result<Lock, FileError> {
+pub(crate) fn take_own(job: &Job, path: &Path, what: &str) -> Result<Lock, FileError> {
     loop {
         drop(files::open_own_or_create(path)?);
         let lock = take(job, path, what)?;
@@ -58,7 +58,7 @@ pub(super) fn take_own(job: &Job, path: &Path, what: &str) -> Result<Lock, FileE
 ///
 /// # Errors
 /// That the file cannot be made or locked.
-pub(super) fn take_if_free(path: &Path) -> Result<Option<Lock>, FileError> {
+pub(crate) fn take_if_free(path: &Path) -> Result<Option<Lock>, FileError> {
     Lock::try_hold(open(path)?, path).map_err(failed)
 }
 

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::spec::{ArtifactRole, ManagedArtifactSpec, ManagedImageSpec};
 use crate::files::{self, FileError, READ_ONLY, Stamp, sha256_hex};
 use crate::layout::MANIFEST;
+use crate::managed::spec::{ArtifactRole, ManagedArtifactSpec, ManagedImageSpec};
 
 /// Version of the format. One that is larger comes from a newer Castra.
 const FORMAT: u32 = 1;
@@ -141,7 +141,7 @@ impl Manifest {
     }
 
     /// Puts it into an image's directory, on disk when this returns.
-    pub(super) fn store(&self, directory: &Path) -> Result<(), FileError> {
+    pub(crate) fn store(&self, directory: &Path) -> Result<(), FileError> {
         files::write_locked(&path_in(directory), &self.to_text(), READ_ONLY)
     }
 
@@ -151,7 +151,7 @@ impl Manifest {
     }
 
     /// Whether it describes this image, and only files that an image has.
-    pub(super) fn is_sound_for(&self, spec: &ManagedImageSpec) -> bool {
+    pub(crate) fn is_sound_for(&self, spec: &ManagedImageSpec) -> bool {
         let has_own_name = |entry: &ManifestArtifact| entry.name == entry.role.file_name();
         self.id == spec.id && self.version == spec.version && self.artifacts.iter().all(has_own_name)
     }
@@ -164,24 +164,24 @@ impl Manifest {
 }
 
 /// The manifest in an image's directory.
-pub(super) fn path_in(directory: &Path) -> PathBuf {
+pub(crate) fn path_in(directory: &Path) -> PathBuf {
     directory.join(MANIFEST)
 }
 
 /// SHA-256 of a description as compact JSON, in the order in which the types declare their fields.
-pub(super) fn spec_digest(spec: &ManagedImageSpec) -> String {
+pub(crate) fn spec_digest(spec: &ManagedImageSpec) -> String {
     sha256_hex(&json_of(spec, serde_json::to_vec))
 }
 
 /// The same of those parts of an artifact's description that its bytes depend on. Where they come from is not one of
 /// them: another mirror of the same pinned bytes changes nothing.
-pub(super) fn artifact_digest(artifact: &ManagedArtifactSpec) -> String {
+pub(crate) fn artifact_digest(artifact: &ManagedArtifactSpec) -> String {
     let parts = (artifact.role, &artifact.digest, &artifact.pipeline, &artifact.product_digest);
     sha256_hex(&json_of(&parts, serde_json::to_vec))
 }
 
 /// The current time, as RFC 3339.
-pub(super) fn now() -> String {
+pub(crate) fn now() -> String {
     format!("{:.0}", jiff::Timestamp::now())
 }
 

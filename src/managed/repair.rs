@@ -4,15 +4,18 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use super::directory::Place;
+use super::build;
 use super::error::ImageError;
+use super::fetch;
 use super::job::Job;
-use super::manifest::{Distrust, Manifest};
 use super::spec::ManagedImageSpec;
-use super::{lock, prepare, source, witness};
 use crate::files::{self, At, Digest, FileError, Stamp};
 use crate::layout::{MANIFEST, ProjectLayout};
 use crate::lock::Lock;
+use crate::managed::store::directory::Place;
+use crate::managed::store::lock;
+use crate::managed::store::manifest::{Distrust, Manifest};
+use crate::managed::store::witness;
 use crate::report::ImageLabel;
 
 /// What the deep check of an image has shown, and done.
@@ -89,7 +92,7 @@ pub(super) fn restore(
     project: &ProjectLayout,
     spec: &ManagedImageSpec,
 ) -> Result<CheckedImage, ImageError> {
-    prepare::note_unvouched(job, project, spec)?;
+    build::note_unvouched(job, project, spec)?;
     let checked = check(job, project, spec)?;
     if checked.files.is_empty() {
         return Err(ImageError::NotPresent { image: spec.label() });
@@ -248,7 +251,7 @@ fn check_blob(job: &Job, digest: &Digest, hashed: &mut Hashed) -> Result<Option<
     let set_aside = match &finding {
         Finding::Missing => return Ok(None),
         Finding::Intact => None,
-        Finding::Changed(_) | Finding::Unusable(_) => Some(source::set_aside(job, cache, digest)?),
+        Finding::Changed(_) | Finding::Unusable(_) => Some(fetch::set_aside(job, cache, digest)?),
     };
     let location = Location::Download;
     Ok(Some(CheckedFile { location, path, expected: Some(digest.clone()), finding, set_aside }))
@@ -263,14 +266,14 @@ fn repair(
     checked: &CheckedImage,
 ) -> Result<(), ImageError> {
     if checked.is_damaged_in(Location::Project) {
-        prepare::prepare(job, project, spec)?;
+        build::prepare(job, project, spec)?;
     }
     if checked.is_damaged_in(Location::Cache) {
-        prepare::fill_cache(job, project, spec)?;
+        build::fill_cache(job, project, spec)?;
     }
     let only_downloads = !checked.has(Location::Project) && !checked.has(Location::Cache);
     if only_downloads && checked.is_damaged_in(Location::Download) {
-        prepare::fill_cache(job, project, spec)?;
+        build::fill_cache(job, project, spec)?;
     }
     Ok(())
 }

@@ -5,30 +5,32 @@ use std::path::{Path, PathBuf};
 use super::error::ImageError;
 use super::job::Job;
 use super::spec::{ArtifactRole, ArtifactSource, ManagedArtifactSpec};
-use super::workspace::Workspace;
-use super::{download, lock, quarantine};
 use crate::files::{self, At, Digest, sha256_hex};
 use crate::layout::CacheLayout;
 use crate::lock::Lock;
+use crate::managed::store::lock;
+use crate::managed::store::quarantine;
+use crate::managed::store::workspace::Workspace;
 
+pub(crate) mod download;
 mod local;
-pub(in crate::managed) mod python;
+pub(crate) mod python;
 
 /// A verified download, which nothing prunes from the cache until this is dropped.
-pub(super) struct Blob {
+pub(crate) struct Blob {
     path: PathBuf,
     _share: Lock,
 }
 
 impl Blob {
     /// The file.
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 }
 
 /// Finds the blob of an artifact, one that is there and still right, or fetches it.
-pub(super) fn fetch(
+pub(crate) fn fetch(
     job: &Job,
     workspace: &Workspace,
     artifact: &ManagedArtifactSpec,
@@ -79,7 +81,7 @@ fn fetch_alone(
 
 /// Fetches bytes that nothing pins yet and keeps them under the digest they have, so that they need not come again once
 /// that is pinned. Hands back the digest and their number. A file on this machine is only hashed.
-pub(super) fn fetch_unpinned(
+pub(crate) fn fetch_unpinned(
     job: &Job,
     source: &ArtifactSource,
     size_bytes: Option<u64>,
@@ -110,7 +112,7 @@ pub(super) fn fetch_unpinned(
 }
 
 /// Moves a damaged blob aside, says so, and hands back where it is now.
-pub(super) fn set_aside(job: &Job, cache: &CacheLayout, digest: &Digest) -> Result<PathBuf, ImageError> {
+pub(crate) fn set_aside(job: &Job, cache: &CacheLayout, digest: &Digest) -> Result<PathBuf, ImageError> {
     let blob = cache.blob(digest.algorithm(), digest.hex());
     let name = format!("{}-{}", digest.algorithm(), digest.hex());
     let moved = quarantine::set_aside(&cache.quarantine(), &blob, &name)?;

@@ -8,8 +8,8 @@ use crate::files::{self, At, DigestMismatch, FileError};
 use crate::layout::CacheLayout;
 use crate::managed::error::ImageError;
 use crate::managed::job::Job;
-use crate::managed::lock;
 use crate::managed::spec::ManagedArtifactSpec;
+use crate::managed::store::lock;
 
 /// Takes a copy (a reflink where the filesystem has them) of a file, which its owner may change at any time.
 pub(super) fn fetch(

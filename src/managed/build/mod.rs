@@ -13,21 +13,25 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
-use super::directory::{self, ImageDirectory, Place};
 use super::error::{ImageError, one_line};
+use super::fetch::{self, Blob};
 use super::job::Job;
-use super::manifest::Manifest;
-use super::source::Blob;
 use super::spec::{ArtifactRole, ManagedArtifactSpec, ManagedImagePaths, ManagedImageSpec};
-use super::workspace::Workspace;
-use super::{lock, product, references, source, transform};
 use crate::failpoint::{self, Point};
 use crate::files::{self, At, Digest, FileError, OVERLAY_BYTES, Peak, Shared};
 use crate::layout::ProjectLayout;
+use crate::managed::store::directory::{self, ImageDirectory, Place};
+use crate::managed::store::lock;
+use crate::managed::store::manifest::Manifest;
+use crate::managed::store::references;
+use crate::managed::store::workspace::Workspace;
 use crate::report::Event;
 
+pub(super) mod transform;
+mod verify;
+
 /// Puts an image that is not complete yet into a project.
-pub(super) fn prepare(
+pub(crate) fn prepare(
     job: &Job,
     project: &ProjectLayout,
     spec: &ManagedImageSpec,
@@ -85,7 +89,7 @@ fn not_intact<'s>(
 
 /// Makes sure that the cache has an image, and says where. What is missing there is taken from `donor`, a project, only if
 /// the description pins the digest of the finished file or this user's castra has noted it.
-pub(super) fn fill_cache(
+pub(crate) fn fill_cache(
     job: &Job,
     donor: &ProjectLayout,
     spec: &ManagedImageSpec,
@@ -167,7 +171,7 @@ fn take_over<'s>(
 ///
 /// # Errors
 /// The user's interruption. What cannot be built stays without a note.
-pub(super) fn note_unvouched(
+pub(crate) fn note_unvouched(
     job: &Job,
     project: &ProjectLayout,
     spec: &ManagedImageSpec,
@@ -185,10 +189,10 @@ pub(super) fn note_unvouched(
     let unvouched: Vec<&ManagedArtifactSpec> = spec.artifacts.iter().filter(is_unvouched).collect();
     let build = |artifact: &ManagedArtifactSpec| {
         let workspace = Workspace::open_cache(job, spec, &[])?;
-        let blob = source::fetch(job, &workspace, artifact)?;
+        let blob = fetch::fetch(job, &workspace, artifact)?;
         let work = workspace.work(spec)?;
         let made = transform::run(job, artifact, blob.path(), work.path())?;
-        let (_, sha256) = product::verify(job, artifact, made)?;
+        let (_, sha256) = verify::verify(job, artifact, made)?;
         Ok(job.witness.note(artifact, &sha256)?)
     };
     for artifact in unvouched {
@@ -231,12 +235,12 @@ fn make_each(
     for artifact in missing {
         let blob = match blobs.entry(&artifact.digest) {
             Entry::Occupied(fetched) => fetched.into_mut(),
-            Entry::Vacant(vacant) => vacant.insert(source::fetch(job, workspace, artifact)?),
+            Entry::Vacant(vacant) => vacant.insert(fetch::fetch(job, workspace, artifact)?),
         };
         let work = workspace.work(spec)?;
         failpoint::reach(Point::WorkMade);
         let made = transform::run(job, artifact, blob.path(), work.path())?;
-        let (file, sha256) = product::verify(job, artifact, made)?;
+        let (file, sha256) = verify::verify(job, artifact, made)?;
         failpoint::reach(Point::ProductVerified);
         if let Err(error) = job.witness.note(artifact, &sha256) {
             job.warn(format!("the next castra will make {} again: {}", artifact.role, one_line(&error)));

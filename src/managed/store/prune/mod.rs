@@ -13,7 +13,6 @@ use std::collections::BTreeSet;
 use std::fs::{self, DirEntry};
 use std::path::{Path, PathBuf};
 
-use super::error::ImageError;
 use super::lock;
 use super::manifest;
 use super::references::{self, Loaded};
@@ -21,6 +20,7 @@ use crate::cancel::Cancel;
 use crate::files::{self, At, Digest, FileError};
 use crate::layout::{CacheLayout, ProjectLayout};
 use crate::lock::Lock;
+use crate::managed::error::ImageError;
 use crate::report::ImageLabel;
 use crate::trusted;
 

@@ -1,0 +1,10 @@
+//! Images on disk, in the cache and in projects: directories and their manifests, who needs them, and who works on them.
+
+pub(super) mod directory;
+pub(super) mod lock;
+pub(super) mod manifest;
+pub(super) mod prune;
+pub(super) mod quarantine;
+pub(super) mod references;
+pub(super) mod witness;
+pub(super) mod workspace;
