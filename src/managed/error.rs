@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use super::check::SpecError;
-use super::fetch::python::PipError;
-use super::repair::CheckedImage;
+use super::fetch::error::PipError;
 use crate::cancel::Interrupted;
 use crate::command::CommandError;
 use crate::files::{Digest, DigestMismatch, FileError};
-use crate::managed::build::transform::TransformError;
-use crate::managed::fetch::download::DownloadError;
+use crate::managed::build::transform::error::TransformError;
+use crate::managed::fetch::download::error::DownloadError;
+use crate::managed::store::finding::CheckedImage;
 use crate::managed::store::manifest::Distrust;
 use crate::report::ImageLabel;
 use crate::state_root::StateRootError;

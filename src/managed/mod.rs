@@ -31,13 +31,13 @@ pub use fetch::download::{DownloadError, NetworkFailure};
 
 pub use build::transform::{TransformError, VhdKind, parse_vhd_footer};
 pub use carry::import::{Imported, ImportedFile};
-pub use fetch::python::PipError;
+pub use fetch::error::PipError;
 pub use manager::{ChosenImage, FileState, FoundImage, ImageManager, StoredImage, VerifiedFile};
-pub use repair::{CheckedFile, CheckedImage, Finding, Location};
 pub use spec::{
     ArtifactRole, ArtifactSource, Compression, ManagedArtifactSpec, ManagedDiskKind, ManagedImagePaths,
     ManagedImageSpec, QemuProfile, TransformStep,
 };
+pub use store::finding::{CheckedFile, CheckedImage, Finding, Location};
 pub use store::manifest::{Distrust, Manifest, ManifestArtifact};
 pub use store::prune::{PruneOptions, Pruned, PrunedKind, prune};
 pub use timeouts::Patience;

@@ -13,78 +13,10 @@ use crate::files::{self, At, Digest, FileError, Stamp};
 use crate::layout::{MANIFEST, ProjectLayout};
 use crate::lock::Lock;
 use crate::managed::store::directory::Place;
+use crate::managed::store::finding::{CheckedFile, CheckedImage, Finding, Location};
 use crate::managed::store::lock;
 use crate::managed::store::manifest::{Distrust, Manifest};
 use crate::managed::store::witness;
-use crate::report::ImageLabel;
-
-/// What the deep check of an image has shown, and done.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CheckedImage {
-    /// The image.
-    pub image: ImageLabel,
-    /// Every file that was looked at.
-    pub files: Vec<CheckedFile>,
-}
-
-/// One file that was looked at.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CheckedFile {
-    /// Where it belongs.
-    pub location: Location,
-    /// The file.
-    pub path: PathBuf,
-    /// What it should be; nothing for a manifest, which carries its own seal, and for a file that none describes.
-    pub expected: Option<Digest>,
-    /// What it was found to be.
-    pub finding: Finding,
-    /// Where it was moved to, if it was damaged.
-    pub set_aside: Option<PathBuf>,
-}
-
-/// Where a file of an image belongs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Location {
-    /// To the project's copy.
-    Project,
-    /// To the cache's copy.
-    Cache,
-    /// To the cache's downloads.
-    Download,
-}
-
-/// What a file was found to be.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Finding {
-    /// What it should be.
-    Intact,
-    /// Other bytes, with this digest.
-    Changed(Digest),
-    /// Nothing that can be read, or a manifest that is not trusted; why.
-    Unusable(String),
-    /// Not there.
-    Missing,
-}
-
-impl CheckedImage {
-    /// Whether everything was as it should be.
-    pub fn is_intact(&self) -> bool {
-        self.files.iter().all(|file| file.finding == Finding::Intact)
-    }
-
-    /// Whether a file of the project's own copy was not as it should be: QEMU may have read it.
-    pub fn project_was_damaged(&self) -> bool {
-        self.is_damaged_in(Location::Project)
-    }
-
-    fn is_damaged_in(&self, location: Location) -> bool {
-        self.files.iter().any(|file| file.location == location && file.finding != Finding::Intact)
-    }
-
-    fn has(&self, location: Location) -> bool {
-        self.files.iter().any(|file| file.location == location)
-    }
-}
 
 /// Checks an image in depth and repairs it.
 pub(super) fn restore(
@@ -251,7 +183,7 @@ fn check_blob(job: &Job, digest: &Digest, hashed: &mut Hashed) -> Result<Option<
     let set_aside = match &finding {
         Finding::Missing => return Ok(None),
         Finding::Intact => None,
-        Finding::Changed(_) | Finding::Unusable(_) => Some(fetch::set_aside(job, cache, digest)?),
+        Finding::Changed(_) | Finding::Unusable(_) => Some(fetch::blob::quarantine(job, cache, digest)?),
     };
     let location = Location::Download;
     Ok(Some(CheckedFile { location, path, expected: Some(digest.clone()), finding, set_aside }))

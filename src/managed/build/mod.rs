@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
 use super::error::{ImageError, one_line};
-use super::fetch::{self, Blob};
+use super::fetch::{self, blob::Blob};
 use super::job::Job;
 use super::spec::{ArtifactRole, ManagedArtifactSpec, ManagedImagePaths, ManagedImageSpec};
 use crate::failpoint::{self, Point};

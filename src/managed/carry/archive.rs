@@ -16,11 +16,11 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::import::{self, Refusal};
 use crate::files::{At, Digest};
 use crate::managed::build::transform::MAX_FILE_BYTES;
 use crate::managed::check;
 use crate::managed::error::ImageError;
+use crate::managed::fetch::blob::{self, Refusal};
 use crate::managed::job::Job;
 use crate::report::ImageLabel;
 
@@ -99,7 +99,7 @@ impl Archive {
             if entry.size() != member.size_bytes {
                 return Err(self.damaged(&format!("`{name}` has another size than described")));
             }
-            let put = import::into_cache(job, &member.digest, member.size_bytes, || Ok(Box::new(entry)));
+            let put = blob::into_cache(job, &member.digest, member.size_bytes, || Ok(Box::new(entry)));
             put.map_err(|refusal| match refusal {
                 Refusal::Bytes(problem) => self.damaged(&format!("`{name}` {problem}")),
                 Refusal::Other(error) => error,

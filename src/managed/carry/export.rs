@@ -11,7 +11,7 @@ use crate::context::RuntimeContext;
 use crate::files::{self, At, FileError, Peak, TEMPORARY};
 use crate::managed::check;
 use crate::managed::error::ImageError;
-use crate::managed::fetch::{self, Blob};
+use crate::managed::fetch::{self, blob::Blob};
 use crate::managed::job::Job;
 use crate::managed::manager::ImageManager;
 use crate::managed::spec::{ManagedArtifactSpec, ManagedImageSpec};

@@ -1,19 +1,17 @@
 //! Images by hand, for machines without a network: a file that an image is made from, or an archive of such files,
 //! becomes a download in the cache. Nothing has to be believed, for every byte is checked against the pinned digests.
 
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
 use super::archive::Archive;
 use crate::context::RuntimeContext;
-use crate::files::{self, At, Digest, FileError, HashError, Hasher, Peak};
+use crate::files::{self, At, Digest, FileError};
 use crate::managed::error::ImageError;
-use crate::managed::fetch;
+use crate::managed::fetch::blob::{self, Refusal};
 use crate::managed::job::Job;
 use crate::managed::manager::ImageManager;
 use crate::managed::spec::ManagedImageSpec;
-use crate::managed::store::lock;
 use crate::report::ImageLabel;
 
 /// What an import has brought.
@@ -87,85 +85,10 @@ fn import_file(job: &Job, path: &Path, known: &[&ManagedImageSpec]) -> Result<(D
     };
     let size_bytes = path.metadata().at("look at", path)?.len();
     let open = || Ok(Box::new(files::open_followed(path)?) as Box<dyn Read>);
-    into_cache(job, &artifact.digest, size_bytes, open).map_err(|refusal| match refusal {
+    blob::into_cache(job, &artifact.digest, size_bytes, open).map_err(|refusal| match refusal {
         // It was right a moment ago.
         Refusal::Bytes(_) => FileError::ChangedMeanwhile { path: path.to_owned() }.into(),
         Refusal::Other(error) => error,
     })?;
     Ok((artifact.digest.clone(), size_bytes))
-}
-
-/// Why bytes did not become a blob.
-pub(super) enum Refusal {
-    /// They are not the right ones; how, as the end of a sentence about them.
-    Bytes(String),
-    /// Something else went wrong.
-    Other(ImageError),
-}
-
-impl<E: Into<ImageError>> From<E> for Refusal {
-    fn from(error: E) -> Self {
-        Self::Other(error.into())
-    }
-}
-
-/// Makes a blob of these bytes under its lock, unless it is there already and right.
-pub(super) fn into_cache<'r>(
-    job: &Job,
-    digest: &Digest,
-    size_bytes: u64,
-    open: impl FnOnce() -> Result<Box<dyn Read + 'r>, ImageError>,
-) -> Result<(), Refusal> {
-    let cache = &job.context.cache;
-    let blob = cache.blob(digest.algorithm(), digest.hex());
-    let directory = blob.parent().unwrap_or(Path::new("/"));
-    files::create_directory(directory)?;
-    let what = format!("another castra that downloads {digest}");
-    let _lock = lock::take(job, &cache.blob_lock(digest.algorithm(), digest.hex()), &what)?;
-    if files::open_if_there(&blob)?.is_some() {
-        if files::digest(&blob, digest, &job.context.cancel)? == *digest {
-            return Ok(());
-        }
-        fetch::set_aside(job, cache, digest)?;
-    }
-    files::require_space(directory, &Peak { download: size_bytes, ..Peak::default() })?;
-    // Where a download would write them, so that what an interruption leaves is used up by the next try.
-    let partial = cache.partial(digest.algorithm(), digest.hex());
-    let own = lock::take(job, &partial, &what)?;
-    let written = write(job, digest, size_bytes, open()?, &partial, own.file());
-    if written.is_err() {
-        files::remove_file(&partial)?;
-    }
-    written?;
-    Ok(files::publish_locked(&own, &partial, &blob)?)
-}
-
-fn write(
-    job: &Job,
-    digest: &Digest,
-    size_bytes: u64,
-    from: impl Read,
-    partial: &Path,
-    file: &File,
-) -> Result<(), Refusal> {
-    let file = file.try_clone().at("open", partial)?;
-    file.set_len(0).at("shorten", partial)?;
-    let mut hasher = Hasher::like(digest);
-    // One byte more than announced, so that too many are found out.
-    let from = from.take(size_bytes.saturating_add(1));
-    let length =
-        files::copy_sparse(from, file, &mut hasher, &job.context.cancel).map_err(|error| match error {
-            HashError::Interrupted(interrupted) => interrupted.into(),
-            HashError::Io(error) if error.raw_os_error().is_some() => {
-                FileError::io("write", partial, error).into()
-            }
-            HashError::Io(error) => Refusal::Bytes(format!("cannot be read: {error}")),
-        })?;
-    if length != size_bytes {
-        return Err(Refusal::Bytes(format!("has {length} bytes, not {size_bytes}: was it cut off?")));
-    }
-    match hasher.finish() {
-        found if found == *digest => Ok(()),
-        found => Err(Refusal::Bytes(format!("has digest {found}, not {digest}"))),
-    }
 }

@@ -6,28 +6,16 @@ use super::error::ImageError;
 use super::job::Job;
 use super::spec::{ArtifactRole, ArtifactSource, ManagedArtifactSpec};
 use crate::files::{self, At, Digest, sha256_hex};
-use crate::layout::CacheLayout;
-use crate::lock::Lock;
 use crate::managed::store::lock;
-use crate::managed::store::quarantine;
 use crate::managed::store::workspace::Workspace;
 
+pub(crate) mod blob;
 pub(crate) mod download;
+pub(crate) mod error;
 mod local;
 pub(crate) mod python;
 
-/// A verified download, which nothing prunes from the cache until this is dropped.
-pub(crate) struct Blob {
-    path: PathBuf,
-    _share: Lock,
-}
-
-impl Blob {
-    /// The file.
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-}
+use blob::Blob;
 
 /// Finds the blob of an artifact, one that is there and still right, or fetches it.
 pub(crate) fn fetch(
@@ -45,7 +33,7 @@ pub(crate) fn fetch(
             None => ready(job, workspace, artifact)?,
         };
         if let Some(path) = found {
-            return Ok(Blob { path, _share: share });
+            return Ok(Blob::shared(path, share));
         }
         drop(share);
         // Between this and the share a `prune` can take the file away again; then it is fetched once more.
@@ -111,19 +99,6 @@ pub(crate) fn fetch_unpinned(
     }
 }
 
-/// Moves a damaged blob aside, says so, and hands back where it is now.
-pub(crate) fn set_aside(job: &Job, cache: &CacheLayout, digest: &Digest) -> Result<PathBuf, ImageError> {
-    let blob = cache.blob(digest.algorithm(), digest.hex());
-    let name = format!("{}-{}", digest.algorithm(), digest.hex());
-    let moved = quarantine::set_aside(&cache.quarantine(), &blob, &name)?;
-    job.warn(format!(
-        "{} is damaged; it was moved to {} and is fetched again if it is needed",
-        blob.display(),
-        moved.display()
-    ));
-    Ok(moved)
-}
-
 /// A blob that is there, hashed again: it may have lain on that disk for a year.
 fn ready(
     job: &Job,
@@ -146,7 +121,7 @@ fn ready(
             return Ok(Some(blob));
         }
         if is_ours {
-            set_aside(job, workspace.cache(), &artifact.digest)?;
+            blob::quarantine(job, workspace.cache(), &artifact.digest)?;
         } else {
             job.warn(format!("{} is damaged; it is fetched again", blob.display()));
         }

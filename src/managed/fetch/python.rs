@@ -6,8 +6,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use super::error::PipError;
 use crate::command::{self, CommandError, Invocation};
-use crate::error::{Explain, Kind};
 use crate::failpoint::{self, Point};
 use crate::files::{self, At, Digest, DigestMismatch};
 use crate::layout::CacheLayout;
@@ -17,84 +17,6 @@ use crate::managed::spec::ManagedArtifactSpec;
 
 /// Between two looks at how much pip has written. pip tells nobody.
 const WATCH: Duration = Duration::from_millis(200);
-
-/// Why pip did not deliver.
-#[derive(Debug, thiserror::Error)]
-pub enum PipError {
-    /// None of `python3 -m pip`, `pip3` and `pip` is there.
-    #[error("pip is not installed, and {requirement} comes by it")]
-    Missing {
-        /// What was to be fetched.
-        requirement: String,
-    },
-    /// pip could not reach its index.
-    #[error("pip cannot reach its package index for {requirement}")]
-    NoNetwork {
-        /// What was to be fetched.
-        requirement: String,
-        /// pip's own words: its library's, about objects of Python's. They are in the log of images, and tell nobody more.
-        said: CommandError,
-    },
-    /// The index answered, and does not have this version for this platform.
-    #[error("the package index of pip does not have {requirement}")]
-    Gone {
-        /// What was to be fetched.
-        requirement: String,
-        /// pip's own words.
-        source: CommandError,
-    },
-    /// pip failed in another way.
-    #[error("pip could not fetch {requirement}")]
-    Failed {
-        /// What was to be fetched.
-        requirement: String,
-        /// pip's own words.
-        source: CommandError,
-    },
-    /// pip said it succeeded, and there is not one wheel.
-    #[error("pip left {found} wheels for {requirement}, not one")]
-    NoWheel {
-        /// What was to be fetched.
-        requirement: String,
-        /// How many wheels there are.
-        found: usize,
-    },
-}
-
-impl PipError {
-    /// Whether another source may do where this one did not.
-    pub(crate) fn is_unreachable(&self) -> bool {
-        !matches!(self, Self::NoWheel { .. })
-    }
-}
-
-impl Explain for PipError {
-    fn kind(&self) -> Kind {
-        Kind::Unavailable
-    }
-
-    fn hint(&self) -> Option<String> {
-        Some(match self {
-            Self::Missing { .. } if cfg!(target_os = "macos") => {
-                "Install Python: brew install python".to_owned()
-            }
-            Self::Missing { .. } => {
-                "Install pip: apt install python3-pip (Debian, Ubuntu), dnf install python3-pip \
-                 (Fedora), pacman -S python-pip (Arch), apk add py3-pip (Alpine)."
-                    .to_owned()
-            }
-            Self::NoNetwork { .. } => {
-                "Check the network, and pip's own settings: `pip config list`.".to_owned()
-            }
-            Self::Gone { .. } => {
-                "If pip uses a mirror (`pip config list`), the mirror may lack it.".to_owned()
-            }
-            Self::Failed { .. } | Self::NoWheel { .. } => {
-                "Try the same with pip by hand: `pip download`.".to_owned()
-            }
-        })
-    }
-}
 
 /// A wheel, as pip is asked for it.
 pub(crate) struct Requirement<'a> {

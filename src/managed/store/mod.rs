@@ -1,6 +1,7 @@
 //! Images on disk, in the cache and in projects: directories and their manifests, who needs them, and who works on them.
 
 pub(super) mod directory;
+pub(super) mod finding;
 pub(super) mod lock;
 pub(super) mod manifest;
 pub(super) mod prune;

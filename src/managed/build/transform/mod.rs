@@ -17,7 +17,7 @@ use crate::managed::spec::{ManagedArtifactSpec, TransformStep};
 
 pub(crate) mod convert;
 mod decompress;
-mod error;
+pub(crate) mod error;
 mod ext4;
 mod magic;
 mod unzip;

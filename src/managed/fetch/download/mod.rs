@@ -24,7 +24,7 @@ use crate::managed::spec::ManagedArtifactSpec;
 
 mod address;
 mod attempt;
-mod error;
+pub(crate) mod error;
 mod headers;
 mod http;
 mod partial;

@@ -17,7 +17,7 @@ use super::lock;
 use super::manifest;
 use super::references::{self, Loaded};
 use crate::cancel::Cancel;
-use crate::files::{self, At, Digest, FileError};
+use crate::files::{self, Digest, FileError};
 use crate::layout::{CacheLayout, ProjectLayout};
 use crate::lock::Lock;
 use crate::managed::error::ImageError;
@@ -26,7 +26,7 @@ use crate::trusted;
 
 mod usage;
 
-use usage::Usage;
+use usage::{Usage, entries};
 
 /// What a prune may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -245,17 +245,6 @@ impl Pruning<'_> {
         self.done.push(Pruned { kind, name, path: path.to_owned(), freed_bytes });
         Ok(())
     }
-}
-
-/// What is in a directory; nothing if there is none.
-fn entries(directory: &Path) -> Result<Vec<DirEntry>, FileError> {
-    let listed = match fs::read_dir(directory) {
-        Err(error) if trusted::is_absence(&error) => {
-            return Ok(Vec::new());
-        }
-        listed => listed.at("read", directory)?,
-    };
-    listed.map(|entry| entry.at("read", directory)).collect()
 }
 
 fn text(entry: &DirEntry) -> String {

@@ -1,0 +1,118 @@
+//! Verified downloads (*blobs*): holding one, making one of bytes from elsewhere, and moving a damaged one away.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use crate::files::{self, At, Digest, FileError, HashError, Hasher, Peak};
+use crate::layout::CacheLayout;
+use crate::lock::Lock;
+use crate::managed::error::ImageError;
+use crate::managed::job::Job;
+use crate::managed::store::{self, lock};
+
+/// A verified download, which nothing prunes from the cache until this is dropped.
+pub(crate) struct Blob {
+    path: PathBuf,
+    _share: Lock,
+}
+
+impl Blob {
+    /// Takes this file for a verified download, which the lock keeps in the cache.
+    pub(super) fn shared(path: PathBuf, share: Lock) -> Self {
+        Self { path, _share: share }
+    }
+
+    /// The file.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// Why bytes did not become a blob.
+pub(crate) enum Refusal {
+    /// They are not the right ones; how, as the end of a sentence about them.
+    Bytes(String),
+    /// Something else went wrong.
+    Other(ImageError),
+}
+
+impl<E: Into<ImageError>> From<E> for Refusal {
+    fn from(error: E) -> Self {
+        Self::Other(error.into())
+    }
+}
+
+/// Makes a blob of these bytes under its lock, unless it is there already and right.
+pub(crate) fn into_cache<'r>(
+    job: &Job,
+    digest: &Digest,
+    size_bytes: u64,
+    open: impl FnOnce() -> Result<Box<dyn Read + 'r>, ImageError>,
+) -> Result<(), Refusal> {
+    let cache = &job.context.cache;
+    let blob = cache.blob(digest.algorithm(), digest.hex());
+    let directory = blob.parent().unwrap_or(Path::new("/"));
+    files::create_directory(directory)?;
+    let what = format!("another castra that downloads {digest}");
+    let _lock = lock::take(job, &cache.blob_lock(digest.algorithm(), digest.hex()), &what)?;
+    if files::open_if_there(&blob)?.is_some() {
+        if files::digest(&blob, digest, &job.context.cancel)? == *digest {
+            return Ok(());
+        }
+        quarantine(job, cache, digest)?;
+    }
+    files::require_space(directory, &Peak { download: size_bytes, ..Peak::default() })?;
+    // Where a download would write them, so that what an interruption leaves is used up by the next try.
+    let partial = cache.partial(digest.algorithm(), digest.hex());
+    let own = lock::take(job, &partial, &what)?;
+    let written = write(job, digest, size_bytes, open()?, &partial, own.file());
+    if written.is_err() {
+        files::remove_file(&partial)?;
+    }
+    written?;
+    Ok(files::publish_locked(&own, &partial, &blob)?)
+}
+
+fn write(
+    job: &Job,
+    digest: &Digest,
+    size_bytes: u64,
+    from: impl Read,
+    partial: &Path,
+    file: &File,
+) -> Result<(), Refusal> {
+    let file = file.try_clone().at("open", partial)?;
+    file.set_len(0).at("shorten", partial)?;
+    let mut hasher = Hasher::like(digest);
+    // One byte more than announced, so that too many are found out.
+    let from = from.take(size_bytes.saturating_add(1));
+    let length =
+        files::copy_sparse(from, file, &mut hasher, &job.context.cancel).map_err(|error| match error {
+            HashError::Interrupted(interrupted) => interrupted.into(),
+            HashError::Io(error) if error.raw_os_error().is_some() => {
+                FileError::io("write", partial, error).into()
+            }
+            HashError::Io(error) => Refusal::Bytes(format!("cannot be read: {error}")),
+        })?;
+    if length != size_bytes {
+        return Err(Refusal::Bytes(format!("has {length} bytes, not {size_bytes}: was it cut off?")));
+    }
+    match hasher.finish() {
+        found if found == *digest => Ok(()),
+        found => Err(Refusal::Bytes(format!("has digest {found}, not {digest}"))),
+    }
+}
+
+/// Moves a damaged blob into the quarantine, warns of it, and returns where it is now.
+pub(crate) fn quarantine(job: &Job, cache: &CacheLayout, digest: &Digest) -> Result<PathBuf, ImageError> {
+    let blob = cache.blob(digest.algorithm(), digest.hex());
+    let name = format!("{}-{}", digest.algorithm(), digest.hex());
+    let moved = store::quarantine::keep(&cache.quarantine(), &blob, &name)?;
+    job.warn(format!(
+        "{} is damaged; it was moved to {} and is fetched again if it is needed",
+        blob.display(),
+        moved.display()
+    ));
+    Ok(moved)
+}
