@@ -10,7 +10,6 @@ use crate::files::{Digest, DigestMismatch, FileError};
 use crate::managed::build::transform::error::TransformError;
 use crate::managed::fetch::download::error::DownloadError;
 use crate::managed::store::finding::CheckedImage;
-use crate::managed::store::manifest::Distrust;
 use crate::report::ImageLabel;
 use crate::state_root::StateRootError;
 
@@ -68,14 +67,6 @@ pub enum ImageError {
     NotPresent {
         /// The image.
         image: ImageLabel,
-    },
-    /// The manifest of an image is not to be trusted.
-    #[error("the manifest in {path} {distrust}")]
-    Untrusted {
-        /// The image's directory.
-        path: PathBuf,
-        /// Why.
-        distrust: Distrust,
     },
     /// A damaged image could not be made right again.
     #[error("image {image} was damaged, and could not be repaired")]

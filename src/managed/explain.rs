@@ -11,7 +11,6 @@ impl Explain for ImageError {
             Self::Unknown { .. } | Self::NotPresent { .. } | Self::NothingToImport { .. } => Kind::NotFound,
             Self::Spec(_)
             | Self::DigestMismatch(_)
-            | Self::Untrusted { .. }
             | Self::NotRepaired { .. }
             | Self::NotImportable { .. }
             | Self::WebPage { .. }
@@ -44,7 +43,6 @@ impl Explain for ImageError {
             }
             Self::DigestMismatch(mismatch) => Some(mismatch.hint()),
             Self::NoneReachable { tried } => tried.iter().find_map(|(_, error)| error.hint()),
-            Self::Untrusted { .. } => Some("`castra up` prepares the image anew.".to_owned()),
             Self::NotPresent { image } => {
                 Some(format!("`castra image pull {}@{}` fetches it.", image.id, image.version))
             }

@@ -1,4 +1,4 @@
-//! What the work on one image carries along: who listens, who may stop it, and where it is written down.
+//! Context of one image operation: reporter, cancellation, timeouts, log.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::log::ImageLog;
 use super::spec::ArtifactRole;
-use super::timeouts::Patience;
+use super::timeouts::Timeouts;
 use crate::cancel::Interrupted;
 use crate::context::RuntimeContext;
 use crate::managed::store::witness::Witness;
@@ -19,7 +19,7 @@ const BETWEEN_EVENTS: Duration = Duration::from_millis(100);
 pub(super) struct Job<'a> {
     pub(super) context: &'a RuntimeContext,
     pub(super) image: ImageLabel,
-    pub(super) patience: &'a Patience,
+    pub(super) timeouts: &'a Timeouts,
     pub(super) log: ImageLog,
     /// What this user's castra has made.
     pub(super) witness: Witness,
@@ -31,11 +31,11 @@ impl<'a> Job<'a> {
     pub(super) fn new(
         context: &'a RuntimeContext,
         image: ImageLabel,
-        patience: &'a Patience,
+        timeouts: &'a Timeouts,
         log: ImageLog,
     ) -> Self {
         let witness = Witness::of(context);
-        Self { context, image, patience, log, witness, warned: Mutex::default() }
+        Self { context, image, timeouts, log, witness, warned: Mutex::default() }
     }
 
     /// # Errors

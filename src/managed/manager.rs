@@ -1,24 +1,24 @@
+//! The face of this folder: brings images into projects and the cache, and reports what is there.
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
 
 use super::build;
 use super::check;
 use super::error::{FoundUnpinned, ImageError, one_line};
-use super::fetch::{self, python};
+use super::fetch::{self, reach};
 use super::job::Job;
 use super::log::ImageLog;
 use super::repair;
-use super::spec::{ArtifactRole, ArtifactSource, ManagedImagePaths, ManagedImageSpec};
-use super::timeouts::Patience;
+use super::spec::{ArtifactSource, ManagedImagePaths, ManagedImageSpec};
+use super::timeouts::Timeouts;
 use crate::context::RuntimeContext;
 use crate::files::{self, Digest};
 use crate::layout::{ImagesLayout, ProjectLayout};
-use crate::managed::fetch::download;
 use crate::managed::store::directory;
 use crate::managed::store::finding::CheckedImage;
-use crate::managed::store::manifest::{Distrust, Manifest, ManifestArtifact};
+use crate::managed::store::manifest::Manifest;
 use crate::managed::store::references;
 use crate::managed::store::witness::Witness;
 use crate::report::{Event, ImageLabel};
@@ -28,7 +28,7 @@ use crate::state_root;
 #[derive(Debug, Clone)]
 pub struct ImageManager {
     project: ProjectLayout,
-    patience: Patience,
+    timeouts: Timeouts,
 }
 
 /// The image that the default project stands on.
@@ -40,33 +40,6 @@ pub struct ChosenImage {
     pub paths: ManagedImagePaths,
     /// Why this one, as half a sentence.
     pub reason: String,
-}
-
-/// What hashing a file of an image has shown.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct VerifiedFile {
-    /// What the file is for.
-    pub role: ArtifactRole,
-    /// The file.
-    pub path: PathBuf,
-    /// The SHA-256 it should have, hexadecimal.
-    pub sha256: String,
-    /// What was found.
-    pub state: FileState,
-}
-
-/// The state of a file of an image.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum FileState {
-    /// It is what it should be.
-    Intact,
-    /// It has other bytes, with this SHA-256.
-    Changed {
-        /// Hexadecimal.
-        found: String,
-    },
-    /// It is not there.
-    Missing,
 }
 
 /// Where an image is.
@@ -96,13 +69,13 @@ pub struct StoredImage {
 impl ImageManager {
     /// The manager of one project's images.
     pub fn new(project: &ProjectLayout) -> Self {
-        Self { project: project.clone(), patience: Patience::default() }
+        Self { project: project.clone(), timeouts: Timeouts::default() }
     }
 
     /// The same, waiting shorter or longer.
     #[must_use]
-    pub fn with_patience(mut self, patience: Patience) -> Self {
-        self.patience = patience;
+    pub fn with_timeouts(mut self, timeouts: Timeouts) -> Self {
+        self.timeouts = timeouts;
         self
     }
 
@@ -153,25 +126,25 @@ impl ImageManager {
         trying_again(&job, || build::fill_cache(&job, &self.project, spec))
     }
 
-    /// Hashes every file of an image in the project and in the cache, moves what is damaged aside, and makes or fetches
-    /// it again.
+    /// Hashes every file of an image in the project and in the cache, moves what is damaged into the quarantine, and builds
+    /// or fetches it again.
     ///
     /// # Errors
     /// [`ImageError::NotPresent`]; [`ImageError::NotRepaired`], after which nothing damaged is in its place any more.
-    pub fn restore(
+    pub fn repair(
         &self,
         spec: &ManagedImageSpec,
         context: &RuntimeContext,
     ) -> Result<CheckedImage, ImageError> {
         check::spec(spec)?;
-        repair::restore(&self.job_beside(spec.label(), context), &self.project, spec)
+        repair::repair(&self.job_beside(spec.label(), context), &self.project, spec)
     }
 
     /// Hashes the files of an image that [`Self::ensure_image`] has found by their stamps, and repairs the image if those
     /// deceived. Takes some 50 ms for each 100 MB.
     ///
     /// # Errors
-    /// As for [`Self::restore`].
+    /// As for [`Self::repair`].
     pub fn confirm_disk(
         &self,
         spec: &ManagedImageSpec,
@@ -188,7 +161,7 @@ impl ImageManager {
         if is_right {
             return Ok(paths);
         }
-        self.restore(spec, context)?;
+        self.repair(spec, context)?;
         self.ensure_image(spec, context)
     }
 
@@ -238,7 +211,7 @@ impl ImageManager {
             let (image, is_cached) = (spec.label(), self.is_cached(spec, context));
             let has_cached_fallback =
                 || candidates[index + 1..].iter().any(|one| self.is_cached(one, context));
-            if !is_cached && !context.offline && was_slow(spec, context) && has_cached_fallback() {
+            if !is_cached && !context.offline && reach::was_slow(spec, context) && has_cached_fallback() {
                 reasons.push(format!("{image} did not answer in time less than a minute ago"));
                 continue;
             }
@@ -247,7 +220,7 @@ impl ImageManager {
             match taken {
                 Err(error) if error.is_unreachable() => {
                     if error.is_slowness() {
-                        remember_slowness(spec, context);
+                        reach::remember_slowness(spec, context);
                     }
                     reasons.push(format!("{image} is out of reach: {}", one_line(&error)));
                     tried.push((image, error));
@@ -271,42 +244,6 @@ impl ImageManager {
     fn has_blobs(&self, spec: &ManagedImageSpec, context: &RuntimeContext) -> bool {
         let blob = |digest: &Digest| context.cache.blob(digest.algorithm(), digest.hex());
         spec.artifacts.iter().all(|artifact| blob(&artifact.digest).is_file())
-    }
-
-    /// Hashes every file of an image in the project, and compares.
-    ///
-    /// # Errors
-    /// [`ImageError::NotPresent`], [`ImageError::Untrusted`], or that a file cannot be read.
-    pub fn verify(
-        &self,
-        spec: &ManagedImageSpec,
-        context: &RuntimeContext,
-    ) -> Result<Vec<VerifiedFile>, ImageError> {
-        check::spec(spec)?;
-        let directory = self.directory(spec);
-        let manifest = Manifest::load(&directory).map_err(|distrust| match distrust {
-            Distrust::Missing => ImageError::NotPresent { image: spec.label() },
-            distrust => ImageError::Untrusted { path: directory.clone(), distrust },
-        })?;
-        let job = self.job(spec, context);
-        let mut verified = Vec::new();
-        let is_vouched = |entry: &ManifestArtifact| {
-            let artifact = spec.artifacts.iter().find(|artifact| artifact.role == entry.role);
-            job.witness.vouches_for_entry(artifact, entry)
-        };
-        for entry in manifest.artifacts {
-            job.step(entry.role, "verifying sha256");
-            let path = directory.join(entry.role.file_name());
-            let state = match files::open_if_there(&path)? {
-                None => FileState::Missing,
-                Some(_) => match files::sha256(&path, &context.cancel)? {
-                    found if found == entry.sha256 && is_vouched(&entry) => FileState::Intact,
-                    found => FileState::Changed { found },
-                },
-            };
-            verified.push(VerifiedFile { role: entry.role, path, sha256: entry.sha256, state });
-        }
-        Ok(verified)
     }
 
     /// The images on disk, in the project or the cache, whose manifests can be trusted.
@@ -335,7 +272,7 @@ impl ImageManager {
 
     fn job<'a>(&'a self, spec: &ManagedImageSpec, context: &'a RuntimeContext) -> Job<'a> {
         let log = ImageLog::open(&self.project.image_manager_log());
-        Job::new(context, spec.label(), &self.patience, log)
+        Job::new(context, spec.label(), &self.timeouts, log)
     }
 
     /// For work on the cache: a directory that is no project yet does not become one by it.
@@ -344,7 +281,7 @@ impl ImageManager {
             true => ImageLog::open(&self.project.image_manager_log()),
             false => ImageLog::none(),
         };
-        Job::new(context, image, &self.patience, log)
+        Job::new(context, image, &self.timeouts, log)
     }
 
     /// A project that was moved or copied is noted by its new place. A cache that is not there is not made for that.
@@ -359,37 +296,14 @@ impl ImageManager {
     /// # Errors
     /// Why it could not.
     pub fn ask(&self, spec: &ManagedImageSpec, context: &RuntimeContext) -> Result<(), ImageError> {
-        self.reach(spec, context)?;
-        let job = self.job_beside(spec.label(), context);
-        let mut asked = Vec::new();
-        for artifact in &spec.artifacts {
-            if let ArtifactSource::PythonPackage { name, version, platform } = &artifact.source
-                && !asked.contains(&name)
-            {
-                python::ask(&job, name, &python::requirement(name, version, platform.as_deref()))?;
-                asked.push(name);
-            }
-        }
-        Ok(())
+        check::spec(spec)?;
+        reach::ask(&self.job_beside(spec.label(), context), spec)
     }
 
-    /// Whether an image's servers answer. What comes by pip is only found out by trying.
+    /// Probes the servers of an image.
     fn reach(&self, spec: &ManagedImageSpec, context: &RuntimeContext) -> Result<(), ImageError> {
         check::spec(spec)?;
-        if context.offline {
-            return Err(ImageError::Offline { what: spec.label().to_string() });
-        }
-        let job = self.job_beside(spec.label(), context);
-        let mut probed: Vec<&[String]> = Vec::new();
-        for artifact in &spec.artifacts {
-            if let ArtifactSource::Url(urls) = &artifact.source
-                && !probed.contains(&urls.as_slice())
-            {
-                download::probe(&job, urls)?;
-                probed.push(urls);
-            }
-        }
-        Ok(())
+        reach::probe(&self.job_beside(spec.label(), context), spec)
     }
 
     fn take(
@@ -438,27 +352,6 @@ fn reason(spec: &ManagedImageSpec, is_cached: bool, others: &[String]) -> String
         ([], _) => first.to_owned(),
         (others, false) => format!("{}; {}", spec.description, others.join("; ")),
         (others, true) => format!("{first}; {}; {}", spec.description, others.join("; ")),
-    }
-}
-
-/// Time for which a source that did not answer is not asked again, where an image of another one is on disk.
-const SLOW_FOR: Duration = Duration::from_secs(60);
-
-fn was_slow(spec: &ManagedImageSpec, context: &RuntimeContext) -> bool {
-    let note = fs::symlink_metadata(context.cache.slow_source(&spec.id, &spec.version));
-    let written = note.and_then(|metadata| metadata.modified()).ok();
-    // A time in the future says nothing.
-    let age = written.and_then(|written| SystemTime::now().duration_since(written).ok());
-    age.is_some_and(|age| age < SLOW_FOR)
-}
-
-/// Best effort: what cannot be remembered is asked again.
-fn remember_slowness(spec: &ManagedImageSpec, context: &RuntimeContext) {
-    let note = context.cache.slow_source(&spec.id, &spec.version);
-    if files::create_directory(context.cache.root()).is_ok()
-        && let Ok(file) = files::open_or_create(&note)
-    {
-        let _ = file.set_modified(SystemTime::now());
     }
 }
 

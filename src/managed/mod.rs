@@ -32,7 +32,7 @@ pub use fetch::download::{DownloadError, NetworkFailure};
 pub use build::transform::{TransformError, VhdKind, parse_vhd_footer};
 pub use carry::import::{Imported, ImportedFile};
 pub use fetch::error::PipError;
-pub use manager::{ChosenImage, FileState, FoundImage, ImageManager, StoredImage, VerifiedFile};
+pub use manager::{ChosenImage, FoundImage, ImageManager, StoredImage};
 pub use spec::{
     ArtifactRole, ArtifactSource, Compression, ManagedArtifactSpec, ManagedDiskKind, ManagedImagePaths,
     ManagedImageSpec, QemuProfile, TransformStep,
@@ -40,4 +40,4 @@ pub use spec::{
 pub use store::finding::{CheckedFile, CheckedImage, Finding, Location};
 pub use store::manifest::{Distrust, Manifest, ManifestArtifact};
 pub use store::prune::{PruneOptions, Pruned, PrunedKind, prune};
-pub use timeouts::Patience;
+pub use timeouts::Timeouts;

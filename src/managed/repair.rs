@@ -1,5 +1,5 @@
-//! The deep check: every byte of an image is hashed again, in the project and in the cache. What is damaged is moved
-//! aside and made or fetched again.
+//! Repair of images: every byte is hashed again, in the project and in the cache. What is damaged goes into the
+//! quarantine, and is built or fetched again.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use crate::managed::store::manifest::{Distrust, Manifest};
 use crate::managed::store::witness;
 
 /// Checks an image in depth and repairs it.
-pub(super) fn restore(
+pub(super) fn repair(
     job: &Job,
     project: &ProjectLayout,
     spec: &ManagedImageSpec,
@@ -29,7 +29,7 @@ pub(super) fn restore(
     if checked.files.is_empty() {
         return Err(ImageError::NotPresent { image: spec.label() });
     }
-    repair(job, project, spec, &checked).map_err(|error| match error {
+    rebuild(job, project, spec, &checked).map_err(|error| match error {
         ImageError::Interrupted(interrupted) => interrupted.into(),
         error => {
             let (image, checked) = (spec.label(), Box::new(checked.clone()));
@@ -39,7 +39,7 @@ pub(super) fn restore(
     Ok(checked)
 }
 
-/// Looks at all there is, and moves aside what is damaged.
+/// Hashes all there is, and moves what is damaged into the quarantine.
 fn check(job: &Job, project: &ProjectLayout, spec: &ManagedImageSpec) -> Result<CheckedImage, ImageError> {
     let cache = &job.context.cache;
     let (here, there) = (Place::in_project(project, spec), Place::in_cache(cache, spec));
@@ -93,11 +93,11 @@ fn check_directory(
         Err(Distrust::Missing) => return Ok(Vec::new()),
         Err(distrust) => {
             let path = place.image.join(MANIFEST);
-            let moved = place.set_aside(spec, MANIFEST)?;
+            let moved = place.quarantine(spec, MANIFEST)?;
             job.warn(format!("{} {distrust}; it was moved to {}", path.display(), moved.display()));
-            let (expected, set_aside) = (None, Some(moved));
+            let (expected, quarantined) = (None, Some(moved));
             let finding = Finding::Unusable(distrust.to_string());
-            return Ok(vec![CheckedFile { location, path, expected, finding, set_aside }]);
+            return Ok(vec![CheckedFile { location, path, expected, finding, quarantined }]);
         }
     };
     let mut files = Vec::new();
@@ -114,12 +114,12 @@ fn check_directory(
             finding =
                 Finding::Unusable("nothing but the manifest beside it says what it should be".to_owned());
         }
-        let set_aside = tell(job, spec, place, &entry.name, &finding)?;
+        let quarantined = tell(job, spec, place, &entry.name, &finding)?;
         if let (Finding::Intact, Some(stamp)) = (&finding, stamp) {
             entry.stamp = stamp;
             right.push(entry);
         }
-        files.push(CheckedFile { location, path, expected: Some(expected), finding, set_aside });
+        files.push(CheckedFile { location, path, expected: Some(expected), finding, quarantined });
     }
     // An earlier check may have moved files aside that could not be made again then.
     for artifact in &spec.artifacts {
@@ -131,7 +131,7 @@ fn check_directory(
                 path,
                 expected: None,
                 finding: Finding::Missing,
-                set_aside: None,
+                quarantined: None,
             });
         }
     }
@@ -142,7 +142,7 @@ fn check_directory(
     Ok(files)
 }
 
-/// Moves a damaged file of an image aside, and says so.
+/// Moves a damaged file of an image into the quarantine, and warns of it.
 fn tell(
     job: &Job,
     spec: &ManagedImageSpec,
@@ -162,7 +162,7 @@ fn tell(
                 Finding::Unusable(why) => format!("cannot be used ({why})"),
                 _ => "is damaged".to_owned(),
             };
-            let moved = place.set_aside(spec, name)?;
+            let moved = place.quarantine(spec, name)?;
             job.warn(format!("{} {problem}; it was moved to {}", path.display(), moved.display()));
             Ok(Some(moved))
         }
@@ -180,18 +180,18 @@ fn check_blob(job: &Job, digest: &Digest, hashed: &mut Hashed) -> Result<Option<
     let Some(_lock) = lock else { return Ok(None) };
     job.note(&format!("verifying {}", path.display()));
     let (finding, _) = hashed.look_at(job, &path, digest)?;
-    let set_aside = match &finding {
+    let quarantined = match &finding {
         Finding::Missing => return Ok(None),
         Finding::Intact => None,
         Finding::Changed(_) | Finding::Unusable(_) => Some(fetch::blob::quarantine(job, cache, digest)?),
     };
     let location = Location::Download;
-    Ok(Some(CheckedFile { location, path, expected: Some(digest.clone()), finding, set_aside }))
+    Ok(Some(CheckedFile { location, path, expected: Some(digest.clone()), finding, quarantined }))
 }
 
-/// Makes again what was damaged. A download alone is not fetched again: nothing needs it while the files made from it
+/// Builds again what was damaged. A download alone is not fetched again: nothing needs it while the files made from it
 /// are right.
-fn repair(
+fn rebuild(
     job: &Job,
     project: &ProjectLayout,
     spec: &ManagedImageSpec,

@@ -1,10 +1,10 @@
-//! How long is waited for what, and how often something is tried.
+//! Timeouts and retry limits of downloads and of pip.
 
 use std::time::Duration;
 
-/// Time limits and repetitions of everything that can take long. The defaults suit people; tests use short ones.
+/// Timeouts and retry limits. The defaults suit people; tests use short ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Patience {
+pub struct Timeouts {
     /// Until a connection stands, name resolution, proxy and TLS included.
     pub connect: Duration,
     /// Between two bytes of an answer.
@@ -28,7 +28,7 @@ pub struct Patience {
     pub pip: Duration,
 }
 
-impl Default for Patience {
+impl Default for Timeouts {
     fn default() -> Self {
         Self {
             connect: Duration::from_secs(15),

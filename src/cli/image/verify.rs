@@ -48,7 +48,7 @@ pub(super) fn run(names: &[String], face: &Face) -> Result<ExitCode> {
     let mut images = Vec::new();
     let mut failed = Vec::new();
     for spec in project.images_of(names)? {
-        match manager.restore(spec, &project.context) {
+        match manager.repair(spec, &project.context) {
             // Without names, only the images that are present are meant.
             Err(ImageError::NotPresent { .. }) if names.is_empty() => {}
             Err(ImageError::NotRepaired { image, checked, source }) => {
@@ -117,6 +117,6 @@ fn file(file: &CheckedFile) -> File {
         Location::Cache => "cache",
         Location::Download => "download",
     };
-    let (path, expected, set_aside) = (file.path.clone(), file.expected.clone(), file.set_aside.clone());
+    let (path, expected, set_aside) = (file.path.clone(), file.expected.clone(), file.quarantined.clone());
     File { location, path, expected, finding, found, set_aside }
 }

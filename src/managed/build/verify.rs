@@ -1,4 +1,4 @@
-//! Is the finished file what it should be? Asked of each before it is published.
+//! Verifies a built file before it is published.
 
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};

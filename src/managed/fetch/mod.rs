@@ -13,7 +13,8 @@ pub(crate) mod blob;
 pub(crate) mod download;
 pub(crate) mod error;
 mod local;
-pub(crate) mod python;
+mod python;
+pub(crate) mod reach;
 
 use blob::Blob;
 

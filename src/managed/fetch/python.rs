@@ -111,7 +111,7 @@ pub(crate) fn ask(job: &Job, name: &str, requirement: &Requirement) -> Result<()
     let scratch = tempfile::Builder::new().prefix("castra-pip-").tempdir();
     let scratch = scratch.at("make a directory in", &std::env::temp_dir())?;
     let arguments = |pip: Invocation| pip.args(["index", "versions", name]);
-    match run(job, requirement, scratch.path(), job.patience.ask, arguments) {
+    match run(job, requirement, scratch.path(), job.timeouts.ask, arguments) {
         // A pip of before 2021 cannot be asked; that it is there is what can be told.
         Err(ImageError::Pip(PipError::Failed { source, .. })) if is_unknown_command(&source) => Ok(()),
         other => other,
@@ -120,7 +120,7 @@ pub(crate) fn ask(job: &Job, name: &str, requirement: &Requirement) -> Result<()
 
 /// Has pip download a wheel into this directory.
 fn download(job: &Job, requirement: &Requirement, wheels: &Path, scratch: &Path) -> Result<(), ImageError> {
-    run(job, requirement, scratch, job.patience.pip, |pip| with_arguments(pip, requirement, wheels))
+    run(job, requirement, scratch, job.timeouts.pip, |pip| with_arguments(pip, requirement, wheels))
 }
 
 /// Runs the first pip there is, in a directory of its own: `python3 -m` imports from the working directory first, and

@@ -43,10 +43,10 @@ impl Place {
         Self { image, quarantine: cache.quarantine() }
     }
 
-    /// Moves a damaged file of the image aside, and says where it is now.
-    pub(crate) fn set_aside(&self, spec: &ManagedImageSpec, name: &str) -> Result<PathBuf, FileError> {
+    /// Moves a damaged file of the image into the quarantine, and returns where it is now.
+    pub(crate) fn quarantine(&self, spec: &ManagedImageSpec, name: &str) -> Result<PathBuf, FileError> {
         let label = format!("{}-{}-{name}", spec.id, spec.version);
-        quarantine::set_aside(&self.quarantine, &self.image.join(name), &label)
+        quarantine::keep(&self.quarantine, &self.image.join(name), &label)
     }
 }
 
@@ -259,7 +259,7 @@ impl ImageDirectory {
         // One of another description is not damaged, and simply replaced.
         if is_for(&entry, artifact) && fs::symlink_metadata(self.file(role)).is_ok() {
             let place = Place { image: self.path.clone(), quarantine: self.quarantine.clone() };
-            let moved = place.set_aside(spec, role.file_name())?;
+            let moved = place.quarantine(spec, role.file_name())?;
             let problem = match self.unvouched.contains(&role) {
                 true => "is not what the pinned download becomes",
                 false => "is damaged",

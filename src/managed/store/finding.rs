@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::files::Digest;
 use crate::report::ImageLabel;
 
-/// What the deep check of an image has shown, and done.
+/// Result of the deep check of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CheckedImage {
     /// The image.
@@ -25,8 +25,8 @@ pub struct CheckedFile {
     pub expected: Option<Digest>,
     /// What it was found to be.
     pub finding: Finding,
-    /// Where it was moved to, if it was damaged.
-    pub set_aside: Option<PathBuf>,
+    /// Its place in the quarantine, if it was damaged.
+    pub quarantined: Option<PathBuf>,
 }
 
 /// Where a file of an image belongs.
@@ -40,7 +40,7 @@ pub enum Location {
     Download,
 }
 
-/// What a file was found to be.
+/// State of a file that was hashed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Finding {
     /// What it should be.
@@ -54,12 +54,12 @@ pub enum Finding {
 }
 
 impl CheckedImage {
-    /// Whether everything was as it should be.
+    /// Returns `true` if everything was as it should be.
     pub fn is_intact(&self) -> bool {
         self.files.iter().all(|file| file.finding == Finding::Intact)
     }
 
-    /// Whether a file of the project's own copy was not as it should be: QEMU may have read it.
+    /// Returns `true` if a file of the project's own copy was not as it should be: QEMU may have read it.
     pub fn project_was_damaged(&self) -> bool {
         self.is_damaged_in(Location::Project)
     }

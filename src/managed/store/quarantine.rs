@@ -1,12 +1,12 @@
-//! Damaged files are moved aside: never trusted again, and never silently lost. `castra image prune` removes them.
+//! Quarantine: damaged files are never trusted again, and never silently lost. `castra image prune` removes them.
 
 use crate::files::{self, At, FileError};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Moves a damaged file (or whatever stands in its place) into a quarantine of the same filesystem, and says where it is
-/// now. `name` tells what it was.
-pub(crate) fn set_aside(quarantine: &Path, file: &Path, name: &str) -> Result<PathBuf, FileError> {
+/// Moves a damaged file (or whatever stands in its place) into a quarantine of the same filesystem, and returns where it
+/// is now. `name` says what it was.
+pub(crate) fn keep(quarantine: &Path, file: &Path, name: &str) -> Result<PathBuf, FileError> {
     files::create_directory(quarantine)?;
     let free = |target: &PathBuf| fs::symlink_metadata(target).is_err();
     let numbered = (1..).map(|number| quarantine.join(format!("{name}.{number}")));
@@ -27,7 +27,7 @@ mod tests {
         let (file, quarantine) = (directory.path().join("file"), directory.path().join("quarantine"));
         for (content, name) in [("one", "disk"), ("two", "disk.1"), ("three", "disk.2")] {
             fs::write(&file, content).expect("written");
-            let moved = set_aside(&quarantine, &file, "disk").expect("moved");
+            let moved = keep(&quarantine, &file, "disk").expect("moved");
             assert_eq!(moved, quarantine.join(name));
             assert_eq!(fs::read_to_string(moved).expect("read"), content);
         }
@@ -40,7 +40,7 @@ mod tests {
         let (victim, link) = (directory.path().join("victim"), directory.path().join("link"));
         fs::write(&victim, "precious").expect("written");
         std::os::unix::fs::symlink(&victim, &link).expect("linked");
-        let moved = set_aside(&directory.path().join("quarantine"), &link, "disk").expect("moved");
+        let moved = keep(&directory.path().join("quarantine"), &link, "disk").expect("moved");
         assert!(victim.is_file() && fs::symlink_metadata(moved).expect("there").is_symlink());
     }
 }

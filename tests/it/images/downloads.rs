@@ -157,7 +157,7 @@ fn ctrl_c_keeps_what_came() {
 fn ctrl_c_does_not_wait_for_a_silent_server() {
     let server = Server::start(|_| Reply::new(200, b"").header("Content-Length", "4096").then_silence());
     let mut fixture = Fixture::new();
-    fixture.patience.stall = Duration::from_secs(600);
+    fixture.timeouts.stall = Duration::from_secs(600);
     let image = disk_image(&payload(4096), &[server.url("/disk")]);
     let cancel = fixture.context.cancel.clone();
     let started = Instant::now();
@@ -168,7 +168,7 @@ fn ctrl_c_does_not_wait_for_a_silent_server() {
         });
         assert_eq!(fixture.ensure(&image).expect_err("is interrupted").kind(), Kind::Interrupted);
     });
-    assert!(started.elapsed() < fixture.patience.stall / 2);
+    assert!(started.elapsed() < fixture.timeouts.stall / 2);
 }
 
 #[test]
@@ -180,7 +180,7 @@ fn silence_after_the_header_is_a_failure_that_is_tried_again() {
         _ => Reply::file(request, &content, STRONG),
     });
     let mut fixture = Fixture::new();
-    fixture.patience.stall = Duration::from_secs(1);
+    fixture.timeouts.stall = Duration::from_secs(1);
     fixture.ensure(&disk_image(&bytes, &[server.url("/disk")])).expect("is prepared");
     assert_eq!(server.requests().len(), 2);
 }
@@ -195,10 +195,10 @@ fn a_byte_now_and_then_is_no_silence() {
         _ => Reply::file(request, &content, STRONG).paced(1, Duration::from_millis(400)),
     });
     let mut fixture = Fixture::new();
-    fixture.patience.stall = Duration::from_secs(2);
+    fixture.timeouts.stall = Duration::from_secs(2);
     let started = Instant::now();
     fixture.ensure(&disk_image(&payload(BYTES), &[server.url("/disk")])).expect("is prepared");
-    assert!(started.elapsed() > fixture.patience.stall, "it took longer than the limit in all");
+    assert!(started.elapsed() > fixture.timeouts.stall, "it took longer than the limit in all");
     assert_eq!(server.requests().len(), 2);
 }
 
@@ -359,7 +359,7 @@ fn a_drip_is_left_for_the_next_address_which_resumes_after_it() {
     let content = bytes.clone();
     let honest = Server::start(move |request| Reply::file(request, &content, STRONG));
     let mut fixture = Fixture::new();
-    (fixture.patience.slowest, fixture.patience.pace) = (100_000, Duration::from_millis(500));
+    (fixture.timeouts.slowest, fixture.timeouts.pace) = (100_000, Duration::from_millis(500));
     let image = disk_image(&bytes, &[drip.url("/disk"), honest.url("/disk")]);
     let paths = fixture.ensure(&image).expect("is prepared");
     assert_eq!(raw_of(&paths.disk), bytes);
@@ -374,7 +374,7 @@ fn a_line_that_is_slow_but_not_too_slow_is_enough() {
     let content = bytes.clone();
     let server = Server::start(move |request| Reply::file(request, &content, STRONG).slowly(4096));
     let mut fixture = Fixture::new();
-    (fixture.patience.slowest, fixture.patience.pace) = (1024, Duration::from_millis(50));
+    (fixture.timeouts.slowest, fixture.timeouts.pace) = (1024, Duration::from_millis(50));
     let paths = fixture.ensure(&disk_image(&bytes, &[server.url("/disk")])).expect("is prepared");
     assert_eq!((raw_of(&paths.disk), server.requests().len()), (bytes, 1));
 }
@@ -385,7 +385,7 @@ fn a_single_source_that_drips_ends_with_what_came_kept() {
     let content = bytes.clone();
     let server = Server::start(move |request| Reply::file(request, &content, STRONG).slowly(1));
     let mut fixture = Fixture::new();
-    (fixture.patience.slowest, fixture.patience.pace) = (100_000, Duration::from_millis(200));
+    (fixture.timeouts.slowest, fixture.timeouts.pace) = (100_000, Duration::from_millis(200));
     let image = disk_image(&bytes, &[server.url("/disk")]);
     let error = fixture.ensure(&image).expect_err("is too slow");
     let ImageError::Download(DownloadError::Network { failure, kept_bytes, .. }) = &error else {

@@ -10,7 +10,7 @@ use castra::files::Digest;
 use castra::layout::{CacheLayout, ProjectLayout};
 use castra::managed::{
     ArtifactRole, ArtifactSource, ImageError, ImageManager, ManagedArtifactSpec, ManagedImagePaths,
-    ManagedImageSpec, Patience, QemuProfile, TransformStep,
+    ManagedImageSpec, QemuProfile, Timeouts, TransformStep,
 };
 use castra::qemu::DiskFormat;
 use castra::report::{Event, Reporter};
@@ -22,7 +22,7 @@ pub(crate) struct Fixture {
     pub(crate) directory: tempfile::TempDir,
     pub(crate) events: Arc<Events>,
     pub(crate) context: RuntimeContext,
-    pub(crate) patience: Patience,
+    pub(crate) timeouts: Timeouts,
 }
 
 impl Fixture {
@@ -47,7 +47,7 @@ impl Fixture {
             environment = environment.with(name, value);
         }
         let context = RuntimeContext::new(environment, events.clone(), Cancel::new()).expect("a home");
-        Self { directory, events, context, patience: patience() }
+        Self { directory, events, context, timeouts: timeouts() }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -63,7 +63,7 @@ impl Fixture {
     }
 
     pub(crate) fn manager(&self) -> ImageManager {
-        ImageManager::new(&self.project("project")).with_patience(self.patience)
+        ImageManager::new(&self.project("project")).with_timeouts(self.timeouts)
     }
 
     pub(crate) fn ensure(&self, spec: &ManagedImageSpec) -> Result<ManagedImagePaths, ImageError> {
@@ -91,8 +91,8 @@ impl Fixture {
 }
 
 /// No waits between attempts, and limits that a busy machine does not reach. Tests of a limit set a short one.
-pub(crate) fn patience() -> Patience {
-    Patience {
+pub(crate) fn timeouts() -> Timeouts {
+    Timeouts {
         connect: Duration::from_secs(30),
         stall: Duration::from_secs(30),
         slowest: 1024,

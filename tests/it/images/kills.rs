@@ -12,7 +12,7 @@ use castra::managed::{ArtifactSource, ImageManager, ManagedImageSpec};
 use castra::report::Silent;
 
 use crate::http::{Reply, Server};
-use crate::images::fixture::{Fixture, patience};
+use crate::images::fixture::{Fixture, timeouts};
 use crate::images::tree::tree;
 use crate::images::vhd::{ext4_disk, footer, vhd_image};
 use crate::images::wheels;
@@ -31,7 +31,7 @@ fn helper() {
     let project = ProjectLayout::unchecked(std::env::var_os(STATE_ROOT).expect("is given").into());
     let context =
         RuntimeContext::new(Environment::of_process(), Arc::new(Silent), Cancel::new()).expect("a home");
-    let manager = ImageManager::new(&project).with_patience(patience());
+    let manager = ImageManager::new(&project).with_timeouts(timeouts());
     manager.ensure_image(&spec, &context).expect("is prepared");
 }
 

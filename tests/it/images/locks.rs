@@ -8,7 +8,7 @@ use castra::managed::ImageManager;
 use castra::report::Event;
 
 use crate::http::{Reply, Server};
-use crate::images::fixture::{Fixture, disk_image, patience, payload, raw_of, wait_until};
+use crate::images::fixture::{Fixture, disk_image, payload, raw_of, timeouts, wait_until};
 use crate::images::processes::Run;
 
 const SIZE: usize = 128 * 1024;
@@ -45,7 +45,7 @@ fn twenty_threads_download_once() {
             scope.spawn(move || {
                 // Ten projects, two threads in each.
                 let project = fixture.project(&format!("project-{}", number / 2));
-                let manager = ImageManager::new(&project).with_patience(patience());
+                let manager = ImageManager::new(&project).with_timeouts(timeouts());
                 let paths = manager.ensure_image(image, &fixture.context).expect("is prepared");
                 assert!(paths.disk.is_file());
                 ready.fetch_add(1, Ordering::Relaxed);
@@ -128,7 +128,7 @@ fn a_castra_that_is_killed_leaves_a_partial_that_is_resumed() {
     });
     let image = disk_image(&payload(SIZE), &[server.url("/disk")]);
     let mut fixture = Fixture::new();
-    fixture.patience.stall = std::time::Duration::from_secs(60);
+    fixture.timeouts.stall = std::time::Duration::from_secs(60);
     let mut run = Run::of(&image).in_project("killed").start(&fixture);
     let length = || std::fs::metadata(fixture.partial(&image)).map_or(0, |metadata| metadata.len());
     wait_until(|| length() == SIZE as u64 / 2);

@@ -11,7 +11,7 @@ use castra::layout::ProjectLayout;
 use castra::managed::{ImageManager, ManagedImageSpec};
 use castra::report::Silent;
 
-use crate::images::fixture::{Fixture, patience, shown};
+use crate::images::fixture::{Fixture, shown, timeouts};
 
 /// What the process is to do, where, and where it says what went wrong.
 const SPEC: &str = "CASTRA_TEST_SPEC";
@@ -27,7 +27,7 @@ fn helper() {
     let project = ProjectLayout::unchecked(std::env::var_os(STATE_ROOT).expect("is given").into());
     let context =
         RuntimeContext::new(Environment::of_process(), Arc::new(Silent), Cancel::new()).expect("a home");
-    let manager = ImageManager::new(&project).with_patience(patience());
+    let manager = ImageManager::new(&project).with_timeouts(timeouts());
     if let Err(error) = manager.ensure_image(&spec, &context) {
         std::fs::write(std::env::var_os(ERROR).expect("is given"), shown(error)).expect("writes");
         panic!("is not prepared");

@@ -6,9 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use castra::managed::{
-    ArtifactRole, ChosenImage, FileState, ImageError, ImageManager, ManagedImagePaths, ManagedImageSpec,
-};
+use castra::managed::{ChosenImage, ImageError, ImageManager, ManagedImagePaths, ManagedImageSpec, Manifest};
 use castra::report::Event;
 
 use crate::http::{Reply, Server};
@@ -27,7 +25,7 @@ fn ensure_in(
     project: &str,
     image: &ManagedImageSpec,
 ) -> Result<ManagedImagePaths, ImageError> {
-    let manager = ImageManager::new(&fixture.project(project)).with_patience(fixture.patience);
+    let manager = ImageManager::new(&fixture.project(project)).with_timeouts(fixture.timeouts);
     manager.ensure_image(image, &fixture.context)
 }
 
@@ -104,12 +102,13 @@ fn distrusted(spoil: impl FnOnce(String) -> String, said: &str) {
     let text = std::fs::read_to_string(&paths.manifest).expect("reads");
     std::fs::remove_file(&paths.manifest).expect("is ours");
     std::fs::write(&paths.manifest, spoil(text)).expect("writes");
-    assert!(matches!(fixture.manager().verify(&image, &fixture.context), Err(ImageError::Untrusted { .. })));
+    let is_trusted = || Manifest::load(&paths.directory).is_ok();
+    assert!(!is_trusted());
     assert_eq!(fixture.ensure(&image).expect("is prepared anew"), paths);
     assert!(fixture.events.warnings().contains(said), "{}", fixture.events.warnings());
     assert_eq!(fixture.events.count(is_hit), 0);
     assert_eq!(server.requests().len(), 1);
-    fixture.manager().verify(&image, &fixture.context).expect("is trusted");
+    assert!(is_trusted());
 }
 
 #[test]
@@ -134,7 +133,7 @@ fn a_manifest_that_is_missing() {
     let fixture = Fixture::new();
     let paths = fixture.ensure(&image).expect("is prepared");
     std::fs::remove_file(&paths.manifest).expect("is ours");
-    assert!(matches!(fixture.manager().verify(&image, &fixture.context), Err(ImageError::NotPresent { .. })));
+    assert_eq!(fixture.manager().find(&image, &fixture.context).in_project, None);
     fixture.ensure(&image).expect("is prepared anew");
     assert_eq!((fixture.events.count(is_hit), server.requests().len()), (0, 1));
 }
@@ -146,8 +145,6 @@ fn a_file_that_is_missing_is_put_back() {
     let fixture = Fixture::new();
     let paths = fixture.ensure(&image).expect("is prepared");
     std::fs::remove_file(&paths.disk).expect("is ours");
-    let states = fixture.manager().verify(&image, &fixture.context).expect("is readable");
-    assert_eq!((states[0].role, &states[0].state), (ArtifactRole::Rootfs, &FileState::Missing));
     fixture.ensure(&image).expect("is mended");
     assert_eq!(raw_of(&paths.disk), payload(SIZE));
     assert_eq!(server.requests().len(), 1);
@@ -243,7 +240,7 @@ fn the_second_is_taken_if_the_first_is_out_of_reach() {
     for first in [refusing, silent.url("/disk"), missing.url("/disk")] {
         let second = serve();
         let mut fixture = Fixture::new();
-        fixture.patience.probe = Duration::from_secs(1);
+        fixture.timeouts.probe = Duration::from_secs(1);
         let chosen = choose(&fixture, &candidates(first.clone(), second.url("/disk"))).expect("is there");
         assert_eq!(chosen.spec.id, "second", "{first}");
         assert!(chosen.reason.contains("disk v1 is out of reach") && chosen.reason.contains(&first));
@@ -262,7 +259,7 @@ fn a_cached_fallback_never_outranks_a_first_choice_that_answers() {
     let both = candidates(first.url("/disk"), second.url("/disk"));
     let fixture = Fixture::new();
     let manager =
-        |project: &str| ImageManager::new(&fixture.project(project)).with_patience(fixture.patience);
+        |project: &str| ImageManager::new(&fixture.project(project)).with_timeouts(fixture.timeouts);
     let choose = |project| manager(project).choose_default(&both, &fixture.context).expect("is there");
     assert_eq!(choose("one").spec.id, "second");
     let cached = choose("two");
@@ -278,7 +275,7 @@ fn slowness_is_remembered_for_a_minute_where_another_image_is_cached() {
     let second = serve();
     let both = candidates(silent.url("/disk"), second.url("/disk"));
     let mut fixture = Fixture::new();
-    fixture.patience.probe = Duration::from_millis(300);
+    fixture.timeouts.probe = Duration::from_millis(300);
     assert_eq!(choose(&fixture, &both).expect("is there").spec.id, "second");
     let asked = silent.requests().len();
     assert_eq!(asked, 1, "a silent server is asked once");

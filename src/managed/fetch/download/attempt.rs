@@ -11,7 +11,7 @@ use crate::failpoint::{self, Point};
 use crate::files::{self, OVERLAY_BYTES, Peak, Size};
 use crate::managed::error::ImageError;
 use crate::managed::job::{Job, Progress};
-use crate::managed::timeouts::Patience;
+use crate::managed::timeouts::Timeouts;
 
 /// Longest download whose size is not pinned.
 const MAX_UNPINNED_BYTES: u64 = 64 << 30;
@@ -100,7 +100,7 @@ fn receive(
     progress: &mut Progress,
 ) -> Result<Ended, ImageError> {
     let limit = total.unwrap_or(MAX_UNPINNED_BYTES);
-    let mut pace = Pace::new(job.patience);
+    let mut pace = Pace::new(job.timeouts);
     loop {
         let next = answer.next(&job.context.cancel, Some(pace.end));
         match next.and_then(|next| pace.check(next)) {
@@ -136,16 +136,16 @@ fn receive(
 
 /// Watches that the bytes of a body come fast enough, one stretch of time after the other.
 struct Pace<'a> {
-    patience: &'a Patience,
+    timeouts: &'a Timeouts,
     bytes: u64,
     start: Instant,
     end: Instant,
 }
 
 impl<'a> Pace<'a> {
-    fn new(patience: &'a Patience) -> Self {
+    fn new(timeouts: &'a Timeouts) -> Self {
         let start = Instant::now();
-        Self { patience, bytes: 0, start, end: start + patience.pace }
+        Self { timeouts, bytes: 0, start, end: start + timeouts.pace }
     }
 
     /// Counts what came.
@@ -159,12 +159,12 @@ impl<'a> Pace<'a> {
         if matches!(next, Next::End) || Instant::now() < self.end {
             return Ok(next);
         }
-        let least = u128::from(self.patience.slowest) * self.patience.pace.as_millis() / 1000;
+        let least = u128::from(self.timeouts.slowest) * self.timeouts.pace.as_millis() / 1000;
         if u128::from(self.bytes) < least {
             let (found_bytes, time) = (self.bytes, self.start.elapsed());
             return Err(Silence::Failed(NetworkFailure::TooSlow { found_bytes, time }));
         }
-        *self = Self::new(self.patience);
+        *self = Self::new(self.timeouts);
         Ok(next)
     }
 }
@@ -204,7 +204,7 @@ fn whole(
     if expected == found {
         return Ok(Some(found));
     }
-    let start = match answer.next(&job.context.cancel, Some(Instant::now() + job.patience.stall)) {
+    let start = match answer.next(&job.context.cancel, Some(Instant::now() + job.timeouts.stall)) {
         Ok(Next::Bytes(bytes)) => bytes,
         _ => Vec::new(),
     };
@@ -237,11 +237,11 @@ fn bad_range(url: &str, problem: String) -> DownloadError {
 /// # Errors
 /// Why it is not.
 pub(super) fn probe(job: &Job, url: &str) -> Result<(), ImageError> {
-    let limit = job.patience.probe;
-    let patience =
-        Patience { connect: limit, stall: limit, longest_wait: limit, attempts: 2, ..*job.patience };
-    let client = Client::new(&job.context.environment, &patience, url)?;
-    let mut retries = Retries::new(&patience);
+    let limit = job.timeouts.probe;
+    let timeouts =
+        Timeouts { connect: limit, stall: limit, longest_wait: limit, attempts: 2, ..*job.timeouts };
+    let client = Client::new(&job.context.environment, &timeouts, url)?;
+    let mut retries = Retries::new(&timeouts);
     let end = Instant::now() + limit;
     loop {
         let request = Request { url, range: Some("bytes=0-0".to_owned()), if_range: None };

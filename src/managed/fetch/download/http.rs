@@ -15,7 +15,7 @@ use super::error::{DownloadError, NetworkFailure};
 use super::headers::Head;
 use crate::cancel::{Cancel, Interrupted};
 use crate::context::Environment;
-use crate::managed::timeouts::Patience;
+use crate::managed::timeouts::Timeouts;
 
 /// Redirects that are followed: mirrors need one or two.
 const MAX_REDIRECTS: u32 = 5;
@@ -72,7 +72,7 @@ impl Client {
     /// A client for this address and those it redirects to, with the environment's proxy.
     pub(super) fn new(
         environment: &Environment,
-        patience: &Patience,
+        timeouts: &Timeouts,
         url: &str,
     ) -> Result<Self, DownloadError> {
         let proxy = proxy_for(environment, url)?;
@@ -90,12 +90,12 @@ impl Client {
             .user_agent(concat!("castra/", env!("CARGO_PKG_VERSION")))
             .proxy(proxy)
             .tls_config(tls)
-            .timeout_resolve(Some(patience.connect))
-            .timeout_connect(Some(patience.connect))
-            .timeout_send_request(Some(patience.stall))
-            .timeout_recv_response(Some(patience.stall))
-            .timeout_per_read(Some(patience.stall))
-            .timeout_per_write(Some(patience.stall))
+            .timeout_resolve(Some(timeouts.connect))
+            .timeout_connect(Some(timeouts.connect))
+            .timeout_send_request(Some(timeouts.stall))
+            .timeout_recv_response(Some(timeouts.stall))
+            .timeout_per_read(Some(timeouts.stall))
+            .timeout_per_write(Some(timeouts.stall))
             .build();
         // Not the connector alone: names are looked up before it is asked, and what is connected to comes from there.
         let connector = GuardedConnector(guard.clone()).chain(DefaultConnector::new());

@@ -156,8 +156,8 @@ fn from_one(
     partial: &mut Partial,
     progress: &mut Progress,
 ) -> Result<(), ImageError> {
-    let client = Client::new(&job.context.environment, job.patience, url)?;
-    let mut retries = Retries::new(job.patience);
+    let client = Client::new(&job.context.environment, job.timeouts, url)?;
+    let mut retries = Retries::new(job.timeouts);
     // A full download is made once more where the answer or the digest shows that the partial was no good start.
     let mut started_over = false;
     loop {

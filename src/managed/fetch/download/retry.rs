@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::cancel::Interrupted;
 use crate::managed::job::Job;
-use crate::managed::timeouts::Patience;
+use crate::managed::timeouts::Timeouts;
 
 /// An attempt that brought this much was not in vain: the count of failures starts again.
 const WORTHWHILE_BYTES: u64 = 1024 * 1024;
@@ -15,27 +15,27 @@ const TICK: Duration = Duration::from_millis(20);
 
 /// Counts failed attempts.
 pub(super) struct Retries<'a> {
-    patience: &'a Patience,
+    timeouts: &'a Timeouts,
     failures: u32,
 }
 
 impl<'a> Retries<'a> {
-    pub(super) fn new(patience: &'a Patience) -> Self {
-        Self { patience, failures: 0 }
+    pub(super) fn new(timeouts: &'a Timeouts) -> Self {
+        Self { timeouts, failures: 0 }
     }
 
     /// How long to wait before the next attempt, after one that failed having brought so many bytes; nothing when it is
     /// time to give up. `asked` is what the server wants.
     pub(super) fn next(&mut self, gained_bytes: u64, asked: Option<Duration>) -> Option<Duration> {
         self.failures = if gained_bytes >= WORTHWHILE_BYTES { 1 } else { self.failures + 1 };
-        if self.failures >= self.patience.attempts {
+        if self.failures >= self.timeouts.attempts {
             return None;
         }
         if let Some(asked) = asked {
-            return (asked <= self.patience.longest_wait).then_some(asked);
+            return (asked <= self.timeouts.longest_wait).then_some(asked);
         }
-        let doubled = self.patience.back_off.saturating_mul(1 << (self.failures - 1).min(16));
-        Some(jittered(doubled).min(self.patience.longest_wait))
+        let doubled = self.timeouts.back_off.saturating_mul(1 << (self.failures - 1).min(16));
+        Some(jittered(doubled).min(self.timeouts.longest_wait))
     }
 }
 
@@ -62,14 +62,14 @@ pub(super) fn sleep(job: &Job, pause: Duration) -> Result<(), Interrupted> {
 mod tests {
     use super::*;
 
-    fn patience() -> Patience {
-        Patience { attempts: 4, back_off: Duration::from_secs(1), ..Patience::default() }
+    fn timeouts() -> Timeouts {
+        Timeouts { attempts: 4, back_off: Duration::from_secs(1), ..Timeouts::default() }
     }
 
     #[test]
     fn waits_grow_and_end() {
-        let patience = patience();
-        let mut retries = Retries::new(&patience);
+        let timeouts = timeouts();
+        let mut retries = Retries::new(&timeouts);
         for doubled in [1.0, 2.0, 4.0] {
             let wait = retries.next(0, None).expect("another attempt").as_secs_f64();
             assert!((doubled * 0.5..=doubled * 1.5).contains(&wait), "{wait} for {doubled}");
@@ -79,8 +79,8 @@ mod tests {
 
     #[test]
     fn progress_starts_the_count_again() {
-        let patience = patience();
-        let mut retries = Retries::new(&patience);
+        let timeouts = timeouts();
+        let mut retries = Retries::new(&timeouts);
         for _ in 0..20 {
             assert!(retries.next(WORTHWHILE_BYTES, None).is_some());
         }
@@ -88,9 +88,9 @@ mod tests {
 
     #[test]
     fn the_server_is_heard_unless_it_asks_too_much() {
-        let patience = patience();
+        let timeouts = timeouts();
         let asked = Duration::from_secs(7);
-        assert_eq!(Retries::new(&patience).next(0, Some(asked)), Some(asked));
-        assert_eq!(Retries::new(&patience).next(0, Some(patience.longest_wait * 2)), None);
+        assert_eq!(Retries::new(&timeouts).next(0, Some(asked)), Some(asked));
+        assert_eq!(Retries::new(&timeouts).next(0, Some(timeouts.longest_wait * 2)), None);
     }
 }
