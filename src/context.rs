@@ -74,6 +74,11 @@ impl Environment {
         self.text(name).is_some_and(|value| value != "0" && !value.eq_ignore_ascii_case("false"))
     }
 
+    /// Returns the directory for temporary files: `TMPDIR`, or `/tmp` without it.
+    pub fn temp_dir(&self) -> PathBuf {
+        self.get("TMPDIR").map_or_else(|| PathBuf::from("/tmp"), PathBuf::from)
+    }
+
     /// The home directory.
     ///
     /// # Errors

@@ -98,12 +98,10 @@ impl Place {
         if create_private_directory(state_root.path()).is_ok() {
             return Ok(Self { layout: state_root.open(context)?, state_root, _temporary: None });
         }
-        let temporary = tempfile::Builder::new().prefix("castra-run-").tempdir();
-        let temporary = temporary.map_err(|source| CliError::File {
-            action: "create",
-            path: std::env::temp_dir(),
-            source,
-        })?;
+        let directory = context.environment.temp_dir();
+        let temporary = tempfile::Builder::new().prefix("castra-run-").tempdir_in(&directory);
+        let failed = |source| CliError::File { action: "create", path: directory, source };
+        let temporary = temporary.map_err(failed)?;
         let state_root = StateRoot::of_runs(&CacheLayout::new(temporary.path().to_owned()));
         Ok(Self { layout: state_root.open(context)?, state_root, _temporary: Some(temporary) })
     }

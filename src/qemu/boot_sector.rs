@@ -87,7 +87,7 @@ fn read_beginning(disk: &Path, environment: &Environment, cancel: &Cancel) -> Re
     let program = command::find_program(environment, "qemu-img")
         .ok_or_else(|| QemuError::NotInstalled { program: "qemu-img".into() })?;
     let failed = |source| QemuError::File { action: "read", path: disk.to_owned(), source };
-    let copy = tempfile::NamedTempFile::new().map_err(failed)?;
+    let copy = tempfile::NamedTempFile::new_in(environment.temp_dir()).map_err(failed)?;
     let bytes = BEGINNING_BYTES.min(Qcow2Header::read(disk)?.virtual_bytes);
     let qcow2 = ImageDisk { path: disk, format: DiskFormat::Qcow2, length: None };
     let work = ImageWork::CopyBeginning { to: copy.path(), bytes };

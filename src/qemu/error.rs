@@ -208,12 +208,24 @@ impl Explain for QemuError {
     }
 }
 
-/// Returns advice on installing a program of QEMU's.
+/// Returns advice on installing a program of QEMU's on a machine like this one.
 pub(crate) fn install_hint(program: &str) -> String {
-    let package = if program == "qemu-img" { "qemu-utils" } else { "qemu-system-x86 qemu-utils" };
+    if cfg!(target_os = "macos") {
+        return "Install it: `brew install qemu`.".to_owned();
+    }
+    let [debian, fedora, arch, alpine, suse] = match program {
+        "qemu-img" => ["qemu-utils", "qemu-img", "qemu-img", "qemu-img", "qemu-tools"],
+        _ => [
+            "qemu-system-x86 qemu-utils",
+            "qemu-system-x86 qemu-img",
+            "qemu-system-x86 qemu-img",
+            "qemu-system-x86_64 qemu-img",
+            "qemu-x86 qemu-tools",
+        ],
+    };
     format!(
-        "Install it: `apt install {package}` (Debian, Ubuntu), `dnf install qemu-system-x86 qemu-img` (Fedora), \
-         `apk add qemu-system-x86_64 qemu-img` (Alpine), `brew install qemu` (macOS)."
+        "Install it: `apt install {debian}` (Debian, Ubuntu), `dnf install {fedora}` (Fedora), \
+         `pacman -S {arch}` (Arch), `apk add {alpine}` (Alpine), `zypper install {suse}` (openSUSE)."
     )
 }
 

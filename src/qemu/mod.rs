@@ -31,6 +31,7 @@ pub use chain::{Disk, Layer, LayerFormat};
 pub use disk_error::DiskError;
 pub use ending::{ENDED_BY_SIGNAL, EndingSignal, ending_signal};
 pub use error::QemuError;
+pub(crate) use error::install_hint;
 pub use found::{FoundQemu, find_qemus, qemu_of_process};
 pub use img::{DiskCheck, ImageDisk, ImageWork, check_disk, create_overlay, resize_disk, run_image_tool};
 pub use liveness::{QemuPid, lock_holder, running_qemu, runs_elsewhere};

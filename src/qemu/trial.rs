@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::cancel::Cancel;
+use crate::context::Environment;
 
 use super::accel::{
     Accelerator, AcceleratorChoice, PROBE_LIMIT, candidate, judge, read_remembered, why_closed,
@@ -35,7 +36,7 @@ pub struct Trial {
 /// # Errors
 /// [`QemuError::Interrupted`], or [`QemuError::File`] if the probe cannot be written.
 pub fn try_accelerators(qemu: &QemuBinary, cancel: &Cancel) -> Result<Vec<Trial>, QemuError> {
-    let scratch = scratch()?;
+    let scratch = scratch(&qemu.environment)?;
     let run = |accelerator: Accelerator| {
         let cpu = accelerator.cpu(&CpuModel::default());
         probe::probe(qemu, accelerator, &cpu, scratch.path(), PROBE_LIMIT, &[], cancel)
@@ -92,7 +93,7 @@ pub fn find_missing(qemu: &QemuBinary, cancel: &Cancel) -> Result<Option<String>
 }
 
 fn run_everything(qemu: &QemuBinary, cancel: &Cancel) -> Result<Outcome, QemuError> {
-    let scratch = scratch()?;
+    let scratch = scratch(&qemu.environment)?;
     let entropy = Device::new(DeviceModel::VirtioRng).to_string();
     let generation = Device::new_generation_id().to_string();
     let further = [
@@ -120,10 +121,9 @@ pub fn remembered_accelerators(path: &Path) -> Vec<AcceleratorChoice> {
     read_remembered(path).into_values().collect()
 }
 
-fn scratch() -> Result<tempfile::TempDir, QemuError> {
-    tempfile::Builder::new().prefix("castra-probe-").tempdir().map_err(|source| QemuError::File {
-        action: "write the accelerator probe into",
-        path: std::env::temp_dir(),
-        source,
+fn scratch(environment: &Environment) -> Result<tempfile::TempDir, QemuError> {
+    let directory = environment.temp_dir();
+    tempfile::Builder::new().prefix("castra-probe-").tempdir_in(&directory).map_err(|source| {
+        QemuError::File { action: "write the accelerator probe into", path: directory, source }
     })
 }

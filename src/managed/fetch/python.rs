@@ -108,8 +108,9 @@ fn collect(
 /// # Errors
 /// [`PipError`]; an interruption.
 pub(crate) fn ask(job: &Job, name: &str, requirement: &Requirement) -> Result<(), ImageError> {
-    let scratch = tempfile::Builder::new().prefix("castra-pip-").tempdir();
-    let scratch = scratch.at("make a directory in", &std::env::temp_dir())?;
+    let directory = job.context.environment.temp_dir();
+    let scratch = tempfile::Builder::new().prefix("castra-pip-").tempdir_in(&directory);
+    let scratch = scratch.at("make a directory in", &directory)?;
     let arguments = |pip: Invocation| pip.args(["index", "versions", name]);
     match run(job, requirement, scratch.path(), job.timeouts.ask, arguments) {
         // A pip of before 2021 cannot be asked; that it is there is what can be told.

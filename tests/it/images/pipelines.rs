@@ -293,7 +293,8 @@ fn without_qemu_img_nothing_is_downloaded() {
     let error = fixture.ensure(&disk_image(&payload(MIB), &[server.url("/disk")])).expect_err("is refused");
     assert!(matches!(transform(&error), Some(TransformError::MissingQemuImg)), "{error}");
     assert_eq!(error.kind(), Kind::Unavailable);
-    assert!(shown(error).contains("nstall QEMU"));
+    let hint = error.hint().expect("a hint");
+    assert!(hint.contains("install") && hint.contains("qemu"), "{hint}");
     assert!(server.requests().is_empty());
 }
 

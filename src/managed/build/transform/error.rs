@@ -4,6 +4,7 @@ use crate::command::CommandError;
 use crate::error::{Explain, Kind};
 use crate::files::{Digest, Size};
 use crate::managed::spec::ArtifactRole;
+use crate::qemu::install_hint;
 
 /// Why a step between download and file failed.
 #[derive(Debug, thiserror::Error)]
@@ -152,7 +153,7 @@ impl Explain for TransformError {
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::MissingQemuImg => Some(install_hint().to_owned()),
+            Self::MissingQemuImg => Some(install_hint("qemu-img")),
             Self::NotFixedVhd { .. } => Some(
                 "Use the step qemu-img-convert with input_format = \"vpc\" in the place of strip-vhd-footer.".to_owned(),
             ),
@@ -162,15 +163,5 @@ impl Explain for TransformError {
                     .to_owned(),
             ),
         }
-    }
-}
-
-/// How `qemu-img` gets onto a machine like this one.
-fn install_hint() -> &'static str {
-    if cfg!(target_os = "macos") {
-        "Install QEMU: brew install qemu"
-    } else {
-        "Install QEMU's tools: apt install qemu-utils (Debian, Ubuntu), dnf install qemu-img (Fedora), \
-         pacman -S qemu-img (Arch), apk add qemu-img (Alpine), zypper install qemu-tools (openSUSE)."
     }
 }
