@@ -29,7 +29,6 @@ pub mod harmless;
 pub mod hex;
 pub mod host;
 pub mod layout;
-pub mod lock;
 pub mod logs;
 pub mod managed;
 pub mod plan;

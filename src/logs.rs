@@ -14,9 +14,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::files;
+use crate::files::{self, Lock};
 use crate::layout::{earlier_log, is_log_of_qemu};
-use crate::lock::Lock;
 use crate::trusted;
 
 /// Size at which a log that castra writes makes place for a new one.

@@ -6,6 +6,7 @@
 //! | `digest`, `hash`, `stamp` | telling whether bytes are the expected ones |
 //! | `sparse` | copying without writing zeros |
 //! | `atomic`, `publish` | replacing a small file, and publishing a large one: the old or the new, never half |
+//! | `lock` | one process at a time, by locks that the kernel frees |
 //! | `space` | asking for room before the work begins |
 //! | `error` | what each of them returns |
 
@@ -14,6 +15,7 @@ mod digest;
 mod directory;
 mod error;
 mod hash;
+mod lock;
 mod open;
 mod publish;
 mod space;
@@ -29,6 +31,7 @@ pub use directory::{create_private_directory, gone, normalise, part_from_other_n
 pub(crate) use error::At;
 pub use error::{FileError, Size};
 pub(crate) use hash::{digest, sha256, sha256_watched};
+pub use lock::{Lock, LockError};
 pub(crate) use open::{
     create_new, is_trusted, open, open_followed, open_if_there, open_or_create, open_own_or_create,
 };

@@ -16,12 +16,12 @@ use tempfile::{NamedTempFile, TempPath};
 use super::atomic::TEMPORARY;
 use super::digest::{Digest, DigestMismatch};
 use super::error::{At, FileError};
+use super::lock::Lock;
 use super::open::{is_trusted, open};
 use super::sparse::copy;
 use super::stamp::Stamp;
 use crate::cancel::Cancel;
 use crate::failpoint::{self, Point};
-use crate::lock::Lock;
 
 /// Mode of published files.
 pub(crate) const READ_ONLY: u32 = 0o444;

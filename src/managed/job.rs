@@ -1,6 +1,8 @@
 //! Context of one image operation: reporter, cancellation, timeouts, log.
 
 use std::collections::BTreeSet;
+use std::fs::File;
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -9,6 +11,7 @@ use super::spec::ArtifactRole;
 use super::timeouts::Timeouts;
 use crate::cancel::Interrupted;
 use crate::context::RuntimeContext;
+use crate::files::{self, At, FileError, Lock};
 use crate::managed::store::witness::Witness;
 use crate::report::{Event, ImageLabel};
 
@@ -71,13 +74,84 @@ impl<'a> Job<'a> {
         self.log.line(&format!("{} {text}", self.image));
     }
 
+    /// Takes the lock on this file, made if need be. Reports once that there is a wait for `what`; after waiting, look again at
+    /// what the lock guards: its last holder has probably done the work.
+    ///
+    /// # Errors
+    /// [`FileError::Interrupted`], or that the file cannot be made or locked.
+    pub(super) fn lock(&self, path: &Path, what: &str) -> Result<Lock, FileError> {
+        self.until_it_is_on(path, what, |on_wait| {
+            Lock::hold(open_lock(path)?, path, &self.context.cancel, on_wait).map_err(FileError::from)
+        })
+    }
+
+    /// Takes a share of the lock on this file, which others may have too, and keeps [`Self::lock`] and [`lock_if_free`] out.
+    ///
+    /// # Errors
+    /// As for [`Self::lock`].
+    pub(super) fn share_lock(&self, path: &Path, what: &str) -> Result<Lock, FileError> {
+        self.until_it_is_on(path, what, |on_wait| {
+            Lock::share(path, &self.context.cancel, on_wait).map_err(FileError::from)
+        })
+    }
+
+    /// Takes the lock on a file whose bytes will be relied on: one of another user's is replaced.
+    ///
+    /// # Errors
+    /// As for [`Self::lock`].
+    pub(super) fn lock_own(&self, path: &Path, what: &str) -> Result<Lock, FileError> {
+        loop {
+            drop(files::open_own_or_create(path)?);
+            let lock = self.lock(path, what)?;
+            if files::is_trusted(&lock.file().metadata().at("look at", path)?) {
+                return Ok(lock);
+            }
+        }
+    }
+
+    /// Takes a lock again until the file is still the one of that name: the cache may be removed at any moment, and its locks
+    /// with it.
+    fn until_it_is_on(
+        &self,
+        path: &Path,
+        what: &str,
+        take: impl Fn(&mut dyn FnMut()) -> Result<Lock, FileError>,
+    ) -> Result<Lock, FileError> {
+        let mut is_reported = false;
+        loop {
+            let lock = take(&mut || {
+                if !std::mem::replace(&mut is_reported, true) {
+                    self.report(Event::Waiting { what: what.to_owned() });
+                }
+            })?;
+            if lock.is_on(path) {
+                return Ok(lock);
+            }
+        }
+    }
+
     /// The bytes of an artifact begin to come.
     pub(super) fn progress(&self, artifact: ArtifactRole, total_bytes: Option<u64>) -> Progress<'_> {
         Progress { job: self, artifact, total_bytes, last: None }
     }
 }
 
-/// Tells of bytes that arrive, not too often.
+/// Takes the lock on this file if nothing holds it.
+///
+/// # Errors
+/// That the file cannot be made or locked.
+pub(super) fn lock_if_free(path: &Path) -> Result<Option<Lock>, FileError> {
+    Ok(Lock::try_hold(open_lock(path)?, path)?)
+}
+
+fn open_lock(path: &Path) -> Result<File, FileError> {
+    if let Some(directory) = path.parent() {
+        files::create_directory(directory)?;
+    }
+    files::open_or_create(path)
+}
+
+/// Reports bytes that arrive, not too often.
 pub(super) struct Progress<'a> {
     job: &'a Job<'a>,
     artifact: ArtifactRole,

@@ -9,12 +9,10 @@ use super::error::ImageError;
 use super::fetch;
 use super::job::Job;
 use super::spec::ManagedImageSpec;
-use crate::files::{self, At, Digest, FileError, Stamp};
+use crate::files::{self, At, Digest, FileError, Lock, Stamp};
 use crate::layout::{MANIFEST, ProjectLayout};
-use crate::lock::Lock;
 use crate::managed::store::directory::Place;
 use crate::managed::store::finding::{CheckedFile, CheckedImage, Finding, Location};
-use crate::managed::store::lock;
 use crate::managed::store::manifest::{Distrust, Manifest};
 use crate::managed::store::witness;
 
@@ -48,7 +46,7 @@ fn check(job: &Job, project: &ProjectLayout, spec: &ManagedImageSpec) -> Result<
     // In the order in which `prepare` takes them.
     if here.image.is_dir() {
         let what = format!("another castra that puts {} into this project", job.image);
-        let _lock = lock::take(job, &project.images().lock(&spec.id, &spec.version), &what)?;
+        let _lock = job.lock(&project.images().lock(&spec.id, &spec.version), &what)?;
         files.extend(check_directory(job, spec, &here, Location::Project, &mut hashed)?);
     }
     if there.image.is_dir() {
@@ -68,7 +66,7 @@ fn check(job: &Job, project: &ProjectLayout, spec: &ManagedImageSpec) -> Result<
 
 /// A lock in the cache; nothing, with a warning, where the cache cannot be written to.
 fn lock_in_cache(job: &Job, path: &Path, what: &str) -> Result<Option<Lock>, ImageError> {
-    match lock::take(job, path, what) {
+    match job.lock(path, what) {
         Err(error) if error.is_unwritable() => {
             job.warn(format!("what is in the cache is not verified: {}", super::error::one_line(&error)));
             Ok(None)

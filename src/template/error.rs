@@ -3,9 +3,8 @@ use std::path::PathBuf;
 
 use crate::cancel::Interrupted;
 use crate::error::{Explain, Kind, kind_of_io};
-use crate::files::FileError;
+use crate::files::{FileError, LockError};
 use crate::guest::{ControlError, InitrdError};
-use crate::lock::LockError;
 use crate::managed::ImageError;
 use crate::qemu::{QemuError, QmpError};
 

@@ -3,8 +3,8 @@
 use std::fs;
 
 use crate::cancel::Cancel;
+use crate::files::Lock;
 use crate::layout::{CacheLayout, TemplatesLayout};
-use crate::lock::Lock;
 use crate::qemu::QemuBinary;
 
 use super::bake::clear_leftovers;

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use castra_wire::GuestMessage;
 
 use crate::context::RuntimeContext;
+use crate::files::Lock;
 use crate::guest::ControlPort;
 use crate::layout::ProjectLayout;
-use crate::lock::Lock;
 use crate::trusted;
 
 use super::record::{BootRecord, Record};

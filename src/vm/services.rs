@@ -6,9 +6,9 @@ use castra_wire::{Errand, GuestMessage, Listener, Reach, ServicePort, Transport}
 
 use crate::config::{PortForward, Protocol};
 use crate::context::RuntimeContext;
+use crate::files::Lock;
 use crate::guest::ControlPort;
 use crate::layout::ProjectLayout;
-use crate::lock::Lock;
 use crate::trusted;
 
 use super::forwards::has_relay;

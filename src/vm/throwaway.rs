@@ -9,11 +9,11 @@ use std::time::Duration;
 use rustix::process::{WaitOptions, waitpid};
 
 use crate::context::RuntimeContext;
+use crate::files::Lock;
 use crate::guest::VmKeys;
 use crate::guest::ssh::Target;
 use crate::hex::hex;
 use crate::layout::ProjectLayout;
-use crate::lock::Lock;
 use crate::plan::VmPlan;
 use crate::qemu::{QemuPid, Qmp, remove_sockets, running_qemu, runs_elsewhere};
 use crate::random::random_bytes;

@@ -9,8 +9,8 @@ use std::time::Duration;
 use castra_wire::GuestMessage;
 
 use crate::context::RuntimeContext;
+use crate::files::Lock;
 use crate::layout::{CacheLayout, ProjectLayout, ROOTFS, TemplatesLayout};
-use crate::lock::Lock;
 use crate::managed::{ImageManager, Manifest};
 use crate::plan::VmPlan;
 use crate::qemu::{AcceleratorChoice, MachineSpec, Qcow2Header, QemuBinary};

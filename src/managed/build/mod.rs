@@ -21,7 +21,6 @@ use crate::failpoint::{self, Point};
 use crate::files::{self, At, Digest, FileError, OVERLAY_BYTES, Peak, Shared};
 use crate::layout::ProjectLayout;
 use crate::managed::store::directory::{self, ImageDirectory, Place};
-use crate::managed::store::lock;
 use crate::managed::store::manifest::Manifest;
 use crate::managed::store::references;
 use crate::managed::store::workspace::Workspace;
@@ -40,7 +39,7 @@ pub(crate) fn prepare(
     let path = images.image(&spec.id, &spec.version);
     files::create_directory(&path)?;
     let what = format!("another castra that puts {} into this project", job.image);
-    let _lock = lock::take(job, &images.lock(&spec.id, &spec.version), &what)?;
+    let _lock = job.lock(&images.lock(&spec.id, &spec.version), &what)?;
     files::remove_leftovers(&path).at("read", &path)?;
     // Before anything comes, so that what is fetched for this project is not taken for waste.
     references::note(job, project, spec);

@@ -4,12 +4,11 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use crate::files::{self, At, Digest, FileError, HashError, Hasher, Peak};
+use crate::files::{self, At, Digest, FileError, HashError, Hasher, Lock, Peak};
 use crate::layout::CacheLayout;
-use crate::lock::Lock;
 use crate::managed::error::ImageError;
 use crate::managed::job::Job;
-use crate::managed::store::{self, lock};
+use crate::managed::store;
 
 /// A verified download, which nothing prunes from the cache until this is dropped.
 pub(crate) struct Blob {
@@ -55,7 +54,7 @@ pub(crate) fn into_cache<'r>(
     let directory = blob.parent().unwrap_or(Path::new("/"));
     files::create_directory(directory)?;
     let what = format!("another castra that downloads {digest}");
-    let _lock = lock::take(job, &cache.blob_lock(digest.algorithm(), digest.hex()), &what)?;
+    let _lock = job.lock(&cache.blob_lock(digest.algorithm(), digest.hex()), &what)?;
     if files::open_if_there(&blob)?.is_some() {
         if files::digest(&blob, digest, &job.context.cancel)? == *digest {
             return Ok(());
@@ -65,7 +64,7 @@ pub(crate) fn into_cache<'r>(
     files::require_space(directory, &Peak { download: size_bytes, ..Peak::default() })?;
     // Where a download would write them, so that what an interruption leaves is used up by the next try.
     let partial = cache.partial(digest.algorithm(), digest.hex());
-    let own = lock::take(job, &partial, &what)?;
+    let own = job.lock(&partial, &what)?;
     let written = write(job, digest, size_bytes, open()?, &partial, own.file());
     if written.is_err() {
         files::remove_file(&partial)?;

@@ -9,7 +9,6 @@ use crate::layout::CacheLayout;
 use crate::managed::error::ImageError;
 use crate::managed::job::Job;
 use crate::managed::spec::ManagedArtifactSpec;
-use crate::managed::store::lock;
 
 /// Takes a copy (a reflink where the filesystem has them) of a file, which its owner may change at any time.
 pub(super) fn fetch(
@@ -25,7 +24,7 @@ pub(super) fn fetch(
     let blob = cache.blob(artifact.digest.algorithm(), artifact.digest.hex());
     // Under the partial's name, so that what an interruption leaves is used up by the next try.
     let copy_path = cache.partial(artifact.digest.algorithm(), artifact.digest.hex());
-    let lock = lock::take_own(job, &copy_path, "another castra that copies the same file")?;
+    let lock = job.lock_own(&copy_path, "another castra that copies the same file")?;
     let copy = lock.file();
     copy.set_len(0).at("shorten", &copy_path)?;
     let copied = files::copy(from, copy, &artifact.digest, &job.context.cancel).at("copy", path);

@@ -6,7 +6,6 @@ use super::error::ImageError;
 use super::job::Job;
 use super::spec::{ArtifactRole, ArtifactSource, ManagedArtifactSpec};
 use crate::files::{self, At, Digest, sha256_hex};
-use crate::managed::store::lock;
 use crate::managed::store::workspace::Workspace;
 
 pub(crate) mod blob;
@@ -28,7 +27,7 @@ pub(crate) fn fetch(
     let what = format!("another castra that downloads {}", artifact.source);
     let mut fetched: Option<PathBuf> = None;
     loop {
-        let share = lock::share(job, &lock_file, &what)?;
+        let share = job.share_lock(&lock_file, &what)?;
         let found = match fetched.take() {
             Some(path) => path.is_file().then_some(path),
             None => ready(job, workspace, artifact)?,
@@ -54,7 +53,7 @@ fn fetch_alone(
         files::create_directory(directory)?;
     }
     let what = format!("another castra that downloads {}", artifact.source);
-    let _lock = lock::take(job, lock_file, &what)?;
+    let _lock = job.lock(lock_file, &what)?;
     // The last holder of the lock has probably fetched it.
     if let Some(blob) = ready(job, workspace, artifact)? {
         return Ok(blob);
@@ -81,7 +80,7 @@ pub(crate) fn fetch_unpinned(
     let blob = cache.blob(stand_in.algorithm(), stand_in.hex());
     files::create_directory(blob.parent().unwrap_or(cache.root()))?;
     let what = format!("another castra that downloads {source}");
-    let _lock = lock::take(job, &cache.blob_lock(stand_in.algorithm(), stand_in.hex()), &what)?;
+    let _lock = job.lock(&cache.blob_lock(stand_in.algorithm(), stand_in.hex()), &what)?;
     let (role, pipeline, product_digest) = (ArtifactRole::Rootfs, Vec::new(), None);
     let (source, digest) = (source.clone(), stand_in);
     let artifact = ManagedArtifactSpec { role, source, digest, size_bytes, pipeline, product_digest };

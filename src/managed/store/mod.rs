@@ -2,7 +2,6 @@
 
 pub(super) mod directory;
 pub(super) mod finding;
-pub(super) mod lock;
 pub(super) mod manifest;
 pub(super) mod prune;
 pub(super) mod quarantine;

@@ -11,7 +11,6 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::lock;
 use crate::files::{self, At, Digest, FileError};
 use crate::layout::{CacheLayout, ProjectLayout};
 use crate::managed::job::Job;
@@ -104,7 +103,7 @@ fn add(
     files::create_directory(&cache.projects())?;
     let name = format!("project-{}", project.short_digest(16));
     // Several images may be put into one project at once.
-    let _lock = lock::take(job, &cache.lock(&name), "another castra that notes what this project has")?;
+    let _lock = job.lock(&cache.lock(&name), "another castra that notes what this project has")?;
     let mut images = match load(&path) {
         Loaded::Reference(reference) if reference.state_root == project.state_root() => reference.images,
         _ => Vec::new(),

@@ -6,10 +6,8 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use super::directory::{ImageDirectory, Place};
-use super::lock;
-use crate::files::{self, Digest, FileError, OVERLAY_BYTES, Peak, tag_as_cache};
+use crate::files::{self, Digest, FileError, Lock, OVERLAY_BYTES, Peak, tag_as_cache};
 use crate::layout::{CacheLayout, ProjectLayout};
-use crate::lock::Lock;
 use crate::managed::job::Job;
 use crate::managed::spec::{ArtifactSource, ManagedArtifactSpec, ManagedImageSpec};
 
@@ -58,7 +56,7 @@ impl Workspace {
         files::create_directory(&cache.images().image(&spec.id, &spec.version))?;
         tag_as_cache(&cache.tag());
         let what = format!("another castra that prepares {}", job.image);
-        let lock = lock::take(job, &cache.image_lock(&spec.id, &spec.version), &what)?;
+        let lock = job.lock(&cache.image_lock(&spec.id, &spec.version), &what)?;
         files::require_space(cache.root(), &peak(&cache, missing))?;
         Ok(Self { cache, further, _lock: lock })
     }

@@ -15,8 +15,8 @@ use std::sync::Arc;
 
 use crate::config::Bounds;
 use crate::context::RuntimeContext;
+use crate::files::Lock;
 use crate::layout::{ProjectLayout, is_frozen_layer};
-use crate::lock::Lock;
 use crate::report::Event;
 
 use super::error::VmError;

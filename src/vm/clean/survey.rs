@@ -11,9 +11,8 @@ use super::foundations::{FileId, disks_in, foundations, id_of, known_foundations
 use super::{CleanOptions, Cleaned, CleanedKind, Kept};
 use crate::config::{Bounds, OutOfBounds};
 use crate::context::RuntimeContext;
-use crate::files::TEMPORARY;
+use crate::files::{Lock, TEMPORARY};
 use crate::layout::{OVERLAY_TEMPORARY, ProjectLayout, SocketsLayout, is_frozen_layer, is_image_lock};
-use crate::lock::Lock;
 use crate::managed::one_line;
 use crate::qemu::running_qemu;
 use crate::trusted;

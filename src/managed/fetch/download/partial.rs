@@ -9,12 +9,10 @@ use serde::{Deserialize, Serialize};
 use super::headers::is_strong;
 use super::writeback::Writeback;
 use crate::failpoint::{self, Point};
-use crate::files::{self, At, Digest, FileError, Hasher, SparseWriter, feed};
+use crate::files::{self, At, Digest, FileError, Hasher, Lock, SparseWriter, feed};
 use crate::layout::CacheLayout;
-use crate::lock::Lock;
 use crate::managed::job::Job;
 use crate::managed::spec::ManagedArtifactSpec;
-use crate::managed::store::lock;
 
 /// An address and an ETag do not take more.
 const MAX_SIDECAR_BYTES: u64 = 64 * 1024;
@@ -55,7 +53,7 @@ impl Partial {
         // Besides the download's own lock: that one may have been removed with the cache, and then a castra that holds a new
         // one must not write into these bytes.
         let what = format!("another castra that downloads {}", artifact.source);
-        let lock = lock::take_own(job, &path, &what)?;
+        let lock = job.lock_own(&path, &what)?;
         let file = lock.file().try_clone().at("open", &path)?;
         if file.metadata().at("look at", &path)?.len() > 0 {
             job.step(artifact.role, "verifying what an earlier download left");

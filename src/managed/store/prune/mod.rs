@@ -13,14 +13,13 @@ use std::collections::BTreeSet;
 use std::fs::{self, DirEntry};
 use std::path::{Path, PathBuf};
 
-use super::lock;
 use super::manifest;
 use super::references::{self, Loaded};
 use crate::cancel::Cancel;
-use crate::files::{self, Digest, FileError};
+use crate::files::{self, Digest, FileError, Lock};
 use crate::layout::{CacheLayout, ProjectLayout};
-use crate::lock::Lock;
 use crate::managed::error::ImageError;
+use crate::managed::job::lock_if_free;
 use crate::report::ImageLabel;
 use crate::trusted;
 
@@ -225,8 +224,8 @@ impl Pruning<'_> {
 
     /// The lock of what is to be removed; nothing if a running castra holds it. A dry run takes it too, so that it tells
     /// the same.
-    fn lock(&self, path: &Path) -> Result<Option<crate::lock::Lock>, FileError> {
-        lock::take_if_free(path)
+    fn lock(&self, path: &Path) -> Result<Option<crate::files::Lock>, FileError> {
+        lock_if_free(path)
     }
 
     fn remove(&mut self, kind: PrunedKind, name: String, path: &Path) -> Result<(), FileError> {

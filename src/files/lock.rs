@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
+use super::directory::create_private_directory;
 use crate::cancel::{Cancel, Interrupted};
 use crate::error::{Explain, Kind, kind_of_io};
-use crate::files::create_private_directory;
 use crate::trusted;
 
 /// How often a waiter tries again.
