@@ -187,11 +187,6 @@ impl ImageError {
         matches!(self, Self::Download(_) | Self::DigestMismatch(_))
     }
 
-    /// Whether it is that this very file is not there.
-    pub(super) fn is_absence_of(&self, file: &Path) -> bool {
-        matches!(self, Self::File(error) if error.is_absence_of(file))
-    }
-
     /// Whether something below this directory went away meanwhile, as when somebody removes the cache.
     pub(super) fn is_loss_below(&self, directory: &Path) -> bool {
         match self {
@@ -204,11 +199,6 @@ impl ImageError {
             }
             _ => false,
         }
-    }
-
-    /// Whether the cache cannot be written to, so that the project has to do without it.
-    pub(super) fn is_unwritable(&self) -> bool {
-        matches!(self, Self::File(error) if error.is_unwritable())
     }
 }
 

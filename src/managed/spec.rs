@@ -1,3 +1,5 @@
+//! Description of a managed image: its files, where they come from, and the steps from a source to each of them.
+
 use std::fmt;
 use std::path::PathBuf;
 

@@ -1,3 +1,5 @@
+//! Reasons not to use a state root, and the way out of each.
+
 use std::io;
 use std::path::{Path, PathBuf};
 

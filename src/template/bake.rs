@@ -240,12 +240,12 @@ fn bring_to_rest(
             }
             Err(ControlError::Silent) if Instant::now() < deadline => {
                 match (request.is_hopeless)(&work.console_log(), &work.qemu_log()) {
-                    Some(cause) => return Err(TemplateError::Hopeless { cause }),
+                    Some(cause) => return Err(TemplateError::BootFailed { cause }),
                     None => continue,
                 }
             }
             Err(ControlError::Silent) => {
-                return Err(TemplateError::Restless { limit_secs: request.limit.as_secs() });
+                return Err(TemplateError::SettleTimeout { limit_secs: request.limit.as_secs() });
             }
             other => other?,
         };

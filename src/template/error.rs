@@ -1,3 +1,5 @@
+//! Failures to make or use a warm template.
+
 use std::io;
 use std::path::PathBuf;
 
@@ -23,13 +25,13 @@ pub enum TemplateError {
     },
     /// The guest has not come to rest in time.
     #[error("the guest was not ready to be made a template of within {limit_secs} s")]
-    Restless {
+    SettleTimeout {
         /// The limit.
         limit_secs: u64,
     },
     /// The guest will never come up, by what it says itself.
     #[error("the guest gave up its boot: {cause}")]
-    Hopeless {
+    BootFailed {
         /// The probable cause.
         cause: String,
     },
@@ -87,8 +89,8 @@ impl TemplateError {
     pub fn is_lasting(&self) -> bool {
         matches!(
             self,
-            Self::Restless { .. }
-                | Self::Hopeless { .. }
+            Self::SettleTimeout { .. }
+                | Self::BootFailed { .. }
                 | Self::Guest { .. }
                 | Self::Unsupported(_)
                 | Self::Qemu(QemuError::NotSaved { .. } | QemuError::Died { .. })
@@ -116,8 +118,8 @@ impl Explain for TemplateError {
         match self {
             Self::File { source, .. } => kind_of_io(source),
             Self::DiskFull { .. } => Kind::Io,
-            Self::Restless { .. }
-            | Self::Hopeless { .. }
+            Self::SettleTimeout { .. }
+            | Self::BootFailed { .. }
             | Self::Guest { .. }
             | Self::Died(_)
             | Self::Silent(_)

@@ -201,15 +201,8 @@ pub fn discard(templates: &TemplatesLayout, key: &str) -> Result<(), TemplateErr
         let path = path.to_owned();
         move |source| TemplateError::File { action: "remove", path, source }
     };
-    gone(fs::remove_file(layout.manifest())).map_err(failed(&layout.manifest()))?;
-    gone(fs::remove_dir_all(layout.directory())).map_err(failed(layout.directory()))
-}
-
-fn gone(removed: io::Result<()>) -> io::Result<()> {
-    match removed {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
+    files::gone(fs::remove_file(layout.manifest())).map_err(failed(&layout.manifest()))?;
+    files::gone(fs::remove_dir_all(layout.directory())).map_err(failed(layout.directory()))
 }
 
 /// Remembers that there is no use in trying, for a day.

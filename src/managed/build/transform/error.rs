@@ -1,3 +1,5 @@
+//! Failures of the steps from a download to a finished file, and what to do about them.
+
 use std::path::PathBuf;
 
 use crate::command::CommandError;

@@ -1,3 +1,5 @@
+//! Failures of a download, and what to do about them.
+
 use std::time::Duration;
 
 use crate::error::{Explain, Kind};
