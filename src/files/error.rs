@@ -5,7 +5,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::digest::{DigestMismatch, HashError};
-use super::lock::LockError;
 use crate::cancel::Interrupted;
 use crate::error::{Explain, FILE_SIZE_HINT, Kind, kind_of_io};
 
@@ -71,15 +70,6 @@ pub enum FileError {
         /// The system's words.
         source: io::Error,
     },
-}
-
-impl From<LockError> for FileError {
-    fn from(error: LockError) -> Self {
-        match error {
-            LockError::File { path, source } => Self::io("lock", &path, source),
-            LockError::Interrupted(interrupted) => interrupted.into(),
-        }
-    }
 }
 
 impl FileError {

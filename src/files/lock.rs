@@ -8,6 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::directory::create_private_directory;
+use super::error::FileError;
 use crate::cancel::{Cancel, Interrupted};
 use crate::error::{Explain, Kind, kind_of_io};
 use crate::trusted;
@@ -51,6 +52,15 @@ impl Explain for LockError {
                 Some(format!("{} must be a file of your own that you may write.", path.display()))
             }
             Self::Interrupted(_) => None,
+        }
+    }
+}
+
+impl From<LockError> for FileError {
+    fn from(error: LockError) -> Self {
+        match error {
+            LockError::File { path, source } => Self::io("lock", &path, source),
+            LockError::Interrupted(interrupted) => interrupted.into(),
         }
     }
 }
