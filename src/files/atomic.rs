@@ -37,8 +37,8 @@ pub(crate) fn write_locked(path: &Path, bytes: &[u8], mode: u32) -> Result<(), F
     put_in_place(temporary, path).at("put in place", path)
 }
 
-/// Writes a whole file as [`write_atomically`] does, but without waiting for the disk: a reader finds the old or the new file,
-/// and after a power failure perhaps an empty one. For what can be done without. The directory is there.
+/// Writes a whole file as [`write_atomically`] does, but without waiting for the disk: a reader finds the old or the new
+/// file, and after a power failure perhaps an empty one. For what can be done without. The directory is there.
 ///
 /// # Errors
 /// Those of any step; the old file is then untouched.
@@ -77,7 +77,7 @@ fn put_in_place(temporary: NamedTempFile, path: &Path) -> io::Result<()> {
     File::open(directory_of(path))?.sync_all()
 }
 
-/// Tells programs that make backups that a directory is a cache (<https://bford.info/cachedir/>). Without it everything works
+/// Marks a directory as a cache for programs that make backups (<https://bford.info/cachedir/>). Without it everything works
 /// all the same.
 pub(crate) fn tag_as_cache(tag: &Path) {
     const TEXT: &[u8] =

@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256, Sha512};
 use crate::cancel::{Cancel, Interrupted};
 use crate::hex::hex;
 
-/// How much is read and hashed at a time; large enough that the loop around it costs nothing.
+/// Bytes that are read and hashed at a time: enough that the loop around it costs nothing.
 pub(super) const CHUNK_BYTES: usize = 256 * 1024;
 
 /// A pinned digest, lower-case hexadecimal.
@@ -56,7 +56,7 @@ pub struct DigestMismatch {
     pub expected: Digest,
     /// The digest of what came.
     pub found: Digest,
-    /// Whether it starts as a web page does: captive portals and error pages answer in a download's place.
+    /// `true` if it starts as a web page does: captive portals and error pages answer in a download's place.
     pub html: bool,
 }
 
@@ -74,7 +74,7 @@ impl DigestMismatch {
     }
 }
 
-/// A digest in the making.
+/// Digest of bytes that are still coming.
 #[derive(Clone)]
 pub(crate) enum Hasher {
     Sha256(Sha256),
@@ -82,12 +82,12 @@ pub(crate) enum Hasher {
 }
 
 impl Hasher {
-    /// SHA-256, which manifests are written in.
+    /// Starts a SHA-256, which manifests are written in.
     pub(crate) fn sha256() -> Self {
         Self::Sha256(Sha256::new())
     }
 
-    /// The same algorithm as this digest's.
+    /// Starts a digest by the algorithm of this one.
     pub(crate) fn like(digest: &Digest) -> Self {
         match digest {
             Digest::Sha256(_) => Self::sha256(),
@@ -109,13 +109,13 @@ impl Hasher {
         }
     }
 
-    /// The digest of what has come so far.
+    /// Returns the digest of what has come so far.
     pub(crate) fn so_far(&self) -> Digest {
         self.clone().finish()
     }
 }
 
-/// Why a stream has no digest.
+/// Failure to hash a stream.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HashError {
     #[error(transparent)]
@@ -124,7 +124,7 @@ pub(crate) enum HashError {
     Interrupted(#[from] Interrupted),
 }
 
-/// Feeds everything that `reader` still has to `hasher`, and says how many bytes those were.
+/// Feeds everything that `reader` still has to `hasher`, and returns the number of those bytes.
 pub(crate) fn feed(hasher: &mut Hasher, mut reader: impl Read, cancel: &Cancel) -> Result<u64, HashError> {
     let mut chunk = vec![0; CHUNK_BYTES];
     let mut total = 0;
@@ -142,7 +142,7 @@ pub(crate) fn feed(hasher: &mut Hasher, mut reader: impl Read, cancel: &Cancel) 
     }
 }
 
-/// Both digests that may be pinned, in one reading.
+/// Computes both digests that may be pinned, in one reading.
 pub(crate) fn both(mut reader: impl Read, cancel: &Cancel) -> Result<[Digest; 2], HashError> {
     let (mut sha256, mut sha512) = (Sha256::new(), Sha512::new());
     let mut chunk = vec![0; CHUNK_BYTES];
@@ -161,7 +161,7 @@ pub(crate) fn both(mut reader: impl Read, cancel: &Cancel) -> Result<[Digest; 2]
     Ok([Digest::Sha256(hex(&sha256.finalize())), Digest::Sha512(hex(&sha512.finalize()))])
 }
 
-/// SHA-256 of these bytes, in hexadecimal.
+/// Returns the SHA-256 of these bytes, in hexadecimal.
 pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }

@@ -1,4 +1,4 @@
-//! Directories of this user's alone; and removing files and directories.
+//! Making directories that are this user's alone, and removing files and directories.
 
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -22,8 +22,8 @@ pub(crate) fn create_directory(path: &Path) -> Result<(), FileError> {
     create_private_directory(path).at("create directory", path)
 }
 
-/// Makes a directory that nobody else uses, with a name that begins like this one's; what an interrupted castra left under
-/// such a name is removed. A castra whose lock was removed with the cache loses its own by that, and nothing gets mixed up.
+/// Makes a directory that no other process uses, with a name that begins like this one's; what an interrupted castra left
+/// under such a name is removed. A castra whose lock was removed with the cache loses its own by that, and nothing gets mixed up.
 pub(crate) fn fresh_directory(like: &Path) -> Result<TempDir, FileError> {
     let parent = like.parent().unwrap_or(Path::new("/"));
     create_directory(parent)?;
@@ -58,8 +58,8 @@ pub fn gone(removed: io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// Removes the name of a file that has others besides, so that what is written under this name from now on changes nothing under
-/// those. One that is not there is fine.
+/// Removes the name of a file that has others besides, so that what is written under this name from now on changes nothing
+/// under those. That there is no such file is fine.
 ///
 /// # Errors
 /// Those of `lstat` and `unlink`.
@@ -71,7 +71,7 @@ pub fn part_from_other_names(path: &Path) -> io::Result<()> {
     }
 }
 
-/// A path without `.` and `..`; symbolic links are not looked at.
+/// Returns a path without `.` and `..`; symbolic links are not looked at.
 pub fn normalise(path: &Path) -> PathBuf {
     let mut normal = PathBuf::new();
     for component in path.components() {

@@ -1,4 +1,4 @@
-//! What can go wrong with a file or directory, told by what the user can do about it.
+//! Failures of operations on files, sorted by what the user can do about them.
 
 use std::fmt;
 use std::io;
@@ -31,13 +31,13 @@ pub enum FileError {
     /// The disk would be full before the work is done.
     #[error("{needed} are needed in {path} ({purpose}), and {available} are free")]
     NoSpace {
-        /// Where.
+        /// Directory on that disk.
         path: PathBuf,
         /// Space that the work takes at its peak.
         needed: Size,
         /// Space that is free.
         available: Size,
-        /// What the space is needed for, part by part.
+        /// Purpose of that space, part by part.
         purpose: String,
     },
     /// The disk became full, or the file as long as files may become here.
@@ -63,9 +63,9 @@ pub enum FileError {
     /// The system refused an operation.
     #[error("cannot {action} {path}")]
     Io {
-        /// What was tried, as a verb.
+        /// Operation, as a verb.
         action: &'static str,
-        /// On what.
+        /// File or directory.
         path: PathBuf,
         /// The system's words.
         source: io::Error,

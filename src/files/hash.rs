@@ -8,19 +8,19 @@ use super::error::{At, FileError};
 use super::open::open;
 use crate::cancel::Cancel;
 
-/// SHA-256 or SHA-512 of a file, by `like`'s algorithm.
+/// Hashes a file by `like`'s algorithm.
 pub(crate) fn digest(path: &Path, like: &Digest, cancel: &Cancel) -> Result<Digest, FileError> {
     let mut hasher = Hasher::like(like);
     feed(&mut hasher, open(path)?, cancel).at("read", path)?;
     Ok(hasher.finish())
 }
 
-/// SHA-256 of a file, in hexadecimal.
+/// Returns the SHA-256 of a file, in hexadecimal.
 pub(crate) fn sha256(path: &Path, cancel: &Cancel) -> Result<String, FileError> {
     sha256_watched(path, cancel, |_| ())
 }
 
-/// SHA-256 of a file, in hexadecimal. `on_read` gets the number of bytes of each read.
+/// Returns the SHA-256 of a file, in hexadecimal. `on_read` gets the number of bytes of each read.
 pub(crate) fn sha256_watched(
     path: &Path,
     cancel: &Cancel,

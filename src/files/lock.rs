@@ -13,7 +13,7 @@ use crate::cancel::{Cancel, Interrupted};
 use crate::error::{Explain, Kind, kind_of_io};
 use crate::trusted;
 
-/// How often a waiter tries again.
+/// Interval between two attempts of a waiter.
 const POLL: Duration = Duration::from_millis(20);
 
 /// A lock that is held until this is dropped, or the process ends in whatever way.
@@ -22,7 +22,7 @@ pub struct Lock {
     file: File,
 }
 
-/// Why a lock could not be had.
+/// Failure to take a lock.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
     /// The lock file cannot be opened.
@@ -75,8 +75,8 @@ impl Lock {
         Self::hold(file, path, cancel, on_wait)
     }
 
-    /// Takes a share of the lock, which others may have too; whoever wants it alone waits for all of them. Otherwise as
-    /// [`Self::acquire`].
+    /// Takes a share of the lock, which others may have too; who wants it alone waits for all of them.
+    /// Otherwise as [`Self::acquire`].
     ///
     /// # Errors
     /// As for [`Self::acquire`].
@@ -85,7 +85,7 @@ impl Lock {
         wait_for(file, path, cancel, on_wait, File::try_lock_shared)
     }
 
-    /// Takes the lock if nobody holds it.
+    /// Takes the lock if it is free.
     ///
     /// # Errors
     /// [`LockError::File`].
@@ -102,14 +102,14 @@ impl Lock {
         &self.file
     }
 
-    /// Whether this file is the one that is locked: a lock on one that was removed keeps nobody out.
+    /// Returns `true` if this file is the one that is locked: a lock on one that was removed keeps no process out.
     pub fn is_on(&self, path: &Path) -> bool {
         let same =
             |locked: &Metadata, there: &Metadata| (locked.dev(), locked.ino()) == (there.dev(), there.ino());
         matches!((self.file.metadata(), fs::symlink_metadata(path)), (Ok(locked), Ok(there)) if same(&locked, &there))
     }
 
-    /// The same as [`Self::acquire`], on a file that is open already; `path` is for messages.
+    /// Takes the lock as [`Self::acquire`] does, on a file that is open already; `path` is for messages.
     ///
     /// # Errors
     /// As for [`Self::acquire`].

@@ -3,7 +3,7 @@
 //! | Module | What for |
 //! | --- | --- |
 //! | `open`, `directory` | opening and making what no link leads away and no FIFO holds up |
-//! | `digest`, `hash`, `stamp` | telling whether bytes are the expected ones |
+//! | `digest`, `hash`, `stamp` | checking that bytes are the expected ones |
 //! | `sparse` | copying without writing zeros |
 //! | `atomic`, `publish` | replacing a small file, and publishing a large one: the old or the new, never half |
 //! | `lock` | one process at a time, by locks that the kernel frees |

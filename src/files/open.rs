@@ -15,8 +15,8 @@ use super::directory::remove_file;
 use super::error::{At, FileError};
 use crate::trusted;
 
-/// Opens a regular file for reading, wherever links lead. A FIFO, which would wait for its other end, and a device, which may
-/// have no end, are refused without a wait.
+/// Opens a regular file for reading, wherever links lead. A FIFO, which would wait for its other end, and a device,
+/// which may have no end, are refused without a wait.
 ///
 /// # Errors
 /// As [`OpenOptions::open`]; [`io::ErrorKind::InvalidInput`] for what is no regular file.
@@ -60,7 +60,8 @@ pub(crate) fn open_or_create(path: &Path) -> Result<File, FileError> {
     opened(OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600), path)
 }
 
-/// The same for bytes that will be relied on: another user's file, who could change it at any time, is replaced.
+/// Opens a file for bytes that will be relied on, made if need be. One of another user, who could change it at any time, is
+/// replaced.
 pub(crate) fn open_own_or_create(path: &Path) -> Result<File, FileError> {
     let file = open_or_create(path)?;
     if is_trusted(&file.metadata().at("look at", path)?) {
@@ -70,7 +71,7 @@ pub(crate) fn open_own_or_create(path: &Path) -> Result<File, FileError> {
     create_new(path)
 }
 
-/// Whether nobody but this user and root can change a file behind our back.
+/// Returns `true` if only this user and root can change a file behind our back.
 pub(crate) fn is_trusted(metadata: &Metadata) -> bool {
     trusted::is_own(metadata)
 }
@@ -81,7 +82,7 @@ pub(crate) fn create_new(path: &Path) -> Result<File, FileError> {
 }
 
 fn opened(options: &mut OpenOptions, path: &Path) -> Result<File, FileError> {
-    // NONBLOCK so that a FIFO that somebody put there does not hold us up; it means nothing for regular files.
+    // NONBLOCK, so that a FIFO does not hold us up; it means nothing for regular files.
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits();
     let file = options.custom_flags(flags.cast_signed()).open(path).at("open", path)?;
     if !file.metadata().at("look at", path)?.is_file() {

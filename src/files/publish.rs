@@ -1,4 +1,4 @@
-//! From a finished file to one that others may rely on.
+//! Publication: from a finished file to one that others may rely on.
 //!
 //! ```text
 //! temporary name on the same filesystem → fsync file → rename → fsync directory → and only then the manifest
@@ -26,7 +26,7 @@ use crate::failpoint::{self, Point};
 /// Mode of published files.
 pub(crate) const READ_ONLY: u32 = 0o444;
 
-/// Makes a complete file the published one: read-only, on disk, then under its name. Hands back the stamp of the file that
+/// Makes a complete file the published one: read-only, on disk, then under its name. Returns the stamp of the file that
 /// this was, which need not be the one that has the name a moment later.
 pub(crate) fn publish(temporary: &Path, target: &Path) -> Result<Stamp, FileError> {
     let file = open(temporary)?;
@@ -44,7 +44,7 @@ pub(crate) fn publish(temporary: &Path, target: &Path) -> Result<Stamp, FileErro
 }
 
 /// Publishes the locked file, whose bytes were verified, and not another that has its name by now: the cache may have been
-/// removed meanwhile, with the lock that guards the name, and somebody else have begun anew.
+/// removed meanwhile, with the lock that guards the name, and another process have begun again.
 pub(crate) fn publish_locked(lock: &Lock, temporary: &Path, target: &Path) -> Result<(), FileError> {
     let changed = || FileError::ChangedMeanwhile { path: temporary.to_owned() };
     if !lock.is_on(temporary) {
@@ -87,12 +87,12 @@ pub(crate) fn share(
     Ok(Shared::Copied)
 }
 
-/// How a file was shared.
+/// Way in which a file was shared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Shared {
-    /// It is the same file under two names.
+    /// One file has both names.
     Linked,
-    /// It is a verified copy.
+    /// The target is a verified copy.
     Copied,
 }
 

@@ -1,4 +1,4 @@
-//! Is there enough room? Asked before the first byte is fetched: failing after an hour of downloading helps nobody.
+//! Checks that there is room before the first byte is fetched: a failure after an hour of downloading is no help.
 
 use std::fmt;
 use std::os::unix::fs::MetadataExt;
@@ -9,14 +9,14 @@ use super::error::{At, FileError, Size};
 /// Left free in any case, for the manifest, logs and directories.
 const RESERVE_BYTES: u64 = 1024 * 1024;
 
-/// What a VM's new disk takes until its first boot is over: its tables and what a guest writes by itself. (*Measured*
+/// Space that a VM's new disk takes until its first boot is over: its tables and what a guest writes by itself. (*Measured*
 /// with Alpine: 0.2 MiB when it is made, 4 MiB after the first boot and shutdown.)
 pub const OVERLAY_BYTES: u64 = 8 * 1024 * 1024;
 
-/// What work takes at its peak, in bytes, by what it is for. Displays as a list of the parts.
+/// Space that work takes at its peak, in bytes, by purpose. Displays as a list of the parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Peak {
-    /// What is still to be downloaded.
+    /// Downloads that are still to come.
     pub download: u64,
     /// The files made from the downloads, and a copy of them in the project if it is on another filesystem.
     pub image: u64,
@@ -27,7 +27,7 @@ pub struct Peak {
 }
 
 impl Peak {
-    /// All of it.
+    /// Returns the sum.
     pub fn total(&self) -> u64 {
         [self.download, self.image, self.overlay, self.archive].into_iter().fold(0, u64::saturating_add)
     }
@@ -41,12 +41,14 @@ impl fmt::Display for Peak {
             (self.overlay, "for the VM's disk"),
             (self.archive, "for the archive"),
         ];
-        let told = parts.iter().filter(|(bytes, _)| *bytes > 0);
-        let told: Vec<String> = told.map(|(bytes, what)| format!("{} {what}", Size(*bytes))).collect();
-        f.write_str(&told.join(", "))
+        let parts = parts.iter().filter(|(bytes, _)| *bytes > 0);
+        let parts: Vec<String> = parts.map(|(bytes, what)| format!("{} {what}", Size(*bytes))).collect();
+        f.write_str(&parts.join(", "))
     }
 }
 
+/// Checks that the filesystem of `directory` has room for this.
+///
 /// # Errors
 /// [`FileError::NoSpace`] if the filesystem of `directory` has less than this left for this user.
 pub fn require_space(directory: &Path, peak: &Peak) -> Result<(), FileError> {
@@ -60,7 +62,7 @@ pub fn require_space(directory: &Path, peak: &Peak) -> Result<(), FileError> {
     Ok(())
 }
 
-/// Whether two paths are on one filesystem. A path that is not there is on none.
+/// Returns `true` if two paths are on one filesystem. A path that is not there is on none.
 pub(crate) fn is_shared(one: &Path, other: &Path) -> Result<bool, FileError> {
     let device = |path: &Path| match std::fs::metadata(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),

@@ -23,7 +23,7 @@ impl SparseWriter {
         Self { file, position }
     }
 
-    /// How long the file is, holes included.
+    /// Returns the length of the file, holes included.
     pub(crate) fn position(&self) -> u64 {
         self.position
     }
@@ -68,8 +68,8 @@ fn block_at(position: u64, bytes: &[u8]) -> &[u8] {
     &bytes[..bytes.len().min(HOLE_BYTES - into_block)]
 }
 
-/// Copies a stream into an empty file, leaving holes for zeros, feeds its bytes to `hasher` and hands back their number.
-/// Nothing is forced to the disk: that is for whoever publishes the file.
+/// Copies a stream into an empty file, leaving holes for zeros, feeds its bytes to `hasher` and returns their number.
+/// Nothing is forced to the disk: that is for the publication.
 pub(crate) fn copy_sparse(
     mut from: impl Read,
     to: File,
@@ -94,7 +94,7 @@ pub(crate) fn copy_sparse(
     Ok(writer.position())
 }
 
-/// Copies a whole file into a new one, sharing its blocks where the filesystem can, and hands back digest (by `like`'s
+/// Copies a whole file into a new one, sharing its blocks where the filesystem can, and returns digest (by `like`'s
 /// algorithm) and length of the copy.
 pub(crate) fn copy(
     from: File,
@@ -111,13 +111,13 @@ pub(crate) fn copy(
     Ok((hasher.finish(), length))
 }
 
-/// Lets `to` share the blocks of `from`; whether the filesystem can.
+/// Lets `to` share the blocks of `from`. Returns `true` if the filesystem can.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn reflink(from: &File, to: &File) -> bool {
     rustix::fs::ioctl_ficlone(to, from).is_ok()
 }
 
-/// Elsewhere a copy is made; APFS, where this matters, has hard links for all but other volumes.
+/// Returns `false`, so that a copy is made; APFS, where this matters, has hard links for all but other volumes.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 fn reflink(_from: &File, _to: &File) -> bool {
     false

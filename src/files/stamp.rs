@@ -1,12 +1,12 @@
-//! The cheap sign that a file is the one that was verified.
+//! Stamps: the cheap sign that a file is the one that was verified.
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 
 use serde::{Deserialize, Serialize};
 
-/// What `stat` says of a published file. Published files are never written to, so as long as it stays the same, so do
-/// the bytes; where it does not (the file was copied, restored, touched), the bytes are hashed again.
+/// Size, time and inode of a published file. Published files are never written to, so as long as these stay, so do
+/// the bytes; where they do not (the file was copied, restored, touched), the bytes are hashed again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Stamp {
@@ -21,7 +21,7 @@ pub struct Stamp {
 }
 
 impl Stamp {
-    /// The stamp of the file that this describes.
+    /// Returns the stamp of the file that this describes.
     pub fn of(metadata: &Metadata) -> Self {
         Self {
             size_bytes: metadata.size(),
