@@ -101,6 +101,56 @@ fn what_is_no_header_runs_nothing() {
     assert_eq!(guest.capture("exit 3").exit, castra::guest::ssh::GuestExit::Code(3), "the server is well");
 }
 
+/// An authentication agent of this test's own, ended with it.
+struct AuthAgent(Child, std::path::PathBuf);
+
+impl AuthAgent {
+    fn start(directory: &Path) -> Self {
+        let socket = directory.join("host-agent");
+        let mut agent = Command::new("ssh-agent");
+        let agent = agent.args(["-D", "-a"]).arg(&socket).stdout(Stdio::null()).spawn().expect("starts");
+        eventually("the agent listens", || socket.exists());
+        Self(agent, socket)
+    }
+
+    fn add(&self, key: &Path) {
+        let added = Command::new("ssh-add").arg(key).env("SSH_AUTH_SOCK", &self.1).output().expect("runs");
+        assert!(added.status.success(), "{}", said(&added));
+    }
+}
+
+impl Drop for AuthAgent {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn an_authentication_agent_is_forwarded_and_its_socket_ends_with_the_connection() {
+    let guest = Guest::start();
+    let agent = AuthAgent::start(guest.scratch());
+    agent.add(&guest.layout.client_key());
+    let with_agent = |line: &str| {
+        let mut ssh = client(&guest, "ssh");
+        ssh.env("SSH_AUTH_SOCK", &agent.1).args(["-A", "127.0.0.1", line]);
+        run(ssh, Vec::new())
+    };
+    let script = "stat -c %a ${SSH_AUTH_SOCK%/*} && echo $SSH_AUTH_SOCK && ssh-add -l && ssh-add -l";
+    let output = with_agent(script);
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let lines: Vec<&str> = stdout.lines().collect();
+    assert_eq!(output.status.code(), Some(0), "{stdout}{}", said(&output));
+    assert_eq!(lines[0], "700");
+    assert!(lines[2..].iter().all(|line| line.contains("ED25519")), "{stdout}");
+    let socket = Path::new(lines[1]);
+    eventually("the socket is gone", || !socket.exists() && !socket.parent().is_some_and(Path::exists));
+
+    let mut ssh = client(&guest, "ssh");
+    ssh.env("SSH_AUTH_SOCK", &agent.1).args(["-a", "127.0.0.1", "echo [$SSH_AUTH_SOCK]"]);
+    assert_eq!(run(ssh, Vec::new()).stdout, b"[]\n", "no agent without -A");
+}
+
 #[test]
 fn a_lot_of_data_both_ways_while_keys_change() {
     let guest = Guest::start();

@@ -13,7 +13,6 @@ use russh::{Channel, ChannelOpenFailure};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
-use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::resolve;
@@ -67,15 +66,9 @@ async fn join(
     }
 }
 
-/// Connects on a thread that has the user's rights on files, and that ends as soon as it is
-/// connected. The other end sees the user's ids (`SO_PEERCRED`).
+/// Connects on a thread that has the user's rights on files. The other end sees the user's ids (`SO_PEERCRED`).
 async fn connect_to_socket(path: String, user: Arc<User>) -> io::Result<UnixStream> {
-    let (sender, receiver) = oneshot::channel();
-    std::thread::Builder::new().name("castra-socket".into()).spawn(move || {
-        // Fails if the client has gone and does not wait any more.
-        let _ = sender.send(user.act_in_thread().and_then(|()| connect_here(&path)));
-    })?;
-    let stream = receiver.await.map_err(|_| io::ErrorKind::BrokenPipe)??;
+    let stream = user.run_in_thread(move || connect_here(&path)).await?;
     stream.set_nonblocking(true)?;
     UnixStream::from_std(stream)
 }

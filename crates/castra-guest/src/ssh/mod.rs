@@ -1,6 +1,6 @@
-//! SSH server of the guest agent: commands, terminals, SFTP, and forwards of TCP ports both ways
-//! and to Unix sockets, for the VM's owner. Does not forward X11, an authentication agent, or Unix
-//! sockets to the client.
+//! SSH server of the guest agent: commands, terminals, SFTP, forwards of TCP ports both ways and to
+//! Unix sockets, and of the client's authentication agent, for the VM's owner. Does not forward X11,
+//! or Unix sockets to the client.
 //!
 //! The server may listen long before it has a host key: connections wait until
 //! [`SshServer::personalise`] provides one. Only public keys named there may log in, as any user of
@@ -14,6 +14,7 @@
 //! Commands arrive in two ways: as a line for the user's shell, and, through the subsystem
 //! [`castra_wire::EXEC_SUBSYSTEM`], as an array of arguments that no shell parses.
 
+mod auth_agent;
 mod exec;
 mod forward;
 mod header;

@@ -12,6 +12,7 @@ use russh::keys::PublicKey;
 use russh::server::{Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, VerifiedPublicKey};
 use russh::{Channel, ChannelId, Pty as Mode};
 
+use super::auth_agent::AuthAgentSocket;
 use super::exec;
 use super::forward::{self, Listeners};
 use super::header;
@@ -34,6 +35,8 @@ pub(super) struct Session {
     user: Option<Arc<User>>,
     waiting: HashMap<ChannelId, Waiting>,
     listeners: Listeners,
+    /// Socket to the client's authentication agent, once the client has offered it.
+    auth_agent: Option<AuthAgentSocket>,
 }
 
 /// A session channel on which nothing runs yet.
@@ -59,6 +62,7 @@ impl Session {
             user: None,
             waiting: HashMap::new(),
             listeners: Listeners::default(),
+            auth_agent: None,
         }
     }
 
@@ -304,6 +308,23 @@ impl Handler for Session {
             tokio::spawn(forward::direct_to_socket(channel, path, user, reply, flow));
         }
         Ok(())
+    }
+
+    async fn agent_request(
+        &mut self,
+        channel: ChannelId,
+        session: &mut russh::server::Session,
+    ) -> Result<bool, russh::Error> {
+        let (Some(user), Some(waiting)) = (&self.user, self.waiting.get_mut(&channel)) else {
+            return Ok(false);
+        };
+        if self.auth_agent.is_none() {
+            let (user, flow) = (Arc::clone(user), self.flow.clone());
+            self.auth_agent = AuthAgentSocket::listen(user, session.handle(), flow).await.ok();
+        }
+        let Some(socket) = &self.auth_agent else { return Ok(false) };
+        waiting.environment.push(("SSH_AUTH_SOCK".into(), socket.path().into()));
+        Ok(true)
     }
 
     /// Refuses X11: the client then reports it, whereas silence would leave its user waiting for

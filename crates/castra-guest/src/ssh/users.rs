@@ -1,10 +1,13 @@
 //! Users and groups from `/etc/passwd` and `/etc/group`, parsed here: a static binary has no name
 //! service switch.
 
+use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use rustix::process::{Gid, Uid};
 use rustix::thread::{set_thread_gid, set_thread_groups, set_thread_uid};
+use tokio::sync::oneshot;
 
 /// Shell of a user without one in `/etc/passwd`, as `passwd(5)` says.
 const DEFAULT_SHELL: &str = "/bin/sh";
@@ -33,7 +36,7 @@ impl User {
     }
 
     /// Turns the calling thread into this user for good. Async-signal-safe.
-    pub(super) fn become_in_child(&self) -> std::io::Result<()> {
+    pub(super) fn become_in_child(&self) -> io::Result<()> {
         if rustix::process::geteuid().is_root() {
             set_thread_groups(&self.groups)?;
             set_thread_gid(self.gid)?;
@@ -44,13 +47,29 @@ impl User {
 
     /// Gives the calling thread this user's rights on files. Keeps its real ids, so that only root
     /// may signal it.
-    pub(super) fn act_in_thread(&self) -> std::io::Result<()> {
+    pub(super) fn act_in_thread(&self) -> io::Result<()> {
         if rustix::process::geteuid().is_root() {
             set_thread_groups(&self.groups)?;
             rustix::thread::set_thread_res_gid(None, Some(self.gid), None)?;
             rustix::thread::set_thread_res_uid(None, Some(self.uid), None)?;
         }
         Ok(())
+    }
+
+    /// Runs `work` with this user's rights on files, on a thread that ends with it.
+    ///
+    /// # Errors
+    /// Those of starting a thread, of taking the rights and of `work`.
+    pub(super) async fn run_in_thread<T: Send + 'static>(
+        self: Arc<Self>,
+        work: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let (sender, receiver) = oneshot::channel();
+        std::thread::Builder::new().name("castra-user".into()).spawn(move || {
+            // Fails if the connection has ended meanwhile.
+            let _ = sender.send(self.act_in_thread().and_then(|()| work()));
+        })?;
+        receiver.await.map_err(|_| io::ErrorKind::BrokenPipe)?
     }
 }
 
