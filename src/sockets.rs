@@ -1,9 +1,30 @@
 //! Who has a port of this machine, as the kernel tells below `/proc`. Where there is none, nothing is known.
 
+use std::fmt;
 use std::fs;
 use std::path::Path;
 
-use crate::config::Protocol;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Protocol of a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        })
+    }
+}
 
 /// A socket that keeps a port of 127.0.0.1 from being taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -30,9 +30,11 @@ pub use json_schema::{SCHEMA_URL, json_schema};
 pub use lines::{KeyLines, key_lines};
 pub use out_of_bounds::OutOfBounds;
 pub use project::{
-    BaseImageSource, BootProfile, ManagedImageSelection, PortForward, ProjectConfig, Protocol, VmDefinition,
+    BaseImageSource, BootProfile, ManagedImageSelection, PortForward, ProjectConfig, VmDefinition,
 };
 pub use template::template;
 pub use validate::name::is_vm_name;
 pub use validate::size::{SizeError, format_size, parse_disk, parse_memory};
 pub use validate::{Surroundings, parse};
+
+pub use crate::sockets::Protocol;

@@ -9,6 +9,7 @@ use super::Diagnostics;
 use super::bounds::{Bounds, DiskPath};
 use crate::managed::{ManagedDiskKind, ManagedImageSpec};
 use crate::qemu::CpuModel;
+use crate::sockets::Protocol;
 use crate::state_root::StateRoot;
 
 /// A project, validated: every path absolute, every name safe, every default filled in.
@@ -106,23 +107,4 @@ pub struct PortForward {
     pub guest: u16,
     /// Protocol of both.
     pub protocol: Protocol,
-}
-
-/// Protocol of a port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Protocol {
-    /// TCP.
-    Tcp,
-    /// UDP.
-    Udp,
-}
-
-impl std::fmt::Display for Protocol {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Tcp => "tcp",
-            Self::Udp => "udp",
-        })
-    }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use crate::config::Protocol;
+use crate::sockets::Protocol;
 
 use super::accel::Accelerator;
 use super::chain::{Disk, Layer, LayerFormat};

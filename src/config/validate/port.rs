@@ -5,8 +5,9 @@ use std::collections::hash_map::Entry;
 use std::ops::Range;
 
 use super::super::diagnostics::{Problem, Problems};
-use super::super::project::{PortForward, Protocol};
+use super::super::project::PortForward;
 use super::super::schema::{Fields, Key, Value, key};
+use crate::sockets::Protocol;
 
 const HOST: Key = key("host", "8080");
 const GUEST: Key = key("guest", "80");
