@@ -3,7 +3,7 @@
 //! A `castra.toml` may come with a repository that its user has never read, so it must not choose where on this machine
 //! castra writes. Everything it names for writing lies inside the project's directory, and in no part of it whose name
 //! begins with a dot (`.git`, and where the project is a home directory `.ssh`), except for `.castra`. Only the user can
-//! widen that, outside the file, with [`ALLOW_OUTSIDE`].
+//! widen that, outside the file, with [`ALLOW_OUTSIDE`](super::ALLOW_OUTSIDE).
 //!
 //! Symbolic links are resolved in every component that exists. A [`DiskPath`] is checked when the file is read, and again
 //! by [`DiskPath::confirm`] at the moment the disk is made or opened: a link may have appeared in between.
@@ -25,10 +25,6 @@ use crate::files::normalise;
 use crate::layout::{CONFIG_FILE, LINKED_FROM, ProjectLayout, STATE_DIRECTORY, is_frozen_layer};
 use crate::qemu::QCOW2_MAGIC;
 use crate::state_root::StateRoot;
-
-/// Environment variable with the directories, separated by `:`, in which a configuration may place disks and state besides
-/// its project's.
-pub const ALLOW_OUTSIDE: &str = "CASTRA_ALLOW_OUTSIDE";
 
 /// Links followed in one path before it counts as a loop, as in `path_resolution(7)`.
 const MAX_LINKS: usize = 40;

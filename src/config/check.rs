@@ -2,38 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use super::diagnostics::Problem;
 use super::discovery::read;
-use super::project::{PortForward, VmDefinition};
+use super::machine::Machine;
 use super::validate;
-use super::{ConfigError, ConfigOptions, Diagnostics, Severity, Surroundings, resolve_config_path};
-
-/// Knows this machine, which the configuration does not.
-pub trait Machine {
-    /// What is wrong with the user's own disk that a VM stands on.
-    fn disk(&self, vm: &VmDefinition, path: &Path) -> Option<Finding>;
-
-    /// What keeps a port from being forwarded.
-    fn port(&self, vm: &VmDefinition, forward: &PortForward) -> Option<Finding>;
-}
-
-/// What is wrong with the machine for a configuration.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("{message}")]
-pub struct Finding {
-    /// How bad it is.
-    pub severity: Severity,
-    /// What is wrong, naming the thing.
-    pub message: String,
-    /// A next step, as whole sentences.
-    pub help: String,
-}
-
-impl Problem for Finding {
-    fn help(&self) -> String {
-        self.help.clone()
-    }
-}
+use super::{ConfigError, ConfigOptions, Diagnostics, Surroundings, resolve_config_path};
 
 /// What was looked at, and what was found.
 #[derive(Debug)]

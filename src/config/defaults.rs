@@ -1,4 +1,4 @@
-//! Every default, once, with its reason. Those of the machine and the CPU are their types' own.
+//! Every default and limit of a configuration, once, with its reason. Those of the machine and the CPU are their types' own.
 
 use crate::qemu::DeviceModel;
 
@@ -24,3 +24,9 @@ pub const DEVICES: [DeviceModel; 1] = [DeviceModel::VirtioRng];
 /// Memory in MiB below which no VM is started: the smallest Linux with a general kernel and initramfs needs
 /// it.
 pub const MIN_MEMORY_MIB: u64 = 64;
+
+/// The newest format that this Castra reads. Formats called 0.x are the same with fewer keys.
+pub(super) const FORMAT: i128 = 1;
+
+/// Largest configuration that is read, in bytes; real ones have a few KiB.
+pub(super) const MAX_BYTES: u64 = 1 << 20;

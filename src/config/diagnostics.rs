@@ -93,6 +93,24 @@ pub(super) trait Problem: std::error::Error {
     fn help(&self) -> String;
 }
 
+/// What is wrong with the machine for a configuration.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message}")]
+pub struct Finding {
+    /// How bad it is.
+    pub severity: Severity,
+    /// What is wrong, naming the thing.
+    pub message: String,
+    /// A next step, as whole sentences.
+    pub help: String,
+}
+
+impl Problem for Finding {
+    fn help(&self) -> String {
+        self.help.clone()
+    }
+}
+
 /// Where validation puts what it finds.
 #[derive(Debug, Default)]
 pub(super) struct Problems {

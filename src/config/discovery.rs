@@ -9,16 +9,14 @@ use std::sync::Arc;
 use super::Diagnostics;
 use super::bounds::Bounds;
 use super::defaults;
+use super::defaults::MAX_BYTES;
 use super::error::ConfigError;
 use super::project::{BaseImageSource, BootProfile, ManagedImageSelection, ProjectConfig, VmDefinition};
-use super::validate::name::safe_project_name;
+use super::validate::name::project_name_of;
 use super::validate::{self, Surroundings};
 use crate::files::{normalise, open_regular};
 use crate::layout::{CONFIG_FILE, STATE_DIRECTORY};
 use crate::trusted::is_absence;
-
-/// Largest configuration that is read, in bytes; real ones have a few KiB.
-pub(super) const MAX_BYTES: u64 = 1 << 20;
 
 /// Everybody may write to it (`S_IWOTH` in `inode(7)`).
 const WORLD_WRITABLE: u32 = 0o002;
@@ -144,11 +142,6 @@ fn default_project(root: &Path, allowed_outside: &[PathBuf]) -> Result<ProjectCo
         mirrors: Vec::new(),
         warnings: Diagnostics::default(),
     })
-}
-
-/// The name of a project that does not give one: its directory's, made safe.
-pub(super) fn project_name_of(root: &Path) -> String {
-    safe_project_name(&root.file_name().unwrap_or_default().to_string_lossy())
 }
 
 fn explicit_config(path: &Path) -> Result<PathBuf, ConfigError> {

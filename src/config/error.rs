@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::validate::FORMAT;
+use super::defaults::{FORMAT, MAX_BYTES};
 use super::{Diagnostics, OutOfBounds};
 use crate::error::{Explain, Kind, kind_of_io};
 
@@ -49,7 +49,7 @@ pub enum ConfigError {
         owner: u32,
     },
     /// It is larger than any configuration.
-    #[error("{} is larger than {} MiB", path.display(), super::discovery::MAX_BYTES >> 20)]
+    #[error("{} is larger than {} MiB", path.display(), MAX_BYTES >> 20)]
     TooLarge {
         /// The file.
         path: PathBuf,

@@ -14,6 +14,7 @@ mod discovery;
 mod error;
 mod json_schema;
 mod lines;
+mod machine;
 mod out_of_bounds;
 mod project;
 mod schema;
@@ -21,14 +22,15 @@ mod state_link;
 mod template;
 mod validate;
 
-pub use bounds::{ALLOW_OUTSIDE, Bounds, DiskPath};
-pub use check::{Checked, Finding, Machine, check};
-pub use diagnostics::{Diagnostic, Diagnostics, Position, Severity, UnpinnedArtifact};
+pub use bounds::{Bounds, DiskPath};
+pub use check::{Checked, check};
+pub use diagnostics::{Diagnostic, Diagnostics, Finding, Position, Severity, UnpinnedArtifact};
 pub use discovery::{ConfigOptions, Discovered, discover, load_or_default_project, resolve_config_path};
 pub use error::ConfigError;
 pub use json_schema::{SCHEMA_URL, json_schema};
 pub use lines::{KeyLines, key_lines};
-pub use out_of_bounds::OutOfBounds;
+pub use machine::Machine;
+pub use out_of_bounds::{ALLOW_OUTSIDE, OutOfBounds};
 pub use project::{
     BaseImageSource, BootProfile, ManagedImageSelection, PortForward, ProjectConfig, VmDefinition,
 };

@@ -1,10 +1,15 @@
+//! Why a configuration's path is not a place where Castra writes.
+
 use std::path::{Component, Path, PathBuf};
 
-use super::bounds::ALLOW_OUTSIDE;
 use super::diagnostics::Problem;
 use crate::error::{Explain, Kind};
 use crate::harmless::harmless_text;
 use crate::layout::STATE_DIRECTORY;
+
+/// Environment variable with the directories, separated by `:`, in which a configuration may place disks and state besides
+/// its project's.
+pub const ALLOW_OUTSIDE: &str = "CASTRA_ALLOW_OUTSIDE";
 
 /// A configuration names a place where it must not make castra write.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -23,9 +23,10 @@ use toml::de::{DeTable, DeValue};
 
 use self::image::Images;
 use super::bounds::Bounds;
-use super::check::Machine;
+use super::defaults::FORMAT;
 use super::diagnostics::{Problem, Problems, quoted};
 use super::error::ConfigError;
+use super::machine::Machine;
 use super::project::ProjectConfig;
 use super::schema::{Fields, Key, key, to_i128, wrong_type};
 
@@ -33,9 +34,6 @@ const VERSION: Key = key("version", "\"1\"");
 const PROJECT: Key = key("project", "{ name = \"demo\" }");
 const NAME: Key = key("name", "\"demo\"");
 const STATE_DIR: Key = key("state_dir", "\".castra\"");
-
-/// The newest format that this Castra reads. Formats called 0.x are the same with fewer keys.
-pub(super) const FORMAT: i128 = 1;
 
 /// What the meaning of a file depends on besides its text.
 #[derive(Debug, Clone, Copy, Default)]
@@ -216,7 +214,7 @@ fn read_project(
     place: &Place<'_>,
     problems: &mut Problems,
 ) -> (String, Arc<Bounds>) {
-    let default_name = super::discovery::project_name_of(place.root);
+    let default_name = name::project_name_of(place.root);
     let default_bounds = Arc::new(Bounds::new(place.root, place.allowed_outside));
     let Some(value) = document.value(PROJECT) else { return (default_name, default_bounds) };
     let Some(mut fields) = Fields::of(value, PROJECT, "[project]".to_owned(), problems) else {

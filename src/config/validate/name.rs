@@ -1,6 +1,8 @@
 //! Names of projects, VMs, images and versions. Most become file names below the state root, and none may
 //! leave it.
 
+use std::path::Path;
+
 use super::super::diagnostics::{Problem, boundary_before, quoted};
 use crate::layout::MAX_VM_NAME_BYTES;
 
@@ -87,8 +89,13 @@ pub(super) fn check_project_name(name: &str) -> Result<(), NameProblem> {
     Ok(())
 }
 
+/// The name of a project that does not give one: its directory's, made safe.
+pub(in crate::config) fn project_name_of(root: &Path) -> String {
+    safe_project_name(&root.file_name().unwrap_or_default().to_string_lossy())
+}
+
 /// A project name made of a directory's name.
-pub(in crate::config) fn safe_project_name(directory: &str) -> String {
+fn safe_project_name(directory: &str) -> String {
     let replaced: String = directory
         .chars()
         .map(|character| if is_project_name_character(character) { character } else { '-' })

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use toml::de::DeValue;
 
 use super::super::bounds::{DiskPath, resolved};
-use super::super::check::Machine;
 use super::super::defaults;
 use super::super::diagnostics::{Problem, Problems, quoted};
+use super::super::machine::Machine;
 use super::super::project::{BaseImageSource, BootProfile, VmDefinition};
 use super::super::schema::{Fields, Key, Value, key, to_i128};
 use super::base::{self, Base};
