@@ -10,6 +10,8 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 use crate::config::{parse_disk, parse_memory};
 
+use super::output::Verbosity;
+
 /// Heading of the options that go with every command.
 pub(super) const FOR_ALL: &str = "Options of every command";
 
@@ -38,14 +40,6 @@ pub(super) struct Args {
     verbose: bool,
     #[command(subcommand)]
     pub(super) command: Command,
-}
-
-/// Amount of output.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Verbosity {
-    Quiet,
-    Normal,
-    Verbose,
 }
 
 impl Args {
@@ -402,7 +396,7 @@ pub(super) struct Logs {
     ///
     /// Lines of castra and the image manager have times. Those of consoles and QEMU have none: such a log is shown whole if
     /// it was written to since then, and that is said if it began before.
-    #[arg(long, value_name = "WHEN", value_parser = super::logs::parse_since)]
+    #[arg(long, value_name = "WHEN", value_parser = super::logs::since::parse)]
     pub(super) since: Option<jiff::Timestamp>,
     /// Whose words
     #[arg(long, value_enum, default_value_t = LogSource::Console)]

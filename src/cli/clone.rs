@@ -5,9 +5,10 @@ use crate::error::Result;
 use crate::vm::{self, UpOptions};
 
 use super::args::{Args, Clone};
+use super::outcome::finish;
 use super::printer::Printer;
 use super::project;
-use super::up::{bring_up, finish};
+use super::up::bring_up;
 
 /// Clones a suspended VM. A running one is suspended meanwhile and then resumed.
 pub(super) fn run(

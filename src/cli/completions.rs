@@ -30,7 +30,8 @@ use crate::vm::{self, Record};
 use super::args::{CompletedShell, Completions};
 use super::error::CliError;
 use super::grammar::{grammar, is_of_all};
-use super::printer::{self, Printer};
+use super::output;
+use super::printer::Printer;
 use super::project;
 
 /// Variable that a script sets to the name of its shell when it asks for completions.
@@ -66,7 +67,7 @@ pub(super) fn answer(environment: &Environment) -> Option<ExitCode> {
         let directory = std::env::current_dir().ok();
         let mut command = completable(&words, environment);
         completer(shell).write_complete(&mut command, words, directory.as_deref(), &mut answer)?;
-        printer::answer(&answer)
+        output::answer(&answer)
     });
     // The script treats any failure as "no candidates".
     Some(if written.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

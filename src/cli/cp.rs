@@ -15,6 +15,7 @@ use crate::report::Event;
 
 use super::args::{Args, Cp};
 use super::error::CliError;
+use super::interrupt::install_signal_handlers;
 use super::printer::Printer;
 use super::{exec, exit};
 
@@ -24,7 +25,7 @@ pub(super) fn run(cp: &Cp, args: &Args, context: &RuntimeContext, printer: &Prin
     let target = exec::target(job.vm.as_deref(), &cp.user, args, context, printer)?;
     refuse_many_onto_a_file(&context.cancel, &job, &target)?;
     // An interrupted copy removes what it has begun.
-    super::heed_interrupts(&context.cancel);
+    install_signal_handlers(&context.cancel);
     let (mut copies, mut failures) = (Vec::new(), Vec::new());
     for source in &job.sources {
         let shown = source.to_string_lossy().into_owned();

@@ -8,9 +8,10 @@ use crate::doctor::{self, Finding, Severity, Subject};
 use crate::error::{Kind, Result};
 use crate::harmless::harmless_lines;
 
-use super::args::{Args, Doctor, Verbosity};
+use super::args::{Args, Doctor};
 use super::error::CliError;
 use super::exit;
+use super::output::Verbosity;
 use super::printer::{Mark, Printer};
 use super::project;
 

@@ -5,9 +5,9 @@ use crate::error::{Error, Result};
 use crate::vm::{self, DownOptions, IfSuspended, VmState};
 
 use super::args::{Args, Down, StopOptions};
+use super::outcome::finish;
 use super::printer::Printer;
 use super::project;
-use super::up::finish;
 
 /// Stops VMs. A VM that does not run counts as a success, since it is already stopped.
 pub(super) fn run(down: &Down, args: &Args, context: &RuntimeContext, printer: &Printer) -> Result<ExitCode> {

@@ -10,6 +10,7 @@ use super::args::{Args, Exec, GuestCommand, Shell};
 use super::capture::Capture;
 use super::error::CliError;
 use super::exit;
+use super::interrupt::install_signal_handlers;
 use super::printer::Printer;
 use super::project;
 use super::up;
@@ -128,7 +129,7 @@ fn start_if_stopped(
         Err(error) => return Err(error.into()),
     };
     // Ctrl-C cancels a boot, but reaches the shell after it as a key.
-    super::heed_interrupts(&context.cancel);
+    install_signal_handlers(&context.cancel);
     for (_, outcome) in up::bring_up(&[name], args, context, printer, UpOptions::default())? {
         outcome?;
     }

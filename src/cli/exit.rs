@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use crate::error::Kind;
 use crate::harmless::harmless_lines;
 
-use super::printer::write_line;
+use super::output::write_line;
 use super::usage;
 
 /// Invalid command line.

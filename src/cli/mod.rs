@@ -20,10 +20,13 @@ mod exit;
 mod grammar;
 mod image;
 mod init;
+mod interrupt;
 mod json;
 mod list;
 mod logs;
 mod man;
+mod outcome;
+mod output;
 mod plain;
 mod ports;
 mod printer;
@@ -93,7 +96,7 @@ fn run(args: &Args, environment: Environment, printer: &Arc<Printer>) -> Result<
     let mut context = RuntimeContext::new(environment, printer.reporter(), cancel)?;
     context.offline |= args.offline;
     if args.command.heeds_interrupts() {
-        heed_interrupts(&context.cancel);
+        interrupt::install_signal_handlers(&context.cancel);
     }
     match &args.command {
         Command::Init(init) => init::run(init, args, &context, printer),
@@ -132,15 +135,4 @@ fn outlive_file_size_limits() {
     let heard = Arc::new(std::sync::atomic::AtomicBool::new(false));
     // Registration fails only for signals that cannot be caught, and this one can.
     let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, heard);
-}
-
-/// Makes the first Ctrl-C, SIGTERM or SIGHUP cancel the command in an orderly way, and the second
-/// one end the process at once.
-fn heed_interrupts(cancel: &Cancel) {
-    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-    for signal in [SIGINT, SIGTERM, SIGHUP] {
-        // Registration fails only for signals that cannot be caught, and these can.
-        let _ = signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, cancel.flag());
-        let _ = signal_hook::flag::register(signal, cancel.flag());
-    }
 }

@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use crate::report::{Event, Reporter};
 
-use super::args::Verbosity;
-use super::printer::write_line;
+use super::output::{Verbosity, write_line};
 use super::units::{brief, gibibytes, megabytes, span};
 
 /// Percentage of a download between two progress lines.

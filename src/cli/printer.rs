@@ -17,9 +17,9 @@ use crate::error::Error;
 use crate::harmless::{harmless_json, harmless_lines, harmless_styled};
 use crate::report::Reporter;
 
-use super::args::Verbosity;
 use super::error::CliError;
 use super::json::{self, Document, JsonReporter};
+use super::output::{Verbosity, write_json_line, write_styled};
 use super::plain::PlainReporter;
 use super::terminal::TerminalReporter;
 
@@ -204,32 +204,4 @@ impl Printer {
             None => write_styled(text),
         }
     }
-}
-
-/// Writes an answer for a program to stdout, byte for byte, so that nothing in it is taken for a
-/// colour.
-///
-/// # Errors
-/// Returns errors of stdout.
-pub(super) fn answer(bytes: &[u8]) -> io::Result<()> {
-    let mut stdout = io::stdout().lock();
-    stdout.write_all(bytes)?;
-    stdout.flush()
-}
-
-/// Writes one line to stderr.
-pub(super) fn write_line(text: &str) {
-    write_styled(&harmless_lines(text));
-}
-
-/// Writes one line of JSON to stderr, sanitised without changing its meaning.
-pub(super) fn write_json_line(text: &str) {
-    write_styled(&harmless_json(text));
-}
-
-/// Writes a line that may have styles to stderr. If stderr is closed there is no way to report
-/// that.
-pub(super) fn write_styled(text: &str) {
-    let mut stderr = anstream::stderr().lock();
-    let _ = writeln!(stderr, "{}", harmless_styled(text));
 }

@@ -7,8 +7,8 @@ use crate::plan::{Plan, VmPlan};
 use crate::vm::{self, IfSuspended, UpOutcome, VmError, VmState};
 
 use super::args::{Args, Restart};
+use super::outcome::{finish, tips};
 use super::printer::Printer;
-use super::up::{finish, tips};
 use super::{down, project, up};
 
 /// Stops VMs and starts them again, in parallel. The start is planned before anything is stopped,

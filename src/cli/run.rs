@@ -23,8 +23,10 @@ use crate::report::{Event, Reporter};
 use crate::state_root::StateRoot;
 use crate::vm::{self, Throwaway, UpOptions, VmError};
 
-use super::args::{Args, Reach, Run, Verbosity};
+use super::args::{Args, Reach, Run};
 use super::error::CliError;
+use super::interrupt::install_signal_handlers;
+use super::output::Verbosity;
 use super::printer::Printer;
 use super::{exec, exit, image, project};
 
@@ -39,7 +41,7 @@ pub(super) fn run(run: &Run, args: &Args, context: &RuntimeContext, printer: &Pr
     let place = Place::of(context)?;
     // Ctrl-C cancels a boot; later it reaches the command, and a second one ends castra and with it
     // the VM.
-    super::heed_interrupts(&context.cancel);
+    install_signal_handlers(&context.cancel);
     // Starts the VM in this thread, since the VM ends with the thread that starts it.
     let ended = start(run, args, context, printer, &place).and_then(|vm| {
         within(run.timeout, &vm, || {

@@ -9,10 +9,11 @@ use crate::context::RuntimeContext;
 use crate::error::{Error, Result};
 use crate::vm::{self, FullDisk, PerVm, VmError, VmState, VmStatus};
 
-use super::args::{Args, Status, Verbosity};
+use super::args::{Args, Status};
 use super::error::CliError;
 use super::exit;
 use super::json::VmView;
+use super::output::Verbosity;
 use super::printer::Printer;
 use super::project;
 use super::table::table;

@@ -5,9 +5,9 @@ use crate::error::{Error, Result};
 use crate::vm::{self, VmState};
 
 use super::args::{Args, Suspend};
+use super::outcome::finish;
 use super::printer::Printer;
 use super::project;
-use super::up::finish;
 
 /// Suspends VMs. A VM that is suspended already counts as a success.
 pub(super) fn run(

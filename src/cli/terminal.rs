@@ -10,7 +10,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use crate::harmless::{harmless_lines, harmless_text};
 use crate::report::{Event, Reporter};
 
-use super::args::Verbosity;
+use super::output::{Verbosity, write_styled};
 use super::plain;
 use super::units::megabytes;
 
@@ -31,7 +31,7 @@ impl TerminalReporter {
 
     /// Prints a line above all bars, with its styles.
     pub(super) fn line(&self, text: &str) {
-        self.progress.suspend(|| super::printer::write_styled(text));
+        self.progress.suspend(|| write_styled(text));
     }
 
     fn with_bar(&self, key: &str, make: impl FnOnce() -> ProgressBar, change: impl FnOnce(&ProgressBar)) {

@@ -2,13 +2,10 @@ use std::process::ExitCode;
 
 use crate::context::RuntimeContext;
 use crate::error::{Error, Result};
-use crate::layout::ProjectLayout;
-use crate::vm::{self, Progress, UpOptions, UpOutcome, WaitFor};
+use crate::vm::{self, UpOptions, UpOutcome, WaitFor};
 
 use super::args::{Args, StartOptions, Up, Wait};
-use super::error::CliError;
-use super::exit;
-use super::json;
+use super::outcome::{finish, tips};
 use super::printer::Printer;
 use super::project;
 
@@ -53,47 +50,4 @@ pub(super) fn bring_up(
     let plan = project::plan(&config, names, &layout, &project::records(&layout))?;
     let outcomes = vm::up(&plan, &layout, &context, options);
     Ok(outcomes.into_iter().map(|(vm, outcome)| (vm, outcome.map_err(Error::from))).collect())
-}
-
-/// Prints the outcome of each VM, `true` where it was changed: as JSON under `--json`, otherwise
-/// only the failures. Returns the exit code of the first failure. An interruption is printed once,
-/// however many VMs it stopped.
-pub(super) fn finish(
-    done: Vec<(String, Result<bool>)>,
-    layout: &ProjectLayout,
-    printer: &Printer,
-) -> Result<ExitCode> {
-    if printer.is_json() {
-        let done = done.iter().map(|(vm, outcome)| (vm.as_str(), outcome));
-        printer.json(&json::outcomes(done, layout)).map_err(CliError::from)?;
-    }
-    let errors: Vec<Error> = done.into_iter().filter_map(|(_, outcome)| outcome.err()).collect();
-    let mut told = Vec::new();
-    for error in &errors {
-        let text = error.to_string();
-        if !told.contains(&text) {
-            printer.error(error);
-            told.push(text);
-        }
-    }
-    Ok(errors.first().map_or(ExitCode::SUCCESS, |error| exit::of_kind(error.kind())))
-}
-
-pub(super) fn tips(started: &[&UpOutcome]) -> String {
-    // With a single VM its name may be left out.
-    let name = |outcome: &UpOutcome| {
-        if started.len() == 1 { String::new() } else { format!(" {}", outcome.record.name) }
-    };
-    let mut tips = Vec::new();
-    for outcome in started {
-        let waits = outcome.record.progress == Progress::Starting;
-        let name = name(outcome);
-        tips.push(match (outcome.record.has_agent(), waits) {
-            (true, false) => format!("  castra shell{name}"),
-            (true, true) => format!("  castra shell{name}    waits for the boot to finish"),
-            (false, _) => format!("  castra logs -f{name}    shows its console"),
-        });
-    }
-    tips.push("  castra down".into());
-    tips.join("\n")
 }

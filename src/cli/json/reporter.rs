@@ -6,8 +6,7 @@ use serde::Serialize;
 use crate::error::Error;
 use crate::report::{Event, Reporter};
 
-use super::super::args::Verbosity;
-use super::super::printer::write_json_line;
+use super::super::output::{Verbosity, write_json_line};
 use super::{Failure, VERSION};
 
 /// Prints each event as a line of JSON on stderr.

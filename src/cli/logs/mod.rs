@@ -1,4 +1,4 @@
-mod since;
+pub(super) mod since;
 mod stream;
 
 use std::collections::BTreeSet;
@@ -23,7 +23,6 @@ use super::printer::Printer;
 use super::project;
 use super::units::megabytes;
 
-pub(super) use since::parse as parse_since;
 use stream::{Line, Source, Stream};
 
 /// Interval at which followed logs are read.
