@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::sockets::Protocol;
 
-use super::accel::Accelerator;
+use super::accelerator::Accelerator;
 use super::chain::{Disk, Layer, LayerFormat};
 use super::options::{CommandLine, CpuModel, Device, MachineType};
 

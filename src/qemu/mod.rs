@@ -3,8 +3,9 @@
 //! Nothing here knows a project or a configuration: a [`MachineSpec`] describes the machine
 //! completely.
 
-mod accel;
+mod accelerator;
 mod argv;
+mod binary;
 mod boot_sector;
 mod chain;
 mod disk_error;
@@ -22,10 +23,12 @@ mod probe;
 mod process;
 mod qcow2;
 mod qmp;
+mod race;
 mod trial;
 
-pub use accel::{Accelerator, AcceleratorChoice, choose_accelerator};
+pub use accelerator::{Accelerator, AcceleratorChoice};
 pub use argv::{Boot, Channels, HostForward, MachineSpec, Memory, Network, arguments};
+pub use binary::QemuBinary;
 pub use boot_sector::Unbootable;
 pub use chain::{Disk, Layer, LayerFormat};
 pub use disk_error::DiskError;
@@ -39,10 +42,11 @@ pub use machine_status::MachineStatus;
 pub use migrate::{ignore_shared_memory, save_all_memory, save_state};
 pub use options::{CommandLine, CpuModel, Device, DeviceModel, DiskFormat, MachineType, OptionError};
 pub use process::{
-    Incoming, Launch, QemuBinary, QemuProcess, end_of_log, launch, prepare_socket_directory, remove_sockets,
+    Incoming, Launch, QemuProcess, end_of_log, launch, prepare_socket_directory, remove_sockets,
 };
 pub use qcow2::{QCOW2_MAGIC, Qcow2Header};
 pub use qmp::{Qmp, QmpError, is_listened_at};
+pub use race::choose_accelerator;
 pub use trial::{
     INSTALL_FULL_QEMU, Trial, find_missing, remembered_accelerators, try_accelerators, try_everything,
 };

@@ -15,11 +15,11 @@ use crate::cancel::Cancel;
 use crate::command::{self, CommandError};
 use crate::files::{TEMPORARY, create_private_directory};
 
-use super::accel::Accelerator;
+use super::accelerator::Accelerator;
 use super::argv::escape_path;
+use super::binary::QemuBinary;
 use super::error::QemuError;
 use super::options::{CpuModel, MachineType};
-use super::process::QemuBinary;
 
 /// QEMU's exit status when 0x10 is written to `isa-debug-exit`: `(value << 1) | 1`.
 const REACHED_LONG_MODE: i32 = 0x10 << 1 | 1;

@@ -7,15 +7,14 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use crate::cancel::Cancel;
-use crate::command::{self, CommandError, Invocation, Lifetime};
-use crate::context::Environment;
+use crate::command::{self, CommandError, Lifetime};
 use crate::failpoint::{self, Point};
 use crate::files::{self, create_private_directory};
 use crate::layout::{MAX_SOCKET_PATH_BYTES, SocketsLayout};
@@ -24,14 +23,11 @@ use crate::trusted;
 use crate::wait::WaitLimit;
 
 use super::argv::{Channels, MachineSpec, arguments};
+use super::binary::QemuBinary;
 use super::error::QemuError;
 use super::kernel;
 use super::migrate::{ignore_shared_memory, load_state};
-use super::options::UserArguments;
 use super::qmp::{Qmp, QmpError};
-
-/// Name of QEMU's program.
-const PROGRAM: &str = "qemu-system-x86_64";
 
 /// Time limit for QEMU's greeting. 0.1 s is usual; on a machine that swaps it takes longer.
 const GREETING_LIMIT: Duration = Duration::from_secs(30);
@@ -47,53 +43,6 @@ const DYING_LIMIT: Duration = Duration::from_millis(500);
 
 /// Interval of checks while waiting for QEMU's end.
 const END_POLL: Duration = Duration::from_millis(2);
-
-/// The QEMU installed on this machine.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct QemuBinary {
-    /// Path of the program.
-    pub path: PathBuf,
-    /// Identity, which changes with the program and with the user's own arguments: path, size, time
-    /// of change, arguments.
-    pub identity: String,
-    /// Environment for QEMU.
-    pub environment: Environment,
-    /// Arguments that the user adds to a machine's own.
-    pub user_arguments: UserArguments,
-}
-
-impl QemuBinary {
-    /// Finds QEMU on the `PATH`, or the program that `CASTRA_QEMU` names.
-    ///
-    /// # Errors
-    /// [`QemuError::NotInstalled`], [`QemuError::Misnamed`], or [`QemuError::File`] if the program
-    /// cannot be examined.
-    pub fn find(environment: &Environment) -> Result<Self, QemuError> {
-        let named = environment.text("CASTRA_QEMU");
-        let missing = || match named {
-            Some(name) => QemuError::Misnamed { program: name.to_owned() },
-            None => QemuError::NotInstalled { program: PROGRAM.to_owned() },
-        };
-        let path = command::find_program(environment, named.unwrap_or(PROGRAM)).ok_or_else(missing)?;
-        let metadata = fs::metadata(&path).map_err(|source| QemuError::File {
-            action: "read",
-            path: path.clone(),
-            source,
-        })?;
-        let user_arguments = UserArguments::of(environment);
-        let mut identity = format!("{} size={} mtime={}", path.display(), metadata.size(), metadata.mtime());
-        // Neither a template nor a saved state fits a machine with other devices.
-        if let Some(arguments) = user_arguments.identity() {
-            identity.push_str(&format!(" arguments={arguments}"));
-        }
-        Ok(Self { path, identity, environment: environment.for_qemu(), user_arguments })
-    }
-
-    /// Returns an invocation of the program without arguments.
-    pub(super) fn invocation(&self) -> Invocation {
-        Invocation::new(&self.path).environment(self.environment.clone())
-    }
-}
 
 /// A QEMU that this process has started and that has sent its greeting.
 #[derive(Debug)]

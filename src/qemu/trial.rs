@@ -7,14 +7,13 @@ use std::time::Duration;
 use crate::cancel::Cancel;
 use crate::context::Environment;
 
-use super::accel::{
-    Accelerator, AcceleratorChoice, PROBE_LIMIT, candidate, judge, read_remembered, why_closed,
-};
+use super::accelerator::{Accelerator, AcceleratorChoice};
 use super::argv::SANDBOX;
+use super::binary::QemuBinary;
 use super::error::QemuError;
 use super::options::{CpuModel, Device, DeviceModel};
 use super::probe::{self, Outcome};
-use super::process::QemuBinary;
+use super::race::{PROBE_LIMIT, candidate, judge, read_remembered, why_closed};
 
 /// Time limit for the machine with every device. Generous, since no VM waits for it on a busy
 /// machine.

@@ -4,18 +4,16 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-
 use crate::cancel::Cancel;
 use crate::host::boot_id;
 use crate::layout::CacheLayout;
 use crate::trusted;
 
+use super::accelerator::{Accelerator, AcceleratorChoice};
+use super::binary::QemuBinary;
 use super::error::QemuError;
 use super::options::CpuModel;
 use super::probe::{self, Outcome};
-use super::process::QemuBinary;
 
 /// Time limit for a candidate. TCG needs 0.15 s; one that needs ten times as long is no gain.
 pub(super) const PROBE_LIMIT: Duration = Duration::from_secs(3);
@@ -25,52 +23,6 @@ pub(super) const PROBE_LIMIT: Duration = Duration::from_secs(3);
 const CLEARLY: u32 = 3;
 /// Largest file of verdicts that is read, in bytes; it is never nearly as long.
 const MAX_REMEMBERED_BYTES: u64 = 1 << 20;
-
-/// Execution of the guest's CPU.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Accelerator {
-    /// Hardware virtualisation on Linux.
-    Kvm,
-    /// Hardware virtualisation on macOS. Never run by the authors so far.
-    Hvf,
-    /// QEMU's own translation, which runs everywhere.
-    Tcg,
-}
-
-impl Accelerator {
-    /// Returns QEMU's name for the accelerator.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Kvm => "kvm",
-            Self::Hvf => "hvf",
-            Self::Tcg => "tcg",
-        }
-    }
-
-    /// Returns the accelerator with this name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Kvm, Self::Hvf, Self::Tcg].into_iter().find(|accelerator| accelerator.name() == name)
-    }
-
-    /// Returns the CPU model to use with it: the host's own, or under TCG the one that the image
-    /// asks for.
-    pub fn cpu(self, tcg_cpu: &CpuModel) -> CpuModel {
-        match self {
-            Self::Kvm | Self::Hvf => CpuModel::host(),
-            Self::Tcg => tcg_cpu.clone(),
-        }
-    }
-}
-
-/// An accelerator and the reason for choosing it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct AcceleratorChoice {
-    /// The accelerator.
-    pub accelerator: Accelerator,
-    /// Reason, as a part of a sentence.
-    pub reason: String,
-}
 
 /// Returns the fastest accelerator that really works here with `qemu`; the probe is written into
 /// the directory `scratch`. Raced once per QEMU, kernel and boot, then remembered.
