@@ -14,7 +14,6 @@ use russh::{ChannelMsg, Pty, Sig};
 use tokio::time::Instant;
 
 use super::connection::Connection;
-use super::exec::Command;
 use super::{GuestExit, SshError, Tty, quote};
 
 /// The number by which SSH knows stderr (RFC 4254, 5.2).
@@ -29,6 +28,18 @@ const COMMAND: &str = "the command";
 
 /// Longest line for a shell: Linux takes 128 KiB for one argument, with the NUL at its end.
 const MAX_LINE_BYTES: usize = 128 * 1024 - 1;
+
+/// Program that the guest user's shell runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// A program and its arguments, each passed on unchanged. The shell finds the program (or has
+    /// it built in), and parses none of them.
+    Argv(Vec<OsString>),
+    /// A line for the shell to parse.
+    Line(String),
+    /// The shell itself, as a login shell.
+    Shell,
+}
 
 /// Destination of a command's bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use russh::client::Msg;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::connection::Connection;
-use super::conversation::{Conversation, Stream};
+use super::conversation::{Command, Conversation, Stream};
 use super::stdio::{Input, Output};
 use super::terminal::{self, Raw};
 use super::{GuestExit, SshError, Stdio, Target, Tty, block_on};
@@ -22,18 +22,6 @@ use crate::cancel::Cancel;
 
 /// Time for a guest to answer after a signal. Within it, the command decides what the signal means.
 const SIGNAL_LIMIT: Duration = Duration::from_secs(1);
-
-/// Program that the guest user's shell runs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Command {
-    /// A program and its arguments, each passed on unchanged. The shell finds the program (or has
-    /// it built in), and parses none of them.
-    Argv(Vec<OsString>),
-    /// A line for the shell to parse.
-    Line(String),
-    /// The shell itself, as a login shell.
-    Shell,
-}
 
 /// A command to run in the guest.
 pub struct ExecRequest {

@@ -22,9 +22,10 @@ use std::time::Duration;
 use crate::cancel::Cancel;
 
 pub use connection::Target;
+pub use conversation::Command;
 pub use copy::{Copied, download, download_until, upload, upload_until};
 pub use error::SshError;
-pub use exec::{Captured, Command, ExecRequest, capture, exec, shell};
+pub use exec::{Captured, ExecRequest, capture, exec, shell};
 pub use exit::GuestExit;
 pub use quote::quote;
 pub use stdio::Stdio;
