@@ -18,6 +18,7 @@ mod auth_agent;
 mod exec;
 mod forward;
 mod header;
+mod identity;
 mod program;
 mod pty;
 mod pump;

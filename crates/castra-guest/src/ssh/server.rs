@@ -15,6 +15,7 @@ use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
+use super::identity::Identity;
 use super::session::Session;
 
 /// Time limit for logging in; `sshd`'s `LoginGraceTime`.
@@ -47,19 +48,6 @@ pub enum SshError {
     /// A line is not a public key. Line numbers count from 1.
     #[error("authorised key {0} is not a public key in OpenSSH's format: {1}")]
     AuthorizedKey(usize, russh::keys::ssh_key::Error),
-}
-
-/// Keys of one personalisation.
-pub(super) struct Identity {
-    config: Arc<Config>,
-    authorized: Vec<PublicKey>,
-}
-
-impl Identity {
-    /// Returns `true` if this key may log in.
-    pub(super) fn admits(&self, key: &PublicKey) -> bool {
-        self.authorized.iter().any(|authorized| authorized.key_data() == key.key_data())
-    }
 }
 
 /// The SSH server; clones share their keys.

@@ -16,9 +16,9 @@ use super::auth_agent::AuthAgentSocket;
 use super::exec;
 use super::forward::{self, Listeners};
 use super::header;
+use super::identity::Identity;
 use super::program::Program;
 use super::pty::{Size, Terminal};
-use super::server::Identity;
 use super::sftp;
 use super::users::User;
 
