@@ -2,6 +2,7 @@
 
 mod boots;
 mod castra;
+mod common;
 mod disk;
 mod floor;
 mod images;

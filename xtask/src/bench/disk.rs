@@ -4,8 +4,8 @@ use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::Path;
 
-use super::boots::only_entry;
 use super::castra::Castra;
+use super::common::only_entry;
 use super::plain::helper;
 
 /// Size of a block of the filesystem, in bytes.

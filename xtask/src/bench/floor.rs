@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use castra_wire::{HostMessage, Personality, Secret};
 
-use super::boots::only_entry;
+use super::common::only_entry;
 use super::plain::{command_line_of, disk_value, helper};
 
 /// What takes longer than this hangs.

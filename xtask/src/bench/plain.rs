@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::boots::only_entry;
+use super::common::only_entry;
 
 /// A plain boot that takes longer than this hangs.
 const LIMIT: Duration = Duration::from_secs(180);

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::boots::Bench;
+use super::common::Bench;
 use super::floor::Floor;
 use super::table::{Row, median};
 

@@ -1,0 +1,50 @@
+//! What measurements of boots share: a directory with a VM, and ways to reset it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::castra::Castra;
+
+pub(super) struct Bench {
+    pub(super) castra: Castra,
+    pub(super) directory: PathBuf,
+}
+
+impl Bench {
+    /// Ends the VM and takes its disk away, so that the next boot is a first one.
+    pub(super) fn forget_vm(&self) -> Result<(), String> {
+        self.castra.run(&["down", "--force"])?;
+        let state = self.directory.join(".castra");
+        let entries = fs::read_dir(&state).map_err(|error| error.to_string())?.flatten();
+        for path in entries.map(|entry| entry.path()) {
+            if path.extension().is_some_and(|extension| extension == "qcow2") {
+                fs::remove_file(path).map_err(|error| error.to_string())?;
+            }
+        }
+        fs::remove_dir_all(state.join("vms")).map_err(|error| error.to_string())
+    }
+
+    /// The image that is here, as `castra.toml` names it.
+    pub(super) fn image_key(&self) -> String {
+        let image = only_entry(&self.directory.join(".castra/images")).unwrap_or_default();
+        let name = image.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        format!("managed_image = \"{name}\"")
+    }
+
+    /// Ends the VM and removes the directory.
+    pub(super) fn clean_up(&self) -> Result<(), String> {
+        self.castra.run(&["down", "--force"])?;
+        fs::remove_dir_all(&self.directory).map_err(|error| error.to_string())
+    }
+}
+
+/// The only directory of this shape: `images/<id>/<version>`.
+pub(super) fn only_entry(directory: &Path) -> Result<PathBuf, String> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut directories = entries.map(|entry| entry.path()).filter(|path| path.is_dir());
+    let is_hidden =
+        |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
+    directories
+        .find(|path| !is_hidden(path))
+        .ok_or_else(|| format!("there is nothing in {}", directory.display()))
+}
