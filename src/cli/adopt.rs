@@ -9,7 +9,7 @@ use crate::context::RuntimeContext;
 use crate::error::Result;
 use crate::state_root::{Adoption, StateRoot, VmFound};
 
-use super::args::{Adopt, Args};
+use super::args::{AdoptArgs, Args};
 use super::error::CliError;
 use super::printer::Printer;
 use super::project;
@@ -42,7 +42,7 @@ struct AdoptedVm {
 
 /// Shows what is in a state directory of unknown origin, asks, and takes it over.
 pub(super) fn run(
-    adopt: &Adopt,
+    adopt: &AdoptArgs,
     args: &Args,
     context: &RuntimeContext,
     printer: &Printer,

@@ -55,59 +55,59 @@ impl Args {
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Write a commented castra.toml to start from
-    Init(Init),
+    Init(InitArgs),
     /// Start VMs, fetching what is missing; wait until they are ready
-    Up(Up),
+    Up(UpArgs),
     /// Stop VMs in an orderly way
-    Down(Down),
+    Down(DownArgs),
     /// Save the memory of VMs and stop them; `up` goes on from there
-    Suspend(Suspend),
+    Suspend(SuspendArgs),
     /// Make another VM of one, with its memory and its disk
-    Clone(Clone),
+    Clone(CloneArgs),
     /// Stop VMs in an orderly way and start them again
-    Restart(Restart),
+    Restart(RestartArgs),
     /// Take over a .castra that your castra did not make
-    Adopt(Adopt),
+    Adopt(AdoptArgs),
     /// Remove what no VM here needs; with --disks, stopped VMs, too
-    Clean(Clean),
+    Clean(CleanArgs),
     /// Show the VMs of this project and what they do
-    Status(Status),
+    Status(StatusArgs),
     /// Show the VMs of all your projects
     List,
     /// Open a shell in a VM, starting it if it does not run
     #[command(visible_alias = "ssh")]
-    Shell(Shell),
+    Shell(ShellArgs),
     /// Run a command in a VM; its exit code is castra's
-    Exec(Exec),
+    Exec(ExecArgs),
     /// Run a command in a fresh VM that is thrown away
-    Run(Run),
+    Run(RunArgs),
     /// Talk to a VM's serial console; Ctrl-] ends it
-    Console(Console),
+    Console(ConsoleArgs),
     /// Copy files and directories into and out of a VM
-    Cp(Cp),
+    Cp(CpArgs),
     /// Show what a VM's console, QEMU or the image manager said
-    Logs(Logs),
+    Logs(LogsArgs),
     /// Show what a VM's last start did and how long each phase took
-    Timeline(Timeline),
+    Timeline(TimelineArgs),
     /// Show which ports of this machine lead into which VM
-    Ports(Ports),
+    Ports(PortsArgs),
     /// Look at managed images, fetch, check, carry and remove them
-    Image(Image),
+    Image(ImageArgs),
     /// Look at warm templates, from which fresh VMs go on
-    Template(Template),
+    Template(TemplateArgs),
     /// Try everything that VMs need here, and tell what to do about it
-    Doctor(Doctor),
+    Doctor(DoctorArgs),
     /// Print a configuration for ssh, scp, rsync, editors and Ansible
-    SshConfig(SshConfig),
+    SshConfig(SshConfigArgs),
     /// Join stdin and stdout with a VM's SSH server, for ssh's ProxyCommand
     #[command(hide = true)]
-    SshProxy(SshProxy),
+    SshProxy(SshProxyArgs),
     /// Check castra.toml, show what comes of it, print its schema
-    Config(Config),
+    Config(ConfigArgs),
     /// Print the script by which a shell completes castra's commands
-    Completions(Completions),
+    Completions(CompletionsArgs),
     /// Print the manual, or write its pages into a directory
-    Man(Man),
+    Man(ManArgs),
 }
 
 impl Command {
@@ -128,15 +128,15 @@ impl Command {
 }
 
 #[derive(Debug, ClapArgs)]
-pub(super) struct Init {}
+pub(super) struct InitArgs {}
 
 #[derive(Debug, ClapArgs)]
-pub(super) struct Up {
+pub(super) struct UpArgs {
     /// VMs to start [default: all]
     #[arg(value_name = "VM")]
     pub(super) vms: Vec<String>,
     #[command(flatten)]
-    pub(super) start: StartOptions,
+    pub(super) start: StartArgs,
     /// Drop the memory of a suspended VM and boot from its disk, which was written out when it was suspended
     #[arg(long)]
     pub(super) discard_suspended: bool,
@@ -144,7 +144,7 @@ pub(super) struct Up {
 
 /// How VMs are started.
 #[derive(Debug, ClapArgs)]
-pub(super) struct StartOptions {
+pub(super) struct StartArgs {
     /// What to wait for
     #[arg(long, value_enum, default_value_t = Wait::Ready)]
     pub(super) wait: Wait,
@@ -168,17 +168,17 @@ pub(super) enum Wait {
 }
 
 #[derive(Debug, ClapArgs)]
-pub(super) struct Down {
+pub(super) struct DownArgs {
     /// VMs to stop [default: all]
     #[arg(value_name = "VM")]
     pub(super) vms: Vec<String>,
     #[command(flatten)]
-    pub(super) stop: StopOptions,
+    pub(super) stop: StopArgs,
 }
 
 /// How VMs are stopped.
 #[derive(Debug, ClapArgs)]
-pub(super) struct StopOptions {
+pub(super) struct StopArgs {
     /// Do not ask the guest: as if the power went
     #[arg(long, conflicts_with = "timeout")]
     pub(super) force: bool,
@@ -195,14 +195,14 @@ pub(super) struct StopOptions {
     after_help = "A VM that is suspended is left as it is, unless it is named: then it is an error, or its memory is dropped by \
     --discard-suspended."
 )]
-pub(super) struct Restart {
+pub(super) struct RestartArgs {
     /// VMs to restart [default: all]
     #[arg(value_name = "VM")]
     pub(super) vms: Vec<String>,
     #[command(flatten)]
-    pub(super) stop: StopOptions,
+    pub(super) stop: StopArgs,
     #[command(flatten)]
-    pub(super) start: StartOptions,
+    pub(super) start: StartArgs,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -212,7 +212,7 @@ pub(super) struct Restart {
     Examples:\n  castra clean --dry-run           shows what would go, and how much that frees\n  \
     castra down && castra clean --disks   leaves the directory as if there had never been a VM"
 )]
-pub(super) struct Clean {
+pub(super) struct CleanArgs {
     /// VMs to clean up [default: all, and what belongs to none]
     #[arg(value_name = "VM")]
     pub(super) vms: Vec<String>,
@@ -239,21 +239,21 @@ pub(super) struct Clean {
     before you have taken it over. Its disks and records are kept as they are; its SSH keys, which others may know, are moved \
     to its quarantine, and the next boot makes new ones."
 )]
-pub(super) struct Adopt {
+pub(super) struct AdoptArgs {
     /// Do not ask
     #[arg(short, long)]
     pub(super) yes: bool,
 }
 
 #[derive(Debug, ClapArgs)]
-pub(super) struct Suspend {
+pub(super) struct SuspendArgs {
     /// VMs to suspend [default: all that run]
     #[arg(value_name = "VM")]
     pub(super) vms: Vec<String>,
 }
 
 #[derive(Debug, ClapArgs)]
-pub(super) struct Clone {
+pub(super) struct CloneArgs {
     /// The VM; one that runs is suspended for the moment, so connections to it end
     pub(super) vm: String,
     /// The new VM's name
@@ -261,14 +261,14 @@ pub(super) struct Clone {
 }
 
 #[derive(Debug, ClapArgs)]
-pub(super) struct Status {
+pub(super) struct StatusArgs {
     /// VMs to show [default: all]
     #[arg(value_name = "VM")]
     pub(super) vms: Vec<String>,
 }
 
 #[derive(Debug, ClapArgs)]
-pub(super) struct Shell {
+pub(super) struct ShellArgs {
     /// The VM [default: the only one]
     pub(super) vm: Option<String>,
     /// Log in as this user of the guest
@@ -283,16 +283,16 @@ pub(super) struct Shell {
     castra exec -- sh -c 'nohup server > /var/log/server 2>&1 &'\n  \
     while read file; do castra exec -n -- rm \"$file\"; done < list"
 )]
-pub(super) struct Exec {
+pub(super) struct ExecArgs {
     /// The VM [default: the only one]
     pub(super) vm: Option<String>,
     #[command(flatten)]
-    pub(super) guest: GuestCommand,
+    pub(super) guest: GuestCommandArgs,
 }
 
 /// A command in a guest, and how it runs there.
 #[derive(Debug, ClapArgs)]
-pub(super) struct GuestCommand {
+pub(super) struct GuestCommandArgs {
     /// Run as this user of the guest
     #[arg(short, long, default_value = "root")]
     pub(super) user: String,
@@ -316,7 +316,7 @@ pub(super) struct GuestCommand {
     Examples:\n  castra run -- uname -a\n  \
     castra run --network isolated --timeout 60 --cp ./task:/task -- sh /task/run"
 )]
-pub(super) struct Run {
+pub(super) struct RunArgs {
     /// The image: of the catalog, or of this project's castra.toml [default: as `up` in an empty directory]
     #[arg(long, value_name = "NAME[@VERSION]")]
     pub(super) image: Option<String>,
@@ -339,7 +339,7 @@ pub(super) struct Run {
     #[arg(long, value_name = "SECS", value_parser = seconds)]
     pub(super) timeout: Option<Duration>,
     #[command(flatten)]
-    pub(super) guest: GuestCommand,
+    pub(super) guest: GuestCommandArgs,
 }
 
 /// What a throw-away VM can reach.
@@ -358,7 +358,7 @@ pub(super) enum Reach {
     castra cp web:/var/log/messages .  copies one file here\n  \
     castra cp ':/etc/*.conf' conf/     copies all that match\n\n\
     A path with a / before its first colon is one of this machine: ./a:b")]
-pub(super) struct Cp {
+pub(super) struct CpArgs {
     /// What to copy, and last where to
     #[arg(required = true, num_args = 2.., value_names = ["SRC", "DST"])]
     pub(super) paths: Vec<OsString>,
@@ -373,7 +373,7 @@ pub(super) struct Cp {
     guest has been silent for --linger seconds after the end of the input.\n\n\
     A serial console knows no window size: `stty rows 50 cols 160` in the guest sets it."
 )]
-pub(super) struct Console {
+pub(super) struct ConsoleArgs {
     /// The VM [default: the only one]
     pub(super) vm: Option<String>,
     /// After the end of an input that is no terminal: how long the guest must be silent, in seconds
@@ -382,7 +382,7 @@ pub(super) struct Console {
 }
 
 #[derive(Debug, ClapArgs)]
-pub(super) struct Logs {
+pub(super) struct LogsArgs {
     /// VMs whose logs to show [default: all]
     #[arg(value_name = "VM")]
     pub(super) vms: Vec<String>,
@@ -419,7 +419,7 @@ pub(super) enum LogSource {
 
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "The last 20 starts of each VM are kept with it, those that failed too.")]
-pub(super) struct Timeline {
+pub(super) struct TimelineArgs {
     /// The VM [default: the only one]
     pub(super) vm: Option<String>,
     /// List the starts that are kept
@@ -437,14 +437,14 @@ pub(super) struct Timeline {
 }
 
 #[derive(Debug, ClapArgs)]
-pub(super) struct Ports {
+pub(super) struct PortsArgs {
     /// VMs to show [default: all]
     #[arg(value_name = "VM")]
     pub(super) vms: Vec<String>,
 }
 
 #[derive(Debug, ClapArgs)]
-pub(super) struct Image {
+pub(super) struct ImageArgs {
     #[command(subcommand)]
     pub(super) command: ImageCommand,
 }
@@ -509,7 +509,7 @@ pub(super) enum ImageCommand {
 }
 
 #[derive(Debug, ClapArgs)]
-pub(super) struct Template {
+pub(super) struct TemplateArgs {
     #[command(subcommand)]
     pub(super) command: TemplateCommand,
 }
@@ -534,7 +534,7 @@ pub(super) enum TemplateCommand {
 }
 
 #[derive(Debug, ClapArgs)]
-pub(super) struct Doctor {
+pub(super) struct DoctorArgs {
     /// Fail for warnings, too
     #[arg(long)]
     pub(super) strict: bool,
@@ -549,7 +549,7 @@ pub(super) struct Doctor {
                         ports, -D, -W and -J. X11, agents (-A) and -R to Unix sockets are refused.\n\n\
                         Examples:\n  castra ssh-config > vm.ssh && sftp -F vm.ssh alpine-minimal\n  \
                         castra ssh-config --proxy >> ~/.ssh/config && ssh alpine-minimal")]
-pub(super) struct SshConfig {
+pub(super) struct SshConfigArgs {
     /// VMs to print [default: all that run; with --proxy, all]
     #[arg(value_name = "VM")]
     pub(super) vms: Vec<String>,
@@ -563,7 +563,7 @@ pub(super) struct SshConfig {
 
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "`castra ssh-config --proxy` writes the configuration that uses this.")]
-pub(super) struct SshProxy {
+pub(super) struct SshProxyArgs {
     /// The VM [default: the only one]
     pub(super) vm: Option<String>,
     /// Go by the project of this directory [default: the working directory]
@@ -572,7 +572,7 @@ pub(super) struct SshProxy {
 }
 
 #[derive(Debug, ClapArgs)]
-pub(super) struct Config {
+pub(super) struct ConfigArgs {
     #[command(subcommand)]
     pub(super) command: ConfigCommand,
 }
@@ -608,7 +608,7 @@ pub(super) enum ConfigCommand {
     source <(castra completions zsh)\n  \
     castra completions fish | source"
 )]
-pub(super) struct Completions {
+pub(super) struct CompletionsArgs {
     /// The shell
     #[arg(value_enum)]
     pub(super) shell: CompletedShell,
@@ -626,7 +626,7 @@ pub(super) enum CompletedShell {
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "Examples:\n  castra man | man -l -                reads castra(1)\n  \
     castra man ~/.local/share/man/man1   installs all pages: `man castra-up`")]
-pub(super) struct Man {
+pub(super) struct ManArgs {
     /// Write castra.1 and a page for each command into this directory, which is made if it is not there
     #[arg(value_name = "DIR")]
     pub(super) directory: Option<PathBuf>,
@@ -666,7 +666,8 @@ mod tests {
         for command in ["exec", "run"] {
             let words = [&b"castra"[..], command.as_bytes(), b"-e", b"A=b=\xff", b"--", b"\xfe", b""];
             let args = Args::try_parse_from(words.map(bytes)).expect("parses");
-            let (Command::Exec(Exec { guest, .. }) | Command::Run(Run { guest, .. })) = args.command else {
+            let (Command::Exec(ExecArgs { guest, .. }) | Command::Run(RunArgs { guest, .. })) = args.command
+            else {
                 panic!("neither exec nor run")
             };
             assert_eq!(guest.command, [bytes(b"\xfe"), bytes(b"")]);

@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::layout::ProjectLayout;
 use crate::vm::{self, CleanOptions, CleanReport, Cleaned, CleanedKind, VmError};
 
-use super::args::{Args, Clean};
+use super::args::{Args, CleanArgs};
 use super::error::CliError;
 use super::printer::Printer;
 use super::project;
@@ -61,7 +61,7 @@ struct Stays {
 
 /// Removes what no VM needs, or whole VMs, and prints what was removed, what stays and why.
 pub(super) fn run(
-    clean: &Clean,
+    clean: &CleanArgs,
     args: &Args,
     context: &RuntimeContext,
     printer: &Printer,
@@ -86,7 +86,7 @@ pub(super) fn run(
 
 /// Returns `true` if no disk would be removed, or if the user agrees.
 fn may_go(
-    clean: &Clean,
+    clean: &CleanArgs,
     options: CleanOptions,
     bounds: &Arc<Bounds>,
     layout: &ProjectLayout,
@@ -154,7 +154,7 @@ impl CleanedUp {
 }
 
 /// Ends VMs whose projects are gone; if `clean` names VMs, only those.
-fn end_orphans(clean: &Clean, context: &RuntimeContext, printer: &Printer) -> Result<ExitCode> {
+fn end_orphans(clean: &CleanArgs, context: &RuntimeContext, printer: &Printer) -> Result<ExitCode> {
     let orphans = vm::orphans();
     let names: Vec<&String> = orphans.iter().map(|orphan| &orphan.vm).collect();
     if let Some(unknown) = clean.vms.iter().find(|name| !names.contains(name)) {

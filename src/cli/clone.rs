@@ -4,7 +4,7 @@ use crate::context::RuntimeContext;
 use crate::error::Result;
 use crate::vm::{self, UpOptions};
 
-use super::args::{Args, Clone};
+use super::args::{Args, CloneArgs};
 use super::outcome::finish;
 use super::printer::Printer;
 use super::project;
@@ -12,7 +12,7 @@ use super::up::bring_up;
 
 /// Clones a suspended VM. A running one is suspended meanwhile and then resumed.
 pub(super) fn run(
-    clone: &Clone,
+    clone: &CloneArgs,
     args: &Args,
     context: &RuntimeContext,
     printer: &Printer,

@@ -27,7 +27,7 @@ use crate::report::Silent;
 use crate::state_root::StateRoot;
 use crate::vm::{self, Record};
 
-use super::args::{CompletedShell, Completions};
+use super::args::{CompletedShell, CompletionsArgs};
 use super::error::CliError;
 use super::grammar::{grammar, is_of_all};
 use super::output;
@@ -49,7 +49,7 @@ pub(super) struct CompletionScript {
 }
 
 /// Prints the script for a shell.
-pub(super) fn run(completions: &Completions, printer: &Printer) -> Result<ExitCode> {
+pub(super) fn run(completions: &CompletionsArgs, printer: &Printer) -> Result<ExitCode> {
     let mut script = Vec::new();
     let completer = completer(completions.shell);
     completer.write_registration(ASKED_BY, PROGRAM, PROGRAM, PROGRAM, &mut script).map_err(CliError::from)?;

@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::guest::{ConsoleEnd, converse};
 use crate::vm;
 
-use super::args::{Args, Console};
+use super::args::{Args, ConsoleArgs};
 use super::error::CliError;
 use super::printer::Printer;
 use super::project;
@@ -15,7 +15,7 @@ use super::units::megabytes;
 
 /// Connects this terminal, or a script's pipes, to the serial console of a running VM.
 pub(super) fn run(
-    console: &Console,
+    console: &ConsoleArgs,
     args: &Args,
     context: &RuntimeContext,
     printer: &Printer,

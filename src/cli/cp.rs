@@ -13,14 +13,14 @@ use crate::guest::ssh::{self, Copied, SshError, Target};
 use crate::harmless::harmless_text;
 use crate::report::Event;
 
-use super::args::{Args, Cp};
+use super::args::{Args, CpArgs};
 use super::error::CliError;
 use super::interrupt::install_signal_handlers;
 use super::printer::Printer;
 use super::{exec, exit};
 
 /// Copies between this machine and one VM.
-pub(super) fn run(cp: &Cp, args: &Args, context: &RuntimeContext, printer: &Printer) -> Result<ExitCode> {
+pub(super) fn run(cp: &CpArgs, args: &Args, context: &RuntimeContext, printer: &Printer) -> Result<ExitCode> {
     let job = Job::of(&cp.paths)?;
     let target = exec::target(job.vm.as_deref(), &cp.user, args, context, printer)?;
     refuse_many_onto_a_file(&context.cancel, &job, &target)?;

@@ -8,7 +8,7 @@ use crate::doctor::{self, Finding, Severity, Subject};
 use crate::error::{Kind, Result};
 use crate::harmless::harmless_lines;
 
-use super::args::{Args, Doctor};
+use super::args::{Args, DoctorArgs};
 use super::error::CliError;
 use super::exit;
 use super::output::Verbosity;
@@ -29,7 +29,7 @@ pub(super) struct Diagnosis {
 /// Runs all checks, fixes what can be fixed if asked to, and prints the findings. Exits with 78 if
 /// VMs cannot run; with `--strict`, if anything is out of order.
 pub(super) fn run(
-    doctor: &Doctor,
+    doctor: &DoctorArgs,
     args: &Args,
     context: &RuntimeContext,
     printer: &Printer,

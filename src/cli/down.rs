@@ -4,13 +4,18 @@ use crate::context::RuntimeContext;
 use crate::error::{Error, Result};
 use crate::vm::{self, DownOptions, IfSuspended, VmState};
 
-use super::args::{Args, Down, StopOptions};
+use super::args::{Args, DownArgs, StopArgs};
 use super::outcome::finish;
 use super::printer::Printer;
 use super::project;
 
 /// Stops VMs. A VM that does not run counts as a success, since it is already stopped.
-pub(super) fn run(down: &Down, args: &Args, context: &RuntimeContext, printer: &Printer) -> Result<ExitCode> {
+pub(super) fn run(
+    down: &DownArgs,
+    args: &Args,
+    context: &RuntimeContext,
+    printer: &Printer,
+) -> Result<ExitCode> {
     let layout = project::layout(args, context, printer)?;
     let outcomes = vm::down(&down.vms, &layout, context, &options(&down.stop, &down.vms))?;
     if outcomes.is_empty() {
@@ -23,7 +28,7 @@ pub(super) fn run(down: &Down, args: &Args, context: &RuntimeContext, printer: &
 }
 
 /// Returns the library's options for stopping `vms`, or all VMs if it is empty.
-pub(super) fn options(stop: &StopOptions, vms: &[String]) -> DownOptions {
+pub(super) fn options(stop: &StopArgs, vms: &[String]) -> DownOptions {
     let suspended = match (stop.discard_suspended, vms.is_empty()) {
         (true, _) => IfSuspended::Discard,
         // Stopping all VMs means that none shall run, and a suspended one does not.

@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::guest::ssh::{self, Command, ExecRequest, GuestExit, SshError, Stdio, Target, Tty};
 use crate::vm::{self, UpOptions, VmError};
 
-use super::args::{Args, Exec, GuestCommand, Shell};
+use super::args::{Args, ExecArgs, GuestCommandArgs, ShellArgs};
 use super::capture::Capture;
 use super::error::CliError;
 use super::exit;
@@ -20,7 +20,12 @@ const DEFAULT_TERM: &str = "xterm";
 
 /// Runs a command in a VM. The exit code is the command's, or 255 if it could not be reached, as
 /// with ssh.
-pub(super) fn run(exec: &Exec, args: &Args, context: &RuntimeContext, printer: &Printer) -> Result<ExitCode> {
+pub(super) fn run(
+    exec: &ExecArgs,
+    args: &Args,
+    context: &RuntimeContext,
+    printer: &Printer,
+) -> Result<ExitCode> {
     let capture = printer.is_json().then(|| capture(&exec.guest)).transpose()?;
     match attempt(exec, capture.as_ref(), args, context, printer) {
         Ok(exit) => {
@@ -38,7 +43,7 @@ pub(super) fn run(exec: &Exec, args: &Args, context: &RuntimeContext, printer: &
 }
 
 fn attempt(
-    exec: &Exec,
+    exec: &ExecArgs,
     capture: Option<&Capture>,
     args: &Args,
     context: &RuntimeContext,
@@ -63,7 +68,7 @@ fn attempt(
 
 /// Returns the request to the guest, with this process's streams or those of `capture`.
 pub(super) fn request(
-    guest: &GuestCommand,
+    guest: &GuestCommandArgs,
     capture: Option<&Capture>,
     context: &RuntimeContext,
 ) -> Result<ExecRequest> {
@@ -81,7 +86,7 @@ pub(super) fn request(
 }
 
 /// Returns a capture for `--json`, and refuses a command with a terminal, whose output is for eyes.
-pub(super) fn capture(guest: &GuestCommand) -> Result<Capture, CliError> {
+pub(super) fn capture(guest: &GuestCommandArgs) -> Result<Capture, CliError> {
     if guest.tty {
         return Err(CliError::NoJson { what: "a command with a terminal of its own" });
     }
@@ -97,7 +102,7 @@ fn make_ready(vm: Option<&str>, args: &Args, context: &RuntimeContext, printer: 
 
 /// Opens a login shell in a VM, and starts the VM first if it does not run.
 pub(super) fn shell(
-    shell: &Shell,
+    shell: &ShellArgs,
     args: &Args,
     context: &RuntimeContext,
     printer: &Printer,

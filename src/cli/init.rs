@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::layout::CONFIG_FILE;
 use crate::vm::BaseKind;
 
-use super::args::{Args, Init};
+use super::args::{Args, InitArgs};
 use super::error::CliError;
 use super::printer::Printer;
 use super::project;
@@ -28,7 +28,7 @@ pub(super) struct Initialised {
 /// Writes a castra.toml that changes nothing yet: every default, commented out. Never overwrites a
 /// file.
 pub(super) fn run(
-    _init: &Init,
+    _init: &InitArgs,
     args: &Args,
     context: &RuntimeContext,
     printer: &Printer,

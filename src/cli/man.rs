@@ -14,7 +14,7 @@ use serde::Serialize;
 use crate::error::Result;
 use crate::layout::{CONFIG_FILE, STATE_DIRECTORY};
 
-use super::args::Man;
+use super::args::ManArgs;
 use super::error::CliError;
 use super::exit;
 use super::grammar::{grammar, groups};
@@ -75,7 +75,7 @@ pub(super) struct ManualPage {
 }
 
 /// Prints castra(1), or writes all pages into a directory.
-pub(super) fn run(man: &Man, printer: &Printer) -> Result<ExitCode> {
+pub(super) fn run(man: &ManArgs, printer: &Printer) -> Result<ExitCode> {
     let mut pages = pages()?;
     let text = match &man.directory {
         None => {

@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::layout::ProjectLayout;
 use crate::vm::{self, PortOwner, VmError, VmState, VmStatus};
 
-use super::args::{Args, Ports};
+use super::args::{Args, PortsArgs};
 use super::printer::Printer;
 use super::project;
 use super::table::table;
@@ -84,7 +84,7 @@ struct Taken {
 /// Lists the ports of VMs, in use or only declared, and the owners of declared ports that are
 /// taken.
 pub(super) fn run(
-    ports: &Ports,
+    ports: &PortsArgs,
     args: &Args,
     context: &RuntimeContext,
     printer: &Printer,

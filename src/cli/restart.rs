@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::plan::{Plan, VmPlan};
 use crate::vm::{self, IfSuspended, UpOutcome, VmError, VmState};
 
-use super::args::{Args, Restart};
+use super::args::{Args, RestartArgs};
 use super::outcome::{finish, tips};
 use super::printer::Printer;
 use super::{down, project, up};
@@ -14,7 +14,7 @@ use super::{down, project, up};
 /// Stops VMs and starts them again, in parallel. The start is planned before anything is stopped,
 /// so that a mistake in the configuration stops no running VM.
 pub(super) fn run(
-    restart: &Restart,
+    restart: &RestartArgs,
     args: &Args,
     context: &RuntimeContext,
     printer: &Printer,

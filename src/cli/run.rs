@@ -23,7 +23,7 @@ use crate::report::{Event, Reporter};
 use crate::state_root::StateRoot;
 use crate::vm::{self, Throwaway, UpOptions, VmError};
 
-use super::args::{Args, Reach, Run};
+use super::args::{Args, Reach, RunArgs};
 use super::error::CliError;
 use super::interrupt::install_signal_handlers;
 use super::output::Verbosity;
@@ -34,7 +34,12 @@ use super::{exec, exit, image, project};
 const TIMED_OUT: u8 = 124;
 
 /// Runs the command. The exit code is the command's, or 255 if it could not be reached.
-pub(super) fn run(run: &Run, args: &Args, context: &RuntimeContext, printer: &Printer) -> Result<ExitCode> {
+pub(super) fn run(
+    run: &RunArgs,
+    args: &Args,
+    context: &RuntimeContext,
+    printer: &Printer,
+) -> Result<ExitCode> {
     let capture = printer.is_json().then(|| exec::capture(&run.guest)).transpose()?;
     let request = exec::request(&run.guest, capture.as_ref(), context)?;
     let copies = run.cp.iter().map(|copy| split(copy)).collect::<Result<Vec<_>, _>>()?;
@@ -110,7 +115,7 @@ impl Place {
 }
 
 fn start(
-    run: &Run,
+    run: &RunArgs,
     args: &Args,
     context: &RuntimeContext,
     printer: &Printer,
@@ -137,7 +142,7 @@ fn start(
 /// Returns a project of one VM, from the options. A `castra.toml` only adds the images that can be
 /// named.
 fn configuration(
-    run: &Run,
+    run: &RunArgs,
     args: &Args,
     context: &RuntimeContext,
     printer: &Printer,

@@ -10,7 +10,7 @@ use crate::harmless::is_harmless;
 use crate::layout::ProjectLayout;
 use crate::vm::{self, Record, VmError};
 
-use super::args::{Args, SshConfig};
+use super::args::{Args, SshConfigArgs};
 use super::error::CliError;
 use super::printer::Printer;
 use super::project;
@@ -18,7 +18,7 @@ use super::project;
 /// Prints what ssh needs to log in to running VMs: address, keys, and the host key, which is known
 /// in advance.
 pub(super) fn run(
-    ssh_config: &SshConfig,
+    ssh_config: &SshConfigArgs,
     args: &Args,
     context: &RuntimeContext,
     printer: &Printer,

@@ -9,7 +9,7 @@ use crate::context::RuntimeContext;
 use crate::error::Result;
 use crate::vm;
 
-use super::args::{Args, SshProxy};
+use super::args::{Args, SshProxyArgs};
 use super::error::CliError;
 use super::printer::Printer;
 use super::project;
@@ -20,7 +20,7 @@ const BUFFER_BYTES: usize = 64 * 1024;
 /// Connects stdin and stdout to the SSH server of a running VM, at its current port, for ssh's
 /// `ProxyCommand`.
 pub(super) fn run(
-    proxy: &SshProxy,
+    proxy: &SshProxyArgs,
     args: &Args,
     context: &RuntimeContext,
     printer: &Printer,

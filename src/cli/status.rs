@@ -9,7 +9,7 @@ use crate::context::RuntimeContext;
 use crate::error::{Error, Result};
 use crate::vm::{self, FullDisk, PerVm, VmError, VmState, VmStatus};
 
-use super::args::{Args, Status};
+use super::args::{Args, StatusArgs};
 use super::error::CliError;
 use super::exit;
 use super::json::VmView;
@@ -21,7 +21,7 @@ use super::units::span;
 
 /// Shows the state of VMs from records and locks, and the immediate answers of running guests.
 pub(super) fn run(
-    status: &Status,
+    status: &StatusArgs,
     args: &Args,
     context: &RuntimeContext,
     printer: &Printer,

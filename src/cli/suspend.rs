@@ -4,14 +4,14 @@ use crate::context::RuntimeContext;
 use crate::error::{Error, Result};
 use crate::vm::{self, VmState};
 
-use super::args::{Args, Suspend};
+use super::args::{Args, SuspendArgs};
 use super::outcome::finish;
 use super::printer::Printer;
 use super::project;
 
 /// Suspends VMs. A VM that is suspended already counts as a success.
 pub(super) fn run(
-    suspend: &Suspend,
+    suspend: &SuspendArgs,
     args: &Args,
     context: &RuntimeContext,
     printer: &Printer,

@@ -12,7 +12,7 @@ use crate::qemu::{Accelerator, QemuBinary};
 use crate::report::ImageLabel;
 use crate::template::{self, Damage, Template as Opened, TemplateManifest, Use};
 
-use super::args::{Template, TemplateCommand};
+use super::args::{TemplateArgs, TemplateCommand};
 use super::exit;
 use super::printer::Printer;
 use super::table::table;
@@ -38,7 +38,7 @@ struct Entry {
 }
 
 /// Runs one subcommand.
-pub(super) fn run(template: &Template, context: &RuntimeContext, printer: &Printer) -> Result<ExitCode> {
+pub(super) fn run(template: &TemplateArgs, context: &RuntimeContext, printer: &Printer) -> Result<ExitCode> {
     let found = template::list(&context.cache.templates());
     // Without QEMU, no template counts as outdated because of its QEMU.
     let qemu = QemuBinary::find(&context.environment).ok();

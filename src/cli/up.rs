@@ -4,13 +4,13 @@ use crate::context::RuntimeContext;
 use crate::error::{Error, Result};
 use crate::vm::{self, UpOptions, UpOutcome, WaitFor};
 
-use super::args::{Args, StartOptions, Up, Wait};
+use super::args::{Args, StartArgs, UpArgs, Wait};
 use super::outcome::{finish, tips};
 use super::printer::Printer;
 use super::project;
 
 /// Starts VMs and prints what can be done with them.
-pub(super) fn run(up: &Up, args: &Args, context: &RuntimeContext, printer: &Printer) -> Result<ExitCode> {
+pub(super) fn run(up: &UpArgs, args: &Args, context: &RuntimeContext, printer: &Printer) -> Result<ExitCode> {
     let options = UpOptions { discard_suspended: up.discard_suspended, ..options(&up.start) };
     let outcomes = bring_up(&up.vms, args, context, printer, options)?;
     let started: Vec<&UpOutcome> = outcomes.iter().filter_map(|(_, outcome)| outcome.as_ref().ok()).collect();
@@ -26,7 +26,7 @@ pub(super) fn run(up: &Up, args: &Args, context: &RuntimeContext, printer: &Prin
 }
 
 /// Returns the library's options for starting VMs.
-pub(super) fn options(start: &StartOptions) -> UpOptions {
+pub(super) fn options(start: &StartArgs) -> UpOptions {
     let wait = match (start.no_wait, start.wait) {
         (true, _) => WaitFor::Nothing,
         (false, Wait::Ready) => WaitFor::Ready,

@@ -16,14 +16,14 @@ use crate::config::{ConfigOptions, SCHEMA_URL, json_schema};
 use crate::context::RuntimeContext;
 use crate::error::Result;
 
-use super::args::{Args, Config, ConfigCommand};
+use super::args::{Args, ConfigArgs, ConfigCommand};
 use super::error::CliError;
 use super::printer::Printer;
 use super::{exit, printer, project, table};
 
 /// Runs one subcommand.
 pub(super) fn run(
-    config: &Config,
+    config: &ConfigArgs,
     args: &Args,
     context: &RuntimeContext,
     printer: &Printer,

@@ -18,7 +18,7 @@ use crate::error::Result;
 use crate::layout::ProjectLayout;
 use crate::managed::{Catalog, ImageError, ImageManager, ManagedImageSpec};
 
-use super::args::{Args, Image, ImageCommand};
+use super::args::{Args, ImageArgs, ImageCommand};
 use super::printer::Printer;
 use super::{project, table, units};
 
@@ -38,7 +38,7 @@ struct Face<'a> {
 
 /// Runs one subcommand.
 pub(super) fn run(
-    image: &Image,
+    image: &ImageArgs,
     args: &Args,
     context: &RuntimeContext,
     printer: &Printer,

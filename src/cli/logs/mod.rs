@@ -17,7 +17,7 @@ use crate::error::Result;
 use crate::layout::ProjectLayout;
 use crate::vm::{self, Record, VmError};
 
-use super::args::{Args, LogSource, Logs};
+use super::args::{Args, LogSource, LogsArgs};
 use super::error::CliError;
 use super::printer::Printer;
 use super::project;
@@ -37,7 +37,12 @@ pub(super) struct LogLines {
 
 /// Shows logs. Text from the guest is sanitised first, since it may hold anything, escape sequences
 /// included.
-pub(super) fn run(logs: &Logs, args: &Args, context: &RuntimeContext, printer: &Printer) -> Result<ExitCode> {
+pub(super) fn run(
+    logs: &LogsArgs,
+    args: &Args,
+    context: &RuntimeContext,
+    printer: &Printer,
+) -> Result<ExitCode> {
     if logs.follow && printer.is_json() {
         return Err(CliError::NoJson { what: "a log that is followed" }.into());
     }
@@ -71,7 +76,7 @@ pub(super) fn run(logs: &Logs, args: &Args, context: &RuntimeContext, printer: &
 
 /// Returns the logs to show, each with its label if there are several.
 fn streams(
-    logs: &Logs,
+    logs: &LogsArgs,
     layout: &ProjectLayout,
     args: &Args,
     context: &RuntimeContext,
@@ -103,7 +108,7 @@ fn streams(
 
 /// Returns the VMs whose logs to show: the named ones, or all that are recorded or declared.
 fn names(
-    logs: &Logs,
+    logs: &LogsArgs,
     layout: &ProjectLayout,
     args: &Args,
     context: &RuntimeContext,
@@ -155,7 +160,7 @@ fn is_since(stream: &mut Stream, since: Timestamp, layout: &ProjectLayout, print
 }
 
 /// Reads the last lines that each log has by now.
-fn read_all(streams: &mut [Stream], logs: &Logs) -> Result<Vec<Line>, CliError> {
+fn read_all(streams: &mut [Stream], logs: &LogsArgs) -> Result<Vec<Line>, CliError> {
     let mut lines: Vec<Line> = Vec::new();
     for stream in streams {
         lines.append(&mut stream.read(!logs.follow)?);
@@ -176,7 +181,7 @@ fn read_all(streams: &mut [Stream], logs: &Logs) -> Result<Vec<Line>, CliError> 
 /// Shows one log without labels, as it is.
 fn show_plain(
     stream: &mut Stream,
-    logs: &Logs,
+    logs: &LogsArgs,
     context: &RuntimeContext,
     printer: &Printer,
 ) -> Result<ExitCode> {

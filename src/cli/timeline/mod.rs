@@ -38,7 +38,7 @@ const MOST_COLUMNS: usize = 120;
 
 /// Shows, lists, compares or writes the recorded starts of a VM.
 pub(super) fn run(
-    timeline: &args::Timeline,
+    timeline: &args::TimelineArgs,
     args: &Args,
     context: &RuntimeContext,
     printer: &Printer,
