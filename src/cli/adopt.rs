@@ -5,14 +5,13 @@ use std::process::ExitCode;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::context::RuntimeContext;
 use crate::error::Result;
 use crate::state_root::{Adoption, StateRoot, VmFound};
 
-use super::args::{AdoptArgs, Args};
+use super::args::AdoptArgs;
+use super::context::CommandContext;
 use super::error::CliError;
 use super::printer::Printer;
-use super::project;
 use super::units::megabytes;
 
 /// Outcome for a state directory that this user's castra did not make.
@@ -41,35 +40,30 @@ struct AdoptedVm {
 }
 
 /// Shows what is in a state directory of unknown origin, asks, and takes it over.
-pub(super) fn run(
-    adopt: &AdoptArgs,
-    args: &Args,
-    context: &RuntimeContext,
-    printer: &Printer,
-) -> Result<ExitCode> {
-    let root = state_root(args, context)?;
+pub(super) fn run(adopt: &AdoptArgs, context: &CommandContext) -> Result<ExitCode> {
+    let root = state_root(context)?;
     let path = root.path().to_owned();
-    let Some(adoption) = root.examine(context)? else {
-        printer.success(&format!("{} needs no adoption", path.display()));
-        printer.show(&Adopted { path, adopted: false, vms: Vec::new() }, "")?;
+    let Some(adoption) = root.examine(&context.runtime)? else {
+        context.printer.success(&format!("{} needs no adoption", path.display()));
+        context.printer.show(&Adopted { path, adopted: false, vms: Vec::new() }, "")?;
         return Ok(ExitCode::SUCCESS);
     };
     let vms = adoption.vms.iter().map(view).collect();
-    printer.tip(&description(&adoption, &root));
-    let adopted = adopt.yes || may_adopt(printer)?;
+    context.printer.tip(&description(&adoption, &root));
+    let adopted = adopt.yes || may_adopt(context.printer)?;
     if adopted {
-        adoption.adopt(context)?;
-        printer.success(&format!("{} is yours now", path.display()));
+        adoption.adopt(&context.runtime)?;
+        context.printer.success(&format!("{} is yours now", path.display()));
     } else {
-        printer.tip("Nothing was changed.");
+        context.printer.tip("Nothing was changed.");
     }
-    printer.show(&Adopted { path, adopted, vms }, "")?;
+    context.printer.show(&Adopted { path, adopted, vms }, "")?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Returns the state directory that the configuration names.
-fn state_root(args: &Args, context: &RuntimeContext) -> Result<StateRoot> {
-    Ok(project::load(&project::options(args), context)??.state_root)
+fn state_root(context: &CommandContext) -> Result<StateRoot> {
+    Ok(context.unchecked_config()?.state_root.clone())
 }
 
 fn description(adoption: &Adoption, root: &StateRoot) -> String {

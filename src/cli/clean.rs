@@ -7,15 +7,14 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::config::Bounds;
-use crate::context::RuntimeContext;
 use crate::error::Result;
 use crate::layout::ProjectLayout;
 use crate::vm::{self, CleanOptions, CleanReport, Cleaned, CleanedKind, VmError};
 
-use super::args::{Args, CleanArgs};
+use super::args::CleanArgs;
+use super::context::CommandContext;
 use super::error::CliError;
 use super::printer::Printer;
-use super::project;
 use super::table::table;
 use super::units::megabytes;
 
@@ -60,27 +59,18 @@ struct Stays {
 }
 
 /// Removes what no VM needs, or whole VMs, and prints what was removed, what stays and why.
-pub(super) fn run(
-    clean: &CleanArgs,
-    args: &Args,
-    context: &RuntimeContext,
-    printer: &Printer,
-) -> Result<ExitCode> {
+pub(super) fn run(clean: &CleanArgs, context: &CommandContext) -> Result<ExitCode> {
     if clean.orphans {
-        return end_orphans(clean, context, printer);
+        return end_orphans(clean, context);
     }
-    let (layout, bounds) = project::layout_and_bounds(args, context, printer)?;
+    let (layout, bounds) = context.layout_and_bounds()?;
     let options = CleanOptions { dry_run: clean.dry_run, disks: clean.disks, records: clean.records };
-    if clean.disks
-        && !clean.dry_run
-        && !clean.yes
-        && !may_go(clean, options, &bounds, &layout, context, printer)?
-    {
-        printer.tip("Nothing was removed.");
+    if clean.disks && !clean.dry_run && !clean.yes && !may_go(clean, options, bounds, layout, context)? {
+        context.printer.tip("Nothing was removed.");
         return Ok(ExitCode::SUCCESS);
     }
-    let report = vm::clean(&clean.vms, options, &bounds, &layout, context)?;
-    show(&report, clean.dry_run, layout.directory(), printer)?;
+    let report = vm::clean(&clean.vms, options, bounds, layout, &context.runtime)?;
+    show(&report, clean.dry_run, layout.directory(), context.printer)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -90,10 +80,10 @@ fn may_go(
     options: CleanOptions,
     bounds: &Arc<Bounds>,
     layout: &ProjectLayout,
-    context: &RuntimeContext,
-    printer: &Printer,
+    context: &CommandContext,
 ) -> Result<bool> {
-    let would = vm::clean(&clean.vms, CleanOptions { dry_run: true, ..options }, bounds, layout, context)?;
+    let would =
+        vm::clean(&clean.vms, CleanOptions { dry_run: true, ..options }, bounds, layout, &context.runtime)?;
     let disks: Vec<&Cleaned> = would.removed.iter().filter(|one| one.kind == CleanedKind::Disk).collect();
     if disks.is_empty() {
         return Ok(true);
@@ -103,7 +93,9 @@ fn may_go(
     }
     let names: Vec<&str> = disks.iter().filter_map(|disk| disk.vm.as_deref()).collect();
     let bytes = megabytes(disks.iter().map(|disk| disk.freed_bytes).sum());
-    printer.tip(&format!("Remove {} with all that is on the disks ({bytes})? [y/N]", names.join(", ")));
+    context
+        .printer
+        .tip(&format!("Remove {} with all that is on the disks ({bytes})? [y/N]", names.join(", ")));
     let mut answer = String::new();
     io::stdin().lock().read_line(&mut answer).map_err(CliError::Streams)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
@@ -154,7 +146,7 @@ impl CleanedUp {
 }
 
 /// Ends VMs whose projects are gone; if `clean` names VMs, only those.
-fn end_orphans(clean: &CleanArgs, context: &RuntimeContext, printer: &Printer) -> Result<ExitCode> {
+fn end_orphans(clean: &CleanArgs, context: &CommandContext) -> Result<ExitCode> {
     let orphans = vm::orphans();
     let names: Vec<&String> = orphans.iter().map(|orphan| &orphan.vm).collect();
     if let Some(unknown) = clean.vms.iter().find(|name| !names.contains(name)) {
@@ -163,14 +155,14 @@ fn end_orphans(clean: &CleanArgs, context: &RuntimeContext, printer: &Printer) -
     let mut removed = Vec::new();
     for orphan in orphans.iter().filter(|orphan| clean.vms.is_empty() || clean.vms.contains(&orphan.vm)) {
         if !clean.dry_run {
-            vm::end_orphan(orphan, context)?;
+            vm::end_orphan(orphan, &context.runtime)?;
         }
         let (vm, path) = (Some(orphan.vm.clone()), orphan.directory.clone());
         removed.push(Removed { kind: ORPHAN, vm, path, freed_bytes: 0 });
     }
     let freed_bytes = removed.iter().map(|one| one.freed_bytes).sum();
     let content = CleanedUp { dry_run: clean.dry_run, removed, kept: Vec::new(), freed_bytes };
-    content.show(Path::new(""), printer)?;
+    content.show(Path::new(""), context.printer)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -2,53 +2,47 @@ use std::io;
 use std::os::fd::AsFd as _;
 use std::process::ExitCode;
 
-use crate::context::RuntimeContext;
 use crate::error::Result;
 use crate::guest::{ConsoleEnd, converse};
 use crate::vm;
 
-use super::args::{Args, ConsoleArgs};
+use super::args::ConsoleArgs;
+use super::context::CommandContext;
 use super::error::CliError;
-use super::printer::Printer;
-use super::project;
 use super::units::megabytes;
 
 /// Connects this terminal, or a script's pipes, to the serial console of a running VM.
-pub(super) fn run(
-    console: &ConsoleArgs,
-    args: &Args,
-    context: &RuntimeContext,
-    printer: &Printer,
-) -> Result<ExitCode> {
-    if printer.is_json() {
+pub(super) fn run(console: &ConsoleArgs, context: &CommandContext) -> Result<ExitCode> {
+    if context.printer.is_json() {
         return Err(CliError::NoJson { what: "a console" }.into());
     }
-    let layout = project::layout(args, context, printer)?;
-    let record = vm::recorded_vm(console.vm.as_deref(), &layout)?;
+    let layout = context.layout()?;
+    let record = vm::recorded_vm(console.vm.as_deref(), layout)?;
     let vm = &record.name;
     let streams =
         || Ok((io::stdin().as_fd().try_clone_to_owned()?, io::stdout().as_fd().try_clone_to_owned()?));
     let (stdin, stdout) = streams().map_err(CliError::Streams)?;
-    let opened = vm::open_console(&record, &layout)?;
+    let opened = vm::open_console(&record, layout)?;
     let has_keys = rustix::termios::isatty(&stdin);
     if has_keys {
-        printer
+        context
+            .printer
             .tip(&format!("Connected to the console of `{vm}`. Enter may show a prompt; Ctrl-] ends this."));
     }
     let outcome = converse(opened.stream, stdin, stdout, console.linger).map_err(CliError::Streams)?;
     if has_keys {
         // The guest may have left the cursor anywhere on the line.
-        printer.tip("");
+        context.printer.tip("");
     }
     if outcome.dropped_bytes > 0 {
         let dropped = megabytes(outcome.dropped_bytes);
-        printer.warning(&format!(
+        context.printer.warning(&format!(
             "{dropped} were left out since stdout was stopped; `castra logs {vm}` has them"
         ));
     }
     match outcome.end {
-        ConsoleEnd::GuestGone => printer.tip(&format!("VM `{vm}` has stopped.")),
-        ConsoleEnd::Left => printer.tip(&format!("Left the console of `{vm}`, which goes on.")),
+        ConsoleEnd::GuestGone => context.printer.tip(&format!("VM `{vm}` has stopped.")),
+        ConsoleEnd::Left => context.printer.tip(&format!("Left the console of `{vm}`, which goes on.")),
         ConsoleEnd::InputEnded | ConsoleEnd::OutputClosed => {}
         // 128 plus the signal, as shells report it.
         ConsoleEnd::Signal(signal) => return Ok(ExitCode::from(u8::try_from(128 + signal).unwrap_or(1))),

@@ -7,36 +7,38 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::cancel::Cancel;
-use crate::context::RuntimeContext;
 use crate::error::{Error, Kind, Result};
 use crate::guest::ssh::{self, Copied, SshError, Target};
 use crate::harmless::harmless_text;
 use crate::report::Event;
 
-use super::args::{Args, CpArgs};
+use super::args::CpArgs;
+use super::context::CommandContext;
 use super::error::CliError;
 use super::interrupt::install_signal_handlers;
 use super::printer::Printer;
 use super::{exec, exit};
 
 /// Copies between this machine and one VM.
-pub(super) fn run(cp: &CpArgs, args: &Args, context: &RuntimeContext, printer: &Printer) -> Result<ExitCode> {
+pub(super) fn run(cp: &CpArgs, context: &CommandContext) -> Result<ExitCode> {
     let job = Job::of(&cp.paths)?;
-    let target = exec::target(job.vm.as_deref(), &cp.user, args, context, printer)?;
-    refuse_many_onto_a_file(&context.cancel, &job, &target)?;
+    let target = exec::target(job.vm.as_deref(), &cp.user, context)?;
+    refuse_many_onto_a_file(&context.runtime.cancel, &job, &target)?;
     // An interrupted copy removes what it has begun.
-    install_signal_handlers(&context.cancel);
+    install_signal_handlers(&context.runtime.cancel);
     let (mut copies, mut failures) = (Vec::new(), Vec::new());
     for source in &job.sources {
         let shown = source.to_string_lossy().into_owned();
         match copy(&job, source, &target, context) {
-            Ok((copied, bytes)) => copies.push(Copy::of(shown, copied, bytes, &mut failures, printer)),
+            Ok((copied, bytes)) => {
+                copies.push(Copy::of(shown, copied, bytes, &mut failures, context.printer))
+            }
             Err(error) if job.sources.len() == 1 || ends_all(&error) => return Err(error.into()),
             Err(error) => failures.push(error.into()),
         }
     }
-    printer.show(&Copies { copies }, "")?;
-    failures.iter().for_each(|failure| printer.error(failure));
+    context.printer.show(&Copies { copies }, "")?;
+    failures.iter().for_each(|failure| context.printer.error(failure));
     Ok(failures.first().map_or(ExitCode::SUCCESS, |first| exit::of_kind(first.kind())))
 }
 
@@ -190,15 +192,15 @@ fn copy(
     job: &Job,
     source: &OsStr,
     target: &Target,
-    context: &RuntimeContext,
+    context: &CommandContext,
 ) -> Result<(Copied, u64), SshError> {
     let path = source.to_string_lossy().into_owned();
     let mut done_bytes = 0;
     let mut progress = |bytes| {
         done_bytes += bytes;
-        context.reporter.report(&Event::Copy { path: path.clone(), done_bytes });
+        context.runtime.reporter.report(&Event::Copy { path: path.clone(), done_bytes });
     };
-    let (cancel, destination) = (&context.cancel, &job.destination);
+    let (cancel, destination) = (&context.runtime.cancel, &job.destination);
     let copied = match job.direction {
         Direction::IntoVm => ssh::upload_until(cancel, target, Path::new(source), destination, &mut progress),
         Direction::OutOfVm => {
@@ -208,7 +210,7 @@ fn copy(
     // This event removes the progress bar, so it is sent even after a failure, then without a
     // total.
     let total_bytes = copied.is_ok().then_some(done_bytes);
-    context.reporter.report(&Event::CopyFinished { path, total_bytes });
+    context.runtime.reporter.report(&Event::CopyFinished { path, total_bytes });
     Ok((copied?, done_bytes))
 }
 

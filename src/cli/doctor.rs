@@ -3,17 +3,16 @@ use std::process::ExitCode;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::context::RuntimeContext;
 use crate::doctor::{self, Finding, Severity, Subject};
 use crate::error::{Kind, Result};
 use crate::harmless::harmless_lines;
 
-use super::args::{Args, DoctorArgs};
+use super::args::DoctorArgs;
+use super::context::CommandContext;
 use super::error::CliError;
 use super::exit;
 use super::output::Verbosity;
 use super::printer::{Mark, Printer};
-use super::project;
 
 /// Outcome of `castra doctor`.
 #[derive(Serialize, JsonSchema)]
@@ -28,30 +27,25 @@ pub(super) struct Diagnosis {
 
 /// Runs all checks, fixes what can be fixed if asked to, and prints the findings. Exits with 78 if
 /// VMs cannot run; with `--strict`, if anything is out of order.
-pub(super) fn run(
-    doctor: &DoctorArgs,
-    args: &Args,
-    context: &RuntimeContext,
-    printer: &Printer,
-) -> Result<ExitCode> {
-    let project = project::config(args, context, &Printer::quiet());
-    let subject = Subject { context, project: project.as_ref() };
+pub(super) fn run(doctor: &DoctorArgs, context: &CommandContext) -> Result<ExitCode> {
+    let project = context.silent_config();
+    let subject = Subject { context: &context.runtime, project: project.as_ref().copied() };
     let mut findings = doctor::examine(&subject)?;
     let mut mended = Vec::new();
     if doctor.fix && findings.iter().any(|finding| finding.can_be_mended) {
-        mended = doctor::mend(&findings, context)?;
+        mended = doctor::mend(&findings, &context.runtime)?;
         findings = doctor::examine(&subject)?;
     }
     let worst = findings.iter().map(|finding| finding.severity).max().unwrap_or(Severity::Good);
-    let text = text(&findings, args.verbosity(), printer);
+    let text = text(&findings, context.args.verbosity(), context.printer);
     let diagnosis = Diagnosis { healthy: worst < Severity::Problem, findings, mended };
-    if printer.is_json() {
-        printer.json(&diagnosis).map_err(CliError::from)?;
+    if context.printer.is_json() {
+        context.printer.json(&diagnosis).map_err(CliError::from)?;
     } else {
-        printer.styled_result(&text).map_err(CliError::from)?;
+        context.printer.styled_result(&text).map_err(CliError::from)?;
     }
-    diagnosis.mended.iter().for_each(|done| printer.success(done));
-    printer.tip(verdict(worst, &diagnosis.findings));
+    diagnosis.mended.iter().for_each(|done| context.printer.success(done));
+    context.printer.tip(verdict(worst, &diagnosis.findings));
     let bearable = if doctor.strict { Severity::Note } else { Severity::Warning };
     Ok(if worst > bearable { exit::of_kind(Kind::HostNotCapable) } else { ExitCode::SUCCESS })
 }

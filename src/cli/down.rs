@@ -1,30 +1,23 @@
 use std::process::ExitCode;
 
-use crate::context::RuntimeContext;
 use crate::error::{Error, Result};
 use crate::vm::{self, DownOptions, IfSuspended, VmState};
 
-use super::args::{Args, DownArgs, StopArgs};
+use super::args::{DownArgs, StopArgs};
+use super::context::CommandContext;
 use super::outcome::finish;
-use super::printer::Printer;
-use super::project;
 
 /// Stops VMs. A VM that does not run counts as a success, since it is already stopped.
-pub(super) fn run(
-    down: &DownArgs,
-    args: &Args,
-    context: &RuntimeContext,
-    printer: &Printer,
-) -> Result<ExitCode> {
-    let layout = project::layout(args, context, printer)?;
-    let outcomes = vm::down(&down.vms, &layout, context, &options(&down.stop, &down.vms))?;
+pub(super) fn run(down: &DownArgs, context: &CommandContext) -> Result<ExitCode> {
+    let layout = context.layout()?;
+    let outcomes = vm::down(&down.vms, layout, &context.runtime, &options(&down.stop, &down.vms))?;
     if outcomes.is_empty() {
-        printer.tip("There is no VM here.");
+        context.printer.tip("There is no VM here.");
     }
     let stopped =
         |before: VmState| before.is_alive() || down.stop.discard_suspended && before == VmState::Suspended;
     let done = outcomes.into_iter().map(|(vm, before)| (vm, before.map(stopped).map_err(Error::from)));
-    finish(done.collect(), &layout, printer)
+    finish(done.collect(), layout, context.printer)
 }
 
 /// Returns the library's options for stopping `vms`, or all VMs if it is empty.

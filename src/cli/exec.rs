@@ -1,18 +1,16 @@
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
-use crate::context::RuntimeContext;
 use crate::error::Result;
 use crate::guest::ssh::{self, Command, ExecRequest, GuestExit, SshError, Stdio, Target, Tty};
 use crate::vm::{self, UpOptions, VmError};
 
-use super::args::{Args, ExecArgs, GuestCommandArgs, ShellArgs};
+use super::args::{ExecArgs, GuestCommandArgs, ShellArgs};
 use super::capture::Capture;
+use super::context::CommandContext;
 use super::error::CliError;
 use super::exit;
 use super::interrupt::install_signal_handlers;
-use super::printer::Printer;
-use super::project;
 use super::up;
 
 /// Terminal type if the environment names none.
@@ -20,46 +18,35 @@ const DEFAULT_TERM: &str = "xterm";
 
 /// Runs a command in a VM. The exit code is the command's, or 255 if it could not be reached, as
 /// with ssh.
-pub(super) fn run(
-    exec: &ExecArgs,
-    args: &Args,
-    context: &RuntimeContext,
-    printer: &Printer,
-) -> Result<ExitCode> {
-    let capture = printer.is_json().then(|| capture(&exec.guest)).transpose()?;
-    match attempt(exec, capture.as_ref(), args, context, printer) {
+pub(super) fn run(exec: &ExecArgs, context: &CommandContext) -> Result<ExitCode> {
+    let capture = context.printer.is_json().then(|| capture(&exec.guest)).transpose()?;
+    match attempt(exec, capture.as_ref(), context) {
         Ok(exit) => {
             if let Some(capture) = capture {
                 let told = capture.finish(Some(&exit), exit::UNREACHED);
-                printer.json(&told).map_err(CliError::from)?;
+                context.printer.json(&told).map_err(CliError::from)?;
             }
             Ok(ExitCode::from(exit.code()))
         }
         Err(error) => {
-            printer.error(&error);
+            context.printer.error(&error);
             Ok(ExitCode::from(exit::UNREACHED))
         }
     }
 }
 
-fn attempt(
-    exec: &ExecArgs,
-    capture: Option<&Capture>,
-    args: &Args,
-    context: &RuntimeContext,
-    printer: &Printer,
-) -> Result<GuestExit> {
-    let target = target(exec.vm.as_deref(), &exec.guest.user, args, context, printer)?;
+fn attempt(exec: &ExecArgs, capture: Option<&Capture>, context: &CommandContext) -> Result<GuestExit> {
+    let target = target(exec.vm.as_deref(), &exec.guest.user, context)?;
     let request = || request(&exec.guest, capture, context);
-    match ssh::exec(&context.cancel, &target, request()?) {
+    match ssh::exec(&context.runtime.cancel, &target, request()?) {
         Err(error) if error.is_before_login() => {
-            make_ready(exec.vm.as_deref(), args, context, printer)?;
+            make_ready(exec.vm.as_deref(), context)?;
             // The agent has just reported that commands can run.
-            Ok(ssh::exec(&context.cancel, &target, request()?)
+            Ok(ssh::exec(&context.runtime.cancel, &target, request()?)
                 .map_err(|error| error.of_ready_guest(&target))?)
         }
         Err(SshError::Lost) => {
-            vm::explain_silence(exec.vm.as_deref(), &project::layout(args, context, printer)?)?;
+            vm::explain_silence(exec.vm.as_deref(), context.layout()?)?;
             Err(SshError::Lost.into())
         }
         other => Ok(other?),
@@ -70,7 +57,7 @@ fn attempt(
 pub(super) fn request(
     guest: &GuestCommandArgs,
     capture: Option<&Capture>,
-    context: &RuntimeContext,
+    context: &CommandContext,
 ) -> Result<ExecRequest> {
     let own = if guest.no_stdin { Stdio::without_stdin() } else { Stdio::inherit() };
     let stdio = own.and_then(|own| match capture {
@@ -95,47 +82,37 @@ pub(super) fn capture(guest: &GuestCommandArgs) -> Result<Capture, CliError> {
 
 /// Prepares a guest for commands: one that was rebooted has lost its keys and gets them again, one
 /// that is ready is left alone.
-fn make_ready(vm: Option<&str>, args: &Args, context: &RuntimeContext, printer: &Printer) -> Result<()> {
-    let layout = project::layout(args, context, printer)?;
-    Ok(vm::make_ready(vm, &layout, context)?)
+fn make_ready(vm: Option<&str>, context: &CommandContext) -> Result<()> {
+    let layout = context.layout()?;
+    Ok(vm::make_ready(vm, layout, &context.runtime)?)
 }
 
 /// Opens a login shell in a VM, and starts the VM first if it does not run.
-pub(super) fn shell(
-    shell: &ShellArgs,
-    args: &Args,
-    context: &RuntimeContext,
-    printer: &Printer,
-) -> Result<ExitCode> {
-    if printer.is_json() {
+pub(super) fn shell(shell: &ShellArgs, context: &CommandContext) -> Result<ExitCode> {
+    if context.printer.is_json() {
         return Err(CliError::NoJson { what: "a shell" }.into());
     }
-    start_if_stopped(shell.vm.as_deref(), args, context, printer)?;
-    let target = target(shell.vm.as_deref(), &shell.user, args, context, printer)?;
+    start_if_stopped(shell.vm.as_deref(), context)?;
+    let target = target(shell.vm.as_deref(), &shell.user, context)?;
     let stdio = Stdio::inherit().map_err(CliError::Streams)?;
     // Without a terminal (`castra shell < script`) the shell reads its commands from stdin.
     let tty = if io::stdin().is_terminal() { Some(terminal(context)?) } else { None };
     let request = ExecRequest { command: Command::Shell, tty, environment: Vec::new(), stdio };
-    Ok(ExitCode::from(ssh::exec(&context.cancel, &target, request)?.code()))
+    Ok(ExitCode::from(ssh::exec(&context.runtime.cancel, &target, request)?.code()))
 }
 
-fn start_if_stopped(
-    vm: Option<&str>,
-    args: &Args,
-    context: &RuntimeContext,
-    printer: &Printer,
-) -> Result<()> {
-    let layout = project::layout(args, context, printer)?;
-    let name = match vm::recorded_vm(vm, &layout) {
-        Ok(record) if vm::state_of(&record, &layout).is_alive() => return Ok(()),
+fn start_if_stopped(vm: Option<&str>, context: &CommandContext) -> Result<()> {
+    let layout = context.layout()?;
+    let name = match vm::recorded_vm(vm, layout) {
+        Ok(record) if vm::state_of(&record, layout).is_alive() => return Ok(()),
         Ok(record) => record.name,
         // Declared but never started, or nothing at all yet: `up` handles both.
-        Err(VmError::NoneYet | VmError::Unknown { .. }) => the_only_one(vm, args, context)?,
+        Err(VmError::NoneYet | VmError::Unknown { .. }) => the_only_one(vm, context)?,
         Err(error) => return Err(error.into()),
     };
     // Ctrl-C cancels a boot, but reaches the shell after it as a key.
-    install_signal_handlers(&context.cancel);
-    for (_, outcome) in up::bring_up(&[name], args, context, printer, UpOptions::default())? {
+    install_signal_handlers(&context.runtime.cancel);
+    for (_, outcome) in up::bring_up(&[name], context, UpOptions::default())? {
         outcome?;
     }
     Ok(())
@@ -143,11 +120,11 @@ fn start_if_stopped(
 
 /// Returns the VM of this name, or the only one that is declared: opening one shell is no reason to
 /// boot several VMs.
-fn the_only_one(vm: Option<&str>, args: &Args, context: &RuntimeContext) -> Result<String> {
+fn the_only_one(vm: Option<&str>, context: &CommandContext) -> Result<String> {
     if let Some(name) = vm {
         return Ok(name.to_owned());
     }
-    let config = project::config(args, context, &Printer::quiet())?;
+    let config = context.silent_config()?;
     match config.vms.as_slice() {
         [only] => Ok(only.name.clone()),
         several => {
@@ -157,21 +134,15 @@ fn the_only_one(vm: Option<&str>, args: &Args, context: &RuntimeContext) -> Resu
 }
 
 /// Returns the address and keys to log in to a running VM.
-pub(super) fn target(
-    vm: Option<&str>,
-    user: &str,
-    args: &Args,
-    context: &RuntimeContext,
-    printer: &Printer,
-) -> Result<Target> {
-    let layout = project::layout(args, context, printer)?;
-    let record = vm::running_vm(vm, &layout, context)?;
-    Ok(vm::ssh_target(&record, user, &layout)?)
+pub(super) fn target(vm: Option<&str>, user: &str, context: &CommandContext) -> Result<Target> {
+    let layout = context.layout()?;
+    let record = vm::running_vm(vm, layout, &context.runtime)?;
+    Ok(vm::ssh_target(&record, user, layout)?)
 }
 
 /// Describes this process's terminal, so that the guest can provide one like it.
-pub(super) fn terminal(context: &RuntimeContext) -> Result<Tty> {
-    let term = context.environment.text("TERM").unwrap_or(DEFAULT_TERM);
+pub(super) fn terminal(context: &CommandContext) -> Result<Tty> {
+    let term = context.runtime.environment.text("TERM").unwrap_or(DEFAULT_TERM);
     let found = Tty::like(io::stdin(), term).or_else(|| Tty::like(io::stdout(), term));
     Ok(found.ok_or(CliError::NoTerminal)?)
 }

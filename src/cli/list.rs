@@ -5,10 +5,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::context::RuntimeContext;
 use crate::error::{Error, Result};
 use crate::vm::{self, ListedVm, VmState};
 
+use super::context::CommandContext;
 use super::json::Failure;
 use super::printer::Printer;
 use super::table::table;
@@ -55,9 +55,9 @@ struct Listed {
 }
 
 /// Lists the VMs of all projects of this user. Asks no guest, so it never waits.
-pub(super) fn run(context: &RuntimeContext, printer: &Printer) -> Result<ExitCode> {
+pub(super) fn run(context: &CommandContext) -> Result<ExitCode> {
     let mut content = AllVms { vms: Vec::new(), refused: Vec::new() };
-    for project in vm::list_projects(context) {
+    for project in vm::list_projects(&context.runtime) {
         let directory = project.layout.directory().to_owned();
         let vms = match project.vms {
             Ok(vms) => vms,
@@ -79,11 +79,11 @@ pub(super) fn run(context: &RuntimeContext, printer: &Printer) -> Result<ExitCod
         ..Listed::without_record(orphan.directory, orphan.vm, "orphaned")
     }));
     if content.vms.is_empty() && content.refused.is_empty() {
-        printer.tip("There is no VM yet. `castra up` starts one in this directory.");
+        context.printer.tip("There is no VM yet. `castra up` starts one in this directory.");
     }
     let text = if content.vms.is_empty() { String::new() } else { content.text() };
-    printer.show(&content, &text)?;
-    content.tell(printer);
+    context.printer.show(&content, &text)?;
+    content.tell(context.printer);
     Ok(ExitCode::SUCCESS)
 }
 

@@ -11,6 +11,7 @@ mod clone;
 mod completions;
 mod config;
 mod console;
+mod context;
 mod cp;
 mod doctor;
 mod down;
@@ -58,6 +59,7 @@ use crate::sudo;
 pub use json::schema as json_schema;
 
 use args::{Args, Command};
+use context::CommandContext;
 use printer::Printer;
 
 /// Runs the command that this process was started with.
@@ -72,7 +74,7 @@ pub fn main() -> ExitCode {
         Ok(args) => args,
         Err(error) => return exit::of_clap(error),
     };
-    let printer = Arc::new(Printer::new(args.verbosity(), args.json, &environment));
+    let printer = Printer::new(args.verbosity(), args.json, &environment);
     // A panic is a defect of Castra and has its own exit code; its message is on stderr by then.
     let run = std::panic::AssertUnwindSafe(|| run(&args, environment, &printer));
     match std::panic::catch_unwind(run) {
@@ -85,7 +87,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(args: &Args, environment: Environment, printer: &Arc<Printer>) -> Result<ExitCode> {
+fn run(args: &Args, environment: Environment, printer: &Printer) -> Result<ExitCode> {
     // Commands that need no cache must not fail for lack of a home directory.
     match &args.command {
         Command::Completions(completions) => return completions::run(completions, printer),
@@ -93,38 +95,39 @@ fn run(args: &Args, environment: Environment, printer: &Arc<Printer>) -> Result<
         _ => {}
     }
     let cancel = Cancel::new();
-    let mut context = RuntimeContext::new(environment, printer.reporter(), cancel)?;
-    context.offline |= args.offline;
+    let mut runtime = RuntimeContext::new(environment, printer.reporter(), cancel)?;
+    runtime.offline |= args.offline;
+    let context = CommandContext::new(args, runtime, printer);
     if args.command.heeds_interrupts() {
-        interrupt::install_signal_handlers(&context.cancel);
+        interrupt::install_signal_handlers(&context.runtime.cancel);
     }
     match &args.command {
-        Command::Init(init) => init::run(init, args, &context, printer),
-        Command::Up(up) => up::run(up, args, &context, printer),
-        Command::Down(down) => down::run(down, args, &context, printer),
-        Command::Adopt(adopt) => adopt::run(adopt, args, &context, printer),
-        Command::Clean(clean) => clean::run(clean, args, &context, printer),
-        Command::Restart(restart) => restart::run(restart, args, &context, printer),
-        Command::Suspend(suspend) => suspend::run(suspend, args, &context, printer),
-        Command::Clone(clone) => clone::run(clone, args, &context, printer),
-        Command::Status(status) => status::run(status, args, &context, printer),
-        Command::List => list::run(&context, printer),
-        Command::Shell(shell) => exec::shell(shell, args, &context, printer),
-        Command::Exec(exec) => exec::run(exec, args, &context, printer),
-        Command::Run(run) => run::run(run, args, &context, printer),
-        Command::Console(console) => console::run(console, args, &context, printer),
-        Command::Cp(cp) => cp::run(cp, args, &context, printer),
-        Command::Logs(logs) => logs::run(logs, args, &context, printer),
-        Command::Timeline(timeline) => timeline::run(timeline, args, &context, printer),
-        Command::Ports(ports) => ports::run(ports, args, &context, printer),
-        Command::Image(image) => image::run(image, args, &context, printer),
-        Command::Doctor(doctor) => doctor::run(doctor, args, &context, printer),
-        Command::Template(template) => template::run(template, &context, printer),
-        Command::Config(config) => config::run(config, args, &context, printer),
+        Command::Init(init) => init::run(init, &context),
+        Command::Up(up) => up::run(up, &context),
+        Command::Down(down) => down::run(down, &context),
+        Command::Adopt(adopt) => adopt::run(adopt, &context),
+        Command::Clean(clean) => clean::run(clean, &context),
+        Command::Restart(restart) => restart::run(restart, &context),
+        Command::Suspend(suspend) => suspend::run(suspend, &context),
+        Command::Clone(clone) => clone::run(clone, &context),
+        Command::Status(status) => status::run(status, &context),
+        Command::List => list::run(&context),
+        Command::Shell(shell) => exec::shell(shell, &context),
+        Command::Exec(exec) => exec::run(exec, &context),
+        Command::Run(run) => run::run(run, &context),
+        Command::Console(console) => console::run(console, &context),
+        Command::Cp(cp) => cp::run(cp, &context),
+        Command::Logs(logs) => logs::run(logs, &context),
+        Command::Timeline(timeline) => timeline::run(timeline, &context),
+        Command::Ports(ports) => ports::run(ports, &context),
+        Command::Image(image) => image::run(image, &context),
+        Command::Doctor(doctor) => doctor::run(doctor, &context),
+        Command::Template(template) => template::run(template, &context),
+        Command::Config(config) => config::run(config, &context),
         Command::Completions(completions) => completions::run(completions, printer),
         Command::Man(man) => man::run(man, printer),
-        Command::SshConfig(ssh_config) => ssh_config::run(ssh_config, args, &context, printer),
-        Command::SshProxy(proxy) => ssh_proxy::run(proxy, args, &context, printer),
+        Command::SshConfig(ssh_config) => ssh_config::run(ssh_config, &context),
+        Command::SshProxy(proxy) => ssh_proxy::run(proxy, &context),
     }
 }
 

@@ -6,14 +6,12 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::config::{PortForward, Protocol};
-use crate::context::RuntimeContext;
 use crate::error::Result;
 use crate::layout::ProjectLayout;
 use crate::vm::{self, PortOwner, VmError, VmState, VmStatus};
 
-use super::args::{Args, PortsArgs};
-use super::printer::Printer;
-use super::project;
+use super::args::PortsArgs;
+use super::context::CommandContext;
 use super::table::table;
 
 /// Ports of this machine, and the VMs they lead to.
@@ -83,27 +81,25 @@ struct Taken {
 
 /// Lists the ports of VMs, in use or only declared, and the owners of declared ports that are
 /// taken.
-pub(super) fn run(
-    ports: &PortsArgs,
-    args: &Args,
-    context: &RuntimeContext,
-    printer: &Printer,
-) -> Result<ExitCode> {
-    let layout = project::layout(args, context, printer)?;
-    let running: Vec<VmStatus> = vm::status(&layout)
+pub(super) fn run(ports: &PortsArgs, context: &CommandContext) -> Result<ExitCode> {
+    let layout = context.layout()?;
+    let running: Vec<VmStatus> = vm::status(layout)
         .into_iter()
         .filter_map(|(_, status)| status.ok())
         .filter(|status| status.state.is_alive() && status.state != VmState::Stopping)
         .collect();
     // Without a readable configuration, no port is known to be declared.
-    let config = project::config(args, context, &Printer::quiet()).ok();
-    let declared: Vec<(String, Vec<PortForward>)> =
-        config.into_iter().flat_map(|config| config.vms).map(|vm| (vm.name, vm.port_forwards)).collect();
+    let config = context.silent_config().ok();
+    let declared: Vec<(String, Vec<PortForward>)> = config
+        .into_iter()
+        .flat_map(|config| &config.vms)
+        .map(|vm| (vm.name.clone(), vm.port_forwards.clone()))
+        .collect();
     let names: Vec<&String> =
         declared.iter().map(|(name, _)| name).chain(running.iter().map(|vm| &vm.name)).collect();
     for name in ports.vms.iter().filter(|name| !names.contains(name)) {
         // A VM without ports is still a known VM.
-        vm::recorded_vm(Some(name), &layout).map_err(|error| match error {
+        vm::recorded_vm(Some(name), layout).map_err(|error| match error {
             VmError::Unknown { .. } => VmError::unknown(name, &names),
             error => error,
         })?;
@@ -111,18 +107,18 @@ pub(super) fn run(
     let mut content = PortList { ports: Vec::new() };
     let is_meant = |vm: &String| ports.vms.is_empty() || ports.vms.contains(vm);
     for status in running.iter().filter(|status| is_meant(&status.name)) {
-        content.add_active(status, &declared, &vm::services(&status.name, &layout, context));
+        content.add_active(status, &declared, &vm::services(&status.name, layout, &context.runtime));
     }
-    declared.iter().for_each(|(vm, forwards)| content.add_declared(vm, forwards, &layout));
+    declared.iter().for_each(|(vm, forwards)| content.add_declared(vm, forwards, layout));
     content.ports.retain(|port| is_meant(&port.vm));
     content.ports.sort_by(|one, other| one.vm.cmp(&other.vm));
     if content.ports.is_empty() {
-        printer.tip("No VM is running here, and no port is declared in castra.toml.");
+        context.printer.tip("No VM is running here, and no port is declared in castra.toml.");
     }
     let text = if content.ports.is_empty() { String::new() } else { content.text() };
-    printer.show(&content, &text)?;
+    context.printer.show(&content, &text)?;
     for port in content.ports.iter().filter(|port| port.service == Some(Service::Unreachable)) {
-        printer.warning(&format!(
+        context.printer.warning(&format!(
             "the service on port {}/{} of VM `{}` listens on 127.0.0.1 only, where port {} of this machine does not lead; have \
              it listen on 0.0.0.0",
             port.guest, port.protocol, port.vm, port.host

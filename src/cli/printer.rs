@@ -6,7 +6,6 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
@@ -42,7 +41,6 @@ pub(super) struct Printer {
     verbosity: Verbosity,
     json: bool,
     terminal: Option<Arc<TerminalReporter>>,
-    told_project: AtomicBool,
 }
 
 impl Printer {
@@ -50,12 +48,7 @@ impl Printer {
         let dumb = environment.text("TERM").is_none_or(|terminal| terminal == "dumb");
         let draws = io::stderr().is_terminal() && !dumb && !json && verbosity != Verbosity::Quiet;
         let terminal = draws.then(|| Arc::new(TerminalReporter::new(verbosity)));
-        Self { verbosity, json, terminal, told_project: AtomicBool::new(false) }
-    }
-
-    /// Returns a printer without output, for reading something a second time.
-    pub(super) fn quiet() -> Self {
-        Self { verbosity: Verbosity::Quiet, json: false, terminal: None, told_project: AtomicBool::new(true) }
+        Self { verbosity, json, terminal }
     }
 
     /// Returns the reporter that receives the library's events.
@@ -105,11 +98,6 @@ impl Printer {
         let mut text = serde_json::to_string_pretty(&Document::new(content))?;
         text.push('\n');
         self.result(&harmless_json(&text))
-    }
-
-    /// Returns `true` once: a command reports its project only the first time that it looks for it.
-    pub(super) fn is_first_look(&self) -> bool {
-        !self.told_project.swap(true, Ordering::Relaxed)
     }
 
     /// Returns `true` under `--json`.

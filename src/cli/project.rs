@@ -1,110 +1,31 @@
-//! The project that a command applies to.
+//! The project that a command applies to: its configuration, records and plan.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
 
-use crate::config::{ALLOW_OUTSIDE, Bounds, discover, load_or_default_project};
-use crate::config::{ConfigError, ConfigOptions, ProjectConfig, Surroundings, UnpinnedArtifact};
+use crate::config::{
+    ALLOW_OUTSIDE, ConfigError, ConfigOptions, ProjectConfig, Surroundings, load_or_default_project,
+};
 use crate::context::RuntimeContext;
 use crate::error::Result;
 use crate::files::normalise;
 use crate::layout::ProjectLayout;
 use crate::managed::Catalog;
 use crate::plan::Plan;
-use crate::report::Event;
-use crate::vm::{self, Record, VmError};
+use crate::vm::{Record, VmError};
 
-use super::args::Args;
+use super::args::{Args, Command, ConfigCommand};
 use super::error::CliError;
-use super::printer::Printer;
-
-/// Returns the configuration after printing its warnings.
-pub(super) fn config(args: &Args, context: &RuntimeContext, printer: &Printer) -> Result<ProjectConfig> {
-    let config = load(&options(args), context)??;
-    present(&config, args, context, printer)?;
-    Ok(config)
-}
-
-/// Returns the configuration after printing its warnings; or, if that is its only fault, the files
-/// of its images that have no digest yet.
-pub(super) fn config_or_unpinned(
-    args: &Args,
-    context: &RuntimeContext,
-    printer: &Printer,
-) -> Result<Result<ProjectConfig, Vec<UnpinnedArtifact>>> {
-    match load(&options(args), context)? {
-        Ok(config) => {
-            present(&config, args, context, printer)?;
-            Ok(Ok(config))
-        }
-        Err(ConfigError::Invalid(diagnostics)) if diagnostics.only_unpinned().is_some() => {
-            Ok(Err(diagnostics.only_unpinned().unwrap_or_default().to_vec()))
-        }
-        Err(error) => Err(error.into()),
-    }
-}
 
 /// Returns the project of this directory as it is without a castra.toml.
 pub(super) fn default_config(context: &RuntimeContext) -> Result<ProjectConfig> {
     Ok(load(&ConfigOptions { explicit: None, skip_discovery: true }, context)??)
 }
 
-/// Finds the project's state. A broken configuration must not keep a VM from being stopped: in that
-/// case the default location is used, if it has any VM.
-pub(super) fn layout(args: &Args, context: &RuntimeContext, printer: &Printer) -> Result<ProjectLayout> {
-    Ok(layout_and_bounds(args, context, printer)?.0)
-}
-
-/// Finds the project's state as [`layout`] does, with the bounds of its configuration.
-pub(super) fn layout_and_bounds(
-    args: &Args,
-    context: &RuntimeContext,
-    printer: &Printer,
-) -> Result<(ProjectLayout, Arc<Bounds>)> {
-    let broken = match load(&options(args), context)? {
-        Ok(config) => {
-            announce(&config.root, args, context, printer)?;
-            vm::check_readable(config.state_root.names())?;
-            return Ok((config.state_root.open(context)?, config.bounds));
-        }
-        Err(error) => error,
-    };
-    let directory = working_directory()?;
-    let found = discover(&options(args), &directory)?;
-    let bounds = Bounds::new(found.root(&directory), &allowed_outside(context)?);
-    bounds.check_state_root().map_err(ConfigError::State)?;
-    let state_root = bounds.state_root();
-    vm::check_readable(state_root.names())?;
-    let layout = state_root.open(context)?;
-    if Record::names(&layout).is_empty() {
-        return Err(broken.into());
-    }
-    printer.warning(&format!("{broken}\nGoing by what is in {}.", layout.state_root().display()));
-    Ok((layout, Arc::new(bounds)))
-}
-
-/// Prints what a user must know before a configuration is used: the project, unless it is in the
-/// working directory, and warnings. State that cannot be read is an error, not a project without
-/// VMs.
-fn present(config: &ProjectConfig, args: &Args, context: &RuntimeContext, printer: &Printer) -> Result<()> {
-    announce(&config.root, args, context, printer)?;
-    printer.diagnostics(&config.warnings);
-    Ok(vm::check_readable(config.state_root.names())?)
-}
-
-/// Reports a project that was found above the working directory.
-fn announce(root: &Path, args: &Args, context: &RuntimeContext, printer: &Printer) -> Result<()> {
-    if args.config.is_none() && working_directory()? != root && printer.is_first_look() {
-        context.reporter.report(&Event::ProjectFound { root: root.to_owned() });
-    }
-    Ok(())
-}
-
 /// Returns the directories outside the project in which the user lets configurations place disks
 /// and state. Relative ones are resolved against the working directory, as everywhere on a command
 /// line.
-fn allowed_outside(context: &RuntimeContext) -> Result<Vec<PathBuf>> {
+pub(super) fn allowed_outside(context: &RuntimeContext) -> Result<Vec<PathBuf>> {
     let Some(value) = context.environment.get(ALLOW_OUTSIDE) else { return Ok(Vec::new()) };
     let here = working_directory()?;
     let paths = std::env::split_paths(value).filter(|path| !path.as_os_str().is_empty());
@@ -168,8 +89,16 @@ pub(super) fn with_surroundings<T>(
     Ok(work(&Surroundings { home: home.as_deref(), known_images: &known, allowed_outside: &allowed_outside }))
 }
 
+/// Returns how the command line names the configuration. A path that `castra config` is given wins over `--config`.
 pub(super) fn options(args: &Args) -> ConfigOptions {
-    ConfigOptions { explicit: args.config.clone(), skip_discovery: args.skip_discovery }
+    let own = match &args.command {
+        Command::Config(config) => match &config.command {
+            ConfigCommand::Check { path } | ConfigCommand::Show { path } => path.as_ref(),
+            ConfigCommand::Schema => None,
+        },
+        _ => None,
+    };
+    ConfigOptions { explicit: own.or(args.config.as_ref()).cloned(), skip_discovery: args.skip_discovery }
 }
 
 pub(super) fn working_directory() -> Result<PathBuf> {

@@ -1,28 +1,21 @@
 use std::process::ExitCode;
 use std::thread;
 
-use crate::context::RuntimeContext;
 use crate::error::{Error, Result};
 use crate::plan::{Plan, VmPlan};
 use crate::vm::{self, IfSuspended, UpOutcome, VmError, VmState};
 
-use super::args::{Args, RestartArgs};
+use super::args::RestartArgs;
+use super::context::CommandContext;
 use super::outcome::{finish, tips};
-use super::printer::Printer;
 use super::{down, project, up};
 
 /// Stops VMs and starts them again, in parallel. The start is planned before anything is stopped,
 /// so that a mistake in the configuration stops no running VM.
-pub(super) fn run(
-    restart: &RestartArgs,
-    args: &Args,
-    context: &RuntimeContext,
-    printer: &Printer,
-) -> Result<ExitCode> {
-    let config = project::config(args, context, printer)?;
-    let mut context = context.clone();
-    context.mirrors.extend(config.mirrors.iter().cloned());
-    let layout = &config.state_root.open(&context)?;
+pub(super) fn run(restart: &RestartArgs, context: &CommandContext) -> Result<ExitCode> {
+    let config = context.config()?;
+    let runtime = &context.with_mirrors_of(config);
+    let layout = context.layout()?;
     let records = project::records(layout);
     let mut names = restart.vms.clone();
     if names.is_empty() {
@@ -34,14 +27,14 @@ pub(super) fn run(
         let running: Vec<String> = running.map(|record| record.name.clone()).collect();
         names.extend(running);
     }
-    let plan = project::plan(&config, &names, layout, &records)?;
+    let plan = project::plan(config, &names, layout, &records)?;
     let (down, up) = (down::options(&restart.stop, &restart.vms), up::options(&restart.start));
     let one = |vm: &VmPlan| {
         vm::check_wait(vm, up)?;
         let name = &vm.definition.name;
         let mut power_cut = None;
         if records.contains_key(name) || layout.vm(name).pidfile().exists() {
-            for (_, state) in vm::down(std::slice::from_ref(name), layout, &context, &down)? {
+            for (_, state) in vm::down(std::slice::from_ref(name), layout, runtime, &down)? {
                 match state {
                     Ok(VmState::Suspended) if down.suspended == IfSuspended::Leave => return Ok(None),
                     // The VM has stopped, although not cleanly, so start it again and report the
@@ -52,7 +45,7 @@ pub(super) fn run(
             }
         }
         let plan = Plan { vms: vec![vm.clone()] };
-        let started = vm::up(&plan, layout, &context, up).into_iter().map(|(_, outcome)| outcome).next();
+        let started = vm::up(&plan, layout, runtime, up).into_iter().map(|(_, outcome)| outcome).next();
         let started = started.transpose()?;
         power_cut.map_or(Ok(started), Err)
     };
@@ -60,13 +53,13 @@ pub(super) fn run(
     let started: Vec<&UpOutcome> =
         outcomes.iter().filter_map(|(_, outcome)| outcome.as_ref().ok()?.as_ref()).collect();
     if !started.is_empty() {
-        printer.tip(&tips(&started));
+        context.printer.tip(&tips(&started));
     }
     // A VM that is suspended and was left so has not changed.
     let changed = |(vm, outcome): (String, Outcome)| {
         (vm, outcome.map(|started| started.is_some()).map_err(Error::from))
     };
-    finish(outcomes.into_iter().map(changed).collect(), layout, printer)
+    finish(outcomes.into_iter().map(changed).collect(), layout, context.printer)
 }
 
 type Outcome = std::result::Result<Option<UpOutcome>, VmError>;

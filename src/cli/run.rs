@@ -23,39 +23,39 @@ use crate::report::{Event, Reporter};
 use crate::state_root::StateRoot;
 use crate::vm::{self, Throwaway, UpOptions, VmError};
 
-use super::args::{Args, Reach, RunArgs};
+use super::args::{Reach, RunArgs};
+use super::context::CommandContext;
 use super::error::CliError;
 use super::interrupt::install_signal_handlers;
 use super::output::Verbosity;
-use super::printer::Printer;
 use super::{exec, exit, image, project};
 
 /// Exit code after the time limit, the same as that of `timeout(1)`.
 const TIMED_OUT: u8 = 124;
 
 /// Runs the command. The exit code is the command's, or 255 if it could not be reached.
-pub(super) fn run(
-    run: &RunArgs,
-    args: &Args,
-    context: &RuntimeContext,
-    printer: &Printer,
-) -> Result<ExitCode> {
-    let capture = printer.is_json().then(|| exec::capture(&run.guest)).transpose()?;
+pub(super) fn run(run: &RunArgs, context: &CommandContext) -> Result<ExitCode> {
+    let capture = context.printer.is_json().then(|| exec::capture(&run.guest)).transpose()?;
     let request = exec::request(&run.guest, capture.as_ref(), context)?;
     let copies = run.cp.iter().map(|copy| split(copy)).collect::<Result<Vec<_>, _>>()?;
-    let place = Place::of(context)?;
+    let place = Place::of(&context.runtime)?;
     // Ctrl-C cancels a boot; later it reaches the command, and a second one ends castra and with it
     // the VM.
-    install_signal_handlers(&context.cancel);
+    install_signal_handlers(&context.runtime.cancel);
     // Starts the VM in this thread, since the VM ends with the thread that starts it.
-    let ended = start(run, args, context, printer, &place).and_then(|vm| {
+    let ended = start(run, context, &place).and_then(|vm| {
         within(run.timeout, &vm, || {
             for (source, destination) in copies {
-                let copied =
-                    ssh::upload_until(&context.cancel, &vm.target, &source, &destination, &mut |_| ())?;
+                let copied = ssh::upload_until(
+                    &context.runtime.cancel,
+                    &vm.target,
+                    &source,
+                    &destination,
+                    &mut |_| (),
+                )?;
                 for state in &copied.states {
                     let state = state.display();
-                    printer.warning(&format!(
+                    context.printer.warning(&format!(
                         "{state} holds keys and disks of VMs: left out; name it to copy it"
                     ));
                 }
@@ -64,7 +64,7 @@ pub(super) fn run(
                     return Err(failure.into());
                 }
             }
-            let ended = ssh::exec(&context.cancel, &vm.target, request);
+            let ended = ssh::exec(&context.runtime.cancel, &vm.target, request);
             if let Err(SshError::Lost) = ended {
                 vm.explain_silence()?;
             }
@@ -73,19 +73,19 @@ pub(super) fn run(
     });
     if let (Some(capture), Ok(exit)) = (capture, &ended) {
         let told = capture.finish(exit.as_ref(), TIMED_OUT);
-        printer.json(&told).map_err(CliError::from)?;
+        context.printer.json(&told).map_err(CliError::from)?;
     }
     Ok(match ended {
         Ok(Some(exit)) => ExitCode::from(exit.code()),
         Ok(None) => {
             let secs = run.timeout.unwrap_or_default().as_secs_f64();
-            printer.error(&CliError::TimedOut { secs }.into());
+            context.printer.error(&CliError::TimedOut { secs }.into());
             ExitCode::from(TIMED_OUT)
         }
         Err(error) if error.kind() == Kind::Interrupted => return Err(error),
         // 255 sets the failure apart from an exit code of the command's own.
         Err(error) => {
-            printer.error(&error);
+            context.printer.error(&error);
             ExitCode::from(exit::UNREACHED)
         }
     })
@@ -114,18 +114,11 @@ impl Place {
     }
 }
 
-fn start(
-    run: &RunArgs,
-    args: &Args,
-    context: &RuntimeContext,
-    printer: &Printer,
-    place: &Place,
-) -> Result<Throwaway> {
-    let config = configuration(run, args, context, printer, place)?;
-    let mut context = context.clone();
-    context.mirrors.extend(config.mirrors.iter().cloned());
-    if args.verbosity() != Verbosity::Verbose {
-        context.reporter = Arc::new(Discreet(context.reporter));
+fn start(run: &RunArgs, context: &CommandContext, place: &Place) -> Result<Throwaway> {
+    let config = configuration(run, context, place)?;
+    let mut runtime = context.with_mirrors_of(&config);
+    if context.args.verbosity() != Verbosity::Verbose {
+        runtime.reporter = Arc::new(RoutineFilter(runtime.reporter));
     }
     let plan = Plan::new(&config, &[], &Catalog::builtin(), &BTreeMap::new())?;
     let options = UpOptions {
@@ -136,27 +129,21 @@ fn start(
         },
         ..UpOptions::default()
     };
-    Ok(vm::start_throwaway(&plan.vms[0], &run.guest.user, &place.layout, &context, options)?)
+    Ok(vm::start_throwaway(&plan.vms[0], &run.guest.user, &place.layout, &runtime, options)?)
 }
 
 /// Returns a project of one VM, from the options. A `castra.toml` only adds the images that can be
 /// named.
-fn configuration(
-    run: &RunArgs,
-    args: &Args,
-    context: &RuntimeContext,
-    printer: &Printer,
-    place: &Place,
-) -> Result<ProjectConfig> {
-    let mut config = project::default_config(context)?;
+fn configuration(run: &RunArgs, context: &CommandContext, place: &Place) -> Result<ProjectConfig> {
+    let mut config = project::default_config(&context.runtime)?;
     let mut vm = config.vms.remove(0);
     let mut root = config.root.clone();
     vm.name = vm::throwaway_name()?;
     vm.cpus = run.cpus.unwrap_or(vm.cpus);
     vm.disk_bytes = run.disk.unwrap_or(vm.disk_bytes);
     if let Some(name) = &run.image {
-        let declared = project::config(args, context, printer)?;
-        let spec = image::named(name, &declared)?;
+        let declared = context.config()?;
+        let spec = image::named(name, declared)?;
         if spec.profile.command_line.is_none() {
             return Err(VmError::NoAgent { vm: spec.label().to_string() }.into());
         }
@@ -167,8 +154,8 @@ fn configuration(
             version: spec.version,
             disk: ManagedDiskKind::Rootfs,
         });
-        (config.images, config.mirrors) = (declared.images, declared.mirrors);
-        root = declared.root;
+        (config.images, config.mirrors) = (declared.images.clone(), declared.mirrors.clone());
+        root.clone_from(&declared.root);
     }
     vm.memory_bytes = run.memory.unwrap_or(vm.memory_bytes);
     config.bounds = Arc::new(Bounds::of_cache(&root, &place.layout));
@@ -217,9 +204,9 @@ fn split(copy: &str) -> Result<(PathBuf, String), CliError> {
 
 /// Reporter that leaves out routine events, so that a command's own output stands out from what is
 /// slow or goes wrong.
-struct Discreet(Arc<dyn Reporter>);
+struct RoutineFilter(Arc<dyn Reporter>);
 
-impl Reporter for Discreet {
+impl Reporter for RoutineFilter {
     fn report(&self, event: &Event) {
         let is_routine = match event {
             Event::ImageChosen { reason, .. } => reason.starts_with("cached"),

@@ -4,48 +4,45 @@ use std::process::ExitCode;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::context::RuntimeContext;
 use crate::error::Result;
 use crate::harmless::is_harmless;
 use crate::layout::ProjectLayout;
 use crate::vm::{self, Record, VmError};
 
 use super::args::{Args, SshConfigArgs};
+use super::context::CommandContext;
 use super::error::CliError;
-use super::printer::Printer;
 use super::project;
 
 /// Prints what ssh needs to log in to running VMs: address, keys, and the host key, which is known
 /// in advance.
-pub(super) fn run(
-    ssh_config: &SshConfigArgs,
-    args: &Args,
-    context: &RuntimeContext,
-    printer: &Printer,
-) -> Result<ExitCode> {
+pub(super) fn run(ssh_config: &SshConfigArgs, context: &CommandContext) -> Result<ExitCode> {
     check_user(&ssh_config.user)?;
-    let layout = project::layout(args, context, printer)?;
+    let layout = context.layout()?;
     let records = match ssh_config.proxy {
-        true => records_with_agent(&ssh_config.vms, &layout, context)?,
-        false => records(&ssh_config.vms, &layout, context)?,
+        true => records_with_agent(&ssh_config.vms, layout, context)?,
+        false => records(&ssh_config.vms, layout, context)?,
     };
-    let proxy = if ssh_config.proxy { Some(proxy_command(args)?) } else { None };
+    let proxy = if ssh_config.proxy { Some(proxy_command(context.args)?) } else { None };
     let hosts = records
         .iter()
-        .map(|record| host(record, &ssh_config.user, proxy.as_deref(), &layout))
+        .map(|record| host(record, &ssh_config.user, proxy.as_deref(), layout))
         .collect::<Result<Vec<_>, _>>()?;
     if hosts.is_empty() {
-        printer.tip(match ssh_config.proxy {
+        context.printer.tip(match ssh_config.proxy {
             true => "No VM was started here yet. `castra up` starts one.",
             false => "No VM is running here. `castra up` starts one.",
         });
     }
     // A path that cannot be written in ssh's configuration is no problem for programs that read
     // JSON.
-    let texts: Vec<String> =
-        if printer.is_json() { Vec::new() } else { hosts.iter().map(text).collect::<Result<_, _>>()? };
+    let texts: Vec<String> = if context.printer.is_json() {
+        Vec::new()
+    } else {
+        hosts.iter().map(text).collect::<Result<_, _>>()?
+    };
     let text = texts.join("\n");
-    printer.show(&SshHosts { hosts }, &text)?;
+    context.printer.show(&SshHosts { hosts }, &text)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -80,10 +77,10 @@ struct SshHost {
 fn records(
     names: &[String],
     layout: &ProjectLayout,
-    context: &RuntimeContext,
+    context: &CommandContext,
 ) -> Result<Vec<Record>, VmError> {
     if !names.is_empty() {
-        return names.iter().map(|name| vm::running_vm(Some(name), layout, context)).collect();
+        return names.iter().map(|name| vm::running_vm(Some(name), layout, &context.runtime)).collect();
     }
     let running = project::records(layout).into_values().filter(Record::has_agent);
     Ok(running.filter(|record| vm::state_of(record, layout).is_alive()).collect())
@@ -93,7 +90,7 @@ fn records(
 fn records_with_agent(
     names: &[String],
     layout: &ProjectLayout,
-    context: &RuntimeContext,
+    context: &CommandContext,
 ) -> Result<Vec<Record>, VmError> {
     let has_agent = |record: &Record| vm::ssh_address(record).is_ok();
     if names.is_empty() {
@@ -103,7 +100,7 @@ fn records_with_agent(
         record if has_agent(&record) => Ok(record),
         // Either the VM gets its keys when it is started, or it has no agent, which this call
         // reports.
-        _ => vm::running_vm(Some(name), layout, context),
+        _ => vm::running_vm(Some(name), layout, &context.runtime),
     };
     names.iter().map(named).collect()
 }

@@ -5,35 +5,28 @@ use std::os::fd::AsFd as _;
 use std::process::ExitCode;
 use std::thread;
 
-use crate::context::RuntimeContext;
 use crate::error::Result;
 use crate::vm;
 
-use super::args::{Args, SshProxyArgs};
+use super::args::SshProxyArgs;
+use super::context::CommandContext;
 use super::error::CliError;
-use super::printer::Printer;
-use super::project;
 
 /// Size of a copy buffer, the capacity of a pipe.
 const BUFFER_BYTES: usize = 64 * 1024;
 
 /// Connects stdin and stdout to the SSH server of a running VM, at its current port, for ssh's
 /// `ProxyCommand`.
-pub(super) fn run(
-    proxy: &SshProxyArgs,
-    args: &Args,
-    context: &RuntimeContext,
-    printer: &Printer,
-) -> Result<ExitCode> {
-    if printer.is_json() {
+pub(super) fn run(proxy: &SshProxyArgs, context: &CommandContext) -> Result<ExitCode> {
+    if context.printer.is_json() {
         return Err(CliError::NoJson { what: "a connection" }.into());
     }
     if let Some(directory) = &proxy.directory {
         let failed = |source| CliError::File { action: "enter", path: directory.clone(), source };
         std::env::set_current_dir(directory).map_err(failed)?;
     }
-    let layout = project::layout(args, context, printer)?;
-    let record = vm::running_vm(proxy.vm.as_deref(), &layout, context)?;
+    let layout = context.layout()?;
+    let record = vm::running_vm(proxy.vm.as_deref(), layout, &context.runtime)?;
     let address = vm::ssh_address(&record)?;
     let unreachable = |source| CliError::NoSsh { vm: record.name.clone(), address, source };
     let server = TcpStream::connect(address).map_err(unreachable)?;

@@ -5,39 +5,33 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::config::PortForward;
-use crate::context::RuntimeContext;
 use crate::error::{Error, Result};
 use crate::vm::{self, FullDisk, PerVm, VmError, VmState, VmStatus};
 
-use super::args::{Args, StatusArgs};
+use super::args::StatusArgs;
+use super::context::CommandContext;
 use super::error::CliError;
 use super::exit;
 use super::json::VmView;
 use super::output::Verbosity;
 use super::printer::Printer;
-use super::project;
 use super::table::table;
 use super::units::span;
 
 /// Shows the state of VMs from records and locks, and the immediate answers of running guests.
-pub(super) fn run(
-    status: &StatusArgs,
-    args: &Args,
-    context: &RuntimeContext,
-    printer: &Printer,
-) -> Result<ExitCode> {
-    let layout = project::layout(args, context, printer)?;
-    let mut known = vm::status_of_guests(&layout);
-    let declared = declared(args, context, &known);
+pub(super) fn run(status: &StatusArgs, context: &CommandContext) -> Result<ExitCode> {
+    let layout = context.layout()?;
+    let mut known = vm::status_of_guests(layout);
+    let declared = declared(context, &known);
     refuse_unknown(&status.vms, &known, &declared)?;
     let is_wanted = |name: &String| status.vms.is_empty() || status.vms.contains(name);
     known.retain(|(name, _)| is_wanted(name));
     let declared: Vec<String> = declared.into_iter().filter(is_wanted).collect();
-    if printer.is_json() {
-        return tell_json(known, &declared, printer);
+    if context.printer.is_json() {
+        return tell_json(known, &declared, context.printer);
     }
     if known.is_empty() && declared.is_empty() {
-        printer.tip("There is no VM here yet. `castra up` starts one.");
+        context.printer.tip("There is no VM here yet. `castra up` starts one.");
         return Ok(ExitCode::SUCCESS);
     }
     let mut rows = vec![["NAME", "STATE", "ACCEL", "UPTIME", "SSH", "PORTS", "IMAGE"].map(String::from)];
@@ -46,11 +40,11 @@ pub(super) fn run(
         let dash = || "-".to_owned();
         [name, "not created".into(), dash(), dash(), dash(), dash(), dash()]
     }));
-    printer.result(&table(&rows)).map_err(CliError::from)?;
-    if args.verbosity() == Verbosity::Verbose {
-        printer.result(&details(&known)).map_err(CliError::from)?;
+    context.printer.result(&table(&rows)).map_err(CliError::from)?;
+    if context.args.verbosity() == Verbosity::Verbose {
+        context.printer.result(&details(&known)).map_err(CliError::from)?;
     }
-    Ok(tell_damaged(known, printer))
+    Ok(tell_damaged(known, context.printer))
 }
 
 /// The VMs of a project.
@@ -78,10 +72,9 @@ fn tell_json(known: PerVm<VmStatus>, declared: &[String], printer: &Printer) -> 
 
 /// Returns VMs that are declared but were never started. Without a readable configuration there are
 /// none.
-fn declared(args: &Args, context: &RuntimeContext, known: &PerVm<VmStatus>) -> Vec<String> {
-    let quiet = Printer::quiet();
-    let Ok(config) = project::config(args, context, &quiet) else { return Vec::new() };
-    let names = config.vms.into_iter().filter(|_| config.file.is_some()).map(|vm| vm.name);
+fn declared(context: &CommandContext, known: &PerVm<VmStatus>) -> Vec<String> {
+    let Ok(config) = context.silent_config() else { return Vec::new() };
+    let names = config.vms.iter().filter(|_| config.file.is_some()).map(|vm| vm.name.clone());
     names.filter(|name| known.iter().all(|(known, _)| known != name)).collect()
 }
 

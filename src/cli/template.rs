@@ -6,13 +6,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::context::RuntimeContext;
 use crate::error::{Kind, Result};
 use crate::qemu::{Accelerator, QemuBinary};
 use crate::report::ImageLabel;
 use crate::template::{self, Damage, Template as Opened, TemplateManifest, Use};
 
 use super::args::{TemplateArgs, TemplateCommand};
+use super::context::CommandContext;
 use super::exit;
 use super::printer::Printer;
 use super::table::table;
@@ -38,29 +38,35 @@ struct Entry {
 }
 
 /// Runs one subcommand.
-pub(super) fn run(template: &TemplateArgs, context: &RuntimeContext, printer: &Printer) -> Result<ExitCode> {
-    let found = template::list(&context.cache.templates());
+pub(super) fn run(template: &TemplateArgs, context: &CommandContext) -> Result<ExitCode> {
+    let found = template::list(&context.runtime.cache.templates());
     // Without QEMU, no template counts as outdated because of its QEMU.
-    let qemu = QemuBinary::find(&context.environment).ok();
+    let qemu = QemuBinary::find(&context.runtime.environment).ok();
     match template.command {
         TemplateCommand::List => {
             if found.is_empty() {
-                printer.tip("There is no warm template yet. `castra up` makes one when it starts the first VM of a shape.");
+                context.printer.tip("There is no warm template yet. `castra up` makes one when it starts the first VM of a shape.");
             }
-            print(entries(&found, qemu.as_ref(), context), printer)
+            print(entries(&found, qemu.as_ref(), context), context.printer)
         }
-        TemplateCommand::Verify => verify(&found, qemu.as_ref(), context, printer),
+        TemplateCommand::Verify => verify(&found, qemu.as_ref(), context),
         TemplateCommand::Prune { all, dry_run } => {
             let entries = entries(&found, qemu.as_ref(), context);
-            let gone = template::prune(&context.cache, qemu.as_ref(), all, dry_run, &context.cancel)?;
+            let gone = template::prune(
+                &context.runtime.cache,
+                qemu.as_ref(),
+                all,
+                dry_run,
+                &context.runtime.cancel,
+            )?;
             let freed: u64 = gone.iter().map(TemplateManifest::allocated_bytes).sum();
-            printer.success(&match (gone.is_empty(), dry_run) {
+            context.printer.success(&match (gone.is_empty(), dry_run) {
                 (true, _) => "nothing to remove".to_owned(),
                 (false, true) => format!("{} would be freed", megabytes(freed)),
                 (false, false) => format!("{} are free again", megabytes(freed)),
             });
             let entries = entries.into_iter().filter(|entry| gone.iter().any(|one| one.key == entry.key));
-            print(entries.collect(), printer)
+            print(entries.collect(), context.printer)
         }
     }
 }
@@ -70,34 +76,38 @@ pub(super) fn run(template: &TemplateArgs, context: &RuntimeContext, printer: &P
 fn verify(
     found: &[TemplateManifest],
     qemu: Option<&QemuBinary>,
-    context: &RuntimeContext,
-    printer: &Printer,
+    context: &CommandContext,
 ) -> Result<ExitCode> {
-    let templates = context.cache.templates();
+    let templates = context.runtime.cache.templates();
     let mut entries = entries(found, qemu, context);
     let mut is_all_right = true;
     for entry in &mut entries {
-        context.cancel.check()?;
+        context.runtime.cancel.check()?;
         let opened = match Opened::open(&templates, &entry.key) {
-            Err(Damage::Unverified(_)) => template::recognise(&context.cache, &entry.key, &context.cancel)?,
+            Err(Damage::Unverified(_)) => {
+                template::recognise(&context.runtime.cache, &entry.key, &context.runtime.cancel)?
+            }
             opened => opened,
         };
         if matches!(opened, Ok(Some(_))) && entry.state == "copied" {
             entry.state = "ready";
         }
-        let whole = opened.and_then(|opened| opened.map_or(Ok(()), |opened| opened.verify(&context.cancel)));
+        let whole =
+            opened.and_then(|opened| opened.map_or(Ok(()), |opened| opened.verify(&context.runtime.cancel)));
         if let Err(damage) = whole {
-            printer.warning(&format!("template {} {damage}; it is made again when it is needed", entry.key));
+            context
+                .printer
+                .warning(&format!("template {} {damage}; it is made again when it is needed", entry.key));
             entry.state = "damaged";
             is_all_right = false;
         }
     }
-    print(entries, printer)?;
+    print(entries, context.printer)?;
     Ok(if is_all_right { ExitCode::SUCCESS } else { exit::of_kind(Kind::Data) })
 }
 
-fn entries(found: &[TemplateManifest], qemu: Option<&QemuBinary>, context: &RuntimeContext) -> Vec<Entry> {
-    let templates = context.cache.templates();
+fn entries(found: &[TemplateManifest], qemu: Option<&QemuBinary>, context: &CommandContext) -> Vec<Entry> {
+    let templates = context.runtime.cache.templates();
     let entry = |manifest: &TemplateManifest| {
         let ingredients = &manifest.ingredients;
         Entry {

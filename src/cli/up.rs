@@ -1,28 +1,23 @@
 use std::process::ExitCode;
 
-use crate::context::RuntimeContext;
 use crate::error::{Error, Result};
 use crate::vm::{self, UpOptions, UpOutcome, WaitFor};
 
-use super::args::{Args, StartArgs, UpArgs, Wait};
+use super::args::{StartArgs, UpArgs, Wait};
+use super::context::CommandContext;
 use super::outcome::{finish, tips};
-use super::printer::Printer;
 use super::project;
 
 /// Starts VMs and prints what can be done with them.
-pub(super) fn run(up: &UpArgs, args: &Args, context: &RuntimeContext, printer: &Printer) -> Result<ExitCode> {
+pub(super) fn run(up: &UpArgs, context: &CommandContext) -> Result<ExitCode> {
     let options = UpOptions { discard_suspended: up.discard_suspended, ..options(&up.start) };
-    let outcomes = bring_up(&up.vms, args, context, printer, options)?;
+    let outcomes = bring_up(&up.vms, context, options)?;
     let started: Vec<&UpOutcome> = outcomes.iter().filter_map(|(_, outcome)| outcome.as_ref().ok()).collect();
     if !started.is_empty() {
-        printer.tip(&tips(&started));
+        context.printer.tip(&tips(&started));
     }
     let changed = |(vm, outcome): (String, Result<UpOutcome>)| (vm, outcome.map(|up| !up.ran_already));
-    finish(
-        outcomes.into_iter().map(changed).collect(),
-        &project::layout(args, context, &Printer::quiet())?,
-        printer,
-    )
+    finish(outcomes.into_iter().map(changed).collect(), context.layout()?, context.printer)
 }
 
 /// Returns the library's options for starting VMs.
@@ -38,16 +33,12 @@ pub(super) fn options(start: &StartArgs) -> UpOptions {
 /// Brings up the named VMs, or all.
 pub(super) fn bring_up(
     names: &[String],
-    args: &Args,
-    context: &RuntimeContext,
-    printer: &Printer,
+    context: &CommandContext,
     options: UpOptions,
 ) -> Result<Vec<(String, Result<UpOutcome>)>> {
-    let config = project::config(args, context, printer)?;
-    let mut context = context.clone();
-    context.mirrors.extend(config.mirrors.iter().cloned());
-    let layout = config.state_root.open(&context)?;
-    let plan = project::plan(&config, names, &layout, &project::records(&layout))?;
-    let outcomes = vm::up(&plan, &layout, &context, options);
+    let config = context.config()?;
+    let layout = context.layout()?;
+    let plan = project::plan(config, names, layout, &project::records(layout))?;
+    let outcomes = vm::up(&plan, layout, &context.with_mirrors_of(config), options);
     Ok(outcomes.into_iter().map(|(vm, outcome)| (vm, outcome.map_err(Error::from))).collect())
 }

@@ -157,7 +157,7 @@ fn explicit_config(path: &Path) -> Result<PathBuf, ConfigError> {
 
 /// The file at `path`, behind symbolic links; nothing if there is none.
 fn look_at(path: &Path) -> Result<Option<Metadata>, ConfigError> {
-    let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
+    let unreadable = |source| ConfigError::unreadable(path, source);
     match fs::metadata(path) {
         Ok(metadata) if metadata.is_file() => Ok(Some(metadata)),
         Ok(_) => Err(ConfigError::NotAFile { path: path.to_owned() }),
@@ -176,7 +176,7 @@ fn check_owner(file: &Path, metadata: &Metadata, directory: &Path) -> Result<(),
     let me = rustix::process::geteuid().as_raw();
     let unreadable = |path: &Path| {
         let path = path.to_owned();
-        move |source| ConfigError::Unreadable { path, source }
+        move |source| ConfigError::unreadable(&path, source)
     };
     // A symbolic link makes another file, perhaps root's, the configuration: its owner chose it.
     let of_link = fs::symlink_metadata(file).map_err(unreadable(file))?;
@@ -213,7 +213,7 @@ fn has_own_state(directory: &Path) -> bool {
 
 /// The text of a file that was found.
 pub(super) fn read(path: &Path) -> Result<String, ConfigError> {
-    let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
+    let unreadable = |source| ConfigError::unreadable(path, source);
     // Between the look and the open it may have become a FIFO, which would block.
     let file = open_regular(path).map_err(unreadable)?;
     let mut bytes = Vec::new();
@@ -235,7 +235,7 @@ pub(super) fn read(path: &Path) -> Result<String, ConfigError> {
 fn absolute(path: &Path) -> Result<PathBuf, ConfigError> {
     std::path::absolute(path)
         .map(|path| normalise(&path))
-        .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })
+        .map_err(|source| ConfigError::unreadable(path, source))
 }
 
 #[cfg(test)]

@@ -1,14 +1,15 @@
 //! Why there is no [`ProjectConfig`](super::ProjectConfig).
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::defaults::{FORMAT, MAX_BYTES};
 use super::{Diagnostics, OutOfBounds};
 use crate::error::{Explain, Kind, kind_of_io};
 
 /// The configuration cannot be had.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum ConfigError {
     /// What `--config` names is not there.
     #[error("there is no configuration at {}", path.display())]
@@ -35,7 +36,7 @@ pub enum ConfigError {
         path: PathBuf,
         /// Why.
         #[source]
-        source: io::Error,
+        source: Arc<io::Error>,
     },
     /// In a directory that everybody may write to, somebody else has put a `castra.toml`.
     #[error(
@@ -82,6 +83,13 @@ pub enum ConfigError {
     /// with it.
     #[error("{} cannot be used ({})\n\n{_0}", _0.file().display(), _0.summary())]
     Invalid(Box<Diagnostics>),
+}
+
+impl ConfigError {
+    /// Returns the error for a file, or the place of one, that cannot be read.
+    pub(super) fn unreadable(path: &Path, source: io::Error) -> Self {
+        Self::Unreadable { path: path.to_owned(), source: Arc::new(source) }
+    }
 }
 
 impl Explain for ConfigError {
@@ -135,7 +143,7 @@ mod tests {
     #[test]
     fn every_error_names_the_file_and_a_next_step() {
         let path = || PathBuf::from("/project/castra.toml");
-        let source = io::Error::from(io::ErrorKind::PermissionDenied);
+        let source = Arc::new(io::ErrorKind::PermissionDenied.into());
         for (error, kind) in [
             (ConfigError::NotFound { path: path() }, Kind::NotFound),
             (ConfigError::NotAFile { path: path() }, Kind::Data),

@@ -4,9 +4,7 @@ use std::process::ExitCode;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::config::{
-    self, ConfigOptions, Diagnostic, Diagnostics, Finding, Machine, PortForward, Severity, VmDefinition,
-};
+use crate::config::{self, Diagnostic, Diagnostics, Finding, Machine, PortForward, Severity, VmDefinition};
 use crate::context::RuntimeContext;
 use crate::error::{Explain as _, Kind, Result};
 use crate::layout::ProjectLayout;
@@ -14,6 +12,7 @@ use crate::vm::{VmError, check_own_disk, check_port};
 
 use super::printer::Printer;
 use super::{CliError, exit, project};
+use crate::cli::context::CommandContext;
 
 /// The result of `castra config check`.
 #[derive(Serialize, JsonSchema)]
@@ -73,11 +72,12 @@ struct RelatedView {
 }
 
 /// Prints all problems of the file, and exits with 65 if one of them is an error.
-pub(super) fn run(options: &ConfigOptions, context: &RuntimeContext, printer: &Printer) -> Result<ExitCode> {
+pub(super) fn run(context: &CommandContext) -> Result<ExitCode> {
     let directory = project::working_directory()?;
-    let checked = project::with_surroundings(context, |surroundings| {
-        let layout = layout_of(options, context, &directory);
-        config::check(options, &directory, surroundings, &Host { layout, context })
+    let layout = layout_of(context, &directory)?;
+    let host = Host { layout, runtime: &context.runtime };
+    let checked = project::with_surroundings(&context.runtime, |surroundings| {
+        config::check(&context.config_options(), &directory, surroundings, &host)
     })??;
     let diagnostics = &checked.diagnostics;
     let usable = !diagnostics.has_errors();
@@ -86,13 +86,13 @@ pub(super) fn run(options: &ConfigOptions, context: &RuntimeContext, printer: &P
         usable,
         diagnostics: diagnostics.iter().map(|one| view(one, diagnostics)).collect(),
     };
-    if printer.is_json() {
-        printer.json(&result).map_err(CliError::from)?;
+    if context.printer.is_json() {
+        context.printer.json(&result).map_err(CliError::from)?;
     } else if !diagnostics.is_empty() {
         // The messages' quotes were sanitised when they were made.
-        printer.styled_result(&format!("{}\n", diagnostics.render(true))).map_err(CliError::from)?;
+        context.printer.styled_result(&format!("{}\n", diagnostics.render(true))).map_err(CliError::from)?;
     }
-    conclude(checked.file.as_deref(), diagnostics, printer);
+    conclude(checked.file.as_deref(), diagnostics, context.printer);
     Ok(if usable { ExitCode::SUCCESS } else { exit::of_kind(Kind::Data) })
 }
 
@@ -112,25 +112,24 @@ fn conclude(file: Option<&Path>, diagnostics: &Diagnostics, printer: &Printer) {
 
 /// Returns the layout of the project, whose VMs may hold its ports. A file with errors does not say
 /// where that is, so the default location is used.
-fn layout_of(options: &ConfigOptions, context: &RuntimeContext, directory: &Path) -> ProjectLayout {
-    match project::load(options, context) {
-        Ok(Ok(config)) => config.state_root.names().clone(),
-        _ => {
-            let found = config::discover(options, directory).unwrap_or(config::Discovered::Nothing);
-            config::Bounds::new(found.root(directory), &[]).state_root().names().clone()
-        }
+fn layout_of(context: &CommandContext, directory: &Path) -> Result<ProjectLayout> {
+    if let Ok(config) = context.parsed()? {
+        return Ok(config.state_root.names().clone());
     }
+    let found = config::discover(&context.config_options(), directory);
+    let root = found.unwrap_or(config::Discovered::Nothing).root(directory).to_owned();
+    Ok(config::Bounds::new(&root, &[]).state_root().names().clone())
 }
 
 /// Host on which disks and ports are checked.
 struct Host<'a> {
     layout: ProjectLayout,
-    context: &'a RuntimeContext,
+    runtime: &'a RuntimeContext,
 }
 
 impl Machine for Host<'_> {
     fn disk(&self, vm: &VmDefinition, path: &Path) -> Option<Finding> {
-        check_own_disk(vm, path, self.context).err().map(|error| finding(Severity::Error, &error))
+        check_own_disk(vm, path, self.runtime).err().map(|error| finding(Severity::Error, &error))
     }
 
     fn port(&self, vm: &VmDefinition, forward: &PortForward) -> Option<Finding> {

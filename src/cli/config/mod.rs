@@ -6,40 +6,27 @@ mod show;
 pub(super) use check::ConfigChecked;
 pub(super) use show::ConfigShown;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::config::{ConfigOptions, SCHEMA_URL, json_schema};
-use crate::context::RuntimeContext;
+use crate::config::{SCHEMA_URL, json_schema};
 use crate::error::Result;
 
-use super::args::{Args, ConfigArgs, ConfigCommand};
+use super::args::{ConfigArgs, ConfigCommand};
+use super::context::CommandContext;
 use super::error::CliError;
 use super::printer::Printer;
 use super::{exit, printer, project, table};
 
 /// Runs one subcommand.
-pub(super) fn run(
-    config: &ConfigArgs,
-    args: &Args,
-    context: &RuntimeContext,
-    printer: &Printer,
-) -> Result<ExitCode> {
+pub(super) fn run(config: &ConfigArgs, context: &CommandContext) -> Result<ExitCode> {
     match &config.command {
-        ConfigCommand::Check { path } => check::run(&options(path.as_ref(), args), context, printer),
-        ConfigCommand::Show { path } => show::run(&options(path.as_ref(), args), context, printer),
-        ConfigCommand::Schema => schema(printer),
+        ConfigCommand::Check { .. } => check::run(context),
+        ConfigCommand::Show { .. } => show::run(context),
+        ConfigCommand::Schema => schema(context.printer),
     }
-}
-
-/// Returns the configuration options; a path given to the subcommand takes precedence over
-/// `--config`.
-fn options(path: Option<&PathBuf>, args: &Args) -> ConfigOptions {
-    let options = project::options(args);
-    ConfigOptions { explicit: path.cloned().or(options.explicit), ..options }
 }
 
 /// The result of `castra config schema`.

@@ -5,18 +5,17 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::config::{
-    BaseImageSource, BootProfile, ConfigOptions, KeyLines, PortForward, ProjectConfig, VmDefinition,
-    defaults, format_size, key_lines,
+    BaseImageSource, BootProfile, KeyLines, PortForward, ProjectConfig, VmDefinition, defaults, format_size,
+    key_lines,
 };
-use crate::context::RuntimeContext;
 use crate::error::Result;
 use crate::managed::{ArtifactSource, Catalog, ManagedImageSpec};
 use crate::plan::{BasePlan, Plan, VmPlan};
 use crate::qemu::CpuModel;
 
-use super::printer::Printer;
 use super::project;
 use super::table::table;
+use crate::cli::context::CommandContext;
 
 /// The result of `castra config show`.
 #[derive(Serialize, JsonSchema)]
@@ -90,25 +89,25 @@ impl<T> Setting<T> {
 }
 
 /// Shows the configuration, defaults included.
-pub(super) fn run(options: &ConfigOptions, context: &RuntimeContext, printer: &Printer) -> Result<ExitCode> {
-    let config = project::load(options, context)??;
-    printer.diagnostics(&config.warnings);
+pub(super) fn run(context: &CommandContext) -> Result<ExitCode> {
+    let config = context.unchecked_config()?;
+    context.printer.diagnostics(&config.warnings);
     let lines = config.file.as_deref().map(key_lines).transpose()?.unwrap_or_default();
-    let layout = config.state_root.open(context)?;
-    let plan = Plan::new(&config, &[], &Catalog::builtin(), &project::records(&layout))?;
+    let layout = config.state_root.open(&context.runtime)?;
+    let plan = Plan::new(config, &[], &Catalog::builtin(), &project::records(&layout))?;
     let line = |number: usize| lines.get(number).cloned().unwrap_or_default();
-    let vms = plan.vms.iter().enumerate().map(|(number, vm)| show_vm(vm, &line(number), &config)).collect();
+    let vms = plan.vms.iter().enumerate().map(|(number, vm)| show_vm(vm, &line(number), config)).collect();
     let shown = ConfigShown {
         project: config.name.clone(),
         state_directory: config.state_root.path().to_owned(),
-        outside: outside(&config),
+        outside: outside(config),
         vms,
-        file: config.file,
+        file: config.file.clone(),
     };
     for warning in shown.vms.iter().flat_map(|vm| &vm.warnings) {
-        printer.warning(warning);
+        context.printer.warning(warning);
     }
-    printer.show(&shown, &text(&shown))?;
+    context.printer.show(&shown, &text(&shown))?;
     Ok(ExitCode::SUCCESS)
 }
 

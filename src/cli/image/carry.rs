@@ -11,8 +11,9 @@ use crate::files::Digest;
 use crate::managed::ImportedFile;
 use crate::report::ImageLabel;
 
-use super::Face;
+use super::Project;
 use super::units::megabytes;
+use crate::cli::context::CommandContext;
 
 #[derive(Serialize, JsonSchema)]
 pub(in crate::cli) struct ImageImported {
@@ -35,25 +36,25 @@ pub(in crate::cli) struct ImageExported {
 }
 
 /// Puts a file or an archive into the cache.
-pub(super) fn import(path: &Path, face: &Face) -> Result<ExitCode> {
-    let project = face.project()?;
-    let imported = project.manager().import(path, &project.images(), &project.context)?;
+pub(super) fn import(path: &Path, context: &CommandContext) -> Result<ExitCode> {
+    let project = Project::find(context)?;
+    let imported = project.manager().import(path, &project.images(), &project.runtime)?;
     for file in &imported.files {
-        face.printer.success(&told(file));
+        context.printer.success(&told(file));
     }
     let is_here = |label: &&ImageLabel| {
         let spec = project.images().into_iter().find(|spec| spec.label() == **label);
-        spec.is_some_and(|spec| project.manager().is_cached(spec, &project.context))
+        spec.is_some_and(|spec| project.manager().is_cached(spec, &project.runtime))
     };
     let mut here: Vec<_> = imported.files.iter().flat_map(|file| &file.images).filter(is_here).collect();
     here.dedup();
     for image in here {
-        face.printer.tip(&format!("  {image} needs no network any more"));
+        context.printer.tip(&format!("  {image} needs no network any more"));
     }
     let file =
         |file: ImportedFile| File { digest: file.digest, size_bytes: file.size_bytes, images: file.images };
     let files = imported.files.into_iter().map(file).collect();
-    face.result(&ImageImported { files }, "")
+    context.show(&ImageImported { files }, "")
 }
 
 fn told(file: &ImportedFile) -> String {
@@ -68,12 +69,12 @@ fn told(file: &ImportedFile) -> String {
 }
 
 /// Writes an image into a file.
-pub(super) fn export(image: &str, path: &Path, face: &Face) -> Result<ExitCode> {
-    let project = face.project()?;
+pub(super) fn export(image: &str, path: &Path, context: &CommandContext) -> Result<ExitCode> {
+    let project = Project::find(context)?;
     let spec = project.image(image)?;
-    let size_bytes = project.manager().export(spec, path, &project.context)?;
+    let size_bytes = project.manager().export(spec, path, &project.runtime)?;
     let (label, size) = (spec.label(), megabytes(size_bytes));
-    face.printer.success(&format!("exported {label} to {} ({size})", path.display()));
-    face.printer.tip(&format!("  castra image import {}    on the other machine", path.display()));
-    face.result(&ImageExported { image: label, path: path.to_owned(), size_bytes }, "")
+    context.printer.success(&format!("exported {label} to {} ({size})", path.display()));
+    context.printer.tip(&format!("  castra image import {}    on the other machine", path.display()));
+    context.show(&ImageExported { image: label, path: path.to_owned(), size_bytes }, "")
 }

@@ -8,9 +8,10 @@ use crate::error::Result;
 use crate::managed::{FoundImage, ManagedImagePaths, ManagedImageSpec, StoredImage};
 use crate::report::ImageLabel;
 
-use super::Face;
+use super::Project;
 use super::table::table;
 use super::units::megabytes;
+use crate::cli::context::CommandContext;
 
 #[derive(Serialize, JsonSchema)]
 pub(in crate::cli) struct ImageList {
@@ -30,11 +31,11 @@ struct Row {
 }
 
 /// Lists the images of the catalog and of the project, and others on disk, with their locations.
-pub(super) fn run(face: &Face) -> Result<ExitCode> {
-    let project = face.project()?;
+pub(super) fn run(context: &CommandContext) -> Result<ExitCode> {
+    let project = Project::find(context)?;
     let manager = project.manager();
     let row = |spec: &&ManagedImageSpec| {
-        let found = manager.find(spec, &project.context);
+        let found = manager.find(spec, &project.runtime);
         Row {
             image: spec.label(),
             known: true,
@@ -47,7 +48,7 @@ pub(super) fn run(face: &Face) -> Result<ExitCode> {
     };
     let mut images: Vec<Row> = project.images().iter().map(row).collect();
     let is_known = |stored: &StoredImage| project.images().iter().any(|spec| spec.label() == stored.image);
-    let others = manager.list(&project.context).into_iter().filter(|stored| !is_known(stored));
+    let others = manager.list(&project.runtime).into_iter().filter(|stored| !is_known(stored));
     images.extend(others.map(|stored| Row {
         image: stored.image,
         known: false,
@@ -63,7 +64,7 @@ pub(super) fn run(face: &Face) -> Result<ExitCode> {
         let words = if row.known { &row.description } else { "(described in another castra.toml)" };
         [row.image.id.clone(), row.image.version.clone(), here(row).into(), size, words.to_owned()]
     }));
-    face.result(&ImageList { images }, &table(&rows))
+    context.show(&ImageList { images }, &table(&rows))
 }
 
 fn here(row: &Row) -> &'static str {

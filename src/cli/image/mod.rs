@@ -10,16 +10,14 @@ mod verify;
 
 use std::process::ExitCode;
 
-use serde::Serialize;
-
 use crate::config::ProjectConfig;
 use crate::context::RuntimeContext;
 use crate::error::Result;
 use crate::layout::ProjectLayout;
 use crate::managed::{Catalog, ImageError, ImageManager, ManagedImageSpec};
 
-use super::args::{Args, ImageArgs, ImageCommand};
-use super::printer::Printer;
+use super::args::{ImageArgs, ImageCommand};
+use super::context::CommandContext;
 use super::{project, table, units};
 
 pub(super) use carry::{ImageExported, ImageImported};
@@ -29,63 +27,42 @@ pub(super) use pull::ImagesPulled;
 pub(super) use show::ImageShown;
 pub(super) use verify::ImagesVerified;
 
-/// Arguments, context and printer that every subcommand works with.
-struct Face<'a> {
-    args: &'a Args,
-    context: &'a RuntimeContext,
-    printer: &'a Printer,
-}
-
 /// Runs one subcommand.
-pub(super) fn run(
-    image: &ImageArgs,
-    args: &Args,
-    context: &RuntimeContext,
-    printer: &Printer,
-) -> Result<ExitCode> {
-    let face = Face { args, context, printer };
+pub(super) fn run(image: &ImageArgs, context: &CommandContext) -> Result<ExitCode> {
     match &image.command {
-        ImageCommand::List => list::run(&face),
-        ImageCommand::Show { image } => show::run(image, &face),
-        ImageCommand::Pull { images } => pull::run(images, &face),
-        ImageCommand::Verify { images } => verify::run(images, &face),
-        ImageCommand::Import { path } => carry::import(path, &face),
-        ImageCommand::Export { image, path } => carry::export(image, path, &face),
-        ImageCommand::Prune { dry_run, downloads } => prune::run(*dry_run, *downloads, &face),
-    }
-}
-
-impl Face<'_> {
-    /// Prints the result as JSON or as text.
-    fn result(&self, json: &impl Serialize, text: &str) -> Result<ExitCode> {
-        self.printer.show(json, text)?;
-        Ok(ExitCode::SUCCESS)
-    }
-
-    /// Loads the project, with its mirrors in the context.
-    fn project(&self) -> Result<Project> {
-        Project::of(project::config(self.args, self.context, self.printer)?, self.context)
+        ImageCommand::List => list::run(context),
+        ImageCommand::Show { image } => show::run(image, context),
+        ImageCommand::Pull { images } => pull::run(images, context),
+        ImageCommand::Verify { images } => verify::run(images, context),
+        ImageCommand::Import { path } => carry::import(path, context),
+        ImageCommand::Export { image, path } => carry::export(image, path, context),
+        ImageCommand::Prune { dry_run, downloads } => prune::run(*dry_run, *downloads, context),
     }
 }
 
 /// A project, and the images that can be named in it.
-struct Project {
-    config: ProjectConfig,
-    layout: ProjectLayout,
+struct Project<'a> {
+    config: &'a ProjectConfig,
+    layout: &'a ProjectLayout,
     catalog: Catalog,
-    context: RuntimeContext,
+    /// The surroundings, with the project's mirrors.
+    runtime: RuntimeContext,
 }
 
-impl Project {
-    fn of(config: ProjectConfig, context: &RuntimeContext) -> Result<Self> {
-        let layout = config.state_root.open(context)?;
-        let mut context = context.clone();
-        context.mirrors.extend(config.mirrors.iter().cloned());
-        Ok(Self { config, layout, catalog: Catalog::builtin(), context })
+impl<'a> Project<'a> {
+    /// Finds the project that the command is about.
+    fn find(context: &'a CommandContext) -> Result<Self> {
+        Self::of(context.config()?, context)
+    }
+
+    fn of(config: &'a ProjectConfig, context: &'a CommandContext) -> Result<Self> {
+        let layout = context.layout()?;
+        let runtime = context.with_mirrors_of(config);
+        Ok(Self { config, layout, catalog: Catalog::builtin(), runtime })
     }
 
     fn manager(&self) -> ImageManager {
-        ImageManager::new(&self.layout)
+        ImageManager::new(self.layout)
     }
 
     /// Returns all images, the catalog's and the project's own.

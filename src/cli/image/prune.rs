@@ -9,8 +9,7 @@ use crate::managed::{self, PruneOptions, Pruned, PrunedKind};
 
 use super::table::table;
 use super::units::megabytes;
-use super::{Face, project};
-use crate::cli::printer::Printer;
+use crate::cli::context::CommandContext;
 
 #[derive(Serialize, JsonSchema)]
 pub(in crate::cli) struct ImagesPruned {
@@ -29,23 +28,23 @@ struct Removed {
 }
 
 /// Removes what no project needs. Works in any directory, even if its castra.toml is invalid.
-pub(super) fn run(dry_run: bool, downloads: bool, face: &Face) -> Result<ExitCode> {
-    let here = project::layout(face.args, face.context, &Printer::quiet()).ok();
+pub(super) fn run(dry_run: bool, downloads: bool, context: &CommandContext) -> Result<ExitCode> {
+    let here = context.silent_layout().ok();
     let options = PruneOptions { dry_run, downloads };
-    let pruned = managed::prune(&face.context.cache, here.as_ref(), options, &face.context.cancel)?;
+    let pruned = managed::prune(&context.runtime.cache, here, options, &context.runtime.cancel)?;
     let freed_bytes = pruned.iter().map(|one| one.freed_bytes).sum();
     let mut rows = vec![["KIND", "FREES", "NAME"].map(String::from)];
     rows.extend(
         pruned.iter().map(|one| [word(one.kind).to_owned(), megabytes(one.freed_bytes), one.name.clone()]),
     );
     let text = if pruned.is_empty() { String::new() } else { table(&rows) };
-    face.printer.success(&match (pruned.is_empty(), dry_run) {
+    context.printer.success(&match (pruned.is_empty(), dry_run) {
         (true, _) => "nothing to remove: projects need all that is in the cache".to_owned(),
         (false, true) => format!("{} would be freed", megabytes(freed_bytes)),
         (false, false) => format!("{} are free again", megabytes(freed_bytes)),
     });
     let removed = pruned.into_iter().map(removed).collect();
-    face.result(&ImagesPruned { dry_run, removed, freed_bytes }, &text)
+    context.show(&ImagesPruned { dry_run, removed, freed_bytes }, &text)
 }
 
 fn removed(one: Pruned) -> Removed {

@@ -13,7 +13,8 @@ use crate::state_root::StateRoot;
 use crate::vm;
 
 use super::list::files_of;
-use super::{Face, Project, project};
+use super::{Project, project};
+use crate::cli::context::CommandContext;
 
 #[derive(Serialize, JsonSchema)]
 pub(in crate::cli) struct ImagesPulled {
@@ -30,26 +31,26 @@ struct Pulled {
 }
 
 /// Fetches images. Those already present are not fetched again.
-pub(super) fn run(names: &[String], face: &Face) -> Result<ExitCode> {
-    let project = match project::config_or_unpinned(face.args, face.context, face.printer)? {
-        Ok(config) => Project::of(config, face.context)?,
-        Err(unpinned) => return tell_digests(&unpinned, face),
+pub(super) fn run(names: &[String], context: &CommandContext) -> Result<ExitCode> {
+    let project = match context.config_or_unpinned()? {
+        Ok(config) => Project::of(config, context)?,
+        Err(unpinned) => return tell_digests(&unpinned, context),
     };
     project.config.bounds.claim_state_root().map_err(ConfigError::State)?;
     let images = if names.is_empty() { what_vms_need(&project)? } else { named(names, &project)? };
     if images.is_empty() {
-        face.printer.tip("No VM here needs a managed image.");
+        context.printer.tip("No VM here needs a managed image.");
     }
     for pulled in &images {
         let place = if pulled.in_project { "in this project" } else { "in the cache" };
-        face.printer.success(&format!("{} is {place}", pulled.image));
+        context.printer.success(&format!("{} is {place}", pulled.image));
     }
-    face.result(&ImagesPulled { images }, "")
+    context.show(&ImagesPulled { images }, "")
 }
 
 /// Fetches the images that `up` would use into the project.
 fn what_vms_need(project: &Project) -> Result<Vec<Pulled>> {
-    let Project { config, layout, catalog, context } = project;
+    let Project { config, layout, catalog, runtime } = project;
     let plan = Plan::new(config, &[], catalog, &project::records(layout))?;
     let mut images: Vec<Pulled> = Vec::new();
     let mut done = Vec::new();
@@ -57,7 +58,7 @@ fn what_vms_need(project: &Project) -> Result<Vec<Pulled>> {
         if done.contains(&&vm.base) {
             continue;
         }
-        if let Some((spec, paths)) = vm::ensure_vm_image(vm, layout, context)? {
+        if let Some((spec, paths)) = vm::ensure_vm_image(vm, layout, runtime)? {
             images.push(pulled(&spec, &paths, true));
         }
         done.push(&vm.base);
@@ -71,8 +72,8 @@ fn named(names: &[String], project: &Project) -> Result<Vec<Pulled>> {
     let pull = |spec: &ManagedImageSpec| -> Result<Pulled, ImageError> {
         let is_used = is_used(project, spec);
         let paths = match is_used {
-            true => manager.ensure_image(spec, &project.context)?,
-            false => manager.ensure_cached(spec, &project.context)?,
+            true => manager.ensure_image(spec, &project.runtime)?,
+            false => manager.ensure_cached(spec, &project.runtime)?,
         };
         Ok(pulled(spec, &paths, is_used))
     };
@@ -96,10 +97,10 @@ fn pulled(spec: &ManagedImageSpec, paths: &ManagedImagePaths, in_project: bool) 
 }
 
 /// Fetches artifacts that have no digest, and returns an error that lists their digests.
-fn tell_digests(unpinned: &[UnpinnedArtifact], face: &Face) -> Result<ExitCode> {
+fn tell_digests(unpinned: &[UnpinnedArtifact], context: &CommandContext) -> Result<ExitCode> {
     // A file with mistakes describes no project, so only the log's directory is opened.
-    let layout = StateRoot::of_project(&project::working_directory()?).open(face.context)?;
+    let layout = StateRoot::of_project(&project::working_directory()?).open(&context.runtime)?;
     let manager = ImageManager::new(&layout);
-    let found = unpinned.iter().map(|one| manager.fetch_unpinned(&one.place, &one.source, face.context));
+    let found = unpinned.iter().map(|one| manager.fetch_unpinned(&one.place, &one.source, &context.runtime));
     Err(ImageError::Unpinned { found: found.collect::<Result<_, _>>()? }.into())
 }

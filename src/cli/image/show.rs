@@ -12,9 +12,10 @@ use crate::managed::{
 };
 use crate::report::ImageLabel;
 
-use super::Face;
+use super::Project;
 use super::list::{files_of, size_of};
 use super::units::megabytes;
+use crate::cli::context::CommandContext;
 
 #[derive(Serialize, JsonSchema)]
 pub(in crate::cli) struct ImageShown {
@@ -47,10 +48,10 @@ struct Place {
 }
 
 /// Shows one image: its artifacts, and its locations.
-pub(super) fn run(image: &str, face: &Face) -> Result<ExitCode> {
-    let project = face.project()?;
+pub(super) fn run(image: &str, context: &CommandContext) -> Result<ExitCode> {
+    let project = Project::find(context)?;
     let spec = project.image(image)?;
-    let found = project.manager().find(spec, &project.context);
+    let found = project.manager().find(spec, &project.runtime);
     let output = ImageShown {
         image: spec.label(),
         description: spec.description.clone(),
@@ -61,7 +62,7 @@ pub(super) fn run(image: &str, face: &Face) -> Result<ExitCode> {
         downloaded: found.is_downloaded,
         size_bytes: size_of(&found),
     };
-    face.result(&output, &text(spec, &found))
+    context.show(&output, &text(spec, &found))
 }
 
 fn artifact(spec: &ManagedArtifactSpec) -> Artifact {

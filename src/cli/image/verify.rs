@@ -10,7 +10,8 @@ use crate::managed::{CheckedFile, CheckedImage, Finding, ImageError, Location};
 use crate::report::ImageLabel;
 use crate::vm;
 
-use super::{Face, Project};
+use super::Project;
+use crate::cli::context::CommandContext;
 use crate::cli::exit;
 
 #[derive(Serialize, JsonSchema)]
@@ -42,42 +43,42 @@ struct File {
 
 /// Hashes images and repairs them. An image that cannot be repaired does not stop the others from
 /// being checked.
-pub(super) fn run(names: &[String], face: &Face) -> Result<ExitCode> {
-    let project = face.project()?;
+pub(super) fn run(names: &[String], context: &CommandContext) -> Result<ExitCode> {
+    let project = Project::find(context)?;
     let manager = project.manager();
     let mut images = Vec::new();
     let mut failed = Vec::new();
     for spec in project.images_of(names)? {
-        match manager.repair(spec, &project.context) {
+        match manager.repair(spec, &project.runtime) {
             // Without names, only the images that are present are meant.
             Err(ImageError::NotPresent { .. }) if names.is_empty() => {}
             Err(ImageError::NotRepaired { image, checked, source }) => {
-                warn_of_running(&checked, &project, face);
+                warn_of_running(&checked, &project, context);
                 images.push(output(&checked, "damaged", Some(crate::managed::one_line(&*source))));
                 failed.push(ImageError::NotRepaired { image, checked, source });
             }
             Err(error) => return Err(error.into()),
             Ok(checked) => {
-                tell(&checked, face);
-                warn_of_running(&checked, &project, face);
+                tell(&checked, context);
+                warn_of_running(&checked, &project, context);
                 let outcome = if checked.is_intact() { "intact" } else { "repaired" };
                 images.push(output(&checked, outcome, None));
             }
         }
     }
     if images.is_empty() {
-        face.printer.tip("No image is here yet.");
+        context.printer.tip("No image is here yet.");
     }
-    let done = face.result(&ImagesVerified { images }, "")?;
+    let done = context.show(&ImagesVerified { images }, "")?;
     let errors: Vec<crate::Error> = failed.into_iter().map(crate::Error::from).collect();
-    errors.iter().for_each(|error| face.printer.error(error));
+    errors.iter().for_each(|error| context.printer.error(error));
     Ok(errors.first().map_or(done, |error| exit::of_kind(error.kind())))
 }
 
-fn tell(checked: &CheckedImage, face: &Face) {
+fn tell(checked: &CheckedImage, context: &CommandContext) {
     let count = checked.files.len();
     let files = if count == 1 { "1 file".to_owned() } else { format!("{count} files") };
-    face.printer.success(&match checked.is_intact() {
+    context.printer.success(&match checked.is_intact() {
         true => format!("{} is intact ({files})", checked.image),
         false => format!("{} was damaged and is repaired ({files} checked)", checked.image),
     });
@@ -85,7 +86,7 @@ fn tell(checked: &CheckedImage, face: &Face) {
 
 /// Warns about VMs that run on damaged files: QEMU keeps the file open that it was started with,
 /// even after a repair has replaced it.
-fn warn_of_running(checked: &CheckedImage, project: &Project, face: &Face) {
+fn warn_of_running(checked: &CheckedImage, project: &Project, context: &CommandContext) {
     if !checked.project_was_damaged() {
         return;
     }
@@ -93,7 +94,7 @@ fn warn_of_running(checked: &CheckedImage, project: &Project, face: &Face) {
     let image = checked.image.to_string();
     for vm in statuses.filter(|status| status.state.is_alive() && status.image == image) {
         let name = vm.name;
-        face.printer.warning(&format!(
+        context.printer.warning(&format!(
             "VM `{name}` runs on the damaged files and may have read wrong data. Start it anew: castra down {name} && \
              castra up {name}"
         ));

@@ -12,15 +12,14 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::cancel::Cancel;
-use crate::context::RuntimeContext;
 use crate::error::Result;
 use crate::layout::ProjectLayout;
 use crate::vm::{self, Record, VmError};
 
-use super::args::{Args, LogSource, LogsArgs};
+use super::args::{LogSource, LogsArgs};
+use super::context::CommandContext;
 use super::error::CliError;
 use super::printer::Printer;
-use super::project;
 use super::units::megabytes;
 
 use stream::{Line, Source, Stream};
@@ -37,17 +36,12 @@ pub(super) struct LogLines {
 
 /// Shows logs. Text from the guest is sanitised first, since it may hold anything, escape sequences
 /// included.
-pub(super) fn run(
-    logs: &LogsArgs,
-    args: &Args,
-    context: &RuntimeContext,
-    printer: &Printer,
-) -> Result<ExitCode> {
-    if logs.follow && printer.is_json() {
+pub(super) fn run(logs: &LogsArgs, context: &CommandContext) -> Result<ExitCode> {
+    if logs.follow && context.printer.is_json() {
         return Err(CliError::NoJson { what: "a log that is followed" }.into());
     }
-    let layout = project::layout(args, context, printer)?;
-    let mut streams = streams(logs, &layout, args, context)?;
+    let layout = context.layout()?;
+    let mut streams = streams(logs, layout, context)?;
     if streams.is_empty() {
         return Err(VmError::NoneYet.into());
     }
@@ -57,31 +51,26 @@ pub(super) fn run(
         return Err(CliError::NoLog { path: first.path, vm: first.vm }.into());
     }
     if let Some(since) = logs.since {
-        streams.retain_mut(|stream| is_since(stream, since, &layout, printer));
+        streams.retain_mut(|stream| is_since(stream, since, layout, context.printer));
     }
     // A console alone is shown byte by byte, since a prompt has no end of line.
     let is_plain = streams.len() == 1 && matches!(streams[0].source, Source::Console | Source::Qemu);
-    if is_plain && !printer.is_json() {
-        return show_plain(&mut streams[0], logs, context, printer);
+    if is_plain && !context.printer.is_json() {
+        return show_plain(&mut streams[0], logs, context);
     }
     let lines = read_all(&mut streams, logs)?;
-    streams.iter().for_each(|stream| tell_left_out(stream, printer));
+    streams.iter().for_each(|stream| tell_left_out(stream, context.printer));
     let text = text(&lines, &streams);
-    let is_read = printer.show(&LogLines { lines }, &text)?;
+    let is_read = context.printer.show(&LogLines { lines }, &text)?;
     if logs.follow && is_read {
-        follow(&mut streams, &context.cancel, printer)?;
+        follow(&mut streams, &context.runtime.cancel, context.printer)?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// Returns the logs to show, each with its label if there are several.
-fn streams(
-    logs: &LogsArgs,
-    layout: &ProjectLayout,
-    args: &Args,
-    context: &RuntimeContext,
-) -> Result<Vec<Stream>> {
-    let vms = names(logs, layout, args, context)?;
+fn streams(logs: &LogsArgs, layout: &ProjectLayout, context: &CommandContext) -> Result<Vec<Stream>> {
+    let vms = names(logs, layout, context)?;
     let mut streams = Vec::new();
     let mut add = |source, vm: Option<&String>, path| streams.push(Stream::new(path, source, vm.cloned()));
     let is_wanted = |source| logs.source == source || logs.source == LogSource::All;
@@ -107,16 +96,11 @@ fn streams(
 }
 
 /// Returns the VMs whose logs to show: the named ones, or all that are recorded or declared.
-fn names(
-    logs: &LogsArgs,
-    layout: &ProjectLayout,
-    args: &Args,
-    context: &RuntimeContext,
-) -> Result<Vec<String>, VmError> {
+fn names(logs: &LogsArgs, layout: &ProjectLayout, context: &CommandContext) -> Result<Vec<String>, VmError> {
     let mut known: BTreeSet<String> = Record::names(layout).into_iter().collect();
     // Without a readable configuration, only recorded VMs are known.
-    let config = project::config(args, context, &Printer::quiet()).ok();
-    known.extend(config.into_iter().flat_map(|config| config.vms).map(|vm| vm.name));
+    let config = context.silent_config().ok();
+    known.extend(config.into_iter().flat_map(|config| &config.vms).map(|vm| vm.name.clone()));
     let known: Vec<String> = known.into_iter().collect();
     match logs.vms.iter().find(|name| !known.contains(name)) {
         Some(name) => Err(VmError::unknown(name, &known)),
@@ -179,21 +163,16 @@ fn read_all(streams: &mut [Stream], logs: &LogsArgs) -> Result<Vec<Line>, CliErr
 }
 
 /// Shows one log without labels, as it is.
-fn show_plain(
-    stream: &mut Stream,
-    logs: &LogsArgs,
-    context: &RuntimeContext,
-    printer: &Printer,
-) -> Result<ExitCode> {
+fn show_plain(stream: &mut Stream, logs: &LogsArgs, context: &CommandContext) -> Result<ExitCode> {
     let text = stream.read_raw()?;
-    tell_left_out(stream, printer);
-    let mut is_read = printer.result(last_lines(&text, logs.tail)).map_err(CliError::from)?;
+    tell_left_out(stream, context.printer);
+    let mut is_read = context.printer.result(last_lines(&text, logs.tail)).map_err(CliError::from)?;
     // Ends with Ctrl-C, which is the usual end and no failure, or when the reader of stdout is
     // gone.
-    while logs.follow && is_read && !context.cancel.is_cancelled() {
+    while logs.follow && is_read && !context.runtime.cancel.is_cancelled() {
         thread::sleep(POLL);
         let text = stream.read_raw()?;
-        is_read = text.is_empty() || printer.result(&text).map_err(CliError::from)?;
+        is_read = text.is_empty() || context.printer.result(&text).map_err(CliError::from)?;
     }
     Ok(ExitCode::SUCCESS)
 }

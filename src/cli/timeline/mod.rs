@@ -15,15 +15,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-use crate::context::{Environment, RuntimeContext};
+use crate::context::Environment;
 use crate::error::Result;
 use crate::harmless::harmless_lines;
 use crate::vm::{self, StartKind, StartResult, Timeline};
 
-use super::args::{self, Args};
+use super::args::TimelineArgs;
+use super::context::CommandContext;
 use super::error::CliError;
 use super::printer::Printer;
-use super::project;
 use super::table::table;
 use super::units::{brief, span};
 
@@ -37,31 +37,26 @@ const LEAST_RESULT_COLUMNS: usize = 22;
 const MOST_COLUMNS: usize = 120;
 
 /// Shows, lists, compares or writes the recorded starts of a VM.
-pub(super) fn run(
-    timeline: &args::TimelineArgs,
-    args: &Args,
-    context: &RuntimeContext,
-    printer: &Printer,
-) -> Result<ExitCode> {
-    let layout = project::layout(args, context, printer)?;
-    let record = vm::recorded_vm(timeline.vm.as_deref(), &layout)?;
+pub(super) fn run(timeline: &TimelineArgs, context: &CommandContext) -> Result<ExitCode> {
+    let layout = context.layout()?;
+    let record = vm::recorded_vm(timeline.vm.as_deref(), layout)?;
     let vm = &record.name;
-    let starts = vm::last_starts(&record, &layout, context);
+    let starts = vm::last_starts(&record, layout, &context.runtime);
     let count = timeline.boots.unwrap_or(2) as usize;
     let is_compared = timeline.compare || timeline.boots.is_some();
     if let Some(path) = &timeline.html {
-        write_page(path, vm, &starts, printer)?;
+        write_page(path, vm, &starts, context.printer)?;
     }
-    if args.json {
+    if context.args.json {
         let shown = if is_compared { &starts[..count.min(starts.len())] } else { &starts[..] };
-        printer.json(&json::output(vm, shown)).map_err(CliError::from)?;
+        context.printer.json(&json::output(vm, shown)).map_err(CliError::from)?;
         return Ok(ExitCode::SUCCESS);
     }
     let Some(last) = starts.first() else {
-        printer.tip(&format!("No start of VM `{vm}` is kept yet. `castra up {vm}` makes one."));
+        context.printer.tip(&format!("No start of VM `{vm}` is kept yet. `castra up {vm}` makes one."));
         return Ok(ExitCode::SUCCESS);
     };
-    let look = Look::of(&context.environment);
+    let look = Look::of(&context.runtime.environment);
     let text = match () {
         () if timeline.html.is_some() => return Ok(ExitCode::SUCCESS),
         () if timeline.list => harmless_lines(&list(&starts, look)).into_owned(),
@@ -69,18 +64,18 @@ pub(super) fn run(
             let shown = &starts[..count.min(starts.len())];
             let (text, fit) = compare::side_by_side(vm, shown, look);
             if fit < shown.len() {
-                printer.tip(&format!("Only the last {fit} starts fit side by side; --json has all."));
+                context.printer.tip(&format!("Only the last {fit} starts fit side by side; --json has all."));
             }
             text
         }
         () => {
             if is_compared {
-                printer.tip("Only one start is kept yet.");
+                context.printer.tip("Only one start is kept yet.");
             }
             chart::chart(vm, last, look)
         }
     };
-    printer.styled_result(&text).map_err(CliError::from)?;
+    context.printer.styled_result(&text).map_err(CliError::from)?;
     Ok(ExitCode::SUCCESS)
 }
 
