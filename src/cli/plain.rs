@@ -58,107 +58,6 @@ impl Reporter for PlainReporter {
 
 /// Returns the line for an event, and the least verbosity at which it is shown.
 pub(super) fn line(event: &Event) -> Option<(String, Verbosity)> {
-    use Verbosity::Normal;
-    image_line(event).or_else(|| start_line(event)).or_else(|| {
-        Some(match event {
-            Event::Waiting { what } => (format!("→ waiting for {what}…"), Normal),
-            Event::Warning { message } => (format!("warning: {message}"), Normal),
-            Event::ProjectFound { root } => (format!("→ project {}", root.display()), Normal),
-            Event::Hashing { vm, path, done_bytes, total_bytes } => {
-                let (done, total) = (megabytes(*done_bytes), megabytes(*total_bytes));
-                (format!("→ {vm}: hashing {}: {done} of {total}…", path.display()), Normal)
-            }
-            Event::ReadsOutside { vm, paths } => {
-                let paths: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
-                (format!("→ {vm}: its disk is based on {}, outside the project", paths.join(", ")), Normal)
-            }
-            Event::OverlayCreated { vm, path, size_bytes } => {
-                (format!("→ {vm}: new disk {} ({}, sparse)", path.display(), gibibytes(*size_bytes)), Normal)
-            }
-            Event::VmSuspending { vm } => (format!("→ {vm}: saving its memory…"), Normal),
-            Event::VmSuspended { vm, bytes: Some(bytes) } => {
-                (format!("→ {vm}: suspended ({})", megabytes(*bytes)), Normal)
-            }
-            Event::VmSuspended { vm, bytes: None } => (format!("→ {vm}: was suspended already"), Normal),
-            Event::VmCloned { vm, of } => (format!("→ {vm}: cloned from {of}"), Normal),
-            Event::VmResuming { vm } => (format!("→ {vm}: going on from where it was suspended…"), Normal),
-            Event::CopyFinished { path, total_bytes: Some(total_bytes) } => {
-                (format!("→ {path}: {} copied", megabytes(*total_bytes)), Normal)
-            }
-            Event::VmStopping { vm, method } => (format!("→ {vm}: stopping ({method})…"), Normal),
-            Event::VmStopped { vm, was_running: true } => (format!("→ {vm}: stopped"), Normal),
-            Event::VmStopped { vm, was_running: false } => (format!("→ {vm}: was not running"), Normal),
-            _ => return None,
-        })
-    })
-}
-
-/// Returns the line for an event of a starting VM.
-fn start_line(event: &Event) -> Option<(String, Verbosity)> {
-    use Verbosity::{Normal, Verbose};
-    Some(match event {
-        Event::AcceleratorChosen { vm, accelerator, reason } => {
-            (format!("→ {vm}: accelerator {accelerator} ({reason})"), Normal)
-        }
-        Event::TemplateBaking { vm } => {
-            (format!("→ {vm}: first boot of this configuration: preparing a warm template…"), Normal)
-        }
-        Event::TemplateVerifying { vm } => {
-            (format!("→ {vm}: verifying the warm template, whose files were copied…"), Normal)
-        }
-        Event::TemplateBaked { vm, boot_ms, bytes } => {
-            let (boot, size) = (span(Duration::from_millis(*boot_ms)), megabytes(*bytes));
-            (format!("→ {vm}: warm template made of a boot of {boot} ({size})"), Normal)
-        }
-        Event::TemplateRefused { vm, reason } => {
-            (format!("→ {vm}: without a warm template, which failed before: {reason}"), Normal)
-        }
-        Event::VmStarting { vm, warm: false } => (format!("→ {vm}: booting…"), Normal),
-        Event::VmStarting { vm, warm: true } => (format!("→ {vm}: going on from its warm template…"), Normal),
-        Event::VmPhase { vm, phase, took_ms, .. } => {
-            (format!("→ {vm}: {phase:<11} {:>8}", brief(*took_ms)), Verbose)
-        }
-        Event::VmSlow { .. } => (slow_line(event)?, Normal),
-        Event::VmRunning { vm, agent: false, .. } => {
-            let line = format!(
-                "→ {vm}: running, but castra sees nothing of what happens inside: it boots from its own disk, without castra's \
-                 agent; `castra console {vm}` shows its serial console, if its system uses one"
-            );
-            (line, Normal)
-        }
-        Event::VmRunning { vm, boot_ms: Some(ms), .. } => {
-            (format!("→ {vm}: ready in {}", span(Duration::from_millis(*ms))), Normal)
-        }
-        Event::VmRunning { vm, boot_ms: None, .. } => (format!("→ {vm}: running"), Normal),
-        Event::VmRetriesUnderTcg { vm, reason } => {
-            (format!("warning: {vm}: {reason}; starting once more under tcg"), Normal)
-        }
-        _ => return None,
-    })
-}
-
-/// Returns the warning about a slow boot.
-fn slow_line(event: &Event) -> Option<String> {
-    let Event::VmSlow { vm, phase, in_phase_ms, usual_ms, console, cause } = event else { return None };
-    let mut line = format!("warning: {vm}: still in phase {phase} after {}", brief(*in_phase_ms));
-    if let Some(usual) = usual_ms {
-        line.push_str(&format!("; usual is {}", brief(*usual)));
-    }
-    if let Some(said) = console {
-        line.push_str(&format!("; the console says: {said}"));
-    }
-    if let Some(cause) = cause {
-        line.push_str(&format!("\n  probable cause: {cause}"));
-    }
-    Some(line)
-}
-
-/// Returns the verb for a transfer: a source on this machine is named by its path.
-pub(super) fn doing(from: &str) -> &'static str {
-    if from.starts_with('/') { "copying" } else { "downloading" }
-}
-
-fn image_line(event: &Event) -> Option<(String, Verbosity)> {
     use Verbosity::{Normal, Verbose};
     Some(match event {
         Event::ImageChosen { image, reason } => (format!("→ taking {image}: {reason}"), Normal),
@@ -176,14 +75,92 @@ fn image_line(event: &Event) -> Option<(String, Verbosity)> {
             (format!("→ {image}: {artifact}: {done} of {total}…"), Normal)
         }
         Event::DownloadRetry { image, artifact, reason, wait_ms } => {
-            let wait = span(Duration::from_millis(*wait_ms));
-            (format!("warning: {image}: {artifact}: {reason}; trying again in {wait}"), Normal)
+            (format!("warning: {image}: {artifact}: {reason}; trying again in {}", long(*wait_ms)), Normal)
         }
         Event::DownloadFinished { image, artifact, total_bytes } => {
             (format!("→ {image}: {artifact} verified ({})", megabytes(*total_bytes)), Normal)
         }
         Event::ArtifactStep { image, artifact, step } => (format!("→ {image}: {artifact}: {step}"), Verbose),
         Event::ImageReady { image } => (format!("→ {image}: ready"), Verbose),
-        _ => return None,
+        Event::Waiting { what } => (format!("→ waiting for {what}…"), Normal),
+        Event::Warning { message } => (format!("warning: {message}"), Normal),
+        Event::ProjectFound { root } => (format!("→ project {}", root.display()), Normal),
+        Event::Hashing { vm, path, done_bytes, total_bytes } => {
+            let (done, total) = (megabytes(*done_bytes), megabytes(*total_bytes));
+            (format!("→ {vm}: hashing {}: {done} of {total}…", path.display()), Normal)
+        }
+        Event::ReadsOutside { vm, paths } => {
+            let paths: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+            (format!("→ {vm}: its disk is based on {}, outside the project", paths.join(", ")), Normal)
+        }
+        Event::OverlayCreated { vm, path, size_bytes } => {
+            (format!("→ {vm}: new disk {} ({}, sparse)", path.display(), gibibytes(*size_bytes)), Normal)
+        }
+        Event::AcceleratorChosen { vm, accelerator, reason } => {
+            (format!("→ {vm}: accelerator {accelerator} ({reason})"), Normal)
+        }
+        Event::TemplateBaking { vm } => {
+            (format!("→ {vm}: first boot of this configuration: preparing a warm template…"), Normal)
+        }
+        Event::TemplateVerifying { vm } => {
+            (format!("→ {vm}: verifying the warm template, whose files were copied…"), Normal)
+        }
+        Event::TemplateBaked { vm, boot_ms, bytes } => {
+            let (boot, size) = (long(*boot_ms), megabytes(*bytes));
+            (format!("→ {vm}: warm template made of a boot of {boot} ({size})"), Normal)
+        }
+        Event::TemplateRefused { vm, reason } => {
+            (format!("→ {vm}: without a warm template, which failed before: {reason}"), Normal)
+        }
+        Event::VmStarting { vm, warm: false } => (format!("→ {vm}: booting…"), Normal),
+        Event::VmStarting { vm, warm: true } => (format!("→ {vm}: going on from its warm template…"), Normal),
+        Event::VmPhase { vm, phase, took_ms, .. } => {
+            (format!("→ {vm}: {phase:<11} {:>8}", brief(*took_ms)), Verbose)
+        }
+        Event::VmSlow { vm, phase, in_phase_ms, usual_ms, console, cause } => {
+            let mut line = format!("warning: {vm}: still in phase {phase} after {}", brief(*in_phase_ms));
+            line.extend(usual_ms.map(|usual| format!("; usual is {}", brief(usual))));
+            line.extend(console.iter().map(|said| format!("; the console says: {said}")));
+            line.extend(cause.iter().map(|cause| format!("\n  probable cause: {cause}")));
+            (line, Normal)
+        }
+        Event::VmRunning { vm, agent: false, .. } => (without_agent(vm), Normal),
+        Event::VmRunning { vm, boot_ms: Some(ms), .. } => (format!("→ {vm}: ready in {}", long(*ms)), Normal),
+        Event::VmRunning { vm, boot_ms: None, .. } => (format!("→ {vm}: running"), Normal),
+        Event::VmSuspending { vm } => (format!("→ {vm}: saving its memory…"), Normal),
+        Event::VmSuspended { vm, bytes: Some(bytes) } => {
+            (format!("→ {vm}: suspended ({})", megabytes(*bytes)), Normal)
+        }
+        Event::VmSuspended { vm, bytes: None } => (format!("→ {vm}: was suspended already"), Normal),
+        Event::VmCloned { vm, of } => (format!("→ {vm}: cloned from {of}"), Normal),
+        Event::VmResuming { vm } => (format!("→ {vm}: going on from where it was suspended…"), Normal),
+        Event::VmRetriesUnderTcg { vm, reason } => {
+            (format!("warning: {vm}: {reason}; starting once more under tcg"), Normal)
+        }
+        Event::VmStopping { vm, method } => (format!("→ {vm}: stopping ({method})…"), Normal),
+        Event::VmStopped { vm, was_running: true } => (format!("→ {vm}: stopped"), Normal),
+        Event::VmStopped { vm, was_running: false } => (format!("→ {vm}: was not running"), Normal),
+        Event::CopyFinished { path, total_bytes: Some(total_bytes) } => {
+            (format!("→ {path}: {} copied", megabytes(*total_bytes)), Normal)
+        }
+        Event::Copy { .. } | Event::CopyFinished { total_bytes: None, .. } => return None,
     })
+}
+
+/// Returns the line for a VM that runs without castra's agent.
+fn without_agent(vm: &str) -> String {
+    format!(
+        "→ {vm}: running, but castra sees nothing of what happens inside: it boots from its own disk, without castra's \
+         agent; `castra console {vm}` shows its serial console, if its system uses one"
+    )
+}
+
+/// Returns a duration as text with its unit, for what takes seconds or minutes.
+fn long(ms: u64) -> String {
+    span(Duration::from_millis(ms))
+}
+
+/// Returns the verb for a transfer: a source on this machine is named by its path.
+pub(super) fn doing(from: &str) -> &'static str {
+    if from.starts_with('/') { "copying" } else { "downloading" }
 }

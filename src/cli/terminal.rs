@@ -109,13 +109,6 @@ impl TerminalReporter {
                 self.end(path);
                 false
             }
-            _ => self.draw_vm(event),
-        }
-    }
-
-    /// Updates the bars for events of VMs, as [`Self::draw`] does.
-    fn draw_vm(&self, event: &Event) -> bool {
-        match event {
             Event::VmStarting { vm, warm } => {
                 let doing = if *warm { "going on from its warm template" } else { "booting" };
                 self.spin(vm, format!("→ {vm}: {doing}…"));
@@ -153,7 +146,20 @@ impl TerminalReporter {
                 self.end(vm);
                 false
             }
-            _ => false,
+            Event::ImageChosen { .. }
+            | Event::ImageCacheHit { .. }
+            | Event::DownloadRetry { .. }
+            | Event::Waiting { .. }
+            | Event::Warning { .. }
+            | Event::ProjectFound { .. }
+            | Event::ReadsOutside { .. }
+            | Event::OverlayCreated { .. }
+            | Event::AcceleratorChosen { .. }
+            | Event::TemplateRefused { .. }
+            | Event::VmPhase { next: None, .. }
+            | Event::VmSlow { .. }
+            | Event::VmCloned { .. }
+            | Event::VmRetriesUnderTcg { .. } => false,
         }
     }
 

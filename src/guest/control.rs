@@ -115,7 +115,7 @@ impl Explain for ControlError {
             ),
             Self::TooLong(_) => Some("Give the VM fewer authorised keys.".to_owned()),
             Self::Silent | Self::Deaf => Some("`castra logs` shows how far the guest came.".to_owned()),
-            _ => None,
+            Self::Connect { .. } | Self::Closed | Self::Io(_) | Self::Flood | Self::Interrupted(_) => None,
         }
     }
 }

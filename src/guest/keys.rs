@@ -75,7 +75,7 @@ impl Explain for KeyError {
             Self::Read { path, source } => {
                 trusted::Distrust::of(source).map(|distrust| distrust.way_out(path))
             }
-            _ => None,
+            Self::Write { .. } | Self::Generate { .. } => None,
         }
     }
 }

@@ -38,9 +38,11 @@ impl Explain for ImageError {
             Self::Offline { .. } => {
                 Some("Run it once without --offline (or CASTRA_OFFLINE) to fill the cache.".to_owned())
             }
-            Self::StateRoot(_) | Self::Download(_) | Self::Pip(_) | Self::File(_) | Self::Transform(_) => {
-                self.passed_on().and_then(Explain::hint)
-            }
+            Self::StateRoot(error) => error.hint(),
+            Self::Download(error) => error.hint(),
+            Self::Pip(error) => error.hint(),
+            Self::File(error) => error.hint(),
+            Self::Transform(error) => error.hint(),
             Self::DigestMismatch(mismatch) => Some(mismatch.hint()),
             Self::NoneReachable { tried } => tried.iter().find_map(|(_, error)| error.hint()),
             Self::NotPresent { image } => {
@@ -68,20 +70,6 @@ impl Explain for ImageError {
                 image.id,
                 source.hint().map(|hint| format!("\n{hint}")).unwrap_or_default()
             )),
-        }
-    }
-}
-
-impl ImageError {
-    /// The error of another module that this passes on.
-    fn passed_on(&self) -> Option<&dyn Explain> {
-        match self {
-            Self::StateRoot(error) => Some(error),
-            Self::Download(error) => Some(error),
-            Self::Pip(error) => Some(error),
-            Self::File(error) => Some(error),
-            Self::Transform(error) => Some(error),
-            _ => None,
         }
     }
 }

@@ -203,7 +203,8 @@ impl Explain for QemuError {
                 "Convert it first: qemu-img convert -O qcow2 {0} {0}.qcow2, and name that as base_image.",
                 path.display()
             )),
-            _ => None,
+            Self::NotSaved { .. } | Self::File { .. } | Self::MakeDisk { .. } | Self::Signal { .. } => None,
+            Self::Interrupted(error) => error.hint(),
         }
     }
 }

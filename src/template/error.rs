@@ -145,8 +145,17 @@ impl Explain for TemplateError {
                 Some("`castra image prune` and `castra template prune` free space in the cache.".to_owned())
             }
             Self::Interrupted(_) => None,
-            _ if self.is_interruption() => None,
-            _ => Some("`castra up --cold` boots without a template.".to_owned()),
+            Self::Control(_) | Self::Initrd(_) if self.is_interruption() => None,
+            Self::File { .. }
+            | Self::Restless { .. }
+            | Self::Hopeless { .. }
+            | Self::Guest { .. }
+            | Self::Died(_)
+            | Self::Silent(_)
+            | Self::Disturbed
+            | Self::Unsupported(_)
+            | Self::Control(_)
+            | Self::Initrd(_) => Some("`castra up --cold` boots without a template.".to_owned()),
         }
     }
 }

@@ -149,7 +149,21 @@ impl Explain for TransformError {
         match self {
             Self::MissingQemuImg => Kind::Unavailable,
             Self::QemuImg { source, .. } => source.kind(),
-            _ => Kind::Data,
+            Self::QemuImgInfo { .. }
+            | Self::NotFixedVhd { .. }
+            | Self::NotVhd { .. }
+            | Self::Ext4 { .. }
+            | Self::Ext4File { .. }
+            | Self::NoSuchFile { .. }
+            | Self::Archive { .. }
+            | Self::NoSuchMember { .. }
+            | Self::AmbiguousArchive { .. }
+            | Self::Compressed { .. }
+            | Self::TooLarge { .. }
+            | Self::BadDisk { .. }
+            | Self::BadKernel { .. }
+            | Self::WrongProduct { .. }
+            | Self::Empty { .. } => Kind::Data,
         }
     }
 
@@ -160,7 +174,19 @@ impl Explain for TransformError {
                 "Use the step qemu-img-convert with input_format = \"vpc\" in the place of strip-vhd-footer.".to_owned(),
             ),
             Self::QemuImg { .. } | Self::QemuImgInfo { .. } => None,
-            _ => Some(
+            Self::NotVhd { .. }
+            | Self::Ext4 { .. }
+            | Self::Ext4File { .. }
+            | Self::NoSuchFile { .. }
+            | Self::Archive { .. }
+            | Self::NoSuchMember { .. }
+            | Self::AmbiguousArchive { .. }
+            | Self::Compressed { .. }
+            | Self::TooLarge { .. }
+            | Self::BadDisk { .. }
+            | Self::BadKernel { .. }
+            | Self::WrongProduct { .. }
+            | Self::Empty { .. } => Some(
                 "The download was the pinned one, so the description of the image does not fit it: check its pipeline."
                     .to_owned(),
             ),
