@@ -1,3 +1,5 @@
+//! `castra adopt`: takes over a state directory that this user's castra did not make.
+
 use std::io::{self, BufRead as _, IsTerminal as _};
 use std::path::PathBuf;
 use std::process::ExitCode;

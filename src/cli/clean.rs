@@ -1,3 +1,5 @@
+//! `castra clean`: removes files that no VM needs, whole VMs, or orphaned QEMUs.
+
 use std::io::{self, BufRead as _, IsTerminal as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

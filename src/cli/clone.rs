@@ -1,3 +1,5 @@
+//! `castra clone`: makes a second VM of one, with its memory and its disk.
+
 use std::process::ExitCode;
 
 use crate::error::Result;

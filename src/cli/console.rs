@@ -1,3 +1,5 @@
+//! `castra console`: connects this terminal, or a pipe, to a VM's serial console.
+
 use std::io;
 use std::os::fd::AsFd as _;
 use std::process::ExitCode;

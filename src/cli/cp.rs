@@ -1,3 +1,5 @@
+//! `castra cp`: copies files and directories between this machine and one VM.
+
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;

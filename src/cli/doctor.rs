@@ -1,3 +1,5 @@
+//! `castra doctor`: prints what was checked on this machine, and fixes what is safe to fix.
+
 use std::process::ExitCode;
 
 use schemars::JsonSchema;

@@ -1,3 +1,5 @@
+//! `castra down`: stops VMs.
+
 use std::process::ExitCode;
 
 use crate::error::{Error, Result};

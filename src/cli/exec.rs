@@ -1,3 +1,8 @@
+//! `castra exec` and `castra shell`: commands and login shells in a VM, over SSH.
+//!
+//! A VM that is still starting is waited for. A guest that has rebooted has lost its keys: the
+//! first login is refused, it gets its keys again, and the login is repeated once.
+
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 

@@ -1,3 +1,5 @@
+//! `castra init`: writes a commented `castra.toml`.
+
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;

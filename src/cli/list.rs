@@ -1,3 +1,5 @@
+//! `castra list`: shows the VMs of all projects of this user.
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

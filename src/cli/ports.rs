@@ -1,3 +1,5 @@
+//! `castra ports`: lists forwarded ports, active and declared, and the processes that hold them.
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 

@@ -1,3 +1,5 @@
+//! `castra restart`: stops VMs and starts them again, each on a thread of its own.
+
 use std::process::ExitCode;
 use std::thread;
 

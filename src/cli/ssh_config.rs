@@ -1,3 +1,5 @@
+//! `castra ssh-config`: prints the `Host` blocks by which other SSH clients log in.
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 

@@ -1,3 +1,5 @@
+//! `castra ssh-proxy`: relays stdin and stdout to a VM's SSH server, as OpenSSH's `ProxyCommand`.
+
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};

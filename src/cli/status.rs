@@ -1,3 +1,6 @@
+//! `castra status`: shows this project's VMs: state, address, ports, and advice for those in
+//! trouble.
+
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

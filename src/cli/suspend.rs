@@ -1,3 +1,5 @@
+//! `castra suspend`: saves the memory of VMs to disk and stops them.
+
 use std::process::ExitCode;
 
 use crate::error::{Error, Result};

@@ -1,3 +1,5 @@
+//! `castra up`: starts VMs. [`bring_up`] serves other commands that need a running VM.
+
 use std::process::ExitCode;
 
 use crate::error::{Error, Result};

@@ -1,3 +1,6 @@
+//! Data of a validated project: [`ProjectConfig`], its VMs, their base images, boot profiles and
+//! ports.
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -1,3 +1,5 @@
+//! Errors of a disk whose qcow2 header or backing chain is refused.
+
 use std::path::PathBuf;
 
 use crate::error::{Explain, Kind};

@@ -1,3 +1,5 @@
+//! Errors of starting and running QEMU, with kinds and hints.
+
 use std::io;
 use std::path::PathBuf;
 

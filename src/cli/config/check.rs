@@ -1,3 +1,5 @@
+//! `castra config check`: all problems of a `castra.toml`, and of this machine for it.
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 

@@ -1,3 +1,5 @@
+//! `castra config show`: the effective configuration, each value with the reason for it.
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 

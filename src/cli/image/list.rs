@@ -1,3 +1,5 @@
+//! `castra image list`: images of the catalog and of the project, and where copies of them are.
+
 use std::path::Path;
 use std::process::ExitCode;
 

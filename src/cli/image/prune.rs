@@ -1,3 +1,5 @@
+//! `castra image prune`: removes unneeded images and downloads from the cache.
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 

@@ -1,3 +1,5 @@
+//! `castra image pull`: downloads and builds images ahead of `castra up`.
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 

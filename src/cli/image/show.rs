@@ -1,3 +1,5 @@
+//! `castra image show`: sources, digests and local copies of one image.
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 

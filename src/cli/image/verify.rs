@@ -1,3 +1,5 @@
+//! `castra image verify`: hashes every file of images, and rebuilds the damaged ones.
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 

@@ -1,3 +1,5 @@
+//! Errors in JSON.
+
 use schemars::JsonSchema;
 use serde::Serialize;
 

@@ -1,3 +1,5 @@
+//! Events in JSON, one object a line on stderr.
+
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use schemars::JsonSchema;

@@ -1,3 +1,5 @@
+//! JSON Schema of every document and event line, for docs/json.schema.json.
+
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value, json};

@@ -1,3 +1,5 @@
+//! VMs in JSON: their status, and the outcome of commands that change them.
+
 use std::path::PathBuf;
 
 use schemars::JsonSchema;

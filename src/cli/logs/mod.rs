@@ -1,3 +1,9 @@
+//! `castra logs`: shows and follows logs of consoles, of QEMU, of the image manager and of castra
+//! itself.
+//!
+//! Each log is a [`Stream`]. Those with times are merged as lines; a console or QEMU log alone is
+//! shown raw, since a prompt has no end of line.
+
 pub(super) mod since;
 mod stream;
 

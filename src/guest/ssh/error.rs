@@ -1,3 +1,5 @@
+//! Errors of SSH connections and copies, with kinds and hints.
+
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;

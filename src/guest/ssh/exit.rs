@@ -1,3 +1,5 @@
+//! Ends of a guest's command, and the exit codes they become.
+
 /// Signals of Linux, by SSH's names for them.
 const SIGNALS: &[(&str, u8)] = &[
     ("HUP", 1),

@@ -1,3 +1,5 @@
+//! Command lines of the guest's kernel.
+
 use std::fmt;
 use std::str::FromStr;
 

@@ -1,3 +1,5 @@
+//! CPU models and flags.
+
 use std::fmt;
 use std::str::FromStr;
 

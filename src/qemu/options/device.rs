@@ -1,3 +1,5 @@
+//! Device models, and devices of an image.
+
 use std::fmt;
 use std::str::FromStr;
 

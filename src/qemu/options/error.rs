@@ -1,3 +1,5 @@
+//! Errors of parsing an option.
+
 use crate::similar::closest;
 
 use super::{Board, DeviceModel, Property, Switch, UserArguments};

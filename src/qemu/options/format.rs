@@ -1,3 +1,5 @@
+//! Disk formats that `qemu-img` converts.
+
 use std::fmt;
 use std::str::FromStr;
 

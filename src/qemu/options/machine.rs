@@ -1,3 +1,5 @@
+//! Machine types: boards and their switches.
+
 use std::fmt;
 use std::str::FromStr;
 

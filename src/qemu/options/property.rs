@@ -1,3 +1,5 @@
+//! Properties of devices: names, and values of kinds that cannot name anything of the host.
+
 use std::fmt;
 
 use super::{OptionError, is_name, on_or_off, switch};

@@ -1,3 +1,5 @@
+//! Tests of options: texts that are accepted, texts that are refused, and round trips.
+
 use super::*;
 
 /// Checks that these texts survive parsing and writing unchanged.

@@ -1,3 +1,5 @@
+//! The user's own QEMU arguments, from `CASTRA_UNSAFE_QEMU_ARGS`.
+
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 

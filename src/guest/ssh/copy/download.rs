@@ -1,3 +1,5 @@
+//! Copies out of the guest.
+
 use std::collections::VecDeque;
 use std::ffi::OsStr;
 use std::io;

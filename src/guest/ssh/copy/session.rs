@@ -1,3 +1,5 @@
+//! SFTP session of a copy: limits, attributes, and removal of interrupted files.
+
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

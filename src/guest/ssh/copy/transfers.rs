@@ -1,3 +1,5 @@
+//! Concurrent transfers of the files of one copy.
+
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 

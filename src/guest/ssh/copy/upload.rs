@@ -1,3 +1,5 @@
+//! Copies into the guest.
+
 use std::collections::VecDeque;
 use std::ffi::OsStr;
 use std::fs::{self, File, Metadata, OpenOptions};
