@@ -17,10 +17,10 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use crate::control::ControlPort;
-use crate::news::{Milestone, News, Newsroom, reached_now, uptime_ms};
+use crate::events::{Event, EventSender, Milestone, reached_now, uptime_ms};
+use crate::kernel_fs::KernelFs;
 use crate::relay::Relays;
 use crate::ssh::SshServer;
-use crate::trees::Trees;
 use crate::{
     clock, grow, hosts, listeners, modules, network, personality, power, process, relay, residents, root,
     secrets, services, settle,
@@ -41,29 +41,29 @@ const PORT_PAUSE: Duration = Duration::from_secs(1);
 
 /// Runs the agent for as long as the VM runs.
 pub(crate) fn run() -> io::Result<()> {
-    let trees = Arc::new(Trees::open()?);
-    process::settle(&trees)?;
+    let kernel_fs = Arc::new(KernelFs::open()?);
+    process::settle(&kernel_fs)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(conduct(trees))
+    runtime.block_on(conduct(kernel_fs))
 }
 
-async fn conduct(trees: Arc<Trees>) -> io::Result<()> {
+async fn conduct(kernel_fs: Arc<KernelFs>) -> io::Result<()> {
     // A shutdown signals every process. The agent must last until its end, and can still be
     // killed.
     let _deaf = [signal(SignalKind::terminate())?, signal(SignalKind::hangup())?];
-    let (newsroom, mut news) = Newsroom::new();
-    let mut agent = Agent::new(Arc::clone(&trees), newsroom.clone());
-    tokio::spawn(clock::keep(Arc::clone(&trees), agent.clock_set.subscribe()));
+    let (events, mut received) = EventSender::new();
+    let mut agent = Agent::new(Arc::clone(&kernel_fs), events.clone());
+    tokio::spawn(clock::keep(Arc::clone(&kernel_fs), agent.clock_set.subscribe()));
     // After a reboot of the guest no host may be attached for a long time.
-    let command_line = trees.proc.read("cmdline").unwrap_or_default();
+    let command_line = kernel_fs.proc.read("cmdline").unwrap_or_default();
     if let Err(error) = agent.relays.set(&relay::on_command_line(&command_line)) {
-        newsroom.failed(Errand::Relay, error);
+        events.failed(Errand::Relay, error);
     }
-    tokio::spawn(keep_network(Arc::clone(&trees), newsroom.clone()));
-    tokio::spawn(follow_the_boot(Arc::clone(&trees), agent.server.clone(), newsroom));
+    tokio::spawn(keep_network(Arc::clone(&kernel_fs), events.clone()));
+    tokio::spawn(follow_the_boot(Arc::clone(&kernel_fs), agent.server.clone(), events));
     loop {
         // A port can be unplugged. The agent's other tasks, SSH above all, do not depend on it.
-        if let Err(error) = converse(&mut agent, &mut news).await {
+        if let Err(error) = converse(&mut agent, &mut received).await {
             let _ = writeln!(io::stderr(), "castra: the control port failed: {error}");
         }
         sleep(PORT_PAUSE).await;
@@ -71,54 +71,54 @@ async fn conduct(trees: Arc<Trees>) -> io::Result<()> {
 }
 
 /// Talks to the host until the port fails.
-async fn converse(agent: &mut Agent, news: &mut UnboundedReceiver<News>) -> io::Result<()> {
-    let mut port = ControlPort::open(&agent.trees).await?;
+async fn converse(agent: &mut Agent, received: &mut UnboundedReceiver<Event>) -> io::Result<()> {
+    let mut port = ControlPort::open(&agent.kernel_fs).await?;
     loop {
-        for answer in agent.next(&mut port, news).await? {
+        for answer in agent.next(&mut port, received).await? {
             port.send(&answer)?;
         }
         agent.write_identity_if_due();
     }
 }
 
-async fn keep_network(trees: Arc<Trees>, newsroom: Newsroom) {
-    if let Err(error) = network::keep_up(&trees, &newsroom).await {
-        newsroom.failed(Errand::Network, error);
+async fn keep_network(kernel_fs: Arc<KernelFs>, events: EventSender) {
+    if let Err(error) = network::keep_up(&kernel_fs, &events).await {
+        events.failed(Errand::Network, error);
     }
 }
 
 /// Runs the consecutive steps of a boot: the root, then the SSH server and the filesystem's size,
 /// then the services.
-async fn follow_the_boot(trees: Arc<Trees>, server: SshServer, newsroom: Newsroom) {
-    if let Err(error) = root::enter(&trees, || newsroom.reached(Milestone::RootMounted)).await {
-        return newsroom.failed(Errand::EnterRoot, error);
+async fn follow_the_boot(kernel_fs: Arc<KernelFs>, server: SshServer, events: EventSender) {
+    if let Err(error) = root::enter(&kernel_fs, || events.reached(Milestone::RootMounted)).await {
+        return events.failed(Errand::EnterRoot, error);
     }
     // Before init, which has just been started, gets to its services.
-    residents::remove(&trees);
-    newsroom.reached(Milestone::Root);
+    residents::remove(&kernel_fs);
+    events.reached(Milestone::Root);
     if let Err(error) = network::provide_dns(Path::new(RESOLV_CONF)) {
-        newsroom.failed(Errand::Network, format!("{RESOLV_CONF}: {error}"));
+        events.failed(Errand::Network, format!("{RESOLV_CONF}: {error}"));
     }
-    tokio::spawn(serve_ssh(server, newsroom.clone()));
-    tokio::spawn(grow::keep_size(Arc::clone(&trees), newsroom.clone()));
-    services::wait_until_up(&trees).await;
-    newsroom.reached(Milestone::Services);
+    tokio::spawn(serve_ssh(server, events.clone()));
+    tokio::spawn(grow::keep_size(Arc::clone(&kernel_fs), events.clone()));
+    services::wait_until_up(&kernel_fs).await;
+    events.reached(Milestone::Services);
 }
 
-async fn serve_ssh(server: SshServer, newsroom: Newsroom) {
+async fn serve_ssh(server: SshServer, events: EventSender) {
     let served = async {
         let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, SSH_PORT)).await?;
-        newsroom.reached(Milestone::Ssh);
+        events.reached(Milestone::Ssh);
         server.serve(listener).await
     };
     if let Err(error) = served.await {
-        newsroom.failed(Errand::Ssh, error);
+        events.failed(Errand::Ssh, error);
     }
 }
 
 /// State of the agent.
 struct Agent {
-    trees: Arc<Trees>,
+    kernel_fs: Arc<KernelFs>,
     server: SshServer,
     /// Session of the host that was heard last.
     session: Option<Session>,
@@ -129,7 +129,7 @@ struct Agent {
     /// Set while the root's files do not yet have the VM's identity.
     is_identity_due: bool,
     failures: Vec<GuestMessage>,
-    newsroom: Newsroom,
+    events: EventSender,
     /// Informs the clock's task that the host has set the clock.
     clock_set: watch::Sender<()>,
     powering_off: bool,
@@ -148,9 +148,9 @@ struct Identity {
 }
 
 impl Agent {
-    fn new(trees: Arc<Trees>, newsroom: Newsroom) -> Self {
+    fn new(kernel_fs: Arc<KernelFs>, events: EventSender) -> Self {
         Self {
-            trees,
+            kernel_fs,
             server: SshServer::new(),
             session: None,
             stages: vec![reached_now(Stage::Initramfs)],
@@ -159,7 +159,7 @@ impl Agent {
             identity: None,
             is_identity_due: false,
             failures: Vec::new(),
-            newsroom,
+            events,
             clock_set: watch::Sender::new(()),
             powering_off: false,
             is_to_settle: false,
@@ -172,7 +172,7 @@ impl Agent {
     async fn next(
         &mut self,
         port: &mut ControlPort,
-        news: &mut UnboundedReceiver<News>,
+        received: &mut UnboundedReceiver<Event>,
     ) -> io::Result<Vec<Envelope<GuestMessage>>> {
         let answers = tokio::select! {
             envelope = port.receive() => match envelope? {
@@ -182,14 +182,14 @@ impl Agent {
                 }
                 Err(error) => vec![failed(Errand::Protocol, error)],
             },
-            Some(news) = news.recv() => match news {
+            Some(received) = received.recv() => match received {
                 // The host that asked may be gone, and another one may have asked since.
-                News::Synced(session) => {
+                Event::Synced(session) => {
                     return Ok(vec![Envelope { session, message: GuestMessage::Synced }]);
                 }
-                News::Settled(had_sshd) => self.settled(had_sshd),
-                News::Reached(milestone, uptime_ms) => self.reach(milestone, uptime_ms),
-                News::Failed(errand, reason) => self.fail(errand, reason),
+                Event::Settled(had_sshd) => self.settled(had_sshd),
+                Event::Reached(milestone, uptime_ms) => self.reach(milestone, uptime_ms),
+                Event::Failed(errand, reason) => self.fail(errand, reason),
             },
         };
         let session = self.session;
@@ -205,7 +205,7 @@ impl Agent {
             HostMessage::Settle => self.settle(),
             HostMessage::Inspect => vec![self.condition()],
             HostMessage::Listeners { ports } => {
-                vec![GuestMessage::Listeners { listeners: listeners::listeners(&ports, &self.trees) }]
+                vec![GuestMessage::Listeners { listeners: listeners::listeners(&ports, &self.kernel_fs) }]
             }
         }
     }
@@ -241,7 +241,7 @@ impl Agent {
     /// packages are installed and removed while the guest runs.
     fn missing_modules(&self) -> Option<GuestMessage> {
         // A kernel without modules has no such file.
-        if !self.milestones.contains(&Milestone::Root) || !self.trees.proc.has("modules") {
+        if !self.milestones.contains(&Milestone::Root) || !self.kernel_fs.proc.has("modules") {
             return None;
         }
         let kernel = kernel_release();
@@ -250,7 +250,7 @@ impl Agent {
     }
 
     fn personalise(&mut self, personality: Personality) -> Vec<GuestMessage> {
-        if let Err(error) = personality::become_it(&personality, &self.trees, &self.server) {
+        if let Err(error) = personality::apply(&personality, &self.kernel_fs, &self.server) {
             return vec![failed(Errand::Personalise, error)];
         }
         self.clock_set.send_replace(());
@@ -337,9 +337,9 @@ impl Agent {
             return;
         }
         let is_sshd_due = are_services_up && std::mem::take(&mut self.is_sshd_due);
-        let trees = Arc::clone(&self.trees);
+        let kernel_fs = Arc::clone(&self.kernel_fs);
         tokio::task::spawn_blocking(move || {
-            let had_sshd = is_a_copy && secrets::forget(&trees);
+            let had_sshd = is_a_copy && secrets::forget(&kernel_fs);
             if are_services_up {
                 secrets::renew(is_sshd_due || had_sshd);
             }
@@ -347,7 +347,7 @@ impl Agent {
     }
 
     fn condition(&self) -> GuestMessage {
-        let network = network::state(&self.trees).ok();
+        let network = network::state(&self.kernel_fs).ok();
         // Last, since the host compares it with its own clock.
         GuestMessage::Inspected(Condition { network, time_unix_ns: clock::unix_ns() })
     }
@@ -355,10 +355,10 @@ impl Agent {
     /// Writes everything to the disk, on a thread of its own, since a slow disk must not block the
     /// main loop.
     fn sync(&self) -> Vec<GuestMessage> {
-        let (newsroom, session) = (self.newsroom.clone(), self.session);
+        let (events, session) = (self.events.clone(), self.session);
         tokio::task::spawn_blocking(move || {
             rustix::fs::sync();
-            newsroom.synced(session);
+            events.synced(session);
         });
         Vec::new()
     }
@@ -378,19 +378,19 @@ impl Agent {
             return;
         }
         self.is_to_settle = false;
-        let (trees, newsroom) = (Arc::clone(&self.trees), self.newsroom.clone());
-        tokio::task::spawn_blocking(move || match settle::come_to_rest(&trees) {
-            Ok(had_sshd) => newsroom.settled(had_sshd),
-            Err(error) => newsroom.failed(Errand::Settle, error),
+        let (kernel_fs, events) = (Arc::clone(&self.kernel_fs), self.events.clone());
+        tokio::task::spawn_blocking(move || match settle::come_to_rest(&kernel_fs) {
+            Ok(had_sshd) => events.settled(had_sshd),
+            Err(error) => events.failed(Errand::Settle, error),
         });
     }
 
     fn power_off(&mut self) -> Vec<GuestMessage> {
         if !std::mem::replace(&mut self.powering_off, true) {
-            let (trees, newsroom) = (Arc::clone(&self.trees), self.newsroom.clone());
+            let (kernel_fs, events) = (Arc::clone(&self.kernel_fs), self.events.clone());
             tokio::task::spawn_blocking(move || {
-                if let Err(error) = power::power_off(&trees) {
-                    newsroom.failed(Errand::PowerOff, error);
+                if let Err(error) = power::power_off(&kernel_fs) {
+                    events.failed(Errand::PowerOff, error);
                 }
             });
         }

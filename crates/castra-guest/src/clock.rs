@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use crate::adjust::{SLEW_NS_PER_SEC, boot_ns, is_kept_by_a_service, slew, step, wall_ns};
-use crate::trees::Trees;
+use crate::kernel_fs::KernelFs;
 
 /// File with the real-time clock's time, in seconds since the Unix epoch
 /// (`Documentation/ABI/testing/rtc-cdev`).
@@ -56,8 +56,8 @@ pub(crate) fn unix_ns() -> u64 {
 }
 
 /// Keeps the clock right forever. `set` changes whenever the host has set it.
-pub(crate) async fn keep(trees: Arc<Trees>, mut set: watch::Receiver<()>) {
-    let mut keeper = Keeper::new(trees);
+pub(crate) async fn keep(kernel_fs: Arc<KernelFs>, mut set: watch::Receiver<()>) {
+    let mut keeper = Keeper::new(kernel_fs);
     loop {
         let set = tokio::select! {
             () = sleep(EVERY) => false,
@@ -69,7 +69,7 @@ pub(crate) async fn keep(trees: Arc<Trees>, mut set: watch::Receiver<()>) {
 }
 
 struct Keeper {
-    trees: Arc<Trees>,
+    kernel_fs: Arc<KernelFs>,
     /// Difference between the host's clock and the real-time clock, which is behind.
     rtc_lag_ns: i64,
     /// Difference between the host's clock and the time since boot at the last comparison; it grows
@@ -95,8 +95,8 @@ enum Correction {
 }
 
 impl Keeper {
-    fn new(trees: Arc<Trees>) -> Self {
-        Self { trees, rtc_lag_ns: 0, host_since_boot_ns: None, slew_end: None }
+    fn new(kernel_fs: Arc<KernelFs>) -> Self {
+        Self { kernel_fs, rtc_lag_ns: 0, host_since_boot_ns: None, slew_end: None }
     }
 
     /// Measures the real-time clock's lag against the clock that the host has just set.
@@ -181,7 +181,7 @@ impl Keeper {
     /// Returns by how much the host's clock is ahead of this one, from a single reading.
     fn read(&self) -> io::Result<Bounds> {
         let before_ns = wall_ns();
-        let seconds = self.trees.sys.read(RTC)?.parse::<i64>().map_err(io::Error::other)?;
+        let seconds = self.kernel_fs.sys.read(RTC)?.parse::<i64>().map_err(io::Error::other)?;
         let host_ns = seconds.saturating_mul(SECOND_NS).saturating_add(self.rtc_lag_ns);
         Ok(Bounds { low_ns: host_ns - wall_ns(), high_ns: host_ns + SECOND_NS - before_ns })
     }

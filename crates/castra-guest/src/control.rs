@@ -14,7 +14,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::sleep;
 
-use crate::trees::Trees;
+use crate::kernel_fs::KernelFs;
 use crate::watch::watch;
 
 /// Interval at which the port is looked for at first. The driver names it some milliseconds after
@@ -48,16 +48,16 @@ pub(crate) struct ControlPort {
 
 impl ControlPort {
     /// Waits for the port to appear and opens it.
-    pub(crate) async fn open(trees: &Trees) -> io::Result<Self> {
+    pub(crate) async fn open(kernel_fs: &KernelFs) -> io::Result<Self> {
         let mut looks = 0;
         let name = loop {
-            if let Some(name) = find(trees) {
+            if let Some(name) = find(kernel_fs) {
                 break name;
             }
             looks += 1;
             sleep(if looks < EARLY_LOOKS { LOOK_EVERY } else { LOOK_SELDOM }).await;
         };
-        let file = trees.dev.open(&name, OFlags::RDWR | OFlags::NONBLOCK)?;
+        let file = kernel_fs.dev.open(&name, OFlags::RDWR | OFlags::NONBLOCK)?;
         let events = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let wanted = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::ET;
         epoll::add(&events, &file, epoll::EventData::new_u64(0), wanted)?;
@@ -135,10 +135,10 @@ impl ControlPort {
 }
 
 /// Returns the device's name, for instance `vport4p1`.
-fn find(trees: &Trees) -> Option<String> {
-    let ports = trees.sys.names("class/virtio-ports").ok()?;
+fn find(kernel_fs: &KernelFs) -> Option<String> {
+    let ports = kernel_fs.sys.names("class/virtio-ports").ok()?;
     ports.into_iter().find(|port| {
-        let name = trees.sys.read(&format!("class/virtio-ports/{port}/name"));
-        name.is_ok_and(|name| name == PORT_NAME) && trees.dev.has(port)
+        let name = kernel_fs.sys.read(&format!("class/virtio-ports/{port}/name"));
+        name.is_ok_and(|name| name == PORT_NAME) && kernel_fs.dev.has(port)
     })
 }

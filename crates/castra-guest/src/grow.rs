@@ -9,8 +9,8 @@ use rustix::fs::{Mode, OFlags, major, minor};
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
-use crate::news::{Milestone, Newsroom};
-use crate::trees::Trees;
+use crate::events::{EventSender, Milestone};
+use crate::kernel_fs::KernelFs;
 
 /// Unit in which the kernel counts a block device's size, whatever the device's own sector size is.
 const SECTOR_BYTES: u64 = 512;
@@ -29,10 +29,10 @@ const READ_ONLY_PAUSE: Duration = Duration::from_secs(2);
 
 /// Grows the root filesystem, and reports the milestone early enough that programs that ask for its
 /// size see the new one.
-pub(crate) async fn keep_size(trees: Arc<Trees>, newsroom: Newsroom) {
-    let mut growth = spawn_growth(&trees);
+pub(crate) async fn keep_size(kernel_fs: Arc<KernelFs>, events: EventSender) {
+    let mut growth = spawn_growth(&kernel_fs);
     let in_time = timeout(LIMIT, &mut growth).await;
-    newsroom.reached(Milestone::Size);
+    events.reached(Milestone::Size);
     let mut outcome = match in_time {
         Ok(outcome) => outcome,
         Err(_) => growth.await,
@@ -42,28 +42,28 @@ pub(crate) async fn keep_size(trees: Arc<Trees>, newsroom: Newsroom) {
         match outcome.map_err(io::Error::from).flatten() {
             Ok(()) => return,
             Err(error) if read_only(&error) => sleep(READ_ONLY_PAUSE).await,
-            Err(error) => return newsroom.failed(Errand::GrowRoot, error),
+            Err(error) => return events.failed(Errand::GrowRoot, error),
         }
-        outcome = spawn_growth(&trees).await;
+        outcome = spawn_growth(&kernel_fs).await;
     }
 }
 
-fn spawn_growth(trees: &Arc<Trees>) -> tokio::task::JoinHandle<io::Result<()>> {
-    let trees = Arc::clone(trees);
-    spawn_blocking(move || grow_root(&trees))
+fn spawn_growth(kernel_fs: &Arc<KernelFs>) -> tokio::task::JoinHandle<io::Result<()>> {
+    let kernel_fs = Arc::clone(kernel_fs);
+    spawn_blocking(move || grow_root(&kernel_fs))
 }
 
 /// Grows the root filesystem if it is an ext4 on a block device, mounted and in use. Leaves a
 /// read-only one alone. The kernel does nothing if it fills the device already.
-fn grow_root(trees: &Trees) -> io::Result<()> {
+fn grow_root(kernel_fs: &KernelFs) -> io::Result<()> {
     let root = rustix::fs::open("/", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     let filesystem = rustix::fs::fstatfs(&root)?;
     let device = rustix::fs::fstat(&root)?.st_dev;
     let size = format!("dev/block/{}:{}/size", major(device), minor(device));
-    if u64::try_from(filesystem.f_type).ok() != Some(EXT4_MAGIC) || !trees.sys.has(&size) {
+    if u64::try_from(filesystem.f_type).ok() != Some(EXT4_MAGIC) || !kernel_fs.sys.has(&size) {
         return Ok(());
     }
-    let sectors: u64 = trees.sys.read(&size)?.parse().map_err(io::Error::other)?;
+    let sectors: u64 = kernel_fs.sys.read(&size)?.parse().map_err(io::Error::other)?;
     let block_bytes = u64::try_from(filesystem.f_bsize).map_err(io::Error::other)?;
     let blocks = sectors.saturating_mul(SECTOR_BYTES).checked_div(block_bytes).unwrap_or_default();
     Ok(rustix::fs::ext4_ioc_resize_fs(&root, blocks)?)

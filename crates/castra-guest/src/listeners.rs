@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use castra_wire::{GUEST_ADDRESS, Listener, Reach, ServicePort, Transport};
 
-use crate::trees::Trees;
+use crate::kernel_fs::KernelFs;
 
 /// `TCP_LISTEN` and, of a UDP socket without a peer, `TCP_CLOSE` (`net/tcp_states.h`).
 const LISTENING: &str = "0A";
@@ -15,8 +15,8 @@ const UNCONNECTED: &str = "07";
 const MAX_PORTS: usize = 1000;
 
 /// Returns for each port how far the services behind it can be reached.
-pub(crate) fn listeners(ports: &[ServicePort], trees: &Trees) -> Vec<Listener> {
-    let sockets = |transport| addresses(transport, trees);
+pub(crate) fn listeners(ports: &[ServicePort], kernel_fs: &KernelFs) -> Vec<Listener> {
+    let sockets = |transport| addresses(transport, kernel_fs);
     let (tcp, udp) = (sockets(Transport::Tcp), sockets(Transport::Udp));
     let reach = |asked: ServicePort| {
         let all = if asked.transport == Transport::Tcp { &tcp } else { &udp };
@@ -41,13 +41,13 @@ fn reach(address: IpAddr) -> Reach {
     }
 }
 
-fn addresses(transport: Transport, trees: &Trees) -> Vec<(IpAddr, u16)> {
+fn addresses(transport: Transport, kernel_fs: &KernelFs) -> Vec<(IpAddr, u16)> {
     let (files, state) = match transport {
         Transport::Tcp => (["self/net/tcp", "self/net/tcp6"], LISTENING),
         Transport::Udp => (["self/net/udp", "self/net/udp6"], UNCONNECTED),
     };
     // A kernel without IPv6 has no list for it.
-    let lists = files.iter().filter_map(|file| trees.proc.read(file).ok());
+    let lists = files.iter().filter_map(|file| kernel_fs.proc.read(file).ok());
     lists.flat_map(|list| parse(&list, state)).collect()
 }
 

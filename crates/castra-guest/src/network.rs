@@ -16,9 +16,9 @@ use castra_wire::{DNS_ADDRESS, Errand, GATEWAY_ADDRESS, GUEST_ADDRESS, NETWORK_P
 use tokio::io::Interest;
 use tokio::time::{sleep, timeout};
 
+use crate::events::{EventSender, Milestone};
+use crate::kernel_fs::KernelFs;
 use crate::netlink::{Link, Requests, Route, changes, forget_changes};
-use crate::news::{Milestone, Newsroom};
-use crate::trees::Trees;
 use crate::watch::watch;
 
 /// Route metric that loses against every metric that scripts and DHCP clients use by themselves.
@@ -35,41 +35,41 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const BETWEEN_REPAIRS: Duration = Duration::from_millis(100);
 
 /// Brings the network up as soon as there is an interface, and keeps repairing it.
-pub(crate) async fn keep_up(trees: &Trees, newsroom: &Newsroom) -> io::Result<()> {
+pub(crate) async fn keep_up(kernel_fs: &KernelFs, events: &EventSender) -> io::Result<()> {
     let requests = Requests::open()?;
     let changes = watch(changes()?, Interest::READABLE)?;
     requests.set_up(LOOPBACK)?;
     let mut warned = false;
     let link = loop {
-        if let Some(link) = network_card(trees, &requests)? {
+        if let Some(link) = network_card(kernel_fs, &requests)? {
             break link;
         }
         let change = async { changes.readable().await.map(|mut ready| ready.clear_ready()) };
         match timeout(if warned { Duration::MAX } else { PATIENCE }, change).await {
             Ok(change) => change?,
-            Err(_) => newsroom.failed(Errand::Network, "the guest's kernel shows no network interface yet"),
+            Err(_) => events.failed(Errand::Network, "the guest's kernel shows no network interface yet"),
         }
         warned = true;
         forget_changes(changes.get_ref().as_fd())?;
     };
     requests.set_up(link.index)?;
     configure(&requests, link.index)?;
-    newsroom.reached(Milestone::Network);
+    events.reached(Milestone::Network);
     let mut index = link.index;
     loop {
         changes.readable().await?.clear_ready();
         forget_changes(changes.get_ref().as_fd())?;
         // While the interface is down or gone there is nothing to repair; its return is another
         // change.
-        let _ = repair(trees, &requests, &mut index);
+        let _ = repair(kernel_fs, &requests, &mut index);
         sleep(BETWEEN_REPAIRS).await;
     }
 }
 
 /// Adds the addresses and routes that the network card has lost. Leaves a card alone that was set
 /// down; a card that disappeared and came back is a new one, which has to be set up.
-fn repair(trees: &Trees, requests: &Requests, index: &mut u32) -> io::Result<()> {
-    let Some(link) = network_card(trees, requests)? else { return Ok(()) };
+fn repair(kernel_fs: &KernelFs, requests: &Requests, index: &mut u32) -> io::Result<()> {
+    let Some(link) = network_card(kernel_fs, requests)? else { return Ok(()) };
     if link.index != *index {
         requests.set_up(link.index)?;
         *index = link.index;
@@ -78,9 +78,9 @@ fn repair(trees: &Trees, requests: &Requests, index: &mut u32) -> io::Result<()>
 }
 
 /// Returns the current state of the network as reported by the kernel.
-pub(crate) fn state(trees: &Trees) -> io::Result<NetworkState> {
+pub(crate) fn state(kernel_fs: &KernelFs) -> io::Result<NetworkState> {
     let requests = Requests::open()?;
-    let Some(link) = network_card(trees, &requests)? else {
+    let Some(link) = network_card(kernel_fs, &requests)? else {
         return Ok(NetworkState {
             interface: None,
             is_up: false,
@@ -118,14 +118,14 @@ fn names_a_server(resolv_conf: &str) -> bool {
     resolv_conf.lines().any(|line| line.split_whitespace().next() == Some("nameserver"))
 }
 
-fn network_card(trees: &Trees, requests: &Requests) -> io::Result<Option<Link>> {
-    Ok(requests.links()?.into_iter().find(|link| is_network_card(trees, link)))
+fn network_card(kernel_fs: &KernelFs, requests: &Requests) -> io::Result<Option<Link>> {
+    Ok(requests.links()?.into_iter().find(|link| is_network_card(kernel_fs, link)))
 }
 
 /// Returns `true` for a real network card, which has a device behind it; bridges, tunnels and the
 /// like have none.
-fn is_network_card(trees: &Trees, link: &Link) -> bool {
-    link.ethernet && trees.sys.has(&format!("class/net/{}/device", link.name))
+fn is_network_card(kernel_fs: &KernelFs, link: &Link) -> bool {
+    link.ethernet && kernel_fs.sys.has(&format!("class/net/{}/device", link.name))
 }
 
 fn configure(requests: &Requests, index: u32) -> io::Result<()> {

@@ -11,8 +11,8 @@ use rustix::fs::OFlags;
 use rustix::ioctl::{NoArg, Opcode, Setter, opcode};
 
 use crate::adjust;
+use crate::kernel_fs::KernelFs;
 use crate::ssh::{SshError, SshServer};
-use crate::trees::Trees;
 
 /// Linux's `HOST_NAME_MAX`, without the final NUL.
 const MAX_HOSTNAME_BYTES: usize = 64;
@@ -43,9 +43,9 @@ pub(crate) enum PersonalityError {
 }
 
 /// Applies a personality. The keys come last: all else is done before anyone can log in.
-pub(crate) fn become_it(
+pub(crate) fn apply(
     personality: &Personality,
-    trees: &Trees,
+    kernel_fs: &KernelFs,
     server: &SshServer,
 ) -> Result<(), PersonalityError> {
     let refused = |step| move |source| PersonalityError::Kernel { step, source };
@@ -55,7 +55,8 @@ pub(crate) fn become_it(
     if !is_machine_id(&personality.machine_id) {
         return Err(PersonalityError::MachineId(personality.machine_id.clone()));
     }
-    stir(trees, personality.entropy.expose()).map_err(refused("stir the kernel's random numbers"))?;
+    add_entropy(kernel_fs, personality.entropy.expose())
+        .map_err(refused("stir the kernel's random numbers"))?;
     adjust::set_clock(personality.time_unix_ns).map_err(refused("set the clock"))?;
     set_hostname(&personality.hostname).map_err(refused("set the host name"))?;
     Ok(server.personalise(personality.host_key.expose(), &personality.authorized_keys)?)
@@ -117,8 +118,8 @@ const RESEED: Opcode = opcode::none(b'R', 0x07);
 /// Adds the host's random bytes and makes the kernel use them at once: a restored template must not
 /// draw the random numbers that its siblings draw.
 #[expect(unsafe_code, reason = "no library wraps these two ioctls")]
-fn stir(trees: &Trees, entropy: &[u8]) -> io::Result<()> {
-    let random = trees.dev.open("urandom", OFlags::RDWR)?;
+fn add_entropy(kernel_fs: &KernelFs, entropy: &[u8]) -> io::Result<()> {
+    let random = kernel_fs.dev.open("urandom", OFlags::RDWR)?;
     for part in entropy.chunks(ENTROPY_BYTES) {
         let mut bytes = [0; ENTROPY_BYTES];
         bytes[..part.len()].copy_from_slice(part);

@@ -15,9 +15,9 @@ use rustix::mount::{MountFlags, mount_remount};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use rustix::system::{RebootCommand, reboot};
 
+use crate::kernel_fs::KernelFs;
 use crate::process::image_program;
 use crate::services::{is_openrc, is_systemd};
-use crate::trees::Trees;
 
 /// Time limit for the service manager to stop its services.
 const SERVICES_LIMIT: Duration = Duration::from_secs(60);
@@ -30,7 +30,7 @@ const GRACE: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(50);
 
 /// Shuts down and powers off. Returns only if even that failed.
-pub(crate) fn power_off(trees: &Trees) -> io::Result<()> {
+pub(crate) fn power_off(kernel_fs: &KernelFs) -> io::Result<()> {
     if is_systemd() {
         run(image_program("systemctl", &["poweroff"]));
         // systemd now ends every process, this one too.
@@ -39,9 +39,9 @@ pub(crate) fn power_off(trees: &Trees) -> io::Result<()> {
         // A child in the agent's own session: OpenRC's `killprocs` spares the session it runs in.
         run(image_program("openrc", &["shutdown"]));
     }
-    end_all_processes(trees);
+    end_all_processes(kernel_fs);
     rustix::fs::sync();
-    mount_all_read_only(trees);
+    mount_all_read_only(kernel_fs);
     Ok(reboot(RebootCommand::PowerOff)?)
 }
 
@@ -54,13 +54,13 @@ fn run(mut program: Command) {
     }
 }
 
-fn end_all_processes(trees: &Trees) {
+fn end_all_processes(kernel_fs: &KernelFs) {
     // busybox and sysvinit pause at this signal and start no more gettys; other inits ignore it.
     let _ = kill_process(Pid::INIT, Signal::TSTP);
     // `kill(-1)`: everything but PID 1 and the caller.
     let _ = kill_process_group(Pid::INIT, Signal::TERM);
     let deadline = Instant::now() + GRACE;
-    while others_run(trees) && Instant::now() < deadline {
+    while others_run(kernel_fs) && Instant::now() < deadline {
         sleep(POLL);
     }
     let _ = kill_process_group(Pid::INIT, Signal::KILL);
@@ -68,17 +68,17 @@ fn end_all_processes(trees: &Trees) {
 
 /// Returns `true` while there are processes besides PID 1, this one and the kernel's threads
 /// (which, like zombies, have no command line).
-fn others_run(trees: &Trees) -> bool {
+fn others_run(kernel_fs: &KernelFs) -> bool {
     let us = std::process::id();
-    let pids = trees.proc.names(".").unwrap_or_default();
+    let pids = kernel_fs.proc.names(".").unwrap_or_default();
     pids.iter().filter_map(|name| name.parse::<u32>().ok()).filter(|pid| *pid != 1 && *pid != us).any(|pid| {
-        trees.proc.read(&format!("{pid}/cmdline")).is_ok_and(|command_line| !command_line.is_empty())
+        kernel_fs.proc.read(&format!("{pid}/cmdline")).is_ok_and(|command_line| !command_line.is_empty())
     })
 }
 
 /// Mounts every filesystem on a block device read-only, the last mounted first.
-fn mount_all_read_only(trees: &Trees) {
-    let mounts = trees.proc.read("self/mounts").unwrap_or_default();
+fn mount_all_read_only(kernel_fs: &KernelFs) {
+    let mounts = kernel_fs.proc.read("self/mounts").unwrap_or_default();
     for mount in mounts.lines().rev() {
         let mut fields = mount.split(' ');
         let (Some(source), Some(target)) = (fields.next(), fields.next()) else { continue };

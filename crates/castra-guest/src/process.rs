@@ -6,23 +6,23 @@ use std::process::{Command, Stdio};
 
 use rustix::fs::OFlags;
 
-use crate::trees::Trees;
+use crate::kernel_fs::KernelFs;
 
 /// `oom_score_adj` that exempts a process from the OOM killer (`proc(5)`).
 const NEVER_KILL: &str = "-1000";
 
 /// Makes the agent a daemon: a session of its own, stdin from `/dev/null`, stderr to the kernel's
 /// log, and exempt from the OOM killer.
-pub(crate) fn settle(trees: &Trees) -> io::Result<()> {
+pub(crate) fn settle(kernel_fs: &KernelFs) -> io::Result<()> {
     // Fails only if this process leads a group already, which is the desired state.
     let _ = rustix::process::setsid();
-    let null = trees.dev.open("null", OFlags::RDWR)?;
-    let log = trees.dev.open("kmsg", OFlags::WRONLY).unwrap_or(null.try_clone()?);
+    let null = kernel_fs.dev.open("null", OFlags::RDWR)?;
+    let log = kernel_fs.dev.open("kmsg", OFlags::WRONLY).unwrap_or(null.try_clone()?);
     rustix::stdio::dup2_stdin(&null)?;
     rustix::stdio::dup2_stdout(&log)?;
     rustix::stdio::dup2_stderr(&log)?;
     // A kernel that refuses leaves an agent that works until memory runs out.
-    let _ = trees.proc.write("self/oom_score_adj", NEVER_KILL);
+    let _ = kernel_fs.proc.write("self/oom_score_adj", NEVER_KILL);
     Ok(())
 }
 

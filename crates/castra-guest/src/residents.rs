@@ -13,7 +13,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use crate::trees::Trees;
+use crate::kernel_fs::KernelFs;
 
 const NO_SERVICE: &str = "castra.no_service=";
 const NO_USER: &str = "castra.no_user=";
@@ -24,8 +24,8 @@ const NO_SHELL: &str = "/sbin/nologin";
 
 /// Removes everything that the kernel's command line names from the root filesystem, before its
 /// init gets to the services.
-pub(crate) fn remove(trees: &Trees) {
-    let Ok(command_line) = trees.proc.read("cmdline") else { return };
+pub(crate) fn remove(kernel_fs: &KernelFs) {
+    let Ok(command_line) = kernel_fs.proc.read("cmdline") else { return };
     for word in command_line.split_whitespace() {
         let root = Path::new("/");
         if let Some(name) = word.strip_prefix(NO_SERVICE).filter(|name| is_plain(name)) {

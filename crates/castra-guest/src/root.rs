@@ -9,7 +9,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::sleep;
 
-use crate::trees::Trees;
+use crate::kernel_fs::KernelFs;
 use crate::watch::watch;
 
 /// Interval of looks at PID 1 after a change of the mounts: only microseconds lie between its last
@@ -25,29 +25,29 @@ const SELDOM: Duration = Duration::from_millis(500);
 /// Waits until PID 1 has left the initramfs, and follows it. PID 1's root changes exactly once,
 /// when its `switch_root` calls `chroot`, right before it runs the real init. `on_mounted` is
 /// called once if the root is seen to be mounted before that.
-pub(crate) async fn enter(trees: &Trees, on_mounted: impl FnOnce()) -> io::Result<()> {
+pub(crate) async fn enter(kernel_fs: &KernelFs, on_mounted: impl FnOnce()) -> io::Result<()> {
     // `poll` of a mount table reports PRI whenever the table has changed (`proc(5)`).
-    let mounts = watch(trees.proc.open("self/mounts", OFlags::RDONLY)?, Interest::PRIORITY)?;
+    let mounts = watch(kernel_fs.proc.open("self/mounts", OFlags::RDONLY)?, Interest::PRIORITY)?;
     // Not simply compared with our own root: `pivot_root` would change that together with PID
     // 1's.
     let initramfs = place(&rustix::fs::stat("/")?);
     let mut on_mounted = Some(on_mounted);
     let mut looks = 0;
-    while place(&trees.proc.stat("1/root")?) == initramfs {
+    while place(&kernel_fs.proc.stat("1/root")?) == initramfs {
         if looks > 0 {
             looks -= 1;
             sleep(SOON).await;
         } else if mounts_changed(&mounts).await? {
             looks = LOOKS;
             if on_mounted.is_some()
-                && trees.proc.read("self/mountinfo").is_ok_and(|mounts| has_disk(&mounts))
+                && kernel_fs.proc.read("self/mountinfo").is_ok_and(|mounts| has_disk(&mounts))
                 && let Some(on_mounted) = on_mounted.take()
             {
                 on_mounted();
             }
         }
     }
-    let root = trees.proc.open("1/root", OFlags::PATH | OFlags::DIRECTORY)?;
+    let root = kernel_fs.proc.open("1/root", OFlags::PATH | OFlags::DIRECTORY)?;
     rustix::process::fchdir(root)?;
     Ok(rustix::process::chroot(".")?)
 }

@@ -16,9 +16,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::kernel_fs::KernelFs;
 use crate::process::image_program;
 use crate::services::{is_openrc, is_systemd};
-use crate::trees::Trees;
 
 /// Directories of keys that a service creates, and the prefix of their names (`sshd_config(5)`,
 /// `dropbear(8)`).
@@ -45,8 +45,8 @@ const SSHD_UNITS: [&str; 3] = ["sshd.service", "ssh.service", "ssh.socket"];
 
 /// Stops the image's sshd, which holds its keys in memory, and removes everything that no two VMs
 /// may share. Returns `true` if there was an sshd to stop, which [`renew`] starts again.
-pub(crate) fn forget(trees: &Trees) -> bool {
-    let had_sshd = runs_sshd(trees);
+pub(crate) fn forget(kernel_fs: &KernelFs) -> bool {
+    let had_sshd = runs_sshd(kernel_fs);
     if had_sshd {
         manage_sshd("stop");
     }
@@ -97,10 +97,10 @@ fn lacks_host_keys(root: &Path) -> bool {
     root.join(SSH).join("sshd_config").exists() && files_in(&root.join(SSH), is_key).is_empty()
 }
 
-fn runs_sshd(trees: &Trees) -> bool {
+fn runs_sshd(kernel_fs: &KernelFs) -> bool {
     // If processes cannot be seen, assume that it runs: stopping a stopped service does no harm.
-    let Ok(processes) = trees.proc.names("") else { return true };
-    let is_sshd = |pid: &String| trees.proc.read(&format!("{pid}/comm")).is_ok_and(|name| name == "sshd");
+    let Ok(processes) = kernel_fs.proc.names("") else { return true };
+    let is_sshd = |pid: &String| kernel_fs.proc.read(&format!("{pid}/comm")).is_ok_and(|name| name == "sshd");
     processes.iter().filter(|name| name.bytes().all(|byte| byte.is_ascii_digit())).any(is_sshd)
 }
 

@@ -11,8 +11,8 @@ use std::time::Duration;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
+use crate::kernel_fs::KernelFs;
 use crate::process::image_program;
-use crate::trees::Trees;
 
 /// Interval between checks: each takes some ten system calls.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -21,10 +21,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 const GETTYS: [&str; 5] = ["getty", "agetty", "mingetty", "fgetty", "login"];
 
 /// Waits until the services are up. Never returns in an image that shows none of the signs.
-pub(crate) async fn wait_until_up(trees: &Trees) {
+pub(crate) async fn wait_until_up(kernel_fs: &KernelFs) {
     let mut openrc_had_finished = false;
     loop {
-        if init_has_started_a_getty(trees) || (is_systemd() && systemd_says_so().await) {
+        if init_has_started_a_getty(kernel_fs) || (is_systemd() && systemd_says_so().await) {
             return;
         }
         // OpenRC names the runlevel an instant before it creates `rc.starting`, so one look is
@@ -64,10 +64,10 @@ fn openrc_has_finished() -> bool {
     level.trim() == "default" && !Path::new("/run/openrc/rc.starting").exists()
 }
 
-fn init_has_started_a_getty(trees: &Trees) -> bool {
-    let children = trees.proc.read("1/task/1/children").unwrap_or_default();
+fn init_has_started_a_getty(kernel_fs: &KernelFs) -> bool {
+    let children = kernel_fs.proc.read("1/task/1/children").unwrap_or_default();
     children.split_whitespace().any(|pid| {
-        let name = trees.proc.read(&format!("{pid}/comm"));
+        let name = kernel_fs.proc.read(&format!("{pid}/comm"));
         name.is_ok_and(|name| GETTYS.contains(&name.as_str()))
     })
 }

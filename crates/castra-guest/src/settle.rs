@@ -6,9 +6,9 @@
 
 use std::io;
 
+use crate::kernel_fs::KernelFs;
 use crate::process::image_program;
 use crate::secrets;
-use crate::trees::Trees;
 
 /// Frees the page cache, dentries and inodes (`Documentation/admin-guide/sysctl/vm.rst`).
 const DROP_ALL: &str = "3";
@@ -19,10 +19,10 @@ const WARM: [&[&str]; 2] = [&["-c", "exec true"], &["-l", "-c", "exec true"]];
 /// Removes secrets that no two VMs may share, writes everything out, drops the caches, and reads in
 /// what the first command will need. Returns `true` if the image's sshd was stopped and is to be
 /// started again in each VM.
-pub(crate) fn come_to_rest(trees: &Trees) -> io::Result<bool> {
-    let had_sshd = secrets::forget(trees);
+pub(crate) fn come_to_rest(kernel_fs: &KernelFs) -> io::Result<bool> {
+    let had_sshd = secrets::forget(kernel_fs);
     rustix::fs::sync();
-    trees.proc.write("sys/vm/drop_caches", DROP_ALL)?;
+    kernel_fs.proc.write("sys/vm/drop_caches", DROP_ALL)?;
     for arguments in WARM {
         // An image without a shell has nothing to warm up.
         let _ = image_program("/bin/sh", arguments).status();

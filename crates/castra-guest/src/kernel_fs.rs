@@ -9,7 +9,7 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, 
 
 /// Detached mounts of proc, devtmpfs and sysfs: an initramfs moves or hides every mount it sees,
 /// but not these.
-pub(crate) struct Trees {
+pub(crate) struct KernelFs {
     /// proc.
     pub(crate) proc: Tree,
     /// devtmpfs.
@@ -21,7 +21,7 @@ pub(crate) struct Trees {
 /// One detached mount. Paths are relative to its top.
 pub(crate) struct Tree(OwnedFd);
 
-impl Trees {
+impl KernelFs {
     /// Mounts all three (Linux 5.2 and newer).
     pub(crate) fn open() -> io::Result<Self> {
         Ok(Self { proc: Tree::mount("proc")?, dev: Tree::mount("devtmpfs")?, sys: Tree::mount("sysfs")? })

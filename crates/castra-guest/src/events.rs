@@ -6,7 +6,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 /// An event.
 #[derive(Debug)]
-pub(crate) enum News {
+pub(crate) enum Event {
     /// A step towards [`Stage::Ready`] or one of the other stages, and its time (milliseconds since
     /// the kernel started).
     Reached(Milestone, u64),
@@ -37,39 +37,39 @@ pub(crate) enum Milestone {
 
 /// Sender of events, for the agent's tasks.
 #[derive(Debug, Clone)]
-pub(crate) struct Newsroom(UnboundedSender<News>);
+pub(crate) struct EventSender(UnboundedSender<Event>);
 
-impl Newsroom {
+impl EventSender {
     /// Returns a sender and its receiver.
-    pub(crate) fn new() -> (Self, UnboundedReceiver<News>) {
+    pub(crate) fn new() -> (Self, UnboundedReceiver<Event>) {
         let (sender, receiver) = unbounded_channel();
         (Self(sender), receiver)
     }
 
     /// Reports that a milestone has been reached now.
     pub(crate) fn reached(&self, milestone: Milestone) {
-        self.tell(News::Reached(milestone, uptime_ms()));
+        self.send(Event::Reached(milestone, uptime_ms()));
     }
 
     /// Reports that the guest is at rest.
     pub(crate) fn settled(&self, had_sshd: bool) {
-        self.tell(News::Settled(had_sshd));
+        self.send(Event::Settled(had_sshd));
     }
 
     /// Reports that everything has been written to the disk, as requested by the host of this
     /// session.
     pub(crate) fn synced(&self, session: Option<Session>) {
-        self.tell(News::Synced(session));
+        self.send(Event::Synced(session));
     }
 
     /// Reports that a task failed.
     pub(crate) fn failed(&self, errand: Errand, reason: impl ToString) {
-        self.tell(News::Failed(errand, reason.to_string()));
+        self.send(Event::Failed(errand, reason.to_string()));
     }
 
-    fn tell(&self, news: News) {
+    fn send(&self, event: Event) {
         // The main loop lives as long as the process.
-        let _ = self.0.send(news);
+        let _ = self.0.send(event);
     }
 }
 
