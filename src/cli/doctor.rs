@@ -24,7 +24,8 @@ pub(super) struct Diagnosis {
     /// Findings, area by area.
     findings: Vec<Finding>,
     /// Repairs that `--fix` made, in words.
-    mended: Vec<String>,
+    #[serde(rename = "mended")]
+    fixed: Vec<String>,
 }
 
 /// Runs all checks, fixes what can be fixed if asked to, and prints the findings. Exits with 78 if
@@ -32,29 +33,29 @@ pub(super) struct Diagnosis {
 pub(super) fn run(doctor: &DoctorArgs, context: &CommandContext) -> Result<ExitCode> {
     let project = context.silent_config();
     let subject = Subject { context: &context.runtime, project: project.as_ref().copied() };
-    let mut findings = doctor::examine(&subject)?;
-    let mut mended = Vec::new();
-    if doctor.fix && findings.iter().any(|finding| finding.can_be_mended) {
-        mended = doctor::mend(&findings, &context.runtime)?;
-        findings = doctor::examine(&subject)?;
+    let mut findings = doctor::run_checks(&subject)?;
+    let mut fixed = Vec::new();
+    if doctor.fix && findings.iter().any(|finding| finding.fixable) {
+        fixed = doctor::fix(&findings, &context.runtime)?;
+        findings = doctor::run_checks(&subject)?;
     }
     let worst = findings.iter().map(|finding| finding.severity).max().unwrap_or(Severity::Good);
     let text = text(&findings, context.args.verbosity(), context.printer);
-    let diagnosis = Diagnosis { healthy: worst < Severity::Problem, findings, mended };
+    let diagnosis = Diagnosis { healthy: worst < Severity::Problem, findings, fixed };
     if context.printer.is_json() {
         context.printer.json(&diagnosis).map_err(CliError::from)?;
     } else {
         context.printer.styled_result(&text).map_err(CliError::from)?;
     }
-    diagnosis.mended.iter().for_each(|done| context.printer.success(done));
+    diagnosis.fixed.iter().for_each(|done| context.printer.success(done));
     context.printer.tip(verdict(worst, &diagnosis.findings));
     let bearable = if doctor.strict { Severity::Note } else { Severity::Warning };
     Ok(if worst > bearable { exit::of_kind(Kind::HostNotCapable) } else { ExitCode::SUCCESS })
 }
 
 fn verdict(worst: Severity, findings: &[Finding]) -> &'static str {
-    let can_be_mended = findings.iter().any(|finding| finding.can_be_mended);
-    match (worst, can_be_mended) {
+    let fixable = findings.iter().any(|finding| finding.fixable);
+    match (worst, fixable) {
         (Severity::Problem, _) => {
             "VMs will not run, or not all of them, until the problems above are solved."
         }

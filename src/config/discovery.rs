@@ -188,7 +188,7 @@ fn check_owner(file: &Path, metadata: &Metadata, directory: &Path) -> Result<(),
     if mode & WORLD_WRITABLE == 0 {
         return Ok(());
     }
-    Err(ConfigError::Planted { path: file.to_owned(), owner })
+    Err(ConfigError::UntrustedOwner { path: file.to_owned(), owner })
 }
 
 /// Returns `true` for a directory of another user that everybody may write to.
@@ -405,7 +405,7 @@ mod tests {
         assert!(load(&ConfigOptions::default(), &root).is_ok(), "nobody else can have put it here");
         fs::set_permissions(&root, fs::Permissions::from_mode(0o1777)).expect("permissions");
         let error = load(&ConfigOptions::default(), &root).expect_err("planted");
-        assert!(matches!(error, ConfigError::Planted { owner: 12345, .. }), "{error}");
+        assert!(matches!(error, ConfigError::UntrustedOwner { owner: 12345, .. }), "{error}");
         assert!(load(&explicit(CONFIG_FILE), &root).is_ok(), "named, it is trusted");
     }
 

@@ -43,7 +43,7 @@ pub enum ConfigError {
         "{} belongs to another user (uid {owner}), in a directory that everybody may write to",
         path.display()
     )]
-    Planted {
+    UntrustedOwner {
         /// The file.
         path: PathBuf,
         /// Its owner.
@@ -97,7 +97,7 @@ impl Explain for ConfigError {
         match self {
             Self::NotFound { .. } | Self::Dangling { .. } => Kind::NotFound,
             Self::Unreadable { source, .. } => kind_of_io(source),
-            Self::Planted { .. } => Kind::Permission,
+            Self::UntrustedOwner { .. } => Kind::Permission,
             Self::State(problem) => problem.kind(),
             Self::NotAFile { .. }
             | Self::TooLarge { .. }
@@ -120,7 +120,7 @@ impl Explain for ConfigError {
             Self::Unreadable { .. } => {
                 "Make it readable for yourself, or name another file with `--config FILE`."
             }
-            Self::Planted { .. } => {
+            Self::UntrustedOwner { .. } => {
                 "If you trust it, name it with `--config FILE`; if not, work in a directory of your own."
             }
             Self::TooLarge { .. } => {
@@ -149,7 +149,7 @@ mod tests {
             (ConfigError::NotAFile { path: path() }, Kind::Data),
             (ConfigError::Dangling { path: path() }, Kind::NotFound),
             (ConfigError::Unreadable { path: path(), source }, Kind::Permission),
-            (ConfigError::Planted { path: path(), owner: 7 }, Kind::Permission),
+            (ConfigError::UntrustedOwner { path: path(), owner: 7 }, Kind::Permission),
             (ConfigError::TooLarge { path: path() }, Kind::Data),
             (ConfigError::NotUtf8 { path: path(), line: 1, column: 2 }, Kind::Data),
             (ConfigError::TooNew { path: path(), found: "2".to_owned() }, Kind::Data),

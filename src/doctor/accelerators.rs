@@ -6,7 +6,7 @@ use crate::qemu::{self, Accelerator, QemuBinary, QemuError, Trial};
 
 use super::{Area, Finding, Repair};
 
-pub(super) fn examine(
+pub(super) fn check(
     binary: Option<&QemuBinary>,
     context: &RuntimeContext,
 ) -> Result<Vec<Finding>, Interrupted> {

@@ -10,7 +10,7 @@ use crate::template::{self, Use};
 
 use super::{Area, Finding, Repair};
 
-pub(super) fn examine(
+pub(super) fn check(
     binary: Option<&QemuBinary>,
     context: &RuntimeContext,
 ) -> Result<Vec<Finding>, Interrupted> {

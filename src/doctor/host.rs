@@ -13,7 +13,7 @@ const WRITTEN_UNIX_SECS: u64 = 1_767_225_600;
 /// What QEMU takes beside a guest's memory.
 const QEMU_MIB: u64 = 200;
 
-pub(super) fn examine() -> Vec<Finding> {
+pub(super) fn check() -> Vec<Finding> {
     [Some(system()), Some(processors()), memory(), Some(clock())].into_iter().flatten().collect()
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Each area has a file and looks at real things: a program that is run, a machine that is started, a file that is read.
 //! Nothing is changed by looking, but for a scratch file of the probe. What can be mended without a loss says how
-//! ([`Repair`]); [`mend`] does that.
+//! ([`Repair`]); [`fix`] does that.
 
 mod accelerators;
 mod cache;
@@ -23,7 +23,7 @@ use crate::cancel::Interrupted;
 use crate::config::ProjectConfig;
 use crate::context::RuntimeContext;
 
-pub use repair::{Repair, mend};
+pub use repair::{Repair, fix};
 
 /// What is examined.
 pub struct Subject<'a> {
@@ -47,7 +47,8 @@ pub struct Finding {
     /// What to do about it.
     pub fix: Option<String>,
     /// Whether `castra doctor --fix` does that.
-    pub can_be_mended: bool,
+    #[serde(rename = "can_be_mended")]
+    pub fixable: bool,
     /// How.
     #[serde(skip)]
     repair: Option<Repair>,
@@ -107,7 +108,7 @@ pub enum Severity {
 
 impl Finding {
     fn new(area: Area, check: &'static str, severity: Severity, message: impl Into<String>) -> Self {
-        Self { area, check, severity, message: message.into(), fix: None, can_be_mended: false, repair: None }
+        Self { area, check, severity, message: message.into(), fix: None, fixable: false, repair: None }
     }
 
     fn good(area: Area, check: &'static str, message: impl Into<String>) -> Self {
@@ -132,9 +133,9 @@ impl Finding {
         self
     }
 
-    /// With what [`mend`] does about it.
+    /// With what [`fix`] does about it.
     fn with_repair(mut self, repair: Repair) -> Self {
-        (self.can_be_mended, self.repair) = (true, Some(repair));
+        (self.fixable, self.repair) = (true, Some(repair));
         self
     }
 }
@@ -143,18 +144,18 @@ impl Finding {
 ///
 /// # Errors
 /// An interruption.
-pub fn examine(subject: &Subject<'_>) -> Result<Vec<Finding>, Interrupted> {
+pub fn run_checks(subject: &Subject<'_>) -> Result<Vec<Finding>, Interrupted> {
     let context = subject.context;
     thread::scope(|scope| {
-        let network = scope.spawn(|| network::examine(context));
-        let mut findings = host::examine();
-        let (about_qemu, binary) = qemu::examine(context)?;
+        let network = scope.spawn(|| network::check(context));
+        let mut findings = host::check();
+        let (about_qemu, binary) = qemu::check(context)?;
         findings.extend(about_qemu);
-        findings.extend(accelerators::examine(binary.as_ref(), context)?);
-        findings.extend(space::examine(subject));
-        findings.extend(permissions::examine(subject));
-        findings.extend(cache::examine(binary.as_ref(), context)?);
-        findings.extend(project::examine(subject));
+        findings.extend(accelerators::check(binary.as_ref(), context)?);
+        findings.extend(space::check(subject));
+        findings.extend(permissions::check(subject));
+        findings.extend(cache::check(binary.as_ref(), context)?);
+        findings.extend(project::check(subject));
         findings.extend(network.join().unwrap_or_default());
         context.cancel.check()?;
         Ok(findings)

@@ -6,7 +6,7 @@ use crate::managed::{Catalog, ImageManager, one_line};
 
 use super::{Area, Finding};
 
-pub(super) fn examine(context: &RuntimeContext) -> Vec<Finding> {
+pub(super) fn check(context: &RuntimeContext) -> Vec<Finding> {
     if context.offline {
         return vec![Finding::note(Area::Network, "network", "the network is not used, as was asked for")];
     }

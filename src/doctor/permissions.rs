@@ -8,7 +8,7 @@ use crate::layout::{MAX_SOCKET_PATH_BYTES, MAX_VM_NAME_BYTES};
 
 use super::{Area, Finding, Repair, Subject};
 
-pub(super) fn examine(subject: &Subject<'_>) -> Vec<Finding> {
+pub(super) fn check(subject: &Subject<'_>) -> Vec<Finding> {
     let context = subject.context;
     let mut findings = vec![user()];
     findings.push(directory("cache", context.cache.root()));

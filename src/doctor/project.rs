@@ -11,7 +11,7 @@ use super::{Area, Finding, Subject};
 /// Difference of clocks that counts as none: asking a busy guest takes up to a second.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(2);
 
-pub(super) fn examine(subject: &Subject<'_>) -> Vec<Finding> {
+pub(super) fn check(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = of_project(subject);
     findings.extend(vm::orphans().into_iter().map(|orphan| {
         let (vm, pid, directory) = (&orphan.vm, orphan.pid(), orphan.directory.display());

@@ -18,7 +18,7 @@ const TRIED: (u32, u32) = (7, 2);
 const VERSION_LIMIT: Duration = Duration::from_secs(10);
 
 /// What was found, and QEMU if it is there.
-pub(super) fn examine(context: &RuntimeContext) -> Result<(Vec<Finding>, Option<QemuBinary>), Interrupted> {
+pub(super) fn check(context: &RuntimeContext) -> Result<(Vec<Finding>, Option<QemuBinary>), Interrupted> {
     let mut findings = Vec::new();
     let binary = match QemuBinary::find(&context.environment) {
         Ok(binary) => Some(binary),

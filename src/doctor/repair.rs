@@ -57,7 +57,7 @@ impl Explain for RepairError {
 ///
 /// # Errors
 /// The first thing that cannot be mended.
-pub fn mend(findings: &[Finding], context: &RuntimeContext) -> Result<Vec<String>, RepairError> {
+pub fn fix(findings: &[Finding], context: &RuntimeContext) -> Result<Vec<String>, RepairError> {
     let mut done: Vec<&Repair> = Vec::new();
     let mut told = Vec::new();
     for repair in findings.iter().filter_map(|finding| finding.repair.as_ref()) {

@@ -12,7 +12,7 @@ const LEAST_BYTES: u64 = 100 << 20;
 /// A socket and a few small files.
 const LEAST_RUNTIME_BYTES: u64 = 1 << 20;
 
-pub(super) fn examine(subject: &Subject<'_>) -> Vec<Finding> {
+pub(super) fn check(subject: &Subject<'_>) -> Vec<Finding> {
     let context = subject.context;
     let mut findings = vec![room("cache-space", "the cache", context.cache.root())];
     if let Ok(project) = subject.project {

@@ -64,10 +64,10 @@ pub enum ControlError {
     },
     /// The agent has not sent anything before the deadline.
     #[error("the guest agent did not answer in time")]
-    Silent,
+    ReadTimeout,
     /// The agent has not taken a message in time.
     #[error("the guest agent does not listen")]
-    Deaf,
+    WriteTimeout,
     /// QEMU has closed its end: the VM is gone.
     #[error("the VM closed its control port")]
     Closed,
@@ -97,7 +97,7 @@ impl Explain for ControlError {
                 Kind::Permission
             }
             Self::Connect { source, .. } if source.kind() == io::ErrorKind::WouldBlock => Kind::Busy,
-            Self::Connect { .. } | Self::Silent | Self::Deaf | Self::Closed => Kind::Unavailable,
+            Self::Connect { .. } | Self::ReadTimeout | Self::WriteTimeout | Self::Closed => Kind::Unavailable,
             Self::Io(_) => Kind::Io,
             Self::Flood | Self::OtherProtocol(_) | Self::TooLong(_) => Kind::Data,
             Self::Interrupted(_) => Kind::Interrupted,
@@ -114,7 +114,9 @@ impl Explain for ControlError {
                     .to_owned(),
             ),
             Self::TooLong(_) => Some("Give the VM fewer authorised keys.".to_owned()),
-            Self::Silent | Self::Deaf => Some("`castra logs` shows how far the guest came.".to_owned()),
+            Self::ReadTimeout | Self::WriteTimeout => {
+                Some("`castra logs` shows how far the guest came.".to_owned())
+            }
             Self::Connect { .. } | Self::Closed | Self::Io(_) | Self::Flood | Self::Interrupted(_) => None,
         }
     }
@@ -156,7 +158,7 @@ impl ControlPort {
     /// of that task.
     ///
     /// # Errors
-    /// [`ControlError::TooLong`], [`ControlError::Deaf`], [`ControlError::Closed`],
+    /// [`ControlError::TooLong`], [`ControlError::WriteTimeout`], [`ControlError::Closed`],
     /// [`ControlError::Io`] or [`ControlError::Interrupted`].
     pub fn personalise(&mut self, personality: Personality) -> Result<(), ControlError> {
         self.send(HostMessage::Personalise(personality))
@@ -211,14 +213,14 @@ impl ControlPort {
     /// send anything at any time: callers that loop over this keep one deadline for the whole loop.
     ///
     /// # Errors
-    /// [`ControlError::Silent`] once `deadline` has passed, [`ControlError::Closed`],
+    /// [`ControlError::ReadTimeout`] once `deadline` has passed, [`ControlError::Closed`],
     /// [`ControlError::Flood`], [`ControlError::OtherProtocol`], [`ControlError::Io`] or
     /// [`ControlError::Interrupted`].
     pub fn next(&mut self, deadline: Instant) -> Result<GuestMessage, ControlError> {
         // However much has arrived already: a guest that never stops sending must not outlast a
         // time limit.
         if Instant::now() > deadline {
-            return Err(ControlError::Silent);
+            return Err(ControlError::ReadTimeout);
         }
         loop {
             if let Some(message) = self.next_held()? {
@@ -263,7 +265,7 @@ impl ControlPort {
             self.cancel.check()?;
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(ControlError::Silent);
+                return Err(ControlError::ReadTimeout);
             }
             self.socket.set_read_timeout(Some(left.min(GLANCE))).map_err(ControlError::Io)?;
             match self.socket.read(&mut chunk) {
@@ -291,7 +293,7 @@ impl ControlPort {
         while !bytes.is_empty() {
             self.cancel.check()?;
             if Instant::now() > deadline {
-                return Err(ControlError::Deaf);
+                return Err(ControlError::WriteTimeout);
             }
             match self.socket.write(bytes) {
                 Ok(written) => bytes = &bytes[written..],

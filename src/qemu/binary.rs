@@ -31,12 +31,12 @@ impl QemuBinary {
     /// Finds QEMU on the `PATH`, or the program that `CASTRA_QEMU` names.
     ///
     /// # Errors
-    /// [`QemuError::NotInstalled`], [`QemuError::Misnamed`], or [`QemuError::File`] if the program
+    /// [`QemuError::NotInstalled`], [`QemuError::NotExecutable`], or [`QemuError::File`] if the program
     /// cannot be examined.
     pub fn find(environment: &Environment) -> Result<Self, QemuError> {
         let named = environment.text("CASTRA_QEMU");
         let missing = || match named {
-            Some(name) => QemuError::Misnamed { program: name.to_owned() },
+            Some(name) => QemuError::NotExecutable { program: name.to_owned() },
             None => QemuError::NotInstalled { program: PROGRAM.to_owned() },
         };
         let path = command::find_program(environment, named.unwrap_or(PROGRAM)).ok_or_else(missing)?;

@@ -21,7 +21,7 @@ pub enum QemuError {
     },
     /// `CASTRA_QEMU` names a file that is no program.
     #[error("CASTRA_QEMU names {program}, which is no program that can be run")]
-    Misnamed {
+    NotExecutable {
         /// Value of the variable.
         program: String,
     },
@@ -45,7 +45,7 @@ pub enum QemuError {
     },
     /// QEMU lives but does not answer on its machine protocol.
     #[error("QEMU of VM `{vm}` does not answer")]
-    Silent {
+    NotResponding {
         /// The VM.
         vm: String,
         /// Failure on the socket.
@@ -146,10 +146,10 @@ impl Explain for QemuError {
         match self {
             Self::Died { .. } if self.is_port_taken() => Kind::Busy,
             Self::NotInstalled { .. }
-            | Self::Misnamed { .. }
+            | Self::NotExecutable { .. }
             | Self::Broken { .. }
             | Self::Died { .. }
-            | Self::Silent { .. }
+            | Self::NotResponding { .. }
             | Self::NotSaved { .. } => Kind::Unavailable,
             Self::SocketDirectory { source, .. }
             | Self::File { source, .. }
@@ -165,7 +165,7 @@ impl Explain for QemuError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::NotInstalled { program } => Some(install_hint(program)),
-            Self::Misnamed { .. } => Some(
+            Self::NotExecutable { .. } => Some(
                 "Correct it, or unset CASTRA_QEMU: then qemu-system-x86_64 is looked for on the PATH.".into(),
             ),
             Self::Broken { program, .. } => Some(format!(
@@ -180,7 +180,7 @@ impl Explain for QemuError {
             Self::Died { vm, .. } => {
                 Some(format!("`castra logs --source qemu {vm}` shows all that QEMU said."))
             }
-            Self::Silent { vm, .. } => Some(format!(
+            Self::NotResponding { vm, .. } => Some(format!(
                 "The machine may be too busy: try again. `castra logs --source qemu {vm}` shows what it said; `castra down \
                  {vm}` ends it."
             )),

@@ -108,7 +108,7 @@ pub struct Launch<'a> {
 /// saved state. The machine then runs, except after [`Incoming::Machine`].
 ///
 /// # Errors
-/// [`QemuError::Died`] with QEMU's own message, [`QemuError::Silent`], or the reason why the
+/// [`QemuError::Died`] with QEMU's own message, [`QemuError::NotResponding`], or the reason why the
 /// sockets and logs could not be made. In every case no process is left behind.
 pub fn launch(binary: &QemuBinary, launch: Launch<'_>, cancel: &Cancel) -> Result<QemuProcess, QemuError> {
     let Launch { spec, sockets, log, incoming, lifetime } = launch;
@@ -153,7 +153,7 @@ pub fn launch(binary: &QemuBinary, launch: Launch<'_>, cancel: &Cancel) -> Resul
             Err(match failure {
                 Failure::Interrupted(interrupted) => interrupted.into(),
                 Failure::Died => died(&spec.name, log, signal),
-                Failure::Qmp(source) => QemuError::Silent { vm: spec.name.clone(), source },
+                Failure::Qmp(source) => QemuError::NotResponding { vm: spec.name.clone(), source },
             })
         }
     }

@@ -219,7 +219,7 @@ fn unsupported(error: QmpError) -> TemplateError {
     match error {
         QmpError::Refused { .. } => TemplateError::Unsupported(error),
         QmpError::Interrupted(interrupted) => interrupted.into(),
-        other => TemplateError::Silent(other),
+        other => TemplateError::NotResponding(other),
     }
 }
 
@@ -235,16 +235,18 @@ fn bring_to_rest(
     port.settle()?;
     loop {
         let message = match port.next(deadline.min(Instant::now() + LOOK_EVERY)) {
-            Err(ControlError::Silent) if MachineStatus::glance(sockets) == Some(MachineStatus::DiskFull) => {
+            Err(ControlError::ReadTimeout)
+                if MachineStatus::glance(sockets) == Some(MachineStatus::DiskFull) =>
+            {
                 return Err(TemplateError::DiskFull { directory: work.directory().to_owned() });
             }
-            Err(ControlError::Silent) if Instant::now() < deadline => {
+            Err(ControlError::ReadTimeout) if Instant::now() < deadline => {
                 match (request.is_hopeless)(&work.console_log(), &work.qemu_log()) {
                     Some(cause) => return Err(TemplateError::BootFailed { cause }),
                     None => continue,
                 }
             }
-            Err(ControlError::Silent) => {
+            Err(ControlError::ReadTimeout) => {
                 return Err(TemplateError::SettleTimeout { limit_secs: request.limit.as_secs() });
             }
             other => other?,

@@ -54,7 +54,7 @@ pub enum TemplateError {
     Died(String),
     /// QEMU does not answer.
     #[error("QEMU does not answer while it makes a warm template ({0})")]
-    Silent(QmpError),
+    NotResponding(QmpError),
     /// Another castra works at the same place, because its lock was removed with the cache.
     #[error("the cache was removed while a warm template was made in it")]
     Disturbed,
@@ -122,7 +122,7 @@ impl Explain for TemplateError {
             | Self::BootFailed { .. }
             | Self::Guest { .. }
             | Self::Died(_)
-            | Self::Silent(_)
+            | Self::NotResponding(_)
             | Self::Unsupported(_) => Kind::Unavailable,
             Self::Disturbed => Kind::Busy,
             Self::Qemu(error) => error.kind(),
@@ -147,11 +147,11 @@ impl Explain for TemplateError {
             Self::Interrupted(_) => None,
             Self::Control(_) | Self::Initrd(_) if self.is_interruption() => None,
             Self::File { .. }
-            | Self::Restless { .. }
-            | Self::Hopeless { .. }
+            | Self::SettleTimeout { .. }
+            | Self::BootFailed { .. }
             | Self::Guest { .. }
             | Self::Died(_)
-            | Self::Silent(_)
+            | Self::NotResponding(_)
             | Self::Disturbed
             | Self::Unsupported(_)
             | Self::Control(_)

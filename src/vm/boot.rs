@@ -154,7 +154,7 @@ fn is_worth_another(error: &VmError) -> bool {
     match (error, qemus_fault(error)) {
         (VmError::BootDied { trouble, .. }, _) => !was_ended(&trouble.words),
         (_, Some(QemuError::Died { stderr, .. })) => !was_ended(stderr),
-        (_, Some(QemuError::Silent { .. })) => true,
+        (_, Some(QemuError::NotResponding { .. })) => true,
         (error, _) => matches!(
             error,
             VmError::BootTimedOut { .. } | VmError::BootHopeless { .. } | VmError::AgentFailed { .. }

@@ -194,8 +194,8 @@ fn sync_guest(
                 // An agent of an earlier castra.
                 Ok(GuestMessage::Failed { errand: Errand::Protocol, reason }) => return Ok(Err(reason)),
                 Ok(_) => {}
-                Err(ControlError::Silent) if is_full() => return Ok(Err(String::new())),
-                Err(ControlError::Silent) if Instant::now() < deadline => {}
+                Err(ControlError::ReadTimeout) if is_full() => return Ok(Err(String::new())),
+                Err(ControlError::ReadTimeout) if Instant::now() < deadline => {}
                 Err(error) => return Err(error),
             }
         }
@@ -323,6 +323,6 @@ fn connect_within(vm: &str, boot: &BootRecord, limit: WaitLimit) -> Result<Qmp, 
 pub(super) fn unanswered(vm: &str, source: QmpError) -> VmError {
     match source {
         QmpError::Interrupted(interrupted) => interrupted.into(),
-        source => QemuError::Silent { vm: vm.to_owned(), source }.into(),
+        source => QemuError::NotResponding { vm: vm.to_owned(), source }.into(),
     }
 }

@@ -135,7 +135,7 @@ impl BootWatch<'_> {
             let deadline = self.started + limit;
             let message = match port.next(deadline.min(Instant::now() + LOOK_EVERY)) {
                 Err(_) if !is_alive() => return Err(BootEnd::Died),
-                Err(ControlError::Silent) if Instant::now() < deadline => {
+                Err(ControlError::ReadTimeout) if Instant::now() < deadline => {
                     self.look(sockets, &looks, reached)?;
                     continue;
                 }
@@ -329,7 +329,7 @@ impl BootWatch<'_> {
 
     fn ended(&self, error: ControlError, reached: Option<Stage>, limit: Duration) -> BootEnd {
         match error {
-            ControlError::Silent | ControlError::Deaf => {
+            ControlError::ReadTimeout | ControlError::WriteTimeout => {
                 BootEnd::TimedOut { limit, is_ready: reached >= Some(Stage::Ready) }
             }
             ControlError::Closed => BootEnd::Died,

@@ -172,7 +172,7 @@ fn messages_that_are_here_already_do_not_outlast_a_deadline() {
     port.next(Instant::now() + LONG).expect("hears");
     assert!(!port.lines.is_empty(), "more of them are held");
     let past = Instant::now();
-    assert!(matches!(port.next(past), Err(ControlError::Silent)));
+    assert!(matches!(port.next(past), Err(ControlError::ReadTimeout)));
     drop(port);
     vm.end();
 }
@@ -189,7 +189,7 @@ fn a_guest_that_speaks_a_byte_at_a_time_is_not_waited_for() {
     });
     let deadline = Instant::now() + Duration::from_millis(200);
     let outcome = port.next(deadline);
-    assert!(matches!(outcome, Err(ControlError::Silent | ControlError::Flood)), "{outcome:?}");
+    assert!(matches!(outcome, Err(ControlError::ReadTimeout | ControlError::Flood)), "{outcome:?}");
     drop(port);
     vm.end();
 }
@@ -257,7 +257,7 @@ fn silence_ends_at_the_deadline_and_cancelling_ends_it_sooner() {
     let (vm, mut port) = Vm::run(|mut socket| {
         let _ = io::copy(&mut socket, &mut io::sink());
     });
-    assert!(matches!(port.next(Instant::now() + Duration::from_millis(30)), Err(ControlError::Silent)));
+    assert!(matches!(port.next(Instant::now() + Duration::from_millis(30)), Err(ControlError::ReadTimeout)));
     port.cancel.cancel();
     assert!(matches!(port.next(Instant::now() + LONG), Err(ControlError::Interrupted(_))));
     drop(port);
