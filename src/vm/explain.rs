@@ -11,7 +11,6 @@ use super::forwards::PortOwner;
 use super::state::VmState;
 
 impl Explain for VmError {
-    #[expect(clippy::too_many_lines, reason = "a table, in which the compiler asks for each new error")]
     fn kind(&self) -> Kind {
         if let Some(inner) = self.inner() {
             return inner.kind();
