@@ -11,8 +11,8 @@ use crate::cancel::Cancel;
 use crate::files::Stamp;
 use crate::trusted;
 
+use super::damage::Damage;
 use super::key::Ingredients;
-use super::store::Damage;
 
 /// A manifest takes some two kilobytes; what is far larger is none.
 const MAX_BYTES: u64 = 1024 * 1024;

@@ -14,6 +14,7 @@
 //! Nothing secret is in a template: keys, host name, machine id and entropy come when a VM is made of it.
 
 mod bake;
+mod damage;
 mod error;
 mod key;
 mod manifest;
@@ -22,8 +23,9 @@ mod prune;
 mod store;
 
 pub use bake::{BakeRequest, bake};
+pub use damage::Damage;
 pub use error::TemplateError;
 pub use key::Ingredients;
 pub use manifest::{TemplateFile, TemplateManifest};
 pub use prune::{Use, prune, recognise, use_of};
-pub use store::{Damage, Refusal, Template, discard, list, refusal, refuse};
+pub use store::{Refusal, Template, discard, list, refusal, refuse};

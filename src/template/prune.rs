@@ -8,9 +8,10 @@ use crate::layout::{CacheLayout, TemplatesLayout};
 use crate::qemu::QemuBinary;
 
 use super::bake::clear_leftovers;
+use super::damage::Damage;
 use super::error::TemplateError;
 use super::manifest::TemplateManifest;
-use super::store::{Damage, Template, discard, list};
+use super::store::{Template, discard, list};
 
 /// Why a template stays or goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
