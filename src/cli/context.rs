@@ -159,7 +159,7 @@ impl<'a> CommandContext<'a> {
     }
 
     /// Parses the configuration, the first time. The outer error is of the working directory.
-    pub(super) fn parsed(&self) -> Result<&Result<ProjectConfig, ConfigError>> {
+    fn parsed(&self) -> Result<&Result<ProjectConfig, ConfigError>> {
         if let Some(parsed) = self.config.get() {
             return Ok(parsed);
         }

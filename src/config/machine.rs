@@ -4,12 +4,13 @@ use std::path::Path;
 
 use super::diagnostics::Finding;
 use super::project::{PortForward, VmDefinition};
+use crate::layout::ProjectLayout;
 
-/// Knows this machine, which the configuration does not.
+/// Checks of this machine, which a configuration knows nothing of.
 pub trait Machine {
-    /// What is wrong with the user's own disk that a VM stands on.
+    /// Returns what is wrong with the user's own disk that a VM is based on.
     fn disk(&self, vm: &VmDefinition, path: &Path) -> Option<Finding>;
 
-    /// What keeps a port from being forwarded.
-    fn port(&self, vm: &VmDefinition, forward: &PortForward) -> Option<Finding>;
+    /// Returns what keeps a port from being forwarded. The project's own VMs, of which one may have it, are in `state`.
+    fn port(&self, vm: &VmDefinition, forward: &PortForward, state: &ProjectLayout) -> Option<Finding>;
 }

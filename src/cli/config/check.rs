@@ -76,8 +76,7 @@ struct RelatedView {
 /// Prints all problems of the file, and exits with 65 if one of them is an error.
 pub(super) fn run(context: &CommandContext) -> Result<ExitCode> {
     let directory = project::working_directory()?;
-    let layout = layout_of(context, &directory)?;
-    let host = Host { layout, runtime: &context.runtime };
+    let host = Host(&context.runtime);
     let checked = project::with_surroundings(&context.runtime, |surroundings| {
         config::check(&context.config_options(), &directory, surroundings, &host)
     })??;
@@ -112,31 +111,17 @@ fn conclude(file: Option<&Path>, diagnostics: &Diagnostics, printer: &Printer) {
     }
 }
 
-/// Returns the layout of the project, whose VMs may hold its ports. A file with errors does not say
-/// where that is, so the default location is used.
-fn layout_of(context: &CommandContext, directory: &Path) -> Result<ProjectLayout> {
-    if let Ok(config) = context.parsed()? {
-        return Ok(config.state_root.names().clone());
-    }
-    let found = config::discover(&context.config_options(), directory);
-    let root = found.unwrap_or(config::Discovered::Nothing).root(directory).to_owned();
-    Ok(config::Bounds::new(&root, &[]).state_root().names().clone())
-}
-
 /// Host on which disks and ports are checked.
-struct Host<'a> {
-    layout: ProjectLayout,
-    runtime: &'a RuntimeContext,
-}
+struct Host<'a>(&'a RuntimeContext);
 
 impl Machine for Host<'_> {
     fn disk(&self, vm: &VmDefinition, path: &Path) -> Option<Finding> {
-        check_own_disk(vm, path, self.runtime).err().map(|error| finding(Severity::Error, &error))
+        check_own_disk(vm, path, self.0).err().map(|error| finding(Severity::Error, &error))
     }
 
-    fn port(&self, vm: &VmDefinition, forward: &PortForward) -> Option<Finding> {
+    fn port(&self, vm: &VmDefinition, forward: &PortForward, state: &ProjectLayout) -> Option<Finding> {
         // The process that has a port now may be gone by the next `up`.
-        check_port(&vm.name, *forward, &self.layout).err().map(|error| finding(Severity::Warning, &error))
+        check_port(&vm.name, *forward, state).err().map(|error| finding(Severity::Warning, &error))
     }
 }
 

@@ -166,7 +166,8 @@ fn read_document(
     let drafts = read_vms(&mut fields, &scope, problems);
     vm::check_together(&drafts, &images, problems);
     if let Some(machine) = machine {
-        drafts.iter().for_each(|draft| draft.check_against(machine, problems));
+        let state_root = bounds.state_root();
+        drafts.iter().for_each(|draft| draft.check_against(machine, state_root.names(), problems));
     }
     fields.warn_unknown(problems);
     ProjectConfig {

@@ -18,6 +18,7 @@ use super::image::{Images, read_option};
 use super::port::{self, SpannedForward};
 use super::size::{self, MIB, format_size};
 use super::{Scope, name, path};
+use crate::layout::ProjectLayout;
 use crate::managed::ArtifactSource;
 use crate::qemu::CpuModel;
 
@@ -122,15 +123,20 @@ pub(super) struct VmDraft {
 }
 
 impl VmDraft {
-    /// Reports what the machine has against the VM.
-    pub(super) fn check_against(&self, machine: &dyn Machine, problems: &mut Problems) {
+    /// Reports what the machine has against the VM, whose project has its state there.
+    pub(super) fn check_against(
+        &self,
+        machine: &dyn Machine,
+        state: &ProjectLayout,
+        problems: &mut Problems,
+    ) {
         if let BaseImageSource::Path(path) = &self.vm.base_image
             && let Some(finding) = machine.disk(&self.vm, path)
         {
             problems.found(self.base_span.clone(), &finding);
         }
         for (forward, span) in &self.forwards {
-            if let Some(finding) = machine.port(&self.vm, forward) {
+            if let Some(finding) = machine.port(&self.vm, forward, state) {
                 problems.found(span.clone(), &finding);
             }
         }
