@@ -11,8 +11,10 @@ use std::process::{Command, ExitCode, Output};
 
 use sha2::{Digest as _, Sha256};
 
-/// What the agent is built from: its lock, its profile, and every crate that it may use.
-const SOURCES: [&str; 3] = ["Cargo.lock", "Cargo.toml", "crates"];
+/// What the agent is built from beside the crates that it may use: its lock and its profile.
+const SOURCES: [&str; 2] = ["Cargo.lock", "Cargo.toml"];
+/// Crates that it does not use: an edit in a test would have it, and then castra, be built again.
+const OF_TESTS: [&str; 2] = ["castra-fake-qemu", "castra-test-support"];
 
 /// Settings of the outer build that are none of the inner one's business: clippy's wrapper, a cross-compilation's
 /// target, flags for coverage and the like would only make the agent be built again, and differently.
@@ -61,9 +63,7 @@ fn provide_agent() -> Result<(), String> {
 
 fn build(out: &Path) -> Result<PathBuf, String> {
     let workspace = PathBuf::from(variable("CARGO_MANIFEST_DIR")?);
-    for source in SOURCES {
-        println!("cargo::rerun-if-changed={source}");
-    }
+    watch_sources(&workspace)?;
     let host = variable("HOST")?;
     if !host.starts_with("x86_64-") || !host.contains("-linux-") {
         return Err(format!(
@@ -79,6 +79,20 @@ fn build(out: &Path) -> Result<PathBuf, String> {
         return Err(explain(&output, &host));
     }
     Ok(target_directory.join(&host).join("guest").join("castra-guest"))
+}
+
+/// Has cargo run this script again when a source of the agent's has changed.
+fn watch_sources(workspace: &Path) -> Result<(), String> {
+    for source in SOURCES {
+        println!("cargo::rerun-if-changed={source}");
+    }
+    let crates = fs::read_dir(workspace.join("crates"));
+    for entry in crates.map_err(|error| format!("cannot list the agent's crates: {error}"))?.flatten() {
+        if !OF_TESTS.iter().any(|name| entry.file_name() == *name) {
+            println!("cargo::rerun-if-changed={}", entry.path().display());
+        }
+    }
+    Ok(())
 }
 
 fn cargo(workspace: &Path, host: &str, target_directory: &Path) -> Result<Command, String> {

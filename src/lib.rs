@@ -36,9 +36,6 @@ pub mod qemu;
 pub mod random;
 pub mod report;
 pub mod similar;
-#[cfg(test)]
-#[path = "../tests/support/skip.rs"]
-mod skip;
 pub mod sockets;
 pub mod state_root;
 mod sudo;

@@ -149,7 +149,7 @@ mod tests {
         let _own = UnixListener::bind(&path).expect("listens");
         assert!(connect_at_once(&path).is_ok());
         if !rustix::process::geteuid().is_root() {
-            return crate::skip::skip("only root can act as another user");
+            return castra_test_support::skip("only root can act as another user");
         }
         let path = directory.path().join("foreign.sock");
         let (socket, address) = (path.clone(), SocketAddrUnix::new(&path).expect("an address"));

@@ -398,7 +398,7 @@ mod tests {
         let file = root.join(CONFIG_FILE);
         write(&file, MINIMAL.as_bytes());
         if !rustix::process::geteuid().is_root() {
-            crate::skip::skip("only root can give a file away");
+            castra_test_support::skip("only root can give a file away");
             return;
         }
         std::os::unix::fs::chown(&file, Some(12345), None).expect("a new owner");

@@ -352,7 +352,7 @@ mod tests {
             fs::rename(&elsewhere, directory).expect("moved back");
         }
         if !rustix::process::geteuid().is_root() {
-            return crate::skip::skip("only root can give a directory away");
+            return castra_test_support::skip("only root can give a directory away");
         }
         for directory in above {
             std::os::unix::fs::chown(directory, Some(12_345), None).expect("given away");

@@ -54,7 +54,7 @@ mod tests {
         let root = home.path().join("project/.castra");
         fs::create_dir_all(&root).expect("made");
         if made(&root).is_none() {
-            return crate::skip::skip("this filesystem does not tell when a directory was made");
+            return castra_test_support::skip("this filesystem does not tell when a directory was made");
         }
         let layout = ProjectLayout::unchecked(root.clone());
         let note = context.cache.known_project(&layout);

@@ -1,17 +1,12 @@
 //! Faults and attacks, against the real `castra` and a stand-in for QEMU that fails on demand.
 
 mod attacks;
-#[allow(dead_code, reason = "shared by all test binaries; each uses a part")]
-#[path = "../support/fake.rs"]
-mod fake;
-#[allow(dead_code, reason = "shared by all test binaries; each uses a part")]
-#[path = "../support/http.rs"]
-mod http;
 mod kill;
 mod lifecycle;
 mod newcomer;
-#[allow(dead_code, reason = "shared by all test binaries; each uses a part")]
-#[path = "../support/parked.rs"]
-mod parked;
-#[path = "../support/mod.rs"]
-mod support;
+
+#[test]
+fn no_file_is_forgotten() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/faults");
+    castra_test_support::modules::assert_none_forgotten(&folder);
+}

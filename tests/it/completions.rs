@@ -1,9 +1,8 @@
 //! Real shells read the scripts of `castra completions` and complete with them.
 
-use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::support::{Project, tool};
+use castra_test_support::{Project, castra_program, tool};
 
 const TWO_VMS: &str = "[[vms]]\nname = \"web\"\nmanaged_image = \"alpine-minimal\"\n\n\
                        [[vms]]\nname = \"wiki\"\nmanaged_image = \"mine\"\n\n\
@@ -36,7 +35,8 @@ fn complete(project: &Project, shell: Shell, words: &[&str]) -> Vec<String> {
             format!("castra completions fish | source; complete -C '{}'", words.join(" ")),
         ),
     };
-    let castra = Path::new(env!("CARGO_BIN_EXE_castra")).parent().expect("a directory");
+    let castra = castra_program();
+    let castra = castra.parent().expect("a directory");
     let path = format!("{}:{}", castra.display(), std::env::var("PATH").expect("a PATH"));
     let settings = project.castra(&[]);
     let mut command = Command::new(program);

@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 
-use crate::support::Project;
+use castra_test_support::Project;
 use serde_json::Value;
 
 const TWO_ERRORS: &str = r#"[[vms]]

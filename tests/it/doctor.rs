@@ -3,7 +3,7 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 
-use crate::support::{Ended, Project, image_cache, linked_cache};
+use castra_test_support::{Ended, Project, image_cache, linked_cache};
 use serde_json::Value;
 
 #[track_caller]

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use crate::support::Project;
-use crate::support::help::subcommands;
-use crate::support::schema::SCHEMA;
+use castra_test_support::Project;
+use castra_test_support::help::subcommands;
+use castra_test_support::schema::SCHEMA;
 use serde_json::Value;
 
 /// Commands whose output is for people or for a shell.

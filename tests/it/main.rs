@@ -6,17 +6,15 @@ mod config_reference;
 mod config_schema;
 mod doctor;
 mod fuzz;
-#[allow(dead_code, reason = "shared by all test binaries; each uses a part")]
-#[path = "../support/http.rs"]
-mod http;
 mod image_commands;
 mod images;
 mod json;
 mod manual;
-#[cfg(feature = "fail-points")]
-#[path = "../support/parked.rs"]
-mod parked;
 mod readme;
 mod ssh;
-#[path = "../support/mod.rs"]
-mod support;
+
+#[test]
+fn no_file_is_forgotten() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it");
+    castra_test_support::modules::assert_none_forgotten(&folder);
+}

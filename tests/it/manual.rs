@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::support::Project;
+use castra_test_support::Project;
 
 /// Variables that are no user's business: scripts of ours and tests set them.
 const OURS: [&str; 3] = ["CASTRA_COMPLETE", "CASTRA_PARK_AT", "CASTRA_PARK_FILE"];

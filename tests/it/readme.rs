@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::help::subcommands;
 use castra::config::{Surroundings, parse};
+use castra_test_support::castra_program;
+use castra_test_support::help::subcommands;
 
 const README: &str = include_str!("../../README.md");
 
@@ -44,7 +45,7 @@ fn what_it_types_is_understood() {
     assert!(!typed.is_empty(), "the example is gone");
     for line in typed {
         let words = line.split(' ').skip(1).take_while(|word| *word != "--");
-        let output = Command::new(env!("CARGO_BIN_EXE_castra")).args(words).arg("--help").output();
+        let output = Command::new(castra_program()).args(words).arg("--help").output();
         assert!(output.expect("castra runs").status.success(), "{line}");
     }
 }

@@ -7,11 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::support::disks;
 use castra::cancel::Cancel;
 use castra::guest::append_agent;
 use castra::guest::{ControlError, ControlPort};
-use castra::managed::ManagedImagePaths;
+use castra_test_support::disks::{self, Alpine};
 use castra_wire::{Errand, GuestMessage, Personality, Secret, Stage};
 use russh::keys::PrivateKey;
 use russh::keys::ssh_key::LineEnding;
@@ -90,11 +89,10 @@ struct Vm {
 }
 
 impl Vm {
-    fn start(image: &ManagedImagePaths) -> Self {
+    fn start(image: &Alpine) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let path = |name: &str| directory.path().join(name);
-        append_agent(image.initramfs.as_ref().expect("has one"), &path("initramfs"))
-            .expect("appends the agent");
+        append_agent(&image.initramfs, &path("initramfs")).expect("appends the agent");
         let overlay = Command::new("qemu-img")
             .args(["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"])
             .arg(&image.disk)
@@ -107,7 +105,7 @@ impl Vm {
             .args(["-nodefaults", "-no-user-config", "-display", "none", "-m", "512", "-smp", "1"])
             .args(["-machine", "q35,sata=off,smbus=off,vmport=off,accel=tcg", "-cpu", "qemu64,+rdrand"])
             .arg("-kernel")
-            .arg(image.kernel.as_ref().expect("has one"))
+            .arg(&image.kernel)
             .arg("-initrd")
             .arg(path("initramfs"))
             .args(["-append", COMMAND_LINE, "-drive"])

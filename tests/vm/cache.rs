@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::support::{Project, disks, image_cache, tool};
+use castra_test_support::{Project, disks, image_cache, tool};
 
 #[test]
 fn a_removed_cache_and_a_moved_project_lose_nothing() {

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::support::{Ended, Project, noise, tool};
+use castra_test_support::{Ended, Project, noise, tool};
 
 const VM: &str = "alpine-minimal";
 const TEN_MB: usize = 10_000_000;

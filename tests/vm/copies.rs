@@ -4,7 +4,7 @@ use std::fs::{self, OpenOptions};
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use crate::support::{CP_A, CP_R, Copied, Project, TAR, linked_cache, tool};
+use castra_test_support::{CP_A, CP_R, Copied, Project, TAR, linked_cache, target_tmp, tool};
 use serde_json::Value;
 
 const IMAGE: &str = "managed_image = { name = \"alpine-pypi\", version = \"v1\" }";
@@ -136,7 +136,7 @@ fn a_stopped_vm_that_was_cloned_starts_in_a_copy_when_the_original_is_gone() {
 #[test]
 fn a_copied_cache_is_verified_once_and_used() {
     let linked = linked_cache();
-    let parent = tempfile::Builder::new().prefix("copied-cache-").tempdir_in(env!("CARGO_TARGET_TMPDIR"));
+    let parent = tempfile::Builder::new().prefix("copied-cache-").tempdir_in(target_tmp());
     let parent = parent.expect("a directory");
     let (from, to) = (linked.path().join("castra"), parent.path().join("castra"));
     tool("cp", &["-r", from.to_str().expect("UTF-8"), to.to_str().expect("UTF-8")]);

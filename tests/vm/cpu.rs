@@ -1,6 +1,6 @@
 //! A real guest's emulated CPU: what it can do by default, and what the `cpu` of a VM makes of that.
 
-use crate::support::{Ended, Project};
+use castra_test_support::{Ended, Project};
 
 /// The flags of x86-64-v2 beyond the baseline, as Linux names them, and `rdrand`.
 const FLAGS: [&str; 7] = ["cx16", "lahf_lm", "popcnt", "rdrand", "sse4_1", "sse4_2", "ssse3"];

@@ -2,8 +2,8 @@
 
 #![cfg(target_os = "linux")]
 
-use crate::support::Project;
-use crate::support::namespace::run_script;
+use castra_test_support::Project;
+use castra_test_support::namespace::run_script;
 
 /// Commands as a person would type them. The guest writes more than there is room for, with a digest of what it meant to write.
 const FILLED: &str = r#"

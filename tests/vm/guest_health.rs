@@ -3,11 +3,11 @@
 use std::thread;
 use std::time::Duration;
 
-use crate::support::{Project, eventually};
 use castra::cancel::Cancel;
 use castra::layout::SocketsLayout;
 use castra::qemu::Qmp;
 use castra::wait::WaitLimit;
+use castra_test_support::{Project, eventually};
 use serde_json::{Value, json};
 
 const VM: &str = "alpine-minimal";

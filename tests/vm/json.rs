@@ -1,6 +1,6 @@
 //! One real VM's life as programs see it: a document a command, a line an event, all as the schema has it.
 
-use crate::support::Project;
+use castra_test_support::Project;
 use serde_json::Value;
 
 const VM: &str = "alpine-minimal";

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::support::{Project, disks, eventually, tool};
+use castra_test_support::{Project, disks, eventually, tool};
 
 const IMAGE: &str = "managed_image = { name = \"alpine-pypi\", version = \"v1\" }";
 

@@ -8,25 +8,23 @@ mod copies;
 mod cpu;
 mod full_disk;
 mod guest_health;
-#[allow(dead_code, reason = "shared by all test binaries; each uses a part")]
-#[path = "../support/http.rs"]
-mod http;
 mod json;
 mod kill;
 mod lifecycle;
 mod manage;
 mod modules;
-#[allow(dead_code, reason = "shared by all test binaries; each uses a part")]
-#[path = "../support/parked.rs"]
-mod parked;
 mod pipeline;
 mod ports;
 mod readme;
 mod run;
 mod security;
 mod sshd;
-#[path = "../support/mod.rs"]
-mod support;
 mod suspend;
 mod timeline;
 mod warm;
+
+#[test]
+fn no_file_is_forgotten() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vm");
+    castra_test_support::modules::assert_none_forgotten(&folder);
+}

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use crate::support::{Project, eventually};
+use castra_test_support::{Project, eventually};
 use serde_json::Value;
 
 const IMAGE: &str = "managed_image = { name = \"alpine-pypi\", version = \"v1\" }";

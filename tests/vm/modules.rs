@@ -2,14 +2,14 @@
 
 use std::process::Stdio;
 
-use crate::support::Project;
+use castra_test_support::Project;
 
 const VM: &str = "alpine-minimal";
 
 /// What it is told by.
 const TOLD: &str = "modprobe fails";
 
-fn sh(project: &Project, line: &str) -> crate::support::Ended {
+fn sh(project: &Project, line: &str) -> castra_test_support::Ended {
     project.run(&["exec", "--", "sh", "-c", line])
 }
 

@@ -5,8 +5,8 @@ use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::http::{Reply, Server};
-use crate::support::{Project, disks, tool};
+use castra_test_support::http::{Reply, Server};
+use castra_test_support::{Project, disks, tool};
 
 /// Disk types of the VHD footer.
 const FIXED: u32 = 2;

@@ -4,7 +4,7 @@ use std::io::Read;
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
-use crate::support::{Ended, Project, eventually};
+use castra_test_support::{Ended, Project, eventually};
 
 /// A busy machine that emulates takes its time for a boot.
 const LONG: Duration = Duration::from_secs(240);

@@ -1,10 +1,9 @@
 //! What the README types is typed, in a shell, with real VMs behind it.
 
 use std::fs;
-use std::path::Path;
 use std::process::{Command, Output};
 
-use crate::support::Project;
+use castra_test_support::{Project, castra_program};
 
 const README: &str = include_str!("../../README.md");
 
@@ -18,7 +17,7 @@ fn block(language: &str, with: &str) -> &'static str {
 /// Runs lines in a shell in the project's directory; `castra` is the one under test.
 #[track_caller]
 fn type_in(project: &Project, lines: &str) -> Output {
-    let castra = Path::new(env!("CARGO_BIN_EXE_castra")).parent().expect("a directory").to_owned();
+    let castra = castra_program().parent().expect("a directory").to_owned();
     let path = format!("{}:{}", castra.display(), std::env::var("PATH").unwrap_or_default());
     let prepared = project.castra(&[]);
     let mut shell = Command::new("sh");

@@ -8,7 +8,7 @@ use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::{Project, eventually, linked_cache, noise};
+use castra_test_support::{Project, eventually, linked_cache, noise};
 
 /// What is there of throw-away VMs, by name.
 fn left(cache: &Path) -> Vec<String> {

@@ -7,13 +7,13 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::support::{Project, bootable_qcow2, image_cache, tool};
+use castra_test_support::{Project, bootable_qcow2, disks, image_cache, target_tmp, tool};
 
 /// A cache that has the images of the shared one, and nothing else.
 fn cache_with_images() -> tempfile::TempDir {
-    crate::support::disks::alpine();
-    let parent = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let cache = tempfile::Builder::new().prefix("security-cache-").tempdir_in(parent).expect("a directory");
+    disks::alpine();
+    let cache =
+        tempfile::Builder::new().prefix("security-cache-").tempdir_in(target_tmp()).expect("a directory");
     let (from, to) = (image_cache().join("castra/images"), cache.path().join("castra"));
     fs::create_dir(&to).expect("a directory");
     tool("cp", &["-al", from.to_str().expect("UTF-8"), to.to_str().expect("UTF-8")]);

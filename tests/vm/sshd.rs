@@ -7,7 +7,7 @@ use std::net::TcpListener;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::support::{Project, eventually};
+use castra_test_support::{Project, eventually};
 
 /// Long enough for RSA keys on an emulated CPU that is busy with other tests.
 const KEYS_LIMIT: Duration = Duration::from_secs(240);
@@ -40,7 +40,7 @@ fn free_port() -> u16 {
 
 #[test]
 fn no_two_vms_show_the_same_host_key() {
-    let Some(image) = crate::support::disks::debian_with_sshd() else { return };
+    let Some(image) = castra_test_support::disks::debian_with_sshd() else { return };
     let project = Project::new();
     let ports = [free_port(), free_port()];
     let mut config = image.described_as("debian");

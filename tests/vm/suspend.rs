@@ -7,8 +7,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::support::namespace::run_script;
-use crate::support::{Ended, Project, eventually};
+use castra_test_support::namespace::run_script;
+use castra_test_support::{Ended, Project, eventually};
 
 const VM: &str = "alpine-minimal";
 

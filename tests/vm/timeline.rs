@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::support::{Project, disks, eventually, tool};
+use castra_test_support::{Project, disks, eventually, tool};
 use serde_json::Value;
 
 const BOOT: [&str; 8] = ["image", "overlay", "qemu", "kernel", "initramfs", "root", "agent", "services"];
@@ -164,8 +164,8 @@ fn image_without_root(project: &Project) {
         &format!(
             "[images.lost]\ncommand_line = \"{command_line}\"\n{}{}{}[[vms]]\nname = \"vm\"\nmanaged_image = \"lost\"\nmemory = \"512 MiB\"\n",
             artifact("rootfs", &alpine.disk),
-            artifact("kernel", alpine.kernel.as_ref().expect("has one")),
-            artifact("initramfs", alpine.initramfs.as_ref().expect("has one")),
+            artifact("kernel", &alpine.kernel),
+            artifact("initramfs", &alpine.initramfs),
         ),
     );
 }

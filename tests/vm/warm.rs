@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::support::{Project, linked_cache, tool};
+use castra_test_support::{Project, linked_cache, tool};
 
 const WARM: &str = "going on from its warm template";
 

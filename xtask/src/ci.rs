@@ -12,7 +12,7 @@ use crate::tools;
 const OF_VMS: &str = "binary(vm) or (binary(faults) and test(/^attacks::/))";
 /// What tests need compiled in and users do not.
 const FOR_TESTS: &str = "castra/fail-points";
-/// Names the file to which a test that cannot run here adds a line: `tests/support/skip.rs`.
+/// Names the file to which a test that cannot run here adds a line: `crates/castra-test-support/src/skip.rs`.
 const SKIPPED_TESTS: &str = "CASTRA_SKIPPED_TESTS";
 
 /// Runs all checks, quickest first; the tests last, so that the runner's summary ends the output. A test that was

@@ -180,7 +180,7 @@ mod tests {
         fs::rename(home.path().join("note"), &note).expect("moved back");
         assert!(vouches());
         if !rustix::process::geteuid().is_root() {
-            return crate::skip::skip("only root can give a file away");
+            return castra_test_support::skip("only root can give a file away");
         }
         std::os::unix::fs::chown(&note, Some(12_345), None).expect("given away");
         assert!(!vouches(), "another user's");

@@ -7,8 +7,8 @@ use std::process::Command;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::http::{Reply, Server};
-use crate::support::{Project, noise};
+use castra_test_support::http::{Reply, Server};
+use castra_test_support::{Project, noise};
 
 /// Size of the disk that the description pins.
 const SIZE: usize = 256 * 1024;

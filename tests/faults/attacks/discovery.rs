@@ -5,9 +5,9 @@ use std::os::unix::fs::{PermissionsExt as _, chown, lchown, symlink};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 
-use crate::fake::Fake;
-use crate::support::skip::skip;
-use crate::support::{Ended, Project, tool};
+use castra_test_support::Fake;
+use castra_test_support::skip;
+use castra_test_support::{Ended, Project, tool};
 
 /// Some user that is not root.
 const OTHER: u32 = 12345;

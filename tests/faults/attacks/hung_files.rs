@@ -3,7 +3,7 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use crate::support::{Project, tool};
+use castra_test_support::{Project, tool};
 
 /// Runs `castra`, which must fail within a minute and say these words.
 #[track_caller]

@@ -7,7 +7,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use crate::attacks::snapshot::{assert_untouched, snapshot};
-use crate::fake::Fake;
+use castra_test_support::Fake;
 
 /// Every command that writes or removes something of a stopped VM.
 const COMMANDS: [&[&str]; 8] = [

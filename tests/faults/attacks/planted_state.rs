@@ -8,7 +8,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use crate::attacks::snapshot::{assert_untouched, snapshot};
-use crate::support::{Ended, Project, tool};
+use castra_test_support::{Ended, Project, tool};
 
 /// A user's home with what strangers want, a project beside it, and no QEMU.
 struct Victim {

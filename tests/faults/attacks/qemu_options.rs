@@ -8,8 +8,7 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use crate::attacks::snapshot::{assert_untouched, snapshot};
-use crate::fake::Fake;
-use crate::support::tool;
+use castra_test_support::{Fake, fake_qemu_program, tool};
 
 /// A fake home with what a stranger would like to have, a project, and a record of all that any QEMU was told.
 struct Victim {
@@ -27,7 +26,7 @@ impl Victim {
         let script = format!(
             "#!/bin/sh\nprintf '%s\\n' \"$@\" >> {}\nexec {} \"$@\"\n",
             told.display(),
-            env!("CARGO_BIN_EXE_castra-fake-qemu")
+            fake_qemu_program().display()
         );
         fs::write(&program, script).expect("written");
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("a program");

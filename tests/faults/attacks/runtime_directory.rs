@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use sha2::{Digest as _, Sha256};
 
 use crate::attacks::snapshot::{assert_untouched, snapshot};
-use crate::fake::Fake;
-use crate::support::skip::skip;
+use castra_test_support::Fake;
+use castra_test_support::skip;
 
 /// Another user's id.
 const OTHER: u32 = 12_345;

@@ -4,8 +4,8 @@ use std::net::TcpListener;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::http::{Reply, Server};
-use crate::support::Project;
+use castra_test_support::Project;
+use castra_test_support::http::{Reply, Server};
 
 fn project(source: &str) -> Project {
     let project = Project::isolated();

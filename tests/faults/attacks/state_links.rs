@@ -5,9 +5,9 @@ use std::os::unix::fs::{PermissionsExt as _, lchown, symlink};
 use std::path::{Path, PathBuf};
 
 use crate::attacks::snapshot::{assert_untouched, snapshot};
-use crate::fake::Fake;
-use crate::support::skip::skip;
-use crate::support::tool;
+use castra_test_support::Fake;
+use castra_test_support::skip;
+use castra_test_support::tool;
 
 /// A project, and a directory beside it.
 fn with_target() -> (Fake, PathBuf) {

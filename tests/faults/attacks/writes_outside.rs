@@ -8,8 +8,8 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 use crate::attacks::snapshot::{assert_untouched, snapshot};
-use crate::fake::Fake;
-use crate::support::{Ended, Project, bootable_qcow2, tool};
+use castra_test_support::Fake;
+use castra_test_support::{Ended, Project, bootable_qcow2, tool};
 
 /// Commands that read, make or remove what a configuration names.
 const COMMANDS: [&[&str]; 5] =

@@ -5,8 +5,8 @@ use std::process::{Command, Stdio};
 
 use castra::failpoint::Point;
 
-use crate::fake::Fake;
-use crate::parked::is_killed;
+use castra_test_support::Fake;
+use castra_test_support::parked::is_killed;
 
 fn start(fake: &Fake, words: &[&str]) -> Command {
     let mut command = fake.castra(words);

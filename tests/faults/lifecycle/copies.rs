@@ -5,8 +5,8 @@ use std::path::Path;
 
 use serde_json::json;
 
-use crate::fake::Fake;
-use crate::support::{CP_A, CP_R, Copied, TAR};
+use castra_test_support::Fake;
+use castra_test_support::{CP_A, CP_R, Copied, TAR};
 
 /// Insists that the VM runs on and that its guest can be asked to shut down, which takes its sockets.
 #[track_caller]

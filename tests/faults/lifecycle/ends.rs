@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
 
-use crate::fake::Fake;
-use crate::support::{self, eventually};
+use castra_test_support::Fake;
+use castra_test_support::{eventually, namespace};
 
 /// A VM that runs.
 fn running() -> Fake {
@@ -274,7 +274,7 @@ fn a_qemu_of_another_pid_namespace_is_alive_and_nothing_is_done_to_it() {
     let fake = running();
     let inside = |words: &[&str]| {
         let script = "exec unshare --pid --fork --mount-proc castra \"$@\"";
-        support::namespace::run_script(script, words, &fake)
+        namespace::run_script(script, words, &fake)
     };
     let Some(status) = inside(&["status", "--json"]) else { return };
     assert!(status.text().contains("\"state\": \"elsewhere\""), "{}", status.text());

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::fake::Fake;
+use castra_test_support::Fake;
 
 /// An SSH client of castra's alone would wait for 30 s, and longer with a second attempt.
 const SOON: Duration = Duration::from_secs(25);

@@ -4,7 +4,7 @@ use std::net::TcpListener;
 
 use serde_json::json;
 
-use crate::fake::Fake;
+use castra_test_support::Fake;
 
 /// The port that leads to a running VM's SSH server.
 fn ssh_port(fake: &Fake, vm: &str) -> u16 {
@@ -24,7 +24,7 @@ fn a_vm_keeps_its_port_however_it_is_stopped_and_started() {
         assert_eq!(ssh_port(&fake, "vm"), port, "{stop:?}");
     }
     fake.signal("vm", rustix::process::Signal::KILL);
-    crate::support::eventually("its end", std::time::Duration::from_secs(60), || !fake.lives("vm"));
+    castra_test_support::eventually("its end", std::time::Duration::from_secs(60), || !fake.lives("vm"));
     fake.run(&["up"]).ok();
     assert_eq!(ssh_port(&fake, "vm"), port, "killed");
 }

@@ -14,8 +14,8 @@ use proptest::test_runner::FileFailurePersistence;
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::fake::Fake;
-use crate::support::{Ended, eventually, namespace};
+use castra_test_support::Fake;
+use castra_test_support::{Ended, eventually, namespace};
 
 const VMS: [&str; 2] = ["one", "two"];
 /// A VM that is not declared, and is there once one of them is cloned.

@@ -2,7 +2,7 @@
 
 use std::thread;
 
-use crate::fake::Fake;
+use castra_test_support::Fake;
 
 /// Every way to spoil an answer.
 const FAULTS: [&str; 6] =

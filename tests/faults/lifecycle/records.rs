@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::fake::Fake;
+use castra_test_support::Fake;
 
 /// A record as the first castra that had `"format": 1` wrote it: whatever comes, it is read.
 const FIRST_OF_FORMAT_1: &str = include_str!("record-format-1.json");
@@ -153,7 +153,7 @@ fn a_host_that_was_restarted_is_a_crash() {
     // Everything ended with the machine: QEMU by itself, or killed.
     for signal in [rustix::process::Signal::TERM, rustix::process::Signal::KILL] {
         fake.signal("vm", signal);
-        crate::support::eventually("its end", std::time::Duration::from_secs(60), || !fake.lives("vm"));
+        castra_test_support::eventually("its end", std::time::Duration::from_secs(60), || !fake.lives("vm"));
         fake.edit_record("vm", |record| record["boot"]["boot_id"] = another());
         assert_eq!(fake.state("vm"), "crashed");
         assert_eq!(fake.status("vm")["crash"], "this machine was restarted while it ran");

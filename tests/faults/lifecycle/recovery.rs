@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::fake::Fake;
 use crate::lifecycle::property::{in_namespace, park_and_kill};
-use crate::support::{CP_A, Ended, eventually};
+use castra_test_support::Fake;
+use castra_test_support::{CP_A, Ended, eventually};
 
 const PAGE: &str = include_str!("../../../docs/recovery.md");
 

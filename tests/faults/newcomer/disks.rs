@@ -1,9 +1,9 @@
 //! Images and disks that are not there, or not what they should be.
 
-use crate::fake::Fake;
-use crate::http::{Reply, Server};
 use crate::newcomer::transcript::{holds, transcript};
-use crate::support::{Project, bootable_qcow2, qcow2_of};
+use castra_test_support::Fake;
+use castra_test_support::http::{Reply, Server};
+use castra_test_support::{Project, bootable_qcow2, qcow2_of};
 
 const OWN_DISK: &str = "[[vms]]\nname = \"web\"\nbase_image = \"mine.qcow2\"\n";
 
@@ -35,7 +35,7 @@ fn a_base_image_that_no_bios_boots() {
     let disk = fake.path().join("mine.qcow2");
     qcow2_of(&disk, &[]);
     holds("base_image_blank", &transcript(&fake, &["up"]));
-    let mut uefi = crate::support::boot_sector();
+    let mut uefi = castra_test_support::disks::boot_sector();
     // An EFI system partition and no code.
     uefi[..2].fill(0);
     uefi[450] = 0xef;

@@ -6,8 +6,8 @@ use std::net::TcpListener;
 use std::process::Stdio;
 use std::time::Duration;
 
-use crate::fake::Fake;
-use crate::support::{Project, eventually};
+use castra_test_support::Fake;
+use castra_test_support::{Project, eventually};
 
 const README: &str = include_str!("../../../README.md");
 

@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::fake::Fake;
 use crate::newcomer::transcript::{holds, told};
-use crate::support::namespace::run_script;
-use crate::support::{Ended, Project};
+use castra_test_support::Fake;
+use castra_test_support::namespace::run_script;
+use castra_test_support::{Ended, Project};
 
 /// Runs castra where this has mounted something first.
 fn run_after(mount: &str, place: &Path, project: &Project, words: &[&str]) -> Option<Ended> {

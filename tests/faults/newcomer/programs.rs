@@ -4,9 +4,9 @@ use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 
-use crate::fake::Fake;
 use crate::newcomer::transcript::{holds, transcript};
-use crate::support::tool;
+use castra_test_support::Fake;
+use castra_test_support::tool;
 
 #[test]
 fn no_qemu() {
@@ -114,7 +114,7 @@ fn a_runtime_directory_of_somebody_else() {
     let foreign = fake.path().join("foreign");
     fs::create_dir_all(foreign.join("castra")).expect("a directory");
     if std::os::unix::fs::chown(foreign.join("castra"), Some(12_345), None).is_err() {
-        crate::support::skip::skip("only root can give a directory away");
+        castra_test_support::skip("only root can give a directory away");
         return;
     }
     fake.set("XDG_RUNTIME_DIR", foreign);

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::support::{Ended, Project};
+use castra_test_support::{Ended, Project};
 
 /// What differs, and the name for it. Directories of a test are replaced before.
 const FILTERS: [(&str, &str); 11] = [

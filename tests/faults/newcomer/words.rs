@@ -1,8 +1,8 @@
 //! Words that castra does not understand, and names that nobody has.
 
-use crate::fake::Fake;
 use crate::newcomer::transcript::{holds, transcript};
-use crate::support::Project;
+use castra_test_support::Fake;
+use castra_test_support::Project;
 
 #[test]
 fn an_unknown_subcommand() {

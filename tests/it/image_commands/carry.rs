@@ -7,7 +7,7 @@ use sha2::{Digest as _, Sha512};
 use tar::{Builder, EntryType, Header};
 
 use crate::image_commands::fixture::{blob, configuration, disk, names, project, serve, sha256};
-use crate::support::Project;
+use castra_test_support::Project;
 
 /// A project on another machine, which has the same `castra.toml` and no network.
 fn elsewhere(server_url: &str) -> Project {

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
-use crate::http::{Reply, Server};
-use crate::support::{Project, noise};
+use castra_test_support::http::{Reply, Server};
+use castra_test_support::{Project, noise};
 
 pub(crate) const SIZE: usize = 256 * 1024;
 

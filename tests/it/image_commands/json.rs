@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use crate::image_commands::fixture::{project, rootfs, rot, serve, unlock};
-use crate::support::Ended;
+use castra_test_support::Ended;
 
 const REFERENCE: &str = include_str!("../../../docs/json.md");
 

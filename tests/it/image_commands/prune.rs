@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use crate::image_commands::fixture::{
     blob, cached, disk, names, neighbour, project, rootfs, rot, serve, sha256, unlock,
 };
-use crate::support::Project;
+use castra_test_support::Project;
 
 /// An image of another project, which is in the cache and which no project needs.
 fn waste(project: &Project) -> PathBuf {

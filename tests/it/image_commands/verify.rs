@@ -5,7 +5,7 @@ use std::fs;
 use crate::image_commands::fixture::{
     blob, cached, disk, names, neighbour, project, rootfs, rot, serve, sha256, unlock,
 };
-use crate::support::Project;
+use castra_test_support::Project;
 
 fn digest(path: &std::path::Path) -> String {
     sha256(&fs::read(path).expect("is there"))

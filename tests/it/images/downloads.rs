@@ -8,8 +8,8 @@ use castra::managed::{DownloadError, ImageError, NetworkFailure};
 use castra::report::Event;
 use proptest::prelude::*;
 
-use crate::http::{Reply, Server};
 use crate::images::fixture::{Fixture, disk_image, payload, raw_of, shown, unpinned, wait_until};
+use castra_test_support::http::{Reply, Server};
 
 const SIZE: usize = 192 * 1024;
 const STRONG: Option<&str> = Some("\"v1\"");

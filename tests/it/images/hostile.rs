@@ -7,9 +7,9 @@ use castra::layout::ProjectLayout;
 use castra::managed::{ImageError, ManagedImageSpec, TransformStep};
 use rustix::fs::{CWD, FileType, Mode};
 
-use crate::http::{Reply, Server};
 use crate::images::fixture::{Fixture, convert, disk_image, payload, raw_of};
-use crate::support::skip::skip;
+use castra_test_support::http::{Reply, Server};
+use castra_test_support::skip;
 
 const SIZE: usize = 64 * 1024;
 /// A user that is neither root nor whoever runs the tests: `nobody`, as the kernel numbers it.

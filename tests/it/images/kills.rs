@@ -11,12 +11,12 @@ use castra::layout::ProjectLayout;
 use castra::managed::{ArtifactSource, ImageManager, ManagedImageSpec};
 use castra::report::Silent;
 
-use crate::http::{Reply, Server};
 use crate::images::fixture::{Fixture, timeouts};
 use crate::images::tree::tree;
 use crate::images::vhd::{ext4_disk, footer, vhd_image};
 use crate::images::wheels;
-use crate::parked::{kill_at_each_visit, succeeds};
+use castra_test_support::http::{Reply, Server};
+use castra_test_support::parked::{kill_at_each_visit, succeeds};
 
 /// What a helper process is to do, and where.
 const SPEC: &str = "CASTRA_TEST_SPEC";
@@ -62,7 +62,7 @@ fn the_next_run_makes_good(points: &[Point], surroundings: impl Fn() -> (Fixture
             let command = prepare(&fixture, &image);
             ((fixture, image), command)
         };
-        kill_at_each_visit(*point, start, |(fixture, image), visit| {
+        kill_at_each_visit(point.name(), start, |(fixture, image), visit| {
             succeeds(prepare(fixture, image), visit);
             assert_eq!(tree(fixture.directory.path()), expected, "after a kill at {visit}");
         });

@@ -409,7 +409,7 @@ fn a_forward_to_a_unix_socket() {
 #[test]
 fn a_unix_socket_is_reached_with_the_users_rights() {
     if !rustix::process::geteuid().is_root() {
-        crate::support::skip::skip("only root can become another user");
+        castra_test_support::skip("only root can become another user");
         return;
     }
     let mut guest = Guest::start();

@@ -107,7 +107,7 @@ fn broken_keys_change_nothing() {
 #[test]
 fn root_becomes_another_user_with_all_groups() {
     if !rustix::process::geteuid().is_root() {
-        crate::support::skip::skip("only root can become another user");
+        castra_test_support::skip("only root can become another user");
         return;
     }
     let guest = Guest::start();

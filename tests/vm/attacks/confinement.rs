@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
 
-use crate::support::{Project, eventually};
+use castra_test_support::{Project, eventually};
 
 /// Powers that root's QEMU keeps: `CAP_DAC_OVERRIDE` and `CAP_NET_BIND_SERVICE`.
 const KEPT: u64 = 1 << 1 | 1 << 10;

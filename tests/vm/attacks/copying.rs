@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 
-use crate::support::{Ended, Project, tool};
+use castra_test_support::{Ended, Project, tool};
 
 #[test]
 fn a_copy_does_what_cp_does() {

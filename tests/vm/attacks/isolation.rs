@@ -4,8 +4,8 @@
 use std::io::ErrorKind;
 use std::net::{TcpListener, UdpSocket};
 
-use crate::support::Project;
-use crate::support::disks::alpine_with_service;
+use castra_test_support::Project;
+use castra_test_support::disks::alpine_with_service;
 
 /// Listens on one port of both loopback addresses of this machine, by TCP and UDP.
 struct Listeners {

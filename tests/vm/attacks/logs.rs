@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use castra::logs::QEMU_BYTES;
 
-use crate::support::Project;
-use crate::support::disks::alpine_with_service;
+use castra_test_support::Project;
+use castra_test_support::disks::alpine_with_service;
 
 /// Writes four times as much as a log may hold.
 const FLOOD: &str = "head -c 8388608 /dev/zero | tr '\\0' x >/dev/ttyS0";

@@ -1,7 +1,7 @@
 //! The default image's fallback comes from a third party: its guest agent, which would run as root, does not run, and its
 //! user, who could become root, cannot be used.
 
-use crate::support::Project;
+use castra_test_support::Project;
 
 const LOOK: &str = "ps -o comm,args | grep -i quicksand | grep -v grep; ls -d /etc/runlevels/*/quicksand* /etc/sudoers.d/* \
                     2>/dev/null; netstat -lnt | grep -v ':6022 ' | grep -c LISTEN; grep -c '^quicksand:!:' /etc/shadow; \

@@ -5,8 +5,8 @@ use std::process::{Command, Stdio};
 
 use castra::failpoint::Point;
 
-use crate::parked::{kill_at_each_visit, succeeds};
-use crate::support::{Project, bootable_qcow2, tool};
+use castra_test_support::parked::{kill_at_each_visit, succeeds};
+use castra_test_support::{Project, bootable_qcow2, tool};
 
 /// A VM of the user's own disk: what it boots does not matter here.
 const CONFIGURATION: &str = "[[vms]]\nname = \"vm\"\nbase_image = \"base.qcow2\"\nmemory = \"128 MiB\"\n";
@@ -48,7 +48,7 @@ fn a_disk_is_made_once_and_recorded() {
             let command = up(&project);
             (project, command)
         };
-        kill_at_each_visit(*point, start, |project, visit| {
+        kill_at_each_visit(point.name(), start, |project, visit| {
             succeeds(up(project), visit);
             assert_eq!(names(project), expected, "after a kill at {visit}");
             let overlay = project.path().join(".castra/vm-overlay.qcow2");

@@ -6,8 +6,8 @@ use std::process::{Command, Stdio};
 
 use castra::failpoint::Point;
 
-use crate::parked::is_killed;
-use crate::support::{Project, linked_cache};
+use castra_test_support::parked::is_killed;
+use castra_test_support::{Project, linked_cache};
 
 fn up(project: &Project) -> Command {
     let mut command = project.castra(&["up"]);

@@ -2,14 +2,14 @@
 
 use serde_json::Value;
 
-use super::Ended;
+use crate::Ended;
 
 /// The checked-in schema.
-pub(crate) const SCHEMA: &str = include_str!("../../docs/json.schema.json");
+pub const SCHEMA: &str = include_str!("../../../docs/json.schema.json");
 
 /// Insists that a value fits this definition of the schema.
 #[track_caller]
-pub(crate) fn fits(value: &Value, definition: &str) {
+pub fn fits(value: &Value, definition: &str) {
     let all: Value = serde_json::from_str(SCHEMA).expect("JSON");
     let schema = all["$defs"].get(definition).unwrap_or_else(|| panic!("no schema for `{definition}`"));
     let validator = jsonschema::validator_for(schema).expect("a schema");
@@ -21,7 +21,7 @@ pub(crate) fn fits(value: &Value, definition: &str) {
 impl Ended {
     /// The document on stdout, which fits the command's schema, as do the lines on stderr.
     #[track_caller]
-    pub(crate) fn document(&self, command: &str) -> Value {
+    pub fn document(&self, command: &str) -> Value {
         self.events();
         let value: Value = serde_json::from_slice(&self.stdout)
             .unwrap_or_else(|error| panic!("{command}: {error}: {}", self.text()));
@@ -31,7 +31,7 @@ impl Ended {
 
     /// The lines on stderr, each of which is an event.
     #[track_caller]
-    pub(crate) fn events(&self) -> Vec<Value> {
+    pub fn events(&self) -> Vec<Value> {
         let parse = |line: &str| {
             let value: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
             fits(&value, "event");

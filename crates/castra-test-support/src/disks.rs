@@ -2,30 +2,30 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use castra::RuntimeContext;
-use castra::cancel::Cancel;
-use castra::context::Environment;
-use castra::layout::ProjectLayout;
-use castra::managed::{Catalog, ImageManager, ManagedImagePaths};
-use castra::report::Silent;
+use crate::{Project, skip, target_tmp, tool};
 
-use super::tool;
+/// The files of an Alpine image.
+pub struct Alpine {
+    /// The disk, a qcow2.
+    pub disk: PathBuf,
+    /// The kernel.
+    pub kernel: PathBuf,
+    /// The initramfs.
+    pub initramfs: PathBuf,
+}
 
 /// The files of the Alpine image that comes where only a Python index is reachable. Fetched once for all tests.
-pub(crate) fn alpine() -> ManagedImagePaths {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let environment = Environment::of_process().with("XDG_CACHE_HOME", super::image_cache());
-    let context = RuntimeContext::new(environment, Arc::new(Silent), Cancel::new()).expect("a home");
-    let catalog = Catalog::builtin();
-    let image = catalog.find("alpine-pypi", "v1").expect("is in the catalog");
-    let manager = ImageManager::new(&ProjectLayout::unchecked(target.join("alpine")));
-    manager.ensure_image(image, &context).expect("the image can be had")
+pub fn alpine() -> Alpine {
+    let pulled = Project::new().run(&["image", "pull", "alpine-pypi@v1", "--json"]).ok();
+    let pulled = pulled.document("image pull");
+    let directory = Path::new(pulled["images"][0]["directory"].as_str().expect("a directory"));
+    let [disk, kernel, initramfs] = ["rootfs.qcow2", "vmlinuz", "initramfs"].map(|name| directory.join(name));
+    Alpine { disk, kernel, initramfs }
 }
 
 /// The image's filesystem on a raw disk of 400 MiB without a partition table, labelled `/`, as the official image is.
-pub(crate) fn shrunken_ext4(alpine: &ManagedImagePaths, target: &Path) {
+pub fn shrunken_ext4(alpine: &Alpine, target: &Path) {
     let path = target.to_str().expect("UTF-8");
     tool("qemu-img", &["convert", "-O", "raw", alpine.disk.to_str().expect("UTF-8"), path]);
     // e2fsck says 1 when it has put something right, such as a journal to replay.
@@ -37,7 +37,7 @@ pub(crate) fn shrunken_ext4(alpine: &ManagedImagePaths, target: &Path) {
 }
 
 /// Appends the 512-byte footer of a VHD, as the Virtual Hard Disk Image Format Specification 1.0 describes it.
-pub(crate) fn append_vhd_footer(disk: &Path, disk_type: u32) {
+pub fn append_vhd_footer(disk: &Path, disk_type: u32) {
     let size = fs::metadata(disk).expect("metadata").len();
     let mut footer = [0_u8; 512];
     footer[0..8].copy_from_slice(b"conectix");
@@ -70,7 +70,7 @@ exec /bin/busybox nc -lk -p 8000 -e /bin/busybox uname -r
 "#;
 
 /// A qcow2 of FAT with syslinux around the image's kernel and initramfs: it boots by its own boot loader.
-pub(crate) fn self_booting(alpine: &ManagedImagePaths, directory: &Path) -> PathBuf {
+pub fn self_booting(alpine: &Alpine, directory: &Path) -> PathBuf {
     let at = |name: &str| directory.join(name).to_str().expect("UTF-8").to_owned();
     let (raw, qcow2) = (at("native.raw"), at("native.qcow2"));
     fs::write(at("init.cpio"), cpio("native-init", NATIVE_INIT.as_bytes())).expect("written");
@@ -80,8 +80,7 @@ pub(crate) fn self_booting(alpine: &ManagedImagePaths, directory: &Path) -> Path
     let file = fs::File::create(&raw).expect("created");
     file.set_len(64 << 20).expect("sized");
     tool("mkfs.fat", &["-F", "32", &raw]);
-    let text =
-        |path: &Option<PathBuf>| path.as_ref().and_then(|path| path.to_str()).expect("UTF-8").to_owned();
+    let text = |path: &Path| path.to_str().expect("UTF-8").to_owned();
     let (kernel, initramfs) = (text(&alpine.kernel), text(&alpine.initramfs));
     tool("mcopy", &["-i", &raw, &kernel, "::vmlinuz"]);
     tool("mcopy", &["-i", &raw, &initramfs, "::initramfs"]);
@@ -109,17 +108,20 @@ fn cpio(name: &str, content: &[u8]) -> Vec<u8> {
 }
 
 /// A disk, and the kernel and initramfs that boot it, each with its SHA-256 in hexadecimal, as `castra.toml` describes them.
-pub(crate) struct OwnImage {
-    pub(crate) disk: PathBuf,
-    pub(crate) kernel: PathBuf,
-    pub(crate) initramfs: PathBuf,
-    /// The kernel's command line.
-    pub(crate) command_line: &'static str,
+pub struct OwnImage {
+    /// Disk, a qcow2.
+    pub disk: PathBuf,
+    /// Kernel.
+    pub kernel: PathBuf,
+    /// Initramfs.
+    pub initramfs: PathBuf,
+    /// Command line of the kernel.
+    pub command_line: &'static str,
 }
 
 impl OwnImage {
     /// The table of `castra.toml` that describes the image under this name.
-    pub(crate) fn described_as(&self, name: &str) -> String {
+    pub fn described_as(&self, name: &str) -> String {
         let file = |role: &str, path: &Path| {
             let digest = tool("sha256sum", &[path.to_str().expect("UTF-8")]).stdout;
             let digest = String::from_utf8_lossy(&digest[..64]).into_owned();
@@ -136,7 +138,7 @@ impl OwnImage {
 }
 
 /// The Alpine image with a service that runs this script on each boot, in the runlevel of the image's last services.
-pub(crate) fn alpine_with_service(script: &str, directory: &Path) -> OwnImage {
+pub fn alpine_with_service(script: &str, directory: &Path) -> OwnImage {
     let alpine = alpine();
     let at = |name: &str| directory.join(name).to_str().expect("UTF-8").to_owned();
     let (raw, qcow2, start) = (at("service.raw"), at("service.qcow2"), at("castra.start"));
@@ -153,20 +155,20 @@ pub(crate) fn alpine_with_service(script: &str, directory: &Path) -> OwnImage {
     fs::remove_file(raw).expect("removed");
     OwnImage {
         disk: qcow2.into(),
-        kernel: alpine.kernel.expect("has one"),
-        initramfs: alpine.initramfs.expect("has one"),
+        kernel: alpine.kernel,
+        initramfs: alpine.initramfs,
         command_line: "root=/dev/vda rootfstype=ext4 rootflags=rw modules=ext4,virtio_blk,virtio_net,virtio-rng console=ttyS0",
     }
 }
 
 /// Debian 12 with systemd and OpenSSH's server, built from the machine's own package mirror and kept below the target
 /// directory. Nothing where this user is not root, who alone can give files to other users: that is reported as a skip.
-pub(crate) fn debian_with_sshd() -> Option<OwnImage> {
+pub fn debian_with_sshd() -> Option<OwnImage> {
     if !rustix::process::geteuid().is_root() {
-        super::skip::skip("only root can build a Debian disk");
+        skip("only root can build a Debian disk");
         return None;
     }
-    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("debian-sshd");
+    let directory = target_tmp().join("debian-sshd");
     fs::create_dir_all(&directory).expect("a directory");
     let lock = fs::File::create(directory.join("lock")).expect("a file");
     lock.lock().expect("locked");
@@ -220,4 +222,28 @@ fn build_debian(directory: &Path) {
     }
     fs::remove_dir_all(&tree).expect("removed");
     fs::rename(at("disk.new"), at("disk.qcow2")).expect("renamed");
+}
+
+/// A boot sector whose code halts the CPU.
+pub fn boot_sector() -> [u8; 512] {
+    let mut sector = [0; 512];
+    // cli; hlt
+    sector[..2].copy_from_slice(&[0xfa, 0xf4]);
+    sector[510..].copy_from_slice(&[0x55, 0xaa]);
+    sector
+}
+
+/// Makes a qcow2 of 1 MiB that begins with these bytes.
+pub fn qcow2_of(path: &Path, beginning: &[u8]) {
+    let raw = path.with_extension("raw");
+    fs::write(&raw, beginning).expect("written");
+    fs::OpenOptions::new().write(true).open(&raw).and_then(|file| file.set_len(1 << 20)).expect("sized");
+    let text = |path: &Path| path.to_str().expect("UTF-8").to_owned();
+    tool("qemu-img", &["convert", "-f", "raw", "-O", "qcow2", &text(&raw), &text(path)]);
+    fs::remove_file(raw).expect("removed");
+}
+
+/// Makes a qcow2 that a BIOS boots, and that does nothing then.
+pub fn bootable_qcow2(path: &Path) {
+    qcow2_of(path, &boot_sector());
 }

@@ -13,17 +13,18 @@ const TICK: Duration = Duration::from_millis(10);
 
 /// A request as it came.
 #[derive(Debug, Clone)]
-pub(crate) struct Request {
-    pub(crate) path: String,
+pub struct Request {
+    /// Path on the server, with its query.
+    pub path: String,
     /// Names in lower case.
-    pub(crate) headers: BTreeMap<String, String>,
+    pub headers: BTreeMap<String, String>,
     /// How many requests came before.
-    pub(crate) number: usize,
+    pub number: usize,
 }
 
 impl Request {
     /// Where the range that was asked for starts.
-    pub(crate) fn range_start(&self) -> Option<usize> {
+    pub fn range_start(&self) -> Option<usize> {
         let range = self.headers.get("range")?.strip_prefix("bytes=")?;
         range.split('-').next()?.parse().ok()
     }
@@ -31,7 +32,7 @@ impl Request {
 
 /// What to answer.
 #[derive(Debug, Clone)]
-pub(crate) struct Reply {
+pub struct Reply {
     status: u16,
     headers: Vec<(String, String)>,
     body: Vec<u8>,
@@ -54,7 +55,8 @@ enum End {
 }
 
 impl Reply {
-    pub(crate) fn new(status: u16, body: &[u8]) -> Self {
+    /// Answers with this status and body.
+    pub fn new(status: u16, body: &[u8]) -> Self {
         let length = ("Content-Length".to_owned(), body.len().to_string());
         Self {
             status,
@@ -67,12 +69,12 @@ impl Reply {
     }
 
     /// No answer at all.
-    pub(crate) fn silence() -> Self {
+    pub fn silence() -> Self {
         Self::new(0, b"")
     }
 
     /// What a proper server of a file answers: `Range` and `If-Range` are honoured.
-    pub(crate) fn file(request: &Request, bytes: &[u8], etag: Option<&str>) -> Self {
+    pub fn file(request: &Request, bytes: &[u8], etag: Option<&str>) -> Self {
         let start = request.range_start().filter(|_| {
             let if_range = request.headers.get("if-range");
             if_range.is_none_or(|wanted| Some(wanted.as_str()) == etag)
@@ -92,51 +94,57 @@ impl Reply {
     }
 
     /// Sets a header, in the place of one of the same name.
-    pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
+    pub fn header(mut self, name: &str, value: &str) -> Self {
         self = self.without(name);
         self.headers.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    pub(crate) fn without(mut self, name: &str) -> Self {
+    /// Drops a header.
+    pub fn without(mut self, name: &str) -> Self {
         self.headers.retain(|(other, _)| !other.eq_ignore_ascii_case(name));
         self
     }
 
     /// Closes the connection after so many bytes of the body.
-    pub(crate) fn cut(mut self, bytes: usize) -> Self {
+    pub fn cut(mut self, bytes: usize) -> Self {
         self.body.truncate(bytes);
         self.whole = false;
         self
     }
 
     /// Sends nothing more after the body, and does not close either.
-    pub(crate) fn then_silence(mut self) -> Self {
+    pub fn then_silence(mut self) -> Self {
         self.end = End::Silence;
         self
     }
 
-    pub(crate) fn endless(mut self) -> Self {
+    /// Sends the body again and again, until the client goes away.
+    pub fn endless(mut self) -> Self {
         self.end = End::Repeat;
         self
     }
 
-    pub(crate) fn slowly(self, piece: usize) -> Self {
+    /// Sends the body in pieces of so many bytes, 100 a second.
+    pub fn slowly(self, piece: usize) -> Self {
         self.paced(piece, TICK)
     }
 
-    pub(crate) fn paced(mut self, piece: usize, pause: Duration) -> Self {
+    /// Sends the body in pieces of so many bytes, with a pause after each.
+    pub fn paced(mut self, piece: usize, pause: Duration) -> Self {
         self.end = End::Slow(piece, pause);
         self
     }
 
-    pub(crate) fn chunked(self) -> Self {
+    /// Sends the body in chunks, without its length.
+    pub fn chunked(self) -> Self {
         let mut reply = self.without("Content-Length").header("Transfer-Encoding", "chunked");
         reply.chunked = true;
         reply
     }
 
-    pub(crate) fn flip_bit(mut self, at: usize) -> Self {
+    /// Damages the byte at this place of the body.
+    pub fn flip_bit(mut self, at: usize) -> Self {
         self.body[at] ^= 1;
         self
     }
@@ -145,7 +153,7 @@ impl Reply {
 type Script = dyn Fn(&Request) -> Reply + Send + Sync;
 
 /// The server. Ends, with all its threads, when dropped.
-pub(crate) struct Server {
+pub struct Server {
     address: String,
     shared: Arc<Shared>,
     thread: Option<thread::JoinHandle<()>>,
@@ -158,7 +166,8 @@ struct Shared {
 }
 
 impl Server {
-    pub(crate) fn start(script: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
+    /// Starts a server that answers as the script says.
+    pub fn start(script: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
         let address = listener.local_addr().expect("an address").to_string();
         let (log, over) = (Mutex::default(), AtomicBool::new(false));
@@ -168,21 +177,23 @@ impl Server {
         Self { address, shared, thread: Some(thread) }
     }
 
-    pub(crate) fn url(&self, path: &str) -> String {
+    /// Returns the address of a path on this server.
+    pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
 
-    pub(crate) fn requests(&self) -> Vec<Request> {
+    /// Returns the requests so far, in their order.
+    pub fn requests(&self) -> Vec<Request> {
         self.shared.log.lock().expect("not poisoned").iter().map(|(request, _)| request.clone()).collect()
     }
 
     /// The `Range` header of each request.
-    pub(crate) fn ranges(&self) -> Vec<Option<String>> {
+    pub fn ranges(&self) -> Vec<Option<String>> {
         self.requests().iter().map(|request| request.headers.get("range").cloned()).collect()
     }
 
     /// Bytes of bodies that were sent.
-    pub(crate) fn bytes_sent(&self) -> u64 {
+    pub fn bytes_sent(&self) -> u64 {
         self.shared.log.lock().expect("not poisoned").iter().map(|(_, bytes)| bytes).sum()
     }
 }

@@ -1,35 +1,28 @@
-//! What tests of the whole `castra` binary share: a project with a home, a runtime directory and an image cache of its own.
-
-#![allow(dead_code, reason = "each test binary uses a part")]
-
-pub(crate) mod disks;
-pub(crate) mod help;
-pub(crate) mod namespace;
-pub(crate) mod schema;
-pub(crate) mod skip;
+//! Projects, each with a home, a runtime directory and an image cache of its own.
 
 use std::ffi::OsString;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+
+use crate::{Ended, castra_program, target_tmp, tool};
 
 /// The cache of images that all tests of VMs share.
-pub(crate) fn image_cache() -> PathBuf {
-    Path::new(env!("CARGO_TARGET_TMPDIR")).join("image-cache")
+pub fn image_cache() -> PathBuf {
+    target_tmp().join("image-cache")
 }
 
 /// A cache of its own that has what the shared one has, images and the default VM's warm template: the very same files, by
 /// hard links, which keep their stamps. What is put in the place of one changes nothing for others.
-pub(crate) fn linked_cache() -> tempfile::TempDir {
+pub fn linked_cache() -> tempfile::TempDir {
     let project = Project::new();
     project.run(&["up"]).ok();
     drop(project);
     let shared = image_cache().join("castra");
-    let parent = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let cache = tempfile::Builder::new().prefix("linked-cache-").tempdir_in(parent).expect("a directory");
+    let cache =
+        tempfile::Builder::new().prefix("linked-cache-").tempdir_in(target_tmp()).expect("a directory");
     fs::create_dir(cache.path().join("castra")).expect("a directory");
     for name in ["images", "templates"] {
         let (from, to) = (shared.join(name), cache.path().join("castra"));
@@ -39,7 +32,7 @@ pub(crate) fn linked_cache() -> tempfile::TempDir {
 }
 
 /// A project directory and everything around it. Dropping it stops its VMs and insists that no process is left.
-pub(crate) struct Project {
+pub struct Project {
     root: tempfile::TempDir,
     cache: PathBuf,
     variables: Vec<(&'static str, OsString)>,
@@ -47,19 +40,20 @@ pub(crate) struct Project {
 
 impl Project {
     /// With the image cache that all tests of VMs share, so that the image is fetched once.
-    pub(crate) fn new() -> Self {
+    #[expect(clippy::new_without_default, reason = "makes directories, which no default value does")]
+    pub fn new() -> Self {
         Self::with_cache(image_cache())
     }
 
     /// With a cache of its own.
-    pub(crate) fn isolated() -> Self {
+    pub fn isolated() -> Self {
         let mut project = Self::with_cache(PathBuf::new());
         project.cache = project.root.path().join("cache");
         project
     }
 
     /// With the cache of this directory.
-    pub(crate) fn with_cache(cache: PathBuf) -> Self {
+    pub fn with_cache(cache: PathBuf) -> Self {
         // A short path: sockets live below it.
         let root = tempfile::Builder::new().prefix("castra-test-").tempdir_in("/tmp").expect("a directory");
         for name in ["project", "home", "run"] {
@@ -69,28 +63,28 @@ impl Project {
     }
 
     /// From now on `castra` sees this environment variable.
-    pub(crate) fn set(&mut self, name: &'static str, value: impl Into<OsString>) {
+    pub fn set(&mut self, name: &'static str, value: impl Into<OsString>) {
         self.variables.push((name, value.into()));
     }
 
     /// The project's directory.
-    pub(crate) fn path(&self) -> PathBuf {
+    pub fn path(&self) -> PathBuf {
         self.root.path().join("project")
     }
 
     /// The cache, as Castra lays it out.
-    pub(crate) fn cache(&self) -> PathBuf {
+    pub fn cache(&self) -> PathBuf {
         self.cache.join("castra")
     }
 
     /// Writes a file of the project.
-    pub(crate) fn write(&self, name: &str, text: &str) {
+    pub fn write(&self, name: &str, text: &str) {
         fs::write(self.path().join(name), text).expect("written");
     }
 
     /// `castra` with these arguments, in the project, isolated from this user's own settings.
-    pub(crate) fn castra(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_castra"));
+    pub fn castra(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(castra_program());
         let own = std::env::vars_os().map(|(name, _)| name);
         for name in own.filter(|name| name.to_string_lossy().starts_with("CASTRA_")) {
             command.env_remove(name);
@@ -115,13 +109,13 @@ impl Project {
     }
 
     /// Runs `castra` to its end.
-    pub(crate) fn run(&self, arguments: &[&str]) -> Ended {
+    pub fn run(&self, arguments: &[&str]) -> Ended {
         let output = self.castra(arguments).output().expect("castra runs");
         Ended::new(arguments, output)
     }
 
     /// Runs `castra` with this on its stdin.
-    pub(crate) fn run_with_input(&self, arguments: &[&str], input: &[u8]) -> Ended {
+    pub fn run_with_input(&self, arguments: &[&str], input: &[u8]) -> Ended {
         let mut command = self.castra(arguments);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("castra runs");
@@ -137,38 +131,38 @@ impl Project {
     }
 
     /// The file of a VM's pid.
-    pub(crate) fn pidfile(&self, vm: &str) -> PathBuf {
+    pub fn pidfile(&self, vm: &str) -> PathBuf {
         self.path().join(format!(".castra/vms/{vm}/qemu.pid"))
     }
 
     /// The pid of a VM's QEMU.
-    pub(crate) fn qemu_pid(&self, vm: &str) -> i32 {
+    pub fn qemu_pid(&self, vm: &str) -> i32 {
         fs::read_to_string(self.pidfile(vm)).expect("a pid file").trim().parse().expect("a pid")
     }
 
     /// The user's home.
-    pub(crate) fn home(&self) -> PathBuf {
+    pub fn home(&self) -> PathBuf {
         self.root.path().join("home")
     }
 
     /// Where this user's key is kept: not in the home, which tests compare with itself.
-    pub(crate) fn user_state(&self) -> PathBuf {
+    pub fn user_state(&self) -> PathBuf {
         self.root.path().join("state")
     }
 
     /// Takes over a state directory that the test has made by hand.
     #[track_caller]
-    pub(crate) fn adopt(&self) {
+    pub fn adopt(&self) {
         self.run(&["adopt", "--yes"]).ok();
     }
 
     /// Where sockets go.
-    pub(crate) fn runtime_directory(&self) -> PathBuf {
+    pub fn runtime_directory(&self) -> PathBuf {
         self.root.path().join("run")
     }
 
     /// Processes that have this project's directory in their command line.
-    pub(crate) fn processes(&self) -> Vec<String> {
+    pub fn processes(&self) -> Vec<String> {
         let needle = self.root.path().to_string_lossy().into_owned();
         let commands = fs::read_dir("/proc").expect("proc").filter_map(|entry| {
             let bytes = fs::read(entry.ok()?.path().join("cmdline")).ok()?;
@@ -179,14 +173,14 @@ impl Project {
 }
 
 /// Ways in which people copy a project: `$1` is it, `$2` the copy.
-pub(crate) const CP_A: &str = r#"cp -a "$1" "$2""#;
+pub const CP_A: &str = r#"cp -a "$1" "$2""#;
 /// New times, too.
-pub(crate) const CP_R: &str = r#"cp -r "$1" "$2""#;
+pub const CP_R: &str = r#"cp -r "$1" "$2""#;
 /// Times of whole seconds.
-pub(crate) const TAR: &str = r#"mkdir "$2" && tar -C "$1" -cf - . | tar -C "$2" -xf -"#;
+pub const TAR: &str = r#"mkdir "$2" && tar -C "$1" -cf - . | tar -C "$2" -xf -"#;
 
 /// A copy of a project, beside it. Dropping it stops its VMs.
-pub(crate) struct Copied<'a> {
+pub struct Copied<'a> {
     original: &'a Project,
     path: PathBuf,
 }
@@ -194,7 +188,7 @@ pub(crate) struct Copied<'a> {
 impl Project {
     /// Makes a copy of the project in one of the ways above.
     #[track_caller]
-    pub(crate) fn copy(&self, name: &str, how: &str) -> Copied<'_> {
+    pub fn copy(&self, name: &str, how: &str) -> Copied<'_> {
         let path = self.root.path().join(name);
         let [from, to] = [self.path(), path.clone()].map(|path| path.to_str().expect("UTF-8").to_owned());
         tool("sh", &["-c", how, "sh", &from, &to]);
@@ -204,12 +198,12 @@ impl Project {
 
 impl Copied<'_> {
     /// Its directory.
-    pub(crate) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
     /// Runs `castra` in it to its end.
-    pub(crate) fn run(&self, arguments: &[&str]) -> Ended {
+    pub fn run(&self, arguments: &[&str]) -> Ended {
         let mut command = self.original.castra(arguments);
         command.current_dir(&self.path);
         Ended::of(command)
@@ -217,7 +211,7 @@ impl Copied<'_> {
 
     /// The word for what a VM does.
     #[track_caller]
-    pub(crate) fn state(&self, vm: &str) -> String {
+    pub fn state(&self, vm: &str) -> String {
         let told = self.run(&["status", "--json", vm]).ok().document("status");
         told["vms"][0]["state"].as_str().expect("a state").to_owned()
     }
@@ -240,120 +234,4 @@ impl Drop for Project {
             assert_eq!(left, Vec::<String>::new(), "processes are left behind");
         }
     }
-}
-
-/// How a run of `castra` ended.
-pub(crate) struct Ended {
-    arguments: String,
-    pub(crate) code: Option<i32>,
-    pub(crate) stdout: Vec<u8>,
-    pub(crate) stderr: String,
-}
-
-impl Ended {
-    /// Runs a command of [`Project::castra`]'s, changed to taste.
-    pub(crate) fn of(mut command: Command) -> Self {
-        let arguments: Vec<String> =
-            command.get_args().map(|argument| argument.to_string_lossy().into_owned()).collect();
-        let output = command.output().expect("castra runs");
-        Self::new(&arguments.iter().map(String::as_str).collect::<Vec<_>>(), output)
-    }
-
-    pub(crate) fn new(arguments: &[&str], output: Output) -> Self {
-        Self {
-            arguments: arguments.join(" "),
-            code: output.status.code(),
-            stdout: output.stdout,
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
-    }
-
-    /// Insists on this exit code.
-    #[track_caller]
-    pub(crate) fn code(self, expected: i32) -> Self {
-        assert_eq!(self.code, Some(expected), "castra {}\n{}\n{}", self.arguments, self.text(), self.stderr);
-        self
-    }
-
-    /// Insists on success.
-    #[track_caller]
-    pub(crate) fn ok(self) -> Self {
-        self.code(0)
-    }
-
-    /// Stdout as text.
-    pub(crate) fn text(&self) -> String {
-        String::from_utf8_lossy(&self.stdout).into_owned()
-    }
-
-    /// Insists that stderr has this text.
-    #[track_caller]
-    pub(crate) fn says(self, text: &str) -> Self {
-        assert!(
-            self.stderr.contains(text),
-            "castra {} does not say {text:?}:\n{}",
-            self.arguments,
-            self.stderr
-        );
-        self
-    }
-}
-
-/// Runs a helper program of the test.
-#[track_caller]
-pub(crate) fn tool(program: &str, arguments: &[&str]) -> Output {
-    let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
-    let output = Command::new(program).args(arguments).env("PATH", path).output();
-    let output = output.unwrap_or_else(|error| panic!("{program}: {error}; `cargo xtask test` installs it"));
-    assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    output
-}
-
-/// A boot sector whose code halts the CPU.
-pub(crate) fn boot_sector() -> [u8; 512] {
-    let mut sector = [0; 512];
-    // cli; hlt
-    sector[..2].copy_from_slice(&[0xfa, 0xf4]);
-    sector[510..].copy_from_slice(&[0x55, 0xaa]);
-    sector
-}
-
-/// Makes a qcow2 of 1 MiB that begins with these bytes.
-pub(crate) fn qcow2_of(path: &Path, beginning: &[u8]) {
-    let raw = path.with_extension("raw");
-    fs::write(&raw, beginning).expect("written");
-    fs::OpenOptions::new().write(true).open(&raw).and_then(|file| file.set_len(1 << 20)).expect("sized");
-    let text = |path: &Path| path.to_str().expect("UTF-8").to_owned();
-    tool("qemu-img", &["convert", "-f", "raw", "-O", "qcow2", &text(&raw), &text(path)]);
-    fs::remove_file(raw).expect("removed");
-}
-
-/// Makes a qcow2 that a BIOS boots, and that does nothing then.
-pub(crate) fn bootable_qcow2(path: &Path) {
-    qcow2_of(path, &boot_sector());
-}
-
-/// Waits until something holds, within a limit.
-#[track_caller]
-pub(crate) fn eventually(what: &str, limit: Duration, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + limit;
-    while !holds() {
-        assert!(Instant::now() < deadline, "not within {limit:?}: {what}");
-        thread::sleep(Duration::from_millis(20));
-    }
-}
-
-/// Bytes that no compression and no text mode leaves alike, the same on every run.
-pub(crate) fn noise(length: usize) -> Vec<u8> {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let next = || {
-        // xorshift64: Marsaglia, "Xorshift RNGs", 2003.
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()
-    };
-    let mut bytes: Vec<u8> = std::iter::repeat_with(next).take(length.div_ceil(8)).flatten().collect();
-    bytes.truncate(length);
-    bytes
 }

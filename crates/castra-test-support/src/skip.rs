@@ -8,7 +8,7 @@ const SKIPPED_TESTS: &str = "CASTRA_SKIPPED_TESTS";
 /// Reports that the running test is skipped because of `reason`; the test returns right after.
 ///
 /// The test runner itself knows tests that passed or failed only, so a bare `return` would look like a test that passed.
-pub(crate) fn skip(reason: &str) {
+pub fn skip(reason: &str) {
     let thread = std::thread::current();
     let line = format!("SKIPPED {}: {reason}\n", thread.name().unwrap_or("a test"));
     std::io::stderr().write_all(line.as_bytes()).expect("stderr takes a line");

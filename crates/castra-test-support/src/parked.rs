@@ -4,9 +4,7 @@ use std::path::Path;
 use std::process::{Child, Command, Output};
 use std::time::Duration;
 
-use castra::failpoint::Point;
-
-use crate::support::eventually;
+use crate::eventually;
 
 /// More visits than this are a loop.
 const MAX_VISITS: usize = 40;
@@ -16,26 +14,22 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// Kills a run at each visit to a point. `start` makes the surroundings and the command, `after` looks at what a killed
 /// run left and runs once more; the last run, which has no such visit any more, ends by itself.
 #[expect(clippy::print_stdout, reason = "the runner shows it for a test that fails")]
-pub(crate) fn kill_at_each_visit<T>(
-    point: Point,
-    start: impl Fn() -> (T, Command),
-    after: impl Fn(&T, &str),
-) {
+pub fn kill_at_each_visit<T>(point: &str, start: impl Fn() -> (T, Command), after: impl Fn(&T, &str)) {
     for visit in 1..=MAX_VISITS {
         let (surroundings, command) = start();
-        let name = format!("{}:{visit}", point.name());
+        let name = format!("{}:{visit}", point);
         if !is_killed(command, &name) {
-            assert!(visit > 1, "nobody comes to {}", point.name());
+            assert!(visit > 1, "nobody comes to {}", point);
             return;
         }
         println!("killed at {name}");
         after(&surroundings, &name);
     }
-    panic!("{} is visited again and again", point.name());
+    panic!("{} is visited again and again", point);
 }
 
 /// Whether the run came to that visit, and was killed there; one that did not must have succeeded.
-pub(crate) fn is_killed(mut command: Command, visit: &str) -> bool {
+pub fn is_killed(mut command: Command, visit: &str) -> bool {
     let parked = tempfile::Builder::new().prefix("castra-parked-").tempdir().expect("a directory");
     let file = parked.path().join("here");
     command.env("CASTRA_PARK_AT", visit).env("CASTRA_PARK_FILE", &file);
@@ -60,7 +54,7 @@ fn is_written(file: &Path) -> bool {
 }
 
 /// Runs a command to its end, which must be a success.
-pub(crate) fn succeeds(mut command: Command, visit: &str) {
+pub fn succeeds(mut command: Command, visit: &str) {
     let Output { status, stderr, .. } = command.output().expect("runs");
     assert!(status.success(), "after a kill at {visit}: {status}\n{}", String::from_utf8_lossy(&stderr));
 }

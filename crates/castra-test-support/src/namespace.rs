@@ -2,12 +2,11 @@
 
 use std::process::{Command, Stdio};
 
-use super::skip::skip;
-use super::{Ended, Project};
+use crate::{Ended, Project, skip};
 
 /// Runs a shell script with these arguments, in which `castra` is the one under test and has the project's surroundings.
 /// Nothing if this user may not mount anything: then the test is reported as skipped.
-pub(crate) fn run_script(script: &str, arguments: &[&str], project: &Project) -> Option<Ended> {
+pub fn run_script(script: &str, arguments: &[&str], project: &Project) -> Option<Ended> {
     let Some(way) = way() else {
         skip("this user may not make a mount namespace");
         return None;
@@ -38,7 +37,7 @@ fn way() -> Option<&'static [&'static str]> {
 }
 
 /// Finds the command that runs another in a pid namespace of its own, where this user may have one.
-pub(crate) fn pid_way() -> Option<&'static [&'static str]> {
+pub fn pid_way() -> Option<&'static [&'static str]> {
     let ways: [&[&str]; 2] = [
         &["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"],
         &["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child", "--mount-proc"],

@@ -1,44 +1,45 @@
-//! Projects whose VMs are run by the stand-in for QEMU (`fake_qemu/`): everything is real but the computer.
+//! Projects whose VMs are run by the stand-in for QEMU (`castra-fake-qemu`): everything is real but the computer.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::ops::Deref;
 use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use castra::cancel::Cancel;
-use castra::layout::SocketsLayout;
-use castra::qemu::Qmp;
-use castra::wait::WaitLimit;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use crate::support::{Project, tool};
+use crate::{Project, fake_qemu_program, tool};
+
+/// QEMU's machine protocol, as far as pressing the power button takes it.
+const POWER_BUTTON: &str = "{\"execute\":\"qmp_capabilities\"}\n{\"execute\":\"system_powerdown\"}\n";
 
 /// A project with an image of a few bytes.
-pub(crate) struct Fake {
+pub struct Fake {
     project: Project,
 }
 
 impl Fake {
     /// With VMs of these names and a cache of its own.
-    pub(crate) fn new(vms: &[&str]) -> Self {
+    pub fn new(vms: &[&str]) -> Self {
         Self::in_project(Project::isolated(), vms, "")
     }
 
     /// With a cache that others use, too.
-    pub(crate) fn with_cache(cache: PathBuf, vms: &[&str]) -> Self {
+    pub fn with_cache(cache: PathBuf, vms: &[&str]) -> Self {
         Self::in_project(Project::with_cache(cache), vms, "")
     }
 
     /// With one VM that forwards this TCP port.
-    pub(crate) fn with_port(vm: &str, host: u16) -> Self {
+    pub fn with_port(vm: &str, host: u16) -> Self {
         let forward = format!("[[vms.port_forwards]]\nhost = {host}\nguest = 80\n");
         Self::in_project(Project::isolated(), &[vm], &forward)
     }
 
     fn in_project(mut project: Project, vms: &[&str], more: &str) -> Self {
-        project.set("CASTRA_QEMU", env!("CARGO_BIN_EXE_castra-fake-qemu"));
+        project.set("CASTRA_QEMU", fake_qemu_program());
         project.set("CASTRA_ACCELERATOR", "tcg");
         for directory in ["image", "fake-qemu"] {
             fs::create_dir(project.path().join(directory)).expect("a directory");
@@ -48,23 +49,23 @@ impl Fake {
     }
 
     /// From now on `castra` sees this environment variable.
-    pub(crate) fn set(&mut self, name: &'static str, value: impl Into<std::ffi::OsString>) {
+    pub fn set(&mut self, name: &'static str, value: impl Into<std::ffi::OsString>) {
         self.project.set(name, value);
     }
 
     /// What this VM's QEMU is to do wrong from now on; nothing if that is empty.
-    pub(crate) fn behave(&self, vm: &str, words: &str) {
+    pub fn behave(&self, vm: &str, words: &str) {
         self.write(&format!("fake-qemu/{vm}.words"), words);
     }
 
     /// What this VM's QEMUs did, one line each.
-    pub(crate) fn journal(&self, vm: &str) -> String {
+    pub fn journal(&self, vm: &str) -> String {
         fs::read_to_string(self.path().join(format!("fake-qemu/{vm}.journal"))).unwrap_or_default()
     }
 
     /// What `castra status` says of a VM.
     #[track_caller]
-    pub(crate) fn status(&self, vm: &str) -> Value {
+    pub fn status(&self, vm: &str) -> Value {
         let ended = self.run(&["status", "--json", vm]);
         let told: Value =
             serde_json::from_slice(&ended.stdout).unwrap_or_else(|_| panic!("{}", ended.stderr));
@@ -73,16 +74,17 @@ impl Fake {
 
     /// The word for what a VM does.
     #[track_caller]
-    pub(crate) fn state(&self, vm: &str) -> String {
+    pub fn state(&self, vm: &str) -> String {
         self.status(vm)["state"].as_str().expect("a state").to_owned()
     }
 
-    pub(crate) fn record(&self, vm: &str) -> PathBuf {
+    /// Returns the path of a VM's record.
+    pub fn record(&self, vm: &str) -> PathBuf {
         self.path().join(format!(".castra/vms/{vm}/vm.json"))
     }
 
     /// Changes a VM's record as whoever wrote it would have.
-    pub(crate) fn edit_record(&self, vm: &str, edit: impl FnOnce(&mut Value)) {
+    pub fn edit_record(&self, vm: &str, edit: impl FnOnce(&mut Value)) {
         let mut record: Value =
             serde_json::from_slice(&fs::read(self.record(vm)).expect("a record")).expect("is JSON");
         edit(&mut record);
@@ -90,13 +92,13 @@ impl Fake {
     }
 
     /// The disk's inode: another one is another disk.
-    pub(crate) fn disk(&self, vm: &str) -> Option<u64> {
+    pub fn disk(&self, vm: &str) -> Option<u64> {
         let overlay = self.path().join(format!(".castra/{vm}-overlay.qcow2"));
         fs::metadata(overlay).ok().map(|disk| disk.ino())
     }
 
     /// Whether the process that the pid file names lives. The same question as castra's, asked in another way.
-    pub(crate) fn lives(&self, vm: &str) -> bool {
+    pub fn lives(&self, vm: &str) -> bool {
         let pid = fs::read_to_string(self.pidfile(vm)).unwrap_or_default();
         let of_process = |name: &str| fs::read(format!("/proc/{}/{name}", pid.trim())).unwrap_or_default();
         let (command, stat) = (of_process("cmdline"), of_process("stat"));
@@ -112,24 +114,28 @@ impl Fake {
     }
 
     /// Sends a signal to a VM's QEMU.
-    pub(crate) fn signal(&self, vm: &str, signal: rustix::process::Signal) {
+    pub fn signal(&self, vm: &str, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_raw(self.qemu_pid(vm)).expect("a pid");
         rustix::process::kill_process(pid, signal).expect("is ours");
     }
 
     /// Asks a VM's guest to shut down, as castra does not: nothing is recorded.
-    pub(crate) fn press_power_button(&self, vm: &str) {
+    pub fn press_power_button(&self, vm: &str) {
         let record: Value =
             serde_json::from_slice(&fs::read(self.record(vm)).expect("a record")).expect("is JSON");
-        let sockets = SocketsLayout::new(record["boot"]["sockets"].as_str().expect("sockets").into());
-        let limit = WaitLimit::new(Duration::from_secs(60), &Cancel::new());
-        let mut qmp = Qmp::connect(&sockets.qmp(), limit).expect("QEMU answers");
-        let _ = qmp.execute("system_powerdown", serde_json::json!({}));
+        let sockets = Path::new(record["boot"]["sockets"].as_str().expect("sockets"));
+        let mut qmp = UnixStream::connect(sockets.join("qmp.sock")).expect("QEMU listens");
+        qmp.set_read_timeout(Some(Duration::from_secs(60))).expect("a time limit");
+        qmp.write_all(POWER_BUTTON.as_bytes()).expect("QEMU takes commands");
+        let lines = BufReader::new(qmp).lines().map_while(Result::ok);
+        // An answer to each command; QEMU may end before the last.
+        let answers = lines.filter(|line| line.contains("\"return\"")).take(2).count();
+        assert!(answers > 0, "QEMU does not answer");
     }
 
     /// Everything below the state root and the runtime directory that is there for a run only: sockets, pid files, files
     /// in the making.
-    pub(crate) fn leftovers(&self) -> Vec<PathBuf> {
+    pub fn leftovers(&self) -> Vec<PathBuf> {
         let is_leftover = |path: &PathBuf| {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             let is_of_a_run = ["qemu.pid", "initramfs"].contains(&&*name)

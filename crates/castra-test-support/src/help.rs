@@ -3,8 +3,8 @@
 use std::process::Command;
 
 /// The commands below this one, in the help's order.
-pub(crate) fn subcommands(of: &[&str]) -> Vec<String> {
-    let output = Command::new(env!("CARGO_BIN_EXE_castra")).args(of).arg("-h").output();
+pub fn subcommands(of: &[&str]) -> Vec<String> {
+    let output = Command::new(crate::castra_program()).args(of).arg("-h").output();
     let help = String::from_utf8(output.expect("castra runs").stdout).expect("text");
     let list = help.lines().take_while(|line| !line.starts_with("Options"));
     let name = |line: &str| {
