@@ -2,6 +2,7 @@
 //!
 //! All of it drives `castra` from outside, as its users do, and knows nothing of its library.
 
+pub mod capabilities;
 pub mod disks;
 mod ended;
 mod fake;

@@ -6,6 +6,7 @@
 #![cfg(target_os = "linux")]
 
 mod cache_poisoning;
+mod confinement;
 mod discovery;
 mod hung_files;
 mod links_inside;

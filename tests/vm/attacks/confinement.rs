@@ -1,69 +1,9 @@
-//! Powers of QEMU and of the helpers, and the end of all that a helper started.
+//! Powers of a real QEMU.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
-use std::os::unix::process::CommandExt as _;
-use std::path::Path;
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal};
-
-use castra_test_support::{Project, eventually};
-
-/// Powers that root's QEMU keeps: `CAP_DAC_OVERRIDE` and `CAP_NET_BIND_SERVICE`.
-const KEPT: u64 = 1 << 1 | 1 << 10;
-
-/// Insists that a process has no capability but those that are kept, and none to pass on.
-#[track_caller]
-fn assert_powerless(status: &str) {
-    for (name, most) in [("CapInh", 0), ("CapPrm", KEPT), ("CapEff", KEPT), ("CapAmb", 0)] {
-        assert_eq!(set(status, name) & !most, 0, "{name}: {status}");
-    }
-    if rustix::process::geteuid().is_root() {
-        assert_eq!(set(status, "CapBnd") & !KEPT, 0, "CapBnd: {status}");
-    }
-}
-
-#[track_caller]
-fn set(status: &str, name: &str) -> u64 {
-    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(":\t"));
-    u64::from_str_radix(line.expect("capabilities"), 16).expect("hexadecimal")
-}
-
-/// `castra` as an old container runtime starts it: all that it has is inheritable, and ambient.
-fn with_inheritable_capabilities(project: &Project, arguments: &[&str]) -> Command {
-    let plain = project.castra(arguments);
-    let mut command = Command::new("setpriv");
-    // All would be refused where this machine's root has not all.
-    let own = fs::read_to_string("/proc/self/status").expect("reads");
-    let own = set(&own, "CapPrm") & set(&own, "CapBnd");
-    let all: Vec<String> =
-        (0..64).filter(|number| own >> number & 1 == 1).map(|number| format!("+cap_{number}")).collect();
-    if !all.is_empty() {
-        let all = all.join(",");
-        command.arg(format!("--inh-caps={all}")).arg(format!("--ambient-caps={all}"));
-    }
-    command.arg(plain.get_program()).args(plain.get_args());
-    for (name, value) in plain.get_envs() {
-        match value {
-            Some(value) => command.env(name, value),
-            None => command.env_remove(name),
-        };
-    }
-    command.current_dir(project.path()).stdin(Stdio::null());
-    command
-}
-
-fn script(path: &Path, text: &str) {
-    fs::write(path, format!("#!/bin/sh\n{text}\n")).expect("written");
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("executable");
-}
-
-/// A `PATH` with this directory in front.
-fn path_with(directory: &Path) -> String {
-    format!("{}:{}", directory.display(), std::env::var("PATH").expect("a PATH"))
-}
+use castra_test_support::Project;
+use castra_test_support::capabilities::{assert_powerless, with_inheritable_capabilities};
 
 #[test]
 fn qemu_keeps_no_inherited_capability() {
@@ -74,60 +14,4 @@ fn qemu_keeps_no_inherited_capability() {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("reads");
     project.run(&["down"]).ok();
     assert_powerless(&status);
-}
-
-#[test]
-fn a_helper_keeps_no_inherited_capability() {
-    let mut project = Project::isolated();
-    let qemu = project.path().join("qemu");
-    let status = project.path().join("status");
-    script(&qemu, &format!("cat /proc/self/status >{}\necho QEMU emulator version 7.2.0", status.display()));
-    project.set("CASTRA_QEMU", &qemu);
-    with_inheritable_capabilities(&project, &["doctor"]).output().expect("setpriv runs");
-    assert_powerless(&fs::read_to_string(&status).expect("the helper ran"));
-}
-
-/// Starts `castra doctor` with a QEMU that leaves two processes with its pipes behind and never ends, and waits for it.
-fn doctor_with_a_stuck_helper(project: &mut Project) -> (std::process::Child, i32) {
-    let qemu = project.path().join("qemu");
-    let pids = project.path().join("pid");
-    // The one outside the group ends by itself.
-    let text =
-        format!("setsid sleep 120 &\nsleep 119 &\necho $! >{}.new\nmv {0}.new {0}\nwait", pids.display());
-    script(&qemu, &text);
-    project.set("CASTRA_QEMU", &qemu);
-    project.set("PATH", path_with(&project.path()));
-    let mut command = project.castra(&["doctor"]);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
-    let child = command.spawn().expect("castra runs");
-    eventually("the helper runs", Duration::from_secs(120), || pids.exists());
-    let pid = fs::read_to_string(&pids).expect("reads").trim().parse().expect("a number");
-    (child, pid)
-}
-
-fn is_running(pid: i32) -> bool {
-    let status = fs::read_to_string(format!("/proc/{pid}/stat"));
-    status.is_ok_and(|status| !status.contains(") Z "))
-}
-
-#[test]
-fn an_interrupted_helper_takes_its_children_along() {
-    let mut project = Project::isolated();
-    let (mut castra, grandchild) = doctor_with_a_stuck_helper(&mut project);
-    let started = Instant::now();
-    let pid = Pid::from_child(&castra);
-    rustix::process::kill_process(pid, Signal::INT).expect("sent");
-    let mut is_over = false;
-    while !is_over && started.elapsed() < Duration::from_secs(60) {
-        is_over = castra.try_wait().expect("waited").is_some();
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    // What a castra that hangs would leave behind ends before the test does.
-    if !is_over {
-        castra.kill().expect("killed");
-        castra.wait().expect("ends");
-    }
-    // The pipes are held open for two minutes.
-    assert!(is_over, "castra still runs");
-    eventually("the grandchild ends", Duration::from_secs(30), || !is_running(grandchild));
 }
