@@ -6,9 +6,8 @@ use std::net::{TcpListener, TcpStream};
 use std::process::Stdio;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
-
 use castra_test_support::{Project, disks, eventually, tool};
+use rustix::process::{Pid, Signal, kill_process};
 
 const IMAGE: &str = "managed_image = { name = \"alpine-pypi\", version = \"v1\" }";
 

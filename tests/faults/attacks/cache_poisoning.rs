@@ -5,10 +5,9 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use sha2::{Digest as _, Sha256};
-
 use castra_test_support::http::{Reply, Server};
 use castra_test_support::{Project, noise};
+use sha2::{Digest as _, Sha256};
 
 /// Size of the disk that the description pins.
 const SIZE: usize = 256 * 1024;

@@ -7,10 +7,9 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal};
-
 use castra_test_support::capabilities::{assert_powerless, with_inheritable_capabilities};
 use castra_test_support::{Project, eventually};
+use rustix::process::{Pid, Signal};
 
 fn script(path: &Path, text: &str) {
     fs::write(path, format!("#!/bin/sh\n{text}\n")).expect("written");

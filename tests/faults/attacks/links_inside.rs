@@ -6,8 +6,9 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use crate::attacks::snapshot::{assert_untouched, snapshot};
 use castra_test_support::Fake;
+
+use crate::attacks::snapshot::{assert_untouched, snapshot};
 
 /// Every command that writes or removes something of a stopped VM.
 const COMMANDS: [&[&str]; 8] = [

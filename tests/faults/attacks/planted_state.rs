@@ -5,10 +5,10 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use castra_test_support::{Ended, Project, tool};
 use serde_json::{Value, json};
 
 use crate::attacks::snapshot::{assert_untouched, snapshot};
-use castra_test_support::{Ended, Project, tool};
 
 /// A user's home with what strangers want, a project beside it, and no QEMU.
 struct Victim {

@@ -4,11 +4,11 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
+use castra_test_support::{Fake, fake_qemu_program, tool};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use crate::attacks::snapshot::{assert_untouched, snapshot};
-use castra_test_support::{Fake, fake_qemu_program, tool};
 
 /// A fake home with what a stranger would like to have, a project, and a record of all that any QEMU was told.
 struct Victim {

@@ -5,11 +5,11 @@ use std::fs;
 use std::os::unix::fs::{chown, symlink};
 use std::path::PathBuf;
 
+use castra_test_support::Fake;
+use castra_test_support::skip;
 use sha2::{Digest as _, Sha256};
 
 use crate::attacks::snapshot::{assert_untouched, snapshot};
-use castra_test_support::Fake;
-use castra_test_support::skip;
 
 /// Another user's id.
 const OTHER: u32 = 12_345;

@@ -4,10 +4,11 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt as _, lchown, symlink};
 use std::path::{Path, PathBuf};
 
-use crate::attacks::snapshot::{assert_untouched, snapshot};
 use castra_test_support::Fake;
 use castra_test_support::skip;
 use castra_test_support::tool;
+
+use crate::attacks::snapshot::{assert_untouched, snapshot};
 
 /// A project, and a directory beside it.
 fn with_target() -> (Fake, PathBuf) {

@@ -5,11 +5,11 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use castra_test_support::Fake;
+use castra_test_support::{Ended, Project, bootable_qcow2, tool};
 use serde_json::Value;
 
 use crate::attacks::snapshot::{assert_untouched, snapshot};
-use castra_test_support::Fake;
-use castra_test_support::{Ended, Project, bootable_qcow2, tool};
 
 /// Commands that read, make or remove what a configuration names.
 const COMMANDS: [&[&str]; 5] =

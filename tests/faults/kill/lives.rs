@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use castra::failpoint::Point;
-
 use castra_test_support::Fake;
 use castra_test_support::parked::is_killed;
 

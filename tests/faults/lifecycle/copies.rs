@@ -3,10 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use serde_json::json;
-
 use castra_test_support::Fake;
 use castra_test_support::{CP_A, CP_R, Copied, TAR};
+use serde_json::json;
 
 /// Insists that the VM runs on and that its guest can be asked to shut down, which takes its sockets.
 #[track_caller]

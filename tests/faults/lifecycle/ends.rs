@@ -5,10 +5,9 @@ use std::net::TcpListener;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal};
-
 use castra_test_support::Fake;
 use castra_test_support::{eventually, namespace};
+use rustix::process::{Pid, Signal};
 
 /// A VM that runs.
 fn running() -> Fake {

@@ -2,9 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
-
 use castra_test_support::Fake;
+use serde_json::{Value, json};
 
 /// An SSH client of castra's alone would wait for 30 s, and longer with a second attempt.
 const SOON: Duration = Duration::from_secs(25);

@@ -2,9 +2,8 @@
 
 use std::net::TcpListener;
 
-use serde_json::json;
-
 use castra_test_support::Fake;
+use serde_json::json;
 
 /// The port that leads to a running VM's SSH server.
 fn ssh_port(fake: &Fake, vm: &str) -> u16 {

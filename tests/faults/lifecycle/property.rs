@@ -9,13 +9,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use castra::failpoint::Point;
+use castra_test_support::Fake;
+use castra_test_support::{Ended, eventually, namespace};
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 use rustix::process::Signal;
 use serde_json::json;
-
-use castra_test_support::Fake;
-use castra_test_support::{Ended, eventually, namespace};
 
 const VMS: [&str; 2] = ["one", "two"];
 /// A VM that is not declared, and is there once one of them is cloned.

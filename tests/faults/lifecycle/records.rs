@@ -2,9 +2,8 @@
 
 use std::fs;
 
-use serde_json::{Value, json};
-
 use castra_test_support::Fake;
+use serde_json::{Value, json};
 
 /// A record as the first castra that had `"format": 1` wrote it: whatever comes, it is read.
 const FIRST_OF_FORMAT_1: &str = include_str!("record-format-1.json");

@@ -3,11 +3,11 @@
 use std::fs;
 use std::time::Duration;
 
+use castra_test_support::Fake;
+use castra_test_support::{CP_A, Ended, eventually};
 use rustix::process::Signal;
 
 use crate::lifecycle::property::{in_namespace, park_and_kill};
-use castra_test_support::Fake;
-use castra_test_support::{CP_A, Ended, eventually};
 
 const PAGE: &str = include_str!("../../../docs/recovery.md");
 

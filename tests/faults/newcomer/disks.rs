@@ -1,9 +1,10 @@
 //! Images and disks that are not there, or not what they should be.
 
-use crate::newcomer::transcript::{holds, transcript};
 use castra_test_support::Fake;
 use castra_test_support::http::{Reply, Server};
 use castra_test_support::{Project, bootable_qcow2, qcow2_of};
+
+use crate::newcomer::transcript::{holds, transcript};
 
 const OWN_DISK: &str = "[[vms]]\nname = \"web\"\nbase_image = \"mine.qcow2\"\n";
 

@@ -3,10 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::newcomer::transcript::{holds, told};
 use castra_test_support::Fake;
 use castra_test_support::namespace::run_script;
 use castra_test_support::{Ended, Project};
+
+use crate::newcomer::transcript::{holds, told};
 
 /// Runs castra where this has mounted something first.
 fn run_after(mount: &str, place: &Path, project: &Project, words: &[&str]) -> Option<Ended> {

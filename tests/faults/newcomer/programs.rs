@@ -4,9 +4,10 @@ use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 
-use crate::newcomer::transcript::{holds, transcript};
 use castra_test_support::Fake;
 use castra_test_support::tool;
+
+use crate::newcomer::transcript::{holds, transcript};
 
 #[test]
 fn no_qemu() {

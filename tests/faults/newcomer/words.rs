@@ -1,8 +1,9 @@
 //! Words that castra does not understand, and names that nobody has.
 
-use crate::newcomer::transcript::{holds, transcript};
 use castra_test_support::Fake;
 use castra_test_support::Project;
+
+use crate::newcomer::transcript::{holds, transcript};
 
 #[test]
 fn an_unknown_subcommand() {

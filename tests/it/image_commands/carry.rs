@@ -3,11 +3,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use castra_test_support::Project;
 use sha2::{Digest as _, Sha512};
 use tar::{Builder, EntryType, Header};
 
 use crate::image_commands::fixture::{blob, configuration, disk, names, project, serve, sha256};
-use castra_test_support::Project;
 
 /// A project on another machine, which has the same `castra.toml` and no network.
 fn elsewhere(server_url: &str) -> Project {

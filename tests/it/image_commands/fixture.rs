@@ -4,10 +4,9 @@ use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest as _, Sha256};
-
 use castra_test_support::http::{Reply, Server};
 use castra_test_support::{Project, noise};
+use sha2::{Digest as _, Sha256};
 
 pub(crate) const SIZE: usize = 256 * 1024;
 

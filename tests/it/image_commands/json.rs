@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use castra_test_support::Ended;
 use serde_json::Value;
 
 use crate::image_commands::fixture::{project, rootfs, rot, serve, unlock};
-use castra_test_support::Ended;
 
 const REFERENCE: &str = include_str!("../../../docs/json.md");
 

@@ -4,10 +4,11 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
+use castra_test_support::Project;
+
 use crate::image_commands::fixture::{
     blob, cached, disk, names, neighbour, project, rootfs, rot, serve, sha256, unlock,
 };
-use castra_test_support::Project;
 
 /// An image of another project, which is in the cache and which no project needs.
 fn waste(project: &Project) -> PathBuf {

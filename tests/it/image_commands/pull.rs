@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use castra_test_support::http::{Reply, Server};
+use castra_test_support::{Project, eventually};
+
 use crate::image_commands::fixture::{
     SIZE, blob, cached, configuration, disk, inode, names, neighbour, pinned, project, rootfs, serve, sha256,
 };
-use castra_test_support::http::{Reply, Server};
-use castra_test_support::{Project, eventually};
 
 #[test]
 fn what_the_vms_need_is_put_into_the_project_and_fetched_once_for_all() {

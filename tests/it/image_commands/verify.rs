@@ -2,10 +2,11 @@
 
 use std::fs;
 
+use castra_test_support::Project;
+
 use crate::image_commands::fixture::{
     blob, cached, disk, names, neighbour, project, rootfs, rot, serve, sha256, unlock,
 };
-use castra_test_support::Project;
 
 fn digest(path: &std::path::Path) -> String {
     sha256(&fs::read(path).expect("is there"))

@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 use std::process::Command;
 
+use castra_test_support::http::{Reply, Server};
+
 use crate::images::fixture::{Fixture, disk_image, payload};
 use crate::images::processes::Run;
 use crate::images::tls::TlsServer;
-use castra_test_support::http::{Reply, Server};
 
 const SIZE: usize = 64 * 1024;
 

@@ -6,10 +6,10 @@ use castra::cancel::Cancel;
 use castra::error::{Explain, Kind};
 use castra::managed::{DownloadError, ImageError, NetworkFailure};
 use castra::report::Event;
+use castra_test_support::http::{Reply, Server};
 use proptest::prelude::*;
 
 use crate::images::fixture::{Fixture, disk_image, payload, raw_of, shown, unpinned, wait_until};
-use castra_test_support::http::{Reply, Server};
 
 const SIZE: usize = 192 * 1024;
 const STRONG: Option<&str> = Some("\"v1\"");

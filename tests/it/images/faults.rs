@@ -5,9 +5,9 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use castra::error::{Explain, Kind};
 use castra::files::{Digest, FileError};
 use castra::managed::{DownloadError, ImageError};
+use castra_test_support::http::{Reply, Request, Server};
 
 use crate::images::fixture::{Fixture, disk_image, payload, raw_of, sha256, shown, unpinned};
-use castra_test_support::http::{Reply, Request, Server};
 
 const SIZE: usize = 64 * 1024;
 

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use castra::files::FileError;
 use castra::layout::ProjectLayout;
 use castra::managed::{ImageError, ManagedImageSpec, TransformStep};
+use castra_test_support::http::{Reply, Server};
+use castra_test_support::skip;
 use rustix::fs::{CWD, FileType, Mode};
 
 use crate::images::fixture::{Fixture, convert, disk_image, payload, raw_of};
-use castra_test_support::http::{Reply, Server};
-use castra_test_support::skip;
 
 const SIZE: usize = 64 * 1024;
 /// A user that is neither root nor whoever runs the tests: `nobody`, as the kernel numbers it.

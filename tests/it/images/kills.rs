@@ -10,13 +10,13 @@ use castra::failpoint::Point;
 use castra::layout::ProjectLayout;
 use castra::managed::{ArtifactSource, ImageManager, ManagedImageSpec};
 use castra::report::Silent;
+use castra_test_support::http::{Reply, Server};
+use castra_test_support::parked::{kill_at_each_visit, succeeds};
 
 use crate::images::fixture::{Fixture, timeouts};
 use crate::images::tree::tree;
 use crate::images::vhd::{ext4_disk, footer, vhd_image};
 use crate::images::wheels;
-use castra_test_support::http::{Reply, Server};
-use castra_test_support::parked::{kill_at_each_visit, succeeds};
 
 /// What a helper process is to do, and where.
 const SPEC: &str = "CASTRA_TEST_SPEC";

@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use castra::error::{Explain, Kind};
 use castra::managed::ImageManager;
 use castra::report::Event;
+use castra_test_support::http::{Reply, Server};
 
 use crate::images::fixture::{Fixture, disk_image, payload, raw_of, timeouts, wait_until};
 use crate::images::processes::Run;
-use castra_test_support::http::{Reply, Server};
 
 const SIZE: usize = 128 * 1024;
 

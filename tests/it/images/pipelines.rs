@@ -8,10 +8,10 @@ use castra::files::Digest;
 use castra::managed::{
     ArtifactRole, ArtifactSource, Compression, ImageError, ManagedImageSpec, TransformError, TransformStep,
 };
+use castra_test_support::http::{Reply, Server};
 
 use crate::images::fixture::{Fixture, convert, disk_image, payload, profile, raw_of, shown};
 use crate::images::vhd::{MIB, artifact, ext4_disk, extract, footer, kernel, tool, vhd_image};
-use castra_test_support::http::{Reply, Server};
 
 fn serve(bytes: &[u8]) -> Server {
     let content = bytes.to_vec();

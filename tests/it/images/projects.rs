@@ -8,10 +8,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use castra::managed::{ChosenImage, ImageError, ImageManager, ManagedImagePaths, ManagedImageSpec, Manifest};
 use castra::report::Event;
+use castra_test_support::http::{Reply, Server};
 
 use crate::images::downloads::closed_port;
 use crate::images::fixture::{Fixture, disk_image, payload, raw_of, shown};
-use castra_test_support::http::{Reply, Server};
 
 const SIZE: usize = 64 * 1024;
 

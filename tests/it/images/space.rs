@@ -5,11 +5,11 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use castra::managed::{ArtifactSource, Compression, ManagedImageSpec, TransformStep};
+use castra_test_support::http::{Reply, Server};
+use castra_test_support::skip;
 
 use crate::images::fixture::{Fixture, convert, disk_image, payload, raw_of, sha256, unpinned};
 use crate::images::processes::{Run, STATE_ROOT};
-use castra_test_support::http::{Reply, Server};
-use castra_test_support::skip;
 
 const MIB: usize = 1024 * 1024;
 /// Length of the compressed disk below, and half of the disk's own; more than is asked for before work begins.

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use castra::managed::ManagedImageSpec;
+use castra_test_support::http::{Reply, Server};
 
 use crate::images::fixture::{Fixture, disk_image, payload, raw_of};
 use crate::images::processes::Run;
-use castra_test_support::http::{Reply, Server};
 
 const SIZE: usize = 16 * 1024;
 

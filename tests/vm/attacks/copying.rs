@@ -7,9 +7,8 @@ use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use rustix::fs::{CWD, FileType, Mode, mknodat};
-
 use castra_test_support::{Ended, Project, tool};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 
 #[test]
 fn a_copy_does_what_cp_does() {

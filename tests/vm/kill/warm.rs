@@ -5,7 +5,6 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use castra::failpoint::Point;
-
 use castra_test_support::parked::is_killed;
 use castra_test_support::{Project, linked_cache};
 
