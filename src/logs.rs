@@ -61,7 +61,7 @@ pub(crate) fn begin(log: &Path) -> io::Result<File> {
 /// Empties every log of this directory that QEMU writes and that is over its bound; the end of it is kept beside it. What cannot
 /// be looked at or written to stays as it is.
 pub(crate) fn bound(directory: &Path) {
-    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+    for entry in files::readable_entries(directory) {
         let is_full = || entry.metadata().is_ok_and(|metadata| metadata.len() > QEMU_BYTES);
         if is_log_of_qemu(&entry.file_name()) && is_full() {
             let _ = rotate(&entry.path());

@@ -1,9 +1,8 @@
 //! The user's cache: images, templates, what was set aside or left behind.
 
-use std::fs;
-
 use crate::cancel::Interrupted;
 use crate::context::RuntimeContext;
+use crate::files;
 use crate::managed::{Catalog, ImageManager, Manifest};
 use crate::qemu::QemuBinary;
 use crate::template::{self, Use};
@@ -114,7 +113,7 @@ fn set_aside(context: &RuntimeContext) -> Option<Finding> {
 }
 
 fn names(directory: &std::path::Path) -> Vec<String> {
-    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let entries = files::readable_entries(directory);
     let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
     names.sort();
     names

@@ -1,6 +1,6 @@
 //! Making directories that are this user's alone, and removing files and directories.
 
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, DirEntry};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
@@ -8,6 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use tempfile::TempDir;
 
 use super::error::{At, FileError};
+use crate::trusted;
 
 /// Makes a directory and its missing parents, each 0700 whatever the umask. An existing directory is left as it is.
 ///
@@ -35,6 +36,20 @@ pub(crate) fn fresh_directory(like: &Path) -> Result<TempDir, FileError> {
         }
     }
     tempfile::Builder::new().prefix(prefix).tempdir_in(parent).at("create directory", like)
+}
+
+/// Lists a directory; nothing if there is none.
+pub(crate) fn entries(directory: &Path) -> Result<Vec<DirEntry>, FileError> {
+    let listed = match fs::read_dir(directory) {
+        Err(error) if trusted::is_absence(&error) => return Ok(Vec::new()),
+        listed => listed.at("read", directory)?,
+    };
+    listed.map(|entry| entry.at("read", directory)).collect()
+}
+
+/// Lists a directory as far as it can be read.
+pub(crate) fn readable_entries(directory: &Path) -> impl Iterator<Item = DirEntry> + use<> {
+    fs::read_dir(directory).into_iter().flatten().flatten()
 }
 
 /// Removes a file; that there is none is fine.

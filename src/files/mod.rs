@@ -26,7 +26,9 @@ pub use atomic::{TEMPORARY, remove_leftovers, write_atomically, write_lazily};
 pub(crate) use atomic::{tag_as_cache, write_locked};
 pub use digest::{Digest, DigestMismatch};
 pub(crate) use digest::{HashError, Hasher, both as both_digests, feed, sha256_hex};
-pub(crate) use directory::{create_directory, fresh_directory, remove_directory, remove_file};
+pub(crate) use directory::{
+    create_directory, entries, fresh_directory, readable_entries, remove_directory, remove_file,
+};
 pub use directory::{create_private_directory, gone, normalise, part_from_other_names};
 pub(crate) use error::At;
 pub use error::{FileError, Size};

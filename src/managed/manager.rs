@@ -1,7 +1,6 @@
 //! The face of this folder: brings images into projects and the cache, and reports what is there.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::build;
@@ -362,6 +361,6 @@ fn manifests(layout: &ImagesLayout) -> impl Iterator<Item = Manifest> {
 }
 
 fn subdirectories(path: &Path) -> impl Iterator<Item = PathBuf> + use<> {
-    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    let entries = files::readable_entries(path);
     entries.map(|entry| entry.path()).filter(|path| path.is_dir())
 }

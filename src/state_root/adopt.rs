@@ -11,7 +11,7 @@ use super::key::Key;
 use super::mark::{self, Found};
 use super::{StateRoot, is_as_good_as_empty, write_git_ignore};
 use crate::context::RuntimeContext;
-use crate::files::create_private_directory;
+use crate::files::{self, create_private_directory};
 use crate::layout::{ProjectLayout, VmLayout};
 use crate::qemu::{running_qemu, runs_elsewhere};
 use crate::trusted;
@@ -110,7 +110,7 @@ fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Stat
 }
 
 fn names(layout: &ProjectLayout) -> Vec<String> {
-    let entries = fs::read_dir(layout.vms()).into_iter().flatten().flatten();
+    let entries = files::readable_entries(&layout.vms());
     let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
     names.sort();
     names

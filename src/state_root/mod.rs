@@ -115,7 +115,7 @@ impl StateRoot {
         let mut open = vec![self.path().to_owned()];
         let own = [layout.vms(), images.root().into(), templates.root().into(), cache.root().into()];
         while let Some(directory) = open.pop() {
-            for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
+            for entry in files::readable_entries(&directory) {
                 let path = entry.path();
                 // Beside them, a user may have what castra does not write to.
                 let is_own = directory != self.path() || own.contains(&path);

@@ -95,7 +95,7 @@ pub(super) fn clear_leftovers(
     key: &str,
     runtime_root: Option<&Path>,
 ) -> Result<(), TemplateError> {
-    let entries = fs::read_dir(templates.root()).into_iter().flatten().flatten();
+    let entries = files::readable_entries(templates.root());
     let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
     for name in names.filter(|name| TemplatesLayout::key_of_work(name) == Some(key)) {
         clear(&TemplateLayout::new(templates.root().join(&name)))?;

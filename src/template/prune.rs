@@ -3,7 +3,7 @@
 use std::fs;
 
 use crate::cancel::Cancel;
-use crate::files::Lock;
+use crate::files::{self, Lock};
 use crate::layout::{CacheLayout, TemplatesLayout};
 use crate::qemu::QemuBinary;
 
@@ -94,7 +94,7 @@ fn remove_leftovers(
     templates: &TemplatesLayout,
     cancel: &Cancel,
 ) -> Result<(), TemplateError> {
-    let entries = fs::read_dir(templates.root()).into_iter().flatten().flatten();
+    let entries = files::readable_entries(templates.root());
     for path in entries.map(|entry| entry.path()) {
         let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
         if let Some(key) = TemplatesLayout::key_of_work(name) {

@@ -168,7 +168,7 @@ impl io::Write for HashWriter<'_> {
 
 /// The finished templates, by key. What cannot be read is left out.
 pub fn list(templates: &TemplatesLayout) -> Vec<TemplateManifest> {
-    let entries = fs::read_dir(templates.root()).into_iter().flatten().flatten();
+    let entries = files::readable_entries(templates.root());
     let layouts = entries.map(|entry| TemplateLayout::new(entry.path()));
     let mut found: Vec<_> =
         layouts.filter_map(|layout| TemplateManifest::load(&layout.manifest()).ok().flatten()).collect();

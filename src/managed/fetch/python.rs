@@ -246,7 +246,7 @@ fn while_watching<T>(directory: &Path, mut tell: impl FnMut(u64) + Send, work: i
 }
 
 fn longest_file(directory: &Path) -> u64 {
-    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let entries = files::readable_entries(directory);
     let lengths = entries.map(|entry| match entry.metadata() {
         Ok(metadata) if metadata.is_dir() => longest_file(&entry.path()),
         Ok(metadata) => metadata.len(),

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use super::manifest;
 use super::references::{self, Loaded};
 use crate::cancel::Cancel;
-use crate::files::{self, Digest, FileError, Lock};
+use crate::files::{self, Digest, FileError, Lock, entries};
 use crate::layout::{CacheLayout, ProjectLayout};
 use crate::managed::error::ImageError;
 use crate::managed::job::lock_if_free;
@@ -25,7 +25,7 @@ use crate::trusted;
 
 mod usage;
 
-use usage::{Usage, entries};
+use usage::Usage;
 
 /// What a prune may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -92,7 +92,7 @@ pub fn prune(
 /// from going, unless such a VM is just starting: then it holds the lock of its directory.
 fn release_runs(cache: &CacheLayout) {
     let runs = cache.runs();
-    let entries = fs::read_dir(runs.vms()).into_iter().flatten().flatten();
+    let entries = files::readable_entries(&runs.vms());
     let is_starting = |vm: String| {
         let path = runs.vm(&vm).lock();
         trusted::open(&path).is_ok_and(|file| !matches!(Lock::try_hold(file, &path), Ok(Some(_))))

@@ -1,13 +1,12 @@
 //! How much space what is in the cache takes, and what has another name outside it.
 
 use std::collections::HashMap;
-use std::fs::{self, DirEntry, Metadata};
+use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use crate::files::{At, FileError};
+use crate::files::{FileError, entries};
 use crate::layout::{CacheLayout, ProjectLayout};
-use crate::trusted;
 
 /// Unit of `st_blocks`, whatever the filesystem's own is: `stat(2)`.
 const BLOCK_BYTES: u64 = 512;
@@ -77,15 +76,4 @@ fn count(directory: &Path, names: &mut HashMap<(u64, u64), Names>) -> Result<(),
 
 fn key(metadata: &Metadata) -> (u64, u64) {
     (metadata.dev(), metadata.ino())
-}
-
-/// What is in a directory; nothing if there is none.
-pub(super) fn entries(directory: &Path) -> Result<Vec<DirEntry>, FileError> {
-    let listed = match fs::read_dir(directory) {
-        Err(error) if trusted::is_absence(&error) => {
-            return Ok(Vec::new());
-        }
-        listed => listed.at("read", directory)?,
-    };
-    listed.map(|entry| entry.at("read", directory)).collect()
 }
