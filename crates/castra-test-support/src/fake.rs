@@ -140,7 +140,10 @@ impl Fake {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             let is_of_a_run = ["qemu.pid", "initramfs"].contains(&&*name)
                 && path.components().any(|part| part.as_os_str() == "vms");
-            is_of_a_run || name.ends_with(".sock") || name.ends_with(".new") || name.starts_with(".castra-")
+            // An image keeps what a killed castra was writing until that image is prepared again.
+            let is_of_an_image = path.components().any(|part| part.as_os_str() == "images");
+            let is_temporary = name.starts_with(".castra-") && !is_of_an_image;
+            is_of_a_run || is_temporary || name.ends_with(".sock") || name.ends_with(".new")
         };
         let roots = [self.path().join(".castra"), self.runtime_directory()];
         roots.iter().flat_map(|root| files(root)).filter(is_leftover).collect()
