@@ -1,8 +1,9 @@
-//! Builds the guest agent and hands it to the crate, which embeds it.
+//! Builds the guest agent for the crate, which embeds it.
 //!
-//! The agent is a static Linux program with a profile of its own. It is built by a second cargo in a target directory
-//! of its own (`target/guest-agent`), which debug and release builds share, and which keeps the two cargos from waiting
-//! for each other's lock. `CASTRA_GUEST_BIN` names one that was built elsewhere.
+//! The agent is a static Linux program with a profile of its own. A second cargo builds it in a
+//! target directory of its own (`target/guest-agent`), which debug and release builds share, and
+//! which keeps the two cargos from waiting for each other's lock. `CASTRA_GUEST_BIN` names an agent
+//! that was built elsewhere.
 
 use std::env;
 use std::fs;
@@ -11,13 +12,15 @@ use std::process::{Command, ExitCode, Output};
 
 use sha2::{Digest as _, Sha256};
 
-/// What the agent is built from beside the crates that it may use: its lock and its profile.
+/// Sources of the agent besides the crates that it may use: its lock file and its profile.
 const SOURCES: [&str; 2] = ["Cargo.lock", "Cargo.toml"];
-/// Crates that it does not use: an edit in a test would have it, and then castra, be built again.
+/// Crates of the tests, which the agent does not use: otherwise an edit in a test would rebuild the
+/// agent, and then castra.
 const OF_TESTS: [&str; 2] = ["castra-fake-qemu", "castra-test-support"];
 
-/// Settings of the outer build that are none of the inner one's business: clippy's wrapper, a cross-compilation's
-/// target, flags for coverage and the like would only make the agent be built again, and differently.
+/// Settings of the outer build that the inner one must not inherit: clippy's wrapper, a
+/// cross-compilation's target, flags for coverage and the like would only make the agent be built
+/// again, and differently.
 const NOT_INHERITED: [&str; 7] = [
     "RUSTC_WORKSPACE_WRAPPER",
     "CLIPPY_ARGS",
@@ -108,7 +111,8 @@ fn cargo(workspace: &Path, host: &str, target_directory: &Path) -> Result<Comman
     Ok(cargo)
 }
 
-/// The outer build's target directory: `OUT_DIR` is `<target>[/<triple>]/<profile>/build/<package>-<hash>/out`.
+/// Returns the outer build's target directory: `OUT_DIR` is
+/// `<target>[/<triple>]/<profile>/build/<package>-<hash>/out`.
 fn target_directory(out: &Path) -> &Path {
     let Some(profile) = out.ancestors().find(|path| path.ends_with("build")).and_then(Path::parent) else {
         return out;

@@ -1,4 +1,4 @@
-//! A wish to stop, made by Ctrl-C or by a caller, that long work looks at.
+//! Cancellation flag, set by Ctrl-C or a caller and polled by long operations.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,34 +9,36 @@ use crate::error::{Explain, Kind};
 #[derive(Debug, Clone, Default)]
 pub struct Cancel(Arc<AtomicBool>);
 
-/// The work was stopped because [`Cancel`] was set.
+/// Error of work that was stopped because [`Cancel`] was set.
 #[derive(Debug, thiserror::Error)]
 #[error("interrupted")]
 pub struct Interrupted;
 
 impl Cancel {
-    /// A flag that is not set.
+    /// Returns a flag that is not set.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The flag itself, for a signal handler to set.
+    /// Returns the flag itself, for a signal handler to set.
     pub fn flag(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.0)
     }
 
-    /// Asks for the stop.
+    /// Requests cancellation.
     pub fn cancel(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
 
-    /// Whether a stop was asked for.
+    /// Returns `true` once cancellation was requested.
     pub fn is_cancelled(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 
+    /// Fails once cancellation was requested.
+    ///
     /// # Errors
-    /// [`Interrupted`] once a stop was asked for.
+    /// [`Interrupted`].
     pub fn check(&self) -> Result<(), Interrupted> {
         if self.is_cancelled() { Err(Interrupted) } else { Ok(()) }
     }

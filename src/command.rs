@@ -1,11 +1,13 @@
-//! The one place where processes are spawned.
+//! Spawns processes; nothing else does.
 //!
-//! [`run`] waits for a helper (`qemu-img`, `pip`) and hands back what it printed; [`spawn_detached`] starts QEMU so that
-//! it outlives this process. Both take the whole command as data, so that it can be logged and tested.
+//! [`run`] waits for a helper (`qemu-img`, `pip`) and returns its output; [`spawn_detached`] starts
+//! QEMU so that it outlives this process. Both take the whole command as data, so that it can be
+//! logged and tested.
 //!
-//! A child gets what it is given and nothing else: no variable and no descriptor of this process's by inheritance, no
-//! privilege by an exec, and the files it makes are this user's alone. A helper ends with all that it started: when its work
-//! is done, when its time is up, when the user interrupts, and when castra is killed.
+//! A child gets what it is given and nothing else: it inherits no variable and no descriptor of
+//! this process, gains no privilege by an exec, and creates files for this user alone. A helper
+//! ends with everything that it started: when its work is done, when its time is up, when the user
+//! interrupts, and when castra is killed.
 
 mod capture;
 mod confine;
@@ -28,51 +30,53 @@ use crate::cancel::{Cancel, Interrupted};
 use crate::context::Environment;
 use crate::error::{Explain, Kind};
 
-/// How often a child is looked at. Helpers take tens of milliseconds at least.
+/// Interval at which a child is checked. Helpers take tens of milliseconds at least.
 const POLL: Duration = Duration::from_millis(2);
 
-/// Bytes that are kept of what a helper prints. `qemu-img info` of a disk with a thousand snapshots prints less than one MiB.
+/// Maximum of a helper's stdout, in bytes. `qemu-img info` of a disk with a thousand snapshots
+/// prints less than one MiB.
 const STDOUT_BYTES: usize = 16 << 20;
 
-/// Bytes that are kept of the end of a helper's complaints.
+/// Number of bytes that are kept of the end of a helper's stderr.
 const STDERR_BYTES: usize = 64 << 10;
 
-/// Time for the pipes of a helper that has ended to be read to their end: 64 KiB at most.
+/// Time for reading the rest of the pipes of a helper that has ended: 64 KiB at most.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// A command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Invocation {
-    /// The program's path.
+    /// Path of the program.
     pub program: PathBuf,
-    /// Its arguments.
+    /// Arguments after the program.
     pub arguments: Vec<OsString>,
-    /// All the variables it sees.
+    /// Complete environment of the process.
     pub environment: Environment,
 }
 
-/// What a command printed.
+/// Output of a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Output {
-    /// Standard output.
+    /// Bytes written to stdout.
     pub stdout: Vec<u8>,
-    /// The end of standard error, as text.
+    /// End of stderr, as text.
     pub stderr: String,
 }
 
-/// How long a detached command lives.
+/// Lifetime of a detached command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lifetime {
-    /// As long as it likes.
+    /// Unlimited: the command outlives castra.
     Own,
-    /// No longer than the thread that starts it: if that ends, even by SIGKILL, so does the command.
+    /// No longer than the thread that starts it: if that ends, even by SIGKILL, so does the
+    /// command.
     ThisThreads,
 }
 
-/// Why a command did not do its work.
+/// Reason why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
-    /// It could not be started.
+    /// The command could not be started.
     #[error("cannot run {program}")]
     Start {
         /// The program.
@@ -80,17 +84,17 @@ pub enum CommandError {
         /// The reason.
         source: io::Error,
     },
-    /// It ran and failed; what it said last on stderr is part of the message.
+    /// The command ran and failed; the end of its stderr is part of the message.
     #[error("{program} failed ({status}){}", said(stderr))]
     Failed {
         /// The program.
         program: String,
-        /// Its exit status.
+        /// Exit status of the command.
         status: ExitStatus,
-        /// The end of its stderr.
+        /// End of its stderr.
         stderr: String,
     },
-    /// It did not end within its limit and was killed.
+    /// The command did not end within its limit and was killed.
     #[error("{program} did not finish within {} s", limit.as_secs())]
     TooSlow {
         /// The program.
@@ -98,7 +102,7 @@ pub enum CommandError {
         /// The limit.
         limit: Duration,
     },
-    /// It printed more than any helper has to say, and was killed.
+    /// The command printed more than any helper should, and was killed.
     #[error("{program} printed more than {} MiB", STDOUT_BYTES >> 20)]
     TooMuch {
         /// The program.
@@ -124,26 +128,26 @@ impl Explain for CommandError {
 }
 
 impl Invocation {
-    /// A program without arguments and variables yet.
+    /// Returns an invocation without arguments and variables.
     pub fn new(program: impl Into<PathBuf>) -> Self {
         Self { program: program.into(), arguments: Vec::new(), environment: Environment::default() }
     }
 
-    /// With exactly these variables.
+    /// Sets the complete environment.
     #[must_use]
     pub fn environment(mut self, environment: Environment) -> Self {
         self.environment = environment;
         self
     }
 
-    /// One more argument.
+    /// Appends an argument.
     #[must_use]
     pub fn arg(mut self, argument: impl AsRef<OsStr>) -> Self {
         self.arguments.push(argument.as_ref().to_owned());
         self
     }
 
-    /// More arguments.
+    /// Appends arguments.
     #[must_use]
     pub fn args<A: AsRef<OsStr>>(mut self, arguments: impl IntoIterator<Item = A>) -> Self {
         self.arguments.extend(arguments.into_iter().map(|argument| argument.as_ref().to_owned()));
@@ -154,7 +158,8 @@ impl Invocation {
         self.program.file_name().unwrap_or(self.program.as_os_str()).to_string_lossy().into_owned()
     }
 
-    /// In the root directory, which holds nothing that a core dump or a stray relative path could touch.
+    /// Builds the command, to run in the root directory, where no core dump or stray relative path
+    /// can touch anything.
     fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
         command.args(&self.arguments).stdin(Stdio::null());
@@ -163,8 +168,9 @@ impl Invocation {
     }
 }
 
-/// Finds the program of this name on the environment's `PATH`, or at this path if it has a `/`. The path is absolute, and so are the
-/// directories that count: a `.` among them would have a repository's own `qemu-img` run.
+/// Finds the program with this name on the environment's `PATH`, or at this path if it has a `/`.
+/// The result is absolute, and only absolute directories are searched: a `.` among them would run a
+/// repository's own `qemu-img`.
 pub fn find_program(environment: &Environment, name: &str) -> Option<PathBuf> {
     let found = if name.contains('/') {
         Some(PathBuf::from(name)).filter(|path| is_executable(path))
@@ -181,16 +187,16 @@ fn is_executable(path: &Path) -> bool {
     path.is_file() && rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok()
 }
 
-/// Runs a command to its end and hands back what it printed.
+/// Runs a command to its end and returns its output.
 ///
 /// # Errors
-/// Every variant of [`CommandError`]; a command that is still running when `cancel` is set or `limit` has passed is
-/// killed with all that it started, and waited for.
+/// Every variant of [`CommandError`]; a command that is still running when `cancel` is set or
+/// `limit` has passed is killed with everything that it started, and waited for.
 pub fn run(invocation: &Invocation, limit: Duration, cancel: &Cancel) -> Result<Output, CommandError> {
     run_to_end(invocation, invocation.command(), limit, cancel)
 }
 
-/// [`run`], in this directory.
+/// Runs a command in this directory, like [`run`].
 ///
 /// # Errors
 /// As [`run`].
@@ -220,16 +226,17 @@ fn run_to_end(
     let stdout = Capture::start(child.stdout.take(), Keep::First(STDOUT_BYTES));
     let stderr = Capture::start(child.stderr.take(), Keep::Last(STDERR_BYTES));
     let ended = wait(&child, &program, limit, cancel, &stdout);
-    // Not waited for yet, so its number is still its group's and nobody else's. What it left running ends with it.
+    // The child has not been reaped yet, so its pid still belongs to its group and to no other.
+    // Everything that it left running ends with it.
     if let Ok(leader) = i32::try_from(child.id())
         && let Some(group) = Pid::from_raw(leader)
     {
-        // That all of them are gone is fine.
+        // Fails if all of them are gone.
         let _ = rustix::process::kill_process_group(group, Signal::KILL);
     }
     let status = child.wait().map_err(failed)?;
     ended?;
-    // A process that left the group may keep the pipes open for as long as it likes.
+    // A process that has left the group may keep the pipes open indefinitely.
     let stdout = stdout.finish(LAST_WORDS);
     let stderr = String::from_utf8_lossy(&stderr.finish(LAST_WORDS)).into_owned();
     if !status.success() {
@@ -238,8 +245,9 @@ fn run_to_end(
     Ok(Output { stdout, stderr })
 }
 
-/// Starts a command in a session of its own, so that neither Ctrl-C nor this process's end reaches it. `log` takes its
-/// stdout and stderr; each of `passed` is inherited under the number it has here.
+/// Starts a command in a session of its own, so that neither Ctrl-C nor this process's end reaches
+/// it. `log` receives its stdout and stderr; each descriptor in `passed` is inherited under its own
+/// number.
 ///
 /// # Errors
 /// [`CommandError::Start`].
@@ -257,7 +265,7 @@ pub fn spawn_detached(
     command.spawn().map_err(failed)
 }
 
-/// Waits for the end of a child, which is left to be collected.
+/// Waits for the end of a child, without reaping it.
 fn wait(
     child: &Child,
     program: &str,
@@ -288,7 +296,7 @@ fn wait(
     }
 }
 
-/// The last lines of a stderr, to be shown behind a message.
+/// Returns the last lines of a stderr, to be appended to a message.
 fn said(stderr: &str) -> String {
     let lines: Vec<&str> = stderr.lines().filter(|line| !line.trim().is_empty()).collect();
     let last = &lines[lines.len().saturating_sub(3)..];
@@ -351,7 +359,7 @@ mod tests {
         let pid: i32 = String::from_utf8_lossy(&output.stdout).trim().parse().expect("a number");
         let pid = Pid::from_raw(pid).expect("a number");
         let started = Instant::now();
-        // Whoever inherits it collects it some time.
+        // A subreaper or init reaps it some time later.
         while rustix::process::test_kill_process(pid).is_ok() && !is_zombie(pid) {
             assert!(started.elapsed() < Duration::from_secs(60), "it still runs");
             thread::sleep(POLL);
@@ -389,7 +397,7 @@ mod tests {
     #[test]
     #[cfg(target_os = "linux")]
     fn a_child_gets_what_it_is_given_and_nothing_else() {
-        // As if this process had been started with a descriptor of somebody's.
+        // As if this process had been started with a foreign descriptor.
         let foreign = File::open("/etc/passwd").expect("opens");
         close_on_exec(foreign.as_raw_fd(), false).expect("set");
         let script =

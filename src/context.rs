@@ -1,4 +1,4 @@
-//! What every operation needs to know of its surroundings: the environment, read once, and who listens.
+//! Context of every operation: the environment, read once, and the reporter.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -12,36 +12,36 @@ use crate::logs::LogWatch;
 use crate::report::Reporter;
 use crate::trusted;
 
-/// The environment variables Castra looks at, read once at the edge.
+/// Environment variables, read once at the edge.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Environment {
     variables: BTreeMap<OsString, OsString>,
 }
 
 impl Environment {
-    /// This process's own environment.
+    /// Returns this process's own environment.
     pub fn of_process() -> Self {
         Self { variables: std::env::vars_os().collect() }
     }
 
-    /// An environment of exactly these variables.
+    /// Returns an environment of exactly these variables.
     pub fn of<K: Into<OsString>, V: Into<OsString>>(variables: impl IntoIterator<Item = (K, V)>) -> Self {
         Self { variables: variables.into_iter().map(|(key, value)| (key.into(), value.into())).collect() }
     }
 
-    /// A variable's value; an empty one counts as unset.
+    /// Returns a variable's value; an empty one counts as unset.
     pub fn get(&self, name: &str) -> Option<&OsString> {
         self.variables.get(&OsString::from(name)).filter(|value| !value.is_empty())
     }
 
-    /// All variables, as a child process is to see them.
+    /// Returns all variables, as a child process sees them.
     pub fn variables(&self) -> impl Iterator<Item = (&OsString, &OsString)> {
         self.variables.iter()
     }
 
-    /// What of it QEMU and its tools are given: where programs, libraries and temporary files are, for those that are
-    /// installed in a place of their own. A guest that has taken QEMU over finds no token of the user's here. Their
-    /// messages are read, so they are in English.
+    /// Returns the part for QEMU and its tools: the paths of programs, libraries and temporary
+    /// files, for installations in a place of their own. A guest that has taken over QEMU finds no
+    /// token of the user's in it. The tools' messages are parsed, so they are in English.
     #[must_use]
     pub fn for_qemu(&self) -> Self {
         const NAMES: [&str; 5] =
@@ -50,26 +50,26 @@ impl Environment {
         Self::of(given).with("LC_ALL", "C")
     }
 
-    /// The same environment with one variable set.
+    /// Returns the environment with one variable set.
     #[must_use]
     pub fn with(mut self, name: &str, value: impl Into<OsString>) -> Self {
         self.variables.insert(name.into(), value.into());
         self
     }
 
-    /// The same environment without one variable.
+    /// Returns the environment without one variable.
     #[must_use]
     pub fn without(mut self, name: &str) -> Self {
         self.variables.remove(&OsString::from(name));
         self
     }
 
-    /// A variable's value as text; one that is not UTF-8 counts as unset.
+    /// Returns a variable's value as text; one that is not UTF-8 counts as unset.
     pub fn text(&self, name: &str) -> Option<&str> {
         self.get(name).and_then(|value| value.to_str())
     }
 
-    /// A variable that switches something on: set, and neither `0` nor `false`.
+    /// Returns `true` for a variable that enables something: set, and neither `0` nor `false`.
     pub fn is_on(&self, name: &str) -> bool {
         self.text(name).is_some_and(|value| value != "0" && !value.eq_ignore_ascii_case("false"))
     }
@@ -79,7 +79,7 @@ impl Environment {
         self.get("TMPDIR").map_or_else(|| PathBuf::from("/tmp"), PathBuf::from)
     }
 
-    /// The home directory.
+    /// Returns the home directory.
     ///
     /// # Errors
     /// [`NoHome`] if `HOME` is unset, empty or relative.
@@ -90,20 +90,20 @@ impl Environment {
         })
     }
 
-    /// An absolute path; the XDG rules ignore relative ones.
+    /// Returns a variable's value if it is an absolute path; the XDG rules ignore relative ones.
     pub fn absolute_path(&self, name: &str) -> Option<PathBuf> {
         self.get(name).map(PathBuf::from).filter(|path| path.is_absolute())
     }
 }
 
-/// `HOME` does not name a directory that castra could keep its cache in.
+/// Error for a `HOME` that names no directory in which castra could keep its cache.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", match .value {
     Some(value) => format!("HOME is `{value}`, which is not an absolute path"),
     None => "HOME is not set".to_owned(),
 })]
 pub struct NoHome {
-    /// The variable's value, if it has one.
+    /// Value of the variable, if it has one.
     pub value: Option<String>,
 }
 
@@ -121,33 +121,35 @@ impl Explain for NoHome {
     }
 }
 
-/// Handed to every operation.
+/// Context that is passed to every operation.
 #[derive(Clone)]
 pub struct RuntimeContext {
-    /// The environment variables.
+    /// Environment variables.
     pub environment: Environment,
     /// The user's shared cache, `$XDG_CACHE_HOME/castra`.
     pub cache: CacheLayout,
-    /// What is kept of the user beside the cache, `$XDG_STATE_HOME/castra`; nothing where neither that variable nor `HOME` says
-    /// where.
+    /// The user's files outside the cache, `$XDG_STATE_HOME/castra`; `None` if neither that
+    /// variable nor `HOME` names a directory.
     pub user_state: Option<UserStateLayout>,
-    /// Where sockets go, `$XDG_RUNTIME_DIR/castra`.
+    /// Root directory of sockets, `$XDG_RUNTIME_DIR/castra`.
     pub runtime_root: PathBuf,
-    /// Never use the network.
+    /// Set to never use the network.
     pub offline: bool,
-    /// Base URLs that are asked for a file before its own URL, in order: `CASTRA_MIRROR`, then the configuration's.
+    /// Base URLs that are asked for a file before its own URL, in order: `CASTRA_MIRROR`, then the
+    /// configuration's.
     pub mirrors: Vec<String>,
-    /// Hears every [`crate::report::Event`].
+    /// Receiver of every [`crate::report::Event`].
     pub reporter: Arc<dyn Reporter>,
-    /// Set by Ctrl-C.
+    /// Cancellation flag, set by Ctrl-C.
     pub cancel: Cancel,
-    /// Keeps the logs of running VMs within their bounds.
+    /// Watch that keeps the logs of running VMs within their bounds.
     pub log_watch: Arc<LogWatch>,
 }
 
 impl RuntimeContext {
-    /// The context an environment describes. `CASTRA_OFFLINE`, `CASTRA_MIRROR` and the XDG
-    /// variables are honoured; relative XDG directories are ignored, as the XDG specification says.
+    /// Creates the context that an environment describes. `CASTRA_OFFLINE`, `CASTRA_MIRROR` and the
+    /// XDG variables are honoured; relative XDG directories are ignored, as the XDG specification
+    /// says.
     ///
     /// # Errors
     /// [`NoHome`] if the cache is to be in the home directory and `HOME` does not name one.
@@ -163,14 +165,15 @@ impl RuntimeContext {
         let own_state = environment.absolute_path("HOME").map(|home| home.join(".local/state"));
         let state_home = environment.absolute_path("XDG_STATE_HOME").or(own_state);
         let session = environment.absolute_path("XDG_RUNTIME_DIR");
-        // Its owner can put another directory in the place of castra's.
+        // The owner of the directory can replace castra's with another one.
         let is_own = |directory: &PathBuf| {
             std::fs::metadata(directory).is_ok_and(|found| trusted::check_directory(&found).is_ok())
         };
         let runtime_root = match session.filter(is_own) {
             Some(directory) => directory.join("castra"),
-            // No login session (containers, cron, CI), one that is over, as in tmux after a logout, or another user's: a directory
-            // of this user alone; its owner is checked on use.
+            // There is no login session (containers, cron, CI), it is over, as in tmux after a
+            // logout, or it is another user's: use a directory of this user alone, whose owner is
+            // checked on use.
             None => PathBuf::from(format!("/tmp/castra-{}", rustix::process::getuid().as_raw())),
         };
         Ok(Self {

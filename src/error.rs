@@ -1,9 +1,9 @@
-//! What an error tells: its kind, what happened, the cause, and a way out.
+//! Errors: their kind, message, cause and hint.
 //!
-//! Every module has an error type of its own (`ConfigError`, `ImageError`, `QemuError`, …), made with `thiserror`:
-//! `Display` says what happened and names the thing, `source()` is the cause, and [`Explain`] adds the [`Kind`] (which
-//! becomes the exit code) and the hint. [`Error`] holds any of them; the command line prints message, causes and hint
-//! once each.
+//! Every module has an error type of its own (`ConfigError`, `ImageError`, `QemuError`, …), made
+//! with `thiserror`: `Display` says what happened and names the thing, `source()` is the cause, and
+//! [`Explain`] adds the [`Kind`] (which becomes the exit code) and the hint. [`Error`] holds any of
+//! them; the command line prints message, causes and hint once each.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -14,13 +14,13 @@ use serde::Serialize;
 /// Result of Castra's own operations.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What sort of failure it is. The command line turns it into the exit code (`sysexits.h`'s numbers).
+/// Kind of a failure. The command line turns it into the exit code (the numbers of `sysexits.h`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// Unexpected: exit code 1.
     Other,
-    /// The command line makes no sense: 64.
+    /// Invalid command line: 64.
     Usage,
     /// The configuration or other data is invalid: 65.
     Data,
@@ -38,18 +38,18 @@ pub enum Kind {
     Busy,
     /// Permission denied: 77.
     Permission,
-    /// This host cannot do it: 78.
+    /// Not possible on this host: 78.
     HostNotCapable,
     /// The user interrupted it (Ctrl-C): 130.
     Interrupted,
 }
 
-/// What an error type of Castra adds to [`std::error::Error`].
+/// Extension of [`std::error::Error`] by kind and hint, for every error type of Castra.
 pub trait Explain: StdError + std::any::Any + Send + Sync {
-    /// The sort of failure.
+    /// Returns the kind of failure.
     fn kind(&self) -> Kind;
 
-    /// A next step that the reader can take, as whole sentences without a label.
+    /// Returns a next step for the reader, as complete sentences without a label.
     fn hint(&self) -> Option<String> {
         None
     }
@@ -59,12 +59,12 @@ pub trait Explain: StdError + std::any::Any + Send + Sync {
 pub struct Error(Box<dyn Explain>);
 
 impl Error {
-    /// The sort of failure.
+    /// Returns the kind of failure.
     pub fn kind(&self) -> Kind {
         self.0.kind()
     }
 
-    /// A next step that the reader can take. That for a file-size limit is the same wherever one is met.
+    /// Returns a next step for the reader. A file-size limit has the same hint wherever it is met.
     pub fn hint(&self) -> Option<String> {
         let is_about_size = |cause: &(dyn StdError + 'static)| {
             let error = cause.downcast_ref::<std::io::Error>();
@@ -73,12 +73,12 @@ impl Error {
         if self.causes().any(is_about_size) { Some(FILE_SIZE_HINT.to_owned()) } else { self.0.hint() }
     }
 
-    /// The causes below the message, outermost first.
+    /// Returns the causes below the message, outermost first.
     pub fn causes(&self) -> impl Iterator<Item = &(dyn StdError + 'static)> {
         std::iter::successors(self.0.source(), |cause| (*cause).source())
     }
 
-    /// The error as the type it was made from.
+    /// Returns the error as the type it was made from.
     pub fn downcast_ref<E: Explain>(&self) -> Option<&E> {
         (&*self.0 as &dyn std::any::Any).downcast_ref()
     }
@@ -102,11 +102,11 @@ impl fmt::Debug for Error {
     }
 }
 
-/// The way out where a file must not become longer.
+/// Hint for a file that has reached a size limit.
 pub const FILE_SIZE_HINT: &str = "`ulimit -f` shows the limit of this shell, and `ulimit -f unlimited` lifts it; where that is refused, a \
      login without the limit is needed. If there is none, the filesystem cannot hold files of that size.";
 
-/// [`Kind`] of an I/O error.
+/// Returns the [`Kind`] of an I/O error.
 pub fn kind_of_io(error: &std::io::Error) -> Kind {
     match error.kind() {
         std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => Kind::Permission,

@@ -1,13 +1,15 @@
-//! Named points at which a test may park this process, so that it can be killed there with certainty.
+//! Named points at which a test may park this process, so that it can be killed there with
+//! certainty.
 //!
-//! Compiled in by the feature `fail-points` only, which the project's own tests switch on; without it [`reach`] is
-//! nothing. `CASTRA_PARK_AT` names the point, and `CASTRA_PARK_FILE` a file that is made when it is reached.
-//! `file-synced:3` parks at the third visit: a point that a run passes several times is another crash each time.
+//! Compiled in only by the feature `fail-points`, which the project's own tests enable; without it
+//! [`reach`] does nothing. `CASTRA_PARK_AT` names the point, and `CASTRA_PARK_FILE` a file that is
+//! created when it is reached. `file-synced:3` parks at the third visit: a point that a run passes
+//! several times is another crash each time.
 
-/// Declares the points by what they belong to, so that none can be forgotten in a list of them.
+/// Declares the points by topic, so that none can be missing from a list of them.
 macro_rules! points {
     ($($(#[$about:meta])* $group:ident { $($(#[$doc:meta])* $point:ident = $name:literal,)+ })+) => {
-        /// A point between two steps that a crash must not be able to tell apart.
+        /// A point between two steps that a crash must not be able to distinguish.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub enum Point {
             $($($(#[$doc])* $point,)+)+
@@ -19,7 +21,7 @@ macro_rules! points {
 
             $($(#[$about])* pub const $group: &'static [Self] = &[$(Self::$point,)+];)+
 
-            /// The name in `CASTRA_PARK_AT`.
+            /// Returns the name in `CASTRA_PARK_AT`.
             pub fn name(self) -> &'static str {
                 match self {
                     $($(Self::$point => $name,)+)+
@@ -32,13 +34,13 @@ macro_rules! points {
 points! {
     /// A file on its way from a server to a verified blob, in this order.
     DOWNLOAD {
-        /// The partial is open, and what an earlier attempt left in it is hashed.
+        /// The partial is open, and the bytes of an earlier attempt are hashed.
         PartialOpened = "partial-opened",
-        /// The server has answered, where from is noted, and no byte is written.
+        /// The server has answered and its URL is recorded, and no byte is written.
         OriginNoted = "origin-noted",
         /// Half of the bytes are written.
         BodyHalf = "body-half",
-        /// The last byte is written, and nobody has looked at the digest.
+        /// The last byte is written, and the digest is not checked yet.
         BodyWhole = "body-whole",
         /// The digest is right, and the partial still has its name.
         BodyVerified = "body-verified",
@@ -49,37 +51,37 @@ points! {
     }
     /// A file that comes from pip or from this machine.
     COLLECT {
-        /// It lies in the cache, unverified.
+        /// The file is in the cache, unverified.
         Collected = "collected",
-        /// It is verified, and nothing but it is left.
+        /// The file is verified, and everything else is removed.
         CollectedVerified = "collected-verified",
     }
     /// A blob on its way to a finished file.
     TRANSFORM {
-        /// There is a directory for what is in the making.
+        /// The work directory exists.
         WorkMade = "work-made",
         /// A step of the pipeline is done.
         StepDone = "step-done",
         /// The finished file is verified, and not published.
         ProductVerified = "product-verified",
     }
-    /// A file on its way to its final name, and the words about it in a manifest.
+    /// A file on its way to its final name, and its entry in a manifest.
     PUBLISH {
         /// A file is on the disk under its temporary name.
         FileSynced = "file-synced",
         /// A file has its final name, and its directory is not on the disk.
         FileRenamed = "file-renamed",
-        /// A finished file has its name in the cache, and no manifest says so.
+        /// A finished file has its name in the cache, and no manifest lists it.
         ProductPublished = "product-published",
-        /// The cache's manifest knows of the file.
+        /// The cache's manifest lists the file.
         ProductRecorded = "product-recorded",
         /// A cached file has a second, temporary name in the project.
         LinkMade = "link-made",
-        /// A file has its name in the project, and no manifest says so.
+        /// A file has its name in the project, and no manifest lists it.
         FileShared = "file-shared",
-        /// All files are in the project, and no manifest says so.
+        /// All files are in the project, and no manifest lists them.
         ImageShared = "image-shared",
-        /// The project's manifest says so.
+        /// The project's manifest lists them.
         ImageRecorded = "image-recorded",
     }
     /// A VM's own disk.
@@ -88,69 +90,69 @@ points! {
         OverlayBegun = "overlay-begun",
         /// The disk is made, under its temporary name.
         OverlayMade = "overlay-made",
-        /// The disk has its name, and no record says so.
+        /// The disk has its name, and no record mentions it.
         OverlayPublished = "overlay-published",
         /// A small file, such as a record or a manifest, is written under its temporary name.
         StateWritten = "state-written",
-        /// The record says so.
+        /// The record mentions the disk.
         OverlayRecorded = "overlay-recorded",
     }
     /// A VM that boots.
     BOOT {
-        /// Its record says that it starts, and there is no QEMU yet.
+        /// The record says that the VM starts, and there is no QEMU yet.
         BootRecorded = "boot-recorded",
-        /// QEMU runs, and nobody has told the guest who it is.
+        /// QEMU runs, and the guest has no personality yet.
         BootLaunched = "boot-launched",
-        /// The guest is ready, and no record says so.
+        /// The guest is ready, and the record does not say so yet.
         BootReady = "boot-ready",
     }
     /// A VM that is being stopped.
     DOWN {
-        /// Its record says so, and nobody has been asked.
+        /// The record says so, and no process has been asked to stop.
         DownRecorded = "down-recorded",
-        /// QEMU has ended, and what it used is still there.
+        /// QEMU has ended, and its files still exist.
         DownEnded = "down-ended",
-        /// Nothing of its run is left but what the record says.
+        /// The record is all that is left of the run.
         DownCleaned = "down-cleaned",
     }
     /// A warm template in the making.
     BAKE {
-        /// Its guest boots.
+        /// The guest boots.
         BakeBooting = "bake-booting",
         /// The guest is at rest, and not stopped yet.
         BakeAtRest = "bake-at-rest",
-        /// Its state is saved, and QEMU has ended.
+        /// The state is saved, and QEMU has ended.
         BakeSaved = "bake-saved",
-        /// The template has its name, and no manifest says so.
+        /// The template has its name, and no manifest describes it.
         BakePublished = "bake-published",
     }
-    /// A VM that goes on from a template.
+    /// A VM that is restored from a template.
     RESTORE {
-        /// Its record says that it starts, and there is no QEMU yet.
+        /// The record says that the VM starts, and there is no QEMU yet.
         RestoreRecorded = "restore-recorded",
         /// QEMU waits for the state.
         RestoreGreeted = "restore-greeted",
-        /// The machine runs, and nobody has told it who it is.
+        /// The machine runs, and the guest has no personality yet.
         RestoreLoaded = "restore-loaded",
-        /// It has its personality, and no record says so.
+        /// The guest has its personality, and the record does not say so yet.
         RestoreAwake = "restore-awake",
     }
     /// A VM that is being suspended.
     SUSPEND {
-        /// It stands still, and nothing is saved.
+        /// The machine is paused, and nothing is saved.
         SuspendStopped = "suspend-stopped",
-        /// Its state is saved, under a temporary name.
+        /// The state is saved, under a temporary name.
         SuspendSaved = "suspend-saved",
-        /// The state has its name, and no record says so.
+        /// The state has its name, and the record does not mention it yet.
         SuspendPublished = "suspend-published",
         /// The record says that the VM is suspended, and its QEMU still lives.
         SuspendRecorded = "suspend-recorded",
     }
-    /// A suspended VM that goes on.
+    /// A suspended VM that resumes.
     RESUME {
-        /// Its state is loaded, and it stands still.
+        /// The state is loaded, and the machine is paused.
         ResumeLoaded = "resume-loaded",
-        /// The state counts no more, and the VM still stands still.
+        /// The state is no longer valid, and the machine is still paused.
         ResumeRecorded = "resume-recorded",
     }
     /// A VM that is being cloned.
@@ -162,11 +164,11 @@ points! {
     }
 }
 
-/// How long a process stays parked if nobody kills it, in seconds: no test takes as long.
+/// Time for which a process stays parked if it is not killed, in seconds: no test takes as long.
 #[cfg(feature = "fail-points")]
 const PARKED_SECS: u64 = 300;
 
-/// Parks for good if this is the point that was asked for.
+/// Parks forever if `CASTRA_PARK_AT` names this point.
 #[cfg(feature = "fail-points")]
 pub fn reach(point: Point) {
     use std::sync::atomic::{AtomicUsize, Ordering};
@@ -180,7 +182,7 @@ pub fn reach(point: Point) {
         return;
     }
     if let Some(file) = std::env::var_os("CASTRA_PARK_FILE") {
-        // A test that cannot see it gives up by itself.
+        // A test that waits for the file gives up by itself if it cannot be written.
         let _ = std::fs::write(file, point.name());
     }
     // Not `park`, which may return early.
@@ -188,6 +190,6 @@ pub fn reach(point: Point) {
     std::process::abort();
 }
 
-/// Nothing, without the feature `fail-points`.
+/// Does nothing without the feature `fail-points`.
 #[cfg(not(feature = "fail-points"))]
 pub fn reach(_point: Point) {}

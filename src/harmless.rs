@@ -1,18 +1,20 @@
-//! Text from elsewhere, made safe to show: from a guest, from QEMU, from a server, from a file's name.
+//! Sanitises foreign text for display: from a guest, from QEMU, from a server, from a file's name.
 //!
-//! What the guest says is made harmless and short where it comes in. What Castra prints is made harmless once more where it
-//! goes out (`cli/printer.rs`), so that nothing depends on all the places in between.
+//! The guest's text is sanitised and shortened where it arrives. Castra's output is sanitised once
+//! more where it is printed (`cli/printer.rs`), so that nothing depends on all the places in
+//! between.
 
 use std::borrow::Cow;
 
-/// Longest text that is worth showing, in characters.
+/// Maximum number of characters that are kept.
 const MAX_CHARACTERS: usize = 500;
 
-/// What stands for a character that is not shown.
+/// Replacement for a removed character.
 const REPLACEMENT: char = '\u{FFFD}';
 
-/// Takes away what could drive a terminal or disguise itself in it (control characters, the marks that turn the
-/// direction of text, invisible characters), and all that is too long.
+/// Replaces characters that could control a terminal or be misleading on it (control characters,
+/// marks that change the direction of text, invisible characters), and cuts off text that is too
+/// long.
 pub fn make_harmless(text: &mut String) {
     if text.chars().nth(MAX_CHARACTERS).is_none() && !text.chars().any(is_harmful) {
         return;
@@ -20,21 +22,22 @@ pub fn make_harmless(text: &mut String) {
     *text = text.chars().take(MAX_CHARACTERS).map(|c| if is_harmful(c) { REPLACEMENT } else { c }).collect();
 }
 
-/// The same for a copy of the text.
+/// Returns a sanitised copy of the text, like [`make_harmless`].
 pub fn harmless_text(text: &str) -> String {
     let mut text = text.to_owned();
     make_harmless(&mut text);
     text
 }
 
-/// A log as it can be shown: escape sequences are taken out whole, and only line ends and tabs stay of what controls.
+/// Sanitises a log for display: removes whole escape sequences, and all control characters except
+/// line ends and tabs.
 pub fn harmless_log(text: &str) -> String {
     let without_escapes = anstream::adapter::strip_str(text).to_string();
     let keep = |c: char| if is_harmful(c) && c != '\n' && c != '\t' { REPLACEMENT } else { c };
     without_escapes.chars().filter(|c| *c != '\r').map(keep).collect()
 }
 
-/// Lines of Castra's own: line ends and tabs stay.
+/// Sanitises Castra's own lines; line ends and tabs stay.
 pub fn harmless_lines(text: &str) -> Cow<'_, str> {
     let is_harmful = |c: char| is_harmful(c) && c != '\n' && c != '\t';
     if !text.chars().any(is_harmful) {
@@ -43,7 +46,7 @@ pub fn harmless_lines(text: &str) -> Cow<'_, str> {
     Cow::Owned(text.chars().map(|c| if is_harmful(c) { REPLACEMENT } else { c }).collect())
 }
 
-/// The same for lines that are styled already: colours and the like stay too (`ESC [ … m`, ECMA-48's SGR).
+/// Sanitises styled lines: line ends, tabs and styles stay (`ESC [ … m`, ECMA-48's SGR).
 pub fn harmless_styled(text: &str) -> String {
     let mut harmless = String::new();
     for (number, part) in text.split('\u{1b}').enumerate() {
@@ -59,8 +62,9 @@ pub fn harmless_styled(text: &str) -> String {
     harmless
 }
 
-/// A JSON document. JSON's own escaping leaves some characters as they are that a terminal heeds (DEL, those from U+0080
-/// on); they can only be in strings, where they may be written as numbers.
+/// Sanitises a JSON document. JSON's own escaping leaves some characters that a terminal obeys
+/// (DEL, and those from U+0080 on); they can only occur in strings, where they may be written as
+/// numbers.
 pub fn harmless_json(text: &str) -> String {
     let mut harmless = String::with_capacity(text.len());
     for c in text.chars() {
@@ -73,7 +77,7 @@ pub fn harmless_json(text: &str) -> String {
     harmless
 }
 
-/// Whether there is anything in it that this module takes away.
+/// Returns `true` if the text contains nothing that this module would replace.
 pub fn is_harmless(text: &str) -> bool {
     !text.chars().any(is_harmful)
 }

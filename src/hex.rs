@@ -2,10 +2,10 @@
 
 use std::fmt::Write as _;
 
-/// Two lower-case digits a byte.
+/// Formats bytes as two lower-case digits each.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // A string takes all that is written to it.
+        // Writing to a string cannot fail.
         let _ = write!(text, "{byte:02x}");
         text
     })

@@ -1,36 +1,42 @@
 //! Every path, file and socket name, once.
 //!
 //! ```text
-//! <project>/castra.toml                    optional
+//! <project>/castra.toml               optional
 //! <project>/.castra/
-//!   images/<id>/<version>/                 rootfs.qcow2  vmlinuz  initramfs  manifest.json     read-only
-//!   templates/<digest>/disk.qcow2          the disk of a warm template that VMs' disks stand on; read-only
-//!   <vm>-overlay.qcow2                     the VM's own disk
-//!   layer-<id>.qcow2                       what the disks of a VM and its clones share, beside the VM's disk; read-only
-//!   vms/<vm>/                              vm.json  clone.json  qemu.pid  lock  initramfs  host_key  client_key  known_hosts
-//!                                          machine.state: memory and devices of a suspended VM
-//!                                          boots/<unix ms>.json: the phases of its last starts
-//!   logs/                                  castra.log[.1]  image-manager.log  <vm>-console.log  <vm>-qemu.log
-//!   linked-from                            path of the link that leads here, where `.castra` is one
-//!   lock                                   shared by whoever changes a VM, held alone by `clean`
-//!   mark                                   says that this user's castra made it: an id, signed by the user's key
-//!   .gitignore                             keeps git from tracking any of it
-//!   cache/                                 stands in for a cache that cannot be written to
-//!   quarantine/                            damaged files of images, moved aside
+//!   images/<id>/<version>/            rootfs.qcow2  vmlinuz  initramfs  manifest.json    read-only
+//!   templates/<digest>/disk.qcow2     warm template's disk, on which VMs are based       read-only
+//!   <vm>-overlay.qcow2                the VM's own disk
+//!   layer-<id>.qcow2                  layer shared by a VM and its clones, in the directory of the
+//!                                     VM's disk                                          read-only
+//!   vms/<vm>/                         vm.json  clone.json  qemu.pid  lock  initramfs
+//!                                     host_key  client_key  known_hosts
+//!                                     machine.state: memory and devices of a suspended VM
+//!                                     boots/<unix ms>.json: timelines of its last starts
+//!   logs/                             castra.log[.1]  image-manager.log  <vm>-console.log
+//!                                     <vm>-qemu.log
+//!   linked-from                       path of the link to this directory, if `.castra` is one
+//!   lock                              shared by operations on a VM, exclusive for `clean`
+//!   mark                              an id signed by the user's key: made by this user's castra
+//!   .gitignore                        keeps git from tracking any of it
+//!   cache/                            substitute for a cache that cannot be written to
+//!   quarantine/                       damaged files of images
 //! $XDG_CACHE_HOME/castra/
-//!   blobs/sha256/<digest>[.partial[.json]] verified downloads; a partial is named by the digest it should get
-//!   images/<id>/<version>/                 the same layout as in a project
-//!   templates/<key>/                       disk.qcow2  memory.img  device.state  initramfs  template.json
-//!   templates/<key>.refused.json           why no template is made for this key, for a while
-//!   projects/<digest of a state root>.json which images a project has, and what they are made from
-//!   known/<digest of a state root>         where each project is that `up` has seen: the path of its state root
-//!   quarantine/                            damaged files, moved aside
-//!   runs/                                  a project's layout, for VMs that are thrown away
-//!   locks/                                 one file per image, blob, project and template
-//!   accelerators.json                      what the accelerator race found
-//!   CACHEDIR.TAG                           keeps backups from holding a copy of it
-//! $XDG_STATE_HOME/castra/key               signs the marks of this user's state roots   0700 / 0600
-//! $XDG_RUNTIME_DIR/castra/<project>/<vm>/  qmp.sock  control.sock  console.sock   0700 / 0600
+//!   blobs/sha256/<digest>             verified downloads
+//!     …<digest>.partial[.json]        unfinished download, named by its expected digest
+//!   images/<id>/<version>/            as in a project
+//!   templates/<key>/                  disk.qcow2  memory.img  device.state  initramfs
+//!                                     template.json
+//!   templates/<key>.refused.json      reason why no template is made for this key for a while
+//!   projects/<root's digest>.json     images of a project, and their sources
+//!   known/<root's digest>             path of the state root of a project that `up` has seen
+//!   quarantine/                       damaged files
+//!   runs/                             a project's layout, for throw-away VMs
+//!   locks/                            one file per image, blob, project and template
+//!   accelerators.json                 results of the accelerator race
+//!   CACHEDIR.TAG                      keeps backups from copying the cache
+//! $XDG_STATE_HOME/castra/key          signs the marks of this user's state roots     0700 / 0600
+//! $XDG_RUNTIME_DIR/castra/<project>/<vm>/
+//!                                     qmp.sock  control.sock  console.sock           0700 / 0600
 //! ```
 
 use std::ffi::{OsStr, OsString};
@@ -45,15 +51,16 @@ use crate::trusted;
 pub const CONFIG_FILE: &str = "castra.toml";
 /// Name of the default state root.
 pub const STATE_DIRECTORY: &str = ".castra";
-/// File of a state root behind a symbolic link, with the path of the link: see `config/state_link.rs`.
+/// File of a state root behind a symbolic link, with the path of the link: see
+/// `config/state_link.rs`.
 pub const LINKED_FROM: &str = "linked-from";
-/// Names of an image's files.
+/// Name of the root disk in an image's directory.
 pub const ROOTFS: &str = "rootfs.qcow2";
-/// The kernel's name in an image's directory.
+/// Name of the kernel in an image's directory.
 pub const KERNEL: &str = "vmlinuz";
-/// The initramfs's name in an image's directory.
+/// Name of the initramfs in an image's directory.
 pub const INITRAMFS: &str = "initramfs";
-/// The manifest's name in an image's directory.
+/// Name of the manifest in an image's directory.
 pub const MANIFEST: &str = "manifest.json";
 
 /// Longest VM name, in bytes: with it the longest socket path stays below the kernel's 108 bytes.
@@ -61,75 +68,78 @@ pub const MAX_VM_NAME_BYTES: usize = 40;
 /// Longest path of a Unix socket, in bytes, without the final NUL (`sun_path` in `unix(7)`).
 pub const MAX_SOCKET_PATH_BYTES: usize = 107;
 
-/// Ends of the names of the logs that QEMU writes.
+/// Suffixes of the names of QEMU's logs.
 const CONSOLE_LOG: &str = "-console.log";
 const QEMU_LOG: &str = "-qemu.log";
 
-/// Returns `true` for the name of a log that QEMU holds open as long as it runs.
+/// Returns `true` for the name of a log that QEMU holds open while it runs.
 pub fn is_log_of_qemu(name: &OsStr) -> bool {
     [CONSOLE_LOG, QEMU_LOG].iter().any(|end| name.as_encoded_bytes().ends_with(end.as_bytes()))
 }
 
-/// Returns the path of what a log held before it was rotated: `castra.log.1`.
+/// Returns the path of a log's previous contents after rotation: `castra.log.1`.
 pub fn earlier_log(log: &Path) -> PathBuf {
     let mut path = OsString::from(log);
     path.push(".1");
     path.into()
 }
 
-/// The layer that a disk becomes when its VM is cloned: beside it, so that the names of what it stands on stay right.
+/// Returns the path of the layer that a disk becomes when its VM is cloned: in the same directory,
+/// so that the names of its backing files stay valid.
 pub fn frozen_layer(overlay: &Path, id: &str) -> PathBuf {
     overlay.with_file_name(format!("layer-{id}.qcow2"))
 }
 
-/// Returns `true` for a directory that holds the records of VMs, whatever its name: a state directory.
+/// Returns `true` for a directory that holds the records of VMs, whatever its name: a state
+/// directory.
 pub fn is_state_root(path: &Path) -> bool {
     let Ok(vms) = std::fs::read_dir(path.join("vms")) else { return false };
     vms.flatten().any(|vm| vm.path().join("vm.json").is_file())
 }
 
-/// Whether this is the name of a lock beside an image, see [`ImagesLayout::lock`].
+/// Returns `true` for the name of a lock beside an image, see [`ImagesLayout::lock`].
 pub fn is_image_lock(name: &str) -> bool {
     name.starts_with('.') && name.ends_with(".lock")
 }
 
-/// How the names of clones' disks in the making start.
+/// Prefix of the names of clones' unfinished disks.
 pub const OVERLAY_TEMPORARY: &str = ".overlay-";
 
-/// Whether this is the name of such a layer.
+/// Returns `true` for the path of a layer as made by [`frozen_layer`].
 pub fn is_frozen_layer(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let id = name.strip_prefix("layer-").and_then(|name| name.strip_suffix(".qcow2"));
     id.is_some_and(|id| id.len() == 16 && id.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
-/// The paths of one project's state. Commands get one from [`crate::state_root::StateRoot::open`] only, which looks at what
-/// lies there first.
+/// Paths of one project's state. Commands get one only from [`crate::state_root::StateRoot::open`],
+/// which verifies the contents first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProjectLayout {
     state_root: PathBuf,
-    /// It is in a directory of a project, so it needs a mark.
+    /// Set if the state root is in a project's directory, so that it needs a mark.
     needs_mark: bool,
 }
 
 impl ProjectLayout {
-    /// The layout below this state root (absolute), about which nothing is known: to name paths, and for tests.
+    /// Returns the layout below this state root (absolute), whose contents are unverified: to name
+    /// paths, and for tests.
     pub fn unchecked(state_root: PathBuf) -> Self {
         Self { state_root, needs_mark: true }
     }
 
-    /// Returns `true` where a castra has made the state root, as far as a look from outside tells.
+    /// Returns `true` if a castra has created the state root, as far as is visible from outside.
     pub(crate) fn is_made(&self) -> bool {
         let sign = if self.needs_mark { self.mark() } else { self.state_root.clone() };
         sign.symlink_metadata().is_ok()
     }
 
-    /// Returns `false` for the place of VMs that are thrown away: it lies in the user's own cache.
+    /// Returns `false` for the state root of throw-away VMs, which is in the user's own cache.
     pub(crate) fn needs_mark(&self) -> bool {
         self.needs_mark
     }
 
-    /// The project, and the VM of it, whose QEMU has this pid file.
+    /// Returns the project and the VM whose QEMU has this pid file.
     pub fn of_pidfile(path: &Path) -> Option<(Self, String)> {
         let directory = path.parent()?;
         let layout = Self::unchecked(directory.parent()?.parent()?.to_owned());
@@ -137,13 +147,14 @@ impl ProjectLayout {
         (path.is_absolute() && layout.vm(&vm).pidfile() == path).then_some((layout, vm))
     }
 
-    /// The project's directory, as its user knows it: that above `.castra`, or whatever else the state is in.
+    /// Returns the project's directory, as its user knows it: the parent of `.castra`, or another
+    /// directory that contains the state.
     pub fn directory(&self) -> &Path {
         let above = self.state_root.parent().filter(|_| self.state_root.ends_with(STATE_DIRECTORY));
         above.unwrap_or(&self.state_root)
     }
 
-    /// Whether this is the project, in some cache, of VMs that are thrown away.
+    /// Returns `true` for the project of throw-away VMs in some cache.
     pub fn is_for_runs(&self) -> bool {
         self.state_root.parent().is_some_and(|cache| {
             cache.ends_with("castra")
@@ -151,89 +162,93 @@ impl ProjectLayout {
         })
     }
 
-    /// `.castra/`.
+    /// Returns the path of `.castra/`.
     pub fn state_root(&self) -> &Path {
         &self.state_root
     }
 
-    /// Takes the cache's place while the cache itself cannot be written to.
+    /// Returns the layout of the substitute for a cache that cannot be written to.
     pub fn own_cache(&self) -> CacheLayout {
         CacheLayout::new(self.state_root.join("cache"))
     }
 
-    /// Where damaged files of the project's images are moved.
+    /// Returns the directory for damaged files of the project's images.
     pub fn quarantine(&self) -> PathBuf {
         self.state_root.join("quarantine")
     }
 
-    /// The project's images.
+    /// Returns the layout of the project's images.
     pub fn images(&self) -> ImagesLayout {
         ImagesLayout::new(self.state_root.join("images"))
     }
 
-    /// The disk of a warm template that VMs of this project stand on, by its SHA-256: a template that is made anew has the
-    /// same key and another disk, and disks that stand on the old one need that.
+    /// Returns the path of a warm template's disk on which VMs of this project are based. Named by
+    /// its SHA-256: a rebuilt template has the same key and another disk, and disks based on the
+    /// old one still need that.
     pub fn layer(&self, sha256: &str) -> PathBuf {
         self.templates().template(sha256).disk()
     }
 
-    /// All such disks.
+    /// Returns the layout of all such disks.
     pub fn templates(&self) -> TemplatesLayout {
         TemplatesLayout::new(self.state_root.join("templates"))
     }
 
-    /// Shared by whoever changes a VM, and held alone by whoever removes what no VM needs.
+    /// Returns the path of the project's lock: shared by operations that change a VM, and held
+    /// exclusively by those that remove unused files.
     pub fn project_lock(&self) -> PathBuf {
         self.state_root.join("lock")
     }
 
-    /// Says that this user's castra made the state root.
+    /// Returns the path of the mark, which proves that this user's castra made the state root.
     pub fn mark(&self) -> PathBuf {
         self.state_root.join("mark")
     }
 
-    /// Keeps git from tracking anything of it.
+    /// Returns the path of the `.gitignore`, which keeps git from tracking anything in the state
+    /// root.
     pub fn git_ignore(&self) -> PathBuf {
         self.state_root.join(".gitignore")
     }
 
-    /// Where a VM's disk is unless its definition says otherwise.
+    /// Returns the default path of a VM's disk.
     pub fn overlay(&self, vm: &str) -> PathBuf {
         self.state_root.join(format!("{vm}-overlay.qcow2"))
     }
 
-    /// The directory of all records.
+    /// Returns the directory of all records.
     pub fn vms(&self) -> PathBuf {
         self.state_root.join("vms")
     }
 
-    /// The files of one VM.
+    /// Returns the layout of one VM.
     pub fn vm(&self, vm: &str) -> VmLayout {
         VmLayout { directory: self.vms().join(vm), logs: self.logs(), name: vm.to_owned() }
     }
 
-    /// The log files.
+    /// Returns the directory of the logs.
     pub fn logs(&self) -> PathBuf {
         self.state_root.join("logs")
     }
 
-    /// What the image manager did, one line a step.
+    /// Returns the path of the image manager's log, one line per step.
     pub fn image_manager_log(&self) -> PathBuf {
         self.logs().join("image-manager.log")
     }
 
-    /// What castra did to the project's VMs, one line an event.
+    /// Returns the path of castra's log of the project's VMs, one line per event.
     pub fn castra_log(&self) -> PathBuf {
         self.logs().join("castra.log")
     }
 
-    /// Where a VM's sockets are: below `runtime_root`, by a digest of the state root, so that two projects never meet.
+    /// Returns the layout of a VM's sockets: below `runtime_root`, in a directory named by a digest
+    /// of the state root, so that two projects never collide.
     pub fn sockets(&self, runtime_root: &Path, vm: &str) -> SocketsLayout {
         SocketsLayout { directory: runtime_root.join(self.short_digest(6)).join(vm) }
     }
 
-    /// The directory in which files that belong to the project may lie: that above `.castra`, or the nearest one above another
-    /// state root that has a configuration.
+    /// Returns the directory that contains the project's files: the parent of `.castra`, or the
+    /// nearest directory above another state root that has a configuration.
     pub fn project_directory(&self) -> Option<&Path> {
         if self.state_root.ends_with(STATE_DIRECTORY) {
             return self.state_root.parent();
@@ -241,14 +256,14 @@ impl ProjectLayout {
         self.state_root.ancestors().skip(1).find(|directory| directory.join(CONFIG_FILE).is_file())
     }
 
-    /// Names the project by where it is: the first bytes of a digest of its state root.
+    /// Returns the first bytes of a digest of the state root's path, which identifies the project.
     pub fn short_digest(&self, bytes: usize) -> String {
         let digest = Sha256::digest(self.state_root.as_os_str().as_encoded_bytes());
         hex(&digest[..bytes])
     }
 }
 
-/// The files of one VM, but for its disk.
+/// Paths of one VM's files, except its disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VmLayout {
     directory: PathBuf,
@@ -257,104 +272,106 @@ pub struct VmLayout {
 }
 
 impl VmLayout {
-    /// `vms/<vm>/`.
+    /// Returns the directory `vms/<vm>/`.
     pub fn directory(&self) -> &Path {
         &self.directory
     }
 
-    /// The state root that it is in.
+    /// Returns the state root that contains it.
     pub fn state_root(&self) -> &Path {
         self.directory.ancestors().nth(2).unwrap_or(&self.directory)
     }
 
-    /// The VM's record.
+    /// Returns the path of the VM's record.
     pub fn record(&self) -> PathBuf {
         self.directory.join("vm.json")
     }
 
-    /// The record that a clone was made with, which stands in for its own where that is lost: no configuration declares a clone.
+    /// Returns the path of the record with which a clone was created, which replaces a lost record:
+    /// no configuration declares a clone.
     pub fn clone_record(&self) -> PathBuf {
         self.directory.join("clone.json")
     }
 
-    /// Held by whoever changes the VM.
+    /// Returns the path of the lock that is held by operations that change the VM.
     pub fn lock(&self) -> PathBuf {
         self.directory.join("lock")
     }
 
-    /// Written and locked by QEMU as long as it lives.
+    /// Returns the path of the pid file, written and locked by QEMU while it lives.
     pub fn pidfile(&self) -> PathBuf {
         self.directory.join("qemu.pid")
     }
 
-    /// The image's initramfs with the guest agent appended.
+    /// Returns the path of the image's initramfs with the guest agent appended.
     pub fn initramfs(&self) -> PathBuf {
         self.directory.join("initramfs")
     }
 
-    /// Memory and devices of a suspended VM, in QEMU's migration format.
+    /// Returns the path of a suspended VM's memory and devices, in QEMU's migration format.
     pub fn machine_state(&self) -> PathBuf {
         self.directory.join("machine.state")
     }
 
-    /// The same while it is written.
+    /// Returns the path of [`Self::machine_state`] while it is being written.
     pub fn unfinished_machine_state(&self) -> PathBuf {
         self.directory.join(".machine.state.new")
     }
 
-    /// Held by whoever is connected to the console.
+    /// Returns the path of the lock that is held by the process that is connected to the console.
     pub fn console_lock(&self) -> PathBuf {
         self.directory.join("console.lock")
     }
 
-    /// What is kept of the VM's last starts: one file a start.
+    /// Returns the directory with the timelines of the VM's last starts, one file per start.
     pub fn boots(&self) -> PathBuf {
         self.directory.join("boots")
     }
 
-    /// What is kept of the start that began then.
+    /// Returns the path of the timeline of the start at this time.
     pub fn boot(&self, started_unix_ms: u64) -> PathBuf {
         self.boots().join(format!("{started_unix_ms}.json"))
     }
 
-    /// When the start began that a file of this name tells of.
+    /// Returns the time of the start whose timeline has this file name.
     pub fn start_of_boot(name: &str) -> Option<u64> {
         name.strip_suffix(".json")?.parse().ok()
     }
 
-    /// The SSH server's private key, handed to the guest.
+    /// Returns the path of the SSH server's private key, which is sent to the guest.
     pub fn host_key(&self) -> PathBuf {
         self.directory.join("host_key")
     }
 
-    /// The private key that may log in.
+    /// Returns the path of the private key that may log in.
     pub fn client_key(&self) -> PathBuf {
         self.directory.join("client_key")
     }
 
-    /// `known_hosts` for other SSH clients.
+    /// Returns the path of `known_hosts` for other SSH clients.
     pub fn known_hosts(&self) -> PathBuf {
         self.directory.join("known_hosts")
     }
 
-    /// What the guest wrote on its serial console, this boot.
+    /// Returns the path of the guest's output on its serial console, in this boot.
     pub fn console_log(&self) -> PathBuf {
         self.logs.join(format!("{}{CONSOLE_LOG}", self.name))
     }
 
-    /// What QEMU wrote on its stderr, this boot.
+    /// Returns the path of QEMU's stderr, in this boot.
     pub fn qemu_log(&self) -> PathBuf {
         self.logs.join(format!("{}{QEMU_LOG}", self.name))
     }
 
-    /// Both of these, each with what it held before it was rotated.
+    /// Returns the paths of both logs, each with its previous contents after rotation.
     pub fn logs(&self) -> [PathBuf; 4] {
         let (console, qemu) = (self.console_log(), self.qemu_log());
         [earlier_log(&console), console, earlier_log(&qemu), qemu]
     }
 }
 
-/// Returns `true` where this directory and those above it, so many in all, are this user's and no links.
+/// Returns `true` if this directory and its parents, `count` in all, belong to this user and are no
+/// links.
 fn are_own(directory: &Path, count: usize) -> bool {
     let is_own = |directory: &Path| {
         directory.symlink_metadata().is_ok_and(|found| found.is_dir() && trusted::is_own(&found))
@@ -362,91 +379,94 @@ fn are_own(directory: &Path, count: usize) -> bool {
     directory.ancestors().take(count).all(is_own)
 }
 
-/// The sockets of one VM.
+/// Paths of one VM's sockets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SocketsLayout {
     directory: PathBuf,
 }
 
 impl SocketsLayout {
-    /// The layout in this directory.
+    /// Returns the layout in this directory.
     pub fn new(directory: PathBuf) -> Self {
         Self { directory }
     }
 
-    /// The directory, 0700.
+    /// Returns the directory, whose mode is 0700.
     pub fn directory(&self) -> &Path {
         &self.directory
     }
 
-    /// Returns `true` where the directories above them, `castra/<project>/<vm>`, are there and this user's. They may lie in /tmp,
-    /// where others can make directories of these names, and links in them.
+    /// Returns `true` if the directories above the sockets, `castra/<project>/<vm>`, exist and
+    /// belong to this user. They may be in /tmp, where other users can create directories with
+    /// these names, and links in them.
     pub fn is_own(&self) -> bool {
         are_own(&self.directory, 3)
     }
 
-    /// Returns the directory of all VMs' sockets of the project, if it is there and this user's.
+    /// Returns the directory of all sockets of the project's VMs, if it exists and belongs to this
+    /// user.
     pub fn own_project(&self) -> Option<&Path> {
         self.directory.parent().filter(|project| are_own(project, 2))
     }
 
-    /// Returns `true` where something has removed those by which QEMU and its guest are reached: a logout, or a cleaner of
-    /// temporary files. Another user may have put something in their place.
+    /// Returns `true` if the sockets of QEMU and its guest have been removed, by a logout or a
+    /// cleaner of temporary files. Another user may have put something in their place.
     pub fn are_gone(&self) -> bool {
         let is_gone = |path: PathBuf| path.symlink_metadata().is_err_and(|error| trusted::is_absence(&error));
         !self.is_own() || is_gone(self.qmp()) || is_gone(self.control())
     }
 
-    /// QEMU's machine protocol.
+    /// Returns the path of QEMU's machine protocol.
     pub fn qmp(&self) -> PathBuf {
         self.directory.join("qmp.sock")
     }
 
-    /// The guest agent's control port.
+    /// Returns the path of the guest agent's control port.
     pub fn control(&self) -> PathBuf {
         self.directory.join("control.sock")
     }
 
-    /// The guest's serial console.
+    /// Returns the path of the guest's serial console.
     pub fn console(&self) -> PathBuf {
         self.directory.join("console.sock")
     }
 
-    /// All of them.
+    /// Returns the paths of all sockets.
     pub fn all(&self) -> [PathBuf; 3] {
         [self.qmp(), self.control(), self.console()]
     }
 }
 
-/// A directory of images: the same layout in a project and in the cache.
+/// A directory of images, with the same layout in a project and in the cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImagesLayout {
     root: PathBuf,
 }
 
 impl ImagesLayout {
-    /// The layout below this directory.
+    /// Returns the layout below this directory.
     pub fn new(root: PathBuf) -> Self {
         Self { root }
     }
 
-    /// The directory itself.
+    /// Returns the directory itself.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// The directory of one image. Both names are checked by the configuration: no `/`, no leading dot.
+    /// Returns the directory of one image. The configuration has checked both names: no `/`, no
+    /// leading dot.
     pub fn image(&self, id: &str, version: &str) -> PathBuf {
         self.root.join(id).join(version)
     }
 
-    /// How the name of the directory begins in which one image is being made. It cannot be a version: those do not start
-    /// with a dot, and have no tilde.
+    /// Returns the prefix of the directory in which an image is being built. It cannot collide with
+    /// a version, which does not start with a dot and has no tilde.
     pub fn work(&self, id: &str, version: &str) -> PathBuf {
         self.root.join(id).join(format!(".{version}~work"))
     }
 
-    /// Held by whoever puts an image into this directory.
+    /// Returns the path of the lock that is held while an image is put into this directory.
     pub fn lock(&self, id: &str, version: &str) -> PathBuf {
         self.root.join(id).join(format!(".{version}.lock"))
     }
@@ -459,124 +479,126 @@ pub struct TemplatesLayout {
 }
 
 impl TemplatesLayout {
-    /// The layout below this directory.
+    /// Returns the layout below this directory.
     pub fn new(root: PathBuf) -> Self {
         Self { root }
     }
 
-    /// The directory itself.
+    /// Returns the directory itself.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// A finished template. Keys are hexadecimal.
+    /// Returns the layout of a finished template. Keys are hexadecimal.
     pub fn template(&self, key: &str) -> TemplateLayout {
         TemplateLayout { directory: self.root.join(key) }
     }
 
-    /// Where a template is being made. Each attempt has a place of its own: when the cache is removed, so is the lock that
-    /// keeps two attempts apart.
+    /// Returns the layout of a template that is being made. Each attempt has a directory of its
+    /// own, because removing the cache also removes the lock that separates two attempts.
     pub fn work(&self, key: &str, attempt: &str) -> TemplateLayout {
         TemplateLayout { directory: self.root.join(format!(".{key}.{attempt}.work")) }
     }
 
-    /// The key of the template that is made in a directory of this name; nothing for any other name.
+    /// Returns the key of the template that is made in a directory with this name; `None` for any
+    /// other name.
     pub fn key_of_work(name: &str) -> Option<&str> {
         name.strip_prefix('.')?.strip_suffix(".work")?.split('.').next()
     }
 
-    /// The attempt that works in a directory of this name; nothing for any other name.
+    /// Returns the attempt that works in a directory with this name; `None` for any other name.
     pub fn attempt_of_work(name: &str) -> Option<&str> {
         name.strip_prefix('.')?.strip_suffix(".work")?.split('.').nth(1)
     }
 
-    /// Why no template is made for this key, for a while.
+    /// Returns the path of the note that says why no template is made for this key for a while.
     pub fn refusal(&self, key: &str) -> PathBuf {
         self.root.join(format!("{key}.refused.json"))
     }
 
-    /// Where the sockets are of the VM that is made into a template.
+    /// Returns the layout of the sockets of the VM that is made into a template.
     pub fn sockets(&self, runtime_root: &Path, attempt: &str) -> SocketsLayout {
         SocketsLayout::new(runtime_root.join("templates").join(attempt))
     }
 }
 
-/// The files of one warm template.
+/// Paths of one warm template.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TemplateLayout {
     directory: PathBuf,
 }
 
 impl TemplateLayout {
-    /// The layout in this directory.
+    /// Returns the layout in this directory.
     pub fn new(directory: PathBuf) -> Self {
         Self { directory }
     }
 
-    /// The directory.
+    /// Returns the directory.
     pub fn directory(&self) -> &Path {
         &self.directory
     }
 
-    /// The disk as it was at the template's moment: a layer on the image's disk.
+    /// Returns the path of the disk at the template's moment: a layer on the image's disk.
     pub fn disk(&self) -> PathBuf {
         self.directory.join("disk.qcow2")
     }
 
-    /// The guest's memory at that moment, with holes for what was never used.
+    /// Returns the path of the guest's memory at that moment, with holes for memory that was never
+    /// used.
     pub fn memory(&self) -> PathBuf {
         self.directory.join("memory.img")
     }
 
-    /// The state of all devices at that moment, in QEMU's migration format.
+    /// Returns the path of the state of all devices at that moment, in QEMU's migration format.
     pub fn device_state(&self) -> PathBuf {
         self.directory.join("device.state")
     }
 
-    /// The initramfs it was booted with, for a guest that reboots.
+    /// Returns the path of the initramfs with which it was booted, for a guest that reboots.
     pub fn initramfs(&self) -> PathBuf {
         self.directory.join("initramfs")
     }
 
-    /// What the template is made of, written last.
+    /// Returns the path of the manifest, which is written last.
     pub fn manifest(&self) -> PathBuf {
         self.directory.join("template.json")
     }
 
-    /// While it is made: QEMU's pid file.
+    /// Returns the path of QEMU's pid file while the template is made.
     pub fn pidfile(&self) -> PathBuf {
         self.directory.join("qemu.pid")
     }
 
-    /// While it is made: the guest's console.
+    /// Returns the path of the guest's console log while the template is made.
     pub fn console_log(&self) -> PathBuf {
         self.directory.join("console.log")
     }
 
-    /// While it is made: QEMU's own words.
+    /// Returns the path of QEMU's log while the template is made.
     pub fn qemu_log(&self) -> PathBuf {
         self.directory.join("qemu.log")
     }
 }
 
-/// Files of a user beside the cache, which are not made again when they are lost.
+/// A user's files outside the cache, which cannot be recreated when they are lost.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UserStateLayout {
     root: PathBuf,
 }
 
 impl UserStateLayout {
-    /// The layout below this directory.
+    /// Returns the layout below this directory.
     pub fn new(root: PathBuf) -> Self {
         Self { root }
     }
 
-    /// Signs the marks of this user's state roots.
+    /// Returns the path of the key that signs the marks of this user's state roots.
     pub fn key(&self) -> PathBuf {
         self.root.join("key")
     }
 
-    /// Notes about the files of images that this user's castra made.
+    /// Returns the directory of notes about the images' files that this user's castra made.
     pub fn products(&self) -> PathBuf {
         self.root.join("products")
     }
@@ -589,112 +611,114 @@ pub struct CacheLayout {
 }
 
 impl CacheLayout {
-    /// The layout below this directory.
+    /// Returns the layout below this directory.
     pub fn new(root: PathBuf) -> Self {
         Self { root }
     }
 
-    /// The directory itself.
+    /// Returns the directory itself.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// Transformed images.
+    /// Returns the layout of transformed images.
     pub fn images(&self) -> ImagesLayout {
         ImagesLayout::new(self.root.join("images"))
     }
 
-    /// Notes about the files of images that this user's castra made.
+    /// Returns the directory of notes about the images' files that this user's castra made.
     pub fn products(&self) -> PathBuf {
         self.root.join("products")
     }
 
-    /// Written when the servers of an image took too long to answer.
+    /// Returns the path of the note that an image's servers took too long to answer.
     pub fn slow_source(&self, id: &str, version: &str) -> PathBuf {
         self.root.join(format!(".slow-{id}-{version}"))
     }
 
-    /// The project of VMs that are thrown away.
+    /// Returns the project of throw-away VMs.
     pub fn runs(&self) -> ProjectLayout {
         ProjectLayout { state_root: self.root.join("runs"), needs_mark: false }
     }
 
-    /// Warm templates.
+    /// Returns the layout of warm templates.
     pub fn templates(&self) -> TemplatesLayout {
         TemplatesLayout::new(self.root.join("templates"))
     }
 
-    /// The directory of all downloads, one directory an algorithm.
+    /// Returns the directory of all downloads, with one subdirectory per algorithm.
     pub fn blobs(&self) -> PathBuf {
         self.root.join("blobs")
     }
 
-    /// The directory of all references.
+    /// Returns the directory of all references.
     pub fn projects(&self) -> PathBuf {
         self.root.join("projects")
     }
 
-    /// The directory of all notes of where projects are.
+    /// Returns the directory of all notes about the locations of projects.
     pub fn known_projects(&self) -> PathBuf {
         self.root.join("known")
     }
 
-    /// Where this project is: its state root's path, byte by byte.
+    /// Returns the path of the note about this project's location, which holds its state root's
+    /// path, byte by byte.
     pub fn known_project(&self, project: &ProjectLayout) -> PathBuf {
         self.known_projects().join(project.short_digest(16))
     }
 
-    /// What this project has of the cache.
+    /// Returns the path of this project's references into the cache.
     pub fn reference(&self, project: &ProjectLayout) -> PathBuf {
         self.projects().join(format!("{}.json", project.short_digest(16)))
     }
 
-    /// Where damaged files are moved.
+    /// Returns the directory for damaged files.
     pub fn quarantine(&self) -> PathBuf {
         self.root.join("quarantine")
     }
 
-    /// A verified download. `algorithm` is `sha256` or `sha512`, `hex` the digest.
+    /// Returns the path of a verified download. `algorithm` is `sha256` or `sha512`, `hex` the
+    /// digest.
     pub fn blob(&self, algorithm: &str, hex: &str) -> PathBuf {
         self.blobs().join(algorithm).join(hex)
     }
 
-    /// A download that is not complete yet.
+    /// Returns the path of an unfinished download.
     pub fn partial(&self, algorithm: &str, hex: &str) -> PathBuf {
         self.blobs().join(algorithm).join(format!("{hex}.partial"))
     }
 
-    /// What a resumed download must match: URL, ETag, total.
+    /// Returns the path of the data that a resumed download must match: URL, ETag, total.
     pub fn partial_sidecar(&self, algorithm: &str, hex: &str) -> PathBuf {
         self.blobs().join(algorithm).join(format!("{hex}.partial.json"))
     }
 
-    /// How the name of the directory begins in which pip puts what shall become this blob.
+    /// Returns the prefix of the directory in which pip puts the file that will become this blob.
     pub fn pip(&self, algorithm: &str, hex: &str) -> PathBuf {
         self.blobs().join(algorithm).join(format!("{hex}.pip"))
     }
 
-    /// A lock file; `name` is made of image ids, versions and digests.
+    /// Returns the path of a lock file; `name` consists of image IDs, versions and digests.
     pub fn lock(&self, name: &str) -> PathBuf {
         self.root.join("locks").join(format!("{name}.lock"))
     }
 
-    /// Held by whoever makes an image in the cache.
+    /// Returns the path of the lock that is held while an image is made in the cache.
     pub fn image_lock(&self, id: &str, version: &str) -> PathBuf {
         self.lock(&format!("image-{id}-{version}"))
     }
 
-    /// Held by whoever fetches a download.
+    /// Returns the path of the lock that is held during a download.
     pub fn blob_lock(&self, algorithm: &str, hex: &str) -> PathBuf {
         self.lock(&format!("blob-{algorithm}-{hex}"))
     }
 
-    /// Says that the directory is a cache (bford.info/cachedir).
+    /// Returns the path of the tag that marks the directory as a cache (bford.info/cachedir).
     pub fn tag(&self) -> PathBuf {
         self.root.join("CACHEDIR.TAG")
     }
 
-    /// What the accelerator race found.
+    /// Returns the path of the accelerator race's results.
     pub fn accelerators(&self) -> PathBuf {
         self.root.join("accelerators.json")
     }

@@ -1,19 +1,19 @@
 //! Castra: a real Linux VM with one command.
 //!
-//! The command line is a thin face over this library. One way leads through it:
+//! The command line is a thin layer over this library. Data takes one path through it:
 //!
 //! ```text
 //! castra.toml ─┐
-//! defaults ────┴► ProjectConfig ─► Plan (pure: what will be done, and why) ─► up
-//!                                                   │
+//! defaults ────┴► ProjectConfig ─► Plan (pure: the actions and their reasons) ─► up
+//!                                                     │
 //!      ImageManager ─► overlay ─► qemu ─► guest agent ─► record
-//!      (every stage tells a Reporter; only the command line draws)
+//!      (every stage reports events; only the command line draws)
 //!
 //! record on disk ─► status · down · shell · exec · logs · ports      (never from config)
 //! ```
 //!
-//! Modules depend on each other in one direction: `cli → vm → {plan, managed, qemu, guest} → {layout, command}`;
-//! [`report`], [`error`] and [`cancel`] are leaves.
+//! Modules depend on each other in one direction: `cli → vm → {plan, managed, qemu, guest} →
+//! {layout, command}`; [`report`], [`error`] and [`cancel`] are leaves.
 
 pub mod cancel;
 pub mod cli;

@@ -1,8 +1,9 @@
-//! The bounds of logs: none grows without end, whatever writes to it.
+//! Bounds of logs: none grows without limit, whatever writes to it.
 //!
-//! A log that castra writes makes place for a new one when it is opened. A log that QEMU holds open cannot be renamed away from
-//! it, so its end is copied beside it and it is emptied, each time a castra command opens the project, and every second while
-//! one runs. QEMU appends, so that it continues at the new end.
+//! A log that castra writes is rotated when it is opened. A log that QEMU holds open cannot be
+//! renamed away from it, so its end is copied and the log is truncated, each time a castra command
+//! opens the project, and every second while a command runs. QEMU appends, so that it continues at
+//! the new end.
 
 use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
@@ -18,16 +19,16 @@ use crate::files::{self, Lock};
 use crate::layout::{earlier_log, is_log_of_qemu};
 use crate::trusted;
 
-/// Size at which a log that castra writes makes place for a new one.
+/// Size at which a log that castra writes is rotated, in bytes.
 pub const CASTRA_BYTES: u64 = 1 << 20;
 
-/// Size at which a log that QEMU writes is emptied, and the most that is kept of what it held.
+/// Size at which a log that QEMU writes is truncated, and maximum size of the copied end, in bytes.
 pub const QEMU_BYTES: u64 = 2 << 20;
 
-/// Interval between looks at the logs that QEMU writes.
+/// Interval of checks on QEMU's logs.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Opens a log for lines of castra's own, after it has made place for a new one if it is full. The directory is there.
+/// Opens a log for castra's own lines, after rotating it if it is full. Its directory exists.
 ///
 /// # Errors
 /// Those of `rename` and `open`, and [`trusted::Distrust`].
@@ -39,7 +40,8 @@ pub(crate) fn open_to_append(log: &Path) -> io::Result<File> {
     trusted::open_with(OpenOptions::new().append(true).create(true).mode(0o600), log)
 }
 
-/// Makes an empty log for a QEMU that is about to start, whatever was there, and removes what the last one wrote.
+/// Creates an empty log for a QEMU that is about to start, or truncates an existing one, and
+/// removes the rotated log of the previous run.
 ///
 /// # Errors
 /// Those of `mkdir` and `open`, and [`trusted::Distrust`].
@@ -49,7 +51,7 @@ pub(crate) fn begin(log: &Path) -> io::Result<File> {
     }
     files::part_from_other_names(log)?;
     let file = trusted::open_with(OpenOptions::new().append(true).create(true).mode(0o600), log)?;
-    // Only now: it might have been a file that castra does not write to.
+    // Only now that it is known to be a file that castra may write to.
     file.set_len(0)?;
     file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
     match fs::remove_file(earlier_log(log)) {
@@ -58,8 +60,8 @@ pub(crate) fn begin(log: &Path) -> io::Result<File> {
     }
 }
 
-/// Empties every log of this directory that QEMU writes and that is over its bound; the end of it is kept beside it. What cannot
-/// be looked at or written to stays as it is.
+/// Truncates every log of QEMU's in this directory that exceeds its bound, keeping a copy of its
+/// end. Leaves a log alone that cannot be examined or written to.
 pub(crate) fn bound(directory: &Path) {
     for entry in files::readable_entries(directory) {
         let is_full = || entry.metadata().is_ok_and(|metadata| metadata.len() > QEMU_BYTES);
@@ -71,25 +73,26 @@ pub(crate) fn bound(directory: &Path) {
 
 fn rotate(log: &Path) -> io::Result<()> {
     let file = trusted::open_with(OpenOptions::new().read(true).write(true), log)?;
-    // One castra at a time, and the next one finds it short.
+    // One castra at a time; the next one finds the log short.
     let Ok(Some(lock)) = Lock::try_hold(file, log) else { return Ok(()) };
     let mut file = lock.file();
     let found = file.metadata()?;
     let length = found.len();
-    // One with another name is no log that castra has made, and not castra's alone to empty.
+    // A log that castra has made has no other names; castra may not truncate a shared file.
     if length <= QEMU_BYTES || found.nlink() > 1 {
         return Ok(());
     }
     let mut end = Vec::new();
     file.seek(SeekFrom::Start(length - QEMU_BYTES))?;
     file.take(QEMU_BYTES).read_to_end(&mut end)?;
-    // On a full disk the bound matters more than what was said.
+    // On a full disk, the bound is more important than the contents.
     let kept = files::write_lazily(&earlier_log(log), &end, 0o600);
     file.set_len(0)?;
     kept
 }
 
-/// A thread that keeps the logs of running QEMUs within their bounds, from the first that it is given until this is dropped.
+/// A thread that keeps the logs of running QEMUs within their bounds, from the first log it is
+/// given until this is dropped.
 #[derive(Debug, Default)]
 pub struct LogWatch {
     given: Mutex<Option<Sender<Watched>>>,
@@ -97,9 +100,9 @@ pub struct LogWatch {
 
 #[derive(Debug)]
 enum Watched {
-    /// The logs of a project.
+    /// The logs of a project's directory.
     Directory(PathBuf),
-    /// A log that is not read afterwards, and may have no name any more.
+    /// A log that is not read afterwards, and may have been deleted.
     File(File),
 }
 
@@ -108,7 +111,7 @@ impl Watched {
         match self {
             Self::Directory(directory) => bound(directory),
             Self::File(log) if log.metadata().is_ok_and(|metadata| metadata.len() > QEMU_BYTES) => {
-                // A log that cannot be emptied grows on; it is tried again.
+                // If truncating fails the log keeps growing; it is tried again.
                 let _ = log.set_len(0);
             }
             Self::File(_) => {}
@@ -117,15 +120,15 @@ impl Watched {
 }
 
 impl LogWatch {
-    /// Bounds the logs of a directory now and from now on.
+    /// Bounds the logs of a directory, now and from now on.
     pub(crate) fn watch(&self, directory: &Path) {
         bound(directory);
         self.give(Watched::Directory(directory.to_owned()));
     }
 
-    /// Bounds one log by emptying it, for as long as it is written to, wherever its name goes.
+    /// Bounds one log by truncating it for as long as it is open, even if it is renamed or deleted.
     pub(crate) fn watch_file(&self, log: &Path) {
-        // What cannot be opened is not there, or is no log of ours.
+        // A log that cannot be opened does not exist, or is not ours.
         if let Ok(file) = trusted::open_with(OpenOptions::new().write(true), log) {
             self.give(Watched::File(file));
         }
@@ -144,7 +147,7 @@ impl LogWatch {
     }
 }
 
-/// Bounds what it is given until there is no giver any more.
+/// Bounds the logs that it is given, until the sender is gone.
 fn keep_bounded(given: &Receiver<Watched>) {
     let (mut all, mut directories) = (Vec::new(), HashSet::new());
     let mut next = Instant::now() + INTERVAL;
@@ -167,7 +170,7 @@ mod tests {
     use super::*;
     use std::io::Write as _;
 
-    /// A log with that many bytes, the last of which say something.
+    /// Creates a log with `bytes` bytes, the last of which are recognisable.
     fn log(directory: &Path, name: &str, bytes: u64) -> PathBuf {
         let path = directory.join(name);
         let mut file = File::create(&path).expect("made");

@@ -1,4 +1,4 @@
-//! The `castra` command: everything is in the library's [`castra::cli`].
+//! The `castra` command: a wrapper around [`castra::cli`] in the library.
 
 use std::process::ExitCode;
 

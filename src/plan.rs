@@ -1,4 +1,4 @@
-//! What `up` will do, and why: pure, from configuration, catalog and records. Nothing is touched here.
+//! Plan of `up`, computed from configuration, catalog and records. Pure: nothing is touched here.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -11,42 +11,43 @@ use crate::managed::{ArtifactRole, Catalog, ManagedDiskKind, ManagedImageSpec};
 use crate::report::ImageLabel;
 use crate::vm::{BaseKind, Record, VmError};
 
-/// What `up` will do.
+/// Plan of an `up`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
-    /// One plan a VM, in the configuration's order.
+    /// One plan per VM, in the configuration's order.
     pub vms: Vec<VmPlan>,
 }
 
-/// What `up` will do for one VM.
+/// Plan for one VM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VmPlan {
-    /// The VM.
+    /// Definition of the VM.
     pub definition: VmDefinition,
-    /// Where its base image comes from.
+    /// Source of its base image.
     pub base: BasePlan,
-    /// How it will boot.
+    /// Boot method.
     pub boot: BootProfile,
-    /// What is odd about it but stops nothing.
+    /// Warnings about the VM.
     pub warnings: Vec<String>,
 }
 
-/// Where a base image comes from.
+/// Source of a base image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BasePlan {
     /// The user's own qcow2.
     Path(PathBuf),
-    /// This managed image.
+    /// One particular managed image.
     Image(ManagedImageSpec),
-    /// The first of these that is cached or reachable; whichever it is, the record will keep it.
+    /// First of these images that is cached or reachable; the record will keep the choice.
     FirstOf(Vec<ManagedImageSpec>),
 }
 
 impl Plan {
-    /// The plan for the VMs of these names; all of them if there is no name.
+    /// Returns the plan for the VMs with these names, or for all VMs if there are none.
     ///
     /// # Errors
-    /// [`VmError::Unknown`], [`VmError::Image`] for an image nobody describes, [`VmError::ImageChanged`].
+    /// [`VmError::Unknown`], [`VmError::Image`] for an image without a description,
+    /// [`VmError::ImageChanged`].
     pub fn new(
         config: &ProjectConfig,
         names: &[String],
@@ -61,7 +62,7 @@ impl Plan {
     }
 }
 
-/// What is declared; and, where it is asked for by name, a clone that only its record tells of.
+/// Selects the declared VMs, and clones that are requested by name, of which only a record exists.
 fn select(
     config: &ProjectConfig,
     names: &[String],
@@ -79,7 +80,7 @@ fn select(
     Ok(declared.chain(asked_for).cloned().collect())
 }
 
-/// A clone is the machine that was cloned, without its ports: those are taken.
+/// Returns the definition of a clone: that of the cloned VM, without its ports, which are taken.
 fn definition_of_clone(record: &Record, config: &ProjectConfig) -> Option<VmDefinition> {
     let cloned = record.cloned.as_ref().filter(|_| !record.is_unfinished_clone())?;
     let base_image = match &record.base.kind {
@@ -134,7 +135,7 @@ fn plan_image(
         (ManagedImageSelection::Exact { name, version, .. }, _) => {
             ImageLabel { id: name.clone(), version: version.clone() }
         }
-        // The default was chosen once, and that choice stays under the disk that was made on it.
+        // The default was chosen once, and the VM's disk stays based on that choice.
         (ManagedImageSelection::Default, Some(BaseKind::Managed(label))) => label.clone(),
         (ManagedImageSelection::Default, _) => {
             return Ok(BasePlan::FirstOf(catalog.default_candidates().to_vec()));
@@ -145,7 +146,7 @@ fn plan_image(
     Ok(BasePlan::Image(spec.clone()))
 }
 
-/// A disk stays on the image it was made on.
+/// Refuses to change the image on which a disk is based.
 fn refuse_changed_base(
     definition: &VmDefinition,
     base: &BasePlan,
@@ -156,7 +157,8 @@ fn refuse_changed_base(
         (BaseKind::Managed(recorded), BasePlan::Image(spec)) => {
             (*recorded == spec.label(), spec.label().to_string())
         }
-        // Where a path leads is compared by content, so that a project and its image may move together.
+        // Where a path leads is compared by content, so that a project and its image may move
+        // together.
         (BaseKind::Path(_), BasePlan::Path(_)) => (true, String::new()),
         (_, BasePlan::FirstOf(_)) => (true, String::new()),
         (_, BasePlan::Path(path)) => (false, path.display().to_string()),
@@ -182,8 +184,9 @@ fn warnings(definition: &VmDefinition, base: &BasePlan) -> Vec<String> {
     vec![format!("VM `{vm}` has {memory_mib} MiB of memory; {} needs {least} MiB to boot", spec.label())]
 }
 
-/// Identifies what a managed image's disk holds: the bytes it is made from and the way they go. The file itself may
-/// differ, since another qemu-img may lay the same content out differently.
+/// Identifies the contents of a managed image's disk: the bytes it is made from and the steps that
+/// transform them. The file itself may differ, since another qemu-img may lay out the same contents
+/// differently.
 pub fn content_of(spec: &ManagedImageSpec) -> String {
     let disk = spec.artifacts.iter().find(|artifact| artifact.role == ArtifactRole::Rootfs);
     let text = serde_json::to_vec(&disk.map(|disk| (&disk.digest, &disk.pipeline))).unwrap_or_default();

@@ -1,9 +1,9 @@
-//! Random bytes from the system, the same way on every one.
+//! Random bytes from the system, obtained in the same way on every platform.
 
 use std::fs::File;
 use std::io::{self, Read};
 
-/// Bytes for keys and seeds.
+/// Returns random bytes for keys and seeds.
 ///
 /// # Errors
 /// Those of reading `/dev/urandom`, which is only ever missing in a broken chroot.

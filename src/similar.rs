@@ -1,12 +1,13 @@
-//! What somebody who mistyped a word may have meant.
+//! "Did you mean …?" suggestions.
 
-/// The word among `candidates` that the writer may have meant: with a few wrong letters, else one that
-/// contains what was written, perhaps as a plural (`ports` for `port_forwards`, `image` for `managed_image`).
-/// Nothing if none is near.
+/// Returns the candidate that the user may have meant: one with a few wrong letters, else one that
+/// contains the text, perhaps without a plural s (`ports` for `port_forwards`, `image` for
+/// `managed_image`). Returns `None` if none is near.
 pub fn closest<'a>(text: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let text = text.to_lowercase();
     let singular = text.trim_end_matches('s');
-    // A third of the letters may be wrong: `pot_forwards` finds `port_forwards`, `foo` does not find `cpus`.
+    // A third of the letters may be wrong: `pot_forwards` finds `port_forwards`, `foo` does not
+    // find `cpus`.
     let tolerance = (text.chars().count() / 3).max(1);
     let distance_to = |candidate: &str| {
         let candidate = candidate.to_lowercase();

@@ -1,4 +1,4 @@
-//! Who has a port of this machine, as the kernel tells below `/proc`. Where there is none, nothing is known.
+//! Finds the owner of a port of this machine, as far as the kernel reports it below `/proc`.
 
 use std::fmt;
 use std::fs;
@@ -26,24 +26,24 @@ impl fmt::Display for Protocol {
     }
 }
 
-/// A socket that keeps a port of 127.0.0.1 from being taken.
+/// A socket that prevents binding a port of 127.0.0.1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PortSocket {
     inode: u64,
-    /// Whose it is.
+    /// User ID of its owner.
     pub user: u32,
 }
 
-/// A process of this user's.
+/// A process of this user's that holds a port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holder {
-    /// Its id.
+    /// Process ID.
     pub pid: i32,
-    /// Its name, as `ps` shows it.
+    /// Name, as `ps` shows it.
     pub name: String,
 }
 
-/// The sockets that keep this port of 127.0.0.1 from being taken.
+/// Returns the sockets that prevent binding this port of 127.0.0.1.
 pub fn sockets_on(port: u16, protocol: Protocol) -> Vec<PortSocket> {
     let tables = match protocol {
         Protocol::Tcp => ["/proc/net/tcp", "/proc/net/tcp6"],
@@ -53,13 +53,13 @@ pub fn sockets_on(port: u16, protocol: Protocol) -> Vec<PortSocket> {
     parse(&text, port, protocol)
 }
 
-/// The process of this user's that has one of these sockets.
+/// Returns the process of this user's that holds one of these sockets.
 pub fn holder_of(sockets: &[PortSocket]) -> Option<Holder> {
     let links: Vec<String> = sockets.iter().map(|socket| format!("socket:[{}]", socket.inode)).collect();
     let processes = fs::read_dir("/proc").ok()?.flatten();
     let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
     for pid in pids {
-        // Of others' processes nothing is shown.
+        // Other users' processes do not show their descriptors.
         let Ok(open) = fs::read_dir(format!("/proc/{pid}/fd")) else { continue };
         let is_it = |link: &Path| link.to_str().is_some_and(|link| links.iter().any(|one| one == link));
         if open.flatten().any(|entry| fs::read_link(entry.path()).is_ok_and(|link| is_it(&link))) {
@@ -70,7 +70,8 @@ pub fn holder_of(sockets: &[PortSocket]) -> Option<Holder> {
     None
 }
 
-/// The kernel's table (`proc_pid_net(5)`): addresses in the machine's own byte order, in hexadecimal.
+/// Parses the kernel's table (`proc_pid_net(5)`): addresses in the machine's own byte order, in
+/// hexadecimal.
 fn parse(text: &str, port: u16, protocol: Protocol) -> Vec<PortSocket> {
     /// `TCP_LISTEN` of the kernel's `tcp_states.h`.
     const LISTENING: &str = "0A";

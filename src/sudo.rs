@@ -1,7 +1,9 @@
-//! The surroundings of a command under `sudo -E`, which is root with the directories of the user who called it.
+//! Environment of a command under `sudo -E`, which runs as root with the directories of the calling
+//! user.
 //!
-//! Files of root's in a home that is not root's stop every later castra of its owner: the cache cannot be read, the key
-//! cannot be opened, sockets find no place. So under sudo castra uses root's own directories, as plain `sudo` has it.
+//! Files of root's in another user's home break every later castra of its owner: the cache and the
+//! key cannot be read, sockets cannot be created. So under sudo castra uses root's own directories,
+//! as under plain `sudo`.
 
 use std::ffi::OsString;
 use std::fs;
@@ -11,12 +13,12 @@ use std::path::Path;
 
 use crate::context::Environment;
 
-/// Directories that castra, or what it runs, writes to.
+/// Variables with directories to which castra, or a program that it runs, writes.
 const DIRECTORIES: [&str; 6] =
     ["HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR"];
 
-/// Takes the directories of the user who called sudo out of root's environment and puts root's home in their place.
-/// Changes nothing for anybody but root.
+/// Replaces the directories of the user who called sudo by root's home in root's environment.
+/// Changes nothing for other users.
 #[must_use]
 pub(crate) fn in_own_directories(environment: Environment) -> Environment {
     if !rustix::process::geteuid().is_root() {
@@ -32,7 +34,8 @@ fn for_root(environment: Environment, owner: impl Fn(&Path) -> Option<u32>, pass
     let Some(caller) = caller.filter(|uid| *uid != 0) else { return environment };
     let is_the_callers = |name: &&str| {
         environment.absolute_path(name).is_some_and(|directory| {
-            // One that is not there yet would be made in the nearest directory above it.
+            // A directory that does not exist yet would be created in its nearest existing
+            // ancestor.
             directory.ancestors().find_map(&owner) == Some(caller)
         })
     };
@@ -44,7 +47,7 @@ fn for_root(environment: Environment, owner: impl Fn(&Path) -> Option<u32>, pass
     })
 }
 
-/// Finds root's home in the text of a passwd(5).
+/// Finds root's home in the text of a passwd(5) file.
 fn home_of_root(passwd: &[u8]) -> Option<OsString> {
     let line = passwd.split(|byte| *byte == b'\n').find(|line| line.starts_with(b"root:"))?;
     let home = line.split(|byte| *byte == b':').nth(5)?;
@@ -57,7 +60,7 @@ mod tests {
 
     const PASSWD: &[u8] = b"daemon:x:1:1::/usr/sbin:/bin/sh\nroot:x:0:0:root:/root:/bin/bash\n";
 
-    /// Everything below /home and /run/user is the user 1000's.
+    /// Returns the owner of a path: user 1000 for everything below /home and /run/user.
     fn owner(path: &Path) -> Option<u32> {
         let is_there = ["/", "/root", "/home/ann", "/run/user/1000", "/srv"]
             .iter()

@@ -1,8 +1,10 @@
-//! Opening what castra relies on: the one mechanism for everything below a state root, for the user's key and for notes.
+//! Opens files that castra relies on: the one mechanism for everything below a state root, for the
+//! user's key and for notes.
 //!
-//! A file is opened without following a link and without waiting for the other end of a FIFO. It must be a regular file that
-//! belongs to this user or to root, and that no other user may write to; a directory likewise. Anything else is refused with
-//! an [`io::Error`] that says why, of the kind `PermissionDenied`.
+//! A file is opened without following a link and without waiting for the other end of a FIFO. It
+//! must be a regular file that belongs to this user or to root, and that no other user may write
+//! to; likewise a directory. Anything else is refused with an [`io::Error`] of the kind
+//! `PermissionDenied` that holds the reason.
 
 use std::fs::{self, File, FileType, Metadata, OpenOptions};
 use std::io::{self, Read as _};
@@ -14,42 +16,42 @@ use rustix::fs::OFlags;
 /// Bits of a mode that let the group and all others write.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 
-/// Why something is not relied on.
+/// Reason why a file or directory is not relied on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Distrust {
-    /// It is of another kind than it must be.
+    /// The type is not the required one.
     #[error("it is {found}, not {wanted}")]
     Kind {
-        /// The kind it is of.
+        /// Type of the file.
         found: &'static str,
-        /// The kind it must be of.
+        /// Required type.
         wanted: &'static str,
     },
-    /// It belongs to another user.
+    /// Another user owns it.
     #[error("it belongs to another user (uid {owner})")]
     Owner {
-        /// The user.
+        /// User ID of the owner.
         owner: u32,
     },
-    /// Others may write to it.
+    /// Other users may write to it.
     #[error("others may write to it (mode {mode:04o})")]
     Mode {
-        /// Its mode.
+        /// Permissions of the file.
         mode: u32,
     },
-    /// It is larger than anything castra writes there.
+    /// The file is larger than anything castra writes there.
     #[error("it is larger than {limit} bytes")]
     Size {
-        /// The most it may have.
+        /// Maximum size, in bytes.
         limit: u64,
     },
 }
 
 impl Distrust {
-    /// The reason against a link in the place of a directory.
+    /// Reason for refusing a link in place of a directory.
     pub const LINKED_DIRECTORY: Self = Self::Kind { found: "a symbolic link", wanted: "a directory" };
 
-    /// Returns the reason behind an error of this module.
+    /// Returns the reason in an error of this module.
     pub fn of(error: &io::Error) -> Option<&Self> {
         error.get_ref()?.downcast_ref()
     }
@@ -81,12 +83,12 @@ impl From<Distrust> for io::Error {
     }
 }
 
-/// Returns `true` where only this user and root can change a file behind castra's back.
+/// Returns `true` if only this user and root can change a file.
 pub fn is_own(metadata: &Metadata) -> bool {
     metadata.uid() == 0 || metadata.uid() == rustix::process::geteuid().as_raw()
 }
 
-/// Checks what was found at a place where a regular file must be.
+/// Checks the metadata of a required regular file.
 ///
 /// # Errors
 /// [`Distrust`].
@@ -97,7 +99,7 @@ pub fn check_file(metadata: &Metadata) -> Result<(), Distrust> {
     check_owner(metadata)
 }
 
-/// Checks what was found at a place where a directory must be.
+/// Checks the metadata of a required directory.
 ///
 /// # Errors
 /// [`Distrust`].
@@ -151,7 +153,7 @@ pub fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Opens a file, which may be made by this, with these options.
+/// Opens a file with these options, which may create it.
 ///
 /// # Errors
 /// [`Distrust`], or those of `open`.
@@ -163,7 +165,7 @@ pub fn open_with(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
             Ok(file)
         }
         Err(error) if is_absence(&error) => Err(error),
-        // The kernel's answer (ELOOP, ENXIO, …) does not say what is there.
+        // The kernel's error (ELOOP, ENXIO, …) does not name the type of the file.
         Err(error) => match fs::symlink_metadata(path).map(|metadata| check_file(&metadata)) {
             Ok(Err(distrust)) => Err(distrust.into()),
             _ => Err(error),
@@ -171,7 +173,7 @@ pub fn open_with(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
     }
 }
 
-/// Returns `true` for an error that means that there is nothing of this name.
+/// Returns `true` for an error that means that the path does not exist.
 pub fn is_absence(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }

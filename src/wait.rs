@@ -1,5 +1,5 @@
-//! Limits on waits. What waits for QEMU or a guest takes one of these, so that no wait is without a limit, and a first
-//! signal ends each; and a connection that is there at once or not at all.
+//! Limits on waits: every wait for QEMU or a guest takes one, so that none is unlimited and a first
+//! signal ends each; and connections that are made at once or not at all.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -11,12 +11,12 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::cancel::{Cancel, Interrupted};
 
-/// Interval at which a wait looks for an interruption.
+/// Interval at which a wait checks for an interruption.
 const GLANCE: Duration = Duration::from_millis(50);
-/// Limit of an answer that is waited for after an interruption, to leave things in order.
+/// Time limit of an answer after an interruption, in order to clean up.
 const PARTING_LIMIT: Duration = Duration::from_millis(500);
 
-/// Limit of the wait for each answer. An interruption ends it, too.
+/// Time limit for each answer. An interruption ends the wait, too.
 #[derive(Debug, Clone)]
 pub struct WaitLimit {
     limit: Duration,
@@ -24,12 +24,12 @@ pub struct WaitLimit {
 }
 
 impl WaitLimit {
-    /// A limit of this length.
+    /// Returns a limit of this length.
     pub fn new(limit: Duration, cancel: &Cancel) -> Self {
         Self { limit, cancel: cancel.clone() }
     }
 
-    /// A limit for what must be left in order even after an interruption, which shortens it then.
+    /// Returns a limit for clean-up that continues even after an interruption, which shortens it.
     pub fn to_leave_in_order(limit: Duration, cancel: &Cancel) -> Self {
         if cancel.is_cancelled() {
             return Self { limit: limit.min(PARTING_LIMIT), cancel: Cancel::new() };
@@ -37,25 +37,25 @@ impl WaitLimit {
         Self::new(limit, cancel)
     }
 
-    /// The length.
+    /// Returns the length.
     pub fn length(&self) -> Duration {
         self.limit
     }
 
-    /// Begins a wait.
+    /// Starts a wait.
     pub fn begin(&self) -> Wait {
         Wait { end: Instant::now() + self.limit, limit: self.clone() }
     }
 }
 
-/// A wait that has begun.
+/// A wait that has started.
 #[derive(Debug)]
 pub struct Wait {
     end: Instant,
     limit: WaitLimit,
 }
 
-/// Why a wait ended without what it was for.
+/// Reason why a wait ended without success.
 #[derive(Debug)]
 pub enum WaitEnd {
     /// The limit has passed.
@@ -65,10 +65,10 @@ pub enum WaitEnd {
 }
 
 impl Wait {
-    /// Returns how long to sleep at most until the next look.
+    /// Returns the longest sleep until the next check.
     ///
     /// # Errors
-    /// [`WaitEnd`] once the limit has passed or an interruption came.
+    /// [`WaitEnd`] once the limit has passed or the user has interrupted the wait.
     pub fn slice(&self) -> Result<Duration, WaitEnd> {
         self.limit.cancel.check().map_err(WaitEnd::Interrupted)?;
         let left = self.end.saturating_duration_since(Instant::now());
@@ -85,7 +85,8 @@ impl Wait {
     }
 }
 
-/// Connects to a socket without waiting: where another client is being served, a blocking `connect` may never return.
+/// Connects to a socket without waiting: if another client is being served, a blocking `connect`
+/// may never return.
 pub(crate) fn connect_at_once(path: &Path) -> io::Result<UnixStream> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
@@ -96,8 +97,8 @@ pub(crate) fn connect_at_once(path: &Path) -> io::Result<UnixStream> {
     Ok(socket)
 }
 
-/// Refuses a socket that another user listens on: castra hands keys and open files to the listener. Those in /tmp can be
-/// others' once castra's own are gone.
+/// Refuses a socket on which another user listens: castra passes keys and open files to the
+/// listener. Sockets in /tmp can be other users' once castra's own are gone.
 #[cfg(target_os = "linux")]
 pub(crate) fn check_listener(socket: &impl AsFd) -> io::Result<()> {
     let owner = rustix::net::sockopt::socket_peercred(socket)?.uid;
@@ -107,7 +108,7 @@ pub(crate) fn check_listener(socket: &impl AsFd) -> io::Result<()> {
     Err(crate::trusted::Distrust::Owner { owner: owner.as_raw() }.into())
 }
 
-/// Elsewhere the directories alone are looked at.
+/// A stand-in: elsewhere only the directories are checked.
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn check_listener(_socket: &impl AsFd) -> io::Result<()> {
     Ok(())
@@ -157,7 +158,7 @@ mod tests {
             let kind = (AddressFamily::UNIX, SocketType::STREAM);
             let listener = rustix::net::socket(kind.0, kind.1, None).expect("a socket");
             rustix::net::bind(&listener, &address).expect("bound");
-            // The one who listens counts. In this thread alone.
+            // The user who calls `listen` counts. Changed in this thread only.
             rustix::thread::set_thread_res_uid(None, Some(Uid::from_raw(12_345)), None)
                 .expect("another user");
             rustix::net::listen(&listener, 1).expect("listens");

@@ -1,4 +1,5 @@
-//! Bounded capture of a helper's output, which waits for no one who keeps a pipe open.
+//! Captures a helper's output up to a bound, without waiting for a process that keeps the pipe
+//! open.
 
 use std::io::Read;
 use std::sync::mpsc::{self, Receiver};
@@ -6,15 +7,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-/// Bytes that one read takes at most: the size of a pipe.
+/// Maximum of one read, in bytes: the size of a pipe.
 const CHUNK_BYTES: usize = 64 << 10;
 
-/// The part of a stream that is kept.
+/// Part of a stream that is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Keep {
-    /// This many bytes of its beginning.
+    /// The first bytes, this many.
     First(usize),
-    /// This many bytes of its end.
+    /// The last bytes, this many.
     Last(usize),
 }
 
@@ -32,17 +33,17 @@ pub(super) struct Capture {
 }
 
 impl Capture {
-    /// Starts to read.
+    /// Starts reading.
     pub(super) fn start(pipe: Option<impl Read + Send + 'static>, keep: Keep) -> Self {
         let kept = Arc::new(Mutex::new(Kept::default()));
         let (reading, ended) = mpsc::channel();
         let shared = Arc::clone(&kept);
         thread::spawn(move || {
-            // Dropped at the end, which is how the other side sees it.
+            // Dropped at the end, which notifies the other side.
             let _reading: mpsc::Sender<()> = reading;
             let mut chunk = vec![0; CHUNK_BYTES];
             let Some(mut pipe) = pipe else { return };
-            // A pipe that breaks has said all it will say.
+            // A broken pipe has no more data.
             while let Ok(count @ 1..) = pipe.read(&mut chunk) {
                 shared.lock().unwrap_or_else(PoisonError::into_inner).take(&chunk[..count], keep);
             }
@@ -50,13 +51,14 @@ impl Capture {
         Self { kept, ended }
     }
 
-    /// Says whether more came than a [`Keep::First`] keeps.
+    /// Returns `true` if more arrived than a [`Keep::First`] keeps.
     pub(super) fn is_too_much(&self) -> bool {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).is_too_much
     }
 
-    /// Returns what was kept, after the end of the stream or this time, whichever is first. A thread that still reads is
-    /// left behind: it holds no more than the bound, and ends with its pipe.
+    /// Returns the kept bytes after the end of the stream or after this time, whichever is first. A
+    /// thread that still reads is left behind: it holds no more than the bound, and ends with its
+    /// pipe.
     pub(super) fn finish(self, patience: Duration) -> Vec<u8> {
         let _ = self.ended.recv_timeout(patience);
         std::mem::take(&mut self.kept.lock().unwrap_or_else(PoisonError::into_inner).bytes)

@@ -1,12 +1,15 @@
-//! Bounds of a project: the directories in which its configuration may make castra write, create, or remove files.
+//! Bounds of a project: the directories in which its configuration may make castra write, create,
+//! or remove files.
 //!
-//! A `castra.toml` may come with a repository that its user has never read, so it must not choose where on this machine
-//! castra writes. Everything it names for writing lies inside the project's directory, and in no part of it whose name
-//! begins with a dot (`.git`, and where the project is a home directory `.ssh`), except for `.castra`. Only the user can
-//! widen that, outside the file, with [`ALLOW_OUTSIDE`](super::ALLOW_OUTSIDE).
+//! A `castra.toml` may come with a repository that its user has never read, so it must not choose
+//! where on this machine castra writes. Everything it names for writing must lie inside the project's
+//! directory, and in no part of it whose name begins with a dot (`.git`, and where the project is a
+//! home directory `.ssh`), except for `.castra`. Only the user can widen that, outside the file,
+//! with [`ALLOW_OUTSIDE`](super::ALLOW_OUTSIDE).
 //!
-//! Symbolic links are resolved in every component that exists. A [`DiskPath`] is checked when the file is read, and again
-//! by [`DiskPath::confirm`] at the moment the disk is made or opened: a link may have appeared in between.
+//! Symbolic links are resolved in every component that exists. A [`DiskPath`] is checked when the
+//! file is read, and again by [`DiskPath::confirm`] at the moment the disk is created or opened: a
+//! link may have appeared in between.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -26,7 +29,8 @@ use crate::layout::{CONFIG_FILE, LINKED_FROM, ProjectLayout, STATE_DIRECTORY, is
 use crate::qemu::QCOW2_MAGIC;
 use crate::state_root::StateRoot;
 
-/// Links followed in one path before it counts as a loop, as in `path_resolution(7)`.
+/// Maximum number of links followed in one path before it counts as a loop, as in
+/// `path_resolution(7)`.
 const MAX_LINKS: usize = 40;
 
 /// Entries of a state root that hold no disks of VMs.
@@ -38,25 +42,26 @@ pub struct Bounds {
     root: PathBuf,
     state_root: PathBuf,
     allowed: Vec<PathBuf>,
-    /// The state root is in the user's cache, where no configuration has put it.
+    /// Set if the state root is in the user's cache, where no configuration has put it.
     is_in_cache: bool,
 }
 
 impl Bounds {
-    /// Bounds of the project in the directory `root` with its default state root. The user allows the directories
-    /// `allowed`, too. All paths are absolute and normalised.
+    /// Returns the bounds of the project in the directory `root` with its default state root,
+    /// extended by the directories `allowed` of the user. All paths are absolute and normalised.
     pub fn new(root: &Path, allowed: &[PathBuf]) -> Self {
         let state_root = root.join(STATE_DIRECTORY);
         Self { root: root.to_owned(), state_root, allowed: allowed.to_vec(), is_in_cache: false }
     }
 
-    /// Bounds of VMs that are thrown away, whose state is in the user's cache; `root` is the project they are started from.
+    /// Returns the bounds of throw-away VMs, whose state is in the user's cache; `root` is the
+    /// project that starts them.
     pub fn of_cache(root: &Path, runs: &ProjectLayout) -> Self {
         let state_root = runs.state_root().to_owned();
         Self { root: root.to_owned(), state_root, allowed: Vec::new(), is_in_cache: true }
     }
 
-    /// The same bounds with another state root.
+    /// Returns these bounds with another state root.
     ///
     /// # Errors
     /// [`OutOfBounds`] for a state root that the configuration must not choose.
@@ -66,7 +71,7 @@ impl Bounds {
         Ok(bounds)
     }
 
-    /// The project's state.
+    /// Returns the project's state root.
     pub fn state_root(&self) -> StateRoot {
         StateRoot::new(self.state_root.clone())
     }
@@ -100,7 +105,7 @@ impl Bounds {
         }
     }
 
-    /// Takes possession of a state root that is a symbolic link, before anything is written there.
+    /// Claims a state root that is a symbolic link, before anything is written there.
     ///
     /// # Errors
     /// [`OutOfBounds`] for one that this project must not use.
@@ -114,12 +119,13 @@ impl Bounds {
         Ok(())
     }
 
-    /// The disk of the VM `vm` where nothing else is declared.
+    /// Returns the default disk of the VM `vm`.
     pub fn default_disk(self: &Arc<Self>, vm: &str) -> DiskPath {
         self.disk(self.state_root().names().overlay(vm))
     }
 
-    /// A VM's disk at this path, absolute and normalised; [`DiskPath::confirm`] checks it before anything is written.
+    /// Returns a VM's disk at this path, which is absolute and normalised; [`DiskPath::confirm`]
+    /// checks it before anything is written.
     pub fn disk(self: &Arc<Self>, path: PathBuf) -> DiskPath {
         DiskPath { path, bounds: Arc::clone(self) }
     }
@@ -132,7 +138,7 @@ impl Bounds {
         }
     }
 
-    /// Checks where a disk would be written.
+    /// Checks the path at which a disk would be written.
     fn check_disk(&self, path: &Path) -> Result<(), OutOfBounds> {
         self.check_state_root()?;
         let real = resolve(path)?;
@@ -152,14 +158,14 @@ impl Bounds {
         if real == root.join(CONFIG_FILE) || is_frozen_layer(&real) {
             return Err(OutOfBounds::Reserved { path: path.to_owned() });
         }
-        // Two VMs could share a disk by it, or write to a base image.
+        // Through a link, two VMs could share a disk, or write to a base image.
         if is_link(path) {
             return Err(OutOfBounds::Link { path: path.to_owned() });
         }
         check_what_is_there(path, &real)
     }
 
-    /// The rest of a resolved path below a directory that the user allows.
+    /// Returns the rest of a resolved path below a directory that the user allows.
     fn below_allowed(&self, real: &Path) -> Result<Option<PathBuf>, OutOfBounds> {
         for allowed in &self.allowed {
             if let Ok(below) = real.strip_prefix(resolve(allowed)?) {
@@ -177,7 +183,7 @@ impl Bounds {
     }
 }
 
-/// The place of a VM's disk. Only [`Bounds`] makes one.
+/// Path of a VM's disk. Created only by [`Bounds`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DiskPath {
     path: PathBuf,
@@ -185,8 +191,8 @@ pub struct DiskPath {
 }
 
 impl DiskPath {
-    /// Checks, as things are at this moment, that castra may write there: to be called right before the disk is made or
-    /// handed to QEMU.
+    /// Checks again, right before the disk is created or passed to QEMU, that castra may write
+    /// there.
     ///
     /// # Errors
     /// [`OutOfBounds`].
@@ -201,18 +207,18 @@ impl DiskPath {
         self.bounds.disk(path)
     }
 
-    /// The path with every symbolic link resolved, for comparison with others.
+    /// Returns the path with every symbolic link resolved, for comparison with others.
     pub fn resolved(&self) -> PathBuf {
         resolved(&self.path)
     }
 
-    /// The bounds it is in.
+    /// Returns the bounds of the disk.
     pub fn bounds(&self) -> &Bounds {
         &self.bounds
     }
 }
 
-/// For looking at the disk; before it is written, [`DiskPath::confirm`] comes.
+/// Gives read access to the path; before the disk is written, [`DiskPath::confirm`] must be called.
 impl Deref for DiskPath {
     type Target = Path;
 
@@ -248,7 +254,7 @@ fn check_hidden(path: &Path, below: &Path, is_project: bool) -> Result<(), OutOf
     Ok(())
 }
 
-/// Refuses what castra keeps for itself in a state root.
+/// Refuses the entries of a state root that castra reserves for itself.
 fn check_reserved(path: &Path, below: &Path) -> Result<(), OutOfBounds> {
     let first = below.components().next().map(Component::as_os_str);
     let is_reserved = first.is_none_or(|first| RESERVED.iter().any(|name| first.eq_ignore_ascii_case(name)))
@@ -256,9 +262,9 @@ fn check_reserved(path: &Path, below: &Path) -> Result<(), OutOfBounds> {
     if is_reserved { Err(OutOfBounds::Reserved { path: path.to_owned() }) } else { Ok(()) }
 }
 
-/// Refuses to take what already exists for a disk, unless it is a qcow2.
+/// Refuses an existing file as a disk, unless it is a qcow2.
 fn check_what_is_there(path: &Path, real: &Path) -> Result<(), OutOfBounds> {
-    // A FIFO keeps nobody waiting, and a link that has just been put there is not followed.
+    // A FIFO must not block, and a link that has just been created is not followed.
     let flags = (OFlags::NONBLOCK | OFlags::NOFOLLOW).bits().cast_signed();
     let not_a_disk = || OutOfBounds::NotADisk { path: path.to_owned() };
     match fs::symlink_metadata(real) {
@@ -278,12 +284,12 @@ fn check_what_is_there(path: &Path, real: &Path) -> Result<(), OutOfBounds> {
     }
 }
 
-/// Returns the path with every symbolic link resolved, or as it is where that cannot be done.
+/// Returns the path with every symbolic link resolved, or unchanged if that fails.
 pub(super) fn resolved(path: &Path) -> PathBuf {
     resolve(path).unwrap_or_else(|_| path.to_owned())
 }
 
-/// The path with every symbolic link resolved; components that do not exist stay as they are.
+/// Resolves every symbolic link in the path; keeps components that do not exist.
 fn resolve(path: &Path) -> Result<PathBuf, OutOfBounds> {
     let mut rest: VecDeque<OsString> = components_of(path);
     let mut real = PathBuf::from("/");
@@ -308,7 +314,8 @@ fn resolve(path: &Path) -> Result<PathBuf, OutOfBounds> {
                 components_of(&target).into_iter().rev().for_each(|name| rest.push_front(name));
             }
             Ok(_) => real = next,
-            // What cannot be looked at cannot be written to either, and the commands say whose it is.
+            // A component that cannot be examined cannot be written to either, and the commands
+            // report its owner.
             Err(error) if is_absence(&error) || is_denied(&error) => real = next,
             Err(error) => return Err(unresolved(path, &error)),
         }
@@ -345,7 +352,7 @@ mod tests {
 
     use super::*;
 
-    /// A project's directory, without links in its path.
+    /// Creates a project's directory, without links in its path.
     fn project() -> (tempfile::TempDir, PathBuf) {
         let directory = tempfile::tempdir().expect("a directory");
         let root = directory.path().canonicalize().expect("a path").join("project");
@@ -466,7 +473,8 @@ mod tests {
         fs::create_dir(root.join(".git")).expect("a directory");
         symlink(&elsewhere, root.join(".git/state")).expect("a link");
         assert!(matches!(at(root.join(".git/state")), Err(OutOfBounds::Hidden { .. })));
-        // Beside it, the link itself is looked at: here it leads to a hidden place, as temporary directories are.
+        // Outside it, the link itself is examined: here it leads to a hidden place, as temporary
+        // directories are.
         symlink(&elsewhere, root.join("state")).expect("a link");
         assert!(matches!(at(root.join("state")), Err(OutOfBounds::StateLink { .. })));
     }

@@ -1,4 +1,5 @@
-//! A closer look at a `castra.toml` than starting VMs needs: all of its problems, those of this machine with it too.
+//! Checks a `castra.toml` more closely than starting VMs does: all of its problems, and those of
+//! this machine with it.
 
 use std::path::{Path, PathBuf};
 
@@ -7,19 +8,20 @@ use super::machine::Machine;
 use super::validate;
 use super::{ConfigError, ConfigOptions, Diagnostics, Surroundings, resolve_config_path};
 
-/// What was looked at, and what was found.
+/// Result of a check.
 #[derive(Debug)]
 pub struct Checked {
-    /// The file; nothing where there is none, and the default project needs none.
+    /// The checked file; `None` if there is none, since the default project needs none.
     pub file: Option<PathBuf>,
     /// All problems and warnings, in the file's order.
     pub diagnostics: Diagnostics,
 }
 
-/// Looks at the file that is meant, and at what its VMs need of this machine.
+/// Checks the configuration file, and whether this machine has what its VMs need.
 ///
 /// # Errors
-/// [`ConfigError`] for a file that cannot even be read as one; what is wrong inside is the result.
+/// [`ConfigError`] if the file cannot be read as a configuration at all; problems inside it are
+/// part of the result.
 pub fn check(
     options: &ConfigOptions,
     working_directory: &Path,

@@ -1,8 +1,8 @@
-//! What is wrong in a `castra.toml`, shown at the place where it is wrong.
+//! Problems of a `castra.toml`, shown at their place in the file.
 //!
-//! Validation collects every problem in [`Problems`] instead of stopping at the first, so that one run shows
-//! all of them. [`Diagnostics`] keeps the file's text beside them and renders them when somebody wants to
-//! read them:
+//! Validation collects every problem in [`Problems`] instead of stopping at the first, so that one
+//! run shows all of them. [`Diagnostics`] keeps the file's text with them and renders them on
+//! request:
 //!
 //! ```text
 //! error: VM `dev` has 0 CPUs
@@ -23,13 +23,15 @@ use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet, normalize_untr
 
 use crate::managed::ArtifactSource;
 
-/// More than these are counted, not shown: the first ones explain the rest, and a terminal holds no more.
+/// Maximum number of rendered problems; the rest is only counted. The first ones explain the
+/// others, and a terminal holds no more.
 const MAX_SHOWN: usize = 20;
 
-/// Longest piece of the user's text that a message repeats, in characters: the snippet below shows the rest.
+/// Maximum number of characters of the user's text that a message repeats: the snippet below it
+/// shows the rest.
 const MAX_QUOTED_CHARS: usize = 60;
 
-/// How bad it is.
+/// Severity of a problem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Severity {
     /// The file cannot be used.
@@ -41,26 +43,26 @@ pub enum Severity {
 /// One problem at one place of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnostic {
-    /// How bad it is.
+    /// Severity of the problem.
     pub severity: Severity,
-    /// What is wrong, naming the thing.
+    /// Description of the problem, which names the thing.
     pub message: String,
-    /// Where: a byte range of the file's text.
+    /// Place, as a byte range of the file's text.
     pub span: Range<usize>,
     /// A few words beside the underlined text; may be empty.
     pub label: String,
-    /// Another place that has to do with it, with its label.
+    /// Related place, with its label.
     pub related: Option<(Range<usize>, String)>,
-    /// A next step, as whole sentences.
+    /// Next step, as complete sentences.
     pub help: String,
 }
 
 /// A place in a file, as editors count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Position {
-    /// From 1.
+    /// Line, from 1.
     pub line: usize,
-    /// Characters before it on its line, plus 1.
+    /// Column: the number of characters before the place on its line, plus 1.
     pub column: usize,
 }
 
@@ -73,35 +75,35 @@ pub struct Diagnostics {
     unpinned: Vec<UnpinnedArtifact>,
 }
 
-/// A file of an image that has a source and no digest.
+/// A file of an image that has a source but no digest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnpinnedArtifact {
-    /// What it is: ``the rootfs of the image `debian` ``.
+    /// Description of the file: ``the rootfs of the image `debian` ``.
     pub place: String,
-    /// Where it comes from.
+    /// Source of the file.
     pub source: ArtifactSource,
 }
 
-/// A thing that can be wrong, said by the module that knows about it.
+/// A problem, described by the module that finds it.
 pub(super) trait Problem: std::error::Error {
-    /// A few words beside the underlined text.
+    /// Returns a few words for beside the underlined text.
     fn label(&self) -> String {
         String::new()
     }
 
-    /// A next step, as whole sentences.
+    /// Returns a next step, as complete sentences.
     fn help(&self) -> String;
 }
 
-/// What is wrong with the machine for a configuration.
+/// A problem of the machine with a configuration.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{message}")]
 pub struct Finding {
-    /// How bad it is.
+    /// Severity of the problem.
     pub severity: Severity,
-    /// What is wrong, naming the thing.
+    /// Description of the problem, which names the thing.
     pub message: String,
-    /// A next step, as whole sentences.
+    /// Next step, as complete sentences.
     pub help: String,
 }
 
@@ -111,7 +113,7 @@ impl Problem for Finding {
     }
 }
 
-/// Where validation puts what it finds.
+/// Collection of the problems that validation finds.
 #[derive(Debug, Default)]
 pub(super) struct Problems {
     list: Vec<Diagnostic>,
@@ -119,28 +121,28 @@ pub(super) struct Problems {
 }
 
 impl Diagnostics {
-    /// Whether there is nothing to tell.
+    /// Returns `true` if there are no problems.
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
 
-    /// The problems, in the file's order.
+    /// Returns the problems, in the file's order.
     pub fn iter(&self) -> impl Iterator<Item = &Diagnostic> {
         self.list.iter()
     }
 
-    /// What has a source and no digest, if no other error keeps the file from being used: then it can be fetched to see
-    /// which digest it has.
+    /// Returns the files with a source and no digest, if no other error keeps the configuration
+    /// from being used: then they can be fetched to find out their digests.
     pub fn only_unpinned(&self) -> Option<&[UnpinnedArtifact]> {
         (self.count(Severity::Error) == self.unpinned.len()).then_some(&self.unpinned)
     }
 
-    /// Whether the file cannot be used.
+    /// Returns `true` if the file cannot be used.
     pub fn has_errors(&self) -> bool {
         self.count(Severity::Error) > 0
     }
 
-    /// Where a span of one of these problems starts and ends: on its first line, as it is shown.
+    /// Returns the start and the end of a problem's span: on its first line, as it is shown.
     pub fn positions(&self, span: &Range<usize>) -> (Position, Position) {
         let shown = self.shown_span(span);
         let position = |offset: usize| {
@@ -154,13 +156,13 @@ impl Diagnostics {
         (position(shown.start), position(shown.end))
     }
 
-    /// The file they are about.
+    /// Returns the path of the file.
     pub fn file(&self) -> &Path {
         &self.file
     }
 
-    /// All of them with the lines they are about, separated by empty lines; no newline at the end. With
-    /// `colour`, ANSI styles mark severity and place.
+    /// Renders all problems with the lines they are about, separated by empty lines, without a
+    /// final newline. With `colour`, ANSI styles mark severity and place.
     pub fn render(&self, colour: bool) -> String {
         let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
         let mut blocks: Vec<String> =
@@ -171,7 +173,7 @@ impl Diagnostics {
         blocks.join("\n\n")
     }
 
-    /// `2 errors, 1 warning`.
+    /// Returns the numbers of problems, such as `2 errors, 1 warning`.
     pub fn summary(&self) -> String {
         let errors = self.count(Severity::Error);
         let warnings = self.count(Severity::Warning);
@@ -187,7 +189,7 @@ impl Diagnostics {
             .join(", ")
     }
 
-    /// Those that are rendered: where there are too many, warnings give way to errors.
+    /// Returns the problems to be rendered: if there are too many, errors come before warnings.
     fn shown(&self) -> Vec<&Diagnostic> {
         let mut numbered: Vec<(usize, &Diagnostic)> = self.list.iter().enumerate().collect();
         numbered.sort_by_key(|(number, diagnostic)| (diagnostic.severity, *number));
@@ -219,8 +221,8 @@ impl Diagnostics {
         renderer.render(&[level.primary_title(&diagnostic.message).element(snippet).element(help)])
     }
 
-    /// The first line of a span: a table's span runs over all its lines, but its header says which table it
-    /// is. Also moved onto character boundaries, which the renderer insists on.
+    /// Returns the first line of a span: a table's span covers all its lines, but its header
+    /// identifies it. Adjusts the span to character boundaries, which the renderer requires.
     fn shown_span(&self, span: &Range<usize>) -> Range<usize> {
         let start = boundary_before(&self.text, span.start);
         let end = boundary_before(&self.text, span.end).max(start);
@@ -236,12 +238,12 @@ impl fmt::Display for Diagnostics {
 }
 
 impl Problems {
-    /// This is wrong here.
+    /// Adds an error at this place.
     pub(super) fn error(&mut self, span: Range<usize>, problem: &impl Problem) {
         self.push(Severity::Error, span, problem, None);
     }
 
-    /// This is wrong here because of what is there.
+    /// Adds an error at this place that is caused by another place.
     pub(super) fn error_because_of(
         &mut self,
         span: Range<usize>,
@@ -252,7 +254,7 @@ impl Problems {
         self.push(Severity::Error, span, problem, Some((there, label.to_owned())));
     }
 
-    /// This has no digest, which is an error of its own.
+    /// Adds the error of a missing digest.
     pub(super) fn unpinned(
         &mut self,
         span: Range<usize>,
@@ -263,22 +265,22 @@ impl Problems {
         self.unpinned.push(artifact);
     }
 
-    /// This is odd here.
+    /// Adds a warning at this place.
     pub(super) fn warning(&mut self, span: Range<usize>, problem: &impl Problem) {
         self.push(Severity::Warning, span, problem, None);
     }
 
-    /// This is found at this place.
+    /// Adds a finding of the machine at this place.
     pub(super) fn found(&mut self, span: Range<usize>, finding: &super::Finding) {
         self.push(finding.severity, span, finding, None);
     }
 
-    /// Whether there is anything but warnings.
+    /// Returns `true` if there is anything but warnings.
     pub(super) fn has_errors(&self) -> bool {
         self.list.iter().any(|diagnostic| diagnostic.severity == Severity::Error)
     }
 
-    /// The problems with the text they are about, in the file's order.
+    /// Returns the problems with the text they are about, in the file's order.
     pub(super) fn finish(mut self, file: &Path, text: &str) -> Diagnostics {
         if self.list.is_empty() {
             return Diagnostics::default();
@@ -299,13 +301,13 @@ impl Problems {
     }
 }
 
-/// The last character boundary of `text` that is not after `index`.
+/// Returns the last character boundary of `text` that is not after `index`.
 pub(super) fn boundary_before(text: &str, index: usize) -> usize {
     (0..=index.min(text.len())).rev().find(|index| text.is_char_boundary(*index)).unwrap_or(0)
 }
 
-/// A piece of the user's text for use in a message: in backquotes, shortened, and with control characters
-/// escaped so that a file cannot drive the terminal.
+/// Quotes a piece of the user's text for a message: in backquotes, shortened, and with control
+/// characters escaped so that a file cannot control the terminal.
 pub(super) fn quoted(text: &str) -> String {
     if text.is_empty() {
         return "`\"\"`".to_owned();
@@ -323,7 +325,7 @@ pub(super) fn quoted(text: &str) -> String {
     format!("`{escaped}{more}`")
 }
 
-/// Several words as `a, b and c`, each in backquotes; `conjunction` comes before the last.
+/// Joins several words as `a, b and c`, each in backquotes; `conjunction` comes before the last.
 pub(super) fn listed<'a>(words: impl IntoIterator<Item = &'a str>, conjunction: &str) -> String {
     let words: Vec<String> = words.into_iter().map(quoted).collect();
     match words.split_last() {

@@ -1,4 +1,4 @@
-//! Which `castra.toml` is meant, and what holds where there is none.
+//! Finds the `castra.toml` of a command, or falls back to the default project if there is none.
 
 use std::fs::{self, Metadata};
 use std::io::Read as _;
@@ -18,31 +18,32 @@ use crate::files::{normalise, open_regular};
 use crate::layout::{CONFIG_FILE, STATE_DIRECTORY};
 use crate::trusted::is_absence;
 
-/// Everybody may write to it (`S_IWOTH` in `inode(7)`).
+/// Mode bit of a directory that every user may write to (`S_IWOTH` in `inode(7)`).
 const WORLD_WRITABLE: u32 = 0o002;
 
-/// How the command line says which file is meant.
+/// Options of the command line that select the file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ConfigOptions {
-    /// `--config`: a file, or a directory with a `castra.toml` in it. Relative to the working directory.
+    /// `--config`: a file, or a directory that contains a `castra.toml`. Relative to the working
+    /// directory.
     pub explicit: Option<PathBuf>,
-    /// Use no file, even if there is one; `explicit` wins over it.
+    /// Ignore any file; `explicit` takes precedence.
     pub skip_discovery: bool,
 }
 
-/// Project that a command is about. Paths are absolute and normalised.
+/// Project of a command. Paths are absolute and normalised.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Discovered {
     /// The project of this `castra.toml`.
     File(PathBuf),
     /// The default project of this directory, which has a `.castra` and no `castra.toml`.
     State(PathBuf),
-    /// Neither: the default project of the working directory.
+    /// No file and no state: the default project of the working directory.
     Nothing,
 }
 
 impl Discovered {
-    /// The project's directory.
+    /// Returns the project's directory.
     pub fn root<'a>(&'a self, working_directory: &'a Path) -> &'a Path {
         match self {
             Self::File(file) => file.parent().unwrap_or(file),
@@ -52,12 +53,13 @@ impl Discovered {
     }
 }
 
-/// Returns the project that is meant: `--config`, else the first directory with a `castra.toml` or a `.castra` from the
-/// working directory upward to the root of the file system, else none.
+/// Finds the project of a command: `--config`, else the first directory with a `castra.toml` or a
+/// `.castra` from the working directory upward to the root of the filesystem, else none.
 ///
 /// # Errors
-/// [`ConfigError`] if the file named is not there, or the one found is no file, belongs to somebody it should
-/// not, or cannot even be looked for. A file that is broken or unreadable never counts as absent.
+/// [`ConfigError`] if the named file does not exist, or the file found is not a regular file,
+/// belongs to a user it should not, or cannot even be looked for. A file that is broken or
+/// unreadable never counts as absent.
 pub fn discover(options: &ConfigOptions, working_directory: &Path) -> Result<Discovered, ConfigError> {
     let working_directory = absolute(working_directory)?;
     if let Some(explicit) = &options.explicit {
@@ -73,7 +75,7 @@ pub fn discover(options: &ConfigOptions, working_directory: &Path) -> Result<Dis
             check_owner(&candidate, &metadata, directory)?;
             return Ok(Discovered::File(candidate));
         }
-        // No project reaches across a directory like `/tmp`.
+        // No project extends across a directory like `/tmp`.
         may_have_state = may_have_state && !is_others_playground(directory);
         if may_have_state && has_own_state(directory) {
             return Ok(Discovered::State(directory.to_owned()));
@@ -96,10 +98,10 @@ pub fn resolve_config_path(
     })
 }
 
-/// The project of the file that is meant, or the default project where there is none.
+/// Loads the project of the selected file, or the default project if there is none.
 ///
 /// # Errors
-/// [`ConfigError`]; never a fall-back to the defaults because of one.
+/// [`ConfigError`], which never causes a fallback to the defaults.
 pub fn load_or_default_project(
     options: &ConfigOptions,
     working_directory: &Path,
@@ -114,7 +116,7 @@ pub fn load_or_default_project(
     }
 }
 
-/// The project of a directory without `castra.toml`: one VM on the default image.
+/// Returns the project of a directory without `castra.toml`: one VM on the default image.
 fn default_project(root: &Path, allowed_outside: &[PathBuf]) -> Result<ProjectConfig, ConfigError> {
     let bounds = Arc::new(Bounds::new(root, allowed_outside));
     bounds.check_state_root().map_err(ConfigError::State)?;
@@ -155,7 +157,8 @@ fn explicit_config(path: &Path) -> Result<PathBuf, ConfigError> {
     }
 }
 
-/// The file at `path`, behind symbolic links; nothing if there is none.
+/// Returns the metadata of the file at `path`, following symbolic links; `None` if it does not
+/// exist.
 fn look_at(path: &Path) -> Result<Option<Metadata>, ConfigError> {
     let unreadable = |source| ConfigError::unreadable(path, source);
     match fs::metadata(path) {
@@ -170,15 +173,16 @@ fn look_at(path: &Path) -> Result<Option<Metadata>, ConfigError> {
     }
 }
 
-/// Refuses what another user has put into a directory like `/tmp`: its VM would get the commands meant for
-/// the default one. Root's own files are as trustworthy as the system.
+/// Refuses a file that another user has put into a directory like `/tmp`: its VM would receive the
+/// commands meant for the default one. Root's own files are as trustworthy as the system.
 fn check_owner(file: &Path, metadata: &Metadata, directory: &Path) -> Result<(), ConfigError> {
     let me = rustix::process::geteuid().as_raw();
     let unreadable = |path: &Path| {
         let path = path.to_owned();
         move |source| ConfigError::unreadable(&path, source)
     };
-    // A symbolic link makes another file, perhaps root's, the configuration: its owner chose it.
+    // A symbolic link makes another file, perhaps root's, the configuration: the link's owner chose
+    // it.
     let of_link = fs::symlink_metadata(file).map_err(unreadable(file))?;
     let Some(owner) = [of_link.uid(), metadata.uid()].into_iter().find(|owner| *owner != me && *owner != 0)
     else {
@@ -191,15 +195,16 @@ fn check_owner(file: &Path, metadata: &Metadata, directory: &Path) -> Result<(),
     Err(ConfigError::UntrustedOwner { path: file.to_owned(), owner })
 }
 
-/// Returns `true` for a directory of another user that everybody may write to.
+/// Returns `true` for a directory of another user that every user may write to.
 fn is_others_playground(directory: &Path) -> bool {
     let me = rustix::process::geteuid().as_raw();
     fs::metadata(directory)
         .is_ok_and(|metadata| metadata.uid() != me && metadata.mode() & WORLD_WRITABLE != 0)
 }
 
-/// Returns `true` for a directory with a `.castra` that is this user's, or is in this user's directory: there a `.castra` of
-/// root's is what `sudo castra` has left, and is reported by the commands that need it.
+/// Returns `true` for a directory whose `.castra` belongs to this user, or that belongs to this
+/// user itself: there, a `.castra` owned by root was left by `sudo castra`, and is reported by the
+/// commands that need it.
 fn has_own_state(directory: &Path) -> bool {
     let me = rustix::process::geteuid().as_raw();
     let Ok(state) = fs::symlink_metadata(directory.join(STATE_DIRECTORY)) else { return false };
@@ -211,10 +216,10 @@ fn has_own_state(directory: &Path) -> bool {
     is_place && (state.uid() == me || is_own_directory())
 }
 
-/// The text of a file that was found.
+/// Reads the text of a file that was found.
 pub(super) fn read(path: &Path) -> Result<String, ConfigError> {
     let unreadable = |source| ConfigError::unreadable(path, source);
-    // Between the look and the open it may have become a FIFO, which would block.
+    // Since it was examined, the file may have become a FIFO, which would block.
     let file = open_regular(path).map_err(unreadable)?;
     let mut bytes = Vec::new();
     file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(unreadable)?;
@@ -250,7 +255,7 @@ mod tests {
     const MINIMAL: &str = "[[vms]]\nname = \"dev\"\nmanaged_image = \"alpine-minimal\"\n";
     const KNOWN: [(&str, &str); 1] = [("alpine-minimal", "v1")];
 
-    /// A directory whose ancestors hold no `castra.toml` of somebody else's.
+    /// Creates a directory whose ancestors contain no foreign `castra.toml`.
     fn directory() -> (TempDir, PathBuf) {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let path = directory.path().canonicalize().expect("its path");
@@ -300,7 +305,7 @@ mod tests {
         write(&root.join(CONFIG_FILE), MINIMAL.as_bytes());
         let found = |directory: &Path| discover(&ConfigOptions::default(), directory).expect("no error");
         assert_eq!(found(&deep), Discovered::File(root.join(CONFIG_FILE)));
-        // A file of this name is no state.
+        // A file with this name is no state.
         fs::write(root.join("a/b").join(STATE_DIRECTORY), "").expect("a file");
         assert_eq!(found(&deep), Discovered::File(root.join(CONFIG_FILE)));
         fs::create_dir(root.join("a").join(STATE_DIRECTORY)).expect("a directory");

@@ -1,4 +1,4 @@
-//! Why there is no [`ProjectConfig`](super::ProjectConfig).
+//! Reasons why there is no [`ProjectConfig`](super::ProjectConfig).
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,10 +8,10 @@ use super::defaults::{FORMAT, MAX_BYTES};
 use super::{Diagnostics, OutOfBounds};
 use crate::error::{Explain, Kind, kind_of_io};
 
-/// The configuration cannot be had.
+/// Error for a configuration that cannot be loaded.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ConfigError {
-    /// What `--config` names is not there.
+    /// The path of `--config` does not exist.
     #[error("there is no configuration at {}", path.display())]
     NotFound {
         /// The path, absolute.
@@ -23,22 +23,22 @@ pub enum ConfigError {
         /// The path.
         path: PathBuf,
     },
-    /// `castra.toml` is a symbolic link to nothing.
+    /// `castra.toml` is a dangling symbolic link.
     #[error("{} is a symbolic link to a file that is not there", path.display())]
     Dangling {
         /// The link.
         path: PathBuf,
     },
-    /// Reading it, or looking for it, failed.
+    /// The file could not be read, or looked for.
     #[error("{} cannot be read", path.display())]
     Unreadable {
-        /// The file, or the place where one was looked for.
+        /// The file, or the place where it was looked for.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         #[source]
         source: Arc<io::Error>,
     },
-    /// In a directory that everybody may write to, somebody else has put a `castra.toml`.
+    /// The `castra.toml` belongs to another user, in a directory that every user may write to.
     #[error(
         "{} belongs to another user (uid {owner}), in a directory that everybody may write to",
         path.display()
@@ -46,16 +46,16 @@ pub enum ConfigError {
     UntrustedOwner {
         /// The file.
         path: PathBuf,
-        /// Its owner.
+        /// User ID of its owner.
         owner: u32,
     },
-    /// It is larger than any configuration.
+    /// The file is larger than any configuration.
     #[error("{} is larger than {} MiB", path.display(), MAX_BYTES >> 20)]
     TooLarge {
         /// The file.
         path: PathBuf,
     },
-    /// It is not text in UTF-8.
+    /// The file is not UTF-8 text.
     #[error(
         "{} is not UTF-8 text: a byte in line {line}, column {column} belongs to no character",
         path.display()
@@ -65,22 +65,22 @@ pub enum ConfigError {
         path: PathBuf,
         /// Line of the first bad byte, from 1.
         line: usize,
-        /// Characters before it on its line, plus 1.
+        /// Column of that byte: the number of characters before it on its line, plus 1.
         column: usize,
     },
-    /// It is written for a later Castra.
+    /// The file is written for a later Castra.
     #[error("{} is in format {found:?}, and this Castra reads formats up to {FORMAT}", path.display())]
     TooNew {
         /// The file.
         path: PathBuf,
-        /// Its `version`.
+        /// Format that it declares in `version`.
         found: String,
     },
     /// The project's state directory is not a place where castra may write.
     #[error(transparent)]
     State(OutOfBounds),
-    /// It can be read but not used. Displays all problems, without colour; [`Diagnostics::render`] gives them
-    /// with it.
+    /// The file can be read but not used. Displays all problems, without colour;
+    /// [`Diagnostics::render`] can add it.
     #[error("{} cannot be used ({})\n\n{_0}", _0.file().display(), _0.summary())]
     Invalid(Box<Diagnostics>),
 }
@@ -129,7 +129,7 @@ impl Explain for ConfigError {
             Self::NotUtf8 { .. } => "Save it as UTF-8; editors call it an encoding.",
             Self::TooNew { .. } => "Update Castra, or write the file in format 1 and set `version = \"1\"`.",
             Self::State(problem) => return problem.hint(),
-            // Each problem brings its own.
+            // Each problem has its own hint.
             Self::Invalid(_) => return None,
         };
         Some(hint.to_owned())

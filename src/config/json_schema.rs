@@ -1,9 +1,11 @@
 //! The JSON Schema of `castra.toml`, for editors.
 //!
-//! The parser keeps a place for every value and goes on after mistakes, so it reads no structs (`schema.rs`). These structs are
-//! only for the schema; nothing is ever read into them. Tests hold both together: every key and word that the parser knows is
-//! here and no other, whatever it accepts without a warning is valid here, and what it refuses is refused here too, but for
-//! what no schema can see (two VMs of one name, an image that nobody describes).
+//! The parser keeps a place for every value and continues after mistakes, so it does not
+//! deserialise into structs (`schema.rs`). These structs exist only for the schema; nothing is ever
+//! read into them. Tests keep the two consistent: every key and word that the parser knows is here
+//! and no other, whatever it accepts without a warning is valid here, and what it refuses is
+//! refused here too, except for mistakes that no schema can detect (two VMs with one name, an image
+//! without a description).
 
 #![expect(dead_code, reason = "only the types are looked at")]
 
@@ -20,19 +22,20 @@ use crate::layout::{MAX_VM_NAME_BYTES, STATE_DIRECTORY};
 use crate::qemu::options::{Board, Switch};
 use crate::qemu::{CpuModel, DeviceModel, MachineType};
 
-/// Where the schema of this version is published.
+/// URL at which the schema of this version is published.
 pub const SCHEMA_URL: &str =
     concat!(env!("CARGO_PKG_REPOSITORY"), "/raw/v", env!("CARGO_PKG_VERSION"), "/docs/castra.schema.json");
 
-/// The JSON Schema (draft 7, which TOML editors understand) of `castra.toml`.
+/// Returns the JSON Schema of `castra.toml` (draft 7, which TOML editors understand).
 pub fn json_schema() -> Value {
-    let generator = SchemaSettings::draft07().with_transform(NoNull).into_generator();
+    let settings = SchemaSettings::draft07().with_transform(NoNull).with_transform(JoinLines);
+    let generator = settings.into_generator();
     let mut schema = generator.into_root_schema_for::<CastraToml>();
     schema.insert("$id".into(), SCHEMA_URL.into());
     schema.to_value()
 }
 
-/// TOML has no null: what may be left out is left out.
+/// Removes null from the schema: TOML has none, and optional keys are simply left out.
 #[derive(Debug, Clone)]
 struct NoNull;
 
@@ -50,12 +53,26 @@ impl Transform for NoNull {
             if let [Value::Object(only)] = choices.as_slice() {
                 let only = only.clone();
                 schema.remove("anyOf");
-                // Siblings of a reference do not count in draft 7, but for what is only read by people.
+                // In draft 7, siblings of a reference are ignored, except for annotations.
                 match only.get("$ref") {
                     Some(_) => drop(schema.insert("allOf".into(), json!([only]))),
                     None => schema.ensure_object().extend(only),
                 }
             }
+        }
+        transform_subschemas(self, schema);
+    }
+}
+
+/// Joins the lines of descriptions, which are wrapped in the source but not for readers of a
+/// schema.
+#[derive(Debug, Clone)]
+pub(crate) struct JoinLines;
+
+impl Transform for JoinLines {
+    fn transform(&mut self, schema: &mut Schema) {
+        if let Some(Value::String(description)) = schema.get_mut("description") {
+            *description = description.replace('\n', " ");
         }
         transform_subschemas(self, schema);
     }
@@ -75,7 +92,7 @@ const MIRROR: &str = r"^[Hh][Tt][Tt][Pp][Ss]://[^/?#\s][^?\s]*$";
 const PIP_WORD: &str = r"^[A-Za-z0-9][A-Za-z0-9._+!-]*$";
 const MAX_IMAGE_NAME: usize = super::validate::name::MAX_IMAGE_NAME_BYTES;
 
-/// What `castra up` starts. The reference is docs/config.md of Castra.
+/// VMs that `castra up` starts, and their images. The reference is docs/config.md of Castra.
 #[derive(JsonSchema)]
 #[schemars(deny_unknown_fields, rename = "castra.toml")]
 struct CastraToml {
@@ -104,7 +121,7 @@ struct Project {
     /// Shown in messages. Without it: the name of the directory.
     #[schemars(length(max = 100), extend("pattern" = PROJECT_NAME))]
     name: Option<String>,
-    /// Where disks, logs and images are kept, relative to this file. Deleting it deletes the VMs.
+    /// Directory of disks, logs and images, relative to this file. Deleting it deletes the VMs.
     #[schemars(extend("pattern" = LINE, "default" = STATE_DIRECTORY))]
     state_dir: Option<String>,
 }
@@ -119,18 +136,20 @@ struct Project {
     "properties": { "boot_profile": { "const": "managed" } },
 }))]
 struct Vm {
-    /// Its name, unique in the file: letters, digits, `-`, `_` and `.`.
+    /// Name of the VM, unique in the file: letters, digits, `-`, `_` and `.`.
     #[schemars(length(max = MAX_VM_NAME_BYTES), extend("pattern" = NAME))]
     name: String,
-    /// What it is for.
+    /// Purpose of the VM.
     #[schemars(extend("pattern" = LINE))]
     description: Option<String>,
-    /// An image of Castra's catalog or of `[images]`, fetched and verified: `"NAME"`, `"NAME@VERSION"` or a table.
+    /// An image of Castra's catalog or of `[images]`, fetched and verified: `"NAME"`,
+    /// `"NAME@VERSION"` or a table.
     managed_image: Option<ManagedImage>,
     /// A qcow2 of your own, relative to this file. It is never written to.
     #[schemars(extend("pattern" = FILE))]
     base_image: Option<String>,
-    /// Whether `base_image` may stand on other files, as its header names them. Only for a disk whose origin you know.
+    /// Permits `base_image` to have backing files, as its header names them. Only for a disk whose
+    /// origin you know.
     #[schemars(extend("default" = false))]
     allow_backing_file: Option<bool>,
     /// The VM's own disk, relative to this file. Without it: `<state_dir>/<name>-overlay.qcow2`.
@@ -139,16 +158,17 @@ struct Vm {
     /// Virtual CPUs.
     #[schemars(range(min = 1, max = 255), extend("default" = defaults::CPUS))]
     cpus: Option<u32>,
-    /// A CPU model and flags, as QEMU's `-cpu` takes them, where the CPU is emulated. Without it: the image's.
+    /// A CPU model and flags, as QEMU's `-cpu` takes them, where the CPU is emulated. Without it:
+    /// the image's.
     #[schemars(extend("pattern" = CpuModel::PATTERN))]
     cpu: Option<String>,
     /// Memory, for instance `"512 MiB"`; an integer is MiB.
     #[schemars(extend("default" = format_size(defaults::MEMORY_BYTES)))]
     memory: Option<Memory>,
-    /// How far the disk can grow, for instance `"20 GiB"`. Only what is used takes room.
+    /// Largest size of the disk, for instance `"20 GiB"`. Only what is used takes room.
     #[schemars(extend("pattern" = SIZE, "default" = format_size(defaults::DISK_BYTES)))]
     disk: Option<String>,
-    /// How it boots. Without it: `managed` if the image has a kernel, else `native`.
+    /// Boot method. Without it: `managed` if the image has a kernel, else `native`.
     boot_profile: Option<BootProfile>,
     /// Ports of this machine (127.0.0.1 only) that lead into the VM.
     port_forwards: Option<Vec<PortForward>>,
@@ -168,10 +188,10 @@ struct ManagedImageTable {
     /// The image.
     #[schemars(extend("pattern" = NAME))]
     name: String,
-    /// Its version. Without it: the newest.
+    /// Version of the image. Without it: the newest.
     #[schemars(extend("pattern" = NAME))]
     version: Option<String>,
-    /// Which of its disks; there is one so far.
+    /// Disk of the image; there is one so far.
     #[schemars(extend("default" = "rootfs"))]
     disk: Option<Disk>,
 }
@@ -269,7 +289,7 @@ struct Image {
     devices: Option<Vec<String>>,
 }
 
-/// Where a file comes from: one of `url`, `urls`, `path` and `python`, pinned by `sha256` or `sha512`.
+/// Source of a file: one of `url`, `urls`, `path` and `python`, pinned by `sha256` or `sha512`.
 #[derive(JsonSchema)]
 #[schemars(transparent, extend("allOf" = [one_source(), one_digest()]))]
 struct Rootfs(Artifact);
@@ -296,7 +316,7 @@ struct Artifact {
     path: Option<String>,
     /// A file of a Python package, fetched with pip.
     python: Option<Python>,
-    /// SHA-256 of the bytes as they come, 64 hexadecimal digits. `castra image pull` tells it.
+    /// SHA-256 of the bytes as they come, 64 hexadecimal digits. `castra image pull` prints it.
     #[schemars(extend("pattern" = "^[0-9A-Fa-f]{64}$"))]
     sha256: Option<String>,
     /// SHA-512 of the bytes as they come, 128 hexadecimal digits.
@@ -315,7 +335,7 @@ struct Python {
     /// Name of the package.
     #[schemars(extend("pattern" = PIP_WORD))]
     package: String,
-    /// Its exact version.
+    /// Exact version of the package.
     #[schemars(extend("pattern" = PIP_WORD))]
     version: String,
     /// The wheel's platform tag, if it is not a pure one.

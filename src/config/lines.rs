@@ -1,4 +1,4 @@
-//! Where each key of a VM stands in the file, for those who want to know why a VM is as it is.
+//! Line numbers of a VM's keys in the file, which show why a VM is as it is.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,13 +8,13 @@ use toml::de::{DeTable, DeValue};
 use super::ConfigError;
 use super::discovery::read;
 
-/// The keys of one VM that are in the file, each with its line, counted from 1.
+/// Keys of one VM that are in the file, each with its line, counted from 1.
 pub type KeyLines = BTreeMap<String, usize>;
 
-/// The keys of each VM of a file, in the file's order.
+/// Returns the keys of each VM of a file, in the file's order.
 ///
 /// # Errors
-/// [`ConfigError`] if it cannot be read.
+/// [`ConfigError`] if the file cannot be read.
 pub fn key_lines(file: &Path) -> Result<Vec<KeyLines>, ConfigError> {
     Ok(key_lines_of(&read(file)?))
 }

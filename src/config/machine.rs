@@ -1,4 +1,4 @@
-//! What a check of a configuration asks of this machine.
+//! Checks of this machine for a configuration.
 
 use std::path::Path;
 
@@ -8,9 +8,10 @@ use crate::layout::ProjectLayout;
 
 /// Checks of this machine, which a configuration knows nothing of.
 pub trait Machine {
-    /// Returns what is wrong with the user's own disk that a VM is based on.
+    /// Returns a problem with the user's own disk on which a VM is based.
     fn disk(&self, vm: &VmDefinition, path: &Path) -> Option<Finding>;
 
-    /// Returns what keeps a port from being forwarded. The project's own VMs, of which one may have it, are in `state`.
+    /// Returns a reason why a port cannot be forwarded. The project's own VMs, one of which may
+    /// have it, are in `state`.
     fn port(&self, vm: &VmDefinition, forward: &PortForward, state: &ProjectLayout) -> Option<Finding>;
 }

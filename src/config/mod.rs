@@ -1,9 +1,11 @@
 //! `castra.toml`: discovery, schema, validation into [`ProjectConfig`], diagnostics with spans.
 //!
 //! ```text
-//! --config, working directory ─► discovery ─► text ─► validate (one module per resource) ─► ProjectConfig
-//!                                   │                    │ schema: typed access to tables, with spans
-//!                                   └► no file: defaults  └► diagnostics: every problem, at its place
+//! --config, directory ─► discovery ─► text ─► validate ─► ProjectConfig
+//!                           │                  │ one module per resource, over
+//!                           │                  │ schema: typed access, with spans
+//!                           └► no file:        └► diagnostics: every problem, at its place
+//!                              defaults
 //! ```
 
 mod bounds;
@@ -27,6 +29,7 @@ pub use check::{Checked, check};
 pub use diagnostics::{Diagnostic, Diagnostics, Finding, Position, Severity, UnpinnedArtifact};
 pub use discovery::{ConfigOptions, Discovered, discover, load_or_default_project, resolve_config_path};
 pub use error::ConfigError;
+pub(crate) use json_schema::JoinLines;
 pub use json_schema::{SCHEMA_URL, json_schema};
 pub use lines::{KeyLines, key_lines};
 pub use machine::Machine;

@@ -7,76 +7,76 @@ use crate::error::{Explain, Kind};
 use crate::harmless::harmless_text;
 use crate::layout::STATE_DIRECTORY;
 
-/// Environment variable with the directories, separated by `:`, in which a configuration may place disks and state besides
-/// its project's.
+/// Environment variable that lists additional directories, separated by `:`, in which a
+/// configuration may place disks and state.
 pub const ALLOW_OUTSIDE: &str = "CASTRA_ALLOW_OUTSIDE";
 
-/// A configuration names a place where it must not make castra write.
+/// Error for a path in a configuration where it must not make castra write.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OutOfBounds {
-    /// It is not in the project.
+    /// The path is not in the project.
     #[error("{} is outside the project{}", shown(.path), leading(.leads_to.as_deref()))]
     Outside {
-        /// The path as it is configured.
+        /// Path as it is configured.
         path: PathBuf,
-        /// Its target, if symbolic links lead elsewhere.
+        /// Target, if symbolic links lead elsewhere.
         leads_to: Option<PathBuf>,
     },
-    /// It is in a hidden directory, or a hidden file.
+    /// The path is in a hidden directory, or a hidden file.
     #[error("{} is in a hidden place: `{}` begins with a dot", shown(.path), harmless_text(.name))]
     Hidden {
         /// The path.
         path: PathBuf,
-        /// The component.
+        /// Hidden component.
         name: String,
     },
-    /// It is in the `.castra` of another project.
+    /// The path is in the `.castra` of another project.
     #[error("{} belongs to another project", shown(.path))]
     OtherProject {
         /// The path.
         path: PathBuf,
     },
-    /// Castra keeps files of its own there.
+    /// Castra keeps its own files at this path.
     #[error("{} is reserved for a file of castra's own", shown(.path))]
     Reserved {
         /// The path.
         path: PathBuf,
     },
-    /// A disk is a symbolic link.
+    /// The path of a disk is a symbolic link.
     #[error("the disk {} is a symbolic link", shown(.path))]
     Link {
         /// The link.
         path: PathBuf,
     },
-    /// Another file is there.
+    /// The path of a disk is another kind of file.
     #[error("{} already exists and is not a qcow2 disk", shown(.path))]
     NotADisk {
         /// The file.
         path: PathBuf,
     },
-    /// A state root is a file.
+    /// The path of a state root is a file.
     #[error("{} already exists and is not a directory", shown(.path))]
     NotADirectory {
         /// The file.
         path: PathBuf,
     },
-    /// A state root is the project's directory or above it.
+    /// The state root is the project's directory or above it.
     #[error("the state directory {} holds the project itself", shown(.path))]
     HoldsProject {
         /// The directory.
         path: PathBuf,
     },
-    /// A state root is a symbolic link that is not trusted.
+    /// The state root is a symbolic link that is not trusted.
     #[error("the state directory {} is a symbolic link to {}, {why}", shown(.path), shown(.target))]
     StateLink {
         /// The link.
         path: PathBuf,
-        /// Its target.
+        /// Target of the link.
         target: PathBuf,
         /// The reason, as a relative clause.
         why: String,
     },
-    /// Links of the path cannot be followed.
+    /// Symbolic links of the path cannot be resolved.
     #[error("cannot follow {}: {reason}", shown(.path))]
     Unresolved {
         /// The path.
@@ -145,7 +145,8 @@ impl Explain for OutOfBounds {
     }
 }
 
-/// The way out that only the user has. A hidden place is not suggested: it holds keys and settings.
+/// Returns the remedy that only the user has. A hidden place is not suggested: it holds keys and
+/// settings.
 fn allow(place: &Path) -> String {
     let is_hidden = |component: Component<'_>| {
         let name = component.as_os_str();

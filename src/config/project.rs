@@ -15,58 +15,58 @@ use crate::qemu::CpuModel;
 use crate::sockets::Protocol;
 use crate::state_root::StateRoot;
 
-/// A project, validated: every path absolute, every name safe, every default filled in.
+/// A validated project: every path absolute, every name safe, every default filled in.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ProjectConfig {
-    /// The file it came from; nothing for the project that is synthesised where there is no file.
+    /// Configuration file; `None` for the default project of a directory without one.
     pub file: Option<PathBuf>,
-    /// The directory that holds the file (or the working directory). Absolute.
+    /// Directory of the file, or the working directory. Absolute.
     pub root: PathBuf,
     /// Name of the project.
     pub name: String,
-    /// Where everything is kept: `<root>/.castra` unless `state_dir` says otherwise.
+    /// State root: `<root>/.castra` unless `state_dir` is set.
     pub state_root: StateRoot,
     /// Directories in which the configuration may make castra write.
     pub bounds: Arc<Bounds>,
-    /// The VMs, in the file's order; at least one.
+    /// VMs, in the file's order; at least one.
     pub vms: Vec<VmDefinition>,
-    /// Images the user describes, by name.
+    /// Images that the user describes, by name.
     pub images: BTreeMap<String, ManagedImageSpec>,
-    /// Base URLs (https, no slash at the end) that are asked before an image's own URLs.
+    /// Base URLs (https, without a trailing slash) that are asked before an image's own URLs.
     pub mirrors: Vec<String>,
-    /// What is odd but stops nothing: unknown keys.
+    /// Warnings: unknown keys and the like.
     pub warnings: Diagnostics,
 }
 
 /// One VM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VmDefinition {
-    /// Its name: letters, digits, `-`, `_` and `.`; starts with a letter or digit; at most
+    /// Name: letters, digits, `-`, `_` and `.`; starts with a letter or digit; at most
     /// [`crate::layout::MAX_VM_NAME_BYTES`].
     pub name: String,
-    /// What it is for.
+    /// Description by the user.
     pub description: Option<String>,
-    /// What its disk stands on.
+    /// Image on which the disk is based.
     pub base_image: BaseImageSource,
-    /// Whether a base image of the user's own may name other files that it stands on.
+    /// Set if a base image of the user's own may have backing files.
     pub allow_backing_file: bool,
-    /// Its own disk. Absolute.
+    /// Path of the VM's own disk. Absolute.
     pub overlay: DiskPath,
-    /// Virtual CPUs, at least 1.
+    /// Number of virtual CPUs, at least 1.
     pub cpus: u32,
-    /// CPU model under TCG, in the place of the image's.
+    /// CPU model under TCG, instead of the image's.
     pub cpu: Option<CpuModel>,
-    /// Memory, in bytes; whole MiB.
+    /// Memory, in bytes; a multiple of 1 MiB.
     pub memory_bytes: u64,
     /// Virtual size of the disk, in bytes; an overlay is never made smaller than its base.
     pub disk_bytes: u64,
-    /// How it boots.
+    /// Boot method.
     pub boot_profile: BootProfile,
-    /// Ports of the host that lead into it.
+    /// Ports of the host that are forwarded to the VM.
     pub port_forwards: Vec<PortForward>,
 }
 
-/// What a VM's disk stands on.
+/// Image on which a VM's disk is based.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BaseImageSource {
     /// A qcow2 of the user's own. Absolute. Never written to.
@@ -75,23 +75,24 @@ pub enum BaseImageSource {
     Managed(ManagedImageSelection),
 }
 
-/// Which managed image.
+/// Selection of a managed image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ManagedImageSelection {
-    /// The first of the catalog's default images that is cached or reachable; only where there is no `castra.toml`.
+    /// First of the catalog's default images that is cached or reachable; only without a
+    /// `castra.toml`.
     Default,
-    /// This one and no other.
+    /// One particular image.
     Exact {
-        /// Its id, from the catalog or from `[images]`.
+        /// ID, from the catalog or from `[images]`.
         name: String,
-        /// Its version.
+        /// Version of the image.
         version: String,
-        /// Which of its disks.
+        /// Disk of the image.
         disk: ManagedDiskKind,
     },
 }
 
-/// How a VM boots.
+/// Boot method of a VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BootProfile {
@@ -101,13 +102,13 @@ pub enum BootProfile {
     Native,
 }
 
-/// A port of the host that leads into a VM.
+/// A port of the host that is forwarded to a VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PortForward {
-    /// Port on 127.0.0.1 of the host.
+    /// Port on the host, at 127.0.0.1.
     pub host: u16,
-    /// Port of the guest.
+    /// Port in the guest.
     pub guest: u16,
-    /// Protocol of both.
+    /// Protocol of both ports.
     pub protocol: Protocol,
 }

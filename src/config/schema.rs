@@ -1,9 +1,9 @@
 //! Typed access to the tables of a TOML document, with spans.
 //!
-//! There is one schema: the keys a reader asks [`Fields`] for. A key nobody has asked for when
-//! [`Fields::warn_unknown`] is called is an unknown one, and those asked for are the suggestions. Reading
-//! goes on after a wrong type, so that one run shows every problem; deserialising into structs would stop at
-//! the first.
+//! The only schema is the set of keys that a reader asks [`Fields`] for. A key that was not asked
+//! for when [`Fields::warn_unknown`] is called is unknown, and those asked for are the suggestions.
+//! Reading continues after a wrong type, so that one run shows every problem; deserialising into
+//! structs would stop at the first.
 
 use std::fmt;
 use std::ops::Range;
@@ -14,15 +14,15 @@ use toml::de::{DeInteger, DeTable, DeValue};
 use super::diagnostics::{Problem, Problems, listed, quoted};
 use crate::similar::closest;
 
-/// A value of the document with its place.
+/// A value of the document with its span.
 pub(super) type Value<'t> = Spanned<DeValue<'t>>;
 
-/// A key, and an example of what it takes, for help lines.
+/// A key, with an example for help lines.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Key {
-    /// The key itself.
+    /// Name of the key.
     pub(super) name: &'static str,
-    /// A value as TOML.
+    /// Example of a value, as TOML.
     pub(super) example: &'static str,
 }
 
@@ -37,7 +37,7 @@ impl fmt::Display for Key {
     }
 }
 
-/// A value has the wrong shape, or is not there.
+/// Error for a value that has the wrong shape, or is missing.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ShapeProblem {
     #[error("`{}` must be {wanted}, not {found}", key.name)]
@@ -89,7 +89,7 @@ impl Problem for ShapeProblem {
     }
 }
 
-/// One table being read.
+/// A table that is being read.
 #[derive(Debug)]
 pub(super) struct Fields<'t> {
     table: &'t DeTable<'t>,
@@ -99,12 +99,12 @@ pub(super) struct Fields<'t> {
 }
 
 impl<'t> Fields<'t> {
-    /// Reads `table`, which stands at `span` and is called `place` in messages.
+    /// Starts reading `table`, which is at `span` and is called `place` in messages.
     pub(super) fn new(table: &'t DeTable<'t>, span: Range<usize>, place: impl Into<String>) -> Self {
         Self { table, span, place: place.into(), asked: Vec::new() }
     }
 
-    /// Reads the table that `value` must be.
+    /// Starts reading `value`, which must be a table.
     pub(super) fn of(value: &'t Value<'t>, key: Key, place: String, problems: &mut Problems) -> Option<Self> {
         match value.get_ref() {
             DeValue::Table(table) => Some(Self::new(table, value.span(), place)),
@@ -115,12 +115,12 @@ impl<'t> Fields<'t> {
         }
     }
 
-    /// What the table is called in messages.
+    /// Returns the table's name in messages.
     pub(super) fn place(&self) -> &str {
         &self.place
     }
 
-    /// Reads the table that an element of the list at `key` must be.
+    /// Starts reading an element of the list at `key`, which must be a table.
     pub(super) fn of_element(
         element: &'t Value<'t>,
         key: Key,
@@ -136,27 +136,27 @@ impl<'t> Fields<'t> {
         }
     }
 
-    /// Where the table is.
+    /// Returns the table's span.
     pub(super) fn span(&self) -> Range<usize> {
         self.span.clone()
     }
 
-    /// What the table is called in messages from now on.
+    /// Changes the table's name in messages.
     pub(super) fn rename(&mut self, place: String) {
         self.place = place;
     }
 
-    /// Whether the table has this key, of whatever type.
+    /// Returns `true` if the table has this key, of whatever type.
     pub(super) fn has(&self, key: Key) -> bool {
         self.table.contains_key(key.name)
     }
 
-    /// The place of a key's name, for problems that are about its being there.
+    /// Returns the span of a key's name, for problems with its presence.
     pub(super) fn key_span(&self, key: Key) -> Option<Range<usize>> {
         self.table.get_key_value(key.name).map(|(key, _)| key.span())
     }
 
-    /// A value of any type.
+    /// Returns a value of any type.
     pub(super) fn value(&mut self, key: Key) -> Option<&'t Value<'t>> {
         if !self.asked.contains(&key.name) {
             self.asked.push(key.name);
@@ -164,17 +164,17 @@ impl<'t> Fields<'t> {
         self.table.get(key.name)
     }
 
-    /// A string; another type is a problem.
+    /// Reads a string; reports another type.
     pub(super) fn string(&mut self, key: Key, problems: &mut Problems) -> Option<Spanned<&'t str>> {
         self.value(key).and_then(|value| string(value, key, problems))
     }
 
-    /// A string of at least one character and without control characters.
+    /// Reads a non-empty string without control characters.
     pub(super) fn line(&mut self, key: Key, problems: &mut Problems) -> Option<Spanned<&'t str>> {
         self.string(key, problems).and_then(|text| line(text, key, problems))
     }
 
-    /// An integer of any size that a machine word holds.
+    /// Reads an integer of any size that a machine word holds.
     pub(super) fn integer(&mut self, key: Key, problems: &mut Problems) -> Option<Spanned<i128>> {
         let value = self.value(key)?;
         match value.get_ref() {
@@ -186,7 +186,7 @@ impl<'t> Fields<'t> {
         }
     }
 
-    /// Yes or no.
+    /// Reads a boolean.
     pub(super) fn boolean(&mut self, key: Key, problems: &mut Problems) -> Option<Spanned<bool>> {
         let value = self.value(key)?;
         match value.get_ref() {
@@ -198,7 +198,7 @@ impl<'t> Fields<'t> {
         }
     }
 
-    /// One of a few words.
+    /// Reads one of a few words.
     pub(super) fn word<T: Copy>(
         &mut self,
         key: Key,
@@ -209,7 +209,7 @@ impl<'t> Fields<'t> {
         one_of(&text, key, words, problems).map(|word| Spanned::new(text.span(), word))
     }
 
-    /// The elements of a list.
+    /// Reads the elements of a list.
     pub(super) fn array(&mut self, key: Key, problems: &mut Problems) -> Option<&'t [Value<'t>]> {
         let value = self.value(key)?;
         match value.get_ref() {
@@ -221,7 +221,7 @@ impl<'t> Fields<'t> {
         }
     }
 
-    /// A list of strings that are not empty.
+    /// Reads a list of non-empty strings.
     pub(super) fn lines(&mut self, key: Key, problems: &mut Problems) -> Option<Vec<Spanned<&'t str>>> {
         let elements = self.array(key, problems)?;
         let mut texts = Vec::new();
@@ -236,12 +236,12 @@ impl<'t> Fields<'t> {
         Some(texts)
     }
 
-    /// Says that a key which must be there is not.
+    /// Reports that a required key is missing.
     pub(super) fn missing(&self, key: Key, problems: &mut Problems) {
         problems.error(self.span(), &ShapeProblem::Missing { place: self.place.clone(), key });
     }
 
-    /// The keys nobody has asked for, with their values: names the user has chosen.
+    /// Returns the keys that were not asked for, with their values: names chosen by the user.
     pub(super) fn others(&self) -> impl Iterator<Item = (Spanned<&'t str>, &'t Value<'t>)> {
         self.table
             .iter()
@@ -249,7 +249,7 @@ impl<'t> Fields<'t> {
             .map(|(key, value)| (Spanned::new(key.span(), key.get_ref().as_ref()), value))
     }
 
-    /// Warns of the keys nobody has asked for.
+    /// Warns of the keys that were not asked for.
     pub(super) fn warn_unknown(self, problems: &mut Problems) {
         for (key, _) in self.others() {
             let (place, known) = (self.place.clone(), self.asked.clone());
@@ -259,7 +259,7 @@ impl<'t> Fields<'t> {
     }
 }
 
-/// The string that `value` must be.
+/// Returns `value` as a string; reports another type.
 fn string<'t>(value: &'t Value<'t>, key: Key, problems: &mut Problems) -> Option<Spanned<&'t str>> {
     match value.get_ref() {
         DeValue::String(text) => Some(Spanned::new(value.span(), text)),
@@ -270,7 +270,7 @@ fn string<'t>(value: &'t Value<'t>, key: Key, problems: &mut Problems) -> Option
     }
 }
 
-/// The value a word stands for.
+/// Returns the value that a word stands for.
 pub(super) fn one_of<T: Copy>(
     text: &Spanned<&str>,
     key: Key,
@@ -286,17 +286,17 @@ pub(super) fn one_of<T: Copy>(
     found
 }
 
-/// The problem of a value of another type.
+/// Returns the problem of a value of another type.
 pub(super) fn wrong_type(key: Key, wanted: &'static str, found: &DeValue<'_>) -> ShapeProblem {
     ShapeProblem::WrongType { key, wanted, found: type_name(found) }
 }
 
-/// The problem of an element of another type.
+/// Returns the problem of an element of another type.
 pub(super) fn wrong_element(key: Key, wanted: &'static str, found: &DeValue<'_>) -> ShapeProblem {
     ShapeProblem::WrongElement { key, wanted, found: type_name(found) }
 }
 
-/// `text` if it has at least one character and no control character.
+/// Returns `text` if it is not empty and has no control character.
 pub(super) fn line<'t>(
     text: Spanned<&'t str>,
     key: Key,
@@ -313,7 +313,8 @@ pub(super) fn line<'t>(
     None
 }
 
-/// An integer too large even for 128 bits becomes the largest one: every range check refuses both alike.
+/// Converts an integer. One that is too large even for 128 bits becomes the largest one: every
+/// range check refuses both alike.
 pub(super) fn to_i128(integer: &DeInteger<'_>) -> i128 {
     let saturated = if integer.as_str().starts_with('-') { i128::MIN } else { i128::MAX };
     i128::from_str_radix(integer.as_str(), integer.radix()).unwrap_or(saturated)

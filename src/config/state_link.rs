@@ -1,7 +1,8 @@
 //! A state root that is a symbolic link, for users whose VMs are on a bigger disk.
 //!
-//! Such a link can also come with a repository, so it proves nothing: the directory it leads to must be empty, or name this
-//! very link in [`LINKED_FROM`], which castra writes at its first use. Nothing in a repository can put a file there.
+//! Such a link can also come with a repository, so it proves nothing: its target must be empty, or
+//! name this very link in [`LINKED_FROM`], which castra writes at the first use. A repository
+//! cannot put a file there.
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::Read as _;
@@ -18,11 +19,11 @@ use crate::layout::{LINKED_FROM, STATE_DIRECTORY};
 /// Longest path that is read from it, in bytes (`PATH_MAX`).
 const MAX_PATH_BYTES: u64 = 4096;
 
-/// Group or others may write (`S_IWGRP | S_IWOTH` in `inode(7)`).
+/// Mode bits that let the group or others write (`S_IWGRP | S_IWOTH` in `inode(7)`).
 const OTHERS_WRITE: u32 = 0o022;
 
-/// Checks that the link and its target are this user's, that only this user can write to the target, and that the target is
-/// empty or this project's.
+/// Checks that the link and its target belong to this user, that only this user can write to the
+/// target, and that the target is empty or this project's.
 pub(super) fn check(link: &Path, target: &Path) -> Result<(), OutOfBounds> {
     let refuse = |why: String| {
         let (path, target) = (link.to_owned(), target.to_owned());
@@ -56,7 +57,7 @@ pub(super) fn check(link: &Path, target: &Path) -> Result<(), OutOfBounds> {
     refuse("which holds files that are not this project's".to_owned())
 }
 
-/// Writes down in an empty target that it is this link's.
+/// Records in an empty target that it belongs to this link.
 pub(super) fn claim(link: &Path, target: &Path) -> Result<(), OutOfBounds> {
     check(link, target)?;
     let name = target.join(LINKED_FROM);
@@ -67,7 +68,8 @@ pub(super) fn claim(link: &Path, target: &Path) -> Result<(), OutOfBounds> {
     written.map_err(|error| OutOfBounds::Unresolved { path: target.to_owned(), reason: error.to_string() })
 }
 
-/// Returns `true` for a directory with nothing in it, or with what a [`claim`] that was killed has left.
+/// Returns `true` for a directory that is empty, or holds only the remains of a [`claim`] that was
+/// killed.
 fn is_empty(directory: &Path) -> bool {
     let is_leftover = |entry: std::io::Result<fs::DirEntry>| {
         entry.is_ok_and(|entry| entry.file_name().as_bytes().starts_with(files::TEMPORARY.as_bytes()))
@@ -85,7 +87,8 @@ fn linked_from(target: &Path) -> Option<Vec<u8>> {
     is_mine.then_some(bytes)
 }
 
-/// Returns `true` for a path with a component that begins with a dot, but for a last one of `.castra`.
+/// Returns `true` for a path with a component that begins with a dot, except a last component
+/// `.castra`.
 fn hidden(target: &Path) -> bool {
     let ends_as_state = target.ends_with(STATE_DIRECTORY);
     let above = if ends_as_state { target.parent().unwrap_or(target) } else { target };

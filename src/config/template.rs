@@ -4,8 +4,8 @@ use super::defaults;
 use super::json_schema::SCHEMA_URL;
 use super::validate::size::format_size;
 
-/// A commented `castra.toml` for a project of this name, with one VM on the managed image `image` (an id).
-/// What is commented out shows the defaults.
+/// Returns a commented `castra.toml` for a project with this name and one VM on the managed image
+/// `image` (an ID). Lines that are commented out show the defaults.
 pub fn template(project: &str, image: &str) -> String {
     let project = toml::Value::from(project);
     let image = toml::Value::from(image);
@@ -65,7 +65,7 @@ mod tests {
         parse(text, Path::new(FILE), &surroundings).unwrap_or_else(|error| panic!("{error}\n{text}"))
     }
 
-    /// The default project, but for what only a file can say.
+    /// Returns the default project, with the settings that only a file can have.
     fn default_with_an_image() -> ProjectConfig {
         let options = ConfigOptions { explicit: None, skip_discovery: true };
         let mut project =
@@ -78,7 +78,8 @@ mod tests {
         project
     }
 
-    /// The text with every commented-out `key = value` put in, the example block apart.
+    /// Returns the text with every commented-out `key = value` activated, except in the example
+    /// block.
     fn uncommented(text: &str) -> String {
         text.lines()
             .map(|line| match line.strip_prefix("# ") {

@@ -1,4 +1,4 @@
-//! What can run a guest's CPU here: each is tried with a real program and timed.
+//! Accelerators: each is tested with a real program and timed.
 
 use crate::cancel::Interrupted;
 use crate::context::RuntimeContext;
@@ -60,7 +60,7 @@ fn way_out(reason: &str) -> &'static str {
     }
 }
 
-/// The answer of an earlier race, where another one would be given now.
+/// Returns a finding if an earlier race chose another accelerator than one would now.
 fn remembered(trials: &[Trial], context: &RuntimeContext) -> Option<Finding> {
     let path = context.cache.accelerators();
     let (now, known) = (trials.iter().find(|trial| trial.is_chosen)?, qemu::remembered_accelerators(&path));

@@ -1,4 +1,4 @@
-//! The user's cache: images, templates, what was set aside or left behind.
+//! The user's cache: images, templates, and quarantined or left-over files.
 
 use crate::cancel::Interrupted;
 use crate::context::RuntimeContext;
@@ -20,7 +20,7 @@ pub(super) fn check(
     Ok(findings)
 }
 
-/// Images by their stamps; `castra image verify` hashes them.
+/// Checks images by their stamps; `castra image verify` hashes them.
 fn images(context: &RuntimeContext) -> Finding {
     let directory = context.cache.images();
     let mut whole = Vec::new();
@@ -90,7 +90,7 @@ fn templates(binary: Option<&QemuBinary>, context: &RuntimeContext) -> Vec<Findi
     findings
 }
 
-/// VMs boot without a template as long as a failure is remembered.
+/// Reports failures of templates: VMs boot without one as long as the failure is remembered.
 fn refusals(context: &RuntimeContext) -> Option<Finding> {
     let directory = context.cache.templates();
     let keys = names(directory.root());
@@ -101,7 +101,7 @@ fn refusals(context: &RuntimeContext) -> Option<Finding> {
     Some(finding.with_fix("castra template prune has it tried again").with_repair(Repair::PruneTemplates))
 }
 
-/// Damaged files that were moved out of the way, and nobody's any more.
+/// Reports damaged files in the quarantine, which nothing uses any more.
 fn set_aside(context: &RuntimeContext) -> Option<Finding> {
     let count = names(&context.cache.quarantine()).len();
     (count > 0).then(|| {

@@ -7,10 +7,11 @@ use crate::config::defaults;
 
 use super::{Area, Finding};
 
-/// 2026-01-01: a clock that stands before this castra was written is wrong, and certificates will be refused.
+/// 2026-01-01: a clock that is before the release of this castra is wrong, and certificates will be
+/// refused.
 const WRITTEN_UNIX_SECS: u64 = 1_767_225_600;
 
-/// What QEMU takes beside a guest's memory.
+/// Memory that QEMU needs in addition to the guest's, in MiB.
 const QEMU_MIB: u64 = 200;
 
 pub(super) fn check() -> Vec<Finding> {
@@ -32,7 +33,7 @@ fn system() -> Finding {
     Finding::good(Area::Host, "system", format!("{what}{container}"))
 }
 
-/// What Docker and Podman leave for whoever asks.
+/// Returns `true` if there are the marker files of Docker or Podman.
 fn is_container() -> bool {
     ["/.dockerenv", "/run/.containerenv"].iter().any(|mark| fs::exists(mark).unwrap_or(false))
 }
@@ -79,7 +80,7 @@ fn mib_of(meminfo: &str, name: &str) -> Option<u64> {
     Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? >> 10)
 }
 
-/// What a container may take, where it is told (cgroup v2).
+/// Returns the memory limit of the container, in MiB, if there is one (cgroup v2).
 fn cgroup_limit_mib() -> Option<u64> {
     let limit: u64 = fs::read_to_string("/sys/fs/cgroup/memory.max").ok()?.trim().parse().ok()?;
     let used: u64 = fs::read_to_string("/sys/fs/cgroup/memory.current").ok()?.trim().parse().unwrap_or(0);

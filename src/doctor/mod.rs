@@ -1,8 +1,9 @@
-//! `castra doctor`: is everything here that Castra needs, does it really work, and what to do where it does not.
+//! `castra doctor`: checks that everything Castra needs exists and really works, and says how to
+//! fix what does not.
 //!
-//! Each area has a file and looks at real things: a program that is run, a machine that is started, a file that is read.
-//! Nothing is changed by looking, but for a scratch file of the probe. What can be mended without a loss says how
-//! ([`Repair`]); [`fix`] does that.
+//! Each area has a file and examines real things: a program that is run, a machine that is started,
+//! a file that is read. Examining changes nothing, except for a scratch file of the probe. Findings
+//! that can be fixed without loss say how ([`Repair`]), and [`fix`] does that.
 
 mod accelerators;
 mod cache;
@@ -25,59 +26,59 @@ use crate::context::RuntimeContext;
 
 pub use repair::{Repair, fix};
 
-/// What is examined.
+/// Subject of an examination.
 pub struct Subject<'a> {
-    /// The surroundings.
+    /// Environment, directories and the like.
     pub context: &'a RuntimeContext,
-    /// The project of this directory, or why there is none that can be read.
+    /// Project of this directory, or the reason why none can be read.
     pub project: Result<&'a ProjectConfig, &'a crate::Error>,
 }
 
-/// One thing that was looked at.
+/// Result of one check.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct Finding {
-    /// What it is part of.
+    /// Area of the check.
     pub area: Area,
-    /// What was looked at, as a name that stays: `qemu-version`, `kvm`.
+    /// Stable name of the check: `qemu-version`, `kvm`.
     pub check: &'static str,
-    /// How bad it is.
+    /// Severity of the finding.
     pub severity: Severity,
-    /// What was found.
+    /// Description of the finding.
     pub message: String,
-    /// What to do about it.
+    /// Advice on fixing it.
     pub fix: Option<String>,
-    /// Whether `castra doctor --fix` does that.
+    /// Set if `castra doctor --fix` does that.
     #[serde(rename = "can_be_mended")]
     pub fixable: bool,
-    /// How.
+    /// Method of the repair.
     #[serde(skip)]
     repair: Option<Repair>,
 }
 
-/// A part of what Castra needs.
+/// An area of what Castra needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Area {
-    /// The machine: processors, memory, clock.
+    /// Host machine: processors, memory, clock.
     Host,
     /// QEMU and qemu-img.
     Qemu,
-    /// What runs a guest's CPU.
+    /// Accelerators that run a guest's CPU.
     Accelerators,
-    /// Room on disks.
+    /// Free space on disks.
     Space,
-    /// Who may do what.
+    /// Permissions.
     Permissions,
-    /// Images and templates of the user.
+    /// The user's images and templates.
     Cache,
-    /// This directory's project and its VMs.
+    /// The project of this directory and its VMs.
     Project,
-    /// Where images come from.
+    /// Sources of images.
     Network,
 }
 
 impl Area {
-    /// The word for it.
+    /// Returns the word for the area.
     pub fn name(self) -> &'static str {
         match self {
             Self::Host => "host",
@@ -92,13 +93,13 @@ impl Area {
     }
 }
 
-/// How bad a finding is.
+/// Severity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Severity {
-    /// As it should be.
+    /// Everything is as it should be.
     Good,
-    /// Good to know, and nothing to do.
+    /// Worth knowing, with nothing to do.
     Note,
     /// Something is slower or emptier than it could be, or will become a problem.
     Warning,
@@ -127,7 +128,7 @@ impl Finding {
         Self::new(area, check, Severity::Problem, message)
     }
 
-    /// With what to do about it.
+    /// Adds advice on fixing it.
     fn with_fix(mut self, fix: impl Into<String>) -> Self {
         self.fix = Some(fix.into());
         self
@@ -140,10 +141,10 @@ impl Finding {
     }
 }
 
-/// Looks at everything, area by area. The network, which may not answer, is waited for beside the rest.
+/// Examines everything, area by area. The network, which may not answer, is examined in parallel.
 ///
 /// # Errors
-/// An interruption.
+/// The user interrupted it.
 pub fn run_checks(subject: &Subject<'_>) -> Result<Vec<Finding>, Interrupted> {
     let context = subject.context;
     thread::scope(|scope| {

@@ -1,4 +1,4 @@
-//! Where the default images come from: each place is asked, with a limit.
+//! Sources of the default images: each is contacted, within a limit.
 
 use crate::context::RuntimeContext;
 use crate::error::Explain as _;
@@ -22,7 +22,7 @@ pub(super) fn check(context: &RuntimeContext) -> Vec<Finding> {
             Ok(()) => Finding::good(Area::Network, "source", format!("{image} can be fetched")),
             Err(error) => {
                 let message = format!("{image} cannot be fetched: {}", one_line(&error));
-                // One of them is enough, and none is needed where an image is here.
+                // One source is enough, and none is needed if an image is cached.
                 let severity = match (can_be_had, is_here) {
                     (true, _) => Finding::note,
                     (false, true) => Finding::warning,

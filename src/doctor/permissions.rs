@@ -1,4 +1,4 @@
-//! Who may do what: directories of Castra's belong to this user alone.
+//! Permissions: directories of Castra's must belong to this user alone.
 
 use std::io;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -37,7 +37,8 @@ fn user() -> Finding {
     Finding::good(Area::Permissions, "user", "castra runs as an ordinary user")
 }
 
-/// A directory that is there must be this user's and writable; one that is not must be one that can be made.
+/// Checks that a directory belongs to this user and is writable; if it does not exist, that it can
+/// be created.
 fn directory(check: &'static str, path: &Path) -> Finding {
     let Some(existing) = path.ancestors().find(|ancestor| ancestor.exists()) else {
         return Finding::problem(Area::Permissions, check, format!("{} cannot be made", path.display()));
@@ -62,7 +63,7 @@ fn directory(check: &'static str, path: &Path) -> Finding {
     Finding::good(Area::Permissions, check, format!("{} can be written to", path.display()))
 }
 
-/// Sockets are for this user alone.
+/// Checks that the directory of the sockets belongs to this user alone.
 fn runtime(path: &Path) -> Finding {
     let check = "runtime-directory";
     let Ok(metadata) = path.symlink_metadata() else { return directory(check, path) };

@@ -1,5 +1,5 @@
-//! The project of this directory: its configuration, and whether its VMs are as their records say; and VMs of projects that
-//! are gone.
+//! The project of this directory: its configuration, and whether its VMs match their records; also
+//! VMs of deleted projects.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::vm::{self, VmError, VmState, VmStatus};
 
 use super::{Area, Finding, Subject};
 
-/// Difference of clocks that counts as none: asking a busy guest takes up to a second.
+/// Tolerance for differences of clocks: asking a busy guest takes up to a second.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(2);
 
 pub(super) fn check(subject: &Subject<'_>) -> Vec<Finding> {
@@ -26,7 +26,7 @@ fn of_project(subject: &Subject<'_>) -> Vec<Finding> {
     let project = match subject.project {
         Ok(project) => project,
         Err(error) => {
-            // All the mistakes with their places are more than a finding.
+            // Rendering every mistake with its place would be more than a finding.
             let message = error.to_string().lines().next().unwrap_or_default().to_owned();
             let finding = Finding::problem(Area::Project, "configuration", message);
             let fix =

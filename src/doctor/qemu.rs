@@ -1,4 +1,4 @@
-//! QEMU and qemu-img: there, new enough, and with all that a launch uses.
+//! QEMU and qemu-img: installed, recent enough, and with everything that a launch uses.
 
 use std::path::Path;
 use std::time::Duration;
@@ -11,13 +11,14 @@ use crate::qemu::{self, QemuBinary, QemuError};
 
 use super::{Area, Finding};
 
-/// The oldest that was tried. `x-ignore-shared` is of 4.0, all else that is used is older.
+/// Oldest version that was tested. `x-ignore-shared` appeared in 4.0; everything else that is used
+/// is older.
 const TRIED: (u32, u32) = (7, 2);
 
-/// `--version` takes milliseconds.
+/// Time limit for `--version`, which takes milliseconds.
 const VERSION_LIMIT: Duration = Duration::from_secs(10);
 
-/// What was found, and QEMU if it is there.
+/// Returns the findings, and QEMU if it is installed.
 pub(super) fn check(context: &RuntimeContext) -> Result<(Vec<Finding>, Option<QemuBinary>), Interrupted> {
     let mut findings = Vec::new();
     let binary = match QemuBinary::find(&context.environment) {
@@ -74,13 +75,13 @@ fn version(check: &'static str, program: &Path, context: &RuntimeContext) -> Res
     })
 }
 
-/// `QEMU emulator version 7.2.22 (Debian …)`, `qemu-img version 9.0.0`.
+/// Parses `QEMU emulator version 7.2.22 (Debian …)` or `qemu-img version 9.0.0`.
 fn parse(output: &str) -> Option<(u32, u32)> {
     let mut numbers = output.split("version ").nth(1)?.split(|c: char| !c.is_ascii_digit());
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
-/// A machine with everything that a VM's machine has is started, and must run a program.
+/// Checks that a machine with every device of a VM starts and runs a program.
 fn features(binary: &QemuBinary, context: &RuntimeContext) -> Result<Finding, Interrupted> {
     let check = "qemu-features";
     Ok(match qemu::try_everything(binary, &context.cancel) {

@@ -1,4 +1,4 @@
-//! What can be mended without losing anything that somebody made.
+//! Repairs that lose nothing a user made.
 
 use std::fs::{self, Permissions};
 use std::io;
@@ -13,18 +13,18 @@ use crate::template::{self, TemplateError};
 
 use super::Finding;
 
-/// A way to mend something.
+/// A repair.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Repair {
-    /// Remove templates that nothing goes on from; they are made again when they are needed.
+    /// Remove templates that no VM will be restored from; new ones are made when they are needed.
     PruneTemplates,
-    /// Remove a file that is made again by itself.
+    /// Remove a file that is recreated automatically.
     RemoveFile(PathBuf),
-    /// Make a directory this user's alone.
+    /// Make a directory accessible to this user alone.
     Tighten(PathBuf),
 }
 
-/// Why something could not be mended.
+/// Reason why a repair failed.
 #[derive(Debug, thiserror::Error)]
 pub enum RepairError {
     /// A template cannot be removed.
@@ -53,10 +53,10 @@ impl Explain for RepairError {
     }
 }
 
-/// Mends what can be mended, each thing once. Hands back what was done, in words.
+/// Carries out all repairs, each once. Returns a description of what was done.
 ///
 /// # Errors
-/// The first thing that cannot be mended.
+/// The first failure.
 pub fn fix(findings: &[Finding], context: &RuntimeContext) -> Result<Vec<String>, RepairError> {
     let mut done: Vec<&Repair> = Vec::new();
     let mut told = Vec::new();

@@ -1,15 +1,16 @@
-//! Room on the disks that Castra writes to.
+//! Free space on the disks that Castra writes to.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use super::{Area, Finding, Subject};
 
-/// What a first `castra up` takes: download, image, warm template, disk. (*Measured*: 0.5 GiB with the default image.)
+/// Space for a first `castra up`, in bytes: download, image, warm template, disk. (*Measured*: 0.5
+/// GiB with the default image.)
 const FIRST_UP_BYTES: u64 = 700 << 20;
-/// Below this little of anything works.
+/// Space below which hardly anything works, in bytes.
 const LEAST_BYTES: u64 = 100 << 20;
-/// A socket and a few small files.
+/// Space for sockets and a few small files, in bytes.
 const LEAST_RUNTIME_BYTES: u64 = 1 << 20;
 
 pub(super) fn check(subject: &Subject<'_>) -> Vec<Finding> {
@@ -48,7 +49,7 @@ fn room(check: &'static str, what: &str, path: &Path) -> Finding {
     }
 }
 
-/// What this user may still write, below a path that need not be there yet.
+/// Returns the space available to this user, in bytes, at a path that need not exist yet.
 fn free_bytes(path: &Path) -> Option<u64> {
     let status = rustix::fs::statvfs(&existing(path)?).ok()?;
     Some(status.f_bavail.saturating_mul(status.f_frsize))

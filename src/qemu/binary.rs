@@ -31,8 +31,8 @@ impl QemuBinary {
     /// Finds QEMU on the `PATH`, or the program that `CASTRA_QEMU` names.
     ///
     /// # Errors
-    /// [`QemuError::NotInstalled`], [`QemuError::NotExecutable`], or [`QemuError::File`] if the program
-    /// cannot be examined.
+    /// [`QemuError::NotInstalled`], [`QemuError::NotExecutable`], or [`QemuError::File`] if the
+    /// program cannot be examined.
     pub fn find(environment: &Environment) -> Result<Self, QemuError> {
         let named = environment.text("CASTRA_QEMU");
         let missing = || match named {

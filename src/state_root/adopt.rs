@@ -1,4 +1,4 @@
-//! Taking over a state root that this user's castra did not make.
+//! Adopts a state root that this user's castra did not make.
 
 use std::collections::HashMap;
 use std::fs::{self, Metadata};
@@ -16,38 +16,38 @@ use crate::layout::{ProjectLayout, VmLayout};
 use crate::qemu::{running_qemu, runs_elsewhere};
 use crate::trusted;
 
-/// More entries than a state root has; one with more is not looked at for ever.
+/// Maximum number of entries that are examined, more than any state root has.
 const MAX_ENTRIES: usize = 1_000_000;
 
-/// A state root that can be taken over: it was looked at, and nothing was changed yet.
+/// A state root that can be adopted: it was examined, and nothing was changed yet.
 #[derive(Debug)]
 pub struct Adoption {
     layout: ProjectLayout,
-    /// The VMs that would be used from then on, by name.
+    /// VMs that would be used from then on, by name.
     pub vms: Vec<VmFound>,
-    /// What all files take, in bytes.
+    /// Total size of all files, in bytes.
     pub size_bytes: u64,
 }
 
 /// A VM in a state root that is not this user's yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VmFound {
-    /// Its name.
+    /// Name of the VM.
     pub name: String,
-    /// SSH keys came with it, which their maker knows.
+    /// True if SSH keys came with it, which their maker knows.
     pub has_keys: bool,
-    /// It runs now.
+    /// True if it is running now.
     pub is_running: bool,
-    /// It has saved memory, from which it would resume.
+    /// True if it has saved memory, from which it would resume.
     pub is_suspended: bool,
 }
 
 impl StateRoot {
-    /// Looks at everything in a state root that this user's castra did not make. Nothing if there is none to take over: it is
-    /// this user's already, or there is nothing in it.
+    /// Examines a state root that this user's castra did not make. Returns `None` if there is
+    /// nothing to adopt: it is this user's already, or it is empty.
     ///
     /// # Errors
-    /// [`StateRootError`]: what is wrong with it has to be mended first.
+    /// [`StateRootError`]: the fault has to be fixed first.
     pub fn examine(&self, context: &RuntimeContext) -> Result<Option<Adoption>, StateRootError> {
         if !self.check_kind()? || !self.layout.needs_mark() {
             return Ok(None);
@@ -66,10 +66,11 @@ impl StateRoot {
 }
 
 impl Adoption {
-    /// Takes the state root over: moves the SSH keys in it to the quarantine, so that new ones are made, and writes the mark.
+    /// Adopts the state root: moves its SSH keys to the quarantine, so that new ones are made, and
+    /// writes the mark.
     ///
     /// # Errors
-    /// [`StateRootError`]. Nothing in it is used then.
+    /// [`StateRootError`]. The state root stays unused then.
     pub fn adopt(self, context: &RuntimeContext) -> Result<(), StateRootError> {
         let key = Key::load_or_create(context)?;
         let layout = &self.layout;
@@ -88,7 +89,7 @@ impl Adoption {
     }
 }
 
-/// A name in the quarantine that nothing has yet.
+/// Returns an unused name in the quarantine.
 fn free_name(quarantine: &Path, vm: &str, key: &Path) -> PathBuf {
     let name = key.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let numbered = (1..u32::MAX).map(|number| quarantine.join(format!("{vm}-{name}.{number}")));
@@ -126,17 +127,19 @@ fn found(files: &VmLayout, name: String) -> VmFound {
     }
 }
 
-/// Findings about a tree.
+/// Findings of a walk over a tree.
 #[derive(Default)]
 struct Walk {
     entries: usize,
     size_bytes: u64,
-    /// By device and inode: a path, the names there are, and those that were seen.
+    /// Files with several names, by device and inode: a path, the number of names, and the number
+    /// of names seen.
     linked: HashMap<(u64, u64), (PathBuf, u64, u64)>,
 }
 
 impl Walk {
-    /// Checks that everything below is a directory or a regular file of this user's, and that no other user may write to it.
+    /// Checks that everything below is a directory or a regular file of this user's, and that no
+    /// other user may write to it.
     fn directory(&mut self, path: &Path) -> Result<(), StateRootError> {
         let refused = |path: &Path, distrust: trusted::Distrust| StateRootError::Refused {
             path: path.to_owned(),
@@ -172,8 +175,9 @@ impl Walk {
         }
     }
 
-    /// Clones share files by links, and so do images and templates with the cache, which are checked by their digests. Any other
-    /// name would be a way to change what is relied on.
+    /// Checks that files have no names outside. Clones share files by links, and so do images and
+    /// templates with the cache, which are checked by their digests. Any other name would be a way
+    /// to change files that are relied on.
     fn check_links(&self, layout: &ProjectLayout) -> Result<(), StateRootError> {
         let (images, templates, cache) = (layout.images(), layout.templates(), layout.own_cache());
         let may_be_shared = |path: &Path| {

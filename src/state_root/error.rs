@@ -8,60 +8,60 @@ use crate::error::{Explain, Kind, kind_of_io};
 use crate::layout::UserStateLayout;
 use crate::trusted::Distrust;
 
-/// Why a state root is not used.
+/// Reason why a state root is not used.
 #[derive(Debug, thiserror::Error)]
 pub enum StateRootError {
-    /// It holds something, and has no mark of this user's.
+    /// The state root is not empty, and has no mark of this user's.
     #[error("{} was not made by your castra, so nothing in it is used", root.display())]
     Foreign {
         /// The state root.
         root: PathBuf,
     },
-    /// Git tracks a file of it.
+    /// Git tracks a file in the state root.
     #[error("git tracks {} in {}, so everyone who may write to that repository decides what is in it", file.display(), tree.display())]
     Tracked {
         /// The state root.
         root: PathBuf,
         /// The working tree.
         tree: PathBuf,
-        /// A file that is tracked, as seen from there.
+        /// Tracked file, relative to the working tree.
         file: PathBuf,
     },
-    /// Something in it is of a kind, an owner or a mode that castra does not rely on.
+    /// An entry has a type, an owner or a mode that castra does not rely on.
     #[error("cannot rely on {}", path.display())]
     Refused {
-        /// What it is about.
+        /// Path of the entry.
         path: PathBuf,
         /// The reason.
         source: io::Error,
     },
-    /// A file has names that are not in the state root.
+    /// A file has names outside the state root.
     #[error("{} has another name outside of the state directory, by which it can be changed", path.display())]
     HardLink {
         /// The file.
         path: PathBuf,
     },
-    /// It cannot be looked at or written to.
+    /// A file or directory cannot be examined or written to.
     #[error("cannot {action} {}", path.display())]
     Io {
-        /// What was tried.
+        /// Failed action.
         action: &'static str,
-        /// The file or directory.
+        /// Path of the file or directory.
         path: PathBuf,
         /// The reason.
         source: io::Error,
     },
-    /// The user's key cannot be had.
+    /// The user's key is not available.
     #[error("cannot {action} {}, the key that signs your state directories", path.display())]
     Key {
-        /// `read` or `create`.
+        /// Failed action: `read` or `create`.
         action: &'static str,
-        /// The key.
+        /// Path of the key.
         path: PathBuf,
         /// The reason.
         source: io::Error,
     },
-    /// There is no place for a key.
+    /// No directory is known in which to keep a key.
     #[error(
         "neither HOME nor XDG_STATE_HOME says where the key is to be kept that signs your state directories"
     )]
@@ -126,7 +126,8 @@ impl Explain for StateRootError {
     }
 }
 
-/// The part of a tracked path that is the state root, or what is below it where that has a longer name.
+/// Returns the part of a tracked path that is the state root, or the first component below it if
+/// its path is longer.
 fn top_of(file: &Path) -> PathBuf {
     let mut top = PathBuf::new();
     for part in file.components() {
@@ -139,7 +140,7 @@ fn top_of(file: &Path) -> PathBuf {
 }
 
 impl RuntimeContext {
-    /// Where the user's key is.
+    /// Returns the directory of the user's key.
     pub(super) fn user_state(&self) -> Result<&UserStateLayout, StateRootError> {
         self.user_state.as_ref().ok_or(StateRootError::NoHome)
     }

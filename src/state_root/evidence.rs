@@ -1,4 +1,4 @@
-//! State roots of earlier castras, which made no marks.
+//! Recognises state roots of earlier castras, which made no marks.
 
 use std::ffi::OsString;
 use std::fs;
@@ -10,13 +10,13 @@ use crate::context::RuntimeContext;
 use crate::layout::ProjectLayout;
 use crate::trusted;
 
-/// Longest path there can be, as `PATH_MAX` of the kernel's `limits.h`.
+/// Longest path that is read from a note, in bytes: `PATH_MAX` of the kernel's `limits.h`.
 const MAX_NOTE_BYTES: u64 = 4096;
 /// Time by which a state root may be younger than its note: an earlier `up` wrote the note first.
 const SLACK: Duration = Duration::from_secs(10);
 
-/// Returns `true` for a state root that was there when this user's castra noted it in the cache: a repository can neither
-/// write to the cache nor choose when its files are made.
+/// Returns `true` for a state root that existed when this user's castra noted it in the cache: a
+/// repository can neither write to the cache nor choose when its files are made.
 pub(super) fn is_of_earlier_castra(layout: &ProjectLayout, context: &RuntimeContext) -> bool {
     let (root, note) = (layout.state_root(), context.cache.known_project(layout));
     let is_noted = noted_root(&note).is_some_and(|known| known == root);
@@ -24,13 +24,14 @@ pub(super) fn is_of_earlier_castra(layout: &ProjectLayout, context: &RuntimeCont
     is_noted && noted.zip(made(root)).is_some_and(|(noted, made)| made <= noted + SLACK)
 }
 
-/// Returns the state root that a note in the cache names; nothing for a file that is none of this user's notes.
+/// Returns the state root that a note in the cache names; `None` for a file that is not this user's
+/// note.
 pub(crate) fn noted_root(note: &Path) -> Option<PathBuf> {
     let root = PathBuf::from(OsString::from_vec(trusted::read(note, MAX_NOTE_BYTES).ok()?));
     root.is_absolute().then_some(root)
 }
 
-/// When a directory was made; where the filesystem does not tell, nothing.
+/// Returns the time at which a directory was created; `None` if the filesystem does not record it.
 fn made(directory: &Path) -> Option<SystemTime> {
     fs::symlink_metadata(directory).ok()?.created().ok()
 }
@@ -64,7 +65,7 @@ mod tests {
         fs::write(&note, root.as_os_str().as_encoded_bytes()).expect("written");
         assert!(is_one());
 
-        // A repository that was unpacked at the place of a project that is gone.
+        // A repository that was unpacked at the path of a deleted project.
         let age = |by: Duration| {
             let file = fs::OpenOptions::new().write(true).open(&note).expect("opened");
             file.set_modified(SystemTime::now() - by).expect("set");

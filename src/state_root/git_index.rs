@@ -1,7 +1,8 @@
-//! Which files git tracks, read from its index: git itself runs programs that a repository's configuration names
-//! (`core.fsmonitor`), so it is not asked.
+//! Finds the files that git tracks by reading its index. Running git is no option, because it runs
+//! programs that a repository's configuration names (`core.fsmonitor`).
 //!
-//! Format: `gitformat-index(5)`. Versions 2 to 4 are read as a stream, so that an index of any size takes no memory.
+//! Format: `gitformat-index(5)`. Versions 2 to 4 are read as a stream, so that an index of any size
+//! takes no memory.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read};
@@ -9,28 +10,30 @@ use std::path::{Path, PathBuf};
 
 use crate::files::open_regular;
 
-/// Longest path that is read; git's own limit is the system's.
+/// Longest path that is read, in bytes; git's own limit is the system's.
 const MAX_PATH_BYTES: usize = 1 << 16;
-/// Longest `.git` file that is read.
+/// Longest `.git` file that is read, in bytes.
 const MAX_LINK_BYTES: u64 = 8192;
-/// Bytes before the flags of an entry, but for the object's name: ten 32-bit numbers.
+/// Number of bytes before the flags of an entry, not counting the object's name: ten 32-bit
+/// numbers.
 const STAT_BYTES: usize = 40;
-/// Flag of an entry that has two more bytes of flags.
+/// Flag of an entry with two more bytes of flags.
 const EXTENDED: u16 = 0x4000;
-/// Lengths of an object's name: SHA-1, SHA-256.
+/// Lengths of an object's name, in bytes: SHA-1, SHA-256.
 const OBJECT_BYTES: [usize; 2] = [20, 32];
 
 /// A file that git tracks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Tracked {
-    /// The working tree.
+    /// Root of the working tree.
     pub(super) tree: PathBuf,
-    /// The file, as seen from there.
+    /// Path of the file, relative to the working tree.
     pub(super) file: PathBuf,
 }
 
-/// Returns a file in or at `directory` (absolute, without links) that a repository above it tracks. An index that cannot be
-/// read tells nothing: it was made by this user's git, and the state root's mark counts all the same.
+/// Returns a file in or at `directory` (absolute, without links) that a repository above it tracks.
+/// An index that cannot be read counts as empty: it was made by this user's git, and the state
+/// root's mark is required in any case.
 pub(super) fn tracked_below(directory: &Path) -> Option<Tracked> {
     directory.parent()?.ancestors().find_map(|tree| {
         let git = git_directory(tree)?;
@@ -40,7 +43,8 @@ pub(super) fn tracked_below(directory: &Path) -> Option<Tracked> {
     })
 }
 
-/// Returns the directory of this working tree's repository: `.git`, or the one that a file of this name gives.
+/// Returns the repository's directory of this working tree: `.git`, or the directory that a file
+/// with this name refers to.
 fn git_directory(tree: &Path) -> Option<PathBuf> {
     let git = tree.join(".git");
     if fs::symlink_metadata(&git).ok()?.is_file() {
@@ -68,7 +72,7 @@ fn first_below(git: &Path, inside: &[u8], object_bytes: usize) -> io::Result<Opt
 struct Index<R> {
     reader: R,
     object_bytes: usize,
-    /// Compressed paths share a beginning with the one before.
+    /// Current path. Compressed paths share a prefix with the previous one.
     path: Vec<u8>,
 }
 
@@ -81,7 +85,8 @@ impl<R: BufRead> Index<R> {
         Self { reader, object_bytes, path: Vec::new() }
     }
 
-    /// The first entry at or below `inside`, and the name of the shared index if there is one.
+    /// Returns the first entry at or below `inside`, and the name of the shared index if there is
+    /// one.
     fn search(mut self, inside: &[u8]) -> io::Result<(Option<PathBuf>, Option<String>)> {
         use std::os::unix::ffi::OsStrExt as _;
         let header: [u8; 12] = self.array()?;
@@ -118,7 +123,7 @@ impl<R: BufRead> Index<R> {
         }
         self.path.clear();
         self.path_rest()?;
-        // One to eight NULs make an entry a multiple of eight bytes long; the first is read.
+        // One to eight NULs pad an entry to a multiple of eight bytes; the first has been read.
         read += self.path.len();
         let length = (read + 8) & !7;
         let padding: Vec<u8> = (0..length - read - 1).map(|_| self.byte()).collect::<io::Result<_>>()?;
@@ -132,7 +137,8 @@ impl<R: BufRead> Index<R> {
         if self.path.pop() == Some(0) && !self.path.is_empty() { Ok(()) } else { Err(damaged()) }
     }
 
-    /// Git's `varint.c`: seven bits a byte, and one more for each further byte.
+    /// Reads a number as in git's `varint.c`: seven bits per byte, and one more for each further
+    /// byte.
     fn varint(&mut self) -> io::Result<usize> {
         let mut byte = self.byte()?;
         let mut value = usize::from(byte & 0x7f);
@@ -144,7 +150,7 @@ impl<R: BufRead> Index<R> {
         Ok(value)
     }
 
-    /// The object name that the extension `link` gives, if there is one before the checksum.
+    /// Returns the object name in the extension `link`, if there is one before the checksum.
     fn shared(&mut self) -> io::Result<Option<String>> {
         loop {
             let rest = self.reader.fill_buf()?;
@@ -186,7 +192,8 @@ impl<R: BufRead> Index<R> {
     }
 }
 
-/// Whatever the case: where filesystems do not tell `.CASTRA` from `.castra`, a checkout writes to the latter.
+/// Compares without regard to case: on a filesystem that does not distinguish `.CASTRA` from
+/// `.castra`, a checkout writes to the latter.
 fn is_at_or_below(path: &[u8], directory: &[u8]) -> bool {
     let Some((begin, rest)) = path.split_at_checked(directory.len()) else { return false };
     begin.eq_ignore_ascii_case(directory) && (rest.is_empty() || rest[0] == b'/')
@@ -238,7 +245,7 @@ mod tests {
                 let entries = |second: &str| {
                     vec![
                         entry(b".castle", object_bytes, version, (0, b".castle")),
-                        // `.cast` stays, `le` goes.
+                        // `.cast` is kept, `le` is dropped.
                         entry(second.as_bytes(), object_bytes, version, (2, &second.as_bytes()[5..])),
                     ]
                 };
@@ -285,7 +292,7 @@ mod tests {
         assert_eq!(found(&tree(&one(b".CASTRA/key"))), Some(".CASTRA/key".into()));
         let whole = one(b".castra/lock");
         for length in 0..whole.len() - 20 {
-            // Nothing but an answer is expected of it.
+            // Only expected to return.
             let _ = found(&tree(&whole[..length]));
         }
         assert_eq!(found(&tree(b"")), None);

@@ -1,4 +1,5 @@
-//! The key that tells this user's state roots from all others: 32 random bytes outside of every project.
+//! The key that distinguishes this user's state roots from all others: 32 random bytes outside
+//! every project.
 
 use std::io::{self, Write as _};
 use std::os::unix::fs::MetadataExt as _;
@@ -14,14 +15,14 @@ use crate::random::random_bytes;
 use crate::trusted;
 
 const BYTES: usize = 32;
-/// Bits of a mode that let anybody else read, write or run.
+/// Mode bits that let other users read, write or execute.
 const OPEN_TO_OTHERS: u32 = 0o077;
 
 /// A user's key.
 pub(super) struct Key([u8; BYTES]);
 
 impl Key {
-    /// Reads the key; nothing if this user has none yet.
+    /// Reads the key; returns `None` if this user has none yet.
     pub(super) fn load(context: &RuntimeContext) -> Result<Option<Self>, StateRootError> {
         let path = &context.user_state()?.key();
         match read(path) {
@@ -31,7 +32,7 @@ impl Key {
         }
     }
 
-    /// Reads the key, or makes one. Of several castras that make one at once, all get the first.
+    /// Reads the key, or creates one. If several castras create one at once, all get the first.
     pub(super) fn load_or_create(context: &RuntimeContext) -> Result<Self, StateRootError> {
         if let Some(key) = Self::load(context)? {
             return Ok(key);
@@ -52,7 +53,7 @@ impl Key {
     }
 
     fn mac(&self, text: &[u8]) -> Hmac<Sha256> {
-        // HMAC takes keys of every length.
+        // HMAC accepts keys of any length.
         let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).unwrap_or_else(|_| unreachable!());
         mac.update(text);
         mac
@@ -72,7 +73,7 @@ fn read(path: &Path) -> io::Result<Key> {
     bytes.try_into().map(Key).map_err(|_| invalid("it is not 32 bytes long"))
 }
 
-/// Writes a key under another name and links it into place, unless there is one by then.
+/// Writes a key under another name and links it into place, unless one exists by then.
 fn create(path: &Path) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("/"));
     create_private_directory(directory)?;

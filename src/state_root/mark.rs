@@ -1,5 +1,5 @@
-//! The mark of a state root: a random id, and a MAC over it that takes this user's key to make. It says nothing of where the
-//! state root is, so that it may be moved and copied.
+//! The mark of a state root: a random ID, and a MAC over it that only this user's key can produce.
+//! The mark does not contain the path of the state root, which may therefore be moved and copied.
 
 use std::io;
 use std::path::Path;
@@ -11,23 +11,23 @@ use crate::hex::hex;
 use crate::random::random_bytes;
 use crate::trusted;
 
-/// First line of a mark; part of what is signed.
+/// First line of a mark, part of the signed text.
 const HEADING: &str = "castra state root 1";
-/// A mark has fewer bytes than that.
+/// Largest mark, in bytes.
 const MAX_BYTES: u64 = 1024;
 
-/// Finding in the place of a mark.
+/// Result of looking for a mark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Found {
-    /// Nothing.
+    /// There is no mark.
     None,
-    /// A mark under this user's key.
+    /// A mark signed with this user's key.
     Own,
-    /// Anything else.
+    /// Any other file.
     Foreign,
 }
 
-/// Reads a mark. `key` is asked for only where there is one.
+/// Reads a mark. `key` is called only if there is one.
 pub(super) fn read(
     path: &Path,
     key: impl FnOnce() -> Result<Option<Key>, StateRootError>,
@@ -42,7 +42,7 @@ pub(super) fn read(
     Ok(if is_own { Found::Own } else { Found::Foreign })
 }
 
-/// The signed lines, and the MAC.
+/// Splits a mark into the signed lines and the MAC.
 fn parse(bytes: &[u8]) -> Option<(&[u8], [u8; 32])> {
     let text = std::str::from_utf8(bytes).ok()?;
     let at = text.find("mac ")?;
@@ -65,7 +65,7 @@ fn from_hex(digits: &str) -> Option<[u8; 32]> {
     Some(bytes)
 }
 
-/// Writes a mark with an id of its own.
+/// Writes a mark with a new ID.
 pub(super) fn write(path: &Path, key: &Key) -> io::Result<()> {
     let id = hex(&random_bytes::<16>()?);
     let signed = format!("{HEADING}\nid {id}\n");

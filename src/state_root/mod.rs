@@ -1,15 +1,17 @@
 //! State roots (`.castra/`): one is used only if this user's castra made it.
 //!
-//! A configuration names a [`StateRoot`]. What lies there may have come with a repository, an archive, or from another user, so
-//! nothing in it is looked at before [`StateRoot::open`] has found
+//! A configuration names a [`StateRoot`]. Its contents may have come with a repository, an archive,
+//! or from another user, so nothing in it is used before [`StateRoot::open`] has verified
 //!
-//! - that it and the directories in it belong to this user and no other user can write to them,
-//! - that git tracks nothing of it, since what git tracks changes with every pull,
-//! - and its mark: a random id, signed by a key of the user's that is kept outside of all projects (`key`, `mark`).
+//! - that the state root and its directories belong to this user and no other user can write to
+//!   them,
+//! - that git tracks nothing in it, since tracked files change with every pull,
+//! - and its mark: a random ID, signed with a key of the user's that is kept outside all projects
+//!   (`key`, `mark`).
 //!
-//! Only then there is a [`ProjectLayout`], which all that reads and writes state takes. The mark says nothing of where the
-//! state root is: it may be moved and copied on this machine. One from elsewhere is taken over by `castra adopt` when the user says
-//! so.
+//! Only then is there a [`ProjectLayout`], which everything that reads and writes state requires.
+//! The mark does not contain the path of the state root, which may be moved and copied on this
+//! machine. A state root from elsewhere is adopted by `castra adopt` at the user's request.
 
 mod adopt;
 mod error;
@@ -34,42 +36,43 @@ pub(crate) use evidence::noted_root;
 use key::Key;
 use mark::Found;
 
-/// Place of a project's state, as a configuration names it; its content is unknown.
+/// Location of a project's state, as a configuration names it; its contents are unverified.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StateRoot {
     layout: ProjectLayout,
 }
 
 impl StateRoot {
-    /// The state root of a project (absolute).
+    /// Returns the state root of a project at this absolute path.
     pub fn new(path: PathBuf) -> Self {
         Self { layout: ProjectLayout::unchecked(path) }
     }
 
-    /// That of a project in this directory which says nothing else.
+    /// Returns the default state root of a project in this directory.
     pub fn of_project(directory: &Path) -> Self {
         Self::new(directory.join(STATE_DIRECTORY))
     }
 
-    /// That of VMs that are thrown away, in the user's own cache or in a directory that was just made: no repository puts
-    /// anything there, so owner and mode are enough.
+    /// Returns the state root of throw-away VMs, in the user's own cache or in a directory that was
+    /// just created: no repository can put anything there, so owner and mode suffice.
     pub fn of_runs(cache: &CacheLayout) -> Self {
         Self { layout: cache.runs() }
     }
 
-    /// Where it is.
+    /// Returns the path.
     pub fn path(&self) -> &Path {
         self.layout.state_root()
     }
 
-    /// Where things would be in it: for names, not for use.
+    /// Returns the paths of everything in it, to name them but not to use them.
     pub fn names(&self) -> &ProjectLayout {
         &self.layout
     }
 
-    /// Checks the state root and returns the way to what is in it. Changes nothing, but that a state root which an earlier castra
-    /// of this user's made gets its mark, and that the logs in it are bounded, as long as the context lasts. There may be none yet;
-    /// the first operation that changes a VM makes it.
+    /// Checks the state root and returns the layout of its contents. Changes nothing, except that a
+    /// state root of an earlier castra of this user's gets its mark, and that its logs are kept
+    /// within bounds as long as the context exists. There may be no state root yet; the first
+    /// operation that changes a VM creates it.
     ///
     /// # Errors
     /// [`StateRootError`].
@@ -91,13 +94,13 @@ impl StateRoot {
             if is_as_good_as_empty(root)? {
                 return Ok(());
             }
-            // Another castra may just have made it.
+            // Another castra may just have created it.
             found = look()?;
         }
         match found {
             Found::Own => {}
             Found::None if evidence::is_of_earlier_castra(layout, context) => {
-                // Where it cannot be written to, it is looked at again.
+                // If the mark cannot be written, the evidence is examined again next time.
                 if Key::load_or_create(context).is_ok_and(|key| mark::write(&layout.mark(), &key).is_ok()) {
                     write_git_ignore(layout);
                 }
@@ -107,8 +110,8 @@ impl StateRoot {
         self.check_links()
     }
 
-    /// Checks that no link stands in the place of a directory: what castra writes and removes below it would be elsewhere. One in
-    /// the place of a file is replaced, or refused where it is opened.
+    /// Checks that no directory has been replaced by a link: castra would write and remove files
+    /// elsewhere. A link in place of a file is replaced, or refused when the file is opened.
     fn check_links(&self) -> Result<(), StateRootError> {
         let layout = &self.layout;
         let (images, templates, cache) = (layout.images(), layout.templates(), layout.own_cache());
@@ -117,7 +120,8 @@ impl StateRoot {
         while let Some(directory) = open.pop() {
             for entry in files::readable_entries(&directory) {
                 let path = entry.path();
-                // Beside them, a user may have what castra does not write to.
+                // Next to castra's own entries, a user may keep others, which castra does not write
+                // to.
                 let is_own = directory != self.path() || own.contains(&path);
                 match entry.file_type() {
                     Ok(kind) if is_own && kind.is_dir() => open.push(path),
@@ -132,8 +136,8 @@ impl StateRoot {
         Ok(())
     }
 
-    /// Checks owner, mode and kind of the state root and of the directories that everything else is in. Returns `false` where there
-    /// is no state root.
+    /// Checks owner, mode and type of the state root and of the directories that contain everything
+    /// else. Returns `false` if there is no state root.
     fn check_kind(&self) -> Result<bool, StateRootError> {
         let layout = &self.layout;
         let check = |path: &Path| {
@@ -151,7 +155,7 @@ impl StateRoot {
     }
 
     fn check_untracked(&self) -> Result<(), StateRootError> {
-        // Git knows paths without links, and links by themselves.
+        // Git knows paths without links, and tracks links themselves.
         let real = |path: &Path| {
             fs::canonicalize(path).map_err(|source| StateRootError::Io {
                 action: "find",
@@ -173,7 +177,8 @@ impl StateRoot {
     }
 }
 
-/// Checks the state root itself, which may be a link of this user's: `config` knows where that may lead.
+/// Checks the state root itself, which may be a link of this user's: `config` has checked its
+/// target.
 fn check_root(root: &Path) -> Result<bool, StateRootError> {
     let refused = |source| StateRootError::Refused { path: root.to_owned(), source };
     match fs::symlink_metadata(root) {
@@ -185,8 +190,8 @@ fn check_root(root: &Path) -> Result<bool, StateRootError> {
     }
 }
 
-/// Makes a state root and marks it, if there is none or nothing in it yet. For operations that are about to put something
-/// there, and have it open.
+/// Creates a state root and marks it, if there is none or it is still empty. For operations that
+/// are about to put something there and have opened it.
 ///
 /// # Errors
 /// [`StateRootError`].
@@ -196,7 +201,7 @@ pub(crate) fn make(layout: &ProjectLayout, context: &RuntimeContext) -> Result<(
         files::tag_as_cache(&context.cache.tag());
         return create(root);
     }
-    // It was verified when the state root was opened.
+    // An existing mark was verified when the state root was opened.
     if fs::symlink_metadata(&mark).is_err() {
         let key = Key::load_or_create(context)?;
         create(root)?;
@@ -204,14 +209,14 @@ pub(crate) fn make(layout: &ProjectLayout, context: &RuntimeContext) -> Result<(
             return Err(StateRootError::Foreign { root: root.to_owned() });
         }
         write_git_ignore(layout);
-        // Of several castras that make it at once, one is the last, and all its marks are good.
+        // If several castras create it at once, the last one wins, and all their marks are valid.
         if let Err(source) = mark::write(&mark, &key)
             && fs::symlink_metadata(&mark).is_err()
         {
             return Err(StateRootError::Io { action: "create", path: mark, source });
         }
     }
-    // Nothing but marks is written under such names here, and there is one.
+    // Only marks are written under such names here, and there is one.
     let _ = files::remove_leftovers(root);
     if fs::symlink_metadata(layout.git_ignore()).is_err() {
         write_git_ignore(layout);
@@ -219,7 +224,7 @@ pub(crate) fn make(layout: &ProjectLayout, context: &RuntimeContext) -> Result<(
     Ok(())
 }
 
-/// Makes the directory, in which there is nothing yet.
+/// Creates the directory, which is still empty.
 pub(crate) fn create(root: &Path) -> Result<(), StateRootError> {
     create_private_directory(root).map_err(|source| StateRootError::Io {
         action: "create",
@@ -228,7 +233,8 @@ pub(crate) fn create(root: &Path) -> Result<(), StateRootError> {
     })
 }
 
-/// Keeps `git add -A` from publishing disks and private keys. Without it everything works all the same.
+/// Writes a `.gitignore`, which keeps `git add -A` from publishing disks and private keys.
+/// Everything works without it.
 fn write_git_ignore(layout: &ProjectLayout) {
     let _ = files::write_atomically(
         &layout.git_ignore(),
@@ -237,8 +243,8 @@ fn write_git_ignore(layout: &ProjectLayout) {
     );
 }
 
-/// Returns `true` where nothing is in a state root but what a castra puts there before the mark, or leaves when it removes the
-/// last: none of it is believed.
+/// Returns `true` if a state root holds nothing except files that castra writes before the mark, or
+/// leaves when it removes the last VM: none of them is relied on.
 fn is_as_good_as_empty(root: &Path) -> Result<bool, StateRootError> {
     let failed = |source: io::Error| StateRootError::Io { action: "read", path: root.to_owned(), source };
     let layout = ProjectLayout::unchecked(root.to_owned());
@@ -280,7 +286,7 @@ mod tests {
             assert!(is_as_good_as_empty(&root).expect("looked at"), "{name}");
         }
         let layout = ProjectLayout::unchecked(root.clone());
-        // What appeared since it was opened is not marked.
+        // Entries that appeared since it was opened are not marked.
         for name in ["vms", "web-overlay.qcow2", ".hidden"] {
             fs::write(root.join(name), "").expect("written");
             assert!(!is_as_good_as_empty(&root).expect("looked at"), "{name}");

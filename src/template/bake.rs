@@ -1,4 +1,4 @@
-//! Making a template: a boot that ends at rest instead of with a personality, and is then saved.
+//! Makes a template: a boot that ends at rest instead of with a personality, and is then saved.
 
 use std::fs::{self, File};
 use std::io;
@@ -30,45 +30,46 @@ use super::manifest::{TemplateFile, TemplateManifest};
 use super::memory;
 use super::store::{Template, discard, now_unix_ms};
 
-/// How long QEMU may take to answer on its machine protocol.
+/// Time limit for an answer on QEMU's machine protocol.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
-/// How long the devices' state may take. Some 10 ms are usual.
+/// Time limit for saving the state of the devices. Some 10 ms are usual.
 const SAVE_LIMIT: Duration = Duration::from_secs(60);
-/// How long QEMU may take to end once it is told to.
+/// Time limit for QEMU to exit after `quit`.
 const END_LIMIT: Duration = Duration::from_secs(10);
 
-/// How often the wait for the guest looks at its console.
+/// Interval at which the wait for the guest looks at its console.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// What a template is to be made of.
+/// Parameters of a template to be made.
 pub struct BakeRequest<'a> {
-    /// What goes into its key.
+    /// Ingredients, which determine the key.
     pub ingredients: Ingredients,
-    /// The machine, as the VM would run it.
+    /// Machine, as the VM would run it.
     pub spec: &'a MachineSpec,
-    /// The image's own initramfs.
+    /// Initramfs of the image.
     pub image_initramfs: &'a Path,
-    /// The image's disk.
+    /// Disk of the image.
     pub base_disk: &'a Path,
-    /// The same as seen from the template's directory in a project.
+    /// Path of that disk as seen from the template's directory in a project.
     pub backing_file: &'a Path,
-    /// QEMU.
+    /// QEMU that runs the guest.
     pub binary: &'a QemuBinary,
-    /// Where the template goes. The caller holds its lock there.
+    /// Cache in which the template is published. The caller holds its lock there.
     pub cache: &'a CacheLayout,
-    /// Surroundings.
+    /// Environment, directories and the like.
     pub context: &'a RuntimeContext,
-    /// Whether the lock still keeps others away: it is removed with the cache.
+    /// Returns `true` while the lock still excludes others: it is removed with the cache.
     pub is_alone: &'a dyn Fn() -> bool,
-    /// How long the guest may take to come to rest.
+    /// Time limit for the guest to come to rest.
     pub limit: Duration,
-    /// Hears what the guest says.
+    /// Called with each message from the guest.
     pub on_message: &'a dyn Fn(&GuestMessage),
-    /// Why the guest will never come to rest, by its console and by QEMU's log; nothing if it may.
+    /// Returns the reason why the guest will never come to rest, from its console and QEMU's log;
+    /// `None` if it still may.
     pub is_hopeless: &'a dyn Fn(&Path, &Path) -> Option<String>,
 }
 
-/// Makes a template and publishes it. Whatever goes wrong, nothing is left of it, and no process.
+/// Makes a template and publishes it. After a failure, no file and no process is left of it.
 ///
 /// # Errors
 /// Any [`TemplateError`].
@@ -88,8 +89,8 @@ pub fn bake(request: &BakeRequest<'_>) -> Result<Template, TemplateError> {
     made
 }
 
-/// Removes what castras that were killed have left, their sockets too where it is known below which directory those are.
-/// The caller holds the template's lock.
+/// Removes the remains of castras that were killed, including their sockets if the directory of
+/// those is known. The caller holds the template's lock.
 pub(super) fn clear_leftovers(
     templates: &TemplatesLayout,
     key: &str,
@@ -106,7 +107,7 @@ pub(super) fn clear_leftovers(
     Ok(())
 }
 
-/// Removes a template in the making, its QEMU first.
+/// Removes an unfinished template, its QEMU first.
 fn clear(work: &TemplateLayout) -> Result<(), TemplateError> {
     if let Some(qemu) = running_qemu(&work.pidfile()) {
         qemu.kill()?;
@@ -153,18 +154,20 @@ fn make(
     });
     process.end(if saved.is_ok() { END_LIMIT } else { Duration::ZERO });
     let boot = saved?;
-    // As long as this attempt has a name: a castra that is killed later leaves none by which they could be found.
+    // While this attempt's directory exists: without it, the sockets of a castra that is killed
+    // later could not be found.
     remove_sockets(sockets);
     failpoint::reach(Point::BakeSaved);
     publish(request, key, templates, work, boot)
 }
 
-/// The VM's machine with the template's files in the place of the VM's, no way in from outside and none out: nothing in a
-/// bake needs a network, and a VM that is isolated is so from its first instruction, which the template runs.
+/// Returns the VM's machine with the template's files instead of the VM's, and without forwarded
+/// ports or network. Baking needs no network, and an isolated VM must be isolated from its first
+/// instruction, which the template runs.
 fn machine(request: &BakeRequest<'_>, work: &TemplateLayout) -> Result<MachineSpec, TemplateError> {
     let mut spec = request.spec.clone();
     spec.memory = Memory::Written(work.memory());
-    // Its header has the name that the base has as seen from a project.
+    // Its header names the base as seen from a project.
     spec.disk = Disk::open(request.base_disk)?.under(work.disk());
     spec.forwards = Vec::new();
     spec.network = Network::Isolated;
@@ -176,15 +179,16 @@ fn machine(request: &BakeRequest<'_>, work: &TemplateLayout) -> Result<MachineSp
     Ok(spec)
 }
 
-/// Of its full length from the start, and all hole. Its mode stays writable for its owner: QEMU 7.2 opens the file for
-/// writing even where it maps it privately.
+/// Creates the file of the memory with its full length, as a single hole. Its mode stays writable
+/// for its owner: QEMU 7.2 opens the file for writing even if it maps it privately.
 fn make_memory_file(path: &Path, size_mib: u64) -> Result<(), TemplateError> {
     let failed = file_error("create", path);
     let file = files::create_private(path).map_err(&failed)?;
     file.set_len(size_mib << 20).map_err(&failed)
 }
 
-/// Waits until the guest is at rest, stops it and saves its devices. Hands back how long the boot took.
+/// Waits until the guest is at rest, stops it and saves its devices. Returns the duration of the
+/// boot.
 fn save(
     request: &BakeRequest<'_>,
     sockets: &SocketsLayout,
@@ -194,7 +198,7 @@ fn save(
 ) -> Result<Duration, TemplateError> {
     let cancel = &request.context.cancel;
     let mut qmp = connect(sockets, cancel)?;
-    // Before the boot: a QEMU that cannot do this says so at once.
+    // Before the boot: a QEMU that cannot do this fails at once.
     ignore_shared_memory(&mut qmp).map_err(unsupported)?;
     drop(qmp);
     bring_to_rest(request, sockets, work, started)?;
@@ -205,7 +209,7 @@ fn save(
     let path = work.device_state();
     let file = files::create_private(&path).map_err(file_error("create", &path))?;
     save_state(vm, &mut qmp, &file, &WaitLimit::new(SAVE_LIMIT, cancel))?;
-    // QEMU writes what its disk cache holds when it ends.
+    // QEMU writes the rest of its disk cache when it exits.
     qmp.quit().map_err(unsupported)?;
     Ok(boot)
 }
@@ -214,7 +218,7 @@ fn connect(sockets: &SocketsLayout, cancel: &Cancel) -> Result<Qmp, TemplateErro
     Qmp::connect(&sockets.qmp(), WaitLimit::new(ANSWER_LIMIT, cancel)).map_err(unsupported)
 }
 
-/// Only a refusal tells what QEMU can do; silence may have other reasons.
+/// Converts a refusal, which shows what QEMU cannot do; silence may have other reasons.
 fn unsupported(error: QmpError) -> TemplateError {
     match error {
         QmpError::Refused { .. } => TemplateError::Unsupported(error),
@@ -254,7 +258,7 @@ fn bring_to_rest(
         (request.on_message)(&message);
         match message {
             GuestMessage::Settled => return Ok(()),
-            // A disk that did not grow would stay small in every VM; the network may still come.
+            // A disk that did not grow would stay small in every VM; the network may still come up.
             GuestMessage::Failed { errand, reason } if errand != Errand::Network => {
                 return Err(TemplateError::Guest { errand: format!("{errand:?}").to_lowercase(), reason });
             }
@@ -263,7 +267,8 @@ fn bring_to_rest(
     }
 }
 
-/// Files first, each on disk; then the directory under its name; the manifest last.
+/// Publishes the template: first the files, each synced; then the directory under its name; the
+/// manifest last.
 fn publish(
     request: &BakeRequest<'_>,
     key: &str,
@@ -273,7 +278,7 @@ fn publish(
 ) -> Result<Template, TemplateError> {
     let cancel = &request.context.cancel;
     for path in [work.pidfile(), work.console_log(), work.qemu_log()] {
-        // Only there to be looked at while the template was made.
+        // Needed only while the template was made.
         let _ = fs::remove_file(path);
     }
     for path in [work.disk(), work.device_state(), work.initramfs()] {

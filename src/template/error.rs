@@ -10,13 +10,13 @@ use crate::guest::{ControlError, InitrdError};
 use crate::managed::ImageError;
 use crate::qemu::{QemuError, QmpError};
 
-/// Why a template could not be made or used. A VM boots without one, too.
+/// Reason why a template could not be made or used. A VM also boots without one.
 #[derive(Debug, thiserror::Error)]
 pub enum TemplateError {
     /// A file of a template cannot be written or read.
     #[error("cannot {action} {}", path.display())]
     File {
-        /// What was to be done: `write`, `read`, …
+        /// Failed action: `write`, `read`, …
         action: &'static str,
         /// The file.
         path: PathBuf,
@@ -29,24 +29,24 @@ pub enum TemplateError {
         /// The limit.
         limit_secs: u64,
     },
-    /// The guest will never come up, by what it says itself.
+    /// The guest will never come up, according to its own messages.
     #[error("the guest gave up its boot: {cause}")]
     BootFailed {
         /// The probable cause.
         cause: String,
     },
-    /// The guest could not do what a template needs.
+    /// The guest failed at a task that a template needs.
     #[error("the guest could not {errand}: {reason}")]
     Guest {
-        /// What it was to do.
+        /// Name of the task.
         errand: String,
-        /// What it said.
+        /// Message of the guest.
         reason: String,
     },
-    /// There is no room for what its guest writes.
+    /// The disk has no space left for the guest's writes.
     #[error("the filesystem of {} is full", directory.display())]
     DiskFull {
-        /// Where it was made.
+        /// Directory of the template.
         directory: PathBuf,
     },
     /// QEMU ended while the guest booted.
@@ -55,16 +55,16 @@ pub enum TemplateError {
     /// QEMU does not answer.
     #[error("QEMU does not answer while it makes a warm template ({0})")]
     NotResponding(QmpError),
-    /// Another castra works at the same place, because its lock was removed with the cache.
+    /// Another castra works on the same template, because its lock was removed with the cache.
     #[error("the cache was removed while a warm template was made in it")]
     Disturbed,
-    /// This QEMU cannot keep a guest's memory in a file.
+    /// QEMU cannot keep a guest's memory in a file.
     #[error("this QEMU cannot leave a guest's memory in a file ({0})")]
     Unsupported(QmpError),
     /// QEMU failed.
     #[error(transparent)]
     Qemu(#[from] QemuError),
-    /// The agent could not be talked to.
+    /// Communication with the agent failed.
     #[error(transparent)]
     Control(#[from] ControlError),
     /// The agent could not be put into the initramfs.
@@ -76,16 +76,16 @@ pub enum TemplateError {
     /// The template's disk could not be brought into the project.
     #[error(transparent)]
     Share(#[from] FileError),
-    /// Somebody else works on it.
+    /// Another process holds its lock.
     #[error(transparent)]
     Lock(#[from] LockError),
-    /// Ctrl-C.
+    /// The user pressed Ctrl-C.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
 }
 
 impl TemplateError {
-    /// Whether trying again soon would be in vain.
+    /// Returns `true` if trying again soon would be pointless.
     pub fn is_lasting(&self) -> bool {
         matches!(
             self,
@@ -97,7 +97,7 @@ impl TemplateError {
         )
     }
 
-    /// Whether there is no place for a template here, and may be another.
+    /// Returns `true` if a template cannot be stored here, but perhaps elsewhere.
     pub fn is_unwritable(&self) -> bool {
         match self {
             Self::File { source, .. } | Self::Lock(LockError::File { source, .. }) => {
@@ -107,7 +107,7 @@ impl TemplateError {
         }
     }
 
-    /// Whether somebody asked for the stop.
+    /// Returns `true` if the user stopped it.
     pub fn is_interruption(&self) -> bool {
         self.kind() == Kind::Interrupted
     }
@@ -160,7 +160,7 @@ impl Explain for TemplateError {
     }
 }
 
-/// The last of what QEMU said.
+/// Returns the end of QEMU's log.
 fn quoted(log: &str) -> String {
     match log.lines().rev().find(|line| !line.trim().is_empty()) {
         Some(line) => format!(": {}", line.trim()),

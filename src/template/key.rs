@@ -1,4 +1,4 @@
-//! What a template is made of, and the key that follows from it.
+//! Ingredients of a template, and the key derived from them.
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -8,13 +8,14 @@ use crate::managed::{ArtifactRole, Manifest};
 use crate::qemu::{Accelerator, Boot, CommandLine, CpuModel, Device, MachineSpec, MachineType, QemuBinary};
 use crate::report::ImageLabel;
 
-/// Number of the way templates are made and kept. It changes whenever older ones are of no use any more.
+/// Version of the way templates are made and stored. Incremented whenever older ones become
+/// unusable.
 const FORMAT: u32 = 2;
 
-/// SHA-256 of the guest agent, computed when it was built.
+/// SHA-256 of the guest agent, computed at build time.
 const AGENT_SHA256: &str = env!("CASTRA_GUEST_SHA256");
 
-/// The host's processor and kernel: what a guest sees of them is part of its memory.
+/// Identifies the host's processor and kernel: a guest's memory contains what it has seen of them.
 fn host_cpu() -> String {
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
@@ -26,37 +27,37 @@ fn host_cpu() -> String {
     format!("{release} {}", lines.join(" "))
 }
 
-/// Everything a template depends on. Whatever differs in any of it gets a template of its own.
+/// Everything a template depends on. Any difference leads to a template of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ingredients {
     format: u32,
     /// The image.
     pub image: ImageLabel,
-    /// Its files, by SHA-256.
+    /// Digests of the image's files, SHA-256.
     artifacts: Vec<(ArtifactRole, String)>,
     agent: String,
-    /// QEMU's program: path, size and time of change.
+    /// Identity of QEMU's program: path, size and time of change.
     pub qemu: String,
-    /// The host's processor and kernel, where the guest's CPU is the host's own.
+    /// The host's processor and kernel, if the guest's CPU is the host's own.
     host: Option<String>,
     machine: MachineType,
-    /// How the CPU is run.
+    /// Accelerator that runs the CPU.
     pub accelerator: Accelerator,
     cpu: CpuModel,
-    /// Virtual CPUs.
+    /// Number of virtual CPUs.
     pub cpus: u32,
-    /// Memory in MiB.
+    /// Memory, in MiB.
     pub memory_mib: u64,
-    /// Virtual size of the disk.
+    /// Virtual size of the disk, in bytes.
     pub disk_bytes: u64,
     devices: Vec<Device>,
-    /// Nothing for a native boot.
+    /// Kernel command line; `None` for a native boot.
     #[serde(with = "maybe_line")]
     command_line: Option<CommandLine>,
 }
 
 impl Ingredients {
-    /// What a template for this machine is made of.
+    /// Returns the ingredients of a template for this machine.
     pub fn of(spec: &MachineSpec, image: &Manifest, disk_bytes: u64, binary: &QemuBinary) -> Self {
         let command_line = match &spec.boot {
             Boot::Kernel { command_line, .. } => Some(command_line.clone()),
@@ -80,20 +81,20 @@ impl Ingredients {
         }
     }
 
-    /// Whether this very castra could have made it: its way, and its agent.
+    /// Returns `true` if this very castra could have made it: with its format and its agent.
     pub(super) fn is_of_this_castra(&self) -> bool {
         self.format == FORMAT && self.agent == AGENT_SHA256
     }
 
-    /// The key: 32 hexadecimal digits.
+    /// Returns the key: 32 hexadecimal digits.
     pub fn key(&self) -> String {
-        // Our own type of strings and numbers: it cannot fail to be written.
+        // Our own type, made of strings and numbers: serialising it cannot fail.
         let text = serde_json::to_vec(self).unwrap_or_default();
         hex(&Sha256::digest(text)[..16])
     }
 }
 
-/// An empty text stands for no command line, as manifests have always had it.
+/// Serialises a missing command line as an empty text, as manifests have always had it.
 mod maybe_line {
     use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
 
@@ -159,7 +160,7 @@ pub(super) mod tests {
         assert_eq!(sample().key().len(), 32);
     }
 
-    /// As castra 0.1.0 wrote it when machine, CPU and devices were plain text.
+    /// Ingredients as castra 0.1.0 wrote them, when machine, CPU and devices were plain text.
     #[test]
     fn keys_of_earlier_castras_stay_as_they_are() {
         const WRITTEN: &str = r#"{"format":1,"image":{"name":"alpine-minimal","version":"v1"},"artifacts":[["rootfs","c0ffee"]],"agent":"a","qemu":"/usr/bin/qemu size=1 mtime=2","host":null,"machine":"q35,sata=off,smbus=off,vmport=off","accelerator":"tcg","cpu":"qemu64,+rdrand","cpus":1,"memory_mib":512,"disk_bytes":10737418240,"devices":["virtio-rng-pci","vmgenid,guid=auto"],"command_line":"console=ttyS0"}"#;

@@ -1,4 +1,5 @@
-//! `template.json`: what a template is, written last, so that one without it is one that is not finished.
+//! `template.json`: the description of a template. Written last, so a template without it is
+//! unfinished.
 
 use std::fs;
 use std::io;
@@ -14,30 +15,30 @@ use crate::trusted;
 use super::damage::Damage;
 use super::key::Ingredients;
 
-/// A manifest takes some two kilobytes; what is far larger is none.
+/// Largest manifest that is read, in bytes; one takes some two kilobytes.
 const MAX_BYTES: u64 = 1024 * 1024;
 
-/// What a template is.
+/// Description of a template.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TemplateManifest {
-    /// Its key, which is also the name of its directory.
+    /// Key, which is also the name of its directory.
     pub key: String,
-    /// What it was made of.
+    /// Ingredients from which it was made.
     pub ingredients: Ingredients,
-    /// The Castra that made it.
+    /// Version of the Castra that made it.
     pub castra_version: String,
-    /// When, in milliseconds since the Unix epoch.
+    /// Time at which it was made, in milliseconds since the Unix epoch.
     pub made_unix_ms: u64,
-    /// How long the boot took, in milliseconds.
+    /// Duration of the boot, in milliseconds.
     pub boot_ms: u64,
-    /// The disk layer.
+    /// Disk layer.
     pub disk: TemplateFile,
-    /// The memory. Its digest leaves out blocks that are zero, whether they are holes or not.
+    /// Memory. Its digest leaves out blocks that are zero, whether they are holes or not.
     pub memory: TemplateFile,
-    /// The state of the devices.
+    /// State of the devices.
     pub device_state: TemplateFile,
-    /// The initramfs.
+    /// Initramfs of the boot.
     pub initramfs: TemplateFile,
 }
 
@@ -47,9 +48,9 @@ pub struct TemplateManifest {
 pub struct TemplateFile {
     /// SHA-256, hexadecimal.
     pub sha256: String,
-    /// What `stat` said when it was made.
+    /// Size, times and inode at the time of making.
     pub stamp: Stamp,
-    /// What it takes on disk, in bytes.
+    /// Space on disk, in bytes.
     pub allocated_bytes: u64,
 }
 
@@ -57,13 +58,13 @@ impl TemplateFile {
     /// Describes a file whose digest is known.
     ///
     /// # Errors
-    /// It cannot be looked at.
+    /// The file cannot be examined.
     pub(super) fn new(path: &Path, sha256: String) -> io::Result<Self> {
         let metadata = fs::symlink_metadata(path)?;
         Ok(Self { sha256, stamp: Stamp::of(&metadata), allocated_bytes: metadata.blocks() * 512 })
     }
 
-    /// Whether the file there is the one that was made, as far as `stat` tells.
+    /// Returns `true` if the file at `path` is the one that was made, judging by its stamp.
     pub(super) fn is_at(&self, path: &Path) -> bool {
         fs::symlink_metadata(path)
             .is_ok_and(|metadata| metadata.is_file() && Stamp::of(&metadata) == self.stamp)
@@ -77,7 +78,8 @@ impl TemplateFile {
             .is_ok_and(|metadata| metadata.is_file() && metadata.len() == self.stamp.size_bytes)
     }
 
-    /// Takes the file there for the one that was made, if it has the digest of that. Hashes it only if its stamp is another.
+    /// Recognises the file at `path` as the one that was made, if it has the same digest. Hashes it
+    /// only if its stamp differs.
     ///
     /// # Errors
     /// [`Damage`]; [`Damage::Unverified`] when interrupted.
@@ -91,7 +93,7 @@ impl TemplateFile {
         if self.is_at(path) {
             return Ok(());
         }
-        // As of before: whatever changes it meanwhile changes its stamp, too.
+        // Taken before hashing: any change meanwhile also changes the stamp.
         let found = Self::new(path, self.sha256.clone()).map_err(|_| Damage::File(what))?;
         match digest(path) {
             Ok(sha256) if sha256 == self.sha256 => {
@@ -105,10 +107,10 @@ impl TemplateFile {
 }
 
 impl TemplateManifest {
-    /// Reads a manifest; nothing if there is none.
+    /// Reads a manifest; returns `None` if there is none.
     ///
     /// # Errors
-    /// It cannot be read, or makes no sense.
+    /// The file cannot be read, or is malformed.
     pub(super) fn load(path: &Path) -> io::Result<Option<Self>> {
         let file = match trusted::open(path) {
             Ok(file) => file,
@@ -120,7 +122,7 @@ impl TemplateManifest {
             .map_err(io::Error::other)
     }
 
-    /// What the template takes on disk, in bytes.
+    /// Returns the template's space on disk, in bytes.
     pub fn allocated_bytes(&self) -> u64 {
         let files = [&self.disk, &self.memory, &self.device_state, &self.initramfs];
         files.iter().map(|file| file.allocated_bytes).sum()

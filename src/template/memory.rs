@@ -1,4 +1,4 @@
-//! The digest of a memory file, most of which is a hole.
+//! Digest of a memory file, most of which is a hole.
 
 use std::fs::File;
 use std::io;
@@ -13,11 +13,11 @@ use crate::cancel::Cancel;
 use crate::hex::hex;
 use crate::trusted;
 
-/// What is hashed or left out at a time.
+/// Number of bytes that are hashed or left out at a time.
 const BLOCK_BYTES: usize = 64 * 1024;
 
-/// SHA-256 over the place and the bytes of each block that is not all zero, in order, and the length: the same whether
-/// zeroes are holes or not.
+/// Returns the SHA-256 over the offset and the bytes of each block that is not all zero, in order,
+/// and the length. Equal files have the same digest whether their zeroes are holes or not.
 ///
 /// # Errors
 /// The file cannot be read; or [`io::ErrorKind::Interrupted`] when cancelled.
@@ -42,7 +42,7 @@ pub(super) fn digest(path: &Path, cancel: &Cancel) -> io::Result<String> {
     Ok(hex(&hasher.finalize()))
 }
 
-/// Where the next bytes are that are not a hole.
+/// Returns the offset of the next bytes that are not in a hole.
 fn next_data(file: &File, offset: u64) -> io::Result<Option<u64>> {
     match seek(file, SeekFrom::Data(offset)) {
         Ok(at) => Ok(Some(at)),

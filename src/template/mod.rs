@@ -1,17 +1,21 @@
-//! Warm templates: a guest that has booted and belongs to nobody yet, kept so that a VM can go on from there.
+//! Warm templates: snapshots (disk layer, memory, device state) of a guest that has booted and has
+//! no identity yet, from which VMs are restored.
 //!
 //! ```text
-//! image ─► cold boot ─► services up ─► at rest ─► stopped ─► saved ─► published        (bake, once a key)
+//! Bake, once per key:
+//! image ─► cold boot ─► services up ─► at rest ─► stopped ─► saved ─► published
 //!                                                              │
-//!                  disk layer · memory file · devices' state ◄─┘
-//!                       │            │              │
-//!                  fresh overlay  private copy   loaded  ─► running ─► personality     (restore, every time)
+//!                   disk layer · memory file · device state ◄──┘
+//! Restore, every time:   │            │             │
+//!                  fresh overlay  private copy    loaded ─► running ─► personality
 //! ```
 //!
-//! Memory is worth something with the exact disk of its instant only. So a VM is restored from a template together with
-//! a fresh overlay on the template's disk, and a VM that has run on its overlay never is again.
+//! Memory is only valid with the exact disk of its instant. So a VM is restored from a template
+//! together with a fresh overlay on the template's disk, and a VM that has run on its overlay is
+//! never restored again.
 //!
-//! Nothing secret is in a template: keys, host name, machine id and entropy come when a VM is made of it.
+//! A template contains no secrets: keys, host name, machine ID and entropy are sent when a VM is
+//! made from it.
 
 mod bake;
 mod damage;

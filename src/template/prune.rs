@@ -1,4 +1,4 @@
-//! Removing templates: those of no use any more, or all.
+//! Removes templates: unusable ones, or all.
 
 use std::fs;
 
@@ -13,14 +13,14 @@ use super::error::TemplateError;
 use super::manifest::TemplateManifest;
 use super::store::{Template, discard, list};
 
-/// Why a template stays or goes.
+/// Usability of a template.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Use {
-    /// A VM of its shape would go on from it.
+    /// A VM of its shape would be restored from it.
     Ready,
-    /// Another castra or another QEMU made it; nothing will go on from it again.
+    /// Made by another castra or another QEMU; no VM will be restored from it again.
     Outdated,
-    /// Its files are copies, which the next VM of its shape hashes first.
+    /// The files are copies, which are hashed before the next VM of its shape is restored.
     Copied,
     /// A file is missing or was changed.
     Damaged,
@@ -33,7 +33,7 @@ impl Use {
     }
 }
 
-/// Whether a template is of use to this castra with this QEMU.
+/// Determines whether this castra can use a template with this QEMU.
 pub fn use_of(templates: &TemplatesLayout, manifest: &TemplateManifest, qemu: Option<&QemuBinary>) -> Use {
     if !manifest.ingredients.is_of_this_castra()
         || qemu.is_some_and(|qemu| qemu.identity != manifest.ingredients.qemu)
@@ -47,11 +47,12 @@ pub fn use_of(templates: &TemplatesLayout, manifest: &TemplateManifest, qemu: Op
     }
 }
 
-/// Removes templates that are of no use, or all; with `dry_run` only tells which. Those that are copies are hashed
-/// first. What was remembered of failures goes too, and what a killed castra left in the making. VMs stay as they are, running or not: their disks are their own.
+/// Removes unusable templates, or all; with `dry_run`, only lists them. Templates that are copies
+/// are hashed first. Also removes remembered failures, and unfinished templates of killed castras.
+/// VMs are unaffected, running or not: their disks are their own.
 ///
 /// # Errors
-/// One cannot be removed, or an interruption.
+/// A template cannot be removed, or the user interrupted it.
 pub fn prune(
     cache: &CacheLayout,
     qemu: Option<&QemuBinary>,
@@ -62,7 +63,7 @@ pub fn prune(
     let templates = cache.templates();
     let is_to_go = |manifest: &TemplateManifest| match use_of(&templates, manifest, qemu) {
         _ if all => Ok(true),
-        // Looking into copies writes down what was found, which a dry run does not.
+        // Hashing copies records the result, which a dry run must not do.
         Use::Copied if !dry_run => Ok(recognise(cache, &manifest.key, cancel)?.is_err()),
         found => Ok::<_, TemplateError>(found.is_none()),
     };
@@ -78,7 +79,7 @@ pub fn prune(
     let mut gone = Vec::new();
     for manifest in going {
         let _lock = lock(cache, &manifest.key, cancel)?;
-        // Another castra may have made it again while it held the lock.
+        // Another castra may have rebuilt it while it held the lock.
         if all || use_of(&templates, &manifest, qemu) != Use::Ready {
             discard(&templates, &manifest.key)?;
             gone.push(manifest);
@@ -88,7 +89,8 @@ pub fn prune(
     Ok(gone)
 }
 
-/// What no list has: templates in the making, those without a readable manifest, and what is remembered of failures.
+/// Removes everything that is not listed: unfinished templates, those without a readable manifest,
+/// and remembered failures.
 fn remove_leftovers(
     cache: &CacheLayout,
     templates: &TemplatesLayout,
@@ -101,7 +103,7 @@ fn remove_leftovers(
             let _lock = lock(cache, key, cancel)?;
             clear_leftovers(templates, key, None)?;
         } else if name.ends_with(".refused.json") {
-            // One that cannot be removed is only tried again later.
+            // If it cannot be removed, baking is tried again a little later than necessary.
             let _ = fs::remove_file(&path);
         } else if is_key(name) {
             let _lock = lock(cache, name, cancel)?;
@@ -117,16 +119,16 @@ fn is_key(name: &str) -> bool {
     name.len() == 32 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// Hashes the files of a template that are copies, and knows them from then on.
+/// Hashes the files of a template that are copies, and records their stamps.
 ///
 /// # Errors
-/// An interruption. What is wrong with the template is the inner result.
+/// The user interrupted it. Damage of the template is the inner result.
 pub fn recognise(
     cache: &CacheLayout,
     key: &str,
     cancel: &Cancel,
 ) -> Result<Result<Option<Template>, Damage>, TemplateError> {
-    // In a cache that cannot be written to, it is not removed meanwhile.
+    // Without a lock in a read-only cache: no one can remove the template there meanwhile.
     let _lock = match lock(cache, key, cancel) {
         Err(error) if error.is_interruption() => return Err(error),
         lock => lock.ok(),

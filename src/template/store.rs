@@ -1,4 +1,4 @@
-//! Templates on disk: which can be relied on, which are to be made anew, and which not to be tried for a while.
+//! Templates on disk: finds those that can be relied on, and remembers failures for a while.
 
 use std::fs::{self, File};
 use std::io::{self, Seek};
@@ -19,37 +19,38 @@ use super::error::TemplateError;
 use super::manifest::{TemplateFile, TemplateManifest};
 use super::memory;
 
-/// Longest note of a refusal that is read.
+/// Largest note of a failure that is read, in bytes.
 const MAX_REFUSAL_BYTES: u64 = 64 * 1024;
-/// How long a failure is remembered: software is updated, and a busy machine has quieter days.
+/// Time for which a failure is remembered: software is updated, and a busy machine has quieter
+/// days.
 const REFUSED_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// A template that a VM can be restored from.
+/// A template from which a VM can be restored.
 #[derive(Debug)]
 pub struct Template {
-    /// Its files.
+    /// Paths of its files.
     pub layout: TemplateLayout,
-    /// What it is.
+    /// Description of the template.
     pub manifest: TemplateManifest,
-    /// The state of the devices: the very file that was hashed.
+    /// State of the devices: the very file that was hashed.
     device_state: File,
 }
 
-/// Why no template is made for a key, for a while.
+/// Reason why no template is made for a key for a while.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
-    /// What went wrong.
+    /// Description of the failure.
     pub reason: String,
-    /// When, in milliseconds since the Unix epoch.
+    /// Time of the failure, in milliseconds since the Unix epoch.
     pub at_unix_ms: u64,
 }
 
 impl Template {
-    /// The template of this key, if there is one and it can be relied on: the devices' state is hashed, the other files
-    /// are known by their stamps. Takes milliseconds.
+    /// Opens the template with this key, if there is one and it can be relied on: the state of the
+    /// devices is hashed, the other files are checked by their stamps. Takes milliseconds.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// [`Damage`] of the template.
     pub fn open(templates: &TemplatesLayout, key: &str) -> Result<Option<Self>, Damage> {
         let layout = templates.template(key);
         let unreadable = |error: io::Error| Damage::Manifest(error.to_string());
@@ -76,11 +77,12 @@ impl Template {
         Ok(Some(Self { layout, manifest, device_state }))
     }
 
-    /// The template of this key, whose files may be copies: those that `stat` does not know are hashed, once, and known from then
-    /// on. The caller holds the template's lock, if the cache can be written to.
+    /// Opens the template with this key even if its files are copies: files with unknown stamps are
+    /// hashed, once, and their stamps recorded. The caller holds the template's lock, if the cache
+    /// can be written to.
     ///
     /// # Errors
-    /// Its [`Damage`]. An interruption is none, and the template is not verified then.
+    /// [`Damage`] of the template. An interruption is none, but leaves the template unverified.
     pub fn recognise(
         templates: &TemplatesLayout,
         key: &str,
@@ -106,7 +108,7 @@ impl Template {
         }
         manifest.memory.recognise("memory", &layout.memory(), memory_digest, cancel)?;
         let text = serde_json::to_vec_pretty(&manifest).unwrap_or_default();
-        // Where it cannot be written it is hashed again the next time: slower, but right.
+        // If it cannot be written, the files are hashed again next time: slower, but correct.
         let _ = files::write_atomically(&layout.manifest(), &text, 0o444);
         let device_state = open_hashed(&layout.device_state(), &manifest.device_state);
         let device_state = device_state.ok_or(Damage::File("devices' state"))?;
@@ -116,7 +118,7 @@ impl Template {
     /// Hashes every file.
     ///
     /// # Errors
-    /// What is wrong. A cancelled check is no damage, and says nothing.
+    /// [`Damage`] of the template. A cancelled check reports no damage.
     pub fn verify(&self, cancel: &Cancel) -> Result<(), Damage> {
         let (layout, manifest) = (&self.layout, &self.manifest);
         let whole =
@@ -131,7 +133,7 @@ impl Template {
         }
     }
 
-    /// The state of the devices, from its start.
+    /// Returns the state of the devices, positioned at its start.
     ///
     /// # Errors
     /// The file cannot be duplicated or rewound.
@@ -166,7 +168,7 @@ impl io::Write for HashWriter<'_> {
     }
 }
 
-/// The finished templates, by key. What cannot be read is left out.
+/// Returns the finished templates, by key. Leaves out those that cannot be read.
 pub fn list(templates: &TemplatesLayout) -> Vec<TemplateManifest> {
     let entries = files::readable_entries(templates.root());
     let layouts = entries.map(|entry| TemplateLayout::new(entry.path()));
@@ -176,11 +178,11 @@ pub fn list(templates: &TemplatesLayout) -> Vec<TemplateManifest> {
     found
 }
 
-/// Removes a template, its manifest first. VMs that run from it go on; disks that stand on it have links of their own.
-/// The caller holds the template's lock.
+/// Removes a template, its manifest first. VMs that run from it are unaffected, and disks based on
+/// it have links of their own. The caller holds the template's lock.
 ///
 /// # Errors
-/// It cannot be removed.
+/// A file cannot be removed.
 pub fn discard(templates: &TemplatesLayout, key: &str) -> Result<(), TemplateError> {
     let layout = templates.template(key);
     let failed = |path: &Path| {
@@ -191,15 +193,15 @@ pub fn discard(templates: &TemplatesLayout, key: &str) -> Result<(), TemplateErr
     files::gone(fs::remove_dir_all(layout.directory())).map_err(failed(layout.directory()))
 }
 
-/// Remembers that there is no use in trying, for a day.
+/// Remembers for a day that making this template is pointless.
 pub fn refuse(templates: &TemplatesLayout, key: &str, reason: &str) {
     let refusal = Refusal { reason: reason.to_owned(), at_unix_ms: now_unix_ms() };
     let text = serde_json::to_vec_pretty(&refusal).unwrap_or_default();
-    // What cannot be remembered is tried again: slower, but right.
+    // If it cannot be remembered, it is tried again: slower, but correct.
     let _ = files::write_atomically(&templates.refusal(key), &text, 0o600);
 }
 
-/// Why this key is not to be tried now.
+/// Returns the reason why this key is not to be tried now.
 pub fn refusal(templates: &TemplatesLayout, key: &str) -> Option<Refusal> {
     let text = trusted::read(&templates.refusal(key), MAX_REFUSAL_BYTES).ok()?;
     let refusal: Refusal = serde_json::from_slice(&text).ok()?;
@@ -228,7 +230,7 @@ mod tests {
         assert_eq!(refusal(&templates, "abc"), None);
     }
 
-    /// A finished template of small files.
+    /// Creates a finished template of small files.
     fn template(templates: &TemplatesLayout) -> String {
         let ingredients = super::super::key::tests::sample();
         let key = ingredients.key();
@@ -255,7 +257,7 @@ mod tests {
         key
     }
 
-    /// Other bytes of the same number, behind the back of whoever goes by stamps.
+    /// Changes bytes but not the stamp of a file.
     fn flip_unseen(path: &Path) {
         let before = fs::metadata(path).and_then(|metadata| metadata.modified()).expect("is there");
         let mut bytes = fs::read(path).expect("reads");
@@ -277,11 +279,11 @@ mod tests {
         assert_eq!((open(&key), verified(&key)), (Ok(true), Ok(())));
         let layout = templates.template(&key);
 
-        // The devices' state is hashed on every use.
+        // The state of the devices is hashed on every use.
         flip_unseen(&layout.device_state());
         assert_eq!(open(&key), Err(Damage::File("devices' state")));
 
-        // The others are hashed when that is asked for.
+        // The others are hashed on request.
         for (path, what) in
             [(layout.disk(), "disk"), (layout.memory(), "memory"), (layout.initramfs(), "initramfs")]
         {
@@ -312,7 +314,7 @@ mod tests {
             (layout.device_state(), "devices' state"),
             (layout.initramfs(), "initramfs"),
         ];
-        // Another inode each, and another time.
+        // With new inodes and times.
         let copy = || {
             for (path, _) in &files {
                 let bytes = fs::read(path).expect("reads");

@@ -1,4 +1,5 @@
-//! How fast Castra is: each figure a ratio to a baseline that is measured in the same run, taking turns with it.
+//! Benchmarks of Castra: each figure is a ratio to a baseline, measured alternately with it in the
+//! same run.
 
 mod boots;
 mod castra;
@@ -14,12 +15,12 @@ mod warm;
 use crate::run::{cargo, run};
 use crate::tools;
 
-/// What can be measured by itself.
+/// A part that can be measured by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Part {
-    /// From a server to an image; half a minute.
+    /// From a server to an image; takes half a minute.
     Images,
-    /// From an image to a command in a VM; minutes.
+    /// From an image to a command in a VM; takes minutes.
     Boots,
 }
 

@@ -1,4 +1,4 @@
-//! What has to pass before a change is good.
+//! Checks that must pass before a change is good.
 
 use std::fs;
 use std::path::Path;
@@ -8,15 +8,16 @@ use crate::newer_qemu;
 use crate::run::{cargo, root, run, run_command};
 use crate::tools;
 
-/// The tests that run a real QEMU, in the runner's words.
+/// Filter of the test runner for the tests that run a real QEMU.
 const OF_VMS: &str = "binary(vm) or (binary(faults) and test(/^attacks::/))";
-/// What tests need compiled in and users do not.
+/// Feature that tests need and users do not.
 const FOR_TESTS: &str = "castra/fail-points";
-/// Names the file to which a test that cannot run here adds a line: `crates/castra-test-support/src/skip.rs`.
+/// Variable with the path of the file to which a test that cannot run here adds a line:
+/// `crates/castra-test-support/src/skip.rs`.
 const SKIPPED_TESTS: &str = "CASTRA_SKIPPED_TESTS";
 
-/// Runs all checks, quickest first; the tests last, so that the runner's summary ends the output. A test that was
-/// skipped is a failure here: nothing would be held by it.
+/// Runs all checks, quickest first; the tests last, so that the runner's summary ends the output. A
+/// skipped test is a failure here, because it would check nothing.
 pub(crate) fn run_checks() -> Result<(), String> {
     let cargo = cargo();
     run(&cargo, &["fmt", "--all", "--check"])?;
@@ -30,7 +31,7 @@ pub(crate) fn run_checks() -> Result<(), String> {
     refuse_skipped(&run_tests(&[], None)?)
 }
 
-/// Runs all checks, and the tests that run a real QEMU once more under a newer one.
+/// Runs all checks, and repeats the tests that run a real QEMU under a newer one.
 pub(crate) fn run_all_checks() -> Result<(), String> {
     run_checks()?;
     let programs = newer_qemu::ensure()?;
@@ -41,12 +42,14 @@ fn refuse_skipped(skipped: &str) -> Result<(), String> {
     if skipped.is_empty() { Ok(()) } else { Err(format!("{} tests were skipped", skipped.lines().count())) }
 }
 
-/// Runs all tests, documentation's first. `arguments` go to the runner. Skipped tests are printed, and no failure.
+/// Runs all tests, those of the documentation first. `arguments` are passed to the runner. Skipped
+/// tests are printed, and are no failure.
 pub(crate) fn test(arguments: &[String]) -> Result<(), String> {
     run_tests(arguments, None).map(drop)
 }
 
-/// Runs tests, with the programs of this directory before all others on the `PATH`, and returns those that were skipped, a line each, which it prints if there are any.
+/// Runs tests, with the programs in this directory first on the `PATH`. Prints the skipped tests,
+/// if any, and returns them, one per line.
 #[expect(clippy::print_stderr, reason = "a command line tool talks to its user")]
 fn run_tests(arguments: &[String], programs: Option<&Path>) -> Result<String, String> {
     tools::ensure_for_tests()?;

@@ -1,4 +1,4 @@
-//! What a newcomer sees first: a VM from an empty directory.
+//! A newcomer's first impression: a VM from an empty directory.
 
 use std::fs;
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::process::Command;
 use crate::run::{cargo, root, run, run_command};
 use crate::tools;
 
-/// What is shown of the inside.
+/// Command that is run inside the VM.
 const SHOWN: &str = "cat /etc/alpine-release; uname -r";
 
 /// Builds, starts a VM, runs a command in it, stops it, and leaves nothing but the user's cache.
@@ -16,7 +16,7 @@ pub(crate) fn run_demo() -> Result<(), String> {
     run(&cargo(), &["build", "--locked"])?;
     let castra = root().join("target/debug/castra");
     let directory = root().join("target/demo");
-    // Left over from a demo that was interrupted: its VM is stopped before its disk goes.
+    // Left over from an interrupted demo: its VM is stopped before its disk is removed.
     if directory.exists() {
         clean_up(&castra, &directory)?;
     }

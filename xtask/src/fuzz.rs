@@ -1,26 +1,27 @@
-//! libFuzzer, with the stable compiler: coverage is a pass of LLVM's, and safe Rust needs no sanitizer to fail loudly.
+//! Runs libFuzzer with the stable compiler: coverage is a pass of LLVM's, and safe Rust needs no
+//! sanitizer to fail loudly.
 
 use std::fs;
 use std::process::Command;
 
 use crate::run::{cargo, root, run_command};
 
-/// The binaries of `fuzz/`.
+/// Binaries of `fuzz/`.
 const TARGETS: [&str; 6] = ["vhd_footer", "manifest", "config", "control_port", "exec_header", "sftp"];
-/// What cargo-fuzz asks of the compiler, but for the sanitizers, which only unstable compilers have.
+/// Compiler flags of cargo-fuzz, except for the sanitizers, which only unstable compilers have.
 const COVERAGE: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
     -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1 --cfg fuzzing";
 
-/// Runs each target for so many seconds. What was found earlier is in `fuzz/corpus`, and what breaks something goes to
-/// `fuzz/artifacts`.
+/// Runs each target for this many seconds. Earlier finds are in `fuzz/corpus`, and inputs that
+/// break something go to `fuzz/artifacts`.
 pub(crate) fn run_fuzz(seconds: &str) -> Result<(), String> {
     let fuzz = root().join("fuzz");
     let host = host()?;
     let mut build = Command::new(cargo());
-    // A target is named so that the flags are for the fuzzed code and not for build scripts.
+    // With an explicit target, the flags apply to the fuzzed code and not to build scripts.
     build.args(["build", "--release", "--locked", "--target", &host]).current_dir(&fuzz);
-    // Nothing that is fuzzed looks into the agent: any file will do in its place.
+    // No fuzzed code looks into the agent: any file will do in its place.
     build.env("RUSTFLAGS", COVERAGE).env("CASTRA_GUEST_BIN", root().join("Cargo.toml"));
     run_command(&mut build)?;
     for target in TARGETS {
@@ -42,7 +43,7 @@ pub(crate) fn run_fuzz(seconds: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// The machine's own target, as the compiler names it.
+/// Returns the machine's own target, as the compiler names it.
 fn host() -> Result<String, String> {
     let version = crate::run::output("rustc", &["-vV"]).ok_or("rustc cannot be run")?;
     let host = version.lines().find_map(|line| line.strip_prefix("host: "));

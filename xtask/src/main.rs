@@ -1,4 +1,5 @@
-//! `cargo xtask demo | test | ci | bench | fuzz | prose`: the project's own commands. They install what they need.
+//! `cargo xtask demo | test | ci | bench | fuzz | prose`: the project's own commands, which install
+//! the programs they need.
 
 mod bench;
 mod ci;

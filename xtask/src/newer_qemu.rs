@@ -1,4 +1,5 @@
-//! The QEMU of Debian's backports, beside the installed one: fetched by apt, unpacked below `target/`, and not installed.
+//! The QEMU of Debian's backports, in addition to the installed one: fetched by apt, unpacked below
+//! `target/`, and not installed.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -9,7 +10,7 @@ use std::process::Command;
 use crate::run::{output, root, run_command};
 
 const PACKAGES: [&str; 2] = ["qemu-system-x86", "qemu-utils"];
-/// Directories of QEMU's firmware, below the directory that the packages are unpacked into.
+/// Directories of QEMU's firmware, below the directory into which the packages are unpacked.
 const FIRMWARE: [&str; 2] = ["usr/share/qemu", "usr/share/seabios"];
 
 /// Returns a directory with `qemu-system-x86_64` and `qemu-img` of the backports.
@@ -32,7 +33,8 @@ pub(crate) fn ensure() -> Result<PathBuf, String> {
     Ok(programs)
 }
 
-/// Fetches the packages and those they need that are not installed. The system's own lists and packages stay as they are.
+/// Fetches the packages and those of their dependencies that are not installed. Leaves the system's
+/// own lists and packages unchanged.
 fn download(place: &Path) -> Result<(), String> {
     let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
     let name = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
@@ -62,7 +64,7 @@ fn download(place: &Path) -> Result<(), String> {
     run_command(apt().args(install).args(PACKAGES))
 }
 
-/// The address from which apt has the packages of this release.
+/// Returns the address from which apt gets the packages of this release.
 fn mirror(policy: &str, release: &str) -> Option<String> {
     let main = format!("{release}/main");
     policy.lines().find_map(|line| {
@@ -77,12 +79,13 @@ fn debs(directory: &Path) -> Result<Vec<PathBuf>, String> {
     Ok(entries.map(|entry| entry.path()).filter(|path| path.extension() == Some(OsStr::new("deb"))).collect())
 }
 
-/// Links the programs. QEMU gets the directories of its firmware: its packages expect it where they would be installed.
+/// Links the programs. QEMU is given the directories of its firmware, which its packages expect
+/// where they would be installed.
 fn link(unpacked: &Path, programs: &Path) -> Result<(), String> {
     let qemu = programs.join("qemu-system-x86_64");
     let firmware = FIRMWARE.map(|directory| format!(" -L '{}'", unpacked.join(directory).display())).concat();
     let program = unpacked.join("usr/bin/qemu-system-x86_64");
-    // A shell would add its PWD to what castra gives QEMU.
+    // A shell would add its PWD to the environment that castra gives QEMU.
     let script = format!("#!/bin/sh\nunset PWD OLDPWD\nexec '{}'{firmware} \"$@\"\n", program.display());
     fs::write(&qemu, script)
         .and_then(|()| fs::set_permissions(&qemu, fs::Permissions::from_mode(0o755)))

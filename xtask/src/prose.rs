@@ -1,5 +1,5 @@
-//! Checks the prose of code and documents: how docs begin, how long lines are, and turns of phrase that readers of
-//! English stumble over. Each has a limit, so that none creeps back.
+//! Checks the prose of code and documents: how docs begin, how long lines are, and turns of phrase
+//! that readers of English stumble over. Each has a limit, so that none creeps back.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -31,7 +31,7 @@ const EMPTY_OPENINGS: [&str; 19] = [
     "This", "That", "These", "Those", "He", "Itself",
 ];
 
-/// Words one after another, each one of several.
+/// Consecutive words, each with its alternatives.
 type Turn = &'static [&'static [&'static str]];
 
 /// A habit and the number of places that may have it.
@@ -64,9 +64,9 @@ const TURNS: [Habit; 7] = [
     },
 ];
 
-/// Docs that may begin with an empty word, of a thousand.
+/// Number of docs in a thousand that may begin with an empty word.
 const EMPTY_OPENINGS_OF_1000: usize = 10;
-/// Lines that may be longer: strings that cannot be broken.
+/// Number of lines that may be longer: strings that cannot be broken.
 const LONG_LINES: usize = 20;
 
 /// One place that has a habit.
@@ -76,7 +76,8 @@ struct Finding {
     text: String,
 }
 
-/// Counts the habits, prints each that is above its limit with its places, and fails if there is one.
+/// Counts the habits, prints each that is above its limit with its places, and fails if there is
+/// one.
 #[expect(clippy::print_stderr, reason = "a command line tool talks to its user")]
 pub(crate) fn check() -> Result<(), String> {
     let (findings, docs) = read_all()?;
@@ -103,7 +104,7 @@ pub(crate) fn list(place: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// All findings, and the number of docs.
+/// Returns all findings, and the number of docs.
 fn read_all() -> Result<(Vec<Finding>, usize), String> {
     let mut files = Vec::new();
     for place in PLACES {
@@ -118,7 +119,7 @@ fn read_all() -> Result<(Vec<Finding>, usize), String> {
     Ok((findings, docs))
 }
 
-/// Adds the sources and documents at `path`, this file excepted, which names what it looks for.
+/// Adds the sources and documents at `path`, except this file, which names the turns it looks for.
 fn add_files(path: &Path, files: &mut Vec<PathBuf>) {
     if let Ok(entries) = fs::read_dir(path) {
         let mut entries: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();

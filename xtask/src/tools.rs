@@ -1,25 +1,26 @@
-//! Programs the project's commands need, installed where they are missing.
+//! Programs that the project's commands need, installed if they are missing.
 
 use std::process::Command;
 
 use crate::run::{cargo, output, run_command};
 
-/// A Debian package and a program by which its presence shows.
+/// A Debian package, and a program that shows whether it is installed.
 struct Package {
     name: &'static str,
     program: &'static str,
 }
 
-/// What `castra` itself needs.
+/// Packages that `castra` itself needs.
 const QEMU: [Package; 2] = [
     Package { name: "qemu-system-x86", program: "qemu-system-x86_64" },
     Package { name: "qemu-utils", program: "qemu-img" },
 ];
 
-/// For the image that comes as a Python package.
+/// Packages for the image that comes as a Python package.
 const PIP: [Package; 1] = [Package { name: "python3-pip", program: "pip3" }];
 
-/// What tests make disks, look into them, log in and serve TLS with; the shells that complete; what formats the manual.
+/// Packages with which the tests make and inspect disks, log in, serve TLS, complete in shells and
+/// format the manual.
 const TEST_TOOLS: [Package; 11] = [
     Package { name: "e2fsprogs", program: "mke2fs" },
     Package { name: "mtools", program: "mcopy" },
@@ -34,20 +35,20 @@ const TEST_TOOLS: [Package; 11] = [
     Package { name: "mmdebstrap", program: "mmdebstrap" },
 ];
 
-/// QEMU and pip.
+/// Installs QEMU and pip.
 pub(crate) fn ensure_runtime() -> Result<(), String> {
     ensure(&QEMU)?;
     ensure(&PIP)
 }
 
-/// Everything the tests use.
+/// Installs everything that the tests use.
 pub(crate) fn ensure_for_tests() -> Result<(), String> {
     ensure_runtime()?;
     ensure(&TEST_TOOLS)?;
     ensure_cargo_tool("cargo-nextest", &["nextest", "--version"])
 }
 
-/// cargo-deny.
+/// Installs cargo-deny.
 pub(crate) fn ensure_deny() -> Result<(), String> {
     ensure_cargo_tool("cargo-deny", &["deny", "--version"])
 }
@@ -74,14 +75,15 @@ fn ensure(packages: &[Package]) -> Result<(), String> {
     apt_get(&[&install, names.as_slice()].concat()).or_else(|_| install_candidates(&install, &names))
 }
 
-/// A newer qemu-img from elsewhere conflicts with the distribution's QEMU: then all go to the distribution's version.
+/// Installs the packages. A newer qemu-img from elsewhere conflicts with the distribution's QEMU:
+/// then all are set to the distribution's version.
 fn install_candidates(install: &[&str], names: &[&str]) -> Result<(), String> {
     let pinned: Vec<String> = names.iter().map(|name| pin(name, names[0])).collect();
     let pinned: Vec<&str> = pinned.iter().map(String::as_str).collect();
     apt_get(&[install, &["--allow-downgrades"], pinned.as_slice()].concat())
 }
 
-/// The package at the version that `leader` would be installed at.
+/// Returns the package at the version at which `leader` would be installed.
 fn pin(name: &str, leader: &str) -> String {
     let policy = output("apt-cache", &["policy", leader]).unwrap_or_default();
     let candidate =

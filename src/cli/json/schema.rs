@@ -4,6 +4,7 @@ use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
+use crate::config::JoinLines;
 use crate::report::Event;
 
 use super::super::{
@@ -81,5 +82,6 @@ fn of<T: JsonSchema>() -> Value {
         settings.inline_subschemas = true;
         settings.meta_schema = None;
     });
+    let settings = settings.with_transform(JoinLines);
     SchemaGenerator::new(settings.for_serialize()).into_root_schema_for::<T>().to_value()
 }

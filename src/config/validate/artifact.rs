@@ -1,5 +1,5 @@
-//! `[images.NAME.rootfs]`, `.kernel`, `.initramfs`: where a file comes from, what pins it, how it is made
-//! ready.
+//! `[images.NAME.rootfs]`, `.kernel`, `.initramfs`: the source of a file, its pinned digest, and
+//! the steps that prepare it.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -65,7 +65,7 @@ impl Problem for ArtifactProblem {
     }
 }
 
-/// Bytes, and what pins them.
+/// Source of bytes, and the digest that pins them.
 #[derive(Debug, Clone)]
 pub(super) struct Origin {
     source: ArtifactSource,
@@ -77,7 +77,7 @@ pub(super) struct Origin {
 #[derive(Debug)]
 pub(super) struct Artifact {
     role: ArtifactRole,
-    /// Where its bytes come from.
+    /// Source of its bytes.
     pub(super) origin: Origin,
     pipeline: Vec<TransformStep>,
 }
@@ -85,7 +85,8 @@ pub(super) struct Artifact {
 impl Artifact {
     pub(super) fn into_spec(self) -> ManagedArtifactSpec {
         let Origin { source, digest, size_bytes } = self.origin;
-        // A converted file differs between versions of qemu-img, so users are not asked for its digest.
+        // A converted file differs between versions of qemu-img, so no digest of it is required
+        // from users.
         let product_digest = None;
         ManagedArtifactSpec {
             role: self.role,
@@ -98,11 +99,11 @@ impl Artifact {
     }
 }
 
-/// What the sources of this file are pinned to, by URL, path or requirement.
+/// Digests to which this file pins its sources, by URL, path or requirement.
 pub(super) type Origins = HashMap<String, (Digest, Range<usize>)>;
 
-/// Reads the artifact below `key`; nothing if it is not there, or after a problem. One that has only a
-/// pipeline shares the download of the disk, `shared`.
+/// Reads the artifact below `key`; `None` if it is absent, or after a problem. An artifact with
+/// only a pipeline shares the download of the disk, `shared`.
 pub(super) fn read(
     image: &mut Fields<'_>,
     key: Key,
@@ -140,7 +141,7 @@ fn read_origin(
     let source = read_source(fields, title, shares, place, problems);
     let size_bytes = read_length(fields, problems);
     if shares {
-        // Asked for all the same, so that they are known keys.
+        // Asked for nevertheless, so that they are known keys.
         let _ = (fields.value(digest::SHA256), fields.value(digest::SHA512));
         return None;
     }
@@ -195,7 +196,7 @@ fn read_urls(
         problems.error(span, &ArtifactProblem::NoUrls);
         return None;
     }
-    // All are checked, then one bad one spoils the list.
+    // All are checked, and a bad one invalidates the list.
     let checked: Vec<Option<String>> = urls.iter().map(|text| url::check_artifact(text, problems)).collect();
     checked.into_iter().collect::<Option<Vec<String>>>().map(ArtifactSource::Url)
 }
@@ -214,7 +215,7 @@ fn read_python(value: &Value<'_>, problems: &mut Problems) -> Option<ArtifactSou
     Some(ArtifactSource::PythonPackage { name: name?, version: version?, platform })
 }
 
-/// A word that pip takes as an argument: never an option, a range, a URL or a path.
+/// Reads a word that is passed to pip as an argument: never an option, a range, a URL or a path.
 fn read_pip_word(
     fields: &mut Fields<'_>,
     key: Key,
@@ -242,7 +243,7 @@ fn read_length(fields: &mut Fields<'_>, problems: &mut Problems) -> Option<u64> 
     }
 }
 
-/// Reports a source that this file pins to another digest elsewhere: one of them can never be right.
+/// Reports a source that this file pins to another digest elsewhere: one of the two must be wrong.
 fn check_pinned_once(origin: &Origin, span: Range<usize>, origins: &mut Origins, problems: &mut Problems) {
     let names = match &origin.source {
         ArtifactSource::Url(urls) => urls.clone(),

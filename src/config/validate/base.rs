@@ -1,4 +1,4 @@
-//! What a VM's disk stands on: `base_image` or `managed_image`.
+//! Base of a VM's disk: `base_image` or `managed_image`.
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -21,7 +21,7 @@ const VERSION: Key = key("version", "\"v1\"");
 const DISK: Key = key("disk", "\"rootfs\"");
 const DISKS: [(&str, ManagedDiskKind); 1] = [("rootfs", ManagedDiskKind::Rootfs)];
 
-/// A base that cannot be used.
+/// Error for a base that cannot be used.
 #[derive(Debug, thiserror::Error)]
 enum BaseProblem {
     #[error("{vm} has neither `managed_image` nor `base_image`")]
@@ -67,25 +67,25 @@ impl Problem for BaseProblem {
     }
 }
 
-/// What a VM's disk stands on.
+/// Base of a VM's disk.
 #[derive(Debug)]
 pub(super) struct Base {
-    /// For the project.
+    /// Source, as it is in the project.
     pub(super) source: BaseImageSource,
-    /// The image in this file's `[images]` that it is.
+    /// Name of the image, if it is described in this file's `[images]`.
     pub(super) user_image: Option<String>,
-    /// Whether it can boot with a kernel that Castra hands to QEMU.
+    /// Set if the image can boot with a kernel that Castra passes to QEMU.
     pub(super) has_kernel: bool,
-    /// Whether a disk of the user's own may stand on other files.
+    /// Set if a disk of the user's own may have backing files.
     pub(super) allow_backing_file: bool,
-    /// Where it is written.
+    /// Span in the file.
     pub(super) span: Range<usize>,
-    /// Whether it was read without a problem, so that conclusions can be drawn from it.
+    /// Set if the base was read without a problem, so that conclusions can be drawn from it.
     pub(super) is_known: bool,
 }
 
 impl Base {
-    /// Stands for one that could not be read.
+    /// Returns a placeholder for a base that could not be read.
     fn unknown(span: Range<usize>) -> Self {
         let source = BaseImageSource::Managed(ManagedImageSelection::Default);
         Self { source, user_image: None, has_kernel: true, allow_backing_file: false, span, is_known: false }
@@ -98,7 +98,7 @@ impl Base {
     }
 }
 
-/// Reads both keys of the VM called `title`, of which exactly one must be there.
+/// Reads both keys of the VM `title`, of which exactly one must be set.
 pub(super) fn read_base(
     fields: &mut Fields<'_>,
     title: &str,
@@ -106,7 +106,7 @@ pub(super) fn read_base(
     problems: &mut Problems,
 ) -> Base {
     let vm = title.to_owned();
-    // In this order, so that `image` is taken for a misspelt `managed_image`.
+    // In this order, so that `image` is suggested to mean `managed_image`.
     let managed = fields.value(MANAGED_IMAGE);
     let path = read_path(fields, scope, problems);
     let allow = fields.boolean(ALLOW_BACKING_FILE, problems);
@@ -173,8 +173,8 @@ fn read_managed(value: &Value<'_>, title: &str, scope: &Scope<'_>, problems: &mu
     }
 }
 
-/// Looks the image up among those of this file and of the catalog. Without a version it is the first known
-/// one, because the catalog puts the newest first.
+/// Finds the image among those of this file and of the catalog. Without a version, it is the first
+/// known one, because the catalog lists the newest first.
 fn resolve(
     name: &Spanned<&str>,
     version: Option<&Spanned<&str>>,
@@ -185,7 +185,7 @@ fn resolve(
     let id = *name.get_ref();
     let described = scope.images.names.contains(id);
     let spec = scope.images.specs.get(id);
-    // Its description has problems, which are reported where it stands.
+    // The problems of its description are reported there.
     if described && spec.is_none() {
         return None;
     }

@@ -1,4 +1,4 @@
-//! `sha256` and `sha512`: the digest that pins what is fetched.
+//! `sha256` and `sha512`: the digest that pins a download.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -13,18 +13,18 @@ use crate::files::Digest;
 use crate::hex::hex;
 use crate::managed::ArtifactSource;
 
-/// The key of a SHA-256 digest.
+/// Key of a SHA-256 digest.
 pub(super) const SHA256: Key = key("sha256", "\"8f58945c…\"");
-/// The key of a SHA-512 digest.
+/// Key of a SHA-512 digest.
 pub(super) const SHA512: Key = key("sha512", "\"0c1f93…\"");
 
-/// Written where a digest belongs by somebody who does not know it yet.
+/// Placeholder for a digest that the author does not know yet.
 const PLACEHOLDER: &str = "?";
 
-/// Bytes hashed at a time.
+/// Number of bytes hashed at a time.
 const READ_BYTES: usize = 1 << 16;
 
-/// A digest that pins nothing.
+/// Error for a digest that pins nothing.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum DigestProblem {
     #[error("{place} has no digest, so nothing would show that it was changed")]
@@ -37,14 +37,14 @@ pub(super) enum DigestProblem {
     NotHexadecimal { algorithm: &'static str, character: char },
 }
 
-/// How somebody gets at the digest of a source.
+/// Advice on obtaining the digest of a source.
 #[derive(Debug)]
 pub(super) enum Advice {
-    /// The source is a file, and this is its SHA-256.
+    /// The source is a local file, and this is its SHA-256.
     Is(String),
-    /// It is a file that cannot be read.
+    /// The source is a local file that cannot be read.
     Unreadable(String),
-    /// It must be fetched first.
+    /// The source must be fetched first.
     FetchFirst,
 }
 
@@ -82,9 +82,9 @@ impl Problem for DigestProblem {
     }
 }
 
-/// Reads the digest of `source`, which belongs to `place`; nothing after a problem. A missing digest of a
-/// file on this machine is computed, so that it can be pinned: the one case in which validation reads more
-/// than the configuration.
+/// Reads the digest of `source`, which belongs to `place`; `None` after a problem. A missing digest
+/// of a local file is computed, so that it can be pinned: the one case in which validation reads
+/// more than the configuration.
 pub(super) fn read_digest(
     fields: &mut Fields<'_>,
     place: &str,
@@ -112,7 +112,7 @@ pub(super) fn read_digest(
             text.span()
         }
     };
-    // Without a source there is nothing to get a digest of; that is a problem of its own.
+    // Without a source there is no digest; a missing source is a problem of its own.
     let source = source?;
     let problem = DigestProblem::Missing { place: place(), advice: advice_for(source) };
     let artifact = UnpinnedArtifact { place: place(), source: source.clone() };
@@ -146,7 +146,7 @@ fn sha256_of(path: &Path) -> io::Result<String> {
         return Err(io::Error::other("it is not a regular file"));
     }
     let mut hasher = Sha256::new();
-    // A FIFO would keep its reader waiting for ever.
+    // A FIFO would block its reader for ever.
     let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
     let mut file = File::options().read(true).custom_flags(flags).open(path)?;
     if !file.metadata()?.is_file() {

@@ -1,4 +1,4 @@
-//! `[images]`: images the user describes, and mirrors of what Castra fetches.
+//! `[images]`: images that the user describes, and mirrors for downloads.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -15,7 +15,7 @@ use super::{Place, name, url};
 use crate::managed::{ArtifactRole, ManagedArtifactSpec, ManagedImageSpec, QemuProfile};
 use crate::qemu::{Device, OptionError};
 
-/// The key of a project's images.
+/// Key of a project's images.
 pub(super) const IMAGES: Key = key("images", "{ debian = { … } }");
 const MIRRORS: Key = key("mirrors", "[\"https://mirror.example/castra\"]");
 const IMAGE: Key = key("NAME", "{ rootfs = { … } }");
@@ -30,7 +30,7 @@ const ROOTFS: Key = key("rootfs", "{ path = \"disk.qcow2\", sha256 = \"…\" }")
 const KERNEL: Key = key("kernel", "{ path = \"vmlinuz\", sha256 = \"…\" }");
 const INITRAMFS: Key = key("initramfs", "{ path = \"initrd.img\", sha256 = \"…\" }");
 
-/// A description that makes no image.
+/// Error for a description that does not make an image.
 #[derive(Debug, thiserror::Error)]
 enum ImageProblem {
     #[error("the image {} has the name of one that Castra brings along", quoted(.0))]
@@ -75,18 +75,19 @@ impl Problem for ImageProblem {
     }
 }
 
-/// What `[images]` says.
+/// Contents of `[images]`.
 #[derive(Debug, Default)]
 pub(super) struct Images {
-    /// The images without a problem.
+    /// Images without a problem.
     pub(super) specs: BTreeMap<String, ManagedImageSpec>,
-    /// The names of all, so that a VM is not told that its image does not exist.
+    /// Names of all images, so that a VM is not reported to name an unknown image when the
+    /// description has a problem.
     pub(super) names: BTreeSet<String>,
-    /// Base URLs, without a slash at the end.
+    /// Base URLs, without a trailing slash.
     pub(super) mirrors: Vec<String>,
 }
 
-/// Reads the whole table. `known_images` are the ids and versions of the catalog.
+/// Reads the whole table. `known_images` are the IDs and versions of the catalog.
 pub(super) fn read_images(
     value: &Value<'_>,
     place: &Place<'_>,
@@ -172,7 +173,7 @@ fn read_profile(fields: &mut Fields<'_>, problems: &mut Problems) -> QemuProfile
     QemuProfile { command_line, machine, tcg_cpu, min_memory_mib, devices }
 }
 
-/// Reads a value that QEMU is given; nothing after a problem.
+/// Reads a value that is passed to QEMU; `None` after a problem.
 pub(super) fn read_option<T: FromStr<Err = OptionError>>(
     text: &Spanned<&str>,
     problems: &mut Problems,
@@ -186,7 +187,7 @@ impl Problem for OptionError {
     }
 }
 
-/// Kernel, initramfs and command line come together or not at all.
+/// Checks that kernel, initramfs and command line are all set, or none of them.
 fn check_boot_files(fields: &Fields<'_>, id: &str, problems: &mut Problems) {
     let here = |key| fields.key_span(key);
     let id = || id.to_owned();

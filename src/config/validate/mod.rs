@@ -1,4 +1,4 @@
-//! From the text of a `castra.toml` to a [`ProjectConfig`], one module per resource.
+//! Turns the text of a `castra.toml` into a [`ProjectConfig`], one module per resource.
 
 mod artifact;
 mod base;
@@ -35,19 +35,19 @@ const PROJECT: Key = key("project", "{ name = \"demo\" }");
 const NAME: Key = key("name", "\"demo\"");
 const STATE_DIR: Key = key("state_dir", "\".castra\"");
 
-/// What the meaning of a file depends on besides its text.
+/// Inputs of a file's meaning besides its text.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Surroundings<'a> {
-    /// What `~` stands for: the `HOME` of the environment, absolute.
+    /// Expansion of `~`: the `HOME` of the environment, absolute.
     pub home: Option<&'a Path>,
-    /// Id and version of each image of the catalog. Of several versions the newest comes first: it is what a
-    /// VM gets that names none.
+    /// ID and version of each image of the catalog. The newest version comes first: a VM that names
+    /// none gets it.
     pub known_images: &'a [(&'a str, &'a str)],
-    /// Directories outside the project in which the user lets a configuration place disks and state, absolute.
+    /// Directories outside the project in which the user permits disks and state, absolute.
     pub allowed_outside: &'a [PathBuf],
 }
 
-/// The directory that paths of a file are relative to.
+/// Directory to which the paths of a file are relative.
 #[derive(Debug, Clone, Copy)]
 struct Place<'a> {
     root: &'a Path,
@@ -55,7 +55,7 @@ struct Place<'a> {
     allowed_outside: &'a [PathBuf],
 }
 
-/// What reading a VM needs to know of the rest of the file.
+/// Context for reading a VM: the parts of the file that it may refer to.
 #[derive(Debug)]
 struct Scope<'a> {
     file: &'a Path,
@@ -66,7 +66,7 @@ struct Scope<'a> {
     images: &'a Images,
 }
 
-/// Something is wrong with the file as a whole.
+/// Error for the file as a whole.
 #[derive(Debug, thiserror::Error)]
 enum DocumentProblem {
     #[error("{} is not a version of this file's format", quoted(.0))]
@@ -102,8 +102,9 @@ impl Problem for DocumentProblem {
     }
 }
 
-/// Validates the text of the file `file` (absolute and normalised), looking at the disk only for symbolic
-/// links, for what is where a disk is to be made, and for the digest of an artifact's file that has none yet.
+/// Validates the text of the file `file` (absolute and normalised). Looks at the filesystem only
+/// for symbolic links, for existing files at the paths of disks, and for the missing digest of an
+/// artifact's local file.
 ///
 /// # Errors
 /// [`ConfigError::TooNew`], else [`ConfigError::Invalid`] with every problem.
@@ -111,7 +112,7 @@ pub fn parse(text: &str, file: &Path, surroundings: &Surroundings<'_>) -> Result
     examine(text, file, surroundings, None)
 }
 
-/// As [`parse`]; with a machine, what the VMs need of it is looked at too.
+/// Validates like [`parse`]; with a machine, also checks that it has what the VMs need.
 pub(super) fn examine(
     text: &str,
     file: &Path,
@@ -124,7 +125,7 @@ pub(super) fn examine(
         syntax::report(text, &errors, &mut problems);
         return Err(ConfigError::Invalid(Box::new(problems.finish(file, text))));
     }
-    // The document has no header to point at, so its problems stand on the first line.
+    // The document has no header to point at, so its problems are shown on the first line.
     let first_line = 0..text.len();
     let mut fields = Fields::new(document.get_ref(), first_line, "castra.toml");
     if let Some(found) = read_version(&mut fields, &mut problems) {
@@ -136,7 +137,7 @@ pub(super) fn examine(
     if has_errors {
         return Err(ConfigError::Invalid(Box::new(diagnostics)));
     }
-    // What the file itself chooses was checked at its place; this is the default, which may be a link.
+    // A state root set in the file was checked there; this is the default, which may be a link.
     draft.bounds.check_state_root().map_err(ConfigError::State)?;
     Ok(ProjectConfig { warnings: diagnostics, ..draft })
 }
@@ -183,7 +184,8 @@ fn read_document(
     }
 }
 
-/// The file's format where it is newer than this Castra; its other keys may then mean anything.
+/// Returns the file's format if it is newer than this Castra; the meaning of other keys may then
+/// differ.
 fn read_version(fields: &mut Fields<'_>, problems: &mut Problems) -> Option<String> {
     let value = fields.value(VERSION)?;
     let (text, major) = match value.get_ref() {
@@ -202,7 +204,7 @@ fn read_version(fields: &mut Fields<'_>, problems: &mut Problems) -> Option<Stri
     None
 }
 
-/// The first number of `1`, `1.2` or `1.2.3`.
+/// Returns the first number of `1`, `1.2` or `1.2.3`.
 fn major_of(text: &str) -> Option<i128> {
     let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
     let parts: Vec<&str> = text.trim_start_matches('v').split('.').collect();

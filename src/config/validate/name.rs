@@ -1,21 +1,22 @@
-//! Names of projects, VMs, images and versions. Most become file names below the state root, and none may
-//! leave it.
+//! Names of projects, VMs, images and versions. Most become file names below the state root, and
+//! none may lead out of it.
 
 use std::path::Path;
 
 use super::super::diagnostics::{Problem, boundary_before, quoted};
 use crate::layout::MAX_VM_NAME_BYTES;
 
-/// Longest name of an image or version, in bytes: a lock file is named after both and must stay below 255.
+/// Longest name of an image or version, in bytes: the name of a lock file contains both and must
+/// stay below 255.
 pub(in crate::config) const MAX_IMAGE_NAME_BYTES: usize = 64;
 
-/// Longest name of a project, in bytes; it is only shown.
+/// Longest name of a project, in bytes; names of projects are only shown.
 const MAX_PROJECT_NAME_BYTES: usize = 100;
 
-/// What the name of a project is called in messages.
+/// Term for a project's name in messages.
 const PROJECT: &str = "project name";
 
-/// A name that cannot be used.
+/// Error for a name that cannot be used.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum NameProblem {
     #[error("the {what} is empty")]
@@ -54,7 +55,7 @@ impl Problem for NameProblem {
     }
 }
 
-/// Whether a VM can have this name.
+/// Returns `true` if a VM can have this name.
 pub fn is_vm_name(name: &str) -> bool {
     check_vm_name(name).is_ok()
 }
@@ -64,7 +65,7 @@ pub(super) fn check_vm_name(name: &str) -> Result<(), NameProblem> {
     check_file_name("VM name", name, MAX_VM_NAME_BYTES)
 }
 
-/// Checks a name that becomes one component of a path; `what` it is, for messages.
+/// Checks a name that becomes one component of a path; `what` is its term in messages.
 pub(super) fn check_file_name(what: &'static str, name: &str, max_bytes: usize) -> Result<(), NameProblem> {
     let first = check_length(what, name, max_bytes)?;
     if let Some(character) = name.chars().find(|character| !is_file_name_character(*character)) {
@@ -76,8 +77,9 @@ pub(super) fn check_file_name(what: &'static str, name: &str, max_bytes: usize) 
     Ok(())
 }
 
-/// Checks the name of a project. It is only shown, so nearly everything is fine; what could leave a directory
-/// or look like an option is not, in case somebody makes a path or an argument of it.
+/// Checks the name of a project. Names of projects are only shown, so nearly everything is
+/// permitted; anything that could leave a directory or look like an option is not, in case the name
+/// is used in a path or as an argument.
 pub(super) fn check_project_name(name: &str) -> Result<(), NameProblem> {
     let first = check_length(PROJECT, name, MAX_PROJECT_NAME_BYTES)?;
     if let Some(character) = name.chars().find(|character| !is_project_name_character(*character)) {
@@ -89,12 +91,12 @@ pub(super) fn check_project_name(name: &str) -> Result<(), NameProblem> {
     Ok(())
 }
 
-/// The name of a project that does not give one: its directory's, made safe.
+/// Returns the name of a project that does not set one: its directory's name, made safe.
 pub(in crate::config) fn project_name_of(root: &Path) -> String {
     safe_project_name(&root.file_name().unwrap_or_default().to_string_lossy())
 }
 
-/// A project name made of a directory's name.
+/// Returns a project name derived from a directory's name.
 fn safe_project_name(directory: &str) -> String {
     let replaced: String = directory
         .chars()
@@ -108,7 +110,7 @@ fn safe_project_name(directory: &str) -> String {
     }
 }
 
-/// The file name nearest to `name`; nothing if no character of it can be used.
+/// Returns the file name nearest to `name`; `None` if none of its characters can be used.
 fn safe_file_name(name: &str, max_bytes: usize) -> Option<String> {
     let words: Vec<&str> =
         name.split(|character| !is_file_name_character(character)).filter(|word| !word.is_empty()).collect();

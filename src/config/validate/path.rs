@@ -1,11 +1,12 @@
-//! Paths in the file: relative to it, `~` for the home directory, absolute and normalised afterwards.
+//! Paths in the file: written relative to it, with `~` for the home directory, or absolute;
+//! normalised to absolute ones.
 
 use std::path::{Path, PathBuf};
 
 use super::super::diagnostics::{Problem, quoted};
 use crate::files::normalise;
 
-/// A path that cannot be used.
+/// Error for a path that cannot be used.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum PathProblem {
     #[error("the path is empty")]
@@ -35,7 +36,7 @@ impl Problem for PathProblem {
     }
 }
 
-/// The absolute path that `text` means in a file in the directory `root`.
+/// Resolves `text`, from a file in the directory `root`, into an absolute path.
 pub(super) fn resolve(text: &str, root: &Path, home: Option<&Path>) -> Result<PathBuf, PathProblem> {
     if text.is_empty() {
         return Err(PathProblem::Empty);
@@ -53,7 +54,7 @@ pub(super) fn resolve(text: &str, root: &Path, home: Option<&Path>) -> Result<Pa
     Ok(normalise(&home.join(below_home.trim_start_matches('/'))))
 }
 
-/// As [`resolve`], for a path that must name a file.
+/// Resolves a path that must name a file, like [`resolve`].
 pub(super) fn resolve_file(text: &str, root: &Path, home: Option<&Path>) -> Result<PathBuf, PathProblem> {
     let path = resolve(text, root, home)?;
     let last = text.rsplit('/').next().unwrap_or(text);

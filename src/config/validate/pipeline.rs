@@ -1,4 +1,4 @@
-//! `pipeline`: from the bytes of a source to a file of an image.
+//! `pipeline`: the steps from the bytes of a source to a file of an image.
 
 use toml::Spanned;
 use toml::de::DeValue;
@@ -10,7 +10,7 @@ use crate::managed::{ArtifactRole, Compression, TransformStep};
 use crate::qemu::DiskFormat;
 use crate::similar::closest;
 
-/// The key of an artifact's steps.
+/// Key of an artifact's steps.
 pub(super) const PIPELINE: Key =
     key("pipeline", "[\"strip-vhd-footer\", { convert = { from = \"raw\", to = \"qcow2\" } }]");
 const STRIP_VHD_FOOTER: &str = "strip-vhd-footer";
@@ -21,7 +21,7 @@ const TO: Key = key("to", "\"qcow2\"");
 const UNZIP: Key = key("unzip", "\"images/disk.qcow2\"");
 const DECOMPRESS: Key = key("decompress", "\"gzip\"");
 const RENAME: Key = key("rename", "\"disk.raw\"");
-/// Formats by name, and by the ending that their files have.
+/// Compression formats by name, and by the file name extension.
 const COMPRESSIONS: [(&str, Compression); 5] = [
     ("gzip", Compression::Gzip),
     ("gz", Compression::Gzip),
@@ -30,8 +30,8 @@ const COMPRESSIONS: [(&str, Compression); 5] = [
     ("zst", Compression::Zstd),
 ];
 
-/// Formats that every qemu-img reads and writes, by its own names; VHD goes by the name it has everywhere
-/// else too.
+/// Formats that every qemu-img reads and writes, by its own names; VHD, which qemu-img calls `vpc`,
+/// also has its common name.
 const FORMATS: [(&str, DiskFormat); 7] = [
     ("qcow2", DiskFormat::Qcow2),
     ("raw", DiskFormat::Raw),
@@ -45,7 +45,7 @@ const FORMATS: [(&str, DiskFormat); 7] = [
 /// Longest file name on Linux file systems, in bytes.
 const MAX_FILE_NAME_BYTES: usize = 255;
 
-/// A step that cannot be taken.
+/// Error for an invalid step.
 #[derive(Debug, thiserror::Error)]
 enum StepProblem {
     #[error("there is no pipeline step {}", quoted(.0))]
@@ -74,7 +74,7 @@ impl Problem for StepProblem {
     }
 }
 
-/// How a step is written: one with a value is a table.
+/// Returns the spelling of a step: a step with a value is a table.
 fn spelled(step: &str) -> String {
     match [EXTRACT_FILE, CONVERT, UNZIP, DECOMPRESS, RENAME].into_iter().find(|key| key.name == step) {
         Some(key) => format!("`{{ {} = {} }}`", key.name, key.example),
@@ -82,7 +82,7 @@ fn spelled(step: &str) -> String {
     }
 }
 
-/// Reads the pipeline of an artifact; nothing after a problem. None at all is the empty one.
+/// Reads the pipeline of an artifact; `None` after a problem. A missing one is empty.
 pub(super) fn read(
     fields: &mut Fields<'_>,
     role: ArtifactRole,
@@ -170,7 +170,8 @@ fn read_convert(value: &Value<'_>, problems: &mut Problems) -> Option<TransformS
     Some(TransformStep::QemuImgConvert { input_format: input?, output_format: output? })
 }
 
-/// Overlays name the disk's format as qcow2, so the last conversion of a disk must end there.
+/// Checks that the last conversion of a disk produces qcow2, because overlays name that as the
+/// disk's format.
 fn check_disk_format(values: &[Value<'_>], steps: &[Option<TransformStep>], problems: &mut Problems) {
     let last = steps.iter().zip(values).rev().find_map(|(step, value)| match step {
         Some(TransformStep::QemuImgConvert { output_format, .. }) => Some((*output_format, value.span())),

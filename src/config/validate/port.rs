@@ -1,4 +1,4 @@
-//! `[[vms.port_forwards]]`: ports of the host that lead into a VM.
+//! `[[vms.port_forwards]]`: ports of the host that are forwarded to a VM.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -54,10 +54,10 @@ impl Problem for PortProblem {
     }
 }
 
-/// A forward, and where its host port is written.
+/// A forward, and the span of its host port.
 pub(super) type SpannedForward = (PortForward, Range<usize>);
 
-/// Reads one table; nothing if it is of no use even for comparing it with others.
+/// Reads one table; `None` if it cannot even be compared with others.
 pub(super) fn read_forward(
     value: &Value<'_>,
     place: Key,
@@ -73,7 +73,7 @@ pub(super) fn read_forward(
     Some((PortForward { host: host?, guest: guest?, protocol }, host_span?))
 }
 
-/// Reports host ports that two forwards want, whichever VMs they belong to.
+/// Reports host ports that two forwards claim, whichever VMs they belong to.
 pub(super) fn check_host_ports<'f>(
     forwards: impl Iterator<Item = &'f SpannedForward>,
     problems: &mut Problems,

@@ -1,7 +1,7 @@
 //! Sizes: `"512 MiB"`, `"2G"`, `"2 GB"`, and plain integers of MiB.
 //!
-//! Every unit is a power of 1024, with or without the `i`: memory and disks are made in such units, and `2
-//! GB` of memory would otherwise not even be a whole number of pages.
+//! Every unit is a power of 1024, with or without the `i`: memory and disks are made in such units,
+//! and `2 GB` of memory would otherwise not even be a whole number of pages.
 
 use toml::Spanned;
 use toml::de::DeValue;
@@ -14,82 +14,82 @@ const MEMORY: Key = key("memory", "\"1 GiB\"");
 const MIN_MEMORY: Key = key("min_memory", "\"256 MiB\"");
 const DISK: Key = key("disk", "\"10 GiB\"");
 
-/// Bytes of a MiB.
+/// Number of bytes in a MiB.
 pub(crate) const MIB: u64 = 1 << 20;
 
-/// Largest virtual disk: a qcow2 with QEMU's default clusters of 64 KiB ends at 2 PiB (measured with qemu-img
-/// 7.2).
+/// Largest virtual disk, in bytes: a qcow2 with QEMU's default clusters of 64 KiB ends at 2 PiB
+/// (*measured* with qemu-img 7.2).
 const MAX_DISK_BYTES: u64 = 2 << 50;
 
 /// Units by their first letter, as a power of two. Descending, for [`format_size`].
 const UNITS: [(&str, u32); 5] = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10), ("B", 0)];
 
-/// A size that cannot be used.
+/// Error for a size that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SizeError {
-    /// There is no number at the start.
+    /// The text does not start with a number.
     #[error("{} is not a size", quoted(.text))]
     NoNumber {
-        /// What was written.
+        /// Text as it was written.
         text: String,
     },
-    /// The number stands alone.
+    /// The number has no unit.
     #[error("the size {} has no unit", quoted(.text))]
     NoUnit {
-        /// What was written.
+        /// Text as it was written.
         text: String,
     },
-    /// Letters follow that are no unit.
+    /// The unit is unknown.
     #[error("{} is not a unit of size", quoted(.unit))]
     UnknownUnit {
-        /// The letters.
+        /// Letters after the number.
         unit: String,
     },
-    /// There are decimals.
+    /// The number has decimals.
     #[error("the size {} has a fraction", quoted(.text))]
     Fraction {
-        /// What was written.
+        /// Text as it was written.
         text: String,
-        /// The same size without one, where there is a short way to write it.
+        /// Equal size without decimals, if it can be written briefly.
         whole: Option<String>,
     },
-    /// It is below zero.
+    /// The size is negative.
     #[error("the size {} is negative", quoted(.text))]
     Negative {
-        /// What was written.
+        /// Text as it was written.
         text: String,
     },
-    /// It is nothing.
+    /// The size is zero.
     #[error("the size is zero")]
     Zero,
-    /// 64 bits do not hold it.
+    /// The size does not fit into 64 bits.
     #[error("the size {} is too large for any machine", quoted(.text))]
     Overflow {
-        /// What was written.
+        /// Text as it was written.
         text: String,
     },
-    /// Memory comes in whole MiB.
+    /// Memory must be a multiple of 1 MiB.
     #[error("memory of {} is not a whole number of MiB", format_size(*.bytes))]
     NotWholeMib {
-        /// The size.
+        /// Size in bytes.
         bytes: u64,
     },
-    /// No Linux starts in it.
+    /// The memory is too small for any Linux.
     #[error(
         "memory of {} is too small: a VM needs {} MiB at least",
         format_size(*.bytes), defaults::MIN_MEMORY_MIB
     )]
     MemoryTooSmall {
-        /// The size.
+        /// Size in bytes.
         bytes: u64,
     },
-    /// No qcow2 holds it.
+    /// The disk is too large for a qcow2.
     #[error(
         "a disk of {} is too large: a qcow2 ends at {}",
         format_size(*.bytes), format_size(MAX_DISK_BYTES)
     )]
     DiskTooLarge {
-        /// The size.
+        /// Size in bytes.
         bytes: u64,
     },
 }
@@ -142,7 +142,7 @@ impl crate::error::Explain for SizeError {
     }
 }
 
-/// Memory of a VM, in bytes; whole MiB.
+/// Parses the memory of a VM. Returns bytes, a multiple of 1 MiB.
 ///
 /// # Errors
 /// [`SizeError`], also for less than [`defaults::MIN_MEMORY_MIB`].
@@ -150,7 +150,7 @@ pub fn parse_memory(text: &str) -> Result<u64, SizeError> {
     check_memory(parse_size(text)?)
 }
 
-/// Virtual size of a disk, in bytes.
+/// Parses the virtual size of a disk. Returns bytes.
 ///
 /// # Errors
 /// [`SizeError`], also for more than a qcow2 holds.
@@ -159,24 +159,24 @@ pub fn parse_disk(text: &str) -> Result<u64, SizeError> {
     if bytes > MAX_DISK_BYTES { Err(SizeError::DiskTooLarge { bytes }) } else { Ok(bytes) }
 }
 
-/// A size as [`parse_memory`] and [`parse_disk`] read it back, exactly: `1536 MiB`.
+/// Formats a size so that [`parse_memory`] and [`parse_disk`] read it back exactly: `1536 MiB`.
 pub fn format_size(bytes: u64) -> String {
     let fits = |shift: u32| bytes >> shift << shift == bytes;
     let (unit, shift) = UNITS.into_iter().find(|(_, shift)| bytes > 0 && fits(*shift)).unwrap_or(("B", 0));
     format!("{} {unit}", bytes >> shift)
 }
 
-/// The `memory` of a VM, in bytes.
+/// Reads the `memory` of a VM, in bytes.
 pub(super) fn read_memory(fields: &mut Fields<'_>, problems: &mut Problems) -> Option<Spanned<u64>> {
     read_memory_key(fields, MEMORY, problems)
 }
 
-/// The `min_memory` of an image, in bytes.
+/// Reads the `min_memory` of an image, in bytes.
 pub(super) fn read_min_memory(fields: &mut Fields<'_>, problems: &mut Problems) -> Option<Spanned<u64>> {
     read_memory_key(fields, MIN_MEMORY, problems)
 }
 
-/// The `disk` of a VM, in bytes.
+/// Reads the `disk` of a VM, in bytes.
 pub(super) fn read_disk(fields: &mut Fields<'_>, problems: &mut Problems) -> Option<u64> {
     let value = fields.value(DISK)?;
     let size = match value.get_ref() {
@@ -195,7 +195,7 @@ fn read_memory_key(fields: &mut Fields<'_>, key: Key, problems: &mut Problems) -
     let value = fields.value(key)?;
     let size = match value.get_ref() {
         DeValue::String(text) => parse_memory(text),
-        // As an integer it is MiB, like QEMU's own `-m`.
+        // An integer means MiB, like QEMU's own `-m`.
         DeValue::Integer(integer) => parse_memory(&format!("{} MiB", to_i128(integer))),
         DeValue::Float(float) => Err(fraction(float.as_str(), "")),
         other => {
@@ -240,7 +240,7 @@ fn parse_size(text: &str) -> Result<u64, SizeError> {
         "" => SizeError::NoUnit { text: number.to_owned() },
         _ => SizeError::UnknownUnit { unit: unit.to_owned() },
     })?;
-    // Only digits and `_` are left, so the one way to fail is to be too large.
+    // Only digits and `_` are left, so it can only fail by being too large.
     let count: u64 = number.replace('_', "").parse().map_err(|_| SizeError::Overflow { text: owned() })?;
     match count.checked_mul(1 << shift) {
         Some(0) => Err(SizeError::Zero),
@@ -249,7 +249,7 @@ fn parse_size(text: &str) -> Result<u64, SizeError> {
     }
 }
 
-/// The power of two of a unit: `G`, `GB`, `GiB`, in any case.
+/// Returns the exponent of two of a unit: `G`, `GB`, `GiB`, in any case.
 fn shift_of(unit: &str) -> Option<u32> {
     let lower = unit.to_ascii_lowercase();
     UNITS.into_iter().find_map(|(name, shift)| {
@@ -259,7 +259,7 @@ fn shift_of(unit: &str) -> Option<u32> {
     })
 }
 
-/// The error for decimals, with the same size as whole MiB or KiB if it is one.
+/// Returns the error for decimals, with the equal size in whole MiB or KiB if there is one.
 fn fraction(number: &str, unit: &str) -> SizeError {
     let text = format!("{number} {unit}").trim_end().to_owned();
     let whole =

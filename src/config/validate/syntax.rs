@@ -1,10 +1,10 @@
-//! Text that is no TOML: what the parser says, with a next step.
+//! Reports text that is not TOML: the parser's message, with a next step.
 
 use std::collections::BTreeSet;
 
 use super::super::diagnostics::{Problem, Problems};
 
-/// The text breaks TOML's grammar here.
+/// Error for text that violates TOML's grammar.
 #[derive(Debug, thiserror::Error)]
 #[error("this is not TOML: {message}")]
 struct SyntaxProblem {
@@ -18,8 +18,8 @@ impl Problem for SyntaxProblem {
     }
 }
 
-/// The parser's messages that would puzzle somebody who has never read TOML's grammar: how each begins, what
-/// it means, and what to do.
+/// Explanations of parser messages that would puzzle readers who do not know TOML's grammar: the
+/// beginning of the message, its meaning, and the remedy.
 const IN_PLAIN_WORDS: [(&str, &str, &str); 5] = [
     ("string values must be quoted", "a text without quotes", "Put it in quotes."),
     ("invalid basic string, expected `\"`", "a text that does not end", "End it with `\"` on the same line."),
@@ -32,8 +32,8 @@ const IN_PLAIN_WORDS: [(&str, &str, &str); 5] = [
     ("unclosed array,", "a list that does not end", "Close it with `]`."),
 ];
 
-/// Reports the parser's errors, one per line of the file: it recovers after an error, and what it finds on
-/// the rest of the line is mostly the same mistake again.
+/// Reports the parser's errors, one per line of the file: it recovers after an error, and further
+/// errors on the line mostly stem from the same mistake.
 pub(super) fn report(text: &str, errors: &[toml::de::Error], problems: &mut Problems) {
     let mut reported_lines = BTreeSet::new();
     for error in errors {
@@ -48,7 +48,8 @@ pub(super) fn report(text: &str, errors: &[toml::de::Error], problems: &mut Prob
     }
 }
 
-/// `line` is the line of the error without its indentation, `found` what the parser points at.
+/// Explains an error. `line` is its line without indentation, `found` the text that the parser
+/// points at.
 fn explained(message: &str, line: &str, found: &str) -> SyntaxProblem {
     let known = IN_PLAIN_WORDS.iter().find(|(begin, _, _)| message.starts_with(begin));
     let plain = known.map_or(message, |(_, plain, _)| plain).to_owned();
@@ -69,7 +70,7 @@ fn explained(message: &str, line: &str, found: &str) -> SyntaxProblem {
     SyntaxProblem { message: plain, help }
 }
 
-/// Key and value of a line that is written as in YAML or JSON, as TOML.
+/// Returns key and value of a line that is written as in YAML or JSON; the value as TOML.
 fn as_yaml(line: &str) -> Option<(&str, String)> {
     let (key, value) = line.split_once(':').filter(|_| !line.contains('='))?;
     let key = key.trim_start_matches(['-', '{', ' ']).trim().trim_matches('"');

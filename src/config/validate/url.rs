@@ -5,7 +5,7 @@ use ureq::http::Uri;
 
 use super::super::diagnostics::{Problem, Problems, quoted};
 
-/// A URL that cannot be fetched.
+/// Error for a URL that cannot be fetched.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum UrlProblem {
     #[error("{} is not a URL", quoted(.0))]
@@ -32,13 +32,13 @@ impl Problem for UrlProblem {
     }
 }
 
-/// The URL of an artifact: https, or http, which the pinned digest makes safe.
+/// Checks the URL of an artifact: https, or http, which the pinned digest makes safe.
 pub(super) fn check_artifact(url: &Spanned<&str>, problems: &mut Problems) -> Option<String> {
     check(url, problems).map(|_| (*url.get_ref()).to_owned())
 }
 
-/// The base URL of a mirror, without a slash at the end. A mirror is asked about everything, so it must be
-/// https.
+/// Checks the base URL of a mirror and removes a trailing slash. A mirror is asked for everything,
+/// so it must be https.
 pub(super) fn check_mirror(url: &Spanned<&str>, problems: &mut Problems) -> Option<String> {
     let uri = check(url, problems)?;
     if uri.scheme_str() != Some("https") || uri.query().is_some() {
@@ -69,7 +69,7 @@ fn check(url: &Spanned<&str>, problems: &mut Problems) -> Option<Uri> {
 mod tests {
     use super::*;
 
-    /// The problems that a URL has as an artifact's and as a mirror's.
+    /// Returns whether a URL has problems as an artifact's and as a mirror's.
     fn problems(url: &str) -> [bool; 2] {
         let url = Spanned::new(0..url.len(), url);
         [check_artifact, check_mirror].map(|check| {

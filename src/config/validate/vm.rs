@@ -1,4 +1,4 @@
-//! `[[vms]]`: one VM, and what several VMs must not share.
+//! `[[vms]]`: a VM, and everything that VMs must not share.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -22,7 +22,7 @@ use crate::layout::ProjectLayout;
 use crate::managed::ArtifactSource;
 use crate::qemu::CpuModel;
 
-/// The key of a project's VMs.
+/// Key of a project's VMs.
 pub(super) const VMS: Key = key("vms", "[{ name = \"dev\", managed_image = \"alpine-minimal\" }]");
 const NAME: Key = key("name", "\"dev\"");
 const DESCRIPTION: Key = key("description", "\"where the tests run\"");
@@ -34,10 +34,11 @@ const BOOT_PROFILES: [(&str, BootProfile); 2] =
     [("managed", BootProfile::Managed), ("native", BootProfile::Native)];
 const PORT_FORWARDS: Key = key("port_forwards", "[{ host = 8080, guest = 80 }]");
 
-/// Most virtual CPUs: QEMU 7.2 refuses 256 of them under TCG, for want of an X2APIC (measured).
+/// Maximum number of virtual CPUs: QEMU 7.2 refuses 256 of them under TCG, because it has no X2APIC
+/// there (*measured*).
 const MAX_CPUS: i128 = 255;
 
-/// A VM that cannot be made.
+/// Error for a VM that cannot be created.
 #[derive(Debug, thiserror::Error)]
 enum VmProblem {
     #[error("{vm} cannot have {cpus} CPUs")]
@@ -110,8 +111,8 @@ impl Problem for VmProblem {
     }
 }
 
-/// A VM with the places that comparing it with others needs. Parts with problems hold defaults: once there is
-/// an error, no project is made.
+/// A VM with the spans that a comparison with others needs. Parts with problems hold defaults:
+/// after an error, no project is made.
 #[derive(Debug)]
 pub(super) struct VmDraft {
     vm: VmDefinition,
@@ -123,7 +124,7 @@ pub(super) struct VmDraft {
 }
 
 impl VmDraft {
-    /// Reports what the machine has against the VM, whose project has its state there.
+    /// Reports the machine's problems with the VM, whose project has its state in `state`.
     pub(super) fn check_against(
         &self,
         machine: &dyn Machine,
@@ -196,7 +197,7 @@ pub(super) fn read_vm(
     Some(VmDraft { vm, span, name_span, base_span, overlay_span, forwards })
 }
 
-/// Reports what two VMs want for themselves alone: names, disks, host ports.
+/// Reports names, disks and host ports that two VMs claim.
 pub(super) fn check_together(drafts: &[VmDraft], images: &Images, problems: &mut Problems) {
     check_names(drafts, problems);
     check_overlays(drafts, problems);
@@ -224,7 +225,7 @@ fn check_names(drafts: &[VmDraft], problems: &mut Problems) {
 }
 
 fn check_overlays(drafts: &[VmDraft], problems: &mut Problems) {
-    // A file may have several names: all comparisons are of what the links of a path lead to.
+    // A file may have several names: all comparisons are of resolved paths.
     let bases: HashMap<PathBuf, Range<usize>> = drafts
         .iter()
         .filter_map(|draft| match &draft.vm.base_image {
@@ -242,7 +243,8 @@ fn check_overlays(drafts: &[VmDraft], problems: &mut Problems) {
         }
         match taken.entry(draft.vm.overlay.resolved()) {
             Entry::Vacant(free) => drop(free.insert(draft)),
-            // Two VMs of one name share their default overlay too: the name's problem says it all.
+            // Two VMs with one name share their default overlay too: the problem of the name covers
+            // it.
             Entry::Occupied(earlier) if earlier.get().vm.name == draft.vm.name => {}
             Entry::Occupied(earlier) => {
                 let there = earlier.get().overlay_span.clone().unwrap_or_else(|| earlier.get().span.clone());
@@ -253,7 +255,7 @@ fn check_overlays(drafts: &[VmDraft], problems: &mut Problems) {
     }
 }
 
-/// A file that an image is made from must not become a disk either.
+/// Reports a disk whose path is a file from which an image is made.
 fn check_overlays_against_images(drafts: &[VmDraft], images: &Images, problems: &mut Problems) {
     let sources: Vec<PathBuf> = images
         .specs
@@ -325,7 +327,7 @@ fn read_cpus(fields: &mut Fields<'_>, title: &str, problems: &mut Problems) -> u
     }
 }
 
-/// The CPU's model. An integer is a slip: their number has a key of its own.
+/// Reads the CPU's model. An integer is a mistake: the number of CPUs has a key of its own.
 fn read_cpu(fields: &mut Fields<'_>, title: &str, problems: &mut Problems) -> Option<CpuModel> {
     let value = fields.value(CPU)?;
     if let DeValue::Integer(number) = value.get_ref() {
@@ -336,7 +338,7 @@ fn read_cpu(fields: &mut Fields<'_>, title: &str, problems: &mut Problems) -> Op
     read_option(&fields.line(CPU, problems)?, problems)
 }
 
-/// Memory as written, or what the image needs where that is more than the default.
+/// Reads the memory, or returns the image's minimum if that is more than the default.
 fn read_memory(
     fields: &mut Fields<'_>,
     title: &str,
@@ -381,7 +383,7 @@ mod tests {
 
     use super::super::{Surroundings, parse};
 
-    /// Returns the problem of this document in a directory where `disks` leads to `data`.
+    /// Returns the problem of this document in a directory where `disks` is a link to `data`.
     fn problem(text: &str) -> String {
         let directory = tempfile::tempdir().expect("a directory");
         let root = directory.path();

@@ -1,4 +1,4 @@
-//! Boots, and the commands around them.
+//! Benchmarks of boots, and of the commands around them.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -10,14 +10,14 @@ use super::table::{Row, median};
 use super::warm;
 use crate::run::root;
 
-/// Cold boots of each kind. They take half a minute a pair.
+/// Number of cold boots of each kind. A pair takes half a minute.
 const BOOTS: usize = 3;
-/// VMs that `status` is to tell of at once.
+/// Number of VMs that `status` lists at once.
 const MANY_VMS: usize = 50;
-/// Runs of commands that take milliseconds.
+/// Number of runs of commands that take milliseconds.
 const QUICK_RUNS: usize = 50;
 
-/// Measures in a directory of its own, which is gone when this returns.
+/// Measures in a directory of its own, which is removed afterwards.
 pub(super) fn measure() -> Result<Vec<Row>, String> {
     let directory = root().join("target/bench");
     let bench = Bench { castra: Castra::in_directory(&directory), directory };
@@ -32,7 +32,7 @@ pub(super) fn measure() -> Result<Vec<Row>, String> {
 
 impl Bench {
     fn measure(&self) -> Result<Vec<Row>, String> {
-        // The first start fetches the image; what is measured has it.
+        // The first start fetches the image, so that the measured ones need not.
         self.castra.run(&["up", "--cold"])?;
         let plain = PlainBoot::like_the_running_vm(&self.directory)?;
         let status = self.castra.median(QUICK_RUNS, &["status"])?;
@@ -67,7 +67,7 @@ impl Bench {
         Ok(rows)
     }
 
-    /// The running VM's record under more names, which do not run.
+    /// Copies the running VM's record to more names, which do not run.
     fn pretend_more_vms(&self) -> Result<(), String> {
         let vms = self.directory.join(".castra/vms");
         let vm = only_entry(&vms)?;

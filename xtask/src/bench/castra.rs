@@ -1,4 +1,4 @@
-//! The program that is measured.
+//! The measured program.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,22 +9,22 @@ use std::time::{Duration, Instant};
 use super::table::median;
 use crate::run::root;
 
-/// How often a process is asked for its memory.
+/// Interval at which a process's memory is read.
 const LOOK: Duration = Duration::from_millis(2);
 
-/// The `castra` of a release, in some directory.
+/// The `castra` of a release build, in some directory.
 pub(super) struct Castra {
     directory: PathBuf,
     cache: Option<PathBuf>,
 }
 
 impl Castra {
-    /// With this user's own cache.
+    /// Returns a castra with this user's own cache.
     pub(super) fn in_directory(directory: &Path) -> Self {
         Self { directory: directory.to_owned(), cache: None }
     }
 
-    /// With a cache of its own.
+    /// Gives it a cache of its own.
     pub(super) fn with_cache(mut self, cache: &Path) -> Self {
         self.cache = Some(cache.to_owned());
         self
@@ -39,7 +39,7 @@ impl Castra {
         Err(format!("castra {command} failed: {}", String::from_utf8_lossy(&output.stderr)))
     }
 
-    /// How long a command takes.
+    /// Measures the duration of a command.
     pub(super) fn time(&self, arguments: &[&str]) -> Result<Duration, String> {
         let started = Instant::now();
         self.run(arguments).map(|()| started.elapsed())
@@ -49,7 +49,7 @@ impl Castra {
         (0..runs).map(|_| self.time(arguments)).collect::<Result<Vec<_>, _>>().map(median)
     }
 
-    /// The most memory that the process itself had at any time, in bytes (`VmHWM` in `proc(5)`).
+    /// Returns the peak memory of the process itself, in bytes (`VmHWM` in `proc(5)`).
     pub(super) fn peak_memory(&self, arguments: &[&str]) -> Result<u64, String> {
         let mut command = self.command(arguments);
         command.stdout(Stdio::null()).stderr(Stdio::null());
@@ -57,7 +57,7 @@ impl Castra {
         let status = PathBuf::from(format!("/proc/{}/status", child.id()));
         let mut peak = 0;
         loop {
-            // The kernel keeps the maximum, so that only the last look matters.
+            // The kernel keeps the maximum, so only the last reading matters.
             peak = peak.max(high_water(&status).unwrap_or(0));
             if let Some(ended) = child.try_wait().map_err(|error| error.to_string())? {
                 return if ended.success() { Ok(peak) } else { Err(format!("castra failed: {ended}")) };

@@ -11,7 +11,7 @@ pub(super) struct Bench {
 }
 
 impl Bench {
-    /// Ends the VM and takes its disk away, so that the next boot is a first one.
+    /// Stops the VM and removes its disk, so that the next boot is a first one.
     pub(super) fn forget_vm(&self) -> Result<(), String> {
         self.castra.run(&["down", "--force"])?;
         let state = self.directory.join(".castra");
@@ -24,7 +24,7 @@ impl Bench {
         fs::remove_dir_all(state.join("vms")).map_err(|error| error.to_string())
     }
 
-    /// The image that is here, as `castra.toml` names it.
+    /// Returns the cached image, as `castra.toml` names it.
     pub(super) fn image_key(&self) -> String {
         let image = only_entry(&self.directory.join(".castra/images")).unwrap_or_default();
         let name = image.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -38,7 +38,7 @@ impl Bench {
     }
 }
 
-/// The only directory of this shape: `images/<id>/<version>`.
+/// Returns the only directory of this shape: `images/<id>/<version>`.
 pub(super) fn only_entry(directory: &Path) -> Result<PathBuf, String> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let mut directories = entries.map(|entry| entry.path()).filter(|path| path.is_dir());

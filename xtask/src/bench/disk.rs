@@ -1,4 +1,4 @@
-//! A disk shaped as the official image is, with the contents of the default one.
+//! A disk with the shape of the official image and the contents of the default one.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -11,15 +11,15 @@ use super::plain::helper;
 /// Size of a block of the filesystem, in bytes.
 const BLOCK_BYTES: u64 = 4096;
 
-/// Makes a fixed VHD that is one ext4 filesystem, as small as its files allow, and hands back its SHA-256. What is needed
-/// for it goes into `directory` and stays there.
+/// Makes a fixed VHD that is one ext4 filesystem, as small as its files allow, and returns its
+/// SHA-256. Leaves intermediate files in `directory`.
 pub(super) fn make_vhd(directory: &Path, vhd: &Path) -> Result<String, String> {
     fs::create_dir_all(directory).map_err(|error| error.to_string())?;
     Castra::in_directory(directory).run(&["image", "pull"])?;
     let image = only_entry(&only_entry(&directory.join(".castra/images"))?)?;
     let (qcow2, raw) = (image.join("rootfs.qcow2"), vhd.to_string_lossy());
     helper("qemu-img", &["convert", "-O", "raw", &qcow2.to_string_lossy(), &raw])?;
-    // It says 1 when it has put something right, such as a journal to replay.
+    // Exit status 1 means that it has fixed something, such as a journal to replay.
     let _ = helper("e2fsck", &["-fy", &raw]);
     helper("resize2fs", &["-M", &raw])?;
     let described = helper("dumpe2fs", &["-h", &raw])?;
@@ -31,9 +31,10 @@ pub(super) fn make_vhd(directory: &Path, vhd: &Path) -> Result<String, String> {
     sum.split_whitespace().next().map(str::to_owned).ok_or_else(|| "sha256sum says nothing".to_owned())
 }
 
-/// Cuts the disk to its length and adds the footer, as the Virtual Hard Disk Image Format Specification 1.0 describes it.
+/// Truncates the disk to its length and appends the footer, as described in the Virtual Hard Disk
+/// Image Format Specification 1.0.
 fn add_footer(disk: &Path, length: u64) -> std::io::Result<()> {
-    /// The kind of disk whose bytes are simply there.
+    /// Type of a disk that is stored as plain bytes.
     const FIXED: u32 = 2;
     let mut footer = [0_u8; 512];
     footer[..8].copy_from_slice(b"conectix");

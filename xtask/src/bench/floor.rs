@@ -1,5 +1,6 @@
-//! The floor under a warm start: the same QEMU goes on from the same template by a few calls made by hand, and one `ssh`
-//! runs a command in it. No records, no checks, no sandbox, a disk that is there already.
+//! Lower bound of a warm start: the same QEMU restores the same template by a few hand-made calls,
+//! and one `ssh` runs a command in it. No records, no checks, no sandbox, and the disk exists
+//! already.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -13,12 +14,12 @@ use castra_wire::{HostMessage, Personality, Secret};
 use super::common::only_entry;
 use super::plain::{command_line_of, disk_value, helper};
 
-/// What takes longer than this hangs.
+/// Time after which an operation counts as hung.
 const LIMIT: Duration = Duration::from_secs(60);
-/// How often a socket is tried that is not there yet.
+/// Interval at which a socket that does not exist yet is tried.
 const RETRY: Duration = Duration::from_millis(1);
 
-/// How to go on from a template by hand.
+/// Parameters for restoring a template by hand.
 pub(super) struct Floor {
     program: PathBuf,
     arguments: Vec<String>,
@@ -30,7 +31,8 @@ pub(super) struct Floor {
 }
 
 impl Floor {
-    /// Takes QEMU's arguments from the VM that runs in `directory` and has gone on from a template.
+    /// Takes QEMU's arguments from the VM that runs in `directory` and was restored from a
+    /// template.
     pub(super) fn like_the_running_vm(directory: &Path) -> Result<Self, String> {
         let state_root = directory.join(".castra");
         let vm = only_entry(&state_root.join("vms"))?;
@@ -53,10 +55,10 @@ impl Floor {
         Ok(Self { program, arguments, directory: own, state, overlay, backing_file, port })
     }
 
-    /// From QEMU's start to the first command's output.
+    /// Measures the time from QEMU's start to the first command's output.
     pub(super) fn to_first_output(&self) -> Result<Duration, String> {
         let overlay = self.overlay.to_string_lossy();
-        // Nobody else's disk: made before the clock starts.
+        // The disk is created before the clock starts.
         let create = ["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", &self.backing_file, &overlay];
         helper("qemu-img", &create)?;
         let message = self.personality()?;
@@ -112,7 +114,8 @@ impl Floor {
     }
 }
 
-/// Sockets with paths instead of inherited ones, and no sandbox, since QEMU's `exec:` starts a process.
+/// Returns QEMU's arguments with paths of sockets instead of inherited ones, and without the
+/// sandbox, since QEMU's `exec:` starts a process.
 fn arguments(words: &[String], directory: &Path, overlay: &Path) -> Vec<String> {
     let mut changed = Vec::new();
     let mut words = words.iter().peekable();
@@ -139,7 +142,7 @@ fn arguments(words: &[String], directory: &Path, overlay: &Path) -> Vec<String> 
     changed
 }
 
-/// A socket that speaks in lines.
+/// A socket for lines of text.
 struct Lines {
     socket: BufReader<UnixStream>,
 }
@@ -170,7 +173,7 @@ impl Lines {
         }
     }
 
-    /// The answer to a command; events are skipped.
+    /// Sends a command and returns the answer; skips events.
     fn ask(&mut self, command: &str) -> Result<String, String> {
         self.socket
             .get_mut()

@@ -1,5 +1,5 @@
-//! Images: from a server on this machine into a project, against what a shell would do; and what they cost when they are
-//! there.
+//! Benchmarks of images: from a server on this machine into a project, compared with a shell; and
+//! the cost of existing images.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -14,18 +14,18 @@ use super::server::Server;
 use super::table::{Row, median};
 use crate::run::root;
 
-/// Pulls of each kind, taking turns.
+/// Number of pulls of each kind, alternating.
 const PULLS: usize = 7;
-/// Runs of commands that take milliseconds.
+/// Number of runs of commands that take milliseconds.
 const QUICK_RUNS: usize = 50;
-/// How many images a cache has that is well filled.
+/// Number of images in a well-filled cache.
 const MANY: usize = 200;
 
-/// What a shell does for the same file.
+/// Shell commands with the same effect.
 const SHELL: &str = "curl -sSf -o disk.vhd \"$URL\" && echo \"$SHA256  disk.vhd\" | sha256sum -c --quiet - && \
     truncate -s -512 disk.vhd && qemu-img convert -f raw -O qcow2 disk.vhd rootfs.qcow2";
 
-/// Measures in a directory of its own, which is gone when this returns.
+/// Measures in a directory of its own, which is removed afterwards.
 pub(super) fn measure() -> Result<Vec<Row>, String> {
     let directory = root().join("target/bench-images");
     remove(&directory)?;
@@ -95,7 +95,8 @@ impl Bench {
         Castra::in_directory(&self.project).with_cache(&self.cache)
     }
 
-    /// Nothing is cached, and nothing that an earlier run wrote is on its way to the disk.
+    /// Removes everything cached, and waits until the writes of an earlier run have reached the
+    /// disk.
     fn forget(&self) -> Result<(), String> {
         for directory in [&self.cache, &self.shell, &self.project.join(".castra")] {
             remove(directory)?;
@@ -159,7 +160,7 @@ fn mebibytes(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
 
-/// An image made as the official one is, and a VM that needs it.
+/// Returns a configuration of an image made like the official one, and of a VM that uses it.
 fn configuration(url: &str, sha256: &str, length: u64) -> String {
     format!(
         r#"

@@ -1,4 +1,5 @@
-//! The baseline: the very same QEMU, machine and image, booted without Castra until its last getty asks for a login.
+//! The baseline: the same QEMU, machine and image, booted without Castra until its last getty
+//! prompts for a login.
 
 use std::fs;
 use std::io::Read;
@@ -8,13 +9,13 @@ use std::time::{Duration, Instant};
 
 use super::common::only_entry;
 
-/// A plain boot that takes longer than this hangs.
+/// Time after which a plain boot counts as hung.
 const LIMIT: Duration = Duration::from_secs(180);
 
-/// A getty on the console, behind all others, so that its prompt marks the end of the boot.
+/// A getty on the console, started after all others, so that its prompt marks the end of the boot.
 const GETTY: &str = "ttyS0::respawn:/sbin/getty -L 115200 ttyS0 vt100\n";
 
-/// How to boot plainly.
+/// Parameters of a plain boot.
 pub(super) struct PlainBoot {
     program: PathBuf,
     arguments: Vec<String>,
@@ -23,7 +24,8 @@ pub(super) struct PlainBoot {
 }
 
 impl PlainBoot {
-    /// Takes QEMU's arguments from the VM that runs in `directory`, without what is Castra's own.
+    /// Takes QEMU's arguments from the VM that runs in `directory`, without those that only Castra
+    /// needs.
     pub(super) fn like_the_running_vm(directory: &Path) -> Result<Self, String> {
         let state = directory.join(".castra");
         let vm = only_entry(&state.join("vms"))?;
@@ -36,7 +38,7 @@ impl PlainBoot {
         Ok(Self { program, arguments, base, overlay })
     }
 
-    /// Boots a fresh disk and tells how long it took until the last getty's prompt.
+    /// Boots a fresh disk and returns the time until the last getty's prompt.
     pub(super) fn to_last_getty(&self) -> Result<Duration, String> {
         let (base, overlay) = (self.base.to_string_lossy(), self.overlay.to_string_lossy());
         helper("qemu-img", &["create", "-q", "-f", "qcow2", "-F", "raw", "-b", &base, &overlay, "10G"])?;
@@ -46,7 +48,7 @@ impl PlainBoot {
         let mut qemu = command.spawn().map_err(|error| error.to_string())?;
         let pid = qemu.id().to_string();
         let (over, is_over) = std::sync::mpsc::channel::<()>();
-        // A guest that says nothing more would be waited for for ever.
+        // Without this guard, a guest that falls silent would be waited for for ever.
         let guard = std::thread::spawn(move || {
             if is_over.recv_timeout(LIMIT) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
                 let _ = Command::new("kill").arg(pid).status();
@@ -55,7 +57,7 @@ impl PlainBoot {
         let seen = wait_for_prompt(&mut qemu, started);
         drop(over);
         let _ = guard.join();
-        // The measurement is over; whatever the guest still does is of no interest.
+        // The measurement is over.
         let _ = qemu.kill();
         let _ = qemu.wait();
         fs::remove_file(&self.overlay).map_err(|error| error.to_string())?;
@@ -78,7 +80,7 @@ fn wait_for_prompt(qemu: &mut Child, started: Instant) -> Result<Duration, Strin
     Err(format!("the plain boot came to no login prompt:\n{}", String::from_utf8_lossy(&said)))
 }
 
-/// The image's disk with one more getty, as a raw file.
+/// Makes the image's disk with one more getty, as a raw file.
 fn make_base(image: &Path, base: &Path) -> Result<(), String> {
     let (image, raw) = (image.to_string_lossy(), base.to_string_lossy());
     helper("qemu-img", &["convert", "-O", "raw", &image, &raw])?;
@@ -90,7 +92,7 @@ fn make_base(image: &Path, base: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// Each option with its value, but for the sockets, the sandbox and the agent.
+/// Returns each option with its value, except for the sockets, the sandbox and the agent.
 fn plain_arguments(words: &[&str], initramfs: &Path, overlay: &Path) -> Vec<String> {
     let mut plain = Vec::new();
     let mut words = words.iter().peekable();
@@ -104,7 +106,7 @@ fn plain_arguments(words: &[&str], initramfs: &Path, overlay: &Path) -> Vec<Stri
     plain
 }
 
-/// The value an option has in a plain boot; nothing if it has no place there.
+/// Returns the value of an option in a plain boot; `None` if the option does not belong there.
 fn plain_value(option: &str, value: &str, initramfs: &Path, overlay: &Path) -> Option<String> {
     match option {
         "-pidfile" | "-mon" => None,
@@ -121,13 +123,14 @@ fn plain_value(option: &str, value: &str, initramfs: &Path, overlay: &Path) -> O
     }
 }
 
-/// Castra names every file that a disk is made of; without Castra QEMU is told of the uppermost and finds the others.
+/// Returns the value of the disk's option. Castra names every file of a backing chain; without
+/// Castra, QEMU is given the uppermost and finds the others.
 pub(super) fn disk_value(value: &str, overlay: &Path) -> Option<String> {
     let disk = "driver=qcow2,node-name=disk,discard=unmap,file.driver=file,file.filename=";
     value.contains("node-name=disk-file,").then(|| format!("{disk}{}", overlay.display()))
 }
 
-/// The program and the arguments of the QEMU that runs the VM of this directory.
+/// Returns the program and the arguments of the QEMU that runs the VM of this directory.
 pub(super) fn command_line_of(vm: &Path) -> Result<(PathBuf, Vec<String>), String> {
     let pid = fs::read_to_string(vm.join("qemu.pid")).map_err(|error| error.to_string())?;
     let process = PathBuf::from("/proc").join(pid.trim());
@@ -137,7 +140,7 @@ pub(super) fn command_line_of(vm: &Path) -> Result<(PathBuf, Vec<String>), Strin
     Ok((program, words.trim_end_matches('\0').split('\0').skip(1).map(str::to_owned).collect()))
 }
 
-/// Runs a program of the system's and hands back what it says.
+/// Runs a program of the system's and returns its output.
 pub(super) fn helper(program: &str, arguments: &[&str]) -> Result<String, String> {
     let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
     let output = Command::new(program).args(arguments).env("PATH", path).output();

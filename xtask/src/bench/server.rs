@@ -1,4 +1,4 @@
-//! A file behind an address of this machine.
+//! A server of one file on this machine.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
-/// Sends one file, whole, to whoever asks, one after the other. Ends when dropped.
+/// Sends one whole file to each client, one after another. Ends when dropped.
 pub(super) struct Server {
     address: String,
     over: Arc<AtomicBool>,
@@ -46,14 +46,14 @@ fn serve(listener: &TcpListener, file: &Path, over: &AtomicBool) {
         if over.load(Ordering::Relaxed) {
             return;
         }
-        // A client that goes away shows in its own result.
+        // A client that disconnects shows in its own result.
         let _ = send(stream, file);
     }
 }
 
 fn send(mut stream: TcpStream, file: &Path) -> io::Result<()> {
     let header = BufReader::new(&stream).lines();
-    // The header ends with an empty line; what it asks for is the file.
+    // The header ends with an empty line; its contents do not matter.
     header.map_while(Result::ok).take_while(|line| !line.is_empty()).for_each(drop);
     let mut file = File::open(file)?;
     let length = file.metadata()?.len();

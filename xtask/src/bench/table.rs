@@ -1,8 +1,8 @@
-//! What was measured, as a table.
+//! Results of the measurements, as a table.
 
 use std::time::Duration;
 
-/// One line.
+/// A line of the table.
 pub(super) struct Row {
     what: String,
     measured: String,
@@ -12,18 +12,18 @@ pub(super) struct Row {
 }
 
 impl Row {
-    /// A time that stands for itself.
+    /// Returns the row of a time without a baseline.
     pub(super) fn alone(what: &str, measured: Duration, goal: &str) -> Self {
         Self::of(what, show(measured), goal)
     }
 
-    /// Something else than a time.
+    /// Returns the row of a value other than a time.
     pub(super) fn of(what: &str, measured: String, goal: &str) -> Self {
         let (what, goal) = (what.to_owned(), goal.to_owned());
         Self { what, measured, baseline: "-".into(), ratio: "-".into(), goal }
     }
 
-    /// A time and the one that it is compared with.
+    /// Returns the row of a time and its baseline.
     pub(super) fn against(what: &str, measured: Duration, baseline: (&str, Duration), goal: &str) -> Self {
         let (name, time) = baseline;
         let ratio = measured.as_secs_f64() / time.as_secs_f64();

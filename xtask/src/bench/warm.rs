@@ -1,4 +1,5 @@
-//! Warm starts: a fresh VM that goes on from a template, against a plain boot and against the floor.
+//! Benchmarks of warm starts: a fresh VM restored from a template, compared with a plain boot and
+//! with the floor.
 
 use std::fs;
 use std::path::Path;
@@ -8,16 +9,16 @@ use super::common::Bench;
 use super::floor::Floor;
 use super::table::{Row, median};
 
-/// Starts of each kind, a second each.
+/// Number of starts of each kind, a second each.
 const STARTS: usize = 10;
-/// Times that a VM is suspended and goes on.
+/// Number of times that a VM is suspended and resumed.
 const SUSPENSIONS: usize = 5;
-/// VMs that run at once for the memory they take.
+/// Number of VMs that run at once when their memory is measured.
 const CLONES: usize = 10;
 
-/// Measures with the plain boot's time as one of the baselines.
+/// Measures warm starts, with the plain boot's time as one of the baselines.
 pub(super) fn measure(bench: &Bench, plain_boot: Duration) -> Result<Vec<Row>, String> {
-    // The first one makes the template.
+    // The first start makes the template.
     bench.castra.run(&["up"])?;
     let floor = Floor::like_the_running_vm(&bench.directory)?;
     bench.forget_vm()?;
@@ -51,7 +52,7 @@ pub(super) fn measure(bench: &Bench, plain_boot: Duration) -> Result<Vec<Row>, S
     Ok(rows)
 }
 
-/// A VM that is suspended and goes on, several times.
+/// Suspends and resumes a VM several times.
 fn suspensions(bench: &Bench, plain_boot: Duration) -> Result<Vec<Row>, String> {
     bench.castra.run(&["up"])?;
     let (mut suspends, mut resumes) = (Vec::new(), Vec::new());
@@ -75,7 +76,8 @@ fn suspensions(bench: &Bench, plain_boot: Duration) -> Result<Vec<Row>, String> 
     ])
 }
 
-/// What ten idle clones of a 512 MiB VM take, by their proportional set sizes (`smaps_rollup` in `proc(5)`).
+/// Measures the memory of ten idle clones of a 512 MiB VM, by their proportional set sizes
+/// (`smaps_rollup` in `proc(5)`).
 fn density(bench: &Bench) -> Result<Vec<Row>, String> {
     let name = |number: usize| format!("clone-{number}");
     let vm = |number| {

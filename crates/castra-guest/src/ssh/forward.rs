@@ -66,7 +66,8 @@ async fn join(
     }
 }
 
-/// Connects on a thread that has the user's rights on files. The other end sees the user's ids (`SO_PEERCRED`).
+/// Connects on a thread that has the user's rights on files. The other end sees the user's ids
+/// (`SO_PEERCRED`).
 async fn connect_to_socket(path: String, user: Arc<User>) -> io::Result<UnixStream> {
     let stream = user.run_in_thread(move || connect_here(&path)).await?;
     stream.set_nonblocking(true)?;

@@ -1,6 +1,6 @@
 //! SSH server of the guest agent: commands, terminals, SFTP, forwards of TCP ports both ways and to
-//! Unix sockets, and of the client's authentication agent, for the VM's owner. Does not forward X11,
-//! or Unix sockets to the client.
+//! Unix sockets, and of the client's authentication agent, for the VM's owner. Does not forward
+//! X11, or Unix sockets to the client.
 //!
 //! The server may listen long before it has a host key: connections wait until
 //! [`SshServer::personalise`] provides one. Only public keys named there may log in, as any user of

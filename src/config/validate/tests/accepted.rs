@@ -1,4 +1,4 @@
-//! What valid documents become.
+//! Results of valid documents.
 
 use super::*;
 use crate::config::{BaseImageSource, BootProfile, ManagedImageSelection, PortForward, Protocol, defaults};

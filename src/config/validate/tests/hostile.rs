@@ -1,4 +1,4 @@
-//! Documents that nobody would write: many problems, escape sequences, noise.
+//! Documents that no one would write: many problems, escape sequences, noise.
 
 use proptest::prelude::*;
 
@@ -27,7 +27,7 @@ fn a_file_cannot_drive_the_terminal() {
     assert!(!told.contains(['\u{1b}', '\u{7}']), "{told:?}");
 }
 
-/// Lines that mean something, right or wrong, for documents that get past the parser.
+/// Generates lines that mean something, right or wrong, for documents that get past the parser.
 fn lines() -> impl Strategy<Value = String> {
     let keys = prop::sample::select(vec![
         "version",

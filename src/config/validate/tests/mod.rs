@@ -1,4 +1,4 @@
-//! Whole documents: valid ones, wrong ones, and noise. Each is shown to the JSON Schema too.
+//! Whole documents: valid ones, wrong ones, and noise. Each is also validated by the JSON Schema.
 
 mod accepted;
 mod hostile;
@@ -30,7 +30,7 @@ fn project(text: &str) -> ProjectConfig {
     project
 }
 
-/// What the JSON Schema thinks of a document. What is not TOML is not valid.
+/// Returns `true` if the JSON Schema accepts a document. Text that is not TOML is not valid.
 fn is_valid(text: &str) -> bool {
     static VALIDATOR: LazyLock<jsonschema::Validator> =
         LazyLock::new(|| jsonschema::draft7::new(&crate::config::json_schema()).expect("a schema"));
@@ -38,8 +38,8 @@ fn is_valid(text: &str) -> bool {
     document.is_some_and(|document| VALIDATOR.is_valid(&serde_json::to_value(document).expect("JSON")))
 }
 
-/// Refusals that no schema can know of, by name and number: they are about two places of the file at once, about what a path
-/// leads to, about numbers inside of strings, or about whole numbers that are written with a fraction.
+/// Refusals that no schema can express, by name and number: they concern two places of the file at
+/// once, the target of a path, numbers inside strings, or whole numbers written with a fraction.
 const BEYOND_SCHEMA: &[(&str, &[usize])] = &[
     ("boot_profiles", &[3]),
     ("catalog_names_are_taken", &[0]),
@@ -58,12 +58,12 @@ const BEYOND_SCHEMA: &[(&str, &[usize])] = &[
     ("versions", &[2]),
 ];
 
-/// What a user sees of a document that is refused.
+/// Returns the message that a user sees for a refused document.
 fn refusal(text: &str) -> String {
     parsed(text).expect_err("it must be refused").to_string()
 }
 
-/// Compares what a user sees of each of these documents with `snapshots/refused_<what>.snap`.
+/// Compares the messages for these documents with `snapshots/refused_<what>.snap`.
 fn assert_refusals(what: &str, documents: &[String]) {
     let valid: Vec<usize> = (0..documents.len()).filter(|number| is_valid(&documents[*number])).collect();
     let beyond =
@@ -79,17 +79,17 @@ fn assert_shown(name: &str, shown: &str) {
     });
 }
 
-/// A document for each of these values, put where the pattern has `@`.
+/// Returns a document for each of these values, which replaces the `@` in the pattern.
 fn each(pattern: &str, values: &[&str]) -> Vec<String> {
     values.iter().map(|value| pattern.replace('@', value)).collect()
 }
 
-/// A document of one VM with these further lines.
+/// Returns a document of one VM with these further lines.
 fn vm(lines: &str) -> String {
     format!("[[vms]]\nname = \"dev\"\nmanaged_image = \"alpine-minimal\"\n{lines}\n")
 }
 
-/// A document of one VM and the image `mine` with these lines.
+/// Returns a document of one VM and the image `mine` with these lines.
 fn image(lines: &str) -> String {
     format!("[[vms]]\nname = \"dev\"\nmanaged_image = \"mine\"\n\n[images.mine]\n{lines}\n")
         .replace("SHA", SHA)

@@ -1,4 +1,4 @@
-//! What each mistake looks like to the one who made it, in `snapshots/`.
+//! Messages for each mistake, in `snapshots/`.
 
 use super::*;
 
