@@ -39,6 +39,7 @@ pub fn find_qemus() -> Vec<FoundQemu> {
 pub fn qemu_of_process(pid: i32) -> Option<FoundQemu> {
     let started = platform::argument_of(pid, "-pidfile")?;
     let (started_in, vm) = ProjectLayout::of_pidfile(&started)?;
+    // The command line has the path of the start; the open file has the current one.
     let (link, qemu) = platform::locked_pidfile(pid, started.file_name()?)?;
     let (path, is_orphan) = without_mark(&link);
     let (project, _) = ProjectLayout::of_pidfile(&path)?;

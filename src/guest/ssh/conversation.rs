@@ -143,8 +143,7 @@ impl Conversation {
         Arc::clone(&self.outgoing)
     }
 
-    /// Passes all output to `sink`, in order, until the command has ended, or `sink` returns
-    /// `false`.
+    /// Passes all output to `sink`, in order, until the command has ended, or `sink` breaks.
     pub(super) async fn until_exit(
         &mut self,
         mut sink: impl FnMut(Stream, Received) -> ControlFlow<()>,

@@ -64,6 +64,8 @@ pub(super) async fn until_network_is_down(target: &Target, ear: &Ear) -> Network
             NetworkReport::Complete => answers += 1,
             NetworkReport::Unknown => answers = 0,
         }
+        // An agent that answers while SSH is silent: packets are lost, though the network looks
+        // complete from inside.
         if answers >= ENOUGH_ANSWERS && started.elapsed() >= LONG_SILENCE && !ear.has_heard() {
             return down(NetworkFault::Silent);
         }
