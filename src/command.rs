@@ -277,6 +277,7 @@ fn wait(
     let failed = |source| CommandError::Start { program: program.to_owned(), source };
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     let pid = pid.ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
+    // `NOWAIT` leaves the child unreaped: its pid stays its own until its whole group is killed.
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     loop {
         match rustix::process::waitid(WaitId::Pid(pid), options) {

@@ -328,6 +328,7 @@ fn accept(mut message: GuestMessage) -> Result<GuestMessage, ControlError> {
             }
             make_harmless(agent_version);
             make_harmless(kernel);
+            // Each stage is reached once; a guest may claim otherwise.
             let mut seen = std::collections::HashSet::new();
             stages.retain(|reached| seen.insert(reached.stage));
         }

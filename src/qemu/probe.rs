@@ -97,6 +97,7 @@ pub(super) fn probe(
         .args(further);
     let started = Instant::now();
     match command::run(&invocation, limit, cancel) {
+        // Only the probe's own code makes QEMU exit with this status.
         Err(CommandError::Failed { status, .. }) if status.code() == Some(REACHED_LONG_MODE) => {
             Ok(Outcome::Works(started.elapsed()))
         }

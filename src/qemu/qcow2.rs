@@ -80,6 +80,7 @@ impl Qcow2Header {
         let features = check_features(path, &fixed)?;
         check_geometry(&fixed, features).map_err(refuse)?;
         let (offset, length) = (u64_at(&fixed, 8), u32_at(&fixed, 16));
+        // The format requires the name within the first cluster.
         let end = (1_u64 << u32_at(&fixed, 20)).min(MAX_HEADER_BYTES);
         if length > MAX_BACKING_NAME_BYTES || offset.saturating_add(length.into()) > end {
             return Err(refuse("its backing file name is not where the format wants it"));
@@ -167,6 +168,7 @@ fn check_geometry(fixed: &[u8], features: u64) -> Result<(), &'static str> {
             return Err("the size of its reference counts is absurd");
         }
     }
+    // The level-1 table must cover the whole disk.
     let entry_bytes = if features & feature::EXTENDED_L2 == 0 { 8 } else { 16 };
     let bytes_per_l1_entry = cluster_bytes / entry_bytes * cluster_bytes;
     let (has, needs) = (u64::from(u32_at(fixed, 36)), u64_at(fixed, 24).div_ceil(bytes_per_l1_entry));

@@ -115,6 +115,7 @@ impl<R: BufRead> Index<R> {
             read += 2;
         }
         if version == 4 {
+            // This many bytes at the end of the previous path are replaced.
             let drop = self.varint()?;
             let keep = self.path.len().checked_sub(drop).ok_or_else(damaged)?;
             self.path.truncate(keep);

@@ -151,6 +151,7 @@ impl Conversation {
         let mut exit = None;
         let mut is_output_over = false;
         let mut deadline = None;
+        // The exit and the end of the output may come in either order.
         while exit.is_none() || !is_output_over {
             let Some(message) = self.next(deadline).await else { break };
             let answer = match message {
@@ -182,6 +183,7 @@ impl Conversation {
                 ChannelMsg::Close => break,
                 _ => {}
             }
+            // A background process may keep the output open.
             if exit.is_some() && deadline.is_none() {
                 deadline = Some(Instant::now() + AFTERMATH);
             }

@@ -30,6 +30,7 @@ pub(super) fn command(user: &User, program: &Program) -> Command {
     let mut command = Command::new(&user.shell);
     match program {
         Program::Shell => {
+            // A name that begins with a dash makes it a login shell.
             let mut login = OsString::from("-");
             login.push(name);
             command.arg0(login);

@@ -117,6 +117,7 @@ async fn copy_tree(
     };
     let place = Arc::new(Below::open(base).map_err(unwritable(base))?);
     let (mut failures, mut made) = (tree.failed, Vec::new());
+    // Directories first, so that files find them; without the root there is nothing to copy into.
     for directory in &tree.directories {
         let goal = goal(directory.below());
         match place.make_directory(&goal, directory.attributes.mode.unwrap_or(0o777)) {
@@ -147,6 +148,8 @@ async fn copy_tree(
             Err(error) => failures.push(error),
         }
     }
+    // Modes and times last, children before parents: creating entries needs write permission and
+    // changes the directory's time.
     for (goal, later, found) in made.iter().rev() {
         if let Err(error) = place.finish_directory(goal, later, found) {
             failures.push(unwritable(&place.shown(goal))(error));

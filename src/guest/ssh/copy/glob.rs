@@ -68,6 +68,7 @@ fn is_pattern(path: &[u8]) -> bool {
 /// Matches a name without recursion: only the last star is ever tried again, so the time is bounded
 /// by the product of the lengths.
 fn is_match(mut pattern: &[u8], mut name: &[u8]) -> bool {
+    // The pattern after the last star, and the name from where it was tried last.
     let mut retry = None;
     loop {
         let step = match (pattern.split_first(), name.split_first()) {

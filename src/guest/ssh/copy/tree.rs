@@ -58,6 +58,7 @@ pub(super) async fn walk(
     let mut tree = Tree::default();
     let mut left = vec![Found { source: root.to_vec(), root: root.len(), attributes }];
     let (mut entries, mut bytes) = (0, 0);
+    // A list instead of recursion: the guest chooses the depth.
     while let Some(found) = left.pop() {
         if length + found.below().len() >= MAX_PATH_BYTES {
             return Err(refused(&found.source, "its path is too long for this machine"));
@@ -76,6 +77,7 @@ pub(super) async fn walk(
                             left.push(Found { source, root: root.len(), attributes });
                         }
                     }
+                    // Only the root must be readable.
                     Err(error @ SshError::GuestFile { what: "read the directory", .. })
                         if !found.below().is_empty() =>
                     {
