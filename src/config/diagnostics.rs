@@ -365,8 +365,8 @@ mod tests {
             list,
             unpinned: Vec::new(),
         };
-        let told = diagnostics.render(false);
-        assert!(told.contains("error: problem 50") && told.ends_with("… and 31 more."), "{told}");
+        let rendered = diagnostics.render(false);
+        assert!(rendered.contains("error: problem 50") && rendered.ends_with("… and 31 more."), "{rendered}");
         assert_eq!(diagnostics.summary(), "1 error, 50 warnings");
     }
 }

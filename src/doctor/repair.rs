@@ -59,15 +59,15 @@ impl Explain for RepairError {
 /// The first failure.
 pub fn fix(findings: &[Finding], context: &RuntimeContext) -> Result<Vec<String>, RepairError> {
     let mut done: Vec<&Repair> = Vec::new();
-    let mut told = Vec::new();
+    let mut descriptions = Vec::new();
     for repair in findings.iter().filter_map(|finding| finding.repair.as_ref()) {
         context.cancel.check()?;
         if !done.contains(&repair) {
-            told.push(carry_out(repair, context)?);
+            descriptions.push(carry_out(repair, context)?);
             done.push(repair);
         }
     }
-    Ok(told)
+    Ok(descriptions)
 }
 
 fn carry_out(repair: &Repair, context: &RuntimeContext) -> Result<String, RepairError> {

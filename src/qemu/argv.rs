@@ -385,13 +385,13 @@ mod tests {
     #[test]
     fn every_file_of_a_disk_is_told_and_the_last_stands_on_nothing() {
         let mut disk = standing_on("/p/a.qcow2", &["/p/b.qcow2", "/p/c.qcow2"]);
-        let told = line(&MachineSpec { disk: disk.clone(), ..spec(Boot::Native) });
-        assert_eq!(told.matches("driver=file,").count(), 3, "{told}");
-        assert_eq!(told.matches(r#""backing":null"#).count(), 1, "{told}");
+        let text = line(&MachineSpec { disk: disk.clone(), ..spec(Boot::Native) });
+        assert_eq!(text.matches("driver=file,").count(), 3, "{text}");
+        assert_eq!(text.matches(r#""backing":null"#).count(), 1, "{text}");
         disk.below[1].format = LayerFormat::Raw;
-        let told = line(&MachineSpec { disk, ..spec(Boot::Native) });
+        let text = line(&MachineSpec { disk, ..spec(Boot::Native) });
         assert!(
-            told.contains(r#"{"driver":"raw","file":"layer2-file","node-name":"layer2","read-only":true}"#)
+            text.contains(r#"{"driver":"raw","file":"layer2-file","node-name":"layer2","read-only":true}"#)
         );
         let alone = line(&MachineSpec { disk: standing_on("/p/a.qcow2", &[]), ..spec(Boot::Native) });
         assert!(alone.contains(r#"{"backing":null,"discard":"unmap","driver":"qcow2""#), "{alone}");

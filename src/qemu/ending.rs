@@ -73,7 +73,7 @@ mod tests {
 
     #[test]
     fn every_form_of_qemus_words_is_understood() {
-        for (line, told) in [
+        for (line, shown) in [
             (
                 "qemu-system-x86_64: terminating on signal 15 from pid 1234 (/usr/lib/systemd/systemd --user)",
                 "SIGTERM from process 1234 (/usr/lib/systemd/systemd --user)",
@@ -88,7 +88,7 @@ mod tests {
                 "signal 12 from process 3 (a (b))",
             ),
         ] {
-            assert_eq!(parse(line).expect("understood").to_string(), told);
+            assert_eq!(parse(line).expect("understood").to_string(), shown);
         }
         for line in ["", "terminating on signal", "terminating on signal x from pid 3"] {
             assert_eq!(parse(line), None, "{line}");

@@ -135,9 +135,9 @@ mod tests {
 
     #[test]
     fn a_file_without_a_name_is_told_apart() {
-        let told = |text: &str| without_mark(Path::new(text));
-        assert_eq!(told("/p/.castra/vms/web/qemu.pid"), ("/p/.castra/vms/web/qemu.pid".into(), false));
-        assert_eq!(told("/p/vms/web/qemu.pid (deleted)"), ("/p/vms/web/qemu.pid".into(), true));
+        let split = |text: &str| without_mark(Path::new(text));
+        assert_eq!(split("/p/.castra/vms/web/qemu.pid"), ("/p/.castra/vms/web/qemu.pid".into(), false));
+        assert_eq!(split("/p/vms/web/qemu.pid (deleted)"), ("/p/vms/web/qemu.pid".into(), true));
     }
 
     #[test]

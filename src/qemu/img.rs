@@ -195,7 +195,7 @@ mod tests {
     #[test]
     fn a_disk_is_told_with_its_format_and_no_comma_adds_an_option() {
         let path = Path::new("/p/a,driver=nbd/disk");
-        for (format, length, told) in [
+        for (format, length, expected) in [
             (DiskFormat::Raw, None, "driver=raw,file.driver=file,file.filename=/p/a,,driver=nbd/disk"),
             (DiskFormat::Qcow2, None, "driver=qcow2,file.driver=file,file.filename=/p/a,,driver=nbd/disk"),
             (
@@ -205,7 +205,7 @@ mod tests {
                  file.file.driver=file,file.file.filename=/p/a,,driver=nbd/disk",
             ),
         ] {
-            assert_eq!(options(ImageDisk { path, format, length }), told);
+            assert_eq!(options(ImageDisk { path, format, length }), expected);
         }
     }
 

@@ -8,7 +8,7 @@ use std::path::Path;
 pub(crate) const DIRECTORY: &str = "/lib/modules";
 
 /// Maximum number of releases that are reported.
-const MAX_TOLD: usize = 8;
+const MAX_REPORTED: usize = 8;
 
 /// Returns the releases for which `directory` has modules, if it has none for the running kernel,
 /// `release`. Returns `None` if it has those, or no modules at all, as with a kernel that needs
@@ -21,7 +21,7 @@ pub(crate) fn of_other_kernels(directory: &Path, release: &str) -> Option<Vec<St
     let found = entries.filter(|entry| has_modules(&entry.path()));
     let mut names: Vec<String> = found.filter_map(|entry| entry.file_name().into_string().ok()).collect();
     names.sort();
-    names.truncate(MAX_TOLD);
+    names.truncate(MAX_REPORTED);
     (!names.is_empty()).then_some(names)
 }
 
@@ -69,8 +69,8 @@ mod tests {
         // Left by a removed package, and not a directory.
         fs::create_dir(root.0.join("6.12.1-0-virt")).expect("a directory");
         fs::write(root.0.join("notes"), "").expect("written");
-        let told = of_other_kernels(&root.0, "6.12.1-0-virt").expect("told");
-        assert_eq!(told, ["6.12.5-0-virt", "6.12.9-0-virt"]);
+        let others = of_other_kernels(&root.0, "6.12.1-0-virt").expect("others");
+        assert_eq!(others, ["6.12.5-0-virt", "6.12.9-0-virt"]);
     }
 
     #[test]

@@ -7,9 +7,9 @@ use super::*;
 #[test]
 fn many_problems_are_counted_not_shown() {
     let lines: String = (0..100).map(|number| format!("unknown{number} = 1\n")).collect();
-    let told = project(&vm(&lines)).warnings.render(false);
-    assert_eq!(told.matches("warning: ").count(), 20);
-    assert!(told.ends_with("… and 80 more."), "{told}");
+    let text = project(&vm(&lines)).warnings.render(false);
+    assert_eq!(text.matches("warning: ").count(), 20);
+    assert!(text.ends_with("… and 80 more."), "{text}");
 }
 
 #[test]
@@ -21,10 +21,10 @@ fn colour_only_where_it_is_wanted() {
 
 #[test]
 fn a_file_cannot_drive_the_terminal() {
-    let told = refusal(
+    let text = refusal(
         "[[vms]]\nname = \"\\u001b[31m\"\nmanaged_image = \"\\u001b]0;x\\u0007\"\n\"\\u001b[2J\" = 1\n",
     );
-    assert!(!told.contains(['\u{1b}', '\u{7}']), "{told:?}");
+    assert!(!text.contains(['\u{1b}', '\u{7}']), "{text:?}");
 }
 
 /// Generates lines that mean something, right or wrong, for documents that get past the parser.

@@ -536,11 +536,11 @@ fn a_path_without_a_digest_is_answered_with_it() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let disk = directory.path().join("disk.qcow2");
     std::fs::write(&disk, "abc").expect("a file");
-    let told = refusal(&image(&format!("rootfs = {{ path = '{}', sha256 = \"?\" }}", disk.display())));
+    let text = refusal(&image(&format!("rootfs = {{ path = '{}', sha256 = \"?\" }}", disk.display())));
     // FIPS 180-2, appendix B.1: the digest of `abc`.
     assert!(
-        told.contains("sha256 = \"ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad\""),
-        "{told}"
+        text.contains("sha256 = \"ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad\""),
+        "{text}"
     );
 }
 
