@@ -126,7 +126,7 @@ impl LogWatch {
         self.give(Watched::Directory(directory.to_owned()));
     }
 
-    /// Bounds one log by truncating it for as long as it is open, even if it is renamed or deleted.
+    /// Bounds one log by truncating it from now on, even if it is renamed or deleted.
     pub(crate) fn watch_file(&self, log: &Path) {
         // A log that cannot be opened does not exist, or is not ours.
         if let Ok(file) = trusted::open_with(OpenOptions::new().write(true), log) {

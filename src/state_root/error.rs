@@ -126,8 +126,8 @@ impl Explain for StateRootError {
     }
 }
 
-/// Returns the part of a tracked path that is the state root, or the first component below it if
-/// its path is longer.
+/// Returns the part of a tracked path up to `.castra`, or the whole path if it has no such
+/// component.
 fn top_of(file: &Path) -> PathBuf {
     let mut top = PathBuf::new();
     for part in file.components() {

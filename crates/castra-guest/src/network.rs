@@ -66,8 +66,8 @@ pub(crate) async fn keep_up(kernel_fs: &KernelFs, events: &EventSender) -> io::R
     }
 }
 
-/// Adds the addresses and routes that the network card has lost. Leaves a card alone that was set
-/// down; a card that disappeared and came back is a new one, which has to be set up.
+/// Adds the addresses and routes that the network card has lost. A card that was set down stays
+/// down; one that disappeared and came back counts as new and is set up.
 fn repair(kernel_fs: &KernelFs, requests: &Requests, index: &mut u32) -> io::Result<()> {
     let Some(link) = network_card(kernel_fs, requests)? else { return Ok(()) };
     if link.index != *index {

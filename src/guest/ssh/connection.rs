@@ -103,7 +103,7 @@ impl Connection {
         &self.flow
     }
 
-    /// Waits for the guest while it answers and the user does not interrupt.
+    /// Waits for `work`, as long as the guest answers and the user does not interrupt.
     pub(super) async fn guard<T>(
         &self,
         cancel: &Cancel,
