@@ -12,14 +12,14 @@ use super::directory::create_private_directory;
 use super::error::{At, FileError};
 use crate::failpoint::{self, Point};
 
-/// Prefix of the names of files in the making.
+/// Prefix of temporary files.
 pub const TEMPORARY: &str = ".castra-";
 
-/// Writes a whole file: temporary name beside it, fsync, rename, fsync of the directory, which is made if it is missing.
-/// `mode` holds whatever the umask.
+/// Writes a whole file: temporary name beside it, fsync, rename, fsync of the directory, which is
+/// created if it is missing. `mode` applies whatever the umask.
 ///
 /// # Errors
-/// Those of any step; the old file is then untouched.
+/// Returns errors of any step; the old file is then untouched.
 pub fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     create_private_directory(directory_of(path))?;
     let mut temporary = temporary_for(path)?;
@@ -27,8 +27,8 @@ pub fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> 
     put_in_place(temporary, path)
 }
 
-/// Writes a whole file as [`write_atomically`] does, into a directory that is there. Only for the holder of a lock on this
-/// file: what a process that was killed left of it is removed first.
+/// Writes a whole file as [`write_atomically`] does, into an existing directory. The caller must
+/// hold a lock on this file, since the leftovers of a killed process are removed first.
 pub(crate) fn write_locked(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
     let directory = directory_of(path);
     remove_beginning_with(&temporary_name(path), directory).at("read", directory)?;
@@ -37,11 +37,12 @@ pub(crate) fn write_locked(path: &Path, bytes: &[u8], mode: u32) -> Result<(), F
     put_in_place(temporary, path).at("put in place", path)
 }
 
-/// Writes a whole file as [`write_atomically`] does, but without waiting for the disk: a reader finds the old or the new
-/// file, and after a power failure perhaps an empty one. For what can be done without. The directory is there.
+/// Writes a whole file as [`write_atomically`] does, but without waiting for the disk: readers find
+/// the old or the new file, and after a power failure possibly an empty one. Only for files that
+/// castra can do without. The directory must exist.
 ///
 /// # Errors
-/// Those of any step; the old file is then untouched.
+/// Returns errors of any step; the old file is then untouched.
 pub fn write_lazily(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let mut temporary = temporary_for(path)?;
     fill(&mut temporary, bytes, mode)?;
@@ -53,7 +54,7 @@ fn directory_of(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Returns how the temporary names of one file begin.
+/// Returns the prefix of one file's temporary names.
 fn temporary_name(path: &Path) -> OsString {
     let mut name = OsString::from(TEMPORARY);
     name.push(path.file_name().unwrap_or_default());
@@ -77,8 +78,8 @@ fn put_in_place(temporary: NamedTempFile, path: &Path) -> io::Result<()> {
     File::open(directory_of(path))?.sync_all()
 }
 
-/// Marks a directory as a cache for programs that make backups (<https://bford.info/cachedir/>). Without it everything works
-/// all the same.
+/// Marks a directory as a cache for backup programs (<https://bford.info/cachedir/>). Everything
+/// works without the tag, so errors are ignored.
 pub(crate) fn tag_as_cache(tag: &Path) {
     const TEXT: &[u8] =
         b"Signature: 8a477f597d28d172789f06886806bc55\n# Made by castra; it can be removed.\n";
@@ -87,11 +88,11 @@ pub(crate) fn tag_as_cache(tag: &Path) {
     }
 }
 
-/// Removes what a process that was killed left of the files it was making in this directory. Only for the holder of the lock
-/// on all that is made there.
+/// Removes the temporary files that a killed process left in this directory. The caller must hold
+/// the lock for everything that is written there.
 ///
 /// # Errors
-/// Those of `readdir` and `unlink`.
+/// Returns errors of `readdir` and `unlink`.
 pub fn remove_leftovers(directory: &Path) -> io::Result<()> {
     remove_beginning_with(OsStr::new(TEMPORARY), directory)
 }

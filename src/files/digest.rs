@@ -1,4 +1,4 @@
-//! Digests: pinned ones, and the ones that are found.
+//! Digests: pinned ones, and the computation of actual ones.
 
 use std::fmt;
 use std::io::{self, Read};
@@ -10,21 +10,21 @@ use sha2::{Digest as _, Sha256, Sha512};
 use crate::cancel::{Cancel, Interrupted};
 use crate::hex::hex;
 
-/// Bytes that are read and hashed at a time: enough that the loop around it costs nothing.
+/// Bytes read and hashed at a time, enough that the loop around it costs nothing.
 pub(super) const CHUNK_BYTES: usize = 256 * 1024;
 
-/// A pinned digest, lower-case hexadecimal.
+/// A pinned digest in lower-case hexadecimal.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Digest {
-    /// 64 digits.
+    /// SHA-256, 64 digits.
     Sha256(String),
-    /// 128 digits.
+    /// SHA-512, 128 digits.
     Sha512(String),
 }
 
 impl Digest {
-    /// `sha256` or `sha512`.
+    /// Returns `sha256` or `sha512`.
     pub fn algorithm(&self) -> &'static str {
         match self {
             Self::Sha256(_) => "sha256",
@@ -32,7 +32,7 @@ impl Digest {
         }
     }
 
-    /// The digits alone.
+    /// Returns the digits alone.
     pub fn hex(&self) -> &str {
         match self {
             Self::Sha256(hex) | Self::Sha512(hex) => hex,
@@ -46,7 +46,7 @@ impl fmt::Display for Digest {
     }
 }
 
-/// Bytes that should have had another digest.
+/// Bytes with another digest than expected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{from} has digest {found}, and {expected} was expected{}", if *html { "; it looks like a web page" } else { "" })]
 pub struct DigestMismatch {
@@ -54,9 +54,10 @@ pub struct DigestMismatch {
     pub from: String,
     /// The pinned digest.
     pub expected: Digest,
-    /// The digest of what came.
+    /// Digest of the bytes received.
     pub found: Digest,
-    /// `true` if it starts as a web page does: captive portals and error pages answer in a download's place.
+    /// True if the bytes start like a web page: captive portals and error pages answer in a
+    /// download's place.
     pub html: bool,
 }
 
@@ -74,7 +75,7 @@ impl DigestMismatch {
     }
 }
 
-/// Digest of bytes that are still coming.
+/// A digest being computed.
 #[derive(Clone)]
 pub(crate) enum Hasher {
     Sha256(Sha256),
@@ -82,12 +83,12 @@ pub(crate) enum Hasher {
 }
 
 impl Hasher {
-    /// Starts a SHA-256, which manifests are written in.
+    /// Starts a SHA-256, the algorithm of manifests.
     pub(crate) fn sha256() -> Self {
         Self::Sha256(Sha256::new())
     }
 
-    /// Starts a digest by the algorithm of this one.
+    /// Starts a digest by the algorithm of `digest`.
     pub(crate) fn like(digest: &Digest) -> Self {
         match digest {
             Digest::Sha256(_) => Self::sha256(),
@@ -109,7 +110,7 @@ impl Hasher {
         }
     }
 
-    /// Returns the digest of what has come so far.
+    /// Returns the digest of the bytes so far.
     pub(crate) fn so_far(&self) -> Digest {
         self.clone().finish()
     }
@@ -124,7 +125,7 @@ pub(crate) enum HashError {
     Interrupted(#[from] Interrupted),
 }
 
-/// Feeds everything that `reader` still has to `hasher`, and returns the number of those bytes.
+/// Feeds the rest of `reader` to `hasher`, and returns the number of bytes.
 pub(crate) fn feed(hasher: &mut Hasher, mut reader: impl Read, cancel: &Cancel) -> Result<u64, HashError> {
     let mut chunk = vec![0; CHUNK_BYTES];
     let mut total = 0;
@@ -142,7 +143,7 @@ pub(crate) fn feed(hasher: &mut Hasher, mut reader: impl Read, cancel: &Cancel) 
     }
 }
 
-/// Computes both digests that may be pinned, in one reading.
+/// Computes both digests that may be pinned, in one pass.
 pub(crate) fn both(mut reader: impl Read, cancel: &Cancel) -> Result<[Digest; 2], HashError> {
     let (mut sha256, mut sha512) = (Sha256::new(), Sha512::new());
     let mut chunk = vec![0; CHUNK_BYTES];
@@ -170,7 +171,7 @@ pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    /// The first example of FIPS 180-2, for both algorithms.
+    /// First example of FIPS 180-2, for both algorithms.
     #[test]
     fn known_digests() {
         let of_abc = |mut hasher: Hasher| {

@@ -1,4 +1,4 @@
-//! Making directories that are this user's alone, and removing files and directories.
+//! Creation of private directories, and removal of files and directories.
 
 use std::fs::{self, DirBuilder, DirEntry};
 use std::io;
@@ -10,21 +10,23 @@ use tempfile::TempDir;
 use super::error::{At, FileError};
 use crate::trusted;
 
-/// Makes a directory and its missing parents, each 0700 whatever the umask. An existing directory is left as it is.
+/// Creates a directory and its missing parents, each with mode 0700 whatever the umask. An existing
+/// directory keeps its mode.
 ///
 /// # Errors
-/// Those of `mkdir`.
+/// Returns errors of `mkdir`.
 pub fn create_private_directory(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-/// Makes a directory and those above it, this user's alone.
+/// Creates a directory and its missing parents, private to this user.
 pub(crate) fn create_directory(path: &Path) -> Result<(), FileError> {
     create_private_directory(path).at("create directory", path)
 }
 
-/// Makes a directory that no other process uses, with a name that begins like this one's; what an interrupted castra left
-/// under such a name is removed. A castra whose lock was removed with the cache loses its own by that, and nothing gets mixed up.
+/// Creates a directory for this process alone, with a name that begins like `like`, and removes
+/// what an interrupted castra left under such names. A castra whose lock was removed with the cache
+/// loses its directory by that, but nothing gets mixed up.
 pub(crate) fn fresh_directory(like: &Path) -> Result<TempDir, FileError> {
     let parent = like.parent().unwrap_or(Path::new("/"));
     create_directory(parent)?;
@@ -38,7 +40,7 @@ pub(crate) fn fresh_directory(like: &Path) -> Result<TempDir, FileError> {
     tempfile::Builder::new().prefix(prefix).tempdir_in(parent).at("create directory", like)
 }
 
-/// Lists a directory; nothing if there is none.
+/// Returns the entries of a directory, none if it does not exist.
 pub(crate) fn entries(directory: &Path) -> Result<Vec<DirEntry>, FileError> {
     let listed = match fs::read_dir(directory) {
         Err(error) if trusted::is_absence(&error) => return Ok(Vec::new()),
@@ -47,25 +49,25 @@ pub(crate) fn entries(directory: &Path) -> Result<Vec<DirEntry>, FileError> {
     listed.map(|entry| entry.at("read", directory)).collect()
 }
 
-/// Lists a directory as far as it can be read.
+/// Returns the entries of a directory, as far as it can be read.
 pub(crate) fn readable_entries(directory: &Path) -> impl Iterator<Item = DirEntry> + use<> {
     fs::read_dir(directory).into_iter().flatten().flatten()
 }
 
-/// Removes a file; that there is none is fine.
+/// Removes a file. A missing one is fine.
 pub(crate) fn remove_file(path: &Path) -> Result<(), FileError> {
     gone(fs::remove_file(path)).at("remove", path)
 }
 
-/// Removes a directory with all it holds; that there is none is fine.
+/// Removes a directory with its contents. A missing one is fine.
 pub(crate) fn remove_directory(path: &Path) -> Result<(), FileError> {
     gone(fs::remove_dir_all(path)).at("remove", path)
 }
 
-/// Takes it for a success that there was nothing to remove.
+/// Turns the absence of what was to be removed into a success.
 ///
 /// # Errors
-/// Every other failure to remove it.
+/// Returns every other error.
 pub fn gone(removed: io::Result<()>) -> io::Result<()> {
     match removed {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -73,11 +75,11 @@ pub fn gone(removed: io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// Removes the name of a file that has others besides, so that what is written under this name from now on changes nothing
-/// under those. That there is no such file is fine.
+/// Removes the name of a file that has other names, so that later writes under this name do not
+/// change the file under the others. A missing file is fine.
 ///
 /// # Errors
-/// Those of `lstat` and `unlink`.
+/// Returns errors of `lstat` and `unlink`.
 pub fn part_from_other_names(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Ok(found) if found.is_file() && found.nlink() > 1 => fs::remove_file(path),
@@ -86,7 +88,7 @@ pub fn part_from_other_names(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Returns a path without `.` and `..`; symbolic links are not looked at.
+/// Returns a path without `.` and `..`, without resolving symbolic links.
 pub fn normalise(path: &Path) -> PathBuf {
     let mut normal = PathBuf::new();
     for component in path.components() {

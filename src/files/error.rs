@@ -1,4 +1,4 @@
-//! Failures of operations on files, sorted by what the user can do about them.
+//! Errors of operations on files, sorted by what the user can do about them.
 
 use std::fmt;
 use std::io;
@@ -8,15 +8,15 @@ use super::digest::{DigestMismatch, HashError};
 use crate::cancel::Interrupted;
 use crate::error::{Explain, FILE_SIZE_HINT, Kind, kind_of_io};
 
-/// Hint where there is no room.
+/// Hint for a full disk.
 const MORE_SPACE: &str = "Free some space (`castra image prune` removes what no project needs), or use a disk with more of it: the \
      project's directory can be moved, and XDG_CACHE_HOME says where the cache is. What was downloaded so far is \
      kept.";
 
-/// Failure of an operation on a file or directory.
+/// Error of an operation on a file or directory.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
-    /// The user interrupted it.
+    /// The user interrupted the operation.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
     /// The bytes are not the expected ones.
@@ -40,21 +40,21 @@ pub enum FileError {
         /// Purpose of that space, part by part.
         purpose: String,
     },
-    /// The disk became full, or the file as long as files may become here.
+    /// The disk became full, or the file reached the limit on file sizes.
     #[error("{}", no_room(path, source))]
     DiskFull {
-        /// The file that could not be written.
+        /// File that could not be written.
         path: PathBuf,
-        /// The system's words.
+        /// The system's error.
         source: io::Error,
     },
-    /// A symbolic link stands where Castra keeps a file; it is not followed.
+    /// A symbolic link is in the place of one of Castra's files; it is not followed.
     #[error("{path} is a symbolic link, which Castra does not follow there")]
     SymbolicLink {
         /// The link.
         path: PathBuf,
     },
-    /// Something that is no regular file stands where one is needed.
+    /// Something else is in the place of a regular file.
     #[error("{path} is not a regular file")]
     NotAFile {
         /// The path.
@@ -67,13 +67,14 @@ pub enum FileError {
         action: &'static str,
         /// File or directory.
         path: PathBuf,
-        /// The system's words.
+        /// The system's error.
         source: io::Error,
     },
 }
 
 impl FileError {
-    /// Chooses the variant that says most about an I/O error. `action` is a verb, as in "cannot write".
+    /// Chooses the variant that says most about an I/O error. `action` is a verb, as in "cannot
+    /// write".
     pub(crate) fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
         let path = path.to_owned();
         match source.kind() {
@@ -87,7 +88,7 @@ impl FileError {
         }
     }
 
-    /// Returns `true` if this very file is not there.
+    /// Returns `true` if the error is the absence of this very file.
     pub(crate) fn is_absence_of(&self, file: &Path) -> bool {
         matches!(self, Self::Io { path, source, .. } if path == file && source.kind() == io::ErrorKind::NotFound)
     }
@@ -103,7 +104,7 @@ impl FileError {
         }
     }
 
-    /// Returns `true` if nothing can be written in that place.
+    /// Returns `true` if the location cannot be written to.
     pub(crate) fn is_unwritable(&self) -> bool {
         match self {
             Self::DiskFull { .. } => true,
@@ -177,7 +178,7 @@ impl fmt::Display for Size {
     }
 }
 
-/// Names what was tried, and on which file, where a result has neither.
+/// Conversion of an error, with the attempted action and the file.
 pub(crate) trait At<T> {
     /// Adds both to the error. `action` is a verb, as in "cannot write".
     fn at(self, action: &'static str, path: &Path) -> Result<T, FileError>;

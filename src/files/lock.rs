@@ -1,4 +1,5 @@
-//! Locks between processes: one file per thing that is worked on, freed by the kernel whenever its holder ends.
+//! Locks between processes: one file per thing that is worked on, freed by the kernel whenever its
+//! holder ends.
 
 use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
 use std::io;
@@ -33,7 +34,7 @@ pub enum LockError {
         /// The reason.
         source: io::Error,
     },
-    /// Ctrl-C while waiting.
+    /// The wait was interrupted.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
 }
@@ -66,20 +67,19 @@ impl From<LockError> for FileError {
 }
 
 impl Lock {
-    /// Takes the lock, waiting as long as it takes; `on_wait` is called once if there is a wait.
+    /// Takes the lock, waiting as long as it takes; calls `on_wait` once if there is a wait.
     ///
     /// # Errors
-    /// [`LockError::File`], [`LockError::Interrupted`].
+    /// Returns [`LockError::File`] or [`LockError::Interrupted`].
     pub fn acquire(path: &Path, cancel: &Cancel, on_wait: impl FnOnce()) -> Result<Self, LockError> {
         let file = open(path).map_err(|source| LockError::File { path: path.to_owned(), source })?;
         Self::hold(file, path, cancel, on_wait)
     }
 
-    /// Takes a share of the lock, which others may have too; who wants it alone waits for all of them.
-    /// Otherwise as [`Self::acquire`].
+    /// Takes a shared lock, which excludes only exclusive ones; otherwise as [`Self::acquire`].
     ///
     /// # Errors
-    /// As for [`Self::acquire`].
+    /// Returns errors as [`Self::acquire`] does.
     pub fn share(path: &Path, cancel: &Cancel, on_wait: impl FnOnce()) -> Result<Self, LockError> {
         let file = open(path).map_err(|source| LockError::File { path: path.to_owned(), source })?;
         wait_for(file, path, cancel, on_wait, File::try_lock_shared)
@@ -88,7 +88,7 @@ impl Lock {
     /// Takes the lock if it is free.
     ///
     /// # Errors
-    /// [`LockError::File`].
+    /// Returns [`LockError::File`].
     pub fn try_hold(file: File, path: &Path) -> Result<Option<Self>, LockError> {
         match file.try_lock() {
             Ok(()) => Ok(Some(Self { file })),
@@ -97,22 +97,24 @@ impl Lock {
         }
     }
 
-    /// The locked file.
+    /// Returns the locked file.
     pub fn file(&self) -> &File {
         &self.file
     }
 
-    /// Returns `true` if this file is the one that is locked: a lock on one that was removed keeps no process out.
+    /// Returns `true` if `path` still leads to the locked file: a lock on a removed file excludes
+    /// no other process.
     pub fn is_on(&self, path: &Path) -> bool {
         let same =
             |locked: &Metadata, there: &Metadata| (locked.dev(), locked.ino()) == (there.dev(), there.ino());
         matches!((self.file.metadata(), fs::symlink_metadata(path)), (Ok(locked), Ok(there)) if same(&locked, &there))
     }
 
-    /// Takes the lock as [`Self::acquire`] does, on a file that is open already; `path` is for messages.
+    /// Takes the lock as [`Self::acquire`] does, on a file that is open already; `path` is for
+    /// messages.
     ///
     /// # Errors
-    /// As for [`Self::acquire`].
+    /// Returns errors as [`Self::acquire`] does.
     pub fn hold(file: File, path: &Path, cancel: &Cancel, on_wait: impl FnOnce()) -> Result<Self, LockError> {
         wait_for(file, path, cancel, on_wait, File::try_lock)
     }

@@ -1,14 +1,15 @@
-//! Files and directories that a crash, another user or a symbolic link cannot turn into something else.
+//! Files and directories that a crash, another user or a symbolic link cannot turn into something
+//! else.
 //!
-//! | Module | What for |
+//! | Module | Purpose |
 //! | --- | --- |
-//! | `open`, `directory` | opening and making what no link leads away and no FIFO holds up |
+//! | `open`, `directory` | opening and creating, without following links or blocking on a FIFO |
 //! | `digest`, `hash`, `stamp` | checking that bytes are the expected ones |
 //! | `sparse` | copying without writing zeros |
-//! | `atomic`, `publish` | replacing a small file, and publishing a large one: the old or the new, never half |
+//! | `atomic`, `publish` | replacing a small file, and publishing a large one, never halfway |
 //! | `lock` | one process at a time, by locks that the kernel frees |
-//! | `space` | asking for room before the work begins |
-//! | `error` | what each of them returns |
+//! | `space` | checking for space before the work begins |
+//! | `error` | the error of all of these |
 
 mod atomic;
 mod digest;

@@ -1,8 +1,9 @@
-//! Opening files without being led elsewhere.
+//! Opening of files without following links.
 //!
-//! Cache and project may lie in directories that others can write to. The files Castra keeps there are therefore opened
-//! with `O_NOFOLLOW` and must be regular ones; a symbolic link in their place is an error, never a way out. What is relied
-//! on later must belong to this user or to root.
+//! Cache and project may lie in directories that others can write to. The files that Castra keeps
+//! there are therefore opened with `O_NOFOLLOW` and must be regular files; a symbolic link in their
+//! place is an error and never followed. Files that are trusted later must belong to this user or
+//! to root.
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
@@ -15,14 +16,16 @@ use super::directory::remove_file;
 use super::error::{At, FileError};
 use crate::trusted;
 
-/// Opens a regular file for reading, wherever links lead. A FIFO, which would wait for its other end, and a device,
-/// which may have no end, are refused without a wait.
+/// Opens a regular file for reading, following links. A FIFO, which would wait for its other end,
+/// and a device, which may have no end, are refused without waiting.
 ///
 /// # Errors
-/// As [`OpenOptions::open`]; [`io::ErrorKind::InvalidInput`] for what is no regular file.
+/// Returns errors of [`OpenOptions::open`], and [`io::ErrorKind::InvalidInput`] for anything but a
+/// regular file.
 pub fn open_regular(path: &Path) -> io::Result<File> {
     let refused = || io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file");
-    // Looked at before, for the open alone does something to some devices, and after, for it may be another by then.
+    // Checked before the open, which alone has effects on some devices, and after it, since the
+    // file may have been replaced.
     if !fs::metadata(path)?.is_file() {
         return Err(refused());
     }
@@ -36,7 +39,8 @@ pub(crate) fn open(path: &Path) -> Result<File, FileError> {
     opened(OpenOptions::new().read(true), path)
 }
 
-/// Opens a regular file that the user named, wherever links lead: that is the user's decision.
+/// Opens a regular file that the user named. Links are followed, since they are the user's own
+/// choice.
 pub(crate) fn open_followed(path: &Path) -> Result<File, FileError> {
     match open_regular(path) {
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
@@ -46,7 +50,7 @@ pub(crate) fn open_followed(path: &Path) -> Result<File, FileError> {
     }
 }
 
-/// Opens a regular file for reading; nothing if there is none.
+/// Opens a regular file for reading, or returns `None` if it does not exist.
 pub(crate) fn open_if_there(path: &Path) -> Result<Option<File>, FileError> {
     match open(path) {
         Ok(file) => Ok(Some(file)),
@@ -55,13 +59,13 @@ pub(crate) fn open_if_there(path: &Path) -> Result<Option<File>, FileError> {
     }
 }
 
-/// Opens a regular file for reading and writing, made if need be.
+/// Opens a regular file for reading and writing, and creates it if needed.
 pub(crate) fn open_or_create(path: &Path) -> Result<File, FileError> {
     opened(OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600), path)
 }
 
-/// Opens a file for bytes that will be relied on, made if need be. One of another user, who could change it at any time, is
-/// replaced.
+/// Opens a file for bytes that will be trusted, and creates it if needed. A file of another user,
+/// who could change it at any time, is replaced.
 pub(crate) fn open_own_or_create(path: &Path) -> Result<File, FileError> {
     let file = open_or_create(path)?;
     if is_trusted(&file.metadata().at("look at", path)?) {
@@ -71,18 +75,18 @@ pub(crate) fn open_own_or_create(path: &Path) -> Result<File, FileError> {
     create_new(path)
 }
 
-/// Returns `true` if only this user and root can change a file behind our back.
+/// Returns `true` if only this user and root can change the file.
 pub(crate) fn is_trusted(metadata: &Metadata) -> bool {
     trusted::is_own(metadata)
 }
 
-/// Makes a file that must not be there yet.
+/// Creates a file, which must not exist.
 pub(crate) fn create_new(path: &Path) -> Result<File, FileError> {
     opened(OpenOptions::new().read(true).write(true).create_new(true).mode(0o600), path)
 }
 
 fn opened(options: &mut OpenOptions, path: &Path) -> Result<File, FileError> {
-    // NONBLOCK, so that a FIFO does not hold us up; it means nothing for regular files.
+    // NONBLOCK, so that a FIFO does not block; the flag means nothing for regular files.
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits();
     let file = options.custom_flags(flags.cast_signed()).open(path).at("open", path)?;
     if !file.metadata().at("look at", path)?.is_file() {
@@ -91,10 +95,10 @@ fn opened(options: &mut OpenOptions, path: &Path) -> Result<File, FileError> {
     Ok(file)
 }
 
-/// Makes a file that is not there yet, 0600 whatever the umask.
+/// Creates a file with mode 0600, whatever the umask.
 ///
 /// # Errors
-/// Those of `open`.
+/// Returns errors of `open`; the file must not exist.
 pub fn create_private(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.set_permissions(fs::Permissions::from_mode(0o600))?;

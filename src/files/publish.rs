@@ -1,11 +1,11 @@
-//! Publication: from a finished file to one that others may rely on.
+//! Publication of finished files, so that other processes can trust them.
 //!
 //! ```text
 //! temporary name on the same filesystem → fsync file → rename → fsync directory → and only then the manifest
 //! ```
 //!
-//! Whatever is under its final name is therefore whole, even after a power cut. Published files are never written to
-//! again (0444), which is what lets a project share them with the cache.
+//! A file under its final name is therefore complete, even after a power cut. Published files are
+//! never written to again (0444), which lets a project share them with the cache.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -26,11 +26,11 @@ use crate::failpoint::{self, Point};
 /// Mode of published files.
 pub(crate) const READ_ONLY: u32 = 0o444;
 
-/// Makes a complete file the published one: read-only, on disk, then under its name. Returns the stamp of the file that
-/// this was, which need not be the one that has the name a moment later.
+/// Publishes a complete file: makes it read-only, syncs it and renames it to its final name.
+/// Returns the stamp of that very file, since another may have the name a moment later.
 pub(crate) fn publish(temporary: &Path, target: &Path) -> Result<Stamp, FileError> {
     let file = open(temporary)?;
-    // A file that is shared has its mode already, and may be another user's.
+    // A shared file has its mode already, and may belong to another user.
     if file.metadata().at("look at", temporary)?.permissions().mode() & 0o777 != READ_ONLY {
         file.set_permissions(fs::Permissions::from_mode(READ_ONLY)).at("change the mode of", temporary)?;
     }
@@ -43,8 +43,9 @@ pub(crate) fn publish(temporary: &Path, target: &Path) -> Result<Stamp, FileErro
     Ok(stamp)
 }
 
-/// Publishes the locked file, whose bytes were verified, and not another that has its name by now: the cache may have been
-/// removed meanwhile, with the lock that guards the name, and another process have begun again.
+/// Publishes the locked file, whose bytes were verified, and not another one under its name: the
+/// cache may have been removed meanwhile, with the lock that guards the name, and another process
+/// may have started over.
 pub(crate) fn publish_locked(lock: &Lock, temporary: &Path, target: &Path) -> Result<(), FileError> {
     let changed = || FileError::ChangedMeanwhile { path: temporary.to_owned() };
     if !lock.is_on(temporary) {
@@ -54,14 +55,15 @@ pub(crate) fn publish_locked(lock: &Lock, temporary: &Path, target: &Path) -> Re
     if lock.is_on(target) { Ok(()) } else { Err(changed()) }
 }
 
-/// Brings a directory's entries to the disk.
+/// Syncs the directory of `path` to disk.
 fn sync_parent(path: &Path) -> Result<(), FileError> {
     let directory = path.parent().unwrap_or(Path::new("/"));
     fs::File::open(directory).and_then(|directory| directory.sync_all()).at("write to disk", directory)
 }
 
-/// Publishes `target` with the bytes of the published file `source`, whose SHA-256 this is: as a hard link, else as a
-/// reflink, else as a copy that is verified while it is made. Another user's file is never linked.
+/// Publishes `target` with the bytes of the published file `source`, whose SHA-256 is `sha256`: as
+/// a hard link, else as a reflink, else as a copy that is verified while it is written. Another
+/// user's file is never linked.
 pub(crate) fn share(
     source: &Path,
     target: &Path,
@@ -103,15 +105,16 @@ fn link_in(directory: &Path, source: &Path) -> std::io::Result<TempPath> {
     Ok(linked.into_temp_path())
 }
 
-/// A file in the making, which vanishes unless it is published.
+/// Creates a temporary file, which is removed unless it is published.
 fn new_in(directory: &Path) -> Result<NamedTempFile, FileError> {
     tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(directory).at("write in", directory)
 }
 
 fn publish_temporary(mut temporary: TempPath, target: &Path) -> Result<(), FileError> {
     publish(&temporary, target)?;
-    // It has its final name now, so there is nothing left to remove. Renaming one of two links to the same file onto
-    // the other does nothing, though, and leaves both: that one is to go.
+    // The file has its final name now, so there is nothing left to remove. Renaming one of two
+    // links to the same file onto the other does nothing, though, and leaves both: then the
+    // temporary one must go.
     temporary.disable_cleanup(!temporary.exists());
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! Checks that there is room before the first byte is fetched: a failure after an hour of downloading is no help.
+//! Checks for free space before the first byte is fetched, since failing after an hour of
+//! downloading helps nobody.
 
 use std::fmt;
 use std::os::unix::fs::MetadataExt;
@@ -6,28 +7,30 @@ use std::path::Path;
 
 use super::error::{At, FileError, Size};
 
-/// Left free in any case, for the manifest, logs and directories.
+/// Bytes left free in any case, for the manifest, logs and directories.
 const RESERVE_BYTES: u64 = 1024 * 1024;
 
-/// Space that a VM's new disk takes until its first boot is over: its tables and what a guest writes by itself. (*Measured*
-/// with Alpine: 0.2 MiB when it is made, 4 MiB after the first boot and shutdown.)
+/// Size of a VM's new disk until its first boot is over: its tables and what a guest writes by
+/// itself. (*Measured* with Alpine: 0.2 MiB when it is created, 4 MiB after the first boot and
+/// shutdown.)
 pub const OVERLAY_BYTES: u64 = 8 * 1024 * 1024;
 
-/// Space that work takes at its peak, in bytes, by purpose. Displays as a list of the parts.
+/// Peak disk usage of an operation in bytes, by purpose. Displays as a list of the parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Peak {
-    /// Downloads that are still to come.
+    /// Bytes still to be downloaded.
     pub download: u64,
-    /// The files made from the downloads, and a copy of them in the project if it is on another filesystem.
+    /// Files made from the downloads, and a copy of them in the project if it is on another
+    /// filesystem.
     pub image: u64,
-    /// The disk of the VM that the image is for.
+    /// Disk of the VM that the image is for.
     pub overlay: u64,
     /// A file that is exported.
     pub archive: u64,
 }
 
 impl Peak {
-    /// Returns the sum.
+    /// Returns the sum of all parts.
     pub fn total(&self) -> u64 {
         [self.download, self.image, self.overlay, self.archive].into_iter().fold(0, u64::saturating_add)
     }
@@ -47,10 +50,10 @@ impl fmt::Display for Peak {
     }
 }
 
-/// Checks that the filesystem of `directory` has room for this.
+/// Checks that the filesystem of `directory` has room for `peak`.
 ///
 /// # Errors
-/// [`FileError::NoSpace`] if the filesystem of `directory` has less than this left for this user.
+/// Returns [`FileError::NoSpace`] if less is available to this user.
 pub fn require_space(directory: &Path, peak: &Peak) -> Result<(), FileError> {
     let status = rustix::fs::statvfs(directory).at("look at", directory)?;
     let available = status.f_bavail.saturating_mul(status.f_frsize);
@@ -62,7 +65,7 @@ pub fn require_space(directory: &Path, peak: &Peak) -> Result<(), FileError> {
     Ok(())
 }
 
-/// Returns `true` if two paths are on one filesystem. A path that is not there is on none.
+/// Returns `true` if two paths are on one filesystem. A missing path is on none.
 pub(crate) fn is_shared(one: &Path, other: &Path) -> Result<bool, FileError> {
     let device = |path: &Path| match std::fs::metadata(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),

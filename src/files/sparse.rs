@@ -1,4 +1,4 @@
-//! Files whose zeros take no space.
+//! Files whose zeros take no space on disk.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -7,18 +7,18 @@ use std::os::unix::fs::FileExt;
 use super::digest::{CHUNK_BYTES, Digest, HashError, Hasher, feed};
 use crate::cancel::Cancel;
 
-/// Zeros are left out of files in units of this size, the block size of the usual filesystems.
+/// Unit in which zeros are left out of files, the block size of the usual filesystems.
 const HOLE_BYTES: usize = 4096;
 const ZEROS: [u8; HOLE_BYTES] = [0; HOLE_BYTES];
 
-/// Writes bytes so that what is zero takes no space on disk.
+/// Writer that leaves holes for zeros.
 pub(crate) struct SparseWriter {
     file: File,
     position: u64,
 }
 
 impl SparseWriter {
-    /// Writes into this file from here on. There must be nothing behind that position.
+    /// Creates a writer that continues `file` at `position`. The file must end there.
     pub(crate) fn new(file: File, position: u64) -> Self {
         Self { file, position }
     }
@@ -28,23 +28,23 @@ impl SparseWriter {
         self.position
     }
 
-    /// The file, which is shorter than it should be if it ends in a hole.
+    /// Returns the file, which is too short if it ends in a hole, until [`Self::settle`].
     pub(crate) fn file(&self) -> &File {
         &self.file
     }
 
-    /// Gives the file its full length, should it end in a hole.
+    /// Extends the file to its full length if it ends in a hole.
     pub(crate) fn settle(&self) -> io::Result<()> {
         self.file.set_len(self.position)
     }
 
-    /// Forgets everything.
+    /// Empties the file.
     pub(crate) fn restart(&mut self) -> io::Result<()> {
         self.position = 0;
         self.file.set_len(0)
     }
 
-    /// Writes at the end, what is not zero in as few pieces as it lies.
+    /// Appends bytes, with one write per run of blocks that are not zero.
     pub(crate) fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
         let mut run = 0..0;
         while run.end < bytes.len() {
@@ -62,14 +62,14 @@ impl SparseWriter {
     }
 }
 
-/// The first of these bytes, up to the end of the filesystem's block that they start in.
+/// Returns the first of these bytes, up to the end of the filesystem block in which they start.
 fn block_at(position: u64, bytes: &[u8]) -> &[u8] {
     let into_block = usize::try_from(position % HOLE_BYTES as u64).unwrap_or(0);
     &bytes[..bytes.len().min(HOLE_BYTES - into_block)]
 }
 
-/// Copies a stream into an empty file, leaving holes for zeros, feeds its bytes to `hasher` and returns their number.
-/// Nothing is forced to the disk: that is for the publication.
+/// Copies a stream into an empty file, leaving holes for zeros, feeds its bytes to `hasher` and
+/// returns their number. Syncing the file is left to its publication.
 pub(crate) fn copy_sparse(
     mut from: impl Read,
     to: File,
@@ -94,8 +94,8 @@ pub(crate) fn copy_sparse(
     Ok(writer.position())
 }
 
-/// Copies a whole file into a new one, sharing its blocks where the filesystem can, and returns digest (by `like`'s
-/// algorithm) and length of the copy.
+/// Copies a whole file into a new one, sharing its blocks where the filesystem can, and returns
+/// digest (by `like`'s algorithm) and length of the copy.
 pub(crate) fn copy(
     from: File,
     to: &File,
@@ -117,7 +117,8 @@ fn reflink(from: &File, to: &File) -> bool {
     rustix::fs::ioctl_ficlone(to, from).is_ok()
 }
 
-/// Returns `false`, so that a copy is made; APFS, where this matters, has hard links for all but other volumes.
+/// Returns `false`, so that a copy is made; on APFS, where sharing matters, hard links do it for
+/// all but other volumes.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 fn reflink(_from: &File, _to: &File) -> bool {
     false

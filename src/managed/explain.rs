@@ -1,4 +1,4 @@
-//! What an [`ImageError`] means for the exit code, and the way out of it.
+//! Exit code and hint of an [`ImageError`].
 
 use crate::error::{Explain, Kind};
 

@@ -15,18 +15,18 @@ use crate::files::{self, At, FileError, Lock};
 use crate::managed::store::witness::Witness;
 use crate::report::{Event, ImageLabel};
 
-/// Between two [`Event::Download`]s of one artifact: ten a second.
+/// Least time between two [`Event::Download`]s of one artifact: ten per second.
 const BETWEEN_EVENTS: Duration = Duration::from_millis(100);
 
-/// The work on one image.
+/// Work on one image.
 pub(super) struct Job<'a> {
     pub(super) context: &'a RuntimeContext,
     pub(super) image: ImageLabel,
     pub(super) timeouts: &'a Timeouts,
     pub(super) log: ImageLog,
-    /// What this user's castra has made.
+    /// Record of what this user's castra has made.
     pub(super) witness: Witness,
-    /// Warnings given already: what is looked at again under a lock is not told twice.
+    /// Warnings given already, since the same thing may be checked again under a lock.
     warned: Mutex<BTreeSet<String>>,
 }
 
@@ -41,8 +41,10 @@ impl<'a> Job<'a> {
         Self { context, image, timeouts, log, witness, warned: Mutex::default() }
     }
 
+    /// Checks for cancellation.
+    ///
     /// # Errors
-    /// [`Interrupted`] once the user asked for the stop.
+    /// Returns [`Interrupted`] once the operation is cancelled.
     pub(super) fn check(&self) -> Result<(), Interrupted> {
         self.context.cancel.check()
     }
@@ -51,14 +53,14 @@ impl<'a> Job<'a> {
         self.context.reporter.report(&event);
     }
 
-    /// A step of an artifact begins.
+    /// Logs and reports the start of a step.
     pub(super) fn step(&self, artifact: ArtifactRole, step: impl Into<String>) {
         let step = step.into();
         self.log.line(&format!("{} {artifact}: {step}", self.image));
         self.report(Event::ArtifactStep { image: self.image.clone(), artifact: artifact.to_string(), step });
     }
 
-    /// Something to know that stops nothing.
+    /// Logs and reports a warning, once.
     pub(super) fn warn(&self, message: impl Into<String>) {
         let message = message.into();
         let is_new = self.warned.lock().unwrap_or_else(PoisonError::into_inner).insert(message.clone());
@@ -69,36 +71,38 @@ impl<'a> Job<'a> {
         self.report(Event::Warning { message });
     }
 
-    /// Something for the log alone.
+    /// Writes a line to the log only.
     pub(super) fn note(&self, text: &str) {
         self.log.line(&format!("{} {text}", self.image));
     }
 
-    /// Takes the lock on this file, made if need be. Reports once that there is a wait for `what`; after waiting, look again at
-    /// what the lock guards: its last holder has probably done the work.
+    /// Takes the lock on this file, which is created if needed. Reports a wait once, as waiting for
+    /// `what`. After a wait, check again what the lock guards: its last holder has probably done
+    /// the work.
     ///
     /// # Errors
-    /// [`FileError::Interrupted`], or that the file cannot be made or locked.
+    /// Returns [`FileError::Interrupted`], or the error of creating or locking the file.
     pub(super) fn lock(&self, path: &Path, what: &str) -> Result<Lock, FileError> {
         self.until_it_is_on(path, what, |on_wait| {
             Lock::hold(open_lock(path)?, path, &self.context.cancel, on_wait).map_err(FileError::from)
         })
     }
 
-    /// Takes a share of the lock on this file, which others may have too, and keeps [`Self::lock`] and [`lock_if_free`] out.
+    /// Takes a shared lock on this file, which excludes [`Self::lock`] and [`lock_if_free`] but not
+    /// other shared locks.
     ///
     /// # Errors
-    /// As for [`Self::lock`].
+    /// Returns errors as [`Self::lock`] does.
     pub(super) fn share_lock(&self, path: &Path, what: &str) -> Result<Lock, FileError> {
         self.until_it_is_on(path, what, |on_wait| {
             Lock::share(path, &self.context.cancel, on_wait).map_err(FileError::from)
         })
     }
 
-    /// Takes the lock on a file whose bytes will be relied on: one of another user's is replaced.
+    /// Takes the lock on a file whose bytes will be trusted: a file of another user is replaced.
     ///
     /// # Errors
-    /// As for [`Self::lock`].
+    /// Returns errors as [`Self::lock`] does.
     pub(super) fn lock_own(&self, path: &Path, what: &str) -> Result<Lock, FileError> {
         loop {
             drop(files::open_own_or_create(path)?);
@@ -109,8 +113,8 @@ impl<'a> Job<'a> {
         }
     }
 
-    /// Takes a lock again until the file is still the one of that name: the cache may be removed at any moment, and its locks
-    /// with it.
+    /// Repeats taking a lock until its file is still the one of that name: the cache may be removed
+    /// at any moment, and its locks with it.
     fn until_it_is_on(
         &self,
         path: &Path,
@@ -130,16 +134,16 @@ impl<'a> Job<'a> {
         }
     }
 
-    /// The bytes of an artifact begin to come.
+    /// Starts the progress of an artifact's download.
     pub(super) fn progress(&self, artifact: ArtifactRole, total_bytes: Option<u64>) -> Progress<'_> {
         Progress { job: self, artifact, total_bytes, last: None }
     }
 }
 
-/// Takes the lock on this file if nothing holds it.
+/// Takes the lock on this file if it is free.
 ///
 /// # Errors
-/// That the file cannot be made or locked.
+/// Returns the error of creating or locking the file.
 pub(super) fn lock_if_free(path: &Path) -> Result<Option<Lock>, FileError> {
     Ok(Lock::try_hold(open_lock(path)?, path)?)
 }
@@ -151,7 +155,7 @@ fn open_lock(path: &Path) -> Result<File, FileError> {
     files::open_or_create(path)
 }
 
-/// Reports bytes that arrive, not too often.
+/// Progress of a download, reported at a limited rate.
 pub(super) struct Progress<'a> {
     job: &'a Job<'a>,
     artifact: ArtifactRole,
@@ -167,7 +171,7 @@ impl Progress<'_> {
         self.job.report(Event::DownloadStarted { image, artifact, from, resumed_bytes, total_bytes });
     }
 
-    /// The server has said how much it will be.
+    /// Sets the total number of bytes once the server has announced it.
     pub(super) fn expect(&mut self, total_bytes: u64) {
         self.total_bytes.get_or_insert(total_bytes);
     }

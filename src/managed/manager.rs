@@ -1,4 +1,4 @@
-//! The face of this folder: brings images into projects and the cache, and reports what is there.
+//! Manager of images: the interface of this folder, for projects and the cache.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -23,69 +23,71 @@ use crate::managed::store::witness::Witness;
 use crate::report::{Event, ImageLabel};
 use crate::state_root;
 
-/// Brings images into a project, and says what is there.
+/// Manager of a project's images: fetches, verifies, repairs and lists them.
 #[derive(Debug, Clone)]
 pub struct ImageManager {
     project: ProjectLayout,
     timeouts: Timeouts,
 }
 
-/// The image that the default project stands on.
+/// Image that was chosen for the default project.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChosenImage {
     /// The image.
     pub spec: ManagedImageSpec,
-    /// Its files.
+    /// The image's files.
     pub paths: ManagedImagePaths,
-    /// Why this one, as half a sentence.
+    /// Reason for the choice, as half a sentence.
     pub reason: String,
 }
 
-/// Where an image is.
+/// Locations of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FoundImage {
-    /// Its files in the project, if that has all of them.
+    /// The image's files in the project, if it has all of them.
     pub in_project: Option<ManagedImagePaths>,
-    /// Its files in the cache, if that has all of them.
+    /// The image's files in the cache, if it has all of them.
     pub in_cache: Option<ManagedImagePaths>,
-    /// Whether all that it is made from is downloaded.
+    /// True if all its downloads are in the cache.
     pub is_downloaded: bool,
 }
 
-/// An image that is on disk.
+/// An image on disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredImage {
     /// The image.
     pub image: ImageLabel,
-    /// Whether this project has it.
+    /// True if this project has it.
     pub in_project: bool,
-    /// Whether the user's cache has it.
+    /// True if the user's cache has it.
     pub in_cache: bool,
-    /// The size of its files together, in bytes. Project and cache usually share them.
+    /// Total size of its files, in bytes. Project and cache usually share them.
     pub size_bytes: u64,
 }
 
 impl ImageManager {
-    /// The manager of one project's images.
+    /// Creates the manager of one project's images.
     pub fn new(project: &ProjectLayout) -> Self {
         Self { project: project.clone(), timeouts: Timeouts::default() }
     }
 
-    /// The same, waiting shorter or longer.
+    /// Returns the manager with other timeouts.
     #[must_use]
     pub fn with_timeouts(mut self, timeouts: Timeouts) -> Self {
         self.timeouts = timeouts;
         self
     }
 
-    /// Makes sure that the project has an image, whole and verified, and says where. Where it has, this takes
-    /// milliseconds: the files' stamps are looked at, not their bytes.
+    /// Ensures that the project has a complete, verified image, and returns its paths. If the
+    /// project has it already, this takes milliseconds: the files' stamps are checked, not their
+    /// bytes.
     ///
-    /// Reports [`Event::ImageCacheHit`] if nothing had to be done, and ends with [`Event::ImageReady`] either way.
+    /// Reports [`Event::ImageCacheHit`] if nothing had to be done, and ends with
+    /// [`Event::ImageReady`] either way.
     ///
     /// # Errors
-    /// Any [`ImageError`]. What was downloaded is kept where it can be resumed; no file is ever under its final name
-    /// unless it is whole and verified.
+    /// Returns any [`ImageError`]. Downloads that can be resumed are kept; no file ever has its
+    /// final name before it is complete and verified.
     pub fn ensure_image(
         &self,
         spec: &ManagedImageSpec,
@@ -104,10 +106,11 @@ impl ImageManager {
         trying_again(&job, || build::prepare(&job, &self.project, spec))
     }
 
-    /// Makes sure that the cache has an image, whole and verified, and says where. Nothing is put into the project.
+    /// Ensures that the cache has a complete, verified image, and returns its paths. Nothing is put
+    /// into the project.
     ///
     /// # Errors
-    /// As for [`Self::ensure_image`]; that the cache cannot be written to.
+    /// Returns errors as [`Self::ensure_image`] does, or that the cache cannot be written to.
     pub fn ensure_cached(
         &self,
         spec: &ManagedImageSpec,
@@ -125,11 +128,12 @@ impl ImageManager {
         trying_again(&job, || build::fill_cache(&job, &self.project, spec))
     }
 
-    /// Hashes every file of an image in the project and in the cache, moves what is damaged into the quarantine, and builds
-    /// or fetches it again.
+    /// Hashes every file of an image in the project and in the cache, quarantines damaged ones, and
+    /// rebuilds or fetches them.
     ///
     /// # Errors
-    /// [`ImageError::NotPresent`]; [`ImageError::NotRepaired`], after which nothing damaged is in its place any more.
+    /// Returns [`ImageError::NotPresent`], or [`ImageError::NotRepaired`], after which all damaged
+    /// files are in quarantine.
     pub fn repair(
         &self,
         spec: &ManagedImageSpec,
@@ -139,11 +143,11 @@ impl ImageManager {
         repair::repair(&self.job_beside(spec.label(), context), &self.project, spec)
     }
 
-    /// Hashes the files of an image that [`Self::ensure_image`] has found by their stamps, and repairs the image if those
-    /// deceived. Takes some 50 ms for each 100 MB.
+    /// Hashes the files of an image that [`Self::ensure_image`] has found by their stamps, and
+    /// repairs the image if the stamps were misleading. Takes some 50 ms per 100 MB.
     ///
     /// # Errors
-    /// As for [`Self::repair`].
+    /// Returns errors as [`Self::repair`] does.
     pub fn confirm_disk(
         &self,
         spec: &ManagedImageSpec,
@@ -164,11 +168,11 @@ impl ImageManager {
         self.ensure_image(spec, context)
     }
 
-    /// Fetches what nothing pins yet, keeps it in the cache under the digest it has, and says which that is, so that
-    /// pinning it makes the next run a hit. `place` says what it is, for the error.
+    /// Fetches a source that nothing pins yet, keeps it in the cache under its digest, and returns
+    /// that digest, so that pinning it makes the next run a cache hit. `place` names it in errors.
     ///
     /// # Errors
-    /// Those of fetching; [`ImageError::WebPage`].
+    /// Returns errors of fetching, and [`ImageError::WebPage`].
     pub fn fetch_unpinned(
         &self,
         place: &str,
@@ -181,7 +185,7 @@ impl ImageManager {
         Ok(FoundUnpinned { place: place.to_owned(), from: source.to_string(), digest, size_bytes })
     }
 
-    /// Where the files of an image are: in the project, else in the cache. By their stamps.
+    /// Finds the files of an image, in the project and in the cache, by their stamps.
     pub fn find(&self, spec: &ManagedImageSpec, context: &RuntimeContext) -> FoundImage {
         let in_cache = context.cache.images().image(&spec.id, &spec.version);
         FoundImage {
@@ -191,14 +195,15 @@ impl ImageManager {
         }
     }
 
-    /// Takes the first of these images that is on disk or can be reached, in their order, and makes sure that the project has
-    /// it: one that is on disk never outranks a better one that can be reached. Only being out of reach makes it look further;
-    /// a wrong digest or a missing tool never does.
+    /// Takes the first of these images that is on disk or can be reached, in their order, and
+    /// ensures that the project has it: an image on disk never outranks a better one that can be
+    /// reached. Only an unreachable image leads to the next one; a wrong digest or a missing tool
+    /// never does.
     ///
     /// Reports [`Event::ImageChosen`] before the chosen image's own events.
     ///
     /// # Errors
-    /// [`ImageError::NoneReachable`], or what went wrong with the one that was chosen.
+    /// Returns [`ImageError::NoneReachable`], or the error of the chosen image.
     pub fn choose_default(
         &self,
         candidates: &[ManagedImageSpec],
@@ -230,7 +235,7 @@ impl ImageManager {
         Err(ImageError::NoneReachable { tried })
     }
 
-    /// Whether an image can be put into the project without the network.
+    /// Returns `true` if an image can be put into the project without the network.
     pub fn is_cached(&self, spec: &ManagedImageSpec, context: &RuntimeContext) -> bool {
         let in_cache = context.cache.images().image(&spec.id, &spec.version);
         let witness = Witness::of(context);
@@ -245,7 +250,7 @@ impl ImageManager {
         spec.artifacts.iter().all(|artifact| blob(&artifact.digest).is_file())
     }
 
-    /// The images on disk, in the project or the cache, whose manifests can be trusted.
+    /// Lists the images on disk, in the project or the cache, whose manifests can be trusted.
     pub fn list(&self, context: &RuntimeContext) -> Vec<StoredImage> {
         let mut images: BTreeMap<ImageLabel, StoredImage> = BTreeMap::new();
         for (layout, is_project) in [(self.project.images(), true), (context.cache.images(), false)] {
@@ -274,7 +279,7 @@ impl ImageManager {
         Job::new(context, spec.label(), &self.timeouts, log)
     }
 
-    /// For work on the cache: a directory that is no project yet does not become one by it.
+    /// Returns a job for work on the cache, which does not turn a directory into a project.
     pub(super) fn job_beside<'a>(&'a self, image: ImageLabel, context: &'a RuntimeContext) -> Job<'a> {
         let log = match self.project.is_made() {
             true => ImageLog::open(&self.project.image_manager_log()),
@@ -283,17 +288,18 @@ impl ImageManager {
         Job::new(context, image, &self.timeouts, log)
     }
 
-    /// A project that was moved or copied is noted by its new place. A cache that is not there is not made for that.
+    /// Records a moved or copied project by its new location, unless there is no cache.
     fn note_again(&self, spec: &ManagedImageSpec, context: &RuntimeContext) {
         if context.cache.root().is_dir() && !references::is_noted(&context.cache, &self.project, spec) {
             references::note(&self.job(spec, context), &self.project, spec);
         }
     }
 
-    /// Asks every source of an image whether it could be fetched now. Takes seconds, and fetches next to nothing.
+    /// Checks every source of an image for availability. Takes seconds, and fetches next to
+    /// nothing.
     ///
     /// # Errors
-    /// Why it could not.
+    /// Returns the reason why the image could not be fetched now.
     pub fn ask(&self, spec: &ManagedImageSpec, context: &RuntimeContext) -> Result<(), ImageError> {
         check::spec(spec)?;
         reach::ask(&self.job_beside(spec.label(), context), spec)
@@ -319,12 +325,12 @@ impl ImageManager {
     }
 }
 
-/// How often work is begun again because the cache was removed under it. Once is a user who tidies up; what goes on removing
-/// has to be told of.
+/// Times that work is restarted because the cache was removed meanwhile. Once is a user who tidies
+/// up; repeated removal has to be reported.
 const AGAIN: usize = 4;
 
-/// Does the work, and again if the cache was removed under it: nobody is told to leave it alone. Whatever it comes to is in
-/// the log.
+/// Does the work, and restarts it if the cache was removed meanwhile, so that users may remove it
+/// at any time. A failure is written to the log.
 fn trying_again<T>(job: &Job, work: impl Fn() -> Result<T, ImageError>) -> Result<T, ImageError> {
     let mut done = work();
     for _ in 0..AGAIN {
@@ -341,7 +347,7 @@ fn trying_again<T>(job: &Job, work: impl Fn() -> Result<T, ImageError>) -> Resul
     done
 }
 
-/// Says why an image is taken, and what it is unless it is the first choice.
+/// Returns the reason why an image is used, with its description unless it is the first choice.
 fn reason(spec: &ManagedImageSpec, is_cached: bool, others: &[String]) -> String {
     let first = match is_cached {
         true => "cached",

@@ -1,11 +1,12 @@
-//! Managed images: what they are made of, and how they get from a source to a verified directory.
+//! Managed images: their descriptions, and the way from a source to a verified directory.
 //!
 //! ```text
 //! Catalog or castra.toml ─► ManagedImageSpec ─► ImageManager::ensure_image ─► ManagedImagePaths
 //! ```
 //!
-//! Everything an image is made of is pinned by digest, so it does not matter which mirror, proxy or cache it comes
-//! through; and everything is verified before it gets its final name, so what is there can be relied on.
+//! Everything an image is made of is pinned by digest, so it does not matter which mirror, proxy or
+//! cache it comes through; and everything is verified before it gets its final name, so files in
+//! place can be trusted.
 
 mod build;
 mod carry;

@@ -1,5 +1,5 @@
-//! Repair of images: every byte is hashed again, in the project and in the cache. What is damaged goes into the
-//! quarantine, and is built or fetched again.
+//! Repair of images: every byte is hashed again, in the project and in the cache. Damaged files are
+//! quarantined, and rebuilt or fetched again.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use crate::managed::store::finding::{CheckedFile, CheckedImage, Finding, Locatio
 use crate::managed::store::manifest::{Distrust, Manifest};
 use crate::managed::store::witness;
 
-/// Checks an image in depth and repairs it.
+/// Checks every byte of an image and repairs it.
 pub(super) fn repair(
     job: &Job,
     project: &ProjectLayout,
@@ -37,7 +37,7 @@ pub(super) fn repair(
     Ok(checked)
 }
 
-/// Hashes all there is, and moves what is damaged into the quarantine.
+/// Hashes everything present, and quarantines damaged files.
 fn check(job: &Job, project: &ProjectLayout, spec: &ManagedImageSpec) -> Result<CheckedImage, ImageError> {
     let cache = &job.context.cache;
     let (here, there) = (Place::in_project(project, spec), Place::in_cache(cache, spec));
@@ -64,7 +64,7 @@ fn check(job: &Job, project: &ProjectLayout, spec: &ManagedImageSpec) -> Result<
     Ok(CheckedImage { image: spec.label(), files })
 }
 
-/// A lock in the cache; nothing, with a warning, where the cache cannot be written to.
+/// Takes a lock in the cache; returns `None`, with a warning, if the cache cannot be written to.
 fn lock_in_cache(job: &Job, path: &Path, what: &str) -> Result<Option<Lock>, ImageError> {
     match job.lock(path, what) {
         Err(error) if error.is_unwritable() => {
@@ -107,7 +107,7 @@ fn check_directory(
         let pinned = artifact.and_then(witness::pinned);
         let expected = Digest::Sha256(pinned.unwrap_or(&entry.sha256).to_owned());
         let (mut finding, stamp) = hashed.look_at(job, &path, &expected)?;
-        // The manifest lies beside the file, so it is no witness.
+        // The manifest lies beside the file, so it is no evidence.
         if finding == Finding::Intact && !job.witness.vouches_for_entry(artifact, &entry) {
             finding =
                 Finding::Unusable("nothing but the manifest beside it says what it should be".to_owned());
@@ -119,7 +119,7 @@ fn check_directory(
         }
         files.push(CheckedFile { location, path, expected: Some(expected), finding, quarantined });
     }
-    // An earlier check may have moved files aside that could not be made again then.
+    // An earlier check may have quarantined files that could not be rebuilt then.
     for artifact in &spec.artifacts {
         if manifest.artifact(artifact.role).is_none() {
             let path = place.image.join(artifact.role.file_name());
@@ -134,13 +134,13 @@ fn check_directory(
         }
     }
     if right != manifest.artifacts {
-        // Sealed for this description, of which it then has less: what is missing is made anew.
+        // Sealed for this description without the damaged files, so that they are rebuilt.
         Manifest::new(spec, right).store(&place.image)?;
     }
     Ok(files)
 }
 
-/// Moves a damaged file of an image into the quarantine, and warns of it.
+/// Quarantines a damaged file of an image, and warns about it.
 fn tell(
     job: &Job,
     spec: &ManagedImageSpec,
@@ -187,8 +187,8 @@ fn check_blob(job: &Job, digest: &Digest, hashed: &mut Hashed) -> Result<Option<
     Ok(Some(CheckedFile { location, path, expected: Some(digest.clone()), finding, quarantined }))
 }
 
-/// Builds again what was damaged. A download alone is not fetched again: nothing needs it while the files made from it
-/// are right.
+/// Rebuilds damaged files. A download alone is not fetched again: nothing needs it while the files
+/// made from it are intact.
 fn rebuild(
     job: &Job,
     project: &ProjectLayout,
@@ -208,12 +208,12 @@ fn rebuild(
     Ok(())
 }
 
-/// Project and cache usually share their files: each is read once.
+/// Digests by inode: project and cache usually share their files, and each is read once.
 #[derive(Default)]
 struct Hashed(HashMap<(u64, u64), Digest>);
 
 impl Hashed {
-    /// What is found at this path, and its stamp if it is a file.
+    /// Returns the state of the file at this path, and its stamp if it is a file.
     fn look_at(
         &mut self,
         job: &Job,
@@ -225,7 +225,7 @@ impl Hashed {
             Ok(Some((found, stamp))) if found == *expected => Ok((Finding::Intact, Some(stamp))),
             Ok(Some((found, stamp))) => Ok((Finding::Changed(found), Some(stamp))),
             Err(FileError::Interrupted(interrupted)) => Err(interrupted.into()),
-            // A link, a directory, or sectors that cannot be read any more.
+            // A link, a directory, or sectors that can no longer be read.
             Err(error) => Ok((Finding::Unusable(super::error::one_line(&error)), None)),
         }
     }

@@ -1,4 +1,5 @@
-//! Description of a managed image: its files, where they come from, and the steps from a source to each of them.
+//! Description of a managed image: its files, where they come from, and the steps from a source to
+//! each of them.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -14,20 +15,21 @@ use crate::report::ImageLabel;
 /// A managed image: data, from the catalog or from the user's `[images]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ManagedImageSpec {
-    /// Its id: a safe file name.
+    /// Id, a safe file name.
     pub id: String,
-    /// Its version: a safe file name.
+    /// Version, a safe file name.
     pub version: String,
-    /// One line about it.
+    /// One-line description.
     pub description: String,
-    /// Its files. Exactly one is the disk; kernel and initramfs come together or not at all.
+    /// Files of the image. Exactly one is the disk; kernel and initramfs come together or not at
+    /// all.
     pub artifacts: Vec<ManagedArtifactSpec>,
-    /// How QEMU is to run it.
+    /// QEMU settings of the image.
     pub profile: QemuProfile,
 }
 
 impl ManagedImageSpec {
-    /// The image's label in events and messages.
+    /// Returns the image's label in events and messages.
     pub fn label(&self) -> ImageLabel {
         ImageLabel { id: self.id.clone(), version: self.version.clone() }
     }
@@ -36,21 +38,21 @@ impl ManagedImageSpec {
 /// One file of an image. Artifacts that name the same source share one download.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ManagedArtifactSpec {
-    /// What the file is for; also decides its final name.
+    /// Role of the file, which also decides its final name.
     pub role: ArtifactRole,
-    /// Where its bytes come from.
+    /// Source of its bytes.
     pub source: ArtifactSource,
-    /// Digest of the bytes as they come.
+    /// Digest of the bytes as they are fetched.
     pub digest: Digest,
-    /// Their number, if it is pinned too.
+    /// Number of those bytes, if it is pinned too.
     pub size_bytes: Option<u64>,
-    /// From those bytes to the file, in order.
+    /// Steps from those bytes to the file, in order.
     pub pipeline: Vec<TransformStep>,
-    /// SHA-256 of the final file, where it does not depend on the version of a tool.
+    /// SHA-256 of the final file, if it does not depend on the version of a tool.
     pub product_digest: Option<Digest>,
 }
 
-/// What a file of an image is for.
+/// Role of a file of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ArtifactRole {
@@ -63,7 +65,7 @@ pub enum ArtifactRole {
 }
 
 impl ArtifactRole {
-    /// The name of its file in an image's directory.
+    /// Returns the name of the file in an image's directory.
     pub fn file_name(self) -> &'static str {
         match self {
             Self::Rootfs => layout::ROOTFS,
@@ -73,7 +75,7 @@ impl ArtifactRole {
     }
 }
 
-/// As in events and messages: `rootfs`, `kernel`, `initramfs`.
+/// Displays as in events and messages: `rootfs`, `kernel`, `initramfs`.
 impl fmt::Display for ArtifactRole {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -84,7 +86,8 @@ impl fmt::Display for ArtifactRole {
     }
 }
 
-/// Which disk of an image a VM stands on. There is one so far; the key exists so that files stay valid when more come.
+/// Disk of an image that a VM is based on. There is only one kind so far; the key exists so that
+/// files stay valid when more come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ManagedDiskKind {
@@ -93,22 +96,25 @@ pub enum ManagedDiskKind {
     Rootfs,
 }
 
-/// Where bytes come from.
+/// Source of bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ArtifactSource {
-    /// `https://` (or `http://`, which the pinned digest makes safe) URLs of the same bytes, tried in order.
+    /// `https://` (or `http://`, which the pinned digest makes safe) URLs of the same bytes, tried
+    /// in order.
     Url(Vec<String>),
-    /// A file of a Python package, fetched by `pip download`, which brings the user's own index and proxy settings.
+    /// A file of a Python package, fetched by `pip download`, which brings the user's own index and
+    /// proxy settings.
     PythonPackage {
-        /// The package's name.
+        /// Name of the package.
         name: String,
-        /// Its exact version.
+        /// Exact version.
         version: String,
-        /// `--platform` tag of the wheel, for instance `manylinux_2_17_x86_64`; nothing for a pure one.
+        /// `--platform` tag of the wheel, for instance `manylinux_2_17_x86_64`; none for a pure
+        /// one.
         platform: Option<String>,
     },
-    /// A file on this machine. Absolute.
+    /// An absolute path of a file on this machine.
     Path(PathBuf),
 }
 
@@ -116,7 +122,8 @@ pub enum ArtifactSource {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "step", rename_all = "kebab-case")]
 pub enum TransformStep {
-    /// Take the 512-byte footer off a *fixed* VHD, leaving the raw disk. A dynamic one is refused: convert it from `vpc`.
+    /// Remove the 512-byte footer of a *fixed* VHD, leaving the raw disk. A dynamic one is refused:
+    /// convert it from `vpc`.
     StripVhdFooter,
     /// `qemu-img convert`.
     QemuImgConvert {
@@ -125,14 +132,14 @@ pub enum TransformStep {
         /// Format of the output.
         output_format: DiskFormat,
     },
-    /// Take one file out of a raw disk that is one ext4 filesystem.
+    /// Extract one file from a raw disk that is one ext4 filesystem.
     ExtractFile {
         /// Absolute path inside the filesystem; symbolic links are followed inside it.
         path: String,
     },
-    /// Take one member out of a ZIP archive (a wheel is one).
+    /// Extract one member of a ZIP archive, such as a wheel.
     Unzip {
-        /// The member's exact name.
+        /// Exact name of the member.
         member: String,
     },
     /// Decompress.
@@ -140,7 +147,8 @@ pub enum TransformStep {
         /// The format.
         format: Compression,
     },
-    /// Give the file this name before the next step; the final name comes from the artifact's role all the same.
+    /// Give the file this name before the next step; the final name still comes from the artifact's
+    /// role.
     Rename {
         /// A plain file name.
         name: String,
@@ -159,22 +167,22 @@ pub enum Compression {
     Zstd,
 }
 
-/// How QEMU is to run an image.
+/// QEMU settings of an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct QemuProfile {
-    /// The kernel's command line; nothing for an image without a kernel, which boots natively.
+    /// Kernel command line; none for an image without a kernel, which boots natively.
     pub command_line: Option<CommandLine>,
-    /// The machine, as QEMU's `-machine` takes it.
+    /// Machine type, as in QEMU's `-machine`.
     pub machine: MachineType,
     /// CPU model under TCG. Under kvm and hvf it is `host`.
     pub tcg_cpu: CpuModel,
-    /// Memory below which the image does not boot, in MiB.
+    /// Least memory with which the image boots, in MiB.
     pub min_memory_mib: u64,
-    /// Further devices, as QEMU's `-device` takes them, for instance `virtio-rng-pci`.
+    /// Further devices, as in QEMU's `-device`, for instance `virtio-rng-pci`.
     pub devices: Vec<Device>,
 }
 
-/// As in events and messages: the first URL, the Python requirement or the path.
+/// Displays as in events and messages: the first URL, the Python requirement or the path.
 impl fmt::Display for ArtifactSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -185,7 +193,7 @@ impl fmt::Display for ArtifactSource {
     }
 }
 
-/// Where the files of an image are, once they are there and verified.
+/// Paths of an image's verified files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ManagedImagePaths {
     /// The image's directory in the project.
@@ -204,7 +212,7 @@ pub struct ManagedImagePaths {
 
 #[cfg(test)]
 mod tests {
-    /// Digests of descriptions are made over this text, and manifests keep them.
+    /// Digests of descriptions are computed over this text, and manifests store them.
     #[test]
     fn a_description_is_written_as_ever() {
         let catalog = crate::managed::Catalog::builtin();

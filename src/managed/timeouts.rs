@@ -5,26 +5,29 @@ use std::time::Duration;
 /// Timeouts and retry limits. The defaults suit people; tests use short ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timeouts {
-    /// Until a connection stands, name resolution, proxy and TLS included.
+    /// Time until a connection is established, name resolution, proxy and TLS included.
     pub connect: Duration,
-    /// Between two bytes of an answer.
+    /// Time between two bytes of an answer.
     pub stall: Duration,
-    /// Lowest rate of a download, averaged over `pace`, in bytes a second. What is slower counts as a failure: the next
-    /// address is asked, and the last one again. What came is kept.
+    /// Lowest rate of a download, averaged over `pace`, in bytes per second. A slower one counts as
+    /// a failure: the next address is tried, and the last one again. The bytes received are kept.
     pub slowest: u64,
     /// Time over which the rate of a download is averaged.
     pub pace: Duration,
     /// Attempts in a row that bring nothing new, the first one included.
     pub attempts: u32,
-    /// Before the second attempt; doubled before each further one, and varied by half of it either way.
+    /// Wait before the second attempt; doubled before each further one, and varied by half of it
+    /// either way.
     pub back_off: Duration,
-    /// Longest wait between two attempts. A server that asks for more (`Retry-After`) is taken as unavailable.
+    /// Longest wait between two attempts. A server that asks for more (`Retry-After`) counts as
+    /// unavailable.
     pub longest_wait: Duration,
-    /// Until each address of a default image has answered: the very first `castra up` waits for this.
+    /// Time until each address of a default image has answered: the very first `castra up` waits
+    /// for this.
     pub probe: Duration,
-    /// For asking pip whether it could fetch something.
+    /// Time for asking pip if it could fetch something.
     pub ask: Duration,
-    /// For one run of pip, which downloads tens of megabytes.
+    /// Time for one run of pip, which downloads tens of megabytes.
     pub pip: Duration,
 }
 

@@ -1,4 +1,4 @@
-//! How an image gets into a project.
+//! Preparation of an image in a project.
 //!
 //! ```text
 //! complete in the project ──────────────────────────────────────────────► done, in milliseconds
@@ -8,7 +8,7 @@
 //! source ─► verified download ─► steps ─► verified file ─► published in the cache
 //! ```
 //!
-//! Each file is judged by itself: only those that are missing, damaged or described differently now are made.
+//! Each file is judged by itself: only missing, damaged or newly described ones are made.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -29,7 +29,7 @@ use crate::report::Event;
 pub(super) mod transform;
 mod verify;
 
-/// Puts an image that is not complete yet into a project.
+/// Puts an incomplete image into a project.
 pub(crate) fn prepare(
     job: &Job,
     project: &ProjectLayout,
@@ -41,7 +41,7 @@ pub(crate) fn prepare(
     let what = format!("another castra that puts {} into this project", job.image);
     let _lock = job.lock(&images.lock(&spec.id, &spec.version), &what)?;
     files::remove_leftovers(&path).at("read", &path)?;
-    // Before anything comes, so that what is fetched for this project is not taken for waste.
+    // Noted before anything is fetched for this project, so that nothing prunes it as unneeded.
     references::note(job, project, spec);
     let mut here = ImageDirectory::open(job, Place::in_project(project, spec), spec);
 
@@ -51,7 +51,7 @@ pub(crate) fn prepare(
     if !missing.is_empty() {
         let workspace = Workspace::open(job, project, spec, &missing)?;
         workspace.require_space_beside(here.path(), &missing)?;
-        // Whoever held the lock has probably made what is missing.
+        // The last holder of the lock has probably made what is missing.
         let missing = take_over(job, &mut here, spec, workspace.directory(job, spec), missing)?;
         make(job, spec, &workspace, &missing)?;
         let left = take_over(job, &mut here, spec, workspace.directory(job, spec), missing)?;
@@ -71,7 +71,7 @@ pub(crate) fn prepare(
     Ok(paths)
 }
 
-/// Those artifacts of the project's directory that cannot be relied on.
+/// Returns the artifacts of a directory that cannot be trusted.
 fn not_intact<'s>(
     job: &Job,
     directory: &mut ImageDirectory,
@@ -86,8 +86,9 @@ fn not_intact<'s>(
     Ok(missing)
 }
 
-/// Makes sure that the cache has an image, and says where. What is missing there is taken from `donor`, a project, only if
-/// the description pins the digest of the finished file or this user's castra has noted it.
+/// Ensures that the cache has an image, and returns its paths. Missing files are taken from
+/// `donor`, a project, only if the description pins the digest of the finished file or this user's
+/// castra has recorded it.
 pub(crate) fn fill_cache(
     job: &Job,
     donor: &ProjectLayout,
@@ -98,15 +99,16 @@ pub(crate) fn fill_cache(
     let mut there = ImageDirectory::open(job, place(), spec);
     let missing = not_intact(job, &mut there, spec.artifacts.iter())?;
     let workspace = Workspace::open_cache(job, spec, &missing)?;
-    // Whoever held the lock has probably made what is missing.
+    // The last holder of the lock has probably made what is missing.
     let mut there = ImageDirectory::open(job, place(), spec);
     let missing = not_intact(job, &mut there, spec.artifacts.iter())?;
-    // Every byte of a project's file is hashed, and compared with what is known outside of the project.
+    // Every byte of a project's file is hashed, and compared with what is known outside the
+    // project.
     let mut given = ImageDirectory::open(job, Place::in_project(donor, spec), spec);
     given.distrust_stamps();
     let missing = take_over(job, &mut there, spec, given, missing)?;
     if missing.len() < spec.artifacts.len() {
-        // Also what was recognised, or verified under another stamp.
+        // Includes files that were recognised, or verified under another stamp.
         there.store(spec)?;
     }
     make(job, spec, &workspace, &missing)?;
@@ -117,7 +119,7 @@ pub(crate) fn fill_cache(
     Ok(paths)
 }
 
-/// Links what another place has of the missing artifacts into `here`, and hands back what is missing still.
+/// Links the missing artifacts that `there` has into `here`, and returns those still missing.
 fn take_over<'s>(
     job: &Job,
     here: &mut ImageDirectory,
@@ -130,7 +132,7 @@ fn take_over<'s>(
     }
     let image = missing.iter().filter_map(|artifact| there.size_of(artifact)).sum();
     if image > 0 && !files::is_shared(there.path(), here.path())? {
-        // There are no links between filesystems, so these are copies.
+        // Links cannot cross filesystems, so these are copies.
         files::require_space(here.path(), &Peak { image, overlay: OVERLAY_BYTES, ..Peak::default() })?;
     }
     let mut left = Vec::new();
@@ -147,11 +149,11 @@ fn take_over<'s>(
         let source = there.file(role);
         match files::share(&source, &here.file(role), &entry.sha256, &job.context.cancel) {
             Ok(Shared::Linked) if !here.has(role, entry.stamp) => {
-                // Replaced between the look and the link: whoever does that holds the lock we are about to wait for.
+                // Replaced between check and link, by a holder of the lock that comes next.
                 left.push(artifact);
                 continue;
             }
-            // Removed between the look and the link.
+            // Removed between check and link.
             Err(error) if error.is_absence_of(&source) => {
                 left.push(artifact);
                 continue;
@@ -165,11 +167,11 @@ fn take_over<'s>(
     Ok(left)
 }
 
-/// Builds every file of an image that nothing speaks for, as far as the downloads are there, and notes what it becomes: a
-/// project or a cache of an earlier castra has files without a note.
+/// Rebuilds every file of an image that has no record, as far as the downloads are present, and
+/// records its digest: a project or a cache of an earlier castra has files without records.
 ///
 /// # Errors
-/// The user's interruption. What cannot be built stays without a note.
+/// Returns the user's interruption. Files that cannot be rebuilt stay without a record.
 pub(crate) fn note_unvouched(
     job: &Job,
     project: &ProjectLayout,
@@ -215,7 +217,7 @@ fn make(
         return Ok(());
     }
     if missing.iter().any(|artifact| artifact.role == ArtifactRole::Rootfs) {
-        // Needed at the end; its absence is better found before an hour of downloading.
+        // Needed at the end; better to learn of its absence before an hour of downloading.
         transform::convert::qemu_img(job)?;
     }
     make_each(job, spec, workspace, missing)
@@ -229,7 +231,7 @@ fn make_each(
 ) -> Result<(), ImageError> {
     let mut there = ImageDirectory::open(job, Place::in_cache(workspace.cache(), spec), spec);
     files::remove_leftovers(there.path()).at("read", there.path())?;
-    // Artifacts of one source share its download, and its verification.
+    // Artifacts of one source share its download and its verification.
     let mut blobs: BTreeMap<&Digest, Blob> = BTreeMap::new();
     for artifact in missing {
         let blob = match blobs.entry(&artifact.digest) {
@@ -250,7 +252,8 @@ fn make_each(
         }
         there.make_way(job, spec, artifact)?;
         let stamp = files::publish(&file, &there.file(artifact.role))?;
-        // Before the manifest: who finds an image that is complete looks for no leftovers.
+        // Removed before the manifest is written, since nothing looks for leftovers of a complete
+        // image.
         files::remove_directory(work.path())?;
         failpoint::reach(Point::ProductPublished);
         there.record_new(artifact, sha256, stamp);

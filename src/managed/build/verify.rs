@@ -1,4 +1,4 @@
-//! Verifies a built file before it is published.
+//! Verification of a finished file before it is published.
 
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,8 @@ use crate::managed::error::ImageError;
 use crate::managed::job::Job;
 use crate::managed::spec::{ArtifactRole, ManagedArtifactSpec};
 
-/// Verifies a finished file and hands it back with its SHA-256, in hexadecimal. What is known already is not read again.
+/// Verifies a finished file and returns it with its SHA-256 in hexadecimal. Digests that are known
+/// already are not computed again.
 pub(crate) fn verify(
     job: &Job,
     artifact: &ManagedArtifactSpec,
@@ -47,7 +48,8 @@ fn not_empty(file: &Path) -> Result<(), ImageError> {
     }
 }
 
-/// A qcow2 that needs no other file: one that names another could make QEMU read anything on this machine.
+/// Checks that the disk is a qcow2 that needs no other file: one that names another could make QEMU
+/// read anything on this machine.
 fn disk(job: &Job, file: &Path) -> Result<(), ImageError> {
     if let Some(problem) = convert::qcow2_problem(file) {
         return Err(TransformError::BadDisk { path: file.to_owned(), problem }.into());
@@ -60,8 +62,9 @@ fn disk(job: &Job, file: &Path) -> Result<(), ImageError> {
     }
 }
 
-/// Linux for x86 (a bzImage: `Documentation/arch/x86/boot.rst`, fields `boot_flag` and `header`) or for arm64 (an
-/// Image: `Documentation/arch/arm64/booting.rst`, field `magic`).
+/// Checks that a file is a Linux kernel for x86 (a bzImage: `Documentation/arch/x86/boot.rst`,
+/// fields `boot_flag` and `header`) or for arm64 (an Image: `Documentation/arch/arm64/booting.rst`,
+/// field `magic`).
 fn kernel(file: &Path) -> Result<(), ImageError> {
     let has = |magic: &[u8], offset| {
         let mut found = vec![0; magic.len()];

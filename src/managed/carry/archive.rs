@@ -1,12 +1,14 @@
-//! The file in which an image travels to a machine without a network: a tar archive of what the image is made from.
+//! Archive in which an image travels to a machine without a network: a tar file of the image's
+//! downloads.
 //!
 //! ```text
-//! castra-image.json    which image, and name, digest and size of each further member; always the first
+//! castra-image.json    image, and name, digest and size of each further member; always the first
 //! blob-0, blob-1, …    the downloads themselves
 //! ```
 //!
-//! An archive comes from elsewhere, so nothing in it decides where anything is written: members are known by the names
-//! above and by nothing else, and each becomes a file that is named by the digest it was found to have.
+//! An archive is untrusted input, so nothing in it decides where anything is written: members are
+//! known by the names above and by nothing else, and each becomes a file named by its actual
+//! digest.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -26,45 +28,45 @@ use crate::report::ImageLabel;
 
 /// Name of the first member.
 pub(super) const DESCRIPTION: &str = "castra-image.json";
-/// Version of the format. One that is larger comes from a newer Castra.
+/// Version of the format. A larger one comes from a newer Castra.
 pub(super) const FORMAT: u32 = 1;
-/// A description takes a kilobyte; what is far larger is none.
+/// Most bytes of a description, which usually takes a kilobyte.
 const MAX_DESCRIPTION_BYTES: u64 = 1024 * 1024;
-/// An image has three files, each made from one download at most.
+/// Most members: an image has three files, each made from at most one download.
 const MAX_MEMBERS: usize = 16;
 
-/// `castra-image.json`.
+/// Contents of `castra-image.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Description {
     pub(super) format: u32,
-    /// The image that was exported.
+    /// Image that was exported.
     pub(super) image: ImageLabel,
-    /// The Castra that wrote this.
+    /// Version of the Castra that wrote the archive.
     pub(super) castra_version: String,
     pub(super) blobs: Vec<Member>,
 }
 
-/// One download.
+/// One download in the archive.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Member {
-    /// `blob-` and a number: the name in the archive.
+    /// Name in the archive: `blob-` and a number.
     pub(super) name: String,
     pub(super) digest: Digest,
     pub(super) size_bytes: u64,
-    /// Where it came from, for people.
+    /// Source of the download, for people.
     pub(super) source: String,
 }
 
-/// An archive that was recognised as one.
+/// A file that was recognised as an archive.
 pub(super) struct Archive {
     path: PathBuf,
     file: File,
 }
 
 impl Archive {
-    /// The archive that this file is; nothing if it is something else.
+    /// Returns the archive in `file`, or `None` if it is something else.
     pub(super) fn recognise(path: &Path, file: File) -> Result<Option<Self>, ImageError> {
-        /// Where a header of POSIX.1-1988 has its magic number.
+        /// Place of the magic number in a POSIX.1-1988 header.
         const MAGIC: std::ops::Range<usize> = 257..262;
         let mut header = [0; 512];
         match file.read_exact_at(&mut header, 0) {
@@ -76,11 +78,12 @@ impl Archive {
         Ok(is_one.then(|| Self { path: path.to_owned(), file }))
     }
 
-    /// Makes each member a blob, and hands back digests and sizes.
+    /// Turns each member into a blob, and returns digests and sizes.
     pub(super) fn unpack(mut self, job: &Job) -> Result<Vec<(Digest, u64)>, ImageError> {
         self.file.rewind().at("read", &self.path)?;
         let mut archive = tar::Archive::new(&self.file);
-        // Raw: extensions of the format, which could rename what follows them, are members like any others, and refused.
+        // Raw: extensions of the format, which could rename the members that follow them, count as
+        // unknown members and are refused.
         let mut entries = archive.entries().at("read", &self.path)?.raw(true);
         let first = entries.next().ok_or_else(|| self.damaged("it is empty"))?.at("read", &self.path)?;
         let description = self.describe(first)?;
@@ -143,7 +146,7 @@ impl Archive {
     }
 }
 
-/// The name of the n-th download in an archive, counted from 0.
+/// Returns the name of the n-th download in an archive, counted from 0.
 pub(super) fn member_name(number: usize) -> String {
     format!("blob-{number}")
 }

@@ -1,4 +1,5 @@
-//! Writes an image into one file, for [`super::ImageManager::import`] on a machine without a network.
+//! Export of an image into one file, for [`super::ImageManager::import`] on a machine without a
+//! network.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -17,17 +18,19 @@ use crate::managed::manager::ImageManager;
 use crate::managed::spec::{ManagedArtifactSpec, ManagedImageSpec};
 use crate::managed::store::workspace::Workspace;
 
-/// Members are what they are, whoever exports them and when.
+/// Mode of members, the same for every user so that archives are reproducible.
 const MEMBER_MODE: u32 = 0o444;
-/// Mode of the archive, which is there to be handed on.
+/// Mode of the archive, which is meant to be passed on.
 const ARCHIVE_MODE: u32 = 0o644;
 
 impl ImageManager {
-    /// Writes what an image is made from into the new file `target`, and says how many bytes that became. What is not in
-    /// the cache is fetched first. The same image gives the same bytes everywhere.
+    /// Writes the downloads of an image into the new file `target`, and returns its size in bytes.
+    /// Downloads that are not in the cache are fetched first. The same image gives the same bytes
+    /// everywhere.
     ///
     /// # Errors
-    /// [`ImageError::Exists`]; those of fetching and writing, after which there is no `target`.
+    /// Returns [`ImageError::Exists`], or errors of fetching and writing, after which there is no
+    /// `target`.
     pub fn export(
         &self,
         spec: &ManagedImageSpec,
@@ -58,7 +61,7 @@ impl ImageManager {
     }
 }
 
-/// The verified downloads of an image, each once.
+/// Returns the verified downloads of an image, each once.
 fn blobs(job: &Job, spec: &ManagedImageSpec) -> Result<Vec<(Member, Blob)>, ImageError> {
     let mut distinct: Vec<&ManagedArtifactSpec> = Vec::new();
     for artifact in &spec.artifacts {
@@ -103,7 +106,7 @@ fn write(
         header.set_size(size_bytes);
         header.set_mode(MEMBER_MODE);
         let written = archive.append_data(&mut header, name, Heeding { from, cancel });
-        // The error of an interruption is of no interest.
+        // After an interruption, the error of the write means nothing.
         cancel.check()?;
         written.at("write", target)
     };
@@ -114,7 +117,7 @@ fn write(
     archive.finish().at("write", target)
 }
 
-/// Ends with an error once the user asked for the stop.
+/// Reader that fails once the operation is cancelled.
 struct Heeding<'a> {
     from: &'a mut dyn Read,
     cancel: &'a Cancel,

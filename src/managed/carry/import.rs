@@ -1,5 +1,6 @@
-//! Images by hand, for machines without a network: a file that an image is made from, or an archive of such files,
-//! becomes a download in the cache. Nothing has to be believed, for every byte is checked against the pinned digests.
+//! Import of images by hand, for machines without a network: a file that an image is made from, or
+//! an archive of such files, becomes a download in the cache. Nothing has to be trusted, since
+//! every byte is checked against the pinned digests.
 
 use std::io::{self, Read};
 use std::path::Path;
@@ -14,32 +15,33 @@ use crate::managed::manager::ImageManager;
 use crate::managed::spec::ManagedImageSpec;
 use crate::report::ImageLabel;
 
-/// What an import has brought.
+/// Result of an import.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Imported {
-    /// The files that are in the cache now.
+    /// Files that are in the cache now.
     pub files: Vec<ImportedFile>,
 }
 
 /// A file that is in the cache now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImportedFile {
-    /// Its digest, by which it is found.
+    /// Digest of the file, by which it is found.
     pub digest: Digest,
-    /// Its size, in bytes.
+    /// Size in bytes.
     pub size_bytes: u64,
-    /// The images that are made from it, of those that are known.
+    /// Known images that are made from it.
     pub images: Vec<ImageLabel>,
 }
 
 impl ImageManager {
-    /// Puts a file, or all files of an archive that [`Self::export`] made, into the cache's downloads. `known` are the
-    /// images that a single file may belong to.
+    /// Puts a file, or all files of an archive that [`Self::export`] made, into the cache's
+    /// downloads. `known` are the images that a single file may belong to.
     ///
     /// # Errors
-    /// [`ImageError::NotImportable`] for a file that no known image is made from; [`ImageError::Archive`] for an archive
-    /// that is damaged or has members that no export writes; that a file cannot be read or written. What was imported
-    /// before the error stays: each file was verified by itself.
+    /// Returns [`ImageError::NotImportable`] for a file that no known image is made from,
+    /// [`ImageError::Archive`] for an archive that is damaged or has members that no export writes,
+    /// and errors of reading and writing. Files imported before the error stay, since each was
+    /// verified by itself.
     pub fn import(
         &self,
         path: &Path,
@@ -52,7 +54,7 @@ impl ImageManager {
                 return Err(nothing("there is no such file"));
             }
             Err(FileError::NotAFile { .. }) => return Err(nothing("it is not a regular file")),
-            // Whatever else is wrong, the error of opening it tells.
+            // Any other problem shows when the file is opened.
             opened => opened?,
         };
         let label = ImageLabel { id: "import".to_owned(), version: String::new() };
@@ -74,7 +76,7 @@ fn is_made_from(spec: &ManagedImageSpec, digest: &Digest) -> bool {
     spec.artifacts.iter().any(|artifact| artifact.digest == *digest)
 }
 
-/// Imports a file that is itself what an image is made from.
+/// Imports a single file that a known image is made from.
 fn import_file(job: &Job, path: &Path, known: &[&ManagedImageSpec]) -> Result<(Digest, u64), ImageError> {
     let file = files::open_followed(path)?;
     let [sha256, sha512] = files::both_digests(file, &job.context.cancel).at("read", path)?;
@@ -86,7 +88,7 @@ fn import_file(job: &Job, path: &Path, known: &[&ManagedImageSpec]) -> Result<(D
     let size_bytes = path.metadata().at("look at", path)?.len();
     let open = || Ok(Box::new(files::open_followed(path)?) as Box<dyn Read>);
     blob::into_cache(job, &artifact.digest, size_bytes, open).map_err(|refusal| match refusal {
-        // It was right a moment ago.
+        // The bytes were right a moment ago.
         Refusal::Bytes(_) => FileError::ChangedMeanwhile { path: path.to_owned() }.into(),
         Refusal::Other(error) => error,
     })?;

@@ -1,4 +1,5 @@
-//! Images for machines without a network: written into an archive on one, and read on another.
+//! Images for machines without a network: exported to an archive on one machine, and imported on
+//! another.
 
 mod archive;
 mod export;

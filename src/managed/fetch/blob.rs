@@ -1,4 +1,5 @@
-//! Verified downloads (*blobs*): holding one, making one of bytes from elsewhere, and moving a damaged one away.
+//! Verified downloads (*blobs*): holding one, creating one from other bytes, and quarantining a
+//! damaged one.
 
 use std::fs::File;
 use std::io::Read;
@@ -17,22 +18,22 @@ pub(crate) struct Blob {
 }
 
 impl Blob {
-    /// Takes this file for a verified download, which the lock keeps in the cache.
+    /// Wraps a verified download, which the lock keeps in the cache.
     pub(super) fn shared(path: PathBuf, share: Lock) -> Self {
         Self { path, _share: share }
     }
 
-    /// The file.
+    /// Returns the file's path.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 }
 
-/// Why bytes did not become a blob.
+/// Reason why bytes did not become a blob.
 pub(crate) enum Refusal {
-    /// They are not the right ones; how, as the end of a sentence about them.
+    /// The bytes are not the right ones; the reason completes a sentence about them.
     Bytes(String),
-    /// Something else went wrong.
+    /// Another error.
     Other(ImageError),
 }
 
@@ -42,7 +43,7 @@ impl<E: Into<ImageError>> From<E> for Refusal {
     }
 }
 
-/// Makes a blob of these bytes under its lock, unless it is there already and right.
+/// Makes a blob of these bytes under its lock, unless it is present and intact.
 pub(crate) fn into_cache<'r>(
     job: &Job,
     digest: &Digest,
@@ -62,7 +63,8 @@ pub(crate) fn into_cache<'r>(
         quarantine(job, cache, digest)?;
     }
     files::require_space(directory, &Peak { download: size_bytes, ..Peak::default() })?;
-    // Where a download would write them, so that what an interruption leaves is used up by the next try.
+    // Written to the path that a download would use, so that the next try reuses what an
+    // interruption leaves.
     let partial = cache.partial(digest.algorithm(), digest.hex());
     let own = job.lock(&partial, &what)?;
     let written = write(job, digest, size_bytes, open()?, &partial, own.file());
@@ -84,7 +86,7 @@ fn write(
     let file = file.try_clone().at("open", partial)?;
     file.set_len(0).at("shorten", partial)?;
     let mut hasher = Hasher::like(digest);
-    // One byte more than announced, so that too many are found out.
+    // Reads one byte more than announced, so that excess bytes are noticed.
     let from = from.take(size_bytes.saturating_add(1));
     let length =
         files::copy_sparse(from, file, &mut hasher, &job.context.cancel).map_err(|error| match error {
@@ -103,7 +105,7 @@ fn write(
     }
 }
 
-/// Moves a damaged blob into the quarantine, warns of it, and returns where it is now.
+/// Quarantines a damaged blob, warns about it, and returns its new path.
 pub(crate) fn quarantine(job: &Job, cache: &CacheLayout, digest: &Digest) -> Result<PathBuf, ImageError> {
     let blob = cache.blob(digest.algorithm(), digest.hex());
     let name = format!("{}-{}", digest.algorithm(), digest.hex());

@@ -1,53 +1,54 @@
-//! Failures of pip, and what to do about them.
+//! Errors of pip, with hints.
 
 use crate::command::CommandError;
 use crate::error::{Explain, Kind};
 
-/// Why pip did not deliver.
+/// Failure of pip.
 #[derive(Debug, thiserror::Error)]
 pub enum PipError {
-    /// None of `python3 -m pip`, `pip3` and `pip` is there.
+    /// None of `python3 -m pip`, `pip3` and `pip` is installed.
     #[error("pip is not installed, and {requirement} comes by it")]
     Missing {
-        /// What was to be fetched.
+        /// Requirement that was to be fetched.
         requirement: String,
     },
     /// pip could not reach its index.
     #[error("pip cannot reach its package index for {requirement}")]
     NoNetwork {
-        /// What was to be fetched.
+        /// Requirement that was to be fetched.
         requirement: String,
-        /// pip's own words: its library's, about objects of Python's. They are in the log of images, and tell nobody more.
+        /// Output of pip, mostly about its library's Python objects. The image log has it; users
+        /// learn nothing from it.
         said: CommandError,
     },
     /// The index answered, and does not have this version for this platform.
     #[error("the package index of pip does not have {requirement}")]
     Gone {
-        /// What was to be fetched.
+        /// Requirement that was to be fetched.
         requirement: String,
-        /// pip's own words.
+        /// Output of pip.
         source: CommandError,
     },
     /// pip failed in another way.
     #[error("pip could not fetch {requirement}")]
     Failed {
-        /// What was to be fetched.
+        /// Requirement that was to be fetched.
         requirement: String,
-        /// pip's own words.
+        /// Output of pip.
         source: CommandError,
     },
-    /// pip said it succeeded, and there is not one wheel.
+    /// pip reported success, but left not exactly one wheel.
     #[error("pip left {found} wheels for {requirement}, not one")]
     NoWheel {
-        /// What was to be fetched.
+        /// Requirement that was to be fetched.
         requirement: String,
-        /// How many wheels there are.
+        /// Number of wheels.
         found: usize,
     },
 }
 
 impl PipError {
-    /// Whether another source may do where this one did not.
+    /// Returns `true` if another source may work where this one did not.
     pub(crate) fn is_unreachable(&self) -> bool {
         !matches!(self, Self::NoWheel { .. })
     }

@@ -1,4 +1,4 @@
-//! Files on this machine.
+//! Sources that are files on this machine.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,8 @@ use crate::managed::error::ImageError;
 use crate::managed::job::Job;
 use crate::managed::spec::ManagedArtifactSpec;
 
-/// Takes a copy (a reflink where the filesystem has them) of a file, which its owner may change at any time.
+/// Copies a file (as a reflink where the filesystem has them), since its owner may change it at any
+/// time.
 pub(super) fn fetch(
     job: &Job,
     cache: &CacheLayout,
@@ -22,14 +23,14 @@ pub(super) fn fetch(
     let mut progress = job.progress(artifact.role, Some(size));
     progress.started(&path.display().to_string(), 0);
     let blob = cache.blob(artifact.digest.algorithm(), artifact.digest.hex());
-    // Under the partial's name, so that what an interruption leaves is used up by the next try.
+    // Written under the partial's name, so that the next try reuses what an interruption leaves.
     let copy_path = cache.partial(artifact.digest.algorithm(), artifact.digest.hex());
     let lock = job.lock_own(&copy_path, "another castra that copies the same file")?;
     let copy = lock.file();
     copy.set_len(0).at("shorten", &copy_path)?;
     let copied = files::copy(from, copy, &artifact.digest, &job.context.cancel).at("copy", path);
     let (found, length) = copied.map_err(|error| match error {
-        // It is the copy that there is no room for.
+        // The copy has no room, not the source.
         FileError::DiskFull { source, .. } => FileError::DiskFull { path: copy_path.clone(), source },
         other => other,
     })?;
@@ -45,8 +46,9 @@ pub(super) fn fetch(
     Ok(blob)
 }
 
-/// Opens a file of the user's for reading. Links are followed, for where they lead is the user's decision; what is not a
-/// regular file in the end is refused without waiting for it, as a FIFO would make us.
+/// Opens a source file of the user's for reading. Links are followed, since they are the user's own
+/// choice; anything but a regular file at their end is refused without waiting, as a FIFO would
+/// make castra do.
 pub(super) fn open(path: &Path) -> Result<File, ImageError> {
     match files::open_followed(path) {
         Err(FileError::NotAFile { path }) => Err(ImageError::SourceNotAFile { path }),

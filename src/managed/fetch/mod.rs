@@ -1,4 +1,5 @@
-//! From a source to a verified download (a *blob*): the exact pinned bytes, under a name that is their digest.
+//! Verified downloads (*blobs*): the exact pinned bytes of a source, under a name that is their
+//! digest.
 
 use std::path::{Path, PathBuf};
 
@@ -17,7 +18,7 @@ pub(crate) mod reach;
 
 use blob::Blob;
 
-/// Finds the blob of an artifact, one that is there and still right, or fetches it.
+/// Finds an intact blob of an artifact, or fetches it.
 pub(crate) fn fetch(
     job: &Job,
     workspace: &Workspace,
@@ -36,7 +37,8 @@ pub(crate) fn fetch(
             return Ok(Blob::shared(path, share));
         }
         drop(share);
-        // Between this and the share a `prune` can take the file away again; then it is fetched once more.
+        // Between this and the shared lock, a `prune` can remove the file again; then it is fetched
+        // once more.
         fetched = Some(fetch_alone(job, workspace, artifact, &lock_file)?);
     }
 }
@@ -67,15 +69,16 @@ fn fetch_alone(
     }
 }
 
-/// Fetches bytes that nothing pins yet and keeps them under the digest they have, so that they need not come again once
-/// that is pinned. Hands back the digest and their number. A file on this machine is only hashed.
+/// Fetches bytes that nothing pins yet and keeps them under their digest, so that they need not be
+/// fetched again once that is pinned. Returns the digest and the number of bytes. A file on this
+/// machine is only hashed.
 pub(crate) fn fetch_unpinned(
     job: &Job,
     source: &ArtifactSource,
     size_bytes: Option<u64>,
 ) -> Result<(Digest, u64), ImageError> {
     let cache = &job.context.cache;
-    // Names the download while its own digest is not known.
+    // Names the download while its own digest is unknown.
     let stand_in = Digest::Sha256(sha256_hex(source.to_string().as_bytes()));
     let blob = cache.blob(stand_in.algorithm(), stand_in.hex());
     files::create_directory(blob.parent().unwrap_or(cache.root()))?;
@@ -99,7 +102,8 @@ pub(crate) fn fetch_unpinned(
     }
 }
 
-/// A blob that is there, hashed again: it may have lain on that disk for a year.
+/// Returns a blob that is present, after hashing it again: it may have been on that disk for a
+/// year.
 fn ready(
     job: &Job,
     workspace: &Workspace,

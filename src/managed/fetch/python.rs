@@ -1,4 +1,5 @@
-//! Files of Python packages, fetched by the user's own pip: it knows their index, proxy and certificates.
+//! Files of Python packages, fetched by the user's own pip, which knows their index, proxy and
+//! certificates.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,16 +16,16 @@ use crate::managed::error::ImageError;
 use crate::managed::job::Job;
 use crate::managed::spec::ManagedArtifactSpec;
 
-/// Between two looks at how much pip has written. pip tells nobody.
+/// Interval at which pip's output is measured, since pip does not report progress.
 const WATCH: Duration = Duration::from_millis(200);
 
-/// A wheel, as pip is asked for it.
+/// A wheel to request from pip.
 pub(crate) struct Requirement<'a> {
     pinned: String,
     platform: Option<&'a str>,
 }
 
-/// `name==version`, for this platform.
+/// Returns the requirement `name==version`, for this platform.
 pub(crate) fn requirement<'a>(name: &str, version: &str, platform: Option<&'a str>) -> Requirement<'a> {
     Requirement { pinned: format!("{name}=={version}"), platform }
 }
@@ -48,8 +49,8 @@ pub(super) fn fetch(
     Ok(blob)
 }
 
-/// Has pip download a wheel that nothing pins yet, keeps it under the digest it has, and hands back that and its size.
-/// `artifact` has a stand-in for the digest.
+/// Has pip download a wheel that nothing pins yet, keeps it under its digest, and returns digest
+/// and size. `artifact` has a stand-in for the digest.
 pub(super) fn fetch_unpinned(
     job: &Job,
     cache: &CacheLayout,
@@ -68,8 +69,9 @@ fn publish_wheel(cache: &CacheLayout, wheel: &Path, digest: &Digest) -> Result<(
     Ok((blob, length))
 }
 
-/// Has pip download a wheel, and hands it back with its digest: under the partial's name, and nothing else is left of
-/// pip's work. Before the wheel is a blob, for who finds a blob looks for no leftovers.
+/// Has pip download a wheel, and returns its path, the partial's, with its digest. Everything else
+/// of pip's work is removed before the wheel becomes a blob, since nothing looks for leftovers once
+/// the blob exists.
 fn collect(
     job: &Job,
     cache: &CacheLayout,
@@ -80,7 +82,7 @@ fn collect(
         return Err(ImageError::Offline { what: artifact.source.to_string() });
     }
     let (algorithm, hex) = (artifact.digest.algorithm(), artifact.digest.hex());
-    // What an interrupted castra left here is removed: this one holds the blob's lock.
+    // Removes what an interrupted castra left here: this one holds the blob's lock.
     let own = files::fresh_directory(&cache.pip(algorithm, hex))?;
     let directory = own.path();
     let (wheels, scratch) = (directory.join("wheels"), directory.join("scratch"));
@@ -103,17 +105,17 @@ fn collect(
     kept
 }
 
-/// Asks pip's index whether it has this, without fetching it.
+/// Asks pip's index if it has this requirement, without fetching it.
 ///
 /// # Errors
-/// [`PipError`]; an interruption.
+/// Returns [`PipError`], or an interruption.
 pub(crate) fn ask(job: &Job, name: &str, requirement: &Requirement) -> Result<(), ImageError> {
     let directory = job.context.environment.temp_dir();
     let scratch = tempfile::Builder::new().prefix("castra-pip-").tempdir_in(&directory);
     let scratch = scratch.at("make a directory in", &directory)?;
     let arguments = |pip: Invocation| pip.args(["index", "versions", name]);
     match run(job, requirement, scratch.path(), job.timeouts.ask, arguments) {
-        // A pip of before 2021 cannot be asked; that it is there is what can be told.
+        // A pip from before 2021 cannot be asked; all that is known is that it exists.
         Err(ImageError::Pip(PipError::Failed { source, .. })) if is_unknown_command(&source) => Ok(()),
         other => other,
     }
@@ -124,8 +126,8 @@ fn download(job: &Job, requirement: &Requirement, wheels: &Path, scratch: &Path)
     run(job, requirement, scratch, job.timeouts.pip, |pip| with_arguments(pip, requirement, wheels))
 }
 
-/// Runs the first pip there is, in a directory of its own: `python3 -m` imports from the working directory first, and
-/// a project may have a `pip.py`.
+/// Runs the first pip found, in a directory of its own: `python3 -m` imports from the working
+/// directory first, and a project may have a `pip.py`.
 fn run(
     job: &Job,
     requirement: &Requirement,
@@ -140,11 +142,11 @@ fn run(
         .with("TMPDIR", scratch)
         .with("PIP_DISABLE_PIP_VERSION_CHECK", "1")
         .with("PIP_NO_INPUT", "1")
-        // Nothing is installed, so this wish of the user's is not touched.
+        // Nothing is installed, so this setting does not apply.
         .with("PIP_REQUIRE_VIRTUALENV", "0");
     for (program, first) in [("python3", ["-m", "pip"].as_slice()), ("pip3", &[]), ("pip", &[])] {
         let Some(program) = command::find_program(&job.context.environment, program) else { continue };
-        // The user's own environment: it has the index and the proxy.
+        // The user's own environment has the index and the proxy.
         let pip = Invocation::new(program).args(first).environment(environment.clone());
         let invocation = arguments(pip);
         match command::run_in(scratch, &invocation, limit, &job.context.cancel) {
@@ -173,7 +175,7 @@ fn with_arguments(pip: Invocation, requirement: &Requirement, wheels: &Path) -> 
         .arg(&requirement.pinned)
 }
 
-/// A Python without pip, or a name on the `PATH` that leads nowhere.
+/// Returns `true` for a Python without pip, or a name on the `PATH` that leads nowhere.
 fn is_no_pip(error: &CommandError) -> bool {
     match error {
         CommandError::Failed { stderr, status, .. } => {
@@ -185,8 +187,8 @@ fn is_no_pip(error: &CommandError) -> bool {
 }
 
 fn explained(source: CommandError, requirement: &Requirement) -> PipError {
-    /// What pip, urllib3 and Python say when the network is the trouble. pip goes on to say that there is no matching
-    /// distribution, so these are looked for first.
+    /// Output of pip, urllib3 and Python on network trouble. pip then adds that there is no
+    /// matching distribution, so these are checked first.
     const NETWORK: [&str; 8] = [
         "Retrying (Retry(",
         "NewConnectionError",
@@ -225,7 +227,7 @@ fn only_wheel(wheels: &Path, requirement: &Requirement) -> Result<PathBuf, Image
     }
 }
 
-/// Does the work, and tells every now and then how long the longest file below `directory` has become.
+/// Does the work, and regularly reports the length of the longest file below `directory`.
 fn while_watching<T>(directory: &Path, mut tell: impl FnMut(u64) + Send, work: impl FnOnce() -> T) -> T {
     let (working, over) = mpsc::channel::<()>();
     thread::scope(|scope| {
@@ -259,7 +261,8 @@ fn longest_file(directory: &Path) -> u64 {
 mod tests {
     use super::*;
 
-    /// A source distribution runs its `setup.py` as soon as pip looks at it, before any digest is compared.
+    /// A source distribution runs its `setup.py` as soon as pip reads it, before any digest is
+    /// compared.
     #[test]
     fn pip_is_only_asked_for_one_finished_wheel() {
         let requirement = requirement("castra-image", "1.0", Some("manylinux_2_17_x86_64"));

@@ -1,4 +1,4 @@
-//! Whether the sources of an image answer now, and which did not a moment ago.
+//! Availability of an image's sources, and a short memory of slow ones.
 
 use std::fs;
 use std::time::{Duration, SystemTime};
@@ -10,10 +10,11 @@ use crate::managed::error::ImageError;
 use crate::managed::job::Job;
 use crate::managed::spec::{ArtifactSource, ManagedImageSpec};
 
-/// Probes the servers of an image: one address of each source must answer. What comes by pip is not asked for.
+/// Probes the servers of an image: one address of each source must answer. Python packages are not
+/// asked for.
 ///
 /// # Errors
-/// [`ImageError::Offline`]; what the last address did instead.
+/// Returns [`ImageError::Offline`], or the failure of the last address.
 pub(crate) fn probe(job: &Job, spec: &ManagedImageSpec) -> Result<(), ImageError> {
     if job.context.offline {
         return Err(ImageError::Offline { what: spec.label().to_string() });
@@ -30,10 +31,10 @@ pub(crate) fn probe(job: &Job, spec: &ManagedImageSpec) -> Result<(), ImageError
     Ok(())
 }
 
-/// Asks every source of an image whether it could be fetched now, pip included.
+/// Checks that every source of an image is available now, pip included.
 ///
 /// # Errors
-/// As for [`probe`]; what pip said.
+/// Returns errors as [`probe`] does, or those of pip.
 pub(crate) fn ask(job: &Job, spec: &ManagedImageSpec) -> Result<(), ImageError> {
     probe(job, spec)?;
     let mut asked = Vec::new();
@@ -48,18 +49,19 @@ pub(crate) fn ask(job: &Job, spec: &ManagedImageSpec) -> Result<(), ImageError> 
     Ok(())
 }
 
-/// Time for which a source that did not answer is not asked again, where an image of another one is on disk.
+/// Time for which a source that did not answer is not asked again, if an image of another source is
+/// on disk.
 const SLOW_FOR: Duration = Duration::from_secs(60);
 
 pub(crate) fn was_slow(spec: &ManagedImageSpec, context: &RuntimeContext) -> bool {
     let note = fs::symlink_metadata(context.cache.slow_source(&spec.id, &spec.version));
     let written = note.and_then(|metadata| metadata.modified()).ok();
-    // A time in the future says nothing.
+    // A time in the future is meaningless.
     let age = written.and_then(|written| SystemTime::now().duration_since(written).ok());
     age.is_some_and(|age| age < SLOW_FOR)
 }
 
-/// Best effort: what cannot be remembered is asked again.
+/// Records that a source was slow, as well as possible: without a record it is asked again.
 pub(crate) fn remember_slowness(spec: &ManagedImageSpec, context: &RuntimeContext) {
     let note = context.cache.slow_source(&spec.id, &spec.version);
     if files::create_directory(context.cache.root()).is_ok()

@@ -1,4 +1,4 @@
-//! One image's directory, in a project or in the cache: which of its files can be relied on.
+//! One image's directory, in a project or in the cache, and the files in it that can be trusted.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,33 +11,33 @@ use crate::layout::{CacheLayout, ProjectLayout};
 use crate::managed::job::Job;
 use crate::managed::spec::{ArtifactRole, ManagedArtifactSpec, ManagedImagePaths, ManagedImageSpec};
 
-/// An image's directory and what its manifest proves about it.
+/// An image's directory, with the entries of its manifest.
 pub(crate) struct ImageDirectory {
     path: PathBuf,
-    /// Where its damaged files go.
+    /// Quarantine for its damaged files.
     quarantine: PathBuf,
     entries: Vec<ManifestArtifact>,
-    /// Files that the manifest describes, and that nothing outside of the directory speaks for.
+    /// Files in the manifest for which there is no evidence outside the directory.
     unvouched: Vec<ArtifactRole>,
 }
 
-/// Names an image's directory, in a project or in the cache.
+/// Location of an image's directory, in a project or in the cache.
 #[derive(Debug, Clone)]
 pub(crate) struct Place {
     /// The image's directory.
     pub(crate) image: PathBuf,
-    /// Where its damaged files go.
+    /// Quarantine for its damaged files.
     pub(crate) quarantine: PathBuf,
 }
 
 impl Place {
-    /// In a project.
+    /// Returns the image's place in a project.
     pub(crate) fn in_project(project: &ProjectLayout, spec: &ManagedImageSpec) -> Self {
         let image = project.images().image(&spec.id, &spec.version);
         Self { image, quarantine: project.quarantine() }
     }
 
-    /// In a cache.
+    /// Returns the image's place in a cache.
     pub(crate) fn in_cache(cache: &CacheLayout, spec: &ManagedImageSpec) -> Self {
         let image = cache.images().image(&spec.id, &spec.version);
         Self { image, quarantine: cache.quarantine() }
@@ -50,8 +50,8 @@ impl Place {
     }
 }
 
-/// The paths of an image whose files are all there, unchanged by their stamps, and known to be made from the pinned
-/// downloads. Takes a few `stat`s, no lock and no hashing.
+/// Returns the paths of an image whose files are all present, unchanged by their stamps, and known
+/// to be made from the pinned downloads. Takes a few `stat`s, no lock and no hashing.
 pub(crate) fn complete(
     directory: &Path,
     spec: &ManagedImageSpec,
@@ -69,8 +69,8 @@ pub(crate) fn complete(
     (all_there && manifest.spec_digest == manifest::spec_digest(spec)).then(|| paths(directory, &manifest))?
 }
 
-/// Whether all files of an image seem to be there: their stamps may tell otherwise, as after the directory was copied, and
-/// then hashing them decides.
+/// Returns `true` if all files of an image seem to be present. Their stamps may differ, as after
+/// the directory was copied; then hashing them decides.
 pub(crate) fn seems_complete(directory: &Path, spec: &ManagedImageSpec, witness: &Witness) -> bool {
     let Ok(manifest) = Manifest::load(directory) else { return false };
     let has_size = |entry: &ManifestArtifact| {
@@ -85,7 +85,7 @@ pub(crate) fn seems_complete(directory: &Path, spec: &ManagedImageSpec, witness:
     })
 }
 
-/// Whether an entry was made from this description.
+/// Returns `true` if an entry was made from this description.
 pub(crate) fn is_for(entry: &ManifestArtifact, artifact: &ManagedArtifactSpec) -> bool {
     entry.name == artifact.role.file_name() && entry.spec_digest == manifest::artifact_digest(artifact)
 }
@@ -110,8 +110,8 @@ fn paths(directory: &Path, manifest: &Manifest) -> Option<ManagedImagePaths> {
 }
 
 impl ImageDirectory {
-    /// Looks at a directory, which need not be there. What its manifest says is only taken if it can be trusted; where
-    /// it cannot, this says so and counts the directory as empty.
+    /// Opens a directory, which need not exist. The manifest's entries are used only if it can be
+    /// trusted; otherwise this warns and treats the directory as empty.
     pub(crate) fn open(job: &Job, place: Place, spec: &ManagedImageSpec) -> Self {
         let Place { image: path, quarantine } = place;
         let loaded = Manifest::load(&path).and_then(|manifest| {
@@ -134,15 +134,16 @@ impl ImageDirectory {
         Self { path, quarantine, entries, unvouched: Vec::new() }
     }
 
-    /// Forgets what `stat` said, so that every file is hashed: for a directory that others may have filled.
+    /// Invalidates the stamps, so that every file is hashed: for a directory that others may have
+    /// filled.
     pub(crate) fn distrust_stamps(&mut self) {
         for entry in &mut self.entries {
             entry.stamp.size_bytes = u64::MAX;
         }
     }
 
-    /// The entry of an artifact whose file is there, right, and known to be made from the pinned download. A file whose
-    /// stamp has changed is hashed.
+    /// Returns the entry of an artifact whose file is present, intact, and known to be made from
+    /// the pinned download. A file whose stamp has changed is hashed.
     pub(crate) fn intact(
         &mut self,
         job: &Job,
@@ -170,12 +171,13 @@ impl ImageDirectory {
                 job.warn(format!("{} is missing; it is prepared anew", path.display()));
                 Ok(None)
             }
-            // Told when it is moved aside.
+            // Reported when it is quarantined.
             Ok(_) | Err(_) => Ok(None),
         }
     }
 
-    /// Makes an entry for a file that no manifest describes, if it is the one that the description pins.
+    /// Creates an entry for a file that no manifest describes, if it is the one that the
+    /// description pins.
     fn recognise(
         &mut self,
         job: &Job,
@@ -197,7 +199,8 @@ impl ImageDirectory {
         }
     }
 
-    /// Keeps the file of an artifact for which nothing spoke until now, if it turns out to have this SHA-256.
+    /// Returns `true` and keeps the file of an artifact that had no evidence until now, if the file
+    /// has this SHA-256.
     pub(crate) fn keeps(
         &mut self,
         job: &Job,
@@ -221,29 +224,29 @@ impl ImageDirectory {
         Ok(true)
     }
 
-    /// Whether nobody else can change the file of this role.
+    /// Returns `true` if only this user and root can change the file of this role.
     pub(crate) fn is_trusted(&self, role: ArtifactRole) -> bool {
         fs::symlink_metadata(self.file(role)).is_ok_and(|metadata| files::is_trusted(&metadata))
     }
 
-    /// The size in bytes that the file of an artifact should have, if the manifest has one for it.
+    /// Returns the size in bytes that the manifest has for the file of an artifact.
     pub(crate) fn size_of(&self, artifact: &ManagedArtifactSpec) -> Option<u64> {
         self.entries.iter().find(|entry| is_for(entry, artifact)).map(|entry| entry.size_bytes)
     }
 
-    /// The directory itself.
+    /// Returns the directory's path.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Where the file of this role is or will be.
+    /// Returns the path that the file of this role has or will have.
     pub(crate) fn file(&self, role: ArtifactRole) -> PathBuf {
         self.path.join(role.file_name())
     }
 
-    /// Makes way for an artifact that is not [intact](Self::intact): takes it out of the manifest before its file is
-    /// replaced, so that none is ever described wrongly, and moves a damaged file aside. Only for who holds the
-    /// directory's lock.
+    /// Makes way for an artifact that is not [intact](Self::intact): removes it from the manifest
+    /// before its file is replaced, so that no file is ever described wrongly, and quarantines a
+    /// damaged file. The caller must hold the directory's lock.
     pub(crate) fn make_way(
         &mut self,
         job: &Job,
@@ -256,7 +259,7 @@ impl ImageDirectory {
         };
         self.entries.retain(|entry| entry.role != role);
         self.store(spec)?;
-        // One of another description is not damaged, and simply replaced.
+        // A file of another description is not damaged, and simply replaced.
         if is_for(&entry, artifact) && fs::symlink_metadata(self.file(role)).is_ok() {
             let place = Place { image: self.path.clone(), quarantine: self.quarantine.clone() };
             let moved = place.quarantine(spec, role.file_name())?;
@@ -273,12 +276,12 @@ impl ImageDirectory {
         Ok(())
     }
 
-    /// Whether the file of this role is the one with this stamp.
+    /// Returns `true` if the file of this role has this stamp.
     pub(crate) fn has(&self, role: ArtifactRole, stamp: Stamp) -> bool {
         fs::symlink_metadata(self.file(role)).is_ok_and(|metadata| Stamp::of(&metadata) == stamp)
     }
 
-    /// Notes a file that has just been made, verified and published with this stamp.
+    /// Records a file that has just been made, verified and published with this stamp.
     pub(crate) fn record_new(&mut self, artifact: &ManagedArtifactSpec, sha256: String, stamp: Stamp) {
         self.put(ManifestArtifact {
             role: artifact.role,
@@ -292,7 +295,7 @@ impl ImageDirectory {
         });
     }
 
-    /// Notes a file that has just been published, as it is now.
+    /// Records a file that has just been published, with its current stamp.
     pub(crate) fn record(&mut self, mut entry: ManifestArtifact) -> Result<(), FileError> {
         let path = self.path.join(&entry.name);
         entry.stamp = Stamp::of(&fs::symlink_metadata(&path).at("look at", &path)?);
@@ -311,7 +314,7 @@ impl ImageDirectory {
     }
 }
 
-/// Both of the same open file, so that nobody can swap it between the two.
+/// Returns both for the same open file, so that it cannot be replaced in between.
 fn sha256_and_stamp(job: &Job, path: &Path) -> Result<(String, Stamp), FileError> {
     let file = files::open(path)?;
     let mut hasher = Hasher::sha256();

@@ -1,4 +1,4 @@
-//! What a deep check found: each file of an image, and whether its bytes are the expected ones.
+//! Findings of a deep check: each file of an image, with the state of its bytes.
 
 use std::path::PathBuf;
 
@@ -10,56 +10,57 @@ use crate::report::ImageLabel;
 pub struct CheckedImage {
     /// The image.
     pub image: ImageLabel,
-    /// Every file that was looked at.
+    /// Files that were checked.
     pub files: Vec<CheckedFile>,
 }
 
-/// One file that was looked at.
+/// One file that was checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CheckedFile {
-    /// Where it belongs.
+    /// Location that the file belongs to.
     pub location: Location,
     /// The file.
     pub path: PathBuf,
-    /// What it should be; nothing for a manifest, which carries its own seal, and for a file that none describes.
+    /// Expected digest; `None` for a manifest, which carries its own seal, and for a file that none
+    /// describes.
     pub expected: Option<Digest>,
-    /// What it was found to be.
+    /// State that the file was in.
     pub finding: Finding,
-    /// Its place in the quarantine, if it was damaged.
+    /// Path in the quarantine, if it was damaged.
     pub quarantined: Option<PathBuf>,
 }
 
-/// Where a file of an image belongs.
+/// Location that a file of an image belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Location {
-    /// To the project's copy.
+    /// The project's copy.
     Project,
-    /// To the cache's copy.
+    /// The cache's copy.
     Cache,
-    /// To the cache's downloads.
+    /// The cache's downloads.
     Download,
 }
 
 /// State of a file that was hashed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Finding {
-    /// What it should be.
+    /// The expected bytes.
     Intact,
     /// Other bytes, with this digest.
     Changed(Digest),
-    /// Nothing that can be read, or a manifest that is not trusted; why.
+    /// An unreadable file, or a manifest that is not trusted, with the reason.
     Unusable(String),
-    /// Not there.
+    /// No file.
     Missing,
 }
 
 impl CheckedImage {
-    /// Returns `true` if everything was as it should be.
+    /// Returns `true` if every file was intact.
     pub fn is_intact(&self) -> bool {
         self.files.iter().all(|file| file.finding == Finding::Intact)
     }
 
-    /// Returns `true` if a file of the project's own copy was not as it should be: QEMU may have read it.
+    /// Returns `true` if a file of the project's own copy was not intact: QEMU may have read it.
     pub fn project_was_damaged(&self) -> bool {
         self.is_damaged_in(Location::Project)
     }

@@ -1,7 +1,8 @@
-//! `manifest.json`: what is in an image's directory, and the proof that it was verified.
+//! `manifest.json`: the contents of an image's directory, and the proof that they were verified.
 //!
-//! Written last, so that an image without one is one that is not finished. It is sealed with a digest of its own text:
-//! one that is cut off, changed by hand or written by a newer Castra is not trusted, and what it describes is made anew.
+//! The manifest is written last, so that an image without one is unfinished. It is sealed with a
+//! digest of its own text: a manifest that is truncated, edited by hand or written by a newer
+//! Castra is not trusted, and its files are rebuilt.
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -12,12 +13,12 @@ use crate::files::{self, FileError, READ_ONLY, Stamp, sha256_hex};
 use crate::layout::MANIFEST;
 use crate::managed::spec::{ArtifactRole, ManagedArtifactSpec, ManagedImageSpec};
 
-/// Version of the format. One that is larger comes from a newer Castra.
+/// Version of the format. A larger one comes from a newer Castra.
 const FORMAT: u32 = 1;
-/// A manifest takes some two kilobytes; what is far larger is none.
+/// Most bytes of a manifest, which usually takes two kilobytes.
 const MAX_BYTES: u64 = 1024 * 1024;
 
-/// What is in an image's directory.
+/// Contents of an image's directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
@@ -27,15 +28,15 @@ pub struct Manifest {
     pub id: String,
     /// The image's version.
     pub version: String,
-    /// SHA-256 of the description the image was made from.
+    /// SHA-256 of the description that the image was made from.
     pub spec_digest: String,
-    /// The Castra that wrote this.
+    /// Version of the Castra that wrote the manifest.
     pub castra_version: String,
-    /// When, as RFC 3339.
+    /// Time of writing, as RFC 3339.
     pub written_at: String,
     /// The files.
     pub artifacts: Vec<ManifestArtifact>,
-    /// SHA-256 of all the above.
+    /// SHA-256 of everything above.
     seal: String,
 }
 
@@ -43,49 +44,49 @@ pub struct Manifest {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ManifestArtifact {
-    /// What it is for.
+    /// Role of the file.
     pub role: ArtifactRole,
-    /// Its name in the image's directory.
+    /// Name in the image's directory.
     pub name: String,
-    /// SHA-256 of those parts of the description that its bytes depend on.
+    /// SHA-256 of those parts of the description that the file's bytes depend on.
     pub spec_digest: String,
-    /// Where it came from.
+    /// Source of the file.
     pub source: String,
     /// SHA-256 of the file.
     pub sha256: String,
-    /// Its size, in bytes.
+    /// Size in bytes.
     pub size_bytes: u64,
-    /// When it was made, as RFC 3339.
+    /// Time at which it was made, as RFC 3339.
     pub made_at: String,
-    /// What `stat` said when it was verified last.
+    /// Stamp of the file when it was last verified.
     pub stamp: Stamp,
 }
 
-/// Why a manifest is not trusted; reads as the end of a sentence about it.
+/// Reason why a manifest is not trusted; completes a sentence about it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Distrust {
-    /// There is none.
+    /// There is no manifest.
     #[error("is missing")]
     Missing,
-    /// It cannot be read, or is a link, or huge.
+    /// The manifest cannot be read, is a link, or is far too large.
     #[error("cannot be read")]
     Unreadable,
-    /// It is not a manifest, or not all of one.
+    /// The text is not a manifest, or not all of one.
     #[error("is damaged ({0})")]
     Damaged(String),
-    /// A newer Castra wrote it.
+    /// A newer Castra wrote the manifest.
     #[error("was written by a newer castra, in format {0}")]
     Newer(u32),
-    /// Its seal does not fit.
+    /// The seal does not fit.
     #[error("was changed after it was written")]
     Changed,
-    /// It belongs to another image.
+    /// The manifest belongs to another image.
     #[error("describes another image")]
     Foreign,
 }
 
 impl Manifest {
-    /// A sealed manifest of these files.
+    /// Creates a sealed manifest of these files.
     pub fn new(spec: &ManagedImageSpec, artifacts: Vec<ManifestArtifact>) -> Self {
         let mut manifest = Self {
             format: FORMAT,
@@ -104,7 +105,7 @@ impl Manifest {
     /// Reads the manifest in an image's directory.
     ///
     /// # Errors
-    /// Why it is not trusted.
+    /// Returns the reason why the manifest is not trusted.
     pub fn load(directory: &Path) -> Result<Self, Distrust> {
         let file = files::open_if_there(&path_in(directory)).map_err(|_| Distrust::Unreadable)?;
         let file = file.ok_or(Distrust::Missing)?;
@@ -113,10 +114,12 @@ impl Manifest {
         Self::parse(&text)
     }
 
+    /// Parses and checks the text of a manifest.
+    ///
     /// # Errors
-    /// Why it is not trusted.
+    /// Returns the reason why the manifest is not trusted.
     pub fn parse(text: &[u8]) -> Result<Self, Distrust> {
-        /// The one field that every format will have.
+        /// Header with the one field that every format will have.
         #[derive(Deserialize)]
         struct Format {
             format: u32,
@@ -133,59 +136,61 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// The text that [`Manifest::parse`] reads.
+    /// Returns the text that [`Manifest::parse`] reads.
     pub fn to_text(&self) -> Vec<u8> {
         let mut text = json_of(self, serde_json::to_vec_pretty);
         text.push(b'\n');
         text
     }
 
-    /// Puts it into an image's directory, on disk when this returns.
+    /// Publishes the manifest in an image's directory; it is on disk when this returns.
     pub(crate) fn store(&self, directory: &Path) -> Result<(), FileError> {
         files::write_locked(&path_in(directory), &self.to_text(), READ_ONLY)
     }
 
-    /// The file of this role.
+    /// Returns the entry of this role.
     pub fn artifact(&self, role: ArtifactRole) -> Option<&ManifestArtifact> {
         self.artifacts.iter().find(|artifact| artifact.role == role)
     }
 
-    /// Whether it describes this image, and only files that an image has.
+    /// Returns `true` if the manifest describes this image, and only files that an image has.
     pub(crate) fn is_sound_for(&self, spec: &ManagedImageSpec) -> bool {
         let has_own_name = |entry: &ManifestArtifact| entry.name == entry.role.file_name();
         self.id == spec.id && self.version == spec.version && self.artifacts.iter().all(has_own_name)
     }
 
-    /// The digest of everything but the seal itself.
+    /// Returns the digest of everything but the seal itself.
     fn proper_seal(&self) -> String {
         let unsealed = Self { seal: String::new(), ..self.clone() };
         sha256_hex(&json_of(&unsealed, serde_json::to_vec))
     }
 }
 
-/// The manifest in an image's directory.
+/// Returns the path of the manifest in an image's directory.
 pub(crate) fn path_in(directory: &Path) -> PathBuf {
     directory.join(MANIFEST)
 }
 
-/// SHA-256 of a description as compact JSON, in the order in which the types declare their fields.
+/// Returns the SHA-256 of a description as compact JSON, in the order in which the types declare
+/// their fields.
 pub(crate) fn spec_digest(spec: &ManagedImageSpec) -> String {
     sha256_hex(&json_of(spec, serde_json::to_vec))
 }
 
-/// The same of those parts of an artifact's description that its bytes depend on. Where they come from is not one of
-/// them: another mirror of the same pinned bytes changes nothing.
+/// Returns the SHA-256 of those parts of an artifact's description that its bytes depend on. The
+/// source is not one of them: another mirror of the same pinned bytes changes nothing.
 pub(crate) fn artifact_digest(artifact: &ManagedArtifactSpec) -> String {
     let parts = (artifact.role, &artifact.digest, &artifact.pipeline, &artifact.product_digest);
     sha256_hex(&json_of(&parts, serde_json::to_vec))
 }
 
-/// The current time, as RFC 3339.
+/// Returns the current time, as RFC 3339.
 pub(crate) fn now() -> String {
     format!("{:.0}", jiff::Timestamp::now())
 }
 
-/// JSON of our own types, none of which can fail to be written: no maps with odd keys, no numbers beyond JSON's.
+/// Serialises one of our own types, which cannot fail: they have no maps with odd keys and no
+/// numbers beyond JSON's.
 fn json_of<T: Serialize>(value: &T, write: fn(&T) -> serde_json::Result<Vec<u8>>) -> Vec<u8> {
     write(value).expect("our own types can be written as JSON")
 }
@@ -225,7 +230,7 @@ mod tests {
             prop_assert_eq!(Manifest::parse(&manifest.to_text()), Ok(manifest));
         }
 
-        /// Any byte, but for white space between the values.
+        /// Covers any byte, except white space between the values.
         #[test]
         fn what_was_changed_is_not_trusted(manifest in manifest(), at in any::<prop::sample::Index>(), byte: u8) {
             let mut text = manifest.to_text();

@@ -1,4 +1,4 @@
-//! Images on disk, in the cache and in projects: directories and their manifests, who needs them, and who works on them.
+//! Images on disk, in the cache and in projects: directories, manifests, references and locks.
 
 pub(super) mod directory;
 pub(super) mod finding;

@@ -1,11 +1,12 @@
-//! Quarantine: damaged files are never trusted again, and never silently lost. `castra image prune` removes them.
+//! Quarantine: damaged files are moved there, never trusted again and never silently lost. `castra
+//! image prune` removes them.
 
 use crate::files::{self, At, FileError};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Moves a damaged file (or whatever stands in its place) into a quarantine of the same filesystem, and returns where it
-/// is now. `name` says what it was.
+/// Moves a damaged file (or whatever is in its place) into a quarantine on the same filesystem, and
+/// returns its new path. `name` says what it was.
 pub(crate) fn keep(quarantine: &Path, file: &Path, name: &str) -> Result<PathBuf, FileError> {
     files::create_directory(quarantine)?;
     let free = |target: &PathBuf| fs::symlink_metadata(target).is_err();

@@ -1,8 +1,9 @@
-//! Which projects need what of the cache: one small file a project, written when an image is put into it.
+//! References: what each project needs from the cache, one small file per project, written when an
+//! image is put into it.
 //!
-//! A reference counts as long as the project's directory of that image is there. Whoever removes or moves a project
-//! therefore has nothing to tell anybody; one that was moved is noted again by its next `castra up`. Projects have links
-//! or copies of their own, so even a wrong reference costs time and never data.
+//! A reference counts as long as the project has its directory of that image. Removing or moving a
+//! project therefore needs no notice; a moved one is recorded again by its next `castra up`.
+//! Projects have links or copies of their own, so even a wrong reference costs time and never data.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,20 +18,20 @@ use crate::managed::job::Job;
 use crate::managed::spec::ManagedImageSpec;
 use crate::report::ImageLabel;
 
-/// Version of the format. One that is larger comes from a newer Castra.
+/// Version of the format. A larger one comes from a newer Castra.
 const FORMAT: u32 = 1;
 /// Mode of a reference, which names a directory of the user.
 const PRIVATE: u32 = 0o400;
-/// A reference takes some hundred bytes; what is far larger is none.
+/// Most bytes of a reference, which usually takes some hundred.
 const MAX_BYTES: u64 = 1024 * 1024;
 
-/// What one project has of the cache.
+/// Images of one project.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Reference {
     format: u32,
-    /// The project, by its state root.
+    /// State root of the project.
     pub(crate) state_root: PathBuf,
-    /// Its images.
+    /// Images that the project has.
     pub(crate) images: Vec<ReferredImage>,
 }
 
@@ -39,7 +40,7 @@ pub(crate) struct Reference {
 pub(crate) struct ReferredImage {
     /// The image.
     pub(crate) image: ImageLabel,
-    /// The downloads it is made from.
+    /// Downloads that the image is made from.
     pub(crate) blobs: BTreeSet<Digest>,
 }
 
@@ -51,17 +52,18 @@ impl ReferredImage {
 }
 
 impl Reference {
-    /// The images that are in the project still.
+    /// Returns the images that the project still has.
     pub(crate) fn alive(&self) -> impl Iterator<Item = &ReferredImage> {
         let images = ProjectLayout::unchecked(self.state_root.clone()).images();
         self.images.iter().filter(move |one| images.image(&one.image.id, &one.image.version).is_dir())
     }
 }
 
-/// Notes that a project has an image. A cache that cannot be written to has nothing to be kept from.
+/// Records that a project has an image. Without a writable cache there is nothing to keep.
 pub(crate) fn note(job: &Job, project: &ProjectLayout, spec: &ManagedImageSpec) {
     let cache = &job.context.cache;
-    // JSON holds text only. Such a project is kept by the number of its links, see `prune`.
+    // JSON holds text only. The images of such a project are kept by their link counts, see
+    // `prune`.
     if project.state_root().to_str().is_none() || is_noted(cache, project, spec) {
         return;
     }
@@ -70,24 +72,25 @@ pub(crate) fn note(job: &Job, project: &ProjectLayout, spec: &ManagedImageSpec) 
     }
 }
 
-/// What a file in the directory of references is.
+/// Contents of a file in the directory of references.
 pub(crate) enum Loaded {
     /// A reference.
     Reference(Reference),
-    /// A reference in this format, which a newer Castra wrote: it cannot be told what is needed.
+    /// A reference in this format, which a newer Castra wrote, so its needs are unknown.
     Newer(u32),
-    /// Nothing that Castra wrote.
+    /// A file that Castra did not write.
     Junk,
 }
 
-/// Whether the cache, if there is one, knows what this project has. A few microseconds.
+/// Returns `true` if the cache has a current reference of this project for this image. Takes a few
+/// microseconds.
 pub(crate) fn is_noted(cache: &CacheLayout, project: &ProjectLayout, spec: &ManagedImageSpec) -> bool {
     match load(&cache.reference(project)) {
         Loaded::Reference(reference) => {
             reference.state_root == project.state_root()
                 && reference.images.contains(&ReferredImage::of(spec))
         }
-        // Not to be overwritten.
+        // Must not be overwritten.
         Loaded::Newer(_) => true,
         Loaded::Junk => false,
     }
@@ -115,7 +118,7 @@ fn add(
     files::write_locked(&path, &text, PRIVATE)
 }
 
-/// All references, each with its file.
+/// Returns all references, each with its file.
 pub(crate) fn all(cache: &CacheLayout) -> Result<Vec<(PathBuf, Loaded)>, FileError> {
     let directory = cache.projects();
     let entries = match fs::read_dir(&directory) {
@@ -132,7 +135,7 @@ pub(crate) fn all(cache: &CacheLayout) -> Result<Vec<(PathBuf, Loaded)>, FileErr
 }
 
 fn load(path: &Path) -> Loaded {
-    /// The one field that every format will have.
+    /// Header with the one field that every format will have.
     #[derive(Deserialize)]
     struct Format {
         format: u32,

@@ -1,13 +1,15 @@
-//! The record of what this user's castra has made, kept where no project can write.
+//! Record of what this user's castra has made, kept where no project can write.
 //!
-//! A manifest lies beside the files it describes, so an attacker who plants the files plants the manifest, too. It says which
-//! digest a file had; that the pinned download becomes a file of this digest is believed only
+//! A manifest lies beside the files it describes, so an attacker who plants the files can plant the
+//! manifest too. It says which digest a file had; that the pinned download becomes a file with this
+//! digest is believed only
 //!
 //! - if the description pins the digest of the finished file, or
 //! - if a castra of this user made such a file from the pinned download, and noted so here.
 //!
-//! A note is an empty file. Its name joins the digest of the description and the digest of the file, so that it says
-//! nothing about another description's file, whatever id and version that has.
+//! A note is an empty file. Its name joins the digest of the description and the digest of the
+//! file, so that it proves nothing about another description's file, whatever id and version that
+//! has.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -20,23 +22,24 @@ use crate::files::{self, Digest, FileError};
 use crate::managed::check;
 use crate::managed::spec::{ManagedArtifactSpec, TransformStep};
 
-/// The notes of one user.
+/// Notes of one user.
 pub(crate) struct Witness {
-    /// In the cache, and beside it for the day on which the cache is removed.
+    /// Directories of notes: in the cache, and beside it in case the cache is removed.
     directories: Vec<PathBuf>,
-    /// Notes of this process, which count even where they cannot be written.
+    /// Notes of this process, which count even if they cannot be written.
     own: Mutex<BTreeSet<String>>,
 }
 
 impl Witness {
-    /// The notes of the user whose context this is.
+    /// Returns the notes of the user whose context this is.
     pub(crate) fn of(context: &RuntimeContext) -> Self {
         let beside = context.user_state.as_ref().map(|state| state.products());
         let directories = std::iter::once(context.cache.products()).chain(beside).collect();
         Self { directories, own: Mutex::default() }
     }
 
-    /// Returns `true` if the artifact's pinned download is known to become a file with this SHA-256.
+    /// Returns `true` if the artifact's pinned download is known to become a file with this
+    /// SHA-256.
     pub(crate) fn vouches_for(&self, artifact: &ManagedArtifactSpec, sha256: &str) -> bool {
         match pinned(artifact) {
             Some(pinned) => pinned == sha256,
@@ -44,7 +47,8 @@ impl Witness {
         }
     }
 
-    /// Returns `true` if the file of an entry is known to be made from the download of the description it names.
+    /// Returns `true` if the file of an entry is known to be made from the download of the
+    /// description it names.
     pub(crate) fn vouches_for_entry(
         &self,
         artifact: Option<&ManagedArtifactSpec>,
@@ -57,10 +61,11 @@ impl Witness {
         }
     }
 
-    /// Notes that this castra has just made a file with this SHA-256 from the artifact's pinned download.
+    /// Records that this castra has just made a file with this SHA-256 from the artifact's pinned
+    /// download.
     ///
     /// # Errors
-    /// It cannot be written anywhere; this process remembers it all the same.
+    /// Fails if the note cannot be written anywhere; this process remembers it all the same.
     pub(crate) fn note(&self, artifact: &ManagedArtifactSpec, sha256: &str) -> Result<(), FileError> {
         if pinned(artifact).is_some() {
             return Ok(());
@@ -98,8 +103,8 @@ fn name(spec_digest: &str, sha256: &str) -> String {
     format!("{spec_digest}-{sha256}")
 }
 
-/// The SHA-256 of an artifact's finished file, where the description pins it: by itself, or by the digest of a download
-/// that is used as it is.
+/// Returns the SHA-256 of an artifact's finished file, if the description pins it: by itself, or by
+/// the digest of a download that is used as it is.
 pub(crate) fn pinned(artifact: &ManagedArtifactSpec) -> Option<&str> {
     let is_used_as_it_is = artifact.pipeline.iter().all(|step| matches!(step, TransformStep::Rename { .. }));
     match (&artifact.product_digest, &artifact.digest) {
@@ -125,7 +130,7 @@ mod tests {
             .expect("a home")
     }
 
-    /// A disk whose finished file is not pinned.
+    /// Returns a disk whose finished file is not pinned.
     fn disk() -> ManagedArtifactSpec {
         Catalog::builtin().images()[0].artifacts[0].clone()
     }

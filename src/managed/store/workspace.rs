@@ -1,4 +1,5 @@
-//! Where an image is made: in the user's cache, or in the project while the cache cannot be written to.
+//! Workspaces, in which images are built: in the user's cache, or in the project while the cache
+//! cannot be written to.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,13 +15,14 @@ use crate::managed::spec::{ArtifactSource, ManagedArtifactSpec, ManagedImageSpec
 /// A cache that is locked for one image.
 pub(crate) struct Workspace {
     cache: CacheLayout,
-    /// A cache that can be read only; it may hold a download already.
+    /// A read-only cache, which may hold a download already.
     further: Option<CacheLayout>,
     _lock: Lock,
 }
 
 impl Workspace {
-    /// The user's cache if it can be used, else one inside the project. Waits for whoever makes the same image there.
+    /// Opens the user's cache if it can be used, otherwise one inside the project. Waits for
+    /// another castra that builds the same image there.
     pub(crate) fn open(
         job: &Job,
         project: &ProjectLayout,
@@ -37,7 +39,7 @@ impl Workspace {
         }
     }
 
-    /// The user's cache and no other.
+    /// Opens the user's cache and no other.
     pub(crate) fn open_cache(
         job: &Job,
         spec: &ManagedImageSpec,
@@ -61,7 +63,7 @@ impl Workspace {
         Ok(Self { cache, further, _lock: lock })
     }
 
-    /// Files cannot be linked from one filesystem to another, so a project that is elsewhere needs room of its own.
+    /// Checks the space in a project on another filesystem, which links cannot cross.
     pub(crate) fn require_space_beside(
         &self,
         project: &Path,
@@ -74,7 +76,7 @@ impl Workspace {
         files::require_space(project, &Peak { image, overlay: OVERLAY_BYTES, ..Peak::default() })
     }
 
-    /// What there is of an image. In a project, stamps prove nothing: others may have filled it.
+    /// Opens an image's directory. In a project, stamps prove nothing: others may have filled it.
     pub(crate) fn directory(&self, job: &Job, spec: &ManagedImageSpec) -> ImageDirectory {
         let mut directory = ImageDirectory::open(job, Place::in_cache(&self.cache, spec), spec);
         if self.further.is_some() {
@@ -83,28 +85,30 @@ impl Workspace {
         directory
     }
 
-    /// The directory of an image that is complete when its manifest says so.
+    /// Returns the directory of an image, which is complete once it has a manifest.
     pub(crate) fn image(&self, spec: &ManagedImageSpec) -> PathBuf {
         self.cache.images().image(&spec.id, &spec.version)
     }
 
-    /// A fresh directory for what is in the making; what an interrupted castra left there is removed.
+    /// Creates a fresh directory for files in the making, and removes what an interrupted castra
+    /// left there.
     pub(crate) fn work(&self, spec: &ManagedImageSpec) -> Result<TempDir, FileError> {
         files::fresh_directory(&self.cache.images().work(&spec.id, &spec.version))
     }
 
-    /// Where downloads are written.
+    /// Returns the cache that downloads are written to.
     pub(crate) fn cache(&self) -> &CacheLayout {
         &self.cache
     }
 
-    /// Where a verified download may be, best first.
+    /// Returns the paths at which a verified download may be, best first.
     pub(crate) fn blobs(&self, digest: &Digest) -> impl Iterator<Item = PathBuf> {
         let caches = std::iter::once(&self.cache).chain(&self.further);
         caches.map(|cache| cache.blob(digest.algorithm(), digest.hex()))
     }
 
-    /// Ends the work; a stand-in for the cache is emptied, for the project has links of its own by now.
+    /// Ends the work. A stand-in for the cache is emptied, since the project has links of its own
+    /// by now.
     pub(crate) fn finish(self) -> Result<(), FileError> {
         if self.further.is_some() {
             files::remove_directory(self.cache.images().root())?;
@@ -114,9 +118,10 @@ impl Workspace {
     }
 }
 
-/// What making these artifacts takes at its peak: each source once, less what is there of it, about as much again for the
-/// files made from it, and the disk of the VM they are for. (*Measured*: a 122 MiB raw disk becomes a smaller qcow2, an
-/// 82 MiB wheel unpacks to 83 MiB.) Sources without a known size count when the server has told theirs.
+/// Returns the peak disk usage of making these artifacts: each source once, less what is present of
+/// it, about as much again for the files made from it, and the disk of the VM they are for.
+/// (*Measured*: a 122 MiB raw disk becomes a smaller qcow2, an 82 MiB wheel unpacks to 83 MiB.)
+/// Sources without a known size count once the server has announced theirs.
 fn peak(cache: &CacheLayout, missing: &[&ManagedArtifactSpec]) -> Peak {
     let mut peak = Peak { overlay: OVERLAY_BYTES, ..Peak::default() };
     for (digest, size) in distinct_sizes(missing) {
@@ -129,7 +134,7 @@ fn peak(cache: &CacheLayout, missing: &[&ManagedArtifactSpec]) -> Peak {
     peak
 }
 
-/// The sizes of these artifacts' sources, pinned or on this machine, each source once.
+/// Returns the sizes of these artifacts' sources, pinned or on this machine, each source once.
 fn distinct_sizes<'s>(
     artifacts: &[&'s ManagedArtifactSpec],
 ) -> impl Iterator<Item = (&'s Digest, u64)> + use<'s> {

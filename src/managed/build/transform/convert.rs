@@ -1,4 +1,4 @@
-//! `qemu-img`: converting disks, and looking at them.
+//! `qemu-img`: converting and inspecting disks.
 
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
@@ -13,13 +13,14 @@ use crate::managed::error::ImageError;
 use crate::managed::job::Job;
 use crate::qemu::{DiskError, DiskFormat, ImageDisk, ImageWork, Qcow2Header, QemuError, run_image_tool};
 
-/// `qemu-img` on the `PATH`.
+/// Finds `qemu-img` on the `PATH`.
 pub(crate) fn qemu_img(job: &Job) -> Result<PathBuf, TransformError> {
     let found = command::find_program(&job.context.environment, "qemu-img");
     found.ok_or(TransformError::MissingQemuImg)
 }
 
-/// Converts a disk into a new file. A disk that leans on other files is refused: what it would draw in is not pinned.
+/// Converts a disk into a new file. A disk that depends on other files is refused, since nothing
+/// pins those.
 pub(super) fn convert(
     job: &Job,
     material: &Material,
@@ -34,7 +35,7 @@ pub(super) fn convert(
     }
     let length = (!material.whole).then_some(material.length);
     let disk = ImageDisk { path: &material.path, format: input_format, length };
-    // A raw disk has no words in it that could name another file.
+    // A raw disk has no metadata that could name another file.
     if input_format != DiskFormat::Raw {
         let described = describe(job, disk)?;
         if let Some(problem) = described.leans_on() {
@@ -55,7 +56,7 @@ pub(super) fn convert(
     }
 }
 
-/// Whether `qemu-img` ended for lack of space, by the words of the C library.
+/// Returns `true` if `qemu-img` ended for lack of space, by the messages of the C library.
 fn is_about_space(error: &CommandError) -> bool {
     const WORDS: [&str; 3] = ["No space left on device", "Disk quota exceeded", "File too large"];
     is_about_file_size(error)
@@ -68,8 +69,9 @@ fn is_about_file_size(error: &CommandError) -> bool {
     status.signal() == Some(signal_hook::consts::SIGXFSZ) || stderr.contains("File too large")
 }
 
-/// What is wrong with a qcow2 that leans on other files or is none of the kind that is known, as the end of a sentence about
-/// it. Looked at here and first: qemu-img opens what it names, even to tell of it. Nothing for what is no qcow2 at all.
+/// Returns the problem of a qcow2 that depends on other files or is of an unknown kind, as the end
+/// of a sentence about it, or `None` for anything but a qcow2. Checked here before qemu-img runs,
+/// which opens the files that a disk names even to describe it.
 pub(crate) fn qcow2_problem(disk: &Path) -> Option<String> {
     match Qcow2Header::read(disk) {
         Ok(header) => header.backing_file.map(|file| format!("has a backing file, {}", file.display())),
@@ -82,7 +84,7 @@ pub(crate) fn qcow2_problem(disk: &Path) -> Option<String> {
     }
 }
 
-/// What `qemu-img info` says of a disk.
+/// Output of `qemu-img info`.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) struct DiskInfo {
@@ -101,7 +103,7 @@ struct FormatSpecific {
 #[serde(rename_all = "kebab-case")]
 struct FormatData {
     data_file: Option<String>,
-    /// The files that a VMDK consists of.
+    /// Files that a VMDK consists of.
     #[serde(default)]
     extents: Vec<Extent>,
 }
@@ -112,7 +114,7 @@ struct Extent {
 }
 
 impl DiskInfo {
-    /// The other file that the disk needs, as the end of a sentence about it.
+    /// Returns the other file that the disk needs, as the end of a sentence about it.
     pub(crate) fn leans_on(&self) -> Option<String> {
         let extents = self.format_specific.iter().filter_map(|specific| specific.data.as_ref());
         let mut extents = extents.flat_map(|data| &data.extents);
@@ -126,8 +128,8 @@ impl DiskInfo {
     }
 }
 
-/// Asks `qemu-img` about a disk, after its format was found by its first bytes. That must not be left to `qemu-img`, which
-/// takes a text that names other files for a VMDK, and opens them.
+/// Asks `qemu-img` about a disk, with the format found by its first bytes. That must not be left to
+/// `qemu-img`, which takes a text that names other files for a VMDK, and opens them.
 pub(crate) fn info(job: &Job, disk: &Path) -> Result<DiskInfo, ImageError> {
     let format = magic::recognise(disk)?;
     describe(job, ImageDisk { path: disk, format, length: None })

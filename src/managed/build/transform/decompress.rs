@@ -9,7 +9,7 @@ use crate::files::Size;
 use crate::managed::error::ImageError;
 use crate::managed::spec::Compression;
 
-/// Decompresses all of the material into `output`, which may not become longer than `limit` bytes.
+/// Decompresses the material into `output`, which may not become longer than `limit` bytes.
 pub(super) fn decompress(
     material: &Material,
     format: Compression,

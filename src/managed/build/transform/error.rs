@@ -8,7 +8,7 @@ use crate::files::{Digest, Size};
 use crate::managed::spec::ArtifactRole;
 use crate::qemu::install_hint;
 
-/// Why a step between download and file failed.
+/// Failure of a step between download and file.
 #[derive(Debug, thiserror::Error)]
 pub enum TransformError {
     /// `qemu-img` is not on the `PATH`.
@@ -17,20 +17,20 @@ pub enum TransformError {
     /// `qemu-img` failed.
     #[error("cannot {action}")]
     QemuImg {
-        /// What it was asked for.
+        /// Attempted action.
         action: String,
-        /// What happened.
+        /// The failure.
         source: CommandError,
     },
-    /// `qemu-img info` said something that is not what it says.
+    /// `qemu-img info` printed something unexpected.
     #[error("qemu-img described {path} in words Castra does not understand")]
     QemuImgInfo {
         /// The disk.
         path: PathBuf,
-        /// Where its JSON goes wrong.
+        /// Position at which its JSON goes wrong.
         source: serde_json::Error,
     },
-    /// A VHD that is not of the fixed kind.
+    /// The VHD is not of the fixed kind.
     #[error("{path} is a {kind} VHD, whose disk does not simply end where its footer begins")]
     NotFixedVhd {
         /// The file.
@@ -38,12 +38,12 @@ pub enum TransformError {
         /// `dynamic` or `differencing`.
         kind: &'static str,
     },
-    /// No VHD at all.
+    /// The file is not a VHD.
     #[error("{path} is not a VHD: {problem}")]
     NotVhd {
         /// The file.
         path: PathBuf,
-        /// What is wrong with its last 512 bytes.
+        /// Problem of its last 512 bytes.
         problem: &'static str,
     },
     /// The disk does not hold an ext4 filesystem, or a damaged one.
@@ -51,7 +51,7 @@ pub enum TransformError {
     Ext4 {
         /// The disk.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The problem.
         source: ext4_view::Ext4Error,
     },
     /// A file's blocks in the filesystem are damaged.
@@ -61,7 +61,7 @@ pub enum TransformError {
         path: PathBuf,
         /// The path inside it.
         file: String,
-        /// What is wrong with it.
+        /// The problem.
         source: std::io::Error,
     },
     /// The filesystem does not have this file.
@@ -72,15 +72,15 @@ pub enum TransformError {
         /// The path inside it.
         file: String,
     },
-    /// The archive is damaged, or of a kind that is not read.
+    /// The archive is damaged, or of an unsupported kind.
     #[error("cannot read the archive {path}")]
     Archive {
         /// The archive.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The problem.
         source: zip::result::ZipError,
     },
-    /// The archive does not have this member, or has it as something that is not a file.
+    /// The archive does not have this member, or has it as something other than a file.
     #[error("the archive {path} has no file {member}")]
     NoSuchMember {
         /// The archive.
@@ -94,17 +94,17 @@ pub enum TransformError {
         /// The archive.
         path: PathBuf,
     },
-    /// Compressed data that is damaged or cut off.
+    /// The compressed data is damaged or truncated.
     #[error("cannot decompress {path} as {format}")]
     Compressed {
         /// The file.
         path: PathBuf,
-        /// The format it should have.
+        /// Expected format.
         format: &'static str,
-        /// What is wrong with it.
+        /// The problem.
         source: std::io::Error,
     },
-    /// A step would make a file beyond all measure.
+    /// A step would make an excessively large file.
     #[error("{what} would take more than {limit}")]
     TooLarge {
         /// The file.
@@ -112,28 +112,28 @@ pub enum TransformError {
         /// The limit.
         limit: Size,
     },
-    /// The finished disk is not a qcow2 that stands by itself.
+    /// The finished disk is not a self-contained qcow2.
     #[error("the finished disk {path} {problem}")]
     BadDisk {
         /// The disk.
         path: PathBuf,
-        /// What is wrong with it, as the end of a sentence about it.
+        /// The problem, as the end of a sentence about the disk.
         problem: String,
     },
-    /// The finished kernel is none.
+    /// The finished kernel is not a kernel.
     #[error("the finished kernel {path} is not a Linux kernel image")]
     BadKernel {
         /// The kernel.
         path: PathBuf,
     },
-    /// A finished file has another digest than the pinned one of the finished file.
+    /// The finished file has another digest than the pinned one.
     #[error("the finished {role} has digest {found}, and {expected} was expected")]
     WrongProduct {
-        /// What the file is for.
+        /// Role of the file.
         role: ArtifactRole,
         /// The pinned digest.
         expected: Digest,
-        /// The digest it has.
+        /// Actual digest.
         found: Digest,
     },
     /// A finished file is empty.

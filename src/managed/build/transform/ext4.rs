@@ -1,4 +1,4 @@
-//! Files out of a disk that is one ext4 filesystem, without mounting it.
+//! Extraction of files from a disk that is one ext4 filesystem, without mounting it.
 
 use std::error::Error;
 use std::io::{Read, Seek, SeekFrom};
@@ -22,7 +22,7 @@ impl Ext4Read for Window {
     }
 }
 
-/// Takes the file at `path` (absolute, inside the filesystem) out into `output`.
+/// Extracts the file at `path` (absolute, inside the filesystem) into `output`.
 pub(super) fn extract(
     material: &Material,
     path: &str,

@@ -1,4 +1,4 @@
-//! The format of a disk, by the bytes that every disk of it begins with.
+//! Formats of disks, recognised by their first bytes.
 
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -6,11 +6,11 @@ use std::path::Path;
 use crate::files::{self, At, FileError};
 use crate::qemu::{DiskFormat, QCOW2_MAGIC};
 
-/// Bytes that are looked at.
+/// Bytes that are read.
 const HEAD_BYTES: usize = 512;
 
-/// The formats by their magic: its place, and the bytes. A VMDK that is a text with the names of other files has none on
-/// purpose, nor has a fixed VHD, which is a raw disk with a footer.
+/// Formats with offset and bytes of their magic. A VMDK that is a text with the names of other
+/// files has none on purpose, nor has a fixed VHD, which is a raw disk with a footer.
 const MAGICS: [(DiskFormat, usize, &[u8]); 5] = [
     (DiskFormat::Qcow2, 0, &QCOW2_MAGIC),
     (DiskFormat::Vdi, 0x40, b"\x7f\x10\xda\xbe"),
@@ -19,7 +19,7 @@ const MAGICS: [(DiskFormat, usize, &[u8]); 5] = [
     (DiskFormat::Vpc, 0, b"conectix"),
 ];
 
-/// Finds the format of a regular file; what has no magic is raw.
+/// Finds the format of a regular file; one without a magic is raw.
 pub(super) fn recognise(disk: &Path) -> Result<DiskFormat, FileError> {
     let file = files::open(disk)?;
     let mut head = Vec::new();

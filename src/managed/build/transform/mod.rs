@@ -1,8 +1,8 @@
-//! From the bytes of a source to a file of an image: the steps of [`TransformStep`], each a function from one
-//! [`Material`] to the next.
+//! Transformation of a source's bytes into a file of an image: the steps of [`TransformStep`], each
+//! a function from one [`Material`] to the next.
 //!
-//! A verified download is never written to. Steps that only look at part of a file (taking a VHD's footer off) narrow
-//! the view of it instead of copying it, and zeros stay holes.
+//! A verified download is never written to. Steps that only need part of a file (removing a VHD's
+//! footer) narrow the view of it instead of copying it, and zeros stay holes.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -26,30 +26,31 @@ mod vhd;
 pub use error::TransformError;
 pub use vhd::{VhdKind, parse_vhd_footer};
 
-/// Longest file a step may make, holes included. Images of this kind take a hundredth of it; a compressed file that
-/// promises more is a bomb.
+/// Longest file that a step may make in bytes, holes included. Images of this kind take a hundredth
+/// of it; a compressed file that promises more is a bomb.
 pub(crate) const MAX_FILE_BYTES: u64 = 64 << 30;
 
-/// A file on its way, or the first bytes of one.
+/// An intermediate file, or the first bytes of one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Material {
     path: PathBuf,
-    /// How many of its bytes count, from its start.
+    /// Number of bytes that count, from the file's start.
     length: u64,
-    /// Whether that is all of them.
+    /// True if those are all its bytes.
     whole: bool,
-    /// Their SHA-256, hexadecimal, where it was found out while they were written.
+    /// SHA-256 of those bytes in hexadecimal, if it was computed while they were written.
     sha256: Option<String>,
 }
 
 /// A finished file.
 pub(crate) struct Product {
     pub(crate) path: PathBuf,
-    /// Its SHA-256, hexadecimal, unless another program wrote it.
+    /// SHA-256 in hexadecimal, unless another program wrote the file.
     pub(crate) sha256: Option<String>,
 }
 
-/// Takes a verified download through an artifact's pipeline and hands back the finished file, which lies in `work`.
+/// Runs a verified download through an artifact's pipeline and returns the finished file, which
+/// lies in `work`.
 pub(crate) fn run(
     job: &Job,
     artifact: &ManagedArtifactSpec,
@@ -115,7 +116,7 @@ fn in_words(step: &TransformStep) -> Option<String> {
     })
 }
 
-/// Gives the material a name of its own, as a link where it can.
+/// Gives the material a name of its own, as a link if possible.
 fn rename(job: &Job, material: &Material, target: &Path, work: &Path) -> Result<Material, ImageError> {
     if material.path.starts_with(work) {
         fs::rename(&material.path, target).at("rename", &material.path)?;
@@ -125,7 +126,7 @@ fn rename(job: &Job, material: &Material, target: &Path, work: &Path) -> Result<
     Ok(Material { path: target.to_owned(), ..material.clone() })
 }
 
-/// The file that is published: one in `work` that holds the material and nothing else.
+/// Returns the file to publish: one in `work` that holds the material and nothing else.
 fn finished(job: &Job, material: Material, work: &Path) -> Result<Product, ImageError> {
     if material.whole && material.path.starts_with(work) {
         return Ok(Product { path: material.path, sha256: material.sha256 });
@@ -145,8 +146,8 @@ fn copy(job: &Job, material: &Material, target: &Path) -> Result<Material, Image
     Ok(Material::written(target, length, hasher))
 }
 
-/// Writes a step's output and hands it back. Damaged input and a full disk both come as I/O errors; only the latter
-/// have a number of the system's.
+/// Writes a step's output and returns it. Damaged input and a full disk both arrive as I/O errors;
+/// only the latter have a system error number.
 fn write_out(
     from: impl Read,
     output: &Path,
@@ -171,7 +172,7 @@ impl Material {
         Ok(Self { path: path.to_owned(), length, whole: true, sha256: None })
     }
 
-    /// A file that this process has just written, through this hasher.
+    /// Returns the material of a file that this process has just written, through this hasher.
     fn written(path: &Path, length: u64, hasher: Hasher) -> Self {
         let sha256 = Some(hasher.finish().hex().to_owned());
         Self { path: path.to_owned(), length, whole: true, sha256 }
@@ -182,7 +183,7 @@ impl Material {
     }
 }
 
-/// The first bytes of a file, as if it held no others.
+/// Reader of the first bytes of a file, as if it held no others.
 #[derive(Debug)]
 struct Window {
     file: File,

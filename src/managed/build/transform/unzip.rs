@@ -1,4 +1,4 @@
-//! One member out of a ZIP archive. Wheels are ZIP archives.
+//! Extraction of one member of a ZIP archive. Wheels are ZIP archives.
 
 use std::io::{BufReader, Read as _};
 use std::path::Path;
@@ -11,7 +11,7 @@ use crate::cancel::Cancel;
 use crate::files::Size;
 use crate::managed::error::ImageError;
 
-/// Takes the member of exactly this name out into `output`. Its name is never used as a path.
+/// Extracts the member of exactly this name into `output`. Its name is never used as a path.
 pub(super) fn unzip(
     material: &Material,
     member: &str,
@@ -35,7 +35,7 @@ pub(super) fn unzip(
     if declared > MAX_FILE_BYTES {
         return Err(TransformError::TooLarge { what: member.to_owned(), limit: Size(MAX_FILE_BYTES) }.into());
     }
-    // One byte more than declared, so that a member that lies about its size is found out.
+    // Reads one byte more than declared, so that a member that lies about its size is noticed.
     let damaged = |error| failed(ZipError::Io(error));
     let unpacked = write_out(file.take(declared + 1), output, cancel, damaged)?;
     if unpacked.length != declared {

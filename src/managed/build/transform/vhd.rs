@@ -1,4 +1,5 @@
-//! Fixed VHDs: a raw disk and 512 bytes about it ("Virtual Hard Disk Image Format Specification", Microsoft, 2006).
+//! Fixed VHDs: a raw disk followed by a 512-byte footer ("Virtual Hard Disk Image Format
+//! Specification", Microsoft, 2006).
 
 use std::os::unix::fs::FileExt;
 
@@ -8,28 +9,28 @@ use crate::managed::error::ImageError;
 
 /// Size of the footer, in bytes.
 const FOOTER_BYTES: usize = 512;
-/// How the footer starts.
+/// First bytes of the footer.
 const COOKIE: &[u8; 8] = b"conectix";
-/// Where the footer keeps its checksum: the ones' complement of the sum of all its other bytes.
+/// Place of the footer's checksum: the ones' complement of the sum of all its other bytes.
 const CHECKSUM: std::ops::Range<usize> = 64..68;
-/// Where the footer keeps the kind of disk.
+/// Place of the kind of disk in the footer.
 const DISK_TYPE: std::ops::Range<usize> = 60..64;
 
-/// The kinds of VHD, by their number in the footer.
+/// Kinds of VHD, by their number in the footer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum VhdKind {
-    /// The raw disk, and then the footer.
+    /// A raw disk followed by the footer.
     Fixed = 2,
-    /// Blocks that are made when they are written to.
+    /// Blocks that are allocated when they are written to.
     Dynamic = 3,
-    /// What is different from another VHD.
+    /// Differences from another VHD.
     Differencing = 4,
 }
 
-/// Which kind of VHD this is the footer of.
+/// Returns the kind of VHD that this is the footer of.
 ///
 /// # Errors
-/// What is wrong with it, as half a sentence.
+/// Returns the problem of the footer, as half a sentence.
 pub fn parse_vhd_footer(footer: &[u8; 512]) -> Result<VhdKind, &'static str> {
     if !footer.starts_with(COOKIE) {
         return Err("it has no footer");
@@ -45,7 +46,7 @@ pub fn parse_vhd_footer(footer: &[u8; 512]) -> Result<VhdKind, &'static str> {
     }
 }
 
-/// The raw disk inside a fixed VHD: a view of the same file.
+/// Returns the raw disk inside a fixed VHD: a view of the same file.
 pub(super) fn strip_footer(material: &Material) -> Result<Material, ImageError> {
     let not_vhd = |problem| TransformError::NotVhd { path: material.path.clone(), problem };
     let disk_bytes = material.length.checked_sub(FOOTER_BYTES as u64);

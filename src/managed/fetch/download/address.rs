@@ -1,8 +1,9 @@
-//! Addresses that a download may connect to: those of the public internet, unless the user says otherwise.
+//! Addresses that a download may connect to: public ones only, unless the user allows others.
 //!
-//! URLs of images come from files, and files come with repositories. Without this check, one could make a user's machine
-//! send requests to services that listen for it alone: on loopback, in the local network, or a cloud's metadata service.
-//! The check sees the very socket addresses that are connected to, after name resolution and for every redirect.
+//! URLs of images come from files, and files come with repositories. Without this check, one could
+//! make a user's machine send requests to services that trust it alone: on loopback, in the local
+//! network, or a cloud's metadata service. The check sees the actual socket addresses, after name
+//! resolution and for every redirect.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -15,7 +16,7 @@ use ureq::unversioned::transport::{ConnectionDetails, Connector, NextTimeout};
 
 use crate::context::Environment;
 
-/// The user's own switch. No file can set it.
+/// Variable by which the user allows private addresses. No file can set it.
 pub(super) const SWITCH: &str = "CASTRA_ALLOW_PRIVATE_SOURCES";
 
 /// Private addresses that the user allows.
@@ -25,18 +26,18 @@ enum Allowed {
     These(Vec<(IpAddr, Option<u16>)>),
 }
 
-/// Decides which addresses are connected to.
+/// Check of the addresses that are connected to.
 #[derive(Debug, Clone)]
 pub(super) struct Guard(Arc<Rules>);
 
 #[derive(Debug)]
 struct Rules {
     allowed: Allowed,
-    /// Host and port of the user's proxy and mirror, wherever they are.
+    /// Host and port of the user's proxy and mirror, which are trusted wherever they are.
     trusted: Vec<(String, u16)>,
 }
 
-/// An address that is not connected to.
+/// An address that is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Refused(pub(super) SocketAddr);
 
@@ -49,7 +50,7 @@ impl fmt::Display for Refused {
 }
 
 impl Guard {
-    /// Reads the user's switch and mirror. `proxy` is the user's, too.
+    /// Reads the user's switch and mirror. `proxy` is the user's too.
     pub(super) fn new(environment: &Environment, proxy: Option<(String, u16)>) -> Self {
         let mirror = environment.text("CASTRA_MIRROR").and_then(|mirror| mirror.parse().ok());
         let mirror = mirror.and_then(|uri: Uri| authority(&uri));
@@ -72,7 +73,8 @@ impl Guard {
     }
 }
 
-/// Reads `1`, or a list of addresses such as `127.0.0.1:8000,10.0.0.5`. What is no address allows nothing.
+/// Parses `1`, or a list of addresses such as `127.0.0.1:8000,10.0.0.5`. An invalid address allows
+/// nothing.
 fn allowed(switch: Option<&str>) -> Allowed {
     let entry = |text: &str| {
         let with_port = text.parse().map(|one: SocketAddr| (one.ip().to_canonical(), Some(one.port())));
@@ -103,7 +105,8 @@ fn is_public(ip: IpAddr) -> bool {
 
 fn is_public_v4(ip: Ipv4Addr) -> bool {
     let special = match ip.octets() {
-        // This network; the private ones; carrier-grade NAT; this host; link-local, with the clouds' metadata.
+        // This network; private networks; carrier-grade NAT; this host; link-local, with the
+        // clouds' metadata services.
         [0 | 10 | 127, ..] | [100, 64..=127, ..] | [169, 254, ..] | [172, 16..=31, ..] | [192, 168, ..] => {
             true
         }
@@ -124,7 +127,7 @@ fn is_public_v6(ip: Ipv6Addr) -> bool {
         is_public_v4(Ipv4Addr::new(a, b, c, d))
     };
     match ip.segments() {
-        // IPv4 in IPv6: mapped, and what NAT64 and 6to4 translate.
+        // IPv4 in IPv6: mapped addresses, and those that NAT64 and 6to4 translate.
         [0, 0, 0, 0, 0, 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => embedded(high, low),
         [0x2002, high, low, ..] => embedded(high, low),
         // Teredo and other assignments, documentation.
@@ -134,7 +137,7 @@ fn is_public_v6(ip: Ipv6Addr) -> bool {
     }
 }
 
-/// Looks names up, and leaves out the addresses that are not allowed.
+/// Resolver that leaves out addresses that are not allowed.
 #[derive(Debug)]
 pub(super) struct GuardedResolver(pub(super) Guard);
 
@@ -160,7 +163,8 @@ impl Resolver for GuardedResolver {
     }
 }
 
-/// Refuses an address in the URL itself, which a proxy would be asked for without any name resolution here.
+/// Connector that refuses an address in the URL itself, which a proxy would be asked for without
+/// any name resolution here.
 #[derive(Debug)]
 pub(super) struct GuardedConnector(pub(super) Guard);
 

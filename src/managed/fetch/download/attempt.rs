@@ -1,4 +1,4 @@
-//! One request for what is missing, and what its answer means.
+//! One request for the missing bytes, and the meaning of its answer.
 
 use std::time::{Duration, Instant};
 
@@ -13,28 +13,28 @@ use crate::managed::error::ImageError;
 use crate::managed::job::{Job, Progress};
 use crate::managed::timeouts::Timeouts;
 
-/// Longest download whose size is not pinned.
+/// Longest download whose size is not pinned, in bytes.
 const MAX_UNPINNED_BYTES: u64 = 64 << 30;
 
-/// How an attempt ended, if it can be gone on from there.
+/// End of an attempt after which the download can continue.
 pub(super) enum Ended {
     /// The server has sent all it has; the digest decides.
     Whole,
-    /// It broke off, or the server asks to come back; what came is kept.
+    /// The connection broke, or the server asks to come back later; the bytes received are kept.
     Broken {
-        /// What happened.
+        /// The failure.
         error: DownloadError,
-        /// When the server wants to be asked again.
+        /// Time after which the server wants to be asked again.
         wait: Option<Duration>,
     },
-    /// The answer does not fit the bytes there are.
+    /// The answer does not fit the bytes present.
     Unfit(DownloadError),
 }
 
-/// Asks for what is missing and adds it to the partial.
+/// Requests the missing bytes and appends them to the partial.
 ///
 /// # Errors
-/// What makes further attempts at this address pointless.
+/// Returns errors that make further attempts at this address pointless.
 pub(super) fn attempt(
     job: &Job,
     client: &Client,
@@ -63,7 +63,7 @@ pub(super) fn attempt(
             }
             Err(problem) => return Ok(Ended::Unfit(bad_range(url, problem))),
         },
-        // All bytes are there and were wrong, or the file has become shorter.
+        // All bytes are present and were wrong, or the file has become shorter.
         416 if start > 0 => return Ok(Ended::Unfit(bad_range(url, "there is no such range".to_owned()))),
         status => return refused(status, head, url),
     };
@@ -71,7 +71,7 @@ pub(super) fn attempt(
     if let Some(total) = total {
         progress.expect(total);
         if pinned_bytes.is_none() {
-            // As for a pinned size, which was asked about before.
+            // The space for a pinned size was checked before.
             let (download, image) = (total.saturating_sub(start), total);
             files::require_space(
                 partial.directory(),
@@ -85,11 +85,12 @@ pub(super) fn attempt(
 fn request<'a>(url: &'a str, partial: &Partial) -> Request<'a> {
     let range = (partial.length() > 0).then(|| format!("bytes={}-", partial.length()));
     let etag = partial.origin(url).and_then(|origin| origin.etag.clone());
-    // Without a strong ETag the range is asked for all the same: the pinned digest tells in the end whether it fitted.
+    // Without a strong ETag the range is requested all the same: the pinned digest shows in the end
+    // if it fitted.
     Request { url, range, if_range: etag.filter(|etag| headers::is_strong(etag)) }
 }
 
-/// Adds the body to the partial.
+/// Appends the body to the partial.
 fn receive(
     job: &Job,
     client: &Client,
@@ -134,7 +135,7 @@ fn receive(
     }
 }
 
-/// Watches that the bytes of a body come fast enough, one stretch of time after the other.
+/// Check that the bytes of a body arrive fast enough, one interval after the other.
 struct Pace<'a> {
     timeouts: &'a Timeouts,
     bytes: u64,
@@ -148,10 +149,11 @@ impl<'a> Pace<'a> {
         Self { timeouts, bytes: 0, start, end: start + timeouts.pace }
     }
 
-    /// Counts what came.
+    /// Counts the bytes received.
     ///
     /// # Errors
-    /// [`NetworkFailure::TooSlow`] at the end of a stretch in which too little came.
+    /// Returns [`NetworkFailure::TooSlow`] at the end of an interval in which too few bytes
+    /// arrived.
     fn check(&mut self, next: Next) -> Result<Next, Silence> {
         if let Next::Bytes(bytes) = &next {
             self.bytes += bytes.len() as u64;
@@ -180,7 +182,7 @@ fn broken(client: &Client, url: &str, silence: Silence) -> Result<Ended, ImageEr
     }
 }
 
-/// An answer that holds no bytes of the file.
+/// Returns the end of an attempt whose answer holds no bytes of the file.
 fn refused(status: u16, head: &Head, url: &str) -> Result<Ended, ImageError> {
     let retry_after = head.retry_after;
     let error = DownloadError::Status { url: url.to_owned(), status, retry_after };
@@ -190,7 +192,7 @@ fn refused(status: u16, head: &Head, url: &str) -> Result<Ended, ImageError> {
     }
 }
 
-/// The number of bytes that a 200 promises, which must be the pinned one.
+/// Returns the number of bytes that a 200 announces, which must be the pinned one.
 fn whole(
     job: &Job,
     answer: &Answer,
@@ -213,7 +215,7 @@ fn whole(
     Err(DownloadError::Length { url, expected, found, html, encoding }.into())
 }
 
-/// The total that a 206 names, if the answer goes on where the partial ends.
+/// Returns the total that a 206 names, if the answer continues where the partial ends.
 fn fits(head: &Head, url: &str, partial: &Partial, pinned_bytes: Option<u64>) -> Result<Option<u64>, String> {
     let origin = partial.origin(url);
     let known = pinned_bytes.or(origin.and_then(|origin| origin.total_bytes));
@@ -231,11 +233,12 @@ fn bad_range(url: &str, problem: String) -> DownloadError {
     DownloadError::BadRange { url: url.to_owned(), problem }
 }
 
-/// Asks for one byte, within the time for it, to see whether the file is there to be had. A server that asks to come back is
-/// asked twice; one that cannot be reached is not, for the user waits.
+/// Requests one byte, within the time limit for it, to check that the file is available. A server
+/// that asks to come back later is asked twice; one that cannot be reached is not, since the user
+/// is waiting.
 ///
 /// # Errors
-/// Why it is not.
+/// Returns the reason why the file is not available.
 pub(super) fn probe(job: &Job, url: &str) -> Result<(), ImageError> {
     let limit = job.timeouts.probe;
     let timeouts =

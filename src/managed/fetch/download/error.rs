@@ -5,30 +5,30 @@ use std::time::Duration;
 use crate::error::{Explain, Kind};
 use crate::files::Size;
 
-/// Why a download from one address failed.
+/// Failure of a download from one address.
 #[derive(Debug, thiserror::Error)]
 pub enum DownloadError {
-    /// The server could not be reached, or the connection broke and could not be made again.
+    /// The server could not be reached, or the connection broke and could not be re-established.
     #[error("cannot download {url}{}", via(proxy.as_ref()))]
     Network {
-        /// The address.
+        /// URL of the download.
         url: String,
-        /// The proxy that was used.
+        /// Proxy that was used.
         proxy: Option<String>,
-        /// What happened.
+        /// The failure.
         #[source]
         failure: NetworkFailure,
-        /// How many bytes are kept for the next try.
+        /// Bytes that are kept for the next try.
         kept_bytes: u64,
     },
     /// The server answered with an error.
     #[error("the server answers {status} for {url}{}", come_back(retry_after.as_ref()))]
     Status {
-        /// The address.
+        /// URL of the download.
         url: String,
         /// The HTTP status.
         status: u16,
-        /// When the server wants to be asked again.
+        /// Time after which the server wants to be asked again.
         retry_after: Option<Duration>,
     },
     /// The server offers another number of bytes than the pinned one.
@@ -38,96 +38,96 @@ pub enum DownloadError {
         if *html { "; it looks like a web page" } else { "" }
     )]
     Length {
-        /// The address.
+        /// URL of the download.
         url: String,
-        /// The pinned number.
+        /// Pinned number of bytes.
         expected: u64,
-        /// The offered number.
+        /// Offered number of bytes.
         found: u64,
-        /// Whether it starts as a web page does.
+        /// True if the body starts like a web page.
         html: bool,
-        /// `Content-Encoding`, where there is one although none was asked for.
+        /// `Content-Encoding`, if there is one although none was asked for.
         encoding: Option<String>,
     },
-    /// The server sends more and more.
+    /// The server sends more than the file can have.
     #[error("the server sends more than the expected {limit} for {url}")]
     Endless {
-        /// The address.
+        /// URL of the download.
         url: String,
-        /// What would have been enough.
+        /// Most bytes that were expected.
         limit: Size,
     },
-    /// Asked for the rest of the file, the server answered with something else.
+    /// The server's answer for the rest of the file does not fit.
     #[error("the server's answer for the rest of {url} does not fit: {problem}")]
     BadRange {
-        /// The address.
+        /// URL of the download.
         url: String,
-        /// What does not fit.
+        /// Reason why it does not fit.
         problem: String,
     },
     /// The proxy that the environment names cannot be used.
     #[error("the proxy `{proxy}` in {variable} cannot be used: only http:// and https:// proxies are")]
     Proxy {
-        /// Its address, without user and password.
+        /// Address of the proxy, without user and password.
         proxy: String,
-        /// The variable that names it.
+        /// Variable that names the proxy.
         variable: &'static str,
     },
 }
 
-/// What went wrong between here and a server.
+/// Failure between this machine and a server.
 #[derive(Debug, thiserror::Error)]
 pub enum NetworkFailure {
     /// The name has no address.
     #[error("the server's name cannot be resolved")]
     HostNotFound,
-    /// Nothing came for too long.
+    /// Nothing arrived within the time limit.
     #[error("timed out while {0}")]
     Timeout(&'static str),
     /// The connection could not be made, or broke.
     #[error("{0}")]
     Connection(std::io::Error),
-    /// Less came than the lowest rate allows.
+    /// Fewer bytes arrived than the lowest rate allows.
     #[error("only {found_bytes} bytes came in {} s", time.as_secs_f64().round())]
     TooSlow {
-        /// Bytes that came …
+        /// Bytes that arrived …
         found_bytes: u64,
         /// … in this time.
         time: Duration,
     },
-    /// The address leads to this machine, the local network or something else that is not public.
+    /// The address is on this machine, in the local network or otherwise not public.
     #[error("it leads to {0}, which is not a public address")]
     Private(std::net::SocketAddr),
     /// The body ended early.
     #[error("the connection ended after {found} of {expected} bytes")]
     CutOff {
-        /// Bytes that have come, those of earlier attempts included.
+        /// Bytes received, those of earlier attempts included.
         found: u64,
-        /// Bytes that should have.
+        /// Bytes expected.
         expected: u64,
     },
-    /// The server cannot prove who it is, or TLS failed in another way.
+    /// The server cannot prove its identity, or TLS failed in another way.
     #[error("no safe connection: {0}")]
     Tls(String),
-    /// The proxy did not let this through.
+    /// The proxy refused the connection.
     #[error("the proxy refused: {0}")]
     Proxy(String),
-    /// One redirect led to another, too often.
+    /// Too many redirects in a row.
     #[error("too many redirects")]
     Redirects,
     /// A redirect from https to http.
     #[error("it redirects from https to an unencrypted address")]
     Insecure,
-    /// What came is not HTTP.
+    /// The answer is not HTTP.
     #[error("the answer is not proper HTTP: {0}")]
     Protocol(String),
-    /// The address is none.
+    /// The URL is not valid.
     #[error("the address is not valid: {0}")]
     Url(String),
 }
 
 impl NetworkFailure {
-    /// Whether the same request may succeed a little later.
+    /// Returns `true` if the same request may succeed a little later.
     pub(super) fn is_transient(&self) -> bool {
         match self {
             Self::HostNotFound
@@ -152,7 +152,8 @@ impl NetworkFailure {
 }
 
 impl DownloadError {
-    /// Whether the server could not be reached, or does not have the file, as opposed to having another one.
+    /// Returns `true` if the server could not be reached or does not have the file, as opposed to
+    /// having another one.
     pub(crate) fn is_unreachable(&self) -> bool {
         matches!(self, Self::Network { .. } | Self::Status { .. } | Self::Proxy { .. })
     }
@@ -167,12 +168,12 @@ impl DownloadError {
         matches!(self, Self::Status { .. })
     }
 
-    /// Returns `true` if bytes came, and too few.
+    /// Returns `true` if bytes arrived, but too slowly.
     pub(super) fn is_drip(&self) -> bool {
         matches!(self, Self::Network { failure: NetworkFailure::TooSlow { .. }, .. })
     }
 
-    /// The same, noting how much is kept.
+    /// Returns the error with the number of bytes that are kept.
     pub(super) fn keeping(mut self, bytes: u64) -> Self {
         if let Self::Network { kept_bytes, .. } = &mut self {
             *kept_bytes = bytes;
@@ -227,7 +228,8 @@ impl Explain for DownloadError {
     }
 }
 
-/// Whether a certificate is refused for the time it is, which is more often wrong than the certificate.
+/// Returns `true` if a certificate is refused because of the current time, since the clock is wrong
+/// more often than the certificate.
 fn is_about_time(problem: &str) -> bool {
     problem.contains("expired") || problem.contains("not valid yet")
 }

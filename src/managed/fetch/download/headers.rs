@@ -1,10 +1,10 @@
-//! What is read out of an answer's header.
+//! Parsing of an answer's headers.
 
 use std::time::Duration;
 
 use ureq::http::HeaderMap;
 
-/// The parts of an answer's header that matter to a download.
+/// The headers that matter to a download.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Head {
     pub(super) status: u16,
@@ -35,7 +35,7 @@ impl Head {
     }
 }
 
-/// Seconds, or an HTTP date (RFC 9110, section 10.2.3).
+/// Parses `Retry-After`: seconds, or an HTTP date (RFC 9110, section 10.2.3).
 fn retry_after(text: &str) -> Option<Duration> {
     if let Ok(seconds) = text.trim().parse() {
         return Some(Duration::from_secs(seconds));
@@ -45,15 +45,16 @@ fn retry_after(text: &str) -> Option<Duration> {
     Some(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
 }
 
-/// An ETag that stands for exactly these bytes (RFC 9110, section 8.8.3): not one that starts with `W/`.
+/// Returns `true` for an ETag that identifies exactly these bytes (RFC 9110, section 8.8.3), which
+/// does not start with `W/`.
 pub(super) fn is_strong(etag: &str) -> bool {
     etag.len() >= 2 && etag.starts_with('"') && etag.ends_with('"')
 }
 
-/// Checks a 206 against what was asked for, and hands back the total it names.
+/// Checks a 206 against the requested range, and returns the total it names.
 ///
 /// # Errors
-/// What does not fit.
+/// Returns the mismatch.
 pub(super) fn check_range(head: &Head, start: u64, total: Option<u64>) -> Result<Option<u64>, String> {
     if head.content_type.as_ref().is_some_and(|kind| kind.trim_start().starts_with("multipart/")) {
         return Err("it comes in several parts".to_owned());
@@ -74,7 +75,7 @@ pub(super) fn check_range(head: &Head, start: u64, total: Option<u64>) -> Result
     Ok(found_total)
 }
 
-/// `bytes 5-9/10` or `bytes 5-9/*`.
+/// Parses `bytes 5-9/10` or `bytes 5-9/*`.
 fn parse_range(text: &str) -> Option<(u64, u64, Option<u64>)> {
     let (range, total) = text.trim().strip_prefix("bytes ")?.split_once('/')?;
     let (first, last) = range.trim().split_once('-')?;
@@ -85,7 +86,7 @@ fn parse_range(text: &str) -> Option<(u64, u64, Option<u64>)> {
     Some((first.trim().parse().ok()?, last.trim().parse().ok()?, total))
 }
 
-/// Whether bytes start as a web page does.
+/// Returns `true` if bytes start like a web page.
 pub(super) fn looks_like_html(bytes: &[u8]) -> bool {
     let start: Vec<u8> = bytes.trim_ascii_start().iter().take(14).map(u8::to_ascii_lowercase).collect();
     start.starts_with(b"<!doctype html") || start.starts_with(b"<html")

@@ -1,4 +1,5 @@
-//! One request, on a thread of its own, so that Ctrl-C never waits for a name server, a handshake or a silent peer.
+//! One request, on a thread of its own, so that Ctrl-C never waits for a name server, a handshake
+//! or a silent peer.
 
 use std::io::Read as _;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -17,31 +18,32 @@ use crate::cancel::{Cancel, Interrupted};
 use crate::context::Environment;
 use crate::managed::timeouts::Timeouts;
 
-/// Redirects that are followed: mirrors need one or two.
+/// Most redirects that are followed: mirrors need one or two.
 const MAX_REDIRECTS: u32 = 5;
-/// Bytes of a body that are handed over at a time …
+/// Bytes of a body that are passed on at a time …
 const CHUNK_BYTES: usize = 64 * 1024;
-/// … and how many such chunks may wait to be written.
+/// … and the number of such chunks that may wait to be written.
 const CHUNKS_AHEAD: usize = 16;
-/// How soon a waiting request notices that it is cancelled.
+/// Interval at which a waiting request checks for cancellation.
 const TICK: Duration = Duration::from_millis(20);
 
-/// Makes requests to one address.
+/// Client for requests to one address.
 pub(super) struct Client {
     agent: Agent,
     proxy: Option<String>,
 }
 
-/// What a request asks for.
+/// A request.
 pub(super) struct Request<'a> {
     pub(super) url: &'a str,
-    /// The value of `Range`.
+    /// Value of `Range`.
     pub(super) range: Option<String>,
-    /// A strong ETag: without it the server may send the whole file instead of the range.
+    /// Strong ETag for `If-Range`: if the file has changed, the server then sends the whole file
+    /// instead of the range.
     pub(super) if_range: Option<String>,
 }
 
-/// An answer whose body is still coming.
+/// An answer whose body is still arriving.
 pub(super) struct Answer {
     pub(super) head: Head,
     parts: Receiver<Part>,
@@ -62,14 +64,14 @@ enum Part {
     Failed(NetworkFailure),
 }
 
-/// Why nothing came.
+/// Reason why nothing arrived.
 pub(super) enum Silence {
     Failed(NetworkFailure),
     Interrupted(Interrupted),
 }
 
 impl Client {
-    /// A client for this address and those it redirects to, with the environment's proxy.
+    /// Creates a client for this address and those it redirects to, with the environment's proxy.
     pub(super) fn new(
         environment: &Environment,
         timeouts: &Timeouts,
@@ -79,11 +81,11 @@ impl Client {
         let at = |proxy: &Proxy| (proxy.host().to_ascii_lowercase(), proxy.port());
         let guard = Guard::new(environment, proxy.as_ref().map(at));
         let shown = proxy.as_ref().map(|proxy| format!("{}:{}", proxy.host(), proxy.port()));
-        // Certificates are judged by the operating system's store, where companies put theirs.
+        // The operating system's store judges certificates, since companies add theirs there.
         let tls = TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build();
         let config = Agent::config_builder()
             .http_status_as_error(false)
-            // Also holds for every redirect: what began encrypted stays so.
+            // Also holds for every redirect: an encrypted download stays encrypted.
             .https_only(url.starts_with("https://"))
             .max_redirects(MAX_REDIRECTS)
             .max_redirects_will_error(true)
@@ -97,13 +99,14 @@ impl Client {
             .timeout_per_read(Some(timeouts.stall))
             .timeout_per_write(Some(timeouts.stall))
             .build();
-        // Not the connector alone: names are looked up before it is asked, and what is connected to comes from there.
+        // The connector alone is not enough: names are resolved before it is called, and the
+        // connection goes to the resolved addresses.
         let connector = GuardedConnector(guard.clone()).chain(DefaultConnector::new());
         let agent = Agent::with_parts(config, connector, GuardedResolver(guard));
         Ok(Self { agent, proxy: shown })
     }
 
-    /// The error for a failure of this client.
+    /// Returns the error for a failure of this client.
     pub(super) fn failed(&self, url: &str, failure: NetworkFailure) -> DownloadError {
         DownloadError::Network { url: url.to_owned(), proxy: self.proxy.clone(), failure, kept_bytes: 0 }
     }
@@ -123,7 +126,8 @@ impl Client {
             builder = builder.header("If-Range", etag);
         }
         let (sender, parts) = sync_channel(CHUNKS_AHEAD);
-        // If nobody listens any more, the thread ends with the next thing it has to say, or with its time limit.
+        // If the receiver is gone, the thread ends with the next part it sends, or with its time
+        // limit.
         thread::spawn(move || match builder.call() {
             Ok(response) => hand_over(response, &sender),
             Err(error) => drop(sender.send(Part::Failed(explained(error)))),
@@ -138,7 +142,7 @@ impl Client {
 }
 
 impl Answer {
-    /// Returns the next bytes of the body; none if nothing came until `end`.
+    /// Returns the next bytes of the body, or [`Next::Nothing`] if nothing arrived until `end`.
     pub(super) fn next(&self, cancel: &Cancel, end: Option<Instant>) -> Result<Next, Silence> {
         let Some(part) = next_part(&self.parts, cancel, end)? else { return Ok(Next::Nothing) };
         match part {
@@ -164,7 +168,7 @@ fn next_part(parts: &Receiver<Part>, cancel: &Cancel, end: Option<Instant>) -> R
     }
 }
 
-/// The thread that makes the request is gone without a word.
+/// Returns the failure for a request thread that is gone without an answer.
 fn lost() -> NetworkFailure {
     NetworkFailure::Connection(std::io::ErrorKind::ConnectionAborted.into())
 }
@@ -199,7 +203,7 @@ fn explained(error: ureq::Error) -> NetworkFailure {
         Error::Timeout(Timeout::Resolve) => NetworkFailure::Timeout("looking up the server's name"),
         Error::Timeout(Timeout::Connect) => NetworkFailure::Timeout("connecting"),
         Error::Timeout(_) => NetworkFailure::Timeout("waiting for data"),
-        // rustls' own verdicts come as this kind of I/O error.
+        // rustls reports its own verdicts as this kind of I/O error.
         Error::Io(error) if error.kind() == std::io::ErrorKind::InvalidData => {
             NetworkFailure::Tls(error.to_string())
         }
@@ -220,8 +224,8 @@ fn explained(error: ureq::Error) -> NetworkFailure {
     }
 }
 
-/// The proxy for an address, by the customs of curl: the scheme's own variable, then `ALL_PROXY`; `NO_PROXY` names
-/// hosts and domains that need none.
+/// Returns the proxy for an address, by the conventions of curl: the scheme's own variable, then
+/// `ALL_PROXY`; `NO_PROXY` names hosts and domains that need none.
 fn proxy_for(environment: &Environment, url: &str) -> Result<Option<Proxy>, DownloadError> {
     let variables: &[&'static str] = if url.starts_with("https://") {
         &["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"]
@@ -246,7 +250,7 @@ fn proxy_for(environment: &Environment, url: &str) -> Result<Option<Proxy>, Down
     }
     let exceptions = environment.text("no_proxy").or_else(|| environment.text("NO_PROXY")).unwrap_or("");
     for host in exceptions.split(',').map(str::trim).filter(|host| !host.is_empty()) {
-        // A domain stands for itself and for what is below it.
+        // A domain also covers everything below it.
         builder = builder.no_proxy(host.trim_start_matches('.'));
         if !host.contains('*') {
             builder = builder.no_proxy(&format!(".{}", host.trim_start_matches('.')));
@@ -255,7 +259,7 @@ fn proxy_for(environment: &Environment, url: &str) -> Result<Option<Proxy>, Down
     builder.build().map(Some).map_err(|_| unusable())
 }
 
-/// A proxy's address without what must not be shown.
+/// Returns a proxy's address without user and password.
 fn without_user(address: &str) -> String {
     match (address.split_once("://"), address.rsplit_once('@')) {
         (Some((scheme, _)), Some((_, host))) => format!("{scheme}://{host}"),

@@ -1,5 +1,5 @@
-//! Downloads over HTTP that can be cut off anywhere and go on from there, and that end with the pinned bytes or not at
-//! all.
+//! Downloads over HTTP that can be interrupted anywhere and resumed, and that end with the pinned
+//! bytes or not at all.
 //!
 //! ```text
 //! for each address (a mirror first):
@@ -7,12 +7,12 @@
 //!      │         └► digest wrong: resumed? discard, one full download: else next address
 //!      ├► answer does not fit the partial (206, 416): discard, one full download
 //!      ├► too slow, and there is another address: next address, from the last byte
-//!      ├► network error, 408, 429, 5xx: wait, go on from the last byte
+//!      ├► network error, 408, 429, 5xx: wait, resume from the last byte
 //!      └► anything else: next address
 //! ```
 //!
-//! The partial is named by the digest it should get, so that it is found again by whoever wants the same bytes, and it
-//! outlives a failure and Ctrl-C.
+//! The partial is named by its expected digest, so that every later download of the same bytes
+//! finds it, and it survives a failure and Ctrl-C.
 
 use std::path::PathBuf;
 
@@ -48,7 +48,7 @@ pub(crate) fn fetch(
     let mut partial = Partial::open(job, cache, artifact)?;
     let mut progress = job.progress(artifact.role, artifact.size_bytes);
     let outcome = if partial.is_right() {
-        // Cut off between the last byte and the publication.
+        // An earlier castra was interrupted between the last byte and the publication.
         progress.started(&artifact.source.to_string(), partial.length());
         Ok(())
     } else if job.context.offline {
@@ -66,8 +66,9 @@ pub(crate) fn fetch(
     Ok(blob)
 }
 
-/// Fetches bytes that nothing pins yet from the first address that has any, keeps them under the digest they have, and
-/// hands back that and their number. Mirrors are not asked: only the image's own address can say what it should be.
+/// Fetches bytes that nothing pins yet from the first address that has any, keeps them under their
+/// digest, and returns digest and length. Mirrors are not asked: only the image's own address can
+/// say what it should be.
 pub(crate) fn fetch_unpinned(
     job: &Job,
     cache: &CacheLayout,
@@ -94,10 +95,10 @@ pub(crate) fn fetch_unpinned(
     Ok((digest, length))
 }
 
-/// Whether one of the addresses answers, within the time that the default choice allows.
+/// Checks that one of the addresses answers within the time that the default choice allows.
 ///
 /// # Errors
-/// What the last address did instead.
+/// Returns the failure of the last address.
 pub(crate) fn probe(job: &Job, urls: &[String]) -> Result<(), ImageError> {
     let mut last = None;
     for url in with_mirrors(job, urls) {
@@ -138,7 +139,7 @@ fn from_any(
     worst.map_or(Ok(()), Err)
 }
 
-/// The mirrors' addresses of the same file, if there are mirrors, and then the pinned ones.
+/// Returns the mirrors' addresses of the same file, if there are mirrors, and then the pinned ones.
 fn with_mirrors(job: &Job, urls: &[String]) -> Vec<String> {
     let file_name = urls.first().and_then(|url| {
         let path = url.split(['?', '#']).next().unwrap_or(url);
@@ -158,7 +159,8 @@ fn from_one(
 ) -> Result<(), ImageError> {
     let client = Client::new(&job.context.environment, job.timeouts, url)?;
     let mut retries = Retries::new(job.timeouts);
-    // A full download is made once more where the answer or the digest shows that the partial was no good start.
+    // A full download is made once more if the answer or the digest shows that the partial was a
+    // bad start.
     let mut started_over = false;
     loop {
         let before = partial.length();

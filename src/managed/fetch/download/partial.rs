@@ -1,4 +1,4 @@
-//! What an earlier attempt left, and what this one adds.
+//! Partial downloads: the bytes that an earlier attempt left, and those that this one adds.
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::FileExt;
@@ -14,10 +14,10 @@ use crate::layout::CacheLayout;
 use crate::managed::job::Job;
 use crate::managed::spec::ManagedArtifactSpec;
 
-/// An address and an ETag do not take more.
+/// Most bytes of a sidecar, which holds an address and an ETag.
 const MAX_SIDECAR_BYTES: u64 = 64 * 1024;
 
-/// A download that is not complete yet: bytes on disk, and their digest so far.
+/// An incomplete download: bytes on disk, and their digest so far.
 pub(super) struct Partial {
     file: SparseWriter,
     writeback: Writeback,
@@ -32,7 +32,8 @@ pub(super) struct Partial {
     lock: Lock,
 }
 
-/// Where the first bytes of a partial came from. Nothing depends on its being true: the digest decides in the end.
+/// Origin of the first bytes of a partial. Nothing depends on its being true: the digest decides in
+/// the end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Origin {
     pub(super) url: String,
@@ -41,8 +42,8 @@ pub(super) struct Origin {
 }
 
 impl Partial {
-    /// Opens what is there, and hashes it: bytes that went bad on disk are found at the end, but those that are
-    /// already all there are found now. What is longer than it should be is discarded.
+    /// Opens a partial, and hashes the bytes present. Bytes that went bad on disk are found at the
+    /// end, but if all are present they are found now. A partial that is too long is discarded.
     pub(super) fn open(
         job: &Job,
         cache: &CacheLayout,
@@ -50,8 +51,8 @@ impl Partial {
     ) -> Result<Self, FileError> {
         let (algorithm, hex) = (artifact.digest.algorithm(), artifact.digest.hex());
         let path = cache.partial(algorithm, hex);
-        // Besides the download's own lock: that one may have been removed with the cache, and then a castra that holds a new
-        // one must not write into these bytes.
+        // Taken besides the download's own lock: that one may have been removed with the cache, and
+        // then a castra that holds a new one must not write into these bytes.
         let what = format!("another castra that downloads {}", artifact.source);
         let lock = job.lock_own(&path, &what)?;
         let file = lock.file().try_clone().at("open", &path)?;
@@ -90,8 +91,9 @@ impl Partial {
         Ok(partial)
     }
 
-    /// Opens one for bytes that nothing pins yet; `artifact` has a stand-in for their digest. What an earlier attempt left
-    /// is discarded, for nothing would show that both halves belong together.
+    /// Opens a partial for bytes that nothing pins yet; `artifact` has a stand-in for their digest.
+    /// The bytes of an earlier attempt are discarded, since nothing would show that both halves
+    /// belong together.
     pub(super) fn open_unpinned(
         job: &Job,
         cache: &CacheLayout,
@@ -103,12 +105,12 @@ impl Partial {
         Ok(partial)
     }
 
-    /// Whether it is known which bytes these should become.
+    /// Returns `true` if the expected digest is known.
     pub(super) fn is_pinned(&self) -> bool {
         self.is_pinned
     }
 
-    /// Takes the bytes there are for the right ones, and hands back their digest.
+    /// Accepts the bytes present as the right ones, and returns their digest.
     pub(super) fn pin(&mut self) -> Digest {
         self.expected = self.digest();
         self.blob = self.path.with_file_name(self.expected.hex());
@@ -116,7 +118,7 @@ impl Partial {
         self.expected.clone()
     }
 
-    /// The directory it is in.
+    /// Returns the partial's directory.
     pub(super) fn directory(&self) -> &Path {
         self.path.parent().unwrap_or(Path::new("/"))
     }
@@ -125,36 +127,36 @@ impl Partial {
         self.file.position()
     }
 
-    /// The digest of the bytes so far.
+    /// Returns the digest of the bytes so far.
     pub(super) fn digest(&self) -> Digest {
         self.hasher.so_far()
     }
 
-    /// Whether these are the pinned bytes, all of them.
+    /// Returns `true` if these are all of the pinned bytes.
     pub(super) fn is_right(&self) -> bool {
         self.length() > 0 && self.digest() == self.expected
     }
 
-    /// Whether the bytes came by more than one request.
+    /// Returns `true` if the bytes arrived by more than one request.
     pub(super) fn was_resumed(&self) -> bool {
         self.resumed
     }
 
-    /// What is known about where the bytes came from, if that was this address.
+    /// Returns what is known about the bytes' origin, if they came from this address.
     pub(super) fn origin(&self, url: &str) -> Option<&Origin> {
         self.origin.as_ref().filter(|origin| origin.url == url && self.length() > 0)
     }
 
-    /// Whether this address says which version of its file the bytes are of.
+    /// Returns `true` if this address has identified the version of its file by a strong ETag.
     pub(super) fn has_strong_etag(&self, url: &str) -> bool {
         self.origin(url).and_then(|origin| origin.etag.as_ref()).is_some_and(|etag| is_strong(etag))
     }
 
-    /// Forgets all bytes and starts with those of this origin.
+    /// Discards all bytes, and records the origin of those to come.
     pub(super) fn restart(&mut self, origin: Origin) -> Result<(), FileError> {
         self.discard()?;
         let text = serde_json::to_vec(&origin).unwrap_or_default();
-        // Cut off half-way it says nothing, which is fine: nothing depends on it.
+        // A truncated sidecar is ignored, and nothing depends on it.
         let mut sidecar = files::open_or_create(&self.sidecar_path)?;
         sidecar.write_all(&text).at("write", &self.sidecar_path)?;
         self.origin = Some(origin);
@@ -162,7 +164,7 @@ impl Partial {
         Ok(())
     }
 
-    /// Goes on behind the bytes there are.
+    /// Continues after the bytes present.
     pub(super) fn resume(&mut self) {
         self.resumed = true;
     }
@@ -174,7 +176,7 @@ impl Partial {
         Ok(())
     }
 
-    /// The start of the bytes, to see what they look like.
+    /// Returns the first 64 bytes, to recognise a web page.
     pub(super) fn first_bytes(&self) -> Result<Vec<u8>, FileError> {
         let mut start = vec![0; 64];
         let count = self.file.file().read_at(&mut start, 0).at("read", &self.path)?;
@@ -182,7 +184,7 @@ impl Partial {
         Ok(start)
     }
 
-    /// Forgets all bytes.
+    /// Discards all bytes.
     pub(super) fn discard(&mut self) -> Result<(), FileError> {
         self.writeback.restart().at("write to disk", &self.path)?;
         self.file.restart().at("shorten", &self.path)?;
@@ -193,7 +195,7 @@ impl Partial {
         Ok(())
     }
 
-    /// After a failure: keeps what can be resumed, and leaves nothing behind otherwise.
+    /// Cleans up after a failure: keeps bytes that can be resumed, or else removes the files.
     pub(super) fn clean_up(mut self) -> Result<(), FileError> {
         self.writeback.settle().at("write to disk", &self.path)?;
         if self.length() > 0 {
@@ -203,7 +205,8 @@ impl Partial {
         files::remove_file(&self.path)
     }
 
-    /// Makes the right bytes the blob. The sidecar goes first: who finds the blob looks for nothing else.
+    /// Publishes the complete bytes as the blob. The sidecar goes first, since nothing looks for
+    /// leftovers once the blob exists.
     pub(super) fn publish(mut self) -> Result<PathBuf, FileError> {
         failpoint::reach(Point::BodyVerified);
         self.writeback.settle().at("write to disk", &self.path)?;
@@ -216,7 +219,7 @@ impl Partial {
     }
 }
 
-/// A sidecar that is missing or makes no sense says nothing, and nothing needs it.
+/// Reads a sidecar. A missing or invalid one is ignored, since nothing depends on it.
 fn read_origin(path: &Path) -> Result<Option<Origin>, FileError> {
     let Some(file) = files::open_if_there(path)? else {
         return Ok(None);

@@ -1,4 +1,4 @@
-//! When to try again.
+//! Decisions on retries.
 
 use std::hash::{BuildHasher, Hasher as _, RandomState};
 use std::thread;
@@ -8,12 +8,12 @@ use crate::cancel::Interrupted;
 use crate::managed::job::Job;
 use crate::managed::timeouts::Timeouts;
 
-/// An attempt that brought this much was not in vain: the count of failures starts again.
+/// Bytes that make an attempt worthwhile: the count of failures starts again after it.
 const WORTHWHILE_BYTES: u64 = 1024 * 1024;
-/// How soon a wait notices that it is cancelled.
+/// Interval at which a wait checks for cancellation.
 const TICK: Duration = Duration::from_millis(20);
 
-/// Counts failed attempts.
+/// Count of failed attempts.
 pub(super) struct Retries<'a> {
     timeouts: &'a Timeouts,
     failures: u32,
@@ -24,8 +24,8 @@ impl<'a> Retries<'a> {
         Self { timeouts, failures: 0 }
     }
 
-    /// How long to wait before the next attempt, after one that failed having brought so many bytes; nothing when it is
-    /// time to give up. `asked` is what the server wants.
+    /// Returns the time to wait before the next attempt, after one that failed having brought
+    /// `gained_bytes`, or `None` when it is time to give up. `asked` is the server's own request.
     pub(super) fn next(&mut self, gained_bytes: u64, asked: Option<Duration>) -> Option<Duration> {
         self.failures = if gained_bytes >= WORTHWHILE_BYTES { 1 } else { self.failures + 1 };
         if self.failures >= self.timeouts.attempts {
@@ -39,14 +39,15 @@ impl<'a> Retries<'a> {
     }
 }
 
-/// Between half and one and a half of this, so that many clients of a server that was down do not come back at once.
+/// Varies a wait between half and one and a half, so that many clients of a server that was down do
+/// not come back at once.
 fn jittered(wait: Duration) -> Duration {
-    // A hasher with fresh random keys is the standard library's random number.
+    // A hasher with fresh random keys is the standard library's source of randomness.
     let random = RandomState::new().build_hasher().finish() % 1000;
     wait.mul_f64(0.5 + f64::from(u32::try_from(random).unwrap_or(500)) / 1000.0)
 }
 
-/// Waits, but not longer than the user wants to.
+/// Waits, but not after a cancellation.
 pub(super) fn sleep(job: &Job, pause: Duration) -> Result<(), Interrupted> {
     let end = Instant::now() + pause;
     loop {

@@ -1,13 +1,14 @@
-//! Bytes on their way to the disk while more of them arrive, so that little is left to wait for at the end.
+//! Early writeback of a download, so that little is left to sync at the end.
 
 use std::fs::File;
 use std::io;
 use std::thread::{self, JoinHandle};
 
-/// How much comes before the disk is asked to write it; large enough that the disk works in long pieces.
+/// Bytes that arrive before the disk is asked to write them, enough that the disk works in long
+/// pieces.
 const PUSH_BYTES: u64 = 16 << 20;
 
-/// Writes a growing file back, on a thread of its own, one push at a time.
+/// Writeback of a growing file on its own thread, one push at a time.
 #[derive(Default)]
 pub(super) struct Writeback {
     pushed: u64,
@@ -15,10 +16,11 @@ pub(super) struct Writeback {
 }
 
 impl Writeback {
-    /// The file is so long now.
+    /// Starts a push if the file has grown enough; `length` is its current length.
     ///
     /// # Errors
-    /// Those of an earlier push. The kernel tells of each failure once, so none may be passed over.
+    /// Returns errors of an earlier push. The kernel reports each failure once, so none may be
+    /// ignored.
     pub(super) fn grown(&mut self, file: &File, length: u64) -> io::Result<()> {
         let is_busy = self.running.as_ref().is_some_and(|push| !push.is_finished());
         if is_busy || length < self.pushed.saturating_add(PUSH_BYTES) {
@@ -31,10 +33,10 @@ impl Writeback {
         Ok(())
     }
 
-    /// Waits for the push that is under way.
+    /// Waits for the push in progress.
     ///
     /// # Errors
-    /// As for [`Self::grown`].
+    /// Returns errors as [`Self::grown`] does.
     pub(super) fn settle(&mut self) -> io::Result<()> {
         match self.running.take().map(JoinHandle::join) {
             Some(Ok(pushed)) => pushed,
@@ -43,10 +45,10 @@ impl Writeback {
         }
     }
 
-    /// The file is empty again.
+    /// Starts over after the file was emptied.
     ///
     /// # Errors
-    /// As for [`Self::grown`].
+    /// Returns errors as [`Self::grown`] does.
     pub(super) fn restart(&mut self) -> io::Result<()> {
         self.pushed = 0;
         self.settle()

@@ -1,4 +1,4 @@
-//! Takes out of the cache what no project needs.
+//! Removal of what no project needs from the cache.
 //!
 //! ```text
 //! a project's reference ─► its images, and the downloads they are made from ─► kept
@@ -27,47 +27,49 @@ mod usage;
 
 use usage::Usage;
 
-/// What a prune may do.
+/// Options of a prune.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PruneOptions {
-    /// Only tell.
+    /// Only report what would be removed.
     pub dry_run: bool,
-    /// Also remove downloads of images that projects have: they serve only to make those again.
+    /// Also remove downloads of images that projects have: they serve only to rebuild those.
     pub downloads: bool,
 }
 
 /// One thing that was removed, or would be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pruned {
-    /// What it is.
+    /// Kind of thing.
     pub kind: PrunedKind,
     /// An image's name and version, a digest, or a file's name.
     pub name: String,
     /// The file or directory.
     pub path: PathBuf,
-    /// How much space on disk its removal frees, in bytes: nothing for what has another name elsewhere.
+    /// Disk space in bytes that its removal frees: 0 for a file with another name elsewhere.
     pub freed_bytes: u64,
 }
 
-/// Sorts of things in the cache.
+/// Kinds of things in the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PrunedKind {
-    /// An image, or what an interrupted castra left of one.
+    /// An image, or a part of one that an interrupted castra left.
     Image,
     /// A verified download.
     Download,
-    /// What an interrupted download left.
+    /// A part of a download that was interrupted.
     Partial,
-    /// A damaged file that was moved aside.
+    /// A damaged file in quarantine.
     Quarantine,
-    /// The note of a project that is gone.
+    /// The reference of a project that is gone.
     Project,
 }
 
-/// Removes from the cache what no project needs, and the quarantine of `project`, and says what that was, in the order of their kinds.
+/// Removes what no project needs from the cache, and the quarantine of `project`. Returns what was
+/// removed, ordered by kind.
 ///
 /// # Errors
-/// [`ImageError::NewerReference`], before anything is removed; that the cache cannot be read or written; [`ImageError::Interrupted`]. What was removed before stays removed.
+/// Returns [`ImageError::NewerReference`] before anything is removed, errors of reading and writing
+/// the cache, and [`ImageError::Interrupted`]. What was removed before stays removed.
 pub fn prune(
     cache: &CacheLayout,
     project: Option<&ProjectLayout>,
@@ -88,8 +90,9 @@ pub fn prune(
     Ok(pruning.done)
 }
 
-/// VMs that are thrown away have links of their own to images and templates, which stay between them. They keep nothing
-/// from going, unless such a VM is just starting: then it holds the lock of its directory.
+/// Removes the links to images and templates that throwaway VMs leave behind, so that they keep
+/// nothing from being pruned. While such a VM is starting it holds the lock of its directory, and
+/// the links stay.
 fn release_runs(cache: &CacheLayout) {
     let runs = cache.runs();
     let entries = files::readable_entries(&runs.vms());
@@ -100,12 +103,12 @@ fn release_runs(cache: &CacheLayout) {
     if entries.filter_map(|entry| entry.file_name().into_string().ok()).any(is_starting) {
         return;
     }
-    // What cannot go is kept, and what it keeps with it.
+    // A link that cannot be removed stays, and keeps its image.
     let _ = fs::remove_dir_all(runs.images().root());
     let _ = fs::remove_dir_all(runs.state_root().join("templates"));
 }
 
-/// What projects need.
+/// Everything that projects need.
 #[derive(Default)]
 struct Needed {
     images: BTreeSet<ImageLabel>,
@@ -123,7 +126,7 @@ struct Pruning<'a> {
 }
 
 impl Pruning<'_> {
-    /// Learns what is needed, and forgets the projects that are gone.
+    /// Collects what is needed, and removes references of projects that are gone.
     fn references(&mut self) -> Result<(), ImageError> {
         let mut gone = Vec::new();
         for (path, loaded) in references::all(self.cache)? {
@@ -158,7 +161,7 @@ impl Pruning<'_> {
                 self.image(&id, &version)?;
             }
             if !self.options.dry_run {
-                // Refused as long as something is in it.
+                // Fails as long as the directory is not empty.
                 let _ = fs::remove_dir(id.path());
             }
         }
@@ -222,8 +225,8 @@ impl Pruning<'_> {
         Ok(())
     }
 
-    /// The lock of what is to be removed; nothing if a running castra holds it. A dry run takes it too, so that it tells
-    /// the same.
+    /// Takes the lock of something to be removed; returns `None` if a running castra holds it. A
+    /// dry run takes it too, so that its report is the same.
     fn lock(&self, path: &Path) -> Result<Option<crate::files::Lock>, FileError> {
         lock_if_free(path)
     }
@@ -232,10 +235,10 @@ impl Pruning<'_> {
         let freed_bytes = self.usage.take(path);
         if !self.options.dry_run {
             if kind == PrunedKind::Image {
-                // First of all, so that what is left after a crash is no image.
+                // Removed first, so that what is left after a crash is not an image.
                 files::remove_file(&manifest::path_in(path))?;
             }
-            // Not what a link leads to, but the link.
+            // Removes a link itself, not its target.
             match fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir()) {
                 true => files::remove_directory(path)?,
                 false => files::remove_file(path)?,

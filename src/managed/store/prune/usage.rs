@@ -1,4 +1,4 @@
-//! How much space what is in the cache takes, and what has another name outside it.
+//! Disk usage of the cache, and files with names outside it.
 
 use std::collections::HashMap;
 use std::fs::{self, Metadata};
@@ -11,22 +11,23 @@ use crate::layout::{CacheLayout, ProjectLayout};
 /// Unit of `st_blocks`, whatever the filesystem's own is: `stat(2)`.
 const BLOCK_BYTES: u64 = 512;
 
-/// The files of a cache by inode: an image's disk and its download may be one file under two names.
+/// Files of a cache by inode: an image's disk and its download may be one file under two names.
 pub(super) struct Usage {
     names: HashMap<(u64, u64), Names>,
 }
 
-/// How many names a file has.
+/// Number of names that a file has.
 #[derive(Debug, Clone, Copy)]
 struct Names {
-    /// Inside the cache, less those that were taken.
+    /// Names inside the cache, without those that were taken.
     left: u64,
-    /// Outside.
+    /// Names outside.
     elsewhere: u64,
 }
 
 impl Usage {
-    /// Counts the names of everything in the cache, and in the quarantine of a project, which is pruned with it.
+    /// Counts the names of everything in the cache, and in the quarantine of a project, which is
+    /// pruned with it.
     pub(super) fn of(cache: &CacheLayout, project: Option<&ProjectLayout>) -> Result<Self, FileError> {
         let mut names: HashMap<(u64, u64), Names> = HashMap::new();
         let further = project.map(ProjectLayout::quarantine);
@@ -37,7 +38,8 @@ impl Usage {
         Ok(Self { names })
     }
 
-    /// Whether a file of this directory has a name outside the cache, as in a project that was moved.
+    /// Returns `true` if a file of this directory has a name outside the cache, as in a project
+    /// that was moved.
     pub(super) fn has_links_elsewhere(&self, directory: &Path) -> bool {
         let files = entries(directory).unwrap_or_default();
         let metadata = files.iter().filter_map(|entry| fs::symlink_metadata(entry.path()).ok());
@@ -45,14 +47,15 @@ impl Usage {
         names.any(|names| names.elsewhere > 0)
     }
 
-    /// Takes a file or directory out of the count, and says how many bytes on disk its removal frees.
+    /// Removes a file or directory from the count, and returns the disk space in bytes that its
+    /// removal frees.
     pub(super) fn take(&mut self, path: &Path) -> u64 {
         let Ok(metadata) = fs::symlink_metadata(path) else { return 0 };
         if metadata.is_dir() {
             let inside = entries(path).unwrap_or_default();
             return inside.iter().map(|entry| self.take(&entry.path())).sum();
         }
-        // What came after the count is not in it.
+        // Files that appeared after the count are not in it.
         let names = self.names.entry(key(&metadata)).or_insert(Names { left: 1, elsewhere: 0 });
         names.left = names.left.saturating_sub(1);
         if names.left + names.elsewhere == 0 { metadata.blocks() * BLOCK_BYTES } else { 0 }
