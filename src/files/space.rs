@@ -1,5 +1,5 @@
-//! Checks for free space before the first byte is fetched, since failing after an hour of
-//! downloading helps nobody.
+//! Checks for free space before the first byte is fetched, since a failure after an hour of
+//! downloading is no help.
 
 use std::fmt;
 use std::os::unix::fs::MetadataExt;
