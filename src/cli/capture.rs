@@ -80,6 +80,8 @@ impl Captive {
 
     fn finish(self) -> Kept {
         let Self { writer, kept, ended } = self;
+        // The thread sees the end of the stream only after the last writer is closed, this one
+        // included.
         drop(writer);
         // A command that ran into its time limit may leave a thread that still has the other end.
         let _ = ended.recv_timeout(LAST_LIMIT);

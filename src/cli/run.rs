@@ -183,6 +183,7 @@ fn within(
             }
         });
         let ended = work();
+        // Wakes the thread above, whatever the work came to.
         drop(done);
         ended
     });

@@ -46,6 +46,8 @@ impl SparseWriter {
 
     /// Appends bytes, with one write per run of blocks that are not zero.
     pub(crate) fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        // Bytes that are not written yet. A block of zeros ends the run: what precedes the block is
+        // written, and the block itself is left out.
         let mut run = 0..0;
         while run.end < bytes.len() {
             let block = block_at(self.position + run.end as u64, &bytes[run.end..]);

@@ -159,6 +159,7 @@ fn read_all(streams: &mut [Stream], logs: &LogsArgs) -> Result<Vec<Line>, CliErr
     // Castra's own log has lines about every VM, so it counts as one log.
     let log_of = |line: &Line| (line.source, line.vm.clone().filter(|_| line.source != Source::Castra));
     let mut kept: Vec<Line> = Vec::new();
+    // From the end, so that the last lines of each log are the ones that are kept.
     for line in lines.into_iter().rev() {
         if kept.iter().filter(|kept| log_of(kept) == log_of(&line)).count() < tail {
             kept.push(line);

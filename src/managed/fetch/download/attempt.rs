@@ -52,6 +52,8 @@ pub(super) fn attempt(
     let head = &answer.head;
     let total = match head.status {
         200 => {
+            // The whole file. If only the rest was requested, the server has ignored the range, or
+            // the file has changed since.
             let total = whole(job, &answer, url, pinned_bytes)?;
             partial.restart(Origin { url: url.to_owned(), etag: head.etag.clone(), total_bytes: total })?;
             total

@@ -118,6 +118,8 @@ impl Client {
         cancel: &Cancel,
         end: Option<Instant>,
     ) -> Result<Answer, Silence> {
+        // A compressed answer would fit neither the pinned length nor the ranges of a resumed
+        // download.
         let mut builder = self.agent.get(request.url).header("Accept-Encoding", "identity");
         if let Some(range) = &request.range {
             builder = builder.header("Range", range);

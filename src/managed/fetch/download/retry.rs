@@ -27,6 +27,7 @@ impl<'a> Retries<'a> {
     /// Returns the time to wait before the next attempt, after one that failed having brought
     /// `gained_bytes`, or `None` when it is time to give up. `asked` is the server's own request.
     pub(super) fn next(&mut self, gained_bytes: u64, asked: Option<Duration>) -> Option<Duration> {
+        // 1 and not 0: this attempt has failed, too, so the next one waits for the shortest time.
         self.failures = if gained_bytes >= WORTHWHILE_BYTES { 1 } else { self.failures + 1 };
         if self.failures >= self.timeouts.attempts {
             return None;
