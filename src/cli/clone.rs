@@ -1,4 +1,4 @@
-//! `castra clone`: makes a second VM of one, with its memory and its disk.
+//! `castra clone`: clones a VM, with its memory and its disk.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,5 @@
-//! Context of a command: options, surroundings and printer, and the project, each of whose parts is found once.
+//! Context of a command: options, surroundings and printer, and the project, each of whose parts is
+//! found once.
 
 use std::cell::{Cell, OnceCell};
 use std::path::Path;
@@ -18,12 +19,12 @@ use super::args::Args;
 use super::printer::Printer;
 use super::project;
 
-/// Everything that a command works with. `castra.toml` is parsed once and the state directory found once, at the first
-/// use of either; what is to be said about them is said once, too.
+/// Everything that a command works with. `castra.toml` is parsed once and the state directory found
+/// once, at the first use of either; warnings about them are printed once, too.
 pub(super) struct CommandContext<'a> {
     /// The options that every command has.
     pub(super) args: &'a Args,
-    /// The surroundings, without the project's mirrors.
+    /// The runtime context, without the project's mirrors.
     pub(super) runtime: RuntimeContext,
     /// Prints results, tips and failures.
     pub(super) printer: &'a Printer,
@@ -38,7 +39,7 @@ pub(super) struct CommandContext<'a> {
 struct State {
     layout: ProjectLayout,
     bounds: Arc<Bounds>,
-    /// Why the default place was taken instead of the configuration's.
+    /// Reason why the default location replaces the configuration's.
     broken: Option<String>,
 }
 
@@ -65,7 +66,7 @@ impl<'a> CommandContext<'a> {
     /// Returns the configuration, and shows its warnings.
     ///
     /// # Errors
-    /// A configuration that cannot be used, and state that cannot be read.
+    /// Fails for a configuration that cannot be used, or state that cannot be read.
     pub(super) fn config(&self) -> Result<&ProjectConfig> {
         let config = self.unchecked_config()?;
         self.announce(&config.root)?;
@@ -79,7 +80,7 @@ impl<'a> CommandContext<'a> {
     /// Returns the configuration without showing anything, for what it only adds to.
     ///
     /// # Errors
-    /// As for [`Self::config`].
+    /// Returns errors as [`Self::config`] does.
     pub(super) fn silent_config(&self) -> Result<&ProjectConfig> {
         let config = self.unchecked_config()?;
         vm::check_readable(config.state_root.names())?;
@@ -89,15 +90,16 @@ impl<'a> CommandContext<'a> {
     /// Returns the configuration without showing anything or looking at the state that it names.
     ///
     /// # Errors
-    /// A configuration that cannot be used.
+    /// Fails for a configuration that cannot be used.
     pub(super) fn unchecked_config(&self) -> Result<&ProjectConfig> {
         Ok(self.parsed()?.as_ref().map_err(Clone::clone)?)
     }
 
-    /// Returns the configuration, or, if nothing else is wrong with it, the files of its images that have no digest yet.
+    /// Returns the configuration, or, if nothing else is wrong with it, the files of its images
+    /// that have no digest yet.
     ///
     /// # Errors
-    /// As for [`Self::config`].
+    /// Returns errors as [`Self::config`] does.
     pub(super) fn config_or_unpinned(&self) -> Result<Result<&ProjectConfig, Vec<UnpinnedArtifact>>> {
         if let Err(ConfigError::Invalid(diagnostics)) = self.parsed()?
             && let Some(unpinned) = diagnostics.only_unpinned()
@@ -107,18 +109,19 @@ impl<'a> CommandContext<'a> {
         self.config().map(Ok)
     }
 
-    /// Returns the surroundings with the mirrors of this configuration.
+    /// Returns the runtime context with the mirrors of this configuration.
     pub(super) fn with_mirrors_of(&self, config: &ProjectConfig) -> RuntimeContext {
         let mut runtime = self.runtime.clone();
         runtime.mirrors.extend(config.mirrors.iter().cloned());
         runtime
     }
 
-    /// Returns where the project's state is. A configuration that was broken since must not keep a VM from being stopped:
-    /// then the default place is taken, if there is anything, and that is said.
+    /// Finds the project's state. A broken configuration must not keep a VM from being stopped: in
+    /// that case the default location is used, with a warning, if it has any VM.
     ///
     /// # Errors
-    /// State that must not be used or cannot be read, or that of a broken configuration.
+    /// Fails for state that must not be used or cannot be read, or with the fault of a broken
+    /// configuration.
     pub(super) fn layout(&self) -> Result<&ProjectLayout> {
         Ok(self.layout_and_bounds()?.0)
     }
@@ -126,7 +129,7 @@ impl<'a> CommandContext<'a> {
     /// Returns the project's state as [`Self::layout`] does, with the bounds of its configuration.
     ///
     /// # Errors
-    /// As for [`Self::layout`].
+    /// Returns errors as [`Self::layout`] does.
     pub(super) fn layout_and_bounds(&self) -> Result<(&ProjectLayout, &Arc<Bounds>)> {
         if let Ok(config) = self.parsed()? {
             self.announce(&config.root)?;
@@ -144,7 +147,7 @@ impl<'a> CommandContext<'a> {
     /// Returns where the project's state is, without showing anything.
     ///
     /// # Errors
-    /// As for [`Self::layout`].
+    /// Returns errors as [`Self::layout`] does.
     pub(super) fn silent_layout(&self) -> Result<&ProjectLayout> {
         Ok(&self.state()?.layout)
     }
@@ -152,13 +155,13 @@ impl<'a> CommandContext<'a> {
     /// Prints the command's result, as JSON or as text, and returns success.
     ///
     /// # Errors
-    /// Those of stdout.
+    /// Returns errors of stdout.
     pub(super) fn show(&self, json: &impl Serialize, text: &str) -> Result<ExitCode> {
         self.printer.show(json, text)?;
         Ok(ExitCode::SUCCESS)
     }
 
-    /// Parses the configuration, the first time. The outer error is of the working directory.
+    /// Parses the configuration on first use. The outer error concerns the working directory.
     fn parsed(&self) -> Result<&Result<ProjectConfig, ConfigError>> {
         if let Some(parsed) = self.config.get() {
             return Ok(parsed);

@@ -89,7 +89,8 @@ pub(super) fn with_surroundings<T>(
     Ok(work(&Surroundings { home: home.as_deref(), known_images: &known, allowed_outside: &allowed_outside }))
 }
 
-/// Returns how the command line names the configuration. A path that `castra config` is given wins over `--config`.
+/// Returns how the command line names the configuration. A path that `castra config` is given wins
+/// over `--config`.
 pub(super) fn options(args: &Args) -> ConfigOptions {
     let own = match &args.command {
         Command::Config(config) => match &config.command {

@@ -1,4 +1,4 @@
-//! `castra config`: one file a subcommand.
+//! `castra config`: one file per subcommand.
 
 mod check;
 mod show;

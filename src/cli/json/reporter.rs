@@ -1,4 +1,4 @@
-//! Events in JSON, one object a line on stderr.
+//! Events in JSON, one object per line on stderr.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
