@@ -1,7 +1,8 @@
 //! Builds the stand-in for QEMU, so that every way of running a test has it.
 //!
-//! Cargo builds a dependency's library and never its programs. A second cargo builds this one, in a target directory of
-//! its own (`target/fake-qemu`): the two would otherwise wait for each other's lock.
+//! Cargo builds a dependency's library and never its programs. A second cargo builds this one, in a
+//! target directory of its own (`target/fake-qemu`): the two would otherwise wait for each other's
+//! lock.
 
 use std::env;
 use std::fs;
@@ -57,7 +58,8 @@ fn provide_program() -> Result<PathBuf, String> {
     Ok(copy)
 }
 
-/// Returns the outer build's target directory: `OUT_DIR` is `<target>/<profile>/build/<package>-<hash>/out`.
+/// Returns the outer build's target directory: `OUT_DIR` is
+/// `<target>/<profile>/build/<package>-<hash>/out`.
 fn target_directory(out: &Path) -> &Path {
     out.ancestors().nth(4).unwrap_or(out)
 }

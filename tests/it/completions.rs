@@ -1,4 +1,4 @@
-//! Real shells read the scripts of `castra completions` and complete with them.
+//! Real shells that read the scripts of `castra completions` and complete with them.
 
 use std::process::{Command, Stdio};
 
@@ -16,7 +16,7 @@ enum Shell {
     Fish,
 }
 
-/// All shells for which there are completions; `cargo xtask test` installs them.
+/// Returns all shells for which there are completions; `cargo xtask test` installs them.
 fn shells() -> [Shell; 3] {
     for name in ["bash", "zsh", "fish"] {
         tool(name, &["-c", "exit"]);
@@ -24,7 +24,8 @@ fn shells() -> [Shell; 3] {
     [Shell::Bash, Shell::Zsh, Shell::Fish]
 }
 
-/// What the shell proposes for the last of these words, in which Tab is pressed. Insists that nothing is said on stderr.
+/// Returns the shell's candidates for the last of these words, in which Tab is pressed. Insists on
+/// an empty stderr.
 fn complete(project: &Project, shell: Shell, words: &[&str]) -> Vec<String> {
     let (program, arguments, script) = match shell {
         Shell::Bash => ("bash", vec!["--norc", "--noprofile"], bash(words)),
@@ -64,7 +65,8 @@ fn bash(words: &[&str]) -> String {
     )
 }
 
-/// With stand-ins for the two functions of zsh's completion system, which only an interactive zsh has.
+/// Runs zsh with stand-ins for the two functions of its completion system that only an interactive
+/// zsh has.
 fn zsh(words: &[&str]) -> String {
     let quoted: Vec<String> = words.iter().map(|word| format!("'{word}'")).collect();
     format!(
@@ -77,7 +79,7 @@ fn zsh(words: &[&str]) -> String {
     )
 }
 
-/// Candidates without their descriptions.
+/// Returns the candidates without their descriptions.
 fn names(shell: Shell, lines: &[String]) -> Vec<String> {
     let name = |line: &String| match shell {
         Shell::Bash => line.clone(),
@@ -142,7 +144,7 @@ fn another_configuration_is_heeded_and_a_broken_one_is_no_trouble() {
 fn a_clone_that_is_only_recorded_completes() {
     let project = Project::isolated();
     std::fs::create_dir_all(project.path().join(".castra/vms/copied")).expect("a directory");
-    // A record that cannot be read still has a name.
+    // An unreadable record still has a name.
     project.write(".castra/vms/copied/vm.json", "{}");
     project.adopt();
     for shell in shells() {

@@ -1,4 +1,5 @@
-//! `castra config check` and `config show`: what they find and tell, to people and to programs.
+//! `castra config check` and `config show`: their findings and their output, for people and for
+//! programs.
 
 use std::net::TcpListener;
 

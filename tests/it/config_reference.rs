@@ -1,4 +1,5 @@
-//! `docs/config.md` is true: its examples are valid, and it names every key and every default there is.
+//! `docs/config.md` against the code: its examples are valid, and it names every key and every
+//! default.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -39,7 +40,7 @@ fn parsed(text: &str) -> Result<ProjectConfig, ConfigError> {
     parse(text, Path::new("/project/castra.toml"), &surroundings)
 }
 
-/// The words in backquotes of a text.
+/// Returns the words in backquotes of a text.
 fn quoted_words(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)
 }

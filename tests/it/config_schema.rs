@@ -1,4 +1,5 @@
-//! `docs/castra.schema.json` is what the code says, agrees with the parser, and takes every example there is.
+//! `docs/castra.schema.json` against the code: it is up to date, agrees with the parser, and
+//! accepts every example.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -87,7 +88,7 @@ fn hostile_documents_are_refused() {
     }
 }
 
-/// What the parser says of a document.
+/// Returns the parser's message about a document.
 fn told(text: &str) -> String {
     let surroundings =
         Surroundings { home: None, known_images: &[("alpine-minimal", "v1")], allowed_outside: &[] };
@@ -97,7 +98,7 @@ fn told(text: &str) -> String {
     }
 }
 
-/// Words in backquotes behind this text.
+/// Returns the words in backquotes after this text.
 fn words_behind<'t>(text: &'t str, begin: &str) -> BTreeSet<&'t str> {
     let list = text.split(begin).nth(1).unwrap_or_else(|| panic!("no {begin:?} in\n{text}"));
     let list = list.split(".\n").next().unwrap_or(list);
@@ -196,7 +197,7 @@ fn the_schema_has_the_words_of_the_parser_and_no_others() {
     assert_eq!(names.iter().map(String::as_str).collect::<BTreeSet<_>>(), words_behind(&told, "Steps are"));
 }
 
-/// The words that a schema allows: of `enum`, `const`, or of a choice of those.
+/// Returns the words that a schema allows: of `enum`, `const`, or of a choice of those.
 fn words_of(schema: &Value) -> BTreeSet<String> {
     let choices = schema["oneOf"].as_array().into_iter().flatten().flat_map(words_of);
     let words = schema["enum"].as_array().into_iter().flatten().chain(schema.get("const"));

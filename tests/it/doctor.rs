@@ -1,4 +1,4 @@
-//! `castra doctor` on this machine and on ones that lack something.
+//! `castra doctor` on this machine and on machines that lack something.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
@@ -40,7 +40,7 @@ fn what_is_missing_is_a_problem_with_a_way_out() {
         assert_eq!(found["severity"], "problem");
         assert!(found["fix"].as_str().is_some_and(|fix| fix.contains("apt install")), "{found:#}");
     }
-    // A program of that name that is no QEMU.
+    // A program of that name that is not QEMU.
     let mut command = project.castra(&["doctor", "--offline", "--json"]);
     command.env("CASTRA_QEMU", "/bin/false");
     assert_eq!(finding(&Ended::of(command).code(78), "qemu-features")["severity"], "problem");
@@ -62,7 +62,7 @@ fn what_can_be_mended_is_mended() {
     let manifest = template.map(|path| path.join("template.json")).find(|path| path.is_file());
     let manifest = manifest.expect("a warm template");
     let text = fs::read_to_string(&manifest).expect("read");
-    // A link of the shared cache's: another file takes its place.
+    // A link from the shared cache: another file takes its place.
     fs::remove_file(&manifest).expect("removed");
     fs::write(&manifest, text.replace("/qemu-system-x86_64", "/older/qemu-system-x86_64")).expect("written");
 

@@ -1,4 +1,4 @@
-//! The schema of `--json`: as the code has it, for every command.
+//! The schema of `--json` against the code, for every command.
 
 use std::collections::BTreeSet;
 use std::path::Path;

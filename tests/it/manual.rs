@@ -1,4 +1,4 @@
-//! `castra man`: pages that formatters take, and that tell of what there is.
+//! `castra man`: pages that formatters accept, and that describe everything there is.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -7,7 +7,7 @@ use std::process::Command;
 
 use castra_test_support::Project;
 
-/// Variables that are no user's business: scripts of ours and tests set them.
+/// Variables for scripts of ours and for tests, not for users.
 const OURS: [&str; 3] = ["CASTRA_COMPLETE", "CASTRA_PARK_AT", "CASTRA_PARK_FILE"];
 
 fn pages(project: &Project) -> Vec<PathBuf> {
@@ -20,7 +20,7 @@ fn formatters_take_every_page_without_a_warning() {
     let project = Project::isolated();
     let pages = pages(&project);
     assert!(pages.len() > 20, "{pages:?}");
-    // Warnings that tell of the page's text, not of its date, which would make every build another one.
+    // Warnings about the page's text, not about its date, which would make every build differ.
     let formatters: [(&str, &[&str]); 2] =
         [("groff", &["-man", "-ww", "-Kutf8", "-Tutf8", "-z"]), ("mandoc", &["-T", "lint", "-W", "error"])];
     for (program, arguments) in formatters {
@@ -82,7 +82,7 @@ fn the_readme_and_the_manual_tell_the_same_exit_codes() {
     assert!(count > 10, "{manual}");
 }
 
-/// Names of variables in the sources, as text in quotes.
+/// Collects names of variables in the sources, as text in quotes.
 fn variables(directory: &Path, found: &mut BTreeSet<String>) {
     for entry in fs::read_dir(directory).expect("a directory") {
         let path = entry.expect("an entry").path();

@@ -1,4 +1,4 @@
-//! The README is true: its configuration is valid, and its commands are those there are.
+//! The README against the code: its configuration is valid, and its commands exist.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -10,7 +10,7 @@ use castra_test_support::help::subcommands;
 
 const README: &str = include_str!("../../README.md");
 
-/// The blocks of a language.
+/// Returns the blocks of a language.
 fn blocks(language: &str) -> Vec<&'static str> {
     let fence = format!("```{language}\n");
     README.split(fence.as_str()).skip(1).filter_map(|rest| rest.split("```").next()).collect()

@@ -1,4 +1,5 @@
-//! The guest agent in a real VM: Alpine's image under emulation, from QEMU's start to a clean power-off.
+//! The guest agent in a real VM: Alpine's image under emulation, from QEMU's start to a clean
+//! power-off.
 
 use std::error::Error;
 use std::fs;
@@ -17,7 +18,8 @@ use russh::keys::ssh_key::LineEnding;
 use russh::keys::ssh_key::private::Ed25519Keypair;
 use tempfile::TempDir;
 
-/// A whole boot to the last service takes 20 s alone on a machine, several times that beside other tests.
+/// Time for a boot to the last service, which takes 20 s alone on a machine, several times that
+/// beside other tests.
 const BOOT_LIMIT: Duration = Duration::from_secs(240);
 
 const DISK_GIB: u64 = 3;
@@ -37,7 +39,7 @@ fn from_start_to_power_off() {
     vm.expect(&mut port, &GuestMessage::Personalised);
     vm.expect_stages(&mut port, &[Stage::Root, Stage::Ready]);
 
-    // A host may go at any time, in the middle of a line, and another may come.
+    // A host may disconnect at any time, in the middle of a line, and another may connect.
     drop(port);
     interrupted_line(&vm.control_socket());
     let mut port = vm.attach();
@@ -48,7 +50,7 @@ fn from_start_to_power_off() {
         vm.expect_stages(&mut port, &[Stage::Services]);
     }
 
-    // What one host asked for is no answer to the next, however much of it is still on its way.
+    // Answers to one host's requests never reach the next, however many are still on their way.
     for _ in 0..10 {
         (0..50).for_each(|_| port.sync().expect("sends"));
         drop(port);
@@ -57,7 +59,7 @@ fn from_start_to_power_off() {
         assert_eq!(stages.len(), 4, "{stages:?}");
     }
 
-    // What makes no sense is answered and harms nothing; a personality may come again.
+    // Nonsense is answered and harms nothing; a personality may be sent again.
     let mut other_name = personality("not a name");
     port.personalise(other_name.clone()).expect("sends");
     let answer = vm.next(&mut port);
@@ -140,7 +142,7 @@ impl Vm {
         port
     }
 
-    /// The next message but for the one that is checked in [`Self::hello`].
+    /// Returns the next message, except the one that is checked in [`Self::hello`].
     fn next(&self, port: &mut ControlPort) -> GuestMessage {
         loop {
             match port.next(self.deadline) {
@@ -155,7 +157,7 @@ impl Vm {
         assert_eq!(&self.next(port), expected, "{}", self.console());
     }
 
-    /// Expects the hello first: what answers the line that an earlier host left unfinished is not for this one.
+    /// Expects the hello first: answers to an earlier host's unfinished line are not for this one.
     fn hello(&self, port: &mut ControlPort) -> (Vec<Stage>, bool) {
         let message = self.next(port);
         let GuestMessage::Hello { stages, personalised, uptime_ms, root_mounted_ms, .. } = message else {
@@ -227,7 +229,8 @@ fn interrupted_line(socket: &Path) {
     socket.write_all(b"\nlogin: \n{\"type\":\"pers").expect("writes");
 }
 
-/// What an ext4 superblock says (`fs/ext4/ext4.h`: `struct ext4_super_block`, 1024 bytes into the disk).
+/// Fields of an ext4 superblock (`fs/ext4/ext4.h`: `struct ext4_super_block`, 1024 bytes into the
+/// disk).
 #[derive(Debug)]
 struct Superblock {
     bytes: u64,
@@ -251,7 +254,7 @@ impl Superblock {
         }
     }
 
-    /// `EXT4_VALID_FS`, no `EXT4_ERROR_FS`, and nothing left in the journal.
+    /// Returns `true` for `EXT4_VALID_FS`, no `EXT4_ERROR_FS`, and an empty journal.
     fn is_clean(&self) -> bool {
         self.state == 1 && !self.needs_recovery
     }

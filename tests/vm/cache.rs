@@ -1,4 +1,4 @@
-//! A real VM that outlives the cache it came from, and the place where it was made.
+//! A real VM that outlives the cache it came from, and the directory where it was created.
 
 use std::fs;
 
@@ -20,7 +20,7 @@ fn a_removed_cache_and_a_moved_project_lose_nothing() {
     project.run(&["--offline", "down"]).ok();
 
     let mut moved = Project::isolated();
-    // Another place of the same user's, whose key knows the project again.
+    // Another directory of the same user, whose key recognises the project.
     moved.set("XDG_STATE_HOME", project.user_state());
     fs::rename(project.path().join(".castra"), moved.path().join(".castra")).expect("moved");
     moved.run(&["--offline", "up"]).ok().says("cache hit");

@@ -1,4 +1,4 @@
-//! One real VM from an empty directory, and everything that can be done to it while it runs.
+//! One real VM from an empty directory, and everything that can be done with it while it runs.
 
 use std::fs;
 use std::io::Read;
@@ -132,13 +132,13 @@ fn a_terminal_has_its_size(project: &Project) {
     assert!(child.wait().expect("castra ends").success());
     drop(ours);
     let mut shown = Vec::new();
-    // Reading a terminal whose other end is gone ends with EIO.
+    // Reading a terminal whose other end is closed ends with EIO.
     let _ = terminal.read_to_end(&mut shown);
     let shown = String::from_utf8_lossy(&shown);
     assert!(shown.contains("33 101"), "{shown:?}");
 }
 
-/// A terminal: the side a person sits at, and the side a program gets.
+/// Returns a terminal: the person's side, and the program's.
 fn rustix_openpt() -> (std::os::fd::OwnedFd, std::os::fd::OwnedFd) {
     use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
     let outer = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
@@ -189,7 +189,7 @@ fn ssh_itself_can_log_in(project: &Project) {
     saved_configurations_still_hold(project);
 }
 
-/// As from an editor, whose working directory is anywhere.
+/// Uses the configurations as an editor does, whose working directory is anywhere.
 fn saved_configurations_still_hold(project: &Project) {
     for name in SSH_CONFIGS {
         let output = ssh(project, name).args([VM, "hostname"]).output().expect("ssh runs");
@@ -198,7 +198,8 @@ fn saved_configurations_still_hold(project: &Project) {
     }
 }
 
-/// OpenSSH's client with one of the kept configurations, in the environment of `castra`, which it may run.
+/// Returns OpenSSH's client with one of the saved configurations, in the environment of `castra`,
+/// which it may run.
 fn ssh(project: &Project, config: &str) -> Command {
     let (mut command, castra) = (Command::new("ssh"), project.castra(&[]));
     for (name, value) in castra.get_envs() {

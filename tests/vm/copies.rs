@@ -1,4 +1,5 @@
-//! Copies of projects and of the cache on real QEMU: each is what it was copied from, and nothing in it touches that.
+//! Copies of projects and of the cache on real QEMU: each is what it was copied from, and nothing
+//! done in it touches that.
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
@@ -13,7 +14,7 @@ fn declare(project: &Project) {
     project.write("castra.toml", &format!("[[vms]]\nname = \"web\"\n{IMAGE}\n"));
 }
 
-/// Something in memory, and something on the disk.
+/// Writes something to memory, and something to the disk.
 fn write_something(project: &Project) {
     project
         .run(&["exec", "web", "--", "sh", "-c", "echo memory > /dev/shm/x; echo disk > /root/x; sync"])
@@ -41,7 +42,7 @@ fn a_copy_of_a_running_vm_leaves_the_original_alone() {
     project.run(&["exec", "web", "--", "true"]).ok();
     copy.run(&["down"]).ok();
     assert_eq!(copy.state("web"), "stopped");
-    // By its guest: its sockets are there.
+    // By its guest, since its sockets exist.
     project.run(&["down"]).ok().says("guest shutdown");
 }
 
@@ -58,7 +59,7 @@ fn layer(project: &Path) -> PathBuf {
     entries.find(is_layer).expect("a layer")
 }
 
-/// Other bytes of the same number.
+/// Replaces the bytes of a file by others of the same number.
 fn flip(path: &Path) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).expect("changed");
     let file = OpenOptions::new().read(true).write(true).open(path).expect("opens");
@@ -111,7 +112,7 @@ fn a_suspended_vm_and_its_clone_resume_in_a_copy_and_changed_files_are_refused()
     }
 }
 
-/// A VM that was ever cloned starts from its disk, and a warm template's layer is known again.
+/// A VM that was ever cloned starts from its disk, and a warm template's layer is recognised again.
 #[test]
 fn a_stopped_vm_that_was_cloned_starts_in_a_copy_when_the_original_is_gone() {
     let project = Project::new();
@@ -141,7 +142,7 @@ fn a_copied_cache_is_verified_once_and_used() {
     let (from, to) = (linked.path().join("castra"), parent.path().join("castra"));
     tool("cp", &["-r", from.to_str().expect("UTF-8"), to.to_str().expect("UTF-8")]);
     let verifying = "verifying the warm template";
-    // Others' are there, too.
+    // Those of other tests are listed too.
     let in_state = |project: &Project, command: &[&str], state: &str| -> Vec<String> {
         let list = project.run(command).ok().document(&command[..2].join(" "));
         let templates = list["templates"].as_array().expect("a list").iter();

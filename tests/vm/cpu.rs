@@ -1,11 +1,12 @@
-//! A real guest's emulated CPU: what it can do by default, and what the `cpu` of a VM makes of that.
+//! A real guest's emulated CPU: its features by default, and under the `cpu` setting of a VM.
 
 use castra_test_support::{Ended, Project};
 
-/// The flags of x86-64-v2 beyond the baseline, as Linux names them, and `rdrand`.
+/// Flags of x86-64-v2 beyond the baseline, as Linux names them, and `rdrand`.
 const FLAGS: [&str; 7] = ["cx16", "lahf_lm", "popcnt", "rdrand", "sse4_1", "sse4_2", "ssse3"];
 
-/// An x86-64 program of one instruction of each extension of x86-64-v2, that then exits with 0.
+/// Returns an x86-64 program with one instruction of each extension of x86-64-v2, which then exits
+/// with 0.
 fn v2_program() -> Vec<u8> {
     const CODE: [&[u8]; 10] = [
         &[0xf3, 0x48, 0x0f, 0xb8, 0xc1],             // popcnt rax, rcx
@@ -22,7 +23,7 @@ fn v2_program() -> Vec<u8> {
     elf(&CODE.concat())
 }
 
-/// A static ELF program (System V ABI, "Object Files") of one segment, which is this code.
+/// Returns a static ELF program (System V ABI, "Object Files") of one segment with this code.
 fn elf(code: &[u8]) -> Vec<u8> {
     const HEADERS_BYTES: u64 = 64 + 56;
     const ADDRESS: u64 = 0x40_0000;
@@ -81,7 +82,7 @@ fn programs_for_x86_64_v2_run_unless_the_vm_has_another_cpu() {
     // 128 and SIGILL.
     run_v2_program(&project, "old").code(132);
 
-    // A VM that is suspended is not given another CPU.
+    // A suspended VM is not given another CPU.
     project.run(&["suspend", "old"]).ok();
     project.write("castra.toml", &(vm("new", "") + &vm("old", "")));
     project.run(&["up", "old"]).ok().says("with the CPU it was suspended with, `qemu64,+rdrand`");

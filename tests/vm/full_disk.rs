@@ -5,7 +5,8 @@
 use castra_test_support::Project;
 use castra_test_support::namespace::run_script;
 
-/// Commands as a person would type them. The guest writes more than there is room for, with a digest of what it meant to write.
+/// Commands as a person would type them. The guest writes more than there is space for, with a
+/// digest of what it meant to write.
 const FILLED: &str = r#"
 mount -t tmpfs -o size=700m tmpfs . && cd "$PWD" || exit 99
 state() { castra status --json | sed -n 's/.*"state": "\(.*\)".*/\1/p'; }
@@ -62,7 +63,8 @@ fn a_vm_without_room_is_paused_and_continues_with_nothing_lost() {
     }
 }
 
-/// The disk is full while a VM boots for the first time: it continues its boot once there is room.
+/// Script in which the disk is full while a VM boots for the first time: the boot continues once
+/// there is space.
 const FULL_AT_BOOT: &str = r#"
 mount -t tmpfs -o size=700m tmpfs . && cd "$PWD" || exit 99
 castra up --cold --no-wait || exit 1
@@ -82,7 +84,7 @@ fn a_boot_without_room_is_not_blamed_on_the_guest() {
     assert!(text.contains("up: code 74\n") && text.contains("alive\n"), "{text}{}", ended.stderr);
 }
 
-/// The disk fills up under a VM that is thrown away: no other command could continue it.
+/// Script in which the disk fills up under a throwaway VM, which no other command could continue.
 const FULL_IN_A_RUN: &str = r#"
 runs=$XDG_CACHE_HOME/castra/runs
 mkdir -p -m 700 "$runs" && mount -t tmpfs -o size=900m,mode=700 tmpfs "$runs" || exit 99

@@ -1,4 +1,5 @@
-//! Real guests that get into trouble by themselves: a clock that was left behind, and a network that is down.
+//! Real guests that get into trouble by themselves: a clock that was left behind, and a network
+//! that is down.
 
 use std::thread;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use serde_json::{Value, json};
 
 const VM: &str = "alpine-minimal";
 
-/// For what takes seconds on a machine that has nothing else to do.
+/// Time for what takes seconds on an idle machine.
 const LIMIT: Duration = Duration::from_secs(120);
 
 #[test]
@@ -25,12 +26,12 @@ fn a_clock_that_stood_still_is_set_by_the_agent() {
     thread::sleep(Duration::from_secs(5));
     qmp.execute("cont", json!({})).expect("continues");
     drop(qmp);
-    // No command of castra's sets it.
+    // No command of castra sets it.
     eventually("the clock is right", LIMIT, || {
         thread::sleep(Duration::from_millis(500));
         ahead_ms(&project).is_some_and(|ahead| ahead.abs() < 2000)
     });
-    // Whoever set it.
+    // Whatever has set it.
     project.run(&["exec", "--", "sh", "-c", "date -s @1000000000"]).ok();
     eventually("the clock is right", LIMIT, || {
         thread::sleep(Duration::from_millis(500));
@@ -42,7 +43,7 @@ fn a_clock_that_stood_still_is_set_by_the_agent() {
 fn a_network_that_is_down_is_named() {
     let project = Project::new();
     project.run(&["up"]).ok();
-    // In the background: the connection of this command ends with the link.
+    // In the background, since the connection of this command ends with the link.
     let cut = "(sleep 1; ip link set eth0 down) </dev/null >/dev/null 2>&1 &";
     project.run(&["exec", "--", "sh", "-c", cut]).ok();
     eventually("the link is down", LIMIT, || !status(&project)["network_fault"].is_null());
@@ -59,7 +60,8 @@ fn status(project: &Project) -> Value {
     told["vms"][0].clone()
 }
 
-/// By how much the guest's clock is ahead of this machine's, if the guest says its time within a second.
+/// Returns the milliseconds by which the guest's clock is ahead of this machine's, if the guest
+/// reports its time within a second.
 fn ahead_ms(project: &Project) -> Option<i64> {
     status(project)["clock_ahead_ms"].as_i64()
 }

@@ -1,4 +1,5 @@
-//! One real VM's life as programs see it: a document a command, a line an event, all as the schema has it.
+//! One real VM's life as programs see it: a document per command and a line per event, all
+//! following the schema.
 
 use castra_test_support::Project;
 use serde_json::Value;

@@ -1,4 +1,4 @@
-//! Real VMs that are killed, doubled, refused and booted by their own loader.
+//! Real VMs that are killed, started twice, refused and booted by their own loader.
 
 use std::fs;
 use std::io::Read;
@@ -53,7 +53,7 @@ fn a_vm_whose_sockets_are_gone_is_used_and_shuts_down_in_order() {
     project.run(&["up"]).ok().says("its sockets in");
     project.run(&["suspend"]).code(69).says("cannot suspend").says("castra restart alpine-minimal");
     project.run(&["console"]).code(69).says("is gone");
-    // Not forced to the disk: only an orderly shutdown keeps it.
+    // Not synced to disk: only an orderly shutdown keeps it.
     project.run(&["exec", "--", "sh", "-c", "echo survives > /root/file"]).ok();
     project.run(&["down"]).ok();
     project.run(&["up"]).ok();
@@ -63,7 +63,7 @@ fn a_vm_whose_sockets_are_gone_is_used_and_shuts_down_in_order() {
     project.run(&["suspend"]).ok();
 }
 
-/// The guest hears no signal any more, so that the command cannot decide what it means.
+/// The guest no longer receives signals, so that the command cannot decide what they mean.
 #[test]
 fn a_first_signal_ends_a_command_whose_guest_is_stuck() {
     let project = Project::new();
@@ -76,7 +76,7 @@ fn a_first_signal_ends_a_command_whose_guest_is_stuck() {
     let qemu = Pid::from_raw(project.qemu_pid("alpine-minimal")).expect("a pid");
     kill_process(qemu, Signal::STOP).expect("stopped");
     kill_process(Pid::from_child(&exec), Signal::TERM).expect("signalled");
-    // Sooner than the minute after which a guest counts as lost.
+    // Before the minute after which a guest counts as lost.
     let mut ended = None;
     eventually("the end", Duration::from_secs(30), || {
         ended = exec.try_wait().expect("is ours");
@@ -170,13 +170,14 @@ fn an_own_qcow2_boots_by_its_own_loader() {
         });
     };
     answers("an answer through the forwarded port");
-    // There is no agent to ask, and the machine goes on all the same, without another boot.
+    // There is no agent to ask, and the machine still resumes, without another boot.
     project.run(&["suspend", "own"]).ok().says("suspended");
     project.run(&["up", "own"]).ok().says("going on from where it was");
     answers("an answer of the VM that goes on");
     assert!(!console().contains("SYSLINUX"), "it has booted again: {}", console());
     project.run(&["exec", "own", "--", "true"]).code(255).says("boots from its own disk");
-    // It heeds no power button, so its power is cut, which is a failure unless that is asked for.
+    // It ignores the power button, so its power is cut, which is a failure unless that was
+    // requested.
     project
         .run(&["down", "--timeout", "1"])
         .code(69)

@@ -18,7 +18,7 @@ fn declare(project: &Project, vm: &str, port: u16) {
     project.write("castra.toml", &format!("[[vms]]\nname = \"{vm}\"\n{IMAGE}\n{forward}"));
 }
 
-/// The VMs of this project that `list` tells of; it tells of all that this user has.
+/// Returns the VMs of this project in `list`, which shows all of this user's.
 fn listed(project: &Project) -> Vec<(String, String)> {
     let list = project.run(&["list", "--json"]).ok().document("list");
     let path = project.path().display().to_string();
@@ -64,7 +64,7 @@ impl Watched {
 
 impl Drop for Watched {
     fn drop(&mut self) {
-        // Ended already is fine.
+        // A child that has ended already is fine.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -89,7 +89,7 @@ fn a_vm_is_managed_from_its_first_port_to_its_last_file() {
     assert_eq!(text.matches("active").count(), 2, "{text}");
     assert_eq!(listed(&project), [("web".to_owned(), "running".to_owned())]);
 
-    // Another project that wants the port is told whose it is.
+    // Another project that wants the port learns its owner.
     let other = Project::new();
     declare(&other, "web", port);
     let owner = format!("taken by VM `web` of {}", project.path().display());
@@ -110,7 +110,7 @@ fn a_vm_is_managed_from_its_first_port_to_its_last_file() {
 
 fn console_is_for_one_at_a_time(project: &Project) {
     let log = || project.run(&["logs", "web"]).ok().text();
-    // It is written while nobody is connected.
+    // Written while no client is connected.
     project.run(&["exec", "--", "sh", "-c", "echo unattended > /dev/ttyS0"]).ok();
     eventually("the log has it", Duration::from_secs(20), || log().contains("unattended"));
     let mut console = Watched::start(project, &["console"]);
@@ -126,7 +126,7 @@ fn console_is_for_one_at_a_time(project: &Project) {
     assert!(log().contains("typed-by-me"), "the log is written while somebody is connected, too");
     drop(stdin);
     assert_eq!(console.ends(), Some(0));
-    // A console that is free again.
+    // The console is free again.
     project.run(&["console", "--linger", "0"]).ok();
 }
 
@@ -145,7 +145,7 @@ fn restart_and_logs(project: &Project) {
     assert_ne!(project.qemu_pid("web"), before);
     eventually("the new boot's console", Duration::from_secs(60), || follower.has_seen("Mounting root"));
     eventually("what castra did", Duration::from_secs(60), || follower.has_seen("web: stopped"));
-    // It ends with its VM, and not by its stdin, which is open still.
+    // It ends with its VM, and not by its stdin, which is still open.
     assert_eq!(console.child.wait().expect("ends").code(), Some(0));
     drop(stdin);
     assert_eq!(project.run(&["exec", "--", "cat", "/root/file"]).ok().text(), "kept\n");
@@ -174,7 +174,7 @@ fn suspended_is_left_alone(project: &Project) {
 #[test]
 fn a_vm_whose_project_is_removed_is_found_and_ended() {
     let project = Project::new();
-    // A name that no other test's VM has: orphans are everybody's.
+    // A name that no other test's VM has, since orphans are listed for all.
     let vm = format!("lost-{}", std::process::id());
     project.write("castra.toml", &format!("[[vms]]\nname = \"{vm}\"\n{IMAGE}\n"));
     project.run(&["up"]).ok();

@@ -1,4 +1,5 @@
-//! A real guest whose kernel's modules were replaced by those of another, as by an upgrade of the kernel's package.
+//! A real guest whose kernel's modules were replaced by those of another, as by an upgrade of the
+//! kernel's package.
 
 use std::process::Stdio;
 
@@ -6,7 +7,7 @@ use castra_test_support::Project;
 
 const VM: &str = "alpine-minimal";
 
-/// What it is told by.
+/// Words of the warning.
 const TOLD: &str = "modprobe fails";
 
 fn sh(project: &Project, line: &str) -> castra_test_support::Ended {
@@ -31,7 +32,7 @@ fn a_kernel_whose_modules_are_gone_is_told_with_a_way_out_that_works() {
     assert!(!up.stderr.contains(TOLD), "{}", up.stderr);
     let kernel = sh(&project, "uname -r").ok().text().trim().to_owned();
     sh(&project, "modprobe dummy && mv /lib/modules/$(uname -r) /lib/modules/9.9.9-other").ok();
-    // Where a command asks, and after each boot.
+    // After a command that asks, and after each boot.
     project.run(&["up"]).ok().says(TOLD);
     project.run(&["down"]).ok();
     let advice = format!(

@@ -1,5 +1,6 @@
-//! The whole way of an image as the official one is shaped, on real bits: a fixed VHD with a whole-disk ext4, served over
-//! HTTP, cut half-way, stripped, taken apart, converted and booted.
+//! The whole way of an image shaped like the official one, on real bits: a fixed VHD with a
+//! whole-disk ext4, served over HTTP, interrupted halfway, stripped, extracted, converted and
+//! booted.
 
 use std::fs;
 use std::path::Path;
@@ -60,7 +61,7 @@ fn is_refused(disk: &Path) {
     assert!(!project.path().join(".castra/vm-overlay.qcow2").exists(), "a disk was made on a refused image");
 }
 
-/// The same disk as qemu-img writes VHDs.
+/// Returns the same disk as a VHD that qemu-img writes.
 fn make_dynamic(disk: &Path) -> std::path::PathBuf {
     let target = disk.with_extension("vhd");
     let text = |path: &Path| path.to_str().expect("UTF-8").to_owned();

@@ -1,4 +1,5 @@
-//! Forwards into a real VM: a service is reached wherever in the guest it listens, and keeps its port.
+//! Forwards into a real VM: a service is reached wherever in the guest it listens, and keeps its
+//! port.
 
 use std::io::Read;
 use std::net::{TcpListener, TcpStream};
@@ -6,7 +7,7 @@ use std::time::Duration;
 
 use castra_test_support::{Ended, Project, eventually};
 
-/// A busy machine that emulates takes its time for a boot.
+/// Time for a boot on a busy machine that emulates.
 const LONG: Duration = Duration::from_secs(240);
 
 #[test]
@@ -30,17 +31,18 @@ fn a_service_is_reached_wherever_it_listens() {
     project.run(&["suspend"]).ok();
     project.run(&["up"]).ok();
     reaches(port, "127.0.0.1");
-    // Containers and whatever else reaches the guest's address has no way to its loopback interface.
+    // Containers and others that reach the guest's address have no access to its loopback
+    // interface.
     let inside = sh(&project, "nc -w 5 10.0.2.15 61022 < /dev/null; nc -w 5 127.0.0.1 61022 < /dev/null");
     assert_eq!(inside.text(), "");
 
-    // Nobody but the kernel's command line tells the agent of a guest that reboots by itself.
+    // Only the kernel's command line configures the agent of a guest that reboots by itself.
     let at_boot = format!("echo '::respawn:{SERVER} -s 127.0.0.1 -e echo rebooted' >> /etc/inittab; sync");
     sh(&project, &format!("{at_boot}; (sleep 1; reboot) </dev/null >/dev/null 2>&1 &")).ok();
     eventually("the service of the new boot", LONG, || behind(port).as_deref() == Some("rebooted\n"));
 }
 
-/// Greets whoever connects, one after the other.
+/// Command of a server that greets clients one after the other.
 const SERVER: &str = "/usr/bin/nc -lk -p 8000";
 
 /// Declares one VM whose port 8000 is forwarded; returns the port of this machine.
@@ -57,7 +59,7 @@ fn sh(project: &Project, line: &str) -> Ended {
     project.run(&["exec", "web", "--", "sh", "-c", line])
 }
 
-/// Starts a service that tells where it listens.
+/// Starts a service that reports the address it listens on.
 fn listen(project: &Project, address: &str) {
     let serve = format!(
         "{SERVER} -s {address} -e echo {address} </dev/null >/dev/null 2>&1 & echo $! > /run/service.pid"
@@ -65,7 +67,7 @@ fn listen(project: &Project, address: &str) {
     sh(project, &serve).ok();
 }
 
-/// Returns the words of the service behind a port of this machine; nothing if there is none.
+/// Returns the greeting of the service behind a port of this machine, or `None` if there is none.
 fn behind(port: u16) -> Option<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(10))).expect("set");

@@ -1,4 +1,4 @@
-//! What the README types is typed, in a shell, with real VMs behind it.
+//! The commands of the README, run in a shell, with real VMs.
 
 use std::fs;
 use std::process::{Command, Output};
@@ -7,7 +7,7 @@ use castra_test_support::{Project, castra_program};
 
 const README: &str = include_str!("../../README.md");
 
-/// The first block of a language that has this in it.
+/// Returns the first block of a language that contains this text.
 fn block(language: &str, with: &str) -> &'static str {
     let fence = format!("```{language}\n");
     let mut blocks = README.split(fence.as_str()).skip(1).filter_map(|rest| rest.split("```").next());
@@ -39,7 +39,7 @@ fn its_first_session_goes_as_told() {
     let typed: Vec<&str> =
         block("console", "castra up").lines().filter_map(|line| line.strip_prefix("$ ")).collect();
     assert!(typed.contains(&"castra exec -- uname -sr") && typed.contains(&"castra shell"), "{typed:?}");
-    // The VM is that of a directory below the project's, and ends with it.
+    // The VM belongs to a directory below the project's, and ends with it.
     let lines = [typed.join("\n").as_str(), "castra down"].join("\n");
     let output = type_in(&project, &lines);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -59,7 +59,7 @@ fn its_throw_away_vm_runs_the_task() {
     assert!(output.starts_with("got something\n"), "{output}");
 }
 
-/// What it does is what CI does: this holds only that there is such a command.
+/// The demo itself runs in CI: this only holds that the command exists.
 #[test]
 fn its_demo_is_one_of_the_project_s_own_commands() {
     let words: Vec<&str> = block("sh", "cargo xtask").split_whitespace().collect();

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use castra_test_support::{Project, eventually, linked_cache, noise};
 
-/// What is there of throw-away VMs, by name.
+/// Returns the remains of throwaway VMs, by name.
 fn left(cache: &Path) -> Vec<String> {
     let runs = cache.join("castra/runs");
     let directories = [runs.join("vms"), runs.clone(), runs.join("logs")];
@@ -19,7 +19,7 @@ fn left(cache: &Path) -> Vec<String> {
     names.filter(|name| name.contains("run-")).collect()
 }
 
-/// Whether a process has this in its command line.
+/// Returns `true` if a process has this in its command line.
 fn runs_with(needle: &str) -> bool {
     fs::read_dir("/proc").expect("proc").flatten().any(|entry| {
         let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();

@@ -1,4 +1,5 @@
-//! What `SECURITY.md` promises of files, processes, disks and terminals, tried with the whole program.
+//! Promises of `SECURITY.md` about files, processes, disks and terminals, tried with the whole
+//! program.
 
 #![cfg(target_os = "linux")]
 
@@ -9,7 +10,7 @@ use std::process::{Command, Stdio};
 
 use castra_test_support::{Project, bootable_qcow2, disks, image_cache, target_tmp, tool};
 
-/// A cache that has the images of the shared one, and nothing else.
+/// Creates a cache that has the images of the shared one, and nothing else.
 fn cache_with_images() -> tempfile::TempDir {
     disks::alpine();
     let cache =
@@ -23,7 +24,8 @@ fn cache_with_images() -> tempfile::TempDir {
     cache
 }
 
-/// `castra` under a umask, started by somebody who leaves a descriptor open and has secrets in the environment.
+/// Runs `castra` under a umask, started by a user who leaves a descriptor open and has secrets in
+/// the environment.
 #[track_caller]
 fn careless(project: &Project, umask: &str, arguments: &[&str]) {
     let plain = project.castra(arguments);
@@ -41,7 +43,8 @@ fn careless(project: &Project, umask: &str, arguments: &[&str]) {
     assert!(output.status.success(), "castra {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// All files and directories below this one, itself included; symbolic links have no mode of their own.
+/// Returns all files and directories below this one, itself included; symbolic links have no mode
+/// of their own.
 fn walk(root: &Path) -> Vec<PathBuf> {
     let mut found = vec![root.to_owned()];
     let mut left = vec![root.to_owned()];
@@ -59,7 +62,8 @@ fn walk(root: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// What Castra has made is its user's alone; only published images and templates, which anybody may have, are readable.
+/// Insists that Castra's files are private to their user; only published images and templates,
+/// which anyone may have, are readable.
 #[track_caller]
 fn assert_private(root: &Path) {
     let paths = walk(root);
@@ -80,7 +84,7 @@ fn assert_confined(project: &Project, cache: &Path) {
     assert!(status.contains("Seccomp:\t2\n"), "{status}");
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:\t")).expect("capabilities");
     let effective = u64::from_str_radix(effective, 16).expect("hexadecimal");
-    // CAP_DAC_OVERRIDE and CAP_NET_BIND_SERVICE, and those only where castra runs as root.
+    // CAP_DAC_OVERRIDE and CAP_NET_BIND_SERVICE, and those only if castra runs as root.
     assert_eq!(effective & !(1 << 1 | 1 << 10), 0, "{status}");
     assert_eq!(fs::read_link(process.join("cwd")).expect("reads"), Path::new("/"));
 
@@ -93,7 +97,7 @@ fn assert_confined(project: &Project, cache: &Path) {
     }
     let descriptors = fs::read_dir(process.join("fd")).expect("reads");
     for descriptor in descriptors.map(|entry| entry.expect("reads").path()) {
-        // It may be closed by now.
+        // The descriptor may be closed by now.
         let Ok(target) = fs::read_link(&descriptor) else { continue };
         let text = target.to_string_lossy();
         let is_own = (target.starts_with(project.path()) || target.starts_with(cache))
@@ -201,7 +205,7 @@ fn a_disk_from_elsewhere_draws_in_no_other_file() {
     assert!(command.contains("\"backing\":null"), "{command}");
     project.run(&["down", "--force"]).ok();
 
-    // What it stands on counts as part of it.
+    // Its backing file counts as part of it.
     let other = fs::OpenOptions::new().write(true).open(project.path().join("plain.qcow2")).expect("opens");
     other
         .set_len(fs::metadata(project.path().join("plain.qcow2")).expect("metadata").len() + 512)
@@ -217,7 +221,7 @@ fn a_disk_that_lay_in_the_state_directory_draws_in_no_other_file() {
     project.write("secret", &"s3cret".repeat(10_000));
     make(&["plain.qcow2", "1M"]);
     make(&["-o", "data_file=secret,data_file_raw=on", "data.qcow2", "64K"]);
-    // A disk of the VM's own is looked at, too: somebody may have put it there.
+    // A disk at the VM's own path is checked too, since the user may have put it there.
     fs::create_dir(project.path().join(".castra")).expect("a directory");
     configure(&project, "plain.qcow2", "");
     make(&[".castra/vm-overlay.qcow2", "1M"]);
@@ -234,7 +238,8 @@ fn a_disk_that_lay_in_the_state_directory_draws_in_no_other_file() {
     project.run(&["up", "--no-wait"]).code(65).says("keeps its data in another file");
 }
 
-/// What would drive a terminal: all that controls but line ends, tabs and the colours of Castra's own.
+/// Returns everything that would drive a terminal: all control characters except line ends, tabs
+/// and Castra's own colours.
 fn harmful(text: &str) -> Vec<char> {
     let colours = ["\u{1b}[1m", "\u{1b}[31m", "\u{1b}[32m", "\u{1b}[33m", "\u{1b}[0m"];
     let without = colours.iter().fold(text.to_owned(), |text, colour| text.replace(colour, ""));

@@ -1,4 +1,5 @@
-//! Images with an sshd of their own: no two VMs show the same host key, whatever they were made of.
+//! Images with an sshd of their own: no two VMs show the same host key, whatever they were made
+//! from.
 
 #![cfg(target_os = "linux")]
 
@@ -12,7 +13,7 @@ use castra_test_support::{Project, eventually};
 /// Long enough for RSA keys on an emulated CPU that is busy with other tests.
 const KEYS_LIMIT: Duration = Duration::from_secs(240);
 
-/// The host keys that the sshd behind a port of this machine shows, without waiting for it.
+/// Returns the host keys that the sshd behind a port of this machine shows, without waiting for it.
 fn shown(port: u16) -> BTreeSet<String> {
     let port = port.to_string();
     let output = Command::new("ssh-keyscan").args(["-T", "10", "-p", &port, "127.0.0.1"]).output();
@@ -23,7 +24,8 @@ fn shown(port: u16) -> BTreeSet<String> {
     keys.map(|(_, key)| key.to_owned()).collect()
 }
 
-/// The host keys, once the guest has made them and its sshd runs: RSA, ECDSA and Ed25519.
+/// Returns the host keys, once the guest has created them and its sshd runs: RSA, ECDSA and
+/// Ed25519.
 #[track_caller]
 fn keys(port: u16) -> BTreeSet<String> {
     let mut keys = BTreeSet::new();
@@ -55,11 +57,11 @@ fn no_two_vms_show_the_same_host_key() {
     let [one, two] = ports.map(keys);
     assert!(one.is_disjoint(&two), "{one:?} {two:?}");
 
-    // They last, as a client that knows them expects.
+    // They persist, as a client that knows them expects.
     project.run(&["restart", "one"]).ok();
     assert_eq!(keys(ports[0]), one);
 
-    // A clone has the memory and the disk of the other VM, and still shows no key of its.
+    // A clone has the memory and the disk of the other VM, and still shows none of its keys.
     project.run(&["suspend", "two"]).ok();
     project.run(&["clone", "two", "three"]).ok();
     project.run(&["up", "three"]).ok();

@@ -1,4 +1,4 @@
-//! Real VMs that are suspended and go on: where they were, with the clock right, or not at all.
+//! Real VMs that are suspended and resumed: where they were, with the clock right, or not at all.
 
 use std::fs;
 use std::io::Read;
@@ -12,7 +12,7 @@ use castra_test_support::{Ended, Project, eventually};
 
 const VM: &str = "alpine-minimal";
 
-/// Counts in memory and tells how far it is in a file that is no disk's.
+/// Command that counts in memory and writes its progress to a file that is not on a disk.
 const COUNTER: &str =
     "(i=0; while :; do i=$((i+1)); echo $i > /dev/shm/count; sleep 0.1; done) </dev/null >/dev/null 2>&1 &";
 
@@ -28,7 +28,7 @@ fn a_suspended_vm_goes_on_where_it_was() {
     let serve = "(while :; do echo served | nc -l -p 8000; done) </dev/null >/dev/null 2>&1 &";
     sh(&project, &format!("echo kept > /root/file; {COUNTER} {serve}")).ok();
     let host_key = sh(&project, "hostname; cat /etc/machine-id").ok().text();
-    // The second time it is the memory of a resumed VM that is saved.
+    // The second time, the memory of a resumed VM is saved.
     for _ in 0..2 {
         eventually("it counts", Duration::from_secs(20), || count(&project).is_some());
         project.run(&["suspend"]).ok().says("suspended");
@@ -40,7 +40,7 @@ fn a_suspended_vm_goes_on_where_it_was() {
         project.run(&["up"]).ok().says("going on from where it was");
         let late = clock_error(&project);
         assert!(late.abs() < 0.2, "the guest's clock is {late} s off");
-        // Between emptying the file and writing to it there is no number in it.
+        // Between truncating the file and writing to it there is no number in it.
         let mut before = None;
         eventually("a number", Duration::from_secs(20), || {
             before = count(&project);
@@ -59,7 +59,7 @@ fn a_suspended_vm_goes_on_where_it_was() {
     }
 }
 
-/// What a person would type, on a filesystem that is full when the memory is to be saved.
+/// Commands that a person would type, on a filesystem that is full when the memory is to be saved.
 const ON_A_FULL_DISK: &str = r#"
 mount -t tmpfs -o size=700m tmpfs . && cd "$PWD" || exit 99
 castra up -q || exit 1
@@ -138,7 +138,7 @@ fn a_castra_killed_at_any_point_costs_no_memory() {
     for point in ["suspend-stopped", "suspend-saved", "suspend-published", "suspend-recorded"] {
         kill_at(&project, &["suspend"], point);
         assert!(project.run(&["status"]).ok().text().contains("suspending"), "{point}");
-        // Whoever needs the VM next lets it go on.
+        // The next command that needs the VM continues it.
         if point == "suspend-saved" {
             remembers();
         }
@@ -168,7 +168,7 @@ fn a_clone_is_another_vm_with_the_same_past() {
     project.run(&["up"]).ok();
     sh(&project, "echo shared > /root/file; echo memory > /dev/shm/mark").ok();
     project.run(&["clone", VM, "../two"]).code(64).says("cannot be a VM's name");
-    // It is running, and so it is afterwards.
+    // It is running before and afterwards.
     project.run(&["clone", VM, "two"]).ok().says("castra up two");
     assert_eq!(sh(&project, "cat /dev/shm/mark").ok().text(), "memory\n");
     project.run(&["clone", VM, "two"]).code(73).says("already");
@@ -235,11 +235,11 @@ fn count(project: &Project) -> Option<u64> {
     sh(project, "cat /dev/shm/count").text().trim().parse().ok()
 }
 
-/// How far the guest's clock is off, in seconds, beyond what asking for it takes.
+/// Returns the error of the guest's clock, in seconds, beyond the time that asking takes.
 fn clock_error(project: &Project) -> f64 {
     let now = || SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs_f64();
     let before = now();
-    // busybox's date knows no fractions, and its stat does.
+    // busybox's date has no fractions, but its stat does.
     let told = sh(project, "touch /dev/shm/now && stat -c '%Y %y' /dev/shm/now").ok().text();
     let after = now();
     let (secs, text) = told.split_once(' ').expect("two words");

@@ -1,5 +1,5 @@
-//! Starts that explain themselves: the phases of a boot and of a warm start with their times, and boots that fail in real
-//! ways.
+//! Starts that explain themselves: the phases of a boot and of a warm start with their times, and
+//! boots that fail in real ways.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -21,14 +21,15 @@ fn two_vms(project: &Project) {
     project.write("castra.toml", &format!("{}{}", vm("cold"), vm("warm")));
 }
 
-/// The kept starts of a VM, the newest first.
+/// Returns the recorded starts of a VM, the newest first.
 fn starts(project: &Project, vm: &str) -> Vec<Value> {
     let value = project.run(&["timeline", vm, "--json"]).ok().document("timeline");
     assert_eq!(value["vm"], vm, "{value:#}");
     value["starts"].as_array().expect("a list").clone()
 }
 
-/// Name, beginning and end of each phase. The accelerator is chosen in no time, or in a phase that only some starts have.
+/// Returns name, beginning and end of each phase. The accelerator is chosen in no time, or in a
+/// phase that only some starts have.
 fn phases(start: &Value) -> Vec<(String, u64, Option<u64>)> {
     let phases = start["phases"].as_array().expect("a list").iter().map(|span| {
         let name = span["phase"].as_str().expect("a name").to_owned();
@@ -41,15 +42,15 @@ fn names(start: &Value) -> Vec<String> {
     phases(start).into_iter().map(|(name, ..)| name).collect()
 }
 
-/// Milliseconds from QEMU's start until commands could run, as the VM's record has them.
+/// Returns the milliseconds from QEMU's start until commands could run, from the VM's record.
 fn recorded_ready_ms(project: &Project, vm: &str) -> u64 {
     let record = fs::read(project.path().join(format!(".castra/vms/{vm}/vm.json"))).expect("a record");
     let record: Value = serde_json::from_slice(&record).expect("is JSON");
     record["boot"]["ready_ms"].as_u64().expect("is ready")
 }
 
-/// Each phase begins where the last one ended, the last before `ready` ends when the start was ready, and from QEMU's start on
-/// it is as the record says.
+/// Checks that each phase begins where the last one ended, that the last one before `ready` ends
+/// when the start was ready, and that the times from QEMU's start on agree with the record.
 fn is_consistent(project: &Project, vm: &str, start: &Value) {
     let phases = phases(start);
     let until_ready: Vec<_> = phases.iter().filter(|(name, ..)| name != "services").collect();
@@ -83,7 +84,7 @@ fn a_boot_and_a_warm_start_tell_what_they_did() {
         assert!(end.is_some_and(|end| end > begin), "{name} takes time: {boot:#}");
     }
     a_warm_start(&project);
-    // Nobody waits for the services; whoever looks later learns of them.
+    // No command waits for the services; a later look learns of them.
     eventually("the services' end is known", Duration::from_secs(300), || {
         let services = phases(&starts(&project, "cold")[0]).pop().expect("has phases");
         services.2.is_some_and(|end| end >= services.1)
@@ -105,7 +106,7 @@ fn a_warm_start(project: &Project) {
     assert!(left.iter().all(|vm| !vm.path().join("boots").exists()), "{left:?}");
 }
 
-/// A QEMU that is killed at once.
+/// Kills a QEMU at once, and checks that the failure is recorded.
 fn a_failure_is_kept_beside_it(project: &Project) {
     project.run(&["down", "cold"]).ok();
     let qemu = project.path().join("killed-qemu");
@@ -148,7 +149,7 @@ fn what_is_kept_is_shown(project: &Project) {
     );
 }
 
-/// An image of the project's own whose root is on a disk that the VM does not have.
+/// Declares an image of the project's own whose root is on a disk that the VM does not have.
 fn image_without_root(project: &Project) {
     let alpine = disks::alpine();
     let artifact = |role: &str, path: &Path| {
@@ -174,7 +175,7 @@ fn image_without_root(project: &Project) {
 fn a_boot_without_its_root_ends_soon_and_says_why() {
     let project = Project::new();
     image_without_root(&project);
-    // Its limit is not what ends it: that would be another message.
+    // The limit must not be what ends it: that would be another message.
     project
         .run(&["up", "--cold", "--boot-timeout", "600"])
         .code(69)

@@ -1,4 +1,5 @@
-//! VMs that go on from a warm template: each is itself, none has another moment's memory, and damage is told and mended.
+//! VMs that are restored from a warm template: each has its own identity, none has another moment's
+//! memory, and damage is reported and repaired.
 
 use std::fs;
 use std::io::Write as _;
@@ -42,7 +43,7 @@ fn two_vms_of_one_template_are_two() {
     assert_ne!(host_key("one"), host_key("two"));
 }
 
-/// Seconds since 1970, here and in the guest.
+/// Returns the seconds since 1970, here and in the guest.
 fn clocks(project: &Project) -> (f64, f64, f64) {
     let here = || SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs_f64();
     let before = here();
@@ -87,19 +88,19 @@ fn memory_of_another_moment_is_never_used() {
         project.run(&["down"]).ok();
     };
     boots("an orderly end");
-    // Not even when everything but the disk is forgotten.
+    // Not even if everything but the disk is lost.
     fs::remove_dir_all(project.path().join(".castra/vms")).expect("removed");
     boots("a lost record");
 }
 
-/// The directories of finished templates: an older agent's may be among them.
+/// Returns the directories of finished templates: an older agent's may be among them.
 fn templates(cache: &Path) -> impl Iterator<Item = PathBuf> {
     let entries = fs::read_dir(cache.join("castra/templates")).expect("reads");
     let paths = entries.map(|entry| entry.expect("reads").path());
     paths.filter(|path| path.join("template.json").exists())
 }
 
-/// Flips a bit of a copy, holes and all, under the same name.
+/// Flips a bit of a copy, holes included, under the same name.
 fn flip_a_bit(path: &Path) {
     let copy = path.with_extension("copy");
     let [from, to] = [path, &copy].map(|path| path.to_str().expect("UTF-8"));
@@ -111,7 +112,7 @@ fn flip_a_bit(path: &Path) {
     fs::rename(copy, path).expect("replaces");
 }
 
-/// Another file under the same name: the one that others share stays as it is.
+/// Puts another file under the same name: the one that others share stays as it is.
 fn replace(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
     let mut bytes = fs::read(path).expect("reads");
     change(&mut bytes);
@@ -159,7 +160,7 @@ fn a_state_that_does_not_load_is_given_up_for_a_boot_and_remembered() {
     assert_eq!(output(&project, "two", "hostname"), "two\n");
 }
 
-/// Cuts the devices' states short and has the manifests say that this is right.
+/// Truncates the devices' states and makes the manifests agree with that.
 fn spoil_device_states(cache: &Path) {
     for directory in templates(cache) {
         let state = directory.join("device.state");

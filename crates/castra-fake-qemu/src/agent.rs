@@ -32,7 +32,7 @@ struct Agent<'a> {
 }
 
 impl Agent<'_> {
-    /// Until the host goes.
+    /// Answers until the host disconnects.
     fn converse(&mut self, mut stream: UnixStream) {
         let mut lines = Lines::new();
         let mut chunk = [0; 4096];

@@ -1,11 +1,11 @@
-//! QEMU's command line, as far as this program cares. An option it does not know is an error of the test's.
+//! QEMU's command line, as far as this program needs it. An unknown option is an error of the test.
 
 use std::ffi::OsString;
 use std::os::fd::RawFd;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::PathBuf;
 
-/// What castra asked for.
+/// Arguments from castra.
 pub(crate) struct Arguments {
     pub(crate) name: String,
     pub(crate) pidfile: PathBuf,
@@ -15,11 +15,11 @@ pub(crate) struct Arguments {
     pub(crate) cpu: String,
     /// Files that memory is written to, with their size in bytes.
     pub(crate) memory: Vec<(PathBuf, u64)>,
-    /// Protocol and port of 127.0.0.1.
+    /// Protocol and port on 127.0.0.1.
     pub(crate) forwards: Vec<(String, u16)>,
     pub(crate) qmp: RawFd,
     pub(crate) control: RawFd,
-    /// Whether a saved state follows, instead of a boot.
+    /// Set if a saved state follows, instead of a boot.
     pub(crate) is_incoming: bool,
 }
 
@@ -61,7 +61,7 @@ impl Arguments {
     }
 }
 
-/// The file that the VM writes to; those below it are read only.
+/// Returns the file that the VM writes to; those below it are only read.
 fn disk(all: &[Vec<(String, OsString)>]) -> Option<OsString> {
     let is_disk = |group: &&Vec<(String, OsString)>| {
         value_of(group, "node-name").is_some_and(|name| name == "disk-file")
@@ -79,7 +79,7 @@ fn memory(all: &[Vec<(String, OsString)>]) -> Vec<(PathBuf, u64)> {
     files.collect()
 }
 
-/// `tcp:127.0.0.1:8080-:80`
+/// Parses `tcp:127.0.0.1:8080-:80`.
 fn forward(rule: &str) -> (String, u16) {
     let mut parts = rule.split(':');
     let protocol = parts.next().unwrap_or_default().to_owned();
@@ -91,7 +91,7 @@ fn value_of(group: &[(String, OsString)], key: &str) -> Option<OsString> {
     group.iter().find(|(name, _)| name == key).map(|(_, value)| value.clone())
 }
 
-/// `driver=qcow2,path=/a,,b` in pairs; a doubled comma is one of the value's.
+/// Parses `driver=qcow2,path=/a,,b` into pairs; a doubled comma is part of the value.
 fn pairs(list: OsString) -> Vec<(String, OsString)> {
     let mut parts = vec![Vec::new()];
     let mut bytes = list.as_bytes().iter().copied().peekable();

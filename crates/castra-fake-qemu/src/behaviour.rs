@@ -1,6 +1,7 @@
-//! What this QEMU is to do wrong, and its journal. Both lie in `fake-qemu/` beside the state root, by the VM's name.
+//! Faults of this QEMU, and its journal. Both files are in `fake-qemu/` beside the state root, by
+//! the VM's name.
 //!
-//! | Word | What it does |
+//! | Word | Effect |
 //! | --- | --- |
 //! | `dies` | ends at its start, with a word on stderr |
 //! | `no-slirp` | ends at its start, since it was built without user networking |
@@ -11,16 +12,16 @@
 //! | `qmp-giant-line` | answers with a line of 10 MB |
 //! | `qmp-wrong-id` | answers what was not asked |
 //! | `qmp-reset` | closes the connection instead of answering |
-//! | `ignores-powerdown`, `ignores-quit`, `ignores-term` | says yes, and goes on |
-//! | `guest-silent` | the agent hears and does not answer |
-//! | `guest-slow:MS` | the agent's first word takes so long |
-//! | `modules-gone` | the agent says that the root has modules of another kernel alone |
+//! | `ignores-powerdown`, `ignores-quit`, `ignores-term` | agrees, and continues |
+//! | `guest-silent` | the agent receives and does not answer |
+//! | `guest-slow:MS` | the agent's first message takes this long |
+//! | `modules-gone` | the agent reports that the root has only modules of another kernel |
 //! | `guest-old` | the agent knows no question about its condition |
-//! | `link-down` | the agent says that the guest's interface is down |
-//! | `clock-behind:SECS` | the guest's clock is behind by so much |
-//! | `ssh-silent` | connections to the guest's ports are accepted and never answered, as of a guest whose network is down |
-//! | `loopback-only` | the guest's services listen on its loopback interface alone; without the word there are none |
-//! | `disk-full` | the guest's next write finds no room, which pauses the machine as `io-error`, until it is continued and there is room |
+//! | `link-down` | the agent reports that the guest's interface is down |
+//! | `clock-behind:SECS` | the guest's clock is behind by this much |
+//! | `ssh-silent` | the guest's ports accept connections and never answer |
+//! | `loopback-only` | the guest's services listen only on loopback; without it there are none |
+//! | `disk-full` | the guest's next write pauses it (`io-error`), until continued with space |
 //! | `save-fails` | saving its state fails |
 
 use std::fs::{self, OpenOptions};
@@ -29,7 +30,7 @@ use std::path::PathBuf;
 
 use crate::arguments::Arguments;
 
-/// How deep below the directory of the files the pid file lies: `.castra/vms/<vm>/qemu.pid`.
+/// Levels of the pid file below the directory of these files: `.castra/vms/<vm>/qemu.pid`.
 const PIDFILE_DEPTH: usize = 4;
 
 #[derive(Clone)]
@@ -50,7 +51,7 @@ impl Behaviour {
         self.words().iter().any(|found| found == word)
     }
 
-    /// The number behind a word.
+    /// Returns the number after a word.
     pub(crate) fn number(&self, word: &str) -> Option<u64> {
         self.words().iter().find_map(|found| found.strip_prefix(word)?.strip_prefix(':')?.parse().ok())
     }
@@ -60,7 +61,7 @@ impl Behaviour {
         text.split_whitespace().map(str::to_owned).collect()
     }
 
-    /// Hands back the number of this start, from 1.
+    /// Records this start, and returns its number, from 1.
     pub(crate) fn note_start(&self) -> u64 {
         self.note("started");
         let journal = fs::read_to_string(&self.journal).unwrap_or_default();
@@ -71,19 +72,20 @@ impl Behaviour {
         self.number("port-taken").is_some_and(|starts| start <= starts)
     }
 
-    /// One line of the journal, which is written where there is a directory for it.
+    /// Appends one line to the journal, if its directory exists.
     pub(crate) fn note(&self, what: &str) {
         if let Ok(mut journal) = OpenOptions::new().append(true).create(true).open(&self.journal) {
             let _ = journal.write_all(format!("{} {what}\n", std::process::id()).as_bytes());
         }
     }
 
-    /// How often a machine has run on this disk.
+    /// Returns the number of times that a machine has run on this disk.
     pub(crate) fn generation(&self) -> u64 {
         fs::read_to_string(&self.generation).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
     }
 
-    /// Makes the disk of a clone, on which no machine has run, one of the generation that its memory was saved at.
+    /// Gives the disk of a clone, on which no machine has run, the generation at which its memory
+    /// was saved.
     pub(crate) fn inherit_generation(&self, generation: u64) {
         if !self.generation.exists() {
             let _ = fs::write(&self.generation, generation.to_string());

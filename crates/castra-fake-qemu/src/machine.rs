@@ -1,4 +1,4 @@
-//! What there is of a computer: whether it runs, and how it ends.
+//! State of the computer that is not there: running or paused, and its end.
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
@@ -10,7 +10,7 @@ use rustix::fs::{FlockOperation, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, fc
 use crate::arguments::Arguments;
 use crate::behaviour::Behaviour;
 
-/// How a saved state begins.
+/// Beginning of a saved state.
 const STATE: &str = "state of a fake QEMU, generation ";
 
 pub(crate) struct Machine {
@@ -25,11 +25,11 @@ pub(crate) struct Machine {
 struct State {
     is_running: bool,
     is_awaiting_state: bool,
-    /// It was paused since a write found no room.
+    /// Set if it was paused because a write found no space.
     is_out_of_room: bool,
-    /// Memory that came from a saved state: the generation of the disk it belongs to.
+    /// Generation of the disk that memory from a saved state belongs to.
     belongs_to: Option<u64>,
-    /// A template's devices, whose memory is in a file and whose disk is a new one.
+    /// Set for a template's devices, whose memory is in a file and whose disk is a new one.
     leaves_memory_out: bool,
     is_saved: Option<bool>,
     end: Option<&'static str>,
@@ -46,7 +46,7 @@ impl Machine {
         machine
     }
 
-    /// `query-status`'s word, and whether the machine runs.
+    /// Returns the status for `query-status`, and `true` if the machine runs.
     pub(crate) fn status(&self) -> (&'static str, bool) {
         self.write();
         let state = self.lock();
@@ -60,7 +60,7 @@ impl Machine {
         }
     }
 
-    /// A write of the guest's: it pauses the machine where there is no room, as QEMU does.
+    /// Makes the guest write, which pauses the machine if there is no space, as in QEMU.
     pub(crate) fn write(&self) {
         let mut state = self.lock();
         if state.is_running && self.behaviour.has("disk-full") {
@@ -69,7 +69,8 @@ impl Machine {
         }
     }
 
-    /// Lets the machine run. From then on its disk is another one, and no memory saved before fits it.
+    /// Continues the machine. From then on its disk is another one, and no memory saved before fits
+    /// it.
     pub(crate) fn cont(&self) {
         let mut state = self.lock();
         if let Some(memory) = state.belongs_to.take()
@@ -106,12 +107,12 @@ impl Machine {
         self.lock().is_saved = Some(is_saved);
     }
 
-    /// What became of the saving; nothing if there was none.
+    /// Returns `true` if saving has succeeded; `None` if there was none.
     pub(crate) fn is_saved(&self) -> Option<bool> {
         self.lock().is_saved
     }
 
-    /// Loads the state from this file. What is none ends the machine, as it does QEMU.
+    /// Loads the state from this file. An invalid one ends the machine, as in QEMU.
     pub(crate) fn load(&self, file: OwnedFd) {
         let mut text = String::new();
         let read = File::from(file).read_to_string(&mut text);
@@ -129,13 +130,13 @@ impl Machine {
         }
     }
 
-    /// Waits until the machine runs: a guest that stands still hears and says nothing.
+    /// Waits until the machine runs: a paused guest neither receives nor sends.
     pub(crate) fn until_running(&self) {
         let state = self.lock();
         drop(self.changed.wait_while(state, |state| !state.is_running));
     }
 
-    /// Lets another QEMU have it.
+    /// Releases the disk for another QEMU.
     pub(crate) fn close_disk(&self) {
         let _ = fcntl_lock(&self.disk, FlockOperation::Unlock);
     }

@@ -1,12 +1,13 @@
 //! A stand-in for QEMU that boots in milliseconds and misbehaves on demand.
 //!
-//! Castra's tests name it by `CASTRA_QEMU`. It takes QEMU's real arguments, serves real QMP and the agent's side of the
-//! control port on the sockets it inherits, writes and locks its pid file as QEMU does, locks its disk as QEMU does, takes
-//! its ports, and saves and loads states. What it leaves out is the computer: there is no guest, and nothing runs.
+//! Castra's tests name it by `CASTRA_QEMU`. It accepts QEMU's real arguments, serves real QMP and
+//! the agent's side of the control port on the sockets it inherits, writes and locks its pid file
+//! and locks its disk as QEMU does, takes its ports, and saves and loads states. What it leaves out
+//! is the computer: there is no guest, and nothing runs.
 //!
-//! What it is to do wrong stands in a file that is read anew whenever it matters ([`behaviour`]), and what it did goes to a
-//! journal beside it, which tells tests what no surviving process could: that a disk was opened twice, or that saved
-//! memory met a disk of another moment.
+//! Its faults are in a file that is read again whenever it matters ([`behaviour`]). Its actions go
+//! to a journal beside it, which shows tests what no surviving process could: that a disk was
+//! opened twice, or that saved memory met a disk of another moment.
 
 mod agent;
 mod arguments;
@@ -37,14 +38,14 @@ fn main() -> ExitCode {
     match run(arguments, &behaviour) {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
-            // Nobody may listen: then the exit code has to do.
+            // There may be no reader: then the exit code has to suffice.
             let _ = writeln!(io::stderr(), "qemu-system-x86_64: {message}");
             ExitCode::FAILURE
         }
     }
 }
 
-/// The same order as QEMU's: pid file, disk, network, then the machine protocol answers.
+/// Starts in QEMU's order: pid file, disk, network, then the machine protocol answers.
 fn run(arguments: Arguments, behaviour: &Behaviour) -> Result<(), String> {
     let start = behaviour.note_start();
     behaviour.note(&format!("cpu {}", arguments.cpu));
@@ -54,7 +55,7 @@ fn run(arguments: Arguments, behaviour: &Behaviour) -> Result<(), String> {
         return Err("cannot set up guest memory 'ram': Cannot allocate memory".to_owned());
     }
     if behaviour.has("no-slirp") {
-        // The words of QEMU 7.2 for a backend that it was built without.
+        // The message of QEMU 7.2 for a backend that it was built without.
         return Err("-netdev user,id=net: network backend 'user' is not compiled into this binary".to_owned());
     }
     let disk = open_disk(&arguments.disk, behaviour)?;
@@ -63,14 +64,14 @@ fn run(arguments: Arguments, behaviour: &Behaviour) -> Result<(), String> {
         let memory = OpenOptions::new().write(true).create(true).truncate(false).open(file);
         memory.and_then(|memory| memory.set_len(*bytes)).map_err(|error| error.to_string())?;
     }
-    // What the guest would write on its console.
+    // Output that a guest would write to its console.
     let console = OpenOptions::new().append(true).open(&arguments.console);
     let _ = console.and_then(|mut console| console.write_all(b"Linux version 0 (no computer)\r\n"));
     let machine = Arc::new(Machine::new(arguments, behaviour.clone(), disk));
     serve(&machine);
     let how = machine.until_end();
     behaviour.note(&format!("ended {how}"));
-    // As QEMU: the disk first, so that whoever sees no pid file finds it free.
+    // As in QEMU, the disk first: without a pid file it is free.
     machine.close_disk();
     drop(guard);
     Ok(())
@@ -92,7 +93,8 @@ fn heed(signal: i32, machine: &Machine) {
     machine.end("by a signal");
 }
 
-/// As `qemu_write_pidfile`: a POSIX lock on the file, whose name must still lead to it, then the pid.
+/// Locks the pid file as `qemu_write_pidfile` does: a POSIX lock on the file, whose name must still
+/// lead to it, then the pid.
 fn lock_pidfile(path: &Path, behaviour: &Behaviour) -> Result<File, String> {
     let failed = |error: io::Error| format!("cannot create PID file: {error}");
     loop {
@@ -104,7 +106,7 @@ fn lock_pidfile(path: &Path, behaviour: &Behaviour) -> Result<File, String> {
             .mode(0o600)
             .open(path)
             .map_err(failed)?;
-        // The lock of a process, not of an open file: the kernel tells whose it is.
+        // A lock of the process, not of an open file: the kernel reports its holder.
         fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
             behaviour.note("refused");
             "cannot create PID file: Cannot lock pid file".to_owned()
@@ -120,7 +122,7 @@ fn lock_pidfile(path: &Path, behaviour: &Behaviour) -> Result<File, String> {
     }
 }
 
-/// Removes the pid file at an orderly end, as QEMU's exit notifier does.
+/// Guard that removes the pid file at an orderly end, as QEMU's exit notifier does.
 struct PidfileGuard(PathBuf);
 
 impl Drop for PidfileGuard {
@@ -129,7 +131,7 @@ impl Drop for PidfileGuard {
     }
 }
 
-/// Opens the disk, which no other QEMU may have open. A second one is what castra must never start.
+/// Opens the disk, which no other QEMU may have open: castra must never start a second one.
 fn open_disk(path: &Path, behaviour: &Behaviour) -> Result<File, String> {
     let disk = OpenOptions::new().read(true).write(true).open(path);
     let disk = disk.map_err(|error| format!("Could not open '{}': {error}", path.display()))?;

@@ -1,4 +1,5 @@
-//! The ports that lead into the guest. They are taken for real, so that castra finds them taken; nobody answers behind them.
+//! The ports that lead into the guest. They are really taken, so that castra finds them taken, but
+//! have no service.
 
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::thread;
@@ -24,8 +25,8 @@ pub(crate) fn take(forwards: &[(String, u16)], start: u64, behaviour: &Behaviour
     Ok(())
 }
 
-/// Each connection is closed: an SSH client is told at once that nobody is there. Or it is kept, as QEMU keeps those that the
-/// guest does not take.
+/// Closes each connection, so that an SSH client learns immediately that there is no server; or
+/// keeps it, as QEMU does if the guest does not accept it.
 fn answer_nothing(listener: TcpListener, behaviour: Behaviour) {
     thread::spawn(move || {
         let mut kept = Vec::new();

@@ -1,4 +1,4 @@
-//! QEMU's machine protocol, well served or badly.
+//! QEMU's machine protocol, served well or badly.
 
 use std::collections::HashMap;
 use std::io::{self, IoSliceMut, Write as _};
@@ -11,10 +11,10 @@ use serde_json::{Value, json};
 
 use crate::machine::Machine;
 
-/// An answer that no QEMU would give.
+/// Size of an answer that no QEMU would give.
 const GIANT_BYTES: usize = 10_000_000;
 
-/// The listening socket of this number, which castra has handed over.
+/// Returns the listening socket with this number, which castra has passed on.
 #[expect(unsafe_code, reason = "an inherited descriptor is known by its number alone")]
 pub(crate) fn listener(number: RawFd) -> UnixListener {
     // SAFETY: castra passes these sockets to this process only, each number is taken once.
@@ -25,7 +25,7 @@ pub(crate) fn listener(number: RawFd) -> UnixListener {
 pub(crate) fn serve(machine: &Machine) {
     let mut files = HashMap::new();
     for stream in listener(machine.arguments.qmp).incoming().flatten() {
-        // A client that went is no matter.
+        // A client that disconnects is not an error.
         let _ = converse(machine, &stream, &mut files);
     }
 }
@@ -57,7 +57,7 @@ fn converse(machine: &Machine, stream: &UnixStream, files: &mut HashMap<String, 
     })
 }
 
-/// Whether something else than an answer was given.
+/// Returns `true` if something other than an answer was sent.
 fn spoil(machine: &Machine, stream: &UnixStream) -> io::Result<bool> {
     let behaviour = &machine.behaviour;
     if behaviour.has("qmp-half-line") {
@@ -94,7 +94,7 @@ fn execute(
         }
         "cont" => machine.cont(),
         "stop" => machine.stop(),
-        // A guest that stands still does not notice.
+        // A paused guest does not notice.
         "system_powerdown" if machine.behaviour.has("ignores-powerdown") || !machine.status().1 => {}
         "system_powerdown" => machine.end("by its power button"),
         "getfd" => match (arguments["fdname"].as_str(), file) {
@@ -128,7 +128,7 @@ fn refusal(description: &str) -> Value {
     json!({ "class": "GenericError", "desc": description })
 }
 
-/// Hands each line to `on_line`, with the file that came along, until the client goes.
+/// Passes each line to `on_line`, with the file that came along, until the client disconnects.
 fn hear(
     stream: &UnixStream,
     mut on_line: impl FnMut(&[u8], Option<OwnedFd>) -> io::Result<()>,

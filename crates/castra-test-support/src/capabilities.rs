@@ -8,7 +8,7 @@ use crate::Project;
 /// Powers that root's QEMU and helpers keep: `CAP_DAC_OVERRIDE` and `CAP_NET_BIND_SERVICE`.
 const KEPT: u64 = 1 << 1 | 1 << 10;
 
-/// Insists that a process has no capability but those that are kept, and none to pass on.
+/// Insists that a process has only the kept capabilities, and none to pass on.
 #[track_caller]
 pub fn assert_powerless(status: &str) {
     for (name, most) in [("CapInh", 0), ("CapPrm", KEPT), ("CapEff", KEPT), ("CapAmb", 0)] {
@@ -30,7 +30,7 @@ fn set(status: &str, name: &str) -> u64 {
 pub fn with_inheritable_capabilities(project: &Project, arguments: &[&str]) -> Command {
     let plain = project.castra(arguments);
     let mut command = Command::new("setpriv");
-    // All would be refused where this machine's root has not all.
+    // All would be refused if this machine's root does not have them all.
     let own = fs::read_to_string("/proc/self/status").expect("reads");
     let own = set(&own, "CapPrm") & set(&own, "CapBnd");
     let all: Vec<String> =

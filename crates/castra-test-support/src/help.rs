@@ -1,8 +1,8 @@
-//! What there is, as the help tells it.
+//! The commands, as the help lists them.
 
 use std::process::Command;
 
-/// The commands below this one, in the help's order.
+/// Returns the commands below this one, in the help's order.
 pub fn subcommands(of: &[&str]) -> Vec<String> {
     let output = Command::new(crate::castra_program()).args(of).arg("-h").output();
     let help = String::from_utf8(output.expect("castra runs").stdout).expect("text");

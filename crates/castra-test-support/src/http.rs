@@ -1,4 +1,4 @@
-//! A small HTTP/1.1 server on 127.0.0.1 that does what it is told, faults included.
+//! A small HTTP/1.1 server on 127.0.0.1 that follows a script, faults included.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
@@ -8,29 +8,29 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-/// How soon a connection that waits notices that the server ends.
+/// Interval at which a waiting connection checks for the server's end.
 const TICK: Duration = Duration::from_millis(10);
 
-/// A request as it came.
+/// A request as received.
 #[derive(Debug, Clone)]
 pub struct Request {
     /// Path on the server, with its query.
     pub path: String,
-    /// Names in lower case.
+    /// Headers, with names in lower case.
     pub headers: BTreeMap<String, String>,
-    /// How many requests came before.
+    /// Number of earlier requests.
     pub number: usize,
 }
 
 impl Request {
-    /// Where the range that was asked for starts.
+    /// Returns the start of the requested range.
     pub fn range_start(&self) -> Option<usize> {
         let range = self.headers.get("range")?.strip_prefix("bytes=")?;
         range.split('-').next()?.parse().ok()
     }
 }
 
-/// What to answer.
+/// An answer to a request.
 #[derive(Debug, Clone)]
 pub struct Reply {
     status: u16,
@@ -41,16 +41,16 @@ pub struct Reply {
     whole: bool,
 }
 
-/// What follows the body.
+/// End of an answer, after its body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
-    /// The connection is closed.
+    /// Closes the connection.
     Close,
-    /// Nothing, until the client goes away.
+    /// Sends nothing until the client disconnects.
     Silence,
-    /// The body again and again, until the client goes away.
+    /// Repeats the body until the client disconnects.
     Repeat,
-    /// The body comes in pieces of this size, with such pauses between them.
+    /// Sends the body in pieces of this size, with such pauses between them.
     Slow(usize, Duration),
 }
 
@@ -68,12 +68,12 @@ impl Reply {
         }
     }
 
-    /// No answer at all.
+    /// Returns no answer at all.
     pub fn silence() -> Self {
         Self::new(0, b"")
     }
 
-    /// What a proper server of a file answers: `Range` and `If-Range` are honoured.
+    /// Returns the answer of a proper file server, which honours `Range` and `If-Range`.
     pub fn file(request: &Request, bytes: &[u8], etag: Option<&str>) -> Self {
         let start = request.range_start().filter(|_| {
             let if_range = request.headers.get("if-range");
@@ -93,7 +93,7 @@ impl Reply {
         }
     }
 
-    /// Sets a header, in the place of one of the same name.
+    /// Sets a header, replacing one of the same name.
     pub fn header(mut self, name: &str, value: &str) -> Self {
         self = self.without(name);
         self.headers.push((name.to_owned(), value.to_owned()));
@@ -106,14 +106,14 @@ impl Reply {
         self
     }
 
-    /// Closes the connection after so many bytes of the body.
+    /// Closes the connection after this many bytes of the body.
     pub fn cut(mut self, bytes: usize) -> Self {
         self.body.truncate(bytes);
         self.whole = false;
         self
     }
 
-    /// Sends nothing more after the body, and does not close either.
+    /// Sends nothing more after the body, and does not close the connection either.
     pub fn then_silence(mut self) -> Self {
         self.end = End::Silence;
         self
@@ -187,12 +187,12 @@ impl Server {
         self.shared.log.lock().expect("not poisoned").iter().map(|(request, _)| request.clone()).collect()
     }
 
-    /// The `Range` header of each request.
+    /// Returns the `Range` header of each request.
     pub fn ranges(&self) -> Vec<Option<String>> {
         self.requests().iter().map(|request| request.headers.get("range").cloned()).collect()
     }
 
-    /// Bytes of bodies that were sent.
+    /// Returns the number of bytes of bodies that were sent.
     pub fn bytes_sent(&self) -> u64 {
         self.shared.log.lock().expect("not poisoned").iter().map(|(_, bytes)| bytes).sum()
     }
@@ -217,7 +217,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
         }
         if let Ok(stream) = stream {
             let shared = shared.clone();
-            // A client that goes away is part of many tests.
+            // A client that disconnects is part of many tests.
             connections.push(thread::spawn(move || drop(serve(stream, &shared))));
         }
     }

@@ -1,4 +1,5 @@
-//! What the test binaries share: projects for the real `castra`, servers, disks, and the stand-in for QEMU.
+//! What the test binaries share: projects for the real `castra`, servers, disks, and the stand-in
+//! for QEMU.
 //!
 //! All of it drives `castra` from outside, as its users do, and knows nothing of its library.
 
@@ -37,7 +38,7 @@ pub fn tool(program: &str, arguments: &[&str]) -> Output {
     output
 }
 
-/// Waits until something holds, within a limit.
+/// Waits until a condition holds, within a limit.
 #[track_caller]
 pub fn eventually(what: &str, limit: Duration, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + limit;
@@ -47,7 +48,7 @@ pub fn eventually(what: &str, limit: Duration, mut holds: impl FnMut() -> bool) 
     }
 }
 
-/// Bytes that no compression and no text mode leaves alike, the same on every run.
+/// Returns bytes that compression and text modes would change, the same on every run.
 pub fn noise(length: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let next = || {

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Insists that every source file below a binary's folder is a module: the tests of a forgotten one would never run.
+/// Insists that every source file below a binary's folder is a module: the tests of a forgotten one
+/// would never run.
 ///
 /// `folder` has the binary's `main.rs`.
 #[track_caller]
@@ -13,7 +14,8 @@ pub fn assert_none_forgotten(folder: &Path) {
     assert!(forgotten.is_empty(), "no `mod` names {forgotten:?}");
 }
 
-/// Returns the source files of a folder that `root` declares no module for, and those of its subfolders.
+/// Returns the source files of a folder that `root` declares no module for, and those of its
+/// subfolders.
 fn forgotten(folder: &Path, root: &Path) -> Vec<PathBuf> {
     let declared = declared(root);
     let mut forgotten = Vec::new();

@@ -1,11 +1,12 @@
-//! A mount namespace of a test's own, where this user may have one: what is mounted there nobody else sees.
+//! A mount namespace of a test's own, if this user may have one: other processes do not see what is
+//! mounted there.
 
 use std::process::{Command, Stdio};
 
 use crate::{Ended, Project, skip};
 
-/// Runs a shell script with these arguments, in which `castra` is the one under test and has the project's surroundings.
-/// Nothing if this user may not mount anything: then the test is reported as skipped.
+/// Runs a shell script with these arguments, in which `castra` is the one under test in the
+/// project's environment. Returns `None`, reported as a skip, if this user may not mount anything.
 pub fn run_script(script: &str, arguments: &[&str], project: &Project) -> Option<Ended> {
     let Some(way) = way() else {
         skip("this user may not make a mount namespace");
@@ -26,7 +27,7 @@ pub fn run_script(script: &str, arguments: &[&str], project: &Project) -> Option
     Some(Ended::of(command))
 }
 
-/// What makes the namespace.
+/// Returns the command that creates the namespace.
 fn way() -> Option<&'static [&'static str]> {
     let ways: [&[&str]; 2] = [&["unshare", "-m"], &["unshare", "-Urm"]];
     ways.into_iter().find(|way| {
@@ -36,7 +37,7 @@ fn way() -> Option<&'static [&'static str]> {
     })
 }
 
-/// Finds the command that runs another in a pid namespace of its own, where this user may have one.
+/// Finds the command that runs another in a pid namespace of its own, if this user may have one.
 pub fn pid_way() -> Option<&'static [&'static str]> {
     let ways: [&[&str]; 2] = [
         &["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"],

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use crate::eventually;
 
-/// More visits than this are a loop.
+/// Most visits to a point; more are a loop.
 const MAX_VISITS: usize = 40;
-/// A run that takes longer than this hangs.
+/// Time after which a run counts as hanging.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// Kills a run at each visit to a point. `start` makes the surroundings and the command, `after` looks at what a killed
-/// run left and runs once more; the last run, which has no such visit any more, ends by itself.
+/// Kills a run at each visit to a point. `start` creates the surroundings and the command; `after`
+/// checks what a killed run left and runs once more. The last run, which has no such visit any
+/// more, ends by itself.
 #[expect(clippy::print_stdout, reason = "the runner shows it for a test that fails")]
 pub fn kill_at_each_visit<T>(point: &str, start: impl Fn() -> (T, Command), after: impl Fn(&T, &str)) {
     for visit in 1..=MAX_VISITS {
@@ -28,7 +29,8 @@ pub fn kill_at_each_visit<T>(point: &str, start: impl Fn() -> (T, Command), afte
     panic!("{} is visited again and again", point);
 }
 
-/// Whether the run came to that visit, and was killed there; one that did not must have succeeded.
+/// Returns `true` if the run reached that visit and was killed there; otherwise it must have
+/// succeeded.
 pub fn is_killed(mut command: Command, visit: &str) -> bool {
     let parked = tempfile::Builder::new().prefix("castra-parked-").tempdir().expect("a directory");
     let file = parked.path().join("here");
@@ -59,12 +61,12 @@ pub fn succeeds(mut command: Command, visit: &str) {
     assert!(status.success(), "after a kill at {visit}: {status}\n{}", String::from_utf8_lossy(&stderr));
 }
 
-/// Ends with the test, even one that fails.
+/// Guard of a process, which ends with the test, even one that fails.
 struct Guard(Child);
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        // One that has ended already is fine.
+        // A process that has ended already is fine.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

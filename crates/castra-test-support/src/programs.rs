@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 /// Returns the `castra` under test, which cargo builds with the tests of its package.
 pub fn castra_program() -> PathBuf {
-    // The test runner names it; a test that is started by hand finds it in the directory above its own, `deps`.
+    // The test runner names it; a test that is started by hand finds it in the directory above its
+    // own, `deps`.
     let named = std::env::var_os("CARGO_BIN_EXE_castra").map(PathBuf::from);
     let program = named.unwrap_or_else(|| {
         let own = std::env::current_exe().expect("this test has a path");
@@ -23,7 +24,8 @@ pub fn fake_qemu_program() -> &'static Path {
     program
 }
 
-/// Returns the directory below the target directory that outlives a run: cargo's `CARGO_TARGET_TMPDIR`.
+/// Returns the directory below the target directory that outlives a run: cargo's
+/// `CARGO_TARGET_TMPDIR`.
 pub fn target_tmp() -> PathBuf {
     let castra = castra_program();
     let directory = castra.ancestors().nth(2).expect("a target directory").join("tmp");

@@ -9,13 +9,14 @@ use std::thread;
 
 use crate::{Ended, castra_program, target_tmp, tool};
 
-/// The cache of images that all tests of VMs share.
+/// Returns the cache of images that all tests of VMs share.
 pub fn image_cache() -> PathBuf {
     target_tmp().join("image-cache")
 }
 
-/// A cache of its own that has what the shared one has, images and the default VM's warm template: the very same files, by
-/// hard links, which keep their stamps. What is put in the place of one changes nothing for others.
+/// Creates a cache with the contents of the shared one, images and the default VM's warm template:
+/// the same files, by hard links, which keep their stamps. Replacing one changes nothing for
+/// others.
 pub fn linked_cache() -> tempfile::TempDir {
     let project = Project::new();
     project.run(&["up"]).ok();
@@ -31,7 +32,8 @@ pub fn linked_cache() -> tempfile::TempDir {
     cache
 }
 
-/// A project directory and everything around it. Dropping it stops its VMs and insists that no process is left.
+/// A project directory and everything around it. Dropping it stops its VMs and insists that no
+/// process is left.
 pub struct Project {
     root: tempfile::TempDir,
     cache: PathBuf,
@@ -39,22 +41,23 @@ pub struct Project {
 }
 
 impl Project {
-    /// With the image cache that all tests of VMs share, so that the image is fetched once.
+    /// Creates a project with the image cache that all tests of VMs share, so that the image is
+    /// fetched once.
     #[expect(clippy::new_without_default, reason = "makes directories, which no default value does")]
     pub fn new() -> Self {
         Self::with_cache(image_cache())
     }
 
-    /// With a cache of its own.
+    /// Creates a project with a cache of its own.
     pub fn isolated() -> Self {
         let mut project = Self::with_cache(PathBuf::new());
         project.cache = project.root.path().join("cache");
         project
     }
 
-    /// With the cache of this directory.
+    /// Creates a project with the cache in this directory.
     pub fn with_cache(cache: PathBuf) -> Self {
-        // A short path: sockets live below it.
+        // A short path, since sockets are below it.
         let root = tempfile::Builder::new().prefix("castra-test-").tempdir_in("/tmp").expect("a directory");
         for name in ["project", "home", "run"] {
             fs::create_dir(root.path().join(name)).expect("a directory");
@@ -62,27 +65,28 @@ impl Project {
         Self { root, cache, variables: Vec::new() }
     }
 
-    /// From now on `castra` sees this environment variable.
+    /// Sets an environment variable for all further runs of `castra`.
     pub fn set(&mut self, name: &'static str, value: impl Into<OsString>) {
         self.variables.push((name, value.into()));
     }
 
-    /// The project's directory.
+    /// Returns the project's directory.
     pub fn path(&self) -> PathBuf {
         self.root.path().join("project")
     }
 
-    /// The cache, as Castra lays it out.
+    /// Returns the cache, as Castra lays it out.
     pub fn cache(&self) -> PathBuf {
         self.cache.join("castra")
     }
 
-    /// Writes a file of the project.
+    /// Writes a file in the project.
     pub fn write(&self, name: &str, text: &str) {
         fs::write(self.path().join(name), text).expect("written");
     }
 
-    /// `castra` with these arguments, in the project, isolated from this user's own settings.
+    /// Returns `castra` with these arguments, in the project, isolated from this user's own
+    /// settings.
     pub fn castra(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(castra_program());
         let own = std::env::vars_os().map(|(name, _)| name);
@@ -90,7 +94,7 @@ impl Project {
             command.env_remove(name);
         }
         if let Some(home) = std::env::var_os("HOME") {
-            // pip's settings are the user's own even here: they may name the only index there is.
+            // pip's settings are the user's own even here: they may name the only reachable index.
             command.env("PIP_CONFIG_FILE", Path::new(&home).join(".config/pip/pip.conf"));
         }
         command
@@ -122,7 +126,7 @@ impl Project {
         let mut stdin = child.stdin.take().expect("a pipe");
         let output = thread::scope(|scope| {
             scope.spawn(move || {
-                // A command that does not read its input closes the pipe: that is its right.
+                // A command that does not read its input may close the pipe.
                 let _ = stdin.write_all(input);
             });
             child.wait_with_output().expect("castra ends")
@@ -130,38 +134,39 @@ impl Project {
         Ended::new(arguments, output)
     }
 
-    /// The file of a VM's pid.
+    /// Returns the pid file of a VM.
     pub fn pidfile(&self, vm: &str) -> PathBuf {
         self.path().join(format!(".castra/vms/{vm}/qemu.pid"))
     }
 
-    /// The pid of a VM's QEMU.
+    /// Returns the pid of a VM's QEMU.
     pub fn qemu_pid(&self, vm: &str) -> i32 {
         fs::read_to_string(self.pidfile(vm)).expect("a pid file").trim().parse().expect("a pid")
     }
 
-    /// The user's home.
+    /// Returns the user's home.
     pub fn home(&self) -> PathBuf {
         self.root.path().join("home")
     }
 
-    /// Where this user's key is kept: not in the home, which tests compare with itself.
+    /// Returns the directory of this user's key, which is not in the home, since tests compare that
+    /// with itself.
     pub fn user_state(&self) -> PathBuf {
         self.root.path().join("state")
     }
 
-    /// Takes over a state directory that the test has made by hand.
+    /// Adopts a state directory that the test has created by hand.
     #[track_caller]
     pub fn adopt(&self) {
         self.run(&["adopt", "--yes"]).ok();
     }
 
-    /// Where sockets go.
+    /// Returns the directory of sockets.
     pub fn runtime_directory(&self) -> PathBuf {
         self.root.path().join("run")
     }
 
-    /// Processes that have this project's directory in their command line.
+    /// Returns the processes that have this project's directory in their command line.
     pub fn processes(&self) -> Vec<String> {
         let needle = self.root.path().to_string_lossy().into_owned();
         let commands = fs::read_dir("/proc").expect("proc").filter_map(|entry| {
@@ -172,11 +177,11 @@ impl Project {
     }
 }
 
-/// Ways in which people copy a project: `$1` is it, `$2` the copy.
+/// Command that copies a project `$1` to `$2` with everything.
 pub const CP_A: &str = r#"cp -a "$1" "$2""#;
-/// New times, too.
+/// Command that copies a project with new times.
 pub const CP_R: &str = r#"cp -r "$1" "$2""#;
-/// Times of whole seconds.
+/// Command that copies a project with times in whole seconds.
 pub const TAR: &str = r#"mkdir "$2" && tar -C "$1" -cf - . | tar -C "$2" -xf -"#;
 
 /// A copy of a project, beside it. Dropping it stops its VMs.
@@ -186,7 +191,7 @@ pub struct Copied<'a> {
 }
 
 impl Project {
-    /// Makes a copy of the project in one of the ways above.
+    /// Copies the project in one of the ways above.
     #[track_caller]
     pub fn copy(&self, name: &str, how: &str) -> Copied<'_> {
         let path = self.root.path().join(name);
@@ -197,19 +202,19 @@ impl Project {
 }
 
 impl Copied<'_> {
-    /// Its directory.
+    /// Returns the copy's directory.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Runs `castra` in it to its end.
+    /// Runs `castra` in the copy to its end.
     pub fn run(&self, arguments: &[&str]) -> Ended {
         let mut command = self.original.castra(arguments);
         command.current_dir(&self.path);
         Ended::of(command)
     }
 
-    /// The word for what a VM does.
+    /// Returns the name of a VM's state.
     #[track_caller]
     pub fn state(&self, vm: &str) -> String {
         let told = self.run(&["status", "--json", vm]).ok().document("status");
@@ -220,7 +225,7 @@ impl Copied<'_> {
 impl Drop for Copied<'_> {
     fn drop(&mut self) {
         let mut command = self.original.castra(&["down", "--force"]);
-        // What is left is found by the original.
+        // The original finds what is left.
         let _ = command.current_dir(&self.path).output();
     }
 }

@@ -1,4 +1,4 @@
-//! What `--json` prints, held against docs/json.schema.json.
+//! Output of `--json`, checked against docs/json.schema.json.
 
 use serde_json::Value;
 
@@ -19,7 +19,7 @@ pub fn fits(value: &Value, definition: &str) {
 }
 
 impl Ended {
-    /// The document on stdout, which fits the command's schema, as do the lines on stderr.
+    /// Returns the document on stdout; it and the lines on stderr must fit the command's schema.
     #[track_caller]
     pub fn document(&self, command: &str) -> Value {
         self.events();
@@ -29,7 +29,7 @@ impl Ended {
         value
     }
 
-    /// The lines on stderr, each of which is an event.
+    /// Returns the lines on stderr, each of which must be an event.
     #[track_caller]
     pub fn events(&self) -> Vec<Value> {
         let parse = |line: &str| {

@@ -1,13 +1,15 @@
-//! Skipped tests, in the open: a test that cannot run here says so, and CI fails because of it.
+//! Skipped tests, made visible: a test that cannot run here reports that, and CI fails because of
+//! it.
 
 use std::io::Write as _;
 
-/// Names the file in which `cargo xtask` collects the skipped tests of a run.
+/// Variable with the file in which `cargo xtask` collects the skipped tests of a run.
 const SKIPPED_TESTS: &str = "CASTRA_SKIPPED_TESTS";
 
 /// Reports that the running test is skipped because of `reason`; the test returns right after.
 ///
-/// The test runner itself knows tests that passed or failed only, so a bare `return` would look like a test that passed.
+/// The test runner only knows tests that passed or failed, so a bare `return` would look like a
+/// test that passed.
 pub fn skip(reason: &str) {
     let thread = std::thread::current();
     let line = format!("SKIPPED {}: {reason}\n", thread.name().unwrap_or("a test"));

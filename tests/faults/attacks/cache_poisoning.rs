@@ -1,4 +1,4 @@
-//! A repository that brings files of an image, with a manifest that says they are right.
+//! A repository that brings files of an image, with a manifest that declares them right.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -9,7 +9,7 @@ use castra_test_support::http::{Reply, Server};
 use castra_test_support::{Project, noise};
 use sha2::{Digest as _, Sha256};
 
-/// Size of the disk that the description pins.
+/// Size in bytes of the disk that the description pins.
 const SIZE: usize = 256 * 1024;
 const DISK: &str = "images/disk/v1/rootfs.qcow2";
 
@@ -22,7 +22,7 @@ fn honest() -> Server {
     Server::start(move |request| Reply::file(request, &content, None))
 }
 
-/// A `castra.toml` with this image.
+/// Returns a `castra.toml` with this image.
 fn configuration(server: &Server) -> String {
     format!(
         "[images.disk.rootfs]\nurl = \"{}\"\nsha256 = \"{}\"\n\
@@ -33,7 +33,7 @@ fn configuration(server: &Server) -> String {
     )
 }
 
-/// A qcow2 with other bytes.
+/// Returns a qcow2 with other bytes.
 fn backdoored(directory: &Path) -> Vec<u8> {
     let (raw, disk) = (directory.join("evil.raw"), directory.join("evil.qcow2"));
     fs::write(&raw, vec![0x66; SIZE]).expect("written");
@@ -43,8 +43,8 @@ fn backdoored(directory: &Path) -> Vec<u8> {
     fs::read(disk).expect("read")
 }
 
-/// Makes the files that an attacker commits: an image that castra made, whose disk was exchanged and whose manifest was
-/// sealed again.
+/// Plants the files that an attacker commits: an image that castra made, whose disk was exchanged
+/// and whose manifest was sealed again.
 fn plant(server: &Server, configuration: &str, evil: &[u8], into: &Path) {
     let attacker = Project::isolated();
     attacker.write("castra.toml", configuration);
@@ -64,7 +64,8 @@ fn plant(server: &Server, configuration: &str, evil: &[u8], into: &Path) {
     }
 }
 
-/// Seals a manifest as castra does: with the digest of its own compact text, which everybody can compute.
+/// Seals a manifest as castra does: with the digest of its own compact text, which anyone can
+/// compute.
 fn sealed(text: &str) -> String {
     let (start, rest) = text.split_once("\"seal\": \"").expect("a seal");
     let (_, end) = rest.split_once('"').expect("its end");
@@ -77,7 +78,7 @@ fn sealed(text: &str) -> String {
     text
 }
 
-/// JSON without the white space between its tokens.
+/// Removes the white space between the tokens of a JSON text.
 fn compact(text: &str) -> String {
     let mut in_text = false;
     let is_kept = |one: &char| {
@@ -91,7 +92,8 @@ fn is(path: PathBuf, bytes: &[u8]) -> bool {
     fs::read(path).is_ok_and(|found| found == bytes)
 }
 
-/// A victim with a cold cache and a state root of their own, into which the attacker's files came later.
+/// Returns a victim with a cold cache and a state root of their own, into which the attacker's
+/// files came later.
 fn victim(server: &Server, evil: &[u8]) -> Project {
     let victim = Project::isolated();
     let text = configuration(server);
@@ -112,7 +114,7 @@ fn a_planted_image_reaches_neither_the_cache_nor_another_project() {
     let evil = backdoored(elsewhere.path());
     for command in [["image", "pull", "disk"], ["image", "verify", "disk"]] {
         let victim = victim(&server, &evil);
-        // An image that none of the project's VMs is on is pulled into the cache alone.
+        // An image that none of the project's VMs uses is pulled into the cache alone.
         let text = configuration(&server);
         victim.write(
             "castra.toml",
@@ -147,7 +149,7 @@ fn verify_does_not_take_the_manifest_beside_a_file_for_a_witness() {
     let elsewhere = tempfile::tempdir().expect("a directory");
     let evil = backdoored(elsewhere.path());
     let victim = victim(&server, &evil);
-    // Nothing can be fetched, so that nothing can be made right.
+    // Nothing can be fetched, so nothing can be repaired.
     let ended = victim.run(&["image", "verify", "--offline"]);
     ended.code(65).says("nothing but the manifest beside it says what it should be");
     assert!(!is(victim.path().join(".castra").join(DISK), &evil), "it stays in its place");
@@ -168,7 +170,7 @@ fn a_cache_that_was_poisoned_before_is_made_right() {
     }
 }
 
-/// A stranger's description pins whatever it likes, but nothing that another description would take.
+/// A stranger's description can pin anything, but nothing that another description would accept.
 #[test]
 fn two_descriptions_of_one_name_never_share_a_file() {
     let evil = vec![0x66; SIZE];
@@ -194,7 +196,7 @@ fn an_honest_project_without_any_notes_keeps_its_files() {
     project.write("castra.toml", &configuration(&server));
     project.run(&["image", "pull"]).ok();
     let disk = fs::read(project.path().join(".castra").join(DISK)).expect("read");
-    // An earlier castra wrote none.
+    // An earlier castra wrote no notes.
     for notes in [project.cache().join("products"), project.user_state().join("castra/products")] {
         fs::remove_dir_all(notes).expect("removed");
     }

@@ -16,7 +16,7 @@ fn script(path: &Path, text: &str) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("executable");
 }
 
-/// A `PATH` with this directory in front.
+/// Returns a `PATH` with this directory in front.
 fn path_with(directory: &Path) -> String {
     format!("{}:{}", directory.display(), std::env::var("PATH").expect("a PATH"))
 }
@@ -32,7 +32,8 @@ fn a_helper_keeps_no_inherited_capability() {
     assert_powerless(&fs::read_to_string(&status).expect("the helper ran"));
 }
 
-/// Starts `castra doctor` with a QEMU that leaves two processes with its pipes behind and never ends, and waits for it.
+/// Starts `castra doctor` with a QEMU that leaves two processes with its pipes behind and never
+/// ends, and waits for it.
 fn doctor_with_a_stuck_helper(project: &mut Project) -> (std::process::Child, i32) {
     let qemu = project.path().join("qemu");
     let pids = project.path().join("pid");
@@ -67,7 +68,7 @@ fn an_interrupted_helper_takes_its_children_along() {
         is_over = castra.try_wait().expect("waited").is_some();
         std::thread::sleep(Duration::from_millis(50));
     }
-    // What a castra that hangs would leave behind ends before the test does.
+    // Ends what a hanging castra would leave behind before the test ends.
     if !is_over {
         castra.kill().expect("killed");
         castra.wait().expect("ends");

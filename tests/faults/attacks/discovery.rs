@@ -1,4 +1,4 @@
-//! Projects that are found above the working directory, and state that another user has left.
+//! Projects found above the working directory, and state that another user has left.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt as _, chown, lchown, symlink};
@@ -9,7 +9,7 @@ use castra_test_support::Fake;
 use castra_test_support::skip;
 use castra_test_support::{Ended, Project, tool};
 
-/// Some user that is not root.
+/// Some user other than root.
 const OTHER: u32 = 12345;
 
 fn in_directory(project: &Project, directory: &Path, arguments: &[&str]) -> Ended {
@@ -93,7 +93,7 @@ fn state_that_sudo_left_is_not_an_empty_project() {
         command.uid(OTHER).gid(OTHER);
         Ended::of(command)
     };
-    // `exec` keeps other codes for the command's own.
+    // `exec` reserves other codes for the command's own.
     for (arguments, code) in [
         (&["status"][..], 77),
         (&["status", "web"], 77),
@@ -105,7 +105,7 @@ fn state_that_sudo_left_is_not_an_empty_project() {
         let told = &ended.stderr;
         assert!(told.contains("belongs to root") && told.contains("sudo chown"), "{arguments:?}: {told}");
     }
-    // Of several VMs, one may be root's.
+    // One of several VMs may be root's.
     let vms = fake.path().join(".castra/vms");
     chown(fake.path().join(".castra"), Some(OTHER), Some(OTHER)).expect("given away");
     chown(&vms, Some(OTHER), Some(OTHER)).expect("given away");

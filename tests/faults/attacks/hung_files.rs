@@ -1,18 +1,18 @@
-//! FIFOs and devices wherever castra reads a file: each is refused at once.
+//! FIFOs and devices wherever castra reads a file: each is refused immediately.
 
 use std::process::Stdio;
 use std::time::Duration;
 
 use castra_test_support::{Project, tool};
 
-/// Runs `castra`, which must fail within a minute and say these words.
+/// Runs `castra`, which must fail within a minute with this message.
 #[track_caller]
 fn refused(project: &Project, arguments: &[&str], words: &str) {
     let mut command = project.castra(arguments);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("castra runs");
     let mut is_over = false;
-    // One that hangs is killed, so that the test leaves nothing behind.
+    // A castra that hangs is killed, so that the test leaves nothing behind.
     for _ in 0..600 {
         is_over = child.try_wait().expect("waited").is_some();
         if is_over {
@@ -35,7 +35,7 @@ fn fifo(project: &Project, name: &str) -> String {
     path
 }
 
-/// A configuration whose image has one of its files at this path.
+/// Returns a configuration whose image has one of its files at this path.
 fn image_with(role: &str, path: &str) -> String {
     let digest = "0".repeat(64);
     let mut text = "[images.own]\ncommand_line = \"console=ttyS0\"\n".to_owned();

@@ -1,6 +1,7 @@
-//! A state directory with a good mark in which a stranger has put links: in the place of directories, whose other ends castra
-//! would write to and empty, and second names of the user's files, which logs and saved memory would be written over. It comes out
-//! of an archive of the user's own `.castra` that was changed on the way.
+//! A state directory with a valid mark in which a stranger has put links: in place of directories,
+//! whose targets castra would write to and empty, and second names of the user's files, which logs
+//! and saved memory would overwrite. It comes from an archive of the user's own `.castra` that was
+//! changed on the way.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -22,14 +23,14 @@ const COMMANDS: [&[&str]; 8] = [
     &["clean", "--disks", "--yes"],
 ];
 
-/// A project whose VM has run, and a directory of the user's.
+/// Returns a project whose VM has run, and a directory of the user's.
 fn stopped() -> (Fake, PathBuf) {
     let fake = Fake::new(&["web"]);
     fake.run(&["up"]).ok();
     fake.run(&["down", "--force"]).ok();
     let theirs = fake.home().join("documents");
     fs::create_dir_all(theirs.join("v1")).expect("made");
-    // As many as are kept of starts, and more.
+    // More than the number of starts that are kept.
     for number in 1..=30 {
         fs::write(theirs.join(format!("{number}.json")), "mine").expect("written");
     }
@@ -86,7 +87,7 @@ fn a_link_in_the_place_of_a_directory_is_refused_by_all_commands() {
 fn a_file_of_the_users_is_not_written_to_by_a_second_name() {
     let (fake, theirs) = stopped();
     let thesis = theirs.join("thesis.txt");
-    // Longer than every log may be.
+    // Longer than any log may be.
     fs::write(&thesis, "the only copy\n".repeat(1 << 18)).expect("written");
     let before = snapshot(&theirs);
     let names = [

@@ -1,7 +1,8 @@
-//! Attacks on every promise of `SECURITY.md`, by the real `castra` and real files: one file a kind.
+//! Attacks on every promise of `SECURITY.md`, with the real `castra` and real files: one file per
+//! kind.
 //!
-//! Each test plays a stranger (a repository that was cloned, another user, a guest, a mirror) and compares the host with
-//! itself before the attack: see [`snapshot`].
+//! Each test plays a stranger (a cloned repository, another user, a guest, a mirror) and compares
+//! the host with its state before the attack: see [`snapshot`].
 
 #![cfg(target_os = "linux")]
 

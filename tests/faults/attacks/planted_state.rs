@@ -1,4 +1,5 @@
-//! A `.castra` that this user's castra did not make: nothing in it is read, written, deleted or signalled.
+//! A `.castra` that this user's castra did not make: nothing in it is read, written, deleted or
+//! signalled.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
@@ -10,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::attacks::snapshot::{assert_untouched, snapshot};
 
-/// A user's home with what strangers want, a project beside it, and no QEMU.
+/// A user's home with files that strangers want, a project beside it, and no QEMU.
 struct Victim {
     project: Project,
 }
@@ -36,7 +37,7 @@ impl Victim {
         self.project.path().join(".castra")
     }
 
-    /// A record as a stranger would write it.
+    /// Plants a record as a stranger would write it.
     fn plant(&self, directory: &str, edit: impl FnOnce(&mut Value)) {
         let mut record = json!({
             "format": 1, "name": "web", "overlay": "web-overlay.qcow2", "progress": "stopped", "boot": null,
@@ -48,14 +49,14 @@ impl Victim {
         fs::write(directory.join("vm.json"), record.to_string()).expect("written");
     }
 
-    /// Every command is refused at once by the same error, and touches nothing at all.
+    /// Insists that every command is refused immediately with the same error, and touches nothing.
     #[track_caller]
     fn refuses_all(&self, says: &str) {
         let home = snapshot(&self.home());
         let project = snapshot(&self.project.path());
         for arguments in COMMANDS {
             let ended = self.run(arguments);
-            // What `exec` gives by itself must be told apart from the command's own code.
+            // `exec`'s own failures must differ from the command's own code.
             let code = if arguments[0] == "exec" { 255 } else { 77 };
             assert_eq!(ended.code, Some(code), "{arguments:?}: {}", ended.stderr);
             assert!(ended.stderr.contains(says), "{arguments:?}: {}", ended.stderr);
@@ -69,7 +70,7 @@ impl Victim {
         assert_untouched(&self.project.path(), &project);
     }
 
-    /// Bounded, since castra might wait for a FIFO.
+    /// Runs `castra` with a time limit, since it might wait for a FIFO.
     fn run(&self, arguments: &[&str]) -> Ended {
         let mut command = Command::new("timeout");
         let castra = self.project.castra(arguments);
@@ -86,7 +87,7 @@ impl Victim {
 }
 
 const FOREIGN: &str = "was not made by your castra";
-/// Every command that looks at the project's state.
+/// Every command that reads the project's state.
 const COMMANDS: [&[&str]; 21] = [
     &["up"],
     &["up", "web"],
@@ -131,7 +132,7 @@ fn records_that_came_with_a_repository_do_nothing() {
 #[test]
 fn a_mark_of_another_key_or_of_another_kind_is_no_mark() {
     let stranger = Victim::new();
-    // Any state that a castra makes by itself has a mark.
+    // Any state that a castra creates has a mark.
     make(&stranger);
     let mark = fs::read(stranger.root().join("mark")).expect("a mark");
     for text in [mark, b"".to_vec(), b"castra state root 1\nid 0\nmac 0\n".to_vec(), vec![0xff; 2048]] {
@@ -146,7 +147,7 @@ fn a_mark_of_another_key_or_of_another_kind_is_no_mark() {
     fs::remove_file(victim.root().join("mark")).expect("removed");
     symlink(stranger.root().join("mark"), victim.root().join("mark")).expect("linked");
     assert_eq!(victim.run(&["status"]).code, Some(77));
-    // Not even one to a mark of this user's own.
+    // Not even one that leads to a mark of this user's own.
     let victim = Victim::new();
     make(&victim);
     let mark = victim.root().join("mark");
@@ -155,7 +156,7 @@ fn a_mark_of_another_key_or_of_another_kind_is_no_mark() {
     assert_eq!(victim.run(&["status"]).code, Some(77));
 }
 
-/// Makes an honest state root by a start that fails for want of QEMU after the first lock.
+/// Creates an honest state root by a start that fails without QEMU after the first lock.
 fn make(victim: &Victim) {
     let ended = victim.run(&["up"]);
     assert_ne!(ended.code, Some(0), "there is no QEMU");
@@ -163,7 +164,7 @@ fn make(victim: &Victim) {
     victim.run(&["status"]).ok();
 }
 
-/// Even where the mark is right: it may have become known, and a mistake of castra's own would do as much.
+/// Holds even if the mark is right: it may have leaked, and a defect of castra could do as much.
 #[test]
 fn a_record_leads_nowhere_and_nothing_goes_that_is_no_disk() {
     let thesis = |victim: &Victim| victim.home().join("thesis.txt");
@@ -215,7 +216,7 @@ fn a_record_leads_nowhere_and_nothing_goes_that_is_no_disk() {
     }
 }
 
-/// A disk of another program's begins as castra's do, and a record cannot have it removed all the same.
+/// A disk of another program begins like castra's, but no record can have it removed.
 #[test]
 fn no_record_has_a_disk_outside_of_the_project_removed() {
     let layer = "layer-0123456789abcdef.qcow2";
@@ -293,7 +294,7 @@ fn fifos_links_and_devices_are_refused_at_once_wherever_they_are() {
             }
             let home = snapshot(&victim.home());
             for arguments in [&["status"][..], &["up"], &["logs", "web"], &["down", "--force"], &["clean"]] {
-                // That it ends is what counts: the time limit would kill it.
+                // All that counts is that it ends: the time limit would kill it.
                 let ended = victim.run(arguments);
                 assert!(ended.code.is_some_and(|code| code < 128), "{place} {arguments:?}: {:?}", ended.code);
             }
@@ -351,7 +352,8 @@ fn what_others_own_or_may_write_to_and_links_are_refused() {
     }
     fs::set_permissions(&root, fs::Permissions::from_mode(0o700)).expect("changed");
     victim.run(&["status"]).ok();
-    // Where a link may lead is tried in `state_links`; here it leads to another project's state, with a good mark.
+    // `state_links` covers links in general; here the link leads to another project's state, with a
+    // valid mark.
     let elsewhere = victim.home().join("state");
     fs::rename(&root, &elsewhere).expect("moved");
     symlink(&elsewhere, &root).expect("linked");

@@ -1,4 +1,4 @@
-//! Values of a repository's that would be options of QEMU's, `qemu-img`'s or pip's own.
+//! Values in a repository that would be options of QEMU, `qemu-img` or pip.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -10,7 +10,8 @@ use sha2::{Digest as _, Sha256};
 
 use crate::attacks::snapshot::{assert_untouched, snapshot};
 
-/// A fake home with what a stranger would like to have, a project, and a record of all that any QEMU was told.
+/// A fake home with files that a stranger wants, a project, and a record of all arguments that any
+/// QEMU was given.
 struct Victim {
     fake: Fake,
     told: PathBuf,
@@ -42,8 +43,9 @@ impl Victim {
         self.fake.runtime_directory().with_file_name("home")
     }
 
-    /// Puts these lines into the description of the image, in the place of its command line if they have one, or before it
-    /// if they describe another. Returns the number of their last one.
+    /// Puts these lines into the description of the image: in place of its command line if they
+    /// have one, or before it if they describe another image. Returns the number of their last
+    /// line.
     fn describe(&self, lines: &str) -> usize {
         let (table, command_line) = ("[images.tiny]\n", "command_line = \"console=ttyS0\"\n");
         assert!(self.honest.starts_with(&format!("{table}{command_line}")));
@@ -59,13 +61,14 @@ impl Victim {
         text.lines().position(|line| Some(line) == lines.lines().last()).expect("the line") + 1
     }
 
-    /// All arguments that QEMU was given so far, one a line.
+    /// Returns all arguments that QEMU was given so far, one per line.
     fn told(&self) -> String {
         fs::read_to_string(&self.told).unwrap_or_default()
     }
 }
 
-/// Insists that every command refuses these lines of an image's description by naming the line, and starts nothing.
+/// Insists that every command refuses these lines of an image's description by naming the line, and
+/// starts nothing.
 #[track_caller]
 fn assert_refused(victim: &Victim, lines: &str, says: &str) {
     let before = snapshot(&victim.home());
@@ -80,7 +83,7 @@ fn assert_refused(victim: &Victim, lines: &str, says: &str) {
         &["image", "import", "image/disk.qcow2"],
         &["image", "export", "tiny", "out.tar"],
     ] {
-        // `run` keeps all other codes for its command.
+        // `run` reserves all other codes for its command.
         let code = if command[0] == "run" { 255 } else { 65 };
         let ended = victim.fake.run(command).code(code);
         let all = format!("{}{}", ended.text(), ended.stderr);
@@ -159,7 +162,7 @@ fn no_machine_or_cpu_of_a_file_reaches_the_host() {
 #[test]
 fn no_other_value_of_an_image_is_an_option() {
     let victim = Victim::new();
-    // In the place of a value of the honest image, there is another image above it.
+    // In place of a value of the honest image, there is another image above it.
     let image = |artifact: &str| format!("[images.other]\nrootfs = {{ {artifact} }}");
     let digest = "2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae";
     for convert in [
@@ -186,14 +189,15 @@ fn no_other_value_of_an_image_is_an_option() {
     }
 }
 
-/// A kernel that QEMU takes for one of multiboot: it then splits the initramfs' name at commas and spaces.
+/// Covers a kernel that QEMU takes for multiboot: it then splits the initramfs' name at commas and
+/// spaces.
 #[test]
 fn a_kernel_cannot_have_qemu_take_names_apart() {
     let victim = Victim::new();
     let before = snapshot(&victim.home());
     let kernel = victim.fake.path().join("image/kernel");
     let honest = Sha256::digest(fs::read(&kernel).expect("a kernel"));
-    // The mark of a kernel for arm64, which castra takes for a kernel's, and a header of multiboot.
+    // The magic of an arm64 kernel, which castra accepts as a kernel, and a multiboot header.
     let mut content = vec![0; 0x400];
     content[0x38..0x3c].copy_from_slice(b"ARM\x64");
     for (at, word) in [(0x40, 0x1bad_b002_u32), (0x44, 0), (0x48, 0x1bad_b002_u32.wrapping_neg())] {

@@ -1,5 +1,5 @@
-//! The directory of sockets where there is no login session: `/tmp/castra-UID`, which any user of this machine can make first, with
-//! links in it to the files of the user who comes later.
+//! The directory of sockets without a login session: `/tmp/castra-UID`, which any user of this
+//! machine can create first, with links in it to the files of the user who comes later.
 
 use std::fs;
 use std::os::unix::fs::{chown, symlink};
@@ -11,10 +11,11 @@ use sha2::{Digest as _, Sha256};
 
 use crate::attacks::snapshot::{assert_untouched, snapshot};
 
-/// Another user's id.
+/// Id of another user.
 const OTHER: u32 = 12_345;
 
-/// A project whose VM has run, what the sockets of its VMs are in, and a directory of the user's with names of sockets.
+/// Returns a project whose VM has run, the directory of its VMs' sockets, and a directory of the
+/// user's with names of sockets.
 fn stopped() -> (Fake, PathBuf, PathBuf) {
     let fake = Fake::new(&["web"]);
     fake.run(&["up"]).ok();
@@ -34,7 +35,7 @@ fn stopped() -> (Fake, PathBuf, PathBuf) {
     (fake, castra.join(digest), theirs)
 }
 
-/// Whatever a command says, the user's files stay as they are.
+/// Insists that the user's files stay as they are, whatever a command prints.
 #[track_caller]
 fn touches_nothing(fake: &Fake, theirs: &std::path::Path) {
     let before = snapshot(theirs);
@@ -82,7 +83,7 @@ fn directories_of_another_user_are_not_gone_through() {
     symlink(&theirs, &project).expect("linked");
     chown(castra, Some(OTHER), None).expect("given away");
     touches_nothing(&fake, &theirs);
-    // What they have put there of their own is not castra's either.
+    // Files of their own that they have put there are not castra's either.
     fs::remove_file(&project).expect("removed");
     fs::create_dir_all(project.join("web")).expect("made");
     fs::write(project.join("web/qmp.sock"), "theirs").expect("written");

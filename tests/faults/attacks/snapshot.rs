@@ -1,4 +1,4 @@
-//! A directory tree as it is at one moment, to be compared after an attack.
+//! Snapshot of a directory tree, to compare after an attack.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,7 +14,8 @@ pub(crate) struct Entry {
     content: Vec<u8>,
 }
 
-/// Every entry below `root` by its path; nothing is followed, and nothing but regular files is opened.
+/// Returns every entry below `root` by its path; follows no link, and opens nothing but regular
+/// files.
 #[track_caller]
 pub(crate) fn snapshot(root: &Path) -> BTreeMap<PathBuf, Entry> {
     let mut found = BTreeMap::new();
@@ -43,7 +44,7 @@ pub(crate) fn snapshot(root: &Path) -> BTreeMap<PathBuf, Entry> {
     found
 }
 
-/// Insists that nothing below `root` was made, changed or removed since `before`.
+/// Insists that nothing below `root` was created, changed or removed since `before`.
 #[track_caller]
 pub(crate) fn assert_untouched(root: &Path, before: &BTreeMap<PathBuf, Entry>) {
     let after = snapshot(root);

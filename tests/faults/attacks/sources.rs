@@ -1,4 +1,5 @@
-//! Sources of images that a cloned repository names: addresses of the host's own network, and files that are none.
+//! Sources of images that a cloned repository names: addresses of the host's own network, and paths
+//! that are not files.
 
 use std::net::TcpListener;
 use std::process::Command;
@@ -21,7 +22,7 @@ fn project(source: &str) -> Project {
     project
 }
 
-/// A server that nothing may connect to.
+/// Starts a server that nothing may connect to.
 fn forbidden() -> TcpListener {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     listener.set_nonblocking(true).expect("set");
@@ -60,7 +61,7 @@ fn a_redirect_does_not_lead_to_an_address_that_is_not_allowed() {
     let location = target.clone();
     let outer = Server::start(move |_| Reply::new(302, b"").header("Location", &location));
     let mut project = project(&format!("url = \"{}\"", outer.url("/disk")));
-    // The first server only.
+    // Allows the first server only.
     let address = outer.url("").trim_start_matches("http://").trim_end_matches('/').to_owned();
     project.set("CASTRA_ALLOW_PRIVATE_SOURCES", address);
     project.run(&["image", "pull"]).code(69).says("which is not a public address");

@@ -1,4 +1,5 @@
-//! `.castra` as a symbolic link: a user's own to a bigger disk, or a stranger's to another project's files.
+//! `.castra` as a symbolic link: a user's own to a bigger disk, or a stranger's to another
+//! project's files.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt as _, lchown, symlink};
@@ -10,7 +11,7 @@ use castra_test_support::tool;
 
 use crate::attacks::snapshot::{assert_untouched, snapshot};
 
-/// A project, and a directory beside it.
+/// Returns a project, and a directory beside it.
 fn with_target() -> (Fake, PathBuf) {
     let fake = Fake::new(&["web"]);
     let target = fake.path().with_file_name("big");
@@ -47,7 +48,7 @@ fn a_link_of_the_users_to_a_bigger_disk_works() {
     fake.run(&["down", "--force"]).ok();
     fake.run(&["up"]).ok();
     fake.run(&["down", "--force"]).ok();
-    // Every way to a first start takes the directory.
+    // Every way to a first start accepts the directory.
     for arguments in [&["restart"][..], &["image", "pull"]] {
         let (fake, target) = with_target();
         link(&fake, &target);

@@ -1,4 +1,4 @@
-//! A `castra.toml` from a stranger asks castra to write, or to take over files, outside its own project.
+//! A stranger's `castra.toml` that asks castra to write or adopt files outside its own project.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::attacks::snapshot::{assert_untouched, snapshot};
 
-/// Commands that read, make or remove what a configuration names.
+/// Commands that read, create or remove what a configuration names.
 const COMMANDS: [&[&str]; 5] =
     [&["config", "check"], &["config", "show"], &["up"], &["clean", "--disks", "--yes"], &["down"]];
 
@@ -53,7 +53,7 @@ impl Hostile {
         self.project.path().parent().expect("a parent").to_owned()
     }
 
-    /// Every command refuses the configuration at this line, and touches nothing.
+    /// Insists that every command refuses the configuration at this line, and touches nothing.
     #[track_caller]
     fn is_refused(&self, directory: &Path, line: u32, what: &str) {
         let before = snapshot(&self.around());
@@ -73,7 +73,7 @@ fn qcow2(path: &Path) {
     bootable_qcow2(path);
 }
 
-/// Runs a command with a limit, which only a command that hangs reaches.
+/// Runs a command with a time limit, which only a command that hangs reaches.
 fn bounded(castra: &Command) -> Ended {
     let mut command = Command::new("timeout");
     command.arg("120").arg(castra.get_program()).args(castra.get_args()).stdin(Stdio::null());
@@ -187,7 +187,7 @@ fn a_project_in_the_home_directory_does_not_reach_its_hidden_files() {
 fn a_disk_that_came_as_a_link_is_not_written_to() {
     let hostile = Hostile::new();
     let project = hostile.project.path();
-    // The victim's own VM is based on the same image, so that nothing but the link gives it away.
+    // The victim's own VM is based on the same image, so that only the link reveals it.
     let victim = hostile.around().join("home/mine.qcow2");
     let base = project.join("base.qcow2");
     let (base, victim) = (base.to_str().expect("UTF-8"), victim.to_str().expect("UTF-8"));
@@ -277,7 +277,7 @@ fn the_user_allows_a_place_outside_of_the_file() {
     assert_eq!(shown["outside"]["writes"][0]["path"], disk.to_str().expect("UTF-8"));
     assert!(fake.run(&["config", "show"]).ok().text().contains("outside the project"));
     fake.run(&["down", "--force"]).ok();
-    // Hidden places stay closed even there.
+    // Hidden locations stay closed even there.
     let hidden = allowed.join(".ssh/authorized_keys");
     fake.write("castra.toml", &format!("{text}overlay = '{}'\n", hidden.display()));
     fake.run(&["up"]).code(65);

@@ -1,4 +1,4 @@
-//! VMs that come and go, under the stand-in for QEMU: it is castra that is killed here.
+//! VMs that come and go under the stand-in for QEMU: here it is castra that is killed.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -13,7 +13,7 @@ fn start(fake: &Fake, words: &[&str]) -> Command {
     command
 }
 
-/// A VM whose castra was killed there.
+/// Returns a project with a VM whose castra was killed at this point.
 fn killed_at(point: Point, words: &[&str], prepare: impl Fn(&Fake)) -> Fake {
     let fake = Fake::new(&["vm"]);
     prepare(&fake);
@@ -21,7 +21,7 @@ fn killed_at(point: Point, words: &[&str], prepare: impl Fn(&Fake)) -> Fake {
     fake
 }
 
-/// The state that a VM is in after a kill, with its QEMU alive or not.
+/// Returns the state of a VM after a kill, and whether its QEMU runs.
 fn state_after(point: Point) -> (&'static str, bool) {
     match point {
         Point::BootRecorded => ("stopped", false),
@@ -32,7 +32,7 @@ fn state_after(point: Point) -> (&'static str, bool) {
     }
 }
 
-/// Each way to go on from there reaches its end.
+/// Insists that each way to continue from there succeeds.
 fn goes_on(point: Point, words: &[&str], prepare: impl Fn(&Fake)) {
     for next in [["up", "down"].as_slice(), &["down", "up", "down"], &["suspend", "up", "down"]] {
         let fake = killed_at(point, words, &prepare);
@@ -40,7 +40,7 @@ fn goes_on(point: Point, words: &[&str], prepare: impl Fn(&Fake)) {
         assert_eq!((fake.state("vm").as_str(), fake.lives("vm")), (state, lives), "at {}", point.name());
         for command in next {
             let ended = fake.run(&[*command, "vm"]);
-            // What does not run cannot be suspended, and that is all there is to say.
+            // A VM that does not run cannot be suspended, and that is the only refusal.
             let is_refused = *command == "suspend" && state != "starting";
             let ended = ended.code(if is_refused { 69 } else { 0 });
             assert!(!is_refused || ended.stderr.contains("castra up vm"), "{}", ended.stderr);
@@ -64,6 +64,6 @@ fn a_down_that_was_killed_is_brought_to_its_end() {
     for point in Point::DOWN {
         goes_on(*point, &["down"], |fake| drop(fake.run(&["up", "--cold"]).ok()));
     }
-    // By force QEMU has ended before the other points are passed.
+    // With `--force`, QEMU has ended before the other points are passed.
     goes_on(Point::DownCleaned, &["down", "--force"], |fake| drop(fake.run(&["up", "--cold"]).ok()));
 }

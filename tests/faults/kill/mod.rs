@@ -1,12 +1,14 @@
-//! `kill -9` at every named point: the next run succeeds by itself, ends with the same bytes, and leaves nothing behind.
+//! `kill -9` at every named point: the next run succeeds by itself, ends with the same bytes, and
+//! leaves nothing behind.
 //!
-//! A point that a run passes several times is another crash each time, so each visit has its own kill.
+//! A point that a run passes several times is a different crash each time, so each visit has its
+//! own kill.
 
 mod lives;
 
 use castra::failpoint::Point;
 
-/// The groups of points, by the tests that kill at each point of them.
+/// Groups of points, by the tests that kill at each of them.
 const TRIED: [(&str, &[&[Point]]); 4] = [
     ("tests/faults/kill/lives.rs", &[Point::BOOT, Point::DOWN]),
     ("tests/it/images/kills.rs", &[Point::DOWNLOAD, Point::COLLECT, Point::TRANSFORM, Point::PUBLISH]),

@@ -1,4 +1,4 @@
-//! Copies and moves of projects: nothing that is done in one touches another.
+//! Copies and moves of projects: nothing done in one touches another.
 
 use std::fs;
 use std::path::Path;
@@ -7,7 +7,8 @@ use castra_test_support::Fake;
 use castra_test_support::{CP_A, CP_R, Copied, TAR};
 use serde_json::json;
 
-/// Insists that the VM runs on and that its guest can be asked to shut down, which takes its sockets.
+/// Insists that the VM keeps running and that its guest can be asked to shut down, which takes its
+/// sockets.
 #[track_caller]
 fn is_undisturbed(fake: &Fake) {
     assert_eq!(fake.state("vm"), "running");
@@ -54,14 +55,15 @@ fn a_copy_starts_from_its_own_disk_beside_the_original() {
     is_undisturbed(&fake);
 }
 
-/// As `cp` leaves a disk that is written to meanwhile: tables of one moment, and data of another.
+/// Copies a disk as `cp` does while it is written to: tables of one moment, and data of another.
 #[test]
 fn a_disk_that_changed_while_it_was_copied_is_refused() {
     let fake = Fake::new(&["vm"]);
     let copy = copy_of_running(&fake, CP_A);
     let disk = copy.path().join(".castra/vm-overlay.qcow2");
     let mut bytes = fs::read(&disk).expect("reads");
-    // The first entry of the first-level table leads behind the end of the file: offsets of docs/interop/qcow2.txt.
+    // The first entry of the first-level table points beyond the end of the file: offsets of
+    // docs/interop/qcow2.txt.
     let table = u64::from_be_bytes(bytes[40..48].try_into().expect("eight bytes")) as usize;
     bytes[table..table + 8].copy_from_slice(&(1_u64 << 63 | 1 << 40).to_be_bytes());
     fs::write(&disk, bytes).expect("writes");
@@ -71,7 +73,8 @@ fn a_disk_that_changed_while_it_was_copied_is_refused() {
     is_undisturbed(&fake);
 }
 
-/// A record of an earlier castra does not say where its VM was started, and where the sockets are only by their path.
+/// A record of an earlier castra does not say where its VM was started, and locates the sockets
+/// only by their path.
 #[test]
 fn a_copy_of_an_early_record_touches_no_sockets_either() {
     let fake = Fake::new(&["vm"]);
@@ -119,7 +122,7 @@ fn a_disk_beside_the_state_directory_is_that_of_its_own_project() {
 fn a_vm_that_was_moved_while_it_ran_stays_within_reach_and_keeps_its_place() {
     let fake = Fake::new(&["vm"]);
     fake.run(&["up", "--cold"]).ok();
-    // What was copied is put in the place of the original, and that elsewhere.
+    // The copy takes the place of the original, which moves elsewhere.
     let moved = fake.copy("moved", CP_A);
     let aside = fake.path().with_file_name("aside");
     fs::rename(fake.path(), &aside).expect("moved");

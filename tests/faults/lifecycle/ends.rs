@@ -9,7 +9,7 @@ use castra_test_support::Fake;
 use castra_test_support::{eventually, namespace};
 use rustix::process::{Pid, Signal};
 
-/// A VM that runs.
+/// Returns a project with a running VM.
 fn running() -> Fake {
     let fake = Fake::new(&["vm"]);
     fake.run(&["up", "--cold"]).ok();
@@ -62,7 +62,7 @@ fn a_qemu_that_a_signal_ends_is_a_crash_with_its_sender() {
     let fake = running();
     fake.signal("vm", Signal::TERM);
     eventually("the end is seen", Duration::from_secs(60), || fake.state("vm") == "crashed");
-    // QEMU has removed it, as at every end of its own.
+    // QEMU has removed it, as whenever it ends by itself.
     assert!(!fake.pidfile("vm").exists());
     assert_eq!(fake.status("vm")["crash"], "its QEMU was ended by SIGTERM from process 1 (castra)");
     fake.run(&["status"]).ok().says("ended by SIGTERM from process 1 (castra)");
@@ -91,7 +91,7 @@ fn a_full_disk_pauses_a_vm_until_there_is_room() {
     }
     fake.run(&["exec", "--", "true"]).code(255).says("is paused").says("is full");
     fake.behave("vm", "");
-    // Nobody has continued it yet.
+    // No command has continued it yet.
     assert_eq!(fake.state("vm"), "disk-full");
     fake.run(&["up"]).ok().says("there is room again");
     assert_eq!(fake.state("vm"), "running");
@@ -135,7 +135,7 @@ fn up_after_an_interrupted_down_neither_waits_nor_cuts_the_power() {
     down.wait().expect("ends");
     let up = fake.castra(&["up"]).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().expect("runs");
     eventually("it counts as running", Duration::from_secs(50), || fake.state("vm") == "running");
-    // The guest does not answer any more, and is waited for.
+    // The guest no longer answers, and castra waits for it.
     rustix::process::kill_process(Pid::from_child(&up), Signal::INT).expect("is ours");
     let up = up.wait_with_output().expect("ends");
     assert_eq!(up.status.code(), Some(130));
@@ -150,18 +150,18 @@ fn up_after_an_interrupted_down_neither_waits_nor_cuts_the_power() {
 fn a_qemu_that_stands_still_is_told_of_and_ended() {
     let fake = running();
     fake.signal("vm", Signal::STOP);
-    // It runs as far as anybody can tell without waiting for it; the kernel knows that it is alive.
+    // Without waiting for an answer it counts as running; the kernel knows that the process exists.
     assert_eq!(fake.state("vm"), "running");
     fake.run(&["exec", "--", "true"]).code(255).says("stands still").says("kill -CONT").says("castra down");
     fake.run(&["up"]).code(69).says("stands still");
     fake.run(&["suspend"]).code(69).says("stands still");
-    // Let go on first, so that its guest can shut down.
+    // Continued first, so that its guest can shut down.
     fake.run(&["down"]).ok().says("SIGCONT");
     assert_eq!(fake.state("vm"), "stopped");
     assert!(fake.journal("vm").ends_with("ended by its guest\n"));
     fake.run(&["up"]).ok();
     fake.signal("vm", Signal::STOP);
-    // However soon it is gone, it ran until then.
+    // However soon it ends, it ran until then.
     fake.run(&["down", "--force"]).ok().says("vm: stopped");
     assert!(!fake.lives("vm"));
 }
@@ -190,7 +190,7 @@ fn a_pid_file_that_names_a_stranger_kills_nobody() {
         fake.run(&["down", "--force"]).ok();
         assert_eq!(fake.state("vm"), "stopped");
         assert!(stranger.try_wait().expect("is ours").is_none(), "the stranger was killed");
-        // As if QEMU were killed now, and its number given to another.
+        // As if QEMU were killed now, and its pid given to another process.
         fake.run(&["up"]).ok();
         fake.signal("vm", Signal::KILL);
         eventually("its end", Duration::from_secs(60), || !fake.lives("vm"));
@@ -260,7 +260,8 @@ fn a_signal_ends_each_wait_for_a_qemu_that_is_silent() {
     fake.behave("vm", "qmp-silent");
     let mut suspend =
         fake.castra(&["suspend"]).stderr(Stdio::null()).stdout(Stdio::null()).spawn().expect("runs");
-    // It waits ten seconds for an answer; wherever the signal meets it, it is an interruption or comes before its handler.
+    // Castra waits ten seconds for an answer; wherever the signal arrives, it is an interruption or
+    // precedes the handler.
     std::thread::sleep(Duration::from_millis(500));
     rustix::process::kill_process(Pid::from_child(&suspend), Signal::TERM).expect("is ours");
     let ended = suspend.wait().expect("ends");
@@ -373,7 +374,7 @@ fn a_guest_without_its_kernels_modules_is_told_until_it_has_them() {
     assert!(is_known());
     let doctor = fake.run(&["doctor"]).text();
     assert!(doctor.contains(TOLD) && doctor.contains(WAY_OUT), "{doctor}");
-    // A resumed guest says nothing of its modules, and they are as they were.
+    // A resumed guest reports nothing about its modules, and they are as before.
     fake.run(&["suspend"]).ok();
     assert!(!is_known());
     fake.behave("vm", "");

@@ -1,5 +1,5 @@
-//! The life of VMs, by real `castra` processes and a QEMU that misbehaves on demand: whatever happens, `status` tells the
-//! truth, `up` reaches a VM that runs, and `down` ends it.
+//! Lives of VMs, with real `castra` processes and a QEMU that misbehaves on demand: whatever
+//! happens, `status` is right, `up` reaches a running VM, and `down` ends it.
 
 mod copies;
 mod ends;

@@ -1,11 +1,12 @@
-//! A guest that lives and whose network is down: every command that needs the network says so soon, with the way out.
+//! A guest that runs, but whose network is down: every command that needs the network reports that
+//! soon, with the way out.
 
 use std::time::{Duration, Instant};
 
 use castra_test_support::Fake;
 use serde_json::{Value, json};
 
-/// An SSH client of castra's alone would wait for 30 s, and longer with a second attempt.
+/// Castra's SSH client alone would wait for 30 s, and longer with a second attempt.
 const SOON: Duration = Duration::from_secs(25);
 
 const DOWN: &str = "the guest of VM `vm` runs, but its network does not: the interface eth0 is down";

@@ -1,11 +1,12 @@
-//! The port that leads to a VM's SSH server: what its user has written down of it stays true as long as that can be.
+//! The port of a VM's SSH server, which stays the same as long as possible, since its user may have
+//! saved it.
 
 use std::net::TcpListener;
 
 use castra_test_support::Fake;
 use serde_json::json;
 
-/// The port that leads to a running VM's SSH server.
+/// Returns the port of a running VM's SSH server.
 fn ssh_port(fake: &Fake, vm: &str) -> u16 {
     let port = fake.status(vm)["ssh_port"].as_u64().expect("it runs");
     port.try_into().expect("a port")
@@ -41,7 +42,7 @@ fn a_port_that_is_taken_is_given_up_for_another_and_so_is_one_that_qemu_cannot_h
     }
     let port = ssh_port(&fake, "vm");
     fake.run(&["down"]).ok();
-    // It starts the fourth and fifth time, and finds the port taken that castra found free.
+    // The fourth and fifth starts find the port taken that castra found free.
     fake.behave("vm", "port-taken:4");
     fake.run(&["up"]).ok();
     assert_eq!(fake.journal("vm").matches("started").count(), 5);
@@ -82,7 +83,8 @@ fn a_port_of_roots_in_a_record_is_not_taken() {
     }
 }
 
-/// Returns the answer of `castra ports` about the service behind the VM's forward, in JSON and to people.
+/// Returns the answer of `castra ports` about the service behind the VM's forward, in JSON and to
+/// people.
 fn service(fake: &Fake) -> (serde_json::Value, String) {
     let ports = fake.run(&["ports", "--json"]).ok().document("ports");
     let ports = ports["ports"].as_array().expect("an array").clone();
@@ -103,7 +105,7 @@ fn ports_tells_what_listens_behind_a_forward() {
     let (service_is, shown) = service(&fake);
     assert_eq!(service_is, "reachable", "its agent relays");
     assert!(!shown.contains("only"), "{shown}");
-    // One that an earlier castra started.
+    // A VM that an earlier castra started.
     fake.edit_record("vm", |record| {
         drop(record["boot"].as_object_mut().expect("an object").remove("relayed"))
     });

@@ -1,5 +1,6 @@
-//! Random lives: commands one after another and at once, kills of QEMU and of castra at every named point, spoilt records,
-//! restarts of the machine. After each step `status` tells the truth, and in the end the VM comes up and goes down.
+//! Random lives: sequential and parallel commands, kills of QEMU and of castra at every named
+//! point, damaged records, restarts of the machine. After each step `status` is right, and in the
+//! end the VM comes up and goes down.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,35 +18,40 @@ use rustix::process::Signal;
 use serde_json::json;
 
 const VMS: [&str; 2] = ["one", "two"];
-/// A VM that is not declared, and is there once one of them is cloned.
+/// Name of a VM that is not declared, and exists once one of the others is cloned.
 const CLONE: &str = "copy";
 const ALL: [&str; 3] = [VMS[0], VMS[1], CLONE];
-/// No life is begun after so many seconds. `CASTRA_LIVES_SECS` gives it more, to look for what is rare.
+/// Seconds after which no new life is begun. `CASTRA_LIVES_SECS` extends them, to look for rare
+/// failures.
 const BUDGET_SECS: u64 = 40;
-/// More than there is time for. Those that are not lived are thought out all the same, a millisecond each.
+/// Most lives, more than there is time for. Those that are not lived are still generated, a
+/// millisecond each.
 const MOST_LIVES: u32 = 2_000;
 /// Lives per second of a longer budget, again more than there is time for.
 const MOST_LIVES_PER_SEC: u32 = 5;
-/// Fewer of them say too little. An idle machine lives ten times as many within the budget.
+/// Least lives for a meaningful test. An idle machine lives ten times as many within the budget.
 const LEAST_LIVES: u32 = 8;
-/// A command that takes longer hangs: nothing in here ignores what it is asked, so nobody has to wait for an answer in vain.
+/// Time after which a command counts as hanging: nothing here ignores requests, so no command has
+/// to wait for an answer in vain.
 const LIMIT: Duration = Duration::from_secs(30);
-/// No step is begun in a life that has taken so long: one unlucky seed must not outlast the runner's limit.
+/// Time after which a life begins no further step: one unlucky seed must not exceed the runner's
+/// limit.
 const LIFE_LIMIT: Duration = Duration::from_secs(60);
-/// Exit codes that a command may end with: a defect (70) or a panic is none of them.
+/// Exit codes that a command may end with, without that of a defect (70) or a panic.
 const KNOWN_CODES: [i32; 8] = [0, 65, 66, 69, 73, 74, 75, 255];
 
 #[derive(Debug, Clone)]
 enum Step {
     Run(Order),
-    /// All at once.
+    /// Several commands in parallel.
     Together(Vec<Order>),
-    /// In a pid namespace of its own, as in another container: it sees no QEMU of ours, and its own end with it.
+    /// A command in its own pid namespace, as in another container: it sees no QEMU of ours, and
+    /// its own end with it.
     InNamespace(Order),
     /// A castra that is killed at a visit to a point, if it gets there.
     Killed(Order, &'static str),
     KillQemu(usize),
-    /// As a logout does, or systemd at the end of a session.
+    /// Ends QEMU as a logout does, or systemd at the end of a session.
     TerminateQemu(usize),
     FillDisk(usize),
     FreeDisk(usize),
@@ -128,7 +134,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Makes what all lives share: the image, and the template of its VMs.
+/// Creates the files that all lives share: the image, and the template of its VMs.
 fn cache() -> tempfile::TempDir {
     let cache = tempfile::Builder::new().prefix("castra-cache-").tempdir_in("/tmp").expect("a directory");
     Fake::with_cache(cache.path().to_owned(), &VMS).run(&["up"]).ok();
@@ -171,7 +177,7 @@ impl Life {
             Step::RestartHost => self.restart_host(),
         }
         if step.clones() {
-            // The disk of a VM that is cloned becomes a layer, and it gets another on top.
+            // The disk of a cloned VM becomes a layer, and the VM gets another disk on top.
             self.disks = [None; 3];
         }
         self.check();
@@ -184,7 +190,7 @@ impl Life {
         }
     }
 
-    /// All processes end without a word, and the next thing that happens is in another run of the machine.
+    /// Ends all processes silently, so that the next step is in another run of the machine.
     fn restart_host(&self) {
         for vm in ALL {
             self.end_qemu(vm, Signal::KILL);
@@ -199,7 +205,7 @@ impl Life {
         }
     }
 
-    /// What holds at any moment at which nothing is under way.
+    /// Checks everything that holds while no operation is in progress.
     fn check(&mut self) {
         let has_clone = self.has_clone();
         for (vm, known) in ALL.iter().zip(&mut self.disks) {
@@ -233,12 +239,12 @@ impl Life {
         self.fake.record(CLONE).exists() || self.is_clone_whole()
     }
 
-    /// Returns `true` once all of the clone is there.
+    /// Returns `true` once the clone is complete.
     fn is_clone_whole(&self) -> bool {
         self.fake.record(CLONE).with_file_name("clone.json").exists()
     }
 
-    /// Whatever became of it: each VM comes up, by what the hints say, and goes down.
+    /// Brings each VM up, by the hints if needed, and down again, whatever has happened to it.
     fn end(&mut self) {
         if self.has_clone() && !self.is_clone_whole() {
             if self.fake.state(CLONE) == "unknown" {
@@ -281,8 +287,8 @@ impl Life {
     }
 }
 
-/// What castra says, and whether QEMU lives. A QEMU whose castra was killed may be on its way into life or out of it: what
-/// was so before and after is so.
+/// Returns castra's answer, and `true` if QEMU runs. A QEMU whose castra was killed may be starting
+/// or ending: the answer counts if it holds before and after.
 fn settled(fake: &Fake, vm: &str) -> (String, bool) {
     let mut found = (String::new(), fake.lives(vm));
     eventually("a moment in which nothing changes", LIMIT, || {
@@ -293,7 +299,7 @@ fn settled(fake: &Fake, vm: &str) -> (String, bool) {
     found
 }
 
-/// The same command in a pid namespace of its own, where this user may have one.
+/// Runs the command in its own pid namespace, if this user may have one.
 pub(crate) fn in_namespace(command: Command) -> Command {
     static WAY: OnceLock<Option<&'static [&'static str]>> = OnceLock::new();
     let Some(way) = WAY.get_or_init(namespace::pid_way) else { return command };
@@ -340,7 +346,7 @@ fn kill_at(fake: &Fake, order: &Order, point: &str) {
     }
 }
 
-/// Kills a castra where it has come to a point; one that ends before is handed back.
+/// Kills a castra once it has reached a point; returns the output of one that ends before.
 pub(crate) fn park_and_kill(mut command: Command, point: &str) -> Option<Output> {
     let parked = tempfile::tempdir().expect("a directory");
     let file = parked.path().join("here");
@@ -366,7 +372,8 @@ fn whatever_happens_a_vm_comes_up_and_goes_down() {
     let config = ProptestConfig {
         cases: MOST_LIVES.max(budget.as_secs() as u32 * MOST_LIVES_PER_SEC),
         max_shrink_iters: 40,
-        // A life that hangs takes its full limit each time: a failure ends within the runner's own limit all the same.
+        // A life that hangs takes its full limit each time: a failure still ends within the
+        // runner's limit.
         max_shrink_time: 90_000,
         failure_persistence: Some(Box::new(FileFailurePersistence::WithSource("regressions"))),
         ..ProptestConfig::default()
@@ -385,7 +392,8 @@ fn whatever_happens_a_vm_comes_up_and_goes_down() {
     assert!(lives.get() >= LEAST_LIVES, "only {} lives in the time", lives.get());
 }
 
-/// A castra that is killed after it has loaded a template's memory leaves a guest that hears nothing: no command waits for it.
+/// A castra that is killed after it has loaded a template's memory leaves a guest that answers
+/// nothing: no command waits for it.
 #[test]
 fn a_machine_that_never_ran_is_not_waited_for() {
     let cache = cache();

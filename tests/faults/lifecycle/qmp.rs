@@ -1,4 +1,4 @@
-//! A machine protocol that is spoken badly. Waits take their full time here, so they take it side by side.
+//! A machine protocol with errors. Waits take their full time here, so they run in parallel.
 
 use std::thread;
 
@@ -8,7 +8,7 @@ use castra_test_support::Fake;
 const FAULTS: [&str; 6] =
     ["qmp-silent", "qmp-garbage", "qmp-half-line", "qmp-giant-line", "qmp-wrong-id", "qmp-reset"];
 
-/// Tries something under each fault, in a project each, at the same time.
+/// Runs an attempt under each fault, in a project each, in parallel.
 fn under_each_fault(attempt: impl Fn(&Fake, &str) + Sync) {
     thread::scope(|scope| {
         for fault in FAULTS {
@@ -35,7 +35,7 @@ fn up_gives_up_and_leaves_nothing() {
 fn down_reaches_its_end_without() {
     under_each_fault(|fake, fault| {
         fake.run(&["up", "--cold"]).ok();
-        // The agent does not help either, so that QMP is asked.
+        // The agent does not help either, so QMP is asked.
         fake.behave("vm", &format!("{fault} ignores-powerdown"));
         fake.run(&["down", "--timeout", "1"]).code(69).says("was ended by SIGTERM, as if the power went");
         assert_eq!(fake.state("vm"), "stopped", "{fault}");

@@ -5,7 +5,7 @@ use std::fs;
 use castra_test_support::Fake;
 use serde_json::{Value, json};
 
-/// A record as the first castra that had `"format": 1` wrote it: whatever comes, it is read.
+/// A record as the first castra with `"format": 1` wrote it, which must stay readable.
 const FIRST_OF_FORMAT_1: &str = include_str!("record-format-1.json");
 
 fn stopped() -> Fake {
@@ -15,7 +15,7 @@ fn stopped() -> Fake {
     fake
 }
 
-/// The record of this castra's VM as the first one would have written it.
+/// Rewrites the record of this castra's VM as the first castra would have written it.
 fn as_first(record: &mut Value) {
     let mut first: Value = serde_json::from_str(FIRST_OF_FORMAT_1).expect("is JSON");
     first["base"]["content"] = record["base"]["content"].take();
@@ -69,11 +69,11 @@ fn a_vm_suspended_by_an_earlier_castra_keeps_its_cpu_until_it_boots() {
     assert_ne!(default, EARLIER);
     fake.run(&["up"]).ok().says(&format!("with the CPU it was suspended with, `{EARLIER}`"));
     assert_eq!(cpu(), EARLIER);
-    // Saved once more, it is still the machine it was.
+    // Saved again, it is still the same machine.
     fake.run(&["suspend"]).ok();
     fake.run(&["up"]).ok();
     assert_eq!(cpu(), EARLIER);
-    // Nobody has changed the definition.
+    // The definition has not changed.
     assert!(!fake.run(&["up"]).ok().stderr.contains("has changed"));
     fake.run(&["down"]).ok();
     fake.run(&["up"]).ok();
@@ -135,10 +135,10 @@ fn a_clone_outlives_its_record() {
     assert_eq!(fake.state("copy"), "stopped");
     fake.run(&["up", "copy"]).ok();
     assert_eq!((fake.state("copy").as_str(), fake.disk("copy")), ("running", disk));
-    // It is written again, and is that of a clone.
+    // The record is written again, and is that of a clone.
     fake.run(&["down", "copy"]).ok();
     fake.run(&["up", "copy"]).ok();
-    // Once it is gone with its disk, nothing of it is left.
+    // Once it is removed with its disk, nothing of it is left.
     fake.run(&["down", "copy"]).ok();
     fake.run(&["clean", "--disks", "--yes", "copy"]).ok();
     fake.run(&["up", "copy"]).code(66).says("no VM `copy`");

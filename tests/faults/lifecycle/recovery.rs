@@ -1,4 +1,5 @@
-//! Every line of docs/recovery.md: the state is reached, castra names it as the page says, and the way out leads out.
+//! Every line of docs/recovery.md: the state is reached, castra names it as the page does, and the
+//! way out works.
 
 use std::fs;
 use std::time::Duration;
@@ -11,10 +12,10 @@ use crate::lifecycle::property::{in_namespace, park_and_kill};
 
 const PAGE: &str = include_str!("../../../docs/recovery.md");
 
-/// Reaches the state of a line, and takes its way out.
+/// A case: reaches the state of a line, and takes its way out.
 type Case = fn(&Fake);
 
-/// The lines, by their first cell.
+/// Cases, by the first cell of their lines.
 const CASES: [(&str, Case); 18] = [
     ("`not-created`", not_created),
     ("`stopped`", stopped),
@@ -50,8 +51,8 @@ fn every_state_has_a_line_and_its_way_out_works() {
     }
 }
 
-/// Insists on the state, as JSON and in the table for people, which is handed back. `status` waits for no QEMU longer than a
-/// moment, so on a busy machine a later one may be the first to know.
+/// Insists on the state, in JSON and in the table for people, and returns the table. `status` waits
+/// only a moment for a QEMU, so on a busy machine a later call may be the first to know.
 #[track_caller]
 fn is(fake: &Fake, state: &str) -> Ended {
     let limit = Duration::from_secs(60);
@@ -138,7 +139,8 @@ fn frozen(fake: &Fake) {
     assert!(fake.journal("vm").ends_with("ended by its guest\n"), "{}", fake.journal("vm"));
 }
 
-/// The stand-in has no SSH server, so that only what would give something up leads out; `vm_lifecycle.rs` has the way out.
+/// Takes the way out that gives something up: the stand-in has no SSH server, so the other one is
+/// in `vm/lifecycle.rs`.
 fn without_sockets(fake: &Fake) {
     up(fake);
     fs::remove_dir_all(fake.runtime_directory().join("castra")).expect("removed");
@@ -204,7 +206,8 @@ fn resuming(fake: &Fake) {
 fn elsewhere(fake: &Fake) {
     up(fake);
     let inside = Ended::of(in_namespace(fake.castra(&["status", "--json"])));
-    // Without a namespace it is an ordinary run; the tests of namespaces report that they were skipped.
+    // Without a namespace it is an ordinary run; the tests of namespaces report that they were
+    // skipped.
     let text = inside.text();
     assert!(text.contains("\"elsewhere\"") || text.contains("\"running\""), "{text}");
     fake.run(&["down", "vm"]).ok();

@@ -1,4 +1,4 @@
-//! Images and disks that are not there, or not what they should be.
+//! Images and disks that are missing or invalid.
 
 use castra_test_support::Fake;
 use castra_test_support::http::{Reply, Server};
@@ -37,7 +37,7 @@ fn a_base_image_that_no_bios_boots() {
     qcow2_of(&disk, &[]);
     holds("base_image_blank", &transcript(&fake, &["up"]));
     let mut uefi = castra_test_support::disks::boot_sector();
-    // An EFI system partition and no code.
+    // An EFI system partition and no boot code.
     uefi[..2].fill(0);
     uefi[450] = 0xef;
     qcow2_of(&disk, &uefi);
@@ -65,7 +65,7 @@ fn a_vm_without_an_agent() {
     holds("services_without_an_agent", &transcript(&fake, &["up", "--wait", "services"]));
     assert!(!fake.path().join(".castra/web-overlay.qcow2").exists(), "a disk was made");
     fake.run(&["up"]).ok().says("castra sees nothing of what happens inside");
-    // Once more, now that it runs; and it is not stopped for a start that would fail.
+    // Once more while it runs; and it is not stopped for a start that would fail.
     fake.run(&["up"]).ok().says("castra sees nothing of what happens inside");
     fake.run(&["up", "--wait", "services"]).code(69);
     fake.run(&["restart", "--wait", "services"]).code(69).says("never learn of its services");
@@ -76,11 +76,12 @@ fn a_vm_without_an_agent() {
     fake.run(&["down", "--force"]).ok();
 }
 
-/// pip's address, too, so that nothing is reached whatever the user's settings are.
+/// Returns a project whose every proxy and index leads nowhere, pip's included, so that nothing is
+/// reached whatever the user's settings are.
 fn without_a_network() -> Project {
     let mut project = Project::isolated();
     for variable in ["HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY"] {
-        // Discard: nothing listens there.
+        // The discard port, at which nothing listens.
         project.set(variable, "http://127.0.0.1:9");
     }
     project.set("PIP_CONFIG_FILE", "/dev/null");

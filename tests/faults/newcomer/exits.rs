@@ -1,4 +1,4 @@
-//! Every exit code that the README tells of, by a command that ends with it.
+//! Every exit code in the README, by a command that ends with it.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -11,7 +11,8 @@ use castra_test_support::{Project, eventually};
 
 const README: &str = include_str!("../../../README.md");
 
-/// Codes that no command can be made to end with here, and why. That they mean what they should is tested beside the code.
+/// Codes that no command can be made to end with here, with the reason. Their meaning is tested
+/// beside the code.
 const NOT_PROVOKED: [(i32, &str); 4] = [
     (1, "keys that cannot be generated: the system would have to be out of random numbers"),
     (70, "a defect: if a command showed one, it would be mended"),
@@ -78,7 +79,7 @@ fn provoked() -> Vec<(i32, Option<i32>)> {
     ]
 }
 
-/// The numbers of the paragraph on exit codes.
+/// Returns the numbers in the paragraph on exit codes.
 fn told() -> BTreeSet<i32> {
     let start = README.find("Exit codes:").expect("a paragraph on exit codes");
     let paragraph = README[start..].split("\n\n").next().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Filesystems that are full, or that nobody may write to: each test has one of its own, where this user may have that.
+//! Filesystems that are full or read-only: each test has its own, if this user may mount one.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,7 +9,7 @@ use castra_test_support::{Ended, Project};
 
 use crate::newcomer::transcript::{holds, told};
 
-/// Runs castra where this has mounted something first.
+/// Runs castra after a mount.
 fn run_after(mount: &str, place: &Path, project: &Project, words: &[&str]) -> Option<Ended> {
     let script = format!("PLACE=$1; shift; {mount} || exit 99; exec castra \"$@\"");
     let place = place.to_str().expect("UTF-8");
@@ -30,7 +30,7 @@ fn a_project_that_cannot_be_written_to() {
     holds("init_read_only", &told(&fake, &words, &ended.code(77)));
 }
 
-/// That is no error: the project has a cache of its own then.
+/// An unwritable home is not an error: the project then has a cache of its own.
 #[test]
 fn a_home_that_cannot_be_written_to() {
     let fake = Fake::new(&["vm"]);
@@ -66,7 +66,7 @@ fn run_limited(project: &Project, blocks: u64, words: &[&str]) -> Ended {
     Ended::new(words, shell.output().expect("castra runs"))
 }
 
-/// Every file below a directory that was not finished.
+/// Returns every unfinished file below a directory.
 fn unfinished(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
@@ -101,7 +101,7 @@ fn files_that_may_not_become_as_long_as_needed() {
     assert_eq!(fake.state("vm"), "running");
 }
 
-/// Castra hears of the limit by a handler, which must not become its children's.
+/// Castra handles the limit's signal, and its children must not inherit the handler.
 #[test]
 fn qemu_has_the_default_for_the_signal_of_a_file_size_limit() {
     const BIT: u64 = 1 << (25 - 1);

@@ -1,4 +1,4 @@
-//! What somebody meets in the first ten minutes with Castra: every error names the thing, what happened and a next step,
+//! The first ten minutes with Castra: every error names the thing, what happened and a next step,
 //! and ends with its own exit code.
 
 mod disks;

@@ -51,11 +51,11 @@ fn a_qemu_without_user_networking() {
     holds("qemu_without_slirp", &transcript(&fake, &["up", "--cold"]));
 }
 
-/// Failures that no case knows are tried as `castra doctor` tries them.
+/// Unknown failures are tried as `castra doctor` tries them.
 #[test]
 fn a_qemu_that_ends_at_once_with_words_that_castra_does_not_know() {
     let mut fake = Fake::new(&["vm"]);
-    // 33 is what the probe's QEMU ends with where the machine runs.
+    // 33 is the exit code of the probe's QEMU if the machine runs.
     for (name, fails, said) in [
         ("lacking", "*user,*", "QEMU lacks something that VMs need: no wires in this build"),
         ("whole", "*pidfile*", "QEMU ended while starting VM `vm`: qemu-system-x86_64: no wires"),
@@ -103,7 +103,7 @@ fn a_runtime_directory_that_cannot_be_used() {
     fs::create_dir(&long).expect("a directory");
     fake.set("XDG_RUNTIME_DIR", long);
     holds("runtime_directory_too_long", &transcript(&fake, &["up", "--cold"]));
-    // Nobody makes directories there, root neither.
+    // No user can create directories there, not even root.
     fake.set("XDG_RUNTIME_DIR", "/sys/kernel");
     holds("runtime_directory_forbidden", &transcript(&fake, &["up", "--cold"]));
 }

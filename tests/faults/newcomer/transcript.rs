@@ -1,10 +1,10 @@
-//! What a command says, with everything taken out that differs from run to run.
+//! Output of a command without anything that differs from run to run.
 
 use std::path::Path;
 
 use castra_test_support::{Ended, Project};
 
-/// What differs, and the name for it. Directories of a test are replaced before.
+/// Patterns of varying text, and their replacements. Directories of a test are replaced before.
 const FILTERS: [(&str, &str); 11] = [
     (r"process \d+", "process [PID]"),
     (r"127\.0\.0\.1:\d+", "127.0.0.1:[PORT]"),
@@ -19,7 +19,7 @@ const FILTERS: [(&str, &str); 11] = [
     (r"\d+(\.\d+)? KiB are", "[SIZE] are"),
 ];
 
-/// A command, its exit code and what it said, as a newcomer sees it.
+/// Returns a command, its exit code and its output, as a newcomer sees them.
 pub(crate) fn transcript(project: &Project, words: &[&str]) -> String {
     told(project, words, &project.run(words))
 }
@@ -32,7 +32,7 @@ pub(crate) fn told(project: &Project, words: &[&str], ended: &Ended) -> String {
     format!("$ castra {}\n{said}[exit code {code}]\n", words.join(" "))
 }
 
-/// Compares with what was written down, and insists on a next step.
+/// Compares with the recorded output, and insists on a next step.
 #[track_caller]
 pub(crate) fn holds(name: &str, transcript: &str) {
     let has_next_step =

@@ -1,4 +1,4 @@
-//! Words that castra does not understand, and names that nobody has.
+//! Words that castra does not understand, and names that do not exist.
 
 use castra_test_support::Fake;
 use castra_test_support::Project;
@@ -62,7 +62,7 @@ fn a_configuration_that_makes_no_sense() {
     holds("no_such_configuration", &transcript(&project, &["--config", "other.toml", "up"]));
 }
 
-/// A warning, since it stops nothing: the command goes on.
+/// An unknown key is a warning, since it stops nothing.
 #[test]
 fn a_key_that_nobody_knows() {
     let project = Project::isolated();

@@ -1,4 +1,4 @@
-//! Parsers of what comes from outside, tried with spoilt input: a bounded time each, on every run.
+//! Parsers of foreign input, tried with spoilt input: for a bounded time each, on every run.
 
 mod mutate;
 mod seeds;
@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use mutate::Mutator;
 
-/// How long each target is tried.
+/// Time for which each target is tried.
 const LIMIT: Duration = Duration::from_secs(3);
-/// The name of a variable that gives another number of seconds.
+/// Variable that sets another number of seconds.
 const SECONDS: &str = "CASTRA_FUZZ_SECS";
 
-/// Tries a target with these inputs and spoilt ones. The input of a failure is shown.
+/// Tries a target with these inputs and with spoilt ones. Prints the input of a failure.
 fn try_out(target: fn(&[u8]), seeds: &[Vec<u8>]) {
     let seconds = std::env::var(SECONDS).ok().and_then(|text| text.parse().ok()).map(Duration::from_secs);
     let end = Instant::now() + seconds.unwrap_or(LIMIT);

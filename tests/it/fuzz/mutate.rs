@@ -2,7 +2,7 @@
 
 /// Longest input, in bytes.
 const MAX_BYTES: usize = 256 * 1024;
-/// Bytes and numbers at which parsers go wrong.
+/// Bytes and numbers at which parsers often fail.
 const ODD: [&[u8]; 12] = [
     b"\0",
     b"\xff",
@@ -18,7 +18,7 @@ const ODD: [&[u8]; 12] = [
     b"'''",
 ];
 
-/// Spoils inputs.
+/// Generator of spoilt inputs.
 pub(crate) struct Mutator {
     seeds: Vec<Vec<u8>>,
     state: u64,
@@ -29,7 +29,7 @@ impl Mutator {
         Self { seeds: seeds.to_vec(), state: 0x9e37_79b9_7f4a_7c15 }
     }
 
-    /// One of the seeds, changed in one to eight places.
+    /// Returns one of the seeds, changed in one to eight places.
     pub(crate) fn next_input(&mut self) -> Vec<u8> {
         let seed = self.below(self.seeds.len());
         let mut input = self.seeds[seed].clone();
@@ -65,7 +65,7 @@ impl Mutator {
         }
     }
 
-    /// A number below this one; nought if there is none.
+    /// Returns a number below `limit`, or 0.
     fn below(&mut self, limit: usize) -> usize {
         // xorshift64: Marsaglia, "Xorshift RNGs", 2003.
         self.state ^= self.state << 13;

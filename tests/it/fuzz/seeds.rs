@@ -1,4 +1,4 @@
-//! Inputs that are right: what spoilt ones are made from.
+//! Valid inputs, from which spoilt ones are made.
 
 use bytes::Bytes;
 use castra::managed::{Catalog, Manifest};
@@ -10,7 +10,7 @@ use castra_wire::{
 
 const REFERENCE: &str = include_str!("../../../docs/config.md");
 
-/// One of each kind.
+/// Returns one footer of each kind.
 pub(crate) fn vhd_footers() -> Vec<Vec<u8>> {
     let footer = |kind: u8| {
         let mut footer = vec![0_u8; 512];
@@ -23,19 +23,19 @@ pub(crate) fn vhd_footers() -> Vec<Vec<u8>> {
     (0..6).map(footer).collect()
 }
 
-/// Without files: how files are written is no secret, see the manifest's own tests.
+/// Returns manifests without files: the form of files is covered by the manifest's own tests.
 pub(crate) fn manifests() -> Vec<Vec<u8>> {
     let of = |image| Manifest::new(image, Vec::new()).to_text();
     Catalog::builtin().images().iter().map(of).collect()
 }
 
-/// The examples of the reference.
+/// Returns the examples of the reference.
 pub(crate) fn configurations() -> Vec<Vec<u8>> {
     let blocks = REFERENCE.split("```toml\n").skip(1);
     blocks.filter_map(|rest| rest.split("```").next()).map(|block| block.as_bytes().to_vec()).collect()
 }
 
-/// One of each message, and all of a conversation.
+/// Returns one of each message, and a whole conversation.
 pub(crate) fn control_messages() -> Vec<Vec<u8>> {
     let personality = Personality {
         machine_id: "0".repeat(32),
@@ -71,7 +71,7 @@ pub(crate) fn control_messages() -> Vec<Vec<u8>> {
     messages
 }
 
-/// A short one and one with all there can be.
+/// Returns a short header and one with everything a header can have.
 pub(crate) fn exec_headers() -> Vec<Vec<u8>> {
     let short = ExecHeader { arguments: vec!["true".into()], environment: Vec::new() };
     let arguments = ["printf", "", "%s\n", "x"].map(Into::into).to_vec();
@@ -80,7 +80,7 @@ pub(crate) fn exec_headers() -> Vec<Vec<u8>> {
     [short, long].iter().map(|header| header.encode().expect("encodes").split_off(4)).collect()
 }
 
-/// One of most requests and replies, and a stream of them.
+/// Returns most requests and replies, and a stream of them.
 pub(crate) fn sftp_packets() -> Vec<Vec<u8>> {
     let text = Bytes::from_static(b"/a/\xff");
     let attributes =

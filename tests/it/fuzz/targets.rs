@@ -1,5 +1,5 @@
-//! What is tried with any bytes whatever: parsers of what comes from outside. None may panic, and what is read must mean
-//! what was written. `fuzz/` runs the same functions under libFuzzer.
+//! Fuzz targets: parsers of foreign input, tried with any bytes. None may panic, and parsed input
+//! must mean what was written. `fuzz/` runs the same functions under libFuzzer.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use castra::managed::{Manifest, VhdKind, parse_vhd_footer};
 use castra_sftp::{Reply, Request};
 use castra_wire::{Envelope, ExecHeader, GuestMessage, HostMessage, Lines, MAX_LINE_BYTES, decode, encode};
 
-/// The last 512 bytes of a VHD.
+/// Parses the last 512 bytes of a VHD.
 pub(crate) fn vhd_footer(data: &[u8]) {
     let mut footer = [0; 512];
     let length = data.len().min(footer.len());
@@ -18,7 +18,7 @@ pub(crate) fn vhd_footer(data: &[u8]) {
         return;
     };
     assert_eq!(footer[60..64], [0, 0, 0, kind as u8], "{kind:?}");
-    // The checksum holds all of it.
+    // The checksum covers all of it.
     for at in [0, 60, 63, 64, 100, 511] {
         let mut changed = footer;
         changed[at] ^= 1;
@@ -27,7 +27,7 @@ pub(crate) fn vhd_footer(data: &[u8]) {
     assert!(matches!(kind, VhdKind::Fixed | VhdKind::Dynamic | VhdKind::Differencing));
 }
 
-/// `manifest.json`.
+/// Parses a `manifest.json`.
 pub(crate) fn manifest(data: &[u8]) {
     if let Ok(manifest) = Manifest::parse(data) {
         let text = manifest.to_text();
@@ -35,7 +35,7 @@ pub(crate) fn manifest(data: &[u8]) {
     }
 }
 
-/// `castra.toml`, and whatever is said about it.
+/// Parses a `castra.toml`, and renders everything that is reported about it.
 pub(crate) fn config(data: &[u8]) {
     let known_images = [("alpine-minimal", "v1"), ("alpine-pypi", "v1")];
     let surroundings = Surroundings {
@@ -50,7 +50,7 @@ pub(crate) fn config(data: &[u8]) {
     }
 }
 
-/// The control port: a stream of lines, in whatever pieces it comes, and the messages in them.
+/// Reads the control port: a stream of lines in arbitrary pieces, and the messages in them.
 pub(crate) fn control_port(data: &[u8]) {
     let at_once = lines(data, data.len().max(1));
     let piece = data.first().map_or(1, |byte| usize::from(*byte) + 1);
@@ -65,7 +65,7 @@ pub(crate) fn control_port(data: &[u8]) {
     }
 }
 
-/// The lines of a stream; nothing for one that is too long.
+/// Returns the lines of a stream; `None` for one that is too long.
 fn lines(data: &[u8], piece: usize) -> Vec<Option<Vec<u8>>> {
     let (mut lines, mut found) = (Lines::new(), Vec::new());
     for piece in data.chunks(piece) {
@@ -79,7 +79,7 @@ fn lines(data: &[u8], piece: usize) -> Vec<Option<Vec<u8>>> {
     found
 }
 
-/// A command as an array: what follows the header's length.
+/// Decodes a command as an array: the bytes after the header's length.
 pub(crate) fn exec_header(data: &[u8]) {
     if let Ok(header) = ExecHeader::decode(data) {
         assert!(!header.arguments.is_empty());
@@ -87,7 +87,7 @@ pub(crate) fn exec_header(data: &[u8]) {
     }
 }
 
-/// SFTP: a packet as a request and as a reply, and a stream of packets.
+/// Decodes SFTP: a packet as a request and as a reply, and a stream of packets.
 pub(crate) fn sftp(data: &[u8]) {
     let packet = Bytes::copy_from_slice(data);
     if let Ok((id, request)) = Request::parse(packet.clone()) {
@@ -97,7 +97,7 @@ pub(crate) fn sftp(data: &[u8]) {
         assert_eq!(Reply::parse(reply.encode(id)), Ok((id, reply)));
     }
     let _ = (Request::parse_init(packet.clone()), Reply::parse_version(packet));
-    // Slices are always ready, so a runtime without drivers does.
+    // Slices are always ready, so a runtime without drivers suffices.
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     let mut stream = data;
     while let Ok(Some(packet)) = runtime.block_on(castra_sftp::read_packet(&mut stream)) {

@@ -9,7 +9,7 @@ use tar::{Builder, EntryType, Header};
 
 use crate::image_commands::fixture::{blob, configuration, disk, names, project, serve, sha256};
 
-/// A project on another machine, which has the same `castra.toml` and no network.
+/// Returns a project on another machine, with the same `castra.toml` and no network.
 fn elsewhere(server_url: &str) -> Project {
     let project = Project::isolated();
     project.write("castra.toml", &configuration(server_url, &format!("sha256 = \"{}\"", sha256(&disk()))));
@@ -20,7 +20,7 @@ fn text(path: &Path) -> &str {
     path.to_str().expect("UTF-8")
 }
 
-/// An archive of the image.
+/// Returns an archive of the image.
 fn exported(project: &Project) -> PathBuf {
     let archive = project.path().join("disk.tar");
     project.run(&["image", "export", "disk", text(&archive)]).ok();
@@ -115,7 +115,7 @@ fn archive(path: &Path, parts: &[Part]) {
     let mut archive = Builder::new(fs::File::create(path).expect("made"));
     for part in parts {
         let mut header = Header::new_ustar();
-        // As bytes: the crate's own setters refuse what is to be tried here.
+        // Written as bytes: the crate's own setters refuse the values to be tried here.
         header.as_old_mut().name[..part.name.len()].copy_from_slice(part.name.as_bytes());
         header.set_entry_type(part.kind);
         header.set_size(part.bytes.len() as u64);
@@ -147,7 +147,7 @@ fn members_with_names_of_their_own_are_refused() {
 
 #[test]
 fn members_that_are_no_files_are_refused() {
-    // Among them the extensions that would give the next member another name.
+    // Includes the extensions that would give the next member another name.
     for kind in
         [EntryType::Symlink, EntryType::Link, EntryType::Directory, EntryType::Fifo, EntryType::GNUSparse]
     {

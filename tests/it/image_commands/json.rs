@@ -1,4 +1,4 @@
-//! `--json`: one value on stdout, and every field of it in `docs/json.md`.
+//! `--json`: one value on stdout, whose fields are all in `docs/json.md`.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! What is removed from the cache, and what never is.
+//! Files that are removed from the cache, and files that never are.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -10,7 +10,7 @@ use crate::image_commands::fixture::{
     blob, cached, disk, names, neighbour, project, rootfs, rot, serve, sha256, unlock,
 };
 
-/// An image of another project, which is in the cache and which no project needs.
+/// Plants an image of another project, which is in the cache and which no project needs.
 fn waste(project: &Project) -> PathBuf {
     let directory = project.cache().join("images/old/v1");
     fs::create_dir_all(&directory).expect("made");

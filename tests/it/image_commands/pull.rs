@@ -1,4 +1,4 @@
-//! What is fetched, and where to.
+//! Images that are fetched, and their destinations.
 
 use std::fs;
 use std::process::Stdio;

@@ -1,4 +1,4 @@
-//! Damage is found, moved aside and repaired; what cannot be repaired is not used.
+//! Damage that is found, quarantined and repaired; a file that cannot be repaired is not used.
 
 use std::fs;
 
@@ -72,7 +72,7 @@ fn the_cache_s_own_copy_is_repaired_from_the_project_s() {
     let server = serve();
     let project = project(&server);
     project.run(&["image", "pull"]).ok();
-    // A copy, as there is where the cache is on another filesystem.
+    // A copy, as when the cache is on another filesystem.
     let copy = fs::read(cached(&project)).expect("is there");
     fs::remove_file(cached(&project)).expect("is ours");
     fs::write(cached(&project), copy).expect("written");
@@ -112,7 +112,7 @@ fn an_edited_manifest_is_moved_aside() {
 fn a_disk_never_stands_on_a_damaged_base() {
     let server = serve();
     let project = project(&server);
-    // A disk of noise boots nothing; QEMU runs all the same.
+    // A disk of noise does not boot, but QEMU runs all the same.
     project.run(&["up", "dev"]).ok();
     project.run(&["down", "--force"]).ok();
     let overlay = project.path().join(".castra/dev-overlay.qcow2");
@@ -147,7 +147,7 @@ fn no_disk_is_made_on_a_base_whose_digest_is_wrong_whatever_its_stamp_says() {
     project.run(&["image", "verify", "--offline"]).ok().says("is intact");
 }
 
-/// The image is there, and wrong once more.
+/// Restores the image, and damages it again.
 fn rot_again(project: &Project) {
     project.run(&["image", "pull", "--offline"]).ok();
     unlock(&rootfs(project));

@@ -1,4 +1,4 @@
-//! A machine whose clock is wrong, as one without a battery is after every start.
+//! A machine whose clock is wrong, like one without a battery after every start.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -11,7 +11,8 @@ use crate::images::tls::TlsServer;
 
 const SIZE: usize = 64 * 1024;
 
-/// What a process loads first to be ten years behind. Files keep the kernel's own time, so they are from its future.
+/// Preloaded library that sets a process ten years back. Files keep the kernel's own time, so they
+/// are from its future.
 const BEHIND: &str = r"
 #include <sys/syscall.h>
 #include <time.h>
@@ -23,7 +24,7 @@ int clock_gettime(clockid_t id, struct timespec *time) {
 }
 ";
 
-/// The above, compiled by the C compiler that Rust links with.
+/// Returns that library, compiled by the C compiler that Rust links with.
 fn behind(fixture: &Fixture) -> PathBuf {
     let (source, library) = (fixture.path("behind.c"), fixture.path("behind.so"));
     std::fs::write(&source, BEHIND).expect("writes");

@@ -1,4 +1,4 @@
-//! Downloads that are cut off, resumed and tried again.
+//! Downloads that are interrupted, resumed and retried.
 
 use std::time::{Duration, Instant};
 
@@ -33,7 +33,8 @@ fn a_download_becomes_an_image() {
     assert!(matches!(events.last(), Some(Event::ImageReady { .. })));
 }
 
-/// The connection is cut after so many bytes; the second attempt asks for the rest and gets no byte twice.
+/// Cuts the connection after `cut` bytes, and checks that the second attempt asks for the rest and
+/// gets no byte twice.
 fn cut_then_resumed(cut: usize) {
     let bytes = payload(SIZE);
     let content = bytes.clone();
@@ -185,7 +186,7 @@ fn silence_after_the_header_is_a_failure_that_is_tried_again() {
     assert_eq!(server.requests().len(), 2);
 }
 
-/// The limit is on silence, not on the whole: a line that is slow is no line that is dead.
+/// The limit is on silence, not on the whole download: a slow line is not a dead one.
 #[test]
 fn a_byte_now_and_then_is_no_silence() {
     const BYTES: usize = 512;
@@ -319,7 +320,7 @@ fn a_mirror_that_has_the_file_is_enough() {
     fixture.ensure(&disk_image(&bytes, &["http://example.invalid/disk".to_owned()])).expect("is prepared");
 }
 
-/// A port of this machine where nobody listens.
+/// Returns a port of this machine on which nothing listens.
 pub(crate) fn closed_port() -> u16 {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
     listener.local_addr().expect("an address").port()
@@ -350,7 +351,7 @@ proptest! {
     }
 }
 
-/// A drip keeps a connection alive for ever: no limit between two bytes sees it.
+/// A drip keeps a connection alive forever: no limit between two bytes notices it.
 #[test]
 fn a_drip_is_left_for_the_next_address_which_resumes_after_it() {
     let bytes = payload(SIZE);

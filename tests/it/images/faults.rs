@@ -11,7 +11,8 @@ use crate::images::fixture::{Fixture, disk_image, payload, raw_of, sha256, shown
 
 const SIZE: usize = 64 * 1024;
 
-/// A server of `payload(SIZE)` whose first answer to a range is another one; the whole file is answered properly.
+/// Starts a server of `payload(SIZE)` whose first answer to a range is spoilt; the whole file is
+/// served properly.
 fn spoilt_range(spoil: impl Fn(&Request, Reply) -> Reply + Send + Sync + 'static) -> Server {
     let content = payload(SIZE);
     Server::start(move |request| {
@@ -20,7 +21,8 @@ fn spoilt_range(spoil: impl Fn(&Request, Reply) -> Reply + Send + Sync + 'static
     })
 }
 
-/// The second half is asked for, the answer does not fit, and the whole file is fetched instead.
+/// Checks that the second half is requested, the answer does not fit, and the whole file is fetched
+/// instead.
 fn is_fetched_whole(server: &Server) {
     let fixture = Fixture::new();
     let bytes = payload(SIZE);
@@ -116,11 +118,13 @@ fn a_partial_that_is_complete_and_wrong_is_thrown_away() {
         fixture.leave_partial(&image, &left);
         fixture.ensure(&image).expect("is prepared");
     }
-    // Whole and wrong is known at once where the size is pinned; otherwise the server's 416 tells.
+    // A complete but wrong partial is known immediately if the size is pinned; otherwise by the
+    // server's 416.
     assert_eq!(server.ranges(), [None, Some(format!("bytes={SIZE}-")), None]);
 }
 
-/// What the second request looks like when the first broke off under one ETag and the server now has another.
+/// Returns the second request after the first broke off under one ETag and the server now has
+/// another.
 fn after_a_change(before: Option<&'static str>, now: Option<&'static str>) -> (Vec<Request>, Fixture) {
     let content = payload(SIZE);
     let server = Server::start(move |request| match request.number {
@@ -263,7 +267,8 @@ fn an_encoding_that_was_not_asked_for_is_named() {
     assert!(text.contains("encoded as gzip"), "{text}");
 }
 
-/// A bit that flips in a file that was published: found by stamp at the next use, or by hashing it all.
+/// A bit that flips in a published file is found by its stamp at the next use, or by hashing
+/// everything.
 #[test]
 fn a_flipped_bit_in_a_published_file_is_mended_from_the_cache() {
     let content = payload(SIZE);
@@ -274,7 +279,7 @@ fn a_flipped_bit_in_a_published_file_is_mended_from_the_cache() {
     flip_a_bit(&paths.disk);
     let is_right = || sha256(&std::fs::read(&paths.disk).expect("reads")).hex() == paths.disk_sha256;
     assert!(!is_right());
-    // Project and cache share the file, so both are spoilt; the download in the cache is not.
+    // Project and cache share the file, so both are damaged; the download in the cache is not.
     fixture.context.offline = true;
     fixture.ensure(&image).expect("is mended");
     assert!(fixture.events.warnings().contains("is damaged"), "{}", fixture.events.warnings());

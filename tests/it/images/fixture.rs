@@ -1,4 +1,4 @@
-//! What the tests of images share.
+//! Fixture that the tests of images share.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -17,7 +17,7 @@ use castra::report::{Event, Reporter};
 use castra::{Error, RuntimeContext};
 use sha2::{Digest as _, Sha256};
 
-/// A cache, a project and somebody who listens, all of one test's own.
+/// A cache, a project and a reporter of one test's own.
 pub(crate) struct Fixture {
     pub(crate) directory: tempfile::TempDir,
     pub(crate) events: Arc<Events>,
@@ -30,9 +30,10 @@ impl Fixture {
         Self::with([])
     }
 
-    /// With these environment variables besides those that the helpers need.
+    /// Creates a fixture with these environment variables in addition to those that the helpers
+    /// need.
     pub(crate) fn with<const N: usize>(variables: [(&str, &str); N]) -> Self {
-        // A comma means something to qemu-img: no path may be handed over without thought.
+        // A comma is special to qemu-img, so that no path may be passed unquoted.
         let directory = tempfile::Builder::new().prefix("castra,").tempdir().expect("a directory");
         let events = Arc::new(Events::default());
         let mut environment = Environment::of([("HOME", directory.path())]);
@@ -70,19 +71,19 @@ impl Fixture {
         self.manager().ensure_image(spec, &self.context)
     }
 
-    /// The partial of an image's first artifact.
+    /// Returns the partial of an image's first artifact.
     pub(crate) fn partial(&self, spec: &ManagedImageSpec) -> PathBuf {
         let digest = &spec.artifacts[0].digest;
         self.cache().partial(digest.algorithm(), digest.hex())
     }
 
-    /// Where an image's first artifact is downloaded to.
+    /// Returns the download of an image's first artifact.
     pub(crate) fn blob(&self, spec: &ManagedImageSpec) -> PathBuf {
         let digest = &spec.artifacts[0].digest;
         self.cache().blob(digest.algorithm(), digest.hex())
     }
 
-    /// Puts bytes where an earlier attempt would have left them.
+    /// Writes bytes where an earlier attempt would have left them.
     pub(crate) fn leave_partial(&self, spec: &ManagedImageSpec, bytes: &[u8]) {
         let path = self.partial(spec);
         std::fs::create_dir_all(path.parent().expect("a parent")).expect("a directory");
@@ -90,7 +91,8 @@ impl Fixture {
     }
 }
 
-/// No waits between attempts, and limits that a busy machine does not reach. Tests of a limit set a short one.
+/// Returns timeouts without waits between attempts, and with limits that a busy machine does not
+/// reach. Tests of a limit set a short one.
 pub(crate) fn timeouts() -> Timeouts {
     Timeouts {
         connect: Duration::from_secs(30),
@@ -106,11 +108,11 @@ pub(crate) fn timeouts() -> Timeouts {
     }
 }
 
-/// Remembers all events.
+/// Reporter that remembers all events.
 #[derive(Default)]
 pub(crate) struct Events {
     seen: Mutex<Vec<Event>>,
-    /// Set once so many bytes have arrived.
+    /// Number of bytes after which the operation is cancelled.
     pub(crate) cancel_at: Mutex<Option<(u64, Cancel)>>,
 }
 
@@ -144,13 +146,13 @@ impl Events {
         texts.collect::<Vec<_>>().join("\n")
     }
 
-    /// Waits until something has been reported.
+    /// Waits until a matching event has been reported.
     pub(crate) fn wait_for(&self, wanted: impl Fn(&Event) -> bool) {
         wait_until(|| self.count(&wanted) > 0);
     }
 }
 
-/// Waits until something is so; what takes minutes will never be.
+/// Waits until a condition holds; panics after minutes.
 pub(crate) fn wait_until(is_so: impl Fn() -> bool) {
     let started = std::time::Instant::now();
     while !is_so() {
@@ -159,7 +161,7 @@ pub(crate) fn wait_until(is_so: impl Fn() -> bool) {
     }
 }
 
-/// Bytes without pattern or holes, a whole number of sectors.
+/// Returns bytes without pattern or holes, a whole number of sectors.
 pub(crate) fn payload(bytes: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut next = || {
@@ -177,7 +179,7 @@ pub(crate) fn sha256(bytes: &[u8]) -> Digest {
     Digest::Sha256(Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// An image of a disk alone, whose raw bytes these are, from these addresses.
+/// Returns an image with only a disk, whose raw bytes these are, from these addresses.
 pub(crate) fn disk_image(raw: &[u8], urls: &[String]) -> ManagedImageSpec {
     ManagedImageSpec {
         id: "disk".to_owned(),
@@ -195,7 +197,7 @@ pub(crate) fn disk_image(raw: &[u8], urls: &[String]) -> ManagedImageSpec {
     }
 }
 
-/// The same without a pinned size.
+/// Returns the image without a pinned size.
 pub(crate) fn unpinned(mut spec: ManagedImageSpec) -> ManagedImageSpec {
     for artifact in &mut spec.artifacts {
         artifact.size_bytes = None;
@@ -220,7 +222,7 @@ pub(crate) fn profile(command_line: Option<&str>) -> QemuProfile {
     }
 }
 
-/// The raw bytes of a qcow2, read back by qemu-img.
+/// Returns the raw bytes of a qcow2, read back by qemu-img.
 pub(crate) fn raw_of(disk: &Path) -> Vec<u8> {
     let raw = tempfile::NamedTempFile::new().expect("a file");
     let status = std::process::Command::new("qemu-img")
@@ -233,7 +235,7 @@ pub(crate) fn raw_of(disk: &Path) -> Vec<u8> {
     std::fs::read(raw.path()).expect("reads")
 }
 
-/// An error as the command line would show it: message, causes, hint.
+/// Formats an error as the command line does: message, causes, hint.
 pub(crate) fn shown(error: ImageError) -> String {
     let error = Error::from(error);
     let causes: Vec<String> = error.causes().map(ToString::to_string).collect();

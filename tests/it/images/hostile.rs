@@ -1,4 +1,4 @@
-//! Things that somebody has put in the way, and names that lead elsewhere.
+//! Obstacles planted by others, and names that lead elsewhere.
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,8 @@ use rustix::fs::{CWD, FileType, Mode};
 use crate::images::fixture::{Fixture, convert, disk_image, payload, raw_of};
 
 const SIZE: usize = 64 * 1024;
-/// A user that is neither root nor whoever runs the tests: `nobody`, as the kernel numbers it.
+/// User id that is neither root nor the one that runs the tests: `nobody`, as the kernel numbers
+/// it.
 const SOMEBODY: u32 = 65534;
 
 fn serve() -> (Server, ManagedImageSpec) {
@@ -22,8 +23,8 @@ fn serve() -> (Server, ManagedImageSpec) {
     (server, image)
 }
 
-/// The places where Castra opens a file by name, with what is planted there in the end: where nobody may take it for
-/// one, or where it is put aside.
+/// Paths at which Castra opens a file by name, and objects planted there: those that are refused,
+/// and those that are quarantined.
 struct Places {
     refused: [PathBuf; 4],
     replaced: [PathBuf; 4],
@@ -54,7 +55,7 @@ fn places(fixture: &Fixture, image: &ManagedImageSpec) -> Places {
 
 fn plant_fifo(path: &Path) {
     std::fs::create_dir_all(path.parent().expect("a parent")).expect("a directory");
-    // What was there is in the way itself.
+    // The file there is in the way.
     let _ = std::fs::remove_file(path);
     rustix::fs::mknodat(CWD, path, FileType::Fifo, Mode::from(0o600), 0).expect("is made");
 }
@@ -104,7 +105,8 @@ fn a_log_that_leads_elsewhere_is_not_written() {
     fixture.ensure(&image).expect("is prepared all the same");
 }
 
-/// Gives a file to somebody who could change it at any time; whether this user may.
+/// Gives a file to another user, who could change it at any time. Returns `false` if this user may
+/// not.
 fn give_away(path: &Path) -> bool {
     std::os::unix::fs::chown(path, Some(SOMEBODY), Some(SOMEBODY)).is_ok()
 }
@@ -151,7 +153,7 @@ fn somebody_elses_files_are_not_relied_on() {
     assert!(fixture.events.warnings().contains("belongs to another user"), "{}", fixture.events.warnings());
 }
 
-/// Every file below a directory that is not one of Castra's own.
+/// Returns every file below a directory that is not one of Castra's own.
 fn strangers(root: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut open = vec![root.to_owned()];
@@ -184,7 +186,8 @@ fn names_in_an_archive_are_only_compared() {
         let server = Server::start(move |request| Reply::file(request, &content, None));
         let mut image = disk_image(&packed, &[server.url("/disk.zip")]);
         image.artifacts[0].pipeline = vec![TransformStep::Unzip { member: name.to_owned() }, convert("raw")];
-        // A name is compared with the one that the description asks for, and leads nowhere: each is a member like any other.
+        // A name is compared with the one in the description, and leads nowhere: each is a member
+        // like any other.
         let paths = fixture.ensure(&image).unwrap_or_else(|error| panic!("{name:?}: {error}"));
         assert_eq!(raw_of(&paths.disk), disk, "{name:?}");
         assert_eq!(strangers(fixture.directory.path()), Vec::<PathBuf>::new(), "{name}");

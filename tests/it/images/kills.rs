@@ -18,11 +18,11 @@ use crate::images::tree::tree;
 use crate::images::vhd::{ext4_disk, footer, vhd_image};
 use crate::images::wheels;
 
-/// What a helper process is to do, and where.
+/// Variables with the task and the location of a helper process.
 const SPEC: &str = "CASTRA_TEST_SPEC";
 const STATE_ROOT: &str = "CASTRA_TEST_STATE_ROOT";
 
-/// A process of its own, run from other tests.
+/// A helper process, run from other tests.
 #[test]
 #[ignore = "started by other tests"]
 fn helper() {
@@ -35,7 +35,7 @@ fn helper() {
     manager.ensure_image(&spec, &context).expect("is prepared");
 }
 
-/// A helper that prepares an image in the fixture's project.
+/// Returns a helper that prepares an image in the fixture's project.
 fn prepare(fixture: &Fixture, image: &ManagedImageSpec) -> Command {
     let mut command = Command::new(std::env::current_exe().expect("has a path"));
     command
@@ -51,7 +51,8 @@ fn prepare(fixture: &Fixture, image: &ManagedImageSpec) -> Command {
     command
 }
 
-/// Kills at each of these points, and looks whether the next run leaves exactly what an undisturbed one does.
+/// Kills at each of these points, and checks that the next run leaves exactly the files of an
+/// undisturbed one.
 fn the_next_run_makes_good(points: &[Point], surroundings: impl Fn() -> (Fixture, ManagedImageSpec)) {
     let (undisturbed, image) = surroundings();
     succeeds(prepare(&undisturbed, &image), "no point");
@@ -69,7 +70,8 @@ fn the_next_run_makes_good(points: &[Point], surroundings: impl Fn() -> (Fixture
     }
 }
 
-/// An image like the official one, from a server; and how often it was asked.
+/// Prepares an image like the official one from a server, with kills at these points, and returns
+/// the number of requests.
 fn from_a_server(points: &[Point]) -> usize {
     let scratch = tempfile::tempdir().expect("a directory");
     let vhd = [ext4_disk(scratch.path()).as_slice(), &footer(2)].concat();
@@ -91,8 +93,8 @@ fn a_transformation_is_done_again_without_another_download() {
     assert_eq!(from_a_server(Point::TRANSFORM), visits, "each image was downloaded once");
 }
 
-/// How many images [`from_a_server`] makes at the least: an undisturbed one, and one for each kill; and one that is
-/// not killed for each point.
+/// Returns the least number of images that [`from_a_server`] prepares: an undisturbed one, one for
+/// each kill, and one that is not killed for each point.
 fn visits_of(points: &[Point]) -> usize {
     // Three artifacts: a directory each, two steps each, a verified file each.
     let kills = points.iter().map(|point| if *point == Point::StepDone { 6 } else { 3 });

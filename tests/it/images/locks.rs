@@ -1,4 +1,4 @@
-//! Many at once, and some of them killed.
+//! Many processes at once, some of them killed.
 
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,10 +13,10 @@ use crate::images::processes::Run;
 
 const SIZE: usize = 128 * 1024;
 
-/// The file that the process below is to lock.
+/// Variable with the file that the process below locks.
 const LOCK: &str = "CASTRA_TEST_LOCK";
 
-/// A process of its own, run from other tests.
+/// A helper process, run from other tests.
 #[test]
 #[ignore = "started by other tests"]
 fn holder() {
@@ -24,7 +24,7 @@ fn holder() {
     let file = std::fs::File::create(&path).expect("is made");
     file.lock().expect("is free");
     std::fs::write(format!("{path}.held"), b"").expect("writes");
-    // Until it is killed; its stdin ends with the process that started it.
+    // Holds the lock until it is killed; its stdin ends with the process that started it.
     std::io::copy(&mut std::io::stdin(), &mut std::io::sink()).expect("reads");
 }
 
@@ -104,7 +104,7 @@ fn waiting_can_be_cancelled() {
     holder.wait().expect("ends");
 }
 
-/// A process that holds a lock until it is killed.
+/// Starts a process that holds a lock until it is killed.
 fn hold(lock: &std::path::Path) -> Child {
     std::fs::create_dir_all(lock.parent().expect("a parent")).expect("a directory");
     let path = lock.to_str().expect("is UTF-8");

@@ -1,5 +1,5 @@
-//! Images from a source to a verified directory: real sockets, real files, real qemu-img and pip, and every fault that
-//! a network or a disk is known for.
+//! Images from a source to a verified directory: real sockets, real files, real qemu-img and pip,
+//! and every common fault of a network or a disk.
 
 mod clock;
 mod downloads;

@@ -1,4 +1,4 @@
-//! The steps from a download to a file, and what is refused on the way.
+//! Steps from a download to a file, and inputs that are refused on the way.
 
 use std::io::Write as _;
 use std::os::unix::fs::MetadataExt;
@@ -71,8 +71,8 @@ fn a_dynamic_vhd_of_qemus_is_refused_by_the_step_and_converted_from_vpc() {
     assert_eq!(server.requests().len(), 1, "the download was right, and is kept");
 }
 
-/// A disk of a size that no geometry of cylinders, heads and sectors comes to, by a creator QEMU does not know, is as long
-/// as its footer says.
+/// A disk whose size matches no geometry of cylinders, heads and sectors, by a creator that QEMU
+/// does not know, is as long as its footer says.
 #[test]
 fn a_vhd_whose_geometry_is_too_small_keeps_its_end() {
     let disk = payload(MIB + 3 * 512);
@@ -97,7 +97,7 @@ fn a_vhd_whose_geometry_is_too_small_keeps_its_end() {
     }
 }
 
-/// Rewrites a VHD's footer as if by another program, with the smallest geometry there is.
+/// Rewrites a VHD's footer as if by another program, with the smallest possible geometry.
 fn by_another_creator(footer: &mut [u8]) {
     footer[28..32].copy_from_slice(b"test");
     footer[56..60].copy_from_slice(&[0, 1, 4, 17]);
@@ -143,7 +143,7 @@ fn transform(error: &ImageError) -> Option<&TransformError> {
     }
 }
 
-/// A disk in an archive or compressed, from a file on this machine.
+/// Returns an image of a disk in an archive or compressed, from a file on this machine.
 fn packed(fixture: &Fixture, packed: &[u8], steps: Vec<TransformStep>) -> ManagedImageSpec {
     let path = fixture.path("packed");
     std::fs::write(&path, packed).expect("writes");
@@ -230,7 +230,7 @@ fn a_disk_that_leans_on_another_file_is_refused() {
     let base = base.to_str().expect("is UTF-8");
     tool("qemu-img", &["create", "-q", "-f", "qcow2", "-F", "raw", "-b", base], &overlay);
     let overlay = std::fs::read(overlay).expect("reads");
-    // As it is, and where converting it would draw the other file in.
+    // As it is, and in a case in which conversion would include the other file.
     for steps in [vec![], vec![convert("qcow2")]] {
         let error = fixture.ensure(&packed(&fixture, &overlay, steps)).expect_err("is refused");
         let Some(TransformError::BadDisk { problem, .. }) = transform(&error) else { panic!("{error}") };
@@ -243,7 +243,7 @@ fn a_disk_that_leans_on_another_file_is_refused() {
     );
     let path = disk.to_str().expect("is UTF-8");
     tool("qemu-img", &["create", "-q", "-f", "qcow2", "-o", &data, path], std::path::Path::new("1M"));
-    // Whoever opens it finds out that it is not there.
+    // Opening the missing file would fail.
     std::fs::remove_file(fixture.path("data")).expect("removed");
     let disk = std::fs::read(disk).expect("reads");
     for steps in [vec![], vec![convert("qcow2")]] {

@@ -1,4 +1,4 @@
-//! Images prepared by a process of its own: killed, without room, at another time of day.
+//! Images prepared by a separate process: killed, without space, at another time of day.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -13,12 +13,12 @@ use castra::report::Silent;
 
 use crate::images::fixture::{Fixture, shown, timeouts};
 
-/// What the process is to do, where, and where it says what went wrong.
+/// Variables with the process's task, its location, and the file for its error.
 const SPEC: &str = "CASTRA_TEST_SPEC";
 pub(crate) const STATE_ROOT: &str = "CASTRA_TEST_STATE_ROOT";
 const ERROR: &str = "CASTRA_TEST_ERROR";
 
-/// A process of its own, run from other tests.
+/// A helper process, run from other tests.
 #[test]
 #[ignore = "started by other tests"]
 fn helper() {
@@ -34,7 +34,7 @@ fn helper() {
     }
 }
 
-/// How such a process is started.
+/// Settings with which such a process is started.
 pub(crate) struct Run<'a> {
     image: &'a ManagedImageSpec,
     project: String,
@@ -43,7 +43,7 @@ pub(crate) struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    /// One that prepares this image in the fixture's project.
+    /// Creates a run that prepares this image in the fixture's project.
     pub(crate) fn of(image: &'a ManagedImageSpec) -> Self {
         Self { image, project: "project".to_owned(), wrapper: Vec::new(), variables: Vec::new() }
     }
@@ -58,7 +58,7 @@ impl<'a> Run<'a> {
         self
     }
 
-    /// Started by a shell script, which has the command as its arguments.
+    /// Starts the process through a shell script, which has the command as its arguments.
     pub(crate) fn by_script(mut self, before: &[&str], script: &str) -> Self {
         let shell = ["sh", "-c", script, "sh"];
         self.wrapper = before.iter().chain(&shell).map(|word| (*word).to_owned()).collect();
@@ -69,7 +69,7 @@ impl<'a> Run<'a> {
         let own = std::env::current_exe().expect("has a path");
         let mut words = self.wrapper.iter().map(String::as_str).chain([own.to_str().expect("is UTF-8")]);
         let error = fixture.path(&format!("error-{}", self.project));
-        // One of an earlier run need not be there.
+        // The file of an earlier run need not exist.
         let _ = std::fs::remove_file(&error);
         let child = Command::new(words.next().expect("a program"))
             .args(words)
@@ -89,20 +89,20 @@ impl<'a> Run<'a> {
         Running { child, error }
     }
 
-    /// Runs it to its end.
+    /// Runs the process to its end.
     pub(crate) fn end(self, fixture: &Fixture) -> Result<(), String> {
         self.start(fixture).end()
     }
 }
 
-/// Such a process, killed when dropped.
+/// A running process, killed when dropped.
 pub(crate) struct Running {
     child: Child,
     error: PathBuf,
 }
 
 impl Running {
-    /// Waits for its end; what it has to say if that is no success.
+    /// Waits for its end, and returns its message if it failed.
     pub(crate) fn end(mut self) -> Result<(), String> {
         if self.child.wait().expect("is ours").success() {
             return Ok(());
@@ -118,7 +118,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // One that has ended is fine.
+        // A process that has ended already is fine.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -93,7 +93,8 @@ fn a_project_that_was_copied_is_verified_and_not_fetched_again() {
     assert_eq!(fixture.events.count(is_hit), 1, "the new stamps are remembered");
 }
 
-/// Spoils the manifest of a project; the image is then taken from the cache again, and what was wrong is said.
+/// Damages the manifest of a project, and checks that the image is taken from the cache again with
+/// a warning.
 fn distrusted(spoil: impl FnOnce(String) -> String, said: &str) {
     let server = serve();
     let image = disk_image(&payload(SIZE), &[server.url("/disk")]);

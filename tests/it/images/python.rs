@@ -77,7 +77,7 @@ fn no_pip_at_all_and_a_python_without_pip() {
     let error = fixture.ensure(&image).expect_err("there is none");
     assert!(matches!(&error, ImageError::Pip(PipError::Missing { .. })), "{error}");
     assert!(shown(error).contains("nstall"));
-    // In the working directory there may be a `pip.py` that came with a repository.
+    // The working directory may have a `pip.py` that came with a repository.
     let here = std::env::current_dir().expect("a directory");
     let there = std::fs::read_to_string(&started_in).expect("it was started");
     assert!(!std::path::Path::new(there.trim()).starts_with(&here), "{there}");

@@ -1,4 +1,4 @@
-//! A disk that is full, or cannot be written to at all.
+//! A disk that is full, or read-only.
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
@@ -12,17 +12,20 @@ use crate::images::fixture::{Fixture, convert, disk_image, payload, raw_of, sha2
 use crate::images::processes::{Run, STATE_ROOT};
 
 const MIB: usize = 1024 * 1024;
-/// Length of the compressed disk below, and half of the disk's own; more than is asked for before work begins.
+/// Length of the compressed disk below, and half of the disk's own; more than the space check asks
+/// for.
 const HALF: usize = 12 * MIB;
 
-/// A disk without zeros that is half as long while it is compressed: each stage takes more room than the one before.
+/// Returns a disk without zeros that is half as long while it is compressed: each stage takes more
+/// space than the one before.
 fn raw() -> Vec<u8> {
     let mut raw = payload(HALF);
     raw.resize(2 * HALF, b'x');
     raw
 }
 
-/// A server that says nothing of sizes, and its image: only the disk itself can tell that there is no room.
+/// Starts a server that announces no sizes, with its image: only the disk itself can show that
+/// there is no space.
 fn compressed() -> (Server, ManagedImageSpec) {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(&raw()).expect("writes");
@@ -36,7 +39,7 @@ fn compressed() -> (Server, ManagedImageSpec) {
     (server, image)
 }
 
-/// The stage that an error is about.
+/// Returns the stage that an error is about.
 fn stage(error: &str) -> &'static str {
     let signs = ["no space left", "are needed", "larger than the file-size limit allows"];
     assert!(signs.iter().any(|sign| error.contains(sign)), "{error}");
@@ -50,7 +53,7 @@ fn files_that_may_not_become_longer_end_in_a_clear_error() {
     let fixture = Fixture::new();
     let disk = fixture.project("project").images().image("disk", "v1").join("rootfs.qcow2");
     let mut stages = Vec::new();
-    // In units of 512 bytes: not the download, not the decompressed disk, not the qcow2.
+    // In units of 512 bytes: too small for the download, for the decompressed disk, for the qcow2.
     for limit in [HALF / 2, HALF + HALF / 2, 2 * HALF + MIB / 16] {
         let script = format!("trap '' XFSZ; ulimit -f {}; exec \"$@\"", limit / 512);
         let error = Run::of(&image).by_script(&[], &script).end(&fixture).expect_err("does not fit");
@@ -62,7 +65,8 @@ fn files_that_may_not_become_longer_end_in_a_clear_error() {
     assert!(raw_of(&disk) == raw());
 }
 
-/// Returns the command that makes a mount namespace; nothing if this user may not make one, which is reported.
+/// Returns the command that creates a mount namespace, or `None` if this user may not create one,
+/// which is reported.
 fn namespace() -> Option<&'static [&'static str]> {
     let ways: [&[&str]; 2] = [&["unshare", "-m"], &["unshare", "-Urm"]];
     let way = ways.into_iter().find(|way| {
@@ -79,7 +83,7 @@ fn namespace() -> Option<&'static [&'static str]> {
     way
 }
 
-/// Runs on a filesystem of `$SIZE`, keeps what that leaves, and runs again where there is room.
+/// Runs on a filesystem of `$SIZE`, keeps what that leaves, and runs again where there is space.
 const SMALL: &str = r#"
 mount -t tmpfs -o "size=$SIZE" tmpfs "$ROOM" || exit 9
 "$@"; first=$?
@@ -121,7 +125,8 @@ fn a_disk_that_is_full_at_whatever_stage_ends_in_a_clear_error() {
     assert_eq!(stages.into_iter().collect::<Vec<_>>(), wanted);
 }
 
-/// Fills the cache from one project if `$FILL` says so, and uses it from another once nobody can write there.
+/// Fills the cache from one project if `$FILL` says so, and uses it from another once it is
+/// read-only.
 const READ_ONLY: &str = r#"
 mount -t tmpfs tmpfs "$ROOM" || exit 9
 if [ -s "$FILL" ]; then CASTRA_TEST_STATE_ROOT="$OTHER" "$@" || exit 8; fi
@@ -153,7 +158,7 @@ fn a_cache_that_can_only_be_read_is_read() {
     }
 }
 
-/// A compressed file whose contents would fill any disk: the disk that there is ends it.
+/// A compressed file whose contents would fill any disk: the actual disk ends it.
 #[test]
 fn a_bomb_ends_at_the_edge_of_the_disk() {
     let bomb = {

@@ -72,7 +72,8 @@ impl Drop for TlsServer {
     }
 }
 
-/// Has a process of its own prepare the image, for the trust store is a matter of its environment. The error, if any.
+/// Prepares the image in a separate process, since the trust store depends on the environment.
+/// Returns its error, if any.
 fn ensure(fixture: &Fixture, image: &ManagedImageSpec, trusted: Option<&TlsServer>) -> Result<(), String> {
     let run = Run::of(image);
     match trusted {

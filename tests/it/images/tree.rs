@@ -1,4 +1,4 @@
-//! What lies below a directory, to be compared.
+//! Contents of a directory, for comparison.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,11 +8,11 @@ use castra::files::Digest;
 
 use crate::images::fixture::sha256;
 
-/// Length of the names that stand for where a project is, in digits.
+/// Digits of the names that stand for a project's location.
 const PROJECT_DIGITS: usize = 32;
 
-/// Each file by its path below `root`: its digest, or nothing for those that tell of times or places (manifests, logs,
-/// references). Directories are there with a slash at their end.
+/// Returns each file by its path below `root`: its digest, or `None` for files that depend on times
+/// or locations (manifests, logs, references). Directories have a slash at their end.
 pub(crate) fn tree(root: &Path) -> BTreeMap<String, Option<Digest>> {
     let mut found = BTreeMap::new();
     let mut open = vec![root.to_owned()];
@@ -35,7 +35,7 @@ pub(crate) fn tree(root: &Path) -> BTreeMap<String, Option<Digest>> {
     found
 }
 
-/// The name without the digits that stand for where the project is.
+/// Removes the digits that stand for the project's location from a name.
 fn without_place(name: &str) -> String {
     let is_place =
         |part: &&str| part.len() == PROJECT_DIGITS && part.bytes().all(|byte| byte.is_ascii_hexdigit());

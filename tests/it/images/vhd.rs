@@ -1,4 +1,5 @@
-//! An image shaped as the official one: a fixed VHD that is one ext4 filesystem, made by tools and small.
+//! An image shaped like the official one: a fixed VHD that is one ext4 filesystem, made by tools
+//! and small.
 
 use std::path::Path;
 use std::process::Command;
@@ -15,7 +16,7 @@ pub(crate) fn tool(program: &str, arguments: &[&str], last: &Path) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// The start of a kernel, as far as anybody looks at it before booting, and something behind it.
+/// Returns the start of a kernel, as far as it is checked before booting, followed by other bytes.
 pub(crate) fn kernel() -> Vec<u8> {
     let mut bytes = payload(40 * 1024);
     bytes[0x1fe..0x200].copy_from_slice(&[0x55, 0xaa]);
@@ -23,7 +24,7 @@ pub(crate) fn kernel() -> Vec<u8> {
     bytes
 }
 
-/// A disk that is one ext4 filesystem with a kernel and an initramfs in `/boot`.
+/// Returns a disk that is one ext4 filesystem with a kernel and an initramfs in `/boot`.
 pub(crate) fn ext4_disk(directory: &Path) -> Vec<u8> {
     let boot = directory.join("tree/boot");
     std::fs::create_dir_all(&boot).expect("a directory");
@@ -38,7 +39,7 @@ pub(crate) fn ext4_disk(directory: &Path) -> Vec<u8> {
     std::fs::read(disk).expect("reads")
 }
 
-/// The footer of a VHD, as far as it is read.
+/// Returns the footer of a VHD, as far as it is read.
 pub(crate) fn footer(disk_type: u32) -> [u8; 512] {
     let mut footer = [0; 512];
     footer[..8].copy_from_slice(b"conectix");
@@ -68,7 +69,7 @@ pub(crate) fn extract(file: &str) -> TransformStep {
     TransformStep::ExtractFile { path: format!("/boot/{file}") }
 }
 
-/// An image made like `alpine-minimal`: everything out of one VHD.
+/// Returns an image made like `alpine-minimal`: everything from one VHD.
 pub(crate) fn vhd_image(vhd: &[u8], url: &str) -> ManagedImageSpec {
     let made = |role, step| artifact(role, vhd, url, vec![TransformStep::StripVhdFooter, step]);
     let mut image = disk_image(vhd, &[]);

@@ -6,7 +6,7 @@ use castra::managed::{ArtifactSource, ManagedImageSpec, TransformStep};
 
 use crate::images::fixture::{Fixture, convert, disk_image, payload};
 
-/// A fixture whose pip knows this directory and no index, and the wheel that may be put there.
+/// Returns a fixture whose pip knows only this directory and no index, with the wheel to put there.
 pub(crate) fn fixture() -> (Fixture, Vec<u8>, ManagedImageSpec) {
     let mut fixture = Fixture::new();
     let wheels = fixture.path("wheels");
@@ -25,7 +25,7 @@ pub(crate) fn fixture() -> (Fixture, Vec<u8>, ManagedImageSpec) {
     (fixture, wheel, image)
 }
 
-/// A wheel, as small as pip takes it.
+/// Returns a wheel, as small as pip accepts it.
 pub(crate) fn wheel(disk: &[u8]) -> Vec<u8> {
     let metadata = b"Metadata-Version: 2.1\nName: castra-test-disk\nVersion: 1.0\n";
     let tags =

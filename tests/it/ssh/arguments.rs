@@ -1,4 +1,5 @@
-//! Arguments and variables on their way to the guest: every byte, and as many as the guest's kernel takes.
+//! Arguments and variables on their way to the guest: every byte, and as many as the guest's kernel
+//! accepts.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -20,7 +21,7 @@ fn owned(words: &[&[u8]]) -> Vec<OsString> {
     words.iter().map(|word| OsString::from_vec(word.to_vec())).collect()
 }
 
-/// Runs a command without a shell around it: input there, exit and stdout back.
+/// Runs a command without a shell around it, and returns exit and stdout.
 fn exec(
     target: &Target,
     argv: Vec<OsString>,
@@ -35,7 +36,7 @@ fn exec(
     Ok((exit, stdout.join().expect("reads")))
 }
 
-/// `sh` with a script and so many bytes of arguments, none of them long by itself.
+/// Returns `sh` with a script and this many bytes of arguments, none of them long by itself.
 fn many(script: &str, bytes: usize) -> Vec<OsString> {
     let mut argv = owned(&[b"sh", b"-c", script.as_bytes(), b"sh"]);
     argv.extend((0..bytes / 100_000).map(|_| OsString::from("x".repeat(99_991))));
@@ -83,9 +84,9 @@ fn more_than_that_is_an_error_and_nothing_runs() {
     let one = OsString::from("x".repeat(LONGEST + 1));
     let commands = [
         [owned(&[b"sh", b"-c", script.as_bytes(), b"sh"]), vec![one]].concat(),
-        // More than Linux takes with any limits.
+        // More than Linux accepts with any limits.
         many(&script, 7 << 20),
-        // More than is sent.
+        // More than castra sends.
         many(&script, 9 << 20),
     ];
     for argv in commands {
@@ -129,7 +130,7 @@ fn commands_are_found_and_fail_as_in_a_shell() {
 
 #[test]
 fn an_older_agent_gets_a_line() {
-    // OpenSSH's sshd grants nothing before something runs.
+    // OpenSSH's sshd grants no window before something runs.
     for window in [2 << 20, 16] {
         let agent = OlderAgent::start(window);
         let argv = owned(&[b"sh", b"-c", b"printf '%s|' \"$@\" \"$VALUE\"; cat", b"sh", b"it's", b"\xff"]);

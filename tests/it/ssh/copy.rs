@@ -9,7 +9,7 @@ use castra::guest::ssh::{SshError, download, download_until, upload, upload_unti
 
 use crate::ssh::guest::{Guest, pattern};
 
-/// Paths, sorts, modes, times and contents of a tree.
+/// Returns paths, kinds, modes, times and contents of a tree.
 fn describe(root: &Path) -> Vec<(String, String)> {
     let mut left = vec![root.to_owned()];
     let mut seen = Vec::new();
@@ -68,7 +68,7 @@ fn a_tree_goes_there_and_back() {
         download(&guest.target, there.to_str().expect("is text"), &back, &mut |_| ()).expect("downloads");
     assert_eq!(describe(&back), describe(&source));
     assert_eq!((copied.files, copied.bytes), (103, told));
-    // Once more, over what is there.
+    // Again, over the existing copy.
     let again = back.join("there");
     download(&guest.target, there.to_str().expect("is text"), &back, &mut |_| ()).expect("downloads");
     assert_eq!(describe(&again), describe(&source));
@@ -82,7 +82,7 @@ fn a_second_copy_replaces_the_first() {
     fs::create_dir(&there).expect("makes a directory");
     let goal = there.to_str().expect("is text");
     upload(&guest.target, &source, goal, &mut |_| ()).expect("uploads");
-    // New in a directory whose copy takes no new files.
+    // New in a directory whose copy is read-only.
     let deep = source.join("a/deep");
     fs::set_permissions(&deep, fs::Permissions::from_mode(0o755)).expect("sets");
     fs::write(deep.join("new"), "new").expect("writes");
@@ -167,7 +167,7 @@ fn special_files_are_left_out_and_named() {
     assert_eq!(copied.skipped, [pipe]);
 }
 
-/// A name of every byte that a name can have, each alone and all in one.
+/// Returns a name for every byte that a name can have, each alone and all in one.
 fn every_byte() -> Vec<Vec<u8>> {
     let bytes: Vec<u8> = (1..=255).filter(|byte| *byte != b'/').collect();
     let mut names: Vec<Vec<u8>> = bytes.iter().map(|byte| vec![b'n', *byte]).collect();
@@ -204,7 +204,7 @@ fn names_are_bytes_both_ways() {
     let copied = download(&guest.target, &there, &back, &mut |_| ()).expect("downloads");
     assert!(copied.failed.is_empty(), "{:?}", copied.failed);
     same_trees(&source, &back);
-    // And as what was named.
+    // And as the name on the command line.
     let latin = guest.scratch().join(OsStr::from_bytes(b"\xfc"));
     upload(&guest.target, &source.join("na"), &latin, &mut |_| ()).expect("uploads");
     download(&guest.target, &latin, &back.join("alone"), &mut |_| ()).expect("downloads");
@@ -251,13 +251,13 @@ fn what_the_user_named_is_written_through() {
         assert!(reader.join().expect("ends") == pattern(200_000));
         assert_eq!(mode(&pipe), 0o010_600);
     }
-    // A device: never one of this machine's own.
+    // A device, but never one of this machine's own.
     let null = scratch.join("null");
     let device = rustix::fs::makedev(1, 3);
     let bits = rustix::fs::Mode::from_raw_mode(0o622);
     let made =
         rustix::fs::mknodat(rustix::fs::CWD, &null, rustix::fs::FileType::CharacterDevice, bits, device);
-    // Only root makes devices, and not in every container.
+    // Only root creates devices, and not in every container.
     if made.is_ok() && fs::OpenOptions::new().write(true).open(&null).is_ok() {
         let before = mode(&null);
         get(&null).expect("downloads");
@@ -298,7 +298,7 @@ fn what_the_user_named_is_read_to_its_end() {
     upload(&guest.target, &pipe, &there, &mut |_| ()).expect("uploads");
     writer.join().expect("ends");
     assert!(fs::read(&there).expect("reads") == pattern(3_000_000));
-    // What is not read is an error: a pipe in the guest, a socket here.
+    // Objects that cannot be read are errors: a pipe in the guest, a socket here.
     let error = download(&guest.target, &pipe, &guest.scratch().join("x"), &mut |_| ()).expect_err("fails");
     assert!(error.to_string().contains("neither a file"), "{error}");
     let socket = guest.scratch().join("socket");
@@ -324,7 +324,7 @@ fn the_umask_counts_and_no_rights_are_lent() {
     let allowed = 0o777 & !u32::from_str_radix(umask, 8).expect("is a number");
     assert_eq!(mode(&goal.join("file")) & 0o7777, allowed);
     assert_eq!(mode(&goal.join("open")) & 0o7777, allowed);
-    // Nor does a file that is there keep such bits, with contents of the guest's.
+    // Nor does an existing file keep such bits, with contents from the guest.
     fs::set_permissions(goal.join("file"), fs::Permissions::from_mode(0o4711)).expect("sets");
     download(&guest.target, source.join("file"), &goal, &mut |_| ()).expect("downloads");
     assert_eq!(mode(&goal.join("file")) & 0o7777, 0o711);

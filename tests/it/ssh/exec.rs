@@ -123,14 +123,14 @@ fn a_background_process_keeps_neither_exit_nor_caller() {
     let output = guest.capture("sleep 60 & echo $!; exit 5");
     assert_eq!(output.exit, GuestExit::Code(5));
     assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
-    // It goes on: the command ended by itself, so nobody hung it up.
+    // The process continues: the command ended by itself, so nothing hung it up.
     let pid: i32 = String::from_utf8(output.stdout).expect("is text").trim().parse().expect("is a pid");
     let pid = rustix::process::Pid::from_raw(pid).expect("is a pid");
     rustix::process::test_kill_process(pid).expect("lives on");
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("ends");
 }
 
-/// As with OpenSSH: nobody reads what it prints any more. One that prints elsewhere lives on.
+/// As with OpenSSH, its output has no reader any more. A process that prints elsewhere lives on.
 #[test]
 fn a_background_process_loses_its_output_with_its_command() {
     let guest = Guest::start();
@@ -161,7 +161,7 @@ fn a_call_that_ends_hangs_the_command_up() {
     let mark = guest.scratch().join("hung-up");
     let (streams, _stdin, stdout, _stderr) = pipes();
     let reader = thread::spawn(move || {
-        // Two lines, then the reader goes, and with it the connection.
+        // After two lines the reader closes, and with it the connection.
         let mut lines = BufReader::new(File::from(stdout)).lines();
         lines.next().expect("starts").expect("reads");
     });

@@ -19,7 +19,7 @@ use castra_wire::{EXEC_SUBSYSTEM, ExecHeader};
 use crate::ssh::copy::same_trees;
 use crate::ssh::guest::{Guest, eventually, pattern};
 
-/// One of OpenSSH's programs, set up for a guest.
+/// Returns one of OpenSSH's programs, set up for a guest.
 fn client(guest: &Guest, program: &str) -> Command {
     let shown = Command::new(program).arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status();
     shown.unwrap_or_else(|error| panic!("{program}: {error}; `cargo xtask test` installs it"));
@@ -62,7 +62,8 @@ fn commands_streams_and_codes() {
     assert!(said(&output).ends_with("err\n"), "{}", said(&output));
 }
 
-/// The header of [`castra_wire::ExecHeader`] is a part of a stream like any other: in pieces, with stdin behind it.
+/// The header of [`castra_wire::ExecHeader`] is a part of a stream like any other: in pieces,
+/// followed by stdin.
 #[test]
 fn a_header_comes_in_any_pieces() {
     let guest = Guest::start();
@@ -74,7 +75,7 @@ fn a_header_comes_in_any_pieces() {
     ssh.args(["-o", "PermitLocalCommand=yes", "-s", "127.0.0.1", EXEC_SUBSYSTEM]);
     let mut child = ssh.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("starts");
     let mut stdin = child.stdin.take().expect("is a pipe");
-    // Until then it would read all at once.
+    // Until then the header would arrive in one read.
     eventually("ssh is connected", || mark.exists());
     let (pieces, last) = header.split_at(header.len() - 3);
     for piece in pieces.chunks(5) {
@@ -162,7 +163,8 @@ fn a_lot_of_data_both_ways_while_keys_change() {
     assert!(output.stdout == sent, "{} bytes", output.stdout.len());
 }
 
-/// The worst moment for a key exchange: the command's output waits for its reader, and its input for its output.
+/// The worst moment for a key exchange: the command's output waits for its reader, and its input
+/// for its output.
 #[test]
 fn keys_change_while_everything_waits() {
     let guest = Guest::start();
@@ -405,7 +407,8 @@ fn a_forward_to_a_unix_socket() {
     drop(forwarding);
 }
 
-/// The services on both sides see who connects, and a directory that is not this user's is closed to it.
+/// The services on both sides see the connecting user, and a directory that is not this user's is
+/// closed to them.
 #[test]
 fn a_unix_socket_is_reached_with_the_users_rights() {
     if !rustix::process::geteuid().is_root() {

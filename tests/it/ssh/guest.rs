@@ -1,4 +1,4 @@
-//! A server in this process, and the keys to it.
+//! A server in this process, and its keys.
 
 use std::ffi::OsString;
 use std::io::{Read as _, Write as _};
@@ -49,7 +49,7 @@ impl Guest {
         self.server.personalise(&pem, &[keys.client_public_line()]).expect("takes the keys");
     }
 
-    /// A directory of this test's own.
+    /// Returns a directory of this test's own.
     pub(crate) fn scratch(&self) -> &std::path::Path {
         self.directory.path()
     }
@@ -59,7 +59,7 @@ impl Guest {
         ssh::capture(&castra::cancel::Cancel::new(), &self.target, argv, 64 << 20).expect("runs")
     }
 
-    /// Runs a line on pipes of its own: input there, exit and both outputs back.
+    /// Runs a line on pipes of its own, and returns exit and both outputs.
     pub(crate) fn exec(&self, line: &str, input: Vec<u8>, tty: Option<Tty>) -> (GuestExit, Vec<u8>, Vec<u8>) {
         let (streams, stdin, stdout, stderr) = pipes();
         let writer = thread::spawn(move || {
@@ -87,12 +87,13 @@ impl Drop for Guest {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
-        // Whoever is not root cannot remove what is in a directory without write permission.
+        // Without root, the contents of a directory without write permission cannot be removed.
         let _ = std::process::Command::new("chmod").args(["-R", "u+rwX"]).arg(self.directory.path()).status();
     }
 }
 
-/// Streams for a command, and their other ends: stdin's writer, stdout's and stderr's readers.
+/// Returns streams for a command, and their other ends: stdin's writer, stdout's and stderr's
+/// readers.
 pub(crate) fn pipes() -> (Stdio, OwnedFd, OwnedFd, OwnedFd) {
     let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).expect("makes a pipe");
     let ((stdin, in_writer), (out_reader, stdout), (err_reader, stderr)) = (pipe(), pipe(), pipe());
@@ -107,7 +108,7 @@ pub(crate) fn drain(reader: OwnedFd) -> thread::JoinHandle<Vec<u8>> {
     })
 }
 
-/// The name of this process's user.
+/// Returns the name of this process's user.
 pub(crate) fn own_name() -> String {
     let uid = rustix::process::geteuid().as_raw().to_string();
     let passwd = std::fs::read_to_string("/etc/passwd").expect("reads");
@@ -115,12 +116,12 @@ pub(crate) fn own_name() -> String {
     passwd.lines().map(fields).find(|fields| fields[2] == uid).expect("has a name").swap_remove(0)
 }
 
-/// Bytes in which every loss, repetition or swap shows.
+/// Returns bytes in which every loss, repetition or swap shows.
 pub(crate) fn pattern(length: usize) -> Vec<u8> {
     (0_u32..).flat_map(|number| number.wrapping_mul(2_654_435_761).to_be_bytes()).take(length).collect()
 }
 
-/// Waits until something is true; fails after ten seconds.
+/// Waits until a condition holds; fails after ten seconds.
 pub(crate) fn eventually(what: &str, mut is_true: impl FnMut() -> bool) {
     let started = std::time::Instant::now();
     while !is_true() {

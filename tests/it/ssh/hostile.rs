@@ -21,7 +21,8 @@ const DIRECTORY: u32 = 0o040_755;
 const REGULAR: u32 = 0o106_777;
 const LINK: u32 = 0o120_777;
 
-/// What the server lists for each directory: names with their modes. A directory that is not here holds itself.
+/// Contents that the server lists for each directory: names with their modes. A directory that is
+/// not here contains itself.
 type Tree = HashMap<&'static str, Vec<(String, u32)>>;
 
 #[derive(Clone)]
@@ -112,7 +113,7 @@ impl Files {
                 if listed.is_empty() {
                     return status(Code::EOF);
                 }
-                // One name without end: the directory goes on for as long as anybody asks.
+                // A directory without end: it lists one name as often as it is read.
                 if listed[0].0 == "endless" {
                     self.left.insert(handle, listed);
                     return Reply::Names(vec![entry("x", REGULAR); 5000]);
@@ -125,7 +126,7 @@ impl Files {
             }
             Request::Realpath { .. } => Reply::Names(vec![entry("/tree/..", DIRECTORY)]),
             Request::Open { path, .. } => Reply::Handle(path),
-            // More than was asked for.
+            // More than was requested.
             Request::Read { offset: 0, .. } => Reply::Data(Bytes::from_static(b"evil and more")),
             Request::Read { .. } => status(Code::EOF),
             Request::Close { .. } => status(Code::OK),
@@ -184,7 +185,7 @@ fn links_and_what_goes_by_the_same_name_do_not_lead_outside() {
         ("/tree/up", vec![("stolen".into(), REGULAR)]),
         ("/tree/sub", vec![("up".into(), LINK), ("up".into(), REGULAR)]),
     ]);
-    // Whether it comes to its end is the guest's affair; where it writes is not.
+    // The guest decides if the copy succeeds, but not where it writes.
     let _ = copy(tree, "/tree", scratch.path(), &goal);
     assert_eq!(names(&outside), Vec::<String>::new());
     assert_eq!(names(scratch.path()), [".castra", "goal", "outside"]);
@@ -211,7 +212,7 @@ fn trees_without_end_come_to_one() {
     assert_eq!(names(scratch.path()), [".castra"]);
 }
 
-/// The guest says what `.` is called, and the copy would get that name.
+/// The guest reports the name of `.`, and the copy would get that name.
 #[test]
 fn a_name_of_the_source_that_leads_up_ends_the_copy() {
     let scratch = tempfile::tempdir().expect("a directory");
@@ -226,7 +227,7 @@ fn a_name_of_the_source_that_leads_up_ends_the_copy() {
     }
 }
 
-/// Far fewer entries than are allowed, each with a path that is just short enough.
+/// Far fewer entries than allowed, each with a path that is just short enough.
 #[test]
 fn paths_of_a_tree_take_bounded_memory() {
     let mut tree = Tree::new();
@@ -266,7 +267,7 @@ fn a_guest_that_breaks_the_protocol_loses_the_session() {
     assert!(matches!(error, SshError::Lost), "{error:?}");
 }
 
-/// The second copy meets the links that the first one made, as the guest wanted them.
+/// The second copy meets the links that the first one created, as the guest wanted them.
 #[test]
 fn links_of_an_earlier_copy_lead_nowhere() {
     let scratch = tempfile::tempdir().expect("a directory");
@@ -284,7 +285,8 @@ fn links_of_an_earlier_copy_lead_nowhere() {
     copy(second, "/tree", scratch.path(), &goal).expect("is copied");
     assert_eq!(names(&outside), Vec::<String>::new());
     assert_eq!(fs::read(goal.join("tree/up/stolen")).expect("is there"), b"evil");
-    // One file into a directory in which the guest has made a link of its name, and a tree likewise.
+    // One file into a directory in which the guest has created a link of its name, and a tree
+    // likewise.
     std::os::unix::fs::symlink(outside.join("new"), goal.join("file")).expect("links");
     let error = copy(Tree::new(), "/a/file", scratch.path(), &goal).expect_err("is refused");
     assert!(error.to_string().contains("goal/file"), "{error}");

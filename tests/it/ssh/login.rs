@@ -15,7 +15,7 @@ fn whoami(target: &Target) -> Result<String, SshError> {
     Ok(String::from_utf8(output.stdout).expect("is text").trim().to_owned())
 }
 
-/// Keys that the guest does not know.
+/// Returns keys that the guest does not know.
 fn other_keys() -> (tempfile::TempDir, VmKeys) {
     let directory = tempfile::tempdir().expect("makes a directory");
     let layout = ProjectLayout::unchecked(directory.path().to_owned()).vm("other");
@@ -112,7 +112,7 @@ fn root_becomes_another_user_with_all_groups() {
     }
     let guest = Guest::start();
     let target = Target { user: "nobody".into(), ..guest.target.clone() };
-    // Its shell may be nologin; SFTP needs none, and shows what rights there are.
+    // The user's shell may be nologin; SFTP needs none, and shows the rights.
     let private = guest.scratch().join("private");
     std::fs::write(&private, "secret").expect("writes");
     std::fs::set_permissions(&private, std::fs::Permissions::from_mode(0o600)).expect("sets");

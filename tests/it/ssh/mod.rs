@@ -1,4 +1,4 @@
-//! Both ends of Castra's SSH, talking over 127.0.0.1 as the current user.
+//! Both ends of Castra's SSH, connected over 127.0.0.1 as the current user.
 
 #![cfg(target_os = "linux")]
 

@@ -1,4 +1,4 @@
-//! An agent that knows no array of arguments: it refuses the subsystem, and runs lines.
+//! An agent without support for arrays of arguments: it refuses the subsystem, and runs lines.
 
 use std::collections::HashMap;
 use std::io::Write as _;
@@ -24,7 +24,7 @@ pub(crate) struct OlderAgent {
 }
 
 impl OlderAgent {
-    /// Starts one that grants so many bytes on a new channel.
+    /// Starts an agent that grants this many bytes on a new channel.
     pub(crate) fn start(window: u32) -> Self {
         let directory = tempfile::tempdir().expect("makes a directory");
         let layout = ProjectLayout::unchecked(directory.path().join(".castra")).vm("box");
@@ -62,18 +62,18 @@ struct Server {
 struct Waiting {
     environment: Vec<(String, String)>,
     line: Vec<u8>,
-    /// All data of the channel, whenever it came.
+    /// All data of the channel, whenever it arrived.
     input: Vec<u8>,
 }
 
 impl Waiting {
-    /// Returns the exit status and stdout.
+    /// Runs the line, and returns the exit status and stdout.
     fn run(self) -> (u32, Vec<u8>) {
         let line = std::ffi::OsString::from_vec(self.line);
         let mut command = Command::new("sh");
         command.arg("-c").arg(line).envs(self.environment).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().expect("starts");
-        // It may end without reading everything.
+        // The command may end without reading everything.
         let _ = child.stdin.take().expect("is a pipe").write_all(&self.input);
         let output = child.wait_with_output().expect("ends");
         (output.status.code().and_then(|code| code.try_into().ok()).unwrap_or(255), output.stdout)

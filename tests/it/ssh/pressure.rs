@@ -1,4 +1,4 @@
-//! Neither side may fill memory, and neither may deadlock.
+//! Pressure on both sides: neither may fill memory, and neither may deadlock.
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
@@ -14,13 +14,14 @@ use crate::ssh::guest::{Guest, pattern, pipes};
 
 const CHUNK: usize = 64 * 1024;
 
-/// Room for both queues, both windows, the read-ahead and the program. Without limits it would be all that is sent.
+/// Memory in bytes for both queues, both windows, the read-ahead and the program. Without limits it
+/// would be everything sent.
 const MEMORY_LIMIT: usize = 24 << 20;
 
-/// The same and the kernel's socket buffers and pipes.
+/// Bytes that may be sent: the memory limit and the kernel's socket buffers and pipes.
 const SENT_LIMIT: usize = 48 << 20;
 
-/// Writes chunks until the reader goes or all are written, and counts the bytes.
+/// Writes chunks until the reader is gone or all are written, and counts the bytes.
 fn write_counted(stdin: OwnedFd, chunks: usize, sent: Arc<AtomicUsize>) -> thread::JoinHandle<()> {
     let chunk = pattern(CHUNK);
     thread::spawn(move || {
@@ -81,7 +82,7 @@ fn a_command_that_does_not_read_holds_its_sender_back() {
     assert!(at_most < SENT_LIMIT && grown < MEMORY_LIMIT, "{at_most} bytes sent, grown by {grown}");
 }
 
-/// Output without end, and nobody reads it. Nothing but memory can show how much there is of it by now.
+/// Endless output without a reader. Only memory can show how much of it there is.
 #[test]
 fn output_that_nobody_reads_costs_no_memory() {
     let guest = Guest::start();
@@ -103,7 +104,7 @@ fn output_that_nobody_reads_costs_no_memory() {
     }
 }
 
-/// A slow reader behind `cat`: the command's output fills up, then its input.
+/// A slow reader of `cat`: the command's output fills up, then its input.
 #[test]
 fn a_reader_that_pauses_holds_the_command_back() {
     let guest = Guest::start();

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use crate::ssh::guest::Guest;
 
-/// Any bytes but NUL, which no argument can hold.
+/// Returns any bytes but NUL, which no argument can hold.
 fn argument() -> impl Strategy<Value = OsString> {
     prop_oneof![
         prop::collection::vec(1_u8.., 0..24).prop_map(OsString::from_vec),

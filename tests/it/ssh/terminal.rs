@@ -14,7 +14,7 @@ use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 
 use crate::ssh::guest::{Guest, drain, eventually, own_name, pipes};
 
-/// A terminal on this side: the user's end and the program's.
+/// Returns a terminal on this side: the user's end and the program's.
 fn terminal() -> (OwnedFd, OwnedFd) {
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
     let user = rustix::pty::openpt(flags).expect("opens");
@@ -126,7 +126,7 @@ fn a_resize_is_passed_on() {
     assert_eq!(rest.trim(), "50 132");
 }
 
-/// Not a test: what [`other_process`] runs.
+/// Not a test: the code that [`other_process`] runs.
 #[test]
 #[ignore = "runs in a process of its own, started by other tests"]
 fn exec_in_a_process_of_its_own() {
@@ -195,7 +195,7 @@ fn a_second_signal_ends_the_call() {
     eventually("it hears the first", || mark.with_extension("int").exists());
     kill_process(pid(&child), Signal::INT).expect("signals");
     assert_eq!(child.wait().expect("ends").code(), Some(130));
-    // The server of this test ends with it, and could not hang the command up any more.
+    // The server of this test ends with it, and could not hang up the command any more.
     let command = std::fs::read_to_string(mark.with_extension("pid")).expect("written");
     eventually("the command is hung up", || !Path::new("/proc").join(command.trim()).exists());
 }

@@ -49,7 +49,7 @@ fn sources_are_read_to_their_end(project: &Project) {
     project.run(&["cp", ":/dev/null", "nothing"]).code(74).says("neither a file nor a directory");
 }
 
-/// Only nodes of this test's own: as root, a mistake would cost this machine its devices.
+/// Uses only nodes of this test's own: as root, a mistake would cost this machine its devices.
 fn the_destination_keeps_its_kind(project: &Project, home: &Path) {
     project.run(&["exec", "--", "sh", "-c", "echo content > /root/file; chmod 4777 /root/file"]).ok();
     fs::write(home.join("target"), "old").expect("written");

@@ -1,5 +1,5 @@
-//! `--network isolated`: an image whose own service calls out as soon as it boots reaches nothing, not even while a warm
-//! template is made of it.
+//! `--network isolated`: an image whose own service calls out as soon as it boots reaches nothing,
+//! not even while a warm template is made of it.
 
 use std::io::ErrorKind;
 use std::net::{TcpListener, UdpSocket};
@@ -7,7 +7,7 @@ use std::net::{TcpListener, UdpSocket};
 use castra_test_support::Project;
 use castra_test_support::disks::alpine_with_service;
 
-/// Listens on one port of both loopback addresses of this machine, by TCP and UDP.
+/// Listeners on one port of both loopback addresses of this machine, by TCP and UDP.
 struct Listeners {
     port: u16,
     tcp: [TcpListener; 2],
@@ -30,7 +30,7 @@ impl Listeners {
         Some(Self { port, tcp, udp })
     }
 
-    /// Whatever has reached them since the last call.
+    /// Returns everything that has reached them since the last call.
     fn heard(&self) -> Vec<&'static str> {
         let mut heard = Vec::new();
         for (listener, name) in self.tcp.iter().zip(["TCP over IPv4", "TCP over IPv6"]) {
@@ -58,10 +58,12 @@ fn is_heard<T>(outcome: std::io::Result<T>) -> bool {
     }
 }
 
-/// This machine, as a guest of QEMU's user network sees it, and that network's DNS server.
+/// Addresses of this machine, as a guest of QEMU's user network sees it, and of that network's DNS
+/// server.
 const ADDRESSES: [(&str, &str); 2] = [("10.0.2.2", "10.0.2.3"), ("fec0::2", "fec0::3")];
 
-/// Calls this machine in every way there is, and asks its DNS server; what answers is printed.
+/// Returns commands that call this machine in every possible way, and its DNS server, and print the
+/// answers.
 fn calls(port: u16) -> String {
     ADDRESSES
         .iter()
@@ -83,7 +85,7 @@ fn vm_that_is_isolated_reaches_nothing_from_its_first_instruction() {
     // IPv6 takes a moment to have an address.
     let script = format!("sleep 2\n({calls}) >/castra-calls 2>&1\necho called >>/castra-calls");
     let image = alpine_with_service(&script, directory.path());
-    // A cache of its own, which has no template of the image.
+    // A cache of its own, without a template of the image.
     let project = Project::isolated();
     let vm = "[[vms]]\nname = \"vm\"\nmanaged_image = { name = \"caller\", version = \"v1\" }\n";
     project.write("castra.toml", &format!("{}{vm}", image.described_as("caller")));
@@ -105,14 +107,14 @@ fn vm_that_is_isolated_reaches_nothing_from_its_first_instruction() {
             .ok()
             .text()
     };
-    // The template is made by this, and its service has called by then.
+    // This makes the template, and its service has called by then.
     let seen = run("isolated", "cat /castra-calls");
     assert!(seen.ends_with("called\n"), "the service has run: {seen}");
     assert_eq!(listeners.heard(), Vec::<&str>::new(), "while the template was made");
     assert_eq!(seen, "called\n");
     let seen = run("isolated", &format!("{calls}echo done"));
     assert_eq!((seen.as_str(), listeners.heard()), ("done\n", Vec::new()));
-    // The same template, with the network that was not there when it was made: the calls are such that they arrive.
+    // The same template, with the network that was missing when it was made: the calls do arrive.
     run("full", &format!("{calls}echo done"));
     assert_eq!(listeners.heard(), ["TCP over IPv4", "TCP over IPv6", "UDP over IPv4", "UDP over IPv6"]);
 }

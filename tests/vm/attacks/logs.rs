@@ -1,5 +1,5 @@
-//! Logs: a guest that floods its console fills no disk of this machine, whether its VM stays, is thrown away or becomes a
-//! template.
+//! Logs: a guest that floods its console fills no disk of this machine, whether its VM stays, is
+//! thrown away or becomes a template.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -11,12 +11,12 @@ use castra::logs::QEMU_BYTES;
 use castra_test_support::Project;
 use castra_test_support::disks::alpine_with_service;
 
-/// Writes four times as much as a log may hold.
+/// Command that writes four times as much as a log may hold.
 const FLOOD: &str = "head -c 8388608 /dev/zero | tr '\\0' x >/dev/ttyS0";
-/// The most that a log may have between two looks at it, on a machine however busy.
+/// Most bytes that a log may have between two checks, however busy the machine.
 const MOST_BYTES: u64 = 2 * QEMU_BYTES;
 
-/// Runs castra to its end. Returns the most bytes that any of the logs had in the meantime, and of all that were seen.
+/// Runs castra to its end. Returns the most bytes that any of the logs had meanwhile.
 fn longest(mut castra: Child, logs: impl Fn(u32) -> Vec<PathBuf>) -> u64 {
     let mut longest = 0;
     loop {
@@ -30,7 +30,7 @@ fn longest(mut castra: Child, logs: impl Fn(u32) -> Vec<PathBuf>) -> u64 {
     }
 }
 
-/// The consoles' logs that the QEMUs of a castra have open, whether these have a name or not.
+/// Returns the console logs that the QEMUs of a castra have open, even those without a name.
 fn open_consoles(castra: u32) -> Vec<PathBuf> {
     let is_child = |process: &Path| {
         let stat = fs::read_to_string(process.join("stat")).unwrap_or_default();
@@ -60,7 +60,7 @@ fn flooded_console_of_a_vm_stays_within_its_bound() {
     let longest = longest(flood, |_| consoles());
     assert!(longest > QEMU_BYTES / 2, "the console was flooded: {longest}");
     assert!(longest <= MOST_BYTES, "{longest} bytes");
-    // Its end is there, before and after it was rotated.
+    // Its end is there, before and after the rotation.
     project.run(&["exec", "--", "sh", "-c", "echo last words >/dev/ttyS0"]).ok();
     let shown = project.run(&["logs"]).ok().text();
     assert!(shown.contains("xxxxxxxx") && shown.contains("last words"), "{} bytes", shown.len());
@@ -80,7 +80,7 @@ fn flooded_console_of_a_template_and_of_a_vm_that_is_thrown_away_stay_within_the
         let castra = project.castra(&arguments).spawn().expect("started");
         longest(castra, open_consoles)
     };
-    // The first makes the template, in which the image's service floods the console.
+    // The first run makes the template, in which the image's service floods the console.
     for longest in [run(), run()] {
         assert!(longest > QEMU_BYTES / 2, "the console was flooded: {longest}");
         assert!(longest <= MOST_BYTES, "{longest} bytes");

@@ -1,4 +1,5 @@
-//! Attacks on the promises of `SECURITY.md` that take a real VM: `tests/faults/attacks/` has the others.
+//! Attacks on the promises of `SECURITY.md` that take a real VM: `tests/faults/attacks/` has the
+//! others.
 
 #![cfg(target_os = "linux")]
 

@@ -1,5 +1,5 @@
-//! The default image's fallback comes from a third party: its guest agent, which would run as root, does not run, and its
-//! user, who could become root, cannot be used.
+//! The default image's fallback comes from a third party: its guest agent, which would run as root,
+//! does not run, and its user, who could become root, cannot be used.
 
 use castra_test_support::Project;
 

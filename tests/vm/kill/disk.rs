@@ -1,4 +1,4 @@
-//! A VM's disk and record, made by the real `castra`.
+//! A VM's disk and record, created by the real `castra`.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -7,7 +7,7 @@ use castra::failpoint::Point;
 use castra_test_support::parked::{kill_at_each_visit, succeeds};
 use castra_test_support::{Project, bootable_qcow2, tool};
 
-/// A VM of the user's own disk: what it boots does not matter here.
+/// Configuration of a VM on the user's own disk, whose contents do not matter here.
 const CONFIGURATION: &str = "[[vms]]\nname = \"vm\"\nbase_image = \"base.qcow2\"\nmemory = \"128 MiB\"\n";
 
 fn project() -> Project {
@@ -24,7 +24,8 @@ fn up(project: &Project) -> Command {
     command
 }
 
-/// All names below `.castra/`, but for those in `logs/`, and for the timelines: a start that was killed has none.
+/// Returns all names below `.castra/`, except those in `logs/` and the timelines: a start that was
+/// killed has none.
 fn names(project: &Project) -> Vec<String> {
     let state = project.path().join(".castra");
     let directories = [state.clone(), state.join("vms"), state.join("vms/vm")];

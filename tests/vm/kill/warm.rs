@@ -1,4 +1,4 @@
-//! Warm templates and the VMs that go on from them.
+//! Warm templates and the VMs that are restored from them.
 
 use std::fs;
 use std::path::Path;
@@ -14,7 +14,7 @@ fn up(project: &Project) -> Command {
     command
 }
 
-/// Names below the templates' directory that are no finished template.
+/// Returns the names below the templates' directory that are not finished templates.
 fn unfinished(cache: &Path) -> Vec<String> {
     let entries = fs::read_dir(cache.join("castra/templates")).expect("reads");
     let paths = entries.map(|entry| entry.expect("reads").path());
