@@ -11,7 +11,7 @@ use std::process::{Command, ExitCode};
 
 const PACKAGE: &str = "castra-fake-qemu";
 
-/// What it is built from, seen from this package.
+/// Sources that it is built from, relative to this package.
 const SOURCES: [&str; 4] = ["build.rs", "../castra-fake-qemu", "../castra-wire", "../../Cargo.lock"];
 
 /// Settings of the outer build that would only make the inner one differ, or go elsewhere.

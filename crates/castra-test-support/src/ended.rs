@@ -1,4 +1,4 @@
-//! How runs of `castra` end.
+//! Results of runs of `castra`.
 
 use std::process::{Command, Output};
 

@@ -1,5 +1,5 @@
-//! What the test binaries share: projects for the real `castra`, servers, disks, and the stand-in
-//! for QEMU.
+//! Fixtures that the test binaries share: projects for the real `castra`, servers, disks, and the
+//! stand-in for QEMU.
 //!
 //! All of it drives `castra` from outside, as its users do, and knows nothing of its library.
 
