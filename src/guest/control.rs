@@ -191,7 +191,7 @@ impl ControlPort {
     }
 
     /// Asks for the guest's condition. The answer is [`GuestMessage::Inspected`]; an agent that
-    /// predates this query reports a failure of [`castra_wire::Errand::Protocol`].
+    /// predates this query reports a failure of [`castra_wire::AgentTask::Protocol`].
     ///
     /// # Errors
     /// As for [`ControlPort::personalise`].
@@ -201,7 +201,7 @@ impl ControlPort {
 
     /// Asks which of these ports have a service that could answer. The answer is
     /// [`GuestMessage::Listeners`]; an agent that predates this query reports a failure of
-    /// [`castra_wire::Errand::Protocol`].
+    /// [`castra_wire::AgentTask::Protocol`].
     ///
     /// # Errors
     /// As for [`ControlPort::personalise`].

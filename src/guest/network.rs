@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use castra_wire::{Condition, Errand, GATEWAY_ADDRESS, GUEST_ADDRESS, GuestMessage, NetworkState, Stage};
+use castra_wire::{AgentTask, Condition, GATEWAY_ADDRESS, GUEST_ADDRESS, GuestMessage, NetworkState, Stage};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -152,7 +152,7 @@ pub fn inspect(control: &Path, limit: Duration, cancel: &Cancel) -> Option<Inspe
             GuestMessage::Inspected(condition) => {
                 return Some(Inspection::new(condition, asked?, since_1970()));
             }
-            GuestMessage::Failed { errand: Errand::Protocol, .. } if asked.is_some() => return None,
+            GuestMessage::Failed { task: AgentTask::Protocol, .. } if asked.is_some() => return None,
             _ => {}
         }
     }
@@ -274,7 +274,7 @@ mod tests {
 
     #[test]
     fn an_older_agent_says_nothing() {
-        let unknown = || GuestMessage::Failed { errand: Errand::Protocol, reason: "unknown".into() };
+        let unknown = || GuestMessage::Failed { task: AgentTask::Protocol, reason: "unknown".into() };
         let (heard, inspection) = inspect_guest(Stage::Ready, unknown);
         assert_eq!((heard, inspection), (vec![HostMessage::Attach, HostMessage::Inspect], None));
     }

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use castra_wire::{Errand, GuestMessage};
+use castra_wire::{AgentTask, GuestMessage};
 use serde_json::json;
 
 use crate::cancel::Cancel;
@@ -259,8 +259,8 @@ fn bring_to_rest(
         match message {
             GuestMessage::Settled => return Ok(()),
             // A disk that did not grow would stay small in every VM; the network may still come up.
-            GuestMessage::Failed { errand, reason } if errand != Errand::Network => {
-                return Err(TemplateError::Guest { errand: format!("{errand:?}").to_lowercase(), reason });
+            GuestMessage::Failed { task, reason } if task != AgentTask::Network => {
+                return Err(TemplateError::Guest { task: format!("{task:?}").to_lowercase(), reason });
             }
             _ => {}
         }

@@ -36,10 +36,10 @@ pub enum TemplateError {
         cause: String,
     },
     /// The guest failed at a task that a template needs.
-    #[error("the guest could not {errand}: {reason}")]
+    #[error("the guest could not {task}: {reason}")]
     Guest {
         /// Name of the task.
-        errand: String,
+        task: String,
         /// Message of the guest.
         reason: String,
     },

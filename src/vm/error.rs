@@ -435,12 +435,12 @@ pub enum VmError {
         limit_secs: u64,
     },
     /// The agent could not do what commands need.
-    #[error("the agent in VM `{vm}` could not {errand}: {reason}")]
+    #[error("the agent in VM `{vm}` could not {task}: {reason}")]
     AgentFailed {
         /// The VM.
         vm: String,
         /// What it was to do.
-        errand: &'static str,
+        task: &'static str,
         /// What it said.
         reason: String,
     },

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use castra_wire::{Errand, GuestMessage, Listener, Reach, ServicePort, Transport};
+use castra_wire::{AgentTask, GuestMessage, Listener, Reach, ServicePort, Transport};
 
 use crate::config::{PortForward, Protocol};
 use crate::context::RuntimeContext;
@@ -52,7 +52,7 @@ fn ask(vm: &str, layout: &ProjectLayout, context: &RuntimeContext) -> Option<Vec
                 let told = |forward: &PortForward| Some((*forward, reach(forward)?));
                 return Some(boot.port_forwards.iter().filter_map(told).collect());
             }
-            GuestMessage::Failed { errand: Errand::Protocol, .. } => return None,
+            GuestMessage::Failed { task: AgentTask::Protocol, .. } => return None,
             _ => {}
         }
     }

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use castra_wire::{Errand, GuestMessage};
+use castra_wire::{AgentTask, GuestMessage};
 use serde_json::json;
 
 use crate::cancel::Cancel;
@@ -192,7 +192,7 @@ fn sync_guest(
             match port.next(deadline.min(Instant::now() + LOOK_EVERY)) {
                 Ok(GuestMessage::Synced) => return Ok(Ok(())),
                 // An agent of an earlier castra.
-                Ok(GuestMessage::Failed { errand: Errand::Protocol, reason }) => return Ok(Err(reason)),
+                Ok(GuestMessage::Failed { task: AgentTask::Protocol, reason }) => return Ok(Err(reason)),
                 Ok(_) => {}
                 Err(ControlError::ReadTimeout) if is_full() => return Ok(Err(String::new())),
                 Err(ControlError::ReadTimeout) if Instant::now() < deadline => {}

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use castra_wire::{Errand, GuestMessage, Personality, Relay, Secret, Stage};
+use castra_wire::{AgentTask, GuestMessage, Personality, Relay, Secret, Stage};
 
 use crate::context::RuntimeContext;
 use crate::guest::{ControlError, ControlPort, VmKeys};
@@ -263,11 +263,11 @@ impl BootWatch<'_> {
             match port.next(deadline) {
                 Err(_) if !is_alive() => return Err(BootEnd::Died),
                 Ok(GuestMessage::Personalised) => return Ok(()),
-                Ok(GuestMessage::Failed { errand: Errand::Personalise, reason }) => {
-                    let errand = errand_name(Errand::Personalise);
+                Ok(GuestMessage::Failed { task: AgentTask::Personalise, reason }) => {
+                    let task = task_name(AgentTask::Personalise);
                     return Err(BootEnd::other(VmError::AgentFailed {
                         vm: self.vm.to_owned(),
-                        errand,
+                        task,
                         reason,
                     }));
                 }
@@ -283,7 +283,7 @@ impl BootWatch<'_> {
         message: GuestMessage,
         port: &mut ControlPort,
         personality: &Personality,
-        told: &mut Vec<Errand>,
+        told: &mut Vec<AgentTask>,
     ) -> Result<Vec<Stage>, BootEnd> {
         hear_times(&message, self.stopwatch);
         match message {
@@ -298,18 +298,17 @@ impl BootWatch<'_> {
             GuestMessage::Stage(reached) => Ok(vec![reached.stage]),
             // Without these, commands will never run: waiting on would only hide it.
             GuestMessage::Failed {
-                errand: errand @ (Errand::EnterRoot | Errand::Personalise | Errand::Ssh),
+                task: task @ (AgentTask::EnterRoot | AgentTask::Personalise | AgentTask::Ssh),
                 reason,
             } => Err(BootEnd::other(VmError::AgentFailed {
                 vm: self.vm.to_owned(),
-                errand: errand_name(errand),
+                task: task_name(task),
                 reason,
             })),
-            GuestMessage::Failed { errand, .. } if told.contains(&errand) => Ok(Vec::new()),
-            GuestMessage::Failed { errand, reason } => {
-                told.push(errand);
-                let message =
-                    format!("VM `{}`: the agent could not {}: {reason}", self.vm, errand_name(errand));
+            GuestMessage::Failed { task, .. } if told.contains(&task) => Ok(Vec::new()),
+            GuestMessage::Failed { task, reason } => {
+                told.push(task);
+                let message = format!("VM `{}`: the agent could not {}: {reason}", self.vm, task_name(task));
                 self.context.reporter.report(&Event::Warning { message });
                 Ok(Vec::new())
             }
@@ -410,17 +409,17 @@ pub(super) fn is_hopeless(
     found.filter(|diagnosis| diagnosis.is_final).map(|diagnosis| diagnosis.cause)
 }
 
-fn errand_name(errand: Errand) -> &'static str {
-    match errand {
-        Errand::Network => "bring up the network",
-        Errand::GrowRoot => "grow the root filesystem",
-        Errand::EnterRoot => "enter the root filesystem",
-        Errand::Personalise => "take its keys and name",
-        Errand::Ssh => "start its SSH server",
-        Errand::Relay => "relay a forwarded port",
-        Errand::PowerOff => "shut the guest down",
-        Errand::Settle => "come to rest",
-        Errand::Protocol => "understand castra",
+fn task_name(task: AgentTask) -> &'static str {
+    match task {
+        AgentTask::Network => "bring up the network",
+        AgentTask::GrowRoot => "grow the root filesystem",
+        AgentTask::EnterRoot => "enter the root filesystem",
+        AgentTask::Personalise => "take its keys and name",
+        AgentTask::Ssh => "start its SSH server",
+        AgentTask::Relay => "relay a forwarded port",
+        AgentTask::PowerOff => "shut the guest down",
+        AgentTask::Settle => "come to rest",
+        AgentTask::Protocol => "understand castra",
     }
 }
 

@@ -12,7 +12,7 @@ use castra::cancel::Cancel;
 use castra::guest::append_agent;
 use castra::guest::{ControlError, ControlPort};
 use castra_test_support::disks::{self, Alpine};
-use castra_wire::{Errand, GuestMessage, Personality, Secret, Stage};
+use castra_wire::{AgentTask, GuestMessage, Personality, Secret, Stage};
 use russh::keys::PrivateKey;
 use russh::keys::ssh_key::LineEnding;
 use russh::keys::ssh_key::private::Ed25519Keypair;
@@ -63,7 +63,7 @@ fn from_start_to_power_off() {
     let mut other_name = personality("not a name");
     port.personalise(other_name.clone()).expect("sends");
     let answer = vm.next(&mut port);
-    assert!(matches!(answer, GuestMessage::Failed { errand: Errand::Personalise, .. }), "{answer:?}");
+    assert!(matches!(answer, GuestMessage::Failed { task: AgentTask::Personalise, .. }), "{answer:?}");
     other_name.hostname = "renamed".into();
     port.personalise(other_name).expect("sends");
     vm.expect(&mut port, &GuestMessage::Personalised);

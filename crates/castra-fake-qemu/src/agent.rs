@@ -6,8 +6,8 @@ use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use castra_wire::{
-    Condition, Envelope, Errand, GuestMessage, HostMessage, Lines, Listener, NetworkState, PROTOCOL_VERSION,
-    Reach, Stage, StageReached, decode, encode,
+    AgentTask, Condition, Envelope, GuestMessage, HostMessage, Lines, Listener, NetworkState,
+    PROTOCOL_VERSION, Reach, Stage, StageReached, decode, encode,
 };
 
 use crate::machine::Machine;
@@ -118,7 +118,7 @@ impl Agent<'_> {
             HostMessage::Settle => vec![GuestMessage::Settled],
             HostMessage::Inspect if self.machine.behaviour.has("guest-old") => {
                 let reason = "unknown variant `inspect`".into();
-                vec![GuestMessage::Failed { errand: Errand::Protocol, reason }]
+                vec![GuestMessage::Failed { task: AgentTask::Protocol, reason }]
             }
             HostMessage::Inspect => vec![GuestMessage::Inspected(self.condition())],
             HostMessage::Listeners { ports } => {

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use castra_wire::{
-    Condition, Envelope, Errand, GuestMessage, HostMessage, PROTOCOL_VERSION, Personality, SSH_PORT, Session,
-    Stage, StageReached,
+    AgentTask, Condition, Envelope, GuestMessage, HostMessage, PROTOCOL_VERSION, Personality, SSH_PORT,
+    Session, Stage, StageReached,
 };
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -57,7 +57,7 @@ async fn conduct(kernel_fs: Arc<KernelFs>) -> io::Result<()> {
     // After a reboot of the guest no host may be attached for a long time.
     let command_line = kernel_fs.proc.read("cmdline").unwrap_or_default();
     if let Err(error) = agent.relays.set(&relay::on_command_line(&command_line)) {
-        events.failed(Errand::Relay, error);
+        events.failed(AgentTask::Relay, error);
     }
     tokio::spawn(keep_network(Arc::clone(&kernel_fs), events.clone()));
     tokio::spawn(follow_the_boot(Arc::clone(&kernel_fs), agent.server.clone(), events));
@@ -83,7 +83,7 @@ async fn converse(agent: &mut Agent, received: &mut UnboundedReceiver<Event>) ->
 
 async fn keep_network(kernel_fs: Arc<KernelFs>, events: EventSender) {
     if let Err(error) = network::keep_up(&kernel_fs, &events).await {
-        events.failed(Errand::Network, error);
+        events.failed(AgentTask::Network, error);
     }
 }
 
@@ -91,13 +91,13 @@ async fn keep_network(kernel_fs: Arc<KernelFs>, events: EventSender) {
 /// then the services.
 async fn follow_the_boot(kernel_fs: Arc<KernelFs>, server: SshServer, events: EventSender) {
     if let Err(error) = root::enter(&kernel_fs, || events.reached(Milestone::RootMounted)).await {
-        return events.failed(Errand::EnterRoot, error);
+        return events.failed(AgentTask::EnterRoot, error);
     }
     // Before init, which has just been started, gets to its services.
     residents::remove(&kernel_fs);
     events.reached(Milestone::Root);
     if let Err(error) = network::provide_dns(Path::new(RESOLV_CONF)) {
-        events.failed(Errand::Network, format!("{RESOLV_CONF}: {error}"));
+        events.failed(AgentTask::Network, format!("{RESOLV_CONF}: {error}"));
     }
     tokio::spawn(serve_ssh(server, events.clone()));
     tokio::spawn(grow::keep_size(Arc::clone(&kernel_fs), events.clone()));
@@ -112,7 +112,7 @@ async fn serve_ssh(server: SshServer, events: EventSender) {
         server.serve(listener).await
     };
     if let Err(error) = served.await {
-        events.failed(Errand::Ssh, error);
+        events.failed(AgentTask::Ssh, error);
     }
 }
 
@@ -180,7 +180,7 @@ impl Agent {
                     self.session = session;
                     self.obey(message)
                 }
-                Err(error) => vec![failed(Errand::Protocol, error)],
+                Err(error) => vec![failed(AgentTask::Protocol, error)],
             },
             Some(received) = received.recv() => match received {
                 // The host that asked may be gone, and another one may have asked since.
@@ -189,7 +189,7 @@ impl Agent {
                 }
                 Event::Settled(had_sshd) => self.settled(had_sshd),
                 Event::Reached(milestone, uptime_ms) => self.reach(milestone, uptime_ms),
-                Event::Failed(errand, reason) => self.fail(errand, reason),
+                Event::Failed(task, reason) => self.fail(task, reason),
             },
         };
         let session = self.session;
@@ -215,8 +215,8 @@ impl Agent {
         vec![GuestMessage::Settled]
     }
 
-    fn fail(&mut self, errand: Errand, reason: String) -> Vec<GuestMessage> {
-        let failure = failed(errand, reason);
+    fn fail(&mut self, task: AgentTask, reason: String) -> Vec<GuestMessage> {
+        let failure = failed(task, reason);
         if self.failures.len() < KEPT_FAILURES {
             self.failures.push(failure.clone());
         }
@@ -251,7 +251,7 @@ impl Agent {
 
     fn personalise(&mut self, personality: Personality) -> Vec<GuestMessage> {
         if let Err(error) = personality::apply(&personality, &self.kernel_fs, &self.server) {
-            return vec![failed(Errand::Personalise, error)];
+            return vec![failed(AgentTask::Personalise, error)];
         }
         self.clock_set.send_replace(());
         let relayed = personality.relays.as_ref().map_or(Ok(()), |relays| self.relays.set(relays));
@@ -259,7 +259,7 @@ impl Agent {
         self.identity = Some(Identity { hostname, machine_id });
         self.is_identity_due = true;
         let mut answers = vec![GuestMessage::Personalised];
-        answers.extend(relayed.err().map(|error| failed(Errand::Relay, error)));
+        answers.extend(relayed.err().map(|error| failed(AgentTask::Relay, error)));
         answers.extend(self.ready_if_all_is_there());
         answers
     }
@@ -365,7 +365,7 @@ impl Agent {
 
     fn settle(&mut self) -> Vec<GuestMessage> {
         if self.identity.is_some() {
-            return vec![failed(Errand::Settle, "this VM has a personality already")];
+            return vec![failed(AgentTask::Settle, "this VM has a personality already")];
         }
         self.is_to_settle = true;
         self.settle_if_all_is_there();
@@ -381,7 +381,7 @@ impl Agent {
         let (kernel_fs, events) = (Arc::clone(&self.kernel_fs), self.events.clone());
         tokio::task::spawn_blocking(move || match settle::come_to_rest(&kernel_fs) {
             Ok(had_sshd) => events.settled(had_sshd),
-            Err(error) => events.failed(Errand::Settle, error),
+            Err(error) => events.failed(AgentTask::Settle, error),
         });
     }
 
@@ -390,7 +390,7 @@ impl Agent {
             let (kernel_fs, events) = (Arc::clone(&self.kernel_fs), self.events.clone());
             tokio::task::spawn_blocking(move || {
                 if let Err(error) = power::power_off(&kernel_fs) {
-                    events.failed(Errand::PowerOff, error);
+                    events.failed(AgentTask::PowerOff, error);
                 }
             });
         }
@@ -402,6 +402,6 @@ fn kernel_release() -> String {
     rustix::system::uname().release().to_string_lossy().into_owned()
 }
 
-fn failed(errand: Errand, reason: impl ToString) -> GuestMessage {
-    GuestMessage::Failed { errand, reason: reason.to_string() }
+fn failed(task: AgentTask, reason: impl ToString) -> GuestMessage {
+    GuestMessage::Failed { task, reason: reason.to_string() }
 }

@@ -1,6 +1,6 @@
 //! Events from the agent's tasks to its main loop.
 
-use castra_wire::{Errand, Session, Stage, StageReached};
+use castra_wire::{AgentTask, Session, Stage, StageReached};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
@@ -15,7 +15,7 @@ pub(crate) enum Event {
     /// Everything is on the disk, as requested by the host of this session.
     Synced(Option<Session>),
     /// A task failed, permanently or for now.
-    Failed(Errand, String),
+    Failed(AgentTask, String),
 }
 
 /// Steps of a boot.
@@ -63,8 +63,8 @@ impl EventSender {
     }
 
     /// Reports that a task failed.
-    pub(crate) fn failed(&self, errand: Errand, reason: impl ToString) {
-        self.send(Event::Failed(errand, reason.to_string()));
+    pub(crate) fn failed(&self, task: AgentTask, reason: impl ToString) {
+        self.send(Event::Failed(task, reason.to_string()));
     }
 
     fn send(&self, event: Event) {

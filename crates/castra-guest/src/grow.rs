@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use castra_wire::Errand;
+use castra_wire::AgentTask;
 use rustix::fs::{Mode, OFlags, major, minor};
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
@@ -42,7 +42,7 @@ pub(crate) async fn keep_size(kernel_fs: Arc<KernelFs>, events: EventSender) {
         match outcome.map_err(io::Error::from).flatten() {
             Ok(()) => return,
             Err(error) if read_only(&error) => sleep(READ_ONLY_PAUSE).await,
-            Err(error) => return events.failed(Errand::GrowRoot, error),
+            Err(error) => return events.failed(AgentTask::GrowRoot, error),
         }
         outcome = spawn_growth(&kernel_fs).await;
     }

@@ -12,7 +12,9 @@ use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::time::Duration;
 
-use castra_wire::{DNS_ADDRESS, Errand, GATEWAY_ADDRESS, GUEST_ADDRESS, NETWORK_PREFIX_BITS, NetworkState};
+use castra_wire::{
+    AgentTask, DNS_ADDRESS, GATEWAY_ADDRESS, GUEST_ADDRESS, NETWORK_PREFIX_BITS, NetworkState,
+};
 use tokio::io::Interest;
 use tokio::time::{sleep, timeout};
 
@@ -47,7 +49,7 @@ pub(crate) async fn keep_up(kernel_fs: &KernelFs, events: &EventSender) -> io::R
         let change = async { changes.readable().await.map(|mut ready| ready.clear_ready()) };
         match timeout(if warned { Duration::MAX } else { PATIENCE }, change).await {
             Ok(change) => change?,
-            Err(_) => events.failed(Errand::Network, "the guest's kernel shows no network interface yet"),
+            Err(_) => events.failed(AgentTask::Network, "the guest's kernel shows no network interface yet"),
         }
         warned = true;
         forget_changes(changes.get_ref().as_fd())?;

@@ -51,7 +51,7 @@ pub enum HostMessage {
     /// personality is in place, drops caches that can be read again.
     Settle,
     /// Asks for the condition of the guest. An agent that predates this message fails with
-    /// [`Errand::Protocol`].
+    /// [`AgentTask::Protocol`].
     Inspect,
 }
 
@@ -186,7 +186,8 @@ pub enum GuestMessage {
     /// One of the agent's tasks failed. The VM keeps running.
     Failed {
         /// The task.
-        errand: Errand,
+        #[serde(rename = "errand")]
+        task: AgentTask,
         /// The reason, as text.
         reason: String,
     },
@@ -220,7 +221,7 @@ pub struct NetworkState {
 /// A task of the agent whose failure it reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Errand {
+pub enum AgentTask {
     /// Bringing up the network.
     Network,
     /// Growing the root filesystem to the size of its disk.

@@ -5,7 +5,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::thread::JoinHandle;
 
-use castra_wire::{Errand, Secret, Stage, StageReached, encode};
+use castra_wire::{AgentTask, Secret, Stage, StageReached, encode};
 use tempfile::TempDir;
 
 use super::*;
@@ -230,7 +230,9 @@ fn text_from_the_guest_is_harmless() {
         let stages = (0..1000).map(reached).collect();
         socket.write_all(&encode(&hello("\u{1b}[2J0.1", stages))).expect("writes");
         let reason = "\u{1b}]0;you are hacked\u{7}".repeat(500);
-        socket.write_all(&encode(&GuestMessage::Failed { errand: Errand::Network, reason })).expect("writes");
+        socket
+            .write_all(&encode(&GuestMessage::Failed { task: AgentTask::Network, reason }))
+            .expect("writes");
     });
     let deadline = Instant::now() + LONG;
     let expected = vec![StageReached { stage: Stage::Root, uptime_ms: 0 }];

@@ -4,8 +4,8 @@ use bytes::Bytes;
 use castra::managed::{Catalog, Manifest};
 use castra_sftp::{Attributes, Code, Entry, Flags, Reply, Request};
 use castra_wire::{
-    Envelope, Errand, ExecHeader, GuestMessage, HostMessage, PROTOCOL_VERSION, Personality, Secret, Session,
-    Stage, StageReached, encode,
+    AgentTask, Envelope, ExecHeader, GuestMessage, HostMessage, PROTOCOL_VERSION, Personality, Secret,
+    Session, Stage, StageReached, encode,
 };
 
 const REFERENCE: &str = include_str!("../../../docs/config.md");
@@ -56,7 +56,7 @@ pub(crate) fn control_messages() -> Vec<Vec<u8>> {
         uptime_ms: Some(2),
         root_mounted_ms: Some(1),
     };
-    let failed = GuestMessage::Failed { errand: Errand::Network, reason: "none".to_owned() };
+    let failed = GuestMessage::Failed { task: AgentTask::Network, reason: "none".to_owned() };
     let mut messages = vec![
         encode(&HostMessage::Attach),
         encode(&Envelope { session: Some(Session::new(9)), message: GuestMessage::Synced }),
