@@ -86,7 +86,7 @@ impl Environment {
     pub fn home(&self) -> Result<PathBuf, NoHome> {
         self.absolute_path("HOME").ok_or_else(|| {
             let value = self.get("HOME").map(|value| value.to_string_lossy().into_owned());
-            NoHome { value: value.map(|value| crate::harmless::harmless_text(&value)) }
+            NoHome { value: value.map(|value| crate::sanitize::sanitize_text(&value)) }
         })
     }
 

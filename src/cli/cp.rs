@@ -11,8 +11,8 @@ use serde::Serialize;
 use crate::cancel::Cancel;
 use crate::error::{Error, Kind, Result};
 use crate::guest::ssh::{self, Copied, SshError, Target};
-use crate::harmless::harmless_text;
 use crate::report::Event;
+use crate::sanitize::sanitize_text;
 
 use super::args::CpArgs;
 use super::context::CommandContext;
@@ -81,11 +81,11 @@ impl Copy {
         let states: Vec<String> = copied.states.iter().map(text).collect();
         for name in &skipped {
             // The guest chose the name.
-            let name = harmless_text(name);
+            let name = sanitize_text(name);
             printer.warning(&format!("{name} is neither file, directory nor link: left out"));
         }
         for name in &states {
-            let name = harmless_text(name);
+            let name = sanitize_text(name);
             printer.warning(&format!("{name} holds keys and disks of VMs: left out; name it to copy it"));
         }
         for path in &copied.incomplete {

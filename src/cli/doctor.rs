@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::doctor::{self, Finding, Severity, Subject};
 use crate::error::{Kind, Result};
-use crate::harmless::harmless_lines;
+use crate::sanitize::sanitize_lines;
 
 use super::args::DoctorArgs;
 use super::context::CommandContext;
@@ -84,10 +84,10 @@ fn text(findings: &[Finding], verbosity: Verbosity, printer: &Printer) -> String
             Severity::Warning => Mark::Warning,
             Severity::Problem => Mark::Problem,
         };
-        let message = harmless_lines(&finding.message).replace('\n', "\n      ");
+        let message = sanitize_lines(&finding.message).replace('\n', "\n      ");
         text.push_str(&format!("  {} {message}\n", printer.mark(mark)));
         if let Some(fix) = &finding.fix {
-            text.push_str(&format!("      {}\n", harmless_lines(fix).replace('\n', "\n      ")));
+            text.push_str(&format!("      {}\n", sanitize_lines(fix).replace('\n', "\n      ")));
         }
     }
     text

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use crate::error::Kind;
-use crate::harmless::harmless_lines;
+use crate::sanitize::sanitize_lines;
 
 use super::output::write_line;
 use super::usage;
@@ -64,7 +64,7 @@ pub(super) fn of_clap(error: clap::Error) -> ExitCode {
     // The error quotes its input, such as a file name from a script's loop. An input with control
     // characters is printed without colour.
     let plain = error.render().to_string();
-    if error.use_stderr() && *harmless_lines(&plain) != *plain {
+    if error.use_stderr() && *sanitize_lines(&plain) != *plain {
         write_line(plain.trim_end());
     } else {
         // There is no way to report a closed stdout or stderr.

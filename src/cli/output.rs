@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use crate::harmless::{harmless_json, harmless_lines, harmless_styled};
+use crate::sanitize::{sanitize_json, sanitize_lines, sanitize_styled};
 
 /// Amount of output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,17 +25,17 @@ pub(super) fn answer(bytes: &[u8]) -> io::Result<()> {
 
 /// Writes one line to stderr.
 pub(super) fn write_line(text: &str) {
-    write_styled(&harmless_lines(text));
+    write_styled(&sanitize_lines(text));
 }
 
 /// Writes one line of JSON to stderr, sanitised without changing its meaning.
 pub(super) fn write_json_line(text: &str) {
-    write_styled(&harmless_json(text));
+    write_styled(&sanitize_json(text));
 }
 
 /// Writes a line that may have styles to stderr. If stderr is closed there is no way to report
 /// that.
 pub(super) fn write_styled(text: &str) {
     let mut stderr = anstream::stderr().lock();
-    let _ = writeln!(stderr, "{}", harmless_styled(text));
+    let _ = writeln!(stderr, "{}", sanitize_styled(text));
 }

@@ -13,8 +13,8 @@ use serde::Serialize;
 use crate::config::{ConfigError, Diagnostics};
 use crate::context::Environment;
 use crate::error::Error;
-use crate::harmless::{harmless_json, harmless_lines, harmless_styled};
 use crate::report::Reporter;
+use crate::sanitize::{sanitize_json, sanitize_lines, sanitize_styled};
 
 use super::error::CliError;
 use super::json::{self, Document, JsonReporter};
@@ -65,7 +65,7 @@ impl Printer {
     /// # Errors
     /// Returns errors of stdout; a reader that is gone is not an error.
     pub(super) fn result(&self, text: &str) -> io::Result<bool> {
-        self.styled_result(&harmless_lines(text))
+        self.styled_result(&sanitize_lines(text))
     }
 
     /// Prints text with styles as [`Self::result`] does. Foreign text in it must be sanitised
@@ -75,7 +75,7 @@ impl Printer {
     /// Returns errors as [`Self::result`] does.
     pub(super) fn styled_result(&self, text: &str) -> io::Result<bool> {
         let mut stdout = anstream::stdout().lock();
-        match stdout.write_all(harmless_styled(text).as_bytes()).and_then(|()| stdout.flush()) {
+        match stdout.write_all(sanitize_styled(text).as_bytes()).and_then(|()| stdout.flush()) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
             other => other.map(|()| true),
         }
@@ -97,7 +97,7 @@ impl Printer {
     pub(super) fn json(&self, content: &impl Serialize) -> io::Result<bool> {
         let mut text = serde_json::to_string_pretty(&Document::new(content))?;
         text.push('\n');
-        self.result(&harmless_json(&text))
+        self.result(&sanitize_json(&text))
     }
 
     /// Returns `true` under `--json`.
@@ -123,21 +123,21 @@ impl Printer {
     /// Prints a success on stderr. Programs learn of it from the result.
     pub(super) fn success(&self, text: &str) {
         if self.speaks_to_people() {
-            self.line(&format!("{GREEN}✓{GREEN:#} {}", harmless_lines(text)));
+            self.line(&format!("{GREEN}✓{GREEN:#} {}", sanitize_lines(text)));
         }
     }
 
     /// Prints a next step on stderr.
     pub(super) fn tip(&self, text: &str) {
         if self.speaks_to_people() {
-            self.line(&harmless_lines(text));
+            self.line(&sanitize_lines(text));
         }
     }
 
     /// Prints a warning on stderr.
     pub(super) fn warning(&self, text: &str) {
         if self.speaks_to_people() {
-            self.line(&format!("{YELLOW}warning{YELLOW:#}: {}", harmless_lines(text)));
+            self.line(&format!("{YELLOW}warning{YELLOW:#}: {}", sanitize_lines(text)));
         } else if self.verbosity > Verbosity::Quiet {
             write_json_line(&json::warning_line(text));
         }
@@ -163,20 +163,20 @@ impl Printer {
         if let Some(ConfigError::Invalid(diagnostics)) = error.downcast_ref() {
             return self.line(&diagnostics.render(true));
         }
-        let mut text = format!("{RED}error{RED:#}: {}", harmless_lines(&error.to_string()));
+        let mut text = format!("{RED}error{RED:#}: {}", sanitize_lines(&error.to_string()));
         let mut said = error.to_string();
         for cause in error.causes() {
             let cause = cause.to_string();
             // A cause that the message quotes already is not repeated.
             if !said.contains(&cause) {
-                text.push_str(&format!("\n  {BOLD}cause{BOLD:#}: {}", harmless_lines(&cause)));
+                text.push_str(&format!("\n  {BOLD}cause{BOLD:#}: {}", sanitize_lines(&cause)));
                 said = cause;
             }
         }
         if let Some(hint) = error.hint() {
             text.push_str(&format!(
                 "\n  {BOLD}hint{BOLD:#}: {}",
-                harmless_lines(&hint).replace('\n', "\n        ")
+                sanitize_lines(&hint).replace('\n', "\n        ")
             ));
         }
         self.line(&text);

@@ -7,8 +7,8 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::error::Result;
-use crate::harmless::is_harmless;
 use crate::layout::ProjectLayout;
+use crate::sanitize::is_printable;
 use crate::vm::{self, Record, VmError};
 
 use super::args::{Args, SshConfigArgs};
@@ -144,7 +144,7 @@ fn quoted(path: &Path) -> Result<String, CliError> {
 fn writable(path: &Path) -> Result<String, CliError> {
     let refused = || CliError::NotForSshConfig { what: "path", text: path.to_string_lossy().into_owned() };
     let text = path.to_str().ok_or_else(refused)?;
-    if !is_harmless(text) || text.contains(['"', '\\']) || text.contains("${") {
+    if !is_printable(text) || text.contains(['"', '\\']) || text.contains("${") {
         return Err(refused());
     }
     Ok(text.to_owned())

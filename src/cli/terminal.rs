@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-use crate::harmless::{harmless_lines, harmless_text};
 use crate::report::{Event, Reporter};
+use crate::sanitize::{sanitize_lines, sanitize_text};
 
 use super::output::{Verbosity, write_styled};
 use super::plain;
@@ -47,7 +47,7 @@ impl TerminalReporter {
     }
 
     fn spin(&self, key: &str, message: String) {
-        self.with_bar(key, spinner, |bar| bar.set_message(harmless_text(&message)));
+        self.with_bar(key, spinner, |bar| bar.set_message(sanitize_text(&message)));
     }
 
     /// Updates the bars. Returns `true` if they show the event, which then needs no line.
@@ -60,7 +60,7 @@ impl TerminalReporter {
                     &format!("{image} {artifact}"),
                     || download(total),
                     |bar| {
-                        bar.set_message(harmless_text(&label));
+                        bar.set_message(sanitize_text(&label));
                         bar.set_position(*resumed_bytes);
                         bar.reset_eta();
                     },
@@ -86,7 +86,7 @@ impl TerminalReporter {
                         &key,
                         || download(*total_bytes),
                         |bar| {
-                            bar.set_message(harmless_text(&label));
+                            bar.set_message(sanitize_text(&label));
                             bar.set_position(*done_bytes);
                         },
                     );
@@ -178,7 +178,7 @@ impl Reporter for TerminalReporter {
         if let Some((line, least)) = plain::line(event)
             && self.verbosity >= least
         {
-            self.line(&harmless_lines(&line));
+            self.line(&sanitize_lines(&line));
         }
     }
 }

@@ -340,7 +340,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quoted_text_is_short_and_harmless() {
+    fn quoted_text_is_short_and_printable() {
         assert_eq!(quoted("a"), "`a`");
         assert_eq!(quoted(""), "`\"\"`");
         assert_eq!(quoted("\u{1b}[2J"), "`\\u{1b}[2J`");

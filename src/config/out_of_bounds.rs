@@ -4,8 +4,8 @@ use std::path::{Component, Path, PathBuf};
 
 use super::diagnostics::Problem;
 use crate::error::{Explain, Kind};
-use crate::harmless::harmless_text;
 use crate::layout::STATE_DIRECTORY;
+use crate::sanitize::sanitize_text;
 
 /// Environment variable that lists additional directories, separated by `:`, in which a
 /// configuration may place disks and state.
@@ -23,7 +23,7 @@ pub enum OutOfBounds {
         leads_to: Option<PathBuf>,
     },
     /// The path is in a hidden directory, or a hidden file.
-    #[error("{} is in a hidden place: `{}` begins with a dot", shown(.path), harmless_text(.name))]
+    #[error("{} is in a hidden place: `{}` begins with a dot", shown(.path), sanitize_text(.name))]
     Hidden {
         /// The path.
         path: PathBuf,
@@ -164,7 +164,7 @@ fn allow(place: &Path) -> String {
 }
 
 fn shown(path: &Path) -> String {
-    format!("`{}`", harmless_text(&path.to_string_lossy()))
+    format!("`{}`", sanitize_text(&path.to_string_lossy()))
 }
 
 fn leading(target: Option<&Path>) -> String {

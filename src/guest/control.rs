@@ -17,8 +17,8 @@ use castra_wire::{
 
 use crate::cancel::{Cancel, Interrupted};
 use crate::error::{Explain, Kind};
-use crate::harmless::make_harmless;
 use crate::random::random_bytes;
+use crate::sanitize::sanitize;
 use crate::wait::connect_at_once;
 
 /// Interval at which a wait checks whether it is to stop.
@@ -326,19 +326,19 @@ fn accept(mut message: GuestMessage) -> Result<GuestMessage, ControlError> {
             if *protocol != PROTOCOL_VERSION {
                 return Err(ControlError::OtherProtocol(*protocol));
             }
-            make_harmless(agent_version);
-            make_harmless(kernel);
+            sanitize(agent_version);
+            sanitize(kernel);
             // Each stage is reached once; a guest may claim otherwise.
             let mut seen = std::collections::HashSet::new();
             stages.retain(|reached| seen.insert(reached.stage));
         }
-        GuestMessage::Failed { reason, .. } => make_harmless(reason),
+        GuestMessage::Failed { reason, .. } => sanitize(reason),
         GuestMessage::ModulesMissing { kernel, installed } => {
-            make_harmless(kernel);
-            installed.iter_mut().for_each(make_harmless);
+            sanitize(kernel);
+            installed.iter_mut().for_each(sanitize);
         }
         GuestMessage::Inspected(Condition { network: Some(network), .. }) => {
-            network.interface.iter_mut().for_each(make_harmless);
+            network.interface.iter_mut().for_each(sanitize);
         }
         GuestMessage::Inspected(_)
         | GuestMessage::Stage(_)

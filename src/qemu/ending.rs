@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::Path;
 
-use crate::harmless::harmless_text;
+use crate::sanitize::sanitize_text;
 
 use super::process::end_of_log;
 
@@ -64,7 +64,7 @@ fn parse(line: &str) -> Option<EndingSignal> {
     };
     let name = name.strip_prefix('(').and_then(|name| name.strip_suffix(')'));
     let name = name.filter(|name| !name.is_empty() && *name != "<unknown process>");
-    Some(EndingSignal { signal, pid, sender: name.map(harmless_text) })
+    Some(EndingSignal { signal, pid, sender: name.map(sanitize_text) })
 }
 
 #[cfg(test)]

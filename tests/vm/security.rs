@@ -243,11 +243,11 @@ fn a_disk_that_lay_in_the_state_directory_draws_in_no_other_file() {
 fn harmful(text: &str) -> Vec<char> {
     let colours = ["\u{1b}[1m", "\u{1b}[31m", "\u{1b}[32m", "\u{1b}[33m", "\u{1b}[0m"];
     let without = colours.iter().fold(text.to_owned(), |text, colour| text.replace(colour, ""));
-    let is_harmful = |c: &char| {
+    let is_unprintable = |c: &char| {
         (c.is_control() && !matches!(c, '\n' | '\t'))
             || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
     };
-    without.chars().filter(is_harmful).collect()
+    without.chars().filter(is_unprintable).collect()
 }
 
 #[test]

@@ -9,9 +9,9 @@ use serde::Serialize;
 
 use crate::cli::error::CliError;
 use crate::cli::plain;
-use crate::harmless::harmless_log;
 use crate::layout::earlier_log;
 use crate::report::Event;
+use crate::sanitize::sanitize_log;
 use crate::trusted;
 
 /// Most bytes of a log that are shown, counted from its end: a guest may write as much as it likes
@@ -102,7 +102,7 @@ impl Stream {
             _ => self.pending.len(),
         };
         let bytes: Vec<u8> = self.pending.drain(..whole).collect();
-        Ok(harmless_log(&String::from_utf8_lossy(&bytes)))
+        Ok(sanitize_log(&String::from_utf8_lossy(&bytes)))
     }
 
     fn read_new(&mut self) -> io::Result<()> {
@@ -144,7 +144,7 @@ impl Stream {
         };
         match source {
             Source::Console | Source::Qemu => {
-                Some(Line { source, vm, at_unix_ms: None, text: harmless_log(line) })
+                Some(Line { source, vm, at_unix_ms: None, text: sanitize_log(line) })
             }
             Source::Castra | Source::Images => {
                 let (time, rest) = timed()?;
@@ -152,7 +152,7 @@ impl Stream {
                 let is_wanted =
                     self.wanted.is_empty() || vm.as_ref().is_none_or(|vm| self.wanted.contains(vm));
                 let is_late_enough = self.since.is_none_or(|since| time >= since);
-                let text = format!("{time:.3} {}", harmless_log(&text));
+                let text = format!("{time:.3} {}", sanitize_log(&text));
                 let at_unix_ms = Some(time.as_millisecond());
                 (is_wanted && is_late_enough).then_some(Line { source, vm, at_unix_ms, text })
             }

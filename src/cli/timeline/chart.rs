@@ -5,7 +5,7 @@ use anstyle::{AnsiColor, Style};
 use crate::vm::{Phase, PhaseSpan, StartResult, Timeline};
 
 use crate::cli::units::brief;
-use crate::harmless::harmless_text;
+use crate::sanitize::sanitize_text;
 
 use super::{Look, age, cpus, moment, outcome};
 
@@ -35,7 +35,7 @@ pub(super) fn chart(vm: &str, start: &Timeline, look: Look) -> String {
     let pad = columns.saturating_sub(zero.len() + 1);
     text.push_str(&format!("{DIM}{:LABEL_COLUMNS$}{zero}{end:>pad$}{DIM:#}\n", ""));
     if let StartResult::Failed { reason } = &start.result {
-        text.push_str(&format!("  {RED}failed{RED:#}: {}\n", harmless_text(reason)));
+        text.push_str(&format!("  {RED}failed{RED:#}: {}\n", sanitize_text(reason)));
     } else if start.phases.iter().any(|span| span.end_ms.is_none()) {
         text.push_str("  ?: not seen to end yet\n");
     }
@@ -52,7 +52,7 @@ fn heading(vm: &str, start: &Timeline) -> String {
         start.cpus,
         cpus(start),
         start.memory_mib,
-        harmless_text(&start.base.to_string()),
+        sanitize_text(&start.base.to_string()),
     )
 }
 

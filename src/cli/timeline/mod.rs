@@ -17,7 +17,7 @@ use jiff::tz::TimeZone;
 
 use crate::context::Environment;
 use crate::error::Result;
-use crate::harmless::harmless_lines;
+use crate::sanitize::sanitize_lines;
 use crate::vm::{self, StartKind, StartResult, Timeline};
 
 use super::args::TimelineArgs;
@@ -59,7 +59,7 @@ pub(super) fn run(timeline: &TimelineArgs, context: &CommandContext) -> Result<E
     let look = Look::of(&context.runtime.environment);
     let text = match () {
         () if timeline.html.is_some() => return Ok(ExitCode::SUCCESS),
-        () if timeline.list => harmless_lines(&list(&starts, look)).into_owned(),
+        () if timeline.list => sanitize_lines(&list(&starts, look)).into_owned(),
         () if is_compared && starts.len() > 1 => {
             let shown = &starts[..count.min(starts.len())];
             let (text, fit) = compare::side_by_side(vm, shown, look);

@@ -224,7 +224,7 @@ fn deep_and_broken_messages_are_garbage() {
 }
 
 #[test]
-fn text_from_the_guest_is_harmless() {
+fn text_from_the_guest_is_sanitised() {
     let (vm, mut port) = Vm::run(|mut socket| {
         let reached = |uptime_ms| StageReached { stage: Stage::Root, uptime_ms };
         let stages = (0..1000).map(reached).collect();

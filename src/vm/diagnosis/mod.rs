@@ -11,9 +11,9 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::cancel::Cancel;
-use crate::harmless::harmless_text;
 use crate::layout::VmLayout;
 use crate::qemu::{Accelerator, QemuBinary, find_missing};
+use crate::sanitize::sanitize_text;
 
 use super::timeline::Phase;
 
@@ -59,7 +59,7 @@ impl Diagnosis {
     /// nothing where that machine runs, or where it could not be tried.
     pub(super) fn by_trial(qemu: &QemuBinary, cancel: &Cancel) -> Option<Self> {
         let reason = find_missing(qemu, cancel).ok()??;
-        Some(cases::feature_missing(&harmless_text(&reason)))
+        Some(cases::feature_missing(&sanitize_text(&reason)))
     }
 }
 

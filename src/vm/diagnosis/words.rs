@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use crate::harmless::harmless_log;
 use crate::qemu::end_of_log;
+use crate::sanitize::sanitize_log;
 
 /// Lines of each log that are shown.
 const LINES: usize = 8;
 
-/// The ends of both logs, made harmless for a terminal.
+/// The ends of both logs, sanitised for a terminal.
 #[derive(Debug, Clone, Default)]
 pub(in crate::vm) struct Words {
     pub(in crate::vm) console: String,
@@ -17,7 +17,7 @@ pub(in crate::vm) struct Words {
 
 impl Words {
     pub(in crate::vm) fn read(console_log: &Path, qemu_log: &Path) -> Self {
-        let read = |log: &Path| harmless_log(&end_of_log(log));
+        let read = |log: &Path| sanitize_log(&end_of_log(log));
         Self { console: read(console_log), qemu: read(qemu_log) }
     }
 
@@ -55,7 +55,7 @@ mod tests {
         let words = Words::read(&console, &qemu);
         let quoted = last_words(&words);
         assert_eq!(quoted.lines().count(), LINES + 1, "{quoted}");
-        assert!(quoted.lines().all(crate::harmless::is_harmless), "{quoted:?}");
+        assert!(quoted.lines().all(crate::sanitize::is_printable), "{quoted:?}");
         assert!(words.last_line().is_some_and(|line| line.chars().count() == 200));
     }
 }

@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 use super::super::SshError;
 use super::super::connection::Connection;
 use super::Noted;
-use crate::harmless::harmless_text;
+use crate::sanitize::sanitize_text;
 
 /// Bytes of a file per request. Below every server's limit, and large enough that requests cost
 /// little.
@@ -128,7 +128,7 @@ impl Session {
 
 /// Returns a guest's path in displayable form.
 pub(super) fn shown(path: &[u8]) -> String {
-    harmless_text(&String::from_utf8_lossy(path))
+    sanitize_text(&String::from_utf8_lossy(path))
 }
 
 /// Makes the error for a guest's file.

@@ -15,74 +15,75 @@ const REPLACEMENT: char = '\u{FFFD}';
 /// Replaces characters that could control a terminal or be misleading on it (control characters,
 /// marks that change the direction of text, invisible characters), and cuts off text that is too
 /// long.
-pub fn make_harmless(text: &mut String) {
-    if text.chars().nth(MAX_CHARACTERS).is_none() && !text.chars().any(is_harmful) {
+pub fn sanitize(text: &mut String) {
+    if text.chars().nth(MAX_CHARACTERS).is_none() && !text.chars().any(is_unprintable) {
         return;
     }
-    *text = text.chars().take(MAX_CHARACTERS).map(|c| if is_harmful(c) { REPLACEMENT } else { c }).collect();
+    *text =
+        text.chars().take(MAX_CHARACTERS).map(|c| if is_unprintable(c) { REPLACEMENT } else { c }).collect();
 }
 
-/// Returns a sanitised copy of the text, like [`make_harmless`].
-pub fn harmless_text(text: &str) -> String {
+/// Returns a sanitised copy of the text, like [`sanitize`].
+pub fn sanitize_text(text: &str) -> String {
     let mut text = text.to_owned();
-    make_harmless(&mut text);
+    sanitize(&mut text);
     text
 }
 
 /// Sanitises a log for display: removes whole escape sequences, and all control characters except
 /// line ends and tabs.
-pub fn harmless_log(text: &str) -> String {
+pub fn sanitize_log(text: &str) -> String {
     let without_escapes = anstream::adapter::strip_str(text).to_string();
-    let keep = |c: char| if is_harmful(c) && c != '\n' && c != '\t' { REPLACEMENT } else { c };
+    let keep = |c: char| if is_unprintable(c) && c != '\n' && c != '\t' { REPLACEMENT } else { c };
     without_escapes.chars().filter(|c| *c != '\r').map(keep).collect()
 }
 
 /// Sanitises Castra's own lines; line ends and tabs stay.
-pub fn harmless_lines(text: &str) -> Cow<'_, str> {
-    let is_harmful = |c: char| is_harmful(c) && c != '\n' && c != '\t';
-    if !text.chars().any(is_harmful) {
+pub fn sanitize_lines(text: &str) -> Cow<'_, str> {
+    let is_unprintable = |c: char| is_unprintable(c) && c != '\n' && c != '\t';
+    if !text.chars().any(is_unprintable) {
         return Cow::Borrowed(text);
     }
-    Cow::Owned(text.chars().map(|c| if is_harmful(c) { REPLACEMENT } else { c }).collect())
+    Cow::Owned(text.chars().map(|c| if is_unprintable(c) { REPLACEMENT } else { c }).collect())
 }
 
 /// Sanitises styled lines: line ends, tabs and styles stay (`ESC [ … m`, ECMA-48's SGR).
-pub fn harmless_styled(text: &str) -> String {
-    let mut harmless = String::new();
+pub fn sanitize_styled(text: &str) -> String {
+    let mut sanitized = String::new();
     for (number, part) in text.split('\u{1b}').enumerate() {
         let style = part.strip_prefix('[').and_then(|rest| {
             let end = rest.find(|c: char| !c.is_ascii_digit() && c != ';')?;
             rest[end..].starts_with('m').then_some(())
         });
         if number > 0 {
-            harmless.push(if style.is_some() { '\u{1b}' } else { REPLACEMENT });
+            sanitized.push(if style.is_some() { '\u{1b}' } else { REPLACEMENT });
         }
-        harmless.push_str(&harmless_lines(part));
+        sanitized.push_str(&sanitize_lines(part));
     }
-    harmless
+    sanitized
 }
 
 /// Sanitises a JSON document. JSON's own escaping leaves some characters that a terminal obeys
 /// (DEL, and those from U+0080 on); they can only occur in strings, where they may be written as
 /// numbers.
-pub fn harmless_json(text: &str) -> String {
-    let mut harmless = String::with_capacity(text.len());
+pub fn sanitize_json(text: &str) -> String {
+    let mut sanitized = String::with_capacity(text.len());
     for c in text.chars() {
-        if is_harmful(c) && c != '\n' {
-            harmless.push_str(&format!("\\u{:04x}", u32::from(c)));
+        if is_unprintable(c) && c != '\n' {
+            sanitized.push_str(&format!("\\u{:04x}", u32::from(c)));
         } else {
-            harmless.push(c);
+            sanitized.push(c);
         }
     }
-    harmless
+    sanitized
 }
 
 /// Returns `true` if the text contains nothing that this module would replace.
-pub fn is_harmless(text: &str) -> bool {
-    !text.chars().any(is_harmful)
+pub fn is_printable(text: &str) -> bool {
+    !text.chars().any(is_unprintable)
 }
 
-fn is_harmful(c: char) -> bool {
+fn is_unprintable(c: char) -> bool {
     c.is_control()
         || matches!(c,
             '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2060}'..='\u{206F}' | '\u{FEFF}' | '\u{61C}')
@@ -94,15 +95,15 @@ mod tests {
 
     #[test]
     fn terminal_escapes_and_disguises_go() {
-        assert_eq!(harmless_text("\u{1b}]0;title\u{7}"), "\u{FFFD}]0;title\u{FFFD}");
-        assert_eq!(harmless_text("a\r\nb\u{9b}2J"), "a\u{FFFD}\u{FFFD}b\u{FFFD}2J");
-        assert_eq!(harmless_text("x\u{202e}y\u{2066}z"), "x\u{FFFD}y\u{FFFD}z");
+        assert_eq!(sanitize_text("\u{1b}]0;title\u{7}"), "\u{FFFD}]0;title\u{FFFD}");
+        assert_eq!(sanitize_text("a\r\nb\u{9b}2J"), "a\u{FFFD}\u{FFFD}b\u{FFFD}2J");
+        assert_eq!(sanitize_text("x\u{202e}y\u{2066}z"), "x\u{FFFD}y\u{FFFD}z");
     }
 
     #[test]
     fn a_log_keeps_its_lines_and_loses_its_escapes() {
         let log = "\u{1b}[32mok\u{1b}[0m\tdone\r\n\u{1b}]0;title\u{7}next\u{8}\n";
-        assert_eq!(harmless_log(log), "ok\tdone\nnext\n");
+        assert_eq!(sanitize_log(log), "ok\tdone\nnext\n");
     }
 
     #[test]
@@ -110,25 +111,25 @@ mod tests {
         let styled =
             "\u{1b}[1m\u{1b}[31merror\u{1b}[0m: \u{1b}]0;title\u{7} \u{1b}[2J\u{1b}[?25l\u{9b}1m\u{1b}";
         let expected = "\u{1b}[1m\u{1b}[31merror\u{1b}[0m: \u{FFFD}]0;title\u{FFFD} \u{FFFD}[2J\u{FFFD}[?25l\u{FFFD}1m\u{FFFD}";
-        assert_eq!(harmless_styled(styled), expected);
+        assert_eq!(sanitize_styled(styled), expected);
     }
 
     #[test]
-    fn json_says_the_same_in_harmless_characters() {
+    fn json_says_the_same_in_printable_characters() {
         let value = serde_json::json!({"name": "a\u{7f}\u{9b}2J\u{202e}b\u{1b}\n\té"});
-        let text = harmless_json(&serde_json::to_string_pretty(&value).expect("JSON"));
-        assert!(is_harmless(&text.replace('\n', "")), "{text:?}");
+        let text = sanitize_json(&serde_json::to_string_pretty(&value).expect("JSON"));
+        assert!(is_printable(&text.replace('\n', "")), "{text:?}");
         assert_eq!(serde_json::from_str::<serde_json::Value>(&text).expect("JSON"), value);
     }
 
     #[test]
     fn plain_text_stays() {
         let text = "cannot mount: Größe 10 GiB, «/»";
-        assert_eq!(harmless_text(text), text);
+        assert_eq!(sanitize_text(text), text);
     }
 
     #[test]
     fn endless_text_ends() {
-        assert_eq!(harmless_text(&"é".repeat(100_000)).chars().count(), MAX_CHARACTERS);
+        assert_eq!(sanitize_text(&"é".repeat(100_000)).chars().count(), MAX_CHARACTERS);
     }
 }
