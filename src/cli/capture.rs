@@ -162,17 +162,23 @@ mod tests {
         let mut capture = Capture::new().expect("two pipes");
         capture.stdout.writer.write_all("grün\n".as_bytes()).expect("written");
         capture.stderr.writer.write_all(b"\xff\x00").expect("written");
-        let told = capture.finish(Some(&GuestExit::Signal("TERM".into())), 124);
-        assert_eq!((told.stdout.as_str(), told.stdout_base64), ("grün\n", None));
-        assert_eq!((told.stderr.as_str(), told.stderr_base64.as_deref()), ("\u{fffd}\0", Some("/wA=")));
-        assert_eq!((told.exit_code, told.signal.as_deref(), told.timed_out), (143, Some("TERM"), false));
-        assert!(!told.truncated);
+        let captured = capture.finish(Some(&GuestExit::Signal("TERM".into())), 124);
+        assert_eq!((captured.stdout.as_str(), captured.stdout_base64), ("grün\n", None));
+        assert_eq!(
+            (captured.stderr.as_str(), captured.stderr_base64.as_deref()),
+            ("\u{fffd}\0", Some("/wA="))
+        );
+        assert_eq!(
+            (captured.exit_code, captured.signal.as_deref(), captured.timed_out),
+            (143, Some("TERM"), false)
+        );
+        assert!(!captured.truncated);
     }
 
     #[test]
     fn a_command_that_took_too_long_has_a_code_of_its_own() {
-        let told = Capture::new().expect("two pipes").finish(None, 124);
-        assert_eq!((told.exit_code, told.timed_out), (124, true));
+        let captured = Capture::new().expect("two pipes").finish(None, 124);
+        assert_eq!((captured.exit_code, captured.timed_out), (124, true));
     }
 
     #[test]
@@ -183,8 +189,8 @@ mod tests {
             capture.stderr.writer.write_all(&piece).expect("written");
         }
         assert_eq!(capture.stderr.kept.lock().expect("kept").bytes.len(), MOST_BYTES);
-        let told = capture.finish(None, 124);
-        assert_eq!((told.stderr.len(), told.stdout.len(), told.truncated), (MOST_BYTES, 0, true));
+        let captured = capture.finish(None, 124);
+        assert_eq!((captured.stderr.len(), captured.stdout.len(), captured.truncated), (MOST_BYTES, 0, true));
     }
 
     /// A writer that survives the command, such as a blocked thread, delays the end only up to the
@@ -194,8 +200,8 @@ mod tests {
         let mut capture = Capture::new().expect("two pipes");
         capture.stdout.writer.write_all(b"said").expect("written");
         let other = capture.stdio(None).expect("streams");
-        let told = capture.finish(None, 124);
-        assert_eq!(told.stdout, "said");
+        let captured = capture.finish(None, 124);
+        assert_eq!(captured.stdout, "said");
         drop(other);
     }
 }

@@ -28,8 +28,8 @@ pub(super) fn run(exec: &ExecArgs, context: &CommandContext) -> Result<ExitCode>
     match attempt(exec, capture.as_ref(), context) {
         Ok(exit) => {
             if let Some(capture) = capture {
-                let told = capture.finish(Some(&exit), exit::UNREACHED);
-                context.printer.json(&told).map_err(CliError::from)?;
+                let captured = capture.finish(Some(&exit), exit::UNREACHED);
+                context.printer.json(&captured).map_err(CliError::from)?;
             }
             Ok(ExitCode::from(exit.code()))
         }

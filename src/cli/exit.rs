@@ -97,7 +97,7 @@ mod tests {
         ];
         for (kind, number) in numbers {
             assert_eq!(code_of(kind), number, "{kind:?}");
-            assert!(MEANINGS.iter().any(|(told, _)| *told == number), "{kind:?} is not in the manual");
+            assert!(MEANINGS.iter().any(|(listed, _)| *listed == number), "{kind:?} is not in the manual");
         }
     }
 }

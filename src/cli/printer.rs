@@ -122,21 +122,21 @@ impl Printer {
 
     /// Prints a success on stderr. Programs learn of it from the result.
     pub(super) fn success(&self, text: &str) {
-        if self.speaks_to_people() {
+        if self.is_for_people() {
             self.line(&format!("{GREEN}✓{GREEN:#} {}", sanitize_lines(text)));
         }
     }
 
     /// Prints a next step on stderr.
     pub(super) fn tip(&self, text: &str) {
-        if self.speaks_to_people() {
+        if self.is_for_people() {
             self.line(&sanitize_lines(text));
         }
     }
 
     /// Prints a warning on stderr.
     pub(super) fn warning(&self, text: &str) {
-        if self.speaks_to_people() {
+        if self.is_for_people() {
             self.line(&format!("{YELLOW}warning{YELLOW:#}: {}", sanitize_lines(text)));
         } else if self.verbosity > Verbosity::Quiet {
             write_json_line(&json::warning_line(text));
@@ -148,7 +148,7 @@ impl Printer {
         if diagnostics.is_empty() {
             return;
         }
-        if self.speaks_to_people() {
+        if self.is_for_people() {
             self.line(&diagnostics.render(true));
         } else if self.verbosity > Verbosity::Quiet {
             write_json_line(&json::warning_line(&diagnostics.render(false)));
@@ -182,7 +182,7 @@ impl Printer {
         self.line(&text);
     }
 
-    fn speaks_to_people(&self) -> bool {
+    fn is_for_people(&self) -> bool {
         !self.json && self.verbosity > Verbosity::Quiet
     }
 

@@ -72,8 +72,8 @@ pub(super) fn run(run: &RunArgs, context: &CommandContext) -> Result<ExitCode> {
         })
     });
     if let (Some(capture), Ok(exit)) = (capture, &ended) {
-        let told = capture.finish(exit.as_ref(), TIMED_OUT);
-        context.printer.json(&told).map_err(CliError::from)?;
+        let captured = capture.finish(exit.as_ref(), TIMED_OUT);
+        context.printer.json(&captured).map_err(CliError::from)?;
     }
     Ok(match ended {
         Ok(Some(exit)) => ExitCode::from(exit.code()),

@@ -31,7 +31,7 @@ pub(super) fn run(status: &StatusArgs, context: &CommandContext) -> Result<ExitC
     known.retain(|(name, _)| is_wanted(name));
     let declared: Vec<String> = declared.into_iter().filter(is_wanted).collect();
     if context.printer.is_json() {
-        return tell_json(known, &declared, context.printer);
+        return print_json(known, &declared, context.printer);
     }
     if known.is_empty() && declared.is_empty() {
         context.printer.tip("There is no VM here yet. `castra up` starts one.");
@@ -47,7 +47,7 @@ pub(super) fn run(status: &StatusArgs, context: &CommandContext) -> Result<ExitC
     if context.args.verbosity() == Verbosity::Verbose {
         context.printer.result(&details(&known)).map_err(CliError::from)?;
     }
-    Ok(tell_damaged(known, context.printer))
+    Ok(report_damaged(known, context.printer))
 }
 
 /// The VMs of a project.
@@ -57,7 +57,7 @@ pub(super) struct Vms {
     vms: Vec<VmView>,
 }
 
-fn tell_json(known: PerVm<VmStatus>, declared: &[String], printer: &Printer) -> Result<ExitCode> {
+fn print_json(known: PerVm<VmStatus>, declared: &[String], printer: &Printer) -> Result<ExitCode> {
     let mut code = ExitCode::SUCCESS;
     let mut view = |(name, status): (String, Result<VmStatus, VmError>)| match status {
         Ok(status) => VmView::from(status),
@@ -156,7 +156,7 @@ fn details(known: &PerVm<VmStatus>) -> String {
 
 /// Prints a way out for each VM in trouble; a record that cannot be read is a failure of the
 /// command.
-fn tell_damaged(known: PerVm<VmStatus>, printer: &Printer) -> ExitCode {
+fn report_damaged(known: PerVm<VmStatus>, printer: &Printer) -> ExitCode {
     let mut code = ExitCode::SUCCESS;
     for (name, status) in known {
         match status {

@@ -11,7 +11,7 @@ mod chain;
 mod disk_error;
 mod ending;
 mod error;
-mod found;
+mod find;
 mod img;
 mod kernel;
 mod liveness;
@@ -24,7 +24,7 @@ mod process;
 mod qcow2;
 mod qmp;
 mod race;
-mod trial;
+mod self_test;
 
 pub use accelerator::{Accelerator, AcceleratorChoice};
 pub use argv::{Boot, Channels, HostForward, MachineSpec, Memory, Network, arguments};
@@ -35,7 +35,7 @@ pub use disk_error::DiskError;
 pub use ending::{ENDED_BY_SIGNAL, EndingSignal, ending_signal};
 pub use error::QemuError;
 pub(crate) use error::install_hint;
-pub use found::{FoundQemu, find_qemus, qemu_of_process};
+pub use find::{FoundQemu, find_qemus, qemu_of_process};
 pub use img::{DiskCheck, ImageDisk, ImageWork, check_disk, create_overlay, resize_disk, run_image_tool};
 pub use liveness::{QemuPid, lock_holder, running_qemu, runs_elsewhere};
 pub use machine_status::MachineStatus;
@@ -47,6 +47,6 @@ pub use process::{
 pub use qcow2::{QCOW2_MAGIC, Qcow2Header};
 pub use qmp::{Qmp, QmpError, is_listened_at};
 pub use race::choose_accelerator;
-pub use trial::{
+pub use self_test::{
     INSTALL_FULL_QEMU, Trial, find_missing, remembered_accelerators, try_accelerators, try_everything,
 };

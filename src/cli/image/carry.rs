@@ -40,7 +40,7 @@ pub(super) fn import(path: &Path, context: &CommandContext) -> Result<ExitCode> 
     let project = Project::find(context)?;
     let imported = project.manager().import(path, &project.images(), &project.runtime)?;
     for file in &imported.files {
-        context.printer.success(&told(file));
+        context.printer.success(&describe(file));
     }
     let is_here = |label: &&ImageLabel| {
         let spec = project.images().into_iter().find(|spec| spec.label() == **label);
@@ -57,7 +57,7 @@ pub(super) fn import(path: &Path, context: &CommandContext) -> Result<ExitCode> 
     context.show(&ImageImported { files }, "")
 }
 
-fn told(file: &ImportedFile) -> String {
+fn describe(file: &ImportedFile) -> String {
     let (digest, size) = (&file.digest, megabytes(file.size_bytes));
     let images: Vec<String> = file.images.iter().map(ToString::to_string).collect();
     match images.is_empty() {

@@ -36,7 +36,7 @@ struct Pulled {
 pub(super) fn run(names: &[String], context: &CommandContext) -> Result<ExitCode> {
     let project = match context.config_or_unpinned()? {
         Ok(config) => Project::of(config, context)?,
-        Err(unpinned) => return tell_digests(&unpinned, context),
+        Err(unpinned) => return report_digests(&unpinned, context),
     };
     project.config.bounds.claim_state_root().map_err(ConfigError::State)?;
     let images = if names.is_empty() { what_vms_need(&project)? } else { named(names, &project)? };
@@ -99,7 +99,7 @@ fn pulled(spec: &ManagedImageSpec, paths: &ManagedImagePaths, in_project: bool) 
 }
 
 /// Fetches artifacts that have no digest, and returns an error that lists their digests.
-fn tell_digests(unpinned: &[UnpinnedArtifact], context: &CommandContext) -> Result<ExitCode> {
+fn report_digests(unpinned: &[UnpinnedArtifact], context: &CommandContext) -> Result<ExitCode> {
     // A file with mistakes describes no project, so only the log's directory is opened.
     let layout = StateRoot::of_project(&project::working_directory()?).open(&context.runtime)?;
     let manager = ImageManager::new(&layout);

@@ -90,13 +90,13 @@ fn text(spec: &ManagedImageSpec, found: &FoundImage) -> String {
     if !spec.description.is_empty() {
         text.push_str(&format!("  {}\n", spec.description));
     }
-    let mut told: Vec<&Digest> = Vec::new();
+    let mut listed: Vec<&Digest> = Vec::new();
     for artifact in &spec.artifacts {
-        if told.contains(&&artifact.digest) {
+        if listed.contains(&&artifact.digest) {
             text.push_str(&format!("\n  {}\n    from the same download\n", artifact.role));
             continue;
         }
-        told.push(&artifact.digest);
+        listed.push(&artifact.digest);
         text.push_str(&format!("\n  {}\n", artifact.role));
         let sources = match &artifact.source {
             ArtifactSource::Url(urls) => urls.clone(),

@@ -61,7 +61,7 @@ pub(super) fn run(names: &[String], context: &CommandContext) -> Result<ExitCode
             }
             Err(error) => return Err(error.into()),
             Ok(checked) => {
-                tell(&checked, context);
+                report(&checked, context);
                 warn_of_running(&checked, &project, context);
                 let outcome = if checked.is_intact() { "intact" } else { "repaired" };
                 images.push(output(&checked, outcome, None));
@@ -77,7 +77,7 @@ pub(super) fn run(names: &[String], context: &CommandContext) -> Result<ExitCode
     Ok(errors.first().map_or(done, |error| exit::of_kind(error.kind())))
 }
 
-fn tell(checked: &CheckedImage, context: &CommandContext) {
+fn report(checked: &CheckedImage, context: &CommandContext) {
     let count = checked.files.len();
     let files = if count == 1 { "1 file".to_owned() } else { format!("{count} files") };
     context.printer.success(&match checked.is_intact() {

@@ -65,7 +65,7 @@ pub(super) fn run(logs: &LogsArgs, context: &CommandContext) -> Result<ExitCode>
         return show_plain(&mut streams[0], logs, context);
     }
     let lines = read_all(&mut streams, logs)?;
-    streams.iter().for_each(|stream| tell_left_out(stream, context.printer));
+    streams.iter().for_each(|stream| warn_of_left_out(stream, context.printer));
     let text = text(&lines, &streams);
     let is_read = context.printer.show(&LogLines { lines }, &text)?;
     if logs.follow && is_read {
@@ -172,7 +172,7 @@ fn read_all(streams: &mut [Stream], logs: &LogsArgs) -> Result<Vec<Line>, CliErr
 /// Shows one log without labels, as it is.
 fn show_plain(stream: &mut Stream, logs: &LogsArgs, context: &CommandContext) -> Result<ExitCode> {
     let text = stream.read_raw()?;
-    tell_left_out(stream, context.printer);
+    warn_of_left_out(stream, context.printer);
     let mut is_read = context.printer.result(last_lines(&text, logs.tail)).map_err(CliError::from)?;
     // Ends with Ctrl-C, which is the usual end and no failure, or when the reader of stdout is
     // gone.
@@ -184,7 +184,7 @@ fn show_plain(stream: &mut Stream, logs: &LogsArgs, context: &CommandContext) ->
     Ok(ExitCode::SUCCESS)
 }
 
-fn tell_left_out(stream: &Stream, printer: &Printer) {
+fn warn_of_left_out(stream: &Stream, printer: &Printer) {
     if stream.left_out_bytes > 0 {
         let (size, path) = (megabytes(stream.left_out_bytes), stream.path.display());
         printer.warning(&format!("the first {size} of {path} are left out"));
