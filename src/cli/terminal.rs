@@ -50,21 +50,26 @@ impl TerminalReporter {
         self.with_bar(key, spinner, |bar| bar.set_message(sanitize_text(&message)));
     }
 
+    /// Shows how much of something is done.
+    fn measure(&self, key: &str, label: &str, done_bytes: u64, total_bytes: u64) {
+        self.with_bar(
+            key,
+            || download(total_bytes),
+            |bar| {
+                bar.set_message(sanitize_text(label));
+                bar.set_position(done_bytes);
+            },
+        );
+    }
+
     /// Updates the bars. Returns `true` if they show the event, which then needs no line.
     fn draw(&self, event: &Event) -> bool {
         match event {
             Event::DownloadStarted { image, artifact, from, resumed_bytes, total_bytes } => {
                 let label = format!("→ {image}: {} {artifact}", plain::doing(from));
-                let total = total_bytes.unwrap_or(0);
-                self.with_bar(
-                    &format!("{image} {artifact}"),
-                    || download(total),
-                    |bar| {
-                        bar.set_message(sanitize_text(&label));
-                        bar.set_position(*resumed_bytes);
-                        bar.reset_eta();
-                    },
-                );
+                let key = format!("{image} {artifact}");
+                self.measure(&key, &label, *resumed_bytes, total_bytes.unwrap_or(0));
+                self.with_bar(&key, || download(0), ProgressBar::reset_eta);
                 self.verbosity < Verbosity::Verbose
             }
             Event::Download { image, artifact, done_bytes, .. } => {
@@ -82,14 +87,7 @@ impl TerminalReporter {
                 if done_bytes == total_bytes {
                     self.end(&key);
                 } else {
-                    self.with_bar(
-                        &key,
-                        || download(*total_bytes),
-                        |bar| {
-                            bar.set_message(sanitize_text(&label));
-                            bar.set_position(*done_bytes);
-                        },
-                    );
+                    self.measure(&key, &label, *done_bytes, *total_bytes);
                 }
                 true
             }
@@ -130,10 +128,6 @@ impl TerminalReporter {
                 self.spin(vm, format!("→ {vm}: preparing a warm template…"));
                 false
             }
-            Event::TemplateBaked { vm, .. } => {
-                self.end(vm);
-                false
-            }
             Event::VmPhase { vm, next: Some(phase), .. } => {
                 self.spin(vm, format!("→ {vm}: starting ({phase})…"));
                 false
@@ -142,7 +136,10 @@ impl TerminalReporter {
                 self.spin(vm, format!("→ {vm}: stopping ({method})…"));
                 true
             }
-            Event::VmRunning { vm, .. } | Event::VmStopped { vm, .. } | Event::VmSuspended { vm, .. } => {
+            Event::TemplateBaked { vm, .. }
+            | Event::VmRunning { vm, .. }
+            | Event::VmStopped { vm, .. }
+            | Event::VmSuspended { vm, .. } => {
                 self.end(vm);
                 false
             }

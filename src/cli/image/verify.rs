@@ -92,7 +92,7 @@ fn warn_of_running(checked: &CheckedImage, project: &Project, context: &CommandC
     if !checked.project_was_damaged() {
         return;
     }
-    let statuses = vm::status(&project.layout).into_iter().filter_map(|(_, status)| status.ok());
+    let statuses = vm::status(project.layout).into_iter().filter_map(|(_, status)| status.ok());
     let image = checked.image.to_string();
     for vm in statuses.filter(|status| status.state.is_alive() && status.image == image) {
         let name = vm.name;
