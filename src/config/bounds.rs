@@ -2,10 +2,10 @@
 //! or remove files.
 //!
 //! A `castra.toml` may come with a repository that its user has never read, so it must not choose
-//! where on this machine castra writes. Everything it names for writing must lie inside the project's
-//! directory, and in no part of it whose name begins with a dot (`.git`, and where the project is a
-//! home directory `.ssh`), except for `.castra`. Only the user can widen that, outside the file,
-//! with [`ALLOW_OUTSIDE`](super::ALLOW_OUTSIDE).
+//! where on this machine castra writes. Everything it names for writing must lie inside the
+//! project's directory, and in no part of it whose name begins with a dot (`.git`, and where the
+//! project is a home directory `.ssh`), except for `.castra`. Only the user can widen that, outside
+//! the file, with [`ALLOW_OUTSIDE`](super::ALLOW_OUTSIDE).
 //!
 //! Symbolic links are resolved in every component that exists. A [`DiskPath`] is checked when the
 //! file is read, and again by [`DiskPath::confirm`] at the moment the disk is created or opened: a

@@ -1,4 +1,4 @@
-//! Why a configuration's path is not a place where Castra writes.
+//! Reasons for refusing a path of a configuration for writing.
 
 use std::path::{Component, Path, PathBuf};
 

@@ -1,11 +1,11 @@
-//! Accelerators that QEMU can run a guest's CPU with.
+//! Accelerators with which QEMU can run a guest's CPU.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::options::CpuModel;
 
-/// Execution of the guest's CPU.
+/// Accelerator that runs the guest's CPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Accelerator {
@@ -47,6 +47,6 @@ impl Accelerator {
 pub struct AcceleratorChoice {
     /// The accelerator.
     pub accelerator: Accelerator,
-    /// Reason, as a part of a sentence.
+    /// Reason, as part of a sentence.
     pub reason: String,
 }

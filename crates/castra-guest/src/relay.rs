@@ -144,7 +144,7 @@ fn is_with_itself(stream: &TcpStream) -> bool {
 
 /// Resets an accepted connection, as the kernel does where nothing listens.
 fn reset(stream: &TcpStream) {
-    // If this fails the connection is closed instead, which tells the client nearly as much.
+    // If this fails the connection is closed instead, which the client hardly distinguishes.
     let _ = sockopt::set_socket_linger(stream, Some(Duration::ZERO));
 }
 

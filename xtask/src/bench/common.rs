@@ -1,4 +1,4 @@
-//! What measurements of boots share: a directory with a VM, and ways to reset it.
+//! Environment of the benchmarks of boots: a directory with a VM, and ways to reset it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -31,7 +31,7 @@ impl Bench {
         format!("managed_image = \"{name}\"")
     }
 
-    /// Ends the VM and removes the directory.
+    /// Stops the VM and removes the directory.
     pub(super) fn clean_up(&self) -> Result<(), String> {
         self.castra.run(&["down", "--force"])?;
         fs::remove_dir_all(&self.directory).map_err(|error| error.to_string())

@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 
 use super::users::User;
 
-/// Directory of the sockets' own directories, as of OpenSSH's.
+/// Directory that contains the sockets' own directories, as with OpenSSH.
 const PARENT: &str = "/tmp";
 /// Pause after a connection could not be accepted because file descriptors ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -40,7 +40,7 @@ impl AuthAgentSocket {
         Ok(Self { path, user, task })
     }
 
-    /// The value for `SSH_AUTH_SOCK`.
+    /// Returns the value for `SSH_AUTH_SOCK`.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
@@ -61,7 +61,7 @@ impl Drop for AuthAgentSocket {
     }
 }
 
-/// Makes a socket in a directory that did not exist before.
+/// Creates a socket in a new directory.
 fn bind() -> io::Result<(PathBuf, std::os::unix::net::UnixListener)> {
     let mut random = [0; 8];
     rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
@@ -86,7 +86,7 @@ async fn accept(listener: UnixListener, handle: Handle, flow: Flow) {
         };
         let (handle, flow) = (handle.clone(), flow.clone());
         tokio::spawn(async move {
-            // A client that refuses gets its connection closed.
+            // If the client refuses, the connection is closed.
             if let Ok(channel) = handle.channel_open_agent().await {
                 let (incoming, outgoing) = castra_flow::split(channel, &flow);
                 castra_flow::relay(incoming, outgoing, stream, None).await;
