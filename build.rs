@@ -4,19 +4,28 @@
 //! target directory of its own (`target/guest-agent`), which debug and release builds share, and
 //! which keeps the two cargos from waiting for each other's lock. `CASTRA_GUEST_BIN` names an agent
 //! that was built elsewhere.
+//!
+//! A published package has no `crates/`: there the agent's sources are below `packaging/agent`, and
+//! are laid out as a workspace in `OUT_DIR` first.
 
 use std::env;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Output};
 
 use sha2::{Digest as _, Sha256};
 
-/// Sources of the agent besides the crates that it may use: its lock file and its profile.
+/// Sources of the agent in the repository besides the crates that it may use: its lock file and its
+/// profile.
 const SOURCES: [&str; 2] = ["Cargo.lock", "Cargo.toml"];
 /// Crates of the tests, which the agent does not use: otherwise an edit in a test would rebuild the
 /// agent, and then castra.
 const OF_TESTS: [&str; 2] = ["castra-fake-qemu", "castra-test-support"];
+/// Sources of the agent in a published package.
+const PACKAGED: &str = "packaging/agent";
+/// Sections of the workspace's manifest that the agent's crates inherit, and its profiles.
+const INHERITED: [&str; 3] = ["[workspace.", "[profile.release]", "[profile.guest]"];
 
 /// Settings of the outer build that the inner one must not inherit: clippy's wrapper, a
 /// cross-compilation's target, flags for coverage and the like would only make the agent be built
@@ -65,8 +74,6 @@ fn provide_agent() -> Result<(), String> {
 }
 
 fn build(out: &Path) -> Result<PathBuf, String> {
-    let workspace = PathBuf::from(variable("CARGO_MANIFEST_DIR")?);
-    watch_sources(&workspace)?;
     let host = variable("HOST")?;
     if !host.starts_with("x86_64-") || !host.contains("-linux-") {
         return Err(format!(
@@ -74,10 +81,24 @@ fn build(out: &Path) -> Result<PathBuf, String> {
              Build it on x86_64 Linux (`cargo build` there leaves it in target/guest-agent) and name the file in CASTRA_GUEST_BIN."
         ));
     }
+    let package = PathBuf::from(variable("CARGO_MANIFEST_DIR")?);
+    let is_packaged = !package.join("crates").exists();
+    let workspace = if is_packaged {
+        println!("cargo::rerun-if-changed={PACKAGED}");
+        lay_out(&package.join(PACKAGED), out)?
+    } else {
+        watch_sources(&package)?;
+        package
+    };
     let target_directory = target_directory(out).join("guest-agent");
-    let output = cargo(&workspace, &host, &target_directory)?
-        .output()
-        .map_err(|error| format!("cannot start cargo to build the guest agent: {error}"))?;
+    let mut cargo = cargo(&workspace, &host, &target_directory)?;
+    if !is_packaged {
+        // The lock of a laid out workspace names crates that only the rest of Castra uses: cargo
+        // takes them out.
+        cargo.arg("--locked");
+    }
+    let output =
+        cargo.output().map_err(|error| format!("cannot start cargo to build the guest agent: {error}"))?;
     if !output.status.success() {
         return Err(explain(&output, &host));
     }
@@ -101,7 +122,7 @@ fn watch_sources(workspace: &Path) -> Result<(), String> {
 fn cargo(workspace: &Path, host: &str, target_directory: &Path) -> Result<Command, String> {
     let mut cargo = Command::new(variable("CARGO")?);
     cargo.current_dir(workspace);
-    cargo.args(["build", "--locked", "--package", "castra-guest", "--profile", "guest", "--target", host]);
+    cargo.args(["build", "--package", "castra-guest", "--profile", "guest", "--target", host]);
     cargo.arg("--target-dir").arg(target_directory);
     for name in NOT_INHERITED {
         cargo.env_remove(name);
@@ -109,6 +130,60 @@ fn cargo(workspace: &Path, host: &str, target_directory: &Path) -> Result<Comman
     // Static, so that it runs in any guest, whatever its libc.
     cargo.env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static");
     Ok(cargo)
+}
+
+/// Makes a workspace of the packaged sources, with the versions that the repository's lock names.
+fn lay_out(packaged: &Path, out: &Path) -> Result<PathBuf, String> {
+    let workspace = out.join("agent");
+    let failed = |error: io::Error| format!("cannot lay out the sources of the guest agent: {error}");
+    match fs::remove_dir_all(&workspace) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    let crates = workspace.join("crates");
+    for entry in fs::read_dir(packaged).map_err(failed)? {
+        let source = entry.map_err(failed)?.path();
+        if source.is_dir() {
+            let name = source.file_name().unwrap_or_default();
+            copy_tree(&source.join("src"), &crates.join(name).join("src")).map_err(failed)?;
+            fs::copy(source.join("manifest"), crates.join(name).join("Cargo.toml")).map_err(failed)?;
+        }
+    }
+    let manifest = fs::read_to_string(packaged.join("workspace.manifest")).map_err(failed)?;
+    fs::write(workspace.join("Cargo.toml"), inherited(&manifest)).map_err(failed)?;
+    fs::copy(packaged.join("workspace.lock"), workspace.join("Cargo.lock")).map_err(failed)?;
+    Ok(workspace)
+}
+
+/// Returns the manifest of a workspace of the agent's crates: what they inherit, and nothing of the
+/// others.
+fn inherited(manifest: &str) -> String {
+    let mut kept = "[workspace]\nmembers = [\"crates/*\"]\nresolver = \"3\"\n".to_owned();
+    let mut is_inherited = false;
+    for line in manifest.lines() {
+        if line.starts_with('[') {
+            is_inherited = INHERITED.iter().any(|section| line.starts_with(section));
+        }
+        if is_inherited {
+            kept.push_str(line);
+            kept.push('\n');
+        }
+    }
+    kept
+}
+
+fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_tree(&entry.path(), &target)?;
+        } else {
+            fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
 }
 
 /// Returns the outer build's target directory: `OUT_DIR` is

@@ -52,19 +52,21 @@ fn one_page_is_printed_and_all_are_written() {
 }
 
 #[test]
-fn every_variable_that_is_read_is_in_the_manual() {
+fn every_variable_that_is_read_is_in_the_manual_and_the_reference() {
     let mut read = BTreeSet::new();
     variables(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut read);
     assert!(read.len() > 3, "{read:?}");
     let manual = Project::isolated().run(&["man"]).ok().text();
+    let reference = include_str!("../../docs/environment.md");
     for name in read.iter().filter(|name| !OURS.contains(&name.as_str())) {
         assert!(manual.contains(name.as_str()), "castra(1) does not tell of {name}");
+        assert!(reference.contains(&format!("| `{name}` |")), "docs/environment.md does not have {name}");
     }
 }
 
 #[test]
-fn the_readme_and_the_manual_tell_the_same_exit_codes() {
-    let readme = include_str!("../../README.md");
+fn the_reference_and_the_manual_tell_the_same_exit_codes() {
+    let reference = include_str!("../../docs/exit-codes.md");
     let manual = Project::isolated().run(&["man"]).ok().text();
     let codes = manual.split(".SH \"EXIT STATUS\"").nth(1).expect("the section");
     let codes = codes
@@ -75,8 +77,8 @@ fn the_readme_and_the_manual_tell_the_same_exit_codes() {
         .filter_map(|line| line.strip_prefix("\\fB")?.strip_suffix("\\fR"));
     let mut count = 0;
     for code in codes.filter(|code| !["1", "128"].contains(code)) {
-        let is_told = readme.split(|c: char| !c.is_ascii_digit()).any(|number| number == code);
-        assert!(is_told, "README.md does not tell of exit code {code}");
+        let is_told = reference.split(|c: char| !c.is_ascii_digit()).any(|number| number == code);
+        assert!(is_told, "docs/exit-codes.md does not have exit code {code}");
         count += 1;
     }
     assert!(count > 10, "{manual}");

@@ -1,4 +1,4 @@
-//! The commands of the README, run in a shell, with real VMs.
+//! The commands of the README and the tutorial, run in a shell, with real VMs.
 
 use std::fs;
 use std::process::{Command, Output};
@@ -6,6 +6,7 @@ use std::process::{Command, Output};
 use castra_test_support::{Project, castra_program};
 
 const README: &str = include_str!("../../README.md");
+const TUTORIAL: &str = include_str!("../../docs/tutorial.md");
 
 /// Returns the first block of a language that contains this text.
 fn block(language: &str, with: &str) -> &'static str {
@@ -46,6 +47,23 @@ fn its_first_session_goes_as_told() {
     assert!(text.starts_with("Linux ") && text.contains("-virt"), "{text}");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("ready in"), "{said}");
+}
+
+#[test]
+fn the_tutorial_goes_as_told() {
+    let project = Project::new();
+    let blocks = TUTORIAL.split("```console\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let typed: Vec<&str> = blocks.flat_map(str::lines).filter_map(|line| line.strip_prefix("$ ")).collect();
+    assert!(typed.len() > 15, "{typed:?}");
+    // What the doctor finds depends on this machine.
+    let lines: Vec<&str> = typed.into_iter().filter(|line| *line != "castra doctor").collect();
+    let output = type_in(&project, &lines.join("\n"));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    for expected in ["HELLO\n", "made on Linux\n", "running"] {
+        assert!(text.contains(expected), "{expected}: {text}");
+    }
+    // Printed from the copy, and in the guest that booted again.
+    assert_eq!(text.matches("made on Linux\n").count(), 2, "{text}");
 }
 
 #[test]

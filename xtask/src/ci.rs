@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use crate::docs;
 use crate::newer_qemu;
 use crate::run::{cargo, root, run, run_command};
 use crate::tools;
@@ -28,6 +29,7 @@ pub(crate) fn run_checks() -> Result<(), String> {
     let mut doc = Command::new(&cargo);
     doc.args(["doc", "--workspace", "--no-deps", "--locked"]).env("RUSTDOCFLAGS", "-D warnings");
     run_command(doc.current_dir(root()))?;
+    docs::build_book()?;
     refuse_skipped(&run_tests(&[], None)?)
 }
 

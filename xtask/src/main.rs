@@ -1,11 +1,14 @@
-//! `cargo xtask demo | test | ci | bench | fuzz | prose`: the project's own commands, which install
-//! the programs they need.
+//! `cargo xtask demo | test | ci | bench | docs | fuzz | package | picture | prose`: the project's
+//! own commands, which install the programs they need.
 
 mod bench;
 mod ci;
 mod demo;
+mod docs;
 mod fuzz;
 mod newer_qemu;
+mod package;
+mod picture;
 mod prose;
 mod run;
 mod tools;
@@ -22,6 +25,9 @@ cargo xtask ci [--full]   formatting, lints, licences, documentation, all tests;
 cargo xtask bench [images|boots]
                           how fast Castra is, as ratios against baselines measured in the same run
 cargo xtask fuzz [SECS]   look for input that breaks a parser, so many seconds for each (60)
+cargo xtask docs          check the links of all pages and build the book into target/book
+cargo xtask package       make the packages, install castra from them outside the repository, run a command in a VM
+cargo xtask picture       record the README's picture from a real session
 cargo xtask prose [PATH]  check how docs and messages are written; PATH: list what is found in files that begin with it";
 
 #[expect(clippy::print_stderr, reason = "a command line tool talks to its user")]
@@ -39,6 +45,9 @@ fn main() -> ExitCode {
         ("bench", [part]) if part == "boots" => bench::run_bench(&[Part::Boots]),
         ("fuzz", []) => fuzz::run_fuzz("60"),
         ("fuzz", [seconds]) if seconds.parse::<u32>().is_ok() => fuzz::run_fuzz(seconds),
+        ("docs", []) => docs::build_book(),
+        ("package", []) => package::check_packages(),
+        ("picture", []) => picture::draw_picture(),
         ("prose", []) => prose::check(),
         ("prose", [place]) => prose::list(place),
         _ => Err(USAGE.to_owned()),

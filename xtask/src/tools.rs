@@ -35,6 +35,9 @@ const TEST_TOOLS: [Package; 11] = [
     Package { name: "mmdebstrap", program: "mmdebstrap" },
 ];
 
+/// Output of `mdbook --version` in the version that is used.
+const MDBOOK: &str = "mdbook v0.5.4";
+
 /// Installs QEMU and pip.
 pub(crate) fn ensure_runtime() -> Result<(), String> {
     ensure(&QEMU)?;
@@ -51,6 +54,18 @@ pub(crate) fn ensure_for_tests() -> Result<(), String> {
 /// Installs cargo-deny.
 pub(crate) fn ensure_deny() -> Result<(), String> {
     ensure_cargo_tool("cargo-deny", &["deny", "--version"])
+}
+
+/// mdBook, in the version that the book is written for.
+pub(crate) fn ensure_mdbook() -> Result<(), String> {
+    if output("mdbook", &["--version"]).is_some_and(|version| version.trim() == MDBOOK) {
+        return Ok(());
+    }
+    let version = MDBOOK.trim_start_matches("mdbook v");
+    // Neither its server nor its watcher is used.
+    let features = ["--no-default-features", "--features", "search"];
+    let install = ["install", "--locked", "mdbook", "--version", version];
+    run_command(Command::new(cargo()).args(install).args(features))
 }
 
 fn ensure_cargo_tool(package: &str, shows: &[&str]) -> Result<(), String> {
