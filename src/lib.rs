@@ -30,7 +30,6 @@ pub mod host;
 pub mod layout;
 pub mod logs;
 pub mod managed;
-pub mod plan;
 pub mod qemu;
 pub mod random;
 pub mod report;

@@ -11,8 +11,7 @@ use crate::error::Result;
 use crate::files::normalise;
 use crate::layout::ProjectLayout;
 use crate::managed::Catalog;
-use crate::plan::Plan;
-use crate::vm::{Record, VmError};
+use crate::vm::{Plan, Record, VmError};
 
 use super::args::{Args, Command, ConfigCommand};
 use super::error::CliError;

@@ -4,8 +4,7 @@ use std::process::ExitCode;
 use std::thread;
 
 use crate::error::{Error, Result};
-use crate::plan::{Plan, VmPlan};
-use crate::vm::{self, IfSuspended, UpOutcome, VmError, VmState};
+use crate::vm::{self, IfSuspended, Plan, UpOutcome, VmError, VmPlan, VmState};
 
 use super::args::RestartArgs;
 use super::context::CommandContext;

@@ -17,11 +17,10 @@ use crate::files::create_private_directory;
 use crate::guest::ssh::{self, GuestExit, SshError};
 use crate::layout::{CacheLayout, ProjectLayout};
 use crate::managed::{Catalog, ManagedDiskKind};
-use crate::plan::Plan;
 use crate::qemu::Network;
 use crate::report::{Event, Reporter};
 use crate::state_root::StateRoot;
-use crate::vm::{self, Throwaway, UpOptions, VmError};
+use crate::vm::{self, Plan, Throwaway, UpOptions, VmError};
 
 use super::args::{Reach, RunArgs};
 use super::context::CommandContext;

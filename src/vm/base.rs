@@ -1,10 +1,9 @@
 //! The base image of a VM: there, whole, and identified by its content.
 
-use std::fs;
-use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use std::{fs, io};
 
 use sha2::{Digest as _, Sha256};
 
@@ -16,12 +15,12 @@ use crate::layout::{ProjectLayout, ROOTFS};
 use crate::managed::{
     ArtifactSource, ImageManager, ManagedArtifactSpec, ManagedImagePaths, ManagedImageSpec,
 };
-use crate::plan::{BasePlan, VmPlan, content_of};
 use crate::qemu::options::UserArguments;
 use crate::qemu::{Disk, DiskError, Qcow2Header, QemuError, Unbootable};
 use crate::report::Event;
 
 use super::error::VmError;
+use super::plan::{BasePlan, VmPlan, content_of};
 use super::record::{BaseKind, BaseRecord, Record};
 
 /// Hashing that takes less is not worth a word.

@@ -10,7 +10,6 @@ use crate::failpoint::{self, Point};
 use crate::guest::{VmKeys, append_agent};
 use crate::host::boot_id;
 use crate::layout::{ProjectLayout, SocketsLayout, VmLayout};
-use crate::plan::VmPlan;
 use crate::qemu::{
     Accelerator, AcceleratorChoice, Boot, Disk, ENDED_BY_SIGNAL, Incoming, Launch, MachineSpec, Memory,
     QemuBinary, QemuError, QemuProcess, choose_accelerator, launch,
@@ -25,6 +24,7 @@ use super::home::Home;
 use super::leftovers::clean_up;
 use super::machine::{Image, machine, tcg_cpu};
 use super::modules::MissingModules;
+use super::plan::VmPlan;
 use super::record::{BootRecord, MachineRecord, Progress, Record, RecordedMachine, StartKind};
 use super::suspended::host_of;
 use super::timeline::{Phase, Stopwatch};

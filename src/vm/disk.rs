@@ -13,7 +13,6 @@ use crate::context::RuntimeContext;
 use crate::failpoint::{self, Point};
 use crate::files::{self, OVERLAY_BYTES, Peak, create_private_directory, normalise, require_space};
 use crate::layout::{ProjectLayout, is_frozen_layer};
-use crate::plan::VmPlan;
 use crate::qemu::{Qcow2Header, QemuError, create_overlay, resize_disk};
 use crate::report::Event;
 
@@ -22,6 +21,7 @@ use super::error::VmError;
 use super::layer::{self, LayerRecord};
 use super::machine::Image;
 use super::place;
+use super::plan::VmPlan;
 use super::record::Record;
 use super::remove::remove_unfinished_disk;
 use super::suspended::DiskStamp;

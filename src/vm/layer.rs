@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 use crate::context::RuntimeContext;
 use crate::files::{self, Stamp, create_private_directory, share};
 use crate::layout::ProjectLayout;
-use crate::plan::VmPlan;
 use crate::template::{self, Template, TemplateError};
 
 use super::error::VmError;
+use super::plan::VmPlan;
 use super::record::Record;
 
 /// What is known of the layer a VM's disk stands on.

@@ -7,12 +7,12 @@ use castra_wire::Relay;
 use crate::config::{BootProfile, VmDefinition};
 use crate::layout::VmLayout;
 use crate::managed::{ManagedImagePaths, ManagedImageSpec, QemuProfile};
-use crate::plan::VmPlan;
 use crate::qemu::{
     AcceleratorChoice, Boot, CpuModel, Device, DeviceModel, Disk, MachineSpec, Memory, Network,
 };
 
 use super::forwards;
+use super::plan::VmPlan;
 
 /// What a kernel is told beside what its image says. It is not to measure whether the timer ticks: on a machine so busy that
 /// QEMU hardly runs it finds that it does not, and panics ("IO-APIC + timer doesn't work").

@@ -46,6 +46,7 @@ mod limits;
 mod machine;
 mod modules;
 mod place;
+mod plan;
 mod predecessor;
 mod projects;
 mod record;
@@ -79,6 +80,7 @@ pub use home::{Home, sentence_of_copy};
 pub use layer::LayerRecord;
 pub use learn::last_starts;
 pub use modules::MissingModules;
+pub use plan::{BasePlan, Plan, VmPlan};
 pub use projects::{ListedVm, Orphan, ProjectStatus, end_orphan, list_projects, orphans};
 pub use record::{
     BaseKind, BaseRecord, BootRecord, MachineRecord, Progress, Record, RecordedMachine, StartKind,

@@ -12,7 +12,6 @@ use crate::context::RuntimeContext;
 use crate::files::Lock;
 use crate::layout::{CacheLayout, ProjectLayout, ROOTFS, TemplatesLayout};
 use crate::managed::{ImageManager, Manifest};
-use crate::plan::VmPlan;
 use crate::qemu::{AcceleratorChoice, MachineSpec, Qcow2Header, QemuBinary};
 use crate::report::Event;
 use crate::template::{self, BakeRequest, Damage, Ingredients, Template, TemplateError};
@@ -21,6 +20,7 @@ use super::diagnosis::Words;
 use super::layer::{self, LayerRecord};
 use super::limits::Limits;
 use super::machine::{Image, machine};
+use super::plan::VmPlan;
 use super::timeline::Stopwatch;
 use super::watch::{hear_times, is_hopeless};
 

@@ -12,8 +12,8 @@ use crate::config::{
 };
 use crate::error::Result;
 use crate::managed::{ArtifactSource, Catalog, ManagedImageSpec};
-use crate::plan::{BasePlan, Plan, VmPlan};
 use crate::qemu::CpuModel;
+use crate::vm::{BasePlan, Plan, VmPlan};
 
 use super::project;
 use super::table::table;

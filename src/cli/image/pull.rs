@@ -9,10 +9,10 @@ use serde::Serialize;
 use crate::config::{BaseImageSource, ConfigError, ManagedImageSelection, UnpinnedArtifact};
 use crate::error::Result;
 use crate::managed::{ImageError, ImageManager, ManagedImagePaths, ManagedImageSpec};
-use crate::plan::Plan;
 use crate::report::ImageLabel;
 use crate::state_root::StateRoot;
 use crate::vm;
+use crate::vm::Plan;
 
 use super::list::files_of;
 use super::{Project, project};

@@ -9,7 +9,9 @@ use crate::config::{BaseImageSource, BootProfile, ManagedImageSelection, Project
 use crate::hex::hex;
 use crate::managed::{ArtifactRole, Catalog, ManagedDiskKind, ManagedImageSpec};
 use crate::report::ImageLabel;
-use crate::vm::{BaseKind, Record, VmError};
+
+use super::error::VmError;
+use super::record::{BaseKind, Record};
 
 /// Plan of an `up`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -187,7 +189,7 @@ fn warnings(definition: &VmDefinition, base: &BasePlan) -> Vec<String> {
 /// Identifies the contents of a managed image's disk: the bytes it is made from and the steps that
 /// transform them. The file itself may differ, since another qemu-img may lay out the same contents
 /// differently.
-pub fn content_of(spec: &ManagedImageSpec) -> String {
+pub(super) fn content_of(spec: &ManagedImageSpec) -> String {
     let disk = spec.artifacts.iter().find(|artifact| artifact.role == ArtifactRole::Rootfs);
     let text = serde_json::to_vec(&disk.map(|disk| (&disk.digest, &disk.pipeline))).unwrap_or_default();
     hex(&Sha256::digest(text))
