@@ -102,6 +102,12 @@ impl fmt::Debug for Error {
     }
 }
 
+/// Returns an error and its causes as one line.
+pub(crate) fn one_line(error: &dyn StdError) -> String {
+    let causes = std::iter::successors(error.source(), |cause| (*cause).source());
+    causes.fold(error.to_string(), |line, cause| format!("{line}: {cause}"))
+}
+
 /// Hint for a file that has reached a size limit.
 pub const FILE_SIZE_HINT: &str = "`ulimit -f` shows the limit of this shell, and `ulimit -f unlimited` lifts it; where that is refused, a \
      login without the limit is needed. If there is none, the filesystem cannot hold files of that size.";

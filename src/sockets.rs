@@ -1,8 +1,8 @@
-//! Finds the owner of a port of this machine, as far as the kernel reports it below `/proc`.
+//! Ports of this machine and their owners, as far as the kernel shows them below `/proc`.
 
 use std::fmt;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -23,6 +23,41 @@ impl fmt::Display for Protocol {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
         })
+    }
+}
+
+/// Owner of a port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PortOwner {
+    /// A VM.
+    Vm {
+        /// Its name.
+        vm: String,
+        /// Its project's directory, if that is another one.
+        project: Option<PathBuf>,
+    },
+    /// A process of this user's.
+    Process {
+        /// Its name.
+        name: String,
+        /// Its id.
+        pid: i32,
+    },
+    /// A process of somebody else's.
+    OtherUser,
+    /// The kernel does not tell.
+    Unknown,
+}
+
+impl fmt::Display for PortOwner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Vm { vm, project: None } => write!(f, "VM `{vm}`"),
+            Self::Vm { vm, project: Some(project) } => write!(f, "VM `{vm}` of {}", project.display()),
+            Self::Process { name, pid } => write!(f, "`{name}` (process {pid})"),
+            Self::OtherUser => f.write_str("a process of another user"),
+            Self::Unknown => f.write_str("somebody who cannot be told"),
+        }
     }
 }
 

@@ -7,10 +7,11 @@ use castra_wire::Reach;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::config::{PortForward, Protocol};
+use crate::config::PortForward;
 use crate::error::Result;
 use crate::layout::ProjectLayout;
-use crate::vm::{self, PortOwner, VmError, VmState, VmStatus};
+use crate::sockets::{PortOwner, Protocol};
+use crate::vm::{self, VmError, VmState, VmStatus};
 
 use super::args::PortsArgs;
 use super::context::CommandContext;

@@ -15,7 +15,7 @@ pub(super) fn check(
         Ok(trials) => trials,
         Err(QemuError::Interrupted(interrupted)) => return Err(interrupted),
         Err(error) => {
-            let message = crate::managed::one_line(&error);
+            let message = crate::error::one_line(&error);
             return Ok(vec![Finding::warning(Area::Accelerators, "accelerators", message)]);
         }
     };

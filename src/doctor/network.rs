@@ -2,7 +2,8 @@
 
 use crate::context::RuntimeContext;
 use crate::error::Explain as _;
-use crate::managed::{Catalog, ImageManager, one_line};
+use crate::error::one_line;
+use crate::managed::{Catalog, ImageManager};
 
 use super::{Area, Finding};
 

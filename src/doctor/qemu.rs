@@ -95,7 +95,7 @@ fn features(binary: &QemuBinary, context: &RuntimeContext) -> Result<Finding, In
                 .with_fix(qemu::INSTALL_FULL_QEMU)
         }
         Err(QemuError::Interrupted(interrupted)) => return Err(interrupted),
-        Err(error) => Finding::problem(Area::Qemu, check, crate::managed::one_line(&error)),
+        Err(error) => Finding::problem(Area::Qemu, check, crate::error::one_line(&error)),
     })
 }
 

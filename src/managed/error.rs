@@ -2,16 +2,18 @@
 
 use std::path::{Path, PathBuf};
 
-use super::check::SpecError;
-use super::fetch::error::PipError;
 use crate::cancel::Interrupted;
 use crate::command::CommandError;
+use crate::error::one_line;
 use crate::files::{Digest, DigestMismatch, FileError};
 use crate::managed::build::transform::error::TransformError;
 use crate::managed::fetch::download::error::DownloadError;
 use crate::managed::store::finding::CheckedImage;
 use crate::report::ImageLabel;
 use crate::state_root::StateRootError;
+
+use super::check::SpecError;
+use super::fetch::error::PipError;
 
 /// Reason why an image is missing, or not what it should be.
 #[derive(Debug, thiserror::Error)]
@@ -209,10 +211,4 @@ fn reasons(tried: &[(ImageLabel, ImageError)]) -> String {
     let each: Vec<String> =
         tried.iter().map(|(image, error)| format!("{image}: {}", one_line(error))).collect();
     each.join("; ")
-}
-
-/// Formats an error and its causes as one line.
-pub(crate) fn one_line(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |line, cause| format!("{line}: {cause}"))
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::build;
 use super::check;
-use super::error::{FoundUnpinned, ImageError, one_line};
+use super::error::{FoundUnpinned, ImageError};
 use super::fetch::{self, reach};
 use super::job::Job;
 use super::log::ImageLog;
@@ -13,6 +13,7 @@ use super::repair;
 use super::spec::{ArtifactSource, ManagedImagePaths, ManagedImageSpec};
 use super::timeouts::Timeouts;
 use crate::context::RuntimeContext;
+use crate::error::one_line;
 use crate::files::{self, Digest};
 use crate::layout::{ImagesLayout, ProjectLayout};
 use crate::managed::store::directory;

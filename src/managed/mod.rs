@@ -23,8 +23,6 @@ mod spec;
 mod store;
 mod timeouts;
 
-pub(crate) use error::one_line;
-
 pub use catalog::Catalog;
 pub use check::{SpecError, SpecProblem};
 pub use error::{FoundUnpinned, ImageError};

@@ -4,17 +4,18 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use super::build;
-use super::error::ImageError;
-use super::fetch;
-use super::job::Job;
-use super::spec::ManagedImageSpec;
 use crate::files::{self, At, Digest, FileError, Lock, Stamp};
 use crate::layout::{MANIFEST, ProjectLayout};
 use crate::managed::store::directory::Place;
 use crate::managed::store::finding::{CheckedFile, CheckedImage, Finding, Location};
 use crate::managed::store::manifest::{Distrust, Manifest};
 use crate::managed::store::witness;
+
+use super::build;
+use super::error::ImageError;
+use super::fetch;
+use super::job::Job;
+use super::spec::ManagedImageSpec;
 
 /// Checks every byte of an image and repairs it.
 pub(super) fn repair(
@@ -68,7 +69,7 @@ fn check(job: &Job, project: &ProjectLayout, spec: &ManagedImageSpec) -> Result<
 fn lock_in_cache(job: &Job, path: &Path, what: &str) -> Result<Option<Lock>, ImageError> {
     match job.lock(path, what) {
         Err(error) if error.is_unwritable() => {
-            job.warn(format!("what is in the cache is not verified: {}", super::error::one_line(&error)));
+            job.warn(format!("what is in the cache is not verified: {}", crate::error::one_line(&error)));
             Ok(None)
         }
         lock => Ok(lock.map(Some)?),
@@ -226,7 +227,7 @@ impl Hashed {
             Ok(Some((found, stamp))) => Ok((Finding::Changed(found), Some(stamp))),
             Err(FileError::Interrupted(interrupted)) => Err(interrupted.into()),
             // A link, a directory, or sectors that can no longer be read.
-            Err(error) => Ok((Finding::Unusable(super::error::one_line(&error)), None)),
+            Err(error) => Ok((Finding::Unusable(crate::error::one_line(&error)), None)),
         }
     }
 

@@ -2,7 +2,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::cancel::Interrupted;
-use crate::config::{OutOfBounds, Protocol};
+use crate::config::OutOfBounds;
 use crate::error::{Explain, Kind};
 use crate::files::{FileError, LockError};
 use crate::guest::{ControlError, InitrdError, KeyError, NetworkDown};
@@ -10,11 +10,11 @@ use crate::layout::SocketsLayout;
 use crate::managed::ImageError;
 use crate::qemu::{QemuError, Unbootable};
 use crate::similar::closest;
+use crate::sockets::{PortOwner, Protocol};
 use crate::state_root::StateRootError;
 use crate::template::TemplateError;
 
 use super::diagnosis::{Diagnosis, Trouble};
-use super::forwards::PortOwner;
 use super::room::FullDisk;
 use super::state::VmState;
 

@@ -4,10 +4,10 @@ use crate::config::ALLOW_OUTSIDE;
 use crate::error::{Explain, Kind, kind_of_io};
 use crate::qemu::Unbootable;
 use crate::qemu::options::UserArguments;
+use crate::sockets::PortOwner;
 use crate::trusted::Distrust;
 
 use super::error::{Predecessor, VmError};
-use super::forwards::PortOwner;
 use super::state::VmState;
 
 impl Explain for VmError {

@@ -1,55 +1,18 @@
 //! The host's ports: free ones are found, and taken ones are told with who has them, before QEMU is started.
 
-use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
-use std::path::PathBuf;
 
 use castra_wire::{FIRST_RELAY_PORT, MAX_RELAYS, Relay};
 
-use crate::config::{PortForward, Protocol};
+use crate::config::PortForward;
 use crate::layout::ProjectLayout;
 use crate::qemu::{HostForward, qemu_of_process};
-use crate::sockets::{holder_of, sockets_on};
+use crate::sockets::{PortOwner, Protocol, holder_of, sockets_on};
 
 use super::error::VmError;
 use super::record::Record;
 use super::state::observe;
-
-/// Who has a port.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum PortOwner {
-    /// A VM.
-    Vm {
-        /// Its name.
-        vm: String,
-        /// Its project's directory, if that is another one.
-        project: Option<PathBuf>,
-    },
-    /// A process of this user's.
-    Process {
-        /// Its name.
-        name: String,
-        /// Its id.
-        pid: i32,
-    },
-    /// A process of somebody else's.
-    OtherUser,
-    /// The kernel does not tell.
-    Unknown,
-}
-
-impl fmt::Display for PortOwner {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Vm { vm, project: None } => write!(f, "VM `{vm}`"),
-            Self::Vm { vm, project: Some(project) } => write!(f, "VM `{vm}` of {}", project.display()),
-            Self::Process { name, pid } => write!(f, "`{name}` (process {pid})"),
-            Self::OtherUser => f.write_str("a process of another user"),
-            Self::Unknown => f.write_str("somebody who cannot be told"),
-        }
-    }
-}
 
 /// Chooses a port of 127.0.0.1 that is free at this moment: `last` if it is.
 pub(super) fn free_port(last: Option<u16>) -> io::Result<u16> {

@@ -41,7 +41,7 @@ pub(super) fn keep<T>(
 
 /// A failure as it is written down. It is no [`Event`], since whoever asked gets it as an error.
 fn failure(doing: &str, vm: &str, error: &VmError) -> Value {
-    json!({ "event": "failed", "vm": vm, "doing": doing, "error": crate::managed::one_line(error) })
+    json!({ "event": "failed", "vm": vm, "doing": doing, "error": crate::error::one_line(error) })
 }
 
 struct Journal {

@@ -4,11 +4,12 @@ use std::time::{Duration, Instant};
 
 use castra_wire::{AgentTask, GuestMessage, Listener, Reach, ServicePort, Transport};
 
-use crate::config::{PortForward, Protocol};
+use crate::config::PortForward;
 use crate::context::RuntimeContext;
 use crate::files::Lock;
 use crate::guest::ControlPort;
 use crate::layout::ProjectLayout;
+use crate::sockets::Protocol;
 use crate::trusted;
 
 use super::forwards::has_relay;

@@ -6,6 +6,8 @@ use std::process::ExitCode;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::cli::context::CommandContext;
+use crate::cli::exit;
 use crate::error::Result;
 use crate::files::Digest;
 use crate::managed::{CheckedFile, CheckedImage, Finding, ImageError, Location};
@@ -13,8 +15,6 @@ use crate::report::ImageLabel;
 use crate::vm;
 
 use super::Project;
-use crate::cli::context::CommandContext;
-use crate::cli::exit;
 
 #[derive(Serialize, JsonSchema)]
 pub(in crate::cli) struct ImagesVerified {
@@ -56,7 +56,7 @@ pub(super) fn run(names: &[String], context: &CommandContext) -> Result<ExitCode
             Err(ImageError::NotPresent { .. }) if names.is_empty() => {}
             Err(ImageError::NotRepaired { image, checked, source }) => {
                 warn_of_running(&checked, &project, context);
-                images.push(output(&checked, "damaged", Some(crate::managed::one_line(&*source))));
+                images.push(output(&checked, "damaged", Some(crate::error::one_line(&*source))));
                 failed.push(ImageError::NotRepaired { image, checked, source });
             }
             Err(error) => return Err(error.into()),

@@ -13,10 +13,11 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
-use super::error::{ImageError, one_line};
+use super::error::ImageError;
 use super::fetch::{self, blob::Blob};
 use super::job::Job;
 use super::spec::{ArtifactRole, ManagedArtifactSpec, ManagedImagePaths, ManagedImageSpec};
+use crate::error::one_line;
 use crate::failpoint::{self, Point};
 use crate::files::{self, At, Digest, FileError, OVERLAY_BYTES, Peak, Shared};
 use crate::layout::ProjectLayout;

@@ -7,13 +7,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::foundations::{FileId, disks_in, foundations, id_of, known_foundations};
-use super::{CleanOptions, Cleaned, CleanedKind, Kept};
 use crate::config::{Bounds, OutOfBounds};
 use crate::context::RuntimeContext;
+use crate::error::one_line;
 use crate::files::{Lock, TEMPORARY};
 use crate::layout::{OVERLAY_TEMPORARY, ProjectLayout, SocketsLayout, is_frozen_layer, is_image_lock};
-use crate::managed::one_line;
 use crate::qemu::running_qemu;
 use crate::trusted;
 use crate::vm::disk::temporary_name;
@@ -23,6 +21,9 @@ use crate::vm::place;
 use crate::vm::record::Record;
 use crate::vm::remove::{check_removable, check_unfinished};
 use crate::vm::state::{VmState, observe};
+
+use super::foundations::{FileId, disks_in, foundations, id_of, known_foundations};
+use super::{CleanOptions, Cleaned, CleanedKind, Kept};
 
 /// What is asked for.
 pub(super) struct Survey<'a> {

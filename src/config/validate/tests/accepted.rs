@@ -1,9 +1,11 @@
 //! Results of valid documents.
 
-use super::*;
-use crate::config::{BaseImageSource, BootProfile, ManagedImageSelection, PortForward, Protocol, defaults};
+use crate::config::{BaseImageSource, BootProfile, ManagedImageSelection, PortForward, defaults};
 use crate::files::Digest;
 use crate::managed::{ArtifactRole, ArtifactSource, Compression, ManagedDiskKind, TransformStep};
+use crate::sockets::Protocol;
+
+use super::*;
 
 #[test]
 fn a_minimal_file_gets_every_default() {

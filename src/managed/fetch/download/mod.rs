@@ -129,7 +129,7 @@ fn from_any(
             return Err(error);
         }
         if let Some(next) = urls.get(index + 1) {
-            job.warn(format!("{}; trying {next}", crate::managed::error::one_line(&error)));
+            job.warn(format!("{}; trying {next}", crate::error::one_line(&error)));
         }
         // Bytes that were tampered with are worse news than a server that does not answer.
         if worst.as_ref().is_none_or(ImageError::is_unreachable) {
@@ -178,14 +178,14 @@ fn from_one(
             Ended::Unfit(error) if started_over || before == 0 => return Err(error.into()),
             Ended::Unfit(error) => {
                 partial.discard()?;
-                crate::managed::error::one_line(&error)
+                crate::error::one_line(&error)
             }
             // Slowness does not pass within seconds, and another address may be faster.
             Ended::Broken { error, .. } if error.is_drip() && !is_last => {
                 return Err(error.keeping(partial.length()).into());
             }
             Ended::Broken { error, wait } => {
-                let reason = crate::managed::error::one_line(&error);
+                let reason = crate::error::one_line(&error);
                 let gained = partial.length().saturating_sub(before);
                 match retries.next(gained, wait) {
                     Some(pause) => {
