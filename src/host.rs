@@ -1,10 +1,42 @@
-//! Identifies the current boot of the host.
+//! The host as Castra sees it: the current boot, the clock, and random bytes.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Returns the ID of the kernel's current boot, which changes with each restart (`random(4)`).
 /// Returns `None` if the kernel has none, as on macOS.
 pub fn boot_id() -> Option<String> {
     let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     Some(id.trim().to_owned()).filter(|id| !id.is_empty())
+}
+
+/// Returns the time since 1970-01-01 00:00 UTC by the host's clock. A clock before 1970 counts as 1970.
+pub fn unix_time() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// Returns [`unix_time`] in whole milliseconds.
+pub fn unix_time_ms() -> u64 {
+    millis(unix_time())
+}
+
+/// Returns the time that has passed since a moment given in milliseconds of Unix time; zero for one that is to come.
+pub fn since_unix_ms(moment: u64) -> Duration {
+    unix_time().saturating_sub(Duration::from_millis(moment))
+}
+
+/// Converts a duration to whole milliseconds.
+pub fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Returns random bytes of the system, for keys and seeds.
+///
+/// # Errors
+/// Those of reading `/dev/urandom`, which is only ever missing in a broken chroot.
+pub fn random_bytes<const N: usize>() -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(bytes)
 }

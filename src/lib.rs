@@ -31,7 +31,6 @@ pub mod layout;
 pub mod logs;
 pub mod managed;
 pub mod qemu;
-pub mod random;
 pub mod report;
 pub mod sanitize;
 pub mod similar;

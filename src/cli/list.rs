@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::error::{Error, Result};
+use crate::host::since_unix_ms;
 use crate::vm::{self, ListedVm, VmState};
 
 use super::context::CommandContext;
@@ -144,8 +144,7 @@ impl Listed {
 }
 
 fn uptime(started_unix_ms: u64) -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    span(now.saturating_sub(Duration::from_millis(started_unix_ms)))
+    span(since_unix_ms(started_unix_ms))
 }
 
 fn size(bytes: u64) -> String {

@@ -2,13 +2,14 @@
 //! trouble.
 
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::config::PortForward;
 use crate::error::{Error, Result};
+use crate::host::since_unix_ms;
 use crate::vm::{self, FullDisk, PerVm, VmError, VmState, VmStatus};
 
 use super::args::StatusArgs;
@@ -111,8 +112,7 @@ fn paused(vm: &str, full: &FullDisk) -> String {
 
 /// Formats the time since a moment.
 fn ago(unix_ms: u64) -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    span(now.saturating_sub(Duration::from_millis(unix_ms)))
+    span(since_unix_ms(unix_ms))
 }
 
 /// Formats forwards: `8080→80/tcp, 5353→53/udp`.

@@ -1,12 +1,12 @@
 //! `castra template`: lists, verifies and prunes warm templates.
 
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::error::{Kind, Result};
+use crate::host::since_unix_ms;
 use crate::qemu::{Accelerator, QemuBinary};
 use crate::report::ImageLabel;
 use crate::template::{self, Damage, Template as Opened, TemplateManifest, Use};
@@ -140,7 +140,6 @@ fn print(entries: Vec<Entry>, printer: &Printer) -> Result<ExitCode> {
 }
 
 fn row(entry: &Entry) -> [String; 9] {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     [
         entry.key[..entry.key.len().min(12)].to_owned(),
         entry.image.to_string(),
@@ -148,7 +147,7 @@ fn row(entry: &Entry) -> [String; 9] {
         format!("{} MiB", entry.memory_mib),
         gibibytes(entry.disk_bytes),
         entry.accelerator.name().to_owned(),
-        span(now.saturating_sub(Duration::from_millis(entry.made_unix_ms))),
+        span(since_unix_ms(entry.made_unix_ms)),
         megabytes(entry.allocated_bytes),
         entry.state.to_owned(),
     ]

@@ -1,9 +1,9 @@
 //! The machine: processors, memory, clock.
 
 use std::fs;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::config::defaults;
+use crate::host::unix_time;
 
 use super::{Area, Finding};
 
@@ -88,7 +88,7 @@ fn cgroup_limit_mib() -> Option<u64> {
 }
 
 fn clock() -> Finding {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let now = unix_time().as_secs();
     if now < WRITTEN_UNIX_SECS {
         return Finding::problem(
             Area::Host,

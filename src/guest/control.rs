@@ -17,7 +17,7 @@ use castra_wire::{
 
 use crate::cancel::{Cancel, Interrupted};
 use crate::error::{Explain, Kind};
-use crate::random::random_bytes;
+use crate::host::random_bytes;
 use crate::sanitize::sanitize;
 use crate::wait::connect_at_once;
 

@@ -14,8 +14,8 @@ use crate::error::{Explain, Kind, kind_of_io};
 use crate::files;
 use crate::guest::ssh::Target;
 use crate::hex::hex;
+use crate::host::random_bytes;
 use crate::layout::VmLayout;
-use crate::random::random_bytes;
 use crate::trusted;
 
 /// Reason why a VM's keys cannot be read or made.

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use castra_wire::{AgentTask, Condition, GATEWAY_ADDRESS, GUEST_ADDRESS, GuestMessage, NetworkState, Stage};
 use schemars::JsonSchema;
@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::control::{ControlError, ControlPort};
 use crate::cancel::Cancel;
 use crate::error::{Explain, Kind};
+use crate::host::unix_time;
 
 /// Time limit of one query. An idle guest answers within milliseconds, an emulated one on a busy
 /// machine within a second.
@@ -146,11 +147,11 @@ pub fn inspect(control: &Path, limit: Duration, cancel: &Cancel) -> Option<Inspe
             GuestMessage::Hello { personalised, stages, .. } if asked.is_none() => {
                 let is_ready = stages.iter().any(|reached| reached.stage == Stage::Ready);
                 (personalised && is_ready).then_some(())?;
-                asked = Some(since_1970());
+                asked = Some(unix_time());
                 port.inspect().ok()?;
             }
             GuestMessage::Inspected(condition) => {
-                return Some(Inspection::new(condition, asked?, since_1970()));
+                return Some(Inspection::new(condition, asked?, unix_time()));
             }
             GuestMessage::Failed { task: AgentTask::Protocol, .. } if asked.is_some() => return None,
             _ => {}
@@ -195,10 +196,6 @@ impl NetworkReport {
         // A network whose fault changes is being repaired.
         Ok(if matches!(second, Self::Faulty(_)) && second != first { Self::Unknown } else { second })
     }
-}
-
-fn since_1970() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 fn dotted([a, b, c, d]: [u8; 4]) -> String {

@@ -11,7 +11,7 @@ use sha2::Sha256;
 use super::error::StateRootError;
 use crate::context::RuntimeContext;
 use crate::files::{self, create_private_directory};
-use crate::random::random_bytes;
+use crate::host::random_bytes;
 use crate::trusted;
 
 const BYTES: usize = 32;

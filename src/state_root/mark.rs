@@ -8,7 +8,7 @@ use super::error::StateRootError;
 use super::key::Key;
 use crate::files;
 use crate::hex::hex;
-use crate::random::random_bytes;
+use crate::host::random_bytes;
 use crate::trusted;
 
 /// First line of a mark, part of the signed text.

@@ -16,19 +16,19 @@ use crate::failpoint::{self, Point};
 use crate::files;
 use crate::guest::{ControlError, ControlPort, append_agent};
 use crate::hex::hex;
+use crate::host::{random_bytes, unix_time_ms};
 use crate::layout::{CacheLayout, SocketsLayout, TemplateLayout, TemplatesLayout};
 use crate::qemu::{
     Boot, Disk, Launch, MachineSpec, MachineStatus, Memory, Network, QemuBinary, Qmp, QmpError,
     create_overlay, end_of_log, ignore_shared_memory, launch, remove_sockets, running_qemu, save_state,
 };
-use crate::random::random_bytes;
 use crate::wait::WaitLimit;
 
 use super::error::TemplateError;
 use super::key::Ingredients;
 use super::manifest::{TemplateFile, TemplateManifest};
 use super::memory;
-use super::store::{Template, discard, now_unix_ms};
+use super::store::{Template, discard};
 
 /// Time limit for an answer on QEMU's machine protocol.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
@@ -294,7 +294,7 @@ fn publish(
         key: key.to_owned(),
         ingredients: request.ingredients.clone(),
         castra_version: env!("CARGO_PKG_VERSION").to_owned(),
-        made_unix_ms: now_unix_ms(),
+        made_unix_ms: unix_time_ms(),
         boot_ms: u64::try_from(boot.as_millis()).unwrap_or(u64::MAX),
         disk: whole(work.disk())?,
         memory: TemplateFile::new(&work.memory(), memory_sha256)

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, Seek};
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -11,6 +11,7 @@ use sha2::{Digest as _, Sha256};
 use crate::cancel::Cancel;
 use crate::files;
 use crate::hex::hex;
+use crate::host::unix_time_ms;
 use crate::layout::{TemplateLayout, TemplatesLayout};
 use crate::trusted;
 
@@ -195,7 +196,7 @@ pub fn discard(templates: &TemplatesLayout, key: &str) -> Result<(), TemplateErr
 
 /// Remembers for a day that making this template is pointless.
 pub fn refuse(templates: &TemplatesLayout, key: &str, reason: &str) {
-    let refusal = Refusal { reason: reason.to_owned(), at_unix_ms: now_unix_ms() };
+    let refusal = Refusal { reason: reason.to_owned(), at_unix_ms: unix_time_ms() };
     let text = serde_json::to_vec_pretty(&refusal).unwrap_or_default();
     // If it cannot be remembered, it is tried again: slower, but correct.
     let _ = files::write_atomically(&templates.refusal(key), &text, 0o600);
@@ -205,13 +206,8 @@ pub fn refuse(templates: &TemplatesLayout, key: &str, reason: &str) {
 pub fn refusal(templates: &TemplatesLayout, key: &str) -> Option<Refusal> {
     let text = trusted::read(&templates.refusal(key), MAX_REFUSAL_BYTES).ok()?;
     let refusal: Refusal = serde_json::from_slice(&text).ok()?;
-    let age = now_unix_ms().checked_sub(refusal.at_unix_ms)?;
+    let age = unix_time_ms().checked_sub(refusal.at_unix_ms)?;
     (u128::from(age) < REFUSED_FOR.as_millis()).then_some(refusal)
-}
-
-pub(super) fn now_unix_ms() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -291,7 +287,7 @@ mod tests {
             flip_unseen(&path);
             assert_eq!((open(&key), verified(&key)), (Ok(true), Err(Damage::File(what))));
             template(&templates);
-            File::open(&path).and_then(|file| file.set_modified(UNIX_EPOCH)).expect("sets");
+            File::open(&path).and_then(|file| file.set_modified(std::time::UNIX_EPOCH)).expect("sets");
             assert_eq!(open(&key), Err(Damage::Unverified(what)), "touched");
             File::options().append(true).open(&path).and_then(|file| file.set_len(1)).expect("cut");
             assert_eq!(open(&key), Err(Damage::File(what)), "truncated");
@@ -320,7 +316,7 @@ mod tests {
                 let bytes = fs::read(path).expect("reads");
                 fs::remove_file(path).expect("removed");
                 fs::write(path, bytes).expect("writes");
-                File::open(path).and_then(|file| file.set_modified(UNIX_EPOCH)).expect("sets");
+                File::open(path).and_then(|file| file.set_modified(std::time::UNIX_EPOCH)).expect("sets");
             }
         };
         copy();
@@ -341,7 +337,7 @@ mod tests {
         let templates = TemplatesLayout::new(directory.path().to_owned());
         let key = template(&templates);
         let disk = templates.template(&key).disk();
-        File::open(disk).and_then(|file| file.set_modified(UNIX_EPOCH)).expect("sets");
+        File::open(disk).and_then(|file| file.set_modified(std::time::UNIX_EPOCH)).expect("sets");
         let cancel = Cancel::new();
         cancel.cancel();
         assert!(matches!(Template::recognise(&templates, &key, &cancel), Err(Damage::Unverified(_))));

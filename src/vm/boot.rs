@@ -8,7 +8,7 @@ use crate::config::BootProfile;
 use crate::context::RuntimeContext;
 use crate::failpoint::{self, Point};
 use crate::guest::{VmKeys, append_agent};
-use crate::host::boot_id;
+use crate::host::{boot_id, millis, unix_time_ms};
 use crate::layout::{ProjectLayout, SocketsLayout, VmLayout};
 use crate::qemu::{
     Accelerator, AcceleratorChoice, Boot, Disk, ENDED_BY_SIGNAL, Incoming, Launch, MachineSpec, Memory,
@@ -17,7 +17,6 @@ use crate::qemu::{
 use crate::report::Event;
 
 use super::account::{explain_start, keep_timeline};
-use super::clock::{millis, since_epoch};
 use super::error::VmError;
 use super::forwards;
 use super::home::Home;
@@ -399,7 +398,7 @@ pub(super) fn boot_record(
         devices: spec.devices.clone(),
     };
     BootRecord {
-        started_unix_ms: millis(since_epoch()),
+        started_unix_ms: unix_time_ms(),
         boot_id: boot_id(),
         castra_version: env!("CARGO_PKG_VERSION").to_owned(),
         accelerator: choice.clone(),

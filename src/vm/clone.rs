@@ -20,9 +20,9 @@ use crate::context::RuntimeContext;
 use crate::failpoint::{self, Point};
 use crate::files::{self, create_private_directory};
 use crate::hex::hex;
+use crate::host::random_bytes;
 use crate::layout::{OVERLAY_TEMPORARY, ProjectLayout, frozen_layer};
 use crate::qemu::{CpuModel, Qcow2Header, create_overlay};
-use crate::random::random_bytes;
 use crate::report::Event;
 
 use super::disk::relative;

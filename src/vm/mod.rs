@@ -27,7 +27,6 @@ mod account;
 mod base;
 mod boot;
 mod clean;
-mod clock;
 mod clone;
 mod console;
 mod copied;

@@ -15,12 +15,12 @@ use crate::config::PortForward;
 use crate::context::RuntimeContext;
 use crate::guest::ssh::Target;
 use crate::guest::{AgentSocket, NetworkDown, NetworkFault, NetworkReport, VmKeys, inspect};
+use crate::host::{millis, unix_time_ms};
 use crate::layout::{ProjectLayout, VmLayout};
 use crate::qemu::{AcceleratorChoice, MachineStatus, QemuPid};
 use crate::report::Event;
 
 use super::PerVm;
-use super::clock::{millis, since_epoch};
 use super::error::VmError;
 use super::modules::MissingModules;
 use super::record::{BootRecord, Record};
@@ -231,7 +231,7 @@ pub(super) fn copy_of(record: &Record, layout: &ProjectLayout) -> Option<PathBuf
 /// By the process, since clocks jump; else by the clock.
 fn uptime_ms(qemu: Option<&QemuPid>, started_unix_ms: u64) -> u64 {
     let age = qemu.and_then(QemuPid::age).map(millis);
-    age.unwrap_or_else(|| millis(since_epoch()).saturating_sub(started_unix_ms))
+    age.unwrap_or_else(|| unix_time_ms().saturating_sub(started_unix_ms))
 }
 
 /// The VM's state, with what QEMU says of a machine that is to run, if it says that at once.

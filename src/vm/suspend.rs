@@ -18,6 +18,7 @@ use crate::context::RuntimeContext;
 use crate::failpoint::{self, Point};
 use crate::files::{self, Stamp};
 use crate::guest::{ControlError, ControlPort};
+use crate::host::unix_time_ms;
 use crate::layout::ProjectLayout;
 use crate::qemu::{
     MachineStatus, QemuError, Qmp, QmpError, running_qemu, runs_elsewhere, save_all_memory, save_state,
@@ -27,7 +28,6 @@ use crate::trusted;
 use crate::wait::WaitLimit;
 
 use super::PerVm;
-use super::clock::{millis, since_epoch};
 use super::error::VmError;
 use super::journal;
 use super::leftovers::clean_up_run;
@@ -242,7 +242,7 @@ fn save(
     fs::rename(&new, &published).map_err(failed(&published))?;
     File::open(files.directory()).and_then(|directory| directory.sync_all()).map_err(failed(&published))?;
     failpoint::reach(Point::SuspendPublished);
-    let (at_unix_ms, disk) = (millis(since_epoch()), disk_stamp(record, layout)?);
+    let (at_unix_ms, disk) = (unix_time_ms(), disk_stamp(record, layout)?);
     Ok(SuspendRecord {
         at_unix_ms,
         boot: boot.clone(),

@@ -13,9 +13,9 @@ use crate::files::Lock;
 use crate::guest::VmKeys;
 use crate::guest::ssh::Target;
 use crate::hex::hex;
+use crate::host::random_bytes;
 use crate::layout::ProjectLayout;
 use crate::qemu::{QemuPid, Qmp, remove_sockets, running_qemu, runs_elsewhere};
-use crate::random::random_bytes;
 use crate::trusted;
 use crate::wait::WaitLimit;
 

@@ -9,12 +9,11 @@ use castra_wire::{AgentTask, GuestMessage, Personality, Relay, Secret, Stage};
 
 use crate::context::RuntimeContext;
 use crate::guest::{ControlError, ControlPort, VmKeys};
+use crate::host::{random_bytes, unix_time};
 use crate::layout::{SocketsLayout, VmLayout};
 use crate::qemu::{Accelerator, MachineStatus};
-use crate::random::random_bytes;
 use crate::report::Event;
 
-use super::clock::since_epoch;
 use super::diagnosis::{About, Evidence, HostFacts, Trouble, Words, diagnose};
 use super::error::VmError;
 use super::forwards;
@@ -445,7 +444,7 @@ fn hostname(vm: &str) -> String {
 }
 
 fn now_unix_ns() -> u64 {
-    u64::try_from(since_epoch().as_nanos()).unwrap_or(0)
+    u64::try_from(unix_time().as_nanos()).unwrap_or(0)
 }
 
 #[cfg(test)]

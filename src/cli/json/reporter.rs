@@ -1,11 +1,10 @@
 //! Events in JSON, one object per line on stderr.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::error::Error;
+use crate::host::unix_time_ms;
 use crate::report::{Event, Reporter};
 
 use super::super::output::{Verbosity, write_json_line};
@@ -63,8 +62,7 @@ pub(super) struct Line<T> {
 }
 
 fn line(content: &impl Serialize) -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let time_unix_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+    let time_unix_ms = unix_time_ms();
     // Strings, numbers and paths. A path that is not UTF-8 has no JSON form, and its event is left
     // out.
     serde_json::to_string(&Line { version: VERSION, time_unix_ms, content }).unwrap_or_default()

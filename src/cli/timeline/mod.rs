@@ -10,13 +10,13 @@ pub(super) use json::Starts;
 use std::io::IsTerminal as _;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use crate::context::Environment;
 use crate::error::Result;
+use crate::host::since_unix_ms;
 use crate::sanitize::sanitize_lines;
 use crate::vm::{self, StartKind, StartResult, Timeline};
 
@@ -175,8 +175,7 @@ fn moment(unix_ms: u64) -> String {
 }
 
 fn age(unix_ms: u64) -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    span(now.saturating_sub(Duration::from_millis(unix_ms)))
+    span(since_unix_ms(unix_ms))
 }
 
 /// Starts for the tests of lists, charts and pages.

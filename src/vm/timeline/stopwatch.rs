@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use castra_wire::{Stage, StageReached};
 
+use crate::host::{millis, unix_time_ms};
 use crate::report::{Event, Reporter};
-use crate::vm::clock::{millis, since_epoch};
 
 use super::{Phase, PhaseSpan, Timeline};
 
@@ -41,7 +41,7 @@ impl Stopwatch {
         Self {
             vm: vm.to_owned(),
             zero: Instant::now(),
-            started_unix_ms: millis(since_epoch()),
+            started_unix_ms: unix_time_ms(),
             reporter: Arc::clone(reporter),
             phases: RefCell::default(),
             qemu_unix_ms: Cell::new(0),
@@ -265,8 +265,7 @@ mod tests {
 
     #[test]
     fn a_guest_that_rebooted_says_nothing_of_the_first_boot() {
-        let kept =
-            boot(millis(since_epoch()), &[(Phase::Qemu, 100), (Phase::Kernel, 2_000), (Phase::Agent, 3_000)]);
+        let kept = boot(unix_time_ms(), &[(Phase::Qemu, 100), (Phase::Kernel, 2_000), (Phase::Agent, 3_000)]);
         let reporter: Arc<dyn Reporter> = Arc::new(Silent);
         let watch = long_ago(Stopwatch::going_on("web", Some(&kept), &reporter));
         watch.phases.borrow_mut().push(PhaseSpan { phase: Phase::Services, start_ms: 3_000, end_ms: None });
