@@ -19,13 +19,12 @@ use crate::report::Event;
 use super::account::{explain_start, keep_timeline};
 use super::error::VmError;
 use super::forwards;
-use super::home::Home;
 use super::leftovers::clean_up;
 use super::machine::{Image, machine, tcg_cpu};
-use super::modules::MissingModules;
 use super::plan::VmPlan;
-use super::record::{BootRecord, MachineRecord, Progress, Record, RecordedMachine, StartKind};
-use super::suspended::host_of;
+use super::record::{
+    BootRecord, Home, MachineRecord, MissingModules, Progress, Record, RecordedMachine, StartKind, host_of,
+};
 use super::timeline::{Phase, Stopwatch};
 use super::up::{UpOptions, WaitFor};
 use super::warm::{self, Warm};

@@ -28,12 +28,10 @@ use crate::report::Event;
 use super::disk::relative;
 use super::error::VmError;
 use super::journal;
-use super::record::{Progress, Record};
+use super::record::{DiskStamp, Progress, Record, SuspendRecord, VmState, observe};
 use super::remove::remove_disk;
 use super::resume::put_back;
-use super::state::{VmState, observe};
 use super::status::recorded_vm;
-use super::suspended::{DiskStamp, SuspendRecord};
 use super::up::lock;
 
 /// What a clone is that no configuration declares.

@@ -15,8 +15,7 @@ use crate::trusted;
 use crate::wait::check_listener;
 
 use super::error::VmError;
-use super::record::Record;
-use super::state::observe;
+use super::record::{Record, observe};
 
 /// A connection to a console. Nobody else gets one as long as this is there.
 #[derive(Debug)]

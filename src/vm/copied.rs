@@ -6,9 +6,8 @@ use crate::qemu::{Disk, DiskCheck, check_disk};
 use crate::report::Event;
 
 use super::error::VmError;
-use super::home::sentence_of_copy;
 use super::leftovers::clean_up;
-use super::record::Record;
+use super::record::{Record, sentence_of_copy};
 use super::status::copy_of;
 
 /// Makes ready for a start from the disk as it was copied. Nothing of the original is touched.

@@ -20,11 +20,9 @@ use super::base::Base;
 use super::error::VmError;
 use super::layer::{self, LayerRecord};
 use super::machine::Image;
-use super::place;
 use super::plan::VmPlan;
-use super::record::Record;
+use super::record::{DiskStamp, Record, place};
 use super::remove::remove_unfinished_disk;
-use super::suspended::DiskStamp;
 
 /// All files a start needs, each there and checked.
 pub(super) struct ResolvedVmArtifacts {

@@ -1,8 +1,7 @@
 //! `down`: VMs are stopped, in the ways of [`super::stopping`].
 
-use std::fs;
-use std::thread;
 use std::time::Duration;
+use std::{fs, thread};
 
 use crate::context::RuntimeContext;
 use crate::failpoint::{self, Point};
@@ -12,12 +11,10 @@ use crate::report::Event;
 
 use super::PerVm;
 use super::error::VmError;
-use super::home::sentence_of_copy;
 use super::journal;
 use super::leftovers::clean_up;
-use super::record::{Progress, Record};
+use super::record::{Progress, Record, VmState, observe, sentence_of_copy};
 use super::resume::{discard, finish, put_back};
-use super::state::{VmState, observe};
 use super::status::copy_of;
 use super::stopping::{Stopping, sockets_of};
 use super::suspend::take_back;

@@ -15,8 +15,8 @@ use crate::state_root::StateRootError;
 use crate::template::TemplateError;
 
 use super::diagnosis::{Diagnosis, Trouble};
+use super::record::VmState;
 use super::room::FullDisk;
-use super::state::VmState;
 
 /// A VM whose project was moved or removed while it ran.
 #[derive(Debug, Clone, PartialEq, Eq)]

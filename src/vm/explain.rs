@@ -8,7 +8,7 @@ use crate::sockets::PortOwner;
 use crate::trusted::Distrust;
 
 use super::error::{Predecessor, VmError};
-use super::state::VmState;
+use super::record::VmState;
 
 impl Explain for VmError {
     fn kind(&self) -> Kind {

@@ -11,8 +11,7 @@ use crate::qemu::{HostForward, qemu_of_process};
 use crate::sockets::{PortOwner, Protocol, holder_of, sockets_on};
 
 use super::error::VmError;
-use super::record::Record;
-use super::state::observe;
+use super::record::{Record, observe};
 
 /// Chooses a port of 127.0.0.1 that is free at this moment: `last` if it is.
 pub(super) fn free_port(last: Option<u16>) -> io::Result<u16> {

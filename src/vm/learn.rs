@@ -10,8 +10,7 @@ use crate::guest::ControlPort;
 use crate::layout::ProjectLayout;
 use crate::trusted;
 
-use super::record::{BootRecord, Record};
-use super::state::{VmState, observe};
+use super::record::{BootRecord, Record, VmState, observe};
 use super::timeline::{PhaseSpan, Stopwatch, Timeline, keep_if_new, of_start, timelines};
 use super::watch::hear_times;
 

@@ -36,30 +36,24 @@ mod down;
 mod error;
 mod explain;
 mod forwards;
-mod home;
 mod journal;
 mod layer;
 mod learn;
 mod leftovers;
 mod limits;
 mod machine;
-mod modules;
-mod place;
 mod plan;
 mod predecessor;
 mod projects;
 mod record;
-mod record_check;
 mod remove;
 mod resume;
 mod room;
 mod room_watch;
 mod services;
-mod state;
 mod status;
 mod stopping;
 mod suspend;
-mod suspended;
 mod throwaway;
 mod timeline;
 mod up;
@@ -74,24 +68,21 @@ pub use diagnosis::{Diagnosis, Trouble};
 pub use down::{DownOptions, IfSuspended, down};
 pub use error::{Predecessor, VmError};
 pub use forwards::{check_port, port_owner};
-pub use home::{Home, sentence_of_copy};
 pub use layer::LayerRecord;
 pub use learn::last_starts;
-pub use modules::MissingModules;
 pub use plan::{BasePlan, Plan, VmPlan};
 pub use projects::{ListedVm, Orphan, ProjectStatus, end_orphan, list_projects, orphans};
 pub use record::{
-    BaseKind, BaseRecord, BootRecord, MachineRecord, Progress, Record, RecordedMachine, StartKind,
+    BaseKind, BaseRecord, BootRecord, Crash, DiskStamp, Home, MachineRecord, MissingModules, Progress,
+    Record, RecordedMachine, StartKind, SuspendRecord, VmState, sentence_of_copy,
 };
 pub use room::FullDisk;
 pub use services::services;
-pub use state::{Crash, VmState};
 pub use status::{
     VmStatus, check_readable, explain_silence, host_key_alias, make_ready, recorded_vm, running_vm,
     ssh_address, ssh_target, state_of, status, status_of, status_of_guests, write_known_hosts,
 };
 pub use suspend::suspend;
-pub use suspended::{DiskStamp, SuspendRecord};
 pub use throwaway::{Throwaway, start_throwaway, throwaway_name};
 pub use timeline::{Phase, PhaseSpan, StartResult, Timeline};
 pub use up::{UpOptions, UpOutcome, WaitFor, check_wait, up};

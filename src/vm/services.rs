@@ -13,8 +13,7 @@ use crate::sockets::Protocol;
 use crate::trusted;
 
 use super::forwards::has_relay;
-use super::record::Record;
-use super::state::{VmState, observe};
+use super::record::{Record, VmState, observe};
 
 /// Time for an agent to answer. It does within milliseconds, or is busy.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);

@@ -1,12 +1,11 @@
 //! States of VMs: from records and locks, and from what their QEMUs answer at once. Never waits.
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::Duration;
+use std::{io, thread};
 
 use rustix::fs::OFlags;
 
@@ -22,10 +21,8 @@ use crate::report::Event;
 
 use super::PerVm;
 use super::error::VmError;
-use super::modules::MissingModules;
-use super::record::{BootRecord, Record};
+use super::record::{BootRecord, Crash, MissingModules, Record, VmState, crash, observe, original_of};
 use super::room::{FullDisk, disk_full, let_recorded_run};
-use super::state::{Crash, VmState, crash, observe, original_of};
 use super::suspend::{connect, take_back};
 use super::up::{UpOptions, attach, lock};
 

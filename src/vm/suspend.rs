@@ -31,12 +31,12 @@ use super::PerVm;
 use super::error::VmError;
 use super::journal;
 use super::leftovers::clean_up_run;
-use super::record::{BootRecord, Progress, Record, RecordedMachine, StartKind};
+use super::record::{
+    BootRecord, DiskStamp, Progress, Record, RecordedMachine, StartKind, SuspendRecord, VmState, observe,
+};
 use super::resume::{finish, put_back};
 use super::room::{disk_full, let_recorded_run};
-use super::state::{VmState, observe};
 use super::status::{recorded_vm, refuse_frozen};
-use super::suspended::{DiskStamp, SuspendRecord};
 use super::up::{UpOptions, attach, lock};
 
 /// How long the guest may take to write everything out.

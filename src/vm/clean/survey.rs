@@ -17,10 +17,11 @@ use crate::trusted;
 use crate::vm::disk::temporary_name;
 use crate::vm::error::VmError;
 use crate::vm::leftovers::is_in_use;
-use crate::vm::place;
-use crate::vm::record::Record;
+use crate::vm::record::{Record, VmState, observe, place};
 use crate::vm::remove::{check_removable, check_unfinished};
-use crate::vm::state::{VmState, observe};
+
+use super::foundations::{FileId, disks_in, foundations, id_of, known_foundations};
+use super::{CleanOptions, Cleaned, CleanedKind, Kept};
 
 use super::foundations::{FileId, disks_in, foundations, id_of, known_foundations};
 use super::{CleanOptions, Cleaned, CleanedKind, Kept};

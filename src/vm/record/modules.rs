@@ -6,7 +6,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::record::BaseKind;
+use super::BaseKind;
 
 /// Most releases that are kept of what a guest says.
 const MAX_INSTALLED: usize = 8;
@@ -25,7 +25,7 @@ pub struct MissingModules {
 impl MissingModules {
     /// Reads a guest's own report, which may be anything. Nothing where the kernel's release could not be one: it becomes a part of
     /// commands that are advised.
-    pub(super) fn told(kernel: String, installed: Vec<String>) -> Option<Self> {
+    pub(in crate::vm) fn told(kernel: String, installed: Vec<String>) -> Option<Self> {
         let installed: Vec<String> =
             installed.into_iter().filter(|release| is_release(release)).take(MAX_INSTALLED).collect();
         (is_release(&kernel) && !installed.is_empty()).then_some(Self { kernel, installed })

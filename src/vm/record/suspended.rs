@@ -12,9 +12,9 @@ use crate::files::{self, Stamp};
 use crate::layout::ProjectLayout;
 use crate::qemu::{Accelerator, QemuBinary};
 use crate::trusted;
+use crate::vm::error::VmError;
 
-use super::error::VmError;
-use super::record::{BootRecord, Record};
+use super::{BootRecord, Record};
 
 /// What was saved, and of which machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,7 +54,7 @@ impl DiskStamp {
     ///
     /// # Errors
     /// It cannot be looked at.
-    pub(super) fn of(path: &Path) -> io::Result<Self> {
+    pub(in crate::vm) fn of(path: &Path) -> io::Result<Self> {
         let metadata = fs::metadata(path)?;
         let (modified_secs, modified_nanos) = (metadata.mtime(), metadata.mtime_nsec());
         let inode = Some(metadata.ino());
@@ -66,7 +66,7 @@ impl DiskStamp {
     ///
     /// # Errors
     /// [`VmError::File`]: it cannot be read, or an interruption.
-    pub(super) fn recognises(
+    pub(in crate::vm) fn recognises(
         &mut self,
         disk: &Path,
         sha256: Option<&str>,
@@ -90,7 +90,7 @@ impl DiskStamp {
 }
 
 /// The host, where the guest's CPU is the host's own.
-pub(super) fn host_of(accelerator: Accelerator) -> Option<String> {
+pub(in crate::vm) fn host_of(accelerator: Accelerator) -> Option<String> {
     (accelerator != Accelerator::Tcg)
         .then(|| rustix::system::uname().nodename().to_string_lossy().into_owned())
 }
@@ -100,7 +100,7 @@ impl SuspendRecord {
     ///
     /// # Errors
     /// As for [`DiskStamp::recognises`].
-    pub(super) fn recognises(&mut self, disk: &Path, cancel: &Cancel) -> Result<bool, VmError> {
+    pub(in crate::vm) fn recognises(&mut self, disk: &Path, cancel: &Cancel) -> Result<bool, VmError> {
         if let Some(next) =
             self.next_disk.filter(|next| DiskStamp::of(disk).is_ok_and(|found| found == *next))
         {
@@ -116,7 +116,7 @@ impl SuspendRecord {
     ///
     /// # Errors
     /// [`VmError::NotResumable`] with the reason; [`VmError::File`] when interrupted.
-    pub(super) fn open(
+    pub(in crate::vm) fn open(
         &mut self,
         record: &Record,
         binary: &QemuBinary,

@@ -11,7 +11,7 @@ use crate::host::boot_id;
 use crate::layout::ProjectLayout;
 use crate::qemu::{running_qemu, runs_elsewhere};
 
-use super::record::BootRecord;
+use super::BootRecord;
 
 /// A state root, as the kernel tells directories apart. It keeps its number when it is moved, and a copy has another.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,7 +26,7 @@ pub struct Home {
 
 impl Home {
     /// The state root at this path; nothing if it cannot be looked at.
-    pub(super) fn of(state_root: &Path) -> Option<Self> {
+    pub(in crate::vm) fn of(state_root: &Path) -> Option<Self> {
         let metadata = fs::metadata(state_root).ok()?;
         let (device, inode) = (metadata.dev(), metadata.ino());
         Some(Self { path: state_root.to_owned(), device, inode })

@@ -7,7 +7,7 @@ use crate::config::is_vm_name;
 use crate::layout::{ProjectLayout, is_frozen_layer};
 
 use super::place;
-use super::record::{BootRecord, Record};
+use super::{BootRecord, Record};
 
 /// Digits of the directory of a project's sockets, see [`ProjectLayout::sockets`].
 const PROJECT_DIGITS: usize = 12;

@@ -9,7 +9,7 @@ use crate::layout::VmLayout;
 use crate::qemu::{EndingSignal, QemuPid, ending_signal, running_qemu, runs_elsewhere};
 
 use super::home;
-use super::record::{Progress, Record};
+use super::{Progress, Record};
 
 /// What a VM does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -110,7 +110,7 @@ enum Trace {
 }
 
 /// The VM's state, and its QEMU if that runs. Never blocks.
-pub(super) fn observe(record: &Record, files: &VmLayout) -> (VmState, Option<QemuPid>) {
+pub(in crate::vm) fn observe(record: &Record, files: &VmLayout) -> (VmState, Option<QemuPid>) {
     let qemu = running_qemu(&files.pidfile());
     let trace = match &qemu {
         Some(_) => Trace::Alive,
@@ -121,7 +121,7 @@ pub(super) fn observe(record: &Record, files: &VmLayout) -> (VmState, Option<Qem
 }
 
 /// Why the VM crashed, if it did.
-pub(super) fn crash(record: &Record, files: &VmLayout) -> Option<Crash> {
+pub(in crate::vm) fn crash(record: &Record, files: &VmLayout) -> Option<Crash> {
     match (observe(record, files).0, trace(record, files)) {
         (VmState::Crashed, Trace::Crashed(crash)) => Some(crash),
         _ => None,
@@ -129,7 +129,7 @@ pub(super) fn crash(record: &Record, files: &VmLayout) -> Option<Crash> {
 }
 
 /// Returns the state root of the project that was copied while its VM ran, if this is the copy.
-pub(super) fn original_of(record: &Record, files: &VmLayout) -> Option<PathBuf> {
+pub(in crate::vm) fn original_of(record: &Record, files: &VmLayout) -> Option<PathBuf> {
     home::original(record.boot.as_ref()?, files.state_root())
 }
 

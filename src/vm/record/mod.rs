@@ -1,5 +1,12 @@
 //! A VM's record, `vms/<vm>/vm.json`: what status, exec and down go by, so that they never ask the configuration.
 
+mod check;
+mod home;
+mod modules;
+pub(super) mod place;
+mod state;
+mod suspended;
+
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,12 +23,14 @@ use crate::trusted;
 
 use super::clone::{CloneRecord, FrozenLayer};
 use super::error::VmError;
-use super::home::{self, Home};
 use super::layer::LayerRecord;
-use super::modules::MissingModules;
-use super::place;
-use super::record_check;
-use super::suspended::SuspendRecord;
+
+pub use home::{Home, sentence_of_copy};
+pub use modules::MissingModules;
+pub use state::{Crash, VmState};
+pub(super) use state::{crash, observe, original_of};
+pub(super) use suspended::host_of;
+pub use suspended::{DiskStamp, SuspendRecord};
 
 /// Number of this format. It changes when an older castra would misread a newer record.
 const FORMAT: u32 = 1;
@@ -316,7 +325,7 @@ impl Record {
             Err(source) => return Err(VmError::Record { action: "read", path, source }),
         };
         let mut record = Self::parse(&bytes, vm, path.clone())?;
-        record_check::check(&mut record, vm, layout).map_err(|problem| VmError::RecordRefused {
+        check::check(&mut record, vm, layout).map_err(|problem| VmError::RecordRefused {
             vm: vm.to_owned(),
             path,
             problem,

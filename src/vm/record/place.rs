@@ -7,7 +7,7 @@ use crate::files::normalise;
 use crate::layout::{ProjectLayout, STATE_DIRECTORY};
 
 /// Returns the path that is written down for this absolute one.
-pub(super) fn stored(path: &Path, layout: &ProjectLayout) -> PathBuf {
+pub(in crate::vm) fn stored(path: &Path, layout: &ProjectLayout) -> PathBuf {
     let root = layout.state_root();
     if let Ok(inside) = path.strip_prefix(root) {
         return inside.to_owned();
@@ -22,12 +22,12 @@ pub(super) fn stored(path: &Path, layout: &ProjectLayout) -> PathBuf {
 }
 
 /// Returns the absolute path that one in a record stands for.
-pub(super) fn found(stored: &Path, layout: &ProjectLayout) -> PathBuf {
+pub(in crate::vm) fn found(stored: &Path, layout: &ProjectLayout) -> PathBuf {
     normalise(&layout.state_root().join(stored))
 }
 
 /// Returns `true` for a relative path that leads no further up than to the project's directory.
-pub(super) fn is_in_project(stored: &Path, layout: &ProjectLayout) -> bool {
+pub(in crate::vm) fn is_in_project(stored: &Path, layout: &ProjectLayout) -> bool {
     let path = found(stored, layout);
     let is_below = |directory: &Path| path != directory && path.starts_with(directory);
     is_below(layout.state_root()) || layout.project_directory().is_some_and(is_below)
@@ -35,7 +35,7 @@ pub(super) fn is_in_project(stored: &Path, layout: &ProjectLayout) -> bool {
 
 /// Returns the directory of another project that has a VM of this name with the disk at this path: the record of an earlier
 /// castra names the disk of the original even in a copy.
-pub(super) fn other_project<'a>(disk: &'a Path, vm: &str, layout: &ProjectLayout) -> Option<&'a Path> {
+pub(in crate::vm) fn other_project<'a>(disk: &'a Path, vm: &str, layout: &ProjectLayout) -> Option<&'a Path> {
     if is_in_project(&stored(disk, layout), layout) {
         return None;
     }
