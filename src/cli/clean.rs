@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::config::Bounds;
 use crate::error::Result;
 use crate::layout::ProjectLayout;
-use crate::vm::{self, CleanOptions, CleanReport, Cleaned, CleanedKind, VmError};
+use crate::vm::{self, CleanOptions, CleanReport, Cleaned, CleanedKind, RecordError};
 
 use super::args::CleanArgs;
 use super::context::CommandContext;
@@ -152,7 +152,7 @@ fn end_orphans(clean: &CleanArgs, context: &CommandContext) -> Result<ExitCode> 
     let orphans = vm::orphans();
     let names: Vec<&String> = orphans.iter().map(|orphan| &orphan.vm).collect();
     if let Some(unknown) = clean.vms.iter().find(|name| !names.contains(name)) {
-        return Err(VmError::unknown(unknown, &names).into());
+        return Err(RecordError::unknown(unknown, &names).into());
     }
     let mut removed = Vec::new();
     for orphan in orphans.iter().filter(|orphan| clean.vms.is_empty() || clean.vms.contains(&orphan.vm)) {

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use crate::error::Result;
 use crate::guest::ssh::{self, Command, ExecRequest, GuestExit, SshError, Stdio, Target, Tty};
-use crate::vm::{self, UpOptions, VmError};
+use crate::vm::{self, RecordError, UpOptions};
 
 use super::args::{ExecArgs, GuestCommandArgs, ShellArgs};
 use super::capture::Capture;
@@ -112,7 +112,7 @@ fn start_if_stopped(vm: Option<&str>, context: &CommandContext) -> Result<()> {
         Ok(record) if vm::state_of(&record, layout).is_alive() => return Ok(()),
         Ok(record) => record.name,
         // Declared but never started, or nothing at all yet: `up` handles both.
-        Err(VmError::NoneYet | VmError::Unknown { .. }) => the_only_one(vm, context)?,
+        Err(RecordError::NoneYet | RecordError::Unknown { .. }) => the_only_one(vm, context)?,
         Err(error) => return Err(error.into()),
     };
     // Ctrl-C cancels a boot, but reaches the shell after it as a key.
@@ -133,7 +133,7 @@ fn the_only_one(vm: Option<&str>, context: &CommandContext) -> Result<String> {
     match config.vms.as_slice() {
         [only] => Ok(only.name.clone()),
         several => {
-            Err(VmError::Ambiguous { names: several.iter().map(|vm| vm.name.clone()).collect() }.into())
+            Err(RecordError::Ambiguous { names: several.iter().map(|vm| vm.name.clone()).collect() }.into())
         }
     }
 }

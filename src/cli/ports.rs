@@ -11,7 +11,7 @@ use crate::config::PortForward;
 use crate::error::Result;
 use crate::layout::ProjectLayout;
 use crate::sockets::{PortOwner, Protocol};
-use crate::vm::{self, VmError, VmState, VmStatus};
+use crate::vm::{self, RecordError, VmState, VmStatus};
 
 use super::args::PortsArgs;
 use super::context::CommandContext;
@@ -103,7 +103,7 @@ pub(super) fn run(ports: &PortsArgs, context: &CommandContext) -> Result<ExitCod
     for name in ports.vms.iter().filter(|name| !names.contains(name)) {
         // A VM without ports is still a known VM.
         vm::recorded_vm(Some(name), layout).map_err(|error| match error {
-            VmError::Unknown { .. } => VmError::unknown(name, &names),
+            RecordError::Unknown { .. } => RecordError::unknown(name, &names),
             error => error,
         })?;
     }

@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::files::normalise;
 use crate::layout::ProjectLayout;
 use crate::managed::Catalog;
-use crate::vm::{Plan, Record, VmError};
+use crate::vm::{Plan, Record, RecordError, VmError};
 
 use super::args::{Args, Command, ConfigCommand};
 use super::error::CliError;
@@ -50,7 +50,7 @@ pub(super) fn plan(
     records: &BTreeMap<String, Record>,
 ) -> Result<Plan> {
     Plan::new(config, names, &Catalog::builtin(), records).map_err(|error| {
-        let VmError::Unknown { vm, .. } = &error else { return error.into() };
+        let VmError::Record(RecordError::Unknown { vm, .. }) = &error else { return error.into() };
         match Record::load(layout, vm) {
             Err(unreadable) => unreadable.into(),
             Ok(Some(record)) if record.is_unfinished_clone() => {

@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::config::PortForward;
 use crate::error::{Error, Result};
 use crate::host::since_unix_ms;
-use crate::vm::{self, FullDisk, PerVm, VmError, VmState, VmStatus};
+use crate::vm::{self, FullDisk, PerVm, RecordError, VmError, VmState, VmStatus};
 
 use super::args::StatusArgs;
 use super::context::CommandContext;
@@ -85,7 +85,7 @@ fn declared(context: &CommandContext, known: &PerVm<VmStatus>) -> Vec<String> {
 fn refuse_unknown(wanted: &[String], known: &PerVm<VmStatus>, declared: &[String]) -> Result<(), VmError> {
     let names: Vec<&str> = known.iter().map(|(name, _)| name).chain(declared).map(String::as_str).collect();
     match wanted.iter().find(|name| !names.contains(&name.as_str())) {
-        Some(name) => Err(VmError::unknown(name, &names)),
+        Some(name) => Err(RecordError::unknown(name, &names).into()),
         None => Ok(()),
     }
 }

@@ -222,7 +222,7 @@ fn try_once(
     if let Err(error) = record.save(request.layout) {
         process.kill();
         give_up(request, &mut record, &sockets);
-        return Err(error);
+        return Err(error.into());
     }
     Ok(record)
 }

@@ -13,8 +13,6 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
-
 use crate::config::{BootProfile, DiskPath, is_vm_name};
 use crate::context::RuntimeContext;
 use crate::failpoint::{self, Point};
@@ -22,47 +20,19 @@ use crate::files::{self, create_private_directory};
 use crate::hex::hex;
 use crate::host::random_bytes;
 use crate::layout::{OVERLAY_TEMPORARY, ProjectLayout, frozen_layer};
-use crate::qemu::{CpuModel, Qcow2Header, create_overlay};
+use crate::qemu::{Qcow2Header, create_overlay};
 use crate::report::Event;
 
 use super::disk::relative;
 use super::error::VmError;
 use super::journal;
-use super::record::{DiskStamp, Progress, Record, SuspendRecord, VmState, observe};
+use super::record::{
+    CloneRecord, DiskStamp, FrozenLayer, Progress, Record, RecordError, SuspendRecord, VmState, observe,
+    recorded_vm,
+};
 use super::remove::remove_disk;
 use super::resume::put_back;
-use super::status::recorded_vm;
 use super::up::lock;
-
-/// What a clone is that no configuration declares.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CloneRecord {
-    /// The VM it is a clone of.
-    pub of: String,
-    /// Virtual CPUs.
-    pub cpus: u32,
-    /// CPU model under TCG; nothing in a record of an earlier castra, and where it was the host's own.
-    #[serde(default)]
-    pub cpu: Option<CpuModel>,
-    /// Memory in MiB.
-    pub memory_mib: u64,
-    /// Virtual size of its disk.
-    pub disk_bytes: u64,
-    /// How it boots.
-    pub boot_profile: BootProfile,
-}
-
-/// A layer that a VM's disk and those of its clones stand on, beside the disk itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FrozenLayer {
-    /// The file's name in the disk's directory.
-    pub name: PathBuf,
-    /// What `stat` said of it.
-    pub stamp: DiskStamp,
-    /// Its SHA-256, hexadecimal; nothing in a record of an earlier castra until the VM is started.
-    #[serde(default)]
-    pub sha256: Option<String>,
-}
 
 /// Makes `new`, a suspended VM, of the suspended VM `vm`. Its disk will be at `overlay`.
 ///
@@ -78,7 +48,7 @@ pub fn clone(
     let one = |context: &RuntimeContext| vec![(new.to_owned(), clone_one(vm, new, overlay, layout, context))];
     let made = journal::keep("clone", layout, context, one).pop();
     // There is always one.
-    made.map_or(Err(VmError::NoneYet), |(_, made)| made)
+    made.map_or(Err(RecordError::NoneYet.into()), |(_, made)| made)
 }
 
 fn clone_one(

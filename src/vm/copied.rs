@@ -7,8 +7,7 @@ use crate::report::Event;
 
 use super::error::VmError;
 use super::leftovers::clean_up;
-use super::record::{Record, sentence_of_copy};
-use super::status::copy_of;
+use super::record::{Record, copy_of, sentence_of_copy};
 
 /// Makes ready for a start from the disk as it was copied. Nothing of the original is touched.
 ///

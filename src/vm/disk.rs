@@ -18,10 +18,10 @@ use crate::report::Event;
 
 use super::base::Base;
 use super::error::VmError;
-use super::layer::{self, LayerRecord};
+use super::layer;
 use super::machine::Image;
 use super::plan::VmPlan;
-use super::record::{DiskStamp, Record, place};
+use super::record::{DiskStamp, LayerRecord, Record, place};
 use super::remove::remove_unfinished_disk;
 
 /// All files a start needs, each there and checked.

@@ -13,9 +13,8 @@ use super::PerVm;
 use super::error::VmError;
 use super::journal;
 use super::leftovers::clean_up;
-use super::record::{Progress, Record, VmState, observe, sentence_of_copy};
+use super::record::{Progress, Record, RecordError, VmState, copy_of, observe, sentence_of_copy};
 use super::resume::{discard, finish, put_back};
-use super::status::copy_of;
 use super::stopping::{Stopping, sockets_of};
 use super::suspend::take_back;
 use super::up::lock;
@@ -65,7 +64,7 @@ pub fn down(
 ) -> Result<PerVm<VmState>, VmError> {
     let known = known(layout);
     if let Some(unknown) = names.iter().find(|name| !known.contains(name)) {
-        return Err(VmError::unknown(unknown, &known));
+        return Err(RecordError::unknown(unknown, &known).into());
     }
     let names = if names.is_empty() { &known } else { names };
     Ok(journal::keep("down", layout, context, |context| {
@@ -223,11 +222,11 @@ fn stop_unrecorded(
     layout: &ProjectLayout,
     context: &RuntimeContext,
     options: &DownOptions,
-    unreadable: Option<VmError>,
+    unreadable: Option<RecordError>,
 ) -> Result<VmState, VmError> {
     let files = layout.vm(vm);
     let Some(qemu) = running_qemu(&files.pidfile()) else {
-        return unreadable.map_or(Ok(VmState::Stopped), Err);
+        return unreadable.map_or(Ok(VmState::Stopped), |error| Err(error.into()));
     };
     let sockets = layout.sockets(&context.runtime_root, vm);
     let stopping = Stopping::new(vm, None, &qemu, layout, context);

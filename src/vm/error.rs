@@ -9,13 +9,12 @@ use crate::guest::{ControlError, InitrdError, KeyError, NetworkDown};
 use crate::layout::SocketsLayout;
 use crate::managed::ImageError;
 use crate::qemu::{QemuError, Unbootable};
-use crate::similar::closest;
 use crate::sockets::{PortOwner, Protocol};
 use crate::state_root::StateRootError;
 use crate::template::TemplateError;
 
 use super::diagnosis::{Diagnosis, Trouble};
-use super::record::VmState;
+use super::record::{RecordError, VmState};
 use super::room::FullDisk;
 
 /// A VM whose project was moved or removed while it ran.
@@ -30,36 +29,9 @@ pub struct Predecessor {
 /// Why something could not be done to a VM.
 #[derive(Debug, thiserror::Error)]
 pub enum VmError {
-    /// The record cannot be read or written.
-    #[error("cannot {action} the record {}", path.display())]
-    Record {
-        /// `read` or `write`.
-        action: &'static str,
-        /// The record.
-        path: PathBuf,
-        /// The reason.
-        source: io::Error,
-    },
-    /// The record is cut off or edited by hand.
-    #[error("the record of VM `{vm}` is damaged: {}", path.display())]
-    RecordDamaged {
-        /// The VM.
-        vm: String,
-        /// The record.
-        path: PathBuf,
-        /// What is wrong with it.
-        source: serde_json::Error,
-    },
-    /// The record says something that no castra writes.
-    #[error("the record {} is refused: {problem}", path.display())]
-    RecordRefused {
-        /// The VM.
-        vm: String,
-        /// The record.
-        path: PathBuf,
-        /// What is wrong with it.
-        problem: String,
-    },
+    /// The VM's record cannot be had.
+    #[error(transparent)]
+    Record(#[from] RecordError),
     /// Something has the name of a disk and is none.
     #[error("{} is no disk of yours, and stays", path.display())]
     NotADisk {
@@ -68,26 +40,6 @@ pub enum VmError {
         /// The reason.
         source: io::Error,
     },
-    /// The record was written by a newer castra.
-    #[error("the record of VM `{vm}` has format {format}; this castra knows formats up to {known}")]
-    RecordTooNew {
-        /// The VM.
-        vm: String,
-        /// The record.
-        path: PathBuf,
-        /// Its format.
-        format: u32,
-        /// The newest format known here.
-        known: u32,
-    },
-    /// There is no such VM in the project.
-    #[error("there is no VM `{vm}` here{}", did_you_mean(similar))]
-    Unknown {
-        /// What was asked for.
-        vm: String,
-        /// The closest name there is.
-        similar: Option<String>,
-    },
     /// QEMU runs and nothing is known of it.
     #[error("QEMU of VM `{vm}` runs (process {pid}), but its record is gone")]
     Unrecorded {
@@ -95,15 +47,6 @@ pub enum VmError {
         vm: String,
         /// QEMU's process.
         pid: i32,
-    },
-    /// Nothing was ever started here.
-    #[error("there is no VM here yet")]
-    NoneYet,
-    /// A name is needed because there are several VMs.
-    #[error("there are several VMs here: {}", names.join(", "))]
-    Ambiguous {
-        /// All of them.
-        names: Vec<String>,
     },
     /// The VM does not run.
     #[error("VM `{vm}` is not running (it is {})", state.name())]
@@ -504,12 +447,6 @@ impl VmError {
         Self::SocketsGone { vm: vm.to_owned(), doing, directory: sockets.directory().to_owned() }
     }
 
-    /// [`VmError::Unknown`] for a name that is none of `known`.
-    pub fn unknown<S: AsRef<str>>(vm: &str, known: &[S]) -> Self {
-        let similar = closest(vm, known.iter().map(AsRef::as_ref)).map(str::to_owned);
-        Self::Unknown { vm: vm.to_owned(), similar }
-    }
-
     /// Why a start came to nothing, as far as it can be told.
     pub fn diagnosis(&self) -> Option<&Diagnosis> {
         match self {
@@ -535,10 +472,6 @@ fn before(predecessor: Option<&Predecessor>) -> String {
             format!(", and whose project was moved to {} (process {pid})", project.display())
         }
     }
-}
-
-fn did_you_mean(similar: &Option<String>) -> String {
-    similar.as_ref().map_or(String::new(), |name| format!("; did you mean `{name}`?"))
 }
 
 fn by(owner: &PortOwner) -> String {

@@ -1,14 +1,12 @@
 //! What a [`VmError`] means for the exit code, and the way out of it.
 
-use crate::config::ALLOW_OUTSIDE;
 use crate::error::{Explain, Kind, kind_of_io};
 use crate::qemu::Unbootable;
 use crate::qemu::options::UserArguments;
 use crate::sockets::PortOwner;
-use crate::trusted::Distrust;
 
 use super::error::{Predecessor, VmError};
-use super::record::VmState;
+use super::record::{VmState, hint_of_io};
 
 impl Explain for VmError {
     fn kind(&self) -> Kind {
@@ -20,14 +18,9 @@ impl Explain for VmError {
                 Kind::CannotCreate
             }
             Self::CloneExists { .. } => Kind::CannotCreate,
-            Self::Record { source, .. } | Self::Disk { source, .. } | Self::Random(source) => {
-                kind_of_io(source)
-            }
+            Self::Disk { source, .. } | Self::Random(source) => kind_of_io(source),
             Self::DiskOutOfBounds { problem, .. } => problem.kind(),
-            Self::RecordDamaged { .. }
-            | Self::RecordRefused { .. }
-            | Self::NotADisk { .. }
-            | Self::RecordTooNew { .. }
+            Self::NotADisk { .. }
             | Self::ImageChanged { .. }
             | Self::BaseChanged { .. }
             | Self::CopyTorn { .. }
@@ -36,8 +29,8 @@ impl Explain for VmError {
             | Self::Unbootable { .. }
             | Self::ForeignOverlay { .. }
             | Self::NotResumable { .. } => Kind::Data,
-            Self::Unknown { .. } | Self::NoneYet | Self::BaseMissing { .. } => Kind::NotFound,
-            Self::BadName { .. } | Self::Ambiguous { .. } | Self::UnknownAccelerator { .. } => Kind::Usage,
+            Self::BaseMissing { .. } => Kind::NotFound,
+            Self::BadName { .. } | Self::UnknownAccelerator { .. } => Kind::Usage,
             Self::NotRunning { .. }
             | Self::CloneUnfinished { .. }
             | Self::SocketsGone { .. }
@@ -67,7 +60,8 @@ impl Explain for VmError {
             Self::NotStarted { error, .. } => error.kind(),
             Self::StateOfAnother { .. } | Self::PortForbidden { .. } => Kind::Permission,
             // Answered by `inner` above.
-            Self::Image(_)
+            Self::Record(_)
+            | Self::Image(_)
             | Self::File(_)
             | Self::Qemu(_)
             | Self::Template(_)
@@ -86,24 +80,14 @@ impl Explain for VmError {
             return inner.hint();
         }
         if let Self::Thrown(error) = self {
-            // Its logs are gone with it.
-            return error.advice().or_else(|| error.inner().and_then(Explain::hint));
+            // Its record and its logs are gone with it.
+            let inner = error.inner().filter(|_| !matches!(**error, Self::Record(_)));
+            return error.advice().or_else(|| inner.and_then(Explain::hint));
         }
         match self {
-            Self::RecordDamaged { vm, .. } | Self::RecordRefused { vm, .. } => Some(format!(
-                "`castra down {vm}` stops the VM if it runs, and `castra clean --records {vm}` moves the record aside; `castra \
-                 up {vm}` then writes a new one, on the same disk."
-            )),
-            Self::RecordTooNew { vm, .. } => Some(format!(
-                "Update castra, or use the one that made this VM. `castra down {vm}` and `castra clean --records {vm}` move the \
-                 record aside, and `castra up {vm}` then writes one of this castra, on the same disk."
-            )),
-            Self::Unknown { .. } => Some("`castra status` lists the VMs of this project.".into()),
             Self::Unrecorded { vm, .. } => {
                 Some(format!("`castra down {vm}` stops it; then `castra up {vm}` starts it with a record."))
             }
-            Self::NoneYet => Some("`castra up` starts one.".into()),
-            Self::Ambiguous { .. } => Some("Name the one you mean.".into()),
             Self::UnknownAccelerator { .. } => {
                 Some("It can be kvm, hvf or tcg; unset, Castra finds out by itself.".into())
             }
@@ -146,6 +130,7 @@ impl VmError {
     /// The error of another module that this passes on.
     fn inner(&self) -> Option<&dyn Explain> {
         match self {
+            Self::Record(error) => Some(error),
             Self::Image(error) => Some(error),
             Self::File(error) => Some(error),
             Self::Qemu(error) => Some(error),
@@ -238,20 +223,7 @@ impl VmError {
             Self::NotADisk { path, .. } => {
                 Some(format!("Look at what it is, and move it away: mv {0} {0}.kept", path.display()))
             }
-            Self::Disk { path, source, .. } | Self::Record { path, source, .. }
-                if Distrust::of(source).is_some() =>
-            {
-                Distrust::of(source).map(|distrust| distrust.way_out(path))
-            }
-            Self::Disk { path, source, .. } | Self::Record { path, source, .. }
-                if kind_of_io(source) == Kind::Permission =>
-            {
-                Some(format!(
-                    "Castra keeps its state beside your work: make {} writable for yourself, or work in a directory of your \
-                     own. To keep the state elsewhere, name a directory as `state_dir` in castra.toml and in {ALLOW_OUTSIDE}.",
-                    path.parent().unwrap_or(path).display()
-                ))
-            }
+            Self::Disk { path, source, .. } => hint_of_io(path, source),
             Self::DiskOutOfBounds { problem, .. } => problem.hint(),
             Self::StateOfAnother { state_root, .. } => Some(format!(
                 "Perhaps castra was run with sudo here. Nothing is lost: stop what runs by `sudo castra down`, then \

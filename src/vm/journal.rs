@@ -102,6 +102,7 @@ mod tests {
     use crate::cancel::Cancel;
     use crate::context::Environment;
     use crate::report::Silent;
+    use crate::vm::record::RecordError;
     use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
 
@@ -113,7 +114,7 @@ mod tests {
     fn stop(layout: &ProjectLayout) {
         keep("down", layout, &context(), |context| {
             context.reporter.report(&Event::VmStopped { vm: "web".into(), was_running: true });
-            vec![("db".to_owned(), Err::<(), _>(VmError::NoneYet))]
+            vec![("db".to_owned(), Err::<(), _>(VmError::from(RecordError::NoneYet)))]
         });
     }
 

@@ -4,8 +4,6 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
-
 use crate::context::RuntimeContext;
 use crate::files::{self, Stamp, create_private_directory, share};
 use crate::layout::ProjectLayout;
@@ -13,18 +11,7 @@ use crate::template::{self, Template, TemplateError};
 
 use super::error::VmError;
 use super::plan::VmPlan;
-use super::record::Record;
-
-/// What is known of the layer a VM's disk stands on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LayerRecord {
-    /// The template's key.
-    pub key: String,
-    /// SHA-256 of the layer, hexadecimal.
-    pub sha256: String,
-    /// What `stat` said of the project's copy when it was known to be right.
-    pub stamp: Stamp,
-}
+use super::record::{LayerRecord, Record};
 
 /// Brings a template's disk into the project, as a link where that can be.
 pub(super) fn bring(

@@ -62,25 +62,25 @@ mod watch;
 
 pub use base::{check_own_disk, ensure_vm_image};
 pub use clean::{CleanOptions, CleanReport, Cleaned, CleanedKind, Kept, clean};
-pub use clone::{CloneRecord, FrozenLayer, check_clone, clone};
+pub use clone::{check_clone, clone};
 pub use console::{Console, open_console};
 pub use diagnosis::{Diagnosis, Trouble};
 pub use down::{DownOptions, IfSuspended, down};
 pub use error::{Predecessor, VmError};
 pub use forwards::{check_port, port_owner};
-pub use layer::LayerRecord;
 pub use learn::last_starts;
 pub use plan::{BasePlan, Plan, VmPlan};
 pub use projects::{ListedVm, Orphan, ProjectStatus, end_orphan, list_projects, orphans};
 pub use record::{
-    BaseKind, BaseRecord, BootRecord, Crash, DiskStamp, Home, MachineRecord, MissingModules, Progress,
-    Record, RecordedMachine, StartKind, SuspendRecord, VmState, sentence_of_copy,
+    BaseKind, BaseRecord, BootRecord, CloneRecord, Crash, DiskStamp, FrozenLayer, Home, LayerRecord,
+    MachineRecord, MissingModules, Progress, Record, RecordError, RecordedMachine, StartKind, SuspendRecord,
+    VmState, recorded_vm, sentence_of_copy,
 };
 pub use room::FullDisk;
 pub use services::services;
 pub use status::{
-    VmStatus, check_readable, explain_silence, host_key_alias, make_ready, recorded_vm, running_vm,
-    ssh_address, ssh_target, state_of, status, status_of, status_of_guests, write_known_hosts,
+    VmStatus, check_readable, explain_silence, host_key_alias, make_ready, running_vm, ssh_address,
+    ssh_target, state_of, status, status_of, status_of_guests, write_known_hosts,
 };
 pub use suspend::suspend;
 pub use throwaway::{Throwaway, start_throwaway, throwaway_name};

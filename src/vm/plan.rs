@@ -11,7 +11,7 @@ use crate::managed::{ArtifactRole, Catalog, ManagedDiskKind, ManagedImageSpec};
 use crate::report::ImageLabel;
 
 use super::error::VmError;
-use super::record::{BaseKind, Record};
+use super::record::{BaseKind, Record, RecordError};
 
 /// Plan of an `up`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,7 +75,7 @@ fn select(
     let clones: Vec<VmDefinition> = clones.filter_map(|record| definition_of_clone(record, config)).collect();
     let known: Vec<&str> = config.vms.iter().chain(&clones).map(|vm| vm.name.as_str()).collect();
     if let Some(unknown) = names.iter().find(|name| !known.contains(&name.as_str())) {
-        return Err(VmError::unknown(unknown, &known));
+        return Err(RecordError::unknown(unknown, &known).into());
     }
     let declared = config.vms.iter().filter(|vm| names.is_empty() || names.contains(&vm.name));
     let asked_for = clones.iter().filter(|vm| names.contains(&vm.name));

@@ -98,7 +98,7 @@ fn let_go_on(
     if let Err(error) = record.save(layout) {
         record.suspended = Some(saved.clone());
         let _ = put_back(record, layout);
-        return Err(error);
+        return Err(error.into());
     }
     failpoint::reach(Point::ResumeRecorded);
     let mut record = finish(record, layout, context)?;

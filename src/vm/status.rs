@@ -21,7 +21,9 @@ use crate::report::Event;
 
 use super::PerVm;
 use super::error::VmError;
-use super::record::{BootRecord, Crash, MissingModules, Record, VmState, crash, observe, original_of};
+use super::record::{
+    BootRecord, Crash, MissingModules, Record, VmState, copy_of, crash, observe, recorded_vm,
+};
 use super::room::{FullDisk, disk_full, let_recorded_run};
 use super::suspend::{connect, take_back};
 use super::up::{UpOptions, attach, lock};
@@ -219,12 +221,6 @@ fn status_by(record: &Record, layout: &ProjectLayout) -> VmStatus {
     }
 }
 
-/// The directory of the project in which the VM ran when that was copied.
-pub(super) fn copy_of(record: &Record, layout: &ProjectLayout) -> Option<PathBuf> {
-    let root = original_of(record, &layout.vm(&record.name))?;
-    Some(ProjectLayout::unchecked(root).directory().to_owned())
-}
-
 /// By the process, since clocks jump; else by the clock.
 fn uptime_ms(qemu: Option<&QemuPid>, started_unix_ms: u64) -> u64 {
     let age = qemu.and_then(QemuPid::age).map(millis);
@@ -322,23 +318,6 @@ pub fn host_key_alias(vm: &str) -> String {
 fn ssh_port(record: &Record) -> Result<u16, VmError> {
     let port = record.boot.as_ref().map_or(record.ssh_port, |boot| boot.ssh_port);
     port.ok_or_else(|| VmError::NoAgent { vm: record.name.clone() })
-}
-
-/// The record of the VM that is meant: the one of this name, or the only one there is.
-///
-/// # Errors
-/// [`VmError::Unknown`], [`VmError::NoneYet`], [`VmError::Ambiguous`], and those of reading the record.
-pub fn recorded_vm(name: Option<&str>, layout: &ProjectLayout) -> Result<Record, VmError> {
-    let mut names = Record::names(layout);
-    let vm = match name {
-        Some(name) if names.iter().any(|known| known == name) => name.to_owned(),
-        Some(name) => return Err(VmError::unknown(name, &names)),
-        None if names.is_empty() => return Err(VmError::NoneYet),
-        None if names.len() == 1 => names.remove(0),
-        None => return Err(VmError::Ambiguous { names }),
-    };
-    // Gone between listing and reading: somebody has just removed it.
-    Record::load(layout, &vm)?.ok_or(VmError::Unknown { vm, similar: None })
 }
 
 /// A process that somebody has stopped would keep whoever asks it waiting.

@@ -33,10 +33,11 @@ use super::journal;
 use super::leftovers::clean_up_run;
 use super::record::{
     BootRecord, DiskStamp, Progress, Record, RecordedMachine, StartKind, SuspendRecord, VmState, observe,
+    recorded_vm,
 };
 use super::resume::{finish, put_back};
 use super::room::{disk_full, let_recorded_run};
-use super::status::{recorded_vm, refuse_frozen};
+use super::status::refuse_frozen;
 use super::up::{UpOptions, attach, lock};
 
 /// How long the guest may take to write everything out.
@@ -138,7 +139,8 @@ fn suspend_running(
     let mut saved = match save(&record, &boot, layout, context).and_then(|saved| {
         record.progress = Progress::Suspended;
         record.suspended = Some(saved.clone());
-        record.save(layout).map(|()| saved)
+        record.save(layout)?;
+        Ok(saved)
     }) {
         Ok(saved) => saved,
         Err(error) => {

@@ -17,10 +17,11 @@ use crate::report::Event;
 use crate::template::{self, BakeRequest, Damage, Ingredients, Template, TemplateError};
 
 use super::diagnosis::Words;
-use super::layer::{self, LayerRecord};
+use super::layer;
 use super::limits::Limits;
 use super::machine::{Image, machine};
 use super::plan::VmPlan;
+use super::record::LayerRecord;
 use super::timeline::Stopwatch;
 use super::watch::{hear_times, is_hopeless};
 

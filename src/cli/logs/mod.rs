@@ -20,7 +20,7 @@ use serde::Serialize;
 use crate::cancel::Cancel;
 use crate::error::Result;
 use crate::layout::ProjectLayout;
-use crate::vm::{self, Record, VmError};
+use crate::vm::{self, Record, RecordError, VmError};
 
 use super::args::{LogSource, LogsArgs};
 use super::context::CommandContext;
@@ -49,7 +49,7 @@ pub(super) fn run(logs: &LogsArgs, context: &CommandContext) -> Result<ExitCode>
     let layout = context.layout()?;
     let mut streams = streams(logs, layout, context)?;
     if streams.is_empty() {
-        return Err(VmError::NoneYet.into());
+        return Err(RecordError::NoneYet.into());
     }
     let is_there = |stream: &Stream| stream.path.exists();
     if !logs.follow && !streams.iter().any(is_there) {
@@ -109,7 +109,7 @@ fn names(logs: &LogsArgs, layout: &ProjectLayout, context: &CommandContext) -> R
     known.extend(config.into_iter().flat_map(|config| &config.vms).map(|vm| vm.name.clone()));
     let known: Vec<String> = known.into_iter().collect();
     match logs.vms.iter().find(|name| !known.contains(name)) {
-        Some(name) => Err(VmError::unknown(name, &known)),
+        Some(name) => Err(RecordError::unknown(name, &known).into()),
         None if logs.vms.is_empty() => Ok(known),
         None => Ok(logs.vms.clone()),
     }

@@ -20,7 +20,7 @@ use crate::layout::{ProjectLayout, is_frozen_layer};
 use crate::report::Event;
 
 use super::error::VmError;
-use super::record::Record;
+use super::record::{Record, RecordError};
 use super::remove::{refuse_in_use, remove_disk};
 use super::up::refuse_elsewhere;
 use remove::{Usage, remove, remove_empty_directories, set_record_aside};
@@ -105,7 +105,7 @@ pub fn clean(
 ) -> Result<CleanReport, VmError> {
     if !layout.state_root().is_dir() {
         return names.first().map_or(Ok(CleanReport::default()), |name| {
-            Err(VmError::Unknown { vm: name.clone(), similar: None })
+            Err(RecordError::Unknown { vm: name.clone(), similar: None }.into())
         });
     }
     let tell = || {

@@ -17,7 +17,7 @@ use crate::trusted;
 use crate::vm::disk::temporary_name;
 use crate::vm::error::VmError;
 use crate::vm::leftovers::is_in_use;
-use crate::vm::record::{Record, VmState, observe, place};
+use crate::vm::record::{Record, RecordError, VmState, observe, place};
 use crate::vm::remove::{check_removable, check_unfinished};
 
 use super::foundations::{FileId, disks_in, foundations, id_of, known_foundations};
@@ -49,7 +49,7 @@ pub(super) struct Found {
 /// A VM, or what there is of one.
 struct Vm {
     name: String,
-    record: Result<Option<Record>, VmError>,
+    record: Result<Option<Record>, RecordError>,
     standing: Standing,
 }
 
@@ -94,7 +94,7 @@ impl Survey<'_> {
         let vms: Vec<Vm> = vm_names(self.layout).into_iter().map(|name| self.look_at(name)).collect();
         let known: Vec<&str> = vms.iter().map(|vm| vm.name.as_str()).collect();
         if let Some(unknown) = self.names.iter().find(|name| !known.contains(&name.as_str())) {
-            return Err(VmError::unknown(unknown, &known));
+            return Err(RecordError::unknown(unknown, &known).into());
         }
         let mut found = Found::default();
         for vm in vms.iter().filter(|vm| self.names.is_empty() || self.names.contains(&vm.name)) {

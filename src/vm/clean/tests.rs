@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use tempfile::TempDir;
 
-use super::*;
 use crate::cancel::Cancel;
 use crate::context::Environment;
 use crate::layout::frozen_layer;
 use crate::qemu::create_overlay;
 use crate::report::{ImageLabel, Silent};
-use crate::vm::record::{BaseKind, BaseRecord, Progress, Record};
+use crate::vm::record::{BaseKind, BaseRecord, Progress, Record, RecordError};
+
+use super::*;
 
 const ALL: CleanOptions = CleanOptions { dry_run: false, disks: false, records: false };
 const DISKS: CleanOptions = CleanOptions { disks: true, ..ALL };
@@ -164,7 +165,7 @@ fn one_vm_goes_without_the_others_and_in_the_end_all() {
     assert!(fixture.layer(1).exists() && fixture.layout.vm("own").console_log().exists());
     assert!(matches!(
         clean(&["web".into()], DISKS, &fixture.bounds(), &fixture.layout, &fixture.context),
-        Err(VmError::Unknown { .. })
+        Err(VmError::Record(RecordError::Unknown { .. }))
     ));
     fixture.clean(&[], DISKS);
     assert!(!fixture.layout.state_root().exists(), "as if there had never been a VM");

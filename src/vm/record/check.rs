@@ -6,8 +6,9 @@ use std::path::{Component, Path};
 use crate::config::is_vm_name;
 use crate::layout::{ProjectLayout, is_frozen_layer};
 
+use super::Record;
+use super::boot::BootRecord;
 use super::place;
-use super::{BootRecord, Record};
 
 /// Digits of the directory of a project's sockets, see [`ProjectLayout::sockets`].
 const PROJECT_DIGITS: usize = 12;

@@ -11,7 +11,7 @@ use crate::host::boot_id;
 use crate::layout::ProjectLayout;
 use crate::qemu::{running_qemu, runs_elsewhere};
 
-use super::BootRecord;
+use super::boot::BootRecord;
 
 /// A state root, as the kernel tells directories apart. It keeps its number when it is moved, and a copy has another.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

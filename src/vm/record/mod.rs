@@ -1,34 +1,36 @@
 //! A VM's record, `vms/<vm>/vm.json`: what status, exec and down go by, so that they never ask the configuration.
 
+mod base;
+mod boot;
 mod check;
+mod clone;
+mod error;
 mod home;
 mod modules;
 pub(super) mod place;
 mod state;
 mod suspended;
 
-use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{PortForward, VmDefinition};
 use crate::context::RuntimeContext;
 use crate::files;
-use crate::layout::{ProjectLayout, SocketsLayout};
-use crate::qemu::{Accelerator, AcceleratorChoice, CpuModel, Device, MachineType};
-use crate::report::{Event, ImageLabel};
+use crate::layout::ProjectLayout;
+use crate::report::Event;
 use crate::trusted;
 
-use super::clone::{CloneRecord, FrozenLayer};
-use super::error::VmError;
-use super::layer::LayerRecord;
-
+pub use base::{BaseKind, BaseRecord, LayerRecord};
+pub use boot::{BootRecord, MachineRecord, RecordedMachine, StartKind};
+pub use clone::{CloneRecord, FrozenLayer};
+pub use error::RecordError;
+pub(super) use error::hint_of_io;
 pub use home::{Home, sentence_of_copy};
 pub use modules::MissingModules;
 pub use state::{Crash, VmState};
-pub(super) use state::{crash, observe, original_of};
+pub(super) use state::{copy_of, crash, observe};
 pub(super) use suspended::host_of;
 pub use suspended::{DiskStamp, SuspendRecord};
 
@@ -69,39 +71,6 @@ pub struct Record {
     pub ssh_port: Option<u16>,
 }
 
-/// What a disk stands on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BaseRecord {
-    /// Whose image it is.
-    pub kind: BaseKind,
-    /// Identifies the content: an overlay on other content is a broken disk.
-    pub content: String,
-    /// Size and time of change of the user's own image when `content` was computed, so that it is not hashed each time.
-    pub stamp: Option<String>,
-    /// Whether the user's own image may stand on other files.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub allow_backing_file: bool,
-}
-
-/// Whose image a disk stands on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum BaseKind {
-    /// A managed image.
-    Managed(ImageLabel),
-    /// The user's own file.
-    Path(PathBuf),
-}
-
-impl fmt::Display for BaseKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Managed(label) => label.fmt(f),
-            Self::Path(path) => path.display().fmt(f),
-        }
-    }
-}
-
 /// How far the last operation has come, as it was written down. Not the state, which is [`super::VmState`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -122,139 +91,6 @@ pub enum Progress {
     Cloning,
     /// Nothing is under way.
     Stopped,
-}
-
-/// What a VM's run went on from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum StartKind {
-    /// Nothing: the guest booted.
-    #[default]
-    Boot,
-    /// A warm template.
-    Template,
-    /// Its own memory, from when it was suspended.
-    Suspended,
-}
-
-/// One boot.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BootRecord {
-    /// When QEMU was started, milliseconds since the Unix epoch.
-    pub started_unix_ms: u64,
-    /// Which run of this machine it was started in; nothing where the machine cannot tell, or by an earlier castra.
-    #[serde(default)]
-    pub boot_id: Option<String>,
-    /// The castra that started it.
-    #[serde(default)]
-    pub castra_version: String,
-    /// How the CPU is run, and why.
-    pub accelerator: AcceleratorChoice,
-    /// QEMU's version.
-    pub qemu_version: String,
-    /// Virtual CPUs.
-    pub cpus: u32,
-    /// Memory in MiB.
-    pub memory_mib: u64,
-    /// Port of 127.0.0.1 that leads to the agent's SSH server; nothing for a native boot, which has no agent.
-    pub ssh_port: Option<u16>,
-    /// The declared forwards.
-    pub port_forwards: Vec<PortForward>,
-    /// Its agent relays TCP forwards; that of a machine which an earlier castra started does not.
-    #[serde(default)]
-    pub relayed: bool,
-    /// Directory of the sockets. In a copy of the project this is the one that its own would have, see [`Record::load`].
-    pub sockets: PathBuf,
-    /// The state root that it was started in; nothing in a record of an earlier castra.
-    #[serde(default)]
-    pub home: Option<Home>,
-    /// What it went on from.
-    #[serde(default)]
-    pub start: StartKind,
-    /// Milliseconds from QEMU's start until commands could run.
-    pub ready_ms: Option<u64>,
-    /// Modules of other kernels than the one that runs, as far as the guest has said so.
-    #[serde(default)]
-    pub missing_modules: Option<MissingModules>,
-    /// The rest of the machine; nothing in a record of an earlier castra.
-    #[serde(default)]
-    pub machine: Option<RecordedMachine>,
-}
-
-/// The machine of a record, which a stranger may have written.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum RecordedMachine {
-    /// One that this castra runs.
-    Known(MachineRecord),
-    /// One that it does not run: with options that it does not give to QEMU, or of another shape. It is kept as it is.
-    Unknown(serde_json::Value),
-}
-
-impl RecordedMachine {
-    /// The machine.
-    ///
-    /// # Errors
-    /// The reason why this castra does not run it.
-    pub(super) fn known(&self) -> Result<&MachineRecord, String> {
-        match self {
-            Self::Known(machine) => Ok(machine),
-            Self::Unknown(value) => Err(match serde_json::from_value::<MachineRecord>(value.clone()) {
-                Err(error) => error.to_string(),
-                Ok(_) => "it is not written as castra writes it".to_owned(),
-            }),
-        }
-    }
-}
-
-/// What a saved state must find again, beside CPUs, memory and accelerator.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MachineRecord {
-    /// QEMU's program: path, size and time of change.
-    pub qemu: String,
-    /// The host, where the guest's CPU is the host's own.
-    pub host: Option<String>,
-    /// The machine.
-    pub machine: MachineType,
-    /// CPU model.
-    pub cpu: CpuModel,
-    /// Further devices.
-    pub devices: Vec<Device>,
-}
-
-impl BootRecord {
-    /// Returns `true` if Castra's agent is in the guest: a native boot has none.
-    pub fn has_agent(&self) -> bool {
-        self.ssh_port.is_some()
-    }
-
-    /// Returns the paths of the sockets.
-    pub(super) fn socket_paths(&self) -> SocketsLayout {
-        SocketsLayout::new(self.sockets.clone())
-    }
-
-    /// Whether this boot is what the definition asks for now.
-    pub(super) fn is_of(&self, definition: &VmDefinition) -> bool {
-        self.cpus == definition.cpus
-            && self.memory_mib == definition.memory_bytes >> 20
-            && self.port_forwards == definition.port_forwards
-            && self.has_cpu_of(definition)
-    }
-
-    /// Returns `true` if the CPU is the definition's, where that names one. The host's own fits all, and so does an image's or the default
-    /// of another castra: no edit of the definition has changed those.
-    fn has_cpu_of(&self, definition: &VmDefinition) -> bool {
-        match (&definition.cpu, self.emulated_cpu()) {
-            (Some(wanted), Some(has)) => has == wanted,
-            _ => true,
-        }
-    }
-
-    /// The CPU model, unless that is the host's own.
-    pub(super) fn emulated_cpu(&self) -> Option<&CpuModel> {
-        let machine = self.machine.as_ref()?.known().ok()?;
-        (self.accelerator.accelerator == Accelerator::Tcg).then_some(&machine.cpu)
-    }
 }
 
 impl Record {
@@ -299,9 +135,9 @@ impl Record {
     /// holds for where the project is now: in a copy, a boot's sockets are not those of the original, whatever was copied.
     ///
     /// # Errors
-    /// [`VmError::Record`] if it cannot be read, [`VmError::RecordDamaged`], [`VmError::RecordTooNew`],
-    /// [`VmError::RecordRefused`].
-    pub fn load(layout: &ProjectLayout, vm: &str) -> Result<Option<Self>, VmError> {
+    /// [`RecordError::Io`] if it cannot be read, [`RecordError::Damaged`], [`RecordError::TooNew`],
+    /// [`RecordError::Refused`].
+    pub fn load(layout: &ProjectLayout, vm: &str) -> Result<Option<Self>, RecordError> {
         match Self::read(layout, vm, layout.vm(vm).record())? {
             None => Self::of_new_clone(layout, vm),
             record => Ok(record),
@@ -312,20 +148,20 @@ impl Record {
     ///
     /// # Errors
     /// As for [`Self::load`].
-    pub fn of_new_clone(layout: &ProjectLayout, vm: &str) -> Result<Option<Self>, VmError> {
+    pub fn of_new_clone(layout: &ProjectLayout, vm: &str) -> Result<Option<Self>, RecordError> {
         Self::read(layout, vm, layout.vm(vm).clone_record())
     }
 
-    fn read(layout: &ProjectLayout, vm: &str, path: PathBuf) -> Result<Option<Self>, VmError> {
+    fn read(layout: &ProjectLayout, vm: &str, path: PathBuf) -> Result<Option<Self>, RecordError> {
         let read =
             trusted::directory(layout.vm(vm).directory()).and_then(|_| trusted::read(&path, MAX_BYTES));
         let bytes = match read {
             Ok(bytes) => bytes,
             Err(error) if trusted::is_absence(&error) => return Ok(None),
-            Err(source) => return Err(VmError::Record { action: "read", path, source }),
+            Err(source) => return Err(RecordError::Io { action: "read", path, source }),
         };
         let mut record = Self::parse(&bytes, vm, path.clone())?;
-        check::check(&mut record, vm, layout).map_err(|problem| VmError::RecordRefused {
+        check::check(&mut record, vm, layout).map_err(|problem| RecordError::Refused {
             vm: vm.to_owned(),
             path,
             problem,
@@ -339,7 +175,7 @@ impl Record {
         Ok(Some(record))
     }
 
-    fn parse(bytes: &[u8], vm: &str, path: PathBuf) -> Result<Self, VmError> {
+    fn parse(bytes: &[u8], vm: &str, path: PathBuf) -> Result<Self, RecordError> {
         #[derive(Deserialize)]
         struct Envelope {
             format: u32,
@@ -348,9 +184,9 @@ impl Record {
         if let Ok(Envelope { format }) = serde_json::from_slice(bytes)
             && format > FORMAT
         {
-            return Err(VmError::RecordTooNew { vm: vm.to_owned(), path, format, known: FORMAT });
+            return Err(RecordError::TooNew { vm: vm.to_owned(), path, format, known: FORMAT });
         }
-        serde_json::from_slice(bytes).map_err(|source| VmError::RecordDamaged {
+        serde_json::from_slice(bytes).map_err(|source| RecordError::Damaged {
             vm: vm.to_owned(),
             path,
             source,
@@ -372,27 +208,27 @@ impl Record {
     /// Writes the record; a crash leaves the old or the new one.
     ///
     /// # Errors
-    /// [`VmError::Record`].
-    pub(super) fn save(&self, layout: &ProjectLayout) -> Result<(), VmError> {
+    /// [`RecordError::Io`].
+    pub(super) fn save(&self, layout: &ProjectLayout) -> Result<(), RecordError> {
         self.write(layout, layout.vm(&self.name).record())
     }
 
     /// Writes what of this record, of a clone that was just made, will always be so.
     ///
     /// # Errors
-    /// [`VmError::Record`].
-    pub(super) fn save_as_new_clone(&self, layout: &ProjectLayout) -> Result<(), VmError> {
+    /// [`RecordError::Io`].
+    pub(super) fn save_as_new_clone(&self, layout: &ProjectLayout) -> Result<(), RecordError> {
         let lasting = Self { progress: Progress::Stopped, suspended: None, boot: None, ..self.clone() };
         lasting.write(layout, layout.vm(&self.name).clone_record())
     }
 
-    fn write(&self, layout: &ProjectLayout, path: PathBuf) -> Result<(), VmError> {
+    fn write(&self, layout: &ProjectLayout, path: PathBuf) -> Result<(), RecordError> {
         let mut written = self.clone();
         if let BaseKind::Path(base) = &mut written.base.kind {
             *base = place::stored(base, layout);
         }
         let bytes = serde_json::to_vec_pretty(&written).unwrap_or_default();
-        let failed = |source| VmError::Record { action: "write", path: path.clone(), source };
+        let failed = |source| RecordError::Io { action: "write", path: path.clone(), source };
         files::create_private_directory(layout.vm(&self.name).directory()).map_err(failed)?;
         files::write_atomically(&path, &bytes, 0o600).map_err(failed)
     }
@@ -415,9 +251,27 @@ impl Record {
     }
 }
 
+/// Loads the record of the VM that is meant: the one of this name, or the only one there is.
+///
+/// # Errors
+/// [`RecordError::Unknown`], [`RecordError::NoneYet`], [`RecordError::Ambiguous`], and those of reading the record.
+pub fn recorded_vm(name: Option<&str>, layout: &ProjectLayout) -> Result<Record, RecordError> {
+    let mut names = Record::names(layout);
+    let vm = match name {
+        Some(name) if names.iter().any(|known| known == name) => name.to_owned(),
+        Some(name) => return Err(RecordError::unknown(name, &names)),
+        None if names.is_empty() => return Err(RecordError::NoneYet),
+        None if names.len() == 1 => names.remove(0),
+        None => return Err(RecordError::Ambiguous { names }),
+    };
+    // Gone between listing and reading: somebody has just removed it.
+    Record::load(layout, &vm)?.ok_or(RecordError::Unknown { vm, similar: None })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::ImageLabel;
 
     fn record(layout: &ProjectLayout) -> Record {
         let base = BaseRecord {
@@ -451,9 +305,9 @@ mod tests {
         let path = layout.vm("web").record();
         let text = fs::read_to_string(&path).expect("read");
         fs::write(&path, &text[..text.len() / 2]).expect("truncated");
-        assert!(matches!(Record::load(&layout, "web"), Err(VmError::RecordDamaged { .. })));
+        assert!(matches!(Record::load(&layout, "web"), Err(RecordError::Damaged { .. })));
         fs::write(&path, r#"{"format": 99, "shape": "unknown"}"#).expect("written");
-        assert!(matches!(Record::load(&layout, "web"), Err(VmError::RecordTooNew { format: 99, .. })));
+        assert!(matches!(Record::load(&layout, "web"), Err(RecordError::TooNew { format: 99, .. })));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::BaseKind;
+use super::base::BaseKind;
 
 /// Most releases that are kept of what a guest says.
 const MAX_INSTALLED: usize = 8;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::host::boot_id;
-use crate::layout::VmLayout;
+use crate::layout::{ProjectLayout, VmLayout};
 use crate::qemu::{EndingSignal, QemuPid, ending_signal, running_qemu, runs_elsewhere};
 
 use super::home;
@@ -129,8 +129,14 @@ pub(in crate::vm) fn crash(record: &Record, files: &VmLayout) -> Option<Crash> {
 }
 
 /// Returns the state root of the project that was copied while its VM ran, if this is the copy.
-pub(in crate::vm) fn original_of(record: &Record, files: &VmLayout) -> Option<PathBuf> {
+fn original_of(record: &Record, files: &VmLayout) -> Option<PathBuf> {
     home::original(record.boot.as_ref()?, files.state_root())
+}
+
+/// Returns the directory of the project in which the VM ran when that was copied.
+pub(in crate::vm) fn copy_of(record: &Record, layout: &ProjectLayout) -> Option<PathBuf> {
+    let root = original_of(record, &layout.vm(&record.name))?;
+    Some(ProjectLayout::unchecked(root).directory().to_owned())
 }
 
 /// Returns the traces of a QEMU that has ended. QEMU removes its pid file whenever it ends by itself: when its guest has shut

@@ -8,13 +8,14 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::cancel::Cancel;
-use crate::files::{self, Stamp};
+use crate::files::{self, FileError, Stamp};
 use crate::layout::ProjectLayout;
 use crate::qemu::{Accelerator, QemuBinary};
 use crate::trusted;
 use crate::vm::error::VmError;
 
-use super::{BootRecord, Record};
+use super::Record;
+use super::boot::BootRecord;
 
 /// What was saved, and of which machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,13 +66,13 @@ impl DiskStamp {
     /// and time of change have to do. Hashes the disk only where the stamp differs.
     ///
     /// # Errors
-    /// [`VmError::File`]: it cannot be read, or an interruption.
+    /// [`FileError`]: it cannot be read, or an interruption.
     pub(in crate::vm) fn recognises(
         &mut self,
         disk: &Path,
         sha256: Option<&str>,
         cancel: &Cancel,
-    ) -> Result<bool, VmError> {
+    ) -> Result<bool, FileError> {
         let Ok(found) = Self::of(disk) else { return Ok(false) };
         let is_same = found == *self
             || match sha256 {
@@ -100,7 +101,7 @@ impl SuspendRecord {
     ///
     /// # Errors
     /// As for [`DiskStamp::recognises`].
-    pub(in crate::vm) fn recognises(&mut self, disk: &Path, cancel: &Cancel) -> Result<bool, VmError> {
+    pub(in crate::vm) fn recognises(&mut self, disk: &Path, cancel: &Cancel) -> Result<bool, FileError> {
         if let Some(next) =
             self.next_disk.filter(|next| DiskStamp::of(disk).is_ok_and(|found| found == *next))
         {
