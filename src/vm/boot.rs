@@ -17,10 +17,11 @@ use crate::qemu::{
 use crate::report::Event;
 
 use super::account::{explain_start, keep_timeline};
+use super::disk::Image;
 use super::error::VmError;
 use super::forwards;
 use super::leftovers::clean_up;
-use super::machine::{Image, machine, tcg_cpu};
+use super::machine::{machine, tcg_cpu};
 use super::plan::VmPlan;
 use super::record::{
     BootRecord, Home, MachineRecord, MissingModules, Progress, Record, RecordedMachine, StartKind, host_of,

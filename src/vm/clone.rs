@@ -23,14 +23,13 @@ use crate::layout::{OVERLAY_TEMPORARY, ProjectLayout, frozen_layer};
 use crate::qemu::{Qcow2Header, create_overlay};
 use crate::report::Event;
 
-use super::disk::relative;
+use super::disk::{confirm_place, relative, remove_unfinished_clone};
 use super::error::VmError;
 use super::journal;
 use super::record::{
     CloneRecord, DiskStamp, FrozenLayer, Progress, Record, RecordError, SuspendRecord, VmState, observe,
     recorded_vm,
 };
-use super::remove::remove_disk;
 use super::resume::put_back;
 use super::up::lock;
 
@@ -69,7 +68,7 @@ fn clone_one(
         state => return Err(VmError::NotSuspended { vm: vm.to_owned(), state }),
     }
     if let Some(unfinished) = Record::load(layout, new)?.filter(Record::is_unfinished_clone) {
-        remove_unfinished(&unfinished, overlay, layout)?;
+        remove_unfinished_clone(&unfinished, overlay, layout)?;
     }
     // Somebody else may have been faster.
     check_clone(vm, new, overlay, layout)?;
@@ -87,19 +86,13 @@ pub fn check_clone(vm: &str, new: &str, overlay: &DiskPath, layout: &ProjectLayo
     if !is_vm_name(new) {
         return Err(VmError::BadName { name: new.to_owned() });
     }
-    confirm(new, overlay)?;
+    confirm_place(new, overlay)?;
     let unfinished = Record::load(layout, new)?.is_some_and(|record| record.is_unfinished_clone());
     let is_there = Record::is_there(layout, new) || overlay.exists();
     if vm == new || (is_there && !unfinished) {
         return Err(VmError::CloneExists { vm: new.to_owned() });
     }
     Ok(())
-}
-
-/// Checks that the configuration may have the clone's disk there, as things are at this moment.
-fn confirm(new: &str, overlay: &DiskPath) -> Result<(), VmError> {
-    let refused = |problem| VmError::DiskOutOfBounds { vm: new.to_owned(), problem: Box::new(problem) };
-    overlay.confirm().map(drop).map_err(refused)
 }
 
 struct Cloning<'a> {
@@ -114,7 +107,7 @@ impl Cloning<'_> {
     fn run(mut self, source: Record) -> Result<Record, VmError> {
         let disk = source.overlay_path(self.layout);
         // Beside it, a layer is made.
-        confirm(&source.name, &self.overlay.at(disk.clone()))?;
+        confirm_place(&source.name, &self.overlay.at(disk.clone()))?;
         if !self.saved.recognises(&disk, &self.context.cancel)? {
             let reason = "its disk has changed since".into();
             return Err(VmError::NotResumable { vm: source.name, reason });
@@ -192,9 +185,9 @@ impl Cloning<'_> {
         let layer = layer.unwrap_or_default();
         let directory = self.overlay.parent().unwrap_or(Path::new("/"));
         create_private_directory(directory).map_err(failed(self.overlay))?;
-        confirm(self.new, self.overlay)?;
+        confirm_place(self.new, self.overlay)?;
         let temporary = self.new_overlay(directory, &relative(directory, &layer), &layer)?;
-        confirm(self.new, self.overlay)?;
+        confirm_place(self.new, self.overlay)?;
         temporary.persist_noclobber(self.overlay).map_err(|error| failed(self.overlay)(error.error))?;
         File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed(self.overlay))?;
         let (from, to) =
@@ -235,29 +228,4 @@ fn share(from: &Path, to: &Path) -> io::Result<()> {
         fs::copy(from, to)?;
         File::open(to)?.sync_all()
     })
-}
-
-/// Removes what is there of a clone that was never finished, its record last. Its disk must be in the same bounds as `like`.
-///
-/// # Errors
-/// [`VmError::DiskOutOfBounds`], [`VmError::Disk`].
-pub(super) fn remove_unfinished(
-    record: &Record,
-    like: &DiskPath,
-    layout: &ProjectLayout,
-) -> Result<(), VmError> {
-    let files = layout.vm(&record.name);
-    let overlay = like.at(record.overlay_path(layout));
-    // First, since it may be refused: then all of it stays.
-    confirm(&record.name, &overlay)?;
-    remove_disk(&overlay)?;
-    for path in [files.machine_state(), files.clone_record(), files.record()] {
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(VmError::Disk { action: "remove", path, source: error });
-            }
-            _ => {}
-        }
-    }
-    Ok(())
 }

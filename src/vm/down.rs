@@ -1,7 +1,8 @@
 //! `down`: VMs are stopped, in the ways of [`super::stopping`].
 
+use std::fs;
+use std::thread;
 use std::time::Duration;
-use std::{fs, thread};
 
 use crate::context::RuntimeContext;
 use crate::failpoint::{self, Point};

@@ -6,11 +6,12 @@ use castra_wire::Relay;
 
 use crate::config::{BootProfile, VmDefinition};
 use crate::layout::VmLayout;
-use crate::managed::{ManagedImagePaths, ManagedImageSpec, QemuProfile};
+use crate::managed::QemuProfile;
 use crate::qemu::{
     AcceleratorChoice, Boot, CpuModel, Device, DeviceModel, Disk, MachineSpec, Memory, Network,
 };
 
+use super::disk::Image;
 use super::forwards;
 use super::plan::VmPlan;
 
@@ -19,9 +20,6 @@ use super::plan::VmPlan;
 const FOR_EVERY_KERNEL: &str = "no_timer_check";
 /// Makes the agent the first process: [`crate::guest::AGENT_PATH`].
 const AGENT_FIRST: &str = "rdinit=/castra/agent";
-
-/// A managed image and where its files are.
-pub(super) type Image = (ManagedImageSpec, ManagedImagePaths);
 
 /// CPU model under TCG: the VM's own, else its image's, else the default.
 pub(super) fn tcg_cpu(definition: &VmDefinition, image: Option<&Image>) -> CpuModel {
@@ -85,6 +83,7 @@ fn what_boots(plan: &VmPlan, image: Option<&Image>, initramfs: PathBuf, relays: 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::managed::ManagedImagePaths;
 
     #[test]
     fn the_kernel_is_told_of_the_agent() {

@@ -24,7 +24,6 @@
 //! cannot be a lie that a crash left behind.
 
 mod account;
-mod base;
 mod boot;
 mod clean;
 mod clone;
@@ -37,7 +36,6 @@ mod error;
 mod explain;
 mod forwards;
 mod journal;
-mod layer;
 mod learn;
 mod leftovers;
 mod limits;
@@ -46,7 +44,6 @@ mod plan;
 mod predecessor;
 mod projects;
 mod record;
-mod remove;
 mod resume;
 mod room;
 mod room_watch;
@@ -60,11 +57,11 @@ mod up;
 mod warm;
 mod watch;
 
-pub use base::{check_own_disk, ensure_vm_image};
 pub use clean::{CleanOptions, CleanReport, Cleaned, CleanedKind, Kept, clean};
 pub use clone::{check_clone, clone};
 pub use console::{Console, open_console};
 pub use diagnosis::{Diagnosis, Trouble};
+pub use disk::{check_own_disk, ensure_vm_image};
 pub use down::{DownOptions, IfSuspended, down};
 pub use error::{Predecessor, VmError};
 pub use forwards::{check_port, port_owner};

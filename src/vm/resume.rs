@@ -21,13 +21,12 @@ use crate::report::Event;
 use crate::wait::WaitLimit;
 
 use super::account::keep_timeline;
-use super::base::{Base, ensure_base};
 use super::boot::{BootRequest, PORT_ATTEMPTS, boot_record, ssh_port};
-use super::disk::{check_overlay, confirm_place};
+use super::disk::{Base, Image, check_overlay, confirm_place, ensure_base};
 use super::error::VmError;
 use super::forwards;
 use super::leftovers::clean_up_run;
-use super::machine::{Image, machine, tcg_cpu};
+use super::machine::{machine, tcg_cpu};
 use super::plan::VmPlan;
 use super::record::{BootRecord, Progress, Record, RecordedMachine, StartKind, SuspendRecord};
 use super::suspend::{to_leave_in_order, unanswered};
@@ -64,7 +63,7 @@ pub(super) fn resume(
     record.suspended = Some(saved.clone());
     let base = ensure_base(plan, layout, Some(&record), context)?;
     stopwatch.begin(Phase::Overlay);
-    confirm_place(plan)?;
+    confirm_place(&vm, &plan.definition.overlay)?;
     check_overlay(plan, &base, Some(&mut record), layout, context)?;
     let state = || saved.clone().open(&record, binary, layout, &context.cancel);
     let image = base.image.as_ref();

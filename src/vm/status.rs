@@ -1,11 +1,12 @@
 //! States of VMs: from records and locks, and from what their QEMUs answer at once. Never waits.
 
 use std::fs::{self, File, OpenOptions};
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Duration;
-use std::{io, thread};
 
 use rustix::fs::OFlags;
 

@@ -17,11 +17,11 @@ use crate::report::Event;
 use crate::state_root;
 
 use super::PerVm;
-use super::base::{check_boot_code, check_own_disk, confirm, ensure_base};
 use super::boot::{BootRequest, accelerator, start};
-use super::clone::remove_unfinished;
 use super::copied;
-use super::disk::ensure_vm_assets;
+use super::disk::{
+    check_boot_code, check_own_disk, confirm, ensure_base, ensure_vm_assets, remove_unfinished_clone,
+};
 use super::down::await_stop;
 use super::error::VmError;
 use super::journal;
@@ -144,7 +144,7 @@ fn up_one(
     }
     let mut record = Record::load(layout, vm)?;
     if let Some(unfinished) = record.take_if(|record| record.is_unfinished_clone()) {
-        remove_unfinished(&unfinished, &plan.definition.overlay, layout)?;
+        remove_unfinished_clone(&unfinished, &plan.definition.overlay, layout)?;
     }
     if record.is_none()
         && let Some(qemu) = running_qemu(&layout.vm(vm).pidfile())

@@ -17,9 +17,9 @@ use crate::report::Event;
 use crate::template::{self, BakeRequest, Damage, Ingredients, Template, TemplateError};
 
 use super::diagnosis::Words;
-use super::layer;
+use super::disk::{Image, layer};
 use super::limits::Limits;
-use super::machine::{Image, machine};
+use super::machine::machine;
 use super::plan::VmPlan;
 use super::record::LayerRecord;
 use super::timeline::Stopwatch;

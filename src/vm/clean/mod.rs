@@ -19,9 +19,9 @@ use crate::files::Lock;
 use crate::layout::{ProjectLayout, is_frozen_layer};
 use crate::report::Event;
 
+use super::disk::{refuse_in_use, remove_disk};
 use super::error::VmError;
 use super::record::{Record, RecordError};
-use super::remove::{refuse_in_use, remove_disk};
 use super::up::refuse_elsewhere;
 use remove::{Usage, remove, remove_empty_directories, set_record_aside};
 use survey::Survey;

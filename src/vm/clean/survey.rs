@@ -14,11 +14,10 @@ use crate::files::{Lock, TEMPORARY};
 use crate::layout::{OVERLAY_TEMPORARY, ProjectLayout, SocketsLayout, is_frozen_layer, is_image_lock};
 use crate::qemu::running_qemu;
 use crate::trusted;
-use crate::vm::disk::temporary_name;
+use crate::vm::disk::{check_removable, check_unfinished, temporary_name};
 use crate::vm::error::VmError;
 use crate::vm::leftovers::is_in_use;
 use crate::vm::record::{Record, RecordError, VmState, observe, place};
-use crate::vm::remove::{check_removable, check_unfinished};
 
 use super::foundations::{FileId, disks_in, foundations, id_of, known_foundations};
 use super::{CleanOptions, Cleaned, CleanedKind, Kept};

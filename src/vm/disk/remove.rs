@@ -7,16 +7,20 @@ use std::path::Path;
 use rustix::fs::{FlockOperation, fcntl_lock};
 use rustix::io::Errno;
 
+use crate::config::DiskPath;
+use crate::layout::ProjectLayout;
 use crate::qemu::QCOW2_MAGIC;
 use crate::trusted;
+use crate::vm::error::VmError;
+use crate::vm::record::Record;
 
-use super::error::VmError;
+use super::confirm_place;
 
 /// Removes a disk, a layer or an overlay. One that is not there is fine.
 ///
 /// # Errors
 /// [`VmError::NotADisk`] for anything that is not a qcow2 of this user's, which stays; [`VmError::DiskInUse`]; [`VmError::Disk`].
-pub(super) fn remove_disk(path: &Path) -> Result<(), VmError> {
+pub(in crate::vm) fn remove_disk(path: &Path) -> Result<(), VmError> {
     check_removable(path)?;
     refuse_in_use(path)?;
     gone(path)
@@ -26,7 +30,7 @@ pub(super) fn remove_disk(path: &Path) -> Result<(), VmError> {
 ///
 /// # Errors
 /// [`VmError::DiskInUse`].
-pub(super) fn refuse_in_use(path: &Path) -> Result<(), VmError> {
+pub(in crate::vm) fn refuse_in_use(path: &Path) -> Result<(), VmError> {
     let mut options = fs::OpenOptions::new();
     let Ok(disk) = trusted::open_with(options.read(true).write(true), path) else { return Ok(()) };
     match fcntl_lock(&disk, FlockOperation::NonBlockingLockExclusive) {
@@ -40,7 +44,7 @@ pub(super) fn refuse_in_use(path: &Path) -> Result<(), VmError> {
 ///
 /// # Errors
 /// As for [`remove_disk`].
-pub(super) fn remove_unfinished_disk(path: &Path) -> Result<(), VmError> {
+pub(in crate::vm) fn remove_unfinished_disk(path: &Path) -> Result<(), VmError> {
     check_unfinished(path)?;
     gone(path)
 }
@@ -49,7 +53,7 @@ pub(super) fn remove_unfinished_disk(path: &Path) -> Result<(), VmError> {
 ///
 /// # Errors
 /// As for [`remove_disk`].
-pub(super) fn check_unfinished(path: &Path) -> Result<(), VmError> {
+pub(in crate::vm) fn check_unfinished(path: &Path) -> Result<(), VmError> {
     match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_file() && metadata.len() == 0 => Ok(()),
         _ => check_removable(path),
@@ -60,7 +64,7 @@ pub(super) fn check_unfinished(path: &Path) -> Result<(), VmError> {
 ///
 /// # Errors
 /// As for [`remove_disk`].
-pub(super) fn check_removable(path: &Path) -> Result<(), VmError> {
+pub(in crate::vm) fn check_removable(path: &Path) -> Result<(), VmError> {
     let mut begin = Vec::new();
     let read =
         trusted::open(path).and_then(|file| file.take(QCOW2_MAGIC.len() as u64).read_to_end(&mut begin));
@@ -73,6 +77,31 @@ pub(super) fn check_removable(path: &Path) -> Result<(), VmError> {
         }
         Err(source) => Err(VmError::NotADisk { path: path.to_owned(), source }),
     }
+}
+
+/// Removes what is there of a clone that was never finished, its record last. Its disk must be in the same bounds as `like`.
+///
+/// # Errors
+/// [`VmError::DiskOutOfBounds`], [`VmError::Disk`].
+pub(in crate::vm) fn remove_unfinished_clone(
+    record: &Record,
+    like: &DiskPath,
+    layout: &ProjectLayout,
+) -> Result<(), VmError> {
+    let files = layout.vm(&record.name);
+    let overlay = like.at(record.overlay_path(layout));
+    // First, since it may be refused: then all of it stays.
+    confirm_place(&record.name, &overlay)?;
+    remove_disk(&overlay)?;
+    for path in [files.machine_state(), files.clone_record(), files.record()] {
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(VmError::Disk { action: "remove", path, source: error });
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn gone(path: &Path) -> Result<(), VmError> {

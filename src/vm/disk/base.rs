@@ -1,9 +1,10 @@
 //! The base image of a VM: there, whole, and identified by its content.
 
+use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use std::{fs, io};
 
 use sha2::{Digest as _, Sha256};
 
@@ -18,15 +19,17 @@ use crate::managed::{
 use crate::qemu::options::UserArguments;
 use crate::qemu::{Disk, DiskError, Qcow2Header, QemuError, Unbootable};
 use crate::report::Event;
-
-use super::error::VmError;
-use super::plan::{BasePlan, VmPlan, content_of};
-use super::record::{BaseKind, BaseRecord, Record};
+use crate::vm::error::VmError;
+use crate::vm::plan::{BasePlan, VmPlan, content_of};
+use crate::vm::record::{BaseKind, BaseRecord, Record};
 
 /// Hashing that takes less is not worth a word.
 const FIRST_NEWS: Duration = Duration::from_millis(500);
 /// Ten a second, as of downloads.
 const BETWEEN_NEWS: Duration = Duration::from_millis(100);
+
+/// A managed image and where its files are.
+pub(in crate::vm) type Image = (ManagedImageSpec, ManagedImagePaths);
 
 /// Sees to it that the VM's managed image is in the project, the same one that `up` would take, and hands it back; nothing
 /// for a VM on the user's own file.
@@ -62,7 +65,7 @@ pub fn check_own_disk(
 ///
 /// # Errors
 /// [`VmError::Unbootable`]; [`VmError::Qemu`] when interrupted.
-pub(super) fn check_boot_code(vm: &str, disk: &Path, context: &RuntimeContext) -> Result<(), VmError> {
+pub(in crate::vm) fn check_boot_code(vm: &str, disk: &Path, context: &RuntimeContext) -> Result<(), VmError> {
     if UserArguments::of(&context.environment).identity().is_some() {
         return Ok(());
     }
@@ -89,23 +92,23 @@ fn look_at_own_disk(definition: &VmDefinition, path: &Path) -> Result<Vec<PathBu
 }
 
 /// A base image that is there.
-pub(super) struct Base {
+pub(in crate::vm) struct Base {
     /// Its disk.
-    pub(super) disk: PathBuf,
+    pub(in crate::vm) disk: PathBuf,
     /// How the record tells of it.
-    pub(super) record: BaseRecord,
+    pub(in crate::vm) record: BaseRecord,
     /// The managed image it is, unless it is the user's own file.
-    pub(super) image: Option<(ManagedImageSpec, ManagedImagePaths)>,
+    pub(in crate::vm) image: Option<(ManagedImageSpec, ManagedImagePaths)>,
     /// Files of this machine that its content comes from: the user's own disk and what that is based on, or local sources
     /// of the image.
-    pub(super) sources: Vec<PathBuf>,
+    pub(in crate::vm) sources: Vec<PathBuf>,
 }
 
 /// Sees to it that the VM's base image is there, fetching it if need be.
 ///
 /// # Errors
 /// Those of the image manager; [`VmError::BaseMissing`], [`VmError::Disk`].
-pub(super) fn ensure_base(
+pub(in crate::vm) fn ensure_base(
     plan: &VmPlan,
     layout: &ProjectLayout,
     recorded: Option<&Record>,
@@ -149,7 +152,11 @@ fn managed_base(spec: ManagedImageSpec, paths: ManagedImagePaths) -> Base {
 ///
 /// # Errors
 /// Those of the image manager, where the disk is not what it should be and cannot be mended.
-pub(super) fn confirm(base: Base, layout: &ProjectLayout, context: &RuntimeContext) -> Result<Base, VmError> {
+pub(in crate::vm) fn confirm(
+    base: Base,
+    layout: &ProjectLayout,
+    context: &RuntimeContext,
+) -> Result<Base, VmError> {
     let Some((spec, paths)) = base.image else { return Ok(base) };
     let paths = ImageManager::new(layout).confirm_disk(&spec, paths, context)?;
     Ok(managed_base(spec, paths))

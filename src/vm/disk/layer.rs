@@ -8,13 +8,12 @@ use crate::context::RuntimeContext;
 use crate::files::{self, Stamp, create_private_directory, share};
 use crate::layout::ProjectLayout;
 use crate::template::{self, Template, TemplateError};
-
-use super::error::VmError;
-use super::plan::VmPlan;
-use super::record::{LayerRecord, Record};
+use crate::vm::error::VmError;
+use crate::vm::plan::VmPlan;
+use crate::vm::record::{LayerRecord, Record};
 
 /// Brings a template's disk into the project, as a link where that can be.
-pub(super) fn bring(
+pub(in crate::vm) fn bring(
     template: &Template,
     layout: &ProjectLayout,
     context: &RuntimeContext,
@@ -40,14 +39,14 @@ pub(super) fn bring(
 }
 
 /// The SHA-256 that a layer of this project should have, if this is the path of one.
-pub(super) fn sha256_in(disk: &Path, layout: &ProjectLayout) -> Option<String> {
+pub(in crate::vm) fn sha256_in(disk: &Path, layout: &ProjectLayout) -> Option<String> {
     let sha256 = disk.parent().and_then(Path::file_name).and_then(OsStr::to_str)?;
     (layout.layer(sha256) == disk).then(|| sha256.to_owned())
 }
 
 /// The layer is there, and is what it was: by its stamp where the record has that, else by its digest. One that was removed
 /// comes back from the cache, if that has it.
-pub(super) fn check(
+pub(in crate::vm) fn check(
     plan: &VmPlan,
     sha256: &str,
     recorded: Option<&mut Record>,

@@ -1,5 +1,9 @@
 //! A VM's own disk: an overlay on its base image, or on a warm template's disk that stands on that.
 
+mod base;
+pub(super) mod layer;
+mod remove;
+
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -8,7 +12,7 @@ use std::path::{Component, Path, PathBuf};
 
 use tempfile::TempPath;
 
-use crate::config::defaults;
+use crate::config::{DiskPath, defaults};
 use crate::context::RuntimeContext;
 use crate::failpoint::{self, Point};
 use crate::files::{self, OVERLAY_BYTES, Peak, create_private_directory, normalise, require_space};
@@ -16,13 +20,16 @@ use crate::layout::{ProjectLayout, is_frozen_layer};
 use crate::qemu::{Qcow2Header, QemuError, create_overlay, resize_disk};
 use crate::report::Event;
 
-use super::base::Base;
 use super::error::VmError;
-use super::layer;
-use super::machine::Image;
 use super::plan::VmPlan;
 use super::record::{DiskStamp, LayerRecord, Record, place};
-use super::remove::remove_unfinished_disk;
+
+pub(super) use base::{Base, Image, check_boot_code, confirm, ensure_base};
+pub use base::{check_own_disk, ensure_vm_image};
+pub(super) use remove::{
+    check_removable, check_unfinished, refuse_in_use, remove_disk, remove_unfinished_clone,
+    remove_unfinished_disk,
+};
 
 /// All files a start needs, each there and checked.
 pub(super) struct ResolvedVmArtifacts {
@@ -47,7 +54,7 @@ pub(super) fn ensure_vm_assets(
 ) -> Result<(ResolvedVmArtifacts, Record), VmError> {
     let (vm, overlay) = (&plan.definition.name, &plan.definition.overlay);
     let mut recorded = Record::load(layout, vm)?;
-    confirm_place(plan)?;
+    confirm_place(vm, overlay)?;
     let is_new = !overlay.exists();
     let mut record = if !is_new {
         check_overlay(plan, &base, recorded.as_mut(), layout, context)?;
@@ -71,12 +78,13 @@ pub(super) fn ensure_vm_assets(
     Ok((ResolvedVmArtifacts { image: base.image, is_new }, record))
 }
 
-/// Checks that the configuration may have the VM's disk where it is, as things are at this moment.
-pub(super) fn confirm_place(plan: &VmPlan) -> Result<(), VmError> {
-    let definition = &plan.definition;
-    let refused =
-        |problem| VmError::DiskOutOfBounds { vm: definition.name.clone(), problem: Box::new(problem) };
-    definition.overlay.confirm().map(drop).map_err(refused)
+/// Checks that the configuration may have a VM's disk there, as things are at this moment.
+///
+/// # Errors
+/// [`VmError::DiskOutOfBounds`].
+pub(super) fn confirm_place(vm: &str, overlay: &DiskPath) -> Result<(), VmError> {
+    let refused = |problem| VmError::DiskOutOfBounds { vm: vm.to_owned(), problem: Box::new(problem) };
+    overlay.confirm().map(drop).map_err(refused)
 }
 
 /// Reports the files outside the project that the guest will read.
@@ -161,8 +169,8 @@ fn create(
     layout: &ProjectLayout,
     context: &RuntimeContext,
 ) -> Result<(), VmError> {
-    let overlay = plan.definition.overlay.to_path_buf();
-    let overlay = &overlay;
+    let (vm, disk_path) = (&plan.definition.name, &plan.definition.overlay);
+    let overlay = &disk_path.to_path_buf();
     let directory = overlay.parent().unwrap_or(Path::new("/"));
     let failed = |source| VmError::Disk { action: "create", path: overlay.clone(), source };
     create_private_directory(directory).map_err(failed)?;
@@ -174,21 +182,17 @@ fn create(
     let size_bytes = plan.definition.disk_bytes.max(Qcow2Header::read(foundation)?.virtual_bytes);
     require_space(directory, &Peak { overlay: OVERLAY_BYTES, ..Peak::default() })?;
     // Directories were made since it was last looked at, perhaps through a link.
-    confirm_place(plan)?;
+    confirm_place(vm, disk_path)?;
     remove_unfinished_disk(&temporary_name(overlay))?;
     let temporary = new_beside(overlay).map_err(failed)?;
     failpoint::reach(Point::OverlayBegun);
     create_overlay(&temporary, &backing_file, size_bytes)?;
     failpoint::reach(Point::OverlayMade);
-    confirm_place(plan)?;
+    confirm_place(vm, disk_path)?;
     temporary.persist_noclobber(overlay).map_err(|error| failed(error.error))?;
     failpoint::reach(Point::OverlayPublished);
     File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)?;
-    context.reporter.report(&Event::OverlayCreated {
-        vm: plan.definition.name.clone(),
-        path: overlay.clone(),
-        size_bytes,
-    });
+    context.reporter.report(&Event::OverlayCreated { vm: vm.clone(), path: overlay.clone(), size_bytes });
     Ok(())
 }
 
