@@ -20,8 +20,8 @@ use super::account::{explain_start, keep_timeline};
 use super::disk::Image;
 use super::error::VmError;
 use super::forwards;
-use super::leftovers::clean_up;
 use super::machine::{machine, tcg_cpu};
+use super::monitor::clean_up;
 use super::plan::VmPlan;
 use super::record::{
     BootRecord, Home, MachineRecord, MissingModules, Progress, Record, RecordedMachine, StartKind, host_of,

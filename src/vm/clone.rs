@@ -26,12 +26,12 @@ use crate::report::Event;
 use super::disk::{confirm_place, relative, remove_unfinished_clone};
 use super::error::VmError;
 use super::journal;
+use super::lock::lock;
 use super::record::{
     CloneRecord, DiskStamp, FrozenLayer, Progress, Record, RecordError, SuspendRecord, VmState, observe,
     recorded_vm,
 };
 use super::resume::put_back;
-use super::up::lock;
 
 /// Makes `new`, a suspended VM, of the suspended VM `vm`. Its disk will be at `overlay`.
 ///

@@ -6,7 +6,7 @@ use crate::qemu::{Disk, DiskCheck, check_disk};
 use crate::report::Event;
 
 use super::error::VmError;
-use super::leftovers::clean_up;
+use super::monitor::clean_up;
 use super::record::{Record, copy_of, sentence_of_copy};
 
 /// Makes ready for a start from the disk as it was copied. Nothing of the original is touched.

@@ -14,8 +14,8 @@ use crate::state_root::StateRootError;
 use crate::template::TemplateError;
 
 use super::diagnosis::{Diagnosis, Trouble};
+use super::full_disk::FullDisk;
 use super::record::{RecordError, VmState};
-use super::room::FullDisk;
 
 /// A VM whose project was moved or removed while it ran.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -35,18 +35,18 @@ mod down;
 mod error;
 mod explain;
 mod forwards;
+mod full_disk;
 mod journal;
 mod learn;
-mod leftovers;
 mod limits;
+mod lock;
 mod machine;
+mod monitor;
 mod plan;
 mod predecessor;
 mod projects;
 mod record;
 mod resume;
-mod room;
-mod room_watch;
 mod services;
 mod status;
 mod stopping;
@@ -65,6 +65,7 @@ pub use disk::{check_own_disk, ensure_vm_image};
 pub use down::{DownOptions, IfSuspended, down};
 pub use error::{Predecessor, VmError};
 pub use forwards::{check_port, port_owner};
+pub use full_disk::FullDisk;
 pub use learn::last_starts;
 pub use plan::{BasePlan, Plan, VmPlan};
 pub use projects::{ListedVm, Orphan, ProjectStatus, end_orphan, list_projects, orphans};
@@ -73,7 +74,6 @@ pub use record::{
     MachineRecord, MissingModules, Progress, Record, RecordError, RecordedMachine, StartKind, SuspendRecord,
     VmState, recorded_vm, sentence_of_copy,
 };
-pub use room::FullDisk;
 pub use services::services;
 pub use status::{
     VmStatus, check_readable, explain_silence, host_key_alias, make_ready, running_vm, ssh_address,

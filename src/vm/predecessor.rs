@@ -9,7 +9,7 @@ use crate::layout::ProjectLayout;
 use crate::qemu::{FoundQemu, find_qemus};
 
 use super::error::{Predecessor, VmError};
-use super::leftovers::is_in_use;
+use super::monitor::is_in_use;
 
 /// Time for a QEMU that has just ended to close its sockets, on a busy machine.
 const CLOSING_LIMIT: Duration = Duration::from_secs(5);

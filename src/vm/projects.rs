@@ -21,7 +21,7 @@ use crate::trusted;
 
 use super::PerVm;
 use super::error::VmError;
-use super::leftovers::clean_up_run;
+use super::monitor::clean_up_run;
 use super::status::{VmStatus, status};
 
 /// Unit of `st_blocks`, whatever the filesystem's own is: `stat(2)`.

@@ -22,12 +22,14 @@ use crate::report::Event;
 
 use super::PerVm;
 use super::error::VmError;
+use super::full_disk::FullDisk;
+use super::lock::lock;
+use super::monitor::{connect, disk_full, ensure_not_stopped, let_recorded_run};
 use super::record::{
     BootRecord, Crash, MissingModules, Record, VmState, copy_of, crash, observe, recorded_vm,
 };
-use super::room::{FullDisk, disk_full, let_recorded_run};
-use super::suspend::{connect, take_back};
-use super::up::{UpOptions, attach, lock};
+use super::suspend::take_back;
+use super::up::{UpOptions, attach};
 
 /// Limit of a question to a guest, which is asked beside what is known without it.
 const GUEST_LIMIT: Duration = Duration::from_secs(1);
@@ -321,17 +323,6 @@ fn ssh_port(record: &Record) -> Result<u16, VmError> {
     port.ok_or_else(|| VmError::NoAgent { vm: record.name.clone() })
 }
 
-/// A process that somebody has stopped would keep whoever asks it waiting.
-///
-/// # Errors
-/// [`VmError::Frozen`].
-pub(super) fn refuse_frozen(vm: &str, qemu: Option<&QemuPid>) -> Result<(), VmError> {
-    match qemu.filter(|qemu| qemu.is_frozen()) {
-        Some(qemu) => Err(VmError::Frozen { vm: vm.to_owned(), pid: qemu.pid() }),
-        None => Ok(()),
-    }
-}
-
 /// The record of a VM in which commands can run. A start that nobody has finished (`up --no-wait`, or an `up` that was
 /// killed) is finished first.
 ///
@@ -344,7 +335,7 @@ pub fn running_vm(
 ) -> Result<Record, VmError> {
     let mut record = recorded_vm(name, layout)?;
     let (mut state, qemu) = observe(&record, &layout.vm(&record.name));
-    refuse_frozen(&record.name, qemu.as_ref())?;
+    ensure_not_stopped(&record.name, qemu.as_ref())?;
     if matches!(state, VmState::Starting | VmState::Suspending | VmState::Resuming) {
         let _lock = lock(&record.name, layout, context)?;
         // Whoever held the lock may have finished, or given up.

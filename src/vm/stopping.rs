@@ -17,8 +17,8 @@ use crate::wait::WaitLimit;
 
 use super::down::DownOptions;
 use super::error::VmError;
+use super::monitor::let_run;
 use super::record::{BootRecord, Progress, Record, StartKind};
-use super::room::let_run;
 use super::status::ssh_target;
 
 /// Time for QEMU to end once it is asked to.

@@ -30,15 +30,16 @@ use crate::wait::WaitLimit;
 use super::PerVm;
 use super::error::VmError;
 use super::journal;
-use super::leftovers::clean_up_run;
+use super::lock::lock;
+use super::monitor::{
+    clean_up_run, connect, disk_full, ensure_not_stopped, let_recorded_run, to_leave_in_order, unanswered,
+};
 use super::record::{
     BootRecord, DiskStamp, Progress, Record, RecordedMachine, StartKind, SuspendRecord, VmState, observe,
     recorded_vm,
 };
 use super::resume::{finish, put_back};
-use super::room::{disk_full, let_recorded_run};
-use super::status::refuse_frozen;
-use super::up::{UpOptions, attach, lock};
+use super::up::{UpOptions, attach};
 
 /// How long the guest may take to write everything out.
 const SYNC_LIMIT: Duration = Duration::from_secs(60);
@@ -120,7 +121,7 @@ fn suspend_running(
     let vm = record.name.clone();
     let boot = record.boot.clone().filter(|boot| matches!(&boot.machine, Some(RecordedMachine::Known(_))));
     let boot = boot.ok_or_else(|| VmError::NotSuspendable { vm: vm.clone() })?;
-    refuse_frozen(&vm, running_qemu(&layout.vm(&vm).pidfile()).as_ref())?;
+    ensure_not_stopped(&vm, running_qemu(&layout.vm(&vm).pidfile()).as_ref())?;
     let sockets = boot.socket_paths();
     if sockets.are_gone() {
         return Err(VmError::sockets_gone(&vm, "suspend", &sockets));
@@ -305,26 +306,4 @@ pub(super) fn take_back(
         let _ = qmp.execute("migrate_cancel", json!({}));
     }
     Ok(record)
-}
-
-/// QEMU's machine protocol.
-pub(super) fn connect(vm: &str, boot: &BootRecord, cancel: &Cancel) -> Result<Qmp, VmError> {
-    connect_within(vm, boot, WaitLimit::new(ANSWER_LIMIT, cancel))
-}
-
-/// QEMU's machine protocol, for what must be done even after an interruption.
-pub(super) fn to_leave_in_order(vm: &str, boot: &BootRecord, cancel: &Cancel) -> Result<Qmp, VmError> {
-    connect_within(vm, boot, WaitLimit::to_leave_in_order(ANSWER_LIMIT, cancel))
-}
-
-fn connect_within(vm: &str, boot: &BootRecord, limit: WaitLimit) -> Result<Qmp, VmError> {
-    let sockets = boot.socket_paths();
-    Qmp::connect(&sockets.qmp(), limit).map_err(|error| unanswered(vm, error))
-}
-
-pub(super) fn unanswered(vm: &str, source: QmpError) -> VmError {
-    match source {
-        QmpError::Interrupted(interrupted) => interrupted.into(),
-        source => QemuError::NotResponding { vm: vm.to_owned(), source }.into(),
-    }
 }

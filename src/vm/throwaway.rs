@@ -21,11 +21,10 @@ use crate::wait::WaitLimit;
 
 use super::disk::temporary_name;
 use super::error::VmError;
-use super::leftovers::clean_up;
+use super::lock::{VmLock, lock};
+use super::monitor::{RoomWatch, clean_up, disk_full};
 use super::plan::VmPlan;
-use super::room::disk_full;
-use super::room_watch::RoomWatch;
-use super::up::{UpOptions, VmLock, bring_up, lock};
+use super::up::{UpOptions, bring_up};
 
 /// How throw-away VMs are named, before their random digits.
 const PREFIX: &str = "run-";

@@ -8,7 +8,7 @@ use crate::command::Lifetime;
 use crate::config::BootProfile;
 use crate::context::RuntimeContext;
 use crate::error::Explain as _;
-use crate::files::{self, Lock};
+use crate::files;
 use crate::guest::VmKeys;
 use crate::layout::{ProjectLayout, SocketsLayout};
 use crate::managed::ImageManager;
@@ -25,14 +25,14 @@ use super::disk::{
 use super::down::await_stop;
 use super::error::VmError;
 use super::journal;
-use super::leftovers::clean_up;
+use super::lock::{ensure_reachable, lock};
+use super::monitor::{clean_up, ensure_not_stopped, let_recorded_run};
 use super::plan::{BasePlan, Plan, VmPlan};
 use super::predecessor;
 use super::projects;
 use super::record::{BootRecord, MissingModules, Progress, Record, StartKind, VmState, crash, observe};
 use super::resume::{discard, finish, put_back, resume};
-use super::room::let_recorded_run;
-use super::status::{check_network, refuse_frozen};
+use super::status::check_network;
 use super::suspend::take_back;
 use super::timeline::{Phase, Stopwatch, keep_if_new, of_start};
 use super::warm::Warming;
@@ -175,7 +175,7 @@ fn up_one(
                     return go_on(plan, record, layout, context, options);
                 }
             }
-            VmState::Elsewhere => refuse_elsewhere(vm, layout)?,
+            VmState::Elsewhere => ensure_reachable(vm, layout)?,
             VmState::Crashed => recover(&record, layout, context),
             VmState::Copied => copied::prepare(&record, layout, context)?,
             VmState::Stopped => {}
@@ -286,52 +286,6 @@ fn go_on(
     attach(record, layout, context, options)
 }
 
-/// Held by whoever changes a VM: the VM's own lock, and a share of the project's, so that nobody removes what the VM is about to
-/// need.
-#[derive(Debug)]
-pub(super) struct VmLock {
-    _vm: Lock,
-    _project: Lock,
-}
-
-/// The lock of a VM, on files that are there still: whoever held one before may have removed the VM, or all.
-pub(super) fn lock(vm: &str, layout: &ProjectLayout, context: &RuntimeContext) -> Result<VmLock, VmError> {
-    let tell = |what: String| move || context.reporter.report(&Event::Waiting { what });
-    let files = layout.vm(vm);
-    let make = |directory: &Path| {
-        files::create_private_directory(directory).map_err(|source| VmError::Disk {
-            action: "create",
-            path: directory.to_owned(),
-            source,
-        })
-    };
-    let on_project = || tell("another castra that cleans up this project".into());
-    let on_vm = || tell(format!("another castra that works on VM `{vm}`"));
-    loop {
-        state_root::create(layout.state_root())?;
-        let project = Lock::share(&layout.project_lock(), &context.cancel, on_project())?;
-        if !project.is_on(&layout.project_lock()) {
-            continue;
-        }
-        state_root::make(layout, context)?;
-        make(files.directory())?;
-        let lock = Lock::acquire(&files.lock(), &context.cancel, on_vm())?;
-        refuse_elsewhere(vm, layout)?;
-        if lock.is_on(&files.lock()) {
-            return Ok(VmLock { _vm: lock, _project: project });
-        }
-    }
-}
-
-/// Checks that no QEMU runs the VM that cannot be seen from here, and so neither asked nor ended.
-///
-/// # Errors
-/// [`VmError::Elsewhere`].
-pub(super) fn refuse_elsewhere(vm: &str, layout: &ProjectLayout) -> Result<(), VmError> {
-    let elsewhere = runs_elsewhere(&layout.vm(vm).pidfile());
-    if elsewhere { Err(VmError::Elsewhere { vm: vm.to_owned() }) } else { Ok(()) }
-}
-
 /// Sees to it that commands can run in a VM whose QEMU runs; one that is ready already says so in milliseconds.
 ///
 /// # Errors
@@ -344,7 +298,7 @@ pub(super) fn attach(
     options: UpOptions,
 ) -> Result<UpOutcome, VmError> {
     let vm = record.name.clone();
-    refuse_frozen(&vm, running_qemu(&layout.vm(&vm).pidfile()).as_ref())?;
+    ensure_not_stopped(&vm, running_qemu(&layout.vm(&vm).pidfile()).as_ref())?;
     if record.progress == Progress::Starting
         && record.boot.as_ref().is_some_and(|boot| boot.start == StartKind::Suspended)
     {

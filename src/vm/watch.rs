@@ -18,8 +18,8 @@ use super::diagnosis::{About, Evidence, HostFacts, Trouble, Words, diagnose};
 use super::error::VmError;
 use super::forwards;
 use super::limits::{Limits, least_patience, patience};
+use super::monitor::disk_full;
 use super::record::{BootRecord, MissingModules, StartKind};
-use super::room::disk_full;
 use super::timeline::{Phase, Stopwatch, Timeline, timelines, usual_ms};
 use super::up::WaitFor;
 

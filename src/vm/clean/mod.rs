@@ -21,8 +21,8 @@ use crate::report::Event;
 
 use super::disk::{refuse_in_use, remove_disk};
 use super::error::VmError;
+use super::lock::ensure_reachable;
 use super::record::{Record, RecordError};
-use super::up::refuse_elsewhere;
 use remove::{Usage, remove, remove_empty_directories, set_record_aside};
 use survey::Survey;
 
@@ -115,7 +115,7 @@ pub fn clean(
     let lock = Lock::acquire(&layout.project_lock(), &context.cancel, tell)?;
     let known = Record::names(layout);
     for vm in if names.is_empty() { &known } else { names } {
-        refuse_elsewhere(vm, layout)?;
+        ensure_reachable(vm, layout)?;
     }
     let survey = Survey { names, options, bounds, layout, context }.run()?;
     // Before anything goes: the VM of a disk that is open needs its sockets, too.

@@ -16,7 +16,7 @@ use crate::qemu::running_qemu;
 use crate::trusted;
 use crate::vm::disk::{check_removable, check_unfinished, temporary_name};
 use crate::vm::error::VmError;
-use crate::vm::leftovers::is_in_use;
+use crate::vm::monitor::is_in_use;
 use crate::vm::record::{Record, RecordError, VmState, observe, place};
 
 use super::foundations::{FileId, disks_in, foundations, id_of, known_foundations};

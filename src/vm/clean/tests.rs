@@ -221,7 +221,7 @@ fn a_second_name_frees_nothing_and_the_last_one_all() {
 fn whoever_works_on_a_vm_is_waited_for() {
     let fixture = Fixture::new();
     let context = fixture.context.clone();
-    let held = crate::vm::up::lock("web", &fixture.layout, &context).expect("held");
+    let held = crate::vm::lock::lock("web", &fixture.layout, &context).expect("held");
     // Nobody waits for good.
     context.cancel.cancel();
     let refused = clean(&[], DISKS, &fixture.bounds(), &fixture.layout, &context);

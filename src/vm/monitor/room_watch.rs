@@ -13,8 +13,7 @@ use serde_json::json;
 
 use crate::qemu::{MachineStatus, Qmp};
 use crate::report::{Event, Reporter};
-
-use super::room::FullDisk;
+use crate::vm::full_disk::FullDisk;
 
 /// Interval between looks at the machine.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -22,7 +21,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const PAUSED_INTERVAL: Duration = Duration::from_millis(200);
 
 /// A thread that continues a paused machine, until this is dropped.
-pub(super) struct RoomWatch {
+pub(in crate::vm) struct RoomWatch {
     is_full: Arc<AtomicBool>,
     /// Dropped first, which ends the thread.
     end: Option<Sender<()>>,
@@ -32,7 +31,7 @@ pub(super) struct RoomWatch {
 impl RoomWatch {
     /// Starts the thread on a QMP session of its own, which works also once the socket is removed. `disk` need not be there
     /// any more, its directory must.
-    pub(super) fn start(qmp: Qmp, disk: PathBuf, reporter: Arc<dyn Reporter>) -> Self {
+    pub(in crate::vm) fn start(qmp: Qmp, disk: PathBuf, reporter: Arc<dyn Reporter>) -> Self {
         let is_full = Arc::new(AtomicBool::new(false));
         let (end, is_over) = channel();
         let watched = Watched { qmp, disk, reporter, is_full: is_full.clone() };
@@ -43,7 +42,7 @@ impl RoomWatch {
     }
 
     /// Returns `true` while the machine is paused for want of room.
-    pub(super) fn is_full(&self) -> bool {
+    pub(in crate::vm) fn is_full(&self) -> bool {
         self.is_full.load(Ordering::Relaxed)
     }
 }

@@ -14,7 +14,7 @@ const LOOKS: u32 = 20;
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// Removes what a QEMU that is gone leaves behind, and saved memory that counts no more. Nothing here is data.
-pub(super) fn clean_up(files: &VmLayout, sockets: &SocketsLayout) {
+pub(in crate::vm) fn clean_up(files: &VmLayout, sockets: &SocketsLayout) {
     for leftover in [files.machine_state(), files.unfinished_machine_state()] {
         // What stays is written over by the next suspend.
         let _ = fs::remove_file(leftover);
@@ -23,7 +23,7 @@ pub(super) fn clean_up(files: &VmLayout, sockets: &SocketsLayout) {
 }
 
 /// The same for a VM whose saved memory counts.
-pub(super) fn clean_up_run(files: &VmLayout, sockets: &SocketsLayout) {
+pub(in crate::vm) fn clean_up_run(files: &VmLayout, sockets: &SocketsLayout) {
     // What is not there need not go, and what cannot go is replaced on the next start.
     for leftover in [files.pidfile(), files.initramfs()] {
         let _ = fs::remove_file(leftover);
@@ -35,7 +35,7 @@ pub(super) fn clean_up_run(files: &VmLayout, sockets: &SocketsLayout) {
 }
 
 /// Returns `true` if a QEMU listens at one of these sockets.
-pub(super) fn is_in_use(sockets: &SocketsLayout) -> bool {
+pub(in crate::vm) fn is_in_use(sockets: &SocketsLayout) -> bool {
     sockets.all().iter().any(|socket| is_listened_at(socket))
 }
 

@@ -1,0 +1,60 @@
+//! The full filesystem that keeps a VM's disk from growing.
+
+use std::fmt;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use crate::files::Size;
+use crate::qemu::Qcow2Header;
+
+/// Filesystem without room for a VM's disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FullDisk {
+    /// Where it is mounted.
+    pub filesystem: PathBuf,
+    /// What is free on it, if it can be told.
+    pub free_bytes: Option<u64>,
+    /// How much the VM's disk may still grow, if it can be told. QEMU does not say how much the write needs that found no
+    /// room; with this much, none fails.
+    pub growth_bytes: Option<u64>,
+}
+
+impl fmt::Display for FullDisk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "its disk cannot grow, since the filesystem {} is full", self.filesystem.display())?;
+        match (self.free_bytes, self.growth_bytes) {
+            (Some(free), Some(growth)) => {
+                write!(f, " ({} are free, and the disk may grow by {} more)", Size(free), Size(growth))
+            }
+            (Some(free), None) => write!(f, " ({} are free)", Size(free)),
+            (None, _) => Ok(()),
+        }
+    }
+}
+
+impl FullDisk {
+    /// The filesystem of a VM's disk.
+    pub(in crate::vm) fn of(disk: &Path) -> Self {
+        let directory = disk.parent().unwrap_or(Path::new("/"));
+        let free = rustix::fs::statvfs(directory).ok();
+        let free_bytes = free.map(|status| status.f_bavail.saturating_mul(status.f_frsize));
+        Self { filesystem: mount_point(directory), free_bytes, growth_bytes: growth(disk) }
+    }
+}
+
+/// Computes how much larger a disk can become than it is.
+fn growth(disk: &Path) -> Option<u64> {
+    let virtual_bytes = Qcow2Header::read(disk).ok()?.virtual_bytes;
+    let allocated = fs::metadata(disk).ok()?.blocks().saturating_mul(512);
+    Some(virtual_bytes.saturating_sub(allocated))
+}
+
+/// Returns the highest directory of the same filesystem.
+fn mount_point(directory: &Path) -> PathBuf {
+    let directory = directory.canonicalize().unwrap_or_else(|_| directory.to_owned());
+    let device = |path: &Path| fs::metadata(path).map(|metadata| metadata.dev()).ok();
+    let here = device(&directory);
+    let shared = directory.ancestors().take_while(|path| device(path) == here);
+    shared.last().unwrap_or(&directory).to_owned()
+}

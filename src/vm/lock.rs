@@ -1,0 +1,57 @@
+//! The lock of a VM, which every operation that changes the VM holds.
+
+use std::path::Path;
+
+use crate::context::RuntimeContext;
+use crate::files::{self, Lock};
+use crate::layout::ProjectLayout;
+use crate::qemu::runs_elsewhere;
+use crate::report::Event;
+use crate::state_root;
+
+use super::error::VmError;
+
+/// Lock of a VM, with a share of its project's, so that no other castra removes what the VM is about to need.
+#[derive(Debug)]
+pub(super) struct VmLock {
+    _vm: Lock,
+    _project: Lock,
+}
+
+/// Locks a VM, on files that are still there: the last holder of the lock may have removed the VM, or the project.
+pub(super) fn lock(vm: &str, layout: &ProjectLayout, context: &RuntimeContext) -> Result<VmLock, VmError> {
+    let tell = |what: String| move || context.reporter.report(&Event::Waiting { what });
+    let files = layout.vm(vm);
+    let make = |directory: &Path| {
+        files::create_private_directory(directory).map_err(|source| VmError::Disk {
+            action: "create",
+            path: directory.to_owned(),
+            source,
+        })
+    };
+    let on_project = || tell("another castra that cleans up this project".into());
+    let on_vm = || tell(format!("another castra that works on VM `{vm}`"));
+    loop {
+        state_root::create(layout.state_root())?;
+        let project = Lock::share(&layout.project_lock(), &context.cancel, on_project())?;
+        if !project.is_on(&layout.project_lock()) {
+            continue;
+        }
+        state_root::make(layout, context)?;
+        make(files.directory())?;
+        let lock = Lock::acquire(&files.lock(), &context.cancel, on_vm())?;
+        ensure_reachable(vm, layout)?;
+        if lock.is_on(&files.lock()) {
+            return Ok(VmLock { _vm: lock, _project: project });
+        }
+    }
+}
+
+/// Checks that no QEMU runs the VM that cannot be seen from here, and so neither asked nor ended.
+///
+/// # Errors
+/// [`VmError::Elsewhere`].
+pub(super) fn ensure_reachable(vm: &str, layout: &ProjectLayout) -> Result<(), VmError> {
+    let elsewhere = runs_elsewhere(&layout.vm(vm).pidfile());
+    if elsewhere { Err(VmError::Elsewhere { vm: vm.to_owned() }) } else { Ok(()) }
+}

@@ -1,0 +1,81 @@
+//! Machines that QEMU has paused: because the host's disk is full, or because another client asked for it.
+//!
+//! QEMU pauses a machine whose disk cannot grow, and holds the write that failed. Once there is room, `cont` repeats that
+//! write, so the guest never sees an error and loses nothing. Only Castra ever sends that.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::cancel::Cancel;
+use crate::context::RuntimeContext;
+use crate::layout::{ProjectLayout, SocketsLayout};
+use crate::qemu::{MachineStatus, Qmp};
+use crate::report::Event;
+use crate::vm::error::VmError;
+use crate::vm::full_disk::FullDisk;
+use crate::vm::record::Record;
+use crate::wait::WaitLimit;
+
+use super::{ANSWER_LIMIT, unanswered};
+
+/// A machine that is still full pauses again with the first write that it repeats, within milliseconds.
+const SETTLE: Duration = Duration::from_millis(300);
+/// Interval between questions meanwhile.
+const SETTLE_POLL: Duration = Duration::from_millis(20);
+
+/// Returns the error for a VM that is paused while its disk cannot grow.
+pub(in crate::vm) fn disk_full(vm: &str, disk: &Path) -> VmError {
+    VmError::DiskFull { vm: vm.to_owned(), full: FullDisk::of(disk) }
+}
+
+/// Continues a machine that is to run and is paused. The caller holds the VM's lock, so that no other castra is saving it. A QEMU that
+/// does not answer is left to what its caller wants of it.
+///
+/// # Errors
+/// [`VmError::DiskFull`] while there is no room; [`VmError::Interrupted`]; [`VmError::Qemu`].
+pub(in crate::vm) fn let_run(
+    vm: &str,
+    disk: &Path,
+    sockets: &SocketsLayout,
+    context: &RuntimeContext,
+) -> Result<(), VmError> {
+    let cancel = &context.cancel;
+    let was = match MachineStatus::ask(sockets, cancel) {
+        Some(MachineStatus::Runs) | None => return Ok(cancel.check()?),
+        Some(paused) => paused,
+    };
+    proceed(vm, sockets, cancel)?;
+    let settled = WaitLimit::new(SETTLE, cancel).begin();
+    while settled.sleep(SETTLE_POLL).is_ok() {
+        if MachineStatus::ask(sockets, cancel) == Some(MachineStatus::DiskFull) {
+            return Err(disk_full(vm, disk));
+        }
+    }
+    cancel.check()?;
+    let why = match was {
+        MachineStatus::DiskFull => "was paused since its disk could not grow; there is room again",
+        MachineStatus::Runs | MachineStatus::Paused => "was paused",
+    };
+    context.reporter.report(&Event::Warning { message: format!("VM `{vm}` {why}, and it continues") });
+    Ok(())
+}
+
+/// Continues a machine that is paused as [`let_run`] does, for a VM with a record.
+pub(in crate::vm) fn let_recorded_run(
+    record: &Record,
+    layout: &ProjectLayout,
+    context: &RuntimeContext,
+) -> Result<(), VmError> {
+    let Some(boot) = &record.boot else { return Ok(()) };
+    let sockets = boot.socket_paths();
+    let_run(&record.name, &record.overlay_path(layout), &sockets, context)
+}
+
+fn proceed(vm: &str, sockets: &SocketsLayout, cancel: &Cancel) -> Result<(), VmError> {
+    Qmp::connect(&sockets.qmp(), WaitLimit::new(ANSWER_LIMIT, cancel))
+        .and_then(|mut qmp| qmp.execute("cont", json!({})))
+        .map(drop)
+        .map_err(|error| unanswered(vm, error))
+}
