@@ -11,8 +11,8 @@ use crate::layout::ProjectLayout;
 use crate::trusted;
 
 use super::record::{BootRecord, Record, VmState, observe};
+use super::start::hear_times;
 use super::timeline::{PhaseSpan, Stopwatch, Timeline, keep_if_new, of_start, timelines};
-use super::watch::hear_times;
 
 /// How long the guest is listened to. It answers within milliseconds, or is busy.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);

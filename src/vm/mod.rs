@@ -23,39 +23,31 @@
 //! The state is never stored: `state::observe` derives it from the record and from QEMU's lock on its pid file, so it
 //! cannot be a lie that a crash left behind.
 
-mod account;
-mod boot;
 mod clean;
 mod clone;
 mod console;
-mod copied;
 mod diagnosis;
 mod disk;
 mod down;
 mod error;
 mod explain;
-mod forwards;
 mod full_disk;
 mod journal;
 mod learn;
-mod limits;
 mod lock;
-mod machine;
 mod monitor;
 mod plan;
-mod predecessor;
 mod projects;
 mod record;
 mod resume;
 mod services;
+mod start;
 mod status;
 mod stopping;
 mod suspend;
 mod throwaway;
 mod timeline;
 mod up;
-mod warm;
-mod watch;
 
 pub use clean::{CleanOptions, CleanReport, Cleaned, CleanedKind, Kept, clean};
 pub use clone::{check_clone, clone};
@@ -64,7 +56,6 @@ pub use diagnosis::{Diagnosis, Trouble};
 pub use disk::{check_own_disk, ensure_vm_image};
 pub use down::{DownOptions, IfSuspended, down};
 pub use error::{Predecessor, VmError};
-pub use forwards::{check_port, port_owner};
 pub use full_disk::FullDisk;
 pub use learn::last_starts;
 pub use plan::{BasePlan, Plan, VmPlan};
@@ -75,6 +66,7 @@ pub use record::{
     VmState, recorded_vm, sentence_of_copy,
 };
 pub use services::services;
+pub use start::{check_port, port_owner};
 pub use status::{
     VmStatus, check_readable, explain_silence, host_key_alias, make_ready, running_vm, ssh_address,
     ssh_target, state_of, status, status_of, status_of_guests, write_known_hosts,

@@ -20,18 +20,16 @@ use crate::qemu::{Disk, Incoming, Launch, MachineSpec, QemuBinary, QemuError, la
 use crate::report::Event;
 use crate::wait::WaitLimit;
 
-use super::account::keep_timeline;
-use super::boot::{BootRequest, PORT_ATTEMPTS, boot_record, ssh_port};
 use super::disk::{Base, Image, check_overlay, confirm_place, ensure_base};
 use super::error::VmError;
-use super::forwards;
-use super::machine::{machine, tcg_cpu};
 use super::monitor::{clean_up_run, to_leave_in_order, unanswered};
 use super::plan::VmPlan;
 use super::record::{BootRecord, Progress, Record, RecordedMachine, StartKind, SuspendRecord};
+use super::start::{
+    BootRequest, BootWatch, PORT_ATTEMPTS, boot_record, keep_timeline, machine, ports, ssh_port, tcg_cpu,
+};
 use super::timeline::{Phase, Stopwatch};
 use super::up::{UpOptions, WaitFor};
-use super::watch::BootWatch;
 
 /// How long a QEMU may take to end that has loaded a state and not run.
 const END_LIMIT: Duration = Duration::from_secs(10);
@@ -146,7 +144,7 @@ fn load(
     let (layout, context, vm) = (request.layout, request.context, request.vm());
     let (files, declared) = (layout.vm(vm), &request.plan.definition.port_forwards);
     let sockets = layout.sockets(&context.runtime_root, vm);
-    forwards::check(vm, declared, layout)?;
+    ports::check(vm, declared, layout)?;
     for attempt in 1..=PORT_ATTEMPTS {
         let ssh_port = saved.boot.ssh_port.map(|_| ssh_port(request, &record, attempt)).transpose()?;
         let spec = spec(request, saved, ssh_port)?;
@@ -204,7 +202,7 @@ fn spec(
         spec.devices.clone_from(&machine.devices);
     }
     spec.disk = Disk::open(&spec.disk.path)?;
-    spec.forwards = forwards::rules(ssh_port, &request.plan.definition.port_forwards, boot.relayed);
+    spec.forwards = ports::rules(ssh_port, &request.plan.definition.port_forwards, boot.relayed);
     Ok(spec)
 }
 

@@ -17,8 +17,6 @@ use crate::report::Event;
 use crate::state_root;
 
 use super::PerVm;
-use super::boot::{BootRequest, accelerator, start};
-use super::copied;
 use super::disk::{
     check_boot_code, check_own_disk, confirm, ensure_base, ensure_vm_assets, remove_unfinished_clone,
 };
@@ -28,15 +26,13 @@ use super::journal;
 use super::lock::{ensure_reachable, lock};
 use super::monitor::{clean_up, ensure_not_stopped, let_recorded_run};
 use super::plan::{BasePlan, Plan, VmPlan};
-use super::predecessor;
 use super::projects;
 use super::record::{BootRecord, MissingModules, Progress, Record, StartKind, VmState, crash, observe};
 use super::resume::{discard, finish, put_back, resume};
+use super::start::{BootRequest, BootWatch, Warming, accelerator, copied, predecessor, start};
 use super::status::check_network;
 use super::suspend::take_back;
 use super::timeline::{Phase, Stopwatch, keep_if_new, of_start};
-use super::warm::Warming;
-use super::watch::BootWatch;
 
 /// How long QEMU may take to answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);

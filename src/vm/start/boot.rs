@@ -15,39 +15,39 @@ use crate::qemu::{
     QemuBinary, QemuError, QemuProcess, choose_accelerator, launch,
 };
 use crate::report::Event;
-
-use super::account::{explain_start, keep_timeline};
-use super::disk::Image;
-use super::error::VmError;
-use super::forwards;
-use super::machine::{machine, tcg_cpu};
-use super::monitor::clean_up;
-use super::plan::VmPlan;
-use super::record::{
+use crate::vm::disk::Image;
+use crate::vm::error::VmError;
+use crate::vm::monitor::clean_up;
+use crate::vm::plan::VmPlan;
+use crate::vm::record::{
     BootRecord, Home, MachineRecord, MissingModules, Progress, Record, RecordedMachine, StartKind, host_of,
 };
-use super::timeline::{Phase, Stopwatch};
-use super::up::{UpOptions, WaitFor};
+use crate::vm::timeline::{Phase, Stopwatch};
+use crate::vm::up::{UpOptions, WaitFor};
+
+use super::account::{explain_start, keep_timeline};
+use super::machine::{machine, tcg_cpu};
+use super::ports;
 use super::warm::{self, Warm};
 use super::watch::{BootEnd, BootWatch};
 
 /// Another program may take the port between its choice and QEMU's start; more often than this it is no accident.
-pub(super) const PORT_ATTEMPTS: usize = 5;
+pub(in crate::vm) const PORT_ATTEMPTS: usize = 5;
 
 /// All that a start needs to know.
-pub(super) struct BootRequest<'a> {
-    pub(super) plan: &'a VmPlan,
-    pub(super) image: Option<&'a Image>,
-    pub(super) binary: &'a QemuBinary,
-    pub(super) layout: &'a ProjectLayout,
-    pub(super) context: &'a RuntimeContext,
-    pub(super) options: UpOptions,
-    pub(super) stopwatch: &'a Stopwatch,
+pub(in crate::vm) struct BootRequest<'a> {
+    pub(in crate::vm) plan: &'a VmPlan,
+    pub(in crate::vm) image: Option<&'a Image>,
+    pub(in crate::vm) binary: &'a QemuBinary,
+    pub(in crate::vm) layout: &'a ProjectLayout,
+    pub(in crate::vm) context: &'a RuntimeContext,
+    pub(in crate::vm) options: UpOptions,
+    pub(in crate::vm) stopwatch: &'a Stopwatch,
 }
 
 /// Starts the VM, from a warm template if there is one, and writes its record. After a failure no process is left, and
 /// the record says `stopped`.
-pub(super) fn start(
+pub(in crate::vm) fn start(
     request: &BootRequest<'_>,
     record: Record,
     choice: AcceleratorChoice,
@@ -86,7 +86,7 @@ fn boot(request: &BootRequest<'_>, record: Record, choice: AcceleratorChoice) ->
 }
 
 impl BootRequest<'_> {
-    pub(super) fn vm(&self) -> &str {
+    pub(in crate::vm) fn vm(&self) -> &str {
         &self.plan.definition.name
     }
 
@@ -94,7 +94,7 @@ impl BootRequest<'_> {
         self.context.reporter.report(&event);
     }
 
-    pub(super) fn files(&self) -> VmLayout {
+    pub(in crate::vm) fn files(&self) -> VmLayout {
         self.layout.vm(self.vm())
     }
 
@@ -104,7 +104,7 @@ impl BootRequest<'_> {
 }
 
 /// How the VM's CPU is to be run: what the environment asks for, else what wins the race.
-pub(super) fn accelerator(
+pub(in crate::vm) fn accelerator(
     plan: &VmPlan,
     image: Option<&Image>,
     binary: &QemuBinary,
@@ -189,7 +189,7 @@ fn try_once(
     {
         append_agent(initramfs, &request.files().initramfs())?;
     }
-    forwards::check(request.vm(), &request.plan.definition.port_forwards, request.layout)?;
+    ports::check(request.vm(), &request.plan.definition.port_forwards, request.layout)?;
     request.report(Event::VmStarting { vm: request.vm().to_owned(), warm: warm.is_some() });
     let started = Instant::now();
     request.stopwatch.begin_at(Phase::Qemu, started);
@@ -251,7 +251,7 @@ fn await_guest(
         accelerator: choice.accelerator,
         cpus: definition.cpus,
         memory_mib: definition.memory_bytes >> 20,
-        relays: Some(forwards::relays(&definition.port_forwards)),
+        relays: Some(ports::relays(&definition.port_forwards)),
         started,
         wait: request.options.wait,
         limit: request.options.boot_limit,
@@ -331,7 +331,7 @@ fn start_qemu(
             }
             Err(error) if error.is_port_taken() && attempt < PORT_ATTEMPTS => {
                 // A declared port that was taken meanwhile gets its own message here.
-                forwards::check(request.vm(), &request.plan.definition.port_forwards, request.layout)?;
+                ports::check(request.vm(), &request.plan.definition.port_forwards, request.layout)?;
             }
             Err(error) => {
                 let error = explain_start(request, choice.accelerator, error);
@@ -364,8 +364,12 @@ fn spec(
 
 /// Chooses the port for SSH: the VM's last one while it is free, so that a configuration that was saved for other SSH clients
 /// stays true. One that QEMU could not take is not tried again.
-pub(super) fn ssh_port(request: &BootRequest<'_>, record: &Record, attempt: usize) -> Result<u16, VmError> {
-    forwards::free_port(record.ssh_port.filter(|_| attempt == 1)).map_err(|source| VmError::Disk {
+pub(in crate::vm) fn ssh_port(
+    request: &BootRequest<'_>,
+    record: &Record,
+    attempt: usize,
+) -> Result<u16, VmError> {
+    ports::free_port(record.ssh_port.filter(|_| attempt == 1)).map_err(|source| VmError::Disk {
         action: "find a free port for",
         path: request.files().directory().to_owned(),
         source,
@@ -382,7 +386,7 @@ fn give_up(request: &BootRequest<'_>, record: &mut Record, sockets: &SocketsLayo
 }
 
 /// What the record tells of a run that begins.
-pub(super) fn boot_record(
+pub(in crate::vm) fn boot_record(
     request: &BootRequest<'_>,
     choice: &AcceleratorChoice,
     ssh_port: Option<u16>,

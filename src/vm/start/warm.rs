@@ -15,31 +15,31 @@ use crate::managed::{ImageManager, Manifest};
 use crate::qemu::{AcceleratorChoice, MachineSpec, Qcow2Header, QemuBinary};
 use crate::report::Event;
 use crate::template::{self, BakeRequest, Damage, Ingredients, Template, TemplateError};
+use crate::vm::diagnosis::Words;
+use crate::vm::disk::{Image, layer};
+use crate::vm::plan::VmPlan;
+use crate::vm::record::LayerRecord;
+use crate::vm::timeline::Stopwatch;
 
-use super::diagnosis::Words;
-use super::disk::{Image, layer};
 use super::limits::Limits;
 use super::machine::machine;
-use super::plan::VmPlan;
-use super::record::LayerRecord;
-use super::timeline::Stopwatch;
 use super::watch::{hear_times, is_hopeless};
 
 /// A template, and its disk in the project.
-pub(super) struct Warm {
-    pub(super) template: Template,
-    pub(super) layer: LayerRecord,
+pub(in crate::vm) struct Warm {
+    pub(in crate::vm) template: Template,
+    pub(in crate::vm) layer: LayerRecord,
 }
 
 /// What is needed to find or make a VM's template.
-pub(super) struct Warming<'a> {
-    pub(super) plan: &'a VmPlan,
-    pub(super) image: &'a Image,
-    pub(super) binary: &'a QemuBinary,
-    pub(super) choice: &'a AcceleratorChoice,
-    pub(super) layout: &'a ProjectLayout,
-    pub(super) context: &'a RuntimeContext,
-    pub(super) limit: Option<Duration>,
+pub(in crate::vm) struct Warming<'a> {
+    pub(in crate::vm) plan: &'a VmPlan,
+    pub(in crate::vm) image: &'a Image,
+    pub(in crate::vm) binary: &'a QemuBinary,
+    pub(in crate::vm) choice: &'a AcceleratorChoice,
+    pub(in crate::vm) layout: &'a ProjectLayout,
+    pub(in crate::vm) context: &'a RuntimeContext,
+    pub(in crate::vm) limit: Option<Duration>,
 }
 
 impl Warming<'_> {
@@ -47,7 +47,7 @@ impl Warming<'_> {
     ///
     /// # Errors
     /// An interruption.
-    pub(super) fn template(&self) -> Result<Option<Warm>, TemplateError> {
+    pub(in crate::vm) fn template(&self) -> Result<Option<Warm>, TemplateError> {
         let Some(ingredients) = self.ingredients() else { return Ok(None) };
         let key = ingredients.key();
         // A cache that cannot be written to is done without, as for images.
@@ -182,7 +182,7 @@ impl Warming<'_> {
 }
 
 /// A template that did not come to life: it is removed, and not made again for a while.
-pub(super) fn give_up_on(warm: &Warm, reason: &str) {
+pub(in crate::vm) fn give_up_on(warm: &Warm, reason: &str) {
     let (layout, key) = (&warm.template.layout, &warm.template.manifest.key);
     let Some(root) = layout.directory().parent() else { return };
     let templates = TemplatesLayout::new(root.to_owned());

@@ -7,9 +7,8 @@ use std::time::{Duration, Instant};
 use crate::context::RuntimeContext;
 use crate::layout::ProjectLayout;
 use crate::qemu::{FoundQemu, find_qemus};
-
-use super::error::{Predecessor, VmError};
-use super::monitor::is_in_use;
+use crate::vm::error::{Predecessor, VmError};
+use crate::vm::monitor::is_in_use;
 
 /// Time for a QEMU that has just ended to close its sockets, on a busy machine.
 const CLOSING_LIMIT: Duration = Duration::from_secs(5);
@@ -20,7 +19,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 ///
 /// # Errors
 /// [`VmError::PlaceTaken`]; [`VmError::Interrupted`].
-pub(super) fn refuse(vm: &str, layout: &ProjectLayout, context: &RuntimeContext) -> Result<(), VmError> {
+pub(in crate::vm) fn refuse(
+    vm: &str,
+    layout: &ProjectLayout,
+    context: &RuntimeContext,
+) -> Result<(), VmError> {
     let sockets = layout.sockets(&context.runtime_root, vm);
     let deadline = Instant::now() + CLOSING_LIMIT;
     while is_in_use(&sockets) {

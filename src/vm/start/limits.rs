@@ -5,8 +5,7 @@
 use std::time::Duration;
 
 use crate::qemu::Accelerator;
-
-use super::diagnosis::HostFacts;
+use crate::vm::diagnosis::HostFacts;
 
 /// How long a guest may take to be ready. Under TCG 6 s are usual on an idle machine, and ten times that on a busy one.
 const BOOT_LIMIT_TCG: Duration = Duration::from_secs(300);
@@ -28,16 +27,16 @@ const FIRST_PATIENCE_ACCELERATED: Duration = Duration::from_secs(15);
 
 /// How long to wait for what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Limits {
+pub(in crate::vm) struct Limits {
     /// For the agent's first word.
-    pub(super) hello: Duration,
+    pub(in crate::vm) hello: Duration,
     /// For what is waited for.
-    pub(super) ready: Duration,
+    pub(in crate::vm) ready: Duration,
 }
 
 impl Limits {
     /// What is asked for, or what fits accelerator, the guest's CPUs and the host's load now.
-    pub(super) fn new(accelerator: Accelerator, cpus: u32, asked: Option<Duration>) -> Self {
+    pub(in crate::vm) fn new(accelerator: Accelerator, cpus: u32, asked: Option<Duration>) -> Self {
         Self::on(&HostFacts::load(), accelerator, cpus, asked)
     }
 
@@ -68,7 +67,7 @@ fn stretch(host: &HostFacts, cpus: u32) -> f64 {
 }
 
 /// After how long in a phase it is told that it takes long.
-pub(super) fn patience(accelerator: Accelerator, usual: Option<Duration>) -> Duration {
+pub(in crate::vm) fn patience(accelerator: Accelerator, usual: Option<Duration>) -> Duration {
     match (usual, least_patience(accelerator)) {
         (Some(usual), least) => least.max(usual * SLOW),
         (None, _) if accelerator == Accelerator::Tcg => FIRST_PATIENCE_TCG,
@@ -77,7 +76,7 @@ pub(super) fn patience(accelerator: Accelerator, usual: Option<Duration>) -> Dur
 }
 
 /// Before this nobody need look for what is usual.
-pub(super) fn least_patience(accelerator: Accelerator) -> Duration {
+pub(in crate::vm) fn least_patience(accelerator: Accelerator) -> Duration {
     if accelerator == Accelerator::Tcg { PATIENCE_TCG } else { PATIENCE_ACCELERATED }
 }
 

@@ -9,12 +9,11 @@ use crate::config::PortForward;
 use crate::layout::ProjectLayout;
 use crate::qemu::{HostForward, qemu_of_process};
 use crate::sockets::{PortOwner, Protocol, holder_of, sockets_on};
-
-use super::error::VmError;
-use super::record::{Record, observe};
+use crate::vm::error::VmError;
+use crate::vm::record::{Record, observe};
 
 /// Chooses a port of 127.0.0.1 that is free at this moment: `last` if it is.
-pub(super) fn free_port(last: Option<u16>) -> io::Result<u16> {
+pub(in crate::vm) fn free_port(last: Option<u16>) -> io::Result<u16> {
     if let Some(port) = last.filter(|port| bind(*port, Protocol::Tcp).is_ok()) {
         return Ok(port);
     }
@@ -23,7 +22,11 @@ pub(super) fn free_port(last: Option<u16>) -> io::Result<u16> {
 
 /// Returns QEMU's forwards: the port for SSH, and the declared ones. Where the guest's agent relays, a TCP port leads to the
 /// agent, which finds the service even on the guest's loopback interface; else to the service's own port.
-pub(super) fn rules(ssh_port: Option<u16>, forwards: &[PortForward], is_relayed: bool) -> Vec<HostForward> {
+pub(in crate::vm) fn rules(
+    ssh_port: Option<u16>,
+    forwards: &[PortForward],
+    is_relayed: bool,
+) -> Vec<HostForward> {
     let ssh =
         ssh_port.map(|host| HostForward { protocol: Protocol::Tcp, host, guest: castra_wire::SSH_PORT });
     let rule = |(forward, relay): (&PortForward, Option<Relay>)| HostForward {
@@ -35,12 +38,12 @@ pub(super) fn rules(ssh_port: Option<u16>, forwards: &[PortForward], is_relayed:
 }
 
 /// The relays of these forwards.
-pub(super) fn relays(forwards: &[PortForward]) -> Vec<Relay> {
+pub(in crate::vm) fn relays(forwards: &[PortForward]) -> Vec<Relay> {
     with_relays(forwards).filter_map(|(_, relay)| relay).collect()
 }
 
 /// Returns `true` if this forward, one of them, has a relay.
-pub(super) fn has_relay(forward: &PortForward, forwards: &[PortForward]) -> bool {
+pub(in crate::vm) fn has_relay(forward: &PortForward, forwards: &[PortForward]) -> bool {
     with_relays(forwards).any(|(one, relay)| one == forward && relay.is_some())
 }
 
@@ -58,7 +61,11 @@ fn with_relays(forwards: &[PortForward]) -> impl Iterator<Item = (&PortForward, 
 ///
 /// # Errors
 /// [`VmError::PortTaken`] with who has it; [`VmError::PortForbidden`].
-pub(super) fn check(vm: &str, forwards: &[PortForward], layout: &ProjectLayout) -> Result<(), VmError> {
+pub(in crate::vm) fn check(
+    vm: &str,
+    forwards: &[PortForward],
+    layout: &ProjectLayout,
+) -> Result<(), VmError> {
     for forward in forwards {
         let (port, protocol) = (forward.host, forward.protocol);
         match bind(port, protocol) {

@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use crate::command::Lifetime;
 use crate::qemu::{Accelerator, QemuError};
+use crate::vm::diagnosis::{About, Diagnosis, Trouble};
+use crate::vm::error::VmError;
+use crate::vm::record::{BaseKind, Progress, Record, StartKind};
+use crate::vm::timeline::{Phase, StartResult, Timeline, keep};
 
 use super::boot::BootRequest;
-use super::diagnosis::{About, Diagnosis, Trouble};
-use super::error::VmError;
-use super::record::{BaseKind, Progress, Record, StartKind};
-use super::timeline::{Phase, StartResult, Timeline, keep};
 
 /// Keeps what the stopwatch has taken of a start, unless nothing is to be kept of the VM.
-pub(super) fn keep_timeline(
+pub(in crate::vm) fn keep_timeline(
     request: &BootRequest<'_>,
     kind: StartKind,
     accelerator: Accelerator,
@@ -54,7 +54,7 @@ pub(super) fn keep_timeline(
 }
 
 /// The failure of QEMU's start, with a guess at the reason if there is one.
-pub(super) fn explain_start(
+pub(in crate::vm) fn explain_start(
     request: &BootRequest<'_>,
     accelerator: Accelerator,
     error: QemuError,

@@ -10,10 +10,10 @@ use crate::managed::QemuProfile;
 use crate::qemu::{
     AcceleratorChoice, Boot, CpuModel, Device, DeviceModel, Disk, MachineSpec, Memory, Network,
 };
+use crate::vm::disk::Image;
+use crate::vm::plan::VmPlan;
 
-use super::disk::Image;
-use super::forwards;
-use super::plan::VmPlan;
+use super::ports;
 
 /// What a kernel is told beside what its image says. It is not to measure whether the timer ticks: on a machine so busy that
 /// QEMU hardly runs it finds that it does not, and panics ("IO-APIC + timer doesn't work").
@@ -22,13 +22,13 @@ const FOR_EVERY_KERNEL: &str = "no_timer_check";
 const AGENT_FIRST: &str = "rdinit=/castra/agent";
 
 /// CPU model under TCG: the VM's own, else its image's, else the default.
-pub(super) fn tcg_cpu(definition: &VmDefinition, image: Option<&Image>) -> CpuModel {
+pub(in crate::vm) fn tcg_cpu(definition: &VmDefinition, image: Option<&Image>) -> CpuModel {
     let of_image = || image.map(|(spec, _)| spec.profile.tcg_cpu.clone());
     definition.cpu.clone().or_else(of_image).unwrap_or_default()
 }
 
 /// The machine of a VM that boots. What its disk stands on is found out when QEMU is started: there may be no disk yet.
-pub(super) fn machine(
+pub(in crate::vm) fn machine(
     plan: &VmPlan,
     image: Option<&Image>,
     files: &VmLayout,
@@ -38,7 +38,7 @@ pub(super) fn machine(
     let definition = &plan.definition;
     let profile = image.map(|(spec, _)| &spec.profile);
     // A VM with a port for SSH has this castra's agent.
-    let relays = ssh_port.map(|_| forwards::relays(&definition.port_forwards)).unwrap_or_default();
+    let relays = ssh_port.map(|_| ports::relays(&definition.port_forwards)).unwrap_or_default();
     MachineSpec {
         name: definition.name.clone(),
         machine: profile.map(|profile| profile.machine.clone()).unwrap_or_default(),
@@ -51,7 +51,7 @@ pub(super) fn machine(
         boot: what_boots(plan, image, files.initramfs(), &relays),
         devices: devices(profile),
         network: Network::Full,
-        forwards: forwards::rules(ssh_port, &definition.port_forwards, ssh_port.is_some()),
+        forwards: ports::rules(ssh_port, &definition.port_forwards, ssh_port.is_some()),
         pidfile: files.pidfile(),
         console_log: files.console_log(),
     }

@@ -4,16 +4,15 @@ use crate::context::RuntimeContext;
 use crate::layout::ProjectLayout;
 use crate::qemu::{Disk, DiskCheck, check_disk};
 use crate::report::Event;
-
-use super::error::VmError;
-use super::monitor::clean_up;
-use super::record::{Record, copy_of, sentence_of_copy};
+use crate::vm::error::VmError;
+use crate::vm::monitor::clean_up;
+use crate::vm::record::{Record, copy_of, sentence_of_copy};
 
 /// Makes ready for a start from the disk as it was copied. Nothing of the original is touched.
 ///
 /// # Errors
 /// [`VmError::CopyTorn`] for a disk that was written to between the beginning and the end of the copy.
-pub(super) fn prepare(
+pub(in crate::vm) fn prepare(
     record: &Record,
     layout: &ProjectLayout,
     context: &RuntimeContext,

@@ -13,15 +13,15 @@ use crate::host::{random_bytes, unix_time};
 use crate::layout::{SocketsLayout, VmLayout};
 use crate::qemu::{Accelerator, MachineStatus};
 use crate::report::Event;
+use crate::vm::diagnosis::{About, Evidence, HostFacts, Trouble, Words, diagnose};
+use crate::vm::error::VmError;
+use crate::vm::monitor::disk_full;
+use crate::vm::record::{BootRecord, MissingModules, StartKind};
+use crate::vm::timeline::{Phase, Stopwatch, Timeline, timelines, usual_ms};
+use crate::vm::up::WaitFor;
 
-use super::diagnosis::{About, Evidence, HostFacts, Trouble, Words, diagnose};
-use super::error::VmError;
-use super::forwards;
 use super::limits::{Limits, least_patience, patience};
-use super::monitor::disk_full;
-use super::record::{BootRecord, MissingModules, StartKind};
-use super::timeline::{Phase, Stopwatch, Timeline, timelines, usual_ms};
-use super::up::WaitFor;
+use super::ports;
 
 /// A guest that goes on from where it was answers in a fraction of a second, on a busy machine in a few.
 const WAKE_LIMIT: Duration = Duration::from_secs(60);
@@ -31,31 +31,31 @@ const WAKE_PATIENCE: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Follows a boot over the control port.
-pub(super) struct BootWatch<'a> {
-    pub(super) vm: &'a str,
-    pub(super) files: &'a VmLayout,
+pub(in crate::vm) struct BootWatch<'a> {
+    pub(in crate::vm) vm: &'a str,
+    pub(in crate::vm) files: &'a VmLayout,
     /// Its disk, which may find no room.
-    pub(super) disk: &'a Path,
-    pub(super) accelerator: Accelerator,
-    pub(super) cpus: u32,
-    pub(super) memory_mib: u64,
+    pub(in crate::vm) disk: &'a Path,
+    pub(in crate::vm) accelerator: Accelerator,
+    pub(in crate::vm) cpus: u32,
+    pub(in crate::vm) memory_mib: u64,
     /// Ports that the agent is to relay, if it can.
-    pub(super) relays: Option<Vec<Relay>>,
+    pub(in crate::vm) relays: Option<Vec<Relay>>,
     /// Whether commands could run in it before: then it is in no phase of a boot, as far as anybody knows.
-    pub(super) was_ready: bool,
+    pub(in crate::vm) was_ready: bool,
     /// When QEMU was started, or the wait began: limits count from there.
-    pub(super) started: Instant,
-    pub(super) wait: WaitFor,
+    pub(in crate::vm) started: Instant,
+    pub(in crate::vm) wait: WaitFor,
     /// How long it may take; nothing for a limit that fits.
-    pub(super) limit: Option<Duration>,
-    pub(super) context: &'a RuntimeContext,
-    pub(super) stopwatch: &'a Stopwatch,
+    pub(in crate::vm) limit: Option<Duration>,
+    pub(in crate::vm) context: &'a RuntimeContext,
+    pub(in crate::vm) stopwatch: &'a Stopwatch,
     /// Report of the guest that its kernel's modules are missing.
-    pub(super) missing_modules: RefCell<Option<MissingModules>>,
+    pub(in crate::vm) missing_modules: RefCell<Option<MissingModules>>,
 }
 
 /// Why following a boot ended early.
-pub(super) enum BootEnd {
+pub(in crate::vm) enum BootEnd {
     TimedOut {
         limit: Duration,
         is_ready: bool,
@@ -83,7 +83,7 @@ struct Looks {
 
 impl<'a> BootWatch<'a> {
     /// Watches a VM whose QEMU runs already until it is ready again; limits count from now.
-    pub(super) fn of_running(
+    pub(in crate::vm) fn of_running(
         vm: &'a str,
         files: &'a VmLayout,
         disk: &'a Path,
@@ -99,7 +99,7 @@ impl<'a> BootWatch<'a> {
             accelerator: boot.accelerator.accelerator,
             cpus: boot.cpus,
             memory_mib: boot.memory_mib,
-            relays: boot.relayed.then(|| forwards::relays(&boot.port_forwards)),
+            relays: boot.relayed.then(|| ports::relays(&boot.port_forwards)),
             started: Instant::now(),
             wait: WaitFor::Ready,
             limit: None,
@@ -112,7 +112,7 @@ impl<'a> BootWatch<'a> {
 
 impl BootWatch<'_> {
     /// Goes on until the stage that is waited for is reached.
-    pub(super) fn follow(
+    pub(in crate::vm) fn follow(
         &self,
         sockets: &SocketsLayout,
         keys: &VmKeys,
@@ -207,7 +207,7 @@ impl BootWatch<'_> {
 
     /// Gives a guest that goes on from a saved state its personality. It is ready then: its boot lies behind it. A guest that
     /// does not answer is asked again on a new connection, which it notices by itself.
-    pub(super) fn wake(
+    pub(in crate::vm) fn wake(
         &self,
         sockets: &SocketsLayout,
         keys: &VmKeys,
@@ -335,7 +335,7 @@ impl BootWatch<'_> {
     }
 
     /// The end as an error that tells what there is to know. `signal` has ended QEMU, if one has.
-    pub(super) fn explain(&self, end: BootEnd, signal: Option<i32>) -> VmError {
+    pub(in crate::vm) fn explain(&self, end: BootEnd, signal: Option<i32>) -> VmError {
         let vm = self.vm.to_owned();
         let has_ended = matches!(end, BootEnd::Died);
         let trouble = || {
@@ -361,7 +361,7 @@ impl BootWatch<'_> {
 }
 
 /// Hands the times that a message tells to the stopwatch.
-pub(super) fn hear_times(message: &GuestMessage, stopwatch: &Stopwatch) {
+pub(in crate::vm) fn hear_times(message: &GuestMessage, stopwatch: &Stopwatch) {
     match message {
         GuestMessage::Hello { stages, uptime_ms, root_mounted_ms, .. } => {
             // An agent of before that time was told: the last stage was at that time or earlier.
@@ -393,7 +393,7 @@ pub(super) fn hear_times(message: &GuestMessage, stopwatch: &Stopwatch) {
 }
 
 /// The cause why a guest that has said this will never be ready, as far as its own words tell.
-pub(super) fn is_hopeless(
+pub(in crate::vm) fn is_hopeless(
     vm: &str,
     memory_mib: u64,
     accelerator: Accelerator,
