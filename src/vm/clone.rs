@@ -31,7 +31,7 @@ use super::record::{
     CloneRecord, DiskStamp, FrozenLayer, Progress, Record, RecordError, SuspendRecord, VmState, observe,
     recorded_vm,
 };
-use super::resume::put_back;
+use super::start::put_back;
 
 /// Makes `new`, a suspended VM, of the suspended VM `vm`. Its disk will be at `overlay`.
 ///

@@ -16,9 +16,8 @@ use super::journal;
 use super::lock::lock;
 use super::monitor::clean_up;
 use super::record::{Progress, Record, RecordError, VmState, copy_of, observe, sentence_of_copy};
-use super::resume::{discard, finish, put_back};
+use super::start::{discard, finish, put_back, take_back};
 use super::stopping::{Stopping, sockets_of};
-use super::suspend::take_back;
 
 /// How long a guest may take to shut down. Under TCG an Alpine needs some 3 s on an idle machine.
 const GUEST_LIMIT: Duration = Duration::from_secs(60);

@@ -66,7 +66,7 @@ pub use record::{
     VmState, recorded_vm, sentence_of_copy,
 };
 pub use services::services;
-pub use start::{check_port, port_owner};
+pub use start::{UpOptions, UpOutcome, WaitFor, check_port, port_owner};
 pub use status::{
     VmStatus, check_readable, explain_silence, host_key_alias, make_ready, running_vm, ssh_address,
     ssh_target, state_of, status, status_of, status_of_guests, write_known_hosts,
@@ -74,7 +74,7 @@ pub use status::{
 pub use suspend::suspend;
 pub use throwaway::{Throwaway, start_throwaway, throwaway_name};
 pub use timeline::{Phase, PhaseSpan, StartResult, Timeline};
-pub use up::{UpOptions, UpOutcome, WaitFor, check_wait, up};
+pub use up::{check_wait, up};
 
 /// What became of each of several VMs, by name.
 pub type PerVm<T> = Vec<(String, Result<T, VmError>)>;

@@ -5,38 +5,31 @@
 //! still suspended; whatever happens after, it is a VM that runs.
 
 use std::fs;
-use std::time::{Duration, Instant};
+use std::fs::File;
+use std::time::Instant;
 
-use serde_json::json;
-
+use crate::cancel::Cancel;
 use crate::command::Lifetime;
 use crate::config::BootProfile;
 use crate::context::RuntimeContext;
 use crate::failpoint::{self, Point};
-use crate::guest::{VmKeys, append_agent};
+use crate::files::{self, Stamp};
+use crate::guest::append_agent;
 use crate::host::millis;
 use crate::layout::ProjectLayout;
-use crate::qemu::{Disk, Incoming, Launch, MachineSpec, QemuBinary, QemuError, launch, running_qemu};
+use crate::qemu::{Disk, Incoming, Launch, MachineSpec, QemuBinary, QemuError, launch};
 use crate::report::Event;
-use crate::wait::WaitLimit;
+use crate::trusted;
 
 use super::disk::{Base, Image, check_overlay, confirm_place, ensure_base};
 use super::error::VmError;
-use super::monitor::{clean_up_run, to_leave_in_order, unanswered};
 use super::plan::VmPlan;
-use super::record::{BootRecord, Progress, Record, RecordedMachine, StartKind, SuspendRecord};
+use super::record::{Progress, Record, RecordedMachine, StartKind, SuspendRecord};
 use super::start::{
-    BootRequest, BootWatch, PORT_ATTEMPTS, boot_record, keep_timeline, machine, ports, ssh_port, tcg_cpu,
+    BootRequest, PORT_ATTEMPTS, UpOptions, WaitFor, boot_record, finish, host_of, keep_timeline, machine,
+    ports, put_back, ssh_port, tcg_cpu,
 };
 use super::timeline::{Phase, Stopwatch};
-use super::up::{UpOptions, WaitFor};
-
-/// How long a QEMU may take to end that has loaded a state and not run.
-const END_LIMIT: Duration = Duration::from_secs(10);
-/// How long QEMU may take to be able to go on, after a saving that was given up.
-const CONT_LIMIT: Duration = Duration::from_secs(10);
-/// How often it is asked.
-const CONT_POLL: Duration = Duration::from_millis(20);
 
 /// Lets a suspended VM go on. The caller holds its lock.
 ///
@@ -56,13 +49,13 @@ pub(super) fn resume(
     let useless = || VmError::NotResumable { vm: vm.clone(), reason: "nothing is known of it".into() };
     let mut saved = record.suspended.clone().ok_or_else(useless)?;
     let binary = &QemuBinary::find(&context.environment)?;
-    saved.open(&record, binary, layout, &context.cancel)?;
+    open_saved(&mut saved, &record, binary, layout, &context.cancel)?;
     record.suspended = Some(saved.clone());
     let base = ensure_base(plan, layout, Some(&record), context)?;
     stopwatch.begin(Phase::Overlay);
     confirm_place(&vm, &plan.definition.overlay)?;
     check_overlay(plan, &base, Some(&mut record), layout, context)?;
-    let state = || saved.clone().open(&record, binary, layout, &context.cancel);
+    let state = || open_saved(&mut saved.clone(), &record, binary, layout, &context.cancel);
     let image = base.image.as_ref();
     let options = UpOptions { wait: WaitFor::Ready, ..options };
     let request = BootRequest { plan, image, binary, layout, context, options, stopwatch };
@@ -103,6 +96,49 @@ fn let_go_on(
     }
     request.stopwatch.end();
     Ok(record)
+}
+
+/// Opens the saved state if this VM can be resumed from it: it is whole, its QEMU is still there, and so is its disk. What
+/// turned out to be a copy is known by its stamp from then on.
+///
+/// # Errors
+/// [`VmError::NotResumable`] with the reason; [`VmError::Image`] when interrupted.
+fn open_saved(
+    saved: &mut SuspendRecord,
+    record: &Record,
+    binary: &QemuBinary,
+    layout: &ProjectLayout,
+    cancel: &Cancel,
+) -> Result<File, VmError> {
+    let useless = |reason: &str| VmError::NotResumable { vm: record.name.clone(), reason: reason.to_owned() };
+    let recorded = saved.boot.machine.as_ref().ok_or_else(|| useless("its machine is not known"))?;
+    let machine = recorded.known().map_err(|reason| {
+        let path = layout.vm(&record.name).record();
+        useless(&format!("{} describes a machine that castra does not run: {reason}", path.display()))
+    })?;
+    if machine.qemu != binary.identity {
+        return Err(useless("it was saved by another QEMU, or with other arguments of your own"));
+    }
+    if machine.host != host_of(saved.boot.accelerator.accelerator) {
+        return Err(useless("it was saved on another machine, whose CPU it has seen"));
+    }
+    if !saved.recognises(&record.overlay_path(layout), cancel)? {
+        return Err(useless("its disk has changed since"));
+    }
+    let path = layout.vm(&record.name).machine_state();
+    let file = match trusted::open(&path) {
+        Err(error) if trusted::is_absence(&error) => return Err(useless("its saved memory is gone")),
+        Err(error) => return Err(useless(&format!("its saved memory is not relied on: {error}"))),
+        Ok(file) => file,
+    };
+    let metadata = file.metadata().map_err(|_| useless("its saved memory cannot be read"))?;
+    // Hashing takes longer than loading; a file that `stat` says is the same was not written to.
+    let stamp = Stamp::of(&metadata);
+    if stamp != saved.stamp && files::sha256(&path, cancel)? != saved.sha256 {
+        return Err(useless("its saved memory is damaged"));
+    }
+    saved.stamp = stamp;
+    Ok(file)
 }
 
 /// What was saved has its own machine, whatever the definition says by now.
@@ -204,83 +240,4 @@ fn spec(
     spec.disk = Disk::open(&spec.disk.path)?;
     spec.forwards = ports::rules(ssh_port, &request.plan.definition.port_forwards, boot.relayed);
     Ok(spec)
-}
-
-/// Ends a resume that was begun and never let the machine run: the VM is suspended as before.
-///
-/// # Errors
-/// [`VmError::Unkillable`], [`VmError::Record`].
-pub(super) fn put_back(mut record: Record, layout: &ProjectLayout) -> Result<Record, VmError> {
-    let files = layout.vm(&record.name);
-    if let Some(qemu) = running_qemu(&files.pidfile()) {
-        qemu.kill()?;
-        if !qemu.wait(END_LIMIT) {
-            return Err(VmError::Unkillable { vm: record.name, pid: qemu.pid() });
-        }
-    }
-    if let Some(boot) = record.boot.take() {
-        clean_up_run(&files, &boot.socket_paths());
-    }
-    record.progress = Progress::Suspended;
-    record.save(layout)?;
-    Ok(record)
-}
-
-/// Lets a machine go on that stands still with all that it needs, and sees to it that commands can run in it, with the
-/// clock and the keys right.
-///
-/// # Errors
-/// Those of the wait for the guest. QEMU is left running: its memory is nowhere else.
-pub(super) fn finish(
-    mut record: Record,
-    layout: &ProjectLayout,
-    context: &RuntimeContext,
-) -> Result<Record, VmError> {
-    let vm = record.name.clone();
-    let Some(boot) = record.boot.as_ref() else { return Ok(record) };
-    let files = layout.vm(&vm);
-    let mut qmp = to_leave_in_order(&vm, boot, &context.cancel)?;
-    let wait = WaitLimit::to_leave_in_order(CONT_LIMIT, &context.cancel).begin();
-    // For a moment after a saving that was given up, QEMU refuses.
-    while let Err(error) = qmp.execute("cont", json!({})) {
-        wait.sleep(CONT_POLL).map_err(|_| unanswered(&vm, error))?;
-    }
-    drop(qmp);
-    if boot.has_agent() {
-        wake(&record, boot, layout, context)?;
-    }
-    record.progress = Progress::Running;
-    record.save(layout)?;
-    // Of no use any more. What stays is written over by the next suspend.
-    let _ = fs::remove_file(files.machine_state());
-    Ok(record)
-}
-
-fn wake(
-    record: &Record,
-    boot: &BootRecord,
-    layout: &ProjectLayout,
-    context: &RuntimeContext,
-) -> Result<(), VmError> {
-    let (vm, files, disk) = (&record.name, &layout.vm(&record.name), &record.overlay_path(layout));
-    let keys = VmKeys::load_or_create(files)?;
-    let stopwatch = &Stopwatch::going_on(vm, None, &context.reporter);
-    let watch = BootWatch::of_running(vm, files, disk, boot, context, stopwatch);
-    let is_alive = || running_qemu(&files.pidfile()).is_some();
-    let woken = watch.wake(&boot.socket_paths(), &keys, is_alive);
-    woken.map_err(|end| watch.explain(end, None))
-}
-
-/// Drops the memory of a suspended VM, as its user asks for. Its disk stays, as of the moment it was suspended.
-///
-/// # Errors
-/// [`VmError::Record`].
-pub(super) fn discard(record: Record, layout: &ProjectLayout) -> Result<Record, VmError> {
-    let mut record = put_back(record, layout)?;
-    record.progress = Progress::Stopped;
-    record.suspended = None;
-    record.save(layout)?;
-    // What stays is written over by the next suspend.
-    let _ = fs::remove_file(layout.vm(&record.name).machine_state());
-    Ok(record)
 }

@@ -14,7 +14,7 @@ use crate::cancel::Cancel;
 use crate::config::PortForward;
 use crate::context::RuntimeContext;
 use crate::guest::ssh::Target;
-use crate::guest::{AgentSocket, NetworkDown, NetworkFault, NetworkReport, VmKeys, inspect};
+use crate::guest::{NetworkFault, NetworkReport, VmKeys, inspect};
 use crate::host::{millis, unix_time_ms};
 use crate::layout::{ProjectLayout, VmLayout};
 use crate::qemu::{AcceleratorChoice, MachineStatus, QemuPid};
@@ -28,8 +28,7 @@ use super::monitor::{connect, disk_full, ensure_not_stopped, let_recorded_run};
 use super::record::{
     BootRecord, Crash, MissingModules, Record, VmState, copy_of, crash, observe, recorded_vm,
 };
-use super::suspend::take_back;
-use super::up::{UpOptions, attach};
+use super::start::{UpOptions, attach, check_network, take_back};
 
 /// Limit of a question to a guest, which is asked beside what is known without it.
 const GUEST_LIMIT: Duration = Duration::from_secs(1);
@@ -119,7 +118,7 @@ fn ask_guest(status: &mut VmStatus, layout: &ProjectLayout) {
         return;
     }
     let record = Record::load(layout, &status.name).ok().flatten().filter(|record| !is_paused(record));
-    let Some(agent) = record.as_ref().and_then(agent_of) else { return };
+    let Some(agent) = record.as_ref().and_then(Record::agent_socket) else { return };
     let inspection = inspect(&agent.path, GUEST_LIMIT, &Cancel::new());
     if let NetworkReport::Faulty(fault) = NetworkReport::of(inspection.as_ref()) {
         status.network_fault = Some(fault);
@@ -253,7 +252,7 @@ pub fn state_of(record: &Record, layout: &ProjectLayout) -> VmState {
 pub fn ssh_target(record: &Record, user: &str, layout: &ProjectLayout) -> Result<Target, VmError> {
     let address = ssh_address(record)?;
     let keys = VmKeys::load_or_create(&layout.vm(&record.name))?;
-    Ok(Target { agent: agent_of(record), ..keys.target(address, user) })
+    Ok(Target { agent: record.agent_socket(), ..keys.target(address, user) })
 }
 
 /// Returns the address that leads to the SSH server of a VM: of a stopped one, where it last was.
@@ -262,25 +261,6 @@ pub fn ssh_target(record: &Record, user: &str, layout: &ProjectLayout) -> Result
 /// [`VmError::NoAgent`].
 pub fn ssh_address(record: &Record) -> Result<SocketAddr, VmError> {
     Ok((Ipv4Addr::LOCALHOST, ssh_port(record)?).into())
-}
-
-/// Returns the way to the agent of a VM that runs and has one.
-fn agent_of(record: &Record) -> Option<AgentSocket> {
-    let boot = record.boot.as_ref().filter(|boot| boot.has_agent())?;
-    let path = boot.socket_paths().control();
-    Some(AgentSocket { vm: record.name.clone(), path })
-}
-
-/// Checks that a guest that was ready has its network still.
-///
-/// # Errors
-/// [`VmError::NetworkDown`], [`VmError::Control`] after an interruption.
-pub(super) fn check_network(record: &Record, cancel: &Cancel) -> Result<(), VmError> {
-    let Some(agent) = agent_of(record) else { return Ok(()) };
-    match NetworkReport::ask(&agent.path, cancel)? {
-        NetworkReport::Faulty(fault) => Err(NetworkDown { vm: agent.vm, fault }.into()),
-        NetworkReport::Unknown | NetworkReport::Complete => Ok(()),
-    }
 }
 
 /// Sees to it that commands can run in a VM that runs: for one that does not answer, as after a reboot of the guest.

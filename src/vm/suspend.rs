@@ -20,9 +20,7 @@ use crate::files::{self, Stamp};
 use crate::guest::{ControlError, ControlPort};
 use crate::host::unix_time_ms;
 use crate::layout::ProjectLayout;
-use crate::qemu::{
-    MachineStatus, QemuError, Qmp, QmpError, running_qemu, runs_elsewhere, save_all_memory, save_state,
-};
+use crate::qemu::{MachineStatus, running_qemu, runs_elsewhere, save_all_memory, save_state};
 use crate::report::Event;
 use crate::trusted;
 use crate::wait::WaitLimit;
@@ -35,11 +33,9 @@ use super::monitor::{
     clean_up_run, connect, disk_full, ensure_not_stopped, let_recorded_run, to_leave_in_order, unanswered,
 };
 use super::record::{
-    BootRecord, DiskStamp, Progress, Record, RecordedMachine, StartKind, SuspendRecord, VmState, observe,
-    recorded_vm,
+    BootRecord, DiskStamp, Progress, Record, RecordedMachine, SuspendRecord, VmState, observe, recorded_vm,
 };
-use super::resume::{finish, put_back};
-use super::up::{UpOptions, attach};
+use super::start::{UpOptions, attach, finish, put_back, take_back};
 
 /// How long the guest may take to write everything out.
 const SYNC_LIMIT: Duration = Duration::from_secs(60);
@@ -276,34 +272,4 @@ fn end_qemu(vm: &str, boot: &BootRecord, layout: &ProjectLayout, cancel: &Cancel
     }
     clean_up_run(&files, &boot.socket_paths());
     Ok(())
-}
-
-/// Gives up a suspend that was begun: whatever is saved counts no more, since the machine will go on. It is up to
-/// [`finish`] to let it.
-///
-/// # Errors
-/// [`VmError::Record`].
-pub(super) fn take_back(
-    mut record: Record,
-    layout: &ProjectLayout,
-    context: &RuntimeContext,
-) -> Result<Record, VmError> {
-    record.suspended = None;
-    record.progress = Progress::Starting;
-    if let Some(boot) = &mut record.boot {
-        boot.start = StartKind::Suspended;
-    }
-    record.save(layout)?;
-    let files = layout.vm(&record.name);
-    for path in [files.unfinished_machine_state(), files.machine_state()] {
-        // What stays is written over by the next suspend.
-        let _ = fs::remove_file(path);
-    }
-    if let Some(boot) = &record.boot
-        && let Ok(mut qmp) = to_leave_in_order(&record.name, boot, &context.cancel)
-    {
-        // Where nothing is being saved there is nothing to cancel.
-        let _ = qmp.execute("migrate_cancel", json!({}));
-    }
-    Ok(record)
 }

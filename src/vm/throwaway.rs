@@ -24,7 +24,7 @@ use super::error::VmError;
 use super::lock::{VmLock, lock};
 use super::monitor::{RoomWatch, clean_up, disk_full};
 use super::plan::VmPlan;
-use super::up::{UpOptions, bring_up};
+use super::start::{UpOptions, bring_up};
 
 /// How throw-away VMs are named, before their random digits.
 const PREFIX: &str = "run-";

@@ -18,7 +18,8 @@ use crate::vm::full_disk::FullDisk;
 use crate::vm::record::Record;
 use crate::wait::WaitLimit;
 
-use super::{ANSWER_LIMIT, unanswered};
+use super::ANSWER_LIMIT;
+use super::unanswered;
 
 /// A machine that is still full pauses again with the first write that it repeats, within milliseconds.
 const SETTLE: Duration = Duration::from_millis(300);

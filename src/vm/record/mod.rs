@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::context::RuntimeContext;
 use crate::files;
+use crate::guest::AgentSocket;
 use crate::layout::ProjectLayout;
 use crate::report::Event;
 use crate::trusted;
@@ -31,7 +32,6 @@ pub use home::{Home, sentence_of_copy};
 pub use modules::MissingModules;
 pub use state::{Crash, VmState};
 pub(super) use state::{copy_of, crash, observe};
-pub(super) use suspended::host_of;
 pub use suspended::{DiskStamp, SuspendRecord};
 
 /// Number of this format. It changes when an older castra would misread a newer record.
@@ -119,6 +119,12 @@ impl Record {
     /// Returns `true` for a VM that was booted with Castra's agent in its guest.
     pub fn has_agent(&self) -> bool {
         self.boot.as_ref().is_some_and(BootRecord::has_agent)
+    }
+
+    /// Returns the socket of the agent, for a VM that runs and has one.
+    pub(super) fn agent_socket(&self) -> Option<AgentSocket> {
+        let boot = self.boot.as_ref().filter(|boot| boot.has_agent())?;
+        Some(AgentSocket { vm: self.name.clone(), path: boot.socket_paths().control() })
     }
 
     /// The disk's absolute path.

@@ -1,6 +1,6 @@
 //! What is kept of a suspended VM, and whether it can still be gone on from.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -9,12 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cancel::Cancel;
 use crate::files::{self, FileError, Stamp};
-use crate::layout::ProjectLayout;
-use crate::qemu::{Accelerator, QemuBinary};
-use crate::trusted;
-use crate::vm::error::VmError;
 
-use super::Record;
 use super::boot::BootRecord;
 
 /// What was saved, and of which machine.
@@ -90,12 +85,6 @@ impl DiskStamp {
     }
 }
 
-/// The host, where the guest's CPU is the host's own.
-pub(in crate::vm) fn host_of(accelerator: Accelerator) -> Option<String> {
-    (accelerator != Accelerator::Tcg)
-        .then(|| rustix::system::uname().nodename().to_string_lossy().into_owned())
-}
-
 impl SuspendRecord {
     /// Checks that this is the disk that the memory belongs to.
     ///
@@ -111,55 +100,12 @@ impl SuspendRecord {
         }
         self.disk.recognises(disk, self.disk_sha256.as_deref(), cancel)
     }
-
-    /// The saved state, if this VM can be resumed from it: it is whole, its QEMU is still there, and so is its disk. What turned out to be a
-    /// copy is known by its stamp from then on.
-    ///
-    /// # Errors
-    /// [`VmError::NotResumable`] with the reason; [`VmError::File`] when interrupted.
-    pub(in crate::vm) fn open(
-        &mut self,
-        record: &Record,
-        binary: &QemuBinary,
-        layout: &ProjectLayout,
-        cancel: &Cancel,
-    ) -> Result<File, VmError> {
-        let useless =
-            |reason: &str| VmError::NotResumable { vm: record.name.clone(), reason: reason.to_owned() };
-        let recorded = self.boot.machine.as_ref().ok_or_else(|| useless("its machine is not known"))?;
-        let machine = recorded.known().map_err(|reason| {
-            let path = layout.vm(&record.name).record();
-            useless(&format!("{} describes a machine that castra does not run: {reason}", path.display()))
-        })?;
-        if machine.qemu != binary.identity {
-            return Err(useless("it was saved by another QEMU, or with other arguments of your own"));
-        }
-        if machine.host != host_of(self.boot.accelerator.accelerator) {
-            return Err(useless("it was saved on another machine, whose CPU it has seen"));
-        }
-        if !self.recognises(&record.overlay_path(layout), cancel)? {
-            return Err(useless("its disk has changed since"));
-        }
-        let path = layout.vm(&record.name).machine_state();
-        let file = match trusted::open(&path) {
-            Err(error) if trusted::is_absence(&error) => return Err(useless("its saved memory is gone")),
-            Err(error) => return Err(useless(&format!("its saved memory is not relied on: {error}"))),
-            Ok(file) => file,
-        };
-        let metadata = file.metadata().map_err(|_| useless("its saved memory cannot be read"))?;
-        // Hashing takes longer than loading; a file that `stat` says is the same was not written to.
-        let stamp = Stamp::of(&metadata);
-        if stamp != self.stamp && files::sha256(&path, cancel)? != self.sha256 {
-            return Err(useless("its saved memory is damaged"));
-        }
-        self.stamp = stamp;
-        Ok(file)
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::File;
 
     #[test]
     fn a_disk_is_known_by_its_stamp_and_a_copy_by_its_content() {

@@ -9,7 +9,7 @@ use crate::vm::error::VmError;
 use crate::vm::record::{BaseKind, Progress, Record, StartKind};
 use crate::vm::timeline::{Phase, StartResult, Timeline, keep};
 
-use super::boot::BootRequest;
+use super::request::BootRequest;
 
 /// Keeps what the stopwatch has taken of a start, unless nothing is to be kept of the VM.
 pub(in crate::vm) fn keep_timeline(

@@ -4,12 +4,11 @@ use std::cell::RefCell;
 use std::time::Instant;
 
 use crate::command::Lifetime;
-use crate::config::BootProfile;
 use crate::context::RuntimeContext;
 use crate::failpoint::{self, Point};
 use crate::guest::{VmKeys, append_agent};
-use crate::host::{boot_id, millis, unix_time_ms};
-use crate::layout::{ProjectLayout, SocketsLayout, VmLayout};
+use crate::host::millis;
+use crate::layout::{ProjectLayout, SocketsLayout};
 use crate::qemu::{
     Accelerator, AcceleratorChoice, Boot, Disk, ENDED_BY_SIGNAL, Incoming, Launch, MachineSpec, Memory,
     QemuBinary, QemuError, QemuProcess, choose_accelerator, launch,
@@ -19,31 +18,16 @@ use crate::vm::disk::Image;
 use crate::vm::error::VmError;
 use crate::vm::monitor::clean_up;
 use crate::vm::plan::VmPlan;
-use crate::vm::record::{
-    BootRecord, Home, MachineRecord, MissingModules, Progress, Record, RecordedMachine, StartKind, host_of,
-};
-use crate::vm::timeline::{Phase, Stopwatch};
-use crate::vm::up::{UpOptions, WaitFor};
+use crate::vm::record::{MissingModules, Progress, Record, StartKind};
+use crate::vm::timeline::Phase;
 
 use super::account::{explain_start, keep_timeline};
 use super::machine::{machine, tcg_cpu};
+use super::options::WaitFor;
 use super::ports;
+use super::request::{BootRequest, PORT_ATTEMPTS, boot_record, ssh_port};
 use super::warm::{self, Warm};
 use super::watch::{BootEnd, BootWatch};
-
-/// Another program may take the port between its choice and QEMU's start; more often than this it is no accident.
-pub(in crate::vm) const PORT_ATTEMPTS: usize = 5;
-
-/// All that a start needs to know.
-pub(in crate::vm) struct BootRequest<'a> {
-    pub(in crate::vm) plan: &'a VmPlan,
-    pub(in crate::vm) image: Option<&'a Image>,
-    pub(in crate::vm) binary: &'a QemuBinary,
-    pub(in crate::vm) layout: &'a ProjectLayout,
-    pub(in crate::vm) context: &'a RuntimeContext,
-    pub(in crate::vm) options: UpOptions,
-    pub(in crate::vm) stopwatch: &'a Stopwatch,
-}
 
 /// Starts the VM, from a warm template if there is one, and writes its record. After a failure no process is left, and
 /// the record says `stopped`.
@@ -82,24 +66,6 @@ fn boot(request: &BootRequest<'_>, record: Record, choice: AcceleratorChoice) ->
             attempt(request, record, AcceleratorChoice { accelerator: Accelerator::Tcg, reason }, None)
         }
         result => result,
-    }
-}
-
-impl BootRequest<'_> {
-    pub(in crate::vm) fn vm(&self) -> &str {
-        &self.plan.definition.name
-    }
-
-    fn report(&self, event: Event) {
-        self.context.reporter.report(&event);
-    }
-
-    pub(in crate::vm) fn files(&self) -> VmLayout {
-        self.layout.vm(self.vm())
-    }
-
-    fn has_agent(&self) -> bool {
-        self.plan.boot == BootProfile::Managed
     }
 }
 
@@ -362,20 +328,6 @@ fn spec(
     Ok(spec)
 }
 
-/// Chooses the port for SSH: the VM's last one while it is free, so that a configuration that was saved for other SSH clients
-/// stays true. One that QEMU could not take is not tried again.
-pub(in crate::vm) fn ssh_port(
-    request: &BootRequest<'_>,
-    record: &Record,
-    attempt: usize,
-) -> Result<u16, VmError> {
-    ports::free_port(record.ssh_port.filter(|_| attempt == 1)).map_err(|source| VmError::Disk {
-        action: "find a free port for",
-        path: request.files().directory().to_owned(),
-        source,
-    })
-}
-
 /// After a start that came to nothing. What went wrong is more worth telling than a record that cannot be written then:
 /// the next look derives the right state without it.
 fn give_up(request: &BootRequest<'_>, record: &mut Record, sockets: &SocketsLayout) {
@@ -383,40 +335,4 @@ fn give_up(request: &BootRequest<'_>, record: &mut Record, sockets: &SocketsLayo
     record.boot = None;
     clean_up(&request.files(), sockets);
     let _ = record.save(request.layout);
-}
-
-/// What the record tells of a run that begins.
-pub(in crate::vm) fn boot_record(
-    request: &BootRequest<'_>,
-    choice: &AcceleratorChoice,
-    ssh_port: Option<u16>,
-    sockets: &SocketsLayout,
-    start: StartKind,
-    spec: &MachineSpec,
-) -> BootRecord {
-    let machine = MachineRecord {
-        qemu: request.binary.identity.clone(),
-        host: host_of(choice.accelerator),
-        machine: spec.machine.clone(),
-        cpu: spec.cpu.clone(),
-        devices: spec.devices.clone(),
-    };
-    BootRecord {
-        started_unix_ms: unix_time_ms(),
-        boot_id: boot_id(),
-        castra_version: env!("CARGO_PKG_VERSION").to_owned(),
-        accelerator: choice.clone(),
-        qemu_version: String::new(),
-        cpus: spec.cpus,
-        memory_mib: spec.memory_mib,
-        ssh_port,
-        port_forwards: request.plan.definition.port_forwards.clone(),
-        relayed: ssh_port.is_some(),
-        sockets: sockets.directory().to_owned(),
-        home: Home::of(request.layout.state_root()),
-        start,
-        ready_ms: None,
-        missing_modules: None,
-        machine: Some(RecordedMachine::Known(machine)),
-    }
 }

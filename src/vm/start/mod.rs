@@ -1,18 +1,90 @@
 //! Starting a VM: QEMU is launched, the guest boots or a template is restored, and commands can run.
 
 mod account;
+mod attach;
 mod boot;
+mod continue_vm;
 pub(super) mod copied;
 mod limits;
 mod machine;
+mod options;
 pub(super) mod ports;
 pub(super) mod predecessor;
+mod request;
 mod warm;
 mod watch;
 
+use crate::config::BootProfile;
+use crate::context::RuntimeContext;
+use crate::layout::ProjectLayout;
+use crate::qemu::QemuBinary;
+
+use super::disk::{check_boot_code, check_own_disk, confirm, ensure_base, ensure_vm_assets};
+use super::error::VmError;
+use super::plan::{BasePlan, VmPlan};
+use super::record::Record;
+use super::timeline::{Phase, Stopwatch};
+
 pub(super) use account::keep_timeline;
-pub(super) use boot::{BootRequest, PORT_ATTEMPTS, accelerator, boot_record, ssh_port, start};
+pub(super) use attach::{attach, check_network, is_stuck, tell_running};
+pub(super) use continue_vm::{discard, finish, put_back, take_back};
 pub(super) use machine::{machine, tcg_cpu};
+pub use options::{UpOptions, UpOutcome, WaitFor};
 pub use ports::{check_port, port_owner};
-pub(super) use warm::Warming;
-pub(super) use watch::{BootWatch, hear_times};
+pub(super) use request::{BootRequest, PORT_ATTEMPTS, boot_record, host_of, ssh_port};
+pub(super) use watch::hear_times;
+
+use boot::{accelerator, start};
+use warm::Warming;
+
+/// Brings up a VM that does not run: QEMU's program, base image, warm template, disk, in this order, so that whatever is missing on
+/// this machine is an error before any disk is made.
+pub(super) fn bring_up(
+    plan: &VmPlan,
+    layout: &ProjectLayout,
+    context: &RuntimeContext,
+    options: UpOptions,
+) -> Result<Record, VmError> {
+    let vm = &plan.definition.name;
+    let stopwatch = &Stopwatch::new(vm, &context.reporter);
+    stopwatch.begin(Phase::Image);
+    let recorded = Record::load(layout, vm)?;
+    // Before anything is downloaded: nobody wants to hear afterwards that QEMU is not installed.
+    let binary = &QemuBinary::find(&context.environment)?;
+    if let BasePlan::Path(path) = &plan.base {
+        // Before it is hashed, which takes a while.
+        check_own_disk(&plan.definition, path, context)?;
+    }
+    let mut base = ensure_base(plan, layout, recorded.as_ref(), context)?;
+    let limit = options.boot_limit;
+    stopwatch.begin(Phase::Accelerator);
+    let choice = accelerator(plan, base.image.as_ref(), binary, layout, context)?;
+    let warm = match base.image.as_ref().filter(|_| is_warm_wanted(plan, options)) {
+        Some(image) => {
+            stopwatch.begin(Phase::Template);
+            Warming { plan, image, binary, choice: &choice, layout, context, limit }.template()?
+        }
+        None => None,
+    };
+    stopwatch.begin(Phase::Overlay);
+    let is_native = plan.boot == BootProfile::Native;
+    if is_native && base.image.is_some() && !plan.definition.overlay.exists() {
+        check_boot_code(vm, &base.disk, context)?;
+    }
+    if warm.is_none() && !plan.definition.overlay.exists() {
+        base = confirm(base, layout, context)?;
+    }
+    let layer = warm.as_ref().map(|warm| warm.layer.clone());
+    let (artifacts, record) = ensure_vm_assets(plan, base, layer, layout, context)?;
+    if is_native && !artifacts.is_new {
+        check_boot_code(vm, &plan.definition.overlay, context)?;
+    }
+    let image = artifacts.image.as_ref();
+    let request = BootRequest { plan, image, binary, layout, context, options, stopwatch };
+    start(&request, record, choice, warm.as_ref().filter(|_| artifacts.is_new))
+}
+
+/// A template fits a disk that was never used only, and a guest with an agent. A disk that is there may have been used.
+fn is_warm_wanted(plan: &VmPlan, options: UpOptions) -> bool {
+    !options.cold && plan.boot == BootProfile::Managed && !plan.definition.overlay.exists()
+}

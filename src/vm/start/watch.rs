@@ -18,9 +18,9 @@ use crate::vm::error::VmError;
 use crate::vm::monitor::disk_full;
 use crate::vm::record::{BootRecord, MissingModules, StartKind};
 use crate::vm::timeline::{Phase, Stopwatch, Timeline, timelines, usual_ms};
-use crate::vm::up::WaitFor;
 
 use super::limits::{Limits, least_patience, patience};
+use super::options::WaitFor;
 use super::ports;
 
 /// A guest that goes on from where it was answers in a fraction of a second, on a busy machine in a few.

@@ -1,0 +1,125 @@
+//! Making a VM ready whose QEMU runs already.
+
+use crate::cancel::Cancel;
+use crate::context::RuntimeContext;
+use crate::error::Explain as _;
+use crate::guest::{NetworkDown, NetworkReport, VmKeys};
+use crate::layout::{ProjectLayout, SocketsLayout};
+use crate::qemu::{MachineStatus, running_qemu};
+use crate::report::Event;
+use crate::vm::error::VmError;
+use crate::vm::monitor::{ensure_not_stopped, let_recorded_run};
+use crate::vm::record::{BootRecord, MissingModules, Progress, Record, StartKind, VmState};
+use crate::vm::timeline::{Stopwatch, keep_if_new, of_start};
+
+use super::continue_vm::finish;
+use super::options::{UpOptions, UpOutcome, WaitFor};
+use super::watch::BootWatch;
+
+/// Sees to it that commands can run in a VM whose QEMU runs; one that is ready already says so in milliseconds.
+///
+/// # Errors
+/// [`VmError::Frozen`]; [`VmError::NotRunning`] for a machine that a castra loaded and, killed, never let run, whose guest
+/// nothing can wait for; those of the wait for the agent. QEMU is left running: another command may still be helped by it.
+pub(in crate::vm) fn attach(
+    mut record: Record,
+    layout: &ProjectLayout,
+    context: &RuntimeContext,
+    options: UpOptions,
+) -> Result<UpOutcome, VmError> {
+    let vm = record.name.clone();
+    ensure_not_stopped(&vm, running_qemu(&layout.vm(&vm).pidfile()).as_ref())?;
+    if record.progress == Progress::Starting
+        && record.boot.as_ref().is_some_and(|boot| boot.start == StartKind::Suspended)
+    {
+        let record = finish(record, layout, context)?;
+        tell_running(&record, None, context);
+        return Ok(UpOutcome { record, ran_already: true });
+    }
+    if record.progress == Progress::Starting && is_stuck(&record, context) {
+        return Err(VmError::NotRunning { vm, state: VmState::Starting });
+    }
+    let_recorded_run(&record, layout, context)?;
+    let has_agent = record.has_agent();
+    let is_ready = record.progress == Progress::Running;
+    let before = record.clone();
+    let sockets = record.boot.as_ref().map(BootRecord::socket_paths);
+    if let Some(gone) = sockets.filter(SocketsLayout::are_gone) {
+        let gone = VmError::sockets_gone(&vm, "look into", &gone);
+        if !is_ready {
+            return Err(gone);
+        }
+        let hint = gone.hint().unwrap_or_default();
+        context.reporter.report(&Event::Warning { message: format!("{gone}. {hint}") });
+    } else if let Some(boot) = before.boot.as_ref().filter(|_| has_agent && options.wait != WaitFor::Nothing)
+    {
+        let missing = follow(&record, boot, layout, context, options)?;
+        record.set_missing_modules(missing, context);
+        if is_ready {
+            check_network(&record, &context.cancel)?;
+        }
+    }
+    let is_unfinished = has_agent && options.wait == WaitFor::Nothing;
+    if !is_ready && !is_unfinished {
+        record.progress = Progress::Running;
+    }
+    if record != before {
+        record.save(layout)?;
+    }
+    tell_running(&record, None, context);
+    Ok(UpOutcome { record, ran_already: true })
+}
+
+/// Waits for a guest whose QEMU runs, and returns its report about its kernel's modules. Its report about its boot goes to the
+/// timeline of that.
+fn follow(
+    record: &Record,
+    boot: &BootRecord,
+    layout: &ProjectLayout,
+    context: &RuntimeContext,
+    options: UpOptions,
+) -> Result<Option<MissingModules>, VmError> {
+    let (vm, files, disk) = (&record.name, &layout.vm(&record.name), &record.overlay_path(layout));
+    let sockets = boot.socket_paths();
+    let keys = VmKeys::load_or_create(files)?;
+    let kept = of_start(files, boot.started_unix_ms);
+    let stopwatch = &Stopwatch::going_on(vm, kept.as_ref(), &context.reporter);
+    let was_ready = record.progress == Progress::Running;
+    let watch = BootWatch { was_ready, ..BootWatch::of_running(vm, files, disk, boot, context, stopwatch) };
+    let watch = BootWatch { wait: options.wait, limit: options.boot_limit, ..watch };
+    let is_alive = || running_qemu(&files.pidfile()).is_some();
+    let followed = watch.follow(&sockets, &keys, is_alive);
+    if let Some(kept) = kept {
+        keep_if_new(stopwatch, kept, followed.is_ok(), files);
+    }
+    followed.map_err(|end| watch.explain(end, None))?;
+    Ok(watch.missing_modules.take())
+}
+
+/// Whether a castra was killed before the machine that it started ran: a state that nobody loads, or that nobody lets run,
+/// stays as it is for good. One that does not answer now is left to the usual wait.
+pub(in crate::vm) fn is_stuck(record: &Record, context: &RuntimeContext) -> bool {
+    let Some(boot) = record.boot.as_ref().filter(|boot| boot.start == StartKind::Template) else {
+        return false;
+    };
+    let sockets = boot.socket_paths();
+    MachineStatus::ask(&sockets, &context.cancel) == Some(MachineStatus::Paused)
+}
+
+/// Reports that a VM runs.
+pub(in crate::vm) fn tell_running(record: &Record, boot_ms: Option<u64>, context: &RuntimeContext) {
+    let (vm, agent) = (record.name.clone(), record.has_agent());
+    context.reporter.report(&Event::VmRunning { vm, agent, boot_ms });
+}
+
+/// Checks that a guest that was ready has its network still.
+///
+/// # Errors
+/// [`VmError::NetworkDown`], [`VmError::Control`] after an interruption.
+pub(in crate::vm) fn check_network(record: &Record, cancel: &Cancel) -> Result<(), VmError> {
+    let Some(agent) = record.agent_socket() else { return Ok(()) };
+    match NetworkReport::ask(&agent.path, cancel)? {
+        NetworkReport::Faulty(fault) => Err(NetworkDown { vm: agent.vm, fault }.into()),
+        NetworkReport::Unknown | NetworkReport::Complete => Ok(()),
+    }
+}

@@ -1,0 +1,104 @@
+//! A start that is asked for: the plan, what was found for it, and what the record will say.
+
+use crate::config::BootProfile;
+use crate::context::RuntimeContext;
+use crate::host::{boot_id, unix_time_ms};
+use crate::layout::{ProjectLayout, SocketsLayout, VmLayout};
+use crate::qemu::{Accelerator, AcceleratorChoice, MachineSpec, QemuBinary};
+use crate::report::Event;
+use crate::vm::disk::Image;
+use crate::vm::error::VmError;
+use crate::vm::plan::VmPlan;
+use crate::vm::record::{BootRecord, Home, MachineRecord, Record, RecordedMachine, StartKind};
+use crate::vm::timeline::Stopwatch;
+
+use super::options::UpOptions;
+use super::ports;
+
+/// Another program may take the port between its choice and QEMU's start; more often than this it is no accident.
+pub(in crate::vm) const PORT_ATTEMPTS: usize = 5;
+
+/// All that a start needs to know.
+pub(in crate::vm) struct BootRequest<'a> {
+    pub(in crate::vm) plan: &'a VmPlan,
+    pub(in crate::vm) image: Option<&'a Image>,
+    pub(in crate::vm) binary: &'a QemuBinary,
+    pub(in crate::vm) layout: &'a ProjectLayout,
+    pub(in crate::vm) context: &'a RuntimeContext,
+    pub(in crate::vm) options: UpOptions,
+    pub(in crate::vm) stopwatch: &'a Stopwatch,
+}
+
+impl BootRequest<'_> {
+    pub(in crate::vm) fn vm(&self) -> &str {
+        &self.plan.definition.name
+    }
+
+    pub(super) fn report(&self, event: Event) {
+        self.context.reporter.report(&event);
+    }
+
+    pub(in crate::vm) fn files(&self) -> VmLayout {
+        self.layout.vm(self.vm())
+    }
+
+    pub(super) fn has_agent(&self) -> bool {
+        self.plan.boot == BootProfile::Managed
+    }
+}
+
+/// Chooses the port for SSH: the VM's last one while it is free, so that a configuration that was saved for other SSH clients
+/// stays true. One that QEMU could not take is not tried again.
+pub(in crate::vm) fn ssh_port(
+    request: &BootRequest<'_>,
+    record: &Record,
+    attempt: usize,
+) -> Result<u16, VmError> {
+    ports::free_port(record.ssh_port.filter(|_| attempt == 1)).map_err(|source| VmError::Disk {
+        action: "find a free port for",
+        path: request.files().directory().to_owned(),
+        source,
+    })
+}
+
+/// What the record tells of a run that begins.
+pub(in crate::vm) fn boot_record(
+    request: &BootRequest<'_>,
+    choice: &AcceleratorChoice,
+    ssh_port: Option<u16>,
+    sockets: &SocketsLayout,
+    start: StartKind,
+    spec: &MachineSpec,
+) -> BootRecord {
+    let machine = MachineRecord {
+        qemu: request.binary.identity.clone(),
+        host: host_of(choice.accelerator),
+        machine: spec.machine.clone(),
+        cpu: spec.cpu.clone(),
+        devices: spec.devices.clone(),
+    };
+    BootRecord {
+        started_unix_ms: unix_time_ms(),
+        boot_id: boot_id(),
+        castra_version: env!("CARGO_PKG_VERSION").to_owned(),
+        accelerator: choice.clone(),
+        qemu_version: String::new(),
+        cpus: spec.cpus,
+        memory_mib: spec.memory_mib,
+        ssh_port,
+        port_forwards: request.plan.definition.port_forwards.clone(),
+        relayed: ssh_port.is_some(),
+        sockets: sockets.directory().to_owned(),
+        home: Home::of(request.layout.state_root()),
+        start,
+        ready_ms: None,
+        missing_modules: None,
+        machine: Some(RecordedMachine::Known(machine)),
+    }
+}
+
+/// Returns the host's name where the guest's CPU is the host's own.
+pub(in crate::vm) fn host_of(accelerator: Accelerator) -> Option<String> {
+    (accelerator != Accelerator::Tcg)
+        .then(|| rustix::system::uname().nodename().to_string_lossy().into_owned())
+}
