@@ -24,7 +24,6 @@
 //! cannot be a lie that a crash left behind.
 
 mod clean;
-mod clone;
 mod console;
 mod diagnosis;
 mod disk;
@@ -39,7 +38,6 @@ mod monitor;
 mod plan;
 mod projects;
 mod record;
-mod resume;
 mod services;
 mod start;
 mod status;
@@ -50,7 +48,6 @@ mod timeline;
 mod up;
 
 pub use clean::{CleanOptions, CleanReport, Cleaned, CleanedKind, Kept, clean};
-pub use clone::{check_clone, clone};
 pub use console::{Console, open_console};
 pub use diagnosis::{Diagnosis, Trouble};
 pub use disk::{check_own_disk, ensure_vm_image};
@@ -71,7 +68,7 @@ pub use status::{
     VmStatus, check_readable, explain_silence, host_key_alias, make_ready, running_vm, ssh_address,
     ssh_target, state_of, status, status_of, status_of_guests, write_known_hosts,
 };
-pub use suspend::suspend;
+pub use suspend::{check_clone, clone, suspend};
 pub use throwaway::{Throwaway, start_throwaway, throwaway_name};
 pub use timeline::{Phase, PhaseSpan, StartResult, Timeline};
 pub use up::{check_wait, up};

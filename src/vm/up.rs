@@ -21,11 +21,11 @@ use super::monitor::clean_up;
 use super::plan::{BasePlan, Plan, VmPlan};
 use super::projects;
 use super::record::{Progress, Record, VmState, crash, observe};
-use super::resume::resume;
 use super::start::{
     UpOptions, UpOutcome, WaitFor, attach, bring_up, copied, discard, is_stuck, predecessor, put_back,
     take_back, tell_running,
 };
+use super::suspend::resume;
 
 /// How long QEMU may take to answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);

@@ -20,23 +20,22 @@ use crate::layout::ProjectLayout;
 use crate::qemu::{Disk, Incoming, Launch, MachineSpec, QemuBinary, QemuError, launch};
 use crate::report::Event;
 use crate::trusted;
-
-use super::disk::{Base, Image, check_overlay, confirm_place, ensure_base};
-use super::error::VmError;
-use super::plan::VmPlan;
-use super::record::{Progress, Record, RecordedMachine, StartKind, SuspendRecord};
-use super::start::{
+use crate::vm::disk::{Base, Image, check_overlay, confirm_place, ensure_base};
+use crate::vm::error::VmError;
+use crate::vm::plan::VmPlan;
+use crate::vm::record::{Progress, Record, RecordedMachine, StartKind, SuspendRecord};
+use crate::vm::start::{
     BootRequest, PORT_ATTEMPTS, UpOptions, WaitFor, boot_record, finish, host_of, keep_timeline, machine,
     ports, put_back, ssh_port, tcg_cpu,
 };
-use super::timeline::{Phase, Stopwatch};
+use crate::vm::timeline::{Phase, Stopwatch};
 
 /// Lets a suspended VM go on. The caller holds its lock.
 ///
 /// # Errors
 /// [`VmError::NotResumable`] and those of a start: the VM is still suspended then. Those of the wait for the guest: the VM
 /// runs then.
-pub(super) fn resume(
+pub(in crate::vm) fn resume(
     plan: &VmPlan,
     mut record: Record,
     layout: &ProjectLayout,

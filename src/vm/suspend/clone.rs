@@ -22,16 +22,15 @@ use crate::host::random_bytes;
 use crate::layout::{OVERLAY_TEMPORARY, ProjectLayout, frozen_layer};
 use crate::qemu::{Qcow2Header, create_overlay};
 use crate::report::Event;
-
-use super::disk::{confirm_place, relative, remove_unfinished_clone};
-use super::error::VmError;
-use super::journal;
-use super::lock::lock;
-use super::record::{
+use crate::vm::disk::{confirm_place, relative, remove_unfinished_clone};
+use crate::vm::error::VmError;
+use crate::vm::journal;
+use crate::vm::lock::lock;
+use crate::vm::record::{
     CloneRecord, DiskStamp, FrozenLayer, Progress, Record, RecordError, SuspendRecord, VmState, observe,
     recorded_vm,
 };
-use super::start::put_back;
+use crate::vm::start::put_back;
 
 /// Makes `new`, a suspended VM, of the suspended VM `vm`. Its disk will be at `overlay`.
 ///

@@ -4,6 +4,9 @@
 //! stands still until QEMU has ended. A castra that is killed on the way leaves a QEMU that stands still, and whoever
 //! comes next lets it go on (`take_back`): what was saved counts as soon as the record says so and QEMU is gone.
 
+mod clone;
+mod resume;
+
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -36,6 +39,9 @@ use super::record::{
     BootRecord, DiskStamp, Progress, Record, RecordedMachine, SuspendRecord, VmState, observe, recorded_vm,
 };
 use super::start::{UpOptions, attach, finish, put_back, take_back};
+
+pub use clone::{check_clone, clone};
+pub(super) use resume::resume;
 
 /// How long the guest may take to write everything out.
 const SYNC_LIMIT: Duration = Duration::from_secs(60);
