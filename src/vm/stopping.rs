@@ -15,11 +15,11 @@ use crate::qemu::{MachineStatus, QemuPid, Qmp, QmpError};
 use crate::report::Event;
 use crate::wait::WaitLimit;
 
+use super::access::ssh_target;
 use super::down::DownOptions;
 use super::error::VmError;
 use super::monitor::let_run;
 use super::record::{BootRecord, Progress, Record, StartKind};
-use super::status::ssh_target;
 
 /// Time for QEMU to end once it is asked to.
 const QEMU_LIMIT: Duration = Duration::from_secs(5);

@@ -15,11 +15,11 @@ use super::PerVm;
 use super::disk::remove_unfinished_clone;
 use super::down::await_stop;
 use super::error::VmError;
+use super::inspect::note;
 use super::journal;
 use super::lock::{ensure_reachable, lock};
 use super::monitor::clean_up;
 use super::plan::{BasePlan, Plan, VmPlan};
-use super::projects;
 use super::record::{Progress, Record, VmState, crash, observe};
 use super::start::{
     UpOptions, UpOutcome, WaitFor, attach, bring_up, copied, discard, is_stuck, predecessor, put_back,
@@ -44,7 +44,7 @@ pub fn up(
         };
         return plan.vms.iter().map(refused).collect();
     }
-    projects::note(layout, context);
+    note(layout, context);
     journal::keep("up", layout, context, |context| {
         thread::scope(|scope| {
             let workers: Vec<_> = plan

@@ -5,6 +5,7 @@
 //! suspended is never touched.
 
 mod foundations;
+mod orphans;
 mod remove;
 mod survey;
 #[cfg(test)]
@@ -25,6 +26,8 @@ use super::lock::ensure_reachable;
 use super::record::{Record, RecordError};
 use remove::{Usage, remove, remove_empty_directories, set_record_aside};
 use survey::Survey;
+
+pub use orphans::{Orphan, end_orphan, orphans};
 
 /// What a clean may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

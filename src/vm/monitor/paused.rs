@@ -31,6 +31,13 @@ pub(in crate::vm) fn disk_full(vm: &str, disk: &Path) -> VmError {
     VmError::DiskFull { vm: vm.to_owned(), full: FullDisk::of(disk) }
 }
 
+/// Returns `true` if QEMU says at once that the machine stands still.
+pub(in crate::vm) fn is_paused(record: &Record) -> bool {
+    let boot = record.boot.as_ref();
+    let status = boot.and_then(|boot| MachineStatus::glance(&boot.socket_paths()));
+    matches!(status, Some(MachineStatus::DiskFull | MachineStatus::Paused))
+}
+
 /// Continues a machine that is to run and is paused. The caller holds the VM's lock, so that no other castra is saving it. A QEMU that
 /// does not answer is left to what its caller wants of it.
 ///

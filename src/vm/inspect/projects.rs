@@ -10,25 +10,19 @@ use std::io::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::PathBuf;
-use std::time::Duration;
 
 use crate::context::RuntimeContext;
 use crate::files;
 use crate::layout::ProjectLayout;
-use crate::qemu::{FoundQemu, find_qemus};
+use crate::qemu::find_qemus;
 use crate::state_root::{StateRoot, StateRootError, noted_root};
 use crate::trusted;
+use crate::vm::PerVm;
 
-use super::PerVm;
-use super::error::VmError;
-use super::monitor::clean_up_run;
 use super::status::{VmStatus, status};
 
 /// Unit of `st_blocks`, whatever the filesystem's own is: `stat(2)`.
 const BLOCK_BYTES: u64 = 512;
-/// How long QEMU may take to end once it is told to.
-const END_LIMIT: Duration = Duration::from_secs(10);
-
 /// A project, and the VMs in it.
 #[derive(Debug)]
 pub struct ProjectStatus {
@@ -47,25 +41,8 @@ pub struct ListedVm {
     pub disk_bytes: Option<u64>,
 }
 
-/// A VM that runs and whose project is gone.
-#[derive(Debug)]
-pub struct Orphan {
-    /// Its name.
-    pub vm: String,
-    /// Where its project was.
-    pub directory: PathBuf,
-    found: FoundQemu,
-}
-
-impl Orphan {
-    /// QEMU's process.
-    pub fn pid(&self) -> i32 {
-        self.found.qemu.pid()
-    }
-}
-
 /// Notes where a project is. One look at a small file if that is known; a cache that cannot be written to learns nothing.
-pub(super) fn note(layout: &ProjectLayout, context: &RuntimeContext) {
+pub(in crate::vm) fn note(layout: &ProjectLayout, context: &RuntimeContext) {
     let (path, root) = (context.cache.known_project(layout), layout.state_root());
     if noted_root(&path).is_some_and(|known| known == root) {
         return;
@@ -109,39 +86,6 @@ pub fn list_projects(context: &RuntimeContext) -> Vec<ProjectStatus> {
 fn listed(status: VmStatus) -> ListedVm {
     let metadata = fs::metadata(&status.overlay).ok();
     ListedVm { disk_bytes: metadata.map(|metadata| metadata.blocks() * BLOCK_BYTES), status }
-}
-
-/// All VMs that run and whose projects are gone, by pid.
-pub fn orphans() -> Vec<Orphan> {
-    let orphan = |found: FoundQemu| Orphan {
-        vm: found.vm.clone(),
-        directory: found.project.directory().to_owned(),
-        found,
-    };
-    find_qemus().into_iter().filter(|found| found.is_orphan).map(orphan).collect()
-}
-
-/// Ends a VM whose project is gone, as if the power went: there is no disk to be put in order. The process is known by its
-/// lock on its pid file, and signalled by a descriptor, so that no other one can be hit.
-///
-/// # Errors
-/// [`VmError::Unkillable`]; [`VmError::Qemu`] where it cannot be signalled.
-pub fn end_orphan(orphan: &Orphan, context: &RuntimeContext) -> Result<(), VmError> {
-    let qemu = &orphan.found.qemu;
-    qemu.terminate()?;
-    if !qemu.wait(END_LIMIT) {
-        qemu.kill()?;
-        if !qemu.wait(END_LIMIT) {
-            return Err(VmError::Unkillable { vm: orphan.vm.clone(), pid: qemu.pid() });
-        }
-    }
-    let started_in = &orphan.found.started_in;
-    let sockets = started_in.sockets(&context.runtime_root, &orphan.vm);
-    let has_heir = started_in.vm(&orphan.vm).directory().exists();
-    if !has_heir {
-        clean_up_run(&started_in.vm(&orphan.vm), &sockets);
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -9,10 +9,9 @@ use crate::files::Lock;
 use crate::guest::ControlPort;
 use crate::layout::ProjectLayout;
 use crate::trusted;
-
-use super::record::{BootRecord, Record, VmState, observe};
-use super::start::hear_times;
-use super::timeline::{PhaseSpan, Stopwatch, Timeline, keep_if_new, of_start, timelines};
+use crate::vm::record::{BootRecord, Record, VmState, observe};
+use crate::vm::start::hear_times;
+use crate::vm::timeline::{PhaseSpan, Stopwatch, Timeline, keep_if_new, of_start, timelines};
 
 /// How long the guest is listened to. It answers within milliseconds, or is busy.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);

@@ -11,9 +11,8 @@ use crate::guest::ControlPort;
 use crate::layout::ProjectLayout;
 use crate::sockets::Protocol;
 use crate::trusted;
-
-use super::record::{Record, VmState, observe};
-use super::start::ports::has_relay;
+use crate::vm::record::{Record, VmState, observe};
+use crate::vm::start::ports::has_relay;
 
 /// Time for an agent to answer. It does within milliseconds, or is busy.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);

@@ -2,7 +2,6 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -12,23 +11,15 @@ use rustix::fs::OFlags;
 
 use crate::cancel::Cancel;
 use crate::config::PortForward;
-use crate::context::RuntimeContext;
-use crate::guest::ssh::Target;
-use crate::guest::{NetworkFault, NetworkReport, VmKeys, inspect};
+use crate::guest::{NetworkFault, NetworkReport, inspect};
 use crate::host::{millis, unix_time_ms};
 use crate::layout::{ProjectLayout, VmLayout};
 use crate::qemu::{AcceleratorChoice, MachineStatus, QemuPid};
-use crate::report::Event;
-
-use super::PerVm;
-use super::error::VmError;
-use super::full_disk::FullDisk;
-use super::lock::lock;
-use super::monitor::{connect, disk_full, ensure_not_stopped, let_recorded_run};
-use super::record::{
-    BootRecord, Crash, MissingModules, Record, VmState, copy_of, crash, observe, recorded_vm,
-};
-use super::start::{UpOptions, attach, check_network, take_back};
+use crate::vm::PerVm;
+use crate::vm::error::VmError;
+use crate::vm::full_disk::FullDisk;
+use crate::vm::monitor::is_paused;
+use crate::vm::record::{BootRecord, Crash, MissingModules, Record, VmState, copy_of, crash, observe};
 
 /// Limit of a question to a guest, which is asked beside what is known without it.
 const GUEST_LIMIT: Duration = Duration::from_secs(1);
@@ -230,7 +221,7 @@ fn uptime_ms(qemu: Option<&QemuPid>, started_unix_ms: u64) -> u64 {
 }
 
 /// The VM's state, with what QEMU says of a machine that is to run, if it says that at once.
-fn glance(record: &Record, files: &VmLayout) -> (VmState, Option<QemuPid>) {
+pub(in crate::vm) fn glance(record: &Record, files: &VmLayout) -> (VmState, Option<QemuPid>) {
     let (state, qemu) = observe(record, files);
     // One that is being saved or loaded stands still rightly, and its QEMU serves whoever does that.
     let is_to_run = matches!(state, VmState::Starting | VmState::Running | VmState::Stopping);
@@ -243,131 +234,4 @@ fn glance(record: &Record, files: &VmLayout) -> (VmState, Option<QemuPid>) {
 /// Returns the VM's current state, from its record and its process. Never blocks.
 pub fn state_of(record: &Record, layout: &ProjectLayout) -> VmState {
     observe(record, &layout.vm(&record.name)).0
-}
-
-/// Where and with which keys to log in to a running VM.
-///
-/// # Errors
-/// [`VmError::NoAgent`]; [`VmError::Key`].
-pub fn ssh_target(record: &Record, user: &str, layout: &ProjectLayout) -> Result<Target, VmError> {
-    let address = ssh_address(record)?;
-    let keys = VmKeys::load_or_create(&layout.vm(&record.name))?;
-    Ok(Target { agent: record.agent_socket(), ..keys.target(address, user) })
-}
-
-/// Returns the address that leads to the SSH server of a VM: of a stopped one, where it last was.
-///
-/// # Errors
-/// [`VmError::NoAgent`].
-pub fn ssh_address(record: &Record) -> Result<SocketAddr, VmError> {
-    Ok((Ipv4Addr::LOCALHOST, ssh_port(record)?).into())
-}
-
-/// Sees to it that commands can run in a VM that runs: for one that does not answer, as after a reboot of the guest.
-///
-/// # Errors
-/// As for [`running_vm`], which this does not trust.
-pub fn make_ready(
-    name: Option<&str>,
-    layout: &ProjectLayout,
-    context: &RuntimeContext,
-) -> Result<(), VmError> {
-    let record = running_vm(name, layout, context)?;
-    let _lock = lock(&record.name, layout, context)?;
-    if let Some(boot) = &record.boot {
-        // A guest may take minutes to come back; a QEMU that does not answer either never lets it.
-        drop(connect(&record.name, boot, &context.cancel)?);
-    }
-    let what = format!("the guest of VM `{}`, which does not answer", record.name);
-    context.reporter.report(&Event::Waiting { what });
-    attach(record, layout, context, UpOptions::default()).map(drop)
-}
-
-/// Writes the VM's `known_hosts`, for other SSH clients.
-///
-/// # Errors
-/// [`VmError::NoAgent`]; [`VmError::Key`].
-pub fn write_known_hosts(record: &Record, layout: &ProjectLayout) -> Result<(), VmError> {
-    let port = ssh_port(record)?;
-    let files = layout.vm(&record.name);
-    Ok(VmKeys::load_or_create(&files)?.write_known_hosts(&files, &host_key_alias(&record.name), port)?)
-}
-
-/// Returns the name by which a VM's `known_hosts` knows it at any port, for ssh's `HostKeyAlias`.
-pub fn host_key_alias(vm: &str) -> String {
-    format!("castra-{vm}")
-}
-
-fn ssh_port(record: &Record) -> Result<u16, VmError> {
-    let port = record.boot.as_ref().map_or(record.ssh_port, |boot| boot.ssh_port);
-    port.ok_or_else(|| VmError::NoAgent { vm: record.name.clone() })
-}
-
-/// The record of a VM in which commands can run. A start that nobody has finished (`up --no-wait`, or an `up` that was
-/// killed) is finished first.
-///
-/// # Errors
-/// As for [`recorded_vm`]; [`VmError::NotRunning`], [`VmError::Frozen`], [`VmError::NoAgent`], and those of the wait for the agent.
-pub fn running_vm(
-    name: Option<&str>,
-    layout: &ProjectLayout,
-    context: &RuntimeContext,
-) -> Result<Record, VmError> {
-    let mut record = recorded_vm(name, layout)?;
-    let (mut state, qemu) = observe(&record, &layout.vm(&record.name));
-    ensure_not_stopped(&record.name, qemu.as_ref())?;
-    if matches!(state, VmState::Starting | VmState::Suspending | VmState::Resuming) {
-        let _lock = lock(&record.name, layout, context)?;
-        // Whoever held the lock may have finished, or given up.
-        record = recorded_vm(Some(&record.name), layout)?;
-        state = observe(&record, &layout.vm(&record.name)).0;
-        if state == VmState::Suspending {
-            record = take_back(record, layout, context)?;
-            state = VmState::Starting;
-        }
-        if state == VmState::Starting {
-            let outcome = attach(record, layout, context, UpOptions::default())?;
-            return Ok(outcome.record);
-        }
-    }
-    if state == VmState::Elsewhere {
-        return Err(VmError::Elsewhere { vm: record.name });
-    }
-    if state != VmState::Running {
-        return Err(VmError::NotRunning { vm: record.name, state });
-    }
-    if is_paused(&record) {
-        let _lock = lock(&record.name, layout, context)?;
-        // A suspend, whose machine stands still rightly, has ended by now.
-        record = recorded_vm(Some(&record.name), layout)?;
-        state = observe(&record, &layout.vm(&record.name)).0;
-        if state != VmState::Running {
-            return Err(VmError::NotRunning { vm: record.name, state });
-        }
-        let_recorded_run(&record, layout, context)?;
-    }
-    if record.boot.as_ref().is_none_or(|boot| boot.ssh_port.is_none()) {
-        return Err(VmError::NoAgent { vm: record.name });
-    }
-    Ok(record)
-}
-
-/// Returns `true` if QEMU says at once that the machine stands still.
-fn is_paused(record: &Record) -> bool {
-    let boot = record.boot.as_ref();
-    let status = boot.and_then(|boot| MachineStatus::glance(&boot.socket_paths()));
-    matches!(status, Some(MachineStatus::DiskFull | MachineStatus::Paused))
-}
-
-/// Finds out why the guest of a VM that ran no longer answers.
-///
-/// # Errors
-/// [`VmError::DiskFull`]; [`VmError::NotRunning`] once its QEMU has ended; [`VmError::NetworkDown`] where the agent says so.
-pub fn explain_silence(name: Option<&str>, layout: &ProjectLayout) -> Result<(), VmError> {
-    let record = recorded_vm(name, layout)?;
-    match glance(&record, &layout.vm(&record.name)).0 {
-        VmState::DiskFull => Err(disk_full(&record.name, &record.overlay_path(layout))),
-        state if !state.is_alive() => Err(VmError::NotRunning { vm: record.name, state }),
-        _ => check_network(&record, &Cancel::new()),
-    }
 }

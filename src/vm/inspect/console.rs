@@ -12,10 +12,9 @@ use rustix::io::Errno;
 use crate::layout::ProjectLayout;
 use crate::qemu::lock_holder;
 use crate::trusted;
+use crate::vm::error::VmError;
+use crate::vm::record::{Record, observe};
 use crate::wait::check_listener;
-
-use super::error::VmError;
-use super::record::{Record, observe};
 
 /// A connection to a console. Nobody else gets one as long as this is there.
 #[derive(Debug)]

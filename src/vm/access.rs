@@ -1,0 +1,137 @@
+//! Access to the guest of a VM: its SSH address and keys, and the wait until commands can run.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use crate::cancel::Cancel;
+use crate::context::RuntimeContext;
+use crate::guest::VmKeys;
+use crate::guest::ssh::Target;
+use crate::layout::ProjectLayout;
+use crate::report::Event;
+
+use super::error::VmError;
+use super::inspect::glance;
+use super::lock::lock;
+use super::monitor::{connect, disk_full, ensure_not_stopped, is_paused, let_recorded_run};
+use super::record::{Record, VmState, observe, recorded_vm};
+use super::start::{UpOptions, attach, check_network, take_back};
+
+/// Where and with which keys to log in to a running VM.
+///
+/// # Errors
+/// [`VmError::NoAgent`]; [`VmError::Key`].
+pub fn ssh_target(record: &Record, user: &str, layout: &ProjectLayout) -> Result<Target, VmError> {
+    let address = ssh_address(record)?;
+    let keys = VmKeys::load_or_create(&layout.vm(&record.name))?;
+    Ok(Target { agent: record.agent_socket(), ..keys.target(address, user) })
+}
+
+/// Returns the address that leads to the SSH server of a VM: of a stopped one, where it last was.
+///
+/// # Errors
+/// [`VmError::NoAgent`].
+pub fn ssh_address(record: &Record) -> Result<SocketAddr, VmError> {
+    Ok((Ipv4Addr::LOCALHOST, ssh_port(record)?).into())
+}
+
+/// Sees to it that commands can run in a VM that runs: for one that does not answer, as after a reboot of the guest.
+///
+/// # Errors
+/// As for [`running_vm`], which this does not trust.
+pub fn make_ready(
+    name: Option<&str>,
+    layout: &ProjectLayout,
+    context: &RuntimeContext,
+) -> Result<(), VmError> {
+    let record = running_vm(name, layout, context)?;
+    let _lock = lock(&record.name, layout, context)?;
+    if let Some(boot) = &record.boot {
+        // A guest may take minutes to come back; a QEMU that does not answer either never lets it.
+        drop(connect(&record.name, boot, &context.cancel)?);
+    }
+    let what = format!("the guest of VM `{}`, which does not answer", record.name);
+    context.reporter.report(&Event::Waiting { what });
+    attach(record, layout, context, UpOptions::default()).map(drop)
+}
+
+/// Writes the VM's `known_hosts`, for other SSH clients.
+///
+/// # Errors
+/// [`VmError::NoAgent`]; [`VmError::Key`].
+pub fn write_known_hosts(record: &Record, layout: &ProjectLayout) -> Result<(), VmError> {
+    let port = ssh_port(record)?;
+    let files = layout.vm(&record.name);
+    Ok(VmKeys::load_or_create(&files)?.write_known_hosts(&files, &host_key_alias(&record.name), port)?)
+}
+
+/// Returns the name by which a VM's `known_hosts` knows it at any port, for ssh's `HostKeyAlias`.
+pub fn host_key_alias(vm: &str) -> String {
+    format!("castra-{vm}")
+}
+
+fn ssh_port(record: &Record) -> Result<u16, VmError> {
+    let port = record.boot.as_ref().map_or(record.ssh_port, |boot| boot.ssh_port);
+    port.ok_or_else(|| VmError::NoAgent { vm: record.name.clone() })
+}
+
+/// The record of a VM in which commands can run. A start that nobody has finished (`up --no-wait`, or an `up` that was
+/// killed) is finished first.
+///
+/// # Errors
+/// As for [`recorded_vm`]; [`VmError::NotRunning`], [`VmError::Frozen`], [`VmError::NoAgent`], and those of the wait for the agent.
+pub fn running_vm(
+    name: Option<&str>,
+    layout: &ProjectLayout,
+    context: &RuntimeContext,
+) -> Result<Record, VmError> {
+    let mut record = recorded_vm(name, layout)?;
+    let (mut state, qemu) = observe(&record, &layout.vm(&record.name));
+    ensure_not_stopped(&record.name, qemu.as_ref())?;
+    if matches!(state, VmState::Starting | VmState::Suspending | VmState::Resuming) {
+        let _lock = lock(&record.name, layout, context)?;
+        // Whoever held the lock may have finished, or given up.
+        record = recorded_vm(Some(&record.name), layout)?;
+        state = observe(&record, &layout.vm(&record.name)).0;
+        if state == VmState::Suspending {
+            record = take_back(record, layout, context)?;
+            state = VmState::Starting;
+        }
+        if state == VmState::Starting {
+            let outcome = attach(record, layout, context, UpOptions::default())?;
+            return Ok(outcome.record);
+        }
+    }
+    if state == VmState::Elsewhere {
+        return Err(VmError::Elsewhere { vm: record.name });
+    }
+    if state != VmState::Running {
+        return Err(VmError::NotRunning { vm: record.name, state });
+    }
+    if is_paused(&record) {
+        let _lock = lock(&record.name, layout, context)?;
+        // A suspend, whose machine stands still rightly, has ended by now.
+        record = recorded_vm(Some(&record.name), layout)?;
+        state = observe(&record, &layout.vm(&record.name)).0;
+        if state != VmState::Running {
+            return Err(VmError::NotRunning { vm: record.name, state });
+        }
+        let_recorded_run(&record, layout, context)?;
+    }
+    if record.boot.as_ref().is_none_or(|boot| boot.ssh_port.is_none()) {
+        return Err(VmError::NoAgent { vm: record.name });
+    }
+    Ok(record)
+}
+
+/// Finds out why the guest of a VM that ran no longer answers.
+///
+/// # Errors
+/// [`VmError::DiskFull`]; [`VmError::NotRunning`] once its QEMU has ended; [`VmError::NetworkDown`] where the agent says so.
+pub fn explain_silence(name: Option<&str>, layout: &ProjectLayout) -> Result<(), VmError> {
+    let record = recorded_vm(name, layout)?;
+    match glance(&record, &layout.vm(&record.name)).0 {
+        VmState::DiskFull => Err(disk_full(&record.name, &record.overlay_path(layout))),
+        state if !state.is_alive() => Err(VmError::NotRunning { vm: record.name, state }),
+        _ => check_network(&record, &Cancel::new()),
+    }
+}
