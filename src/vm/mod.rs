@@ -29,7 +29,6 @@ mod diagnosis;
 mod disk;
 mod down;
 mod error;
-mod explain;
 mod full_disk;
 mod inspect;
 mod journal;

@@ -1,3 +1,7 @@
+//! Errors of what is done to a VM; their kinds and hints are in `hints`.
+
+mod hints;
+
 use std::io;
 use std::path::{Path, PathBuf};
 

@@ -4,9 +4,9 @@ use crate::error::{Explain, Kind, kind_of_io};
 use crate::qemu::Unbootable;
 use crate::qemu::options::UserArguments;
 use crate::sockets::PortOwner;
+use crate::vm::record::{VmState, hint_of_io};
 
-use super::error::{Predecessor, VmError};
-use super::record::{VmState, hint_of_io};
+use super::{Predecessor, VmError};
 
 impl Explain for VmError {
     fn kind(&self) -> Kind {
