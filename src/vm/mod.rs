@@ -37,7 +37,6 @@ mod monitor;
 mod plan;
 mod record;
 mod start;
-mod stopping;
 mod suspend;
 mod throwaway;
 mod timeline;

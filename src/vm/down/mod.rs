@@ -1,4 +1,6 @@
-//! `down`: VMs are stopped, in the ways of [`super::stopping`].
+//! `down`: VMs are stopped, in the ways of [`super::down::stopping`].
+
+mod stopping;
 
 use std::fs;
 use std::thread;
@@ -17,7 +19,7 @@ use super::lock::lock;
 use super::monitor::clean_up;
 use super::record::{Progress, Record, RecordError, VmState, copy_of, observe, sentence_of_copy};
 use super::start::{discard, finish, put_back, take_back};
-use super::stopping::{Stopping, sockets_of};
+use stopping::{Stopping, sockets_of};
 
 /// How long a guest may take to shut down. Under TCG an Alpine needs some 3 s on an idle machine.
 const GUEST_LIMIT: Duration = Duration::from_secs(60);

@@ -13,13 +13,13 @@ use crate::guest::ssh::{SshError, capture};
 use crate::layout::{ProjectLayout, SocketsLayout};
 use crate::qemu::{MachineStatus, QemuPid, Qmp, QmpError};
 use crate::report::Event;
+use crate::vm::access::ssh_target;
+use crate::vm::error::VmError;
+use crate::vm::monitor::let_run;
+use crate::vm::record::{BootRecord, Progress, Record, StartKind};
 use crate::wait::WaitLimit;
 
-use super::access::ssh_target;
-use super::down::DownOptions;
-use super::error::VmError;
-use super::monitor::let_run;
-use super::record::{BootRecord, Progress, Record, StartKind};
+use super::DownOptions;
 
 /// Time for QEMU to end once it is asked to.
 const QEMU_LIMIT: Duration = Duration::from_secs(5);
@@ -40,7 +40,7 @@ const SLICE: Duration = Duration::from_millis(100);
 
 /// Way in which a VM came to stop.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum End {
+pub(in crate::vm) enum End {
     /// Its guest shut down, or there was nothing to lose, or a power cut was asked for.
     Orderly,
     /// As if the power went, by this method, after its guest was asked and had this time.
@@ -49,7 +49,7 @@ pub(super) enum End {
 
 impl End {
     /// Returns an error for a power cut that was not asked for, though the VM has stopped.
-    pub(super) fn judge(self, vm: &str) -> Result<(), VmError> {
+    pub(in crate::vm) fn judge(self, vm: &str) -> Result<(), VmError> {
         match self {
             Self::Orderly => Ok(()),
             Self::PowerCut { limit_secs, method } => {
@@ -60,7 +60,7 @@ impl End {
 }
 
 /// A VM whose QEMU is to end.
-pub(super) struct Stopping<'a> {
+pub(in crate::vm) struct Stopping<'a> {
     vm: &'a str,
     /// Nothing where it cannot be read: who lives is the kernel's answer.
     record: Option<&'a Record>,
@@ -72,7 +72,7 @@ pub(super) struct Stopping<'a> {
 }
 
 impl<'a> Stopping<'a> {
-    pub(super) fn new(
+    pub(in crate::vm) fn new(
         vm: &'a str,
         record: Option<&'a Record>,
         qemu: &'a QemuPid,
@@ -86,7 +86,7 @@ impl<'a> Stopping<'a> {
 }
 
 /// Returns the sockets that this VM was started with, or would be.
-pub(super) fn sockets_of(
+pub(in crate::vm) fn sockets_of(
     vm: &str,
     record: Option<&Record>,
     layout: &ProjectLayout,
@@ -101,7 +101,7 @@ impl Stopping<'_> {
     ///
     /// # Errors
     /// [`VmError::DiskFull`], [`VmError::SocketsGone`]: nothing has been asked of the guest, and nothing is lost.
-    pub(super) fn prepare(&self, options: &DownOptions) -> Result<(), VmError> {
+    pub(in crate::vm) fn prepare(&self, options: &DownOptions) -> Result<(), VmError> {
         self.thaw()?;
         if options.force || self.is_to_be_dropped() {
             return Ok(());
@@ -121,7 +121,7 @@ impl Stopping<'_> {
     }
 
     /// Returns `true` unless the VM is known to have booted without an agent.
-    pub(super) fn has_agent(&self) -> bool {
+    pub(in crate::vm) fn has_agent(&self) -> bool {
         let boot = self.record.and_then(|record| record.boot.as_ref());
         boot.is_none_or(BootRecord::has_agent)
     }
@@ -135,13 +135,13 @@ impl Stopping<'_> {
     }
 
     /// Returns `true` if the machine never ran, so that ending it loses nothing.
-    pub(super) fn is_to_be_dropped(&self) -> bool {
+    pub(in crate::vm) fn is_to_be_dropped(&self) -> bool {
         let status = || MachineStatus::ask(&self.sockets, &self.context.cancel);
         self.never_ran() && status() == Some(MachineStatus::Paused)
     }
 
     /// Each way in turn, until QEMU has ended.
-    pub(super) fn run(&self, options: &DownOptions) -> Result<End, VmError> {
+    pub(in crate::vm) fn run(&self, options: &DownOptions) -> Result<End, VmError> {
         if options.force || self.is_to_be_dropped() {
             self.end_qemu()?;
             return Ok(End::Orderly);
@@ -159,7 +159,7 @@ impl Stopping<'_> {
 
     /// Ends QEMU without asking its guest: by its own protocol, which closes the disk in order, then by signals. Returns the
     /// method that did it.
-    pub(super) fn end_qemu(&self) -> Result<&'static str, VmError> {
+    pub(in crate::vm) fn end_qemu(&self) -> Result<&'static str, VmError> {
         self.context.cancel.check()?;
         self.tell("quit");
         let quit = self.qmp().and_then(|mut qmp| qmp.quit());
@@ -206,7 +206,7 @@ impl Stopping<'_> {
     }
 
     /// Waits for the guest to shut down, which takes room for what it still writes.
-    pub(super) fn wait_for_guest(&self, limit: Duration) -> Result<bool, VmError> {
+    pub(in crate::vm) fn wait_for_guest(&self, limit: Duration) -> Result<bool, VmError> {
         let deadline = Instant::now() + limit;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -223,7 +223,7 @@ impl Stopping<'_> {
     }
 
     /// Asks the agent to shut the guest down: over the control port, or over SSH where that port's socket is gone.
-    pub(super) fn ask_agent(&self) -> bool {
+    pub(in crate::vm) fn ask_agent(&self) -> bool {
         match self.sockets.are_gone() {
             true => self.ask_over_ssh(),
             false => self.ask_over_control_port(),
@@ -265,7 +265,7 @@ impl Stopping<'_> {
     }
 
     /// Waits for QEMU to end once it has been told to.
-    pub(super) fn wait_for_qemu(&self) -> Result<bool, VmError> {
+    pub(in crate::vm) fn wait_for_qemu(&self) -> Result<bool, VmError> {
         self.wait(QEMU_LIMIT)
     }
 
@@ -283,7 +283,7 @@ impl Stopping<'_> {
         }
     }
 
-    pub(super) fn tell(&self, method: &str) {
+    pub(in crate::vm) fn tell(&self, method: &str) {
         self.context
             .reporter
             .report(&Event::VmStopping { vm: self.vm.to_owned(), method: method.to_owned() });
