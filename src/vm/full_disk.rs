@@ -1,4 +1,4 @@
-//! The full filesystem that keeps a VM's disk from growing.
+//! Full filesystem that keeps a VM's disk from growing.
 
 use std::fmt;
 use std::fs;

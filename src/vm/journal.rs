@@ -1,6 +1,6 @@
-//! `.castra/logs/castra.log`: what castra did to a project's VMs, one event a line with its time, for whoever asks later what
-//! happened. Nothing waits for it and nothing fails by it: it is not forced to the disk, and one that cannot be written to is
-//! not there.
+//! Journal of a project, `.castra/logs/castra.log`: what castra did to its VMs, one event a line
+//! with its time. Nothing waits for it and nothing fails by it: it is not forced to the disk, and
+//! is left out where it cannot be written.
 
 use std::fs::File;
 use std::io::{self, Write as _};

@@ -1,27 +1,59 @@
-//! The conductors: what happens to a VM, from its plan to its record.
+//! Virtual machines: every operation on a VM, from its plan to its record.
+//!
+//! | Where | What |
+//! | --- | --- |
+//! | `plan` | what `up` will do, and why; pure |
+//! | `record/` | what is written down of a VM, and the state that is derived from it |
+//! | `error/` | errors, with their exit codes and hints |
+//! | `timeline/`, `diagnosis/` | times of each start; causes of failed ones |
+//! | `lock`, `journal` | what every operation holds, and where it is logged |
+//! | `monitor/` | sessions with a running QEMU, paused machines, files of one that has exited |
+//! | `disk/` | overlay, base image, layers, and the removal of disks |
+//! | `start/` | launching QEMU, booting or restoring, waiting for the guest, continuing |
+//! | `suspend/` | suspending, resuming, cloning |
+//! | `up`, `down/`, `throwaway`, `clean/` | the operations that start, stop and remove VMs |
+//! | `access` | the way into a guest in which commands can run |
+//! | `inspect/` | reads only: states, projects, services, console, history |
+//!
+//! Imports go one way: `record ← disk ← start ← suspend ← {down, up}`. Nothing below imports an
+//! operation above it, and only parents and their children import each other.
+//!
+//! # States
 //!
 //! ```text
-//!                 up                    agent ready
-//!   ┌─────────┐ ──────► ┌──────────┐ ───────────────► ┌─────────┐
-//!   │ stopped │         │ starting │                  │ running │ ◄─┐
-//!   └─────────┘ ◄────── └──────────┘                  └─────────┘   │ up (attaches)
-//!     ▲     ▲   failed        │                         │    │  └───┘
-//!     │     │                 │ QEMU killed, power lost │    │ down
-//!     │     │                 ▼                         ▼    ▼
-//!     │     │  up, down  ┌─────────┐             ┌─────────┐ ┌──────────┐
-//!     │     └─────────── │ crashed │ ◄────────── │ crashed │ │ stopping │
-//!     │                  └─────────┘             └─────────┘ └──────────┘
-//!     └───────────────────────────────────────────────────────────┘
+//!                   up                     commands can run
+//!   ┌─────────┐ ──────────► ┌──────────┐ ───────────────────► ┌─────────┐ ──────► ┌───────────┐
+//!   │ stopped │             │ starting │                      │ running │         │ disk-full │
+//!   └─────────┘ ◄────────── └──────────┘                      └─────────┘ ◄────── └───────────┘
+//!    ▲      ▲  start failed   ▲      │                          │     │    QEMU pauses the guest
+//!    │      │                 │ up   │   QEMU killed, or this   │     │    while its disk cannot
+//!    │      │                 │      ▼   machine restarted      │     │    grow
+//!    │      │      down     ┌─────────┐                         │     │
+//!    │      └────────────── │ crashed │ ◄───────────────────────┘     │ down
+//!    │                      └─────────┘                               ▼
+//!    │                              QEMU has ended                ┌──────────┐
+//!    └─────────────────────────────────────────────────────────── │ stopping │
+//!                                                                 └──────────┘
 //! ```
 //!
 //! ```text
-//!   running ──suspend──► suspending ──saved, QEMU ended──► suspended ──up──► resuming ──loaded──► starting ──► running
-//!      ▲                     │                              │   ▲               │
-//!      └── killed half-way ──┘       stopped ◄── discarded ─┘   └─ it failed ───┘
+//!              suspend                 saved, QEMU ended                  up
+//!   ┌─────────┐ ────► ┌────────────┐ ────────────────────► ┌───────────┐ ────► ┌──────────┐
+//!   │ running │       │ suspending │                       │ suspended │       │ resuming │
+//!   └─────────┘ ◄──── └────────────┘                       └───────────┘ ◄──── └──────────┘
+//!       ▲      cancelled                                     │       cancelled     │
+//!       │                        down --discard-suspended    ▼                     │
+//!       │                                             ┌─────────┐                  │
+//!       │                                             │ stopped │                  │
+//!       │                                             └─────────┘                  │
+//!       └───────────────── loaded, commands can run ◄─ starting ◄──────────────────┘
 //! ```
 //!
-//! The state is never stored: `state::observe` derives it from the record and from QEMU's lock on its pid file, so it
-//! cannot be a lie that a crash left behind.
+//! Two more states are no step of an operation: `elsewhere`, a VM whose QEMU runs in another pid
+//! namespace, and `copied`, one that ran in the original when the project was copied.
+//!
+//! The state is never stored: [`VmState`] is derived from the record and from QEMU's lock on its
+//! pid file, so a crash cannot leave a wrong one behind.
 
 mod access;
 mod clean;
@@ -67,5 +99,5 @@ pub use throwaway::{Throwaway, start_throwaway, throwaway_name};
 pub use timeline::{Phase, PhaseSpan, StartResult, Timeline};
 pub use up::{check_wait, up};
 
-/// What became of each of several VMs, by name.
+/// Outcomes of an operation on several VMs, by name.
 pub type PerVm<T> = Vec<(String, Result<T, VmError>)>;

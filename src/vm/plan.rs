@@ -1,4 +1,5 @@
-//! Plan of `up`, computed from configuration, catalog and records. Pure: nothing is touched here.
+//! Plan of `up`: what it will do and why. Pure, from configuration, catalog and records; touches
+//! nothing.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

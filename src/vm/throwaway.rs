@@ -1,5 +1,5 @@
-//! A VM for one command: it starts from a warm template, leaves no file behind once commands can run, and ends with this
-//! process, in whatever way that ends.
+//! VM for one command: it starts from a warm template, leaves no file behind once commands can run,
+//! and ends with this process, in whatever way that ends.
 
 use std::fs;
 use std::net::Ipv4Addr;

@@ -1,4 +1,4 @@
-//! `up`: from a plan to VMs in which commands can run.
+//! Brings up VMs: from a plan to VMs in which commands can run.
 
 use std::thread;
 use std::time::Duration;

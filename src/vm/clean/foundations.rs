@@ -1,4 +1,4 @@
-//! What disks stand on: every file in the chains of backing files below them.
+//! Backing chains of disks: every file that a disk is based on.
 
 use std::collections::HashSet;
 use std::fs::{self, Metadata};

@@ -1,8 +1,8 @@
-//! `clean`: removes what no VM of a project needs, and, where that is asked for, whole VMs.
+//! Removes what no VM of a project needs and, on request, whole VMs.
 //!
-//! First it is decided what goes (`survey`), then how much that frees is counted, and last it goes. The project's lock is held
-//! meanwhile, which everybody who changes a VM shares: nothing can come to need what is about to go. A VM that runs or is
-//! suspended is never touched.
+//! The survey decides what goes, then the freed space is counted, and removing comes last. The
+//! project's lock is held meanwhile, of which every operation on a VM holds a share: nothing can
+//! come to need what is about to go. A VM that runs or is suspended is never touched.
 
 mod foundations;
 mod orphans;

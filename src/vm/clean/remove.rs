@@ -1,4 +1,4 @@
-//! How what goes goes, and what that frees.
+//! Removes what the survey has found, and counts the freed space.
 
 use std::collections::HashMap;
 use std::fs;

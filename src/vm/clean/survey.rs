@@ -1,4 +1,4 @@
-//! What of a project goes, and what stays and why. Nothing is changed here.
+//! Surveys a project: which files go, which stay and why. Changes nothing.
 
 use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsStr;

@@ -1,3 +1,5 @@
+//! Tests of what a clean removes and keeps.
+
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
-//! The cases, from the sure to the vague. Each names the words it goes by; those of QEMU, Linux, mkinitfs, dracut and systemd
-//! have been the same for many versions.
+//! Table of known causes, from the certain to the vague. Each case names the words it goes by;
+//! those of QEMU, Linux, mkinitfs, dracut and systemd have been the same for many versions.
 
 use crate::error::FILE_SIZE_HINT;
 use crate::qemu::{Accelerator, INSTALL_FULL_QEMU};

@@ -1,4 +1,4 @@
-//! What of the host may keep a guest from booting. Looked at only when one does not.
+//! State of the host that may keep a guest from booting. Gathered only after a boot has failed.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,7 +1,8 @@
-//! Why a boot came to nothing, or takes so long: a guess from what the guest and QEMU said last and from the host's state.
+//! Diagnosis of a failed or slow boot, from the last words of guest and QEMU and from the host's
+//! state.
 //!
-//! [`diagnose`] is pure: the table in [`cases`] goes from the sure to the vague, and the first case that fits is taken.
-//! [`Trouble`] gathers what it looks at, and is what the errors show.
+//! [`diagnose`] is pure: the table in [`cases`] goes from the certain to the vague, and the first
+//! case that fits is taken. [`Trouble`] gathers the evidence, and is what the errors show.
 
 mod cases;
 mod host;

@@ -1,3 +1,5 @@
+//! Tests of the diagnosis of boots.
+
 use super::*;
 
 /// What guests have really said, or QEMU 7.2.

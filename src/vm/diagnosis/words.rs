@@ -1,4 +1,4 @@
-//! What the guest and QEMU said last.
+//! Last words of the guest and of QEMU.
 
 use std::path::Path;
 

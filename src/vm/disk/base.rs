@@ -1,4 +1,4 @@
-//! The base image of a VM: there, whole, and identified by its content.
+//! Base image of a VM: present, whole, and identified by its content.
 
 use std::fs;
 use std::io;

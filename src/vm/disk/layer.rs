@@ -1,4 +1,4 @@
-//! The disk of a warm template between a VM's own disk and its image's.
+//! Layer of a warm template between a VM's own disk and its image's.
 
 use std::ffi::OsStr;
 use std::fs;

@@ -1,4 +1,4 @@
-//! A VM's own disk: an overlay on its base image, or on a warm template's disk that stands on that.
+//! A VM's own disk: an overlay on its base image, or on a warm template's layer above that.
 
 mod base;
 pub(super) mod layer;

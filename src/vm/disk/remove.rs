@@ -1,4 +1,4 @@
-//! Removing disks: the only way, so that nothing goes that is none.
+//! Removes disks. Nothing else in vm does, so that only disks go.
 
 use std::fs;
 use std::io::{self, Read as _};

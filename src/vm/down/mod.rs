@@ -1,4 +1,4 @@
-//! `down`: VMs are stopped, in the ways of [`super::down::stopping`].
+//! Stops VMs, in the ways of [`stopping`].
 
 mod stopping;
 

@@ -1,4 +1,4 @@
-//! The ways to end a VM's QEMU, from the gentlest to the surest.
+//! Ways to end a VM's QEMU, from the gentlest to the surest.
 
 use std::ffi::OsString;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! What a [`VmError`] means for the exit code, and the way out of it.
+//! Exit codes and hints of [`VmError`].
 
 use crate::error::{Explain, Kind, kind_of_io};
 use crate::qemu::Unbootable;

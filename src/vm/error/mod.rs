@@ -1,4 +1,4 @@
-//! Errors of what is done to a VM; their kinds and hints are in `hints`.
+//! Errors of operations on a VM. Their exit codes and hints are in `hints`.
 
 mod hints;
 

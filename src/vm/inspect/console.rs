@@ -1,5 +1,5 @@
-//! The serial console of a VM that runs, for one client at a time: QEMU serves no more, and would let a second one wait
-//! without a word.
+//! Serial console of a running VM, for one client at a time: QEMU serves no more, and would let a
+//! second one wait without a word.
 
 use std::fs::{File, OpenOptions};
 use std::io;

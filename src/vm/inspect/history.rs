@@ -1,4 +1,4 @@
-//! The last starts of a VM; and what its guest has done since nobody waited for it any more.
+//! Timelines of a VM's recent starts, completed with what its guest reported after `up` returned.
 
 use std::time::{Duration, Instant};
 

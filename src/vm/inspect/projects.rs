@@ -1,8 +1,9 @@
-//! All projects of this user: `up` notes where each is, and the kernel tells which QEMUs run.
+//! All projects of this user: `up` notes where each is, and the kernel knows which QEMUs run.
 //!
-//! A note is one small file in the cache, written when a project is first brought up and never forced to the disk: it is found
-//! again by the next `up`, and a VM that runs is found without any. Both together, so that neither a cache that was removed nor
-//! a project that was moved or removed hides a VM that runs.
+//! A note is one small file in the cache, written when a project is first brought up and never
+//! forced to the disk: the next `up` writes a lost one again, and a VM that runs is found without
+//! any. Neither a cache that was removed nor a project that was moved or removed hides a VM that
+//! runs.
 
 use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};

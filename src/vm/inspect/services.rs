@@ -1,4 +1,4 @@
-//! The services of a guest behind forwarded ports, as its agent sees them.
+//! Services of a guest behind forwarded ports, as its agent sees them.
 
 use std::time::{Duration, Instant};
 

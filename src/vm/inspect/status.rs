@@ -1,4 +1,4 @@
-//! States of VMs: from records and locks, and from what their QEMUs answer at once. Never waits.
+//! States of VMs: from records and locks, and from what their QEMUs answer at once. Never blocks.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;

@@ -1,4 +1,4 @@
-//! What a QEMU that is gone leaves behind.
+//! Cleans up the files of a QEMU that has exited.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! Machines that QEMU has paused: because the host's disk is full, or because another client asked for it.
+//! Machines that QEMU has paused, because the host's disk is full or another client asked for it.
 //!
 //! QEMU pauses a machine whose disk cannot grow, and holds the write that failed. Once there is room, `cont` repeats that
 //! write, so the guest never sees an error and loses nothing. Only Castra ever sends that.

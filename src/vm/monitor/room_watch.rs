@@ -1,4 +1,5 @@
-//! The watch over a VM that is thrown away: a full disk of this machine pauses it, and it continues once there is room.
+//! Watches a throw-away VM: a full disk of this machine pauses it, and it continues once there is
+//! room.
 //!
 //! Other VMs are continued by the next command; this one has no other command than the one that it runs.
 

@@ -1,4 +1,4 @@
-//! What a disk is based on: its base image, and the layer of a warm template on that.
+//! Base image of a disk, and the layer of a warm template on it.
 
 use std::fmt;
 use std::path::PathBuf;

@@ -1,5 +1,5 @@
-//! Bounds of a record. A castra writes nothing else; a record that says more was written by something else, and would lead
-//! castra to other files.
+//! Bounds of a record. Castra writes nothing else; a record that says more was written by something
+//! else, and would lead castra to other files.
 
 use std::path::{Component, Path};
 

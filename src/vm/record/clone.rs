@@ -1,4 +1,4 @@
-//! What makes a VM a clone, and the layers that it shares.
+//! Record of a clone, and the layers that clones share.
 
 use std::path::PathBuf;
 

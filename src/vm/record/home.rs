@@ -1,5 +1,5 @@
-//! The state root that a VM was started in. A copy of the project has the record, too, but is another directory: so it knows
-//! that the QEMU in the record is not its own.
+//! State root that a VM was started in. A copy of the project has the record, too, but is another
+//! directory: so it knows that the QEMU in the record is not its own.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;

@@ -1,4 +1,9 @@
-//! A VM's record, `vms/<vm>/vm.json`: what status, exec and down go by, so that they never ask the configuration.
+//! Record of a VM, `vms/<vm>/vm.json`: what status, exec and down go by, so that they never need
+//! the configuration.
+//!
+//! This folder is the floor of [`vm`](super): it imports no other part of it. A record is written
+//! by the operations, and says how far the last one has come; [`VmState`] is derived from that and
+//! from QEMU's lock on its pid file.
 
 mod base;
 mod boot;

@@ -1,5 +1,6 @@
-//! A guest whose disk has lost the modules of its kernel. Castra starts the image's kernel, which it keeps outside the disk; a
-//! package upgrade in the guest replaces the modules, and `modprobe` finds none from then on.
+//! Kernel modules that a guest's disk has lost. Castra starts the image's kernel, which it keeps
+//! outside the disk; a package upgrade in the guest replaces the modules, and `modprobe` finds none
+//! from then on.
 
 use std::fmt;
 

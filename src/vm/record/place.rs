@@ -1,5 +1,6 @@
-//! Paths in a record. What lies in the project is written down as seen from the state root, so that the record of a moved or
-//! copied project names the files of that project, and never those of the original.
+//! Paths in a record. What lies in the project is written down relative to the state root, so that
+//! the record of a moved or copied project names the files of that project, and never those of the
+//! original.
 
 use std::path::{Component, Path, PathBuf};
 

@@ -1,4 +1,4 @@
-//! What a VM does right now, derived and never stored.
+//! State of a VM, derived from its record and its QEMU, and never stored.
 
 use std::path::PathBuf;
 

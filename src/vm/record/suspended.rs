@@ -1,4 +1,4 @@
-//! What is kept of a suspended VM, and whether it can still be gone on from.
+//! State of a suspended VM, and the checks that its disk has not changed since.
 
 use std::fs;
 use std::io;

@@ -1,4 +1,4 @@
-//! What is told and kept of a start when it is over.
+//! Records a finished start: its timeline and, if it failed, the reason.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Making a VM ready whose QEMU runs already.
+//! Makes a VM ready whose QEMU runs already.
 
 use crate::cancel::Cancel;
 use crate::context::RuntimeContext;

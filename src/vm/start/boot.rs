@@ -1,4 +1,5 @@
-//! One start of a VM: QEMU is started, the agent says hello, the VM gets its personality, commands can run.
+//! Starts QEMU, and waits until its guest is ready: the agent says hello, gets the VM's
+//! personality, and commands can run.
 
 use std::cell::RefCell;
 use std::time::Instant;

@@ -1,4 +1,4 @@
-//! Continuing a machine that stands still, and undoing a suspend or a resume that was not finished.
+//! Continues a paused machine, and cancels a suspend or resume that was not finished.
 
 use std::fs;
 use std::time::Duration;

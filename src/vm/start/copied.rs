@@ -1,4 +1,4 @@
-//! The first start of a VM in a copy of its project that was made while it ran in the original.
+//! First start of a VM in a copy of its project that was made while it ran in the original.
 
 use crate::context::RuntimeContext;
 use crate::layout::ProjectLayout;

@@ -1,6 +1,7 @@
-//! How long what may take, and when a wait is worth a word.
+//! Boot time limits, and when to report a slow boot.
 //!
-//! The limits are those of an idle machine. On a busy one everything takes longer in proportion, and so may a boot.
+//! The limits are those of an idle machine. On a busy one everything takes longer in proportion,
+//! and so may a boot.
 
 use std::time::Duration;
 

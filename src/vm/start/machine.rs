@@ -1,4 +1,4 @@
-//! What QEMU is to run: from a VM's plan and files to a [`MachineSpec`].
+//! Machine that QEMU is to emulate: from a VM's plan and files to a [`MachineSpec`].
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! What a start waits for, and how it behaves.
+//! Options and outcome of a start.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The host's ports: free ones are found, and taken ones are told with who has them, before QEMU is started.
+//! Ports of the host: chooses free ones, and checks declared ones before QEMU is started.
 
 use std::io;
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};

@@ -1,5 +1,6 @@
-//! A VM that was started in this place, and whose project was moved away or removed while it ran. Its sockets are here still, and
-//! its QEMU removes the pid file of this place when it ends, whosever that is by then.
+//! A VM that was started in this place, and whose project was moved away or removed while it ran.
+//! Its sockets are still here, and its QEMU removes the pid file of this place when it ends,
+//! whichever VM that belongs to by then.
 
 use std::thread;
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! A start that is asked for: the plan, what was found for it, and what the record will say.
+//! Request of a start: the plan, the files found for it, and the record of the boot.
 
 use crate::config::BootProfile;
 use crate::context::RuntimeContext;

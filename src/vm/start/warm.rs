@@ -1,4 +1,4 @@
-//! The warm template a fresh VM goes on from: found, or made.
+//! Warm template that a fresh VM is restored from: found, or baked.
 //!
 //! A VM boots without one, too. So nothing here is an error of `up`'s but an interruption: what goes wrong is told in
 //! one line, remembered where it will last, and the VM boots cold.

@@ -1,4 +1,4 @@
-//! Following a boot over the control port, until what is waited for is reached.
+//! Follows a boot over the control port, until the guest has come as far as `up` waits for.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::fs;

@@ -1,4 +1,4 @@
-//! `clone`: a suspended VM becomes two. Their disks share what was written so far, and so do their saved memories.
+//! Clones a suspended VM. Both share what was written to the disk so far, and the saved memory.
 //!
 //! ```text
 //!   before:  overlay ─► base          after:  overlay ─► layer ─► base
@@ -6,7 +6,7 @@
 //! ```
 //!
 //! The layer is the overlay's own file under another name, never written to again. A clone's record says that it is being
-//! made until all of it is there; what a castra that was killed leaves of it is removed by whoever comes next.
+//! made until all of it is there; what a castra that was killed leaves of it is removed by the next operation.
 
 use std::fs::{self, File};
 use std::io;

@@ -1,4 +1,4 @@
-//! `suspend`: memory and devices of a VM are saved beside its disk, and QEMU ends.
+//! Suspends VMs: saves memory and devices beside the disk, and ends QEMU.
 //!
 //! The guest writes everything out first, so that its disk is good even if the memory is given up later. Then the machine
 //! stands still until QEMU has ended. A castra that is killed on the way leaves a QEMU that stands still, and whoever

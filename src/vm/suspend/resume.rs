@@ -1,8 +1,8 @@
-//! Going on from what `suspend` has saved.
+//! Resumes a suspended VM.
 //!
-//! The saved state is worth something until the machine runs. So the record says that it is being resumed while it is
-//! loaded, and forgets the state the moment before the machine is told to go on: whatever happens before, the VM is
-//! still suspended; whatever happens after, it is a VM that runs.
+//! The saved state is worth something until the machine runs. So the record says that it is being
+//! resumed while it is loaded, and forgets the state the moment before the machine continues:
+//! before that, the VM is still suspended; after it, it runs.
 
 use std::fs;
 use std::fs::File;

@@ -1,4 +1,4 @@
-//! The timeline of a start: which phases it went through, and when.
+//! Timeline of a start: its phases, and when each began and ended.
 //!
 //! ```text
 //! boot       image  [accelerator] [template] overlay  qemu  kernel  initramfs  root  agent │ services

@@ -1,4 +1,4 @@
-//! Takes the times of a start while it goes on, and tells of each phase as it ends.
+//! Takes the times of a start, and reports each phase as it ends.
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;

@@ -1,7 +1,7 @@
-//! The timelines of a VM's last starts, one file each, below the VM's own directory.
+//! Timelines of a VM's last starts, one file each, below the VM's own directory.
 //!
-//! They are there to be looked at, and nothing goes by them: what cannot be written is done without, and what cannot be read
-//! is passed over. So nobody waits for the disk either.
+//! They are there to be looked at, and nothing goes by them: what cannot be written is left out,
+//! and what cannot be read is passed over. So nothing waits for the disk either.
 
 use std::fs;
 use std::io::Read as _;
