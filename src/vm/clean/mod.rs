@@ -98,7 +98,7 @@ pub struct CleanReport {
 /// whatever a record says: the file may have been changed by another hand.
 ///
 /// # Errors
-/// [`VmError::Unknown`] before anything is done; [`VmError::Disk`], [`VmError::Lock`]. What was removed before stays removed.
+/// [`RecordError::Unknown`] before anything is done; [`VmError::Disk`], [`VmError::Lock`]. What was removed before stays removed.
 pub fn clean(
     names: &[String],
     options: CleanOptions,

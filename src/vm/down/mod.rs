@@ -57,7 +57,7 @@ impl Default for DownOptions {
 /// Stops the VMs of these names side by side; all that have a record if there is no name.
 ///
 /// # Errors
-/// [`VmError::Unknown`] before anything is stopped. What becomes of each VM is told one by one.
+/// [`RecordError::Unknown`] before anything is stopped. What becomes of each VM is told one by one.
 pub fn down(
     names: &[String],
     layout: &ProjectLayout,

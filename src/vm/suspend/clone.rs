@@ -35,7 +35,7 @@ use crate::vm::start::put_back;
 /// Makes `new`, a suspended VM, of the suspended VM `vm`. Its disk will be at `overlay`.
 ///
 /// # Errors
-/// [`VmError::NotSuspended`], [`VmError::CloneExists`], [`VmError::BadName`], [`VmError::Unknown`], [`VmError::Disk`], [`VmError::Qemu`].
+/// [`VmError::NotSuspended`], [`VmError::CloneExists`], [`VmError::BadName`], [`RecordError::Unknown`], [`VmError::Disk`], [`VmError::Qemu`].
 pub fn clone(
     vm: &str,
     new: &str,
@@ -79,7 +79,7 @@ fn clone_one(
 /// Whether there is a VM `vm`, and none `new`: before anything is done for a clone.
 ///
 /// # Errors
-/// [`VmError::CloneExists`], [`VmError::BadName`], [`VmError::Unknown`].
+/// [`VmError::CloneExists`], [`VmError::BadName`], [`RecordError::Unknown`].
 pub fn check_clone(vm: &str, new: &str, overlay: &DiskPath, layout: &ProjectLayout) -> Result<(), VmError> {
     recorded_vm(Some(vm), layout)?;
     if !is_vm_name(new) {

@@ -59,7 +59,7 @@ const END_LIMIT: Duration = Duration::from_secs(10);
 /// Suspends the VMs of these names side by side; all that run if there is no name. Hands back the states they were in.
 ///
 /// # Errors
-/// [`VmError::Unknown`], [`VmError::NoneYet`] before anything is done. What becomes of each VM is told one by one.
+/// [`super::RecordError::Unknown`], [`super::RecordError::NoneYet`] before anything is done. What becomes of each VM is told one by one.
 pub fn suspend(
     names: &[String],
     layout: &ProjectLayout,
