@@ -12,9 +12,9 @@ use crate::report::Event;
 use super::error::VmError;
 use super::inspect::glance;
 use super::lock::lock;
-use super::monitor::{connect, disk_full, ensure_not_stopped, is_paused, let_recorded_run};
+use super::monitor::{connect, continue_recorded, disk_full, ensure_not_stopped, is_paused};
 use super::record::{Record, VmState, observe, recorded_vm};
-use super::start::{UpOptions, attach, check_network, take_back};
+use super::start::{UpOptions, attach, cancel_suspend, check_network};
 
 /// Where and with which keys to log in to a running VM.
 ///
@@ -93,7 +93,7 @@ pub fn running_vm(
         record = recorded_vm(Some(&record.name), layout)?;
         state = observe(&record, &layout.vm(&record.name)).0;
         if state == VmState::Suspending {
-            record = take_back(record, layout, context)?;
+            record = cancel_suspend(record, layout, context)?;
             state = VmState::Starting;
         }
         if state == VmState::Starting {
@@ -115,7 +115,7 @@ pub fn running_vm(
         if state != VmState::Running {
             return Err(VmError::NotRunning { vm: record.name, state });
         }
-        let_recorded_run(&record, layout, context)?;
+        continue_recorded(&record, layout, context)?;
     }
     if record.boot.as_ref().is_none_or(|boot| boot.ssh_port.is_none()) {
         return Err(VmError::NoAgent { vm: record.name });

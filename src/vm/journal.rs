@@ -18,7 +18,7 @@ use super::PerVm;
 use super::error::VmError;
 
 /// Does `work` with a context whose events are written down too, and writes down what fails of it. `doing` is the command.
-pub(super) fn keep<T>(
+pub(super) fn record<T>(
     doing: &str,
     layout: &ProjectLayout,
     context: &RuntimeContext,
@@ -112,7 +112,7 @@ mod tests {
     }
 
     fn stop(layout: &ProjectLayout) {
-        keep("down", layout, &context(), |context| {
+        record("down", layout, &context(), |context| {
             context.reporter.report(&Event::VmStopped { vm: "web".into(), was_running: true });
             vec![("db".to_owned(), Err::<(), _>(VmError::from(RecordError::NoneYet)))]
         });

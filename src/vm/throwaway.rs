@@ -89,7 +89,7 @@ pub fn start_throwaway(
     }
     // QEMU has open what it needs, so the files can go whether it runs or not.
     remove_files(vm, layout, context);
-    let (target, qemu) = started.map_err(|error| VmError::Thrown(Box::new(error)))?;
+    let (target, qemu) = started.map_err(|error| VmError::ThrowawayFailed(Box::new(error)))?;
     let disk = layout.overlay(vm);
     // A QEMU that does not answer now is found out by the command.
     let room = qmp.ok().map(|qmp| RoomWatch::start(qmp, disk.clone(), context.reporter.clone()));
@@ -103,7 +103,9 @@ impl Throwaway {
     /// [`VmError::DiskFull`].
     pub fn explain_silence(&self) -> Result<(), VmError> {
         match &self.room {
-            Some(room) if room.is_full() => Err(VmError::Thrown(Box::new(disk_full(&self.vm, &self.disk)))),
+            Some(room) if room.is_full() => {
+                Err(VmError::ThrowawayFailed(Box::new(disk_full(&self.vm, &self.disk))))
+            }
             _ => Ok(()),
         }
     }

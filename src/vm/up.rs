@@ -22,8 +22,8 @@ use super::monitor::clean_up;
 use super::plan::{BasePlan, Plan, VmPlan};
 use super::record::{Progress, Record, VmState, crash, observe};
 use super::start::{
-    UpOptions, UpOutcome, WaitFor, attach, bring_up, copied, discard, is_stuck, predecessor, put_back,
-    take_back, tell_running,
+    UpOptions, UpOutcome, WaitFor, attach, bring_up, cancel_resume, cancel_suspend, copied, discard,
+    is_stalled, predecessor, report_running,
 };
 use super::suspend::resume;
 
@@ -45,7 +45,7 @@ pub fn up(
         return plan.vms.iter().map(refused).collect();
     }
     note(layout, context);
-    journal::keep("up", layout, context, |context| {
+    journal::record("up", layout, context, |context| {
         thread::scope(|scope| {
             let workers: Vec<_> = plan
                 .vms
@@ -91,26 +91,32 @@ fn up_one(
     }
     if let Some(record) = record {
         match observe(&record, &layout.vm(vm)).0 {
-            VmState::Starting if is_stuck(&record, context) => end_stuck(&record, layout, context)?,
+            VmState::Starting if is_stalled(&record, context) => end_stalled(&record, layout, context)?,
             VmState::Starting | VmState::Running | VmState::DiskFull => {
-                return go_on(plan, record, layout, context, options);
+                return attach_running(plan, record, layout, context, options);
             }
             // A `suspend` that was killed half-way: the VM stands still, and is to run.
             VmState::Suspending => {
-                return go_on(plan, take_back(record, layout, context)?, layout, context, options);
+                return attach_running(
+                    plan,
+                    cancel_suspend(record, layout, context)?,
+                    layout,
+                    context,
+                    options,
+                );
             }
             VmState::Suspended | VmState::Resuming if options.discard_suspended => {
                 drop(discard(record, layout)?);
             }
             VmState::Suspended | VmState::Resuming => {
-                let record = put_back(record, layout)?;
+                let record = cancel_resume(record, layout)?;
                 predecessor::refuse(vm, layout, context)?;
                 let record = resume(plan, record, layout, context, options)?;
                 return Ok(up_now(record, context));
             }
             VmState::Stopping => {
                 if let Some(record) = await_stop(record, layout, context)? {
-                    return go_on(plan, record, layout, context, options);
+                    return attach_running(plan, record, layout, context, options);
                 }
             }
             VmState::Elsewhere => ensure_reachable(vm, layout)?,
@@ -137,14 +143,14 @@ pub fn check_wait(plan: &VmPlan, options: UpOptions) -> Result<(), VmError> {
 fn up_now(record: Record, context: &RuntimeContext) -> UpOutcome {
     let boot_ms = record.boot.as_ref().and_then(|boot| boot.ready_ms);
     if record.progress == Progress::Running {
-        tell_running(&record, boot_ms, context);
+        report_running(&record, boot_ms, context);
     }
     UpOutcome { record, ran_already: false }
 }
 
 /// A VM that runs already: what its image and its definition say by now is told, and a start that nobody finished, or a
 /// guest that was rebooted and has lost its keys, is made ready.
-fn go_on(
+fn attach_running(
     plan: &VmPlan,
     record: Record,
     layout: &ProjectLayout,
@@ -168,7 +174,7 @@ fn go_on(
 }
 
 /// Ends a machine that never ran. Its disk was made for a template's memory and not written to, so it boots.
-fn end_stuck(record: &Record, layout: &ProjectLayout, context: &RuntimeContext) -> Result<(), VmError> {
+fn end_stalled(record: &Record, layout: &ProjectLayout, context: &RuntimeContext) -> Result<(), VmError> {
     let files = layout.vm(&record.name);
     if let Some(qemu) = running_qemu(&files.pidfile()) {
         qemu.kill()?;

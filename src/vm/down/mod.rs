@@ -18,7 +18,7 @@ use super::journal;
 use super::lock::lock;
 use super::monitor::clean_up;
 use super::record::{Progress, Record, RecordError, VmState, copy_of, observe, sentence_of_copy};
-use super::start::{discard, finish, put_back, take_back};
+use super::start::{cancel_resume, cancel_suspend, continue_vm, discard};
 use stopping::{Stopping, sockets_of};
 
 /// How long a guest may take to shut down. Under TCG an Alpine needs some 3 s on an idle machine.
@@ -69,7 +69,7 @@ pub fn down(
         return Err(RecordError::unknown(unknown, &known).into());
     }
     let names = if names.is_empty() { &known } else { names };
-    Ok(journal::keep("down", layout, context, |context| {
+    Ok(journal::record("down", layout, context, |context| {
         thread::scope(|scope| {
             let workers: Vec<_> = names
                 .iter()
@@ -135,16 +135,16 @@ fn stop_or_find_stopped(
     };
     let (mut before, mut qemu) = observe(&record, &files);
     if matches!(before, VmState::Suspended | VmState::Resuming) {
-        return stop_suspended(put_back(record, layout)?, layout, context, options);
+        return stop_suspended(cancel_resume(record, layout)?, layout, context, options);
     }
     if before == VmState::Copied {
         return Ok(leave_copied(&record, layout, context));
     }
     if before == VmState::Suspending {
-        record = take_back(record, layout, context)?;
+        record = cancel_suspend(record, layout, context)?;
         if !options.force {
             // A guest that stands still cannot shut down.
-            record = finish(record, layout, context)?;
+            record = continue_vm(record, layout, context)?;
         }
         (before, qemu) = observe(&record, &files);
     }

@@ -15,7 +15,7 @@ use crate::qemu::{MachineStatus, QemuPid, Qmp, QmpError};
 use crate::report::Event;
 use crate::vm::access::ssh_target;
 use crate::vm::error::VmError;
-use crate::vm::monitor::let_run;
+use crate::vm::monitor::continue_paused;
 use crate::vm::record::{BootRecord, Progress, Record, StartKind};
 use crate::wait::WaitLimit;
 
@@ -109,7 +109,7 @@ impl Stopping<'_> {
         if self.sockets.are_gone() && self.ssh_port().is_none() {
             return Err(self.unreachable());
         }
-        let_run(self.vm, &self.disk, &self.sockets, self.context)
+        continue_paused(self.vm, &self.disk, &self.sockets, self.context)
     }
 
     fn unreachable(&self) -> VmError {
@@ -214,7 +214,7 @@ impl Stopping<'_> {
                 return Ok(true);
             }
             if MachineStatus::glance(&self.sockets) == Some(MachineStatus::DiskFull) {
-                let_run(self.vm, &self.disk, &self.sockets, self.context)?;
+                continue_paused(self.vm, &self.disk, &self.sockets, self.context)?;
             }
             if left.is_zero() {
                 return Ok(false);

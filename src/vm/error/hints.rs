@@ -56,7 +56,7 @@ impl Explain for VmError {
             | Self::PlaceTaken { .. }
             | Self::DiskInUse { .. } => Kind::Busy,
             Self::DiskFull { .. } => Kind::Io,
-            Self::Thrown(error) => error.kind(),
+            Self::ThrowawayFailed(error) => error.kind(),
             Self::NotStarted { error, .. } => error.kind(),
             Self::StateOfAnother { .. } | Self::PortForbidden { .. } => Kind::Permission,
             // Answered by `inner` above.
@@ -79,7 +79,7 @@ impl Explain for VmError {
         if let Some(inner) = self.inner() {
             return inner.hint();
         }
-        if let Self::Thrown(error) = self {
+        if let Self::ThrowawayFailed(error) = self {
             // Its record and its logs are gone with it.
             let inner = error.inner().filter(|_| !matches!(**error, Self::Record(_)));
             return error.advice().or_else(|| inner.and_then(Explain::hint));

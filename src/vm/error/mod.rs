@@ -409,7 +409,7 @@ pub enum VmError {
     },
     /// A VM that is thrown away did not start; nothing is left of it to look into.
     #[error(transparent)]
-    Thrown(Box<VmError>),
+    ThrowawayFailed(Box<VmError>),
     /// The image could not be had.
     #[error(transparent)]
     Image(#[from] ImageError),

@@ -10,8 +10,8 @@ use crate::guest::ControlPort;
 use crate::layout::ProjectLayout;
 use crate::trusted;
 use crate::vm::record::{BootRecord, Record, VmState, observe};
-use crate::vm::start::hear_times;
-use crate::vm::timeline::{PhaseSpan, Stopwatch, Timeline, keep_if_new, of_start, timelines};
+use crate::vm::start::record_times;
+use crate::vm::timeline::{self, PhaseSpan, Stopwatch, Timeline, save_if_new, timelines};
 
 /// How long the guest is listened to. It answers within milliseconds, or is busy.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
@@ -31,20 +31,20 @@ fn learn(record: &Record, boot: &BootRecord, layout: &ProjectLayout, context: &R
     let files = layout.vm(&record.name);
     let is_open = |span: &PhaseSpan| span.end_ms.is_none();
     boot.ssh_port?;
-    of_start(&files, boot.started_unix_ms)?.phases.iter().any(is_open).then_some(())?;
+    timeline::find(&files, boot.started_unix_ms)?.phases.iter().any(is_open).then_some(())?;
     let _lock = Lock::try_hold(trusted::open(&files.lock()).ok()?, &files.lock()).ok()??;
     // Whoever held the lock may have learnt it meanwhile.
-    let kept = of_start(&files, boot.started_unix_ms)?;
-    let stopwatch = Stopwatch::going_on(&record.name, Some(&kept), &context.reporter);
+    let kept = timeline::find(&files, boot.started_unix_ms)?;
+    let stopwatch = Stopwatch::continuing(&record.name, Some(&kept), &context.reporter);
     let deadline = Instant::now() + ANSWER_LIMIT;
     let control = boot.socket_paths().control();
     let mut port = ControlPort::connect(&control, deadline, &context.cancel).ok()?;
     port.attach().ok()?;
     loop {
         let message = port.next(deadline).ok()?;
-        hear_times(&message, &stopwatch);
+        record_times(&message, &stopwatch);
         if matches!(message, GuestMessage::Hello { .. }) {
-            keep_if_new(&stopwatch, kept, true, &files);
+            save_if_new(&stopwatch, kept, true, &files);
             return Some(());
         }
     }

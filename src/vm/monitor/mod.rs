@@ -14,7 +14,7 @@ use super::error::VmError;
 use super::record::BootRecord;
 
 pub(super) use leftovers::{clean_up, clean_up_run, is_in_use};
-pub(super) use paused::{disk_full, is_paused, let_recorded_run, let_run};
+pub(super) use paused::{continue_paused, continue_recorded, disk_full, is_paused};
 pub(super) use room_watch::RoomWatch;
 
 /// Time for QEMU to answer.

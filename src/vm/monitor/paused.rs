@@ -43,7 +43,7 @@ pub(in crate::vm) fn is_paused(record: &Record) -> bool {
 ///
 /// # Errors
 /// [`VmError::DiskFull`] while there is no room; [`VmError::Interrupted`]; [`VmError::Qemu`].
-pub(in crate::vm) fn let_run(
+pub(in crate::vm) fn continue_paused(
     vm: &str,
     disk: &Path,
     sockets: &SocketsLayout,
@@ -70,15 +70,15 @@ pub(in crate::vm) fn let_run(
     Ok(())
 }
 
-/// Continues a machine that is paused as [`let_run`] does, for a VM with a record.
-pub(in crate::vm) fn let_recorded_run(
+/// Continues a machine that is paused as [`continue_paused`] does, for a VM with a record.
+pub(in crate::vm) fn continue_recorded(
     record: &Record,
     layout: &ProjectLayout,
     context: &RuntimeContext,
 ) -> Result<(), VmError> {
     let Some(boot) = &record.boot else { return Ok(()) };
     let sockets = boot.socket_paths();
-    let_run(&record.name, &record.overlay_path(layout), &sockets, context)
+    continue_paused(&record.name, &record.overlay_path(layout), &sockets, context)
 }
 
 fn proceed(vm: &str, sockets: &SocketsLayout, cancel: &Cancel) -> Result<(), VmError> {

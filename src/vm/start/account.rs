@@ -7,12 +7,12 @@ use crate::qemu::{Accelerator, QemuError};
 use crate::vm::diagnosis::{About, Diagnosis, Trouble};
 use crate::vm::error::VmError;
 use crate::vm::record::{BaseKind, Progress, Record, StartKind};
-use crate::vm::timeline::{Phase, StartResult, Timeline, keep};
+use crate::vm::timeline::{self, Phase, StartResult, Timeline};
 
 use super::request::BootRequest;
 
 /// Keeps what the stopwatch has taken of a start, unless nothing is to be kept of the VM.
-pub(in crate::vm) fn keep_timeline(
+pub(in crate::vm) fn record_timeline(
     request: &BootRequest<'_>,
     kind: StartKind,
     accelerator: Accelerator,
@@ -37,7 +37,7 @@ pub(in crate::vm) fn keep_timeline(
     };
     if request.options.lifetime == Lifetime::Own {
         let definition = &request.plan.definition;
-        let timeline = request.stopwatch.timeline(Timeline {
+        let finished = request.stopwatch.timeline(Timeline {
             started_unix_ms: 0,
             qemu_unix_ms: 0,
             kind,
@@ -49,7 +49,7 @@ pub(in crate::vm) fn keep_timeline(
             result,
             phases: Vec::new(),
         });
-        keep(&timeline, &request.files());
+        timeline::save(&finished, &request.files());
     }
 }
 

@@ -8,11 +8,11 @@ use crate::layout::{ProjectLayout, SocketsLayout};
 use crate::qemu::{MachineStatus, running_qemu};
 use crate::report::Event;
 use crate::vm::error::VmError;
-use crate::vm::monitor::{ensure_not_stopped, let_recorded_run};
+use crate::vm::monitor::{continue_recorded, ensure_not_stopped};
 use crate::vm::record::{BootRecord, MissingModules, Progress, Record, StartKind, VmState};
-use crate::vm::timeline::{Stopwatch, keep_if_new, of_start};
+use crate::vm::timeline::{self, Stopwatch, save_if_new};
 
-use super::continue_vm::finish;
+use super::continue_vm::continue_vm;
 use super::options::{UpOptions, UpOutcome, WaitFor};
 use super::watch::BootWatch;
 
@@ -32,14 +32,14 @@ pub(in crate::vm) fn attach(
     if record.progress == Progress::Starting
         && record.boot.as_ref().is_some_and(|boot| boot.start == StartKind::Suspended)
     {
-        let record = finish(record, layout, context)?;
-        tell_running(&record, None, context);
+        let record = continue_vm(record, layout, context)?;
+        report_running(&record, None, context);
         return Ok(UpOutcome { record, ran_already: true });
     }
-    if record.progress == Progress::Starting && is_stuck(&record, context) {
+    if record.progress == Progress::Starting && is_stalled(&record, context) {
         return Err(VmError::NotRunning { vm, state: VmState::Starting });
     }
-    let_recorded_run(&record, layout, context)?;
+    continue_recorded(&record, layout, context)?;
     let has_agent = record.has_agent();
     let is_ready = record.progress == Progress::Running;
     let before = record.clone();
@@ -66,7 +66,7 @@ pub(in crate::vm) fn attach(
     if record != before {
         record.save(layout)?;
     }
-    tell_running(&record, None, context);
+    report_running(&record, None, context);
     Ok(UpOutcome { record, ran_already: true })
 }
 
@@ -82,15 +82,15 @@ fn follow(
     let (vm, files, disk) = (&record.name, &layout.vm(&record.name), &record.overlay_path(layout));
     let sockets = boot.socket_paths();
     let keys = VmKeys::load_or_create(files)?;
-    let kept = of_start(files, boot.started_unix_ms);
-    let stopwatch = &Stopwatch::going_on(vm, kept.as_ref(), &context.reporter);
+    let kept = timeline::find(files, boot.started_unix_ms);
+    let stopwatch = &Stopwatch::continuing(vm, kept.as_ref(), &context.reporter);
     let was_ready = record.progress == Progress::Running;
     let watch = BootWatch { was_ready, ..BootWatch::of_running(vm, files, disk, boot, context, stopwatch) };
     let watch = BootWatch { wait: options.wait, limit: options.boot_limit, ..watch };
     let is_alive = || running_qemu(&files.pidfile()).is_some();
     let followed = watch.follow(&sockets, &keys, is_alive);
     if let Some(kept) = kept {
-        keep_if_new(stopwatch, kept, followed.is_ok(), files);
+        save_if_new(stopwatch, kept, followed.is_ok(), files);
     }
     followed.map_err(|end| watch.explain(end, None))?;
     Ok(watch.missing_modules.take())
@@ -98,7 +98,7 @@ fn follow(
 
 /// Whether a castra was killed before the machine that it started ran: a state that nobody loads, or that nobody lets run,
 /// stays as it is for good. One that does not answer now is left to the usual wait.
-pub(in crate::vm) fn is_stuck(record: &Record, context: &RuntimeContext) -> bool {
+pub(in crate::vm) fn is_stalled(record: &Record, context: &RuntimeContext) -> bool {
     let Some(boot) = record.boot.as_ref().filter(|boot| boot.start == StartKind::Template) else {
         return false;
     };
@@ -107,7 +107,7 @@ pub(in crate::vm) fn is_stuck(record: &Record, context: &RuntimeContext) -> bool
 }
 
 /// Reports that a VM runs.
-pub(in crate::vm) fn tell_running(record: &Record, boot_ms: Option<u64>, context: &RuntimeContext) {
+pub(in crate::vm) fn report_running(record: &Record, boot_ms: Option<u64>, context: &RuntimeContext) {
     let (vm, agent) = (record.name.clone(), record.has_agent());
     context.reporter.report(&Event::VmRunning { vm, agent, boot_ms });
 }

@@ -22,7 +22,7 @@ use crate::vm::plan::VmPlan;
 use crate::vm::record::{MissingModules, Progress, Record, StartKind};
 use crate::vm::timeline::Phase;
 
-use super::account::{explain_start, keep_timeline};
+use super::account::{explain_start, record_timeline};
 use super::machine::{machine, tcg_cpu};
 use super::options::WaitFor;
 use super::ports;
@@ -40,15 +40,15 @@ pub(in crate::vm) fn start(
 ) -> Result<Record, VmError> {
     let Some(warm) = warm else { return boot(request, record, choice) };
     match attempt(request, record.clone(), choice.clone(), Some(warm)) {
-        Err(error) if is_worth_another(&error) => {
+        Err(error) if should_retry(&error) => {
             let vm = request.vm();
             let message =
                 format!("VM `{vm}` does not go on from its warm template and boots instead: {error}");
             request.report(Event::Warning { message });
-            if is_templates_fault(&error) {
-                warm::give_up_on(warm, &error.to_string());
+            if is_template_error(&error) {
+                warm::refuse_template(warm, &error.to_string());
             }
-            request.stopwatch.begin_anew();
+            request.stopwatch.restart();
             boot(request, record, choice)
         }
         result => result,
@@ -58,12 +58,12 @@ pub(in crate::vm) fn start(
 /// Boots the VM; if that comes to nothing under an accelerator, once more under TCG.
 fn boot(request: &BootRequest<'_>, record: Record, choice: AcceleratorChoice) -> Result<Record, VmError> {
     match attempt(request, record.clone(), choice.clone(), None) {
-        Err(error) if choice.accelerator != Accelerator::Tcg && is_worth_another(&error) => {
+        Err(error) if choice.accelerator != Accelerator::Tcg && should_retry(&error) => {
             let (vm, reason) = (request.vm().to_owned(), error.to_string());
             request.report(Event::VmRetriesUnderTcg { vm, reason });
             let name = choice.accelerator.name();
             let reason = format!("a boot under {name} failed");
-            request.stopwatch.begin_anew();
+            request.stopwatch.restart();
             attempt(request, record, AcceleratorChoice { accelerator: Accelerator::Tcg, reason }, None)
         }
         result => result,
@@ -100,13 +100,13 @@ pub(in crate::vm) fn accelerator(
 }
 
 /// Whether QEMU could not go on from the state, or the guest could not. A busy machine that was too slow proves nothing.
-fn is_templates_fault(error: &VmError) -> bool {
+fn is_template_error(error: &VmError) -> bool {
     matches!(error, VmError::BootDied { .. } | VmError::AgentFailed { .. })
-        || matches!(qemus_fault(error), Some(QemuError::Died { .. }))
+        || matches!(qemu_error(error), Some(QemuError::Died { .. }))
 }
 
 /// What QEMU did, if it did not start.
-fn qemus_fault(error: &VmError) -> Option<&QemuError> {
+fn qemu_error(error: &VmError) -> Option<&QemuError> {
     match error {
         VmError::Qemu(error) => Some(error),
         VmError::NotStarted { error, .. } => Some(error),
@@ -115,9 +115,9 @@ fn qemus_fault(error: &VmError) -> Option<&QemuError> {
 }
 
 /// Whether the failure may be that of the accelerator, or of the template, and not the wish of somebody who ended QEMU.
-fn is_worth_another(error: &VmError) -> bool {
+fn should_retry(error: &VmError) -> bool {
     let was_ended = |said: &str| said.contains(ENDED_BY_SIGNAL);
-    match (error, qemus_fault(error)) {
+    match (error, qemu_error(error)) {
         (VmError::BootDied { trouble, .. }, _) => !was_ended(&trouble.words),
         (_, Some(QemuError::Died { stderr, .. })) => !was_ended(stderr),
         (_, Some(QemuError::NotResponding { .. })) => true,
@@ -138,7 +138,7 @@ fn attempt(
     let kind = if warm.is_some() { StartKind::Template } else { StartKind::Boot };
     let (accelerator, base) = (choice.accelerator, record.base.kind.clone());
     let outcome = try_once(request, record, choice, warm);
-    keep_timeline(request, kind, accelerator, &base, &outcome);
+    record_timeline(request, kind, accelerator, &base, &outcome);
     outcome
 }
 
@@ -161,7 +161,7 @@ fn try_once(
     let started = Instant::now();
     request.stopwatch.begin_at(Phase::Qemu, started);
     let mut process = start_qemu(request, &mut record, &choice, &sockets, warm)?;
-    tell_what_follows(request, &process, warm.is_some());
+    begin_guest_phase(request, &process, warm.is_some());
     match await_guest(request, &choice, &sockets, &keys, &mut process, started, warm) {
         Ok(missing) => record.set_missing_modules(missing, request.context),
         // The guest lost nothing, and continues once there is room.
@@ -176,7 +176,7 @@ fn try_once(
         }
         Err(error) => {
             process.kill();
-            give_up(request, &mut record, &sockets);
+            record_failure(request, &mut record, &sockets);
             return Err(error);
         }
     }
@@ -189,7 +189,7 @@ fn try_once(
     }
     if let Err(error) = record.save(request.layout) {
         process.kill();
-        give_up(request, &mut record, &sockets);
+        record_failure(request, &mut record, &sockets);
         return Err(error.into());
     }
     Ok(record)
@@ -252,7 +252,7 @@ fn await_guest(
 
 /// What happens in a QEMU that has started: the guest boots, or a saved one was loaded and is to be woken, or, without an
 /// agent, nobody knows.
-fn tell_what_follows(request: &BootRequest<'_>, process: &QemuProcess, is_warm: bool) {
+fn begin_guest_phase(request: &BootRequest<'_>, process: &QemuProcess, is_warm: bool) {
     let stopwatch = request.stopwatch;
     match (is_warm, request.has_agent()) {
         (true, _) => {
@@ -302,7 +302,7 @@ fn start_qemu(
             }
             Err(error) => {
                 let error = explain_start(request, choice.accelerator, error);
-                give_up(request, record, sockets);
+                record_failure(request, record, sockets);
                 return Err(error);
             }
         }
@@ -331,7 +331,7 @@ fn spec(
 
 /// After a start that came to nothing. What went wrong is more worth telling than a record that cannot be written then:
 /// the next look derives the right state without it.
-fn give_up(request: &BootRequest<'_>, record: &mut Record, sockets: &SocketsLayout) {
+fn record_failure(request: &BootRequest<'_>, record: &mut Record, sockets: &SocketsLayout) {
     record.progress = Progress::Stopped;
     record.boot = None;
     clean_up(&request.files(), sockets);

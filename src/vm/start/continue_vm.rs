@@ -25,11 +25,11 @@ const CONT_LIMIT: Duration = Duration::from_secs(10);
 const CONT_POLL: Duration = Duration::from_millis(20);
 
 /// Gives up a suspend that was begun: whatever is saved counts no more, since the machine will go on. It is up to
-/// [`finish`] to let it.
+/// [`continue_vm`] to let it.
 ///
 /// # Errors
 /// [`VmError::Record`].
-pub(in crate::vm) fn take_back(
+pub(in crate::vm) fn cancel_suspend(
     mut record: Record,
     layout: &ProjectLayout,
     context: &RuntimeContext,
@@ -58,7 +58,7 @@ pub(in crate::vm) fn take_back(
 ///
 /// # Errors
 /// [`VmError::Unkillable`], [`VmError::Record`].
-pub(in crate::vm) fn put_back(mut record: Record, layout: &ProjectLayout) -> Result<Record, VmError> {
+pub(in crate::vm) fn cancel_resume(mut record: Record, layout: &ProjectLayout) -> Result<Record, VmError> {
     let files = layout.vm(&record.name);
     if let Some(qemu) = running_qemu(&files.pidfile()) {
         qemu.kill()?;
@@ -79,7 +79,7 @@ pub(in crate::vm) fn put_back(mut record: Record, layout: &ProjectLayout) -> Res
 ///
 /// # Errors
 /// Those of the wait for the guest. QEMU is left running: its memory is nowhere else.
-pub(in crate::vm) fn finish(
+pub(in crate::vm) fn continue_vm(
     mut record: Record,
     layout: &ProjectLayout,
     context: &RuntimeContext,
@@ -112,7 +112,7 @@ fn wake(
 ) -> Result<(), VmError> {
     let (vm, files, disk) = (&record.name, &layout.vm(&record.name), &record.overlay_path(layout));
     let keys = VmKeys::load_or_create(files)?;
-    let stopwatch = &Stopwatch::going_on(vm, None, &context.reporter);
+    let stopwatch = &Stopwatch::continuing(vm, None, &context.reporter);
     let watch = BootWatch::of_running(vm, files, disk, boot, context, stopwatch);
     let is_alive = || running_qemu(&files.pidfile()).is_some();
     let woken = watch.wake(&boot.socket_paths(), &keys, is_alive);
@@ -124,7 +124,7 @@ fn wake(
 /// # Errors
 /// [`VmError::Record`].
 pub(in crate::vm) fn discard(record: Record, layout: &ProjectLayout) -> Result<Record, VmError> {
-    let mut record = put_back(record, layout)?;
+    let mut record = cancel_resume(record, layout)?;
     record.progress = Progress::Stopped;
     record.suspended = None;
     record.save(layout)?;

@@ -25,14 +25,14 @@ use super::plan::{BasePlan, VmPlan};
 use super::record::Record;
 use super::timeline::{Phase, Stopwatch};
 
-pub(super) use account::keep_timeline;
-pub(super) use attach::{attach, check_network, is_stuck, tell_running};
-pub(super) use continue_vm::{discard, finish, put_back, take_back};
+pub(super) use account::record_timeline;
+pub(super) use attach::{attach, check_network, is_stalled, report_running};
+pub(super) use continue_vm::{cancel_resume, cancel_suspend, continue_vm, discard};
 pub(super) use machine::{machine, tcg_cpu};
 pub use options::{UpOptions, UpOutcome, WaitFor};
 pub use ports::{check_port, port_owner};
 pub(super) use request::{BootRequest, PORT_ATTEMPTS, boot_record, host_of, ssh_port};
-pub(super) use watch::hear_times;
+pub(super) use watch::record_times;
 
 use boot::{accelerator, start};
 use warm::Warming;

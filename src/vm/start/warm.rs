@@ -23,7 +23,7 @@ use crate::vm::timeline::Stopwatch;
 
 use super::limits::Limits;
 use super::machine::machine;
-use super::watch::{hear_times, is_hopeless};
+use super::watch::{has_given_up, record_times};
 
 /// A template, and its disk in the project.
 pub(in crate::vm) struct Warm {
@@ -144,10 +144,10 @@ impl Warming<'_> {
         let paths = &ImageManager::new(self.layout).confirm_disk(spec, paths.clone(), self.context)?;
         let vm = self.vm();
         let stopwatch = Stopwatch::of_template(&vm, &self.context.reporter);
-        let on_message = |message: &GuestMessage| hear_times(message, &stopwatch);
+        let on_message = |message: &GuestMessage| record_times(message, &stopwatch);
         let (memory_mib, accelerator) = (self.plan.definition.memory_bytes >> 20, self.choice.accelerator);
-        let is_hopeless = |console: &Path, log: &Path| {
-            is_hopeless(&vm, memory_mib, accelerator, &Words::read(console, log))
+        let has_given_up = |console: &Path, log: &Path| {
+            has_given_up(&vm, memory_mib, accelerator, &Words::read(console, log))
         };
         let baked = template::bake(&BakeRequest {
             ingredients: ingredients.clone(),
@@ -161,7 +161,7 @@ impl Warming<'_> {
             is_alone: &|| lock.is_on(&path),
             limit: Limits::new(accelerator, self.plan.definition.cpus, self.limit).ready,
             on_message: &on_message,
-            is_hopeless: &is_hopeless,
+            is_hopeless: &has_given_up,
         })?;
         let (vm, boot_ms) = (self.vm(), baked.manifest.boot_ms);
         self.report(Event::TemplateBaked { vm, boot_ms, bytes: baked.manifest.allocated_bytes() });
@@ -182,7 +182,7 @@ impl Warming<'_> {
 }
 
 /// A template that did not come to life: it is removed, and not made again for a while.
-pub(in crate::vm) fn give_up_on(warm: &Warm, reason: &str) {
+pub(in crate::vm) fn refuse_template(warm: &Warm, reason: &str) {
     let (layout, key) = (&warm.template.layout, &warm.template.manifest.key);
     let Some(root) = layout.directory().parent() else { return };
     let templates = TemplatesLayout::new(root.to_owned());

@@ -158,7 +158,7 @@ impl BootWatch<'_> {
         }
         let length = fs::metadata(self.files.console_log()).map_or(0, |metadata| metadata.len());
         let is_ready = reached >= Some(Stage::Ready);
-        if looks.console_bytes.replace(length) != length && !is_ready && self.is_hopeless() {
+        if looks.console_bytes.replace(length) != length && !is_ready && self.has_given_up() {
             return Err(BootEnd::Hopeless);
         }
         let (phase, elapsed) = self.phase();
@@ -173,9 +173,9 @@ impl BootWatch<'_> {
         Ok(())
     }
 
-    fn is_hopeless(&self) -> bool {
+    fn has_given_up(&self) -> bool {
         let words = Words::read(&self.files.console_log(), &self.files.qemu_log());
-        is_hopeless(self.vm, self.memory_mib, self.accelerator, &words).is_some()
+        has_given_up(self.vm, self.memory_mib, self.accelerator, &words).is_some()
     }
 
     fn tell_slowness(&self, phase: Phase, elapsed: Duration, usual_ms: Option<u64>) {
@@ -283,7 +283,7 @@ impl BootWatch<'_> {
         personality: &Personality,
         told: &mut Vec<AgentTask>,
     ) -> Result<Vec<Stage>, BootEnd> {
-        hear_times(&message, self.stopwatch);
+        record_times(&message, self.stopwatch);
         match message {
             GuestMessage::Hello { personalised, stages, .. } => {
                 if !personalised {
@@ -361,39 +361,39 @@ impl BootWatch<'_> {
 }
 
 /// Hands the times that a message tells to the stopwatch.
-pub(in crate::vm) fn hear_times(message: &GuestMessage, stopwatch: &Stopwatch) {
+pub(in crate::vm) fn record_times(message: &GuestMessage, stopwatch: &Stopwatch) {
     match message {
         GuestMessage::Hello { stages, uptime_ms, root_mounted_ms, .. } => {
             // An agent of before that time was told: the last stage was at that time or earlier.
             let last = stages.iter().map(|reached| reached.uptime_ms).max();
             if let Some(uptime_ms) = uptime_ms.or(last) {
-                stopwatch.hear_clock(uptime_ms);
+                stopwatch.on_clock(uptime_ms);
             }
             let mounted = root_mounted_ms.map(|uptime_ms| (Phase::Initramfs, uptime_ms));
             for reached in stages {
                 if let Some((phase, uptime_ms)) = mounted.filter(|_| reached.stage == Stage::Root) {
-                    stopwatch.hear_end(phase, uptime_ms);
+                    stopwatch.on_end(phase, uptime_ms);
                 }
-                stopwatch.hear_stage(*reached);
+                stopwatch.on_stage(*reached);
             }
             if let Some((phase, uptime_ms)) = mounted {
-                stopwatch.hear_end(phase, uptime_ms);
+                stopwatch.on_end(phase, uptime_ms);
             }
         }
         GuestMessage::RootMounted { uptime_ms } => {
-            stopwatch.hear_clock(*uptime_ms);
-            stopwatch.hear_end(Phase::Initramfs, *uptime_ms);
+            stopwatch.on_clock(*uptime_ms);
+            stopwatch.on_end(Phase::Initramfs, *uptime_ms);
         }
         GuestMessage::Stage(reached) => {
-            stopwatch.hear_clock(reached.uptime_ms);
-            stopwatch.hear_stage(*reached);
+            stopwatch.on_clock(reached.uptime_ms);
+            stopwatch.on_stage(*reached);
         }
         _ => {}
     }
 }
 
 /// The cause why a guest that has said this will never be ready, as far as its own words tell.
-pub(in crate::vm) fn is_hopeless(
+pub(in crate::vm) fn has_given_up(
     vm: &str,
     memory_mib: u64,
     accelerator: Accelerator,

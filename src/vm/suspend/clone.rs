@@ -30,7 +30,7 @@ use crate::vm::record::{
     CloneRecord, DiskStamp, FrozenLayer, Progress, Record, RecordError, SuspendRecord, VmState, observe,
     recorded_vm,
 };
-use crate::vm::start::put_back;
+use crate::vm::start::cancel_resume;
 
 /// Makes `new`, a suspended VM, of the suspended VM `vm`. Its disk will be at `overlay`.
 ///
@@ -44,7 +44,7 @@ pub fn clone(
     context: &RuntimeContext,
 ) -> Result<Record, VmError> {
     let one = |context: &RuntimeContext| vec![(new.to_owned(), clone_one(vm, new, overlay, layout, context))];
-    let made = journal::keep("clone", layout, context, one).pop();
+    let made = journal::record("clone", layout, context, one).pop();
     // There is always one.
     made.map_or(Err(RecordError::NoneYet.into()), |(_, made)| made)
 }
@@ -63,7 +63,7 @@ fn clone_one(
     let mut source = recorded_vm(Some(vm), layout)?;
     match observe(&source, &layout.vm(vm)).0 {
         VmState::Suspended => {}
-        VmState::Resuming => source = put_back(source, layout)?,
+        VmState::Resuming => source = cancel_resume(source, layout)?,
         state => return Err(VmError::NotSuspended { vm: vm.to_owned(), state }),
     }
     if let Some(unfinished) = Record::load(layout, new)?.filter(Record::is_unfinished_clone) {

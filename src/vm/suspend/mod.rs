@@ -2,7 +2,7 @@
 //!
 //! The guest writes everything out first, so that its disk is good even if the memory is given up later. Then the machine
 //! stands still until QEMU has ended. A castra that is killed on the way leaves a QEMU that stands still, and whoever
-//! comes next lets it go on (`take_back`): what was saved counts as soon as the record says so and QEMU is gone.
+//! comes next lets it go on (`cancel_suspend`): what was saved counts as soon as the record says so and QEMU is gone.
 
 mod clone;
 mod resume;
@@ -33,12 +33,12 @@ use super::error::VmError;
 use super::journal;
 use super::lock::lock;
 use super::monitor::{
-    clean_up_run, connect, disk_full, ensure_not_stopped, let_recorded_run, to_leave_in_order, unanswered,
+    clean_up_run, connect, continue_recorded, disk_full, ensure_not_stopped, to_leave_in_order, unanswered,
 };
 use super::record::{
     BootRecord, DiskStamp, Progress, Record, RecordedMachine, SuspendRecord, VmState, observe, recorded_vm,
 };
-use super::start::{UpOptions, attach, finish, put_back, take_back};
+use super::start::{UpOptions, attach, cancel_resume, cancel_suspend, continue_vm};
 
 pub use clone::{check_clone, clone};
 pub(super) use resume::resume;
@@ -70,7 +70,7 @@ pub fn suspend(
     }
     let running = || Record::names(layout).into_iter().filter(|name| is_alive(name, layout)).collect();
     let names: Vec<String> = if names.is_empty() { running() } else { names.to_vec() };
-    Ok(journal::keep("suspend", layout, context, |context| {
+    Ok(journal::record("suspend", layout, context, |context| {
         thread::scope(|scope| {
             let workers: Vec<_> = names
                 .into_iter()
@@ -96,13 +96,13 @@ fn one(vm: &str, layout: &ProjectLayout, context: &RuntimeContext) -> Result<VmS
     let state = observe(&record, &layout.vm(vm)).0;
     let record = match state {
         VmState::Running | VmState::DiskFull => {
-            let_recorded_run(&record, layout, context)?;
+            continue_recorded(&record, layout, context)?;
             record
         }
         VmState::Starting => attach(record, layout, context, UpOptions::default())?.record,
-        VmState::Suspending => finish(take_back(record, layout, context)?, layout, context)?,
+        VmState::Suspending => continue_vm(cancel_suspend(record, layout, context)?, layout, context)?,
         VmState::Resuming | VmState::Suspended => {
-            put_back(record, layout)?;
+            cancel_resume(record, layout)?;
             context.reporter.report(&Event::VmSuspended { vm: vm.to_owned(), bytes: None });
             return Ok(VmState::Suspended);
         }
@@ -149,7 +149,8 @@ fn suspend_running(
         Err(error) => {
             free(&layout.vm(&vm).unfinished_machine_state());
             // The VM goes on. If not even that works, the next command will find it and try again.
-            let _ = take_back(record, layout, context).and_then(|record| finish(record, layout, context));
+            let _ = cancel_suspend(record, layout, context)
+                .and_then(|record| continue_vm(record, layout, context));
             return Err(error);
         }
     };

@@ -25,8 +25,8 @@ use crate::vm::error::VmError;
 use crate::vm::plan::VmPlan;
 use crate::vm::record::{Progress, Record, RecordedMachine, StartKind, SuspendRecord};
 use crate::vm::start::{
-    BootRequest, PORT_ATTEMPTS, UpOptions, WaitFor, boot_record, finish, host_of, keep_timeline, machine,
-    ports, put_back, ssh_port, tcg_cpu,
+    BootRequest, PORT_ATTEMPTS, UpOptions, WaitFor, boot_record, cancel_resume, continue_vm, host_of,
+    machine, ports, record_timeline, ssh_port, tcg_cpu,
 };
 use crate::vm::timeline::{Phase, Stopwatch};
 
@@ -64,13 +64,13 @@ pub(in crate::vm) fn resume(
     let started = Instant::now();
     stopwatch.begin_at(Phase::Qemu, started);
     let (accelerator, base) = (saved.boot.accelerator.accelerator, record.base.kind.clone());
-    let resumed = let_go_on(&request, record.clone(), &saved, state, started);
-    keep_timeline(&request, StartKind::Suspended, accelerator, &base, &resumed);
+    let resumed = run_resumed(&request, record.clone(), &saved, state, started);
+    record_timeline(&request, StartKind::Suspended, accelerator, &base, &resumed);
     resumed
 }
 
 /// Loads what was saved, and lets the machine run.
-fn let_go_on(
+fn run_resumed(
     request: &BootRequest<'_>,
     record: Record,
     saved: &SuspendRecord,
@@ -85,11 +85,11 @@ fn let_go_on(
     record.suspended = None;
     if let Err(error) = record.save(layout) {
         record.suspended = Some(saved.clone());
-        let _ = put_back(record, layout);
+        let _ = cancel_resume(record, layout);
         return Err(error.into());
     }
     failpoint::reach(Point::ResumeRecorded);
-    let mut record = finish(record, layout, context)?;
+    let mut record = continue_vm(record, layout, context)?;
     if let Some(boot) = record.boot.as_mut() {
         boot.ready_ms = Some(millis(started.elapsed()));
     }
@@ -210,7 +210,7 @@ fn load(
         if error.is_port_taken() && attempt < PORT_ATTEMPTS {
             continue;
         }
-        put_back(record, layout)?;
+        cancel_resume(record, layout)?;
         return Err(match error {
             QemuError::Died { .. } if !error.is_port_taken() => {
                 VmError::NotResumable { vm: vm.to_owned(), reason: format!("QEMU cannot load it ({error})") }

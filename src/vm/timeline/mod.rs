@@ -20,7 +20,7 @@ use crate::qemu::Accelerator;
 use super::record::{BaseKind, StartKind};
 
 pub(super) use stopwatch::Stopwatch;
-pub(super) use store::{keep, keep_if_new, of_start, timelines};
+pub(super) use store::{find, save, save_if_new, timelines};
 
 /// What a start is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

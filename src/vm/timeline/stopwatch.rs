@@ -32,7 +32,7 @@ pub(in crate::vm) struct Stopwatch {
     /// When the services were up, of a guest in which commands could not run yet: it waited for its keys.
     early_services_ms: Cell<Option<u64>>,
     /// Whether the guest gets keys, and so has a phase in which it waits for them.
-    is_anybodys: bool,
+    is_personalised: bool,
 }
 
 impl Stopwatch {
@@ -48,12 +48,12 @@ impl Stopwatch {
             guest_zero_ms: Cell::new(None),
             is_of_another_boot: Cell::new(false),
             early_services_ms: Cell::new(None),
-            is_anybodys: true,
+            is_personalised: true,
         }
     }
 
     /// One that goes on with a start whose beginning lies behind. Where nothing was kept of that, it takes no times.
-    pub(in crate::vm) fn going_on(vm: &str, kept: Option<&Timeline>, reporter: &Arc<dyn Reporter>) -> Self {
+    pub(in crate::vm) fn continuing(vm: &str, kept: Option<&Timeline>, reporter: &Arc<dyn Reporter>) -> Self {
         let mut watch = Self::new(vm, reporter);
         let Some(timeline) = kept else { return watch };
         let ago = watch.started_unix_ms.saturating_sub(timeline.started_unix_ms);
@@ -69,7 +69,7 @@ impl Stopwatch {
 
     /// One for the boot of a template: only what the guest tells of that is known, and no command ever runs in it.
     pub(in crate::vm) fn of_template(vm: &str, reporter: &Arc<dyn Reporter>) -> Self {
-        let watch = Self { is_anybodys: false, ..Self::new(vm, reporter) };
+        let watch = Self { is_personalised: false, ..Self::new(vm, reporter) };
         watch.phases.borrow_mut().push(PhaseSpan { phase: Phase::Kernel, start_ms: 0, end_ms: None });
         watch
     }
@@ -99,7 +99,7 @@ impl Stopwatch {
     }
 
     /// Everything from QEMU's start on was in vain, and another attempt follows.
-    pub(in crate::vm) fn begin_anew(&self) {
+    pub(in crate::vm) fn restart(&self) {
         self.guest_zero_ms.set(None);
         let mut phases = self.phases.borrow_mut();
         let Some(first) = phases.iter().position(|span| span.phase >= Phase::Attempt) else { return };
@@ -122,25 +122,25 @@ impl Stopwatch {
     }
 
     /// The guest's clock shows this now, or has just done so: the earliest that follows of when it showed zero is right.
-    pub(in crate::vm) fn hear_clock(&self, uptime_ms: u64) {
+    pub(in crate::vm) fn on_clock(&self, uptime_ms: u64) {
         let zero = i128::from(millis(self.zero.elapsed())) - i128::from(uptime_ms);
         let zero = self.guest_zero_ms.get().map_or(zero, |known| known.min(zero));
         self.guest_zero_ms.set(Some(zero));
     }
 
     /// The guest has reached a stage, now or before it was heard.
-    pub(in crate::vm) fn hear_stage(&self, reached: StageReached) {
+    pub(in crate::vm) fn on_stage(&self, reached: StageReached) {
         let phase = match reached.stage {
             Stage::Initramfs => Phase::Kernel,
             Stage::Root => Phase::Root,
             Stage::Ready => Phase::Agent,
             Stage::Services => Phase::Services,
         };
-        self.hear_end(phase, reached.uptime_ms);
+        self.on_end(phase, reached.uptime_ms);
     }
 
     /// A phase of the guest's has ended when the guest's clock showed this.
-    pub(in crate::vm) fn hear_end(&self, phase: Phase, uptime_ms: u64) {
+    pub(in crate::vm) fn on_end(&self, phase: Phase, uptime_ms: u64) {
         let Some(zero) = self.guest_zero_ms.get() else { return };
         // A guest may tell anything, but nothing has happened later than now.
         let now = i128::from(millis(self.zero.elapsed()));
@@ -155,13 +155,13 @@ impl Stopwatch {
         if self.is_of_another_boot.get() {
             return;
         }
-        if phase == Phase::Services && self.is_anybodys && !self.has_ended(Phase::Agent) {
+        if phase == Phase::Services && self.is_personalised && !self.has_ended(Phase::Agent) {
             return self.early_services_ms.set(Some(uptime_ms));
         }
         // A phase whose end nobody saw has ended by then, too.
         while let Some((current, _)) = self.current().filter(|(current, _)| *current <= phase) {
             let next = match current.next() {
-                Some(Phase::Agent) if !self.is_anybodys => Some(Phase::Services),
+                Some(Phase::Agent) if !self.is_personalised => Some(Phase::Services),
                 next => next,
             };
             let end_ms = self.end_ms(at_ms, next);
@@ -170,7 +170,7 @@ impl Stopwatch {
             }
         }
         if let Some(uptime_ms) = self.early_services_ms.take() {
-            self.hear_end(Phase::Services, uptime_ms);
+            self.on_end(Phase::Services, uptime_ms);
         }
     }
 
@@ -238,7 +238,7 @@ mod tests {
         watch.guest_zero_ms.set(Some(300));
         // Heard all at once, as by a host that comes late; nobody saw the root being mounted.
         for (stage, uptime_ms) in [(Stage::Initramfs, 1_000), (Stage::Root, 1_500), (Stage::Ready, 1_900)] {
-            watch.hear_stage(StageReached { stage, uptime_ms });
+            watch.on_stage(StageReached { stage, uptime_ms });
         }
         let expected = [
             (Phase::Qemu, 10, Some(100)),
@@ -249,7 +249,7 @@ mod tests {
             (Phase::Services, 2_200, None),
         ];
         assert_eq!(spans(&watch), expected);
-        watch.hear_stage(StageReached { stage: Stage::Services, uptime_ms: 4_000 });
+        watch.on_stage(StageReached { stage: Stage::Services, uptime_ms: 4_000 });
         assert_eq!(spans(&watch).last(), Some(&(Phase::Services, 2_200, Some(4_300))));
     }
 
@@ -258,7 +258,7 @@ mod tests {
         let watch = watch();
         watch.begin_at(Phase::Kernel, watch.zero);
         watch.guest_zero_ms.set(Some(300));
-        watch.hear_stage(StageReached { stage: Stage::Initramfs, uptime_ms: u64::MAX });
+        watch.on_stage(StageReached { stage: Stage::Initramfs, uptime_ms: u64::MAX });
         let end = spans(&watch)[0].2.expect("has ended");
         assert!((100_000..=millis(watch.zero.elapsed())).contains(&end), "{end}");
     }
@@ -267,14 +267,14 @@ mod tests {
     fn a_guest_that_rebooted_says_nothing_of_the_first_boot() {
         let kept = boot(unix_time_ms(), &[(Phase::Qemu, 100), (Phase::Kernel, 2_000), (Phase::Agent, 3_000)]);
         let reporter: Arc<dyn Reporter> = Arc::new(Silent);
-        let watch = long_ago(Stopwatch::going_on("web", Some(&kept), &reporter));
+        let watch = long_ago(Stopwatch::continuing("web", Some(&kept), &reporter));
         watch.phases.borrow_mut().push(PhaseSpan { phase: Phase::Services, start_ms: 3_000, end_ms: None });
-        let same = long_ago(Stopwatch::going_on("web", Some(&kept), &reporter));
+        let same = long_ago(Stopwatch::continuing("web", Some(&kept), &reporter));
         same.phases.replace(watch.phases.borrow().clone());
         for (watch, zero) in [(&watch, 60_000), (&same, 900)] {
             watch.guest_zero_ms.set(Some(zero));
-            watch.hear_stage(StageReached { stage: Stage::Initramfs, uptime_ms: 1_100 });
-            watch.hear_stage(StageReached { stage: Stage::Services, uptime_ms: 5_000 });
+            watch.on_stage(StageReached { stage: Stage::Initramfs, uptime_ms: 1_100 });
+            watch.on_stage(StageReached { stage: Stage::Services, uptime_ms: 5_000 });
         }
         assert_eq!(spans(&watch).last(), Some(&(Phase::Services, 3_000, None)));
         assert_eq!(spans(&same).last(), Some(&(Phase::Services, 3_000, Some(5_900))));
@@ -286,7 +286,7 @@ mod tests {
         let watch = long_ago(Stopwatch::of_template("web", &reporter));
         watch.guest_zero_ms.set(Some(0));
         for (stage, uptime_ms) in [(Stage::Initramfs, 10), (Stage::Root, 20), (Stage::Services, 90)] {
-            watch.hear_stage(StageReached { stage, uptime_ms });
+            watch.on_stage(StageReached { stage, uptime_ms });
         }
         assert_eq!(spans(&watch)[2..], [(Phase::Root, 20, Some(20)), (Phase::Services, 20, Some(90))]);
     }
@@ -294,12 +294,12 @@ mod tests {
     #[test]
     fn the_earliest_guess_of_the_guests_beginning_stays() {
         let watch = watch();
-        watch.hear_clock(0);
+        watch.on_clock(0);
         let first = watch.guest_zero_ms.get();
-        watch.hear_clock(5_000);
+        watch.on_clock(5_000);
         assert!(watch.guest_zero_ms.get() < first);
         let second = watch.guest_zero_ms.get();
-        watch.hear_clock(1);
+        watch.on_clock(1);
         assert_eq!(watch.guest_zero_ms.get(), second);
     }
 
@@ -310,9 +310,9 @@ mod tests {
         for (phase, ms) in [(Phase::Image, 0), (Phase::Qemu, 10), (Phase::Load, 20)] {
             watch.begin_at(phase, at(ms));
         }
-        watch.begin_anew();
+        watch.restart();
         watch.begin_at(Phase::Qemu, at(50));
-        watch.begin_anew();
+        watch.restart();
         watch.begin_at(Phase::Qemu, at(90));
         let expected = [(Phase::Image, 0, Some(10)), (Phase::Attempt, 10, Some(90)), (Phase::Qemu, 90, None)];
         assert_eq!(spans(&watch), expected);

@@ -20,7 +20,7 @@ const MAX_BYTES: u64 = 64 * 1024;
 
 /// Keeps a timeline, in the place of what was kept of the same start, and lets go of the oldest. The caller holds the VM's
 /// lock.
-pub(in crate::vm) fn keep(timeline: &Timeline, vm: &VmLayout) {
+pub(in crate::vm) fn save(timeline: &Timeline, vm: &VmLayout) {
     let Ok(text) = serde_json::to_vec(timeline) else { return };
     let written = files::create_private_directory(&vm.boots())
         .and_then(|()| files::write_lazily(&vm.boot(timeline.qemu_unix_ms), &text, 0o600));
@@ -38,13 +38,13 @@ pub(in crate::vm) fn keep(timeline: &Timeline, vm: &VmLayout) {
 }
 
 /// Keeps what a stopwatch has learnt of a start since that was kept, if it has learnt anything.
-pub(in crate::vm) fn keep_if_new(stopwatch: &Stopwatch, kept: Timeline, is_ready: bool, vm: &VmLayout) {
+pub(in crate::vm) fn save_if_new(stopwatch: &Stopwatch, kept: Timeline, is_ready: bool, vm: &VmLayout) {
     let mut timeline = stopwatch.timeline(kept.clone());
     if is_ready && timeline.result == StartResult::Started {
         timeline.result = StartResult::Ready;
     }
     if timeline != kept {
-        keep(&timeline, vm);
+        save(&timeline, vm);
     }
 }
 
@@ -54,7 +54,7 @@ pub(in crate::vm) fn timelines(vm: &VmLayout) -> Vec<Timeline> {
 }
 
 /// The timeline of the start that the VM's record tells of.
-pub(in crate::vm) fn of_start(vm: &VmLayout, qemu_unix_ms: u64) -> Option<Timeline> {
+pub(in crate::vm) fn find(vm: &VmLayout, qemu_unix_ms: u64) -> Option<Timeline> {
     read(vm, qemu_unix_ms)
 }
 
@@ -89,12 +89,12 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let vm = ProjectLayout::unchecked(directory.path().to_owned()).vm("web");
         for start in 1..=25 {
-            keep(&boot(start * 1000, &[(Phase::Kernel, start)]), &vm);
+            save(&boot(start * 1000, &[(Phase::Kernel, start)]), &vm);
         }
         let kept = timelines(&vm);
         let starts: Vec<u64> = kept.iter().map(|timeline| timeline.started_unix_ms / 1000).collect();
         assert_eq!(starts, (6..=25).rev().collect::<Vec<_>>());
-        assert_eq!(of_start(&vm, kept[0].qemu_unix_ms).as_ref(), kept.first());
+        assert_eq!(find(&vm, kept[0].qemu_unix_ms).as_ref(), kept.first());
         let mode = fs::metadata(vm.boot(kept[0].qemu_unix_ms)).expect("is there").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }
@@ -105,7 +105,7 @@ mod tests {
         let vm = ProjectLayout::unchecked(directory.path().to_owned()).vm("web");
         assert_eq!(timelines(&vm), []);
         for start in [1, 2, 3, 4] {
-            keep(&boot(start, &[(Phase::Qemu, 5), (Phase::Kernel, start * 10)]), &vm);
+            save(&boot(start, &[(Phase::Qemu, 5), (Phase::Kernel, start * 10)]), &vm);
         }
         let whole = fs::read(vm.boot(11)).expect("reads");
         fs::write(vm.boot(11), &whole[..whole.len() / 2]).expect("cut");
