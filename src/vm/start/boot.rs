@@ -23,10 +23,11 @@ use crate::vm::record::{MissingModules, Progress, Record, StartKind};
 use crate::vm::timeline::Phase;
 
 use super::account::{explain_start, record_timeline};
+use super::launch::launch_on_free_port;
 use super::machine::{machine, tcg_cpu};
 use super::options::WaitFor;
 use super::ports;
-use super::request::{BootRequest, PORT_ATTEMPTS, boot_record, ssh_port};
+use super::request::{BootRequest, boot_record};
 use super::warm::{self, Warm};
 use super::watch::{BootEnd, BootWatch};
 
@@ -272,10 +273,9 @@ fn start_qemu(
     sockets: &SocketsLayout,
     warm: Option<&Warm>,
 ) -> Result<QemuProcess, VmError> {
-    for attempt in 1..=PORT_ATTEMPTS {
-        let ssh_port = if request.has_agent() { Some(ssh_port(request, record, attempt)?) } else { None };
+    let start = if warm.is_some() { StartKind::Template } else { StartKind::Boot };
+    let launched = launch_on_free_port(request, record, request.has_agent(), |record, ssh_port| {
         let spec = spec(request, choice, ssh_port, warm)?;
-        let start = if warm.is_some() { StartKind::Template } else { StartKind::Boot };
         record.progress = Progress::Starting;
         record.boot = Some(boot_record(request, choice, ssh_port, sockets, start, &spec));
         record.ssh_port = ssh_port.or(record.ssh_port);
@@ -289,25 +289,21 @@ fn start_qemu(
             incoming: warm.map(|warm| warm.template.device_state()).transpose()?.map(Incoming::Devices),
             lifetime: request.options.lifetime,
         };
-        match launch(request.binary, launch_it, &request.context.cancel) {
-            Ok(process) => {
-                if let Some(boot) = record.boot.as_mut() {
-                    boot.qemu_version.clone_from(&process.version);
-                }
-                return Ok(process);
+        Ok(launch(request.binary, launch_it, &request.context.cancel))
+    })?;
+    match launched {
+        Ok(process) => {
+            if let Some(boot) = record.boot.as_mut() {
+                boot.qemu_version.clone_from(&process.version);
             }
-            Err(error) if error.is_port_taken() && attempt < PORT_ATTEMPTS => {
-                // A declared port that was taken meanwhile gets its own message here.
-                ports::check(request.vm(), &request.plan.definition.port_forwards, request.layout)?;
-            }
-            Err(error) => {
-                let error = explain_start(request, choice.accelerator, error);
-                record_failure(request, record, sockets);
-                return Err(error);
-            }
+            Ok(process)
+        }
+        Err(error) => {
+            let error = explain_start(request, choice.accelerator, error);
+            record_failure(request, record, sockets);
+            Err(error)
         }
     }
-    unreachable!("the last attempt returns")
 }
 
 /// The VM's machine; one that goes on from a template has that one's memory and, for a reboot, its initramfs.

@@ -7,18 +7,13 @@ use crate::layout::{ProjectLayout, SocketsLayout, VmLayout};
 use crate::qemu::{Accelerator, AcceleratorChoice, MachineSpec, QemuBinary};
 use crate::report::Event;
 use crate::vm::disk::Image;
-use crate::vm::error::VmError;
 use crate::vm::plan::VmPlan;
-use crate::vm::record::{BootRecord, Home, MachineRecord, Record, RecordedMachine, StartKind};
+use crate::vm::record::{BootRecord, Home, MachineRecord, RecordedMachine, StartKind};
 use crate::vm::timeline::Stopwatch;
 
 use super::options::UpOptions;
-use super::ports;
 
-/// Another program may take the port between its choice and QEMU's start; more often than this it is no accident.
-pub(in crate::vm) const PORT_ATTEMPTS: usize = 5;
-
-/// All that a start needs to know.
+/// Everything that a start needs to know.
 pub(in crate::vm) struct BootRequest<'a> {
     pub(in crate::vm) plan: &'a VmPlan,
     pub(in crate::vm) image: Option<&'a Image>,
@@ -47,21 +42,7 @@ impl BootRequest<'_> {
     }
 }
 
-/// Chooses the port for SSH: the VM's last one while it is free, so that a configuration that was saved for other SSH clients
-/// stays true. One that QEMU could not take is not tried again.
-pub(in crate::vm) fn ssh_port(
-    request: &BootRequest<'_>,
-    record: &Record,
-    attempt: usize,
-) -> Result<u16, VmError> {
-    ports::free_port(record.ssh_port.filter(|_| attempt == 1)).map_err(|source| VmError::Disk {
-        action: "find a free port for",
-        path: request.files().directory().to_owned(),
-        source,
-    })
-}
-
-/// What the record tells of a run that begins.
+/// Returns the record of a run that begins.
 pub(in crate::vm) fn boot_record(
     request: &BootRequest<'_>,
     choice: &AcceleratorChoice,

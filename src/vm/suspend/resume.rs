@@ -25,8 +25,8 @@ use crate::vm::error::VmError;
 use crate::vm::plan::VmPlan;
 use crate::vm::record::{Progress, Record, RecordedMachine, StartKind, SuspendRecord};
 use crate::vm::start::{
-    BootRequest, PORT_ATTEMPTS, UpOptions, WaitFor, boot_record, cancel_resume, continue_vm, host_of,
-    machine, ports, record_timeline, ssh_port, tcg_cpu,
+    BootRequest, UpOptions, WaitFor, boot_record, cancel_resume, continue_vm, host_of, launch_on_free_port,
+    machine, ports, record_timeline, tcg_cpu,
 };
 use crate::vm::timeline::{Phase, Stopwatch};
 
@@ -180,8 +180,7 @@ fn load(
     let (files, declared) = (layout.vm(vm), &request.plan.definition.port_forwards);
     let sockets = layout.sockets(&context.runtime_root, vm);
     ports::check(vm, declared, layout)?;
-    for attempt in 1..=PORT_ATTEMPTS {
-        let ssh_port = saved.boot.ssh_port.map(|_| ssh_port(request, &record, attempt)).transpose()?;
+    let launched = launch_on_free_port(request, &mut record, saved.boot.has_agent(), |record, ssh_port| {
         let spec = spec(request, saved, ssh_port)?;
         let mut boot =
             boot_record(request, &saved.boot.accelerator, ssh_port, &sockets, StartKind::Suspended, &spec);
@@ -200,25 +199,22 @@ fn load(
             incoming: Some(Incoming::Machine(state()?)),
             lifetime: Lifetime::Own,
         };
-        let error = match launch(request.binary, launch_it, &context.cancel) {
-            Ok(process) => {
-                request.stopwatch.begin_at(Phase::Load, process.greeted);
-                return Ok(record);
-            }
-            Err(error) => error,
-        };
-        if error.is_port_taken() && attempt < PORT_ATTEMPTS {
-            continue;
+        Ok(launch(request.binary, launch_it, &context.cancel))
+    })?;
+    let error = match launched {
+        Ok(process) => {
+            request.stopwatch.begin_at(Phase::Load, process.greeted);
+            return Ok(record);
         }
-        cancel_resume(record, layout)?;
-        return Err(match error {
-            QemuError::Died { .. } if !error.is_port_taken() => {
-                VmError::NotResumable { vm: vm.to_owned(), reason: format!("QEMU cannot load it ({error})") }
-            }
-            other => other.into(),
-        });
-    }
-    unreachable!("the last attempt returns")
+        Err(error) => error,
+    };
+    cancel_resume(record, layout)?;
+    Err(match error {
+        QemuError::Died { .. } if !error.is_port_taken() => {
+            VmError::NotResumable { vm: vm.to_owned(), reason: format!("QEMU cannot load it ({error})") }
+        }
+        other => other.into(),
+    })
 }
 
 /// The machine that was saved, with the ports of now.

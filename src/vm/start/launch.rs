@@ -1,0 +1,46 @@
+//! Launches QEMU with a free port of the host for the guest's SSH server.
+
+use crate::qemu::{QemuError, QemuProcess};
+use crate::vm::error::VmError;
+use crate::vm::record::Record;
+
+use super::ports;
+use super::request::BootRequest;
+
+/// Another program may take the port between its choice and QEMU's start; more often than this it is no accident.
+const PORT_ATTEMPTS: usize = 5;
+
+/// Launches QEMU by `launch`, which gets a free port for SSH if the guest has an agent, and once more
+/// with another port where QEMU could not have that one.
+///
+/// # Errors
+/// Those of `launch`, the outer ones of what comes before QEMU; [`VmError::PortTaken`] for a declared
+/// port that was taken meanwhile.
+pub(in crate::vm) fn launch_on_free_port(
+    request: &BootRequest<'_>,
+    record: &mut Record,
+    has_agent: bool,
+    mut launch: impl FnMut(&mut Record, Option<u16>) -> Result<Result<QemuProcess, QemuError>, VmError>,
+) -> Result<Result<QemuProcess, QemuError>, VmError> {
+    let mut attempt = 1;
+    loop {
+        let port = if has_agent { Some(ssh_port(request, record, attempt)?) } else { None };
+        match launch(record, port)? {
+            Err(error) if error.is_port_taken() && attempt < PORT_ATTEMPTS => {
+                ports::check(request.vm(), &request.plan.definition.port_forwards, request.layout)?;
+                attempt += 1;
+            }
+            launched => return Ok(launched),
+        }
+    }
+}
+
+/// Chooses the port for SSH: the VM's last one while it is free, so that a configuration that was saved for other SSH clients
+/// stays true. One that QEMU could not take is not tried again.
+fn ssh_port(request: &BootRequest<'_>, record: &Record, attempt: usize) -> Result<u16, VmError> {
+    ports::free_port(record.ssh_port.filter(|_| attempt == 1)).map_err(|source| VmError::Disk {
+        action: "find a free port for",
+        path: request.files().directory().to_owned(),
+        source,
+    })
+}
