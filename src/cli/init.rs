@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::config::{self, defaults};
 use crate::error::Result;
 use crate::layout::CONFIG_FILE;
-use crate::vm::BaseKind;
+use crate::vm::{BaseKind, Record};
 
 use super::args::InitArgs;
 use super::context::CommandContext;
@@ -50,7 +50,7 @@ pub(super) fn run(_init: &InitArgs, context: &CommandContext) -> Result<ExitCode
 fn proposal(context: &CommandContext) -> Result<(String, String)> {
     let config = project::default_config(&context.runtime)?;
     let layout = config.state_root.open(&context.runtime)?;
-    let record = project::records(&layout).remove(defaults::IMAGE);
+    let record = Record::all(&layout).remove(defaults::IMAGE);
     let image = match record.map(|record| record.base.kind) {
         Some(BaseKind::Managed(label)) => label.id,
         Some(BaseKind::Path(_)) | None => defaults::IMAGE.to_owned(),

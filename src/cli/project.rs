@@ -1,6 +1,5 @@
-//! The project that a command applies to: its configuration, records and plan.
+//! The project that a command applies to: its configuration and its surroundings.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use crate::config::{
@@ -9,9 +8,7 @@ use crate::config::{
 use crate::context::RuntimeContext;
 use crate::error::Result;
 use crate::files::normalise;
-use crate::layout::ProjectLayout;
 use crate::managed::Catalog;
-use crate::vm::{Plan, Record, RecordError, VmError};
 
 use super::args::{Args, Command, ConfigCommand};
 use super::error::CliError;
@@ -29,37 +26,6 @@ pub(super) fn allowed_outside(context: &RuntimeContext) -> Result<Vec<PathBuf>> 
     let here = working_directory()?;
     let paths = std::env::split_paths(value).filter(|path| !path.as_os_str().is_empty());
     Ok(paths.map(|path| normalise(&here.join(path))).collect())
-}
-
-/// Reads all readable records; for a clone without a readable record, the one that it was made
-/// with. Operations that need an unreadable record report it.
-pub(super) fn records(layout: &ProjectLayout) -> BTreeMap<String, Record> {
-    let load = |name: String| {
-        let record = Record::load(layout, &name).or_else(|_| Record::of_new_clone(layout, &name));
-        Some((name, record.ok()??))
-    };
-    Record::names(layout).into_iter().filter_map(load).collect()
-}
-
-/// Plans the start of the named VMs, or of all. Fails for a VM that is only recorded, with the
-/// fault of its record if there is one.
-pub(super) fn plan(
-    config: &ProjectConfig,
-    names: &[String],
-    layout: &ProjectLayout,
-    records: &BTreeMap<String, Record>,
-) -> Result<Plan> {
-    Plan::new(config, names, &Catalog::builtin(), records).map_err(|error| {
-        let VmError::Record(RecordError::Unknown { vm, .. }) = &error else { return error.into() };
-        match Record::load(layout, vm) {
-            Err(unreadable) => unreadable.into(),
-            Ok(Some(record)) if record.is_unfinished_clone() => {
-                let of = record.cloned.map(|cloned| cloned.of).unwrap_or_default();
-                VmError::CloneUnfinished { vm: record.name, of }.into()
-            }
-            Ok(_) => error.into(),
-        }
-    })
 }
 
 /// Loads the configuration. The outer error concerns the working directory, the inner one the

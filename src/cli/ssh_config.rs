@@ -84,7 +84,7 @@ fn records(
     if !names.is_empty() {
         return names.iter().map(|name| vm::running_vm(Some(name), layout, &context.runtime)).collect();
     }
-    let running = project::records(layout).into_values().filter(Record::has_agent);
+    let running = Record::all(layout).into_values().filter(Record::has_agent);
     Ok(running.filter(|record| vm::state_of(record, layout).is_alive()).collect())
 }
 
@@ -96,7 +96,7 @@ fn records_with_agent(
 ) -> Result<Vec<Record>, VmError> {
     let has_agent = |record: &Record| vm::ssh_address(record).is_ok();
     if names.is_empty() {
-        return Ok(project::records(layout).into_values().filter(has_agent).collect());
+        return Ok(Record::all(layout).into_values().filter(has_agent).collect());
     }
     let named = |name: &String| match vm::recorded_vm(Some(name), layout)? {
         record if has_agent(&record) => Ok(record),

@@ -3,12 +3,11 @@
 use std::process::ExitCode;
 
 use crate::error::{Error, Result};
-use crate::vm::{self, UpOptions, UpOutcome, WaitFor};
+use crate::vm::{self, Plan, Record, UpOptions, UpOutcome, WaitFor};
 
 use super::args::{StartArgs, UpArgs, Wait};
 use super::context::CommandContext;
 use super::outcome::{finish, tips};
-use super::project;
 
 /// Starts VMs and prints what can be done with them.
 pub(super) fn run(up: &UpArgs, context: &CommandContext) -> Result<ExitCode> {
@@ -40,7 +39,7 @@ pub(super) fn bring_up(
 ) -> Result<Vec<(String, Result<UpOutcome>)>> {
     let config = context.config()?;
     let layout = context.layout()?;
-    let plan = project::plan(config, names, layout, &project::records(layout))?;
+    let plan = Plan::of_start(config, names, layout, &Record::all(layout))?;
     let outcomes = vm::up(&plan, layout, &context.with_mirrors_of(config), options);
     Ok(outcomes.into_iter().map(|(vm, outcome)| (vm, outcome.map_err(Error::from))).collect())
 }

@@ -6,12 +6,12 @@
 //! | `record/` | what is written down of a VM, and the state that is derived from it |
 //! | `error/` | errors, with their exit codes and hints |
 //! | `timeline/`, `diagnosis/` | times of each start; causes of failed ones |
-//! | `lock`, `journal` | what every operation holds, and where it is logged |
+//! | `lock`, `journal`, `parallel` | what every operation holds, where it is logged, several VMs at once |
 //! | `monitor/` | sessions with a running QEMU, paused machines, files of one that has exited |
 //! | `disk/` | overlay, base image, layers, and the removal of disks |
 //! | `start/` | launching QEMU, booting or restoring, waiting for the guest, continuing |
 //! | `suspend/` | suspending, resuming, cloning |
-//! | `up`, `down/`, `throwaway`, `clean/` | the operations that start, stop and remove VMs |
+//! | `up`, `down/`, `restart`, `clone_running`, `throwaway`, `clean/` | the operations that start, stop and remove VMs |
 //! | `access` | the way into a guest in which commands can run |
 //! | `inspect/` | reads only: states, projects, services, console, history |
 //!
@@ -57,6 +57,7 @@
 
 mod access;
 mod clean;
+mod clone_running;
 mod diagnosis;
 mod disk;
 mod down;
@@ -66,8 +67,10 @@ mod inspect;
 mod journal;
 mod lock;
 mod monitor;
+mod parallel;
 mod plan;
 mod record;
+mod restart;
 mod start;
 mod suspend;
 mod throwaway;
@@ -78,6 +81,7 @@ pub use access::{
     explain_silence, host_key_alias, make_ready, running_vm, ssh_address, ssh_target, write_known_hosts,
 };
 pub use clean::{CleanOptions, CleanReport, Cleaned, CleanedKind, Kept, Orphan, clean, end_orphan, orphans};
+pub use clone_running::clone_running;
 pub use diagnosis::{Diagnosis, Trouble};
 pub use disk::{check_own_disk, ensure_vm_image};
 pub use down::{DownOptions, IfSuspended, down};
@@ -93,6 +97,7 @@ pub use record::{
     MachineRecord, MissingModules, Progress, Record, RecordError, RecordedMachine, StartKind, SuspendRecord,
     VmState, recorded_vm, sentence_of_copy,
 };
+pub use restart::restart;
 pub use start::{UpOptions, UpOutcome, WaitFor, check_port, port_owner};
 pub use suspend::{check_clone, clone, suspend};
 pub use throwaway::{Throwaway, start_throwaway, throwaway_name};

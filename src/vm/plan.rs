@@ -8,6 +8,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::config::{BaseImageSource, BootProfile, ManagedImageSelection, ProjectConfig, VmDefinition};
 use crate::hex::hex;
+use crate::layout::ProjectLayout;
 use crate::managed::{ArtifactRole, Catalog, ManagedDiskKind, ManagedImageSpec};
 use crate::report::ImageLabel;
 
@@ -45,6 +46,13 @@ pub enum BasePlan {
     FirstOf(Vec<ManagedImageSpec>),
 }
 
+impl VmPlan {
+    /// Returns the VM's name.
+    pub fn name(&self) -> &str {
+        &self.definition.name
+    }
+}
+
 impl Plan {
     /// Returns the plan for the VMs with these names, or for all VMs if there are none.
     ///
@@ -62,6 +70,30 @@ impl Plan {
             .map(|definition| plan_vm(definition, config, catalog, records.get(&definition.name)))
             .collect::<Result<_, _>>()?;
         Ok(Self { vms })
+    }
+
+    /// Plans the start of the named VMs, or of all, with the built-in images. Fails for a VM that is
+    /// only recorded, with the fault of its record if there is one.
+    ///
+    /// # Errors
+    /// Those of [`Self::new`] and of reading the record; [`VmError::CloneUnfinished`].
+    pub fn of_start(
+        config: &ProjectConfig,
+        names: &[String],
+        layout: &ProjectLayout,
+        records: &BTreeMap<String, Record>,
+    ) -> Result<Self, VmError> {
+        Self::new(config, names, &Catalog::builtin(), records).map_err(|error| {
+            let VmError::Record(RecordError::Unknown { vm, .. }) = &error else { return error };
+            match Record::load(layout, vm) {
+                Err(unreadable) => unreadable.into(),
+                Ok(Some(record)) if record.is_unfinished_clone() => {
+                    let of = record.cloned.map(|cloned| cloned.of).unwrap_or_default();
+                    VmError::CloneUnfinished { vm: record.name, of }
+                }
+                Ok(_) => error,
+            }
+        })
     }
 }
 

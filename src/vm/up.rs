@@ -1,6 +1,5 @@
 //! Brings up VMs: from a plan to VMs in which commands can run.
 
-use std::thread;
 use std::time::Duration;
 
 use crate::config::BootProfile;
@@ -19,6 +18,7 @@ use super::inspect::note;
 use super::journal;
 use super::lock::{ensure_reachable, lock};
 use super::monitor::clean_up;
+use super::parallel::side_by_side;
 use super::plan::{BasePlan, Plan, VmPlan};
 use super::record::{Progress, Record, VmState, crash, observe};
 use super::start::{
@@ -46,20 +46,7 @@ pub fn up(
     }
     note(layout, context);
     journal::record("up", layout, context, |context| {
-        thread::scope(|scope| {
-            let workers: Vec<_> = plan
-                .vms
-                .iter()
-                .map(|vm| (vm, scope.spawn(move || up_one(vm, layout, context, options))))
-                .collect();
-            let join = |(vm, worker): (&VmPlan, thread::ScopedJoinHandle<'_, _>)| {
-                (
-                    vm.definition.name.clone(),
-                    worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-                )
-            };
-            workers.into_iter().map(join).collect()
-        })
+        side_by_side(&plan.vms, VmPlan::name, |vm| up_one(vm, layout, context, options))
     })
 }
 

@@ -13,9 +13,8 @@ use crate::config::{
 use crate::error::Result;
 use crate::managed::{ArtifactSource, Catalog, ManagedImageSpec};
 use crate::qemu::CpuModel;
-use crate::vm::{BasePlan, Plan, VmPlan};
+use crate::vm::{BasePlan, Plan, Record, VmPlan};
 
-use super::project;
 use super::table::table;
 use crate::cli::context::CommandContext;
 
@@ -96,7 +95,7 @@ pub(super) fn run(context: &CommandContext) -> Result<ExitCode> {
     context.printer.diagnostics(&config.warnings);
     let lines = config.file.as_deref().map(key_lines).transpose()?.unwrap_or_default();
     let layout = config.state_root.open(&context.runtime)?;
-    let plan = Plan::new(config, &[], &Catalog::builtin(), &project::records(&layout))?;
+    let plan = Plan::new(config, &[], &Catalog::builtin(), &Record::all(&layout))?;
     let line = |number: usize| lines.get(number).cloned().unwrap_or_default();
     let vms = plan.vms.iter().enumerate().map(|(number, vm)| show_vm(vm, &line(number), config)).collect();
     let shown = ConfigShown {

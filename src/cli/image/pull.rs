@@ -6,17 +6,16 @@ use std::process::ExitCode;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::cli::context::CommandContext;
 use crate::config::{BaseImageSource, ConfigError, ManagedImageSelection, UnpinnedArtifact};
 use crate::error::Result;
 use crate::managed::{ImageError, ImageManager, ManagedImagePaths, ManagedImageSpec};
 use crate::report::ImageLabel;
 use crate::state_root::StateRoot;
-use crate::vm;
-use crate::vm::Plan;
+use crate::vm::{self, Plan, Record};
 
 use super::list::files_of;
 use super::{Project, project};
-use crate::cli::context::CommandContext;
 
 #[derive(Serialize, JsonSchema)]
 pub(in crate::cli) struct ImagesPulled {
@@ -53,7 +52,7 @@ pub(super) fn run(names: &[String], context: &CommandContext) -> Result<ExitCode
 /// Fetches the images that `up` would use into the project.
 fn what_vms_need(project: &Project) -> Result<Vec<Pulled>> {
     let Project { config, layout, catalog, runtime } = project;
-    let plan = Plan::new(config, &[], catalog, &project::records(layout))?;
+    let plan = Plan::new(config, &[], catalog, &Record::all(layout))?;
     let mut images: Vec<Pulled> = Vec::new();
     let mut done = Vec::new();
     for vm in &plan.vms {

@@ -3,7 +3,6 @@
 mod stopping;
 
 use std::fs;
-use std::thread;
 use std::time::Duration;
 
 use crate::context::RuntimeContext;
@@ -17,6 +16,7 @@ use super::error::VmError;
 use super::journal;
 use super::lock::lock;
 use super::monitor::clean_up;
+use super::parallel::side_by_side;
 use super::record::{Progress, Record, RecordError, VmState, copy_of, observe, sentence_of_copy};
 use super::start::{cancel_resume, cancel_suspend, continue_vm, discard};
 use stopping::{Stopping, sockets_of};
@@ -70,22 +70,10 @@ pub fn down(
     }
     let names = if names.is_empty() { &known } else { names };
     Ok(journal::record("down", layout, context, |context| {
-        thread::scope(|scope| {
-            let workers: Vec<_> = names
-                .iter()
-                .map(|vm| {
-                    let stop_one = move || {
-                        let was_ended = options.force && end_at_once(vm, layout, context)?;
-                        let _lock = lock(vm, layout, context)?;
-                        stop_or_find_stopped(vm, layout, context, options, was_ended)
-                    };
-                    (vm.clone(), scope.spawn(stop_one))
-                })
-                .collect();
-            let join = |(vm, worker): (String, thread::ScopedJoinHandle<'_, _>)| {
-                (vm, worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-            };
-            workers.into_iter().map(join).collect()
+        side_by_side(names, String::as_str, |vm| {
+            let was_ended = options.force && end_at_once(vm, layout, context)?;
+            let _lock = lock(vm, layout, context)?;
+            stop_or_find_stopped(vm, layout, context, options, was_ended)
         })
     }))
 }

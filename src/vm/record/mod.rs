@@ -16,6 +16,7 @@ pub(super) mod place;
 mod state;
 mod suspended;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -248,6 +249,16 @@ impl Record {
     pub fn is_there(layout: &ProjectLayout, vm: &str) -> bool {
         let files = layout.vm(vm);
         [files.record(), files.clone_record()].iter().any(|path| fs::symlink_metadata(path).is_ok())
+    }
+
+    /// Reads all readable records; for a clone without a readable record, the one that it was made
+    /// with. Operations that need an unreadable record report it.
+    pub fn all(layout: &ProjectLayout) -> BTreeMap<String, Self> {
+        let load = |name: String| {
+            let record = Self::load(layout, &name).or_else(|_| Self::of_new_clone(layout, &name));
+            Some((name, record.ok()??))
+        };
+        Self::names(layout).into_iter().filter_map(load).collect()
     }
 
     /// The names of all VMs that have a record, sorted.

@@ -10,7 +10,6 @@ mod resume;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use castra_wire::{AgentTask, GuestMessage};
@@ -35,6 +34,7 @@ use super::lock::lock;
 use super::monitor::{
     clean_up_run, connect, continue_recorded, disk_full, ensure_not_stopped, to_leave_in_order, unanswered,
 };
+use super::parallel::side_by_side;
 use super::record::{
     BootRecord, DiskStamp, Progress, Record, RecordedMachine, SuspendRecord, VmState, observe, recorded_vm,
 };
@@ -56,7 +56,7 @@ const SLOW_MIB_PER_SEC: u64 = 20;
 /// How long QEMU may take to end once it is told to.
 const END_LIMIT: Duration = Duration::from_secs(10);
 
-/// Suspends the VMs of these names side by side; all that run if there is no name. Hands back the states they were in.
+/// Suspends the VMs of these names side by side; all that run if there is no name. Returns the states they were in.
 ///
 /// # Errors
 /// [`super::RecordError::Unknown`], [`super::RecordError::NoneYet`] before anything is done. What becomes of each VM is told one by one.
@@ -71,16 +71,7 @@ pub fn suspend(
     let running = || Record::names(layout).into_iter().filter(|name| is_alive(name, layout)).collect();
     let names: Vec<String> = if names.is_empty() { running() } else { names.to_vec() };
     Ok(journal::record("suspend", layout, context, |context| {
-        thread::scope(|scope| {
-            let workers: Vec<_> = names
-                .into_iter()
-                .map(|vm| (vm.clone(), scope.spawn(move || one(&vm, layout, context))))
-                .collect();
-            let join = |(vm, worker): (String, thread::ScopedJoinHandle<'_, _>)| {
-                (vm, worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-            };
-            workers.into_iter().map(join).collect()
-        })
+        side_by_side(&names, String::as_str, |vm| suspend_one(vm, layout, context))
     }))
 }
 
@@ -90,7 +81,7 @@ fn is_alive(vm: &str, layout: &ProjectLayout) -> bool {
     running_qemu(&pidfile).is_some() || runs_elsewhere(&pidfile)
 }
 
-fn one(vm: &str, layout: &ProjectLayout, context: &RuntimeContext) -> Result<VmState, VmError> {
+fn suspend_one(vm: &str, layout: &ProjectLayout, context: &RuntimeContext) -> Result<VmState, VmError> {
     let _lock = lock(vm, layout, context)?;
     let record = recorded_vm(Some(vm), layout)?;
     let state = observe(&record, &layout.vm(vm)).0;

@@ -1,0 +1,43 @@
+//! Clones a VM that may be running.
+
+use crate::config::ProjectConfig;
+use crate::context::RuntimeContext;
+use crate::layout::ProjectLayout;
+
+use super::error::VmError;
+use super::plan::Plan;
+use super::record::{Record, observe, recorded_vm};
+use super::start::UpOptions;
+use super::suspend::{check_clone, clone, suspend};
+use super::up::up;
+
+/// Makes `new` of the VM `vm`, whose disk is where the configuration declares it. A VM that runs is
+/// suspended for the clone, and then resumed, whether or not it could be cloned.
+///
+/// # Errors
+/// Those of [`suspend`], [`clone`] and [`up`].
+pub fn clone_running(
+    vm: &str,
+    new: &str,
+    config: &ProjectConfig,
+    layout: &ProjectLayout,
+    context: &RuntimeContext,
+) -> Result<Record, VmError> {
+    let declared = config.vms.iter().find(|declared| declared.name == new);
+    let overlay =
+        declared.map_or_else(|| config.bounds.default_disk(new), |declared| declared.overlay.clone());
+    check_clone(vm, new, &overlay, layout)?;
+    if !observe(&recorded_vm(Some(vm), layout)?, &layout.vm(vm)).0.is_alive() {
+        return clone(vm, new, &overlay, layout, context);
+    }
+    let names = [vm.to_owned()];
+    for (_, suspended) in suspend(&names, layout, context)? {
+        suspended?;
+    }
+    let made = clone(vm, new, &overlay, layout, context);
+    let plan = Plan::of_start(config, &names, layout, &Record::all(layout))?;
+    for (_, resumed) in up(&plan, layout, context, UpOptions::default()) {
+        resumed?;
+    }
+    made
+}

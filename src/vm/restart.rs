@@ -1,0 +1,72 @@
+//! Restarts VMs.
+
+use crate::config::ProjectConfig;
+use crate::context::RuntimeContext;
+use crate::layout::ProjectLayout;
+
+use super::PerVm;
+use super::down::{DownOptions, IfSuspended, down};
+use super::error::VmError;
+use super::parallel::side_by_side;
+use super::plan::{Plan, VmPlan};
+use super::record::{Record, VmState, observe};
+use super::start::{UpOptions, UpOutcome};
+use super::up::{check_wait, up};
+
+/// Stops the VMs of these names and starts them again, side by side; without a name all that are
+/// declared, and clones that run. All is planned before anything is stopped, so that a mistake in the
+/// configuration costs no running VM. The outcome is `None` for a suspended VM that stays suspended.
+///
+/// # Errors
+/// Those of the plan, before anything is stopped. Each VM has an outcome of its own.
+pub fn restart(
+    names: &[String],
+    config: &ProjectConfig,
+    layout: &ProjectLayout,
+    context: &RuntimeContext,
+    stop: &DownOptions,
+    start: UpOptions,
+) -> Result<PerVm<Option<UpOutcome>>, VmError> {
+    let records = Record::all(layout);
+    let mut names = names.to_vec();
+    if names.is_empty() {
+        names.extend(config.vms.iter().map(|vm| vm.name.clone()));
+        // Clones are declared nowhere; of those, what runs was meant to run.
+        let clones =
+            records.values().filter(|record| record.cloned.is_some() && !names.contains(&record.name));
+        let running = clones.filter(|record| observe(record, &layout.vm(&record.name)).0.is_alive());
+        let running: Vec<String> = running.map(|record| record.name.clone()).collect();
+        names.extend(running);
+    }
+    let plan = Plan::of_start(config, &names, layout, &records)?;
+    Ok(side_by_side(&plan.vms, VmPlan::name, |vm| {
+        check_wait(vm, start)?;
+        let is_known = records.contains_key(vm.name()) || layout.vm(vm.name()).pidfile().exists();
+        restart_one(vm, is_known, layout, context, stop, start)
+    }))
+}
+
+fn restart_one(
+    plan: &VmPlan,
+    is_known: bool,
+    layout: &ProjectLayout,
+    context: &RuntimeContext,
+    stop: &DownOptions,
+    start: UpOptions,
+) -> Result<Option<UpOutcome>, VmError> {
+    let name = plan.definition.name.clone();
+    let stopped = if is_known { down(&[name], layout, context, stop)? } else { Vec::new() };
+    let mut power_cut = None;
+    for (_, state) in stopped {
+        match state {
+            Ok(VmState::Suspended) if stop.suspended == IfSuspended::Leave => return Ok(None),
+            // It has stopped, and is started again all the same.
+            Err(error @ VmError::PowerCut { .. }) => power_cut = Some(error),
+            state => drop(state?),
+        }
+    }
+    let plan = Plan { vms: vec![plan.clone()] };
+    let started = up(&plan, layout, context, start).into_iter().map(|(_, outcome)| outcome).next();
+    let started = started.transpose()?;
+    power_cut.map_or(Ok(started), Err)
+}
