@@ -70,7 +70,7 @@ pub fn start_throwaway(
     sweep(layout, context);
     let vm = &plan.definition.name;
     let lock = lock(vm, layout, context)?;
-    let started = bring_up(plan, layout, context, options).and_then(|record| {
+    let started = bring_up(plan, None, layout, context, options).and_then(|record| {
         let files = layout.vm(vm);
         let port = record.boot.as_ref().and_then(|boot| boot.ssh_port);
         let port = port.ok_or_else(|| VmError::NoAgent { vm: vm.clone() })?;

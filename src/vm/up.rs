@@ -1,5 +1,6 @@
 //! Brings up VMs: from a plan to VMs in which commands can run.
 
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use crate::config::BootProfile;
@@ -62,58 +63,74 @@ fn up_one(
     }
     check_wait(plan, options)?;
     let _lock = lock(vm, layout, context)?;
-    // What cannot go is in nobody's way.
+    // What cannot be removed does no harm.
     let own = layout.vm(vm);
     for directory in [own.directory(), &own.boots()] {
         let _ = files::remove_leftovers(directory);
     }
-    let mut record = Record::load(layout, vm)?;
-    if let Some(unfinished) = record.take_if(|record| record.is_unfinished_clone()) {
+    let mut recorded = Record::load(layout, vm)?;
+    if let Some(unfinished) = recorded.take_if(|record| record.is_unfinished_clone()) {
         remove_unfinished_clone(&unfinished, &plan.definition.overlay, layout)?;
     }
-    if record.is_none()
-        && let Some(qemu) = running_qemu(&layout.vm(vm).pidfile())
-    {
-        return Err(VmError::Unrecorded { vm: vm.clone(), pid: qemu.pid() });
-    }
-    if let Some(record) = record {
-        match observe(&record, &layout.vm(vm)).0 {
-            VmState::Starting if is_stalled(&record, context) => end_stalled(&record, layout, context)?,
-            VmState::Starting | VmState::Running | VmState::DiskFull => {
-                return attach_running(plan, record, layout, context, options);
-            }
-            // A `suspend` that was killed half-way: the VM stands still, and is to run.
-            VmState::Suspending => {
-                return attach_running(
-                    plan,
-                    cancel_suspend(record, layout, context)?,
-                    layout,
-                    context,
-                    options,
-                );
-            }
-            VmState::Suspended | VmState::Resuming if options.discard_suspended => {
-                drop(discard(record, layout)?);
-            }
-            VmState::Suspended | VmState::Resuming => {
-                let record = cancel_resume(record, layout)?;
-                predecessor::refuse(vm, layout, context)?;
-                let record = resume(plan, record, layout, context, options)?;
-                return Ok(up_now(record, context));
-            }
-            VmState::Stopping => {
-                if let Some(record) = await_stop(record, layout, context)? {
-                    return attach_running(plan, record, layout, context, options);
-                }
-            }
-            VmState::Elsewhere => ensure_reachable(vm, layout)?,
-            VmState::Crashed => recover(&record, layout, context),
-            VmState::Copied => copied::prepare(&record, layout, context)?,
-            VmState::Stopped => {}
+    let recorded = match recorded {
+        Some(record) => match make_startable(plan, record, layout, context, options)? {
+            ControlFlow::Break(outcome) => return Ok(outcome),
+            ControlFlow::Continue(record) => Some(record),
+        },
+        None => {
+            ensure_no_qemu(vm, layout)?;
+            None
         }
-    }
+    };
     predecessor::refuse(vm, layout, context)?;
-    Ok(up_now(bring_up(plan, layout, context, options)?, context))
+    Ok(up_now(bring_up(plan, recorded, layout, context, options)?, context))
+}
+
+/// Checks that no QEMU runs the VM, of which there is no record.
+fn ensure_no_qemu(vm: &str, layout: &ProjectLayout) -> Result<(), VmError> {
+    match running_qemu(&layout.vm(vm).pidfile()) {
+        Some(qemu) => Err(VmError::Unrecorded { vm: vm.to_owned(), pid: qemu.pid() }),
+        None => Ok(()),
+    }
+}
+
+/// Does what the VM's state asks for. Breaks with the outcome of a VM that runs or could be resumed, and
+/// continues with the record of one that is to be started.
+fn make_startable(
+    plan: &VmPlan,
+    mut record: Record,
+    layout: &ProjectLayout,
+    context: &RuntimeContext,
+    options: UpOptions,
+) -> Result<ControlFlow<UpOutcome, Record>, VmError> {
+    let vm = &plan.definition.name;
+    let attach = |record| attach_running(plan, record, layout, context, options).map(ControlFlow::Break);
+    match observe(&record, &layout.vm(vm)).0 {
+        VmState::Starting if is_stalled(&record, context) => end_stalled(&record, layout, context)?,
+        VmState::Starting | VmState::Running | VmState::DiskFull => return attach(record),
+        // A `suspend` that was killed half-way: the machine is paused, and is to run.
+        VmState::Suspending => return attach(cancel_suspend(record, layout, context)?),
+        VmState::Suspended | VmState::Resuming if options.discard_suspended => {
+            record = discard(record, layout)?;
+        }
+        VmState::Suspended | VmState::Resuming => {
+            let record = cancel_resume(record, layout)?;
+            predecessor::refuse(vm, layout, context)?;
+            let record = resume(plan, record, layout, context, options)?;
+            return Ok(ControlFlow::Break(up_now(record, context)));
+        }
+        VmState::Stopping => {
+            record = await_stop(record, layout, context)?;
+            if record.progress == Progress::Running {
+                return attach(record);
+            }
+        }
+        VmState::Elsewhere => ensure_reachable(vm, layout)?,
+        VmState::Crashed => recover(&record, layout, context),
+        VmState::Copied => copied::prepare(&record, layout, context)?,
+        VmState::Stopped => {}
+    }
+    Ok(ControlFlow::Continue(record))
 }
 
 /// Checks that what `up` is to wait for can be known: only the agent reports the guest's services.

@@ -47,13 +47,13 @@ pub(super) struct ResolvedVmArtifacts {
 /// [`VmError::Disk`].
 pub(super) fn ensure_vm_assets(
     plan: &VmPlan,
+    mut recorded: Option<Record>,
     base: Base,
     new_layer: Option<LayerRecord>,
     layout: &ProjectLayout,
     context: &RuntimeContext,
 ) -> Result<(ResolvedVmArtifacts, Record), VmError> {
     let (vm, overlay) = (&plan.definition.name, &plan.definition.overlay);
-    let mut recorded = Record::load(layout, vm)?;
     confirm_place(vm, overlay)?;
     let is_new = !overlay.exists();
     let mut record = if !is_new {

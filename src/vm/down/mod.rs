@@ -228,9 +228,9 @@ fn stop_unrecorded(
     Ok(VmState::Running)
 }
 
-/// Brings a stop to its end that an earlier castra began and did not finish. A guest that is shutting down is waited for; the
-/// power of one that does not is not cut, since nobody asks for that now: its record comes back, and it runs on. The caller
-/// holds the VM's lock.
+/// Finishes a stop that an earlier castra began. A guest that is shutting down is waited for. The power
+/// of one that does not is not cut, since nothing asks for that now: it runs on. Returns the record,
+/// which says `Running` or `Stopped`. The caller holds the VM's lock.
 ///
 /// # Errors
 /// [`VmError::DiskFull`], [`VmError::Record`], [`VmError::Interrupted`].
@@ -238,7 +238,7 @@ pub(super) fn await_stop(
     mut record: Record,
     layout: &ProjectLayout,
     context: &RuntimeContext,
-) -> Result<Option<Record>, VmError> {
+) -> Result<Record, VmError> {
     let (vm, files) = (record.name.clone(), layout.vm(&record.name));
     let sockets = sockets_of(&vm, Some(&record), layout, context);
     if let Some(qemu) = running_qemu(&files.pidfile()) {
@@ -256,7 +256,7 @@ pub(super) fn await_stop(
                 record.save(layout)?;
                 let message = format!("VM `{vm}` was asked to shut down earlier and does not; it runs on");
                 context.reporter.report(&Event::Warning { message });
-                return Ok(Some(record));
+                return Ok(record);
             }
         }
     }
@@ -265,5 +265,5 @@ pub(super) fn await_stop(
     record.boot = None;
     record.save(layout)?;
     context.reporter.report(&Event::VmStopped { vm, was_running: true });
-    Ok(None)
+    Ok(record)
 }

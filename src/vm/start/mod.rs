@@ -39,10 +39,11 @@ pub(super) use watch::record_times;
 use boot::{accelerator, start};
 use warm::Warming;
 
-/// Brings up a VM that does not run: QEMU's program, base image, warm template, disk, in this order, so that whatever is missing on
-/// this machine is an error before any disk is made.
+/// Brings up a VM that does not run, and of which `recorded` is known: QEMU's program, base image, warm template, disk, in
+/// this order, so that whatever is missing on this machine is an error before any disk is made.
 pub(super) fn bring_up(
     plan: &VmPlan,
+    recorded: Option<Record>,
     layout: &ProjectLayout,
     context: &RuntimeContext,
     options: UpOptions,
@@ -50,7 +51,6 @@ pub(super) fn bring_up(
     let vm = &plan.definition.name;
     let stopwatch = &Stopwatch::new(vm, &context.reporter);
     stopwatch.begin(Phase::Image);
-    let recorded = Record::load(layout, vm)?;
     // Before anything is downloaded: nobody wants to hear afterwards that QEMU is not installed.
     let binary = &QemuBinary::find(&context.environment)?;
     if let BasePlan::Path(path) = &plan.base {
@@ -77,7 +77,7 @@ pub(super) fn bring_up(
         base = confirm(base, layout, context)?;
     }
     let layer = warm.as_ref().map(|warm| warm.layer.clone());
-    let (artifacts, record) = ensure_vm_assets(plan, base, layer, layout, context)?;
+    let (artifacts, record) = ensure_vm_assets(plan, recorded, base, layer, layout, context)?;
     if is_native && !artifacts.is_new {
         check_boot_code(vm, &plan.definition.overlay, context)?;
     }
