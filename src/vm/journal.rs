@@ -14,22 +14,18 @@ use crate::layout::ProjectLayout;
 use crate::logs;
 use crate::report::{Event, Reporter};
 
-use super::PerVm;
 use super::error::VmError;
+use super::parallel::PerVm;
 
-/// Does `work` with a context whose events are written down too, and writes down what fails of it. `doing` is the command.
+/// Does `work` with a context whose events are written to the journal as well, and writes what fails
+/// of it. `doing` is the command.
 pub(super) fn record<T>(
     doing: &str,
     layout: &ProjectLayout,
     context: &RuntimeContext,
     work: impl FnOnce(&RuntimeContext) -> PerVm<T>,
 ) -> PerVm<T> {
-    let journal = Arc::new(Journal {
-        inner: Arc::clone(&context.reporter),
-        layout: layout.clone(),
-        file: Mutex::default(),
-    });
-    let context = RuntimeContext { reporter: Arc::clone(&journal) as Arc<dyn Reporter>, ..context.clone() };
+    let (journal, context) = open_journal(layout, context);
     let done = work(&context);
     for (vm, outcome) in &done {
         if let Err(error) = outcome {
@@ -37,6 +33,25 @@ pub(super) fn record<T>(
         }
     }
     done
+}
+
+/// Does for one VM what [`record`] does for several.
+pub(super) fn record_one<T>(
+    doing: &str,
+    vm: &str,
+    layout: &ProjectLayout,
+    context: &RuntimeContext,
+    work: impl FnOnce(&RuntimeContext) -> Result<T, VmError>,
+) -> Result<T, VmError> {
+    let (journal, context) = open_journal(layout, context);
+    work(&context).inspect_err(|error| journal.write(&failure(doing, vm, error)))
+}
+
+fn open_journal(layout: &ProjectLayout, context: &RuntimeContext) -> (Arc<Journal>, RuntimeContext) {
+    let inner = Arc::clone(&context.reporter);
+    let journal = Arc::new(Journal { inner, layout: layout.clone(), file: Mutex::default() });
+    let reporter = Arc::clone(&journal) as Arc<dyn Reporter>;
+    (journal, RuntimeContext { reporter, ..context.clone() })
 }
 
 /// A failure as it is written down. It is no [`Event`], since whoever asked gets it as an error.

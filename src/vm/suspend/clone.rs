@@ -27,15 +27,14 @@ use crate::vm::error::VmError;
 use crate::vm::journal;
 use crate::vm::lock::lock;
 use crate::vm::record::{
-    CloneRecord, DiskStamp, FrozenLayer, Progress, Record, RecordError, SuspendRecord, VmState, observe,
-    recorded_vm,
+    CloneRecord, DiskStamp, FrozenLayer, Progress, Record, SuspendRecord, VmState, observe, recorded_vm,
 };
 use crate::vm::start::cancel_resume;
 
 /// Makes `new`, a suspended VM, of the suspended VM `vm`. Its disk will be at `overlay`.
 ///
 /// # Errors
-/// [`VmError::NotSuspended`], [`VmError::CloneExists`], [`VmError::BadName`], [`RecordError::Unknown`], [`VmError::Disk`], [`VmError::Qemu`].
+/// [`VmError::NotSuspended`], [`VmError::CloneExists`], [`VmError::BadName`], [`crate::vm::RecordError::Unknown`], [`VmError::Disk`], [`VmError::Qemu`].
 pub fn clone(
     vm: &str,
     new: &str,
@@ -43,10 +42,7 @@ pub fn clone(
     layout: &ProjectLayout,
     context: &RuntimeContext,
 ) -> Result<Record, VmError> {
-    let one = |context: &RuntimeContext| vec![(new.to_owned(), clone_one(vm, new, overlay, layout, context))];
-    let made = journal::record("clone", layout, context, one).pop();
-    // There is always one.
-    made.map_or(Err(RecordError::NoneYet.into()), |(_, made)| made)
+    journal::record_one("clone", new, layout, context, |context| clone_one(vm, new, overlay, layout, context))
 }
 
 fn clone_one(
@@ -79,7 +75,7 @@ fn clone_one(
 /// Whether there is a VM `vm`, and none `new`: before anything is done for a clone.
 ///
 /// # Errors
-/// [`VmError::CloneExists`], [`VmError::BadName`], [`RecordError::Unknown`].
+/// [`VmError::CloneExists`], [`VmError::BadName`], [`crate::vm::RecordError::Unknown`].
 pub fn check_clone(vm: &str, new: &str, overlay: &DiskPath, layout: &ProjectLayout) -> Result<(), VmError> {
     recorded_vm(Some(vm), layout)?;
     if !is_vm_name(new) {
