@@ -91,6 +91,7 @@ pub use inspect::{
     Console, ListedVm, ProjectStatus, VmStatus, check_readable, last_starts, list_projects, open_console,
     services, state_of, status, status_of, status_of_guests,
 };
+pub use parallel::PerVm;
 pub use plan::{BasePlan, Plan, VmPlan};
 pub use record::{
     BaseKind, BaseRecord, BootRecord, CloneRecord, Crash, DiskStamp, FrozenLayer, Home, LayerRecord,
@@ -103,6 +104,3 @@ pub use suspend::{check_clone, clone, suspend};
 pub use throwaway::{Throwaway, start_throwaway, throwaway_name};
 pub use timeline::{Phase, PhaseSpan, StartResult, Timeline};
 pub use up::{check_wait, up};
-
-/// Outcomes of an operation on several VMs, by name.
-pub type PerVm<T> = Vec<(String, Result<T, VmError>)>;

@@ -3,8 +3,10 @@
 use std::panic::resume_unwind;
 use std::thread::{self, ScopedJoinHandle};
 
-use super::PerVm;
 use super::error::VmError;
+
+/// Outcomes of an operation on several VMs, by name.
+pub type PerVm<T> = Vec<(String, Result<T, VmError>)>;
 
 /// Runs `work` on each item in a thread of its own. Returns the outcomes under the items' names, in
 /// their order; a panic in one of them is raised again in the caller.

@@ -4,10 +4,9 @@ use crate::config::ProjectConfig;
 use crate::context::RuntimeContext;
 use crate::layout::ProjectLayout;
 
-use super::PerVm;
 use super::down::{DownOptions, IfSuspended, down};
 use super::error::VmError;
-use super::parallel::side_by_side;
+use super::parallel::{PerVm, side_by_side};
 use super::plan::{Plan, VmPlan};
 use super::record::{Record, VmState, observe};
 use super::start::{UpOptions, UpOutcome};

@@ -11,7 +11,6 @@ use crate::managed::ImageManager;
 use crate::qemu::running_qemu;
 use crate::report::Event;
 
-use super::PerVm;
 use super::disk::remove_unfinished_clone;
 use super::down::await_stop;
 use super::error::VmError;
@@ -19,7 +18,7 @@ use super::inspect::note;
 use super::journal;
 use super::lock::{ensure_reachable, lock};
 use super::monitor::clean_up;
-use super::parallel::side_by_side;
+use super::parallel::{PerVm, side_by_side};
 use super::plan::{BasePlan, Plan, VmPlan};
 use super::record::{Progress, Record, VmState, crash, observe};
 use super::start::{

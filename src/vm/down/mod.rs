@@ -11,12 +11,11 @@ use crate::layout::ProjectLayout;
 use crate::qemu::running_qemu;
 use crate::report::Event;
 
-use super::PerVm;
 use super::error::VmError;
 use super::journal;
 use super::lock::lock;
 use super::monitor::clean_up;
-use super::parallel::side_by_side;
+use super::parallel::{PerVm, side_by_side};
 use super::record::{Progress, Record, RecordError, VmState, copy_of, observe, sentence_of_copy};
 use super::start::{cancel_resume, cancel_suspend, continue_vm, discard};
 use stopping::{Stopping, sockets_of};

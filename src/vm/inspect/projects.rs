@@ -18,7 +18,7 @@ use crate::layout::ProjectLayout;
 use crate::qemu::find_qemus;
 use crate::state_root::{StateRoot, StateRootError, noted_root};
 use crate::trusted;
-use crate::vm::PerVm;
+use crate::vm::parallel::PerVm;
 
 use super::status::{VmStatus, status};
 

@@ -15,10 +15,10 @@ use crate::guest::{NetworkFault, NetworkReport, inspect};
 use crate::host::{millis, unix_time_ms};
 use crate::layout::{ProjectLayout, VmLayout};
 use crate::qemu::{AcceleratorChoice, MachineStatus, QemuPid};
-use crate::vm::PerVm;
 use crate::vm::error::VmError;
 use crate::vm::full_disk::FullDisk;
 use crate::vm::monitor::is_paused;
+use crate::vm::parallel::PerVm;
 use crate::vm::record::{BootRecord, Crash, MissingModules, Record, VmState, copy_of, crash, observe};
 
 /// Limit of a question to a guest, which is asked beside what is known without it.

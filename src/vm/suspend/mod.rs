@@ -27,14 +27,13 @@ use crate::report::Event;
 use crate::trusted;
 use crate::wait::WaitLimit;
 
-use super::PerVm;
 use super::error::VmError;
 use super::journal;
 use super::lock::lock;
 use super::monitor::{
     clean_up_run, connect, continue_recorded, disk_full, ensure_not_stopped, to_leave_in_order, unanswered,
 };
-use super::parallel::side_by_side;
+use super::parallel::{PerVm, side_by_side};
 use super::record::{
     BootRecord, DiskStamp, Progress, Record, RecordedMachine, SuspendRecord, VmState, observe, recorded_vm,
 };
