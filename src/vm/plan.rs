@@ -57,7 +57,7 @@ impl Plan {
     /// Returns the plan for the VMs with these names, or for all VMs if there are none.
     ///
     /// # Errors
-    /// [`VmError::Unknown`], [`VmError::Image`] for an image without a description,
+    /// [`RecordError::Unknown`], [`VmError::Image`] for an image without a description,
     /// [`VmError::ImageChanged`].
     pub fn new(
         config: &ProjectConfig,

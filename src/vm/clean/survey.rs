@@ -22,9 +22,6 @@ use crate::vm::record::{Record, RecordError, VmState, observe, place};
 use super::foundations::{FileId, disks_in, foundations, id_of, known_foundations};
 use super::{CleanOptions, Cleaned, CleanedKind, Kept};
 
-use super::foundations::{FileId, disks_in, foundations, id_of, known_foundations};
-use super::{CleanOptions, Cleaned, CleanedKind, Kept};
-
 /// What is asked for.
 pub(super) struct Survey<'a> {
     pub(super) names: &'a [String],

@@ -128,48 +128,54 @@ impl Cloning<'_> {
         self.fill(made, &source)
     }
 
-    /// Puts the source on a new overlay, and leaves what it was on as a layer. At every moment its disk is under its name.
-    fn freeze(&self, mut source: Record, disk: &Path) -> Result<Record, VmError> {
+    /// Puts the source on a new overlay, and leaves its disk as a layer below that. At every moment, the
+    /// source's disk is under its name.
+    fn freeze(&self, mut before: Record, disk: &Path) -> Result<Record, VmError> {
         let id: [u8; 8] = random_bytes().map_err(VmError::Random)?;
-        let id = hex(&id);
-        let layer = frozen_layer(disk, &id);
+        let layer = frozen_layer(disk, &hex(&id));
         let failed = |source| VmError::Disk { action: "create", path: layer.clone(), source };
+        let name = PathBuf::from(layer.file_name().unwrap_or_default());
         let directory = disk.parent().unwrap_or(Path::new("/"));
-        let temporary =
-            self.new_overlay(directory, Path::new(layer.file_name().unwrap_or_default()), disk)?;
-        let stamp = DiskStamp::of(temporary.path()).map_err(failed)?;
-        let new_sha256 = Some(files::sha256(temporary.path(), &self.context.cancel)?);
+
+        // 1. The new overlay, based on a layer that is not there yet.
+        let overlay = self.new_overlay(directory, &name, disk)?;
+        let stamp = DiskStamp::of(overlay.path()).map_err(failed)?;
+        let overlay_sha256 = files::sha256(overlay.path(), &self.context.cancel)?;
         // It was hashed when the VM was suspended.
         let sha256 = match &self.saved.disk_sha256 {
             Some(sha256) => sha256.clone(),
             None => files::sha256(disk, &self.context.cancel)?,
         };
-        let before = (source.frozen.clone(), self.saved.clone());
+
+        // 2. The layer: a second name of the disk.
         fs::hard_link(disk, &layer).map_err(failed)?;
-        let name = layer.file_name().map(PathBuf::from).unwrap_or_default();
-        let frozen =
-            FrozenLayer { name, stamp: DiskStamp::of(&layer).map_err(failed)?, sha256: Some(sha256) };
-        source.frozen.push(frozen);
-        // Whichever disk has the name, before the renaming or after it, is the right one.
-        source.suspended = Some(SuspendRecord { next_disk: Some(stamp), ..self.saved.clone() });
-        source.save(self.layout)?;
-        if let Err(error) = temporary.persist(disk) {
-            (source.frozen, source.suspended) = (before.0, Some(before.1));
-            source.save(self.layout)?;
-            // The layer is the disk under a second name.
+        let layer_stamp = DiskStamp::of(&layer).map_err(failed)?;
+
+        // 3. Recorded: whichever disk has the name, before the renaming or after it, is the right one.
+        before.suspended = Some(self.saved.clone());
+        let mut frozen = before.clone();
+        frozen.frozen.push(FrozenLayer { name, stamp: layer_stamp, sha256: Some(sha256) });
+        frozen.suspended = Some(SuspendRecord { next_disk: Some(stamp), ..self.saved.clone() });
+        frozen.save(self.layout)?;
+
+        // 4. The overlay takes the disk's name, or everything is as before.
+        if let Err(error) = overlay.persist(disk) {
+            before.save(self.layout)?;
             let _ = fs::remove_file(&layer);
             return Err(failed(error.error));
         }
         File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)?;
         fs::set_permissions(&layer, fs::Permissions::from_mode(0o400)).map_err(failed)?;
-        let saved = self.saved.clone();
-        source.suspended =
-            Some(SuspendRecord { disk: stamp, disk_sha256: new_sha256, next_disk: None, ..saved });
-        source.save(self.layout)?;
-        Ok(source)
+
+        // 5. Recorded: only the overlay is the disk.
+        let disk_sha256 = Some(overlay_sha256);
+        frozen.suspended =
+            Some(SuspendRecord { disk: stamp, disk_sha256, next_disk: None, ..self.saved.clone() });
+        frozen.save(self.layout)?;
+        Ok(frozen)
     }
 
-    /// The clone's own disk and memory; its record last.
+    /// Makes the clone's own disk and memory, and its record last.
     fn fill(&self, mut made: Record, source: &Record) -> Result<Record, VmError> {
         let failed = |path: &Path| {
             let path = path.to_owned();
@@ -193,7 +199,7 @@ impl Cloning<'_> {
         let disk_sha256 = Some(files::sha256(self.overlay, &self.context.cancel)?);
         made.suspended = Some(SuspendRecord { disk, disk_sha256, next_disk: None, ..self.saved.clone() });
         made.progress = Progress::Suspended;
-        // First: as long as the other says that it is being made, both go together.
+        // This one first: as long as the other says that the clone is being made, both go together.
         made.save_as_new_clone(self.layout)?;
         made.save(self.layout)?;
         let (vm, of) = (self.new.to_owned(), source.name.clone());
@@ -217,7 +223,7 @@ impl Cloning<'_> {
     }
 }
 
-/// Saved memory never changes, so that a link is as good as a copy.
+/// Links saved memory, which never changes, or copies it where it cannot be linked.
 fn share(from: &Path, to: &Path) -> io::Result<()> {
     fs::hard_link(from, to).or_else(|_| {
         fs::copy(from, to)?;

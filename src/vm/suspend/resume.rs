@@ -101,7 +101,7 @@ fn run_resumed(
 /// turned out to be a copy is known by its stamp from then on.
 ///
 /// # Errors
-/// [`VmError::NotResumable`] with the reason; [`VmError::Image`] when interrupted.
+/// [`VmError::NotResumable`] with the reason; [`VmError::File`] when interrupted.
 fn open_saved(
     saved: &mut SuspendRecord,
     record: &Record,
