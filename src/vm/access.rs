@@ -16,28 +16,29 @@ use super::monitor::{connect, continue_recorded, disk_full, ensure_not_stopped, 
 use super::record::{Record, VmState, observe, recorded_vm};
 use super::start::{UpOptions, attach, cancel_suspend, check_network};
 
-/// Where and with which keys to log in to a running VM.
+/// Returns the address and keys to log in to a running VM.
 ///
 /// # Errors
-/// [`VmError::NoAgent`]; [`VmError::Key`].
+/// Returns [`VmError::NoAgent`] or [`VmError::Key`].
 pub fn ssh_target(record: &Record, user: &str, layout: &ProjectLayout) -> Result<Target, VmError> {
     let address = ssh_address(record)?;
     let keys = VmKeys::load_or_create(&layout.vm(&record.name))?;
     Ok(Target { agent: record.agent_socket(), ..keys.target(address, user) })
 }
 
-/// Returns the address that leads to the SSH server of a VM: of a stopped one, where it last was.
+/// Returns the address of a VM's SSH server; for a stopped VM, the last one.
 ///
 /// # Errors
-/// [`VmError::NoAgent`].
+/// Returns [`VmError::NoAgent`].
 pub fn ssh_address(record: &Record) -> Result<SocketAddr, VmError> {
     Ok((Ipv4Addr::LOCALHOST, ssh_port(record)?).into())
 }
 
-/// Sees to it that commands can run in a VM that runs: for one that does not answer, as after a reboot of the guest.
+/// Ensures that commands can run in a running VM that does not answer, as after a reboot of the
+/// guest.
 ///
 /// # Errors
-/// As for [`running_vm`], which this does not trust.
+/// Returns errors as [`running_vm`] does, whose answer is not trusted here.
 pub fn make_ready(
     name: Option<&str>,
     layout: &ProjectLayout,
@@ -46,7 +47,7 @@ pub fn make_ready(
     let record = running_vm(name, layout, context)?;
     let _lock = lock(&record.name, layout, context)?;
     if let Some(boot) = &record.boot {
-        // A guest may take minutes to come back; a QEMU that does not answer either never lets it.
+        // A guest may take minutes to come back; if QEMU does not answer either, it never will.
         drop(connect(&record.name, boot, &context.cancel)?);
     }
     let what = format!("the guest of VM `{}`, which does not answer", record.name);
@@ -57,14 +58,14 @@ pub fn make_ready(
 /// Writes the VM's `known_hosts`, for other SSH clients.
 ///
 /// # Errors
-/// [`VmError::NoAgent`]; [`VmError::Key`].
+/// Returns [`VmError::NoAgent`] or [`VmError::Key`].
 pub fn write_known_hosts(record: &Record, layout: &ProjectLayout) -> Result<(), VmError> {
     let port = ssh_port(record)?;
     let files = layout.vm(&record.name);
     Ok(VmKeys::load_or_create(&files)?.write_known_hosts(&files, &host_key_alias(&record.name), port)?)
 }
 
-/// Returns the name by which a VM's `known_hosts` knows it at any port, for ssh's `HostKeyAlias`.
+/// Returns the name of a VM in its `known_hosts`, at any port, for ssh's `HostKeyAlias`.
 pub fn host_key_alias(vm: &str) -> String {
     format!("castra-{vm}")
 }
@@ -74,11 +75,12 @@ fn ssh_port(record: &Record) -> Result<u16, VmError> {
     port.ok_or_else(|| VmError::NoAgent { vm: record.name.clone() })
 }
 
-/// The record of a VM in which commands can run. A start that nobody has finished (`up --no-wait`, or an `up` that was
-/// killed) is finished first.
+/// Returns the record of a VM in which commands can run. An unfinished start (`up --no-wait`, or an
+/// `up` that was killed) is finished first.
 ///
 /// # Errors
-/// As for [`recorded_vm`]; [`VmError::NotRunning`], [`VmError::Frozen`], [`VmError::NoAgent`], and those of the wait for the agent.
+/// Returns errors as [`recorded_vm`] does, [`VmError::NotRunning`], [`VmError::Frozen`],
+/// [`VmError::NoAgent`], and errors of waiting for the agent.
 pub fn running_vm(
     name: Option<&str>,
     layout: &ProjectLayout,
@@ -89,7 +91,7 @@ pub fn running_vm(
     ensure_not_stopped(&record.name, qemu.as_ref())?;
     if matches!(state, VmState::Starting | VmState::Suspending | VmState::Resuming) {
         let _lock = lock(&record.name, layout, context)?;
-        // Whoever held the lock may have finished, or given up.
+        // The last holder of the lock may have finished, or given up.
         record = recorded_vm(Some(&record.name), layout)?;
         state = observe(&record, &layout.vm(&record.name)).0;
         if state == VmState::Suspending {
@@ -109,7 +111,7 @@ pub fn running_vm(
     }
     if is_paused(&record) {
         let _lock = lock(&record.name, layout, context)?;
-        // A suspend, whose machine stands still rightly, has ended by now.
+        // A suspend, which pauses the machine on purpose, has ended by now.
         record = recorded_vm(Some(&record.name), layout)?;
         state = observe(&record, &layout.vm(&record.name)).0;
         if state != VmState::Running {
@@ -123,10 +125,11 @@ pub fn running_vm(
     Ok(record)
 }
 
-/// Finds out why the guest of a VM that ran no longer answers.
+/// Finds the reason why the guest of a VM no longer answers.
 ///
 /// # Errors
-/// [`VmError::DiskFull`]; [`VmError::NotRunning`] once its QEMU has ended; [`VmError::NetworkDown`] where the agent says so.
+/// Returns [`VmError::DiskFull`], [`VmError::NotRunning`] if its QEMU has ended, or
+/// [`VmError::NetworkDown`] if the agent reports that.
 pub fn explain_silence(name: Option<&str>, layout: &ProjectLayout) -> Result<(), VmError> {
     let record = recorded_vm(name, layout)?;
     match glance(&record, &layout.vm(&record.name)).0 {

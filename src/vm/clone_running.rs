@@ -1,4 +1,4 @@
-//! Clones a VM that may be running.
+//! Cloning a VM that may be running.
 
 use crate::config::ProjectConfig;
 use crate::context::RuntimeContext;
@@ -11,11 +11,11 @@ use super::start::UpOptions;
 use super::suspend::{check_clone, clone, suspend};
 use super::up::up;
 
-/// Makes `new` of the VM `vm`, whose disk is where the configuration declares it. A VM that runs is
-/// suspended for the clone, and then resumed, whether or not it could be cloned.
+/// Clones the VM `vm` as `new`, with its disk where the configuration declares it. A running VM is
+/// suspended for the clone and then resumed, even if the clone failed.
 ///
 /// # Errors
-/// Those of [`suspend`], [`clone`] and [`up`].
+/// Returns errors of [`suspend`], [`clone`] and [`up`].
 pub fn clone_running(
     vm: &str,
     new: &str,

@@ -8,15 +8,15 @@ use std::path::{Path, PathBuf};
 use crate::files::Size;
 use crate::qemu::Qcow2Header;
 
-/// Filesystem without room for a VM's disk.
+/// A filesystem that is too full for a VM's disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FullDisk {
-    /// Where it is mounted.
+    /// Mount point.
     pub filesystem: PathBuf,
-    /// What is free on it, if it can be told.
+    /// Free bytes, if known.
     pub free_bytes: Option<u64>,
-    /// How much the VM's disk may still grow, if it can be told. QEMU does not say how much the write needs that found no
-    /// room; with this much, none fails.
+    /// Bytes by which the VM's disk may still grow, if known. QEMU does not say how much the failed
+    /// write needs; with this much free, none fails.
     pub growth_bytes: Option<u64>,
 }
 
@@ -34,7 +34,7 @@ impl fmt::Display for FullDisk {
 }
 
 impl FullDisk {
-    /// The filesystem of a VM's disk.
+    /// Describes the filesystem of a VM's disk.
     pub(in crate::vm) fn of(disk: &Path) -> Self {
         let directory = disk.parent().unwrap_or(Path::new("/"));
         let free = rustix::fs::statvfs(directory).ok();

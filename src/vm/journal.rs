@@ -1,6 +1,6 @@
-//! Journal of a project, `.castra/logs/castra.log`: what castra did to its VMs, one event a line
-//! with its time. Nothing waits for it and nothing fails by it: it is not forced to the disk, and
-//! is left out where it cannot be written.
+//! Journal of a project, `.castra/logs/castra.log`: what castra did to its VMs, one event per line
+//! with its time. Nothing waits for it and nothing fails because of it: it is not synced to disk,
+//! and is left out if it cannot be written.
 
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -17,8 +17,8 @@ use crate::report::{Event, Reporter};
 use super::error::VmError;
 use super::parallel::PerVm;
 
-/// Does `work` with a context whose events are written to the journal as well, and writes what fails
-/// of it. `doing` is the command.
+/// Does `work` with a context whose events are also written to the journal, and writes its
+/// failures. `doing` is the command.
 pub(super) fn record<T>(
     doing: &str,
     layout: &ProjectLayout,
@@ -35,7 +35,7 @@ pub(super) fn record<T>(
     done
 }
 
-/// Does for one VM what [`record`] does for several.
+/// Does `work` on one VM as [`record`] does on several.
 pub(super) fn record_one<T>(
     doing: &str,
     vm: &str,
@@ -54,7 +54,7 @@ fn open_journal(layout: &ProjectLayout, context: &RuntimeContext) -> (Arc<Journa
     (journal, RuntimeContext { reporter, ..context.clone() })
 }
 
-/// A failure as it is written down. It is no [`Event`], since whoever asked gets it as an error.
+/// Formats a failure for the log. It is not an [`Event`], since the caller gets it as an error.
 fn failure(doing: &str, vm: &str, error: &VmError) -> Value {
     json!({ "event": "failed", "vm": vm, "doing": doing, "error": crate::error::one_line(error) })
 }
@@ -62,14 +62,14 @@ fn failure(doing: &str, vm: &str, error: &VmError) -> Value {
 struct Journal {
     inner: Arc<dyn Reporter>,
     layout: ProjectLayout,
-    /// Nothing until there is something to write and a place for it.
+    /// The log; `None` until there is something to write and a directory for it.
     file: Mutex<Option<File>>,
 }
 
 impl Reporter for Journal {
     fn report(&self, event: &Event) {
         self.inner.report(event);
-        // Steps of images have a log of their own, and progress is of the moment.
+        // Steps of images have a log of their own, and progress has no lasting value.
         let is_worth_it = !matches!(
             event,
             Event::Hashing { .. }
@@ -90,7 +90,7 @@ impl Reporter for Journal {
 }
 
 impl Journal {
-    /// One write a line, so that lines of several castras do not mix.
+    /// Writes one line in one write, so that lines of several castras do not mix.
     fn write(&self, value: &Value) {
         let Ok(mut file) = self.file.lock() else { return };
         if file.is_none() {
@@ -103,7 +103,7 @@ impl Journal {
 }
 
 fn open(layout: &ProjectLayout) -> io::Result<File> {
-    // A project that has no state yet does not get one by this.
+    // Logging does not create the state of a project.
     if !layout.is_made() {
         return Err(io::ErrorKind::NotFound.into());
     }

@@ -11,14 +11,16 @@ use crate::state_root;
 
 use super::error::VmError;
 
-/// Lock of a VM, with a share of its project's, so that no other castra removes what the VM is about to need.
+/// Lock of a VM, with a shared lock on its project, so that no other castra removes what the VM is
+/// about to need.
 #[derive(Debug)]
 pub(super) struct VmLock {
     _vm: Lock,
     _project: Lock,
 }
 
-/// Locks a VM, on files that are still there: the last holder of the lock may have removed the VM, or the project.
+/// Locks a VM, on files that still exist: the last holder of the lock may have removed the VM, or
+/// the project.
 pub(super) fn lock(vm: &str, layout: &ProjectLayout, context: &RuntimeContext) -> Result<VmLock, VmError> {
     let tell = |what: String| move || context.reporter.report(&Event::Waiting { what });
     let files = layout.vm(vm);
@@ -47,10 +49,11 @@ pub(super) fn lock(vm: &str, layout: &ProjectLayout, context: &RuntimeContext) -
     }
 }
 
-/// Checks that no QEMU runs the VM that cannot be seen from here, and so neither asked nor ended.
+/// Checks that the VM is not run by a QEMU that cannot be seen from here, and so neither asked nor
+/// ended.
 ///
 /// # Errors
-/// [`VmError::Elsewhere`].
+/// Returns [`VmError::Elsewhere`].
 pub(super) fn ensure_reachable(vm: &str, layout: &ProjectLayout) -> Result<(), VmError> {
     let elsewhere = runs_elsewhere(&layout.vm(vm).pidfile());
     if elsewhere { Err(VmError::Elsewhere { vm: vm.to_owned() }) } else { Ok(()) }

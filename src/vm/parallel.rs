@@ -1,4 +1,4 @@
-//! Operations on several VMs at once.
+//! Operations on several VMs in parallel.
 
 use std::panic::resume_unwind;
 use std::thread::{self, ScopedJoinHandle};

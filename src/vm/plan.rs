@@ -1,5 +1,5 @@
-//! Plan of `up`: what it will do and why. Pure, from configuration, catalog and records; touches
-//! nothing.
+//! Plan of `up`: what it will do, and the reasons. Pure, from configuration, catalog and records;
+//! touches nothing.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -72,11 +72,11 @@ impl Plan {
         Ok(Self { vms })
     }
 
-    /// Plans the start of the named VMs, or of all, with the built-in images. Fails for a VM that is
-    /// only recorded, with the fault of its record if there is one.
+    /// Plans the start of the named VMs, or of all, with the built-in images. Fails for a VM that
+    /// is only recorded, with the fault of its record if there is one.
     ///
     /// # Errors
-    /// Those of [`Self::new`] and of reading the record; [`VmError::CloneUnfinished`].
+    /// Returns errors of [`Self::new`] and of reading the record, and [`VmError::CloneUnfinished`].
     pub fn of_start(
         config: &ProjectConfig,
         names: &[String],

@@ -1,4 +1,4 @@
-//! Restarts VMs.
+//! Restarting VMs.
 
 use crate::config::ProjectConfig;
 use crate::context::RuntimeContext;
@@ -12,12 +12,13 @@ use super::record::{Record, VmState, observe};
 use super::start::{UpOptions, UpOutcome};
 use super::up::{check_wait, up};
 
-/// Stops the VMs of these names and starts them again, side by side; without a name all that are
-/// declared, and clones that run. All is planned before anything is stopped, so that a mistake in the
-/// configuration costs no running VM. The outcome is `None` for a suspended VM that stays suspended.
+/// Stops the named VMs and starts them again, in parallel; without names, all that are declared,
+/// and running clones. Everything is planned before anything is stopped, so that a mistake in the
+/// configuration stops no running VM. The outcome is `None` for a suspended VM that stays
+/// suspended.
 ///
 /// # Errors
-/// Those of the plan, before anything is stopped. Each VM has an outcome of its own.
+/// Returns errors of the plan, before anything is stopped. Each VM has an outcome of its own.
 pub fn restart(
     names: &[String],
     config: &ProjectConfig,
@@ -30,7 +31,7 @@ pub fn restart(
     let mut names = names.to_vec();
     if names.is_empty() {
         names.extend(config.vms.iter().map(|vm| vm.name.clone()));
-        // Clones are declared nowhere; of those, what runs was meant to run.
+        // Clones are not declared; those that run are restarted.
         let clones =
             records.values().filter(|record| record.cloned.is_some() && !names.contains(&record.name));
         let running = clones.filter(|record| observe(record, &layout.vm(&record.name)).0.is_alive());
@@ -59,7 +60,8 @@ fn restart_one(
     for (_, state) in stopped {
         match state {
             Ok(VmState::Suspended) if stop.suspended == IfSuspended::Leave => return Ok(None),
-            // It has stopped, and is started again all the same.
+            // The VM has stopped, although not cleanly, so start it again and report the error
+            // afterwards.
             Err(error @ VmError::PowerCut { .. }) => power_cut = Some(error),
             state => drop(state?),
         }

@@ -1,5 +1,5 @@
-//! VM for one command: it starts from a warm template, leaves no file behind once commands can run,
-//! and ends with this process, in whatever way that ends.
+//! Throwaway VM for one command: it starts from a warm template, leaves no file behind once
+//! commands can run, and ends with this process, in whatever way that ends.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -26,40 +26,41 @@ use super::monitor::{RoomWatch, clean_up, disk_full};
 use super::plan::VmPlan;
 use super::start::{UpOptions, bring_up};
 
-/// How throw-away VMs are named, before their random digits.
+/// Prefix of throwaway VMs' names, followed by random digits.
 const PREFIX: &str = "run-";
 
 /// Time for QEMU to accept the session that watches over it.
 const QMP_LIMIT: Duration = Duration::from_secs(5);
-/// How long the end of a VM is waited for whose castra was killed.
+/// Time for a VM to end whose castra was killed.
 const END_LIMIT: Duration = Duration::from_secs(5);
 
 /// A VM that runs for one command. Dropping it ends the VM.
 pub struct Throwaway {
-    /// Where to log in.
+    /// Address and keys to log in.
     pub target: Target,
     vm: String,
     disk: PathBuf,
     room: Option<RoomWatch>,
     qemu: QemuPid,
-    /// Held as long as the VM's files may be there.
+    /// Lock that is held as long as the VM's files may exist.
     _lock: VmLock,
 }
 
-/// A name that no other throw-away VM has.
+/// Returns a name that no other throwaway VM has.
 ///
 /// # Errors
-/// [`VmError::Random`].
+/// Returns [`VmError::Random`].
 pub fn throwaway_name() -> Result<String, VmError> {
     let random: [u8; 6] = random_bytes().map_err(VmError::Random)?;
     let digits = hex(&random);
     Ok(format!("{PREFIX}{digits}"))
 }
 
-/// Starts a VM and waits until commands can run in it. The thread that calls this must live as long as the VM is to.
+/// Starts a VM and waits until commands can run in it. The calling thread must live as long as the
+/// VM shall.
 ///
 /// # Errors
-/// Those of `up`. Nothing is left then.
+/// Returns errors of `up`, after which nothing is left.
 pub fn start_throwaway(
     plan: &VmPlan,
     user: &str,
@@ -79,7 +80,7 @@ pub fn start_throwaway(
         let qemu = running_qemu(&files.pidfile()).ok_or_else(gone)?;
         Ok((target, qemu))
     });
-    // Before its socket goes.
+    // Connects before its socket is removed.
     let qmp = Qmp::connect(
         &layout.sockets(&context.runtime_root, vm).qmp(),
         WaitLimit::new(QMP_LIMIT, &context.cancel),
@@ -87,20 +88,20 @@ pub fn start_throwaway(
     for log in [layout.vm(vm).console_log(), layout.vm(vm).qemu_log()] {
         context.log_watch.watch_file(&log);
     }
-    // QEMU has open what it needs, so the files can go whether it runs or not.
+    // QEMU has open what it needs, so the files can be removed whether it runs or not.
     remove_files(vm, layout, context);
     let (target, qemu) = started.map_err(|error| VmError::ThrowawayFailed(Box::new(error)))?;
     let disk = layout.overlay(vm);
-    // A QEMU that does not answer now is found out by the command.
+    // If QEMU does not answer now, the command will notice.
     let room = qmp.ok().map(|qmp| RoomWatch::start(qmp, disk.clone(), context.reporter.clone()));
     Ok(Throwaway { target, vm: vm.clone(), disk, room, qemu, _lock: lock })
 }
 
 impl Throwaway {
-    /// Finds out why the guest no longer answers.
+    /// Finds the reason why the guest no longer answers.
     ///
     /// # Errors
-    /// [`VmError::DiskFull`].
+    /// Returns [`VmError::DiskFull`].
     pub fn explain_silence(&self) -> Result<(), VmError> {
         match &self.room {
             Some(room) if room.is_full() => {
@@ -110,19 +111,20 @@ impl Throwaway {
         }
     }
 
-    /// Ends the VM as if the power went; nothing of it is kept anyway. Whoever waits for its guest learns that it is gone.
+    /// Ends the VM like a power cut; nothing of it is kept anyway. Pending operations on its guest
+    /// fail.
     pub fn end(&self) {
-        // One that has ended by itself need not be ended.
+        // A VM that has ended by itself need not be ended.
         let _ = self.qemu.kill();
     }
 }
 
 impl Drop for Throwaway {
     fn drop(&mut self) {
-        // It has the last look at a machine that still runs.
+        // The watch takes its last look at a machine that still runs.
         self.room = None;
         self.end();
-        // It is a child of this process: once it is waited for, it is gone.
+        // QEMU is a child of this process: once it is waited for, it is gone.
         let pid = rustix::process::Pid::from_raw(self.qemu.pid());
         let _ = waitpid(pid, WaitOptions::empty());
     }
@@ -135,13 +137,14 @@ fn remove_files(vm: &str, layout: &ProjectLayout, context: &RuntimeContext) {
     clean_up(&files, &sockets);
     let unfinished = temporary_name(&layout.overlay(vm));
     for file in files.logs().into_iter().chain([layout.overlay(vm), unfinished]) {
-        // What cannot go now is swept by a later run.
+        // A file that cannot be removed now is swept by a later run.
         let _ = fs::remove_file(file);
     }
     let _ = fs::remove_dir_all(files.directory());
 }
 
-/// Removes what runs that were killed while they started have left. Whoever still starts holds its VM's lock.
+/// Removes the remains of runs that were killed while they started. A run that is still starting
+/// holds its VM's lock.
 fn sweep(layout: &ProjectLayout, context: &RuntimeContext) {
     let entries = fs::read_dir(layout.vms()).into_iter().flatten().flatten();
     for name in entries.filter_map(|entry| entry.file_name().into_string().ok()) {
@@ -151,7 +154,7 @@ fn sweep(layout: &ProjectLayout, context: &RuntimeContext) {
         if !name.starts_with(PREFIX) || runs_elsewhere(&files.pidfile()) {
             continue;
         }
-        // Its castra is gone, so the kernel is just ending it, or is none that does.
+        // Its castra is gone, so the kernel is either ending it already or cannot do that.
         if let Some(qemu) = running_qemu(&files.pidfile()) {
             let _ = qemu.kill();
             qemu.wait(END_LIMIT);

@@ -1,4 +1,4 @@
-//! Brings up VMs: from a plan to VMs in which commands can run.
+//! Bringing up VMs: from a plan to VMs in which commands can run.
 
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -27,10 +27,11 @@ use super::start::{
 };
 use super::suspend::resume;
 
-/// How long QEMU may take to answer.
+/// Time for QEMU to end.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
-/// Brings up all VMs of the plan side by side. One that fails keeps none of the others from coming up.
+/// Brings up all VMs of the plan in parallel. One that fails does not keep the others from coming
+/// up.
 pub fn up(
     plan: &Plan,
     layout: &ProjectLayout,
@@ -93,8 +94,8 @@ fn ensure_no_qemu(vm: &str, layout: &ProjectLayout) -> Result<(), VmError> {
     }
 }
 
-/// Does what the VM's state asks for. Breaks with the outcome of a VM that runs or could be resumed, and
-/// continues with the record of one that is to be started.
+/// Acts on the VM's state. Breaks with the outcome of a VM that runs or could be resumed, and
+/// continues with the record of one to be started.
 fn make_startable(
     plan: &VmPlan,
     mut record: Record,
@@ -107,7 +108,7 @@ fn make_startable(
     match observe(&record, &layout.vm(vm)).0 {
         VmState::Starting if is_stalled(&record, context) => end_stalled(&record, layout, context)?,
         VmState::Starting | VmState::Running | VmState::DiskFull => return attach(record),
-        // A `suspend` that was killed half-way: the machine is paused, and is to run.
+        // A `suspend` that was killed halfway: the machine is paused, and should run.
         VmState::Suspending => return attach(cancel_suspend(record, layout, context)?),
         VmState::Suspended | VmState::Resuming if options.discard_suspended => {
             record = discard(record, layout)?;
@@ -132,10 +133,10 @@ fn make_startable(
     Ok(ControlFlow::Continue(record))
 }
 
-/// Checks that what `up` is to wait for can be known: only the agent reports the guest's services.
+/// Checks that the awaited stage can be known: only the agent reports the guest's services.
 ///
 /// # Errors
-/// [`VmError::ServicesUnseen`].
+/// Returns [`VmError::ServicesUnseen`].
 pub fn check_wait(plan: &VmPlan, options: UpOptions) -> Result<(), VmError> {
     if plan.boot == BootProfile::Native && options.wait == WaitFor::Services {
         return Err(VmError::ServicesUnseen { vm: plan.definition.name.clone() });
@@ -151,8 +152,8 @@ fn up_now(record: Record, context: &RuntimeContext) -> UpOutcome {
     UpOutcome { record, ran_already: false }
 }
 
-/// A VM that runs already: what its image and its definition say by now is told, and a start that nobody finished, or a
-/// guest that was rebooted and has lost its keys, is made ready.
+/// Attaches to a VM that runs already: reports changes to its image and definition, and makes ready
+/// an unfinished start, or a guest that was rebooted and has lost its keys.
 fn attach_running(
     plan: &VmPlan,
     record: Record,
@@ -176,7 +177,8 @@ fn attach_running(
     attach(record, layout, context, options)
 }
 
-/// Ends a machine that never ran. Its disk was made for a template's memory and not written to, so it boots.
+/// Ends a machine that never ran. Its disk was created for a template's memory and not written to,
+/// so it can boot.
 fn end_stalled(record: &Record, layout: &ProjectLayout, context: &RuntimeContext) -> Result<(), VmError> {
     let files = layout.vm(&record.name);
     if let Some(qemu) = running_qemu(&files.pidfile()) {

@@ -11,20 +11,21 @@ use crate::layout::is_frozen_layer;
 use crate::qemu::{QCOW2_MAGIC, Qcow2Header, QemuError};
 use crate::vm::error::VmError;
 
-/// More layers than QEMU would open, and enough to notice that a chain bites its own tail.
+/// Most layers of a chain: more than QEMU would open, and enough to notice a cycle.
 const MAX_LAYERS: usize = 200;
 
-/// A file, whatever its names.
+/// Identity of a file, whatever its names.
 pub(super) type FileId = (u64, u64);
 
 pub(super) fn id_of(metadata: &Metadata) -> FileId {
     (metadata.dev(), metadata.ino())
 }
 
-/// Every disk in this directory that is not a layer of clones itself: VMs' disks, and whatever somebody put beside them.
+/// Returns every disk in this directory that is not a layer of clones: VMs' disks, and any that the
+/// user put beside them.
 ///
 /// # Errors
-/// [`VmError::Disk`]: what cannot be looked at may be a disk.
+/// Returns [`VmError::Disk`], since a file that cannot be read may be a disk.
 pub(super) fn disks_in(directory: &Path) -> Result<Vec<PathBuf>, VmError> {
     let failed = |path: &Path| {
         let path = path.to_owned();
@@ -37,7 +38,7 @@ pub(super) fn disks_in(directory: &Path) -> Result<Vec<PathBuf>, VmError> {
     };
     for entry in entries {
         let path = entry.map_err(failed(directory))?.path();
-        // What a link leads to counts, and a link that leads nowhere is no disk.
+        // A link counts as its target, and a dangling link is not a disk.
         let is_file = fs::metadata(&path).is_ok_and(|metadata| metadata.is_file());
         if is_file && !is_frozen_layer(&path) && is_disk(&path).map_err(failed(&path))? {
             disks.push(path);
@@ -46,29 +47,30 @@ pub(super) fn disks_in(directory: &Path) -> Result<Vec<PathBuf>, VmError> {
     Ok(disks)
 }
 
-/// By its content, or by its name where the content says nothing: a disk that is cut off stood on something once.
+/// Returns `true` for a disk by its content, or by its name if the content is inconclusive: a
+/// truncated disk once had a backing file.
 fn is_disk(path: &Path) -> io::Result<bool> {
     let mut begin = Vec::new();
     open_regular(path)?.take(QCOW2_MAGIC.len() as u64).read_to_end(&mut begin)?;
     Ok(begin == QCOW2_MAGIC || path.extension().is_some_and(|extension| extension == "qcow2"))
 }
 
-/// All files that these disks stand on, themselves not among them.
+/// Returns all files in the backing chains of these disks, without the disks themselves.
 ///
 /// # Errors
-/// [`VmError::Qemu`] for a chain that cannot be read, [`VmError::BaseMissing`] for one that leads nowhere: what it needs cannot
-/// be told then.
+/// Returns [`VmError::Qemu`] for a chain that cannot be read and [`VmError::BaseMissing`] for a
+/// broken one, whose needs are unknown.
 pub(super) fn foundations(disks: &[PathBuf]) -> Result<HashSet<FileId>, VmError> {
     let mut found = HashSet::new();
     disks.iter().try_for_each(|disk| follow(disk, &mut found))?;
     Ok(found)
 }
 
-/// The same as far as the chains can be read.
+/// Returns the files in the backing chains, as far as the chains can be read.
 pub(super) fn known_foundations(disks: &[PathBuf]) -> HashSet<FileId> {
     let mut found = HashSet::new();
     for disk in disks {
-        // What was found up to there counts.
+        // Files found before an error count.
         let _ = follow(disk, &mut found);
     }
     found
@@ -78,7 +80,7 @@ fn follow(disk: &Path, found: &mut HashSet<FileId>) -> Result<(), VmError> {
     let mut path = disk.to_owned();
     for _ in 0..MAX_LAYERS {
         let header = match Qcow2Header::read(&path) {
-            // A raw image, which stands on nothing; but a damaged layer did stand on something.
+            // A raw image has no backing file; but a damaged layer had one.
             Err(QemuError::NotQcow2 { .. }) if path != disk && !is_disk(&path).unwrap_or(true) => break,
             header => header?,
         };
@@ -112,7 +114,7 @@ mod tests {
         fs::write(at("base.raw"), "raw").expect("written");
         overlay(&at("layer-0123456789abcdef.qcow2"), "base.raw");
         overlay(&at("web-overlay.qcow2"), "layer-0123456789abcdef.qcow2");
-        // Somebody's own, whatever it is called.
+        // The user's own disk, whatever its name.
         overlay(&at("mine"), "base.raw");
         fs::write(at("notes.txt"), "no disk").expect("written");
         let mut disks = disks_in(directory.path()).expect("listed");

@@ -1,8 +1,8 @@
 //! Removes what no VM of a project needs and, on request, whole VMs.
 //!
-//! The survey decides what goes, then the freed space is counted, and removing comes last. The
-//! project's lock is held meanwhile, of which every operation on a VM holds a share: nothing can
-//! come to need what is about to go. A VM that runs or is suspended is never touched.
+//! The survey decides what to remove, then the freed space is counted, and the removal comes last.
+//! The project's lock is held meanwhile, which every operation on a VM shares: nothing can start to
+//! need a file that is about to be removed. A VM that runs or is suspended is never touched.
 
 mod foundations;
 mod orphans;
@@ -29,76 +29,78 @@ use survey::Survey;
 
 pub use orphans::{Orphan, end_orphan, orphans};
 
-/// What a clean may do.
+/// Options of a clean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct CleanOptions {
-    /// Only tell.
+    /// Only report what would be removed.
     pub dry_run: bool,
-    /// Remove VMs that are stopped, with their disks, records and keys.
+    /// Remove stopped VMs, with their disks, records and keys.
     pub disks: bool,
-    /// Move records aside that cannot be read, so that `up` writes new ones.
+    /// Quarantine unreadable records, so that `up` writes new ones.
     pub records: bool,
 }
 
-/// Sorts of things that go.
+/// Kinds of things that are removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum CleanedKind {
     /// A VM's disk.
     Disk,
-    /// Record, keys and all else of a VM.
+    /// Record, keys and everything else of a VM.
     Vm,
-    /// A record that cannot be read; it is moved aside.
+    /// An unreadable record, which is quarantined.
     Record,
-    /// A layer of clones, or a template's disk, that no disk stands on.
+    /// A layer of clones, or a template's disk, that is in no backing chain.
     Layer,
-    /// An image that no disk stands on.
+    /// An image that is in no backing chain.
     Image,
-    /// What was moved aside because it was damaged.
+    /// A damaged file in quarantine.
     Quarantine,
     /// A log.
     Log,
-    /// What a killed castra or QEMU left, or what the next start makes anew.
+    /// A file that a killed castra or QEMU left, or that the next start writes again.
     Leftover,
-    /// The cache that stood in for the user's own.
+    /// The cache that replaced the user's own.
     Cache,
 }
 
 /// One thing that was removed, or would be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cleaned {
-    /// What it is.
+    /// Kind of thing.
     pub kind: CleanedKind,
     /// The VM it belonged to, if it belonged to one.
     pub vm: Option<String>,
     /// The file or directory.
     pub path: PathBuf,
-    /// How much space on disk its removal frees, in bytes: nothing for what has another name elsewhere.
+    /// Disk space in bytes that its removal frees: 0 for a file with another name elsewhere.
     pub freed_bytes: u64,
 }
 
-/// Something that stays, and that a reader might have expected to go.
+/// One thing that stays although a user might expect it to go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kept {
     /// The VM it is about, if it is about one.
     pub vm: Option<String>,
-    /// What stays and why, as a sentence without its end.
+    /// The thing and the reason, as a sentence without its full stop.
     pub why: String,
 }
 
-/// What became of a project.
+/// Result of cleaning a project.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct CleanReport {
-    /// What went.
+    /// Things removed, or that would be.
     pub removed: Vec<Cleaned>,
-    /// What stays.
+    /// Things that stay.
     pub kept: Vec<Kept>,
 }
 
-/// Removes what the project does not need; of the VMs of these names only, if there is one. A disk out of these bounds stays,
-/// whatever a record says: the file may have been changed by another hand.
+/// Removes what the project does not need. If `names` is not empty, only these VMs are considered.
+/// A disk outside `bounds` stays, whatever a record says, since something else may have changed the
+/// record.
 ///
 /// # Errors
-/// [`RecordError::Unknown`] before anything is done; [`VmError::Disk`], [`VmError::Lock`]. What was removed before stays removed.
+/// Returns [`RecordError::Unknown`] before anything is done, [`VmError::Disk`] or
+/// [`VmError::Lock`]. What was removed before stays removed.
 pub fn clean(
     names: &[String],
     options: CleanOptions,
@@ -121,7 +123,7 @@ pub fn clean(
         ensure_reachable(vm, layout)?;
     }
     let survey = Survey { names, options, bounds, layout, context }.run()?;
-    // Before anything goes: the VM of a disk that is open needs its sockets, too.
+    // Before anything is removed, since the VM of an open disk also needs its sockets.
     for disk in survey.planned.iter().filter(|planned| planned.kind == CleanedKind::Disk) {
         refuse_in_use(&disk.path)?;
     }
@@ -129,7 +131,7 @@ pub fn clean(
     let mut report = CleanReport { removed: Vec::new(), kept: survey.kept };
     for mut planned in survey.planned {
         context.cancel.check()?;
-        // What is moved aside takes what it took.
+        // A quarantined file frees nothing.
         if planned.kind != CleanedKind::Record {
             planned.freed_bytes = usage.take(&planned.path);
         }

@@ -1,4 +1,4 @@
-//! VMs that still run though their projects are gone.
+//! VMs that still run although their projects are gone.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,27 +8,27 @@ use crate::qemu::{FoundQemu, find_qemus};
 use crate::vm::error::VmError;
 use crate::vm::monitor::clean_up_run;
 
-/// How long QEMU may take to end once it is told to.
+/// Time for QEMU to end after a signal.
 const END_LIMIT: Duration = Duration::from_secs(10);
 
-/// A VM that runs and whose project is gone.
+/// A running VM whose project is gone.
 #[derive(Debug)]
 pub struct Orphan {
-    /// Its name.
+    /// Name of the VM.
     pub vm: String,
-    /// Where its project was.
+    /// Former directory of its project.
     pub directory: PathBuf,
     found: FoundQemu,
 }
 
 impl Orphan {
-    /// QEMU's process.
+    /// Returns the pid of its QEMU.
     pub fn pid(&self) -> i32 {
         self.found.qemu.pid()
     }
 }
 
-/// All VMs that run and whose projects are gone, by pid.
+/// Returns all running VMs whose projects are gone, by pid.
 pub fn orphans() -> Vec<Orphan> {
     let orphan = |found: FoundQemu| Orphan {
         vm: found.vm.clone(),
@@ -38,11 +38,12 @@ pub fn orphans() -> Vec<Orphan> {
     find_qemus().into_iter().filter(|found| found.is_orphan).map(orphan).collect()
 }
 
-/// Ends a VM whose project is gone, as if the power went: there is no disk to be put in order. The process is known by its
-/// lock on its pid file, and signalled by a descriptor, so that no other one can be hit.
+/// Ends a VM whose project is gone, like a power cut: there is no disk to shut down cleanly. The
+/// process is found by its lock on its pid file, and signalled through a pidfd, so that no other
+/// process can be hit.
 ///
 /// # Errors
-/// [`VmError::Unkillable`]; [`VmError::Qemu`] where it cannot be signalled.
+/// Returns [`VmError::Unkillable`], or [`VmError::Qemu`] if it cannot be signalled.
 pub fn end_orphan(orphan: &Orphan, context: &RuntimeContext) -> Result<(), VmError> {
     let qemu = &orphan.found.qemu;
     qemu.terminate()?;

@@ -1,4 +1,4 @@
-//! Removes what the survey has found, and counts the freed space.
+//! Removal of what the survey has found, and the count of freed space.
 
 use std::collections::HashMap;
 use std::fs;
@@ -16,23 +16,25 @@ use crate::vm::error::VmError;
 /// Unit of `st_blocks`, whatever the filesystem's own is: `stat(2)`.
 const BLOCK_BYTES: u64 = 512;
 
-/// A file's names: how many there were, and how many are gone.
+/// Number of names of a file: at first, and gone by now.
 #[derive(Clone, Copy)]
 struct Names {
     all: u64,
     gone: u64,
 }
 
-/// How many names of each file are gone.
+/// Removed names of each file.
 #[derive(Default)]
 pub(super) struct Usage {
     taken: HashMap<FileId, Names>,
-    /// A directory that goes may have had things in it that went before, which count once.
+    /// Paths counted already, since a directory may be removed after some of its files, which count
+    /// once.
     paths: std::collections::HashSet<PathBuf>,
 }
 
 impl Usage {
-    /// What the removal of this file or directory frees, after all that was asked for before: a file's last name does.
+    /// Returns the space that removing this file or directory frees, after all removals before:
+    /// only a file's last name frees space.
     pub(super) fn take(&mut self, path: &Path) -> u64 {
         let Ok(metadata) = fs::symlink_metadata(path) else { return 0 };
         if metadata.is_dir() {
@@ -43,14 +45,14 @@ impl Usage {
             return 0;
         }
         let id = id_of(&metadata);
-        // As of the first look: whatever is removed between two looks has fewer names then.
+        // As of the first look: a file that is removed between two looks has fewer names then.
         let names = self.taken.entry(id).or_insert(Names { all: metadata.nlink(), gone: 0 });
         names.gone += 1;
         if names.gone == names.all { metadata.blocks() * BLOCK_BYTES } else { 0 }
     }
 }
 
-/// Removes a file, a link or a directory with all it holds; that there is none is fine.
+/// Removes a file, a link or a directory with its contents. A missing one is fine.
 pub(super) fn remove(path: &Path) -> Result<(), VmError> {
     let removed = match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
@@ -64,7 +66,7 @@ pub(super) fn remove(path: &Path) -> Result<(), VmError> {
     }
 }
 
-/// Moves a record aside that cannot be read, and says where it is now.
+/// Quarantines an unreadable record, and returns its new path.
 pub(super) fn set_record_aside(record: &Cleaned, layout: &ProjectLayout) -> Result<PathBuf, VmError> {
     let quarantine = layout.quarantine();
     let failed = |source| VmError::Disk { action: "move aside", path: record.path.clone(), source };
@@ -82,12 +84,12 @@ fn entries(directory: &Path) -> impl Iterator<Item = fs::DirEntry> + use<> {
     fs::read_dir(directory).into_iter().flatten().flatten()
 }
 
-/// Directories in which nothing is left go, too. Each removal is refused as long as something is in it.
+/// Removes empty directories. Each removal fails as long as something is in the directory.
 pub(super) fn remove_empty_directories(layout: &ProjectLayout, context: &RuntimeContext, may_all_go: bool) {
     let images = layout.images();
     for id in entries(images.root()) {
         let is_lock = |entry: &fs::DirEntry| entry.file_name().to_str().is_some_and(is_image_lock);
-        // Whoever waits for one finds that it is gone, and makes another.
+        // A waiter on one of these locks finds that it is gone, and creates another.
         if entries(&id.path()).all(|entry| is_lock(&entry)) {
             let _ = fs::remove_dir_all(id.path());
         }
@@ -97,7 +99,8 @@ pub(super) fn remove_empty_directories(layout: &ProjectLayout, context: &Runtime
         let _ = fs::remove_dir(directory);
     }
     let _ = layout.sockets(&context.runtime_root, "any").own_project().map(fs::remove_dir);
-    // A state root in which nothing else is counts as empty, whichever of these is left of it by a castra that was killed.
+    // A state root without anything else counts as empty, whichever of these a killed castra has
+    // left.
     let last = [layout.git_ignore(), layout.mark(), layout.state_root().join(LINKED_FROM)];
     let is_last = |path: &PathBuf| *path == layout.project_lock() || last.contains(path);
     let is_left = entries(layout.state_root()).map(|entry| entry.path()).any(|path| !is_last(&path));
@@ -105,7 +108,7 @@ pub(super) fn remove_empty_directories(layout: &ProjectLayout, context: &Runtime
         for file in &last {
             let _ = fs::remove_file(file);
         }
-        // Whoever waits for the lock finds that its file is gone, and makes all again.
+        // A waiter on the lock finds that its file is gone, and creates everything again.
         let _ = fs::remove_file(layout.project_lock());
         let _ = fs::remove_dir(layout.state_root());
         let _ = fs::remove_file(context.cache.known_project(layout));

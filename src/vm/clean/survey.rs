@@ -1,4 +1,4 @@
-//! Surveys a project: which files go, which stay and why. Changes nothing.
+//! Survey of a project: the files to remove, and those that stay, with the reason. Changes nothing.
 
 use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsStr;
@@ -22,7 +22,7 @@ use crate::vm::record::{Record, RecordError, VmState, observe, place};
 use super::foundations::{FileId, disks_in, foundations, id_of, known_foundations};
 use super::{CleanOptions, Cleaned, CleanedKind, Kept};
 
-/// What is asked for.
+/// Scope and options of a survey.
 pub(super) struct Survey<'a> {
     pub(super) names: &'a [String],
     pub(super) options: CleanOptions,
@@ -31,18 +31,18 @@ pub(super) struct Survey<'a> {
     pub(super) context: &'a RuntimeContext,
 }
 
-/// What was found.
+/// Result of a survey.
 #[derive(Default)]
 pub(super) struct Found {
-    /// What goes, in this order.
+    /// Things to remove, in this order.
     pub(super) planned: Vec<Cleaned>,
-    /// What stays.
+    /// Things that stay.
     pub(super) kept: Vec<Kept>,
-    /// Of images that go, held until they are gone.
+    /// Locks of images to be removed, held until they are gone.
     pub(super) locks: Vec<Lock>,
 }
 
-/// A VM, or what there is of one.
+/// A VM, or its remains.
 struct Vm {
     name: String,
     record: Result<Option<Record>, RecordError>,
@@ -50,9 +50,9 @@ struct Vm {
 }
 
 enum Standing {
-    /// It does not run, and nothing of it is in memory.
+    /// Stopped, with nothing in memory.
     Free,
-    /// It must not be touched.
+    /// In use, not to be touched.
     Busy(VmState),
 }
 
@@ -64,13 +64,13 @@ impl Found {
         }
     }
 
-    /// Whether no castra works on the image of this lock, nor will until this is dropped.
+    /// Returns `true` if no castra works on the image of this lock, nor will until this is dropped.
     fn take_lock(&mut self, path: PathBuf) -> bool {
         if self.locks.iter().any(|lock| lock.is_on(&path)) {
             return true;
         }
         match trusted::open(&path).map(|file| Lock::try_hold(file, &path)) {
-            // Nobody has ever worked on it.
+            // No castra has ever worked on it.
             Err(error) => error.kind() == io::ErrorKind::NotFound,
             Ok(Ok(Some(lock))) => {
                 self.locks.push(lock);
@@ -114,7 +114,7 @@ impl Survey<'_> {
                 state if state.is_alive() || state == VmState::Suspended => Standing::Busy(state),
                 _ => Standing::Free,
             },
-            // A record that cannot be read does not say whether what was saved counts.
+            // An unreadable record does not say if the saved state counts.
             Err(_) if files.machine_state().exists() && !self.options.records => {
                 Standing::Busy(VmState::Suspended)
             }
@@ -137,7 +137,7 @@ impl Survey<'_> {
             }
         }
         if let Standing::Busy(state) = vm.standing {
-            // That of a VM with an unreadable record is told already.
+            // That of a VM with an unreadable record is reported already.
             if vm.record.is_ok() {
                 found.keep(Some(name), format!("VM `{name}` is {}: nothing of it is touched", state.name()));
             }
@@ -152,7 +152,8 @@ impl Survey<'_> {
             found.plan(CleanedKind::Log, Some(name), log);
         }
         let sockets = self.layout.sockets(&self.context.runtime_root, name);
-        // Those of a VM that was started here and whose project was moved or removed since are in use.
+        // The sockets of a VM that was started here, and whose project was moved or removed since,
+        // are in use.
         if sockets.own_project().is_some() && !is_in_use(&sockets) {
             found.plan(CleanedKind::Leftover, Some(name), sockets.directory().to_owned());
         }
@@ -171,7 +172,7 @@ impl Survey<'_> {
             found.plan(CleanedKind::Leftover, Some(name), path);
         }
         if vm.record.is_ok() {
-            // It is not suspended, so that what was saved counts no more.
+            // The VM is not suspended, so its saved state counts no more.
             found.plan(CleanedKind::Leftover, Some(name), files.machine_state());
         }
         for entry in entries(files.directory()).filter(|entry| starts_with(entry, TEMPORARY)) {
@@ -186,7 +187,7 @@ impl Survey<'_> {
         }
     }
 
-    /// Returns the reason for which a VM's disk must not go, if there is one.
+    /// Returns the reason why a VM's disk must stay, if there is one.
     fn why_disk_stays(&self, vm: &str, overlay: &Path) -> Option<String> {
         if let Some(other) = place::other_project(overlay, vm, self.layout) {
             let (disk, other) = (overlay.display(), other.display());
@@ -201,18 +202,18 @@ impl Survey<'_> {
         self.bounds.disk(disk.to_owned()).confirm().map(drop)
     }
 
-    /// Where disks are: the project's own directory, and those that definitions name.
+    /// Returns the directories of disks: the project's own, and those that definitions name.
     fn disk_directories(&self, vms: &[Vm]) -> BTreeSet<PathBuf> {
         let own = std::iter::once(self.layout.state_root().to_owned());
         own.chain(vms.iter().filter_map(|vm| self.overlay(vm).parent().map(Path::to_owned))).collect()
     }
 
-    /// All disks that stay, as far as that is decided by now.
+    /// Returns all disks that stay, as far as that is decided by now.
     fn disks_that_stay(&self, vms: &[Vm], found: &Found) -> Result<Vec<PathBuf>, VmError> {
         let mut disks = Vec::new();
         for directory in self.disk_directories(vms) {
             if let Err(source) = fs::metadata(&directory) {
-                // Perhaps on a disk that is not mounted now.
+                // The directory may be on a filesystem that is not mounted now.
                 return Err(VmError::Disk { action: "look at", path: directory, source });
             }
             disks.append(&mut disks_in(&directory)?);
@@ -222,9 +223,9 @@ impl Survey<'_> {
         Ok(disks)
     }
 
-    /// A disk that another one stands on stays, and its VM with it.
+    /// Keeps each disk that is in another one's backing chain, and its VM with it.
     fn spare_foundations(&self, vms: &[Vm], found: &mut Found) {
-        // A chain that cannot be read keeps no VM from going: that may be what mends it.
+        // A chain that cannot be read keeps no VM from being removed: that may be the repair.
         let directories = self.disk_directories(vms);
         let mut stay: Vec<PathBuf> =
             directories.iter().flat_map(|directory| disks_in(directory).unwrap_or_default()).collect();
@@ -239,7 +240,7 @@ impl Survey<'_> {
         }
     }
 
-    /// What belongs to no VM.
+    /// Surveys what belongs to no VM.
     fn project(&self, vms: &[Vm], found: &mut Found) {
         let root = self.layout.state_root();
         for entry in entries(root) {
@@ -269,7 +270,7 @@ impl Survey<'_> {
         }
     }
 
-    /// Sockets of VMs that do not run, whether anything else is known of them or not.
+    /// Surveys the sockets of VMs that do not run, known or unknown.
     fn sockets(&self, busy: &[&Vm], found: &mut Found) {
         let of_vm = |vm: &str| self.layout.sockets(&self.context.runtime_root, vm);
         let any: SocketsLayout = of_vm("any");
@@ -281,7 +282,7 @@ impl Survey<'_> {
         }
     }
 
-    /// Layers, templates' disks and images that no disk stands on.
+    /// Surveys layers, templates' disks and images that are in no backing chain.
     fn layers(&self, vms: &[Vm], found: &mut Found) -> Result<(), VmError> {
         let needed = foundations(&self.disks_that_stay(vms, found)?)?;
         let is_confirmed = |vm: &&Vm| self.confirm(&self.overlay(vm)).is_ok();
@@ -294,7 +295,7 @@ impl Survey<'_> {
             .collect();
         for directory in self.disk_directories(vms) {
             for path in entries(&directory).map(|entry| entry.path()).filter(|path| is_frozen_layer(path)) {
-                // A directory of the user's own may have anything in it.
+                // A directory of the user's own may hold anything.
                 let is_ours = directory == self.layout.state_root() || known.contains(&path);
                 if is_ours && !is_one_of(&path, &needed) && check_removable(&path).is_ok() {
                     found.plan(CleanedKind::Layer, None, path);
@@ -323,7 +324,8 @@ impl Survey<'_> {
                 let is_needed = entries(&images.image(&id, version_name))
                     .any(|file| file.metadata().is_ok_and(|metadata| needed.contains(&id_of(&metadata))));
                 let is_whole = hidden.is_none();
-                // What an interrupted castra left of one in the making is needed by nobody. Locks go with the last image.
+                // Nothing needs the remains of an interrupted preparation. Locks are removed with
+                // the last image.
                 let goes = !is_image_lock(&name) && (!is_whole || !is_needed);
                 if goes && found.take_lock(images.lock(&id, version_name)) {
                     let kind = if is_whole { CleanedKind::Image } else { CleanedKind::Leftover };
@@ -334,7 +336,7 @@ impl Survey<'_> {
     }
 }
 
-/// Every VM there is anything of: a directory of its own, or a disk where the default one is.
+/// Returns every VM with remains: a directory of its own, or a disk at the default location.
 fn vm_names(layout: &ProjectLayout) -> BTreeSet<String> {
     let name = |entry: DirEntry| entry.file_name().into_string().ok();
     let directories = entries(&layout.vms()).filter_map(name);

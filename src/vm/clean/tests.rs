@@ -19,7 +19,8 @@ use super::*;
 const ALL: CleanOptions = CleanOptions { dry_run: false, disks: false, records: false };
 const DISKS: CleanOptions = CleanOptions { disks: true, ..ALL };
 
-/// A project with a VM `web`, whose disk stands on a layer, and that on an image; and `own`, whose disk stands on a template's.
+/// A project with a VM `web`, whose disk is based on a layer, and that on an image; and `own`,
+/// whose disk is based on a template's.
 struct Fixture {
     root: TempDir,
     layout: ProjectLayout,
@@ -88,7 +89,7 @@ impl Fixture {
         Arc::new(Bounds::new(&self.root.path().join("project"), &[]))
     }
 
-    /// What went, as seen from the project.
+    /// Returns the removed paths, relative to the state root.
     fn gone(&self, report: &CleanReport) -> BTreeSet<String> {
         let root = self.layout.state_root();
         let name = |one: &Cleaned| one.path.strip_prefix(root).unwrap_or(&one.path).display().to_string();
@@ -107,7 +108,7 @@ fn why(report: &CleanReport) -> String {
 #[test]
 fn what_no_disk_stands_on_goes_and_nothing_else() {
     let fixture = Fixture::new();
-    // Somebody's own disk keeps what it stands on, too.
+    // A disk of the user's own also keeps its backing chain.
     fixture.disk(&fixture.layout.state_root().join("mine"), &fixture.layout.layer("a2"));
     let expected = set(&["images/alpine/v2", "layer-0000000000000002.qcow2"]);
     let told = fixture.clean(&[], CleanOptions { dry_run: true, ..ALL });
@@ -210,7 +211,7 @@ fn a_second_name_frees_nothing_and_the_last_one_all() {
     };
     let dry = CleanOptions { dry_run: true, ..ALL };
     assert_eq!(freed(&fixture.clean(&[], dry)), Some(0));
-    // Two names that both go count once.
+    // Two names that are both removed count once.
     let second = fixture.image("v2").with_file_name("second");
     fs::remove_file(elsewhere).expect("removed");
     fs::hard_link(fixture.image("v2"), second).expect("linked");
@@ -224,7 +225,7 @@ fn whoever_works_on_a_vm_is_waited_for() {
     let fixture = Fixture::new();
     let context = fixture.context.clone();
     let held = crate::vm::lock::lock("web", &fixture.layout, &context).expect("held");
-    // Nobody waits for good.
+    // The cancellation keeps this from waiting forever.
     context.cancel.cancel();
     let refused = clean(&[], DISKS, &fixture.bounds(), &fixture.layout, &context);
     assert!(matches!(refused, Err(VmError::Lock(_))), "{refused:?}");

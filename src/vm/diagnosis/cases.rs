@@ -1,5 +1,5 @@
-//! Table of known causes, from the certain to the vague. Each case names the words it goes by;
-//! those of QEMU, Linux, mkinitfs, dracut and systemd have been the same for many versions.
+//! Table of known causes, from the certain to the vague. Each case matches messages of QEMU, Linux,
+//! mkinitfs, dracut or systemd that have been the same for many versions.
 
 use crate::error::FILE_SIZE_HINT;
 use crate::qemu::{Accelerator, INSTALL_FULL_QEMU};
@@ -8,21 +8,21 @@ use crate::vm::timeline::Phase;
 use super::host::locked_file;
 use super::{Diagnosis, Evidence};
 
-/// With less left than this, the host's disk counts as full.
+/// Free space in MiB below which the host's disk counts as full.
 const FULL_DISK_MIB: u64 = 16;
-/// A guest without less memory than this is asked for more when it runs out.
+/// Least memory in MiB to advise for a guest that has run out of it.
 const ENOUGH_MEMORY_MIB: u64 = 512;
-/// Processes to a CPU from which on an emulated guest is slow on that account.
+/// Processes per CPU from which on an emulated guest is slow because of the load.
 const BUSY: f64 = 2.0;
 
 const SIGKILL: i32 = 9;
 const SIGXFSZ: i32 = 25;
 const SIGSYS: i32 = 31;
 
-/// One case: a diagnosis, or nothing if it is another.
+/// One case: returns a diagnosis if it applies.
 pub(super) type Case = fn(&Evidence<'_>) -> Option<Diagnosis>;
 
-/// The first that fits is taken.
+/// Every case; the first that applies is used.
 pub(super) const CASES: &[Case] = &[
     port_taken,
     networking_missing,
@@ -51,7 +51,7 @@ fn probably(cause: impl Into<String>, advice: impl Into<String>) -> Option<Diagn
     Some(Diagnosis { cause: cause.into(), advice: advice.into(), is_final: false })
 }
 
-/// One that waiting does not help.
+/// Returns a diagnosis for which waiting does not help.
 fn finally(cause: impl Into<String>, advice: impl Into<String>) -> Option<Diagnosis> {
     Some(Diagnosis { cause: cause.into(), advice: advice.into(), is_final: true })
 }
@@ -60,7 +60,7 @@ fn has(text: &str, words: &[&str]) -> bool {
     words.iter().any(|word| text.contains(word))
 }
 
-/// The line in which one of these words comes first, from the words on.
+/// Returns the rest of the first line that contains `words`, from there on.
 fn line_of<'a>(text: &'a str, words: &str) -> Option<&'a str> {
     let at = text.find(words)?;
     text[at..].lines().next().map(str::trim)
@@ -93,8 +93,8 @@ fn port_taken(e: &Evidence<'_>) -> Option<Diagnosis> {
     )
 }
 
-/// QEMU's words for a backend that it was built without: those of 7.1 and 7.2, of versions that leave the name out of the
-/// schema, and of those before.
+/// Recognises QEMU's messages for a backend that it was built without: those of 7.1 and 7.2, of
+/// versions that leave the name out of the schema, and of earlier ones.
 fn networking_missing(e: &Evidence<'_>) -> Option<Diagnosis> {
     let words = [
         "network backend 'user' is not compiled into this binary",
@@ -105,7 +105,7 @@ fn networking_missing(e: &Evidence<'_>) -> Option<Diagnosis> {
     Some(feature_missing("it was built without user networking (slirp)"))
 }
 
-/// Names what this QEMU lacks, with the advice that `castra doctor` has for it.
+/// Returns the diagnosis of a QEMU without a feature, with the advice of `castra doctor`.
 pub(super) fn feature_missing(reason: &str) -> Diagnosis {
     Diagnosis {
         cause: format!("QEMU lacks something that VMs need: {reason}"),
@@ -251,7 +251,7 @@ fn guest_memory(e: &Evidence<'_>) -> Option<Diagnosis> {
     if has_panicked(e.console) { finally(cause, advice) } else { probably(cause, advice) }
 }
 
-/// The device that mkinitfs could not mount, and the reason.
+/// Returns the device that mkinitfs could not mount, and the reason.
 fn unmounted(console: &str) -> Option<(&str, &str)> {
     let line = line_of(console, "mount: mounting ")?;
     let (device, rest) = line.strip_prefix("mount: mounting ")?.split_once(" on ")?;
@@ -339,7 +339,7 @@ fn silent_hardware(e: &Evidence<'_>) -> Option<Diagnosis> {
     )
 }
 
-/// Only a QEMU that still runs can be slow.
+/// Blames the load, but only for a QEMU that still runs: one that has ended was not slow.
 fn busy_host(e: &Evidence<'_>) -> Option<Diagnosis> {
     (!e.has_ended).then_some(())?;
     let (load, cpus) = (e.host.load?, e.host.cpus?);

@@ -1,29 +1,30 @@
-//! State of the host that may keep a guest from booting. Gathered only after a boot has failed.
+//! State of the host that may keep a guest from booting, gathered only after a boot has failed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::layout::VmLayout;
 
-/// The host's state. What cannot be learnt is nothing.
+/// State of the host. Facts that cannot be determined are `None`.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(in crate::vm) struct HostFacts {
-    /// Processes that run or wait to, on average over the last minute.
+    /// Processes that run or wait to, averaged over the last minute.
     pub(in crate::vm) load: Option<f64>,
     /// CPUs that this process may use.
     pub(in crate::vm) cpus: Option<usize>,
-    /// Memory that can be had without swapping.
+    /// Memory in MiB that is available without swapping.
     pub(in crate::vm) available_mib: Option<u64>,
-    /// Space left where the VM's disk lies.
+    /// Free space in MiB on the filesystem of the VM's disk.
     pub(in crate::vm) free_disk_mib: Option<u64>,
-    /// How often the kernel has ended a process for want of memory, since the host booted.
+    /// Number of processes that the kernel has killed for lack of memory since the host booted.
     pub(in crate::vm) oom_kills: Option<u64>,
-    /// The process, by name and number, that has a file open which QEMU could not lock.
+    /// Name and pid of the process that has a file open which QEMU could not lock.
     pub(in crate::vm) disk_holder: Option<String>,
 }
 
 impl HostFacts {
-    /// Looks. `qemu` is what QEMU said: a file that it could not lock is looked for in other processes.
+    /// Gathers the facts. `qemu` is QEMU's output: a file that it could not lock is looked for in
+    /// other processes.
     pub(in crate::vm) fn gather(files: &VmLayout, qemu: &str) -> Self {
         let mut facts = Self::load();
         facts.available_mib = field("/proc/meminfo", "MemAvailable:").map(|kib| kib >> 10);
@@ -35,7 +36,7 @@ impl HostFacts {
         facts
     }
 
-    /// The load only, and the CPUs there are for it.
+    /// Gathers only the load and the number of CPUs.
     pub(in crate::vm) fn load() -> Self {
         let load = fs::read_to_string("/proc/loadavg").ok();
         Self {
@@ -45,26 +46,28 @@ impl HostFacts {
         }
     }
 
-    /// How many processes there are to a CPU.
+    /// Returns the number of processes per CPU.
     pub(in crate::vm) fn load_per_cpu(&self) -> Option<f64> {
         Some(self.load? / self.cpus? as f64)
     }
 }
 
-/// The number behind a name, in a file of the kernel's that has one such pair a line.
+/// Returns the number after a name, in a kernel file with one such pair per line.
 fn field(file: &str, name: &str) -> Option<u64> {
     let text = fs::read_to_string(file).ok()?;
     let line = text.lines().find(|line| line.split_whitespace().next() == Some(name))?;
     line.split_whitespace().nth(1)?.parse().ok()
 }
 
-/// The file that QEMU names where it could not lock one: `Is another process using the image [PATH]?`
+/// Returns the file that QEMU could not lock, from its message `Is another process using the image
+/// [PATH]?`
 pub(super) fn locked_file(qemu: &str) -> Option<PathBuf> {
     let (_, rest) = qemu.split_once("Is another process using the image [")?;
     Some(PathBuf::from(rest.lines().next()?.strip_suffix("]?")?))
 }
 
-/// `/proc/locks` names nobody for locks of QEMU's sort, which belong to an open file and not to a process.
+/// Finds the process that has a file open. `/proc/locks` names no process for QEMU's kind of locks,
+/// which belong to an open file.
 fn holder(file: &Path) -> Option<String> {
     let file = file.canonicalize().ok()?;
     let has_it_open = |process: &Path| {

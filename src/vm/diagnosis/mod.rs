@@ -1,8 +1,8 @@
-//! Diagnosis of a failed or slow boot, from the last words of guest and QEMU and from the host's
+//! Diagnosis of a failed or slow boot, from the last output of guest and QEMU and from the host's
 //! state.
 //!
 //! [`diagnose`] is pure: the table in [`cases`] goes from the certain to the vague, and the first
-//! case that fits is taken. [`Trouble`] gathers the evidence, and is what the errors show.
+//! case that applies is used. [`Trouble`] gathers the evidence, and is shown in errors.
 
 mod cases;
 mod host;
@@ -21,26 +21,26 @@ use super::timeline::Phase;
 pub(super) use host::HostFacts;
 pub(super) use words::{Words, last_words};
 
-/// What there is to go by.
+/// Evidence for a diagnosis.
 #[derive(Debug, Clone)]
 pub(super) struct Evidence<'a> {
-    /// The VM, for commands in advice.
+    /// Name of the VM, for commands in advice.
     pub(super) vm: &'a str,
-    /// The phase it is in, or was in when it ended.
+    /// Current phase, or the one in which it ended.
     pub(super) phase: Phase,
-    /// The end of the guest's console.
+    /// End of the guest's console.
     pub(super) console: &'a str,
-    /// What QEMU wrote on stderr.
+    /// Output of QEMU on stderr.
     pub(super) qemu: &'a str,
     /// Set once QEMU has ended, by a signal or by itself.
     pub(super) has_ended: bool,
-    /// The signal that ended QEMU.
+    /// Signal that ended QEMU.
     pub(super) signal: Option<i32>,
-    /// How the CPU is run.
+    /// Accelerator that runs the CPU.
     pub(super) accelerator: Accelerator,
-    /// The guest's memory.
+    /// Memory of the guest in MiB.
     pub(super) memory_mib: u64,
-    /// The host.
+    /// State of the host.
     pub(super) host: &'a HostFacts,
 }
 
@@ -49,43 +49,43 @@ pub(super) struct Evidence<'a> {
 pub struct Diagnosis {
     /// The cause, as half a sentence.
     pub cause: String,
-    /// What to do, as whole sentences.
+    /// Advice, as whole sentences.
     pub advice: String,
-    /// Whether waiting on is in vain.
+    /// True if further waiting is pointless.
     pub(super) is_final: bool,
 }
 
 impl Diagnosis {
-    /// Tries a machine with all that VMs need in this QEMU, as `castra doctor` does, and names what is missing. Returns
-    /// nothing where that machine runs, or where it could not be tried.
+    /// Tries a machine with everything that VMs need in this QEMU, as `castra doctor` does, and
+    /// names what is missing. Returns `None` if that machine runs, or if it could not be tried.
     pub(super) fn by_trial(qemu: &QemuBinary, cancel: &Cancel) -> Option<Self> {
         let reason = find_missing(qemu, cancel).ok()??;
         Some(cases::feature_missing(&sanitize_text(&reason)))
     }
 }
 
-/// The probable cause, if there is a case for it.
+/// Returns the probable cause, if a case applies.
 pub(super) fn diagnose(evidence: &Evidence<'_>) -> Option<Diagnosis> {
     cases::CASES.iter().find_map(|case| case(evidence))
 }
 
-/// What there is to be told of a boot that came to nothing. Displays as the rest of a message that names VM and event.
+/// Report on a failed or slow boot. Displays as the rest of a message that names VM and event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trouble {
-    /// The phase it was in.
+    /// Phase of the boot.
     pub phase: Phase,
-    /// For how long, in milliseconds.
+    /// Time in that phase, in milliseconds.
     pub in_phase_ms: u64,
-    /// What is usual for that, from earlier boots.
+    /// Usual time for that phase, from earlier boots, in milliseconds.
     pub usual_ms: Option<u64>,
-    /// The last lines of the guest's console and of QEMU's own log, ready to be shown.
+    /// Last lines of the guest's console and of QEMU's own log, ready to be shown.
     pub words: String,
     /// The probable cause.
     pub diagnosis: Option<Diagnosis>,
 }
 
 impl Trouble {
-    /// What the logs and the host tell now of a VM that is in this phase, or was.
+    /// Gathers evidence from the logs and the host about a VM that is in this phase, or was.
     pub(super) fn gather(about: &About<'_>, phase: Phase, in_phase: Duration, usual_ms: Option<u64>) -> Self {
         let words = Words::read(&about.files.console_log(), &about.files.qemu_log());
         let facts = HostFacts::gather(about.files, &words.qemu);
@@ -133,7 +133,7 @@ impl fmt::Display for Trouble {
     }
 }
 
-/// `0.04 s`, `5.7 s`, `40 s`.
+/// Formats milliseconds: `0.04 s`, `5.7 s`, `40 s`.
 pub(super) fn seconds(ms: u64) -> String {
     match ms {
         0..1_000 => format!("{:.2} s", ms as f64 / 1e3),

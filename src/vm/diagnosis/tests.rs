@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// What guests have really said, or QEMU 7.2.
+/// Actual output of guests and of QEMU 7.2.
 const NO_SUCH_DISK: &str = "mount: mounting /dev/vdz on /sysroot failed: No such file or directory\n\
     Mounting root failed. \nLaunching initramfs emergency recovery shell.\n\nsh: can't access tty; job control turned off\n~ # ";
 const OTHER_FILESYSTEM: &str = "[    2.932389] Mounting root...\n * Mounting root: mount: mounting /dev/vda on /sysroot \

@@ -1,4 +1,4 @@
-//! Last words of the guest and of QEMU.
+//! Last output of the guest and of QEMU.
 
 use std::path::Path;
 
@@ -21,7 +21,7 @@ impl Words {
         Self { console: read(console_log), qemu: read(qemu_log) }
     }
 
-    /// The console's last line that says something.
+    /// Returns the console's last line that is not blank.
     pub(in crate::vm) fn last_line(&self) -> Option<String> {
         const MOST_CHARACTERS: usize = 200;
         let line = self.console.lines().rev().map(str::trim).find(|line| !line.is_empty())?;
@@ -29,7 +29,7 @@ impl Words {
     }
 }
 
-/// The last lines of both, as a quotation.
+/// Quotes the last lines of both logs.
 pub(in crate::vm) fn last_words(words: &Words) -> String {
     let mut quoted = Vec::new();
     for text in [&words.console, &words.qemu] {

@@ -23,19 +23,19 @@ use crate::vm::error::VmError;
 use crate::vm::plan::{BasePlan, VmPlan, content_of};
 use crate::vm::record::{BaseKind, BaseRecord, Record};
 
-/// Hashing that takes less is not worth a word.
+/// Time after which hashing is reported; shorter hashing is not.
 const FIRST_NEWS: Duration = Duration::from_millis(500);
-/// Ten a second, as of downloads.
+/// Least time between two reports: ten per second, as for downloads.
 const BETWEEN_NEWS: Duration = Duration::from_millis(100);
 
-/// A managed image and where its files are.
+/// A managed image with the paths of its files.
 pub(in crate::vm) type Image = (ManagedImageSpec, ManagedImagePaths);
 
-/// Sees to it that the VM's managed image is in the project, the same one that `up` would take, and hands it back; nothing
-/// for a VM on the user's own file.
+/// Ensures that the VM's managed image is in the project, the same one that `up` would use, and
+/// returns it. Returns `None` for a VM on the user's own file.
 ///
 /// # Errors
-/// Those of the image manager.
+/// Returns errors of the image manager.
 pub fn ensure_vm_image(
     plan: &VmPlan,
     layout: &ProjectLayout,
@@ -47,10 +47,12 @@ pub fn ensure_vm_image(
     Ok(ensure_base(plan, layout, None, context)?.image)
 }
 
-/// Checks that the user's own disk is there, one that can be used, and one that boots, unless its VM has a disk already.
+/// Checks that the user's own disk exists, can be used and, unless its VM has a disk already,
+/// boots.
 ///
 /// # Errors
-/// [`VmError::BaseMissing`], [`VmError::Disk`], [`VmError::Qemu`], [`VmError::Unbootable`].
+/// Returns [`VmError::BaseMissing`], [`VmError::Disk`], [`VmError::Qemu`] or
+/// [`VmError::Unbootable`].
 pub fn check_own_disk(
     definition: &VmDefinition,
     path: &Path,
@@ -60,11 +62,11 @@ pub fn check_own_disk(
     if definition.overlay.exists() { Ok(()) } else { check_boot_code(&definition.name, path, context) }
 }
 
-/// Checks that the BIOS of a VM that boots by itself finds boot code on this disk. Arguments of the user's own may bring another
-/// firmware or another disk to boot from, so that nothing is checked where there are any.
+/// Checks that the BIOS of a VM that boots by itself finds boot code on this disk. Arguments of the
+/// user's own may bring another firmware or boot disk, so with those nothing is checked.
 ///
 /// # Errors
-/// [`VmError::Unbootable`]; [`VmError::Qemu`] when interrupted.
+/// Returns [`VmError::Unbootable`], or [`VmError::Qemu`] when interrupted.
 pub(in crate::vm) fn check_boot_code(vm: &str, disk: &Path, context: &RuntimeContext) -> Result<(), VmError> {
     if UserArguments::of(&context.environment).identity().is_some() {
         return Ok(());
@@ -75,7 +77,7 @@ pub(in crate::vm) fn check_boot_code(vm: &str, disk: &Path, context: &RuntimeCon
     }
 }
 
-/// The user's own disk and what it stands on.
+/// Returns the user's own disk and its backing chain.
 fn look_at_own_disk(definition: &VmDefinition, path: &Path) -> Result<Vec<PathBuf>, VmError> {
     let overlay = Some(&definition.overlay).filter(|overlay| overlay.exists());
     let overlay = overlay.map(|overlay| overlay.to_path_buf());
@@ -91,23 +93,23 @@ fn look_at_own_disk(definition: &VmDefinition, path: &Path) -> Result<Vec<PathBu
     Ok(files_of(path, definition.allow_backing_file)?)
 }
 
-/// A base image that is there.
+/// A base image that is present.
 pub(in crate::vm) struct Base {
-    /// Its disk.
+    /// Path of its disk.
     pub(in crate::vm) disk: PathBuf,
-    /// How the record tells of it.
+    /// Base for the VM's record.
     pub(in crate::vm) record: BaseRecord,
-    /// The managed image it is, unless it is the user's own file.
+    /// The managed image, unless the base is the user's own file.
     pub(in crate::vm) image: Option<(ManagedImageSpec, ManagedImagePaths)>,
-    /// Files of this machine that its content comes from: the user's own disk and what that is based on, or local sources
-    /// of the image.
+    /// Files on this machine that its content comes from: the user's own disk and its backing
+    /// chain, or local sources of the image.
     pub(in crate::vm) sources: Vec<PathBuf>,
 }
 
-/// Sees to it that the VM's base image is there, fetching it if need be.
+/// Ensures that the VM's base image is present, fetching it if needed.
 ///
 /// # Errors
-/// Those of the image manager; [`VmError::BaseMissing`], [`VmError::Disk`].
+/// Returns errors of the image manager, [`VmError::BaseMissing`] or [`VmError::Disk`].
 pub(in crate::vm) fn ensure_base(
     plan: &VmPlan,
     layout: &ProjectLayout,
@@ -119,7 +121,7 @@ pub(in crate::vm) fn ensure_base(
         BasePlan::Path(path) => return user_base(plan, path, recorded, context),
         BasePlan::Image(spec) => spec.clone(),
         BasePlan::FirstOf(candidates) => {
-            // A disk whose record was lost still names what it stands on, and nothing else will do.
+            // A disk whose record was lost still names its backing file, and nothing else will do.
             if let Some(spec) = candidates.iter().find(|spec| stands_on(plan, spec, layout)) {
                 return Ok(managed_base(spec.clone(), manager.ensure_image(spec, context)?));
             }
@@ -147,11 +149,11 @@ fn managed_base(spec: ManagedImageSpec, paths: ManagedImagePaths) -> Base {
     Base { disk: paths.disk.clone(), record, image: Some((spec, paths)), sources }
 }
 
-/// A managed image's disk is hashed whatever its stamp says: this one time, since disks will stand on it from then on. The
-/// user's own file has just been hashed.
+/// Hashes a managed image's disk whatever its stamp says: this one time, since disks will be based
+/// on it from then on. The user's own file has just been hashed.
 ///
 /// # Errors
-/// Those of the image manager, where the disk is not what it should be and cannot be mended.
+/// Returns errors of the image manager if the disk is damaged and cannot be repaired.
 pub(in crate::vm) fn confirm(
     base: Base,
     layout: &ProjectLayout,
@@ -162,7 +164,8 @@ pub(in crate::vm) fn confirm(
     Ok(managed_base(spec, paths))
 }
 
-/// The user's own file: identified by its digest, which is computed once and again only when size or time changed.
+/// Returns the user's own file as base, identified by its digest, which is computed once and again
+/// only if size or time changed.
 fn user_base(
     plan: &VmPlan,
     path: &Path,
@@ -187,7 +190,7 @@ fn user_base(
     Ok(Base { disk: path.to_owned(), record, image: None, sources: files })
 }
 
-/// The user's disk and what it stands on, if it may.
+/// Returns the user's disk and its backing chain, if it may have one.
 fn files_of(path: &Path, may_stand_on_others: bool) -> Result<Vec<PathBuf>, QemuError> {
     if !may_stand_on_others && let Some(backing) = Qcow2Header::read(path)?.backing_file {
         return Err(DiskError::HasBackingFile { disk: path.to_owned(), backing }.into());
@@ -196,13 +199,13 @@ fn files_of(path: &Path, may_stand_on_others: bool) -> Result<Vec<PathBuf>, Qemu
     Ok(std::iter::once(disk.path).chain(disk.below.into_iter().map(|layer| layer.path)).collect())
 }
 
-/// Progress of hashing one file; a short one is over before there is anything to tell.
+/// Progress of hashing one file; short hashing is not reported.
 struct Hashing<'a> {
     vm: &'a str,
     path: &'a Path,
     done_bytes: u64,
     total_bytes: u64,
-    /// Time of the next report, counted from the beginning.
+    /// Time of the next report, since the beginning.
     next: Duration,
     context: &'a RuntimeContext,
 }
@@ -239,7 +242,7 @@ fn stamp_of(file: &Path) -> io::Result<String> {
     Ok(format!("{} bytes, {}.{:09}", metadata.size(), metadata.mtime(), metadata.mtime_nsec()))
 }
 
-/// One file's digest; of several, one that all of them go into.
+/// Returns one file's digest, or for several files a digest over all of theirs.
 fn content_of_files(vm: &str, files: &[PathBuf], context: &RuntimeContext) -> Result<String, VmError> {
     let mut digests = Vec::new();
     for file in files {
@@ -259,7 +262,7 @@ fn content_of_files(vm: &str, files: &[PathBuf], context: &RuntimeContext) -> Re
     })
 }
 
-/// Whether the VM has a disk already, and its backing file is this image's.
+/// Returns `true` if the VM has a disk already, whose backing file is this image's.
 fn stands_on(plan: &VmPlan, spec: &ManagedImageSpec, layout: &ProjectLayout) -> bool {
     let image = layout.images().image(&spec.id, &spec.version).join(ROOTFS);
     let overlay = &plan.definition.overlay;
@@ -287,7 +290,8 @@ mod tests {
         }
     }
 
-    /// Returns the reports about a file of ten bytes, of which one is read every so many milliseconds.
+    /// Returns the reports for a file of ten bytes, of which one is read every `each_ms`
+    /// milliseconds.
     fn told(each_ms: u64) -> Vec<u64> {
         let heard = Arc::new(Heard::default());
         let environment = Environment::of_process().with("HOME", "/nowhere");

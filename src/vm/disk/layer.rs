@@ -12,7 +12,7 @@ use crate::vm::error::VmError;
 use crate::vm::plan::VmPlan;
 use crate::vm::record::{LayerRecord, Record};
 
-/// Brings a template's disk into the project, as a link where that can be.
+/// Brings a template's disk into the project, as a link if possible.
 pub(in crate::vm) fn bring(
     template: &Template,
     layout: &ProjectLayout,
@@ -27,7 +27,7 @@ pub(in crate::vm) fn bring(
     };
     create_private_directory(directory).map_err(failed("create"))?;
     let stamp_of = || fs::symlink_metadata(&path).map(|metadata| Stamp::of(&metadata));
-    // Other disks may stand on it: one that is there and right stays.
+    // Other disks may be based on it, so an intact one stays.
     let stamp = match stamp_of() {
         Ok(stamp) if stamp == file.stamp || files::sha256(&path, &context.cancel)? == file.sha256 => stamp,
         _ => {
@@ -38,14 +38,14 @@ pub(in crate::vm) fn bring(
     Ok(LayerRecord { key, sha256: file.sha256.clone(), stamp })
 }
 
-/// The SHA-256 that a layer of this project should have, if this is the path of one.
+/// Returns the SHA-256 that a layer of this project should have, if this is the path of one.
 pub(in crate::vm) fn sha256_in(disk: &Path, layout: &ProjectLayout) -> Option<String> {
     let sha256 = disk.parent().and_then(Path::file_name).and_then(OsStr::to_str)?;
     (layout.layer(sha256) == disk).then(|| sha256.to_owned())
 }
 
-/// The layer is there, and is what it was: by its stamp where the record has that, else by its digest. One that was removed
-/// comes back from the cache, if that has it.
+/// Checks that the layer is present and unchanged: by its stamp if the record has one, else by its
+/// digest. A removed one comes back from the cache, if possible.
 pub(in crate::vm) fn check(
     plan: &VmPlan,
     sha256: &str,

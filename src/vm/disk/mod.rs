@@ -31,20 +31,21 @@ pub(super) use remove::{
     remove_unfinished_disk,
 };
 
-/// All files a start needs, each there and checked.
+/// Files of a start, each present and checked.
 pub(super) struct ResolvedVmArtifacts {
-    /// The managed image the disk stands on, unless that is the user's own file.
+    /// Managed image that the disk is based on, unless that is the user's own file.
     pub(super) image: Option<Image>,
-    /// Whether the disk was made just now: only then it is that of a template's instant.
+    /// True if the disk was just created: only then it fits a template's memory.
     pub(super) is_new: bool,
 }
 
-/// Sees to it that the VM has its disk, and writes the record of a new one. A disk that is there is never replaced; a
-/// new one stands on `new_layer` if there is one, else on the base image itself, which the caller has made sure of.
+/// Ensures that the VM has its disk, and writes the record of a new one. An existing disk is never
+/// replaced; a new one is based on `new_layer` if there is one, otherwise on the base image itself,
+/// which the caller has checked.
 ///
 /// # Errors
-/// Those of qemu-img; [`VmError::BaseMissing`], [`VmError::BaseChanged`], [`VmError::ForeignOverlay`],
-/// [`VmError::Disk`].
+/// Returns errors of qemu-img, [`VmError::BaseMissing`], [`VmError::BaseChanged`],
+/// [`VmError::ForeignOverlay`] or [`VmError::Disk`].
 pub(super) fn ensure_vm_assets(
     plan: &VmPlan,
     mut recorded: Option<Record>,
@@ -68,7 +69,7 @@ pub(super) fn ensure_vm_assets(
         create(plan, foundation.as_ref().unwrap_or(&base.disk), layout, context)?;
         let mut record = Record::new(layout, vm, overlay, base.record.clone());
         record.layer = new_layer;
-        // As its keys, which are there still.
+        // Like its keys, which still exist.
         record.ssh_port = recorded.and_then(|recorded| recorded.ssh_port);
         record
     };
@@ -81,7 +82,7 @@ pub(super) fn ensure_vm_assets(
 /// Checks that the configuration may have a VM's disk there, as things are at this moment.
 ///
 /// # Errors
-/// [`VmError::DiskOutOfBounds`].
+/// Returns [`VmError::DiskOutOfBounds`].
 pub(super) fn confirm_place(vm: &str, overlay: &DiskPath) -> Result<(), VmError> {
     let refused = |problem| VmError::DiskOutOfBounds { vm: vm.to_owned(), problem: Box::new(problem) };
     overlay.confirm().map(drop).map_err(refused)
@@ -96,8 +97,9 @@ fn announce(plan: &VmPlan, base: &Base, context: &RuntimeContext) {
     }
 }
 
-/// The disk stands on this very base, directly or on a template's disk that does, and each is what it was when the disk
-/// was made. What turned out to be a copy has its new stamp in the record then, for the caller to save.
+/// Checks that the disk is based on this very base, directly or through a template's disk, and that
+/// each file is what it was when the disk was created. For a file that turns out to be a copy, the
+/// record gets the new stamp, which the caller saves.
 pub(super) fn check_overlay(
     plan: &VmPlan,
     base: &Base,
@@ -128,7 +130,7 @@ pub(super) fn check_overlay(
     Ok(())
 }
 
-/// A layer that clones share was never written to since.
+/// Checks that a layer that clones share was never written to.
 fn check_frozen(
     plan: &VmPlan,
     layer: &Path,
@@ -156,13 +158,13 @@ fn check_frozen(
     })
 }
 
-/// What a disk stands on; an empty path for one that stands on nothing.
+/// Returns the backing file of a disk; an empty path if it has none.
 fn backing_of(disk: &Path) -> Result<PathBuf, VmError> {
     let header = Qcow2Header::read(disk)?;
     Ok(header.backing_path(disk).map_err(QemuError::from)?.unwrap_or_default())
 }
 
-/// Makes the disk under a temporary name and publishes it by renaming.
+/// Creates the disk under a temporary name and publishes it by renaming.
 fn create(
     plan: &VmPlan,
     foundation: &Path,
@@ -174,14 +176,14 @@ fn create(
     let directory = overlay.parent().unwrap_or(Path::new("/"));
     let failed = |source| VmError::Disk { action: "create", path: overlay.clone(), source };
     create_private_directory(directory).map_err(failed)?;
-    // What moves with the project is named as seen from the disk, and anything else by its own path.
+    // A file that moves with the project is named relative to the disk, any other by its own path.
     let backing_file = match place::stored(foundation, layout).is_absolute() {
         true => foundation.to_owned(),
         false => relative(directory, foundation),
     };
     let size_bytes = plan.definition.disk_bytes.max(Qcow2Header::read(foundation)?.virtual_bytes);
     require_space(directory, &Peak { overlay: OVERLAY_BYTES, ..Peak::default() })?;
-    // Directories were made since it was last looked at, perhaps through a link.
+    // Directories were created since the last check, perhaps through a link.
     confirm_place(vm, disk_path)?;
     remove_unfinished_disk(&temporary_name(overlay))?;
     let temporary = new_beside(overlay).map_err(failed)?;
@@ -196,7 +198,7 @@ fn create(
     Ok(())
 }
 
-/// The name of a disk in the making.
+/// Returns the temporary name of a disk being created.
 pub(super) fn temporary_name(overlay: &Path) -> PathBuf {
     let mut name = OsString::from(".");
     name.push(overlay.file_name().unwrap_or_default());
@@ -204,15 +206,16 @@ pub(super) fn temporary_name(overlay: &Path) -> PathBuf {
     overlay.with_file_name(name)
 }
 
-/// An empty file beside the disk, which vanishes unless it gets the disk's name: the relative backing file counts from
-/// that directory. Always of the same name, so that what a killed castra left is found; the VM's lock is held.
+/// Creates an empty file beside the disk, which is removed unless it gets the disk's name: the
+/// relative backing file is resolved against that directory. The name is always the same, so that
+/// the remains of a killed castra are found; the VM's lock is held.
 fn new_beside(overlay: &Path) -> io::Result<TempPath> {
     let path = temporary_name(overlay);
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
     TempPath::try_from_path(path)
 }
 
-/// Makes the disk as large as the configuration asks for; never smaller, since that would cut data off.
+/// Grows the disk to the configured size; never shrinks it, since that would cut off data.
 fn grow(plan: &VmPlan, context: &RuntimeContext) -> Result<(), VmError> {
     let (overlay, wanted) = (&plan.definition.overlay, plan.definition.disk_bytes);
     let has = Qcow2Header::read(overlay)?.virtual_bytes;
@@ -226,7 +229,7 @@ fn grow(plan: &VmPlan, context: &RuntimeContext) -> Result<(), VmError> {
     Ok(())
 }
 
-/// `target` as seen from `directory`, if both share more than the root; else as it is.
+/// Returns `target` relative to `directory`, if both share more than the root; otherwise as it is.
 pub(super) fn relative(directory: &Path, target: &Path) -> PathBuf {
     let (directory, target) = (normalise(directory), normalise(target));
     let shared = directory.components().zip(target.components()).take_while(|(a, b)| a == b).count();

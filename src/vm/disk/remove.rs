@@ -1,4 +1,4 @@
-//! Removes disks. Nothing else in vm does, so that only disks go.
+//! Removal of disks. Nothing else in `vm` removes them, so that only disks are removed.
 
 use std::fs;
 use std::io::{self, Read as _};
@@ -16,34 +16,36 @@ use crate::vm::record::Record;
 
 use super::confirm_place;
 
-/// Removes a disk, a layer or an overlay. One that is not there is fine.
+/// Removes a disk, a layer or an overlay. A missing one is fine.
 ///
 /// # Errors
-/// [`VmError::NotADisk`] for anything that is not a qcow2 of this user's, which stays; [`VmError::DiskInUse`]; [`VmError::Disk`].
+/// Returns [`VmError::NotADisk`] for anything but a qcow2 of this user's, which stays,
+/// [`VmError::DiskInUse`] or [`VmError::Disk`].
 pub(in crate::vm) fn remove_disk(path: &Path) -> Result<(), VmError> {
     check_removable(path)?;
     refuse_in_use(path)?;
     gone(path)
 }
 
-/// Checks that no QEMU has a disk open, wherever it runs: each holds locks on its files (`block/file-posix.c` of QEMU).
+/// Checks that no QEMU has a disk open, wherever it runs: each holds locks on its files
+/// (`block/file-posix.c` of QEMU).
 ///
 /// # Errors
-/// [`VmError::DiskInUse`].
+/// Returns [`VmError::DiskInUse`].
 pub(in crate::vm) fn refuse_in_use(path: &Path) -> Result<(), VmError> {
     let mut options = fs::OpenOptions::new();
     let Ok(disk) = trusted::open_with(options.read(true).write(true), path) else { return Ok(()) };
     match fcntl_lock(&disk, FlockOperation::NonBlockingLockExclusive) {
         Err(Errno::AGAIN | Errno::ACCESS) => Err(VmError::DiskInUse { path: path.to_owned() }),
-        // A filesystem without locks has no barrier here.
+        // A filesystem without locks offers no such check.
         Ok(()) | Err(_) => Ok(()),
     }
 }
 
-/// Removes a disk in the making, which may be empty yet. One that is not there is fine.
+/// Removes a disk being created, which may still be empty. A missing one is fine.
 ///
 /// # Errors
-/// As for [`remove_disk`].
+/// Returns errors as [`remove_disk`] does.
 pub(in crate::vm) fn remove_unfinished_disk(path: &Path) -> Result<(), VmError> {
     check_unfinished(path)?;
     gone(path)
@@ -52,7 +54,7 @@ pub(in crate::vm) fn remove_unfinished_disk(path: &Path) -> Result<(), VmError> 
 /// Checks that [`remove_unfinished_disk`] would remove a file.
 ///
 /// # Errors
-/// As for [`remove_disk`].
+/// Returns errors as [`remove_disk`] does.
 pub(in crate::vm) fn check_unfinished(path: &Path) -> Result<(), VmError> {
     match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_file() && metadata.len() == 0 => Ok(()),
@@ -63,7 +65,7 @@ pub(in crate::vm) fn check_unfinished(path: &Path) -> Result<(), VmError> {
 /// Checks that [`remove_disk`] would remove a file.
 ///
 /// # Errors
-/// As for [`remove_disk`].
+/// Returns errors as [`remove_disk`] does.
 pub(in crate::vm) fn check_removable(path: &Path) -> Result<(), VmError> {
     let mut begin = Vec::new();
     let read =
@@ -79,10 +81,11 @@ pub(in crate::vm) fn check_removable(path: &Path) -> Result<(), VmError> {
     }
 }
 
-/// Removes what is there of a clone that was never finished, its record last. Its disk must be in the same bounds as `like`.
+/// Removes the remains of an unfinished clone, its record last. Its disk must be in the same bounds
+/// as `like`.
 ///
 /// # Errors
-/// [`VmError::DiskOutOfBounds`], [`VmError::Disk`].
+/// Returns [`VmError::DiskOutOfBounds`] or [`VmError::Disk`].
 pub(in crate::vm) fn remove_unfinished_clone(
     record: &Record,
     like: &DiskPath,
@@ -90,7 +93,7 @@ pub(in crate::vm) fn remove_unfinished_clone(
 ) -> Result<(), VmError> {
     let files = layout.vm(&record.name);
     let overlay = like.at(record.overlay_path(layout));
-    // First, since it may be refused: then all of it stays.
+    // First, since it may be refused: then everything stays.
     confirm_place(&record.name, &overlay)?;
     remove_disk(&overlay)?;
     for path in [files.machine_state(), files.clone_record(), files.record()] {

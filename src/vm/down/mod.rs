@@ -1,4 +1,4 @@
-//! Stops VMs, in the ways of [`stopping`].
+//! Stopping VMs, in the ways of [`stopping`].
 
 mod stopping;
 
@@ -20,30 +20,30 @@ use super::record::{Progress, Record, RecordError, VmState, copy_of, observe, se
 use super::start::{cancel_resume, cancel_suspend, continue_vm, discard};
 use stopping::{Stopping, sockets_of};
 
-/// How long a guest may take to shut down. Under TCG an Alpine needs some 3 s on an idle machine.
+/// Time for a guest to shut down. Under TCG an Alpine needs some 3 s on an idle machine.
 const GUEST_LIMIT: Duration = Duration::from_secs(60);
-/// Time for a guest that may not have heard an earlier castra.
+/// Time for a guest that may not have received an earlier castra's request.
 const UNCERTAIN_LIMIT: Duration = Duration::from_secs(5);
 
-/// How `down` is to behave.
+/// Options of `down`.
 #[derive(Debug, Clone, Copy)]
 pub struct DownOptions {
-    /// Do not ask the guest: end QEMU at once, as if the power went.
+    /// End QEMU at once without asking the guest, like a power cut.
     pub force: bool,
-    /// How long the guest may take.
+    /// Time for the guest to shut down.
     pub limit: Duration,
-    /// What becomes of a VM that is suspended.
+    /// Treatment of a suspended VM.
     pub suspended: IfSuspended,
 }
 
-/// What `down` does with a suspended VM. It does not run, but its memory is kept.
+/// Treatment of a suspended VM by `down`. It does not run, but its memory is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IfSuspended {
-    /// It is an error: its memory is dropped only when that is said.
+    /// Fail: its memory is dropped only on explicit request.
     Refuse,
-    /// It stays as it is, and that is told.
+    /// Leave it as it is, with a warning.
     Leave,
-    /// Its memory is dropped. Its disk stays, as of the moment it was suspended.
+    /// Drop its memory. Its disk stays, as of the suspend.
     Discard,
 }
 
@@ -53,10 +53,10 @@ impl Default for DownOptions {
     }
 }
 
-/// Stops the VMs of these names side by side; all that have a record if there is no name.
+/// Stops the named VMs in parallel, or all that have a record if `names` is empty.
 ///
 /// # Errors
-/// [`RecordError::Unknown`] before anything is stopped. What becomes of each VM is told one by one.
+/// Returns [`RecordError::Unknown`] before anything is stopped. Each VM has an outcome of its own.
 pub fn down(
     names: &[String],
     layout: &ProjectLayout,
@@ -77,7 +77,7 @@ pub fn down(
     }))
 }
 
-/// Every VM there is anything of: a record, or a QEMU that runs without one.
+/// Returns every VM with a record, or with a QEMU that runs without one.
 fn known(layout: &ProjectLayout) -> Vec<String> {
     let entries = fs::read_dir(layout.vms()).into_iter().flatten().flatten();
     let is_there =
@@ -88,14 +88,14 @@ fn known(layout: &ProjectLayout) -> Vec<String> {
     names
 }
 
-/// Ends QEMU before the VM's lock is waited for: a boot that hangs holds that lock, and QEMU's end is what ends the boot.
-/// Returns `true` if there was a QEMU.
+/// Ends QEMU before waiting for the VM's lock: a boot that hangs holds that lock, and the end of
+/// QEMU ends the boot. Returns `true` if there was a QEMU.
 fn end_at_once(vm: &str, layout: &ProjectLayout, context: &RuntimeContext) -> Result<bool, VmError> {
     let Some(qemu) = running_qemu(&layout.vm(vm).pidfile()) else { return Ok(false) };
     let record = Record::load(layout, vm).ok().flatten();
     let stopping = Stopping::new(vm, record.as_ref(), &qemu, layout, context);
     if qemu.is_frozen() {
-        // The signal comes first, so that the guest does not run for a moment more.
+        // The signal comes first, so that the guest does not run for another moment.
         stopping.tell("SIGTERM");
         qemu.terminate()?;
         qemu.thaw()?;
@@ -106,8 +106,8 @@ fn end_at_once(vm: &str, layout: &ProjectLayout, context: &RuntimeContext) -> Re
     Ok(true)
 }
 
-/// Stops one VM, whose lock the caller holds. `was_ended` says that this command has ended its QEMU already. Returns the state it
-/// was in.
+/// Stops one VM, whose lock the caller holds. `was_ended` is set if this command has ended its QEMU
+/// already. Returns the VM's state before.
 fn stop_or_find_stopped(
     vm: &str,
     layout: &ProjectLayout,
@@ -130,7 +130,7 @@ fn stop_or_find_stopped(
     if before == VmState::Suspending {
         record = cancel_suspend(record, layout, context)?;
         if !options.force {
-            // A guest that stands still cannot shut down.
+            // A paused guest cannot shut down.
             record = continue_vm(record, layout, context)?;
         }
         (before, qemu) = observe(&record, &files);
@@ -147,7 +147,7 @@ fn stop_or_find_stopped(
         failpoint::reach(Point::DownRecorded);
         end = match stopping.run(options) {
             Err(error @ VmError::SocketsGone { .. }) => {
-                // Nothing was asked of it, and it runs on.
+                // The guest was not asked, and the VM keeps running.
                 record.save(layout)?;
                 return Err(error);
             }
@@ -171,7 +171,8 @@ fn stop_or_find_stopped(
     Ok(before)
 }
 
-/// A VM of the project of which this one is a copy is none of this project's. That its disk was copied while it ran stays known.
+/// Leaves a VM of the project of which this one is a copy alone. The record still says that its
+/// disk was copied while it ran.
 fn leave_copied(record: &Record, layout: &ProjectLayout, context: &RuntimeContext) -> VmState {
     if let Some(original) = copy_of(record, layout) {
         let message = sentence_of_copy(&record.name, &original);
@@ -181,7 +182,7 @@ fn leave_copied(record: &Record, layout: &ProjectLayout, context: &RuntimeContex
     VmState::Copied
 }
 
-/// A suspended VM does not run; what happens to its memory was chosen.
+/// Treats a suspended VM as the options say; it does not run.
 fn stop_suspended(
     record: Record,
     layout: &ProjectLayout,
@@ -205,7 +206,7 @@ fn stop_suspended(
     Ok(VmState::Suspended)
 }
 
-/// A VM whose record is gone, damaged or too new is stopped all the same: who lives is the kernel's answer.
+/// Stops a VM whose record is gone, damaged or too new, by what the kernel knows of its QEMU.
 fn stop_unrecorded(
     vm: &str,
     layout: &ProjectLayout,
@@ -227,12 +228,12 @@ fn stop_unrecorded(
     Ok(VmState::Running)
 }
 
-/// Finishes a stop that an earlier castra began. A guest that is shutting down is waited for. The power
-/// of one that does not is not cut, since nothing asks for that now: it runs on. Returns the record,
-/// which says `Running` or `Stopped`. The caller holds the VM's lock.
+/// Finishes a stop that an earlier castra began. A guest that is shutting down is waited for. The
+/// power of one that does not is not cut, since nothing asks for that now: it runs on. Returns the
+/// record, which says `Running` or `Stopped`. The caller holds the VM's lock.
 ///
 /// # Errors
-/// [`VmError::DiskFull`], [`VmError::Record`], [`VmError::Interrupted`].
+/// Returns [`VmError::DiskFull`], [`VmError::Record`] or [`VmError::Interrupted`].
 pub(super) fn await_stop(
     mut record: Record,
     layout: &ProjectLayout,
@@ -247,7 +248,8 @@ pub(super) fn await_stop(
             stopping.end_qemu()?;
         } else {
             stopping.tell("guest shutdown");
-            // An agent that answers shuts down for certain; a power button may have been pressed in vain.
+            // An agent that answers shuts down for certain; a power button may have been pressed in
+            // vain.
             let limit =
                 if stopping.has_agent() && stopping.ask_agent() { GUEST_LIMIT } else { UNCERTAIN_LIMIT };
             if !stopping.wait_for_guest(limit)? {

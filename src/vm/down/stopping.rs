@@ -21,34 +21,35 @@ use crate::wait::WaitLimit;
 
 use super::DownOptions;
 
-/// Time for QEMU to end once it is asked to.
+/// Time for QEMU to end after a request.
 const QEMU_LIMIT: Duration = Duration::from_secs(5);
 /// Time for the agent and QMP to answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
-/// Interval between looks at a guest that shuts down.
+/// Interval between checks of a guest that shuts down.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Shuts any Linux down, as the agent does when it is asked: by systemd, or by the services' manager and then by the kernel (`u`
-/// mounts all read-only, `o` powers off), since an init that believes to be in a container leaves that out.
+/// Script that shuts down any Linux, as the agent does on request: by systemd, or by the service
+/// manager and then by the kernel (`u` remounts everything read-only, `o` powers off), since an
+/// init that believes to be in a container skips that.
 const POWER_OFF: &str = "\
     if [ -d /run/systemd/system ]; then exec systemctl poweroff; fi
     if command -v openrc; then openrc shutdown; else poweroff && exit; fi
     sync; echo u >/proc/sysrq-trigger; sleep 1; echo o >/proc/sysrq-trigger";
-/// More than any of these says.
+/// Most output in bytes, more than any of these commands prints.
 const MOST_OUTPUT_BYTES: usize = 64 << 10;
-/// Interval at which a wait looks at Ctrl-C.
+/// Interval at which a wait checks for Ctrl-C.
 const SLICE: Duration = Duration::from_millis(100);
 
-/// Way in which a VM came to stop.
+/// Way in which a VM was stopped.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::vm) enum End {
-    /// Its guest shut down, or there was nothing to lose, or a power cut was asked for.
+    /// The guest shut down, or there was nothing to lose, or a power cut was requested.
     Orderly,
-    /// As if the power went, by this method, after its guest was asked and had this time.
+    /// A power cut by this method, after its guest was asked and had this time.
     PowerCut { limit_secs: Option<u64>, method: &'static str },
 }
 
 impl End {
-    /// Returns an error for a power cut that was not asked for, though the VM has stopped.
+    /// Returns an error for a power cut that was not requested, although the VM has stopped.
     pub(in crate::vm) fn judge(self, vm: &str) -> Result<(), VmError> {
         match self {
             Self::Orderly => Ok(()),
@@ -62,7 +63,7 @@ impl End {
 /// A VM whose QEMU is to end.
 pub(in crate::vm) struct Stopping<'a> {
     vm: &'a str,
-    /// Nothing where it cannot be read: who lives is the kernel's answer.
+    /// The record; `None` if it cannot be read, in which case the kernel's knowledge decides.
     record: Option<&'a Record>,
     qemu: &'a QemuPid,
     sockets: SocketsLayout,
@@ -97,10 +98,11 @@ pub(in crate::vm) fn sockets_of(
 }
 
 impl Stopping<'_> {
-    /// Sees to it that the guest can be asked: a QEMU that is stopped is let run, and a machine that is paused continues.
+    /// Prepares the guest for being asked: continues a stopped QEMU process, and a paused machine.
     ///
     /// # Errors
-    /// [`VmError::DiskFull`], [`VmError::SocketsGone`]: nothing has been asked of the guest, and nothing is lost.
+    /// Returns [`VmError::DiskFull`] or [`VmError::SocketsGone`]: the guest has not been asked, and
+    /// nothing is lost.
     pub(in crate::vm) fn prepare(&self, options: &DownOptions) -> Result<(), VmError> {
         self.thaw()?;
         if options.force || self.is_to_be_dropped() {
@@ -126,7 +128,8 @@ impl Stopping<'_> {
         boot.is_none_or(BootRecord::has_agent)
     }
 
-    /// Returns `true` for a machine that a castra loaded from a template and, killed, never let run, as far as its record tells.
+    /// Returns `true` for a machine that a castra loaded from a template and, killed, never let
+    /// run, as far as its record says.
     fn never_ran(&self) -> bool {
         let is_loaded = |boot: &BootRecord| boot.start == StartKind::Template && boot.ready_ms.is_none();
         self.record.is_some_and(|record| {
@@ -140,7 +143,7 @@ impl Stopping<'_> {
         self.never_ran() && status() == Some(MachineStatus::Paused)
     }
 
-    /// Each way in turn, until QEMU has ended.
+    /// Tries each way in turn, until QEMU has ended.
     pub(in crate::vm) fn run(&self, options: &DownOptions) -> Result<End, VmError> {
         if options.force || self.is_to_be_dropped() {
             self.end_qemu()?;
@@ -157,8 +160,8 @@ impl Stopping<'_> {
         Ok(End::PowerCut { limit_secs: was_asked.then_some(options.limit.as_secs()), method })
     }
 
-    /// Ends QEMU without asking its guest: by its own protocol, which closes the disk in order, then by signals. Returns the
-    /// method that did it.
+    /// Ends QEMU without asking its guest: by QMP, which closes the disk cleanly, then by signals.
+    /// Returns the method that succeeded.
     pub(in crate::vm) fn end_qemu(&self) -> Result<&'static str, VmError> {
         self.context.cancel.check()?;
         self.tell("quit");
@@ -190,7 +193,8 @@ impl Stopping<'_> {
         Ok(())
     }
 
-    /// Asks for an orderly shutdown: the agent if there is one, else by the virtual power button.
+    /// Asks for an orderly shutdown: through the agent if there is one, else by the virtual power
+    /// button.
     fn ask_guest(&self) -> Result<bool, VmError> {
         self.tell("guest shutdown");
         let heard = self.has_agent() && self.ask_agent();
@@ -205,7 +209,8 @@ impl Stopping<'_> {
         !self.qemu.wait(Duration::ZERO)
     }
 
-    /// Waits for the guest to shut down, which takes room for what it still writes.
+    /// Waits for the guest to shut down. If its final writes find no room, continues it once there
+    /// is some.
     pub(in crate::vm) fn wait_for_guest(&self, limit: Duration) -> Result<bool, VmError> {
         let deadline = Instant::now() + limit;
         loop {
@@ -222,7 +227,8 @@ impl Stopping<'_> {
         }
     }
 
-    /// Asks the agent to shut the guest down: over the control port, or over SSH where that port's socket is gone.
+    /// Asks the agent to shut down the guest: over the control port, or over SSH if that port's
+    /// socket is gone.
     pub(in crate::vm) fn ask_agent(&self) -> bool {
         match self.sockets.are_gone() {
             true => self.ask_over_ssh(),
@@ -264,7 +270,7 @@ impl Stopping<'_> {
         Qmp::connect(&self.sockets.qmp(), WaitLimit::new(ANSWER_LIMIT, &self.context.cancel))
     }
 
-    /// Waits for QEMU to end once it has been told to.
+    /// Waits for QEMU to end after a request.
     pub(in crate::vm) fn wait_for_qemu(&self) -> Result<bool, VmError> {
         self.wait(QEMU_LIMIT)
     }

@@ -122,12 +122,12 @@ impl Explain for VmError {
 }
 
 impl VmError {
-    /// What the diagnosis of a start that came to nothing advises.
+    /// Returns the advice of a failed start's diagnosis.
     fn advice(&self) -> Option<String> {
         self.diagnosis().map(|diagnosis| diagnosis.advice.clone())
     }
 
-    /// The error of another module that this passes on.
+    /// Returns the error of another module that this one passes on.
     fn inner(&self) -> Option<&dyn Explain> {
         match self {
             Self::Record(error) => Some(error),
@@ -146,7 +146,7 @@ impl VmError {
         }
     }
 
-    /// Ways out around a VM that is suspended, and its clones.
+    /// Returns hints for suspended VMs and clones.
     fn suspend_hint(&self) -> Option<String> {
         match self {
             Self::IsSuspended { vm } => Some(format!(
@@ -170,7 +170,7 @@ impl VmError {
         }
     }
 
-    /// Ways out for a VM that runs, or ran until a moment ago.
+    /// Returns hints for a VM that runs, or ran until a moment ago.
     fn run_hint(&self) -> Option<String> {
         match self {
             Self::SocketsGone { vm, doing: "stop", .. } => Some(format!(
@@ -217,7 +217,7 @@ impl VmError {
         }
     }
 
-    /// Where a disk and what it stands on do not fit, or are not there.
+    /// Returns hints for disks that are unusable or out of place.
     fn disk_hint(&self) -> Option<String> {
         match self {
             Self::NotADisk { path, .. } => {
@@ -234,7 +234,7 @@ impl VmError {
         }
     }
 
-    /// Ways out where the files that a disk is based on do not fit, or are missing.
+    /// Returns hints for backing files that do not fit, or are missing.
     fn foundation_hint(&self) -> Option<String> {
         match self {
             Self::Unbootable { reason: Unbootable::UefiOnly, .. } => Some(format!(
@@ -284,7 +284,7 @@ impl VmError {
         }
     }
 
-    /// Where a boot came to nothing.
+    /// Returns hints for failed boots.
     fn boot_hint(&self) -> Option<String> {
         let logs = self.logs_hint();
         match (self.advice(), logs) {
@@ -316,7 +316,7 @@ impl VmError {
         }
     }
 
-    /// Where there is more to read of a boot that came to nothing.
+    /// Returns the command that shows more of a failed boot.
     fn logs_hint(&self) -> Option<String> {
         match self {
             Self::BootTimedOut { vm, .. } => Some(format!(

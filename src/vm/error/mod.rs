@@ -24,19 +24,19 @@ use super::record::{RecordError, VmState};
 /// A VM whose project was moved or removed while it ran.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Predecessor {
-    /// Its QEMU.
+    /// Pid of its QEMU.
     pub pid: i32,
-    /// Directory of its project by now, if there is one.
+    /// Current directory of its project, if there is one.
     pub project: Option<PathBuf>,
 }
 
-/// Why something could not be done to a VM.
+/// Error of an operation on a VM.
 #[derive(Debug, thiserror::Error)]
 pub enum VmError {
-    /// The VM's record cannot be had.
+    /// The VM's record is not available.
     #[error(transparent)]
     Record(#[from] RecordError),
-    /// Something has the name of a disk and is none.
+    /// A file under the name of a disk is not one.
     #[error("{} is no disk of yours, and stays", path.display())]
     NotADisk {
         /// The file.
@@ -44,12 +44,12 @@ pub enum VmError {
         /// The reason.
         source: io::Error,
     },
-    /// QEMU runs and nothing is known of it.
+    /// QEMU runs, but there is no record of it.
     #[error("QEMU of VM `{vm}` runs (process {pid}), but its record is gone")]
     Unrecorded {
         /// The VM.
         vm: String,
-        /// QEMU's process.
+        /// Pid of QEMU.
         pid: i32,
     },
     /// The VM does not run.
@@ -57,7 +57,7 @@ pub enum VmError {
     NotRunning {
         /// The VM.
         vm: String,
-        /// What it does instead.
+        /// State that it is in instead.
         state: VmState,
     },
     /// The VM's QEMU was stopped by a signal.
@@ -65,29 +65,29 @@ pub enum VmError {
     Frozen {
         /// The VM.
         vm: String,
-        /// QEMU's process.
+        /// Pid of QEMU.
         pid: i32,
     },
-    /// The VM is suspended, and what is asked for would drop its memory.
+    /// The VM is suspended, and the operation would drop its memory.
     #[error("VM `{vm}` is suspended")]
     IsSuspended {
         /// The VM.
         vm: String,
     },
-    /// What was saved of a suspended VM cannot be gone on from.
+    /// A suspended VM cannot be resumed.
     #[error("VM `{vm}` cannot go on from where it was suspended: {reason}")]
     NotResumable {
         /// The VM.
         vm: String,
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// Only what has a memory can be cloned.
+    /// Only a running or suspended VM can be cloned.
     #[error("VM `{vm}` neither runs nor is it suspended (it is {})", state.name())]
     NotSuspended {
         /// The VM.
         vm: String,
-        /// What it does instead.
+        /// State that it is in instead.
         state: VmState,
     },
     /// A clone needs a name of its own.
@@ -96,25 +96,25 @@ pub enum VmError {
         /// The name.
         vm: String,
     },
-    /// Something has removed the sockets of a VM that runs.
+    /// Something has removed the sockets of a running VM.
     #[error("cannot {doing} VM `{vm}`: its sockets in {} are gone", directory.display())]
     SocketsGone {
         /// The VM.
         vm: String,
-        /// The verb of what cannot be done.
+        /// Verb of the operation that is not possible.
         doing: &'static str,
         /// Directory in which the sockets were.
         directory: PathBuf,
     },
-    /// A clone was interrupted before all of it was there.
+    /// A clone was interrupted before it was complete.
     #[error("VM `{vm}` is a clone of `{of}` that was never finished")]
     CloneUnfinished {
-        /// Its name.
+        /// Name of the clone.
         vm: String,
-        /// The VM it was to be a clone of.
+        /// The VM that was being cloned.
         of: String,
     },
-    /// A clone needs a name that a VM can have.
+    /// The name of a clone is not valid for a VM.
     #[error("`{name}` cannot be a VM's name")]
     BadName {
         /// The name.
@@ -126,10 +126,10 @@ pub enum VmError {
         /// The VM.
         vm: String,
     },
-    /// `CASTRA_ACCELERATOR` names none.
+    /// `CASTRA_ACCELERATOR` names no accelerator.
     #[error("CASTRA_ACCELERATOR names no accelerator: `{name}`")]
     UnknownAccelerator {
-        /// What it says.
+        /// Value of the variable.
         name: String,
     },
     /// The VM boots natively, so there is no agent in it.
@@ -138,15 +138,15 @@ pub enum VmError {
         /// The VM.
         vm: String,
     },
-    /// Somebody is connected to the VM's console.
+    /// The VM's console is in use.
     #[error("the console of VM `{vm}` is in use{}", by_process(*pid))]
     ConsoleTaken {
         /// The VM.
         vm: String,
-        /// Who is connected, if the kernel tells.
+        /// Pid of the connected process, if the kernel knows it.
         pid: Option<i32>,
     },
-    /// The socket of its console is gone.
+    /// The socket of the VM's console is gone.
     #[error("the console of VM `{vm}` cannot be reached: its socket {} is gone", socket.display())]
     NoConsole {
         /// The VM.
@@ -154,14 +154,14 @@ pub enum VmError {
         /// The socket.
         socket: PathBuf,
     },
-    /// The VM's disk stands on another image than the configuration now names.
+    /// The VM's disk is based on another image than the configuration now names.
     #[error("the disk of VM `{vm}` stands on {recorded}, and now {wanted} is asked for")]
     ImageChanged {
         /// The VM.
         vm: String,
-        /// What the disk stands on.
+        /// Image that the disk is based on.
         recorded: String,
-        /// What is asked for.
+        /// Image that the configuration names.
         wanted: String,
     },
     /// The disk is where castra must not write.
@@ -177,22 +177,22 @@ pub enum VmError {
     StateOfAnother {
         /// The file or directory.
         path: PathBuf,
-        /// Its owner, in words.
+        /// Owner, in words.
         owner: String,
         /// The project's state root.
         state_root: PathBuf,
         /// The reason.
         source: io::Error,
     },
-    /// A VM runs that was started here before its project went.
+    /// Another VM that was started here still runs, although its project is gone from here.
     #[error("VM `{vm}` cannot start here: another one runs that was started here{}", before(predecessor.as_ref()))]
     PlaceTaken {
         /// The VM.
         vm: String,
-        /// The other one; nothing if it cannot be seen.
+        /// The other VM; `None` if it cannot be seen.
         predecessor: Option<Predecessor>,
     },
-    /// The base under a disk has changed.
+    /// The base image of a disk has changed.
     #[error("the base image of VM `{vm}` is not the one its disk was made on: {}", base.display())]
     BaseChanged {
         /// The VM.
@@ -207,12 +207,12 @@ pub enum VmError {
     CopyTorn {
         /// The VM.
         vm: String,
-        /// Its disk.
+        /// Path of the disk.
         disk: PathBuf,
-        /// The directory of the project that was copied.
+        /// Directory of the project that was copied.
         original: PathBuf,
     },
-    /// Nothing proves that a layer is the one a disk was made on.
+    /// Nothing proves that a layer is the one a disk was created on.
     #[error(
         "the layer {} of VM `{vm}` has another size or time of change than recorded, and an earlier castra kept no digest of it",
         layer.display()
@@ -223,17 +223,17 @@ pub enum VmError {
         /// The layer.
         layer: PathBuf,
     },
-    /// The base under a disk is gone.
+    /// The base image of a disk is missing.
     #[error("the base image of VM `{vm}` is missing: {}", base.display())]
     BaseMissing {
         /// The VM.
         vm: String,
         /// The base image.
         base: PathBuf,
-        /// The disk that stands on it, if there is one.
+        /// The disk that is based on it, if there is one.
         overlay: Option<PathBuf>,
     },
-    /// The disk that a VM is to boot from holds nothing that its BIOS can boot.
+    /// The boot disk of a VM has nothing that its BIOS can boot.
     #[error("the disk of VM `{vm}` cannot be booted: {}", unbootable(disk, *reason))]
     Unbootable {
         /// The VM.
@@ -243,7 +243,7 @@ pub enum VmError {
         /// The reason.
         reason: Unbootable,
     },
-    /// The wait is for services of a guest without an agent that reports them.
+    /// The guest has no agent that reports its services, so the wait for them is pointless.
     #[error(
         "VM `{vm}` boots from its own disk, without Castra's agent inside: `--wait services` would never learn of its services"
     )]
@@ -256,32 +256,32 @@ pub enum VmError {
     BaseNotAFile {
         /// The VM.
         vm: String,
-        /// Its base image.
+        /// Path of the base image.
         base: PathBuf,
     },
-    /// The disk does not stand on what it should.
+    /// The disk has another backing file than expected.
     #[error("the disk {} of VM `{vm}` stands on {}, not on {}", overlay.display(), found.display(), expected.display())]
     ForeignOverlay {
         /// The VM.
         vm: String,
         /// The disk.
         overlay: PathBuf,
-        /// The backing file it names.
+        /// Backing file that the disk has.
         found: PathBuf,
-        /// The backing file it should name.
+        /// Backing file that it should have.
         expected: PathBuf,
     },
-    /// The disk cannot be made or looked at.
+    /// The disk cannot be created or read.
     #[error("cannot {action} {}", path.display())]
     Disk {
-        /// What was to be done.
+        /// Verb of the operation.
         action: &'static str,
         /// The file.
         path: PathBuf,
         /// The reason.
         source: io::Error,
     },
-    /// The system has no random bytes.
+    /// The system provides no random bytes.
     #[error("cannot read random bytes from the system")]
     Random(#[source] io::Error),
     /// A host port is in use.
@@ -291,27 +291,27 @@ pub enum VmError {
         vm: String,
         /// The port.
         port: u16,
-        /// Its protocol.
+        /// Protocol of the port.
         protocol: Protocol,
-        /// Who has it.
+        /// Owner of the port.
         owner: PortOwner,
     },
-    /// A host port may not be used by this user.
+    /// The user lacks the right to a host port.
     #[error("port {port}/{protocol} of this machine may not be used by this user")]
     PortForbidden {
         /// The port.
         port: u16,
-        /// Its protocol.
+        /// Protocol of the port.
         protocol: Protocol,
     },
-    /// The guest did not come up in time.
+    /// The guest was not ready in time.
     #[error("VM `{vm}` was not ready after {limit_secs} s, {trouble}")]
     BootTimedOut {
         /// The VM.
         vm: String,
-        /// The limit.
+        /// The limit in seconds.
         limit_secs: u64,
-        /// What is known of it.
+        /// Report on the boot.
         trouble: Box<Trouble>,
     },
     /// The VM runs where it cannot be reached.
@@ -322,21 +322,21 @@ pub enum VmError {
         /// The VM.
         vm: String,
     },
-    /// A disk that is to go is in use.
+    /// A disk to be removed is in use.
     #[error("the disk {} is in use, and stays", path.display())]
     DiskInUse {
         /// The disk.
         path: PathBuf,
     },
-    /// A guest that was ready does not answer.
+    /// A guest that was ready no longer answers.
     #[error("the guest of VM `{vm}` does not answer: it was ready, and has said nothing for {limit_secs} s")]
     GuestSilent {
         /// The VM.
         vm: String,
-        /// The limit.
+        /// The limit in seconds.
         limit_secs: u64,
     },
-    /// A power cut ended the VM, and was not asked for.
+    /// The VM was ended by a power cut that was not requested.
     #[error(
         "VM `{vm}` did not shut down{}: its QEMU was ended by {method}, as if the power went",
         within(*limit_secs)
@@ -344,41 +344,41 @@ pub enum VmError {
     PowerCut {
         /// The VM.
         vm: String,
-        /// How long its guest was waited for; nothing if it could not be asked.
+        /// Seconds that its guest had to shut down; `None` if it could not be asked.
         limit_secs: Option<u64>,
-        /// What ended QEMU.
+        /// Method that ended QEMU.
         method: &'static str,
     },
-    /// The disk of this machine is full, and the VM is paused until there is room.
+    /// The host's disk is full, and the VM is paused until there is room.
     #[error("VM `{vm}` is paused: {full}")]
     DiskFull {
         /// The VM.
         vm: String,
-        /// The filesystem of its disk.
+        /// Filesystem of its disk.
         full: FullDisk,
     },
-    /// The guest will never come up, by what it says itself.
+    /// The guest's own output says that it will never be ready.
     #[error("VM `{vm}` cannot boot: it gave up {trouble}")]
     BootHopeless {
         /// The VM.
         vm: String,
-        /// What is known of it.
+        /// Report on the boot.
         trouble: Box<Trouble>,
     },
-    /// QEMU could not be started, and there is a guess why.
+    /// QEMU could not be started, and there is a probable cause.
     #[error("{error}\n  probable cause: {}", diagnosis.cause)]
     NotStarted {
-        /// What QEMU did.
+        /// The failure of QEMU.
         error: Box<QemuError>,
-        /// The guess.
+        /// The probable cause.
         diagnosis: Box<Diagnosis>,
     },
-    /// Commands can run, but the guest's services are not all up.
+    /// Commands can run, but not all services of the guest are up.
     #[error("the services of VM `{vm}` were not all up after {limit_secs} s; commands can run in it")]
     ServicesTimedOut {
         /// The VM.
         vm: String,
-        /// The limit.
+        /// The limit in seconds.
         limit_secs: u64,
     },
     /// The agent could not do what commands need.
@@ -388,7 +388,7 @@ pub enum VmError {
         vm: String,
         /// What it was to do.
         task: &'static str,
-        /// What it said.
+        /// Reason that the agent reported.
         reason: String,
     },
     /// QEMU ended while the guest booted.
@@ -396,7 +396,7 @@ pub enum VmError {
     BootDied {
         /// The VM.
         vm: String,
-        /// What is known of it.
+        /// Report on the boot.
         trouble: Box<Trouble>,
     },
     /// QEMU could not be ended.
@@ -404,13 +404,13 @@ pub enum VmError {
     Unkillable {
         /// The VM.
         vm: String,
-        /// The process.
+        /// Pid of the process.
         pid: i32,
     },
-    /// A VM that is thrown away did not start; nothing is left of it to look into.
+    /// A throwaway VM did not start; nothing of it is left to inspect.
     #[error(transparent)]
     ThrowawayFailed(Box<VmError>),
-    /// The image could not be had.
+    /// The image is not available.
     #[error(transparent)]
     Image(#[from] ImageError),
     /// A file of the VM cannot be read or written.
@@ -422,25 +422,25 @@ pub enum VmError {
     /// A warm template could not be made or used.
     #[error(transparent)]
     Template(#[from] TemplateError),
-    /// The agent could not be talked to.
+    /// The agent could not be reached.
     #[error(transparent)]
     Control(#[from] ControlError),
-    /// The guest lives, and its network does not.
+    /// The guest runs, but its network does not.
     #[error(transparent)]
     NetworkDown(#[from] NetworkDown),
-    /// The agent could not be put into the initramfs.
+    /// The agent could not be added to the initramfs.
     #[error(transparent)]
     Initrd(#[from] InitrdError),
-    /// The VM's keys cannot be made or read.
+    /// The VM's keys cannot be created or read.
     #[error(transparent)]
     Key(#[from] KeyError),
     /// The state root cannot be used.
     #[error(transparent)]
     StateRoot(#[from] StateRootError),
-    /// The VM is being worked on by somebody else.
+    /// Another process works on the VM.
     #[error(transparent)]
     Lock(#[from] LockError),
-    /// Ctrl-C.
+    /// The operation was interrupted.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
 }
@@ -451,7 +451,7 @@ impl VmError {
         Self::SocketsGone { vm: vm.to_owned(), doing, directory: sockets.directory().to_owned() }
     }
 
-    /// Why a start came to nothing, as far as it can be told.
+    /// Returns the diagnosis of a failed start, if there is one.
     pub fn diagnosis(&self) -> Option<&Diagnosis> {
         match self {
             Self::BootTimedOut { trouble, .. }
@@ -462,7 +462,7 @@ impl VmError {
         }
     }
 
-    /// Whether somebody asked for the stop.
+    /// Returns `true` if the operation was interrupted on request.
     pub fn is_interruption(&self) -> bool {
         self.kind() == Kind::Interrupted
     }

@@ -1,5 +1,5 @@
 //! Serial console of a running VM, for one client at a time: QEMU serves no more, and would let a
-//! second one wait without a word.
+//! second one wait silently.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -16,18 +16,19 @@ use crate::vm::error::VmError;
 use crate::vm::record::{Record, observe};
 use crate::wait::check_listener;
 
-/// A connection to a console. Nobody else gets one as long as this is there.
+/// A connection to a console. There is no other while this one exists.
 #[derive(Debug)]
 pub struct Console {
-    /// What is written goes to the guest, and what the guest writes comes out.
+    /// Stream to and from the guest.
     pub stream: UnixStream,
     _lock: File,
 }
 
-/// Connects to the console of a VM that runs.
+/// Connects to the console of a running VM.
 ///
 /// # Errors
-/// [`VmError::NotRunning`]; [`VmError::ConsoleTaken`] with who has it; [`VmError::NoConsole`]; [`VmError::Disk`].
+/// Returns [`VmError::NotRunning`], [`VmError::ConsoleTaken`] with the connected process,
+/// [`VmError::NoConsole`] or [`VmError::Disk`].
 pub fn open_console(record: &Record, layout: &ProjectLayout) -> Result<Console, VmError> {
     let (vm, files) = (record.name.clone(), layout.vm(&record.name));
     let (state, _) = observe(record, &files);
@@ -38,7 +39,7 @@ pub fn open_console(record: &Record, layout: &ProjectLayout) -> Result<Console, 
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(false).mode(0o600);
     let lock = trusted::open_with(&mut options, &path).map_err(failed)?;
-    // A lock of the kind whose holder the kernel tells.
+    // A kind of lock whose holder the kernel reports.
     match fcntl_lock(&lock, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(Errno::AGAIN | Errno::ACCESS) => {

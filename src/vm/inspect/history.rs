@@ -13,11 +13,12 @@ use crate::vm::record::{BootRecord, Record, VmState, observe};
 use crate::vm::start::record_times;
 use crate::vm::timeline::{self, PhaseSpan, Stopwatch, Timeline, save_if_new, timelines};
 
-/// How long the guest is listened to. It answers within milliseconds, or is busy.
+/// Time to listen to the guest, which answers within milliseconds or is busy.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
-/// The timelines of a VM's last starts, the newest first. If the last one has a phase whose end nobody has seen, such as that
-/// of the guest's services, and the VM runs, its guest is asked.
+/// Returns the timelines of a VM's recent starts, the newest first. If the last one has a phase
+/// whose end was not seen, such as that of the guest's services, and the VM runs, the guest is
+/// asked.
 pub fn last_starts(record: &Record, layout: &ProjectLayout, context: &RuntimeContext) -> Vec<Timeline> {
     let files = layout.vm(&record.name);
     if let (VmState::Running, Some(boot)) = (observe(record, &files).0, record.boot.as_ref()) {
@@ -33,7 +34,7 @@ fn learn(record: &Record, boot: &BootRecord, layout: &ProjectLayout, context: &R
     boot.ssh_port?;
     timeline::find(&files, boot.started_unix_ms)?.phases.iter().any(is_open).then_some(())?;
     let _lock = Lock::try_hold(trusted::open(&files.lock()).ok()?, &files.lock()).ok()??;
-    // Whoever held the lock may have learnt it meanwhile.
+    // The last holder of the lock may have completed it meanwhile.
     let kept = timeline::find(&files, boot.started_unix_ms)?;
     let stopwatch = Stopwatch::continuing(&record.name, Some(&kept), &context.reporter);
     let deadline = Instant::now() + ANSWER_LIMIT;

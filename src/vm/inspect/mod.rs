@@ -1,5 +1,5 @@
-//! Reading what there is: states, projects, ports, consoles and histories of VMs. Nothing here takes a lock that others wait
-//! for, or changes a VM.
+//! Reads only: states, projects, ports, consoles and histories of VMs. Nothing here takes a lock
+//! that others wait for, or changes a VM.
 
 mod console;
 mod history;

@@ -1,9 +1,9 @@
-//! All projects of this user: `up` notes where each is, and the kernel knows which QEMUs run.
+//! All projects of this user: `up` records the location of each, and the kernel knows which QEMUs
+//! run.
 //!
 //! A note is one small file in the cache, written when a project is first brought up and never
-//! forced to the disk: the next `up` writes a lost one again, and a VM that runs is found without
-//! any. Neither a cache that was removed nor a project that was moved or removed hides a VM that
-//! runs.
+//! synced to disk: the next `up` writes a lost one again, and running VMs are found without any.
+//! Neither removing the cache nor moving or removing a project hides a running VM.
 
 use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
@@ -27,29 +27,31 @@ const BLOCK_BYTES: u64 = 512;
 /// A project, and the VMs in it.
 #[derive(Debug)]
 pub struct ProjectStatus {
-    /// Where it is.
+    /// Location of the project.
     pub layout: ProjectLayout,
-    /// Its VMs, or why nothing in it is looked at. A record that cannot be read is an error of its own.
+    /// VMs of the project, or the reason why it is not read. An unreadable record is an error of
+    /// its own.
     pub vms: Result<PerVm<ListedVm>, StateRootError>,
 }
 
-/// A VM of some project.
+/// A VM of one of the projects.
 #[derive(Debug)]
 pub struct ListedVm {
-    /// What is known of it.
+    /// Status of the VM.
     pub status: VmStatus,
-    /// What its own disk takes on this machine's disk.
+    /// Bytes that its own disk occupies on the host.
     pub disk_bytes: Option<u64>,
 }
 
-/// Notes where a project is. One look at a small file if that is known; a cache that cannot be written to learns nothing.
+/// Records the location of a project. Reads one small file if it is known already; ignores a cache
+/// that cannot be written to.
 pub(in crate::vm) fn note(layout: &ProjectLayout, context: &RuntimeContext) {
     let (path, root) = (context.cache.known_project(layout), layout.state_root());
     if noted_root(&path).is_some_and(|known| known == root) {
         return;
     }
     files::tag_as_cache(&context.cache.tag());
-    // What a crash leaves of it is written anew by the next `up`.
+    // After a crash, the next `up` writes the note again.
     let _ = files::create_private_directory(&context.cache.known_projects()).and_then(|()| {
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(false).mode(0o600);
@@ -59,8 +61,8 @@ pub(in crate::vm) fn note(layout: &ProjectLayout, context: &RuntimeContext) {
     });
 }
 
-/// All projects that there still are and that have a VM, by directory. Asks nobody, so it never waits. Notes of projects that
-/// are gone are removed.
+/// Lists all existing projects that have a VM, by directory. Asks no guest, so it never waits.
+/// Notes of projects that are gone are removed.
 pub fn list_projects(context: &RuntimeContext) -> Vec<ProjectStatus> {
     let mut roots: BTreeSet<PathBuf> = find_qemus()
         .into_iter()
@@ -70,7 +72,7 @@ pub fn list_projects(context: &RuntimeContext) -> Vec<ProjectStatus> {
     for entry in fs::read_dir(context.cache.known_projects()).into_iter().flatten().flatten() {
         match noted_root(&entry.path()).filter(|root| root.is_dir()) {
             Some(root) => drop(roots.insert(root)),
-            // A project that is only out of reach is noted again by its next `up`.
+            // A project that is only out of reach is recorded again by its next `up`.
             None => drop(fs::remove_file(entry.path())),
         }
     }
@@ -110,7 +112,7 @@ mod tests {
     fn projects_are_known_as_long_as_they_are_there() {
         let directory = tempfile::tempdir().expect("a directory");
         let context = context(&directory.path().join("cache"));
-        // Not UTF-8, as a directory's name may be.
+        // Directory names need not be UTF-8.
         let name = OsString::from_vec(b"caf\xe9".to_vec());
         let layout = ProjectLayout::unchecked(directory.path().join(name).join(".castra"));
         state_root::make(&layout, &context).expect("made");
@@ -120,7 +122,7 @@ mod tests {
         let listed = list_projects(&context);
         let ours = |project: &&ProjectStatus| project.layout == layout;
         let project = listed.iter().find(ours).expect("known");
-        // Unreadable, and told all the same.
+        // An unreadable record is listed all the same.
         assert!(matches!(project.vms.as_deref(), Ok([(name, Err(_))]) if name == "web"));
         fs::remove_dir_all(layout.state_root()).expect("removed");
         assert!(list_projects(&context).iter().find(ours).is_none());

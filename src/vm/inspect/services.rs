@@ -1,4 +1,4 @@
-//! Services of a guest behind forwarded ports, as its agent sees them.
+//! Services of a guest behind forwarded ports, as reported by its agent.
 
 use std::time::{Duration, Instant};
 
@@ -14,11 +14,12 @@ use crate::trusted;
 use crate::vm::record::{Record, VmState, observe};
 use crate::vm::start::ports::has_relay;
 
-/// Time for an agent to answer. It does within milliseconds, or is busy.
+/// Time for an agent to answer, which it does within milliseconds unless it is busy.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
-/// Asks a VM that runs how far the services behind its forwarded ports can be reached. Nothing if it does not tell: without an
-/// agent or with an older one, busy, or while another castra works on it.
+/// Asks a running VM how far the services behind its forwarded ports can be reached. Returns
+/// nothing without an agent or with an older one, and while the VM is busy or another castra works
+/// on it.
 pub fn services(vm: &str, layout: &ProjectLayout, context: &RuntimeContext) -> Vec<(PortForward, Reach)> {
     ask(vm, layout, context).unwrap_or_default()
 }
@@ -35,7 +36,7 @@ fn ask(vm: &str, layout: &ProjectLayout, context: &RuntimeContext) -> Option<Vec
     let deadline = Instant::now() + ANSWER_LIMIT;
     let control = boot.socket_paths().control();
     let mut port = ControlPort::connect(&control, deadline, &context.cancel).ok()?;
-    // It greets, too: by that the host learns that the agent listens.
+    // The agent also greets, by which the host learns that it listens.
     port.attach().ok()?;
     port.listeners(boot.port_forwards.iter().map(port_of).collect()).ok()?;
     loop {

@@ -1,4 +1,5 @@
-//! States of VMs: from records and locks, and from what their QEMUs answer at once. Never blocks.
+//! States of VMs, from records and locks and from the immediate answers of their QEMUs. Never
+//! blocks.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -21,31 +22,31 @@ use crate::vm::monitor::is_paused;
 use crate::vm::parallel::PerVm;
 use crate::vm::record::{BootRecord, Crash, MissingModules, Record, VmState, copy_of, crash, observe};
 
-/// Limit of a question to a guest, which is asked beside what is known without it.
+/// Time for a guest to answer; everything else is known without it.
 const GUEST_LIMIT: Duration = Duration::from_secs(1);
 
-/// What is known of one VM.
+/// Status of one VM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VmStatus {
-    /// Its name.
+    /// Name of the VM.
     pub name: String,
-    /// What it does.
+    /// State of the VM.
     pub state: VmState,
-    /// The image its disk stands on.
+    /// Image that its disk is based on.
     pub image: String,
-    /// Its disk.
+    /// Path of its disk.
     pub overlay: PathBuf,
-    /// When its memory was saved, milliseconds since the Unix epoch, if it is suspended.
+    /// Time at which its memory was saved, in milliseconds since 1970, if it is suspended.
     pub suspended_unix_ms: Option<u64>,
-    /// QEMU's process, if it runs.
+    /// Pid of QEMU, if it runs.
     pub pid: Option<i32>,
-    /// QEMU's version, if it runs.
+    /// Version of QEMU, if it runs.
     pub qemu_version: Option<String>,
-    /// How its CPU is run, if it runs.
+    /// Accelerator that runs its CPU, if it runs.
     pub accelerator: Option<AcceleratorChoice>,
-    /// When it was started, milliseconds since the Unix epoch, if it runs.
+    /// Time at which it was started, in milliseconds since 1970, if it runs.
     pub started_unix_ms: Option<u64>,
-    /// How long QEMU has run, in milliseconds, whatever became of the clock since.
+    /// Time that QEMU has run, in milliseconds, unaffected by changes of the clock.
     pub uptime_ms: Option<u64>,
     /// Milliseconds until commands could run, if they can.
     pub ready_ms: Option<u64>,
@@ -53,33 +54,37 @@ pub struct VmStatus {
     pub cpus: Option<u32>,
     /// Memory in MiB, if it runs.
     pub memory_mib: Option<u64>,
-    /// Port of 127.0.0.1 for SSH, if it runs and has an agent.
+    /// Port on 127.0.0.1 for SSH, if it runs and has an agent.
     pub ssh_port: Option<u16>,
-    /// `true` if Castra's agent is in its guest; nothing unless it runs. Without one nothing is known of what happens inside.
+    /// `true` if Castra's agent is in its guest; `None` unless it runs. Without an agent, nothing
+    /// is known of what happens inside.
     pub agent: Option<bool>,
     /// Bytes that its guest has written to the serial console, if it runs.
     pub console_bytes: Option<u64>,
-    /// Modules of other kernels than the one that runs in its guest, if it runs and has said so, and what to do about it.
+    /// Kernel modules of other kernels than the running one, if the guest has reported them, and
+    /// the way out.
     pub missing_modules: Option<(MissingModules, String)>,
     /// Declared forwards, if it runs.
     pub port_forwards: Vec<PortForward>,
-    /// Why it crashed, if it did.
+    /// Reason for its crash, if it crashed.
     pub crash: Option<Crash>,
-    /// The project that this one is a copy of, if the VM ran there when it was copied and was not started here since.
+    /// Project that this one is a copy of, if the VM ran there when it was copied and was not
+    /// started here since.
     pub copy_of: Option<PathBuf>,
-    /// The filesystem without room for its disk, if it is paused for that.
+    /// Filesystem that is too full for its disk, if it is paused for that.
     pub full_disk: Option<FullDisk>,
-    /// A signal (SIGSTOP) has stopped its QEMU.
+    /// True if a signal (SIGSTOP) has stopped its QEMU.
     pub is_frozen: bool,
-    /// The directory from which its sockets have gone while it ran, if they have.
+    /// Directory from which its sockets have disappeared while it ran.
     pub lost_sockets: Option<PathBuf>,
     /// Fault of its network, if its guest was asked ([`status_of_guests`]) and reports one.
     pub network_fault: Option<NetworkFault>,
-    /// Milliseconds by which its clock is ahead of this machine's, if its guest was asked and says so.
+    /// Milliseconds by which its clock is ahead of this machine's, if its guest was asked and
+    /// reports its time.
     pub clock_ahead_ms: Option<i64>,
 }
 
-/// The VMs of a project that have a record, by name. A record that cannot be read is told as its error.
+/// Returns the VMs of a project that have a record, by name. An unreadable record gives an error.
 pub fn status(layout: &ProjectLayout) -> PerVm<VmStatus> {
     Record::names(layout)
         .into_iter()
@@ -90,8 +95,8 @@ pub fn status(layout: &ProjectLayout) -> PerVm<VmStatus> {
         .collect()
 }
 
-/// Returns the same as [`status`], with what the guests of VMs that run say at once. One that says nothing is waited for a
-/// second.
+/// Returns the VMs as [`status`] does, with the immediate answers of running guests. Waits at most
+/// a second for a silent one.
 pub fn status_of_guests(layout: &ProjectLayout) -> PerVm<VmStatus> {
     let mut known = status(layout);
     thread::scope(|scope| {
@@ -117,11 +122,11 @@ fn ask_guest(status: &mut VmStatus, layout: &ProjectLayout) {
     status.clock_ahead_ms = inspection.map(|inspection| inspection.clock_ahead_ms);
 }
 
-/// Checks that all there is of the project's VMs can be read: a state root of root's, as `sudo castra` leaves it, is not an
-/// empty one.
+/// Checks that everything about the project's VMs can be read: a state root owned by root, as `sudo
+/// castra` leaves it, is not an empty one.
 ///
 /// # Errors
-/// [`VmError::StateOfAnother`].
+/// Returns [`VmError::StateOfAnother`].
 pub fn check_readable(layout: &ProjectLayout) -> Result<(), VmError> {
     let unreadable = |path: &Path, source: io::Error| {
         let denied = source.kind() == io::ErrorKind::PermissionDenied;
@@ -151,7 +156,8 @@ pub fn check_readable(layout: &ProjectLayout) -> Result<(), VmError> {
     Ok(())
 }
 
-/// Opens whatever is there, without waiting for the other end of a FIFO: only whether it may be read counts.
+/// Opens a path without waiting for the other end of a FIFO: all that matters is the permission to
+/// read.
 fn open_at_once(path: &Path) -> io::Result<File> {
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
     OpenOptions::new().read(true).custom_flags(flags).open(path)
@@ -168,10 +174,10 @@ fn owner_of(path: &Path) -> String {
     }
 }
 
-/// What is known of the VM of this name; nothing if it has no record.
+/// Returns the status of the VM of this name, or `None` if it has no record.
 ///
 /// # Errors
-/// Those of reading the record.
+/// Returns errors of reading the record.
 pub fn status_of(name: &str, layout: &ProjectLayout) -> Result<Option<VmStatus>, VmError> {
     Ok(Record::load(layout, name)?.map(|record| status_by(&record, layout)))
 }
@@ -214,16 +220,17 @@ fn status_by(record: &Record, layout: &ProjectLayout) -> VmStatus {
     }
 }
 
-/// By the process, since clocks jump; else by the clock.
+/// Computes the uptime from the process, since clocks jump; otherwise from the clock.
 fn uptime_ms(qemu: Option<&QemuPid>, started_unix_ms: u64) -> u64 {
     let age = qemu.and_then(QemuPid::age).map(millis);
     age.unwrap_or_else(|| unix_time_ms().saturating_sub(started_unix_ms))
 }
 
-/// The VM's state, with what QEMU says of a machine that is to run, if it says that at once.
+/// Returns the VM's state, with QEMU's answer about a machine that should run, if it is immediate.
 pub(in crate::vm) fn glance(record: &Record, files: &VmLayout) -> (VmState, Option<QemuPid>) {
     let (state, qemu) = observe(record, files);
-    // One that is being saved or loaded stands still rightly, and its QEMU serves whoever does that.
+    // A machine that is being saved or loaded is paused on purpose, and its QEMU serves the castra
+    // that does that.
     let is_to_run = matches!(state, VmState::Starting | VmState::Running | VmState::Stopping);
     let is_answering = qemu.as_ref().is_some_and(|qemu| is_to_run && !qemu.is_frozen());
     let boot = record.boot.as_ref().filter(|_| is_answering);

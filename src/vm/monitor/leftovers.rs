@@ -1,4 +1,4 @@
-//! Cleans up the files of a QEMU that has exited.
+//! Removal of the files of a QEMU that has exited.
 
 use std::fs;
 use std::path::Path;
@@ -8,27 +8,29 @@ use std::time::Duration;
 use crate::layout::{SocketsLayout, VmLayout};
 use crate::qemu::{is_listened_at, remove_sockets};
 
-/// Looks at a socket whose QEMU has just ended: the kernel frees its locks a moment before it closes its sockets.
+/// Checks of a socket whose QEMU has just ended: the kernel frees its locks a moment before it
+/// closes its sockets.
 const LOOKS: u32 = 20;
-/// Time between them.
+/// Time between the checks.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// Removes what a QEMU that is gone leaves behind, and saved memory that counts no more. Nothing here is data.
+/// Removes what a QEMU that has exited leaves behind, and saved memory that no longer counts.
+/// Nothing here is data.
 pub(in crate::vm) fn clean_up(files: &VmLayout, sockets: &SocketsLayout) {
     for leftover in [files.machine_state(), files.unfinished_machine_state()] {
-        // What stays is written over by the next suspend.
+        // The next suspend overwrites what remains.
         let _ = fs::remove_file(leftover);
     }
     clean_up_run(files, sockets);
 }
 
-/// The same for a VM whose saved memory counts.
+/// Removes what a QEMU that has exited leaves behind, for a VM whose saved memory still counts.
 pub(in crate::vm) fn clean_up_run(files: &VmLayout, sockets: &SocketsLayout) {
-    // What is not there need not go, and what cannot go is replaced on the next start.
+    // Files may be missing already, and what cannot be removed is replaced on the next start.
     for leftover in [files.pidfile(), files.initramfs()] {
         let _ = fs::remove_file(leftover);
     }
-    // Sockets at which a QEMU listens are another VM's, whatever a record says.
+    // Sockets at which a QEMU listens belong to another VM, whatever a record says.
     if sockets.all().iter().all(|socket| is_abandoned(socket)) {
         remove_sockets(sockets);
     }

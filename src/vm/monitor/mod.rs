@@ -1,4 +1,4 @@
-//! Sessions with a VM's QEMU while it runs, and the files that it leaves once it has ended.
+//! Sessions with a VM's running QEMU, and the files it leaves after it has ended.
 
 mod leftovers;
 mod paused;
@@ -25,7 +25,7 @@ pub(super) fn connect(vm: &str, boot: &BootRecord, cancel: &Cancel) -> Result<Qm
     connect_within(vm, boot, WaitLimit::new(ANSWER_LIMIT, cancel))
 }
 
-/// Connects to QEMU's machine protocol for what must be done even after an interruption.
+/// Connects to QEMU's machine protocol for cleanup that must be done even after an interruption.
 pub(super) fn to_leave_in_order(vm: &str, boot: &BootRecord, cancel: &Cancel) -> Result<Qmp, VmError> {
     connect_within(vm, boot, WaitLimit::to_leave_in_order(ANSWER_LIMIT, cancel))
 }
@@ -35,17 +35,17 @@ fn connect_within(vm: &str, boot: &BootRecord, limit: WaitLimit) -> Result<Qmp, 
     Qmp::connect(&sockets.qmp(), limit).map_err(|error| unanswered(vm, error))
 }
 
-/// Returns the error of a QEMU that does not answer, or of the interruption of the question.
+/// Returns the error of a QEMU that does not answer, or of an interruption.
 pub(super) fn unanswered(vm: &str, source: QmpError) -> VmError {
     match source {
         QmpError::Interrupted(interrupted) => interrupted.into(),
         source => QemuError::NotResponding { vm: vm.to_owned(), source }.into(),
     }
 }
-/// Checks that no signal (SIGSTOP) has stopped a VM's QEMU: it would never answer.
+/// Checks that no signal (SIGSTOP) has stopped a VM's QEMU, which would never answer.
 ///
 /// # Errors
-/// [`VmError::Frozen`].
+/// Returns [`VmError::Frozen`].
 pub(super) fn ensure_not_stopped(vm: &str, qemu: Option<&QemuPid>) -> Result<(), VmError> {
     match qemu.filter(|qemu| qemu.is_frozen()) {
         Some(qemu) => Err(VmError::Frozen { vm: vm.to_owned(), pid: qemu.pid() }),

@@ -1,7 +1,8 @@
-//! Machines that QEMU has paused, because the host's disk is full or another client asked for it.
+//! Machines that QEMU has paused, because the host's disk is full or on request of another client.
 //!
-//! QEMU pauses a machine whose disk cannot grow, and holds the write that failed. Once there is room, `cont` repeats that
-//! write, so the guest never sees an error and loses nothing. Only Castra ever sends that.
+//! QEMU pauses a machine whose disk cannot grow, and holds the write that failed. Once there is
+//! room, `cont` repeats that write, so the guest never sees an error and loses nothing. Only Castra
+//! ever sends `cont`.
 
 use std::path::Path;
 use std::time::Duration;
@@ -21,28 +22,30 @@ use crate::wait::WaitLimit;
 use super::ANSWER_LIMIT;
 use super::unanswered;
 
-/// A machine that is still full pauses again with the first write that it repeats, within milliseconds.
+/// Time in which a machine whose disk is still full pauses again: its first repeated write fails
+/// within milliseconds.
 const SETTLE: Duration = Duration::from_millis(300);
-/// Interval between questions meanwhile.
+/// Interval between checks meanwhile.
 const SETTLE_POLL: Duration = Duration::from_millis(20);
 
-/// Returns the error for a VM that is paused while its disk cannot grow.
+/// Returns the error of a VM that is paused because its disk cannot grow.
 pub(in crate::vm) fn disk_full(vm: &str, disk: &Path) -> VmError {
     VmError::DiskFull { vm: vm.to_owned(), full: FullDisk::of(disk) }
 }
 
-/// Returns `true` if QEMU says at once that the machine stands still.
+/// Returns `true` if QEMU says immediately that the machine is paused.
 pub(in crate::vm) fn is_paused(record: &Record) -> bool {
     let boot = record.boot.as_ref();
     let status = boot.and_then(|boot| MachineStatus::glance(&boot.socket_paths()));
     matches!(status, Some(MachineStatus::DiskFull | MachineStatus::Paused))
 }
 
-/// Continues a machine that is to run and is paused. The caller holds the VM's lock, so that no other castra is saving it. A QEMU that
-/// does not answer is left to what its caller wants of it.
+/// Continues a paused machine that should run. The caller holds the VM's lock, so that no other
+/// castra is saving it. A QEMU that does not answer is left to the caller.
 ///
 /// # Errors
-/// [`VmError::DiskFull`] while there is no room; [`VmError::Interrupted`]; [`VmError::Qemu`].
+/// Returns [`VmError::DiskFull`] while there is no room, [`VmError::Interrupted`] or
+/// [`VmError::Qemu`].
 pub(in crate::vm) fn continue_paused(
     vm: &str,
     disk: &Path,
@@ -70,7 +73,7 @@ pub(in crate::vm) fn continue_paused(
     Ok(())
 }
 
-/// Continues a machine that is paused as [`continue_paused`] does, for a VM with a record.
+/// Continues a paused machine as [`continue_paused`] does, for a VM with a record.
 pub(in crate::vm) fn continue_recorded(
     record: &Record,
     layout: &ProjectLayout,

@@ -1,7 +1,7 @@
-//! Watches a throw-away VM: a full disk of this machine pauses it, and it continues once there is
+//! Watch over a throwaway VM: a full disk on this machine pauses it, and it continues once there is
 //! room.
 //!
-//! Other VMs are continued by the next command; this one has no other command than the one that it runs.
+//! Other VMs are continued by the next command; this one only has the command that it runs.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,33 +16,33 @@ use crate::qemu::{MachineStatus, Qmp};
 use crate::report::{Event, Reporter};
 use crate::vm::full_disk::FullDisk;
 
-/// Interval between looks at the machine.
+/// Interval between checks of the machine.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Interval between looks while it is paused.
+/// Interval between checks while it is paused.
 const PAUSED_INTERVAL: Duration = Duration::from_millis(200);
 
 /// A thread that continues a paused machine, until this is dropped.
 pub(in crate::vm) struct RoomWatch {
     is_full: Arc<AtomicBool>,
-    /// Dropped first, which ends the thread.
+    /// Channel whose end stops the thread; dropped first.
     end: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl RoomWatch {
-    /// Starts the thread on a QMP session of its own, which works also once the socket is removed. `disk` need not be there
-    /// any more, its directory must.
+    /// Starts the thread on a QMP session of its own, which keeps working once the socket is
+    /// removed. `disk` may be gone by then, but its directory must exist.
     pub(in crate::vm) fn start(qmp: Qmp, disk: PathBuf, reporter: Arc<dyn Reporter>) -> Self {
         let is_full = Arc::new(AtomicBool::new(false));
         let (end, is_over) = channel();
         let watched = Watched { qmp, disk, reporter, is_full: is_full.clone() };
         let thread = thread::Builder::new().name("room-watch".to_owned());
-        // Without a thread, a full disk is reported as a connection that was lost.
+        // Without a thread, a full disk is reported as a lost connection.
         let thread = thread.spawn(move || watched.run(&is_over)).ok();
         Self { is_full, end: Some(end), thread }
     }
 
-    /// Returns `true` while the machine is paused for want of room.
+    /// Returns `true` while the machine is paused for lack of space.
     pub(in crate::vm) fn is_full(&self) -> bool {
         self.is_full.load(Ordering::Relaxed)
     }
@@ -52,7 +52,7 @@ impl Drop for RoomWatch {
     fn drop(&mut self) {
         drop(self.end.take());
         if let Some(thread) = self.thread.take() {
-            // A panic in it has been printed.
+            // A panic in the thread has been printed.
             let _ = thread.join();
         }
     }
@@ -76,7 +76,7 @@ impl Watched {
         }
     }
 
-    /// Reports what has changed, and continues a machine that is paused. Returns nothing once QEMU does not answer any more.
+    /// Reports changes, and continues a paused machine. Returns `None` once QEMU no longer answers.
     fn look(&mut self) -> Option<()> {
         let is_full = MachineStatus::of(&mut self.qmp)? == MachineStatus::DiskFull;
         if self.is_full.swap(is_full, Ordering::Relaxed) != is_full {

@@ -8,21 +8,22 @@ use serde::{Deserialize, Serialize};
 use crate::files::Stamp;
 use crate::report::ImageLabel;
 
-/// What a disk stands on.
+/// Base image of a disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BaseRecord {
-    /// Whose image it is.
+    /// Origin of the image.
     pub kind: BaseKind,
-    /// Identifies the content: an overlay on other content is a broken disk.
+    /// Identity of the content: an overlay on other content is a broken disk.
     pub content: String,
-    /// Size and time of change of the user's own image when `content` was computed, so that it is not hashed each time.
+    /// Size and time of change of the user's own image when `content` was computed, so that it is
+    /// not hashed each time.
     pub stamp: Option<String>,
-    /// Whether the user's own image may stand on other files.
+    /// Set if the user's own image may have backing files.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub allow_backing_file: bool,
 }
 
-/// Whose image a disk stands on.
+/// Origin of the image that a disk is based on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum BaseKind {
@@ -41,13 +42,13 @@ impl fmt::Display for BaseKind {
     }
 }
 
-/// What is known of the layer a VM's disk stands on.
+/// The template's layer that a VM's disk is based on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LayerRecord {
-    /// The template's key.
+    /// Key of the template.
     pub key: String,
-    /// SHA-256 of the layer, hexadecimal.
+    /// SHA-256 of the layer, in hexadecimal.
     pub sha256: String,
-    /// What `stat` said of the project's copy when it was known to be right.
+    /// Stamp of the project's copy when it was known to be intact.
     pub stamp: Stamp,
 }

@@ -11,78 +11,83 @@ use crate::qemu::{Accelerator, AcceleratorChoice, CpuModel, Device, MachineType}
 use super::home::Home;
 use super::modules::MissingModules;
 
-/// What a VM's run went on from.
+/// Kind of start of a VM's run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum StartKind {
-    /// Nothing: the guest booted.
+    /// The guest booted.
     #[default]
     Boot,
-    /// A warm template.
+    /// Restored from a warm template.
     Template,
-    /// Its own memory, from when it was suspended.
+    /// Resumed from its own saved memory.
     Suspended,
 }
 
 /// One boot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BootRecord {
-    /// When QEMU was started, milliseconds since the Unix epoch.
+    /// Time at which QEMU was started, in milliseconds since 1970.
     pub started_unix_ms: u64,
-    /// Which run of this machine it was started in; nothing where the machine cannot tell, or by an earlier castra.
+    /// Boot id of the host at that time; `None` if the host has none, or in a record of an earlier
+    /// castra.
     #[serde(default)]
     pub boot_id: Option<String>,
-    /// The castra that started it.
+    /// Version of the castra that started it.
     #[serde(default)]
     pub castra_version: String,
-    /// How the CPU is run, and why.
+    /// Accelerator that runs the CPU, with the reason.
     pub accelerator: AcceleratorChoice,
-    /// QEMU's version.
+    /// Version of QEMU.
     pub qemu_version: String,
     /// Virtual CPUs.
     pub cpus: u32,
     /// Memory in MiB.
     pub memory_mib: u64,
-    /// Port of 127.0.0.1 that leads to the agent's SSH server; nothing for a native boot, which has no agent.
+    /// Port on 127.0.0.1 that leads to the agent's SSH server; `None` for a native boot, which has
+    /// no agent.
     pub ssh_port: Option<u16>,
-    /// The declared forwards.
+    /// Declared forwards.
     pub port_forwards: Vec<PortForward>,
-    /// Its agent relays TCP forwards; that of a machine which an earlier castra started does not.
+    /// Set if the agent relays TCP forwards; that of a machine which an earlier castra started does
+    /// not.
     #[serde(default)]
     pub relayed: bool,
-    /// Directory of the sockets. In a copy of the project this is the one that its own would have, see [`Record::load`].
+    /// Directory of the sockets. In a copy of the project this is the directory that the copy's own
+    /// sockets would have, see [`Record::load`].
     pub sockets: PathBuf,
-    /// The state root that it was started in; nothing in a record of an earlier castra.
+    /// State root that it was started in; `None` in a record of an earlier castra.
     #[serde(default)]
     pub home: Option<Home>,
-    /// What it went on from.
+    /// Kind of start.
     #[serde(default)]
     pub start: StartKind,
     /// Milliseconds from QEMU's start until commands could run.
     pub ready_ms: Option<u64>,
-    /// Modules of other kernels than the one that runs, as far as the guest has said so.
+    /// Modules of other kernels than the running one, if the guest has reported them.
     #[serde(default)]
     pub missing_modules: Option<MissingModules>,
-    /// The rest of the machine; nothing in a record of an earlier castra.
+    /// The rest of the machine; `None` in a record of an earlier castra.
     #[serde(default)]
     pub machine: Option<RecordedMachine>,
 }
 
-/// The machine of a record, which a stranger may have written.
+/// The machine of a record, which may come from a stranger.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum RecordedMachine {
-    /// One that this castra runs.
+    /// A machine that this castra runs.
     Known(MachineRecord),
-    /// One that it does not run: with options that it does not give to QEMU, or of another shape. It is kept as it is.
+    /// A machine that this castra does not run: with options that it does not pass to QEMU, or of
+    /// another shape. It is kept unchanged.
     Unknown(serde_json::Value),
 }
 
 impl RecordedMachine {
-    /// The machine.
+    /// Returns the machine.
     ///
     /// # Errors
-    /// The reason why this castra does not run it.
+    /// Returns the reason why this castra does not run it.
     pub(in crate::vm) fn known(&self) -> Result<&MachineRecord, String> {
         match self {
             Self::Known(machine) => Ok(machine),
@@ -94,12 +99,12 @@ impl RecordedMachine {
     }
 }
 
-/// What a saved state must find again, beside CPUs, memory and accelerator.
+/// Properties that a saved state requires, in addition to CPUs, memory and accelerator.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MachineRecord {
     /// QEMU's program: path, size and time of change.
     pub qemu: String,
-    /// The host, where the guest's CPU is the host's own.
+    /// Host name, if the guest's CPU is the host's own.
     pub host: Option<String>,
     /// The machine.
     pub machine: MachineType,
@@ -120,7 +125,7 @@ impl BootRecord {
         SocketsLayout::new(self.sockets.clone())
     }
 
-    /// Whether this boot is what the definition asks for now.
+    /// Returns `true` if this boot matches the definition.
     pub(in crate::vm) fn is_of(&self, definition: &VmDefinition) -> bool {
         self.cpus == definition.cpus
             && self.memory_mib == definition.memory_bytes >> 20
@@ -128,8 +133,9 @@ impl BootRecord {
             && self.has_cpu_of(definition)
     }
 
-    /// Returns `true` if the CPU is the definition's, where that names one. The host's own fits all, and so does an image's or the default
-    /// of another castra: no edit of the definition has changed those.
+    /// Returns `true` if the CPU matches the definition, as far as that names one. The host's own
+    /// always matches, and so does an image's or another castra's default: no edit of the
+    /// definition has changed those.
     fn has_cpu_of(&self, definition: &VmDefinition) -> bool {
         match (&definition.cpu, self.emulated_cpu()) {
             (Some(wanted), Some(has)) => has == wanted,
@@ -137,7 +143,7 @@ impl BootRecord {
         }
     }
 
-    /// The CPU model, unless that is the host's own.
+    /// Returns the CPU model, unless it is the host's own.
     pub(in crate::vm) fn emulated_cpu(&self) -> Option<&CpuModel> {
         let machine = self.machine.as_ref()?.known().ok()?;
         (self.accelerator.accelerator == Accelerator::Tcg).then_some(&machine.cpu)

@@ -1,5 +1,5 @@
-//! Bounds of a record. Castra writes nothing else; a record that says more was written by something
-//! else, and would lead castra to other files.
+//! Bounds of a record. Castra writes nothing beyond them; a record that exceeds them was written by
+//! something else, and could lead castra to other files.
 
 use std::path::{Component, Path};
 
@@ -10,15 +10,16 @@ use super::Record;
 use super::boot::BootRecord;
 use super::place;
 
-/// Digits of the directory of a project's sockets, see [`ProjectLayout::sockets`].
+/// Digits in the name of the directory of a project's sockets, see [`ProjectLayout::sockets`].
 const PROJECT_DIGITS: usize = 12;
-/// First of the ports that the kernel gives to programs that ask for any: those below are root's or have services of their own.
+/// First of the ports that the kernel assigns to programs: those below are root's or have
+/// well-known services.
 const FIRST_FREE_PORT: u16 = 1024;
 /// Digits of a SHA-256.
 const SHA256_DIGITS: usize = 64;
 
-/// Checks a record that was read for the VM `vm`, and makes the place of its disk relative where it is inside the state root.
-/// The problem is a sentence's end.
+/// Checks a record that was read for the VM `vm`, and makes its disk's path relative if it is
+/// inside the state root. The error completes a sentence.
 pub(super) fn check(record: &mut Record, vm: &str, layout: &ProjectLayout) -> Result<(), String> {
     if record.name != vm || !is_vm_name(vm) {
         return Err(format!("it is of VM `{}`, in the directory of `{vm}`", record.name));
@@ -44,7 +45,8 @@ pub(super) fn check(record: &mut Record, vm: &str, layout: &ProjectLayout) -> Re
     record.boot.iter().chain(saved).try_for_each(check_sockets)
 }
 
-/// A place in the project, as seen from the state root; or an absolute one, as `overlay` in castra.toml gives it.
+/// Checks that the disk is in the project, relative to the state root, or at an absolute path, as
+/// `overlay` in castra.toml gives it.
 fn check_overlay(overlay: &Path, layout: &ProjectLayout) -> Result<(), String> {
     let parts: Vec<Component<'_>> = overlay.components().collect();
     let begin = match overlay.is_absolute() {
@@ -59,7 +61,8 @@ fn check_overlay(overlay: &Path, layout: &ProjectLayout) -> Result<(), String> {
     }
 }
 
-/// `…/<project>/<vm>`. The VM may be the one that this one is a clone of.
+/// Checks that the sockets are in `…/<project>/<vm>`. That VM may be the one that this one is a
+/// clone of.
 fn check_sockets(boot: &BootRecord) -> Result<(), String> {
     let path = &boot.sockets;
     let name = |path: &Path| path.file_name()?.to_str().map(str::to_owned);
@@ -87,7 +90,7 @@ mod tests {
 
     use super::*;
 
-    /// Problem of an honest record of the VM `web` that was edited, if there is one.
+    /// Returns the problem of a valid record of the VM `web` after an edit, if there is one.
     fn problem(edit: impl FnOnce(&mut Value)) -> Option<String> {
         let boot = json!({
             "started_unix_ms": 1, "accelerator": {"accelerator": "tcg", "reason": "asked for"}, "qemu_version": "7.2.0",
@@ -114,7 +117,7 @@ mod tests {
         assert_eq!(problem(|record| record["overlay"] = json!("/p/.castra/web-overlay.qcow2")), None);
         assert_eq!(problem(|record| record["overlay"] = json!("/big/disks/web.qcow2")), None);
         assert_eq!(problem(|record| record["overlay"] = json!("../disks/web.qcow2")), None);
-        // A clone restores the sockets of the VM that it was made of.
+        // A clone restores the sockets of the VM that it was made from.
         let other = json!("/run/castra/0123456789ab/other");
         assert_eq!(problem(|record| record["boot"]["sockets"] = other), None);
     }

@@ -8,7 +8,7 @@ use crate::error::{Explain, Kind, kind_of_io};
 use crate::similar::closest;
 use crate::trusted::Distrust;
 
-/// Reason why a VM's record cannot be had.
+/// Reason why a VM's record is not available.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
     /// The record cannot be read or written.
@@ -21,14 +21,14 @@ pub enum RecordError {
         /// The reason.
         source: io::Error,
     },
-    /// The record is cut off or edited by hand.
+    /// The record is truncated or was edited by hand.
     #[error("the record of VM `{vm}` is damaged: {}", path.display())]
     Damaged {
         /// The VM.
         vm: String,
         /// The record.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The problem.
         source: serde_json::Error,
     },
     /// The record says something that no castra writes.
@@ -38,7 +38,7 @@ pub enum RecordError {
         vm: String,
         /// The record.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The problem.
         problem: String,
     },
     /// The record was written by a newer castra.
@@ -48,32 +48,32 @@ pub enum RecordError {
         vm: String,
         /// The record.
         path: PathBuf,
-        /// Its format.
+        /// Format of the record.
         format: u32,
-        /// The newest format known here.
+        /// Newest format known here.
         known: u32,
     },
     /// There is no such VM in the project.
     #[error("there is no VM `{vm}` here{}", did_you_mean(similar))]
     Unknown {
-        /// What was asked for.
+        /// Requested name.
         vm: String,
-        /// The closest name there is.
+        /// Closest existing name.
         similar: Option<String>,
     },
     /// Nothing was ever started here.
     #[error("there is no VM here yet")]
     NoneYet,
-    /// A name is needed because there are several VMs.
+    /// There are several VMs, so a name is needed.
     #[error("there are several VMs here: {}", names.join(", "))]
     Ambiguous {
-        /// All of them.
+        /// Names of all of them.
         names: Vec<String>,
     },
 }
 
 impl RecordError {
-    /// Returns [`RecordError::Unknown`] for a name that is none of `known`.
+    /// Returns [`RecordError::Unknown`] for a name that is not among `known`.
     pub fn unknown<S: AsRef<str>>(vm: &str, known: &[S]) -> Self {
         let similar = closest(vm, known.iter().map(AsRef::as_ref)).map(str::to_owned);
         Self::Unknown { vm: vm.to_owned(), similar }
@@ -108,7 +108,8 @@ impl Explain for RecordError {
     }
 }
 
-/// Returns the way out where a file of the project's state cannot be used: it belongs to another user, or is not writable.
+/// Returns the way out if a file of the project's state cannot be used because it belongs to
+/// another user or is not writable.
 pub(in crate::vm) fn hint_of_io(path: &Path, source: &io::Error) -> Option<String> {
     if let Some(distrust) = Distrust::of(source) {
         return Some(distrust.way_out(path));

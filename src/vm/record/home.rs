@@ -1,5 +1,5 @@
-//! State root that a VM was started in. A copy of the project has the record, too, but is another
-//! directory: so it knows that the QEMU in the record is not its own.
+//! State root that a VM was started in. A copy of the project also has the record, but is another
+//! directory, so it knows that the QEMU in the record is not its own.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -13,19 +13,20 @@ use crate::qemu::{running_qemu, runs_elsewhere};
 
 use super::boot::BootRecord;
 
-/// A state root, as the kernel tells directories apart. It keeps its number when it is moved, and a copy has another.
+/// Identity of a state root, as the kernel distinguishes directories. Its inode stays the same when
+/// it is moved, and a copy has another.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Home {
-    /// Its path then.
+    /// Path at that time.
     pub path: PathBuf,
-    /// Number of its filesystem, in this run of the machine.
+    /// Device number of its filesystem, in this run of the machine.
     pub device: u64,
-    /// Number of its inode there.
+    /// Inode number.
     pub inode: u64,
 }
 
 impl Home {
-    /// The state root at this path; nothing if it cannot be looked at.
+    /// Returns the identity of the state root at this path, or `None` if it cannot be read.
     pub(in crate::vm) fn of(state_root: &Path) -> Option<Self> {
         let metadata = fs::metadata(state_root).ok()?;
         let (device, inode) = (metadata.dev(), metadata.ino());
@@ -42,8 +43,8 @@ pub(super) fn original(boot: &BootRecord, state_root: &Path) -> Option<PathBuf> 
     (!is_here).then(|| started.path.clone())
 }
 
-/// Puts the sockets of a boot where those of this project are, unless it was started here or its QEMU runs here: a copy must not
-/// touch the original's.
+/// Moves the sockets of a boot to where those of this project are, unless it was started here or
+/// its QEMU runs here: a copy must not touch the original's.
 pub(super) fn settle(boot: &mut BootRecord, vm: &str, layout: &ProjectLayout) {
     let pidfile = layout.vm(vm).pidfile();
     let is_own = boot.home.is_some() && original(boot, layout.state_root()).is_none();
@@ -55,7 +56,7 @@ pub(super) fn settle(boot: &mut BootRecord, vm: &str, layout: &ProjectLayout) {
     }
 }
 
-/// Says of a VM that the project is a copy, made while the VM ran in the original.
+/// Returns a sentence that the project is a copy, made while the VM ran in the original.
 pub fn sentence_of_copy(vm: &str, original: &Path) -> String {
     format!(
         "This project is a copy of the one in {}, made while VM `{vm}` ran there: its disk here is as after a power cut.",

@@ -1,9 +1,9 @@
-//! Record of a VM, `vms/<vm>/vm.json`: what status, exec and down go by, so that they never need
+//! Record of a VM, `vms/<vm>/vm.json`, which status, exec and down rely on, so that they never need
 //! the configuration.
 //!
-//! This folder is the floor of [`vm`](super): it imports no other part of it. A record is written
-//! by the operations, and says how far the last one has come; [`VmState`] is derived from that and
-//! from QEMU's lock on its pid file.
+//! This folder is the floor of [`vm`](super): it imports no other part of it. Operations write the
+//! record, with the progress of the last one; [`VmState`] is derived from that and from QEMU's lock
+//! on its pid file.
 
 mod base;
 mod boot;
@@ -40,44 +40,45 @@ pub use state::{Crash, VmState};
 pub(super) use state::{copy_of, crash, observe};
 pub use suspended::{DiskStamp, SuspendRecord};
 
-/// Number of this format. It changes when an older castra would misread a newer record.
+/// Version of the format, which changes when an older castra would misread a newer record.
 const FORMAT: u32 = 1;
-/// No record is nearly as long.
+/// Most bytes of a record, far more than any has.
 const MAX_BYTES: u64 = 1 << 20;
 
-/// What is known of a VM.
+/// Record of a VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     format: u32,
-    /// Its name.
+    /// Name of the VM.
     pub name: String,
-    /// Its disk: relative to the state root where it lies in the project, so that the project can be moved and copied.
+    /// Path of its disk, relative to the state root if it is in the project, so that the project
+    /// can be moved and copied.
     pub overlay: PathBuf,
-    /// What the disk stands on.
+    /// Base image of the disk.
     pub base: BaseRecord,
     /// The warm template's disk in between, if there is one.
     #[serde(default)]
     pub layer: Option<LayerRecord>,
-    /// How far the last operation has come.
+    /// Progress of the last operation.
     pub progress: Progress,
     /// The last boot.
     pub boot: Option<BootRecord>,
-    /// What was saved when it was suspended, as long as that fits its disk.
+    /// Saved state of a suspended VM, as long as it fits its disk.
     #[serde(default)]
     pub suspended: Option<SuspendRecord>,
-    /// What it is, if it is a clone.
+    /// Properties of the VM, if it is a clone.
     #[serde(default)]
     pub cloned: Option<CloneRecord>,
-    /// The layers its disk stands on since it was cloned, the lowest first.
+    /// Layers that its disk is based on since it was cloned, the lowest first.
     #[serde(default)]
     pub frozen: Vec<FrozenLayer>,
-    /// Port of 127.0.0.1 that last led to its SSH server, which it gets again while that is free. A clone has none of its
-    /// original's.
+    /// Port on 127.0.0.1 that last led to its SSH server, which it gets again while that is free. A
+    /// clone does not inherit its original's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ssh_port: Option<u16>,
 }
 
-/// How far the last operation has come, as it was written down. Not the state, which is [`super::VmState`].
+/// Recorded progress of the last operation. Not the state, which is [`super::VmState`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Progress {
@@ -91,16 +92,16 @@ pub enum Progress {
     Suspending,
     /// Memory and devices are saved.
     Suspended,
-    /// They are being loaded, and the machine stands still.
+    /// Memory and devices are being loaded, and the machine is paused.
     Resuming,
-    /// It is a clone in the making.
+    /// The clone is not complete yet.
     Cloning,
-    /// Nothing is under way.
+    /// No operation is in progress.
     Stopped,
 }
 
 impl Record {
-    /// The record of a VM that has a disk and was never started. `overlay` is absolute.
+    /// Returns the record of a VM that has a disk and was never started. `overlay` is absolute.
     pub(super) fn new(layout: &ProjectLayout, name: &str, overlay: &Path, base: BaseRecord) -> Self {
         Self {
             format: FORMAT,
@@ -117,7 +118,7 @@ impl Record {
         }
     }
 
-    /// Whether it is a clone that was begun and never finished, as far as its record tells.
+    /// Returns `true` for a clone that was begun and never finished, as far as its record says.
     pub fn is_unfinished_clone(&self) -> bool {
         self.progress == Progress::Cloning
     }
@@ -127,28 +128,30 @@ impl Record {
         self.boot.as_ref().is_some_and(BootRecord::has_agent)
     }
 
-    /// Returns the socket of the agent, for a VM that runs and has one.
+    /// Returns the socket of the agent, for a running VM that has one.
     pub(super) fn agent_socket(&self) -> Option<AgentSocket> {
         let boot = self.boot.as_ref().filter(|boot| boot.has_agent())?;
         Some(AgentSocket { vm: self.name.clone(), path: boot.socket_paths().control() })
     }
 
-    /// The disk's absolute path.
+    /// Returns the disk's absolute path.
     pub fn overlay_path(&self, layout: &ProjectLayout) -> PathBuf {
         place::found(&self.overlay, layout)
     }
 
-    /// Puts the disk where it is declared now: the record of an earlier castra names that of the original in a copy of a project.
+    /// Sets the disk's path to the declared one: in a copy of a project, the record of an earlier
+    /// castra names the original's disk.
     pub(super) fn place_disk(&mut self, overlay: &Path, layout: &ProjectLayout) {
         self.overlay = place::stored(overlay, layout);
     }
 
-    /// Reads the record of this VM, if there is one; of a clone without one, that which it was made with. What it says of places
-    /// holds for where the project is now: in a copy, a boot's sockets are not those of the original, whatever was copied.
+    /// Reads the record of this VM, if there is one; for a clone without one, the record that it
+    /// was made with. Paths apply to the project's current location: in a copy, a boot's sockets
+    /// are not those of the original, whatever was copied.
     ///
     /// # Errors
-    /// [`RecordError::Io`] if it cannot be read, [`RecordError::Damaged`], [`RecordError::TooNew`],
-    /// [`RecordError::Refused`].
+    /// Returns [`RecordError::Io`] if it cannot be read, [`RecordError::Damaged`],
+    /// [`RecordError::TooNew`] or [`RecordError::Refused`].
     pub fn load(layout: &ProjectLayout, vm: &str) -> Result<Option<Self>, RecordError> {
         match Self::read(layout, vm, layout.vm(vm).record())? {
             None => Self::of_new_clone(layout, vm),
@@ -156,10 +159,10 @@ impl Record {
         }
     }
 
-    /// Reads the record that a clone was made with, if it is one.
+    /// Reads the record that a clone was made with, if the VM is one.
     ///
     /// # Errors
-    /// As for [`Self::load`].
+    /// Returns errors as [`Self::load`] does.
     pub fn of_new_clone(layout: &ProjectLayout, vm: &str) -> Result<Option<Self>, RecordError> {
         Self::read(layout, vm, layout.vm(vm).clone_record())
     }
@@ -192,7 +195,7 @@ impl Record {
         struct Envelope {
             format: u32,
         }
-        // The number first: a newer record may have any shape behind it.
+        // The number first: a newer record may have any shape after it.
         if let Ok(Envelope { format }) = serde_json::from_slice(bytes)
             && format > FORMAT
         {
@@ -205,7 +208,7 @@ impl Record {
         })
     }
 
-    /// Keeps what the guest says of its kernel's modules, and reports where they are missing.
+    /// Stores the guest's report on its kernel's modules, and warns if they are missing.
     pub(super) fn set_missing_modules(&mut self, missing: Option<MissingModules>, context: &RuntimeContext) {
         if let Some(missing) = &missing {
             let way_out = missing.way_out(&self.name, &self.base.kind);
@@ -220,15 +223,15 @@ impl Record {
     /// Writes the record; a crash leaves the old or the new one.
     ///
     /// # Errors
-    /// [`RecordError::Io`].
+    /// Returns [`RecordError::Io`].
     pub(super) fn save(&self, layout: &ProjectLayout) -> Result<(), RecordError> {
         self.write(layout, layout.vm(&self.name).record())
     }
 
-    /// Writes what of this record, of a clone that was just made, will always be so.
+    /// Writes the lasting part of the record of a new clone.
     ///
     /// # Errors
-    /// [`RecordError::Io`].
+    /// Returns [`RecordError::Io`].
     pub(super) fn save_as_new_clone(&self, layout: &ProjectLayout) -> Result<(), RecordError> {
         let lasting = Self { progress: Progress::Stopped, suspended: None, boot: None, ..self.clone() };
         lasting.write(layout, layout.vm(&self.name).clone_record())
@@ -245,7 +248,7 @@ impl Record {
         files::write_atomically(&path, &bytes, 0o600).map_err(failed)
     }
 
-    /// Returns `true` where there is a record of this VM, be it one that cannot be read.
+    /// Returns `true` if there is a record of this VM, readable or not.
     pub fn is_there(layout: &ProjectLayout, vm: &str) -> bool {
         let files = layout.vm(vm);
         [files.record(), files.clone_record()].iter().any(|path| fs::symlink_metadata(path).is_ok())
@@ -261,7 +264,7 @@ impl Record {
         Self::names(layout).into_iter().filter_map(load).collect()
     }
 
-    /// The names of all VMs that have a record, sorted.
+    /// Returns the names of all VMs that have a record, sorted.
     pub fn names(layout: &ProjectLayout) -> Vec<String> {
         let Ok(entries) = fs::read_dir(layout.vms()) else { return Vec::new() };
         let mut names: Vec<String> = entries
@@ -273,10 +276,11 @@ impl Record {
     }
 }
 
-/// Loads the record of the VM that is meant: the one of this name, or the only one there is.
+/// Loads the record of the VM of this name, or of the only VM there is.
 ///
 /// # Errors
-/// [`RecordError::Unknown`], [`RecordError::NoneYet`], [`RecordError::Ambiguous`], and those of reading the record.
+/// Returns [`RecordError::Unknown`], [`RecordError::NoneYet`], [`RecordError::Ambiguous`], and
+/// errors of reading the record.
 pub fn recorded_vm(name: Option<&str>, layout: &ProjectLayout) -> Result<Record, RecordError> {
     let mut names = Record::names(layout);
     let vm = match name {
@@ -286,7 +290,7 @@ pub fn recorded_vm(name: Option<&str>, layout: &ProjectLayout) -> Result<Record,
         None if names.len() == 1 => names.remove(0),
         None => return Err(RecordError::Ambiguous { names }),
     };
-    // Gone between listing and reading: somebody has just removed it.
+    // If it is gone between listing and reading, another process has just removed it.
     Record::load(layout, &vm)?.ok_or(RecordError::Unknown { vm, similar: None })
 }
 
@@ -366,7 +370,7 @@ mod tests {
             let planted = WRITTEN.replacen(honest, evil, 1);
             let read: RecordedMachine = serde_json::from_str(&planted).expect("is JSON");
             assert!(read.known().is_err(), "{evil}");
-            // Not lost when the record is written again.
+            // The value is not lost when the record is written again.
             let again: serde_json::Value = serde_json::to_value(&read).expect("written");
             assert_eq!(again, serde_json::from_str::<serde_json::Value>(&planted).expect("is JSON"));
         }

@@ -9,30 +9,31 @@ use serde::{Deserialize, Serialize};
 
 use super::base::BaseKind;
 
-/// Most releases that are kept of what a guest says.
+/// Most kernel releases that are kept of a guest's report.
 const MAX_INSTALLED: usize = 8;
-/// Longest release that Linux has (`__NEW_UTS_LEN`).
+/// Longest kernel release in bytes that Linux has (`__NEW_UTS_LEN`).
 const MAX_RELEASE_BYTES: usize = 64;
 
-/// Modules of other kernels than the one that runs.
+/// Modules of other kernels than the running one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct MissingModules {
-    /// Release of the kernel that runs, whose modules are not on the disk.
+    /// Release of the running kernel, whose modules are not on the disk.
     pub kernel: String,
-    /// Releases whose modules are.
+    /// Releases whose modules are on the disk.
     pub installed: Vec<String>,
 }
 
 impl MissingModules {
-    /// Reads a guest's own report, which may be anything. Nothing where the kernel's release could not be one: it becomes a part of
-    /// commands that are advised.
+    /// Parses a guest's own report, which may be anything. Returns `None` if the kernel's release
+    /// is not a valid one, since it becomes part of the commands in advice.
     pub(in crate::vm) fn told(kernel: String, installed: Vec<String>) -> Option<Self> {
         let installed: Vec<String> =
             installed.into_iter().filter(|release| is_release(release)).take(MAX_INSTALLED).collect();
         (is_release(&kernel) && !installed.is_empty()).then_some(Self { kernel, installed })
     }
 
-    /// The commands that put the modules back, in words. A VM of the same image has them on its disk.
+    /// Returns the commands that put the modules back, in words. A VM of the same image has them on
+    /// its disk.
     pub fn way_out(&self, vm: &str, base: &BaseKind) -> String {
         let kernel = &self.kernel;
         let image = match base {
@@ -46,7 +47,7 @@ impl MissingModules {
     }
 }
 
-/// As the middle of a sentence about a VM.
+/// Displays as the middle of a sentence about a VM.
 impl fmt::Display for MissingModules {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(

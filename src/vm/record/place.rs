@@ -1,13 +1,12 @@
-//! Paths in a record. What lies in the project is written down relative to the state root, so that
-//! the record of a moved or copied project names the files of that project, and never those of the
-//! original.
+//! Paths in a record. Files in the project are recorded relative to the state root, so that the
+//! record of a moved or copied project names that project's files, and never the original's.
 
 use std::path::{Component, Path, PathBuf};
 
 use crate::files::normalise;
 use crate::layout::{ProjectLayout, STATE_DIRECTORY};
 
-/// Returns the path that is written down for this absolute one.
+/// Returns the recorded form of an absolute path.
 pub(in crate::vm) fn stored(path: &Path, layout: &ProjectLayout) -> PathBuf {
     let root = layout.state_root();
     if let Ok(inside) = path.strip_prefix(root) {
@@ -22,20 +21,20 @@ pub(in crate::vm) fn stored(path: &Path, layout: &ProjectLayout) -> PathBuf {
     }
 }
 
-/// Returns the absolute path that one in a record stands for.
+/// Returns the absolute path of a recorded one.
 pub(in crate::vm) fn found(stored: &Path, layout: &ProjectLayout) -> PathBuf {
     normalise(&layout.state_root().join(stored))
 }
 
-/// Returns `true` for a relative path that leads no further up than to the project's directory.
+/// Returns `true` for a relative path that stays within the project's directory.
 pub(in crate::vm) fn is_in_project(stored: &Path, layout: &ProjectLayout) -> bool {
     let path = found(stored, layout);
     let is_below = |directory: &Path| path != directory && path.starts_with(directory);
     is_below(layout.state_root()) || layout.project_directory().is_some_and(is_below)
 }
 
-/// Returns the directory of another project that has a VM of this name with the disk at this path: the record of an earlier
-/// castra names the disk of the original even in a copy.
+/// Returns the directory of another project that has a VM of this name with the disk at this path:
+/// the record of an earlier castra names the original's disk even in a copy.
 pub(in crate::vm) fn other_project<'a>(disk: &'a Path, vm: &str, layout: &ProjectLayout) -> Option<&'a Path> {
     if is_in_project(&stored(disk, layout), layout) {
         return None;

@@ -11,7 +11,7 @@ use crate::qemu::{EndingSignal, QemuPid, ending_signal, running_qemu, runs_elsew
 use super::home;
 use super::{Progress, Record};
 
-/// What a VM does.
+/// State of a VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum VmState {
@@ -19,29 +19,32 @@ pub enum VmState {
     Stopped,
     /// QEMU runs; commands cannot run yet.
     Starting,
-    /// QEMU runs, and commands can (for a native boot: QEMU runs).
+    /// QEMU runs, and commands can run (for a native boot: QEMU runs).
     Running,
-    /// QEMU runs and has paused the guest: the disk of this machine is full. It continues once there is room.
+    /// QEMU runs and has paused the guest, since this machine's disk is full. It continues once
+    /// there is room.
     #[serde(rename = "disk-full")]
     DiskFull,
-    /// A stop is under way.
+    /// A stop is in progress.
     Stopping,
-    /// Its memory is being saved.
+    /// The VM's memory is being saved.
     Suspending,
-    /// QEMU does not run; memory and devices are saved, and `up` goes on from there.
+    /// QEMU does not run; memory and devices are saved, and `up` resumes from them.
     Suspended,
     /// The saved memory is being loaded.
     Resuming,
-    /// QEMU runs in another pid namespace of this machine, such as a container's, and cannot be reached from here.
+    /// QEMU runs in another pid namespace of this machine, such as a container's, and cannot be
+    /// reached from here.
     Elsewhere,
-    /// QEMU went away without being asked: killed, or the power did.
+    /// QEMU ended without a request: it was killed, or the power failed.
     Crashed,
-    /// The project is a copy, made while the VM ran in the original: the disk is as after a power cut, or worse.
+    /// The project is a copy, made while the VM ran in the original: the disk is as after a power
+    /// cut, or worse.
     Copied,
 }
 
 impl VmState {
-    /// The word for it.
+    /// Returns the state's name.
     pub fn name(self) -> &'static str {
         match self {
             Self::Stopped => "stopped",
@@ -58,7 +61,7 @@ impl VmState {
         }
     }
 
-    /// Whether QEMU runs.
+    /// Returns `true` if QEMU runs.
     pub fn is_alive(self) -> bool {
         match self {
             Self::Starting
@@ -73,14 +76,14 @@ impl VmState {
     }
 }
 
-/// Why a VM crashed.
+/// Reason for a VM's crash.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Crash {
     /// A signal asked QEMU to end, and its guest was not asked to shut down.
     Ended(EndingSignal),
-    /// QEMU was killed: by somebody, by the kernel for want of memory, or by a defect of its own.
+    /// QEMU was killed: on purpose, by the kernel for lack of memory, or by a defect of its own.
     Killed,
-    /// This machine was restarted since the VM was started, in an orderly way or not.
+    /// The host was restarted since the VM was started, cleanly or not.
     HostRestarted,
 }
 
@@ -94,22 +97,22 @@ impl std::fmt::Display for Crash {
     }
 }
 
-/// What there is of a VM's QEMU.
+/// Evidence of a VM's QEMU.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Trace {
-    /// It lives.
+    /// QEMU runs.
     Alive,
-    /// It lives where it cannot be seen.
+    /// QEMU runs where it cannot be seen.
     Elsewhere,
-    /// It has ended by itself, and removed its pid file.
+    /// QEMU has ended by itself, and removed its pid file.
     Ended,
-    /// It is gone otherwise.
+    /// QEMU has ended in another way.
     Crashed(Crash),
-    /// That of the project of which this one is a copy.
+    /// QEMU belongs to the project of which this one is a copy.
     Copied,
 }
 
-/// The VM's state, and its QEMU if that runs. Never blocks.
+/// Returns the VM's state, and its QEMU if that runs. Never blocks.
 pub(in crate::vm) fn observe(record: &Record, files: &VmLayout) -> (VmState, Option<QemuPid>) {
     let qemu = running_qemu(&files.pidfile());
     let trace = match &qemu {
@@ -120,7 +123,7 @@ pub(in crate::vm) fn observe(record: &Record, files: &VmLayout) -> (VmState, Opt
     (derive(record.progress, &trace), qemu)
 }
 
-/// Why the VM crashed, if it did.
+/// Returns the reason for the VM's crash, if it has crashed.
 pub(in crate::vm) fn crash(record: &Record, files: &VmLayout) -> Option<Crash> {
     match (observe(record, files).0, trace(record, files)) {
         (VmState::Crashed, Trace::Crashed(crash)) => Some(crash),
@@ -133,14 +136,15 @@ fn original_of(record: &Record, files: &VmLayout) -> Option<PathBuf> {
     home::original(record.boot.as_ref()?, files.state_root())
 }
 
-/// Returns the directory of the project in which the VM ran when that was copied.
+/// Returns the directory of the project in which the VM ran when it was copied.
 pub(in crate::vm) fn copy_of(record: &Record, layout: &ProjectLayout) -> Option<PathBuf> {
     let root = original_of(record, &layout.vm(&record.name))?;
     Some(ProjectLayout::unchecked(root).directory().to_owned())
 }
 
-/// Returns the traces of a QEMU that has ended. QEMU removes its pid file whenever it ends by itself: when its guest has shut
-/// down, but also when a signal asks for it, as at a logout or a restart of the machine. Its log tells that, and nothing asked its guest.
+/// Returns the evidence of a QEMU that has ended. QEMU removes its pid file whenever it ends by
+/// itself: when its guest has shut down, but also after a signal, as at a logout or a restart of
+/// the machine. In the latter case its log says so, and the guest was not asked to shut down.
 fn trace(record: &Record, files: &VmLayout) -> Trace {
     if original_of(record, files).is_some() {
         return Trace::Copied;
@@ -159,7 +163,7 @@ fn trace(record: &Record, files: &VmLayout) -> Trace {
     }
 }
 
-/// Pure: all there is to the state machine.
+/// Derives the state. Pure, and the whole state machine.
 fn derive(progress: Progress, trace: &Trace) -> VmState {
     use Trace::{Alive, Copied, Crashed, Elsewhere, Ended};
     match (progress, trace) {
@@ -167,10 +171,10 @@ fn derive(progress: Progress, trace: &Trace) -> VmState {
         (Progress::Starting, Alive) => VmState::Starting,
         (Progress::Running | Progress::Stopped | Progress::Cloning, Alive) => VmState::Running,
         (Progress::Stopping, Alive) => VmState::Stopping,
-        // Suspended, and QEMU has not ended yet: it stands still.
+        // Suspended, and QEMU has not ended yet: the machine is paused.
         (Progress::Suspending | Progress::Suspended, Alive) => VmState::Suspending,
         (Progress::Resuming, Alive) => VmState::Resuming,
-        // As long as a machine that is being resumed has not run, what was saved is what there is.
+        // Until a machine that is being resumed has run, the saved state is the valid one.
         (Progress::Suspended | Progress::Resuming, Ended | Crashed(_) | Copied) => VmState::Suspended,
         (Progress::Stopped | Progress::Cloning, Ended | Crashed(_) | Copied) => VmState::Stopped,
         (Progress::Stopping, Ended | Crashed(_)) => VmState::Stopped,
@@ -178,7 +182,7 @@ fn derive(progress: Progress, trace: &Trace) -> VmState {
             VmState::Copied
         }
         (Progress::Starting | Progress::Running | Progress::Suspending, Crashed(_)) => VmState::Crashed,
-        // The guest has powered itself off, or the start came to nothing.
+        // The guest has powered itself off, or the start failed.
         (Progress::Starting | Progress::Running | Progress::Suspending, Ended) => VmState::Stopped,
     }
 }
@@ -191,7 +195,8 @@ mod tests {
     fn every_state_there_can_be() {
         use Progress as P;
         use VmState as S;
-        // With QEMU alive; ended by itself; gone otherwise; that of the project this one is a copy of.
+        // With QEMU alive; ended by itself; ended otherwise; belonging to the project of which this
+        // is a copy.
         let states = [
             (P::Starting, [S::Starting, S::Stopped, S::Crashed, S::Copied]),
             (P::Running, [S::Running, S::Stopped, S::Crashed, S::Copied]),

@@ -1,4 +1,4 @@
-//! State of a suspended VM, and the checks that its disk has not changed since.
+//! Saved state of a suspended VM, and the checks that its disk has not changed since.
 
 use std::fs;
 use std::io;
@@ -12,21 +12,21 @@ use crate::files::{self, FileError, Stamp};
 
 use super::boot::BootRecord;
 
-/// What was saved, and of which machine.
+/// Saved state of a VM, with its machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SuspendRecord {
-    /// When, milliseconds since the Unix epoch.
+    /// Time of the suspend, in milliseconds since 1970.
     pub at_unix_ms: u64,
-    /// The run it was saved of: whatever goes on from it must be the same machine.
+    /// The boot whose state was saved: only the same machine can resume it.
     pub boot: BootRecord,
-    /// SHA-256 of the saved state, hexadecimal.
+    /// SHA-256 of the saved state, in hexadecimal.
     pub sha256: String,
-    /// What `stat` says of it.
+    /// Stamp of the saved state.
     pub stamp: Stamp,
-    /// The disk at that moment. Memory is of no use with any other.
+    /// The disk at that moment. The memory does not fit any other.
     pub disk: DiskStamp,
-    /// SHA-256 of that disk, hexadecimal: a copy has the same, whatever `stat` says of it. Nothing in a record of an earlier castra,
-    /// or where the suspend was interrupted once the memory was saved.
+    /// SHA-256 of that disk, in hexadecimal: a copy has the same, whatever its stamp. `None` in a
+    /// record of an earlier castra, or if the suspend was interrupted after the memory was saved.
     #[serde(default)]
     pub disk_sha256: Option<String>,
     /// While the VM is cloned: the disk that is about to take its place, with the same content.
@@ -34,22 +34,23 @@ pub struct SuspendRecord {
     pub next_disk: Option<DiskStamp>,
 }
 
-/// Size and times of a disk that is not written to, by `stat`. A shortcut: where they differ, the digest decides.
+/// Size and times, from `stat`, of a disk that is not written to. A shortcut: if they differ, the
+/// digest decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskStamp {
     size_bytes: u64,
     modified_secs: i64,
     modified_nanos: i64,
-    /// Nothing in a record of an earlier castra.
+    /// Inode number; `None` in a record of an earlier castra.
     #[serde(default)]
     inode: Option<u64>,
 }
 
 impl DiskStamp {
-    /// The stamp of this disk.
+    /// Returns the stamp of this disk.
     ///
     /// # Errors
-    /// It cannot be looked at.
+    /// Returns the error of `stat`.
     pub(in crate::vm) fn of(path: &Path) -> io::Result<Self> {
         let metadata = fs::metadata(path)?;
         let (modified_secs, modified_nanos) = (metadata.mtime(), metadata.mtime_nsec());
@@ -57,11 +58,12 @@ impl DiskStamp {
         Ok(Self { size_bytes: metadata.size(), modified_secs, modified_nanos, inode })
     }
 
-    /// Checks that a disk is the one that had this stamp and this digest, and brings the stamp up to date. Without a digest, size
-    /// and time of change have to do. Hashes the disk only where the stamp differs.
+    /// Checks that a disk is the one that had this stamp and this digest, and updates the stamp.
+    /// Without a digest, size and time of change have to suffice. Hashes the disk only if the stamp
+    /// differs.
     ///
     /// # Errors
-    /// [`FileError`]: it cannot be read, or an interruption.
+    /// Returns [`FileError`] if the disk cannot be read, or on an interruption.
     pub(in crate::vm) fn recognises(
         &mut self,
         disk: &Path,
@@ -89,7 +91,7 @@ impl SuspendRecord {
     /// Checks that this is the disk that the memory belongs to.
     ///
     /// # Errors
-    /// As for [`DiskStamp::recognises`].
+    /// Returns errors as [`DiskStamp::recognises`] does.
     pub(in crate::vm) fn recognises(&mut self, disk: &Path, cancel: &Cancel) -> Result<bool, FileError> {
         if let Some(next) =
             self.next_disk.filter(|next| DiskStamp::of(disk).is_ok_and(|found| found == *next))
@@ -133,7 +135,8 @@ mod tests {
         assert!(!is_same(&path, Some(&sha256)));
     }
 
-    /// As an earlier castra wrote it: without the inode, so that copies that keep times were known.
+    /// A stamp as an earlier castra wrote it: without the inode, so that copies with the same times
+    /// were recognised.
     #[test]
     fn the_stamp_of_an_earlier_castra_counts_with_its_time() {
         let directory = tempfile::tempdir().expect("a directory");

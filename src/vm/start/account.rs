@@ -1,4 +1,4 @@
-//! Records a finished start: its timeline and, if it failed, the reason.
+//! Record of a finished start: its timeline and, if it failed, the reason.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::vm::timeline::{self, Phase, StartResult, Timeline};
 
 use super::request::BootRequest;
 
-/// Keeps what the stopwatch has taken of a start, unless nothing is to be kept of the VM.
+/// Saves the timeline of a start, except for a throwaway VM.
 pub(in crate::vm) fn record_timeline(
     request: &BootRequest<'_>,
     kind: StartKind,
@@ -53,7 +53,7 @@ pub(in crate::vm) fn record_timeline(
     }
 }
 
-/// The failure of QEMU's start, with a guess at the reason if there is one.
+/// Returns the failure of QEMU's start, with a probable cause if there is one.
 pub(in crate::vm) fn explain_start(
     request: &BootRequest<'_>,
     accelerator: Accelerator,

@@ -1,4 +1,4 @@
-//! Makes a VM ready whose QEMU runs already.
+//! Attaching to a VM whose QEMU runs already, until it is ready.
 
 use crate::cancel::Cancel;
 use crate::context::RuntimeContext;
@@ -16,11 +16,13 @@ use super::continue_vm::continue_vm;
 use super::options::{UpOptions, UpOutcome, WaitFor};
 use super::watch::BootWatch;
 
-/// Sees to it that commands can run in a VM whose QEMU runs; one that is ready already says so in milliseconds.
+/// Ensures that commands can run in a VM whose QEMU runs. A ready guest answers within
+/// milliseconds.
 ///
 /// # Errors
-/// [`VmError::Frozen`]; [`VmError::NotRunning`] for a machine that a castra loaded and, killed, never let run, whose guest
-/// nothing can wait for; those of the wait for the agent. QEMU is left running: another command may still be helped by it.
+/// Returns [`VmError::Frozen`], [`VmError::NotRunning`] for a machine that a castra loaded and,
+/// killed, never let run, whose guest will never answer, and errors of waiting for the agent. QEMU
+/// is left running, since another command may still make it ready.
 pub(in crate::vm) fn attach(
     mut record: Record,
     layout: &ProjectLayout,
@@ -70,8 +72,8 @@ pub(in crate::vm) fn attach(
     Ok(UpOutcome { record, ran_already: true })
 }
 
-/// Waits for a guest whose QEMU runs, and returns its report about its kernel's modules. Its report about its boot goes to the
-/// timeline of that.
+/// Waits for a guest whose QEMU runs, and returns its report on its kernel's modules. Its report on
+/// its boot goes to that boot's timeline.
 fn follow(
     record: &Record,
     boot: &BootRecord,
@@ -96,8 +98,9 @@ fn follow(
     Ok(watch.missing_modules.take())
 }
 
-/// Whether a castra was killed before the machine that it started ran: a state that nobody loads, or that nobody lets run,
-/// stays as it is for good. One that does not answer now is left to the usual wait.
+/// Returns `true` if a castra was killed before the machine that it started ran: a state that
+/// nothing loads or continues stays so for good. A QEMU that does not answer now is left to the
+/// usual wait.
 pub(in crate::vm) fn is_stalled(record: &Record, context: &RuntimeContext) -> bool {
     let Some(boot) = record.boot.as_ref().filter(|boot| boot.start == StartKind::Template) else {
         return false;
@@ -112,10 +115,10 @@ pub(in crate::vm) fn report_running(record: &Record, boot_ms: Option<u64>, conte
     context.reporter.report(&Event::VmRunning { vm, agent, boot_ms });
 }
 
-/// Checks that a guest that was ready has its network still.
+/// Checks that a guest that was ready still has its network.
 ///
 /// # Errors
-/// [`VmError::NetworkDown`], [`VmError::Control`] after an interruption.
+/// Returns [`VmError::NetworkDown`], or [`VmError::Control`] after an interruption.
 pub(in crate::vm) fn check_network(record: &Record, cancel: &Cancel) -> Result<(), VmError> {
     let Some(agent) = record.agent_socket() else { return Ok(()) };
     match NetworkReport::ask(&agent.path, cancel)? {

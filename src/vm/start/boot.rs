@@ -1,5 +1,5 @@
-//! Starts QEMU, and waits until its guest is ready: the agent says hello, gets the VM's
-//! personality, and commands can run.
+//! Starts QEMU, and waits until its guest is ready: the agent says hello, gets the VM's identity,
+//! and commands can run.
 
 use std::cell::RefCell;
 use std::time::Instant;
@@ -31,8 +31,8 @@ use super::request::{BootRequest, boot_record};
 use super::warm::{self, Warm};
 use super::watch::{BootEnd, BootWatch};
 
-/// Starts the VM, from a warm template if there is one, and writes its record. After a failure no process is left, and
-/// the record says `stopped`.
+/// Starts the VM, from a warm template if there is one, and writes its record. After a failure no
+/// process is left, and the record says `stopped`.
 pub(in crate::vm) fn start(
     request: &BootRequest<'_>,
     record: Record,
@@ -56,7 +56,7 @@ pub(in crate::vm) fn start(
     }
 }
 
-/// Boots the VM; if that comes to nothing under an accelerator, once more under TCG.
+/// Boots the VM; if that fails under an accelerator, tries once more under TCG.
 fn boot(request: &BootRequest<'_>, record: Record, choice: AcceleratorChoice) -> Result<Record, VmError> {
     match attempt(request, record.clone(), choice.clone(), None) {
         Err(error) if choice.accelerator != Accelerator::Tcg && should_retry(&error) => {
@@ -71,7 +71,7 @@ fn boot(request: &BootRequest<'_>, record: Record, choice: AcceleratorChoice) ->
     }
 }
 
-/// How the VM's CPU is to be run: what the environment asks for, else what wins the race.
+/// Chooses the accelerator: the one that the environment names, or else the winner of the race.
 pub(in crate::vm) fn accelerator(
     plan: &VmPlan,
     image: Option<&Image>,
@@ -100,13 +100,14 @@ pub(in crate::vm) fn accelerator(
     Ok(choice)
 }
 
-/// Whether QEMU could not go on from the state, or the guest could not. A busy machine that was too slow proves nothing.
+/// Returns `true` if QEMU could not load the state, or the guest could not continue from it. A busy
+/// machine that was too slow proves nothing.
 fn is_template_error(error: &VmError) -> bool {
     matches!(error, VmError::BootDied { .. } | VmError::AgentFailed { .. })
         || matches!(qemu_error(error), Some(QemuError::Died { .. }))
 }
 
-/// What QEMU did, if it did not start.
+/// Returns the failure of QEMU, if it did not start.
 fn qemu_error(error: &VmError) -> Option<&QemuError> {
     match error {
         VmError::Qemu(error) => Some(error),
@@ -115,7 +116,8 @@ fn qemu_error(error: &VmError) -> Option<&QemuError> {
     }
 }
 
-/// Whether the failure may be that of the accelerator, or of the template, and not the wish of somebody who ended QEMU.
+/// Returns `true` if the accelerator or the template may be the reason for the failure, rather than
+/// a signal that ended QEMU.
 fn should_retry(error: &VmError) -> bool {
     let was_ended = |said: &str| said.contains(ENDED_BY_SIGNAL);
     match (error, qemu_error(error)) {
@@ -129,7 +131,7 @@ fn should_retry(error: &VmError) -> bool {
     }
 }
 
-/// One attempt, whose timeline is kept whatever it comes to.
+/// Makes one attempt, and saves its timeline whatever the outcome.
 fn attempt(
     request: &BootRequest<'_>,
     record: Record,
@@ -169,7 +171,7 @@ fn try_once(
         Err(error @ VmError::DiskFull { .. }) if request.options.lifetime == Lifetime::Own => {
             return Err(error);
         }
-        // Commands can run: what the services do is no reason to take the VM away.
+        // Commands can run: trouble with the services is no reason to end the VM.
         Err(error @ VmError::ServicesTimedOut { .. }) => {
             record.progress = Progress::Running;
             record.save(request.layout)?;
@@ -196,8 +198,8 @@ fn try_once(
     Ok(record)
 }
 
-/// Waits for what is wanted of the guest, and returns its report about its kernel's modules. A guest from a template gives it at
-/// once, and needs no wait.
+/// Waits for the guest as the options say, and returns its report on its kernel's modules. A guest
+/// restored from a template gives it at once, and needs no wait.
 fn await_guest(
     request: &BootRequest<'_>,
     choice: &AcceleratorChoice,
@@ -251,8 +253,8 @@ fn await_guest(
     Ok(watch.missing_modules.take())
 }
 
-/// What happens in a QEMU that has started: the guest boots, or a saved one was loaded and is to be woken, or, without an
-/// agent, nobody knows.
+/// Begins the phase of the guest in a QEMU that has started: it boots, or it was loaded and is to
+/// be woken, or, without an agent, its phases are unknown.
 fn begin_guest_phase(request: &BootRequest<'_>, process: &QemuProcess, is_warm: bool) {
     let stopwatch = request.stopwatch;
     match (is_warm, request.has_agent()) {
@@ -306,7 +308,8 @@ fn start_qemu(
     }
 }
 
-/// The VM's machine; one that goes on from a template has that one's memory and, for a reboot, its initramfs.
+/// Returns the VM's machine. One that is restored from a template has its memory and, for a reboot,
+/// its initramfs.
 fn spec(
     request: &BootRequest<'_>,
     choice: &AcceleratorChoice,
@@ -325,8 +328,8 @@ fn spec(
     Ok(spec)
 }
 
-/// After a start that came to nothing. What went wrong is more worth telling than a record that cannot be written then:
-/// the next look derives the right state without it.
+/// Records a failed start. An error of writing the record is ignored, since the failure itself is
+/// more worth reporting: the next look derives the right state without it.
 fn record_failure(request: &BootRequest<'_>, record: &mut Record, sockets: &SocketsLayout) {
     record.progress = Progress::Stopped;
     record.boot = None;

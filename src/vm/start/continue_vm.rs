@@ -1,4 +1,4 @@
-//! Continues a paused machine, and cancels a suspend or resume that was not finished.
+//! Continues a paused machine, and cancels an unfinished suspend or resume.
 
 use std::fs;
 use std::time::Duration;
@@ -17,18 +17,18 @@ use crate::wait::WaitLimit;
 
 use super::watch::BootWatch;
 
-/// How long a QEMU may take to end that has loaded a state and not run.
+/// Time to end for a QEMU that has loaded a state and not run.
 const END_LIMIT: Duration = Duration::from_secs(10);
-/// How long QEMU may take to be able to go on, after a saving that was given up.
+/// Time until QEMU can continue after a cancelled save.
 const CONT_LIMIT: Duration = Duration::from_secs(10);
-/// How often it is asked.
+/// Interval between attempts to continue.
 const CONT_POLL: Duration = Duration::from_millis(20);
 
-/// Gives up a suspend that was begun: whatever is saved counts no more, since the machine will go on. It is up to
-/// [`continue_vm`] to let it.
+/// Cancels a suspend that was begun: any saved state counts no more, since the machine will
+/// continue. [`continue_vm`] continues it.
 ///
 /// # Errors
-/// [`VmError::Record`].
+/// Returns [`VmError::Record`].
 pub(in crate::vm) fn cancel_suspend(
     mut record: Record,
     layout: &ProjectLayout,
@@ -42,22 +42,22 @@ pub(in crate::vm) fn cancel_suspend(
     record.save(layout)?;
     let files = layout.vm(&record.name);
     for path in [files.unfinished_machine_state(), files.machine_state()] {
-        // What stays is written over by the next suspend.
+        // The next suspend overwrites what remains.
         let _ = fs::remove_file(path);
     }
     if let Some(boot) = &record.boot
         && let Ok(mut qmp) = to_leave_in_order(&record.name, boot, &context.cancel)
     {
-        // Where nothing is being saved there is nothing to cancel.
+        // If nothing is being saved, there is nothing to cancel.
         let _ = qmp.execute("migrate_cancel", json!({}));
     }
     Ok(record)
 }
 
-/// Ends a resume that was begun and never let the machine run: the VM is suspended as before.
+/// Cancels a resume that was begun and never let the machine run: the VM is suspended as before.
 ///
 /// # Errors
-/// [`VmError::Unkillable`], [`VmError::Record`].
+/// Returns [`VmError::Unkillable`] or [`VmError::Record`].
 pub(in crate::vm) fn cancel_resume(mut record: Record, layout: &ProjectLayout) -> Result<Record, VmError> {
     let files = layout.vm(&record.name);
     if let Some(qemu) = running_qemu(&files.pidfile()) {
@@ -74,11 +74,12 @@ pub(in crate::vm) fn cancel_resume(mut record: Record, layout: &ProjectLayout) -
     Ok(record)
 }
 
-/// Lets a machine go on that stands still with all that it needs, and sees to it that commands can run in it, with the
-/// clock and the keys right.
+/// Continues a paused machine, and ensures that commands can run in it, with the clock and the keys
+/// right.
 ///
 /// # Errors
-/// Those of the wait for the guest. QEMU is left running: its memory is nowhere else.
+/// Returns errors of waiting for the guest. QEMU is left running, since nothing else has its
+/// memory.
 pub(in crate::vm) fn continue_vm(
     mut record: Record,
     layout: &ProjectLayout,
@@ -89,7 +90,7 @@ pub(in crate::vm) fn continue_vm(
     let files = layout.vm(&vm);
     let mut qmp = to_leave_in_order(&vm, boot, &context.cancel)?;
     let wait = WaitLimit::to_leave_in_order(CONT_LIMIT, &context.cancel).begin();
-    // For a moment after a saving that was given up, QEMU refuses.
+    // For a moment after a cancelled save, QEMU refuses.
     while let Err(error) = qmp.execute("cont", json!({})) {
         wait.sleep(CONT_POLL).map_err(|_| unanswered(&vm, error))?;
     }
@@ -99,7 +100,7 @@ pub(in crate::vm) fn continue_vm(
     }
     record.progress = Progress::Running;
     record.save(layout)?;
-    // Of no use any more. What stays is written over by the next suspend.
+    // No longer needed. The next suspend overwrites what remains.
     let _ = fs::remove_file(files.machine_state());
     Ok(record)
 }
@@ -119,16 +120,16 @@ fn wake(
     woken.map_err(|end| watch.explain(end, None))
 }
 
-/// Drops the memory of a suspended VM, as its user asks for. Its disk stays, as of the moment it was suspended.
+/// Drops the memory of a suspended VM, on its user's request. Its disk stays, as of the suspend.
 ///
 /// # Errors
-/// [`VmError::Record`].
+/// Returns [`VmError::Record`].
 pub(in crate::vm) fn discard(record: Record, layout: &ProjectLayout) -> Result<Record, VmError> {
     let mut record = cancel_resume(record, layout)?;
     record.progress = Progress::Stopped;
     record.suspended = None;
     record.save(layout)?;
-    // What stays is written over by the next suspend.
+    // The next suspend overwrites what remains.
     let _ = fs::remove_file(layout.vm(&record.name).machine_state());
     Ok(record)
 }

@@ -8,10 +8,11 @@ use crate::vm::error::VmError;
 use crate::vm::monitor::clean_up;
 use crate::vm::record::{Record, copy_of, sentence_of_copy};
 
-/// Makes ready for a start from the disk as it was copied. Nothing of the original is touched.
+/// Prepares a start from the disk as it was copied. Nothing of the original is touched.
 ///
 /// # Errors
-/// [`VmError::CopyTorn`] for a disk that was written to between the beginning and the end of the copy.
+/// Returns [`VmError::CopyTorn`] for a disk that was written to between the beginning and the end
+/// of the copy.
 pub(in crate::vm) fn prepare(
     record: &Record,
     layout: &ProjectLayout,
@@ -21,7 +22,7 @@ pub(in crate::vm) fn prepare(
     let (vm, disk) = (record.name.clone(), record.overlay_path(layout));
     let message = sentence_of_copy(&vm, &original);
     context.reporter.report(&Event::Warning { message });
-    // Its header first, and those of all that it is based on: qemu-img would follow them anywhere.
+    // Its header first, and those of its backing chain: qemu-img would follow them anywhere.
     if disk.exists() && Disk::open(&disk).is_ok() {
         match check_disk(&disk, &context.environment, &context.cancel)? {
             DiskCheck::Sound => {}

@@ -7,15 +7,16 @@ use crate::vm::record::Record;
 use super::ports;
 use super::request::BootRequest;
 
-/// Another program may take the port between its choice and QEMU's start; more often than this it is no accident.
+/// Most attempts to start QEMU with a free port. Another program may take the port between its
+/// choice and QEMU's start, but not this often by accident.
 const PORT_ATTEMPTS: usize = 5;
 
-/// Launches QEMU by `launch`, which gets a free port for SSH if the guest has an agent, and once more
-/// with another port where QEMU could not have that one.
+/// Launches QEMU by `launch`, which gets a free port for SSH if the guest has an agent, and again
+/// with another port if QEMU could not have that one.
 ///
 /// # Errors
-/// Those of `launch`, the outer ones of what comes before QEMU; [`VmError::PortTaken`] for a declared
-/// port that was taken meanwhile.
+/// Returns errors of `launch` (the outer ones precede QEMU's start), or [`VmError::PortTaken`] for
+/// a declared port that was taken meanwhile.
 pub(in crate::vm) fn launch_on_free_port(
     request: &BootRequest<'_>,
     record: &mut Record,
@@ -35,8 +36,8 @@ pub(in crate::vm) fn launch_on_free_port(
     }
 }
 
-/// Chooses the port for SSH: the VM's last one while it is free, so that a configuration that was saved for other SSH clients
-/// stays true. One that QEMU could not take is not tried again.
+/// Chooses the port for SSH: the VM's last one while it is free, so that a configuration saved for
+/// other SSH clients stays valid. A port that QEMU could not take is not tried again.
 fn ssh_port(request: &BootRequest<'_>, record: &Record, attempt: usize) -> Result<u16, VmError> {
     ports::free_port(record.ssh_port.filter(|_| attempt == 1)).map_err(|source| VmError::Disk {
         action: "find a free port for",

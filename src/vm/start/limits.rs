@@ -8,35 +8,38 @@ use std::time::Duration;
 use crate::qemu::Accelerator;
 use crate::vm::diagnosis::HostFacts;
 
-/// How long a guest may take to be ready. Under TCG 6 s are usual on an idle machine, and ten times that on a busy one.
+/// Time for a guest to be ready. Under TCG 6 s are usual on an idle machine, and ten times that on
+/// a busy one.
 const BOOT_LIMIT_TCG: Duration = Duration::from_secs(300);
 const BOOT_LIMIT_ACCELERATED: Duration = Duration::from_secs(120);
-/// An accelerated guest whose agent has not said a word by then never will.
+/// Time for the first message of an accelerated guest's agent; one that is silent longer stays so.
 const SILENCE_LIMIT_ACCELERATED: Duration = Duration::from_secs(20);
 
-/// A limit grows with the load up to so many times: a guest that hangs is waited for in vain so much longer, too.
+/// Largest factor by which load extends a limit, since a guest that hangs is also waited for so
+/// much longer.
 const MOST_STRETCH: f64 = 2.0;
 
-/// A phase that takes so many times as long as usual is slow.
+/// Factor of its usual time from which on a phase is slow.
 const SLOW: u32 = 3;
-/// But no phase is worth a word before this.
+/// Least time in a phase before it can be reported as slow.
 const PATIENCE_TCG: Duration = Duration::from_secs(10);
 const PATIENCE_ACCELERATED: Duration = Duration::from_secs(5);
-/// Where nothing is known of earlier boots, this is slow.
+/// Time from which on a phase is slow if nothing is known of earlier boots.
 const FIRST_PATIENCE_TCG: Duration = Duration::from_secs(60);
 const FIRST_PATIENCE_ACCELERATED: Duration = Duration::from_secs(15);
 
-/// How long to wait for what.
+/// Time limits of a boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::vm) struct Limits {
-    /// For the agent's first word.
+    /// Time for the agent's first message.
     pub(in crate::vm) hello: Duration,
-    /// For what is waited for.
+    /// Time for the stage that is waited for.
     pub(in crate::vm) ready: Duration,
 }
 
 impl Limits {
-    /// What is asked for, or what fits accelerator, the guest's CPUs and the host's load now.
+    /// Returns the requested limit, or limits that fit the accelerator, the guest's CPUs and the
+    /// host's current load.
     pub(in crate::vm) fn new(accelerator: Accelerator, cpus: u32, asked: Option<Duration>) -> Self {
         Self::on(&HostFacts::load(), accelerator, cpus, asked)
     }
@@ -59,15 +62,15 @@ impl Limits {
     }
 }
 
-/// How many times as long everything takes: by what waits for the host's CPUs, or by a guest that has more CPUs than the
-/// host.
+/// Returns the factor by which everything takes longer: because of processes that wait for the
+/// host's CPUs, or of a guest with more CPUs than the host.
 fn stretch(host: &HostFacts, cpus: u32) -> f64 {
     let Some(host_cpus) = host.cpus else { return 1.0 };
     let crowded = f64::from(cpus) / host_cpus as f64;
     host.load_per_cpu().unwrap_or(0.0).max(crowded).clamp(1.0, MOST_STRETCH)
 }
 
-/// After how long in a phase it is told that it takes long.
+/// Returns the time in a phase after which it is reported as slow.
 pub(in crate::vm) fn patience(accelerator: Accelerator, usual: Option<Duration>) -> Duration {
     match (usual, least_patience(accelerator)) {
         (Some(usual), least) => least.max(usual * SLOW),
@@ -76,7 +79,7 @@ pub(in crate::vm) fn patience(accelerator: Accelerator, usual: Option<Duration>)
     }
 }
 
-/// Before this nobody need look for what is usual.
+/// Returns the least such time, before which the usual time need not be looked up.
 pub(in crate::vm) fn least_patience(accelerator: Accelerator) -> Duration {
     if accelerator == Accelerator::Tcg { PATIENCE_TCG } else { PATIENCE_ACCELERATED }
 }

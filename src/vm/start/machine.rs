@@ -1,4 +1,4 @@
-//! Machine that QEMU is to emulate: from a VM's plan and files to a [`MachineSpec`].
+//! Machine that QEMU emulates: from a VM's plan and files to a [`MachineSpec`].
 
 use std::path::PathBuf;
 
@@ -15,19 +15,21 @@ use crate::vm::plan::VmPlan;
 
 use super::ports;
 
-/// What a kernel is told beside what its image says. It is not to measure whether the timer ticks: on a machine so busy that
-/// QEMU hardly runs it finds that it does not, and panics ("IO-APIC + timer doesn't work").
+/// Kernel options in addition to the image's. The kernel must not measure the timer's ticks: on a
+/// machine so busy that QEMU hardly runs it finds that the timer does not work, and panics
+/// ("IO-APIC + timer doesn't work").
 const FOR_EVERY_KERNEL: &str = "no_timer_check";
-/// Makes the agent the first process: [`crate::guest::AGENT_PATH`].
+/// Kernel option that makes the agent the first process: [`crate::guest::AGENT_PATH`].
 const AGENT_FIRST: &str = "rdinit=/castra/agent";
 
-/// CPU model under TCG: the VM's own, else its image's, else the default.
+/// Returns the CPU model under TCG: the VM's own, else its image's, else the default.
 pub(in crate::vm) fn tcg_cpu(definition: &VmDefinition, image: Option<&Image>) -> CpuModel {
     let of_image = || image.map(|(spec, _)| spec.profile.tcg_cpu.clone());
     definition.cpu.clone().or_else(of_image).unwrap_or_default()
 }
 
-/// The machine of a VM that boots. What its disk stands on is found out when QEMU is started: there may be no disk yet.
+/// Returns the machine of a VM that boots. The backing chain of its disk is read when QEMU is
+/// started, since there may be no disk yet.
 pub(in crate::vm) fn machine(
     plan: &VmPlan,
     image: Option<&Image>,
@@ -57,11 +59,11 @@ pub(in crate::vm) fn machine(
     }
 }
 
-/// The image's devices and a generation id, by which a guest's kernel learns that it is a copy of another and draws other random
-/// numbers.
+/// Returns the image's devices and a generation id, by which a guest's kernel learns that it is a
+/// copy of another and draws other random numbers.
 fn devices(profile: Option<&QemuProfile>) -> Vec<Device> {
     let own = profile.map_or_else(|| vec![Device::new(DeviceModel::VirtioRng)], |one| one.devices.clone());
-    // QEMU takes one at most.
+    // QEMU accepts at most one.
     let has_one = own.iter().any(|device| device.model() == DeviceModel::GenerationId);
     own.into_iter().chain((!has_one).then(Device::new_generation_id)).collect()
 }

@@ -1,4 +1,5 @@
-//! Starting a VM: QEMU is launched, the guest boots or a template is restored, and commands can run.
+//! Starting a VM: QEMU is launched, the guest boots or a template is restored, and commands can
+//! run.
 
 mod account;
 mod attach;
@@ -39,8 +40,9 @@ pub(super) use watch::record_times;
 use boot::{accelerator, start};
 use warm::Warming;
 
-/// Brings up a VM that does not run, and of which `recorded` is known: QEMU's program, base image, warm template, disk, in
-/// this order, so that whatever is missing on this machine is an error before any disk is made.
+/// Brings up a VM that does not run, with its record if there is one: QEMU's program, base image,
+/// warm template, disk, in this order, so that anything missing on this machine is an error before
+/// a disk is created.
 pub(super) fn bring_up(
     plan: &VmPlan,
     recorded: Option<Record>,
@@ -51,7 +53,7 @@ pub(super) fn bring_up(
     let vm = &plan.definition.name;
     let stopwatch = &Stopwatch::new(vm, &context.reporter);
     stopwatch.begin(Phase::Image);
-    // Before anything is downloaded: nobody wants to hear afterwards that QEMU is not installed.
+    // Before anything is downloaded, since a missing QEMU should not be reported after an hour.
     let binary = &QemuBinary::find(&context.environment)?;
     if let BasePlan::Path(path) = &plan.base {
         // Before it is hashed, which takes a while.
@@ -86,7 +88,8 @@ pub(super) fn bring_up(
     start(&request, record, choice, warm.as_ref().filter(|_| artifacts.is_new))
 }
 
-/// A template fits a disk that was never used only, and a guest with an agent. A disk that is there may have been used.
+/// Returns `true` for a guest with an agent and without a disk: a template fits only a new disk,
+/// and an existing one may have been used.
 fn is_warm_wanted(plan: &VmPlan, options: UpOptions) -> bool {
     !options.cold && plan.boot == BootProfile::Managed && !plan.definition.overlay.exists()
 }

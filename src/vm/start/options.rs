@@ -6,10 +6,10 @@ use crate::command::Lifetime;
 use crate::qemu::Network;
 use crate::vm::record::Record;
 
-/// What `up` waits for.
+/// Stage that `up` waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WaitFor {
-    /// Nothing: QEMU runs. The next command that needs the guest finishes the start.
+    /// QEMU runs. The next command that needs the guest finishes the start.
     Nothing,
     /// Commands can run.
     Ready,
@@ -17,25 +17,26 @@ pub enum WaitFor {
     Services,
 }
 
-/// How `up` is to behave.
+/// Options of `up`.
 #[derive(Debug, Clone, Copy)]
 pub struct UpOptions {
-    /// What to wait for.
+    /// Stage to wait for.
     pub wait: WaitFor,
-    /// How long a boot may take; nothing for a limit that fits the accelerator.
+    /// Time limit of a boot; `None` for one that fits the accelerator.
     pub boot_limit: Option<Duration>,
     /// Boot even where a warm template could be used or made.
     pub cold: bool,
     /// Drop the memory of a suspended VM, and boot it from its disk.
     pub discard_suspended: bool,
-    /// How long QEMU may live.
+    /// Lifetime of QEMU.
     pub lifetime: Lifetime,
-    /// What the guest can reach.
+    /// Network that the guest can reach.
     pub network: Network,
 }
 
 impl Default for UpOptions {
-    /// Until commands can run, with a limit that fits the accelerator, from a warm template, for good.
+    /// Waits until commands can run, with a limit that fits the accelerator, from a warm template,
+    /// with an unlimited lifetime.
     fn default() -> Self {
         Self {
             wait: WaitFor::Ready,
@@ -48,11 +49,11 @@ impl Default for UpOptions {
     }
 }
 
-/// What became of a VM.
+/// Outcome of `up` for a VM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpOutcome {
-    /// Its record.
+    /// Record of the VM.
     pub record: Record,
-    /// Whether it ran before.
+    /// True if it ran before.
     pub ran_already: bool,
 }

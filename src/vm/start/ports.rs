@@ -1,4 +1,4 @@
-//! Ports of the host: chooses free ones, and checks declared ones before QEMU is started.
+//! Ports of the host: free ones for SSH, and checks of declared ones before QEMU is started.
 
 use std::io;
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
@@ -12,7 +12,7 @@ use crate::sockets::{PortOwner, Protocol, holder_of, sockets_on};
 use crate::vm::error::VmError;
 use crate::vm::record::{Record, observe};
 
-/// Chooses a port of 127.0.0.1 that is free at this moment: `last` if it is.
+/// Chooses a port on 127.0.0.1 that is free at this moment: `last` if possible.
 pub(in crate::vm) fn free_port(last: Option<u16>) -> io::Result<u16> {
     if let Some(port) = last.filter(|port| bind(*port, Protocol::Tcp).is_ok()) {
         return Ok(port);
@@ -20,8 +20,9 @@ pub(in crate::vm) fn free_port(last: Option<u16>) -> io::Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 
-/// Returns QEMU's forwards: the port for SSH, and the declared ones. Where the guest's agent relays, a TCP port leads to the
-/// agent, which finds the service even on the guest's loopback interface; else to the service's own port.
+/// Returns QEMU's forwards: the port for SSH, and the declared ones. If the guest's agent relays, a
+/// TCP port leads to the agent, which reaches the service even on the guest's loopback interface;
+/// otherwise to the service's own port.
 pub(in crate::vm) fn rules(
     ssh_port: Option<u16>,
     forwards: &[PortForward],
@@ -37,17 +38,18 @@ pub(in crate::vm) fn rules(
     ssh.into_iter().chain(with_relays(forwards).map(rule)).collect()
 }
 
-/// The relays of these forwards.
+/// Returns the relays of these forwards.
 pub(in crate::vm) fn relays(forwards: &[PortForward]) -> Vec<Relay> {
     with_relays(forwards).filter_map(|(_, relay)| relay).collect()
 }
 
-/// Returns `true` if this forward, one of them, has a relay.
+/// Returns `true` if this forward, one of `forwards`, has a relay.
 pub(in crate::vm) fn has_relay(forward: &PortForward, forwards: &[PortForward]) -> bool {
     with_relays(forwards).any(|(one, relay)| one == forward && relay.is_some())
 }
 
-/// Each forward and its relay: TCP ports have one, as long as there are any. No relay takes the port of a service.
+/// Returns each forward with its relay: TCP ports have one, while there are any left. No relay
+/// takes the port of a service.
 fn with_relays(forwards: &[PortForward]) -> impl Iterator<Item = (&PortForward, Option<Relay>)> {
     let is_free = |port: &u16| !forwards.iter().any(|forward| forward.guest == *port);
     let mut ports = (FIRST_RELAY_PORT..).filter(is_free).take(MAX_RELAYS);
@@ -57,10 +59,10 @@ fn with_relays(forwards: &[PortForward]) -> impl Iterator<Item = (&PortForward, 
     })
 }
 
-/// Whether every declared port can be taken.
+/// Checks that every declared port is free.
 ///
 /// # Errors
-/// [`VmError::PortTaken`] with who has it; [`VmError::PortForbidden`].
+/// Returns [`VmError::PortTaken`] with the port's owner, or [`VmError::PortForbidden`].
 pub(in crate::vm) fn check(
     vm: &str,
     forwards: &[PortForward],
@@ -82,10 +84,10 @@ pub(in crate::vm) fn check(
     Ok(())
 }
 
-/// Whether a declared port can be taken, or the VM has it already.
+/// Checks that a declared port is free, or that the VM has it already.
 ///
 /// # Errors
-/// [`VmError::PortTaken`] with who has it; [`VmError::PortForbidden`].
+/// Returns [`VmError::PortTaken`] with the port's owner, or [`VmError::PortForbidden`].
 pub fn check_port(vm: &str, forward: PortForward, layout: &ProjectLayout) -> Result<(), VmError> {
     match check(vm, &[forward], layout) {
         Err(VmError::PortTaken { owner: PortOwner::Vm { vm: owner, project: None }, .. }) if owner == vm => {
@@ -95,7 +97,7 @@ pub fn check_port(vm: &str, forward: PortForward, layout: &ProjectLayout) -> Res
     }
 }
 
-/// Who keeps this port of 127.0.0.1 from being taken; nothing if nobody does.
+/// Returns the owner of this port on 127.0.0.1, or `None` if it is free.
 pub fn port_owner(port: u16, protocol: Protocol, layout: &ProjectLayout) -> Option<PortOwner> {
     match bind(port, protocol) {
         Err(error) if error.kind() != io::ErrorKind::PermissionDenied => Some(owner(port, protocol, layout)),
@@ -130,7 +132,7 @@ fn owner(port: u16, protocol: Protocol, layout: &ProjectLayout) -> PortOwner {
     }
 }
 
-/// The VM of this project that has the port, by its record.
+/// Returns the VM of this project that has the port, by its record.
 fn vm_on(port: u16, protocol: Protocol, layout: &ProjectLayout) -> Option<String> {
     Record::names(layout).into_iter().find(|name| {
         let Ok(Some(record)) = Record::load(layout, name) else { return false };

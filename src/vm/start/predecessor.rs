@@ -1,6 +1,6 @@
-//! A VM that was started in this place, and whose project was moved away or removed while it ran.
-//! Its sockets are still here, and its QEMU removes the pid file of this place when it ends,
-//! whichever VM that belongs to by then.
+//! Predecessor of a VM: another one that was started in the same place, and whose project was moved
+//! away or removed while it ran. Its sockets are still here, and its QEMU removes the pid file of
+//! this place when it ends, whichever VM that belongs to by then.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,13 +13,13 @@ use crate::vm::monitor::is_in_use;
 
 /// Time for a QEMU that has just ended to close its sockets, on a busy machine.
 const CLOSING_LIMIT: Duration = Duration::from_secs(5);
-/// Interval between looks meanwhile.
+/// Interval between checks meanwhile.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// Checks that no other VM would be hurt if this one were started here, nor hurt this one.
+/// Checks that starting this VM here would neither hurt another one nor be hurt by it.
 ///
 /// # Errors
-/// [`VmError::PlaceTaken`]; [`VmError::Interrupted`].
+/// Returns [`VmError::PlaceTaken`] or [`VmError::Interrupted`].
 pub(in crate::vm) fn refuse(
     vm: &str,
     layout: &ProjectLayout,

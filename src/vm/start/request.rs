@@ -42,7 +42,7 @@ impl BootRequest<'_> {
     }
 }
 
-/// Returns the record of a run that begins.
+/// Returns the record of a boot that begins.
 pub(in crate::vm) fn boot_record(
     request: &BootRequest<'_>,
     choice: &AcceleratorChoice,
@@ -78,7 +78,7 @@ pub(in crate::vm) fn boot_record(
     }
 }
 
-/// Returns the host's name where the guest's CPU is the host's own.
+/// Returns the host's name if the guest's CPU is the host's own.
 pub(in crate::vm) fn host_of(accelerator: Accelerator) -> Option<String> {
     (accelerator != Accelerator::Tcg)
         .then(|| rustix::system::uname().nodename().to_string_lossy().into_owned())

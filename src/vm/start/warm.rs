@@ -1,7 +1,7 @@
-//! Warm template that a fresh VM is restored from: found, or baked.
+//! Warm template that a fresh VM is restored from: found, or made.
 //!
-//! A VM boots without one, too. So nothing here is an error of `up`'s but an interruption: what goes wrong is told in
-//! one line, remembered where it will last, and the VM boots cold.
+//! A VM can boot without one, so the only error here is an interruption. A failure is reported in
+//! one line, recorded if it will last, and the VM boots cold.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -25,13 +25,13 @@ use super::limits::Limits;
 use super::machine::machine;
 use super::watch::{has_given_up, record_times};
 
-/// A template, and its disk in the project.
+/// A template, with its disk in the project.
 pub(in crate::vm) struct Warm {
     pub(in crate::vm) template: Template,
     pub(in crate::vm) layer: LayerRecord,
 }
 
-/// What is needed to find or make a VM's template.
+/// Inputs for finding or making a VM's template.
 pub(in crate::vm) struct Warming<'a> {
     pub(in crate::vm) plan: &'a VmPlan,
     pub(in crate::vm) image: &'a Image,
@@ -43,14 +43,15 @@ pub(in crate::vm) struct Warming<'a> {
 }
 
 impl Warming<'_> {
-    /// The VM's template, made if there is none. Nothing if there cannot be one: that has been told then.
+    /// Returns the VM's template, made if there is none, or `None` if there cannot be one, which is
+    /// then reported.
     ///
     /// # Errors
-    /// An interruption.
+    /// Returns an interruption.
     pub(in crate::vm) fn template(&self) -> Result<Option<Warm>, TemplateError> {
         let Some(ingredients) = self.ingredients() else { return Ok(None) };
         let key = ingredients.key();
-        // A cache that cannot be written to is done without, as for images.
+        // A cache that cannot be written to is replaced by the project's own, as for images.
         let mut failure = None;
         for cache in [self.context.cache.clone(), self.layout.own_cache()] {
             if let Some(refusal) = template::refusal(&cache.templates(), &key) {
@@ -84,7 +85,7 @@ impl Warming<'_> {
     fn ingredients(&self) -> Option<Ingredients> {
         let (_, paths) = self.image;
         let manifest = Manifest::load(&paths.directory).ok()?;
-        // A disk that is smaller than the image's gets the image's size.
+        // A disk smaller than the image's gets the image's size.
         let base = Qcow2Header::read(&paths.disk).ok()?.virtual_bytes;
         let disk_bytes = self.plan.definition.disk_bytes.max(base);
         Some(Ingredients::of(&self.spec(), &manifest, disk_bytes, self.binary))
@@ -108,8 +109,8 @@ impl Warming<'_> {
         Ok(Warm { template, layer })
     }
 
-    /// The template if it is there and whole; copies of its files are hashed first. One that is not whole is reported, and will be
-    /// made again.
+    /// Opens the template if it is present and intact; copies of its files are hashed first. A
+    /// damaged one is reported, and will be rebuilt.
     fn open(&self, cache: &CacheLayout, key: &str) -> Result<Option<Template>, TemplateError> {
         let opened = match Template::open(&cache.templates(), key) {
             Err(Damage::Unverified(_)) => {
@@ -134,12 +135,12 @@ impl Warming<'_> {
         let tell = || self.report(Event::Waiting { what });
         let path = cache.lock(&format!("template-{key}"));
         let lock = Lock::acquire(&path, &self.context.cancel, tell)?;
-        // Whoever held the lock has probably made it.
+        // The last holder of the lock has probably made it.
         if let Ok(Some(template)) = Template::open(&cache.templates(), key) {
             return Ok(template);
         }
         self.report(Event::TemplateBaking { vm: self.vm() });
-        // Disks will stand on it: this one time it is hashed whatever its stamp says.
+        // Disks will be based on the image: this one time it is hashed whatever its stamp says.
         let (spec, paths) = self.image;
         let paths = &ImageManager::new(self.layout).confirm_disk(spec, paths.clone(), self.context)?;
         let vm = self.vm();
@@ -181,16 +182,17 @@ impl Warming<'_> {
     }
 }
 
-/// A template that did not come to life: it is removed, and not made again for a while.
+/// Removes a template that could not be restored, and keeps it from being made again for a while.
 pub(in crate::vm) fn refuse_template(warm: &Warm, reason: &str) {
     let (layout, key) = (&warm.template.layout, &warm.template.manifest.key);
     let Some(root) = layout.directory().parent() else { return };
     let templates = TemplatesLayout::new(root.to_owned());
-    // One that went meanwhile, or was changed, is not to blame for anything.
+    // A template that is gone or was changed meanwhile is not to blame.
     if !matches!(Template::open(&templates, key), Ok(Some(_))) {
         return;
     }
     template::refuse(&templates, key, reason);
-    // Under no lock: whoever opens it meanwhile finds it whole or not at all, and what cannot go is refused all the same.
+    // Needs no lock: a concurrent reader finds it intact or not at all, and if it cannot be removed
+    // it is refused all the same.
     let _ = template::discard(&templates, key);
 }

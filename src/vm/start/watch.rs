@@ -1,4 +1,5 @@
-//! Follows a boot over the control port, until the guest has come as far as `up` waits for.
+//! Watch over a boot through the control port, until the guest has reached the stage that `up`
+//! waits for.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::fs;
@@ -23,30 +24,32 @@ use super::limits::{Limits, least_patience, patience};
 use super::options::WaitFor;
 use super::ports;
 
-/// A guest that goes on from where it was answers in a fraction of a second, on a busy machine in a few.
+/// Time for a restored guest to answer. It does so within a fraction of a second, within seconds on
+/// a busy host.
 const WAKE_LIMIT: Duration = Duration::from_secs(60);
-/// After this long it is asked again. *Measured*: about one of a hundred restores on a busy machine misses the first time.
+/// Time after which it is asked again. *Measured*: about one of a hundred restores on a busy
+/// machine misses the first request.
 const WAKE_PATIENCE: Duration = Duration::from_secs(5);
-/// How often a wait for the guest looks at its console.
+/// Interval at which a wait for the guest checks its console.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Follows a boot over the control port.
+/// Watch over a boot through the control port.
 pub(in crate::vm) struct BootWatch<'a> {
     pub(in crate::vm) vm: &'a str,
     pub(in crate::vm) files: &'a VmLayout,
-    /// Its disk, which may find no room.
+    /// Path of its disk, which may run out of space.
     pub(in crate::vm) disk: &'a Path,
     pub(in crate::vm) accelerator: Accelerator,
     pub(in crate::vm) cpus: u32,
     pub(in crate::vm) memory_mib: u64,
     /// Ports that the agent is to relay, if it can.
     pub(in crate::vm) relays: Option<Vec<Relay>>,
-    /// Whether commands could run in it before: then it is in no phase of a boot, as far as anybody knows.
+    /// Set if commands could run in it before: then it is in no known phase of a boot.
     pub(in crate::vm) was_ready: bool,
-    /// When QEMU was started, or the wait began: limits count from there.
+    /// Time at which QEMU was started, or the wait began; limits count from it.
     pub(in crate::vm) started: Instant,
     pub(in crate::vm) wait: WaitFor,
-    /// How long it may take; nothing for a limit that fits.
+    /// Time limit; `None` for one that fits.
     pub(in crate::vm) limit: Option<Duration>,
     pub(in crate::vm) context: &'a RuntimeContext,
     pub(in crate::vm) stopwatch: &'a Stopwatch,
@@ -54,14 +57,14 @@ pub(in crate::vm) struct BootWatch<'a> {
     pub(in crate::vm) missing_modules: RefCell<Option<MissingModules>>,
 }
 
-/// Why following a boot ended early.
+/// Reason why the watch ended early.
 pub(in crate::vm) enum BootEnd {
     TimedOut {
         limit: Duration,
         is_ready: bool,
     },
     Died,
-    /// It will never be ready.
+    /// The guest will never be ready.
     Hopeless,
     Other(Box<VmError>),
 }
@@ -72,7 +75,7 @@ impl BootEnd {
     }
 }
 
-/// What a wait has seen and told.
+/// Observations and reports of a wait.
 #[derive(Default)]
 struct Looks {
     next: Cell<Option<Instant>>,
@@ -82,7 +85,8 @@ struct Looks {
 }
 
 impl<'a> BootWatch<'a> {
-    /// Watches a VM whose QEMU runs already until it is ready again; limits count from now.
+    /// Creates a watch over a VM whose QEMU runs already, until it is ready again; limits count
+    /// from now.
     pub(in crate::vm) fn of_running(
         vm: &'a str,
         files: &'a VmLayout,
@@ -111,7 +115,7 @@ impl<'a> BootWatch<'a> {
 }
 
 impl BootWatch<'_> {
-    /// Goes on until the stage that is waited for is reached.
+    /// Follows the boot until the awaited stage is reached.
     pub(in crate::vm) fn follow(
         &self,
         sockets: &SocketsLayout,
@@ -147,7 +151,8 @@ impl BootWatch<'_> {
         Ok(())
     }
 
-    /// Whether there is any hope for a guest that says nothing, and whether it takes so long that it is worth a word.
+    /// Checks for a guest that has given up or is paused, and reports a phase that takes unusually
+    /// long.
     fn look(&self, sockets: &SocketsLayout, looks: &Looks, reached: Option<Stage>) -> Result<(), BootEnd> {
         if looks.next.get().is_some_and(|next| Instant::now() < next) {
             return Ok(());
@@ -205,8 +210,9 @@ impl BootWatch<'_> {
         About { vm, files, accelerator, memory_mib, has_ended, signal }
     }
 
-    /// Gives a guest that goes on from a saved state its personality. It is ready then: its boot lies behind it. A guest that
-    /// does not answer is asked again on a new connection, which it notices by itself.
+    /// Gives a guest that was restored or resumed its identity. Its boot is over, so it is ready
+    /// then. A guest that does not answer is asked again on a new connection, which it notices by
+    /// itself.
     pub(in crate::vm) fn wake(
         &self,
         sockets: &SocketsLayout,
@@ -228,7 +234,7 @@ impl BootWatch<'_> {
         }
     }
 
-    /// The control port. A QEMU that is gone by now, ended by somebody else, is not waited for.
+    /// Connects to the control port, without waiting for a QEMU that has ended.
     fn connect(
         &self,
         sockets: &SocketsLayout,
@@ -275,7 +281,7 @@ impl BootWatch<'_> {
         }
     }
 
-    /// What a message says was reached; answers it where it wants an answer.
+    /// Handles a message, answers it if needed, and returns the stages that it reports.
     fn hear(
         &self,
         message: GuestMessage,
@@ -287,14 +293,14 @@ impl BootWatch<'_> {
         match message {
             GuestMessage::Hello { personalised, stages, .. } => {
                 if !personalised {
-                    // The clock is read at the last moment: a boot takes seconds.
+                    // The clock is read at the last moment, since a boot takes seconds.
                     port.personalise(Personality { time_unix_ns: now_unix_ns(), ..personality.clone() })
                         .map_err(|error| self.ended(error, None, WAKE_LIMIT))?;
                 }
                 Ok(stages.into_iter().map(|reached| reached.stage).collect())
             }
             GuestMessage::Stage(reached) => Ok(vec![reached.stage]),
-            // Without these, commands will never run: waiting on would only hide it.
+            // Without these, commands will never run: further waiting would only hide it.
             GuestMessage::Failed {
                 task: task @ (AgentTask::EnterRoot | AgentTask::Personalise | AgentTask::Ssh),
                 reason,
@@ -334,7 +340,8 @@ impl BootWatch<'_> {
         }
     }
 
-    /// The end as an error that tells what there is to know. `signal` has ended QEMU, if one has.
+    /// Returns the end as an error with all that is known. `signal` is the signal that ended QEMU,
+    /// if any.
     pub(in crate::vm) fn explain(&self, end: BootEnd, signal: Option<i32>) -> VmError {
         let vm = self.vm.to_owned();
         let has_ended = matches!(end, BootEnd::Died);
@@ -360,11 +367,12 @@ impl BootWatch<'_> {
     }
 }
 
-/// Hands the times that a message tells to the stopwatch.
+/// Records the times of a message in the stopwatch.
 pub(in crate::vm) fn record_times(message: &GuestMessage, stopwatch: &Stopwatch) {
     match message {
         GuestMessage::Hello { stages, uptime_ms, root_mounted_ms, .. } => {
-            // An agent of before that time was told: the last stage was at that time or earlier.
+            // An agent that does not report its uptime yet: the last stage was reached then or
+            // earlier.
             let last = stages.iter().map(|reached| reached.uptime_ms).max();
             if let Some(uptime_ms) = uptime_ms.or(last) {
                 stopwatch.on_clock(uptime_ms);
@@ -392,7 +400,7 @@ pub(in crate::vm) fn record_times(message: &GuestMessage, stopwatch: &Stopwatch)
     }
 }
 
-/// The cause why a guest that has said this will never be ready, as far as its own words tell.
+/// Returns the reason why a guest with this output will never be ready, as far as the output shows.
 pub(in crate::vm) fn has_given_up(
     vm: &str,
     memory_mib: u64,
@@ -435,7 +443,7 @@ fn personality(vm: &str, keys: &VmKeys, relays: Option<&Vec<Relay>>) -> Result<P
     })
 }
 
-/// The VM's name as a host name (RFC 1123): labels of letters, digits and inner hyphens.
+/// Returns the VM's name as a host name (RFC 1123): labels of letters, digits and inner hyphens.
 fn hostname(vm: &str) -> String {
     let label = |label: &str| label.replace('_', "-").trim_matches('-').to_owned();
     let labels: Vec<String> = vm.split('.').map(label).filter(|label| !label.is_empty()).collect();

@@ -1,12 +1,13 @@
-//! Clones a suspended VM. Both share what was written to the disk so far, and the saved memory.
+//! Cloning a suspended VM. Both share the disk's content so far, and the saved memory.
 //!
 //! ```text
 //!   before:  overlay ─► base          after:  overlay ─► layer ─► base
 //!                                             NEW's overlay ─┘
 //! ```
 //!
-//! The layer is the overlay's own file under another name, never written to again. A clone's record says that it is being
-//! made until all of it is there; what a castra that was killed leaves of it is removed by the next operation.
+//! The layer is the overlay's own file under another name, never written to again. A clone's record
+//! says that it is incomplete until all of it is there; the next operation removes what a killed
+//! castra leaves of it.
 
 use std::fs::{self, File};
 use std::io;
@@ -31,10 +32,11 @@ use crate::vm::record::{
 };
 use crate::vm::start::cancel_resume;
 
-/// Makes `new`, a suspended VM, of the suspended VM `vm`. Its disk will be at `overlay`.
+/// Clones the suspended VM `vm` as `new`, also suspended, with its disk at `overlay`.
 ///
 /// # Errors
-/// [`VmError::NotSuspended`], [`VmError::CloneExists`], [`VmError::BadName`], [`crate::vm::RecordError::Unknown`], [`VmError::Disk`], [`VmError::Qemu`].
+/// Returns [`VmError::NotSuspended`], [`VmError::CloneExists`], [`VmError::BadName`],
+/// [`crate::vm::RecordError::Unknown`], [`VmError::Disk`] or [`VmError::Qemu`].
 pub fn clone(
     vm: &str,
     new: &str,
@@ -53,7 +55,8 @@ fn clone_one(
     context: &RuntimeContext,
 ) -> Result<Record, VmError> {
     check_clone(vm, new, overlay, layout)?;
-    // Always in the same order, so that two castras that clone crosswise do not wait for each other.
+    // Always in the same order, so that two castras that clone crosswise do not wait for each
+    // other.
     let (first, second) = if vm < new { (vm, new) } else { (new, vm) };
     let _locks = [lock(first, layout, context)?, lock(second, layout, context)?];
     let mut source = recorded_vm(Some(vm), layout)?;
@@ -65,17 +68,18 @@ fn clone_one(
     if let Some(unfinished) = Record::load(layout, new)?.filter(Record::is_unfinished_clone) {
         remove_unfinished_clone(&unfinished, overlay, layout)?;
     }
-    // Somebody else may have been faster.
+    // Another process may have been faster.
     check_clone(vm, new, overlay, layout)?;
     let saved = source.suspended.clone();
     let saved = saved.ok_or_else(|| VmError::NotSuspended { vm: vm.to_owned(), state: VmState::Stopped })?;
     Cloning { new, overlay, saved, layout, context }.run(source)
 }
 
-/// Whether there is a VM `vm`, and none `new`: before anything is done for a clone.
+/// Checks that there is a VM `vm` and none `new`, before anything is done for a clone.
 ///
 /// # Errors
-/// [`VmError::CloneExists`], [`VmError::BadName`], [`crate::vm::RecordError::Unknown`].
+/// Returns [`VmError::CloneExists`], [`VmError::BadName`] or
+/// [`crate::vm::RecordError::Unknown`].
 pub fn check_clone(vm: &str, new: &str, overlay: &DiskPath, layout: &ProjectLayout) -> Result<(), VmError> {
     recorded_vm(Some(vm), layout)?;
     if !is_vm_name(new) {
@@ -101,7 +105,7 @@ struct Cloning<'a> {
 impl Cloning<'_> {
     fn run(mut self, source: Record) -> Result<Record, VmError> {
         let disk = source.overlay_path(self.layout);
-        // Beside it, a layer is made.
+        // The layer is created beside the disk.
         confirm_place(&source.name, &self.overlay.at(disk.clone()))?;
         if !self.saved.recognises(&disk, &self.context.cancel)? {
             let reason = "its disk has changed since".into();
@@ -128,8 +132,8 @@ impl Cloning<'_> {
         self.fill(made, &source)
     }
 
-    /// Puts the source on a new overlay, and leaves its disk as a layer below that. At every moment, the
-    /// source's disk is under its name.
+    /// Puts the source on a new overlay, and leaves its disk as a layer below that. At every
+    /// moment, the source's disk is under its name.
     fn freeze(&self, mut before: Record, disk: &Path) -> Result<Record, VmError> {
         let id: [u8; 8] = random_bytes().map_err(VmError::Random)?;
         let layer = frozen_layer(disk, &hex(&id));
@@ -141,7 +145,7 @@ impl Cloning<'_> {
         let overlay = self.new_overlay(directory, &name, disk)?;
         let stamp = DiskStamp::of(overlay.path()).map_err(failed)?;
         let overlay_sha256 = files::sha256(overlay.path(), &self.context.cancel)?;
-        // It was hashed when the VM was suspended.
+        // Hashed when the VM was suspended.
         let sha256 = match &self.saved.disk_sha256 {
             Some(sha256) => sha256.clone(),
             None => files::sha256(disk, &self.context.cancel)?,
@@ -151,7 +155,8 @@ impl Cloning<'_> {
         fs::hard_link(disk, &layer).map_err(failed)?;
         let layer_stamp = DiskStamp::of(&layer).map_err(failed)?;
 
-        // 3. Recorded: whichever disk has the name, before the renaming or after it, is the right one.
+        // 3. Recorded: whichever disk has the name, before the renaming or after it, is the right
+        //    one.
         before.suspended = Some(self.saved.clone());
         let mut frozen = before.clone();
         frozen.frozen.push(FrozenLayer { name, stamp: layer_stamp, sha256: Some(sha256) });
@@ -199,7 +204,8 @@ impl Cloning<'_> {
         let disk_sha256 = Some(files::sha256(self.overlay, &self.context.cancel)?);
         made.suspended = Some(SuspendRecord { disk, disk_sha256, next_disk: None, ..self.saved.clone() });
         made.progress = Progress::Suspended;
-        // This one first: as long as the other says that the clone is being made, both go together.
+        // This one first: while the other says that the clone is incomplete, both are removed
+        // together.
         made.save_as_new_clone(self.layout)?;
         made.save(self.layout)?;
         let (vm, of) = (self.new.to_owned(), source.name.clone());

@@ -1,8 +1,9 @@
-//! Suspends VMs: saves memory and devices beside the disk, and ends QEMU.
+//! Suspending VMs: memory and devices are saved beside the disk, and QEMU ends.
 //!
-//! The guest writes everything out first, so that its disk is good even if the memory is given up later. Then the machine
-//! stands still until QEMU has ended. A castra that is killed on the way leaves a QEMU that stands still, and whoever
-//! comes next lets it go on (`cancel_suspend`): what was saved counts as soon as the record says so and QEMU is gone.
+//! The guest writes everything out first, so that its disk is good even if the memory is discarded
+//! later. Then the machine is paused until QEMU has ended. A castra that is killed meanwhile leaves
+//! a paused QEMU, and the next operation continues it (`cancel_suspend`): the saved state counts
+//! once the record says so and QEMU is gone.
 
 mod clone;
 mod resume;
@@ -42,23 +43,25 @@ use super::start::{UpOptions, attach, cancel_resume, cancel_suspend, continue_vm
 pub use clone::{check_clone, clone};
 pub(super) use resume::resume;
 
-/// How long the guest may take to write everything out.
+/// Time for the guest to write everything out.
 const SYNC_LIMIT: Duration = Duration::from_secs(60);
-/// Interval between looks at a guest that writes everything out.
+/// Interval between checks of a guest that writes everything out.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How long QEMU may take to answer.
+/// Time for QEMU to answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
-/// How long saving may take, whatever the size …
+/// Time for saving, whatever the size …
 const SAVE_LIMIT: Duration = Duration::from_secs(60);
-/// … and for each second more, so many MiB: a slow disk writes more than that.
+/// … and one more second per so many MiB: a slow disk writes faster than that.
 const SLOW_MIB_PER_SEC: u64 = 20;
-/// How long QEMU may take to end once it is told to.
+/// Time for QEMU to end after a request.
 const END_LIMIT: Duration = Duration::from_secs(10);
 
-/// Suspends the VMs of these names side by side; all that run if there is no name. Returns the states they were in.
+/// Suspends the named VMs in parallel, or all that run if `names` is empty. Returns their states
+/// before.
 ///
 /// # Errors
-/// [`super::RecordError::Unknown`], [`super::RecordError::NoneYet`] before anything is done. What becomes of each VM is told one by one.
+/// Returns [`super::RecordError::Unknown`] or [`super::RecordError::NoneYet`] before anything is
+/// done. Each VM has an outcome of its own.
 pub fn suspend(
     names: &[String],
     layout: &ProjectLayout,
@@ -75,7 +78,7 @@ pub fn suspend(
 }
 
 fn is_alive(vm: &str, layout: &ProjectLayout) -> bool {
-    // One whose record cannot be read is taken along, and fails with the reason.
+    // A VM whose record cannot be read is included, and fails with the reason.
     let pidfile = layout.vm(vm).pidfile();
     running_qemu(&pidfile).is_some() || runs_elsewhere(&pidfile)
 }
@@ -118,7 +121,8 @@ fn suspend_running(
     if sockets.are_gone() {
         return Err(VmError::sockets_gone(&vm, "suspend", &sockets));
     }
-    // Before anything is begun: a QEMU that does not answer cannot save anything, and need not be disturbed.
+    // Before anything is begun: a QEMU that does not answer cannot save anything, and need not be
+    // disturbed.
     drop(connect(&vm, &boot, &context.cancel)?);
     context.reporter.report(&Event::VmSuspending { vm: vm.clone() });
     if let Err(reason) = sync_guest(&vm, &record.overlay_path(layout), &boot, context)? {
@@ -138,7 +142,7 @@ fn suspend_running(
         Ok(saved) => saved,
         Err(error) => {
             free(&layout.vm(&vm).unfinished_machine_state());
-            // The VM goes on. If not even that works, the next command will find it and try again.
+            // The VM continues. If that fails too, the next command will find it and try again.
             let _ = cancel_suspend(record, layout, context)
                 .and_then(|record| continue_vm(record, layout, context));
             return Err(error);
@@ -146,9 +150,11 @@ fn suspend_running(
     };
     failpoint::reach(Point::SuspendRecorded);
     end_qemu(&vm, &boot, layout, &context.cancel)?;
-    // QEMU has let go of the disk when memory is saved. Should one write all the same when it ends, that counts.
+    // QEMU has released the disk when memory is saved. Should one write all the same when it ends,
+    // that counts.
     let disk = disk_stamp(&record, layout)?;
-    // It takes a while, and the VM is suspended without it: only a copy could not be resumed then.
+    // Hashing takes a while, and the VM is suspended without it: only a copy could not be resumed
+    // then.
     let disk_sha256 = files::sha256(&record.overlay_path(layout), &context.cancel).ok();
     if disk != saved.disk || disk_sha256.is_some() {
         (saved.disk, saved.disk_sha256) = (disk, disk_sha256);
@@ -159,15 +165,16 @@ fn suspend_running(
     Ok(())
 }
 
-/// Removes what could not be finished, and its bytes at once, though QEMU may have it open for a moment: they may be what
-/// fills the disk, and the record could not be written.
+/// Removes an unfinished file, and frees its space at once, although QEMU may have it open for a
+/// moment: it may be what fills the disk and keeps the record from being written.
 fn free(unfinished: &Path) {
     let _ = files::part_from_other_names(unfinished);
     let _ = trusted::open_with(OpenOptions::new().write(true), unfinished).and_then(|file| file.set_len(0));
     let _ = fs::remove_file(unfinished);
 }
 
-/// Asks the guest to write everything to its disk. The inner error is why it could not be asked.
+/// Asks the guest to write everything to its disk. The inner error is the reason why it could not
+/// be asked.
 fn sync_guest(
     vm: &str,
     disk: &Path,
@@ -197,7 +204,7 @@ fn sync_guest(
         }
     });
     match synced {
-        // What is written out now is what found no room.
+        // The data being written out is what found no room.
         _ if is_full() => Err(disk_full(vm, disk)),
         Err(error @ ControlError::Interrupted(_)) => Err(error.into()),
         Err(error) => Ok(Err(error.to_string())),
@@ -205,7 +212,7 @@ fn sync_guest(
     }
 }
 
-/// Stops the machine and saves it: temporary name, fsync, rename, fsync of the directory.
+/// Pauses the machine and saves it: temporary name, fsync, rename, fsync of the directory.
 fn save(
     record: &Record,
     boot: &BootRecord,
@@ -223,7 +230,7 @@ fn save(
     qmp.execute("stop", json!({})).map_err(silent)?;
     failpoint::reach(Point::SuspendStopped);
     save_all_memory(&mut qmp);
-    // What an earlier castra left unfinished is written over.
+    // Overwrites what an earlier castra left unfinished.
     files::part_from_other_names(&new).map_err(failed(&new))?;
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(false).mode(0o600);
@@ -255,7 +262,7 @@ fn disk_stamp(record: &Record, layout: &ProjectLayout) -> Result<DiskStamp, VmEr
     DiskStamp::of(&path).map_err(|source| VmError::Disk { action: "look at", path, source })
 }
 
-/// Everything is saved, so QEMU has nothing to lose.
+/// Ends QEMU, which has nothing to lose since everything is saved.
 fn end_qemu(vm: &str, boot: &BootRecord, layout: &ProjectLayout, cancel: &Cancel) -> Result<(), VmError> {
     let files = layout.vm(vm);
     if let Some(qemu) = running_qemu(&files.pidfile()) {

@@ -1,8 +1,8 @@
-//! Resumes a suspended VM.
+//! Resuming a suspended VM.
 //!
-//! The saved state is worth something until the machine runs. So the record says that it is being
-//! resumed while it is loaded, and forgets the state the moment before the machine continues:
-//! before that, the VM is still suspended; after it, it runs.
+//! The saved state is valid until the machine runs. So the record says that it is being resumed
+//! while it is loaded, and drops the state the moment before the machine continues: before that,
+//! the VM is still suspended; after it, it runs.
 
 use std::fs;
 use std::fs::File;
@@ -30,11 +30,11 @@ use crate::vm::start::{
 };
 use crate::vm::timeline::{Phase, Stopwatch};
 
-/// Lets a suspended VM go on. The caller holds its lock.
+/// Resumes a suspended VM. The caller holds its lock.
 ///
 /// # Errors
-/// [`VmError::NotResumable`] and those of a start: the VM is still suspended then. Those of the wait for the guest: the VM
-/// runs then.
+/// Returns [`VmError::NotResumable`] and errors of a start, after which the VM is still suspended,
+/// or errors of waiting for the guest, after which it runs.
 pub(in crate::vm) fn resume(
     plan: &VmPlan,
     mut record: Record,
@@ -69,7 +69,7 @@ pub(in crate::vm) fn resume(
     resumed
 }
 
-/// Loads what was saved, and lets the machine run.
+/// Loads the saved state, and lets the machine run.
 fn run_resumed(
     request: &BootRequest<'_>,
     record: Record,
@@ -97,11 +97,12 @@ fn run_resumed(
     Ok(record)
 }
 
-/// Opens the saved state if this VM can be resumed from it: it is whole, its QEMU is still there, and so is its disk. What
-/// turned out to be a copy is known by its stamp from then on.
+/// Opens the saved state if this VM can be resumed from it: the state is intact, its QEMU is still
+/// installed, and its disk is unchanged. The record gets the new stamp of a file that turns out to
+/// be a copy.
 ///
 /// # Errors
-/// [`VmError::NotResumable`] with the reason; [`VmError::File`] when interrupted.
+/// Returns [`VmError::NotResumable`] with the reason, or [`VmError::File`] when interrupted.
 fn open_saved(
     saved: &mut SuspendRecord,
     record: &Record,
@@ -131,7 +132,7 @@ fn open_saved(
         Ok(file) => file,
     };
     let metadata = file.metadata().map_err(|_| useless("its saved memory cannot be read"))?;
-    // Hashing takes longer than loading; a file that `stat` says is the same was not written to.
+    // Hashing takes longer than loading; a file with an unchanged stamp was not written to.
     let stamp = Stamp::of(&metadata);
     if stamp != saved.stamp && files::sha256(&path, cancel)? != saved.sha256 {
         return Err(useless("its saved memory is damaged"));
@@ -140,7 +141,7 @@ fn open_saved(
     Ok(file)
 }
 
-/// What was saved has its own machine, whatever the definition says by now.
+/// Warns that the saved machine differs from the current definition, which does not apply to it.
 fn warn_of_changes(saved: &SuspendRecord, plan: &VmPlan, image: Option<&Image>, context: &RuntimeContext) {
     let (vm, boot) = (&plan.definition.name, &saved.boot);
     let now = tcg_cpu(&plan.definition, image);
@@ -160,7 +161,7 @@ fn warn_of_changes(saved: &SuspendRecord, plan: &VmPlan, image: Option<&Image>, 
     }
 }
 
-/// For a guest that reboots later: QEMU reads it once, when it starts.
+/// Writes the initramfs for a later reboot of the guest: QEMU reads it once, when it starts.
 fn provide_initramfs(request: &BootRequest<'_>, base: &Base) -> Result<(), VmError> {
     let initramfs = base.image.as_ref().and_then(|(_, paths)| paths.initramfs.as_ref());
     match initramfs.filter(|_| request.plan.boot == BootProfile::Managed) {
@@ -169,7 +170,8 @@ fn provide_initramfs(request: &BootRequest<'_>, base: &Base) -> Result<(), VmErr
     }
 }
 
-/// Starts QEMU with the saved state, which then stands still. After a failure the VM is suspended as before.
+/// Starts QEMU with the saved state and leaves the machine paused. After a failure the VM is
+/// suspended as before.
 fn load(
     request: &BootRequest<'_>,
     mut record: Record,
@@ -217,7 +219,7 @@ fn load(
     })
 }
 
-/// The machine that was saved, with the ports of now.
+/// Returns the machine that was saved, with the current ports.
 fn spec(
     request: &BootRequest<'_>,
     saved: &SuspendRecord,

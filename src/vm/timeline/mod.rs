@@ -1,4 +1,4 @@
-//! Timeline of a start: its phases, and when each began and ended.
+//! Timeline of a start: its phases, with their beginnings and ends.
 //!
 //! ```text
 //! boot       image  [accelerator] [template] overlay  qemu  kernel  initramfs  root  agent │ services
@@ -7,8 +7,8 @@
 //!            └────────────── castra ───────────────┘                                       └ commands can run
 //! ```
 //!
-//! Each phase begins where the one before it ends. What the guest goes through is told by its agent in the guest's own time,
-//! and put into the host's by [`Stopwatch`].
+//! Each phase begins where the one before it ends. The agent reports the guest's phases in the
+//! guest's own time, which [`Stopwatch`] converts into the host's.
 
 mod stopwatch;
 mod store;
@@ -22,19 +22,19 @@ use super::record::{BaseKind, StartKind};
 pub(super) use stopwatch::Stopwatch;
 pub(super) use store::{find, save, save_if_new, timelines};
 
-/// What a start is doing.
+/// Phase of a start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
     /// The base image is found, fetched or made.
     Image,
-    /// How the CPU is to be run is found out; left out where it was known.
+    /// The accelerator is chosen; left out if the choice was known.
     Accelerator,
     /// The warm template is found, or made by a boot of its own.
     Template,
-    /// The VM's disk is made or looked at, its keys and its initramfs.
+    /// The VM's disk, its keys and its initramfs are created or checked.
     Overlay,
-    /// An attempt that came to nothing, before the one that the other phases tell of.
+    /// A failed attempt, before the one that the other phases describe.
     Attempt,
     /// QEMU starts, until it answers on its machine protocol.
     Qemu,
@@ -46,7 +46,7 @@ pub enum Phase {
     Root,
     /// The agent brings up network and SSH, and takes the VM's keys, until commands can run.
     Agent,
-    /// The guest's own services start, beside whatever is done in the VM by then.
+    /// The guest's own services start, while commands may run already.
     Services,
     /// QEMU loads the saved machine.
     Load,
@@ -55,7 +55,7 @@ pub enum Phase {
 }
 
 impl Phase {
-    /// All of them, in the order in which they come.
+    /// Every phase, in the order in which they occur.
     pub const ALL: [Self; 13] = [
         Self::Image,
         Self::Accelerator,
@@ -72,7 +72,7 @@ impl Phase {
         Self::Personality,
     ];
 
-    /// Its name in events, files and messages.
+    /// Returns the phase's name in events, files and messages.
     pub fn name(self) -> &'static str {
         match self {
             Self::Image => "image",
@@ -91,7 +91,7 @@ impl Phase {
         }
     }
 
-    /// The phase of the guest's that follows.
+    /// Returns the next phase of the guest.
     pub(super) fn next(self) -> Option<Self> {
         match self {
             Self::Kernel => Some(Self::Initramfs),
@@ -103,35 +103,35 @@ impl Phase {
     }
 }
 
-/// When a phase began and ended, in milliseconds since the start began.
+/// Beginning and end of a phase, in milliseconds since the start began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PhaseSpan {
     /// The phase.
     pub phase: Phase,
-    /// Its beginning.
+    /// Beginning of the phase.
     pub start_ms: u64,
-    /// Its end; nothing if nobody has learnt of it.
+    /// End of the phase; `None` if it was not seen.
     pub end_ms: Option<u64>,
 }
 
 impl PhaseSpan {
-    /// How long it took.
+    /// Returns the time that the phase took, in milliseconds.
     pub fn took_ms(&self) -> Option<u64> {
         self.end_ms.map(|end| end.saturating_sub(self.start_ms))
     }
 }
 
-/// What a start came to.
+/// Result of a start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "result", rename_all = "kebab-case")]
 pub enum StartResult {
     /// Commands can run; without an agent, QEMU runs.
     Ready,
-    /// QEMU runs, and nobody has waited for the guest.
+    /// QEMU runs, and `up` has not waited for the guest.
     Started,
-    /// It failed.
+    /// The start failed.
     Failed {
-        /// What went wrong, in one line.
+        /// The reason, in one line.
         reason: String,
     },
 }
@@ -139,36 +139,38 @@ pub enum StartResult {
 /// One start of a VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timeline {
-    /// When it began, milliseconds since the Unix epoch.
+    /// Time at which it began, in milliseconds since 1970.
     pub started_unix_ms: u64,
-    /// When QEMU was started, by which the VM's record knows it.
+    /// Time at which QEMU was started, in milliseconds since 1970; the VM's record identifies the
+    /// start by it.
     pub qemu_unix_ms: u64,
-    /// What it went on from.
+    /// Kind of start.
     pub kind: StartKind,
-    /// How the CPU is run.
+    /// Accelerator that runs the CPU.
     pub accelerator: Accelerator,
     /// Virtual CPUs.
     pub cpus: u32,
     /// Memory in MiB.
     pub memory_mib: u64,
-    /// What its disk stands on.
+    /// Base image of its disk.
     pub base: BaseKind,
     /// Version of the castra that started it.
     pub castra_version: String,
-    /// What it came to.
+    /// Result of the start.
     #[serde(flatten)]
     pub result: StartResult,
-    /// Its phases, in order.
+    /// Phases, in order.
     pub phases: Vec<PhaseSpan>,
 }
 
 impl Timeline {
-    /// A phase, if it went through that.
+    /// Returns a phase, if the start went through it.
     pub fn phase(&self, phase: Phase) -> Option<&PhaseSpan> {
         self.phases.iter().find(|span| span.phase == phase)
     }
 
-    /// Milliseconds from its beginning until commands could run; for a start that failed nothing.
+    /// Returns the milliseconds from its beginning until commands could run; `None` for a failed
+    /// start.
     pub fn ready_ms(&self) -> Option<u64> {
         if self.result != StartResult::Ready {
             return None;
@@ -176,18 +178,18 @@ impl Timeline {
         self.phases.iter().filter(|span| span.phase != Phase::Services).filter_map(|span| span.end_ms).max()
     }
 
-    /// Milliseconds from its beginning until the last thing that is known of it.
+    /// Returns the milliseconds from its beginning until the last known event.
     pub fn length_ms(&self) -> u64 {
         self.phases.iter().map(|span| span.end_ms.unwrap_or(span.start_ms)).max().unwrap_or(0)
     }
 
-    /// Whether starts of this sort are alike, so that one tells what to expect of the other.
+    /// Returns `true` if starts of this sort are comparable with this one.
     pub(super) fn is_like(&self, kind: StartKind, accelerator: Accelerator) -> bool {
         self.kind == kind && self.accelerator == accelerator
     }
 }
 
-/// What is usual for a phase: the median of starts of the same sort that went well.
+/// Returns the usual time of a phase: the median of successful starts of the same sort.
 pub(super) fn usual_ms(
     kept: &[Timeline],
     phase: Phase,
@@ -207,7 +209,7 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// A boot whose phases end at these times.
+    /// Returns a boot whose phases end at these times.
     pub(crate) fn boot(started_unix_ms: u64, ends: &[(Phase, u64)]) -> Timeline {
         let mut start_ms = 0;
         let span = |&(phase, end): &(Phase, u64)| PhaseSpan {

@@ -1,4 +1,4 @@
-//! Takes the times of a start, and reports each phase as it ends.
+//! Stopwatch that takes the times of a start, and reports each phase as it ends.
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
@@ -11,13 +11,14 @@ use crate::report::{Event, Reporter};
 
 use super::{Phase, PhaseSpan, Timeline};
 
-/// Two boots of one QEMU are this far apart at the least: no guest is faster to reboot.
+/// Least time between two boots of one QEMU, in milliseconds: no guest reboots faster.
 const REBOOT_MS: u64 = 1_000;
 
-/// What is read from a file is no work: a phase that took less is part of the next one.
+/// Least time of the accelerator's phase, in milliseconds: if the choice is read from a file, that
+/// is part of the next phase.
 const WORTH_TELLING_MS: u64 = 10;
 
-/// The stopwatch of one start, used by the one thread that conducts it.
+/// Stopwatch of one start, used by the one thread that conducts it.
 pub(in crate::vm) struct Stopwatch {
     vm: String,
     zero: Instant,
@@ -25,18 +26,18 @@ pub(in crate::vm) struct Stopwatch {
     reporter: Arc<dyn Reporter>,
     phases: RefCell<Vec<PhaseSpan>>,
     qemu_unix_ms: Cell<u64>,
-    /// When the guest's clock showed zero, in milliseconds since the start; before it is known, nothing.
+    /// Time at which the guest's clock showed zero, in milliseconds since the start, once known.
     guest_zero_ms: Cell<Option<i128>>,
-    /// What the guest tells is of a later boot, which the guest began by itself.
+    /// Set if the guest's reports are about a later boot, which the guest began by itself.
     is_of_another_boot: Cell<bool>,
-    /// When the services were up, of a guest in which commands could not run yet: it waited for its keys.
+    /// Uptime at which the services were up, of a guest that still waited for its keys.
     early_services_ms: Cell<Option<u64>>,
-    /// Whether the guest gets keys, and so has a phase in which it waits for them.
+    /// Set if the guest gets keys, and so has a phase in which it waits for them.
     is_personalised: bool,
 }
 
 impl Stopwatch {
-    /// One that starts now.
+    /// Creates a stopwatch that starts now.
     pub(in crate::vm) fn new(vm: &str, reporter: &Arc<dyn Reporter>) -> Self {
         Self {
             vm: vm.to_owned(),
@@ -52,7 +53,8 @@ impl Stopwatch {
         }
     }
 
-    /// One that goes on with a start whose beginning lies behind. Where nothing was kept of that, it takes no times.
+    /// Creates a stopwatch for a start that began earlier. Without a saved timeline, it takes no
+    /// times.
     pub(in crate::vm) fn continuing(vm: &str, kept: Option<&Timeline>, reporter: &Arc<dyn Reporter>) -> Self {
         let mut watch = Self::new(vm, reporter);
         let Some(timeline) = kept else { return watch };
@@ -67,30 +69,31 @@ impl Stopwatch {
         watch
     }
 
-    /// One for the boot of a template: only what the guest tells of that is known, and no command ever runs in it.
+    /// Creates a stopwatch for the boot of a template: only the guest's reports are known, and no
+    /// command ever runs in it.
     pub(in crate::vm) fn of_template(vm: &str, reporter: &Arc<dyn Reporter>) -> Self {
         let watch = Self { is_personalised: false, ..Self::new(vm, reporter) };
         watch.phases.borrow_mut().push(PhaseSpan { phase: Phase::Kernel, start_ms: 0, end_ms: None });
         watch
     }
 
-    /// A phase begins, and the one before ends.
+    /// Begins a phase, and ends the one before.
     pub(in crate::vm) fn begin(&self, phase: Phase) {
         self.begin_at(phase, Instant::now());
     }
 
-    /// The same for a moment that has just passed.
+    /// Begins a phase at a moment that has just passed.
     pub(in crate::vm) fn begin_at(&self, phase: Phase, at: Instant) {
         let start_ms = self.end_ms(millis(at.saturating_duration_since(self.zero)), Some(phase));
         self.phases.borrow_mut().push(PhaseSpan { phase, start_ms, end_ms: None });
     }
 
-    /// The last phase ends.
+    /// Ends the last phase.
     pub(in crate::vm) fn end(&self) {
         self.end_ms(millis(self.zero.elapsed()), None);
     }
 
-    /// The start has failed in its last phase, which ends with it and is told of by the error.
+    /// Ends the phase in which the start has failed, without a report, since the error reports it.
     pub(in crate::vm) fn stop(&self) {
         let now = millis(self.zero.elapsed());
         if let Some(span) = self.phases.borrow_mut().last_mut().filter(|span| span.end_ms.is_none()) {
@@ -98,7 +101,7 @@ impl Stopwatch {
         }
     }
 
-    /// Everything from QEMU's start on was in vain, and another attempt follows.
+    /// Turns everything since QEMU's start into a failed attempt, before another one.
     pub(in crate::vm) fn restart(&self) {
         self.guest_zero_ms.set(None);
         let mut phases = self.phases.borrow_mut();
@@ -108,12 +111,12 @@ impl Stopwatch {
         phases.push(PhaseSpan { phase: Phase::Attempt, start_ms, end_ms: None });
     }
 
-    /// When QEMU was started, as the VM's record says.
+    /// Sets the time at which QEMU was started, as in the VM's record.
     pub(in crate::vm) fn set_qemu_start(&self, unix_ms: u64) {
         self.qemu_unix_ms.set(unix_ms);
     }
 
-    /// The phase it is in, and for how long.
+    /// Returns the current phase, and the time since it began.
     pub(in crate::vm) fn current(&self) -> Option<(Phase, Duration)> {
         let phases = self.phases.borrow();
         let span = phases.last().filter(|span| span.end_ms.is_none())?;
@@ -121,14 +124,15 @@ impl Stopwatch {
         Some((span.phase, Duration::from_millis(since)))
     }
 
-    /// The guest's clock shows this now, or has just done so: the earliest that follows of when it showed zero is right.
+    /// Records that the guest's clock shows this uptime now or did so just before: the earliest
+    /// resulting zero is right.
     pub(in crate::vm) fn on_clock(&self, uptime_ms: u64) {
         let zero = i128::from(millis(self.zero.elapsed())) - i128::from(uptime_ms);
         let zero = self.guest_zero_ms.get().map_or(zero, |known| known.min(zero));
         self.guest_zero_ms.set(Some(zero));
     }
 
-    /// The guest has reached a stage, now or before it was heard.
+    /// Records that the guest has reached a stage, now or earlier.
     pub(in crate::vm) fn on_stage(&self, reached: StageReached) {
         let phase = match reached.stage {
             Stage::Initramfs => Phase::Kernel,
@@ -139,10 +143,10 @@ impl Stopwatch {
         self.on_end(phase, reached.uptime_ms);
     }
 
-    /// A phase of the guest's has ended when the guest's clock showed this.
+    /// Records that a phase of the guest ended when its clock showed this uptime.
     pub(in crate::vm) fn on_end(&self, phase: Phase, uptime_ms: u64) {
         let Some(zero) = self.guest_zero_ms.get() else { return };
-        // A guest may tell anything, but nothing has happened later than now.
+        // A guest may report anything, but nothing has happened later than now.
         let now = i128::from(millis(self.zero.elapsed()));
         let at_ms = u64::try_from((zero + i128::from(uptime_ms)).min(now)).unwrap_or(0);
         let known = self.phases.borrow().iter().find(|span| span.phase == phase).and_then(|span| span.end_ms);
@@ -158,7 +162,7 @@ impl Stopwatch {
         if phase == Phase::Services && self.is_personalised && !self.has_ended(Phase::Agent) {
             return self.early_services_ms.set(Some(uptime_ms));
         }
-        // A phase whose end nobody saw has ended by then, too.
+        // A phase whose end was not seen has ended by then, too.
         while let Some((current, _)) = self.current().filter(|(current, _)| *current <= phase) {
             let next = match current.next() {
                 Some(Phase::Agent) if !self.is_personalised => Some(Phase::Services),
@@ -178,7 +182,8 @@ impl Stopwatch {
         self.phases.borrow().iter().any(|span| span.phase == phase && span.end_ms.is_some())
     }
 
-    /// Ends the last phase, if it has not ended, and tells of it. When the next one begins: never before that began.
+    /// Ends the last phase if needed, and reports it. Returns the time at which the next one
+    /// begins, never before the last began.
     fn end_ms(&self, at_ms: u64, next: Option<Phase>) -> u64 {
         let mut phases = self.phases.borrow_mut();
         let Some(span) = phases.last_mut().filter(|span| span.end_ms.is_none()) else { return at_ms };
@@ -197,7 +202,7 @@ impl Stopwatch {
         end_ms
     }
 
-    /// What it has taken so far, with what else is to be told of the start.
+    /// Returns the times so far, together with the other facts in `about`.
     pub(in crate::vm) fn timeline(&self, about: Timeline) -> Timeline {
         Timeline {
             started_unix_ms: self.started_unix_ms,
@@ -220,7 +225,7 @@ mod tests {
         long_ago(Stopwatch::new("web", &reporter))
     }
 
-    /// The same as if it had started long enough ago for all that the tests tell it.
+    /// Returns the stopwatch as if it had started long enough ago for all times in the tests.
     fn long_ago(watch: Stopwatch) -> Stopwatch {
         Stopwatch { zero: watch.zero - Duration::from_secs(100), ..watch }
     }
@@ -236,7 +241,8 @@ mod tests {
         watch.begin_at(Phase::Qemu, at(10));
         watch.begin_at(Phase::Kernel, at(100));
         watch.guest_zero_ms.set(Some(300));
-        // Heard all at once, as by a host that comes late; nobody saw the root being mounted.
+        // Received all at once, as by a host that comes late; the mounting of the root was not
+        // seen.
         for (stage, uptime_ms) in [(Stage::Initramfs, 1_000), (Stage::Root, 1_500), (Stage::Ready, 1_900)] {
             watch.on_stage(StageReached { stage, uptime_ms });
         }

@@ -1,7 +1,7 @@
-//! Timelines of a VM's last starts, one file each, below the VM's own directory.
+//! Timelines of a VM's recent starts, one file each, in the VM's own directory.
 //!
-//! They are there to be looked at, and nothing goes by them: what cannot be written is left out,
-//! and what cannot be read is passed over. So nothing waits for the disk either.
+//! Timelines are for people, and nothing relies on them: what cannot be written is left out, and
+//! what cannot be read is skipped. So nothing waits for the disk either.
 
 use std::fs;
 use std::io::Read as _;
@@ -12,14 +12,14 @@ use crate::trusted;
 
 use super::{StartResult, Stopwatch, Timeline};
 
-/// How many are kept.
+/// Timelines that are kept.
 const KEPT: usize = 20;
 
-/// A file that is longer than this is none of Castra's.
+/// Most bytes of a timeline; a longer file is not one of Castra's.
 const MAX_BYTES: u64 = 64 * 1024;
 
-/// Keeps a timeline, in the place of what was kept of the same start, and lets go of the oldest. The caller holds the VM's
-/// lock.
+/// Saves a timeline, replacing that of the same start, and removes the oldest. The caller holds the
+/// VM's lock.
 pub(in crate::vm) fn save(timeline: &Timeline, vm: &VmLayout) {
     let Ok(text) = serde_json::to_vec(timeline) else { return };
     let written = files::create_private_directory(&vm.boots())
@@ -27,17 +27,18 @@ pub(in crate::vm) fn save(timeline: &Timeline, vm: &VmLayout) {
     if written.is_ok() {
         let starts = starts(vm);
         for start in starts.iter().skip(KEPT) {
-            // The next one tries again.
+            // The next start tries again.
             let _ = fs::remove_file(vm.boot(*start));
         }
         if starts.len() >= KEPT {
-            // Seldom enough to cost nothing: what a castra left that was killed while it wrote.
+            // Seldom enough to cost nothing: removes what a castra left that was killed while it
+            // wrote.
             let _ = files::remove_leftovers(&vm.boots());
         }
     }
 }
 
-/// Keeps what a stopwatch has learnt of a start since that was kept, if it has learnt anything.
+/// Saves what a stopwatch has learnt of a start since it was saved, if anything.
 pub(in crate::vm) fn save_if_new(stopwatch: &Stopwatch, kept: Timeline, is_ready: bool, vm: &VmLayout) {
     let mut timeline = stopwatch.timeline(kept.clone());
     if is_ready && timeline.result == StartResult::Started {
@@ -48,12 +49,12 @@ pub(in crate::vm) fn save_if_new(stopwatch: &Stopwatch, kept: Timeline, is_ready
     }
 }
 
-/// The timelines that are kept of a VM, the newest first.
+/// Returns the saved timelines of a VM, the newest first.
 pub(in crate::vm) fn timelines(vm: &VmLayout) -> Vec<Timeline> {
     starts(vm).into_iter().filter_map(|start| read(vm, start)).collect()
 }
 
-/// The timeline of the start that the VM's record tells of.
+/// Returns the timeline of the start in the VM's record.
 pub(in crate::vm) fn find(vm: &VmLayout, qemu_unix_ms: u64) -> Option<Timeline> {
     read(vm, qemu_unix_ms)
 }
@@ -66,7 +67,7 @@ fn read(vm: &VmLayout, start: u64) -> Option<Timeline> {
     (is_in_order && timeline.qemu_unix_ms == start).then_some(timeline)
 }
 
-/// When they began, the newest first.
+/// Returns the times of the saved starts, the newest first.
 fn starts(vm: &VmLayout) -> Vec<u64> {
     let entries = fs::read_dir(vm.boots()).into_iter().flatten().flatten();
     let name = |entry: fs::DirEntry| VmLayout::start_of_boot(entry.file_name().to_str()?);
