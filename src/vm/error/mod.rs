@@ -386,7 +386,7 @@ pub enum VmError {
     AgentFailed {
         /// The VM.
         vm: String,
-        /// What it was to do.
+        /// Task of the agent.
         task: &'static str,
         /// Reason that the agent reported.
         reason: String,
