@@ -27,6 +27,8 @@ pub mod files;
 pub mod guest;
 pub mod hex;
 pub mod host;
+#[cfg(test)]
+mod layers;
 pub mod layout;
 pub mod logs;
 pub mod managed;

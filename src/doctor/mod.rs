@@ -31,7 +31,7 @@ pub struct Subject<'a> {
     /// Environment, directories and the like.
     pub context: &'a RuntimeContext,
     /// Project of this directory, or the reason why none can be read.
-    pub project: Result<&'a ProjectConfig, &'a crate::Error>,
+    pub project: Result<&'a ProjectConfig, &'a crate::error::Error>,
 }
 
 /// Result of one check.

@@ -72,7 +72,7 @@ pub(super) fn run(names: &[String], context: &CommandContext) -> Result<ExitCode
         context.printer.tip("No image is here yet.");
     }
     let done = context.show(&ImagesVerified { images }, "")?;
-    let errors: Vec<crate::Error> = failed.into_iter().map(crate::Error::from).collect();
+    let errors: Vec<crate::error::Error> = failed.into_iter().map(crate::error::Error::from).collect();
     errors.iter().for_each(|error| context.printer.error(error));
     Ok(errors.first().map_or(done, |error| exit::of_kind(error.kind())))
 }
