@@ -1,7 +1,7 @@
 //! Publication of finished files, so that other processes can trust them.
 //!
 //! ```text
-//! temporary name on the same filesystem → fsync file → rename → fsync directory → and only then the manifest
+//! temporary name, same filesystem → fsync file → rename → fsync directory → then the manifest
 //! ```
 //!
 //! A file under its final name is therefore complete, even after a power cut. Published files are

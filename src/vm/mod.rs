@@ -6,12 +6,13 @@
 //! | `record/` | what is written down of a VM, and the state that is derived from it |
 //! | `error/` | errors, with their exit codes and hints |
 //! | `timeline/`, `diagnosis/` | times of each start; causes of failed ones |
-//! | `lock`, `journal`, `parallel` | what every operation holds, where it is logged, several VMs at once |
+//! | `lock`, `journal`, `parallel` | the lock and the log of every operation, several VMs at once |
 //! | `monitor/` | sessions with a running QEMU, paused machines, files of one that has exited |
 //! | `disk/` | overlay, base image, layers, and the removal of disks |
 //! | `start/` | launching QEMU, booting or restoring, waiting for the guest, continuing |
 //! | `suspend/` | suspending, resuming, cloning |
-//! | `up`, `down/`, `restart`, `clone_running`, `throwaway`, `clean/` | the operations that start, stop and remove VMs |
+//! | `up`, `down/`, `restart`, `clone_running` | the operations that start and stop VMs |
+//! | `throwaway`, `clean/` | VMs for one command; removal of VMs and of their files |
 //! | `access` | the way into a guest in which commands can run |
 //! | `inspect/` | reads only: states, projects, services, console, history |
 //!

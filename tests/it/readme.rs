@@ -34,8 +34,8 @@ fn blocks<'a>(page: &'a str, language: &str) -> Vec<&'a str> {
     page.split(fence.as_str()).skip(1).filter_map(|rest| rest.split("```").next()).collect()
 }
 
-/// Returns the calls of castra in a line of a shell, each as its words up to `--` or what belongs to
-/// the shell.
+/// Returns the calls of castra in a line of a shell, each as its words up to `--` or to the shell's
+/// own words.
 fn calls(line: &str) -> Vec<Vec<&str>> {
     let is_end = |word: &&str| {
         ["--", "|", ">", ">>", "<", "2>", "&&", "||", "\\"].contains(word) || word.starts_with('#')

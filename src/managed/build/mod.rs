@@ -1,10 +1,10 @@
 //! Preparation of an image in a project.
 //!
 //! ```text
-//! complete in the project ──────────────────────────────────────────────► done, in milliseconds
+//! complete in the project ────────────────────────────────────────► done, in milliseconds
 //!   │ no: lock the project's copy
-//! intact in the cache ───────────────────────────────────► link each file into the project ─► manifest
-//!   │ no: lock the image in the cache, look again                               ▲
+//! intact in the cache ─────────────────────────────► link each file into the project ─► manifest
+//!   │ no: lock the image in the cache, look again                         ▲
 //! source ─► verified download ─► steps ─► verified file ─► published in the cache
 //! ```
 //!

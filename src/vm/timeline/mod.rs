@@ -1,10 +1,10 @@
 //! Timeline of a start: its phases, with their beginnings and ends.
 //!
 //! ```text
-//! boot       image  [accelerator] [template] overlay  qemu  kernel  initramfs  root  agent │ services
-//! template   image  [accelerator]  template  overlay  qemu  load    personality            │
-//! suspended  image                           overlay  qemu  load    personality            │
-//!            └────────────── castra ───────────────┘                                       └ commands can run
+//! boot      image [accelerator] [template] overlay  qemu  kernel  initramfs  root agent │ services
+//! template  image [accelerator]  template  overlay  qemu  load    personality           │
+//! suspended image                          overlay  qemu  load    personality           │
+//!           └────────────── castra ──────────────┘                     commands can run ┘
 //! ```
 //!
 //! Each phase begins where the one before it ends. The agent reports the guest's phases in the

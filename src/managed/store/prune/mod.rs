@@ -2,9 +2,10 @@
 //!
 //! ```text
 //! a project's reference ─► its images, and the downloads they are made from ─► kept
-//! a file of an image that has a link outside the cache ─► its image is kept: removing it would free nothing
-//! whatever a running castra has locked ─► kept
-//! everything else: images, downloads, what interrupted downloads left, quarantine, references of gone projects ─► removed
+//! an image with a file that is linked outside the cache ─► kept: removing it would free nothing
+//! anything that a running castra has locked ─► kept
+//! everything else: images, downloads, parts of interrupted downloads, quarantine, references of
+//! projects that are gone ─► removed
 //! ```
 //!
 //! Projects have links or copies of their own, so that removing too much costs time and never data.
