@@ -11,7 +11,7 @@ pub fn boot_id() -> Option<String> {
     Some(id.trim().to_owned()).filter(|id| !id.is_empty())
 }
 
-/// Returns the time since 1970-01-01 00:00 UTC by the host's clock. A clock before 1970 counts as 1970.
+/// Returns the time since the Unix epoch by the host's clock; zero if the clock is before that.
 pub fn unix_time() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
@@ -21,7 +21,7 @@ pub fn unix_time_ms() -> u64 {
     millis(unix_time())
 }
 
-/// Returns the time that has passed since a moment given in milliseconds of Unix time; zero for one that is to come.
+/// Returns the time since `moment`, in milliseconds of Unix time; zero if that is in the future.
 pub fn since_unix_ms(moment: u64) -> Duration {
     unix_time().saturating_sub(Duration::from_millis(moment))
 }
@@ -31,7 +31,7 @@ pub fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Returns random bytes of the system, for keys and seeds.
+/// Returns random bytes from the system, for keys and seeds.
 ///
 /// # Errors
 /// Those of reading `/dev/urandom`, which is only ever missing in a broken chroot.

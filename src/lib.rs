@@ -12,8 +12,8 @@
 //! record on disk ─► status · down · shell · exec · logs · ports      (never from config)
 //! ```
 //!
-//! Modules depend on each other in one direction: `cli → vm → {managed, qemu, guest} → {layout, command}`;
-//! [`report`], [`error`] and [`cancel`] are leaves.
+//! Modules depend on each other in one direction: `cli → vm → {managed, qemu, guest} →
+//! {layout, command}`; [`report`], [`error`] and [`cancel`] are leaves.
 
 pub mod cancel;
 pub mod cli;

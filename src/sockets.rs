@@ -31,21 +31,21 @@ impl fmt::Display for Protocol {
 pub enum PortOwner {
     /// A VM.
     Vm {
-        /// Its name.
+        /// Name of the VM.
         vm: String,
-        /// Its project's directory, if that is another one.
+        /// Directory of its project, if that is another one.
         project: Option<PathBuf>,
     },
     /// A process of this user's.
     Process {
-        /// Its name.
+        /// Name, as `ps` shows it.
         name: String,
-        /// Its id.
+        /// Process ID.
         pid: i32,
     },
-    /// A process of somebody else's.
+    /// A process of another user's.
     OtherUser,
-    /// The kernel does not tell.
+    /// Not reported by the kernel.
     Unknown,
 }
 

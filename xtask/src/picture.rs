@@ -23,7 +23,7 @@ const SESSION: [&str; 6] = [
     "castra down",
 ];
 
-/// A line that was typed, and what came of it.
+/// A line that was typed, and its output.
 pub(crate) struct Step {
     typed: String,
     /// Lines of output, each with the time since the command was started.
@@ -37,7 +37,7 @@ pub(crate) fn draw_picture() -> Result<(), String> {
     tools::ensure_runtime()?;
     run(&cargo(), &["build", "--locked"])?;
     let directory = Path::new(DIRECTORY);
-    // Fills the cache, so that the picture shows what every start but the first looks like.
+    // Fills the cache, so that the picture shows a typical start and not the first one.
     let first = in_fresh_directory(directory, &["castra up", "castra down"]);
     first.and_then(|_| in_fresh_directory(directory, &SESSION)).and_then(|steps| {
         for theme in &svg::THEMES {
@@ -49,7 +49,7 @@ pub(crate) fn draw_picture() -> Result<(), String> {
     })
 }
 
-/// Runs lines in a directory that is made for them and removed after them.
+/// Runs lines in a directory that is created for them and removed afterwards.
 fn in_fresh_directory(directory: &Path, lines: &[&str]) -> Result<Vec<Step>, String> {
     let failed = |error: std::io::Error| format!("{}: {error}", directory.display());
     fs::create_dir(directory).map_err(failed)?;
@@ -60,7 +60,7 @@ fn in_fresh_directory(directory: &Path, lines: &[&str]) -> Result<Vec<Step>, Str
     steps
 }
 
-/// Runs one line in a shell and takes down what it prints, and when.
+/// Runs one line in a shell and records its output with times.
 fn record(directory: &Path, line: &str) -> Result<Step, String> {
     let failed = |error: std::io::Error| format!("`{line}`: {error}");
     let own = std::env::var("PATH").unwrap_or_default();

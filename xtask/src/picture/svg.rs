@@ -45,7 +45,7 @@ const LINE_HEIGHT: usize = 19;
 
 /// One drawn line.
 struct Row {
-    /// When it appears.
+    /// Time at which the line appears.
     at: Duration,
     text: String,
     kind: Kind,
@@ -113,8 +113,7 @@ fn draw_row(svg: &mut String, row: &Row, y: usize) {
     };
 }
 
-/// Lays the steps out on one clock: what was typed after a pause, what was printed when it was
-/// printed.
+/// Lays the steps out on one clock: typed lines after a pause, output at its recorded time.
 fn rows(steps: &[Step]) -> Vec<Row> {
     let mut rows = Vec::new();
     let mut clock = Duration::ZERO;
@@ -130,7 +129,7 @@ fn rows(steps: &[Step]) -> Vec<Row> {
     rows
 }
 
-/// Returns a line that fits.
+/// Cuts a line to [`COLUMNS`].
 fn cut(text: &str) -> String {
     if text.chars().count() <= COLUMNS {
         return text.to_owned();
