@@ -1,4 +1,4 @@
-//! Every exit code in the README, by a command that ends with it.
+//! Every exit code of the page on exit codes, by a command that ends with it.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use castra_test_support::Fake;
 use castra_test_support::{Project, eventually};
 
-const README: &str = include_str!("../../../README.md");
+const PAGE: &str = include_str!("../../../docs/exit-codes.md");
 
 /// Codes that no command can be made to end with here, with the reason. Their meaning is tested
 /// beside the code.
@@ -79,21 +79,20 @@ fn provoked() -> Vec<(i32, Option<i32>)> {
     ]
 }
 
-/// Returns the numbers in the paragraph on exit codes.
-fn told() -> BTreeSet<i32> {
-    let start = README.find("Exit codes:").expect("a paragraph on exit codes");
-    let paragraph = README[start..].split("\n\n").next().unwrap_or_default();
-    paragraph.split(|letter: char| !letter.is_ascii_digit()).filter_map(|word| word.parse().ok()).collect()
+/// Returns the numbers in the first columns of the page's tables.
+fn documented() -> BTreeSet<i32> {
+    let first_cell = |row: &str| row.strip_prefix("| ")?.split(' ').next()?.parse().ok();
+    PAGE.lines().filter_map(first_cell).collect()
 }
 
 #[test]
-fn each_is_what_the_readme_says() {
+fn each_is_what_its_page_says() {
     let provoked = provoked();
     for (expected, found) in &provoked {
         assert_eq!(*found, Some(*expected));
     }
     let tried = provoked.iter().map(|(code, _)| *code).chain(NOT_PROVOKED.map(|(code, _)| code));
-    assert_eq!(told(), tried.collect());
+    assert_eq!(documented(), tried.collect());
 }
 
 #[test]
