@@ -29,6 +29,7 @@ use self::confine::{Confinement, Place, confine};
 use crate::cancel::{Cancel, Interrupted};
 use crate::context::Environment;
 use crate::error::{Explain, Kind};
+use crate::size::ByteSize;
 
 /// Interval at which a child is checked. Helpers take tens of milliseconds at least.
 const POLL: Duration = Duration::from_millis(2);
@@ -103,7 +104,7 @@ pub enum CommandError {
         limit: Duration,
     },
     /// The command printed more than any helper should, and was killed.
-    #[error("{program} printed more than {} MiB", STDOUT_BYTES >> 20)]
+    #[error("{program} printed more than {}", ByteSize(STDOUT_BYTES as u64))]
     TooMuch {
         /// The program.
         program: String,

@@ -22,19 +22,19 @@ pub enum Kind {
     Other,
     /// Invalid command line: 64.
     Usage,
-    /// The configuration or other data is invalid: 65.
+    /// Invalid configuration or other data: 65.
     Data,
     /// No such configuration, VM or image: 66.
     NotFound,
     /// Network, QEMU, qemu-img or another helper is unavailable: 69.
     Unavailable,
-    /// A defect of Castra: 70.
+    /// A bug in Castra: 70.
     Internal,
-    /// A file cannot be created: 73.
+    /// Cannot create a file: 73.
     CannotCreate,
-    /// Reading or writing failed: 74.
+    /// I/O error: 74.
     Io,
-    /// Something else uses it now; trying again may help: 75.
+    /// In use by another process; trying again may help: 75.
     Busy,
     /// Permission denied: 77.
     Permission,

@@ -36,6 +36,7 @@ pub mod qemu;
 pub mod report;
 pub mod sanitize;
 pub mod similar;
+pub mod size;
 pub mod sockets;
 pub mod state_root;
 mod sudo;

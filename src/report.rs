@@ -132,7 +132,7 @@ pub enum Event {
     },
     /// Another process holds a lock, and this one waits for it.
     Waiting {
-        /// Object of the wait, as part of a sentence: `another castra that prepares alpine-minimal
+        /// Object of the wait, as part of a sentence: `another castra preparing alpine-minimal
         /// v1`.
         what: String,
     },
@@ -189,8 +189,7 @@ pub enum Event {
         /// VM for which it is made.
         vm: String,
     },
-    /// The files of the template are copies, as in a cache that was copied or restored: they are
-    /// hashed, once.
+    /// The files of the template are copies, as in a cache that was copied or restored: they are hashed once.
     TemplateVerifying {
         /// VM for which it is verified.
         vm: String,
@@ -204,7 +203,7 @@ pub enum Event {
         /// Space on disk, in bytes.
         bytes: u64,
     },
-    /// Making a template failed some time ago, and is not tried again yet.
+    /// Making a template failed some time ago, and is not retried yet.
     TemplateRefused {
         /// VM, which boots without a template.
         vm: String,
@@ -281,7 +280,7 @@ pub enum Event {
         /// The VM.
         vm: String,
     },
-    /// An accelerated boot failed and is made once more under TCG.
+    /// An accelerated boot failed and is retried under TCG.
     VmRetriesUnderTcg {
         /// The VM.
         vm: String,
@@ -303,7 +302,7 @@ pub enum Event {
         /// Bytes copied so far.
         done_bytes: u64,
     },
-    /// A copy has ended.
+    /// A copy has finished.
     CopyFinished {
         /// Source, as it was named.
         path: String,

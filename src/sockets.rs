@@ -56,7 +56,7 @@ impl fmt::Display for PortOwner {
             Self::Vm { vm, project: Some(project) } => write!(f, "VM `{vm}` of {}", project.display()),
             Self::Process { name, pid } => write!(f, "`{name}` (process {pid})"),
             Self::OtherUser => f.write_str("a process of another user"),
-            Self::Unknown => f.write_str("somebody who cannot be told"),
+            Self::Unknown => f.write_str("an unknown process"),
         }
     }
 }

@@ -11,6 +11,7 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
+use crate::size::ByteSize;
 use rustix::fs::OFlags;
 
 /// Bits of a mode that let the group and all others write.
@@ -34,13 +35,13 @@ pub enum Distrust {
         owner: u32,
     },
     /// Other users may write to it.
-    #[error("others may write to it (mode {mode:04o})")]
+    #[error("other users can write to it (mode {mode:04o})")]
     Mode {
         /// Permissions of the file.
         mode: u32,
     },
     /// The file is larger than anything castra writes there.
-    #[error("it is larger than {limit} bytes")]
+    #[error("it is larger than {}", ByteSize(*limit))]
     Size {
         /// Maximum size, in bytes.
         limit: u64,
@@ -61,13 +62,14 @@ impl Distrust {
         let path = path.display();
         match self {
             Self::Owner { .. } => format!(
-                "If all that is in it is yours, take it over: sudo chown -R \"$(id -u)\" {path}. If not, work in a directory that \
-             nobody else can write to."
+                "If everything in it is yours, take it over: sudo chown -R \"$(id -u)\" {path}. \
+                If not, work in a directory that only you can write to."
             ),
             Self::Mode { .. } => format!("If nobody else has written to it: chmod -R go-w {path}"),
             Self::Kind { found: "a symbolic link", .. } => {
                 format!(
-                    "Put what it leads to in its place. To keep it on another disk, mount a directory there: mount --bind DIRECTORY {path}"
+                    "Replace it with its target. To keep it on another disk, mount a directory \
+                    there: mount --bind DIRECTORY {path}"
                 )
             }
             Self::Kind { .. } | Self::Size { .. } => {
@@ -204,7 +206,7 @@ mod tests {
         let at = |name: &str| directory.path().join(name);
         fs::write(at("file"), "content").expect("written");
         assert_eq!(read(&at("file"), 7).expect("read"), b"content");
-        assert_eq!(read(&at("file"), 6).expect_err("refused").to_string(), "it is larger than 6 bytes");
+        assert_eq!(read(&at("file"), 6).expect_err("refused").to_string(), "it is larger than 6 B");
         std::os::unix::fs::symlink(at("file"), at("link")).expect("linked");
         assert_eq!(why(&at("link")), "it is a symbolic link, not a regular file");
         rustix::fs::mknodat(
@@ -222,7 +224,7 @@ mod tests {
         let failed = why(Path::new("/dev/null"));
         assert!(failed.starts_with("it is a device"), "{failed}");
         fs::set_permissions(at("file"), fs::Permissions::from_mode(0o620)).expect("changed");
-        assert_eq!(why(&at("file")), "others may write to it (mode 0620)");
+        assert_eq!(why(&at("file")), "other users can write to it (mode 0620)");
         assert!(open(&at("none")).is_err_and(|error| is_absence(&error)));
     }
 

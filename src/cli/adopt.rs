@@ -8,13 +8,13 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::error::Result;
+use crate::size::ByteSize;
 use crate::state_root::{Adoption, StateRoot, VmFound};
 
 use super::args::AdoptArgs;
 use super::context::CommandContext;
 use super::error::CliError;
 use super::printer::Printer;
-use super::units::megabytes;
 
 /// Outcome for a state directory that this user's castra did not make.
 #[derive(Serialize, JsonSchema)]
@@ -70,29 +70,28 @@ fn state_root(context: &CommandContext) -> Result<StateRoot> {
 
 fn description(adoption: &Adoption, root: &StateRoot) -> String {
     let mut text = format!(
-        "{} ({}) was not made by your castra.",
+        "{} ({}) was not created by your castra.",
         root.path().display(),
-        megabytes(adoption.size_bytes)
+        ByteSize(adoption.size_bytes)
     );
     for vm in &adoption.vms {
         text += &format!("\n  VM {}", vm.name);
         text += match (vm.has_keys, vm.is_running, vm.is_suspended) {
             (true, true, _) => {
-                ": runs; its SSH keys are moved away, so log in again after `castra down --force` and `castra up`"
+                ": running; its SSH keys are quarantined, so log in again after `castra down --force` and `castra up`"
             }
             (true, false, true) => {
-                ": has saved memory with the SSH keys that are moved away; `castra up --discard-suspended` boots from its disk"
+                ": its saved memory uses the SSH keys that are quarantined; `castra up \
+                --discard-suspended` boots from its disk"
             }
-            (true, false, false) => {
-                ": its SSH keys are moved to the quarantine; the next boot makes new ones"
-            }
+            (true, false, false) => ": its SSH keys are quarantined; the next boot makes new ones",
             (false, ..) => "",
         };
     }
     if adoption.vms.is_empty() {
         text.push_str("\n  no VMs");
     }
-    text + "\nIts disks, and what is in their systems, are used as they are."
+    text + "\nIts disks, and the systems on them, are used as they are."
 }
 
 fn may_adopt(printer: &Printer) -> Result<bool> {

@@ -13,29 +13,29 @@ use crate::config::{parse_disk, parse_memory};
 use super::output::Verbosity;
 
 /// Heading of the options that go with every command.
-pub(super) const FOR_ALL: &str = "Options of every command";
+pub(super) const FOR_ALL: &str = "Global options";
 
 /// A real Linux VM with one command.
 #[derive(Debug, Parser)]
 #[command(name = "castra", version, max_term_width = 100, arg_required_else_help = true)]
-#[command(after_help = "In an empty directory, `castra up` is all it takes; castra.toml declares more.")]
+#[command(after_help = "In an empty directory, `castra up` is all you need; castra.toml declares more.")]
 pub(super) struct Args {
     /// Use this castra.toml (or the one in this directory)
     #[arg(long, global = true, value_name = "PATH", help_heading = FOR_ALL)]
     pub(super) config: Option<PathBuf>,
-    /// Do as if there were no castra.toml
+    /// Ignore castra.toml
     #[arg(long, global = true, conflicts_with = "config", help_heading = FOR_ALL)]
     pub(super) skip_discovery: bool,
     /// Never use the network
     #[arg(long, global = true, help_heading = FOR_ALL)]
     pub(super) offline: bool,
-    /// Print the result as JSON, and events on stderr
+    /// Print the result as JSON, with events on stderr
     #[arg(long, global = true, help_heading = FOR_ALL)]
     pub(super) json: bool,
-    /// Say nothing but errors
+    /// Print only errors
     #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = FOR_ALL)]
     quiet: bool,
-    /// Say more: each phase of a boot, each step of an image
+    /// Print more: each phase of a boot, each step of an image
     #[arg(short, long, global = true, help_heading = FOR_ALL)]
     verbose: bool,
     #[command(subcommand)]
@@ -56,57 +56,57 @@ impl Args {
 pub(super) enum Command {
     /// Write a commented castra.toml to start from
     Init(InitArgs),
-    /// Start VMs, fetching what is missing; wait until they are ready
+    /// Start VMs, fetch what is missing and wait until they are ready
     Up(UpArgs),
-    /// Stop VMs in an orderly way
+    /// Shut down VMs gracefully
     Down(DownArgs),
-    /// Save the memory of VMs and stop them; `up` goes on from there
+    /// Save the VMs' memory and stop them; `up` resumes them
     Suspend(SuspendArgs),
-    /// Make another VM of one, with its memory and its disk
+    /// Clone a VM, memory and disk included
     Clone(CloneArgs),
-    /// Stop VMs in an orderly way and start them again
+    /// Shut down VMs gracefully and start them again
     Restart(RestartArgs),
-    /// Take over a .castra that your castra did not make
+    /// Take over a .castra that your castra did not create
     Adopt(AdoptArgs),
-    /// Remove what no VM here needs; with --disks, stopped VMs, too
+    /// Remove what no VM here needs; with --disks, stopped VMs too
     Clean(CleanArgs),
-    /// Show the VMs of this project and what they do
+    /// Show this project's VMs and their states
     Status(StatusArgs),
     /// Show the VMs of all your projects
     List,
-    /// Open a shell in a VM, starting it if it does not run
+    /// Open a shell in a VM, starting it if necessary
     #[command(visible_alias = "ssh")]
     Shell(ShellArgs),
     /// Run a command in a VM; its exit code is castra's
     Exec(ExecArgs),
-    /// Run a command in a fresh VM that is thrown away
+    /// Run a command in a fresh, throwaway VM
     Run(RunArgs),
-    /// Talk to a VM's serial console; Ctrl-] ends it
+    /// Connect to a VM's serial console; Ctrl-] disconnects
     Console(ConsoleArgs),
     /// Copy files and directories into and out of a VM
     Cp(CpArgs),
-    /// Show what a VM's console, QEMU or the image manager said
+    /// Show the logs of a VM's console, QEMU or the image manager
     Logs(LogsArgs),
-    /// Show what a VM's last start did and how long each phase took
+    /// Show the phases of a VM's last start and how long each took
     Timeline(TimelineArgs),
-    /// Show which ports of this machine lead into which VM
+    /// Show which of this machine's ports are forwarded to which VM
     Ports(PortsArgs),
-    /// Look at managed images, fetch, check, carry and remove them
+    /// List, fetch, verify, transfer and remove images
     Image(ImageArgs),
-    /// Look at warm templates, from which fresh VMs go on
+    /// Manage warm templates, the snapshots new VMs start from
     Template(TemplateArgs),
-    /// Try everything that VMs need here, and tell what to do about it
+    /// Check whether this machine can run VMs, and suggest fixes
     Doctor(DoctorArgs),
-    /// Print a configuration for ssh, scp, rsync, editors and Ansible
+    /// Print an SSH config for ssh, scp, rsync, editors and Ansible
     SshConfig(SshConfigArgs),
-    /// Join stdin and stdout with a VM's SSH server, for ssh's ProxyCommand
+    /// Connect stdin and stdout to a VM's SSH server, for ssh's ProxyCommand
     #[command(hide = true)]
     SshProxy(SshProxyArgs),
-    /// Check castra.toml, show what comes of it, print its schema
+    /// Check castra.toml, show what it resolves to, print its schema
     Config(ConfigArgs),
-    /// Print the script by which a shell completes castra's commands
+    /// Print a shell completion script
     Completions(CompletionsArgs),
-    /// Print the manual, or write its pages into a directory
+    /// Print the manual, or write its pages to a directory
     Man(ManArgs),
 }
 
@@ -137,7 +137,8 @@ pub(super) struct UpArgs {
     pub(super) vms: Vec<String>,
     #[command(flatten)]
     pub(super) start: StartArgs,
-    /// Drop the memory of a suspended VM and boot from its disk, which was written out when it was suspended
+    /// Drop the memory of a suspended VM and boot from its disk, which was synced when it was
+    /// suspended
     #[arg(long)]
     pub(super) discard_suspended: bool,
 }
@@ -148,22 +149,22 @@ pub(super) struct StartArgs {
     /// What to wait for
     #[arg(long, value_enum, default_value_t = Wait::Ready)]
     pub(super) wait: Wait,
-    /// Return as soon as QEMU runs; the next command that needs the VM finishes the start
+    /// Return as soon as QEMU is running; the next command that needs the VM finishes the start
     #[arg(long, conflicts_with = "wait")]
     pub(super) no_wait: bool,
-    /// Boot, even where a warm template would be faster; a suspended VM goes on all the same
+    /// Boot without a warm template; suspended VMs are still resumed
     #[arg(long)]
     pub(super) cold: bool,
-    /// How long a boot may take, in seconds [default: 300 under tcg, else 120; more on a busy machine]
+    /// Boot timeout in seconds [default: 300 under tcg, else 120; more on a busy machine]
     #[arg(long, value_name = "SECS", value_parser = seconds, conflicts_with = "no_wait")]
     pub(super) boot_timeout: Option<Duration>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(super) enum Wait {
-    /// Commands can run inside
+    /// Commands can run in the guest
     Ready,
-    /// The guest's own last service is up
+    /// The guest's last service has started
     Services,
 }
 
@@ -179,21 +180,20 @@ pub(super) struct DownArgs {
 /// How VMs are stopped.
 #[derive(Debug, ClapArgs)]
 pub(super) struct StopArgs {
-    /// Do not ask the guest: as if the power went
+    /// Stop at once without asking the guest, like a power cut
     #[arg(long, conflicts_with = "timeout")]
     pub(super) force: bool,
-    /// Drop the memory of VMs that are suspended; their disks stay
+    /// Drop the memory of suspended VMs; their disks are kept
     #[arg(long)]
     pub(super) discard_suspended: bool,
-    /// How long the guest may take to shut down, in seconds
+    /// Seconds the guest may take to shut down
     #[arg(long, value_name = "SECS", value_parser = seconds, default_value = "60")]
     pub(super) timeout: Duration,
 }
 
 #[derive(Debug, ClapArgs)]
 #[command(
-    after_help = "A VM that is suspended is left as it is, unless it is named: then it is an error, or its memory is dropped by \
-    --discard-suspended."
+    after_help = "Suspended VMs are left alone. Naming one is an error, unless --discard-suspended drops its memory."
 )]
 pub(super) struct RestartArgs {
     /// VMs to restart [default: all]
@@ -207,28 +207,29 @@ pub(super) struct RestartArgs {
 
 #[derive(Debug, ClapArgs)]
 #[command(
-    after_help = "Without --disks only what nobody misses goes: logs, what killed programs left, what was moved aside as \
-    damaged, and layers and images that no disk stands on. VMs that run or are suspended are never touched.\n\n\
-    Examples:\n  castra clean --dry-run           shows what would go, and how much that frees\n  \
+    after_help = "Without --disks, removes only what no VM needs: logs, leftovers of killed processes, quarantined files, and \
+    layers and images that no disk is based on. Running and suspended VMs are never touched.\n\n\
+    Examples:\n  castra clean --dry-run           shows what would be removed and freed\n  \
     castra down && castra clean --disks   leaves the directory as if there had never been a VM"
 )]
 pub(super) struct CleanArgs {
-    /// VMs to clean up [default: all, and what belongs to none]
+    /// VMs to clean up [default: all, and files that belong to none]
     #[arg(value_name = "VM")]
     pub(super) vms: Vec<String>,
-    /// Only show what would go
+    /// Only show what would be removed
     #[arg(long)]
     pub(super) dry_run: bool,
-    /// Remove VMs that are stopped: disks, records, keys
+    /// Remove stopped VMs: disks, records, keys
     #[arg(long)]
     pub(super) disks: bool,
-    /// Move records aside that are damaged or of a newer castra; the next `up` writes new ones and keeps the disks
+    /// Quarantine records that are damaged or written by a newer castra; the next `up` writes new
+    /// ones and keeps the disks
     #[arg(long)]
     pub(super) records: bool,
-    /// End VMs that still run though their project's directory is gone, of whatever project
+    /// Stop running VMs of any project whose directory is gone
     #[arg(long, conflicts_with_all = ["disks", "records"])]
     pub(super) orphans: bool,
-    /// Do not ask before disks are removed
+    /// Do not ask before removing disks
     #[arg(short, long)]
     pub(super) yes: bool,
 }
@@ -236,8 +237,8 @@ pub(super) struct CleanArgs {
 #[derive(Debug, ClapArgs)]
 #[command(
     after_help = "A .castra that came with a repository or an archive, from another user or from another machine is not used \
-    before you have taken it over. Its disks and records are kept as they are; its SSH keys, which others may know, are moved \
-    to its quarantine, and the next boot makes new ones."
+    until you adopt it. Its disks and records are kept as they are; its SSH keys, which others may know, are quarantined, and \
+    the next boot makes new ones."
 )]
 pub(super) struct AdoptArgs {
     /// Do not ask
@@ -247,14 +248,14 @@ pub(super) struct AdoptArgs {
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct SuspendArgs {
-    /// VMs to suspend [default: all that run]
+    /// VMs to suspend [default: all running ones]
     #[arg(value_name = "VM")]
     pub(super) vms: Vec<String>,
 }
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct CloneArgs {
-    /// The VM; one that runs is suspended for the moment, so connections to it end
+    /// The VM; a running one is briefly suspended, which closes its connections
     pub(super) vm: String,
     /// The new VM's name
     pub(super) new: String,
@@ -278,7 +279,7 @@ pub(super) struct ShellArgs {
 
 #[derive(Debug, ClapArgs)]
 #[command(
-    after_help = "What the command leaves running ends when it next prints: send its output elsewhere.\n\n\
+    after_help = "Background processes of the command end when they next print: redirect their output.\n\n\
     Examples:\n  castra exec web -- tar -C /srv -c . > site.tar\n  \
     castra exec -- sh -c 'nohup server > /var/log/server 2>&1 &'\n  \
     while read file; do castra exec -n -- rm \"$file\"; done < list"
@@ -296,13 +297,13 @@ pub(super) struct GuestCommandArgs {
     /// Run as this user of the guest
     #[arg(short, long, default_value = "root")]
     pub(super) user: String,
-    /// Give the command a terminal of its own
+    /// Allocate a terminal for the command
     #[arg(short, long)]
     pub(super) tty: bool,
-    /// Read no input: the command gets none, and a loop around castra keeps its own
+    /// Do not read stdin: the command gets no input, and a loop around castra keeps its own
     #[arg(short, long, conflicts_with = "tty")]
     pub(super) no_stdin: bool,
-    /// Set a variable in its environment
+    /// Set a variable in the command's environment
     #[arg(short, long, value_name = "NAME=VALUE", value_parser = OsStringValueParser::new().try_map(variable))]
     pub(super) env: Vec<(OsString, OsString)>,
     /// The command and its arguments
@@ -312,12 +313,13 @@ pub(super) struct GuestCommandArgs {
 
 #[derive(Debug, ClapArgs)]
 #[command(
-    after_help = "Nothing is kept: the VM, its disk and its keys are gone when the command has ended, or castra.\n\n\
+    after_help = "Nothing is kept: the VM, its disk and its keys are removed when the command or castra ends.\n\n\
     Examples:\n  castra run -- uname -a\n  \
     castra run --network isolated --timeout 60 --cp ./task:/task -- sh /task/run"
 )]
 pub(super) struct RunArgs {
-    /// The image: of the catalog, or of this project's castra.toml [default: as `up` in an empty directory]
+    /// The image, from the catalog or this project's castra.toml [default: as `up` in an empty
+    /// directory]
     #[arg(long, value_name = "NAME[@VERSION]")]
     pub(super) image: Option<String>,
     /// Virtual CPUs [default: 1]
@@ -326,16 +328,16 @@ pub(super) struct RunArgs {
     /// Memory, for instance 512MiB [default: 1 GiB]
     #[arg(long, value_name = "SIZE", value_parser = parse_memory)]
     pub(super) memory: Option<u64>,
-    /// How far its disk can grow [default: 10 GiB]
+    /// Maximum size of its disk [default: 10 GiB]
     #[arg(long, value_name = "SIZE", value_parser = parse_disk)]
     pub(super) disk: Option<u64>,
-    /// What the command can reach
+    /// Network access of the VM
     #[arg(long, value_enum, default_value_t = Reach::Full)]
     pub(super) network: Reach,
     /// Copy a file or directory into the VM first
     #[arg(long, value_name = "SRC:DST")]
     pub(super) cp: Vec<String>,
-    /// End it after so many seconds, with exit code 124
+    /// Stop it after this many seconds, with exit code 124
     #[arg(long, value_name = "SECS", value_parser = seconds)]
     pub(super) timeout: Option<Duration>,
     #[command(flatten)]
@@ -345,7 +347,7 @@ pub(super) struct RunArgs {
 /// What a throw-away VM can reach.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Reach {
-    /// What this machine can reach
+    /// Everything this machine can reach
     Full,
     /// Nothing, not even this machine
     Isolated,
@@ -357,9 +359,9 @@ pub(super) enum Reach {
     Examples:\n  castra cp ./site :/srv/            copies the directory site into /srv\n  \
     castra cp web:/var/log/messages .  copies one file here\n  \
     castra cp ':/etc/*.conf' conf/     copies all that match\n\n\
-    A path with a / before its first colon is one of this machine: ./a:b")]
+    A path with a / before its first colon is a local path: ./a:b")]
 pub(super) struct CpArgs {
-    /// What to copy, and last where to
+    /// Sources, then the destination
     #[arg(required = true, num_args = 2.., value_names = ["SRC", "DST"])]
     pub(super) paths: Vec<OsString>,
     /// Log in as this user of the guest
@@ -369,14 +371,14 @@ pub(super) struct CpArgs {
 
 #[derive(Debug, ClapArgs)]
 #[command(
-    after_help = "At a terminal every key goes to the guest, but for Ctrl-]. From a pipe all bytes do, and the end comes when the \
-    guest has been silent for --linger seconds after the end of the input.\n\n\
-    A serial console knows no window size: `stty rows 50 cols 160` in the guest sets it."
+    after_help = "At a terminal, every key but Ctrl-] goes to the guest. From a pipe, all bytes do, and castra disconnects once \
+    the guest has been silent for --linger seconds after the end of the input.\n\n\
+    A serial console has no window size: set it in the guest with `stty rows 50 cols 160`."
 )]
 pub(super) struct ConsoleArgs {
     /// The VM [default: the only one]
     pub(super) vm: Option<String>,
-    /// After the end of an input that is no terminal: how long the guest must be silent, in seconds
+    /// Seconds of silence after which to disconnect, once piped input has ended
     #[arg(long, value_name = "SECS", value_parser = seconds, default_value = "1")]
     pub(super) linger: Duration,
 }
@@ -386,52 +388,53 @@ pub(super) struct LogsArgs {
     /// VMs whose logs to show [default: all]
     #[arg(value_name = "VM")]
     pub(super) vms: Vec<String>,
-    /// Go on showing what is added
+    /// Keep printing new lines as they are written
     #[arg(short, long)]
     pub(super) follow: bool,
     /// Show the last N lines only
     #[arg(long, value_name = "N")]
     pub(super) tail: Option<usize>,
-    /// Only what is newer than a span (10m, 2h, 3d) or a time (2026-11-24T10:00)
+    /// Show only lines newer than a span (10m, 2h, 3d) or a time (2026-11-24T10:00)
     ///
-    /// Lines of castra and the image manager have times. Those of consoles and QEMU have none: such a log is shown whole if
-    /// it was written to since then, and that is said if it began before.
+    /// Lines of castra and the image manager have timestamps. Those of consoles and QEMU have none:
+    /// such a log is shown in full if it was written to since then, with a warning if it contains
+    /// older lines.
     #[arg(long, value_name = "WHEN", value_parser = super::logs::since::parse)]
     pub(super) since: Option<jiff::Timestamp>,
-    /// Whose words
+    /// Which log to show
     #[arg(long, value_enum, default_value_t = LogSource::Console)]
     pub(super) source: LogSource,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum LogSource {
-    /// The guest's serial console, this boot
+    /// The guest's serial console, current boot
     Console,
-    /// QEMU's own messages, this boot
+    /// QEMU's messages, current boot
     Qemu,
     /// The image manager's steps
     Images,
-    /// What castra did to this project's VMs
+    /// Castra's operations on this project's VMs
     Castra,
     /// All of these
     All,
 }
 
 #[derive(Debug, ClapArgs)]
-#[command(after_help = "The last 20 starts of each VM are kept with it, those that failed too.")]
+#[command(after_help = "The last 20 starts of each VM are kept, including failed ones.")]
 pub(super) struct TimelineArgs {
     /// The VM [default: the only one]
     pub(super) vm: Option<String>,
-    /// List the starts that are kept
+    /// List the recorded starts
     #[arg(long, conflicts_with_all = ["compare", "boots"])]
     pub(super) list: bool,
-    /// Put the last two starts side by side
+    /// Show the last two starts side by side
     #[arg(long, conflicts_with = "boots")]
     pub(super) compare: bool,
-    /// Put the last N starts side by side
+    /// Show the last N starts side by side
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=20))]
     pub(super) boots: Option<u32>,
-    /// Write a page for a browser that shows all kept starts and needs nothing else
+    /// Write a self-contained HTML page of all recorded starts
     #[arg(long, value_name = "FILE", conflicts_with_all = ["list", "compare", "boots"])]
     pub(super) html: Option<PathBuf>,
 }
@@ -451,40 +454,40 @@ pub(super) struct ImageArgs {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ImageCommand {
-    /// Show the images there are and whether they are here already
+    /// List the images, and whether they are here already
     List,
-    /// Show what an image is made from and where its files are
+    /// Show the sources of an image and where its files are
     Show {
         /// The image [default version: the newest]
         #[arg(value_name = "NAME[@VERSION]")]
         image: String,
     },
-    /// Fetch images: into this project what its VMs need, anything else into the cache
+    /// Fetch images: those this project needs into the project, others into the cache
     ///
-    /// An image of your own that has no digest yet is fetched too, so that its digest can be told and pinned.
+    /// An image of your own without a digest is fetched too, to print the digest to pin.
     Pull {
-        /// Images to fetch [default: what the VMs of this project need]
+        /// Images to fetch [default: those this project's VMs need]
         #[arg(value_name = "NAME[@VERSION]")]
         images: Vec<String>,
     },
-    /// Hash every file of images again; move damaged ones aside and make them again
+    /// Hash all files of images again; quarantine and rebuild damaged ones
     ///
-    /// Looks at this project's copy, the cache's copy and the downloads. What is damaged goes into a quarantine/
-    /// directory beside them, which `castra image prune` empties.
+    /// Checks this project's copy, the cache's copy and the downloads. Damaged files are moved to a
+    /// quarantine/ directory beside them, which `castra image prune` empties.
     Verify {
         /// Images to verify [default: all that are here]
         #[arg(value_name = "NAME[@VERSION]")]
         images: Vec<String>,
     },
-    /// Put a file that an image is made from, or an archive of `export`, into the cache
+    /// Add a source file of an image, or an archive from `export`, to the cache
     ///
-    /// For machines without a network. A file is recognised by its digest: it must be pinned by an image of the catalog
-    /// or of this project's castra.toml.
+    /// For machines without a network. A file is recognised by its digest, which an image of the
+    /// catalog or of this project's castra.toml must pin.
     Import {
         /// The file or archive
         path: PathBuf,
     },
-    /// Write what an image is made from into one file, for `import` on another machine
+    /// Write the sources of an image to one file, for `import` on another machine
     Export {
         /// The image [default version: the newest]
         #[arg(value_name = "NAME[@VERSION]")]
@@ -492,17 +495,18 @@ pub(super) enum ImageCommand {
         /// The new file
         path: PathBuf,
     },
-    /// Remove from the cache what no project needs
+    /// Remove what no project needs from the cache
     ///
-    /// Removed are images that no project has, downloads that no project's image is made from, what interrupted
-    /// downloads left, and the quarantine. What a project has is kept with its downloads, which make it again if it is
-    /// ever damaged. Projects stand by themselves: nothing of them is touched, and what a running castra works on is left
-    /// alone.
+    /// Removes images that no project uses, downloads that no project's image is made from,
+    /// leftovers of interrupted downloads, and the quarantine. Images that a project uses are kept
+    /// with their downloads, so that they can be rebuilt if they are damaged. Projects are
+    /// self-contained and never touched; files in use by a running castra are left alone.
     Prune {
         /// Only show what would be removed
         #[arg(long)]
         dry_run: bool,
-        /// Also remove downloads whose images are in projects; to make those again, they are fetched again
+        /// Also remove downloads whose images are in projects; rebuilding those images then fetches
+        /// them again
         #[arg(long)]
         downloads: bool,
     },
@@ -516,13 +520,14 @@ pub(super) struct TemplateArgs {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum TemplateCommand {
-    /// Show the templates there are and what they take
+    /// List the templates and their sizes
     List,
-    /// Hash every file of every template
+    /// Verify the digest of every template file
     Verify,
-    /// Remove templates that another castra or another QEMU made, and damaged ones
+    /// Remove damaged templates and those made by another castra or QEMU
     ///
-    /// VMs are left alone, running or not. A template that is needed again is made again, by one longer boot.
+    /// VMs are not affected, running or not. A template that is needed again is rebuilt, in one
+    /// longer boot.
     Prune {
         /// Remove all templates
         #[arg(long)]
@@ -535,25 +540,27 @@ pub(super) enum TemplateCommand {
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct DoctorArgs {
-    /// Fail for warnings, too
+    /// Fail on warnings too
     #[arg(long)]
     pub(super) strict: bool,
-    /// Mend what can be mended without losing anything
+    /// Fix what can be fixed without losing data
     #[arg(long)]
     pub(super) fix: bool,
 }
 
 #[derive(Debug, ClapArgs)]
-#[command(after_help = "Without --proxy it holds until a VM gets another port, since its own is taken.\n\n\
-                        VMs serve commands, terminals, sftp and scp; -L to ports and Unix sockets, -R to\n\
+#[command(
+    after_help = "Without --proxy, it is valid until a VM gets another port because its own is taken.\n\n\
+                        VMs support commands, terminals, sftp and scp; -L to ports and Unix sockets, -R to \
                         ports, -D, -W and -J. X11, agents (-A) and -R to Unix sockets are refused.\n\n\
                         Examples:\n  castra ssh-config > vm.ssh && sftp -F vm.ssh alpine-minimal\n  \
-                        castra ssh-config --proxy >> ~/.ssh/config && ssh alpine-minimal")]
+                        castra ssh-config --proxy >> ~/.ssh/config && ssh alpine-minimal"
+)]
 pub(super) struct SshConfigArgs {
-    /// VMs to print [default: all that run; with --proxy, all]
+    /// VMs to print [default: all running ones; with --proxy, all]
     #[arg(value_name = "VM")]
     pub(super) vms: Vec<String>,
-    /// Connect through castra, which finds a VM at any port
+    /// Connect through castra, which finds the VM whatever its port
     #[arg(long)]
     pub(super) proxy: bool,
     /// Log in as this user of the guest
@@ -566,7 +573,7 @@ pub(super) struct SshConfigArgs {
 pub(super) struct SshProxyArgs {
     /// The VM [default: the only one]
     pub(super) vm: Option<String>,
-    /// Go by the project of this directory [default: the working directory]
+    /// Use the project of this directory [default: the working directory]
     #[arg(long, value_name = "DIR")]
     pub(super) directory: Option<PathBuf>,
 }
@@ -579,30 +586,31 @@ pub(super) struct ConfigArgs {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ConfigCommand {
-    /// Look for everything that would keep castra.toml from being used
+    /// Find everything that is wrong with castra.toml
     ///
-    /// Tells all problems at once, each at its line. Beside the file itself it looks at what `up` would need of this
-    /// machine: disks of your own, and free ports. The network is not used. The exit code is 65 if there is an error, and
-    /// 0 if there are warnings only.
+    /// Reports all problems at once, each with its line. Besides the file itself, it checks what
+    /// `up` needs on this machine: disks of your own, and free ports. The network is not used. The
+    /// exit code is 65 if there is an error, and 0 if there are only warnings.
     Check {
         /// The castra.toml, or its directory [default: as for every command]
         path: Option<PathBuf>,
     },
-    /// Show what `up` would make of castra.toml, with all defaults, and why
+    /// Show the configuration `up` would use, with all defaults and their reasons
     Show {
         /// The castra.toml, or its directory [default: as for every command]
         path: Option<PathBuf>,
     },
     /// Print the JSON Schema of castra.toml, for editors
     ///
-    /// `castra init` names the published schema of this version in the first line of the castra.toml that it writes, as Even Better
-    /// TOML, Taplo and Tombi understand it. For a copy of your own, write `#:schema PATH` there.
+    /// The first line of a castra.toml written by `castra init` names the published schema of this
+    /// version, in the form that Even Better TOML, Taplo and Tombi understand. For a copy of your
+    /// own, write `#:schema PATH` there.
     Schema,
 }
 
 #[derive(Debug, ClapArgs)]
 #[command(
-    after_help = "The script asks castra itself, so it knows new commands and the VMs of each project.\n\n\
+    after_help = "The script queries castra itself, so it knows new commands and each project's VMs.\n\n\
     For this shell, or in its start-up file (~/.bashrc, ~/.zshrc behind compinit, ~/.config/fish/config.fish):\n  \
     source <(castra completions bash)\n  \
     source <(castra completions zsh)\n  \
@@ -627,7 +635,7 @@ pub(super) enum CompletedShell {
 #[command(after_help = "Examples:\n  castra man | man -l -                reads castra(1)\n  \
     castra man ~/.local/share/man/man1   installs all pages: `man castra-up`")]
 pub(super) struct ManArgs {
-    /// Write castra.1 and a page for each command into this directory, which is made if it is not there
+    /// Write castra.1 and a page for each command to this directory, creating it if necessary
     #[arg(value_name = "DIR")]
     pub(super) directory: Option<PathBuf>,
 }

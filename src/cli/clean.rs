@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::config::Bounds;
 use crate::error::Result;
 use crate::layout::ProjectLayout;
+use crate::size::ByteSize;
 use crate::vm::{self, CleanOptions, CleanReport, Cleaned, CleanedKind, RecordError};
 
 use super::args::CleanArgs;
@@ -18,7 +19,6 @@ use super::context::CommandContext;
 use super::error::CliError;
 use super::printer::Printer;
 use super::table::table;
-use super::units::megabytes;
 
 /// Kind of a VM whose project is gone.
 const ORPHAN: &str = "orphan";
@@ -94,7 +94,7 @@ fn may_go(
         return Err(CliError::NobodyToAsk.into());
     }
     let names: Vec<&str> = disks.iter().filter_map(|disk| disk.vm.as_deref()).collect();
-    let bytes = megabytes(disks.iter().map(|disk| disk.freed_bytes).sum());
+    let bytes = ByteSize(disks.iter().map(|disk| disk.freed_bytes).sum());
     context
         .printer
         .tip(&format!("Remove {} with all that is on the disks ({bytes})? [y/N]", names.join(", ")));
@@ -127,21 +127,21 @@ impl CleanedUp {
             // As seen from the project, where it is inside.
             let path = one.path.strip_prefix(directory).unwrap_or(&one.path);
             let vm = one.vm.clone().unwrap_or_else(|| "-".into());
-            [one.kind.to_owned(), vm, megabytes(one.freed_bytes), path.display().to_string()]
+            [one.kind.to_owned(), vm, ByteSize(one.freed_bytes).to_string(), path.display().to_string()]
         }));
         let text = if self.removed.is_empty() { String::new() } else { table(&rows) };
         printer.show(self, &text)?;
         for kept in &self.kept {
             printer.tip(&format!("kept: {}", kept.why));
         }
-        let freed = megabytes(self.freed_bytes);
+        let freed = ByteSize(self.freed_bytes);
         let orphans = self.removed.iter().filter(|one| one.kind == ORPHAN).count();
         printer.success(&match (self.removed.is_empty(), self.dry_run) {
-            _ if orphans > 0 && self.dry_run => format!("{orphans} would be ended"),
-            _ if orphans > 0 => format!("{orphans} ended; their disks were gone with their projects"),
+            _ if orphans > 0 && self.dry_run => format!("{orphans} would be stopped"),
+            _ if orphans > 0 => format!("{orphans} stopped; their disks were gone with their projects"),
             (true, _) => "nothing to remove".to_owned(),
             (false, true) => format!("{freed} would be freed"),
-            (false, false) => format!("{freed} are free again"),
+            (false, false) => format!("{freed} freed"),
         });
         Ok(())
     }

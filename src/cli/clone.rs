@@ -15,6 +15,6 @@ pub(super) fn run(clone: &CloneArgs, context: &CommandContext) -> Result<ExitCod
     let layout = context.layout()?;
     let (vm, new) = (clone.vm.as_str(), clone.new.as_str());
     vm::clone_running(vm, new, config, layout, &context.with_mirrors_of(config))?;
-    context.printer.tip(&format!("  castra up {new}    goes on from where {vm} was"));
+    context.printer.tip(&format!("  castra up {new}    resumes it from where {vm} was"));
     finish(vec![(new.to_owned(), Ok(true))], layout, context.printer)
 }

@@ -6,12 +6,12 @@ use std::process::ExitCode;
 
 use crate::error::Result;
 use crate::guest::{ConsoleEnd, converse};
+use crate::size::ByteSize;
 use crate::vm;
 
 use super::args::ConsoleArgs;
 use super::context::CommandContext;
 use super::error::CliError;
-use super::units::megabytes;
 
 /// Connects this terminal, or a script's pipes, to the serial console of a running VM.
 pub(super) fn run(console: &ConsoleArgs, context: &CommandContext) -> Result<ExitCode> {
@@ -27,9 +27,10 @@ pub(super) fn run(console: &ConsoleArgs, context: &CommandContext) -> Result<Exi
     let opened = vm::open_console(&record, layout)?;
     let has_keys = rustix::termios::isatty(&stdin);
     if has_keys {
-        context
-            .printer
-            .tip(&format!("Connected to the console of `{vm}`. Enter may show a prompt; Ctrl-] ends this."));
+        context.printer.tip(&format!(
+            "Connected to the console of `{vm}`. Press Enter for a prompt, Ctrl-] \
+                to disconnect."
+        ));
     }
     let outcome = converse(opened.stream, stdin, stdout, console.linger).map_err(CliError::Streams)?;
     if has_keys {
@@ -37,14 +38,17 @@ pub(super) fn run(console: &ConsoleArgs, context: &CommandContext) -> Result<Exi
         context.printer.tip("");
     }
     if outcome.dropped_bytes > 0 {
-        let dropped = megabytes(outcome.dropped_bytes);
+        let dropped = ByteSize(outcome.dropped_bytes);
         context.printer.warning(&format!(
-            "{dropped} were left out since stdout was stopped; `castra logs {vm}` has them"
+            "{dropped} skipped because stdout was blocked; `castra logs {vm}` has everything"
         ));
     }
     match outcome.end {
         ConsoleEnd::GuestGone => context.printer.tip(&format!("VM `{vm}` has stopped.")),
-        ConsoleEnd::Left => context.printer.tip(&format!("Left the console of `{vm}`, which goes on.")),
+        ConsoleEnd::Left => context.printer.tip(&format!(
+            "Disconnected from the console of \
+            `{vm}`, which keeps running."
+        )),
         ConsoleEnd::InputEnded | ConsoleEnd::OutputClosed => {}
         // 128 plus the signal, as shells report it.
         ConsoleEnd::Signal(signal) => return Ok(ExitCode::from(u8::try_from(128 + signal).unwrap_or(1))),

@@ -139,7 +139,7 @@ impl<'a> CommandContext<'a> {
             && !self.has_warned_of_default.replace(true)
         {
             let place = layout.state_root().display();
-            self.printer.warning(&format!("{broken}\nGoing by what is in {place}."));
+            self.printer.warning(&format!("{broken}\nUsing the records in {place} instead."));
         }
         Ok((layout, bounds))
     }

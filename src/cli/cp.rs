@@ -82,14 +82,17 @@ impl Copy {
         for name in &skipped {
             // The guest chose the name.
             let name = sanitize_text(name);
-            printer.warning(&format!("{name} is neither file, directory nor link: left out"));
+            printer.warning(&format!("skipping {name}: not a file, directory or symbolic link"));
         }
         for name in &states {
             let name = sanitize_text(name);
-            printer.warning(&format!("{name} holds keys and disks of VMs: left out; name it to copy it"));
+            printer.warning(&format!(
+                "skipping {name}: it holds VM disks and keys (name it to \
+                copy it)"
+            ));
         }
         for path in &copied.incomplete {
-            printer.warning(&format!("{} is incomplete, since its copy failed", path.display()));
+            printer.warning(&format!("{} is incomplete: copying it failed", path.display()));
         }
         let failed = copied.failed.iter().map(ToString::to_string).collect();
         failures.extend(copied.failed.into_iter().map(Error::from));

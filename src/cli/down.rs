@@ -14,7 +14,7 @@ pub(super) fn run(down: &DownArgs, context: &CommandContext) -> Result<ExitCode>
     let layout = context.layout()?;
     let outcomes = vm::down(&down.vms, layout, &context.runtime, &options(&down.stop, &down.vms))?;
     if outcomes.is_empty() {
-        context.printer.tip("There is no VM here.");
+        context.printer.tip("There are no VMs here.");
     }
     let stopped =
         |before: VmState| before.is_alive() || down.stop.discard_suspended && before == VmState::Suspended;

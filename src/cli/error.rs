@@ -8,7 +8,7 @@ use crate::error::{Explain, Kind, kind_of_io};
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CliError {
-    #[error("{} is there already", path.display())]
+    #[error("{} already exists", path.display())]
     AlreadyThere { path: PathBuf },
     #[error("cannot {action} {}", path.display())]
     File { action: &'static str, path: PathBuf, source: io::Error },
@@ -16,31 +16,31 @@ pub(super) enum CliError {
     Stdout(#[from] io::Error),
     #[error("stdin, stdout or stderr is closed")]
     Streams(#[source] io::Error),
-    #[error("there is no terminal here to give to the command")]
+    #[error("cannot allocate a terminal: stdin is not one")]
     NoTerminal,
-    #[error("{what} cannot be told as JSON")]
+    #[error("{what} has no JSON output")]
     NoJson { what: &'static str },
-    #[error("there is no log {}", path.display())]
+    #[error("no such log: {}", path.display())]
     NoLog { path: PathBuf, vm: Option<String> },
-    #[error("disks are removed only after a question, and there is no terminal to ask at")]
+    #[error("refusing to remove disks: stdin is not a terminal to confirm at")]
     NobodyToAsk,
-    #[error("a state directory is taken over only after a question, and there is no terminal to ask at")]
+    #[error("refusing to take over a state directory: stdin is not a terminal to confirm at")]
     NoConsent,
-    #[error("several things cannot be copied onto {path}, which is no directory")]
+    #[error("cannot copy several sources to {path}: not a directory")]
     NotADirectory { path: String },
-    #[error("{count} of the entries of {tree} could not be copied, since they are no files")]
+    #[error("{count} entries of {tree} could not be copied: not regular files")]
     LeftOut { count: usize, tree: String },
-    #[error("`{copy}` says not where to copy to")]
+    #[error("`{copy}` has no destination")]
     NoDestination { copy: String },
-    #[error("the command did not end within {secs} s and was ended with its VM")]
+    #[error("the command timed out after {secs} s and was stopped with its VM")]
     TimedOut { secs: f64 },
-    #[error("the {what} `{text}` cannot be written into an ssh configuration")]
+    #[error("the {what} `{text}` cannot be part of an ssh configuration")]
     NotForSshConfig { what: &'static str, text: String },
     #[error("cannot reach the SSH server of VM `{vm}` at {address}")]
     NoSsh { vm: String, address: SocketAddr, source: io::Error },
     #[error("none of these paths is in a VM: {}", paths.join(", "))]
     NothingRemote { paths: Vec<String> },
-    #[error("cannot copy from VM to VM, or from different VMs at once: {}", paths.join(", "))]
+    #[error("cannot copy between VMs, or from several VMs at once: {}", paths.join(", "))]
     TooManyRemotes { paths: Vec<String> },
 }
 
@@ -73,30 +73,31 @@ impl Explain for CliError {
             Self::NotForSshConfig { what: "path", .. } => {
                 Some("Move the project to a directory without quotes, backslashes and control characters in its path.".into())
             }
-            Self::NoSsh { vm, .. } => Some(format!("`castra exec {vm} -- true` tells what is wrong with it.")),
+            Self::NoSsh { vm, .. } => Some(format!("`castra exec {vm} -- true` shows what is wrong with it.")),
             Self::NotForSshConfig { .. } => {
-                Some("A user's name has letters, digits, and - _ . @ + after the first.".into())
+                Some("A user name consists of letters, digits and, after the first character, - _ . @ +".into())
             }
-            Self::NobodyToAsk => Some("--yes says that they may go; --dry-run shows them.".into()),
-            Self::NoConsent => Some("--yes says that it is yours.".into()),
-            Self::NoTerminal => Some("Leave --tty out, or run castra in a terminal.".into()),
-            Self::NoJson { .. } => Some("Leave --json out.".into()),
+            Self::NobodyToAsk => Some("--yes removes them without asking; --dry-run shows them.".into()),
+            Self::NoConsent => Some("--yes takes it over without asking.".into()),
+            Self::NoTerminal => Some("Omit --tty, or run castra in a terminal.".into()),
+            Self::NoJson { .. } => Some("Omit --json.".into()),
             Self::File { path, source, .. } if kind_of_io(source) == Kind::Permission => Some(format!(
-                "Make {} accessible for yourself, or work in a directory of your own.",
+                "Give yourself access to {}, or work in a directory of your own.",
                 path.display()
             )),
             Self::File { .. } | Self::Stdout(_) | Self::Streams(_) => None,
             Self::NoDestination { .. } => Some("Write SRC:DST, for instance --cp ./site:/srv".into()),
             Self::TimedOut { .. } => Some("--timeout SECS gives it more time.".into()),
             Self::LeftOut { .. } => Some("Archive them inside instead, for instance with `tar`.".into()),
-            Self::NotADirectory { .. } => Some("Make the directory first.".into()),
-            Self::NoLog { vm: Some(vm), .. } => Some(format!("It is written by the next `castra up {vm}`.")),
-            Self::NoLog { vm: None, .. } => Some("It is written when an image is fetched.".into()),
+            Self::NotADirectory { .. } => Some("Create the directory first.".into()),
+            Self::NoLog { vm: Some(vm), .. } => Some(format!("The next `castra up {vm}` creates it.")),
+            Self::NoLog { vm: None, .. } => Some("Fetching an image creates it.".into()),
             Self::NothingRemote { .. } => {
                 Some("Write a path in a VM as VM:PATH, or :PATH where there is only one VM.".into())
             }
             Self::TooManyRemotes { .. } => Some(
-                "Either all sources or the destination are in one VM; copy in two steps over this machine."
+                "Either all sources or the destination must be in one VM. Copy in two steps, \
+                through this machine."
                     .into(),
             ),
         }

@@ -12,7 +12,7 @@ use super::args::{Args, FOR_ALL};
 const GROUPS: [(&str, &[&str]); 5] = [
     ("Start and stop", &["up", "down", "restart", "suspend", "clone"]),
     ("Work inside", &["shell", "exec", "run", "cp", "console", "ssh-config"]),
-    ("Look", &["status", "list", "logs", "ports", "timeline", "doctor"]),
+    ("Inspect", &["status", "list", "logs", "ports", "timeline", "doctor"]),
     ("Images and space", &["image", "template", "clean", "adopt"]),
     ("Set up", &["init", "config", "completions", "man"]),
 ];

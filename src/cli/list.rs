@@ -8,13 +8,14 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::host::since_unix_ms;
+use crate::size::ByteSize;
 use crate::vm::{self, ListedVm, VmState};
 
 use super::context::CommandContext;
 use super::json::Failure;
 use super::printer::Printer;
 use super::table::table;
-use super::units::{gibibytes, megabytes, span};
+use super::units::span;
 
 /// VMs of all projects of this user.
 #[derive(Serialize, JsonSchema)]
@@ -44,13 +45,13 @@ struct Listed {
     /// State of the VM, `orphaned` if its project is gone, or `unknown` if its record cannot be
     /// read.
     state: &'static str,
-    /// `kvm`, `hvf` or `tcg`, if it runs.
+    /// `kvm`, `hvf` or `tcg`, if it is running.
     accelerator: Option<&'static str>,
     /// Time at which it was started, if it runs, in milliseconds since 1970.
     started_unix_ms: Option<u64>,
     /// Bytes that its own disk occupies.
     disk_bytes: Option<u64>,
-    /// QEMU's process, if it runs.
+    /// QEMU's process, if it is running.
     pid: Option<i32>,
     /// Reason why its record cannot be read.
     error: Option<Failure>,
@@ -81,7 +82,7 @@ pub(super) fn run(context: &CommandContext) -> Result<ExitCode> {
         ..Listed::without_record(orphan.directory, orphan.vm, "orphaned")
     }));
     if content.vms.is_empty() && content.refused.is_empty() {
-        context.printer.tip("There is no VM yet. `castra up` starts one in this directory.");
+        context.printer.tip("There are no VMs yet. `castra up` starts one in this directory.");
     }
     let text = if content.vms.is_empty() { String::new() } else { content.text() };
     context.printer.show(&content, &text)?;
@@ -100,7 +101,7 @@ impl AllVms {
                 vm.state.to_owned(),
                 or_dash(vm.accelerator.map(str::to_owned)),
                 or_dash(vm.started_unix_ms.map(uptime)),
-                or_dash(vm.disk_bytes.map(size)),
+                or_dash(vm.disk_bytes.map(|bytes| ByteSize(bytes).to_string())),
             ]
         }));
         table(&rows)
@@ -118,7 +119,8 @@ impl AllVms {
         }
         if self.vms.iter().any(|vm| vm.state == "orphaned") {
             printer.tip(
-                "The project of an orphaned VM is gone while it ran. `castra clean --orphans` ends such VMs.",
+                "An orphaned VM is still running although its project is gone. `castra clean --orphans` \
+                stops such VMs.",
             );
         }
     }
@@ -145,8 +147,4 @@ impl Listed {
 
 fn uptime(started_unix_ms: u64) -> String {
     span(since_unix_ms(started_unix_ms))
-}
-
-fn size(bytes: u64) -> String {
-    if bytes < 1 << 30 { megabytes(bytes) } else { gibibytes(bytes) }
 }

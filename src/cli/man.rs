@@ -22,38 +22,39 @@ use super::printer::Printer;
 
 /// Environment variables and their effects.
 const ENVIRONMENT: &[(&str, &str)] = &[
-    ("CASTRA_QEMU", "The QEMU to use instead of qemu-system-x86_64 of the PATH."),
-    (
-        "CASTRA_ACCELERATOR",
-        "kvm, hvf or tcg: how the CPU is run, instead of what castra finds to be fastest.",
-    ),
+    ("CASTRA_QEMU", "QEMU binary to use instead of qemu-system-x86_64 from PATH."),
+    ("CASTRA_ACCELERATOR", "kvm, hvf or tcg: the accelerator to use, instead of the fastest that works."),
     (
         "CASTRA_UNSAFE_QEMU_ARGS",
-        "Arguments for QEMU, separated by spaces, that castra neither has words for nor checks: they can show the guest \
-         every file of yours.",
+        "Extra arguments for QEMU, separated by spaces. Castra does not check them: they can \
+        expose all of your files to the guest.",
     ),
     (
         "CASTRA_ALLOW_OUTSIDE",
-        "Places outside a project, separated by colons, in which its castra.toml may keep disks and state.",
+        "Directories outside a project, separated by colons, in which its castra.toml may keep \
+        disks and state.",
     ),
-    ("CASTRA_MIRROR", "A base URL that is asked for every download first."),
+    ("CASTRA_MIRROR", "Base URL to try first for every download."),
     (
         "CASTRA_ALLOW_PRIVATE_SOURCES",
-        "Addresses that are not public and that images may come from all the same, such as 127.0.0.1:8000,10.0.0.5; 1 allows all.",
+        "Non-public addresses that images may come from, separated by commas, such as \
+        127.0.0.1:8000,10.0.0.5; 1 allows all.",
     ),
-    ("CASTRA_OFFLINE", "Anything but 0 and false: never use the network, as with --offline."),
-    ("XDG_CACHE_HOME", "Where the cache is kept, in castra/; ~/.cache if it is not set."),
+    ("CASTRA_OFFLINE", "Any value but 0 and false: never use the network, like --offline."),
+    ("XDG_CACHE_HOME", "Directory that holds the cache, in castra/; ~/.cache if unset."),
     (
         "XDG_STATE_HOME",
-        "Where the key is kept that signs state directories, in castra/; ~/.local/state if it is not set.",
+        "Directory that holds the key that signs state directories, in castra/; ~/.local/state if \
+        unset.",
     ),
     (
         "XDG_RUNTIME_DIR",
-        "Where sockets are kept, in castra/; /tmp/castra-UID if it is not set, or not a directory of yours alone.",
+        "Directory that holds sockets, in castra/; /tmp/castra-UID if unset or accessible to \
+        other users.",
     ),
-    ("HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY", "Proxies of downloads, in lower case too."),
-    ("NO_COLOR", "Anything: no colours."),
-    ("TERM", "dumb: no progress bars, one line after another."),
+    ("HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY", "Proxies for downloads; lower-case names work too."),
+    ("NO_COLOR", "Any value: no colours."),
+    ("TERM", "dumb: plain lines instead of progress bars."),
 ];
 
 /// The result of `castra man`.
@@ -200,12 +201,17 @@ fn surroundings() -> Roff {
     for (path, meaning) in [
         (
             CONFIG_FILE,
-            "Declares the VMs of a project. It is looked for in this directory and above; without one there is one VM.",
+            "Declares the VMs of a project. Castra looks for it in the working directory and \
+            above; without one there is one default VM.",
         ),
-        (&state, "All that a project's VMs are made of, beside castra.toml. Deleting it deletes them."),
+        (
+            &state,
+            "Everything a project's VMs consist of, besides castra.toml. Deleting it deletes \
+            them.",
+        ),
         (
             "~/.cache/castra/",
-            "Images and warm templates, shared between projects. It may be deleted at any time.",
+            "Images and warm templates, shared between projects. Safe to delete at any time.",
         ),
         ("$XDG_RUNTIME_DIR/castra/", "Sockets of running VMs."),
     ] {

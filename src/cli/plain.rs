@@ -5,9 +5,10 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use crate::report::{Event, Reporter};
+use crate::size::ByteSize;
 
 use super::output::{Verbosity, write_line};
-use super::units::{brief, gibibytes, megabytes, span};
+use super::units::{brief, span};
 
 /// Percentage of a download between two progress lines.
 const DOWNLOAD_STEP_PERCENT: u64 = 20;
@@ -60,25 +61,26 @@ impl Reporter for PlainReporter {
 pub(super) fn line(event: &Event) -> Option<(String, Verbosity)> {
     use Verbosity::{Normal, Verbose};
     Some(match event {
-        Event::ImageChosen { image, reason } => (format!("→ taking {image}: {reason}"), Normal),
+        Event::ImageChosen { image, reason } => (format!("→ using {image}: {reason}"), Normal),
         Event::ImageCacheHit { image } => (format!("→ {image}: cache hit (skipping download)"), Normal),
         Event::DownloadStarted { image, artifact, from, resumed_bytes, total_bytes } => {
-            let size = total_bytes.map_or(String::new(), |total| format!(" ({})", megabytes(total)));
+            let size = total_bytes.map_or(String::new(), |total| format!(" ({})", ByteSize(total)));
             let resumed = match resumed_bytes {
                 0 => String::new(),
-                bytes => format!(", resuming after {}", megabytes(*bytes)),
+                bytes => format!(", resuming at {}", ByteSize(*bytes)),
             };
             (format!("→ {image}: {} {artifact}{size} from {from}{resumed}…", doing(from)), Normal)
         }
         Event::Download { image, artifact, done_bytes, total_bytes } => {
-            let (done, total) = (megabytes(*done_bytes), total_bytes.map_or("?".into(), megabytes));
+            let (done, total) =
+                (ByteSize(*done_bytes), total_bytes.map_or("?".into(), |total| ByteSize(total).to_string()));
             (format!("→ {image}: {artifact}: {done} of {total}…"), Normal)
         }
         Event::DownloadRetry { image, artifact, reason, wait_ms } => {
-            (format!("warning: {image}: {artifact}: {reason}; trying again in {}", long(*wait_ms)), Normal)
+            (format!("warning: {image}: {artifact}: {reason}; retrying in {}", long(*wait_ms)), Normal)
         }
         Event::DownloadFinished { image, artifact, total_bytes } => {
-            (format!("→ {image}: {artifact} verified ({})", megabytes(*total_bytes)), Normal)
+            (format!("→ {image}: {artifact} verified ({})", ByteSize(*total_bytes)), Normal)
         }
         Event::ArtifactStep { image, artifact, step } => (format!("→ {image}: {artifact}: {step}"), Verbose),
         Event::ImageReady { image } => (format!("→ {image}: ready"), Verbose),
@@ -86,7 +88,7 @@ pub(super) fn line(event: &Event) -> Option<(String, Verbosity)> {
         Event::Warning { message } => (format!("warning: {message}"), Normal),
         Event::ProjectFound { root } => (format!("→ project {}", root.display()), Normal),
         Event::Hashing { vm, path, done_bytes, total_bytes } => {
-            let (done, total) = (megabytes(*done_bytes), megabytes(*total_bytes));
+            let (done, total) = (ByteSize(*done_bytes), ByteSize(*total_bytes));
             (format!("→ {vm}: hashing {}: {done} of {total}…", path.display()), Normal)
         }
         Event::ReadsOutside { vm, paths } => {
@@ -94,7 +96,7 @@ pub(super) fn line(event: &Event) -> Option<(String, Verbosity)> {
             (format!("→ {vm}: its disk is based on {}, outside the project", paths.join(", ")), Normal)
         }
         Event::OverlayCreated { vm, path, size_bytes } => {
-            (format!("→ {vm}: new disk {} ({}, sparse)", path.display(), gibibytes(*size_bytes)), Normal)
+            (format!("→ {vm}: new disk {} ({}, sparse)", path.display(), ByteSize(*size_bytes)), Normal)
         }
         Event::AcceleratorChosen { vm, accelerator, reason } => {
             (format!("→ {vm}: accelerator {accelerator} ({reason})"), Normal)
@@ -103,24 +105,30 @@ pub(super) fn line(event: &Event) -> Option<(String, Verbosity)> {
             (format!("→ {vm}: first boot of this configuration: preparing a warm template…"), Normal)
         }
         Event::TemplateVerifying { vm } => {
-            (format!("→ {vm}: verifying the warm template, whose files were copied…"), Normal)
+            (format!("→ {vm}: verifying the warm template, whose files are copies…"), Normal)
         }
         Event::TemplateBaked { vm, boot_ms, bytes } => {
-            let (boot, size) = (long(*boot_ms), megabytes(*bytes));
-            (format!("→ {vm}: warm template made of a boot of {boot} ({size})"), Normal)
+            let (boot, size) = (long(*boot_ms), ByteSize(*bytes));
+            (format!("→ {vm}: saved a warm template after booting for {boot} ({size})"), Normal)
         }
-        Event::TemplateRefused { vm, reason } => {
-            (format!("→ {vm}: without a warm template, which failed before: {reason}"), Normal)
-        }
+        Event::TemplateRefused { vm, reason } => (
+            format!(
+                "→ {vm}: booting without a warm template, since making one failed earlier: \
+                {reason}"
+            ),
+            Normal,
+        ),
         Event::VmStarting { vm, warm: false } => (format!("→ {vm}: booting…"), Normal),
-        Event::VmStarting { vm, warm: true } => (format!("→ {vm}: going on from its warm template…"), Normal),
+        Event::VmStarting { vm, warm: true } => {
+            (format!("→ {vm}: restoring from its warm template…"), Normal)
+        }
         Event::VmPhase { vm, phase, took_ms, .. } => {
             (format!("→ {vm}: {phase:<11} {:>8}", brief(*took_ms)), Verbose)
         }
         Event::VmSlow { vm, phase, in_phase_ms, usual_ms, console, cause } => {
             let mut line = format!("warning: {vm}: still in phase {phase} after {}", brief(*in_phase_ms));
-            line.extend(usual_ms.map(|usual| format!("; usual is {}", brief(usual))));
-            line.extend(console.iter().map(|said| format!("; the console says: {said}")));
+            line.extend(usual_ms.map(|usual| format!(" (usually {})", brief(usual))));
+            line.extend(console.iter().map(|said| format!("; last console line: {said}")));
             line.extend(cause.iter().map(|cause| format!("\n  probable cause: {cause}")));
             (line, Normal)
         }
@@ -129,19 +137,19 @@ pub(super) fn line(event: &Event) -> Option<(String, Verbosity)> {
         Event::VmRunning { vm, boot_ms: None, .. } => (format!("→ {vm}: running"), Normal),
         Event::VmSuspending { vm } => (format!("→ {vm}: saving its memory…"), Normal),
         Event::VmSuspended { vm, bytes: Some(bytes) } => {
-            (format!("→ {vm}: suspended ({})", megabytes(*bytes)), Normal)
+            (format!("→ {vm}: suspended ({})", ByteSize(*bytes)), Normal)
         }
-        Event::VmSuspended { vm, bytes: None } => (format!("→ {vm}: was suspended already"), Normal),
+        Event::VmSuspended { vm, bytes: None } => (format!("→ {vm}: already suspended"), Normal),
         Event::VmCloned { vm, of } => (format!("→ {vm}: cloned from {of}"), Normal),
-        Event::VmResuming { vm } => (format!("→ {vm}: going on from where it was suspended…"), Normal),
+        Event::VmResuming { vm } => (format!("→ {vm}: resuming…"), Normal),
         Event::VmRetriesUnderTcg { vm, reason } => {
-            (format!("warning: {vm}: {reason}; starting once more under tcg"), Normal)
+            (format!("warning: {vm}: {reason}; retrying under tcg"), Normal)
         }
         Event::VmStopping { vm, method } => (format!("→ {vm}: stopping ({method})…"), Normal),
         Event::VmStopped { vm, was_running: true } => (format!("→ {vm}: stopped"), Normal),
         Event::VmStopped { vm, was_running: false } => (format!("→ {vm}: was not running"), Normal),
         Event::CopyFinished { path, total_bytes: Some(total_bytes) } => {
-            (format!("→ {path}: {} copied", megabytes(*total_bytes)), Normal)
+            (format!("→ {path}: {} copied", ByteSize(*total_bytes)), Normal)
         }
         Event::Copy { .. } | Event::CopyFinished { total_bytes: None, .. } => return None,
     })
@@ -150,8 +158,8 @@ pub(super) fn line(event: &Event) -> Option<(String, Verbosity)> {
 /// Returns the line for a VM that runs without castra's agent.
 fn without_agent(vm: &str) -> String {
     format!(
-        "→ {vm}: running, but castra sees nothing of what happens inside: it boots from its own disk, without castra's \
-         agent; `castra console {vm}` shows its serial console, if its system uses one"
+        "→ {vm}: running; castra cannot see inside, because it boots from its own disk without \
+        castra's agent. `castra console {vm}` shows its serial console, if its system uses one"
     )
 }
 

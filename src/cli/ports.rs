@@ -78,7 +78,7 @@ struct Taken {
     vm: Option<String>,
     /// Directory of that VM's project, if it is another project.
     project: Option<PathBuf>,
-    /// The process, if it is this user's and no VM.
+    /// The process, if it belongs to this user and is not a VM.
     pid: Option<i32>,
 }
 
@@ -116,14 +116,14 @@ pub(super) fn run(ports: &PortsArgs, context: &CommandContext) -> Result<ExitCod
     content.ports.retain(|port| is_meant(&port.vm));
     content.ports.sort_by(|one, other| one.vm.cmp(&other.vm));
     if content.ports.is_empty() {
-        context.printer.tip("No VM is running here, and no port is declared in castra.toml.");
+        context.printer.tip("No VM is running here, and castra.toml declares no ports.");
     }
     let text = if content.ports.is_empty() { String::new() } else { content.text() };
     context.printer.show(&content, &text)?;
     for port in content.ports.iter().filter(|port| port.service == Some(Service::Unreachable)) {
         context.printer.warning(&format!(
-            "the service on port {}/{} of VM `{}` listens on 127.0.0.1 only, where port {} of this machine does not lead; have \
-             it listen on 0.0.0.0",
+            "the service on port {}/{} of VM `{}` listens on 127.0.0.1 only, which the forward \
+            from port {} cannot reach; make it listen on 0.0.0.0",
             port.guest, port.protocol, port.vm, port.host
         ));
     }

@@ -55,7 +55,7 @@ pub(super) fn run(run: &RunArgs, context: &CommandContext) -> Result<ExitCode> {
                 for state in &copied.states {
                     let state = state.display();
                     context.printer.warning(&format!(
-                        "{state} holds keys and disks of VMs: left out; name it to copy it"
+                        "skipping {state}: it holds VM disks and keys (name it to copy it)"
                     ));
                 }
                 // The command must not run with only part of its files.

@@ -32,7 +32,7 @@ pub(super) fn run(ssh_config: &SshConfigArgs, context: &CommandContext) -> Resul
         .collect::<Result<Vec<_>, _>>()?;
     if hosts.is_empty() {
         context.printer.tip(match ssh_config.proxy {
-            true => "No VM was started here yet. `castra up` starts one.",
+            true => "No VM has been started here yet. `castra up` starts one.",
             false => "No VM is running here. `castra up` starts one.",
         });
     }

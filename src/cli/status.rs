@@ -35,7 +35,7 @@ pub(super) fn run(status: &StatusArgs, context: &CommandContext) -> Result<ExitC
         return print_json(known, &declared, context.printer);
     }
     if known.is_empty() && declared.is_empty() {
-        context.printer.tip("There is no VM here yet. `castra up` starts one.");
+        context.printer.tip("There are no VMs here yet. `castra up` starts one.");
         return Ok(ExitCode::SUCCESS);
     }
     let mut rows = vec![["NAME", "STATE", "ACCEL", "UPTIME", "SSH", "PORTS", "IMAGE"].map(String::from)];
@@ -140,7 +140,7 @@ fn details(known: &PerVm<VmStatus>) -> String {
                 Some(_) => "output",
             };
             text.push_str(&format!(
-                "  inside       nothing is known: no agent of castra's, {console} on the serial console\n"
+                "  inside       unknown: no castra agent, {console} on the serial console\n"
             ));
         }
         if let (Some(cpus), Some(memory), Some(pid)) = (status.cpus, status.memory_mib, status.pid) {
@@ -161,8 +161,7 @@ fn report_damaged(known: PerVm<VmStatus>, printer: &Printer) -> ExitCode {
     for (name, status) in known {
         match status {
             Ok(status) if status.state == VmState::Crashed => {
-                let why =
-                    status.crash.map_or("it went away without being stopped".into(), |why| why.to_string());
+                let why = status.crash.map_or("its QEMU exited unexpectedly".into(), |why| why.to_string());
                 printer.tip(&format!("VM `{name}` has crashed: {why}. `castra up {name}` starts it again."));
             }
             Ok(VmStatus { copy_of: Some(original), .. }) => printer.tip(&format!(
@@ -171,16 +170,16 @@ fn report_damaged(known: PerVm<VmStatus>, printer: &Printer) -> ExitCode {
             )),
             Ok(VmStatus { full_disk: Some(full), .. }) => printer.tip(&paused(&name, &full)),
             Ok(VmStatus { is_frozen: true, pid: Some(pid), .. }) => printer.tip(&format!(
-                "VM `{name}` stands still: a signal (SIGSTOP) has stopped its QEMU. `kill -CONT {pid}` continues it, and \
-                 `castra down {name}` does so before it stops the VM."
+                "VM `{name}` is frozen: its QEMU process is stopped (SIGSTOP). `kill -CONT {pid}` \
+                continues it; `castra down {name}` also does, then stops the VM."
             )),
             Ok(VmStatus { lost_sockets: Some(directory), .. }) => printer.tip(&format!(
-                "VM `{name}` has lost its sockets in {}: it can be used, and not be suspended or looked into. `castra restart \
-                 {name}` shuts it down and gives it new ones.",
+                "VM `{name}` has lost its sockets in {}: it still works, but cannot be suspended \
+                or inspected. `castra restart {name}` shuts it down and creates new ones.",
                 directory.display()
             )),
             Ok(VmStatus { network_fault: Some(fault), .. }) => printer.tip(&format!(
-                "The guest of VM `{name}` runs, but its network does not: {}. {}",
+                "The guest of VM `{name}` is running, but its network is down: {}. {}",
                 fault.in_words(),
                 fault.way_out(&name)
             )),

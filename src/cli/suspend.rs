@@ -17,7 +17,7 @@ pub(super) fn run(suspend: &SuspendArgs, context: &CommandContext) -> Result<Exi
         context.printer.tip("No VM is running here.");
     }
     if let [(vm, Ok(_))] = outcomes.as_slice() {
-        context.printer.tip(&format!("  castra up {vm}    goes on from here"));
+        context.printer.tip(&format!("  castra up {vm}    resumes it"));
     }
     let done =
         outcomes.into_iter().map(|(vm, before)| (vm, before.map(VmState::is_alive).map_err(Error::from)));

@@ -9,6 +9,7 @@ use crate::error::{Kind, Result};
 use crate::host::since_unix_ms;
 use crate::qemu::{Accelerator, QemuBinary};
 use crate::report::ImageLabel;
+use crate::size::ByteSize;
 use crate::template::{self, Damage, Template as Opened, TemplateManifest, Use};
 
 use super::args::{TemplateArgs, TemplateCommand};
@@ -16,7 +17,7 @@ use super::context::CommandContext;
 use super::exit;
 use super::printer::Printer;
 use super::table::table;
-use super::units::{gibibytes, megabytes, span};
+use super::units::span;
 
 #[derive(Serialize, JsonSchema)]
 pub(super) struct Templates {
@@ -45,7 +46,10 @@ pub(super) fn run(template: &TemplateArgs, context: &CommandContext) -> Result<E
     match template.command {
         TemplateCommand::List => {
             if found.is_empty() {
-                context.printer.tip("There is no warm template yet. `castra up` makes one when it starts the first VM of a shape.");
+                context.printer.tip(
+                    "There are no warm templates yet. `castra up` makes one when \
+                    it first starts a VM of a new configuration.",
+                );
             }
             print(entries(&found, qemu.as_ref(), context), context.printer)
         }
@@ -62,8 +66,8 @@ pub(super) fn run(template: &TemplateArgs, context: &CommandContext) -> Result<E
             let freed: u64 = gone.iter().map(TemplateManifest::allocated_bytes).sum();
             context.printer.success(&match (gone.is_empty(), dry_run) {
                 (true, _) => "nothing to remove".to_owned(),
-                (false, true) => format!("{} would be freed", megabytes(freed)),
-                (false, false) => format!("{} are free again", megabytes(freed)),
+                (false, true) => format!("{} would be freed", ByteSize(freed)),
+                (false, false) => format!("{} freed", ByteSize(freed)),
             });
             let entries = entries.into_iter().filter(|entry| gone.iter().any(|one| one.key == entry.key));
             print(entries.collect(), context.printer)
@@ -97,7 +101,7 @@ fn verify(
         if let Err(damage) = whole {
             context
                 .printer
-                .warning(&format!("template {} {damage}; it is made again when it is needed", entry.key));
+                .warning(&format!("template {} {damage}; it is rebuilt when it is needed", entry.key));
             entry.state = "damaged";
             is_all_right = false;
         }
@@ -145,10 +149,10 @@ fn row(entry: &Entry) -> [String; 9] {
         entry.image.to_string(),
         entry.cpus.to_string(),
         format!("{} MiB", entry.memory_mib),
-        gibibytes(entry.disk_bytes),
+        ByteSize(entry.disk_bytes).to_string(),
         entry.accelerator.name().to_owned(),
         span(since_unix_ms(entry.made_unix_ms)),
-        megabytes(entry.allocated_bytes),
+        ByteSize(entry.allocated_bytes).to_string(),
         entry.state.to_owned(),
     ]
 }

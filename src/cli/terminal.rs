@@ -2,17 +2,18 @@
 //! rest.
 
 use std::collections::HashMap;
+use std::fmt::Write;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
 
 use crate::report::{Event, Reporter};
 use crate::sanitize::{sanitize_lines, sanitize_text};
+use crate::size::ByteSize;
 
 use super::output::{Verbosity, write_styled};
 use super::plain;
-use super::units::megabytes;
 
 /// Interval at which a spinner turns.
 const TICK: Duration = Duration::from_millis(100);
@@ -100,7 +101,7 @@ impl TerminalReporter {
                 false
             }
             Event::Copy { path, done_bytes } => {
-                self.spin(path, format!("→ {path}: {}", megabytes(*done_bytes)));
+                self.spin(path, format!("→ {path}: {}", ByteSize(*done_bytes)));
                 true
             }
             Event::CopyFinished { path, .. } => {
@@ -108,7 +109,7 @@ impl TerminalReporter {
                 false
             }
             Event::VmStarting { vm, warm } => {
-                let doing = if *warm { "going on from its warm template" } else { "booting" };
+                let doing = if *warm { "restoring from its warm template" } else { "booting" };
                 self.spin(vm, format!("→ {vm}: {doing}…"));
                 true
             }
@@ -117,11 +118,11 @@ impl TerminalReporter {
                 true
             }
             Event::VmResuming { vm } => {
-                self.spin(vm, format!("→ {vm}: going on from where it was suspended…"));
+                self.spin(vm, format!("→ {vm}: resuming…"));
                 true
             }
             Event::TemplateVerifying { vm } => {
-                self.spin(vm, format!("→ {vm}: verifying the warm template, whose files were copied…"));
+                self.spin(vm, format!("→ {vm}: verifying the warm template, whose files are copies…"));
                 false
             }
             Event::TemplateBaking { vm } => {
@@ -187,8 +188,17 @@ impl Drop for TerminalReporter {
 }
 
 fn download(total: u64) -> ProgressBar {
-    let template = "{msg} {wide_bar:.cyan/dim} {bytes} / {total_bytes}, {bytes_per_sec}, {eta} left";
-    ProgressBar::new(total).with_style(style(ProgressStyle::default_bar(), template))
+    let template = "{msg} {wide_bar:.cyan/dim} {done} / {total}, {rate}/s, {eta} left";
+    let style = style(ProgressStyle::default_bar(), template)
+        .with_key("done", |state: &ProgressState, to: &mut dyn Write| size(state.pos(), to))
+        .with_key("total", |state: &ProgressState, to: &mut dyn Write| size(state.len().unwrap_or(0), to))
+        .with_key("rate", |state: &ProgressState, to: &mut dyn Write| size(state.per_sec() as u64, to));
+    ProgressBar::new(total).with_style(style)
+}
+
+fn size(bytes: u64, to: &mut dyn Write) {
+    // The string it writes to takes everything.
+    let _ = write!(to, "{}", ByteSize(bytes));
 }
 
 fn spinner() -> ProgressBar {

@@ -2,28 +2,6 @@
 
 use std::time::Duration;
 
-/// Formats bytes in powers of 1000, as download pages do: `45 MB`.
-pub(super) fn megabytes(bytes: u64) -> String {
-    match bytes {
-        0..1_000 => format!("{bytes} B"),
-        1_000..1_000_000 => format!("{} kB", bytes / 1_000),
-        1_000_000..1_000_000_000 => format!("{} MB", bytes / 1_000_000),
-        _ => format!("{:.1} GB", bytes as f64 / 1e9),
-    }
-}
-
-/// Formats bytes in powers of 1024, as usual for disks and memory: `10 GiB`.
-pub(super) fn gibibytes(bytes: u64) -> String {
-    const GIB: u64 = 1 << 30;
-    if bytes >= GIB && bytes.is_multiple_of(GIB) {
-        return format!("{} GiB", bytes / GIB);
-    }
-    if bytes >= GIB {
-        return format!("{:.1} GiB", bytes as f64 / GIB as f64);
-    }
-    format!("{} MiB", bytes >> 20)
-}
-
 /// Formats a time span with at most two units: `3 d 4 h`, `5 min 10 s`, `6.4 s`.
 pub(super) fn span(duration: Duration) -> String {
     let seconds = duration.as_secs();
@@ -59,9 +37,6 @@ mod tests {
 
     #[test]
     fn numbers_read_well() {
-        assert_eq!(megabytes(127_926_784), "127 MB");
-        assert_eq!(gibibytes(10 << 30), "10 GiB");
-        assert_eq!(gibibytes(512 << 20), "512 MiB");
         assert_eq!(span(Duration::from_millis(6_420)), "6.4 s");
         assert_eq!(span(Duration::from_secs(3 * 86_400 + 4 * 3_600 + 59)), "3 d 4 h");
     }

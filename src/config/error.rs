@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::defaults::{FORMAT, MAX_BYTES};
 use super::{Diagnostics, OutOfBounds};
 use crate::error::{Explain, Kind, kind_of_io};
+use crate::size::ByteSize;
 
 /// Error for a configuration that cannot be loaded.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -24,7 +25,7 @@ pub enum ConfigError {
         path: PathBuf,
     },
     /// `castra.toml` is a dangling symbolic link.
-    #[error("{} is a symbolic link to a file that is not there", path.display())]
+    #[error("{} is a symbolic link to a missing file", path.display())]
     Dangling {
         /// The link.
         path: PathBuf,
@@ -40,7 +41,7 @@ pub enum ConfigError {
     },
     /// The `castra.toml` belongs to another user, in a directory that every user may write to.
     #[error(
-        "{} belongs to another user (uid {owner}), in a directory that everybody may write to",
+        "{} belongs to another user (uid {owner}), in a world-writable directory",
         path.display()
     )]
     UntrustedOwner {
@@ -50,14 +51,14 @@ pub enum ConfigError {
         owner: u32,
     },
     /// The file is larger than any configuration.
-    #[error("{} is larger than {} MiB", path.display(), MAX_BYTES >> 20)]
+    #[error("{} is larger than {}", path.display(), ByteSize(MAX_BYTES))]
     TooLarge {
         /// The file.
         path: PathBuf,
     },
     /// The file is not UTF-8 text.
     #[error(
-        "{} is not UTF-8 text: a byte in line {line}, column {column} belongs to no character",
+        "{} is not UTF-8 text: invalid byte at line {line}, column {column}",
         path.display()
     )]
     NotUtf8 {
@@ -69,7 +70,7 @@ pub enum ConfigError {
         column: usize,
     },
     /// The file is written for a later Castra.
-    #[error("{} is in format {found:?}, and this Castra reads formats up to {FORMAT}", path.display())]
+    #[error("{} has format {found:?}; this Castra supports formats up to {FORMAT}", path.display())]
     TooNew {
         /// The file.
         path: PathBuf,
@@ -110,23 +111,22 @@ impl Explain for ConfigError {
     fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::NotFound { .. } => {
-                "Check the path, or run `castra init` where the file should be. Without `--config`, Castra \
-                 looks for castra.toml here and in the directories above, and does without if there is none."
+                "Check the path, or run `castra init` where the file should be. Without \
+                `--config`, Castra looks for castra.toml in this directory and above, and uses \
+                defaults if there is none."
             }
             Self::NotAFile { .. } => "Move it away, or name the configuration with `--config FILE`.",
             Self::Dangling { .. } => {
                 "Restore the file it points to, or remove the link to do without configuration."
             }
-            Self::Unreadable { .. } => {
-                "Make it readable for yourself, or name another file with `--config FILE`."
-            }
+            Self::Unreadable { .. } => "Make it readable, or name another file with `--config FILE`.",
             Self::UntrustedOwner { .. } => {
                 "If you trust it, name it with `--config FILE`; if not, work in a directory of your own."
             }
             Self::TooLarge { .. } => {
                 "A configuration is a few lines. Is it perhaps a disk image with the wrong name?"
             }
-            Self::NotUtf8 { .. } => "Save it as UTF-8; editors call it an encoding.",
+            Self::NotUtf8 { .. } => "Save it with the encoding UTF-8.",
             Self::TooNew { .. } => "Update Castra, or write the file in format 1 and set `version = \"1\"`.",
             Self::State(problem) => return problem.hint(),
             // Each problem has its own hint.

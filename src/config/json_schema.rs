@@ -118,7 +118,7 @@ enum Version {
 #[derive(JsonSchema)]
 #[schemars(deny_unknown_fields)]
 struct Project {
-    /// Shown in messages. Without it: the name of the directory.
+    /// Shown in messages. Default: the name of the directory.
     #[schemars(length(max = 100), extend("pattern" = PROJECT_NAME))]
     name: Option<String>,
     /// Directory of disks, logs and images, relative to this file. Deleting it deletes the VMs.
@@ -152,14 +152,13 @@ struct Vm {
     /// origin you know.
     #[schemars(extend("default" = false))]
     allow_backing_file: Option<bool>,
-    /// The VM's own disk, relative to this file. Without it: `<state_dir>/<name>-overlay.qcow2`.
+    /// The VM's own disk, relative to this file. Default: `<state_dir>/<name>-overlay.qcow2`.
     #[schemars(extend("pattern" = FILE))]
     overlay: Option<String>,
     /// Virtual CPUs.
     #[schemars(range(min = 1, max = 255), extend("default" = defaults::CPUS))]
     cpus: Option<u32>,
-    /// A CPU model and flags, as QEMU's `-cpu` takes them, where the CPU is emulated. Without it:
-    /// the image's.
+    /// A CPU model and flags in the syntax of QEMU's `-cpu`, used when the CPU is emulated. Default: the image's.
     #[schemars(extend("pattern" = CpuModel::PATTERN))]
     cpu: Option<String>,
     /// Memory, for instance `"512 MiB"`; an integer is MiB.
@@ -170,7 +169,7 @@ struct Vm {
     disk: Option<String>,
     /// Boot method. Without it: `managed` if the image has a kernel, else `native`.
     boot_profile: Option<BootProfile>,
-    /// Ports of this machine (127.0.0.1 only) that lead into the VM.
+    /// Ports of this machine (127.0.0.1 only) that are forwarded to the VM.
     port_forwards: Option<Vec<PortForward>>,
 }
 
@@ -243,7 +242,7 @@ enum Protocol {
 #[derive(JsonSchema)]
 #[schemars(extend("propertyNames" = { "pattern": NAME, "maxLength": MAX_IMAGE_NAME }))]
 struct Images {
-    /// Base URLs that are asked before an image's own addresses.
+    /// Base URLs to try before an image's own addresses.
     #[schemars(inner(regex(pattern = MIRROR)))]
     mirrors: Option<Vec<String>>,
     /// An image of your own.
@@ -266,7 +265,7 @@ struct Image {
     /// One line about it.
     #[schemars(extend("pattern" = LINE))]
     description: Option<String>,
-    /// The disk, in the end a qcow2.
+    /// The disk, finally a qcow2.
     rootfs: Rootfs,
     /// The kernel.
     kernel: Option<BootFile>,
@@ -278,7 +277,7 @@ struct Image {
     /// The machine and its switches, as QEMU's `-machine` takes them.
     #[schemars(extend("pattern" = machine_pattern(), "default" = MachineType::default().to_string()))]
     machine: Option<String>,
-    /// A model and flags, as QEMU's `-cpu` takes them, where the CPU is emulated.
+    /// A CPU model and flags in the syntax of QEMU's `-cpu`, used when the CPU is emulated.
     #[schemars(extend("pattern" = CpuModel::PATTERN, "default" = CpuModel::default().to_string()))]
     cpu: Option<String>,
     /// Memory below which the image does not boot; an integer is MiB.
@@ -294,7 +293,7 @@ struct Image {
 #[schemars(transparent, extend("allOf" = [one_source(), one_digest()]))]
 struct Rootfs(Artifact);
 
-/// As for a disk; or nothing but a `pipeline`, which starts from the disk's download.
+/// As for a disk, or only a `pipeline`, which starts from the disk's download.
 #[derive(JsonSchema)]
 #[schemars(transparent, extend("anyOf" = [
     { "allOf": [one_source(), one_digest()] },
@@ -322,7 +321,7 @@ struct Artifact {
     /// SHA-512 of the bytes as they come, 128 hexadecimal digits.
     #[schemars(extend("pattern" = "^[0-9A-Fa-f]{128}$"))]
     sha512: Option<String>,
-    /// Number of bytes, if it is to be checked too.
+    /// Expected number of bytes, to check as well.
     #[schemars(range(min = 1))]
     size: Option<u64>,
     /// Steps from those bytes to the file.
@@ -338,7 +337,7 @@ struct Python {
     /// Exact version of the package.
     #[schemars(extend("pattern" = PIP_WORD))]
     version: String,
-    /// The wheel's platform tag, if it is not a pure one.
+    /// The wheel's platform tag, unless it is a pure wheel.
     #[schemars(extend("pattern" = PIP_WORD))]
     platform: Option<String>,
 }
@@ -346,7 +345,7 @@ struct Python {
 #[derive(JsonSchema)]
 #[schemars(rename_all = "kebab-case")]
 enum Step {
-    /// Take the footer off a fixed VHD, which leaves the raw disk.
+    /// Strip the footer of a fixed VHD, leaving the raw disk.
     StripVhdFooter,
     /// `qemu-img convert`.
     Convert(Convert),
@@ -356,16 +355,16 @@ enum Step {
     Unzip(#[schemars(extend("pattern" = LINE))] String),
     /// Decompress.
     Decompress(Compression),
-    /// Another name for the next step, where a tool wants one.
+    /// Another file name for the next step, where a tool requires one.
     Rename(#[schemars(length(max = 255), extend("pattern" = NAME))] String),
 }
 
 #[derive(JsonSchema)]
 #[schemars(deny_unknown_fields)]
 struct Convert {
-    /// Format of what is there.
+    /// Input format.
     from: Format,
-    /// Format of what is made.
+    /// Output format.
     to: Format,
 }
 

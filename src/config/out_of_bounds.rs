@@ -23,7 +23,7 @@ pub enum OutOfBounds {
         leads_to: Option<PathBuf>,
     },
     /// The path is in a hidden directory, or a hidden file.
-    #[error("{} is in a hidden place: `{}` begins with a dot", shown(.path), sanitize_text(.name))]
+    #[error("{} is in a hidden location: `{}` begins with a dot", shown(.path), sanitize_text(.name))]
     Hidden {
         /// The path.
         path: PathBuf,
@@ -37,7 +37,7 @@ pub enum OutOfBounds {
         path: PathBuf,
     },
     /// Castra keeps its own files at this path.
-    #[error("{} is reserved for a file of castra's own", shown(.path))]
+    #[error("{} is reserved for castra", shown(.path))]
     Reserved {
         /// The path.
         path: PathBuf,
@@ -93,13 +93,14 @@ impl OutOfBounds {
                 format!("Name a path inside the project. {}", allow(leads_to.as_ref().unwrap_or(path)))
             }
             Self::Hidden { path, .. } => format!(
-                "Castra writes to no hidden file or directory but `{STATE_DIRECTORY}`. Choose another name. {}",
+                "Castra writes to no hidden file or directory except `{STATE_DIRECTORY}`. Choose \
+                another name. {}",
                 allow(path)
             ),
             Self::OtherProject { path } => {
-                format!("Name a place that is this project's alone. {}", allow(path))
+                format!("Name a path that only this project uses. {}", allow(path))
             }
-            Self::Reserved { .. } => "Choose another name for the disk, or take `overlay` out.".to_owned(),
+            Self::Reserved { .. } => "Choose another name for the disk, or remove `overlay`.".to_owned(),
             Self::Link { path } => format!(
                 "Name the file itself in `overlay`, or move it to {}. A disk may be on another filesystem if you \
                  allow it: {ALLOW_OUTSIDE}=DIRECTORY.",
@@ -120,7 +121,7 @@ impl OutOfBounds {
                 path.display(),
                 allow(target)
             ),
-            Self::Unresolved { .. } => "Name a path that can be reached, or remove the link.".to_owned(),
+            Self::Unresolved { .. } => "Name a path that resolves, or remove the link.".to_owned(),
         }
     }
 }
@@ -154,13 +155,11 @@ fn allow(place: &Path) -> String {
     };
     if place.components().any(is_hidden) {
         return format!(
-            "{ALLOW_OUTSIDE} names further directories in which you let configurations place disks and state."
+            "{ALLOW_OUTSIDE} lists further directories in which you let configurations place \
+            disks and state."
         );
     }
-    format!(
-        "If you trust this configuration and want that place, allow it: {ALLOW_OUTSIDE}={}",
-        place.display()
-    )
+    format!("If you trust this configuration, allow that location: {ALLOW_OUTSIDE}={}", place.display())
 }
 
 fn shown(path: &Path) -> String {

@@ -52,7 +52,7 @@ pub(super) enum ShapeProblem {
     NotOneOf { key: Key, found: String, allowed: Vec<&'static str> },
     #[error("`{}` is empty", key.name)]
     Empty { key: Key },
-    #[error("`{}` has a control character in it", key.name)]
+    #[error("`{}` contains a control character", key.name)]
     ControlCharacter { key: Key },
 }
 
@@ -84,7 +84,7 @@ impl Problem for ShapeProblem {
                 Some(near) => format!("Did you mean `{near}`?"),
                 None => format!("It can be {}.", listed(allowed.iter().copied(), "or")),
             },
-            Self::ControlCharacter { .. } => "Take it out; a tab or a newline counts as one.".to_owned(),
+            Self::ControlCharacter { .. } => "Remove it; tabs and newlines count too.".to_owned(),
         }
     }
 }

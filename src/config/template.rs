@@ -33,10 +33,10 @@ managed_image = {image}
 # cpus = {cpus}
 # memory = "{memory}"
 
-# How far its disk can grow; only what is used takes room on this machine.
+# Maximum size of its disk; only used space is allocated on this machine.
 # disk = "{disk}"
 
-# Ports of this machine (127.0.0.1 only) that lead into the VM, for instance to a web server:
+# Ports of this machine (127.0.0.1 only) forwarded to the VM, for instance to a web server:
 #
 #   [[vms.port_forwards]]
 #   host = 8080

@@ -28,35 +28,46 @@ fn finding(trial: &Trial) -> Finding {
     let (check, name) = (trial.accelerator.name(), trial.accelerator.name());
     let is_hardware = trial.accelerator != Accelerator::Tcg;
     match (&trial.outcome, trial.is_chosen) {
-        (Ok(time), true) => {
-            Finding::good(Area::Accelerators, check, format!("{name} works ({} ms) and is taken", time.as_millis()))
-        }
+        (Ok(time), true) => Finding::good(
+            Area::Accelerators,
+            check,
+            format!("{name} works ({} ms) and is used", time.as_millis()),
+        ),
         (Ok(time), false) if is_hardware => Finding::warning(
             Area::Accelerators,
             check,
-            format!("{name} works and is slower here than translation ({} ms): it is not taken", time.as_millis()),
+            format!(
+                "{name} works, but is slower here than emulation ({} ms), so it is not used",
+                time.as_millis()
+            ),
         )
-        .with_fix("That is usual for a nested guest. On a real machine, look at the BIOS's virtualisation settings."),
+        .with_fix(
+            "That is common in nested guests. On real hardware, check the virtualisation \
+            settings of the BIOS.",
+        ),
         (Ok(time), false) => {
             Finding::good(Area::Accelerators, check, format!("{name} works ({} ms)", time.as_millis()))
         }
         (Err(reason), _) if is_hardware => {
-            let finding = Finding::warning(Area::Accelerators, check, format!("{name} is not used: {reason}"));
+            let finding =
+                Finding::warning(Area::Accelerators, check, format!("{name} is not used: {reason}"));
             finding.with_fix(way_out(reason))
         }
-        (Err(reason), _) => Finding::problem(Area::Accelerators, check, format!("{name} does not work: {reason}"))
-            .with_fix("Install your distribution's QEMU anew."),
+        (Err(reason), _) => {
+            Finding::problem(Area::Accelerators, check, format!("{name} does not work: {reason}"))
+                .with_fix("Reinstall your distribution's QEMU.")
+        }
     }
 }
 
 fn way_out(reason: &str) -> &'static str {
     if reason.starts_with("no permission") {
-        "sudo usermod -aG kvm $USER, then log in again. VMs work without, only slower."
+        "sudo usermod -aG kvm $USER, then log in again. VMs work without it, only slower."
     } else if reason.starts_with("there is no") {
-        "Switch virtualisation on in the BIOS, or for this machine if it is a guest itself, and load the kernel's module \
-         (sudo modprobe kvm_intel, or kvm_amd). VMs work without, only slower."
+        "Enable virtualisation in the BIOS, or for this machine if it is a guest itself, and load \
+         the kernel module (sudo modprobe kvm_intel, or kvm_amd). VMs work without it, only slower."
     } else {
-        "VMs work without, only slower."
+        "VMs work without it, only slower."
     }
 }
 
@@ -66,11 +77,11 @@ fn remembered(trials: &[Trial], context: &RuntimeContext) -> Option<Finding> {
     let (now, known) = (trials.iter().find(|trial| trial.is_chosen)?, qemu::remembered_accelerators(&path));
     let other = known.iter().find(|choice| choice.accelerator != now.accelerator)?;
     let message = format!(
-        "{} was taken when they were tried first, and {} would be now",
+        "{} was chosen when accelerators were first tested, but {} would be chosen now",
         other.accelerator.name(),
         now.accelerator.name()
     );
-    let fix = format!("Have them tried anew by the next start: remove {}", path.display());
+    let fix = format!("To test them again at the next start, remove {}", path.display());
     let finding = Finding::warning(Area::Accelerators, "remembered-choice", message);
     Some(finding.with_fix(fix).with_repair(Repair::RemoveFile(path)))
 }

@@ -5,6 +5,7 @@ use crate::context::RuntimeContext;
 use crate::files;
 use crate::managed::{Catalog, ImageManager, Manifest};
 use crate::qemu::QemuBinary;
+use crate::size::ByteSize;
 use crate::template::{self, Use};
 
 use super::{Area, Finding, Repair};
@@ -36,9 +37,9 @@ fn images(context: &RuntimeContext) -> Finding {
         let catalog = Catalog::builtin();
         let is_near = catalog.default_candidates().iter().any(|spec| manager.is_cached(spec, context));
         let message = if is_near {
-            "an image is downloaded and not made yet"
+            "an image is downloaded but not built yet"
         } else {
-            "no image is in the cache yet: the first start downloads one"
+            "the cache has no images yet: the first start downloads one"
         };
         return Finding::note(Area::Cache, "images", message);
     }
@@ -59,16 +60,14 @@ fn templates(binary: Option<&QemuBinary>, context: &RuntimeContext) -> Vec<Findi
     }
     let copied = count(Use::Copied);
     if copied > 0 {
-        let message =
-            format!("{copied} of the warm templates were copied and are verified when they are used next");
+        let message = format!(
+            "{copied} of the warm templates were copied and will be verified when they \
+                are next used"
+        );
         findings.push(Finding::note(Area::Cache, "copied-templates", message));
     }
     for (of, check, what) in [
-        (
-            Use::Outdated,
-            "outdated-templates",
-            "warm templates of another castra or QEMU are of no use any more",
-        ),
+        (Use::Outdated, "outdated-templates", "warm templates of another castra or QEMU are obsolete"),
         (Use::Damaged, "damaged-templates", "warm templates are damaged"),
     ] {
         let bytes: u64 = found
@@ -78,7 +77,7 @@ fn templates(binary: Option<&QemuBinary>, context: &RuntimeContext) -> Vec<Findi
             .map(|(one, _)| one.allocated_bytes())
             .sum();
         if count(of) > 0 {
-            let message = format!("{} {what} ({} MiB)", count(of), bytes >> 20);
+            let message = format!("{} {what} ({})", count(of), ByteSize(bytes));
             findings.push(
                 Finding::warning(Area::Cache, check, message)
                     .with_fix("castra template prune")
@@ -96,9 +95,13 @@ fn refusals(context: &RuntimeContext) -> Option<Finding> {
     let keys = names(directory.root());
     let mut reasons = keys.iter().filter_map(|name| name.strip_suffix(".refused.json"));
     let refusal = reasons.find_map(|key| template::refusal(&directory, key))?;
-    let message = format!("a warm template could not be made, and VMs boot without: {}", refusal.reason);
+    let message = format!("a warm template could not be made, so VMs boot without one: {}", refusal.reason);
     let finding = Finding::warning(Area::Cache, "refused-templates", message);
-    Some(finding.with_fix("castra template prune has it tried again").with_repair(Repair::PruneTemplates))
+    Some(
+        finding
+            .with_fix("castra template prune lets the next start try again")
+            .with_repair(Repair::PruneTemplates),
+    )
 }
 
 /// Reports damaged files in the quarantine, which nothing uses any more.
@@ -106,9 +109,11 @@ fn set_aside(context: &RuntimeContext) -> Option<Finding> {
     let count = names(&context.cache.quarantine()).len();
     (count > 0).then(|| {
         let message =
-            format!("{count} damaged files were set aside in {}", context.cache.quarantine().display());
-        Finding::note(Area::Cache, "quarantine", message)
-            .with_fix("castra image prune removes them. Damage that comes again is a failing disk or memory.")
+            format!("{count} damaged files are quarantined in {}", context.cache.quarantine().display());
+        Finding::note(Area::Cache, "quarantine", message).with_fix(
+            "castra image prune removes them. Recurring damage points to a failing disk \
+                or memory.",
+        )
     })
 }
 

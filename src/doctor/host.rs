@@ -24,10 +24,10 @@ fn system() -> Finding {
     let what = format!("{} {release} on {machine}", uname.sysname().to_string_lossy());
     let container = if is_container() { ", in a container" } else { "" };
     if !cfg!(target_os = "linux") {
-        return Finding::warning(Area::Host, "system", format!("{what}: Castra was never run here"));
+        return Finding::warning(Area::Host, "system", format!("{what}: Castra has never been tested here"));
     }
     if !cfg!(target_arch = "x86_64") {
-        let message = format!("{what}: guests are x86-64 and are translated, which is slow");
+        let message = format!("{what}: guests are x86-64 and have to be emulated, which is slow");
         return Finding::warning(Area::Host, "system", message);
     }
     Finding::good(Area::Host, "system", format!("{what}{container}"))
@@ -47,9 +47,7 @@ fn processors() -> Finding {
         Some(load) if load > 2.0 * count as f64 => Finding::warning(
             Area::Host,
             "processors",
-            format!(
-                "{processors}, and {load:.1} processes want one at a time: boots take several times as long"
-            ),
+            format!("{processors}, with a load of {load:.1}: boots take several times as long"),
         )
         .with_fix("`top` shows what runs. Or give boots more time: castra up --boot-timeout SECS"),
         Some(load) => Finding::good(Area::Host, "processors", format!("{processors}, load {load:.1}")),
@@ -62,12 +60,12 @@ fn memory() -> Option<Finding> {
     let free = mib_of(&text, "MemAvailable:")?;
     let free = cgroup_limit_mib().map_or(free, |limit| limit.min(free));
     let needed = (defaults::MEMORY_BYTES >> 20) + QEMU_MIB;
-    let message = format!("{free} MiB of memory are free");
+    let message = format!("{free} MiB of memory free");
     Some(if free < needed {
         Finding::warning(
             Area::Host,
             "memory",
-            format!("{message}; a VM of the default size takes up to {needed} MiB"),
+            format!("{message}; a VM of the default size needs up to {needed} MiB"),
         )
         .with_fix("Give VMs less: `memory = \"512 MiB\"` in castra.toml, castra run --memory 512MiB")
     } else {
@@ -93,7 +91,7 @@ fn clock() -> Finding {
         return Finding::problem(
             Area::Host,
             "clock",
-            "the clock is years behind: certificates will be refused",
+            "the clock is years behind: certificates will be rejected",
         )
         .with_fix("Set it: sudo timedatectl set-ntp true");
     }

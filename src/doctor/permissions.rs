@@ -31,7 +31,7 @@ fn user() -> Finding {
         return Finding::note(
             Area::Permissions,
             "user",
-            "castra runs as root and so does QEMU; it needs no more than an ordinary user's rights",
+            "castra runs as root, and so does QEMU; an ordinary user's rights are enough",
         );
     }
     Finding::good(Area::Permissions, "user", "castra runs as an ordinary user")
@@ -41,7 +41,7 @@ fn user() -> Finding {
 /// be created.
 fn directory(check: &'static str, path: &Path) -> Finding {
     let Some(existing) = path.ancestors().find(|ancestor| ancestor.exists()) else {
-        return Finding::problem(Area::Permissions, check, format!("{} cannot be made", path.display()));
+        return Finding::problem(Area::Permissions, check, format!("{} cannot be created", path.display()));
     };
     if let Err(error) =
         rustix::fs::access(existing, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK)
@@ -49,16 +49,18 @@ fn directory(check: &'static str, path: &Path) -> Finding {
         let message = format!("{} cannot be written to: {}", existing.display(), io::Error::from(error));
         let fix = match check {
             "cache" => {
-                "Make it yours, or set XDG_CACHE_HOME to a directory that is. A project has a cache of its own meanwhile."
+                "Take ownership of it, or set XDG_CACHE_HOME to a directory of your own. Until \
+                then, each project uses a cache of its own."
             }
-            _ => "Make it yours (ls -ld shows whose it is), or work in another directory.",
+            _ => "Take ownership of it (ls -ld shows its owner), or work in another directory.",
         };
         let finding = if check == "cache" { Finding::warning } else { Finding::problem };
         return finding(Area::Permissions, check, message).with_fix(fix);
     }
     if existing == path && !is_own(path) {
         let message = format!("{} belongs to another user, who could change what is in it", path.display());
-        return Finding::warning(Area::Permissions, check, message).with_fix("Make it yours: sudo chown");
+        return Finding::warning(Area::Permissions, check, message)
+            .with_fix("Take ownership of it: sudo chown");
     }
     Finding::good(Area::Permissions, check, format!("{} can be written to", path.display()))
 }
@@ -68,13 +70,15 @@ fn runtime(path: &Path) -> Finding {
     let check = "runtime-directory";
     let Ok(metadata) = path.symlink_metadata() else { return directory(check, path) };
     if !metadata.is_dir() || !is_own(path) {
-        let message =
-            format!("{} is not a directory of this user's; sockets are not put there", path.display());
+        let message = format!(
+            "{} is not a directory owned by this user, so it is not used for sockets",
+            path.display()
+        );
         return Finding::problem(Area::Permissions, check, message)
-            .with_fix("Set XDG_RUNTIME_DIR to a directory of yours that nobody else may enter.");
+            .with_fix("Set XDG_RUNTIME_DIR to a directory that only you can enter.");
     }
     if metadata.permissions().mode() & 0o077 != 0 {
-        let message = format!("{} can be entered by others", path.display());
+        let message = format!("{} is accessible to other users", path.display());
         return Finding::warning(Area::Permissions, check, message)
             .with_fix(format!("chmod 700 {}", path.display()))
             .with_repair(Repair::Tighten(path.to_owned()));
@@ -90,9 +94,8 @@ fn is_own(path: &Path) -> bool {
 fn socket_length(longest: &Path) -> Option<Finding> {
     let bytes = longest.as_os_str().len();
     (bytes > MAX_SOCKET_PATH_BYTES).then(|| {
-        let message = format!(
-            "paths of sockets can be {bytes} bytes long here; the kernel takes {MAX_SOCKET_PATH_BYTES}"
-        );
+        let message =
+            format!("socket paths can be {bytes} bytes long here; the kernel allows {MAX_SOCKET_PATH_BYTES}");
         Finding::warning(Area::Permissions, "socket-paths", message)
             .with_fix("Set XDG_RUNTIME_DIR to a shorter path, or give VMs short names.")
     })

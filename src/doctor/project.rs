@@ -15,9 +15,9 @@ pub(super) fn check(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = of_project(subject);
     findings.extend(vm::orphans().into_iter().map(|orphan| {
         let (vm, pid, directory) = (&orphan.vm, orphan.pid(), orphan.directory.display());
-        let message = format!("VM `{vm}` runs (process {pid}), and its project in {directory} is gone");
+        let message = format!("VM `{vm}` is running (process {pid}), but its project in {directory} is gone");
         Finding::warning(Area::Project, "orphan", message)
-            .with_fix(format!("castra clean --orphans {vm} ends it."))
+            .with_fix(format!("castra clean --orphans {vm} stops it."))
     }));
     findings
 }
@@ -30,7 +30,7 @@ fn of_project(subject: &Subject<'_>) -> Vec<Finding> {
             let message = error.to_string().lines().next().unwrap_or_default().to_owned();
             let finding = Finding::problem(Area::Project, "configuration", message);
             let fix =
-                error.hint().unwrap_or_else(|| "castra config check shows each mistake at its place.".into());
+                error.hint().unwrap_or_else(|| "castra config check shows each error and its line.".into());
             return vec![finding.with_fix(fix)];
         }
     };
@@ -39,10 +39,10 @@ fn of_project(subject: &Subject<'_>) -> Vec<Finding> {
         None => Finding::good(Area::Project, "configuration", "there is no castra.toml: the default VM"),
     }];
     if !project.warnings.is_empty() {
-        let message = format!("castra.toml has {} oddities", project.warnings.iter().count());
+        let message = format!("castra.toml has {} warnings", project.warnings.iter().count());
         findings.push(
             Finding::warning(Area::Project, "configuration-warnings", message)
-                .with_fix("castra config check shows each at its place."),
+                .with_fix("castra config check shows each one and its line."),
         );
     }
     let layout = match project.state_root.open(subject.context) {
@@ -73,14 +73,14 @@ fn of_clock(name: &str, ahead_ms: i64) -> Finding {
         return Finding::good(
             Area::Project,
             "vm-clock",
-            format!("the clock of VM `{name}` is this machine's"),
+            format!("the clock of VM `{name}` agrees with this machine's"),
         );
     }
     let side = if ahead_ms < 0 { "behind" } else { "ahead of" };
     let message = format!("the clock of VM `{name}` is {} s {side} this machine's", by.as_secs());
     Finding::warning(Area::Project, "vm-clock", message).with_fix(
-        "Its agent sets it within seconds, unless the guest has a time service of its own: then see that this machine's \
-         clock is right.",
+        "Its agent sets it within seconds, unless the guest has a time service of its own: then \
+        check this machine's clock.",
     )
 }
 
@@ -106,7 +106,7 @@ fn of_vm(name: &str, status: Result<VmStatus, VmError>) -> Finding {
         Ok(VmStatus { lost_sockets: Some(directory), .. }) => {
             let lost = format!("VM `{name}` has lost its sockets in {}", directory.display());
             Finding::warning(Area::Project, "vm", lost)
-                .with_fix(format!("castra restart {name} shuts it down and gives it new ones."))
+                .with_fix(format!("castra restart {name} shuts it down and creates new ones."))
         }
         Ok(VmStatus { missing_modules: Some((missing, way_out)), .. }) => {
             Finding::warning(Area::Project, "vm-modules", format!("VM `{name}` {missing}")).with_fix(way_out)
@@ -114,7 +114,7 @@ fn of_vm(name: &str, status: Result<VmStatus, VmError>) -> Finding {
         Ok(VmStatus { network_fault: Some(fault), .. }) => Finding::warning(
             Area::Project,
             "vm-network",
-            format!("the guest of VM `{name}` runs, but its network does not: {}", fault.in_words()),
+            format!("the guest of VM `{name}` is running, but its network is down: {}", fault.in_words()),
         )
         .with_fix(fault.way_out(name)),
         Ok(status) => Finding::good(Area::Project, "vm", format!("VM `{name}` is {}", status.state.name())),
@@ -137,8 +137,8 @@ mod tests {
     #[test]
     fn a_clock_that_is_seconds_off_is_a_warning() {
         for (ahead_ms, severity, words) in [
-            (0, Severity::Good, "is this machine's"),
-            (-1900, Severity::Good, "is this machine's"),
+            (0, Severity::Good, "agrees with this machine's"),
+            (-1900, Severity::Good, "agrees with this machine's"),
             (-40_200, Severity::Warning, "is 40 s behind this machine's"),
             (3_600_000, Severity::Warning, "is 3600 s ahead of this machine's"),
         ] {

@@ -53,7 +53,7 @@ fn version(check: &'static str, program: &Path, context: &RuntimeContext) -> Res
         Err(CommandError::Interrupted(interrupted)) => return Err(interrupted),
         Err(error) => {
             return Ok(Finding::problem(Area::Qemu, check, error.to_string())
-                .with_fix("Install it anew, or name another QEMU: CASTRA_QEMU=/path/to/qemu-system-x86_64"));
+                .with_fix("Reinstall it, or name another QEMU: CASTRA_QEMU=/path/to/qemu-system-x86_64"));
         }
         Ok(output) => String::from_utf8_lossy(&output.stdout).into_owned(),
     };
@@ -63,7 +63,7 @@ fn version(check: &'static str, program: &Path, context: &RuntimeContext) -> Res
             Area::Qemu,
             check,
             format!(
-                "{path} is version {}.{}; Castra was tried with {}.{} and newer",
+                "{path} is version {}.{}; Castra is tested with {}.{} and newer",
                 version.0, version.1, TRIED.0, TRIED.1
             ),
         )
@@ -71,7 +71,7 @@ fn version(check: &'static str, program: &Path, context: &RuntimeContext) -> Res
         Some(version) => {
             Finding::good(Area::Qemu, check, format!("{path} is version {}.{}", version.0, version.1))
         }
-        None => Finding::note(Area::Qemu, check, format!("{path} does not tell its version")),
+        None => Finding::note(Area::Qemu, check, format!("{path} does not report its version")),
     })
 }
 
@@ -88,10 +88,10 @@ fn features(binary: &QemuBinary, context: &RuntimeContext) -> Result<Finding, In
         Ok(Ok(time)) => Finding::good(
             Area::Qemu,
             check,
-            format!("sandbox, user networking and all devices work (tried in {} ms)", time.as_millis()),
+            format!("sandbox, user networking and all devices work (tested in {} ms)", time.as_millis()),
         ),
         Ok(Err(reason)) => {
-            Finding::problem(Area::Qemu, check, format!("QEMU lacks something that VMs need: {reason}"))
+            Finding::problem(Area::Qemu, check, format!("QEMU lacks a feature that VMs need: {reason}"))
                 .with_fix(qemu::INSTALL_FULL_QEMU)
         }
         Err(QemuError::Interrupted(interrupted)) => return Err(interrupted),

@@ -79,7 +79,7 @@ fn carry_out(repair: &Repair, context: &RuntimeContext) -> Result<String, Repair
         Repair::PruneTemplates => {
             let qemu = QemuBinary::find(&context.environment).ok();
             let gone = template::prune(&context.cache, qemu.as_ref(), false, false, &context.cancel)?;
-            format!("removed {} warm templates of no use, and what was remembered of failures", gone.len())
+            format!("removed {} obsolete warm templates and the records of failed ones", gone.len())
         }
         Repair::RemoveFile(path) => {
             fs::remove_file(path).map_err(failed(path))?;
@@ -87,7 +87,7 @@ fn carry_out(repair: &Repair, context: &RuntimeContext) -> Result<String, Repair
         }
         Repair::Tighten(path) => {
             fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(failed(path))?;
-            format!("nobody else may enter {} any more", path.display())
+            format!("made {} private (0700)", path.display())
         }
     })
 }

@@ -4,6 +4,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use super::{Area, Finding, Subject};
+use crate::size::ByteSize;
 
 /// Space for a first `castra up`, in bytes: download, image, warm template, disk. (*Measured*: 0.5
 /// GiB with the default image.)
@@ -24,7 +25,7 @@ pub(super) fn check(subject: &Subject<'_>) -> Vec<Finding> {
     }
     let runtime = &context.runtime_root;
     if let Some(free) = free_bytes(runtime).filter(|free| *free < LEAST_RUNTIME_BYTES) {
-        let message = format!("{} for sockets has {} kB free", runtime.display(), free / 1000);
+        let message = format!("{} (for sockets) has only {} free", runtime.display(), ByteSize(free));
         findings.push(Finding::problem(Area::Space, "runtime-space", message).with_fix("Free some of it."));
     }
     findings
@@ -32,17 +33,16 @@ pub(super) fn check(subject: &Subject<'_>) -> Vec<Finding> {
 
 fn room(check: &'static str, what: &str, path: &Path) -> Finding {
     let Some(free) = free_bytes(path) else {
-        let message = format!("cannot tell how much is free for {what} at {}", path.display());
+        let message = format!("cannot determine the free space for {what} at {}", path.display());
         return Finding::note(Area::Space, check, message);
     };
-    let mib = free >> 20;
-    let message = format!("{mib} MiB are free for {what} at {}", path.display());
+    let message = format!("{} free for {what} at {}", ByteSize(free), path.display());
     let fix = "castra image prune and castra template prune free what no project needs; castra clean what this one does \
                not.";
     match free {
         0..LEAST_BYTES => Finding::problem(Area::Space, check, message).with_fix(fix),
         LEAST_BYTES..FIRST_UP_BYTES => {
-            let message = format!("{message}; a first start takes some {}", FIRST_UP_BYTES >> 20);
+            let message = format!("{message}; a first start needs about {}", ByteSize(FIRST_UP_BYTES));
             Finding::warning(Area::Space, check, message).with_fix(fix)
         }
         _ => Finding::good(Area::Space, check, message),

@@ -48,7 +48,7 @@ impl fmt::Display for Digest {
 
 /// Bytes with another digest than expected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{from} has digest {found}, and {expected} was expected{}", if *html { "; it looks like a web page" } else { "" })]
+#[error("{from} has digest {found}, but {expected} was expected{}", if *html { "; it looks like a web page" } else { "" })]
 pub struct DigestMismatch {
     /// URL, Python requirement or path.
     pub from: String,
@@ -64,12 +64,12 @@ pub struct DigestMismatch {
 impl DigestMismatch {
     pub(crate) fn hint(&self) -> String {
         if self.html {
-            "Something between here and the server answered with a page of its own (a login page of the network, a \
-             proxy's message). Open the address in a browser, or try another network."
+            "A captive portal or a proxy probably responded instead of the server. Open the \
+            address in a browser, or try another network."
                 .to_owned()
         } else {
-            "The file was changed on its way or at its source; it was not used, and nothing was kept of it. Try again, \
-             or name a mirror in CASTRA_MIRROR."
+            "The file was changed in transit or at its source; it was discarded. Try again, or \
+            name a mirror in CASTRA_MIRROR."
                 .to_owned()
         }
     }

@@ -1,17 +1,17 @@
 //! Errors of operations on files, sorted by what the user can do about them.
 
-use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use super::digest::{DigestMismatch, HashError};
 use crate::cancel::Interrupted;
 use crate::error::{Explain, FILE_SIZE_HINT, Kind, kind_of_io};
+use crate::size::ByteSize;
 
 /// Hint for a full disk.
-const MORE_SPACE: &str = "Free some space (`castra image prune` removes what no project needs), or use a disk with more of it: the \
-     project's directory can be moved, and XDG_CACHE_HOME says where the cache is. What was downloaded so far is \
-     kept.";
+const MORE_SPACE: &str = "Free some space (`castra image prune` removes what no project needs), \
+    or use a larger disk: the project's directory can be moved, and XDG_CACHE_HOME sets the cache \
+    directory. Partial downloads are kept.";
 
 /// Error of an operation on a file or directory.
 #[derive(Debug, thiserror::Error)]
@@ -23,20 +23,20 @@ pub enum FileError {
     #[error(transparent)]
     DigestMismatch(#[from] DigestMismatch),
     /// The file was replaced or removed while it was being prepared.
-    #[error("{path} was changed by something else while it was being prepared")]
+    #[error("another process changed {path} while it was being prepared")]
     ChangedMeanwhile {
         /// The file or directory.
         path: PathBuf,
     },
     /// The disk would be full before the work is done.
-    #[error("{needed} are needed in {path} ({purpose}), and {available} are free")]
+    #[error("not enough space in {path}: {needed} needed ({purpose}), {available} free")]
     NoSpace {
         /// Directory on that disk.
         path: PathBuf,
         /// Space that the work takes at its peak.
-        needed: Size,
+        needed: ByteSize,
         /// Space that is free.
-        available: Size,
+        available: ByteSize,
         /// Purpose of that space, part by part.
         purpose: String,
     },
@@ -136,15 +136,15 @@ impl Explain for FileError {
             Self::DiskFull { source, .. } if is_file_size_limit(source) => Some(FILE_SIZE_HINT.to_owned()),
             Self::NoSpace { .. } | Self::DiskFull { .. } => Some(MORE_SPACE.to_owned()),
             Self::SymbolicLink { path } | Self::NotAFile { path } => {
-                Some(format!("Look at what it is, and remove it: {}", path.display()))
+                Some(format!("Inspect it, then remove it: {}", path.display()))
             }
             Self::Io { source, path, .. } if kind_of_io(source) == Kind::Permission => {
-                Some(format!("Make {} accessible for you, then try again.", path.display()))
+                Some(format!("Give yourself access to {}, then try again.", path.display()))
             }
             Self::Io { action: "read" | "put in place" | "write to disk", source, .. }
                 if source.kind() == io::ErrorKind::NotFound =>
             {
-                Some("Something else removes it. Try again.".to_owned())
+                Some("Another process removed it. Try again.".to_owned())
             }
             Self::Io { .. } => None,
         }
@@ -161,21 +161,6 @@ fn no_room(path: &Path, source: &io::Error) -> String {
 
 fn is_file_size_limit(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::FileTooLarge
-}
-
-/// A number of bytes, displayed in MiB.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Size(pub u64);
-
-impl fmt::Display for Size {
-    #[expect(clippy::cast_precision_loss, reason = "one decimal is shown")]
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const MIB: f64 = 1024.0 * 1024.0;
-        match self.0 {
-            bytes if bytes < 1024 * 1024 => write!(f, "{bytes} bytes"),
-            bytes => write!(f, "{:.1} MiB", bytes as f64 / MIB),
-        }
-    }
 }
 
 /// Conversion of an error, with the attempted action and the file.
@@ -221,13 +206,5 @@ mod tests {
         assert!(matches!(from(Errno::LOOP), FileError::SymbolicLink { .. }));
         assert_eq!(from(Errno::ACCESS).kind(), Kind::Permission);
         assert!(from(Errno::ROFS).is_unwritable() && !from(Errno::IO).is_unwritable());
-    }
-
-    #[test]
-    fn sizes_are_shown_in_mib() {
-        assert_eq!(
-            (Size(1000).to_string(), Size(3 << 19).to_string()),
-            ("1000 bytes".into(), "1.5 MiB".into())
-        );
     }
 }

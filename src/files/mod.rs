@@ -32,7 +32,7 @@ pub(crate) use directory::{
 };
 pub use directory::{create_private_directory, gone, normalise, part_from_other_names};
 pub(crate) use error::At;
-pub use error::{FileError, Size};
+pub use error::FileError;
 pub(crate) use hash::{digest, sha256, sha256_watched};
 pub use lock::{Lock, LockError};
 pub(crate) use open::{

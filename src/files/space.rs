@@ -1,11 +1,12 @@
 //! Checks for free space before the first byte is fetched, since a failure after an hour of
 //! downloading is no help.
 
+use crate::size::ByteSize;
 use std::fmt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use super::error::{At, FileError, Size};
+use super::error::{At, FileError};
 
 /// Bytes left free in any case, for the manifest, logs and directories.
 const RESERVE_BYTES: u64 = 1024 * 1024;
@@ -40,12 +41,12 @@ impl fmt::Display for Peak {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let parts = [
             (self.download, "to download"),
-            (self.image, "for the image made from that"),
+            (self.image, "for the image built from it"),
             (self.overlay, "for the VM's disk"),
             (self.archive, "for the archive"),
         ];
         let parts = parts.iter().filter(|(bytes, _)| *bytes > 0);
-        let parts: Vec<String> = parts.map(|(bytes, what)| format!("{} {what}", Size(*bytes))).collect();
+        let parts: Vec<String> = parts.map(|(bytes, what)| format!("{} {what}", ByteSize(*bytes))).collect();
         f.write_str(&parts.join(", "))
     }
 }
@@ -59,7 +60,7 @@ pub fn require_space(directory: &Path, peak: &Peak) -> Result<(), FileError> {
     let available = status.f_bavail.saturating_mul(status.f_frsize);
     let needed = peak.total().saturating_add(RESERVE_BYTES);
     if available < needed {
-        let (path, needed, available) = (directory.to_owned(), Size(needed), Size(available));
+        let (path, needed, available) = (directory.to_owned(), ByteSize(needed), ByteSize(available));
         return Err(FileError::NoSpace { path, needed, available, purpose: peak.to_string() });
     }
     Ok(())
@@ -82,9 +83,9 @@ mod tests {
     fn more_than_there_is_is_refused_with_numbers() {
         let peak = Peak { download: u64::MAX / 2, image: 3 << 20, overlay: OVERLAY_BYTES, archive: 0 };
         let error = require_space(Path::new("/"), &peak).expect_err("nobody has that much");
-        assert!(matches!(error, FileError::NoSpace { available: Size(1..), .. }), "{error}");
+        assert!(matches!(error, FileError::NoSpace { available: ByteSize(1..), .. }), "{error}");
         let text = error.to_string();
-        for part in ["MiB are free", "3.0 MiB for the image made from that", "8.0 MiB for the VM's disk"] {
+        for part in ["iB free", "3 MiB for the image built from it", "8 MiB for the VM's disk"] {
             assert!(text.contains(part), "{part}: {text}");
         }
         assert!(!text.contains("archive"), "{text}");

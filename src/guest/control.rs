@@ -66,7 +66,7 @@ pub enum ControlError {
     #[error("the guest agent did not answer in time")]
     ReadTimeout,
     /// The agent has not taken a message in time.
-    #[error("the guest agent does not listen")]
+    #[error("the guest agent is not listening")]
     WriteTimeout,
     /// QEMU has closed its end: the VM is gone.
     #[error("the VM closed its control port")]
@@ -75,7 +75,7 @@ pub enum ControlError {
     #[error("the control port failed")]
     Io(#[source] io::Error),
     /// The guest has sent too many bytes that are no message, or too many messages.
-    #[error("the guest floods its control port")]
+    #[error("the guest is flooding its control port")]
     Flood,
     /// The agent speaks another version of the protocol.
     #[error(
@@ -107,7 +107,7 @@ impl Explain for ControlError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Connect { source, .. } if source.kind() == io::ErrorKind::WouldBlock => {
-                Some("Another castra talks to this VM. Try again in a moment.".to_owned())
+                Some("Another castra is talking to this VM. Try again in a moment.".to_owned())
             }
             Self::OtherProtocol(_) => Some(
                 "Another version of castra started this VM. Stop it with `castra down` and start it again."
@@ -115,7 +115,7 @@ impl Explain for ControlError {
             ),
             Self::TooLong(_) => Some("Give the VM fewer authorised keys.".to_owned()),
             Self::ReadTimeout | Self::WriteTimeout => {
-                Some("`castra logs` shows how far the guest came.".to_owned())
+                Some("`castra logs` shows how far the guest got.".to_owned())
             }
             Self::Connect { .. } | Self::Closed | Self::Io(_) | Self::Flood | Self::Interrupted(_) => None,
         }

@@ -46,7 +46,7 @@ pub enum KeyError {
         source: io::Error,
     },
     /// The system provided no random bytes, or no key could be made from them.
-    #[error("cannot make a new key")]
+    #[error("cannot generate a new key")]
     Generate {
         /// The reason.
         source: io::Error,
@@ -69,7 +69,7 @@ impl Explain for KeyError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Invalid { path, .. } => Some(format!(
-                "Delete {} to get a new key. A VM that runs keeps the old one until it is started again.",
+                "Delete {} to get a new key. A running VM keeps the old one until it is restarted.",
                 path.display()
             )),
             Self::Read { path, source } => {

@@ -58,7 +58,7 @@ pub enum NetworkFault {
 
 /// Error for a guest that runs but cannot be reached by SSH.
 #[derive(Debug, thiserror::Error)]
-#[error("the guest of VM `{vm}` runs, but its network does not: {}", fault.in_words())]
+#[error("the guest of VM `{vm}` is running, but its network is down: {}", fault.in_words())]
 pub struct NetworkDown {
     /// The VM.
     pub vm: String,
@@ -89,14 +89,14 @@ impl NetworkFault {
                 format!("the interface {interface} does not have the address {}", dotted(GUEST_ADDRESS))
             }
             Self::NoRoute => format!("it has no route to the host ({})", dotted(GATEWAY_ADDRESS)),
-            Self::Silent => "its agent answers and its SSH port does not, as behind a firewall".to_owned(),
+            Self::Silent => "its agent responds but its SSH port does not, as behind a firewall".to_owned(),
         }
     }
 
     /// Returns the remedy for the VM of this name.
     pub fn way_out(&self, vm: &str) -> String {
         let there = match self {
-            Self::InterfaceDown { interface } => format!(", where `ip link set {interface} up` mends it"),
+            Self::InterfaceDown { interface } => format!(", where `ip link set {interface} up` fixes it"),
             Self::Silent => ", where its firewall rules can be seen".to_owned(),
             _ => String::new(),
         };

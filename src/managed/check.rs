@@ -31,7 +31,7 @@ pub enum SpecProblem {
     #[error("it needs one kernel and one initramfs, or neither")]
     KernelAndInitramfs,
     /// Kernel without a command line or the other way round.
-    #[error("a kernel and a command line come together or not at all")]
+    #[error("it needs both a kernel and a command line, or neither")]
     CommandLine,
     /// Digest that is not hexadecimal, or has the wrong length.
     #[error("the {role} has a digest that is not {digits} lower-case hexadecimal digits")]
@@ -56,7 +56,7 @@ pub enum SpecProblem {
         path: String,
     },
     /// Text that cannot be part of a Python requirement.
-    #[error("the {role}'s Python package has a name, version or platform `{text}` that cannot be one")]
+    #[error("the {role}'s Python package has an invalid name, version or platform `{text}`")]
     Python {
         /// Artifact with the package.
         role: ArtifactRole,
@@ -64,7 +64,7 @@ pub enum SpecProblem {
         text: String,
     },
     /// Step with an invalid value.
-    #[error("the {role}'s {step} has a value `{value}` that cannot be one")]
+    #[error("the {role}'s {step} has an invalid value `{value}`")]
     Step {
         /// Artifact with the pipeline.
         role: ArtifactRole,

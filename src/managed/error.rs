@@ -10,6 +10,7 @@ use crate::managed::build::transform::error::TransformError;
 use crate::managed::fetch::download::error::DownloadError;
 use crate::managed::store::finding::CheckedImage;
 use crate::report::ImageLabel;
+
 use crate::state_root::StateRootError;
 
 use super::check::SpecError;
@@ -38,7 +39,7 @@ pub enum ImageError {
     #[error(transparent)]
     Spec(#[from] SpecError),
     /// A download is needed and the network must not be used.
-    #[error("{what} is not in the cache, and the network is switched off")]
+    #[error("{what} is not in the cache, and the network is disabled")]
     Offline {
         /// The missing source.
         what: String,
@@ -59,7 +60,7 @@ pub enum ImageError {
     #[error(transparent)]
     Transform(#[from] TransformError),
     /// None of the default images is available.
-    #[error("none of the default images can be had: {}", reasons(tried))]
+    #[error("no default image is available: {}", reasons(tried))]
     NoneReachable {
         /// Images that were tried, each with its error.
         tried: Vec<(ImageLabel, ImageError)>,
@@ -71,7 +72,7 @@ pub enum ImageError {
         image: ImageLabel,
     },
     /// A damaged image could not be repaired.
-    #[error("image {image} was damaged, and could not be repaired")]
+    #[error("image {image} is damaged and could not be repaired")]
     NotRepaired {
         /// The image.
         image: ImageLabel,
@@ -81,13 +82,13 @@ pub enum ImageError {
         source: Box<ImageError>,
     },
     /// A web page was served in place of a file that nothing pins.
-    #[error("{from} is a web page, and no file of an image")]
+    #[error("{from} returned a web page, not an image file")]
     WebPage {
         /// URL of the page.
         from: String,
     },
     /// Files of an image have no pinned digest. They were fetched to report their current digests.
-    #[error("{}, so nothing would show that it was changed", unpinned(found))]
+    #[error("{}, so a change would go unnoticed", unpinned(found))]
     Unpinned {
         /// Files without a digest, with their current ones.
         found: Vec<FoundUnpinned>,
@@ -109,7 +110,7 @@ pub enum ImageError {
         problem: &'static str,
     },
     /// No known image is made from the file to import.
-    #[error("no image that is known here is made from {path}, whose digest is {found}")]
+    #[error("{path} (digest {found}) belongs to no known image")]
     NotImportable {
         /// The file.
         path: PathBuf,
@@ -117,7 +118,7 @@ pub enum ImageError {
         found: Digest,
     },
     /// The archive is not one that an export has written.
-    #[error("{path} is not a sound archive of an image: {problem}")]
+    #[error("{path} is not a valid image archive: {problem}")]
     Archive {
         /// The archive.
         path: PathBuf,
@@ -125,14 +126,14 @@ pub enum ImageError {
         problem: String,
     },
     /// The file to be created exists already.
-    #[error("{path} is there already")]
+    #[error("{path} already exists")]
     Exists {
         /// The path.
         path: PathBuf,
     },
     /// The source that the user named for an image is a FIFO, a device, a directory or a link to
     /// one.
-    #[error("{path} is not a regular file, and images are made from regular files only")]
+    #[error("{path} is not a regular file; images are made only from regular files")]
     SourceNotAFile {
         /// The path.
         path: PathBuf,

@@ -53,20 +53,24 @@ impl Explain for ImageError {
                 Some(found.iter().map(FoundUnpinned::advice).collect::<Vec<_>>().join("\n"))
             }
             Self::NewerReference { .. } => Some(
-                "It cannot be told what that project needs, so nothing was removed. Prune with the newer castra.".to_owned(),
-            ),
-            Self::NothingToImport { .. } => Some(
-                "Name a file that an image is made from, or an archive that `castra image export` wrote.".to_owned(),
-            ),
-            Self::NotImportable { .. } => Some(
-                "`castra image show NAME` prints what an image is made from. An image of your own is known where its \
-                 castra.toml is."
+                "It is unknown what that project needs, so nothing was removed. Prune with the \
+                newer castra."
                     .to_owned(),
             ),
-            Self::Archive { .. } => Some("Export it again, or copy it here once more.".to_owned()),
+            Self::NothingToImport { .. } => Some(
+                "Name a file that an image is made from, or an archive that `castra image export` wrote."
+                    .to_owned(),
+            ),
+            Self::NotImportable { .. } => Some(
+                "`castra image show NAME` prints the sources of an image. An image of your own is \
+                known only in the project of its castra.toml."
+                    .to_owned(),
+            ),
+            Self::Archive { .. } => Some("Export it again, or copy it here again.".to_owned()),
             Self::Exists { path } => Some(format!("Move {} away, or choose another name.", path.display())),
             Self::NotRepaired { image, source, .. } => Some(format!(
-                "What was damaged is in quarantine and is not used. `castra image verify {}` tries again.{}",
+                "The damaged files are quarantined and not used. `castra image verify {}` tries \
+                again.{}",
                 image.id,
                 source.hint().map(|hint| format!("\n{hint}")).unwrap_or_default()
             )),

@@ -187,14 +187,14 @@ impl Progress<'_> {
 
     pub(super) fn retry(&self, reason: String, wait: Duration) {
         let (image, artifact) = (self.job.image.clone(), self.artifact.to_string());
-        self.job.note(&format!("{artifact}: {reason}; trying again in {} ms", wait.as_millis()));
+        self.job.note(&format!("{artifact}: {reason}; retrying in {} ms", wait.as_millis()));
         let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
         self.job.report(Event::DownloadRetry { image, artifact, reason, wait_ms });
     }
 
     pub(super) fn finished(&self, total_bytes: u64) {
         let (image, artifact) = (self.job.image.clone(), self.artifact.to_string());
-        self.job.note(&format!("{artifact}: {total_bytes} bytes are there, and their digest is right"));
+        self.job.note(&format!("{artifact}: {total_bytes} bytes, digest verified"));
         self.job.report(Event::DownloadFinished { image, artifact, total_bytes });
     }
 }

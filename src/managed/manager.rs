@@ -217,7 +217,7 @@ impl ImageManager {
             let has_cached_fallback =
                 || candidates[index + 1..].iter().any(|one| self.is_cached(one, context));
             if !is_cached && !context.offline && reach::was_slow(spec, context) && has_cached_fallback() {
-                reasons.push(format!("{image} did not answer in time less than a minute ago"));
+                reasons.push(format!("the servers of {image} timed out less than a minute ago"));
                 continue;
             }
             let reached = if is_cached { Ok(()) } else { self.reach(spec, context) };
@@ -227,7 +227,7 @@ impl ImageManager {
                     if error.is_slowness() {
                         reach::remember_slowness(spec, context);
                     }
-                    reasons.push(format!("{image} is out of reach: {}", one_line(&error)));
+                    reasons.push(format!("{image} is unreachable: {}", one_line(&error)));
                     tried.push((image, error));
                 }
                 other => return other,
@@ -339,7 +339,7 @@ fn trying_again<T>(job: &Job, work: impl Fn() -> Result<T, ImageError>) -> Resul
         if !error.is_loss_below(job.context.cache.root()) {
             break;
         }
-        job.warn(format!("something was removed from the cache meanwhile ({error}); starting again"));
+        job.warn(format!("the cache changed meanwhile ({error}); starting over"));
         done = work();
     }
     if let Err(error) = &done {

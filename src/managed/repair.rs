@@ -46,12 +46,12 @@ fn check(job: &Job, project: &ProjectLayout, spec: &ManagedImageSpec) -> Result<
     let mut files = Vec::new();
     // In the order in which `prepare` takes them.
     if here.image.is_dir() {
-        let what = format!("another castra that puts {} into this project", job.image);
+        let what = format!("another castra adding {} to this project", job.image);
         let _lock = job.lock(&project.images().lock(&spec.id, &spec.version), &what)?;
         files.extend(check_directory(job, spec, &here, Location::Project, &mut hashed)?);
     }
     if there.image.is_dir() {
-        let what = format!("another castra that prepares {}", job.image);
+        let what = format!("another castra preparing {}", job.image);
         if let Some(_lock) = lock_in_cache(job, &cache.image_lock(&spec.id, &spec.version), &what)? {
             files.extend(check_directory(job, spec, &there, Location::Cache, &mut hashed)?);
         }
@@ -69,7 +69,7 @@ fn check(job: &Job, project: &ProjectLayout, spec: &ManagedImageSpec) -> Result<
 fn lock_in_cache(job: &Job, path: &Path, what: &str) -> Result<Option<Lock>, ImageError> {
     match job.lock(path, what) {
         Err(error) if error.is_unwritable() => {
-            job.warn(format!("what is in the cache is not verified: {}", crate::error::one_line(&error)));
+            job.warn(format!("the cache was not verified: {}", crate::error::one_line(&error)));
             Ok(None)
         }
         lock => Ok(lock.map(Some)?),
@@ -93,7 +93,7 @@ fn check_directory(
         Err(distrust) => {
             let path = place.image.join(MANIFEST);
             let moved = place.quarantine(spec, MANIFEST)?;
-            job.warn(format!("{} {distrust}; it was moved to {}", path.display(), moved.display()));
+            job.warn(format!("{} {distrust}; it was quarantined as {}", path.display(), moved.display()));
             let (expected, quarantined) = (None, Some(moved));
             let finding = Finding::Unusable(distrust.to_string());
             return Ok(vec![CheckedFile { location, path, expected, finding, quarantined }]);
@@ -110,8 +110,7 @@ fn check_directory(
         let (mut finding, stamp) = hashed.look_at(job, &path, &expected)?;
         // The manifest lies beside the file, so it is no evidence.
         if finding == Finding::Intact && !job.witness.vouches_for_entry(artifact, &entry) {
-            finding =
-                Finding::Unusable("nothing but the manifest beside it says what it should be".to_owned());
+            finding = Finding::Unusable("only the manifest beside it describes it".to_owned());
         }
         let quarantined = tell(job, spec, place, &entry.name, &finding)?;
         if let (Finding::Intact, Some(stamp)) = (&finding, stamp) {
@@ -162,7 +161,7 @@ fn tell(
                 _ => "is damaged".to_owned(),
             };
             let moved = place.quarantine(spec, name)?;
-            job.warn(format!("{} {problem}; it was moved to {}", path.display(), moved.display()));
+            job.warn(format!("{} {problem}; it was quarantined as {}", path.display(), moved.display()));
             Ok(Some(moved))
         }
     }
@@ -174,7 +173,7 @@ fn check_blob(job: &Job, digest: &Digest, hashed: &mut Hashed) -> Result<Option<
     if std::fs::symlink_metadata(&path).is_err() {
         return Ok(None);
     }
-    let what = format!("another castra that downloads {digest}");
+    let what = format!("another castra downloading {digest}");
     let lock = lock_in_cache(job, &cache.blob_lock(digest.algorithm(), digest.hex()), &what)?;
     let Some(_lock) = lock else { return Ok(None) };
     job.note(&format!("verifying {}", path.display()));

@@ -127,9 +127,9 @@ pub enum TransformStep {
     StripVhdFooter,
     /// `qemu-img convert`.
     QemuImgConvert {
-        /// Format of the input.
+        /// Input format.
         input_format: DiskFormat,
-        /// Format of the output.
+        /// Output format.
         output_format: DiskFormat,
     },
     /// Extract one file from a raw disk that is one ext4 filesystem.

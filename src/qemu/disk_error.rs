@@ -14,19 +14,19 @@ pub enum DiskError {
         disk: PathBuf,
     },
     /// The content is in another file, named by the header.
-    #[error("the disk {} keeps its data in another file", disk.display())]
+    #[error("the disk {} has an external data file", disk.display())]
     DataElsewhere {
         /// The disk.
         disk: PathBuf,
     },
     /// The disk is marked as damaged.
-    #[error("the disk {} is marked as damaged", disk.display())]
+    #[error("the disk {} is marked as corrupt", disk.display())]
     Corrupt {
         /// The disk.
         disk: PathBuf,
     },
     /// The disk needs features that this version does not know.
-    #[error("the disk {} needs features that are not known here (bits {features:#x})", disk.display())]
+    #[error("the disk {} needs unknown qcow2 features (bits {features:#x})", disk.display())]
     UnknownFeatures {
         /// The disk.
         disk: PathBuf,
@@ -34,7 +34,7 @@ pub enum DiskError {
         features: u64,
     },
     /// The disk has a backing file and was not allowed to have one.
-    #[error("the disk {} stands on another file, {}", disk.display(), backing.display())]
+    #[error("the disk {} has a backing file, {}", disk.display(), backing.display())]
     HasBackingFile {
         /// The disk.
         disk: PathBuf,
@@ -42,7 +42,7 @@ pub enum DiskError {
         backing: PathBuf,
     },
     /// The backing file is no plain file.
-    #[error("the disk {} stands on `{name}`, which is no plain file", disk.display())]
+    #[error("the disk {} has the backing file `{name}`, which is not a plain file", disk.display())]
     NotAPlainFile {
         /// The disk.
         disk: PathBuf,
@@ -50,7 +50,7 @@ pub enum DiskError {
         name: String,
     },
     /// The header names no format for the backing file, or another one than qcow2 and raw.
-    #[error("the disk {} says {} its backing file {}", disk.display(), of_format(format), backing.display())]
+    #[error("the disk {} declares {} for its backing file {}", disk.display(), of_format(format), backing.display())]
     BackingFormat {
         /// The disk.
         disk: PathBuf,
@@ -60,13 +60,13 @@ pub enum DiskError {
         format: Option<String>,
     },
     /// The backing chain is a loop.
-    #[error("the disk {} stands on itself", disk.display())]
+    #[error("the disk {} is its own backing file", disk.display())]
     Loop {
         /// The disk.
         disk: PathBuf,
     },
     /// The backing chain has more files than anyone would make on purpose.
-    #[error("the disk {} stands on more than {limit} files", disk.display())]
+    #[error("the backing chain of the disk {} is longer than {limit} files", disk.display())]
     TooDeep {
         /// The disk.
         disk: PathBuf,
@@ -77,8 +77,8 @@ pub enum DiskError {
 
 fn of_format(format: &Option<String>) -> String {
     match format {
-        Some(format) => format!("`{format}` is the format of"),
-        None => "nothing of the format of".to_owned(),
+        Some(format) => format!("the format `{format}`"),
+        None => "no format".to_owned(),
     }
 }
 
@@ -99,27 +99,26 @@ impl Explain for DiskError {
                 )
             }
             Self::DataElsewhere { disk } => {
-                format!(
-                    "It could name any file of yours. If you trust it, make one file of it: {}.",
-                    convert(disk)
-                )
+                format!("It could name any of your files. If you trust it, flatten it: {}.", convert(disk))
             }
             Self::HasBackingFile { disk, .. } => format!(
-                "It could name any file of yours, and the guest would read it. If you trust it, make one file of it: \
-                 {}; or write allow_backing_file = true in its [[vms]].",
+                "It could name any of your files, and the guest could read it. If you trust it, \
+                flatten it: {}; or write allow_backing_file = true in its [[vms]].",
                 convert(disk)
             ),
             Self::Corrupt { disk } => format!("Try qemu-img check -r all {}", disk.display()),
             Self::UnknownFeatures { disk, .. } | Self::NotAPlainFile { disk, .. } => {
-                format!("Make a plain disk of it: {}.", convert(disk))
+                format!("Convert it to a plain disk: {}.", convert(disk))
             }
             Self::BackingFormat { disk, backing, .. } => format!(
-                "QEMU would guess, and what a guest has written there could make it guess wrong. Say it: \
-                 qemu-img rebase -u -F qcow2 -b {} {}",
+                "QEMU would guess it, and data written by a guest could make it guess wrong. Set \
+                it: qemu-img rebase -u -F qcow2 -b {} {}",
                 backing.display(),
                 disk.display()
             ),
-            Self::Loop { .. } | Self::TooDeep { .. } => "Its header was tampered with, or spoilt.".to_owned(),
+            Self::Loop { .. } | Self::TooDeep { .. } => {
+                "Its header is damaged, or was tampered with.".to_owned()
+            }
         })
     }
 }

@@ -20,7 +20,7 @@ pub enum QemuError {
         program: String,
     },
     /// `CASTRA_QEMU` names a file that is no program.
-    #[error("CASTRA_QEMU names {program}, which is no program that can be run")]
+    #[error("CASTRA_QEMU names {program}, which is not an executable")]
     NotExecutable {
         /// Value of the variable.
         program: String,
@@ -34,7 +34,7 @@ pub enum QemuError {
         source: CommandError,
     },
     /// QEMU ended before the machine ran. Its own message is in `stderr`.
-    #[error("QEMU ended while starting VM `{vm}`{}", quoted(stderr))]
+    #[error("QEMU exited while starting VM `{vm}`{}", quoted(stderr))]
     Died {
         /// The VM.
         vm: String,
@@ -44,7 +44,7 @@ pub enum QemuError {
         signal: Option<i32>,
     },
     /// QEMU lives but does not answer on its machine protocol.
-    #[error("QEMU of VM `{vm}` does not answer")]
+    #[error("QEMU of VM `{vm}` is not responding")]
     NotResponding {
         /// The VM.
         vm: String,
@@ -166,26 +166,29 @@ impl Explain for QemuError {
         match self {
             Self::NotInstalled { program } => Some(install_hint(program)),
             Self::NotExecutable { .. } => Some(
-                "Correct it, or unset CASTRA_QEMU: then qemu-system-x86_64 is looked for on the PATH.".into(),
+                "Correct it, or unset CASTRA_QEMU: then Castra looks for qemu-system-x86_64 on \
+                the PATH."
+                    .into(),
             ),
             Self::Broken { program, .. } => Some(format!(
                 "Try `{} --version` by hand; reinstalling QEMU usually helps.",
                 program.display()
             )),
             Self::Died { .. } if self.is_port_taken() => Some(
-                "Another program took that port a moment ago: try again. `ss -ltnup` shows who has which; a port of \
-                 castra.toml's can be changed there."
+                "Another program has just taken that port: try again. `ss -ltnup` shows which; a \
+                port declared in castra.toml can be changed there."
                     .into(),
             ),
             Self::Died { vm, .. } => {
-                Some(format!("`castra logs --source qemu {vm}` shows all that QEMU said."))
+                Some(format!("`castra logs --source qemu {vm}` shows QEMU's full output."))
             }
             Self::NotResponding { vm, .. } => Some(format!(
-                "The machine may be too busy: try again. `castra logs --source qemu {vm}` shows what it said; `castra down \
-                 {vm}` ends it."
+                "The machine may be too busy: try again. `castra logs --source qemu {vm}` shows \
+                its output; `castra down {vm}` stops it."
             )),
             Self::NotSaved { reason, .. } if reason.contains("No space left") => Some(
-                "Free some space on the disk: what is saved takes as much as the guest uses of its memory. The VM goes on."
+                "Free some space on the disk: the saved memory is as large as the memory the \
+                guest uses. The VM keeps running."
                     .into(),
             ),
             Self::SocketDirectory { .. } | Self::SocketPathTooLong { .. } => {
@@ -196,8 +199,9 @@ impl Explain for QemuError {
                     .into(),
             ),
             Self::NotLinux { .. } => Some(
-                "QEMU would load it in another way, in which the names of files mean more. Let the image's disk boot by itself: \
-                 take `kernel`, `initramfs` and `command_line` out of its description."
+                "QEMU would load it by another protocol, in which file names have a special \
+                meaning. Let the image's disk boot by itself: remove `kernel`, `initramfs` and \
+                `command_line` from its description."
                     .into(),
             ),
             Self::Disk(error) => error.hint(),
@@ -235,5 +239,5 @@ pub(crate) fn install_hint(program: &str) -> String {
 fn quoted(stderr: &str) -> String {
     let said: Vec<&str> = stderr.lines().filter(|line| !line.trim().is_empty()).collect();
     let last = &said[said.len().saturating_sub(3)..];
-    if last.is_empty() { ", without a word".into() } else { format!(": {}", last.join(" / ")) }
+    if last.is_empty() { ", without any output".into() } else { format!(": {}", last.join(" / ")) }
 }

@@ -79,13 +79,13 @@ pub fn save_state(vm: &str, qmp: &mut Qmp, file: &File, limit: &WaitLimit) -> Re
         match state["status"].as_str() {
             Some("completed") => return Ok(()),
             Some("failed" | "cancelled") => {
-                let reason = state["error-desc"].as_str().unwrap_or("QEMU does not say why");
+                let reason = state["error-desc"].as_str().unwrap_or("QEMU gave no reason");
                 return Err(failed(reason.to_owned()));
             }
             _ => {}
         }
         wait.sleep(POLL).map_err(|end| match end {
-            WaitEnd::Over(limit) => failed(format!("not within {} s", limit.as_secs())),
+            WaitEnd::Over(limit) => failed(format!("timed out after {} s", limit.as_secs())),
             WaitEnd::Interrupted(interrupted) => interrupted.into(),
         })?;
     }

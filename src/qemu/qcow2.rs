@@ -83,10 +83,10 @@ impl Qcow2Header {
         // The format requires the name within the first cluster.
         let end = (1_u64 << u32_at(&fixed, 20)).min(MAX_HEADER_BYTES);
         if length > MAX_BACKING_NAME_BYTES || offset.saturating_add(length.into()) > end {
-            return Err(refuse("its backing file name is not where the format wants it"));
+            return Err(refuse("its backing file name is at an invalid offset"));
         }
         let mut name = vec![0; length as usize];
-        file.read_exact_at(&mut name, offset).map_err(|_| refuse("its backing file name is cut off"))?;
+        file.read_exact_at(&mut name, offset).map_err(|_| refuse("its backing file name is truncated"))?;
         let has_backing = offset != 0 && length != 0;
         let backing_format = if has_backing { backing_format(&file, &fixed, offset) } else { None };
         Ok(Self {
@@ -153,19 +153,19 @@ fn check_features(path: &Path, fixed: &[u8]) -> Result<u64, DiskError> {
 fn check_geometry(fixed: &[u8], features: u64) -> Result<(), &'static str> {
     let (version, cluster_bits) = (u32_at(fixed, 4), u32_at(fixed, 20));
     if !matches!(version, 2 | 3) {
-        return Err("it is of a version that nobody knows");
+        return Err("its qcow2 version is not supported");
     }
     if !CLUSTER_BITS.contains(&cluster_bits) {
-        return Err("its cluster size is absurd");
+        return Err("its cluster size is invalid");
     }
     let cluster_bytes = 1_u64 << cluster_bits;
     if version == 3 {
         let length = u64::from(u32_at(fixed, 100));
         if length < FIXED_BYTES_V3 as u64 || length > cluster_bytes {
-            return Err("the length of its header is absurd");
+            return Err("its header length is invalid");
         }
         if u32_at(fixed, 96) > MAX_REFCOUNT_ORDER {
-            return Err("the size of its reference counts is absurd");
+            return Err("its refcount size is invalid");
         }
     }
     // The level-1 table must cover the whole disk.
@@ -173,7 +173,7 @@ fn check_geometry(fixed: &[u8], features: u64) -> Result<(), &'static str> {
     let bytes_per_l1_entry = cluster_bytes / entry_bytes * cluster_bytes;
     let (has, needs) = (u64::from(u32_at(fixed, 36)), u64_at(fixed, 24).div_ceil(bytes_per_l1_entry));
     if has * 8 > MAX_L1_BYTES || has < needs {
-        return Err("the size of its tables is absurd");
+        return Err("its table sizes are invalid");
     }
     Ok(())
 }

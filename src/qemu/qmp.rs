@@ -37,7 +37,7 @@ pub enum QmpError {
     #[error("the QMP socket failed")]
     Io(#[from] io::Error),
     /// No answer arrived in time.
-    #[error("no answer on the QMP socket within {} s", .0.as_secs_f32())]
+    #[error("no response on the QMP socket within {} s", .0.as_secs_f32())]
     Silent(Duration),
     /// The user interrupted it.
     #[error(transparent)]
@@ -137,16 +137,14 @@ impl Qmp {
                 continue;
             }
             if answer["id"] != command {
-                return Err(QmpError::Malformed(format!(
-                    "an answer to something else than {command}: {answer}"
-                )));
+                return Err(QmpError::Malformed(format!("unexpected response to {command}: {answer}")));
             }
             if let Some(description) = answer["error"]["desc"].as_str() {
                 return Err(QmpError::Refused { command: command.into(), description: description.into() });
             }
             return Ok(answer["return"].take());
         }
-        Err(QmpError::Malformed(format!("{MAX_EVENTS_PER_ANSWER} events and no answer to {command}")))
+        Err(QmpError::Malformed(format!("{MAX_EVENTS_PER_ANSWER} events and no response to {command}")))
     }
 
     /// Asks QEMU to end at once. A QEMU that is gone before it has answered is no error.

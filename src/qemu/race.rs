@@ -113,7 +113,7 @@ pub(super) fn why_closed(device: &str, errno: rustix::io::Errno) -> String {
     match errno {
         rustix::io::Errno::NOENT => format!("there is no {device}"),
         rustix::io::Errno::ACCESS | rustix::io::Errno::PERM => {
-            format!("no permission on {device}; membership in its group (usually `kvm`) would give it")
+            format!("no permission on {device}; members of its group (usually `kvm`) have it")
         }
         other => format!("{device}: {other}"),
     }
@@ -163,7 +163,7 @@ mod tests {
     fn a_device_without_permission_is_named_with_the_way_out() {
         assert_eq!(
             why_closed("/dev/kvm", rustix::io::Errno::ACCESS),
-            "no permission on /dev/kvm; membership in its group (usually `kvm`) would give it"
+            "no permission on /dev/kvm; members of its group (usually `kvm`) have it"
         );
         assert_eq!(why_closed("/dev/kvm", rustix::io::Errno::NOENT), "there is no /dev/kvm");
     }

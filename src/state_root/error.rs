@@ -12,13 +12,14 @@ use crate::trusted::Distrust;
 #[derive(Debug, thiserror::Error)]
 pub enum StateRootError {
     /// The state root is not empty, and has no mark of this user's.
-    #[error("{} was not made by your castra, so nothing in it is used", root.display())]
+    #[error("{} was not created by your castra, so nothing in it is used", root.display())]
     Foreign {
         /// The state root.
         root: PathBuf,
     },
     /// Git tracks a file in the state root.
-    #[error("git tracks {} in {}, so everyone who may write to that repository decides what is in it", file.display(), tree.display())]
+    #[error("git tracks {} in {}, so everyone who can write to that repository controls its \
+        contents", file.display(), tree.display())]
     Tracked {
         /// The state root.
         root: PathBuf,
@@ -36,7 +37,7 @@ pub enum StateRootError {
         source: io::Error,
     },
     /// A file has names outside the state root.
-    #[error("{} has another name outside of the state directory, by which it can be changed", path.display())]
+    #[error("{} has a hard link outside the state directory, through which it can be changed", path.display())]
     HardLink {
         /// The file.
         path: PathBuf,
@@ -63,7 +64,8 @@ pub enum StateRootError {
     },
     /// No directory is known in which to keep a key.
     #[error(
-        "neither HOME nor XDG_STATE_HOME says where the key is to be kept that signs your state directories"
+        "neither HOME nor XDG_STATE_HOME is set, so there is no place for the key that signs your \
+        state directories"
     )]
     NoHome,
 }
@@ -92,8 +94,8 @@ impl Explain for StateRootError {
                 root.display()
             )),
             Self::Tracked { tree, file, .. } => Some(format!(
-                "If you added it yourself: `git -C {} rm -r -q --cached {}` keeps the files and ends the tracking; the SSH keys in \
-                 it are known to everyone who has the repository.",
+                "If you added it yourself: `git -C {} rm -r -q --cached {}` untracks the files \
+                and keeps them; everyone who has the repository knows the SSH keys in it.",
                 tree.display(),
                 top_of(file).display()
             )),
@@ -103,7 +105,7 @@ impl Explain for StateRootError {
                 path.display()
             )),
             Self::Key { action: "create", .. } => Some(
-                "Set XDG_STATE_HOME to a directory of yours that can be written to; it must be the same one every time.".into(),
+                "Set XDG_STATE_HOME to a writable directory of your own, always the same one.".into(),
             ),
             Self::Key { path, source, .. } if Distrust::of(source).is_some() => Some(format!(
                 "{} and its directory must be yours alone (chmod 600 and 700).",

@@ -77,7 +77,7 @@ struct Index<R> {
 }
 
 fn damaged() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, "not an index that is understood")
+    io::Error::new(io::ErrorKind::InvalidData, "unsupported index format")
 }
 
 impl<R: BufRead> Index<R> {

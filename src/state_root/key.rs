@@ -68,7 +68,7 @@ fn read(path: &Path) -> io::Result<Key> {
     let bytes = trusted::read(path, BYTES as u64)?;
     let metadata = std::fs::symlink_metadata(path)?;
     if metadata.mode() & OPEN_TO_OTHERS != 0 {
-        return Err(invalid("others may read it; it must have mode 0600"));
+        return Err(invalid("other users can read it; it must have mode 0600"));
     }
     bytes.try_into().map(Key).map_err(|_| invalid("it is not 32 bytes long"))
 }

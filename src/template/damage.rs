@@ -4,13 +4,13 @@
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Damage {
     /// The manifest is unusable.
-    #[error("has a manifest that cannot be read ({0})")]
+    #[error("has an unreadable manifest ({0})")]
     Manifest(String),
     /// A file is missing or was changed.
     #[error("has a {0} that is missing or was changed")]
     File(&'static str),
     /// The stamps of its files differ: they are copies, for instance in a cache that was copied or
     /// restored. Hashing them decides; see [`Template::recognise`](super::Template::recognise).
-    #[error("has a {0} that may be a copy and was not verified yet")]
+    #[error("has an unverified {0} that may be a copy")]
     Unverified(&'static str),
 }

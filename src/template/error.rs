@@ -24,7 +24,7 @@ pub enum TemplateError {
         source: io::Error,
     },
     /// The guest has not come to rest in time.
-    #[error("the guest was not ready to be made a template of within {limit_secs} s")]
+    #[error("the guest did not settle for a warm template within {limit_secs} s")]
     SettleTimeout {
         /// The limit.
         limit_secs: u64,
@@ -50,16 +50,16 @@ pub enum TemplateError {
         directory: PathBuf,
     },
     /// QEMU ended while the guest booted.
-    #[error("QEMU ended while it made a warm template{}", quoted(.0))]
+    #[error("QEMU exited while making a warm template{}", quoted(.0))]
     Died(String),
     /// QEMU does not answer.
-    #[error("QEMU does not answer while it makes a warm template ({0})")]
+    #[error("QEMU stopped responding while making a warm template ({0})")]
     NotResponding(QmpError),
     /// Another castra works on the same template, because its lock was removed with the cache.
-    #[error("the cache was removed while a warm template was made in it")]
+    #[error("the cache was removed while making a warm template in it")]
     Disturbed,
     /// QEMU cannot keep a guest's memory in a file.
-    #[error("this QEMU cannot leave a guest's memory in a file ({0})")]
+    #[error("this QEMU cannot keep a guest's memory in a file ({0})")]
     Unsupported(QmpError),
     /// QEMU failed.
     #[error(transparent)]
@@ -164,6 +164,6 @@ impl Explain for TemplateError {
 fn quoted(log: &str) -> String {
     match log.lines().rev().find(|line| !line.trim().is_empty()) {
         Some(line) => format!(": {}", line.trim()),
-        None => ", without a word (is the disk full?)".to_owned(),
+        None => ", without any output (is the disk full?)".to_owned(),
     }
 }

@@ -50,7 +50,7 @@ pub fn make_ready(
         // A guest may take minutes to come back; if QEMU does not answer either, it never will.
         drop(connect(&record.name, boot, &context.cancel)?);
     }
-    let what = format!("the guest of VM `{}`, which does not answer", record.name);
+    let what = format!("the guest of VM `{}`, which is not responding", record.name);
     context.reporter.report(&Event::Waiting { what });
     attach(record, layout, context, UpOptions::default()).map(drop)
 }

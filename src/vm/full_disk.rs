@@ -5,8 +5,8 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::files::Size;
 use crate::qemu::Qcow2Header;
+use crate::size::ByteSize;
 
 /// A filesystem that is too full for a VM's disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,12 +22,12 @@ pub struct FullDisk {
 
 impl fmt::Display for FullDisk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "its disk cannot grow, since the filesystem {} is full", self.filesystem.display())?;
+        write!(f, "its disk cannot grow: the filesystem {} is full", self.filesystem.display())?;
         match (self.free_bytes, self.growth_bytes) {
             (Some(free), Some(growth)) => {
-                write!(f, " ({} are free, and the disk may grow by {} more)", Size(free), Size(growth))
+                write!(f, " ({} free, and the disk may grow by {})", ByteSize(free), ByteSize(growth))
             }
-            (Some(free), None) => write!(f, " ({} are free)", Size(free)),
+            (Some(free), None) => write!(f, " ({} free)", ByteSize(free)),
             (None, _) => Ok(()),
         }
     }

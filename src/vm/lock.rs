@@ -31,8 +31,8 @@ pub(super) fn lock(vm: &str, layout: &ProjectLayout, context: &RuntimeContext) -
             source,
         })
     };
-    let on_project = || tell("another castra that cleans up this project".into());
-    let on_vm = || tell(format!("another castra that works on VM `{vm}`"));
+    let on_project = || tell("another castra cleaning up this project".into());
+    let on_vm = || tell(format!("another castra working on VM `{vm}`"));
     loop {
         state_root::create(layout.state_root())?;
         let project = Lock::share(&layout.project_lock(), &context.cancel, on_project())?;

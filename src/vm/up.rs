@@ -169,9 +169,7 @@ fn attach_running(
     }
     if record.boot.as_ref().is_some_and(|boot| !boot.is_of(&plan.definition)) {
         let vm = &plan.definition.name;
-        let message = format!(
-            "the definition of VM `{vm}` has changed; that takes effect after castra down {vm} and up"
-        );
+        let message = format!("the definition of VM `{vm}` has changed; `castra restart {vm}` applies it");
         context.reporter.report(&Event::Warning { message });
     }
     attach(record, layout, context, options)
@@ -192,7 +190,7 @@ fn end_stalled(record: &Record, layout: &ProjectLayout, context: &RuntimeContext
 fn recover(record: &Record, layout: &ProjectLayout, context: &RuntimeContext) {
     let vm = &record.name;
     let why = crash(record, &layout.vm(vm)).map_or(String::new(), |why| format!(" ({why})"));
-    let message = format!("VM `{vm}` had crashed{why}; it boots from its disk as it was left");
+    let message = format!("VM `{vm}` had crashed{why}; booting from its disk as it was left");
     context.reporter.report(&Event::Warning { message });
     clean_up(&layout.vm(vm), &layout.sockets(&context.runtime_root, vm));
 }

@@ -58,7 +58,7 @@ fn a_taken_port_is_a_warning_and_a_text_is_no_disk() {
     assert!(checked.text().contains(&format!("port {port}/tcp")), "{}", checked.text());
     checked.says("can be used: 1 warning");
     drop(holder);
-    project.run(&["config", "check"]).ok().says("is right");
+    project.run(&["config", "check"]).ok().says("is valid");
 
     project.write("disk.qcow2", &"not a disk ".repeat(100));
     project.write("castra.toml", "[[vms]]\nname = \"own\"\nbase_image = \"disk.qcow2\"\n");
@@ -87,9 +87,9 @@ fn the_file_that_is_meant_is_looked_at() {
 fn what_comes_of_a_file_is_shown_with_its_reasons() {
     let project = Project::isolated();
     let default = project.run(&["config", "show"]).ok().text();
-    assert!(default.contains("the first of alpine-minimal@v1, alpine-pypi@v1"), "{default}");
+    assert!(default.contains("the first available of alpine-minimal@v1, alpine-pypi@v1"), "{default}");
     project.run(&["init"]).ok();
-    project.run(&["config", "check"]).ok().says("is right");
+    project.run(&["config", "check"]).ok().says("is valid");
     project.write(
         "castra.toml",
         "[[vms]]\nname = \"web\"\nmanaged_image = \"mine\"\ncpus = 2\n\n[images.mine]\nmin_memory = \"2 GiB\"\n\
@@ -101,7 +101,7 @@ fn what_comes_of_a_file_is_shown_with_its_reasons() {
         "line 3, described in this file",
         "the image has no kernel",
         "(line 4)",
-        "the image needs as much",
+        "the image's minimum",
     ] {
         assert!(text.contains(part), "{part}: {text}");
     }

@@ -52,7 +52,7 @@ fn an_error_is_a_line_that_fits_the_schema() {
     assert_eq!(line["error"]["kind"], "not-found");
     assert_eq!(line["error"]["exit_code"], 66);
     assert_eq!(line["error"]["hint"], "`castra status` lists the VMs of this project.");
-    project.run(&["shell", "--json"]).code(64).says("cannot be told as JSON");
+    project.run(&["shell", "--json"]).code(64).says("has no JSON output");
 }
 
 #[test]

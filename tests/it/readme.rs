@@ -149,8 +149,8 @@ fn describe(command: &[&str], page: &mut String) {
         .output()
         .expect("castra runs");
     let help = String::from_utf8(help.stdout).expect("text");
-    // Options of every command stand with the first.
-    let (begin, rest) = help.split_once("Options of every command:").unwrap_or((&help, ""));
+    // Global options stand with the first.
+    let (begin, rest) = help.split_once("Global options:").unwrap_or((&help, ""));
     let end = rest.split_once("\n\n").map_or("", |(_, end)| end);
     let own = if command.is_empty() { help.clone() } else { format!("{}\n\n{end}", begin.trim_end()) };
     let name = [&["castra"], command].concat().join(" ");

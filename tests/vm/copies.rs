@@ -35,7 +35,7 @@ fn a_copy_of_a_running_vm_leaves_the_original_alone() {
     write_something(&project);
     let copy = project.copy("copy", CP_A);
     assert_eq!(copy.state("web"), "copied");
-    copy.run(&["down"]).ok().says("as after a power cut").says("was not running");
+    copy.run(&["down"]).ok().says("in the state after a power cut").says("was not running");
     project.run(&["exec", "web", "--", "true"]).ok();
     copy.run(&["up"]).ok().says(&project.path().display().to_string());
     has(&copy, "web", "disk");
@@ -80,7 +80,7 @@ fn a_suspended_vm_and_its_clone_resume_in_a_copy_and_changed_files_are_refused()
     for (name, how) in [("one", CP_R), ("two", TAR)] {
         let copy = project.copy(name, how);
         for vm in ["web", "two"] {
-            copy.run(&["up", vm]).ok().says("going on from where it was suspended");
+            copy.run(&["up", vm]).ok().says("resuming");
             has(&copy, vm, "memory");
             has(&copy, vm, "disk");
         }
@@ -96,7 +96,7 @@ fn a_suspended_vm_and_its_clone_resume_in_a_copy_and_changed_files_are_refused()
         copy.run(&["down"]).ok();
     }
     for (name, says) in [
-        ("layer", "is not the one its disk was made on"),
+        ("layer", "is not the one its disk is based on"),
         ("memory", "its saved memory is damaged"),
         ("disk", "its disk has changed since"),
     ] {
@@ -155,7 +155,7 @@ fn a_copied_cache_is_verified_once_and_used() {
         declare(&project);
         assert_eq!(in_state(&project, &list, "ready").is_empty(), is_first);
         assert!(in_state(&project, &prune, "copied").is_empty(), "what can be used stays");
-        let up = project.run(&["--offline", "up"]).ok().says("going on from its warm template");
+        let up = project.run(&["--offline", "up"]).ok().says("restoring from its warm template");
         assert_eq!(up.stderr.contains(verifying), is_first, "{}", up.stderr);
         assert!(!up.stderr.contains("preparing a warm template"), "{}", up.stderr);
         assert_eq!(in_state(&project, &list, "ready").len(), 1);

@@ -50,7 +50,7 @@ fn commands(project: &Project) {
     let told = ended.document("exec");
     assert_eq!((&told["stdout"], &told["stderr_base64"]), (&"in\nout\n".into(), &"/w==".into()));
     assert_eq!((&told["exit_code"], &told["timed_out"]), (&3.into(), &false.into()));
-    project.run(&["exec", "--json", "--tty", "--", "true"]).code(64).says("cannot be told as JSON");
+    project.run(&["exec", "--json", "--tty", "--", "true"]).code(64).says("has no JSON output");
     let told = project.run(&["run", "--json", "--timeout", "60", "--", "uname", "-s"]).ok().document("run");
     assert_eq!(told["stdout"], "Linux\n");
 }

@@ -172,7 +172,7 @@ fn an_own_qcow2_boots_by_its_own_loader() {
     answers("an answer through the forwarded port");
     // There is no agent to ask, and the machine still resumes, without another boot.
     project.run(&["suspend", "own"]).ok().says("suspended");
-    project.run(&["up", "own"]).ok().says("going on from where it was");
+    project.run(&["up", "own"]).ok().says("resuming");
     answers("an answer of the VM that goes on");
     assert!(!console().contains("SYSLINUX"), "it has booted again: {}", console());
     project.run(&["exec", "own", "--", "true"]).code(255).says("boots from its own disk");
@@ -182,7 +182,7 @@ fn an_own_qcow2_boots_by_its_own_loader() {
         .run(&["down", "--timeout", "1"])
         .code(69)
         .says("did not shut down within 1 s")
-        .says("as if the power went");
+        .says("like a power cut");
     assert!(project.run(&["status"]).ok().text().contains("stopped"));
     project.run(&["up"]).ok();
     project.run(&["down", "--force"]).ok();

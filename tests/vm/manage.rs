@@ -103,7 +103,7 @@ fn a_vm_is_managed_from_its_first_port_to_its_last_file() {
     project.run(&["clean", "--disks"]).code(64).says("--yes");
     let told = project.run(&["clean", "--disks", "--dry-run", "--json"]).ok().document("clean");
     assert!(told["freed_bytes"].as_u64() > Some(0), "{told}");
-    project.run(&["clean", "--disks", "--yes"]).ok().says("are free again");
+    project.run(&["clean", "--disks", "--yes"]).ok().says("freed");
     assert!(!project.path().join(".castra").exists());
     assert_eq!(listed(&project), []);
 }
@@ -163,8 +163,8 @@ fn suspended_is_left_alone(project: &Project) {
     let state = || listed(project).pop().map(|(_, state)| state);
     project.run(&["suspend"]).ok();
     project.run(&["restart", "web"]).code(75).says("is suspended");
-    project.run(&["restart"]).ok().says("stays so");
-    project.run(&["clean", "--disks", "--yes"]).ok().says("is suspended: nothing of it is touched");
+    project.run(&["restart"]).ok().says("stays suspended");
+    project.run(&["clean", "--disks", "--yes"]).ok().says("is suspended: leaving it alone");
     assert_eq!(state().as_deref(), Some("suspended"));
     project.run(&["restart", "--discard-suspended", "--no-wait"]).ok();
     project.run(&["down", "--force"]).ok();
@@ -184,9 +184,9 @@ fn a_vm_whose_project_is_removed_is_found_and_ended() {
     fs::remove_dir_all(project.path().join(".castra")).expect("removed");
     assert_eq!(listed(&project), [(vm.clone(), "orphaned".to_owned())]);
     project.run(&["list"]).ok().says("castra clean --orphans");
-    project.run(&["clean", "--orphans", "--dry-run", &vm]).ok().says("1 would be ended");
+    project.run(&["clean", "--orphans", "--dry-run", &vm]).ok().says("1 would be stopped");
     assert_eq!(listed(&project).len(), 1);
-    project.run(&["clean", "--orphans", &vm]).ok().says("1 ended");
+    project.run(&["clean", "--orphans", &vm]).ok().says("1 stopped");
     assert_eq!(listed(&project), []);
     project.run(&["clean", "--orphans", &vm]).code(66);
 }

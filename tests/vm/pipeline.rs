@@ -33,7 +33,7 @@ fn boots(disk: &Path) {
     });
     let project = Project::isolated();
     project.write("castra.toml", &configuration(&server.url("/mini.vhd"), disk, length));
-    project.run(&["up"]).ok().says("trying again").says("ready in");
+    project.run(&["up"]).ok().says("retrying").says("ready in");
     let shown = project.run(&["exec", "--", "sh", "-c", "cat /etc/alpine-release; uname -r"]).ok().text();
     let lines: Vec<&str> = shown.lines().collect();
     assert!(

@@ -45,7 +45,7 @@ fn everything_passes_through_and_nothing_is_left() {
     assert_eq!(project.run(&arguments).ok().text(), "me run-\n");
 
     let started = Instant::now();
-    project.run(&["run", "--timeout", "1", "--", "sleep", "60"]).code(124).says("did not end within 1 s");
+    project.run(&["run", "--timeout", "1", "--", "sleep", "60"]).code(124).says("timed out after 1 s");
     assert!(started.elapsed() < Duration::from_secs(40), "the command was waited for");
 
     assert_eq!(left(cache.path()), Vec::<String>::new());
@@ -101,7 +101,7 @@ fn a_vm_ends_with_the_castra_that_was_killed() {
 #[test]
 fn what_makes_no_sense_is_refused_before_anything_starts() {
     let project = Project::isolated();
-    project.run(&["run", "--cp", "task", "--", "true"]).code(64).says("says not where to copy to");
+    project.run(&["run", "--cp", "task", "--", "true"]).code(64).says("has no destination");
     project.run(&["run", "--memory", "5", "--", "true"]).code(64).says("has no unit");
     project.run(&["run", "--image", "alpin-pypi", "--", "true"]).code(255).says("alpine-pypi");
     project.run(&["--offline", "run", "--", "true"]).code(255).says("offline");

@@ -181,13 +181,13 @@ fn a_disk_from_elsewhere_draws_in_no_other_file() {
     ]);
     symlink("a.qcow2", project.path().join("link.qcow2")).expect("links");
     let refused = [
-        ("backed.qcow2", "", "stands on another file, secret"),
-        ("link.qcow2", "", "stands on another file, plain.qcow2"),
-        ("data.qcow2", "", "keeps its data in another file"),
-        ("data.qcow2", ALLOWED, "keeps its data in another file"),
-        ("loop1.qcow2", ALLOWED, "stands on itself"),
-        ("nbd.qcow2", ALLOWED, "no plain file"),
-        ("json.qcow2", ALLOWED, "no plain file"),
+        ("backed.qcow2", "", "has a backing file, secret"),
+        ("link.qcow2", "", "has a backing file, plain.qcow2"),
+        ("data.qcow2", "", "has an external data file"),
+        ("data.qcow2", ALLOWED, "has an external data file"),
+        ("loop1.qcow2", ALLOWED, "is its own backing file"),
+        ("nbd.qcow2", ALLOWED, "not a plain file"),
+        ("json.qcow2", ALLOWED, "not a plain file"),
     ];
     for (base, more, said) in refused {
         configure(&project, base, more);
@@ -210,7 +210,7 @@ fn a_disk_from_elsewhere_draws_in_no_other_file() {
     other
         .set_len(fs::metadata(project.path().join("plain.qcow2")).expect("metadata").len() + 512)
         .expect("set");
-    project.run(&["up", "--no-wait"]).code(65).says("is not the one its disk was made on");
+    project.run(&["up", "--no-wait"]).code(65).says("is not the one its disk is based on");
 }
 
 #[test]
@@ -227,15 +227,18 @@ fn a_disk_that_lay_in_the_state_directory_draws_in_no_other_file() {
     make(&[".castra/vm-overlay.qcow2", "1M"]);
     project.adopt();
     for (more, said) in [
-        (["-u", "-F", "raw", "-b", "json:{\"driver\":\"file\",\"filename\":\"../secret\"}"], "no plain file"),
-        (["-u", "-F", "raw", "-b", "../secret"], "stands on"),
-        (["-u", "-F", "qcow2", "-b", "../data.qcow2"], "stands on"),
+        (
+            ["-u", "-F", "raw", "-b", "json:{\"driver\":\"file\",\"filename\":\"../secret\"}"],
+            "not a plain file",
+        ),
+        (["-u", "-F", "raw", "-b", "../secret"], "has a backing file"),
+        (["-u", "-F", "qcow2", "-b", "../data.qcow2"], "has a backing file"),
     ] {
         make(&[more.as_slice(), &[".castra/vm-overlay.qcow2", "1M"]].concat());
         project.run(&["up", "--no-wait"]).code(65).says(said);
     }
     make(&["-o", "data_file=secret,data_file_raw=on", ".castra/vm-overlay.qcow2", "64K"]);
-    project.run(&["up", "--no-wait"]).code(65).says("keeps its data in another file");
+    project.run(&["up", "--no-wait"]).code(65).says("has an external data file");
 }
 
 /// Returns everything that would drive a terminal: all control characters except line ends, tabs

@@ -37,7 +37,7 @@ fn a_suspended_vm_goes_on_where_it_was() {
         project.run(&["exec", "--", "true"]).code(255).says("castra up alpine-minimal");
         project.run(&["suspend", VM]).ok().says("already");
         std::thread::sleep(Duration::from_secs(2));
-        project.run(&["up"]).ok().says("going on from where it was");
+        project.run(&["up"]).ok().says("resuming");
         let late = clock_error(&project);
         assert!(late.abs() < 0.2, "the guest's clock is {late} s off");
         // Between truncating the file and writing to it there is no number in it.
@@ -79,7 +79,7 @@ castra down -q
 fn a_vm_goes_on_if_there_is_no_room_for_its_memory() {
     let project = Project::new();
     let Some(ended) = run_script(ON_A_FULL_DISK, &[], &project) else { return };
-    let ended = ended.ok().says("No space left on device").says("The VM goes on.");
+    let ended = ended.ok().says("No space left on device").says("The VM keeps running.");
     let text = ended.text();
     for line in ["code 69\n", "alive\n", "\"state\": \"running\"", "alive again\n"] {
         assert!(text.contains(line), "{line}: {text}{}", ended.stderr);
@@ -94,7 +94,7 @@ fn nothing_is_dropped_unless_that_is_said() {
     sh(&project, "echo kept > /root/file; echo gone > /dev/shm/mark").ok();
     project.run(&["suspend"]).ok();
     project.run(&["down", VM]).code(75).says("--discard-suspended");
-    project.run(&["down"]).ok().says("stays so");
+    project.run(&["down"]).ok().says("stays suspended");
 
     let refused = |why: &str| {
         project.run(&["up"]).code(65).says(why).says("castra up --discard-suspended");
@@ -115,7 +115,7 @@ fn nothing_is_dropped_unless_that_is_said() {
         file.write_all_at(&byte, middle).expect("writes");
     };
     refused_with_a_changed_byte(&machine_state(&project), "damaged");
-    project.run(&["up"]).ok().says("going on from where it was");
+    project.run(&["up"]).ok().says("resuming");
     assert_eq!(sh(&project, "cat /dev/shm/mark").ok().text(), "gone\n");
 
     project.run(&["suspend"]).ok();
@@ -167,12 +167,12 @@ fn a_clone_is_another_vm_with_the_same_past() {
     let project = Project::new();
     project.run(&["up"]).ok();
     sh(&project, "echo shared > /root/file; echo memory > /dev/shm/mark").ok();
-    project.run(&["clone", VM, "../two"]).code(64).says("cannot be a VM's name");
+    project.run(&["clone", VM, "../two"]).code(64).says("is not a valid VM name");
     // It is running before and afterwards.
     project.run(&["clone", VM, "two"]).ok().says("castra up two");
     assert_eq!(sh(&project, "cat /dev/shm/mark").ok().text(), "memory\n");
     project.run(&["clone", VM, "two"]).code(73).says("already");
-    project.run(&["up", "two"]).ok().says("going on from where it was");
+    project.run(&["up", "two"]).ok().says("resuming");
     let both =
         |script: &str| [VM, "two"].map(|vm| project.run(&["exec", vm, "--", "sh", "-c", script]).ok().text());
     assert_eq!(both("cat /root/file /dev/shm/mark"), ["shared\nmemory\n", "shared\nmemory\n"]);
@@ -206,7 +206,7 @@ fn a_clone_that_was_killed_harms_nothing() {
     project.run(&["suspend"]).ok();
     for point in ["clone-begun", "clone-frozen"] {
         kill_at(&project, &["clone", VM, "two"], point);
-        project.run(&["up", "two"]).code(69).says("never finished").says("castra clean --disks two");
+        project.run(&["up", "two"]).code(69).says("unfinished clone").says("castra clean --disks two");
     }
     project.run(&["clone", VM, "two"]).ok();
     project.run(&["up", VM, "two"]).ok();

@@ -179,9 +179,9 @@ fn a_boot_without_its_root_ends_soon_and_says_why() {
     project
         .run(&["up", "--cold", "--boot-timeout", "600"])
         .code(69)
-        .says("cannot boot: it gave up in phase `initramfs` after ")
+        .says("failed to boot in phase `initramfs` after ")
         .says("  | Mounting root failed.")
-        .says("probable cause: the guest does not find `/dev/vdz`")
+        .says("probable cause: the guest cannot find `/dev/vdz`")
         .says("hint: The VM's disk is /dev/vda.")
         .says("`castra logs vm` shows the whole console.");
     let kept = starts(&project, "vm").remove(0);

@@ -10,7 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use castra_test_support::{Project, linked_cache, tool};
 
-const WARM: &str = "going on from its warm template";
+const WARM: &str = "restoring from its warm template";
 
 /// Two VMs that share one template.
 const TWO: &str = "[[vms]]\nname = \"one\"\n[[vms]]\nname = \"two\"\n";
@@ -129,7 +129,7 @@ fn a_flipped_bit_is_noticed_and_the_template_made_anew() {
     project
         .run(&["up"])
         .ok()
-        .says("has a memory that is missing or was changed; it is made again")
+        .says("has a memory that is missing or was changed; rebuilding it")
         .says("preparing a warm template")
         .says(WARM);
     project.run(&["exec", "--", "true"]).ok();
@@ -153,10 +153,10 @@ fn a_state_that_does_not_load_is_given_up_for_a_boot_and_remembered() {
     project
         .run(&["up", "one"])
         .ok()
-        .says("does not go on from its warm template and boots instead")
+        .says("could not be restored from its warm template; booting instead")
         .says("booting");
     assert_eq!(output(&project, "one", "hostname"), "one\n");
-    project.run(&["up", "two"]).ok().says("without a warm template, which failed before");
+    project.run(&["up", "two"]).ok().says("booting without a warm template, since making one failed earlier");
     assert_eq!(output(&project, "two", "hostname"), "two\n");
 }
 

@@ -83,7 +83,7 @@ fn ensure(packages: &[Package]) -> Result<(), String> {
     let names: Vec<&str> = packages.iter().map(|package| package.name).collect();
     if !is_installed("apt-get") {
         let programs: Vec<&str> = packages.iter().map(|package| package.program).collect();
-        return Err(format!("please install {}: this machine has no apt-get", programs.join(" and ")));
+        return Err(format!("install {}: this machine has no apt-get", programs.join(" and ")));
     }
     apt_get(&["update"])?;
     let install = ["install", "-y", "--no-install-recommends"];

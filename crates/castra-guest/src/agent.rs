@@ -365,7 +365,7 @@ impl Agent {
 
     fn settle(&mut self) -> Vec<GuestMessage> {
         if self.identity.is_some() {
-            return vec![failed(AgentTask::Settle, "this VM has a personality already")];
+            return vec![failed(AgentTask::Settle, "this VM already has a personality")];
         }
         self.is_to_settle = true;
         self.settle_if_all_is_there();

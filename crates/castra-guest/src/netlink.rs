@@ -293,7 +293,7 @@ fn outcome(body: &[u8]) -> io::Result<()> {
     match number_u32(body, 0).map(u32::cast_signed) {
         Some(0) => Ok(()),
         Some(code) => Err(io::Error::from_raw_os_error(code.saturating_neg())),
-        None => Err(io::Error::other("the kernel's answer is cut short")),
+        None => Err(io::Error::other("the kernel's response is truncated")),
     }
 }
 

@@ -38,7 +38,7 @@ pub(crate) enum PersonalityError {
         source: io::Error,
     },
     /// The SSH server refused the keys.
-    #[error("cannot hand over the keys: {0}")]
+    #[error("cannot install the keys: {0}")]
     Keys(#[from] SshError),
 }
 
@@ -55,8 +55,7 @@ pub(crate) fn apply(
     if !is_machine_id(&personality.machine_id) {
         return Err(PersonalityError::MachineId(personality.machine_id.clone()));
     }
-    add_entropy(kernel_fs, personality.entropy.expose())
-        .map_err(refused("stir the kernel's random numbers"))?;
+    add_entropy(kernel_fs, personality.entropy.expose()).map_err(refused("add entropy to the kernel"))?;
     adjust::set_clock(personality.time_unix_ns).map_err(refused("set the clock"))?;
     set_hostname(&personality.hostname).map_err(refused("set the host name"))?;
     Ok(server.personalise(personality.host_key.expose(), &personality.authorized_keys)?)

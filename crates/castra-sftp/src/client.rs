@@ -228,7 +228,7 @@ async fn listen(input: &mut (impl AsyncRead + Unpin), waiting: &Waiting) -> io::
             waiting.lock().unwrap_or_else(PoisonError::into_inner).as_mut().and_then(|map| map.remove(&id));
         // A reply to an unknown request is a defect of the server, which cannot be relied on any
         // more.
-        let sender = sender.ok_or_else(|| io::Error::other("a reply to no request"))?;
+        let sender = sender.ok_or_else(|| io::Error::other("a reply without a request"))?;
         // A request that its sender no longer waits for is still answered.
         let _ = sender.send(reply);
     }

@@ -107,7 +107,7 @@ fn conclude(file: Option<&Path>, diagnostics: &Diagnostics, printer: &Printer) {
         (false, false) => {
             printer.tip(&format!("\n{} can be used: {}", file.display(), diagnostics.summary()))
         }
-        (false, true) => printer.success(&format!("{} is right", file.display())),
+        (false, true) => printer.success(&format!("{} is valid", file.display())),
     }
 }
 

@@ -37,9 +37,9 @@ pub(in super::super) struct ConfigShown {
 /// Files that a configuration reaches outside the project's directory.
 #[derive(Default, PartialEq, Eq, Serialize, JsonSchema)]
 struct OutsideShown {
-    /// Files that are read.
+    /// Files read.
     reads: Vec<PathShown>,
-    /// Files and directories that are written.
+    /// Files and directories written.
     writes: Vec<PathShown>,
 }
 
@@ -156,7 +156,7 @@ fn show_vm(plan: &VmPlan, lines: &KeyLines, config: &ProjectConfig) -> VmShown {
         (Some(_), BootProfile::Native) => "the image has no kernel",
     };
     let has_more = definition.memory_bytes > defaults::MEMORY_BYTES;
-    let memory_why = if has_more { "the image needs as much" } else { "default" };
+    let memory_why = if has_more { "the image's minimum" } else { "default" };
     let own_overlay = format!(
         "default: {} of the state directory",
         config.state_root.names().overlay(&definition.name).file_name().unwrap_or_default().to_string_lossy()
@@ -180,11 +180,7 @@ fn show_vm(plan: &VmPlan, lines: &KeyLines, config: &ProjectConfig) -> VmShown {
 fn cpu(definition: &VmDefinition, image: Option<&ManagedImageSpec>, line: Option<usize>) -> Setting<String> {
     let default = CpuModel::default();
     let of_image = image.map(|spec| &spec.profile.tcg_cpu).filter(|cpu| **cpu != default);
-    let why = if of_image.is_some() {
-        "the image's, where it is emulated"
-    } else {
-        "default, where it is emulated"
-    };
+    let why = if of_image.is_some() { "from the image, when emulated" } else { "default, when emulated" };
     let value = definition.cpu.as_ref().or(of_image).unwrap_or(&default);
     Setting::new(value.to_string(), line, why)
 }
@@ -198,7 +194,7 @@ fn image(base: &BasePlan, lines: &KeyLines, config: &ProjectConfig) -> Setting<S
             let whose = if config.images.contains_key(&spec.id) {
                 "described in this file"
             } else {
-                "of the catalog"
+                "from the catalog"
             };
             let why = match line {
                 Some(line) => format!("line {line}, {whose}"),
@@ -208,7 +204,7 @@ fn image(base: &BasePlan, lines: &KeyLines, config: &ProjectConfig) -> Setting<S
         }
         BasePlan::FirstOf(candidates) => {
             let labels: Vec<String> = candidates.iter().map(label).collect();
-            let why = format!("default: the first of {} that can be had", labels.join(", "));
+            let why = format!("default: the first available of {}", labels.join(", "));
             Setting { value: labels.into_iter().next().unwrap_or_default(), line: None, why }
         }
     }

@@ -10,9 +10,9 @@ use crate::error::Result;
 use crate::files::Digest;
 use crate::managed::ImportedFile;
 use crate::report::ImageLabel;
+use crate::size::ByteSize;
 
 use super::Project;
-use super::units::megabytes;
 use crate::cli::context::CommandContext;
 
 #[derive(Serialize, JsonSchema)]
@@ -49,7 +49,7 @@ pub(super) fn import(path: &Path, context: &CommandContext) -> Result<ExitCode> 
     let mut here: Vec<_> = imported.files.iter().flat_map(|file| &file.images).filter(is_here).collect();
     here.dedup();
     for image in here {
-        context.printer.tip(&format!("  {image} needs no network any more"));
+        context.printer.tip(&format!("  {image} no longer needs the network"));
     }
     let file =
         |file: ImportedFile| File { digest: file.digest, size_bytes: file.size_bytes, images: file.images };
@@ -58,12 +58,13 @@ pub(super) fn import(path: &Path, context: &CommandContext) -> Result<ExitCode> 
 }
 
 fn describe(file: &ImportedFile) -> String {
-    let (digest, size) = (&file.digest, megabytes(file.size_bytes));
+    let (digest, size) = (&file.digest, ByteSize(file.size_bytes));
     let images: Vec<String> = file.images.iter().map(ToString::to_string).collect();
     match images.is_empty() {
-        false => format!("imported {size} of {}", images.join(", ")),
+        false => format!("imported {size} for {}", images.join(", ")),
         true => format!(
-            "imported {size}, {digest}: no image of the catalog or of this project's castra.toml is made from it"
+            "imported {size}, {digest}: no image of the catalog or of this project's castra.toml \
+            uses it"
         ),
     }
 }
@@ -73,7 +74,7 @@ pub(super) fn export(image: &str, path: &Path, context: &CommandContext) -> Resu
     let project = Project::find(context)?;
     let spec = project.image(image)?;
     let size_bytes = project.manager().export(spec, path, &project.runtime)?;
-    let (label, size) = (spec.label(), megabytes(size_bytes));
+    let (label, size) = (spec.label(), ByteSize(size_bytes));
     context.printer.success(&format!("exported {label} to {} ({size})", path.display()));
     context.printer.tip(&format!("  castra image import {}    on the other machine", path.display()));
     context.show(&ImageExported { image: label, path: path.to_owned(), size_bytes }, "")

@@ -9,10 +9,10 @@ use serde::Serialize;
 use crate::error::Result;
 use crate::managed::{FoundImage, ManagedImagePaths, ManagedImageSpec, StoredImage};
 use crate::report::ImageLabel;
+use crate::size::ByteSize;
 
 use super::Project;
 use super::table::table;
-use super::units::megabytes;
 use crate::cli::context::CommandContext;
 
 #[derive(Serialize, JsonSchema)]
@@ -62,7 +62,7 @@ pub(super) fn run(context: &CommandContext) -> Result<ExitCode> {
     }));
     let mut rows = vec![["IMAGE", "VERSION", "HERE", "SIZE", "WHAT IT IS"].map(String::from)];
     rows.extend(images.iter().map(|row| {
-        let size = row.size_bytes.map_or("-".into(), megabytes);
+        let size = row.size_bytes.map_or("-".into(), |bytes| ByteSize(bytes).to_string());
         let words = if row.known { &row.description } else { "(described in another castra.toml)" };
         [row.image.id.clone(), row.image.version.clone(), here(row).into(), size, words.to_owned()]
     }));

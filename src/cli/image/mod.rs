@@ -18,7 +18,7 @@ use crate::managed::{Catalog, ImageError, ImageManager, ManagedImageSpec};
 
 use super::args::{ImageArgs, ImageCommand};
 use super::context::CommandContext;
-use super::{project, table, units};
+use super::{project, table};
 
 pub(super) use carry::{ImageExported, ImageImported};
 pub(super) use list::ImageList;

@@ -10,8 +10,8 @@ use crate::error::Result;
 use crate::managed::{self, PruneOptions, Pruned, PrunedKind};
 
 use super::table::table;
-use super::units::megabytes;
 use crate::cli::context::CommandContext;
+use crate::size::ByteSize;
 
 #[derive(Serialize, JsonSchema)]
 pub(in crate::cli) struct ImagesPruned {
@@ -37,13 +37,15 @@ pub(super) fn run(dry_run: bool, downloads: bool, context: &CommandContext) -> R
     let freed_bytes = pruned.iter().map(|one| one.freed_bytes).sum();
     let mut rows = vec![["KIND", "FREES", "NAME"].map(String::from)];
     rows.extend(
-        pruned.iter().map(|one| [word(one.kind).to_owned(), megabytes(one.freed_bytes), one.name.clone()]),
+        pruned
+            .iter()
+            .map(|one| [word(one.kind).to_owned(), ByteSize(one.freed_bytes).to_string(), one.name.clone()]),
     );
     let text = if pruned.is_empty() { String::new() } else { table(&rows) };
     context.printer.success(&match (pruned.is_empty(), dry_run) {
-        (true, _) => "nothing to remove: projects need all that is in the cache".to_owned(),
-        (false, true) => format!("{} would be freed", megabytes(freed_bytes)),
-        (false, false) => format!("{} are free again", megabytes(freed_bytes)),
+        (true, _) => "nothing to remove: projects need everything in the cache".to_owned(),
+        (false, true) => format!("{} would be freed", ByteSize(freed_bytes)),
+        (false, false) => format!("{} freed", ByteSize(freed_bytes)),
     });
     let removed = pruned.into_iter().map(removed).collect();
     context.show(&ImagesPruned { dry_run, removed, freed_bytes }, &text)

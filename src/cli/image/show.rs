@@ -13,10 +13,10 @@ use crate::managed::{
     QemuProfile, TransformStep,
 };
 use crate::report::ImageLabel;
+use crate::size::ByteSize;
 
 use super::Project;
 use super::list::{files_of, size_of};
-use super::units::megabytes;
 use crate::cli::context::CommandContext;
 
 #[derive(Serialize, JsonSchema)]
@@ -105,14 +105,16 @@ fn text(spec: &ManagedImageSpec, found: &FoundImage) -> String {
         let sources = sources.iter().map(|source| format!("    from    {source}\n"));
         text.extend(sources);
         text.push_str(&format!("    {}  {}\n", artifact.digest.algorithm(), artifact.digest.hex()));
-        text.extend(artifact.size_bytes.map(|size| format!("    size    {size} bytes\n")));
+        text.extend(
+            artifact.size_bytes.map(|size| format!("    size    {} ({size} bytes)\n", ByteSize(size))),
+        );
     }
     if let Some(line) = &spec.profile.command_line {
         text.push_str(&format!("\n  command line  {line}\n"));
     }
     text.push_str(&format!("\n  project       {}\n", whether(found.in_project.as_ref())));
     text.push_str(&format!("  cache         {}\n", whether(found.in_cache.as_ref())));
-    text.extend(size_of(found).map(|size| format!("  size          {}\n", megabytes(size))));
+    text.extend(size_of(found).map(|size| format!("  size          {}\n", ByteSize(size))));
     text
 }
 

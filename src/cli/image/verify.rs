@@ -69,7 +69,7 @@ pub(super) fn run(names: &[String], context: &CommandContext) -> Result<ExitCode
         }
     }
     if images.is_empty() {
-        context.printer.tip("No image is here yet.");
+        context.printer.tip("There are no images here yet.");
     }
     let done = context.show(&ImagesVerified { images }, "")?;
     let errors: Vec<crate::error::Error> = failed.into_iter().map(crate::error::Error::from).collect();
@@ -82,7 +82,7 @@ fn report(checked: &CheckedImage, context: &CommandContext) {
     let files = if count == 1 { "1 file".to_owned() } else { format!("{count} files") };
     context.printer.success(&match checked.is_intact() {
         true => format!("{} is intact ({files})", checked.image),
-        false => format!("{} was damaged and is repaired ({files} checked)", checked.image),
+        false => format!("{} was damaged and has been repaired ({files} checked)", checked.image),
     });
 }
 
@@ -97,8 +97,8 @@ fn warn_of_running(checked: &CheckedImage, project: &Project, context: &CommandC
     for vm in statuses.filter(|status| status.state.is_alive() && status.image == image) {
         let name = vm.name;
         context.printer.warning(&format!(
-            "VM `{name}` runs on the damaged files and may have read wrong data. Start it anew: castra down {name} && \
-             castra up {name}"
+            "VM `{name}` is running on the damaged files and may have read wrong data. Restart \
+             it: castra down {name} && castra up {name}"
         ));
     }
 }

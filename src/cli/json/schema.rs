@@ -23,7 +23,7 @@ pub fn schema() -> Value {
     }
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "What castra --json prints",
+        "title": "Output of castra --json",
         "description": "Each command's document on stdout is described under its name, the lines on stderr under `event`.",
         "$defs": definitions,
     })

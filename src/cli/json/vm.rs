@@ -27,9 +27,9 @@ pub(in super::super) struct VmView {
     overlay: Option<PathBuf>,
     /// Time at which its memory was saved, if it is suspended.
     suspended_unix_ms: Option<u64>,
-    /// QEMU's process, if it runs.
+    /// QEMU's process, if it is running.
     pid: Option<i32>,
-    /// QEMU's version, if it runs.
+    /// QEMU's version, if it is running.
     qemu_version: Option<String>,
     /// Accelerator that runs its CPU, and the reason for the choice, if it runs.
     accelerator: Option<AcceleratorChoice>,
@@ -39,21 +39,21 @@ pub(in super::super) struct VmView {
     uptime_ms: Option<u64>,
     /// Time until commands could run, in this run.
     ready_ms: Option<u64>,
-    /// Virtual CPUs, if it runs.
+    /// Virtual CPUs, if it is running.
     cpus: Option<u32>,
-    /// Memory in MiB, if it runs.
+    /// Memory in MiB, if it is running.
     memory_mib: Option<u64>,
-    /// Port of 127.0.0.1 for SSH, if it runs and has an agent.
+    /// Port of 127.0.0.1 for SSH, if it is running and has an agent.
     ssh_port: Option<u16>,
     /// `true` if castra's agent runs in its guest, `false` if not, and `null` unless the VM runs.
     /// Without an agent, castra knows nothing of what happens inside.
     agent: Option<bool>,
-    /// Bytes that its guest has written to the serial console, if it runs.
+    /// Bytes its guest has written to the serial console, if it is running.
     console_bytes: Option<u64>,
     /// Kernel modules of other kernels than the running one, if the guest has reported them:
     /// `modprobe` fails there.
     missing_modules: Option<MissingModules>,
-    /// Forwarded ports, if it runs.
+    /// Forwarded ports, if it is running.
     port_forwards: Vec<PortForward>,
     /// Reason for its crash.
     crash: Option<String>,

@@ -20,13 +20,13 @@ use serde::Serialize;
 use crate::cancel::Cancel;
 use crate::error::Result;
 use crate::layout::ProjectLayout;
+use crate::size::ByteSize;
 use crate::vm::{self, Record, RecordError, VmError};
 
 use super::args::{LogSource, LogsArgs};
 use super::context::CommandContext;
 use super::error::CliError;
 use super::printer::Printer;
-use super::units::megabytes;
 
 use stream::{Line, Source, Stream};
 
@@ -144,7 +144,7 @@ fn is_since(stream: &mut Stream, since: Timestamp, layout: &ProjectLayout, print
     let began = boot.and_then(|boot| i64::try_from(boot.started_unix_ms).ok());
     if began.is_none_or(|began| began < since.as_millisecond()) && stream.path.exists() {
         let path = stream.path.display();
-        printer.warning(&format!("the lines of {path} have no times; it is shown whole, from before then"));
+        printer.warning(&format!("{path} has no timestamps; showing all of it, including older lines"));
     }
     true
 }
@@ -186,8 +186,8 @@ fn show_plain(stream: &mut Stream, logs: &LogsArgs, context: &CommandContext) ->
 
 fn warn_of_left_out(stream: &Stream, printer: &Printer) {
     if stream.left_out_bytes > 0 {
-        let (size, path) = (megabytes(stream.left_out_bytes), stream.path.display());
-        printer.warning(&format!("the first {size} of {path} are left out"));
+        let (size, path) = (ByteSize(stream.left_out_bytes), stream.path.display());
+        printer.warning(&format!("skipping the first {size} of {path}"));
     }
 }
 

@@ -37,7 +37,7 @@ pub(super) fn chart(vm: &str, start: &Timeline, look: Look) -> String {
     if let StartResult::Failed { reason } = &start.result {
         text.push_str(&format!("  {RED}failed{RED:#}: {}\n", sanitize_text(reason)));
     } else if start.phases.iter().any(|span| span.end_ms.is_none()) {
-        text.push_str("  ?: not seen to end yet\n");
+        text.push_str("  ?: not finished yet\n");
     }
     text
 }
@@ -124,7 +124,7 @@ mod tests {
     #[test]
     fn a_failure_and_an_open_end_are_told() {
         let mut start = boot([1, 2, 3, 4, 5, 4_000], None);
-        assert!(plain(&start, 80, true).contains("not seen to end yet"));
+        assert!(plain(&start, 80, true).contains("not finished yet"));
         start.phases.truncate(3);
         start.phases[2].end_ms = None;
         start.result = StartResult::Failed { reason: "VM `web` ended".into() };

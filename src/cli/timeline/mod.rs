@@ -53,7 +53,10 @@ pub(super) fn run(timeline: &TimelineArgs, context: &CommandContext) -> Result<E
         return Ok(ExitCode::SUCCESS);
     }
     let Some(last) = starts.first() else {
-        context.printer.tip(&format!("No start of VM `{vm}` is kept yet. `castra up {vm}` makes one."));
+        context.printer.tip(&format!(
+            "No start of VM `{vm}` is recorded yet. `castra up {vm}` \
+            records one."
+        ));
         return Ok(ExitCode::SUCCESS);
     };
     let look = Look::of(&context.runtime.environment);
@@ -70,7 +73,7 @@ pub(super) fn run(timeline: &TimelineArgs, context: &CommandContext) -> Result<E
         }
         () => {
             if is_compared {
-                context.printer.tip("Only one start is kept yet.");
+                context.printer.tip("Only one start is recorded so far.");
             }
             chart::chart(vm, last, look)
         }
@@ -155,14 +158,14 @@ fn cpus(start: &Timeline) -> &'static str {
 fn outcome(start: &Timeline) -> String {
     let did = match start.kind {
         StartKind::Boot => "booted",
-        StartKind::Template => "went on from its warm template",
-        StartKind::Suspended => "went on from where it was suspended",
+        StartKind::Template => "restored from its warm template",
+        StartKind::Suspended => "resumed",
     };
     match (&start.result, start.ready_ms()) {
         (StartResult::Failed { .. }, _) => {
-            format!("did not start; given up after {}", brief(start.length_ms()))
+            format!("did not start; gave up after {}", brief(start.length_ms()))
         }
-        (StartResult::Started, _) => "was started, and nobody has waited for it".into(),
+        (StartResult::Started, _) => "started without waiting".into(),
         (StartResult::Ready, ready) => format!("{did} in {}", brief(ready.unwrap_or_default())),
     }
 }
@@ -228,9 +231,9 @@ mod tests {
         let mut start = boot([1, 2, 3, 4, 5, 5_700], None);
         assert_eq!(outcome(&start), "booted in 5.7 s");
         start.kind = StartKind::Template;
-        assert_eq!(outcome(&start), "went on from its warm template in 5.7 s");
+        assert_eq!(outcome(&start), "restored from its warm template in 5.7 s");
         start.result = StartResult::Failed { reason: "QEMU ended".into() };
-        assert_eq!(outcome(&start), "did not start; given up after 5.7 s");
+        assert_eq!(outcome(&start), "did not start; gave up after 5.7 s");
         assert!(list(&[start.clone()], Look { columns: 80, unicode: true }).contains("failed: QEMU ended"));
         start.result = StartResult::Failed { reason: "a long story".repeat(20) };
         let text = list(&[start], Look { columns: 80, unicode: false });

@@ -46,7 +46,7 @@ pub(super) fn page(vm: &str, starts: &[Timeline]) -> String {
          <title>Starts of {vm}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<h1>Starts of {vm}</h1>\n"
     );
     if starts.is_empty() {
-        html.push_str("<p>None is kept yet.</p>\n");
+        html.push_str("<p>No start is recorded yet.</p>\n");
     } else {
         key(&mut html);
         all(&mut html, starts);
@@ -60,12 +60,9 @@ pub(super) fn page(vm: &str, starts: &[Timeline]) -> String {
 
 fn key(html: &mut String) {
     html.push_str("<ul class=\"key\">");
-    for (class, about) in [
-        ("host", "this machine"),
-        ("guest", "the guest"),
-        ("services", "after it was ready"),
-        ("bad", "failed"),
-    ] {
+    for (class, about) in
+        [("host", "this machine"), ("guest", "the guest"), ("services", "after ready"), ("bad", "failed")]
+    {
         let _ = write!(
             html,
             "<li><svg viewBox=\"0 0 10 10\" aria-hidden=\"true\"><rect class=\"{class}\" width=\"10\" height=\"10\"/></svg>{about}</li>"
@@ -215,6 +212,6 @@ mod tests {
         }
         assert_eq!(html.matches("<rect class=").count(), 4 + 14, "one a phase, and those of the key");
         assert!(html.contains("prefers-color-scheme: dark"));
-        assert!(page("web", &[]).contains("None is kept yet"));
+        assert!(page("web", &[]).contains("No start is recorded yet"));
     }
 }

@@ -23,17 +23,17 @@ const SOURCES: [Key; 4] = [URL, URLS, PATH, PYTHON];
 /// An artifact that cannot be fetched.
 #[derive(Debug, thiserror::Error)]
 enum ArtifactProblem {
-    #[error("{place} does not say where it comes from")]
+    #[error("{place} has no source")]
     NoSource { place: String },
-    #[error("{place} comes from several places at once: {}", listed(.keys.iter().copied(), "and"))]
+    #[error("{place} has several sources: {}", listed(.keys.iter().copied(), "and"))]
     SeveralSources { place: String, keys: Vec<&'static str> },
     #[error("`urls` is empty")]
     NoUrls,
-    #[error("the size {0} is not a number of bytes")]
+    #[error("the size {0} is not a valid number of bytes")]
     Size(i128),
     #[error("{} is pinned to two digests", quoted(.source_text))]
     TwoDigests { source_text: String },
-    #[error("{} is not a {what} that pip understands", quoted(.text))]
+    #[error("{} is not a valid {what} for pip", quoted(.text))]
     NotForPip { what: &'static str, text: String },
 }
 
@@ -42,7 +42,7 @@ impl Problem for ArtifactProblem {
         match self {
             Self::NoSource { .. } => "no source".to_owned(),
             Self::SeveralSources { .. } => "one source is enough".to_owned(),
-            Self::TwoDigests { .. } => "another digest than there".to_owned(),
+            Self::TwoDigests { .. } => "differs from the digest there".to_owned(),
             _ => String::new(),
         }
     }
@@ -54,7 +54,7 @@ impl Problem for ArtifactProblem {
                 "Keep one; several addresses of the same bytes go into `urls`.".to_owned()
             }
             Self::NoUrls => format!("Write {URLS}."),
-            Self::Size(_) => "Write the length of the download in bytes, or take `size` out.".to_owned(),
+            Self::Size(_) => "Write the length of the download in bytes, or remove `size`.".to_owned(),
             Self::TwoDigests { .. } => "The same bytes have one digest: correct the wrong one.".to_owned(),
             Self::NotForPip { .. } => {
                 "Write it as the package's page gives it; it starts with a letter or digit and \

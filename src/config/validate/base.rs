@@ -28,7 +28,7 @@ enum BaseProblem {
     Neither { vm: String },
     #[error("{vm} has both `managed_image` and `base_image`")]
     Both { vm: String },
-    #[error("{vm} has `allow_backing_file` and no `base_image`")]
+    #[error("{vm} has `allow_backing_file` but no `base_image`")]
     NothingToAllow { vm: String },
     #[error("there is no managed image {}", quoted(.name))]
     UnknownImage { name: String, near: Option<String>, known: Vec<String> },
@@ -39,9 +39,9 @@ enum BaseProblem {
 impl Problem for BaseProblem {
     fn label(&self) -> String {
         match self {
-            Self::Neither { .. } => "what should its disk stand on?".to_owned(),
-            Self::Both { .. } => "a disk stands on one of them".to_owned(),
-            Self::NothingToAllow { .. } => "is about a disk of your own".to_owned(),
+            Self::Neither { .. } => "what should its disk be based on?".to_owned(),
+            Self::Both { .. } => "a disk is based on one of them".to_owned(),
+            Self::NothingToAllow { .. } => "applies only to `base_image`".to_owned(),
             Self::UnknownImage { .. } | Self::UnknownVersion { .. } => String::new(),
         }
     }
@@ -51,11 +51,11 @@ impl Problem for BaseProblem {
             Self::Neither { .. } => {
                 format!("Add {MANAGED_IMAGE}, which Castra fetches, or {BASE_IMAGE} for a disk of your own.")
             }
-            Self::Both { .. } => "Take one of them out.".to_owned(),
-            Self::NothingToAllow { .. } => "Take it out.".to_owned(),
+            Self::Both { .. } => "Remove one of them.".to_owned(),
+            Self::NothingToAllow { .. } => "Remove it.".to_owned(),
             Self::UnknownImage { near: Some(near), .. } => format!("Did you mean `{near}`?"),
             Self::UnknownImage { name, known, .. } => format!(
-                "Known are {}. An image of your own is described in `[images.{}]`.",
+                "Known images: {}. Describe an image of your own in `[images.{}]`.",
                 listed(known.iter().map(String::as_str), "and"),
                 name.escape_debug()
             ),

@@ -27,13 +27,13 @@ const READ_BYTES: usize = 1 << 16;
 /// Error for a digest that pins nothing.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum DigestProblem {
-    #[error("{place} has no digest, so nothing would show that it was changed")]
+    #[error("{place} has no digest, so a change would go unnoticed")]
     Missing { place: String, advice: Advice },
     #[error("{place} has both `sha256` and `sha512`")]
     Both { place: String },
     #[error("the `{algorithm}` has {found} hexadecimal digits, not {wanted}")]
     Length { algorithm: &'static str, found: usize, wanted: usize },
-    #[error("the `{algorithm}` has {} in it, which is no hexadecimal digit", quoted(&.character.to_string()))]
+    #[error("the `{algorithm}` contains {}, which is not a hexadecimal digit", quoted(&.character.to_string()))]
     NotHexadecimal { algorithm: &'static str, character: char },
 }
 
@@ -67,11 +67,11 @@ impl Problem for DigestProblem {
                 format!("`sha256sum FILE` prints it, but {why}.")
             }
             Self::Missing { advice: Advice::FetchFirst, .. } => {
-                "Take it from the publisher, or run `castra image pull`, which fetches the file and prints the digest \
-                 that it has; then add `sha256 = \"…\"`."
+                "Take it from the publisher, or run `castra image pull`, which fetches the file \
+                and prints its digest; then add `sha256 = \"…\"`."
                     .to_owned()
             }
-            Self::Both { .. } => "Take one of them out.".to_owned(),
+            Self::Both { .. } => "Remove one of them.".to_owned(),
             Self::Length { found: 128, .. } => "That is a SHA-512: write `sha512 = …`.".to_owned(),
             Self::Length { found: 64, .. } => "That is a SHA-256: write `sha256 = …`.".to_owned(),
             Self::Length { .. } => "Copy all that `sha256sum FILE` prints before the file's name.".to_owned(),

@@ -33,7 +33,7 @@ const INITRAMFS: Key = key("initramfs", "{ path = \"initrd.img\", sha256 = \"…
 /// Error for a description that does not make an image.
 #[derive(Debug, thiserror::Error)]
 enum ImageProblem {
-    #[error("the image {} has the name of one that Castra brings along", quoted(.0))]
+    #[error("the image {} has the name of a built-in image", quoted(.0))]
     NameOfCatalog(String),
     #[error("the image {} has a kernel but no initramfs", quoted(.0))]
     KernelAlone(String),
@@ -60,16 +60,17 @@ impl Problem for ImageProblem {
         match self {
             Self::NameOfCatalog(name) => format!("Pick another name, for instance `[images.my-{name}]`."),
             Self::KernelAlone(name) => format!(
-                "Describe `[images.{name}.initramfs]` too, or leave both out: the disk boots by itself."
+                "Describe `[images.{name}.initramfs]` too, or omit both: the disk then boots by \
+                itself."
             ),
             Self::InitramfsAlone(name) => {
-                format!("Describe `[images.{name}.kernel]` too, or leave both out.")
+                format!("Describe `[images.{name}.kernel]` too, or omit both.")
             }
             Self::NoCommandLine(_) => {
-                format!("The kernel must be told where its root is. Add for instance {COMMAND_LINE}.")
+                format!("The kernel needs to know its root device. Add for instance {COMMAND_LINE}.")
             }
             Self::CommandLineAlone(name) => {
-                format!("Describe `[images.{name}.kernel]` and `[images.{name}.initramfs]`, or take it out.")
+                format!("Describe `[images.{name}.kernel]` and `[images.{name}.initramfs]`, or remove it.")
             }
         }
     }

@@ -69,7 +69,7 @@ struct Scope<'a> {
 /// Error for the file as a whole.
 #[derive(Debug, thiserror::Error)]
 enum DocumentProblem {
-    #[error("{} is not a version of this file's format", quoted(.0))]
+    #[error("{} is not a known format version", quoted(.0))]
     Version(String),
     #[error("the file declares no VM")]
     NoVms,
@@ -90,7 +90,7 @@ impl Problem for DocumentProblem {
 
     fn help(&self) -> String {
         match self {
-            Self::Version(_) => format!("Write {VERSION}, or take it out."),
+            Self::Version(_) => format!("Write {VERSION}, or remove it."),
             Self::NoVms => "Add `[[vms]]`, and below it `name = \"dev\"` and `managed_image = \
                             \"alpine-minimal\"`. Without any castra.toml you get such a VM too."
                 .to_owned(),

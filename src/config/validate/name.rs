@@ -25,7 +25,7 @@ pub(super) enum NameProblem {
     TooLong { what: &'static str, name: String, max_bytes: usize },
     #[error("the {what} {} starts with {}", quoted(.name), quoted(&.first.to_string()))]
     BadStart { what: &'static str, name: String, first: char },
-    #[error("the {what} {} has {} in it", quoted(.name), quoted(&.character.to_string()))]
+    #[error("the {what} {} contains {}", quoted(.name), quoted(&.character.to_string()))]
     BadCharacter { what: &'static str, name: String, character: char },
 }
 
@@ -39,9 +39,9 @@ impl Problem for NameProblem {
 
     fn help(&self) -> String {
         match self {
-            Self::Empty { what: PROJECT } => "Give it a name, or take the key out.".to_owned(),
+            Self::Empty { what: PROJECT } => "Give it a name, or remove the key.".to_owned(),
             Self::Empty { .. } => "Give it a name, for instance `dev`.".to_owned(),
-            Self::TooLong { .. } => "Take a shorter one.".to_owned(),
+            Self::TooLong { .. } => "Choose a shorter one.".to_owned(),
             Self::BadStart { what: PROJECT, name, .. } | Self::BadCharacter { what: PROJECT, name, .. } => {
                 format!("Write for instance {}.", quoted(&safe_project_name(name)))
             }

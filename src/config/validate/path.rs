@@ -11,7 +11,7 @@ use crate::files::normalise;
 pub(super) enum PathProblem {
     #[error("the path is empty")]
     Empty,
-    #[error("the path {} has a control character in it", quoted(.0))]
+    #[error("the path {} contains a control character", quoted(.0))]
     ControlCharacter(String),
     #[error("{} names the home directory of another user", quoted(.0))]
     OtherUsersHome(String),
@@ -24,11 +24,11 @@ pub(super) enum PathProblem {
 impl Problem for PathProblem {
     fn help(&self) -> String {
         match self {
-            Self::Empty => "Write a path relative to this file, or take the key out.",
+            Self::Empty => "Write a path relative to this file, or remove the key.",
             Self::ControlCharacter(_) => {
-                "Take it out; in \"…\" a backslash starts an escape, in '…' it does not."
+                "Remove it; in \"…\" a backslash starts an escape, in '…' it does not."
             }
-            Self::OtherUsersHome(_) => "Only `~/` is understood: write the directory itself.",
+            Self::OtherUsersHome(_) => "Only `~/` is supported: write the directory itself.",
             Self::NoHome(_) => "Write the directory itself, or set HOME to an absolute path.",
             Self::NotAFile(_) => "Add the name of the file.",
         }

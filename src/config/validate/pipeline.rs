@@ -50,11 +50,11 @@ const MAX_FILE_NAME_BYTES: usize = 255;
 enum StepProblem {
     #[error("there is no pipeline step {}", quoted(.0))]
     Unknown(String),
-    #[error("a pipeline step is one word or a table of one key, and this one has {0} keys")]
+    #[error("a pipeline step is one word or a table of one key, but this one has {0} keys")]
     NotOneKey(usize),
     #[error("the path {} inside the image is not absolute", quoted(.0))]
     NotAbsolute(String),
-    #[error("the disk is converted to {}, and a VM's disk stands on a qcow2", quoted(.0))]
+    #[error("the disk is converted to {}, but a VM's disk is based on a qcow2", quoted(.0))]
     DiskIsNoQcow2(&'static str),
 }
 

@@ -76,7 +76,7 @@ pub enum SizeError {
     },
     /// The memory is too small for any Linux.
     #[error(
-        "memory of {} is too small: a VM needs {} MiB at least",
+        "memory of {} is too small: a VM needs at least {} MiB",
         format_size(*.bytes), defaults::MIN_MEMORY_MIB
     )]
     MemoryTooSmall {
@@ -85,7 +85,7 @@ pub enum SizeError {
     },
     /// The disk is too large for a qcow2.
     #[error(
-        "a disk of {} is too large: a qcow2 ends at {}",
+        "a disk of {} is too large: qcow2 is limited to {}",
         format_size(*.bytes), format_size(MAX_DISK_BYTES)
     )]
     DiskTooLarge {
@@ -112,13 +112,10 @@ impl Problem for SizeError {
                 format!("The next whole one is `\"{} MiB\"`.", bytes.div_ceil(MIB))
             }
             Self::MemoryTooSmall { .. } => {
-                format!("Alpine is comfortable with `\"{}\"`.", format_size(defaults::MEMORY_BYTES))
+                format!("Alpine runs well with `\"{}\"`.", format_size(defaults::MEMORY_BYTES))
             }
             Self::DiskTooLarge { .. } => {
-                format!(
-                    "Take the last digits off; the default is `\"{}\"`.",
-                    format_size(defaults::DISK_BYTES)
-                )
+                format!("Remove some digits; the default is `\"{}\"`.", format_size(defaults::DISK_BYTES))
             }
             Self::UnknownUnit { .. } => "Units are B, KiB, MiB, GiB and TiB, all powers of 1024.".to_owned(),
             Self::NoNumber { .. }

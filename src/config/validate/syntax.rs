@@ -21,15 +21,15 @@ impl Problem for SyntaxProblem {
 /// Explanations of parser messages that would puzzle readers who do not know TOML's grammar: the
 /// beginning of the message, its meaning, and the remedy.
 const IN_PLAIN_WORDS: [(&str, &str, &str); 5] = [
-    ("string values must be quoted", "a text without quotes", "Put it in quotes."),
-    ("invalid basic string, expected `\"`", "a text that does not end", "End it with `\"` on the same line."),
+    ("string values must be quoted", "a string without quotes", "Put it in quotes."),
+    ("invalid basic string, expected `\"`", "an unterminated string", "End it with `\"` on the same line."),
     ("unexpected leading zero", "a number with a leading zero", "Write the number without it."),
     (
         "duplicate key",
-        "the same key or table a second time",
+        "a duplicate key or table",
         "Keep one. Several VMs are several `[[vms]]`, in double brackets.",
     ),
-    ("unclosed array,", "a list that does not end", "Close it with `]`."),
+    ("unclosed array,", "an unterminated list", "Close it with `]`."),
 ];
 
 /// Reports the parser's errors, one per line of the file: it recovers after an error, and further
@@ -63,7 +63,7 @@ fn explained(message: &str, line: &str, found: &str) -> SyntaxProblem {
             "A header is `[project]`, or `[[vms]]` for each VM.".to_owned()
         }
         (None, None) if line.contains('=') => {
-            "Texts have quotes and numbers have none: `name = \"dev\"`, `cpus = 2`.".to_owned()
+            "Strings have quotes, numbers do not: `name = \"dev\"`, `cpus = 2`.".to_owned()
         }
         (None, None) => "Write `key = value`, one per line; a comment starts with `#`.".to_owned(),
     };

@@ -55,7 +55,7 @@ enum VmProblem {
     OverlayIsBase(PathBuf),
     #[error("the overlay of {vm} would replace {}", quoted(&.path.to_string_lossy()))]
     OverlayReplaces { vm: String, path: PathBuf },
-    #[error("{vm} boots from a disk of your own, which Castra has no kernel for")]
+    #[error("{vm} boots from a disk of your own, for which Castra has no kernel")]
     ManagedBootOfPath { vm: String },
     #[error("{vm} boots with the kernel of the image {}, which has none", quoted(.image))]
     ManagedBootWithoutKernel { vm: String, image: String },
@@ -90,17 +90,18 @@ impl Problem for VmProblem {
                 "On a macOS disk their files would be the same. Rename one of them.".to_owned()
             }
             Self::SameOverlay(_) => {
-                "Each VM writes to a disk of its own. Take `overlay` out: the default is one file per VM."
+                "Each VM writes to a disk of its own. Remove `overlay`: the default is one file \
+                per VM."
                     .to_owned()
             }
             Self::OverlayIsBase(_) => {
-                "A base image is never written to. Take `overlay` out, or name a new file.".to_owned()
+                "A base image is never written to. Remove `overlay`, or name a new file.".to_owned()
             }
             Self::OverlayReplaces { .. } => {
-                "Take `overlay` out, or name a file that Castra may create.".to_owned()
+                "Remove `overlay`, or name a file that Castra may create.".to_owned()
             }
             Self::ManagedBootOfPath { .. } => {
-                "Take `boot_profile` out: a disk of your own boots with its own boot loader.".to_owned()
+                "Remove `boot_profile`: a disk of your own boots with its own boot loader.".to_owned()
             }
             Self::ManagedBootWithoutKernel { image, .. } => format!(
                 "Write `boot_profile = \"native\"`, or describe `[images.{image}.kernel]` and \

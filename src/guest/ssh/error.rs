@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::error::{Explain, Kind, kind_of_io};
 use crate::guest::{NetworkDown, NetworkFault};
+use crate::size::ByteSize;
 
 use super::Target;
 
@@ -52,7 +53,7 @@ pub enum SshError {
         found: String,
     },
     /// The VM does not accept the key.
-    #[error("the VM refuses the key for user {user}")]
+    #[error("the VM rejects the key for user {user}")]
     Refused {
         /// The guest's user.
         user: String,
@@ -73,7 +74,10 @@ pub enum SshError {
     #[error("the command was not run: its arguments and variables are too long for the VM")]
     TooLong,
     /// The guest's agent belongs to an older castra, or is not castra's, and accepts less.
-    #[error("the command was not run: the agent in this VM is of an older castra and cannot take {what}")]
+    #[error(
+        "the command was not run: the agent in this VM comes from an older castra and does \
+        not support {what}"
+    )]
     OldAgent {
         /// The unsupported request: `more than 128 KiB of arguments`, …
         what: &'static str,
@@ -82,7 +86,7 @@ pub enum SshError {
     #[error("the connection to the VM was lost")]
     Lost,
     /// A captured output is longer than the caller wanted.
-    #[error("the command printed more than {limit_bytes} bytes")]
+    #[error("the command printed more than {}", ByteSize(*limit_bytes as u64))]
     TooMuchOutput {
         /// The caller's limit.
         limit_bytes: usize,
@@ -118,7 +122,7 @@ pub enum SshError {
         missing: bool,
     },
     /// Several sources would overwrite one file.
-    #[error("{} is no directory, so several files cannot be copied into it", path.display())]
+    #[error("cannot copy several files to {}: not a directory", path.display())]
     ManyOntoOne {
         /// The destination.
         path: PathBuf,
@@ -127,7 +131,7 @@ pub enum SshError {
     #[error("the copy was interrupted")]
     Interrupted,
     /// A copy ended in the middle of files of this host that existed before.
-    #[error("incomplete since the copy ended: {}", list(paths))]
+    #[error("incomplete because the copy ended: {}", list(paths))]
     Incomplete {
         /// Incomplete files.
         paths: Vec<PathBuf>,
@@ -195,10 +199,11 @@ impl Explain for SshError {
         let hint = match self {
             Self::NetworkDown(down) => return down.hint(),
             Self::Unreachable { .. } | Self::Lost => {
-                "See with `castra status` whether the VM runs, and with `castra logs` why it may not."
+                "`castra status` shows whether the VM is running, and `castra logs` why it may \
+                not be."
             }
             Self::TooSlow { .. } | Self::Handshake { .. } => {
-                "It may still be booting, or hang: see `castra logs`."
+                "It may still be booting, or have hung: see `castra logs`."
             }
             Self::HostKeyMismatch { .. } => {
                 "Another program has taken the VM's port, or its keys were replaced. Restart the VM with \
@@ -211,13 +216,13 @@ impl Explain for SshError {
             Self::UnknownUser { .. } => "Name a user of the guest's /etc/passwd, for instance root.",
             Self::NotStarted { .. } => "The guest may have run out of memory or terminals.",
             Self::TooLong => {
-                "Linux takes 128 KiB for one and 2 MiB for all. Send long input on stdin, or as a file with \
-                 `castra cp`."
+                "Linux limits one to 128 KiB and all together to 2 MiB. Send long input on stdin, \
+                 or as a file with `castra cp`."
             }
-            Self::OldAgent { .. } => "`castra restart` gives the VM an agent of this castra.",
-            Self::ManyOntoOne { .. } => "Make the directory first.",
+            Self::OldAgent { .. } => "`castra restart` updates the agent in the VM.",
+            Self::ManyOntoOne { .. } => "Create the directory first.",
             Self::Incomplete { .. } => {
-                "Copy them again: they hold the old and the new mixed, or a part of the new."
+                "Copy them again: they mix old and new contents, or hold only part of the new."
             }
             Self::Interrupted
             | Self::TooMuchOutput { .. }

@@ -39,7 +39,7 @@ pub(crate) fn prepare(
     let images = project.images();
     let path = images.image(&spec.id, &spec.version);
     files::create_directory(&path)?;
-    let what = format!("another castra that puts {} into this project", job.image);
+    let what = format!("another castra adding {} to this project", job.image);
     let _lock = job.lock(&images.lock(&spec.id, &spec.version), &what)?;
     files::remove_leftovers(&path).at("read", &path)?;
     // Noted before anything is fetched for this project, so that nothing prunes it as unneeded.
@@ -245,7 +245,7 @@ fn make_each(
         let (file, sha256) = verify::verify(job, artifact, made)?;
         failpoint::reach(Point::ProductVerified);
         if let Err(error) = job.witness.note(artifact, &sha256) {
-            job.warn(format!("the next castra will make {} again: {}", artifact.role, one_line(&error)));
+            job.warn(format!("the next castra will rebuild {}: {}", artifact.role, one_line(&error)));
         }
         if there.keeps(job, artifact, &sha256)? {
             there.store(spec)?;

@@ -96,11 +96,11 @@ impl Archive {
             let is_file = entry.header().entry_type() == tar::EntryType::Regular;
             let member = awaited.remove(name.as_str()).filter(|_| is_file);
             let Some(member) = member else {
-                let problem = format!("no export writes a member such as `{}`", name.escape_debug());
+                let problem = format!("unexpected member `{}`", name.escape_debug());
                 return Err(self.damaged(&problem));
             };
             if entry.size() != member.size_bytes {
-                return Err(self.damaged(&format!("`{name}` has another size than described")));
+                return Err(self.damaged(&format!("`{name}` does not have its declared size")));
             }
             let put = blob::into_cache(job, &member.digest, member.size_bytes, || Ok(Box::new(entry)));
             put.map_err(|refusal| match refusal {
@@ -109,7 +109,7 @@ impl Archive {
             })?;
         }
         match awaited.keys().next() {
-            Some(name) => Err(self.damaged(&format!("`{name}` is missing at its end"))),
+            Some(name) => Err(self.damaged(&format!("`{name}` is missing"))),
             None => Ok(description.blobs.iter().map(|one| (one.digest.clone(), one.size_bytes)).collect()),
         }
     }
@@ -125,7 +125,7 @@ impl Archive {
         if let Ok(newer) = format
             && newer > FORMAT
         {
-            return Err(self.damaged(&format!("a newer castra wrote it, in format {newer}")));
+            return Err(self.damaged(&format!("it was written by a newer castra, in format {newer}")));
         }
         let unreadable = |error| self.damaged(&format!("its {DESCRIPTION} cannot be read: {error}"));
         let description: Description = serde_json::from_slice(&text).map_err(unreadable)?;
@@ -136,7 +136,7 @@ impl Archive {
         };
         let all_sound = description.blobs.iter().enumerate().all(is_sound);
         if !all_sound || description.blobs.len() > MAX_MEMBERS {
-            return Err(self.damaged(&format!("its {DESCRIPTION} is not one that an export writes")));
+            return Err(self.damaged(&format!("its {DESCRIPTION} is invalid")));
         }
         Ok(description)
     }

@@ -54,7 +54,7 @@ pub(crate) fn into_cache<'r>(
     let blob = cache.blob(digest.algorithm(), digest.hex());
     let directory = blob.parent().unwrap_or(Path::new("/"));
     files::create_directory(directory)?;
-    let what = format!("another castra that downloads {digest}");
+    let what = format!("another castra downloading {digest}");
     let _lock = job.lock(&cache.blob_lock(digest.algorithm(), digest.hex()), &what)?;
     if files::open_if_there(&blob)?.is_some() {
         if files::digest(&blob, digest, &job.context.cancel)? == *digest {
@@ -97,7 +97,7 @@ fn write(
             HashError::Io(error) => Refusal::Bytes(format!("cannot be read: {error}")),
         })?;
     if length != size_bytes {
-        return Err(Refusal::Bytes(format!("has {length} bytes, not {size_bytes}: was it cut off?")));
+        return Err(Refusal::Bytes(format!("has {length} bytes, not {size_bytes}: was it truncated?")));
     }
     match hasher.finish() {
         found if found == *digest => Ok(()),
@@ -111,7 +111,7 @@ pub(crate) fn quarantine(job: &Job, cache: &CacheLayout, digest: &Digest) -> Res
     let name = format!("{}-{}", digest.algorithm(), digest.hex());
     let moved = store::quarantine::keep(&cache.quarantine(), &blob, &name)?;
     job.warn(format!(
-        "{} is damaged; it was moved to {} and is fetched again if it is needed",
+        "{} is damaged; it was quarantined as {} and will be fetched again if needed",
         blob.display(),
         moved.display()
     ));

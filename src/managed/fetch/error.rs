@@ -7,7 +7,7 @@ use crate::error::{Explain, Kind};
 #[derive(Debug, thiserror::Error)]
 pub enum PipError {
     /// None of `python3 -m pip`, `pip3` and `pip` is installed.
-    #[error("pip is not installed, and {requirement} comes by it")]
+    #[error("pip is not installed, but {requirement} needs it")]
     Missing {
         /// Requirement that was to be fetched.
         requirement: String,
@@ -22,7 +22,7 @@ pub enum PipError {
         said: CommandError,
     },
     /// The index answered, and does not have this version for this platform.
-    #[error("the package index of pip does not have {requirement}")]
+    #[error("pip's package index does not have {requirement}")]
     Gone {
         /// Requirement that was to be fetched.
         requirement: String,
@@ -76,7 +76,7 @@ impl Explain for PipError {
                 "If pip uses a mirror (`pip config list`), the mirror may lack it.".to_owned()
             }
             Self::Failed { .. } | Self::NoWheel { .. } => {
-                "Try the same with pip by hand: `pip download`.".to_owned()
+                "Try the download with pip itself: `pip download`.".to_owned()
             }
         })
     }

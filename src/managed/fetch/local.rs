@@ -25,7 +25,7 @@ pub(super) fn fetch(
     let blob = cache.blob(artifact.digest.algorithm(), artifact.digest.hex());
     // Written under the partial's name, so that the next try reuses what an interruption leaves.
     let copy_path = cache.partial(artifact.digest.algorithm(), artifact.digest.hex());
-    let lock = job.lock_own(&copy_path, "another castra that copies the same file")?;
+    let lock = job.lock_own(&copy_path, "another castra copying the same file")?;
     let copy = lock.file();
     copy.set_len(0).at("shorten", &copy_path)?;
     let copied = files::copy(from, copy, &artifact.digest, &job.context.cancel).at("copy", path);

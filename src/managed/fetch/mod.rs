@@ -25,7 +25,7 @@ pub(crate) fn fetch(
     artifact: &ManagedArtifactSpec,
 ) -> Result<Blob, ImageError> {
     let lock_file = workspace.cache().blob_lock(artifact.digest.algorithm(), artifact.digest.hex());
-    let what = format!("another castra that downloads {}", artifact.source);
+    let what = format!("another castra downloading {}", artifact.source);
     let mut fetched: Option<PathBuf> = None;
     loop {
         let share = job.share_lock(&lock_file, &what)?;
@@ -54,7 +54,7 @@ fn fetch_alone(
     if let Some(directory) = cache.blob(artifact.digest.algorithm(), artifact.digest.hex()).parent() {
         files::create_directory(directory)?;
     }
-    let what = format!("another castra that downloads {}", artifact.source);
+    let what = format!("another castra downloading {}", artifact.source);
     let _lock = job.lock(lock_file, &what)?;
     // The last holder of the lock has probably fetched it.
     if let Some(blob) = ready(job, workspace, artifact)? {
@@ -82,7 +82,7 @@ pub(crate) fn fetch_unpinned(
     let stand_in = Digest::Sha256(sha256_hex(source.to_string().as_bytes()));
     let blob = cache.blob(stand_in.algorithm(), stand_in.hex());
     files::create_directory(blob.parent().unwrap_or(cache.root()))?;
-    let what = format!("another castra that downloads {source}");
+    let what = format!("another castra downloading {source}");
     let _lock = job.lock(&cache.blob_lock(stand_in.algorithm(), stand_in.hex()), &what)?;
     let (role, pipeline, product_digest) = (ArtifactRole::Rootfs, Vec::new(), None);
     let (source, digest) = (source.clone(), stand_in);
@@ -117,7 +117,7 @@ fn ready(
             Ok(None) | Err(_) => continue,
         };
         if !trusted {
-            job.warn(format!("{} belongs to another user; it is fetched again", blob.display()));
+            job.warn(format!("{} belongs to another user; fetching it again", blob.display()));
             continue;
         }
         job.step(artifact.role, format!("verifying {}", artifact.digest.algorithm()));
@@ -127,7 +127,7 @@ fn ready(
         if is_ours {
             blob::quarantine(job, workspace.cache(), &artifact.digest)?;
         } else {
-            job.warn(format!("{} is damaged; it is fetched again", blob.display()));
+            job.warn(format!("{} is damaged; fetching it again", blob.display()));
         }
     }
     Ok(None)

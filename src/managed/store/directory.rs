@@ -127,7 +127,7 @@ impl ImageDirectory {
             Err(Distrust::Missing) => Vec::new(),
             Err(distrust) => {
                 let manifest = manifest::path_in(&path);
-                job.warn(format!("{} {distrust}; the image is prepared anew", manifest.display()));
+                job.warn(format!("{} {distrust}; rebuilding the image", manifest.display()));
                 Vec::new()
             }
         };
@@ -168,7 +168,7 @@ impl ImageDirectory {
             }
             Err(FileError::Interrupted(interrupted)) => Err(interrupted.into()),
             Err(FileError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-                job.warn(format!("{} is missing; it is prepared anew", path.display()));
+                job.warn(format!("{} is missing; rebuilding it", path.display()));
                 Ok(None)
             }
             // Reported when it is quarantined.
@@ -264,11 +264,11 @@ impl ImageDirectory {
             let place = Place { image: self.path.clone(), quarantine: self.quarantine.clone() };
             let moved = place.quarantine(spec, role.file_name())?;
             let problem = match self.unvouched.contains(&role) {
-                true => "is not what the pinned download becomes",
+                true => "does not match the pinned download",
                 false => "is damaged",
             };
             job.warn(format!(
-                "{} {problem}; it was moved to {} and is prepared anew",
+                "{} {problem}; it was quarantined as {} and will be rebuilt",
                 self.file(role).display(),
                 moved.display()
             ));

@@ -14,7 +14,7 @@ pub(crate) fn keep(quarantine: &Path, file: &Path, name: &str) -> Result<PathBuf
     let target = std::iter::once(quarantine.join(name)).chain(numbered).find(free);
     // The numbers do not run out.
     let target = target.unwrap_or_else(|| quarantine.join(name));
-    fs::rename(file, &target).at("move aside", file)?;
+    fs::rename(file, &target).at("quarantine", file)?;
     Ok(target)
 }
 

@@ -68,7 +68,7 @@ pub(crate) fn note(job: &Job, project: &ProjectLayout, spec: &ManagedImageSpec) 
         return;
     }
     if let Err(error) = add(job, cache, project, spec) {
-        job.note(&format!("the cache does not know of this project: {error}"));
+        job.note(&format!("cannot register this project in the cache: {error}"));
     }
 }
 
@@ -106,7 +106,7 @@ fn add(
     files::create_directory(&cache.projects())?;
     let name = format!("project-{}", project.short_digest(16));
     // Several images may be put into one project at once.
-    let _lock = job.lock(&cache.lock(&name), "another castra that notes what this project has")?;
+    let _lock = job.lock(&cache.lock(&name), "another castra recording this project's images")?;
     let mut images = match load(&path) {
         Loaded::Reference(reference) if reference.state_root == project.state_root() => reference.images,
         _ => Vec::new(),

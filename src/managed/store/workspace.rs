@@ -57,7 +57,7 @@ impl Workspace {
     ) -> Result<Self, FileError> {
         files::create_directory(&cache.images().image(&spec.id, &spec.version))?;
         tag_as_cache(&cache.tag());
-        let what = format!("another castra that prepares {}", job.image);
+        let what = format!("another castra preparing {}", job.image);
         let lock = job.lock(&cache.image_lock(&spec.id, &spec.version), &what)?;
         files::require_space(cache.root(), &peak(&cache, missing))?;
         Ok(Self { cache, further, _lock: lock })

@@ -11,7 +11,7 @@ const MAX_SHOWN_CHARS: usize = 60;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OptionError {
     /// A device that is not in the list.
-    #[error("{} is not a device that castra gives to a VM", shown(.0))]
+    #[error("{} is not a device that castra supports", shown(.0))]
     Device(String),
     /// A property that is not in the device's list.
     #[error("the device `{}` has no property {} that can be set", .model.name(), shown(.found))]
@@ -33,7 +33,7 @@ pub enum OptionError {
     #[error("`{0}` is set twice")]
     Twice(&'static str),
     /// A machine that is not in the list.
-    #[error("{} is not a machine that castra runs", shown(.0))]
+    #[error("{} is not a machine that castra supports", shown(.0))]
     Board(String),
     /// A switch of the machine that is not in the list.
     #[error("the machine has no switch {} that can be set", shown(.0))]
@@ -56,7 +56,7 @@ pub enum OptionError {
     #[error("a kernel's command line is one line of text, not {}", shown(.0))]
     CommandLine(String),
     /// A format of disks that is not in the list.
-    #[error("{} is not a format of disks", shown(.0))]
+    #[error("{} is not a disk format", shown(.0))]
     Format(String),
 }
 
@@ -90,9 +90,9 @@ impl OptionError {
                 or_the_users("Write a model and flags, each with `+` or `-`: `\"max,-svm\"`.")
             }
             Self::Value { property, .. } => format!("Write for instance `{}`.", property.example()),
-            Self::Twice(_) => "Take one out.".to_owned(),
+            Self::Twice(_) => "Remove one.".to_owned(),
             Self::SwitchValue { switch, .. } => format!("Write `{}=off`.", switch.name()),
-            Self::CommandLine(_) => "Take tabs, line ends and other control characters out.".to_owned(),
+            Self::CommandLine(_) => "Remove tabs, line breaks and other control characters.".to_owned(),
             Self::Format(_) => "Formats are `qcow2`, `raw`, `vdi`, `vhdx`, `vmdk` and `vpc`.".to_owned(),
         }
     }

@@ -114,7 +114,7 @@ pub fn clean(
         });
     }
     let tell = || {
-        let what = "another castra that works on a VM of this project".to_owned();
+        let what = "another castra working on a VM of this project".to_owned();
         context.reporter.report(&Event::Waiting { what });
     };
     let lock = Lock::acquire(&layout.project_lock(), &context.cancel, tell)?;

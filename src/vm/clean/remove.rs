@@ -69,7 +69,7 @@ pub(super) fn remove(path: &Path) -> Result<(), VmError> {
 /// Quarantines an unreadable record, and returns its new path.
 pub(super) fn set_record_aside(record: &Cleaned, layout: &ProjectLayout) -> Result<PathBuf, VmError> {
     let quarantine = layout.quarantine();
-    let failed = |source| VmError::Disk { action: "move aside", path: record.path.clone(), source };
+    let failed = |source| VmError::Disk { action: "quarantine", path: record.path.clone(), source };
     files::create_private_directory(&quarantine).map_err(failed)?;
     let vm = record.vm.as_deref().unwrap_or_default();
     let numbered = (1..).map(|number| quarantine.join(format!("{vm}-record.{number}.json")));

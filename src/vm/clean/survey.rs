@@ -132,14 +132,14 @@ impl Survey<'_> {
                     found.keep(Some(name), format!("{}; stop it first: castra down {name}", one_line(error)));
                 }
                 (false, _) => {
-                    found.keep(Some(name), format!("{}; --records moves it aside", one_line(error)))
+                    found.keep(Some(name), format!("{}; --records quarantines it", one_line(error)))
                 }
             }
         }
         if let Standing::Busy(state) = vm.standing {
             // That of a VM with an unreadable record is reported already.
             if vm.record.is_ok() {
-                found.keep(Some(name), format!("VM `{name}` is {}: nothing of it is touched", state.name()));
+                found.keep(Some(name), format!("VM `{name}` is {}: leaving it alone", state.name()));
             }
             return;
         }
@@ -191,7 +191,7 @@ impl Survey<'_> {
     fn why_disk_stays(&self, vm: &str, overlay: &Path) -> Option<String> {
         if let Some(other) = place::other_project(overlay, vm, self.layout) {
             let (disk, other) = (overlay.display(), other.display());
-            return Some(format!("{disk} is the disk of VM `{vm}` of the project in {other}, too"));
+            return Some(format!("{disk} is also the disk of VM `{vm}` of the project in {other}"));
         }
         let refused = check_removable(overlay).err().map(|error| one_line(&error));
         refused.or_else(|| self.confirm(overlay).err().map(|problem| one_line(&problem)))
@@ -236,7 +236,7 @@ impl Survey<'_> {
         for disk in spared {
             let vm = disk.vm.as_deref();
             found.planned.retain(|planned| planned.vm.as_deref() != vm);
-            found.keep(vm, format!("another disk stands on {}", disk.path.display()));
+            found.keep(vm, format!("another disk is based on {}", disk.path.display()));
         }
     }
 
@@ -260,7 +260,7 @@ impl Survey<'_> {
         self.sockets(&busy, found);
         if let Err(error) = self.layers(vms, found) {
             let why = format!(
-                "layers and images stay, since it cannot be told what is needed: {}",
+                "keeping layers and images, since it is unknown which ones are needed: {}",
                 one_line(&error)
             );
             found.keep(None, why);

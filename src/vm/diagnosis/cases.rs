@@ -88,7 +88,7 @@ fn port_taken(e: &Evidence<'_>) -> Option<Diagnosis> {
         has(e.qemu, &["Could not set up host forwarding rule", "could not set up host forwarding rule"]);
     said.then_some(())?;
     probably(
-        "another program has taken a port that this VM forwards",
+        "another program is using a port that this VM forwards",
         "`ss -ltnup` shows who has it. Stop that program, or choose another host port in castra.toml.",
     )
 }
@@ -108,7 +108,7 @@ fn networking_missing(e: &Evidence<'_>) -> Option<Diagnosis> {
 /// Returns the diagnosis of a QEMU without a feature, with the advice of `castra doctor`.
 pub(super) fn feature_missing(reason: &str) -> Diagnosis {
     Diagnosis {
-        cause: format!("QEMU lacks something that VMs need: {reason}"),
+        cause: format!("QEMU lacks a feature that VMs need: {reason}"),
         advice: INSTALL_FULL_QEMU.to_owned(),
         is_final: true,
     }
@@ -119,27 +119,24 @@ fn disk_in_use(e: &Evidence<'_>) -> Option<Diagnosis> {
     let holder = e.host.disk_holder.as_deref().unwrap_or("another process");
     probably(
         format!("{} is in use by {holder}", file.display()),
-        "Two writers would destroy the disk, so QEMU refuses. End that process; if it is a VM of another project, give this \
-         one a disk of its own.",
+        "Two writers would destroy the disk, so QEMU refuses to start. Stop that process; if it \
+         is a VM of another project, give this one a disk of its own.",
     )
 }
 
 fn host_memory(e: &Evidence<'_>) -> Option<Diagnosis> {
     has(e.qemu, &["Cannot allocate memory", "cannot set up guest memory"]).then_some(())?;
-    let left = e.host.available_mib.map_or(String::new(), |mib| format!("; {mib} MiB are available"));
+    let left = e.host.available_mib.map_or(String::new(), |mib| format!("; {mib} MiB available"));
     probably(
-        format!(
-            "this machine does not give QEMU the {} MiB of memory that the VM is to have{left}",
-            e.memory_mib
-        ),
-        "Give the VM less `memory` in castra.toml, or stop other VMs. A limit may apply, too: `ulimit -v`, or that of a \
-         container.",
+        format!("QEMU could not allocate the {} MiB of memory of the VM{left}", e.memory_mib),
+        "Give the VM less `memory` in castra.toml, or stop other VMs. A limit may also apply: \
+        `ulimit -v`, or that of a container.",
     )
 }
 
 fn file_size_limit(e: &Evidence<'_>) -> Option<Diagnosis> {
     (e.signal == Some(SIGXFSZ) || has(e.qemu, &["File too large"])).then_some(())?;
-    probably("a file of QEMU's became as long as this shell lets files become (SIGXFSZ)", FILE_SIZE_HINT)
+    probably("a file written by QEMU reached this shell's file-size limit (SIGXFSZ)", FILE_SIZE_HINT)
 }
 
 fn host_disk_full(e: &Evidence<'_>) -> Option<Diagnosis> {
@@ -148,7 +145,8 @@ fn host_disk_full(e: &Evidence<'_>) -> Option<Diagnosis> {
     let left = e.host.free_disk_mib.map_or("nothing".into(), |mib| format!("{mib} MiB"));
     probably(
         format!(
-            "the disk of this machine is full ({left} left where the VM's disk lies), and the guest waits for room"
+            "this machine's disk is full ({left} left where the VM's disk is), and the guest is \
+            waiting for room"
         ),
         "Free some space: `castra image prune` and `castra template prune` do.",
     )
@@ -159,7 +157,8 @@ fn sandbox(e: &Evidence<'_>) -> Option<Diagnosis> {
     (e.signal == Some(SIGSYS) || said).then_some(())?;
     probably(
         "QEMU made a system call that its sandbox forbids, or has no sandbox (SIGSYS)",
-        "This build of QEMU does not go with the sandbox. Take the one of your distribution; CASTRA_QEMU names another program.",
+        "This build of QEMU does not work with the sandbox. Use your distribution's QEMU; \
+        CASTRA_QEMU selects another binary.",
     )
 }
 
@@ -174,7 +173,7 @@ fn machine_unknown(e: &Evidence<'_>) -> Option<Diagnosis> {
     let line = e.qemu.lines().find(|line| has(line, &words))?;
     let line = line.split_once(": ").map_or(line, |(_program, said)| said);
     probably(
-        format!("this QEMU does not have what the image's machine is made of: {line}"),
+        format!("this QEMU does not support the image's machine: {line}"),
         "Update QEMU, or change `machine`, `cpu` or `devices` of the image in castra.toml.",
     )
 }
@@ -189,8 +188,8 @@ fn kernel_unreadable(e: &Evidence<'_>) -> Option<Diagnosis> {
     let line = words.iter().find_map(|words| line_of(e.qemu, words))?;
     probably(
         format!("QEMU cannot load the kernel or its initramfs: {line}"),
-        "`castra image verify` checks the image's files and makes damaged ones again. For an image of your own, its kernel must \
-         be a bzImage.",
+        "`castra image verify` checks the image's files and repairs damaged ones. The kernel of \
+        an image of your own must be a bzImage.",
     )
 }
 
@@ -207,7 +206,7 @@ fn hardware(e: &Evidence<'_>) -> Option<Diagnosis> {
         format!(
             "hardware virtualisation does not work here ({line}); nested virtualisation often has only part of it"
         ),
-        "CASTRA_ACCELERATOR=tcg goes without it.",
+        "CASTRA_ACCELERATOR=tcg avoids it.",
     )
 }
 
@@ -218,21 +217,25 @@ fn killed(e: &Evidence<'_>) -> Option<Diagnosis> {
     match e.host.oom_kills {
         Some(0) => probably(
             format!(
-                "QEMU was killed (SIGKILL), by somebody or by a container's limit: this machine's kernel has ended nothing for want of memory{memory}"
+                "QEMU was killed (SIGKILL), by a user or a container's limit: the kernel's OOM \
+                killer has not run{memory}"
             ),
             format!("`castra up {}` starts it again.", e.vm),
         ),
         Some(kills) => probably(
             format!(
-                "QEMU was killed (SIGKILL), probably for want of memory: this machine's kernel has ended {kills} processes for it since it booted{memory}"
+                "QEMU was killed (SIGKILL), probably by the kernel's OOM killer: it has killed \
+                {kills} processes since this machine booted{memory}"
             ),
             "Give the VM less `memory` in castra.toml, or stop other VMs.",
         ),
         None => probably(
             format!(
-                "QEMU was killed (SIGKILL); whether for want of memory, this machine does not let castra see{memory}"
+                "QEMU was killed (SIGKILL), perhaps by the kernel's OOM killer: castra cannot see \
+                its count here{memory}"
             ),
-            "`dmesg` as root may tell. Give the VM less `memory` in castra.toml, or stop other VMs.",
+            "`dmesg` as root may show why. Give the VM less `memory` in castra.toml, or stop \
+            other VMs.",
         ),
     }
 }
@@ -267,7 +270,8 @@ fn no_root_disk(e: &Evidence<'_>) -> Option<Diagnosis> {
         unmounted(e.console).map_or("the root filesystem".into(), |(device, _)| format!("`{device}`"));
     finally(
         format!(
-            "the guest does not find {device}: `root=` names no disk that it has, or its initramfs has no driver for virtio disks"
+            "the guest cannot find {device}: `root=` names no disk of the guest, or its initramfs \
+            lacks a driver for virtio disks"
         ),
         "The VM's disk is /dev/vda. Look at `command_line` of the image in castra.toml: root=/dev/vda, and for Alpine \
          modules=ext4,virtio_blk,virtio_net.",
@@ -278,7 +282,10 @@ fn root_of_another_kind(e: &Evidence<'_>) -> Option<Diagnosis> {
     let (device, reason) = unmounted(e.console)?;
     (reason == "No such device").then_some(())?;
     finally(
-        format!("the guest's kernel does not know the filesystem that `rootfstype=` names for `{device}`"),
+        format!(
+            "the guest's kernel does not support the filesystem that `rootfstype=` names for \
+            `{device}`"
+        ),
         "Name the right one, and its module, in `command_line` of the image in castra.toml: rootfstype=ext4 modules=ext4,…",
     )
 }
@@ -287,8 +294,8 @@ fn root_damaged(e: &Evidence<'_>) -> Option<Diagnosis> {
     let (device, reason) = unmounted(e.console)?;
     finally(
         format!("the guest cannot mount `{device}`: {reason}"),
-        "Is it the filesystem that `rootfstype=` names? If it is the VM's disk that is damaged, `castra down` the VM and look at \
-         it with `qemu-img check`.",
+        "Is it the filesystem that `rootfstype=` names? If the VM's disk is damaged, `castra \
+        down` the VM and check the disk with `qemu-img check`.",
     )
 }
 
@@ -296,8 +303,9 @@ fn no_init(e: &Evidence<'_>) -> Option<Diagnosis> {
     let words = ["No working init found", "Requested init", "No init found", "switch_root: can't execute"];
     has(e.console, &words).then_some(())?;
     finally(
-        "the root filesystem has no init that the kernel could run",
-        "Does the image hold a whole system? `init=` in its `command_line` names another program.",
+        "the root filesystem has no init that the kernel can run",
+        "Does the image contain a complete system? `init=` in its `command_line` selects another \
+        program.",
     )
 }
 
@@ -305,10 +313,10 @@ fn disk_errors(e: &Evidence<'_>) -> Option<Diagnosis> {
     let words = ["EXT4-fs error", "I/O error, dev vd", "Buffer I/O error on dev vd", "XFS (vda): Corruption"];
     let line = words.iter().find_map(|words| line_of(e.console, words))?;
     let free =
-        e.host.free_disk_mib.map_or(String::new(), |mib| format!(" ({mib} MiB are free on this machine's)"));
+        e.host.free_disk_mib.map_or(String::new(), |mib| format!(" ({mib} MiB free on this machine's)"));
     probably(
         format!("the guest cannot read or write its disk{free}: {line}"),
-        "`castra image verify` checks what the VM's disk stands on, `qemu-img check` the disk itself.",
+        "`castra image verify` checks the base of the VM's disk, `qemu-img check` the disk itself.",
     )
 }
 
@@ -324,10 +332,7 @@ fn panicked(e: &Evidence<'_>) -> Option<Diagnosis> {
 fn emergency_shell(e: &Evidence<'_>) -> Option<Diagnosis> {
     let by_systemd = e.console.contains("You are in emergency mode");
     (by_systemd || is_stuck_in_initramfs(e.console)).then_some(())?;
-    finally(
-        "the guest stands in an emergency shell, which nobody can reach",
-        format!("`castra logs {}` shows what it could not do.", e.vm),
-    )
+    finally("the guest dropped to an emergency shell", format!("`castra logs {}` shows what failed.", e.vm))
 }
 
 fn silent_hardware(e: &Evidence<'_>) -> Option<Diagnosis> {
@@ -335,7 +340,7 @@ fn silent_hardware(e: &Evidence<'_>) -> Option<Diagnosis> {
     (is_silent && e.accelerator != Accelerator::Tcg).then_some(())?;
     probably(
         format!("the guest's CPU does not run under {}", e.accelerator.name()),
-        "CASTRA_ACCELERATOR=tcg goes without hardware virtualisation.",
+        "CASTRA_ACCELERATOR=tcg avoids hardware virtualisation.",
     )
 }
 
@@ -345,9 +350,9 @@ fn busy_host(e: &Evidence<'_>) -> Option<Diagnosis> {
     let (load, cpus) = (e.host.load?, e.host.cpus?);
     e.host.load_per_cpu().filter(|load| *load >= BUSY)?;
     let emulated =
-        if e.accelerator == Accelerator::Tcg { ", and an emulated guest needs a whole one" } else { "" };
+        if e.accelerator == Accelerator::Tcg { ", and an emulated guest needs a full one" } else { "" };
     probably(
-        format!("this machine is busy: {load:.1} processes want its {cpus} CPUs{emulated}"),
+        format!("this machine is busy: {load:.1} processes compete for its {cpus} CPUs{emulated}"),
         "Wait until it is less busy, or give the boot more time: --boot-timeout SECS.",
     )
 }

@@ -48,7 +48,7 @@ fn text(evidence: &Evidence<'_>) -> String {
 fn the_guests_words_have_their_cases() {
     let host = HostFacts::default();
     for (console, cause, is_final) in [
-        (NO_SUCH_DISK, "does not find `/dev/vdz`", true),
+        (NO_SUCH_DISK, "cannot find `/dev/vdz`", true),
         (OTHER_FILESYSTEM, "`rootfstype=` names for `/dev/vda`", true),
         (NOT_THAT_FILESYSTEM, "cannot mount `/dev/vda`: Invalid argument", true),
         (DEADLOCKED, "ran out of memory: it has 256 MiB", true),
@@ -56,7 +56,7 @@ fn the_guests_words_have_their_cases() {
         (UNABLE, "`root=` names no disk", true),
         (NO_INIT, "has no init", true),
         (KILLED_INIT, "Attempted to kill init! exitcode=0x00000100", true),
-        (DRACUT, "does not find the root filesystem", true),
+        (DRACUT, "cannot find the root filesystem", true),
         (SYSTEMD, "emergency shell", true),
         (EXT4, "cannot read or write its disk: EXT4-fs error (device vda)", false),
     ] {
@@ -77,7 +77,7 @@ fn the_words_of_qemu_have_their_cases() {
         (LOCKED, "/p/web.qcow2 is in use by qemu-system-x86 (process 42)"),
         (
             "qemu-system-x86_64: cannot set up guest memory 'pc.ram': Cannot allocate memory",
-            "700 MiB are available",
+            "700 MiB available",
         ),
         (
             "qemu-system-x86_64: unsupported machine type\nUse -machine help to list supported machines",
@@ -117,9 +117,9 @@ fn the_words_of_qemu_have_their_cases() {
 fn signals_and_the_host_have_their_cases() {
     let host = |oom_kills| HostFacts { oom_kills, available_mib: Some(10), ..HostFacts::default() };
     for (signal, oom_kills, cause) in [
-        (9, Some(3), "ended 3 processes"),
-        (9, Some(0), "by somebody"),
-        (9, None, "does not let castra see, 10 MiB of memory are available now"),
+        (9, Some(3), "killed 3 processes"),
+        (9, Some(0), "by a user"),
+        (9, None, "cannot see its count here, 10 MiB of memory are available now"),
         (25, Some(0), "ulimit -f"),
         (31, Some(0), "SIGSYS"),
     ] {
@@ -132,7 +132,8 @@ fn signals_and_the_host_have_their_cases() {
     let busy =
         HostFacts { load: Some(9.0), cpus: Some(2), free_disk_mib: Some(9_000), ..HostFacts::default() };
     assert!(
-        text(&evidence("fine so far", "", &busy)).contains("9.0 processes want its 2 CPUs, and an emulated")
+        text(&evidence("fine so far", "", &busy))
+            .contains("9.0 processes compete for its 2 CPUs, and an emulated")
     );
     assert!(text(&evidence(NO_SUCH_DISK, "", &busy)).contains("/dev/vdz"), "what is sure comes first");
     let ended = Evidence { has_ended: true, ..evidence("", "", &busy) };
@@ -168,5 +169,5 @@ fn trouble_is_told_in_full() {
         text.starts_with("in phase `initramfs` after 40 s (usual: 0.31 s)\n  | mount: mounting /dev/vdz"),
         "{text}"
     );
-    assert!(text.contains("\n  probable cause: the guest does not find `/dev/vdz`"), "{text}");
+    assert!(text.contains("\n  probable cause: the guest cannot find `/dev/vdz`"), "{text}");
 }

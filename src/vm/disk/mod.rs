@@ -19,6 +19,7 @@ use crate::files::{self, OVERLAY_BYTES, Peak, create_private_directory, normalis
 use crate::layout::{ProjectLayout, is_frozen_layer};
 use crate::qemu::{Qcow2Header, QemuError, create_overlay, resize_disk};
 use crate::report::Event;
+use crate::size::ByteSize;
 
 use super::error::VmError;
 use super::plan::VmPlan;
@@ -222,8 +223,8 @@ fn grow(plan: &VmPlan, context: &RuntimeContext) -> Result<(), VmError> {
     if has < wanted {
         resize_disk(overlay, wanted, &context.environment, &context.cancel)?;
     } else if has > wanted && plan.definition.disk_bytes != defaults::DISK_BYTES {
-        let (vm, gib) = (&plan.definition.name, has as f64 / f64::from(1 << 30));
-        let message = format!("the disk of VM `{vm}` stays {gib:.1} GiB large: a disk can only grow");
+        let (vm, size) = (&plan.definition.name, ByteSize(has));
+        let message = format!("the disk of VM `{vm}` stays at {size}: a disk can only grow");
         context.reporter.report(&Event::Warning { message });
     }
     Ok(())

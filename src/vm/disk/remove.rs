@@ -74,7 +74,7 @@ pub(in crate::vm) fn check_removable(path: &Path) -> Result<(), VmError> {
         Err(error) if trusted::is_absence(&error) => Ok(()),
         Ok(_) if begin == QCOW2_MAGIC => Ok(()),
         Ok(_) => {
-            let source = io::Error::new(io::ErrorKind::InvalidData, "it does not begin as a qcow2 does");
+            let source = io::Error::new(io::ErrorKind::InvalidData, "it is not a qcow2 file");
             Err(VmError::NotADisk { path: path.to_owned(), source })
         }
         Err(source) => Err(VmError::NotADisk { path: path.to_owned(), source }),

@@ -193,9 +193,8 @@ fn stop_suspended(
     match options.suspended {
         IfSuspended::Refuse => return Err(VmError::IsSuspended { vm }),
         IfSuspended::Leave => {
-            let message = format!(
-                "VM `{vm}` is suspended and stays so; castra down --discard-suspended {vm} drops its memory"
-            );
+            let message =
+                format!("VM `{vm}` stays suspended; castra down --discard-suspended {vm} drops its memory");
             context.reporter.report(&Event::Warning { message });
         }
         IfSuspended::Discard => {
@@ -255,7 +254,8 @@ pub(super) fn await_stop(
             if !stopping.wait_for_guest(limit)? {
                 record.progress = Progress::Running;
                 record.save(layout)?;
-                let message = format!("VM `{vm}` was asked to shut down earlier and does not; it runs on");
+                let message =
+                    format!("VM `{vm}` was asked to shut down earlier but did not; it keeps running");
                 context.reporter.report(&Event::Warning { message });
                 return Ok(record);
             }

@@ -89,24 +89,22 @@ impl Explain for VmError {
                 Some(format!("`castra down {vm}` stops it; then `castra up {vm}` starts it with a record."))
             }
             Self::UnknownAccelerator { .. } => {
-                Some("It can be kvm, hvf or tcg; unset, Castra finds out by itself.".into())
+                Some("Use kvm, hvf or tcg, or unset it to let Castra choose.".into())
             }
-            Self::NotRunning { vm, state: VmState::Suspended } => {
-                Some(format!("Let it go on from where it was: castra up {vm}"))
-            }
+            Self::NotRunning { vm, state: VmState::Suspended } => Some(format!("Resume it: castra up {vm}")),
             Self::Frozen { vm, pid } => {
-                Some(format!("`kill -CONT {pid}` lets it go on; `castra down {vm}` stops the VM."))
+                Some(format!("`kill -CONT {pid}` continues it; `castra down {vm}` stops the VM."))
             }
             Self::BadName { .. } => {
                 Some("Use letters, digits, `-`, `_` and `.`, a letter or digit first.".into())
             }
             Self::NotRunning { vm, .. } => Some(format!("Start it: castra up {vm}")),
-            Self::ConsoleTaken { vm, .. } => {
-                Some(format!("Leave it there by Ctrl-]. `castra logs -f {vm}` shows it meanwhile."))
-            }
+            Self::ConsoleTaken { vm, .. } => Some(format!(
+                "Disconnect there with Ctrl-]. `castra logs -f {vm}` shows the console meanwhile."
+            )),
             Self::ServicesUnseen { vm } => Some(format!(
-                "Leave `--wait services` out: `castra up {vm}` returns once it runs, and `castra console {vm}` shows its serial \
-                 console."
+                "Omit `--wait services`: `castra up {vm}` returns once it is running, and `castra \
+                console {vm}` shows its serial console."
             )),
             Self::NoAgent { vm } => Some(format!(
                 "Forward a port to its own SSH server ([[vms.port_forwards]]) and log in with `ssh`; \
@@ -150,18 +148,21 @@ impl VmError {
     fn suspend_hint(&self) -> Option<String> {
         match self {
             Self::IsSuspended { vm } => Some(format!(
-                "`castra up {vm}` lets it go on; `castra down --discard-suspended {vm}` drops its memory and keeps its disk."
+                "`castra up {vm}` resumes it; `castra down --discard-suspended {vm}` drops its \
+                memory and keeps its disk."
             )),
             Self::NotResumable { vm, .. } => Some(format!(
-                "Nothing was dropped. `castra up --discard-suspended {vm}` gives its memory up and boots from its disk, which \
-                 was written out when it was suspended."
+                "Its memory is still saved. `castra up --discard-suspended {vm}` drops it and \
+                boots from its disk, which was synced when it was suspended."
             )),
-            Self::NotSuspended { vm, .. } => {
-                Some(format!("A clone has its memory, too. Start it: castra up {vm}"))
-            }
+            Self::NotSuspended { vm, .. } => Some(format!(
+                "Cloning also copies memory, so the VM must be running or suspended. \
+                    Start it: castra up {vm}"
+            )),
             Self::CloneExists { .. } => Some("Choose another name.".into()),
             Self::CloneUnfinished { vm, of } => Some(format!(
-                "Nothing ever ran in it. `castra clone {of} {vm}` makes it again; `castra clean --disks {vm}` removes it."
+                "Nothing has run in it. `castra clone {of} {vm}` creates it again; `castra clean \
+                --disks {vm}` removes it."
             )),
             Self::NotSuspendable { vm } => {
                 Some(format!("Start it again first: castra down {vm} && castra up {vm}"))
@@ -174,44 +175,51 @@ impl VmError {
     fn run_hint(&self) -> Option<String> {
         match self {
             Self::SocketsGone { vm, doing: "stop", .. } => Some(format!(
-                "Something has removed them while the VM ran, such as a cleaner of temporary files or a logout, and its guest \
-                 cannot be asked to shut down. Shut it down from inside, or cut its power: castra down --force {vm}"
+                "They were removed while the VM was running, perhaps by a cleaner of temporary \
+                 files or a logout, so its guest cannot be asked to shut down. Shut it down from \
+                 inside, or cut its power: castra down --force {vm}"
             )),
             Self::SocketsGone { vm, .. } => Some(format!(
-                "Something has removed them while the VM ran, such as a cleaner of temporary files or a logout. The VM runs \
-                 on; `castra restart {vm}` shuts it down and gives it new ones."
+                "They were removed while the VM was running, perhaps by a cleaner of temporary \
+                files or a logout. The VM keeps running; `castra restart {vm}` shuts it down and \
+                creates new ones."
             )),
             Self::NoConsole { vm, .. } => Some(format!(
-                "Something has removed it while the VM ran, such as a cleaner of temporary files or a logout. The VM runs \
-                 on: `castra logs -f {vm}` shows its console, and `castra restart {vm}` gives it new sockets."
+                "It was removed while the VM was running, perhaps by a cleaner of temporary files \
+                or a logout. The VM keeps running: `castra logs -f {vm}` shows its console, and \
+                `castra restart {vm}` creates new sockets."
             )),
             Self::PlaceTaken { vm, predecessor } => Some(match predecessor {
                 Some(Predecessor { project: Some(project), .. }) => format!(
-                    "Its sockets are those of this place, and its QEMU removes the pid file of this place when it ends. Stop \
-                     it first: castra down {vm}, in {}.",
+                    "It uses the sockets of this directory, and its QEMU removes the pid file \
+                    here when it exits. Stop it first: castra down {vm}, in {}.",
                     project.display()
                 ),
-                Some(_) => format!("`castra clean --orphans {vm}` ends it."),
+                Some(_) => format!("`castra clean --orphans {vm}` stops it."),
                 None => "Look for it with `castra list`, in each container that uses this directory.".into(),
             }),
             Self::Elsewhere { vm } => Some(format!(
-                "Use castra where the VM was started: `castra down {vm}` there stops it. Nothing was changed."
+                "Use castra where the VM was started: `castra down {vm}` there stops it. Nothing \
+                has been changed."
             )),
             Self::DiskInUse { .. } => Some(
                 "A QEMU has it open, perhaps in another container of this machine. Stop that VM first."
                     .into(),
             ),
             Self::DiskFull { vm, full } => Some(format!(
-                "Nothing is lost: free some space on {}, and the next command continues the VM, for instance `castra up \
-                 {vm}`. `castra down --force {vm}` would cut its power instead, and lose what it has not written.",
+                "Nothing is lost: free some space on {}, and the next command continues the VM, \
+                 for instance `castra up {vm}`. `castra down --force {vm}` would cut its power \
+                 instead and lose unwritten data.",
                 full.filesystem.display()
             )),
             Self::PowerCut { vm, .. } => Some(format!(
-                "`castra up {vm}` boots it from its disk, whose filesystem recovers by its journal; `castra logs {vm}` \
-                 shows what kept it. --timeout SECS gives it more time."
+                "`castra up {vm}` boots it from its disk, whose filesystem recovers by its \
+                journal; `castra logs {vm}` shows what delayed it. --timeout SECS gives it more \
+                time."
             )),
             Self::GuestSilent { vm, .. } => Some(format!(
-                "`castra console {vm}` and `castra logs {vm}` show what it does. `castra restart {vm}` starts it again."
+                "`castra console {vm}` and `castra logs {vm}` show what it is doing. `castra \
+                restart {vm}` restarts it."
             )),
             _ => None,
         }
@@ -221,13 +229,13 @@ impl VmError {
     fn disk_hint(&self) -> Option<String> {
         match self {
             Self::NotADisk { path, .. } => {
-                Some(format!("Look at what it is, and move it away: mv {0} {0}.kept", path.display()))
+                Some(format!("Inspect it, then move it away: mv {0} {0}.kept", path.display()))
             }
             Self::Disk { path, source, .. } => hint_of_io(path, source),
             Self::DiskOutOfBounds { problem, .. } => problem.hint(),
             Self::StateOfAnother { state_root, .. } => Some(format!(
-                "Perhaps castra was run with sudo here. Nothing is lost: stop what runs by `sudo castra down`, then \
-                 `sudo chown -R \"$(id -u)\" {}` makes the VMs yours.",
+                "Perhaps castra was run with sudo here. Nothing is lost: stop its VMs with `sudo \
+                 castra down`, then `sudo chown -R \"$(id -u)\" {}` makes the VMs yours.",
                 state_root.display()
             )),
             _ => self.foundation_hint(),
@@ -238,21 +246,23 @@ impl VmError {
     fn foundation_hint(&self) -> Option<String> {
         match self {
             Self::Unbootable { reason: Unbootable::UefiOnly, .. } => Some(format!(
-                "Take the publisher's image for BIOS, install a boot loader for BIOS on it (`grub-install --target=i386-pc`), or \
-                 describe the disk with its kernel and initramfs in `[images.NAME]` of castra.toml. A UEFI firmware of yours comes \
-                 in by `{}`: docs/config.md, \"A disk of your own\".",
+                "Take the publisher's image for BIOS, install a boot loader for BIOS on it \
+                 (`grub-install --target=i386-pc`), or describe the disk with its kernel and \
+                 initramfs in `[images.NAME]` of castra.toml. To use a UEFI firmware of your own, \
+                 set `{}`: docs/config.md, \"A disk of your own\".",
                 UserArguments::VARIABLE
             )),
             Self::Unbootable { .. } => Some(format!(
-                "Name a disk that an operating system is installed on, with a boot loader for BIOS. One that has a filesystem \
-                 alone boots with a kernel and an initramfs: describe all three in `[images.NAME]` of castra.toml. An installer \
-                 of yours comes in by `{}`: docs/config.md, \"A disk of your own\".",
+                "Name a disk that an operating system is installed on, with a boot loader for \
+                BIOS. A disk that holds only a filesystem needs a kernel and an initramfs: \
+                describe all three in `[images.NAME]` of castra.toml. To use an installer of your \
+                own, set `{}`: docs/config.md, \"A disk of your own\".",
                 UserArguments::VARIABLE
             )),
             Self::BaseNotAFile { .. } => Some("Name a qcow2 file in `base_image`.".into()),
             Self::ImageChanged { vm, .. } => Some(format!(
-                "Name the old image again, or give the new one a VM of its own under another name. To give up the disk \
-                 of `{vm}`: castra down {vm} && castra clean --disks {vm}"
+                "Name the old image again, or use the new one for a VM with another name. To give \
+                 up the disk of `{vm}`: castra down {vm} && castra clean --disks {vm}"
             )),
             Self::BaseChanged { vm, overlay, .. } => Some(format!(
                 "Put the original file back. If the data of `{vm}` in {} may go: castra clean --disks {vm} && castra up {vm}",
@@ -263,8 +273,8 @@ impl VmError {
                 original.display()
             )),
             Self::LayerUnproven { .. } => Some(
-                "If the project was copied, copy it again in a way that keeps times: cp -a, rsync -a or a tar of format pax. \
-                 If the layer was changed, put it back from a backup."
+                "If the project was copied, copy it again with its timestamps: cp -a, rsync -a or \
+                a tar archive in pax format. If the layer was changed, restore it from a backup."
                     .into(),
             ),
             Self::BaseMissing { vm, overlay: Some(overlay), .. } => Some(format!(
@@ -276,8 +286,8 @@ impl VmError {
                 Some("base_image in castra.toml must name an existing qcow2 file.".into())
             }
             Self::ForeignOverlay { found, .. } => Some(format!(
-                "Name the image that belongs to {} again, or choose another `overlay` in castra.toml. Never put the disk \
-                 on another image: that destroys what is on it.",
+                "Name the image that belongs to {} again, or choose another `overlay` in \
+                castra.toml. Never rebase the disk onto another image: that destroys its data.",
                 found.display()
             )),
             _ => None,
@@ -324,7 +334,8 @@ impl VmError {
             )),
             Self::BootHopeless { vm, .. } => Some(format!("`castra logs {vm}` shows the whole console.")),
             Self::BootDied { vm, .. } => Some(format!(
-                "`castra logs {vm}` shows the console, `castra logs --source qemu {vm}` QEMU's own words."
+                "`castra logs {vm}` shows the console, `castra logs --source qemu {vm}` QEMU's \
+                messages."
             )),
             _ => None,
         }

@@ -37,7 +37,7 @@ pub enum VmError {
     #[error(transparent)]
     Record(#[from] RecordError),
     /// A file under the name of a disk is not one.
-    #[error("{} is no disk of yours, and stays", path.display())]
+    #[error("{} is not a disk of yours; it was not removed", path.display())]
     NotADisk {
         /// The file.
         path: PathBuf,
@@ -45,7 +45,7 @@ pub enum VmError {
         source: io::Error,
     },
     /// QEMU runs, but there is no record of it.
-    #[error("QEMU of VM `{vm}` runs (process {pid}), but its record is gone")]
+    #[error("QEMU of VM `{vm}` is running (process {pid}), but its record is gone")]
     Unrecorded {
         /// The VM.
         vm: String,
@@ -61,7 +61,7 @@ pub enum VmError {
         state: VmState,
     },
     /// The VM's QEMU was stopped by a signal.
-    #[error("QEMU of VM `{vm}` stands still: somebody has stopped its process {pid} (SIGSTOP)")]
+    #[error("VM `{vm}` is frozen: its QEMU process {pid} is stopped (SIGSTOP)")]
     Frozen {
         /// The VM.
         vm: String,
@@ -75,7 +75,7 @@ pub enum VmError {
         vm: String,
     },
     /// A suspended VM cannot be resumed.
-    #[error("VM `{vm}` cannot go on from where it was suspended: {reason}")]
+    #[error("cannot resume VM `{vm}`: {reason}")]
     NotResumable {
         /// The VM.
         vm: String,
@@ -83,7 +83,7 @@ pub enum VmError {
         reason: String,
     },
     /// Only a running or suspended VM can be cloned.
-    #[error("VM `{vm}` neither runs nor is it suspended (it is {})", state.name())]
+    #[error("VM `{vm}` is neither running nor suspended (it is {})", state.name())]
     NotSuspended {
         /// The VM.
         vm: String,
@@ -91,7 +91,7 @@ pub enum VmError {
         state: VmState,
     },
     /// A clone needs a name of its own.
-    #[error("there is a VM `{vm}` already, or a disk of one")]
+    #[error("VM `{vm}` already exists, or its disk does")]
     CloneExists {
         /// The name.
         vm: String,
@@ -107,7 +107,7 @@ pub enum VmError {
         directory: PathBuf,
     },
     /// A clone was interrupted before it was complete.
-    #[error("VM `{vm}` is a clone of `{of}` that was never finished")]
+    #[error("VM `{vm}` is an unfinished clone of `{of}`")]
     CloneUnfinished {
         /// Name of the clone.
         vm: String,
@@ -115,7 +115,7 @@ pub enum VmError {
         of: String,
     },
     /// The name of a clone is not valid for a VM.
-    #[error("`{name}` cannot be a VM's name")]
+    #[error("`{name}` is not a valid VM name")]
     BadName {
         /// The name.
         name: String,
@@ -127,7 +127,7 @@ pub enum VmError {
         vm: String,
     },
     /// `CASTRA_ACCELERATOR` names no accelerator.
-    #[error("CASTRA_ACCELERATOR names no accelerator: `{name}`")]
+    #[error("CASTRA_ACCELERATOR is not an accelerator: `{name}`")]
     UnknownAccelerator {
         /// Value of the variable.
         name: String,
@@ -147,7 +147,7 @@ pub enum VmError {
         pid: Option<i32>,
     },
     /// The socket of the VM's console is gone.
-    #[error("the console of VM `{vm}` cannot be reached: its socket {} is gone", socket.display())]
+    #[error("cannot reach the console of VM `{vm}`: its socket {} is gone", socket.display())]
     NoConsole {
         /// The VM.
         vm: String,
@@ -155,7 +155,7 @@ pub enum VmError {
         socket: PathBuf,
     },
     /// The VM's disk is based on another image than the configuration now names.
-    #[error("the disk of VM `{vm}` stands on {recorded}, and now {wanted} is asked for")]
+    #[error("the disk of VM `{vm}` is based on {recorded}, but castra.toml now names {wanted}")]
     ImageChanged {
         /// The VM.
         vm: String,
@@ -165,7 +165,7 @@ pub enum VmError {
         wanted: String,
     },
     /// The disk is where castra must not write.
-    #[error("the disk of VM `{vm}` cannot be there: {problem}")]
+    #[error("invalid location for the disk of VM `{vm}`: {problem}")]
     DiskOutOfBounds {
         /// The VM.
         vm: String,
@@ -185,7 +185,7 @@ pub enum VmError {
         source: io::Error,
     },
     /// Another VM that was started here still runs, although its project is gone from here.
-    #[error("VM `{vm}` cannot start here: another one runs that was started here{}", before(predecessor.as_ref()))]
+    #[error("VM `{vm}` cannot start here: another VM that was started here is running{}", before(predecessor.as_ref()))]
     PlaceTaken {
         /// The VM.
         vm: String,
@@ -193,7 +193,7 @@ pub enum VmError {
         predecessor: Option<Predecessor>,
     },
     /// The base image of a disk has changed.
-    #[error("the base image of VM `{vm}` is not the one its disk was made on: {}", base.display())]
+    #[error("the base image of VM `{vm}` is not the one its disk is based on: {}", base.display())]
     BaseChanged {
         /// The VM.
         vm: String,
@@ -203,7 +203,7 @@ pub enum VmError {
         overlay: PathBuf,
     },
     /// The project was copied while its VM wrote to its disk.
-    #[error("the disk of VM `{vm}` changed while it was copied, and its tables contradict each other: {}", disk.display())]
+    #[error("the disk of VM `{vm}` changed while it was copied, so its tables are inconsistent: {}", disk.display())]
     CopyTorn {
         /// The VM.
         vm: String,
@@ -214,7 +214,8 @@ pub enum VmError {
     },
     /// Nothing proves that a layer is the one a disk was created on.
     #[error(
-        "the layer {} of VM `{vm}` has another size or time of change than recorded, and an earlier castra kept no digest of it",
+        "the size or modification time of layer {} of VM `{vm}` differs from its record, in which \
+        an earlier castra kept no digest",
         layer.display()
     )]
     LayerUnproven {
@@ -245,7 +246,8 @@ pub enum VmError {
     },
     /// The guest has no agent that reports its services, so the wait for them is pointless.
     #[error(
-        "VM `{vm}` boots from its own disk, without Castra's agent inside: `--wait services` would never learn of its services"
+        "VM `{vm}` boots from its own disk, without Castra's agent inside, which `--wait \
+        services` needs"
     )]
     ServicesUnseen {
         /// The VM.
@@ -260,7 +262,7 @@ pub enum VmError {
         base: PathBuf,
     },
     /// The disk has another backing file than expected.
-    #[error("the disk {} of VM `{vm}` stands on {}, not on {}", overlay.display(), found.display(), expected.display())]
+    #[error("the disk {} of VM `{vm}` has backing file {}, expected {}", overlay.display(), found.display(), expected.display())]
     ForeignOverlay {
         /// The VM.
         vm: String,
@@ -285,7 +287,7 @@ pub enum VmError {
     #[error("cannot read random bytes from the system")]
     Random(#[source] io::Error),
     /// A host port is in use.
-    #[error("port {port}/{protocol} of this machine, which VM `{vm}` forwards, is taken{}", by(owner))]
+    #[error("port {port}/{protocol} of this machine, which VM `{vm}` forwards, is in use{}", by(owner))]
     PortTaken {
         /// The VM.
         vm: String,
@@ -297,7 +299,7 @@ pub enum VmError {
         owner: PortOwner,
     },
     /// The user lacks the right to a host port.
-    #[error("port {port}/{protocol} of this machine may not be used by this user")]
+    #[error("this user may not use port {port}/{protocol} of this machine")]
     PortForbidden {
         /// The port.
         port: u16,
@@ -316,20 +318,24 @@ pub enum VmError {
     },
     /// The VM runs where it cannot be reached.
     #[error(
-        "VM `{vm}` runs in another container or pid namespace of this machine, and cannot be reached from here"
+        "VM `{vm}` is running in another container or pid namespace of this machine, out of reach \
+        from here"
     )]
     Elsewhere {
         /// The VM.
         vm: String,
     },
     /// A disk to be removed is in use.
-    #[error("the disk {} is in use, and stays", path.display())]
+    #[error("the disk {} is in use; it was not removed", path.display())]
     DiskInUse {
         /// The disk.
         path: PathBuf,
     },
     /// A guest that was ready no longer answers.
-    #[error("the guest of VM `{vm}` does not answer: it was ready, and has said nothing for {limit_secs} s")]
+    #[error(
+        "the guest of VM `{vm}` is not responding: it was ready, but has been silent for \
+        {limit_secs} s"
+    )]
     GuestSilent {
         /// The VM.
         vm: String,
@@ -338,7 +344,7 @@ pub enum VmError {
     },
     /// The VM was ended by a power cut that was not requested.
     #[error(
-        "VM `{vm}` did not shut down{}: its QEMU was ended by {method}, as if the power went",
+        "VM `{vm}` did not shut down{}: its QEMU was stopped by {method}, like a power cut",
         within(*limit_secs)
     )]
     PowerCut {
@@ -358,7 +364,7 @@ pub enum VmError {
         full: FullDisk,
     },
     /// The guest's own output says that it will never be ready.
-    #[error("VM `{vm}` cannot boot: it gave up {trouble}")]
+    #[error("VM `{vm}` failed to boot {trouble}")]
     BootHopeless {
         /// The VM.
         vm: String,
@@ -374,7 +380,7 @@ pub enum VmError {
         diagnosis: Box<Diagnosis>,
     },
     /// Commands can run, but not all services of the guest are up.
-    #[error("the services of VM `{vm}` were not all up after {limit_secs} s; commands can run in it")]
+    #[error("not all services of VM `{vm}` were up after {limit_secs} s; commands can run in it")]
     ServicesTimedOut {
         /// The VM.
         vm: String,
@@ -392,7 +398,7 @@ pub enum VmError {
         reason: String,
     },
     /// QEMU ended while the guest booted.
-    #[error("VM `{vm}` ended while it booted, {trouble}")]
+    #[error("VM `{vm}` exited while booting, {trouble}")]
     BootDied {
         /// The VM.
         vm: String,
@@ -400,7 +406,7 @@ pub enum VmError {
         trouble: Box<Trouble>,
     },
     /// QEMU could not be ended.
-    #[error("QEMU of VM `{vm}` (process {pid}) does not end, not even by SIGKILL")]
+    #[error("QEMU of VM `{vm}` (process {pid}) does not exit, not even on SIGKILL")]
     Unkillable {
         /// The VM.
         vm: String,
@@ -471,9 +477,9 @@ impl VmError {
 fn before(predecessor: Option<&Predecessor>) -> String {
     match predecessor {
         None => String::new(),
-        Some(Predecessor { pid, project: None }) => format!(", and whose project is gone (process {pid})"),
+        Some(Predecessor { pid, project: None }) => format!(", whose project is gone (process {pid})"),
         Some(Predecessor { pid, project: Some(project) }) => {
-            format!(", and whose project was moved to {} (process {pid})", project.display())
+            format!(", whose project was moved to {} (process {pid})", project.display())
         }
     }
 }
@@ -485,12 +491,12 @@ fn by(owner: &PortOwner) -> String {
 fn unbootable(disk: &Path, reason: Unbootable) -> String {
     let disk = disk.display();
     match reason {
-        Unbootable::Blank => format!("{disk} has no boot code: it begins with nothing but zeros"),
-        Unbootable::NoBootSector => format!("{disk} has no boot code: its first sector is no boot sector"),
+        Unbootable::Blank => format!("{disk} has no boot code: it begins with zeros"),
+        Unbootable::NoBootSector => format!("{disk} has no boot code: its first sector is not a boot sector"),
         Unbootable::NoCode => {
-            format!("{disk} has no boot code: its first sector holds a partition table alone")
+            format!("{disk} has no boot code: its first sector holds only a partition table")
         }
-        Unbootable::UefiOnly => format!("{disk} boots by UEFI only, and Castra starts it with a BIOS"),
+        Unbootable::UefiOnly => format!("{disk} boots only by UEFI, but Castra starts it with a BIOS"),
     }
 }
 

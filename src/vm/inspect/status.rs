@@ -50,16 +50,16 @@ pub struct VmStatus {
     pub uptime_ms: Option<u64>,
     /// Milliseconds until commands could run, if they can.
     pub ready_ms: Option<u64>,
-    /// Virtual CPUs, if it runs.
+    /// Virtual CPUs, if it is running.
     pub cpus: Option<u32>,
-    /// Memory in MiB, if it runs.
+    /// Memory in MiB, if it is running.
     pub memory_mib: Option<u64>,
     /// Port on 127.0.0.1 for SSH, if it runs and has an agent.
     pub ssh_port: Option<u16>,
     /// `true` if Castra's agent is in its guest; `None` unless it runs. Without an agent, nothing
     /// is known of what happens inside.
     pub agent: Option<bool>,
-    /// Bytes that its guest has written to the serial console, if it runs.
+    /// Bytes its guest has written to the serial console, if it is running.
     pub console_bytes: Option<u64>,
     /// Kernel modules of other kernels than the running one, if the guest has reported them, and
     /// the way out.
@@ -167,7 +167,7 @@ fn owner_of(path: &Path) -> String {
     match fs::symlink_metadata(path).map(|metadata| metadata.uid()) {
         Ok(0) => "root".to_owned(),
         Ok(uid) if uid == rustix::process::geteuid().as_raw() => {
-            "you, without the right to read it".to_owned()
+            "you, without permission to read it".to_owned()
         }
         Ok(uid) => format!("another user (uid {uid})"),
         Err(_) => "another user".to_owned(),

@@ -66,10 +66,10 @@ pub(in crate::vm) fn continue_paused(
     }
     cancel.check()?;
     let why = match was {
-        MachineStatus::DiskFull => "was paused since its disk could not grow; there is room again",
+        MachineStatus::DiskFull => "was paused because its disk could not grow; there is room again",
         MachineStatus::Runs | MachineStatus::Paused => "was paused",
     };
-    context.reporter.report(&Event::Warning { message: format!("VM `{vm}` {why}, and it continues") });
+    context.reporter.report(&Event::Warning { message: format!("VM `{vm}` {why}; continuing it") });
     Ok(())
 }
 

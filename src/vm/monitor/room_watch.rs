@@ -89,9 +89,9 @@ impl Watched {
     fn report(&self, is_full: bool) {
         let message = match is_full {
             true => {
-                format!("the VM is paused: {}; it continues once there is room", FullDisk::of(&self.disk))
+                format!("the VM is paused: {}; it will continue once there is room", FullDisk::of(&self.disk))
             }
-            false => "there is room again, and the VM continues".to_owned(),
+            false => "there is room again; the VM continues".to_owned(),
         };
         self.reporter.report(&Event::Warning { message });
     }

@@ -93,7 +93,7 @@ impl RecordedMachine {
             Self::Known(machine) => Ok(machine),
             Self::Unknown(value) => Err(match serde_json::from_value::<MachineRecord>(value.clone()) {
                 Err(error) => error.to_string(),
-                Ok(_) => "it is not written as castra writes it".to_owned(),
+                Ok(_) => "it was not written by castra".to_owned(),
             }),
         }
     }

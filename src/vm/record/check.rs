@@ -22,7 +22,7 @@ const SHA256_DIGITS: usize = 64;
 /// inside the state root. The error completes a sentence.
 pub(super) fn check(record: &mut Record, vm: &str, layout: &ProjectLayout) -> Result<(), String> {
     if record.name != vm || !is_vm_name(vm) {
-        return Err(format!("it is of VM `{}`, in the directory of `{vm}`", record.name));
+        return Err(format!("it describes VM `{}`, but is in the directory of `{vm}`", record.name));
     }
     if record.overlay.is_absolute() {
         record.overlay = place::stored(&record.overlay, layout);
@@ -30,7 +30,7 @@ pub(super) fn check(record: &mut Record, vm: &str, layout: &ProjectLayout) -> Re
     check_overlay(&record.overlay, layout)?;
     for layer in &record.frozen {
         if !is_file_name(&layer.name) || !is_frozen_layer(&layer.name) {
-            return Err(format!("`{}` is no layer beside its disk", layer.name.display()));
+            return Err(format!("`{}` is not a layer beside its disk", layer.name.display()));
         }
     }
     if let Some(layer) = &record.layer
@@ -57,7 +57,7 @@ fn check_overlay(overlay: &Path, layout: &ProjectLayout) -> Result<(), String> {
     let is_in_project = overlay.is_absolute() || place::is_in_project(overlay, layout);
     match is_plain && is_in_project && parts.len() > begin {
         true => Ok(()),
-        false => Err(format!("its disk `{}` is outside of the state directory", overlay.display())),
+        false => Err(format!("its disk `{}` is outside the state directory", overlay.display())),
     }
 }
 
@@ -70,7 +70,7 @@ fn check_sockets(boot: &BootRecord) -> Result<(), String> {
     let fits = path.is_absolute()
         && name(path).is_some_and(|name| is_vm_name(&name))
         && path.parent().and_then(name).is_some_and(|name| is_project(&name));
-    if fits { Ok(()) } else { Err(format!("`{}` is no place of its sockets", path.display())) }
+    if fits { Ok(()) } else { Err(format!("`{}` is not a directory for its sockets", path.display())) }
 }
 
 fn is_file_name(path: &Path) -> bool {

@@ -42,7 +42,10 @@ pub enum RecordError {
         problem: String,
     },
     /// The record was written by a newer castra.
-    #[error("the record of VM `{vm}` has format {format}; this castra knows formats up to {known}")]
+    #[error(
+        "the record of VM `{vm}` has format {format}; this castra supports formats up to \
+        {known}"
+    )]
     TooNew {
         /// The VM.
         vm: String,
@@ -62,7 +65,7 @@ pub enum RecordError {
         similar: Option<String>,
     },
     /// Nothing was ever started here.
-    #[error("there is no VM here yet")]
+    #[error("there are no VMs here yet")]
     NoneYet,
     /// There are several VMs, so a name is needed.
     #[error("there are several VMs here: {}", names.join(", "))]
@@ -94,12 +97,13 @@ impl Explain for RecordError {
         Some(match self {
             Self::Io { path, source, .. } => return hint_of_io(path, source),
             Self::Damaged { vm, .. } | Self::Refused { vm, .. } => format!(
-                "`castra down {vm}` stops the VM if it runs, and `castra clean --records {vm}` moves the record aside; `castra \
-                 up {vm}` then writes a new one, on the same disk."
+                "`castra down {vm}` stops the VM if it runs, and `castra clean --records {vm}` \
+                quarantines the record; `castra up {vm}` then writes a new one for the same disk."
             ),
             Self::TooNew { vm, .. } => format!(
-                "Update castra, or use the one that made this VM. `castra down {vm}` and `castra clean --records {vm}` move the \
-                 record aside, and `castra up {vm}` then writes one of this castra, on the same disk."
+                "Update castra, or use the one that made this VM. `castra down {vm}` and `castra \
+                clean --records {vm}` quarantine the record, and `castra up {vm}` then writes a \
+                new one for the same disk."
             ),
             Self::Unknown { .. } => "`castra status` lists the VMs of this project.".into(),
             Self::NoneYet => "`castra up` starts one.".into(),

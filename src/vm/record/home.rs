@@ -59,7 +59,8 @@ pub(super) fn settle(boot: &mut BootRecord, vm: &str, layout: &ProjectLayout) {
 /// Returns a sentence that the project is a copy, made while the VM ran in the original.
 pub fn sentence_of_copy(vm: &str, original: &Path) -> String {
     format!(
-        "This project is a copy of the one in {}, made while VM `{vm}` ran there: its disk here is as after a power cut.",
+        "This project is a copy of the one in {}, made while VM `{vm}` was running there: its \
+        disk here is in the state after a power cut.",
         original.display()
     )
 }

@@ -41,8 +41,8 @@ impl MissingModules {
             BaseKind::Path(_) => String::new(),
         };
         format!(
-            "`castra run{image} -- tar -C /lib/modules -cf - {kernel} | castra exec {vm} -- tar -C /lib/modules -xf -` puts them \
-             back; no later upgrade removes them."
+            "`castra run{image} -- tar -C /lib/modules -cf - {kernel} | castra exec {vm} -- tar \
+            -C /lib/modules -xf -` restores them; later upgrades do not remove them."
         )
     }
 }
@@ -52,8 +52,8 @@ impl fmt::Display for MissingModules {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "runs Linux {}, the image's, and its disk has modules of {} alone, as after an upgrade of the kernel's package: \
-             modprobe fails",
+            "runs the image's Linux {}, but its disk has modules only for {}, as after an upgrade \
+            of the kernel package: modprobe fails",
             self.kernel,
             self.installed.join(", ")
         )

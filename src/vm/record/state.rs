@@ -90,9 +90,9 @@ pub enum Crash {
 impl std::fmt::Display for Crash {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Ended(signal) => write!(f, "its QEMU was ended by {signal}"),
+            Self::Ended(signal) => write!(f, "its QEMU was killed by {signal}"),
             Self::Killed => f.write_str("its QEMU was killed"),
-            Self::HostRestarted => f.write_str("this machine was restarted while it ran"),
+            Self::HostRestarted => f.write_str("this machine was restarted while it was running"),
         }
     }
 }

@@ -44,7 +44,7 @@ pub(in crate::vm) fn start(
         Err(error) if should_retry(&error) => {
             let vm = request.vm();
             let message =
-                format!("VM `{vm}` does not go on from its warm template and boots instead: {error}");
+                format!("VM `{vm}` could not be restored from its warm template; booting instead: {error}");
             request.report(Event::Warning { message });
             if is_template_error(&error) {
                 warm::refuse_template(warm, &error.to_string());
@@ -84,7 +84,7 @@ pub(in crate::vm) fn accelerator(
         Some(name) => {
             let unknown = || VmError::UnknownAccelerator { name: name.to_owned() };
             let accelerator = Accelerator::from_name(name).ok_or_else(unknown)?;
-            AcceleratorChoice { accelerator, reason: "CASTRA_ACCELERATOR asks for it".into() }
+            AcceleratorChoice { accelerator, reason: "set by CASTRA_ACCELERATOR".into() }
         }
         None => choose_accelerator(
             binary,

@@ -172,7 +172,8 @@ mod tests {
         let forward = PortForward { host, guest: 80, protocol: Protocol::Tcp };
         let error = check("web", &[forward], &layout).expect_err("taken").to_string();
         assert!(
-            error.starts_with(&format!("port {host}/tcp of this machine, which VM `web` forwards, is taken"))
+            error
+                .starts_with(&format!("port {host}/tcp of this machine, which VM `web` forwards, is in use"))
         );
         if cfg!(target_os = "linux") {
             assert!(error.ends_with(&format!("(process {})", std::process::id())), "{error}");

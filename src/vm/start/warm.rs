@@ -120,7 +120,7 @@ impl Warming<'_> {
             opened => opened,
         };
         Ok(opened.unwrap_or_else(|damage| {
-            self.warn(format!("the warm template of VM `{}` {damage}; it is made again", self.vm()));
+            self.warn(format!("the warm template of VM `{}` {damage}; rebuilding it", self.vm()));
             None
         }))
     }
@@ -131,7 +131,7 @@ impl Warming<'_> {
         ingredients: &Ingredients,
         key: &str,
     ) -> Result<Template, TemplateError> {
-        let what = "another castra that prepares the same warm template".to_owned();
+        let what = "another castra preparing the same warm template".to_owned();
         let tell = || self.report(Event::Waiting { what });
         let path = cache.lock(&format!("template-{key}"));
         let lock = Lock::acquire(&path, &self.context.cancel, tell)?;

@@ -185,7 +185,7 @@ impl BootWatch<'_> {
 
     fn tell_slowness(&self, phase: Phase, elapsed: Duration, usual_ms: Option<u64>) {
         if self.was_ready {
-            let what = format!("the guest of VM `{}`, which was ready and does not answer", self.vm);
+            let what = format!("the guest of VM `{}`, which was ready but is not responding", self.vm);
             self.context.reporter.report(&Event::Waiting { what });
             return;
         }
@@ -420,11 +420,11 @@ fn task_name(task: AgentTask) -> &'static str {
         AgentTask::Network => "bring up the network",
         AgentTask::GrowRoot => "grow the root filesystem",
         AgentTask::EnterRoot => "enter the root filesystem",
-        AgentTask::Personalise => "take its keys and name",
+        AgentTask::Personalise => "apply its keys and host name",
         AgentTask::Ssh => "start its SSH server",
         AgentTask::Relay => "relay a forwarded port",
         AgentTask::PowerOff => "shut the guest down",
-        AgentTask::Settle => "come to rest",
+        AgentTask::Settle => "settle",
         AgentTask::Protocol => "understand castra",
     }
 }

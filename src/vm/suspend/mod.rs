@@ -127,7 +127,8 @@ fn suspend_running(
     context.reporter.report(&Event::VmSuspending { vm: vm.clone() });
     if let Err(reason) = sync_guest(&vm, &record.overlay_path(layout), &boot, context)? {
         let message = format!(
-            "VM `{vm}` could not be told to write everything to its disk ({reason}); its saved memory has the rest"
+            "VM `{vm}` could not sync its disk ({reason}); unwritten data is kept in the saved \
+            memory"
         );
         context.reporter.report(&Event::Warning { message });
     }
@@ -182,7 +183,7 @@ fn sync_guest(
     context: &RuntimeContext,
 ) -> Result<Result<(), String>, VmError> {
     if boot.ssh_port.is_none() {
-        return Ok(Err("it has no agent of Castra's".into()));
+        return Ok(Err("it has no Castra agent".into()));
     }
     let deadline = Instant::now() + SYNC_LIMIT;
     let sockets = boot.socket_paths();

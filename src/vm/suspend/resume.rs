@@ -45,7 +45,7 @@ pub(in crate::vm) fn resume(
     let vm = record.name.clone();
     let stopwatch = &Stopwatch::new(&vm, &context.reporter);
     stopwatch.begin(Phase::Image);
-    let useless = || VmError::NotResumable { vm: vm.clone(), reason: "nothing is known of it".into() };
+    let useless = || VmError::NotResumable { vm: vm.clone(), reason: "it has no record".into() };
     let mut saved = record.suspended.clone().ok_or_else(useless)?;
     let binary = &QemuBinary::find(&context.environment)?;
     open_saved(&mut saved, &record, binary, layout, &context.cancel)?;
@@ -111,16 +111,16 @@ fn open_saved(
     cancel: &Cancel,
 ) -> Result<File, VmError> {
     let useless = |reason: &str| VmError::NotResumable { vm: record.name.clone(), reason: reason.to_owned() };
-    let recorded = saved.boot.machine.as_ref().ok_or_else(|| useless("its machine is not known"))?;
+    let recorded = saved.boot.machine.as_ref().ok_or_else(|| useless("its machine is unknown"))?;
     let machine = recorded.known().map_err(|reason| {
         let path = layout.vm(&record.name).record();
-        useless(&format!("{} describes a machine that castra does not run: {reason}", path.display()))
+        useless(&format!("{} describes a machine that castra does not support: {reason}", path.display()))
     })?;
     if machine.qemu != binary.identity {
-        return Err(useless("it was saved by another QEMU, or with other arguments of your own"));
+        return Err(useless("it was saved by another QEMU, or with other extra arguments"));
     }
     if machine.host != host_of(saved.boot.accelerator.accelerator) {
-        return Err(useless("it was saved on another machine, whose CPU it has seen"));
+        return Err(useless("it was saved on another machine, with another CPU"));
     }
     if !saved.recognises(&record.overlay_path(layout), cancel)? {
         return Err(useless("its disk has changed since"));
@@ -128,7 +128,7 @@ fn open_saved(
     let path = layout.vm(&record.name).machine_state();
     let file = match trusted::open(&path) {
         Err(error) if trusted::is_absence(&error) => return Err(useless("its saved memory is gone")),
-        Err(error) => return Err(useless(&format!("its saved memory is not relied on: {error}"))),
+        Err(error) => return Err(useless(&format!("its saved memory is not trusted: {error}"))),
         Ok(file) => file,
     };
     let metadata = file.metadata().map_err(|_| useless("its saved memory cannot be read"))?;
@@ -147,14 +147,15 @@ fn warn_of_changes(saved: &SuspendRecord, plan: &VmPlan, image: Option<&Image>, 
     let now = tcg_cpu(&plan.definition, image);
     if let Some(cpu) = boot.emulated_cpu().filter(|cpu| **cpu != now) {
         let message = format!(
-            "VM `{vm}` resumes with the CPU it was suspended with, `{cpu}`; it gets `{now}` after castra down {vm} and up"
+            "VM `{vm}` resumes with the CPU it was suspended with, `{cpu}`; `castra restart {vm}` \
+            applies `{now}`"
         );
         context.reporter.report(&Event::Warning { message });
     }
     if boot.cpus != plan.definition.cpus || boot.memory_mib != plan.definition.memory_bytes >> 20 {
         let message = format!(
-            "VM `{vm}` goes on with {} CPUs and {} MiB of memory, as it was suspended; what its definition says now takes \
-             effect after castra down {vm} and up",
+            "VM `{vm}` resumes with {} CPUs and {} MiB of memory, as when it was suspended; \
+            `castra restart {vm}` applies its current definition",
             boot.cpus, boot.memory_mib
         );
         context.reporter.report(&Event::Warning { message });

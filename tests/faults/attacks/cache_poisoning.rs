@@ -151,7 +151,7 @@ fn verify_does_not_take_the_manifest_beside_a_file_for_a_witness() {
     let victim = victim(&server, &evil);
     // Nothing can be fetched, so nothing can be repaired.
     let ended = victim.run(&["image", "verify", "--offline"]);
-    ended.code(65).says("nothing but the manifest beside it says what it should be");
+    ended.code(65).says("only the manifest beside it describes it");
     assert!(!is(victim.path().join(".castra").join(DISK), &evil), "it stays in its place");
 }
 

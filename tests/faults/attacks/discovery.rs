@@ -54,7 +54,7 @@ fn a_subdirectory_belongs_to_the_default_project_above() {
     assert_eq!(below.stderr.matches(&line).count(), 1, "{}", below.stderr);
     assert!(!sub.join(".castra").exists());
     let nearer = in_directory(&fake, &sub, &["--skip-discovery", "status"]).ok();
-    assert!(nearer.stderr.contains("no VM here yet"), "{}", nearer.stderr);
+    assert!(nearer.stderr.contains("no VMs here yet"), "{}", nearer.stderr);
 }
 
 #[test]
@@ -70,7 +70,7 @@ fn state_in_a_directory_like_tmp_is_nobodys_project() {
     tool("chown", &["-R", "12345", shared.join(".castra").to_str().expect("UTF-8")]);
     let ended = in_directory(&project, &shared.join("mine"), &["status"]).ok();
     assert!(
-        ended.stderr.contains("no VM here yet") && !ended.stderr.contains("→ project"),
+        ended.stderr.contains("no VMs here yet") && !ended.stderr.contains("→ project"),
         "{}",
         ended.stderr
     );

@@ -86,7 +86,7 @@ impl Victim {
     }
 }
 
-const FOREIGN: &str = "was not made by your castra";
+const FOREIGN: &str = "was not created by your castra";
 /// Every command that reads the project's state.
 const COMMANDS: [&[&str]; 21] = [
     &["up"],
@@ -175,19 +175,19 @@ fn a_record_leads_nowhere_and_nothing_goes_that_is_no_disk() {
                 record["progress"] = json!("cloning");
                 record["overlay"] = json!(thesis);
             },
-            "is no disk of yours",
+            "is not a disk of yours",
         ),
-        (|record, thesis| record["overlay"] = json!(thesis), "is no disk of yours"),
-        (|record, _| record["overlay"] = json!("../../home/thesis.txt"), "outside of the state directory"),
-        (|record, _| record["overlay"] = json!(""), "outside of the state directory"),
-        (|record, _| record["name"] = json!("../../x"), "is of VM `../../x`"),
+        (|record, thesis| record["overlay"] = json!(thesis), "is not a disk of yours"),
+        (|record, _| record["overlay"] = json!("../../home/thesis.txt"), "outside the state directory"),
+        (|record, _| record["overlay"] = json!(""), "outside the state directory"),
+        (|record, _| record["name"] = json!("../../x"), "describes VM `../../x`"),
         (|record, _| record["ssh_port"] = json!(22), "never chose port 22"),
         (
             |record, _| {
                 record["frozen"] = json!([{"name": "../../home/thesis.txt",
                     "stamp": {"size_bytes": 0, "modified_secs": 0, "modified_nanos": 0}}]);
             },
-            "is no layer",
+            "is not a layer",
         ),
         (
             |record, _| {
@@ -345,7 +345,7 @@ fn what_others_own_or_may_write_to_and_links_are_refused() {
         let ended = victim.run(&["status"]);
         assert_eq!(ended.code, Some(77), "{}", ended.stderr);
         assert!(
-            ended.stderr.contains("others may write to it") && ended.stderr.contains("chmod"),
+            ended.stderr.contains("other users can write to it") && ended.stderr.contains("chmod"),
             "{}",
             ended.stderr
         );
@@ -415,7 +415,7 @@ fn adoption_looks_at_everything_and_gives_up_the_keys() {
     assert_untouched(&victim.project.path(), &before);
     for directory in [&victim.root(), &vm] {
         fs::set_permissions(directory, fs::Permissions::from_mode(0o777)).expect("changed");
-        victim.run(&["adopt", "--yes"]).code(77).says("others may write to it");
+        victim.run(&["adopt", "--yes"]).code(77).says("other users can write to it");
         fs::set_permissions(directory, fs::Permissions::from_mode(0o700)).expect("changed");
     }
     let link = vm.join("boots");
@@ -424,7 +424,7 @@ fn adoption_looks_at_everything_and_gives_up_the_keys() {
     fs::remove_file(&link).expect("removed");
     let thesis = victim.home().join("thesis.txt");
     fs::hard_link(&thesis, victim.root().join("web-overlay.qcow2")).expect("linked");
-    victim.run(&["adopt", "--yes"]).code(77).says("another name outside");
+    victim.run(&["adopt", "--yes"]).code(77).says("a hard link outside");
     fs::remove_file(victim.root().join("web-overlay.qcow2")).expect("removed");
     victim.run(&["adopt", "--yes"]).ok();
     for (name, number) in KEYS.into_iter().zip([2, 1, 1]) {

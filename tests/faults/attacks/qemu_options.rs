@@ -277,7 +277,7 @@ fn what_else_qemu_is_given_comes_from_the_user_alone() {
     // Memory that has seen other devices fits no machine without them.
     victim.fake.set("CASTRA_UNSAFE_QEMU_ARGS", "");
     fs::remove_file(&victim.told).expect("removed");
-    victim.fake.run(&["up"]).code(65).says("arguments of your own");
+    victim.fake.run(&["up"]).code(65).says("other extra arguments");
     assert_eq!(victim.told(), "");
     victim.fake.set("CASTRA_UNSAFE_QEMU_ARGS", "-device usb-host,hostbus=1 -cpu max,pdpe1gb=on");
     victim.fake.run(&["up"]).ok();

@@ -31,7 +31,7 @@ fn a_copy_of_a_running_vm_knows_that_it_is_one_and_touches_nothing() {
         let told = copy.run(&["status", "--json"]).ok().document("status");
         assert_eq!(told["vms"][0]["copy_of"], fake.path().to_str().expect("UTF-8"));
         let original = fake.path().display().to_string();
-        copy.run(&["status"]).ok().says(&original).says("as after a power cut");
+        copy.run(&["status"]).ok().says(&original).says("in the state after a power cut");
         copy.run(&["exec", "--", "true"]).code(255).says("castra up vm");
         copy.run(&["suspend", "vm"]).code(69).says("copied");
         copy.run(&["clone", "vm", "new"]).code(69);
@@ -47,7 +47,7 @@ fn a_copy_of_a_running_vm_knows_that_it_is_one_and_touches_nothing() {
 fn a_copy_starts_from_its_own_disk_beside_the_original() {
     let fake = Fake::new(&["vm"]);
     let copy = copy_of_running(&fake, CP_A);
-    copy.run(&["up"]).ok().says("as after a power cut");
+    copy.run(&["up"]).ok().says("in the state after a power cut");
     assert_eq!(copy.state("vm"), "running");
     copy.run(&["down"]).ok();
     assert_eq!(copy.state("vm"), "stopped");
@@ -106,7 +106,9 @@ fn a_disk_beside_the_state_directory_is_that_of_its_own_project() {
         }
         let copy = fake.copy("copy", CP_A);
         if is_early {
-            copy.run(&["clean", "--disks", "--yes"]).ok().says("is the disk of VM `vm` of the project in");
+            copy.run(&["clean", "--disks", "--yes"])
+                .ok()
+                .says("is also the disk of VM `vm` of the project in");
             assert!(disk(&fake.path()).exists() && disk(copy.path()).exists());
         }
         copy.run(&["up", "--cold"]).ok();

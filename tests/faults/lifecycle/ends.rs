@@ -21,7 +21,7 @@ fn running() -> Fake {
 fn a_life_without_anything_odd() {
     let fake = Fake::new(&["vm"]);
     assert_eq!(fake.state("vm"), "not-created");
-    fake.run(&["up"]).ok().says("going on from its warm template");
+    fake.run(&["up"]).ok().says("restoring from its warm template");
     assert_eq!(fake.state("vm"), "running");
     fake.run(&["suspend"]).ok();
     assert_eq!(fake.state("vm"), "suspended");
@@ -64,10 +64,10 @@ fn a_qemu_that_a_signal_ends_is_a_crash_with_its_sender() {
     eventually("the end is seen", Duration::from_secs(60), || fake.state("vm") == "crashed");
     // QEMU has removed it, as whenever it ends by itself.
     assert!(!fake.pidfile("vm").exists());
-    assert_eq!(fake.status("vm")["crash"], "its QEMU was ended by SIGTERM from process 1 (castra)");
-    fake.run(&["status"]).ok().says("ended by SIGTERM from process 1 (castra)");
+    assert_eq!(fake.status("vm")["crash"], "its QEMU was killed by SIGTERM from process 1 (castra)");
+    fake.run(&["status"]).ok().says("killed by SIGTERM from process 1 (castra)");
     fake.run(&["suspend", "vm"]).code(69).says("crashed");
-    fake.run(&["up"]).ok().says("had crashed (its QEMU was ended by SIGTERM from process 1 (castra))");
+    fake.run(&["up"]).ok().says("had crashed (its QEMU was killed by SIGTERM from process 1 (castra))");
     assert_eq!(fake.state("vm"), "running");
     fake.run(&["down"]).ok();
     assert_eq!(fake.state("vm"), "stopped");
@@ -140,7 +140,7 @@ fn up_after_an_interrupted_down_neither_waits_nor_cuts_the_power() {
     let up = up.wait_with_output().expect("ends");
     assert_eq!(up.status.code(), Some(130));
     let said = String::from_utf8_lossy(&up.stderr);
-    assert!(said.contains("asked to shut down earlier and does not; it runs on"), "{said}");
+    assert!(said.contains("asked to shut down earlier but did not; it keeps running"), "{said}");
     assert_eq!(fake.journal("vm").matches("ended").count(), 0, "{}", fake.journal("vm"));
     fake.behave("vm", "");
     fake.run(&["up"]).ok();
@@ -152,9 +152,9 @@ fn a_qemu_that_stands_still_is_told_of_and_ended() {
     fake.signal("vm", Signal::STOP);
     // Without waiting for an answer it counts as running; the kernel knows that the process exists.
     assert_eq!(fake.state("vm"), "running");
-    fake.run(&["exec", "--", "true"]).code(255).says("stands still").says("kill -CONT").says("castra down");
-    fake.run(&["up"]).code(69).says("stands still");
-    fake.run(&["suspend"]).code(69).says("stands still");
+    fake.run(&["exec", "--", "true"]).code(255).says("is frozen").says("kill -CONT").says("castra down");
+    fake.run(&["up"]).code(69).says("is frozen");
+    fake.run(&["suspend"]).code(69).says("is frozen");
     // Continued first, so that its guest can shut down.
     fake.run(&["down"]).ok().says("SIGCONT");
     assert_eq!(fake.state("vm"), "stopped");
@@ -210,7 +210,7 @@ fn a_guest_that_ignores_the_power_button_is_ended_and_that_is_told() {
     fake.run(&["down", "-v", "--timeout", "1"])
         .code(69)
         .says("guest shutdown")
-        .says("did not shut down within 1 s: its QEMU was ended by quit, as if the power went")
+        .says("did not shut down within 1 s: its QEMU was stopped by quit, like a power cut")
         .says("castra up vm");
     assert_eq!(fake.state("vm"), "stopped");
     assert!(fake.journal("vm").ends_with("ended by quit\n"));
@@ -220,7 +220,7 @@ fn a_guest_that_ignores_the_power_button_is_ended_and_that_is_told() {
 fn a_qemu_that_ignores_everything_is_killed_and_that_is_told() {
     let fake = running();
     fake.behave("vm", "ignores-powerdown ignores-quit ignores-term");
-    fake.run(&["down", "--timeout", "1"]).code(69).says("was ended by SIGKILL, as if the power went");
+    fake.run(&["down", "--timeout", "1"]).code(69).says("was stopped by SIGKILL, like a power cut");
     assert_eq!(fake.state("vm"), "stopped");
     assert!(!fake.lives("vm"));
     assert_eq!(fake.leftovers(), Vec::<std::path::PathBuf>::new());
@@ -239,7 +239,8 @@ fn a_guest_that_was_ready_and_hangs_is_in_no_phase_of_a_boot() {
     let fake = running();
     fake.behave("vm", "guest-silent");
     let up = fake.run(&["up", "--boot-timeout", "1"]).code(69);
-    let up = up.says("does not answer: it was ready, and has said nothing for 1 s").says("castra console vm");
+    let up =
+        up.says("is not responding: it was ready, but has been silent for 1 s").says("castra console vm");
     assert!(!up.stderr.contains("phase"), "{}", up.stderr);
     assert_eq!(fake.state("vm"), "running");
 }
@@ -292,7 +293,7 @@ fn a_qemu_of_another_pid_namespace_is_alive_and_nothing_is_done_to_it() {
         &["clean", "--records", "--yes"],
     ] {
         let ended = inside(words).expect("as before").code(75);
-        ended.says("another container or pid namespace").says("Nothing was changed");
+        ended.says("another container or pid namespace").says("Nothing has been changed");
     }
     inside(&["exec", "--", "true"]).expect("as before").code(255).says("another container or pid namespace");
     inside(&["clean", "--orphans", "--yes"]).expect("as before");
@@ -308,7 +309,7 @@ fn a_disk_that_a_qemu_has_open_is_not_removed_whatever_became_of_its_pid_file() 
     let disk = fake.disk("vm");
     let kept = fake.path().join("kept.pid");
     fs::rename(fake.pidfile("vm"), &kept).expect("renamed");
-    fake.run(&["clean", "--disks", "--yes", "vm"]).code(75).says("is in use, and stays");
+    fake.run(&["clean", "--disks", "--yes", "vm"]).code(75).says("is in use; it was not removed");
     assert_eq!(fake.disk("vm"), disk);
     // Nothing else of it is gone either.
     fs::rename(&kept, fake.pidfile("vm")).expect("renamed");
@@ -358,7 +359,7 @@ fn a_port_that_is_taken_meanwhile_is_tried_again_or_named() {
 #[test]
 fn a_guest_without_its_kernels_modules_is_told_until_it_has_them() {
     const TOLD: &str =
-        "runs Linux 6.12.1-0-virt, the image's, and its disk has modules of 6.12.9-0-virt alone";
+        "runs the image's Linux 6.12.1-0-virt, but its disk has modules only for 6.12.9-0-virt";
     const WAY_OUT: &str =
         "castra run --image tiny@v1 -- tar -C /lib/modules -cf - 6.12.1-0-virt | castra exec vm";
     let fake = Fake::new(&["vm"]);

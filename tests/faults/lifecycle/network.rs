@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 /// Castra's SSH client alone would wait for 30 s, and longer with a second attempt.
 const SOON: Duration = Duration::from_secs(25);
 
-const DOWN: &str = "the guest of VM `vm` runs, but its network does not: the interface eth0 is down";
+const DOWN: &str = "the guest of VM `vm` is running, but its network is down: the interface eth0 \
+    is down";
 
 fn with_a_vm(words: &str) -> Fake {
     let fake = Fake::new(&["vm"]);
@@ -35,7 +36,7 @@ fn a_link_that_is_down_is_named_by_every_command_that_needs_it() {
     assert!(started.elapsed() < 4 * SOON, "{:?}", started.elapsed());
     fake.run(&["status"])
         .ok()
-        .says("its network does not: the interface eth0 is down")
+        .says("its network is down: the interface eth0 is down")
         .says("castra restart vm");
     let status = fake.status("vm");
     assert_eq!(status["state"], "running");
@@ -49,7 +50,7 @@ fn a_link_that_is_down_is_named_by_every_command_that_needs_it() {
 fn a_network_that_is_complete_and_silent_counts_as_down_after_a_while() {
     let fake = with_a_vm("ssh-silent");
     let started = Instant::now();
-    fake.run(&["exec", "--", "true"]).code(255).says("its network does not").says("firewall");
+    fake.run(&["exec", "--", "true"]).code(255).says("its network is down").says("firewall");
     assert!(started.elapsed() < SOON, "{:?}", started.elapsed());
     assert_eq!(fake.status("vm")["network_fault"], Value::Null, "status tries no SSH");
 }

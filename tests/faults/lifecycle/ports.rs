@@ -112,7 +112,7 @@ fn ports_tells_what_listens_behind_a_forward() {
     let (service_is, shown) = service(&fake);
     assert_eq!(service_is, "unreachable");
     assert!(shown.contains("active, listens on 127.0.0.1 only"), "{shown}");
-    assert!(shown.contains(&format!("where port {free} of this machine does not lead")), "{shown}");
+    assert!(shown.contains(&format!("which the forward from port {free} cannot reach")), "{shown}");
     fake.behave("vm", "guest-silent");
     assert_eq!(service(&fake).0, json!(null));
 }

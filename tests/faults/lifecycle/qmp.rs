@@ -37,7 +37,7 @@ fn down_reaches_its_end_without() {
         fake.run(&["up", "--cold"]).ok();
         // The agent does not help either, so QMP is asked.
         fake.behave("vm", &format!("{fault} ignores-powerdown"));
-        fake.run(&["down", "--timeout", "1"]).code(69).says("was ended by SIGTERM, as if the power went");
+        fake.run(&["down", "--timeout", "1"]).code(69).says("was stopped by SIGTERM, like a power cut");
         assert_eq!(fake.state("vm"), "stopped", "{fault}");
         assert!(!fake.lives("vm"), "{fault}");
         assert_eq!(fake.leftovers(), Vec::<std::path::PathBuf>::new(), "{fault}");
@@ -49,7 +49,7 @@ fn suspend_leaves_a_vm_that_runs() {
     under_each_fault(|fake, fault| {
         fake.run(&["up", "--cold"]).ok();
         fake.behave("vm", fault);
-        fake.run(&["suspend"]).code(69).says("does not answer");
+        fake.run(&["suspend"]).code(69).says("is not responding");
         assert_eq!(fake.state("vm"), "running", "{fault}");
         fake.behave("vm", "");
         fake.run(&["suspend"]).ok();

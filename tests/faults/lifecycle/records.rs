@@ -155,7 +155,7 @@ fn a_host_that_was_restarted_is_a_crash() {
         castra_test_support::eventually("its end", std::time::Duration::from_secs(60), || !fake.lives("vm"));
         fake.edit_record("vm", |record| record["boot"]["boot_id"] = another());
         assert_eq!(fake.state("vm"), "crashed");
-        assert_eq!(fake.status("vm")["crash"], "this machine was restarted while it ran");
+        assert_eq!(fake.status("vm")["crash"], "this machine was restarted while it was running");
         fake.run(&["up"]).ok().says("this machine was restarted");
         assert_eq!(fake.state("vm"), "running");
     }

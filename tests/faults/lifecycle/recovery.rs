@@ -110,7 +110,7 @@ fn silent(fake: &Fake) {
     up(fake);
     fake.behave("vm", "guest-silent");
     is(fake, "running");
-    fake.run(&["up", "--boot-timeout", "1"]).code(69).says("does not answer").says("castra restart vm");
+    fake.run(&["up", "--boot-timeout", "1"]).code(69).says("is not responding").says("castra restart vm");
     fake.behave("vm", "");
     fake.run(&["restart", "vm"]).ok();
     is(fake, "running");
@@ -119,7 +119,7 @@ fn silent(fake: &Fake) {
 fn network_down(fake: &Fake) {
     up(fake);
     fake.behave("vm", "link-down");
-    is(fake, "running").says("network does not");
+    is(fake, "running").says("network is down");
     fake.run(&["up"]).code(69).says("the interface eth0 is down").says("castra restart vm");
     fake.behave("vm", "");
     fake.run(&["restart", "vm"]).ok();
@@ -129,10 +129,10 @@ fn network_down(fake: &Fake) {
 fn frozen(fake: &Fake) {
     up(fake);
     fake.signal("vm", Signal::STOP);
-    is(fake, "running").says("stands still");
+    is(fake, "running").says("is frozen");
     fake.signal("vm", Signal::CONT);
     eventually("it continues", Duration::from_secs(60), || {
-        !fake.run(&["status"]).stderr.contains("stands still")
+        !fake.run(&["status"]).stderr.contains("is frozen")
     });
     fake.signal("vm", Signal::STOP);
     fake.run(&["down", "vm"]).ok();

@@ -44,7 +44,7 @@ fn a_base_image_that_no_bios_boots() {
     holds("base_image_for_uefi", &transcript(&fake, &["up"]));
     assert!(!fake.path().join(".castra/web-overlay.qcow2").exists(), "a disk was put on it");
     let checked = fake.run(&["config", "check"]).code(65);
-    assert!(checked.text().contains("boots by UEFI only"), "{}", checked.text());
+    assert!(checked.text().contains("boots only by UEFI"), "{}", checked.text());
 
     // The user may bring a firmware or an installer.
     fake.set("CASTRA_UNSAFE_QEMU_ARGS", "-boot d");
@@ -53,7 +53,7 @@ fn a_base_image_that_no_bios_boots() {
     fake.run(&["down", "--force"]).ok();
     fake.set("CASTRA_UNSAFE_QEMU_ARGS", "");
     // Nothing was installed on the disk that it has by now.
-    fake.run(&["up"]).code(65).says("web-overlay.qcow2 boots by UEFI only");
+    fake.run(&["up"]).code(65).says("web-overlay.qcow2 boots only by UEFI");
     assert_eq!(fake.state("web"), "stopped");
 }
 
@@ -64,15 +64,15 @@ fn a_vm_without_an_agent() {
     fake.write("castra.toml", OWN_DISK);
     holds("services_without_an_agent", &transcript(&fake, &["up", "--wait", "services"]));
     assert!(!fake.path().join(".castra/web-overlay.qcow2").exists(), "a disk was made");
-    fake.run(&["up"]).ok().says("castra sees nothing of what happens inside");
+    fake.run(&["up"]).ok().says("castra cannot see inside");
     // Once more while it runs; and it is not stopped for a start that would fail.
-    fake.run(&["up"]).ok().says("castra sees nothing of what happens inside");
+    fake.run(&["up"]).ok().says("castra cannot see inside");
     fake.run(&["up", "--wait", "services"]).code(69);
-    fake.run(&["restart", "--wait", "services"]).code(69).says("never learn of its services");
+    fake.run(&["restart", "--wait", "services"]).code(69).says("which `--wait services` needs");
     assert_eq!(fake.state("web"), "running");
     assert_eq!(fake.status("web")["agent"], false);
     let details = fake.run(&["status", "-v"]).ok().text();
-    assert!(details.contains("no agent of castra's"), "{details}");
+    assert!(details.contains("no castra agent"), "{details}");
     fake.run(&["down", "--force"]).ok();
 }
 

@@ -57,8 +57,8 @@ fn a_qemu_that_ends_at_once_with_words_that_castra_does_not_know() {
     let mut fake = Fake::new(&["vm"]);
     // 33 is the exit code of the probe's QEMU if the machine runs.
     for (name, fails, said) in [
-        ("lacking", "*user,*", "QEMU lacks something that VMs need: no wires in this build"),
-        ("whole", "*pidfile*", "QEMU ended while starting VM `vm`: qemu-system-x86_64: no wires"),
+        ("lacking", "*user,*", "QEMU lacks a feature that VMs need: no wires in this build"),
+        ("whole", "*pidfile*", "QEMU exited while starting VM `vm`: qemu-system-x86_64: no wires"),
     ] {
         let words = "echo 'qemu-system-x86_64: no wires in this build' >&2; exit 1";
         let program = fake.path().join(name);

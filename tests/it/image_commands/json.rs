@@ -74,5 +74,5 @@ fn an_image_that_cannot_be_repaired_is_told_as_json_too() {
     let ended = project.run(&["image", "verify", "--offline", "--json"]).code(65);
     let value = documented(&ended, "verify");
     assert_eq!(value["images"][0]["outcome"], "damaged");
-    assert!(value["images"][0]["error"].as_str().expect("text").contains("switched off"));
+    assert!(value["images"][0]["error"].as_str().expect("text").contains("is disabled"));
 }

@@ -31,14 +31,14 @@ fn what_nobody_needs_goes_and_what_a_project_needs_stays() {
     let project = project(&server);
     project.run(&["image", "pull"]).ok();
     let directory = waste(&project);
-    let dry = project.run(&["image", "prune", "--dry-run"]).ok().says("3 MB would be freed").text();
+    let dry = project.run(&["image", "prune", "--dry-run"]).ok().says("3 MiB would be freed").text();
     for told in
         ["old v1", "half v1", &format!("sha256:{}", sha256(b"old")), &format!("sha256:{}", sha256(b"cut"))]
     {
         assert!(dry.contains(told), "{told}: {dry}");
     }
     assert!(!dry.contains("disk v1") && directory.is_dir());
-    let wet = project.run(&["image", "prune"]).ok().says("3 MB are free again").text();
+    let wet = project.run(&["image", "prune"]).ok().says("3 MiB freed").text();
     assert_eq!(dry, wet);
     assert_eq!(names(&project.cache().join("images")), ["disk"]);
     assert_eq!(names(&project.cache().join("blobs/sha256")), [sha256(&disk())]);

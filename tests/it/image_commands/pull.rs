@@ -74,7 +74,7 @@ fn a_placeholder_is_a_missing_digest_and_other_mistakes_are_told_first() {
     project.run(&["image", "pull"]).code(65).says("cpus");
     assert!(server.requests().is_empty());
     project.write("castra.toml", &placeholder);
-    project.run(&["image", "pull", "--offline"]).code(69).says("network is switched off");
+    project.run(&["image", "pull", "--offline"]).code(69).says("network is disabled");
     project.run(&["image", "pull"]).code(65).says(&sha256(&disk()));
 }
 
@@ -96,7 +96,7 @@ fn a_web_page_is_not_pinned() {
     let server = Server::start(|_| Reply::new(200, b"<!DOCTYPE html><html>log in first</html>"));
     let project = Project::isolated();
     project.write("castra.toml", &configuration(&server.url("/disk.raw"), ""));
-    project.run(&["image", "pull"]).code(65).says("is a web page");
+    project.run(&["image", "pull"]).code(65).says("returned a web page");
     assert_eq!(names(&project.cache().join("blobs/sha256")), Vec::<String>::new());
 }
 
@@ -126,7 +126,7 @@ fn a_cache_that_is_removed_meanwhile_is_begun_again() {
         Reply::file(request, &content, None)
     });
     project.write("castra.toml", &pinned(&server));
-    project.run(&["image", "pull"]).ok().says("starting again");
+    project.run(&["image", "pull"]).ok().says("starting over");
     assert_eq!(server.requests().len(), 2);
     project.run(&["image", "verify"]).ok().says("is intact");
 }
@@ -155,7 +155,7 @@ fn two_whose_locks_were_removed_do_not_write_into_the_same_bytes() {
         fs::metadata(&partial).is_ok_and(|metadata| metadata.len() > 0)
     });
     fs::remove_dir_all(one.cache().join("locks")).expect("is there");
-    other.run(&["image", "pull"]).ok().says("waiting for another castra that downloads");
+    other.run(&["image", "pull"]).ok().says("waiting for another castra downloading");
     assert!(first.wait().expect("ends").success());
     for project in [&one, &other] {
         project.run(&["image", "verify", "--offline"]).ok().says("is intact");
@@ -190,7 +190,7 @@ fn pulling_and_pruning_at_once_do_not_hurt_each_other() {
     std::thread::scope(|scope| {
         let pull = |project: &Project| {
             let ended = project.run(&["image", "pull"]).ok();
-            assert!(!ended.stderr.contains("starting again"), "{}", ended.stderr);
+            assert!(!ended.stderr.contains("starting over"), "{}", ended.stderr);
         };
         let pulls: Vec<_> = projects.iter().map(|project| scope.spawn(move || pull(project))).collect();
         while !pulls.iter().all(|pull| pull.is_finished()) {

@@ -25,8 +25,8 @@ fn a_bit_that_no_stamp_tells_of_is_found_moved_aside_and_repaired() {
     project
         .run(&["image", "verify", "--offline"])
         .ok()
-        .says("is damaged; it was moved to")
-        .says("is repaired");
+        .says("is damaged; it was quarantined as")
+        .says("has been repaired");
     assert_eq!((digest(&rootfs(&project)), digest(&cached(&project))), (right.clone(), right));
     for quarantine in [project.path().join(".castra/quarantine"), project.cache().join("quarantine")] {
         assert_eq!(names(&quarantine), ["disk-v1-rootfs.qcow2"]);
@@ -50,7 +50,7 @@ fn without_a_way_to_repair_it_the_image_is_an_error_until_there_is_one() {
     assert!(!rootfs(&project).exists() && !cached(&project).exists() && !blob(&project).exists());
     project.run(&["up", "--offline"]).code(69);
     assert!(!project.path().join(".castra/dev-overlay.qcow2").exists());
-    project.run(&["image", "verify"]).ok().says("is repaired");
+    project.run(&["image", "verify"]).ok().says("has been repaired");
     assert_eq!(fs::read(blob(&project)).expect("is there"), disk());
 }
 
@@ -61,7 +61,7 @@ fn a_damaged_download_is_moved_aside_and_fetched_when_it_is_needed() {
     project.run(&["image", "pull"]).ok();
     unlock(&blob(&project));
     rot(&blob(&project));
-    project.run(&["image", "verify", "--offline"]).ok().says("fetched again if it is needed");
+    project.run(&["image", "verify", "--offline"]).ok().says("fetched again if needed");
     assert!(!blob(&project).exists());
     assert_eq!(names(&project.cache().join("quarantine")), [format!("sha256-{}", sha256(&disk()))]);
     project.run(&["image", "verify", "--offline"]).ok().says("is intact (2 files)");
@@ -78,7 +78,7 @@ fn the_cache_s_own_copy_is_repaired_from_the_project_s() {
     fs::write(cached(&project), copy).expect("written");
     rot(&cached(&project));
     fs::remove_file(blob(&project)).expect("is ours");
-    project.run(&["image", "verify", "--offline"]).ok().says("is repaired");
+    project.run(&["image", "verify", "--offline"]).ok().says("has been repaired");
     assert_eq!(digest(&cached(&project)), digest(&rootfs(&project)));
     assert!(!project.path().join(".castra/quarantine").exists(), "the project's copy was right");
 }
@@ -91,7 +91,7 @@ fn a_link_in_the_place_of_a_file_is_moved_aside_and_not_followed() {
     let elsewhere = project.path().join("elsewhere");
     fs::rename(rootfs(&project), &elsewhere).expect("moved");
     std::os::unix::fs::symlink(&elsewhere, rootfs(&project)).expect("linked");
-    project.run(&["image", "verify"]).ok().says("is repaired");
+    project.run(&["image", "verify"]).ok().says("has been repaired");
     assert!(fs::symlink_metadata(rootfs(&project)).expect("is there").is_file() && elsewhere.is_file());
 }
 
@@ -104,7 +104,7 @@ fn an_edited_manifest_is_moved_aside() {
     let text = fs::read_to_string(&manifest).expect("is there");
     fs::remove_file(&manifest).expect("is ours");
     fs::write(&manifest, text.replace("rootfs.qcow2", "../../../x")).expect("written");
-    project.run(&["image", "verify"]).ok().says("changed after it was written").says("is repaired");
+    project.run(&["image", "verify"]).ok().says("changed after it was written").says("has been repaired");
     project.run(&["image", "verify"]).ok().says("is intact");
 }
 
@@ -123,10 +123,10 @@ fn a_disk_never_stands_on_a_damaged_base() {
         .and_then(|file| file.set_modified(std::time::SystemTime::now()))
         .expect("set");
     fs::remove_file(blob(&project)).expect("is ours");
-    project.run(&["up", "--offline"]).code(69).says("network is switched off");
+    project.run(&["up", "--offline"]).code(69).says("network is disabled");
     assert!(!project.pidfile("dev").exists());
     assert_eq!(digest(&overlay), before);
-    project.run(&["up"]).ok().says("is damaged; it was moved to");
+    project.run(&["up"]).ok().says("is damaged; it was quarantined as");
     project.run(&["image", "verify", "--offline"]).ok().says("is intact");
 }
 
@@ -143,7 +143,7 @@ fn no_disk_is_made_on_a_base_whose_digest_is_wrong_whatever_its_stamp_says() {
     assert!(!project.path().join(".castra/dev-overlay.qcow2").exists());
     fs::write(blob(&project), kept).expect("written");
     rot_again(&project);
-    project.run(&["up", "--offline"]).ok().says("is damaged; it was moved to");
+    project.run(&["up", "--offline"]).ok().says("is damaged; it was quarantined as");
     project.run(&["image", "verify", "--offline"]).ok().says("is intact");
 }
 
@@ -161,14 +161,18 @@ fn a_vm_that_runs_on_damaged_files_is_named() {
     project.run(&["up", "dev"]).ok();
     unlock(&rootfs(&project));
     rot(&rootfs(&project));
-    project.run(&["image", "verify"]).ok().says("VM `dev` runs on the damaged files").says("castra down dev");
+    project
+        .run(&["image", "verify"])
+        .ok()
+        .says("VM `dev` is running on the damaged files")
+        .says("castra down dev");
     assert!(project.run(&["status"]).ok().text().contains("running"));
 }
 
 #[test]
 fn all_images_here_are_verified_and_those_that_are_not_here_are_no_error() {
     let empty = Project::isolated();
-    empty.run(&["image", "verify"]).ok().says("No image is here yet");
+    empty.run(&["image", "verify"]).ok().says("There are no images here yet");
     let server = serve();
     let one = project(&server);
     one.run(&["image", "pull"]).ok();

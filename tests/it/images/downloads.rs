@@ -222,7 +222,7 @@ fn a_server_that_asks_for_too_much_time_is_unavailable() {
     let fixture = Fixture::new();
     let error = fixture.ensure(&disk_image(&payload(4096), &[server.url("/disk")])).expect_err("gives up");
     assert_eq!((error.kind(), server.requests().len()), (Kind::Unavailable, 1));
-    assert!(shown(error).contains("come back in 86400 s"));
+    assert!(shown(error).contains("retry in 86400 s"));
 }
 
 #[test]
@@ -366,7 +366,7 @@ fn a_drip_is_left_for_the_next_address_which_resumes_after_it() {
     assert_eq!(raw_of(&paths.disk), bytes);
     assert_eq!(drip.requests().len(), 1, "a drip is not tried again while there is another address");
     assert!(honest.requests()[0].range_start().expect("a range") > 0, "what came is kept");
-    assert!(fixture.events.warnings().contains("bytes came in"), "{}", fixture.events.warnings());
+    assert!(fixture.events.warnings().contains("received in"), "{}", fixture.events.warnings());
 }
 
 #[test]

@@ -254,7 +254,7 @@ fn a_web_page_is_recognised() {
         let image = disk_image(&payload(SIZE), &[server.url("/disk")]);
         let image = if pinned { image } else { unpinned(image) };
         let text = shown(fixture.ensure(&image).expect_err("is refused"));
-        assert!(text.contains("looks like a web page") && text.contains("login page"), "{text}");
+        assert!(text.contains("looks like a web page") && text.contains("captive portal"), "{text}");
     }
 }
 
@@ -363,6 +363,6 @@ fn an_image_that_cannot_fit_is_refused_before_the_first_byte() {
     image.artifacts[0].size_bytes = Some(1 << 60);
     let error = fixture.ensure(&image).expect_err("does not fit");
     assert!(matches!(error, ImageError::File(FileError::NoSpace { .. })), "{error}");
-    assert!(error.to_string().contains("MiB are needed"), "{error}");
+    assert!(error.to_string().contains("iB needed"), "{error}");
     assert!(server.requests().is_empty());
 }

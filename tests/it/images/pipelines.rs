@@ -248,7 +248,7 @@ fn a_disk_that_leans_on_another_file_is_refused() {
     let disk = std::fs::read(disk).expect("reads");
     for steps in [vec![], vec![convert("qcow2")]] {
         let error = fixture.ensure(&packed(&fixture, &disk, steps)).expect_err("is refused");
-        assert!(error.to_string().contains("keeps its data in another file"), "{error}");
+        assert!(error.to_string().contains("has an external data file"), "{error}");
     }
 
     let secret = fixture.path("secret");
@@ -260,7 +260,7 @@ fn a_disk_that_leans_on_another_file_is_refused() {
     );
     let step = convert("vmdk");
     let error = fixture.ensure(&packed(&fixture, descriptor.as_bytes(), vec![step])).expect_err("is refused");
-    assert!(error.to_string().contains("keeps its data in another file"), "{error}");
+    assert!(error.to_string().contains("has an external data file"), "{error}");
 }
 
 #[test]

@@ -105,7 +105,7 @@ fn distrusted(spoil: impl FnOnce(String) -> String, said: &str) {
     std::fs::write(&paths.manifest, spoil(text)).expect("writes");
     let is_trusted = || Manifest::load(&paths.directory).is_ok();
     assert!(!is_trusted());
-    assert_eq!(fixture.ensure(&image).expect("is prepared anew"), paths);
+    assert_eq!(fixture.ensure(&image).expect("is rebuilt"), paths);
     assert!(fixture.events.warnings().contains(said), "{}", fixture.events.warnings());
     assert_eq!(fixture.events.count(is_hit), 0);
     assert_eq!(server.requests().len(), 1);
@@ -135,7 +135,7 @@ fn a_manifest_that_is_missing() {
     let paths = fixture.ensure(&image).expect("is prepared");
     std::fs::remove_file(&paths.manifest).expect("is ours");
     assert_eq!(fixture.manager().find(&image, &fixture.context).in_project, None);
-    fixture.ensure(&image).expect("is prepared anew");
+    fixture.ensure(&image).expect("is rebuilt");
     assert_eq!((fixture.events.count(is_hit), server.requests().len()), (0, 1));
 }
 
@@ -244,7 +244,7 @@ fn the_second_is_taken_if_the_first_is_out_of_reach() {
         fixture.timeouts.probe = Duration::from_secs(1);
         let chosen = choose(&fixture, &candidates(first.clone(), second.url("/disk"))).expect("is there");
         assert_eq!(chosen.spec.id, "second", "{first}");
-        assert!(chosen.reason.contains("disk v1 is out of reach") && chosen.reason.contains(&first));
+        assert!(chosen.reason.contains("disk v1 is unreachable") && chosen.reason.contains(&first));
     }
 }
 
@@ -265,7 +265,7 @@ fn a_cached_fallback_never_outranks_a_first_choice_that_answers() {
     assert_eq!(choose("one").spec.id, "second");
     let cached = choose("two");
     assert_eq!(cached.spec.id, "second");
-    assert!(cached.reason.starts_with("cached; a disk; disk v1 is out of reach"), "{}", cached.reason);
+    assert!(cached.reason.starts_with("cached; a disk; disk v1 is unreachable"), "{}", cached.reason);
     is_away.store(false, Ordering::Relaxed);
     assert_eq!(choose("three").spec.id, "disk", "the first choice is back");
 }
@@ -305,7 +305,7 @@ fn what_is_cached_is_taken_without_asking_anybody() {
     fixture.context.offline = true;
     let chosen = choose(&fixture, &both).expect("is there");
     assert_eq!(chosen.spec.id, "second");
-    assert!(chosen.reason.starts_with("cached; a disk; disk v1 is out of reach"), "{}", chosen.reason);
+    assert!(chosen.reason.starts_with("cached; a disk; disk v1 is unreachable"), "{}", chosen.reason);
     assert!(first.requests().is_empty());
 }
 
@@ -333,5 +333,5 @@ fn none_of_them_names_each() {
     );
     fixture.context.offline = true;
     let error = choose(&fixture, &candidates(nobody(), nobody())).expect_err("there is none");
-    assert!(shown(error).contains("network is switched off"));
+    assert!(shown(error).contains("network is disabled"));
 }

@@ -52,7 +52,7 @@ fn an_index_that_cannot_be_reached() {
         .with("PIP_INDEX_URL", index)
         .with("PIP_NO_INDEX", "0")
         .with("PIP_RETRIES", "1");
-    let error = fixture.ensure(&image).expect_err("is out of reach");
+    let error = fixture.ensure(&image).expect_err("is unreachable");
     assert!(matches!(&error, ImageError::Pip(PipError::NoNetwork { .. })), "{}", shown(error));
 }
 

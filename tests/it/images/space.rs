@@ -41,7 +41,7 @@ fn compressed() -> (Server, ManagedImageSpec) {
 
 /// Returns the stage that an error is about.
 fn stage(error: &str) -> &'static str {
-    let signs = ["no space left", "are needed", "larger than the file-size limit allows"];
+    let signs = ["no space left", "not enough space", "larger than the file-size limit allows"];
     assert!(signs.iter().any(|sign| error.contains(sign)), "{error}");
     let stages = [(".partial", "download"), (".step-0", "decompress"), (".step-1", "convert")];
     stages.iter().find(|(sign, _)| error.contains(sign)).map_or("before or after", |(_, stage)| stage)

@@ -110,5 +110,5 @@ fn a_server_that_nobody_vouches_for_is_refused_without_trying_again() {
     let server = TlsServer::start(&fixture, &[]);
     let error =
         ensure(&fixture, &disk_image(&payload(SIZE), &[server.url("disk")]), None).expect_err("is refused");
-    assert!(error.contains("no safe connection") && error.contains("SSL_CERT_FILE"), "{error}");
+    assert!(error.contains("no secure connection") && error.contains("SSL_CERT_FILE"), "{error}");
 }

@@ -300,7 +300,7 @@ fn what_the_user_named_is_read_to_its_end() {
     assert!(fs::read(&there).expect("reads") == pattern(3_000_000));
     // Objects that cannot be read are errors: a pipe in the guest, a socket here.
     let error = download(&guest.target, &pipe, &guest.scratch().join("x"), &mut |_| ()).expect_err("fails");
-    assert!(error.to_string().contains("neither a file"), "{error}");
+    assert!(error.to_string().contains("neither a regular file"), "{error}");
     let socket = guest.scratch().join("socket");
     let _listener = std::os::unix::net::UnixListener::bind(&socket).expect("binds");
     let error = upload(&guest.target, &socket, guest.scratch().join("x"), &mut |_| ()).expect_err("fails");

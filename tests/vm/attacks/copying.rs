@@ -46,7 +46,7 @@ fn sources_are_read_to_their_end(project: &Project) {
     project.run(&["cp", "/proc/version", ":/root/version"]).ok();
     let there = project.run(&["exec", "--", "cat", "/root/version"]).ok().text();
     assert_eq!(there, fs::read_to_string("/proc/version").expect("read"));
-    project.run(&["cp", ":/dev/null", "nothing"]).code(74).says("neither a file nor a directory");
+    project.run(&["cp", ":/dev/null", "nothing"]).code(74).says("neither a regular file nor a directory");
 }
 
 /// Uses only nodes of this test's own: as root, a mistake would cost this machine its devices.
@@ -94,7 +94,7 @@ fn the_umask_counts(project: &Project) {
 }
 
 fn what_is_left_out_is_said(project: &Project, home: &Path) {
-    project.run(&["cp", ".", ":/root/project"]).ok().says(".castra holds keys and disks");
+    project.run(&["cp", ".", ":/root/project"]).ok().says(".castra: it holds VM disks and keys");
     let found = project.run(&["exec", "--", "find", "/root/project", "-name", ".castra"]).ok();
     assert_eq!(found.text(), "");
     fs::create_dir(home.join("mixed")).expect("made");
@@ -108,6 +108,6 @@ fn patterns_are_expanded(project: &Project, home: &Path) {
     fs::create_dir(home.join("conf")).expect("made");
     project.run(&["cp", ":/etc/host*", "conf"]).ok();
     assert!(home.join("conf/hosts").is_file() && home.join("conf/hostname").is_file());
-    project.run(&["cp", ":/etc/host*", "one"]).code(64).says("is no directory");
+    project.run(&["cp", ":/etc/host*", "one"]).code(64).says("not a directory");
     project.run(&["cp", ":/etc/no-such-*", "conf"]).code(66).says("nothing matches");
 }

@@ -28,7 +28,7 @@ fn a_template_in_the_making_leaves_nothing() {
         fs::remove_dir_all(cache.path().join("castra/templates")).expect("removed");
         let project = Project::with_cache(cache.path().to_owned());
         assert!(is_killed(up(&project), point.name()), "nobody comes to {}", point.name());
-        project.run(&["up"]).ok().says("going on from its warm template");
+        project.run(&["up"]).ok().says("restoring from its warm template");
         project.run(&["exec", "--", "true"]).ok();
         assert_eq!(unfinished(cache.path()), Vec::<String>::new(), "after a kill at {}", point.name());
     }

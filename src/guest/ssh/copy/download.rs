@@ -88,7 +88,8 @@ async fn copy(
         }
         _ => Err(refused(
             source,
-            "it is neither a file nor a directory; print it with `castra exec … cat`, within a limit",
+            "it is neither a regular file nor a directory; print part of it with `castra exec … \
+            cat`",
         )),
     }
 }

@@ -155,8 +155,9 @@ impl Below {
     pub(super) fn create_named(&self, name: &[u8], mode: u32, noted: Interrupted) -> io::Result<Sink> {
         let (parent, name) = self.parent(name)?;
         if is_link(&parent, name)? {
-            let what = "it is a symbolic link, and a copy into a directory follows none, since a guest may have \
-                        made it; name the link itself as the destination, or remove it";
+            let what = "it is a symbolic link, which copies into a directory do not follow \
+                because a guest may have created it; name the link itself as the destination, or \
+                remove it";
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, what));
         }
         let shown = self.shown.join(name);
@@ -215,7 +216,7 @@ fn is_link(parent: &OwnedFd, name: &OsStr) -> io::Result<bool> {
 }
 
 fn special() -> io::Error {
-    io::Error::new(io::ErrorKind::AlreadyExists, "what is there is no regular file")
+    io::Error::new(io::ErrorKind::AlreadyExists, "it exists and is not a regular file")
 }
 
 /// Makes an existing directory writable for new files. Its mode is restored later.
@@ -224,11 +225,13 @@ fn take_over(parent: &OwnedFd, name: &OsStr) -> io::Result<Later> {
     match FileType::from_raw_mode(found.st_mode) {
         FileType::Directory => {}
         FileType::Symlink => {
-            let what = "a symbolic link is there, and a copied directory takes the place of none; remove it, or \
-                        name the directory that it leads to";
+            let what = "it is a symbolic link, which a copied directory does not replace; remove \
+                it, or name its target";
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, what));
         }
-        _ => return Err(io::Error::new(io::ErrorKind::AlreadyExists, "what is there is no directory")),
+        _ => {
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "it exists and is not a directory"));
+        }
     }
     let mode = found.st_mode as u32 & 0o7777;
     if mode & 0o700 == 0o700 {

@@ -125,11 +125,11 @@ fn check(name: &[u8], directory: &[u8]) -> Result<(), SshError> {
     if is_name && name != b"." && name != b".." && name.len() <= MAX_NAME_BYTES {
         return Ok(());
     }
-    Err(refused(&join(directory, name), "this is no file name"))
+    Err(refused(&join(directory, name), "this is not a file name"))
 }
 
 fn too_much(path: &[u8]) -> SshError {
-    refused(path, "there is too much in it for one copy")
+    refused(path, "it has too many entries for one copy")
 }
 
 pub(super) fn refused(path: &[u8], reason: &str) -> SshError {

@@ -177,7 +177,7 @@ async fn make_directory(session: &Session, goal: &[u8], metadata: &Metadata) -> 
     let made =
         session.sftp.done(Request::Mkdir { path: path.clone(), attributes: open(metadata.mode()) }).await;
     let Err(error) = made else { return Ok(()) };
-    let failure = failed("make the directory", goal);
+    let failure = failed("create the directory", goal);
     match session.stat(goal).await? {
         Some(found) if Sort::of(&found) == Sort::Directory => match found.mode {
             Some(mode) if mode & 0o700 != 0o700 => {
@@ -199,7 +199,7 @@ async fn make_link(session: &Session, source: &Path, goal: &[u8]) -> Result<(), 
     // Something exists there, most likely from an earlier copy. If not, the second attempt reports
     // the reason.
     let _ = session.sftp.done(Request::Remove { path: link }).await;
-    session.sftp.done(make).await.map_err(failed("make the link", goal))
+    session.sftp.done(make).await.map_err(failed("create the link", goal))
 }
 
 /// An open file of the guest.

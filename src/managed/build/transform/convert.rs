@@ -75,9 +75,7 @@ fn is_about_file_size(error: &CommandError) -> bool {
 pub(crate) fn qcow2_problem(disk: &Path) -> Option<String> {
     match Qcow2Header::read(disk) {
         Ok(header) => header.backing_file.map(|file| format!("has a backing file, {}", file.display())),
-        Err(QemuError::Disk(DiskError::DataElsewhere { .. })) => {
-            Some("keeps its data in another file".to_owned())
-        }
+        Err(QemuError::Disk(DiskError::DataElsewhere { .. })) => Some("has an external data file".to_owned()),
         Err(QemuError::Disk(DiskError::Encrypted { .. })) => Some("is encrypted".to_owned()),
         Err(QemuError::Disk(error)) => Some(format!("cannot be used: {error}")),
         Err(_) => None,
@@ -119,12 +117,12 @@ impl DiskInfo {
         let extents = self.format_specific.iter().filter_map(|specific| specific.data.as_ref());
         let mut extents = extents.flat_map(|data| &data.extents);
         if let Some(other) = extents.find(|extent| extent.filename != self.filename) {
-            return Some(format!("keeps its data in another file, {}", other.filename));
+            return Some(format!("has an external data file, {}", other.filename));
         }
         let data = self.format_specific.as_ref().and_then(|specific| specific.data.as_ref());
         let data_file = data.and_then(|data| data.data_file.as_ref());
         let backing = self.backing_filename.as_ref().map(|file| format!("has a backing file, {file}"));
-        backing.or_else(|| data_file.map(|file| format!("keeps its data in another file, {file}")))
+        backing.or_else(|| data_file.map(|file| format!("has an external data file, {file}")))
     }
 }
 

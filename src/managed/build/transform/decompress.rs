@@ -5,9 +5,9 @@ use std::path::Path;
 
 use super::{Material, TransformError, write_out};
 use crate::cancel::Cancel;
-use crate::files::Size;
 use crate::managed::error::ImageError;
 use crate::managed::spec::Compression;
+use crate::size::ByteSize;
 
 /// Decompresses the material into `output`, which may not become longer than `limit` bytes.
 pub(super) fn decompress(
@@ -28,7 +28,7 @@ pub(super) fn decompress(
     let unpacked = write_out(stream.take(limit.saturating_add(1)), output, cancel, failed)?;
     if unpacked.length > limit {
         let what = material.path.display().to_string();
-        return Err(TransformError::TooLarge { what, limit: Size(limit) }.into());
+        return Err(TransformError::TooLarge { what, limit: ByteSize(limit) }.into());
     }
     Ok(unpacked)
 }

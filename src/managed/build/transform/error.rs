@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use crate::command::CommandError;
 use crate::error::{Explain, Kind};
-use crate::files::{Digest, Size};
+use crate::files::Digest;
 use crate::managed::spec::ArtifactRole;
 use crate::qemu::install_hint;
+use crate::size::ByteSize;
 
 /// Failure of a step between download and file.
 #[derive(Debug, thiserror::Error)]
@@ -23,7 +24,7 @@ pub enum TransformError {
         source: CommandError,
     },
     /// `qemu-img info` printed something unexpected.
-    #[error("qemu-img described {path} in words Castra does not understand")]
+    #[error("qemu-img printed an unexpected description of {path}")]
     QemuImgInfo {
         /// The disk.
         path: PathBuf,
@@ -31,7 +32,7 @@ pub enum TransformError {
         source: serde_json::Error,
     },
     /// The VHD is not of the fixed kind.
-    #[error("{path} is a {kind} VHD, whose disk does not simply end where its footer begins")]
+    #[error("{path} is a {kind} VHD; only the footer of a fixed one can be stripped")]
     NotFixedVhd {
         /// The file.
         path: PathBuf,
@@ -105,12 +106,12 @@ pub enum TransformError {
         source: std::io::Error,
     },
     /// A step would make an excessively large file.
-    #[error("{what} would take more than {limit}")]
+    #[error("{what} would exceed {limit}")]
     TooLarge {
         /// The file.
         what: String,
         /// The limit.
-        limit: Size,
+        limit: ByteSize,
     },
     /// The finished disk is not a self-contained qcow2.
     #[error("the finished disk {path} {problem}")]
@@ -127,7 +128,7 @@ pub enum TransformError {
         path: PathBuf,
     },
     /// The finished file has another digest than the pinned one.
-    #[error("the finished {role} has digest {found}, and {expected} was expected")]
+    #[error("the finished {role} has digest {found}, but {expected} was expected")]
     WrongProduct {
         /// Role of the file.
         role: ArtifactRole,
@@ -171,7 +172,9 @@ impl Explain for TransformError {
         match self {
             Self::MissingQemuImg => Some(install_hint("qemu-img")),
             Self::NotFixedVhd { .. } => Some(
-                "Use the step qemu-img-convert with input_format = \"vpc\" in the place of strip-vhd-footer.".to_owned(),
+                "Use the step qemu-img-convert with input_format = \"vpc\" instead of \
+                strip-vhd-footer."
+                    .to_owned(),
             ),
             Self::QemuImg { .. } | Self::QemuImgInfo { .. } => None,
             Self::NotVhd { .. }
@@ -187,7 +190,8 @@ impl Explain for TransformError {
             | Self::BadKernel { .. }
             | Self::WrongProduct { .. }
             | Self::Empty { .. } => Some(
-                "The download was the pinned one, so the description of the image does not fit it: check its pipeline."
+                "The download matches its pin, so the image's description does not match the \
+                download: check its pipeline."
                     .to_owned(),
             ),
         }

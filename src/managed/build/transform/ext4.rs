@@ -8,8 +8,8 @@ use ext4_view::{Ext4, Ext4Error, Ext4Read};
 
 use super::{MAX_FILE_BYTES, Material, TransformError, Window, write_out};
 use crate::cancel::Cancel;
-use crate::files::Size;
 use crate::managed::error::ImageError;
+use crate::size::ByteSize;
 
 impl Ext4Read for Window {
     fn read(
@@ -42,7 +42,9 @@ pub(super) fn extract(
     let file = filesystem.open(path).map_err(failed)?;
     let length = file.metadata().len();
     if length > MAX_FILE_BYTES {
-        return Err(TransformError::TooLarge { what: path.to_owned(), limit: Size(MAX_FILE_BYTES) }.into());
+        return Err(
+            TransformError::TooLarge { what: path.to_owned(), limit: ByteSize(MAX_FILE_BYTES) }.into()
+        );
     }
     let damaged =
         |source| TransformError::Ext4File { path: material.path.clone(), file: path.to_owned(), source };

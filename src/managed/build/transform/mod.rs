@@ -103,7 +103,7 @@ fn apply(
 
 fn in_words(step: &TransformStep) -> Option<String> {
     Some(match step {
-        TransformStep::StripVhdFooter => "taking the VHD footer off".to_owned(),
+        TransformStep::StripVhdFooter => "stripping the VHD footer".to_owned(),
         TransformStep::QemuImgConvert { input_format, output_format } => {
             format!("converting {input_format} to {output_format}")
         }

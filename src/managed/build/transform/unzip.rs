@@ -8,8 +8,8 @@ use zip::result::ZipError;
 
 use super::{MAX_FILE_BYTES, Material, TransformError, write_out};
 use crate::cancel::Cancel;
-use crate::files::Size;
 use crate::managed::error::ImageError;
+use crate::size::ByteSize;
 
 /// Extracts the member of exactly this name into `output`. Its name is never used as a path.
 pub(super) fn unzip(
@@ -33,13 +33,15 @@ pub(super) fn unzip(
     }
     let declared = file.size();
     if declared > MAX_FILE_BYTES {
-        return Err(TransformError::TooLarge { what: member.to_owned(), limit: Size(MAX_FILE_BYTES) }.into());
+        return Err(
+            TransformError::TooLarge { what: member.to_owned(), limit: ByteSize(MAX_FILE_BYTES) }.into()
+        );
     }
     // Reads one byte more than declared, so that a member that lies about its size is noticed.
     let damaged = |error| failed(ZipError::Io(error));
     let unpacked = write_out(file.take(declared + 1), output, cancel, damaged)?;
     if unpacked.length != declared {
-        let problem = ZipError::InvalidArchive("a member has another size than declared".into());
+        let problem = ZipError::InvalidArchive("a member does not have its declared size".into());
         return Err(failed(problem).into());
     }
     Ok(unpacked)

@@ -42,7 +42,7 @@ pub fn parse_vhd_footer(footer: &[u8; 512]) -> Result<VhdKind, &'static str> {
         2 => Ok(VhdKind::Fixed),
         3 => Ok(VhdKind::Dynamic),
         4 => Ok(VhdKind::Differencing),
-        _ => Err("its footer names no known kind of disk"),
+        _ => Err("its footer has an unknown disk type"),
     }
 }
 

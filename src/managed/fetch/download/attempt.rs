@@ -8,10 +8,11 @@ use super::http::{Answer, Client, Next, Request, Silence};
 use super::partial::{Origin, Partial};
 use super::retry::Retries;
 use crate::failpoint::{self, Point};
-use crate::files::{self, OVERLAY_BYTES, Peak, Size};
+use crate::files::{self, OVERLAY_BYTES, Peak};
 use crate::managed::error::ImageError;
 use crate::managed::job::{Job, Progress};
 use crate::managed::timeouts::Timeouts;
+use crate::size::ByteSize;
 
 /// Longest download whose size is not pinned, in bytes.
 const MAX_UNPINNED_BYTES: u64 = 64 << 30;
@@ -109,7 +110,7 @@ fn receive(
         match next.and_then(|next| pace.check(next)) {
             Ok(Next::Bytes(bytes)) if partial.length() + bytes.len() as u64 > limit => {
                 partial.discard()?;
-                return Err(DownloadError::Endless { url: url.to_owned(), limit: Size(limit) }.into());
+                return Err(DownloadError::Endless { url: url.to_owned(), limit: ByteSize(limit) }.into());
             }
             Ok(Next::Bytes(bytes)) => {
                 let before = partial.length();

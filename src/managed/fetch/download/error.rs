@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::error::{Explain, Kind};
-use crate::files::Size;
+use crate::size::ByteSize;
 
 /// Failure of a download from one address.
 #[derive(Debug, thiserror::Error)]
@@ -22,7 +22,7 @@ pub enum DownloadError {
         kept_bytes: u64,
     },
     /// The server answered with an error.
-    #[error("the server answers {status} for {url}{}", come_back(retry_after.as_ref()))]
+    #[error("the server responded {status} for {url}{}", come_back(retry_after.as_ref()))]
     Status {
         /// URL of the download.
         url: String,
@@ -33,7 +33,7 @@ pub enum DownloadError {
     },
     /// The server offers another number of bytes than the pinned one.
     #[error(
-        "the server offers {found} bytes for {url}, and {expected} were expected{}{}",
+        "the server offers {found} bytes for {url}, but {expected} were expected{}{}",
         encoded(encoding.as_ref()),
         if *html { "; it looks like a web page" } else { "" }
     )]
@@ -55,10 +55,10 @@ pub enum DownloadError {
         /// URL of the download.
         url: String,
         /// Most bytes that were expected.
-        limit: Size,
+        limit: ByteSize,
     },
     /// The server's answer for the rest of the file does not fit.
-    #[error("the server's answer for the rest of {url} does not fit: {problem}")]
+    #[error("the server cannot resume {url}: {problem}")]
     BadRange {
         /// URL of the download.
         url: String,
@@ -88,7 +88,7 @@ pub enum NetworkFailure {
     #[error("{0}")]
     Connection(std::io::Error),
     /// Fewer bytes arrived than the lowest rate allows.
-    #[error("only {found_bytes} bytes came in {} s", time.as_secs_f64().round())]
+    #[error("only {} received in {} s", ByteSize(*found_bytes), time.as_secs_f64().round())]
     TooSlow {
         /// Bytes that arrived …
         found_bytes: u64,
@@ -96,7 +96,7 @@ pub enum NetworkFailure {
         time: Duration,
     },
     /// The address is on this machine, in the local network or otherwise not public.
-    #[error("it leads to {0}, which is not a public address")]
+    #[error("it resolves to {0}, which is not a public address")]
     Private(std::net::SocketAddr),
     /// The body ended early.
     #[error("the connection ended after {found} of {expected} bytes")]
@@ -107,7 +107,7 @@ pub enum NetworkFailure {
         expected: u64,
     },
     /// The server cannot prove its identity, or TLS failed in another way.
-    #[error("no safe connection: {0}")]
+    #[error("no secure connection: {0}")]
     Tls(String),
     /// The proxy refused the connection.
     #[error("the proxy refused: {0}")]
@@ -119,10 +119,10 @@ pub enum NetworkFailure {
     #[error("it redirects from https to an unencrypted address")]
     Insecure,
     /// The answer is not HTTP.
-    #[error("the answer is not proper HTTP: {0}")]
+    #[error("invalid HTTP response: {0}")]
     Protocol(String),
     /// The URL is not valid.
-    #[error("the address is not valid: {0}")]
+    #[error("invalid address: {0}")]
     Url(String),
 }
 
@@ -198,13 +198,13 @@ impl Explain for DownloadError {
                 format!("This machine's clock says {now}. If that is wrong, set it and try again.")
             }
             Self::Network { failure: NetworkFailure::Private(address), .. } => format!(
-                "An image comes from the public internet unless you allow more. If you know and mean this address, run \
-                 the command with {}={address} in its environment.",
+                "Images may come only from public addresses, unless you allow others. If you \
+                trust this address, run the command with {}={address} in its environment.",
                 super::address::SWITCH
             ),
             Self::Network { failure: NetworkFailure::Tls(_), .. } => {
-                "If a proxy of your company opens encrypted connections, its certificate must be in the system's trust \
-                 store (or name it in SSL_CERT_FILE)."
+                "If a company proxy intercepts encrypted connections, its certificate must be in \
+                the system's trust store (or in SSL_CERT_FILE)."
                     .to_owned()
             }
             Self::Network { kept_bytes: 0, .. } => {
@@ -212,12 +212,12 @@ impl Explain for DownloadError {
                     .to_owned()
             }
             Self::Network { kept_bytes, .. } => {
-                format!("The {} that came are kept: run the same command again to go on from there.", Size(*kept_bytes))
+                format!("{} are kept; run the command again to resume.", ByteSize(*kept_bytes))
             }
             Self::Status { retry_after: Some(_), .. } => "Try again later.".to_owned(),
             Self::Length { html: true, .. } => {
-                "Something between here and the server answered with a page of its own (a login page of the network, a \
-                 proxy's message). Open the address in a browser, or try another network."
+                "A captive portal or a proxy probably responded instead of the server. Open the \
+                address in a browser, or try another network."
                     .to_owned()
             }
             Self::Proxy { variable, .. } => format!("Set {variable} to an http:// address, or unset it."),
@@ -239,9 +239,9 @@ fn via(proxy: Option<&String>) -> String {
 }
 
 fn come_back(after: Option<&Duration>) -> String {
-    after.map_or_else(String::new, |after| format!(" and asks to come back in {} s", after.as_secs()))
+    after.map_or_else(String::new, |after| format!(" and asks to retry in {} s", after.as_secs()))
 }
 
 fn encoded(encoding: Option<&String>) -> String {
-    encoding.map_or_else(String::new, |encoding| format!(" (encoded as {encoding}, which was not asked for)"))
+    encoding.map_or_else(String::new, |encoding| format!(" (encoded as {encoding}, which was not requested)"))
 }

@@ -57,12 +57,13 @@ pub(super) fn is_strong(etag: &str) -> bool {
 /// Returns the mismatch.
 pub(super) fn check_range(head: &Head, start: u64, total: Option<u64>) -> Result<Option<u64>, String> {
     if head.content_type.as_ref().is_some_and(|kind| kind.trim_start().starts_with("multipart/")) {
-        return Err("it comes in several parts".to_owned());
+        return Err("the response has several parts".to_owned());
     }
-    let range = head.content_range.as_deref().ok_or("it does not say which bytes it holds")?;
-    let (first, last, found_total) = parse_range(range).ok_or_else(|| format!("`{range}` is no range"))?;
+    let range = head.content_range.as_deref().ok_or("the response does not state its byte range")?;
+    let (first, last, found_total) =
+        parse_range(range).ok_or_else(|| format!("`{range}` is not a valid range"))?;
     if first != start {
-        return Err(format!("it starts at byte {first}, not at {start}"));
+        return Err(format!("the response starts at byte {first}, not at {start}"));
     }
     if let (Some(total), Some(found)) = (total, found_total)
         && total != found

@@ -135,7 +135,7 @@ impl Client {
             Err(error) => drop(sender.send(Part::Failed(explained(error)))),
         });
         let part = next_part(&parts, cancel, end)?;
-        match part.ok_or(Silence::Failed(NetworkFailure::Timeout("waiting for an answer")))? {
+        match part.ok_or(Silence::Failed(NetworkFailure::Timeout("waiting for a response")))? {
             Part::Head(head) => Ok(Answer { head, parts }),
             Part::Failed(failure) => Err(Silence::Failed(failure)),
             Part::Bytes(_) | Part::End => Err(Silence::Failed(lost())),

@@ -53,7 +53,7 @@ impl Partial {
         let path = cache.partial(algorithm, hex);
         // Taken besides the download's own lock: that one may have been removed with the cache, and
         // then a castra that holds a new one must not write into these bytes.
-        let what = format!("another castra that downloads {}", artifact.source);
+        let what = format!("another castra downloading {}", artifact.source);
         let lock = job.lock_own(&path, &what)?;
         let file = lock.file().try_clone().at("open", &path)?;
         if file.metadata().at("look at", &path)?.len() > 0 {
@@ -81,10 +81,7 @@ impl Partial {
         let too_long = artifact.size_bytes.is_some_and(|size| length > size);
         let whole_but_wrong = artifact.size_bytes == Some(length) && !partial.is_right();
         if too_long || whole_but_wrong {
-            job.note(&format!(
-                "{} is not the start of what it should become; discarded",
-                partial.path.display()
-            ));
+            job.note(&format!("{} does not match the expected file; discarded", partial.path.display()));
             partial.discard()?;
         }
         failpoint::reach(Point::PartialOpened);
