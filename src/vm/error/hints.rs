@@ -75,16 +75,26 @@ impl Explain for VmError {
         }
     }
 
+    #[expect(clippy::too_many_lines, reason = "a table, in which the compiler asks for each new error")]
     fn hint(&self) -> Option<String> {
-        if let Some(inner) = self.inner() {
-            return inner.hint();
-        }
-        if let Self::ThrowawayFailed(error) = self {
-            // Its record and its logs are gone with it.
-            let inner = error.inner().filter(|_| !matches!(**error, Self::Record(_)));
-            return error.advice().or_else(|| inner.and_then(Explain::hint));
-        }
         match self {
+            Self::Record(_)
+            | Self::Image(_)
+            | Self::File(_)
+            | Self::Qemu(_)
+            | Self::Template(_)
+            | Self::Control(_)
+            | Self::NetworkDown(_)
+            | Self::Initrd(_)
+            | Self::Key(_)
+            | Self::StateRoot(_)
+            | Self::Lock(_)
+            | Self::Interrupted(_) => self.inner().and_then(Explain::hint),
+            Self::ThrowawayFailed(error) => {
+                // Its record and its logs are gone with it.
+                let inner = error.inner().filter(|_| !matches!(**error, Self::Record(_)));
+                error.advice().or_else(|| inner.and_then(Explain::hint))
+            }
             Self::Unrecorded { vm, .. } => {
                 Some(format!("`castra down {vm}` stops it; then `castra up {vm}` starts it with a record."))
             }
@@ -110,43 +120,6 @@ impl Explain for VmError {
                 "Forward a port to its own SSH server ([[vms.port_forwards]]) and log in with `ssh`; \
                  `castra logs {vm}` shows its console."
             )),
-            _ => self
-                .suspend_hint()
-                .or_else(|| self.run_hint())
-                .or_else(|| self.disk_hint())
-                .or_else(|| self.boot_hint()),
-        }
-    }
-}
-
-impl VmError {
-    /// Returns the advice of a failed start's diagnosis.
-    fn advice(&self) -> Option<String> {
-        self.diagnosis().map(|diagnosis| diagnosis.advice.clone())
-    }
-
-    /// Returns the error of another module that this one passes on.
-    fn inner(&self) -> Option<&dyn Explain> {
-        match self {
-            Self::Record(error) => Some(error),
-            Self::Image(error) => Some(error),
-            Self::File(error) => Some(error),
-            Self::Qemu(error) => Some(error),
-            Self::Template(error) => Some(error),
-            Self::Control(error) => Some(error),
-            Self::NetworkDown(error) => Some(error),
-            Self::Initrd(error) => Some(error),
-            Self::Key(error) => Some(error),
-            Self::StateRoot(error) => Some(error),
-            Self::Lock(error) => Some(error),
-            Self::Interrupted(error) => Some(error),
-            _ => None,
-        }
-    }
-
-    /// Returns hints for suspended VMs and clones.
-    fn suspend_hint(&self) -> Option<String> {
-        match self {
             Self::IsSuspended { vm } => Some(format!(
                 "`castra up {vm}` resumes it; `castra down --discard-suspended {vm}` drops its \
                 memory and keeps its disk."
@@ -167,13 +140,6 @@ impl VmError {
             Self::NotSuspendable { vm } => {
                 Some(format!("Start it again first: castra down {vm} && castra up {vm}"))
             }
-            _ => None,
-        }
-    }
-
-    /// Returns hints for a VM that runs, or ran until a moment ago.
-    fn run_hint(&self) -> Option<String> {
-        match self {
             Self::SocketsGone { vm, doing: "stop", .. } => Some(format!(
                 "They were removed while the VM was running, perhaps by a cleaner of temporary \
                  files or a logout, so its guest cannot be asked to shut down. Shut it down from \
@@ -221,13 +187,6 @@ impl VmError {
                 "`castra console {vm}` and `castra logs {vm}` show what it is doing. `castra \
                 restart {vm}` restarts it."
             )),
-            _ => None,
-        }
-    }
-
-    /// Returns hints for disks that are unusable or out of place.
-    fn disk_hint(&self) -> Option<String> {
-        match self {
             Self::NotADisk { path, .. } => {
                 Some(format!("Inspect it, then move it away: mv {0} {0}.kept", path.display()))
             }
@@ -238,13 +197,6 @@ impl VmError {
                  castra down`, then `sudo chown -R \"$(id -u)\" {}` makes the VMs yours.",
                 state_root.display()
             )),
-            _ => self.foundation_hint(),
-        }
-    }
-
-    /// Returns hints for backing files that do not fit, or are missing.
-    fn foundation_hint(&self) -> Option<String> {
-        match self {
             Self::Unbootable { reason: Unbootable::UefiOnly, .. } => Some(format!(
                 "Take the publisher's image for BIOS, install a boot loader for BIOS on it \
                  (`grub-install --target=i386-pc`), or describe the disk with its kernel and \
@@ -290,19 +242,6 @@ impl VmError {
                 castra.toml. Never rebase the disk onto another image: that destroys its data.",
                 found.display()
             )),
-            _ => None,
-        }
-    }
-
-    /// Returns hints for failed boots.
-    fn boot_hint(&self) -> Option<String> {
-        let logs = self.logs_hint();
-        match (self.advice(), logs) {
-            (Some(advice), Some(logs)) => return Some(format!("{advice}\n{logs}")),
-            (Some(hint), None) | (None, Some(hint)) => return Some(hint),
-            (None, None) => {}
-        }
-        match self {
             Self::PortTaken { owner: PortOwner::Vm { vm, project: None }, .. } => {
                 Some(format!("Stop that VM (castra down {vm}), or choose another host port in castra.toml."))
             }
@@ -322,21 +261,51 @@ impl VmError {
                 Some(format!("`castra logs {vm}` shows what they wait for."))
             }
             Self::AgentFailed { vm, .. } => Some(format!("`castra logs {vm}` shows the guest's console.")),
-            _ => None,
-        }
-    }
-
-    /// Returns the command that shows more of a failed boot.
-    fn logs_hint(&self) -> Option<String> {
-        match self {
-            Self::BootTimedOut { vm, .. } => Some(format!(
+            Self::BootTimedOut { vm, .. } => self.with_advice(format!(
                 "`castra logs {vm}` shows the whole console. A slow machine may need more time: --boot-timeout SECS."
             )),
-            Self::BootHopeless { vm, .. } => Some(format!("`castra logs {vm}` shows the whole console.")),
-            Self::BootDied { vm, .. } => Some(format!(
+            Self::BootHopeless { vm, .. } => {
+                self.with_advice(format!("`castra logs {vm}` shows the whole console."))
+            }
+            Self::BootDied { vm, .. } => self.with_advice(format!(
                 "`castra logs {vm}` shows the console, `castra logs --source qemu {vm}` QEMU's \
-                messages."
+                 messages."
             )),
+            Self::NotStarted { .. } => self.advice(),
+            Self::Random(_) | Self::Unkillable { .. } => None,
+        }
+    }
+}
+
+impl VmError {
+    /// Returns what the diagnosis of a failed start advises.
+    fn advice(&self) -> Option<String> {
+        self.diagnosis().map(|diagnosis| diagnosis.advice.clone())
+    }
+
+    /// Returns the advice, if there is one, and then where there is more to read.
+    fn with_advice(&self, logs: String) -> Option<String> {
+        Some(match self.advice() {
+            Some(advice) => format!("{advice}\n{logs}"),
+            None => logs,
+        })
+    }
+
+    /// Returns the error of another module that this one passes on.
+    fn inner(&self) -> Option<&dyn Explain> {
+        match self {
+            Self::Record(error) => Some(error),
+            Self::Image(error) => Some(error),
+            Self::File(error) => Some(error),
+            Self::Qemu(error) => Some(error),
+            Self::Template(error) => Some(error),
+            Self::Control(error) => Some(error),
+            Self::NetworkDown(error) => Some(error),
+            Self::Initrd(error) => Some(error),
+            Self::Key(error) => Some(error),
+            Self::StateRoot(error) => Some(error),
+            Self::Lock(error) => Some(error),
+            Self::Interrupted(error) => Some(error),
             _ => None,
         }
     }
