@@ -67,7 +67,8 @@ fn provide_agent() -> Result<(), String> {
     let embedded = out.join("castra-guest");
     fs::copy(&agent, &embedded)
         .map_err(|error| format!("cannot take the guest agent {}: {error}", agent.display()))?;
-    let bytes = fs::read(&embedded).map_err(|error| format!("cannot read the guest agent: {error}"))?;
+    let bytes =
+        fs::read(&embedded).map_err(|error| format!("cannot read the guest agent: {error}"))?;
     let digest: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
     println!("cargo::rustc-env=CASTRA_GUEST_SHA256={digest}");
     Ok(())
@@ -97,8 +98,9 @@ fn build(out: &Path) -> Result<PathBuf, String> {
         // takes them out.
         cargo.arg("--locked");
     }
-    let output =
-        cargo.output().map_err(|error| format!("cannot start cargo to build the guest agent: {error}"))?;
+    let output = cargo
+        .output()
+        .map_err(|error| format!("cannot start cargo to build the guest agent: {error}"))?;
     if !output.status.success() {
         return Err(explain(&output, &host));
     }
@@ -111,7 +113,9 @@ fn watch_sources(workspace: &Path) -> Result<(), String> {
         println!("cargo::rerun-if-changed={source}");
     }
     let crates = fs::read_dir(workspace.join("crates"));
-    for entry in crates.map_err(|error| format!("cannot list the agent's crates: {error}"))?.flatten() {
+    for entry in
+        crates.map_err(|error| format!("cannot list the agent's crates: {error}"))?.flatten()
+    {
         if !OF_TESTS.iter().any(|name| entry.file_name() == *name) {
             println!("cargo::rerun-if-changed={}", entry.path().display());
         }
@@ -135,7 +139,8 @@ fn cargo(workspace: &Path, host: &str, target_directory: &Path) -> Result<Comman
 /// Makes a workspace of the packaged sources, with the versions that the repository's lock names.
 fn lay_out(packaged: &Path, out: &Path) -> Result<PathBuf, String> {
     let workspace = out.join("agent");
-    let failed = |error: io::Error| format!("cannot lay out the sources of the guest agent: {error}");
+    let failed =
+        |error: io::Error| format!("cannot lay out the sources of the guest agent: {error}");
     match fs::remove_dir_all(&workspace) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
         _ => {}
@@ -146,7 +151,8 @@ fn lay_out(packaged: &Path, out: &Path) -> Result<PathBuf, String> {
         if source.is_dir() {
             let name = source.file_name().unwrap_or_default();
             copy_tree(&source.join("src"), &crates.join(name).join("src")).map_err(failed)?;
-            fs::copy(source.join("manifest"), crates.join(name).join("Cargo.toml")).map_err(failed)?;
+            fs::copy(source.join("manifest"), crates.join(name).join("Cargo.toml"))
+                .map_err(failed)?;
         }
     }
     let manifest = fs::read_to_string(packaged.join("workspace.manifest")).map_err(failed)?;
@@ -189,7 +195,8 @@ fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
 /// Returns the outer build's target directory: `OUT_DIR` is
 /// `<target>[/<triple>]/<profile>/build/<package>-<hash>/out`.
 fn target_directory(out: &Path) -> &Path {
-    let Some(profile) = out.ancestors().find(|path| path.ends_with("build")).and_then(Path::parent) else {
+    let Some(profile) = out.ancestors().find(|path| path.ends_with("build")).and_then(Path::parent)
+    else {
         return out;
     };
     let triple = env::var("TARGET").unwrap_or_default();
@@ -202,9 +209,12 @@ fn target_directory(out: &Path) -> &Path {
 
 fn explain(output: &Output, host: &str) -> String {
     let said = String::from_utf8_lossy(&output.stderr);
-    let advice = if said.contains("cannot find -lc") || said.contains("unable to find library -lc") {
+    let advice = if said.contains("cannot find -lc") || said.contains("unable to find library -lc")
+    {
         "The static C library is missing: install it (Debian and Ubuntu: libc6-dev, Fedora: glibc-static)."
-    } else if said.contains("can't find crate for `core`") || said.contains("can't find crate for `std`") {
+    } else if said.contains("can't find crate for `core`")
+        || said.contains("can't find crate for `std`")
+    {
         "Rust's standard library for this target is missing: see `rustup target add`."
     } else {
         "The messages above this line are from that build."

@@ -120,9 +120,10 @@ impl Explain for CommandError {
             Self::Start { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 Kind::Permission
             }
-            Self::Start { .. } | Self::Failed { .. } | Self::TooSlow { .. } | Self::TooMuch { .. } => {
-                Kind::Unavailable
-            }
+            Self::Start { .. }
+            | Self::Failed { .. }
+            | Self::TooSlow { .. }
+            | Self::TooMuch { .. } => Kind::Unavailable,
             Self::Interrupted(_) => Kind::Interrupted,
         }
     }
@@ -193,7 +194,11 @@ fn is_executable(path: &Path) -> bool {
 /// # Errors
 /// Every variant of [`CommandError`]; a command that is still running when `cancel` is set or
 /// `limit` has passed is killed with everything that it started, and waited for.
-pub fn run(invocation: &Invocation, limit: Duration, cancel: &Cancel) -> Result<Output, CommandError> {
+pub fn run(
+    invocation: &Invocation,
+    limit: Duration,
+    cancel: &Cancel,
+) -> Result<Output, CommandError> {
     run_to_end(invocation, invocation.command(), limit, cancel)
 }
 
@@ -223,7 +228,8 @@ fn run_to_end(
     let confinement =
         Confinement { passed: Vec::new(), place: Place::OwnGroup, lifetime: Lifetime::ThisThreads };
     confine(&mut command, confinement);
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(failed)?;
+    let mut child =
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(failed)?;
     let stdout = Capture::start(child.stdout.take(), Keep::First(STDOUT_BYTES));
     let stderr = Capture::start(child.stderr.take(), Keep::Last(STDERR_BYTES));
     let ended = wait(&child, &program, limit, cancel, &stdout);
@@ -319,12 +325,16 @@ mod tests {
     #[test]
     fn output_comes_back() {
         let output = run(&sh("echo out; echo err >&2"), LIMIT, &Cancel::new()).expect("runs");
-        assert_eq!((output.stdout.as_slice(), output.stderr.as_str()), (b"out\n".as_slice(), "err\n"));
+        assert_eq!(
+            (output.stdout.as_slice(), output.stderr.as_str()),
+            (b"out\n".as_slice(), "err\n")
+        );
     }
 
     #[test]
     fn a_failure_quotes_stderr() {
-        let error = run(&sh("echo no such disk >&2; exit 3"), LIMIT, &Cancel::new()).expect_err("fails");
+        let error =
+            run(&sh("echo no such disk >&2; exit 3"), LIMIT, &Cancel::new()).expect_err("fails");
         assert!(error.to_string().contains("no such disk"), "{error}");
     }
 
@@ -347,17 +357,24 @@ mod tests {
     fn a_grandchild_that_holds_the_pipe_holds_nobody_up() {
         let limit = Duration::from_millis(300);
         // One in the group, which is killed, and one that has left it, whose pipe is abandoned.
-        for script in ["sleep 3599 & echo $!; wait", "setsid sleep 30 & wait", "setsid sleep 30 & exit 0"] {
+        for script in
+            ["sleep 3599 & echo $!; wait", "setsid sleep 30 & wait", "setsid sleep 30 & exit 0"]
+        {
             let started = Instant::now();
             let ended = run(&sh(script), limit, &Cancel::new());
             assert_eq!(ended.is_ok(), script.ends_with("exit 0"), "{ended:?}");
-            assert!(started.elapsed() < Duration::from_secs(25), "{script}: {:?}", started.elapsed());
+            assert!(
+                started.elapsed() < Duration::from_secs(25),
+                "{script}: {:?}",
+                started.elapsed()
+            );
         }
     }
 
     #[test]
     fn what_a_helper_started_ends_with_it() {
-        let output = run(&sh("sleep 3598 >/dev/null 2>&1 & echo $!"), LIMIT, &Cancel::new()).expect("runs");
+        let output =
+            run(&sh("sleep 3598 >/dev/null 2>&1 & echo $!"), LIMIT, &Cancel::new()).expect("runs");
         let pid: i32 = String::from_utf8_lossy(&output.stdout).trim().parse().expect("a number");
         let pid = Pid::from_raw(pid).expect("a number");
         let started = Instant::now();
@@ -402,13 +419,15 @@ mod tests {
         // As if this process had been started with a foreign descriptor.
         let foreign = File::open("/etc/passwd").expect("opens");
         close_on_exec(foreign.as_raw_fd(), false).expect("set");
-        let script =
-            "pwd; umask; grep NoNewPrivs /proc/self/status; readlink /proc/$$/fd/*; echo; /usr/bin/env";
+        let script = "pwd; umask; grep NoNewPrivs /proc/self/status; readlink /proc/$$/fd/*; echo; /usr/bin/env";
         let invocation = sh(script).environment(Environment::of([("GIVEN", "1")]));
         let output = run(&invocation, LIMIT, &Cancel::new()).expect("runs");
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(text.starts_with("/\n0077\nNoNewPrivs:\t1\n"), "{text}");
-        assert!(text.contains("GIVEN=1") && !text.contains("HOME=") && !text.contains("CARGO"), "{text}");
+        assert!(
+            text.contains("GIVEN=1") && !text.contains("HOME=") && !text.contains("CARGO"),
+            "{text}"
+        );
         assert!(!text.contains("/etc/passwd"), "{text}");
     }
 }

@@ -25,8 +25,15 @@ impl Environment {
     }
 
     /// Returns an environment of exactly these variables.
-    pub fn of<K: Into<OsString>, V: Into<OsString>>(variables: impl IntoIterator<Item = (K, V)>) -> Self {
-        Self { variables: variables.into_iter().map(|(key, value)| (key.into(), value.into())).collect() }
+    pub fn of<K: Into<OsString>, V: Into<OsString>>(
+        variables: impl IntoIterator<Item = (K, V)>,
+    ) -> Self {
+        Self {
+            variables: variables
+                .into_iter()
+                .map(|(key, value)| (key.into(), value.into()))
+                .collect(),
+        }
     }
 
     /// Returns a variable's value; an empty one counts as unset.

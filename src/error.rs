@@ -70,7 +70,11 @@ impl Error {
             let error = cause.downcast_ref::<std::io::Error>();
             error.is_some_and(|error| error.kind() == std::io::ErrorKind::FileTooLarge)
         };
-        if self.causes().any(is_about_size) { Some(FILE_SIZE_HINT.to_owned()) } else { self.0.hint() }
+        if self.causes().any(is_about_size) {
+            Some(FILE_SIZE_HINT.to_owned())
+        } else {
+            self.0.hint()
+        }
     }
 
     /// Returns the causes below the message, outermost first.
@@ -115,7 +119,9 @@ pub const FILE_SIZE_HINT: &str = "`ulimit -f` shows the limit of this shell, and
 /// Returns the [`Kind`] of an I/O error.
 pub fn kind_of_io(error: &std::io::Error) -> Kind {
     match error.kind() {
-        std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => Kind::Permission,
+        std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
+            Kind::Permission
+        }
         _ => Kind::Io,
     }
 }

@@ -18,7 +18,9 @@ fn sources() -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let (mut open, mut sources) = (vec![root.clone()], Vec::new());
     while let Some(directory) = open.pop() {
-        for path in fs::read_dir(directory).expect("listed").map(|entry| entry.expect("an entry").path()) {
+        for path in
+            fs::read_dir(directory).expect("listed").map(|entry| entry.expect("an entry").path())
+        {
             let name = path.strip_prefix(&root).expect("below").to_string_lossy().into_owned();
             if path.is_dir() {
                 open.push(path);
@@ -61,6 +63,7 @@ fn imports_lead_downwards() {
 fn only_the_command_line_names_its_libraries() {
     let below = sources().into_iter().filter(|(path, _)| !path.starts_with("cli/"));
     let libraries = ["clap::", "indicatif::"];
-    let wrong: Vec<_> = below.filter(|(_, code)| libraries.iter().any(|name| code.contains(name))).collect();
+    let wrong: Vec<_> =
+        below.filter(|(_, code)| libraries.iter().any(|name| code.contains(name))).collect();
     assert!(wrong.is_empty(), "{:?}", wrong.iter().map(|(path, _)| path).collect::<Vec<_>>());
 }

@@ -412,7 +412,8 @@ impl SocketsLayout {
     /// Returns `true` if the sockets of QEMU and its guest have been removed, by a logout or a
     /// cleaner of temporary files. Another user may have put something in their place.
     pub fn are_gone(&self) -> bool {
-        let is_gone = |path: PathBuf| path.symlink_metadata().is_err_and(|error| trusted::is_absence(&error));
+        let is_gone =
+            |path: PathBuf| path.symlink_metadata().is_err_and(|error| trusted::is_absence(&error));
         !self.is_own() || is_gone(self.qmp()) || is_gone(self.control())
     }
 

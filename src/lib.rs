@@ -48,4 +48,6 @@ pub mod wait;
 pub use config::{BaseImageSource, ProjectConfig, VmDefinition};
 pub use context::RuntimeContext;
 pub use error::{Error, Kind, Result};
-pub use managed::{ManagedArtifactSpec, ManagedDiskKind, ManagedImagePaths, ManagedImageSpec, QemuProfile};
+pub use managed::{
+    ManagedArtifactSpec, ManagedDiskKind, ManagedImagePaths, ManagedImageSpec, QemuProfile,
+};

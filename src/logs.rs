@@ -139,8 +139,9 @@ impl LogWatch {
         let sender = given.get_or_insert_with(|| {
             let (sender, receiver) = channel();
             // Without a thread, the next command bounds the logs.
-            let _ =
-                thread::Builder::new().name("log-watch".to_owned()).spawn(move || keep_bounded(&receiver));
+            let _ = thread::Builder::new()
+                .name("log-watch".to_owned())
+                .spawn(move || keep_bounded(&receiver));
             sender
         });
         let _ = sender.send(watched);

@@ -38,7 +38,9 @@ impl Reporter for Silent {
 }
 
 /// Image of an event; displays as `alpine-minimal v1`, or as the ID alone if there is no version.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 pub struct ImageLabel {
     /// ID of the image, which is serialised as `name`, as in castra.toml.
     #[serde(rename = "name", alias = "id")]

@@ -19,8 +19,11 @@ pub fn sanitize(text: &mut String) {
     if text.chars().nth(MAX_CHARACTERS).is_none() && !text.chars().any(is_unprintable) {
         return;
     }
-    *text =
-        text.chars().take(MAX_CHARACTERS).map(|c| if is_unprintable(c) { REPLACEMENT } else { c }).collect();
+    *text = text
+        .chars()
+        .take(MAX_CHARACTERS)
+        .map(|c| if is_unprintable(c) { REPLACEMENT } else { c })
+        .collect();
 }
 
 /// Returns a sanitised copy of the text, like [`sanitize`].
@@ -108,8 +111,7 @@ mod tests {
 
     #[test]
     fn of_styled_lines_only_the_style_stays() {
-        let styled =
-            "\u{1b}[1m\u{1b}[31merror\u{1b}[0m: \u{1b}]0;title\u{7} \u{1b}[2J\u{1b}[?25l\u{9b}1m\u{1b}";
+        let styled = "\u{1b}[1m\u{1b}[31merror\u{1b}[0m: \u{1b}]0;title\u{7} \u{1b}[2J\u{1b}[?25l\u{9b}1m\u{1b}";
         let expected = "\u{1b}[1m\u{1b}[31merror\u{1b}[0m: \u{FFFD}]0;title\u{FFFD} \u{FFFD}[2J\u{FFFD}[?25l\u{FFFD}1m\u{FFFD}";
         assert_eq!(sanitize_styled(styled), expected);
     }

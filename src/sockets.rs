@@ -8,7 +8,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Protocol of a port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
     /// TCP.
@@ -53,7 +55,9 @@ impl fmt::Display for PortOwner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Vm { vm, project: None } => write!(f, "VM `{vm}`"),
-            Self::Vm { vm, project: Some(project) } => write!(f, "VM `{vm}` of {}", project.display()),
+            Self::Vm { vm, project: Some(project) } => {
+                write!(f, "VM `{vm}` of {}", project.display())
+            }
             Self::Process { name, pid } => write!(f, "`{name}` (process {pid})"),
             Self::OtherUser => f.write_str("a process of another user"),
             Self::Unknown => f.write_str("an unknown process"),
@@ -90,13 +94,15 @@ pub fn sockets_on(port: u16, protocol: Protocol) -> Vec<PortSocket> {
 
 /// Returns the process of this user's that holds one of these sockets.
 pub fn holder_of(sockets: &[PortSocket]) -> Option<Holder> {
-    let links: Vec<String> = sockets.iter().map(|socket| format!("socket:[{}]", socket.inode)).collect();
+    let links: Vec<String> =
+        sockets.iter().map(|socket| format!("socket:[{}]", socket.inode)).collect();
     let processes = fs::read_dir("/proc").ok()?.flatten();
     let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
     for pid in pids {
         // Other users' processes do not show their descriptors.
         let Ok(open) = fs::read_dir(format!("/proc/{pid}/fd")) else { continue };
-        let is_it = |link: &Path| link.to_str().is_some_and(|link| links.iter().any(|one| one == link));
+        let is_it =
+            |link: &Path| link.to_str().is_some_and(|link| links.iter().any(|one| one == link));
         if open.flatten().any(|entry| fs::read_link(entry.path()).is_ok_and(|link| is_it(&link))) {
             let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
             return Some(Holder { pid, name: name.trim_end().to_owned() });
@@ -112,8 +118,9 @@ fn parse(text: &str, port: u16, protocol: Protocol) -> Vec<PortSocket> {
     const LISTENING: &str = "0A";
     let local = format!("{:08X}", u32::from_ne_bytes([127, 0, 0, 1]));
     let mapped = format!("0000000000000000{:08X}{local}", u32::from_ne_bytes([0, 0, 0xff, 0xff]));
-    let conflicts =
-        |address: &str| address == local || address == mapped || address.bytes().all(|byte| byte == b'0');
+    let conflicts = |address: &str| {
+        address == local || address == mapped || address.bytes().all(|byte| byte == b'0')
+    };
     let socket = |line: &str| {
         let fields: Vec<&str> = line.split_whitespace().collect();
         let (address, number) = fields.get(1)?.split_once(':')?;
@@ -136,7 +143,8 @@ mod tests {
         let pid = i32::try_from(std::process::id()).expect("a pid");
         let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bound");
         let udp = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("bound");
-        let port = |address: std::io::Result<std::net::SocketAddr>| address.expect("an address").port();
+        let port =
+            |address: std::io::Result<std::net::SocketAddr>| address.expect("an address").port();
         for (port, protocol) in
             [(port(tcp.local_addr()), Protocol::Tcp), (port(udp.local_addr()), Protocol::Udp)]
         {

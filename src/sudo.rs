@@ -14,8 +14,14 @@ use std::path::Path;
 use crate::context::Environment;
 
 /// Variables with directories to which castra, or a program that it runs, writes.
-const DIRECTORIES: [&str; 6] =
-    ["HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR"];
+const DIRECTORIES: [&str; 6] = [
+    "HOME",
+    "XDG_CACHE_HOME",
+    "XDG_CONFIG_HOME",
+    "XDG_DATA_HOME",
+    "XDG_STATE_HOME",
+    "XDG_RUNTIME_DIR",
+];
 
 /// Replaces the directories of the user who called sudo by root's home in root's environment.
 /// Changes nothing for other users.
@@ -29,7 +35,11 @@ pub(crate) fn in_own_directories(environment: Environment) -> Environment {
     for_root(environment, owner, &passwd)
 }
 
-fn for_root(environment: Environment, owner: impl Fn(&Path) -> Option<u32>, passwd: &[u8]) -> Environment {
+fn for_root(
+    environment: Environment,
+    owner: impl Fn(&Path) -> Option<u32>,
+    passwd: &[u8],
+) -> Environment {
     let caller = environment.text("SUDO_UID").and_then(|uid| uid.parse().ok());
     let Some(caller) = caller.filter(|uid| *uid != 0) else { return environment };
     let is_the_callers = |name: &&str| {
@@ -65,8 +75,9 @@ mod tests {
         let is_there = ["/", "/root", "/home/ann", "/run/user/1000", "/srv"]
             .iter()
             .any(|there| path == Path::new(there));
-        is_there
-            .then(|| if path.starts_with("/home/ann") || path.starts_with("/run/user") { 1000 } else { 0 })
+        is_there.then(|| {
+            if path.starts_with("/home/ann") || path.starts_with("/run/user") { 1000 } else { 0 }
+        })
     }
 
     fn under_sudo(variables: &[(&str, &str)]) -> Environment {

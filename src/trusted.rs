@@ -50,7 +50,8 @@ pub enum Distrust {
 
 impl Distrust {
     /// Reason for refusing a link in place of a directory.
-    pub const LINKED_DIRECTORY: Self = Self::Kind { found: "a symbolic link", wanted: "a directory" };
+    pub const LINKED_DIRECTORY: Self =
+        Self::Kind { found: "a symbolic link", wanted: "a directory" };
 
     /// Returns the reason in an error of this module.
     pub fn of(error: &io::Error) -> Option<&Self> {

@@ -12,7 +12,8 @@ use std::process::{Command, ExitCode};
 const PACKAGE: &str = "castra-fake-qemu";
 
 /// Sources that it is built from, relative to this package.
-const SOURCES: [&str; 4] = ["build.rs", "../castra-fake-qemu", "../castra-wire", "../../Cargo.lock"];
+const SOURCES: [&str; 4] =
+    ["build.rs", "../castra-fake-qemu", "../castra-wire", "../../Cargo.lock"];
 
 /// Settings of the outer build that would only make the inner one differ, or go elsewhere.
 const NOT_INHERITED: [&str; 5] = [
@@ -48,10 +49,14 @@ fn provide_program() -> Result<PathBuf, String> {
     for name in NOT_INHERITED {
         cargo.env_remove(name);
     }
-    let output = cargo.output().map_err(|error| format!("cannot start cargo to build {PACKAGE}: {error}"))?;
+    let output = cargo
+        .output()
+        .map_err(|error| format!("cannot start cargo to build {PACKAGE}: {error}"))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
-        return Err(format!("{said}\ncannot build {PACKAGE}: see `cargo build --package {PACKAGE}`"));
+        return Err(format!(
+            "{said}\ncannot build {PACKAGE}: see `cargo build --package {PACKAGE}`"
+        ));
     }
     let (built, copy) = (target.join("debug").join(PACKAGE), out.join(PACKAGE));
     fs::copy(&built, &copy).map_err(|error| format!("cannot copy {}: {error}", built.display()))?;

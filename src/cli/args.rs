@@ -18,7 +18,9 @@ pub(super) const FOR_ALL: &str = "Global options";
 /// A real Linux VM with one command.
 #[derive(Debug, Parser)]
 #[command(name = "castra", version, max_term_width = 100, arg_required_else_help = true)]
-#[command(after_help = "In an empty directory, `castra up` is all you need; castra.toml declares more.")]
+#[command(
+    after_help = "In an empty directory, `castra up` is all you need; castra.toml declares more."
+)]
 pub(super) struct Args {
     /// Use this castra.toml (or the one in this directory)
     #[arg(long, global = true, value_name = "PATH", help_heading = FOR_ALL)]
@@ -355,11 +357,13 @@ pub(super) enum Reach {
 
 #[derive(Debug, ClapArgs)]
 #[command(override_usage = "castra cp [OPTIONS] <SRC>... <DST>")]
-#[command(after_help = "A path in a VM is written VM:PATH, or :PATH where there is only one VM.\n\n\
+#[command(
+    after_help = "A path in a VM is written VM:PATH, or :PATH where there is only one VM.\n\n\
     Examples:\n  castra cp ./site :/srv/            copies the directory site into /srv\n  \
     castra cp web:/var/log/messages .  copies one file here\n  \
     castra cp ':/etc/*.conf' conf/     copies all that match\n\n\
-    A path with a / before its first colon is a local path: ./a:b")]
+    A path with a / before its first colon is a local path: ./a:b"
+)]
 pub(super) struct CpArgs {
     /// Sources, then the destination
     #[arg(required = true, num_args = 2.., value_names = ["SRC", "DST"])]
@@ -672,9 +676,11 @@ mod tests {
     fn commands_and_variables_are_bytes() {
         let bytes = |bytes: &[u8]| OsStr::from_bytes(bytes).to_owned();
         for command in ["exec", "run"] {
-            let words = [&b"castra"[..], command.as_bytes(), b"-e", b"A=b=\xff", b"--", b"\xfe", b""];
+            let words =
+                [&b"castra"[..], command.as_bytes(), b"-e", b"A=b=\xff", b"--", b"\xfe", b""];
             let args = Args::try_parse_from(words.map(bytes)).expect("parses");
-            let (Command::Exec(ExecArgs { guest, .. }) | Command::Run(RunArgs { guest, .. })) = args.command
+            let (Command::Exec(ExecArgs { guest, .. }) | Command::Run(RunArgs { guest, .. })) =
+                args.command
             else {
                 panic!("neither exec nor run")
             };
@@ -682,14 +688,17 @@ mod tests {
             assert_eq!(guest.env, [(bytes(b"A"), bytes(b"b=\xff"))]);
         }
         for bad in ["A", "=b", ""] {
-            assert!(Args::try_parse_from(["castra", "exec", "-e", bad, "--", "true"]).is_err(), "{bad}");
+            assert!(
+                Args::try_parse_from(["castra", "exec", "-e", bad, "--", "true"]).is_err(),
+                "{bad}"
+            );
         }
     }
 
     #[test]
     fn exec_takes_all_behind_the_dashes() {
-        let args =
-            Args::try_parse_from(["castra", "exec", "web", "--", "ls", "-la", "--", "x"]).expect("parses");
+        let args = Args::try_parse_from(["castra", "exec", "web", "--", "ls", "-la", "--", "x"])
+            .expect("parses");
         let Command::Exec(exec) = args.command else { panic!("not exec") };
         assert_eq!(exec.vm.as_deref(), Some("web"));
         assert_eq!(exec.guest.command, ["ls", "-la", "--", "x"]);

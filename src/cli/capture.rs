@@ -190,7 +190,10 @@ mod tests {
         }
         assert_eq!(capture.stderr.kept.lock().expect("kept").bytes.len(), MOST_BYTES);
         let captured = capture.finish(None, 124);
-        assert_eq!((captured.stderr.len(), captured.stdout.len(), captured.truncated), (MOST_BYTES, 0, true));
+        assert_eq!(
+            (captured.stderr.len(), captured.stdout.len(), captured.truncated),
+            (MOST_BYTES, 0, true)
+        );
     }
 
     /// A writer that survives the command, such as a blocked thread, delays the end only up to the

@@ -66,8 +66,13 @@ pub(super) fn run(clean: &CleanArgs, context: &CommandContext) -> Result<ExitCod
         return end_orphans(clean, context);
     }
     let (layout, bounds) = context.layout_and_bounds()?;
-    let options = CleanOptions { dry_run: clean.dry_run, disks: clean.disks, records: clean.records };
-    if clean.disks && !clean.dry_run && !clean.yes && !may_go(clean, options, bounds, layout, context)? {
+    let options =
+        CleanOptions { dry_run: clean.dry_run, disks: clean.disks, records: clean.records };
+    if clean.disks
+        && !clean.dry_run
+        && !clean.yes
+        && !may_go(clean, options, bounds, layout, context)?
+    {
         context.printer.tip("Nothing was removed.");
         return Ok(ExitCode::SUCCESS);
     }
@@ -84,9 +89,15 @@ fn may_go(
     layout: &ProjectLayout,
     context: &CommandContext,
 ) -> Result<bool> {
-    let would =
-        vm::clean(&clean.vms, CleanOptions { dry_run: true, ..options }, bounds, layout, &context.runtime)?;
-    let disks: Vec<&Cleaned> = would.removed.iter().filter(|one| one.kind == CleanedKind::Disk).collect();
+    let would = vm::clean(
+        &clean.vms,
+        CleanOptions { dry_run: true, ..options },
+        bounds,
+        layout,
+        &context.runtime,
+    )?;
+    let disks: Vec<&Cleaned> =
+        would.removed.iter().filter(|one| one.kind == CleanedKind::Disk).collect();
     if disks.is_empty() {
         return Ok(true);
     }
@@ -95,15 +106,21 @@ fn may_go(
     }
     let names: Vec<&str> = disks.iter().filter_map(|disk| disk.vm.as_deref()).collect();
     let bytes = ByteSize(disks.iter().map(|disk| disk.freed_bytes).sum());
-    context
-        .printer
-        .tip(&format!("Remove {} with all that is on the disks ({bytes})? [y/N]", names.join(", ")));
+    context.printer.tip(&format!(
+        "Remove {} with all that is on the disks ({bytes})? [y/N]",
+        names.join(", ")
+    ));
     let mut answer = String::new();
     io::stdin().lock().read_line(&mut answer).map_err(CliError::Streams)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
-fn show(report: &CleanReport, dry_run: bool, directory: &Path, printer: &Printer) -> Result<(), CliError> {
+fn show(
+    report: &CleanReport,
+    dry_run: bool,
+    directory: &Path,
+    printer: &Printer,
+) -> Result<(), CliError> {
     let removed = report.removed.iter().map(|one| Removed {
         kind: word(one.kind),
         vm: one.vm.clone(),
@@ -127,7 +144,12 @@ impl CleanedUp {
             // As seen from the project, where it is inside.
             let path = one.path.strip_prefix(directory).unwrap_or(&one.path);
             let vm = one.vm.clone().unwrap_or_else(|| "-".into());
-            [one.kind.to_owned(), vm, ByteSize(one.freed_bytes).to_string(), path.display().to_string()]
+            [
+                one.kind.to_owned(),
+                vm,
+                ByteSize(one.freed_bytes).to_string(),
+                path.display().to_string(),
+            ]
         }));
         let text = if self.removed.is_empty() { String::new() } else { table(&rows) };
         printer.show(self, &text)?;
@@ -138,7 +160,9 @@ impl CleanedUp {
         let orphans = self.removed.iter().filter(|one| one.kind == ORPHAN).count();
         printer.success(&match (self.removed.is_empty(), self.dry_run) {
             _ if orphans > 0 && self.dry_run => format!("{orphans} would be stopped"),
-            _ if orphans > 0 => format!("{orphans} stopped; their disks were gone with their projects"),
+            _ if orphans > 0 => {
+                format!("{orphans} stopped; their disks were gone with their projects")
+            }
             (true, _) => "nothing to remove".to_owned(),
             (false, true) => format!("{freed} would be freed"),
             (false, false) => format!("{freed} freed"),
@@ -155,7 +179,9 @@ fn end_orphans(clean: &CleanArgs, context: &CommandContext) -> Result<ExitCode> 
         return Err(RecordError::unknown(unknown, &names).into());
     }
     let mut removed = Vec::new();
-    for orphan in orphans.iter().filter(|orphan| clean.vms.is_empty() || clean.vms.contains(&orphan.vm)) {
+    for orphan in
+        orphans.iter().filter(|orphan| clean.vms.is_empty() || clean.vms.contains(&orphan.vm))
+    {
         if !clean.dry_run {
             vm::end_orphan(orphan, &context.runtime)?;
         }

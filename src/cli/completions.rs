@@ -13,7 +13,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Arg, Command};
-use clap_complete::engine::{ArgValueCompleter, CompletionCandidate, PathCompleter, ValueCompleter as _};
+use clap_complete::engine::{
+    ArgValueCompleter, CompletionCandidate, PathCompleter, ValueCompleter as _,
+};
 use clap_complete::env::{Bash, EnvCompleter, Fish, Zsh};
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -52,16 +54,21 @@ pub(super) struct CompletionScript {
 pub(super) fn run(completions: &CompletionsArgs, printer: &Printer) -> Result<ExitCode> {
     let mut script = Vec::new();
     let completer = completer(completions.shell);
-    completer.write_registration(ASKED_BY, PROGRAM, PROGRAM, PROGRAM, &mut script).map_err(CliError::from)?;
+    completer
+        .write_registration(ASKED_BY, PROGRAM, PROGRAM, PROGRAM, &mut script)
+        .map_err(CliError::from)?;
     let script = String::from_utf8_lossy(&script).into_owned();
-    printer.show(&CompletionScript { shell: completions.shell, script: script.clone() }, &script)?;
+    printer
+        .show(&CompletionScript { shell: completions.shell, script: script.clone() }, &script)?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Answers a script, if one has called.
 pub(super) fn answer(environment: &Environment) -> Option<ExitCode> {
-    let shell = <CompletedShell as clap::ValueEnum>::from_str(environment.text(ASKED_BY)?, false).ok();
-    let words: Vec<OsString> = std::env::args_os().skip_while(|word| word != "--").skip(1).collect();
+    let shell =
+        <CompletedShell as clap::ValueEnum>::from_str(environment.text(ASKED_BY)?, false).ok();
+    let words: Vec<OsString> =
+        std::env::args_os().skip_while(|word| word != "--").skip(1).collect();
     let written = shell.ok_or(io::ErrorKind::Unsupported.into()).and_then(|shell| {
         let mut answer = Vec::new();
         let directory = std::env::current_dir().ok();
@@ -91,17 +98,20 @@ fn completable(words: &[OsString], environment: &Environment) -> Command {
         // The engine shows hidden arguments where there is nothing else, so options do not bury the
         // names of VMs.
         let is_buried = !argument.is_positional() && !asks_for_option;
-        let argument = if is_buried || is_of_all(&argument) { argument.hide(is_buried) } else { argument };
-        let value = argument.get_value_names().and_then(|names| names.first()).map(|name| name.to_string());
+        let argument =
+            if is_buried || is_of_all(&argument) { argument.hide(is_buried) } else { argument };
+        let value =
+            argument.get_value_names().and_then(|names| names.first()).map(|name| name.to_string());
         let project = Arc::clone(&project);
         match value.as_deref() {
-            Some("VM") => argument.add(ArgValueCompleter::new(move |typed: &OsStr| project.vms("", typed))),
+            Some("VM") => {
+                argument.add(ArgValueCompleter::new(move |typed: &OsStr| project.vms("", typed)))
+            }
             Some("NAME[@VERSION]") => {
                 argument.add(ArgValueCompleter::new(move |typed: &OsStr| project.images(typed)))
             }
-            Some("SRC") => {
-                argument.add(ArgValueCompleter::new(move |typed: &OsStr| project.ends_of_copy(typed)))
-            }
+            Some("SRC") => argument
+                .add(ArgValueCompleter::new(move |typed: &OsStr| project.ends_of_copy(typed))),
             _ => argument,
         }
     })
@@ -110,7 +120,8 @@ fn completable(words: &[OsString], environment: &Environment) -> Command {
 /// Returns the word in which Tab was pressed. fish sends nothing after it; the other shells send
 /// its index.
 fn typed<'w>(words: &'w [OsString], environment: &Environment) -> Option<&'w OsString> {
-    let number = environment.text("_CLAP_COMPLETE_INDEX").and_then(|number| number.parse::<usize>().ok());
+    let number =
+        environment.text("_CLAP_COMPLETE_INDEX").and_then(|number| number.parse::<usize>().ok());
     words.get(number.unwrap_or(words.len().saturating_sub(1)))
 }
 
@@ -163,7 +174,8 @@ impl Project {
         let recorded = layout.as_ref().map(Record::names).unwrap_or_default();
         let declared = config.into_iter().flat_map(|config| config.vms).map(|vm| vm.name);
         // A file in the state directory may have any name.
-        let names: BTreeSet<String> = declared.chain(recorded).filter(|name| is_vm_name(name)).collect();
+        let names: BTreeSet<String> =
+            declared.chain(recorded).filter(|name| is_vm_name(name)).collect();
         let state = |name: &str| {
             let layout = layout.as_ref()?;
             let record = Record::load(layout, name).ok()??;
@@ -205,5 +217,7 @@ fn matching(
     typed: &OsStr,
 ) -> Vec<CompletionCandidate> {
     let typed = typed.as_encoded_bytes();
-    candidates.filter(|candidate| candidate.get_value().as_encoded_bytes().starts_with(typed)).collect()
+    candidates
+        .filter(|candidate| candidate.get_value().as_encoded_bytes().starts_with(typed))
+        .collect()
 }

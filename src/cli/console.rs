@@ -21,8 +21,9 @@ pub(super) fn run(console: &ConsoleArgs, context: &CommandContext) -> Result<Exi
     let layout = context.layout()?;
     let record = vm::recorded_vm(console.vm.as_deref(), layout)?;
     let vm = &record.name;
-    let streams =
-        || Ok((io::stdin().as_fd().try_clone_to_owned()?, io::stdout().as_fd().try_clone_to_owned()?));
+    let streams = || {
+        Ok((io::stdin().as_fd().try_clone_to_owned()?, io::stdout().as_fd().try_clone_to_owned()?))
+    };
     let (stdin, stdout) = streams().map_err(CliError::Streams)?;
     let opened = vm::open_console(&record, layout)?;
     let has_keys = rustix::termios::isatty(&stdin);
@@ -32,7 +33,8 @@ pub(super) fn run(console: &ConsoleArgs, context: &CommandContext) -> Result<Exi
                 to disconnect."
         ));
     }
-    let outcome = converse(opened.stream, stdin, stdout, console.linger).map_err(CliError::Streams)?;
+    let outcome =
+        converse(opened.stream, stdin, stdout, console.linger).map_err(CliError::Streams)?;
     if has_keys {
         // The guest may have left the cursor anywhere on the line.
         context.printer.tip("");
@@ -51,7 +53,9 @@ pub(super) fn run(console: &ConsoleArgs, context: &CommandContext) -> Result<Exi
         )),
         ConsoleEnd::InputEnded | ConsoleEnd::OutputClosed => {}
         // 128 plus the signal, as shells report it.
-        ConsoleEnd::Signal(signal) => return Ok(ExitCode::from(u8::try_from(128 + signal).unwrap_or(1))),
+        ConsoleEnd::Signal(signal) => {
+            return Ok(ExitCode::from(u8::try_from(128 + signal).unwrap_or(1)));
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::config::{Bounds, ConfigError, ConfigOptions, ProjectConfig, UnpinnedArtifact, discover};
+use crate::config::{
+    Bounds, ConfigError, ConfigOptions, ProjectConfig, UnpinnedArtifact, discover,
+};
 use crate::context::RuntimeContext;
 use crate::error::Result;
 use crate::layout::ProjectLayout;
@@ -100,7 +102,9 @@ impl<'a> CommandContext<'a> {
     ///
     /// # Errors
     /// Returns errors as [`Self::config`] does.
-    pub(super) fn config_or_unpinned(&self) -> Result<Result<&ProjectConfig, Vec<UnpinnedArtifact>>> {
+    pub(super) fn config_or_unpinned(
+        &self,
+    ) -> Result<Result<&ProjectConfig, Vec<UnpinnedArtifact>>> {
         if let Err(ConfigError::Invalid(diagnostics)) = self.parsed()?
             && let Some(unpinned) = diagnostics.only_unpinned()
         {

@@ -75,7 +75,13 @@ struct Copy {
 impl Copy {
     /// Returns the outcome of a copy, warns about what was left out, and moves the errors to
     /// `failures`, which are printed last.
-    fn of(source: String, copied: Copied, bytes: u64, failures: &mut Vec<Error>, printer: &Printer) -> Self {
+    fn of(
+        source: String,
+        copied: Copied,
+        bytes: u64,
+        failures: &mut Vec<Error>,
+        printer: &Printer,
+    ) -> Self {
         let text = |path: &std::path::PathBuf| path.to_string_lossy().into_owned();
         let skipped: Vec<String> = copied.skipped.iter().map(text).collect();
         let states: Vec<String> = copied.states.iter().map(text).collect();
@@ -129,7 +135,9 @@ impl<'a> Place<'a> {
     /// on this machine.
     fn of(text: &'a OsStr) -> Self {
         let bytes = text.as_bytes();
-        let Some(colon) = bytes.iter().position(|byte| *byte == b':') else { return Self::Here(text) };
+        let Some(colon) = bytes.iter().position(|byte| *byte == b':') else {
+            return Self::Here(text);
+        };
         let path = OsStr::from_bytes(&bytes[colon + 1..]);
         match std::str::from_utf8(&bytes[..colon]) {
             Ok("") => Self::InVm { vm: None, path },
@@ -155,7 +163,8 @@ impl Job {
                     Place::Here(path) => Some((*path).to_owned()),
                     Place::InVm { .. } => None,
                 };
-                let sources = places.iter().map(here).collect::<Option<_>>().ok_or_else(too_many)?;
+                let sources =
+                    places.iter().map(here).collect::<Option<_>>().ok_or_else(too_many)?;
                 let vm = vm.map(str::to_owned);
                 Ok(Self { direction: Direction::IntoVm, vm, sources, destination: path.to_owned() })
             }
@@ -164,14 +173,20 @@ impl Job {
                     Place::InVm { vm, path } => Some((vm.map(str::to_owned), (*path).to_owned())),
                     Place::Here(_) => None,
                 };
-                let remote: Vec<(Option<String>, OsString)> = places.iter().filter_map(there).collect();
+                let remote: Vec<(Option<String>, OsString)> =
+                    places.iter().filter_map(there).collect();
                 let vm = remote.first().map(|(vm, _)| vm.clone());
                 let vm = vm.ok_or_else(|| CliError::NothingRemote { paths: text() })?;
                 if remote.len() < places.len() || remote.iter().any(|(other, _)| *other != vm) {
                     return Err(too_many());
                 }
                 let sources = remote.into_iter().map(|(_, path)| path).collect();
-                Ok(Self { direction: Direction::OutOfVm, vm, sources, destination: destination.to_owned() })
+                Ok(Self {
+                    direction: Direction::OutOfVm,
+                    vm,
+                    sources,
+                    destination: destination.to_owned(),
+                })
             }
         }
     }
@@ -207,7 +222,9 @@ fn copy(
     };
     let (cancel, destination) = (&context.runtime.cancel, &job.destination);
     let copied = match job.direction {
-        Direction::IntoVm => ssh::upload_until(cancel, target, Path::new(source), destination, &mut progress),
+        Direction::IntoVm => {
+            ssh::upload_until(cancel, target, Path::new(source), destination, &mut progress)
+        }
         Direction::OutOfVm => {
             ssh::download_until(cancel, target, source, Path::new(destination), &mut progress)
         }
@@ -233,7 +250,10 @@ mod tests {
         assert_eq!((into.direction, into.vm.as_deref()), (Direction::IntoVm, Some("web")));
         assert_eq!(into.sources, ["a", "./b:c"]);
         let out = job(&[":/etc/hosts", ":/etc/motd", "."]).expect("out of the VM");
-        assert_eq!((out.direction, out.vm, out.destination.to_str()), (Direction::OutOfVm, None, Some(".")));
+        assert_eq!(
+            (out.direction, out.vm, out.destination.to_str()),
+            (Direction::OutOfVm, None, Some("."))
+        );
     }
 
     #[test]

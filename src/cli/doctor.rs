@@ -56,7 +56,9 @@ pub(super) fn run(doctor: &DoctorArgs, context: &CommandContext) -> Result<ExitC
 fn verdict(worst: Severity, findings: &[Finding]) -> &'static str {
     let fixable = findings.iter().any(|finding| finding.fixable);
     match (worst, fixable) {
-        (Severity::Problem, _) => "VMs will not run, or not all of them, until the problems above are fixed.",
+        (Severity::Problem, _) => {
+            "VMs will not run, or not all of them, until the problems above are fixed."
+        }
         (Severity::Warning, true) => "VMs can run. `castra doctor --fix` fixes some of these.",
         (Severity::Warning, false) => "VMs can run.",
         (Severity::Good | Severity::Note, _) => "No problems found.",

@@ -16,9 +16,11 @@ pub(super) fn run(down: &DownArgs, context: &CommandContext) -> Result<ExitCode>
     if outcomes.is_empty() {
         context.printer.tip("There are no VMs here.");
     }
-    let stopped =
-        |before: VmState| before.is_alive() || down.stop.discard_suspended && before == VmState::Suspended;
-    let done = outcomes.into_iter().map(|(vm, before)| (vm, before.map(stopped).map_err(Error::from)));
+    let stopped = |before: VmState| {
+        before.is_alive() || down.stop.discard_suspended && before == VmState::Suspended
+    };
+    let done =
+        outcomes.into_iter().map(|(vm, before)| (vm, before.map(stopped).map_err(Error::from)));
     finish(done.collect(), layout, context.printer)
 }
 

@@ -52,7 +52,9 @@ impl Explain for CliError {
             Self::File { action: "create", source, .. } if kind_of_io(source) == Kind::Io => {
                 Kind::CannotCreate
             }
-            Self::File { source, .. } | Self::Stdout(source) | Self::Streams(source) => kind_of_io(source),
+            Self::File { source, .. } | Self::Stdout(source) | Self::Streams(source) => {
+                kind_of_io(source)
+            }
             Self::NoLog { .. } => Kind::NotFound,
             Self::TimedOut { .. } | Self::NoSsh { .. } => Kind::Unavailable,
             Self::NoTerminal

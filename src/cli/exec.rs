@@ -40,7 +40,11 @@ pub(super) fn run(exec: &ExecArgs, context: &CommandContext) -> Result<ExitCode>
     }
 }
 
-fn attempt(exec: &ExecArgs, capture: Option<&Capture>, context: &CommandContext) -> Result<GuestExit> {
+fn attempt(
+    exec: &ExecArgs,
+    capture: Option<&Capture>,
+    context: &CommandContext,
+) -> Result<GuestExit> {
     let target = target(exec.vm.as_deref(), &exec.guest.user, context)?;
     let request = || request(&exec.guest, capture, context);
     match ssh::exec(&context.runtime.cancel, &target, request()?) {
@@ -132,9 +136,10 @@ fn the_only_one(vm: Option<&str>, context: &CommandContext) -> Result<String> {
     let config = context.silent_config()?;
     match config.vms.as_slice() {
         [only] => Ok(only.name.clone()),
-        several => {
-            Err(RecordError::Ambiguous { names: several.iter().map(|vm| vm.name.clone()).collect() }.into())
+        several => Err(RecordError::Ambiguous {
+            names: several.iter().map(|vm| vm.name.clone()).collect(),
         }
+        .into()),
     }
 }
 

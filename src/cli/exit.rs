@@ -101,7 +101,10 @@ mod tests {
         ];
         for (kind, number) in numbers {
             assert_eq!(code_of(kind), number, "{kind:?}");
-            assert!(MEANINGS.iter().any(|(listed, _)| *listed == number), "{kind:?} is not in the manual");
+            assert!(
+                MEANINGS.iter().any(|(listed, _)| *listed == number),
+                "{kind:?} is not in the manual"
+            );
             let name = serde_json::to_value(kind).expect("a word");
             let row = format!("| {number} | `{}` |", name.as_str().expect("a word"));
             assert!(include_str!("../../docs/exit-codes.md").contains(&row), "no row of {kind:?}");

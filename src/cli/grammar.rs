@@ -76,15 +76,18 @@ fn template_of_one(command: &Command) -> StyledStr {
 /// Returns the visible commands under their headings, without headings that have none.
 pub(super) fn groups(command: &Command) -> Vec<(&'static str, Vec<Command>)> {
     let is_grouped = |name: &str| GROUPS.iter().any(|(_, names)| names.contains(&name));
-    let visible = || command.get_subcommands().filter(|sub| !sub.is_hide_set() && sub.get_name() != "help");
+    let visible =
+        || command.get_subcommands().filter(|sub| !sub.is_hide_set() && sub.get_name() != "help");
     let mut groups: Vec<(&'static str, Vec<Command>)> = GROUPS
         .iter()
         .map(|(heading, names)| {
-            let found = names.iter().filter_map(|name| visible().find(|sub| sub.get_name() == *name));
+            let found =
+                names.iter().filter_map(|name| visible().find(|sub| sub.get_name() == *name));
             (*heading, found.cloned().collect())
         })
         .collect();
-    groups.push((UNGROUPED, visible().filter(|sub| !is_grouped(sub.get_name())).cloned().collect()));
+    groups
+        .push((UNGROUPED, visible().filter(|sub| !is_grouped(sub.get_name())).cloned().collect()));
     groups.retain(|(_, commands)| !commands.is_empty());
     groups
 }
@@ -98,8 +101,11 @@ fn list(commands: &[Command], all: &Command) -> String {
     for command in commands {
         let about = command.get_about().map(ToString::to_string).unwrap_or_default();
         let aliases: Vec<&str> = command.get_visible_aliases().collect();
-        let also =
-            if aliases.is_empty() { String::new() } else { format!(" (also `{}`)", aliases.join("`, `")) };
+        let also = if aliases.is_empty() {
+            String::new()
+        } else {
+            format!(" (also `{}`)", aliases.join("`, `"))
+        };
         let (name, space) = (command.get_name(), " ".repeat(width - command.get_name().len()));
         let _ = writeln!(text, "  {bold}{name}{plain}{space}  {about}{also}");
     }
@@ -130,10 +136,14 @@ mod tests {
     /// Returns the output of `castra COMMAND --help` for every command.
     fn pages() -> Vec<(String, String)> {
         let page = |path: Vec<String>| {
-            let words = std::iter::once("castra").chain(path.iter().map(String::as_str)).chain(["--help"]);
+            let words =
+                std::iter::once("castra").chain(path.iter().map(String::as_str)).chain(["--help"]);
             let help = built().try_get_matches_from(words).expect_err("help");
             let text = help.render().to_string();
-            let name = std::iter::once("castra".to_owned()).chain(path.clone()).collect::<Vec<_>>().join("-");
+            let name = std::iter::once("castra".to_owned())
+                .chain(path.clone())
+                .collect::<Vec<_>>()
+                .join("-");
             (name, text.lines().map(str::trim_end).collect::<Vec<_>>().join("\n"))
         };
         paths(&built(), &[]).into_iter().map(page).collect()
@@ -177,7 +187,10 @@ mod tests {
             let times = listed.iter().filter(|name| **name == sub.get_name()).count();
             assert_eq!(times, usize::from(!sub.is_hide_set()), "{}", sub.get_name());
         }
-        assert!(groups.iter().all(|(heading, _)| *heading != UNGROUPED), "{groups:?}: put it into `GROUPS`");
+        assert!(
+            groups.iter().all(|(heading, _)| *heading != UNGROUPED),
+            "{groups:?}: put it into `GROUPS`"
+        );
     }
 
     #[test]

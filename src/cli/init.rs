@@ -30,7 +30,8 @@ pub(super) struct Initialised {
 /// file.
 pub(super) fn run(_init: &InitArgs, context: &CommandContext) -> Result<ExitCode> {
     let (project, image) = proposal(context)?;
-    let path = context.args.config.clone().unwrap_or(project::working_directory()?.join(CONFIG_FILE));
+    let path =
+        context.args.config.clone().unwrap_or(project::working_directory()?.join(CONFIG_FILE));
     let failed = |source: io::Error| match source.kind() {
         io::ErrorKind::AlreadyExists => CliError::AlreadyThere { path: path.clone() },
         _ => CliError::File { action: "create", path: path.clone(), source },

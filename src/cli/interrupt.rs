@@ -8,7 +8,8 @@ pub(super) fn install_signal_handlers(cancel: &Cancel) {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
     for signal in [SIGINT, SIGTERM, SIGHUP] {
         // Registration fails only for signals that cannot be caught, and these can.
-        let _ = signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, cancel.flag());
+        let _ =
+            signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, cancel.flag());
         let _ = signal_hook::flag::register(signal, cancel.flag());
     }
 }

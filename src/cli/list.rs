@@ -65,7 +65,9 @@ pub(super) fn run(context: &CommandContext) -> Result<ExitCode> {
         let vms = match project.vms {
             Ok(vms) => vms,
             Err(error) => {
-                content.refused.push(Refused { project: directory, error: Failure::from(&error.into()) });
+                content
+                    .refused
+                    .push(Refused { project: directory, error: Failure::from(&error.into()) });
                 continue;
             }
         };
@@ -92,7 +94,8 @@ pub(super) fn run(context: &CommandContext) -> Result<ExitCode> {
 
 impl AllVms {
     fn text(&self) -> String {
-        let mut rows = vec![["PROJECT", "VM", "STATE", "ACCEL", "UPTIME", "DISK"].map(String::from)];
+        let mut rows =
+            vec![["PROJECT", "VM", "STATE", "ACCEL", "UPTIME", "DISK"].map(String::from)];
         let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
         rows.extend(self.vms.iter().map(|vm| {
             [

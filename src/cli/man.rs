@@ -23,7 +23,10 @@ use super::printer::Printer;
 /// Environment variables and their effects.
 const ENVIRONMENT: &[(&str, &str)] = &[
     ("CASTRA_QEMU", "QEMU binary to use instead of qemu-system-x86_64 from PATH."),
-    ("CASTRA_ACCELERATOR", "kvm, hvf or tcg: the accelerator to use, instead of the fastest that works."),
+    (
+        "CASTRA_ACCELERATOR",
+        "kvm, hvf or tcg: the accelerator to use, instead of the fastest that works.",
+    ),
     (
         "CASTRA_UNSAFE_QEMU_ARGS",
         "Extra arguments for QEMU, separated by spaces. Castra does not check them: they can \
@@ -52,7 +55,10 @@ const ENVIRONMENT: &[(&str, &str)] = &[
         "Directory that holds sockets, in castra/; /tmp/castra-UID if unset or accessible to \
         other users.",
     ),
-    ("HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY", "Proxies for downloads; lower-case names work too."),
+    (
+        "HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY",
+        "Proxies for downloads; lower-case names work too.",
+    ),
     ("NO_COLOR", "Any value: no colours."),
     ("TERM", "dumb: plain lines instead of progress bars."),
 ];
@@ -180,7 +186,9 @@ fn below(command: &Command) -> Roff {
 /// Returns the end of the help, line by line.
 fn notes(command: &Command) -> Roff {
     let mut roff = Roff::new();
-    let Some(text) = command.get_after_long_help().or_else(|| command.get_after_help()) else { return roff };
+    let Some(text) = command.get_after_long_help().or_else(|| command.get_after_help()) else {
+        return roff;
+    };
     roff.control("SH", ["NOTES"]);
     roff.control("nf", []);
     for line in text.to_string().lines() {
@@ -279,9 +287,11 @@ mod tests {
             assert!(pages.iter().any(|page| page.name == name), "{name}");
         }
         for page in &pages {
-            for section in ["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "EXIT STATUS", "SEE ALSO"] {
+            for section in ["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "EXIT STATUS", "SEE ALSO"]
+            {
                 let quoted = format!("\n.SH \"{section}\"\n");
-                let has = page.roff.contains(&format!("\n.SH {section}\n")) || page.roff.contains(&quoted);
+                let has = page.roff.contains(&format!("\n.SH {section}\n"))
+                    || page.roff.contains(&quoted);
                 assert!(has, "{} has no {section}:\n{}", page.name, page.roff);
             }
         }

@@ -69,7 +69,8 @@ pub fn main() -> ExitCode {
     if let Some(code) = completions::answer(&environment) {
         return code;
     }
-    let args = grammar::grammar().try_get_matches().and_then(|words| Args::from_arg_matches(&words));
+    let args =
+        grammar::grammar().try_get_matches().and_then(|words| Args::from_arg_matches(&words));
     let args = match args {
         Ok(args) => args,
         Err(error) => return exit::of_clap(error),

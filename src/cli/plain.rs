@@ -62,7 +62,9 @@ pub(super) fn line(event: &Event) -> Option<(String, Verbosity)> {
     use Verbosity::{Normal, Verbose};
     Some(match event {
         Event::ImageChosen { image, reason } => (format!("→ using {image}: {reason}"), Normal),
-        Event::ImageCacheHit { image } => (format!("→ {image}: cache hit (skipping download)"), Normal),
+        Event::ImageCacheHit { image } => {
+            (format!("→ {image}: cache hit (skipping download)"), Normal)
+        }
         Event::DownloadStarted { image, artifact, from, resumed_bytes, total_bytes } => {
             let size = total_bytes.map_or(String::new(), |total| format!(" ({})", ByteSize(total)));
             let resumed = match resumed_bytes {
@@ -72,17 +74,22 @@ pub(super) fn line(event: &Event) -> Option<(String, Verbosity)> {
             (format!("→ {image}: {} {artifact}{size} from {from}{resumed}…", doing(from)), Normal)
         }
         Event::Download { image, artifact, done_bytes, total_bytes } => {
-            let (done, total) =
-                (ByteSize(*done_bytes), total_bytes.map_or("?".into(), |total| ByteSize(total).to_string()));
+            let (done, total) = (
+                ByteSize(*done_bytes),
+                total_bytes.map_or("?".into(), |total| ByteSize(total).to_string()),
+            );
             (format!("→ {image}: {artifact}: {done} of {total}…"), Normal)
         }
-        Event::DownloadRetry { image, artifact, reason, wait_ms } => {
-            (format!("warning: {image}: {artifact}: {reason}; retrying in {}", long(*wait_ms)), Normal)
-        }
+        Event::DownloadRetry { image, artifact, reason, wait_ms } => (
+            format!("warning: {image}: {artifact}: {reason}; retrying in {}", long(*wait_ms)),
+            Normal,
+        ),
         Event::DownloadFinished { image, artifact, total_bytes } => {
             (format!("→ {image}: {artifact} verified ({})", ByteSize(*total_bytes)), Normal)
         }
-        Event::ArtifactStep { image, artifact, step } => (format!("→ {image}: {artifact}: {step}"), Verbose),
+        Event::ArtifactStep { image, artifact, step } => {
+            (format!("→ {image}: {artifact}: {step}"), Verbose)
+        }
         Event::ImageReady { image } => (format!("→ {image}: ready"), Verbose),
         Event::Waiting { what } => (format!("→ waiting for {what}…"), Normal),
         Event::Warning { message } => (format!("warning: {message}"), Normal),
@@ -93,17 +100,22 @@ pub(super) fn line(event: &Event) -> Option<(String, Verbosity)> {
         }
         Event::ReadsOutside { vm, paths } => {
             let paths: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
-            (format!("→ {vm}: its disk is based on {}, outside the project", paths.join(", ")), Normal)
+            (
+                format!("→ {vm}: its disk is based on {}, outside the project", paths.join(", ")),
+                Normal,
+            )
         }
-        Event::OverlayCreated { vm, path, size_bytes } => {
-            (format!("→ {vm}: new disk {} ({}, sparse)", path.display(), ByteSize(*size_bytes)), Normal)
-        }
+        Event::OverlayCreated { vm, path, size_bytes } => (
+            format!("→ {vm}: new disk {} ({}, sparse)", path.display(), ByteSize(*size_bytes)),
+            Normal,
+        ),
         Event::AcceleratorChosen { vm, accelerator, reason } => {
             (format!("→ {vm}: accelerator {accelerator} ({reason})"), Normal)
         }
-        Event::TemplateBaking { vm } => {
-            (format!("→ {vm}: first boot of this configuration: preparing a warm template…"), Normal)
-        }
+        Event::TemplateBaking { vm } => (
+            format!("→ {vm}: first boot of this configuration: preparing a warm template…"),
+            Normal,
+        ),
         Event::TemplateVerifying { vm } => {
             (format!("→ {vm}: verifying the warm template, whose files are copies…"), Normal)
         }
@@ -126,14 +138,17 @@ pub(super) fn line(event: &Event) -> Option<(String, Verbosity)> {
             (format!("→ {vm}: {phase:<11} {:>8}", brief(*took_ms)), Verbose)
         }
         Event::VmSlow { vm, phase, in_phase_ms, usual_ms, console, cause } => {
-            let mut line = format!("warning: {vm}: still in phase {phase} after {}", brief(*in_phase_ms));
+            let mut line =
+                format!("warning: {vm}: still in phase {phase} after {}", brief(*in_phase_ms));
             line.extend(usual_ms.map(|usual| format!(" (usually {})", brief(usual))));
             line.extend(console.iter().map(|said| format!("; last console line: {said}")));
             line.extend(cause.iter().map(|cause| format!("\n  probable cause: {cause}")));
             (line, Normal)
         }
         Event::VmRunning { vm, agent: false, .. } => (without_agent(vm), Normal),
-        Event::VmRunning { vm, boot_ms: Some(ms), .. } => (format!("→ {vm}: ready in {}", long(*ms)), Normal),
+        Event::VmRunning { vm, boot_ms: Some(ms), .. } => {
+            (format!("→ {vm}: ready in {}", long(*ms)), Normal)
+        }
         Event::VmRunning { vm, boot_ms: None, .. } => (format!("→ {vm}: running"), Normal),
         Event::VmSuspending { vm } => (format!("→ {vm}: saving its memory…"), Normal),
         Event::VmSuspended { vm, bytes: Some(bytes) } => {

@@ -110,7 +110,11 @@ pub(super) fn run(ports: &PortsArgs, context: &CommandContext) -> Result<ExitCod
     let mut content = PortList { ports: Vec::new() };
     let is_meant = |vm: &String| ports.vms.is_empty() || ports.vms.contains(vm);
     for status in running.iter().filter(|status| is_meant(&status.name)) {
-        content.add_active(status, &declared, &vm::services(&status.name, layout, &context.runtime));
+        content.add_active(
+            status,
+            &declared,
+            &vm::services(&status.name, layout, &context.runtime),
+        );
     }
     declared.iter().for_each(|(vm, forwards)| content.add_declared(vm, forwards, layout));
     content.ports.retain(|port| is_meant(&port.vm));
@@ -137,7 +141,8 @@ impl PortList {
         declared: &[(String, Vec<PortForward>)],
         services: &[(PortForward, Reach)],
     ) {
-        let wanted = declared.iter().find(|(vm, _)| *vm == status.name).map(|(_, forwards)| forwards);
+        let wanted =
+            declared.iter().find(|(vm, _)| *vm == status.name).map(|(_, forwards)| forwards);
         self.ports.extend(status.ssh_port.map(|host| Port {
             vm: status.name.clone(),
             protocol: Protocol::Tcp,
@@ -152,7 +157,8 @@ impl PortList {
         self.ports.extend(status.port_forwards.iter().map(|forward| Port {
             declared: wanted.is_some_and(|wanted| wanted.contains(forward)),
             active: true,
-            service: services.iter().find(|(of, _)| of == forward).map(|(_, reach)| (*reach).into()),
+            service:
+                services.iter().find(|(of, _)| of == forward).map(|(_, reach)| (*reach).into()),
             ..Port::new(&status.name, forward)
         }));
     }
@@ -177,7 +183,9 @@ impl PortList {
         rows.extend(self.ports.iter().map(|port| {
             let state = match (&port.taken_by, port.active, port.declared) {
                 (Some(owner), ..) => format!("taken by {}", owner.text),
-                (None, true, false) if port.purpose == Purpose::Forward => "active until down".into(),
+                (None, true, false) if port.purpose == Purpose::Forward => {
+                    "active until down".into()
+                }
                 (None, true, _) => "active".into(),
                 (None, false, _) => "declared".into(),
             };
@@ -232,8 +240,12 @@ impl Taken {
         let text = owner.to_string();
         match owner {
             PortOwner::Vm { vm, project } => Self { text, vm: Some(vm), project, pid: None },
-            PortOwner::Process { pid, .. } => Self { text, vm: None, project: None, pid: Some(pid) },
-            PortOwner::OtherUser | PortOwner::Unknown => Self { text, vm: None, project: None, pid: None },
+            PortOwner::Process { pid, .. } => {
+                Self { text, vm: None, project: None, pid: Some(pid) }
+            }
+            PortOwner::OtherUser | PortOwner::Unknown => {
+                Self { text, vm: None, project: None, pid: None }
+            }
         }
     }
 }

@@ -35,7 +35,9 @@ pub(super) fn load(
     context: &RuntimeContext,
 ) -> Result<Result<ProjectConfig, ConfigError>> {
     let directory = working_directory()?;
-    with_surroundings(context, |surroundings| load_or_default_project(options, &directory, surroundings))
+    with_surroundings(context, |surroundings| {
+        load_or_default_project(options, &directory, surroundings)
+    })
 }
 
 /// Runs `work` with everything outside the file that the meaning of a configuration depends on.
@@ -51,7 +53,11 @@ pub(super) fn with_surroundings<T>(
     let known: Vec<(&str, &str)> =
         catalog.images().iter().map(|image| (image.id.as_str(), image.version.as_str())).collect();
     let allowed_outside = allowed_outside(context)?;
-    Ok(work(&Surroundings { home: home.as_deref(), known_images: &known, allowed_outside: &allowed_outside }))
+    Ok(work(&Surroundings {
+        home: home.as_deref(),
+        known_images: &known,
+        allowed_outside: &allowed_outside,
+    }))
 }
 
 /// Returns how the command line names the configuration. A path that `castra config` is given wins
@@ -64,7 +70,10 @@ pub(super) fn options(args: &Args) -> ConfigOptions {
         },
         _ => None,
     };
-    ConfigOptions { explicit: own.or(args.config.as_ref()).cloned(), skip_discovery: args.skip_discovery }
+    ConfigOptions {
+        explicit: own.or(args.config.as_ref()).cloned(),
+        skip_discovery: args.skip_discovery,
+    }
 }
 
 pub(super) fn working_directory() -> Result<PathBuf> {

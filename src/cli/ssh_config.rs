@@ -82,7 +82,10 @@ fn records(
     context: &CommandContext,
 ) -> Result<Vec<Record>, VmError> {
     if !names.is_empty() {
-        return names.iter().map(|name| vm::running_vm(Some(name), layout, &context.runtime)).collect();
+        return names
+            .iter()
+            .map(|name| vm::running_vm(Some(name), layout, &context.runtime))
+            .collect();
     }
     let running = Record::all(layout).into_values().filter(Record::has_agent);
     Ok(running.filter(|record| vm::state_of(record, layout).is_alive()).collect())
@@ -142,7 +145,8 @@ fn quoted(path: &Path) -> Result<String, CliError> {
 
 /// Returns the text of a path if ssh's configuration can hold it, in quotes of either kind.
 fn writable(path: &Path) -> Result<String, CliError> {
-    let refused = || CliError::NotForSshConfig { what: "path", text: path.to_string_lossy().into_owned() };
+    let refused =
+        || CliError::NotForSshConfig { what: "path", text: path.to_string_lossy().into_owned() };
     let text = path.to_str().ok_or_else(refused)?;
     if !is_printable(text) || text.contains(['"', '\\']) || text.contains("${") {
         return Err(refused());
@@ -201,7 +205,9 @@ mod tests {
         for user in ["root", "ada.l-1_x", "größe", "me@corp"] {
             assert!(check_user(user).is_ok(), "{user:?}");
         }
-        for user in ["", "-oProxyCommand=x", "a\nProxyCommand x", "a b", "a\"b", "a#b", "%h", "a\u{202e}b"] {
+        for user in
+            ["", "-oProxyCommand=x", "a\nProxyCommand x", "a b", "a\"b", "a#b", "%h", "a\u{202e}b"]
+        {
             assert!(check_user(user).is_err(), "{user:?}");
         }
     }

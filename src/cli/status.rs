@@ -38,7 +38,8 @@ pub(super) fn run(status: &StatusArgs, context: &CommandContext) -> Result<ExitC
         context.printer.tip("There are no VMs here yet. `castra up` starts one.");
         return Ok(ExitCode::SUCCESS);
     }
-    let mut rows = vec![["NAME", "STATE", "ACCEL", "UPTIME", "SSH", "PORTS", "IMAGE"].map(String::from)];
+    let mut rows =
+        vec![["NAME", "STATE", "ACCEL", "UPTIME", "SSH", "PORTS", "IMAGE"].map(String::from)];
     rows.extend(known.iter().filter_map(|(_, status)| status.as_ref().ok()).map(row));
     rows.extend(declared.into_iter().map(|name| {
         let dash = || "-".to_owned();
@@ -82,8 +83,13 @@ fn declared(context: &CommandContext, known: &PerVm<VmStatus>) -> Vec<String> {
     names.filter(|name| known.iter().all(|(known, _)| known != name)).collect()
 }
 
-fn refuse_unknown(wanted: &[String], known: &PerVm<VmStatus>, declared: &[String]) -> Result<(), VmError> {
-    let names: Vec<&str> = known.iter().map(|(name, _)| name).chain(declared).map(String::as_str).collect();
+fn refuse_unknown(
+    wanted: &[String],
+    known: &PerVm<VmStatus>,
+    declared: &[String],
+) -> Result<(), VmError> {
+    let names: Vec<&str> =
+        known.iter().map(|(name, _)| name).chain(declared).map(String::as_str).collect();
     match wanted.iter().find(|name| !names.contains(&name.as_str())) {
         Some(name) => Err(RecordError::unknown(name, &names).into()),
         None => Ok(()),
@@ -117,7 +123,8 @@ fn ago(unix_ms: u64) -> String {
 
 /// Formats forwards: `8080→80/tcp, 5353→53/udp`.
 fn ports(forwards: &[PortForward]) -> String {
-    let one = |forward: &PortForward| format!("{}→{}/{}", forward.host, forward.guest, forward.protocol);
+    let one =
+        |forward: &PortForward| format!("{}→{}/{}", forward.host, forward.guest, forward.protocol);
     forwards.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
@@ -129,7 +136,11 @@ fn details(known: &PerVm<VmStatus>) -> String {
             text.push_str(&format!("  suspended    {} ago\n", ago(at)));
         }
         if let Some(choice) = &status.accelerator {
-            text.push_str(&format!("  accelerator  {} ({})\n", choice.accelerator.name(), choice.reason));
+            text.push_str(&format!(
+                "  accelerator  {} ({})\n",
+                choice.accelerator.name(),
+                choice.reason
+            ));
         }
         if let Some((missing, way_out)) = &status.missing_modules {
             text.push_str(&format!("  kernel       {missing}. {way_out}\n"));
@@ -143,7 +154,8 @@ fn details(known: &PerVm<VmStatus>) -> String {
                 "  inside       unknown: no castra agent, {console} on the serial console\n"
             ));
         }
-        if let (Some(cpus), Some(memory), Some(pid)) = (status.cpus, status.memory_mib, status.pid) {
+        if let (Some(cpus), Some(memory), Some(pid)) = (status.cpus, status.memory_mib, status.pid)
+        {
             let qemu = status.qemu_version.as_deref().unwrap_or("?");
             let plural = if cpus == 1 { "" } else { "s" };
             text.push_str(&format!(
@@ -161,8 +173,12 @@ fn report_damaged(known: PerVm<VmStatus>, printer: &Printer) -> ExitCode {
     for (name, status) in known {
         match status {
             Ok(status) if status.state == VmState::Crashed => {
-                let why = status.crash.map_or("its QEMU exited unexpectedly".into(), |why| why.to_string());
-                printer.tip(&format!("VM `{name}` has crashed: {why}. `castra up {name}` starts it again."));
+                let why = status
+                    .crash
+                    .map_or("its QEMU exited unexpectedly".into(), |why| why.to_string());
+                printer.tip(&format!(
+                    "VM `{name}` has crashed: {why}. `castra up {name}` starts it again."
+                ));
             }
             Ok(VmStatus { copy_of: Some(original), .. }) => printer.tip(&format!(
                 "{} `castra up {name}` starts it here.",

@@ -19,7 +19,8 @@ pub(super) fn run(suspend: &SuspendArgs, context: &CommandContext) -> Result<Exi
     if let [(vm, Ok(_))] = outcomes.as_slice() {
         context.printer.tip(&format!("  castra up {vm}    resumes it"));
     }
-    let done =
-        outcomes.into_iter().map(|(vm, before)| (vm, before.map(VmState::is_alive).map_err(Error::from)));
+    let done = outcomes
+        .into_iter()
+        .map(|(vm, before)| (vm, before.map(VmState::is_alive).map_err(Error::from)));
     finish(done.collect(), layout, context.printer)
 }

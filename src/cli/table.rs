@@ -3,11 +3,13 @@
 /// Formats rows as text: columns as wide as needed, two spaces between them, none at the ends of
 /// lines. The first row is the heading.
 pub(super) fn table<const N: usize>(rows: &[[String; N]]) -> String {
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let width =
+        |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: [usize; N] = std::array::from_fn(width);
     let mut text = String::new();
     for row in rows {
-        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| padded(cell, width)).collect();
+        let cells: Vec<String> =
+            row.iter().zip(widths).map(|(cell, width)| padded(cell, width)).collect();
         text.push_str(cells.join("  ").trim_end());
         text.push('\n');
     }

@@ -69,7 +69,8 @@ pub(super) fn run(template: &TemplateArgs, context: &CommandContext) -> Result<E
                 (false, true) => format!("{} would be freed", ByteSize(freed)),
                 (false, false) => format!("{} freed", ByteSize(freed)),
             });
-            let entries = entries.into_iter().filter(|entry| gone.iter().any(|one| one.key == entry.key));
+            let entries =
+                entries.into_iter().filter(|entry| gone.iter().any(|one| one.key == entry.key));
             print(entries.collect(), context.printer)
         }
     }
@@ -96,12 +97,14 @@ fn verify(
         if matches!(opened, Ok(Some(_))) && entry.state == "copied" {
             entry.state = "ready";
         }
-        let whole =
-            opened.and_then(|opened| opened.map_or(Ok(()), |opened| opened.verify(&context.runtime.cancel)));
+        let whole = opened.and_then(|opened| {
+            opened.map_or(Ok(()), |opened| opened.verify(&context.runtime.cancel))
+        });
         if let Err(damage) = whole {
-            context
-                .printer
-                .warning(&format!("template {} {damage}; it is rebuilt when it is needed", entry.key));
+            context.printer.warning(&format!(
+                "template {} {damage}; it is rebuilt when it is needed",
+                entry.key
+            ));
             entry.state = "damaged";
             is_all_right = false;
         }
@@ -110,7 +113,11 @@ fn verify(
     Ok(if is_all_right { ExitCode::SUCCESS } else { exit::of_kind(Kind::Data) })
 }
 
-fn entries(found: &[TemplateManifest], qemu: Option<&QemuBinary>, context: &CommandContext) -> Vec<Entry> {
+fn entries(
+    found: &[TemplateManifest],
+    qemu: Option<&QemuBinary>,
+    context: &CommandContext,
+) -> Vec<Entry> {
     let templates = context.runtime.cache.templates();
     let entry = |manifest: &TemplateManifest| {
         let ingredients = &manifest.ingredients;
@@ -135,8 +142,10 @@ fn entries(found: &[TemplateManifest], qemu: Option<&QemuBinary>, context: &Comm
 }
 
 fn print(entries: Vec<Entry>, printer: &Printer) -> Result<ExitCode> {
-    let mut rows =
-        vec![["KEY", "IMAGE", "CPUS", "MEMORY", "DISK", "ACCEL", "AGE", "SIZE", "STATE"].map(String::from)];
+    let mut rows = vec![
+        ["KEY", "IMAGE", "CPUS", "MEMORY", "DISK", "ACCEL", "AGE", "SIZE", "STATE"]
+            .map(String::from),
+    ];
     rows.extend(entries.iter().map(row));
     let text = if entries.is_empty() { String::new() } else { table(&rows) };
     printer.show(&Templates { templates: entries }, &text)?;

@@ -35,7 +35,12 @@ impl TerminalReporter {
         self.progress.suspend(|| write_styled(text));
     }
 
-    fn with_bar(&self, key: &str, make: impl FnOnce() -> ProgressBar, change: impl FnOnce(&ProgressBar)) {
+    fn with_bar(
+        &self,
+        key: &str,
+        make: impl FnOnce() -> ProgressBar,
+        change: impl FnOnce(&ProgressBar),
+    ) {
         let Ok(mut bars) = self.bars.lock() else { return };
         change(bars.entry(key.to_owned()).or_insert_with(|| self.progress.add(make())));
     }
@@ -122,7 +127,10 @@ impl TerminalReporter {
                 true
             }
             Event::TemplateVerifying { vm } => {
-                self.spin(vm, format!("→ {vm}: verifying the warm template, whose files are copies…"));
+                self.spin(
+                    vm,
+                    format!("→ {vm}: verifying the warm template, whose files are copies…"),
+                );
                 false
             }
             Event::TemplateBaking { vm } => {
@@ -191,8 +199,12 @@ fn download(total: u64) -> ProgressBar {
     let template = "{msg} {wide_bar:.cyan/dim} {done} / {total}, {rate}/s, {eta} left";
     let style = style(ProgressStyle::default_bar(), template)
         .with_key("done", |state: &ProgressState, to: &mut dyn Write| size(state.pos(), to))
-        .with_key("total", |state: &ProgressState, to: &mut dyn Write| size(state.len().unwrap_or(0), to))
-        .with_key("rate", |state: &ProgressState, to: &mut dyn Write| size(state.per_sec() as u64, to));
+        .with_key("total", |state: &ProgressState, to: &mut dyn Write| {
+            size(state.len().unwrap_or(0), to)
+        })
+        .with_key("rate", |state: &ProgressState, to: &mut dyn Write| {
+            size(state.per_sec() as u64, to)
+        });
     ProgressBar::new(total).with_style(style)
 }
 
@@ -202,8 +214,8 @@ fn size(bytes: u64, to: &mut dyn Write) {
 }
 
 fn spinner() -> ProgressBar {
-    let bar =
-        ProgressBar::new_spinner().with_style(style(ProgressStyle::default_spinner(), "{msg} {elapsed}"));
+    let bar = ProgressBar::new_spinner()
+        .with_style(style(ProgressStyle::default_spinner(), "{msg} {elapsed}"));
     bar.enable_steady_tick(TICK);
     bar
 }

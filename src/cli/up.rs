@@ -13,11 +13,13 @@ use super::outcome::{finish, tips};
 pub(super) fn run(up: &UpArgs, context: &CommandContext) -> Result<ExitCode> {
     let options = UpOptions { discard_suspended: up.discard_suspended, ..options(&up.start) };
     let outcomes = bring_up(&up.vms, context, options)?;
-    let started: Vec<&UpOutcome> = outcomes.iter().filter_map(|(_, outcome)| outcome.as_ref().ok()).collect();
+    let started: Vec<&UpOutcome> =
+        outcomes.iter().filter_map(|(_, outcome)| outcome.as_ref().ok()).collect();
     if !started.is_empty() {
         context.printer.tip(&tips(&started));
     }
-    let changed = |(vm, outcome): (String, Result<UpOutcome>)| (vm, outcome.map(|up| !up.ran_already));
+    let changed =
+        |(vm, outcome): (String, Result<UpOutcome>)| (vm, outcome.map(|up| !up.ran_already));
     finish(outcomes.into_iter().map(changed).collect(), context.layout()?, context.printer)
 }
 

@@ -86,7 +86,8 @@ mod tests {
     use super::*;
 
     fn told(words: &[&str]) -> String {
-        let error = grammar().try_get_matches_from([&["castra"], words].concat()).expect_err("a mistake");
+        let error =
+            grammar().try_get_matches_from([&["castra"], words].concat()).expect_err("a mistake");
         let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
         with_next_step_for(error, &words).render().to_string()
     }

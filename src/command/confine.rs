@@ -103,7 +103,8 @@ fn give_up_capabilities() -> io::Result<()> {
     }
     let had = rustix::thread::capabilities(None)?;
     let permitted = had.permitted & kept;
-    let sets = CapabilitySets { effective: permitted, permitted, inheritable: CapabilitySet::empty() };
+    let sets =
+        CapabilitySets { effective: permitted, permitted, inheritable: CapabilitySet::empty() };
     rustix::thread::set_capabilities(None, sets)?;
     // The kernel keeps the ambient set within the inheritable set; where there is none, there is
     // nothing to clear.
@@ -122,7 +123,11 @@ fn give_up_capabilities() -> io::Result<()> {
 fn end_with_parent(parent: rustix::process::Pid) -> io::Result<()> {
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
     // The parent may have ended before the call.
-    if rustix::process::getppid() == Some(parent) { Ok(()) } else { Err(io::ErrorKind::Interrupted.into()) }
+    if rustix::process::getppid() == Some(parent) {
+        Ok(())
+    } else {
+        Err(io::ErrorKind::Interrupted.into())
+    }
 }
 
 /// A stand-in where the kernel cannot do that: whatever a killed castra leaves running is ended by

@@ -34,7 +34,8 @@ use crate::state_root::StateRoot;
 const MAX_LINKS: usize = 40;
 
 /// Entries of a state root that hold no disks of VMs.
-const RESERVED: [&str; 8] = ["images", "templates", "vms", "logs", "lock", "mark", "cache", "quarantine"];
+const RESERVED: [&str; 8] =
+    ["images", "templates", "vms", "logs", "lock", "mark", "cache", "quarantine"];
 
 /// Directories in which a configuration may make castra write.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,7 +101,9 @@ impl Bounds {
             return Err(outside(path, &real));
         }
         match fs::metadata(&real) {
-            Ok(metadata) if !metadata.is_dir() => Err(OutOfBounds::NotADirectory { path: path.to_owned() }),
+            Ok(metadata) if !metadata.is_dir() => {
+                Err(OutOfBounds::NotADirectory { path: path.to_owned() })
+            }
             _ => Ok(()),
         }
     }
@@ -112,7 +115,8 @@ impl Bounds {
     pub fn claim_state_root(&self) -> Result<(), OutOfBounds> {
         self.check_state_root()?;
         let real = resolve(&self.state_root)?;
-        let is_elsewhere = !real.starts_with(resolve(&self.root)?) && self.below_allowed(&real)?.is_none();
+        let is_elsewhere =
+            !real.starts_with(resolve(&self.root)?) && self.below_allowed(&real)?.is_none();
         if is_elsewhere && !self.is_in_cache && is_link(&self.state_root) {
             state_link::claim(&self.state_root, &real)?;
         }
@@ -257,7 +261,8 @@ fn check_hidden(path: &Path, below: &Path, is_project: bool) -> Result<(), OutOf
 /// Refuses the entries of a state root that castra reserves for itself.
 fn check_reserved(path: &Path, below: &Path) -> Result<(), OutOfBounds> {
     let first = below.components().next().map(Component::as_os_str);
-    let is_reserved = first.is_none_or(|first| RESERVED.iter().any(|name| first.eq_ignore_ascii_case(name)))
+    let is_reserved = first
+        .is_none_or(|first| RESERVED.iter().any(|name| first.eq_ignore_ascii_case(name)))
         || below == Path::new(LINKED_FROM);
     if is_reserved { Err(OutOfBounds::Reserved { path: path.to_owned() }) } else { Ok(()) }
 }
@@ -455,17 +460,27 @@ mod tests {
     fn a_state_root_is_a_directory_of_its_own() {
         let (_guard, root) = project();
         let big = root.with_file_name("big");
-        let at = |path: PathBuf| Bounds::new(&root, std::slice::from_ref(&big)).with_state_root(path);
+        let at =
+            |path: PathBuf| Bounds::new(&root, std::slice::from_ref(&big)).with_state_root(path);
         assert!(at(root.join("state")).is_ok() && at(big.join("state")).is_ok());
-        for path in [root.clone(), root.parent().expect("a parent").to_owned(), PathBuf::from("/")] {
+        for path in [root.clone(), root.parent().expect("a parent").to_owned(), PathBuf::from("/")]
+        {
             let found = at(path.clone());
-            assert!(matches!(found, Err(OutOfBounds::HoldsProject { .. })), "{}: {found:?}", path.display());
+            assert!(
+                matches!(found, Err(OutOfBounds::HoldsProject { .. })),
+                "{}: {found:?}",
+                path.display()
+            );
         }
         fs::write(root.join("file"), "").expect("written");
         assert!(matches!(at(root.join("file")), Err(OutOfBounds::NotADirectory { .. })));
         for path in [root.join(".git"), root.join("a/.b"), big.join(".ssh"), big.join("a/.b/c")] {
             let found = at(path.clone());
-            assert!(matches!(found, Err(OutOfBounds::Hidden { .. })), "{}: {found:?}", path.display());
+            assert!(
+                matches!(found, Err(OutOfBounds::Hidden { .. })),
+                "{}: {found:?}",
+                path.display()
+            );
         }
         // A link in a hidden place, to a directory that would do.
         let elsewhere = root.with_file_name("elsewhere");
@@ -494,9 +509,11 @@ mod tests {
     fn what_is_there_must_be_a_disk() {
         let (_guard, root) = project();
         let bounds = Arc::new(Bounds::new(&root, &[]));
-        for (name, content, is_disk) in
-            [("qcow2", &b"QFI\xfb and more"[..], true), ("empty", b"", false), ("text", b"QFI: no", false)]
-        {
+        for (name, content, is_disk) in [
+            ("qcow2", &b"QFI\xfb and more"[..], true),
+            ("empty", b"", false),
+            ("text", b"QFI: no", false),
+        ] {
             fs::write(root.join(name), content).expect("written");
             assert_eq!(bounds.disk(root.join(name)).confirm().is_ok(), is_disk, "{name}");
         }

@@ -165,8 +165,11 @@ impl Diagnostics {
     /// final newline. With `colour`, ANSI styles mark severity and place.
     pub fn render(&self, colour: bool) -> String {
         let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
-        let mut blocks: Vec<String> =
-            self.shown().into_iter().map(|diagnostic| self.render_one(&renderer, diagnostic)).collect();
+        let mut blocks: Vec<String> = self
+            .shown()
+            .into_iter()
+            .map(|diagnostic| self.render_one(&renderer, diagnostic))
+            .collect();
         if self.list.len() > MAX_SHOWN {
             blocks.push(format!("… and {} more.", self.list.len() - MAX_SHOWN));
         }
@@ -215,7 +218,8 @@ impl Diagnostics {
             .path(normalize_untrusted_str(&self.file.to_string_lossy()))
             .annotation(primary);
         if let Some((span, label)) = &diagnostic.related {
-            snippet = snippet.annotation(AnnotationKind::Context.span(self.shown_span(span)).label(label));
+            snippet = snippet
+                .annotation(AnnotationKind::Context.span(self.shown_span(span)).label(label));
         }
         let help = Level::HELP.message(normalize_untrusted_str(&diagnostic.help));
         renderer.render(&[level.primary_title(&diagnostic.message).element(snippet).element(help)])
@@ -226,7 +230,8 @@ impl Diagnostics {
     fn shown_span(&self, span: &Range<usize>) -> Range<usize> {
         let start = boundary_before(&self.text, span.start);
         let end = boundary_before(&self.text, span.end).max(start);
-        let first_line = self.text[start..end].find(['\n', '\r']).map_or(end, |newline| start + newline);
+        let first_line =
+            self.text[start..end].find(['\n', '\r']).map_or(end, |newline| start + newline);
         start..first_line
     }
 }
@@ -286,7 +291,12 @@ impl Problems {
             return Diagnostics::default();
         }
         self.list.sort_by_key(|diagnostic| diagnostic.span.start);
-        Diagnostics { file: file.to_owned(), text: text.into(), list: self.list, unpinned: self.unpinned }
+        Diagnostics {
+            file: file.to_owned(),
+            text: text.into(),
+            list: self.list,
+            unpinned: self.unpinned,
+        }
     }
 
     fn push(
@@ -357,7 +367,8 @@ mod tests {
             related: None,
             help: "help".to_owned(),
         };
-        let mut list: Vec<Diagnostic> = (0..50).map(|number| problem(number, Severity::Warning)).collect();
+        let mut list: Vec<Diagnostic> =
+            (0..50).map(|number| problem(number, Severity::Warning)).collect();
         list.push(problem(50, Severity::Error));
         let diagnostics = Diagnostics {
             file: "castra.toml".into(),
@@ -366,7 +377,10 @@ mod tests {
             unpinned: Vec::new(),
         };
         let rendered = diagnostics.render(false);
-        assert!(rendered.contains("error: problem 50") && rendered.ends_with("… and 31 more."), "{rendered}");
+        assert!(
+            rendered.contains("error: problem 50") && rendered.ends_with("… and 31 more."),
+            "{rendered}"
+        );
         assert_eq!(diagnostics.summary(), "1 error, 50 warnings");
     }
 }

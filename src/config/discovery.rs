@@ -11,7 +11,9 @@ use super::bounds::Bounds;
 use super::defaults;
 use super::defaults::MAX_BYTES;
 use super::error::ConfigError;
-use super::project::{BaseImageSource, BootProfile, ManagedImageSelection, ProjectConfig, VmDefinition};
+use super::project::{
+    BaseImageSource, BootProfile, ManagedImageSelection, ProjectConfig, VmDefinition,
+};
 use super::validate::name::project_name_of;
 use super::validate::{self, Surroundings};
 use crate::files::{normalise, open_regular};
@@ -60,10 +62,14 @@ impl Discovered {
 /// [`ConfigError`] if the named file does not exist, or the file found is not a regular file,
 /// belongs to a user it should not, or cannot even be looked for. A file that is broken or
 /// unreadable never counts as absent.
-pub fn discover(options: &ConfigOptions, working_directory: &Path) -> Result<Discovered, ConfigError> {
+pub fn discover(
+    options: &ConfigOptions,
+    working_directory: &Path,
+) -> Result<Discovered, ConfigError> {
     let working_directory = absolute(working_directory)?;
     if let Some(explicit) = &options.explicit {
-        return explicit_config(&normalise(&working_directory.join(explicit))).map(Discovered::File);
+        return explicit_config(&normalise(&working_directory.join(explicit)))
+            .map(Discovered::File);
     }
     if options.skip_discovery {
         return Ok(Discovered::Nothing);
@@ -184,7 +190,8 @@ fn check_owner(file: &Path, metadata: &Metadata, directory: &Path) -> Result<(),
     // A symbolic link makes another file, perhaps root's, the configuration: the link's owner chose
     // it.
     let of_link = fs::symlink_metadata(file).map_err(unreadable(file))?;
-    let Some(owner) = [of_link.uid(), metadata.uid()].into_iter().find(|owner| *owner != me && *owner != 0)
+    let Some(owner) =
+        [of_link.uid(), metadata.uid()].into_iter().find(|owner| *owner != me && *owner != 0)
     else {
         return Ok(());
     };
@@ -228,7 +235,8 @@ pub(super) fn read(path: &Path) -> Result<String, ConfigError> {
     }
     String::from_utf8(bytes).map_err(|error| {
         let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-        let line_start = good.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
+        let line_start =
+            good.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
         ConfigError::NotUtf8 {
             path: path.to_owned(),
             line: good.iter().filter(|byte| **byte == b'\n').count() + 1,
@@ -289,11 +297,17 @@ mod tests {
         let deep = root.join("a/b/c");
         fs::create_dir_all(&deep).expect("directories");
         let above = root.parent().expect("a parent");
-        assert_eq!(resolve(&ConfigOptions::default(), &deep), resolve(&ConfigOptions::default(), above));
+        assert_eq!(
+            resolve(&ConfigOptions::default(), &deep),
+            resolve(&ConfigOptions::default(), above)
+        );
         write(&root.join(CONFIG_FILE), MINIMAL.as_bytes());
         assert_eq!(resolve(&ConfigOptions::default(), &deep), Some(root.join(CONFIG_FILE)));
         write(&root.join("a/b").join(CONFIG_FILE), MINIMAL.as_bytes());
-        assert_eq!(resolve(&ConfigOptions::default(), &deep), Some(root.join("a/b").join(CONFIG_FILE)));
+        assert_eq!(
+            resolve(&ConfigOptions::default(), &deep),
+            Some(root.join("a/b").join(CONFIG_FILE))
+        );
         assert_eq!(resolve(&ConfigOptions::default(), &root), Some(root.join(CONFIG_FILE)));
     }
 
@@ -303,14 +317,18 @@ mod tests {
         let deep = root.join("a/b/c");
         fs::create_dir_all(&deep).expect("directories");
         write(&root.join(CONFIG_FILE), MINIMAL.as_bytes());
-        let found = |directory: &Path| discover(&ConfigOptions::default(), directory).expect("no error");
+        let found =
+            |directory: &Path| discover(&ConfigOptions::default(), directory).expect("no error");
         assert_eq!(found(&deep), Discovered::File(root.join(CONFIG_FILE)));
         // A file with this name is no state.
         fs::write(root.join("a/b").join(STATE_DIRECTORY), "").expect("a file");
         assert_eq!(found(&deep), Discovered::File(root.join(CONFIG_FILE)));
         fs::create_dir(root.join("a").join(STATE_DIRECTORY)).expect("a directory");
         assert_eq!(found(&deep), Discovered::State(root.join("a")));
-        assert_eq!(load(&ConfigOptions::default(), &deep).expect("the default").root, root.join("a"));
+        assert_eq!(
+            load(&ConfigOptions::default(), &deep).expect("the default").root,
+            root.join("a")
+        );
         write(&root.join("a").join(CONFIG_FILE), MINIMAL.as_bytes());
         assert_eq!(found(&deep), Discovered::File(root.join("a").join(CONFIG_FILE)));
     }
@@ -333,8 +351,14 @@ mod tests {
         write(&root.join("other").join(CONFIG_FILE), MINIMAL.as_bytes());
         fs::create_dir(root.join("here")).expect("a directory");
         let here = root.join("here");
-        assert_eq!(resolve(&explicit("../other/./my.toml"), &here), Some(root.join("other/my.toml")));
-        assert_eq!(resolve(&explicit("../other"), &here), Some(root.join("other").join(CONFIG_FILE)));
+        assert_eq!(
+            resolve(&explicit("../other/./my.toml"), &here),
+            Some(root.join("other/my.toml"))
+        );
+        assert_eq!(
+            resolve(&explicit("../other"), &here),
+            Some(root.join("other").join(CONFIG_FILE))
+        );
         let project = load(&explicit("../other/my.toml"), &here).expect("a project");
         assert_eq!(project.root, root.join("other"));
         assert_eq!(project.state_root.path(), root.join("other/.castra"));
@@ -375,7 +399,8 @@ mod tests {
 
         fs::create_dir(below("dangling")).expect("a directory");
         symlink("nowhere", below("dangling").join(CONFIG_FILE)).expect("a link");
-        let error = load(&ConfigOptions::default(), &below("dangling")).expect_err("a dangling link");
+        let error =
+            load(&ConfigOptions::default(), &below("dangling")).expect_err("a dangling link");
         assert!(matches!(error, ConfigError::Dangling { .. }), "{error}");
         assert_eq!(error.kind(), Kind::NotFound);
 
@@ -393,7 +418,9 @@ mod tests {
         fs::set_permissions(&file, fs::Permissions::from_mode(0o000)).expect("permissions");
         match load(&ConfigOptions::default(), &root) {
             Err(error) => assert_eq!(error.kind(), Kind::Permission),
-            Ok(_) => assert!(rustix::process::geteuid().is_root(), "only root reads it all the same"),
+            Ok(_) => {
+                assert!(rustix::process::geteuid().is_root(), "only root reads it all the same")
+            }
         }
     }
 

@@ -115,11 +115,15 @@ impl Explain for ConfigError {
                 `--config`, Castra looks for castra.toml in this directory and above, and uses \
                 defaults if there is none."
             }
-            Self::NotAFile { .. } => "Move it away, or name the configuration with `--config FILE`.",
+            Self::NotAFile { .. } => {
+                "Move it away, or name the configuration with `--config FILE`."
+            }
             Self::Dangling { .. } => {
                 "Restore the file it points to, or remove the link to do without configuration."
             }
-            Self::Unreadable { .. } => "Make it readable, or name another file with `--config FILE`.",
+            Self::Unreadable { .. } => {
+                "Make it readable, or name another file with `--config FILE`."
+            }
             Self::UntrustedOwner { .. } => {
                 "If you trust it, name it with `--config FILE`; if not, work in a directory of your own."
             }
@@ -127,7 +131,9 @@ impl Explain for ConfigError {
                 "A configuration is a few lines. Is it perhaps a disk image with the wrong name?"
             }
             Self::NotUtf8 { .. } => "Save it with the encoding UTF-8.",
-            Self::TooNew { .. } => "Update Castra, or write the file in format 1 and set `version = \"1\"`.",
+            Self::TooNew { .. } => {
+                "Update Castra, or write the file in format 1 and set `version = \"1\"`."
+            }
             Self::State(problem) => return problem.hint(),
             // Each problem has its own hint.
             Self::Invalid(_) => return None,
@@ -155,7 +161,10 @@ mod tests {
             (ConfigError::TooNew { path: path(), found: "2".to_owned() }, Kind::Data),
         ] {
             assert!(error.to_string().contains("/project/castra.toml"), "{error}");
-            assert!(error.hint().is_some_and(|hint| hint.ends_with('.') || hint.ends_with('?')), "{error}");
+            assert!(
+                error.hint().is_some_and(|hint| hint.ends_with('.') || hint.ends_with('?')),
+                "{error}"
+            );
             assert_eq!(error.kind(), kind, "{error}");
         }
     }

@@ -23,8 +23,12 @@ use crate::qemu::options::{Board, Switch};
 use crate::qemu::{CpuModel, DeviceModel, MachineType};
 
 /// URL at which the schema of this version is published.
-pub const SCHEMA_URL: &str =
-    concat!(env!("CARGO_PKG_REPOSITORY"), "/raw/v", env!("CARGO_PKG_VERSION"), "/docs/castra.schema.json");
+pub const SCHEMA_URL: &str = concat!(
+    env!("CARGO_PKG_REPOSITORY"),
+    "/raw/v",
+    env!("CARGO_PKG_VERSION"),
+    "/docs/castra.schema.json"
+);
 
 /// Returns the JSON Schema of `castra.toml` (draft 7, which TOML editors understand).
 pub fn json_schema() -> Value {
@@ -397,10 +401,12 @@ fn machine_pattern() -> String {
 
 fn device_pattern() -> String {
     let properties = |model: DeviceModel| {
-        let forms = model.properties().iter().map(|one| format!("{}={}", one.name(), one.pattern()));
+        let forms =
+            model.properties().iter().map(|one| format!("{}={}", one.name(), one.pattern()));
         forms.collect::<Vec<_>>().join("|")
     };
-    let forms = DeviceModel::ALL.map(|model| format!("{}(,({}))*", model.name(), properties(model)));
+    let forms =
+        DeviceModel::ALL.map(|model| format!("{}(,({}))*", model.name(), properties(model)));
     format!("^({})$", forms.join("|"))
 }
 

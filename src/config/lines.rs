@@ -21,7 +21,8 @@ pub fn key_lines(file: &Path) -> Result<Vec<KeyLines>, ConfigError> {
 
 fn key_lines_of(text: &str) -> Vec<KeyLines> {
     let (document, _) = DeTable::parse_recoverable(text);
-    let Some(DeValue::Array(vms)) = document.get_ref().get("vms").map(|value| value.get_ref()) else {
+    let Some(DeValue::Array(vms)) = document.get_ref().get("vms").map(|value| value.get_ref())
+    else {
         return Vec::new();
     };
     let lines = |value: &DeValue<'_>| match value {

@@ -13,5 +13,10 @@ pub trait Machine {
 
     /// Returns a reason why a port cannot be forwarded. The project's own VMs, one of which may
     /// have it, are in `state`.
-    fn port(&self, vm: &VmDefinition, forward: &PortForward, state: &ProjectLayout) -> Option<Finding>;
+    fn port(
+        &self,
+        vm: &VmDefinition,
+        forward: &PortForward,
+        state: &ProjectLayout,
+    ) -> Option<Finding>;
 }

@@ -27,7 +27,9 @@ mod validate;
 pub use bounds::{Bounds, DiskPath};
 pub use check::{Checked, check};
 pub use diagnostics::{Diagnostic, Diagnostics, Finding, Position, Severity, UnpinnedArtifact};
-pub use discovery::{ConfigOptions, Discovered, discover, load_or_default_project, resolve_config_path};
+pub use discovery::{
+    ConfigOptions, Discovered, discover, load_or_default_project, resolve_config_path,
+};
 pub use error::ConfigError;
 pub(crate) use json_schema::JoinLines;
 pub use json_schema::{SCHEMA_URL, json_schema};

@@ -90,7 +90,10 @@ impl OutOfBounds {
     fn advice(&self) -> String {
         match self {
             Self::Outside { path, leads_to } => {
-                format!("Name a path inside the project. {}", allow(leads_to.as_ref().unwrap_or(path)))
+                format!(
+                    "Name a path inside the project. {}",
+                    allow(leads_to.as_ref().unwrap_or(path))
+                )
             }
             Self::Hidden { path, .. } => format!(
                 "Castra writes to no hidden file or directory except `{STATE_DIRECTORY}`. Choose \
@@ -100,7 +103,9 @@ impl OutOfBounds {
             Self::OtherProject { path } => {
                 format!("Name a path that only this project uses. {}", allow(path))
             }
-            Self::Reserved { .. } => "Choose another name for the disk, or remove `overlay`.".to_owned(),
+            Self::Reserved { .. } => {
+                "Choose another name for the disk, or remove `overlay`.".to_owned()
+            }
             Self::Link { path } => format!(
                 "Name the file itself in `overlay`, or move it to {}. A disk may be on another filesystem if you \
                  allow it: {ALLOW_OUTSIDE}=DIRECTORY.",
@@ -159,7 +164,10 @@ fn allow(place: &Path) -> String {
             disks and state."
         );
     }
-    format!("If you trust this configuration, allow that location: {ALLOW_OUTSIDE}={}", place.display())
+    format!(
+        "If you trust this configuration, allow that location: {ALLOW_OUTSIDE}={}",
+        place.display()
+    )
 }
 
 fn shown(path: &Path) -> String {
@@ -167,5 +175,6 @@ fn shown(path: &Path) -> String {
 }
 
 fn leading(target: Option<&Path>) -> String {
-    target.map_or_else(String::new, |target| format!(": a symbolic link leads to {}", shown(target)))
+    target
+        .map_or_else(String::new, |target| format!(": a symbolic link leads to {}", shown(target)))
 }

@@ -64,7 +64,9 @@ impl Problem for ShapeProblem {
             }
             Self::Missing { key, .. } => format!("`{}` is missing", key.name),
             Self::Unknown { .. } => "ignored".to_owned(),
-            Self::NotOneOf { .. } | Self::Empty { .. } | Self::ControlCharacter { .. } => String::new(),
+            Self::NotOneOf { .. } | Self::Empty { .. } | Self::ControlCharacter { .. } => {
+                String::new()
+            }
         }
     }
 
@@ -80,10 +82,12 @@ impl Problem for ShapeProblem {
                     format!("The keys of {place} are {}.", listed(known.iter().copied(), "and"))
                 }
             },
-            Self::NotOneOf { found, allowed, .. } => match closest(found, allowed.iter().copied()) {
-                Some(near) => format!("Did you mean `{near}`?"),
-                None => format!("It can be {}.", listed(allowed.iter().copied(), "or")),
-            },
+            Self::NotOneOf { found, allowed, .. } => {
+                match closest(found, allowed.iter().copied()) {
+                    Some(near) => format!("Did you mean `{near}`?"),
+                    None => format!("It can be {}.", listed(allowed.iter().copied(), "or")),
+                }
+            }
             Self::ControlCharacter { .. } => "Remove it; tabs and newlines count too.".to_owned(),
         }
     }
@@ -100,12 +104,21 @@ pub(super) struct Fields<'t> {
 
 impl<'t> Fields<'t> {
     /// Starts reading `table`, which is at `span` and is called `place` in messages.
-    pub(super) fn new(table: &'t DeTable<'t>, span: Range<usize>, place: impl Into<String>) -> Self {
+    pub(super) fn new(
+        table: &'t DeTable<'t>,
+        span: Range<usize>,
+        place: impl Into<String>,
+    ) -> Self {
         Self { table, span, place: place.into(), asked: Vec::new() }
     }
 
     /// Starts reading `value`, which must be a table.
-    pub(super) fn of(value: &'t Value<'t>, key: Key, place: String, problems: &mut Problems) -> Option<Self> {
+    pub(super) fn of(
+        value: &'t Value<'t>,
+        key: Key,
+        place: String,
+        problems: &mut Problems,
+    ) -> Option<Self> {
         match value.get_ref() {
             DeValue::Table(table) => Some(Self::new(table, value.span(), place)),
             other => {
@@ -222,7 +235,11 @@ impl<'t> Fields<'t> {
     }
 
     /// Reads a list of non-empty strings.
-    pub(super) fn lines(&mut self, key: Key, problems: &mut Problems) -> Option<Vec<Spanned<&'t str>>> {
+    pub(super) fn lines(
+        &mut self,
+        key: Key,
+        problems: &mut Problems,
+    ) -> Option<Vec<Spanned<&'t str>>> {
         let elements = self.array(key, problems)?;
         let mut texts = Vec::new();
         for element in elements {

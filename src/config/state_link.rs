@@ -65,21 +65,27 @@ pub(super) fn claim(link: &Path, target: &Path) -> Result<(), OutOfBounds> {
         return Ok(());
     }
     let written = files::write_atomically(&name, link.as_os_str().as_bytes(), 0o600);
-    written.map_err(|error| OutOfBounds::Unresolved { path: target.to_owned(), reason: error.to_string() })
+    written.map_err(|error| OutOfBounds::Unresolved {
+        path: target.to_owned(),
+        reason: error.to_string(),
+    })
 }
 
 /// Returns `true` for a directory that is empty, or holds only the remains of a [`claim`] that was
 /// killed.
 fn is_empty(directory: &Path) -> bool {
     let is_leftover = |entry: std::io::Result<fs::DirEntry>| {
-        entry.is_ok_and(|entry| entry.file_name().as_bytes().starts_with(files::TEMPORARY.as_bytes()))
+        entry.is_ok_and(|entry| {
+            entry.file_name().as_bytes().starts_with(files::TEMPORARY.as_bytes())
+        })
     };
     fs::read_dir(directory).is_ok_and(|mut entries| entries.all(is_leftover))
 }
 
 fn linked_from(target: &Path) -> Option<Vec<u8>> {
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
-    let file: File = OpenOptions::new().read(true).custom_flags(flags).open(target.join(LINKED_FROM)).ok()?;
+    let file: File =
+        OpenOptions::new().read(true).custom_flags(flags).open(target.join(LINKED_FROM)).ok()?;
     let metadata = file.metadata().ok()?;
     let is_mine = metadata.is_file() && metadata.uid() == rustix::process::geteuid().as_raw();
     let mut bytes = Vec::new();

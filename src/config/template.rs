@@ -60,9 +60,13 @@ mod tests {
     const FILE: &str = "/nowhere/demo/castra.toml";
 
     fn parsed(text: &str) -> ProjectConfig {
-        let surroundings =
-            Surroundings { home: None, known_images: &[("alpine-minimal", "v1")], allowed_outside: &[] };
-        parse(text, Path::new(FILE), &surroundings).unwrap_or_else(|error| panic!("{error}\n{text}"))
+        let surroundings = Surroundings {
+            home: None,
+            known_images: &[("alpine-minimal", "v1")],
+            allowed_outside: &[],
+        };
+        parse(text, Path::new(FILE), &surroundings)
+            .unwrap_or_else(|error| panic!("{error}\n{text}"))
     }
 
     /// Returns the default project, with the settings that only a file can have.
@@ -83,7 +87,9 @@ mod tests {
     fn uncommented(text: &str) -> String {
         text.lines()
             .map(|line| match line.strip_prefix("# ") {
-                Some(code) if code.split_once(" = ").is_some_and(|(key, _)| !key.contains(' ')) => code,
+                Some(code) if code.split_once(" = ").is_some_and(|(key, _)| !key.contains(' ')) => {
+                    code
+                }
                 _ => line,
             })
             .collect::<Vec<_>>()

@@ -45,12 +45,17 @@ fn finding(trial: &Trial) -> Finding {
             "That is common in nested guests. On real hardware, check the virtualisation \
             settings of the BIOS.",
         ),
-        (Ok(time), false) => {
-            Finding::good(Area::Accelerators, check, format!("{name} works ({} ms)", time.as_millis()))
-        }
+        (Ok(time), false) => Finding::good(
+            Area::Accelerators,
+            check,
+            format!("{name} works ({} ms)", time.as_millis()),
+        ),
         (Err(reason), _) if is_hardware => {
-            let finding =
-                Finding::warning(Area::Accelerators, check, format!("{name} is not used: {reason}"));
+            let finding = Finding::warning(
+                Area::Accelerators,
+                check,
+                format!("{name} is not used: {reason}"),
+            );
             finding.with_fix(way_out(reason))
         }
         (Err(reason), _) => {
@@ -74,7 +79,8 @@ fn way_out(reason: &str) -> &'static str {
 /// Returns a finding if an earlier race chose another accelerator than one would now.
 fn remembered(trials: &[Trial], context: &RuntimeContext) -> Option<Finding> {
     let path = context.cache.accelerators();
-    let (now, known) = (trials.iter().find(|trial| trial.is_chosen)?, qemu::remembered_accelerators(&path));
+    let (now, known) =
+        (trials.iter().find(|trial| trial.is_chosen)?, qemu::remembered_accelerators(&path));
     let other = known.iter().find(|choice| choice.accelerator != now.accelerator)?;
     let message = format!(
         "{} was chosen when accelerators were first tested, but {} would be chosen now",

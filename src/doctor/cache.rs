@@ -26,7 +26,9 @@ fn images(context: &RuntimeContext) -> Finding {
     let directory = context.cache.images();
     let mut whole = Vec::new();
     for id in names(directory.root()) {
-        for version in names(&directory.root().join(&id)).into_iter().filter(|name| !name.starts_with('.')) {
+        for version in
+            names(&directory.root().join(&id)).into_iter().filter(|name| !name.starts_with('.'))
+        {
             if Manifest::load(&directory.image(&id, &version)).is_ok() {
                 whole.push(format!("{id} {version}"));
             }
@@ -35,7 +37,8 @@ fn images(context: &RuntimeContext) -> Finding {
     if whole.is_empty() {
         let manager = ImageManager::new(&context.cache.runs());
         let catalog = Catalog::builtin();
-        let is_near = catalog.default_candidates().iter().any(|spec| manager.is_cached(spec, context));
+        let is_near =
+            catalog.default_candidates().iter().any(|spec| manager.is_cached(spec, context));
         let message = if is_near {
             "an image is downloaded but not built yet"
         } else {
@@ -67,7 +70,11 @@ fn templates(binary: Option<&QemuBinary>, context: &RuntimeContext) -> Vec<Findi
         findings.push(Finding::note(Area::Cache, "copied-templates", message));
     }
     for (of, check, what) in [
-        (Use::Outdated, "outdated-templates", "warm templates of another castra or QEMU are obsolete"),
+        (
+            Use::Outdated,
+            "outdated-templates",
+            "warm templates of another castra or QEMU are obsolete",
+        ),
         (Use::Damaged, "damaged-templates", "warm templates are damaged"),
     ] {
         let bytes: u64 = found
@@ -95,7 +102,8 @@ fn refusals(context: &RuntimeContext) -> Option<Finding> {
     let keys = names(directory.root());
     let mut reasons = keys.iter().filter_map(|name| name.strip_suffix(".refused.json"));
     let refusal = reasons.find_map(|key| template::refusal(&directory, key))?;
-    let message = format!("a warm template could not be made, so VMs boot without one: {}", refusal.reason);
+    let message =
+        format!("a warm template could not be made, so VMs boot without one: {}", refusal.reason);
     let finding = Finding::warning(Area::Cache, "refused-templates", message);
     Some(
         finding
@@ -108,8 +116,10 @@ fn refusals(context: &RuntimeContext) -> Option<Finding> {
 fn set_aside(context: &RuntimeContext) -> Option<Finding> {
     let count = names(&context.cache.quarantine()).len();
     (count > 0).then(|| {
-        let message =
-            format!("{count} damaged files are quarantined in {}", context.cache.quarantine().display());
+        let message = format!(
+            "{count} damaged files are quarantined in {}",
+            context.cache.quarantine().display()
+        );
         Finding::note(Area::Cache, "quarantine", message).with_fix(
             "castra image prune removes them. Recurring damage points to a failing disk \
                 or memory.",
@@ -119,7 +129,8 @@ fn set_aside(context: &RuntimeContext) -> Option<Finding> {
 
 fn names(directory: &std::path::Path) -> Vec<String> {
     let entries = files::readable_entries(directory);
-    let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    let mut names: Vec<String> =
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
     names.sort();
     names
 }

@@ -24,7 +24,11 @@ fn system() -> Finding {
     let what = format!("{} {release} on {machine}", uname.sysname().to_string_lossy());
     let container = if is_container() { ", in a container" } else { "" };
     if !cfg!(target_os = "linux") {
-        return Finding::warning(Area::Host, "system", format!("{what}: Castra has never been tested here"));
+        return Finding::warning(
+            Area::Host,
+            "system",
+            format!("{what}: Castra has never been tested here"),
+        );
     }
     if !cfg!(target_arch = "x86_64") {
         let message = format!("{what}: guests are x86-64 and have to be emulated, which is slow");
@@ -42,7 +46,8 @@ fn processors() -> Finding {
     let count = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let load = fs::read_to_string("/proc/loadavg").ok();
     let load: Option<f64> = load.and_then(|text| text.split(' ').next()?.parse().ok());
-    let processors = if count == 1 { "1 processor".to_owned() } else { format!("{count} processors") };
+    let processors =
+        if count == 1 { "1 processor".to_owned() } else { format!("{count} processors") };
     match load {
         Some(load) if load > 2.0 * count as f64 => Finding::warning(
             Area::Host,
@@ -50,7 +55,9 @@ fn processors() -> Finding {
             format!("{processors}, with a load of {load:.1}: boots take several times as long"),
         )
         .with_fix("`top` shows what runs. Or give boots more time: castra up --boot-timeout SECS"),
-        Some(load) => Finding::good(Area::Host, "processors", format!("{processors}, load {load:.1}")),
+        Some(load) => {
+            Finding::good(Area::Host, "processors", format!("{processors}, load {load:.1}"))
+        }
         None => Finding::good(Area::Host, "processors", processors),
     }
 }
@@ -67,7 +74,9 @@ fn memory() -> Option<Finding> {
             "memory",
             format!("{message}; a VM of the default size needs up to {needed} MiB"),
         )
-        .with_fix("Give VMs less: `memory = \"512 MiB\"` in castra.toml, castra run --memory 512MiB")
+        .with_fix(
+            "Give VMs less: `memory = \"512 MiB\"` in castra.toml, castra run --memory 512MiB",
+        )
     } else {
         Finding::good(Area::Host, "memory", message)
     })
@@ -81,7 +90,8 @@ fn mib_of(meminfo: &str, name: &str) -> Option<u64> {
 /// Returns the memory limit of the container, in MiB, if there is one (cgroup v2).
 fn cgroup_limit_mib() -> Option<u64> {
     let limit: u64 = fs::read_to_string("/sys/fs/cgroup/memory.max").ok()?.trim().parse().ok()?;
-    let used: u64 = fs::read_to_string("/sys/fs/cgroup/memory.current").ok()?.trim().parse().unwrap_or(0);
+    let used: u64 =
+        fs::read_to_string("/sys/fs/cgroup/memory.current").ok()?.trim().parse().unwrap_or(0);
     Some(limit.saturating_sub(used) >> 20)
 }
 

@@ -108,8 +108,21 @@ pub enum Severity {
 }
 
 impl Finding {
-    fn new(area: Area, check: &'static str, severity: Severity, message: impl Into<String>) -> Self {
-        Self { area, check, severity, message: message.into(), fix: None, fixable: false, repair: None }
+    fn new(
+        area: Area,
+        check: &'static str,
+        severity: Severity,
+        message: impl Into<String>,
+    ) -> Self {
+        Self {
+            area,
+            check,
+            severity,
+            message: message.into(),
+            fix: None,
+            fixable: false,
+            repair: None,
+        }
     }
 
     fn good(area: Area, check: &'static str, message: impl Into<String>) -> Self {

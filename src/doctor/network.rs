@@ -15,28 +15,31 @@ pub(super) fn check(context: &RuntimeContext) -> Vec<Finding> {
     let catalog = Catalog::builtin();
     let candidates = catalog.default_candidates();
     let is_here = candidates.iter().any(|spec| manager.is_cached(spec, context));
-    let answers: Vec<_> = candidates.iter().map(|spec| (spec, manager.ask(spec, context))).collect();
+    let answers: Vec<_> =
+        candidates.iter().map(|spec| (spec, manager.ask(spec, context))).collect();
     let can_be_had = answers.iter().any(|(_, answer)| answer.is_ok());
-    let finding =
-        |(spec, answer): (&crate::managed::ManagedImageSpec, Result<(), crate::managed::ImageError>)| {
-            let image = spec.label();
-            match answer {
-                Ok(()) => Finding::good(Area::Network, "source", format!("{image} can be fetched")),
-                Err(error) => {
-                    let message = format!("{image} cannot be fetched: {}", one_line(&error));
-                    // One source is enough, and none is needed if an image is cached.
-                    let severity = match (can_be_had, is_here) {
-                        (true, _) => Finding::note,
-                        (false, true) => Finding::warning,
-                        (false, false) => Finding::problem,
-                    };
-                    let finding = severity(Area::Network, "source", message);
-                    match error.hint() {
-                        Some(hint) if !can_be_had => finding.with_fix(hint),
-                        _ => finding,
-                    }
+    let finding = |(spec, answer): (
+        &crate::managed::ManagedImageSpec,
+        Result<(), crate::managed::ImageError>,
+    )| {
+        let image = spec.label();
+        match answer {
+            Ok(()) => Finding::good(Area::Network, "source", format!("{image} can be fetched")),
+            Err(error) => {
+                let message = format!("{image} cannot be fetched: {}", one_line(&error));
+                // One source is enough, and none is needed if an image is cached.
+                let severity = match (can_be_had, is_here) {
+                    (true, _) => Finding::note,
+                    (false, true) => Finding::warning,
+                    (false, false) => Finding::problem,
+                };
+                let finding = severity(Area::Network, "source", message);
+                match error.hint() {
+                    Some(hint) if !can_be_had => finding.with_fix(hint),
+                    _ => finding,
                 }
             }
-        };
+        }
+    };
     answers.into_iter().map(finding).collect()
 }

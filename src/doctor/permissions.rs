@@ -41,12 +41,17 @@ fn user() -> Finding {
 /// be created.
 fn directory(check: &'static str, path: &Path) -> Finding {
     let Some(existing) = path.ancestors().find(|ancestor| ancestor.exists()) else {
-        return Finding::problem(Area::Permissions, check, format!("{} cannot be created", path.display()));
+        return Finding::problem(
+            Area::Permissions,
+            check,
+            format!("{} cannot be created", path.display()),
+        );
     };
     if let Err(error) =
         rustix::fs::access(existing, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK)
     {
-        let message = format!("{} cannot be written to: {}", existing.display(), io::Error::from(error));
+        let message =
+            format!("{} cannot be written to: {}", existing.display(), io::Error::from(error));
         let fix = match check {
             "cache" => {
                 "Take ownership of it, or set XDG_CACHE_HOME to a directory of your own. Until \
@@ -58,7 +63,8 @@ fn directory(check: &'static str, path: &Path) -> Finding {
         return finding(Area::Permissions, check, message).with_fix(fix);
     }
     if existing == path && !is_own(path) {
-        let message = format!("{} belongs to another user, who could change what is in it", path.display());
+        let message =
+            format!("{} belongs to another user, who could change what is in it", path.display());
         return Finding::warning(Area::Permissions, check, message)
             .with_fix("Take ownership of it: sudo chown");
     }
@@ -94,8 +100,9 @@ fn is_own(path: &Path) -> bool {
 fn socket_length(longest: &Path) -> Option<Finding> {
     let bytes = longest.as_os_str().len();
     (bytes > MAX_SOCKET_PATH_BYTES).then(|| {
-        let message =
-            format!("socket paths can be {bytes} bytes long here; the kernel allows {MAX_SOCKET_PATH_BYTES}");
+        let message = format!(
+            "socket paths can be {bytes} bytes long here; the kernel allows {MAX_SOCKET_PATH_BYTES}"
+        );
         Finding::warning(Area::Permissions, "socket-paths", message)
             .with_fix("Set XDG_RUNTIME_DIR to a shorter path, or give VMs short names.")
     })

@@ -15,7 +15,8 @@ pub(super) fn check(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = of_project(subject);
     findings.extend(vm::orphans().into_iter().map(|orphan| {
         let (vm, pid, directory) = (&orphan.vm, orphan.pid(), orphan.directory.display());
-        let message = format!("VM `{vm}` is running (process {pid}), but its project in {directory} is gone");
+        let message =
+            format!("VM `{vm}` is running (process {pid}), but its project in {directory} is gone");
         Finding::warning(Area::Project, "orphan", message)
             .with_fix(format!("castra clean --orphans {vm} stops it."))
     }));
@@ -29,14 +30,19 @@ fn of_project(subject: &Subject<'_>) -> Vec<Finding> {
             // Rendering every mistake with its place would be more than a finding.
             let message = error.to_string().lines().next().unwrap_or_default().to_owned();
             let finding = Finding::problem(Area::Project, "configuration", message);
-            let fix =
-                error.hint().unwrap_or_else(|| "castra config check shows each error and its line.".into());
+            let fix = error
+                .hint()
+                .unwrap_or_else(|| "castra config check shows each error and its line.".into());
             return vec![finding.with_fix(fix)];
         }
     };
     let mut findings = vec![match &project.file {
-        Some(file) => Finding::good(Area::Project, "configuration", format!("{} is valid", file.display())),
-        None => Finding::good(Area::Project, "configuration", "there is no castra.toml: the default VM"),
+        Some(file) => {
+            Finding::good(Area::Project, "configuration", format!("{} is valid", file.display()))
+        }
+        None => {
+            Finding::good(Area::Project, "configuration", "there is no castra.toml: the default VM")
+        }
     }];
     if !project.warnings.is_empty() {
         let message = format!("castra.toml has {} warnings", project.warnings.iter().count());
@@ -50,7 +56,8 @@ fn of_project(subject: &Subject<'_>) -> Vec<Finding> {
         Err(error) => {
             let error = Error::from(error);
             let causes = error.causes().map(|cause| format!(": {cause}")).collect::<String>();
-            let finding = Finding::problem(Area::Project, "state-directory", format!("{error}{causes}"));
+            let finding =
+                Finding::problem(Area::Project, "state-directory", format!("{error}{causes}"));
             findings.push(match error.hint() {
                 Some(hint) => finding.with_fix(hint),
                 None => finding,
@@ -59,8 +66,9 @@ fn of_project(subject: &Subject<'_>) -> Vec<Finding> {
         }
     };
     for (name, status) in vm::status_of_guests(&layout) {
-        findings
-            .extend(status.as_ref().ok().and_then(|status| Some(of_clock(&name, status.clock_ahead_ms?))));
+        findings.extend(
+            status.as_ref().ok().and_then(|status| Some(of_clock(&name, status.clock_ahead_ms?))),
+        );
         findings.push(of_vm(&name, status));
     }
     findings

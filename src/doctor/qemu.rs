@@ -19,7 +19,9 @@ const TRIED: (u32, u32) = (7, 2);
 const VERSION_LIMIT: Duration = Duration::from_secs(10);
 
 /// Returns the findings, and QEMU if it is installed.
-pub(super) fn check(context: &RuntimeContext) -> Result<(Vec<Finding>, Option<QemuBinary>), Interrupted> {
+pub(super) fn check(
+    context: &RuntimeContext,
+) -> Result<(Vec<Finding>, Option<QemuBinary>), Interrupted> {
     let mut findings = Vec::new();
     let binary = match QemuBinary::find(&context.environment) {
         Ok(binary) => Some(binary),
@@ -47,13 +49,18 @@ fn missing(check: &'static str, error: &QemuError) -> Finding {
     }
 }
 
-fn version(check: &'static str, program: &Path, context: &RuntimeContext) -> Result<Finding, Interrupted> {
+fn version(
+    check: &'static str,
+    program: &Path,
+    context: &RuntimeContext,
+) -> Result<Finding, Interrupted> {
     let asked = Invocation::new(program).arg("--version");
     let output = match command::run(&asked, VERSION_LIMIT, &context.cancel) {
         Err(CommandError::Interrupted(interrupted)) => return Err(interrupted),
         Err(error) => {
-            return Ok(Finding::problem(Area::Qemu, check, error.to_string())
-                .with_fix("Reinstall it, or name another QEMU: CASTRA_QEMU=/path/to/qemu-system-x86_64"));
+            return Ok(Finding::problem(Area::Qemu, check, error.to_string()).with_fix(
+                "Reinstall it, or name another QEMU: CASTRA_QEMU=/path/to/qemu-system-x86_64",
+            ));
         }
         Ok(output) => String::from_utf8_lossy(&output.stdout).into_owned(),
     };
@@ -68,9 +75,11 @@ fn version(check: &'static str, program: &Path, context: &RuntimeContext) -> Res
             ),
         )
         .with_fix("Update QEMU if something does not work."),
-        Some(version) => {
-            Finding::good(Area::Qemu, check, format!("{path} is version {}.{}", version.0, version.1))
-        }
+        Some(version) => Finding::good(
+            Area::Qemu,
+            check,
+            format!("{path} is version {}.{}", version.0, version.1),
+        ),
         None => Finding::note(Area::Qemu, check, format!("{path} does not report its version")),
     })
 }
@@ -88,12 +97,17 @@ fn features(binary: &QemuBinary, context: &RuntimeContext) -> Result<Finding, In
         Ok(Ok(time)) => Finding::good(
             Area::Qemu,
             check,
-            format!("sandbox, user networking and all devices work (tested in {} ms)", time.as_millis()),
+            format!(
+                "sandbox, user networking and all devices work (tested in {} ms)",
+                time.as_millis()
+            ),
         ),
-        Ok(Err(reason)) => {
-            Finding::problem(Area::Qemu, check, format!("QEMU lacks a feature that VMs need: {reason}"))
-                .with_fix(qemu::INSTALL_FULL_QEMU)
-        }
+        Ok(Err(reason)) => Finding::problem(
+            Area::Qemu,
+            check,
+            format!("QEMU lacks a feature that VMs need: {reason}"),
+        )
+        .with_fix(qemu::INSTALL_FULL_QEMU),
         Err(QemuError::Interrupted(interrupted)) => return Err(interrupted),
         Err(error) => Finding::problem(Area::Qemu, check, crate::error::one_line(&error)),
     })

@@ -78,7 +78,8 @@ fn carry_out(repair: &Repair, context: &RuntimeContext) -> Result<String, Repair
     Ok(match repair {
         Repair::PruneTemplates => {
             let qemu = QemuBinary::find(&context.environment).ok();
-            let gone = template::prune(&context.cache, qemu.as_ref(), false, false, &context.cancel)?;
+            let gone =
+                template::prune(&context.cache, qemu.as_ref(), false, false, &context.cancel)?;
             format!("removed {} obsolete warm templates and the records of failed ones", gone.len())
         }
         Repair::RemoveFile(path) => {

@@ -25,8 +25,11 @@ pub(super) fn check(subject: &Subject<'_>) -> Vec<Finding> {
     }
     let runtime = &context.runtime_root;
     if let Some(free) = free_bytes(runtime).filter(|free| *free < LEAST_RUNTIME_BYTES) {
-        let message = format!("{} (for sockets) has only {} free", runtime.display(), ByteSize(free));
-        findings.push(Finding::problem(Area::Space, "runtime-space", message).with_fix("Free some of it."));
+        let message =
+            format!("{} (for sockets) has only {} free", runtime.display(), ByteSize(free));
+        findings.push(
+            Finding::problem(Area::Space, "runtime-space", message).with_fix("Free some of it."),
+        );
     }
     findings
 }
@@ -42,7 +45,8 @@ fn room(check: &'static str, what: &str, path: &Path) -> Finding {
     match free {
         0..LEAST_BYTES => Finding::problem(Area::Space, check, message).with_fix(fix),
         LEAST_BYTES..FIRST_UP_BYTES => {
-            let message = format!("{message}; a first start needs about {}", ByteSize(FIRST_UP_BYTES));
+            let message =
+                format!("{message}; a first start needs about {}", ByteSize(FIRST_UP_BYTES));
             Finding::warning(Area::Space, check, message).with_fix(fix)
         }
         _ => Finding::good(Area::Space, check, message),

@@ -140,7 +140,10 @@ mod tests {
             fs::write(directory.path().join(name), b"").expect("written");
         }
         write_locked(&directory.path().join("one"), b"new", 0o400).expect("written");
-        let left = fs::read_dir(directory.path()).expect("listed").flatten().map(|entry| entry.file_name());
+        let left = fs::read_dir(directory.path())
+            .expect("listed")
+            .flatten()
+            .map(|entry| entry.file_name());
         let mut left: Vec<_> = left.collect();
         left.sort();
         assert_eq!(left, [".castra-other-x2", "one"]);
@@ -153,7 +156,10 @@ mod tests {
             fs::write(directory.path().join(name), b"").expect("written");
         }
         remove_leftovers(directory.path()).expect("removed");
-        let left = fs::read_dir(directory.path()).expect("listed").flatten().map(|entry| entry.file_name());
+        let left = fs::read_dir(directory.path())
+            .expect("listed")
+            .flatten()
+            .map(|entry| entry.file_name());
         assert_eq!(left.collect::<Vec<_>>(), ["vm.json"]);
     }
 }

@@ -14,7 +14,9 @@ use crate::hex::hex;
 pub(super) const CHUNK_BYTES: usize = 256 * 1024;
 
 /// A pinned digest in lower-case hexadecimal.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Digest {
     /// SHA-256, 64 digits.
@@ -126,7 +128,11 @@ pub(crate) enum HashError {
 }
 
 /// Feeds the rest of `reader` to `hasher`, and returns the number of bytes.
-pub(crate) fn feed(hasher: &mut Hasher, mut reader: impl Read, cancel: &Cancel) -> Result<u64, HashError> {
+pub(crate) fn feed(
+    hasher: &mut Hasher,
+    mut reader: impl Read,
+    cancel: &Cancel,
+) -> Result<u64, HashError> {
     let mut chunk = vec![0; CHUNK_BYTES];
     let mut total = 0;
     loop {

@@ -78,9 +78,9 @@ impl FileError {
     pub(crate) fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
         let path = path.to_owned();
         match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
-                Self::DiskFull { path, source }
-            }
+            io::ErrorKind::StorageFull
+            | io::ErrorKind::QuotaExceeded
+            | io::ErrorKind::FileTooLarge => Self::DiskFull { path, source },
             _ if source.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
                 Self::SymbolicLink { path }
             }
@@ -109,7 +109,8 @@ impl FileError {
         match self {
             Self::DiskFull { .. } => true,
             Self::Io { source, .. } => {
-                kind_of_io(source) == Kind::Permission || source.kind() == io::ErrorKind::NotADirectory
+                kind_of_io(source) == Kind::Permission
+                    || source.kind() == io::ErrorKind::NotADirectory
             }
             _ => false,
         }
@@ -133,7 +134,9 @@ impl Explain for FileError {
             Self::Interrupted(_) => None,
             Self::DigestMismatch(mismatch) => Some(mismatch.hint()),
             Self::ChangedMeanwhile { .. } => Some("Try again.".to_owned()),
-            Self::DiskFull { source, .. } if is_file_size_limit(source) => Some(FILE_SIZE_HINT.to_owned()),
+            Self::DiskFull { source, .. } if is_file_size_limit(source) => {
+                Some(FILE_SIZE_HINT.to_owned())
+            }
             Self::NoSpace { .. } | Self::DiskFull { .. } => Some(MORE_SPACE.to_owned()),
             Self::SymbolicLink { path } | Self::NotAFile { path } => {
                 Some(format!("Inspect it, then remove it: {}", path.display()))

@@ -71,8 +71,13 @@ impl Lock {
     ///
     /// # Errors
     /// Returns [`LockError::File`] or [`LockError::Interrupted`].
-    pub fn acquire(path: &Path, cancel: &Cancel, on_wait: impl FnOnce()) -> Result<Self, LockError> {
-        let file = open(path).map_err(|source| LockError::File { path: path.to_owned(), source })?;
+    pub fn acquire(
+        path: &Path,
+        cancel: &Cancel,
+        on_wait: impl FnOnce(),
+    ) -> Result<Self, LockError> {
+        let file =
+            open(path).map_err(|source| LockError::File { path: path.to_owned(), source })?;
         Self::hold(file, path, cancel, on_wait)
     }
 
@@ -81,7 +86,8 @@ impl Lock {
     /// # Errors
     /// Returns errors as [`Self::acquire`] does.
     pub fn share(path: &Path, cancel: &Cancel, on_wait: impl FnOnce()) -> Result<Self, LockError> {
-        let file = open(path).map_err(|source| LockError::File { path: path.to_owned(), source })?;
+        let file =
+            open(path).map_err(|source| LockError::File { path: path.to_owned(), source })?;
         wait_for(file, path, cancel, on_wait, File::try_lock_shared)
     }
 
@@ -93,7 +99,9 @@ impl Lock {
         match file.try_lock() {
             Ok(()) => Ok(Some(Self { file })),
             Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(source)) => Err(LockError::File { path: path.to_owned(), source }),
+            Err(TryLockError::Error(source)) => {
+                Err(LockError::File { path: path.to_owned(), source })
+            }
         }
     }
 
@@ -105,8 +113,9 @@ impl Lock {
     /// Returns `true` if `path` still leads to the locked file: a lock on a removed file excludes
     /// no other process.
     pub fn is_on(&self, path: &Path) -> bool {
-        let same =
-            |locked: &Metadata, there: &Metadata| (locked.dev(), locked.ino()) == (there.dev(), there.ino());
+        let same = |locked: &Metadata, there: &Metadata| {
+            (locked.dev(), locked.ino()) == (there.dev(), there.ino())
+        };
         matches!((self.file.metadata(), fs::symlink_metadata(path)), (Ok(locked), Ok(there)) if same(&locked, &there))
     }
 
@@ -115,7 +124,12 @@ impl Lock {
     ///
     /// # Errors
     /// Returns errors as [`Self::acquire`] does.
-    pub fn hold(file: File, path: &Path, cancel: &Cancel, on_wait: impl FnOnce()) -> Result<Self, LockError> {
+    pub fn hold(
+        file: File,
+        path: &Path,
+        cancel: &Cancel,
+        on_wait: impl FnOnce(),
+    ) -> Result<Self, LockError> {
         wait_for(file, path, cancel, on_wait, File::try_lock)
     }
 }
@@ -163,7 +177,8 @@ mod tests {
     fn the_second_waits_until_the_first_is_done() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("deep/vm.lock");
-        let first = Lock::acquire(&path, &Cancel::new(), || panic!("nobody holds it")).expect("locked");
+        let first =
+            Lock::acquire(&path, &Cancel::new(), || panic!("nobody holds it")).expect("locked");
         let (waits, waiting) = mpsc::channel();
         let second = thread::spawn({
             let path = path.clone();

@@ -32,7 +32,8 @@ pub(crate) fn publish(temporary: &Path, target: &Path) -> Result<Stamp, FileErro
     let file = open(temporary)?;
     // A shared file has its mode already, and may belong to another user.
     if file.metadata().at("look at", temporary)?.permissions().mode() & 0o777 != READ_ONLY {
-        file.set_permissions(fs::Permissions::from_mode(READ_ONLY)).at("change the mode of", temporary)?;
+        file.set_permissions(fs::Permissions::from_mode(READ_ONLY))
+            .at("change the mode of", temporary)?;
     }
     file.sync_all().at("write to disk", temporary)?;
     let stamp = Stamp::of(&file.metadata().at("look at", temporary)?);
@@ -46,7 +47,11 @@ pub(crate) fn publish(temporary: &Path, target: &Path) -> Result<Stamp, FileErro
 /// Publishes the locked file, whose bytes were verified, and not another one under its name: the
 /// cache may have been removed meanwhile, with the lock that guards the name, and another process
 /// may have started over.
-pub(crate) fn publish_locked(lock: &Lock, temporary: &Path, target: &Path) -> Result<(), FileError> {
+pub(crate) fn publish_locked(
+    lock: &Lock,
+    temporary: &Path,
+    target: &Path,
+) -> Result<(), FileError> {
     let changed = || FileError::ChangedMeanwhile { path: temporary.to_owned() };
     if !lock.is_on(temporary) {
         return Err(changed());
@@ -58,7 +63,9 @@ pub(crate) fn publish_locked(lock: &Lock, temporary: &Path, target: &Path) -> Re
 /// Syncs the directory of `path` to disk.
 fn sync_parent(path: &Path) -> Result<(), FileError> {
     let directory = path.parent().unwrap_or(Path::new("/"));
-    fs::File::open(directory).and_then(|directory| directory.sync_all()).at("write to disk", directory)
+    fs::File::open(directory)
+        .and_then(|directory| directory.sync_all())
+        .at("write to disk", directory)
 }
 
 /// Publishes `target` with the bytes of the published file `source`, whose SHA-256 is `sha256`: as
@@ -132,9 +139,15 @@ mod tests {
         for _ in 0..2 {
             share(&one, &other, &sha256_hex(b"bytes"), &Cancel::new()).expect("shares");
         }
-        let inode = |path: &Path| std::os::unix::fs::MetadataExt::ino(&fs::metadata(path).expect("is there"));
+        let inode = |path: &Path| {
+            std::os::unix::fs::MetadataExt::ino(&fs::metadata(path).expect("is there"))
+        };
         assert_eq!(inode(&one), inode(&other));
-        assert_eq!(fs::read_dir(directory.path()).expect("reads").count(), 2, "nothing is left over");
+        assert_eq!(
+            fs::read_dir(directory.path()).expect("reads").count(),
+            2,
+            "nothing is left over"
+        );
         assert_eq!(fs::metadata(&other).expect("is there").permissions().mode() & 0o777, READ_ONLY);
     }
 }

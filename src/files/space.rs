@@ -33,7 +33,9 @@ pub struct Peak {
 impl Peak {
     /// Returns the sum of all parts.
     pub fn total(&self) -> u64 {
-        [self.download, self.image, self.overlay, self.archive].into_iter().fold(0, u64::saturating_add)
+        [self.download, self.image, self.overlay, self.archive]
+            .into_iter()
+            .fold(0, u64::saturating_add)
     }
 }
 
@@ -46,7 +48,8 @@ impl fmt::Display for Peak {
             (self.archive, "for the archive"),
         ];
         let parts = parts.iter().filter(|(bytes, _)| *bytes > 0);
-        let parts: Vec<String> = parts.map(|(bytes, what)| format!("{} {what}", ByteSize(*bytes))).collect();
+        let parts: Vec<String> =
+            parts.map(|(bytes, what)| format!("{} {what}", ByteSize(*bytes))).collect();
         f.write_str(&parts.join(", "))
     }
 }
@@ -60,7 +63,8 @@ pub fn require_space(directory: &Path, peak: &Peak) -> Result<(), FileError> {
     let available = status.f_bavail.saturating_mul(status.f_frsize);
     let needed = peak.total().saturating_add(RESERVE_BYTES);
     if available < needed {
-        let (path, needed, available) = (directory.to_owned(), ByteSize(needed), ByteSize(available));
+        let (path, needed, available) =
+            (directory.to_owned(), ByteSize(needed), ByteSize(available));
         return Err(FileError::NoSpace { path, needed, available, purpose: peak.to_string() });
     }
     Ok(())
@@ -81,7 +85,8 @@ mod tests {
 
     #[test]
     fn more_than_there_is_is_refused_with_numbers() {
-        let peak = Peak { download: u64::MAX / 2, image: 3 << 20, overlay: OVERLAY_BYTES, archive: 0 };
+        let peak =
+            Peak { download: u64::MAX / 2, image: 3 << 20, overlay: OVERLAY_BYTES, archive: 0 };
         let error = require_space(Path::new("/"), &peak).expect_err("nobody has that much");
         assert!(matches!(error, FileError::NoSpace { available: ByteSize(1..), .. }), "{error}");
         let text = error.to_string();

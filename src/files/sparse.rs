@@ -141,7 +141,8 @@ mod tests {
         bytes[1 << 20] = 7;
         let mut hasher = Hasher::sha256();
         let file = create_new(&path).expect("is made");
-        let length = copy_sparse(bytes.as_slice(), file, &mut hasher, &Cancel::new()).expect("copies");
+        let length =
+            copy_sparse(bytes.as_slice(), file, &mut hasher, &Cancel::new()).expect("copies");
         assert_eq!(length, bytes.len() as u64);
         assert!(std::fs::read(&path).expect("reads") == bytes);
         let on_disk = std::fs::metadata(&path).expect("is there").blocks() * 512;

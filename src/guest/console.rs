@@ -74,8 +74,14 @@ pub fn converse(
     console.set_nonblocking(true)?;
     let mut output = Output::start(stdout)?;
     let has_keys = raw.is_some();
-    let conversation =
-        Conversation { console, stdin: Some(stdin), has_keys, linger, ahead: Vec::new(), signals: &signals };
+    let conversation = Conversation {
+        console,
+        stdin: Some(stdin),
+        has_keys,
+        linger,
+        ahead: Vec::new(),
+        signals: &signals,
+    };
     let end = conversation.run(&output)?;
     let dropped_bytes = output.end(end, &signals)?;
     drop(raw);
@@ -144,7 +150,12 @@ impl Conversation<'_> {
             other => other?,
         };
         let is_ready = |index: usize| fds.get(index).is_some_and(|fd| !fd.revents().is_empty());
-        Ok(Ready { console: is_ready(0), output_closed: is_ready(1), stdin: is_ready(3), silent: count == 0 })
+        Ok(Ready {
+            console: is_ready(0),
+            output_closed: is_ready(1),
+            stdin: is_ready(3),
+            silent: count == 0,
+        })
     }
 
     /// Reads from stdin. Returns `true` if the user leaves.
@@ -363,7 +374,8 @@ mod tests {
 
     #[test]
     fn what_is_typed_goes_in_and_what_is_said_comes_out() {
-        let ((console, mut guest), (stdin, mut keys), (stdout, mut screen)) = (pair(), pair(), pair());
+        let ((console, mut guest), (stdin, mut keys), (stdout, mut screen)) =
+            (pair(), pair(), pair());
         // Not a terminal, so Ctrl-] is an ordinary byte.
         keys.write_all(b"ls\x1d\n").expect("typed");
         let talk = thread::spawn(move || converse(console, stdin.into(), stdout.into(), LINGER));

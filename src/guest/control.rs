@@ -11,8 +11,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use castra_wire::{
-    Condition, DecodeError, Envelope, GuestMessage, HostMessage, Lines, MAX_LINE_BYTES, PROTOCOL_VERSION,
-    Personality, ServicePort, Session,
+    Condition, DecodeError, Envelope, GuestMessage, HostMessage, Lines, MAX_LINE_BYTES,
+    PROTOCOL_VERSION, Personality, ServicePort, Session,
 };
 
 use crate::cancel::{Cancel, Interrupted};
@@ -96,8 +96,12 @@ impl Explain for ControlError {
             Self::Connect { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 Kind::Permission
             }
-            Self::Connect { source, .. } if source.kind() == io::ErrorKind::WouldBlock => Kind::Busy,
-            Self::Connect { .. } | Self::ReadTimeout | Self::WriteTimeout | Self::Closed => Kind::Unavailable,
+            Self::Connect { source, .. } if source.kind() == io::ErrorKind::WouldBlock => {
+                Kind::Busy
+            }
+            Self::Connect { .. } | Self::ReadTimeout | Self::WriteTimeout | Self::Closed => {
+                Kind::Unavailable
+            }
             Self::Io(_) => Kind::Io,
             Self::Flood | Self::OtherProtocol(_) | Self::TooLong(_) => Kind::Data,
             Self::Interrupted(_) => Kind::Interrupted,
@@ -128,17 +132,30 @@ impl ControlPort {
     /// # Errors
     /// [`ControlError::Connect`] with the last reason once `deadline` has passed,
     /// [`ControlError::Io`] if there are no random numbers, or [`ControlError::Interrupted`].
-    pub fn connect(socket: &Path, deadline: Instant, cancel: &Cancel) -> Result<Self, ControlError> {
+    pub fn connect(
+        socket: &Path,
+        deadline: Instant,
+        cancel: &Cancel,
+    ) -> Result<Self, ControlError> {
         let session = Session::new(u64::from_ne_bytes(random_bytes().map_err(ControlError::Io)?));
         loop {
             cancel.check()?;
             match connect_at_once(socket) {
                 Ok(socket) => {
                     let (cancel, lines) = (cancel.clone(), Lines::new());
-                    return Ok(Self { socket, session, cancel, lines, garbage_bytes: 0, messages: 0 });
+                    return Ok(Self {
+                        socket,
+                        session,
+                        cancel,
+                        lines,
+                        garbage_bytes: 0,
+                        messages: 0,
+                    });
                 }
                 Err(error) if may_come(&error) && Instant::now() < deadline => thread::sleep(RETRY),
-                Err(source) => return Err(ControlError::Connect { path: socket.to_owned(), source }),
+                Err(source) => {
+                    return Err(ControlError::Connect { path: socket.to_owned(), source });
+                }
             }
         }
     }

@@ -38,7 +38,13 @@ impl Archive {
     }
 
     /// Adds a character device.
-    pub(super) fn character_device(&mut self, name: &str, permissions: u32, major: u32, minor: u32) {
+    pub(super) fn character_device(
+        &mut self,
+        name: &str,
+        permissions: u32,
+        major: u32,
+        minor: u32,
+    ) {
         let mode = CHARACTER_DEVICE | permissions;
         self.entry(&Entry { name, mode, device: (major, minor), contents: &[] });
     }
@@ -130,7 +136,12 @@ pub(super) mod tests {
             if name == "TRAILER!!!" {
                 return (entries, &archive[at..]);
             }
-            entries.push(Found { name, mode: number(1), device: (number(9), number(10)), contents });
+            entries.push(Found {
+                name,
+                mode: number(1),
+                device: (number(9), number(10)),
+                contents,
+            });
         }
     }
 

@@ -68,16 +68,18 @@ impl Explain for InitrdError {
             Self::Read { source, .. } if source.kind() == io::ErrorKind::NotFound => Kind::NotFound,
             Self::Read { source, .. } => kind_of_io(source),
             Self::Empty(_) => Kind::Data,
-            Self::Write { source, .. } if kind_of_io(source) == Kind::Permission => Kind::Permission,
+            Self::Write { source, .. } if kind_of_io(source) == Kind::Permission => {
+                Kind::Permission
+            }
             Self::Write { .. } => Kind::CannotCreate,
         }
     }
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::Read { .. } | Self::Empty(_) => {
-                Some("Remove the image's directory; `castra up` fetches the image again.".to_owned())
-            }
+            Self::Read { .. } | Self::Empty(_) => Some(
+                "Remove the image's directory; `castra up` fetches the image again.".to_owned(),
+            ),
             Self::Write { .. } => None,
         }
     }
@@ -92,12 +94,16 @@ pub fn append_agent(image_initramfs: &Path, target: &Path) -> Result<(), InitrdE
     let reading = |source| InitrdError::Read { path: image_initramfs.to_owned(), source };
     let writing = |source| InitrdError::Write { path: target.to_owned(), source };
     let mut image = Vec::new();
-    open_regular(image_initramfs).and_then(|mut file| file.read_to_end(&mut image)).map_err(reading)?;
+    open_regular(image_initramfs)
+        .and_then(|mut file| file.read_to_end(&mut image))
+        .map_err(reading)?;
     if image.is_empty() {
         return Err(InitrdError::Empty(image_initramfs.to_owned()));
     }
-    let directory = target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut temporary = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(directory).map_err(writing)?;
+    let directory =
+        target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut temporary =
+        tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(directory).map_err(writing)?;
     temporary.write_all(&with_agent(image)).map_err(writing)?;
     temporary.as_file().set_permissions(fs::Permissions::from_mode(0o600)).map_err(writing)?;
     temporary.as_file().sync_all().map_err(writing)?;
@@ -167,11 +173,17 @@ mod tests {
         assert!(AGENT.starts_with(b"\x7fELF"));
         // An ELF file names its dynamic linker in an interpreter segment (type 3).
         let number = |at: usize, bytes: usize| {
-            AGENT[at..at + bytes].iter().rev().fold(0, |number, byte| number << 8 | usize::from(*byte))
+            AGENT[at..at + bytes]
+                .iter()
+                .rev()
+                .fold(0, |number, byte| number << 8 | usize::from(*byte))
         };
         let (headers, size, count) = (number(32, 8), number(54, 2), number(56, 2));
         assert!(count > 0);
-        assert!((0..count).all(|index| number(headers + index * size, 4) != 3), "it needs a dynamic linker");
+        assert!(
+            (0..count).all(|index| number(headers + index * size, 4) != 3),
+            "it needs a dynamic linker"
+        );
     }
 
     #[test]
@@ -207,7 +219,11 @@ mod tests {
         let nowhere = directory.path().join("none/target");
         fs::write(&image, "image").expect("writes");
         assert!(matches!(append_agent(&image, &nowhere), Err(InitrdError::Write { .. })));
-        assert_eq!(fs::read_dir(directory.path()).expect("lists").count(), 2, "no temporary file stays");
+        assert_eq!(
+            fs::read_dir(directory.path()).expect("lists").count(),
+            2,
+            "no temporary file stays"
+        );
     }
 
     fn gzip(bytes: &[u8]) -> Vec<u8> {

@@ -138,10 +138,18 @@ impl VmKeys {
     ///
     /// # Errors
     /// [`KeyError::Write`].
-    pub fn write_known_hosts(&self, layout: &VmLayout, alias: &str, port: u16) -> Result<(), KeyError> {
+    pub fn write_known_hosts(
+        &self,
+        layout: &VmLayout,
+        alias: &str,
+        port: u16,
+    ) -> Result<(), KeyError> {
         let mut host = self.host.public_key().clone();
         host.set_comment("");
-        publish(&layout.known_hosts(), format!("{alias},[127.0.0.1]:{port} {}\n", line(&host)).as_bytes())
+        publish(
+            &layout.known_hosts(),
+            format!("{alias},[127.0.0.1]:{port} {}\n", line(&host)).as_bytes(),
+        )
     }
 }
 
@@ -160,8 +168,8 @@ fn one(path: &Path, comment: &str) -> Result<Arc<PrivateKey>, KeyError> {
 }
 
 fn generate(comment: &str) -> Result<PrivateKey, KeyError> {
-    let seed =
-        random_bytes::<{ Ed25519PrivateKey::BYTE_SIZE }>().map_err(|source| KeyError::Generate { source })?;
+    let seed = random_bytes::<{ Ed25519PrivateKey::BYTE_SIZE }>()
+        .map_err(|source| KeyError::Generate { source })?;
     PrivateKey::new(KeypairData::Ed25519(Ed25519Keypair::from_seed(&seed)), comment)
         .map_err(|error| KeyError::Generate { source: io::Error::other(error) })
 }
@@ -203,7 +211,10 @@ mod tests {
         let made = VmKeys::load_or_create(&layout).expect("makes keys");
         let read = VmKeys::load_or_create(&layout).expect("reads keys");
         assert_eq!(made.client_public_line(), read.client_public_line());
-        assert_eq!(made.host_private_pem().expect("encodes"), read.host_private_pem().expect("encodes"));
+        assert_eq!(
+            made.host_private_pem().expect("encodes"),
+            read.host_private_pem().expect("encodes")
+        );
         assert_ne!(made.host.public_key().key_data(), made.client.public_key().key_data());
         for path in [layout.host_key(), layout.client_key()] {
             assert_eq!(fs::metadata(path).expect("exists").permissions().mode() & 0o777, 0o600);
@@ -226,13 +237,20 @@ mod tests {
         let (directory, layout) = layout();
         fs::create_dir_all(layout.directory()).expect("makes a directory");
         let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
-        rustix::fs::mknodat(rustix::fs::CWD, layout.client_key(), rustix::fs::FileType::Fifo, mode, 0)
-            .expect("makes a FIFO");
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            layout.client_key(),
+            rustix::fs::FileType::Fifo,
+            mode,
+            0,
+        )
+        .expect("makes a FIFO");
         let refused = VmKeys::load_or_create(&layout).err().expect("is refused");
         assert_eq!(refused.kind(), Kind::Permission);
         fs::remove_file(layout.client_key()).expect("removes");
         fs::write(directory.path().join("other"), "a stranger's").expect("writes");
-        std::os::unix::fs::symlink(directory.path().join("other"), layout.client_key()).expect("links");
+        std::os::unix::fs::symlink(directory.path().join("other"), layout.client_key())
+            .expect("links");
         assert!(matches!(VmKeys::load_or_create(&layout), Err(KeyError::Read { .. })));
     }
 

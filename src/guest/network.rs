@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use castra_wire::{AgentTask, Condition, GATEWAY_ADDRESS, GUEST_ADDRESS, GuestMessage, NetworkState, Stage};
+use castra_wire::{
+    AgentTask, Condition, GATEWAY_ADDRESS, GUEST_ADDRESS, GuestMessage, NetworkState, Stage,
+};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -86,21 +88,30 @@ impl NetworkFault {
             Self::InterfaceDown { interface } => format!("the interface {interface} is down"),
             Self::NoCarrier { interface } => format!("the interface {interface} has no carrier"),
             Self::NoAddress { interface } => {
-                format!("the interface {interface} does not have the address {}", dotted(GUEST_ADDRESS))
+                format!(
+                    "the interface {interface} does not have the address {}",
+                    dotted(GUEST_ADDRESS)
+                )
             }
             Self::NoRoute => format!("it has no route to the host ({})", dotted(GATEWAY_ADDRESS)),
-            Self::Silent => "its agent responds but its SSH port does not, as behind a firewall".to_owned(),
+            Self::Silent => {
+                "its agent responds but its SSH port does not, as behind a firewall".to_owned()
+            }
         }
     }
 
     /// Returns the remedy for the VM of this name.
     pub fn way_out(&self, vm: &str) -> String {
         let there = match self {
-            Self::InterfaceDown { interface } => format!(", where `ip link set {interface} up` fixes it"),
+            Self::InterfaceDown { interface } => {
+                format!(", where `ip link set {interface} up` fixes it")
+            }
             Self::Silent => ", where its firewall rules can be seen".to_owned(),
             _ => String::new(),
         };
-        format!("`castra console {vm}` may have a login{there}. `castra restart {vm}` starts it again.")
+        format!(
+            "`castra console {vm}` may have a login{there}. `castra restart {vm}` starts it again."
+        )
     }
 }
 
@@ -153,7 +164,9 @@ pub fn inspect(control: &Path, limit: Duration, cancel: &Cancel) -> Option<Inspe
             GuestMessage::Inspected(condition) => {
                 return Some(Inspection::new(condition, asked?, unix_time()));
             }
-            GuestMessage::Failed { task: AgentTask::Protocol, .. } if asked.is_some() => return None,
+            GuestMessage::Failed { task: AgentTask::Protocol, .. } if asked.is_some() => {
+                return None;
+            }
             _ => {}
         }
     }
@@ -194,7 +207,11 @@ impl NetworkReport {
         let second = Self::of(inspect(control, ASK_LIMIT, cancel).as_ref());
         cancel.check()?;
         // A network whose fault changes is being repaired.
-        Ok(if matches!(second, Self::Faulty(_)) && second != first { Self::Unknown } else { second })
+        Ok(if matches!(second, Self::Faulty(_)) && second != first {
+            Self::Unknown
+        } else {
+            second
+        })
     }
 }
 
@@ -213,7 +230,13 @@ mod tests {
 
     fn complete() -> NetworkState {
         let interface = Some("eth0".to_owned());
-        NetworkState { interface, is_up: true, has_carrier: true, has_address: true, has_route: true }
+        NetworkState {
+            interface,
+            is_up: true,
+            has_carrier: true,
+            has_address: true,
+            has_route: true,
+        }
     }
 
     /// Inspects a guest that has reached this stage and answers with `answer`. Returns the requests
@@ -230,7 +253,8 @@ mod tests {
             let lines = BufReader::new(stream.try_clone().expect("clones")).lines();
             let mut heard = Vec::new();
             for line in lines.map_while(Result::ok).filter(|line| !line.is_empty()) {
-                let message = castra_wire::decode::<HostMessage>(line.as_bytes()).expect("a message");
+                let message =
+                    castra_wire::decode::<HostMessage>(line.as_bytes()).expect("a message");
                 let answer = if message == HostMessage::Attach { hello(stage) } else { answer() };
                 heard.push(message);
                 // A host that has heard enough closes its end.
@@ -257,7 +281,8 @@ mod tests {
     #[test]
     fn a_guest_that_is_ready_tells_its_condition() {
         let condition = || Condition { time_unix_ns: 0, network: Some(complete()) };
-        let (_, inspection) = inspect_guest(Stage::Ready, move || GuestMessage::Inspected(condition()));
+        let (_, inspection) =
+            inspect_guest(Stage::Ready, move || GuestMessage::Inspected(condition()));
         assert_eq!(NetworkReport::of(inspection.as_ref()), NetworkReport::Complete);
     }
 
@@ -265,13 +290,15 @@ mod tests {
     fn a_guest_that_boots_is_not_asked() {
         let down = || NetworkState { is_up: false, ..complete() };
         let condition = move || Condition { time_unix_ns: 0, network: Some(down()) };
-        let (heard, inspection) = inspect_guest(Stage::Root, move || GuestMessage::Inspected(condition()));
+        let (heard, inspection) =
+            inspect_guest(Stage::Root, move || GuestMessage::Inspected(condition()));
         assert_eq!((heard, inspection), (vec![HostMessage::Attach], None));
     }
 
     #[test]
     fn an_older_agent_says_nothing() {
-        let unknown = || GuestMessage::Failed { task: AgentTask::Protocol, reason: "unknown".into() };
+        let unknown =
+            || GuestMessage::Failed { task: AgentTask::Protocol, reason: "unknown".into() };
         let (heard, inspection) = inspect_guest(Stage::Ready, unknown);
         assert_eq!((heard, inspection), (vec![HostMessage::Attach, HostMessage::Inspect], None));
     }
@@ -292,12 +319,22 @@ mod tests {
     fn the_first_thing_that_is_missing_is_told() {
         let interface = || "eth0".to_owned();
         assert_eq!(NetworkFault::of(complete()), None);
-        let down = NetworkState { is_up: false, has_carrier: false, has_route: false, ..complete() };
-        assert_eq!(NetworkFault::of(down), Some(NetworkFault::InterfaceDown { interface: interface() }));
+        let down =
+            NetworkState { is_up: false, has_carrier: false, has_route: false, ..complete() };
+        assert_eq!(
+            NetworkFault::of(down),
+            Some(NetworkFault::InterfaceDown { interface: interface() })
+        );
         let unplugged = NetworkState { has_carrier: false, has_route: false, ..complete() };
-        assert_eq!(NetworkFault::of(unplugged), Some(NetworkFault::NoCarrier { interface: interface() }));
+        assert_eq!(
+            NetworkFault::of(unplugged),
+            Some(NetworkFault::NoCarrier { interface: interface() })
+        );
         let flushed = NetworkState { has_address: false, has_route: false, ..complete() };
-        assert_eq!(NetworkFault::of(flushed), Some(NetworkFault::NoAddress { interface: interface() }));
+        assert_eq!(
+            NetworkFault::of(flushed),
+            Some(NetworkFault::NoAddress { interface: interface() })
+        );
         let lost = NetworkState { has_route: false, ..complete() };
         assert_eq!(NetworkFault::of(lost), Some(NetworkFault::NoRoute));
         let gone = NetworkState { interface: None, ..complete() };

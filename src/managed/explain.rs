@@ -8,7 +8,9 @@ impl Explain for ImageError {
     fn kind(&self) -> Kind {
         match self {
             Self::Interrupted(_) => Kind::Interrupted,
-            Self::Unknown { .. } | Self::NotPresent { .. } | Self::NothingToImport { .. } => Kind::NotFound,
+            Self::Unknown { .. } | Self::NotPresent { .. } | Self::NothingToImport { .. } => {
+                Kind::NotFound
+            }
             Self::Spec(_)
             | Self::DigestMismatch(_)
             | Self::NotRepaired { .. }

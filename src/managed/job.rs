@@ -57,13 +57,18 @@ impl<'a> Job<'a> {
     pub(super) fn step(&self, artifact: ArtifactRole, step: impl Into<String>) {
         let step = step.into();
         self.log.line(&format!("{} {artifact}: {step}", self.image));
-        self.report(Event::ArtifactStep { image: self.image.clone(), artifact: artifact.to_string(), step });
+        self.report(Event::ArtifactStep {
+            image: self.image.clone(),
+            artifact: artifact.to_string(),
+            step,
+        });
     }
 
     /// Logs and reports a warning, once.
     pub(super) fn warn(&self, message: impl Into<String>) {
         let message = message.into();
-        let is_new = self.warned.lock().unwrap_or_else(PoisonError::into_inner).insert(message.clone());
+        let is_new =
+            self.warned.lock().unwrap_or_else(PoisonError::into_inner).insert(message.clone());
         if !is_new {
             return;
         }
@@ -84,7 +89,8 @@ impl<'a> Job<'a> {
     /// Returns [`FileError::Interrupted`], or the error of creating or locking the file.
     pub(super) fn lock(&self, path: &Path, what: &str) -> Result<Lock, FileError> {
         self.until_it_is_on(path, what, |on_wait| {
-            Lock::hold(open_lock(path)?, path, &self.context.cancel, on_wait).map_err(FileError::from)
+            Lock::hold(open_lock(path)?, path, &self.context.cancel, on_wait)
+                .map_err(FileError::from)
         })
     }
 
@@ -135,7 +141,11 @@ impl<'a> Job<'a> {
     }
 
     /// Starts the progress of an artifact's download.
-    pub(super) fn progress(&self, artifact: ArtifactRole, total_bytes: Option<u64>) -> Progress<'_> {
+    pub(super) fn progress(
+        &self,
+        artifact: ArtifactRole,
+        total_bytes: Option<u64>,
+    ) -> Progress<'_> {
         Progress { job: self, artifact, total_bytes, last: None }
     }
 }
@@ -168,7 +178,13 @@ impl Progress<'_> {
         let (image, artifact) = (self.job.image.clone(), self.artifact.to_string());
         let (from, total_bytes) = (from.to_owned(), self.total_bytes);
         self.job.note(&format!("{artifact}: downloading {from}, from byte {resumed_bytes}"));
-        self.job.report(Event::DownloadStarted { image, artifact, from, resumed_bytes, total_bytes });
+        self.job.report(Event::DownloadStarted {
+            image,
+            artifact,
+            from,
+            resumed_bytes,
+            total_bytes,
+        });
     }
 
     /// Sets the total number of bytes once the server has announced it.
@@ -182,7 +198,12 @@ impl Progress<'_> {
         }
         self.last = Some(Instant::now());
         let (image, artifact) = (self.job.image.clone(), self.artifact.to_string());
-        self.job.report(Event::Download { image, artifact, done_bytes, total_bytes: self.total_bytes });
+        self.job.report(Event::Download {
+            image,
+            artifact,
+            done_bytes,
+            total_bytes: self.total_bytes,
+        });
     }
 
     pub(super) fn retry(&self, reason: String, wait: Duration) {

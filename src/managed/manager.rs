@@ -96,7 +96,8 @@ impl ImageManager {
     ) -> Result<ManagedImagePaths, ImageError> {
         check::spec(spec)?;
         context.cancel.check()?;
-        if let Some(paths) = directory::complete(&self.directory(spec), spec, &Witness::of(context)) {
+        if let Some(paths) = directory::complete(&self.directory(spec), spec, &Witness::of(context))
+        {
             self.note_again(spec, context);
             context.reporter.report(&Event::ImageCacheHit { image: spec.label() });
             context.reporter.report(&Event::ImageReady { image: spec.label() });
@@ -216,12 +217,17 @@ impl ImageManager {
             let (image, is_cached) = (spec.label(), self.is_cached(spec, context));
             let has_cached_fallback =
                 || candidates[index + 1..].iter().any(|one| self.is_cached(one, context));
-            if !is_cached && !context.offline && reach::was_slow(spec, context) && has_cached_fallback() {
+            if !is_cached
+                && !context.offline
+                && reach::was_slow(spec, context)
+                && has_cached_fallback()
+            {
                 reasons.push(format!("the servers of {image} timed out less than a minute ago"));
                 continue;
             }
             let reached = if is_cached { Ok(()) } else { self.reach(spec, context) };
-            let taken = reached.and_then(|()| self.take(spec, reason(spec, is_cached, &reasons), context));
+            let taken =
+                reached.and_then(|()| self.take(spec, reason(spec, is_cached, &reasons), context));
             match taken {
                 Err(error) if error.is_unreachable() => {
                     if error.is_slowness() {
@@ -254,10 +260,13 @@ impl ImageManager {
     /// Lists the images on disk, in the project or the cache, whose manifests can be trusted.
     pub fn list(&self, context: &RuntimeContext) -> Vec<StoredImage> {
         let mut images: BTreeMap<ImageLabel, StoredImage> = BTreeMap::new();
-        for (layout, is_project) in [(self.project.images(), true), (context.cache.images(), false)] {
+        for (layout, is_project) in [(self.project.images(), true), (context.cache.images(), false)]
+        {
             for manifest in manifests(&layout) {
-                let image = ImageLabel { id: manifest.id.clone(), version: manifest.version.clone() };
-                let size_bytes = manifest.artifacts.iter().map(|artifact| artifact.size_bytes).sum();
+                let image =
+                    ImageLabel { id: manifest.id.clone(), version: manifest.version.clone() };
+                let size_bytes =
+                    manifest.artifacts.iter().map(|artifact| artifact.size_bytes).sum();
                 let stored = images.entry(image.clone()).or_insert(StoredImage {
                     image,
                     in_project: false,
@@ -281,7 +290,11 @@ impl ImageManager {
     }
 
     /// Returns a job for work on the cache, which does not turn a directory into a project.
-    pub(super) fn job_beside<'a>(&'a self, image: ImageLabel, context: &'a RuntimeContext) -> Job<'a> {
+    pub(super) fn job_beside<'a>(
+        &'a self,
+        image: ImageLabel,
+        context: &'a RuntimeContext,
+    ) -> Job<'a> {
         let log = match self.project.is_made() {
             true => ImageLog::open(&self.project.image_manager_log()),
             false => ImageLog::none(),
@@ -291,7 +304,9 @@ impl ImageManager {
 
     /// Records a moved or copied project by its new location, unless there is no cache.
     fn note_again(&self, spec: &ManagedImageSpec, context: &RuntimeContext) {
-        if context.cache.root().is_dir() && !references::is_noted(&context.cache, &self.project, spec) {
+        if context.cache.root().is_dir()
+            && !references::is_noted(&context.cache, &self.project, spec)
+        {
             references::note(&self.job(spec, context), &self.project, spec);
         }
     }
@@ -320,7 +335,9 @@ impl ImageManager {
     ) -> Result<ChosenImage, ImageError> {
         state_root::make(&self.project, context)?;
         self.job(spec, context).note(&format!("is chosen: {reason}"));
-        context.reporter.report(&Event::ImageChosen { image: spec.label(), reason: reason.clone() });
+        context
+            .reporter
+            .report(&Event::ImageChosen { image: spec.label(), reason: reason.clone() });
         let paths = self.ensure_image(spec, context)?;
         Ok(ChosenImage { spec: spec.clone(), paths, reason })
     }

@@ -33,8 +33,8 @@ pub use carry::import::{Imported, ImportedFile};
 pub use fetch::error::PipError;
 pub use manager::{ChosenImage, FoundImage, ImageManager, StoredImage};
 pub use spec::{
-    ArtifactRole, ArtifactSource, Compression, ManagedArtifactSpec, ManagedDiskKind, ManagedImagePaths,
-    ManagedImageSpec, QemuProfile, TransformStep,
+    ArtifactRole, ArtifactSource, Compression, ManagedArtifactSpec, ManagedDiskKind,
+    ManagedImagePaths, ManagedImageSpec, QemuProfile, TransformStep,
 };
 pub use store::finding::{CheckedFile, CheckedImage, Finding, Location};
 pub use store::manifest::{Distrust, Manifest, ManifestArtifact};

@@ -39,7 +39,11 @@ pub(super) fn repair(
 }
 
 /// Hashes everything present, and quarantines damaged files.
-fn check(job: &Job, project: &ProjectLayout, spec: &ManagedImageSpec) -> Result<CheckedImage, ImageError> {
+fn check(
+    job: &Job,
+    project: &ProjectLayout,
+    spec: &ManagedImageSpec,
+) -> Result<CheckedImage, ImageError> {
     let cache = &job.context.cache;
     let (here, there) = (Place::in_project(project, spec), Place::in_cache(cache, spec));
     let mut hashed = Hashed::default();
@@ -52,11 +56,13 @@ fn check(job: &Job, project: &ProjectLayout, spec: &ManagedImageSpec) -> Result<
     }
     if there.image.is_dir() {
         let what = format!("another castra preparing {}", job.image);
-        if let Some(_lock) = lock_in_cache(job, &cache.image_lock(&spec.id, &spec.version), &what)? {
+        if let Some(_lock) = lock_in_cache(job, &cache.image_lock(&spec.id, &spec.version), &what)?
+        {
             files.extend(check_directory(job, spec, &there, Location::Cache, &mut hashed)?);
         }
     }
-    let mut digests: Vec<&Digest> = spec.artifacts.iter().map(|artifact| &artifact.digest).collect();
+    let mut digests: Vec<&Digest> =
+        spec.artifacts.iter().map(|artifact| &artifact.digest).collect();
     digests.sort();
     digests.dedup();
     for digest in digests {
@@ -83,17 +89,22 @@ fn check_directory(
     location: Location,
     hashed: &mut Hashed,
 ) -> Result<Vec<CheckedFile>, ImageError> {
-    let loaded = Manifest::load(&place.image).and_then(|manifest| match manifest.is_sound_for(spec) {
-        true => Ok(manifest),
-        false => Err(Distrust::Foreign),
-    });
+    let loaded =
+        Manifest::load(&place.image).and_then(|manifest| match manifest.is_sound_for(spec) {
+            true => Ok(manifest),
+            false => Err(Distrust::Foreign),
+        });
     let manifest = match loaded {
         Ok(manifest) => manifest,
         Err(Distrust::Missing) => return Ok(Vec::new()),
         Err(distrust) => {
             let path = place.image.join(MANIFEST);
             let moved = place.quarantine(spec, MANIFEST)?;
-            job.warn(format!("{} {distrust}; it was quarantined as {}", path.display(), moved.display()));
+            job.warn(format!(
+                "{} {distrust}; it was quarantined as {}",
+                path.display(),
+                moved.display()
+            ));
             let (expected, quarantined) = (None, Some(moved));
             let finding = Finding::Unusable(distrust.to_string());
             return Ok(vec![CheckedFile { location, path, expected, finding, quarantined }]);
@@ -161,13 +172,21 @@ fn tell(
                 _ => "is damaged".to_owned(),
             };
             let moved = place.quarantine(spec, name)?;
-            job.warn(format!("{} {problem}; it was quarantined as {}", path.display(), moved.display()));
+            job.warn(format!(
+                "{} {problem}; it was quarantined as {}",
+                path.display(),
+                moved.display()
+            ));
             Ok(Some(moved))
         }
     }
 }
 
-fn check_blob(job: &Job, digest: &Digest, hashed: &mut Hashed) -> Result<Option<CheckedFile>, ImageError> {
+fn check_blob(
+    job: &Job,
+    digest: &Digest,
+    hashed: &mut Hashed,
+) -> Result<Option<CheckedFile>, ImageError> {
     let cache = &job.context.cache;
     let path = cache.blob(digest.algorithm(), digest.hex());
     if std::fs::symlink_metadata(&path).is_err() {
@@ -181,7 +200,9 @@ fn check_blob(job: &Job, digest: &Digest, hashed: &mut Hashed) -> Result<Option<
     let quarantined = match &finding {
         Finding::Missing => return Ok(None),
         Finding::Intact => None,
-        Finding::Changed(_) | Finding::Unusable(_) => Some(fetch::blob::quarantine(job, cache, digest)?),
+        Finding::Changed(_) | Finding::Unusable(_) => {
+            Some(fetch::blob::quarantine(job, cache, digest)?)
+        }
     };
     let location = Location::Download;
     Ok(Some(CheckedFile { location, path, expected: Some(digest.clone()), finding, quarantined }))

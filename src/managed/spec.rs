@@ -53,7 +53,9 @@ pub struct ManagedArtifactSpec {
 }
 
 /// Role of a file of an image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum ArtifactRole {
     /// The disk: `rootfs.qcow2`.
@@ -187,7 +189,9 @@ impl fmt::Display for ArtifactSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Url(urls) => f.write_str(urls.first().map_or("", String::as_str)),
-            Self::PythonPackage { name, version, .. } => write!(f, "Python package {name}=={version}"),
+            Self::PythonPackage { name, version, .. } => {
+                write!(f, "Python package {name}=={version}")
+            }
             Self::Path(path) => write!(f, "{}", path.display()),
         }
     }

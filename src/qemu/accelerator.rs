@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 use super::options::CpuModel;
 
 /// Accelerator that runs the guest's CPU.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Accelerator {
     /// Hardware virtualisation on Linux.

@@ -13,7 +13,8 @@ use super::chain::{Disk, Layer, LayerFormat};
 use super::options::{CommandLine, CpuModel, Device, MachineType};
 
 /// Strictest sandbox of QEMU. It excludes -daemonize, so Castra detaches the process itself.
-pub(super) const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
+pub(super) const SANDBOX: &str =
+    "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
 
 /// Complete description of a machine to run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -138,16 +139,26 @@ fn base(spec: &MachineSpec) -> Vec<OsString> {
 
 fn processor(spec: &MachineSpec) -> Vec<OsString> {
     let (cpus, memory) = (spec.cpus.to_string(), format!("{}M", spec.memory_mib));
-    words(&["-accel", &accelerator(spec), "-cpu", &spec.cpu.to_string(), "-smp", &cpus, "-m", &memory])
-        .collect()
+    words(&[
+        "-accel",
+        &accelerator(spec),
+        "-cpu",
+        &spec.cpu.to_string(),
+        "-smp",
+        &cpus,
+        "-m",
+        &memory,
+    ])
+    .collect()
 }
 
 /// Returns the options of the memory. The id is the memory's name in a saved state, so it never
 /// changes.
 fn memory(memory: &Memory, size_mib: u64) -> Vec<OsString> {
     let file = |path: &Path, share| {
-        let mut file =
-            OsString::from(format!("memory-backend-file,id=ram,size={size_mib}M,share={share},mem-path="));
+        let mut file = OsString::from(format!(
+            "memory-backend-file,id=ram,size={size_mib}M,share={share},mem-path="
+        ));
         file.push(escape_path(path));
         file
     };
@@ -191,11 +202,9 @@ fn disk(disk: &Disk) -> Vec<OsString> {
     let layers: Vec<(&Layer, usize)> = disk.below.iter().zip(1..).collect();
     // discard=unmap: blocks that the guest trims are freed on the host's disk, too.
     let mut nodes = vec![file_node("disk-file", "discard=unmap", &disk.path)];
-    nodes.extend(
-        layers
-            .iter()
-            .map(|(layer, number)| file_node(&format!("layer{number}-file"), "read-only=on", &layer.path)),
-    );
+    nodes.extend(layers.iter().map(|(layer, number)| {
+        file_node(&format!("layer{number}-file"), "read-only=on", &layer.path)
+    }));
     let mut below = serde_json::Value::Null;
     for (layer, number) in layers.iter().rev() {
         let name = format!("layer{number}");
@@ -262,7 +271,10 @@ fn devices(devices: &[Device]) -> Vec<OsString> {
 }
 
 fn process(spec: &MachineSpec) -> Vec<OsString> {
-    words(&["-pidfile"]).chain([spec.pidfile.clone().into()]).chain(words(&["-sandbox", SANDBOX])).collect()
+    words(&["-pidfile"])
+        .chain([spec.pidfile.clone().into()])
+        .chain(words(&["-sandbox", SANDBOX]))
+        .collect()
 }
 
 /// Returns the options for loading a saved state, which the machine protocol names later but which
@@ -287,7 +299,8 @@ fn escape(text: &str) -> String {
 pub(super) fn escape_path(path: &Path) -> OsString {
     use std::os::unix::ffi::{OsStrExt, OsStringExt};
     let bytes = path.as_os_str().as_bytes();
-    let doubled = bytes.iter().flat_map(|&byte| std::iter::repeat_n(byte, if byte == b',' { 2 } else { 1 }));
+    let doubled =
+        bytes.iter().flat_map(|&byte| std::iter::repeat_n(byte, if byte == b',' { 2 } else { 1 }));
     OsString::from_vec(doubled.collect())
 }
 
@@ -371,15 +384,21 @@ mod tests {
 
     #[test]
     fn a_native_boot_under_kvm() {
-        let machine =
-            MachineSpec { accelerator: Accelerator::Kvm, cpu: CpuModel::host(), ..spec(Boot::Native) };
+        let machine = MachineSpec {
+            accelerator: Accelerator::Kvm,
+            cpu: CpuModel::host(),
+            ..spec(Boot::Native)
+        };
         insta::assert_snapshot!(line(&machine));
     }
 
     #[test]
     fn an_isolated_guest_keeps_its_ports() {
         let machine = MachineSpec { network: Network::Isolated, ..spec(Boot::Native) };
-        assert!(line(&machine).contains("-netdev user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:40022-:6022"));
+        assert!(
+            line(&machine)
+                .contains("-netdev user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:40022-:6022")
+        );
     }
 
     #[test]
@@ -390,10 +409,11 @@ mod tests {
         assert_eq!(text.matches(r#""backing":null"#).count(), 1, "{text}");
         disk.below[1].format = LayerFormat::Raw;
         let text = line(&MachineSpec { disk, ..spec(Boot::Native) });
-        assert!(
-            text.contains(r#"{"driver":"raw","file":"layer2-file","node-name":"layer2","read-only":true}"#)
-        );
-        let alone = line(&MachineSpec { disk: standing_on("/p/a.qcow2", &[]), ..spec(Boot::Native) });
+        assert!(text.contains(
+            r#"{"driver":"raw","file":"layer2-file","node-name":"layer2","read-only":true}"#
+        ));
+        let alone =
+            line(&MachineSpec { disk: standing_on("/p/a.qcow2", &[]), ..spec(Boot::Native) });
         assert!(alone.contains(r#"{"backing":null,"discard":"unmap","driver":"qcow2""#), "{alone}");
     }
 
@@ -408,7 +428,10 @@ mod tests {
         };
         let line = line(&machine);
         assert!(line.contains("guest=a,,debug-threads=on"), "{line}");
-        assert!(line.contains("discard=unmap,filename=/tmp/a,,b/disk,,read-only=on.qcow2"), "{line}");
+        assert!(
+            line.contains("discard=unmap,filename=/tmp/a,,b/disk,,read-only=on.qcow2"),
+            "{line}"
+        );
         assert!(line.contains("logfile=/tmp/x,,append=on"), "{line}");
         assert!(line.contains("read-only=on,filename=/tmp/c,,d"), "{line}");
         assert!(line.contains("mem-path=/tmp/m,,share=on"), "{line}");

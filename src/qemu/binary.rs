@@ -39,14 +39,16 @@ impl QemuBinary {
             Some(name) => QemuError::NotExecutable { program: name.to_owned() },
             None => QemuError::NotInstalled { program: PROGRAM.to_owned() },
         };
-        let path = command::find_program(environment, named.unwrap_or(PROGRAM)).ok_or_else(missing)?;
+        let path =
+            command::find_program(environment, named.unwrap_or(PROGRAM)).ok_or_else(missing)?;
         let metadata = fs::metadata(&path).map_err(|source| QemuError::File {
             action: "read",
             path: path.clone(),
             source,
         })?;
         let user_arguments = UserArguments::of(environment);
-        let mut identity = format!("{} size={} mtime={}", path.display(), metadata.size(), metadata.mtime());
+        let mut identity =
+            format!("{} size={} mtime={}", path.display(), metadata.size(), metadata.mtime());
         // Neither a template nor a saved state fits a machine with other devices.
         if let Some(arguments) = user_arguments.identity() {
             identity.push_str(&format!(" arguments={arguments}"));

@@ -27,8 +27,9 @@ const SIGNATURE: [u8; 2] = [0x55, 0xaa];
 const EFI_SYSTEM: u8 = 0xef;
 /// Type of an EFI system partition in a GUID partition table, as it is written there (UEFI
 /// Specification, "GUID Partition Table"): C12A7328-F81F-11D2-BA4B-00A0C93EC93B.
-const EFI_SYSTEM_GUID: [u8; 16] =
-    [0x28, 0x73, 0x2a, 0xc1, 0x1f, 0xf8, 0xd2, 0x11, 0xba, 0x4b, 0x00, 0xa0, 0xc9, 0x3e, 0xc9, 0x3b];
+const EFI_SYSTEM_GUID: [u8; 16] = [
+    0x28, 0x73, 0x2a, 0xc1, 0x1f, 0xf8, 0xd2, 0x11, 0xba, 0x4b, 0x00, 0xa0, 0xc9, 0x3e, 0xc9, 0x3b,
+];
 
 /// Reason why a BIOS cannot boot from a disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +55,8 @@ impl Unbootable {
         }
         Some(if beginning.iter().all(|byte| *byte == 0) {
             Self::Blank
-        } else if has_signature && (has_efi_partition(sector) || has_efi_guid_partition(beginning)) {
+        } else if has_signature && (has_efi_partition(sector) || has_efi_guid_partition(beginning))
+        {
             Self::UefiOnly
         } else if has_signature {
             Self::NoCode
@@ -83,7 +85,11 @@ impl Unbootable {
 }
 
 /// Reads with `qemu-img`, since clusters may be compressed or lie in any file of the backing chain.
-fn read_beginning(disk: &Path, environment: &Environment, cancel: &Cancel) -> Result<Vec<u8>, QemuError> {
+fn read_beginning(
+    disk: &Path,
+    environment: &Environment,
+    cancel: &Cancel,
+) -> Result<Vec<u8>, QemuError> {
     let program = command::find_program(environment, "qemu-img")
         .ok_or_else(|| QemuError::NotInstalled { program: "qemu-img".into() })?;
     let failed = |source| QemuError::File { action: "read", path: disk.to_owned(), source };
@@ -115,8 +121,10 @@ fn has_efi_guid_partition(beginning: &[u8]) -> bool {
     let (Some(first), Some(length)) = (number(SECTOR_BYTES + 72), number(SECTOR_BYTES + 84)) else {
         return false;
     };
-    let entries =
-        first.checked_mul(SECTOR_BYTES).and_then(|offset| beginning.get(offset..)).unwrap_or_default();
+    let entries = first
+        .checked_mul(SECTOR_BYTES)
+        .and_then(|offset| beginning.get(offset..))
+        .unwrap_or_default();
     length > 0 && entries.chunks(length).any(|entry| entry.starts_with(&EFI_SYSTEM_GUID))
 }
 

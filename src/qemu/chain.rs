@@ -97,11 +97,9 @@ impl Disk {
 
 fn identity(path: &Path) -> Result<(u64, u64), QemuError> {
     // Only QEMU opens a raw file, and it would wait for a FIFO and use a device.
-    let metadata = open_regular(path).and_then(|file| file.metadata()).map_err(|source| QemuError::File {
-        action: "read",
-        path: path.to_owned(),
-        source,
-    })?;
+    let metadata = open_regular(path)
+        .and_then(|file| file.metadata())
+        .map_err(|source| QemuError::File { action: "read", path: path.to_owned(), source })?;
     Ok((metadata.dev(), metadata.ino()))
 }
 
@@ -116,7 +114,11 @@ mod tests {
     fn qemu_img(directory: &Path, arguments: &[&str]) {
         let output = Command::new("qemu-img").args(arguments).current_dir(directory).output();
         let output = output.expect("qemu-img runs");
-        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{arguments:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
 
     /// Opens `a.qcow2`, based on `b.qcow2`, after `spoil` has changed the bytes of a.qcow2.
@@ -170,7 +172,10 @@ mod tests {
         assert!(matches!(problem(spoilt(at(79, &[0b10]))), DiskError::Corrupt { .. }));
         assert!(matches!(problem(spoilt(at(79, &[0b100]))), DiskError::DataElsewhere { .. }));
         let unknown = problem(spoilt(at(72, &[0x80])));
-        assert!(matches!(unknown, DiskError::UnknownFeatures { features: 0x8000_0000_0000_0000, .. }));
+        assert!(matches!(
+            unknown,
+            DiskError::UnknownFeatures { features: 0x8000_0000_0000_0000, .. }
+        ));
     }
 
     #[test]
@@ -225,18 +230,24 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let fifo = directory.path().join("b.raw");
         let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
-        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, mode, 0).expect("made");
-        let create = ["create", "-q", "-u", "-f", "qcow2", "-F", "raw", "-b", "b.raw", "a.qcow2", "1M"];
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, mode, 0)
+            .expect("made");
+        let create =
+            ["create", "-q", "-u", "-f", "qcow2", "-F", "raw", "-b", "b.raw", "a.qcow2", "1M"];
         qemu_img(directory.path(), &create);
         let opened = Disk::open(&directory.path().join("a.qcow2"));
-        assert!(matches!(opened, Err(QemuError::File { ref path, .. }) if *path == fifo), "{opened:?}");
+        assert!(
+            matches!(opened, Err(QemuError::File { ref path, .. }) if *path == fifo),
+            "{opened:?}"
+        );
     }
 
     #[test]
     fn nothing_is_guessed_and_nothing_goes_round() {
         let format = |name: &'static [u8; 5]| {
             move |bytes: &mut Vec<u8>| {
-                let offset = bytes.windows(5).position(|word| word == b"qcow2").expect("the extension");
+                let offset =
+                    bytes.windows(5).position(|word| word == b"qcow2").expect("the extension");
                 bytes[offset..offset + 5].copy_from_slice(name);
             }
         };

@@ -89,7 +89,10 @@ impl Explain for DiskError {
 
     fn hint(&self) -> Option<String> {
         let convert = |disk: &PathBuf| {
-            format!("qemu-img convert -O qcow2 {0} {0}.qcow2, and name that as base_image", disk.display())
+            format!(
+                "qemu-img convert -O qcow2 {0} {0}.qcow2, and name that as base_image",
+                disk.display()
+            )
         };
         Some(match self {
             Self::Encrypted { disk } => {
@@ -99,7 +102,10 @@ impl Explain for DiskError {
                 )
             }
             Self::DataElsewhere { disk } => {
-                format!("It could name any of your files. If you trust it, flatten it: {}.", convert(disk))
+                format!(
+                    "It could name any of your files. If you trust it, flatten it: {}.",
+                    convert(disk)
+                )
             }
             Self::HasBackingFile { disk, .. } => format!(
                 "It could name any of your files, and the guest could read it. If you trust it, \

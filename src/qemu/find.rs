@@ -70,7 +70,8 @@ mod platform {
     pub(super) fn own_processes() -> Vec<i32> {
         let own = rustix::process::geteuid().as_raw();
         let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-        let is_own = |entry: &fs::DirEntry| entry.metadata().is_ok_and(|metadata| metadata.uid() == own);
+        let is_own =
+            |entry: &fs::DirEntry| entry.metadata().is_ok_and(|metadata| metadata.uid() == own);
         let pid = |entry: fs::DirEntry| {
             let pid = entry.file_name().to_str()?.parse().ok()?;
             is_own(&entry).then_some(pid)
@@ -96,7 +97,9 @@ mod platform {
             if path.file_name() != Some(name) {
                 continue;
             }
-            if let Some(qemu) = open_own(&entry.path()).and_then(qemu_of).filter(|qemu| qemu.pid() == pid) {
+            if let Some(qemu) =
+                open_own(&entry.path()).and_then(qemu_of).filter(|qemu| qemu.pid() == pid)
+            {
                 return Some((link, qemu));
             }
         }
@@ -136,7 +139,10 @@ mod tests {
     #[test]
     fn a_file_without_a_name_is_told_apart() {
         let split = |text: &str| without_mark(Path::new(text));
-        assert_eq!(split("/p/.castra/vms/web/qemu.pid"), ("/p/.castra/vms/web/qemu.pid".into(), false));
+        assert_eq!(
+            split("/p/.castra/vms/web/qemu.pid"),
+            ("/p/.castra/vms/web/qemu.pid".into(), false)
+        );
         assert_eq!(split("/p/vms/web/qemu.pid (deleted)"), ("/p/vms/web/qemu.pid".into(), true));
     }
 

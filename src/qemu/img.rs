@@ -22,7 +22,9 @@ use super::{DiskFormat, overlay};
 pub fn create_overlay(path: &Path, backing_file: &Path, size_bytes: u64) -> Result<(), QemuError> {
     let failed = |source| QemuError::File { action: "create", path: path.to_owned(), source };
     let mut file = OpenOptions::new().write(true).open(path).map_err(failed)?;
-    overlay::write(&mut file, backing_file, size_bytes).and_then(|()| file.sync_all()).map_err(failed)
+    overlay::write(&mut file, backing_file, size_bytes)
+        .and_then(|()| file.sync_all())
+        .map_err(failed)
 }
 
 /// A disk for `qemu-img`: always with its format, which it would otherwise guess from bytes that a
@@ -84,13 +86,17 @@ pub fn run_image_tool(
 ) -> Result<Output, CommandError> {
     let tool = Invocation::new(program).environment(environment.for_qemu());
     let invocation = match work {
-        ImageWork::Describe => tool.args(["info", "--output=json", "--image-opts"]).arg(options(disk)),
+        ImageWork::Describe => {
+            tool.args(["info", "--output=json", "--image-opts"]).arg(options(disk))
+        }
         ImageWork::Convert { to, format } => {
             tool.args(["convert", "-O", format.name(), "--image-opts"]).arg(options(disk)).arg(to)
         }
         ImageWork::CopyBeginning { to, bytes } => {
             // Another program that writes to the disk meanwhile does not prevent reading it.
-            tool.args(["convert", "-U", "-O", "raw", "--image-opts"]).arg(beginning(disk, bytes)).arg(to)
+            tool.args(["convert", "-U", "-O", "raw", "--image-opts"])
+                .arg(beginning(disk, bytes))
+                .arg(to)
         }
         ImageWork::Resize(bytes) => {
             tool.args(["resize", "-q", "--image-opts"]).arg(options(disk)).arg(bytes.to_string())
@@ -103,9 +109,10 @@ pub fn run_image_tool(
 
 fn limit(disk: ImageDisk, work: ImageWork) -> Duration {
     match work {
-        ImageWork::Describe | ImageWork::Resize(_) | ImageWork::Check | ImageWork::CopyBeginning { .. } => {
-            SHORT_LIMIT
-        }
+        ImageWork::Describe
+        | ImageWork::Resize(_)
+        | ImageWork::Check
+        | ImageWork::CopyBeginning { .. } => SHORT_LIMIT,
         ImageWork::Convert { .. } => {
             let bytes = disk.path.metadata().map_or(0, |metadata| metadata.len());
             SHORT_LIMIT + Duration::from_secs(bytes / SLOWEST_BYTES_A_SECOND)
@@ -156,14 +163,22 @@ pub enum DiskCheck {
 ///
 /// # Errors
 /// [`QemuError::Interrupted`].
-pub fn check_disk(disk: &Path, environment: &Environment, cancel: &Cancel) -> Result<DiskCheck, QemuError> {
+pub fn check_disk(
+    disk: &Path,
+    environment: &Environment,
+    cancel: &Cancel,
+) -> Result<DiskCheck, QemuError> {
     /// Exit status of `qemu-img check` for a corrupt disk: qemu-img(1).
     const CORRUPT: i32 = 2;
-    let Some(program) = command::find_program(environment, "qemu-img") else { return Ok(DiskCheck::Sound) };
+    let Some(program) = command::find_program(environment, "qemu-img") else {
+        return Ok(DiskCheck::Sound);
+    };
     let qcow2 = ImageDisk { path: disk, format: DiskFormat::Qcow2, length: None };
     match run_image_tool(program, qcow2, ImageWork::Check, environment, cancel, |_| ()) {
         Err(CommandError::Interrupted(interrupted)) => Err(interrupted.into()),
-        Err(CommandError::Failed { status, .. }) if status.code() == Some(CORRUPT) => Ok(DiskCheck::Corrupt),
+        Err(CommandError::Failed { status, .. }) if status.code() == Some(CORRUPT) => {
+            Ok(DiskCheck::Corrupt)
+        }
         _ => Ok(DiskCheck::Sound),
     }
 }
@@ -181,7 +196,8 @@ pub fn resize_disk(
     let program = command::find_program(environment, "qemu-img")
         .ok_or_else(|| QemuError::NotInstalled { program: "qemu-img".into() })?;
     let qcow2 = ImageDisk { path: disk, format: DiskFormat::Qcow2, length: None };
-    match run_image_tool(program, qcow2, ImageWork::Resize(size_bytes), environment, cancel, |_| ()) {
+    match run_image_tool(program, qcow2, ImageWork::Resize(size_bytes), environment, cancel, |_| ())
+    {
         Ok(_) => Ok(()),
         Err(CommandError::Interrupted(interrupted)) => Err(interrupted.into()),
         Err(source) => Err(QemuError::MakeDisk { path: disk.to_owned(), source }),
@@ -196,8 +212,16 @@ mod tests {
     fn a_disk_is_told_with_its_format_and_no_comma_adds_an_option() {
         let path = Path::new("/p/a,driver=nbd/disk");
         for (format, length, expected) in [
-            (DiskFormat::Raw, None, "driver=raw,file.driver=file,file.filename=/p/a,,driver=nbd/disk"),
-            (DiskFormat::Qcow2, None, "driver=qcow2,file.driver=file,file.filename=/p/a,,driver=nbd/disk"),
+            (
+                DiskFormat::Raw,
+                None,
+                "driver=raw,file.driver=file,file.filename=/p/a,,driver=nbd/disk",
+            ),
+            (
+                DiskFormat::Qcow2,
+                None,
+                "driver=qcow2,file.driver=file,file.filename=/p/a,,driver=nbd/disk",
+            ),
             (
                 DiskFormat::Vpc,
                 Some(512),
@@ -220,7 +244,8 @@ mod tests {
         let to = Path::new("/p/other");
         let convert = ImageWork::Convert { to, format: DiskFormat::Qcow2 };
         assert_eq!(limit(disk, convert), SHORT_LIMIT + Duration::from_secs(10));
-        let environment = Environment::of([("PATH", "/bin"), ("TOKEN", "secret"), ("HOME", "/home/ada")]);
+        let environment =
+            Environment::of([("PATH", "/bin"), ("TOKEN", "secret"), ("HOME", "/home/ada")]);
         let env = PathBuf::from("/usr/bin/env");
         let mut seen = Vec::new();
         let keep = |invocation: &Invocation| {

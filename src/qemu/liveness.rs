@@ -103,7 +103,9 @@ impl QemuPid {
         }
         match self.handle.signal(self.pid, signal) {
             Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
-            Err(errno) => Err(QemuError::Signal { pid: self.pid(), source: io::Error::from(errno) }),
+            Err(errno) => {
+                Err(QemuError::Signal { pid: self.pid(), source: io::Error::from(errno) })
+            }
         }
     }
 }
@@ -204,8 +206,11 @@ mod platform {
 
         /// Waits until the process ends or the time is over.
         pub(super) fn wait(&self, limit: Duration) {
-            let Some(descriptor) = &self.0 else { return std::thread::sleep(limit.min(super::POLL)) };
-            let limit = Timespec { tv_sec: limit.as_secs() as i64, tv_nsec: limit.subsec_nanos().into() };
+            let Some(descriptor) = &self.0 else {
+                return std::thread::sleep(limit.min(super::POLL));
+            };
+            let limit =
+                Timespec { tv_sec: limit.as_secs() as i64, tv_nsec: limit.subsec_nanos().into() };
             let mut fds = [PollFd::new(descriptor, PollFlags::IN)];
             // Interrupted or not, the caller looks again.
             if rustix::event::poll(&mut fds, Some(&limit)).is_ok_and(|ready| ready > 0) {

@@ -61,7 +61,12 @@ pub(super) fn load_state(qmp: &mut Qmp, file: &File, limit: &WaitLimit) -> Resul
 ///
 /// # Errors
 /// [`QemuError::NotSaved`] with QEMU's message, [`QemuError::Interrupted`].
-pub fn save_state(vm: &str, qmp: &mut Qmp, file: &File, limit: &WaitLimit) -> Result<(), QemuError> {
+pub fn save_state(
+    vm: &str,
+    qmp: &mut Qmp,
+    file: &File,
+    limit: &WaitLimit,
+) -> Result<(), QemuError> {
     let failed = |reason: String| QemuError::NotSaved { vm: vm.to_owned(), reason };
     let refused = |error: QmpError| match error {
         QmpError::Interrupted(interrupted) => interrupted.into(),

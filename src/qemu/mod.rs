@@ -36,11 +36,15 @@ pub use ending::{ENDED_BY_SIGNAL, EndingSignal, ending_signal};
 pub use error::QemuError;
 pub(crate) use error::install_hint;
 pub use find::{FoundQemu, find_qemus, qemu_of_process};
-pub use img::{DiskCheck, ImageDisk, ImageWork, check_disk, create_overlay, resize_disk, run_image_tool};
+pub use img::{
+    DiskCheck, ImageDisk, ImageWork, check_disk, create_overlay, resize_disk, run_image_tool,
+};
 pub use liveness::{QemuPid, lock_holder, running_qemu, runs_elsewhere};
 pub use machine_status::MachineStatus;
 pub use migrate::{ignore_shared_memory, save_all_memory, save_state};
-pub use options::{CommandLine, CpuModel, Device, DeviceModel, DiskFormat, MachineType, OptionError};
+pub use options::{
+    CommandLine, CpuModel, Device, DeviceModel, DiskFormat, MachineType, OptionError,
+};
 pub use process::{
     Incoming, Launch, QemuProcess, end_of_log, launch, prepare_socket_directory, remove_sockets,
 };
@@ -48,5 +52,6 @@ pub use qcow2::{QCOW2_MAGIC, Qcow2Header};
 pub use qmp::{Qmp, QmpError, is_listened_at};
 pub use race::choose_accelerator;
 pub use self_test::{
-    INSTALL_FULL_QEMU, Trial, find_missing, remembered_accelerators, try_accelerators, try_everything,
+    INSTALL_FULL_QEMU, Trial, find_missing, remembered_accelerators, try_accelerators,
+    try_everything,
 };

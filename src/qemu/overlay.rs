@@ -101,7 +101,11 @@ mod tests {
 
     fn qemu_img(arguments: &[&str]) -> String {
         let output = Command::new("qemu-img").args(arguments).output().expect("qemu-img runs");
-        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{arguments:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 

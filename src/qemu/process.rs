@@ -110,7 +110,11 @@ pub struct Launch<'a> {
 /// # Errors
 /// [`QemuError::Died`] with QEMU's own message, [`QemuError::NotResponding`], or the reason why the
 /// sockets and logs could not be made. In every case no process is left behind.
-pub fn launch(binary: &QemuBinary, launch: Launch<'_>, cancel: &Cancel) -> Result<QemuProcess, QemuError> {
+pub fn launch(
+    binary: &QemuBinary,
+    launch: Launch<'_>,
+    cancel: &Cancel,
+) -> Result<QemuProcess, QemuError> {
     let Launch { spec, sockets, log, incoming, lifetime } = launch;
     kernel::check(&spec.boot)?;
     prepare_socket_directory(sockets)?;
@@ -133,8 +137,10 @@ pub fn launch(binary: &QemuBinary, launch: Launch<'_>, cancel: &Cancel) -> Resul
         console: console_listener.as_raw_fd(),
         incoming: incoming.is_some(),
     };
-    let invocation = binary.invocation().args(arguments(spec, channels)).args(binary.user_arguments.words());
-    let passed: [OwnedFd; 3] = [qmp_listener.into(), control_listener.into(), console_listener.into()];
+    let invocation =
+        binary.invocation().args(arguments(spec, channels)).args(binary.user_arguments.words());
+    let passed: [OwnedFd; 3] =
+        [qmp_listener.into(), control_listener.into(), console_listener.into()];
     let mut child = command::spawn_detached(&invocation, log_file, &passed, lifetime)
         .map_err(|source| not_started(binary, source))?;
     // From here on only QEMU listens, so that its death closes the connection.
@@ -148,7 +154,8 @@ pub fn launch(binary: &QemuBinary, launch: Launch<'_>, cancel: &Cancel) -> Resul
         Ok((version, greeted)) => Ok(QemuProcess { child, version, greeted }),
         Err(failure) => {
             // QEMU's connection closes a moment before the process ends.
-            let signal = if matches!(failure, Failure::Died) { signal_of(&mut child) } else { None };
+            let signal =
+                if matches!(failure, Failure::Died) { signal_of(&mut child) } else { None };
             kill(&mut child);
             Err(match failure {
                 Failure::Interrupted(interrupted) => interrupted.into(),
@@ -256,7 +263,11 @@ pub fn prepare_socket_directory(sockets: &SocketsLayout) -> Result<(), QemuError
     let longest = sockets.control();
     if longest.as_os_str().len() > MAX_SOCKET_PATH_BYTES {
         let bytes = longest.as_os_str().len();
-        return Err(QemuError::SocketPathTooLong { path: longest, bytes, limit: MAX_SOCKET_PATH_BYTES });
+        return Err(QemuError::SocketPathTooLong {
+            path: longest,
+            bytes,
+            limit: MAX_SOCKET_PATH_BYTES,
+        });
     }
     // The parent is removed with the last VM in it, perhaps between the creation of both.
     prepare_directories(sockets).or_else(|error| match error {
@@ -310,7 +321,11 @@ fn listen(path: &Path) -> Result<UnixListener, QemuError> {
 }
 
 fn begin_log(path: &Path) -> Result<File, QemuError> {
-    logs::begin(path).map_err(|source| QemuError::File { action: "write", path: path.to_owned(), source })
+    logs::begin(path).map_err(|source| QemuError::File {
+        action: "write",
+        path: path.to_owned(),
+        source,
+    })
 }
 
 fn socket_error(sockets: &SocketsLayout, source: io::Error) -> QemuError {
@@ -332,7 +347,8 @@ mod tests {
         let run = tempfile::tempdir().expect("a directory");
         let sockets = SocketsLayout::new(run.path().join("castra/project/vm"));
         prepare_socket_directory(&sockets).expect("made");
-        let above = [sockets.directory(), &run.path().join("castra/project"), &run.path().join("castra")];
+        let above =
+            [sockets.directory(), &run.path().join("castra/project"), &run.path().join("castra")];
         for directory in above {
             assert_eq!(mode(directory), 0o700);
             fs::set_permissions(directory, fs::Permissions::from_mode(0o777)).expect("changed");
@@ -357,7 +373,10 @@ mod tests {
         for directory in above {
             std::os::unix::fs::chown(directory, Some(12_345), None).expect("given away");
             let refused = prepare_socket_directory(&sockets);
-            assert!(matches!(refused, Err(QemuError::ForeignDirectory { owner: 12_345, .. })), "{refused:?}");
+            assert!(
+                matches!(refused, Err(QemuError::ForeignDirectory { owner: 12_345, .. })),
+                "{refused:?}"
+            );
             std::os::unix::fs::chown(directory, Some(0), None).expect("taken back");
         }
     }

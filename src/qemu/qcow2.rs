@@ -68,7 +68,8 @@ impl Qcow2Header {
     /// else or inconsistent, [`QemuError::Disk`] for a disk that cannot or must not be used.
     pub fn read(path: &Path) -> Result<Self, QemuError> {
         let unreadable = |source| QemuError::File { action: "read", path: path.to_owned(), source };
-        let refuse = |reason: &str| QemuError::NotQcow2 { path: path.to_owned(), reason: reason.to_owned() };
+        let refuse =
+            |reason: &str| QemuError::NotQcow2 { path: path.to_owned(), reason: reason.to_owned() };
         let file = open_regular(path).map_err(unreadable)?;
         let fixed = fixed_part(&file).map_err(|error| match error.kind() {
             io::ErrorKind::UnexpectedEof => refuse("it is too short"),
@@ -86,7 +87,8 @@ impl Qcow2Header {
             return Err(refuse("its backing file name is at an invalid offset"));
         }
         let mut name = vec![0; length as usize];
-        file.read_exact_at(&mut name, offset).map_err(|_| refuse("its backing file name is truncated"))?;
+        file.read_exact_at(&mut name, offset)
+            .map_err(|_| refuse("its backing file name is truncated"))?;
         let has_backing = offset != 0 && length != 0;
         let backing_format = if has_backing { backing_format(&file, &fixed, offset) } else { None };
         Ok(Self {
@@ -171,7 +173,8 @@ fn check_geometry(fixed: &[u8], features: u64) -> Result<(), &'static str> {
     // The level-1 table must cover the whole disk.
     let entry_bytes = if features & feature::EXTENDED_L2 == 0 { 8 } else { 16 };
     let bytes_per_l1_entry = cluster_bytes / entry_bytes * cluster_bytes;
-    let (has, needs) = (u64::from(u32_at(fixed, 36)), u64_at(fixed, 24).div_ceil(bytes_per_l1_entry));
+    let (has, needs) =
+        (u64::from(u32_at(fixed, 36)), u64_at(fixed, 24).div_ceil(bytes_per_l1_entry));
     if has * 8 > MAX_L1_BYTES || has < needs {
         return Err("its table sizes are invalid");
     }
@@ -181,7 +184,8 @@ fn check_geometry(fixed: &[u8], features: u64) -> Result<(), &'static str> {
 /// Returns the backing file's format, from the extensions between the header and the backing file's
 /// name.
 fn backing_format(file: &File, fixed: &[u8], name_offset: u64) -> Option<String> {
-    let mut offset = if u32_at(fixed, 4) == 2 { FIXED_BYTES as u64 } else { u32_at(fixed, 100).into() };
+    let mut offset =
+        if u32_at(fixed, 4) == 2 { FIXED_BYTES as u64 } else { u32_at(fixed, 100).into() };
     while offset + 8 <= name_offset {
         let mut extension = [0; 8];
         file.read_exact_at(&mut extension, offset).ok()?;

@@ -91,8 +91,9 @@ impl Qmp {
         let wait = limit.begin();
         let mut session = Self { stream: BufReader::new(stream), limit, version: String::new() };
         let greeting = session.read(&wait)?;
-        session.version = version(&greeting["QMP"]["version"]["qemu"])
-            .ok_or_else(|| QmpError::Malformed(format!("a greeting without a version: {greeting}")))?;
+        session.version = version(&greeting["QMP"]["version"]["qemu"]).ok_or_else(|| {
+            QmpError::Malformed(format!("a greeting without a version: {greeting}"))
+        })?;
         session.execute("qmp_capabilities", json!({}))?;
         Ok(session)
     }
@@ -121,8 +122,13 @@ impl Qmp {
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         let files = [file];
         ancillary.push(SendAncillaryMessage::ScmRights(&files));
-        let sent = sendmsg(self.stream.get_ref(), &[IoSlice::new(&line)], &mut ancillary, SendFlags::empty())
-            .map_err(|errno| failed(errno.into()))?;
+        let sent = sendmsg(
+            self.stream.get_ref(),
+            &[IoSlice::new(&line)],
+            &mut ancillary,
+            SendFlags::empty(),
+        )
+        .map_err(|errno| failed(errno.into()))?;
         // The file accompanies the first byte; so short a line is usually sent whole, else the rest
         // follows.
         self.write(&line[sent..])?;
@@ -137,14 +143,21 @@ impl Qmp {
                 continue;
             }
             if answer["id"] != command {
-                return Err(QmpError::Malformed(format!("unexpected response to {command}: {answer}")));
+                return Err(QmpError::Malformed(format!(
+                    "unexpected response to {command}: {answer}"
+                )));
             }
             if let Some(description) = answer["error"]["desc"].as_str() {
-                return Err(QmpError::Refused { command: command.into(), description: description.into() });
+                return Err(QmpError::Refused {
+                    command: command.into(),
+                    description: description.into(),
+                });
             }
             return Ok(answer["return"].take());
         }
-        Err(QmpError::Malformed(format!("{MAX_EVENTS_PER_ANSWER} events and no response to {command}")))
+        Err(QmpError::Malformed(format!(
+            "{MAX_EVENTS_PER_ANSWER} events and no response to {command}"
+        )))
     }
 
     /// Asks QEMU to end at once. A QEMU that is gone before it has answered is no error.
@@ -163,7 +176,9 @@ impl Qmp {
         // A line may arrive in pieces; each wait gets the rest of the time.
         while !line.ends_with(b"\n") {
             if line.len() as u64 >= MAX_LINE_BYTES {
-                return Err(QmpError::Malformed(format!("a line of more than {MAX_LINE_BYTES} bytes")));
+                return Err(QmpError::Malformed(format!(
+                    "a line of more than {MAX_LINE_BYTES} bytes"
+                )));
             }
             self.stream.get_ref().set_read_timeout(Some(wait.slice()?))?;
             let room = MAX_LINE_BYTES - line.len() as u64;
@@ -193,7 +208,10 @@ impl Qmp {
 
 /// Returns `true` if nothing is wrong except that a slice of the wait is over.
 fn is_early(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted)
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted
+    )
 }
 
 fn failed(error: io::Error) -> QmpError {
@@ -223,7 +241,12 @@ fn request(command: &str, arguments: Value) -> Vec<u8> {
 }
 
 fn version(qemu: &Value) -> Option<String> {
-    Some(format!("{}.{}.{}", qemu["major"].as_u64()?, qemu["minor"].as_u64()?, qemu["micro"].as_u64()?))
+    Some(format!(
+        "{}.{}.{}",
+        qemu["major"].as_u64()?,
+        qemu["minor"].as_u64()?,
+        qemu["micro"].as_u64()?
+    ))
 }
 
 #[cfg(test)]
@@ -298,7 +321,8 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("qmp.sock");
         let _listener = std::os::unix::net::UnixListener::bind(&path).expect("bound");
-        let waiting: Vec<_> = std::iter::from_fn(|| connect_at_once(&path).ok()).take(100_000).collect();
+        let waiting: Vec<_> =
+            std::iter::from_fn(|| connect_at_once(&path).ok()).take(100_000).collect();
         assert!(!waiting.is_empty());
         assert!(matches!(Qmp::connect(&path, limit(LIMIT)), Err(QmpError::Silent(LIMIT))));
     }
@@ -313,7 +337,10 @@ mod tests {
     fn an_endless_line_is_refused() {
         let (ours, mut theirs) = UnixStream::pair().expect("a pair");
         std::thread::spawn(move || while theirs.write_all(&[b'x'; 65536]).is_ok() {});
-        assert!(matches!(Qmp::greet(ours, limit(Duration::from_secs(20))), Err(QmpError::Malformed(_))));
+        assert!(matches!(
+            Qmp::greet(ours, limit(Duration::from_secs(20))),
+            Err(QmpError::Malformed(_))
+        ));
     }
 
     #[test]

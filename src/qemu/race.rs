@@ -78,7 +78,15 @@ fn race(
     cancel: &Cancel,
 ) -> Result<AcceleratorChoice, QemuError> {
     let run = |accelerator: Accelerator| {
-        probe::probe(qemu, accelerator, &accelerator.cpu(tcg_cpu), scratch, PROBE_LIMIT, &[], cancel)
+        probe::probe(
+            qemu,
+            accelerator,
+            &accelerator.cpu(tcg_cpu),
+            scratch,
+            PROBE_LIMIT,
+            &[],
+            cancel,
+        )
     };
     let (under_hardware, under_tcg) = std::thread::scope(|scope| {
         let hardware = scope.spawn(|| run(hardware));
@@ -89,7 +97,11 @@ fn race(
 }
 
 /// Decides which accelerator wins, and why. Pure.
-pub(super) fn judge(hardware: Accelerator, under_hardware: Outcome, under_tcg: Outcome) -> AcceleratorChoice {
+pub(super) fn judge(
+    hardware: Accelerator,
+    under_hardware: Outcome,
+    under_tcg: Outcome,
+) -> AcceleratorChoice {
     let name = hardware.name();
     match (under_hardware, under_tcg) {
         (Outcome::Works(fast), Outcome::Works(slow)) if fast > slow * CLEARLY => tcg(&format!(
@@ -101,7 +113,9 @@ pub(super) fn judge(hardware: Accelerator, under_hardware: Outcome, under_tcg: O
             accelerator: hardware,
             reason: format!("{name} ran the probe in {} ms", time.as_millis()),
         },
-        (Outcome::Fails(why) | Outcome::TooSlow(why), _) => tcg(&format!("{name} does not work here: {why}")),
+        (Outcome::Fails(why) | Outcome::TooSlow(why), _) => {
+            tcg(&format!("{name} does not work here: {why}"))
+        }
     }
 }
 

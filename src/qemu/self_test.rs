@@ -48,7 +48,8 @@ pub fn try_accelerators(qemu: &QemuBinary, cancel: &Cancel) -> Result<Vec<Trial>
             Err(errno) => Outcome::Fails(why_closed(candidate.device, errno)),
             Ok(()) => run(candidate.accelerator)?,
         };
-        chosen = judge(candidate.accelerator, under_hardware.clone(), under_tcg.clone()).accelerator;
+        chosen =
+            judge(candidate.accelerator, under_hardware.clone(), under_tcg.clone()).accelerator;
         trials.push((candidate.accelerator, under_hardware));
     }
     trials.push((Accelerator::Tcg, under_tcg));
@@ -72,7 +73,10 @@ pub const INSTALL_FULL_QEMU: &str = "Install your distribution's full QEMU (it n
 ///
 /// # Errors
 /// As for [`try_accelerators`].
-pub fn try_everything(qemu: &QemuBinary, cancel: &Cancel) -> Result<Result<Duration, String>, QemuError> {
+pub fn try_everything(
+    qemu: &QemuBinary,
+    cancel: &Cancel,
+) -> Result<Result<Duration, String>, QemuError> {
     Ok(match run_everything(qemu, cancel)? {
         Outcome::Works(time) => Ok(time),
         Outcome::Fails(reason) | Outcome::TooSlow(reason) => Err(reason),

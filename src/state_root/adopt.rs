@@ -60,7 +60,10 @@ impl StateRoot {
         let mut walk = Walk::default();
         walk.directory(self.path())?;
         walk.check_links(&self.layout)?;
-        let vms = names(&self.layout).into_iter().map(|name| found(&self.layout.vm(&name), name)).collect();
+        let vms = names(&self.layout)
+            .into_iter()
+            .map(|name| found(&self.layout.vm(&name), name))
+            .collect();
         Ok(Some(Adoption { layout: self.layout.clone(), vms, size_bytes: walk.size_bytes }))
     }
 }
@@ -78,8 +81,8 @@ impl Adoption {
             let files = layout.vm(&vm.name);
             for key in keys(&files) {
                 let target = free_name(&layout.quarantine(), &vm.name, &key);
-                let moved =
-                    create_private_directory(&layout.quarantine()).and_then(|()| fs::rename(&key, target));
+                let moved = create_private_directory(&layout.quarantine())
+                    .and_then(|()| fs::rename(&key, target));
                 moved.or_else(absent).map_err(io_error("move", &key))?;
             }
         }
@@ -112,7 +115,8 @@ fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Stat
 
 fn names(layout: &ProjectLayout) -> Vec<String> {
     let entries = files::readable_entries(&layout.vms());
-    let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    let mut names: Vec<String> =
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
     names.sort();
     names
 }
@@ -156,7 +160,8 @@ impl Walk {
                     return Err(StateRootError::Refused { path: directory, source });
                 }
                 if metadata.is_dir() {
-                    trusted::check_directory(&metadata).map_err(|distrust| refused(&path, distrust))?;
+                    trusted::check_directory(&metadata)
+                        .map_err(|distrust| refused(&path, distrust))?;
                     open.push(path);
                 } else {
                     trusted::check_file(&metadata).map_err(|distrust| refused(&path, distrust))?;
@@ -181,9 +186,12 @@ impl Walk {
     fn check_links(&self, layout: &ProjectLayout) -> Result<(), StateRootError> {
         let (images, templates, cache) = (layout.images(), layout.templates(), layout.own_cache());
         let may_be_shared = |path: &Path| {
-            [images.root(), templates.root(), cache.root()].iter().any(|root| path.starts_with(root))
+            [images.root(), templates.root(), cache.root()]
+                .iter()
+                .any(|root| path.starts_with(root))
         };
-        let outside = self.linked.values().find(|(path, all, seen)| seen < all && !may_be_shared(path));
+        let outside =
+            self.linked.values().find(|(path, all, seen)| seen < all && !may_be_shared(path));
         outside.map_or(Ok(()), |(path, ..)| Err(StateRootError::HardLink { path: path.clone() }))
     }
 }

@@ -74,7 +74,8 @@ impl Explain for StateRootError {
     fn kind(&self) -> Kind {
         match self {
             Self::Foreign { .. } | Self::Tracked { .. } | Self::HardLink { .. } => Kind::Permission,
-            Self::Io { action: "create", source, .. } | Self::Key { action: "create", source, .. }
+            Self::Io { action: "create", source, .. }
+            | Self::Key { action: "create", source, .. }
                 if kind_of_io(source) == Kind::Io =>
             {
                 Kind::CannotCreate

@@ -50,12 +50,16 @@ mod tests {
     #[test]
     fn only_a_note_of_this_users_that_is_older_than_nothing_counts() {
         let home = tempfile::tempdir().expect("a directory");
-        let environment = Environment::of([("XDG_CACHE_HOME", home.path()), ("XDG_STATE_HOME", home.path())]);
-        let context = RuntimeContext::new(environment, Arc::new(Silent), Cancel::new()).expect("a home");
+        let environment =
+            Environment::of([("XDG_CACHE_HOME", home.path()), ("XDG_STATE_HOME", home.path())]);
+        let context =
+            RuntimeContext::new(environment, Arc::new(Silent), Cancel::new()).expect("a home");
         let root = home.path().join("project/.castra");
         fs::create_dir_all(&root).expect("made");
         if made(&root).is_none() {
-            return castra_test_support::skip("this filesystem does not tell when a directory was made");
+            return castra_test_support::skip(
+                "this filesystem does not tell when a directory was made",
+            );
         }
         let layout = ProjectLayout::unchecked(root.clone());
         let note = context.cache.known_project(&layout);

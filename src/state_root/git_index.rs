@@ -38,7 +38,8 @@ pub(super) fn tracked_below(directory: &Path) -> Option<Tracked> {
     directory.parent()?.ancestors().find_map(|tree| {
         let git = git_directory(tree)?;
         let inside = directory.strip_prefix(tree).ok()?.as_os_str().as_encoded_bytes();
-        let file = OBJECT_BYTES.iter().find_map(|length| first_below(&git, inside, *length).ok())??;
+        let file =
+            OBJECT_BYTES.iter().find_map(|length| first_below(&git, inside, *length).ok())??;
         Some(Tracked { tree: tree.to_owned(), file })
     })
 }
@@ -90,8 +91,9 @@ impl<R: BufRead> Index<R> {
     fn search(mut self, inside: &[u8]) -> io::Result<(Option<PathBuf>, Option<String>)> {
         use std::os::unix::ffi::OsStrExt as _;
         let header: [u8; 12] = self.array()?;
-        let number =
-            |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+        let number = |at: usize| {
+            u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
+        };
         let (version, entries) = (number(4), number(8));
         if &header[..4] != b"DIRC" || !(2..=4).contains(&version) {
             return Err(damaged());
@@ -127,7 +129,8 @@ impl<R: BufRead> Index<R> {
         // One to eight NULs pad an entry to a multiple of eight bytes; the first has been read.
         read += self.path.len();
         let length = (read + 8) & !7;
-        let padding: Vec<u8> = (0..length - read - 1).map(|_| self.byte()).collect::<io::Result<_>>()?;
+        let padding: Vec<u8> =
+            (0..length - read - 1).map(|_| self.byte()).collect::<io::Result<_>>()?;
         if padding.iter().any(|byte| *byte != 0) { Err(damaged()) } else { Ok(()) }
     }
 
@@ -145,7 +148,8 @@ impl<R: BufRead> Index<R> {
         let mut value = usize::from(byte & 0x7f);
         while byte & 0x80 != 0 {
             byte = self.byte()?;
-            let more = value.checked_add(1).filter(|value| *value < MAX_PATH_BYTES).ok_or_else(damaged)?;
+            let more =
+                value.checked_add(1).filter(|value| *value < MAX_PATH_BYTES).ok_or_else(damaged)?;
             value = (more << 7) | usize::from(byte & 0x7f);
         }
         Ok(value)
@@ -247,11 +251,20 @@ mod tests {
                     vec![
                         entry(b".castle", object_bytes, version, (0, b".castle")),
                         // `.cast` is kept, `le` is dropped.
-                        entry(second.as_bytes(), object_bytes, version, (2, &second.as_bytes()[5..])),
+                        entry(
+                            second.as_bytes(),
+                            object_bytes,
+                            version,
+                            (2, &second.as_bytes()[5..]),
+                        ),
                     ]
                 };
                 let one = tree(&index(version, &entries(".castra/vms/web/vm.json"), object_bytes));
-                assert_eq!(found(&one), Some(".castra/vms/web/vm.json".into()), "{version} {object_bytes}");
+                assert_eq!(
+                    found(&one),
+                    Some(".castra/vms/web/vm.json".into()),
+                    "{version} {object_bytes}"
+                );
                 let other = tree(&index(version, &entries(".castra.toml"), object_bytes));
                 assert_eq!(found(&other), None, "{version} {object_bytes}");
             }
@@ -282,7 +295,8 @@ mod tests {
         let index = one.path().join(".git/index");
         fs::remove_file(&index).expect("removed");
         let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
-        rustix::fs::mknodat(rustix::fs::CWD, &index, rustix::fs::FileType::Fifo, mode, 0).expect("made");
+        rustix::fs::mknodat(rustix::fs::CWD, &index, rustix::fs::FileType::Fifo, mode, 0)
+            .expect("made");
         assert_eq!(found(&one), None);
     }
 
@@ -308,11 +322,13 @@ mod tests {
         split.extend([link, vec![0xee; 20]].concat());
         let one = tree(&split);
         let shared = one.path().join(format!(".git/sharedindex.{}", "ab".repeat(20)));
-        fs::write(&shared, index(2, &[entry(b".castra/lock", 20, 2, (0, b""))], 20)).expect("written");
+        fs::write(&shared, index(2, &[entry(b".castra/lock", 20, 2, (0, b""))], 20))
+            .expect("written");
         assert_eq!(found(&one), Some(".castra/lock".into()));
         fs::remove_file(&shared).expect("removed");
         let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
-        rustix::fs::mknodat(rustix::fs::CWD, &shared, rustix::fs::FileType::Fifo, mode, 0).expect("made");
+        rustix::fs::mknodat(rustix::fs::CWD, &shared, rustix::fs::FileType::Fifo, mode, 0)
+            .expect("made");
         assert_eq!(found(&one), None);
     }
 
@@ -324,7 +340,8 @@ mod tests {
         assert_eq!(tracked_below(&state).expect("found").tree, outer.path());
         let linked = tempfile::tempdir().expect("a directory");
         let git = outer.path().join(".git");
-        fs::write(linked.path().join(".git"), format!("gitdir: {}\n", git.display())).expect("written");
+        fs::write(linked.path().join(".git"), format!("gitdir: {}\n", git.display()))
+            .expect("written");
         assert!(tracked_below(&linked.path().join("deep/.castra")).is_some());
     }
 }

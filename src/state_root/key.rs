@@ -98,7 +98,8 @@ mod tests {
     use std::sync::Arc;
 
     fn context(state_home: &Path) -> RuntimeContext {
-        let environment = Environment::of([("XDG_STATE_HOME", state_home), ("XDG_CACHE_HOME", state_home)]);
+        let environment =
+            Environment::of([("XDG_STATE_HOME", state_home), ("XDG_CACHE_HOME", state_home)]);
         RuntimeContext::new(environment, Arc::new(Silent), Cancel::new()).expect("a home")
     }
 
@@ -108,8 +109,9 @@ mod tests {
         let context = &context(home.path());
         assert!(Key::load(context).expect("looks").is_none(), "looking makes none");
         let keys: Vec<[u8; BYTES]> = std::thread::scope(|scope| {
-            let threads: Vec<_> =
-                (0..8).map(|_| scope.spawn(|| Key::load_or_create(context).expect("made").0)).collect();
+            let threads: Vec<_> = (0..8)
+                .map(|_| scope.spawn(|| Key::load_or_create(context).expect("made").0))
+                .collect();
             threads.into_iter().map(|thread| thread.join().expect("joined")).collect()
         });
         assert!(keys.iter().all(|key| *key == keys[0]));
@@ -148,6 +150,8 @@ mod tests {
         let key = Key(bytes);
         let mac = key.sign(b"what do ya want for nothing?");
         assert_eq!(crate::hex::hex(&mac[..8]), "5bdcc146bf60754e");
-        assert!(key.verifies(b"what do ya want for nothing?", &mac) && !key.verifies(b"what", &mac));
+        assert!(
+            key.verifies(b"what do ya want for nothing?", &mac) && !key.verifies(b"what", &mac)
+        );
     }
 }

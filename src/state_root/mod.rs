@@ -101,11 +101,15 @@ impl StateRoot {
             Found::Own => {}
             Found::None if evidence::is_of_earlier_castra(layout, context) => {
                 // If the mark cannot be written, the evidence is examined again next time.
-                if Key::load_or_create(context).is_ok_and(|key| mark::write(&layout.mark(), &key).is_ok()) {
+                if Key::load_or_create(context)
+                    .is_ok_and(|key| mark::write(&layout.mark(), &key).is_ok())
+                {
                     write_git_ignore(layout);
                 }
             }
-            Found::None | Found::Foreign => return Err(StateRootError::Foreign { root: root.to_owned() }),
+            Found::None | Found::Foreign => {
+                return Err(StateRootError::Foreign { root: root.to_owned() });
+            }
         }
         self.check_links()
     }
@@ -116,7 +120,8 @@ impl StateRoot {
         let layout = &self.layout;
         let (images, templates, cache) = (layout.images(), layout.templates(), layout.own_cache());
         let mut open = vec![self.path().to_owned()];
-        let own = [layout.vms(), images.root().into(), templates.root().into(), cache.root().into()];
+        let own =
+            [layout.vms(), images.root().into(), templates.root().into(), cache.root().into()];
         while let Some(directory) = open.pop() {
             for entry in files::readable_entries(&directory) {
                 let path = entry.path();
@@ -148,7 +153,9 @@ impl StateRoot {
             return Ok(false);
         }
         let (images, templates) = (layout.images(), layout.templates());
-        for path in [&layout.vms(), &layout.logs(), &layout.quarantine(), images.root(), templates.root()] {
+        for path in
+            [&layout.vms(), &layout.logs(), &layout.quarantine(), images.root(), templates.root()]
+        {
             check(path)?;
         }
         Ok(true)
@@ -165,8 +172,10 @@ impl StateRoot {
         };
         let target = real(self.path())?;
         let (above, name) = (self.path().parent(), self.path().file_name());
-        let link =
-            above.zip(name).map(|(above, name)| real(above).map(|above| above.join(name))).transpose()?;
+        let link = above
+            .zip(name)
+            .map(|(above, name)| real(above).map(|above| above.join(name)))
+            .transpose()?;
         let link = link.filter(|link| *link != target);
         let tracked = git_index::tracked_below(&target);
         let tracked = tracked.or_else(|| git_index::tracked_below(&link?));
@@ -184,7 +193,9 @@ fn check_root(root: &Path) -> Result<bool, StateRootError> {
     match fs::symlink_metadata(root) {
         Ok(link) if link.is_symlink() && trusted::is_own(&link) => {
             let target = fs::metadata(root).map_err(refused)?;
-            trusted::check_directory(&target).map(|()| true).map_err(|distrust| refused(distrust.into()))
+            trusted::check_directory(&target)
+                .map(|()| true)
+                .map_err(|distrust| refused(distrust.into()))
         }
         _ => trusted::directory(root).map_err(refused),
     }
@@ -246,7 +257,8 @@ fn write_git_ignore(layout: &ProjectLayout) {
 /// Returns `true` if a state root holds nothing except files that castra writes before the mark, or
 /// leaves when it removes the last VM: none of them is relied on.
 fn is_as_good_as_empty(root: &Path) -> Result<bool, StateRootError> {
-    let failed = |source: io::Error| StateRootError::Io { action: "read", path: root.to_owned(), source };
+    let failed =
+        |source: io::Error| StateRootError::Io { action: "read", path: root.to_owned(), source };
     let layout = ProjectLayout::unchecked(root.to_owned());
     for entry in fs::read_dir(root).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
@@ -278,7 +290,8 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let home = directory.path().join("home");
         let environment = Environment::of([("XDG_CACHE_HOME", &home), ("XDG_STATE_HOME", &home)]);
-        let context = RuntimeContext::new(environment, Arc::new(Silent), Cancel::new()).expect("a home");
+        let context =
+            RuntimeContext::new(environment, Arc::new(Silent), Cancel::new()).expect("a home");
         let root = directory.path().join(STATE_DIRECTORY);
         fs::create_dir(&root).expect("made");
         for name in ["lock", ".gitignore", LINKED_FROM, ".castra-x1"] {
@@ -295,7 +308,8 @@ mod tests {
             fs::remove_file(root.join(name)).expect("removed");
         }
         fs::remove_file(root.join("lock")).expect("removed");
-        std::os::unix::fs::symlink(directory.path().join("elsewhere"), root.join("lock")).expect("linked");
+        std::os::unix::fs::symlink(directory.path().join("elsewhere"), root.join("lock"))
+            .expect("linked");
         assert!(!is_as_good_as_empty(&root).expect("looked at"), "a link");
         fs::remove_file(root.join("lock")).expect("removed");
         make(&layout, &context).expect("made");

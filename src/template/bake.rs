@@ -20,7 +20,8 @@ use crate::host::{random_bytes, unix_time_ms};
 use crate::layout::{CacheLayout, SocketsLayout, TemplateLayout, TemplatesLayout};
 use crate::qemu::{
     Boot, Disk, Launch, MachineSpec, MachineStatus, Memory, Network, QemuBinary, Qmp, QmpError,
-    create_overlay, end_of_log, ignore_shared_memory, launch, remove_sockets, running_qemu, save_state,
+    create_overlay, end_of_log, ignore_shared_memory, launch, remove_sockets, running_qemu,
+    save_state,
 };
 use crate::wait::WaitLimit;
 
@@ -100,7 +101,8 @@ pub(super) fn clear_leftovers(
     let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
     for name in names.filter(|name| TemplatesLayout::key_of_work(name) == Some(key)) {
         clear(&TemplateLayout::new(templates.root().join(&name)))?;
-        if let (Some(root), Some(attempt)) = (runtime_root, TemplatesLayout::attempt_of_work(&name)) {
+        if let (Some(root), Some(attempt)) = (runtime_root, TemplatesLayout::attempt_of_work(&name))
+        {
             remove_sockets(&templates.sockets(root, attempt));
         }
     }
@@ -129,7 +131,8 @@ fn make(
     sockets: &SocketsLayout,
 ) -> Result<Template, TemplateError> {
     let (context, disk_bytes) = (request.context, request.ingredients.disk_bytes);
-    files::create_private_directory(work.directory()).map_err(file_error("create", work.directory()))?;
+    files::create_private_directory(work.directory())
+        .map_err(file_error("create", work.directory()))?;
     append_agent(request.image_initramfs, &work.initramfs())?;
     files::create_private(&work.disk()).map_err(file_error("create", &work.disk()))?;
     create_overlay(&work.disk(), request.backing_file, disk_bytes)?;
@@ -149,7 +152,9 @@ fn make(
     }
     failpoint::reach(Point::BakeBooting);
     let saved = save(request, sockets, work, &spec.name, started).map_err(|error| match error {
-        TemplateError::Control(ControlError::Closed) => TemplateError::Died(end_of_log(&work.qemu_log())),
+        TemplateError::Control(ControlError::Closed) => {
+            TemplateError::Died(end_of_log(&work.qemu_log()))
+        }
         other => other,
     });
     process.end(if saved.is_ok() { END_LIMIT } else { Duration::ZERO });
@@ -260,7 +265,10 @@ fn bring_to_rest(
             GuestMessage::Settled => return Ok(()),
             // A disk that did not grow would stay small in every VM; the network may still come up.
             GuestMessage::Failed { task, reason } if task != AgentTask::Network => {
-                return Err(TemplateError::Guest { task: format!("{task:?}").to_lowercase(), reason });
+                return Err(TemplateError::Guest {
+                    task: format!("{task:?}").to_lowercase(),
+                    reason,
+                });
             }
             _ => {}
         }
@@ -289,7 +297,8 @@ fn publish(
         let sha256 = files::sha256(&path, cancel)?;
         TemplateFile::new(&path, sha256).map_err(file_error("look at", &path))
     };
-    let memory_sha256 = memory::digest(&work.memory(), cancel).map_err(file_error("read", &work.memory()))?;
+    let memory_sha256 =
+        memory::digest(&work.memory(), cancel).map_err(file_error("read", &work.memory()))?;
     let manifest = TemplateManifest {
         key: key.to_owned(),
         ingredients: request.ingredients.clone(),
@@ -316,7 +325,9 @@ fn publish(
     sync(templates.root())?;
     match Template::open(templates, key) {
         Ok(Some(template)) => Ok(template),
-        Ok(None) | Err(_) => Err(file_error("find", published.directory())(io::ErrorKind::NotFound.into())),
+        Ok(None) | Err(_) => {
+            Err(file_error("find", published.directory())(io::ErrorKind::NotFound.into()))
+        }
     }
 }
 
@@ -329,7 +340,9 @@ fn make_final(path: &Path, mode: u32) -> Result<(), TemplateError> {
 }
 
 fn sync(directory: &Path) -> Result<(), TemplateError> {
-    File::open(directory).and_then(|directory| directory.sync_all()).map_err(file_error("write", directory))
+    File::open(directory)
+        .and_then(|directory| directory.sync_all())
+        .map_err(file_error("write", directory))
 }
 
 fn file_error(action: &'static str, path: &Path) -> impl Fn(io::Error) -> TemplateError + use<> {

@@ -101,7 +101,8 @@ impl TemplateError {
     pub fn is_unwritable(&self) -> bool {
         match self {
             Self::File { source, .. } | Self::Lock(LockError::File { source, .. }) => {
-                matches!(kind_of_io(source), Kind::Permission) || source.kind() == io::ErrorKind::StorageFull
+                matches!(kind_of_io(source), Kind::Permission)
+                    || source.kind() == io::ErrorKind::StorageFull
             }
             _ => false,
         }
@@ -141,9 +142,10 @@ impl Explain for TemplateError {
             Self::Image(error) => error.hint(),
             Self::Share(error) => error.hint(),
             Self::Lock(error) => error.hint(),
-            Self::DiskFull { .. } => {
-                Some("`castra image prune` and `castra template prune` free space in the cache.".to_owned())
-            }
+            Self::DiskFull { .. } => Some(
+                "`castra image prune` and `castra template prune` free space in the cache."
+                    .to_owned(),
+            ),
             Self::Interrupted(_) => None,
             Self::Control(_) | Self::Initrd(_) if self.is_interruption() => None,
             Self::File { .. }

@@ -5,7 +5,9 @@ use sha2::{Digest as _, Sha256};
 
 use crate::hex::hex;
 use crate::managed::{ArtifactRole, Manifest};
-use crate::qemu::{Accelerator, Boot, CommandLine, CpuModel, Device, MachineSpec, MachineType, QemuBinary};
+use crate::qemu::{
+    Accelerator, Boot, CommandLine, CpuModel, Device, MachineSpec, MachineType, QemuBinary,
+};
 use crate::report::ImageLabel;
 
 /// Version of the way templates are made and stored. Incremented whenever older ones become
@@ -153,7 +155,8 @@ pub(super) mod tests {
             Ingredients { devices: Vec::new(), ..sample() },
             Ingredients { command_line: Some("quiet".parse().expect("a line")), ..sample() },
         ];
-        let keys: std::collections::BTreeSet<String> = others.iter().map(Ingredients::key).collect();
+        let keys: std::collections::BTreeSet<String> =
+            others.iter().map(Ingredients::key).collect();
         assert_eq!(keys.len(), others.len());
         assert!(!keys.contains(&sample().key()));
         assert_eq!(sample().key(), sample().key());

@@ -28,7 +28,9 @@ pub(super) fn digest(path: &Path, cancel: &Cancel) -> io::Result<String> {
     let mut block = vec![0; BLOCK_BYTES];
     let mut offset = 0;
     while let Some(at) = next_data(&file, offset)?.filter(|at| *at < length) {
-        cancel.check().map_err(|interrupted| io::Error::new(io::ErrorKind::Interrupted, interrupted))?;
+        cancel
+            .check()
+            .map_err(|interrupted| io::Error::new(io::ErrorKind::Interrupted, interrupted))?;
         let start = at - at % BLOCK_BYTES as u64;
         let size = usize::try_from(length - start).unwrap_or(BLOCK_BYTES).min(BLOCK_BYTES);
         file.read_exact_at(&mut block[..size], start)?;

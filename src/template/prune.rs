@@ -34,7 +34,11 @@ impl Use {
 }
 
 /// Determines whether this castra can use a template with this QEMU.
-pub fn use_of(templates: &TemplatesLayout, manifest: &TemplateManifest, qemu: Option<&QemuBinary>) -> Use {
+pub fn use_of(
+    templates: &TemplatesLayout,
+    manifest: &TemplateManifest,
+    qemu: Option<&QemuBinary>,
+) -> Use {
     if !manifest.ingredients.is_of_this_castra()
         || qemu.is_some_and(|qemu| qemu.identity != manifest.ingredients.qemu)
     {
@@ -107,7 +111,8 @@ fn remove_leftovers(
             let _ = fs::remove_file(&path);
         } else if is_key(name) {
             let _lock = lock(cache, name, cancel)?;
-            if !matches!(TemplateManifest::load(&templates.template(name).manifest()), Ok(Some(_))) {
+            if !matches!(TemplateManifest::load(&templates.template(name).manifest()), Ok(Some(_)))
+            {
                 discard(templates, name)?;
             }
         }

@@ -95,7 +95,8 @@ impl Template {
         }
         let layout = templates.template(key);
         let unreadable = |error: io::Error| Damage::Manifest(error.to_string());
-        let Some(mut manifest) = TemplateManifest::load(&layout.manifest()).map_err(unreadable)? else {
+        let Some(mut manifest) = TemplateManifest::load(&layout.manifest()).map_err(unreadable)?
+        else {
             return Ok(None);
         };
         let sha256 = |path: &Path| files::sha256(path, cancel).map_err(io::Error::other);
@@ -122,8 +123,10 @@ impl Template {
     /// [`Damage`] of the template. A cancelled check reports no damage.
     pub fn verify(&self, cancel: &Cancel) -> Result<(), Damage> {
         let (layout, manifest) = (&self.layout, &self.manifest);
-        let whole =
-            [("disk", &manifest.disk, layout.disk()), ("initramfs", &manifest.initramfs, layout.initramfs())];
+        let whole = [
+            ("disk", &manifest.disk, layout.disk()),
+            ("initramfs", &manifest.initramfs, layout.initramfs()),
+        ];
         for (what, file, path) in whole {
             open_hashed(&path, file).ok_or(Damage::File(what))?;
         }
@@ -139,7 +142,8 @@ impl Template {
     /// # Errors
     /// The file cannot be duplicated or rewound.
     pub fn device_state(&self) -> Result<File, TemplateError> {
-        let rewound = self.device_state.try_clone().and_then(|mut file| file.rewind().map(|()| file));
+        let rewound =
+            self.device_state.try_clone().and_then(|mut file| file.rewind().map(|()| file));
         rewound.map_err(|source| TemplateError::File {
             action: "read",
             path: self.layout.device_state(),
@@ -173,8 +177,9 @@ impl io::Write for HashWriter<'_> {
 pub fn list(templates: &TemplatesLayout) -> Vec<TemplateManifest> {
     let entries = files::readable_entries(templates.root());
     let layouts = entries.map(|entry| TemplateLayout::new(entry.path()));
-    let mut found: Vec<_> =
-        layouts.filter_map(|layout| TemplateManifest::load(&layout.manifest()).ok().flatten()).collect();
+    let mut found: Vec<_> = layouts
+        .filter_map(|layout| TemplateManifest::load(&layout.manifest()).ok().flatten())
+        .collect();
     found.sort_by(|one, other| one.key.cmp(&other.key));
     found
 }
@@ -222,7 +227,8 @@ mod tests {
         refuse(&templates, "abc", "cannot be saved");
         assert_eq!(refusal(&templates, "abc").expect("remembered").reason, "cannot be saved");
         let old = Refusal { reason: "old".into(), at_unix_ms: 0 };
-        fs::write(templates.refusal("abc"), serde_json::to_vec(&old).expect("writes")).expect("writes");
+        fs::write(templates.refusal("abc"), serde_json::to_vec(&old).expect("writes"))
+            .expect("writes");
         assert_eq!(refusal(&templates, "abc"), None);
     }
 
@@ -280,14 +286,18 @@ mod tests {
         assert_eq!(open(&key), Err(Damage::File("devices' state")));
 
         // The others are hashed on request.
-        for (path, what) in
-            [(layout.disk(), "disk"), (layout.memory(), "memory"), (layout.initramfs(), "initramfs")]
-        {
+        for (path, what) in [
+            (layout.disk(), "disk"),
+            (layout.memory(), "memory"),
+            (layout.initramfs(), "initramfs"),
+        ] {
             template(&templates);
             flip_unseen(&path);
             assert_eq!((open(&key), verified(&key)), (Ok(true), Err(Damage::File(what))));
             template(&templates);
-            File::open(&path).and_then(|file| file.set_modified(std::time::UNIX_EPOCH)).expect("sets");
+            File::open(&path)
+                .and_then(|file| file.set_modified(std::time::UNIX_EPOCH))
+                .expect("sets");
             assert_eq!(open(&key), Err(Damage::Unverified(what)), "touched");
             File::options().append(true).open(&path).and_then(|file| file.set_len(1)).expect("cut");
             assert_eq!(open(&key), Err(Damage::File(what)), "truncated");
@@ -316,7 +326,9 @@ mod tests {
                 let bytes = fs::read(path).expect("reads");
                 fs::remove_file(path).expect("removed");
                 fs::write(path, bytes).expect("writes");
-                File::open(path).and_then(|file| file.set_modified(std::time::UNIX_EPOCH)).expect("sets");
+                File::open(path)
+                    .and_then(|file| file.set_modified(std::time::UNIX_EPOCH))
+                    .expect("sets");
             }
         };
         copy();
@@ -340,7 +352,10 @@ mod tests {
         File::open(disk).and_then(|file| file.set_modified(std::time::UNIX_EPOCH)).expect("sets");
         let cancel = Cancel::new();
         cancel.cancel();
-        assert!(matches!(Template::recognise(&templates, &key, &cancel), Err(Damage::Unverified(_))));
+        assert!(matches!(
+            Template::recognise(&templates, &key, &cancel),
+            Err(Damage::Unverified(_))
+        ));
     }
 
     #[test]

@@ -62,7 +62,11 @@ pub fn make_ready(
 pub fn write_known_hosts(record: &Record, layout: &ProjectLayout) -> Result<(), VmError> {
     let port = ssh_port(record)?;
     let files = layout.vm(&record.name);
-    Ok(VmKeys::load_or_create(&files)?.write_known_hosts(&files, &host_key_alias(&record.name), port)?)
+    Ok(VmKeys::load_or_create(&files)?.write_known_hosts(
+        &files,
+        &host_key_alias(&record.name),
+        port,
+    )?)
 }
 
 /// Returns the name of a VM in its `known_hosts`, at any port, for ssh's `HostKeyAlias`.

@@ -24,8 +24,8 @@ pub fn clone_running(
     context: &RuntimeContext,
 ) -> Result<Record, VmError> {
     let declared = config.vms.iter().find(|declared| declared.name == new);
-    let overlay =
-        declared.map_or_else(|| config.bounds.default_disk(new), |declared| declared.overlay.clone());
+    let overlay = declared
+        .map_or_else(|| config.bounds.default_disk(new), |declared| declared.overlay.clone());
     check_clone(vm, new, &overlay, layout)?;
     if !observe(&recorded_vm(Some(vm), layout)?, &layout.vm(vm)).0.is_alive() {
         return clone(vm, new, &overlay, layout, context);

@@ -25,7 +25,12 @@ impl fmt::Display for FullDisk {
         write!(f, "its disk cannot grow: the filesystem {} is full", self.filesystem.display())?;
         match (self.free_bytes, self.growth_bytes) {
             (Some(free), Some(growth)) => {
-                write!(f, " ({} free, and the disk may grow by {})", ByteSize(free), ByteSize(growth))
+                write!(
+                    f,
+                    " ({} free, and the disk may grow by {})",
+                    ByteSize(free),
+                    ByteSize(growth)
+                )
             }
             (Some(free), None) => write!(f, " ({} free)", ByteSize(free)),
             (None, _) => Ok(()),

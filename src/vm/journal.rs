@@ -47,7 +47,10 @@ pub(super) fn record_one<T>(
     work(&context).inspect_err(|error| journal.write(&failure(doing, vm, error)))
 }
 
-fn open_journal(layout: &ProjectLayout, context: &RuntimeContext) -> (Arc<Journal>, RuntimeContext) {
+fn open_journal(
+    layout: &ProjectLayout,
+    context: &RuntimeContext,
+) -> (Arc<Journal>, RuntimeContext) {
     let inner = Arc::clone(&context.reporter);
     let journal = Arc::new(Journal { inner, layout: layout.clone(), file: Mutex::default() });
     let reporter = Arc::clone(&journal) as Arc<dyn Reporter>;
@@ -165,7 +168,8 @@ mod tests {
         fs::write(layout.castra_log(), vec![b'x'; logs::CASTRA_BYTES as usize]).expect("written");
         stop(&layout);
         assert!(fs::metadata(layout.castra_log()).expect("there").len() < logs::CASTRA_BYTES);
-        let earlier = fs::metadata(crate::layout::earlier_log(&layout.castra_log())).expect("there");
+        let earlier =
+            fs::metadata(crate::layout::earlier_log(&layout.castra_log())).expect("there");
         assert_eq!(earlier.len(), logs::CASTRA_BYTES);
     }
 }

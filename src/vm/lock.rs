@@ -21,7 +21,11 @@ pub(super) struct VmLock {
 
 /// Locks a VM, on files that still exist: the last holder of the lock may have removed the VM, or
 /// the project.
-pub(super) fn lock(vm: &str, layout: &ProjectLayout, context: &RuntimeContext) -> Result<VmLock, VmError> {
+pub(super) fn lock(
+    vm: &str,
+    layout: &ProjectLayout,
+    context: &RuntimeContext,
+) -> Result<VmLock, VmError> {
     let tell = |what: String| move || context.reporter.report(&Event::Waiting { what });
     let files = layout.vm(vm);
     let make = |directory: &Path| {

@@ -79,9 +79,12 @@ mod timeline;
 mod up;
 
 pub use access::{
-    explain_silence, host_key_alias, make_ready, running_vm, ssh_address, ssh_target, write_known_hosts,
+    explain_silence, host_key_alias, make_ready, running_vm, ssh_address, ssh_target,
+    write_known_hosts,
 };
-pub use clean::{CleanOptions, CleanReport, Cleaned, CleanedKind, Kept, Orphan, clean, end_orphan, orphans};
+pub use clean::{
+    CleanOptions, CleanReport, Cleaned, CleanedKind, Kept, Orphan, clean, end_orphan, orphans,
+};
 pub use clone_running::clone_running;
 pub use diagnosis::{Diagnosis, Trouble};
 pub use disk::{check_own_disk, ensure_vm_image};
@@ -89,15 +92,15 @@ pub use down::{DownOptions, IfSuspended, down};
 pub use error::{Predecessor, VmError};
 pub use full_disk::FullDisk;
 pub use inspect::{
-    Console, ListedVm, ProjectStatus, VmStatus, check_readable, last_starts, list_projects, open_console,
-    services, state_of, status, status_of, status_of_guests,
+    Console, ListedVm, ProjectStatus, VmStatus, check_readable, last_starts, list_projects,
+    open_console, services, state_of, status, status_of, status_of_guests,
 };
 pub use parallel::PerVm;
 pub use plan::{BasePlan, Plan, VmPlan};
 pub use record::{
-    BaseKind, BaseRecord, BootRecord, CloneRecord, Crash, DiskStamp, FrozenLayer, Home, LayerRecord,
-    MachineRecord, MissingModules, Progress, Record, RecordError, RecordedMachine, StartKind, SuspendRecord,
-    VmState, recorded_vm, sentence_of_copy,
+    BaseKind, BaseRecord, BootRecord, CloneRecord, Crash, DiskStamp, FrozenLayer, Home,
+    LayerRecord, MachineRecord, MissingModules, Progress, Record, RecordError, RecordedMachine,
+    StartKind, SuspendRecord, VmState, recorded_vm, sentence_of_copy,
 };
 pub use restart::restart;
 pub use start::{UpOptions, UpOutcome, WaitFor, check_port, port_owner};

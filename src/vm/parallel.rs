@@ -46,6 +46,9 @@ mod tests {
         );
         let names: Vec<&str> = done.iter().map(|(vm, _)| vm.as_str()).collect();
         assert_eq!(names, ["a", "b", "c"]);
-        assert_eq!(done.iter().map(|(_, done)| done.is_ok()).collect::<Vec<_>>(), [true, false, true]);
+        assert_eq!(
+            done.iter().map(|(_, done)| done.is_ok()).collect::<Vec<_>>(),
+            [true, false, true]
+        );
     }
 }

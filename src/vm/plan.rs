@@ -6,7 +6,9 @@ use std::path::PathBuf;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::config::{BaseImageSource, BootProfile, ManagedImageSelection, ProjectConfig, VmDefinition};
+use crate::config::{
+    BaseImageSource, BootProfile, ManagedImageSelection, ProjectConfig, VmDefinition,
+};
 use crate::hex::hex;
 use crate::layout::ProjectLayout;
 use crate::managed::{ArtifactRole, Catalog, ManagedDiskKind, ManagedImageSpec};
@@ -105,7 +107,8 @@ fn select(
 ) -> Result<Vec<VmDefinition>, VmError> {
     let is_declared = |name: &str| config.vms.iter().any(|vm| vm.name == name);
     let clones = records.values().filter(|record| !is_declared(&record.name));
-    let clones: Vec<VmDefinition> = clones.filter_map(|record| definition_of_clone(record, config)).collect();
+    let clones: Vec<VmDefinition> =
+        clones.filter_map(|record| definition_of_clone(record, config)).collect();
     let known: Vec<&str> = config.vms.iter().chain(&clones).map(|vm| vm.name.as_str()).collect();
     if let Some(unknown) = names.iter().find(|name| !known.contains(&name.as_str())) {
         return Err(RecordError::unknown(unknown, &known).into());
@@ -216,7 +219,10 @@ fn warnings(definition: &VmDefinition, base: &BasePlan) -> Vec<String> {
         return Vec::new();
     }
     let (vm, least) = (&definition.name, spec.profile.min_memory_mib);
-    vec![format!("VM `{vm}` has {memory_mib} MiB of memory; {} needs {least} MiB to boot", spec.label())]
+    vec![format!(
+        "VM `{vm}` has {memory_mib} MiB of memory; {} needs {least} MiB to boot",
+        spec.label()
+    )]
 }
 
 /// Identifies the contents of a managed image's disk: the bytes it is made from and the steps that
@@ -224,6 +230,7 @@ fn warnings(definition: &VmDefinition, base: &BasePlan) -> Vec<String> {
 /// differently.
 pub(super) fn content_of(spec: &ManagedImageSpec) -> String {
     let disk = spec.artifacts.iter().find(|artifact| artifact.role == ArtifactRole::Rootfs);
-    let text = serde_json::to_vec(&disk.map(|disk| (&disk.digest, &disk.pipeline))).unwrap_or_default();
+    let text =
+        serde_json::to_vec(&disk.map(|disk| (&disk.digest, &disk.pipeline))).unwrap_or_default();
     hex(&Sha256::digest(text))
 }

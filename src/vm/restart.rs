@@ -32,9 +32,11 @@ pub fn restart(
     if names.is_empty() {
         names.extend(config.vms.iter().map(|vm| vm.name.clone()));
         // Clones are not declared; those that run are restarted.
-        let clones =
-            records.values().filter(|record| record.cloned.is_some() && !names.contains(&record.name));
-        let running = clones.filter(|record| observe(record, &layout.vm(&record.name)).0.is_alive());
+        let clones = records
+            .values()
+            .filter(|record| record.cloned.is_some() && !names.contains(&record.name));
+        let running =
+            clones.filter(|record| observe(record, &layout.vm(&record.name)).0.is_alive());
         let running: Vec<String> = running.map(|record| record.name.clone()).collect();
         names.extend(running);
     }

@@ -75,7 +75,8 @@ pub fn start_throwaway(
         let files = layout.vm(vm);
         let port = record.boot.as_ref().and_then(|boot| boot.ssh_port);
         let port = port.ok_or_else(|| VmError::NoAgent { vm: vm.clone() })?;
-        let target = VmKeys::load_or_create(&files)?.target((Ipv4Addr::LOCALHOST, port).into(), user);
+        let target =
+            VmKeys::load_or_create(&files)?.target((Ipv4Addr::LOCALHOST, port).into(), user);
         let gone = || VmError::NotRunning { vm: vm.clone(), state: super::VmState::Crashed };
         let qemu = running_qemu(&files.pidfile()).ok_or_else(gone)?;
         Ok((target, qemu))

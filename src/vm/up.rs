@@ -22,8 +22,8 @@ use super::parallel::{PerVm, side_by_side};
 use super::plan::{BasePlan, Plan, VmPlan};
 use super::record::{Progress, Record, VmState, crash, observe};
 use super::start::{
-    UpOptions, UpOutcome, WaitFor, attach, bring_up, cancel_resume, cancel_suspend, copied, discard,
-    is_stalled, predecessor, report_running,
+    UpOptions, UpOutcome, WaitFor, attach, bring_up, cancel_resume, cancel_suspend, copied,
+    discard, is_stalled, predecessor, report_running,
 };
 use super::suspend::resume;
 
@@ -38,7 +38,9 @@ pub fn up(
     context: &RuntimeContext,
     options: UpOptions,
 ) -> PerVm<UpOutcome> {
-    if let Some(Err(problem)) = plan.vms.first().map(|vm| vm.definition.overlay.bounds().claim_state_root()) {
+    if let Some(Err(problem)) =
+        plan.vms.first().map(|vm| vm.definition.overlay.bounds().claim_state_root())
+    {
         let refused = |vm: &VmPlan| {
             let (vm, problem) = (vm.definition.name.clone(), Box::new(problem.clone()));
             (vm.clone(), Err(VmError::DiskOutOfBounds { vm, problem }))
@@ -104,7 +106,8 @@ fn make_startable(
     options: UpOptions,
 ) -> Result<ControlFlow<UpOutcome, Record>, VmError> {
     let vm = &plan.definition.name;
-    let attach = |record| attach_running(plan, record, layout, context, options).map(ControlFlow::Break);
+    let attach =
+        |record| attach_running(plan, record, layout, context, options).map(ControlFlow::Break);
     match observe(&record, &layout.vm(vm)).0 {
         VmState::Starting if is_stalled(&record, context) => end_stalled(&record, layout, context)?,
         VmState::Starting | VmState::Running | VmState::DiskFull => return attach(record),
@@ -169,7 +172,8 @@ fn attach_running(
     }
     if record.boot.as_ref().is_some_and(|boot| !boot.is_of(&plan.definition)) {
         let vm = &plan.definition.name;
-        let message = format!("the definition of VM `{vm}` has changed; `castra restart {vm}` applies it");
+        let message =
+            format!("the definition of VM `{vm}` has changed; `castra restart {vm}` applies it");
         context.reporter.report(&Event::Warning { message });
     }
     attach(record, layout, context, options)
@@ -177,7 +181,11 @@ fn attach_running(
 
 /// Ends a machine that never ran. Its disk was created for a template's memory and not written to,
 /// so it can boot.
-fn end_stalled(record: &Record, layout: &ProjectLayout, context: &RuntimeContext) -> Result<(), VmError> {
+fn end_stalled(
+    record: &Record,
+    layout: &ProjectLayout,
+    context: &RuntimeContext,
+) -> Result<(), VmError> {
     let files = layout.vm(&record.name);
     if let Some(qemu) = running_qemu(&files.pidfile()) {
         qemu.kill()?;

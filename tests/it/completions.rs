@@ -49,7 +49,8 @@ fn complete(project: &Project, shell: Shell, words: &[&str]) -> Vec<String> {
         };
     }
     let output = command.env("PATH", path).output().expect("the shell runs");
-    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let (stdout, stderr) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert_eq!(stderr, "", "{shell:?} {words:?}");
     stdout.lines().map(str::to_owned).filter(|line| !line.is_empty()).collect()
 }
@@ -97,9 +98,18 @@ fn names_of_vms_complete_and_options_do_not_bury_them() {
     project.write("castra.toml", TWO_VMS);
     for shell in shells() {
         let complete = |words: &[&str]| names(shell, &complete(&project, shell, words));
-        for command in
-            ["up", "down", "shell", "exec", "status", "suspend", "clone", "logs", "ports", "ssh-config"]
-        {
+        for command in [
+            "up",
+            "down",
+            "shell",
+            "exec",
+            "status",
+            "suspend",
+            "clone",
+            "logs",
+            "ports",
+            "ssh-config",
+        ] {
             assert_eq!(complete(&["castra", command, "w"]), ["web", "wiki"], "{shell:?} {command}");
             assert_eq!(complete(&["castra", command, ""]), ["web", "wiki"], "{shell:?} {command}");
         }
@@ -133,10 +143,18 @@ fn another_configuration_is_heeded_and_a_broken_one_is_no_trouble() {
     project.write("other.toml", TWO_VMS);
     for shell in shells() {
         let complete = |words: &[&str]| names(shell, &complete(&project, shell, words));
-        assert_eq!(complete(&["castra", "--config", "other.toml", "up", "we"]), ["web"], "{shell:?}");
+        assert_eq!(
+            complete(&["castra", "--config", "other.toml", "up", "we"]),
+            ["web"],
+            "{shell:?}"
+        );
         assert_eq!(complete(&["castra", "--config=other.toml", "up", "we"]), ["web"], "{shell:?}");
         assert_eq!(complete(&["castra", "up", "we"]), [""; 0], "{shell:?}");
-        assert_eq!(complete(&["castra", "--skip-discovery", "up", "al"]), ["alpine-minimal"], "{shell:?}");
+        assert_eq!(
+            complete(&["castra", "--skip-discovery", "up", "al"]),
+            ["alpine-minimal"],
+            "{shell:?}"
+        );
     }
 }
 
@@ -158,5 +176,8 @@ fn a_clone_that_is_only_recorded_completes() {
 
 #[test]
 fn an_unknown_shell_is_refused() {
-    Project::isolated().run(&["completions", "tcsh"]).code(64).says("possible values: bash, zsh, fish");
+    Project::isolated()
+        .run(&["completions", "tcsh"])
+        .code(64)
+        .says("possible values: bash, zsh, fish");
 }

@@ -53,7 +53,8 @@ fn a_taken_port_is_a_warning_and_a_text_is_no_disk() {
     let holder = TcpListener::bind(("127.0.0.1", 0)).expect("bound");
     let port = holder.local_addr().expect("an address").port();
     let vm = "[[vms]]\nname = \"web\"\nmanaged_image = \"alpine-minimal\"\n";
-    project.write("castra.toml", &format!("{vm}port_forwards = [{{ host = {port}, guest = 80 }}]\n"));
+    project
+        .write("castra.toml", &format!("{vm}port_forwards = [{{ host = {port}, guest = 80 }}]\n"));
     let checked = project.run(&["config", "check"]).ok();
     assert!(checked.text().contains(&format!("port {port}/tcp")), "{}", checked.text());
     checked.says("can be used: 1 warning");
@@ -87,7 +88,10 @@ fn the_file_that_is_meant_is_looked_at() {
 fn what_comes_of_a_file_is_shown_with_its_reasons() {
     let project = Project::isolated();
     let default = project.run(&["config", "show"]).ok().text();
-    assert!(default.contains("the first available of alpine-minimal@v1, alpine-pypi@v1"), "{default}");
+    assert!(
+        default.contains("the first available of alpine-minimal@v1, alpine-pypi@v1"),
+        "{default}"
+    );
     project.run(&["init"]).ok();
     project.run(&["config", "check"]).ok().says("is valid");
     project.write(

@@ -4,7 +4,9 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use castra::config::{ConfigError, Diagnostics, ProjectConfig, Surroundings, defaults, format_size, parse};
+use castra::config::{
+    ConfigError, Diagnostics, ProjectConfig, Surroundings, defaults, format_size, parse,
+};
 
 const REFERENCE: &str = include_str!("../../docs/config.md");
 
@@ -63,7 +65,8 @@ fn every_example_is_valid() {
 fn every_key_is_documented() {
     let warnings: Diagnostics = parsed(EVERY_TABLE).expect("only warnings").warnings;
     assert_eq!(warnings.iter().count(), 9, "one for each table with an unknown key: {warnings}");
-    let keys: BTreeSet<&str> = warnings.iter().flat_map(|warning| quoted_words(&warning.help)).collect();
+    let keys: BTreeSet<&str> =
+        warnings.iter().flat_map(|warning| quoted_words(&warning.help)).collect();
     let documented: BTreeSet<&str> =
         REFERENCE.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != '-').collect();
     let tables: BTreeSet<&str> = ["dev", "mine"].into();
@@ -77,7 +80,10 @@ fn every_key_is_documented() {
 fn every_default_is_documented() {
     let row = |key: &str| {
         let begin = format!("| `{key}` |");
-        REFERENCE.lines().find(|line| line.starts_with(&begin)).unwrap_or_else(|| panic!("no row of {key}"))
+        REFERENCE
+            .lines()
+            .find(|line| line.starts_with(&begin))
+            .unwrap_or_else(|| panic!("no row of {key}"))
     };
     for (key, default) in [
         ("cpus", format!("`{}`", defaults::CPUS)),
@@ -95,7 +101,10 @@ fn every_default_is_documented() {
         );
     }
     assert!(REFERENCE.contains(&format!("`\"{}\"` |", defaults::IMAGE_VERSION)));
-    assert!(REFERENCE.contains(&format!("A VM's has at most {} bytes", castra::layout::MAX_VM_NAME_BYTES)));
+    assert!(
+        REFERENCE
+            .contains(&format!("A VM's has at most {} bytes", castra::layout::MAX_VM_NAME_BYTES))
+    );
 }
 
 #[test]

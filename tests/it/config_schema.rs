@@ -22,8 +22,10 @@ fn as_json(text: &str) -> Value {
 #[track_caller]
 fn assert_valid(validator: &Validator, text: &str) {
     let document = as_json(text);
-    let problems: Vec<String> =
-        validator.iter_errors(&document).map(|error| format!("{}: {error}", error.instance_path())).collect();
+    let problems: Vec<String> = validator
+        .iter_errors(&document)
+        .map(|error| format!("{}: {error}", error.instance_path()))
+        .collect();
     assert!(problems.is_empty(), "{}\n{text}", problems.join("\n"));
 }
 
@@ -44,7 +46,9 @@ fn what_is_published_is_what_the_code_says() {
     );
     let published: Value = serde_json::from_str(PUBLISHED).expect("JSON");
     assert!(jsonschema::meta::is_valid(&published), "it is no JSON Schema");
-    assert!(SCHEMA_URL.ends_with(&format!("/v{}/docs/castra.schema.json", env!("CARGO_PKG_VERSION"))));
+    assert!(
+        SCHEMA_URL.ends_with(&format!("/v{}/docs/castra.schema.json", env!("CARGO_PKG_VERSION")))
+    );
 }
 
 #[test]
@@ -90,8 +94,11 @@ fn hostile_documents_are_refused() {
 
 /// Returns the parser's message about a document.
 fn told(text: &str) -> String {
-    let surroundings =
-        Surroundings { home: None, known_images: &[("alpine-minimal", "v1")], allowed_outside: &[] };
+    let surroundings = Surroundings {
+        home: None,
+        known_images: &[("alpine-minimal", "v1")],
+        allowed_outside: &[],
+    };
     match parse(text, Path::new("/project/castra.toml"), &surroundings) {
         Ok(project) => project.warnings.to_string(),
         Err(error) => error.to_string(),
@@ -114,7 +121,9 @@ fn the_schema_has_the_keys_of_the_parser_and_no_others() {
     let schema = json_schema();
     let vm = "[[vms]]\nname = \"dev\"\nmanaged_image = \"alpine-minimal\"\n";
     let image = |lines: &str| format!("{vm}[images.mine]\n{lines}\n");
-    let rootfs = |lines: &str| image(&format!("rootfs = {{ path = \"d\", sha256 = \"{DIGEST}\", {lines} }}"));
+    let rootfs = |lines: &str| {
+        image(&format!("rootfs = {{ path = \"d\", sha256 = \"{DIGEST}\", {lines} }}"))
+    };
     for (definition_name, begin, text) in [
         ("castra.toml", "The keys of castra.toml are", format!("zzzzzzzz = 1\n{vm}")),
         ("Project", "The keys of [project] are", format!("[project]\nzzzzzzzz = 1\n{vm}")),
@@ -194,7 +203,10 @@ fn the_schema_has_the_words_of_the_parser_and_no_others() {
         None => words_of(step).into_iter().next(),
     };
     let names: BTreeSet<String> = steps.iter().filter_map(name).collect();
-    assert_eq!(names.iter().map(String::as_str).collect::<BTreeSet<_>>(), words_behind(&told, "Steps are"));
+    assert_eq!(
+        names.iter().map(String::as_str).collect::<BTreeSet<_>>(),
+        words_behind(&told, "Steps are")
+    );
 }
 
 /// Returns the words that a schema allows: of `enum`, `const`, or of a choice of those.

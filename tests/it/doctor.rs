@@ -19,14 +19,23 @@ fn this_machine_can_run_vms() {
     let project = Project::isolated();
     let ended = project.run(&["doctor", "--offline", "--json"]).ok();
     assert_eq!(ended.document("doctor")["healthy"], true);
-    for check in
-        ["qemu-version", "qemu-img-version", "qemu-features", "tcg", "clock", "cache", "configuration"]
-    {
+    for check in [
+        "qemu-version",
+        "qemu-img-version",
+        "qemu-features",
+        "tcg",
+        "clock",
+        "cache",
+        "configuration",
+    ] {
         assert_eq!(finding(&ended, check)["severity"], "good", "{check}: {}", ended.text());
     }
     let text = project.run(&["doctor", "--offline"]).ok().says("can run").text();
     assert!(text.contains("QEMU\n  ✓ ") && text.contains("tcg works"), "{text}");
-    assert!(fs::read_dir(project.path()).expect("listed").next().is_none(), "looking makes nothing");
+    assert!(
+        fs::read_dir(project.path()).expect("listed").next().is_none(),
+        "looking makes nothing"
+    );
 }
 
 #[test]
@@ -64,7 +73,8 @@ fn what_can_be_mended_is_mended() {
     let text = fs::read_to_string(&manifest).expect("read");
     // A link from the shared cache: another file takes its place.
     fs::remove_file(&manifest).expect("removed");
-    fs::write(&manifest, text.replace("/qemu-system-x86_64", "/older/qemu-system-x86_64")).expect("written");
+    fs::write(&manifest, text.replace("/qemu-system-x86_64", "/older/qemu-system-x86_64"))
+        .expect("written");
 
     let ended = project.run(&["doctor", "--offline", "--json"]).ok();
     for check in ["runtime-directory", "outdated-templates"] {

@@ -21,15 +21,23 @@ fn formatters_take_every_page_without_a_warning() {
     let pages = pages(&project);
     assert!(pages.len() > 20, "{pages:?}");
     // Warnings about the page's text, not about its date, which would make every build differ.
-    let formatters: [(&str, &[&str]); 2] =
-        [("groff", &["-man", "-ww", "-Kutf8", "-Tutf8", "-z"]), ("mandoc", &["-T", "lint", "-W", "error"])];
+    let formatters: [(&str, &[&str]); 2] = [
+        ("groff", &["-man", "-ww", "-Kutf8", "-Tutf8", "-z"]),
+        ("mandoc", &["-T", "lint", "-W", "error"]),
+    ];
     for (program, arguments) in formatters {
         for page in &pages {
             let output = Command::new(program).args(arguments).arg(page).output();
-            let output =
-                output.unwrap_or_else(|error| panic!("{program}: {error}; `cargo xtask test` installs it"));
+            let output = output.unwrap_or_else(|error| {
+                panic!("{program}: {error}; `cargo xtask test` installs it")
+            });
             let said = [output.stdout, output.stderr].concat();
-            assert!(said.is_empty(), "{program} {}: {}", page.display(), String::from_utf8_lossy(&said));
+            assert!(
+                said.is_empty(),
+                "{program} {}: {}",
+                page.display(),
+                String::from_utf8_lossy(&said)
+            );
         }
     }
 }
@@ -60,7 +68,10 @@ fn every_variable_that_is_read_is_in_the_manual_and_the_reference() {
     let reference = include_str!("../../docs/environment.md");
     for name in read.iter().filter(|name| !OURS.contains(&name.as_str())) {
         assert!(manual.contains(name.as_str()), "castra(1) does not tell of {name}");
-        assert!(reference.contains(&format!("| `{name}` |")), "docs/environment.md does not have {name}");
+        assert!(
+            reference.contains(&format!("| `{name}` |")),
+            "docs/environment.md does not have {name}"
+        );
     }
 }
 
@@ -95,7 +106,9 @@ fn variables(directory: &Path, found: &mut BTreeSet<String>) {
             let quoted = text.split('"').filter(|word| word.starts_with("CASTRA_"));
             found.extend(
                 quoted
-                    .filter(|word| word.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_'))
+                    .filter(|word| {
+                        word.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_')
+                    })
                     .map(str::to_owned),
             );
         }

@@ -54,7 +54,8 @@ fn every_configuration_is_valid() {
     for (path, page) in pages() {
         for block in blocks(&page, "toml") {
             let known_images = [("alpine-minimal", "v1"), ("alpine-pypi", "v1")];
-            let surroundings = Surroundings { home: None, known_images: &known_images, allowed_outside: &[] };
+            let surroundings =
+                Surroundings { home: None, known_images: &known_images, allowed_outside: &[] };
             let project = parse(block, Path::new("/project/castra.toml"), &surroundings);
             let project = project.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
             assert!(project.warnings.is_empty(), "{}: {}", path.display(), project.warnings);
@@ -66,8 +67,9 @@ fn every_configuration_is_valid() {
 
 #[test]
 fn the_table_has_every_command_and_no_other() {
-    let rows =
-        include_str!("../../docs/commands.md").lines().filter_map(|line| line.strip_prefix("| `castra "));
+    let rows = include_str!("../../docs/commands.md")
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `castra "));
     let told: BTreeSet<String> =
         rows.filter_map(|row| row.split([' ', '`']).next().map(str::to_owned)).collect();
     assert_eq!(told, subcommands(&[]).into_iter().collect());
@@ -95,7 +97,8 @@ fn every_call_is_understood() {
 
 #[test]
 fn calls_are_found_wherever_a_shell_has_them() {
-    let line = "port=$(castra up --json 2> events | jq) && CASTRA_OFFLINE=1 castra exec -- castra down";
+    let line =
+        "port=$(castra up --json 2> events | jq) && CASTRA_OFFLINE=1 castra exec -- castra down";
     assert_eq!(calls(line), [vec!["up", "--json"], vec!["exec"], vec!["down"]]);
     assert!(calls("git clone https://example.org/castra && cd castra").is_empty());
 }
@@ -130,13 +133,17 @@ fn troubleshooting_quotes_messages_there_are() {
 #[test]
 fn the_reference_of_options_is_what_the_help_says() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/cli.md");
-    let mut page = "# Command line options\n\nThis page is what `castra COMMAND --help` prints.\n".to_owned();
+    let mut page =
+        "# Command line options\n\nThis page is what `castra COMMAND --help` prints.\n".to_owned();
     describe(&[], &mut page);
     if std::env::var_os("UPDATE_DOCS").is_some() {
         fs::write(&path, &page).expect("written");
     }
     let published = fs::read_to_string(&path).unwrap_or_default();
-    assert!(published == page, "docs/cli.md is out of date: UPDATE_DOCS=1 cargo test --test it readme");
+    assert!(
+        published == page,
+        "docs/cli.md is out of date: UPDATE_DOCS=1 cargo test --test it readme"
+    );
 }
 
 /// Appends the help of a command and of those below it.
@@ -152,7 +159,8 @@ fn describe(command: &[&str], page: &mut String) {
     // Global options stand with the first.
     let (begin, rest) = help.split_once("Global options:").unwrap_or((&help, ""));
     let end = rest.split_once("\n\n").map_or("", |(_, end)| end);
-    let own = if command.is_empty() { help.clone() } else { format!("{}\n\n{end}", begin.trim_end()) };
+    let own =
+        if command.is_empty() { help.clone() } else { format!("{}\n\n{end}", begin.trim_end()) };
     let name = [&["castra"], command].concat().join(" ");
     page.push_str(&format!("\n## `{name}`\n\n```text\n{}\n```\n", own.trim_end()));
     for below in subcommands(command) {

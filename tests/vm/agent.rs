@@ -63,7 +63,10 @@ fn from_start_to_power_off() {
     let mut other_name = personality("not a name");
     port.personalise(other_name.clone()).expect("sends");
     let answer = vm.next(&mut port);
-    assert!(matches!(answer, GuestMessage::Failed { task: AgentTask::Personalise, .. }), "{answer:?}");
+    assert!(
+        matches!(answer, GuestMessage::Failed { task: AgentTask::Personalise, .. }),
+        "{answer:?}"
+    );
     other_name.hostname = "renamed".into();
     port.personalise(other_name).expect("sends");
     vm.expect(&mut port, &GuestMessage::Personalised);
@@ -102,10 +105,16 @@ impl Vm {
             .arg(format!("{DISK_GIB}G"))
             .status();
         assert!(overlay.expect("qemu-img runs").success());
-        let (overlay, control, console) = (path("overlay.qcow2"), path("control.sock"), path("console.log"));
+        let (overlay, control, console) =
+            (path("overlay.qcow2"), path("control.sock"), path("console.log"));
         let qemu = Command::new("qemu-system-x86_64")
             .args(["-nodefaults", "-no-user-config", "-display", "none", "-m", "512", "-smp", "1"])
-            .args(["-machine", "q35,sata=off,smbus=off,vmport=off,accel=tcg", "-cpu", "qemu64,+rdrand"])
+            .args([
+                "-machine",
+                "q35,sata=off,smbus=off,vmport=off,accel=tcg",
+                "-cpu",
+                "qemu64,+rdrand",
+            ])
             .arg("-kernel")
             .arg(&image.kernel)
             .arg("-initrd")
@@ -136,8 +145,8 @@ impl Vm {
     }
 
     fn attach(&self) -> ControlPort {
-        let mut port =
-            ControlPort::connect(&self.control_socket(), self.deadline, &Cancel::new()).expect("connects");
+        let mut port = ControlPort::connect(&self.control_socket(), self.deadline, &Cancel::new())
+            .expect("connects");
         port.attach().expect("attaches");
         port
     }
@@ -160,13 +169,17 @@ impl Vm {
     /// Expects the hello first: answers to an earlier host's unfinished line are not for this one.
     fn hello(&self, port: &mut ControlPort) -> (Vec<Stage>, bool) {
         let message = self.next(port);
-        let GuestMessage::Hello { stages, personalised, uptime_ms, root_mounted_ms, .. } = message else {
+        let GuestMessage::Hello { stages, personalised, uptime_ms, root_mounted_ms, .. } = message
+        else {
             panic!("{message:?} instead of hello")
         };
         assert!(stages.is_sorted_by_key(|reached| reached.uptime_ms), "{stages:?}");
         assert!(stages.iter().all(|reached| Some(reached.uptime_ms) <= uptime_ms), "{stages:?}");
         if let Some(root) = stages.iter().find(|reached| reached.stage == Stage::Root) {
-            assert!(root_mounted_ms.is_some_and(|mounted| mounted <= root.uptime_ms), "{root_mounted_ms:?}");
+            assert!(
+                root_mounted_ms.is_some_and(|mounted| mounted <= root.uptime_ms),
+                "{root_mounted_ms:?}"
+            );
         }
         (stages.iter().map(|reached| reached.stage).collect(), personalised)
     }
@@ -174,14 +187,20 @@ impl Vm {
     fn expect_stages(&self, port: &mut ControlPort, expected: &[Stage]) {
         for stage in expected {
             let message = self.next(port);
-            let GuestMessage::Stage(reached) = message else { panic!("{message:?} instead of {stage:?}") };
+            let GuestMessage::Stage(reached) = message else {
+                panic!("{message:?} instead of {stage:?}")
+            };
             assert_eq!(reached.stage, *stage, "{}", self.console());
         }
     }
 
     fn wait_until_off(&mut self, port: &mut ControlPort) {
         let end = port.next(self.deadline);
-        assert!(matches!(end, Err(ControlError::Closed)), "{end:?}; the console:\n{}", self.console());
+        assert!(
+            matches!(end, Err(ControlError::Closed)),
+            "{end:?}; the console:\n{}",
+            self.console()
+        );
         assert!(self.qemu.wait().expect("QEMU ends").success());
     }
 
@@ -243,7 +262,8 @@ impl Superblock {
     fn read(disk: &Path) -> Self {
         let mut raw = [0; 1024];
         fs::File::open(disk).expect("opens").read_exact_at(&mut raw, 1024).expect("reads");
-        let number = |at: usize| u32::from_le_bytes(raw[at..at + 4].try_into().expect("four bytes"));
+        let number =
+            |at: usize| u32::from_le_bytes(raw[at..at + 4].try_into().expect("four bytes"));
         assert_eq!(raw[0x38..0x3A], [0x53, 0xEF], "an ext4");
         let block_bytes = 1024 << number(0x18);
         Self {
@@ -269,7 +289,11 @@ fn read_file(disk: &Path, path: &str) -> String {
 struct Disk(fs::File);
 
 impl ext4_view::Ext4Read for Disk {
-    fn read(&mut self, start_byte: u64, target: &mut [u8]) -> Result<(), Box<dyn Error + Send + Sync>> {
+    fn read(
+        &mut self,
+        start_byte: u64,
+        target: &mut [u8],
+    ) -> Result<(), Box<dyn Error + Send + Sync>> {
         Ok(self.0.read_exact_at(target, start_byte)?)
     }
 }

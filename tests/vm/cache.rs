@@ -15,7 +15,9 @@ fn a_removed_cache_and_a_moved_project_lose_nothing() {
 
     project.run(&["--offline", "up"]).ok();
     fs::remove_dir_all(project.cache()).expect("removed while the VM runs");
-    project.run(&["exec", "--", "sh", "-c", "find /boot /lib -type f -exec cat {} + > /dev/null"]).ok();
+    project
+        .run(&["exec", "--", "sh", "-c", "find /boot /lib -type f -exec cat {} + > /dev/null"])
+        .ok();
     project.run(&["exec", "--", "sh", "-c", "echo survives > /root/file"]).ok();
     project.run(&["--offline", "down"]).ok();
 

@@ -60,7 +60,9 @@ fn streams_are_apart(project: &Project) {
     assert_eq!((ended.text().as_str(), ended.stderr.as_str()), ("out\n", "err\n"));
     let arguments = ["exec", "--", "printf", "%s|", "two words", "$HOME", "'quoted'", "", "*"];
     assert_eq!(project.run(&arguments).ok().text(), "two words|$HOME|'quoted'||*|");
-    let ended = project.run(&["exec", "-e", "GREETING=hello there", "--", "sh", "-c", "echo $GREETING"]).ok();
+    let ended = project
+        .run(&["exec", "-e", "GREETING=hello there", "--", "sh", "-c", "echo $GREETING"])
+        .ok();
     assert_eq!(ended.text(), "hello there\n");
 }
 
@@ -109,7 +111,10 @@ fn files_go_there_and_back(project: &Project) {
     let here = tool("sha256sum", &[out.to_str().expect("UTF-8")]).stdout;
     assert_eq!(digest(there), digest(String::from_utf8(here).expect("text")));
     project.run(&["cp", ":/root/there.bin", "back.bin"]).ok();
-    assert!(fs::read(&out).expect("read") == fs::read(&back).expect("read"), "the copy came back changed");
+    assert!(
+        fs::read(&out).expect("read") == fs::read(&back).expect("read"),
+        "the copy came back changed"
+    );
     fs::remove_file(out).expect("removed");
     fs::remove_file(back).expect("removed");
 
@@ -146,12 +151,14 @@ fn rustix_openpt() -> (std::os::fd::OwnedFd, std::os::fd::OwnedFd) {
     unlockpt(&outer).expect("unlocked");
     let name = ptsname(&outer, Vec::new()).expect("a name");
     let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOCTTY;
-    let inner = rustix::fs::open(name.as_c_str(), flags, rustix::fs::Mode::empty()).expect("opened");
+    let inner =
+        rustix::fs::open(name.as_c_str(), flags, rustix::fs::Mode::empty()).expect("opened");
     (outer, inner)
 }
 
 fn the_root_filesystem_fills_its_disk(project: &Project) {
-    let kib = project.run(&["exec", "--", "sh", "-c", "df -k / | awk 'NR==2 {print $2}'"]).ok().text();
+    let kib =
+        project.run(&["exec", "--", "sh", "-c", "df -k / | awk 'NR==2 {print $2}'"]).ok().text();
     let kib: u64 = kib.trim().parse().expect("a number");
     assert!(kib > 9 << 20, "{kib} KiB of 10 GiB");
 }
@@ -183,7 +190,9 @@ fn the_network_is_up(project: &Project) {
 const SSH_CONFIGS: [&str; 2] = [".castra/ssh-config", ".castra/ssh-config-proxy"];
 
 fn ssh_itself_can_log_in(project: &Project) {
-    for (name, options) in SSH_CONFIGS.into_iter().zip([&["ssh-config"][..], &["ssh-config", "--proxy"]]) {
+    for (name, options) in
+        SSH_CONFIGS.into_iter().zip([&["ssh-config"][..], &["ssh-config", "--proxy"]])
+    {
         project.write(name, &project.run(options).ok().text());
     }
     saved_configurations_still_hold(project);
@@ -222,7 +231,11 @@ fn power_off_is_clean(project: &Project) {
     let started = Instant::now();
     let ended = project.run(&["down"]).ok().says("guest shutdown");
     assert!(started.elapsed() < Duration::from_secs(60), "the guest's limit was hit");
-    assert!(!ended.stderr.contains("quit"), "the guest did not shut down by itself:\n{}", ended.stderr);
+    assert!(
+        !ended.stderr.contains("quit"),
+        "the guest did not shut down by itself:\n{}",
+        ended.stderr
+    );
     let raw = project.path().join(".castra/check.raw");
     let overlay = project.path().join(format!(".castra/{VM}-overlay.qcow2"));
     let text = |path: &std::path::Path| path.to_str().expect("UTF-8").to_owned();

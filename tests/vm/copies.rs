@@ -17,7 +17,14 @@ fn declare(project: &Project) {
 /// Writes something to memory, and something to the disk.
 fn write_something(project: &Project) {
     project
-        .run(&["exec", "web", "--", "sh", "-c", "echo memory > /dev/shm/x; echo disk > /root/x; sync"])
+        .run(&[
+            "exec",
+            "web",
+            "--",
+            "sh",
+            "-c",
+            "echo memory > /dev/shm/x; echo disk > /root/x; sync",
+        ])
         .ok();
 }
 
@@ -54,8 +61,9 @@ fn record(project: &Path, vm: &str) -> Value {
 fn layer(project: &Path) -> PathBuf {
     let mut entries =
         fs::read_dir(project.join(".castra")).expect("reads").flatten().map(|entry| entry.path());
-    let is_layer =
-        |path: &PathBuf| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"layer-"));
+    let is_layer = |path: &PathBuf| {
+        path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"layer-"))
+    };
     entries.find(is_layer).expect("a layer")
 }
 
@@ -149,7 +157,8 @@ fn a_copied_cache_is_verified_once_and_used() {
         let found = templates.filter(|template| template["state"] == state);
         found.map(|template| template["key"].as_str().expect("a key").to_owned()).collect()
     };
-    let (list, prune) = (["template", "list", "--json"], ["template", "prune", "--dry-run", "--json"]);
+    let (list, prune) =
+        (["template", "list", "--json"], ["template", "prune", "--dry-run", "--json"]);
     for is_first in [true, false] {
         let project = Project::with_cache(parent.path().to_owned());
         declare(&project);
@@ -164,5 +173,8 @@ fn a_copied_cache_is_verified_once_and_used() {
     declare(&project);
     let key = in_state(&project, &list, "ready").remove(0);
     flip(&to.join("templates").join(key).join("memory.img"));
-    project.run(&["template", "verify"]).code(65).says("has a memory that is missing or was changed");
+    project
+        .run(&["template", "verify"])
+        .code(65)
+        .says("has a memory that is missing or was changed");
 }

@@ -110,5 +110,9 @@ fn a_run_without_room_waits_for_it() {
     let Some(ended) = run_script(FULL_IN_A_RUN, &[], &project) else { return };
     let ended = ended.ok().says("there is room again");
     let text = ended.text();
-    assert!(text.contains("the same\n") && text.contains("run: code 0\n"), "{text}{}", ended.stderr);
+    assert!(
+        text.contains("the same\n") && text.contains("run: code 0\n"),
+        "{text}{}",
+        ended.stderr
+    );
 }

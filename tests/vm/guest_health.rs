@@ -47,8 +47,15 @@ fn a_network_that_is_down_is_named() {
     let cut = "(sleep 1; ip link set eth0 down) </dev/null >/dev/null 2>&1 &";
     project.run(&["exec", "--", "sh", "-c", cut]).ok();
     eventually("the link is down", LIMIT, || !status(&project)["network_fault"].is_null());
-    assert_eq!(status(&project)["network_fault"], json!({"kind": "interface-down", "interface": "eth0"}));
-    project.run(&["exec", "--", "true"]).code(255).says("the interface eth0 is down").says("castra restart");
+    assert_eq!(
+        status(&project)["network_fault"],
+        json!({"kind": "interface-down", "interface": "eth0"})
+    );
+    project
+        .run(&["exec", "--", "true"])
+        .code(255)
+        .says("the interface eth0 is down")
+        .says("castra restart");
     project.run(&["up"]).code(69).says("the interface eth0 is down");
     project.run(&["restart"]).ok();
     project.run(&["exec", "--", "true"]).ok();
@@ -68,7 +75,8 @@ fn ahead_ms(project: &Project) -> Option<i64> {
 
 fn qmp(project: &Project) -> Qmp {
     let record = project.path().join(format!(".castra/vms/{VM}/vm.json"));
-    let record: Value = serde_json::from_slice(&std::fs::read(record).expect("a record")).expect("JSON");
+    let record: Value =
+        serde_json::from_slice(&std::fs::read(record).expect("a record")).expect("JSON");
     let sockets = SocketsLayout::new(record["boot"]["sockets"].as_str().expect("sockets").into());
     Qmp::connect(&sockets.qmp(), WaitLimit::new(LIMIT, &Cancel::new())).expect("QEMU answers")
 }

@@ -13,14 +13,21 @@ fn a_vms_life_as_json() {
     project.run(&["down"]).ok();
     started(&project);
     commands(&project);
-    let copies = project.run(&["cp", "--json", "/etc/hostname", ":/root/there"]).ok().document("cp");
+    let copies =
+        project.run(&["cp", "--json", "/etc/hostname", ":/root/there"]).ok().document("cp");
     assert!(copies["copies"][0]["bytes"].as_u64().is_some_and(|bytes| bytes > 0));
     let hosts = project.run(&["ssh-config", "--json"]).ok().document("ssh-config");
-    assert_eq!((&hosts["hosts"][0]["vm"], &hosts["hosts"][0]["address"]), (&VM.into(), &"127.0.0.1".into()));
+    assert_eq!(
+        (&hosts["hosts"][0]["vm"], &hosts["hosts"][0]["address"]),
+        (&VM.into(), &"127.0.0.1".into())
+    );
     suspended_and_cloned(&project);
     project.run(&["up", VM, "--json"]).ok().document("up");
     let down = project.run(&["down", "--json", VM]).ok().document("down");
-    assert_eq!((&down["vms"][0]["state"], &down["vms"][0]["changed"]), (&"stopped".into(), &true.into()));
+    assert_eq!(
+        (&down["vms"][0]["state"], &down["vms"][0]["changed"]),
+        (&"stopped".into(), &true.into())
+    );
     let down = project.run(&["down", "--json", VM]).ok().document("down");
     assert_eq!(down["vms"][0]["changed"], false);
 }
@@ -29,7 +36,8 @@ fn started(project: &Project) {
     let ended = project.run(&["up", "--json"]).ok();
     let up = ended.document("up");
     assert_eq!((&up["vms"][0]["name"], &up["vms"][0]["changed"]), (&VM.into(), &true.into()));
-    let names: Vec<Value> = ended.events().into_iter().map(|mut line| line["event"].take()).collect();
+    let names: Vec<Value> =
+        ended.events().into_iter().map(|mut line| line["event"].take()).collect();
     for event in ["accelerator-chosen", "vm-starting", "vm-phase", "vm-running"] {
         assert!(names.iter().any(|name| name == event), "no {event} in {names:?}");
     }
@@ -38,7 +46,9 @@ fn started(project: &Project) {
     let status = project.run(&["status", "--json"]).ok().document("status");
     let vm = &status["vms"][0];
     assert_eq!(vm["state"], "running");
-    for known in ["pid", "qemu_version", "started_unix_ms", "ssh_port", "cpus", "memory_mib", "ready_ms"] {
+    for known in
+        ["pid", "qemu_version", "started_unix_ms", "ssh_port", "cpus", "memory_mib", "ready_ms"]
+    {
         assert!(!vm[known].is_null(), "{known} is not told: {vm:#}");
     }
     assert!(vm["accelerator"]["reason"].is_string());
@@ -46,12 +56,16 @@ fn started(project: &Project) {
 
 fn commands(project: &Project) {
     let script = "cat; printf 'out\\n'; printf '\\377' >&2; exit 3";
-    let ended = project.run_with_input(&["exec", "--json", "--", "sh", "-c", script], b"in\n").code(3);
+    let ended =
+        project.run_with_input(&["exec", "--json", "--", "sh", "-c", script], b"in\n").code(3);
     let told = ended.document("exec");
     assert_eq!((&told["stdout"], &told["stderr_base64"]), (&"in\nout\n".into(), &"/w==".into()));
     assert_eq!((&told["exit_code"], &told["timed_out"]), (&3.into(), &false.into()));
     project.run(&["exec", "--json", "--tty", "--", "true"]).code(64).says("has no JSON output");
-    let told = project.run(&["run", "--json", "--timeout", "60", "--", "uname", "-s"]).ok().document("run");
+    let told = project
+        .run(&["run", "--json", "--timeout", "60", "--", "uname", "-s"])
+        .ok()
+        .document("run");
     assert_eq!(told["stdout"], "Linux\n");
 }
 

@@ -49,7 +49,11 @@ fn a_vm_whose_sockets_are_gone_is_used_and_shuts_down_in_order() {
     let project = Project::new();
     project.run(&["up"]).ok();
     fs::remove_dir_all(project.runtime_directory().join("castra")).expect("removed");
-    project.run(&["status"]).ok().says("has lost its sockets").says("castra restart alpine-minimal");
+    project
+        .run(&["status"])
+        .ok()
+        .says("has lost its sockets")
+        .says("castra restart alpine-minimal");
     project.run(&["up"]).ok().says("its sockets in");
     project.run(&["suspend"]).code(69).says("cannot suspend").says("castra restart alpine-minimal");
     project.run(&["console"]).code(69).says("is gone");
@@ -58,7 +62,8 @@ fn a_vm_whose_sockets_are_gone_is_used_and_shuts_down_in_order() {
     project.run(&["down"]).ok();
     project.run(&["up"]).ok();
     assert_eq!(project.run(&["exec", "--", "cat", "/root/file"]).ok().text(), "survives\n");
-    let replayed = project.run(&["exec", "--", "sh", "-c", "dmesg | grep -i 'recover\\|orphan'"]).text();
+    let replayed =
+        project.run(&["exec", "--", "sh", "-c", "dmesg | grep -i 'recover\\|orphan'"]).text();
     assert_eq!(replayed, "", "the filesystem was not unmounted");
     project.run(&["suspend"]).ok();
 }
@@ -99,12 +104,14 @@ fn two_vms_run_side_by_side() {
     }
     project.run(&["exec", "--", "true"]).code(255).says("several VMs");
     project.run(&["exec", "tow", "--", "true"]).code(255).says("did you mean `two`?");
-    let ids = |vm| project.run(&["exec", vm, "--", "cat", "/proc/sys/kernel/random/uuid"]).ok().text();
+    let ids =
+        |vm| project.run(&["exec", vm, "--", "cat", "/proc/sys/kernel/random/uuid"]).ok().text();
     assert_ne!(ids("one"), ids("two"));
     project.run(&["down", "one"]).ok();
     let table = project.run(&["status"]).ok().text();
-    let state =
-        |vm: &str| table.lines().find(|line| line.starts_with(vm)).map(str::to_owned).unwrap_or_default();
+    let state = |vm: &str| {
+        table.lines().find(|line| line.starts_with(vm)).map(str::to_owned).unwrap_or_default()
+    };
     assert!(state("one").contains("stopped") && state("two").contains("running"), "{table}");
 }
 
@@ -113,9 +120,15 @@ fn a_taken_port_is_named_before_anything_boots() {
     let project = Project::new();
     let holder = TcpListener::bind("127.0.0.1:0").expect("bound");
     let port = holder.local_addr().expect("an address").port();
-    let vm = format!("[[vms]]\nname = \"web\"\n{IMAGE}\n[[vms.port_forwards]]\nhost = {port}\nguest = 80\n");
+    let vm = format!(
+        "[[vms]]\nname = \"web\"\n{IMAGE}\n[[vms.port_forwards]]\nhost = {port}\nguest = 80\n"
+    );
     project.write("castra.toml", &vm);
-    project.run(&["up"]).code(75).says(&format!("port {port}/tcp")).says("choose another host port");
+    project
+        .run(&["up"])
+        .code(75)
+        .says(&format!("port {port}/tcp"))
+        .says("choose another host port");
     assert!(project.run(&["status"]).ok().text().contains("stopped"));
 }
 
@@ -131,9 +144,14 @@ fn a_start_that_was_not_waited_for_is_finished_by_the_next_command() {
 #[test]
 fn ctrl_c_in_the_middle_of_a_boot_leaves_nothing_running() {
     let project = Project::new();
-    let mut up =
-        project.castra(&["up", "--cold"]).stderr(std::process::Stdio::piped()).spawn().expect("castra runs");
-    eventually("QEMU runs", Duration::from_secs(120), || project.pidfile("alpine-minimal").exists());
+    let mut up = project
+        .castra(&["up", "--cold"])
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("castra runs");
+    eventually("QEMU runs", Duration::from_secs(120), || {
+        project.pidfile("alpine-minimal").exists()
+    });
     let pid = rustix::process::Pid::from_child(&up);
     rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("interrupted");
     assert_eq!(up.wait().expect("castra ends").code(), Some(130));

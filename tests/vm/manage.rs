@@ -39,14 +39,18 @@ impl Watched {
         let mut command = project.castra(arguments);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
         let mut child = command.spawn().expect("castra runs");
-        let (seen, mut stdout) = (Arc::new(Mutex::new(String::new())), child.stdout.take().expect("a pipe"));
+        let (seen, mut stdout) =
+            (Arc::new(Mutex::new(String::new())), child.stdout.take().expect("a pipe"));
         let for_thread = Arc::clone(&seen);
         thread::spawn(move || {
             let mut chunk = [0; 4096];
             while let Ok(read) = stdout.read(&mut chunk)
                 && read > 0
             {
-                for_thread.lock().expect("not poisoned").push_str(&String::from_utf8_lossy(&chunk[..read]));
+                for_thread
+                    .lock()
+                    .expect("not poisoned")
+                    .push_str(&String::from_utf8_lossy(&chunk[..read]));
             }
         });
         Self { child, seen }
@@ -122,7 +126,9 @@ fn console_is_for_one_at_a_time(project: &Project) {
     project.run(&["console"]).code(75).says(&format!("in use by process {}", console.child.id()));
     project.run(&["console", "--json"]).code(64);
     stdin.write_all(b"typed-by-me\n").expect("typed");
-    eventually("the guest's terminal echoes it", Duration::from_secs(20), || console.has_seen("typed-by-me"));
+    eventually("the guest's terminal echoes it", Duration::from_secs(20), || {
+        console.has_seen("typed-by-me")
+    });
     assert!(log().contains("typed-by-me"), "the log is written while somebody is connected, too");
     drop(stdin);
     assert_eq!(console.ends(), Some(0));
@@ -143,19 +149,28 @@ fn restart_and_logs(project: &Project) {
         (&"running".into(), &true.into())
     );
     assert_ne!(project.qemu_pid("web"), before);
-    eventually("the new boot's console", Duration::from_secs(60), || follower.has_seen("Mounting root"));
+    eventually("the new boot's console", Duration::from_secs(60), || {
+        follower.has_seen("Mounting root")
+    });
     eventually("what castra did", Duration::from_secs(60), || follower.has_seen("web: stopped"));
     // It ends with its VM, and not by its stdin, which is still open.
     assert_eq!(console.child.wait().expect("ends").code(), Some(0));
     drop(stdin);
     assert_eq!(project.run(&["exec", "--", "cat", "/root/file"]).ok().text(), "kept\n");
-    let logs = project.run(&["logs", "--source", "castra", "--since", "1h", "--json"]).ok().document("logs");
+    let logs = project
+        .run(&["logs", "--source", "castra", "--since", "1h", "--json"])
+        .ok()
+        .document("logs");
     let lines = logs["lines"].as_array().expect("lines");
-    let has =
-        |text: &str| lines.iter().any(|line| line["text"].as_str().is_some_and(|line| line.contains(text)));
+    let has = |text: &str| {
+        lines.iter().any(|line| line["text"].as_str().is_some_and(|line| line.contains(text)))
+    };
     assert!(has("up failed: port") && has("web: ready in"), "{logs}");
     assert!(project.run(&["logs", "--source", "castra", "--since", "0s"]).ok().text().is_empty());
-    assert_eq!(project.run(&["logs", "--source", "castra", "--tail", "1"]).ok().text().lines().count(), 1);
+    assert_eq!(
+        project.run(&["logs", "--source", "castra", "--tail", "1"]).ok().text().lines().count(),
+        1
+    );
     project.run(&["logs", "-f", "--json"]).code(64);
 }
 

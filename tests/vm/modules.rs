@@ -16,7 +16,8 @@ fn sh(project: &Project, line: &str) -> castra_test_support::Ended {
 
 /// Puts the modules back as castra advises: those of the image, from a VM of its own.
 fn put_back(project: &Project, kernel: &str) {
-    let pack = ["run", "--image", "alpine-pypi@v1", "--", "tar", "-C", "/lib/modules", "-cf", "-", kernel];
+    let pack =
+        ["run", "--image", "alpine-pypi@v1", "--", "tar", "-C", "/lib/modules", "-cf", "-", kernel];
     let mut run = project.castra(&pack).stdout(Stdio::piped()).spawn().expect("castra runs");
     let packed = run.stdout.take().expect("a pipe");
     let mut exec = project.castra(&["exec", VM, "--", "tar", "-C", "/lib/modules", "-xf", "-"]);
@@ -27,7 +28,10 @@ fn put_back(project: &Project, kernel: &str) {
 #[test]
 fn a_kernel_whose_modules_are_gone_is_told_with_a_way_out_that_works() {
     let project = Project::new();
-    project.write("castra.toml", &format!("[[vms]]\nname = \"{VM}\"\nmanaged_image = \"alpine-pypi@v1\"\n"));
+    project.write(
+        "castra.toml",
+        &format!("[[vms]]\nname = \"{VM}\"\nmanaged_image = \"alpine-pypi@v1\"\n"),
+    );
     let up = project.run(&["up"]).ok();
     assert!(!up.stderr.contains(TOLD), "{}", up.stderr);
     let kernel = sh(&project, "uname -r").ok().text().trim().to_owned();

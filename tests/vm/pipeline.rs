@@ -34,7 +34,8 @@ fn boots(disk: &Path) {
     let project = Project::isolated();
     project.write("castra.toml", &configuration(&server.url("/mini.vhd"), disk, length));
     project.run(&["up"]).ok().says("retrying").says("ready in");
-    let shown = project.run(&["exec", "--", "sh", "-c", "cat /etc/alpine-release; uname -r"]).ok().text();
+    let shown =
+        project.run(&["exec", "--", "sh", "-c", "cat /etc/alpine-release; uname -r"]).ok().text();
     let lines: Vec<&str> = shown.lines().collect();
     assert!(
         matches!(lines[..], [release, kernel] if release.starts_with("3.") && kernel.ends_with("-virt")),
@@ -45,7 +46,10 @@ fn boots(disk: &Path) {
 
     let ranges = server.ranges();
     assert_eq!(ranges.first(), Some(&None));
-    assert!(ranges.iter().flatten().any(|range| *range == format!("bytes={}-", length / 2)), "{ranges:?}");
+    assert!(
+        ranges.iter().flatten().any(|range| *range == format!("bytes={}-", length / 2)),
+        "{ranges:?}"
+    );
     assert!(server.bytes_sent() <= length, "{} bytes were sent of {length}", server.bytes_sent());
     project.run(&["down"]).ok();
     project.run(&["up"]).ok().says("cache hit");
@@ -58,7 +62,10 @@ fn is_refused(disk: &Path) {
     let project = Project::isolated();
     project.write("castra.toml", &configuration(&server.url("/mini.vhd"), disk, length));
     project.run(&["up"]).code(65).says("dynamic").says("vpc");
-    assert!(!project.path().join(".castra/vm-overlay.qcow2").exists(), "a disk was made on a refused image");
+    assert!(
+        !project.path().join(".castra/vm-overlay.qcow2").exists(),
+        "a disk was made on a refused image"
+    );
 }
 
 /// Returns the same disk as a VHD that qemu-img writes.
@@ -67,7 +74,17 @@ fn make_dynamic(disk: &Path) -> std::path::PathBuf {
     let text = |path: &Path| path.to_str().expect("UTF-8").to_owned();
     tool(
         "qemu-img",
-        &["convert", "-f", "raw", "-O", "vpc", "-o", "subformat=dynamic", &text(disk), &text(&target)],
+        &[
+            "convert",
+            "-f",
+            "raw",
+            "-O",
+            "vpc",
+            "-o",
+            "subformat=dynamic",
+            &text(disk),
+            &text(&target),
+        ],
     );
     target
 }

@@ -33,13 +33,17 @@ fn a_service_is_reached_wherever_it_listens() {
     reaches(port, "127.0.0.1");
     // Containers and others that reach the guest's address have no access to its loopback
     // interface.
-    let inside = sh(&project, "nc -w 5 10.0.2.15 61022 < /dev/null; nc -w 5 127.0.0.1 61022 < /dev/null");
+    let inside =
+        sh(&project, "nc -w 5 10.0.2.15 61022 < /dev/null; nc -w 5 127.0.0.1 61022 < /dev/null");
     assert_eq!(inside.text(), "");
 
     // Only the kernel's command line configures the agent of a guest that reboots by itself.
-    let at_boot = format!("echo '::respawn:{SERVER} -s 127.0.0.1 -e echo rebooted' >> /etc/inittab; sync");
+    let at_boot =
+        format!("echo '::respawn:{SERVER} -s 127.0.0.1 -e echo rebooted' >> /etc/inittab; sync");
     sh(&project, &format!("{at_boot}; (sleep 1; reboot) </dev/null >/dev/null 2>&1 &")).ok();
-    eventually("the service of the new boot", LONG, || behind(port).as_deref() == Some("rebooted\n"));
+    eventually("the service of the new boot", LONG, || {
+        behind(port).as_deref() == Some("rebooted\n")
+    });
 }
 
 /// Command of a server that greets clients one after the other.
@@ -77,7 +81,9 @@ fn behind(port: u16) -> Option<String> {
 }
 
 fn reaches(port: u16, address: &str) {
-    eventually(address, Duration::from_secs(60), || behind(port).as_deref() == Some(&format!("{address}\n")));
+    eventually(address, Duration::from_secs(60), || {
+        behind(port).as_deref() == Some(&format!("{address}\n"))
+    });
 }
 
 /// Returns the answer of `castra ports` about the service.

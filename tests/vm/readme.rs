@@ -11,8 +11,11 @@ const TUTORIAL: &str = include_str!("../../docs/tutorial.md");
 /// Returns the first block of a language that contains this text.
 fn block(language: &str, with: &str) -> &'static str {
     let fence = format!("```{language}\n");
-    let mut blocks = README.split(fence.as_str()).skip(1).filter_map(|rest| rest.split("```").next());
-    blocks.find(|block| block.contains(with)).unwrap_or_else(|| panic!("the block with {with} is gone"))
+    let mut blocks =
+        README.split(fence.as_str()).skip(1).filter_map(|rest| rest.split("```").next());
+    blocks
+        .find(|block| block.contains(with))
+        .unwrap_or_else(|| panic!("the block with {with} is gone"))
 }
 
 /// Runs lines in a shell in the project's directory; `castra` is the one under test.
@@ -39,7 +42,10 @@ fn its_first_session_goes_as_told() {
     let project = Project::new();
     let typed: Vec<&str> =
         block("console", "castra up").lines().filter_map(|line| line.strip_prefix("$ ")).collect();
-    assert!(typed.contains(&"castra exec -- uname -sr") && typed.contains(&"castra shell"), "{typed:?}");
+    assert!(
+        typed.contains(&"castra exec -- uname -sr") && typed.contains(&"castra shell"),
+        "{typed:?}"
+    );
     // The VM belongs to a directory below the project's, and ends with it.
     let lines = [typed.join("\n").as_str(), "castra down"].join("\n");
     let output = type_in(&project, &lines);
@@ -53,7 +59,8 @@ fn its_first_session_goes_as_told() {
 fn the_tutorial_goes_as_told() {
     let project = Project::new();
     let blocks = TUTORIAL.split("```console\n").skip(1).filter_map(|rest| rest.split("```").next());
-    let typed: Vec<&str> = blocks.flat_map(str::lines).filter_map(|line| line.strip_prefix("$ ")).collect();
+    let typed: Vec<&str> =
+        blocks.flat_map(str::lines).filter_map(|line| line.strip_prefix("$ ")).collect();
     assert!(typed.len() > 15, "{typed:?}");
     // What the doctor finds depends on this machine.
     let lines: Vec<&str> = typed.into_iter().filter(|line| *line != "castra doctor").collect();
@@ -70,7 +77,10 @@ fn the_tutorial_goes_as_told() {
 fn its_throw_away_vm_runs_the_task() {
     let project = Project::new();
     fs::create_dir(project.path().join("task")).expect("made");
-    project.write("task/run.sh", "read line; echo \"got $line\"; ip route | grep -c default || true\n");
+    project.write(
+        "task/run.sh",
+        "read line; echo \"got $line\"; ip route | grep -c default || true\n",
+    );
     project.write("input", "something\n");
     type_in(&project, block("sh", "castra run"));
     let output = fs::read_to_string(project.path().join("output")).expect("written");

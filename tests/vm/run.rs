@@ -14,8 +14,10 @@ use castra_test_support::{Project, eventually, linked_cache, noise};
 fn left(cache: &Path) -> Vec<String> {
     let runs = cache.join("castra/runs");
     let directories = [runs.join("vms"), runs.clone(), runs.join("logs")];
-    let entries = directories.iter().flat_map(|directory| fs::read_dir(directory).into_iter().flatten());
-    let names = entries.map(|entry| entry.expect("reads").file_name().to_string_lossy().into_owned());
+    let entries =
+        directories.iter().flat_map(|directory| fs::read_dir(directory).into_iter().flatten());
+    let names =
+        entries.map(|entry| entry.expect("reads").file_name().to_string_lossy().into_owned());
     names.filter(|name| name.contains("run-")).collect()
 }
 
@@ -45,7 +47,10 @@ fn everything_passes_through_and_nothing_is_left() {
     assert_eq!(project.run(&arguments).ok().text(), "me run-\n");
 
     let started = Instant::now();
-    project.run(&["run", "--timeout", "1", "--", "sleep", "60"]).code(124).says("timed out after 1 s");
+    project
+        .run(&["run", "--timeout", "1", "--", "sleep", "60"])
+        .code(124)
+        .says("timed out after 1 s");
     assert!(started.elapsed() < Duration::from_secs(40), "the command was waited for");
 
     assert_eq!(left(cache.path()), Vec::<String>::new());
@@ -73,11 +78,13 @@ fn eight_at_once_are_eight_vms() {
     let project = Project::new();
     let script = "cat /etc/machine-id /proc/sys/kernel/random/uuid";
     let outputs: Vec<String> = thread::scope(|scope| {
-        let one = || project.run(&["run", "--memory", "256MiB", "--", "sh", "-c", script]).ok().text();
+        let one =
+            || project.run(&["run", "--memory", "256MiB", "--", "sh", "-c", script]).ok().text();
         let workers: Vec<_> = (0..8).map(|_| scope.spawn(one)).collect();
         workers.into_iter().map(|worker| worker.join().expect("runs")).collect()
     });
-    let lines: std::collections::BTreeSet<&str> = outputs.iter().flat_map(|text| text.lines()).collect();
+    let lines: std::collections::BTreeSet<&str> =
+        outputs.iter().flat_map(|text| text.lines()).collect();
     assert_eq!(lines.len(), 16, "{outputs:?}");
 }
 

@@ -13,8 +13,10 @@ use castra_test_support::{Project, bootable_qcow2, disks, image_cache, target_tm
 /// Creates a cache that has the images of the shared one, and nothing else.
 fn cache_with_images() -> tempfile::TempDir {
     disks::alpine();
-    let cache =
-        tempfile::Builder::new().prefix("security-cache-").tempdir_in(target_tmp()).expect("a directory");
+    let cache = tempfile::Builder::new()
+        .prefix("security-cache-")
+        .tempdir_in(target_tmp())
+        .expect("a directory");
     let (from, to) = (image_cache().join("castra/images"), cache.path().join("castra"));
     fs::create_dir(&to).expect("a directory");
     tool("cp", &["-al", from.to_str().expect("UTF-8"), to.to_str().expect("UTF-8")]);
@@ -40,7 +42,11 @@ fn careless(project: &Project, umask: &str, arguments: &[&str]) {
     }
     command.env("MY_API_TOKEN", "hunter2").current_dir(project.path()).stdin(Stdio::null());
     let output = command.output().expect("castra runs");
-    assert!(output.status.success(), "castra {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "castra {arguments:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 /// Returns all files and directories below this one, itself included; symbolic links have no mode
@@ -71,7 +77,8 @@ fn assert_private(root: &Path) {
         let metadata = fs::symlink_metadata(path).expect("metadata");
         let mode = metadata.permissions().mode() & 0o777;
         let text = path.to_string_lossy();
-        let is_published = metadata.is_file() && (text.contains("/images/") || text.contains("/templates/"));
+        let is_published =
+            metadata.is_file() && (text.contains("/images/") || text.contains("/templates/"));
         assert!(mode & 0o077 == 0 || (is_published && mode == 0o444), "{mode:o} {text}");
     }
     assert!(paths.len() > 1, "{} is empty", root.display());
@@ -82,7 +89,8 @@ fn assert_confined(project: &Project, cache: &Path) {
     let status = fs::read_to_string(process.join("status")).expect("reads");
     assert!(status.contains("NoNewPrivs:\t1\n"), "{status}");
     assert!(status.contains("Seccomp:\t2\n"), "{status}");
-    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:\t")).expect("capabilities");
+    let effective =
+        status.lines().find_map(|line| line.strip_prefix("CapEff:\t")).expect("capabilities");
     let effective = u64::from_str_radix(effective, 16).expect("hexadecimal");
     // CAP_DAC_OVERRIDE and CAP_NET_BIND_SERVICE, and those only if castra runs as root.
     assert_eq!(effective & !(1 << 1 | 1 << 10), 0, "{status}");
@@ -113,10 +121,12 @@ fn assert_confined(project: &Project, cache: &Path) {
 fn nobody_else_reads_or_writes_and_qemu_gets_nothing_it_does_not_need() {
     let cache = cache_with_images();
     let project = Project::with_cache(cache.path().to_owned());
-    let (state, run) = (project.path().join(".castra"), project.path().with_file_name("run").join("castra"));
+    let (state, run) =
+        (project.path().join(".castra"), project.path().with_file_name("run").join("castra"));
     careless(&project, "000", &["init"]);
     assert_eq!(
-        fs::metadata(project.path().join("castra.toml")).expect("is made").permissions().mode() & 0o777,
+        fs::metadata(project.path().join("castra.toml")).expect("is made").permissions().mode()
+            & 0o777,
         0o644
     );
     fs::remove_file(project.path().join("castra.toml")).expect("removed");
@@ -151,7 +161,8 @@ fn qemu_img(project: &Project, arguments: &[&str]) {
 }
 
 fn configure(project: &Project, base: &str, more: &str) {
-    let text = format!("[[vms]]\nname = \"vm\"\nmemory = \"64 MiB\"\nbase_image = \"{base}\"\n{more}");
+    let text =
+        format!("[[vms]]\nname = \"vm\"\nmemory = \"64 MiB\"\nbase_image = \"{base}\"\n{more}");
     project.write("castra.toml", &text);
 }
 
@@ -192,7 +203,10 @@ fn a_disk_from_elsewhere_draws_in_no_other_file() {
     for (base, more, said) in refused {
         configure(&project, base, more);
         project.run(&["up", "--no-wait"]).code(65).says(said).says("hint");
-        assert!(!project.path().join(".castra/vm-overlay.qcow2").exists(), "{base}: no disk is put on it");
+        assert!(
+            !project.path().join(".castra/vm-overlay.qcow2").exists(),
+            "{base}: no disk is put on it"
+        );
     }
 
     configure(&project, "a.qcow2", ALLOWED);
@@ -206,7 +220,8 @@ fn a_disk_from_elsewhere_draws_in_no_other_file() {
     project.run(&["down", "--force"]).ok();
 
     // Its backing file counts as part of it.
-    let other = fs::OpenOptions::new().write(true).open(project.path().join("plain.qcow2")).expect("opens");
+    let other =
+        fs::OpenOptions::new().write(true).open(project.path().join("plain.qcow2")).expect("opens");
     other
         .set_len(fs::metadata(project.path().join("plain.qcow2")).expect("metadata").len() + 512)
         .expect("set");

@@ -20,7 +20,8 @@ fn shown(port: u16) -> BTreeSet<String> {
     let output = output.expect("`cargo xtask test` installs OpenSSH");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     // The first word names the host.
-    let keys = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once(' '));
+    let keys =
+        text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once(' '));
     keys.map(|(_, key)| key.to_owned()).collect()
 }
 
@@ -69,8 +70,9 @@ fn no_two_vms_show_the_same_host_key() {
         let script = "cat /etc/ssh/ssh_host_*_key.pub; systemctl is-active ssh";
         project.run(&["exec", "three", "--", "sh", "-c", script]).text()
     };
-    let is_of_two =
-        |text: &str| two.iter().flat_map(|line| line.split(' ').nth(1)).any(|key| text.contains(key));
+    let is_of_two = |text: &str| {
+        two.iter().flat_map(|line| line.split(' ').nth(1)).any(|key| text.contains(key))
+    };
     eventually("the clone's own keys", KEYS_LIMIT, || {
         let text = of_clone();
         text.lines().count() == 4 && text.ends_with("\nactive\n") && !is_of_two(&text)

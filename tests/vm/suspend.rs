@@ -13,16 +13,16 @@ use castra_test_support::{Ended, Project, eventually};
 const VM: &str = "alpine-minimal";
 
 /// Command that counts in memory and writes its progress to a file that is not on a disk.
-const COUNTER: &str =
-    "(i=0; while :; do i=$((i+1)); echo $i > /dev/shm/count; sleep 0.1; done) </dev/null >/dev/null 2>&1 &";
+const COUNTER: &str = "(i=0; while :; do i=$((i+1)); echo $i > /dev/shm/count; sleep 0.1; done) </dev/null >/dev/null 2>&1 &";
 
 #[test]
 fn a_suspended_vm_goes_on_where_it_was() {
     let project = Project::new();
     let port = free_port();
     let image = "managed_image = { name = \"alpine-pypi\", version = \"v1\" }";
-    let vm =
-        format!("[[vms]]\nname = \"{VM}\"\n{image}\n[[vms.port_forwards]]\nhost = {port}\nguest = 8000\n");
+    let vm = format!(
+        "[[vms]]\nname = \"{VM}\"\n{image}\n[[vms.port_forwards]]\nhost = {port}\nguest = 8000\n"
+    );
     project.write("castra.toml", &vm);
     project.run(&["up"]).ok();
     let serve = "(while :; do echo served | nc -l -p 8000; done) </dev/null >/dev/null 2>&1 &";
@@ -173,16 +173,22 @@ fn a_clone_is_another_vm_with_the_same_past() {
     assert_eq!(sh(&project, "cat /dev/shm/mark").ok().text(), "memory\n");
     project.run(&["clone", VM, "two"]).code(73).says("already");
     project.run(&["up", "two"]).ok().says("resuming");
-    let both =
-        |script: &str| [VM, "two"].map(|vm| project.run(&["exec", vm, "--", "sh", "-c", script]).ok().text());
+    let both = |script: &str| {
+        [VM, "two"].map(|vm| project.run(&["exec", vm, "--", "sh", "-c", script]).ok().text())
+    };
     assert_eq!(both("cat /root/file /dev/shm/mark"), ["shared\nmemory\n", "shared\nmemory\n"]);
     assert_eq!(both("hostname"), [format!("{VM}\n"), "two\n".to_owned()]);
-    for own in ["cat /etc/machine-id", "cat /proc/sys/kernel/random/uuid", "head -c 16 /dev/urandom | md5sum"]
-    {
+    for own in [
+        "cat /etc/machine-id",
+        "cat /proc/sys/kernel/random/uuid",
+        "head -c 16 /dev/urandom | md5sum",
+    ] {
         let [one, two] = both(own);
         assert_ne!(one, two, "{own}");
     }
-    let key = |vm: &str| fs::read(project.path().join(format!(".castra/vms/{vm}/host_key"))).expect("a key");
+    let key = |vm: &str| {
+        fs::read(project.path().join(format!(".castra/vms/{vm}/host_key"))).expect("a key")
+    };
     assert_ne!(key(VM), key("two"));
     both("hostname > /root/own; echo \"$(hostname)\" >> /root/file; sync");
     let expected = [format!("{VM}\nshared\n{VM}\n"), "two\nshared\ntwo\n".to_owned()];
@@ -206,12 +212,19 @@ fn a_clone_that_was_killed_harms_nothing() {
     project.run(&["suspend"]).ok();
     for point in ["clone-begun", "clone-frozen"] {
         kill_at(&project, &["clone", VM, "two"], point);
-        project.run(&["up", "two"]).code(69).says("unfinished clone").says("castra clean --disks two");
+        project
+            .run(&["up", "two"])
+            .code(69)
+            .says("unfinished clone")
+            .says("castra clean --disks two");
     }
     project.run(&["clone", VM, "two"]).ok();
     project.run(&["up", VM, "two"]).ok();
     for vm in [VM, "two"] {
-        assert_eq!(project.run(&["exec", vm, "--", "cat", "/dev/shm/mark"]).ok().text(), "memory\n");
+        assert_eq!(
+            project.run(&["exec", vm, "--", "cat", "/dev/shm/mark"]).ok().text(),
+            "memory\n"
+        );
     }
 }
 
@@ -259,7 +272,8 @@ fn overlay(project: &Project) -> PathBuf {
 
 fn qemu() -> PathBuf {
     let path = std::env::var_os("PATH").expect("a PATH");
-    let candidates = std::env::split_paths(&path).map(|directory| directory.join("qemu-system-x86_64"));
+    let candidates =
+        std::env::split_paths(&path).map(|directory| directory.join("qemu-system-x86_64"));
     candidates.into_iter().find(|path| path.exists()).expect("QEMU is installed")
 }
 

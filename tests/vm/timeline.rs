@@ -9,7 +9,8 @@ use std::time::Duration;
 use castra_test_support::{Project, disks, eventually, tool};
 use serde_json::Value;
 
-const BOOT: [&str; 8] = ["image", "overlay", "qemu", "kernel", "initramfs", "root", "agent", "services"];
+const BOOT: [&str; 8] =
+    ["image", "overlay", "qemu", "kernel", "initramfs", "root", "agent", "services"];
 const WARM: [&str; 6] = ["image", "template", "overlay", "qemu", "load", "personality"];
 
 fn two_vms(project: &Project) {
@@ -44,7 +45,8 @@ fn names(start: &Value) -> Vec<String> {
 
 /// Returns the milliseconds from QEMU's start until commands could run, from the VM's record.
 fn recorded_ready_ms(project: &Project, vm: &str) -> u64 {
-    let record = fs::read(project.path().join(format!(".castra/vms/{vm}/vm.json"))).expect("a record");
+    let record =
+        fs::read(project.path().join(format!(".castra/vms/{vm}/vm.json"))).expect("a record");
     let record: Value = serde_json::from_slice(&record).expect("is JSON");
     record["boot"]["ready_ms"].as_u64().expect("is ready")
 }
@@ -63,7 +65,10 @@ fn is_consistent(project: &Project, vm: &str, start: &Value) {
     assert_eq!(until_ready.last().and_then(|span| span.2), Some(ready_ms), "{start:#}");
     let since_qemu = ready_ms - until_ready[qemu].1;
     let recorded = recorded_ready_ms(project, vm);
-    assert!(since_qemu.abs_diff(recorded) <= 100 + recorded / 20, "{since_qemu} and {recorded}: {start:#}");
+    assert!(
+        since_qemu.abs_diff(recorded) <= 100 + recorded / 20,
+        "{since_qemu} and {recorded}: {start:#}"
+    );
 }
 
 #[test]
@@ -76,7 +81,11 @@ fn a_boot_and_a_warm_start_tell_what_they_did() {
     }
     let boot = starts(&project, "cold").remove(0);
     assert_eq!(names(&boot), BOOT, "{boot:#}");
-    assert_eq!((&boot["kind"], &boot["result"]), (&Value::from("boot"), &Value::from("ready")), "{boot:#}");
+    assert_eq!(
+        (&boot["kind"], &boot["result"]),
+        (&Value::from("boot"), &Value::from("ready")),
+        "{boot:#}"
+    );
     is_consistent(&project, "cold", &boot);
     for (name, begin, end) in
         phases(&boot).into_iter().filter(|(name, ..)| name == "kernel" || name == "initramfs")
@@ -112,15 +121,24 @@ fn a_failure_is_kept_beside_it(project: &Project) {
     let qemu = project.path().join("killed-qemu");
     fs::write(&qemu, "#!/bin/sh\nkill -9 $$\n").expect("written");
     fs::set_permissions(&qemu, fs::Permissions::from_mode(0o700)).expect("set");
-    let up =
-        project.castra(&["up", "cold"]).env("CASTRA_QEMU", &qemu).env("CASTRA_ACCELERATOR", "tcg").output();
+    let up = project
+        .castra(&["up", "cold"])
+        .env("CASTRA_QEMU", &qemu)
+        .env("CASTRA_ACCELERATOR", "tcg")
+        .output();
     let up = up.expect("castra runs");
     let said = String::from_utf8_lossy(&up.stderr);
     assert_eq!(up.status.code(), Some(69), "{said}");
-    assert!(said.contains("probable cause: QEMU was killed (SIGKILL)") && said.contains("hint: "), "{said}");
+    assert!(
+        said.contains("probable cause: QEMU was killed (SIGKILL)") && said.contains("hint: "),
+        "{said}"
+    );
     let kept = starts(project, "cold");
     assert_eq!(kept[0]["result"], "failed", "{kept:#?}");
-    assert!(kept[0]["reason"].as_str().is_some_and(|reason| reason.contains("SIGKILL")), "{kept:#?}");
+    assert!(
+        kept[0]["reason"].as_str().is_some_and(|reason| reason.contains("SIGKILL")),
+        "{kept:#?}"
+    );
     assert_eq!(names(&kept[0]).last().map(String::as_str), Some("qemu"), "{kept:#?}");
     assert_eq!(names(&kept[1]), BOOT, "{kept:#?}");
 }
@@ -128,11 +146,18 @@ fn a_failure_is_kept_beside_it(project: &Project) {
 fn what_is_kept_is_shown(project: &Project) {
     let boots = project.path().join(".castra/vms/cold/boots");
     fs::write(boots.join("9999999999999.json"), "{\"cut").expect("damaged");
-    let shown = |arguments: &[&str]| project.run(&[&["timeline", "cold"], arguments].concat()).ok().text();
+    let shown =
+        |arguments: &[&str]| project.run(&[&["timeline", "cold"], arguments].concat()).ok().text();
     let chart = shown(&[]);
-    assert!(chart.contains("cold did not start") && chart.contains("failed: QEMU was killed"), "{chart}");
     assert!(
-        chart.lines().filter(|line| !line.contains("failed: ")).all(|line| line.chars().count() <= 80),
+        chart.contains("cold did not start") && chart.contains("failed: QEMU was killed"),
+        "{chart}"
+    );
+    assert!(
+        chart
+            .lines()
+            .filter(|line| !line.contains("failed: "))
+            .all(|line| line.chars().count() <= 80),
         "{chart}"
     );
     assert!(!chart.contains('\u{1b}'), "no colours for a pipe");
@@ -158,8 +183,7 @@ fn image_without_root(project: &Project) {
         let digest = digest.split_whitespace().next().expect("a digest").to_owned();
         format!("[images.lost.{role}]\npath = \"{path}\"\nsha256 = \"{digest}\"\n")
     };
-    let command_line =
-        "root=/dev/vdz rootfstype=ext4 rootflags=rw modules=ext4,virtio_blk,virtio_net console=ttyS0 quiet";
+    let command_line = "root=/dev/vdz rootfstype=ext4 rootflags=rw modules=ext4,virtio_blk,virtio_net console=ttyS0 quiet";
     project.write(
         "castra.toml",
         &format!(

@@ -30,16 +30,22 @@ fn two_vms_of_one_template_are_two() {
     let project = Project::new();
     two_vms(&project);
     project.run(&["up"]).ok().says(&format!("one: {WARM}")).says(&format!("two: {WARM}"));
-    for line in ["cat /etc/machine-id", "hostname", "cat /etc/hostname", "cat /proc/sys/kernel/random/uuid"] {
+    for line in
+        ["cat /etc/machine-id", "hostname", "cat /etc/hostname", "cat /proc/sys/kernel/random/uuid"]
+    {
         assert_ne!(output(&project, "one", line), output(&project, "two", line), "{line}");
     }
     assert_eq!(output(&project, "one", "hostname; cat /etc/hostname"), "one\none\n");
     let machine_id = output(&project, "one", "cat /etc/machine-id");
-    assert!(machine_id.trim().len() == 32 && machine_id.trim().bytes().all(|byte| byte.is_ascii_hexdigit()));
+    assert!(
+        machine_id.trim().len() == 32
+            && machine_id.trim().bytes().all(|byte| byte.is_ascii_hexdigit())
+    );
     let stream = |vm| output(&project, vm, "head -c 64 /dev/urandom | od -An -tx1");
     assert_ne!(stream("one"), stream("two"));
-    let host_key =
-        |vm: &str| fs::read(project.path().join(format!(".castra/vms/{vm}/host_key"))).expect("reads");
+    let host_key = |vm: &str| {
+        fs::read(project.path().join(format!(".castra/vms/{vm}/host_key"))).expect("reads")
+    };
     assert_ne!(host_key("one"), host_key("two"));
 }
 
@@ -61,17 +67,24 @@ fn the_clock_is_right_and_the_network_works() {
     let project = Project::new();
     project.run(&["up"]).ok().says(WARM);
     let (before, guest, after) = clocks(&project);
-    assert!(before - 0.2 <= guest && guest <= after + 0.2, "{guest} is not from {before} to {after}");
+    assert!(
+        before - 0.2 <= guest && guest <= after + 0.2,
+        "{guest} is not from {before} to {after}"
+    );
     let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
     let port = listener.local_addr().expect("an address").port();
     let server = std::thread::spawn(move || {
-        listener.accept().and_then(|(mut stream, _)| stream.write_all(b"from the host")).expect("serves");
+        listener
+            .accept()
+            .and_then(|(mut stream, _)| stream.write_all(b"from the host"))
+            .expect("serves");
     });
     let line = format!("nc 10.0.2.2 {port} < /dev/null; grep -c nameserver /etc/resolv.conf");
     assert_eq!(output(&project, "alpine-minimal", &line), "from the host1\n");
     server.join().expect("served");
     let disk = output(&project, "alpine-minimal", "df -m / | tail -1");
-    let size_mib: u64 = disk.split_whitespace().nth(1).and_then(|word| word.parse().ok()).expect("a number");
+    let size_mib: u64 =
+        disk.split_whitespace().nth(1).and_then(|word| word.parse().ok()).expect("a number");
     assert!(size_mib > 9000, "the root filesystem has grown: {disk}");
 }
 
@@ -83,7 +96,11 @@ fn memory_of_another_moment_is_never_used() {
     project.run(&["down"]).ok();
     let boots = |after: &str| {
         let up = project.run(&["up"]).ok();
-        assert!(up.stderr.contains("booting") && !up.stderr.contains(WARM), "{after}:\n{}", up.stderr);
+        assert!(
+            up.stderr.contains("booting") && !up.stderr.contains(WARM),
+            "{after}:\n{}",
+            up.stderr
+        );
         assert_eq!(output(&project, "alpine-minimal", "cat /root/file"), "mine\n");
         project.run(&["down"]).ok();
     };
@@ -125,7 +142,10 @@ fn a_flipped_bit_is_noticed_and_the_template_made_anew() {
     let cache = linked_cache();
     let project = Project::with_cache(cache.path().to_owned());
     templates(cache.path()).for_each(|template| flip_a_bit(&template.join("memory.img")));
-    project.run(&["template", "verify"]).code(65).says("has a memory that is missing or was changed");
+    project
+        .run(&["template", "verify"])
+        .code(65)
+        .says("has a memory that is missing or was changed");
     project
         .run(&["up"])
         .ok()
@@ -156,7 +176,10 @@ fn a_state_that_does_not_load_is_given_up_for_a_boot_and_remembered() {
         .says("could not be restored from its warm template; booting instead")
         .says("booting");
     assert_eq!(output(&project, "one", "hostname"), "one\n");
-    project.run(&["up", "two"]).ok().says("booting without a warm template, since making one failed earlier");
+    project
+        .run(&["up", "two"])
+        .ok()
+        .says("booting without a warm template, since making one failed earlier");
     assert_eq!(output(&project, "two", "hostname"), "two\n");
 }
 

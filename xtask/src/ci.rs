@@ -41,7 +41,11 @@ pub(crate) fn run_all_checks() -> Result<(), String> {
 }
 
 fn refuse_skipped(skipped: &str) -> Result<(), String> {
-    if skipped.is_empty() { Ok(()) } else { Err(format!("{} tests were skipped", skipped.lines().count())) }
+    if skipped.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("{} tests were skipped", skipped.lines().count()))
+    }
 }
 
 /// Runs all tests, those of the documentation first. `arguments` are passed to the runner. Skipped
@@ -62,7 +66,15 @@ fn run_tests(arguments: &[String], programs: Option<&Path>) -> Result<String, St
     let list = root().join("target/skipped-tests");
     forget(&list)?;
     let mut nextest = Command::new(&cargo);
-    nextest.args(["nextest", "run", "--workspace", "--features", FOR_TESTS, "--locked", "--no-fail-fast"]);
+    nextest.args([
+        "nextest",
+        "run",
+        "--workspace",
+        "--features",
+        FOR_TESTS,
+        "--locked",
+        "--no-fail-fast",
+    ]);
     nextest.args(arguments).env(SKIPPED_TESTS, &list).current_dir(root());
     if let Some(programs) = programs {
         let path = std::env::var_os("PATH").unwrap_or_default();

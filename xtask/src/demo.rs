@@ -32,7 +32,8 @@ fn clean_up(castra: &Path, directory: &Path) -> Result<(), String> {
     if !down.is_ok_and(|status| status.success()) {
         return Err(format!("the VM in {} could not be stopped", directory.display()));
     }
-    fs::remove_dir_all(directory).map_err(|error| format!("cannot remove {}: {error}", directory.display()))
+    fs::remove_dir_all(directory)
+        .map_err(|error| format!("cannot remove {}: {error}", directory.display()))
 }
 
 fn in_directory(castra: &Path, directory: &Path, arguments: &[&str]) -> Result<(), String> {

@@ -47,7 +47,9 @@ pub(crate) fn check_links() -> Result<(), String> {
     }
     let summary: Vec<String> = links::targets(&read(&root.join("docs/SUMMARY.md"))?);
     for page in pages.iter().filter_map(|page| page.strip_prefix("docs").ok()) {
-        if page != Path::new("SUMMARY.md") && !summary.iter().any(|target| Path::new(target) == page) {
+        if page != Path::new("SUMMARY.md")
+            && !summary.iter().any(|target| Path::new(target) == page)
+        {
             faults.push(format!("docs/SUMMARY.md does not name {}", page.display()));
         }
     }

@@ -76,17 +76,22 @@ fn mirror(policy: &str, release: &str) -> Option<String> {
 
 fn debs(directory: &Path) -> Result<Vec<PathBuf>, String> {
     let entries = fs::read_dir(directory).map_err(|error| error.to_string())?.flatten();
-    Ok(entries.map(|entry| entry.path()).filter(|path| path.extension() == Some(OsStr::new("deb"))).collect())
+    Ok(entries
+        .map(|entry| entry.path())
+        .filter(|path| path.extension() == Some(OsStr::new("deb")))
+        .collect())
 }
 
 /// Links the programs. QEMU is given the directories of its firmware, which its packages expect
 /// where they would be installed.
 fn link(unpacked: &Path, programs: &Path) -> Result<(), String> {
     let qemu = programs.join("qemu-system-x86_64");
-    let firmware = FIRMWARE.map(|directory| format!(" -L '{}'", unpacked.join(directory).display())).concat();
+    let firmware =
+        FIRMWARE.map(|directory| format!(" -L '{}'", unpacked.join(directory).display())).concat();
     let program = unpacked.join("usr/bin/qemu-system-x86_64");
     // A shell would add its PWD to the environment that castra gives QEMU.
-    let script = format!("#!/bin/sh\nunset PWD OLDPWD\nexec '{}'{firmware} \"$@\"\n", program.display());
+    let script =
+        format!("#!/bin/sh\nunset PWD OLDPWD\nexec '{}'{firmware} \"$@\"\n", program.display());
     fs::write(&qemu, script)
         .and_then(|()| fs::set_permissions(&qemu, fs::Permissions::from_mode(0o755)))
         .and_then(|()| symlink(unpacked.join("usr/bin/qemu-img"), programs.join("qemu-img")))

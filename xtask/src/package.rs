@@ -23,7 +23,8 @@ pub(crate) fn check_packages() -> Result<(), String> {
     let package = ["package", "--no-verify", "--allow-dirty"];
     let names: Vec<&str> = published.iter().flat_map(|name| ["--package", name]).collect();
     run(&cargo(), &[package.as_slice(), &names].concat())?;
-    let directory = tempfile::tempdir().map_err(|error| format!("cannot make a directory: {error}"))?;
+    let directory =
+        tempfile::tempdir().map_err(|error| format!("cannot make a directory: {error}"))?;
     for name in published {
         unpack(name, directory.path())?;
     }
@@ -36,9 +37,13 @@ pub(crate) fn check_packages() -> Result<(), String> {
 
 fn unpack(name: &str, directory: &Path) -> Result<(), String> {
     let archive = root().join(format!("target/package/{name}-{VERSION}.crate"));
-    let size = fs::metadata(&archive).map_err(|error| format!("{}: {error}", archive.display()))?.len();
+    let size =
+        fs::metadata(&archive).map_err(|error| format!("{}: {error}", archive.display()))?.len();
     if size > MAX_BYTES {
-        return Err(format!("{} has {size} bytes; a registry takes {MAX_BYTES}", archive.display()));
+        return Err(format!(
+            "{} has {size} bytes; a registry takes {MAX_BYTES}",
+            archive.display()
+        ));
     }
     run_command(Command::new("tar").arg("-xzf").arg(&archive).arg("-C").arg(directory))
 }
@@ -51,10 +56,17 @@ fn install(directory: &Path) -> Result<PathBuf, String> {
     let installed = directory.join("installed");
     let mut install = Command::new(cargo());
     install.args(["install", "--locked", "--debug", "--path"]).arg(&package);
-    install.arg("--root").arg(&installed).arg("--target-dir").arg(root().join("target/package-check"));
+    install
+        .arg("--root")
+        .arg(&installed)
+        .arg("--target-dir")
+        .arg(root().join("target/package-check"));
     for name in LIBRARIES {
         let path = directory.join(format!("{name}-{VERSION}"));
-        install.args(["--config", &format!("patch.crates-io.{name}.path={:?}", path.display().to_string())]);
+        install.args([
+            "--config",
+            &format!("patch.crates-io.{name}.path={:?}", path.display().to_string()),
+        ]);
     }
     run_command(install.current_dir(directory))?;
     Ok(installed.join("bin/castra"))
@@ -66,7 +78,8 @@ fn unlock_libraries(lock: &Path) -> Result<(), String> {
     let failed = |error: std::io::Error| format!("{}: {error}", lock.display());
     let text = fs::read_to_string(lock).map_err(failed)?;
     let packages = text.split("\n\n").map(|package| {
-        let is_library = LIBRARIES.iter().any(|name| package.contains(&format!("\nname = \"{name}\"\n")));
+        let is_library =
+            LIBRARIES.iter().any(|name| package.contains(&format!("\nname = \"{name}\"\n")));
         let lines = package.lines().filter(|line| {
             !is_library || !(line.starts_with("source = ") || line.starts_with("checksum = "))
         });

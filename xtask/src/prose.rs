@@ -27,8 +27,8 @@ const PLACES: [&str; 12] = [
 
 /// First words of a doc that name nothing.
 const EMPTY_OPENINGS: [&str; 19] = [
-    "What", "How", "Whether", "Where", "Who", "Whose", "Which", "Why", "When", "It", "Its", "They", "Their",
-    "This", "That", "These", "Those", "He", "Itself",
+    "What", "How", "Whether", "Where", "Who", "Whose", "Which", "Why", "When", "It", "Its", "They",
+    "Their", "This", "That", "These", "Those", "He", "Itself",
 ];
 
 /// Consecutive words, each with its alternatives.
@@ -42,13 +42,29 @@ struct Habit {
 }
 
 const TURNS: [Habit; 7] = [
-    Habit { name: "go on", limit: 4, turns: &[&[&["go", "goes", "going", "went", "gone"], &["on"]]] },
+    Habit {
+        name: "go on",
+        limit: 4,
+        turns: &[&[&["go", "goes", "going", "went", "gone"], &["on"]]],
+    },
     Habit { name: "tell", limit: 40, turns: &[&[&["tell", "tells", "told", "telling"]]] },
-    Habit { name: "stand on", limit: 2, turns: &[&[&["stand", "stands", "stood", "standing"], &["on"]]] },
+    Habit {
+        name: "stand on",
+        limit: 2,
+        turns: &[&[&["stand", "stands", "stood", "standing"], &["on"]]],
+    },
     Habit {
         name: "somebody",
         limit: 4,
-        turns: &[&[&["whoever", "somebody", "nobody", "anybody", "everybody", "somebody's", "nobody's"]]],
+        turns: &[&[&[
+            "whoever",
+            "somebody",
+            "nobody",
+            "anybody",
+            "everybody",
+            "somebody's",
+            "nobody's",
+        ]]],
     },
     Habit { name: "anew", limit: 0, turns: &[&[&["anew"]]] },
     Habit { name: "aside", limit: 4, turns: &[&[&["aside"]]] },
@@ -84,14 +100,20 @@ pub(crate) fn check() -> Result<(), String> {
     let openings = docs * EMPTY_OPENINGS_OF_1000 / 1000;
     let fixed = [("opening", openings), ("columns", LONG_LINES)];
     let mut above = Vec::new();
-    for (habit, limit) in fixed.into_iter().chain(TURNS.iter().map(|habit| (habit.name, habit.limit))) {
+    for (habit, limit) in
+        fixed.into_iter().chain(TURNS.iter().map(|habit| (habit.name, habit.limit)))
+    {
         let places: Vec<_> = findings.iter().filter(|finding| finding.habit == habit).collect();
         if places.len() > limit {
             places.iter().for_each(|found| eprintln!("{}: {habit}: {}", found.place, found.text));
             above.push(format!("{habit} {} (limit {limit})", places.len()));
         }
     }
-    if above.is_empty() { Ok(()) } else { Err(format!("the prose has too many of: {}", above.join(", "))) }
+    if above.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("the prose has too many of: {}", above.join(", ")))
+    }
 }
 
 /// Prints every finding in files whose path begins with `place`.
@@ -112,7 +134,8 @@ fn read_all() -> Result<(Vec<Finding>, usize), String> {
     }
     let (mut findings, mut docs) = (Vec::new(), 0);
     for file in files {
-        let text = fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
+        let text =
+            fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
         let name = file.strip_prefix(root()).unwrap_or(&file).display().to_string();
         docs += read_file(&name, &text, &mut findings);
     }
@@ -182,7 +205,8 @@ fn words(line: &str) -> Vec<String> {
 
 fn count(habit: &Habit, words: &[String]) -> usize {
     let begins = |words: &[String], turn: Turn| {
-        words.len() >= turn.len() && turn.iter().zip(words).all(|(any, word)| any.contains(&word.as_str()))
+        words.len() >= turn.len()
+            && turn.iter().zip(words).all(|(any, word)| any.contains(&word.as_str()))
     };
     let at = |start: usize| habit.turns.iter().filter(|turn| begins(&words[start..], turn)).count();
     (0..words.len()).map(at).sum()
@@ -200,8 +224,9 @@ mod tests {
 
     #[test]
     fn the_first_line_of_a_doc_is_looked_at_and_no_other() {
-        let found =
-            habits("/// Whether it runs.\n/// It may.\nfn a() {}\n//! The same of b.\n// What for?\n");
+        let found = habits(
+            "/// Whether it runs.\n/// It may.\nfn a() {}\n//! The same of b.\n// What for?\n",
+        );
         assert_eq!(found, [("opening", "a.rs:1".to_owned()), ("opening", "a.rs:4".to_owned())]);
     }
 

@@ -87,7 +87,8 @@ fn ensure(packages: &[Package]) -> Result<(), String> {
     }
     apt_get(&["update"])?;
     let install = ["install", "-y", "--no-install-recommends"];
-    apt_get(&[&install, names.as_slice()].concat()).or_else(|_| install_candidates(&install, &names))
+    apt_get(&[&install, names.as_slice()].concat())
+        .or_else(|_| install_candidates(&install, &names))
 }
 
 /// Installs the packages. A newer qemu-img from elsewhere conflicts with the distribution's QEMU:

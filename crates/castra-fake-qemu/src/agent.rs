@@ -50,7 +50,9 @@ impl Agent<'_> {
             }
             while let Some(line) = lines.next_line() {
                 let (session, answers) = match line.and_then(decode::<Envelope<HostMessage>>) {
-                    Ok(_) | Err(_) if self.machine.behaviour.has("guest-silent") => (None, Vec::new()),
+                    Ok(_) | Err(_) if self.machine.behaviour.has("guest-silent") => {
+                        (None, Vec::new())
+                    }
                     Ok(Envelope { session, message }) => (session, self.answer(message)),
                     Err(_) => (None, Vec::new()),
                 };
@@ -70,14 +72,16 @@ impl Agent<'_> {
 
     fn missing_modules(&self) -> Option<GuestMessage> {
         let installed = vec!["6.12.9-0-virt".to_owned()];
-        let missing = GuestMessage::ModulesMissing { kernel: "6.12.1-0-virt".to_owned(), installed };
+        let missing =
+            GuestMessage::ModulesMissing { kernel: "6.12.1-0-virt".to_owned(), installed };
         self.machine.behaviour.has("modules-gone").then_some(missing)
     }
 
     fn condition(&self) -> Condition {
         let is_up = !self.machine.behaviour.has("link-down");
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let behind = Duration::from_secs(self.machine.behaviour.number("clock-behind").unwrap_or(0));
+        let behind =
+            Duration::from_secs(self.machine.behaviour.number("clock-behind").unwrap_or(0));
         Condition {
             time_unix_ns: u64::try_from((since_1970 - behind).as_nanos()).unwrap_or_default(),
             network: Some(NetworkState {

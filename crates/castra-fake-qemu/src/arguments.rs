@@ -32,19 +32,22 @@ impl Arguments {
         let values = |option: &'static str| {
             words.windows(2).filter(move |pair| pair[0] == option).map(|pair| pair[1].clone())
         };
-        let all: Vec<Vec<(String, OsString)>> = ["-name", "-blockdev", "-chardev", "-object", "-netdev"]
-            .into_iter()
-            .flat_map(values)
-            .map(pairs)
-            .collect();
+        let all: Vec<Vec<(String, OsString)>> =
+            ["-name", "-blockdev", "-chardev", "-object", "-netdev"]
+                .into_iter()
+                .flat_map(values)
+                .map(pairs)
+                .collect();
         let find = |key: &str, has: &str| {
-            let group =
-                all.iter().find(|group| group.iter().any(|(name, value)| name == "id" && value == has));
+            let group = all
+                .iter()
+                .find(|group| group.iter().any(|(name, value)| name == "id" && value == has));
             group.and_then(|group| value_of(group, key))
         };
         let any = |key: &str| all.iter().find_map(|group| value_of(group, key));
-        let number =
-            |value: Option<OsString>| value.and_then(|value| value.to_str()?.parse().ok()).expect("a number");
+        let number = |value: Option<OsString>| {
+            value.and_then(|value| value.to_str()?.parse().ok()).expect("a number")
+        };
         let hostfwd = all.iter().flatten().filter(|(name, _)| name == "hostfwd");
         Self {
             name: any("guest").expect("-name").to_string_lossy().into_owned(),
@@ -70,10 +73,12 @@ fn disk(all: &[Vec<(String, OsString)>]) -> Option<OsString> {
 }
 
 fn memory(all: &[Vec<(String, OsString)>]) -> Vec<(PathBuf, u64)> {
-    let is_written =
-        |group: &&Vec<(String, OsString)>| value_of(group, "share").is_some_and(|share| share == "on");
+    let is_written = |group: &&Vec<(String, OsString)>| {
+        value_of(group, "share").is_some_and(|share| share == "on")
+    };
     let files = all.iter().filter(is_written).filter_map(|group| {
-        let mib = value_of(group, "size")?.to_string_lossy().strip_suffix('M')?.parse::<u64>().ok()?;
+        let mib =
+            value_of(group, "size")?.to_string_lossy().strip_suffix('M')?.parse::<u64>().ok()?;
         Some((value_of(group, "mem-path")?.into(), mib << 20))
     });
     files.collect()
@@ -83,7 +88,10 @@ fn memory(all: &[Vec<(String, OsString)>]) -> Vec<(PathBuf, u64)> {
 fn forward(rule: &str) -> (String, u16) {
     let mut parts = rule.split(':');
     let protocol = parts.next().unwrap_or_default().to_owned();
-    let port = parts.nth(1).and_then(|port| port.strip_suffix('-')?.parse().ok()).expect("a forwarding rule");
+    let port = parts
+        .nth(1)
+        .and_then(|port| port.strip_suffix('-')?.parse().ok())
+        .expect("a forwarding rule");
     (protocol, port)
 }
 

@@ -42,7 +42,8 @@ pub(crate) struct Behaviour {
 
 impl Behaviour {
     pub(crate) fn of(arguments: &Arguments) -> Self {
-        let root = arguments.pidfile.ancestors().nth(PIDFILE_DEPTH).expect("a pid file in a state root");
+        let root =
+            arguments.pidfile.ancestors().nth(PIDFILE_DEPTH).expect("a pid file in a state root");
         let file = |kind: &str| root.join("fake-qemu").join(format!("{}.{kind}", arguments.name));
         Self { words: file("words"), journal: file("journal"), generation: file("generation") }
     }
@@ -53,7 +54,9 @@ impl Behaviour {
 
     /// Returns the number after a word.
     pub(crate) fn number(&self, word: &str) -> Option<u64> {
-        self.words().iter().find_map(|found| found.strip_prefix(word)?.strip_prefix(':')?.parse().ok())
+        self.words()
+            .iter()
+            .find_map(|found| found.strip_prefix(word)?.strip_prefix(':')?.parse().ok())
     }
 
     fn words(&self) -> Vec<String> {
@@ -81,7 +84,10 @@ impl Behaviour {
 
     /// Returns the number of times that a machine has run on this disk.
     pub(crate) fn generation(&self) -> u64 {
-        fs::read_to_string(&self.generation).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+        fs::read_to_string(&self.generation)
+            .ok()
+            .and_then(|text| text.trim().parse().ok())
+            .unwrap_or(0)
     }
 
     /// Gives the disk of a clone, on which no machine has run, the generation at which its memory

@@ -5,7 +5,9 @@ use std::io::{Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::{FlockOperation, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, fcntl_lock, futimens};
+use rustix::fs::{
+    FlockOperation, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, fcntl_lock, futimens,
+};
 
 use crate::arguments::Arguments;
 use crate::behaviour::Behaviour;
@@ -39,7 +41,8 @@ impl Machine {
     pub(crate) fn new(arguments: Arguments, behaviour: Behaviour, disk: File) -> Self {
         let state = State { is_awaiting_state: arguments.is_incoming, ..State::default() };
         let is_incoming = arguments.is_incoming;
-        let machine = Self { arguments, behaviour, disk, state: Mutex::new(state), changed: Condvar::new() };
+        let machine =
+            Self { arguments, behaviour, disk, state: Mutex::new(state), changed: Condvar::new() };
         if !is_incoming {
             machine.cont();
         }
@@ -102,8 +105,8 @@ impl Machine {
     /// Writes the state into this file.
     pub(crate) fn save(&self, file: OwnedFd) {
         let text = format!("{STATE}{}\n", self.behaviour.generation());
-        let is_saved =
-            !self.behaviour.has("save-fails") && File::from(file).write_all(text.as_bytes()).is_ok();
+        let is_saved = !self.behaviour.has("save-fails")
+            && File::from(file).write_all(text.as_bytes()).is_ok();
         self.lock().is_saved = Some(is_saved);
     }
 

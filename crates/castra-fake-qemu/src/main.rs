@@ -56,7 +56,8 @@ fn run(arguments: Arguments, behaviour: &Behaviour) -> Result<(), String> {
     }
     if behaviour.has("no-slirp") {
         // The message of QEMU 7.2 for a backend that it was built without.
-        return Err("-netdev user,id=net: network backend 'user' is not compiled into this binary".to_owned());
+        return Err("-netdev user,id=net: network backend 'user' is not compiled into this binary"
+            .to_owned());
     }
     let disk = open_disk(&arguments.disk, behaviour)?;
     ports::take(&arguments.forwards, start, behaviour)?;
@@ -89,7 +90,10 @@ fn heed(signal: i32, machine: &Machine) {
     if machine.behaviour.has("ignores-term") {
         return;
     }
-    let _ = writeln!(io::stderr(), "qemu-system-x86_64: terminating on signal {signal} from pid 1 (castra)");
+    let _ = writeln!(
+        io::stderr(),
+        "qemu-system-x86_64: terminating on signal {signal} from pid 1 (castra)"
+    );
     machine.end("by a signal");
 }
 

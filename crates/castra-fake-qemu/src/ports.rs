@@ -7,14 +7,18 @@ use std::thread;
 use crate::behaviour::Behaviour;
 
 /// Takes all ports, for as long as this process lives.
-pub(crate) fn take(forwards: &[(String, u16)], start: u64, behaviour: &Behaviour) -> Result<(), String> {
+pub(crate) fn take(
+    forwards: &[(String, u16)],
+    start: u64,
+    behaviour: &Behaviour,
+) -> Result<(), String> {
     for (protocol, port) in forwards {
         let address = (Ipv4Addr::LOCALHOST, *port);
         let is_taken = match protocol.as_str() {
             "udp" => UdpSocket::bind(address).map(std::mem::forget).is_ok(),
-            _ => {
-                TcpListener::bind(address).map(|listener| answer_nothing(listener, behaviour.clone())).is_ok()
-            }
+            _ => TcpListener::bind(address)
+                .map(|listener| answer_nothing(listener, behaviour.clone()))
+                .is_ok(),
         };
         if !is_taken || behaviour.is_port_taken(start) {
             return Err(format!(

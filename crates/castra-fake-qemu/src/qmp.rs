@@ -30,7 +30,11 @@ pub(crate) fn serve(machine: &Machine) {
     }
 }
 
-fn converse(machine: &Machine, stream: &UnixStream, files: &mut HashMap<String, OwnedFd>) -> io::Result<()> {
+fn converse(
+    machine: &Machine,
+    stream: &UnixStream,
+    files: &mut HashMap<String, OwnedFd>,
+) -> io::Result<()> {
     if machine.behaviour.has("qmp-silent") {
         return hear(stream, |_, _| Ok(()));
     }
@@ -95,7 +99,8 @@ fn execute(
         "cont" => machine.cont(),
         "stop" => machine.stop(),
         // A paused guest does not notice.
-        "system_powerdown" if machine.behaviour.has("ignores-powerdown") || !machine.status().1 => {}
+        "system_powerdown" if machine.behaviour.has("ignores-powerdown") || !machine.status().1 => {
+        }
         "system_powerdown" => machine.end("by its power button"),
         "getfd" => match (arguments["fdname"].as_str(), file) {
             (Some(name), Some(file)) => drop(files.insert(name.to_owned(), file)),
@@ -139,8 +144,12 @@ fn hear(
         let mut chunk = [0; 4096];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-        let received =
-            recvmsg(stream, &mut [IoSliceMut::new(&mut chunk)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+        let received = recvmsg(
+            stream,
+            &mut [IoSliceMut::new(&mut chunk)],
+            &mut ancillary,
+            RecvFlags::CMSG_CLOEXEC,
+        )?;
         for message in ancillary.drain() {
             if let RecvAncillaryMessage::ScmRights(mut files) = message {
                 file = files.next();

@@ -148,8 +148,12 @@ impl<S: From<(ChannelId, ChannelMsg)> + Send + Sync + 'static> Outgoing<S> {
 
 /// Joins a channel and a stream until both directions have ended or the peer closes; each direction
 /// may end by itself. Then reports `exit_status`, for a channel on which a program was requested.
-pub async fn relay<S, T>(mut incoming: Incoming, outgoing: Outgoing<S>, stream: T, exit_status: Option<u32>)
-where
+pub async fn relay<S, T>(
+    mut incoming: Incoming,
+    outgoing: Outgoing<S>,
+    stream: T,
+    exit_status: Option<u32>,
+) where
     S: From<(ChannelId, ChannelMsg)> + Send + Sync + 'static,
     T: AsyncRead + AsyncWrite,
 {
@@ -170,7 +174,10 @@ where
             if count == 0 {
                 break;
             }
-            outgoing.send(None, Bytes::copy_from_slice(&buffer[..count])).await.map_err(io::Error::other)?;
+            outgoing
+                .send(None, Bytes::copy_from_slice(&buffer[..count]))
+                .await
+                .map_err(io::Error::other)?;
         }
         outgoing.half().eof().await.map_err(io::Error::other)
     };

@@ -299,7 +299,8 @@ mod tests {
         let flow = Flow::of_server();
         flow.room_to_send().await;
         flow.keeps(KEPT_LIMIT_BYTES);
-        let waits = tokio::time::timeout(std::time::Duration::from_millis(20), flow.room_to_send()).await;
+        let waits =
+            tokio::time::timeout(std::time::Duration::from_millis(20), flow.room_to_send()).await;
         assert!(waits.is_err());
         flow.keeps(KEPT_LIMIT_BYTES - 1);
         flow.room_to_send().await;

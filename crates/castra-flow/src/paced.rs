@@ -28,7 +28,12 @@ pub struct Paced<S> {
 impl<S> Paced<S> {
     /// Paces a stream. Needs a tokio runtime with time.
     pub fn new(stream: S, flow: Flow) -> Self {
-        Self { stream, flow, kept: BytesMut::new(), pause: Box::pin(tokio::time::sleep(Duration::ZERO)) }
+        Self {
+            stream,
+            flow,
+            kept: BytesMut::new(),
+            pause: Box::pin(tokio::time::sleep(Duration::ZERO)),
+        }
     }
 }
 

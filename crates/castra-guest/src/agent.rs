@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use castra_wire::{
-    AgentTask, Condition, Envelope, GuestMessage, HostMessage, PROTOCOL_VERSION, Personality, SSH_PORT,
-    Session, Stage, StageReached,
+    AgentTask, Condition, Envelope, GuestMessage, HostMessage, PROTOCOL_VERSION, Personality,
+    SSH_PORT, Session, Stage, StageReached,
 };
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -22,8 +22,8 @@ use crate::kernel_fs::KernelFs;
 use crate::relay::Relays;
 use crate::ssh::SshServer;
 use crate::{
-    clock, grow, hosts, listeners, modules, network, personality, power, process, relay, residents, root,
-    secrets, services, settle,
+    clock, grow, hosts, listeners, modules, network, personality, power, process, relay, residents,
+    root, secrets, services, settle,
 };
 
 const HOSTNAME: &str = "/etc/hostname";
@@ -205,7 +205,9 @@ impl Agent {
             HostMessage::Settle => self.settle(),
             HostMessage::Inspect => vec![self.condition()],
             HostMessage::Listeners { ports } => {
-                vec![GuestMessage::Listeners { listeners: listeners::listeners(&ports, &self.kernel_fs) }]
+                vec![GuestMessage::Listeners {
+                    listeners: listeners::listeners(&ports, &self.kernel_fs),
+                }]
             }
         }
     }
@@ -234,7 +236,11 @@ impl Agent {
             root_mounted_ms: self.root_mounted_ms,
         };
         // First, since a host that waits for no further stage reads nothing after the hello.
-        self.missing_modules().into_iter().chain([hello]).chain(self.failures.iter().cloned()).collect()
+        self.missing_modules()
+            .into_iter()
+            .chain([hello])
+            .chain(self.failures.iter().cloned())
+            .collect()
     }
 
     /// Returns a message if the running kernel's modules are missing. The answer may change:
@@ -291,8 +297,8 @@ impl Agent {
     fn ready_if_all_is_there(&mut self) -> Option<GuestMessage> {
         let all = [Milestone::Root, Milestone::Network, Milestone::Size, Milestone::Ssh];
         let said = self.stages.iter().any(|reached| reached.stage == Stage::Ready);
-        let ready =
-            all.iter().all(|milestone| self.milestones.contains(milestone)) && self.identity.is_some();
+        let ready = all.iter().all(|milestone| self.milestones.contains(milestone))
+            && self.identity.is_some();
         (ready && !said).then(|| self.record(reached_now(Stage::Ready)))
     }
 
@@ -312,7 +318,8 @@ impl Agent {
         if !std::mem::take(&mut self.is_identity_due) {
             return;
         }
-        let Some(identity) = self.identity.as_ref().filter(|_| self.milestones.contains(&Milestone::Root))
+        let Some(identity) =
+            self.identity.as_ref().filter(|_| self.milestones.contains(&Milestone::Root))
         else {
             return;
         };
@@ -373,7 +380,13 @@ impl Agent {
     }
 
     fn settle_if_all_is_there(&mut self) {
-        let all = [Milestone::Root, Milestone::Network, Milestone::Size, Milestone::Ssh, Milestone::Services];
+        let all = [
+            Milestone::Root,
+            Milestone::Network,
+            Milestone::Size,
+            Milestone::Ssh,
+            Milestone::Services,
+        ];
         if !self.is_to_settle || !all.iter().all(|milestone| self.milestones.contains(milestone)) {
             return;
         }

@@ -136,7 +136,8 @@ impl Keeper {
                 step(by_ns)
             }
             Correction::Slew(by_ns) => {
-                let length = Duration::from_secs(by_ns.unsigned_abs() / SLEW_NS_PER_SEC.unsigned_abs());
+                let length =
+                    Duration::from_secs(by_ns.unsigned_abs() / SLEW_NS_PER_SEC.unsigned_abs());
                 self.slew_end = Some((by_ns, Instant::now() + length));
                 slew(by_ns)
             }
@@ -190,7 +191,10 @@ impl Keeper {
 impl Bounds {
     /// Returns the intersection of both bounds, or `None` if they are disjoint.
     fn and(self, other: Self) -> Option<Self> {
-        let both = Self { low_ns: self.low_ns.max(other.low_ns), high_ns: self.high_ns.min(other.high_ns) };
+        let both = Self {
+            low_ns: self.low_ns.max(other.low_ns),
+            high_ns: self.high_ns.min(other.high_ns),
+        };
         (both.low_ns <= both.high_ns).then_some(both)
     }
 
@@ -217,7 +221,11 @@ fn likely_lag_ns(measured_ns: i64) -> i64 {
 /// pause, which it does not notice.
 fn correction(difference_ns: i64, paused_ns: i64, is_kept_by_a_service: bool) -> Correction {
     if is_kept_by_a_service {
-        return if paused_ns >= PAUSE_NS { Correction::Step(paused_ns) } else { Correction::Nothing };
+        return if paused_ns >= PAUSE_NS {
+            Correction::Step(paused_ns)
+        } else {
+            Correction::Nothing
+        };
     }
     if difference_ns >= STEP_FORWARD_NS || difference_ns <= -STEP_BACK_NS {
         Correction::Step(difference_ns)

@@ -62,12 +62,20 @@ impl ControlPort {
         let wanted = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::ET;
         epoll::add(&events, &file, epoll::EventData::new_u64(0), wanted)?;
         let events = watch(events, Interest::READABLE)?;
-        Ok(Self { file, events, lines: Lines::new(), outbox: VecDeque::new(), host_is_there: false })
+        Ok(Self {
+            file,
+            events,
+            lines: Lines::new(),
+            outbox: VecDeque::new(),
+            host_is_there: false,
+        })
     }
 
     /// Receives the next message, or the error for a line that is none. Cancel-safe: dropping the
     /// future loses nothing.
-    pub(crate) async fn receive(&mut self) -> io::Result<Result<Envelope<HostMessage>, DecodeError>> {
+    pub(crate) async fn receive(
+        &mut self,
+    ) -> io::Result<Result<Envelope<HostMessage>, DecodeError>> {
         loop {
             if let Some(line) = self.lines.next_line() {
                 return Ok(line.and_then(castra_wire::decode));

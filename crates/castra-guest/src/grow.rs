@@ -37,7 +37,8 @@ pub(crate) async fn keep_size(kernel_fs: Arc<KernelFs>, events: EventSender) {
         Ok(outcome) => outcome,
         Err(_) => growth.await,
     };
-    let read_only = |error: &io::Error| error.raw_os_error() == Some(rustix::io::Errno::ROFS.raw_os_error());
+    let read_only =
+        |error: &io::Error| error.raw_os_error() == Some(rustix::io::Errno::ROFS.raw_os_error());
     for _ in 0..READ_ONLY_TRIES {
         match outcome.map_err(io::Error::from).flatten() {
             Ok(()) => return,
@@ -56,7 +57,8 @@ fn spawn_growth(kernel_fs: &Arc<KernelFs>) -> tokio::task::JoinHandle<io::Result
 /// Grows the root filesystem if it is an ext4 on a block device, mounted and in use. Leaves a
 /// read-only one alone. The kernel does nothing if it fills the device already.
 fn grow_root(kernel_fs: &KernelFs) -> io::Result<()> {
-    let root = rustix::fs::open("/", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let root =
+        rustix::fs::open("/", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     let filesystem = rustix::fs::fstatfs(&root)?;
     let device = rustix::fs::fstat(&root)?.st_dev;
     let size = format!("dev/block/{}:{}/size", major(device), minor(device));

@@ -24,7 +24,11 @@ pub(crate) struct Tree(OwnedFd);
 impl KernelFs {
     /// Mounts all three (Linux 5.2 and newer).
     pub(crate) fn open() -> io::Result<Self> {
-        Ok(Self { proc: Tree::mount("proc")?, dev: Tree::mount("devtmpfs")?, sys: Tree::mount("sysfs")? })
+        Ok(Self {
+            proc: Tree::mount("proc")?,
+            dev: Tree::mount("devtmpfs")?,
+            sys: Tree::mount("sysfs")?,
+        })
     }
 }
 

@@ -20,7 +20,8 @@ pub(crate) fn listeners(ports: &[ServicePort], kernel_fs: &KernelFs) -> Vec<List
     let (tcp, udp) = (sockets(Transport::Tcp), sockets(Transport::Udp));
     let reach = |asked: ServicePort| {
         let all = if asked.transport == Transport::Tcp { &tcp } else { &udp };
-        let of_port = all.iter().filter(|(_, port)| *port == asked.port).map(|(address, _)| *address);
+        let of_port =
+            all.iter().filter(|(_, port)| *port == asked.port).map(|(address, _)| *address);
         Listener { port: asked, reach: widest(of_port) }
     };
     ports.iter().take(MAX_PORTS).copied().map(reach).collect()
@@ -101,14 +102,18 @@ mod tests {
     fn listening_sockets_are_read_and_others_are_not() {
         let address = |text: &str| text.parse::<IpAddr>().expect("an address");
         assert_eq!(parse(TCP, LISTENING), [(address("127.0.0.1"), 8080), (address("0.0.0.0"), 80)]);
-        assert_eq!(parse(TCP6, LISTENING), [(address("::1"), 5173), (address("::ffff:10.0.2.15"), 5174)]);
+        assert_eq!(
+            parse(TCP6, LISTENING),
+            [(address("::1"), 5173), (address("::ffff:10.0.2.15"), 5174)]
+        );
         assert_eq!(parse("sl\n 0: xx:1 00:0 0A\n 1: 0100007F:99999 0:0 0A\n\n 2:", LISTENING), []);
     }
 
     #[test]
     fn the_widest_reach_counts() {
-        let of =
-            |addresses: &[&str]| widest(addresses.iter().map(|address| address.parse().expect("an address")));
+        let of = |addresses: &[&str]| {
+            widest(addresses.iter().map(|address| address.parse().expect("an address")))
+        };
         assert_eq!(of(&[]), Reach::Nothing);
         assert_eq!(of(&["172.17.0.1"]), Reach::Nothing);
         assert_eq!(of(&["172.17.0.1", "::1", "127.0.0.53"]), Reach::Loopback);

@@ -19,7 +19,8 @@ pub(crate) fn of_other_kernels(directory: &Path, release: &str) -> Option<Vec<St
     }
     let entries = fs::read_dir(directory).ok()?.flatten();
     let found = entries.filter(|entry| has_modules(&entry.path()));
-    let mut names: Vec<String> = found.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    let mut names: Vec<String> =
+        found.filter_map(|entry| entry.file_name().into_string().ok()).collect();
     names.sort();
     names.truncate(MAX_REPORTED);
     (!names.is_empty()).then_some(names)
@@ -42,7 +43,8 @@ mod tests {
 
     impl Root {
         fn new(name: &str, releases: &[&str]) -> Self {
-            let root = std::env::temp_dir().join(format!("castra-modules-{}-{name}", std::process::id()));
+            let root =
+                std::env::temp_dir().join(format!("castra-modules-{}-{name}", std::process::id()));
             for release in releases {
                 fs::create_dir_all(root.join(release).join("kernel")).expect("a directory");
             }

@@ -129,7 +129,8 @@ impl Requests {
         let body = [INET, 0, 0, 0, 0, 0, 0, 0];
         self.ask(kind::GET_ADDRESS, DUMP, &body, |kind, body| {
             let mut local = attributes(body.get(8..).unwrap_or_default());
-            let is_it = |(kind, value): (u16, &[u8])| kind == attribute::LOCAL_ADDRESS && value == address;
+            let is_it =
+                |(kind, value): (u16, &[u8])| kind == attribute::LOCAL_ADDRESS && value == address;
             has_it |= kind == kind::NEW_ADDRESS && local.any(is_it);
         })?;
         Ok(has_it)
@@ -152,7 +153,12 @@ impl Requests {
     }
 
     /// Gives an interface an IPv4 address; succeeds if the interface has it already.
-    pub(crate) fn add_address(&self, index: u32, address: [u8; 4], prefix_bits: u8) -> io::Result<()> {
+    pub(crate) fn add_address(
+        &self,
+        index: u32,
+        address: [u8; 4],
+        prefix_bits: u8,
+    ) -> io::Result<()> {
         let mut body = vec![INET, prefix_bits, 0, SCOPE_UNIVERSE];
         body.extend(index.to_ne_bytes());
         attribute(&mut body, attribute::ADDRESS, &address);
@@ -163,8 +169,20 @@ impl Requests {
     /// Adds a route through an interface; succeeds if the route exists already.
     pub(crate) fn add_route(&self, index: u32, route: &Route) -> io::Result<()> {
         let scope = if route.gateway.is_some() { SCOPE_UNIVERSE } else { SCOPE_LINK };
-        let mut body =
-            vec![INET, route.prefix_bits, 0, 0, TABLE_MAIN, PROTOCOL_BOOT, scope, UNICAST, 0, 0, 0, 0];
+        let mut body = vec![
+            INET,
+            route.prefix_bits,
+            0,
+            0,
+            TABLE_MAIN,
+            PROTOCOL_BOOT,
+            scope,
+            UNICAST,
+            0,
+            0,
+            0,
+            0,
+        ];
         if route.prefix_bits > 0 {
             attribute(&mut body, attribute::DESTINATION, &route.network);
         }
@@ -178,12 +196,24 @@ impl Requests {
     }
 
     /// Sends one request and passes each answer to `answer` until the kernel marks the last one.
-    fn ask(&self, kind: u16, flags: u16, body: &[u8], mut answer: impl FnMut(u16, &[u8])) -> io::Result<()> {
+    fn ask(
+        &self,
+        kind: u16,
+        flags: u16,
+        body: &[u8],
+        mut answer: impl FnMut(u16, &[u8]),
+    ) -> io::Result<()> {
         let to_kernel = SocketAddrNetlink::new(0, 0);
-        rustix::net::sendto(&self.0, &message(kind, flags | REQUEST, body), SendFlags::empty(), &to_kernel)?;
+        rustix::net::sendto(
+            &self.0,
+            &message(kind, flags | REQUEST, body),
+            SendFlags::empty(),
+            &to_kernel,
+        )?;
         let mut buffer = vec![0; 32 * 1024];
         loop {
-            let (length, _) = rustix::net::recv(self.0.as_fd(), &mut buffer[..], RecvFlags::empty())?;
+            let (length, _) =
+                rustix::net::recv(self.0.as_fd(), &mut buffer[..], RecvFlags::empty())?;
             for (kind, body) in messages(&buffer[..length]) {
                 match kind {
                     kind::ERROR => return outcome(body),
@@ -311,7 +341,8 @@ mod tests {
 
     #[test]
     fn the_kernel_understands_a_request() {
-        let links = Requests::open().and_then(|requests| requests.links()).expect("the kernel answers");
+        let links =
+            Requests::open().and_then(|requests| requests.links()).expect("the kernel answers");
         let lo = links.iter().find(|link| link.name == "lo").expect("there is always lo");
         assert!(!lo.ethernet);
         assert!(lo.index > 0);

@@ -49,7 +49,8 @@ pub(crate) async fn keep_up(kernel_fs: &KernelFs, events: &EventSender) -> io::R
         let change = async { changes.readable().await.map(|mut ready| ready.clear_ready()) };
         match timeout(if warned { Duration::MAX } else { PATIENCE }, change).await {
             Ok(change) => change?,
-            Err(_) => events.failed(AgentTask::Network, "the guest's kernel shows no network interface yet"),
+            Err(_) => events
+                .failed(AgentTask::Network, "the guest's kernel shows no network interface yet"),
         }
         warned = true;
         forget_changes(changes.get_ref().as_fd())?;
@@ -139,7 +140,8 @@ fn configure(requests: &Requests, index: u32) -> io::Result<()> {
         source: GUEST_ADDRESS,
         metric: METRIC,
     };
-    let default = Route { network: [0; 4], prefix_bits: 0, gateway: Some(GATEWAY_ADDRESS), ..on_link };
+    let default =
+        Route { network: [0; 4], prefix_bits: 0, gateway: Some(GATEWAY_ADDRESS), ..on_link };
     requests.add_address(index, GUEST_ADDRESS, 32)?;
     requests.add_route(index, &on_link)?;
     requests.add_route(index, &default)

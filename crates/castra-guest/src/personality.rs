@@ -55,7 +55,8 @@ pub(crate) fn apply(
     if !is_machine_id(&personality.machine_id) {
         return Err(PersonalityError::MachineId(personality.machine_id.clone()));
     }
-    add_entropy(kernel_fs, personality.entropy.expose()).map_err(refused("add entropy to the kernel"))?;
+    add_entropy(kernel_fs, personality.entropy.expose())
+        .map_err(refused("add entropy to the kernel"))?;
     adjust::set_clock(personality.time_unix_ns).map_err(refused("set the clock"))?;
     set_hostname(&personality.hostname).map_err(refused("set the host name"))?;
     Ok(server.personalise(personality.host_key.expose(), &personality.authorized_keys)?)
@@ -90,7 +91,10 @@ pub(crate) fn is_of_another(file: &Path, machine_id: &str) -> bool {
 fn is_hostname(name: &str) -> bool {
     let label = |label: &str| {
         let inner = |c: char| c.is_ascii_alphanumeric() || c == '-';
-        !label.is_empty() && label.chars().all(inner) && !label.starts_with('-') && !label.ends_with('-')
+        !label.is_empty()
+            && label.chars().all(inner)
+            && !label.starts_with('-')
+            && !label.ends_with('-')
     };
     name.len() <= MAX_HOSTNAME_BYTES && name.split('.').all(label)
 }
@@ -145,7 +149,9 @@ mod tests {
             assert!(is_hostname(good), "{good}");
         }
         let long = "a".repeat(MAX_HOSTNAME_BYTES + 1);
-        for bad in ["", ".", "-a", "a-", "a..b", "a b", "a\nb", "ä", "a/b", "\u{1b}[2J", long.as_str()] {
+        for bad in
+            ["", ".", "-a", "a-", "a..b", "a b", "a\nb", "ä", "a/b", "\u{1b}[2J", long.as_str()]
+        {
             assert!(!is_hostname(bad), "{bad:?}");
         }
     }
@@ -153,9 +159,12 @@ mod tests {
     #[test]
     fn machine_ids() {
         assert!(is_machine_id("0123456789abcdef0123456789abcdef"));
-        for bad in
-            ["", "0123456789abcdef0123456789abcde", "0123456789ABCDEF0123456789ABCDEF", "uninitialized"]
-        {
+        for bad in [
+            "",
+            "0123456789abcdef0123456789abcde",
+            "0123456789ABCDEF0123456789ABCDEF",
+            "uninitialized",
+        ] {
             assert!(!is_machine_id(bad), "{bad:?}");
         }
     }
@@ -165,7 +174,9 @@ mod tests {
         let file = std::env::temp_dir().join(format!("castra-machine-id-{}", std::process::id()));
         let (own, other) = ("0".repeat(32), "1".repeat(32));
         assert!(!is_of_another(&file, &own), "a VM that never had one");
-        for (text, is_copy) in [("", false), ("uninitialized\n", false), (&own, false), (&other, true)] {
+        for (text, is_copy) in
+            [("", false), ("uninitialized\n", false), (&own, false), (&other, true)]
+        {
             fs::write(&file, text).expect("writes");
             assert_eq!(is_of_another(&file, &own), is_copy, "{text}");
         }
@@ -180,7 +191,8 @@ mod tests {
 
     #[test]
     fn the_name_is_written_unless_the_file_is_a_link() {
-        let directory = std::env::temp_dir().join(format!("castra-identity-{}", std::process::id()));
+        let directory =
+            std::env::temp_dir().join(format!("castra-identity-{}", std::process::id()));
         fs::create_dir_all(&directory).expect("a directory");
         let (file, link) = (directory.join("hostname"), directory.join("link"));
         write_line(&file, "one").expect("writes");

@@ -71,9 +71,15 @@ fn end_all_processes(kernel_fs: &KernelFs) {
 fn others_run(kernel_fs: &KernelFs) -> bool {
     let us = std::process::id();
     let pids = kernel_fs.proc.names(".").unwrap_or_default();
-    pids.iter().filter_map(|name| name.parse::<u32>().ok()).filter(|pid| *pid != 1 && *pid != us).any(|pid| {
-        kernel_fs.proc.read(&format!("{pid}/cmdline")).is_ok_and(|command_line| !command_line.is_empty())
-    })
+    pids.iter()
+        .filter_map(|name| name.parse::<u32>().ok())
+        .filter(|pid| *pid != 1 && *pid != us)
+        .any(|pid| {
+            kernel_fs
+                .proc
+                .read(&format!("{pid}/cmdline"))
+                .is_ok_and(|command_line| !command_line.is_empty())
+        })
 }
 
 /// Mounts every filesystem on a block device read-only, the last mounted first.

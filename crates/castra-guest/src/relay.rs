@@ -58,7 +58,8 @@ impl Relays {
         let mut outcome = Ok(());
         for relay in wanted {
             if let Err(error) = self.add(*relay) {
-                outcome = Err(io::Error::new(error.kind(), format!("port {}: {error}", relay.port)));
+                outcome =
+                    Err(io::Error::new(error.kind(), format!("port {}: {error}", relay.port)));
             }
         }
         outcome
@@ -113,7 +114,9 @@ async fn relay(mut outside: TcpStream, to: u16) {
     let is_prompt = outside.set_nodelay(true).and_then(|()| service.set_nodelay(true));
     if is_prompt.is_ok() {
         // A side that fails is gone, and the other notices when its connection ends.
-        let _ = copy_bidirectional_with_sizes(&mut outside, &mut service, BUFFER_BYTES, BUFFER_BYTES).await;
+        let _ =
+            copy_bidirectional_with_sizes(&mut outside, &mut service, BUFFER_BYTES, BUFFER_BYTES)
+                .await;
     }
 }
 
@@ -155,7 +158,10 @@ mod tests {
     #[test]
     fn a_command_line_names_relays() {
         let line = "root=/dev/vda castra.relay=61022:80,61023:5432 quiet";
-        assert_eq!(on_command_line(line), [Relay { port: 61022, to: 80 }, Relay { port: 61023, to: 5432 }]);
+        assert_eq!(
+            on_command_line(line),
+            [Relay { port: 61022, to: 80 }, Relay { port: 61023, to: 5432 }]
+        );
         for nothing in ["root=/dev/vda", "castra.relay=", "castra.relay=a:b,1,70000:1,:"] {
             assert_eq!(on_command_line(nothing), [], "{nothing}");
         }

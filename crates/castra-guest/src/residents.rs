@@ -111,12 +111,16 @@ mod tests {
         write("etc/runlevels/default/mine", "");
         write("etc/systemd/system/other.service", "");
         write("etc/sudoers.d/theirs", "");
-        write("etc/passwd", "root:x:0:0::/root:/bin/sh\ntheirs:x:1000:1000::/home/theirs:/bin/sh\n");
+        write(
+            "etc/passwd",
+            "root:x:0:0::/root:/bin/sh\ntheirs:x:1000:1000::/home/theirs:/bin/sh\n",
+        );
         write("etc/shadow", "root:*::0:::::\ntheirs:secret:20740:0:99999:7:::\n");
         remove_service(&root, "theirs");
         remove_user(&root, "theirs").expect("locks");
         assert!(
-            !root.join("etc/runlevels/boot/theirs").exists() && !root.join("etc/sudoers.d/theirs").exists()
+            !root.join("etc/runlevels/boot/theirs").exists()
+                && !root.join("etc/sudoers.d/theirs").exists()
         );
         assert!(root.join("etc/runlevels/default/mine").exists());
         assert_eq!(

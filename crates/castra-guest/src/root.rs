@@ -65,7 +65,10 @@ async fn mounts_changed(mounts: &AsyncFd<OwnedFd>) -> io::Result<bool> {
 /// Returns `true` if a filesystem on a block device is mounted. The kernel's virtual filesystems
 /// have major number 0 (`proc_pid_mountinfo(5)`), and an initramfs has no others.
 fn has_disk(mountinfo: &str) -> bool {
-    mountinfo.lines().filter_map(|line| line.split(' ').nth(2)).any(|device| !device.starts_with("0:"))
+    mountinfo
+        .lines()
+        .filter_map(|line| line.split(' ').nth(2))
+        .any(|device| !device.starts_with("0:"))
 }
 
 /// Returns the identity of a directory: device and inode.

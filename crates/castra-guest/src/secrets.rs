@@ -100,7 +100,8 @@ fn lacks_host_keys(root: &Path) -> bool {
 fn runs_sshd(kernel_fs: &KernelFs) -> bool {
     // If processes cannot be seen, assume that it runs: stopping a stopped service does no harm.
     let Ok(processes) = kernel_fs.proc.names("") else { return true };
-    let is_sshd = |pid: &String| kernel_fs.proc.read(&format!("{pid}/comm")).is_ok_and(|name| name == "sshd");
+    let is_sshd =
+        |pid: &String| kernel_fs.proc.read(&format!("{pid}/comm")).is_ok_and(|name| name == "sshd");
     processes.iter().filter(|name| name.bytes().all(|byte| byte.is_ascii_digit())).any(is_sshd)
 }
 
@@ -131,7 +132,12 @@ mod tests {
     #[test]
     fn keys_and_seeds_go_and_all_else_stays() {
         let root = std::env::temp_dir().join(format!("castra-secrets-{}", std::process::id()));
-        let mine = ["etc/ssh/sshd_config", "etc/ssh/ssh_config", "var/lib/misc/other", "etc/dropbear/banner"];
+        let mine = [
+            "etc/ssh/sshd_config",
+            "etc/ssh/ssh_config",
+            "var/lib/misc/other",
+            "etc/dropbear/banner",
+        ];
         let secret = [
             "etc/ssh/ssh_host_ed25519_key",
             "etc/ssh/ssh_host_rsa_key.pub",

@@ -144,7 +144,12 @@ impl Client {
     ///
     /// # Errors
     /// The server refused, or the session has ended.
-    pub async fn open(&self, path: Bytes, flags: Flags, attributes: Attributes) -> Result<Bytes, Failure> {
+    pub async fn open(
+        &self,
+        path: Bytes,
+        flags: Flags,
+        attributes: Attributes,
+    ) -> Result<Bytes, Failure> {
         self.handle(Request::Open { path, flags, attributes }).await
     }
 
@@ -194,7 +199,9 @@ impl Client {
     /// The server refused, or the session has ended.
     pub async fn path(&self, request: Request) -> Result<Bytes, Failure> {
         match self.send(&request).await?.reply().await? {
-            Reply::Names(entries) => entries.into_iter().next().map(|entry| entry.name).ok_or(Failure::Ended),
+            Reply::Names(entries) => {
+                entries.into_iter().next().map(|entry| entry.name).ok_or(Failure::Ended)
+            }
             _ => Err(Failure::Ended),
         }
     }
@@ -224,8 +231,11 @@ async fn write(
 async fn listen(input: &mut (impl AsyncRead + Unpin), waiting: &Waiting) -> io::Result<()> {
     while let Some(packet) = read_packet(input).await? {
         let (id, reply) = Reply::parse(packet).map_err(io::Error::other)?;
-        let sender =
-            waiting.lock().unwrap_or_else(PoisonError::into_inner).as_mut().and_then(|map| map.remove(&id));
+        let sender = waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_mut()
+            .and_then(|map| map.remove(&id));
         // A reply to an unknown request is a defect of the server, which cannot be relied on any
         // more.
         let sender = sender.ok_or_else(|| io::Error::other("a reply without a request"))?;

@@ -47,7 +47,10 @@ mod tests {
     async fn a_packet_is_bounded_and_whole() {
         let mut stream = Vec::new();
         write_packet(&mut stream, b"abc").await.expect("writes");
-        assert_eq!(read_packet(&mut &stream[..]).await.expect("reads").expect("is there"), b"abc"[..]);
+        assert_eq!(
+            read_packet(&mut &stream[..]).await.expect("reads").expect("is there"),
+            b"abc"[..]
+        );
         assert!(read_packet(&mut &stream[..stream.len() - 1]).await.is_err(), "cut off");
         assert!(read_packet(&mut &b""[..]).await.expect("ends").is_none());
         assert!(read_packet(&mut &b"\0\0\0\0"[..]).await.is_err(), "empty");

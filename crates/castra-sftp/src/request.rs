@@ -144,16 +144,24 @@ impl Request {
                 attributes: Attributes::take(body)?,
             },
             CLOSE => Self::Close { handle: take_string(body)? },
-            READ => {
-                Self::Read { handle: take_string(body)?, offset: take_u64(body)?, length: take_u32(body)? }
-            }
-            WRITE => {
-                Self::Write { handle: take_string(body)?, offset: take_u64(body)?, data: take_string(body)? }
-            }
+            READ => Self::Read {
+                handle: take_string(body)?,
+                offset: take_u64(body)?,
+                length: take_u32(body)?,
+            },
+            WRITE => Self::Write {
+                handle: take_string(body)?,
+                offset: take_u64(body)?,
+                data: take_string(body)?,
+            },
             LSTAT => Self::Lstat { path: take_string(body)? },
             FSTAT => Self::Fstat { handle: take_string(body)? },
-            SETSTAT => Self::Setstat { path: take_string(body)?, attributes: Attributes::take(body)? },
-            FSETSTAT => Self::Fsetstat { handle: take_string(body)?, attributes: Attributes::take(body)? },
+            SETSTAT => {
+                Self::Setstat { path: take_string(body)?, attributes: Attributes::take(body)? }
+            }
+            FSETSTAT => {
+                Self::Fsetstat { handle: take_string(body)?, attributes: Attributes::take(body)? }
+            }
             OPENDIR => Self::Opendir { path: take_string(body)? },
             READDIR => Self::Readdir { handle: take_string(body)? },
             REMOVE => Self::Remove { path: take_string(body)? },
@@ -174,7 +182,9 @@ impl Request {
             b"posix-rename@openssh.com" => {
                 Self::PosixRename { from: take_string(body)?, to: take_string(body)? }
             }
-            b"hardlink@openssh.com" => Self::Hardlink { from: take_string(body)?, to: take_string(body)? },
+            b"hardlink@openssh.com" => {
+                Self::Hardlink { from: take_string(body)?, to: take_string(body)? }
+            }
             b"fsync@openssh.com" => Self::Fsync { handle: take_string(body)? },
             b"statvfs@openssh.com" => Self::Statvfs { path: take_string(body)? },
             b"limits@openssh.com" => Self::Limits,
@@ -203,7 +213,9 @@ impl Request {
                 packet.put_u32(*length);
             }
             Self::Setstat { path, attributes } => with(&mut packet, SETSTAT, id, path, attributes),
-            Self::Fsetstat { handle, attributes } => with(&mut packet, FSETSTAT, id, handle, attributes),
+            Self::Fsetstat { handle, attributes } => {
+                with(&mut packet, FSETSTAT, id, handle, attributes)
+            }
             Self::Mkdir { path, attributes } => with(&mut packet, MKDIR, id, path, attributes),
             Self::Close { handle } => begin(&mut packet, CLOSE, id, handle),
             Self::Fstat { handle } => begin(&mut packet, FSTAT, id, handle),

@@ -33,8 +33,10 @@ pub fn with_inheritable_capabilities(project: &Project, arguments: &[&str]) -> C
     // All would be refused if this machine's root does not have them all.
     let own = fs::read_to_string("/proc/self/status").expect("reads");
     let own = set(&own, "CapPrm") & set(&own, "CapBnd");
-    let all: Vec<String> =
-        (0..64).filter(|number| own >> number & 1 == 1).map(|number| format!("+cap_{number}")).collect();
+    let all: Vec<String> = (0..64)
+        .filter(|number| own >> number & 1 == 1)
+        .map(|number| format!("+cap_{number}"))
+        .collect();
     if !all.is_empty() {
         let all = all.join(",");
         command.arg(format!("--inh-caps={all}")).arg(format!("--ambient-caps={all}"));

@@ -22,7 +22,8 @@ pub fn alpine() -> Alpine {
     let pulled = Project::new().run(&["image", "pull", "alpine-pypi@v1", "--json"]).ok();
     let pulled = pulled.document("image pull");
     let directory = Path::new(pulled["images"][0]["directory"].as_str().expect("a directory"));
-    let [disk, kernel, initramfs] = ["rootfs.qcow2", "vmlinuz", "initramfs"].map(|name| directory.join(name));
+    let [disk, kernel, initramfs] =
+        ["rootfs.qcow2", "vmlinuz", "initramfs"].map(|name| directory.join(name));
     Alpine { disk, kernel, initramfs }
 }
 
@@ -32,11 +33,19 @@ pub fn shrunken_ext4(alpine: &Alpine, target: &Path) {
     let path = target.to_str().expect("UTF-8");
     tool("qemu-img", &["convert", "-O", "raw", alpine.disk.to_str().expect("UTF-8"), path]);
     // e2fsck exits with 1 after a repair, such as a replayed journal.
-    let check = std::process::Command::new("/sbin/e2fsck").args(["-fy", path]).output().expect("e2fsck runs");
+    let check = std::process::Command::new("/sbin/e2fsck")
+        .args(["-fy", path])
+        .output()
+        .expect("e2fsck runs");
     assert!(check.status.code().is_some_and(|code| code <= 1), "e2fsck: {check:?}");
     tool("resize2fs", &[path, "400M"]);
     tool("e2label", &[path, "/"]);
-    fs::OpenOptions::new().write(true).open(target).expect("opened").set_len(400 << 20).expect("cut");
+    fs::OpenOptions::new()
+        .write(true)
+        .open(target)
+        .expect("opened")
+        .set_len(400 << 20)
+        .expect("cut");
 }
 
 /// Appends the 512-byte footer of a VHD, as the Virtual Hard Disk Image Format Specification 1.0
@@ -246,7 +255,11 @@ pub fn boot_sector() -> [u8; 512] {
 pub fn qcow2_of(path: &Path, beginning: &[u8]) {
     let raw = path.with_extension("raw");
     fs::write(&raw, beginning).expect("written");
-    fs::OpenOptions::new().write(true).open(&raw).and_then(|file| file.set_len(1 << 20)).expect("sized");
+    fs::OpenOptions::new()
+        .write(true)
+        .open(&raw)
+        .and_then(|file| file.set_len(1 << 20))
+        .expect("sized");
     let text = |path: &Path| path.to_str().expect("UTF-8").to_owned();
     tool("qemu-img", &["convert", "-f", "raw", "-O", "qcow2", &text(&raw), &text(path)]);
     fs::remove_file(raw).expect("removed");

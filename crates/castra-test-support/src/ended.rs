@@ -35,7 +35,14 @@ impl Ended {
     /// Insists on this exit code.
     #[track_caller]
     pub fn code(self, expected: i32) -> Self {
-        assert_eq!(self.code, Some(expected), "castra {}\n{}\n{}", self.arguments, self.text(), self.stderr);
+        assert_eq!(
+            self.code,
+            Some(expected),
+            "castra {}\n{}\n{}",
+            self.arguments,
+            self.text(),
+            self.stderr
+        );
         self
     }
 

@@ -15,7 +15,8 @@ use sha2::{Digest as _, Sha256};
 use crate::{Project, fake_qemu_program, tool};
 
 /// QEMU's machine protocol, as far as pressing the power button takes it.
-const POWER_BUTTON: &str = "{\"execute\":\"qmp_capabilities\"}\n{\"execute\":\"system_powerdown\"}\n";
+const POWER_BUTTON: &str =
+    "{\"execute\":\"qmp_capabilities\"}\n{\"execute\":\"system_powerdown\"}\n";
 
 /// A project with an image of a few bytes.
 pub struct Fake {
@@ -102,17 +103,20 @@ impl Fake {
     /// another way.
     pub fn lives(&self, vm: &str) -> bool {
         let pid = fs::read_to_string(self.pidfile(vm)).unwrap_or_default();
-        let of_process = |name: &str| fs::read(format!("/proc/{}/{name}", pid.trim())).unwrap_or_default();
+        let of_process =
+            |name: &str| fs::read(format!("/proc/{}/{name}", pid.trim())).unwrap_or_default();
         let (command, stat) = (of_process("cmdline"), of_process("stat"));
         // The kernel takes the memory of a dying process, and its threads one by one, before it
         // frees its locks: until the last thread is gone the process counts as running.
         let is_dying = || {
             let stat = String::from_utf8_lossy(&stat);
-            let threads = fs::read_dir(format!("/proc/{}/task", pid.trim())).map_or(0, Iterator::count);
+            let threads =
+                fs::read_dir(format!("/proc/{}/task", pid.trim())).map_or(0, Iterator::count);
             let is_gone = stat.contains(") Z ") && threads <= 1;
             command.is_empty() && stat.contains("(castra-fake-qem") && !is_gone
         };
-        String::from_utf8_lossy(&command).contains(&*self.pidfile(vm).to_string_lossy()) || is_dying()
+        String::from_utf8_lossy(&command).contains(&*self.pidfile(vm).to_string_lossy())
+            || is_dying()
     }
 
     /// Sends a signal to a VM's QEMU.
@@ -163,7 +167,9 @@ impl Deref for Fake {
 fn files(root: &Path) -> Vec<PathBuf> {
     let (mut found, mut open) = (Vec::new(), vec![root.to_owned()]);
     while let Some(directory) = open.pop() {
-        for path in fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path()) {
+        for path in
+            fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path())
+        {
             if path.is_dir() { open.push(path) } else { found.push(path) }
         }
     }
@@ -185,13 +191,16 @@ fn configuration(image: &Path, vms: &[&str], more: &str) -> String {
     fs::write(image.join("kernel"), kernel()).expect("writes");
     fs::write(image.join("initramfs"), "an initramfs").expect("writes");
     let mut text = "[images.tiny]\ncommand_line = \"console=ttyS0\"\n".to_owned();
-    for (key, name) in [("rootfs", "disk.qcow2"), ("kernel", "kernel"), ("initramfs", "initramfs")] {
+    for (key, name) in [("rootfs", "disk.qcow2"), ("kernel", "kernel"), ("initramfs", "initramfs")]
+    {
         let digest = Sha256::digest(fs::read(image.join(name)).expect("reads"));
         let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
         text += &format!("[images.tiny.{key}]\npath = \"image/{name}\"\nsha256 = \"{digest}\"\n");
     }
     for vm in vms {
-        text += &format!("[[vms]]\nname = \"{vm}\"\nmanaged_image = \"tiny\"\nmemory = \"64 MiB\"\n{more}");
+        text += &format!(
+            "[[vms]]\nname = \"{vm}\"\nmanaged_image = \"tiny\"\nmemory = \"64 MiB\"\n{more}"
+        );
     }
     text
 }

@@ -8,8 +8,9 @@ pub fn subcommands(of: &[&str]) -> Vec<String> {
     let help = String::from_utf8(output.expect("castra runs").stdout).expect("text");
     let list = help.lines().take_while(|line| !line.starts_with("Options"));
     let name = |line: &str| {
-        let line =
-            line.strip_prefix("  ").filter(|line| line.starts_with(|c: char| c.is_ascii_lowercase()))?;
+        let line = line
+            .strip_prefix("  ")
+            .filter(|line| line.starts_with(|c: char| c.is_ascii_lowercase()))?;
         line.split(' ').next().map(str::to_owned)
     };
     list.filter_map(name).filter(|name| name != "help").collect()

@@ -83,8 +83,10 @@ impl Reply {
             Some(start) if start >= bytes.len() => {
                 Self::new(416, b"").header("Content-Range", &format!("bytes */{}", bytes.len()))
             }
-            Some(start) => Self::new(206, &bytes[start..])
-                .header("Content-Range", &format!("bytes {start}-{}/{}", bytes.len() - 1, bytes.len())),
+            Some(start) => Self::new(206, &bytes[start..]).header(
+                "Content-Range",
+                &format!("bytes {start}-{}/{}", bytes.len() - 1, bytes.len()),
+            ),
             None => Self::new(200, bytes),
         };
         match etag {
@@ -184,7 +186,13 @@ impl Server {
 
     /// Returns the requests so far, in their order.
     pub fn requests(&self) -> Vec<Request> {
-        self.shared.log.lock().expect("not poisoned").iter().map(|(request, _)| request.clone()).collect()
+        self.shared
+            .log
+            .lock()
+            .expect("not poisoned")
+            .iter()
+            .map(|(request, _)| request.clone())
+            .collect()
     }
 
     /// Returns the `Range` header of each request.

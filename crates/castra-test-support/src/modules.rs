@@ -22,7 +22,8 @@ fn forgotten(folder: &Path, root: &Path) -> Vec<PathBuf> {
     for entry in fs::read_dir(folder).expect("a folder of tests").flatten() {
         let path = entry.path();
         let own_root = if path.is_dir() { path.join("mod.rs") } else { path.clone() };
-        let is_source = own_root.extension().is_some_and(|extension| extension == "rs") && own_root.is_file();
+        let is_source =
+            own_root.extension().is_some_and(|extension| extension == "rs") && own_root.is_file();
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         if !is_source || own_root == root {
             continue;

@@ -13,7 +13,8 @@ pub fn run_script(script: &str, arguments: &[&str], project: &Project) -> Option
         return None;
     };
     let castra = project.castra(&[]);
-    let directory = std::path::Path::new(castra.get_program()).parent().expect("a directory").to_owned();
+    let directory =
+        std::path::Path::new(castra.get_program()).parent().expect("a directory").to_owned();
     let path = format!("{}:{}", directory.display(), std::env::var("PATH").unwrap_or_default());
     let mut command = Command::new(way[0]);
     command.args(&way[1..]).args(["sh", "-c", script, "sh"]).args(arguments);
@@ -41,7 +42,15 @@ fn way() -> Option<&'static [&'static str]> {
 pub fn pid_way() -> Option<&'static [&'static str]> {
     let ways: [&[&str]; 2] = [
         &["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"],
-        &["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child", "--mount-proc"],
+        &[
+            "unshare",
+            "--user",
+            "--map-root-user",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
+        ],
     ];
     ways.into_iter().find(|way| {
         let trial = Command::new(way[0]).args(&way[1..]).arg("true").stderr(Stdio::null()).status();

@@ -15,7 +15,11 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// checks what a killed run left and runs once more. The last run, which has no such visit any
 /// more, ends by itself.
 #[expect(clippy::print_stdout, reason = "the runner shows it for a test that fails")]
-pub fn kill_at_each_visit<T>(point: &str, start: impl Fn() -> (T, Command), after: impl Fn(&T, &str)) {
+pub fn kill_at_each_visit<T>(
+    point: &str,
+    start: impl Fn() -> (T, Command),
+    after: impl Fn(&T, &str),
+) {
     for visit in 1..=MAX_VISITS {
         let (surroundings, command) = start();
         let name = format!("{}:{visit}", point);
@@ -58,7 +62,11 @@ fn is_written(file: &Path) -> bool {
 /// Runs a command to its end, which must be a success.
 pub fn succeeds(mut command: Command, visit: &str) {
     let Output { status, stderr, .. } = command.output().expect("runs");
-    assert!(status.success(), "after a kill at {visit}: {status}\n{}", String::from_utf8_lossy(&stderr));
+    assert!(
+        status.success(),
+        "after a kill at {visit}: {status}\n{}",
+        String::from_utf8_lossy(&stderr)
+    );
 }
 
 /// Guard of a process, which ends with the test, even one that fails.

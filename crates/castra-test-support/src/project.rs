@@ -22,8 +22,10 @@ pub fn linked_cache() -> tempfile::TempDir {
     project.run(&["up"]).ok();
     drop(project);
     let shared = image_cache().join("castra");
-    let cache =
-        tempfile::Builder::new().prefix("linked-cache-").tempdir_in(target_tmp()).expect("a directory");
+    let cache = tempfile::Builder::new()
+        .prefix("linked-cache-")
+        .tempdir_in(target_tmp())
+        .expect("a directory");
     fs::create_dir(cache.path().join("castra")).expect("a directory");
     for name in ["images", "templates"] {
         let (from, to) = (shared.join(name), cache.path().join("castra"));
@@ -43,7 +45,10 @@ pub struct Project {
 impl Project {
     /// Creates a project with the image cache that all tests of VMs share, so that the image is
     /// fetched once.
-    #[expect(clippy::new_without_default, reason = "makes directories, which no default value does")]
+    #[expect(
+        clippy::new_without_default,
+        reason = "makes directories, which no default value does"
+    )]
     pub fn new() -> Self {
         Self::with_cache(image_cache())
     }
@@ -58,7 +63,10 @@ impl Project {
     /// Creates a project with the cache in this directory.
     pub fn with_cache(cache: PathBuf) -> Self {
         // A short path, since sockets are below it.
-        let root = tempfile::Builder::new().prefix("castra-test-").tempdir_in("/tmp").expect("a directory");
+        let root = tempfile::Builder::new()
+            .prefix("castra-test-")
+            .tempdir_in("/tmp")
+            .expect("a directory");
         for name in ["project", "home", "run"] {
             fs::create_dir(root.path().join(name)).expect("a directory");
         }
@@ -195,7 +203,8 @@ impl Project {
     #[track_caller]
     pub fn copy(&self, name: &str, how: &str) -> Copied<'_> {
         let path = self.root.path().join(name);
-        let [from, to] = [self.path(), path.clone()].map(|path| path.to_str().expect("UTF-8").to_owned());
+        let [from, to] =
+            [self.path(), path.clone()].map(|path| path.to_str().expect("UTF-8").to_owned());
         tool("sh", &["-c", how, "sh", &from, &to]);
         Copied { original: self, path }
     }

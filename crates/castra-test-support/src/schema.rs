@@ -11,10 +11,13 @@ pub const SCHEMA: &str = include_str!("../../../docs/json.schema.json");
 #[track_caller]
 pub fn fits(value: &Value, definition: &str) {
     let all: Value = serde_json::from_str(SCHEMA).expect("JSON");
-    let schema = all["$defs"].get(definition).unwrap_or_else(|| panic!("no schema for `{definition}`"));
+    let schema =
+        all["$defs"].get(definition).unwrap_or_else(|| panic!("no schema for `{definition}`"));
     let validator = jsonschema::validator_for(schema).expect("a schema");
-    let errors: Vec<String> =
-        validator.iter_errors(value).map(|error| format!("{}: {error}", error.instance_path())).collect();
+    let errors: Vec<String> = validator
+        .iter_errors(value)
+        .map(|error| format!("{}: {error}", error.instance_path()))
+        .collect();
     assert!(errors.is_empty(), "{definition}: {errors:#?}\n{value:#}");
 }
 
@@ -33,7 +36,8 @@ impl Ended {
     #[track_caller]
     pub fn events(&self) -> Vec<Value> {
         let parse = |line: &str| {
-            let value: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+            let value: Value =
+                serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
             fits(&value, "event");
             value
         };

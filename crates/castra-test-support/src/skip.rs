@@ -15,8 +15,11 @@ pub fn skip(reason: &str) {
     let line = format!("SKIPPED {}: {reason}\n", thread.name().unwrap_or("a test"));
     std::io::stderr().write_all(line.as_bytes()).expect("stderr takes a line");
     if let Some(path) = std::env::var_os(SKIPPED_TESTS) {
-        let mut file =
-            std::fs::File::options().append(true).create(true).open(path).expect("the list of skipped tests");
+        let mut file = std::fs::File::options()
+            .append(true)
+            .create(true)
+            .open(path)
+            .expect("the list of skipped tests");
         file.write_all(line.as_bytes()).expect("the list takes a line");
     }
 }

@@ -91,9 +91,14 @@ impl ExecHeader {
             environment.push((take(&mut rest)?, take(&mut rest)?));
         }
         let is_name = |name: &OsStr| !name.is_empty() && !name.as_bytes().contains(&b'=');
-        let is_usable =
-            rest.is_empty() && !arguments.is_empty() && environment.iter().all(|(name, _)| is_name(name));
-        if is_usable { Ok(Self { arguments, environment }) } else { Err(ExecHeaderError::Malformed) }
+        let is_usable = rest.is_empty()
+            && !arguments.is_empty()
+            && environment.iter().all(|(name, _)| is_name(name));
+        if is_usable {
+            Ok(Self { arguments, environment })
+        } else {
+            Err(ExecHeaderError::Malformed)
+        }
     }
 }
 
@@ -127,7 +132,8 @@ fn put(bytes: &mut Vec<u8>, text: &OsStr) -> Result<(), ExecHeaderError> {
 }
 
 fn take_number(rest: &mut &[u8]) -> Result<usize, ExecHeaderError> {
-    let (number, after) = rest.split_first_chunk::<NUMBER_BYTES>().ok_or(ExecHeaderError::Malformed)?;
+    let (number, after) =
+        rest.split_first_chunk::<NUMBER_BYTES>().ok_or(ExecHeaderError::Malformed)?;
     *rest = after;
     usize::try_from(u32::from_be_bytes(*number)).map_err(|_| ExecHeaderError::Malformed)
 }
@@ -136,7 +142,11 @@ fn take(rest: &mut &[u8]) -> Result<OsString, ExecHeaderError> {
     let length = take_number(rest)?;
     let (text, after) = rest.split_at_checked(length).ok_or(ExecHeaderError::Malformed)?;
     *rest = after;
-    if text.contains(&0) { Err(ExecHeaderError::Malformed) } else { Ok(OsString::from_vec(text.to_vec())) }
+    if text.contains(&0) {
+        Err(ExecHeaderError::Malformed)
+    } else {
+        Ok(OsString::from_vec(text.to_vec()))
+    }
 }
 
 #[cfg(test)]
@@ -147,7 +157,10 @@ mod tests {
         let owned = |bytes: &[u8]| OsString::from_vec(bytes.to_vec());
         ExecHeader {
             arguments: arguments.iter().map(|argument| owned(argument)).collect(),
-            environment: environment.iter().map(|(name, value)| (owned(name), owned(value))).collect(),
+            environment: environment
+                .iter()
+                .map(|(name, value)| (owned(name), owned(value)))
+                .collect(),
         }
     }
 
@@ -171,15 +184,24 @@ mod tests {
         ];
         for header in bad {
             let bytes = header.encode().expect("encodes");
-            assert_eq!(ExecHeader::decode(&bytes[4..]), Err(ExecHeaderError::Malformed), "{header:?}");
+            assert_eq!(
+                ExecHeader::decode(&bytes[4..]),
+                Err(ExecHeaderError::Malformed),
+                "{header:?}"
+            );
         }
     }
 
     #[test]
     fn a_part_of_a_header_is_none_and_neither_is_more() {
-        let mut bytes = header(&[b"a", b"b"], &[(b"A", b"1")]).encode().expect("encodes").split_off(4);
+        let mut bytes =
+            header(&[b"a", b"b"], &[(b"A", b"1")]).encode().expect("encodes").split_off(4);
         for length in 0..bytes.len() {
-            assert_eq!(ExecHeader::decode(&bytes[..length]), Err(ExecHeaderError::Malformed), "{length}");
+            assert_eq!(
+                ExecHeader::decode(&bytes[..length]),
+                Err(ExecHeaderError::Malformed),
+                "{length}"
+            );
         }
         bytes.push(0);
         assert_eq!(ExecHeader::decode(&bytes), Err(ExecHeaderError::Malformed));

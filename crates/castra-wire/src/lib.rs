@@ -39,13 +39,13 @@ mod message;
 
 pub use envelope::{Envelope, Session};
 pub use exec::{
-    EXEC_SUBSYSTEM, ExecHeader, ExecHeaderError, MALFORMED_SIGNAL, MAX_EXEC_HEADER_BYTES, TOO_LONG_SIGNAL,
-    exec_header_bytes,
+    EXEC_SUBSYSTEM, ExecHeader, ExecHeaderError, MALFORMED_SIGNAL, MAX_EXEC_HEADER_BYTES,
+    TOO_LONG_SIGNAL, exec_header_bytes,
 };
 pub use lines::Lines;
 pub use message::{
-    AgentTask, Condition, GuestMessage, HostMessage, Listener, NetworkState, Personality, Reach, Relay,
-    Secret, ServicePort, Stage, StageReached, Transport,
+    AgentTask, Condition, GuestMessage, HostMessage, Listener, NetworkState, Personality, Reach,
+    Relay, Secret, ServicePort, Stage, StageReached, Transport,
 };
 
 /// Name of the virtio-serial port, as QEMU's `virtserialport,name=` and
@@ -157,7 +157,8 @@ mod tests {
 
     #[test]
     fn an_envelope_adds_its_session_and_may_lack_it() {
-        let message = Envelope { session: Some(Session::new(u64::MAX)), message: HostMessage::Attach };
+        let message =
+            Envelope { session: Some(Session::new(u64::MAX)), message: HostMessage::Attach };
         let line = encode(&message);
         assert_eq!(line, b"{\"session\":18446744073709551615,\"type\":\"attach\"}\n");
         assert_eq!(decode::<Envelope<HostMessage>>(&line).expect("decodes"), message);
@@ -178,7 +179,8 @@ mod tests {
             HostMessage::Inspect,
             HostMessage::Listeners { ports },
         ] {
-            let line = encode(&Envelope { session: Some(Session::new(7)), message: message.clone() });
+            let line =
+                encode(&Envelope { session: Some(Session::new(7)), message: message.clone() });
             assert_eq!(decode::<HostMessage>(&line).expect("decodes"), message);
         }
     }

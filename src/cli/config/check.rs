@@ -6,7 +6,9 @@ use std::process::ExitCode;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::config::{self, Diagnostic, Diagnostics, Finding, Machine, PortForward, Severity, VmDefinition};
+use crate::config::{
+    self, Diagnostic, Diagnostics, Finding, Machine, PortForward, Severity, VmDefinition,
+};
 use crate::context::RuntimeContext;
 use crate::error::{Explain as _, Kind, Result};
 use crate::layout::ProjectLayout;
@@ -91,7 +93,10 @@ pub(super) fn run(context: &CommandContext) -> Result<ExitCode> {
         context.printer.json(&result).map_err(CliError::from)?;
     } else if !diagnostics.is_empty() {
         // The messages' quotes were sanitised when they were made.
-        context.printer.styled_result(&format!("{}\n", diagnostics.render(true))).map_err(CliError::from)?;
+        context
+            .printer
+            .styled_result(&format!("{}\n", diagnostics.render(true)))
+            .map_err(CliError::from)?;
     }
     conclude(checked.file.as_deref(), diagnostics, context.printer);
     Ok(if usable { ExitCode::SUCCESS } else { exit::of_kind(Kind::Data) })
@@ -103,7 +108,9 @@ fn conclude(file: Option<&Path>, diagnostics: &Diagnostics, printer: &Printer) {
             .tip("There is no castra.toml here, and the default VM needs none. `castra init` writes one.");
     };
     match (diagnostics.has_errors(), diagnostics.is_empty()) {
-        (true, _) => printer.tip(&format!("\n{} cannot be used: {}", file.display(), diagnostics.summary())),
+        (true, _) => {
+            printer.tip(&format!("\n{} cannot be used: {}", file.display(), diagnostics.summary()))
+        }
         (false, false) => {
             printer.tip(&format!("\n{} can be used: {}", file.display(), diagnostics.summary()))
         }
@@ -119,7 +126,12 @@ impl Machine for Host<'_> {
         check_own_disk(vm, path, self.0).err().map(|error| finding(Severity::Error, &error))
     }
 
-    fn port(&self, vm: &VmDefinition, forward: &PortForward, state: &ProjectLayout) -> Option<Finding> {
+    fn port(
+        &self,
+        vm: &VmDefinition,
+        forward: &PortForward,
+        state: &ProjectLayout,
+    ) -> Option<Finding> {
         // The process that has a port now may be gone by the next `up`.
         check_port(&vm.name, *forward, state).err().map(|error| finding(Severity::Warning, &error))
     }

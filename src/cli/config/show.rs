@@ -7,8 +7,8 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::config::{
-    BaseImageSource, BootProfile, KeyLines, PortForward, ProjectConfig, VmDefinition, defaults, format_size,
-    key_lines,
+    BaseImageSource, BootProfile, KeyLines, PortForward, ProjectConfig, VmDefinition, defaults,
+    format_size, key_lines,
 };
 use crate::error::Result;
 use crate::managed::{ArtifactSource, Catalog, ManagedImageSpec};
@@ -97,7 +97,12 @@ pub(super) fn run(context: &CommandContext) -> Result<ExitCode> {
     let layout = config.state_root.open(&context.runtime)?;
     let plan = Plan::new(config, &[], &Catalog::builtin(), &Record::all(&layout))?;
     let line = |number: usize| lines.get(number).cloned().unwrap_or_default();
-    let vms = plan.vms.iter().enumerate().map(|(number, vm)| show_vm(vm, &line(number), config)).collect();
+    let vms = plan
+        .vms
+        .iter()
+        .enumerate()
+        .map(|(number, vm)| show_vm(vm, &line(number), config))
+        .collect();
     let shown = ConfigShown {
         project: config.name.clone(),
         state_directory: config.state_root.path().to_owned(),
@@ -159,7 +164,13 @@ fn show_vm(plan: &VmPlan, lines: &KeyLines, config: &ProjectConfig) -> VmShown {
     let memory_why = if has_more { "the image's minimum" } else { "default" };
     let own_overlay = format!(
         "default: {} of the state directory",
-        config.state_root.names().overlay(&definition.name).file_name().unwrap_or_default().to_string_lossy()
+        config
+            .state_root
+            .names()
+            .overlay(&definition.name)
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
     );
     VmShown {
         name: definition.name.clone(),
@@ -171,16 +182,25 @@ fn show_vm(plan: &VmPlan, lines: &KeyLines, config: &ProjectConfig) -> VmShown {
         memory_bytes: Setting::new(definition.memory_bytes, line("memory"), memory_why),
         disk_bytes: Setting::new(definition.disk_bytes, line("disk"), "default"),
         overlay: Setting::new(definition.overlay.to_path_buf(), line("overlay"), &own_overlay),
-        port_forwards: Setting::new(definition.port_forwards.clone(), line("port_forwards"), "default"),
+        port_forwards: Setting::new(
+            definition.port_forwards.clone(),
+            line("port_forwards"),
+            "default",
+        ),
         warnings: plan.warnings.clone(),
     }
 }
 
 /// Returns the CPU under TCG: the VM's own, its image's, or the default.
-fn cpu(definition: &VmDefinition, image: Option<&ManagedImageSpec>, line: Option<usize>) -> Setting<String> {
+fn cpu(
+    definition: &VmDefinition,
+    image: Option<&ManagedImageSpec>,
+    line: Option<usize>,
+) -> Setting<String> {
     let default = CpuModel::default();
     let of_image = image.map(|spec| &spec.profile.tcg_cpu).filter(|cpu| **cpu != default);
-    let why = if of_image.is_some() { "from the image, when emulated" } else { "default, when emulated" };
+    let why =
+        if of_image.is_some() { "from the image, when emulated" } else { "default, when emulated" };
     let value = definition.cpu.as_ref().or(of_image).unwrap_or(&default);
     Setting::new(value.to_string(), line, why)
 }
@@ -217,12 +237,15 @@ fn text(shown: &ConfigShown) -> String {
         ("project", shown.project.clone()),
         ("state", shown.state_directory.display().to_string()),
     ];
-    let rows: Vec<[String; 2]> = head.into_iter().map(|(key, value)| [key.to_owned(), value]).collect();
+    let rows: Vec<[String; 2]> =
+        head.into_iter().map(|(key, value)| [key.to_owned(), value]).collect();
     let mut text = table(&rows);
     if let Some(outside) = &shown.outside {
-        let row = |what: &str, path: &PathShown| row(what, path.path.display().to_string(), &path.why);
+        let row =
+            |what: &str, path: &PathShown| row(what, path.path.display().to_string(), &path.why);
         let reads = outside.reads.iter().map(|path| row("reads", path));
-        let rows: Vec<_> = reads.chain(outside.writes.iter().map(|path| row("writes", path))).collect();
+        let rows: Vec<_> =
+            reads.chain(outside.writes.iter().map(|path| row("writes", path))).collect();
         text.push_str(&format!("\noutside the project\n{}", table(&rows)));
     }
     for vm in &shown.vms {
@@ -236,7 +259,8 @@ fn text(shown: &ConfigShown) -> String {
             row("overlay", vm.overlay.value.display().to_string(), &vm.overlay.why),
             row("ports", ports(&vm.port_forwards.value), &vm.port_forwards.why),
         ];
-        let title = vm.description.as_ref().map_or(vm.name.clone(), |text| format!("{}: {text}", vm.name));
+        let title =
+            vm.description.as_ref().map_or(vm.name.clone(), |text| format!("{}: {text}", vm.name));
         text.push_str(&format!("\n{title}\n{}", table(&rows)));
     }
     text
@@ -250,6 +274,7 @@ fn ports(forwards: &[PortForward]) -> String {
     if forwards.is_empty() {
         return "none".into();
     }
-    let one = |forward: &PortForward| format!("{}→{}/{}", forward.host, forward.guest, forward.protocol);
+    let one =
+        |forward: &PortForward| format!("{}→{}/{}", forward.host, forward.guest, forward.protocol);
     forwards.iter().map(one).collect::<Vec<_>>().join(", ")
 }

@@ -46,13 +46,17 @@ pub(super) fn import(path: &Path, context: &CommandContext) -> Result<ExitCode> 
         let spec = project.images().into_iter().find(|spec| spec.label() == **label);
         spec.is_some_and(|spec| project.manager().is_cached(spec, &project.runtime))
     };
-    let mut here: Vec<_> = imported.files.iter().flat_map(|file| &file.images).filter(is_here).collect();
+    let mut here: Vec<_> =
+        imported.files.iter().flat_map(|file| &file.images).filter(is_here).collect();
     here.dedup();
     for image in here {
         context.printer.tip(&format!("  {image} no longer needs the network"));
     }
-    let file =
-        |file: ImportedFile| File { digest: file.digest, size_bytes: file.size_bytes, images: file.images };
+    let file = |file: ImportedFile| File {
+        digest: file.digest,
+        size_bytes: file.size_bytes,
+        images: file.images,
+    };
     let files = imported.files.into_iter().map(file).collect();
     context.show(&ImageImported { files }, "")
 }
@@ -76,6 +80,8 @@ pub(super) fn export(image: &str, path: &Path, context: &CommandContext) -> Resu
     let size_bytes = project.manager().export(spec, path, &project.runtime)?;
     let (label, size) = (spec.label(), ByteSize(size_bytes));
     context.printer.success(&format!("exported {label} to {} ({size})", path.display()));
-    context.printer.tip(&format!("  castra image import {}    on the other machine", path.display()));
+    context
+        .printer
+        .tip(&format!("  castra image import {}    on the other machine", path.display()));
     context.show(&ImageExported { image: label, path: path.to_owned(), size_bytes }, "")
 }

@@ -49,7 +49,8 @@ pub(super) fn run(context: &CommandContext) -> Result<ExitCode> {
         }
     };
     let mut images: Vec<Row> = project.images().iter().map(row).collect();
-    let is_known = |stored: &StoredImage| project.images().iter().any(|spec| spec.label() == stored.image);
+    let is_known =
+        |stored: &StoredImage| project.images().iter().any(|spec| spec.label() == stored.image);
     let others = manager.list(&project.runtime).into_iter().filter(|stored| !is_known(stored));
     images.extend(others.map(|stored| Row {
         image: stored.image,
@@ -81,11 +82,20 @@ fn here(row: &Row) -> &'static str {
 /// Returns the total size of an image's files.
 pub(super) fn size_of(found: &FoundImage) -> Option<u64> {
     let paths = found.in_project.as_ref().or(found.in_cache.as_ref())?;
-    Some(files_of(paths).iter().filter_map(|path| path.metadata().ok()).map(|metadata| metadata.len()).sum())
+    Some(
+        files_of(paths)
+            .iter()
+            .filter_map(|path| path.metadata().ok())
+            .map(|metadata| metadata.len())
+            .sum(),
+    )
 }
 
 /// Returns an image's files, without its manifest.
 pub(super) fn files_of(paths: &ManagedImagePaths) -> Vec<&Path> {
     let boot = [&paths.kernel, &paths.initramfs];
-    std::iter::once(&paths.disk).chain(boot.into_iter().flatten()).map(|path| path.as_path()).collect()
+    std::iter::once(&paths.disk)
+        .chain(boot.into_iter().flatten())
+        .map(|path| path.as_path())
+        .collect()
 }

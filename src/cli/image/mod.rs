@@ -102,13 +102,17 @@ pub(super) fn named(text: &str, config: &ProjectConfig) -> Result<ManagedImageSp
     find(text, &images).cloned()
 }
 
-fn find<'a>(text: &str, images: &[&'a ManagedImageSpec]) -> Result<&'a ManagedImageSpec, ImageError> {
+fn find<'a>(
+    text: &str,
+    images: &[&'a ManagedImageSpec],
+) -> Result<&'a ManagedImageSpec, ImageError> {
     let (name, version) = match text.split_once('@') {
         Some((name, version)) => (name, Some(version)),
         None => (text, None),
     };
-    let is_meant =
-        |spec: &&&ManagedImageSpec| spec.id == name && version.is_none_or(|version| spec.version == version);
+    let is_meant = |spec: &&&ManagedImageSpec| {
+        spec.id == name && version.is_none_or(|version| spec.version == version)
+    };
     images.iter().find(is_meant).copied().ok_or_else(|| unknown(name, version, images))
 }
 

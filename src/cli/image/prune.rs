@@ -36,11 +36,9 @@ pub(super) fn run(dry_run: bool, downloads: bool, context: &CommandContext) -> R
     let pruned = managed::prune(&context.runtime.cache, here, options, &context.runtime.cancel)?;
     let freed_bytes = pruned.iter().map(|one| one.freed_bytes).sum();
     let mut rows = vec![["KIND", "FREES", "NAME"].map(String::from)];
-    rows.extend(
-        pruned
-            .iter()
-            .map(|one| [word(one.kind).to_owned(), ByteSize(one.freed_bytes).to_string(), one.name.clone()]),
-    );
+    rows.extend(pruned.iter().map(|one| {
+        [word(one.kind).to_owned(), ByteSize(one.freed_bytes).to_string(), one.name.clone()]
+    }));
     let text = if pruned.is_empty() { String::new() } else { table(&rows) };
     context.printer.success(&match (pruned.is_empty(), dry_run) {
         (true, _) => "nothing to remove: projects need everything in the cache".to_owned(),

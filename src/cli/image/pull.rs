@@ -87,7 +87,9 @@ fn is_used(project: &Project, spec: &ManagedImageSpec) -> bool {
         BaseImageSource::Managed(ManagedImageSelection::Exact { name, version, .. }) => {
             *name == spec.id && *version == spec.version
         }
-        BaseImageSource::Managed(ManagedImageSelection::Default) | BaseImageSource::Path(_) => false,
+        BaseImageSource::Managed(ManagedImageSelection::Default) | BaseImageSource::Path(_) => {
+            false
+        }
     })
 }
 
@@ -102,6 +104,8 @@ fn report_digests(unpinned: &[UnpinnedArtifact], context: &CommandContext) -> Re
     // A file with mistakes describes no project, so only the log's directory is opened.
     let layout = StateRoot::of_project(&project::working_directory()?).open(&context.runtime)?;
     let manager = ImageManager::new(&layout);
-    let found = unpinned.iter().map(|one| manager.fetch_unpinned(&one.place, &one.source, &context.runtime));
+    let found = unpinned
+        .iter()
+        .map(|one| manager.fetch_unpinned(&one.place, &one.source, &context.runtime));
     Err(ImageError::Unpinned { found: found.collect::<Result<_, _>>()? }.into())
 }

@@ -9,8 +9,8 @@ use serde::Serialize;
 use crate::error::Result;
 use crate::files::Digest;
 use crate::managed::{
-    ArtifactRole, ArtifactSource, FoundImage, ManagedArtifactSpec, ManagedImagePaths, ManagedImageSpec,
-    QemuProfile, TransformStep,
+    ArtifactRole, ArtifactSource, FoundImage, ManagedArtifactSpec, ManagedImagePaths,
+    ManagedImageSpec, QemuProfile, TransformStep,
 };
 use crate::report::ImageLabel;
 use crate::size::ByteSize;
@@ -106,7 +106,9 @@ fn text(spec: &ManagedImageSpec, found: &FoundImage) -> String {
         text.extend(sources);
         text.push_str(&format!("    {}  {}\n", artifact.digest.algorithm(), artifact.digest.hex()));
         text.extend(
-            artifact.size_bytes.map(|size| format!("    size    {} ({size} bytes)\n", ByteSize(size))),
+            artifact
+                .size_bytes
+                .map(|size| format!("    size    {} ({size} bytes)\n", ByteSize(size))),
         );
     }
     if let Some(line) = &spec.profile.command_line {

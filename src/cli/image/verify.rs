@@ -72,7 +72,8 @@ pub(super) fn run(names: &[String], context: &CommandContext) -> Result<ExitCode
         context.printer.tip("There are no images here yet.");
     }
     let done = context.show(&ImagesVerified { images }, "")?;
-    let errors: Vec<crate::error::Error> = failed.into_iter().map(crate::error::Error::from).collect();
+    let errors: Vec<crate::error::Error> =
+        failed.into_iter().map(crate::error::Error::from).collect();
     errors.iter().for_each(|error| context.printer.error(error));
     Ok(errors.first().map_or(done, |error| exit::of_kind(error.kind())))
 }
@@ -120,6 +121,7 @@ fn file(file: &CheckedFile) -> File {
         Location::Cache => "cache",
         Location::Download => "download",
     };
-    let (path, expected, set_aside) = (file.path.clone(), file.expected.clone(), file.quarantined.clone());
+    let (path, expected, set_aside) =
+        (file.path.clone(), file.expected.clone(), file.quarantined.clone());
     File { location, path, expected, finding, found, set_aside }
 }

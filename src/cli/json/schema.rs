@@ -8,8 +8,8 @@ use crate::config::JoinLines;
 use crate::report::Event;
 
 use super::super::{
-    adopt, capture, clean, completions, config, cp, doctor, image, init, list, logs, man, ports, ssh_config,
-    status, template, timeline,
+    adopt, capture, clean, completions, config, cp, doctor, image, init, list, logs, man, ports,
+    ssh_config, status, template, timeline,
 };
 use super::reporter::{Ending, Line};
 use super::{Document, Outcomes};

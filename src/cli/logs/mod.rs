@@ -60,7 +60,8 @@ pub(super) fn run(logs: &LogsArgs, context: &CommandContext) -> Result<ExitCode>
         streams.retain_mut(|stream| is_since(stream, since, layout, context.printer));
     }
     // A console alone is shown byte by byte, since a prompt has no end of line.
-    let is_plain = streams.len() == 1 && matches!(streams[0].source, Source::Console | Source::Qemu);
+    let is_plain =
+        streams.len() == 1 && matches!(streams[0].source, Source::Console | Source::Qemu);
     if is_plain && !context.printer.is_json() {
         return show_plain(&mut streams[0], logs, context);
     }
@@ -75,10 +76,15 @@ pub(super) fn run(logs: &LogsArgs, context: &CommandContext) -> Result<ExitCode>
 }
 
 /// Returns the logs to show, each with its label if there are several.
-fn streams(logs: &LogsArgs, layout: &ProjectLayout, context: &CommandContext) -> Result<Vec<Stream>> {
+fn streams(
+    logs: &LogsArgs,
+    layout: &ProjectLayout,
+    context: &CommandContext,
+) -> Result<Vec<Stream>> {
     let vms = names(logs, layout, context)?;
     let mut streams = Vec::new();
-    let mut add = |source, vm: Option<&String>, path| streams.push(Stream::new(path, source, vm.cloned()));
+    let mut add =
+        |source, vm: Option<&String>, path| streams.push(Stream::new(path, source, vm.cloned()));
     let is_wanted = |source| logs.source == source || logs.source == LogSource::All;
     if is_wanted(LogSource::Castra) {
         add(Source::Castra, None, layout.castra_log());
@@ -102,7 +108,11 @@ fn streams(logs: &LogsArgs, layout: &ProjectLayout, context: &CommandContext) ->
 }
 
 /// Returns the VMs whose logs to show: the named ones, or all that are recorded or declared.
-fn names(logs: &LogsArgs, layout: &ProjectLayout, context: &CommandContext) -> Result<Vec<String>, VmError> {
+fn names(
+    logs: &LogsArgs,
+    layout: &ProjectLayout,
+    context: &CommandContext,
+) -> Result<Vec<String>, VmError> {
     let mut known: BTreeSet<String> = Record::names(layout).into_iter().collect();
     // Without a readable configuration, only recorded VMs are known.
     let config = context.silent_config().ok();
@@ -133,7 +143,12 @@ fn label(stream: &Stream, several_vms: bool, several_sources: bool) -> Option<St
 
 /// Returns `true` if the log may hold lines since that time. Console and QEMU logs have no times:
 /// they are shown whole if they were written to since, with a warning if they begin earlier.
-fn is_since(stream: &mut Stream, since: Timestamp, layout: &ProjectLayout, printer: &Printer) -> bool {
+fn is_since(
+    stream: &mut Stream,
+    since: Timestamp,
+    layout: &ProjectLayout,
+    printer: &Printer,
+) -> bool {
     stream.since = Some(since);
     let Some(vm) = stream.vm.clone() else { return true };
     let written = fs::metadata(&stream.path).and_then(|metadata| metadata.modified());
@@ -144,7 +159,9 @@ fn is_since(stream: &mut Stream, since: Timestamp, layout: &ProjectLayout, print
     let began = boot.and_then(|boot| i64::try_from(boot.started_unix_ms).ok());
     if began.is_none_or(|began| began < since.as_millisecond()) && stream.path.exists() {
         let path = stream.path.display();
-        printer.warning(&format!("{path} has no timestamps; showing all of it, including older lines"));
+        printer.warning(&format!(
+            "{path} has no timestamps; showing all of it, including older lines"
+        ));
     }
     true
 }
@@ -157,7 +174,8 @@ fn read_all(streams: &mut [Stream], logs: &LogsArgs) -> Result<Vec<Line>, CliErr
     }
     let Some(tail) = logs.tail else { return Ok(lines) };
     // Castra's own log has lines about every VM, so it counts as one log.
-    let log_of = |line: &Line| (line.source, line.vm.clone().filter(|_| line.source != Source::Castra));
+    let log_of =
+        |line: &Line| (line.source, line.vm.clone().filter(|_| line.source != Source::Castra));
     let mut kept: Vec<Line> = Vec::new();
     // From the end, so that the last lines of each log are the ones that are kept.
     for line in lines.into_iter().rev() {
@@ -173,7 +191,8 @@ fn read_all(streams: &mut [Stream], logs: &LogsArgs) -> Result<Vec<Line>, CliErr
 fn show_plain(stream: &mut Stream, logs: &LogsArgs, context: &CommandContext) -> Result<ExitCode> {
     let text = stream.read_raw()?;
     warn_of_left_out(stream, context.printer);
-    let mut is_read = context.printer.result(last_lines(&text, logs.tail)).map_err(CliError::from)?;
+    let mut is_read =
+        context.printer.result(last_lines(&text, logs.tail)).map_err(CliError::from)?;
     // Ends with Ctrl-C, which is the usual end and no failure, or when the reader of stdout is
     // gone.
     while logs.follow && is_read && !context.runtime.cancel.is_cancelled() {
@@ -208,8 +227,9 @@ fn follow(streams: &mut [Stream], cancel: &Cancel, printer: &Printer) -> Result<
 /// Formats the lines, each with its label in front.
 fn text(lines: &[Line], streams: &[Stream]) -> String {
     let label_of = |line: &Line| {
-        let is_its =
-            |stream: &&Stream| stream.source == line.source && (stream.vm.is_none() || stream.vm == line.vm);
+        let is_its = |stream: &&Stream| {
+            stream.source == line.source && (stream.vm.is_none() || stream.vm == line.vm)
+        };
         streams.iter().find(is_its).and_then(|stream| stream.label.as_deref())
     };
     let one = |line: &Line| match label_of(line) {

@@ -7,7 +7,8 @@ use jiff::{SignedDuration, Timestamp};
 /// Parses a moment: `10m`, `2h`, `2026-11-24T10:00` (this machine's time zone),
 /// `2026-11-24T10:00Z`.
 pub(in crate::cli) fn parse(text: &str) -> Result<Timestamp, String> {
-    let unclear = || "write a span (90s, 10m, 2h, 3d) or a time (2026-11-24, 2026-11-24T10:00)".to_owned();
+    let unclear =
+        || "write a span (90s, 10m, 2h, 3d) or a time (2026-11-24, 2026-11-24T10:00)".to_owned();
     if let Some(span) = span(text) {
         return Timestamp::now().checked_sub(span).map_err(|_| unclear());
     }

@@ -66,7 +66,18 @@ impl Stream {
     pub(super) fn new(path: PathBuf, source: Source, vm: Option<String>) -> Self {
         let (label, since, wanted) = (None, None, Vec::new());
         let (left_out_bytes, position, is_earlier_read, pending) = (0, 0, false, Vec::new());
-        Self { path, source, vm, label, since, wanted, left_out_bytes, position, is_earlier_read, pending }
+        Self {
+            path,
+            source,
+            vm,
+            label,
+            since,
+            wanted,
+            left_out_bytes,
+            position,
+            is_earlier_read,
+            pending,
+        }
     }
 
     /// Reads the lines added since the last call; with `is_last` also a line that has no end yet. A
@@ -148,7 +159,8 @@ impl Stream {
             }
             Source::Castra | Source::Images => {
                 let (time, rest) = timed()?;
-                let (vm, text) = if source == Source::Castra { told(rest) } else { (None, rest.to_owned()) };
+                let (vm, text) =
+                    if source == Source::Castra { told(rest) } else { (None, rest.to_owned()) };
                 let is_wanted =
                     self.wanted.is_empty() || vm.as_ref().is_none_or(|vm| self.wanted.contains(vm));
                 let is_late_enough = self.since.is_none_or(|since| time >= since);

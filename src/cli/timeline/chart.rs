@@ -75,7 +75,11 @@ fn bar(span: &PhaseSpan, total_ms: u64, columns: usize, unicode: bool) -> String
     let first = (eighths(span.start_ms) / 8).min(columns - 1);
     let Some(end_ms) = span.end_ms else {
         let dots = if unicode { "┄" } else { "." };
-        return format!("{}{}", " ".repeat(first as usize), dots.repeat((columns - first) as usize));
+        return format!(
+            "{}{}",
+            " ".repeat(first as usize),
+            dots.repeat((columns - first) as usize)
+        );
     };
     let length = eighths(end_ms).saturating_sub(first * 8).clamp(1, (columns - first) * 8);
     let (whole, rest) = ((length / 8) as usize, (length % 8) as usize);

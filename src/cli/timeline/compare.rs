@@ -33,7 +33,8 @@ pub(super) fn side_by_side(vm: &str, starts: &[Timeline], look: Look) -> (String
         text.push_str(line.trim_end());
         text.push('\n');
     };
-    let cells = |of: &dyn Fn(&Timeline) -> String| shown.iter().map(|start| of(start)).collect::<Vec<_>>();
+    let cells =
+        |of: &dyn Fn(&Timeline) -> String| shown.iter().map(|start| of(start)).collect::<Vec<_>>();
     row("", cells(&|start| moment(start.started_unix_ms)), String::new());
     let sort = |start: &Timeline| format!("{}, {}", kind(start.kind), start.accelerator.name());
     row("", cells(&sort), format!("{:>DIFFERENCE_COLUMNS$}", "difference"));
@@ -43,8 +44,9 @@ pub(super) fn side_by_side(vm: &str, starts: &[Timeline], look: Look) -> (String
             difference(of(shown[fit - 2]), of(shown[fit - 1])),
         )
     };
-    for phase in
-        Phase::ALL.into_iter().filter(|phase| shown.iter().any(|start| start.phase(*phase).is_some()))
+    for phase in Phase::ALL
+        .into_iter()
+        .filter(|phase| shown.iter().any(|start| start.phase(*phase).is_some()))
     {
         let (cells, difference) = time(&|start| start.phase(phase)?.took_ms());
         row(phase.name(), cells, difference);

@@ -67,7 +67,9 @@ pub(super) fn run(timeline: &TimelineArgs, context: &CommandContext) -> Result<E
             let shown = &starts[..count.min(starts.len())];
             let (text, fit) = compare::side_by_side(vm, shown, look);
             if fit < shown.len() {
-                context.printer.tip(&format!("Only the last {fit} starts fit side by side; --json has all."));
+                context
+                    .printer
+                    .tip(&format!("Only the last {fit} starts fit side by side; --json has all."));
             }
             text
         }
@@ -82,7 +84,12 @@ pub(super) fn run(timeline: &TimelineArgs, context: &CommandContext) -> Result<E
     Ok(ExitCode::SUCCESS)
 }
 
-fn write_page(path: &Path, vm: &str, starts: &[Timeline], printer: &Printer) -> Result<(), CliError> {
+fn write_page(
+    path: &Path,
+    vm: &str,
+    starts: &[Timeline],
+    printer: &Printer,
+) -> Result<(), CliError> {
     let failed = |source| CliError::File { action: "write", path: path.to_owned(), source };
     std::fs::write(path, page::page(vm, starts)).map_err(failed)?;
     printer.success(&format!("{} shows {} starts of VM `{vm}`", path.display(), starts.len()));
@@ -100,9 +107,11 @@ struct Look {
 impl Look {
     fn of(environment: &Environment) -> Self {
         let stdout = std::io::stdout();
-        let size = if stdout.is_terminal() { rustix::termios::tcgetwinsize(&stdout).ok() } else { None };
+        let size =
+            if stdout.is_terminal() { rustix::termios::tcgetwinsize(&stdout).ok() } else { None };
         let columns = size.map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0);
-        let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(|name| environment.text(name));
+        let locale =
+            ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(|name| environment.text(name));
         let locale = locale.unwrap_or_default().to_ascii_lowercase();
         Self {
             columns: columns.unwrap_or(COLUMNS).min(MOST_COLUMNS),
@@ -126,7 +135,9 @@ fn list(starts: &[Timeline], look: Look) -> String {
             match &start.result {
                 StartResult::Ready => "ready".into(),
                 StartResult::Started => "started".into(),
-                StartResult::Failed { reason } => cut(&format!("failed: {reason}"), room, look.unicode),
+                StartResult::Failed { reason } => {
+                    cut(&format!("failed: {reason}"), room, look.unicode)
+                }
             },
         ]
     }));
@@ -191,7 +202,8 @@ mod tests {
 
     /// Returns a boot whose phases end at these times; the services may not have ended.
     pub(super) fn boot(ends: [u64; 6], services_ms: Option<u64>) -> Timeline {
-        let phases = [Phase::Image, Phase::Qemu, Phase::Kernel, Phase::Initramfs, Phase::Root, Phase::Agent];
+        let phases =
+            [Phase::Image, Phase::Qemu, Phase::Kernel, Phase::Initramfs, Phase::Root, Phase::Agent];
         let mut start_ms = 0;
         let mut spans: Vec<PhaseSpan> = phases
             .into_iter()
@@ -210,7 +222,10 @@ mod tests {
             accelerator: Accelerator::Tcg,
             cpus: 1,
             memory_mib: 1024,
-            base: BaseKind::Managed(ImageLabel { id: "alpine-minimal".into(), version: "v1".into() }),
+            base: BaseKind::Managed(ImageLabel {
+                id: "alpine-minimal".into(),
+                version: "v1".into(),
+            }),
             castra_version: "0.1.0".into(),
             result: StartResult::Ready,
             phases: spans,
@@ -219,7 +234,9 @@ mod tests {
 
     #[test]
     fn the_locale_decides_what_is_drawn_with() {
-        let look = |variables: &[(&str, &str)]| Look::of(&Environment::of(variables.iter().copied())).unicode;
+        let look = |variables: &[(&str, &str)]| {
+            Look::of(&Environment::of(variables.iter().copied())).unicode
+        };
         assert!(look(&[("LANG", "de_DE.UTF-8")]));
         assert!(look(&[("LC_ALL", "C.utf8"), ("LANG", "C")]));
         assert!(!look(&[("LC_ALL", "C"), ("LANG", "de_DE.UTF-8")]));
@@ -234,9 +251,15 @@ mod tests {
         assert_eq!(outcome(&start), "restored from its warm template in 5.7 s");
         start.result = StartResult::Failed { reason: "QEMU ended".into() };
         assert_eq!(outcome(&start), "did not start; gave up after 5.7 s");
-        assert!(list(&[start.clone()], Look { columns: 80, unicode: true }).contains("failed: QEMU ended"));
+        assert!(
+            list(&[start.clone()], Look { columns: 80, unicode: true })
+                .contains("failed: QEMU ended")
+        );
         start.result = StartResult::Failed { reason: "a long story".repeat(20) };
         let text = list(&[start], Look { columns: 80, unicode: false });
-        assert!(text.lines().all(|line| line.chars().count() <= 80) && text.contains("..."), "{text}");
+        assert!(
+            text.lines().all(|line| line.chars().count() <= 80) && text.contains("..."),
+            "{text}"
+        );
     }
 }

@@ -60,9 +60,12 @@ pub(super) fn page(vm: &str, starts: &[Timeline]) -> String {
 
 fn key(html: &mut String) {
     html.push_str("<ul class=\"key\">");
-    for (class, about) in
-        [("host", "this machine"), ("guest", "the guest"), ("services", "after ready"), ("bad", "failed")]
-    {
+    for (class, about) in [
+        ("host", "this machine"),
+        ("guest", "the guest"),
+        ("services", "after ready"),
+        ("bad", "failed"),
+    ] {
         let _ = write!(
             html,
             "<li><svg viewBox=\"0 0 10 10\" aria-hidden=\"true\"><rect class=\"{class}\" width=\"10\" height=\"10\"/></svg>{about}</li>"
@@ -83,7 +86,12 @@ fn all(html: &mut String, starts: &[Timeline]) {
     }
     html.push_str("<th>ready</th></tr>\n");
     for start in starts {
-        let _ = write!(html, "<tr><td>{}</td><td>{}</td>", moment(start.started_unix_ms), kind(start.kind));
+        let _ = write!(
+            html,
+            "<tr><td>{}</td><td>{}</td>",
+            moment(start.started_unix_ms),
+            kind(start.kind)
+        );
         for phase in &phases {
             let took = start.phase(*phase).map(|span| span.took_ms().map_or("?".into(), brief));
             let _ = write!(html, "<td>{}</td>", took.unwrap_or_default());
@@ -157,7 +165,9 @@ fn class(start: &Timeline, span: &PhaseSpan) -> &'static str {
         _ if is_failed && start.phases.last() == Some(span) => "bad",
         _ if span.end_ms.is_none() => "open",
         Phase::Services => "services",
-        Phase::Image | Phase::Accelerator | Phase::Template | Phase::Overlay | Phase::Qemu => "host",
+        Phase::Image | Phase::Accelerator | Phase::Template | Phase::Overlay | Phase::Qemu => {
+            "host"
+        }
         _ => "guest",
     }
 }
@@ -203,14 +213,18 @@ mod tests {
             assert!(!html.contains(outside), "{outside}");
         }
         for tag in [
-            "html", "head", "body", "style", "section", "svg", "table", "tr", "td", "th", "text", "title",
-            "p", "h2", "ul", "li",
+            "html", "head", "body", "style", "section", "svg", "table", "tr", "td", "th", "text",
+            "title", "p", "h2", "ul", "li",
         ] {
-            let opened =
-                html.matches(&format!("<{tag}>")).count() + html.matches(&format!("<{tag} ")).count();
+            let opened = html.matches(&format!("<{tag}>")).count()
+                + html.matches(&format!("<{tag} ")).count();
             assert_eq!(opened, html.matches(&format!("</{tag}>")).count(), "{tag}");
         }
-        assert_eq!(html.matches("<rect class=").count(), 4 + 14, "one a phase, and those of the key");
+        assert_eq!(
+            html.matches("<rect class=").count(),
+            4 + 14,
+            "one a phase, and those of the key"
+        );
         assert!(html.contains("prefers-color-scheme: dark"));
         assert!(page("web", &[]).contains("No start is recorded yet"));
     }

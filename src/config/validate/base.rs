@@ -49,7 +49,9 @@ impl Problem for BaseProblem {
     fn help(&self) -> String {
         match self {
             Self::Neither { .. } => {
-                format!("Add {MANAGED_IMAGE}, which Castra fetches, or {BASE_IMAGE} for a disk of your own.")
+                format!(
+                    "Add {MANAGED_IMAGE}, which Castra fetches, or {BASE_IMAGE} for a disk of your own."
+                )
             }
             Self::Both { .. } => "Remove one of them.".to_owned(),
             Self::NothingToAllow { .. } => "Remove it.".to_owned(),
@@ -61,7 +63,9 @@ impl Problem for BaseProblem {
             ),
             Self::UnknownVersion { known, .. } => match known.as_slice() {
                 [only] => format!("The only version is {}.", quoted(only)),
-                _ => format!("Its versions are {}.", listed(known.iter().map(String::as_str), "and")),
+                _ => {
+                    format!("Its versions are {}.", listed(known.iter().map(String::as_str), "and"))
+                }
             },
         }
     }
@@ -88,13 +92,27 @@ impl Base {
     /// Returns a placeholder for a base that could not be read.
     fn unknown(span: Range<usize>) -> Self {
         let source = BaseImageSource::Managed(ManagedImageSelection::Default);
-        Self { source, user_image: None, has_kernel: true, allow_backing_file: false, span, is_known: false }
+        Self {
+            source,
+            user_image: None,
+            has_kernel: true,
+            allow_backing_file: false,
+            span,
+            is_known: false,
+        }
     }
 
     fn own_disk(path: Spanned<PathBuf>) -> Self {
         let span = path.span();
         let source = BaseImageSource::Path(path.into_inner());
-        Self { source, user_image: None, has_kernel: false, allow_backing_file: false, span, is_known: true }
+        Self {
+            source,
+            user_image: None,
+            has_kernel: false,
+            allow_backing_file: false,
+            span,
+            is_known: true,
+        }
     }
 }
 
@@ -144,7 +162,12 @@ fn read_path(
         .ok()
 }
 
-fn read_managed(value: &Value<'_>, title: &str, scope: &Scope<'_>, problems: &mut Problems) -> Option<Base> {
+fn read_managed(
+    value: &Value<'_>,
+    title: &str,
+    scope: &Scope<'_>,
+    problems: &mut Problems,
+) -> Option<Base> {
     match value.get_ref() {
         DeValue::String(text) => {
             let (name, version) = match text.split_once('@') {
@@ -162,7 +185,8 @@ fn read_managed(value: &Value<'_>, title: &str, scope: &Scope<'_>, problems: &mu
             }
             let name = fields.line(NAME, problems);
             let version = fields.line(VERSION, problems);
-            let disk = fields.word(DISK, &DISKS, problems).map(|disk| *disk.get_ref()).unwrap_or_default();
+            let disk =
+                fields.word(DISK, &DISKS, problems).map(|disk| *disk.get_ref()).unwrap_or_default();
             fields.warn_unknown(problems);
             resolve(&name?, version.as_ref(), disk, scope, problems)
         }
@@ -189,8 +213,10 @@ fn resolve(
     if described && spec.is_none() {
         return None;
     }
-    let catalog = scope.known_images.iter().filter(|(known, _)| *known == id).map(|(_, version)| *version);
-    let versions: Vec<&str> = spec.map(|spec| spec.version.as_str()).into_iter().chain(catalog).collect();
+    let catalog =
+        scope.known_images.iter().filter(|(known, _)| *known == id).map(|(_, version)| *version);
+    let versions: Vec<&str> =
+        spec.map(|spec| spec.version.as_str()).into_iter().chain(catalog).collect();
     let Some(newest) = versions.first() else {
         problems.error(name.span(), &unknown_image(id, scope));
         return None;
@@ -198,11 +224,13 @@ fn resolve(
     let wanted = version.map_or(*newest, |version| *version.get_ref());
     if let Some(version) = version.filter(|_| !versions.contains(&wanted)) {
         let known = versions.iter().map(|known| (*known).to_owned()).collect();
-        let problem = BaseProblem::UnknownVersion { name: id.to_owned(), version: wanted.to_owned(), known };
+        let problem =
+            BaseProblem::UnknownVersion { name: id.to_owned(), version: wanted.to_owned(), known };
         problems.error(version.span(), &problem);
         return None;
     }
-    let selection = ManagedImageSelection::Exact { name: id.to_owned(), version: wanted.to_owned(), disk };
+    let selection =
+        ManagedImageSelection::Exact { name: id.to_owned(), version: wanted.to_owned(), disk };
     Some(Base {
         source: BaseImageSource::Managed(selection),
         user_image: spec.map(|spec| spec.id.clone()),

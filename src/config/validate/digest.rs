@@ -74,7 +74,9 @@ impl Problem for DigestProblem {
             Self::Both { .. } => "Remove one of them.".to_owned(),
             Self::Length { found: 128, .. } => "That is a SHA-512: write `sha512 = …`.".to_owned(),
             Self::Length { found: 64, .. } => "That is a SHA-256: write `sha256 = …`.".to_owned(),
-            Self::Length { .. } => "Copy all that `sha256sum FILE` prints before the file's name.".to_owned(),
+            Self::Length { .. } => {
+                "Copy all that `sha256sum FILE` prints before the file's name.".to_owned()
+            }
             Self::NotHexadecimal { .. } => {
                 "Write only the digits, 0-9 and a-f, as `sha256sum FILE` prints them.".to_owned()
             }
@@ -96,7 +98,12 @@ pub(super) fn read_digest(
     let place = || place.to_owned();
     let span = match (fields.key_span(SHA256), fields.key_span(SHA512)) {
         (Some(there), Some(here)) => {
-            problems.error_because_of(here, &DigestProblem::Both { place: place() }, there, "the other");
+            problems.error_because_of(
+                here,
+                &DigestProblem::Both { place: place() },
+                there,
+                "the other",
+            );
             return None;
         }
         (None, None) => fields.span(),

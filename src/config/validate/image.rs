@@ -58,7 +58,9 @@ impl Problem for ImageProblem {
 
     fn help(&self) -> String {
         match self {
-            Self::NameOfCatalog(name) => format!("Pick another name, for instance `[images.my-{name}]`."),
+            Self::NameOfCatalog(name) => {
+                format!("Pick another name, for instance `[images.my-{name}]`.")
+            }
             Self::KernelAlone(name) => format!(
                 "Describe `[images.{name}.initramfs]` too, or omit both: the disk then boots by \
                 itself."
@@ -67,10 +69,14 @@ impl Problem for ImageProblem {
                 format!("Describe `[images.{name}.kernel]` too, or omit both.")
             }
             Self::NoCommandLine(_) => {
-                format!("The kernel needs to know its root device. Add for instance {COMMAND_LINE}.")
+                format!(
+                    "The kernel needs to know its root device. Add for instance {COMMAND_LINE}."
+                )
             }
             Self::CommandLineAlone(name) => {
-                format!("Describe `[images.{name}.kernel]` and `[images.{name}.initramfs]`, or remove it.")
+                format!(
+                    "Describe `[images.{name}.kernel]` and `[images.{name}.initramfs]`, or remove it."
+                )
             }
         }
     }
@@ -100,7 +106,8 @@ pub(super) fn read_images(
         return images;
     };
     let mirrors = fields.lines(MIRRORS, problems).unwrap_or_default();
-    images.mirrors = mirrors.iter().filter_map(|mirror| url::check_mirror(mirror, problems)).collect();
+    images.mirrors =
+        mirrors.iter().filter_map(|mirror| url::check_mirror(mirror, problems)).collect();
     let mut origins = artifact::Origins::default();
     for (name, value) in fields.others() {
         let id = (*name.get_ref()).to_owned();
@@ -131,28 +138,40 @@ fn read_image(
 ) -> Option<ManagedImageSpec> {
     let mut fields = Fields::of(value, IMAGE, format!("the image {}", quoted(id)), problems)?;
     let version = read_version(&mut fields, problems);
-    let description =
-        fields.line(DESCRIPTION, problems).map_or_else(String::new, |text| (*text.get_ref()).to_owned());
+    let description = fields
+        .line(DESCRIPTION, problems)
+        .map_or_else(String::new, |text| (*text.get_ref()).to_owned());
     if !fields.has(ROOTFS) {
         fields.missing(ROOTFS, problems);
     }
-    let rootfs = artifact::read(&mut fields, ROOTFS, ArtifactRole::Rootfs, None, place, origins, problems);
+    let rootfs =
+        artifact::read(&mut fields, ROOTFS, ArtifactRole::Rootfs, None, place, origins, problems);
     let shared: Option<&Origin> = rootfs.as_ref().map(|artifact| &artifact.origin);
-    let mut read = |key, role| artifact::read(&mut fields, key, role, shared, place, origins, problems);
+    let mut read =
+        |key, role| artifact::read(&mut fields, key, role, shared, place, origins, problems);
     let kernel = read(KERNEL, ArtifactRole::Kernel);
     let initramfs = read(INITRAMFS, ArtifactRole::Initramfs);
     let profile = read_profile(&mut fields, problems);
     check_boot_files(&fields, id, problems);
 
-    let complete = fields.has(KERNEL) == kernel.is_some() && fields.has(INITRAMFS) == initramfs.is_some();
+    let complete =
+        fields.has(KERNEL) == kernel.is_some() && fields.has(INITRAMFS) == initramfs.is_some();
     fields.warn_unknown(problems);
     let mut artifacts: Vec<ManagedArtifactSpec> = vec![rootfs?.into_spec()];
     artifacts.extend([kernel, initramfs].into_iter().flatten().map(artifact::Artifact::into_spec));
-    complete.then(|| ManagedImageSpec { id: id.to_owned(), version, description, artifacts, profile })
+    complete.then(|| ManagedImageSpec {
+        id: id.to_owned(),
+        version,
+        description,
+        artifacts,
+        profile,
+    })
 }
 
 fn read_version(fields: &mut Fields<'_>, problems: &mut Problems) -> String {
-    let Some(version) = fields.string(VERSION, problems) else { return defaults::IMAGE_VERSION.to_owned() };
+    let Some(version) = fields.string(VERSION, problems) else {
+        return defaults::IMAGE_VERSION.to_owned();
+    };
     let max_bytes = name::MAX_IMAGE_NAME_BYTES;
     if let Err(problem) = name::check_file_name("image version", version.get_ref(), max_bytes) {
         problems.error(version.span(), &problem);
@@ -161,13 +180,16 @@ fn read_version(fields: &mut Fields<'_>, problems: &mut Problems) -> String {
 }
 
 fn read_profile(fields: &mut Fields<'_>, problems: &mut Problems) -> QemuProfile {
-    let command_line = fields.line(COMMAND_LINE, problems).and_then(|text| read_option(&text, problems));
+    let command_line =
+        fields.line(COMMAND_LINE, problems).and_then(|text| read_option(&text, problems));
     let machine = fields.line(MACHINE, problems).and_then(|text| read_option(&text, problems));
     let tcg_cpu = fields.line(CPU, problems).and_then(|text| read_option(&text, problems));
     let min_memory_mib = size::read_min_memory(fields, problems)
         .map_or(defaults::MIN_MEMORY_MIB, |size| *size.get_ref() / MIB);
     let devices = match fields.lines(DEVICES, problems) {
-        Some(devices) => devices.iter().filter_map(|device| read_option(device, problems)).collect(),
+        Some(devices) => {
+            devices.iter().filter_map(|device| read_option(device, problems)).collect()
+        }
         None => defaults::DEVICES.map(Device::new).to_vec(),
     };
     let (machine, tcg_cpu) = (machine.unwrap_or_default(), tcg_cpu.unwrap_or_default());

@@ -94,7 +94,9 @@ impl Problem for DocumentProblem {
             Self::NoVms => "Add `[[vms]]`, and below it `name = \"dev\"` and `managed_image = \
                             \"alpine-minimal\"`. Without any castra.toml you get such a VM too."
                 .to_owned(),
-            Self::VmsIsTable => "Write `[[vms]]`, and the VM's name below it: `name = \"dev\"`.".to_owned(),
+            Self::VmsIsTable => {
+                "Write `[[vms]]`, and the VM's name below it: `name = \"dev\"`.".to_owned()
+            }
             Self::StateHoldsProject(_) => {
                 "Name a directory for Castra alone, for instance `.castra`.".to_owned()
             }
@@ -108,7 +110,11 @@ impl Problem for DocumentProblem {
 ///
 /// # Errors
 /// [`ConfigError::TooNew`], else [`ConfigError::Invalid`] with every problem.
-pub fn parse(text: &str, file: &Path, surroundings: &Surroundings<'_>) -> Result<ProjectConfig, ConfigError> {
+pub fn parse(
+    text: &str,
+    file: &Path,
+    surroundings: &Surroundings<'_>,
+) -> Result<ProjectConfig, ConfigError> {
     examine(text, file, surroundings, None)
 }
 
@@ -150,7 +156,8 @@ fn read_document(
     problems: &mut Problems,
 ) -> ProjectConfig {
     let root = file.parent().unwrap_or(file);
-    let place = Place { root, home: surroundings.home, allowed_outside: surroundings.allowed_outside };
+    let place =
+        Place { root, home: surroundings.home, allowed_outside: surroundings.allowed_outside };
     let (name, bounds) = read_project(&mut fields, &place, problems);
     let images = fields
         .value(image::IMAGES)
@@ -234,7 +241,11 @@ fn read_project(
     (name, bounds)
 }
 
-fn read_state_dir(fields: &mut Fields<'_>, place: &Place<'_>, problems: &mut Problems) -> Option<Bounds> {
+fn read_state_dir(
+    fields: &mut Fields<'_>,
+    place: &Place<'_>,
+    problems: &mut Problems,
+) -> Option<Bounds> {
     let text = fields.string(STATE_DIR, problems)?;
     match path::resolve(text.get_ref(), place.root, place.home) {
         Ok(path) if place.root.starts_with(&path) => {
@@ -252,7 +263,11 @@ fn read_state_dir(fields: &mut Fields<'_>, place: &Place<'_>, problems: &mut Pro
     }
 }
 
-fn read_vms(document: &mut Fields<'_>, scope: &Scope<'_>, problems: &mut Problems) -> Vec<vm::VmDraft> {
+fn read_vms(
+    document: &mut Fields<'_>,
+    scope: &Scope<'_>,
+    problems: &mut Problems,
+) -> Vec<vm::VmDraft> {
     let value = document.value(vm::VMS);
     let list = match value.map(|value| (value, value.get_ref())) {
         None => {

@@ -42,11 +42,13 @@ impl Problem for NameProblem {
             Self::Empty { what: PROJECT } => "Give it a name, or remove the key.".to_owned(),
             Self::Empty { .. } => "Give it a name, for instance `dev`.".to_owned(),
             Self::TooLong { .. } => "Choose a shorter one.".to_owned(),
-            Self::BadStart { what: PROJECT, name, .. } | Self::BadCharacter { what: PROJECT, name, .. } => {
+            Self::BadStart { what: PROJECT, name, .. }
+            | Self::BadCharacter { what: PROJECT, name, .. } => {
                 format!("Write for instance {}.", quoted(&safe_project_name(name)))
             }
             Self::BadStart { name, .. } | Self::BadCharacter { name, .. } => {
-                let example = safe_file_name(name, MAX_VM_NAME_BYTES).unwrap_or_else(|| "dev".to_owned());
+                let example =
+                    safe_file_name(name, MAX_VM_NAME_BYTES).unwrap_or_else(|| "dev".to_owned());
                 format!(
                     "Write for instance `{example}`: letters, digits, `-`, `_` and `.`, as in a file name."
                 )
@@ -66,7 +68,11 @@ pub(super) fn check_vm_name(name: &str) -> Result<(), NameProblem> {
 }
 
 /// Checks a name that becomes one component of a path; `what` is its term in messages.
-pub(super) fn check_file_name(what: &'static str, name: &str, max_bytes: usize) -> Result<(), NameProblem> {
+pub(super) fn check_file_name(
+    what: &'static str,
+    name: &str,
+    max_bytes: usize,
+) -> Result<(), NameProblem> {
     let first = check_length(what, name, max_bytes)?;
     if let Some(character) = name.chars().find(|character| !is_file_name_character(*character)) {
         return Err(NameProblem::BadCharacter { what, name: name.to_owned(), character });
@@ -112,8 +118,10 @@ fn safe_project_name(directory: &str) -> String {
 
 /// Returns the file name nearest to `name`; `None` if none of its characters can be used.
 fn safe_file_name(name: &str, max_bytes: usize) -> Option<String> {
-    let words: Vec<&str> =
-        name.split(|character| !is_file_name_character(character)).filter(|word| !word.is_empty()).collect();
+    let words: Vec<&str> = name
+        .split(|character| !is_file_name_character(character))
+        .filter(|word| !word.is_empty())
+        .collect();
     let joined = words.join("-");
     let trimmed = joined.trim_start_matches(|first: char| !first.is_ascii_alphanumeric());
     let end = boundary_before(trimmed, max_bytes);
@@ -148,9 +156,10 @@ mod tests {
 
     #[test]
     fn names_that_could_leave_the_state_root_are_refused() {
-        for name in
-            ["", ".", "..", "../x", "a/b", "/etc", ".hidden", "-rf", "a\nb", "a\0b", "a b", "é", "a\\b"]
-        {
+        for name in [
+            "", ".", "..", "../x", "a/b", "/etc", ".hidden", "-rf", "a\nb", "a\0b", "a b", "é",
+            "a\\b",
+        ] {
             assert!(check_vm_name(name).is_err(), "{name:?}");
         }
         assert!(check_vm_name(&"v".repeat(MAX_VM_NAME_BYTES + 1)).is_err());

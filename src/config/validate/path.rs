@@ -37,7 +37,11 @@ impl Problem for PathProblem {
 }
 
 /// Resolves `text`, from a file in the directory `root`, into an absolute path.
-pub(super) fn resolve(text: &str, root: &Path, home: Option<&Path>) -> Result<PathBuf, PathProblem> {
+pub(super) fn resolve(
+    text: &str,
+    root: &Path,
+    home: Option<&Path>,
+) -> Result<PathBuf, PathProblem> {
     if text.is_empty() {
         return Err(PathProblem::Empty);
     }
@@ -55,10 +59,18 @@ pub(super) fn resolve(text: &str, root: &Path, home: Option<&Path>) -> Result<Pa
 }
 
 /// Resolves a path that must name a file, like [`resolve`].
-pub(super) fn resolve_file(text: &str, root: &Path, home: Option<&Path>) -> Result<PathBuf, PathProblem> {
+pub(super) fn resolve_file(
+    text: &str,
+    root: &Path,
+    home: Option<&Path>,
+) -> Result<PathBuf, PathProblem> {
     let path = resolve(text, root, home)?;
     let last = text.rsplit('/').next().unwrap_or(text);
-    if matches!(last, "" | "." | ".." | "~") { Err(PathProblem::NotAFile(text.to_owned())) } else { Ok(path) }
+    if matches!(last, "" | "." | ".." | "~") {
+        Err(PathProblem::NotAFile(text.to_owned()))
+    } else {
+        Ok(path)
+    }
 }
 
 #[cfg(test)]
@@ -83,7 +95,11 @@ mod tests {
             ("~//etc", "/home/ada/etc"),
             ("a~b", "/work/project/a~b"),
         ] {
-            assert_eq!(resolve(text, root, Some(Path::new("/home/ada"))), Ok(expected.into()), "{text}");
+            assert_eq!(
+                resolve(text, root, Some(Path::new("/home/ada"))),
+                Ok(expected.into()),
+                "{text}"
+            );
         }
     }
 
@@ -99,7 +115,10 @@ mod tests {
     fn homes_that_are_not_there() {
         let root = Path::new("/p");
         assert_eq!(resolve("~/a", root, None), Err(PathProblem::NoHome("~/a".into())));
-        assert_eq!(resolve("~bob/a", root, None), Err(PathProblem::OtherUsersHome("~bob/a".into())));
+        assert_eq!(
+            resolve("~bob/a", root, None),
+            Err(PathProblem::OtherUsersHome("~bob/a".into()))
+        );
     }
 
     proptest! {

@@ -60,8 +60,14 @@ enum StepProblem {
 
 impl Problem for StepProblem {
     fn help(&self) -> String {
-        let all =
-            [STRIP_VHD_FOOTER, EXTRACT_FILE.name, CONVERT.name, UNZIP.name, DECOMPRESS.name, RENAME.name];
+        let all = [
+            STRIP_VHD_FOOTER,
+            EXTRACT_FILE.name,
+            CONVERT.name,
+            UNZIP.name,
+            DECOMPRESS.name,
+            RENAME.name,
+        ];
         match self {
             Self::Unknown(step) => match closest(step, all) {
                 Some(near) => format!("Did you mean {}?", spelled(near)),
@@ -76,7 +82,10 @@ impl Problem for StepProblem {
 
 /// Returns the spelling of a step: a step with a value is a table.
 fn spelled(step: &str) -> String {
-    match [EXTRACT_FILE, CONVERT, UNZIP, DECOMPRESS, RENAME].into_iter().find(|key| key.name == step) {
+    match [EXTRACT_FILE, CONVERT, UNZIP, DECOMPRESS, RENAME]
+        .into_iter()
+        .find(|key| key.name == step)
+    {
         Some(key) => format!("`{{ {} = {} }}`", key.name, key.example),
         None => format!("`\"{step}\"`"),
     }
@@ -93,7 +102,8 @@ pub(super) fn read(
         return Some(Vec::new());
     }
     let values = fields.array(PIPELINE, problems)?;
-    let steps: Vec<Option<TransformStep>> = values.iter().map(|value| read_step(value, problems)).collect();
+    let steps: Vec<Option<TransformStep>> =
+        values.iter().map(|value| read_step(value, problems)).collect();
     if role == ArtifactRole::Rootfs {
         check_disk_format(values, &steps, problems);
     }
@@ -144,7 +154,9 @@ fn read_step_table(mut fields: Fields<'_>, problems: &mut Problems) -> Option<Tr
     }
     if fields.has(RENAME) {
         let text = fields.line(RENAME, problems)?;
-        if let Err(problem) = name::check_file_name("file name", text.get_ref(), MAX_FILE_NAME_BYTES) {
+        if let Err(problem) =
+            name::check_file_name("file name", text.get_ref(), MAX_FILE_NAME_BYTES)
+        {
             problems.error(text.span(), &problem);
             return None;
         }
@@ -172,9 +184,15 @@ fn read_convert(value: &Value<'_>, problems: &mut Problems) -> Option<TransformS
 
 /// Checks that the last conversion of a disk produces qcow2, because overlays name that as the
 /// disk's format.
-fn check_disk_format(values: &[Value<'_>], steps: &[Option<TransformStep>], problems: &mut Problems) {
+fn check_disk_format(
+    values: &[Value<'_>],
+    steps: &[Option<TransformStep>],
+    problems: &mut Problems,
+) {
     let last = steps.iter().zip(values).rev().find_map(|(step, value)| match step {
-        Some(TransformStep::QemuImgConvert { output_format, .. }) => Some((*output_format, value.span())),
+        Some(TransformStep::QemuImgConvert { output_format, .. }) => {
+            Some((*output_format, value.span()))
+        }
         _ => None,
     });
     if let Some((format, span)) = last

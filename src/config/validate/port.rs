@@ -36,7 +36,8 @@ impl Problem for PortProblem {
     fn help(&self) -> String {
         match self {
             Self::Zero { side: "host" } => {
-                "Choose the port to connect to on this machine, for instance `host = 8080`.".to_owned()
+                "Choose the port to connect to on this machine, for instance `host = 8080`."
+                    .to_owned()
             }
             Self::Zero { .. } => {
                 "Write the port of the service in the VM, for instance `guest = 80`.".to_owned()
@@ -67,7 +68,8 @@ pub(super) fn read_forward(
     let mut fields = Fields::of_element(value, place, format!("a port forward of {vm}"), problems)?;
     let host = read_port(&mut fields, HOST, "host", problems);
     let guest = read_port(&mut fields, GUEST, "guest", problems);
-    let protocol = fields.word(PROTOCOL, &PROTOCOLS, problems).map_or(Protocol::Tcp, |word| *word.get_ref());
+    let protocol =
+        fields.word(PROTOCOL, &PROTOCOLS, problems).map_or(Protocol::Tcp, |word| *word.get_ref());
     let host_span = fields.value(HOST).map(Value::span);
     fields.warn_unknown(problems);
     Some((PortForward { host: host?, guest: guest?, protocol }, host_span?))
@@ -84,13 +86,23 @@ pub(super) fn check_host_ports<'f>(
             Entry::Vacant(free) => drop(free.insert(span)),
             Entry::Occupied(there) => {
                 let problem = PortProblem::Taken(*forward);
-                problems.error_because_of(span.clone(), &problem, (*there.get()).clone(), "forwarded here");
+                problems.error_because_of(
+                    span.clone(),
+                    &problem,
+                    (*there.get()).clone(),
+                    "forwarded here",
+                );
             }
         }
     }
 }
 
-fn read_port(fields: &mut Fields<'_>, key: Key, side: &'static str, problems: &mut Problems) -> Option<u16> {
+fn read_port(
+    fields: &mut Fields<'_>,
+    key: Key,
+    side: &'static str,
+    problems: &mut Problems,
+) -> Option<u16> {
     if !fields.has(key) {
         fields.missing(key, problems);
     }

@@ -115,15 +115,21 @@ impl Problem for SizeError {
                 format!("Alpine runs well with `\"{}\"`.", format_size(defaults::MEMORY_BYTES))
             }
             Self::DiskTooLarge { .. } => {
-                format!("Remove some digits; the default is `\"{}\"`.", format_size(defaults::DISK_BYTES))
+                format!(
+                    "Remove some digits; the default is `\"{}\"`.",
+                    format_size(defaults::DISK_BYTES)
+                )
             }
-            Self::UnknownUnit { .. } => "Units are B, KiB, MiB, GiB and TiB, all powers of 1024.".to_owned(),
+            Self::UnknownUnit { .. } => {
+                "Units are B, KiB, MiB, GiB and TiB, all powers of 1024.".to_owned()
+            }
             Self::NoNumber { .. }
             | Self::Fraction { whole: None, .. }
             | Self::Negative { .. }
             | Self::Zero
             | Self::Overflow { .. } => {
-                "Write a whole number with a unit, for instance `\"512 MiB\"` or `\"2 GiB\"`.".to_owned()
+                "Write a whole number with a unit, for instance `\"512 MiB\"` or `\"2 GiB\"`."
+                    .to_owned()
             }
         }
     }
@@ -159,17 +165,24 @@ pub fn parse_disk(text: &str) -> Result<u64, SizeError> {
 /// Formats a size so that [`parse_memory`] and [`parse_disk`] read it back exactly: `1536 MiB`.
 pub fn format_size(bytes: u64) -> String {
     let fits = |shift: u32| bytes >> shift << shift == bytes;
-    let (unit, shift) = UNITS.into_iter().find(|(_, shift)| bytes > 0 && fits(*shift)).unwrap_or(("B", 0));
+    let (unit, shift) =
+        UNITS.into_iter().find(|(_, shift)| bytes > 0 && fits(*shift)).unwrap_or(("B", 0));
     format!("{} {unit}", bytes >> shift)
 }
 
 /// Reads the `memory` of a VM, in bytes.
-pub(super) fn read_memory(fields: &mut Fields<'_>, problems: &mut Problems) -> Option<Spanned<u64>> {
+pub(super) fn read_memory(
+    fields: &mut Fields<'_>,
+    problems: &mut Problems,
+) -> Option<Spanned<u64>> {
     read_memory_key(fields, MEMORY, problems)
 }
 
 /// Reads the `min_memory` of an image, in bytes.
-pub(super) fn read_min_memory(fields: &mut Fields<'_>, problems: &mut Problems) -> Option<Spanned<u64>> {
+pub(super) fn read_min_memory(
+    fields: &mut Fields<'_>,
+    problems: &mut Problems,
+) -> Option<Spanned<u64>> {
     read_memory_key(fields, MIN_MEMORY, problems)
 }
 
@@ -188,7 +201,11 @@ pub(super) fn read_disk(fields: &mut Fields<'_>, problems: &mut Problems) -> Opt
     size.map_err(|error| problems.error(value.span(), &error)).ok()
 }
 
-fn read_memory_key(fields: &mut Fields<'_>, key: Key, problems: &mut Problems) -> Option<Spanned<u64>> {
+fn read_memory_key(
+    fields: &mut Fields<'_>,
+    key: Key,
+    problems: &mut Problems,
+) -> Option<Spanned<u64>> {
     let value = fields.value(key)?;
     let size = match value.get_ref() {
         DeValue::String(text) => parse_memory(text),
@@ -224,7 +241,9 @@ fn parse_size(text: &str) -> Result<u64, SizeError> {
         return Err(SizeError::Negative { text: owned() });
     }
     let number_end = trimmed
-        .find(|character: char| !character.is_ascii_digit() && !matches!(character, '.' | ',' | '_'))
+        .find(|character: char| {
+            !character.is_ascii_digit() && !matches!(character, '.' | ',' | '_')
+        })
         .unwrap_or(trimmed.len());
     let (number, unit) = (&trimmed[..number_end], trimmed[number_end..].trim_start());
     if !number.starts_with(|first: char| first.is_ascii_digit()) {
@@ -238,7 +257,8 @@ fn parse_size(text: &str) -> Result<u64, SizeError> {
         _ => SizeError::UnknownUnit { unit: unit.to_owned() },
     })?;
     // Only digits and `_` are left, so it can only fail by being too large.
-    let count: u64 = number.replace('_', "").parse().map_err(|_| SizeError::Overflow { text: owned() })?;
+    let count: u64 =
+        number.replace('_', "").parse().map_err(|_| SizeError::Overflow { text: owned() })?;
     match count.checked_mul(1 << shift) {
         Some(0) => Err(SizeError::Zero),
         Some(bytes) => Ok(bytes),
@@ -252,20 +272,22 @@ fn shift_of(unit: &str) -> Option<u32> {
     UNITS.into_iter().find_map(|(name, shift)| {
         let full = name.to_ascii_lowercase();
         let letter = &full[..1];
-        (lower == full || lower == letter || lower == format!("{letter}b") && shift > 0).then_some(shift)
+        (lower == full || lower == letter || lower == format!("{letter}b") && shift > 0)
+            .then_some(shift)
     })
 }
 
 /// Returns the error for decimals, with the equal size in whole MiB or KiB if there is one.
 fn fraction(number: &str, unit: &str) -> SizeError {
     let text = format!("{number} {unit}").trim_end().to_owned();
-    let whole =
-        number.replace(',', ".").parse::<f64>().ok().zip(shift_of(unit)).and_then(|(count, shift)| {
+    let whole = number.replace(',', ".").parse::<f64>().ok().zip(shift_of(unit)).and_then(
+        |(count, shift)| {
             let bytes = count * f64::from(shift).exp2();
             // Exact: below 2^53 every whole number is a float of its own.
             let exact = bytes.fract() == 0.0 && bytes >= 1.0 && bytes < 53_f64.exp2();
             exact.then(|| format_size(bytes as u64))
-        });
+        },
+    );
     SizeError::Fraction { text, whole }
 }
 
@@ -277,7 +299,9 @@ mod tests {
 
     #[test]
     fn units_in_all_their_spellings() {
-        for text in ["2 GiB", "2GiB", "2G", "2 g", "2GB", "2 gb", " 2048 MiB ", "2097152K", "2147483648 B"] {
+        for text in
+            ["2 GiB", "2GiB", "2G", "2 g", "2GB", "2 gb", " 2048 MiB ", "2097152K", "2147483648 B"]
+        {
             assert_eq!(parse_size(text), Ok(2 << 30), "{text}");
         }
         assert_eq!(parse_size("1_024 KiB"), Ok(1 << 20));
@@ -294,7 +318,10 @@ mod tests {
             ("5 iB", SizeError::UnknownUnit { unit: "iB".into() }),
             ("-1 GiB", SizeError::Negative { text: "-1 GiB".into() }),
             ("0 GiB", SizeError::Zero),
-            ("18446744073709551616 B", SizeError::Overflow { text: "18446744073709551616 B".into() }),
+            (
+                "18446744073709551616 B",
+                SizeError::Overflow { text: "18446744073709551616 B".into() },
+            ),
             ("16777216 TiB", SizeError::Overflow { text: "16777216 TiB".into() }),
         ] {
             assert_eq!(parse_size(text), Err(error), "{text:?}");

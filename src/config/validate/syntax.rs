@@ -22,7 +22,11 @@ impl Problem for SyntaxProblem {
 /// beginning of the message, its meaning, and the remedy.
 const IN_PLAIN_WORDS: [(&str, &str, &str); 5] = [
     ("string values must be quoted", "a string without quotes", "Put it in quotes."),
-    ("invalid basic string, expected `\"`", "an unterminated string", "End it with `\"` on the same line."),
+    (
+        "invalid basic string, expected `\"`",
+        "an unterminated string",
+        "End it with `\"` on the same line.",
+    ),
     ("unexpected leading zero", "a number with a leading zero", "Write the number without it."),
     (
         "duplicate key",
@@ -44,7 +48,10 @@ pub(super) fn report(text: &str, errors: &[toml::de::Error], problems: &mut Prob
             continue;
         }
         let line = text[line_start..].lines().next().unwrap_or_default().trim();
-        problems.error(span.clone(), &explained(error.message(), line, text.get(span).unwrap_or_default()));
+        problems.error(
+            span.clone(),
+            &explained(error.message(), line, text.get(span).unwrap_or_default()),
+        );
     }
 }
 
@@ -76,7 +83,8 @@ fn as_yaml(line: &str) -> Option<(&str, String)> {
     let key = key.trim_start_matches(['-', '{', ' ']).trim().trim_matches('"');
     let value = value.trim().trim_end_matches([',', '}', ' ']);
     let needs_no_quotes = value.starts_with(['"', '\'', '[', '{']) || value.parse::<u32>().is_ok();
-    let plain_key = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
+    let plain_key =
+        !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
     (plain_key && !value.is_empty())
         .then(|| (key, if needs_no_quotes { value.to_owned() } else { format!("\"{value}\"") }))
 }

@@ -83,9 +83,13 @@ impl Problem for VmProblem {
         match self {
             Self::Cpus { .. } => format!("Write for instance {CPUS}."),
             Self::NumberAsCpu { number, .. } => {
-                format!("Write `cpus = {number}` for their number, or a model of QEMU's, for instance {CPU}.")
+                format!(
+                    "Write `cpus = {number}` for their number, or a model of QEMU's, for instance {CPU}."
+                )
             }
-            Self::SameName(name) => format!("Rename one of them, for instance `name = \"{name}-2\"`."),
+            Self::SameName(name) => {
+                format!("Rename one of them, for instance `name = \"{name}-2\"`.")
+            }
             Self::NamesDifferInCase(..) => {
                 "On a macOS disk their files would be the same. Rename one of them.".to_owned()
             }
@@ -101,13 +105,16 @@ impl Problem for VmProblem {
                 "Remove `overlay`, or name a file that Castra may create.".to_owned()
             }
             Self::ManagedBootOfPath { .. } => {
-                "Remove `boot_profile`: a disk of your own boots with its own boot loader.".to_owned()
+                "Remove `boot_profile`: a disk of your own boots with its own boot loader."
+                    .to_owned()
             }
             Self::ManagedBootWithoutKernel { image, .. } => format!(
                 "Write `boot_profile = \"native\"`, or describe `[images.{image}.kernel]` and \
                  `[images.{image}.initramfs]`."
             ),
-            Self::MemoryBelowImage { needs, .. } => format!("Write `memory = \"{}\"`.", format_size(*needs)),
+            Self::MemoryBelowImage { needs, .. } => {
+                format!("Write `memory = \"{}\"`.", format_size(*needs))
+            }
         }
     }
 }
@@ -248,7 +255,11 @@ fn check_overlays(drafts: &[VmDraft], problems: &mut Problems) {
             // it.
             Entry::Occupied(earlier) if earlier.get().vm.name == draft.vm.name => {}
             Entry::Occupied(earlier) => {
-                let there = earlier.get().overlay_span.clone().unwrap_or_else(|| earlier.get().span.clone());
+                let there = earlier
+                    .get()
+                    .overlay_span
+                    .clone()
+                    .unwrap_or_else(|| earlier.get().span.clone());
                 let problem = VmProblem::SameOverlay(overlay.to_owned());
                 problems.error_because_of(here, &problem, there, "the disk of this VM");
             }
@@ -302,7 +313,8 @@ fn read_overlay(
                 || scope.bounds.state_root().path().starts_with(&path)
                 || path == scope.file
             {
-                let problem = VmProblem::OverlayReplaces { vm: title.to_owned(), path: path.clone() };
+                let problem =
+                    VmProblem::OverlayReplaces { vm: title.to_owned(), path: path.clone() };
                 problems.error(text.span(), &problem);
             } else if let Err(problem) = scope.bounds.disk(path.clone()).confirm() {
                 problems.error(text.span(), &problem);
@@ -322,7 +334,10 @@ fn read_cpus(fields: &mut Fields<'_>, title: &str, problems: &mut Problems) -> u
     match u32::try_from(*cpus.get_ref()) {
         Ok(number) if (1..=MAX_CPUS).contains(&i128::from(number)) => number,
         _ => {
-            problems.error(cpus.span(), &VmProblem::Cpus { vm: title.to_owned(), cpus: *cpus.get_ref() });
+            problems.error(
+                cpus.span(),
+                &VmProblem::Cpus { vm: title.to_owned(), cpus: *cpus.get_ref() },
+            );
             defaults::CPUS
         }
     }
@@ -349,7 +364,9 @@ fn read_memory(
 ) -> u64 {
     let spec = base.user_image.as_ref().and_then(|name| scope.images.specs.get(name));
     let needs = spec.map_or(0, |spec| spec.profile.min_memory_mib * MIB);
-    let Some(has) = size::read_memory(fields, problems) else { return defaults::MEMORY_BYTES.max(needs) };
+    let Some(has) = size::read_memory(fields, problems) else {
+        return defaults::MEMORY_BYTES.max(needs);
+    };
     if let Some(spec) = spec.filter(|_| *has.get_ref() < needs) {
         let (vm, image) = (title.to_owned(), spec.id.clone());
         let problem = VmProblem::MemoryBelowImage { vm, image, has: *has.get_ref(), needs };
@@ -402,7 +419,9 @@ mod tests {
     #[test]
     fn a_link_does_not_hide_that_a_file_has_two_uses() {
         let vm = |name: &str, base: &str, overlay: &str| {
-            format!("[[vms]]\nname = \"{name}\"\nbase_image = \"{base}\"\noverlay = \"{overlay}\"\n")
+            format!(
+                "[[vms]]\nname = \"{name}\"\nbase_image = \"{base}\"\noverlay = \"{overlay}\"\n"
+            )
         };
         let shared = vm("a", "x.qcow2", "disks/new.qcow2") + &vm("b", "x.qcow2", "data/new.qcow2");
         assert!(problem(&shared).contains("the same overlay"), "{}", problem(&shared));
@@ -413,7 +432,11 @@ mod tests {
             ("disks/new.qcow2", "data/new.qcow2"),
         ] {
             let text = vm("a", base, ".castra/a.qcow2") + &vm("b", "x.qcow2", overlay);
-            assert!(problem(&text).contains("is also a base image"), "{base} {overlay}: {}", problem(&text));
+            assert!(
+                problem(&text).contains("is also a base image"),
+                "{base} {overlay}: {}",
+                problem(&text)
+            );
         }
         let source = format!(
             "[images.own.rootfs]\npath = \"base.qcow2\"\nsha256 = \"{}\"\n\

@@ -25,8 +25,8 @@ impl Vm {
         let listener = UnixListener::bind(directory.path().join("control.sock")).expect("binds");
         let guest = thread::spawn(move || guest(listener.accept().expect("accepts").0));
         let vm = Self { directory, guest };
-        let port =
-            ControlPort::connect(&vm.socket(), Instant::now() + LONG, &Cancel::new()).expect("connects");
+        let port = ControlPort::connect(&vm.socket(), Instant::now() + LONG, &Cancel::new())
+            .expect("connects");
         (vm, port)
     }
 
@@ -104,7 +104,8 @@ fn a_conversation() {
 fn what_the_agent_says_to_an_earlier_host_is_not_heard() {
     let (vm, mut port) = Vm::run(|mut socket| {
         let mut lines = BufReader::new(socket.try_clone().expect("clones")).lines();
-        let question = lines.find(|line| !line.as_ref().expect("reads").is_empty()).expect("a line");
+        let question =
+            lines.find(|line| !line.as_ref().expect("reads").is_empty()).expect("a line");
         let Envelope::<HostMessage> { session, message } =
             castra_wire::decode(question.expect("reads").as_bytes()).expect("a message");
         assert_eq!(message, HostMessage::Attach);
@@ -212,7 +213,8 @@ fn a_connection_that_is_cut_off_in_a_message_is_closed() {
 #[test]
 fn deep_and_broken_messages_are_garbage() {
     let (vm, mut port) = Vm::run(|mut socket| {
-        let deep = [b"{\"type\":\"failed\",\"reason\":".as_slice(), &b"[".repeat(60_000), b"\n"].concat();
+        let deep =
+            [b"{\"type\":\"failed\",\"reason\":".as_slice(), &b"[".repeat(60_000), b"\n"].concat();
         let surrogate = b"{\"type\":\"failed\",\"errand\":\"network\",\"reason\":\"\\ud800\"}\n";
         let raw = b"{\"type\":\"failed\",\"errand\":\"network\",\"reason\":\"\xff\xfe\"}\n";
         let number = b"{\"type\":\"stage\",\"stage\":\"ready\",\"uptime_ms\":1e999}\n";
@@ -259,7 +261,10 @@ fn silence_ends_at_the_deadline_and_cancelling_ends_it_sooner() {
     let (vm, mut port) = Vm::run(|mut socket| {
         let _ = io::copy(&mut socket, &mut io::sink());
     });
-    assert!(matches!(port.next(Instant::now() + Duration::from_millis(30)), Err(ControlError::ReadTimeout)));
+    assert!(matches!(
+        port.next(Instant::now() + Duration::from_millis(30)),
+        Err(ControlError::ReadTimeout)
+    ));
     port.cancel.cancel();
     assert!(matches!(port.next(Instant::now() + LONG), Err(ControlError::Interrupted(_))));
     drop(port);

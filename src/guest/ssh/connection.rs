@@ -26,8 +26,11 @@ const PING_LIMIT: Duration = Duration::from_secs(45);
 
 /// Key exchanges that are cheap on an emulated CPU without AES instructions, and nothing else: we
 /// know the server.
-const KEX: &[kex::Name] =
-    &[kex::CURVE25519, kex::EXTENSION_SUPPORT_AS_CLIENT, kex::EXTENSION_OPENSSH_STRICT_KEX_AS_CLIENT];
+const KEX: &[kex::Name] = &[
+    kex::CURVE25519,
+    kex::EXTENSION_SUPPORT_AS_CLIENT,
+    kex::EXTENSION_OPENSSH_STRICT_KEX_AS_CLIENT,
+];
 const CIPHERS: &[cipher::Name] = &[cipher::CHACHA20_POLY1305];
 /// Required although ChaCha20-Poly1305 authenticates by itself: the list must not be empty.
 const MACS: &[mac::Name] = &[mac::HMAC_SHA256_ETM];
@@ -71,8 +74,11 @@ impl Connection {
         stream.set_nodelay(true).map_err(unreachable)?;
         let flow = Flow::of_client();
         let shown = Arc::new(Mutex::new(None));
-        let guard =
-            Guard { expected: target.host_key.clone(), shown: Arc::clone(&shown), flow: flow.clone() };
+        let guard = Guard {
+            expected: target.host_key.clone(),
+            shown: Arc::clone(&shown),
+            flow: flow.clone(),
+        };
         let handshake = |source| match shown.lock().unwrap_or_else(PoisonError::into_inner).take() {
             Some(found) => {
                 let expected = target.host_key.fingerprint(HashAlg::Sha256).to_string();
@@ -81,12 +87,15 @@ impl Connection {
             None => SshError::Handshake { address, source },
         };
         let stream = Paced::new(ear.at(stream), flow.clone());
-        let mut handle =
-            russh::client::connect_stream(Arc::new(config()), stream, guard).await.map_err(handshake)?;
+        let mut handle = russh::client::connect_stream(Arc::new(config()), stream, guard)
+            .await
+            .map_err(handshake)?;
         let key = PrivateKeyWithHashAlg::new(Arc::clone(&target.client_key), None);
         match handle.authenticate_publickey(&target.user, key).await.map_err(handshake)? {
             AuthResult::Success => Ok(Self { handle, flow }),
-            AuthResult::Failure { .. } if handle.is_closed() => Err(handshake(russh::Error::Disconnect)),
+            AuthResult::Failure { .. } if handle.is_closed() => {
+                Err(handshake(russh::Error::Disconnect))
+            }
             // The agent's answer to a right key for an unknown user.
             AuthResult::Failure { partial_success: true, .. } => {
                 Err(SshError::UnknownUser { user: target.user.clone() })
@@ -118,7 +127,8 @@ impl Connection {
 
     /// Returns `true` if the guest answers a ping within this time.
     pub(super) async fn answers_within(&self, limit: Duration) -> bool {
-        self.flow.is_reading_stopped() || tokio::time::timeout(limit, self.handle.send_ping()).await.is_ok()
+        self.flow.is_reading_stopped()
+            || tokio::time::timeout(limit, self.handle.send_ping()).await.is_ok()
     }
 
     /// Waits until the guest has stopped answering.
@@ -161,7 +171,10 @@ struct Guard {
 impl Handler for Guard {
     type Error = russh::Error;
 
-    async fn check_server_key(&mut self, key: &PublicKeyOrCertificate) -> Result<bool, russh::Error> {
+    async fn check_server_key(
+        &mut self,
+        key: &PublicKeyOrCertificate,
+    ) -> Result<bool, russh::Error> {
         let found = match key {
             PublicKeyOrCertificate::PublicKey { key, .. } => key.key_data(),
             PublicKeyOrCertificate::Certificate(certificate) => certificate.public_key(),
@@ -174,7 +187,12 @@ impl Handler for Guard {
         Ok(is_right)
     }
 
-    async fn data(&mut self, id: ChannelId, data: &[u8], _: &mut Session) -> Result<(), russh::Error> {
+    async fn data(
+        &mut self,
+        id: ChannelId,
+        data: &[u8],
+        _: &mut Session,
+    ) -> Result<(), russh::Error> {
         self.flow.arrived(id, data.len());
         Ok(())
     }

@@ -71,7 +71,9 @@ impl Conversation {
                 let line = Request::Line(line.as_bytes().to_vec());
                 return Self::request(connection, line, tty, environment).await;
             }
-            Command::Shell => return Self::request(connection, Request::Shell, tty, environment).await,
+            Command::Shell => {
+                return Self::request(connection, Request::Shell, tty, environment).await;
+            }
         };
         let header = ExecHeader { arguments: argv.clone(), environment: environment.to_vec() };
         let header = header.encode().map_err(|_| SshError::TooLong)?;
@@ -170,10 +172,14 @@ impl Conversation {
             };
             match answer {
                 ChannelMsg::ExitStatus { exit_status } => exit = Some(GuestExit::Code(exit_status)),
-                ChannelMsg::ExitSignal { signal_name: Sig::Custom(name), .. } if name == TOO_LONG_SIGNAL => {
+                ChannelMsg::ExitSignal { signal_name: Sig::Custom(name), .. }
+                    if name == TOO_LONG_SIGNAL =>
+                {
                     return Err(SshError::TooLong);
                 }
-                ChannelMsg::ExitSignal { signal_name: Sig::Custom(name), .. } if name == MALFORMED_SIGNAL => {
+                ChannelMsg::ExitSignal { signal_name: Sig::Custom(name), .. }
+                    if name == MALFORMED_SIGNAL =>
+                {
                     return Err(SshError::NotStarted { what: COMMAND });
                 }
                 ChannelMsg::ExitSignal { signal_name, .. } => {
@@ -220,7 +226,8 @@ struct Requests {
 
 impl Requests {
     async fn open(connection: &Connection) -> Result<Self, SshError> {
-        let (incoming, outgoing) = castra_flow::split(connection.session().await?, connection.flow());
+        let (incoming, outgoing) =
+            castra_flow::split(connection.session().await?, connection.flow());
         Ok(Self { incoming, outgoing, awaited: VecDeque::new() })
     }
 
@@ -228,7 +235,9 @@ impl Requests {
         let Some(Tty { term, columns, rows }) = tty else { return Ok(()) };
         let modes = [(Pty::IUTF8, 1)];
         let half = self.outgoing.half();
-        half.request_pty(true, term, (*columns).into(), (*rows).into(), 0, 0, &modes).await.map_err(lost)?;
+        half.request_pty(true, term, (*columns).into(), (*rows).into(), 0, 0, &modes)
+            .await
+            .map_err(lost)?;
         self.awaited.push_back("a terminal");
         Ok(())
     }

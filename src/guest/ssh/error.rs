@@ -160,7 +160,10 @@ impl SshError {
     pub fn is_before_login(&self) -> bool {
         matches!(
             self,
-            Self::Unreachable { .. } | Self::TooSlow { .. } | Self::Handshake { .. } | Self::Refused { .. }
+            Self::Unreachable { .. }
+                | Self::TooSlow { .. }
+                | Self::Handshake { .. }
+                | Self::Refused { .. }
         )
     }
 }
@@ -213,7 +216,9 @@ impl Explain for SshError {
                 "The keys in the VM's directory have changed since it was started. Restart it with \
                  `castra down` and `castra up`."
             }
-            Self::UnknownUser { .. } => "Name a user of the guest's /etc/passwd, for instance root.",
+            Self::UnknownUser { .. } => {
+                "Name a user of the guest's /etc/passwd, for instance root."
+            }
             Self::NotStarted { .. } => "The guest may have run out of memory or terminals.",
             Self::TooLong => {
                 "Linux limits one to 128 KiB and all together to 2 MiB. Send long input on stdin, \

@@ -94,7 +94,11 @@ pub fn shell(
     environment: Vec<(OsString, OsString)>,
     stdio: Stdio,
 ) -> Result<GuestExit, SshError> {
-    exec(cancel, target, ExecRequest { command: Command::Shell, tty: Some(tty), environment, stdio })
+    exec(
+        cancel,
+        target,
+        ExecRequest { command: Command::Shell, tty: Some(tty), environment, stdio },
+    )
 }
 
 /// Runs a command without input and returns its output.
@@ -198,7 +202,8 @@ impl Signals {
             Ok::<_, io::Error>((signal(kind)?, name, number))
         };
         let resized = if has_tty {
-            let terminal = stdio.stdin.as_ref().unwrap_or(&stdio.stdout).as_fd().try_clone_to_owned()?;
+            let terminal =
+                stdio.stdin.as_ref().unwrap_or(&stdio.stdout).as_fd().try_clone_to_owned()?;
             Some((signal(SignalKind::window_change())?, terminal))
         } else {
             None
@@ -216,7 +221,11 @@ impl Signals {
     }
 
     /// Forwards signals to the command. Returns when a signal ends the call.
-    async fn pass_on(mut self, outgoing: &Arc<Outgoing<Msg>>, connection: &Connection) -> GuestExit {
+    async fn pass_on(
+        mut self,
+        outgoing: &Arc<Outgoing<Msg>>,
+        connection: &Connection,
+    ) -> GuestExit {
         let [interrupt, terminate, hang_up, quit] = &mut self.streams;
         let mut seen = Vec::new();
         loop {

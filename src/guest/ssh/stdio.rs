@@ -34,7 +34,10 @@ impl Stdio {
     /// # Errors
     /// One of them is closed.
     pub fn inherit() -> io::Result<Self> {
-        Ok(Self { stdin: Some(io::stdin().as_fd().try_clone_to_owned()?), ..Self::without_stdin()? })
+        Ok(Self {
+            stdin: Some(io::stdin().as_fd().try_clone_to_owned()?),
+            ..Self::without_stdin()?
+        })
     }
 
     /// Returns this process's stdout and stderr, without a stdin.
@@ -107,7 +110,8 @@ impl Output {
         let (data, received) = blocking::channel();
         let (done, written) = oneshot::channel();
         thread::Builder::new().name("castra-output".into()).spawn(move || {
-            let result = received.into_iter().try_for_each(|data: Received| write_all(&descriptor, &data));
+            let result =
+                received.into_iter().try_for_each(|data: Received| write_all(&descriptor, &data));
             // The receiver is gone if a signal ended the call.
             let _ = done.send(result);
         })?;

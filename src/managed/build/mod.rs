@@ -66,7 +66,8 @@ pub(crate) fn prepare(
     here.store(spec)?;
     failpoint::reach(Point::ImageRecorded);
     let paths = directory::complete(here.path(), spec, &job.witness);
-    let paths = paths.ok_or_else(|| FileError::ChangedMeanwhile { path: here.path().to_owned() })?;
+    let paths =
+        paths.ok_or_else(|| FileError::ChangedMeanwhile { path: here.path().to_owned() })?;
     job.note("is complete in the project");
     job.report(Event::ImageReady { image: job.image.clone() });
     Ok(paths)
@@ -114,7 +115,8 @@ pub(crate) fn fill_cache(
     }
     make(job, spec, &workspace, &missing)?;
     let paths = directory::complete(there.path(), spec, &job.witness);
-    let paths = paths.ok_or_else(|| FileError::ChangedMeanwhile { path: there.path().to_owned() })?;
+    let paths =
+        paths.ok_or_else(|| FileError::ChangedMeanwhile { path: there.path().to_owned() })?;
     job.note("is complete in the cache");
     job.report(Event::ImageReady { image: job.image.clone() });
     Ok(paths)
@@ -134,7 +136,10 @@ fn take_over<'s>(
     let image = missing.iter().filter_map(|artifact| there.size_of(artifact)).sum();
     if image > 0 && !files::is_shared(there.path(), here.path())? {
         // Links cannot cross filesystems, so these are copies.
-        files::require_space(here.path(), &Peak { image, overlay: OVERLAY_BYTES, ..Peak::default() })?;
+        files::require_space(
+            here.path(),
+            &Peak { image, overlay: OVERLAY_BYTES, ..Peak::default() },
+        )?;
     }
     let mut left = Vec::new();
     for artifact in missing {
@@ -245,7 +250,11 @@ fn make_each(
         let (file, sha256) = verify::verify(job, artifact, made)?;
         failpoint::reach(Point::ProductVerified);
         if let Err(error) = job.witness.note(artifact, &sha256) {
-            job.warn(format!("the next castra will rebuild {}: {}", artifact.role, one_line(&error)));
+            job.warn(format!(
+                "the next castra will rebuild {}: {}",
+                artifact.role,
+                one_line(&error)
+            ));
         }
         if there.keeps(job, artifact, &sha256)? {
             there.store(spec)?;

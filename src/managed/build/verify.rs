@@ -68,7 +68,8 @@ fn disk(job: &Job, file: &Path) -> Result<(), ImageError> {
 fn kernel(file: &Path) -> Result<(), ImageError> {
     let has = |magic: &[u8], offset| {
         let mut found = vec![0; magic.len()];
-        files::open(file).is_ok_and(|file| file.read_exact_at(&mut found, offset).is_ok()) && found == magic
+        files::open(file).is_ok_and(|file| file.read_exact_at(&mut found, offset).is_ok())
+            && found == magic
     };
     let x86 = has(&[0x55, 0xaa], 0x1fe) && has(b"HdrS", 0x202);
     if x86 || has(b"ARM\x64", 0x38) {

@@ -85,7 +85,8 @@ impl Archive {
         // Raw: extensions of the format, which could rename the members that follow them, count as
         // unknown members and are refused.
         let mut entries = archive.entries().at("read", &self.path)?.raw(true);
-        let first = entries.next().ok_or_else(|| self.damaged("it is empty"))?.at("read", &self.path)?;
+        let first =
+            entries.next().ok_or_else(|| self.damaged("it is empty"))?.at("read", &self.path)?;
         let description = self.describe(first)?;
         let mut awaited: BTreeMap<&str, &Member> =
             description.blobs.iter().map(|member| (member.name.as_str(), member)).collect();
@@ -102,7 +103,8 @@ impl Archive {
             if entry.size() != member.size_bytes {
                 return Err(self.damaged(&format!("`{name}` does not have its declared size")));
             }
-            let put = blob::into_cache(job, &member.digest, member.size_bytes, || Ok(Box::new(entry)));
+            let put =
+                blob::into_cache(job, &member.digest, member.size_bytes, || Ok(Box::new(entry)));
             put.map_err(|refusal| match refusal {
                 Refusal::Bytes(problem) => self.damaged(&format!("`{name}` {problem}")),
                 Refusal::Other(error) => error,
@@ -110,7 +112,11 @@ impl Archive {
         }
         match awaited.keys().next() {
             Some(name) => Err(self.damaged(&format!("`{name}` is missing"))),
-            None => Ok(description.blobs.iter().map(|one| (one.digest.clone(), one.size_bytes)).collect()),
+            None => Ok(description
+                .blobs
+                .iter()
+                .map(|one| (one.digest.clone(), one.size_bytes))
+                .collect()),
         }
     }
 
@@ -125,9 +131,12 @@ impl Archive {
         if let Ok(newer) = format
             && newer > FORMAT
         {
-            return Err(self.damaged(&format!("it was written by a newer castra, in format {newer}")));
+            return Err(
+                self.damaged(&format!("it was written by a newer castra, in format {newer}"))
+            );
         }
-        let unreadable = |error| self.damaged(&format!("its {DESCRIPTION} cannot be read: {error}"));
+        let unreadable =
+            |error| self.damaged(&format!("its {DESCRIPTION} cannot be read: {error}"));
         let description: Description = serde_json::from_slice(&text).map_err(unreadable)?;
         let is_sound = |(number, member): (usize, &Member)| {
             member.name == member_name(number)

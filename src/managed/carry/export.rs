@@ -45,8 +45,10 @@ impl ImageManager {
         let blobs = blobs(&job, spec)?;
         let directory = target.parent().filter(|parent| !parent.as_os_str().is_empty());
         let directory = directory.unwrap_or(Path::new("."));
-        let temporary =
-            tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(directory).at("write in", directory)?;
+        let temporary = tempfile::Builder::new()
+            .prefix(TEMPORARY)
+            .tempfile_in(directory)
+            .at("write in", directory)?;
         let archive = blobs.iter().map(|(member, _)| member.size_bytes).sum();
         files::require_space(directory, &Peak { archive, ..Peak::default() })?;
         write(&job, spec, blobs, temporary.as_file(), target)?;

@@ -77,7 +77,11 @@ fn is_made_from(spec: &ManagedImageSpec, digest: &Digest) -> bool {
 }
 
 /// Imports a single file that a known image is made from.
-fn import_file(job: &Job, path: &Path, known: &[&ManagedImageSpec]) -> Result<(Digest, u64), ImageError> {
+fn import_file(
+    job: &Job,
+    path: &Path,
+    known: &[&ManagedImageSpec],
+) -> Result<(Digest, u64), ImageError> {
     let file = files::open_followed(path)?;
     let [sha256, sha512] = files::both_digests(file, &job.context.cancel).at("read", path)?;
     let artifacts = || known.iter().flat_map(|spec| &spec.artifacts);

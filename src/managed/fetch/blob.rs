@@ -89,15 +89,19 @@ fn write(
     // Reads one byte more than announced, so that excess bytes are noticed.
     let from = from.take(size_bytes.saturating_add(1));
     let length =
-        files::copy_sparse(from, file, &mut hasher, &job.context.cancel).map_err(|error| match error {
-            HashError::Interrupted(interrupted) => interrupted.into(),
-            HashError::Io(error) if error.raw_os_error().is_some() => {
-                FileError::io("write", partial, error).into()
+        files::copy_sparse(from, file, &mut hasher, &job.context.cancel).map_err(|error| {
+            match error {
+                HashError::Interrupted(interrupted) => interrupted.into(),
+                HashError::Io(error) if error.raw_os_error().is_some() => {
+                    FileError::io("write", partial, error).into()
+                }
+                HashError::Io(error) => Refusal::Bytes(format!("cannot be read: {error}")),
             }
-            HashError::Io(error) => Refusal::Bytes(format!("cannot be read: {error}")),
         })?;
     if length != size_bytes {
-        return Err(Refusal::Bytes(format!("has {length} bytes, not {size_bytes}: was it truncated?")));
+        return Err(Refusal::Bytes(format!(
+            "has {length} bytes, not {size_bytes}: was it truncated?"
+        )));
     }
     match hasher.finish() {
         found if found == *digest => Ok(()),
@@ -106,7 +110,11 @@ fn write(
 }
 
 /// Quarantines a damaged blob, warns about it, and returns its new path.
-pub(crate) fn quarantine(job: &Job, cache: &CacheLayout, digest: &Digest) -> Result<PathBuf, ImageError> {
+pub(crate) fn quarantine(
+    job: &Job,
+    cache: &CacheLayout,
+    digest: &Digest,
+) -> Result<PathBuf, ImageError> {
     let blob = cache.blob(digest.algorithm(), digest.hex());
     let name = format!("{}-{}", digest.algorithm(), digest.hex());
     let moved = store::quarantine::keep(&cache.quarantine(), &blob, &name)?;

@@ -31,7 +31,9 @@ pub(super) fn fetch(
     let copied = files::copy(from, copy, &artifact.digest, &job.context.cancel).at("copy", path);
     let (found, length) = copied.map_err(|error| match error {
         // The copy has no room, not the source.
-        FileError::DiskFull { source, .. } => FileError::DiskFull { path: copy_path.clone(), source },
+        FileError::DiskFull { source, .. } => {
+            FileError::DiskFull { path: copy_path.clone(), source }
+        }
         other => other,
     })?;
     failpoint::reach(Point::Collected);

@@ -51,7 +51,8 @@ fn fetch_alone(
     lock_file: &Path,
 ) -> Result<PathBuf, ImageError> {
     let cache = workspace.cache();
-    if let Some(directory) = cache.blob(artifact.digest.algorithm(), artifact.digest.hex()).parent() {
+    if let Some(directory) = cache.blob(artifact.digest.algorithm(), artifact.digest.hex()).parent()
+    {
         files::create_directory(directory)?;
     }
     let what = format!("another castra downloading {}", artifact.source);
@@ -62,9 +63,12 @@ fn fetch_alone(
     }
     match &artifact.source {
         ArtifactSource::Url(urls) => download::fetch(job, cache, artifact, urls),
-        ArtifactSource::PythonPackage { name, version, platform } => {
-            python::fetch(job, cache, artifact, &python::requirement(name, version, platform.as_deref()))
-        }
+        ArtifactSource::PythonPackage { name, version, platform } => python::fetch(
+            job,
+            cache,
+            artifact,
+            &python::requirement(name, version, platform.as_deref()),
+        ),
         ArtifactSource::Path(path) => local::fetch(job, cache, artifact, path),
     }
 }
@@ -86,7 +90,8 @@ pub(crate) fn fetch_unpinned(
     let _lock = job.lock(&cache.blob_lock(stand_in.algorithm(), stand_in.hex()), &what)?;
     let (role, pipeline, product_digest) = (ArtifactRole::Rootfs, Vec::new(), None);
     let (source, digest) = (source.clone(), stand_in);
-    let artifact = ManagedArtifactSpec { role, source, digest, size_bytes, pipeline, product_digest };
+    let artifact =
+        ManagedArtifactSpec { role, source, digest, size_bytes, pipeline, product_digest };
     match &artifact.source {
         ArtifactSource::Url(urls) => download::fetch_unpinned(job, cache, &artifact, urls),
         ArtifactSource::PythonPackage { name, version, platform } => {

@@ -26,7 +26,11 @@ pub(crate) struct Requirement<'a> {
 }
 
 /// Returns the requirement `name==version`, for this platform.
-pub(crate) fn requirement<'a>(name: &str, version: &str, platform: Option<&'a str>) -> Requirement<'a> {
+pub(crate) fn requirement<'a>(
+    name: &str,
+    version: &str,
+    platform: Option<&'a str>,
+) -> Requirement<'a> {
     Requirement { pinned: format!("{name}=={version}"), platform }
 }
 
@@ -62,7 +66,11 @@ pub(super) fn fetch_unpinned(
     Ok((found, length))
 }
 
-fn publish_wheel(cache: &CacheLayout, wheel: &Path, digest: &Digest) -> Result<(PathBuf, u64), ImageError> {
+fn publish_wheel(
+    cache: &CacheLayout,
+    wheel: &Path,
+    digest: &Digest,
+) -> Result<(PathBuf, u64), ImageError> {
     let length = fs::metadata(wheel).at("look at", wheel)?.len();
     let blob = cache.blob(digest.algorithm(), digest.hex());
     files::publish(wheel, &blob)?;
@@ -90,8 +98,11 @@ fn collect(
     files::create_directory(&scratch)?;
     let mut progress = job.progress(artifact.role, artifact.size_bytes);
     progress.started(&artifact.source.to_string(), 0);
-    let fetched =
-        while_watching(directory, |done| progress.at(done), || download(job, requirement, &wheels, &scratch));
+    let fetched = while_watching(
+        directory,
+        |done| progress.at(done),
+        || download(job, requirement, &wheels, &scratch),
+    );
     let kept = fetched.and_then(|()| {
         let wheel = only_wheel(&wheels, requirement)?;
         failpoint::reach(Point::Collected);
@@ -116,13 +127,20 @@ pub(crate) fn ask(job: &Job, name: &str, requirement: &Requirement) -> Result<()
     let arguments = |pip: Invocation| pip.args(["index", "versions", name]);
     match run(job, requirement, scratch.path(), job.timeouts.ask, arguments) {
         // A pip from before 2021 cannot be asked; all that is known is that it exists.
-        Err(ImageError::Pip(PipError::Failed { source, .. })) if is_unknown_command(&source) => Ok(()),
+        Err(ImageError::Pip(PipError::Failed { source, .. })) if is_unknown_command(&source) => {
+            Ok(())
+        }
         other => other,
     }
 }
 
 /// Has pip download a wheel into this directory.
-fn download(job: &Job, requirement: &Requirement, wheels: &Path, scratch: &Path) -> Result<(), ImageError> {
+fn download(
+    job: &Job,
+    requirement: &Requirement,
+    wheels: &Path,
+    scratch: &Path,
+) -> Result<(), ImageError> {
     run(job, requirement, scratch, job.timeouts.pip, |pip| with_arguments(pip, requirement, wheels))
 }
 
@@ -145,7 +163,9 @@ fn run(
         // Nothing is installed, so this setting does not apply.
         .with("PIP_REQUIRE_VIRTUALENV", "0");
     for (program, first) in [("python3", ["-m", "pip"].as_slice()), ("pip3", &[]), ("pip", &[])] {
-        let Some(program) = command::find_program(&job.context.environment, program) else { continue };
+        let Some(program) = command::find_program(&job.context.environment, program) else {
+            continue;
+        };
         // The user's own environment has the index and the proxy.
         let pip = Invocation::new(program).args(first).environment(environment.clone());
         let invocation = arguments(pip);
@@ -182,7 +202,9 @@ fn is_no_pip(error: &CommandError) -> bool {
             stderr.contains("No module named pip") || status.code() == Some(127)
         }
         CommandError::Start { .. } => true,
-        CommandError::TooSlow { .. } | CommandError::TooMuch { .. } | CommandError::Interrupted(_) => false,
+        CommandError::TooSlow { .. }
+        | CommandError::TooMuch { .. }
+        | CommandError::Interrupted(_) => false,
     }
 }
 
@@ -228,7 +250,11 @@ fn only_wheel(wheels: &Path, requirement: &Requirement) -> Result<PathBuf, Image
 }
 
 /// Does the work, and regularly reports the length of the longest file below `directory`.
-fn while_watching<T>(directory: &Path, mut tell: impl FnMut(u64) + Send, work: impl FnOnce() -> T) -> T {
+fn while_watching<T>(
+    directory: &Path,
+    mut tell: impl FnMut(u64) + Send,
+    work: impl FnOnce() -> T,
+) -> T {
     let (working, over) = mpsc::channel::<()>();
     thread::scope(|scope| {
         scope.spawn(move || {
@@ -266,8 +292,10 @@ mod tests {
     #[test]
     fn pip_is_only_asked_for_one_finished_wheel() {
         let requirement = requirement("castra-image", "1.0", Some("manylinux_2_17_x86_64"));
-        let pip = with_arguments(Invocation::new("/bin/pip"), &requirement, Path::new("/cache/wheels"));
-        let arguments: Vec<_> = pip.arguments.iter().filter_map(|argument| argument.to_str()).collect();
+        let pip =
+            with_arguments(Invocation::new("/bin/pip"), &requirement, Path::new("/cache/wheels"));
+        let arguments: Vec<_> =
+            pip.arguments.iter().filter_map(|argument| argument.to_str()).collect();
         assert_eq!(arguments[0], "download");
         for wanted in ["--no-deps", "--only-binary=:all:", "--no-cache-dir"] {
             assert!(arguments.contains(&wanted), "{wanted}: {arguments:?}");

@@ -9,7 +9,9 @@ use super::witness::{self, Witness};
 use crate::files::{self, At, FileError, Hasher, Stamp, feed};
 use crate::layout::{CacheLayout, ProjectLayout};
 use crate::managed::job::Job;
-use crate::managed::spec::{ArtifactRole, ManagedArtifactSpec, ManagedImagePaths, ManagedImageSpec};
+use crate::managed::spec::{
+    ArtifactRole, ManagedArtifactSpec, ManagedImagePaths, ManagedImageSpec,
+};
 
 /// An image's directory, with the entries of its manifest.
 pub(crate) struct ImageDirectory {
@@ -44,7 +46,11 @@ impl Place {
     }
 
     /// Moves a damaged file of the image into the quarantine, and returns where it is now.
-    pub(crate) fn quarantine(&self, spec: &ManagedImageSpec, name: &str) -> Result<PathBuf, FileError> {
+    pub(crate) fn quarantine(
+        &self,
+        spec: &ManagedImageSpec,
+        name: &str,
+    ) -> Result<PathBuf, FileError> {
         let label = format!("{}-{}-{name}", spec.id, spec.version);
         quarantine::keep(&self.quarantine, &self.image.join(name), &label)
     }
@@ -66,7 +72,8 @@ pub(crate) fn complete(
                 && witness.vouches_for(artifact, &entry.sha256)
         })
     });
-    (all_there && manifest.spec_digest == manifest::spec_digest(spec)).then(|| paths(directory, &manifest))?
+    (all_there && manifest.spec_digest == manifest::spec_digest(spec))
+        .then(|| paths(directory, &manifest))?
 }
 
 /// Returns `true` if all files of an image seem to be present. Their stamps may differ, as after
@@ -80,14 +87,17 @@ pub(crate) fn seems_complete(directory: &Path, spec: &ManagedImageSpec, witness:
     spec.artifacts.iter().all(|artifact| {
         let entry = manifest.artifact(artifact.role);
         entry.is_some_and(|entry| {
-            is_for(entry, artifact) && has_size(entry) && witness.vouches_for(artifact, &entry.sha256)
+            is_for(entry, artifact)
+                && has_size(entry)
+                && witness.vouches_for(artifact, &entry.sha256)
         })
     })
 }
 
 /// Returns `true` if an entry was made from this description.
 pub(crate) fn is_for(entry: &ManifestArtifact, artifact: &ManagedArtifactSpec) -> bool {
-    entry.name == artifact.role.file_name() && entry.spec_digest == manifest::artifact_digest(artifact)
+    entry.name == artifact.role.file_name()
+        && entry.spec_digest == manifest::artifact_digest(artifact)
 }
 
 fn stamp_fits(directory: &Path, entry: &ManifestArtifact) -> bool {
@@ -282,7 +292,12 @@ impl ImageDirectory {
     }
 
     /// Records a file that has just been made, verified and published with this stamp.
-    pub(crate) fn record_new(&mut self, artifact: &ManagedArtifactSpec, sha256: String, stamp: Stamp) {
+    pub(crate) fn record_new(
+        &mut self,
+        artifact: &ManagedArtifactSpec,
+        sha256: String,
+        stamp: Stamp,
+    ) {
         self.put(ManifestArtifact {
             role: artifact.role,
             name: artifact.role.file_name().to_owned(),

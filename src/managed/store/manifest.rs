@@ -156,7 +156,9 @@ impl Manifest {
     /// Returns `true` if the manifest describes this image, and only files that an image has.
     pub(crate) fn is_sound_for(&self, spec: &ManagedImageSpec) -> bool {
         let has_own_name = |entry: &ManifestArtifact| entry.name == entry.role.file_name();
-        self.id == spec.id && self.version == spec.version && self.artifacts.iter().all(has_own_name)
+        self.id == spec.id
+            && self.version == spec.version
+            && self.artifacts.iter().all(has_own_name)
     }
 
     /// Returns the digest of everything but the seal itself.
@@ -214,7 +216,16 @@ mod tests {
                 let (bytes, modified_secs, modified_nanos, inode) = stamp;
                 let stamp = Stamp { size_bytes: bytes, modified_secs, modified_nanos, inode };
                 let (spec_digest, made_at) = (sha256.clone(), now());
-                ManifestArtifact { role, name, spec_digest, source, sha256, size_bytes, made_at, stamp }
+                ManifestArtifact {
+                    role,
+                    name,
+                    spec_digest,
+                    source,
+                    sha256,
+                    size_bytes,
+                    made_at,
+                    stamp,
+                }
             },
         )
     }

@@ -25,7 +25,8 @@ mod tests {
     #[test]
     fn none_replaces_another() {
         let directory = tempfile::tempdir().expect("a directory");
-        let (file, quarantine) = (directory.path().join("file"), directory.path().join("quarantine"));
+        let (file, quarantine) =
+            (directory.path().join("file"), directory.path().join("quarantine"));
         for (content, name) in [("one", "disk"), ("two", "disk.1"), ("three", "disk.2")] {
             fs::write(&file, content).expect("written");
             let moved = keep(&quarantine, &file, "disk").expect("moved");

@@ -55,7 +55,9 @@ impl Reference {
     /// Returns the images that the project still has.
     pub(crate) fn alive(&self) -> impl Iterator<Item = &ReferredImage> {
         let images = ProjectLayout::unchecked(self.state_root.clone()).images();
-        self.images.iter().filter(move |one| images.image(&one.image.id, &one.image.version).is_dir())
+        self.images
+            .iter()
+            .filter(move |one| images.image(&one.image.id, &one.image.version).is_dir())
     }
 }
 
@@ -84,7 +86,11 @@ pub(crate) enum Loaded {
 
 /// Returns `true` if the cache has a current reference of this project for this image. Takes a few
 /// microseconds.
-pub(crate) fn is_noted(cache: &CacheLayout, project: &ProjectLayout, spec: &ManagedImageSpec) -> bool {
+pub(crate) fn is_noted(
+    cache: &CacheLayout,
+    project: &ProjectLayout,
+    spec: &ManagedImageSpec,
+) -> bool {
     match load(&cache.reference(project)) {
         Loaded::Reference(reference) => {
             reference.state_root == project.state_root()
@@ -108,12 +114,15 @@ fn add(
     // Several images may be put into one project at once.
     let _lock = job.lock(&cache.lock(&name), "another castra recording this project's images")?;
     let mut images = match load(&path) {
-        Loaded::Reference(reference) if reference.state_root == project.state_root() => reference.images,
+        Loaded::Reference(reference) if reference.state_root == project.state_root() => {
+            reference.images
+        }
         _ => Vec::new(),
     };
     images.retain(|one| one.image != spec.label());
     images.push(ReferredImage::of(spec));
-    let reference = Reference { format: FORMAT, state_root: project.state_root().to_owned(), images };
+    let reference =
+        Reference { format: FORMAT, state_root: project.state_root().to_owned(), images };
     let text = serde_json::to_vec_pretty(&reference).unwrap_or_default();
     files::write_locked(&path, &text, PRIVATE)
 }
@@ -141,7 +150,8 @@ fn load(path: &Path) -> Loaded {
         format: u32,
     }
     let mut text = Vec::new();
-    let read = files::open(path).ok().and_then(|file| file.take(MAX_BYTES).read_to_end(&mut text).ok());
+    let read =
+        files::open(path).ok().and_then(|file| file.take(MAX_BYTES).read_to_end(&mut text).ok());
     match serde_json::from_slice(&text) {
         Ok(Format { format }) if format > FORMAT => return Loaded::Newer(format),
         _ => {}

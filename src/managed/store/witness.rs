@@ -66,7 +66,11 @@ impl Witness {
     ///
     /// # Errors
     /// Fails if the note cannot be written anywhere; this process remembers it all the same.
-    pub(crate) fn note(&self, artifact: &ManagedArtifactSpec, sha256: &str) -> Result<(), FileError> {
+    pub(crate) fn note(
+        &self,
+        artifact: &ManagedArtifactSpec,
+        sha256: &str,
+    ) -> Result<(), FileError> {
         if pinned(artifact).is_some() {
             return Ok(());
         }
@@ -106,7 +110,8 @@ fn name(spec_digest: &str, sha256: &str) -> String {
 /// Returns the SHA-256 of an artifact's finished file, if the description pins it: by itself, or by
 /// the digest of a download that is used as it is.
 pub(crate) fn pinned(artifact: &ManagedArtifactSpec) -> Option<&str> {
-    let is_used_as_it_is = artifact.pipeline.iter().all(|step| matches!(step, TransformStep::Rename { .. }));
+    let is_used_as_it_is =
+        artifact.pipeline.iter().all(|step| matches!(step, TransformStep::Rename { .. }));
     match (&artifact.product_digest, &artifact.digest) {
         (Some(Digest::Sha256(product)), _) => Some(product),
         (None, Digest::Sha256(download)) if is_used_as_it_is => Some(download),
@@ -171,7 +176,8 @@ mod tests {
         let context = context(home.path());
         let (disk, sha256) = (disk(), "ab".repeat(32));
         Witness::of(&context).note(&disk, &sha256).expect("noted");
-        fs::remove_dir_all(context.user_state.as_ref().expect("a home").products()).expect("removed");
+        fs::remove_dir_all(context.user_state.as_ref().expect("a home").products())
+            .expect("removed");
         let note = context.cache.products().join(name(&manifest::artifact_digest(&disk), &sha256));
         let vouches = || Witness::of(&context).vouches_for(&disk, &sha256);
         assert!(vouches());

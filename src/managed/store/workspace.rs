@@ -32,7 +32,9 @@ impl Workspace {
         let cache = job.context.cache.clone();
         match Self::open_in(job, cache.clone(), None, spec, missing) {
             Err(error) if error.is_unwritable() || matches!(error, FileError::NoSpace { .. }) => {
-                job.warn(format!("the cache cannot be used ({error}); working in the project instead"));
+                job.warn(format!(
+                    "the cache cannot be used ({error}); working in the project instead"
+                ));
                 Self::open_in(job, project.own_cache(), Some(cache), spec, missing)
             }
             other => other,
@@ -140,7 +142,9 @@ fn distinct_sizes<'s>(
 ) -> impl Iterator<Item = (&'s Digest, u64)> + use<'s> {
     let size = |artifact: &ManagedArtifactSpec| {
         let on_this_machine = || match &artifact.source {
-            ArtifactSource::Path(path) => std::fs::metadata(path).ok().map(|metadata| metadata.len()),
+            ArtifactSource::Path(path) => {
+                std::fs::metadata(path).ok().map(|metadata| metadata.len())
+            }
             _ => None,
         };
         artifact.size_bytes.or_else(on_this_machine)

@@ -26,7 +26,12 @@ impl CommandLine {
     /// Returns this command line with further words appended.
     #[must_use]
     pub fn with(&self, words: &[&'static str]) -> Self {
-        Self(std::iter::once(self.as_str()).chain(words.iter().copied()).collect::<Vec<_>>().join(" "))
+        Self(
+            std::iter::once(self.as_str())
+                .chain(words.iter().copied())
+                .collect::<Vec<_>>()
+                .join(" "),
+        )
     }
 }
 
@@ -37,7 +42,8 @@ impl CommandLine {
         if relays.is_empty() {
             return self.clone();
         }
-        let relays: Vec<String> = relays.iter().map(|relay| format!("{}:{}", relay.port, relay.to)).collect();
+        let relays: Vec<String> =
+            relays.iter().map(|relay| format!("{}:{}", relay.port, relay.to)).collect();
         Self(format!("{} {RELAYS_ON_COMMAND_LINE}={}", self.0, relays.join(",")))
     }
 }

@@ -13,7 +13,8 @@ pub struct CpuModel(String);
 
 impl CpuModel {
     /// Regular expression for all CPUs, for the schema of `castra.toml`.
-    pub const PATTERN: &str = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}(,[+-][A-Za-z0-9][A-Za-z0-9._-]{0,63})*$";
+    pub const PATTERN: &str =
+        "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}(,[+-][A-Za-z0-9][A-Za-z0-9._-]{0,63})*$";
 
     /// Returns the host's own CPU, for hardware virtualisation.
     pub fn host() -> Self {

@@ -130,7 +130,10 @@ impl Device {
 
     /// Returns a generation ID that is different each time QEMU starts.
     pub fn new_generation_id() -> Self {
-        Self { model: DeviceModel::GenerationId, settings: vec![(Property::Guid, Value::Guid(None))] }
+        Self {
+            model: DeviceModel::GenerationId,
+            settings: vec![(Property::Guid, Value::Guid(None))],
+        }
     }
 
     /// Returns the device's model.
@@ -150,14 +153,17 @@ impl FromStr for Device {
         let mut device = Self::new(model);
         for part in parts {
             let name = part.split_once('=').map_or(part, |(name, _)| name);
-            let property = model.properties().iter().copied().find(|property| property.name() == name);
-            let property = property.ok_or_else(|| OptionError::Property { model, found: name.to_owned() })?;
+            let property =
+                model.properties().iter().copied().find(|property| property.name() == name);
+            let property =
+                property.ok_or_else(|| OptionError::Property { model, found: name.to_owned() })?;
             if device.settings.iter().any(|(known, _)| *known == property) {
                 return Err(OptionError::Twice(property.name()));
             }
             // Without `=`, QEMU would read it as `on`.
             let value = part[name.len()..].strip_prefix('=');
-            let value = value.ok_or_else(|| OptionError::Value { property, found: String::new() })?;
+            let value =
+                value.ok_or_else(|| OptionError::Value { property, found: String::new() })?;
             device.settings.push((property, property.read(value)?));
         }
         Ok(device)
@@ -168,6 +174,8 @@ impl FromStr for Device {
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.model.name())?;
-        self.settings.iter().try_for_each(|(property, value)| write!(f, ",{}={value}", property.name()))
+        self.settings
+            .iter()
+            .try_for_each(|(property, value)| write!(f, ",{}={value}", property.name()))
     }
 }

@@ -92,8 +92,12 @@ impl OptionError {
             Self::Value { property, .. } => format!("Write for instance `{}`.", property.example()),
             Self::Twice(_) => "Remove one.".to_owned(),
             Self::SwitchValue { switch, .. } => format!("Write `{}=off`.", switch.name()),
-            Self::CommandLine(_) => "Remove tabs, line breaks and other control characters.".to_owned(),
-            Self::Format(_) => "Formats are `qcow2`, `raw`, `vdi`, `vhdx`, `vmdk` and `vpc`.".to_owned(),
+            Self::CommandLine(_) => {
+                "Remove tabs, line breaks and other control characters.".to_owned()
+            }
+            Self::Format(_) => {
+                "Formats are `qcow2`, `raw`, `vdi`, `vhdx`, `vmdk` and `vpc`.".to_owned()
+            }
         }
     }
 }

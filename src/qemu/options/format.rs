@@ -28,7 +28,8 @@ pub enum DiskFormat {
 
 impl DiskFormat {
     /// Every format.
-    pub const ALL: [Self; 6] = [Self::Qcow2, Self::Raw, Self::Vdi, Self::Vhdx, Self::Vmdk, Self::Vpc];
+    pub const ALL: [Self; 6] =
+        [Self::Qcow2, Self::Raw, Self::Vdi, Self::Vhdx, Self::Vmdk, Self::Vpc];
 
     /// Returns `qemu-img`'s name for the format.
     pub fn name(self) -> &'static str {

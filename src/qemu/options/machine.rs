@@ -58,7 +58,8 @@ pub enum Switch {
 
 impl Board {
     /// Forms of a board, for messages.
-    pub(super) const FORMS: &str = "`q35`, `pc`, and those of one version: `pc-q35-7.2`, `pc-i440fx-7.2`";
+    pub(super) const FORMS: &str =
+        "`q35`, `pc`, and those of one version: `pc-q35-7.2`, `pc-i440fx-7.2`";
     /// Regular expression for all boards, for the schema of `castra.toml`.
     pub const PATTERN: &str = r"(q35|pc|pc-(q35|i440fx)-(0|[1-9][0-9]{0,2})\.(0|[1-9][0-9]{0,2}))";
 }
@@ -105,7 +106,8 @@ impl Switch {
 /// which any distribution's kernel supports.
 impl Default for MachineType {
     fn default() -> Self {
-        let switches = [Switch::Sata, Switch::Smbus, Switch::Vmport].map(|switch| (switch, false)).to_vec();
+        let switches =
+            [Switch::Sata, Switch::Smbus, Switch::Vmport].map(|switch| (switch, false)).to_vec();
         Self { board: Board::Q35, switches }
     }
 }

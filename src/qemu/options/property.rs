@@ -82,9 +82,10 @@ impl Property {
     pub fn wanted(self) -> &'static str {
         match self {
             Self::MaxBytes | Self::Period => "a number",
-            Self::DeflateOnOom | Self::FreePageReporting | Self::DisableLegacy | Self::DisableModern => {
-                "on or off"
-            }
+            Self::DeflateOnOom
+            | Self::FreePageReporting
+            | Self::DisableLegacy
+            | Self::DisableModern => "on or off",
             Self::Guid => "`auto` or a GUID",
             Self::Mac => "a hardware address",
             Self::RomFile => "empty",
@@ -113,9 +114,10 @@ impl Property {
     pub fn pattern(self) -> &'static str {
         match self {
             Self::MaxBytes | Self::Period => "(0|[1-9][0-9]{0,17})",
-            Self::DeflateOnOom | Self::FreePageReporting | Self::DisableLegacy | Self::DisableModern => {
-                "(on|off)"
-            }
+            Self::DeflateOnOom
+            | Self::FreePageReporting
+            | Self::DisableLegacy
+            | Self::DisableModern => "(on|off)",
             Self::Guid => "(auto|[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12})",
             Self::Mac => "[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}",
             Self::RomFile => "",
@@ -130,9 +132,10 @@ impl Property {
     pub(super) fn read(self, text: &str) -> Result<Value, OptionError> {
         let value = match self {
             Self::MaxBytes | Self::Period => number(text).map(Value::Number),
-            Self::DeflateOnOom | Self::FreePageReporting | Self::DisableLegacy | Self::DisableModern => {
-                switch(text).map(Value::Switch)
-            }
+            Self::DeflateOnOom
+            | Self::FreePageReporting
+            | Self::DisableLegacy
+            | Self::DisableModern => switch(text).map(Value::Switch),
             Self::Guid if text == "auto" => Some(Value::Guid(None)),
             Self::Guid => guid(text).map(|guid| Value::Guid(Some(guid))),
             Self::Mac => mac(text).map(Value::Mac),

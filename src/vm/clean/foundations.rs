@@ -81,7 +81,9 @@ fn follow(disk: &Path, found: &mut HashSet<FileId>) -> Result<(), VmError> {
     for _ in 0..MAX_LAYERS {
         let header = match Qcow2Header::read(&path) {
             // A raw image has no backing file; but a damaged layer had one.
-            Err(QemuError::NotQcow2 { .. }) if path != disk && !is_disk(&path).unwrap_or(true) => break,
+            Err(QemuError::NotQcow2 { .. }) if path != disk && !is_disk(&path).unwrap_or(true) => {
+                break;
+            }
             header => header?,
         };
         let Some(backing) = header.backing_path(&path).map_err(QemuError::from)? else { break };

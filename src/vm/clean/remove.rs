@@ -67,7 +67,10 @@ pub(super) fn remove(path: &Path) -> Result<(), VmError> {
 }
 
 /// Quarantines an unreadable record, and returns its new path.
-pub(super) fn set_record_aside(record: &Cleaned, layout: &ProjectLayout) -> Result<PathBuf, VmError> {
+pub(super) fn set_record_aside(
+    record: &Cleaned,
+    layout: &ProjectLayout,
+) -> Result<PathBuf, VmError> {
     let quarantine = layout.quarantine();
     let failed = |source| VmError::Disk { action: "quarantine", path: record.path.clone(), source };
     files::create_private_directory(&quarantine).map_err(failed)?;
@@ -85,7 +88,11 @@ fn entries(directory: &Path) -> impl Iterator<Item = fs::DirEntry> + use<> {
 }
 
 /// Removes empty directories. Each removal fails as long as something is in the directory.
-pub(super) fn remove_empty_directories(layout: &ProjectLayout, context: &RuntimeContext, may_all_go: bool) {
+pub(super) fn remove_empty_directories(
+    layout: &ProjectLayout,
+    context: &RuntimeContext,
+    may_all_go: bool,
+) {
     let images = layout.images();
     for id in entries(images.root()) {
         let is_lock = |entry: &fs::DirEntry| entry.file_name().to_str().is_some_and(is_image_lock);
@@ -95,7 +102,9 @@ pub(super) fn remove_empty_directories(layout: &ProjectLayout, context: &Runtime
         }
     }
     let templates = layout.templates();
-    for directory in [images.root(), templates.root(), &layout.quarantine(), &layout.logs(), &layout.vms()] {
+    for directory in
+        [images.root(), templates.root(), &layout.quarantine(), &layout.logs(), &layout.vms()]
+    {
         let _ = fs::remove_dir(directory);
     }
     let _ = layout.sockets(&context.runtime_root, "any").own_project().map(fs::remove_dir);
@@ -103,7 +112,8 @@ pub(super) fn remove_empty_directories(layout: &ProjectLayout, context: &Runtime
     // left.
     let last = [layout.git_ignore(), layout.mark(), layout.state_root().join(LINKED_FROM)];
     let is_last = |path: &PathBuf| *path == layout.project_lock() || last.contains(path);
-    let is_left = entries(layout.state_root()).map(|entry| entry.path()).any(|path| !is_last(&path));
+    let is_left =
+        entries(layout.state_root()).map(|entry| entry.path()).any(|path| !is_last(&path));
     if may_all_go && !is_left {
         for file in &last {
             let _ = fs::remove_file(file);

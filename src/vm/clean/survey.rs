@@ -11,7 +11,9 @@ use crate::config::{Bounds, OutOfBounds};
 use crate::context::RuntimeContext;
 use crate::error::one_line;
 use crate::files::{Lock, TEMPORARY};
-use crate::layout::{OVERLAY_TEMPORARY, ProjectLayout, SocketsLayout, is_frozen_layer, is_image_lock};
+use crate::layout::{
+    OVERLAY_TEMPORARY, ProjectLayout, SocketsLayout, is_frozen_layer, is_image_lock,
+};
 use crate::qemu::running_qemu;
 use crate::trusted;
 use crate::vm::disk::{check_removable, check_unfinished, temporary_name};
@@ -87,7 +89,8 @@ impl Found {
 
 impl Survey<'_> {
     pub(super) fn run(self) -> Result<Found, VmError> {
-        let vms: Vec<Vm> = vm_names(self.layout).into_iter().map(|name| self.look_at(name)).collect();
+        let vms: Vec<Vm> =
+            vm_names(self.layout).into_iter().map(|name| self.look_at(name)).collect();
         let known: Vec<&str> = vms.iter().map(|vm| vm.name.as_str()).collect();
         if let Some(unknown) = self.names.iter().find(|name| !known.contains(&name.as_str())) {
             return Err(RecordError::unknown(unknown, &known).into());
@@ -127,9 +130,14 @@ impl Survey<'_> {
         let (name, files) = (vm.name.as_str(), self.layout.vm(&vm.name));
         if let Err(error) = &vm.record {
             match (self.options.records, &vm.standing) {
-                (true, Standing::Free) => found.plan(CleanedKind::Record, Some(name), files.record()),
+                (true, Standing::Free) => {
+                    found.plan(CleanedKind::Record, Some(name), files.record())
+                }
                 (true, Standing::Busy(_)) => {
-                    found.keep(Some(name), format!("{}; stop it first: castra down {name}", one_line(error)));
+                    found.keep(
+                        Some(name),
+                        format!("{}; stop it first: castra down {name}", one_line(error)),
+                    );
                 }
                 (false, _) => {
                     found.keep(Some(name), format!("{}; --records quarantines it", one_line(error)))
@@ -139,7 +147,8 @@ impl Survey<'_> {
         if let Standing::Busy(state) = vm.standing {
             // That of a VM with an unreadable record is reported already.
             if vm.record.is_ok() {
-                found.keep(Some(name), format!("VM `{name}` is {}: leaving it alone", state.name()));
+                found
+                    .keep(Some(name), format!("VM `{name}` is {}: leaving it alone", state.name()));
             }
             return;
         }
@@ -205,7 +214,8 @@ impl Survey<'_> {
     /// Returns the directories of disks: the project's own, and those that definitions name.
     fn disk_directories(&self, vms: &[Vm]) -> BTreeSet<PathBuf> {
         let own = std::iter::once(self.layout.state_root().to_owned());
-        own.chain(vms.iter().filter_map(|vm| self.overlay(vm).parent().map(Path::to_owned))).collect()
+        own.chain(vms.iter().filter_map(|vm| self.overlay(vm).parent().map(Path::to_owned)))
+            .collect()
     }
 
     /// Returns all disks that stay, as far as that is decided by now.
@@ -227,12 +237,15 @@ impl Survey<'_> {
     fn spare_foundations(&self, vms: &[Vm], found: &mut Found) {
         // A chain that cannot be read keeps no VM from being removed: that may be the repair.
         let directories = self.disk_directories(vms);
-        let mut stay: Vec<PathBuf> =
-            directories.iter().flat_map(|directory| disks_in(directory).unwrap_or_default()).collect();
+        let mut stay: Vec<PathBuf> = directories
+            .iter()
+            .flat_map(|directory| disks_in(directory).unwrap_or_default())
+            .collect();
         stay.retain(|disk| !found.planned.iter().any(|planned| planned.path == *disk));
         let needed = known_foundations(&stay);
         let disks = found.planned.iter().filter(|planned| planned.kind == CleanedKind::Disk);
-        let spared: Vec<Cleaned> = disks.filter(|disk| is_one_of(&disk.path, &needed)).cloned().collect();
+        let spared: Vec<Cleaned> =
+            disks.filter(|disk| is_one_of(&disk.path, &needed)).cloned().collect();
         for disk in spared {
             let vm = disk.vm.as_deref();
             found.planned.retain(|planned| planned.vm.as_deref() != vm);
@@ -251,10 +264,12 @@ impl Survey<'_> {
         for entry in entries(&self.layout.quarantine()) {
             found.plan(CleanedKind::Quarantine, None, entry.path());
         }
-        let busy: Vec<&Vm> = vms.iter().filter(|vm| matches!(vm.standing, Standing::Busy(_))).collect();
+        let busy: Vec<&Vm> =
+            vms.iter().filter(|vm| matches!(vm.standing, Standing::Busy(_))).collect();
         let logs_of = |vm: &&Vm| self.layout.vm(&vm.name).logs();
         let busy_logs: Vec<PathBuf> = busy.iter().flat_map(logs_of).collect();
-        for entry in entries(&self.layout.logs()).filter(|entry| !busy_logs.contains(&entry.path())) {
+        for entry in entries(&self.layout.logs()).filter(|entry| !busy_logs.contains(&entry.path()))
+        {
             found.plan(CleanedKind::Log, None, entry.path());
         }
         self.sockets(&busy, found);
@@ -286,15 +301,22 @@ impl Survey<'_> {
     fn layers(&self, vms: &[Vm], found: &mut Found) -> Result<(), VmError> {
         let needed = foundations(&self.disks_that_stay(vms, found)?)?;
         let is_confirmed = |vm: &&Vm| self.confirm(&self.overlay(vm)).is_ok();
-        let known = vms.iter().filter(is_confirmed).filter_map(|vm| vm.record.as_ref().ok()?.as_ref());
+        let known =
+            vms.iter().filter(is_confirmed).filter_map(|vm| vm.record.as_ref().ok()?.as_ref());
         let known: HashSet<PathBuf> = known
             .flat_map(|record| {
                 let disk = record.overlay_path(self.layout);
-                record.frozen.iter().map(move |layer| disk.with_file_name(&layer.name)).collect::<Vec<_>>()
+                record
+                    .frozen
+                    .iter()
+                    .map(move |layer| disk.with_file_name(&layer.name))
+                    .collect::<Vec<_>>()
             })
             .collect();
         for directory in self.disk_directories(vms) {
-            for path in entries(&directory).map(|entry| entry.path()).filter(|path| is_frozen_layer(path)) {
+            for path in
+                entries(&directory).map(|entry| entry.path()).filter(|path| is_frozen_layer(path))
+            {
                 // A directory of the user's own may hold anything.
                 let is_ours = directory == self.layout.state_root() || known.contains(&path);
                 if is_ours && !is_one_of(&path, &needed) && check_removable(&path).is_ok() {
@@ -319,10 +341,13 @@ impl Survey<'_> {
             for version in entries(&id.path()) {
                 let (id, name) = (id.file_name(), version.file_name());
                 let (id, name) = (id.to_string_lossy(), name.to_string_lossy());
-                let hidden = name.strip_prefix('.').map(|name| name.split(['~']).next().unwrap_or(name));
-                let version_name = hidden.map_or(&*name, |name| name.strip_suffix(".lock").unwrap_or(name));
-                let is_needed = entries(&images.image(&id, version_name))
-                    .any(|file| file.metadata().is_ok_and(|metadata| needed.contains(&id_of(&metadata))));
+                let hidden =
+                    name.strip_prefix('.').map(|name| name.split(['~']).next().unwrap_or(name));
+                let version_name =
+                    hidden.map_or(&*name, |name| name.strip_suffix(".lock").unwrap_or(name));
+                let is_needed = entries(&images.image(&id, version_name)).any(|file| {
+                    file.metadata().is_ok_and(|metadata| needed.contains(&id_of(&metadata)))
+                });
                 let is_whole = hidden.is_none();
                 // Nothing needs the remains of an interrupted preparation. Locks are removed with
                 // the last image.
@@ -342,7 +367,8 @@ fn vm_names(layout: &ProjectLayout) -> BTreeSet<String> {
     let directories = entries(&layout.vms()).filter_map(name);
     let disks = entries(layout.state_root()).filter_map(name);
     let of_disk = |file: String| {
-        let vm = file.strip_suffix("-overlay.qcow2").filter(|vm| !vm.is_empty() && !vm.starts_with('.'));
+        let vm =
+            file.strip_suffix("-overlay.qcow2").filter(|vm| !vm.is_empty() && !vm.starts_with('.'));
         vm.map(str::to_owned)
     };
     directories.chain(disks.filter_map(of_disk)).collect()

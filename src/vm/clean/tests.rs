@@ -33,7 +33,8 @@ impl Fixture {
         let at = |name: &str| root.path().join(name);
         let homes = ["XDG_CACHE_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR"];
         let environment = Environment::of(homes.map(|name| (name, at(name))));
-        let context = RuntimeContext::new(environment, Arc::new(Silent), Cancel::new()).expect("a home");
+        let context =
+            RuntimeContext::new(environment, Arc::new(Silent), Cancel::new()).expect("a home");
         let layout = ProjectLayout::unchecked(at("project").join(".castra"));
         crate::state_root::make(&layout, &context).expect("made");
         let fixture = Self { root, layout, context };
@@ -74,7 +75,8 @@ impl Fixture {
         let overlay = self.layout.overlay(name);
         self.disk(&overlay, backing);
         let kind = BaseKind::Managed(ImageLabel { id: "alpine".into(), version: "v1".into() });
-        let base = BaseRecord { kind, content: String::new(), stamp: None, allow_backing_file: false };
+        let base =
+            BaseRecord { kind, content: String::new(), stamp: None, allow_backing_file: false };
         let mut record = Record::new(&self.layout, name, &overlay, base);
         record.progress = progress;
         record.save(&self.layout).expect("saved");
@@ -92,7 +94,8 @@ impl Fixture {
     /// Returns the removed paths, relative to the state root.
     fn gone(&self, report: &CleanReport) -> BTreeSet<String> {
         let root = self.layout.state_root();
-        let name = |one: &Cleaned| one.path.strip_prefix(root).unwrap_or(&one.path).display().to_string();
+        let name =
+            |one: &Cleaned| one.path.strip_prefix(root).unwrap_or(&one.path).display().to_string();
         report.removed.iter().map(name).collect()
     }
 }
@@ -117,9 +120,12 @@ fn what_no_disk_stands_on_goes_and_nothing_else() {
     let done = fixture.clean(&[], ALL);
     assert_eq!(done, told, "a dry run tells the same");
     assert!(!fixture.layer(2).exists() && !fixture.image("v2").exists());
-    for stays in
-        [fixture.layer(1), fixture.layout.layer("a1"), fixture.layout.layer("a2"), fixture.image("v1")]
-    {
+    for stays in [
+        fixture.layer(1),
+        fixture.layout.layer("a1"),
+        fixture.layout.layer("a2"),
+        fixture.image("v1"),
+    ] {
         assert!(stays.exists(), "{}", stays.display());
     }
     fs::remove_file(fixture.layout.state_root().join("mine")).expect("removed");
@@ -152,8 +158,12 @@ fn a_vm_that_is_suspended_is_not_touched() {
     assert!(why(&report).contains("VM `web` is suspended"));
     let report = fixture.clean(&[], DISKS);
     assert!(!fixture.layout.overlay("own").exists());
-    for stays in [fixture.layout.overlay("web"), files.machine_state(), files.console_log(), fixture.layer(1)]
-    {
+    for stays in [
+        fixture.layout.overlay("web"),
+        files.machine_state(),
+        files.console_log(),
+        fixture.layer(1),
+    ] {
         assert!(stays.exists(), "{} {report:?}", stays.display());
     }
 }

@@ -84,8 +84,10 @@ fn has_panicked(console: &str) -> bool {
 }
 
 fn port_taken(e: &Evidence<'_>) -> Option<Diagnosis> {
-    let said =
-        has(e.qemu, &["Could not set up host forwarding rule", "could not set up host forwarding rule"]);
+    let said = has(
+        e.qemu,
+        &["Could not set up host forwarding rule", "could not set up host forwarding rule"],
+    );
     said.then_some(())?;
     probably(
         "another program is using a port that this VM forwards",
@@ -136,7 +138,10 @@ fn host_memory(e: &Evidence<'_>) -> Option<Diagnosis> {
 
 fn file_size_limit(e: &Evidence<'_>) -> Option<Diagnosis> {
     (e.signal == Some(SIGXFSZ) || has(e.qemu, &["File too large"])).then_some(())?;
-    probably("a file written by QEMU reached this shell's file-size limit (SIGXFSZ)", FILE_SIZE_HINT)
+    probably(
+        "a file written by QEMU reached this shell's file-size limit (SIGXFSZ)",
+        FILE_SIZE_HINT,
+    )
 }
 
 fn host_disk_full(e: &Evidence<'_>) -> Option<Diagnosis> {
@@ -212,8 +217,10 @@ fn hardware(e: &Evidence<'_>) -> Option<Diagnosis> {
 
 fn killed(e: &Evidence<'_>) -> Option<Diagnosis> {
     (e.signal == Some(SIGKILL)).then_some(())?;
-    let memory =
-        e.host.available_mib.map_or(String::new(), |mib| format!(", {mib} MiB of memory are available now"));
+    let memory = e
+        .host
+        .available_mib
+        .map_or(String::new(), |mib| format!(", {mib} MiB of memory are available now"));
     match e.host.oom_kills {
         Some(0) => probably(
             format!(
@@ -262,12 +269,13 @@ fn unmounted(console: &str) -> Option<(&str, &str)> {
 }
 
 fn no_root_disk(e: &Evidence<'_>) -> Option<Diagnosis> {
-    let is_missing = unmounted(e.console).is_some_and(|(_, reason)| reason == "No such file or directory");
+    let is_missing =
+        unmounted(e.console).is_some_and(|(_, reason)| reason == "No such file or directory");
     let by_kernel = has_panicked(e.console) && e.console.contains("VFS: Unable to mount root fs");
     let by_dracut = e.console.contains("does not exist") && is_stuck_in_initramfs(e.console);
     (is_missing || by_kernel || by_dracut).then_some(())?;
-    let device =
-        unmounted(e.console).map_or("the root filesystem".into(), |(device, _)| format!("`{device}`"));
+    let device = unmounted(e.console)
+        .map_or("the root filesystem".into(), |(device, _)| format!("`{device}`"));
     finally(
         format!(
             "the guest cannot find {device}: `root=` names no disk of the guest, or its initramfs \
@@ -300,7 +308,8 @@ fn root_damaged(e: &Evidence<'_>) -> Option<Diagnosis> {
 }
 
 fn no_init(e: &Evidence<'_>) -> Option<Diagnosis> {
-    let words = ["No working init found", "Requested init", "No init found", "switch_root: can't execute"];
+    let words =
+        ["No working init found", "Requested init", "No init found", "switch_root: can't execute"];
     has(e.console, &words).then_some(())?;
     finally(
         "the root filesystem has no init that the kernel can run",
@@ -310,10 +319,17 @@ fn no_init(e: &Evidence<'_>) -> Option<Diagnosis> {
 }
 
 fn disk_errors(e: &Evidence<'_>) -> Option<Diagnosis> {
-    let words = ["EXT4-fs error", "I/O error, dev vd", "Buffer I/O error on dev vd", "XFS (vda): Corruption"];
+    let words = [
+        "EXT4-fs error",
+        "I/O error, dev vd",
+        "Buffer I/O error on dev vd",
+        "XFS (vda): Corruption",
+    ];
     let line = words.iter().find_map(|words| line_of(e.console, words))?;
-    let free =
-        e.host.free_disk_mib.map_or(String::new(), |mib| format!(" ({mib} MiB free on this machine's)"));
+    let free = e
+        .host
+        .free_disk_mib
+        .map_or(String::new(), |mib| format!(" ({mib} MiB free on this machine's)"));
     probably(
         format!("the guest cannot read or write its disk{free}: {line}"),
         "`castra image verify` checks the base of the VM's disk, `qemu-img check` the disk itself.",
@@ -332,7 +348,10 @@ fn panicked(e: &Evidence<'_>) -> Option<Diagnosis> {
 fn emergency_shell(e: &Evidence<'_>) -> Option<Diagnosis> {
     let by_systemd = e.console.contains("You are in emergency mode");
     (by_systemd || is_stuck_in_initramfs(e.console)).then_some(())?;
-    finally("the guest dropped to an emergency shell", format!("`castra logs {}` shows what failed.", e.vm))
+    finally(
+        "the guest dropped to an emergency shell",
+        format!("`castra logs {}` shows what failed.", e.vm),
+    )
 }
 
 fn silent_hardware(e: &Evidence<'_>) -> Option<Diagnosis> {
@@ -349,8 +368,11 @@ fn busy_host(e: &Evidence<'_>) -> Option<Diagnosis> {
     (!e.has_ended).then_some(())?;
     let (load, cpus) = (e.host.load?, e.host.cpus?);
     e.host.load_per_cpu().filter(|load| *load >= BUSY)?;
-    let emulated =
-        if e.accelerator == Accelerator::Tcg { ", and an emulated guest needs a full one" } else { "" };
+    let emulated = if e.accelerator == Accelerator::Tcg {
+        ", and an emulated guest needs a full one"
+    } else {
+        ""
+    };
     probably(
         format!("this machine is busy: {load:.1} processes compete for its {cpus} CPUs{emulated}"),
         "Wait until it is less busy, or give the boot more time: --boot-timeout SECS.",

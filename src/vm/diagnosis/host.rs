@@ -76,8 +76,8 @@ fn holder(file: &Path) -> Option<String> {
     };
     fs::read_dir("/proc").ok()?.flatten().map(|entry| entry.path()).find_map(|process| {
         let pid: i32 = process.file_name()?.to_str()?.parse().ok()?;
-        let name =
-            has_it_open(&process).then(|| fs::read_to_string(process.join("comm")).unwrap_or_default());
+        let name = has_it_open(&process)
+            .then(|| fs::read_to_string(process.join("comm")).unwrap_or_default());
         name.map(|name| format!("{} (process {pid})", name.trim()))
     })
 }
@@ -88,7 +88,8 @@ mod tests {
 
     #[test]
     fn this_host_can_be_looked_at() {
-        let facts = HostFacts::gather(&crate::layout::ProjectLayout::unchecked("/".into()).vm(".."), "");
+        let facts =
+            HostFacts::gather(&crate::layout::ProjectLayout::unchecked("/".into()).vm(".."), "");
         assert!(facts.load_per_cpu().is_some_and(|load| load >= 0.0), "{facts:?}");
         assert!(facts.available_mib.is_some_and(|mib| mib > 0), "{facts:?}");
         assert!(facts.oom_kills.is_some(), "{facts:?}");

@@ -86,7 +86,12 @@ pub struct Trouble {
 
 impl Trouble {
     /// Gathers evidence from the logs and the host about a VM that is in this phase, or was.
-    pub(super) fn gather(about: &About<'_>, phase: Phase, in_phase: Duration, usual_ms: Option<u64>) -> Self {
+    pub(super) fn gather(
+        about: &About<'_>,
+        phase: Phase,
+        in_phase: Duration,
+        usual_ms: Option<u64>,
+    ) -> Self {
         let words = Words::read(&about.files.console_log(), &about.files.qemu_log());
         let facts = HostFacts::gather(about.files, &words.qemu);
         let diagnosis = diagnose(&Evidence {

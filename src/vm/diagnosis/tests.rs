@@ -11,15 +11,16 @@ const NOT_THAT_FILESYSTEM: &str =
     "mount: mounting /dev/vda on /sysroot failed: Invalid argument\nMounting root failed.\n";
 const DEADLOCKED: &str = "[    1.572004]  </TASK>\n[    1.572004] Kernel Offset: 0x2f000000 from 0xffffffff81000000\n\
     [    1.572004] ---[ end Kernel panic - not syncing: System is deadlocked on memory ]---";
-const OOM: &str = "[   12.1] Out of memory: Killed process 412 (python3) total-vm:210000kB, anon-rss:80000kB";
+const OOM: &str =
+    "[   12.1] Out of memory: Killed process 412 (python3) total-vm:210000kB, anon-rss:80000kB";
 const UNABLE: &str =
     "[    2.1] Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)";
-const NO_INIT: &str =
-    "[    2.1] Kernel panic - not syncing: No working init found.  Try passing init= option to kernel.";
-const KILLED_INIT: &str = "[    3.0] Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000100";
-const DRACUT: &str =
-    "Warning: /dev/disk/by-uuid/1234 does not exist\n\nEntering emergency mode. Exit the shell to continue.";
-const SYSTEMD: &str = "You are in emergency mode. After logging in, type \"journalctl -xb\" to view";
+const NO_INIT: &str = "[    2.1] Kernel panic - not syncing: No working init found.  Try passing init= option to kernel.";
+const KILLED_INIT: &str =
+    "[    3.0] Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000100";
+const DRACUT: &str = "Warning: /dev/disk/by-uuid/1234 does not exist\n\nEntering emergency mode. Exit the shell to continue.";
+const SYSTEMD: &str =
+    "You are in emergency mode. After logging in, type \"journalctl -xb\" to view";
 const EXT4: &str = "[   4.2] EXT4-fs error (device vda): ext4_find_entry:1683: inode #2: comm init: reading directory lblock 0";
 const LOCKED: &str = "qemu-system-x86_64: -blockdev driver=qcow2,node-name=disk,file.driver=file,file.filename=/p/web.qcow2: \
     Failed to get \"write\" lock\nIs another process using the image [/p/web.qcow2]?\n";
@@ -83,7 +84,10 @@ fn the_words_of_qemu_have_their_cases() {
             "qemu-system-x86_64: unsupported machine type\nUse -machine help to list supported machines",
             "unsupported machine type",
         ),
-        ("qemu-system-x86_64: unable to find CPU model 'nonsense'", "unable to find CPU model 'nonsense'"),
+        (
+            "qemu-system-x86_64: unable to find CPU model 'nonsense'",
+            "unable to find CPU model 'nonsense'",
+        ),
         (
             "qemu-system-x86_64: -device nonsense: 'nonsense' is not a valid device model name",
             "'nonsense' is not a valid device",
@@ -104,7 +108,10 @@ fn the_words_of_qemu_have_their_cases() {
             "qemu-system-x86_64: -netdev user,id=net: network backend 'user' is not compiled into this binary",
             "user networking (slirp)",
         ),
-        ("-netdev user,id=net: Parameter 'type' does not accept value 'user'", "it needs seccomp and slirp"),
+        (
+            "-netdev user,id=net: Parameter 'type' does not accept value 'user'",
+            "it needs seccomp and slirp",
+        ),
         ("qemu-system-x86_64: failed to install seccomp syscall filter in the kernel", "sandbox"),
         ("qemu-system-x86_64: could not write: No space left on device", "is full"),
     ] {
@@ -129,28 +136,42 @@ fn signals_and_the_host_have_their_cases() {
     }
     let full = HostFacts { free_disk_mib: Some(3), ..HostFacts::default() };
     assert!(text(&evidence("fine so far", "", &full)).contains("3 MiB left"));
-    let busy =
-        HostFacts { load: Some(9.0), cpus: Some(2), free_disk_mib: Some(9_000), ..HostFacts::default() };
+    let busy = HostFacts {
+        load: Some(9.0),
+        cpus: Some(2),
+        free_disk_mib: Some(9_000),
+        ..HostFacts::default()
+    };
     assert!(
         text(&evidence("fine so far", "", &busy))
             .contains("9.0 processes compete for its 2 CPUs, and an emulated")
     );
-    assert!(text(&evidence(NO_SUCH_DISK, "", &busy)).contains("/dev/vdz"), "what is sure comes first");
+    assert!(
+        text(&evidence(NO_SUCH_DISK, "", &busy)).contains("/dev/vdz"),
+        "what is sure comes first"
+    );
     let ended = Evidence { has_ended: true, ..evidence("", "", &busy) };
     assert_eq!(diagnose(&ended), None, "no QEMU ends for want of a CPU");
 }
 
 #[test]
 fn a_boot_that_looks_well_has_no_cause() {
-    let idle =
-        HostFacts { load: Some(0.5), cpus: Some(2), free_disk_mib: Some(9_000), ..HostFacts::default() };
+    let idle = HostFacts {
+        load: Some(0.5),
+        cpus: Some(2),
+        free_disk_mib: Some(9_000),
+        ..HostFacts::default()
+    };
     assert_eq!(diagnose(&evidence("   OpenRC 0.63 is starting up", "warning: CPUID", &idle)), None);
     // A kernel that will reboot by itself may come up.
     let rebooting = "Kernel panic - not syncing: Attempted to kill init!\nRebooting in 5 seconds..";
     assert_eq!(diagnose(&evidence(rebooting, "", &idle)), None);
     let silent = Evidence { phase: Phase::Kernel, ..evidence("", "", &idle) };
     assert_eq!(diagnose(&silent), None, "an emulated guest may take its time");
-    assert!(text(&Evidence { accelerator: Accelerator::Kvm, ..silent }).contains("does not run under kvm"));
+    assert!(
+        text(&Evidence { accelerator: Accelerator::Kvm, ..silent })
+            .contains("does not run under kvm")
+    );
 }
 
 #[test]
@@ -166,7 +187,9 @@ fn trouble_is_told_in_full() {
     };
     let text = trouble.to_string();
     assert!(
-        text.starts_with("in phase `initramfs` after 40 s (usual: 0.31 s)\n  | mount: mounting /dev/vdz"),
+        text.starts_with(
+            "in phase `initramfs` after 40 s (usual: 0.31 s)\n  | mount: mounting /dev/vdz"
+        ),
         "{text}"
     );
     assert!(text.contains("\n  probable cause: the guest cannot find `/dev/vdz`"), "{text}");

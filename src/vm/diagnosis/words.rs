@@ -33,7 +33,8 @@ impl Words {
 pub(in crate::vm) fn last_words(words: &Words) -> String {
     let mut quoted = Vec::new();
     for text in [&words.console, &words.qemu] {
-        let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
+        let lines: Vec<&str> =
+            text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
         let last = &lines[lines.len().saturating_sub(LINES)..];
         quoted.extend(last.iter().map(|line| format!("  | {line}")));
     }

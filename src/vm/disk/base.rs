@@ -59,7 +59,11 @@ pub fn check_own_disk(
     context: &RuntimeContext,
 ) -> Result<(), VmError> {
     look_at_own_disk(definition, path)?;
-    if definition.overlay.exists() { Ok(()) } else { check_boot_code(&definition.name, path, context) }
+    if definition.overlay.exists() {
+        Ok(())
+    } else {
+        check_boot_code(&definition.name, path, context)
+    }
 }
 
 /// Checks that the BIOS of a VM that boots by itself finds boot code on this disk. Arguments of the
@@ -67,12 +71,18 @@ pub fn check_own_disk(
 ///
 /// # Errors
 /// Returns [`VmError::Unbootable`], or [`VmError::Qemu`] when interrupted.
-pub(in crate::vm) fn check_boot_code(vm: &str, disk: &Path, context: &RuntimeContext) -> Result<(), VmError> {
+pub(in crate::vm) fn check_boot_code(
+    vm: &str,
+    disk: &Path,
+    context: &RuntimeContext,
+) -> Result<(), VmError> {
     if UserArguments::of(&context.environment).identity().is_some() {
         return Ok(());
     }
     match Unbootable::of_disk(disk, &context.environment, &context.cancel)? {
-        Some(reason) => Err(VmError::Unbootable { vm: vm.to_owned(), disk: disk.to_owned(), reason }),
+        Some(reason) => {
+            Err(VmError::Unbootable { vm: vm.to_owned(), disk: disk.to_owned(), reason })
+        }
         None => Ok(()),
     }
 }
@@ -81,12 +91,16 @@ pub(in crate::vm) fn check_boot_code(vm: &str, disk: &Path, context: &RuntimeCon
 fn look_at_own_disk(definition: &VmDefinition, path: &Path) -> Result<Vec<PathBuf>, VmError> {
     let overlay = Some(&definition.overlay).filter(|overlay| overlay.exists());
     let overlay = overlay.map(|overlay| overlay.to_path_buf());
-    let missing = || VmError::BaseMissing { vm: definition.name.clone(), base: path.to_owned(), overlay };
+    let missing =
+        || VmError::BaseMissing { vm: definition.name.clone(), base: path.to_owned(), overlay };
     match fs::metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(missing()),
         Err(source) => return Err(VmError::Disk { action: "read", path: path.to_owned(), source }),
         Ok(metadata) if !metadata.is_file() => {
-            return Err(VmError::BaseNotAFile { vm: definition.name.clone(), base: path.to_owned() });
+            return Err(VmError::BaseNotAFile {
+                vm: definition.name.clone(),
+                base: path.to_owned(),
+            });
         }
         Ok(_) => {}
     }
@@ -176,7 +190,8 @@ fn user_base(
     let files = look_at_own_disk(&plan.definition, path)?;
     let stamps = files.iter().map(|file| stamp_of(file)).collect::<io::Result<Vec<_>>>();
     let stamp = stamps.map_err(unreadable)?.join("; ");
-    let known = recorded.map(|record| &record.base).filter(|base| base.stamp.as_ref() == Some(&stamp));
+    let known =
+        recorded.map(|record| &record.base).filter(|base| base.stamp.as_ref() == Some(&stamp));
     let content = match known {
         Some(base) => base.content.clone(),
         None => content_of_files(&plan.definition.name, &files, context)?,
@@ -243,17 +258,23 @@ fn stamp_of(file: &Path) -> io::Result<String> {
 }
 
 /// Returns one file's digest, or for several files a digest over all of theirs.
-fn content_of_files(vm: &str, files: &[PathBuf], context: &RuntimeContext) -> Result<String, VmError> {
+fn content_of_files(
+    vm: &str,
+    files: &[PathBuf],
+    context: &RuntimeContext,
+) -> Result<String, VmError> {
     let mut digests = Vec::new();
     for file in files {
         let failed = |source| VmError::Disk { action: "read", path: file.clone(), source };
         // The user may have put a link there; Castra's own files are never read through one.
         let real = file.canonicalize().map_err(failed)?;
         let total_bytes = fs::metadata(&real).map_err(failed)?.size();
-        let mut progress = Hashing { vm, path: file, done_bytes: 0, total_bytes, next: FIRST_NEWS, context };
+        let mut progress =
+            Hashing { vm, path: file, done_bytes: 0, total_bytes, next: FIRST_NEWS, context };
         let started = Instant::now();
-        digests
-            .push(sha256_watched(&real, &context.cancel, |bytes| progress.read(bytes, started.elapsed()))?);
+        digests.push(sha256_watched(&real, &context.cancel, |bytes| {
+            progress.read(bytes, started.elapsed())
+        })?);
         progress.end();
     }
     Ok(match digests.as_slice() {
@@ -295,10 +316,17 @@ mod tests {
     fn told(each_ms: u64) -> Vec<u64> {
         let heard = Arc::new(Heard::default());
         let environment = Environment::of_process().with("HOME", "/nowhere");
-        let context = RuntimeContext::new(environment, heard.clone(), Cancel::new()).expect("a home");
+        let context =
+            RuntimeContext::new(environment, heard.clone(), Cancel::new()).expect("a home");
         let path = Path::new("/disk");
-        let mut progress =
-            Hashing { vm: "vm", path, done_bytes: 0, total_bytes: 10, next: FIRST_NEWS, context: &context };
+        let mut progress = Hashing {
+            vm: "vm",
+            path,
+            done_bytes: 0,
+            total_bytes: 10,
+            next: FIRST_NEWS,
+            context: &context,
+        };
         for read in 1..=10 {
             progress.read(1, Duration::from_millis(read * each_ms));
         }

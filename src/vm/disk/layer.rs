@@ -29,7 +29,11 @@ pub(in crate::vm) fn bring(
     let stamp_of = || fs::symlink_metadata(&path).map(|metadata| Stamp::of(&metadata));
     // Other disks may be based on it, so an intact one stays.
     let stamp = match stamp_of() {
-        Ok(stamp) if stamp == file.stamp || files::sha256(&path, &context.cancel)? == file.sha256 => stamp,
+        Ok(stamp)
+            if stamp == file.stamp || files::sha256(&path, &context.cancel)? == file.sha256 =>
+        {
+            stamp
+        }
         _ => {
             share(&template.layout.disk(), &path, &file.sha256, &context.cancel)?;
             stamp_of().map_err(failed("look at"))?
@@ -54,7 +58,8 @@ pub(in crate::vm) fn check(
     context: &RuntimeContext,
 ) -> Result<(), VmError> {
     let (vm, path) = (&plan.definition.name, layout.layer(sha256));
-    let layer = recorded.and_then(|record| record.layer.as_mut()).filter(|layer| layer.sha256 == sha256);
+    let layer =
+        recorded.and_then(|record| record.layer.as_mut()).filter(|layer| layer.sha256 == sha256);
     let metadata = match fs::symlink_metadata(&path) {
         Ok(metadata) => metadata,
         Err(_) if comes_back(layer.as_deref(), layout, context) => return Ok(()),
@@ -71,10 +76,18 @@ pub(in crate::vm) fn check(
         }
         return Ok(());
     }
-    Err(VmError::BaseChanged { vm: vm.clone(), base: path, overlay: plan.definition.overlay.to_path_buf() })
+    Err(VmError::BaseChanged {
+        vm: vm.clone(),
+        base: path,
+        overlay: plan.definition.overlay.to_path_buf(),
+    })
 }
 
-fn comes_back(layer: Option<&LayerRecord>, layout: &ProjectLayout, context: &RuntimeContext) -> bool {
+fn comes_back(
+    layer: Option<&LayerRecord>,
+    layout: &ProjectLayout,
+    context: &RuntimeContext,
+) -> bool {
     let Some(layer) = layer else { return false };
     let template = template::recognise(&context.cache, &layer.key, &context.cancel).ok();
     let template = template.and_then(|opened| opened.ok().flatten());

@@ -61,7 +61,8 @@ pub(super) fn ensure_vm_assets(
     let mut record = if !is_new {
         check_overlay(plan, &base, recorded.as_mut(), layout, context)?;
         grow(plan, context)?;
-        let mut record = recorded.unwrap_or_else(|| Record::new(layout, vm, overlay, base.record.clone()));
+        let mut record =
+            recorded.unwrap_or_else(|| Record::new(layout, vm, overlay, base.record.clone()));
         record.place_disk(overlay, layout);
         record
     } else {
@@ -85,14 +86,16 @@ pub(super) fn ensure_vm_assets(
 /// # Errors
 /// Returns [`VmError::DiskOutOfBounds`].
 pub(super) fn confirm_place(vm: &str, overlay: &DiskPath) -> Result<(), VmError> {
-    let refused = |problem| VmError::DiskOutOfBounds { vm: vm.to_owned(), problem: Box::new(problem) };
+    let refused =
+        |problem| VmError::DiskOutOfBounds { vm: vm.to_owned(), problem: Box::new(problem) };
     overlay.confirm().map(drop).map_err(refused)
 }
 
 /// Reports the files outside the project that the guest will read.
 fn announce(plan: &VmPlan, base: &Base, context: &RuntimeContext) {
     let bounds = plan.definition.overlay.bounds();
-    let paths: Vec<PathBuf> = base.sources.iter().filter(|path| bounds.is_outside(path)).cloned().collect();
+    let paths: Vec<PathBuf> =
+        base.sources.iter().filter(|path| bounds.is_outside(path)).cloned().collect();
     if !paths.is_empty() {
         context.reporter.report(&Event::ReadsOutside { vm: plan.definition.name.clone(), paths });
     }
@@ -195,7 +198,11 @@ fn create(
     temporary.persist_noclobber(overlay).map_err(|error| failed(error.error))?;
     failpoint::reach(Point::OverlayPublished);
     File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)?;
-    context.reporter.report(&Event::OverlayCreated { vm: vm.clone(), path: overlay.clone(), size_bytes });
+    context.reporter.report(&Event::OverlayCreated {
+        vm: vm.clone(),
+        path: overlay.clone(),
+        size_bytes,
+    });
     Ok(())
 }
 
@@ -233,7 +240,8 @@ fn grow(plan: &VmPlan, context: &RuntimeContext) -> Result<(), VmError> {
 /// Returns `target` relative to `directory`, if both share more than the root; otherwise as it is.
 pub(super) fn relative(directory: &Path, target: &Path) -> PathBuf {
     let (directory, target) = (normalise(directory), normalise(target));
-    let shared = directory.components().zip(target.components()).take_while(|(a, b)| a == b).count();
+    let shared =
+        directory.components().zip(target.components()).take_while(|(a, b)| a == b).count();
     if shared <= 1 {
         return target;
     }
@@ -258,7 +266,10 @@ mod tests {
         let directory = Path::new("/home/me/project/.castra");
         let base = Path::new("/home/me/project/.castra/images/alpine-minimal/v1/rootfs.qcow2");
         assert_eq!(relative(directory, base), Path::new("images/alpine-minimal/v1/rootfs.qcow2"));
-        assert_eq!(relative(directory, Path::new("/home/me/project/my.qcow2")), Path::new("../my.qcow2"));
+        assert_eq!(
+            relative(directory, Path::new("/home/me/project/my.qcow2")),
+            Path::new("../my.qcow2")
+        );
         assert_eq!(relative(directory, Path::new("/srv/base.qcow2")), Path::new("/srv/base.qcow2"));
         // `Path` compares components, and would not see the difference.
         let protocol = relative(directory, &directory.join("nbd:unix:x"));

@@ -68,8 +68,8 @@ pub(in crate::vm) fn check_unfinished(path: &Path) -> Result<(), VmError> {
 /// Returns errors as [`remove_disk`] does.
 pub(in crate::vm) fn check_removable(path: &Path) -> Result<(), VmError> {
     let mut begin = Vec::new();
-    let read =
-        trusted::open(path).and_then(|file| file.take(QCOW2_MAGIC.len() as u64).read_to_end(&mut begin));
+    let read = trusted::open(path)
+        .and_then(|file| file.take(QCOW2_MAGIC.len() as u64).read_to_end(&mut begin));
     match read {
         Err(error) if trusted::is_absence(&error) => Ok(()),
         Ok(_) if begin == QCOW2_MAGIC => Ok(()),

@@ -80,8 +80,9 @@ pub fn down(
 /// Returns every VM with a record, or with a QEMU that runs without one.
 fn known(layout: &ProjectLayout) -> Vec<String> {
     let entries = fs::read_dir(layout.vms()).into_iter().flatten().flatten();
-    let is_there =
-        |name: &String| Record::is_there(layout, name) || running_qemu(&layout.vm(name).pidfile()).is_some();
+    let is_there = |name: &String| {
+        Record::is_there(layout, name) || running_qemu(&layout.vm(name).pidfile()).is_some()
+    };
     let mut names: Vec<String> =
         entries.filter_map(|entry| entry.file_name().into_string().ok()).filter(is_there).collect();
     names.sort();
@@ -90,7 +91,11 @@ fn known(layout: &ProjectLayout) -> Vec<String> {
 
 /// Ends QEMU before waiting for the VM's lock: a boot that hangs holds that lock, and the end of
 /// QEMU ends the boot. Returns `true` if there was a QEMU.
-fn end_at_once(vm: &str, layout: &ProjectLayout, context: &RuntimeContext) -> Result<bool, VmError> {
+fn end_at_once(
+    vm: &str,
+    layout: &ProjectLayout,
+    context: &RuntimeContext,
+) -> Result<bool, VmError> {
     let Some(qemu) = running_qemu(&layout.vm(vm).pidfile()) else { return Ok(false) };
     let record = Record::load(layout, vm).ok().flatten();
     let stopping = Stopping::new(vm, record.as_ref(), &qemu, layout, context);
@@ -166,7 +171,9 @@ fn stop_or_find_stopped(
     if was_ended && !before.is_alive() {
         before = VmState::Running;
     }
-    context.reporter.report(&Event::VmStopped { vm: vm.to_owned(), was_running: before.is_alive() });
+    context
+        .reporter
+        .report(&Event::VmStopped { vm: vm.to_owned(), was_running: before.is_alive() });
     end.map_or(Ok(()), |end| end.judge(vm))?;
     Ok(before)
 }
@@ -193,8 +200,9 @@ fn stop_suspended(
     match options.suspended {
         IfSuspended::Refuse => return Err(VmError::IsSuspended { vm }),
         IfSuspended::Leave => {
-            let message =
-                format!("VM `{vm}` stays suspended; castra down --discard-suspended {vm} drops its memory");
+            let message = format!(
+                "VM `{vm}` stays suspended; castra down --discard-suspended {vm} drops its memory"
+            );
             context.reporter.report(&Event::Warning { message });
         }
         IfSuspended::Discard => {
@@ -249,13 +257,17 @@ pub(super) fn await_stop(
             stopping.tell("guest shutdown");
             // An agent that answers shuts down for certain; a power button may have been pressed in
             // vain.
-            let limit =
-                if stopping.has_agent() && stopping.ask_agent() { GUEST_LIMIT } else { UNCERTAIN_LIMIT };
+            let limit = if stopping.has_agent() && stopping.ask_agent() {
+                GUEST_LIMIT
+            } else {
+                UNCERTAIN_LIMIT
+            };
             if !stopping.wait_for_guest(limit)? {
                 record.progress = Progress::Running;
                 record.save(layout)?;
-                let message =
-                    format!("VM `{vm}` was asked to shut down earlier but did not; it keeps running");
+                let message = format!(
+                    "VM `{vm}` was asked to shut down earlier but did not; it keeps running"
+                );
                 context.reporter.report(&Event::Warning { message });
                 return Ok(record);
             }

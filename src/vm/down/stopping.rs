@@ -131,7 +131,8 @@ impl Stopping<'_> {
     /// Returns `true` for a machine that a castra loaded from a template and, killed, never let
     /// run, as far as its record says.
     fn never_ran(&self) -> bool {
-        let is_loaded = |boot: &BootRecord| boot.start == StartKind::Template && boot.ready_ms.is_none();
+        let is_loaded =
+            |boot: &BootRecord| boot.start == StartKind::Template && boot.ready_ms.is_none();
         self.record.is_some_and(|record| {
             record.progress != Progress::Running && record.boot.as_ref().is_some_and(is_loaded)
         })
@@ -237,7 +238,9 @@ impl Stopping<'_> {
     }
 
     fn ask_over_ssh(&self) -> bool {
-        let Some(target) = self.record.and_then(|record| ssh_target(record, "root", self.layout).ok()) else {
+        let Some(target) =
+            self.record.and_then(|record| ssh_target(record, "root", self.layout).ok())
+        else {
             return false;
         };
         let argv = ["sh", "-c", POWER_OFF].map(OsString::from).to_vec();

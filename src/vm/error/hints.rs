@@ -75,7 +75,10 @@ impl Explain for VmError {
         }
     }
 
-    #[expect(clippy::too_many_lines, reason = "a table, in which the compiler asks for each new error")]
+    #[expect(
+        clippy::too_many_lines,
+        reason = "a table, in which the compiler asks for each new error"
+    )]
     fn hint(&self) -> Option<String> {
         match self {
             Self::Record(_)

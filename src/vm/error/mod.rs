@@ -287,7 +287,10 @@ pub enum VmError {
     #[error("cannot read random bytes from the system")]
     Random(#[source] io::Error),
     /// A host port is in use.
-    #[error("port {port}/{protocol} of this machine, which VM `{vm}` forwards, is in use{}", by(owner))]
+    #[error(
+        "port {port}/{protocol} of this machine, which VM `{vm}` forwards, is in use{}",
+        by(owner)
+    )]
     PortTaken {
         /// The VM.
         vm: String,
@@ -477,7 +480,9 @@ impl VmError {
 fn before(predecessor: Option<&Predecessor>) -> String {
     match predecessor {
         None => String::new(),
-        Some(Predecessor { pid, project: None }) => format!(", whose project is gone (process {pid})"),
+        Some(Predecessor { pid, project: None }) => {
+            format!(", whose project is gone (process {pid})")
+        }
         Some(Predecessor { pid, project: Some(project) }) => {
             format!(", whose project was moved to {} (process {pid})", project.display())
         }
@@ -492,11 +497,15 @@ fn unbootable(disk: &Path, reason: Unbootable) -> String {
     let disk = disk.display();
     match reason {
         Unbootable::Blank => format!("{disk} has no boot code: it begins with zeros"),
-        Unbootable::NoBootSector => format!("{disk} has no boot code: its first sector is not a boot sector"),
+        Unbootable::NoBootSector => {
+            format!("{disk} has no boot code: its first sector is not a boot sector")
+        }
         Unbootable::NoCode => {
             format!("{disk} has no boot code: its first sector holds only a partition table")
         }
-        Unbootable::UefiOnly => format!("{disk} boots only by UEFI, but Castra starts it with a BIOS"),
+        Unbootable::UefiOnly => {
+            format!("{disk} boots only by UEFI, but Castra starts it with a BIOS")
+        }
     }
 }
 

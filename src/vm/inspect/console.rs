@@ -50,7 +50,9 @@ pub fn open_console(record: &Record, layout: &ProjectLayout) -> Result<Console, 
     let socket = boot.socket_paths().console();
     match UnixStream::connect(&socket).and_then(|stream| check_listener(&stream).map(|()| stream)) {
         Ok(stream) => Ok(Console { stream, _lock: lock }),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(VmError::NoConsole { vm, socket }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(VmError::NoConsole { vm, socket })
+        }
         Err(source) => Err(VmError::Disk { action: "connect to", path: socket, source }),
     }
 }

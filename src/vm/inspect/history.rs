@@ -19,7 +19,11 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 /// Returns the timelines of a VM's recent starts, the newest first. If the last one has a phase
 /// whose end was not seen, such as that of the guest's services, and the VM runs, the guest is
 /// asked.
-pub fn last_starts(record: &Record, layout: &ProjectLayout, context: &RuntimeContext) -> Vec<Timeline> {
+pub fn last_starts(
+    record: &Record,
+    layout: &ProjectLayout,
+    context: &RuntimeContext,
+) -> Vec<Timeline> {
     let files = layout.vm(&record.name);
     if let (VmState::Running, Some(boot)) = (observe(record, &files).0, record.boot.as_ref()) {
         // The rest can be shown without it.
@@ -28,7 +32,12 @@ pub fn last_starts(record: &Record, layout: &ProjectLayout, context: &RuntimeCon
     timelines(&files)
 }
 
-fn learn(record: &Record, boot: &BootRecord, layout: &ProjectLayout, context: &RuntimeContext) -> Option<()> {
+fn learn(
+    record: &Record,
+    boot: &BootRecord,
+    layout: &ProjectLayout,
+    context: &RuntimeContext,
+) -> Option<()> {
     let files = layout.vm(&record.name);
     let is_open = |span: &PhaseSpan| span.end_ms.is_none();
     boot.ssh_port?;

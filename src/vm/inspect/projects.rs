@@ -79,7 +79,10 @@ pub fn list_projects(context: &RuntimeContext) -> Vec<ProjectStatus> {
     let projects = roots.into_iter().map(|root| {
         let root = StateRoot::new(root);
         let vms = root.open(context).map(|layout| {
-            status(&layout).into_iter().map(|(vm, status)| (vm, status.map(listed))).collect::<PerVm<_>>()
+            status(&layout)
+                .into_iter()
+                .map(|(vm, status)| (vm, status.map(listed)))
+                .collect::<PerVm<_>>()
         });
         ProjectStatus { layout: root.names().clone(), vms }
     });

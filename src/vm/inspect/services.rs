@@ -20,11 +20,19 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 /// Asks a running VM how far the services behind its forwarded ports can be reached. Returns
 /// nothing without an agent or with an older one, and while the VM is busy or another castra works
 /// on it.
-pub fn services(vm: &str, layout: &ProjectLayout, context: &RuntimeContext) -> Vec<(PortForward, Reach)> {
+pub fn services(
+    vm: &str,
+    layout: &ProjectLayout,
+    context: &RuntimeContext,
+) -> Vec<(PortForward, Reach)> {
     ask(vm, layout, context).unwrap_or_default()
 }
 
-fn ask(vm: &str, layout: &ProjectLayout, context: &RuntimeContext) -> Option<Vec<(PortForward, Reach)>> {
+fn ask(
+    vm: &str,
+    layout: &ProjectLayout,
+    context: &RuntimeContext,
+) -> Option<Vec<(PortForward, Reach)>> {
     let record = Record::load(layout, vm).ok()??;
     let files = layout.vm(vm);
     let (state, qemu) = observe(&record, &files);

@@ -20,7 +20,9 @@ use crate::vm::error::VmError;
 use crate::vm::full_disk::FullDisk;
 use crate::vm::monitor::is_paused;
 use crate::vm::parallel::PerVm;
-use crate::vm::record::{BootRecord, Crash, MissingModules, Record, VmState, copy_of, crash, observe};
+use crate::vm::record::{
+    BootRecord, Crash, MissingModules, Record, VmState, copy_of, crash, observe,
+};
 
 /// Time for a guest to answer; everything else is known without it.
 const GUEST_LIMIT: Duration = Duration::from_secs(1);
@@ -113,7 +115,8 @@ fn ask_guest(status: &mut VmStatus, layout: &ProjectLayout) {
     if status.state != VmState::Running || status.is_frozen {
         return;
     }
-    let record = Record::load(layout, &status.name).ok().flatten().filter(|record| !is_paused(record));
+    let record =
+        Record::load(layout, &status.name).ok().flatten().filter(|record| !is_paused(record));
     let Some(agent) = record.as_ref().and_then(Record::agent_socket) else { return };
     let inspection = inspect(&agent.path, GUEST_LIMIT, &Cancel::new());
     if let NetworkReport::Faulty(fault) = NetworkReport::of(inspection.as_ref()) {
@@ -198,7 +201,9 @@ fn status_by(record: &Record, layout: &ProjectLayout) -> VmStatus {
             .filter(|boot| qemu.is_some() && boot.socket_paths().are_gone())
             .map(|boot| boot.sockets.clone()),
         pid: qemu.map(|qemu| qemu.pid()),
-        qemu_version: boot.map(|boot| boot.qemu_version.clone()).filter(|version| !version.is_empty()),
+        qemu_version: boot
+            .map(|boot| boot.qemu_version.clone())
+            .filter(|version| !version.is_empty()),
         accelerator: boot.map(|boot| boot.accelerator.clone()),
         started_unix_ms: boot.map(|boot| boot.started_unix_ms),
         ready_ms: boot.and_then(|boot| boot.ready_ms),

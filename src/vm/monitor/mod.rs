@@ -26,7 +26,11 @@ pub(super) fn connect(vm: &str, boot: &BootRecord, cancel: &Cancel) -> Result<Qm
 }
 
 /// Connects to QEMU's machine protocol for cleanup that must be done even after an interruption.
-pub(super) fn to_leave_in_order(vm: &str, boot: &BootRecord, cancel: &Cancel) -> Result<Qmp, VmError> {
+pub(super) fn to_leave_in_order(
+    vm: &str,
+    boot: &BootRecord,
+    cancel: &Cancel,
+) -> Result<Qmp, VmError> {
     connect_within(vm, boot, WaitLimit::to_leave_in_order(ANSWER_LIMIT, cancel))
 }
 

@@ -66,7 +66,9 @@ pub(in crate::vm) fn continue_paused(
     }
     cancel.check()?;
     let why = match was {
-        MachineStatus::DiskFull => "was paused because its disk could not grow; there is room again",
+        MachineStatus::DiskFull => {
+            "was paused because its disk could not grow; there is room again"
+        }
         MachineStatus::Runs | MachineStatus::Paused => "was paused",
     };
     context.reporter.report(&Event::Warning { message: format!("VM `{vm}` {why}; continuing it") });

@@ -68,7 +68,8 @@ struct Watched {
 impl Watched {
     fn run(mut self, is_over: &std::sync::mpsc::Receiver<()>) {
         loop {
-            let interval = if self.is_full.load(Ordering::Relaxed) { PAUSED_INTERVAL } else { INTERVAL };
+            let interval =
+                if self.is_full.load(Ordering::Relaxed) { PAUSED_INTERVAL } else { INTERVAL };
             let is_last = is_over.recv_timeout(interval) != Err(RecvTimeoutError::Timeout);
             if self.look().is_none() || is_last {
                 return;
@@ -89,7 +90,10 @@ impl Watched {
     fn report(&self, is_full: bool) {
         let message = match is_full {
             true => {
-                format!("the VM is paused: {}; it will continue once there is room", FullDisk::of(&self.disk))
+                format!(
+                    "the VM is paused: {}; it will continue once there is room",
+                    FullDisk::of(&self.disk)
+                )
             }
             false => "there is room again; the VM continues".to_owned(),
         };

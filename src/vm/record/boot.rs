@@ -91,10 +91,12 @@ impl RecordedMachine {
     pub(in crate::vm) fn known(&self) -> Result<&MachineRecord, String> {
         match self {
             Self::Known(machine) => Ok(machine),
-            Self::Unknown(value) => Err(match serde_json::from_value::<MachineRecord>(value.clone()) {
-                Err(error) => error.to_string(),
-                Ok(_) => "it was not written by castra".to_owned(),
-            }),
+            Self::Unknown(value) => {
+                Err(match serde_json::from_value::<MachineRecord>(value.clone()) {
+                    Err(error) => error.to_string(),
+                    Ok(_) => "it was not written by castra".to_owned(),
+                })
+            }
         }
     }
 }

@@ -22,7 +22,10 @@ const SHA256_DIGITS: usize = 64;
 /// inside the state root. The error completes a sentence.
 pub(super) fn check(record: &mut Record, vm: &str, layout: &ProjectLayout) -> Result<(), String> {
     if record.name != vm || !is_vm_name(vm) {
-        return Err(format!("it describes VM `{}`, but is in the directory of `{vm}`", record.name));
+        return Err(format!(
+            "it describes VM `{}`, but is in the directory of `{vm}`",
+            record.name
+        ));
     }
     if record.overlay.is_absolute() {
         record.overlay = place::stored(&record.overlay, layout);
@@ -70,7 +73,11 @@ fn check_sockets(boot: &BootRecord) -> Result<(), String> {
     let fits = path.is_absolute()
         && name(path).is_some_and(|name| is_vm_name(&name))
         && path.parent().and_then(name).is_some_and(|name| is_project(&name));
-    if fits { Ok(()) } else { Err(format!("`{}` is not a directory for its sockets", path.display())) }
+    if fits {
+        Ok(())
+    } else {
+        Err(format!("`{}` is not a directory for its sockets", path.display()))
+    }
 }
 
 fn is_file_name(path: &Path) -> bool {
@@ -114,7 +121,10 @@ mod tests {
     #[test]
     fn an_honest_record_is_taken() {
         assert_eq!(problem(|_| ()), None);
-        assert_eq!(problem(|record| record["overlay"] = json!("/p/.castra/web-overlay.qcow2")), None);
+        assert_eq!(
+            problem(|record| record["overlay"] = json!("/p/.castra/web-overlay.qcow2")),
+            None
+        );
         assert_eq!(problem(|record| record["overlay"] = json!("/big/disks/web.qcow2")), None);
         assert_eq!(problem(|record| record["overlay"] = json!("../disks/web.qcow2")), None);
         // A clone restores the sockets of the VM that it was made from.
@@ -127,7 +137,16 @@ mod tests {
         let places = [
             (
                 "/overlay",
-                vec!["", "/", "..", "../../x.qcow2", "a/../../x.qcow2", "../a/../x", "/big/../x.qcow2", "."],
+                vec![
+                    "",
+                    "/",
+                    "..",
+                    "../../x.qcow2",
+                    "a/../../x.qcow2",
+                    "../a/../x",
+                    "/big/../x.qcow2",
+                    ".",
+                ],
             ),
             ("/name", vec!["", "other", "../web", "."]),
             (
@@ -157,7 +176,8 @@ mod tests {
         ];
         for (place, values) in places {
             for value in values {
-                let edited = problem(|record| *record.pointer_mut(place).expect("is there") = json!(value));
+                let edited =
+                    problem(|record| *record.pointer_mut(place).expect("is there") = json!(value));
                 assert!(edited.is_some(), "{place}: {value:?}");
             }
         }

@@ -102,7 +102,12 @@ pub enum Progress {
 
 impl Record {
     /// Returns the record of a VM that has a disk and was never started. `overlay` is absolute.
-    pub(super) fn new(layout: &ProjectLayout, name: &str, overlay: &Path, base: BaseRecord) -> Self {
+    pub(super) fn new(
+        layout: &ProjectLayout,
+        name: &str,
+        overlay: &Path,
+        base: BaseRecord,
+    ) -> Self {
         Self {
             format: FORMAT,
             name: name.to_owned(),
@@ -168,8 +173,8 @@ impl Record {
     }
 
     fn read(layout: &ProjectLayout, vm: &str, path: PathBuf) -> Result<Option<Self>, RecordError> {
-        let read =
-            trusted::directory(layout.vm(vm).directory()).and_then(|_| trusted::read(&path, MAX_BYTES));
+        let read = trusted::directory(layout.vm(vm).directory())
+            .and_then(|_| trusted::read(&path, MAX_BYTES));
         let bytes = match read {
             Ok(bytes) => bytes,
             Err(error) if trusted::is_absence(&error) => return Ok(None),
@@ -209,7 +214,11 @@ impl Record {
     }
 
     /// Stores the guest's report on its kernel's modules, and warns if they are missing.
-    pub(super) fn set_missing_modules(&mut self, missing: Option<MissingModules>, context: &RuntimeContext) {
+    pub(super) fn set_missing_modules(
+        &mut self,
+        missing: Option<MissingModules>,
+        context: &RuntimeContext,
+    ) {
         if let Some(missing) = &missing {
             let way_out = missing.way_out(&self.name, &self.base.kind);
             let message = format!("VM `{}` {missing}. {way_out}", self.name);
@@ -233,7 +242,8 @@ impl Record {
     /// # Errors
     /// Returns [`RecordError::Io`].
     pub(super) fn save_as_new_clone(&self, layout: &ProjectLayout) -> Result<(), RecordError> {
-        let lasting = Self { progress: Progress::Stopped, suspended: None, boot: None, ..self.clone() };
+        let lasting =
+            Self { progress: Progress::Stopped, suspended: None, boot: None, ..self.clone() };
         lasting.write(layout, layout.vm(&self.name).clone_record())
     }
 
@@ -301,7 +311,10 @@ mod tests {
 
     fn record(layout: &ProjectLayout) -> Record {
         let base = BaseRecord {
-            kind: BaseKind::Managed(ImageLabel { id: "alpine-minimal".into(), version: "v1".into() }),
+            kind: BaseKind::Managed(ImageLabel {
+                id: "alpine-minimal".into(),
+                version: "v1".into(),
+            }),
             content: "c0ffee".into(),
             stamp: None,
             allow_backing_file: false,
@@ -333,7 +346,10 @@ mod tests {
         fs::write(&path, &text[..text.len() / 2]).expect("truncated");
         assert!(matches!(Record::load(&layout, "web"), Err(RecordError::Damaged { .. })));
         fs::write(&path, r#"{"format": 99, "shape": "unknown"}"#).expect("written");
-        assert!(matches!(Record::load(&layout, "web"), Err(RecordError::TooNew { format: 99, .. })));
+        assert!(matches!(
+            Record::load(&layout, "web"),
+            Err(RecordError::TooNew { format: 99, .. })
+        ));
     }
 
     #[test]
@@ -341,7 +357,8 @@ mod tests {
         let emulated = r#"{"started_unix_ms":1,"accelerator":{"accelerator":"tcg","reason":""},"qemu_version":"7.2","cpus":1,"memory_mib":1024,"ssh_port":null,"port_forwards":[],"sockets":"/s","ready_ms":null,"machine":{"qemu":"q","host":null,"machine":"q35","cpu":"qemu64,+rdrand","devices":[]}}"#;
         let read = |text: &str| serde_json::from_str::<BootRecord>(text).expect("is read");
         let boot = read(emulated);
-        let native = read(&emulated.replace("\"tcg\"", "\"kvm\"").replace("qemu64,+rdrand", "host"));
+        let native =
+            read(&emulated.replace("\"tcg\"", "\"kvm\"").replace("qemu64,+rdrand", "host"));
         let early = BootRecord { machine: None, ..boot.clone() };
         let vm = |cpu: &str| {
             let text = format!("[[vms]]\nname = \"a\"\nbase_image = \"b\"\n{cpu}");
@@ -372,7 +389,10 @@ mod tests {
             assert!(read.known().is_err(), "{evil}");
             // The value is not lost when the record is written again.
             let again: serde_json::Value = serde_json::to_value(&read).expect("written");
-            assert_eq!(again, serde_json::from_str::<serde_json::Value>(&planted).expect("is JSON"));
+            assert_eq!(
+                again,
+                serde_json::from_str::<serde_json::Value>(&planted).expect("is JSON")
+            );
         }
     }
 }

@@ -27,8 +27,11 @@ impl MissingModules {
     /// Parses a guest's own report, which may be anything. Returns `None` if the kernel's release
     /// is not a valid one, since it becomes part of the commands in advice.
     pub(in crate::vm) fn told(kernel: String, installed: Vec<String>) -> Option<Self> {
-        let installed: Vec<String> =
-            installed.into_iter().filter(|release| is_release(release)).take(MAX_INSTALLED).collect();
+        let installed: Vec<String> = installed
+            .into_iter()
+            .filter(|release| is_release(release))
+            .take(MAX_INSTALLED)
+            .collect();
         (is_release(&kernel) && !installed.is_empty()).then_some(Self { kernel, installed })
     }
 
@@ -75,14 +78,21 @@ mod tests {
     #[test]
     fn what_a_guest_says_becomes_no_command() {
         let told = |kernel: &str, installed: &[&str]| {
-            MissingModules::told(kernel.into(), installed.iter().map(|release| (*release).into()).collect())
+            MissingModules::told(
+                kernel.into(),
+                installed.iter().map(|release| (*release).into()).collect(),
+            )
         };
-        let missing = told("6.12.1-0-virt", &["6.12.9-0-virt", "; rm -rf ~", "6.12.9+deb~1"]).expect("told");
+        let missing =
+            told("6.12.1-0-virt", &["6.12.9-0-virt", "; rm -rf ~", "6.12.9+deb~1"]).expect("told");
         assert_eq!(missing.installed, ["6.12.9-0-virt", "6.12.9+deb~1"]);
-        let image = BaseKind::Managed(ImageLabel { id: "alpine-minimal".into(), version: "v1".into() });
+        let image =
+            BaseKind::Managed(ImageLabel { id: "alpine-minimal".into(), version: "v1".into() });
         let way_out = missing.way_out("web", &image);
         assert!(
-            way_out.contains("run --image alpine-minimal@v1 -- tar -C /lib/modules -cf - 6.12.1-0-virt |"),
+            way_out.contains(
+                "run --image alpine-minimal@v1 -- tar -C /lib/modules -cf - 6.12.1-0-virt |"
+            ),
             "{way_out}"
         );
         assert!(way_out.contains("castra exec web -- tar"), "{way_out}");

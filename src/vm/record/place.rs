@@ -35,7 +35,11 @@ pub(in crate::vm) fn is_in_project(stored: &Path, layout: &ProjectLayout) -> boo
 
 /// Returns the directory of another project that has a VM of this name with the disk at this path:
 /// the record of an earlier castra names the original's disk even in a copy.
-pub(in crate::vm) fn other_project<'a>(disk: &'a Path, vm: &str, layout: &ProjectLayout) -> Option<&'a Path> {
+pub(in crate::vm) fn other_project<'a>(
+    disk: &'a Path,
+    vm: &str,
+    layout: &ProjectLayout,
+) -> Option<&'a Path> {
     if is_in_project(&stored(disk, layout), layout) {
         return None;
     }

@@ -156,7 +156,8 @@ fn trace(record: &Record, files: &VmLayout) -> Trace {
     if files.pidfile().exists() {
         return Trace::Crashed(Crash::Killed);
     }
-    let was_up = matches!(record.progress, Progress::Starting | Progress::Running | Progress::Suspending);
+    let was_up =
+        matches!(record.progress, Progress::Starting | Progress::Running | Progress::Suspending);
     match was_up.then(|| ending_signal(&files.qemu_log())).flatten() {
         Some(signal) => Trace::Crashed(Crash::Ended(signal)),
         None => Trace::Ended,
@@ -175,13 +176,18 @@ fn derive(progress: Progress, trace: &Trace) -> VmState {
         (Progress::Suspending | Progress::Suspended, Alive) => VmState::Suspending,
         (Progress::Resuming, Alive) => VmState::Resuming,
         // Until a machine that is being resumed has run, the saved state is the valid one.
-        (Progress::Suspended | Progress::Resuming, Ended | Crashed(_) | Copied) => VmState::Suspended,
+        (Progress::Suspended | Progress::Resuming, Ended | Crashed(_) | Copied) => {
+            VmState::Suspended
+        }
         (Progress::Stopped | Progress::Cloning, Ended | Crashed(_) | Copied) => VmState::Stopped,
         (Progress::Stopping, Ended | Crashed(_)) => VmState::Stopped,
-        (Progress::Starting | Progress::Running | Progress::Stopping | Progress::Suspending, Copied) => {
-            VmState::Copied
+        (
+            Progress::Starting | Progress::Running | Progress::Stopping | Progress::Suspending,
+            Copied,
+        ) => VmState::Copied,
+        (Progress::Starting | Progress::Running | Progress::Suspending, Crashed(_)) => {
+            VmState::Crashed
         }
-        (Progress::Starting | Progress::Running | Progress::Suspending, Crashed(_)) => VmState::Crashed,
         // The guest has powered itself off, or the start failed.
         (Progress::Starting | Progress::Running | Progress::Suspending, Ended) => VmState::Stopped,
     }
@@ -213,7 +219,9 @@ mod tests {
             assert_eq!(derive(progress, &Trace::Crashed(Crash::Killed)), crashed, "{progress:?}");
             assert_eq!(derive(progress, &Trace::Copied), copied, "{progress:?}");
             assert_eq!(derive(progress, &Trace::Elsewhere), S::Elsewhere, "{progress:?}");
-            assert!(alive.is_alive() && !ended.is_alive() && !crashed.is_alive() && !copied.is_alive());
+            assert!(
+                alive.is_alive() && !ended.is_alive() && !crashed.is_alive() && !copied.is_alive()
+            );
         }
     }
 }

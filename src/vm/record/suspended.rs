@@ -73,7 +73,9 @@ impl DiskStamp {
         let Ok(found) = Self::of(disk) else { return Ok(false) };
         let is_same = found == *self
             || match sha256 {
-                Some(sha256) => found.size_bytes == self.size_bytes && files::sha256(disk, cancel)? == sha256,
+                Some(sha256) => {
+                    found.size_bytes == self.size_bytes && files::sha256(disk, cancel)? == sha256
+                }
                 None => found.has_time_of(self),
             };
         if is_same {
@@ -92,7 +94,11 @@ impl SuspendRecord {
     ///
     /// # Errors
     /// Returns errors as [`DiskStamp::recognises`] does.
-    pub(in crate::vm) fn recognises(&mut self, disk: &Path, cancel: &Cancel) -> Result<bool, FileError> {
+    pub(in crate::vm) fn recognises(
+        &mut self,
+        disk: &Path,
+        cancel: &Cancel,
+    ) -> Result<bool, FileError> {
         if let Some(next) =
             self.next_disk.filter(|next| DiskStamp::of(disk).is_ok_and(|found| found == *next))
         {

@@ -65,7 +65,9 @@ pub(in crate::vm) fn explain_start(
     let about = About { vm, files, accelerator, memory_mib, has_ended: true, signal: *signal };
     let diagnosis = Trouble::gather(&about, Phase::Qemu, Duration::ZERO, None).diagnosis;
     match diagnosis.or_else(|| Diagnosis::by_trial(request.binary, &request.context.cancel)) {
-        Some(diagnosis) => VmError::NotStarted { error: Box::new(error), diagnosis: Box::new(diagnosis) },
+        Some(diagnosis) => {
+            VmError::NotStarted { error: Box::new(error), diagnosis: Box::new(diagnosis) }
+        }
         None => error.into(),
     }
 }

@@ -53,7 +53,8 @@ pub(in crate::vm) fn attach(
         }
         let hint = gone.hint().unwrap_or_default();
         context.reporter.report(&Event::Warning { message: format!("{gone}. {hint}") });
-    } else if let Some(boot) = before.boot.as_ref().filter(|_| has_agent && options.wait != WaitFor::Nothing)
+    } else if let Some(boot) =
+        before.boot.as_ref().filter(|_| has_agent && options.wait != WaitFor::Nothing)
     {
         let missing = follow(&record, boot, layout, context, options)?;
         record.set_missing_modules(missing, context);
@@ -87,7 +88,8 @@ fn follow(
     let kept = timeline::find(files, boot.started_unix_ms);
     let stopwatch = &Stopwatch::continuing(vm, kept.as_ref(), &context.reporter);
     let was_ready = record.progress == Progress::Running;
-    let watch = BootWatch { was_ready, ..BootWatch::of_running(vm, files, disk, boot, context, stopwatch) };
+    let watch =
+        BootWatch { was_ready, ..BootWatch::of_running(vm, files, disk, boot, context, stopwatch) };
     let watch = BootWatch { wait: options.wait, limit: options.boot_limit, ..watch };
     let is_alive = || running_qemu(&files.pidfile()).is_some();
     let followed = watch.follow(&sockets, &keys, is_alive);
@@ -110,7 +112,11 @@ pub(in crate::vm) fn is_stalled(record: &Record, context: &RuntimeContext) -> bo
 }
 
 /// Reports that a VM runs.
-pub(in crate::vm) fn report_running(record: &Record, boot_ms: Option<u64>, context: &RuntimeContext) {
+pub(in crate::vm) fn report_running(
+    record: &Record,
+    boot_ms: Option<u64>,
+    context: &RuntimeContext,
+) {
     let (vm, agent) = (record.name.clone(), record.has_agent());
     context.reporter.report(&Event::VmRunning { vm, agent, boot_ms });
 }

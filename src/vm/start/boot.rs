@@ -11,8 +11,8 @@ use crate::guest::{VmKeys, append_agent};
 use crate::host::millis;
 use crate::layout::{ProjectLayout, SocketsLayout};
 use crate::qemu::{
-    Accelerator, AcceleratorChoice, Boot, Disk, ENDED_BY_SIGNAL, Incoming, Launch, MachineSpec, Memory,
-    QemuBinary, QemuError, QemuProcess, choose_accelerator, launch,
+    Accelerator, AcceleratorChoice, Boot, Disk, ENDED_BY_SIGNAL, Incoming, Launch, MachineSpec,
+    Memory, QemuBinary, QemuError, QemuProcess, choose_accelerator, launch,
 };
 use crate::report::Event;
 use crate::vm::disk::Image;
@@ -43,8 +43,9 @@ pub(in crate::vm) fn start(
     match attempt(request, record.clone(), choice.clone(), Some(warm)) {
         Err(error) if should_retry(&error) => {
             let vm = request.vm();
-            let message =
-                format!("VM `{vm}` could not be restored from its warm template; booting instead: {error}");
+            let message = format!(
+                "VM `{vm}` could not be restored from its warm template; booting instead: {error}"
+            );
             request.report(Event::Warning { message });
             if is_template_error(&error) {
                 warm::refuse_template(warm, &error.to_string());
@@ -57,7 +58,11 @@ pub(in crate::vm) fn start(
 }
 
 /// Boots the VM; if that fails under an accelerator, tries once more under TCG.
-fn boot(request: &BootRequest<'_>, record: Record, choice: AcceleratorChoice) -> Result<Record, VmError> {
+fn boot(
+    request: &BootRequest<'_>,
+    record: Record,
+    choice: AcceleratorChoice,
+) -> Result<Record, VmError> {
     match attempt(request, record.clone(), choice.clone(), None) {
         Err(error) if choice.accelerator != Accelerator::Tcg && should_retry(&error) => {
             let (vm, reason) = (request.vm().to_owned(), error.to_string());
@@ -65,7 +70,12 @@ fn boot(request: &BootRequest<'_>, record: Record, choice: AcceleratorChoice) ->
             let name = choice.accelerator.name();
             let reason = format!("a boot under {name} failed");
             request.stopwatch.restart();
-            attempt(request, record, AcceleratorChoice { accelerator: Accelerator::Tcg, reason }, None)
+            attempt(
+                request,
+                record,
+                AcceleratorChoice { accelerator: Accelerator::Tcg, reason },
+                None,
+            )
         }
         result => result,
     }
@@ -126,7 +136,9 @@ fn should_retry(error: &VmError) -> bool {
         (_, Some(QemuError::NotResponding { .. })) => true,
         (error, _) => matches!(
             error,
-            VmError::BootTimedOut { .. } | VmError::BootHopeless { .. } | VmError::AgentFailed { .. }
+            VmError::BootTimedOut { .. }
+                | VmError::BootHopeless { .. }
+                | VmError::AgentFailed { .. }
         ),
     }
 }
@@ -276,23 +288,33 @@ fn start_qemu(
     warm: Option<&Warm>,
 ) -> Result<QemuProcess, VmError> {
     let start = if warm.is_some() { StartKind::Template } else { StartKind::Boot };
-    let launched = launch_on_free_port(request, record, request.has_agent(), |record, ssh_port| {
-        let spec = spec(request, choice, ssh_port, warm)?;
-        record.progress = Progress::Starting;
-        record.boot = Some(boot_record(request, choice, ssh_port, sockets, start, &spec));
-        record.ssh_port = ssh_port.or(record.ssh_port);
-        record.save(request.layout)?;
-        request.stopwatch.set_qemu_start(record.boot.as_ref().map_or(0, |boot| boot.started_unix_ms));
-        failpoint::reach(if warm.is_some() { Point::RestoreRecorded } else { Point::BootRecorded });
-        let launch_it = Launch {
-            spec: &spec,
-            sockets,
-            log: &request.files().qemu_log(),
-            incoming: warm.map(|warm| warm.template.device_state()).transpose()?.map(Incoming::Devices),
-            lifetime: request.options.lifetime,
-        };
-        Ok(launch(request.binary, launch_it, &request.context.cancel))
-    })?;
+    let launched =
+        launch_on_free_port(request, record, request.has_agent(), |record, ssh_port| {
+            let spec = spec(request, choice, ssh_port, warm)?;
+            record.progress = Progress::Starting;
+            record.boot = Some(boot_record(request, choice, ssh_port, sockets, start, &spec));
+            record.ssh_port = ssh_port.or(record.ssh_port);
+            record.save(request.layout)?;
+            request
+                .stopwatch
+                .set_qemu_start(record.boot.as_ref().map_or(0, |boot| boot.started_unix_ms));
+            failpoint::reach(if warm.is_some() {
+                Point::RestoreRecorded
+            } else {
+                Point::BootRecorded
+            });
+            let launch_it = Launch {
+                spec: &spec,
+                sockets,
+                log: &request.files().qemu_log(),
+                incoming: warm
+                    .map(|warm| warm.template.device_state())
+                    .transpose()?
+                    .map(Incoming::Devices),
+                lifetime: request.options.lifetime,
+            };
+            Ok(launch(request.binary, launch_it, &request.context.cancel))
+        })?;
     match launched {
         Ok(process) => {
             if let Some(boot) = record.boot.as_mut() {

@@ -58,7 +58,10 @@ pub(in crate::vm) fn cancel_suspend(
 ///
 /// # Errors
 /// Returns [`VmError::Unkillable`] or [`VmError::Record`].
-pub(in crate::vm) fn cancel_resume(mut record: Record, layout: &ProjectLayout) -> Result<Record, VmError> {
+pub(in crate::vm) fn cancel_resume(
+    mut record: Record,
+    layout: &ProjectLayout,
+) -> Result<Record, VmError> {
     let files = layout.vm(&record.name);
     if let Some(qemu) = running_qemu(&files.pidfile()) {
         qemu.kill()?;

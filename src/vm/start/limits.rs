@@ -101,7 +101,10 @@ mod tests {
         assert_eq!(ready(0.1, 4, Accelerator::Tcg), 600);
         assert_eq!(ready(500.0, 64, Accelerator::Tcg), 600);
         let unknown = Limits::on(&HostFacts::default(), Accelerator::Kvm, 64, None);
-        assert_eq!(unknown, Limits { hello: Duration::from_secs(20), ready: Duration::from_secs(120) });
+        assert_eq!(
+            unknown,
+            Limits { hello: Duration::from_secs(20), ready: Duration::from_secs(120) }
+        );
     }
 
     #[test]

@@ -62,7 +62,8 @@ pub(in crate::vm) fn machine(
 /// Returns the image's devices and a generation id, by which a guest's kernel learns that it is a
 /// copy of another and draws other random numbers.
 fn devices(profile: Option<&QemuProfile>) -> Vec<Device> {
-    let own = profile.map_or_else(|| vec![Device::new(DeviceModel::VirtioRng)], |one| one.devices.clone());
+    let own = profile
+        .map_or_else(|| vec![Device::new(DeviceModel::VirtioRng)], |one| one.devices.clone());
     // QEMU accepts at most one.
     let has_one = own.iter().any(|device| device.model() == DeviceModel::GenerationId);
     own.into_iter().chain((!has_one).then(Device::new_generation_id)).collect()
@@ -118,7 +119,8 @@ mod tests {
 
     #[test]
     fn every_vm_has_one_generation_id() {
-        let texts = |devices: Vec<Device>| devices.iter().map(Device::to_string).collect::<Vec<_>>();
+        let texts =
+            |devices: Vec<Device>| devices.iter().map(Device::to_string).collect::<Vec<_>>();
         assert_eq!(texts(devices(None)), ["virtio-rng-pci", "vmgenid,guid=auto"]);
         let mut profile = crate::managed::Catalog::builtin().images()[0].profile.clone();
         profile.devices = vec![Device::new(DeviceModel::GenerationId)];

@@ -28,8 +28,11 @@ pub(in crate::vm) fn rules(
     forwards: &[PortForward],
     is_relayed: bool,
 ) -> Vec<HostForward> {
-    let ssh =
-        ssh_port.map(|host| HostForward { protocol: Protocol::Tcp, host, guest: castra_wire::SSH_PORT });
+    let ssh = ssh_port.map(|host| HostForward {
+        protocol: Protocol::Tcp,
+        host,
+        guest: castra_wire::SSH_PORT,
+    });
     let rule = |(forward, relay): (&PortForward, Option<Relay>)| HostForward {
         protocol: forward.protocol,
         host: forward.host,
@@ -90,7 +93,9 @@ pub(in crate::vm) fn check(
 /// Returns [`VmError::PortTaken`] with the port's owner, or [`VmError::PortForbidden`].
 pub fn check_port(vm: &str, forward: PortForward, layout: &ProjectLayout) -> Result<(), VmError> {
     match check(vm, &[forward], layout) {
-        Err(VmError::PortTaken { owner: PortOwner::Vm { vm: owner, project: None }, .. }) if owner == vm => {
+        Err(VmError::PortTaken { owner: PortOwner::Vm { vm: owner, project: None }, .. })
+            if owner == vm =>
+        {
             Ok(())
         }
         other => other,
@@ -100,7 +105,9 @@ pub fn check_port(vm: &str, forward: PortForward, layout: &ProjectLayout) -> Res
 /// Returns the owner of this port on 127.0.0.1, or `None` if it is free.
 pub fn port_owner(port: u16, protocol: Protocol, layout: &ProjectLayout) -> Option<PortOwner> {
     match bind(port, protocol) {
-        Err(error) if error.kind() != io::ErrorKind::PermissionDenied => Some(owner(port, protocol, layout)),
+        Err(error) if error.kind() != io::ErrorKind::PermissionDenied => {
+            Some(owner(port, protocol, layout))
+        }
         _ => None,
     }
 }
@@ -138,7 +145,9 @@ fn vm_on(port: u16, protocol: Protocol, layout: &ProjectLayout) -> Option<String
         let Ok(Some(record)) = Record::load(layout, name) else { return false };
         let (state, _) = observe(&record, &layout.vm(name));
         let Some(boot) = record.boot.filter(|_| state.is_alive()) else { return false };
-        boot.port_forwards.iter().any(|forward| forward.host == port && forward.protocol == protocol)
+        boot.port_forwards
+            .iter()
+            .any(|forward| forward.host == port && forward.protocol == protocol)
             || (protocol == Protocol::Tcp && boot.ssh_port == Some(port))
     })
 }
@@ -150,13 +159,20 @@ mod tests {
     #[test]
     fn tcp_ports_lead_to_relays_as_long_as_there_are_any() {
         let forward = |host, protocol| PortForward { host, guest: host + 1, protocol };
-        let forwards = [forward(80, Protocol::Tcp), forward(53, Protocol::Udp), forward(443, Protocol::Tcp)];
+        let forwards =
+            [forward(80, Protocol::Tcp), forward(53, Protocol::Udp), forward(443, Protocol::Tcp)];
         let guests = |is_relayed| {
-            rules(Some(40_022), &forwards, is_relayed).iter().map(|rule| rule.guest).collect::<Vec<_>>()
+            rules(Some(40_022), &forwards, is_relayed)
+                .iter()
+                .map(|rule| rule.guest)
+                .collect::<Vec<_>>()
         };
         assert_eq!(guests(false), [6022, 81, 54, 444]);
         assert_eq!(guests(true), [6022, 61_022, 54, 61_023]);
-        assert_eq!(relays(&forwards), [Relay { port: 61_022, to: 81 }, Relay { port: 61_023, to: 444 }]);
+        assert_eq!(
+            relays(&forwards),
+            [Relay { port: 61_022, to: 81 }, Relay { port: 61_023, to: 444 }]
+        );
         assert!(has_relay(&forwards[2], &forwards) && !has_relay(&forwards[1], &forwards));
         let many: Vec<_> = (1..=100).map(|host| forward(host, Protocol::Tcp)).collect();
         assert_eq!(relays(&many).len(), MAX_RELAYS);
@@ -171,10 +187,9 @@ mod tests {
         let host = holder.local_addr().expect("an address").port();
         let forward = PortForward { host, guest: 80, protocol: Protocol::Tcp };
         let error = check("web", &[forward], &layout).expect_err("taken").to_string();
-        assert!(
-            error
-                .starts_with(&format!("port {host}/tcp of this machine, which VM `web` forwards, is in use"))
-        );
+        assert!(error.starts_with(&format!(
+            "port {host}/tcp of this machine, which VM `web` forwards, is in use"
+        )));
         if cfg!(target_os = "linux") {
             assert!(error.ends_with(&format!("(process {})", std::process::id())), "{error}");
         }

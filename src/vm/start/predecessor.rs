@@ -30,8 +30,9 @@ pub(in crate::vm) fn refuse(
     while is_in_use(&sockets) {
         context.cancel.check()?;
         let is_other = |one: &FoundQemu| one.is_orphan || one.project != *layout;
-        let found =
-            find_qemus().into_iter().find(|one| one.vm == vm && one.started_in == *layout && is_other(one));
+        let found = find_qemus()
+            .into_iter()
+            .find(|one| one.vm == vm && one.started_in == *layout && is_other(one));
         if found.is_some() || Instant::now() > deadline {
             let predecessor = found.map(|found| Predecessor {
                 pid: found.qemu.pid(),

@@ -142,11 +142,13 @@ impl Warming<'_> {
         self.report(Event::TemplateBaking { vm: self.vm() });
         // Disks will be based on the image: this one time it is hashed whatever its stamp says.
         let (spec, paths) = self.image;
-        let paths = &ImageManager::new(self.layout).confirm_disk(spec, paths.clone(), self.context)?;
+        let paths =
+            &ImageManager::new(self.layout).confirm_disk(spec, paths.clone(), self.context)?;
         let vm = self.vm();
         let stopwatch = Stopwatch::of_template(&vm, &self.context.reporter);
         let on_message = |message: &GuestMessage| record_times(message, &stopwatch);
-        let (memory_mib, accelerator) = (self.plan.definition.memory_bytes >> 20, self.choice.accelerator);
+        let (memory_mib, accelerator) =
+            (self.plan.definition.memory_bytes >> 20, self.choice.accelerator);
         let has_given_up = |console: &Path, log: &Path| {
             has_given_up(&vm, memory_mib, accelerator, &Words::read(console, log))
         };
@@ -155,7 +157,10 @@ impl Warming<'_> {
             spec: &self.spec(),
             image_initramfs: paths.initramfs.as_deref().unwrap_or(&paths.disk),
             base_disk: &paths.disk,
-            backing_file: &PathBuf::from("../../images").join(&spec.id).join(&spec.version).join(ROOTFS),
+            backing_file: &PathBuf::from("../../images")
+                .join(&spec.id)
+                .join(&spec.version)
+                .join(ROOTFS),
             binary: self.binary,
             cache,
             context: self.context,

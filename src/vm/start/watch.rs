@@ -122,7 +122,8 @@ impl BootWatch<'_> {
         keys: &VmKeys,
         mut is_alive: impl FnMut() -> bool,
     ) -> Result<(), BootEnd> {
-        let personality = personality(self.vm, keys, self.relays.as_ref()).map_err(BootEnd::other)?;
+        let personality =
+            personality(self.vm, keys, self.relays.as_ref()).map_err(BootEnd::other)?;
         let limits = Limits::new(self.accelerator, self.cpus, self.limit);
         let looks = Looks::default();
         let (mut reached, mut told): (Option<Stage>, _) = (None, Vec::new());
@@ -130,7 +131,8 @@ impl BootWatch<'_> {
             WaitFor::Services => vec![Stage::Ready, Stage::Services],
             WaitFor::Nothing | WaitFor::Ready => vec![Stage::Ready],
         };
-        let mut port = self.connect(sockets, self.started + limits.hello, &mut is_alive, limits.hello)?;
+        let mut port =
+            self.connect(sockets, self.started + limits.hello, &mut is_alive, limits.hello)?;
         port.attach().map_err(|error| self.ended(error, reached, limits.hello))?;
         while !awaited.is_empty() {
             let limit = if reached.is_none() { limits.hello } else { limits.ready };
@@ -153,7 +155,12 @@ impl BootWatch<'_> {
 
     /// Checks for a guest that has given up or is paused, and reports a phase that takes unusually
     /// long.
-    fn look(&self, sockets: &SocketsLayout, looks: &Looks, reached: Option<Stage>) -> Result<(), BootEnd> {
+    fn look(
+        &self,
+        sockets: &SocketsLayout,
+        looks: &Looks,
+        reached: Option<Stage>,
+    ) -> Result<(), BootEnd> {
         if looks.next.get().is_some_and(|next| Instant::now() < next) {
             return Ok(());
         }
@@ -185,7 +192,8 @@ impl BootWatch<'_> {
 
     fn tell_slowness(&self, phase: Phase, elapsed: Duration, usual_ms: Option<u64>) {
         if self.was_ready {
-            let what = format!("the guest of VM `{}`, which was ready but is not responding", self.vm);
+            let what =
+                format!("the guest of VM `{}`, which was ready but is not responding", self.vm);
             self.context.reporter.report(&Event::Waiting { what });
             return;
         }
@@ -206,7 +214,8 @@ impl BootWatch<'_> {
     }
 
     fn about(&self, has_ended: bool, signal: Option<i32>) -> About<'_> {
-        let (vm, files, accelerator, memory_mib) = (self.vm, self.files, self.accelerator, self.memory_mib);
+        let (vm, files, accelerator, memory_mib) =
+            (self.vm, self.files, self.accelerator, self.memory_mib);
         About { vm, files, accelerator, memory_mib, has_ended, signal }
     }
 
@@ -260,7 +269,8 @@ impl BootWatch<'_> {
         deadline: Instant,
     ) -> Result<(), BootEnd> {
         // The clock is read at the last moment.
-        let personality = personality(self.vm, keys, self.relays.as_ref()).map_err(BootEnd::other)?;
+        let personality =
+            personality(self.vm, keys, self.relays.as_ref()).map_err(BootEnd::other)?;
         let mut port = self.connect(sockets, deadline, is_alive, WAKE_LIMIT)?;
         port.personalise(personality).map_err(|error| self.ended(error, None, WAKE_LIMIT))?;
         loop {
@@ -294,8 +304,11 @@ impl BootWatch<'_> {
             GuestMessage::Hello { personalised, stages, .. } => {
                 if !personalised {
                     // The clock is read at the last moment, since a boot takes seconds.
-                    port.personalise(Personality { time_unix_ns: now_unix_ns(), ..personality.clone() })
-                        .map_err(|error| self.ended(error, None, WAKE_LIMIT))?;
+                    port.personalise(Personality {
+                        time_unix_ns: now_unix_ns(),
+                        ..personality.clone()
+                    })
+                    .map_err(|error| self.ended(error, None, WAKE_LIMIT))?;
                 }
                 Ok(stages.into_iter().map(|reached| reached.stage).collect())
             }
@@ -312,7 +325,8 @@ impl BootWatch<'_> {
             GuestMessage::Failed { task, .. } if told.contains(&task) => Ok(Vec::new()),
             GuestMessage::Failed { task, reason } => {
                 told.push(task);
-                let message = format!("VM `{}`: the agent could not {}: {reason}", self.vm, task_name(task));
+                let message =
+                    format!("VM `{}`: the agent could not {}: {reason}", self.vm, task_name(task));
                 self.context.reporter.report(&Event::Warning { message });
                 Ok(Vec::new())
             }
@@ -347,7 +361,8 @@ impl BootWatch<'_> {
         let has_ended = matches!(end, BootEnd::Died);
         let trouble = || {
             let (phase, elapsed) = self.phase();
-            let usual_ms = usual_ms(&timelines(self.files), phase, StartKind::Boot, self.accelerator);
+            let usual_ms =
+                usual_ms(&timelines(self.files), phase, StartKind::Boot, self.accelerator);
             Box::new(Trouble::gather(&self.about(has_ended, signal), phase, elapsed, usual_ms))
         };
         match end {
@@ -410,7 +425,8 @@ pub(in crate::vm) fn has_given_up(
     let (console, qemu, host) = (words.console.as_str(), "", &HostFacts::default());
     let phase = Phase::Initramfs;
     let (has_ended, signal) = (false, None);
-    let evidence = Evidence { vm, phase, console, qemu, has_ended, signal, accelerator, memory_mib, host };
+    let evidence =
+        Evidence { vm, phase, console, qemu, has_ended, signal, accelerator, memory_mib, host };
     let found = diagnose(&evidence);
     found.filter(|diagnosis| diagnosis.is_final).map(|diagnosis| diagnosis.cause)
 }
@@ -429,7 +445,11 @@ fn task_name(task: AgentTask) -> &'static str {
     }
 }
 
-fn personality(vm: &str, keys: &VmKeys, relays: Option<&Vec<Relay>>) -> Result<Personality, VmError> {
+fn personality(
+    vm: &str,
+    keys: &VmKeys,
+    relays: Option<&Vec<Relay>>,
+) -> Result<Personality, VmError> {
     // Twice the 256 bits that the kernel's pool is worth.
     let entropy: [u8; 64] = random_bytes().map_err(VmError::Random)?;
     Ok(Personality {

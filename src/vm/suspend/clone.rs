@@ -28,7 +28,8 @@ use crate::vm::error::VmError;
 use crate::vm::journal;
 use crate::vm::lock::lock;
 use crate::vm::record::{
-    CloneRecord, DiskStamp, FrozenLayer, Progress, Record, SuspendRecord, VmState, observe, recorded_vm,
+    CloneRecord, DiskStamp, FrozenLayer, Progress, Record, SuspendRecord, VmState, observe,
+    recorded_vm,
 };
 use crate::vm::start::cancel_resume;
 
@@ -44,7 +45,9 @@ pub fn clone(
     layout: &ProjectLayout,
     context: &RuntimeContext,
 ) -> Result<Record, VmError> {
-    journal::record_one("clone", new, layout, context, |context| clone_one(vm, new, overlay, layout, context))
+    journal::record_one("clone", new, layout, context, |context| {
+        clone_one(vm, new, overlay, layout, context)
+    })
 }
 
 fn clone_one(
@@ -71,7 +74,8 @@ fn clone_one(
     // Another process may have been faster.
     check_clone(vm, new, overlay, layout)?;
     let saved = source.suspended.clone();
-    let saved = saved.ok_or_else(|| VmError::NotSuspended { vm: vm.to_owned(), state: VmState::Stopped })?;
+    let saved = saved
+        .ok_or_else(|| VmError::NotSuspended { vm: vm.to_owned(), state: VmState::Stopped })?;
     Cloning { new, overlay, saved, layout, context }.run(source)
 }
 
@@ -80,7 +84,12 @@ fn clone_one(
 /// # Errors
 /// Returns [`VmError::CloneExists`], [`VmError::BadName`] or
 /// [`crate::vm::RecordError::Unknown`].
-pub fn check_clone(vm: &str, new: &str, overlay: &DiskPath, layout: &ProjectLayout) -> Result<(), VmError> {
+pub fn check_clone(
+    vm: &str,
+    new: &str,
+    overlay: &DiskPath,
+    layout: &ProjectLayout,
+) -> Result<(), VmError> {
     recorded_vm(Some(vm), layout)?;
     if !is_vm_name(new) {
         return Err(VmError::BadName { name: new.to_owned() });
@@ -194,15 +203,22 @@ impl Cloning<'_> {
         confirm_place(self.new, self.overlay)?;
         let temporary = self.new_overlay(directory, &relative(directory, &layer), &layer)?;
         confirm_place(self.new, self.overlay)?;
-        temporary.persist_noclobber(self.overlay).map_err(|error| failed(self.overlay)(error.error))?;
-        File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed(self.overlay))?;
-        let (from, to) =
-            (self.layout.vm(&source.name).machine_state(), self.layout.vm(self.new).machine_state());
+        temporary
+            .persist_noclobber(self.overlay)
+            .map_err(|error| failed(self.overlay)(error.error))?;
+        File::open(directory)
+            .and_then(|directory| directory.sync_all())
+            .map_err(failed(self.overlay))?;
+        let (from, to) = (
+            self.layout.vm(&source.name).machine_state(),
+            self.layout.vm(self.new).machine_state(),
+        );
         share(&from, &to).map_err(failed(&to))?;
         let disk = DiskStamp::of(self.overlay).map_err(failed(self.overlay))?;
         made.frozen.clone_from(&source.frozen);
         let disk_sha256 = Some(files::sha256(self.overlay, &self.context.cancel)?);
-        made.suspended = Some(SuspendRecord { disk, disk_sha256, next_disk: None, ..self.saved.clone() });
+        made.suspended =
+            Some(SuspendRecord { disk, disk_sha256, next_disk: None, ..self.saved.clone() });
         made.progress = Progress::Suspended;
         // This one first: while the other says that the clone is incomplete, both are removed
         // together.
@@ -219,10 +235,13 @@ impl Cloning<'_> {
         backing: &Path,
         like: &Path,
     ) -> Result<tempfile::NamedTempFile, VmError> {
-        let failed = |source| VmError::Disk { action: "create", path: directory.to_owned(), source };
+        let failed =
+            |source| VmError::Disk { action: "create", path: directory.to_owned(), source };
         let size_bytes = Qcow2Header::read(like)?.virtual_bytes;
-        let temporary =
-            tempfile::Builder::new().prefix(OVERLAY_TEMPORARY).tempfile_in(directory).map_err(failed)?;
+        let temporary = tempfile::Builder::new()
+            .prefix(OVERLAY_TEMPORARY)
+            .tempfile_in(directory)
+            .map_err(failed)?;
         // The layer may not have its name yet.
         create_overlay(temporary.path(), backing, size_bytes)?;
         Ok(temporary)

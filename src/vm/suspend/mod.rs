@@ -32,11 +32,13 @@ use super::error::VmError;
 use super::journal;
 use super::lock::lock;
 use super::monitor::{
-    clean_up_run, connect, continue_recorded, disk_full, ensure_not_stopped, to_leave_in_order, unanswered,
+    clean_up_run, connect, continue_recorded, disk_full, ensure_not_stopped, to_leave_in_order,
+    unanswered,
 };
 use super::parallel::{PerVm, side_by_side};
 use super::record::{
-    BootRecord, DiskStamp, Progress, Record, RecordedMachine, SuspendRecord, VmState, observe, recorded_vm,
+    BootRecord, DiskStamp, Progress, Record, RecordedMachine, SuspendRecord, VmState, observe,
+    recorded_vm,
 };
 use super::start::{UpOptions, attach, cancel_resume, cancel_suspend, continue_vm};
 
@@ -70,7 +72,8 @@ pub fn suspend(
     for name in names {
         recorded_vm(Some(name), layout)?;
     }
-    let running = || Record::names(layout).into_iter().filter(|name| is_alive(name, layout)).collect();
+    let running =
+        || Record::names(layout).into_iter().filter(|name| is_alive(name, layout)).collect();
     let names: Vec<String> = if names.is_empty() { running() } else { names.to_vec() };
     Ok(journal::record("suspend", layout, context, |context| {
         side_by_side(&names, String::as_str, |vm| suspend_one(vm, layout, context))
@@ -83,7 +86,11 @@ fn is_alive(vm: &str, layout: &ProjectLayout) -> bool {
     running_qemu(&pidfile).is_some() || runs_elsewhere(&pidfile)
 }
 
-fn suspend_one(vm: &str, layout: &ProjectLayout, context: &RuntimeContext) -> Result<VmState, VmError> {
+fn suspend_one(
+    vm: &str,
+    layout: &ProjectLayout,
+    context: &RuntimeContext,
+) -> Result<VmState, VmError> {
     let _lock = lock(vm, layout, context)?;
     let record = recorded_vm(Some(vm), layout)?;
     let state = observe(&record, &layout.vm(vm)).0;
@@ -93,7 +100,9 @@ fn suspend_one(vm: &str, layout: &ProjectLayout, context: &RuntimeContext) -> Re
             record
         }
         VmState::Starting => attach(record, layout, context, UpOptions::default())?.record,
-        VmState::Suspending => continue_vm(cancel_suspend(record, layout, context)?, layout, context)?,
+        VmState::Suspending => {
+            continue_vm(cancel_suspend(record, layout, context)?, layout, context)?
+        }
         VmState::Resuming | VmState::Suspended => {
             cancel_resume(record, layout)?;
             context.reporter.report(&Event::VmSuspended { vm: vm.to_owned(), bytes: None });
@@ -114,7 +123,8 @@ fn suspend_running(
     context: &RuntimeContext,
 ) -> Result<(), VmError> {
     let vm = record.name.clone();
-    let boot = record.boot.clone().filter(|boot| matches!(&boot.machine, Some(RecordedMachine::Known(_))));
+    let boot =
+        record.boot.clone().filter(|boot| matches!(&boot.machine, Some(RecordedMachine::Known(_))));
     let boot = boot.ok_or_else(|| VmError::NotSuspendable { vm: vm.clone() })?;
     ensure_not_stopped(&vm, running_qemu(&layout.vm(&vm).pidfile()).as_ref())?;
     let sockets = boot.socket_paths();
@@ -170,7 +180,8 @@ fn suspend_running(
 /// moment: it may be what fills the disk and keeps the record from being written.
 fn free(unfinished: &Path) {
     let _ = files::part_from_other_names(unfinished);
-    let _ = trusted::open_with(OpenOptions::new().write(true), unfinished).and_then(|file| file.set_len(0));
+    let _ = trusted::open_with(OpenOptions::new().write(true), unfinished)
+        .and_then(|file| file.set_len(0));
     let _ = fs::remove_file(unfinished);
 }
 
@@ -188,7 +199,8 @@ fn sync_guest(
     let deadline = Instant::now() + SYNC_LIMIT;
     let sockets = boot.socket_paths();
     let is_full = || MachineStatus::glance(&sockets) == Some(MachineStatus::DiskFull);
-    let connected = ControlPort::connect(&sockets.control(), Instant::now() + ANSWER_LIMIT, &context.cancel);
+    let connected =
+        ControlPort::connect(&sockets.control(), Instant::now() + ANSWER_LIMIT, &context.cancel);
     let synced = connected.and_then(|mut port| {
         port.attach()?;
         port.sync()?;
@@ -196,7 +208,9 @@ fn sync_guest(
             match port.next(deadline.min(Instant::now() + LOOK_EVERY)) {
                 Ok(GuestMessage::Synced) => return Ok(Ok(())),
                 // An agent of an earlier castra.
-                Ok(GuestMessage::Failed { task: AgentTask::Protocol, reason }) => return Ok(Err(reason)),
+                Ok(GuestMessage::Failed { task: AgentTask::Protocol, reason }) => {
+                    return Ok(Err(reason));
+                }
                 Ok(_) => {}
                 Err(ControlError::ReadTimeout) if is_full() => return Ok(Err(String::new())),
                 Err(ControlError::ReadTimeout) if Instant::now() < deadline => {}
@@ -244,7 +258,9 @@ fn save(
     failpoint::reach(Point::SuspendSaved);
     let stamp = Stamp::of(&file.metadata().map_err(failed(&new))?);
     fs::rename(&new, &published).map_err(failed(&published))?;
-    File::open(files.directory()).and_then(|directory| directory.sync_all()).map_err(failed(&published))?;
+    File::open(files.directory())
+        .and_then(|directory| directory.sync_all())
+        .map_err(failed(&published))?;
     failpoint::reach(Point::SuspendPublished);
     let (at_unix_ms, disk) = (unix_time_ms(), disk_stamp(record, layout)?);
     Ok(SuspendRecord {
@@ -264,7 +280,12 @@ fn disk_stamp(record: &Record, layout: &ProjectLayout) -> Result<DiskStamp, VmEr
 }
 
 /// Ends QEMU, which has nothing to lose since everything is saved.
-fn end_qemu(vm: &str, boot: &BootRecord, layout: &ProjectLayout, cancel: &Cancel) -> Result<(), VmError> {
+fn end_qemu(
+    vm: &str,
+    boot: &BootRecord,
+    layout: &ProjectLayout,
+    cancel: &Cancel,
+) -> Result<(), VmError> {
     let files = layout.vm(vm);
     if let Some(qemu) = running_qemu(&files.pidfile()) {
         let quit = to_leave_in_order(vm, boot, cancel).map(|mut qmp| qmp.quit());

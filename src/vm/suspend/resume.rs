@@ -25,8 +25,8 @@ use crate::vm::error::VmError;
 use crate::vm::plan::VmPlan;
 use crate::vm::record::{Progress, Record, RecordedMachine, StartKind, SuspendRecord};
 use crate::vm::start::{
-    BootRequest, UpOptions, WaitFor, boot_record, cancel_resume, continue_vm, host_of, launch_on_free_port,
-    machine, ports, record_timeline, tcg_cpu,
+    BootRequest, UpOptions, WaitFor, boot_record, cancel_resume, continue_vm, host_of,
+    launch_on_free_port, machine, ports, record_timeline, tcg_cpu,
 };
 use crate::vm::timeline::{Phase, Stopwatch};
 
@@ -110,11 +110,15 @@ fn open_saved(
     layout: &ProjectLayout,
     cancel: &Cancel,
 ) -> Result<File, VmError> {
-    let useless = |reason: &str| VmError::NotResumable { vm: record.name.clone(), reason: reason.to_owned() };
+    let useless =
+        |reason: &str| VmError::NotResumable { vm: record.name.clone(), reason: reason.to_owned() };
     let recorded = saved.boot.machine.as_ref().ok_or_else(|| useless("its machine is unknown"))?;
     let machine = recorded.known().map_err(|reason| {
         let path = layout.vm(&record.name).record();
-        useless(&format!("{} describes a machine that castra does not support: {reason}", path.display()))
+        useless(&format!(
+            "{} describes a machine that castra does not support: {reason}",
+            path.display()
+        ))
     })?;
     if machine.qemu != binary.identity {
         return Err(useless("it was saved by another QEMU, or with other extra arguments"));
@@ -127,7 +131,9 @@ fn open_saved(
     }
     let path = layout.vm(&record.name).machine_state();
     let file = match trusted::open(&path) {
-        Err(error) if trusted::is_absence(&error) => return Err(useless("its saved memory is gone")),
+        Err(error) if trusted::is_absence(&error) => {
+            return Err(useless("its saved memory is gone"));
+        }
         Err(error) => return Err(useless(&format!("its saved memory is not trusted: {error}"))),
         Ok(file) => file,
     };
@@ -142,7 +148,12 @@ fn open_saved(
 }
 
 /// Warns that the saved machine differs from the current definition, which does not apply to it.
-fn warn_of_changes(saved: &SuspendRecord, plan: &VmPlan, image: Option<&Image>, context: &RuntimeContext) {
+fn warn_of_changes(
+    saved: &SuspendRecord,
+    plan: &VmPlan,
+    image: Option<&Image>,
+    context: &RuntimeContext,
+) {
     let (vm, boot) = (&plan.definition.name, &saved.boot);
     let now = tcg_cpu(&plan.definition, image);
     if let Some(cpu) = boot.emulated_cpu().filter(|cpu| **cpu != now) {
@@ -166,7 +177,9 @@ fn warn_of_changes(saved: &SuspendRecord, plan: &VmPlan, image: Option<&Image>, 
 fn provide_initramfs(request: &BootRequest<'_>, base: &Base) -> Result<(), VmError> {
     let initramfs = base.image.as_ref().and_then(|(_, paths)| paths.initramfs.as_ref());
     match initramfs.filter(|_| request.plan.boot == BootProfile::Managed) {
-        Some(initramfs) => Ok(append_agent(initramfs, &request.layout.vm(request.vm()).initramfs())?),
+        Some(initramfs) => {
+            Ok(append_agent(initramfs, &request.layout.vm(request.vm()).initramfs())?)
+        }
         None => Ok(()),
     }
 }
@@ -183,27 +196,34 @@ fn load(
     let (files, declared) = (layout.vm(vm), &request.plan.definition.port_forwards);
     let sockets = layout.sockets(&context.runtime_root, vm);
     ports::check(vm, declared, layout)?;
-    let launched = launch_on_free_port(request, &mut record, saved.boot.has_agent(), |record, ssh_port| {
-        let spec = spec(request, saved, ssh_port)?;
-        let mut boot =
-            boot_record(request, &saved.boot.accelerator, ssh_port, &sockets, StartKind::Suspended, &spec);
-        boot.qemu_version.clone_from(&saved.boot.qemu_version);
-        boot.missing_modules.clone_from(&saved.boot.missing_modules);
-        boot.relayed = saved.boot.relayed;
-        record.progress = Progress::Resuming;
-        request.stopwatch.set_qemu_start(boot.started_unix_ms);
-        record.boot = Some(boot);
-        record.ssh_port = ssh_port.or(record.ssh_port);
-        record.save(layout)?;
-        let launch_it = Launch {
-            spec: &spec,
-            sockets: &sockets,
-            log: &files.qemu_log(),
-            incoming: Some(Incoming::Machine(state()?)),
-            lifetime: Lifetime::Own,
-        };
-        Ok(launch(request.binary, launch_it, &context.cancel))
-    })?;
+    let launched =
+        launch_on_free_port(request, &mut record, saved.boot.has_agent(), |record, ssh_port| {
+            let spec = spec(request, saved, ssh_port)?;
+            let mut boot = boot_record(
+                request,
+                &saved.boot.accelerator,
+                ssh_port,
+                &sockets,
+                StartKind::Suspended,
+                &spec,
+            );
+            boot.qemu_version.clone_from(&saved.boot.qemu_version);
+            boot.missing_modules.clone_from(&saved.boot.missing_modules);
+            boot.relayed = saved.boot.relayed;
+            record.progress = Progress::Resuming;
+            request.stopwatch.set_qemu_start(boot.started_unix_ms);
+            record.boot = Some(boot);
+            record.ssh_port = ssh_port.or(record.ssh_port);
+            record.save(layout)?;
+            let launch_it = Launch {
+                spec: &spec,
+                sockets: &sockets,
+                log: &files.qemu_log(),
+                incoming: Some(Incoming::Machine(state()?)),
+                lifetime: Lifetime::Own,
+            };
+            Ok(launch(request.binary, launch_it, &context.cancel))
+        })?;
     let error = match launched {
         Ok(process) => {
             request.stopwatch.begin_at(Phase::Load, process.greeted);
@@ -213,9 +233,10 @@ fn load(
     };
     cancel_resume(record, layout)?;
     Err(match error {
-        QemuError::Died { .. } if !error.is_port_taken() => {
-            VmError::NotResumable { vm: vm.to_owned(), reason: format!("QEMU cannot load it ({error})") }
-        }
+        QemuError::Died { .. } if !error.is_port_taken() => VmError::NotResumable {
+            vm: vm.to_owned(),
+            reason: format!("QEMU cannot load it ({error})"),
+        },
         other => other.into(),
     })
 }

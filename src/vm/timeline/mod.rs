@@ -175,7 +175,11 @@ impl Timeline {
         if self.result != StartResult::Ready {
             return None;
         }
-        self.phases.iter().filter(|span| span.phase != Phase::Services).filter_map(|span| span.end_ms).max()
+        self.phases
+            .iter()
+            .filter(|span| span.phase != Phase::Services)
+            .filter_map(|span| span.end_ms)
+            .max()
     }
 
     /// Returns the milliseconds from its beginning until the last known event.
@@ -198,7 +202,8 @@ pub(super) fn usual_ms(
 ) -> Option<u64> {
     let good = kept.iter().filter(|timeline| timeline.result == StartResult::Ready);
     let alike = good.filter(|timeline| timeline.is_like(kind, accelerator));
-    let mut took: Vec<u64> = alike.filter_map(|timeline| timeline.phase(phase)?.took_ms()).collect();
+    let mut took: Vec<u64> =
+        alike.filter_map(|timeline| timeline.phase(phase)?.took_ms()).collect();
     took.sort_unstable();
     took.get(took.len() / 2).copied()
 }
@@ -225,7 +230,10 @@ pub(crate) mod tests {
             accelerator: Accelerator::Tcg,
             cpus: 1,
             memory_mib: 1024,
-            base: BaseKind::Managed(ImageLabel { id: "alpine-minimal".into(), version: "v1".into() }),
+            base: BaseKind::Managed(ImageLabel {
+                id: "alpine-minimal".into(),
+                version: "v1".into(),
+            }),
             castra_version: "0.1.0".into(),
             result: StartResult::Ready,
         }
@@ -245,7 +253,8 @@ pub(crate) mod tests {
 
     #[test]
     fn services_do_not_count_as_ready_and_a_failure_never_is() {
-        let mut timeline = boot(1, &[(Phase::Qemu, 100), (Phase::Agent, 900), (Phase::Services, 2000)]);
+        let mut timeline =
+            boot(1, &[(Phase::Qemu, 100), (Phase::Agent, 900), (Phase::Services, 2000)]);
         assert_eq!((timeline.ready_ms(), timeline.length_ms()), (Some(900), 2000));
         timeline.result = StartResult::Failed { reason: "x".into() };
         assert_eq!(timeline.ready_ms(), None);

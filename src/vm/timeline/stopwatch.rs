@@ -55,7 +55,11 @@ impl Stopwatch {
 
     /// Creates a stopwatch for a start that began earlier. Without a saved timeline, it takes no
     /// times.
-    pub(in crate::vm) fn continuing(vm: &str, kept: Option<&Timeline>, reporter: &Arc<dyn Reporter>) -> Self {
+    pub(in crate::vm) fn continuing(
+        vm: &str,
+        kept: Option<&Timeline>,
+        reporter: &Arc<dyn Reporter>,
+    ) -> Self {
         let mut watch = Self::new(vm, reporter);
         let Some(timeline) = kept else { return watch };
         let ago = watch.started_unix_ms.saturating_sub(timeline.started_unix_ms);
@@ -73,7 +77,11 @@ impl Stopwatch {
     /// command ever runs in it.
     pub(in crate::vm) fn of_template(vm: &str, reporter: &Arc<dyn Reporter>) -> Self {
         let watch = Self { is_personalised: false, ..Self::new(vm, reporter) };
-        watch.phases.borrow_mut().push(PhaseSpan { phase: Phase::Kernel, start_ms: 0, end_ms: None });
+        watch.phases.borrow_mut().push(PhaseSpan {
+            phase: Phase::Kernel,
+            start_ms: 0,
+            end_ms: None,
+        });
         watch
     }
 
@@ -96,7 +104,8 @@ impl Stopwatch {
     /// Ends the phase in which the start has failed, without a report, since the error reports it.
     pub(in crate::vm) fn stop(&self) {
         let now = millis(self.zero.elapsed());
-        if let Some(span) = self.phases.borrow_mut().last_mut().filter(|span| span.end_ms.is_none()) {
+        if let Some(span) = self.phases.borrow_mut().last_mut().filter(|span| span.end_ms.is_none())
+        {
             span.end_ms = Some(now.max(span.start_ms));
         }
     }
@@ -105,7 +114,9 @@ impl Stopwatch {
     pub(in crate::vm) fn restart(&self) {
         self.guest_zero_ms.set(None);
         let mut phases = self.phases.borrow_mut();
-        let Some(first) = phases.iter().position(|span| span.phase >= Phase::Attempt) else { return };
+        let Some(first) = phases.iter().position(|span| span.phase >= Phase::Attempt) else {
+            return;
+        };
         let start_ms = phases[first].start_ms;
         phases.truncate(first);
         phases.push(PhaseSpan { phase: Phase::Attempt, start_ms, end_ms: None });
@@ -149,7 +160,12 @@ impl Stopwatch {
         // A guest may report anything, but nothing has happened later than now.
         let now = i128::from(millis(self.zero.elapsed()));
         let at_ms = u64::try_from((zero + i128::from(uptime_ms)).min(now)).unwrap_or(0);
-        let known = self.phases.borrow().iter().find(|span| span.phase == phase).and_then(|span| span.end_ms);
+        let known = self
+            .phases
+            .borrow()
+            .iter()
+            .find(|span| span.phase == phase)
+            .and_then(|span| span.end_ms);
         if let Some(known) = known {
             if phase == Phase::Kernel && known.abs_diff(at_ms) > REBOOT_MS {
                 self.is_of_another_boot.set(true);
@@ -170,7 +186,11 @@ impl Stopwatch {
             };
             let end_ms = self.end_ms(at_ms, next);
             if let Some(next) = next {
-                self.phases.borrow_mut().push(PhaseSpan { phase: next, start_ms: end_ms, end_ms: None });
+                self.phases.borrow_mut().push(PhaseSpan {
+                    phase: next,
+                    start_ms: end_ms,
+                    end_ms: None,
+                });
             }
         }
         if let Some(uptime_ms) = self.early_services_ms.take() {
@@ -186,7 +206,9 @@ impl Stopwatch {
     /// begins, never before the last began.
     fn end_ms(&self, at_ms: u64, next: Option<Phase>) -> u64 {
         let mut phases = self.phases.borrow_mut();
-        let Some(span) = phases.last_mut().filter(|span| span.end_ms.is_none()) else { return at_ms };
+        let Some(span) = phases.last_mut().filter(|span| span.end_ms.is_none()) else {
+            return at_ms;
+        };
         let end_ms = at_ms.max(span.start_ms);
         span.end_ms = Some(end_ms);
         let (phase, took_ms) = (span.phase, end_ms - span.start_ms);
@@ -243,7 +265,9 @@ mod tests {
         watch.guest_zero_ms.set(Some(300));
         // Received all at once, as by a host that comes late; the mounting of the root was not
         // seen.
-        for (stage, uptime_ms) in [(Stage::Initramfs, 1_000), (Stage::Root, 1_500), (Stage::Ready, 1_900)] {
+        for (stage, uptime_ms) in
+            [(Stage::Initramfs, 1_000), (Stage::Root, 1_500), (Stage::Ready, 1_900)]
+        {
             watch.on_stage(StageReached { stage, uptime_ms });
         }
         let expected = [
@@ -271,10 +295,17 @@ mod tests {
 
     #[test]
     fn a_guest_that_rebooted_says_nothing_of_the_first_boot() {
-        let kept = boot(unix_time_ms(), &[(Phase::Qemu, 100), (Phase::Kernel, 2_000), (Phase::Agent, 3_000)]);
+        let kept = boot(
+            unix_time_ms(),
+            &[(Phase::Qemu, 100), (Phase::Kernel, 2_000), (Phase::Agent, 3_000)],
+        );
         let reporter: Arc<dyn Reporter> = Arc::new(Silent);
         let watch = long_ago(Stopwatch::continuing("web", Some(&kept), &reporter));
-        watch.phases.borrow_mut().push(PhaseSpan { phase: Phase::Services, start_ms: 3_000, end_ms: None });
+        watch.phases.borrow_mut().push(PhaseSpan {
+            phase: Phase::Services,
+            start_ms: 3_000,
+            end_ms: None,
+        });
         let same = long_ago(Stopwatch::continuing("web", Some(&kept), &reporter));
         same.phases.replace(watch.phases.borrow().clone());
         for (watch, zero) in [(&watch, 60_000), (&same, 900)] {
@@ -291,10 +322,14 @@ mod tests {
         let reporter: Arc<dyn Reporter> = Arc::new(Silent);
         let watch = long_ago(Stopwatch::of_template("web", &reporter));
         watch.guest_zero_ms.set(Some(0));
-        for (stage, uptime_ms) in [(Stage::Initramfs, 10), (Stage::Root, 20), (Stage::Services, 90)] {
+        for (stage, uptime_ms) in [(Stage::Initramfs, 10), (Stage::Root, 20), (Stage::Services, 90)]
+        {
             watch.on_stage(StageReached { stage, uptime_ms });
         }
-        assert_eq!(spans(&watch)[2..], [(Phase::Root, 20, Some(20)), (Phase::Services, 20, Some(90))]);
+        assert_eq!(
+            spans(&watch)[2..],
+            [(Phase::Root, 20, Some(20)), (Phase::Services, 20, Some(90))]
+        );
     }
 
     #[test]
@@ -320,7 +355,8 @@ mod tests {
         watch.begin_at(Phase::Qemu, at(50));
         watch.restart();
         watch.begin_at(Phase::Qemu, at(90));
-        let expected = [(Phase::Image, 0, Some(10)), (Phase::Attempt, 10, Some(90)), (Phase::Qemu, 90, None)];
+        let expected =
+            [(Phase::Image, 0, Some(10)), (Phase::Attempt, 10, Some(90)), (Phase::Qemu, 90, None)];
         assert_eq!(spans(&watch), expected);
     }
 }

@@ -39,7 +39,12 @@ pub(in crate::vm) fn save(timeline: &Timeline, vm: &VmLayout) {
 }
 
 /// Saves what a stopwatch has learnt of a start since it was saved, if anything.
-pub(in crate::vm) fn save_if_new(stopwatch: &Stopwatch, kept: Timeline, is_ready: bool, vm: &VmLayout) {
+pub(in crate::vm) fn save_if_new(
+    stopwatch: &Stopwatch,
+    kept: Timeline,
+    is_ready: bool,
+    vm: &VmLayout,
+) {
     let mut timeline = stopwatch.timeline(kept.clone());
     if is_ready && timeline.result == StartResult::Started {
         timeline.result = StartResult::Ready;
@@ -93,10 +98,12 @@ mod tests {
             save(&boot(start * 1000, &[(Phase::Kernel, start)]), &vm);
         }
         let kept = timelines(&vm);
-        let starts: Vec<u64> = kept.iter().map(|timeline| timeline.started_unix_ms / 1000).collect();
+        let starts: Vec<u64> =
+            kept.iter().map(|timeline| timeline.started_unix_ms / 1000).collect();
         assert_eq!(starts, (6..=25).rev().collect::<Vec<_>>());
         assert_eq!(find(&vm, kept[0].qemu_unix_ms).as_ref(), kept.first());
-        let mode = fs::metadata(vm.boot(kept[0].qemu_unix_ms)).expect("is there").permissions().mode();
+        let mode =
+            fs::metadata(vm.boot(kept[0].qemu_unix_ms)).expect("is there").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }
 
@@ -111,10 +118,12 @@ mod tests {
         let whole = fs::read(vm.boot(11)).expect("reads");
         fs::write(vm.boot(11), &whole[..whole.len() / 2]).expect("cut");
         fs::write(vm.boot(12), "").expect("emptied");
-        fs::write(vm.boot(13), fs::read(vm.boot(14)).expect("reads")).expect("under another's name");
+        fs::write(vm.boot(13), fs::read(vm.boot(14)).expect("reads"))
+            .expect("under another's name");
         fs::write(vm.boots().join("notes.txt"), "mine").expect("written");
         fs::create_dir(vm.boot(99)).expect("a directory");
-        let left: Vec<u64> = timelines(&vm).iter().map(|timeline| timeline.started_unix_ms).collect();
+        let left: Vec<u64> =
+            timelines(&vm).iter().map(|timeline| timeline.started_unix_ms).collect();
         assert_eq!(left, [4]);
     }
 }

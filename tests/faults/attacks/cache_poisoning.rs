@@ -37,8 +37,10 @@ fn configuration(server: &Server) -> String {
 fn backdoored(directory: &Path) -> Vec<u8> {
     let (raw, disk) = (directory.join("evil.raw"), directory.join("evil.qcow2"));
     fs::write(&raw, vec![0x66; SIZE]).expect("written");
-    let converted =
-        Command::new("qemu-img").args(["convert", "-f", "raw", "-O", "qcow2"]).args([&raw, &disk]).status();
+    let converted = Command::new("qemu-img")
+        .args(["convert", "-f", "raw", "-O", "qcow2"])
+        .args([&raw, &disk])
+        .status();
     assert!(converted.expect("qemu-img runs").success());
     fs::read(disk).expect("read")
 }
@@ -203,7 +205,8 @@ fn an_honest_project_without_any_notes_keeps_its_files() {
     project.run(&["image", "verify", "--offline"]).ok().says("is intact");
     assert!(is(project.path().join(".castra").join(DISK), &disk));
     assert!(
-        !project.path().join(".castra/quarantine").exists() && !project.cache().join("quarantine").exists()
+        !project.path().join(".castra/quarantine").exists()
+            && !project.cache().join("quarantine").exists()
     );
     assert_eq!(server.requests().len(), 1, "nothing is fetched again");
 }

@@ -26,7 +26,10 @@ fn a_helper_keeps_no_inherited_capability() {
     let mut project = Project::isolated();
     let qemu = project.path().join("qemu");
     let status = project.path().join("status");
-    script(&qemu, &format!("cat /proc/self/status >{}\necho QEMU emulator version 7.2.0", status.display()));
+    script(
+        &qemu,
+        &format!("cat /proc/self/status >{}\necho QEMU emulator version 7.2.0", status.display()),
+    );
     project.set("CASTRA_QEMU", &qemu);
     with_inheritable_capabilities(&project, &["doctor"]).output().expect("setpriv runs");
     assert_powerless(&fs::read_to_string(&status).expect("the helper ran"));
@@ -38,8 +41,10 @@ fn doctor_with_a_stuck_helper(project: &mut Project) -> (std::process::Child, i3
     let qemu = project.path().join("qemu");
     let pids = project.path().join("pid");
     // The one outside the group ends by itself.
-    let text =
-        format!("setsid sleep 120 &\nsleep 119 &\necho $! >{}.new\nmv {0}.new {0}\nwait", pids.display());
+    let text = format!(
+        "setsid sleep 120 &\nsleep 119 &\necho $! >{}.new\nmv {0}.new {0}\nwait",
+        pids.display()
+    );
     script(&qemu, &text);
     project.set("CASTRA_QEMU", &qemu);
     project.set("PATH", path_with(&project.path()));

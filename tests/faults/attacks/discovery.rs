@@ -103,7 +103,10 @@ fn state_that_sudo_left_is_not_an_empty_project() {
     ] {
         let ended = as_other(arguments).code(code);
         let told = &ended.stderr;
-        assert!(told.contains("belongs to root") && told.contains("sudo chown"), "{arguments:?}: {told}");
+        assert!(
+            told.contains("belongs to root") && told.contains("sudo chown"),
+            "{arguments:?}: {told}"
+        );
     }
     // One of several VMs may be root's.
     let vms = fake.path().join(".castra/vms");
@@ -122,14 +125,16 @@ fn sudo_leaves_nothing_in_the_home_of_its_caller() {
     for directory in &directories {
         chown(directory, Some(OTHER), Some(OTHER)).expect("given away");
     }
-    let before = directories.each_ref().map(|directory| fs::read_dir(directory).expect("is there").count());
+    let before =
+        directories.each_ref().map(|directory| fs::read_dir(directory).expect("is there").count());
     let sudo = |arguments: &[&str]| {
         let mut command = fake.castra(arguments);
         command.env("SUDO_UID", OTHER.to_string());
         Ended::of(command)
     };
     sudo(&["up"]).ok();
-    let after = directories.each_ref().map(|directory| fs::read_dir(directory).expect("is there").count());
+    let after =
+        directories.each_ref().map(|directory| fs::read_dir(directory).expect("is there").count());
     sudo(&["down", "--force"]).ok();
     assert_eq!(before, after);
     for directory in &directories {

@@ -71,8 +71,13 @@ fn a_link_in_the_place_of_a_directory_is_refused_by_all_commands() {
         symlink(&theirs, &place).expect("linked");
         for arguments in COMMANDS {
             let ended = fake.run(arguments).code(77);
-            let says = [format!("cannot rely on {}", place.display()), "it is a symbolic link".to_owned()];
-            assert!(says.iter().all(|says| ended.stderr.contains(says)), "{arguments:?}: {}", ended.stderr);
+            let says =
+                [format!("cannot rely on {}", place.display()), "it is a symbolic link".to_owned()];
+            assert!(
+                says.iter().all(|says| ended.stderr.contains(says)),
+                "{arguments:?}: {}",
+                ended.stderr
+            );
         }
         assert_untouched(&theirs, &before);
         remove(&place);

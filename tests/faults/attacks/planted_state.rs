@@ -24,7 +24,8 @@ impl Victim {
         let victim = Self { project };
         fs::create_dir(victim.home().join(".ssh")).expect("made");
         for name in [".ssh/id_ed25519", ".bashrc", "thesis.txt"] {
-            fs::write(victim.home().join(name), format!("the only copy of {name}")).expect("written");
+            fs::write(victim.home().join(name), format!("the only copy of {name}"))
+                .expect("written");
         }
         victim
     }
@@ -125,7 +126,8 @@ fn records_that_came_with_a_repository_do_nothing() {
         record["overlay"] = json!(victim.home().join(".bashrc"));
     });
     victim.plant("evil", |record| record["name"] = json!("../../../home"));
-    fs::write(victim.root().join("notes-overlay.qcow2"), "a text file that is no disk").expect("written");
+    fs::write(victim.root().join("notes-overlay.qcow2"), "a text file that is no disk")
+        .expect("written");
     victim.refuses_all(FOREIGN);
 }
 
@@ -135,7 +137,9 @@ fn a_mark_of_another_key_or_of_another_kind_is_no_mark() {
     // Any state that a castra creates has a mark.
     make(&stranger);
     let mark = fs::read(stranger.root().join("mark")).expect("a mark");
-    for text in [mark, b"".to_vec(), b"castra state root 1\nid 0\nmac 0\n".to_vec(), vec![0xff; 2048]] {
+    for text in
+        [mark, b"".to_vec(), b"castra state root 1\nid 0\nmac 0\n".to_vec(), vec![0xff; 2048]]
+    {
         let victim = Victim::new();
         make(&victim);
         fs::write(victim.root().join("mark"), &text).expect("written");
@@ -178,7 +182,10 @@ fn a_record_leads_nowhere_and_nothing_goes_that_is_no_disk() {
             "is not a disk of yours",
         ),
         (|record, thesis| record["overlay"] = json!(thesis), "is not a disk of yours"),
-        (|record, _| record["overlay"] = json!("../../home/thesis.txt"), "outside the state directory"),
+        (
+            |record, _| record["overlay"] = json!("../../home/thesis.txt"),
+            "outside the state directory",
+        ),
         (|record, _| record["overlay"] = json!(""), "outside the state directory"),
         (|record, _| record["name"] = json!("../../x"), "describes VM `../../x`"),
         (|record, _| record["ssh_port"] = json!(22), "never chose port 22"),
@@ -199,7 +206,9 @@ fn a_record_leads_nowhere_and_nothing_goes_that_is_no_disk() {
     ];
     for (edit, says) in edits {
         let victim = Victim::new();
-        victim.project.write("castra.toml", "[[vms]]\nname = \"web\"\nmanaged_image = \"alpine-minimal\"\n");
+        victim
+            .project
+            .write("castra.toml", "[[vms]]\nname = \"web\"\nmanaged_image = \"alpine-minimal\"\n");
         make(&victim);
         victim.plant("web", |record| edit(record, &thesis(&victim)));
         let home = snapshot(&victim.home());
@@ -230,9 +239,10 @@ fn no_record_has_a_disk_outside_of_the_project_removed() {
             tool("qemu-img", &["create", "-q", "-f", "qcow2", disk.to_str().expect("UTF-8"), "1M"]);
             fs::copy(&disk, disks.join(layer)).expect("copied");
             fs::write(disks.join(".precious.qcow2.new"), "").expect("written");
-            victim
-                .project
-                .write("castra.toml", "[[vms]]\nname = \"web\"\nmanaged_image = \"alpine-minimal\"\n");
+            victim.project.write(
+                "castra.toml",
+                "[[vms]]\nname = \"web\"\nmanaged_image = \"alpine-minimal\"\n",
+            );
             make(&victim);
             victim.plant(name, |record| {
                 record["name"] = json!(name);
@@ -279,9 +289,10 @@ fn fifos_links_and_devices_are_refused_at_once_wherever_they_are() {
     for place in PLACES {
         for kind in ["FIFO", "link"] {
             let victim = Victim::new();
-            victim
-                .project
-                .write("castra.toml", "[[vms]]\nname = \"web\"\nmanaged_image = \"alpine-minimal\"\n");
+            victim.project.write(
+                "castra.toml",
+                "[[vms]]\nname = \"web\"\nmanaged_image = \"alpine-minimal\"\n",
+            );
             make(&victim);
             let path = victim.root().join(place);
             fs::create_dir_all(path.parent().expect("a parent")).expect("made");
@@ -293,10 +304,16 @@ fn fifos_links_and_devices_are_refused_at_once_wherever_they_are() {
                 _ => symlink(victim.home().join(".bashrc"), &path).expect("linked"),
             }
             let home = snapshot(&victim.home());
-            for arguments in [&["status"][..], &["up"], &["logs", "web"], &["down", "--force"], &["clean"]] {
+            for arguments in
+                [&["status"][..], &["up"], &["logs", "web"], &["down", "--force"], &["clean"]]
+            {
                 // All that counts is that it ends: the time limit would kill it.
                 let ended = victim.run(arguments);
-                assert!(ended.code.is_some_and(|code| code < 128), "{place} {arguments:?}: {:?}", ended.code);
+                assert!(
+                    ended.code.is_some_and(|code| code < 128),
+                    "{place} {arguments:?}: {:?}",
+                    ended.code
+                );
             }
             assert_untouched(&victim.home(), &home);
         }
@@ -318,7 +335,8 @@ fn what_git_tracks_is_refused_even_with_a_mark() {
     victim.run(&["status"]).ok().says("");
     assert!(
         String::from_utf8_lossy(
-            &tool("git", &["-C", victim.project.path().to_str().expect("UTF-8"), "ls-files"]).stdout
+            &tool("git", &["-C", victim.project.path().to_str().expect("UTF-8"), "ls-files"])
+                .stdout
         )
         .is_empty()
     );
@@ -429,7 +447,8 @@ fn adoption_looks_at_everything_and_gives_up_the_keys() {
     victim.run(&["adopt", "--yes"]).ok();
     for (name, number) in KEYS.into_iter().zip([2, 1, 1]) {
         assert!(!vm.join(name).exists(), "{name}");
-        let kept = fs::read_to_string(quarantine.join(format!("web-{name}.{number}"))).expect("kept");
+        let kept =
+            fs::read_to_string(quarantine.join(format!("web-{name}.{number}"))).expect("kept");
         assert_eq!(kept, format!("{name}, known to a stranger"));
     }
     let earlier = fs::read_to_string(quarantine.join("web-client_key.1")).expect("kept");

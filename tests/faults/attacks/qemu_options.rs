@@ -152,9 +152,15 @@ fn no_machine_or_cpu_of_a_file_reaches_the_host() {
         assert_refused(&victim, &format!("machine = \"{machine}\""), "error");
     }
     assert_refused(&victim, "machine = \"microvm\"", "CASTRA_UNSAFE_QEMU_ARGS");
-    for cpu in
-        ["max,model-id=x", "max,host-cache-info=on", "help", "?", "max,+a=b", "max -device loader", "max,"]
-    {
+    for cpu in [
+        "max,model-id=x",
+        "max,host-cache-info=on",
+        "help",
+        "?",
+        "max,+a=b",
+        "max -device loader",
+        "max,",
+    ] {
         assert_refused(&victim, &format!("cpu = \"{cpu}\""), "CASTRA_UNSAFE_QEMU_ARGS");
     }
 }
@@ -171,8 +177,9 @@ fn no_other_value_of_an_image_is_an_option() {
         "from = \"raw\", to = \"qcow2,backing_file=/etc/passwd\"",
         "from = \"-U\", to = \"qcow2\"",
     ] {
-        let lines =
-            format!("path = \"d\", sha256 = \"{digest}\", pipeline = [{{ convert = {{ {convert} }} }}]");
+        let lines = format!(
+            "path = \"d\", sha256 = \"{digest}\", pipeline = [{{ convert = {{ {convert} }} }}]"
+        );
         assert_refused(&victim, &image(&lines), "cannot be");
     }
     for python in [
@@ -182,7 +189,11 @@ fn no_other_value_of_an_image_is_an_option() {
         "package = \"p\", version = \"1\", platform = \"--no-deps\"",
         "package = \"p @ file:///etc/passwd\", version = \"1\"",
     ] {
-        assert_refused(&victim, &image(&format!("python = {{ {python} }}, sha256 = \"{digest}\"")), "pip");
+        assert_refused(
+            &victim,
+            &image(&format!("python = {{ {python} }}, sha256 = \"{digest}\"")),
+            "pip",
+        );
     }
     for line in ["a\\nb", "a\\u0000b", "a\\tb"] {
         assert_refused(&victim, &format!("command_line = \"{line}\""), "control character");
@@ -232,7 +243,9 @@ fn a_planted_record_adds_nothing_to_a_machine() {
         ("cpu", Value::from("max,model-id=x")),
         ("cpu", Value::from("help")),
     ] {
-        victim.fake.edit_record("vm", |record| record["suspended"]["boot"]["machine"][key] = value.clone());
+        victim.fake.edit_record("vm", |record| {
+            record["suspended"]["boot"]["machine"][key] = value.clone()
+        });
         victim.fake.run(&["up"]).code(65).says("vm.json").says("--discard-suspended");
         assert_eq!(victim.told(), "", "QEMU was started with {value}");
         fs::write(victim.fake.record("vm"), &honest).expect("written");
@@ -290,8 +303,10 @@ fn the_description_of_an_archive_adds_nothing_to_a_machine() {
     victim.fake.run(&["image", "export", "tiny", "honest.tar"]).ok();
     let unpacked = victim.fake.path().join("unpacked");
     fs::create_dir(&unpacked).expect("a directory");
-    let (archive, evil) = (victim.fake.path().join("honest.tar"), victim.fake.path().join("evil.tar"));
-    let (directory, archive) = (unpacked.to_str().expect("UTF-8"), archive.to_str().expect("UTF-8"));
+    let (archive, evil) =
+        (victim.fake.path().join("honest.tar"), victim.fake.path().join("evil.tar"));
+    let (directory, archive) =
+        (unpacked.to_str().expect("UTF-8"), archive.to_str().expect("UTF-8"));
     tool("tar", &["-xf", archive, "-C", directory]);
     let description = unpacked.join("castra-image.json");
     let mut text: Value =
@@ -302,8 +317,10 @@ fn the_description_of_an_archive_adds_nothing_to_a_machine() {
     text["profile"] = profile.clone();
     text["image"]["profile"] = profile;
     fs::write(&description, text.to_string()).expect("written");
-    let blobs = (0..text["blobs"].as_array().expect("blobs").len()).map(|number| format!("blob-{number}"));
-    let members: Vec<String> = std::iter::once("castra-image.json".to_owned()).chain(blobs).collect();
+    let blobs =
+        (0..text["blobs"].as_array().expect("blobs").len()).map(|number| format!("blob-{number}"));
+    let members: Vec<String> =
+        std::iter::once("castra-image.json".to_owned()).chain(blobs).collect();
     let mut words = vec!["--format=ustar", "-cf", evil.to_str().expect("UTF-8"), "-C", directory];
     words.extend(members.iter().map(String::as_str));
     tool("tar", &words);

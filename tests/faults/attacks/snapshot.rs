@@ -38,7 +38,10 @@ pub(crate) fn snapshot(root: &Path) -> BTreeMap<PathBuf, Entry> {
             } else {
                 ("special", Vec::new())
             };
-            found.insert(path, Entry { kind, mode: metadata.mode(), owner: metadata.uid(), content });
+            found.insert(
+                path,
+                Entry { kind, mode: metadata.mode(), owner: metadata.uid(), content },
+            );
         }
     }
     found

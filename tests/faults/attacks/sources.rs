@@ -37,16 +37,24 @@ fn was_connected_to(listener: &TcpListener) -> bool {
 fn addresses_of_this_machine_and_its_networks_are_not_connected_to() {
     let inner = forbidden();
     let port = inner.local_addr().expect("bound").port();
-    for host in ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]", "0.0.0.0", "2130706433", "0x7f.1", "127.1"] {
+    for host in
+        ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]", "0.0.0.0", "2130706433", "0x7f.1", "127.1"]
+    {
         let mut project = project(&format!("url = \"http://{host}:{port}/secret\""));
         project.set("CASTRA_ALLOW_PRIVATE_SOURCES", "");
         let ended = project.run(&["image", "pull"]);
         assert!(!was_connected_to(&inner), "{host}: {}", ended.stderr);
         assert_ne!(ended.code, Some(0), "{host}");
     }
-    for host in
-        ["169.254.169.254", "10.255.255.1", "[fd00::1]", "[fe80::1]", "[::1]", "100.64.0.1", "224.0.0.1"]
-    {
+    for host in [
+        "169.254.169.254",
+        "10.255.255.1",
+        "[fd00::1]",
+        "[fe80::1]",
+        "[::1]",
+        "100.64.0.1",
+        "224.0.0.1",
+    ] {
         let mut project = project(&format!("url = \"http://{host}/latest/meta-data\""));
         project.set("CASTRA_ALLOW_PRIVATE_SOURCES", "");
         let ended = project.run(&["image", "pull"]);

@@ -63,7 +63,10 @@ impl Hostile {
             let ended = bounded(&command);
             let told = format!("{}{}", ended.text(), ended.stderr);
             assert_eq!(ended.code, Some(65), "{what}: {arguments:?}: {told}");
-            assert!(told.contains(&format!("castra.toml:{line}:")), "{what}: {arguments:?}: {told}");
+            assert!(
+                told.contains(&format!("castra.toml:{line}:")),
+                "{what}: {arguments:?}: {told}"
+            );
         }
         assert_untouched(&self.around(), &before);
     }
@@ -173,7 +176,9 @@ fn a_project_in_the_home_directory_does_not_reach_its_hidden_files() {
     let hostile = Hostile::new();
     let home = hostile.around().join("home");
     qcow2(&home.join("base.qcow2"));
-    for overlay in [".ssh/authorized_keys", ".bashrc", ".config/autostart/x.desktop", "./.ssh/../.profile"] {
+    for overlay in
+        [".ssh/authorized_keys", ".bashrc", ".config/autostart/x.desktop", "./.ssh/../.profile"]
+    {
         hostile.configure(&home, "", &format!("overlay = '{overlay}'"));
         hostile.is_refused(&home, 8, overlay);
     }
@@ -245,7 +250,8 @@ fn a_special_file_is_no_base_image() {
         assert!(ended.stderr.contains("not a regular file"), "{base}: {}", ended.stderr);
     }
     // Without a digest, the configuration's own advice would have read it.
-    let image = "[images.mine.rootfs]\npath = 'fifo'\n[[vms]]\nname = 'web'\nmanaged_image = 'mine'\n";
+    let image =
+        "[images.mine.rootfs]\npath = 'fifo'\n[[vms]]\nname = 'web'\nmanaged_image = 'mine'\n";
     hostile.project.write("castra.toml", image);
     bounded(&hostile.project.castra(&["config", "check"])).code(65);
 }

@@ -37,7 +37,12 @@ fn goes_on(point: Point, words: &[&str], prepare: impl Fn(&Fake)) {
     for next in [["up", "down"].as_slice(), &["down", "up", "down"], &["suspend", "up", "down"]] {
         let fake = killed_at(point, words, &prepare);
         let (state, lives) = state_after(point);
-        assert_eq!((fake.state("vm").as_str(), fake.lives("vm")), (state, lives), "at {}", point.name());
+        assert_eq!(
+            (fake.state("vm").as_str(), fake.lives("vm")),
+            (state, lives),
+            "at {}",
+            point.name()
+        );
         for command in next {
             let ended = fake.run(&[*command, "vm"]);
             // A VM that does not run cannot be suspended, and that is the only refusal.
@@ -65,5 +70,7 @@ fn a_down_that_was_killed_is_brought_to_its_end() {
         goes_on(*point, &["down"], |fake| drop(fake.run(&["up", "--cold"]).ok()));
     }
     // With `--force`, QEMU has ended before the other points are passed.
-    goes_on(Point::DownCleaned, &["down", "--force"], |fake| drop(fake.run(&["up", "--cold"]).ok()));
+    goes_on(Point::DownCleaned, &["down", "--force"], |fake| {
+        drop(fake.run(&["up", "--cold"]).ok())
+    });
 }

@@ -64,10 +64,15 @@ fn a_qemu_that_a_signal_ends_is_a_crash_with_its_sender() {
     eventually("the end is seen", Duration::from_secs(60), || fake.state("vm") == "crashed");
     // QEMU has removed it, as whenever it ends by itself.
     assert!(!fake.pidfile("vm").exists());
-    assert_eq!(fake.status("vm")["crash"], "its QEMU was killed by SIGTERM from process 1 (castra)");
+    assert_eq!(
+        fake.status("vm")["crash"],
+        "its QEMU was killed by SIGTERM from process 1 (castra)"
+    );
     fake.run(&["status"]).ok().says("killed by SIGTERM from process 1 (castra)");
     fake.run(&["suspend", "vm"]).code(69).says("crashed");
-    fake.run(&["up"]).ok().says("had crashed (its QEMU was killed by SIGTERM from process 1 (castra))");
+    fake.run(&["up"])
+        .ok()
+        .says("had crashed (its QEMU was killed by SIGTERM from process 1 (castra))");
     assert_eq!(fake.state("vm"), "running");
     fake.run(&["down"]).ok();
     assert_eq!(fake.state("vm"), "stopped");
@@ -83,7 +88,9 @@ fn a_full_disk_pauses_a_vm_until_there_is_room() {
     fake.behave("vm", "disk-full");
     let status = fake.status("vm");
     assert_eq!(status["state"], "disk-full");
-    assert!(status["full_disk"]["filesystem"].is_string() && status["full_disk"]["free_bytes"].is_u64());
+    assert!(
+        status["full_disk"]["filesystem"].is_string() && status["full_disk"]["free_bytes"].is_u64()
+    );
     fake.run(&["status"]).ok().says("is paused").says("Nothing is lost").says("castra up vm");
     for words in [&["up"][..], &["suspend"], &["down"]] {
         fake.run(words).code(74).says("is paused").says("is full").says("Nothing is lost");
@@ -129,11 +136,13 @@ fn a_disk_that_is_full_while_a_vm_starts_loses_no_vm() {
 fn up_after_an_interrupted_down_neither_waits_nor_cuts_the_power() {
     let fake = running();
     fake.behave("vm", "guest-silent ignores-powerdown");
-    let mut down = fake.castra(&["down"]).stderr(Stdio::null()).stdout(Stdio::null()).spawn().expect("runs");
+    let mut down =
+        fake.castra(&["down"]).stderr(Stdio::null()).stdout(Stdio::null()).spawn().expect("runs");
     eventually("the stop begins", Duration::from_secs(60), || fake.state("vm") == "stopping");
     down.kill().expect("is ours");
     down.wait().expect("ends");
-    let up = fake.castra(&["up"]).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().expect("runs");
+    let up =
+        fake.castra(&["up"]).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().expect("runs");
     eventually("it counts as running", Duration::from_secs(50), || fake.state("vm") == "running");
     // The guest no longer answers, and castra waits for it.
     rustix::process::kill_process(Pid::from_child(&up), Signal::INT).expect("is ours");
@@ -152,7 +161,11 @@ fn a_qemu_that_stands_still_is_told_of_and_ended() {
     fake.signal("vm", Signal::STOP);
     // Without waiting for an answer it counts as running; the kernel knows that the process exists.
     assert_eq!(fake.state("vm"), "running");
-    fake.run(&["exec", "--", "true"]).code(255).says("is frozen").says("kill -CONT").says("castra down");
+    fake.run(&["exec", "--", "true"])
+        .code(255)
+        .says("is frozen")
+        .says("kill -CONT")
+        .says("castra down");
     fake.run(&["up"]).code(69).says("is frozen");
     fake.run(&["suspend"]).code(69).says("is frozen");
     // Continued first, so that its guest can shut down.
@@ -182,7 +195,8 @@ fn force_gives_qemu_the_time_to_quit_before_a_signal_ends_it() {
 fn a_pid_file_that_names_a_stranger_kills_nobody() {
     let fake = running();
     fake.run(&["down"]).ok();
-    let mut stranger = Command::new("sleep").arg("600").stdin(Stdio::null()).spawn().expect("starts");
+    let mut stranger =
+        Command::new("sleep").arg("600").stdin(Stdio::null()).spawn().expect("starts");
     for state in ["stopped", "crashed"] {
         fs::write(fake.pidfile("vm"), format!("{}\n", stranger.id())).expect("writes");
         assert_eq!(fake.state("vm"), state);
@@ -239,8 +253,9 @@ fn a_guest_that_was_ready_and_hangs_is_in_no_phase_of_a_boot() {
     let fake = running();
     fake.behave("vm", "guest-silent");
     let up = fake.run(&["up", "--boot-timeout", "1"]).code(69);
-    let up =
-        up.says("is not responding: it was ready, but has been silent for 1 s").says("castra console vm");
+    let up = up
+        .says("is not responding: it was ready, but has been silent for 1 s")
+        .says("castra console vm");
     assert!(!up.stderr.contains("phase"), "{}", up.stderr);
     assert_eq!(fake.state("vm"), "running");
 }
@@ -251,7 +266,8 @@ fn a_console_without_its_socket_is_not_blamed_on_an_earlier_castra() {
     let sockets = fake.leftovers();
     let console = sockets.iter().find(|path| path.ends_with("console.sock")).expect("a console");
     fs::remove_file(console).expect("removed");
-    let ended = fake.run(&["console"]).code(69).says("console.sock is gone").says("castra logs -f vm");
+    let ended =
+        fake.run(&["console"]).code(69).says("console.sock is gone").says("castra logs -f vm");
     assert!(!ended.stderr.contains("earlier castra"), "{}", ended.stderr);
 }
 
@@ -259,8 +275,12 @@ fn a_console_without_its_socket_is_not_blamed_on_an_earlier_castra() {
 fn a_signal_ends_each_wait_for_a_qemu_that_is_silent() {
     let fake = running();
     fake.behave("vm", "qmp-silent");
-    let mut suspend =
-        fake.castra(&["suspend"]).stderr(Stdio::null()).stdout(Stdio::null()).spawn().expect("runs");
+    let mut suspend = fake
+        .castra(&["suspend"])
+        .stderr(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("runs");
     // Castra waits ten seconds for an answer; wherever the signal arrives, it is an interruption or
     // precedes the handler.
     std::thread::sleep(Duration::from_millis(500));
@@ -295,10 +315,16 @@ fn a_qemu_of_another_pid_namespace_is_alive_and_nothing_is_done_to_it() {
         let ended = inside(words).expect("as before").code(75);
         ended.says("another container or pid namespace").says("Nothing has been changed");
     }
-    inside(&["exec", "--", "true"]).expect("as before").code(255).says("another container or pid namespace");
+    inside(&["exec", "--", "true"])
+        .expect("as before")
+        .code(255)
+        .says("another container or pid namespace");
     inside(&["clean", "--orphans", "--yes"]).expect("as before");
     assert!(fake.lives("vm"));
-    assert_eq!((fake.state("vm").as_str(), fake.disk("vm"), fake.qemu_pid("vm")), ("running", disk, pid));
+    assert_eq!(
+        (fake.state("vm").as_str(), fake.disk("vm"), fake.qemu_pid("vm")),
+        ("running", disk, pid)
+    );
     fake.run(&["down"]).ok();
     assert!(fake.journal("vm").ends_with("ended by its guest\n"), "{}", fake.journal("vm"));
 }
@@ -342,7 +368,8 @@ fn a_guest_that_never_speaks_is_given_up_in_time() {
 
 #[test]
 fn a_port_that_is_taken_meanwhile_is_tried_again_or_named() {
-    let free = TcpListener::bind("127.0.0.1:0").expect("bound").local_addr().expect("an address").port();
+    let free =
+        TcpListener::bind("127.0.0.1:0").expect("bound").local_addr().expect("an address").port();
     let fake = Fake::with_port("vm", free);
     fake.behave("vm", "port-taken:2");
     fake.run(&["up", "--cold"]).ok();

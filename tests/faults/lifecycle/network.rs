@@ -66,7 +66,8 @@ fn an_older_agent_is_taken_at_no_word() {
 #[test]
 fn the_guests_clock_is_compared_with_this_machines() {
     let fake = with_a_vm("");
-    let ahead_ms = || fake.status("vm")["clock_ahead_ms"].as_i64().expect("the guest says its time");
+    let ahead_ms =
+        || fake.status("vm")["clock_ahead_ms"].as_i64().expect("the guest says its time");
     assert!(ahead_ms().abs() < 20_000, "{}", ahead_ms());
     fake.behave("vm", "clock-behind:3600");
     assert!((-3_620_000..-3_580_000).contains(&ahead_ms()), "{}", ahead_ms());

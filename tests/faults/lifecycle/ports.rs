@@ -17,14 +17,17 @@ fn a_vm_keeps_its_port_however_it_is_stopped_and_started() {
     let fake = Fake::new(&["vm"]);
     fake.run(&["up", "--cold"]).ok();
     let port = ssh_port(&fake, "vm");
-    let restarts: [&[&str]; 5] = [&["restart"], &["down"], &["suspend"], &["down", "--force"], &["suspend"]];
+    let restarts: [&[&str]; 5] =
+        [&["restart"], &["down"], &["suspend"], &["down", "--force"], &["suspend"]];
     for stop in restarts {
         fake.run(stop).ok();
         fake.run(&["up"]).ok();
         assert_eq!(ssh_port(&fake, "vm"), port, "{stop:?}");
     }
     fake.signal("vm", rustix::process::Signal::KILL);
-    castra_test_support::eventually("its end", std::time::Duration::from_secs(60), || !fake.lives("vm"));
+    castra_test_support::eventually("its end", std::time::Duration::from_secs(60), || {
+        !fake.lives("vm")
+    });
     fake.run(&["up"]).ok();
     assert_eq!(ssh_port(&fake, "vm"), port, "killed");
 }
@@ -76,7 +79,8 @@ fn a_port_of_roots_in_a_record_is_not_taken() {
         fake.edit_record("vm", |record| record["ssh_port"] = json!(port));
         fake.run(&["up"]).code(65).says(&format!("never chose port {port}"));
     }
-    for (port, code) in [(json!(65_536), 65), (json!(-1), 65), (json!("22"), 65), (json!(null), 0)] {
+    for (port, code) in [(json!(65_536), 65), (json!(-1), 65), (json!("22"), 65), (json!(null), 0)]
+    {
         std::fs::write(fake.record("vm"), &honest).expect("writes");
         fake.edit_record("vm", |record| record["ssh_port"] = port);
         fake.run(&["up"]).code(code);
@@ -95,7 +99,8 @@ fn service(fake: &Fake) -> (serde_json::Value, String) {
 
 #[test]
 fn ports_tells_what_listens_behind_a_forward() {
-    let free = TcpListener::bind("127.0.0.1:0").expect("bound").local_addr().expect("an address").port();
+    let free =
+        TcpListener::bind("127.0.0.1:0").expect("bound").local_addr().expect("an address").port();
     let fake = Fake::with_port("vm", free);
     fake.run(&["up", "--cold"]).ok();
     let (service_is, shown) = service(&fake);

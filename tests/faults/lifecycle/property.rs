@@ -69,7 +69,9 @@ impl Step {
     /// Returns `true` for a step that may clone a VM.
     fn clones(&self) -> bool {
         match self {
-            Self::Run(order) | Self::InNamespace(order) | Self::Killed(order, _) => order.words == CLONING,
+            Self::Run(order) | Self::InNamespace(order) | Self::Killed(order, _) => {
+                order.words == CLONING
+            }
             Self::Together(orders) => orders.iter().any(|order| order.words == CLONING),
             _ => false,
         }
@@ -104,8 +106,8 @@ fn order() -> impl Strategy<Value = Order> {
         1 => Just(&["clean"][..]),
         1 => Just(&["clean", "--records"][..]),
     ];
-    let order =
-        (words, prop::option::weighted(0.7, 0..ALL.len())).prop_map(|(words, vm)| Order { words, vm });
+    let order = (words, prop::option::weighted(0.7, 0..ALL.len()))
+        .prop_map(|(words, vm)| Order { words, vm });
     prop_oneof![16 => order, 4 => (0..VMS.len()).prop_map(|vm| Order { words: CLONING, vm: Some(vm) })]
 }
 
@@ -136,7 +138,8 @@ fn step() -> impl Strategy<Value = Step> {
 
 /// Creates the files that all lives share: the image, and the template of its VMs.
 fn cache() -> tempfile::TempDir {
-    let cache = tempfile::Builder::new().prefix("castra-cache-").tempdir_in("/tmp").expect("a directory");
+    let cache =
+        tempfile::Builder::new().prefix("castra-cache-").tempdir_in("/tmp").expect("a directory");
     Fake::with_cache(cache.path().to_owned(), &VMS).run(&["up"]).ok();
     cache
 }
@@ -157,7 +160,9 @@ impl Life {
             Step::Run(order) => until_end(order.start(fake).spawn().expect("castra runs"), order),
             Step::Together(orders) => thread::scope(|scope| {
                 for order in orders {
-                    scope.spawn(|| until_end(order.start(fake).spawn().expect("castra runs"), order));
+                    scope.spawn(|| {
+                        until_end(order.start(fake).spawn().expect("castra runs"), order)
+                    });
                 }
             }),
             Step::InNamespace(order) => {
@@ -194,7 +199,8 @@ impl Life {
     fn restart_host(&self) {
         for vm in ALL {
             self.end_qemu(vm, Signal::KILL);
-            let is_whole = |bytes: Vec<u8>| serde_json::from_slice::<serde_json::Value>(&bytes).is_ok();
+            let is_whole =
+                |bytes: Vec<u8>| serde_json::from_slice::<serde_json::Value>(&bytes).is_ok();
             if fs::read(self.fake.record(vm)).is_ok_and(is_whole) {
                 self.fake.edit_record(vm, |record| {
                     if !record["boot"].is_null() {
@@ -213,8 +219,8 @@ impl Life {
                 continue;
             }
             let (state, lives) = settled(&self.fake, vm);
-            let alive =
-                ["starting", "running", "disk-full", "stopping", "suspending", "resuming"].contains(&&*state);
+            let alive = ["starting", "running", "disk-full", "stopping", "suspending", "resuming"]
+                .contains(&&*state);
             assert!(
                 state == "unknown" || alive == lives,
                 "{vm} is {state}, and its QEMU lives: {lives}\npid file: {:?}\n{}\n{:#?}",
@@ -223,7 +229,8 @@ impl Life {
                 self.fake.processes(),
             );
             let pidfile = self.fake.pidfile(vm).to_string_lossy().into_owned();
-            let processes = self.fake.processes().into_iter().filter(|line| line.contains(&pidfile)).count();
+            let processes =
+                self.fake.processes().into_iter().filter(|line| line.contains(&pidfile)).count();
             assert!(processes <= 1, "{vm} has {processes} QEMUs");
             assert!(lives || processes == 0, "{vm}: there is a QEMU that nobody finds");
             let journal = self.fake.journal(vm);
@@ -336,7 +343,11 @@ fn wait(mut child: Child, order: &Order) -> Output {
 fn judge(output: &Output, order: &Order) {
     let said = String::from_utf8_lossy(&output.stderr);
     let code = output.status.code();
-    assert!(code.is_some_and(|code| KNOWN_CODES.contains(&code)), "{order:?}: {}\n{said}", output.status);
+    assert!(
+        code.is_some_and(|code| KNOWN_CODES.contains(&code)),
+        "{order:?}: {}\n{said}",
+        output.status
+    );
     assert!(!said.contains("panicked"), "{order:?}: {said}");
 }
 

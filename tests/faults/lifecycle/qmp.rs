@@ -37,7 +37,9 @@ fn down_reaches_its_end_without() {
         fake.run(&["up", "--cold"]).ok();
         // The agent does not help either, so QMP is asked.
         fake.behave("vm", &format!("{fault} ignores-powerdown"));
-        fake.run(&["down", "--timeout", "1"]).code(69).says("was stopped by SIGTERM, like a power cut");
+        fake.run(&["down", "--timeout", "1"])
+            .code(69)
+            .says("was stopped by SIGTERM, like a power cut");
         assert_eq!(fake.state("vm"), "stopped", "{fault}");
         assert!(!fake.lives("vm"), "{fault}");
         assert_eq!(fake.leftovers(), Vec::<std::path::PathBuf>::new(), "{fault}");

@@ -93,7 +93,10 @@ fn a_record_of_a_later_castra_is_left_alone_and_its_vm_can_be_stopped() {
     assert!(fake.lives("vm"));
     fake.run(&["down"]).ok();
     assert!(!fake.lives("vm"));
-    assert!(fs::read_to_string(fake.record("vm")).expect("reads").contains("99"), "it was written over");
+    assert!(
+        fs::read_to_string(fake.record("vm")).expect("reads").contains("99"),
+        "it was written over"
+    );
 }
 
 #[test]
@@ -152,7 +155,9 @@ fn a_host_that_was_restarted_is_a_crash() {
     // Everything ended with the machine: QEMU by itself, or killed.
     for signal in [rustix::process::Signal::TERM, rustix::process::Signal::KILL] {
         fake.signal("vm", signal);
-        castra_test_support::eventually("its end", std::time::Duration::from_secs(60), || !fake.lives("vm"));
+        castra_test_support::eventually("its end", std::time::Duration::from_secs(60), || {
+            !fake.lives("vm")
+        });
         fake.edit_record("vm", |record| record["boot"]["boot_id"] = another());
         assert_eq!(fake.state("vm"), "crashed");
         assert_eq!(fake.status("vm")["crash"], "this machine was restarted while it was running");

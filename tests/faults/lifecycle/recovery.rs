@@ -110,7 +110,10 @@ fn silent(fake: &Fake) {
     up(fake);
     fake.behave("vm", "guest-silent");
     is(fake, "running");
-    fake.run(&["up", "--boot-timeout", "1"]).code(69).says("is not responding").says("castra restart vm");
+    fake.run(&["up", "--boot-timeout", "1"])
+        .code(69)
+        .says("is not responding")
+        .says("castra restart vm");
     fake.behave("vm", "");
     fake.run(&["restart", "vm"]).ok();
     is(fake, "running");

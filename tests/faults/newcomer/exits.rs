@@ -44,7 +44,9 @@ fn to_a_full_device() -> Option<i32> {
 
 fn with_a_taken_port() -> Option<i32> {
     let holder = TcpListener::bind("127.0.0.1:0").expect("bound");
-    Fake::with_port("vm", holder.local_addr().expect("an address").port()).run(&["up", "--cold"]).code
+    Fake::with_port("vm", holder.local_addr().expect("an address").port())
+        .run(&["up", "--cold"])
+        .code
 }
 
 fn where_nobody_may_write() -> Option<i32> {

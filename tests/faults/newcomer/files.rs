@@ -16,7 +16,8 @@ fn run_after(mount: &str, place: &Path, project: &Project, words: &[&str]) -> Op
     run_script(&script, &[&[place], words].concat(), project)
 }
 
-const READ_ONLY: &str = "mount --bind \"$PLACE\" \"$PLACE\" && mount -o remount,bind,ro \"$PLACE\" && cd .";
+const READ_ONLY: &str =
+    "mount --bind \"$PLACE\" \"$PLACE\" && mount -o remount,bind,ro \"$PLACE\" && cd .";
 
 #[test]
 fn a_project_that_cannot_be_written_to() {
@@ -55,7 +56,9 @@ fn a_disk_that_is_full() {
 fn run_limited(project: &Project, blocks: u64, words: &[&str]) -> Ended {
     let castra = project.castra(words);
     let mut shell = Command::new("sh");
-    shell.args(["-c", &format!("ulimit -f {blocks}; exec \"$0\" \"$@\"")]).arg(castra.get_program());
+    shell
+        .args(["-c", &format!("ulimit -f {blocks}; exec \"$0\" \"$@\"")])
+        .arg(castra.get_program());
     shell.args(castra.get_args()).current_dir(project.path());
     for (name, value) in castra.get_envs() {
         match value {
@@ -88,10 +91,18 @@ fn files_that_may_not_become_as_long_as_needed() {
         let ended = run_limited(&fake, blocks, &["up", "--cold"]);
         codes.insert(ended.code);
         if ended.code != Some(0) {
-            assert!(ended.code.is_some(), "a signal has ended castra with {blocks} blocks: {}", ended.stderr);
+            assert!(
+                ended.code.is_some(),
+                "a signal has ended castra with {blocks} blocks: {}",
+                ended.stderr
+            );
             let ended = ended.says("error: ").says("ulimit -f unlimited");
             assert!(!ended.stderr.contains("panicked"), "{}", ended.stderr);
-            assert!(!ended.stderr.contains("disk.qcow2 would be"), "it is not written to: {}", ended.stderr);
+            assert!(
+                !ended.stderr.contains("disk.qcow2 would be"),
+                "it is not written to: {}",
+                ended.stderr
+            );
         }
         let left = [unfinished(&fake.path()), unfinished(&fake.cache())].concat();
         assert!(left.is_empty(), "left with {blocks} blocks: {left:?}");
@@ -107,9 +118,11 @@ fn qemu_has_the_default_for_the_signal_of_a_file_size_limit() {
     const BIT: u64 = 1 << (25 - 1);
     let fake = Fake::new(&["vm"]);
     fake.run(&["up", "--cold"]).ok();
-    let status = std::fs::read_to_string(format!("/proc/{}/status", fake.qemu_pid("vm"))).expect("reads");
+    let status =
+        std::fs::read_to_string(format!("/proc/{}/status", fake.qemu_pid("vm"))).expect("reads");
     for set in ["SigIgn:", "SigCgt:"] {
-        let line = status.lines().find_map(|line| line.strip_prefix(set)).expect("a set of signals");
+        let line =
+            status.lines().find_map(|line| line.strip_prefix(set)).expect("a set of signals");
         let signals = u64::from_str_radix(line.trim(), 16).expect("hexadecimal");
         assert_eq!(signals & BIT, 0, "{status}");
     }

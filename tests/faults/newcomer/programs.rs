@@ -29,7 +29,8 @@ fn no_qemu_img() {
     let configuration = fs::read_to_string(fake.path().join("castra.toml")).expect("reads");
     // A disk that has to be converted first.
     let rootfs = "path = \"image/disk.qcow2\"\n";
-    let converted = format!("{rootfs}pipeline = [{{ convert = {{ from = \"raw\", to = \"qcow2\" }} }}]\n");
+    let converted =
+        format!("{rootfs}pipeline = [{{ convert = {{ from = \"raw\", to = \"qcow2\" }} }}]\n");
     fake.write("castra.toml", &configuration.replacen(rootfs, &converted, 1));
     fake.set("PATH", fake.path().join("image"));
     holds("no_qemu_img", &transcript(&fake, &["up"]));
@@ -62,8 +63,11 @@ fn a_qemu_that_ends_at_once_with_words_that_castra_does_not_know() {
     ] {
         let words = "echo 'qemu-system-x86_64: no wires in this build' >&2; exit 1";
         let program = fake.path().join(name);
-        fs::write(&program, format!("#!/bin/sh\ncase \"$*\" in {fails}) {words};; esac\nexit 33\n"))
-            .expect("a program");
+        fs::write(
+            &program,
+            format!("#!/bin/sh\ncase \"$*\" in {fails}) {words};; esac\nexit 33\n"),
+        )
+        .expect("a program");
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("executable");
         fake.set("CASTRA_QEMU", program);
         let ended = fake.run(&["up", "--cold"]).code(69).says(said);
@@ -77,8 +81,10 @@ fn a_guest_that_does_not_come_up() {
     let fake = Fake::new(&["vm"]);
     fake.behave("vm", "guest-silent");
     // The probable cause depends on how busy this machine is.
-    let said =
-        fake.run(&["up", "--cold", "--boot-timeout", "1"]).code(69).says("VM `vm` was not ready after 1 s");
+    let said = fake
+        .run(&["up", "--cold", "--boot-timeout", "1"])
+        .code(69)
+        .says("VM `vm` was not ready after 1 s");
     said.says("hint:").says("--boot-timeout SECS").says("castra logs vm");
 }
 

@@ -35,8 +35,9 @@ pub(crate) fn told(project: &Project, words: &[&str], ended: &Ended) -> String {
 /// Compares with the recorded output, and insists on a next step.
 #[track_caller]
 pub(crate) fn holds(name: &str, transcript: &str) {
-    let has_next_step =
-        ["hint:", "help:", "tip:", "For more information, try"].iter().any(|sign| transcript.contains(sign));
+    let has_next_step = ["hint:", "help:", "tip:", "For more information, try"]
+        .iter()
+        .any(|sign| transcript.contains(sign));
     assert!(has_next_step, "there is no way out of\n{transcript}");
     let settings = {
         let mut settings = insta::Settings::clone_current();

@@ -48,7 +48,10 @@ fn a_configuration_that_makes_no_sense() {
         ("no_vm", "[project]\nname = \"shop\"\n"),
         (
             "long_name",
-            &format!("[[vms]]\nname = \"{}\"\nmanaged_image = \"alpine-minimal\"\n", "x".repeat(41)),
+            &format!(
+                "[[vms]]\nname = \"{}\"\nmanaged_image = \"alpine-minimal\"\n",
+                "x".repeat(41)
+            ),
         ),
         ("unknown_image", "[[vms]]\nname = \"web\"\nmanaged_image = \"alpin-minimal\"\n"),
         (
@@ -66,6 +69,9 @@ fn a_configuration_that_makes_no_sense() {
 #[test]
 fn a_key_that_nobody_knows() {
     let project = Project::isolated();
-    project.write("castra.toml", "[[vms]]\nname = \"web\"\nmanaged_image = \"alpine-minimal\"\ncpuss = 2\n");
+    project.write(
+        "castra.toml",
+        "[[vms]]\nname = \"web\"\nmanaged_image = \"alpine-minimal\"\ncpuss = 2\n",
+    );
     holds("unknown_key", &transcript(&project, &["image", "pull", "nothing"]));
 }

@@ -15,7 +15,8 @@ const SECONDS: &str = "CASTRA_FUZZ_SECS";
 
 /// Tries a target with these inputs and with spoilt ones. Prints the input of a failure.
 fn try_out(target: fn(&[u8]), seeds: &[Vec<u8>]) {
-    let seconds = std::env::var(SECONDS).ok().and_then(|text| text.parse().ok()).map(Duration::from_secs);
+    let seconds =
+        std::env::var(SECONDS).ok().and_then(|text| text.parse().ok()).map(Duration::from_secs);
     let end = Instant::now() + seconds.unwrap_or(LIMIT);
     let mut mutator = Mutator::new(seeds);
     seeds.iter().for_each(|seed| target(seed));

@@ -4,8 +4,8 @@ use bytes::Bytes;
 use castra::managed::{Catalog, Manifest};
 use castra_sftp::{Attributes, Code, Entry, Flags, Reply, Request};
 use castra_wire::{
-    AgentTask, Envelope, ExecHeader, GuestMessage, HostMessage, PROTOCOL_VERSION, Personality, Secret,
-    Session, Stage, StageReached, encode,
+    AgentTask, Envelope, ExecHeader, GuestMessage, HostMessage, PROTOCOL_VERSION, Personality,
+    Secret, Session, Stage, StageReached, encode,
 };
 
 const REFERENCE: &str = include_str!("../../../docs/config.md");
@@ -32,7 +32,10 @@ pub(crate) fn manifests() -> Vec<Vec<u8>> {
 /// Returns the examples of the reference.
 pub(crate) fn configurations() -> Vec<Vec<u8>> {
     let blocks = REFERENCE.split("```toml\n").skip(1);
-    blocks.filter_map(|rest| rest.split("```").next()).map(|block| block.as_bytes().to_vec()).collect()
+    blocks
+        .filter_map(|rest| rest.split("```").next())
+        .map(|block| block.as_bytes().to_vec())
+        .collect()
 }
 
 /// Returns one of each message, and a whole conversation.
@@ -83,8 +86,12 @@ pub(crate) fn exec_headers() -> Vec<Vec<u8>> {
 /// Returns most requests and replies, and a stream of them.
 pub(crate) fn sftp_packets() -> Vec<Vec<u8>> {
     let text = Bytes::from_static(b"/a/\xff");
-    let attributes =
-        Attributes { size: Some(1), owner: Some((2, 3)), mode: Some(0o100_644), times: Some((4, 5)) };
+    let attributes = Attributes {
+        size: Some(1),
+        owner: Some((2, 3)),
+        mode: Some(0o100_644),
+        times: Some((4, 5)),
+    };
     let entry = Entry { name: text.clone(), line: text.clone(), attributes };
     let requests = [
         Request::Open { path: text.clone(), flags: Flags::READ.and(Flags::CREATE), attributes },

@@ -7,7 +7,9 @@ use bytes::Bytes;
 use castra::config::{Surroundings, parse};
 use castra::managed::{Manifest, VhdKind, parse_vhd_footer};
 use castra_sftp::{Reply, Request};
-use castra_wire::{Envelope, ExecHeader, GuestMessage, HostMessage, Lines, MAX_LINE_BYTES, decode, encode};
+use castra_wire::{
+    Envelope, ExecHeader, GuestMessage, HostMessage, Lines, MAX_LINE_BYTES, decode, encode,
+};
 
 /// Parses the last 512 bytes of a VHD.
 pub(crate) fn vhd_footer(data: &[u8]) {

@@ -12,7 +12,10 @@ use crate::image_commands::fixture::{blob, configuration, disk, names, project, 
 /// Returns a project on another machine, with the same `castra.toml` and no network.
 fn elsewhere(server_url: &str) -> Project {
     let project = Project::isolated();
-    project.write("castra.toml", &configuration(server_url, &format!("sha256 = \"{}\"", sha256(&disk()))));
+    project.write(
+        "castra.toml",
+        &configuration(server_url, &format!("sha256 = \"{}\"", sha256(&disk()))),
+    );
     project
 }
 
@@ -42,7 +45,10 @@ fn what_is_exported_is_imported_where_there_is_no_network() {
     assert_eq!(server.requests().len(), 1);
 
     let there = elsewhere(&server.url("/disk.raw"));
-    there.run(&["--offline", "image", "export", "disk", "x.tar"]).code(69).says("network is disabled");
+    there
+        .run(&["--offline", "image", "export", "disk", "x.tar"])
+        .code(69)
+        .says("network is disabled");
     assert_eq!(names(&there.path()), ["castra.toml"]);
     there
         .run(&["--offline", "image", "import", text(&archive)])
@@ -71,7 +77,11 @@ fn what_no_image_is_made_from_is_refused() {
     let mut bytes = disk();
     bytes[7] ^= 1;
     fs::write(project.path().join("other.raw"), &bytes).expect("written");
-    project.run(&["image", "import", "other.raw"]).code(65).says(&sha256(&bytes)).says("castra image show");
+    project
+        .run(&["image", "import", "other.raw"])
+        .code(65)
+        .says(&sha256(&bytes))
+        .says("castra image show");
     project.run(&["image", "import", "nothing"]).code(66).says("no such file");
     project.run(&["image", "import", "."]).code(66).says("not a regular file");
     assert_eq!(names(&project.cache().join("blobs/sha256")), Vec::<String>::new());
@@ -132,7 +142,11 @@ fn archive(path: &Path, parts: &[Part]) {
 fn is_refused(parts: &[Part], said: &str) {
     let project = elsewhere("https://example.invalid/disk.raw");
     archive(&project.path().join("hostile.tar"), parts);
-    project.run(&["image", "import", "hostile.tar"]).code(65).says("not a valid image archive").says(said);
+    project
+        .run(&["image", "import", "hostile.tar"])
+        .code(65)
+        .says("not a valid image archive")
+        .says(said);
     assert_eq!(names(&project.path()), ["castra.toml", "hostile.tar"]);
     let left = names(&project.cache().join("blobs/sha256"));
     assert!(left.iter().all(|name| *name == sha256(&disk())), "{left:?}");
@@ -140,7 +154,9 @@ fn is_refused(parts: &[Part], said: &str) {
 
 #[test]
 fn members_with_names_of_their_own_are_refused() {
-    for name in ["../../escape", "/tmp/escape", "blob-1", "blob-0/../x", "images/disk/v1/rootfs.qcow2"] {
+    for name in
+        ["../../escape", "/tmp/escape", "blob-1", "blob-0/../x", "images/disk/v1/rootfs.qcow2"]
+    {
         is_refused(&[description(disk().len()), Part::file(name, &disk())], "unexpected member");
     }
 }
@@ -148,15 +164,22 @@ fn members_with_names_of_their_own_are_refused() {
 #[test]
 fn members_that_are_no_files_are_refused() {
     // Includes the extensions that would give the next member another name.
-    for kind in
-        [EntryType::Symlink, EntryType::Link, EntryType::Directory, EntryType::Fifo, EntryType::GNUSparse]
-    {
+    for kind in [
+        EntryType::Symlink,
+        EntryType::Link,
+        EntryType::Directory,
+        EntryType::Fifo,
+        EntryType::GNUSparse,
+    ] {
         let part = Part { name: "blob-0", kind, bytes: Vec::new() };
         is_refused(&[description(disk().len()), part], "unexpected member");
     }
     for kind in [EntryType::XHeader, EntryType::GNULongName] {
         let part = Part { name: "blob-0", kind, bytes: b"../../escape\0".to_vec() };
-        is_refused(&[description(disk().len()), part, Part::file("blob-0", &disk())], "unexpected member");
+        is_refused(
+            &[description(disk().len()), part, Part::file("blob-0", &disk())],
+            "unexpected member",
+        );
     }
 }
 
@@ -195,6 +218,10 @@ fn an_archive_that_is_cut_off_anywhere_is_refused() {
         let there = elsewhere(&server.url("/disk.raw"));
         fs::write(there.path().join("cut.tar"), &whole[..length]).expect("written");
         there.run(&["image", "import", "cut.tar"]).code(65).says("not a valid image archive");
-        assert_eq!(names(&there.cache().join("blobs/sha256")), Vec::<String>::new(), "after {length} bytes");
+        assert_eq!(
+            names(&there.cache().join("blobs/sha256")),
+            Vec::<String>::new(),
+            "after {length} bytes"
+        );
     }
 }

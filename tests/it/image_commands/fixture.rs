@@ -74,7 +74,8 @@ pub(crate) fn blob(project: &Project) -> PathBuf {
 /// reveals it.
 pub(crate) fn rot(file: &Path) {
     let before = fs::metadata(file).expect("is there");
-    let open = fs::OpenOptions::new().read(true).write(true).open(file).expect("root or the owner may");
+    let open =
+        fs::OpenOptions::new().read(true).write(true).open(file).expect("root or the owner may");
     let mut byte = [0];
     let middle = before.len() / 2;
     open.read_exact_at(&mut byte, middle).expect("read");

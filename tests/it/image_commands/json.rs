@@ -27,7 +27,10 @@ fn documented(ended: &Ended, subcommand: &str) -> Value {
     let mut fields = BTreeSet::new();
     keys(&value, &mut fields);
     for field in fields {
-        assert!(REFERENCE.contains(&format!("`{field}`")), "docs/json.md does not mention `{field}`");
+        assert!(
+            REFERENCE.contains(&format!("`{field}`")),
+            "docs/json.md does not mention `{field}`"
+        );
     }
     value
 }
@@ -45,8 +48,12 @@ fn every_subcommand_speaks_json_and_every_field_is_documented() {
         (&"disk".into(), &true.into())
     );
     let listed = run(&["list"]);
-    let names: Vec<&Value> =
-        listed["images"].as_array().expect("a list").iter().map(|row| &row["image"]["name"]).collect();
+    let names: Vec<&Value> = listed["images"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|row| &row["image"]["name"])
+        .collect();
     assert_eq!(names, ["alpine-minimal", "alpine-pypi", "disk"]);
     assert_eq!(run(&["show", "disk"])["artifacts"][0]["role"], "rootfs");
     run(&["show", "alpine-minimal"]);
@@ -60,7 +67,10 @@ fn every_subcommand_speaks_json_and_every_field_is_documented() {
     assert!(run(&["export", "disk", "disk.tar"])["size_bytes"].as_u64().is_some());
     assert_eq!(run(&["import", "disk.tar"])["files"][0]["images"][0]["name"], "disk");
     let pruned = run(&["prune"]);
-    assert_eq!((&pruned["dry_run"], &pruned["removed"][0]["kind"]), (&false.into(), &"quarantine".into()));
+    assert_eq!(
+        (&pruned["dry_run"], &pruned["removed"][0]["kind"]),
+        (&false.into(), &"quarantine".into())
+    );
 }
 
 #[test]

@@ -19,7 +19,8 @@ fn waste(project: &Project) -> PathBuf {
     let blobs = project.cache().join("blobs/sha256");
     fs::create_dir_all(&blobs).expect("made");
     fs::write(blobs.join(sha256(b"old")), vec![8; 1 << 20]).expect("written");
-    fs::write(blobs.join(format!("{}.partial", sha256(b"cut"))), vec![9; 1 << 20]).expect("written");
+    fs::write(blobs.join(format!("{}.partial", sha256(b"cut"))), vec![9; 1 << 20])
+        .expect("written");
     fs::write(blobs.join(format!("{}.partial.json", sha256(b"cut"))), b"{}").expect("written");
     fs::create_dir_all(project.cache().join("images/half/.v1~workX3a/rootfs")).expect("made");
     directory
@@ -31,10 +32,14 @@ fn what_nobody_needs_goes_and_what_a_project_needs_stays() {
     let project = project(&server);
     project.run(&["image", "pull"]).ok();
     let directory = waste(&project);
-    let dry = project.run(&["image", "prune", "--dry-run"]).ok().says("3 MiB would be freed").text();
-    for told in
-        ["old v1", "half v1", &format!("sha256:{}", sha256(b"old")), &format!("sha256:{}", sha256(b"cut"))]
-    {
+    let dry =
+        project.run(&["image", "prune", "--dry-run"]).ok().says("3 MiB would be freed").text();
+    for told in [
+        "old v1",
+        "half v1",
+        &format!("sha256:{}", sha256(b"old")),
+        &format!("sha256:{}", sha256(b"cut")),
+    ] {
         assert!(dry.contains(told), "{told}: {dry}");
     }
     assert!(!dry.contains("disk v1") && directory.is_dir());
@@ -95,10 +100,11 @@ fn what_a_running_castra_has_locked_stays() {
     let locks = project.cache().join("locks");
     fs::create_dir_all(&locks).expect("made");
     let partial = sha256(b"cut");
-    let held: Vec<fs::File> = ["image-old-v1.lock".to_owned(), format!("blob-sha256-{partial}.lock")]
-        .iter()
-        .map(|name| fs::File::create(locks.join(name)).expect("made"))
-        .collect();
+    let held: Vec<fs::File> =
+        ["image-old-v1.lock".to_owned(), format!("blob-sha256-{partial}.lock")]
+            .iter()
+            .map(|name| fs::File::create(locks.join(name)).expect("made"))
+            .collect();
     held.iter().for_each(|file| file.lock().expect("free"));
     let told = project.run(&["image", "prune"]).ok().text();
     assert!(!told.contains("old v1") && !told.contains(&partial), "{told}");

@@ -10,7 +10,8 @@ use castra_test_support::http::{Reply, Server};
 use castra_test_support::{Project, eventually};
 
 use crate::image_commands::fixture::{
-    SIZE, blob, cached, configuration, disk, inode, names, neighbour, pinned, project, rootfs, serve, sha256,
+    SIZE, blob, cached, configuration, disk, inode, names, neighbour, pinned, project, rootfs,
+    serve, sha256,
 };
 
 #[test]
@@ -44,9 +45,15 @@ fn an_image_that_no_vm_here_needs_goes_into_the_cache_alone() {
 #[test]
 fn an_image_that_nobody_knows_is_an_error_with_a_way_out() {
     let project = Project::isolated();
-    project.run(&["image", "pull", "alpine-minmal"]).code(66).says("Did you mean alpine-minimal v1?");
+    project
+        .run(&["image", "pull", "alpine-minmal"])
+        .code(66)
+        .says("Did you mean alpine-minimal v1?");
     project.run(&["image", "show", "alpine-minimal@v9"]).code(66).says("in version `v9`");
-    project.run(&["image", "verify", "alpine-minimal"]).code(66).says("castra image pull alpine-minimal@v1");
+    project
+        .run(&["image", "verify", "alpine-minimal"])
+        .code(66)
+        .says("castra image pull alpine-minimal@v1");
 }
 
 #[test]
@@ -146,10 +153,12 @@ fn what_another_project_has_described_is_listed_too() {
 #[test]
 fn two_whose_locks_were_removed_do_not_write_into_the_same_bytes() {
     let content = disk();
-    let server = Server::start(move |request| Reply::file(request, &content, None).slowly(SIZE / 50));
+    let server =
+        Server::start(move |request| Reply::file(request, &content, None).slowly(SIZE / 50));
     let one = project(&server);
     let other = neighbour(&one, &server);
-    let mut first = one.castra(&["image", "pull"]).stderr(Stdio::null()).spawn().expect("castra runs");
+    let mut first =
+        one.castra(&["image", "pull"]).stderr(Stdio::null()).spawn().expect("castra runs");
     let partial = one.cache().join(format!("blobs/sha256/{}.partial", sha256(&disk())));
     eventually("bytes come", Duration::from_secs(30), || {
         fs::metadata(&partial).is_ok_and(|metadata| metadata.len() > 0)
@@ -172,7 +181,9 @@ fn a_download_that_is_being_converted_is_not_pruned() {
     let mut pull = project.castra(&["image", "pull"]);
     pull.env("CASTRA_PARK_AT", "work-made").env("CASTRA_PARK_FILE", &reached);
     let mut pull = pull.stderr(Stdio::null()).spawn().expect("castra runs");
-    eventually("the download is about to be converted", Duration::from_secs(60), || reached.exists());
+    eventually("the download is about to be converted", Duration::from_secs(60), || {
+        reached.exists()
+    });
     other.run(&["image", "prune", "--downloads"]).ok();
     let is_there = blob(&project).is_file();
     pull.kill().expect("killed");
@@ -192,7 +203,8 @@ fn pulling_and_pruning_at_once_do_not_hurt_each_other() {
             let ended = project.run(&["image", "pull"]).ok();
             assert!(!ended.stderr.contains("starting over"), "{}", ended.stderr);
         };
-        let pulls: Vec<_> = projects.iter().map(|project| scope.spawn(move || pull(project))).collect();
+        let pulls: Vec<_> =
+            projects.iter().map(|project| scope.spawn(move || pull(project))).collect();
         while !pulls.iter().all(|pull| pull.is_finished()) {
             first.run(&["image", "prune", "--downloads"]).ok();
         }

@@ -28,7 +28,9 @@ fn a_bit_that_no_stamp_tells_of_is_found_moved_aside_and_repaired() {
         .says("is damaged; it was quarantined as")
         .says("has been repaired");
     assert_eq!((digest(&rootfs(&project)), digest(&cached(&project))), (right.clone(), right));
-    for quarantine in [project.path().join(".castra/quarantine"), project.cache().join("quarantine")] {
+    for quarantine in
+        [project.path().join(".castra/quarantine"), project.cache().join("quarantine")]
+    {
         assert_eq!(names(&quarantine), ["disk-v1-rootfs.qcow2"]);
         assert_eq!(digest(&quarantine.join("disk-v1-rootfs.qcow2")), wrong);
     }
@@ -45,7 +47,11 @@ fn without_a_way_to_repair_it_the_image_is_an_error_until_there_is_one() {
         unlock(&file);
         rot(&file);
     }
-    project.run(&["image", "verify", "--offline"]).code(65).says("could not be repaired").says("--offline");
+    project
+        .run(&["image", "verify", "--offline"])
+        .code(65)
+        .says("could not be repaired")
+        .says("--offline");
     project.run(&["image", "verify", "--offline"]).code(65).says("rootfs.qcow2 is missing");
     assert!(!rootfs(&project).exists() && !cached(&project).exists() && !blob(&project).exists());
     project.run(&["up", "--offline"]).code(69);
@@ -92,7 +98,9 @@ fn a_link_in_the_place_of_a_file_is_moved_aside_and_not_followed() {
     fs::rename(rootfs(&project), &elsewhere).expect("moved");
     std::os::unix::fs::symlink(&elsewhere, rootfs(&project)).expect("linked");
     project.run(&["image", "verify"]).ok().says("has been repaired");
-    assert!(fs::symlink_metadata(rootfs(&project)).expect("is there").is_file() && elsewhere.is_file());
+    assert!(
+        fs::symlink_metadata(rootfs(&project)).expect("is there").is_file() && elsewhere.is_file()
+    );
 }
 
 #[test]
@@ -104,7 +112,11 @@ fn an_edited_manifest_is_moved_aside() {
     let text = fs::read_to_string(&manifest).expect("is there");
     fs::remove_file(&manifest).expect("is ours");
     fs::write(&manifest, text.replace("rootfs.qcow2", "../../../x")).expect("written");
-    project.run(&["image", "verify"]).ok().says("changed after it was written").says("has been repaired");
+    project
+        .run(&["image", "verify"])
+        .ok()
+        .says("changed after it was written")
+        .says("has been repaired");
     project.run(&["image", "verify"]).ok().says("is intact");
 }
 

@@ -66,7 +66,8 @@ fn a_certificate_that_is_not_valid_yet_makes_one_look_at_the_clock() {
     let library = behind(&fixture);
     let server = TlsServer::start(&fixture, &[]);
     let image = disk_image(&payload(SIZE), &[server.url("disk")]);
-    let run = Run::of(&image).with("LD_PRELOAD", &library).with("SSL_CERT_FILE", &server.certificate);
+    let run =
+        Run::of(&image).with("LD_PRELOAD", &library).with("SSL_CERT_FILE", &server.certificate);
     let error = run.end(&fixture).expect_err("is refused");
     assert!(error.contains("This machine's clock says"), "{error}");
 }

@@ -20,14 +20,17 @@ fn a_download_becomes_an_image() {
     let content = bytes.clone();
     let server = Server::start(move |request| Reply::file(request, &content, STRONG));
     let fixture = Fixture::new();
-    let paths = fixture.ensure(&disk_image(&bytes, &[server.url("/disk.raw")])).expect("is prepared");
+    let paths =
+        fixture.ensure(&disk_image(&bytes, &[server.url("/disk.raw")])).expect("is prepared");
     assert_eq!(raw_of(&paths.disk), bytes);
     let request = &server.requests()[0];
     assert_eq!(request.headers["accept-encoding"], "identity");
     assert!(!request.headers.contains_key("range"));
     let events = fixture.events.all();
-    let position = |wanted: fn(&Event) -> bool| events.iter().position(wanted).expect("is reported");
-    let started = position(|event| matches!(event, Event::DownloadStarted { resumed_bytes: 0, .. }));
+    let position =
+        |wanted: fn(&Event) -> bool| events.iter().position(wanted).expect("is reported");
+    let started =
+        position(|event| matches!(event, Event::DownloadStarted { resumed_bytes: 0, .. }));
     let finished = position(|event| matches!(event, Event::DownloadFinished { .. }));
     assert!(started < finished && finished < events.len() - 1);
     assert!(matches!(events.last(), Some(Event::ImageReady { .. })));
@@ -124,7 +127,10 @@ fn a_failure_keeps_what_came_and_the_next_run_goes_on() {
     let fixture = Fixture::new();
     let image = disk_image(&bytes, &[server.url("/disk")]);
     let error = fixture.ensure(&image).expect_err("gives up");
-    assert!(matches!(error, ImageError::Download(DownloadError::Status { status: 503, .. })), "{error}");
+    assert!(
+        matches!(error, ImageError::Download(DownloadError::Status { status: 503, .. })),
+        "{error}"
+    );
     assert_eq!(std::fs::read(fixture.partial(&image)).expect("is kept"), bytes[..SIZE / 2]);
     fixture.ensure(&image).expect("is prepared");
     assert_eq!(server.ranges()[4], Some(format!("bytes={}-", SIZE / 2)));
@@ -156,7 +162,8 @@ fn ctrl_c_keeps_what_came() {
 
 #[test]
 fn ctrl_c_does_not_wait_for_a_silent_server() {
-    let server = Server::start(|_| Reply::new(200, b"").header("Content-Length", "4096").then_silence());
+    let server =
+        Server::start(|_| Reply::new(200, b"").header("Content-Length", "4096").then_silence());
     let mut fixture = Fixture::new();
     fixture.timeouts.stall = Duration::from_secs(600);
     let image = disk_image(&payload(4096), &[server.url("/disk")]);
@@ -213,14 +220,18 @@ fn a_server_that_asks_for_time_gets_it() {
     });
     let fixture = Fixture::new();
     fixture.ensure(&disk_image(&bytes, &[server.url("/disk")])).expect("is prepared");
-    assert_eq!(fixture.events.count(|event| matches!(event, Event::DownloadRetry { wait_ms: 1000, .. })), 1);
+    assert_eq!(
+        fixture.events.count(|event| matches!(event, Event::DownloadRetry { wait_ms: 1000, .. })),
+        1
+    );
 }
 
 #[test]
 fn a_server_that_asks_for_too_much_time_is_unavailable() {
     let server = Server::start(|_| Reply::new(429, b"").header("Retry-After", "86400"));
     let fixture = Fixture::new();
-    let error = fixture.ensure(&disk_image(&payload(4096), &[server.url("/disk")])).expect_err("gives up");
+    let error =
+        fixture.ensure(&disk_image(&payload(4096), &[server.url("/disk")])).expect_err("gives up");
     assert_eq!((error.kind(), server.requests().len()), (Kind::Unavailable, 1));
     assert!(shown(error).contains("retry in 86400 s"));
 }
@@ -231,7 +242,10 @@ fn other_refusals_are_not_repeated() {
     let fixture = Fixture::new();
     let image = disk_image(&payload(4096), &[server.url("/disk")]);
     let error = fixture.ensure(&image).expect_err("gives up");
-    assert!(matches!(error, ImageError::Download(DownloadError::Status { status: 404, .. })), "{error}");
+    assert!(
+        matches!(error, ImageError::Download(DownloadError::Status { status: 404, .. })),
+        "{error}"
+    );
     assert_eq!(server.requests().len(), 1);
     assert!(!fixture.partial(&image).exists(), "an empty partial is not kept");
 }
@@ -258,7 +272,8 @@ fn a_proxy_that_refuses_is_named_without_its_password() {
     let closed = closed_port();
     let proxy = format!("http://somebody:secret@127.0.0.1:{closed}");
     let fixture = Fixture::with([("http_proxy", proxy.as_str())]);
-    let error = fixture.ensure(&disk_image(&payload(4096), &["http://example.invalid/disk".to_owned()]));
+    let error =
+        fixture.ensure(&disk_image(&payload(4096), &["http://example.invalid/disk".to_owned()]));
     let text = shown(error.expect_err("cannot connect"));
     assert!(text.contains(&format!("through the proxy 127.0.0.1:{closed}")), "{text}");
     assert!(!text.contains("secret"), "{text}");
@@ -280,7 +295,8 @@ fn a_proxy_that_answers_no_is_named() {
 #[test]
 fn a_proxy_of_another_kind_is_refused_by_name() {
     let fixture = Fixture::with([("all_proxy", "socks5://somebody:secret@127.0.0.1:1080")]);
-    let error = fixture.ensure(&disk_image(&payload(4096), &["http://example.invalid/disk".to_owned()]));
+    let error =
+        fixture.ensure(&disk_image(&payload(4096), &["http://example.invalid/disk".to_owned()]));
     let text = shown(error.expect_err("cannot be used"));
     assert!(text.contains("`socks5://127.0.0.1:1080` in all_proxy"), "{text}");
 }
@@ -291,7 +307,8 @@ fn hosts_without_proxy_are_asked_directly() {
     let content = bytes.clone();
     let server = Server::start(move |request| Reply::file(request, &content, STRONG));
     let proxy = format!("http://127.0.0.1:{}", closed_port());
-    let fixture = Fixture::with([("http_proxy", proxy.as_str()), ("no_proxy", "example.org, 127.0.0.1")]);
+    let fixture =
+        Fixture::with([("http_proxy", proxy.as_str()), ("no_proxy", "example.org, 127.0.0.1")]);
     fixture.ensure(&disk_image(&bytes, &[server.url("/disk")])).expect("is prepared");
 }
 
@@ -317,7 +334,9 @@ fn a_mirror_that_has_the_file_is_enough() {
     let mirror = Server::start(move |request| Reply::file(request, &content, STRONG));
     let base = mirror.url("");
     let fixture = Fixture::with([("CASTRA_MIRROR", base.as_str())]);
-    fixture.ensure(&disk_image(&bytes, &["http://example.invalid/disk".to_owned()])).expect("is prepared");
+    fixture
+        .ensure(&disk_image(&bytes, &["http://example.invalid/disk".to_owned()]))
+        .expect("is prepared");
 }
 
 /// Returns a port of this machine on which nothing listens.
@@ -364,7 +383,11 @@ fn a_drip_is_left_for_the_next_address_which_resumes_after_it() {
     let image = disk_image(&bytes, &[drip.url("/disk"), honest.url("/disk")]);
     let paths = fixture.ensure(&image).expect("is prepared");
     assert_eq!(raw_of(&paths.disk), bytes);
-    assert_eq!(drip.requests().len(), 1, "a drip is not tried again while there is another address");
+    assert_eq!(
+        drip.requests().len(),
+        1,
+        "a drip is not tried again while there is another address"
+    );
     assert!(honest.requests()[0].range_start().expect("a range") > 0, "what came is kept");
     assert!(fixture.events.warnings().contains("received in"), "{}", fixture.events.warnings());
 }

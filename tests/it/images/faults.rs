@@ -59,7 +59,9 @@ fn a_206_in_several_parts() {
 
 #[test]
 fn a_416_while_bytes_are_missing() {
-    is_fetched_whole(&spoilt_range(|_, _| Reply::new(416, b"").header("Content-Range", "bytes */5")));
+    is_fetched_whole(&spoilt_range(|_, _| {
+        Reply::new(416, b"").header("Content-Range", "bytes */5")
+    }));
 }
 
 #[test]
@@ -125,14 +127,18 @@ fn a_partial_that_is_complete_and_wrong_is_thrown_away() {
 
 /// Returns the second request after the first broke off under one ETag and the server now has
 /// another.
-fn after_a_change(before: Option<&'static str>, now: Option<&'static str>) -> (Vec<Request>, Fixture) {
+fn after_a_change(
+    before: Option<&'static str>,
+    now: Option<&'static str>,
+) -> (Vec<Request>, Fixture) {
     let content = payload(SIZE);
     let server = Server::start(move |request| match request.number {
         0 => Reply::file(request, &content, before).cut(SIZE / 2),
         _ => Reply::file(request, &content, now),
     });
     let fixture = Fixture::new();
-    let paths = fixture.ensure(&disk_image(&payload(SIZE), &[server.url("/disk")])).expect("is prepared");
+    let paths =
+        fixture.ensure(&disk_image(&payload(SIZE), &[server.url("/disk")])).expect("is prepared");
     assert_eq!(raw_of(&paths.disk), payload(SIZE));
     (server.requests(), fixture)
 }
@@ -174,7 +180,10 @@ fn a_wrong_digest_is_not_asked_for_twice() {
     let ImageError::DigestMismatch(mismatch) = &error else { panic!("{error}") };
     assert_eq!((mismatch.expected.clone(), error.kind()), (sha256(&payload(SIZE)), Kind::Data));
     assert_eq!((mismatch.from.clone(), server.requests().len()), (server.url("/disk"), 1));
-    assert!(!fixture.partial(&image).exists() && !fixture.blob(&image).exists(), "nothing is kept of it");
+    assert!(
+        !fixture.partial(&image).exists() && !fixture.blob(&image).exists(),
+        "nothing is kept of it"
+    );
 }
 
 #[test]
@@ -254,16 +263,23 @@ fn a_web_page_is_recognised() {
         let image = disk_image(&payload(SIZE), &[server.url("/disk")]);
         let image = if pinned { image } else { unpinned(image) };
         let text = shown(fixture.ensure(&image).expect_err("is refused"));
-        assert!(text.contains("looks like a web page") && text.contains("captive portal"), "{text}");
+        assert!(
+            text.contains("looks like a web page") && text.contains("captive portal"),
+            "{text}"
+        );
     }
 }
 
 #[test]
 fn an_encoding_that_was_not_asked_for_is_named() {
-    let server = Server::start(|_| Reply::new(200, &[0x1f, 0x8b, 8, 0]).header("Content-Encoding", "gzip"));
+    let server =
+        Server::start(|_| Reply::new(200, &[0x1f, 0x8b, 8, 0]).header("Content-Encoding", "gzip"));
     let fixture = Fixture::new();
-    let text =
-        shown(fixture.ensure(&disk_image(&payload(SIZE), &[server.url("/disk")])).expect_err("is refused"));
+    let text = shown(
+        fixture
+            .ensure(&disk_image(&payload(SIZE), &[server.url("/disk")]))
+            .expect_err("is refused"),
+    );
     assert!(text.contains("encoded as gzip"), "{text}");
 }
 
@@ -277,7 +293,8 @@ fn a_flipped_bit_in_a_published_file_is_mended_from_the_cache() {
     let image = disk_image(&payload(SIZE), &[server.url("/disk")]);
     let paths = fixture.ensure(&image).expect("is prepared");
     flip_a_bit(&paths.disk);
-    let is_right = || sha256(&std::fs::read(&paths.disk).expect("reads")).hex() == paths.disk_sha256;
+    let is_right =
+        || sha256(&std::fs::read(&paths.disk).expect("reads")).hex() == paths.disk_sha256;
     assert!(!is_right());
     // Project and cache share the file, so both are damaged; the download in the cache is not.
     fixture.context.offline = true;

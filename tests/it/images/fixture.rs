@@ -47,7 +47,8 @@ impl Fixture {
         for (name, value) in variables {
             environment = environment.with(name, value);
         }
-        let context = RuntimeContext::new(environment, events.clone(), Cancel::new()).expect("a home");
+        let context =
+            RuntimeContext::new(environment, events.clone(), Cancel::new()).expect("a home");
         Self { directory, events, context, timeouts: timeouts() }
     }
 

@@ -150,7 +150,11 @@ fn somebody_elses_files_are_not_relied_on() {
     fixture.ensure(&other).expect("is fetched again");
     assert_ne!(owner(&fixture.blob(&image)), SOMEBODY);
     assert_eq!(server.requests().len(), 2);
-    assert!(fixture.events.warnings().contains("belongs to another user"), "{}", fixture.events.warnings());
+    assert!(
+        fixture.events.warnings().contains("belongs to another user"),
+        "{}",
+        fixture.events.warnings()
+    );
 }
 
 /// Returns every file below a directory that is not one of Castra's own.
@@ -158,7 +162,8 @@ fn strangers(root: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut open = vec![root.to_owned()];
     while let Some(directory) = open.pop() {
-        for path in std::fs::read_dir(directory).expect("reads").flatten().map(|entry| entry.path()) {
+        for path in std::fs::read_dir(directory).expect("reads").flatten().map(|entry| entry.path())
+        {
             if path.is_dir() {
                 open.push(path);
             } else if !path.to_string_lossy().contains("castra/") {
@@ -185,7 +190,8 @@ fn names_in_an_archive_are_only_compared() {
         let content = packed.clone();
         let server = Server::start(move |request| Reply::file(request, &content, None));
         let mut image = disk_image(&packed, &[server.url("/disk.zip")]);
-        image.artifacts[0].pipeline = vec![TransformStep::Unzip { member: name.to_owned() }, convert("raw")];
+        image.artifacts[0].pipeline =
+            vec![TransformStep::Unzip { member: name.to_owned() }, convert("raw")];
         // A name is compared with the one in the description, and leads nowhere: each is a member
         // like any other.
         let paths = fixture.ensure(&image).unwrap_or_else(|error| panic!("{name:?}: {error}"));
@@ -204,7 +210,9 @@ fn names_in_a_filesystem_stay_in_it() {
     let server = Server::start(move |request| Reply::file(request, &content, None));
     let project: ProjectLayout = fixture.project("project");
     let long = format!("/{}", "n".repeat(300));
-    for path in ["/../../../../../etc/hostname", "/boot/../../etc/passwd", "/boot/nul\0", &long, "relative"] {
+    for path in
+        ["/../../../../../etc/hostname", "/boot/../../etc/passwd", "/boot/nul\0", &long, "relative"]
+    {
         let mut image = crate::images::vhd::vhd_image(&vhd, &server.url("/disk.vhd"));
         image.artifacts[2].pipeline[1] = TransformStep::ExtractFile { path: path.to_owned() };
         let error = fixture.ensure(&image).expect_err("is not there");

@@ -29,8 +29,8 @@ fn helper() {
     let spec: ManagedImageSpec =
         serde_json::from_str(&std::env::var(SPEC).expect("is given")).expect("is a description");
     let project = ProjectLayout::unchecked(std::env::var_os(STATE_ROOT).expect("is given").into());
-    let context =
-        RuntimeContext::new(Environment::of_process(), Arc::new(Silent), Cancel::new()).expect("a home");
+    let context = RuntimeContext::new(Environment::of_process(), Arc::new(Silent), Cancel::new())
+        .expect("a home");
     let manager = ImageManager::new(&project).with_timeouts(timeouts());
     manager.ensure_image(&spec, &context).expect("is prepared");
 }
@@ -53,7 +53,10 @@ fn prepare(fixture: &Fixture, image: &ManagedImageSpec) -> Command {
 
 /// Kills at each of these points, and checks that the next run leaves exactly the files of an
 /// undisturbed one.
-fn the_next_run_makes_good(points: &[Point], surroundings: impl Fn() -> (Fixture, ManagedImageSpec)) {
+fn the_next_run_makes_good(
+    points: &[Point],
+    surroundings: impl Fn() -> (Fixture, ManagedImageSpec),
+) {
     let (undisturbed, image) = surroundings();
     succeeds(prepare(&undisturbed, &image), "no point");
     let expected = tree(undisturbed.directory.path());

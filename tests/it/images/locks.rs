@@ -64,7 +64,8 @@ fn twenty_processes_download_once() {
     let fixture = Fixture::new();
     std::thread::scope(|scope| {
         let fixture = &fixture;
-        let run = |number| Run::of(&image).in_project(&format!("project-{}", number / 2)).start(fixture);
+        let run =
+            |number| Run::of(&image).in_project(&format!("project-{}", number / 2)).start(fixture);
         let runs: Vec<_> = (0..20).map(run).collect();
         runs.into_iter().for_each(|run| drop(scope.spawn(|| run.end().expect("is prepared"))));
     });
@@ -80,7 +81,9 @@ fn who_waits_goes_on_when_the_holder_is_killed() {
     let mut holder = hold(&lock);
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| fixture.ensure(&image));
-        fixture.events.wait_for(|event| matches!(event, Event::Waiting { what } if what.contains("disk v1")));
+        fixture
+            .events
+            .wait_for(|event| matches!(event, Event::Waiting { what } if what.contains("disk v1")));
         assert!(server.requests().is_empty());
         holder.kill().expect("is ours");
         holder.wait().expect("ends");

@@ -6,7 +6,8 @@ use std::os::unix::fs::MetadataExt;
 use castra::error::{Explain, Kind};
 use castra::files::Digest;
 use castra::managed::{
-    ArtifactRole, ArtifactSource, Compression, ImageError, ManagedImageSpec, TransformError, TransformStep,
+    ArtifactRole, ArtifactSource, Compression, ImageError, ManagedImageSpec, TransformError,
+    TransformStep,
 };
 use castra_test_support::http::{Reply, Server};
 
@@ -29,7 +30,10 @@ fn a_fixed_vhd_becomes_disk_kernel_and_initramfs_by_one_download() {
     assert_eq!(server.requests().len(), 1);
     assert_eq!(raw_of(&paths.disk), disk);
     assert_eq!(std::fs::read(paths.kernel.expect("has one")).expect("reads"), kernel());
-    assert_eq!(std::fs::read(paths.initramfs.expect("has one")).expect("reads"), b"070701 not really");
+    assert_eq!(
+        std::fs::read(paths.initramfs.expect("has one")).expect("reads"),
+        b"070701 not really"
+    );
     let disk_blocks = std::fs::metadata(&paths.disk).expect("is there").blocks() * 512;
     assert!(disk_blocks < 2 * MIB as u64, "holes stay holes: {disk_blocks}");
     let cache = fixture.cache().images().root().join("disk");
@@ -43,7 +47,8 @@ fn vhds_that_are_not_fixed_are_refused() {
         let vhd = [raw.as_slice(), &footer(disk_type)].concat();
         let server = serve(&vhd);
         let fixture = Fixture::new();
-        let error = fixture.ensure(&vhd_image(&vhd, &server.url("/disk.vhd"))).expect_err("is refused");
+        let error =
+            fixture.ensure(&vhd_image(&vhd, &server.url("/disk.vhd"))).expect_err("is refused");
         let text = shown(error);
         assert!(text.contains(kind) && text.contains("\"vpc\""), "{text}");
     }
@@ -61,10 +66,13 @@ fn a_dynamic_vhd_of_qemus_is_refused_by_the_step_and_converted_from_vpc() {
     let server = serve(&vhd);
     let mut image = vhd_image(&vhd, &server.url("/disk.vhd"));
     let error = fixture.ensure(&image).expect_err("is refused");
-    let refused =
-        matches!(&error, ImageError::Transform(TransformError::NotFixedVhd { kind: "dynamic", .. }));
+    let refused = matches!(
+        &error,
+        ImageError::Transform(TransformError::NotFixedVhd { kind: "dynamic", .. })
+    );
     assert!(refused, "{error}");
-    image.artifacts = vec![artifact(ArtifactRole::Rootfs, &vhd, &server.url("/"), vec![convert("vpc")])];
+    image.artifacts =
+        vec![artifact(ArtifactRole::Rootfs, &vhd, &server.url("/"), vec![convert("vpc")])];
     image.profile = profile(None);
     let paths = fixture.ensure(&image).expect("is prepared");
     assert_eq!(raw_of(&paths.disk)[..MIB], disk);
@@ -84,13 +92,15 @@ fn a_vhd_whose_geometry_is_too_small_keeps_its_end() {
         let arguments = ["convert", "-f", "raw", "-O", "vpc", "-o", &options];
         tool("qemu-img", &[&arguments[..], &[raw.to_str().expect("is UTF-8")]].concat(), &path);
         let mut vhd = std::fs::read(path).expect("reads");
-        let footers = if subformat == "fixed" { vec![vhd.len() - 512] } else { vec![0, vhd.len() - 512] };
+        let footers =
+            if subformat == "fixed" { vec![vhd.len() - 512] } else { vec![0, vhd.len() - 512] };
         for at in footers {
             by_another_creator(&mut vhd[at..at + 512]);
         }
         let server = serve(&vhd);
         let mut image = vhd_image(&vhd, &server.url("/disk.vhd"));
-        image.artifacts = vec![artifact(ArtifactRole::Rootfs, &vhd, &server.url("/"), vec![convert("vpc")])];
+        image.artifacts =
+            vec![artifact(ArtifactRole::Rootfs, &vhd, &server.url("/"), vec![convert("vpc")])];
         image.profile = profile(None);
         let paths = fixture.ensure(&image).expect("is prepared");
         assert_eq!(raw_of(&paths.disk), disk, "{subformat}");
@@ -112,7 +122,8 @@ fn a_vhd_with_a_damaged_footer_is_refused() {
     let last = vhd.len() - 1;
     vhd[last] ^= 1;
     let server = serve(&vhd);
-    let error = Fixture::new().ensure(&vhd_image(&vhd, &server.url("/disk.vhd"))).expect_err("is refused");
+    let error =
+        Fixture::new().ensure(&vhd_image(&vhd, &server.url("/disk.vhd"))).expect_err("is refused");
     assert!(matches!(&error, ImageError::Transform(TransformError::NotVhd { .. })), "{error}");
 }
 
@@ -124,7 +135,9 @@ fn a_file_that_is_not_in_the_filesystem_is_named() {
     let mut image = vhd_image(&vhd, &server.url("/disk.vhd"));
     image.artifacts[1].pipeline[1] = extract("vmlinuz-lts");
     let error = fixture.ensure(&image).expect_err("is refused");
-    let Some(TransformError::NoSuchFile { file, .. }) = transform(&error) else { panic!("{error}") };
+    let Some(TransformError::NoSuchFile { file, .. }) = transform(&error) else {
+        panic!("{error}")
+    };
     assert_eq!(file, "/boot/vmlinuz-lts");
 }
 
@@ -132,7 +145,8 @@ fn a_file_that_is_not_in_the_filesystem_is_named() {
 fn what_is_no_filesystem_is_refused() {
     let vhd = [payload(MIB).as_slice(), &footer(2)].concat();
     let server = serve(&vhd);
-    let error = Fixture::new().ensure(&vhd_image(&vhd, &server.url("/disk.vhd"))).expect_err("is refused");
+    let error =
+        Fixture::new().ensure(&vhd_image(&vhd, &server.url("/disk.vhd"))).expect_err("is refused");
     assert!(matches!(transform(&error), Some(TransformError::Ext4 { .. })), "{error}");
 }
 
@@ -177,7 +191,8 @@ fn archives_and_compressed_files_are_unpacked_with_holes() {
     };
     let xz = {
         let mut encoder =
-            lzma_rust2::XzWriter::new(Vec::new(), lzma_rust2::XzOptions::with_preset(0)).expect("is made");
+            lzma_rust2::XzWriter::new(Vec::new(), lzma_rust2::XzOptions::with_preset(0))
+                .expect("is made");
         encoder.write_all(&raw).expect("writes");
         encoder.finish().expect("finishes")
     };
@@ -212,9 +227,12 @@ fn damaged_and_foreign_archives_are_refused() {
     ];
     for (bytes, step, wanted) in cases {
         let fixture = Fixture::new();
-        let error = fixture.ensure(&packed(&fixture, bytes, vec![step.clone()])).expect_err("is refused");
+        let error =
+            fixture.ensure(&packed(&fixture, bytes, vec![step.clone()])).expect_err("is refused");
         assert!(transform(&error).is_some_and(wanted), "{step:?}: {error}");
-        assert!(!fixture.project("project").images().image("disk", "v1").join("rootfs.qcow2").exists());
+        assert!(
+            !fixture.project("project").images().image("disk", "v1").join("rootfs.qcow2").exists()
+        );
     }
 }
 
@@ -233,7 +251,9 @@ fn a_disk_that_leans_on_another_file_is_refused() {
     // As it is, and in a case in which conversion would include the other file.
     for steps in [vec![], vec![convert("qcow2")]] {
         let error = fixture.ensure(&packed(&fixture, &overlay, steps)).expect_err("is refused");
-        let Some(TransformError::BadDisk { problem, .. }) = transform(&error) else { panic!("{error}") };
+        let Some(TransformError::BadDisk { problem, .. }) = transform(&error) else {
+            panic!("{error}")
+        };
         assert!(problem.contains("backing file"), "{problem}");
     }
 
@@ -242,7 +262,11 @@ fn a_disk_that_leans_on_another_file_is_refused() {
         format!("data_file={}", fixture.path("data").display().to_string().replace(',', ",,")),
     );
     let path = disk.to_str().expect("is UTF-8");
-    tool("qemu-img", &["create", "-q", "-f", "qcow2", "-o", &data, path], std::path::Path::new("1M"));
+    tool(
+        "qemu-img",
+        &["create", "-q", "-f", "qcow2", "-o", &data, path],
+        std::path::Path::new("1M"),
+    );
     // Opening the missing file would fail.
     std::fs::remove_file(fixture.path("data")).expect("removed");
     let disk = std::fs::read(disk).expect("reads");
@@ -259,7 +283,9 @@ fn a_disk_that_leans_on_another_file_is_refused() {
         secret.display()
     );
     let step = convert("vmdk");
-    let error = fixture.ensure(&packed(&fixture, descriptor.as_bytes(), vec![step])).expect_err("is refused");
+    let error = fixture
+        .ensure(&packed(&fixture, descriptor.as_bytes(), vec![step]))
+        .expect_err("is refused");
     assert!(error.to_string().contains("has an external data file"), "{error}");
 }
 
@@ -281,7 +307,9 @@ fn files_that_are_not_what_they_should_be_are_refused() {
     let mut image = vhd_image(&vhd, &server.url("/disk.vhd"));
     image.artifacts[2].product_digest = Some(Digest::Sha256("0".repeat(64)));
     let error = fixture.ensure(&image).expect_err("is refused");
-    let Some(TransformError::WrongProduct { role, .. }) = transform(&error) else { panic!("{error}") };
+    let Some(TransformError::WrongProduct { role, .. }) = transform(&error) else {
+        panic!("{error}")
+    };
     assert_eq!(*role, ArtifactRole::Initramfs);
 }
 
@@ -289,8 +317,10 @@ fn files_that_are_not_what_they_should_be_are_refused() {
 fn without_qemu_img_nothing_is_downloaded() {
     let server = serve(&payload(MIB));
     let mut fixture = Fixture::new();
-    fixture.context.environment = fixture.context.environment.clone().with("PATH", fixture.directory.path());
-    let error = fixture.ensure(&disk_image(&payload(MIB), &[server.url("/disk")])).expect_err("is refused");
+    fixture.context.environment =
+        fixture.context.environment.clone().with("PATH", fixture.directory.path());
+    let error =
+        fixture.ensure(&disk_image(&payload(MIB), &[server.url("/disk")])).expect_err("is refused");
     assert!(matches!(transform(&error), Some(TransformError::MissingQemuImg)), "{error}");
     assert_eq!(error.kind(), Kind::Unavailable);
     let hint = error.hint().expect("a hint");

@@ -25,8 +25,8 @@ fn helper() {
     let spec: ManagedImageSpec =
         serde_json::from_str(&std::env::var(SPEC).expect("is given")).expect("is a description");
     let project = ProjectLayout::unchecked(std::env::var_os(STATE_ROOT).expect("is given").into());
-    let context =
-        RuntimeContext::new(Environment::of_process(), Arc::new(Silent), Cancel::new()).expect("a home");
+    let context = RuntimeContext::new(Environment::of_process(), Arc::new(Silent), Cancel::new())
+        .expect("a home");
     let manager = ImageManager::new(&project).with_timeouts(timeouts());
     if let Err(error) = manager.ensure_image(&spec, &context) {
         std::fs::write(std::env::var_os(ERROR).expect("is given"), shown(error)).expect("writes");
@@ -67,7 +67,8 @@ impl<'a> Run<'a> {
 
     pub(crate) fn start(self, fixture: &Fixture) -> Running {
         let own = std::env::current_exe().expect("has a path");
-        let mut words = self.wrapper.iter().map(String::as_str).chain([own.to_str().expect("is UTF-8")]);
+        let mut words =
+            self.wrapper.iter().map(String::as_str).chain([own.to_str().expect("is UTF-8")]);
         let error = fixture.path(&format!("error-{}", self.project));
         // The file of an earlier run need not exist.
         let _ = std::fs::remove_file(&error);
@@ -107,7 +108,8 @@ impl Running {
         if self.child.wait().expect("is ours").success() {
             return Ok(());
         }
-        Err(std::fs::read_to_string(&self.error).unwrap_or_else(|_| "it ended without a word".to_owned()))
+        Err(std::fs::read_to_string(&self.error)
+            .unwrap_or_else(|_| "it ended without a word".to_owned()))
     }
 
     pub(crate) fn kill(&mut self) {

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use castra::managed::{ChosenImage, ImageError, ImageManager, ManagedImagePaths, ManagedImageSpec, Manifest};
+use castra::managed::{
+    ChosenImage, ImageError, ImageManager, ManagedImagePaths, ManagedImageSpec, Manifest,
+};
 use castra::report::Event;
 use castra_test_support::http::{Reply, Server};
 
@@ -52,7 +54,10 @@ fn a_project_stands_by_itself() {
     assert!(started.elapsed() < Duration::from_millis(500), "{:?}", started.elapsed());
     assert_eq!(fixture.events.count(is_hit), 1);
     assert!(!fixture.cache().root().exists(), "a hit does not touch the cache");
-    let names = std::fs::read_dir(&paths.directory).expect("reads").flatten().map(|entry| entry.file_name());
+    let names = std::fs::read_dir(&paths.directory)
+        .expect("reads")
+        .flatten()
+        .map(|entry| entry.file_name());
     let mut names: Vec<_> = names.collect();
     names.sort();
     assert_eq!(names, ["manifest.json", "rootfs.qcow2"]);
@@ -119,7 +124,10 @@ fn a_manifest_that_is_cut_off() {
 
 #[test]
 fn a_manifest_that_was_edited() {
-    distrusted(|text| text.replace("\"size_bytes\": ", "\"size_bytes\": 1"), "changed after it was written");
+    distrusted(
+        |text| text.replace("\"size_bytes\": ", "\"size_bytes\": 1"),
+        "changed after it was written",
+    );
 }
 
 #[test]
@@ -165,7 +173,8 @@ fn another_description_of_the_same_version_replaces_the_image() {
     let other_bytes = payload(SIZE * 2);
     let content = other_bytes.clone();
     let other = Server::start(move |request| Reply::file(request, &content, None));
-    let after = fixture.ensure(&disk_image(&other_bytes, &[other.url("/disk")])).expect("is replaced");
+    let after =
+        fixture.ensure(&disk_image(&other_bytes, &[other.url("/disk")])).expect("is replaced");
     assert_eq!(before.disk, after.disk);
     assert_eq!(raw_of(&after.disk), other_bytes);
 }
@@ -192,7 +201,9 @@ fn what_is_missing_is_named_while_the_network_is_off() {
     let server = serve();
     let mut fixture = Fixture::new();
     fixture.context.offline = true;
-    let error = fixture.ensure(&disk_image(&payload(SIZE), &[server.url("/disk")])).expect_err("is offline");
+    let error = fixture
+        .ensure(&disk_image(&payload(SIZE), &[server.url("/disk")]))
+        .expect_err("is offline");
     assert!(matches!(&error, ImageError::Offline { what } if what.ends_with("/disk")), "{error}");
     let blobs = fixture.cache().root().join("blobs/sha256");
     assert_eq!(std::fs::read_dir(blobs).expect("reads").count(), 0);
@@ -204,10 +215,14 @@ fn the_log_has_a_line_for_each_step() {
     let server = serve();
     let fixture = Fixture::new();
     fixture.ensure(&disk_image(&payload(SIZE), &[server.url("/disk")])).expect("is prepared");
-    let log = std::fs::read_to_string(fixture.project("project").image_manager_log()).expect("is there");
-    for step in
-        ["downloading http://", "converting raw to qcow2", "qemu-img convert", "complete in the project"]
-    {
+    let log =
+        std::fs::read_to_string(fixture.project("project").image_manager_log()).expect("is there");
+    for step in [
+        "downloading http://",
+        "converting raw to qcow2",
+        "qemu-img convert",
+        "complete in the project",
+    ] {
         assert!(log.contains(step), "{step} in {log}");
     }
     assert!(log.lines().all(|line| line.starts_with("20") && line.contains("Z disk v1 ")), "{log}");
@@ -218,19 +233,24 @@ fn choose(fixture: &Fixture, candidates: &[ManagedImageSpec]) -> Result<ChosenIm
 }
 
 fn candidates(first: String, second: String) -> [ManagedImageSpec; 2] {
-    let second = ManagedImageSpec { id: "second".to_owned(), ..disk_image(&payload(SIZE), &[second]) };
+    let second =
+        ManagedImageSpec { id: "second".to_owned(), ..disk_image(&payload(SIZE), &[second]) };
     [disk_image(&payload(SIZE * 2), &[first]), second]
 }
 
 #[test]
 fn the_first_choice_is_taken_if_it_answers() {
     let content = payload(SIZE * 2);
-    let (first, second) = (Server::start(move |request| Reply::file(request, &content, None)), serve());
+    let (first, second) =
+        (Server::start(move |request| Reply::file(request, &content, None)), serve());
     let fixture = Fixture::new();
-    let chosen = choose(&fixture, &candidates(first.url("/disk"), second.url("/disk"))).expect("is there");
+    let chosen =
+        choose(&fixture, &candidates(first.url("/disk"), second.url("/disk"))).expect("is there");
     assert_eq!(chosen.spec.id, "disk");
     assert!(second.requests().is_empty());
-    assert!(matches!(&fixture.events.all()[0], Event::ImageChosen { image, .. } if image.id == "disk"));
+    assert!(
+        matches!(&fixture.events.all()[0], Event::ImageChosen { image, .. } if image.id == "disk")
+    );
 }
 
 #[test]
@@ -242,7 +262,8 @@ fn the_second_is_taken_if_the_first_is_out_of_reach() {
         let second = serve();
         let mut fixture = Fixture::new();
         fixture.timeouts.probe = Duration::from_secs(1);
-        let chosen = choose(&fixture, &candidates(first.clone(), second.url("/disk"))).expect("is there");
+        let chosen =
+            choose(&fixture, &candidates(first.clone(), second.url("/disk"))).expect("is there");
         assert_eq!(chosen.spec.id, "second", "{first}");
         assert!(chosen.reason.contains("disk v1 is unreachable") && chosen.reason.contains(&first));
     }
@@ -259,13 +280,19 @@ fn a_cached_fallback_never_outranks_a_first_choice_that_answers() {
     let second = serve();
     let both = candidates(first.url("/disk"), second.url("/disk"));
     let fixture = Fixture::new();
-    let manager =
-        |project: &str| ImageManager::new(&fixture.project(project)).with_timeouts(fixture.timeouts);
-    let choose = |project| manager(project).choose_default(&both, &fixture.context).expect("is there");
+    let manager = |project: &str| {
+        ImageManager::new(&fixture.project(project)).with_timeouts(fixture.timeouts)
+    };
+    let choose =
+        |project| manager(project).choose_default(&both, &fixture.context).expect("is there");
     assert_eq!(choose("one").spec.id, "second");
     let cached = choose("two");
     assert_eq!(cached.spec.id, "second");
-    assert!(cached.reason.starts_with("cached; a disk; disk v1 is unreachable"), "{}", cached.reason);
+    assert!(
+        cached.reason.starts_with("cached; a disk; disk v1 is unreachable"),
+        "{}",
+        cached.reason
+    );
     is_away.store(false, Ordering::Relaxed);
     assert_eq!(choose("three").spec.id, "disk", "the first choice is back");
 }
@@ -284,20 +311,36 @@ fn slowness_is_remembered_for_a_minute_where_another_image_is_cached() {
     assert_eq!(silent.requests().len(), asked, "and not again at once");
     assert!(again.reason.contains("less than a minute ago"), "{}", again.reason);
     let note = fixture.cache().slow_source("disk", "v1");
-    for time in [SystemTime::now() - Duration::from_secs(61), SystemTime::now() + Duration::from_secs(3600)] {
-        std::fs::File::options().write(true).open(&note).expect("is there").set_modified(time).expect("sets");
+    for time in
+        [SystemTime::now() - Duration::from_secs(61), SystemTime::now() + Duration::from_secs(3600)]
+    {
+        std::fs::File::options()
+            .write(true)
+            .open(&note)
+            .expect("is there")
+            .set_modified(time)
+            .expect("sets");
         choose(&fixture, &both).expect("is there");
         assert!(silent.requests().len() > asked, "a minute is over, or the clock was wrong");
-        std::fs::File::options().write(true).open(&note).expect("is there").set_modified(time).expect("sets");
+        std::fs::File::options()
+            .write(true)
+            .open(&note)
+            .expect("is there")
+            .set_modified(time)
+            .expect("sets");
     }
     fixture.context.offline = true;
-    assert!(!choose(&fixture, &both).expect("is there").reason.contains("a minute ago"), "nothing was asked");
+    assert!(
+        !choose(&fixture, &both).expect("is there").reason.contains("a minute ago"),
+        "nothing was asked"
+    );
 }
 
 #[test]
 fn what_is_cached_is_taken_without_asking_anybody() {
     let content = payload(SIZE * 2);
-    let (first, second) = (Server::start(move |request| Reply::file(request, &content, None)), serve());
+    let (first, second) =
+        (Server::start(move |request| Reply::file(request, &content, None)), serve());
     let both = candidates(first.url("/disk"), second.url("/disk"));
     let mut fixture = Fixture::new();
     ensure_in(&fixture, "elsewhere", &both[1]).expect("is prepared");
@@ -305,7 +348,11 @@ fn what_is_cached_is_taken_without_asking_anybody() {
     fixture.context.offline = true;
     let chosen = choose(&fixture, &both).expect("is there");
     assert_eq!(chosen.spec.id, "second");
-    assert!(chosen.reason.starts_with("cached; a disk; disk v1 is unreachable"), "{}", chosen.reason);
+    assert!(
+        chosen.reason.starts_with("cached; a disk; disk v1 is unreachable"),
+        "{}",
+        chosen.reason
+    );
     assert!(first.requests().is_empty());
 }
 
@@ -315,8 +362,8 @@ fn a_tampered_first_choice_is_an_error_and_no_reason_to_look_further() {
     let first = Server::start(move |request| Reply::file(request, &content, None).flip_bit(0));
     let second = serve();
     let fixture = Fixture::new();
-    let error =
-        choose(&fixture, &candidates(first.url("/disk"), second.url("/disk"))).expect_err("is refused");
+    let error = choose(&fixture, &candidates(first.url("/disk"), second.url("/disk")))
+        .expect_err("is refused");
     assert!(matches!(error, ImageError::DigestMismatch(_)), "{error}");
     assert!(second.requests().is_empty());
 }

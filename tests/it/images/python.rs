@@ -14,10 +14,18 @@ fn a_wheel_becomes_an_image() {
     put(&fixture, &wheel);
     let paths = fixture.ensure(&image).expect("is prepared");
     assert_eq!(raw_of(&paths.disk), payload(64 * 1024));
-    assert_eq!(sha256(&std::fs::read(fixture.blob(&image)).expect("is kept")), image.artifacts[0].digest);
+    assert_eq!(
+        sha256(&std::fs::read(fixture.blob(&image)).expect("is kept")),
+        image.artifacts[0].digest
+    );
     let mode = std::fs::metadata(fixture.blob(&image)).expect("is kept").permissions().mode();
-    assert_eq!(mode & 0o777, 0o444, "a download is as good as its digest only while nothing writes to it");
-    let left = std::fs::read_dir(fixture.blob(&image).parent().expect("a parent")).expect("reads").count();
+    assert_eq!(
+        mode & 0o777,
+        0o444,
+        "a download is as good as its digest only while nothing writes to it"
+    );
+    let left =
+        std::fs::read_dir(fixture.blob(&image).parent().expect("a parent")).expect("reads").count();
     assert_eq!(left, 1, "the blob alone");
 }
 
@@ -30,7 +38,8 @@ fn another_wheel_of_the_same_name_is_refused() {
         matches!(&error, ImageError::DigestMismatch(mismatch) if mismatch.from.contains("==1.0")),
         "{error}"
     );
-    let left = std::fs::read_dir(fixture.blob(&image).parent().expect("a parent")).expect("reads").count();
+    let left =
+        std::fs::read_dir(fixture.blob(&image).parent().expect("a parent")).expect("reads").count();
     assert_eq!(left, 0);
 }
 
@@ -61,8 +70,8 @@ fn no_pip_at_all_and_a_python_without_pip() {
     let (mut fixture, _, image) = fixture();
     let programs = fixture.path("bin");
     std::fs::create_dir(&programs).expect("a directory");
-    let qemu_img =
-        castra::command::find_program(&fixture.context.environment, "qemu-img").expect("is installed");
+    let qemu_img = castra::command::find_program(&fixture.context.environment, "qemu-img")
+        .expect("is installed");
     symlink(qemu_img, programs.join("qemu-img")).expect("links");
     fixture.context.environment = fixture.context.environment.clone().with("PATH", &programs);
     let error = fixture.ensure(&image).expect_err("there is none");
@@ -70,8 +79,10 @@ fn no_pip_at_all_and_a_python_without_pip() {
 
     let python = programs.join("python3");
     let started_in = fixture.path("started-in");
-    let script =
-        format!("#!/bin/sh\npwd >'{}'\necho \"$0: No module named pip\" >&2\nexit 1\n", started_in.display());
+    let script = format!(
+        "#!/bin/sh\npwd >'{}'\necho \"$0: No module named pip\" >&2\nexit 1\n",
+        started_in.display()
+    );
     std::fs::write(&python, script).expect("writes");
     std::fs::set_permissions(&python, std::fs::Permissions::from_mode(0o755)).expect("is ours");
     let error = fixture.ensure(&image).expect_err("there is none");

@@ -44,7 +44,10 @@ fn stage(error: &str) -> &'static str {
     let signs = ["no space left", "not enough space", "larger than the file-size limit allows"];
     assert!(signs.iter().any(|sign| error.contains(sign)), "{error}");
     let stages = [(".partial", "download"), (".step-0", "decompress"), (".step-1", "convert")];
-    stages.iter().find(|(sign, _)| error.contains(sign)).map_or("before or after", |(_, stage)| stage)
+    stages
+        .iter()
+        .find(|(sign, _)| error.contains(sign))
+        .map_or("before or after", |(_, stage)| stage)
 }
 
 #[test]
@@ -56,7 +59,8 @@ fn files_that_may_not_become_longer_end_in_a_clear_error() {
     // In units of 512 bytes: too small for the download, for the decompressed disk, for the qcow2.
     for limit in [HALF / 2, HALF + HALF / 2, 2 * HALF + MIB / 16] {
         let script = format!("trap '' XFSZ; ulimit -f {}; exec \"$@\"", limit / 512);
-        let error = Run::of(&image).by_script(&[], &script).end(&fixture).expect_err("does not fit");
+        let error =
+            Run::of(&image).by_script(&[], &script).end(&fixture).expect_err("does not fit");
         stages.push(stage(&error));
         assert!(!disk.exists(), "{error}");
     }
@@ -101,7 +105,8 @@ fn a_disk_that_is_full_at_whatever_stage_ends_in_a_clear_error() {
     let mut stages = BTreeSet::new();
     for mib in [1, 11, 20, 34, 42, 56, 96] {
         let mut fixture = Fixture::new();
-        let (room, seen, after) = (fixture.path("room"), fixture.path("seen"), fixture.path("after"));
+        let (room, seen, after) =
+            (fixture.path("room"), fixture.path("seen"), fixture.path("after"));
         std::fs::create_dir(&room).expect("a directory");
         fixture.context.cache = castra::layout::CacheLayout::new(room.join("cache/castra"));
         let size = format!("{mib}m");
@@ -115,7 +120,10 @@ fn a_disk_that_is_full_at_whatever_stage_ends_in_a_clear_error() {
         match outcome {
             Ok(()) => stages.insert("none"),
             Err(error) => {
-                assert!(!seen.join(disk).exists() || raw_of(&seen.join(disk)) == finished, "{mib} MiB");
+                assert!(
+                    !seen.join(disk).exists() || raw_of(&seen.join(disk)) == finished,
+                    "{mib} MiB"
+                );
                 assert!(!seen.join("cache/castra/images/disk/.v1.work").exists(), "{mib} MiB");
                 stages.insert(stage(&error))
             }
@@ -149,12 +157,18 @@ fn a_cache_that_can_only_be_read_is_read() {
         if filled {
             std::fs::write(&fill, b"yes").expect("writes");
         }
-        let run = Run::of(&image).by_script(namespace, READ_ONLY).with("ROOM", &room).with("FILL", &fill);
-        run.with("OTHER", fixture.project("other").state_root()).end(&fixture).expect("is prepared");
+        let run =
+            Run::of(&image).by_script(namespace, READ_ONLY).with("ROOM", &room).with("FILL", &fill);
+        run.with("OTHER", fixture.project("other").state_root())
+            .end(&fixture)
+            .expect("is prepared");
         let project = fixture.project("project");
         assert!(raw_of(&project.images().image("disk", "v1").join("rootfs.qcow2")) == payload(MIB));
         assert_eq!(server.requests().len(), requests);
-        assert!(!project.own_cache().root().join("blobs").exists(), "nothing is left of the stand-in");
+        assert!(
+            !project.own_cache().root().join("blobs").exists(),
+            "nothing is left of the stand-in"
+        );
     }
 }
 
@@ -176,5 +190,8 @@ fn a_bomb_ends_at_the_edge_of_the_disk() {
     let script = format!("trap '' XFSZ; ulimit -f {}; exec \"$@\"", 8 * MIB / 512);
     let error = Run::of(&image).by_script(&[], &script).end(&fixture).expect_err("does not fit");
     assert_eq!(stage(&error), "decompress");
-    assert!(!fixture.cache().images().root().join("disk/.v1.work").exists(), "nothing of it is left");
+    assert!(
+        !fixture.cache().images().root().join("disk/.v1.work").exists(),
+        "nothing of it is left"
+    );
 }

@@ -40,13 +40,29 @@ impl TlsServer {
                 "2",
             ])
             .args(["-subj", "/CN=castra test", "-addext", "subjectAltName=IP:127.0.0.1"])
-            .args(["-addext", "basicConstraints=critical,CA:FALSE", "-keyout", "key.pem", "-out", "cert.pem"])
+            .args([
+                "-addext",
+                "basicConstraints=critical,CA:FALSE",
+                "-keyout",
+                "key.pem",
+                "-out",
+                "cert.pem",
+            ])
             .current_dir(&directory)
             .output()
             .expect("openssl runs");
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         let mut child = Command::new("openssl")
-            .args(["s_server", "-accept", "127.0.0.1:0", "-key", "key.pem", "-cert", "cert.pem", "-HTTP"])
+            .args([
+                "s_server",
+                "-accept",
+                "127.0.0.1:0",
+                "-key",
+                "key.pem",
+                "-cert",
+                "cert.pem",
+                "-HTTP",
+            ])
             .current_dir(&directory)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -55,9 +71,14 @@ impl TlsServer {
             .expect("openssl runs");
         let lines = BufReader::new(child.stdout.take().expect("is piped")).lines();
         let accepting = lines.map_while(Result::ok).find_map(|line| {
-            line.strip_prefix("ACCEPT ").and_then(|address| Some(address.rsplit_once(':')?.1.to_owned()))
+            line.strip_prefix("ACCEPT ")
+                .and_then(|address| Some(address.rsplit_once(':')?.1.to_owned()))
         });
-        Self { child, port: accepting.expect("it says where"), certificate: directory.join("cert.pem") }
+        Self {
+            child,
+            port: accepting.expect("it says where"),
+            certificate: directory.join("cert.pem"),
+        }
     }
 
     pub(crate) fn url(&self, name: &str) -> String {
@@ -74,7 +95,11 @@ impl Drop for TlsServer {
 
 /// Prepares the image in a separate process, since the trust store depends on the environment.
 /// Returns its error, if any.
-fn ensure(fixture: &Fixture, image: &ManagedImageSpec, trusted: Option<&TlsServer>) -> Result<(), String> {
+fn ensure(
+    fixture: &Fixture,
+    image: &ManagedImageSpec,
+    trusted: Option<&TlsServer>,
+) -> Result<(), String> {
     let run = Run::of(image);
     match trusted {
         Some(server) => run.with("SSL_CERT_FILE", &server.certificate).end(fixture),
@@ -89,17 +114,20 @@ fn a_trusted_server_is_used_and_may_not_redirect_to_plain_http() {
     let content = bytes.clone();
     let plain = Server::start(move |request| Reply::file(request, &content, None));
     let head = format!("HTTP/1.0 200 Fine\r\nContent-Length: {SIZE}\r\n\r\n");
-    let redirect =
-        format!("HTTP/1.0 302 Found\r\nContent-Length: 0\r\nLocation: {}\r\n\r\n", plain.url("/disk"));
+    let redirect = format!(
+        "HTTP/1.0 302 Found\r\nContent-Length: 0\r\nLocation: {}\r\n\r\n",
+        plain.url("/disk")
+    );
     let whole = [head.as_bytes(), &bytes].concat();
     let server = TlsServer::start(&fixture, &[("disk", &whole), ("moved", redirect.as_bytes())]);
 
-    let error =
-        ensure(&fixture, &disk_image(&bytes, &[server.url("moved")]), Some(&server)).expect_err("is refused");
+    let error = ensure(&fixture, &disk_image(&bytes, &[server.url("moved")]), Some(&server))
+        .expect_err("is refused");
     assert!(error.contains("redirects from https to an unencrypted address"), "{error}");
     assert!(plain.requests().is_empty());
 
-    ensure(&fixture, &disk_image(&bytes, &[server.url("disk")]), Some(&server)).expect("is prepared");
+    ensure(&fixture, &disk_image(&bytes, &[server.url("disk")]), Some(&server))
+        .expect("is prepared");
     let disk = fixture.project("project").images().image("disk", "v1").join("rootfs.qcow2");
     assert_eq!(raw_of(&disk), bytes);
 }
@@ -108,7 +136,7 @@ fn a_trusted_server_is_used_and_may_not_redirect_to_plain_http() {
 fn a_server_that_nobody_vouches_for_is_refused_without_trying_again() {
     let fixture = Fixture::new();
     let server = TlsServer::start(&fixture, &[]);
-    let error =
-        ensure(&fixture, &disk_image(&payload(SIZE), &[server.url("disk")]), None).expect_err("is refused");
+    let error = ensure(&fixture, &disk_image(&payload(SIZE), &[server.url("disk")]), None)
+        .expect_err("is refused");
     assert!(error.contains("no secure connection") && error.contains("SSL_CERT_FILE"), "{error}");
 }

@@ -37,8 +37,9 @@ pub(crate) fn tree(root: &Path) -> BTreeMap<String, Option<Digest>> {
 
 /// Removes the digits that stand for the project's location from a name.
 fn without_place(name: &str) -> String {
-    let is_place =
-        |part: &&str| part.len() == PROJECT_DIGITS && part.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let is_place = |part: &&str| {
+        part.len() == PROJECT_DIGITS && part.bytes().all(|byte| byte.is_ascii_hexdigit())
+    };
     let place = name.split(|letter: char| !letter.is_ascii_alphanumeric()).find(is_place);
     place.map_or(name.to_owned(), |place| name.replace(place, "PROJECT"))
 }

@@ -4,7 +4,9 @@
 use std::path::Path;
 use std::process::Command;
 
-use castra::managed::{ArtifactRole, ArtifactSource, ManagedArtifactSpec, ManagedImageSpec, TransformStep};
+use castra::managed::{
+    ArtifactRole, ArtifactSource, ManagedArtifactSpec, ManagedImageSpec, TransformStep,
+};
 
 use crate::images::fixture::{convert, disk_image, payload, profile, sha256};
 

@@ -11,8 +11,12 @@ pub(crate) fn fixture() -> (Fixture, Vec<u8>, ManagedImageSpec) {
     let mut fixture = Fixture::new();
     let wheels = fixture.path("wheels");
     std::fs::create_dir(&wheels).expect("a directory");
-    fixture.context.environment =
-        fixture.context.environment.clone().with("PIP_FIND_LINKS", &wheels).with("PIP_NO_INDEX", "1");
+    fixture.context.environment = fixture
+        .context
+        .environment
+        .clone()
+        .with("PIP_FIND_LINKS", &wheels)
+        .with("PIP_NO_INDEX", "1");
     let wheel = wheel(&payload(64 * 1024));
     let mut image = disk_image(&wheel, &[]);
     image.artifacts[0].source = ArtifactSource::PythonPackage {
@@ -20,8 +24,10 @@ pub(crate) fn fixture() -> (Fixture, Vec<u8>, ManagedImageSpec) {
         version: "1.0".to_owned(),
         platform: Some("manylinux_2_17_x86_64".to_owned()),
     };
-    image.artifacts[0].pipeline =
-        vec![TransformStep::Unzip { member: "castra_test_disk/disk.raw".to_owned() }, convert("raw")];
+    image.artifacts[0].pipeline = vec![
+        TransformStep::Unzip { member: "castra_test_disk/disk.raw".to_owned() },
+        convert("raw"),
+    ];
     (fixture, wheel, image)
 }
 

@@ -46,7 +46,8 @@ fn many(script: &str, bytes: usize) -> Vec<OsString> {
 #[test]
 fn every_byte_reaches_the_guest() {
     let every: Vec<u8> = (1..=255).collect();
-    let argv = owned(&[b"sh", b"-c", b"printf '%s|' \"$@\" \"$VALUE\"", b"sh", &every, b"", b"\xff"]);
+    let argv =
+        owned(&[b"sh", b"-c", b"printf '%s|' \"$@\" \"$VALUE\"", b"sh", &every, b"", b"\xff"]);
     let environment = vec![("VALUE".into(), OsString::from_vec(b"a=\xfe\n".to_vec()))];
     let (exit, stdout) = exec(&Guest::start().target, argv, environment, b"").expect("runs");
     assert_eq!(exit, GuestExit::Code(0));
@@ -57,8 +58,13 @@ fn every_byte_reaches_the_guest() {
 fn stdin_follows_the_arguments() {
     let guest = Guest::start();
     for length in [0, 1, 70_000, 1_000_000] {
-        let (exit, stdout) = exec(&guest.target, many("cat", length), Vec::new(), b"input").expect("runs");
-        assert_eq!((exit, &stdout[..]), (GuestExit::Code(0), &b"input"[..]), "{length} bytes of arguments");
+        let (exit, stdout) =
+            exec(&guest.target, many("cat", length), Vec::new(), b"input").expect("runs");
+        assert_eq!(
+            (exit, &stdout[..]),
+            (GuestExit::Code(0), &b"input"[..]),
+            "{length} bytes of arguments"
+        );
     }
 }
 
@@ -72,7 +78,8 @@ fn what_the_kernel_takes_works() {
 
     let limit = getrlimit(Resource::Stack).current.map_or(6 << 20, |stack| stack / 4).min(6 << 20);
     let bytes = usize::try_from(limit).expect("fits") - 100_000;
-    let (exit, stdout) = exec(&guest.target, many("echo $#", bytes), Vec::new(), b"").expect("runs");
+    let (exit, stdout) =
+        exec(&guest.target, many("echo $#", bytes), Vec::new(), b"").expect("runs");
     assert_eq!((exit, stdout), (GuestExit::Code(0), format!("{}\n", bytes / 100_000).into_bytes()));
 }
 
@@ -133,10 +140,15 @@ fn an_older_agent_gets_a_line() {
     // OpenSSH's sshd grants no window before something runs.
     for window in [2 << 20, 16] {
         let agent = OlderAgent::start(window);
-        let argv = owned(&[b"sh", b"-c", b"printf '%s|' \"$@\" \"$VALUE\"; cat", b"sh", b"it's", b"\xff"]);
+        let argv =
+            owned(&[b"sh", b"-c", b"printf '%s|' \"$@\" \"$VALUE\"; cat", b"sh", b"it's", b"\xff"]);
         let environment = vec![("VALUE".into(), "a b".into())];
         let (exit, stdout) = exec(&agent.target, argv, environment, b"input").expect("runs");
-        assert_eq!((exit, stdout), (GuestExit::Code(0), b"it's|\xff|a b|input".to_vec()), "window {window}");
+        assert_eq!(
+            (exit, stdout),
+            (GuestExit::Code(0), b"it's|\xff|a b|input".to_vec()),
+            "window {window}"
+        );
     }
 }
 
@@ -149,6 +161,9 @@ fn what_an_older_agent_cannot_take_is_named() {
         (owned(&[b"true"]), vec![("VALUE".into(), bytes)], "UTF-8"),
     ] {
         let error = exec(&agent.target, argv, environment, b"").expect_err("is refused");
-        assert!(matches!(error, SshError::OldAgent { .. }) && error.to_string().contains(what), "{error:?}");
+        assert!(
+            matches!(error, SshError::OldAgent { .. }) && error.to_string().contains(what),
+            "{error:?}"
+        );
     }
 }

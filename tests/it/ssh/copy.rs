@@ -18,14 +18,18 @@ fn describe(root: &Path) -> Vec<(String, String)> {
         let what = if metadata.is_symlink() {
             format!("link to {}", fs::read_link(&path).expect("is a link").display())
         } else {
-            let content = if metadata.is_file() { fs::read(&path).expect("reads") } else { Vec::new() };
-            let sum =
-                content.iter().fold(7_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(*byte)));
+            let content =
+                if metadata.is_file() { fs::read(&path).expect("reads") } else { Vec::new() };
+            let sum = content
+                .iter()
+                .fold(7_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(*byte)));
             format!("{:o} {} {} {sum}", metadata.mode(), metadata.mtime(), content.len())
         };
         seen.push((path.strip_prefix(root).expect("is inside").display().to_string(), what));
         if metadata.is_dir() {
-            left.extend(fs::read_dir(&path).expect("reads").map(|entry| entry.expect("reads").path()));
+            left.extend(
+                fs::read_dir(&path).expect("reads").map(|entry| entry.expect("reads").path()),
+            );
         }
     }
     seen.sort();
@@ -38,7 +42,8 @@ fn tree(root: &Path) {
     fs::write(root.join("a/big"), pattern(7_654_321)).expect("writes");
     fs::write(root.join("a/deep/er/nothing"), b"").expect("writes");
     for number in 0..100 {
-        fs::write(root.join(format!("a/deep/{number} \u{e9}'\"")), pattern(number * 50)).expect("writes");
+        fs::write(root.join(format!("a/deep/{number} \u{e9}'\"")), pattern(number * 50))
+            .expect("writes");
     }
     fs::write(root.join("script"), b"#!/bin/sh\n").expect("writes");
     symlink("a/big", root.join("link")).expect("links");
@@ -59,18 +64,21 @@ fn a_tree_goes_there_and_back() {
     let [source, there, back] = ["source", "there", "back"].map(|name| guest.scratch().join(name));
     tree(&source);
     let mut told = 0;
-    let copied = upload(&guest.target, &source, there.to_str().expect("is text"), &mut |bytes| told += bytes);
+    let copied = upload(&guest.target, &source, there.to_str().expect("is text"), &mut |bytes| {
+        told += bytes
+    });
     let copied = copied.expect("uploads");
     assert_eq!(describe(&there), describe(&source));
     assert_eq!((copied.files, copied.bytes), (103, told));
     assert_eq!(told, 7_654_321 + (0..100).sum::<u64>() * 50 + 10);
-    let copied =
-        download(&guest.target, there.to_str().expect("is text"), &back, &mut |_| ()).expect("downloads");
+    let copied = download(&guest.target, there.to_str().expect("is text"), &back, &mut |_| ())
+        .expect("downloads");
     assert_eq!(describe(&back), describe(&source));
     assert_eq!((copied.files, copied.bytes), (103, told));
     // Again, over the existing copy.
     let again = back.join("there");
-    download(&guest.target, there.to_str().expect("is text"), &back, &mut |_| ()).expect("downloads");
+    download(&guest.target, there.to_str().expect("is text"), &back, &mut |_| ())
+        .expect("downloads");
     assert_eq!(describe(&again), describe(&source));
 }
 
@@ -88,7 +96,11 @@ fn a_second_copy_replaces_the_first() {
     fs::write(deep.join("new"), "new").expect("writes");
     fs::set_permissions(&deep, fs::Permissions::from_mode(0o555)).expect("sets");
     upload(&guest.target, &source, goal, &mut |_| ()).expect("uploads");
-    assert_eq!(describe(&there.join("source")), describe(&source), "into the directory, both times");
+    assert_eq!(
+        describe(&there.join("source")),
+        describe(&source),
+        "into the directory, both times"
+    );
 }
 
 #[test]
@@ -100,13 +112,15 @@ fn a_file_goes_as_or_into() {
     fs::create_dir(&directory).expect("makes a directory");
     let named = directory.join("named");
     for goal in [&directory, &named] {
-        upload(&guest.target, &file, goal.to_str().expect("is text"), &mut |_| ()).expect("uploads");
+        upload(&guest.target, &file, goal.to_str().expect("is text"), &mut |_| ())
+            .expect("uploads");
     }
     assert_eq!(fs::read(directory.join("file")).expect("exists"), b"hello");
     assert_eq!(fs::read(&named).expect("exists"), b"hello");
     let other = guest.scratch().join("other");
     fs::create_dir(&other).expect("makes a directory");
-    download(&guest.target, named.to_str().expect("is text"), &other, &mut |_| ()).expect("downloads");
+    download(&guest.target, named.to_str().expect("is text"), &other, &mut |_| ())
+        .expect("downloads");
     assert_eq!(fs::read(other.join("named")).expect("exists"), b"hello");
 }
 
@@ -121,7 +135,8 @@ fn a_file_that_says_it_is_empty_is_read_to_its_end() {
 #[test]
 fn a_link_at_the_goal_is_not_followed() {
     let guest = Guest::start();
-    let [source, goal, outside] = ["source", "goal", "outside"].map(|name| guest.scratch().join(name));
+    let [source, goal, outside] =
+        ["source", "goal", "outside"].map(|name| guest.scratch().join(name));
     for directory in [&source.join("sub"), &goal, &outside] {
         fs::create_dir_all(directory).expect("makes directories");
     }
@@ -132,7 +147,8 @@ fn a_link_at_the_goal_is_not_followed() {
     fs::create_dir(&copy).expect("makes a directory");
     symlink(&outside, copy.join("sub")).expect("links");
     symlink(outside.join("other"), copy.join("other")).expect("links");
-    download(&guest.target, source.to_str().expect("is text"), &goal, &mut |_| ()).expect("downloads");
+    download(&guest.target, source.to_str().expect("is text"), &goal, &mut |_| ())
+        .expect("downloads");
     assert!(!outside.join("file").exists());
     assert_eq!(fs::read(outside.join("other")).expect("exists"), b"mine");
     assert_eq!(fs::read(copy.join("sub/file")).expect("exists"), b"from the guest");
@@ -141,10 +157,12 @@ fn a_link_at_the_goal_is_not_followed() {
 #[test]
 fn what_is_not_there_is_named() {
     let guest = Guest::start();
-    let error = download(&guest.target, "/no/such/file", guest.scratch(), &mut |_| ()).expect_err("fails");
+    let error =
+        download(&guest.target, "/no/such/file", guest.scratch(), &mut |_| ()).expect_err("fails");
     assert!(matches!(&error, SshError::GuestFile { missing: true, .. }), "{error:?}");
     assert!(error.to_string().contains("/no/such/file"), "{error}");
-    let error = upload(&guest.target, Path::new("/no/such/file"), "/tmp", &mut |_| ()).expect_err("fails");
+    let error =
+        upload(&guest.target, Path::new("/no/such/file"), "/tmp", &mut |_| ()).expect_err("fails");
     assert!(matches!(&error, SshError::LocalFile { .. }), "{error:?}");
 }
 
@@ -162,8 +180,8 @@ fn special_files_are_left_out_and_named() {
         0,
     )
     .expect("makes a pipe");
-    let copied =
-        upload(&guest.target, &source, there.to_str().expect("is text"), &mut |_| ()).expect("uploads");
+    let copied = upload(&guest.target, &source, there.to_str().expect("is text"), &mut |_| ())
+        .expect("uploads");
     assert_eq!(copied.skipped, [pipe]);
 }
 
@@ -187,8 +205,11 @@ fn byte_tree(root: &Path) {
 }
 
 pub(crate) fn same_trees(one: &Path, other: &Path) {
-    let output =
-        std::process::Command::new("diff").arg("-r").arg("--no-dereference").args([one, other]).output();
+    let output = std::process::Command::new("diff")
+        .arg("-r")
+        .arg("--no-dereference")
+        .args([one, other])
+        .output();
     let output = output.expect("diff runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }
@@ -196,7 +217,8 @@ pub(crate) fn same_trees(one: &Path, other: &Path) {
 #[test]
 fn names_are_bytes_both_ways() {
     let guest = Guest::start();
-    let [source, there, back] = ["source", "there", "b\u{e9}ck"].map(|name| guest.scratch().join(name));
+    let [source, there, back] =
+        ["source", "there", "b\u{e9}ck"].map(|name| guest.scratch().join(name));
     byte_tree(&source);
     let copied = upload(&guest.target, &source, &there, &mut |_| ()).expect("uploads");
     assert!(copied.failed.is_empty(), "{:?}", copied.failed);
@@ -213,7 +235,8 @@ fn names_are_bytes_both_ways() {
 
 fn fifo(path: &Path) {
     let mode = rustix::fs::Mode::from_raw_mode(0o600);
-    rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, mode, 0).expect("makes a pipe");
+    rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, mode, 0)
+        .expect("makes a pipe");
 }
 
 fn mode(path: &Path) -> u32 {
@@ -239,7 +262,10 @@ fn what_the_user_named_is_written_through() {
         assert!(fs::read(scratch.join(file)).expect("reads") == pattern(200_000));
     }
     assert_eq!(mode(&scratch.join("file")) & 0o7777, 0o640, "it keeps its mode");
-    assert!(fs::read(scratch.join("other")).expect("reads") == pattern(200_000), "and its other name");
+    assert!(
+        fs::read(scratch.join("other")).expect("reads") == pattern(200_000),
+        "and its other name"
+    );
     // A pipe, alone and in a directory.
     let (directory, pipe) = (scratch.join("directory"), scratch.join("directory/source"));
     fs::create_dir(&directory).expect("makes a directory");
@@ -255,8 +281,13 @@ fn what_the_user_named_is_written_through() {
     let null = scratch.join("null");
     let device = rustix::fs::makedev(1, 3);
     let bits = rustix::fs::Mode::from_raw_mode(0o622);
-    let made =
-        rustix::fs::mknodat(rustix::fs::CWD, &null, rustix::fs::FileType::CharacterDevice, bits, device);
+    let made = rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &null,
+        rustix::fs::FileType::CharacterDevice,
+        bits,
+        device,
+    );
     // Only root creates devices, and not in every container.
     if made.is_ok() && fs::OpenOptions::new().write(true).open(&null).is_ok() {
         let before = mode(&null);
@@ -299,11 +330,13 @@ fn what_the_user_named_is_read_to_its_end() {
     writer.join().expect("ends");
     assert!(fs::read(&there).expect("reads") == pattern(3_000_000));
     // Objects that cannot be read are errors: a pipe in the guest, a socket here.
-    let error = download(&guest.target, &pipe, &guest.scratch().join("x"), &mut |_| ()).expect_err("fails");
+    let error =
+        download(&guest.target, &pipe, &guest.scratch().join("x"), &mut |_| ()).expect_err("fails");
     assert!(error.to_string().contains("neither a regular file"), "{error}");
     let socket = guest.scratch().join("socket");
     let _listener = std::os::unix::net::UnixListener::bind(&socket).expect("binds");
-    let error = upload(&guest.target, &socket, guest.scratch().join("x"), &mut |_| ()).expect_err("fails");
+    let error =
+        upload(&guest.target, &socket, guest.scratch().join("x"), &mut |_| ()).expect_err("fails");
     assert!(error.to_string().contains("socket"), "{error}");
     assert!(!guest.scratch().join("x").exists());
 }
@@ -351,8 +384,10 @@ fn patterns_are_expanded_in_the_guest() {
     let source = guest.scratch().join("source");
     for directory in ["one", "two"] {
         fs::create_dir_all(source.join(directory)).expect("makes directories");
-        fs::write(source.join(directory).join(format!("{directory}.conf")), directory).expect("writes");
-        fs::write(source.join(directory).join(format!(".{directory}.conf")), "hidden").expect("writes");
+        fs::write(source.join(directory).join(format!("{directory}.conf")), directory)
+            .expect("writes");
+        fs::write(source.join(directory).join(format!(".{directory}.conf")), "hidden")
+            .expect("writes");
     }
     fs::write(source.join("odd[1]"), "odd").expect("writes");
     let goal = guest.scratch().join("goal");
@@ -362,8 +397,10 @@ fn patterns_are_expanded_in_the_guest() {
     fs::create_dir(&goal).expect("makes a directory");
     assert_eq!(download(&guest.target, &pattern, &goal, &mut |_| ()).expect("downloads").files, 2);
     download(&guest.target, source.join("odd[1]"), &goal, &mut |_| ()).expect("is a name, too");
-    let mut names: Vec<_> =
-        fs::read_dir(&goal).expect("reads").map(|entry| entry.expect("reads").file_name()).collect();
+    let mut names: Vec<_> = fs::read_dir(&goal)
+        .expect("reads")
+        .map(|entry| entry.expect("reads").file_name())
+        .collect();
     names.sort();
     assert_eq!(names, ["odd[1]", "one.conf", "two.conf"]);
     let error = download(&guest.target, source.join("no*"), &goal, &mut |_| ()).expect_err("fails");
@@ -381,9 +418,12 @@ fn a_copy_that_is_cancelled_leaves_no_half_file() {
             fs::write(&goal, "old").expect("writes");
         }
         let cancel = castra::cancel::Cancel::new();
-        let error = download_until(&cancel, &guest.target, &source, &goal, &mut |_| cancel.cancel());
+        let error =
+            download_until(&cancel, &guest.target, &source, &goal, &mut |_| cancel.cancel());
         match error.expect_err("ends") {
-            SshError::Interrupted => assert!(!goal.exists(), "it was made by the copy, and is gone"),
+            SshError::Interrupted => {
+                assert!(!goal.exists(), "it was made by the copy, and is gone")
+            }
             SshError::Incomplete { paths, .. } => assert_eq!(paths, [guest.scratch().join("old")]),
             error => panic!("{error:?}"),
         }
@@ -391,7 +431,8 @@ fn a_copy_that_is_cancelled_leaves_no_half_file() {
     assert!(guest.scratch().join("old").exists());
     let there = guest.scratch().join("there");
     let cancel = castra::cancel::Cancel::new();
-    upload_until(&cancel, &guest.target, &source, &there, &mut |_| cancel.cancel()).expect_err("ends");
+    upload_until(&cancel, &guest.target, &source, &there, &mut |_| cancel.cancel())
+        .expect_err("ends");
     crate::ssh::guest::eventually("the half file in the guest is gone", || !there.exists());
 }
 
@@ -407,6 +448,7 @@ fn the_state_of_castra_stays_here() {
     let copied = upload(&guest.target, &project, &there, &mut |_| ()).expect("uploads");
     assert_eq!((copied.files, copied.states.len()), (1, 2), "{copied:?}");
     assert!(!there.join(".castra").exists() && !there.join("state").exists());
-    let copied = upload(&guest.target, &project.join(".castra"), &there, &mut |_| ()).expect("uploads");
+    let copied =
+        upload(&guest.target, &project.join(".castra"), &there, &mut |_| ()).expect("uploads");
     assert_eq!(copied.files, 1, "who names it means it");
 }

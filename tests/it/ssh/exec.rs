@@ -79,7 +79,10 @@ fn the_environment_is_a_login_and_takes_requests() {
             "echo $USER $LOGNAME $HOME $SHELL; pwd; echo $GREETING; echo $LANG; tty".into(),
         ),
         tty: None,
-        environment: vec![("GREETING".into(), "hello  you".into()), ("LANG".into(), "C.UTF-8".into())],
+        environment: vec![
+            ("GREETING".into(), "hello  you".into()),
+            ("LANG".into(), "C.UTF-8".into()),
+        ],
         stdio: streams,
     };
     let stdout = drain(stdout);
@@ -124,7 +127,8 @@ fn a_background_process_keeps_neither_exit_nor_caller() {
     assert_eq!(output.exit, GuestExit::Code(5));
     assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
     // The process continues: the command ended by itself, so nothing hung it up.
-    let pid: i32 = String::from_utf8(output.stdout).expect("is text").trim().parse().expect("is a pid");
+    let pid: i32 =
+        String::from_utf8(output.stdout).expect("is text").trim().parse().expect("is a pid");
     let pid = rustix::process::Pid::from_raw(pid).expect("is a pid");
     rustix::process::test_kill_process(pid).expect("lives on");
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("ends");
@@ -145,7 +149,9 @@ fn a_background_process_loses_its_output_with_its_command() {
     assert!(String::from_utf8_lossy(&output.stdout).contains("early\n"));
     std::fs::write(&go, "").expect("writes");
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    eventually("one writes and one cannot", || read(&lost).ends_with('\n') && read(&kept).ends_with('\n'));
+    eventually("one writes and one cannot", || {
+        read(&lost).ends_with('\n') && read(&kept).ends_with('\n')
+    });
     assert_eq!((read(&kept).as_str(), read(&log).as_str()), ("0\n", "late\n"));
 }
 
@@ -181,7 +187,8 @@ fn twenty_sessions_run_at_once() {
         for number in 0..20 {
             let guest = &guest;
             scope.spawn(move || {
-                let output = guest.capture(&format!("head -c 200000 /dev/zero | wc -c; exit {number}"));
+                let output =
+                    guest.capture(&format!("head -c 200000 /dev/zero | wc -c; exit {number}"));
                 assert_eq!(output.exit, GuestExit::Code(number));
                 assert_eq!(String::from_utf8(output.stdout).expect("is text").trim(), "200000");
             });
@@ -192,6 +199,7 @@ fn twenty_sessions_run_at_once() {
 #[test]
 fn too_much_output_is_an_error() {
     let guest = Guest::start();
-    let result = ssh::capture(&castra::cancel::Cancel::new(), &guest.target, ["yes".into()].to_vec(), 1000);
+    let result =
+        ssh::capture(&castra::cancel::Cancel::new(), &guest.target, ["yes".into()].to_vec(), 1000);
     assert!(matches!(result, Err(SshError::TooMuchOutput { limit_bytes: 1000 })));
 }

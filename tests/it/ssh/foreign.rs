@@ -21,10 +21,12 @@ use crate::ssh::guest::{Guest, eventually, pattern};
 
 /// Returns one of OpenSSH's programs, set up for a guest.
 fn client(guest: &Guest, program: &str) -> Command {
-    let shown = Command::new(program).arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let shown =
+        Command::new(program).arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status();
     shown.unwrap_or_else(|error| panic!("{program}: {error}; `cargo xtask test` installs it"));
     let keys = VmKeys::load_or_create(&guest.layout).expect("reads keys");
-    keys.write_known_hosts(&guest.layout, "castra-box", guest.target.address.port()).expect("writes");
+    keys.write_known_hosts(&guest.layout, "castra-box", guest.target.address.port())
+        .expect("writes");
     let mut command = Command::new(program);
     command.args(["-F", "/dev/null", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes"]);
     command.args(["-o", "GlobalKnownHostsFile=/dev/null", "-o", "IdentitiesOnly=yes"]);
@@ -37,8 +39,12 @@ fn client(guest: &Guest, program: &str) -> Command {
 
 /// Feeds a client and takes what it prints.
 fn run(mut command: Command, input: Vec<u8>) -> Output {
-    let mut child =
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("starts");
     let mut stdin = child.stdin.take().expect("is a pipe");
     let writer = thread::spawn(move || stdin.write_all(&input));
     let output = child.wait_with_output().expect("ends");
@@ -91,15 +97,27 @@ fn a_header_comes_in_any_pieces() {
 #[test]
 fn what_is_no_header_runs_nothing() {
     let guest = Guest::start();
-    let whole =
-        ExecHeader { arguments: vec!["true".into()], environment: Vec::new() }.encode().expect("encodes");
-    for bytes in [Vec::new(), whole[..whole.len() - 1].to_vec(), vec![0xff; 64], vec![0, 0, 0, 1, 7]] {
+    let whole = ExecHeader { arguments: vec!["true".into()], environment: Vec::new() }
+        .encode()
+        .expect("encodes");
+    for bytes in
+        [Vec::new(), whole[..whole.len() - 1].to_vec(), vec![0xff; 64], vec![0, 0, 0, 1, 7]]
+    {
         let mut ssh = client(&guest, "ssh");
         ssh.args(["-s", "127.0.0.1", EXEC_SUBSYSTEM]);
         let output = run(ssh, bytes);
-        assert_eq!((output.status.code(), &output.stdout[..]), (Some(255), &b""[..]), "{}", said(&output));
+        assert_eq!(
+            (output.status.code(), &output.stdout[..]),
+            (Some(255), &b""[..]),
+            "{}",
+            said(&output)
+        );
     }
-    assert_eq!(guest.capture("exit 3").exit, castra::guest::ssh::GuestExit::Code(3), "the server is well");
+    assert_eq!(
+        guest.capture("exit 3").exit,
+        castra::guest::ssh::GuestExit::Code(3),
+        "the server is well"
+    );
 }
 
 /// An authentication agent of this test's own, ended with it.
@@ -109,13 +127,15 @@ impl AuthAgent {
     fn start(directory: &Path) -> Self {
         let socket = directory.join("host-agent");
         let mut agent = Command::new("ssh-agent");
-        let agent = agent.args(["-D", "-a"]).arg(&socket).stdout(Stdio::null()).spawn().expect("starts");
+        let agent =
+            agent.args(["-D", "-a"]).arg(&socket).stdout(Stdio::null()).spawn().expect("starts");
         eventually("the agent listens", || socket.exists());
         Self(agent, socket)
     }
 
     fn add(&self, key: &Path) {
-        let added = Command::new("ssh-add").arg(key).env("SSH_AUTH_SOCK", &self.1).output().expect("runs");
+        let added =
+            Command::new("ssh-add").arg(key).env("SSH_AUTH_SOCK", &self.1).output().expect("runs");
         assert!(added.status.success(), "{}", said(&added));
     }
 }
@@ -137,7 +157,8 @@ fn an_authentication_agent_is_forwarded_and_its_socket_ends_with_the_connection(
         ssh.env("SSH_AUTH_SOCK", &agent.1).args(["-A", "127.0.0.1", line]);
         run(ssh, Vec::new())
     };
-    let script = "stat -c %a ${SSH_AUTH_SOCK%/*} && echo $SSH_AUTH_SOCK && ssh-add -l && ssh-add -l";
+    let script =
+        "stat -c %a ${SSH_AUTH_SOCK%/*} && echo $SSH_AUTH_SOCK && ssh-add -l && ssh-add -l";
     let output = with_agent(script);
     let stdout = String::from_utf8_lossy(&output.stdout);
     let lines: Vec<&str> = stdout.lines().collect();
@@ -145,7 +166,9 @@ fn an_authentication_agent_is_forwarded_and_its_socket_ends_with_the_connection(
     assert_eq!(lines[0], "700");
     assert!(lines[2..].iter().all(|line| line.contains("ED25519")), "{stdout}");
     let socket = Path::new(lines[1]);
-    eventually("the socket is gone", || !socket.exists() && !socket.parent().is_some_and(Path::exists));
+    eventually("the socket is gone", || {
+        !socket.exists() && !socket.parent().is_some_and(Path::exists)
+    });
 
     let mut ssh = client(&guest, "ssh");
     ssh.env("SSH_AUTH_SOCK", &agent.1).args(["-a", "127.0.0.1", "echo [$SSH_AUTH_SOCK]"]);
@@ -177,7 +200,9 @@ fn keys_change_while_everything_waits() {
     let log = BufReader::new(child.0.stderr.take().expect("is a pipe"));
     let (exchange, exchanges) = mpsc::channel();
     let listener = thread::spawn(move || {
-        for line in log.lines().map_while(Result::ok).filter(|line| line.contains("SSH2_MSG_KEXINIT sent")) {
+        for line in
+            log.lines().map_while(Result::ok).filter(|line| line.contains("SSH2_MSG_KEXINIT sent"))
+        {
             // Only the first two are waited for.
             let _ = exchange.send(line);
         }
@@ -273,7 +298,8 @@ fn scp_copies_trees() {
 fn scp_and_sftp_copy_names_of_every_byte() {
     let guest = Guest::start();
     let mut scp = client(&guest, "scp");
-    let [here, there, back, got] = ["here", "there", "back", "got"].map(|name| guest.scratch().join(name));
+    let [here, there, back, got] =
+        ["here", "there", "back", "got"].map(|name| guest.scratch().join(name));
     // OpenSSH's clients follow links and refuse dangling ones, so there are none.
     fs::create_dir(&here).expect("makes a directory");
     for byte in (1..=255_u8).filter(|byte| *byte != b'/') {
@@ -312,7 +338,8 @@ fn echo() -> u16 {
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             thread::spawn(move || {
-                std::io::copy(&mut &stream, &mut &stream).map(|_| stream.shutdown(std::net::Shutdown::Write))
+                std::io::copy(&mut &stream, &mut &stream)
+                    .map(|_| stream.shutdown(std::net::Shutdown::Write))
             });
         }
     });
@@ -349,7 +376,11 @@ fn forwards_both_ways() {
         eventually("the forward is up", || TcpStream::connect(("127.0.0.1", port)).is_ok());
         for _ in 0..3 {
             let received = talk(port).expect("talks");
-            assert!(received == pattern(4 << 20), "{} bytes on {port}, -L is {local}", received.len());
+            assert!(
+                received == pattern(4 << 20),
+                "{} bytes on {port}, -L is {local}",
+                received.len()
+            );
         }
     }
     drop(forwarding);
@@ -387,7 +418,8 @@ fn heard(port: u16) -> String {
 #[test]
 fn a_forward_to_a_unix_socket() {
     let guest = Guest::start();
-    let (socket, absent) = (guest.scratch().join("service.sock"), guest.scratch().join("absent.sock"));
+    let (socket, absent) =
+        (guest.scratch().join("service.sock"), guest.scratch().join("absent.sock"));
     greeter(&socket);
     let log = guest.scratch().join("log");
     let (port, nowhere) = (free_port(), free_port());
@@ -460,14 +492,24 @@ fn what_is_not_forwarded_is_refused_by_the_clients_own_words() {
         "echo on",
     ]);
     let output = run(ssh, Vec::new());
-    assert_eq!((output.status.code(), &output.stdout[..]), (Some(0), &b"on\n"[..]), "{}", said(&output));
+    assert_eq!(
+        (output.status.code(), &output.stdout[..]),
+        (Some(0), &b"on\n"[..]),
+        "{}",
+        said(&output)
+    );
     assert!(said(&output).contains("X11 forwarding request failed"), "{}", said(&output));
     let mut ssh = client(&guest, "ssh");
     let back = guest.scratch().join("back.sock");
-    ssh.args(["-o", "ExitOnForwardFailure=yes", "-R"]).arg(format!("{}:127.0.0.1:1", back.display()));
+    ssh.args(["-o", "ExitOnForwardFailure=yes", "-R"])
+        .arg(format!("{}:127.0.0.1:1", back.display()));
     ssh.args(["127.0.0.1", "true"]);
     let output = run(ssh, Vec::new());
     assert_ne!(output.status.code(), Some(0), "{}", said(&output));
-    assert!(said(&output).contains("remote port forwarding failed for listen path"), "{}", said(&output));
+    assert!(
+        said(&output).contains("remote port forwarding failed for listen path"),
+        "{}",
+        said(&output)
+    );
     assert!(!back.exists());
 }

@@ -7,7 +7,9 @@ use std::os::fd::OwnedFd;
 use std::thread;
 
 use castra::guest::VmKeys;
-use castra::guest::ssh::{self, Captured, Command, ExecRequest, GuestExit, SshError, Stdio, Target, Tty};
+use castra::guest::ssh::{
+    self, Captured, Command, ExecRequest, GuestExit, SshError, Stdio, Target, Tty,
+};
 use castra::layout::{ProjectLayout, VmLayout};
 use castra_guest::ssh::SshServer;
 use tokio::net::TcpListener;
@@ -36,11 +38,18 @@ impl Guest {
             .enable_all()
             .build()
             .expect("makes a runtime");
-        let listener = runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).expect("binds a port");
+        let listener =
+            runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).expect("binds a port");
         let address = listener.local_addr().expect("has an address");
         let server = SshServer::new();
         runtime.spawn(server.clone().serve(listener));
-        Self { target: keys.target(address, &own_name()), layout, server, directory, runtime: Some(runtime) }
+        Self {
+            target: keys.target(address, &own_name()),
+            layout,
+            server,
+            directory,
+            runtime: Some(runtime),
+        }
     }
 
     pub(crate) fn personalise(&self) {
@@ -60,7 +69,12 @@ impl Guest {
     }
 
     /// Runs a line on pipes of its own, and returns exit and both outputs.
-    pub(crate) fn exec(&self, line: &str, input: Vec<u8>, tty: Option<Tty>) -> (GuestExit, Vec<u8>, Vec<u8>) {
+    pub(crate) fn exec(
+        &self,
+        line: &str,
+        input: Vec<u8>,
+        tty: Option<Tty>,
+    ) -> (GuestExit, Vec<u8>, Vec<u8>) {
         let (streams, stdin, stdout, stderr) = pipes();
         let writer = thread::spawn(move || {
             // A command may end without reading everything.
@@ -72,7 +86,12 @@ impl Guest {
         (exit, stdout.join().expect("reads"), stderr.join().expect("reads"))
     }
 
-    pub(crate) fn exec_on(&self, stdio: Stdio, line: &str, tty: Option<Tty>) -> Result<GuestExit, SshError> {
+    pub(crate) fn exec_on(
+        &self,
+        stdio: Stdio,
+        line: &str,
+        tty: Option<Tty>,
+    ) -> Result<GuestExit, SshError> {
         let command = Command::Line(line.to_owned());
         ssh::exec(
             &castra::cancel::Cancel::new(),
@@ -88,7 +107,10 @@ impl Drop for Guest {
             runtime.shutdown_background();
         }
         // Without root, the contents of a directory without write permission cannot be removed.
-        let _ = std::process::Command::new("chmod").args(["-R", "u+rwX"]).arg(self.directory.path()).status();
+        let _ = std::process::Command::new("chmod")
+            .args(["-R", "u+rwX"])
+            .arg(self.directory.path())
+            .status();
     }
 }
 
@@ -118,7 +140,10 @@ pub(crate) fn own_name() -> String {
 
 /// Returns bytes in which every loss, repetition or swap shows.
 pub(crate) fn pattern(length: usize) -> Vec<u8> {
-    (0_u32..).flat_map(|number| number.wrapping_mul(2_654_435_761).to_be_bytes()).take(length).collect()
+    (0_u32..)
+        .flat_map(|number| number.wrapping_mul(2_654_435_761).to_be_bytes())
+        .take(length)
+        .collect()
 }
 
 /// Waits until a condition holds; fails after ten seconds.

@@ -99,9 +99,11 @@ impl Files {
 
     fn answer(&mut self, request: Request) -> Reply {
         match request {
-            Request::Stat { path } => {
-                Reply::Attributes(attributes(if path.ends_with(b"file") { REGULAR } else { DIRECTORY }))
-            }
+            Request::Stat { path } => Reply::Attributes(attributes(if path.ends_with(b"file") {
+                REGULAR
+            } else {
+                DIRECTORY
+            })),
             Request::Opendir { path } => {
                 let here = || vec![("deeper-and-deeper-and-deeper".to_owned(), DIRECTORY)];
                 let text = std::str::from_utf8(&path).expect("is text");
@@ -139,10 +141,13 @@ impl Files {
 fn copy(tree: Tree, remote: &str, scratch: &Path, goal: &Path) -> Result<Copied, SshError> {
     let layout = ProjectLayout::unchecked(scratch.join(".castra")).vm("box");
     let keys = VmKeys::load_or_create(&layout).expect("makes keys");
-    let host_key = PrivateKey::from_openssh(keys.host_private_pem().expect("encodes")).expect("reads");
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let host_key =
+        PrivateKey::from_openssh(keys.host_private_pem().expect("encodes")).expect("reads");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let runtime = runtime.expect("makes a runtime");
-    let listener = runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).expect("binds a port");
+    let listener =
+        runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).expect("binds a port");
     let target: Target = keys.target(listener.local_addr().expect("has an address"), "root");
     let server = Server { tree: Arc::new(tree), channels: Arc::default() };
     runtime.spawn(async move {
@@ -204,10 +209,12 @@ fn a_file_is_no_longer_than_it_said_and_lends_no_rights() {
 #[test]
 fn trees_without_end_come_to_one() {
     let scratch = tempfile::tempdir().expect("a directory");
-    let error = copy(Tree::new(), "/deep", scratch.path(), &scratch.path().join("goal")).expect_err("ends");
+    let error =
+        copy(Tree::new(), "/deep", scratch.path(), &scratch.path().join("goal")).expect_err("ends");
     assert!(error.to_string().contains("too long"), "{error}");
     let tree = Tree::from([("/wide", vec![("endless".into(), REGULAR)])]);
-    let error = copy(tree, "/wide", scratch.path(), &scratch.path().join("goal")).expect_err("ends");
+    let error =
+        copy(tree, "/wide", scratch.path(), &scratch.path().join("goal")).expect_err("ends");
     assert!(error.to_string().contains("too many entries"), "{error}");
     assert_eq!(names(scratch.path()), [".castra"]);
 }
@@ -246,7 +253,8 @@ fn paths_of_a_tree_take_bounded_memory() {
         insert(&format!("{path}/d{number}"), numbered("x", 4000, REGULAR));
     }
     let scratch = tempfile::tempdir().expect("a directory");
-    let error = copy(tree, "/long", scratch.path(), &scratch.path().join("goal")).expect_err("ends");
+    let error =
+        copy(tree, "/long", scratch.path(), &scratch.path().join("goal")).expect_err("ends");
     assert!(error.to_string().contains("too many entries"), "{error}");
     assert_eq!(names(scratch.path()), [".castra"]);
 }
@@ -256,14 +264,15 @@ fn a_guest_that_breaks_the_protocol_loses_the_session() {
     for name in ["x".repeat(256), "x".repeat(200_000)] {
         let scratch = tempfile::tempdir().expect("a directory");
         let tree = Tree::from([("/tree", vec![(name, REGULAR)])]);
-        let error =
-            copy(tree, "/tree", scratch.path(), &scratch.path().join("goal")).expect_err("is refused");
+        let error = copy(tree, "/tree", scratch.path(), &scratch.path().join("goal"))
+            .expect_err("is refused");
         assert!(error.to_string().contains("not a file name"), "{error}");
     }
     let scratch = tempfile::tempdir().expect("a directory");
     // A packet longer than any may be.
     let tree = Tree::from([("/tree", vec![("x".repeat(300_000), REGULAR)])]);
-    let error = copy(tree, "/tree", scratch.path(), &scratch.path().join("goal")).expect_err("is refused");
+    let error =
+        copy(tree, "/tree", scratch.path(), &scratch.path().join("goal")).expect_err("is refused");
     assert!(matches!(error, SshError::Lost), "{error:?}");
 }
 

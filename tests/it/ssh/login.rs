@@ -10,8 +10,12 @@ use castra::layout::ProjectLayout;
 use crate::ssh::guest::Guest;
 
 fn whoami(target: &Target) -> Result<String, SshError> {
-    let output =
-        capture(&castra::cancel::Cancel::new(), target, ["id", "-un"].map(Into::into).to_vec(), 1000)?;
+    let output = capture(
+        &castra::cancel::Cancel::new(),
+        target,
+        ["id", "-un"].map(Into::into).to_vec(),
+        1000,
+    )?;
     Ok(String::from_utf8(output.stdout).expect("is text").trim().to_owned())
 }
 
@@ -45,15 +49,19 @@ fn another_client_key_is_refused() {
 #[test]
 fn an_unknown_user_is_told_from_a_wrong_key() {
     let guest = Guest::start();
-    let error =
-        whoami(&Target { user: "no-such-user".into(), ..guest.target.clone() }).expect_err("is refused");
-    assert!(matches!(&error, SshError::UnknownUser { user } if user == "no-such-user"), "{error:?}");
+    let error = whoami(&Target { user: "no-such-user".into(), ..guest.target.clone() })
+        .expect_err("is refused");
+    assert!(
+        matches!(&error, SshError::UnknownUser { user } if user == "no-such-user"),
+        "{error:?}"
+    );
 }
 
 #[test]
 fn a_port_without_a_vm_is_unreachable() {
     let guest = Guest::start();
-    let free = TcpListener::bind("127.0.0.1:0").expect("binds").local_addr().expect("has an address");
+    let free =
+        TcpListener::bind("127.0.0.1:0").expect("binds").local_addr().expect("has an address");
     let error = whoami(&Target { address: free, ..guest.target.clone() }).expect_err("fails");
     assert!(matches!(error, SshError::Unreachable { .. }), "{error:?}");
 }
@@ -99,7 +107,8 @@ fn broken_keys_change_nothing() {
     guest.server.personalise(b"nonsense", &[]).expect_err("is no key");
     let keys = VmKeys::load_or_create(&guest.layout).expect("reads keys");
     let pem = keys.host_private_pem().expect("encodes");
-    let error = guest.server.personalise(&pem, &["ssh-ed25519 nonsense".into()]).expect_err("is no key");
+    let error =
+        guest.server.personalise(&pem, &["ssh-ed25519 nonsense".into()]).expect_err("is no key");
     assert!(error.to_string().starts_with("authorised key 1 "), "{error}");
     assert_eq!(whoami(&guest.target).expect("logs in"), guest.target.user);
 }
@@ -118,7 +127,8 @@ fn root_becomes_another_user_with_all_groups() {
     std::fs::set_permissions(&private, std::fs::Permissions::from_mode(0o600)).expect("sets");
     let goal = guest.scratch().join("copy");
     let path = private.to_str().expect("is text");
-    let error = castra::guest::ssh::download(&target, path, &goal, &mut |_| ()).expect_err("is not allowed");
+    let error = castra::guest::ssh::download(&target, path, &goal, &mut |_| ())
+        .expect_err("is not allowed");
     assert!(error.to_string().contains("ermission denied"), "{error}");
     castra::guest::ssh::download(&guest.target, path, &goal, &mut |_| ()).expect("root may");
     assert_eq!(rustix::process::geteuid().as_raw(), 0, "only that thread gave up its rights");

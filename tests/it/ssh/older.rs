@@ -29,15 +29,19 @@ impl OlderAgent {
         let directory = tempfile::tempdir().expect("makes a directory");
         let layout = ProjectLayout::unchecked(directory.path().join(".castra")).vm("box");
         let keys = VmKeys::load_or_create(&layout).expect("makes keys");
-        let key = PrivateKey::from_openssh(keys.host_private_pem().expect("encodes")).expect("reads");
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let key =
+            PrivateKey::from_openssh(keys.host_private_pem().expect("encodes")).expect("reads");
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.expect("makes a runtime");
-        let listener = runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).expect("binds a port");
+        let listener =
+            runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).expect("binds a port");
         let target = keys.target(listener.local_addr().expect("has an address"), &own_name());
         let config = Arc::new(Config { keys: vec![key], window_size: window, ..Config::default() });
         runtime.spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let running = russh::server::run_stream(Arc::clone(&config), stream, Server::default()).await;
+                let running =
+                    russh::server::run_stream(Arc::clone(&config), stream, Server::default()).await;
                 tokio::spawn(running.expect("runs"));
             }
         });
@@ -71,7 +75,12 @@ impl Waiting {
     fn run(self) -> (u32, Vec<u8>) {
         let line = std::ffi::OsString::from_vec(self.line);
         let mut command = Command::new("sh");
-        command.arg("-c").arg(line).envs(self.environment).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command
+            .arg("-c")
+            .arg(line)
+            .envs(self.environment)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
         let mut child = command.spawn().expect("starts");
         // The command may end without reading everything.
         let _ = child.stdin.take().expect("is a pipe").write_all(&self.input);
@@ -143,7 +152,11 @@ impl Handler for Server {
         Ok(())
     }
 
-    async fn channel_eof(&mut self, channel: ChannelId, session: &mut Session) -> Result<(), russh::Error> {
+    async fn channel_eof(
+        &mut self,
+        channel: ChannelId,
+        session: &mut Session,
+    ) -> Result<(), russh::Error> {
         let (status, stdout) = self.waiting.remove(&channel).expect("is open").run();
         session.data(channel, stdout)?;
         session.exit_status_request(channel, status)?;

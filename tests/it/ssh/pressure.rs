@@ -50,7 +50,8 @@ fn until_still(sent: &AtomicUsize) -> usize {
 
 fn resident_bytes() -> usize {
     let pages = std::fs::read_to_string("/proc/self/statm").expect("reads");
-    pages.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok()).expect("is a number") * 4096
+    pages.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok()).expect("is a number")
+        * 4096
 }
 
 #[test]
@@ -70,7 +71,8 @@ fn a_command_that_does_not_read_holds_its_sender_back() {
         }
         let at_most = until_still(&sent);
         let grown = resident_bytes().saturating_sub(before);
-        let pid = rustix::process::Pid::from_raw(pid.trim().parse().expect("is a pid")).expect("is a pid");
+        let pid = rustix::process::Pid::from_raw(pid.trim().parse().expect("is a pid"))
+            .expect("is a pid");
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("signals");
         stdout.read_to_end(&mut Vec::new()).expect("reads");
         (at_most, grown)
@@ -98,7 +100,11 @@ fn output_that_nobody_reads_costs_no_memory() {
             drop((stdout, stderr));
             grown
         });
-        assert_eq!(guest.exec_on(streams, line, None).expect("runs"), GuestExit::OutputClosed, "{line}");
+        assert_eq!(
+            guest.exec_on(streams, line, None).expect("runs"),
+            GuestExit::OutputClosed,
+            "{line}"
+        );
         let grown = reader.join().expect("watches");
         assert!(grown < MEMORY_LIMIT, "{line}: grown by {grown}");
     }

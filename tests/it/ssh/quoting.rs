@@ -36,7 +36,8 @@ proptest! {
 fn a_first_word_is_a_program_whatever_it_looks_like() {
     for word in ["A=b", "~root", "if", "#"] {
         let line = quote(&[OsString::from(word)]);
-        let output = Command::new("sh").arg("-c").arg(OsStr::from_bytes(&line)).output().expect("runs");
+        let output =
+            Command::new("sh").arg("-c").arg(OsStr::from_bytes(&line)).output().expect("runs");
         assert_eq!(output.status.code(), Some(127), "{word} is not found");
     }
 }
@@ -45,6 +46,7 @@ fn a_first_word_is_a_program_whatever_it_looks_like() {
 fn arguments_reach_the_guest_unchanged() {
     let arguments = ["a b", "", "it's", "$HOME", "\u{e9}\n", "*"];
     let argv = ["printf", "%s|"].iter().chain(&arguments).map(OsString::from).collect();
-    let output = capture(&castra::cancel::Cancel::new(), &Guest::start().target, argv, 1000).expect("runs");
+    let output =
+        capture(&castra::cancel::Cancel::new(), &Guest::start().target, argv, 1000).expect("runs");
     assert_eq!(String::from_utf8(output.stdout).expect("is text"), "a b||it's|$HOME|\u{e9}\n|*|");
 }

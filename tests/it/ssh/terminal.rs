@@ -36,8 +36,11 @@ fn tty(columns: u16, rows: u16) -> Option<Tty> {
 #[test]
 fn a_terminal_has_size_and_kind_and_joins_the_streams() {
     let guest = Guest::start();
-    let (exit, stdout, stderr) =
-        guest.exec("stty size; echo $TERM; tty; echo $SSH_TTY; echo err >&2", Vec::new(), tty(101, 33));
+    let (exit, stdout, stderr) = guest.exec(
+        "stty size; echo $TERM; tty; echo $SSH_TTY; echo err >&2",
+        Vec::new(),
+        tty(101, 33),
+    );
     assert_eq!(exit, GuestExit::Code(0));
     let text = String::from_utf8(stdout).expect("is text");
     let lines: Vec<&str> = text.lines().collect();
@@ -90,7 +93,10 @@ fn keys_are_bytes_and_the_terminal_is_restored() {
         let mut ready = [0; 5];
         stdout.read_exact(&mut ready).expect("starts");
         let modes = tcgetattr(&watched).expect("is a terminal").local_modes;
-        assert!(!modes.intersects(LocalModes::ICANON | LocalModes::ISIG | LocalModes::ECHO), "is raw");
+        assert!(
+            !modes.intersects(LocalModes::ICANON | LocalModes::ISIG | LocalModes::ECHO),
+            "is raw"
+        );
         File::from(user.try_clone().expect("clones")).write_all(b"\x03").expect("types Ctrl-C");
         stdout.read_to_end(&mut Vec::new()).expect("reads");
         (user, watched)
@@ -131,7 +137,8 @@ fn a_resize_is_passed_on() {
 #[ignore = "runs in a process of its own, started by other tests"]
 fn exec_in_a_process_of_its_own() {
     let Ok(state) = std::env::var("CASTRA_TEST_STATE") else { return };
-    let address = std::env::var("CASTRA_TEST_ADDRESS").expect("is set").parse().expect("is an address");
+    let address =
+        std::env::var("CASTRA_TEST_ADDRESS").expect("is set").parse().expect("is an address");
     let line = std::env::var("CASTRA_TEST_LINE").expect("is set");
     let layout = ProjectLayout::unchecked(Path::new(&state).to_owned()).vm("box");
     let target = VmKeys::load_or_create(&layout).expect("reads keys").target(address, &own_name());
@@ -152,7 +159,12 @@ fn leave(code: u8) {
 
 fn other_process(guest: &Guest, line: &str) -> Child {
     Process::new(std::env::current_exe().expect("is a file"))
-        .args(["--exact", "ssh::terminal::exec_in_a_process_of_its_own", "--ignored", "--nocapture"])
+        .args([
+            "--exact",
+            "ssh::terminal::exec_in_a_process_of_its_own",
+            "--ignored",
+            "--nocapture",
+        ])
         .env("CASTRA_TEST_STATE", guest.scratch().join(".castra"))
         .env("CASTRA_TEST_ADDRESS", guest.target.address.to_string())
         .env("CASTRA_TEST_LINE", line)
@@ -170,8 +182,10 @@ fn pid(child: &Child) -> Pid {
 fn a_signal_without_a_terminal_goes_to_the_command() {
     let guest = Guest::start();
     let mark = guest.scratch().join("started");
-    let line =
-        format!("trap 'echo heard; exit 9' INT; touch {}; while :; do sleep 0.02; done", mark.display());
+    let line = format!(
+        "trap 'echo heard; exit 9' INT; touch {}; while :; do sleep 0.02; done",
+        mark.display()
+    );
     let mut child = other_process(&guest, &line);
     eventually("it starts", || mark.exists());
     kill_process(pid(&child), Signal::INT).expect("signals");

@@ -26,11 +26,17 @@ fn a_copy_does_what_cp_does() {
 fn names_are_bytes(project: &Project, home: &Path) {
     fs::create_dir(home.join("names")).expect("made");
     for byte in (1..=255_u8).filter(|byte| *byte != b'/') {
-        fs::write(home.join("names").join(OsStr::from_bytes(&[b'n', byte])), [byte]).expect("written");
+        fs::write(home.join("names").join(OsStr::from_bytes(&[b'n', byte])), [byte])
+            .expect("written");
     }
     project.run(&["cp", "names", ":/root/names"]).ok();
-    let count =
-        project.run(&["exec", "--", "sh", "-c", "find /root/names -type f -print0 | tr -cd '\\0' | wc -c"]);
+    let count = project.run(&[
+        "exec",
+        "--",
+        "sh",
+        "-c",
+        "find /root/names -type f -print0 | tr -cd '\\0' | wc -c",
+    ]);
     assert_eq!(count.ok().text().trim(), "254");
     project.run(&["cp", ":/root/names", "back"]).ok();
     let [names, back] = ["names", "back"].map(|name| home.join(name).display().to_string());
@@ -46,12 +52,17 @@ fn sources_are_read_to_their_end(project: &Project) {
     project.run(&["cp", "/proc/version", ":/root/version"]).ok();
     let there = project.run(&["exec", "--", "cat", "/root/version"]).ok().text();
     assert_eq!(there, fs::read_to_string("/proc/version").expect("read"));
-    project.run(&["cp", ":/dev/null", "nothing"]).code(74).says("neither a regular file nor a directory");
+    project
+        .run(&["cp", ":/dev/null", "nothing"])
+        .code(74)
+        .says("neither a regular file nor a directory");
 }
 
 /// Uses only nodes of this test's own: as root, a mistake would cost this machine its devices.
 fn the_destination_keeps_its_kind(project: &Project, home: &Path) {
-    project.run(&["exec", "--", "sh", "-c", "echo content > /root/file; chmod 4777 /root/file"]).ok();
+    project
+        .run(&["exec", "--", "sh", "-c", "echo content > /root/file; chmod 4777 /root/file"])
+        .ok();
     fs::write(home.join("target"), "old").expect("written");
     symlink("target", home.join("link")).expect("linked");
     project.run(&["cp", ":/root/file", "link"]).ok();
@@ -81,7 +92,10 @@ fn the_umask_counts(project: &Project) {
     let castra = project.castra(&["cp", ":/root/file", "private"]);
     // A shell of its own, since a umask belongs to a whole process.
     let mut shell = Command::new("sh");
-    shell.args(["-c", "umask 077; exec \"$@\"", "sh"]).arg(castra.get_program()).args(castra.get_args());
+    shell
+        .args(["-c", "umask 077; exec \"$@\"", "sh"])
+        .arg(castra.get_program())
+        .args(castra.get_args());
     shell.env_clear().current_dir(project.path());
     for (name, value) in castra.get_envs() {
         if let Some(value) = value {
@@ -99,7 +113,8 @@ fn what_is_left_out_is_said(project: &Project, home: &Path) {
     assert_eq!(found.text(), "");
     fs::create_dir(home.join("mixed")).expect("made");
     fs::write(home.join("mixed/plain"), "x").expect("written");
-    mknodat(CWD, home.join("mixed/pipe"), FileType::Fifo, Mode::from_raw_mode(0o600), 0).expect("made");
+    mknodat(CWD, home.join("mixed/pipe"), FileType::Fifo, Mode::from_raw_mode(0o600), 0)
+        .expect("made");
     project.run(&["cp", "mixed", ":/root/mixed"]).code(74).says("mixed/pipe");
     project.run(&["exec", "--", "cat", "/root/mixed/plain"]).ok();
 }

@@ -24,7 +24,8 @@ impl Listeners {
         let first = TcpListener::bind("127.0.0.1:0").ok()?;
         let port = first.local_addr().ok()?.port();
         let tcp = [first, TcpListener::bind(("::1", port)).ok()?];
-        let udp = [UdpSocket::bind(("127.0.0.1", port)).ok()?, UdpSocket::bind(("::1", port)).ok()?];
+        let udp =
+            [UdpSocket::bind(("127.0.0.1", port)).ok()?, UdpSocket::bind(("::1", port)).ok()?];
         tcp.iter().try_for_each(|one| one.set_nonblocking(true)).ok()?;
         udp.iter().try_for_each(|one| one.set_nonblocking(true)).ok()?;
         Some(Self { port, tcp, udp })
@@ -116,5 +117,8 @@ fn vm_that_is_isolated_reaches_nothing_from_its_first_instruction() {
     assert_eq!((seen.as_str(), listeners.heard()), ("done\n", Vec::new()));
     // The same template, with the network that was missing when it was made: the calls do arrive.
     run("full", &format!("{calls}echo done"));
-    assert_eq!(listeners.heard(), ["TCP over IPv4", "TCP over IPv6", "UDP over IPv4", "UDP over IPv6"]);
+    assert_eq!(
+        listeners.heard(),
+        ["TCP over IPv4", "TCP over IPv6", "UDP over IPv4", "UDP over IPv6"]
+    );
 }

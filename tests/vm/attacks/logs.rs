@@ -20,7 +20,8 @@ const MOST_BYTES: u64 = 2 * QEMU_BYTES;
 fn longest(mut castra: Child, logs: impl Fn(u32) -> Vec<PathBuf>) -> u64 {
     let mut longest = 0;
     loop {
-        let lengths = logs(castra.id()).into_iter().filter_map(|log| Some(fs::metadata(log).ok()?.size()));
+        let lengths =
+            logs(castra.id()).into_iter().filter_map(|log| Some(fs::metadata(log).ok()?.size()));
         longest = lengths.fold(longest, u64::max);
         if let Some(status) = castra.try_wait().expect("looked at") {
             assert!(status.success(), "{status}");
@@ -42,7 +43,8 @@ fn open_consoles(castra: u32) -> Vec<PathBuf> {
         fs::read_dir(process.join("fd")).into_iter().flatten().flatten().map(|entry| entry.path())
     });
     let is_console = |descriptor: &PathBuf| {
-        fs::read_link(descriptor).is_ok_and(|target| target.to_string_lossy().contains("console.log"))
+        fs::read_link(descriptor)
+            .is_ok_and(|target| target.to_string_lossy().contains("console.log"))
     };
     descriptors.filter(is_console).collect()
 }
@@ -76,7 +78,8 @@ fn flooded_console_of_a_template_and_of_a_vm_that_is_thrown_away_stay_within_the
     let vm = "[[vms]]\nname = \"vm\"\nmanaged_image = { name = \"flooder\", version = \"v1\" }\n";
     project.write("castra.toml", &format!("{}{vm}", image.described_as("flooder")));
     let run = || {
-        let arguments = ["run", "--image", "flooder", "--memory", "512 MiB", "--", "sh", "-c", FLOOD];
+        let arguments =
+            ["run", "--image", "flooder", "--memory", "512 MiB", "--", "sh", "-c", FLOOD];
         let castra = project.castra(&arguments).spawn().expect("started");
         longest(castra, open_consoles)
     };

@@ -17,6 +17,10 @@ fn vm_of_the_fallback_runs_no_agent_of_a_third_party() {
     project.run(&["up", "warm"]).ok();
     project.run(&["up", "--cold", "--wait", "services", "cold"]).ok();
     for vm in ["warm", "cold"] {
-        assert_eq!(project.run(&["exec", vm, "--", "sh", "-c", LOOK]).text(), "0\n1\nrefused\n", "{vm}");
+        assert_eq!(
+            project.run(&["exec", vm, "--", "sh", "-c", LOOK]).text(),
+            "0\n1\nrefused\n",
+            "{vm}"
+        );
     }
 }

@@ -8,7 +8,8 @@ use castra_test_support::parked::{kill_at_each_visit, succeeds};
 use castra_test_support::{Project, bootable_qcow2, tool};
 
 /// Configuration of a VM on the user's own disk, whose contents do not matter here.
-const CONFIGURATION: &str = "[[vms]]\nname = \"vm\"\nbase_image = \"base.qcow2\"\nmemory = \"128 MiB\"\n";
+const CONFIGURATION: &str =
+    "[[vms]]\nname = \"vm\"\nbase_image = \"base.qcow2\"\nmemory = \"128 MiB\"\n";
 
 fn project() -> Project {
     let project = Project::isolated();
@@ -30,8 +31,9 @@ fn names(project: &Project) -> Vec<String> {
     let state = project.path().join(".castra");
     let directories = [state.clone(), state.join("vms"), state.join("vms/vm")];
     let entries = directories.iter().flat_map(|directory| fs::read_dir(directory).expect("reads"));
-    let mut names: Vec<String> =
-        entries.map(|entry| entry.expect("reads").file_name().to_string_lossy().into_owned()).collect();
+    let mut names: Vec<String> = entries
+        .map(|entry| entry.expect("reads").file_name().to_string_lossy().into_owned())
+        .collect();
     names.retain(|name| name != "boots");
     names.sort();
     names

@@ -18,7 +18,10 @@ fn up(project: &Project) -> Command {
 fn unfinished(cache: &Path) -> Vec<String> {
     let entries = fs::read_dir(cache.join("castra/templates")).expect("reads");
     let paths = entries.map(|entry| entry.expect("reads").path());
-    paths.filter(|path| !path.join("template.json").exists()).map(|path| path.display().to_string()).collect()
+    paths
+        .filter(|path| !path.join("template.json").exists())
+        .map(|path| path.display().to_string())
+        .collect()
 }
 
 #[test]
@@ -30,7 +33,12 @@ fn a_template_in_the_making_leaves_nothing() {
         assert!(is_killed(up(&project), point.name()), "nobody comes to {}", point.name());
         project.run(&["up"]).ok().says("restoring from its warm template");
         project.run(&["exec", "--", "true"]).ok();
-        assert_eq!(unfinished(cache.path()), Vec::<String>::new(), "after a kill at {}", point.name());
+        assert_eq!(
+            unfinished(cache.path()),
+            Vec::<String>::new(),
+            "after a kill at {}",
+            point.name()
+        );
     }
 }
 
@@ -58,7 +66,8 @@ fn a_run_that_was_killed_while_it_started_is_swept_by_the_next() {
         let vms = fs::read_dir(cache.path().join("castra/runs/vms")).expect("reads");
         assert_eq!(vms.count(), 0, "after a kill at {}", point.name());
         let disks = fs::read_dir(cache.path().join("castra/runs")).expect("reads").flatten();
-        let left = disks.filter(|entry| entry.file_name().to_string_lossy().contains("run-")).count();
+        let left =
+            disks.filter(|entry| entry.file_name().to_string_lossy().contains("run-")).count();
         assert_eq!(left, 0, "after a kill at {}", point.name());
     }
 }

@@ -76,8 +76,11 @@ impl Bench {
         let record = fs::read_to_string(vm.join("vm.json")).map_err(failed)?;
         for another in (1..MANY_VMS).map(|number| format!("another-{number}")) {
             fs::create_dir(vms.join(&another)).map_err(failed)?;
-            let record =
-                record.replacen(&format!("\"name\": \"{name}\""), &format!("\"name\": \"{another}\""), 1);
+            let record = record.replacen(
+                &format!("\"name\": \"{name}\""),
+                &format!("\"name\": \"{another}\""),
+                1,
+            );
             fs::write(vms.join(&another).join("vm.json"), record).map_err(failed)?;
         }
         Ok(())

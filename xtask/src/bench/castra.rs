@@ -60,7 +60,11 @@ impl Castra {
             // The kernel keeps the maximum, so only the last reading matters.
             peak = peak.max(high_water(&status).unwrap_or(0));
             if let Some(ended) = child.try_wait().map_err(|error| error.to_string())? {
-                return if ended.success() { Ok(peak) } else { Err(format!("castra failed: {ended}")) };
+                return if ended.success() {
+                    Ok(peak)
+                } else {
+                    Err(format!("castra failed: {ended}"))
+                };
             }
             thread::sleep(LOOK);
         }

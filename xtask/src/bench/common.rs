@@ -42,8 +42,9 @@ impl Bench {
 pub(super) fn only_entry(directory: &Path) -> Result<PathBuf, String> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let mut directories = entries.map(|entry| entry.path()).filter(|path| path.is_dir());
-    let is_hidden =
-        |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
+    let is_hidden = |path: &PathBuf| {
+        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'))
+    };
     directories
         .find(|path| !is_hidden(path))
         .ok_or_else(|| format!("there is nothing in {}", directory.display()))

@@ -28,7 +28,10 @@ pub(super) fn make_vhd(directory: &Path, vhd: &Path) -> Result<String, String> {
         blocks.and_then(|text| text.trim().parse().ok()).ok_or("dumpe2fs names no block count")?;
     add_footer(vhd, blocks * BLOCK_BYTES).map_err(|error| error.to_string())?;
     let sum = helper("sha256sum", &[&raw])?;
-    sum.split_whitespace().next().map(str::to_owned).ok_or_else(|| "sha256sum says nothing".to_owned())
+    sum.split_whitespace()
+        .next()
+        .map(str::to_owned)
+        .ok_or_else(|| "sha256sum says nothing".to_owned())
 }
 
 /// Truncates the disk to its length and appends the footer, as described in the Virtual Hard Disk

@@ -37,7 +37,8 @@ impl Floor {
         let state_root = directory.join(".castra");
         let vm = only_entry(&state_root.join("vms"))?;
         let (program, words) = command_line_of(&vm)?;
-        let memory = words.iter().find_map(|word| word.split("mem-path=").nth(1)).ok_or("the VM booted")?;
+        let memory =
+            words.iter().find_map(|word| word.split("mem-path=").nth(1)).ok_or("the VM booted")?;
         let template = Path::new(memory).parent().ok_or("no template")?.to_owned();
         let layer = only_entry(&state_root.join("templates"))?;
         let layer = layer.file_name().ok_or("no layer")?.to_string_lossy().into_owned();
@@ -59,7 +60,8 @@ impl Floor {
     pub(super) fn to_first_output(&self) -> Result<Duration, String> {
         let overlay = self.overlay.to_string_lossy();
         // The disk is created before the clock starts.
-        let create = ["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", &self.backing_file, &overlay];
+        let create =
+            ["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", &self.backing_file, &overlay];
         helper("qemu-img", &create)?;
         let message = self.personality()?;
         let started = Instant::now();
@@ -90,17 +92,31 @@ impl Floor {
         control.socket.get_mut().write_all(message).map_err(|error| error.to_string())?;
         while !control.next()?.contains("\"personalised\"") {}
         let key = self.directory.join("client_key");
-        let options =
-            ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR"];
-        let target =
-            ["-p", &self.port, "-i", &key.to_string_lossy(), "root@127.0.0.1", "cat /etc/alpine-release"];
-        helper("ssh", &[&["-F", "/dev/null"], options.as_slice(), target.as_slice()].concat()).map(drop)
+        let options = [
+            "-o",
+            "StrictHostKeyChecking=no",
+            "-o",
+            "UserKnownHostsFile=/dev/null",
+            "-o",
+            "LogLevel=ERROR",
+        ];
+        let target = [
+            "-p",
+            &self.port,
+            "-i",
+            &key.to_string_lossy(),
+            "root@127.0.0.1",
+            "cat /etc/alpine-release",
+        ];
+        helper("ssh", &[&["-F", "/dev/null"], options.as_slice(), target.as_slice()].concat())
+            .map(drop)
     }
 
     fn personality(&self) -> Result<Vec<u8>, String> {
         let client_key = self.directory.join("client_key");
         let public = helper("ssh-keygen", &["-y", "-f", &client_key.to_string_lossy()])?;
-        let host_key = fs::read(self.directory.join("host_key")).map_err(|error| error.to_string())?;
+        let host_key =
+            fs::read(self.directory.join("host_key")).map_err(|error| error.to_string())?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Ok(castra_wire::encode(&HostMessage::Personalise(Personality {
             time_unix_ns: u64::try_from(now.as_nanos()).unwrap_or_default(),
@@ -127,7 +143,10 @@ fn arguments(words: &[String], directory: &Path, overlay: &Path) -> Vec<String> 
                 .into_iter()
                 .find(|name| value.contains(&format!("id={name},")))
                 .map(|name| {
-                    format!("socket,id={name},path={}/{name}.sock,server=on,wait=off", directory.display())
+                    format!(
+                        "socket,id={name},path={}/{name}.sock,server=on,wait=off",
+                        directory.display()
+                    )
                 })
                 .or(Some(value.clone())),
             ("-blockdev", Some(value)) => match disk_value(value, overlay) {

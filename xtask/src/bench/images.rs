@@ -139,7 +139,8 @@ impl Bench {
                 "[images.{name}]\nrootfs = {{ path = \"small.qcow2\", sha256 = \"{sha256}\" }}"
             );
         }
-        fs::write(self.many.join("castra.toml"), configuration).map_err(|error| error.to_string())?;
+        fs::write(self.many.join("castra.toml"), configuration)
+            .map_err(|error| error.to_string())?;
         let names = names.iter().map(String::as_str);
         let arguments: Vec<&str> = ["image", "pull"].into_iter().chain(names).collect();
         Castra::in_directory(&self.many).with_cache(&self.cache).run(&arguments)

@@ -41,10 +41,17 @@ impl PlainBoot {
     /// Boots a fresh disk and returns the time until the last getty's prompt.
     pub(super) fn to_last_getty(&self) -> Result<Duration, String> {
         let (base, overlay) = (self.base.to_string_lossy(), self.overlay.to_string_lossy());
-        helper("qemu-img", &["create", "-q", "-f", "qcow2", "-F", "raw", "-b", &base, &overlay, "10G"])?;
+        helper(
+            "qemu-img",
+            &["create", "-q", "-f", "qcow2", "-F", "raw", "-b", &base, &overlay, "10G"],
+        )?;
         let started = Instant::now();
         let mut command = Command::new(&self.program);
-        command.args(&self.arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+        command
+            .args(&self.arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit());
         let mut qemu = command.spawn().map_err(|error| error.to_string())?;
         let pid = qemu.id().to_string();
         let (over, is_over) = std::sync::mpsc::channel::<()>();
@@ -114,9 +121,13 @@ fn plain_value(option: &str, value: &str, initramfs: &Path, overlay: &Path) -> O
         "-chardev" if value.contains("id=control") => Some("null,id=control".into()),
         "-chardev" => Some("stdio,id=console".into()),
         "-initrd" => Some(initramfs.to_string_lossy().into_owned()),
-        "-append" => {
-            Some(value.split(' ').filter(|word| !word.starts_with("rdinit=")).collect::<Vec<_>>().join(" "))
-        }
+        "-append" => Some(
+            value
+                .split(' ')
+                .filter(|word| !word.starts_with("rdinit="))
+                .collect::<Vec<_>>()
+                .join(" "),
+        ),
         "-netdev" => Some("user,id=net".into()),
         "-blockdev" => disk_value(value, overlay),
         _ => Some(value.to_owned()),

@@ -24,7 +24,12 @@ impl Row {
     }
 
     /// Returns the row of a time and its baseline.
-    pub(super) fn against(what: &str, measured: Duration, baseline: (&str, Duration), goal: &str) -> Self {
+    pub(super) fn against(
+        what: &str,
+        measured: Duration,
+        baseline: (&str, Duration),
+        goal: &str,
+    ) -> Self {
         let (name, time) = baseline;
         let ratio = measured.as_secs_f64() / time.as_secs_f64();
         let (baseline, ratio) = (

@@ -22,7 +22,8 @@ pub(super) fn measure(bench: &Bench, plain_boot: Duration) -> Result<Vec<Row>, S
     bench.castra.run(&["up"])?;
     let floor = Floor::like_the_running_vm(&bench.directory)?;
     bench.forget_vm()?;
-    let (mut floors, mut starts, mut ups, mut runs) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut floors, mut starts, mut ups, mut runs) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for _ in 0..STARTS {
         floors.push(floor.to_first_output()?);
         let started = Instant::now();
@@ -36,8 +37,18 @@ pub(super) fn measure(bench: &Bench, plain_boot: Duration) -> Result<Vec<Row>, S
     let (first, last) = (starts[0], starts[STARTS - 1]);
     let (floor, start) = (median(floors), median(starts));
     let mut rows = vec![
-        Row::against("warm `castra up` and first output", start, ("plain boot", plain_boot), "at most 0.025"),
-        Row::against("the same", start, ("floor: QEMU by hand and one `ssh`", floor), "at most 2.0"),
+        Row::against(
+            "warm `castra up` and first output",
+            start,
+            ("plain boot", plain_boot),
+            "at most 0.025",
+        ),
+        Row::against(
+            "the same",
+            start,
+            ("floor: QEMU by hand and one `ssh`", floor),
+            "at most 2.0",
+        ),
         Row::alone("its `castra up` alone", median(ups), "-"),
         Row::against(
             "`castra run -- true`",
@@ -81,7 +92,11 @@ fn suspensions(bench: &Bench, plain_boot: Duration) -> Result<Vec<Row>, String> 
 fn density(bench: &Bench) -> Result<Vec<Row>, String> {
     let name = |number: usize| format!("clone-{number}");
     let vm = |number| {
-        format!("[[vms]]\nname = \"{}\"\nmemory = \"512 MiB\"\n{}\n", name(number), bench.image_key())
+        format!(
+            "[[vms]]\nname = \"{}\"\nmemory = \"512 MiB\"\n{}\n",
+            name(number),
+            bench.image_key()
+        )
     };
     let text: String = (0..CLONES).map(vm).collect();
     let configuration = bench.directory.join("castra.toml");
@@ -111,6 +126,7 @@ fn proportional_bytes(pidfile: &Path) -> Result<u64, String> {
     let path = format!("/proc/{}/smaps_rollup", pid.trim());
     let text = fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
     let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).ok_or("no Pss")?;
-    let kib: u64 = line.split_whitespace().next().and_then(|word| word.parse().ok()).ok_or("no number")?;
+    let kib: u64 =
+        line.split_whitespace().next().and_then(|word| word.parse().ok()).ok_or("no number")?;
     Ok(kib * 1024)
 }

@@ -64,7 +64,9 @@ fn anchors(text: &str) -> HashSet<String> {
             let anchor = anchor(heading.trim());
             // Both number headings of one name.
             let numbered = (1..).map(|number| format!("{anchor}-{number}"));
-            let free = std::iter::once(anchor.clone()).chain(numbered).find(|name| !anchors.contains(name));
+            let free = std::iter::once(anchor.clone())
+                .chain(numbered)
+                .find(|name| !anchors.contains(name));
             anchors.extend(free);
         }
     }

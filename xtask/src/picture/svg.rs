@@ -120,7 +120,11 @@ fn rows(steps: &[Step]) -> Vec<Row> {
     for step in steps {
         let begun = clock + PAUSE;
         let ended = begun + step.took;
-        rows.push(Row { at: clock, text: step.typed.clone(), kind: Kind::Typed { took: step.took, ended } });
+        rows.push(Row {
+            at: clock,
+            text: step.typed.clone(),
+            kind: Kind::Typed { took: step.took, ended },
+        });
         for (at, text) in &step.output {
             rows.push(Row { at: begun + *at, text: cut(text), kind: Kind::Output });
         }
@@ -153,7 +157,10 @@ mod tests {
             took: Duration::from_millis(100),
         }];
         let rows = rows(&steps);
-        assert_eq!(rows.iter().map(|row| row.text.chars().count()).collect::<Vec<_>>(), [10, COLUMNS]);
+        assert_eq!(
+            rows.iter().map(|row| row.text.chars().count()).collect::<Vec<_>>(),
+            [10, COLUMNS]
+        );
         assert_eq!(rows[1].at, PAUSE + Duration::from_millis(50));
         let svg = draw(&steps, &THEMES[0]);
         assert!(svg.contains("echo '&lt;a&gt;'") && svg.contains(">0.1 s<"), "{svg}");

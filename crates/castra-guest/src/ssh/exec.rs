@@ -74,7 +74,10 @@ pub(super) fn start(
         io::ErrorKind::ArgumentListTooLong if is_array => NotStarted::Signal(TOO_LONG_SIGNAL),
         kind => {
             let status = if kind == io::ErrorKind::NotFound { NOT_FOUND } else { CANNOT_RUN };
-            NotStarted::Status(status, format!("castra: cannot run {}: {error}\r\n", user.shell.display()))
+            NotStarted::Status(
+                status,
+                format!("castra: cannot run {}: {error}\r\n", user.shell.display()),
+            )
         }
     })
 }
@@ -91,7 +94,9 @@ fn spawn(mut command: Command, user: Arc<User>, terminal: Option<Terminal>) -> i
     // Our copies of the terminal's program side must be closed, or its end would never be seen.
     drop(command);
     match connect(&mut child, controlling) {
-        Ok((stdin, outputs, terminal, ended)) => Ok(Running { child, ended, stdin, outputs, terminal }),
+        Ok((stdin, outputs, terminal, ended)) => {
+            Ok(Running { child, ended, stdin, outputs, terminal })
+        }
         Err(error) => {
             // It cannot be served, so it must not run.
             let _ = child.kill();
@@ -124,7 +129,8 @@ fn connect(child: &mut Child, controlling: Option<OwnedFd>) -> io::Result<Ends> 
 #[expect(unsafe_code, reason = "pre_exec is the only way to act between fork and exec")]
 fn in_child(command: &mut Command, user: Arc<User>, line: Option<OwnedFd>) {
     // Allocated before the fork: the child must not allocate.
-    let home = std::ffi::CString::new(user.home.clone().into_os_string().into_vec()).unwrap_or_default();
+    let home =
+        std::ffi::CString::new(user.home.clone().into_os_string().into_vec()).unwrap_or_default();
     let enter = move || {
         rustix::process::setsid()?;
         if let Some(line) = &line {
@@ -281,7 +287,13 @@ async fn report(status: ExitStatus, outgoing: &Outgoing<Msg>, handle: &Handle) {
     if let Some(signal) = status.signal() {
         let name = sig_of(signal);
         let _ = handle
-            .exit_signal_request(half.id(), name, status.core_dumped(), String::new(), String::new())
+            .exit_signal_request(
+                half.id(),
+                name,
+                status.core_dumped(),
+                String::new(),
+                String::new(),
+            )
             .await;
     } else {
         let code = status.code().and_then(|code| u32::try_from(code).ok()).unwrap_or(u32::MAX);

@@ -76,8 +76,12 @@ async fn connect_to_socket(path: String, user: Arc<User>) -> io::Result<UnixStre
 
 fn connect_here(path: &str) -> io::Result<std::os::unix::net::UnixStream> {
     let address = SocketAddrUnix::new(path)?;
-    let socket =
-        rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    let socket = rustix::net::socket_with(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
     // A service that does not accept may have its queue full; this bounds the wait for room in it.
     sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(CONNECT_LIMIT))?;
     rustix::net::connect(&socket, &address)?;

@@ -1,7 +1,9 @@
 //! Reads the header in which a command arrives as an array.
 
 use castra_flow::{Incoming, Message, Received};
-use castra_wire::{ExecHeader, ExecHeaderError, MALFORMED_SIGNAL, TOO_LONG_SIGNAL, exec_header_bytes};
+use castra_wire::{
+    ExecHeader, ExecHeaderError, MALFORMED_SIGNAL, TOO_LONG_SIGNAL, exec_header_bytes,
+};
 use russh::ChannelMsg;
 
 use super::exec::NotStarted;
@@ -10,7 +12,9 @@ use super::exec::NotStarted;
 ///
 /// # Errors
 /// The bytes are not a valid header, or end before it is complete.
-pub(super) async fn read(incoming: &mut Incoming) -> Result<(ExecHeader, Option<Received>), NotStarted> {
+pub(super) async fn read(
+    incoming: &mut Incoming,
+) -> Result<(ExecHeader, Option<Received>), NotStarted> {
     let mut bytes = Vec::new();
     loop {
         let mut data = match incoming.next().await {

@@ -74,7 +74,11 @@ impl<'a> Runner<'a> {
             Some("csh" | "tcsh") => "shift; $argv:q",
             // Shells in which an array of words cannot be run as a command.
             Some("elvish" | "es" | "nu" | "pwsh" | "rc" | "xonsh") => {
-                return Self { shell: Path::new("/bin/sh"), script: "\"$@\"", first: Some(OsStr::new("sh")) };
+                return Self {
+                    shell: Path::new("/bin/sh"),
+                    script: "\"$@\"",
+                    first: Some(OsStr::new("sh")),
+                };
             }
             _ => "\"$@\"",
         };
@@ -101,7 +105,8 @@ pub(super) fn has_room(command: &Command) -> bool {
     // Each has a pointer and a terminating NUL.
     let bytes = |text: &OsStr| text.len() as u64 + 9;
     let arguments: u64 = command.get_args().map(bytes).sum();
-    let variables = command.get_envs().filter_map(|(name, value)| Some(bytes(name) + bytes(value?)));
+    let variables =
+        command.get_envs().filter_map(|(name, value)| Some(bytes(name) + bytes(value?)));
     arguments + variables.sum::<u64>() + SHELL_RESERVE_BYTES <= limit
 }
 
@@ -123,12 +128,14 @@ mod tests {
             home: "/".into(),
             shell: shell.into(),
         };
-        let arguments = arguments.iter().map(|argument| OsString::from_vec(argument.to_vec())).collect();
+        let arguments =
+            arguments.iter().map(|argument| OsString::from_vec(argument.to_vec())).collect();
         let output = command(&user, &Program::Arguments(arguments)).output();
         output.unwrap_or_else(|error| panic!("{shell}: {error}; `cargo xtask test` installs it"))
     }
 
-    const SHELLS: [&str; 5] = ["/bin/sh", "/bin/bash", "/usr/bin/zsh", "/usr/bin/fish", "/opt/bin/nu"];
+    const SHELLS: [&str; 5] =
+        ["/bin/sh", "/bin/bash", "/usr/bin/zsh", "/usr/bin/fish", "/opt/bin/nu"];
 
     #[test]
     fn no_shell_reads_the_arguments() {
@@ -145,7 +152,8 @@ mod tests {
         ];
         for shell in SHELLS {
             let output = run(shell, &[&[&b"printf"[..], b"%s\\0"], &arguments[..]].concat());
-            let expected: Vec<u8> = arguments.iter().flat_map(|one| [one, &b"\0"[..]].concat()).collect();
+            let expected: Vec<u8> =
+                arguments.iter().flat_map(|one| [one, &b"\0"[..]].concat()).collect();
             assert_eq!(
                 output.stdout.escape_ascii().to_string(),
                 expected.escape_ascii().to_string(),
@@ -183,9 +191,13 @@ mod tests {
         std::fs::write(&script, "echo ran $1\n").expect("writes");
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(&script, mode).expect("sets a mode");
-        let outputs = SHELLS.map(|shell| run(shell, &[script.as_os_str().as_bytes(), b"on"]).stdout);
+        let outputs =
+            SHELLS.map(|shell| run(shell, &[script.as_os_str().as_bytes(), b"on"]).stdout);
         std::fs::remove_dir_all(&directory).expect("removes");
-        assert_eq!(outputs.map(|output| String::from_utf8(output).expect("is text")), ["ran on\n"; 5]);
+        assert_eq!(
+            outputs.map(|output| String::from_utf8(output).expect("is text")),
+            ["ran on\n"; 5]
+        );
     }
 
     #[test]

@@ -29,7 +29,12 @@ pub(super) struct Size(Winsize);
 
 impl Terminal {
     /// Opens a terminal that belongs to the user.
-    pub(super) fn open(user: &User, term: &str, size: Size, modes: &[(Code, u32)]) -> io::Result<Self> {
+    pub(super) fn open(
+        user: &User,
+        term: &str,
+        size: Size,
+        modes: &[(Code, u32)],
+    ) -> io::Result<Self> {
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
         let controlling = rustix::pty::openpt(flags)?;
         rustix::pty::grantpt(&controlling)?;
@@ -86,7 +91,8 @@ impl Size {
 /// Sets one mode. Ignores modes that a Linux terminal does not have, as RFC 4254 allows.
 fn set_mode(termios: &mut Termios, code: Code, value: u32) {
     if let Some(index) = special_code(code) {
-        termios.special_codes[index] = u8::try_from(if value == DISABLED { 0 } else { value }).unwrap_or(0);
+        termios.special_codes[index] =
+            u8::try_from(if value == DISABLED { 0 } else { value }).unwrap_or(0);
     } else if let Some(mode) = input_mode(code) {
         termios.input_modes.set(mode, value != 0);
     } else if let Some(mode) = local_mode(code) {

@@ -136,14 +136,21 @@ pub(super) async fn feed(stdin: OwnedFd, mut received: mpsc::UnboundedReceiver<R
 }
 
 /// Registers a descriptor with the runtime and makes it non-blocking.
-pub(super) fn asynchronous(descriptor: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
+pub(super) fn asynchronous(
+    descriptor: OwnedFd,
+    interest: Interest,
+) -> io::Result<AsyncFd<OwnedFd>> {
     rustix::io::ioctl_fionbio(&descriptor, true)?;
     register(descriptor, interest)
 }
 
 /// Registers a descriptor that is not read or written, like [`asynchronous`].
-#[expect(unsafe_code, reason = "tokio cannot know that an OwnedFd always names the same descriptor")]
+#[expect(
+    unsafe_code,
+    reason = "tokio cannot know that an OwnedFd always names the same descriptor"
+)]
 pub(super) fn register(descriptor: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an OwnedFd owns one descriptor for its whole life.
-    unsafe { AsyncFd::register_with_interest(descriptor, interest) }.map_err(|error| error.into_parts().1)
+    unsafe { AsyncFd::register_with_interest(descriptor, interest) }
+        .map_err(|error| error.into_parts().1)
 }

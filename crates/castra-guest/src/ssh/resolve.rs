@@ -91,8 +91,9 @@ async fn ask_one(server: SocketAddr, host: &str, kind: u16) -> io::Result<Vec<Ip
             }
         }
     };
-    let length =
-        tokio::time::timeout(SERVER_LIMIT, answered).await.map_err(|_| io::ErrorKind::TimedOut)??;
+    let length = tokio::time::timeout(SERVER_LIMIT, answered)
+        .await
+        .map_err(|_| io::ErrorKind::TimedOut)??;
     Ok(parse(&answer[..length], kind).unwrap_or_default())
 }
 

@@ -36,7 +36,8 @@ const KEX: &[kex::Name] = &[
     kex::EXTENSION_SUPPORT_AS_SERVER,
     kex::EXTENSION_OPENSSH_STRICT_KEX_AS_SERVER,
 ];
-const CIPHERS: &[cipher::Name] = &[cipher::CHACHA20_POLY1305, cipher::AES_256_GCM, cipher::AES_128_CTR];
+const CIPHERS: &[cipher::Name] =
+    &[cipher::CHACHA20_POLY1305, cipher::AES_256_GCM, cipher::AES_128_CTR];
 const MACS: &[mac::Name] = &[mac::HMAC_SHA256_ETM, mac::HMAC_SHA256];
 
 /// Reason why the server rejected the keys it was given.
@@ -73,13 +74,18 @@ impl SshServer {
     ///
     /// # Errors
     /// A key cannot be parsed; then nothing changes.
-    pub fn personalise(&self, host_key_pem: &[u8], authorized_keys: &[String]) -> Result<(), SshError> {
+    pub fn personalise(
+        &self,
+        host_key_pem: &[u8],
+        authorized_keys: &[String],
+    ) -> Result<(), SshError> {
         let host_key = PrivateKey::from_openssh(host_key_pem).map_err(SshError::HostKey)?;
         let authorized = authorized_keys
             .iter()
             .enumerate()
             .map(|(index, line)| {
-                PublicKey::from_openssh(line).map_err(|error| SshError::AuthorizedKey(index + 1, error))
+                PublicKey::from_openssh(line)
+                    .map_err(|error| SshError::AuthorizedKey(index + 1, error))
             })
             .collect::<Result<_, _>>()?;
         let config = Arc::new(config(host_key));
@@ -139,7 +145,8 @@ async fn connection(
         }
     });
     // The client of a failed connection notices by itself.
-    if let Ok(running) = russh::server::run_stream(config, Paced::new(stream, flow), session).await {
+    if let Ok(running) = russh::server::run_stream(config, Paced::new(stream, flow), session).await
+    {
         let _ = running.await;
     }
     grace.abort();

@@ -125,7 +125,10 @@ impl Session {
             (peer.ip().to_canonical(), peer.port(), local.ip().to_canonical(), local.port());
         [
             ("SSH_CLIENT".into(), format!("{peer_ip} {peer_port} {local_port}").into()),
-            ("SSH_CONNECTION".into(), format!("{peer_ip} {peer_port} {local_ip} {local_port}").into()),
+            (
+                "SSH_CONNECTION".into(),
+                format!("{peer_ip} {peer_port} {local_ip} {local_port}").into(),
+            ),
         ]
     }
 }
@@ -141,7 +144,11 @@ impl Handler for Session {
         Ok(self.judge(user, offer.public_key).map_or_else(|refusal| refusal, |_| Auth::Accept))
     }
 
-    async fn auth_publickey(&mut self, user: &str, key: VerifiedPublicKey<'_>) -> Result<Auth, russh::Error> {
+    async fn auth_publickey(
+        &mut self,
+        user: &str,
+        key: VerifiedPublicKey<'_>,
+    ) -> Result<Auth, russh::Error> {
         Ok(match self.judge(user, key.public_key) {
             Ok(user) => {
                 self.user = Some(Arc::new(user));
@@ -151,7 +158,10 @@ impl Handler for Session {
         })
     }
 
-    async fn auth_succeeded(&mut self, _session: &mut russh::server::Session) -> Result<(), russh::Error> {
+    async fn auth_succeeded(
+        &mut self,
+        _session: &mut russh::server::Session,
+    ) -> Result<(), russh::Error> {
         self.logged_in.store(true, Ordering::Relaxed);
         Ok(())
     }
@@ -164,7 +174,8 @@ impl Handler for Session {
     ) -> Result<(), russh::Error> {
         let id = channel.id();
         let (incoming, outgoing) = castra_flow::split(channel, &self.flow);
-        self.waiting.insert(id, Waiting { incoming, outgoing, environment: Vec::new(), terminal: None });
+        self.waiting
+            .insert(id, Waiting { incoming, outgoing, environment: Vec::new(), terminal: None });
         reply.accept().await;
         Ok(())
     }
@@ -232,7 +243,8 @@ impl Handler for Session {
         session: &mut russh::server::Session,
     ) -> Result<(), russh::Error> {
         let size = Size::new(columns, rows, width_px, height_px);
-        let opened = self.user.as_ref().and_then(|user| Terminal::open(user, term, size, modes).ok());
+        let opened =
+            self.user.as_ref().and_then(|user| Terminal::open(user, term, size, modes).ok());
         match (self.waiting.get_mut(&channel), opened) {
             (Some(waiting), Some(terminal)) => {
                 waiting.terminal = Some(terminal);
@@ -348,7 +360,8 @@ impl Handler for Session {
         session: &mut russh::server::Session,
     ) -> Result<bool, russh::Error> {
         let Some(user) = &self.user else { return Ok(false) };
-        let bound = self.listeners.listen(user, address, *port, session.handle(), self.flow.clone()).await;
+        let bound =
+            self.listeners.listen(user, address, *port, session.handle(), self.flow.clone()).await;
         if let Ok(bound) = bound {
             *port = bound;
         }

@@ -30,7 +30,8 @@ impl User {
         let passwd = std::fs::read("/etc/passwd").ok()?;
         // Without a group file there are no supplementary groups.
         let group = std::fs::read("/etc/group").unwrap_or_default();
-        let user = parse(&String::from_utf8_lossy(&passwd), &String::from_utf8_lossy(&group), name)?;
+        let user =
+            parse(&String::from_utf8_lossy(&passwd), &String::from_utf8_lossy(&group), name)?;
         let own = rustix::process::geteuid();
         (own.is_root() || own == user.uid).then_some(user)
     }
@@ -81,7 +82,8 @@ fn parse(passwd: &str, group: &str, name: &str) -> Option<User> {
     let uid = Uid::from_raw(number(fields[2])?);
     let gid = Gid::from_raw(number(fields[3])?);
     let shell = if fields[6].is_empty() { DEFAULT_SHELL } else { fields[6] };
-    let groups = std::iter::once(gid).chain(groups_of(group, name).filter(|other| *other != gid)).collect();
+    let groups =
+        std::iter::once(gid).chain(groups_of(group, name).filter(|other| *other != gid)).collect();
     Some(User {
         name: name.to_owned(),
         uid,
@@ -114,7 +116,8 @@ mod tests {
                           broken:x:zero:0::/:\n\
                           alpine:x:1000:1000:Linux User,,,:/home/alpine:\n\
                           odd:x:4294967295:1000::/:/bin/sh\n";
-    const GROUP: &str = "root:x:0:root\nwheel:x:10:root,alpine\nalpine:x:1000:alpine\nvideo:x:27:alpines\n";
+    const GROUP: &str =
+        "root:x:0:root\nwheel:x:10:root,alpine\nalpine:x:1000:alpine\nvideo:x:27:alpines\n";
 
     #[test]
     fn a_user_has_ids_groups_home_and_shell() {

@@ -21,7 +21,8 @@ fn a_minimal_file_gets_every_default() {
     );
     assert_eq!((&dev.cpu, dev.boot_profile), (&None, BootProfile::Managed));
     let disk = ManagedDiskKind::Rootfs;
-    let newest = ManagedImageSelection::Exact { name: "alpine-minimal".into(), version: "v2".into(), disk };
+    let newest =
+        ManagedImageSelection::Exact { name: "alpine-minimal".into(), version: "v2".into(), disk };
     assert_eq!(dev.base_image, BaseImageSource::Managed(newest));
     assert!(project.warnings.is_empty());
 }
@@ -101,7 +102,8 @@ fn the_forms_of_managed_image() {
         ("{ name = \"alpine-minimal\", version = \"v1\" }", "v1"),
     ] {
         let project = project(&format!("[[vms]]\nname = \"dev\"\nmanaged_image = {form}\n"));
-        let (name, version, disk) = ("alpine-minimal".into(), version.into(), ManagedDiskKind::Rootfs);
+        let (name, version, disk) =
+            ("alpine-minimal".into(), version.into(), ManagedDiskKind::Rootfs);
         let expected = ManagedImageSelection::Exact { name, version, disk };
         assert_eq!(project.vms[0].base_image, BaseImageSource::Managed(expected), "{form}");
     }
@@ -155,16 +157,23 @@ pipeline = [{ unzip = "a/b" }, { decompress = "xz" }, { rename = "initrd.img" }]
         (&rootfs.source, &rootfs.digest, Some(12))
     );
     assert_eq!(kernel.pipeline[1], TransformStep::ExtractFile { path: "/boot/vmlinuz".into() });
-    assert!(matches!(&initramfs.source, ArtifactSource::PythonPackage { version, .. } if version == "1.0+x"));
+    assert!(
+        matches!(&initramfs.source, ArtifactSource::PythonPackage { version, .. } if version == "1.0+x")
+    );
     assert_eq!(initramfs.digest, Digest::Sha512(SHA.repeat(2)));
     assert_eq!(initramfs.pipeline[1], TransformStep::Decompress { format: Compression::Xz });
-    assert_eq!(project.vms[0].memory_bytes, 2 << 30, "what the image needs is more than the default");
+    assert_eq!(
+        project.vms[0].memory_bytes,
+        2 << 30,
+        "what the image needs is more than the default"
+    );
 }
 
 #[test]
 fn an_image_without_a_kernel_boots_natively() {
     let project = project(
-        &image("rootfs = { path = \"~/d.qcow2\", sha256 = \"SHA\" }").replace(SHA, &SHA.to_uppercase()),
+        &image("rootfs = { path = \"~/d.qcow2\", sha256 = \"SHA\" }")
+            .replace(SHA, &SHA.to_uppercase()),
     );
     assert_eq!(project.vms[0].boot_profile, BootProfile::Native);
     let rootfs = &project.images["mine"].artifacts[0];

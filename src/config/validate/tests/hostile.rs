@@ -14,7 +14,9 @@ fn many_problems_are_counted_not_shown() {
 
 #[test]
 fn colour_only_where_it_is_wanted() {
-    let Err(ConfigError::Invalid(diagnostics)) = parsed("vms = []") else { panic!("it must be refused") };
+    let Err(ConfigError::Invalid(diagnostics)) = parsed("vms = []") else {
+        panic!("it must be refused")
+    };
     assert!(diagnostics.render(true).contains('\u{1b}'));
     assert!(!diagnostics.render(false).contains('\u{1b}'));
 }

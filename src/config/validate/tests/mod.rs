@@ -10,12 +10,16 @@ use std::sync::LazyLock;
 use super::*;
 
 const FILE: &str = "/project/castra.toml";
-const KNOWN: [(&str, &str); 3] = [("alpine-minimal", "v2"), ("alpine-minimal", "v1"), ("alpine-pypi", "v1")];
+const KNOWN: [(&str, &str); 3] =
+    [("alpine-minimal", "v2"), ("alpine-minimal", "v1"), ("alpine-pypi", "v1")];
 const SHA: &str = "8f58945cd972f31b8a7e3116d2b33cdb4298e6b3c0609c0bfd083964678afffb";
 
 fn parsed(text: &str) -> Result<ProjectConfig, ConfigError> {
-    let surroundings =
-        Surroundings { home: Some(Path::new("/home/ada")), known_images: &KNOWN, allowed_outside: &[] };
+    let surroundings = Surroundings {
+        home: Some(Path::new("/home/ada")),
+        known_images: &KNOWN,
+        allowed_outside: &[],
+    };
     parse(text, Path::new(FILE), &surroundings)
 }
 
@@ -35,7 +39,8 @@ fn is_valid(text: &str) -> bool {
     static VALIDATOR: LazyLock<jsonschema::Validator> =
         LazyLock::new(|| jsonschema::draft7::new(&crate::config::json_schema()).expect("a schema"));
     let document = toml::from_str::<toml::Value>(text).ok();
-    document.is_some_and(|document| VALIDATOR.is_valid(&serde_json::to_value(document).expect("JSON")))
+    document
+        .is_some_and(|document| VALIDATOR.is_valid(&serde_json::to_value(document).expect("JSON")))
 }
 
 /// Refusals that no schema can express, by name and number: they concern two places of the file at
@@ -65,9 +70,12 @@ fn refusal(text: &str) -> String {
 
 /// Compares the messages for these documents with `snapshots/refused_<what>.snap`.
 fn assert_refusals(what: &str, documents: &[String]) {
-    let valid: Vec<usize> = (0..documents.len()).filter(|number| is_valid(&documents[*number])).collect();
-    let beyond =
-        BEYOND_SCHEMA.iter().find(|(name, _)| *name == what).map_or(&[][..], |(_, numbers)| *numbers);
+    let valid: Vec<usize> =
+        (0..documents.len()).filter(|number| is_valid(&documents[*number])).collect();
+    let beyond = BEYOND_SCHEMA
+        .iter()
+        .find(|(name, _)| *name == what)
+        .map_or(&[][..], |(_, numbers)| *numbers);
     assert_eq!(valid, beyond, "{what}: what the schema accepts and the parser refuses");
     let refusals: Vec<String> = documents.iter().map(|text| refusal(text)).collect();
     assert_shown(&format!("refused_{what}"), &refusals.join("\n\n=====\n\n"));

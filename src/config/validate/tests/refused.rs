@@ -4,7 +4,10 @@ use super::*;
 
 #[test]
 fn refused_no_vms() {
-    assert_refusals("no_vms", &[r#"version = "1""#.to_owned(), "vms = []".to_owned(), "".to_owned()]);
+    assert_refusals(
+        "no_vms",
+        &[r#"version = "1""#.to_owned(), "vms = []".to_owned(), "".to_owned()],
+    );
 }
 
 #[test]
@@ -142,7 +145,8 @@ port_forwards = [
 
 #[test]
 fn refused_cpus() {
-    let documents = each(&vm("cpus = @"), &["0", "-1", "256", "99999999999999999999999999", "2.0", r#""2""#]);
+    let documents =
+        each(&vm("cpus = @"), &["0", "-1", "256", "99999999999999999999999999", "2.0", r#""2""#]);
     assert_refusals("cpus", &documents);
 }
 
@@ -171,7 +175,8 @@ fn refused_memory() {
 
 #[test]
 fn refused_disks() {
-    let documents = each(&vm("disk = @"), &[r#""0 GiB""#, r#""3000 TiB""#, "10", "1.5", r#""10""#, "[]"]);
+    let documents =
+        each(&vm("disk = @"), &[r#""0 GiB""#, r#""3000 TiB""#, "10", "1.5", r#""10""#, "[]"]);
     assert_refusals("disks", &documents);
 }
 
@@ -180,7 +185,8 @@ fn refused_overlays() {
     assert_refusals(
         "overlays",
         &[
-            image("rootfs = { path = \"d\", sha256 = \"SHA\" }").replace("\n\n", "\noverlay = \"./d\"\n\n"),
+            image("rootfs = { path = \"d\", sha256 = \"SHA\" }")
+                .replace("\n\n", "\noverlay = \"./d\"\n\n"),
             r#"[[vms]]
 name = "a"
 managed_image = "alpine-minimal"
@@ -370,7 +376,9 @@ kernel = {}
 initramfs = { size = 3, pipeline = ["strip-vhd-footer"] }"#,
             ),
             image(r#"rootfs = { path = "d", sha256 = "SHA", size = 0 }"#),
-            image(r#"rootfs = { python = { package = "--index-url", version = ">=1" }, sha256 = "SHA" }"#),
+            image(
+                r#"rootfs = { python = { package = "--index-url", version = ">=1" }, sha256 = "SHA" }"#,
+            ),
             image(r#"rootfs = { python = "quicksand", sha256 = "SHA" }"#),
             image(r#"rootfs = { python = { }, sha256 = "SHA" }"#),
             image(r#"rootfs = "d.qcow2""#),
@@ -536,17 +544,21 @@ fn a_path_without_a_digest_is_answered_with_it() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let disk = directory.path().join("disk.qcow2");
     std::fs::write(&disk, "abc").expect("a file");
-    let text = refusal(&image(&format!("rootfs = {{ path = '{}', sha256 = \"?\" }}", disk.display())));
+    let text =
+        refusal(&image(&format!("rootfs = {{ path = '{}', sha256 = \"?\" }}", disk.display())));
     // FIPS 180-2, appendix B.1: the digest of `abc`.
     assert!(
-        text.contains("sha256 = \"ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad\""),
+        text.contains(
+            "sha256 = \"ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad\""
+        ),
         "{text}"
     );
 }
 
 #[test]
 fn refused_qemu_options() {
-    let with = |line: &str| image(&format!("{line}\nrootfs = {{ path = \"d\", sha256 = \"SHA\" }}"));
+    let with =
+        |line: &str| image(&format!("{line}\nrootfs = {{ path = \"d\", sha256 = \"SHA\" }}"));
     let devices = [
         "loader,file=~/.ssh/id_ed25519,addr=0x20000,force-raw=on",
         "usb-mtp,rootdir=/home/ada,readonly=off",
@@ -562,8 +574,14 @@ fn refused_qemu_options() {
         .iter()
         .map(|device| with(&format!("devices = [\"qemu-xhci,id=usb\", \"{device}\"]")))
         .collect();
-    let machines =
-        ["microvm", "q35,firmware=/x", "q35,sat=off", "q35,sata=maybe", "q35,sata", "q35,sata=off,sata=on"];
+    let machines = [
+        "microvm",
+        "q35,firmware=/x",
+        "q35,sat=off",
+        "q35,sata=maybe",
+        "q35,sata",
+        "q35,sata=off,sata=on",
+    ];
     documents.extend(machines.iter().map(|machine| with(&format!("machine = \"{machine}\""))));
     let cpus = ["a=b", "max,pdpe1gb=on", "max,+"].map(|cpu| format!("cpu = \"{cpu}\""));
     documents.extend(cpus.iter().map(|cpu| with(cpu)));

@@ -59,10 +59,15 @@ async fn copy(
 ) -> Result<Copied, SshError> {
     let stat = Request::Stat { path: Bytes::copy_from_slice(source) };
     let found = session.sftp.attributes(stat).await.map_err(failed("read", source))?;
-    let inside =
-        if local.is_dir() { Some(own_name(session, source).await?.unwrap_or_default()) } else { None };
+    let inside = if local.is_dir() {
+        Some(own_name(session, source).await?.unwrap_or_default())
+    } else {
+        None
+    };
     match (Sort::of(&found), inside) {
-        (Sort::Directory, inside) => copy_tree(session, source, found, local, inside, progress).await,
+        (Sort::Directory, inside) => {
+            copy_tree(session, source, found, local, inside, progress).await
+        }
         (Sort::File, inside) => {
             let noted = session.interrupted.clone();
             let mode = found.mode.unwrap_or(0o666);
@@ -73,13 +78,17 @@ async fn copy(
             let path = goal.clone();
             // Opening a pipe waits for its reader.
             let opened = tokio::task::spawn_blocking(move || match place {
-                Some(name) => Below::open(path.parent().unwrap_or(&path))?.create_named(&name, mode, noted),
+                Some(name) => {
+                    Below::open(path.parent().unwrap_or(&path))?.create_named(&name, mode, noted)
+                }
                 None => landing::create_at(&path, mode, noted),
             });
             let sink = opened.await.map_err(|_| SshError::Lost)?.map_err(unwritable(&goal))?;
             let mut transfers = Transfers::new(progress);
             let (session, source) = (session.clone(), source.to_vec());
-            transfers.start(|arrived| receive_file(session, source, found, sink, goal, arrived)).await?;
+            transfers
+                .start(|arrived| receive_file(session, source, found, sink, goal, arrived))
+                .await?;
             let mut done = transfers.finish().await?;
             match done.failed.pop() {
                 Some(error) => Err(error),
@@ -123,7 +132,9 @@ async fn copy_tree(
         let goal = goal(directory.below());
         match place.make_directory(&goal, directory.attributes.mode.unwrap_or(0o777)) {
             Ok(later) => made.push((goal, later, directory.attributes)),
-            Err(error) if directory.below().is_empty() => return Err(unwritable(&place.shown(&goal))(error)),
+            Err(error) if directory.below().is_empty() => {
+                return Err(unwritable(&place.shown(&goal))(error));
+            }
             Err(error) => failures.push(unwritable(&place.shown(&goal))(error)),
         }
     }
@@ -157,10 +168,21 @@ async fn copy_tree(
         }
     }
     let skipped = tree.others.into_iter().map(|other| as_path(&other.source).to_owned()).collect();
-    Ok(Copied { files: done.files, bytes: done.bytes, skipped, failed: failures, ..Copied::default() })
+    Ok(Copied {
+        files: done.files,
+        bytes: done.bytes,
+        skipped,
+        failed: failures,
+        ..Copied::default()
+    })
 }
 
-async fn make_link(session: &Session, source: &[u8], place: &Below, goal: &[u8]) -> Result<(), SshError> {
+async fn make_link(
+    session: &Session,
+    source: &[u8],
+    place: &Below,
+    goal: &[u8],
+) -> Result<(), SshError> {
     let read = Request::Readlink { path: Bytes::copy_from_slice(source) };
     let target = session.sftp.path(read).await.map_err(failed("read the link", source))?;
     place.make_link(goal, &target).map_err(unwritable(&place.shown(goal)))
@@ -206,7 +228,8 @@ async fn receive_file(
 ) -> Result<(), SshError> {
     let failure = failed("read", &source);
     let path = Bytes::copy_from_slice(&source);
-    let handle = session.sftp.open(path, Flags::READ, Attributes::default()).await.map_err(failure)?;
+    let handle =
+        session.sftp.open(path, Flags::READ, Attributes::default()).await.map_err(failure)?;
     let received = receive(&session, &handle, found.size.unwrap_or(0), &mut sink, &arrived).await;
     let closed = session.sftp.close(handle).await;
     match received {
@@ -255,7 +278,9 @@ async fn receive(
             is_probed = left == 0;
             next += u64::from(length);
         }
-        let Some((mut offset, length, pending, _permit)) = reader.asked.pop_front() else { return Ok(()) };
+        let Some((mut offset, length, pending, _permit)) = reader.asked.pop_front() else {
+            return Ok(());
+        };
         let mut left = length;
         let mut pending = Some(pending);
         while left > 0 {

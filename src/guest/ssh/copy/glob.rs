@@ -21,7 +21,11 @@ pub(super) async fn expand(session: &Session, path: &[u8]) -> Result<Vec<Vec<u8>
             if is_pattern(part) {
                 next.append(&mut matching(session, &directory, part).await?);
             } else {
-                next.push(if directory.is_empty() { part.to_vec() } else { join(&directory, part) });
+                next.push(if directory.is_empty() {
+                    part.to_vec()
+                } else {
+                    join(&directory, part)
+                });
             }
         }
         found = next;
@@ -45,7 +49,11 @@ fn lstat(path: &[u8]) -> castra_sftp::Request {
     castra_sftp::Request::Lstat { path: Bytes::copy_from_slice(path) }
 }
 
-async fn matching(session: &Session, directory: &[u8], pattern: &[u8]) -> Result<Vec<Vec<u8>>, SshError> {
+async fn matching(
+    session: &Session,
+    directory: &[u8],
+    pattern: &[u8],
+) -> Result<Vec<Vec<u8>>, SshError> {
     let here: &[u8] = if directory.is_empty() { b"." } else { directory };
     let entries = match list(session, here, MAX_ENTRIES).await {
         Ok(entries) => entries,
@@ -145,9 +153,15 @@ mod tests {
         ] {
             assert!(is_match(pattern.as_bytes(), name.as_bytes()), "{pattern} {name}");
         }
-        for (pattern, name) in
-            [("*.conf", "a.con"), ("?", ""), ("?", "ab"), ("[a-c]", "d"), ("[!a]", "a"), ("", "a"), ("a", "")]
-        {
+        for (pattern, name) in [
+            ("*.conf", "a.con"),
+            ("?", ""),
+            ("?", "ab"),
+            ("[a-c]", "d"),
+            ("[!a]", "a"),
+            ("", "a"),
+            ("a", ""),
+        ] {
             assert!(!is_match(pattern.as_bytes(), name.as_bytes()), "{pattern} {name}");
         }
         assert!(is_match(b"\xff*", b"\xff\xfe"));

@@ -60,7 +60,8 @@ impl Below {
                 return Err(io::ErrorKind::InvalidInput.into());
             }
             let flags = DIRECTORY | OFlags::NOFOLLOW;
-            directory = rustix::fs::openat(&directory, OsStr::from_bytes(name), flags, Mode::empty())?;
+            directory =
+                rustix::fs::openat(&directory, OsStr::from_bytes(name), flags, Mode::empty())?;
         }
         Ok(directory)
     }
@@ -94,13 +95,19 @@ impl Below {
             made => made?,
         }
         // As left by the umask and by a parent that passes on its group.
-        let made = rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW)?.st_mode as u32 & 0o7777;
+        let made =
+            rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW)?.st_mode as u32 & 0o7777;
         let last = made & !(0o700 & !mode);
         Ok(Later((last != made).then(|| Mode::from_raw_mode(last as _))))
     }
 
     /// Gives a directory its mode and times, once its entries are complete.
-    pub(super) fn finish_directory(&self, path: &[u8], later: &Later, found: &Attributes) -> io::Result<()> {
+    pub(super) fn finish_directory(
+        &self,
+        path: &[u8],
+        later: &Later,
+        found: &Attributes,
+    ) -> io::Result<()> {
         let directory = self.directory(path)?;
         if let Some(mode) = later.0 {
             rustix::fs::fchmod(&directory, mode)?;
@@ -124,8 +131,14 @@ impl Below {
     /// regular file.
     pub(super) fn create(&self, path: &[u8], mode: u32, noted: Interrupted) -> io::Result<Sink> {
         let (parent, name) = self.parent(path)?;
-        let make =
-            || rustix::fs::openat(&parent, name, WRITE | OFlags::CREATE | OFlags::EXCL, permissions(mode));
+        let make = || {
+            rustix::fs::openat(
+                &parent,
+                name,
+                WRITE | OFlags::CREATE | OFlags::EXCL,
+                permissions(mode),
+            )
+        };
         let (opened, is_new) = match make() {
             Err(Errno::EXIST) if is_link(&parent, name)? => {
                 rustix::fs::unlinkat(&parent, name, AtFlags::empty())?;
@@ -152,7 +165,12 @@ impl Below {
 
     /// Opens a file by its name in this directory, which the user named: writes to an existing file
     /// of any type, but does not follow a link.
-    pub(super) fn create_named(&self, name: &[u8], mode: u32, noted: Interrupted) -> io::Result<Sink> {
+    pub(super) fn create_named(
+        &self,
+        name: &[u8],
+        mode: u32,
+        noted: Interrupted,
+    ) -> io::Result<Sink> {
         let (parent, name) = self.parent(name)?;
         if is_link(&parent, name)? {
             let what = "it is a symbolic link, which copies into a directory do not follow \
@@ -187,14 +205,18 @@ fn open_named(
 ) -> io::Result<Sink> {
     let make = WRITE | OFlags::CREATE | OFlags::EXCL;
     match rustix::fs::openat(parent, name, make, permissions(mode)) {
-        Ok(made) => Sink::new(made.into(), shown, Some((parent.try_clone()?, name.to_owned())), noted),
+        Ok(made) => {
+            Sink::new(made.into(), shown, Some((parent.try_clone()?, name.to_owned())), noted)
+        }
         // A dangling link creates the file that it points to.
         Err(Errno::EXIST) => {
             let follow = if flags.is_empty() { OFlags::CREATE } else { flags };
             let opened = match rustix::fs::openat(parent, name, WRITE | follow, permissions(mode)) {
                 // Linux refuses O_CREAT on other users' files in sticky directories, even if the
                 // files exist.
-                Err(Errno::ACCESS) => rustix::fs::openat(parent, name, WRITE | flags, Mode::empty()),
+                Err(Errno::ACCESS) => {
+                    rustix::fs::openat(parent, name, WRITE | flags, Mode::empty())
+                }
                 opened => opened,
             };
             Sink::new(opened?.into(), shown, None, noted)
@@ -230,7 +252,10 @@ fn take_over(parent: &OwnedFd, name: &OsStr) -> io::Result<Later> {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, what));
         }
         _ => {
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "it exists and is not a directory"));
+            return Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                "it exists and is not a directory",
+            ));
         }
     }
     let mode = found.st_mode as u32 & 0o7777;
@@ -299,7 +324,10 @@ impl Sink {
             let mode = self.metadata.mode();
             if mode & LENDING != 0 {
                 // Those rights were granted to other contents.
-                rustix::fs::fchmod(&self.file, Mode::from_raw_mode((mode & 0o7777 & !LENDING) as _))?;
+                rustix::fs::fchmod(
+                    &self.file,
+                    Mode::from_raw_mode((mode & 0o7777 & !LENDING) as _),
+                )?;
             }
             // Only the owner may set times, but the contents are complete without them.
             let _ = set_times(self.file.as_fd(), found);
@@ -395,7 +423,11 @@ mod tests {
         fs::write(&old, "old").expect("written");
         fs::set_permissions(&old, fs::Permissions::from_mode(0o6750)).expect("changed");
         let attributes = Attributes { mode: Some(0o777), ..Attributes::default() };
-        below.create(b"old", 0o777, noted()).expect("opened").finish(&attributes).expect("finished");
+        below
+            .create(b"old", 0o777, noted())
+            .expect("opened")
+            .finish(&attributes)
+            .expect("finished");
         assert_eq!(mode(&old), 0o750, "its own mode, without what it lent");
     }
 
@@ -405,11 +437,12 @@ mod tests {
         let below = Below::open(directory.path()).expect("opened");
         let fifo = directory.path().join("fifo");
         let kind = rustix::fs::FileType::Fifo;
-        rustix::fs::mknodat(rustix::fs::CWD, &fifo, kind, Mode::from_raw_mode(0o640), 0).expect("made");
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, kind, Mode::from_raw_mode(0o640), 0)
+            .expect("made");
         // Once without a reader, for whom it must not wait, and once with one.
         assert!(below.create(b"fifo", 0o644, noted()).is_err());
-        let reader =
-            rustix::fs::open(&fifo, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty()).expect("opened");
+        let reader = rustix::fs::open(&fifo, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty())
+            .expect("opened");
         assert!(below.create(b"fifo", 0o644, noted()).is_err());
         drop(reader);
         assert_eq!(mode(&fifo), 0o640);

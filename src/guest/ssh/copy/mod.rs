@@ -77,7 +77,9 @@ pub fn upload_until(
     progress: &mut dyn FnMut(u64),
 ) -> Result<Copied, SshError> {
     let remote = from_home(remote.as_ref().as_bytes());
-    with_session(cancel, target, async |session| upload::run(session, local, remote, progress).await)
+    with_session(cancel, target, async |session| {
+        upload::run(session, local, remote, progress).await
+    })
 }
 
 /// Copies a file or a directory of the guest to this host. See [`upload`].
@@ -109,7 +111,9 @@ pub fn download_until(
     progress: &mut dyn FnMut(u64),
 ) -> Result<Copied, SshError> {
     let remote = from_home(remote.as_ref().as_bytes());
-    with_session(cancel, target, async |session| download::run(session, remote, local, progress).await)
+    with_session(cancel, target, async |session| {
+        download::run(session, remote, local, progress).await
+    })
 }
 
 fn with_session(
@@ -120,7 +124,8 @@ fn with_session(
     let interrupted = Interrupted::default();
     let copied = block_on(async {
         let connection = Connection::open(target, cancel).await?;
-        let session = connection.guard(cancel, Session::open(&connection, interrupted.clone())).await?;
+        let session =
+            connection.guard(cancel, Session::open(&connection, interrupted.clone())).await?;
         let result = connection.guard(cancel, work(&session)).await;
         if result.is_err() {
             session.remove_unfinished().await;

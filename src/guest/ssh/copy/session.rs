@@ -75,7 +75,10 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) async fn open(connection: &Connection, interrupted: Interrupted) -> Result<Self, SshError> {
+    pub(super) async fn open(
+        connection: &Connection,
+        interrupted: Interrupted,
+    ) -> Result<Self, SshError> {
         let mut channel = connection.session().await?;
         channel.request_subsystem(true, "sftp").await.map_err(|_| SshError::Lost)?;
         loop {
@@ -110,13 +113,17 @@ impl Session {
     }
 
     pub(super) fn finish(&self, path: &Bytes) {
-        self.unfinished.lock().unwrap_or_else(PoisonError::into_inner).retain(|other| other != path);
+        self.unfinished
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|other| other != path);
     }
 
     /// Removes from the guest the files that an interrupted copy has created, as far as the guest
     /// answers.
     pub(super) async fn remove_unfinished(&self) {
-        let paths = std::mem::take(&mut *self.unfinished.lock().unwrap_or_else(PoisonError::into_inner));
+        let paths =
+            std::mem::take(&mut *self.unfinished.lock().unwrap_or_else(PoisonError::into_inner));
         let remove = async {
             for path in paths {
                 let _ = self.sftp.done(Request::Remove { path }).await;
@@ -132,7 +139,10 @@ pub(super) fn shown(path: &[u8]) -> String {
 }
 
 /// Makes the error for a guest's file.
-pub(super) fn failed<'a>(what: &'static str, path: &'a [u8]) -> impl Fn(Failure) -> SshError + Copy + 'a {
+pub(super) fn failed<'a>(
+    what: &'static str,
+    path: &'a [u8],
+) -> impl Fn(Failure) -> SshError + Copy + 'a {
     move |failure| match failure {
         Failure::Status { code, words } => SshError::GuestFile {
             what,

@@ -133,7 +133,12 @@ fn too_much(path: &[u8]) -> SshError {
 }
 
 pub(super) fn refused(path: &[u8], reason: &str) -> SshError {
-    SshError::GuestFile { what: "copy", path: shown(path), reason: reason.to_owned(), missing: false }
+    SshError::GuestFile {
+        what: "copy",
+        path: shown(path),
+        reason: reason.to_owned(),
+        missing: false,
+    }
 }
 
 /// Returns the last component of a guest's path, even of `.` and `..`; `None` for the root.

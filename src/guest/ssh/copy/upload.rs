@@ -50,7 +50,8 @@ pub(super) async fn run(
     progress: &mut dyn FnMut(u64),
 ) -> Result<Copied, SshError> {
     let metadata = fs::metadata(local).map_err(unreadable(local))?;
-    let into_directory = session.stat(remote).await?.is_some_and(|found| Sort::of(&found) == Sort::Directory);
+    let into_directory =
+        session.stat(remote).await?.is_some_and(|found| Sort::of(&found) == Sort::Directory);
     let goal = if into_directory { join(remote, &own_name(local)?) } else { remote.to_vec() };
     let mut transfers = Transfers::new(progress);
     if !metadata.is_dir() {
@@ -71,7 +72,11 @@ pub(super) async fn run(
     send_tree(session, tree, transfers).await
 }
 
-async fn send_tree(session: &Session, tree: Tree, mut transfers: Transfers<'_>) -> Result<Copied, SshError> {
+async fn send_tree(
+    session: &Session,
+    tree: Tree,
+    mut transfers: Transfers<'_>,
+) -> Result<Copied, SshError> {
     let mut failures = tree.failed;
     for (number, directory) in tree.directories.iter().enumerate() {
         match make_directory(session, &directory.goal, &directory.metadata).await {
@@ -85,7 +90,8 @@ async fn send_tree(session: &Session, tree: Tree, mut transfers: Transfers<'_>) 
         transfers
             .start(|arrived| async move {
                 // The file's type may have changed since it was listed.
-                let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
+                let flags =
+                    (OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
                 let opened = OpenOptions::new().read(true).custom_flags(flags).open(&source);
                 let file = opened.map_err(unreadable(&source))?;
                 send_file(session, source, file, goal, arrived).await
@@ -170,19 +176,27 @@ fn is_state(path: &Path) -> bool {
     path.file_name() == Some(OsStr::new(STATE_DIRECTORY)) || is_state_root(path)
 }
 
-async fn make_directory(session: &Session, goal: &[u8], metadata: &Metadata) -> Result<(), SshError> {
+async fn make_directory(
+    session: &Session,
+    goal: &[u8],
+    metadata: &Metadata,
+) -> Result<(), SshError> {
     // Whatever its final mode, files must be created in it now.
     let open = |mode: u32| Attributes::of_mode(mode & DIRECTORY_MODE | 0o700);
     let path = Bytes::copy_from_slice(goal);
-    let made =
-        session.sftp.done(Request::Mkdir { path: path.clone(), attributes: open(metadata.mode()) }).await;
+    let made = session
+        .sftp
+        .done(Request::Mkdir { path: path.clone(), attributes: open(metadata.mode()) })
+        .await;
     let Err(error) = made else { return Ok(()) };
     let failure = failed("create the directory", goal);
     match session.stat(goal).await? {
         Some(found) if Sort::of(&found) == Sort::Directory => match found.mode {
-            Some(mode) if mode & 0o700 != 0o700 => {
-                session.sftp.done(Request::Setstat { path, attributes: open(mode) }).await.map_err(failure)
-            }
+            Some(mode) if mode & 0o700 != 0o700 => session
+                .sftp
+                .done(Request::Setstat { path, attributes: open(mode) })
+                .await
+                .map_err(failure),
             _ => Ok(()),
         },
         _ => Err(failure(error)),
@@ -190,7 +204,8 @@ async fn make_directory(session: &Session, goal: &[u8], metadata: &Metadata) -> 
 }
 
 async fn make_link(session: &Session, source: &Path, goal: &[u8]) -> Result<(), SshError> {
-    let target = Bytes::from(fs::read_link(source).map_err(unreadable(source))?.into_os_string().into_vec());
+    let target =
+        Bytes::from(fs::read_link(source).map_err(unreadable(source))?.into_os_string().into_vec());
     let link = Bytes::copy_from_slice(goal);
     let make = Request::Symlink { target, link: link.clone() };
     if session.sftp.done(make.clone()).await.is_ok() {
@@ -260,7 +275,12 @@ async fn send_file(
     finished
 }
 
-async fn finish(session: &Session, opened: &Opened, metadata: &Metadata, length: u64) -> Result<(), Failure> {
+async fn finish(
+    session: &Session,
+    opened: &Opened,
+    metadata: &Metadata,
+    length: u64,
+) -> Result<(), Failure> {
     let handle = opened.handle.clone();
     let mut attributes = kept(metadata, FILE_MODE);
     attributes.size = Some(length);
@@ -272,7 +292,9 @@ async fn finish(session: &Session, opened: &Opened, metadata: &Metadata, length:
     }
     // Both are sent before either is answered.
     let set = match opened.is_file {
-        true => Some(session.sftp.send(&Request::Fsetstat { handle: handle.clone(), attributes }).await?),
+        true => Some(
+            session.sftp.send(&Request::Fsetstat { handle: handle.clone(), attributes }).await?,
+        ),
         false => None,
     };
     let closed = session.sftp.send(&Request::Close { handle }).await?;

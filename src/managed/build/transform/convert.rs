@@ -11,7 +11,9 @@ use crate::context::RuntimeContext;
 use crate::files::FileError;
 use crate::managed::error::ImageError;
 use crate::managed::job::Job;
-use crate::qemu::{DiskError, DiskFormat, ImageDisk, ImageWork, Qcow2Header, QemuError, run_image_tool};
+use crate::qemu::{
+    DiskError, DiskFormat, ImageDisk, ImageWork, Qcow2Header, QemuError, run_image_tool,
+};
 
 /// Finds `qemu-img` on the `PATH`.
 pub(crate) fn qemu_img(job: &Job) -> Result<PathBuf, TransformError> {
@@ -42,9 +44,12 @@ pub(super) fn convert(
             return Err(TransformError::BadDisk { path: material.path.clone(), problem }.into());
         }
     }
-    let action = || format!("convert {} from {input_format} to {output_format}", material.path.display());
+    let action =
+        || format!("convert {} from {input_format} to {output_format}", material.path.display());
     match run(job, disk, ImageWork::Convert { to: output, format: output_format }, action) {
-        Err(ImageError::Transform(TransformError::QemuImg { source, .. })) if is_about_space(&source) => {
+        Err(ImageError::Transform(TransformError::QemuImg { source, .. }))
+            if is_about_space(&source) =>
+        {
             let kind = match is_about_file_size(&source) {
                 true => std::io::ErrorKind::FileTooLarge,
                 false => std::io::ErrorKind::StorageFull,
@@ -74,8 +79,12 @@ fn is_about_file_size(error: &CommandError) -> bool {
 /// which opens the files that a disk names even to describe it.
 pub(crate) fn qcow2_problem(disk: &Path) -> Option<String> {
     match Qcow2Header::read(disk) {
-        Ok(header) => header.backing_file.map(|file| format!("has a backing file, {}", file.display())),
-        Err(QemuError::Disk(DiskError::DataElsewhere { .. })) => Some("has an external data file".to_owned()),
+        Ok(header) => {
+            header.backing_file.map(|file| format!("has a backing file, {}", file.display()))
+        }
+        Err(QemuError::Disk(DiskError::DataElsewhere { .. })) => {
+            Some("has an external data file".to_owned())
+        }
         Err(QemuError::Disk(DiskError::Encrypted { .. })) => Some("is encrypted".to_owned()),
         Err(QemuError::Disk(error)) => Some(format!("cannot be used: {error}")),
         Err(_) => None,
@@ -121,7 +130,8 @@ impl DiskInfo {
         }
         let data = self.format_specific.as_ref().and_then(|specific| specific.data.as_ref());
         let data_file = data.and_then(|data| data.data_file.as_ref());
-        let backing = self.backing_filename.as_ref().map(|file| format!("has a backing file, {file}"));
+        let backing =
+            self.backing_filename.as_ref().map(|file| format!("has a backing file, {file}"));
         backing.or_else(|| data_file.map(|file| format!("has an external data file, {file}")))
     }
 }
@@ -134,7 +144,8 @@ pub(crate) fn info(job: &Job, disk: &Path) -> Result<DiskInfo, ImageError> {
 }
 
 fn describe(job: &Job, disk: ImageDisk) -> Result<DiskInfo, ImageError> {
-    let output = run(job, disk, ImageWork::Describe, || format!("look at {}", disk.path.display()))?;
+    let output =
+        run(job, disk, ImageWork::Describe, || format!("look at {}", disk.path.display()))?;
     serde_json::from_slice(&output)
         .map_err(|source| TransformError::QemuImgInfo { path: disk.path.to_owned(), source }.into())
 }
@@ -155,7 +166,7 @@ fn run(
 }
 
 fn shown(invocation: &Invocation) -> String {
-    let words =
-        std::iter::once(invocation.program.as_os_str()).chain(invocation.arguments.iter().map(AsRef::as_ref));
+    let words = std::iter::once(invocation.program.as_os_str())
+        .chain(invocation.arguments.iter().map(AsRef::as_ref));
     words.map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
 }

@@ -18,8 +18,11 @@ pub(super) fn decompress(
     cancel: &Cancel,
 ) -> Result<Material, ImageError> {
     let input = BufReader::new(material.open()?);
-    let failed =
-        |source| TransformError::Compressed { path: material.path.clone(), format: name(format), source };
+    let failed = |source| TransformError::Compressed {
+        path: material.path.clone(),
+        format: name(format),
+        source,
+    };
     let stream: Box<dyn Read> = match format {
         Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(input)),
         Compression::Xz => Box::new(lzma_rust2::XzReader::new(input, true)),

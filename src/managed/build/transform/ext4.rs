@@ -42,11 +42,16 @@ pub(super) fn extract(
     let file = filesystem.open(path).map_err(failed)?;
     let length = file.metadata().len();
     if length > MAX_FILE_BYTES {
-        return Err(
-            TransformError::TooLarge { what: path.to_owned(), limit: ByteSize(MAX_FILE_BYTES) }.into()
-        );
+        return Err(TransformError::TooLarge {
+            what: path.to_owned(),
+            limit: ByteSize(MAX_FILE_BYTES),
+        }
+        .into());
     }
-    let damaged =
-        |source| TransformError::Ext4File { path: material.path.clone(), file: path.to_owned(), source };
+    let damaged = |source| TransformError::Ext4File {
+        path: material.path.clone(),
+        file: path.to_owned(),
+        source,
+    };
     write_out(file.take(length), output, cancel, damaged)
 }

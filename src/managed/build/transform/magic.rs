@@ -30,8 +30,9 @@ pub(super) fn recognise(disk: &Path) -> Result<DiskFormat, FileError> {
 }
 
 fn of(head: &[u8]) -> DiskFormat {
-    let found =
-        MAGICS.iter().find(|(_, at, magic)| head.get(*at..).is_some_and(|rest| rest.starts_with(magic)));
+    let found = MAGICS
+        .iter()
+        .find(|(_, at, magic)| head.get(*at..).is_some_and(|rest| rest.starts_with(magic)));
     found.map_or(DiskFormat::Raw, |(format, ..)| *format)
 }
 

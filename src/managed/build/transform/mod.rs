@@ -117,7 +117,12 @@ fn in_words(step: &TransformStep) -> Option<String> {
 }
 
 /// Gives the material a name of its own, as a link if possible.
-fn rename(job: &Job, material: &Material, target: &Path, work: &Path) -> Result<Material, ImageError> {
+fn rename(
+    job: &Job,
+    material: &Material,
+    target: &Path,
+    work: &Path,
+) -> Result<Material, ImageError> {
     if material.path.starts_with(work) {
         fs::rename(&material.path, target).at("rename", &material.path)?;
     } else if fs::hard_link(&material.path, target).is_err() {
@@ -142,7 +147,8 @@ fn finished(job: &Job, material: Material, work: &Path) -> Result<Product, Image
 fn copy(job: &Job, material: &Material, target: &Path) -> Result<Material, ImageError> {
     let (from, to) = (material.open()?, files::create_new(target)?);
     let mut hasher = Hasher::sha256();
-    let length = files::copy_sparse(from, to, &mut hasher, &job.context.cancel).at("write", target)?;
+    let length =
+        files::copy_sparse(from, to, &mut hasher, &job.context.cancel).at("write", target)?;
     Ok(Material::written(target, length, hasher))
 }
 
@@ -156,13 +162,14 @@ fn write_out(
 ) -> Result<Material, ImageError> {
     let to = files::create_new(output)?;
     let mut hasher = Hasher::sha256();
-    let length = files::copy_sparse(from, to, &mut hasher, cancel).map_err(|error| match error {
-        HashError::Interrupted(interrupted) => ImageError::from(interrupted),
-        HashError::Io(error) if error.raw_os_error().is_some() => {
-            FileError::io("write", output, error).into()
-        }
-        HashError::Io(error) => damaged(error).into(),
-    })?;
+    let length =
+        files::copy_sparse(from, to, &mut hasher, cancel).map_err(|error| match error {
+            HashError::Interrupted(interrupted) => ImageError::from(interrupted),
+            HashError::Io(error) if error.raw_os_error().is_some() => {
+                FileError::io("write", output, error).into()
+            }
+            HashError::Io(error) => damaged(error).into(),
+        })?;
     Ok(Material::written(output, length, hasher))
 }
 
@@ -195,7 +202,8 @@ impl Read for Window {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let left = self.length.saturating_sub(self.position);
         let most = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
-        let count = std::os::unix::fs::FileExt::read_at(&self.file, &mut buffer[..most], self.position)?;
+        let count =
+            std::os::unix::fs::FileExt::read_at(&self.file, &mut buffer[..most], self.position)?;
         self.position += count as u64;
         Ok(count)
     }

@@ -19,7 +19,8 @@ pub(super) fn unzip(
     cancel: &Cancel,
 ) -> Result<Material, ImageError> {
     let failed = |source| TransformError::Archive { path: material.path.clone(), source };
-    let no_such = || TransformError::NoSuchMember { path: material.path.clone(), member: member.to_owned() };
+    let no_such =
+        || TransformError::NoSuchMember { path: material.path.clone(), member: member.to_owned() };
     let mut archive = ZipArchive::new(BufReader::new(material.open()?)).map_err(failed)?;
     if archive.has_duplicate_names() {
         return Err(TransformError::AmbiguousArchive { path: material.path.clone() }.into());
@@ -33,9 +34,11 @@ pub(super) fn unzip(
     }
     let declared = file.size();
     if declared > MAX_FILE_BYTES {
-        return Err(
-            TransformError::TooLarge { what: member.to_owned(), limit: ByteSize(MAX_FILE_BYTES) }.into()
-        );
+        return Err(TransformError::TooLarge {
+            what: member.to_owned(),
+            limit: ByteSize(MAX_FILE_BYTES),
+        }
+        .into());
     }
     // Reads one byte more than declared, so that a member that lies about its size is noticed.
     let damaged = |error| failed(ZipError::Io(error));

@@ -50,14 +50,20 @@ pub fn parse_vhd_footer(footer: &[u8; 512]) -> Result<VhdKind, &'static str> {
 pub(super) fn strip_footer(material: &Material) -> Result<Material, ImageError> {
     let not_vhd = |problem| TransformError::NotVhd { path: material.path.clone(), problem };
     let disk_bytes = material.length.checked_sub(FOOTER_BYTES as u64);
-    let disk_bytes = disk_bytes.filter(|bytes| *bytes > 0).ok_or_else(|| not_vhd("it is too short"))?;
+    let disk_bytes =
+        disk_bytes.filter(|bytes| *bytes > 0).ok_or_else(|| not_vhd("it is too short"))?;
     let mut footer = [0; FOOTER_BYTES];
-    files::open(&material.path)?.read_exact_at(&mut footer, disk_bytes).at("read", &material.path)?;
+    files::open(&material.path)?
+        .read_exact_at(&mut footer, disk_bytes)
+        .at("read", &material.path)?;
     let not_fixed = |kind| TransformError::NotFixedVhd { path: material.path.clone(), kind };
     match parse_vhd_footer(&footer).map_err(not_vhd)? {
-        VhdKind::Fixed => {
-            Ok(Material { path: material.path.clone(), length: disk_bytes, whole: false, sha256: None })
-        }
+        VhdKind::Fixed => Ok(Material {
+            path: material.path.clone(),
+            length: disk_bytes,
+            whole: false,
+            sha256: None,
+        }),
         VhdKind::Dynamic => Err(not_fixed("dynamic").into()),
         VhdKind::Differencing => Err(not_fixed("differencing").into()),
     }

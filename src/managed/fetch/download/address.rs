@@ -63,7 +63,8 @@ impl Guard {
             || match &self.0.allowed {
                 Allowed::All => true,
                 Allowed::These(list) => list.iter().any(|(ip, port)| {
-                    *ip == address.ip().to_canonical() && port.is_none_or(|port| port == address.port())
+                    *ip == address.ip().to_canonical()
+                        && port.is_none_or(|port| port == address.port())
                 }),
             }
     }
@@ -77,7 +78,8 @@ impl Guard {
 /// nothing.
 fn allowed(switch: Option<&str>) -> Allowed {
     let entry = |text: &str| {
-        let with_port = text.parse().map(|one: SocketAddr| (one.ip().to_canonical(), Some(one.port())));
+        let with_port =
+            text.parse().map(|one: SocketAddr| (one.ip().to_canonical(), Some(one.port())));
         with_port.or_else(|_| text.parse().map(|ip: IpAddr| (ip.to_canonical(), None))).ok()
     };
     match switch.unwrap_or_default().trim() {
@@ -107,13 +109,17 @@ fn is_public_v4(ip: Ipv4Addr) -> bool {
     let special = match ip.octets() {
         // This network; private networks; carrier-grade NAT; this host; link-local, with the
         // clouds' metadata services.
-        [0 | 10 | 127, ..] | [100, 64..=127, ..] | [169, 254, ..] | [172, 16..=31, ..] | [192, 168, ..] => {
-            true
-        }
+        [0 | 10 | 127, ..]
+        | [100, 64..=127, ..]
+        | [169, 254, ..]
+        | [172, 16..=31, ..]
+        | [192, 168, ..] => true,
         // Protocol assignments, documentation, 6to4 relays, benchmarks.
-        [192, 0, 0 | 2, _] | [198, 51, 100, _] | [203, 0, 113, _] | [192, 88, 99, _] | [198, 18 | 19, ..] => {
-            true
-        }
+        [192, 0, 0 | 2, _]
+        | [198, 51, 100, _]
+        | [203, 0, 113, _]
+        | [192, 88, 99, _]
+        | [198, 18 | 19, ..] => true,
         // Multicast, reserved, broadcast.
         [224..=255, ..] => true,
         _ => false,
@@ -128,7 +134,9 @@ fn is_public_v6(ip: Ipv6Addr) -> bool {
     };
     match ip.segments() {
         // IPv4 in IPv6: mapped addresses, and those that NAT64 and 6to4 translate.
-        [0, 0, 0, 0, 0, 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => embedded(high, low),
+        [0, 0, 0, 0, 0, 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => {
+            embedded(high, low)
+        }
         [0x2002, high, low, ..] => embedded(high, low),
         // Teredo and other assignments, documentation.
         [0x2001, 0..=0x1ff, ..] | [0x2001, 0xdb8, ..] | [0x3fff, 0..=0xfff, ..] => false,
@@ -171,10 +179,15 @@ pub(super) struct GuardedConnector(pub(super) Guard);
 impl Connector<()> for GuardedConnector {
     type Out = ();
 
-    fn connect(&self, details: &ConnectionDetails, chained: Option<()>) -> Result<Option<()>, ureq::Error> {
+    fn connect(
+        &self,
+        details: &ConnectionDetails,
+        chained: Option<()>,
+    ) -> Result<Option<()>, ureq::Error> {
         let host = details.uri.host().unwrap_or_default();
         let ip = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().ok();
-        let address = ip.zip(authority(details.uri)).map(|(ip, (_, port))| SocketAddr::new(ip, port));
+        let address =
+            ip.zip(authority(details.uri)).map(|(ip, (_, port))| SocketAddr::new(ip, port));
         match address.filter(|address| !self.0.allows(*address) && !self.0.trusts(details.uri)) {
             Some(address) => Err(ureq::Error::Other(Box::new(Refused(address)))),
             None => Ok(chained),
@@ -267,7 +280,8 @@ mod tests {
 
     #[test]
     fn the_users_own_mirror_and_proxy_may_be_anywhere() {
-        let guard = guard("", "http://Mirror.lan:8080/castra", Some(("127.0.0.1".to_owned(), 3128)));
+        let guard =
+            guard("", "http://Mirror.lan:8080/castra", Some(("127.0.0.1".to_owned(), 3128)));
         for (uri, trusted) in [
             ("http://mirror.lan:8080/x", true),
             ("http://mirror.lan/x", false),

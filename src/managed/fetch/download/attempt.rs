@@ -56,7 +56,11 @@ pub(super) fn attempt(
             // The whole file. If only the rest was requested, the server has ignored the range, or
             // the file has changed since.
             let total = whole(job, &answer, url, pinned_bytes)?;
-            partial.restart(Origin { url: url.to_owned(), etag: head.etag.clone(), total_bytes: total })?;
+            partial.restart(Origin {
+                url: url.to_owned(),
+                etag: head.etag.clone(),
+                total_bytes: total,
+            })?;
             total
         }
         206 if start > 0 => match fits(head, url, partial, pinned_bytes) {
@@ -67,7 +71,9 @@ pub(super) fn attempt(
             Err(problem) => return Ok(Ended::Unfit(bad_range(url, problem))),
         },
         // All bytes are present and were wrong, or the file has become shorter.
-        416 if start > 0 => return Ok(Ended::Unfit(bad_range(url, "there is no such range".to_owned()))),
+        416 if start > 0 => {
+            return Ok(Ended::Unfit(bad_range(url, "there is no such range".to_owned())));
+        }
         status => return refused(status, head, url),
     };
     let total = pinned_bytes.or(total);
@@ -110,7 +116,9 @@ fn receive(
         match next.and_then(|next| pace.check(next)) {
             Ok(Next::Bytes(bytes)) if partial.length() + bytes.len() as u64 > limit => {
                 partial.discard()?;
-                return Err(DownloadError::Endless { url: url.to_owned(), limit: ByteSize(limit) }.into());
+                return Err(
+                    DownloadError::Endless { url: url.to_owned(), limit: ByteSize(limit) }.into()
+                );
             }
             Ok(Next::Bytes(bytes)) => {
                 let before = partial.length();
@@ -219,7 +227,12 @@ fn whole(
 }
 
 /// Returns the total that a 206 names, if the answer continues where the partial ends.
-fn fits(head: &Head, url: &str, partial: &Partial, pinned_bytes: Option<u64>) -> Result<Option<u64>, String> {
+fn fits(
+    head: &Head,
+    url: &str,
+    partial: &Partial,
+    pinned_bytes: Option<u64>,
+) -> Result<Option<u64>, String> {
     let origin = partial.origin(url);
     let known = pinned_bytes.or(origin.and_then(|origin| origin.total_bytes));
     let total = headers::check_range(head, partial.length(), known)?;
@@ -244,8 +257,13 @@ fn bad_range(url: &str, problem: String) -> DownloadError {
 /// Returns the reason why the file is not available.
 pub(super) fn probe(job: &Job, url: &str) -> Result<(), ImageError> {
     let limit = job.timeouts.probe;
-    let timeouts =
-        Timeouts { connect: limit, stall: limit, longest_wait: limit, attempts: 2, ..*job.timeouts };
+    let timeouts = Timeouts {
+        connect: limit,
+        stall: limit,
+        longest_wait: limit,
+        attempts: 2,
+        ..*job.timeouts
+    };
     let client = Client::new(&job.context.environment, &timeouts, url)?;
     let mut retries = Retries::new(&timeouts);
     let end = Instant::now() + limit;

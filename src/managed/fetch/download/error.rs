@@ -66,7 +66,9 @@ pub enum DownloadError {
         problem: String,
     },
     /// The proxy that the environment names cannot be used.
-    #[error("the proxy `{proxy}` in {variable} cannot be used: only http:// and https:// proxies are")]
+    #[error(
+        "the proxy `{proxy}` in {variable} cannot be used: only http:// and https:// proxies are"
+    )]
     Proxy {
         /// Address of the proxy, without user and password.
         proxy: String,
@@ -243,5 +245,7 @@ fn come_back(after: Option<&Duration>) -> String {
 }
 
 fn encoded(encoding: Option<&String>) -> String {
-    encoding.map_or_else(String::new, |encoding| format!(" (encoded as {encoding}, which was not requested)"))
+    encoding.map_or_else(String::new, |encoding| {
+        format!(" (encoded as {encoding}, which was not requested)")
+    })
 }

@@ -18,7 +18,8 @@ pub(super) struct Head {
 
 impl Head {
     pub(super) fn new(status: u16, headers: &HeaderMap) -> Self {
-        let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let text =
+            |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
         Self {
             status,
             content_length: text("content-length").and_then(|text| text.trim().parse().ok()),
@@ -55,11 +56,16 @@ pub(super) fn is_strong(etag: &str) -> bool {
 ///
 /// # Errors
 /// Returns the mismatch.
-pub(super) fn check_range(head: &Head, start: u64, total: Option<u64>) -> Result<Option<u64>, String> {
+pub(super) fn check_range(
+    head: &Head,
+    start: u64,
+    total: Option<u64>,
+) -> Result<Option<u64>, String> {
     if head.content_type.as_ref().is_some_and(|kind| kind.trim_start().starts_with("multipart/")) {
         return Err("the response has several parts".to_owned());
     }
-    let range = head.content_range.as_deref().ok_or("the response does not state its byte range")?;
+    let range =
+        head.content_range.as_deref().ok_or("the response does not state its byte range")?;
     let (first, last, found_total) =
         parse_range(range).ok_or_else(|| format!("`{range}` is not a valid range"))?;
     if first != start {
@@ -89,7 +95,8 @@ fn parse_range(text: &str) -> Option<(u64, u64, Option<u64>)> {
 
 /// Returns `true` if bytes start like a web page.
 pub(super) fn looks_like_html(bytes: &[u8]) -> bool {
-    let start: Vec<u8> = bytes.trim_ascii_start().iter().take(14).map(u8::to_ascii_lowercase).collect();
+    let start: Vec<u8> =
+        bytes.trim_ascii_start().iter().take(14).map(u8::to_ascii_lowercase).collect();
     start.starts_with(b"<!doctype html") || start.starts_with(b"<html")
 }
 

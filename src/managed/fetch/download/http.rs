@@ -108,7 +108,12 @@ impl Client {
 
     /// Returns the error for a failure of this client.
     pub(super) fn failed(&self, url: &str, failure: NetworkFailure) -> DownloadError {
-        DownloadError::Network { url: url.to_owned(), proxy: self.proxy.clone(), failure, kept_bytes: 0 }
+        DownloadError::Network {
+            url: url.to_owned(),
+            proxy: self.proxy.clone(),
+            failure,
+            kept_bytes: 0,
+        }
     }
 
     /// Makes a request and waits for the answer's header, until `end` at most.
@@ -156,7 +161,11 @@ impl Answer {
     }
 }
 
-fn next_part(parts: &Receiver<Part>, cancel: &Cancel, end: Option<Instant>) -> Result<Option<Part>, Silence> {
+fn next_part(
+    parts: &Receiver<Part>,
+    cancel: &Cancel,
+    end: Option<Instant>,
+) -> Result<Option<Part>, Silence> {
     loop {
         cancel.check().map_err(Silence::Interrupted)?;
         match parts.recv_timeout(TICK) {
@@ -234,7 +243,8 @@ fn proxy_for(environment: &Environment, url: &str) -> Result<Option<Proxy>, Down
     } else {
         &["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"]
     };
-    let named = variables.iter().find_map(|variable| Some((*variable, environment.text(variable)?)));
+    let named =
+        variables.iter().find_map(|variable| Some((*variable, environment.text(variable)?)));
     let Some((variable, text)) = named else {
         return Ok(None);
     };
@@ -250,7 +260,8 @@ fn proxy_for(environment: &Environment, url: &str) -> Result<Option<Proxy>, Down
     if let Some(password) = parsed.password() {
         builder = builder.password(password);
     }
-    let exceptions = environment.text("no_proxy").or_else(|| environment.text("NO_PROXY")).unwrap_or("");
+    let exceptions =
+        environment.text("no_proxy").or_else(|| environment.text("NO_PROXY")).unwrap_or("");
     for host in exceptions.split(',').map(str::trim).filter(|host| !host.is_empty()) {
         // A domain also covers everything below it.
         builder = builder.no_proxy(host.trim_start_matches('.'));

@@ -145,8 +145,9 @@ fn with_mirrors(job: &Job, urls: &[String]) -> Vec<String> {
         let path = url.split(['?', '#']).next().unwrap_or(url);
         path.rsplit('/').next().filter(|name| !name.is_empty())
     });
-    let mirrored =
-        |name| job.context.mirrors.iter().map(move |base| format!("{}/{name}", base.trim_end_matches('/')));
+    let mirrored = |name| {
+        job.context.mirrors.iter().map(move |base| format!("{}/{name}", base.trim_end_matches('/')))
+    };
     file_name.into_iter().flat_map(mirrored).chain(urls.iter().cloned()).collect()
 }
 

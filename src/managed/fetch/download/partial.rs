@@ -64,7 +64,8 @@ impl Partial {
         let sidecar_path = cache.partial_sidecar(algorithm, hex);
         let origin = read_origin(&sidecar_path)?;
         let (blob, expected) = (cache.blob(algorithm, hex), artifact.digest.clone());
-        let (file, writeback, resumed) = (SparseWriter::new(file, length), Writeback::default(), length > 0);
+        let (file, writeback, resumed) =
+            (SparseWriter::new(file, length), Writeback::default(), length > 0);
         let mut partial = Self {
             file,
             writeback,
@@ -81,7 +82,10 @@ impl Partial {
         let too_long = artifact.size_bytes.is_some_and(|size| length > size);
         let whole_but_wrong = artifact.size_bytes == Some(length) && !partial.is_right();
         if too_long || whole_but_wrong {
-            job.note(&format!("{} does not match the expected file; discarded", partial.path.display()));
+            job.note(&format!(
+                "{} does not match the expected file; discarded",
+                partial.path.display()
+            ));
             partial.discard()?;
         }
         failpoint::reach(Point::PartialOpened);

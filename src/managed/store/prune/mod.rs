@@ -176,7 +176,8 @@ impl Pruning<'_> {
         let version_name = unfinished.map_or(name.as_str(), |(version, _)| version);
         let image = ImageLabel { id, version: version_name.to_owned() };
         let path = version.path();
-        let is_needed = self.needed.images.contains(&image) || self.usage.has_links_elsewhere(&path);
+        let is_needed =
+            self.needed.images.contains(&image) || self.usage.has_links_elsewhere(&path);
         if unfinished.is_none() && is_needed {
             return Ok(());
         }

@@ -28,7 +28,10 @@ struct Names {
 impl Usage {
     /// Counts the names of everything in the cache, and in the quarantine of a project, which is
     /// pruned with it.
-    pub(super) fn of(cache: &CacheLayout, project: Option<&ProjectLayout>) -> Result<Self, FileError> {
+    pub(super) fn of(
+        cache: &CacheLayout,
+        project: Option<&ProjectLayout>,
+    ) -> Result<Self, FileError> {
         let mut names: HashMap<(u64, u64), Names> = HashMap::new();
         let further = project.map(ProjectLayout::quarantine);
         let own = [cache.images().root().to_owned(), cache.blobs(), cache.quarantine()];

@@ -33,7 +33,11 @@ pub(super) fn entry(name: &[u8], metadata: &Metadata) -> Entry {
     )
     .into_bytes();
     line.extend_from_slice(name);
-    Entry { name: Bytes::copy_from_slice(name), line: line.into(), attributes: attributes(metadata) }
+    Entry {
+        name: Bytes::copy_from_slice(name),
+        line: line.into(),
+        attributes: attributes(metadata),
+    }
 }
 
 /// Returns the entry that answers a request for a path.
@@ -52,7 +56,8 @@ fn permissions(mode: u32) -> String {
         0o140_000 => 's',
         _ => '-',
     };
-    let bits = (0..9).map(|bit| if mode & (0o400 >> bit) == 0 { '-' } else { ['r', 'w', 'x'][bit % 3] });
+    let bits =
+        (0..9).map(|bit| if mode & (0o400 >> bit) == 0 { '-' } else { ['r', 'w', 'x'][bit % 3] });
     let mut text: Vec<char> = std::iter::once(kind).chain(bits).collect();
     for (flag, place, letter) in [(0o4000, 3, 's'), (0o2000, 6, 's'), (0o1000, 9, 't')] {
         if mode & flag != 0 {
@@ -67,12 +72,16 @@ fn date(seconds: i64) -> String {
     // Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", civil_from_days.
     let days = seconds.div_euclid(86_400) + 719_468;
     let (era, day_of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * month + 2) / 5 + 1;
     let year = year_of_era + era * 400 + i64::from(month >= 10);
-    let name = usize::try_from((month + 2) % 12).ok().and_then(|month| MONTHS.get(month)).unwrap_or(&"???");
+    let name = usize::try_from((month + 2) % 12)
+        .ok()
+        .and_then(|month| MONTHS.get(month))
+        .unwrap_or(&"???");
     format!("{name} {day:>2}  {year}")
 }
 

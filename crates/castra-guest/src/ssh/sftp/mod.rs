@@ -50,7 +50,10 @@ fn serve(user: &User, stream: UnixStream) -> io::Result<()> {
 }
 
 /// Separates the calling thread's working directory and umask from the process's.
-#[expect(unsafe_code, reason = "rustix has no safe unshare, since other flags than this one are dangerous")]
+#[expect(
+    unsafe_code,
+    reason = "rustix has no safe unshare, since other flags than this one are dangerous"
+)]
 fn own_working_directory() -> io::Result<()> {
     // SAFETY: only descriptor tables (`UnshareFlags::FILES`) concern memory safety.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FS) }?;
@@ -70,7 +73,9 @@ async fn answer(stream: tokio::net::UnixStream) -> io::Result<()> {
     while let Some(packet) = read_packet(&mut input).await? {
         let (id, reply) = match Request::parse(packet) {
             Ok((id, request)) => (id, server.answer(request)),
-            Err(Some(id)) => (id, Reply::Status(Code::BAD_MESSAGE, Bytes::from_static(b"bad message"))),
+            Err(Some(id)) => {
+                (id, Reply::Status(Code::BAD_MESSAGE, Bytes::from_static(b"bad message")))
+            }
             Err(None) => return Err(io::ErrorKind::InvalidData.into()),
         };
         write_packet(&mut output, &reply.encode(id)).await?;

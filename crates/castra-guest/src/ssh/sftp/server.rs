@@ -105,7 +105,13 @@ impl Server {
             Request::Realpath { path } => path_reply(real(or_here(&path))?),
             Request::Readlink { path } => path_reply(fs::read_link(as_path(&path))?),
             Request::Rename { from, to } => {
-                rustix::fs::renameat_with(CWD, as_path(&from), CWD, as_path(&to), RenameFlags::NOREPLACE)?;
+                rustix::fs::renameat_with(
+                    CWD,
+                    as_path(&from),
+                    CWD,
+                    as_path(&to),
+                    RenameFlags::NOREPLACE,
+                )?;
                 ok()
             }
             Request::PosixRename { from, to } => done(fs::rename(as_path(&from), as_path(&to))),
@@ -139,7 +145,10 @@ impl Server {
 
     fn open(&mut self, path: &[u8], flags: Flags, attributes: Attributes) -> Answer {
         let mut options = OpenOptions::new();
-        options.read(flags.has(Flags::READ)).write(flags.has(Flags::WRITE)).append(flags.has(Flags::APPEND));
+        options
+            .read(flags.has(Flags::READ))
+            .write(flags.has(Flags::WRITE))
+            .append(flags.has(Flags::APPEND));
         options.create(flags.has(Flags::CREATE)).truncate(flags.has(Flags::TRUNCATE));
         options.create_new(flags.has(Flags::CREATE.and(Flags::EXCLUSIVE)));
         options.mode(attributes.mode.unwrap_or(0o666) & 0o7777);
@@ -151,12 +160,18 @@ impl Server {
     }
 
     fn read(&mut self, handle: &Bytes, offset: u64, length: u32) -> Answer {
-        let Some(Open::File { file, is_stream }) = self.open.get_mut(handle) else { return Err(not_open()) };
+        let Some(Open::File { file, is_stream }) = self.open.get_mut(handle) else {
+            return Err(not_open());
+        };
         let mut data = vec![0; length.min(MAX_DATA_BYTES) as usize];
         let mut filled = 0;
         while filled < data.len() {
             let rest = &mut data[filled..];
-            let count = if *is_stream { file.read(rest) } else { file.read_at(rest, offset + filled as u64) };
+            let count = if *is_stream {
+                file.read(rest)
+            } else {
+                file.read_at(rest, offset + filled as u64)
+            };
             match count {
                 Ok(0) => break,
                 Ok(count) => filled += count,
@@ -185,7 +200,9 @@ impl Server {
     }
 
     fn readdir(&mut self, handle: &Bytes) -> Answer {
-        let Some(Open::Directory(path, entries)) = self.open.get_mut(handle) else { return Err(not_open()) };
+        let Some(Open::Directory(path, entries)) = self.open.get_mut(handle) else {
+            return Err(not_open());
+        };
         let mut found = Vec::new();
         // Entries that no longer exist are skipped. An answer without entries would signal the
         // end.
@@ -227,7 +244,9 @@ fn path_reply(path: PathBuf) -> Answer {
 }
 
 fn numbers(numbers: &[u64]) -> Reply {
-    Reply::Extended(numbers.iter().flat_map(|number| number.to_be_bytes()).collect::<Vec<u8>>().into())
+    Reply::Extended(
+        numbers.iter().flat_map(|number| number.to_be_bytes()).collect::<Vec<u8>>().into(),
+    )
 }
 
 fn as_path(bytes: &[u8]) -> &Path {
@@ -282,7 +301,9 @@ fn times(wanted: &Attributes) -> Option<Timestamps> {
 /// Returns the absolute path without links; its last component need not exist.
 fn real(path: &Path) -> io::Result<PathBuf> {
     fs::canonicalize(path).or_else(|error| {
-        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Err(error) };
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(error);
+        };
         let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
         Ok(fs::canonicalize(parent)?.join(name))
     })
