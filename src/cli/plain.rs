@@ -58,6 +58,7 @@ impl Reporter for PlainReporter {
 }
 
 /// Returns the line for an event, and the least verbosity at which it is shown.
+#[expect(clippy::too_many_lines, reason = "a table, one arm for each event")]
 pub(super) fn line(event: &Event) -> Option<(String, Verbosity)> {
     use Verbosity::{Normal, Verbose};
     Some(match event {
