@@ -1,12 +1,15 @@
 //! One boot of a VM, and the machine that QEMU emulates in it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::config::{PortForward, VmDefinition};
-use crate::layout::SocketsLayout;
-use crate::qemu::{Accelerator, AcceleratorChoice, CpuModel, Device, MachineType};
+use crate::host::boot_id;
+use crate::layout::{ProjectLayout, SocketsLayout};
+use crate::qemu::{
+    Accelerator, AcceleratorChoice, CpuModel, Device, MachineType, running_qemu, runs_elsewhere,
+};
 
 use super::home::Home;
 use super::modules::MissingModules;
@@ -149,5 +152,28 @@ impl BootRecord {
     pub(in crate::vm) fn emulated_cpu(&self) -> Option<&CpuModel> {
         let machine = self.machine.as_ref()?.known().ok()?;
         (self.accelerator.accelerator == Accelerator::Tcg).then_some(&machine.cpu)
+    }
+
+    /// Returns the state root that the VM was started in, if that is not this one.
+    pub(super) fn original(&self, state_root: &Path) -> Option<PathBuf> {
+        let (started, here) = (self.home.as_ref()?, Home::of(state_root)?);
+        // Filesystems may be numbered differently after a restart of the machine.
+        let is_same_run = self.boot_id.is_some() && self.boot_id == boot_id();
+        let is_here =
+            started.inode == here.inode && (started.device == here.device || !is_same_run);
+        (!is_here).then(|| started.path.clone())
+    }
+
+    /// Moves the sockets to where those of this project are, unless the VM was started here or its
+    /// QEMU runs here: a copy must not touch the original's.
+    pub(super) fn settle(&mut self, vm: &str, layout: &ProjectLayout) {
+        let pidfile = layout.vm(vm).pidfile();
+        let is_own = self.home.is_some() && self.original(layout.state_root()).is_none();
+        if is_own || running_qemu(&pidfile).is_some() || runs_elsewhere(&pidfile) {
+            return;
+        }
+        if let Some(runtime_root) = self.sockets.ancestors().nth(2) {
+            self.sockets = layout.sockets(runtime_root, vm).directory().to_owned();
+        }
     }
 }

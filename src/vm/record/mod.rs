@@ -190,7 +190,7 @@ impl Record {
             *base = place::found(base, layout);
         }
         if let Some(boot) = &mut record.boot {
-            home::settle(boot, vm, layout);
+            boot.settle(vm, layout);
         }
         Ok(Some(record))
     }

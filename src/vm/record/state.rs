@@ -8,7 +8,6 @@ use crate::host::boot_id;
 use crate::layout::{ProjectLayout, VmLayout};
 use crate::qemu::{EndingSignal, QemuPid, ending_signal, running_qemu, runs_elsewhere};
 
-use super::home;
 use super::{Progress, Record};
 
 /// State of a VM.
@@ -133,7 +132,7 @@ pub(in crate::vm) fn crash(record: &Record, files: &VmLayout) -> Option<Crash> {
 
 /// Returns the state root of the project that was copied while its VM ran, if this is the copy.
 fn original_of(record: &Record, files: &VmLayout) -> Option<PathBuf> {
-    home::original(record.boot.as_ref()?, files.state_root())
+    record.boot.as_ref()?.original(files.state_root())
 }
 
 /// Returns the directory of the project in which the VM ran when it was copied.
