@@ -81,9 +81,9 @@ impl Environment {
         self.text(name).is_some_and(|value| value != "0" && !value.eq_ignore_ascii_case("false"))
     }
 
-    /// Returns the directory for temporary files: `TMPDIR`, or `/tmp` without it.
+    /// Returns the directory for temporary files: `TMPDIR`, or the system's without it.
     pub fn temp_dir(&self) -> PathBuf {
-        self.get("TMPDIR").map_or_else(|| PathBuf::from("/tmp"), PathBuf::from)
+        self.get("TMPDIR").map_or_else(std::env::temp_dir, PathBuf::from)
     }
 
     /// Returns the home directory.

@@ -555,8 +555,8 @@ pub(super) struct DoctorArgs {
 #[derive(Debug, ClapArgs)]
 #[command(
     after_help = "Without --proxy, it is valid until a VM gets another port because its own is taken.\n\n\
-                        VMs support commands, terminals, sftp and scp; -L to ports and Unix sockets, -R to \
-                        ports, -D, -W and -J. X11, agents (-A) and -R to Unix sockets are refused.\n\n\
+                        VMs support commands, terminals, sftp and scp; agents (-A), -L to ports and Unix \
+                        sockets, -R to ports, -D, -W and -J. X11 and -R to Unix sockets are refused.\n\n\
                         Examples:\n  castra ssh-config > vm.ssh && sftp -F vm.ssh alpine-minimal\n  \
                         castra ssh-config --proxy >> ~/.ssh/config && ssh alpine-minimal"
 )]

@@ -16,7 +16,7 @@ pub(super) enum CliError {
     Stdout(#[from] io::Error),
     #[error("stdin, stdout or stderr is closed")]
     Streams(#[source] io::Error),
-    #[error("cannot allocate a terminal: stdin is not one")]
+    #[error("cannot allocate a terminal: neither stdin nor stdout is one")]
     NoTerminal,
     #[error("{what} has no JSON output")]
     NoJson { what: &'static str },

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use tempfile::NamedTempFile;
 
-use super::directory::create_private_directory;
+use super::directory::{create_private_directory, gone};
 use super::error::{At, FileError};
 use crate::failpoint::{self, Point};
 
@@ -101,7 +101,7 @@ fn remove_beginning_with(start: &OsStr, directory: &Path) -> io::Result<()> {
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
         if entry.file_name().as_encoded_bytes().starts_with(start.as_encoded_bytes()) {
-            fs::remove_file(entry.path())?;
+            gone(fs::remove_file(entry.path()))?;
         }
     }
     Ok(())

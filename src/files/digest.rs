@@ -70,8 +70,8 @@ impl DigestMismatch {
             address in a browser, or try another network."
                 .to_owned()
         } else {
-            "The file was changed in transit or at its source; it was discarded. Try again, or \
-            name a mirror in CASTRA_MIRROR."
+            "The file was changed in transit or at its source; castra did not use it and kept no \
+            copy. Try again, or name a mirror in CASTRA_MIRROR."
                 .to_owned()
         }
     }

@@ -32,7 +32,7 @@ fn a_qemu_that_a_signal_ends_is_called_crashed_with_its_sender() {
     project.run(&["up"]).ok();
     let pid = rustix::process::Pid::from_raw(project.qemu_pid("alpine-minimal")).expect("a pid");
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("signalled");
-    let sender = format!("ended by SIGTERM from process {}", std::process::id());
+    let sender = format!("killed by SIGTERM from process {}", std::process::id());
     eventually("status says crashed", Duration::from_secs(60), || {
         project.run(&["status"]).ok().text().contains("crashed")
     });

@@ -96,7 +96,7 @@ fn a_vm_is_managed_from_its_first_port_to_its_last_file() {
     // Another project that wants the port learns its owner.
     let other = Project::new();
     declare(&other, "web", port);
-    let owner = format!("taken by VM `web` of {}", project.path().display());
+    let owner = format!("in use by VM `web` of {}", project.path().display());
     other.run(&["up"]).code(75).says(&owner);
 
     console_is_for_one_at_a_time(&project);

@@ -128,12 +128,12 @@ impl Explain for VmError {
                 memory and keeps its disk."
             )),
             Self::NotResumable { vm, .. } => Some(format!(
-                "Its memory is still saved. `castra up --discard-suspended {vm}` drops it and \
-                boots from its disk, which was synced when it was suspended."
+                "Castra has dropped nothing. `castra up --discard-suspended {vm}` gives up the \
+                saved memory and boots from the disk, which was synced at the suspend."
             )),
             Self::NotSuspended { vm, .. } => Some(format!(
                 "Cloning also copies memory, so the VM must be running or suspended. \
-                    Start it: castra up {vm}"
+                Start it: castra up {vm}"
             )),
             Self::CloneExists { .. } => Some("Choose another name.".into()),
             Self::CloneUnfinished { vm, of } => Some(format!(

@@ -223,22 +223,23 @@ fn load(
                 lifetime: Lifetime::Own,
             };
             Ok(launch(request.binary, launch_it, &context.cancel))
-        })?;
+        });
     let error = match launched {
-        Ok(process) => {
+        Ok(Ok(process)) => {
             request.stopwatch.begin_at(Phase::Load, process.greeted);
             return Ok(record);
         }
+        Ok(Err(error @ QemuError::Died { .. })) if !error.is_port_taken() => {
+            VmError::NotResumable {
+                vm: vm.to_owned(),
+                reason: format!("QEMU cannot load it ({error})"),
+            }
+        }
+        Ok(Err(error)) => error.into(),
         Err(error) => error,
     };
     cancel_resume(record, layout)?;
-    Err(match error {
-        QemuError::Died { .. } if !error.is_port_taken() => VmError::NotResumable {
-            vm: vm.to_owned(),
-            reason: format!("QEMU cannot load it ({error})"),
-        },
-        other => other.into(),
-    })
+    Err(error)
 }
 
 /// Returns the machine that was saved, with the current ports.

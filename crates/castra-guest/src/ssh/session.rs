@@ -335,7 +335,10 @@ impl Handler for Session {
             self.auth_agent = AuthAgentSocket::listen(user, session.handle(), flow).await.ok();
         }
         let Some(socket) = &self.auth_agent else { return Ok(false) };
-        waiting.environment.push(("SSH_AUTH_SOCK".into(), socket.path().into()));
+        let variable = ("SSH_AUTH_SOCK".into(), socket.path().into());
+        if !waiting.environment.contains(&variable) {
+            waiting.environment.push(variable);
+        }
         Ok(true)
     }
 
