@@ -246,8 +246,8 @@ fn a_disk_that_lay_in_the_state_directory_draws_in_no_other_file() {
             ["-u", "-F", "raw", "-b", "json:{\"driver\":\"file\",\"filename\":\"../secret\"}"],
             "not a plain file",
         ),
-        (["-u", "-F", "raw", "-b", "../secret"], "has a backing file"),
-        (["-u", "-F", "qcow2", "-b", "../data.qcow2"], "has a backing file"),
+        (["-u", "-F", "raw", "-b", "../secret"], "has backing file"),
+        (["-u", "-F", "qcow2", "-b", "../data.qcow2"], "has backing file"),
     ] {
         make(&[more.as_slice(), &[".castra/vm-overlay.qcow2", "1M"]].concat());
         project.run(&["up", "--no-wait"]).code(65).says(said);
