@@ -79,7 +79,8 @@ fn build(out: &Path) -> Result<PathBuf, String> {
     if !host.starts_with("x86_64-") || !host.contains("-linux-") {
         return Err(format!(
             "the guest agent is a program for x86_64 Linux and cannot be built on {host}.\n\
-             Build it on x86_64 Linux (`cargo build` there leaves it in target/guest-agent) and name the file in CASTRA_GUEST_BIN."
+            Build it on x86_64 Linux (`cargo build` there leaves it in target/guest-agent) and \
+            name the file in CASTRA_GUEST_BIN."
         ));
     }
     let package = PathBuf::from(variable("CARGO_MANIFEST_DIR")?);
@@ -211,7 +212,8 @@ fn explain(output: &Output, host: &str) -> String {
     let said = String::from_utf8_lossy(&output.stderr);
     let advice = if said.contains("cannot find -lc") || said.contains("unable to find library -lc")
     {
-        "The static C library is missing: install it (Debian and Ubuntu: libc6-dev, Fedora: glibc-static)."
+        "The static C library is missing: install it (Debian and Ubuntu: libc6-dev, Fedora: \
+        glibc-static)."
     } else if said.contains("can't find crate for `core`")
         || said.contains("can't find crate for `std`")
     {

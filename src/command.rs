@@ -354,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn a_grandchild_that_holds_the_pipe_holds_nobody_up() {
+    fn a_grandchild_that_holds_the_pipe_blocks_no_caller() {
         let limit = Duration::from_millis(300);
         // One in the group, which is killed, and one that has left it, whose pipe is abandoned.
         for script in
@@ -419,7 +419,8 @@ mod tests {
         // As if this process had been started with a foreign descriptor.
         let foreign = File::open("/etc/passwd").expect("opens");
         close_on_exec(foreign.as_raw_fd(), false).expect("set");
-        let script = "pwd; umask; grep NoNewPrivs /proc/self/status; readlink /proc/$$/fd/*; echo; /usr/bin/env";
+        let script = "pwd; umask; grep NoNewPrivs /proc/self/status; readlink /proc/$$/fd/*; echo; \
+            /usr/bin/env";
         let invocation = sh(script).environment(Environment::of([("GIVEN", "1")]));
         let output = run(&invocation, LIMIT, &Cancel::new()).expect("runs");
         let text = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -121,8 +121,8 @@ impl Explain for NoHome {
 
     fn hint(&self) -> Option<String> {
         Some(
-            "Castra keeps its cache in ~/.cache/castra. Set HOME to your home directory, or XDG_CACHE_HOME to the \
-             absolute path of a directory for caches."
+            "Castra keeps its cache in ~/.cache/castra. Set HOME to your home directory, or \
+            XDG_CACHE_HOME to the absolute path of a directory for caches."
                 .to_owned(),
         )
     }

@@ -113,8 +113,9 @@ pub(crate) fn one_line(error: &dyn StdError) -> String {
 }
 
 /// Hint for a file that has reached a size limit.
-pub const FILE_SIZE_HINT: &str = "`ulimit -f` shows the limit of this shell, and `ulimit -f unlimited` lifts it; where that is refused, a \
-     login without the limit is needed. If there is none, the filesystem cannot hold files of that size.";
+pub const FILE_SIZE_HINT: &str = "`ulimit -f` shows the limit of this shell, and `ulimit -f \
+    unlimited` lifts it; where that is refused, a login without the limit is needed. If there is \
+    none, the filesystem cannot hold files of that size.";
 
 /// Returns the [`Kind`] of an I/O error.
 pub fn kind_of_io(error: &std::io::Error) -> Kind {

@@ -1,4 +1,5 @@
-//! Holds the layers that ARCHITECTURE.md draws: each top-level module imports from the lines below its own only.
+//! Holds the layers that ARCHITECTURE.md draws: each top-level module imports from
+//! the lines below its own only.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,7 +14,8 @@ fn layers() -> Vec<Vec<&'static str>> {
     drawing.expect("a drawing").lines().map(|line| line.split_whitespace().collect()).collect()
 }
 
-/// Returns every source file that is no test's, as its path below `src` and its code without comments and tests.
+/// Returns every source file that is no test's, as its path below `src` and its code
+/// without comments and tests.
 fn sources() -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let (mut open, mut sources) = (vec![root.clone()], Vec::new());
@@ -36,7 +38,8 @@ fn sources() -> Vec<(String, String)> {
     sources
 }
 
-/// Returns the names that follow `crate::`; an import of several in braces yields an empty one, which is on no layer.
+/// Returns the names that follow `crate::`; an import of several in braces yields an
+/// empty one, which is on no layer.
 fn imports(code: &str) -> BTreeSet<&str> {
     let name = |rest: &'_ str| rest.find(|letter: char| !letter.is_alphanumeric() && letter != '_');
     code.split("crate::").skip(1).map(|rest| &rest[..name(rest).unwrap_or(rest.len())]).collect()

@@ -738,7 +738,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pid_file_tells_its_project() {
+    fn a_pid_file_names_its_project() {
         let layout = ProjectLayout::unchecked("/home/me/shop/.castra".into());
         let pidfile = layout.vm("web").pidfile();
         assert_eq!(ProjectLayout::of_pidfile(&pidfile), Some((layout.clone(), "web".to_owned())));

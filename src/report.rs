@@ -191,7 +191,8 @@ pub enum Event {
         /// VM for which it is made.
         vm: String,
     },
-    /// The files of the template are copies, as in a cache that was copied or restored: they are hashed once.
+    /// The files of the template are copies, as in a cache that was copied or restored: they are
+    /// hashed once.
     TemplateVerifying {
         /// VM for which it is verified.
         vm: String,

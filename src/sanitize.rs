@@ -89,7 +89,8 @@ pub fn is_printable(text: &str) -> bool {
 fn is_unprintable(c: char) -> bool {
     c.is_control()
         || matches!(c,
-            '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2060}'..='\u{206F}' | '\u{FEFF}' | '\u{61C}')
+            '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2060}'..='\u{206F}'
+                | '\u{FEFF}' | '\u{61C}')
 }
 
 #[cfg(test)]
@@ -111,8 +112,10 @@ mod tests {
 
     #[test]
     fn of_styled_lines_only_the_style_stays() {
-        let styled = "\u{1b}[1m\u{1b}[31merror\u{1b}[0m: \u{1b}]0;title\u{7} \u{1b}[2J\u{1b}[?25l\u{9b}1m\u{1b}";
-        let expected = "\u{1b}[1m\u{1b}[31merror\u{1b}[0m: \u{FFFD}]0;title\u{FFFD} \u{FFFD}[2J\u{FFFD}[?25l\u{FFFD}1m\u{FFFD}";
+        let styled = "\u{1b}[1m\u{1b}[31merror\u{1b}[0m: \u{1b}]0;title\u{7} \
+            \u{1b}[2J\u{1b}[?25l\u{9b}1m\u{1b}";
+        let expected = "\u{1b}[1m\u{1b}[31merror\u{1b}[0m: \u{FFFD}]0;title\u{FFFD} \
+            \u{FFFD}[2J\u{FFFD}[?25l\u{FFFD}1m\u{FFFD}";
         assert_eq!(sanitize_styled(styled), expected);
     }
 

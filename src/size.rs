@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-/// A number of bytes, displayed in powers of 1024 with at most one decimal: `512 B`, `9.2 MiB`, `10 GiB`.
+/// A number of bytes, displayed in powers of 1024 with at most one decimal: `512 B`, `9.2 MiB`,
+/// `10 GiB`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ByteSize(pub u64);
 

@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn a_root_that_nobody_called_by_sudo_keeps_its_directories() {
+    fn a_root_without_sudo_keeps_its_directories() {
         for sudo in [("OTHER", ""), ("SUDO_UID", "0"), ("SUDO_UID", "1001"), ("SUDO_UID", "x")] {
             let variables = [("HOME", "/home/ann"), ("XDG_RUNTIME_DIR", "/run/user/1000"), sudo];
             assert_eq!(under_sudo(&variables), Environment::of(variables), "{sudo:?}");

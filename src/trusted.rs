@@ -66,7 +66,9 @@ impl Distrust {
                 "If everything in it is yours, take it over: sudo chown -R \"$(id -u)\" {path}. \
                 If not, work in a directory that only you can write to."
             ),
-            Self::Mode { .. } => format!("If nobody else has written to it: chmod -R go-w {path}"),
+            Self::Mode { .. } => {
+                format!("If no other user has written to it: chmod -R go-w {path}")
+            }
             Self::Kind { found: "a symbolic link", .. } => {
                 format!(
                     "Replace it with its target. To keep it on another disk, mount a directory \

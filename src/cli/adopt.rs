@@ -78,7 +78,8 @@ fn description(adoption: &Adoption, root: &StateRoot) -> String {
         text += &format!("\n  VM {}", vm.name);
         text += match (vm.has_keys, vm.is_running, vm.is_suspended) {
             (true, true, _) => {
-                ": running; its SSH keys are quarantined, so log in again after `castra down --force` and `castra up`"
+                ": running; its SSH keys are quarantined, so log in again after `castra down \
+                --force` and `castra up`"
             }
             (true, false, true) => {
                 ": its saved memory uses the SSH keys that are quarantined; `castra up \

@@ -113,9 +113,9 @@ pub(super) enum Command {
 }
 
 impl Command {
-    /// Returns `true` if Ctrl-C stops the command in an orderly way from the start. `shell` and `exec`
-    /// pass it to the guest, `cp` and `run` handle it once there is something to clean up, and the
-    /// others have nothing to clean up.
+    /// Returns `true` if Ctrl-C stops the command in an orderly way from the start. `shell` and
+    /// `exec` pass it to the guest, `cp` and `run` handle it once there is something to clean up,
+    /// and the others have nothing to clean up.
     pub(super) fn heeds_interrupts(&self) -> bool {
         !matches!(
             self,
@@ -195,7 +195,8 @@ pub(super) struct StopArgs {
 
 #[derive(Debug, ClapArgs)]
 #[command(
-    after_help = "Suspended VMs are left alone. Naming one is an error, unless --discard-suspended drops its memory."
+    after_help = "Suspended VMs are left alone. Naming one is an error, unless --discard-suspended \
+        drops its memory."
 )]
 pub(super) struct RestartArgs {
     /// VMs to restart [default: all]
@@ -209,10 +210,11 @@ pub(super) struct RestartArgs {
 
 #[derive(Debug, ClapArgs)]
 #[command(
-    after_help = "Without --disks, removes only what no VM needs: logs, leftovers of killed processes, quarantined files, and \
-    layers and images that no disk is based on. Running and suspended VMs are never touched.\n\n\
-    Examples:\n  castra clean --dry-run           shows what would be removed and freed\n  \
-    castra down && castra clean --disks   leaves the directory as if there had never been a VM"
+    after_help = "Without --disks, removes only what no VM needs: logs, leftovers of killed \
+        processes, quarantined files, and layers and images that no disk is based on. Running and \
+        suspended VMs are never touched.\n\n\
+        Examples:\n  castra clean --dry-run           shows what would be removed and freed\n  \
+        castra down && castra clean --disks   leaves the directory as if there had never been a VM"
 )]
 pub(super) struct CleanArgs {
     /// VMs to clean up [default: all, and files that belong to none]
@@ -238,9 +240,10 @@ pub(super) struct CleanArgs {
 
 #[derive(Debug, ClapArgs)]
 #[command(
-    after_help = "A .castra that came with a repository or an archive, from another user or from another machine is not used \
-    until you adopt it. Its disks and records are kept as they are; its SSH keys, which others may know, are quarantined, and \
-    the next boot makes new ones."
+    after_help = "A .castra that came with a repository or an archive, from another user or from \
+        another machine is not used until you adopt it. Its disks and records are kept as they \
+        are; its SSH keys, which others may know, are quarantined, and the next boot makes new \
+        ones."
 )]
 pub(super) struct AdoptArgs {
     /// Do not ask
@@ -281,10 +284,11 @@ pub(super) struct ShellArgs {
 
 #[derive(Debug, ClapArgs)]
 #[command(
-    after_help = "Background processes of the command end when they next print: redirect their output.\n\n\
-    Examples:\n  castra exec web -- tar -C /srv -c . > site.tar\n  \
-    castra exec -- sh -c 'nohup server > /var/log/server 2>&1 &'\n  \
-    while read file; do castra exec -n -- rm \"$file\"; done < list"
+    after_help = "Background processes of the command end when they next print: redirect their \
+        output.\n\n\
+        Examples:\n  castra exec web -- tar -C /srv -c . > site.tar\n  \
+        castra exec -- sh -c 'nohup server > /var/log/server 2>&1 &'\n  \
+        while read file; do castra exec -n -- rm \"$file\"; done < list"
 )]
 pub(super) struct ExecArgs {
     /// The VM [default: the only one]
@@ -306,7 +310,12 @@ pub(super) struct GuestCommandArgs {
     #[arg(short, long, conflicts_with = "tty")]
     pub(super) no_stdin: bool,
     /// Set a variable in the command's environment
-    #[arg(short, long, value_name = "NAME=VALUE", value_parser = OsStringValueParser::new().try_map(variable))]
+    #[arg(
+        short,
+        long,
+        value_name = "NAME=VALUE",
+        value_parser = OsStringValueParser::new().try_map(variable),
+    )]
     pub(super) env: Vec<(OsString, OsString)>,
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "CMD")]
@@ -315,9 +324,10 @@ pub(super) struct GuestCommandArgs {
 
 #[derive(Debug, ClapArgs)]
 #[command(
-    after_help = "Nothing is kept: the VM, its disk and its keys are removed when the command or castra ends.\n\n\
-    Examples:\n  castra run -- uname -a\n  \
-    castra run --network isolated --timeout 60 --cp ./task:/task -- sh /task/run"
+    after_help = "Nothing is kept: the VM, its disk and its keys are removed when the command or \
+        castra ends.\n\n\
+        Examples:\n  castra run -- uname -a\n  \
+        castra run --network isolated --timeout 60 --cp ./task:/task -- sh /task/run"
 )]
 pub(super) struct RunArgs {
     /// The image, from the catalog or this project's castra.toml [default: as `up` in an empty
@@ -375,9 +385,10 @@ pub(super) struct CpArgs {
 
 #[derive(Debug, ClapArgs)]
 #[command(
-    after_help = "At a terminal, every key but Ctrl-] goes to the guest. From a pipe, all bytes do, and castra disconnects once \
-    the guest has been silent for --linger seconds after the end of the input.\n\n\
-    A serial console has no window size: set it in the guest with `stty rows 50 cols 160`."
+    after_help = "At a terminal, every key but Ctrl-] goes to the guest. From a pipe, all bytes \
+        do, and castra disconnects once the guest has been silent for --linger seconds after the \
+        end of the input.\n\n\
+        A serial console has no window size: set it in the guest with `stty rows 50 cols 160`."
 )]
 pub(super) struct ConsoleArgs {
     /// The VM [default: the only one]
@@ -554,11 +565,13 @@ pub(super) struct DoctorArgs {
 
 #[derive(Debug, ClapArgs)]
 #[command(
-    after_help = "Without --proxy, it is valid until a VM gets another port because its own is taken.\n\n\
-                        VMs support commands, terminals, sftp and scp; agents (-A), -L to ports and Unix \
-                        sockets, -R to ports, -D, -W and -J. X11 and -R to Unix sockets are refused.\n\n\
-                        Examples:\n  castra ssh-config > vm.ssh && sftp -F vm.ssh alpine-minimal\n  \
-                        castra ssh-config --proxy >> ~/.ssh/config && ssh alpine-minimal"
+    after_help = "Without --proxy, it is valid until a VM gets another port because its own is \
+        taken.\n\n\
+        VMs support commands, terminals, sftp and scp; agents (-A), -L to ports and Unix \
+        sockets, -R to ports, -D, -W and -J. X11 and -R to Unix sockets are refused.\n\n\
+        Examples:\n  \
+        castra ssh-config > vm.ssh && sftp -F vm.ssh alpine-minimal\n  \
+        castra ssh-config --proxy >> ~/.ssh/config && ssh alpine-minimal"
 )]
 pub(super) struct SshConfigArgs {
     /// VMs to print [default: all running ones; with --proxy, all]
@@ -614,11 +627,13 @@ pub(super) enum ConfigCommand {
 
 #[derive(Debug, ClapArgs)]
 #[command(
-    after_help = "The script queries castra itself, so it knows new commands and each project's VMs.\n\n\
-    For this shell, or in its start-up file (~/.bashrc, ~/.zshrc behind compinit, ~/.config/fish/config.fish):\n  \
-    source <(castra completions bash)\n  \
-    source <(castra completions zsh)\n  \
-    castra completions fish | source"
+    after_help = "The script queries castra itself, so it knows new commands and each project's \
+        VMs.\n\n\
+        For this shell, or in its start-up file (~/.bashrc, ~/.zshrc behind compinit, \
+        ~/.config/fish/config.fish):\n  \
+        source <(castra completions bash)\n  \
+        source <(castra completions zsh)\n  \
+        castra completions fish | source"
 )]
 pub(super) struct CompletionsArgs {
     /// The shell
@@ -626,7 +641,7 @@ pub(super) struct CompletionsArgs {
     pub(super) shell: CompletedShell,
 }
 
-/// A shell that can be told how to complete.
+/// A shell that has a completion script.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum CompletedShell {

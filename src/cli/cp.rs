@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_are_told_apart_as_scp_does() {
+    fn paths_are_distinguished_as_scp_does() {
         let into = job(&["a", "./b:c", "web:/srv"]).expect("into a VM");
         assert_eq!((into.direction, into.vm.as_deref()), (Direction::IntoVm, Some("web")));
         assert_eq!(into.sources, ["a", "./b:c"]);

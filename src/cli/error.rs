@@ -71,28 +71,45 @@ impl Explain for CliError {
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::AlreadyThere { path } => Some(format!("Edit {}, or move it away first.", path.display())),
-            Self::NotForSshConfig { what: "path", .. } => {
-                Some("Move the project to a directory without quotes, backslashes and control characters in its path.".into())
+            Self::AlreadyThere { path } => {
+                Some(format!("Edit {}, or move it away first.", path.display()))
             }
-            Self::NoSsh { vm, .. } => Some(format!("`castra exec {vm} -- true` shows what is wrong with it.")),
-            Self::NotForSshConfig { .. } => {
-                Some("A user name consists of letters, digits and, after the first character, - _ . @ +".into())
+            Self::NotForSshConfig { what: "path", .. } => Some(
+                "Move the project to a directory without quotes, backslashes and control \
+                characters in its path."
+                    .into(),
+            ),
+            Self::NoSsh { vm, .. } => {
+                Some(format!("`castra exec {vm} -- true` shows what is wrong with it."))
             }
-            Self::NobodyToAsk => Some("--yes removes them without asking; --dry-run shows them.".into()),
+            Self::NotForSshConfig { .. } => Some(
+                "A user name consists of letters, digits and, after the first character, - _ . @ +"
+                    .into(),
+            ),
+            Self::NobodyToAsk => {
+                Some("--yes removes them without asking; --dry-run shows them.".into())
+            }
             Self::NoConsent => Some("--yes takes it over without asking.".into()),
             Self::NoTerminal => Some("Omit --tty, or run castra in a terminal.".into()),
             Self::NoJson { .. } => Some("Omit --json.".into()),
-            Self::File { path, source, .. } if kind_of_io(source) == Kind::Permission => Some(format!(
-                "Give yourself access to {}, or work in a directory of your own.",
-                path.display()
-            )),
+            Self::File { path, source, .. } if kind_of_io(source) == Kind::Permission => {
+                Some(format!(
+                    "Give yourself access to {}, or work in a directory of your own.",
+                    path.display()
+                ))
+            }
             Self::File { .. } | Self::Stdout(_) | Self::Streams(_) => None,
-            Self::NoDestination { .. } => Some("Write SRC:DST, for instance --cp ./site:/srv".into()),
+            Self::NoDestination { .. } => {
+                Some("Write SRC:DST, for instance --cp ./site:/srv".into())
+            }
             Self::TimedOut { .. } => Some("--timeout SECS gives it more time.".into()),
-            Self::LeftOut { .. } => Some("Archive them inside instead, for instance with `tar`.".into()),
+            Self::LeftOut { .. } => {
+                Some("Archive them inside instead, for instance with `tar`.".into())
+            }
             Self::NotADirectory { .. } => Some("Create the directory first.".into()),
-            Self::NoLog { vm: Some(vm), .. } => Some(format!("The next `castra up {vm}` creates it.")),
+            Self::NoLog { vm: Some(vm), .. } => {
+                Some(format!("The next `castra up {vm}` creates it."))
+            }
             Self::NoLog { vm: None, .. } => Some("Fetching an image creates it.".into()),
             Self::NothingRemote { .. } => {
                 Some("Write a path in a VM as VM:PATH, or :PATH where there is only one VM.".into())

@@ -162,7 +162,11 @@ mod tests {
         // One snapshot per command: `INSTA_UPDATE=always` writes that of a new one, to be reviewed
         // before it is committed.
         for (path, page) in pages() {
-            insta::with_settings!({ omit_expression => true, prepend_module_to_snapshot => false, snapshot_path => "snapshots/help" }, {
+            insta::with_settings!({
+                omit_expression => true,
+                prepend_module_to_snapshot => false,
+                snapshot_path => "snapshots/help",
+            }, {
                 insta::assert_snapshot!(path, page);
             });
         }

@@ -88,7 +88,7 @@ pub(super) fn run(context: &CommandContext) -> Result<ExitCode> {
     }
     let text = if content.vms.is_empty() { String::new() } else { content.text() };
     context.printer.show(&content, &text)?;
-    content.tell(context.printer);
+    content.print(context.printer);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -111,7 +111,7 @@ impl AllVms {
     }
 
     /// Warns about what is out of order, with a way out.
-    fn tell(&self, printer: &Printer) {
+    fn print(&self, printer: &Printer) {
         for refused in &self.refused {
             printer.warning(&format!("{}: {}", refused.project.display(), refused.error.message()));
         }
@@ -122,8 +122,8 @@ impl AllVms {
         }
         if self.vms.iter().any(|vm| vm.state == "orphaned") {
             printer.tip(
-                "An orphaned VM is still running although its project is gone. `castra clean --orphans` \
-                stops such VMs.",
+                "An orphaned VM is still running although its project is gone. `castra clean \
+                --orphans` stops such VMs.",
             );
         }
     }

@@ -24,12 +24,12 @@ pub(super) fn finish(
         printer.json(&json::outcomes(done, layout)).map_err(CliError::from)?;
     }
     let errors: Vec<Error> = done.into_iter().filter_map(|(_, outcome)| outcome.err()).collect();
-    let mut told = Vec::new();
+    let mut reported = Vec::new();
     for error in &errors {
         let text = error.to_string();
-        if !told.contains(&text) {
+        if !reported.contains(&text) {
             printer.error(error);
-            told.push(text);
+            reported.push(text);
         }
     }
     Ok(errors.first().map_or(ExitCode::SUCCESS, |error| exit::of_kind(error.kind())))

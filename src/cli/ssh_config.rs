@@ -189,8 +189,9 @@ fn text(host: &SshHost) -> Result<String, CliError> {
         None => format!("HostName {address}\n  Port {port}"),
     };
     Ok(format!(
-        "Host {vm}\n  {way}\n  User {user}\n  IdentityFile {}\n  IdentitiesOnly yes\n  UserKnownHostsFile {}\n  \
-         HostKeyAlias {host_key_alias}\n  StrictHostKeyChecking yes\n  LogLevel ERROR\n",
+        "Host {vm}\n  {way}\n  User {user}\n  IdentityFile {}\n  IdentitiesOnly yes\n  \
+        UserKnownHostsFile {}\n  \
+        HostKeyAlias {host_key_alias}\n  StrictHostKeyChecking yes\n  LogLevel ERROR\n",
         quoted(&host.identity_file)?,
         quoted(&host.known_hosts_file)?,
     ))

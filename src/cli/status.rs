@@ -112,7 +112,8 @@ fn row(status: &VmStatus) -> [String; 7] {
 /// Returns the reason why a VM is paused, and the way out.
 fn paused(vm: &str, full: &FullDisk) -> String {
     format!(
-        "VM `{vm}` is paused: {full}. Nothing is lost: free some space there, and `castra up {vm}` continues it."
+        "VM `{vm}` is paused: {full}. Nothing is lost: free some space there, and `castra up {vm}` \
+        continues it."
     )
 }
 

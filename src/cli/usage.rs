@@ -75,8 +75,11 @@ fn for_dashes(words: &[String]) -> Option<String> {
     }
     Some(match command {
         "run" => "the command comes after `--`, as in `castra run -- uname -a`".into(),
-        _ => "the command comes after `--`, as in `castra exec -- uname -a`, or `castra exec VM -- uname -a`"
-            .into(),
+        _ => {
+            "the command comes after `--`, as in `castra exec -- uname -a`, or `castra exec VM -- \
+            uname -a`"
+                .into()
+        }
     })
 }
 
@@ -85,7 +88,7 @@ mod tests {
     use super::super::grammar::grammar;
     use super::*;
 
-    fn told(words: &[&str]) -> String {
+    fn message(words: &[&str]) -> String {
         let error =
             grammar().try_get_matches_from([&["castra"], words].concat()).expect_err("a mistake");
         let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
@@ -107,11 +110,11 @@ mod tests {
             (&["up", "--boot-timeout", "soon"], "a number of seconds"),
             (&["clone", "web"], "<NEW>"),
         ] {
-            let told = told(words);
-            assert!(told.contains(step), "{words:?}: {told}");
-            assert!(!told.contains("as a value"), "{words:?}: {told}");
+            let text = message(words);
+            assert!(text.contains(step), "{words:?}: {text}");
+            assert!(!text.contains("as a value"), "{words:?}: {text}");
         }
-        assert!(!told(&["start"]).contains("'status'"));
+        assert!(!message(&["start"]).contains("'status'"));
     }
 
     #[test]

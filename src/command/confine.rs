@@ -59,7 +59,7 @@ pub(super) fn confine(command: &mut Command, confinement: Confinement) {
     unsafe { command.pre_exec(in_child) };
 }
 
-#[expect(unsafe_code, reason = "descriptors that somebody else opened have no owner here")]
+#[expect(unsafe_code, reason = "descriptors that other code opened have no owner here")]
 pub(super) fn close_on_exec(number: RawFd, on: bool) -> io::Result<()> {
     let flags = if on { rustix::io::FdFlags::CLOEXEC } else { rustix::io::FdFlags::empty() };
     // SAFETY: borrowed for the duration of one fcntl, which fails with EBADF for a number that is

@@ -434,7 +434,10 @@ mod tests {
             return;
         }
         std::os::unix::fs::chown(&file, Some(12345), None).expect("a new owner");
-        assert!(load(&ConfigOptions::default(), &root).is_ok(), "nobody else can have put it here");
+        assert!(
+            load(&ConfigOptions::default(), &root).is_ok(),
+            "no other user can have put it here"
+        );
         fs::set_permissions(&root, fs::Permissions::from_mode(0o1777)).expect("permissions");
         let error = load(&ConfigOptions::default(), &root).expect_err("planted");
         assert!(matches!(error, ConfigError::UntrustedOwner { owner: 12345, .. }), "{error}");

@@ -125,7 +125,8 @@ impl Explain for ConfigError {
                 "Make it readable, or name another file with `--config FILE`."
             }
             Self::UntrustedOwner { .. } => {
-                "If you trust it, name it with `--config FILE`; if not, work in a directory of your own."
+                "If you trust it, name it with `--config FILE`; if not, work in a directory of \
+                your own."
             }
             Self::TooLarge { .. } => {
                 "A configuration is a few lines. Is it perhaps a disk image with the wrong name?"

@@ -162,7 +162,8 @@ struct Vm {
     /// Virtual CPUs.
     #[schemars(range(min = 1, max = 255), extend("default" = defaults::CPUS))]
     cpus: Option<u32>,
-    /// A CPU model and flags in the syntax of QEMU's `-cpu`, used when the CPU is emulated. Default: the image's.
+    /// A CPU model and flags in the syntax of QEMU's `-cpu`, used when the CPU is emulated.
+    /// Default: the image's.
     #[schemars(extend("pattern" = CpuModel::PATTERN))]
     cpu: Option<String>,
     /// Memory, for instance `"512 MiB"`; an integer is MiB.
@@ -264,7 +265,10 @@ struct Images {
 }))]
 struct Image {
     /// Change it when you change the image.
-    #[schemars(length(max = MAX_IMAGE_NAME), extend("pattern" = NAME, "default" = defaults::IMAGE_VERSION))]
+    #[schemars(
+        length(max = MAX_IMAGE_NAME),
+        extend("pattern" = NAME, "default" = defaults::IMAGE_VERSION),
+    )]
     version: Option<String>,
     /// One line about it.
     #[schemars(extend("pattern" = LINE))]
@@ -279,7 +283,10 @@ struct Image {
     #[schemars(extend("pattern" = LINE))]
     command_line: Option<String>,
     /// The machine and its switches, as QEMU's `-machine` takes them.
-    #[schemars(extend("pattern" = machine_pattern(), "default" = MachineType::default().to_string()))]
+    #[schemars(extend(
+        "pattern" = machine_pattern(),
+        "default" = MachineType::default().to_string(),
+    ))]
     machine: Option<String>,
     /// A CPU model and flags in the syntax of QEMU's `-cpu`, used when the CPU is emulated.
     #[schemars(extend("pattern" = CpuModel::PATTERN, "default" = CpuModel::default().to_string()))]
@@ -288,7 +295,10 @@ struct Image {
     #[schemars(extend("default" = format!("{} MiB", defaults::MIN_MEMORY_MIB)))]
     min_memory: Option<Memory>,
     /// Further devices, as QEMU's `-device` takes them.
-    #[schemars(inner(regex(pattern = device_pattern())), extend("default" = defaults::DEVICES.map(DeviceModel::name)))]
+    #[schemars(
+        inner(regex(pattern = device_pattern())),
+        extend("default" = defaults::DEVICES.map(DeviceModel::name)),
+    )]
     devices: Option<Vec<String>>,
 }
 

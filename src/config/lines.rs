@@ -41,7 +41,8 @@ mod tests {
 
     #[test]
     fn each_key_has_its_line() {
-        let text = "[[vms]]\nname = \"a\"\n\n[[vms]]\nname = \"b\"\n# é\ncpus = 2\n[[vms.port_forwards]]\nhost = 1\n";
+        let text = "[[vms]]\nname = \"a\"\n\n[[vms]]\nname = \"b\"\n# é\ncpus = 2\n\
+            [[vms.port_forwards]]\nhost = 1\n";
         let lines = key_lines_of(text);
         assert_eq!(lines.len(), 2);
         assert_eq!(lines[0], KeyLines::from([("name".into(), 2)]));

@@ -23,7 +23,10 @@ pub enum OutOfBounds {
         leads_to: Option<PathBuf>,
     },
     /// The path is in a hidden directory, or a hidden file.
-    #[error("{} is in a hidden location: `{}` begins with a dot", shown(.path), sanitize_text(.name))]
+    #[error(
+        "{} is in a hidden location: `{}` begins with a dot",
+        shown(.path), sanitize_text(.name)
+    )]
     Hidden {
         /// The path.
         path: PathBuf,
@@ -107,8 +110,8 @@ impl OutOfBounds {
                 "Choose another name for the disk, or remove `overlay`.".to_owned()
             }
             Self::Link { path } => format!(
-                "Name the file itself in `overlay`, or move it to {}. A disk may be on another filesystem if you \
-                 allow it: {ALLOW_OUTSIDE}=DIRECTORY.",
+                "Name the file itself in `overlay`, or move it to {}. A disk may be on another \
+                filesystem if you allow it: {ALLOW_OUTSIDE}=DIRECTORY.",
                 path.display()
             ),
             Self::NotADisk { .. } => {
@@ -121,8 +124,8 @@ impl OutOfBounds {
                 format!("Name a directory for castra alone, for instance `{STATE_DIRECTORY}`.")
             }
             Self::StateLink { path, target, .. } => format!(
-                "If you made this link, point it to an empty directory of your own that only you can write to. If it \
-                 came with the project, remove {}. {}",
+                "If you made this link, point it to an empty directory of your own that only you \
+                can write to. If it came with the project, remove {}. {}",
                 path.display(),
                 allow(target)
             ),

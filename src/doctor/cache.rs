@@ -17,7 +17,7 @@ pub(super) fn check(
     let mut findings = vec![images(context)];
     context.cancel.check()?;
     findings.extend(templates(binary, context));
-    findings.extend(set_aside(context));
+    findings.extend(quarantined(context));
     Ok(findings)
 }
 
@@ -113,7 +113,7 @@ fn refusals(context: &RuntimeContext) -> Option<Finding> {
 }
 
 /// Reports damaged files in the quarantine, which nothing uses any more.
-fn set_aside(context: &RuntimeContext) -> Option<Finding> {
+fn quarantined(context: &RuntimeContext) -> Option<Finding> {
     let count = names(&context.cache.quarantine()).len();
     (count > 0).then(|| {
         let message = format!(

@@ -96,20 +96,26 @@ fn of_vm(name: &str, status: Result<VmStatus, VmError>) -> Finding {
     match status {
         Ok(status) if status.state == VmState::Crashed => {
             let why = status.crash.map_or_else(String::new, |why| format!(": {why}"));
-            Finding::warning(Area::Project, "vm", format!("VM `{name}` has crashed{why}")).with_fix(format!(
+            let crashed = format!("VM `{name}` has crashed{why}");
+            Finding::warning(Area::Project, "vm", crashed).with_fix(format!(
                 "castra up {name} starts it from its disk; castra down {name} leaves it stopped."
             ))
         }
-        Ok(VmStatus { copy_of: Some(original), .. }) => {
-            Finding::warning(Area::Project, "vm", vm::sentence_of_copy(name, &original)).with_fix(format!(
-                "castra up {name} starts it from the disk of this copy; castra down {name} leaves it stopped."
-            ))
-        }
+        Ok(VmStatus { copy_of: Some(original), .. }) => Finding::warning(
+            Area::Project,
+            "vm",
+            vm::sentence_of_copy(name, &original),
+        )
+        .with_fix(format!(
+            "castra up {name} starts it from the disk of this copy; castra down {name} leaves it \
+            stopped."
+        )),
         Ok(VmStatus { full_disk: Some(full), .. }) => {
-            Finding::problem(Area::Project, "vm", format!("VM `{name}` is paused: {full}")).with_fix(format!(
-                "Nothing is lost: free some space on {}, and castra up {name} continues it.",
-                full.filesystem.display()
-            ))
+            Finding::problem(Area::Project, "vm", format!("VM `{name}` is paused: {full}"))
+                .with_fix(format!(
+                    "Nothing is lost: free some space on {}, and castra up {name} continues it.",
+                    full.filesystem.display()
+                ))
         }
         Ok(VmStatus { lost_sockets: Some(directory), .. }) => {
             let lost = format!("VM `{name}` has lost its sockets in {}", directory.display());
@@ -117,15 +123,21 @@ fn of_vm(name: &str, status: Result<VmStatus, VmError>) -> Finding {
                 .with_fix(format!("castra restart {name} shuts it down and creates new ones."))
         }
         Ok(VmStatus { missing_modules: Some((missing, way_out)), .. }) => {
-            Finding::warning(Area::Project, "vm-modules", format!("VM `{name}` {missing}")).with_fix(way_out)
+            Finding::warning(Area::Project, "vm-modules", format!("VM `{name}` {missing}"))
+                .with_fix(way_out)
         }
         Ok(VmStatus { network_fault: Some(fault), .. }) => Finding::warning(
             Area::Project,
             "vm-network",
-            format!("the guest of VM `{name}` is running, but its network is down: {}", fault.in_words()),
+            format!(
+                "the guest of VM `{name}` is running, but its network is down: {}",
+                fault.in_words()
+            ),
         )
         .with_fix(fault.way_out(name)),
-        Ok(status) => Finding::good(Area::Project, "vm", format!("VM `{name}` is {}", status.state.name())),
+        Ok(status) => {
+            Finding::good(Area::Project, "vm", format!("VM `{name}` is {}", status.state.name()))
+        }
         Err(error) => {
             let error = Error::from(error);
             let finding = Finding::problem(Area::Project, "vm", error.to_string());

@@ -50,7 +50,8 @@ impl fmt::Display for Digest {
 
 /// Bytes with another digest than expected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{from} has digest {found}, but {expected} was expected{}", if *html { "; it looks like a web page" } else { "" })]
+#[error("{from} has digest {found}, but {expected} was expected{}", if *html { "; it looks like a \
+    web page" } else { "" })]
 pub struct DigestMismatch {
     /// URL, Python requirement or path.
     pub from: String,

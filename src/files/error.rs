@@ -90,7 +90,11 @@ impl FileError {
 
     /// Returns `true` if the error is the absence of this very file.
     pub(crate) fn is_absence_of(&self, file: &Path) -> bool {
-        matches!(self, Self::Io { path, source, .. } if path == file && source.kind() == io::ErrorKind::NotFound)
+        matches!(
+            self,
+            Self::Io { path, source, .. }
+                if path == file && source.kind() == io::ErrorKind::NotFound
+        )
     }
 
     /// Returns `true` if something below this directory was removed or replaced meanwhile.

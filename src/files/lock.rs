@@ -116,7 +116,10 @@ impl Lock {
         let same = |locked: &Metadata, there: &Metadata| {
             (locked.dev(), locked.ino()) == (there.dev(), there.ino())
         };
-        matches!((self.file.metadata(), fs::symlink_metadata(path)), (Ok(locked), Ok(there)) if same(&locked, &there))
+        matches!(
+            (self.file.metadata(), fs::symlink_metadata(path)),
+            (Ok(locked), Ok(there)) if same(&locked, &there)
+        )
     }
 
     /// Takes the lock as [`Self::acquire`] does, on a file that is open already; `path` is for
@@ -177,8 +180,8 @@ mod tests {
     fn the_second_waits_until_the_first_is_done() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("deep/vm.lock");
-        let first =
-            Lock::acquire(&path, &Cancel::new(), || panic!("nobody holds it")).expect("locked");
+        let first = Lock::acquire(&path, &Cancel::new(), || panic!("no other process holds it"))
+            .expect("locked");
         let (waits, waiting) = mpsc::channel();
         let second = thread::spawn({
             let path = path.clone();

@@ -87,7 +87,7 @@ mod tests {
     fn more_than_there_is_is_refused_with_numbers() {
         let peak =
             Peak { download: u64::MAX / 2, image: 3 << 20, overlay: OVERLAY_BYTES, archive: 0 };
-        let error = require_space(Path::new("/"), &peak).expect_err("nobody has that much");
+        let error = require_space(Path::new("/"), &peak).expect_err("no disk has that much");
         assert!(matches!(error, FileError::NoSpace { available: ByteSize(1..), .. }), "{error}");
         let text = error.to_string();
         for part in ["iB free", "3 MiB for the image built from it", "8 MiB for the VM's disk"] {

@@ -79,7 +79,8 @@ pub enum ControlError {
     Flood,
     /// The agent speaks another version of the protocol.
     #[error(
-        "the guest agent speaks version {0} of the control protocol, this castra version {PROTOCOL_VERSION}"
+        "the guest agent speaks version {0} of the control protocol, this castra version \
+        {PROTOCOL_VERSION}"
     )]
     OtherProtocol(u32),
     /// A message is too long to be sent.
@@ -114,14 +115,19 @@ impl Explain for ControlError {
                 Some("Another castra is talking to this VM. Try again in a moment.".to_owned())
             }
             Self::OtherProtocol(_) => Some(
-                "Another version of castra started this VM. Stop it with `castra down` and start it again."
+                "Another version of castra started this VM. Stop it with `castra down` and start \
+                it again."
                     .to_owned(),
             ),
             Self::TooLong(_) => Some("Give the VM fewer authorised keys.".to_owned()),
             Self::ReadTimeout | Self::WriteTimeout => {
                 Some("`castra logs` shows how far the guest got.".to_owned())
             }
-            Self::Connect { .. } | Self::Closed | Self::Io(_) | Self::Flood | Self::Interrupted(_) => None,
+            Self::Connect { .. }
+            | Self::Closed
+            | Self::Io(_)
+            | Self::Flood
+            | Self::Interrupted(_) => None,
         }
     }
 }

@@ -201,7 +201,10 @@ pub(super) mod tests {
     proptest! {
         #[test]
         fn what_is_written_is_read(
-            files in proptest::collection::vec(("[a-z/.]{1,40}", proptest::collection::vec(any::<u8>(), 0..300)), 0..8),
+            files in proptest::collection::vec(
+                ("[a-z/.]{1,40}", proptest::collection::vec(any::<u8>(), 0..300)),
+                0..8,
+            ),
         ) {
             let mut archive = Archive::default();
             for (name, contents) in &files {
@@ -211,7 +214,8 @@ pub(super) mod tests {
             prop_assert_eq!(bytes.len() % ALIGNMENT, 0);
             let (entries, rest) = read(&bytes);
             prop_assert!(rest.is_empty());
-            let found: Vec<_> = entries.into_iter().map(|entry| (entry.name, entry.contents)).collect();
+            let found: Vec<_> =
+                entries.into_iter().map(|entry| (entry.name, entry.contents)).collect();
             prop_assert_eq!(found, files);
         }
     }

@@ -254,7 +254,8 @@ mod tests {
     #[test]
     fn the_first_archive_is_inflated_and_those_after_it_are_found() {
         let directory = tempfile::tempdir().expect("a directory");
-        let (source, target) = (directory.path().join("image"), directory.path().join("target"));
+        let source = directory.path().join("image");
+        let target = directory.path().join("target");
         let mut image = gzip(&archive_of("first"));
         let odd = image.len() % ALIGNMENT;
         image.extend(vec![0; 512 - odd]);
@@ -270,7 +271,8 @@ mod tests {
     #[test]
     fn what_only_looks_like_gzip_is_left_alone() {
         let directory = tempfile::tempdir().expect("a directory");
-        let (source, target) = (directory.path().join("image"), directory.path().join("target"));
+        let source = directory.path().join("image");
+        let target = directory.path().join("target");
         let whole = gzip(&archive_of("first"));
         for image in [&whole[..whole.len() - 3], b"\x1f\x8bno gzip at all".as_slice()] {
             fs::write(&source, image).expect("writes");
@@ -282,9 +284,12 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(16))]
         #[test]
-        fn the_image_comes_first_and_the_agent_where_the_kernel_looks(image in proptest::collection::vec(any::<u8>(), 1..64)) {
+        fn the_image_comes_first_and_the_agent_where_the_kernel_looks(
+            image in proptest::collection::vec(any::<u8>(), 1..64),
+        ) {
             let directory = tempfile::tempdir().expect("a directory");
-            let (source, target) = (directory.path().join("image"), directory.path().join("target"));
+            let source = directory.path().join("image");
+            let target = directory.path().join("target");
             fs::write(&source, &image).expect("writes");
             append_agent(&source, &target).expect("appends");
             let whole = fs::read(&target).expect("reads");
@@ -293,7 +298,11 @@ mod tests {
             prop_assert!(whole[image.len()..second].iter().all(|byte| *byte == 0));
             let (entries, rest) = read(&whole[second..]);
             prop_assert!(rest.is_empty());
-            prop_assert!(entries.iter().any(|entry| entry.name == "castra/agent" && entry.contents == AGENT));
+            prop_assert!(
+                entries
+                    .iter()
+                    .any(|entry| entry.name == "castra/agent" && entry.contents == AGENT)
+            );
         }
     }
 }

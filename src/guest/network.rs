@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guest_that_is_ready_tells_its_condition() {
+    fn a_guest_that_is_ready_reports_its_condition() {
         let condition = || Condition { time_unix_ns: 0, network: Some(complete()) };
         let (_, inspection) =
             inspect_guest(Stage::Ready, move || GuestMessage::Inspected(condition()));
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_thing_that_is_missing_is_told() {
+    fn the_first_thing_that_is_missing_is_reported() {
         let interface = || "eth0".to_owned();
         assert_eq!(NetworkFault::of(complete()), None);
         let down =

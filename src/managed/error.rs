@@ -26,7 +26,8 @@ pub enum ImageError {
     #[error(transparent)]
     StateRoot(#[from] StateRootError),
     /// No image has this id and version.
-    #[error("there is no image `{id}`{}", if version.is_empty() { String::new() } else { format!(" in version `{version}`") })]
+    #[error("there is no image `{id}`{}", if version.is_empty() { String::new() } else { format!(" \
+        in version `{version}`") })]
     Unknown {
         /// Requested id.
         id: String,

@@ -34,12 +34,14 @@ impl Explain for ImageError {
         match self {
             Self::Interrupted(_) | Self::Spec(_) | Self::SourceNotAFile { .. } => None,
             Self::Unknown { similar, .. } => {
-                let meant = similar.as_ref().map_or(String::new(), |image| format!("Did you mean {image}? "));
+                let meant = similar
+                    .as_ref()
+                    .map_or(String::new(), |image| format!("Did you mean {image}? "));
                 Some(meant + "`castra image list` shows all images.")
             }
-            Self::Offline { .. } => {
-                Some("Run it once without --offline (or CASTRA_OFFLINE) to fill the cache.".to_owned())
-            }
+            Self::Offline { .. } => Some(
+                "Run it once without --offline (or CASTRA_OFFLINE) to fill the cache.".to_owned(),
+            ),
             Self::StateRoot(error) => error.hint(),
             Self::Download(error) => error.hint(),
             Self::Pip(error) => error.hint(),
@@ -50,7 +52,9 @@ impl Explain for ImageError {
             Self::NotPresent { image } => {
                 Some(format!("`castra image pull {}@{}` fetches it.", image.id, image.version))
             }
-            Self::WebPage { .. } => Some("Open the address in a browser to see what it is.".to_owned()),
+            Self::WebPage { .. } => {
+                Some("Open the address in a browser to see what it is.".to_owned())
+            }
             Self::Unpinned { found } => {
                 Some(found.iter().map(FoundUnpinned::advice).collect::<Vec<_>>().join("\n"))
             }
@@ -60,7 +64,8 @@ impl Explain for ImageError {
                     .to_owned(),
             ),
             Self::NothingToImport { .. } => Some(
-                "Name a file that an image is made from, or an archive that `castra image export` wrote."
+                "Name a file that an image is made from, or an archive that `castra image export` \
+                wrote."
                     .to_owned(),
             ),
             Self::NotImportable { .. } => Some(
@@ -69,7 +74,9 @@ impl Explain for ImageError {
                     .to_owned(),
             ),
             Self::Archive { .. } => Some("Export it again, or copy it here again.".to_owned()),
-            Self::Exists { path } => Some(format!("Move {} away, or choose another name.", path.display())),
+            Self::Exists { path } => {
+                Some(format!("Move {} away, or choose another name.", path.display()))
+            }
             Self::NotRepaired { image, source, .. } => Some(format!(
                 "The damaged files are quarantined and not used. `castra image verify {}` tries \
                 again.{}",
@@ -84,7 +91,8 @@ impl FoundUnpinned {
     fn advice(&self) -> String {
         let Self { place, from, digest, size_bytes } = self;
         format!(
-            "{from} is now {size_bytes} bytes long. If you trust it as it is, pin {place}:\n    {} = \"{}\"",
+            "{from} is now {size_bytes} bytes long. If you trust it as it is, pin {place}:\n    \
+            {} = \"{}\"",
             digest.algorithm(),
             digest.hex()
         )

@@ -123,7 +123,7 @@ fn check_directory(
         if finding == Finding::Intact && !job.witness.vouches_for_entry(artifact, &entry) {
             finding = Finding::Unusable("only the manifest beside it describes it".to_owned());
         }
-        let quarantined = tell(job, spec, place, &entry.name, &finding)?;
+        let quarantined = report(job, spec, place, &entry.name, &finding)?;
         if let (Finding::Intact, Some(stamp)) = (&finding, stamp) {
             entry.stamp = stamp;
             right.push(entry);
@@ -134,7 +134,7 @@ fn check_directory(
     for artifact in &spec.artifacts {
         if manifest.artifact(artifact.role).is_none() {
             let path = place.image.join(artifact.role.file_name());
-            tell(job, spec, place, artifact.role.file_name(), &Finding::Missing)?;
+            report(job, spec, place, artifact.role.file_name(), &Finding::Missing)?;
             files.push(CheckedFile {
                 location,
                 path,
@@ -152,7 +152,7 @@ fn check_directory(
 }
 
 /// Quarantines a damaged file of an image, and warns about it.
-fn tell(
+fn report(
     job: &Job,
     spec: &ManagedImageSpec,
     place: &Place,

@@ -217,7 +217,8 @@ fn disk(disk: &Disk) -> Vec<OsString> {
         below = name.into();
     }
     let top = json!({
-        "driver": "qcow2", "node-name": "disk", "file": "disk-file", "discard": "unmap", "backing": below
+        "driver": "qcow2", "node-name": "disk", "file": "disk-file", "discard": "unmap",
+        "backing": below
     });
     nodes.push(top.to_string().into());
     nodes
@@ -309,7 +310,7 @@ mod tests {
     use super::*;
     use crate::qemu::DeviceModel;
 
-    fn standing_on(path: &str, below: &[&str]) -> Disk {
+    fn based_on(path: &str, below: &[&str]) -> Disk {
         let layer = |path: &&str| Layer { path: path.into(), format: LayerFormat::Qcow2 };
         Disk { path: path.into(), below: below.iter().map(layer).collect() }
     }
@@ -323,7 +324,7 @@ mod tests {
             cpus: 2,
             memory_mib: 512,
             memory: Memory::Own,
-            disk: standing_on("/p/.castra/alpine-overlay.qcow2", &["/p/rootfs.qcow2"]),
+            disk: based_on("/p/.castra/alpine-overlay.qcow2", &["/p/rootfs.qcow2"]),
             boot,
             devices: vec![Device::new(DeviceModel::VirtioRng)],
             network: Network::Full,
@@ -370,7 +371,7 @@ mod tests {
         };
         let made = MachineSpec {
             memory: Memory::Written("/t/memory.img".into()),
-            disk: standing_on("/t/disk.qcow2", &["/p/rootfs.qcow2"]),
+            disk: based_on("/t/disk.qcow2", &["/p/rootfs.qcow2"]),
             forwards: Vec::new(),
             ..spec(boot.clone())
         };
@@ -402,8 +403,8 @@ mod tests {
     }
 
     #[test]
-    fn every_file_of_a_disk_is_told_and_the_last_stands_on_nothing() {
-        let mut disk = standing_on("/p/a.qcow2", &["/p/b.qcow2", "/p/c.qcow2"]);
+    fn every_file_of_a_disk_is_named_and_the_last_has_no_backing_file() {
+        let mut disk = based_on("/p/a.qcow2", &["/p/b.qcow2", "/p/c.qcow2"]);
         let text = line(&MachineSpec { disk: disk.clone(), ..spec(Boot::Native) });
         assert_eq!(text.matches("driver=file,").count(), 3, "{text}");
         assert_eq!(text.matches(r#""backing":null"#).count(), 1, "{text}");
@@ -412,8 +413,7 @@ mod tests {
         assert!(text.contains(
             r#"{"driver":"raw","file":"layer2-file","node-name":"layer2","read-only":true}"#
         ));
-        let alone =
-            line(&MachineSpec { disk: standing_on("/p/a.qcow2", &[]), ..spec(Boot::Native) });
+        let alone = line(&MachineSpec { disk: based_on("/p/a.qcow2", &[]), ..spec(Boot::Native) });
         assert!(alone.contains(r#"{"backing":null,"discard":"unmap","driver":"qcow2""#), "{alone}");
     }
 
@@ -421,7 +421,7 @@ mod tests {
     fn commas_cannot_add_options() {
         let machine = MachineSpec {
             name: "a,debug-threads=on".into(),
-            disk: standing_on("/tmp/a,b/disk,read-only=on.qcow2", &["/tmp/c,d"]),
+            disk: based_on("/tmp/a,b/disk,read-only=on.qcow2", &["/tmp/c,d"]),
             memory: Memory::Copied("/tmp/m,share=on".into()),
             console_log: "/tmp/x,append=on".into(),
             ..spec(Boot::Native)

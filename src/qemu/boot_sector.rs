@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_bios_cannot_boot_is_told_apart() {
+    fn what_a_bios_cannot_boot_is_recognised() {
         assert_eq!(Unbootable::of(&[]), Some(Unbootable::Blank));
         assert_eq!(Unbootable::of(&beginning()), Some(Unbootable::Blank));
         let mut filesystem = beginning();

@@ -50,7 +50,10 @@ pub enum DiskError {
         name: String,
     },
     /// The header names no format for the backing file, or another one than qcow2 and raw.
-    #[error("the disk {} declares {} for its backing file {}", disk.display(), of_format(format), backing.display())]
+    #[error(
+        "the disk {} declares {} for its backing file {}",
+        disk.display(), of_format(format), backing.display()
+    )]
     BackingFormat {
         /// The disk.
         disk: PathBuf,

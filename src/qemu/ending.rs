@@ -75,7 +75,8 @@ mod tests {
     fn every_form_of_qemus_words_is_understood() {
         for (line, shown) in [
             (
-                "qemu-system-x86_64: terminating on signal 15 from pid 1234 (/usr/lib/systemd/systemd --user)",
+                "qemu-system-x86_64: terminating on signal 15 from pid 1234 \
+                (/usr/lib/systemd/systemd --user)",
                 "SIGTERM from process 1234 (/usr/lib/systemd/systemd --user)",
             ),
             (

@@ -68,7 +68,10 @@ pub enum QemuError {
         owner: u32,
     },
     /// A socket's path is longer than the kernel allows.
-    #[error("the socket path {} is too long ({bytes} bytes; the system allows {limit})", path.display())]
+    #[error(
+        "the socket path {} is too long ({bytes} bytes; the system allows {limit})",
+        path.display()
+    )]
     SocketPathTooLong {
         /// The path.
         path: PathBuf,
@@ -137,7 +140,8 @@ impl QemuError {
     /// Returns `true` if QEMU could not bind one of the host's ports.
     pub fn is_port_taken(&self) -> bool {
         // The message of net/slirp.c, unchanged since QEMU 0.10.
-        matches!(self, Self::Died { stderr, .. } if stderr.contains("Could not set up host forwarding rule"))
+        matches!(self, Self::Died { stderr, .. } if stderr.contains("Could not set up host \
+            forwarding rule"))
     }
 }
 
@@ -191,11 +195,13 @@ impl Explain for QemuError {
                 guest uses. The VM keeps running."
                     .into(),
             ),
-            Self::SocketDirectory { .. } | Self::SocketPathTooLong { .. } => {
-                Some("Set XDG_RUNTIME_DIR to a short directory of your own, for instance /tmp/run.".into())
-            }
+            Self::SocketDirectory { .. } | Self::SocketPathTooLong { .. } => Some(
+                "Set XDG_RUNTIME_DIR to a short directory of your own, for instance /tmp/run."
+                    .into(),
+            ),
             Self::ForeignDirectory { .. } => Some(
-                "Set XDG_RUNTIME_DIR to a directory of your own; sockets there could be read by its owner."
+                "Set XDG_RUNTIME_DIR to a directory of your own; sockets there could be read by \
+                its owner."
                     .into(),
             ),
             Self::NotLinux { .. } => Some(
@@ -206,10 +212,14 @@ impl Explain for QemuError {
             ),
             Self::Disk(error) => error.hint(),
             Self::NotQcow2 { path, .. } => Some(format!(
-                "Convert it first: qemu-img convert -O qcow2 {0} {0}.qcow2, and name that as base_image.",
+                "Convert it first: qemu-img convert -O qcow2 {0} {0}.qcow2, and name that as \
+                base_image.",
                 path.display()
             )),
-            Self::NotSaved { .. } | Self::File { .. } | Self::MakeDisk { .. } | Self::Signal { .. } => None,
+            Self::NotSaved { .. }
+            | Self::File { .. }
+            | Self::MakeDisk { .. }
+            | Self::Signal { .. } => None,
             Self::Interrupted(error) => error.hint(),
         }
     }
@@ -232,7 +242,7 @@ pub(crate) fn install_hint(program: &str) -> String {
     };
     format!(
         "Install it: `apt install {debian}` (Debian, Ubuntu), `dnf install {fedora}` (Fedora), \
-         `pacman -S {arch}` (Arch), `apk add {alpine}` (Alpine), `zypper install {suse}` (openSUSE)."
+        `pacman -S {arch}` (Arch), `apk add {alpine}` (Alpine), `zypper install {suse}` (openSUSE)."
     )
 }
 

@@ -137,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_without_a_name_is_told_apart() {
+    fn a_file_without_a_name_is_recognised() {
         let split = |text: &str| without_mark(Path::new(text));
         assert_eq!(
             split("/p/.castra/vms/web/qemu.pid"),

@@ -209,7 +209,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_disk_is_told_with_its_format_and_no_comma_adds_an_option() {
+    fn a_disk_is_named_with_its_format_and_no_comma_adds_an_option() {
         let path = Path::new("/p/a,driver=nbd/disk");
         for (format, length, expected) in [
             (
@@ -225,8 +225,8 @@ mod tests {
             (
                 DiskFormat::Vpc,
                 Some(512),
-                "driver=vpc,force_size_calc=current_size,file.driver=raw,file.offset=0,file.size=512,\
-                 file.file.driver=file,file.file.filename=/p/a,,driver=nbd/disk",
+                "driver=vpc,force_size_calc=current_size,file.driver=raw,file.offset=0,\
+                file.size=512,file.file.driver=file,file.file.filename=/p/a,,driver=nbd/disk",
             ),
         ] {
             assert_eq!(options(ImageDisk { path, format, length }), expected);

@@ -286,7 +286,8 @@ mod tests {
 
     #[test]
     fn events_are_skipped_and_the_answer_comes_back() {
-        let event = "{\"event\": \"RESUME\", \"timestamp\": {}}\n{\"return\": {\"status\": \"running\"}, \"id\": \"query-status\"}\n";
+        let event = "{\"event\": \"RESUME\", \"timestamp\": {}}\n\
+            {\"return\": {\"status\": \"running\"}, \"id\": \"query-status\"}\n";
         let mut qmp = session(Box::leak(Box::new([READY, event]))).expect("greeted");
         assert_eq!(qmp.version(), "7.2.22");
         assert_eq!(qmp.execute("query-status", json!({})).expect("answered")["status"], "running");
@@ -294,7 +295,8 @@ mod tests {
 
     #[test]
     fn a_refusal_has_qemus_words() {
-        let refusal = "{\"error\": {\"class\": \"GenericError\", \"desc\": \"no such device\"}, \"id\": \"device_del\"}\n";
+        let refusal = "{\"error\": {\"class\": \"GenericError\", \"desc\": \"no such device\"}, \
+            \"id\": \"device_del\"}\n";
         let mut qmp = session(Box::leak(Box::new([READY, refusal]))).expect("greeted");
         let error = qmp.execute("device_del", json!({ "id": "x" })).expect_err("refused");
         assert_eq!(error.to_string(), "QEMU refused device_del: no such device");
@@ -344,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_connection_is_told_apart_from_silence() {
+    fn a_closed_connection_is_distinguished_from_silence() {
         let (ours, theirs) = UnixStream::pair().expect("a pair");
         drop(theirs);
         assert!(matches!(Qmp::greet(ours, limit(LIMIT)), Err(QmpError::Closed)));

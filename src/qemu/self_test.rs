@@ -65,8 +65,8 @@ pub fn try_accelerators(qemu: &QemuBinary, cancel: &Cancel) -> Result<Vec<Trial>
 }
 
 /// Advice for a QEMU that lacks something.
-pub const INSTALL_FULL_QEMU: &str = "Install your distribution's full QEMU (it needs seccomp and slirp), or name another one in \
-    CASTRA_QEMU.";
+pub const INSTALL_FULL_QEMU: &str = "Install your distribution's full QEMU (it needs seccomp and \
+    slirp), or name another one in CASTRA_QEMU.";
 
 /// Runs the probe in a machine with the sandbox, the network and the devices of a VM. The inner
 /// result is the duration, or QEMU's own message.

@@ -37,7 +37,10 @@ pub enum StateRootError {
         source: io::Error,
     },
     /// A file has names outside the state root.
-    #[error("{} has a hard link outside the state directory, through which it can be changed", path.display())]
+    #[error(
+        "{} has a hard link outside the state directory, through which it can be changed",
+        path.display()
+    )]
     HardLink {
         /// The file.
         path: PathBuf,
@@ -90,8 +93,9 @@ impl Explain for StateRootError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Foreign { root } => Some(format!(
-                "It may have come with a repository or an archive. If it is your own, from another machine or an earlier castra: \
-                 `castra adopt` shows what is in it and takes it over. If not, move it out of the way: mv {0} {0}.untrusted",
+                "It may have come with a repository or an archive. If it is your own, from another \
+                machine or an earlier castra: `castra adopt` shows what is in it and takes it \
+                over. If not, move it out of the way: mv {0} {0}.untrusted",
                 root.display()
             )),
             Self::Tracked { tree, file, .. } => Some(format!(
@@ -100,31 +104,35 @@ impl Explain for StateRootError {
                 tree.display(),
                 top_of(file).display()
             )),
-            Self::Refused { path, source } => Distrust::of(source).map(|distrust| distrust.way_out(path)),
+            Self::Refused { path, source } => {
+                Distrust::of(source).map(|distrust| distrust.way_out(path))
+            }
             Self::HardLink { path } => Some(format!(
                 "Make it a file of its own: cp -p {0} {0}.copy && mv {0}.copy {0}",
                 path.display()
             )),
             Self::Key { action: "create", .. } => Some(
-                "Set XDG_STATE_HOME to a writable directory of your own, always the same one.".into(),
+                "Set XDG_STATE_HOME to a writable directory of your own, always the same one."
+                    .into(),
             ),
             Self::Key { path, source, .. } if Distrust::of(source).is_some() => Some(format!(
                 "{} and its directory must be yours alone (chmod 600 and 700).",
                 path.display()
             )),
             Self::Key { path, .. } => Some(format!(
-                "Make it readable, or bring it back from a backup. Without it: move {} away, and `castra adopt` each project once.",
+                "Make it readable, or bring it back from a backup. Without it: move {} away, and \
+                `castra adopt` each project once.",
                 path.display()
             )),
             Self::NoHome => Some("Set HOME, or XDG_STATE_HOME to a directory of yours.".into()),
-            Self::Io { path, source, .. } => (kind_of_io(source) == Kind::Permission)
-                .then(|| {
-                    let directory = path.parent().unwrap_or(path).display();
-                    format!(
-                        "Castra keeps its state beside your work: make {directory} writable for yourself, or work in a directory of \
-                         your own. To keep the state elsewhere, name a directory as `state_dir` in castra.toml and in CASTRA_ALLOW_OUTSIDE."
-                    )
-                }),
+            Self::Io { path, source, .. } => (kind_of_io(source) == Kind::Permission).then(|| {
+                let directory = path.parent().unwrap_or(path).display();
+                format!(
+                    "Castra keeps its state beside your work: make {directory} writable for \
+                    yourself, or work in a directory of your own. To keep the state elsewhere, \
+                    name a directory as `state_dir` in castra.toml and in CASTRA_ALLOW_OUTSIDE."
+                )
+            }),
         }
     }
 }

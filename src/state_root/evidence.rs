@@ -58,7 +58,7 @@ mod tests {
         fs::create_dir_all(&root).expect("made");
         if made(&root).is_none() {
             return castra_test_support::skip(
-                "this filesystem does not tell when a directory was made",
+                "this filesystem does not record when a directory was made",
             );
         }
         let layout = ProjectLayout::unchecked(root.clone());

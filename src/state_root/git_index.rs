@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_in_its_place_and_another_case_count_and_damage_tells_nothing() {
+    fn a_link_in_its_place_and_another_case_count_and_damage_proves_nothing() {
         let one = |path: &[u8]| index(2, &[entry(path, 20, 2, (0, path))], 20);
         assert_eq!(found(&tree(&one(b".castra"))), Some(".castra".into()));
         assert_eq!(found(&tree(&one(b".CASTRA/key"))), Some(".CASTRA/key".into()));

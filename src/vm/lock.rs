@@ -26,7 +26,7 @@ pub(super) fn lock(
     layout: &ProjectLayout,
     context: &RuntimeContext,
 ) -> Result<VmLock, VmError> {
-    let tell = |what: String| move || context.reporter.report(&Event::Waiting { what });
+    let report_wait = |what: String| move || context.reporter.report(&Event::Waiting { what });
     let files = layout.vm(vm);
     let make = |directory: &Path| {
         files::create_private_directory(directory).map_err(|source| VmError::Disk {
@@ -35,8 +35,8 @@ pub(super) fn lock(
             source,
         })
     };
-    let on_project = || tell("another castra cleaning up this project".into());
-    let on_vm = || tell(format!("another castra working on VM `{vm}`"));
+    let on_project = || report_wait("another castra cleaning up this project".into());
+    let on_vm = || report_wait(format!("another castra working on VM `{vm}`"));
     loop {
         state_root::create(layout.state_root())?;
         let project = Lock::share(&layout.project_lock(), &context.cancel, on_project())?;

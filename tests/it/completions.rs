@@ -5,9 +5,10 @@ use std::process::{Command, Stdio};
 use castra_test_support::{Project, castra_program, tool};
 
 const TWO_VMS: &str = "[[vms]]\nname = \"web\"\nmanaged_image = \"alpine-minimal\"\n\n\
-                       [[vms]]\nname = \"wiki\"\nmanaged_image = \"mine\"\n\n\
-                       [images.mine]\ndescription = \"our own\"\n\
-                       rootfs = { path = \"d.qcow2\", sha256 = \"2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae\" }\n";
+    [[vms]]\nname = \"wiki\"\nmanaged_image = \"mine\"\n\n\
+    [images.mine]\ndescription = \"our own\"\n\
+    rootfs = { path = \"d.qcow2\", sha256 = \
+    \"2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae\" }\n";
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Shell {

@@ -18,7 +18,7 @@ base_image = "é/not-here.qcow2"
 "#;
 
 #[test]
-fn all_problems_are_told_at_once_with_their_places() {
+fn all_problems_are_reported_at_once_with_their_places() {
     let project = Project::isolated();
     project.write("castra.toml", TWO_ERRORS);
     let checked = project.run(&["config", "check"]).code(65);
@@ -96,8 +96,10 @@ fn what_comes_of_a_file_is_shown_with_its_reasons() {
     project.run(&["config", "check"]).ok().says("is valid");
     project.write(
         "castra.toml",
-        "[[vms]]\nname = \"web\"\nmanaged_image = \"mine\"\ncpus = 2\n\n[images.mine]\nmin_memory = \"2 GiB\"\n\
-         rootfs = { path = \"d.qcow2\", sha256 = \"2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae\" }\n",
+        "[[vms]]\nname = \"web\"\nmanaged_image = \"mine\"\ncpus = 2\n\n[images.mine]\n\
+        min_memory = \"2 GiB\"\n\
+        rootfs = { path = \"d.qcow2\", sha256 = \
+        \"2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae\" }\n",
     );
     let text = project.run(&["config", "show"]).ok().text();
     for part in [

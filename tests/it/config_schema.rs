@@ -83,17 +83,21 @@ fn hostile_documents_are_refused() {
         "[[vms]]\nname = \"dev\"\nmanaged_image = \"a\"\nbase_image = \"b\"",
         "[[vms]]\nname = \"dev\"\nmanaged_image = \"a\"\ncpu = 4",
         "[[vms]]\nname = \"dev\"\nmanaged_image = \"a\"\nmemory = \"1.5 GiB\"",
-        "[[vms]]\nname = \"dev\"\nmanaged_image = \"a\"\nport_forwards = [{ host = 0, guest = 80 }]",
-        "[[vms]]\nname = \"dev\"\nmanaged_image = \"a\"\n[images]\nmirrors = [\"http://m.example\"]",
-        "[[vms]]\nname = \"dev\"\nmanaged_image = \"a\"\n[images.\"../evil\"]\nrootfs = { path = \"d\", sha256 = \"00\" }",
-        "[[vms]]\nname = \"dev\"\nmanaged_image = \"a\"\n[images.mine]\nrootfs = { url = \"file:///etc/passwd\" }",
+        "[[vms]]\nname = \"dev\"\nmanaged_image = \"a\"\n\
+        port_forwards = [{ host = 0, guest = 80 }]",
+        "[[vms]]\nname = \"dev\"\nmanaged_image = \"a\"\n[images]\n\
+        mirrors = [\"http://m.example\"]",
+        "[[vms]]\nname = \"dev\"\nmanaged_image = \"a\"\n[images.\"../evil\"]\n\
+        rootfs = { path = \"d\", sha256 = \"00\" }",
+        "[[vms]]\nname = \"dev\"\nmanaged_image = \"a\"\n[images.mine]\n\
+        rootfs = { url = \"file:///etc/passwd\" }",
     ] {
         assert!(!validator.is_valid(&as_json(text)), "{text}");
     }
 }
 
 /// Returns the parser's message about a document.
-fn told(text: &str) -> String {
+fn message(text: &str) -> String {
     let surroundings = Surroundings {
         home: None,
         known_images: &[("alpine-minimal", "v1")],
@@ -154,14 +158,16 @@ fn the_schema_has_the_keys_of_the_parser_and_no_others() {
             "Python",
             "The keys of `python` are",
             image(&format!(
-                "rootfs = {{ python = {{ package = \"p\", version = \"1\", zzzzzzzz = 1 }}, sha256 = \"{DIGEST}\" }}"
+                "rootfs = {{ python = {{ package = \"p\", version = \"1\", zzzzzzzz = 1 }}, sha256 \
+                = \"{DIGEST}\" }}"
             )),
         ),
     ] {
-        let told = told(&text);
-        let parsed = words_behind(&told, begin);
+        let problems = message(&text);
+        let parsed = words_behind(&problems, begin);
         let properties = definition(&schema, definition_name)["properties"].as_object();
-        let properties = properties.unwrap_or_else(|| panic!("no properties of {definition_name}: {schema}"));
+        let properties = properties.unwrap_or_else(|| panic!("no properties of {definition_name}: \
+            {schema}"));
         let keys: BTreeSet<&str> = properties.keys().map(String::as_str).collect();
         assert_eq!(keys, parsed, "{definition_name}");
         assert!(
@@ -177,26 +183,35 @@ fn the_schema_has_the_words_of_the_parser_and_no_others() {
     let vm = "[[vms]]\nname = \"dev\"\nmanaged_image = \"alpine-minimal\"\n";
     let step = |step: &str| {
         format!(
-            "{vm}[images.mine]\nrootfs = {{ path = \"d\", sha256 = \"{DIGEST}\", pipeline = [{step}] }}\n"
+            "{vm}[images.mine]\n\
+            rootfs = {{ path = \"d\", sha256 = \"{DIGEST}\", pipeline = [{step}] }}\n"
         )
     };
     for (definition_name, text) in [
         ("BootProfile", format!("{vm}boot_profile = \"zzzzzzzz\"\n")),
-        ("Protocol", format!("{vm}port_forwards = [{{ host = 1, guest = 1, protocol = \"zzzzzzzz\" }}]\n")),
+        (
+            "Protocol",
+            format!("{vm}port_forwards = [{{ host = 1, guest = 1, protocol = \"zzzzzzzz\" }}]\n"),
+        ),
         (
             "Disk",
-            "[[vms]]\nname = \"dev\"\nmanaged_image = { name = \"alpine-minimal\", disk = \"zzzzzzzz\" }\n"
+            "[[vms]]\nname = \"dev\"\n\
+            managed_image = { name = \"alpine-minimal\", disk = \"zzzzzzzz\" }\n"
                 .to_owned(),
         ),
         ("Format", step("{ convert = { from = \"zzzzzzzz\", to = \"qcow2\" } }")),
         ("Compression", step("{ decompress = \"zzzzzzzz\" }")),
     ] {
-        let told = told(&text);
-        let parsed = words_behind(&told, "It can be");
+        let problems = message(&text);
+        let parsed = words_behind(&problems, "It can be");
         let words = words_of(definition(&schema, definition_name));
-        assert_eq!(words.iter().map(String::as_str).collect::<BTreeSet<_>>(), parsed, "{definition_name}");
+        assert_eq!(
+            words.iter().map(String::as_str).collect::<BTreeSet<_>>(),
+            parsed,
+            "{definition_name}"
+        );
     }
-    let told = told(&step("\"zzzzzzzz\""));
+    let problems = message(&step("\"zzzzzzzz\""));
     let steps = definition(&schema, "Step")["oneOf"].as_array().expect("steps");
     let name = |step: &Value| match step["properties"].as_object() {
         Some(properties) => properties.keys().next().cloned(),
@@ -205,7 +220,7 @@ fn the_schema_has_the_words_of_the_parser_and_no_others() {
     let names: BTreeSet<String> = steps.iter().filter_map(name).collect();
     assert_eq!(
         names.iter().map(String::as_str).collect::<BTreeSet<_>>(),
-        words_behind(&told, "Steps are")
+        words_behind(&problems, "Steps are")
     );
 }
 

@@ -95,7 +95,7 @@ fn what_can_be_mended_is_mended() {
 }
 
 #[test]
-fn vms_that_are_not_as_they_should_be_are_told() {
+fn vms_that_are_not_as_they_should_be_are_reported() {
     let project = Project::with_cache(image_cache());
     for (vm, record) in [("cut", "{"), ("newer", r#"{"format": 99}"#)] {
         let directory = project.path().join(".castra/vms").join(vm);

@@ -56,7 +56,7 @@ fn an_error_is_a_line_that_fits_the_schema() {
 }
 
 #[test]
-fn what_is_declared_is_told_before_it_is_there() {
+fn what_is_declared_is_listed_before_it_is_there() {
     let project = Project::isolated();
     project.write("castra.toml", "[[vms]]\nname = \"web\"\nmanaged_image = \"alpine-minimal\"\n");
     let ended = project.run(&["status", "--json"]).ok();

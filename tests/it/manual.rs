@@ -67,7 +67,7 @@ fn every_variable_that_is_read_is_in_the_manual_and_the_reference() {
     let manual = Project::isolated().run(&["man"]).ok().text();
     let reference = include_str!("../../docs/environment.md");
     for name in read.iter().filter(|name| !OURS.contains(&name.as_str())) {
-        assert!(manual.contains(name.as_str()), "castra(1) does not tell of {name}");
+        assert!(manual.contains(name.as_str()), "castra(1) does not name {name}");
         assert!(
             reference.contains(&format!("| `{name}` |")),
             "docs/environment.md does not have {name}"
@@ -76,7 +76,7 @@ fn every_variable_that_is_read_is_in_the_manual_and_the_reference() {
 }
 
 #[test]
-fn the_reference_and_the_manual_tell_the_same_exit_codes() {
+fn the_reference_and_the_manual_list_the_same_exit_codes() {
     let reference = include_str!("../../docs/exit-codes.md");
     let manual = Project::isolated().run(&["man"]).ok().text();
     let codes = manual.split(".SH \"EXIT STATUS\"").nth(1).expect("the section");
@@ -88,8 +88,8 @@ fn the_reference_and_the_manual_tell_the_same_exit_codes() {
         .filter_map(|line| line.strip_prefix("\\fB")?.strip_suffix("\\fR"));
     let mut count = 0;
     for code in codes.filter(|code| !["1", "128"].contains(code)) {
-        let is_told = reference.split(|c: char| !c.is_ascii_digit()).any(|number| number == code);
-        assert!(is_told, "docs/exit-codes.md does not have exit code {code}");
+        let is_listed = reference.split(|c: char| !c.is_ascii_digit()).any(|number| number == code);
+        assert!(is_listed, "docs/exit-codes.md does not have exit code {code}");
         count += 1;
     }
     assert!(count > 10, "{manual}");

@@ -70,9 +70,9 @@ fn the_table_has_every_command_and_no_other() {
     let rows = include_str!("../../docs/commands.md")
         .lines()
         .filter_map(|line| line.strip_prefix("| `castra "));
-    let told: BTreeSet<String> =
+    let listed: BTreeSet<String> =
         rows.filter_map(|row| row.split([' ', '`']).next().map(str::to_owned)).collect();
-    assert_eq!(told, subcommands(&[]).into_iter().collect());
+    assert_eq!(listed, subcommands(&[]).into_iter().collect());
 }
 
 #[test]

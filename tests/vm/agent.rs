@@ -24,8 +24,8 @@ const BOOT_LIMIT: Duration = Duration::from_secs(240);
 
 const DISK_GIB: u64 = 3;
 
-const COMMAND_LINE: &str = "root=/dev/vda rootfstype=ext4 rootflags=rw modules=ext4,virtio_blk,virtio_net console=ttyS0 \
-                            ds=nocloud no_timer_check rdinit=/castra/agent";
+const COMMAND_LINE: &str = "root=/dev/vda rootfstype=ext4 rootflags=rw \
+    modules=ext4,virtio_blk,virtio_net console=ttyS0 ds=nocloud no_timer_check rdinit=/castra/agent";
 
 #[test]
 fn from_start_to_power_off() {

@@ -28,7 +28,7 @@ fn from_an_empty_directory_to_a_clean_power_off() {
     files_go_there_and_back(&project);
     a_terminal_has_its_size(&project);
     the_root_filesystem_fills_its_disk(&project);
-    status_tells_what_runs(&project);
+    status_shows_what_runs(&project);
     the_network_is_up(&project);
     ssh_itself_can_log_in(&project);
     let port = ssh_port(&project);
@@ -98,8 +98,9 @@ fn input_is_left_alone(project: &Project) {
     looped.stdin(fs::File::open(&lines).expect("opened"));
     assert_eq!(Ended::of(looped).ok().text(), "one\ntwo\nthree\n");
     fs::remove_file(lines).expect("removed");
-    let told = project.run_with_input(&["--json", "exec", "-n", "--", "cat"], b"input").ok().text();
-    assert!(told.contains("\"stdout\": \"\""), "{told}");
+    let output =
+        project.run_with_input(&["--json", "exec", "-n", "--", "cat"], b"input").ok().text();
+    assert!(output.contains("\"stdout\": \"\""), "{output}");
 }
 
 fn files_go_there_and_back(project: &Project) {
@@ -163,7 +164,7 @@ fn the_root_filesystem_fills_its_disk(project: &Project) {
     assert!(kib > 9 << 20, "{kib} KiB of 10 GiB");
 }
 
-fn status_tells_what_runs(project: &Project) {
+fn status_shows_what_runs(project: &Project) {
     let table = project.run(&["status"]).ok().text();
     for word in [VM, "running", "127.0.0.1:", "alpine-"] {
         assert!(table.contains(word), "{word} is not in:\n{table}");

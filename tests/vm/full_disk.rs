@@ -11,8 +11,12 @@ const FILLED: &str = r#"
 mount -t tmpfs -o size=700m tmpfs . && cd "$PWD" || exit 99
 state() { castra status --json | sed -n 's/.*"state": "\(.*\)".*/\1/p'; }
 try() { castra "$@"; echo "$1: code $?, $(state)"; }
-fill() { free=$(df -Pk . | awk 'END { print $4 }'); head -c $(((free - 12000) * 1024)) /dev/zero > fill; }
-write='head -c 40000000 /dev/urandom | tee /root/big | sha256sum > /root/sum; sync; echo written > /root/done'
+fill() {
+    free=$(df -Pk . | awk 'END { print $4 }')
+    head -c $(((free - 12000) * 1024)) /dev/zero > fill
+}
+write='head -c 40000000 /dev/urandom | tee /root/big | sha256sum > /root/sum; sync
+    echo written > /root/done'
 castra up -q || exit 1
 fill
 castra exec -- sh -c "($write) </dev/null >/dev/null 2>&1 &" || exit 2
@@ -91,7 +95,8 @@ mkdir -p -m 700 "$runs" && mount -t tmpfs -o size=900m,mode=700 tmpfs "$runs" ||
 castra run -- true || exit 1
 free=$(df -Pk "$runs" | awk 'END { print $4 }')
 head -c $(((free - 12000) * 1024)) /dev/zero > "$runs/fill"
-write='head -c 40000000 /dev/urandom | tee /root/big | sha256sum > /root/sum; sync; sha256sum < /root/big | cmp - /root/sum && echo "the same"'
+write='head -c 40000000 /dev/urandom | tee /root/big | sha256sum > /root/sum; sync
+    sha256sum < /root/big | cmp - /root/sum && echo "the same"'
 castra run -- sh -c "$write" 2> said &
 tries=0
 until grep -q 'is paused' said; do

@@ -62,9 +62,9 @@ fn a_network_that_is_down_is_named() {
 }
 
 fn status(project: &Project) -> Value {
-    let told = project.run(&["status", "--json"]).ok();
-    let told: Value = serde_json::from_slice(&told.stdout).expect("JSON");
-    told["vms"][0].clone()
+    let ended = project.run(&["status", "--json"]).ok();
+    let document: Value = serde_json::from_slice(&ended.stdout).expect("JSON");
+    document["vms"][0].clone()
 }
 
 /// Returns the milliseconds by which the guest's clock is ahead of this machine's, if the guest

@@ -49,7 +49,7 @@ fn started(project: &Project) {
     for known in
         ["pid", "qemu_version", "started_unix_ms", "ssh_port", "cpus", "memory_mib", "ready_ms"]
     {
-        assert!(!vm[known].is_null(), "{known} is not told: {vm:#}");
+        assert!(!vm[known].is_null(), "{known} is not reported: {vm:#}");
     }
     assert!(vm["accelerator"]["reason"].is_string());
 }
@@ -58,15 +58,18 @@ fn commands(project: &Project) {
     let script = "cat; printf 'out\\n'; printf '\\377' >&2; exit 3";
     let ended =
         project.run_with_input(&["exec", "--json", "--", "sh", "-c", script], b"in\n").code(3);
-    let told = ended.document("exec");
-    assert_eq!((&told["stdout"], &told["stderr_base64"]), (&"in\nout\n".into(), &"/w==".into()));
-    assert_eq!((&told["exit_code"], &told["timed_out"]), (&3.into(), &false.into()));
+    let document = ended.document("exec");
+    assert_eq!(
+        (&document["stdout"], &document["stderr_base64"]),
+        (&"in\nout\n".into(), &"/w==".into())
+    );
+    assert_eq!((&document["exit_code"], &document["timed_out"]), (&3.into(), &false.into()));
     project.run(&["exec", "--json", "--tty", "--", "true"]).code(64).says("has no JSON output");
-    let told = project
+    let document = project
         .run(&["run", "--json", "--timeout", "60", "--", "uname", "-s"])
         .ok()
         .document("run");
-    assert_eq!(told["stdout"], "Linux\n");
+    assert_eq!(document["stdout"], "Linux\n");
 }
 
 fn suspended_and_cloned(project: &Project) {

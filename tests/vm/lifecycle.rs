@@ -169,7 +169,8 @@ fn an_own_qcow2_boots_by_its_own_loader() {
     let before = digest();
     let port = free_port();
     let vm = format!(
-        "[[vms]]\nname = \"own\"\nbase_image = \"native.qcow2\"\n[[vms.port_forwards]]\nhost = {port}\nguest = 8000\n"
+        "[[vms]]\nname = \"own\"\nbase_image = \"native.qcow2\"\n[[vms.port_forwards]]\n\
+        host = {port}\nguest = 8000\n"
     );
     project.write("castra.toml", &vm);
     project.run(&["up"]).ok();
@@ -191,7 +192,7 @@ fn an_own_qcow2_boots_by_its_own_loader() {
     // There is no agent to ask, and the machine still resumes, without another boot.
     project.run(&["suspend", "own"]).ok().says("suspended");
     project.run(&["up", "own"]).ok().says("resuming");
-    answers("an answer of the VM that goes on");
+    answers("an answer of the VM that keeps running");
     assert!(!console().contains("SYSLINUX"), "it has booted again: {}", console());
     project.run(&["exec", "own", "--", "true"]).code(255).says("boots from its own disk");
     // It ignores the power button, so its power is cut, which is a failure unless that was

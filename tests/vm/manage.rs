@@ -105,8 +105,8 @@ fn a_vm_is_managed_from_its_first_port_to_its_last_file() {
 
     project.run(&["down", "--discard-suspended"]).ok();
     project.run(&["clean", "--disks"]).code(64).says("--yes");
-    let told = project.run(&["clean", "--disks", "--dry-run", "--json"]).ok().document("clean");
-    assert!(told["freed_bytes"].as_u64() > Some(0), "{told}");
+    let document = project.run(&["clean", "--disks", "--dry-run", "--json"]).ok().document("clean");
+    assert!(document["freed_bytes"].as_u64() > Some(0), "{document}");
     project.run(&["clean", "--disks", "--yes"]).ok().says("freed");
     assert!(!project.path().join(".castra").exists());
     assert_eq!(listed(&project), []);
@@ -129,7 +129,7 @@ fn console_is_for_one_at_a_time(project: &Project) {
     eventually("the guest's terminal echoes it", Duration::from_secs(20), || {
         console.has_seen("typed-by-me")
     });
-    assert!(log().contains("typed-by-me"), "the log is written while somebody is connected, too");
+    assert!(log().contains("typed-by-me"), "the log is written while a console is connected, too");
     drop(stdin);
     assert_eq!(console.ends(), Some(0));
     // The console is free again.

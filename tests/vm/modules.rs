@@ -8,7 +8,7 @@ use castra_test_support::Project;
 const VM: &str = "alpine-minimal";
 
 /// Words of the warning.
-const TOLD: &str = "modprobe fails";
+const WARNING: &str = "modprobe fails";
 
 fn sh(project: &Project, line: &str) -> castra_test_support::Ended {
     project.run(&["exec", "--", "sh", "-c", line])
@@ -26,29 +26,30 @@ fn put_back(project: &Project, kernel: &str) {
 }
 
 #[test]
-fn a_kernel_whose_modules_are_gone_is_told_with_a_way_out_that_works() {
+fn a_kernel_whose_modules_are_gone_is_reported_with_a_way_out_that_works() {
     let project = Project::new();
     project.write(
         "castra.toml",
         &format!("[[vms]]\nname = \"{VM}\"\nmanaged_image = \"alpine-pypi@v1\"\n"),
     );
     let up = project.run(&["up"]).ok();
-    assert!(!up.stderr.contains(TOLD), "{}", up.stderr);
+    assert!(!up.stderr.contains(WARNING), "{}", up.stderr);
     let kernel = sh(&project, "uname -r").ok().text().trim().to_owned();
     sh(&project, "modprobe dummy && mv /lib/modules/$(uname -r) /lib/modules/9.9.9-other").ok();
     // After a command that asks, and after each boot.
-    project.run(&["up"]).ok().says(TOLD);
+    project.run(&["up"]).ok().says(WARNING);
     project.run(&["down"]).ok();
     let advice = format!(
-        "`castra run --image alpine-pypi@v1 -- tar -C /lib/modules -cf - {kernel} | castra exec {VM} -- tar -C /lib/modules -xf -`"
+        "`castra run --image alpine-pypi@v1 -- tar -C /lib/modules -cf - {kernel} | castra exec \
+        {VM} -- tar -C /lib/modules -xf -`"
     );
-    project.run(&["up"]).ok().says(TOLD).says(&kernel).says("9.9.9-other").says(&advice);
+    project.run(&["up"]).ok().says(WARNING).says(&kernel).says("9.9.9-other").says(&advice);
     sh(&project, "modprobe dummy").code(1);
     let details = project.run(&["status", "-v"]).ok().text();
-    assert!(details.contains(TOLD) && details.contains(&advice), "{details}");
-    let told: serde_json::Value =
+    assert!(details.contains(WARNING) && details.contains(&advice), "{details}");
+    let document: serde_json::Value =
         serde_json::from_slice(&project.run(&["status", "--json"]).ok().stdout).expect("JSON");
-    let missing = &told["vms"][0]["missing_modules"];
+    let missing = &document["vms"][0]["missing_modules"];
     assert_eq!(
         (&missing["kernel"], &missing["installed"][0]),
         (&kernel.as_str().into(), &"9.9.9-other".into())
@@ -57,7 +58,7 @@ fn a_kernel_whose_modules_are_gone_is_told_with_a_way_out_that_works() {
     put_back(&project, &kernel);
     sh(&project, "modprobe dummy").ok();
     let up = project.run(&["up"]).ok();
-    assert!(!up.stderr.contains(TOLD), "{}", up.stderr);
+    assert!(!up.stderr.contains(WARNING), "{}", up.stderr);
     let details = project.run(&["status", "-v"]).ok().text();
-    assert!(!details.contains(TOLD), "{details}");
+    assert!(!details.contains(WARNING), "{details}");
 }

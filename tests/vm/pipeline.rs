@@ -38,7 +38,10 @@ fn boots(disk: &Path) {
         project.run(&["exec", "--", "sh", "-c", "cat /etc/alpine-release; uname -r"]).ok().text();
     let lines: Vec<&str> = shown.lines().collect();
     assert!(
-        matches!(lines[..], [release, kernel] if release.starts_with("3.") && kernel.ends_with("-virt")),
+        matches!(
+            lines[..],
+            [release, kernel] if release.starts_with("3.") && kernel.ends_with("-virt")
+        ),
         "{shown}"
     );
     let mounted = project.run(&["exec", "--", "sh", "-c", "grep ' / ' /proc/mounts"]).ok().text();

@@ -66,7 +66,8 @@ fn sh(project: &Project, line: &str) -> Ended {
 /// Starts a service that reports the address it listens on.
 fn listen(project: &Project, address: &str) {
     let serve = format!(
-        "{SERVER} -s {address} -e echo {address} </dev/null >/dev/null 2>&1 & echo $! > /run/service.pid"
+        "{SERVER} -s {address} -e echo {address} </dev/null >/dev/null 2>&1 & echo $! > \
+        /run/service.pid"
     );
     sh(project, &serve).ok();
 }
@@ -91,5 +92,5 @@ fn service(project: &Project) -> String {
     let ports = project.run(&["ports", "--json"]).ok().document("ports");
     let ports = ports["ports"].as_array().expect("an array").clone();
     let forward = ports.iter().find(|port| port["purpose"] == "forward").expect("the forward");
-    forward["service"].as_str().expect("the agent tells").to_owned()
+    forward["service"].as_str().expect("the agent reports it").to_owned()
 }

@@ -38,7 +38,7 @@ fn type_in(project: &Project, lines: &str) -> Output {
 }
 
 #[test]
-fn its_first_session_goes_as_told() {
+fn its_first_session_goes_as_written() {
     let project = Project::new();
     let typed: Vec<&str> =
         block("console", "castra up").lines().filter_map(|line| line.strip_prefix("$ ")).collect();
@@ -56,7 +56,7 @@ fn its_first_session_goes_as_told() {
 }
 
 #[test]
-fn the_tutorial_goes_as_told() {
+fn the_tutorial_goes_as_written() {
     let project = Project::new();
     let blocks = TUTORIAL.split("```console\n").skip(1).filter_map(|rest| rest.split("```").next());
     let typed: Vec<&str> =

@@ -118,7 +118,7 @@ fn assert_confined(project: &Project, cache: &Path) {
 }
 
 #[test]
-fn nobody_else_reads_or_writes_and_qemu_gets_nothing_it_does_not_need() {
+fn no_other_user_reads_or_writes_and_qemu_gets_nothing_it_does_not_need() {
     let cache = cache_with_images();
     let project = Project::with_cache(cache.path().to_owned());
     let (state, run) =
@@ -214,7 +214,7 @@ fn a_disk_from_elsewhere_draws_in_no_other_file() {
     let command = fs::read(format!("/proc/{}/cmdline", project.qemu_pid("vm"))).expect("reads");
     let command = String::from_utf8_lossy(&command).replace('\0', " ");
     for disk in ["vm-overlay.qcow2", "a.qcow2", "plain.qcow2"] {
-        assert!(command.contains(&format!("/{disk} ")), "QEMU is told of {disk}: {command}");
+        assert!(command.contains(&format!("/{disk} ")), "QEMU gets {disk}: {command}");
     }
     assert!(command.contains("\"backing\":null"), "{command}");
     project.run(&["down", "--force"]).ok();

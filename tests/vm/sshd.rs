@@ -49,8 +49,9 @@ fn no_two_vms_show_the_same_host_key() {
     let mut config = image.described_as("debian");
     for (name, port) in ["one", "two"].iter().zip(ports) {
         config.push_str(&format!(
-            "[[vms]]\nname = \"{name}\"\nmanaged_image = {{ name = \"debian\", version = \"v1\" }}\nmemory = \"512 MiB\"\n\
-             port_forwards = [{{ host = {port}, guest = 22 }}]\n"
+            "[[vms]]\nname = \"{name}\"\n\
+            managed_image = {{ name = \"debian\", version = \"v1\" }}\nmemory = \"512 MiB\"\n\
+            port_forwards = [{{ host = {port}, guest = 22 }}]\n"
         ));
     }
     project.write("castra.toml", &config);

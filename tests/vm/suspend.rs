@@ -13,10 +13,11 @@ use castra_test_support::{Ended, Project, eventually};
 const VM: &str = "alpine-minimal";
 
 /// Command that counts in memory and writes its progress to a file that is not on a disk.
-const COUNTER: &str = "(i=0; while :; do i=$((i+1)); echo $i > /dev/shm/count; sleep 0.1; done) </dev/null >/dev/null 2>&1 &";
+const COUNTER: &str = "(i=0; while :; do i=$((i+1)); echo $i > /dev/shm/count; sleep 0.1; done) \
+    </dev/null >/dev/null 2>&1 &";
 
 #[test]
-fn a_suspended_vm_goes_on_where_it_was() {
+fn a_suspended_vm_resumes_where_it_was() {
     let project = Project::new();
     let port = free_port();
     let image = "managed_image = { name = \"alpine-pypi\", version = \"v1\" }";
@@ -76,7 +77,7 @@ castra down -q
 "#;
 
 #[test]
-fn a_vm_goes_on_if_there_is_no_room_for_its_memory() {
+fn a_vm_keeps_running_if_there_is_no_room_for_its_memory() {
     let project = Project::new();
     let Some(ended) = run_script(ON_A_FULL_DISK, &[], &project) else { return };
     let ended = ended.ok().says("No space left on device").says("The VM keeps running.");
@@ -253,9 +254,9 @@ fn clock_error(project: &Project) -> f64 {
     let now = || SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs_f64();
     let before = now();
     // busybox's date has no fractions, but its stat does.
-    let told = sh(project, "touch /dev/shm/now && stat -c '%Y %y' /dev/shm/now").ok().text();
+    let output = sh(project, "touch /dev/shm/now && stat -c '%Y %y' /dev/shm/now").ok().text();
     let after = now();
-    let (secs, text) = told.split_once(' ').expect("two words");
+    let (secs, text) = output.split_once(' ').expect("two words");
     let fraction =
         text.split_whitespace().nth(1).and_then(|time| time.split_once('.')).expect("a fraction").1;
     let guest: f64 = format!("{secs}.{fraction}").parse().expect("a number");

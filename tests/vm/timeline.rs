@@ -16,7 +16,8 @@ const WARM: [&str; 6] = ["image", "template", "overlay", "qemu", "load", "person
 fn two_vms(project: &Project) {
     let vm = |name| {
         format!(
-            "[[vms]]\nname = \"{name}\"\nmanaged_image = {{ name = \"alpine-pypi\", version = \"v1\" }}\n"
+            "[[vms]]\nname = \"{name}\"\n\
+            managed_image = {{ name = \"alpine-pypi\", version = \"v1\" }}\n"
         )
     };
     project.write("castra.toml", &format!("{}{}", vm("cold"), vm("warm")));
@@ -72,7 +73,7 @@ fn is_consistent(project: &Project, vm: &str, start: &Value) {
 }
 
 #[test]
-fn a_boot_and_a_warm_start_tell_what_they_did() {
+fn a_boot_and_a_warm_start_report_what_they_did() {
     let project = Project::new();
     two_vms(&project);
     let up = project.run(&["up", "cold", "--cold", "-v"]).ok();
@@ -183,11 +184,13 @@ fn image_without_root(project: &Project) {
         let digest = digest.split_whitespace().next().expect("a digest").to_owned();
         format!("[images.lost.{role}]\npath = \"{path}\"\nsha256 = \"{digest}\"\n")
     };
-    let command_line = "root=/dev/vdz rootfstype=ext4 rootflags=rw modules=ext4,virtio_blk,virtio_net console=ttyS0 quiet";
+    let command_line = "root=/dev/vdz rootfstype=ext4 rootflags=rw \
+        modules=ext4,virtio_blk,virtio_net console=ttyS0 quiet";
     project.write(
         "castra.toml",
         &format!(
-            "[images.lost]\ncommand_line = \"{command_line}\"\n{}{}{}[[vms]]\nname = \"vm\"\nmanaged_image = \"lost\"\nmemory = \"512 MiB\"\n",
+            "[images.lost]\ncommand_line = \"{command_line}\"\n{}{}{}[[vms]]\nname = \"vm\"\n\
+            managed_image = \"lost\"\nmemory = \"512 MiB\"\n",
             artifact("rootfs", &alpine.disk),
             artifact("kernel", &alpine.kernel),
             artifact("initramfs", &alpine.initramfs),

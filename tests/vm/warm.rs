@@ -138,7 +138,7 @@ fn replace(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
 }
 
 #[test]
-fn a_flipped_bit_is_noticed_and_the_template_made_anew() {
+fn a_flipped_bit_is_noticed_and_the_template_rebuilt() {
     let cache = linked_cache();
     let project = Project::with_cache(cache.path().to_owned());
     templates(cache.path()).for_each(|template| flip_a_bit(&template.join("memory.img")));
@@ -207,7 +207,7 @@ fn spoil_device_states(cache: &Path) {
 }
 
 #[test]
-fn a_template_that_is_made_anew_leaves_older_disks_alone() {
+fn a_template_that_is_rebuilt_leaves_older_disks_alone() {
     let cache = linked_cache();
     let project = Project::with_cache(cache.path().to_owned());
     two_vms(&project);

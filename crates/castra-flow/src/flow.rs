@@ -291,7 +291,7 @@ mod tests {
         assert_eq!(flow.reading(), Reading::Freely);
         flow.arrived(channel(), 2 * SERVER_WINDOW_BYTES as usize);
         flow.consumed(channel(), 1);
-        assert_eq!(flow.reading(), Reading::Freely, "what nobody takes does not count");
+        assert_eq!(flow.reading(), Reading::Freely, "what is not taken does not count");
     }
 
     #[tokio::test]

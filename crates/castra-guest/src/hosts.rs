@@ -59,7 +59,8 @@ mod tests {
         let full = complete("", "web.shop");
         assert_eq!(
             full,
-            "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\tweb.shop web\t# castra\n"
+            "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\
+            127.0.1.1\tweb.shop web\t# castra\n"
         );
         assert_eq!(complete(&full, "web.shop"), full);
         let own = "127.0.0.1 localhost web\n::1 localhost\n# a comment\n";

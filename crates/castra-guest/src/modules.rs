@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn modules_of_other_kernels_alone_are_told() {
+    fn only_modules_of_other_kernels_are_reported() {
         let root = Root::new("others", &["6.12.9-0-virt", "6.12.5-0-virt"]);
         // Left by a removed package, and not a directory.
         fs::create_dir(root.0.join("6.12.1-0-virt")).expect("a directory");

@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_tells_addresses_and_routes() {
+    fn the_kernel_reports_addresses_and_routes() {
         let requests = Requests::open().expect("opens");
         let links = requests.links().expect("the kernel answers");
         let lo = links.iter().find(|link| link.name == "lo").expect("there is always lo");

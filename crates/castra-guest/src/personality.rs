@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_is_told_by_the_machine_id_of_another() {
+    fn a_copy_is_recognised_by_the_machine_id_of_another() {
         let file = std::env::temp_dir().join(format!("castra-machine-id-{}", std::process::id()));
         let (own, other) = ("0".repeat(32), "1".repeat(32));
         assert!(!is_of_another(&file, &own), "a VM that never had one");

@@ -132,7 +132,7 @@ mod tests {
             "root:x:0:0::/root:/bin/sh\ntheirs:x:1000:1000::/home/theirs:/sbin/nologin\n"
         );
         assert_eq!(read("etc/shadow"), "root:*::0:::::\ntheirs:!:20740:0:99999:7:::\n");
-        remove_user(&root, "nobody-at-all").expect("nothing to lock");
+        remove_user(&root, "no-such-user").expect("nothing to lock");
         fs::remove_dir_all(&root).expect("tidies up");
     }
 

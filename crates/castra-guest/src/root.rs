@@ -81,7 +81,7 @@ mod tests {
     use super::has_disk;
 
     #[test]
-    fn a_mounted_disk_is_told_from_what_the_kernel_makes() {
+    fn a_mounted_disk_is_distinguished_from_what_the_kernel_makes() {
         let before = "1 1 0:2 / / rw - rootfs rootfs rw\n22 1 0:21 / /proc rw - proc proc rw";
         assert!(!has_disk(before));
         assert!(has_disk(&format!("{before}\n30 1 253:0 / /sysroot rw - ext4 /dev/vda rw")));

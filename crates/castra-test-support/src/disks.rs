@@ -89,7 +89,8 @@ pub fn self_booting(alpine: &Alpine, directory: &Path) -> PathBuf {
     let (raw, qcow2) = (at("native.raw"), at("native.qcow2"));
     fs::write(at("init.cpio"), cpio("native-init", NATIVE_INIT.as_bytes())).expect("written");
     let config = "SERIAL 0 115200\nDEFAULT linux\nLABEL linux\n  LINUX vmlinuz\n  \
-                  INITRD initramfs,init.cpio\n  APPEND console=ttyS0 rdinit=/native-init mode=native\n";
+        INITRD initramfs,init.cpio\n  \
+        APPEND console=ttyS0 rdinit=/native-init mode=native\n";
     fs::write(at("syslinux.cfg"), config).expect("written");
     let file = fs::File::create(&raw).expect("created");
     file.set_len(64 << 20).expect("sized");
@@ -173,7 +174,8 @@ pub fn alpine_with_service(script: &str, directory: &Path) -> OwnImage {
         disk: qcow2.into(),
         kernel: alpine.kernel,
         initramfs: alpine.initramfs,
-        command_line: "root=/dev/vda rootfstype=ext4 rootflags=rw modules=ext4,virtio_blk,virtio_net,virtio-rng console=ttyS0",
+        command_line: "root=/dev/vda rootfstype=ext4 rootflags=rw \
+            modules=ext4,virtio_blk,virtio_net,virtio-rng console=ttyS0",
     }
 }
 
@@ -211,14 +213,16 @@ fn build_debian(directory: &Path) {
     let at = |name: &str| directory.join(name).to_str().expect("UTF-8").to_owned();
     let (archive, tree, raw) = (at("root.tar"), at("tree"), at("disk.raw"));
     let modules = format!(
-        "printf '{DEBIAN_MODULES}' >> \"$1/etc/initramfs-tools/modules\"; chroot \"$1\" update-initramfs -u -k all"
+        "printf '{DEBIAN_MODULES}' >> \"$1/etc/initramfs-tools/modules\"; chroot \"$1\" \
+        update-initramfs -u -k all"
     );
     let customize = format!("--customize-hook={modules}");
     tool(
         "mmdebstrap",
         &[
             "--variant=minbase",
-            "--include=linux-image-cloud-amd64,initramfs-tools,systemd-sysv,udev,kmod,openssh-server,iproute2",
+            "--include=linux-image-cloud-amd64,initramfs-tools,systemd-sysv,udev,kmod,\
+            openssh-server,iproute2",
             "--dpkgopt=path-exclude=/usr/share/doc/*",
             "--dpkgopt=path-exclude=/usr/share/locale/*",
             "--dpkgopt=path-exclude=/usr/share/man/*",

@@ -69,9 +69,9 @@ impl Fake {
     #[track_caller]
     pub fn status(&self, vm: &str) -> Value {
         let ended = self.run(&["status", "--json", vm]);
-        let told: Value =
+        let document: Value =
             serde_json::from_slice(&ended.stdout).unwrap_or_else(|_| panic!("{}", ended.stderr));
-        told["vms"][0].clone()
+        document["vms"][0].clone()
     }
 
     /// Returns the name of a VM's state.

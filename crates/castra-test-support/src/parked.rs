@@ -24,7 +24,7 @@ pub fn kill_at_each_visit<T>(
         let (surroundings, command) = start();
         let name = format!("{}:{visit}", point);
         if !is_killed(command, &name) {
-            assert!(visit > 1, "nobody comes to {}", point);
+            assert!(visit > 1, "no process comes to {}", point);
             return;
         }
         println!("killed at {name}");

@@ -226,8 +226,8 @@ impl Copied<'_> {
     /// Returns the name of a VM's state.
     #[track_caller]
     pub fn state(&self, vm: &str) -> String {
-        let told = self.run(&["status", "--json", vm]).ok().document("status");
-        told["vms"][0]["state"].as_str().expect("a state").to_owned()
+        let document = self.run(&["status", "--json", vm]).ok().document("status");
+        document["vms"][0]["state"].as_str().expect("a state").to_owned()
     }
 }
 

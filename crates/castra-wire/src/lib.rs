@@ -150,7 +150,10 @@ mod tests {
         let line = br#"{"type":"personalise","time_unix_ns":1,"entropy":"","hostname":"web","machine_id":"0","host_key":"","authorized_keys":[]}"#;
         let message = decode::<HostMessage>(line).expect("decodes");
         assert!(
-            matches!(&message, HostMessage::Personalise(personality) if personality.relays.is_none()),
+            matches!(
+                &message,
+                HostMessage::Personalise(personality) if personality.relays.is_none()
+            ),
             "{message:?}"
         );
     }

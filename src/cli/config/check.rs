@@ -104,8 +104,10 @@ pub(super) fn run(context: &CommandContext) -> Result<ExitCode> {
 
 fn conclude(file: Option<&Path>, diagnostics: &Diagnostics, printer: &Printer) {
     let Some(file) = file else {
-        return printer
-            .tip("There is no castra.toml here, and the default VM needs none. `castra init` writes one.");
+        return printer.tip(
+            "There is no castra.toml here, and the default VM needs none. `castra init` writes \
+            one.",
+        );
     };
     match (diagnostics.has_errors(), diagnostics.is_empty()) {
         (true, _) => {

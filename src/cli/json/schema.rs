@@ -24,7 +24,8 @@ pub fn schema() -> Value {
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Output of castra --json",
-        "description": "Each command's document on stdout is described under its name, the lines on stderr under `event`.",
+        "description": "Each command's document on stdout is described under its name, the lines \
+            on stderr under `event`.",
         "$defs": definitions,
     })
 }

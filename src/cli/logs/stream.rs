@@ -160,7 +160,7 @@ impl Stream {
             Source::Castra | Source::Images => {
                 let (time, rest) = timed()?;
                 let (vm, text) =
-                    if source == Source::Castra { told(rest) } else { (None, rest.to_owned()) };
+                    if source == Source::Castra { in_words(rest) } else { (None, rest.to_owned()) };
                 let is_wanted =
                     self.wanted.is_empty() || vm.as_ref().is_none_or(|vm| self.wanted.contains(vm));
                 let is_late_enough = self.since.is_none_or(|since| time >= since);
@@ -174,7 +174,7 @@ impl Stream {
 
 /// Formats an event from castra's log, and returns the VM it is about. An unknown event, from a
 /// newer castra, is shown as it is.
-fn told(json: &str) -> (Option<String>, String) {
+fn in_words(json: &str) -> (Option<String>, String) {
     let value: serde_json::Value = serde_json::from_str(json).unwrap_or_default();
     let word = |name: &str| value[name].as_str().map(str::to_owned);
     let vm = word("vm");
@@ -194,17 +194,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn events_are_told_in_words_and_unknown_ones_as_they_are() {
+    fn events_are_shown_in_words_and_unknown_ones_as_they_are() {
         let stopped = r#"{"event":"vm-stopped","vm":"web","was_running":true}"#;
-        assert_eq!(told(stopped), (Some("web".into()), "web: stopped".into()));
+        assert_eq!(in_words(stopped), (Some("web".into()), "web: stopped".into()));
         let failed = r#"{"event":"failed","vm":"web","doing":"up","error":"no QEMU"}"#;
-        assert_eq!(told(failed), (Some("web".into()), "web: up failed: no QEMU".into()));
+        assert_eq!(in_words(failed), (Some("web".into()), "web: up failed: no QEMU".into()));
         let newer = r#"{"event":"vm-teleported","vm":"web"}"#;
-        assert_eq!(told(newer), (Some("web".into()), newer.into()));
+        assert_eq!(in_words(newer), (Some("web".into()), newer.into()));
     }
 
     #[test]
-    fn a_line_is_whole_and_a_new_boot_begins_anew() {
+    fn a_line_is_whole_and_a_new_boot_starts_over() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("web-console.log");
         let mut stream = Stream::new(path.clone(), Source::Console, Some("web".into()));

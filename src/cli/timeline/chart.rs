@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_and_an_open_end_are_told() {
+    fn a_failure_and_an_open_end_are_shown() {
         let mut start = boot([1, 2, 3, 4, 5, 4_000], None);
         assert!(plain(&start, 80, true).contains("not finished yet"));
         start.phases.truncate(3);

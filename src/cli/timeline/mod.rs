@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn every_outcome_is_told() {
+    fn every_outcome_is_shown() {
         let mut start = boot([1, 2, 3, 4, 5, 5_700], None);
         assert_eq!(outcome(&start), "booted in 5.7 s");
         start.kind = StartKind::Template;

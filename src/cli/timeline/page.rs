@@ -21,18 +21,22 @@ const STYLE: &str = "
   :root { --back: #15181c; --text: #e4e7eb; --faint: #949ca6; --line: #343a41;
     --host: #6aa3ee; --guest: #55bd7e; --services: #69717b; --bad: #ee6b64; }
 }
-body { background: var(--back); color: var(--text); font: 15px/1.5 system-ui, sans-serif; max-width: 64rem;
+body { background: var(--back); color: var(--text); font: 15px/1.5 system-ui, sans-serif; \
+    max-width: 64rem;
   margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin: 2.2rem 0 0; }
 p.about { color: var(--faint); margin: 0 0 .6rem; } p.bad { color: var(--bad); }
 svg { width: 100%; height: auto; } svg text { fill: var(--text); font: 13px system-ui, sans-serif; }
 svg .time { text-anchor: end; fill: var(--faint); } svg .axis { stroke: var(--line); }
-.host { fill: var(--host); } .guest { fill: var(--guest); } .services { fill: var(--services); } .bad { fill: var(--bad); }
+.host { fill: var(--host); } .guest { fill: var(--guest); } .services { fill: var(--services); } \
+    .bad { fill: var(--bad); }
 .open { fill: none; stroke: var(--services); stroke-dasharray: 3 3; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .87rem; }
-th, td { padding: .2rem .45rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; padding-left: 0; } th { color: var(--faint); font-weight: normal; }
+th, td { padding: .2rem .45rem; border-bottom: 1px solid var(--line); text-align: right; \
+    white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; padding-left: 0; } th { color: var(--faint); \
+    font-weight: normal; }
 ul.key { list-style: none; padding: 0; display: flex; gap: 1.2rem; color: var(--faint); }
 ul.key svg { width: .8rem; height: .8rem; margin-right: .3rem; vertical-align: -.08rem; }
 ";
@@ -42,8 +46,9 @@ pub(super) fn page(vm: &str, starts: &[Timeline]) -> String {
     let vm = escape(vm);
     let mut html = format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <title>Starts of {vm}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<h1>Starts of {vm}</h1>\n"
+        <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+        <title>Starts of {vm}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n\
+        <h1>Starts of {vm}</h1>\n"
     );
     if starts.is_empty() {
         html.push_str("<p>No start is recorded yet.</p>\n");
@@ -68,7 +73,8 @@ fn key(html: &mut String) {
     ] {
         let _ = write!(
             html,
-            "<li><svg viewBox=\"0 0 10 10\" aria-hidden=\"true\"><rect class=\"{class}\" width=\"10\" height=\"10\"/></svg>{about}</li>"
+            "<li><svg viewBox=\"0 0 10 10\" aria-hidden=\"true\"><rect class=\"{class}\" \
+            width=\"10\" height=\"10\"/></svg>{about}</li>"
         );
     }
     html.push_str("</ul>\n");
@@ -135,14 +141,16 @@ fn drawing(html: &mut String, start: &Timeline) {
         let base = top + BAR;
         let _ = write!(
             html,
-            "<text x=\"0\" y=\"{base}\">{name}</text><text class=\"time\" x=\"{}\" y=\"{base}\">{took}</text>",
+            "<text x=\"0\" y=\"{base}\">{name}</text><text class=\"time\" x=\"{}\" \
+            y=\"{base}\">{took}</text>",
             LABELS - 12
         );
         let x = |ms: u64| LABELS as f64 + (WIDTH - LABELS) as f64 * ms as f64 / total_ms as f64;
         let (left, right) = (x(span.start_ms), x(span.end_ms.unwrap_or(total_ms)));
         let _ = writeln!(
             html,
-            "<rect class=\"{}\" x=\"{left:.1}\" y=\"{}\" width=\"{:.1}\" height=\"{BAR}\" rx=\"2\"><title>{name}: {took}, from {}</title></rect>",
+            "<rect class=\"{}\" x=\"{left:.1}\" y=\"{}\" width=\"{:.1}\" height=\"{BAR}\" \
+            rx=\"2\"><title>{name}: {took}, from {}</title></rect>",
             class(start, span),
             top + 4,
             (right - left).max(1.5).min(WIDTH as f64 - left.min(WIDTH as f64 - 1.5)),
@@ -152,8 +160,9 @@ fn drawing(html: &mut String, start: &Timeline) {
     let (axis, base) = (height - ROW + 4, height - 6);
     let _ = writeln!(
         html,
-        "<line class=\"axis\" x1=\"{LABELS}\" x2=\"{WIDTH}\" y1=\"{axis}\" y2=\"{axis}\"/>\
-         <text x=\"{LABELS}\" y=\"{base}\">0</text><text class=\"time\" x=\"{WIDTH}\" y=\"{base}\">{}</text>\n</svg>",
+        "<line class=\"axis\" x1=\"{LABELS}\" x2=\"{WIDTH}\" y1=\"{axis}\" y2=\"{axis}\"/><text \
+        x=\"{LABELS}\" y=\"{base}\">0</text><text class=\"time\" x=\"{WIDTH}\" \
+        y=\"{base}\">{}</text>\n</svg>",
         brief(total_ms)
     );
 }

@@ -50,7 +50,8 @@ impl Problem for BaseProblem {
         match self {
             Self::Neither { .. } => {
                 format!(
-                    "Add {MANAGED_IMAGE}, which Castra fetches, or {BASE_IMAGE} for a disk of your own."
+                    "Add {MANAGED_IMAGE}, which Castra fetches, or {BASE_IMAGE} for a disk of your \
+                    own."
                 )
             }
             Self::Both { .. } => "Remove one of them.".to_owned(),

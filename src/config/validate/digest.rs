@@ -33,7 +33,10 @@ pub(super) enum DigestProblem {
     Both { place: String },
     #[error("the `{algorithm}` has {found} hexadecimal digits, not {wanted}")]
     Length { algorithm: &'static str, found: usize, wanted: usize },
-    #[error("the `{algorithm}` contains {}, which is not a hexadecimal digit", quoted(&.character.to_string()))]
+    #[error(
+        "the `{algorithm}` contains {}, which is not a hexadecimal digit",
+        quoted(&.character.to_string())
+    )]
     NotHexadecimal { algorithm: &'static str, character: char },
 }
 

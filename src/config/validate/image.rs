@@ -75,7 +75,8 @@ impl Problem for ImageProblem {
             }
             Self::CommandLineAlone(name) => {
                 format!(
-                    "Describe `[images.{name}.kernel]` and `[images.{name}.initramfs]`, or remove it."
+                    "Describe `[images.{name}.kernel]` and `[images.{name}.initramfs]`, or remove \
+                    it."
                 )
             }
         }

@@ -50,7 +50,8 @@ impl Problem for NameProblem {
                 let example =
                     safe_file_name(name, MAX_VM_NAME_BYTES).unwrap_or_else(|| "dev".to_owned());
                 format!(
-                    "Write for instance `{example}`: letters, digits, `-`, `_` and `.`, as in a file name."
+                    "Write for instance `{example}`: letters, digits, `-`, `_` and `.`, as in a \
+                    file name."
                 )
             }
         }
@@ -199,7 +200,8 @@ mod tests {
             if check_vm_name(&name).is_ok() {
                 let path = std::path::Path::new(&name);
                 prop_assert_eq!(path.components().count(), 1);
-                prop_assert_eq!(path.file_name().and_then(|file| file.to_str()), Some(name.as_str()));
+                let file = path.file_name().and_then(|file| file.to_str());
+                prop_assert_eq!(file, Some(name.as_str()));
             }
         }
     }

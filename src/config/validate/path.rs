@@ -124,7 +124,8 @@ mod tests {
     proptest! {
         #[test]
         fn always_absolute_and_normal(text in any::<String>()) {
-            if let Ok(path) = resolve(&text, Path::new("/work/project"), Some(Path::new("/home/ada"))) {
+            if let Ok(path) = resolve(&text, Path::new("/work/project"), Some(Path::new("/home/\
+                ada"))) {
                 prop_assert!(path.is_absolute());
                 prop_assert_eq!(normalise(&path), path.clone());
                 prop_assert!(path.components().all(|component| component != Component::ParentDir));

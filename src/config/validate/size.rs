@@ -360,7 +360,10 @@ mod tests {
         }
 
         #[test]
-        fn whole_units_round_trip(count in 1_u64..1 << 20, shift in (0_u32..5).prop_map(|unit| unit * 10)) {
+        fn whole_units_round_trip(
+            count in 1_u64..1 << 20,
+            shift in (0_u32..5).prop_map(|unit| unit * 10),
+        ) {
             prop_assert_eq!(parse_size(&format_size(count << shift)), Ok(count << shift));
         }
 

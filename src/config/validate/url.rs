@@ -20,8 +20,8 @@ impl Problem for UrlProblem {
     fn help(&self) -> String {
         match self {
             Self::Malformed(_) => {
-                "Write it in full, for instance `https://example.org/disk.qcow2`; a file on this machine is \
-                 named with `path`."
+                "Write it in full, for instance `https://example.org/disk.qcow2`; a file on this \
+                machine is named with `path`."
             }
             Self::Scheme { .. } => {
                 "Castra speaks https and http. Fetch the file yourself and name it with `path`."

@@ -84,7 +84,8 @@ impl Problem for VmProblem {
             Self::Cpus { .. } => format!("Write for instance {CPUS}."),
             Self::NumberAsCpu { number, .. } => {
                 format!(
-                    "Write `cpus = {number}` for their number, or a model of QEMU's, for instance {CPU}."
+                    "Write `cpus = {number}` for their number, or a model of QEMU's, for instance \
+                    {CPU}."
                 )
             }
             Self::SameName(name) => {

@@ -61,7 +61,9 @@ impl Connection {
         let slow = SshError::TooSlow { address: target.address, limit: LIMIT };
         let ear = Ear::default();
         tokio::select! {
-            opened = tokio::time::timeout(LIMIT, Self::establish(target, &ear)) => opened.map_err(|_| slow)?,
+            opened = tokio::time::timeout(LIMIT, Self::establish(target, &ear)) => {
+                opened.map_err(|_| slow)?
+            }
             down = until_network_is_down(target, &ear) => Err(down.into()),
             () = until_cancelled(cancel) => Err(SshError::Interrupted),
         }

@@ -209,8 +209,8 @@ impl Explain for SshError {
                 "It may still be booting, or have hung: see `castra logs`."
             }
             Self::HostKeyMismatch { .. } => {
-                "Another program has taken the VM's port, or its keys were replaced. Restart the VM with \
-                 `castra down` and `castra up`."
+                "Another program has taken the VM's port, or its keys were replaced. Restart the \
+                VM with `castra down` and `castra up`."
             }
             Self::Refused { .. } => {
                 "The keys in the VM's directory have changed since it was started. Restart it with \

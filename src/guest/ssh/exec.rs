@@ -121,7 +121,9 @@ pub fn capture(
         let mut room = limit_bytes;
         let exit = tokio::select! {
             exit = conversation.until_exit(|stream, data| {
-                let Some(rest) = room.checked_sub(data.len()) else { return ControlFlow::Break(()) };
+                let Some(rest) = room.checked_sub(data.len()) else {
+                    return ControlFlow::Break(());
+                };
                 room = rest;
                 let kept = if stream == Stream::Stdout { &mut stdout } else { &mut stderr };
                 kept.extend_from_slice(&data);

@@ -252,18 +252,18 @@ fn only_wheel(wheels: &Path, requirement: &Requirement) -> Result<PathBuf, Image
 /// Does the work, and regularly reports the length of the longest file below `directory`.
 fn while_watching<T>(
     directory: &Path,
-    mut tell: impl FnMut(u64) + Send,
+    mut report: impl FnMut(u64) + Send,
     work: impl FnOnce() -> T,
 ) -> T {
     let (working, over) = mpsc::channel::<()>();
     thread::scope(|scope| {
         scope.spawn(move || {
-            let mut told = 0;
+            let mut reported = 0;
             while over.recv_timeout(WATCH) == Err(mpsc::RecvTimeoutError::Timeout) {
                 let bytes = longest_file(directory);
-                if bytes > told {
-                    tell(bytes);
-                    told = bytes;
+                if bytes > reported {
+                    report(bytes);
+                    reported = bytes;
                 }
             }
         });

@@ -243,7 +243,11 @@ mod tests {
 
         /// Covers any byte, except white space between the values.
         #[test]
-        fn what_was_changed_is_not_trusted(manifest in manifest(), at in any::<prop::sample::Index>(), byte: u8) {
+        fn what_was_changed_is_not_trusted(
+            manifest in manifest(),
+            at in any::<prop::sample::Index>(),
+            byte: u8,
+        ) {
             let mut text = manifest.to_text();
             let at = at.index(text.len());
             text[at] = byte;
@@ -254,7 +258,10 @@ mod tests {
         }
 
         #[test]
-        fn what_was_cut_off_is_not_trusted(manifest in manifest(), at in any::<prop::sample::Index>()) {
+        fn what_was_cut_off_is_not_trusted(
+            manifest in manifest(),
+            at in any::<prop::sample::Index>(),
+        ) {
             let text = manifest.to_text();
             // The last two bytes are the closing brace and the end of the line.
             let cut = at.index(text.len() - 1);

@@ -105,7 +105,8 @@ impl OptionError {
 /// Appends the only way to give QEMU options that are not in the lists.
 fn or_the_users(help: &str) -> String {
     format!(
-        "{help} Only you can give QEMU any other option, in the environment variable `{}`; no file can.",
+        "{help} Only you can give QEMU any other option, in the environment variable `{}`; no file \
+        can.",
         UserArguments::VARIABLE
     )
 }

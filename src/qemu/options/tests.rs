@@ -246,11 +246,13 @@ proptest::proptest! {
     /// a file.
     #[test]
     fn nothing_that_is_taken_names_a_file(
-        text in "(q35|pc|max|e1000|usb-kbd|virtio-rng-pci|vmgenid|[a-z0-9-]{1,8})(,[+-]?[a-z0-9.-]{1,12}(=[a-z0-9/.:~$-]{0,12})?){0,3}"
+        text in "(q35|pc|max|e1000|usb-kbd|virtio-rng-pci|vmgenid|[a-z0-9-]{1,8})(,\
+            [+-]?[a-z0-9.-]{1,12}(=[a-z0-9/.:~$-]{0,12})?){0,3}"
     ) {
         fn check<T>(text: &str)
         where
-            T: std::str::FromStr<Err = OptionError> + std::fmt::Display + PartialEq + std::fmt::Debug,
+            T: std::str::FromStr<Err = OptionError>,
+            T: std::fmt::Display + PartialEq + std::fmt::Debug,
         {
             let Ok(read) = text.parse::<T>() else { return };
             let written = read.to_string();

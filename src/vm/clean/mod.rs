@@ -24,7 +24,7 @@ use super::disk::{refuse_in_use, remove_disk};
 use super::error::VmError;
 use super::lock::ensure_reachable;
 use super::record::{Record, RecordError};
-use remove::{Usage, remove, remove_empty_directories, set_record_aside};
+use remove::{Usage, quarantine_record, remove, remove_empty_directories};
 use survey::Survey;
 
 pub use orphans::{Orphan, end_orphan, orphans};
@@ -113,11 +113,11 @@ pub fn clean(
             Err(RecordError::Unknown { vm: name.clone(), similar: None }.into())
         });
     }
-    let tell = || {
+    let report_wait = || {
         let what = "another castra working on a VM of this project".to_owned();
         context.reporter.report(&Event::Waiting { what });
     };
-    let lock = Lock::acquire(&layout.project_lock(), &context.cancel, tell)?;
+    let lock = Lock::acquire(&layout.project_lock(), &context.cancel, report_wait)?;
     let known = Record::names(layout);
     for vm in if names.is_empty() { &known } else { names } {
         ensure_reachable(vm, layout)?;
@@ -137,7 +137,7 @@ pub fn clean(
         }
         if !options.dry_run {
             match planned.kind {
-                CleanedKind::Record => planned.path = set_record_aside(&planned, layout)?,
+                CleanedKind::Record => planned.path = quarantine_record(&planned, layout)?,
                 CleanedKind::Disk => remove_disk(&planned.path)?,
                 CleanedKind::Layer if is_frozen_layer(&planned.path) => remove_disk(&planned.path)?,
                 _ => remove(&planned.path)?,

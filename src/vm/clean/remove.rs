@@ -67,7 +67,7 @@ pub(super) fn remove(path: &Path) -> Result<(), VmError> {
 }
 
 /// Quarantines an unreadable record, and returns its new path.
-pub(super) fn set_record_aside(
+pub(super) fn quarantine_record(
     record: &Cleaned,
     layout: &ProjectLayout,
 ) -> Result<PathBuf, VmError> {

@@ -109,16 +109,16 @@ fn why(report: &CleanReport) -> String {
 }
 
 #[test]
-fn what_no_disk_stands_on_goes_and_nothing_else() {
+fn what_no_disk_is_based_on_goes_and_nothing_else() {
     let fixture = Fixture::new();
     // A disk of the user's own also keeps its backing chain.
     fixture.disk(&fixture.layout.state_root().join("mine"), &fixture.layout.layer("a2"));
     let expected = set(&["images/alpine/v2", "layer-0000000000000002.qcow2"]);
-    let told = fixture.clean(&[], CleanOptions { dry_run: true, ..ALL });
-    assert_eq!(fixture.gone(&told), expected);
+    let planned = fixture.clean(&[], CleanOptions { dry_run: true, ..ALL });
+    assert_eq!(fixture.gone(&planned), expected);
     assert!(fixture.layer(2).exists());
     let done = fixture.clean(&[], ALL);
-    assert_eq!(done, told, "a dry run tells the same");
+    assert_eq!(done, planned, "a dry run reports the same");
     assert!(!fixture.layer(2).exists() && !fixture.image("v2").exists());
     for stays in [
         fixture.layer(1),
@@ -187,7 +187,7 @@ fn one_vm_goes_without_the_others_and_in_the_end_all() {
 }
 
 #[test]
-fn a_disk_that_another_stands_on_stays_with_its_vm() {
+fn a_disk_that_another_is_based_on_stays_with_its_vm() {
     let fixture = Fixture::new();
     fixture.disk(&fixture.layout.state_root().join("mine.qcow2"), &fixture.layout.overlay("web"));
     let report = fixture.clean(&[], DISKS);
@@ -197,7 +197,7 @@ fn a_disk_that_another_stands_on_stays_with_its_vm() {
 }
 
 #[test]
-fn a_damaged_record_is_moved_aside_and_the_disk_stays() {
+fn a_damaged_record_is_quarantined_and_the_disk_stays() {
     let fixture = Fixture::new();
     let record = fixture.layout.vm("web").record();
     fs::write(&record, "{\"format\": 1, ").expect("written");
@@ -225,13 +225,13 @@ fn a_second_name_frees_nothing_and_the_last_one_all() {
     let second = fixture.image("v2").with_file_name("second");
     fs::remove_file(elsewhere).expect("removed");
     fs::hard_link(fixture.image("v2"), second).expect("linked");
-    let told = freed(&fixture.clean(&[], dry)).expect("goes");
-    assert!((8192..16_384).contains(&told), "{told}");
-    assert_eq!(freed(&fixture.clean(&[], ALL)), Some(told));
+    let planned = freed(&fixture.clean(&[], dry)).expect("goes");
+    assert!((8192..16_384).contains(&planned), "{planned}");
+    assert_eq!(freed(&fixture.clean(&[], ALL)), Some(planned));
 }
 
 #[test]
-fn whoever_works_on_a_vm_is_waited_for() {
+fn another_process_that_works_on_a_vm_is_waited_for() {
     let fixture = Fixture::new();
     let context = fixture.context.clone();
     let held = crate::vm::lock::lock("web", &fixture.layout, &context).expect("held");

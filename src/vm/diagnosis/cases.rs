@@ -91,7 +91,8 @@ fn port_taken(e: &Evidence<'_>) -> Option<Diagnosis> {
     said.then_some(())?;
     probably(
         "another program is using a port that this VM forwards",
-        "`ss -ltnup` shows who has it. Stop that program, or choose another host port in castra.toml.",
+        "`ss -ltnup` shows who has it. Stop that program, or choose another host port in \
+        castra.toml.",
     )
 }
 
@@ -209,7 +210,8 @@ fn hardware(e: &Evidence<'_>) -> Option<Diagnosis> {
     let line = words.iter().find_map(|words| line_of(e.qemu, words))?;
     probably(
         format!(
-            "hardware virtualisation does not work here ({line}); nested virtualisation often has only part of it"
+            "hardware virtualisation does not work here ({line}); nested virtualisation often has \
+            only part of it"
         ),
         "CASTRA_ACCELERATOR=tcg avoids it.",
     )
@@ -281,8 +283,8 @@ fn no_root_disk(e: &Evidence<'_>) -> Option<Diagnosis> {
             "the guest cannot find {device}: `root=` names no disk of the guest, or its initramfs \
             lacks a driver for virtio disks"
         ),
-        "The VM's disk is /dev/vda. Look at `command_line` of the image in castra.toml: root=/dev/vda, and for Alpine \
-         modules=ext4,virtio_blk,virtio_net.",
+        "The VM's disk is /dev/vda. Look at `command_line` of the image in castra.toml: \
+        root=/dev/vda, and for Alpine modules=ext4,virtio_blk,virtio_net.",
     )
 }
 
@@ -294,7 +296,8 @@ fn root_of_another_kind(e: &Evidence<'_>) -> Option<Diagnosis> {
             "the guest's kernel does not support the filesystem that `rootfstype=` names for \
             `{device}`"
         ),
-        "Name the right one, and its module, in `command_line` of the image in castra.toml: rootfstype=ext4 modules=ext4,…",
+        "Name the right one, and its module, in `command_line` of the image in castra.toml: \
+        rootfstype=ext4 modules=ext4,…",
     )
 }
 

@@ -96,11 +96,12 @@ mod tests {
     }
 
     #[test]
-    fn whoever_has_the_disk_is_named() {
+    fn the_vm_that_has_the_disk_is_named() {
         let file = tempfile::NamedTempFile::new().expect("a file");
         let said = format!(
-            "qemu-system-x86_64: -blockdev driver=qcow2,node-name=disk: Failed to get \"write\" lock\n\
-             Is another process using the image [{}]?\n",
+            "qemu-system-x86_64: -blockdev driver=qcow2,node-name=disk: Failed to get \"write\" \
+            lock\n\
+            Is another process using the image [{}]?\n",
             file.path().display()
         );
         assert_eq!(locked_file(&said).as_deref(), Some(file.path()));

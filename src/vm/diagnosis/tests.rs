@@ -3,27 +3,36 @@
 use super::*;
 
 /// Actual output of guests and of QEMU 7.2.
-const NO_SUCH_DISK: &str = "mount: mounting /dev/vdz on /sysroot failed: No such file or directory\n\
-    Mounting root failed. \nLaunching initramfs emergency recovery shell.\n\nsh: can't access tty; job control turned off\n~ # ";
-const OTHER_FILESYSTEM: &str = "[    2.932389] Mounting root...\n * Mounting root: mount: mounting /dev/vda on /sysroot \
-    failed: No such device\n[    7.791102] Mounting root: failed. \nfailed. \nLaunching initramfs emergency recovery shell.\n";
+const NO_SUCH_DISK: &str = "mount: mounting /dev/vdz on /sysroot failed: No such file or \
+    directory\n\
+    Mounting root failed. \nLaunching initramfs emergency recovery shell.\n\n\
+    sh: can't access tty; job control turned off\n~ # ";
+const OTHER_FILESYSTEM: &str = "[    2.932389] Mounting root...\n \
+    * Mounting root: mount: mounting /dev/vda on /sysroot failed: No such device\n\
+    [    7.791102] Mounting root: failed. \nfailed. \n\
+    Launching initramfs emergency recovery shell.\n";
 const NOT_THAT_FILESYSTEM: &str =
     "mount: mounting /dev/vda on /sysroot failed: Invalid argument\nMounting root failed.\n";
-const DEADLOCKED: &str = "[    1.572004]  </TASK>\n[    1.572004] Kernel Offset: 0x2f000000 from 0xffffffff81000000\n\
+const DEADLOCKED: &str = "[    1.572004]  </TASK>\n\
+    [    1.572004] Kernel Offset: 0x2f000000 from 0xffffffff81000000\n\
     [    1.572004] ---[ end Kernel panic - not syncing: System is deadlocked on memory ]---";
 const OOM: &str =
     "[   12.1] Out of memory: Killed process 412 (python3) total-vm:210000kB, anon-rss:80000kB";
 const UNABLE: &str =
     "[    2.1] Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)";
-const NO_INIT: &str = "[    2.1] Kernel panic - not syncing: No working init found.  Try passing init= option to kernel.";
+const NO_INIT: &str = "[    2.1] Kernel panic - not syncing: No working init found.  Try passing \
+    init= option to kernel.";
 const KILLED_INIT: &str =
     "[    3.0] Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000100";
-const DRACUT: &str = "Warning: /dev/disk/by-uuid/1234 does not exist\n\nEntering emergency mode. Exit the shell to continue.";
+const DRACUT: &str = "Warning: /dev/disk/by-uuid/1234 does not exist\n\n\
+    Entering emergency mode. Exit the shell to continue.";
 const SYSTEMD: &str =
     "You are in emergency mode. After logging in, type \"journalctl -xb\" to view";
-const EXT4: &str = "[   4.2] EXT4-fs error (device vda): ext4_find_entry:1683: inode #2: comm init: reading directory lblock 0";
-const LOCKED: &str = "qemu-system-x86_64: -blockdev driver=qcow2,node-name=disk,file.driver=file,file.filename=/p/web.qcow2: \
-    Failed to get \"write\" lock\nIs another process using the image [/p/web.qcow2]?\n";
+const EXT4: &str = "[   4.2] EXT4-fs error (device vda): ext4_find_entry:1683: inode #2: comm \
+    init: reading directory lblock 0";
+const LOCKED: &str = "qemu-system-x86_64: -blockdev \
+    driver=qcow2,node-name=disk,file.driver=file,file.filename=/p/web.qcow2: Failed to get \
+    \"write\" lock\nIs another process using the image [/p/web.qcow2]?\n";
 
 fn evidence<'a>(console: &'a str, qemu: &'a str, host: &'a HostFacts) -> Evidence<'a> {
     let (phase, accelerator) = (Phase::Initramfs, Accelerator::Tcg);
@@ -81,7 +90,8 @@ fn the_words_of_qemu_have_their_cases() {
             "700 MiB available",
         ),
         (
-            "qemu-system-x86_64: unsupported machine type\nUse -machine help to list supported machines",
+            "qemu-system-x86_64: unsupported machine type\n\
+            Use -machine help to list supported machines",
             "unsupported machine type",
         ),
         (
@@ -101,11 +111,13 @@ fn the_words_of_qemu_have_their_cases() {
         ("KVM: entry failed, hardware error 0x80000021", "CASTRA_ACCELERATOR=tcg"),
         ("qemu-system-x86_64: error: failed to set MSR 0x480 to 0x0", "failed to set MSR 0x480"),
         (
-            "qemu-system-x86_64: -netdev user,id=net: Could not set up host forwarding rule 'tcp::80-:80'",
+            "qemu-system-x86_64: -netdev user,id=net: Could not set up host forwarding rule \
+            'tcp::80-:80'",
             "another program",
         ),
         (
-            "qemu-system-x86_64: -netdev user,id=net: network backend 'user' is not compiled into this binary",
+            "qemu-system-x86_64: -netdev user,id=net: network backend 'user' is not compiled into \
+            this binary",
             "user networking (slirp)",
         ),
         (
@@ -175,7 +187,7 @@ fn a_boot_that_looks_well_has_no_cause() {
 }
 
 #[test]
-fn trouble_is_told_in_full() {
+fn trouble_is_reported_in_full() {
     let host = HostFacts::default();
     let words = Words { console: NO_SUCH_DISK.into(), qemu: String::new() };
     let trouble = Trouble {

@@ -136,7 +136,7 @@ pub(in crate::vm) fn ensure_base(
         BasePlan::Image(spec) => spec.clone(),
         BasePlan::FirstOf(candidates) => {
             // A disk whose record was lost still names its backing file, and nothing else will do.
-            if let Some(spec) = candidates.iter().find(|spec| stands_on(plan, spec, layout)) {
+            if let Some(spec) = candidates.iter().find(|spec| is_based_on(plan, spec, layout)) {
                 return Ok(managed_base(spec.clone(), manager.ensure_image(spec, context)?));
             }
             let chosen = manager.choose_default(candidates, context)?;
@@ -206,8 +206,8 @@ fn user_base(
 }
 
 /// Returns the user's disk and its backing chain, if it may have one.
-fn files_of(path: &Path, may_stand_on_others: bool) -> Result<Vec<PathBuf>, QemuError> {
-    if !may_stand_on_others && let Some(backing) = Qcow2Header::read(path)?.backing_file {
+fn files_of(path: &Path, may_have_backing_file: bool) -> Result<Vec<PathBuf>, QemuError> {
+    if !may_have_backing_file && let Some(backing) = Qcow2Header::read(path)?.backing_file {
         return Err(DiskError::HasBackingFile { disk: path.to_owned(), backing }.into());
     }
     let disk = Disk::open(path)?;
@@ -284,7 +284,7 @@ fn content_of_files(
 }
 
 /// Returns `true` if the VM has a disk already, whose backing file is this image's.
-fn stands_on(plan: &VmPlan, spec: &ManagedImageSpec, layout: &ProjectLayout) -> bool {
+fn is_based_on(plan: &VmPlan, spec: &ManagedImageSpec, layout: &ProjectLayout) -> bool {
     let image = layout.images().image(&spec.id, &spec.version).join(ROOTFS);
     let overlay = &plan.definition.overlay;
     let backing_file =
@@ -313,7 +313,7 @@ mod tests {
 
     /// Returns the reports for a file of ten bytes, of which one is read every `each_ms`
     /// milliseconds.
-    fn told(each_ms: u64) -> Vec<u64> {
+    fn progress_of(each_ms: u64) -> Vec<u64> {
         let heard = Arc::new(Heard::default());
         let environment = Environment::of_process().with("HOME", "/nowhere");
         let context =
@@ -335,10 +335,10 @@ mod tests {
     }
 
     #[test]
-    fn hashing_tells_its_progress_where_it_takes_time() {
-        assert_eq!(told(10), [0; 0]);
-        assert_eq!(told(50), [0; 0]);
-        assert_eq!(told(60), [9, 10]);
-        assert_eq!(told(250), [2, 3, 4, 5, 6, 7, 8, 9, 10]);
+    fn hashing_reports_its_progress_where_it_takes_time() {
+        assert_eq!(progress_of(10), [0; 0]);
+        assert_eq!(progress_of(50), [0; 0]);
+        assert_eq!(progress_of(60), [9, 10]);
+        assert_eq!(progress_of(250), [2, 3, 4, 5, 6, 7, 8, 9, 10]);
     }
 }

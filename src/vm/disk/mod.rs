@@ -122,7 +122,10 @@ pub(super) fn check_overlay(
         found = backing_of(&found)?;
     }
     let same_file = found == normalise(&base.disk)
-        || matches!((found.canonicalize(), base.disk.canonicalize()), (Ok(found), Ok(disk)) if found == disk);
+        || matches!(
+            (found.canonicalize(), base.disk.canonicalize()),
+            (Ok(found), Ok(disk)) if found == disk
+        );
     if !same_file {
         let (overlay, expected) = (overlay.to_path_buf(), base.disk.clone());
         return Err(VmError::ForeignOverlay { vm: vm.clone(), overlay, found, expected });

@@ -101,7 +101,7 @@ fn end_at_once(
     let stopping = Stopping::new(vm, record.as_ref(), &qemu, layout, context);
     if qemu.is_frozen() {
         // The signal comes first, so that the guest does not run for another moment.
-        stopping.tell("SIGTERM");
+        stopping.report("SIGTERM");
         qemu.terminate()?;
         qemu.thaw()?;
         stopping.wait_for_qemu()?;
@@ -254,7 +254,7 @@ pub(super) fn await_stop(
         if stopping.is_to_be_dropped() {
             stopping.end_qemu()?;
         } else {
-            stopping.tell("guest shutdown");
+            stopping.report("guest shutdown");
             // An agent that answers shuts down for certain; a power button may have been pressed in
             // vain.
             let limit = if stopping.has_agent() && stopping.ask_agent() {

@@ -165,19 +165,19 @@ impl Stopping<'_> {
     /// Returns the method that succeeded.
     pub(in crate::vm) fn end_qemu(&self) -> Result<&'static str, VmError> {
         self.context.cancel.check()?;
-        self.tell("quit");
+        self.report("quit");
         let quit = self.qmp().and_then(|mut qmp| qmp.quit());
         // A QEMU that is just ending closes its connection first.
         if self.wait(if quit.is_ok() { QEMU_LIMIT } else { SLICE })? {
             return Ok("quit");
         }
         self.context.cancel.check()?;
-        self.tell("SIGTERM");
+        self.report("SIGTERM");
         self.qemu.terminate()?;
         if self.wait(QEMU_LIMIT)? {
             return Ok("SIGTERM");
         }
-        self.tell("SIGKILL");
+        self.report("SIGKILL");
         self.qemu.kill()?;
         if self.wait(QEMU_LIMIT)? {
             return Ok("SIGKILL");
@@ -188,7 +188,7 @@ impl Stopping<'_> {
     /// Continues a QEMU process that is stopped (SIGSTOP), so that its guest can shut down.
     fn thaw(&self) -> Result<(), VmError> {
         if self.qemu.is_frozen() {
-            self.tell("SIGCONT");
+            self.report("SIGCONT");
             self.qemu.thaw()?;
         }
         Ok(())
@@ -197,7 +197,7 @@ impl Stopping<'_> {
     /// Asks for an orderly shutdown: through the agent if there is one, else by the virtual power
     /// button.
     fn ask_guest(&self) -> Result<bool, VmError> {
-        self.tell("guest shutdown");
+        self.report("guest shutdown");
         let heard = self.has_agent() && self.ask_agent();
         self.context.cancel.check()?;
         if !heard && self.sockets.are_gone() && self.is_alive() {
@@ -292,7 +292,7 @@ impl Stopping<'_> {
         }
     }
 
-    pub(in crate::vm) fn tell(&self, method: &str) {
+    pub(in crate::vm) fn report(&self, method: &str) {
         self.context
             .reporter
             .report(&Event::VmStopping { vm: self.vm.to_owned(), method: method.to_owned() });

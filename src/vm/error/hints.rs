@@ -98,13 +98,15 @@ impl Explain for VmError {
                 let inner = error.inner().filter(|_| !matches!(**error, Self::Record(_)));
                 error.advice().or_else(|| inner.and_then(Explain::hint))
             }
-            Self::Unrecorded { vm, .. } => {
-                Some(format!("`castra down {vm}` stops it; then `castra up {vm}` starts it with a record."))
-            }
+            Self::Unrecorded { vm, .. } => Some(format!(
+                "`castra down {vm}` stops it; then `castra up {vm}` starts it with a record."
+            )),
             Self::UnknownAccelerator { .. } => {
                 Some("Use kvm, hvf or tcg, or unset it to let Castra choose.".into())
             }
-            Self::NotRunning { vm, state: VmState::Suspended } => Some(format!("Resume it: castra up {vm}")),
+            Self::NotRunning { vm, state: VmState::Suspended } => {
+                Some(format!("Resume it: castra up {vm}"))
+            }
             Self::Frozen { vm, pid } => {
                 Some(format!("`kill -CONT {pid}` continues it; `castra down {vm}` stops the VM."))
             }
@@ -120,8 +122,8 @@ impl Explain for VmError {
                 console {vm}` shows its serial console."
             )),
             Self::NoAgent { vm } => Some(format!(
-                "Forward a port to its own SSH server ([[vms.port_forwards]]) and log in with `ssh`; \
-                 `castra logs {vm}` shows its console."
+                "Forward a port to its own SSH server ([[vms.port_forwards]]) and log in with \
+                `ssh`; `castra logs {vm}` shows its console."
             )),
             Self::IsSuspended { vm } => Some(format!(
                 "`castra up {vm}` resumes it; `castra down --discard-suspended {vm}` drops its \
@@ -165,14 +167,17 @@ impl Explain for VmError {
                     project.display()
                 ),
                 Some(_) => format!("`castra clean --orphans {vm}` stops it."),
-                None => "Look for it with `castra list`, in each container that uses this directory.".into(),
+                None => "Look for it with `castra list`, in each container that uses this \
+                    directory."
+                    .into(),
             }),
             Self::Elsewhere { vm } => Some(format!(
                 "Use castra where the VM was started: `castra down {vm}` there stops it. Nothing \
                 has been changed."
             )),
             Self::DiskInUse { .. } => Some(
-                "A QEMU has it open, perhaps in another container of this machine. Stop that VM first."
+                "A QEMU has it open, perhaps in another container of this machine. Stop that VM \
+                first."
                     .into(),
             ),
             Self::DiskFull { vm, full } => Some(format!(
@@ -220,11 +225,13 @@ impl Explain for VmError {
                  up the disk of `{vm}`: castra down {vm} && castra clean --disks {vm}"
             )),
             Self::BaseChanged { vm, overlay, .. } => Some(format!(
-                "Put the original file back. If the data of `{vm}` in {} may go: castra clean --disks {vm} && castra up {vm}",
+                "Put the original file back. If the data of `{vm}` in {} may go: castra clean \
+                --disks {vm} && castra up {vm}",
                 overlay.display()
             )),
             Self::CopyTorn { vm, original, .. } => Some(format!(
-                "Copy the project again while the VM is stopped or suspended: castra suspend {vm}, in {}.",
+                "Copy the project again while the VM is stopped or suspended: castra suspend {vm}, \
+                in {}.",
                 original.display()
             )),
             Self::LayerUnproven { .. } => Some(
@@ -233,8 +240,8 @@ impl Explain for VmError {
                     .into(),
             ),
             Self::BaseMissing { vm, overlay: Some(overlay), .. } => Some(format!(
-                "Put the file back where it was. If the data of `{vm}` in {} may go: castra clean --disks {vm}, and name another \
-                 base_image.",
+                "Put the file back where it was. If the data of `{vm}` in {} may go: castra clean \
+                --disks {vm}, and name another base_image.",
                 overlay.display()
             )),
             Self::BaseMissing { overlay: None, .. } => {
@@ -245,27 +252,35 @@ impl Explain for VmError {
                 castra.toml. Never rebase the disk onto another image: that destroys its data.",
                 found.display()
             )),
-            Self::PortTaken { owner: PortOwner::Vm { vm, project: None }, .. } => {
-                Some(format!("Stop that VM (castra down {vm}), or choose another host port in castra.toml."))
-            }
-            Self::PortTaken { owner: PortOwner::Vm { vm, project: Some(project) }, .. } => Some(format!(
-                "Stop that VM (castra down {vm}, in {}), or choose another host port in castra.toml.",
-                project.display()
+            Self::PortTaken { owner: PortOwner::Vm { vm, project: None }, .. } => Some(format!(
+                "Stop that VM (castra down {vm}), or choose another host port in castra.toml."
             )),
+            Self::PortTaken { owner: PortOwner::Vm { vm, project: Some(project) }, .. } => {
+                Some(format!(
+                    "Stop that VM (castra down {vm}, in {}), or choose another host port in \
+                    castra.toml.",
+                    project.display()
+                ))
+            }
             Self::PortTaken { owner: PortOwner::Process { .. }, .. } => {
                 Some("Stop that program, or choose another host port in castra.toml.".into())
             }
             Self::PortTaken { port, .. } => Some(format!(
-                "`ss -ltnup 'sport = :{port}'` shows who has it. Stop that program, or choose another host port in \
-                 castra.toml."
+                "`ss -ltnup 'sport = :{port}'` shows who has it. Stop that program, or choose \
+                another host port in castra.toml."
             )),
-            Self::PortForbidden { .. } => Some("Choose a host port of 1024 or above in castra.toml.".into()),
+            Self::PortForbidden { .. } => {
+                Some("Choose a host port of 1024 or above in castra.toml.".into())
+            }
             Self::ServicesTimedOut { vm, .. } => {
                 Some(format!("`castra logs {vm}` shows what they wait for."))
             }
-            Self::AgentFailed { vm, .. } => Some(format!("`castra logs {vm}` shows the guest's console.")),
+            Self::AgentFailed { vm, .. } => {
+                Some(format!("`castra logs {vm}` shows the guest's console."))
+            }
             Self::BootTimedOut { vm, .. } => self.with_advice(format!(
-                "`castra logs {vm}` shows the whole console. A slow machine may need more time: --boot-timeout SECS."
+                "`castra logs {vm}` shows the whole console. A slow machine may need more time: \
+                --boot-timeout SECS."
             )),
             Self::BootHopeless { vm, .. } => {
                 self.with_advice(format!("`castra logs {vm}` shows the whole console."))

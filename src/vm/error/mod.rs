@@ -185,7 +185,10 @@ pub enum VmError {
         source: io::Error,
     },
     /// Another VM that was started here still runs, although its project is gone from here.
-    #[error("VM `{vm}` cannot start here: another VM that was started here is running{}", before(predecessor.as_ref()))]
+    #[error(
+        "VM `{vm}` cannot start here: another VM that was started here is running{}",
+        before(predecessor.as_ref())
+    )]
     PlaceTaken {
         /// The VM.
         vm: String,
@@ -203,7 +206,8 @@ pub enum VmError {
         overlay: PathBuf,
     },
     /// The project was copied while its VM wrote to its disk.
-    #[error("the disk of VM `{vm}` changed while it was copied, so its tables are inconsistent: {}", disk.display())]
+    #[error("the disk of VM `{vm}` changed while it was copied, so its tables are inconsistent: \
+        {}", disk.display())]
     CopyTorn {
         /// The VM.
         vm: String,
@@ -262,7 +266,10 @@ pub enum VmError {
         base: PathBuf,
     },
     /// The disk has another backing file than expected.
-    #[error("the disk {} of VM `{vm}` has backing file {}, expected {}", overlay.display(), found.display(), expected.display())]
+    #[error(
+        "the disk {} of VM `{vm}` has backing file {}, expected {}",
+        overlay.display(), found.display(), expected.display()
+    )]
     ForeignOverlay {
         /// The VM.
         vm: String,

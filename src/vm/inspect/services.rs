@@ -57,8 +57,8 @@ fn ask(
                         reach => Some(reach),
                     }
                 };
-                let told = |forward: &PortForward| Some((*forward, reach(forward)?));
-                return Some(boot.port_forwards.iter().filter_map(told).collect());
+                let service = |forward: &PortForward| Some((*forward, reach(forward)?));
+                return Some(boot.port_forwards.iter().filter_map(service).collect());
             }
             GuestMessage::Failed { task: AgentTask::Protocol, .. } => return None,
             _ => {}

@@ -100,12 +100,14 @@ mod tests {
     /// Returns the problem of a valid record of the VM `web` after an edit, if there is one.
     fn problem(edit: impl FnOnce(&mut Value)) -> Option<String> {
         let boot = json!({
-            "started_unix_ms": 1, "accelerator": {"accelerator": "tcg", "reason": "asked for"}, "qemu_version": "7.2.0",
-            "cpus": 1, "memory_mib": 256, "ssh_port": null, "port_forwards": [], "ready_ms": null,
+            "started_unix_ms": 1, "accelerator": {"accelerator": "tcg", "reason": "asked for"},
+            "qemu_version": "7.2.0", "cpus": 1, "memory_mib": 256,
+            "ssh_port": null, "port_forwards": [], "ready_ms": null,
             "sockets": "/run/castra/0123456789ab/web",
         });
         let mut record = json!({
-            "format": 1, "name": "web", "overlay": "web-overlay.qcow2", "progress": "stopped", "boot": boot,
+            "format": 1, "name": "web", "overlay": "web-overlay.qcow2", "progress": "stopped",
+            "boot": boot,
             "base": {"kind": {"path": "/base.qcow2"}, "content": "c0ffee", "stamp": null},
             "frozen": [{"name": "layer-0123456789abcdef.qcow2",
                 "stamp": {"size_bytes": 0, "modified_secs": 0, "modified_nanos": 0}}],

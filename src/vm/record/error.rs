@@ -120,8 +120,9 @@ pub(in crate::vm) fn hint_of_io(path: &Path, source: &io::Error) -> Option<Strin
     }
     (kind_of_io(source) == Kind::Permission).then(|| {
         format!(
-            "Castra keeps its state beside your work: make {} writable for yourself, or work in a directory of your \
-             own. To keep the state elsewhere, name a directory as `state_dir` in castra.toml and in {ALLOW_OUTSIDE}.",
+            "Castra keeps its state beside your work: make {} writable for yourself, or work in a \
+            directory of your own. To keep the state elsewhere, name a directory as `state_dir` in \
+            castra.toml and in {ALLOW_OUTSIDE}.",
             path.parent().unwrap_or(path).display()
         )
     })

@@ -26,7 +26,7 @@ pub struct MissingModules {
 impl MissingModules {
     /// Parses a guest's own report, which may be anything. Returns `None` if the kernel's release
     /// is not a valid one, since it becomes part of the commands in advice.
-    pub(in crate::vm) fn told(kernel: String, installed: Vec<String>) -> Option<Self> {
+    pub(in crate::vm) fn reported(kernel: String, installed: Vec<String>) -> Option<Self> {
         let installed: Vec<String> = installed
             .into_iter()
             .filter(|release| is_release(release))
@@ -77,18 +77,18 @@ mod tests {
 
     #[test]
     fn what_a_guest_says_becomes_no_command() {
-        let told = |kernel: &str, installed: &[&str]| {
-            MissingModules::told(
+        let missing = |kernel: &str, installed: &[&str]| {
+            MissingModules::reported(
                 kernel.into(),
                 installed.iter().map(|release| (*release).into()).collect(),
             )
         };
-        let missing =
-            told("6.12.1-0-virt", &["6.12.9-0-virt", "; rm -rf ~", "6.12.9+deb~1"]).expect("told");
-        assert_eq!(missing.installed, ["6.12.9-0-virt", "6.12.9+deb~1"]);
+        let found = missing("6.12.1-0-virt", &["6.12.9-0-virt", "; rm -rf ~", "6.12.9+deb~1"])
+            .expect("valid names");
+        assert_eq!(found.installed, ["6.12.9-0-virt", "6.12.9+deb~1"]);
         let image =
             BaseKind::Managed(ImageLabel { id: "alpine-minimal".into(), version: "v1".into() });
-        let way_out = missing.way_out("web", &image);
+        let way_out = found.way_out("web", &image);
         assert!(
             way_out.contains(
                 "run --image alpine-minimal@v1 -- tar -C /lib/modules -cf - 6.12.1-0-virt |"
@@ -97,10 +97,13 @@ mod tests {
         );
         assert!(way_out.contains("castra exec web -- tar"), "{way_out}");
         for kernel in ["", "-x", "../..", "6.12; reboot", "6.12\n", "$(x)", &"6".repeat(65)] {
-            assert_eq!(told(kernel, &["6.12"]), None, "{kernel}");
+            assert_eq!(missing(kernel, &["6.12"]), None, "{kernel}");
         }
-        assert_eq!(told("6.12", &[]), None);
-        assert_eq!(told("6.12", &["a b"]), None);
-        assert_eq!(told("6.1", &["6.2"; 100]).expect("told").installed.len(), MAX_INSTALLED);
+        assert_eq!(missing("6.12", &[]), None);
+        assert_eq!(missing("6.12", &["a b"]), None);
+        assert_eq!(
+            missing("6.1", &["6.2"; 100]).expect("valid names").installed.len(),
+            MAX_INSTALLED
+        );
     }
 }

@@ -11,6 +11,9 @@ use super::request::BootRequest;
 /// choice and QEMU's start, but not this often by accident.
 const PORT_ATTEMPTS: usize = 5;
 
+/// QEMU, or the reason why it did not start; the outer error ends all attempts.
+type Launched = Result<Result<QemuProcess, QemuError>, VmError>;
+
 /// Launches QEMU by `launch`, which gets a free port for SSH if the guest has an agent, and again
 /// with another port if QEMU could not have that one.
 ///
@@ -21,8 +24,8 @@ pub(in crate::vm) fn launch_on_free_port(
     request: &BootRequest<'_>,
     record: &mut Record,
     has_agent: bool,
-    mut launch: impl FnMut(&mut Record, Option<u16>) -> Result<Result<QemuProcess, QemuError>, VmError>,
-) -> Result<Result<QemuProcess, QemuError>, VmError> {
+    mut launch: impl FnMut(&mut Record, Option<u16>) -> Launched,
+) -> Launched {
     let mut attempt = 1;
     loop {
         let port = if has_agent { Some(ssh_port(request, record, attempt)?) } else { None };

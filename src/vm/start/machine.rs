@@ -89,7 +89,7 @@ mod tests {
     use crate::managed::ManagedImagePaths;
 
     #[test]
-    fn the_kernel_is_told_of_the_agent() {
+    fn the_kernel_command_line_names_the_agent() {
         assert_eq!(AGENT_FIRST, format!("rdinit={}", crate::guest::AGENT_PATH));
     }
 

@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_taken_port_is_told_with_who_has_it_and_a_free_one_passes() {
+    fn a_taken_port_is_reported_with_its_owner_and_a_free_one_passes() {
         let directory = tempfile::tempdir().expect("a directory");
         let layout = ProjectLayout::unchecked(directory.path().to_owned());
         let holder = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bound");

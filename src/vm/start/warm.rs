@@ -132,9 +132,9 @@ impl Warming<'_> {
         key: &str,
     ) -> Result<Template, TemplateError> {
         let what = "another castra preparing the same warm template".to_owned();
-        let tell = || self.report(Event::Waiting { what });
+        let report_wait = || self.report(Event::Waiting { what });
         let path = cache.lock(&format!("template-{key}"));
-        let lock = Lock::acquire(&path, &self.context.cancel, tell)?;
+        let lock = Lock::acquire(&path, &self.context.cancel, report_wait)?;
         // The last holder of the lock has probably made it.
         if let Ok(Some(template)) = Template::open(&cache.templates(), key) {
             return Ok(template);

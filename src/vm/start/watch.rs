@@ -80,7 +80,7 @@ impl BootEnd {
 struct Looks {
     next: Cell<Option<Instant>>,
     console_bytes: Cell<u64>,
-    is_slowness_told: Cell<bool>,
+    is_slowness_reported: Cell<bool>,
     kept: OnceCell<Vec<Timeline>>,
 }
 
@@ -126,7 +126,7 @@ impl BootWatch<'_> {
             personality(self.vm, keys, self.relays.as_ref()).map_err(BootEnd::other)?;
         let limits = Limits::new(self.accelerator, self.cpus, self.limit);
         let looks = Looks::default();
-        let (mut reached, mut told): (Option<Stage>, _) = (None, Vec::new());
+        let (mut reached, mut reported): (Option<Stage>, _) = (None, Vec::new());
         let mut awaited = match self.wait {
             WaitFor::Services => vec![Stage::Ready, Stage::Services],
             WaitFor::Nothing | WaitFor::Ready => vec![Stage::Ready],
@@ -145,7 +145,7 @@ impl BootWatch<'_> {
                 }
                 other => other.map_err(|error| self.ended(error, reached, limit))?,
             };
-            for stage in self.hear(message, &mut port, &personality, &mut told)? {
+            for stage in self.hear(message, &mut port, &personality, &mut reported)? {
                 awaited.retain(|awaited| *awaited != stage);
                 reached = reached.max(Some(stage));
             }
@@ -174,12 +174,12 @@ impl BootWatch<'_> {
             return Err(BootEnd::Hopeless);
         }
         let (phase, elapsed) = self.phase();
-        if !looks.is_slowness_told.get() && elapsed >= least_patience(self.accelerator) {
+        if !looks.is_slowness_reported.get() && elapsed >= least_patience(self.accelerator) {
             let kept = looks.kept.get_or_init(|| timelines(self.files));
             let usual_ms = usual_ms(kept, phase, StartKind::Boot, self.accelerator);
             if elapsed >= patience(self.accelerator, usual_ms.map(Duration::from_millis)) {
-                looks.is_slowness_told.set(true);
-                self.tell_slowness(phase, elapsed, usual_ms);
+                looks.is_slowness_reported.set(true);
+                self.report_slowness(phase, elapsed, usual_ms);
             }
         }
         Ok(())
@@ -190,7 +190,7 @@ impl BootWatch<'_> {
         has_given_up(self.vm, self.memory_mib, self.accelerator, &words).is_some()
     }
 
-    fn tell_slowness(&self, phase: Phase, elapsed: Duration, usual_ms: Option<u64>) {
+    fn report_slowness(&self, phase: Phase, elapsed: Duration, usual_ms: Option<u64>) {
         if self.was_ready {
             let what =
                 format!("the guest of VM `{}`, which was ready but is not responding", self.vm);
@@ -297,7 +297,7 @@ impl BootWatch<'_> {
         message: GuestMessage,
         port: &mut ControlPort,
         personality: &Personality,
-        told: &mut Vec<AgentTask>,
+        reported: &mut Vec<AgentTask>,
     ) -> Result<Vec<Stage>, BootEnd> {
         record_times(&message, self.stopwatch);
         match message {
@@ -322,16 +322,16 @@ impl BootWatch<'_> {
                 task: task_name(task),
                 reason,
             })),
-            GuestMessage::Failed { task, .. } if told.contains(&task) => Ok(Vec::new()),
+            GuestMessage::Failed { task, .. } if reported.contains(&task) => Ok(Vec::new()),
             GuestMessage::Failed { task, reason } => {
-                told.push(task);
+                reported.push(task);
                 let message =
                     format!("VM `{}`: the agent could not {}: {reason}", self.vm, task_name(task));
                 self.context.reporter.report(&Event::Warning { message });
                 Ok(Vec::new())
             }
             GuestMessage::ModulesMissing { kernel, installed } => {
-                self.missing_modules.replace(MissingModules::told(kernel, installed));
+                self.missing_modules.replace(MissingModules::reported(kernel, installed));
                 Ok(Vec::new())
             }
             GuestMessage::RootMounted { .. }

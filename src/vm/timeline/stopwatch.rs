@@ -16,7 +16,7 @@ const REBOOT_MS: u64 = 1_000;
 
 /// Least time of the accelerator's phase, in milliseconds: if the choice is read from a file, that
 /// is part of the next phase.
-const WORTH_TELLING_MS: u64 = 10;
+const REPORTED_FROM_MS: u64 = 10;
 
 /// Stopwatch of one start, used by the one thread that conducts it.
 pub(in crate::vm) struct Stopwatch {
@@ -212,7 +212,7 @@ impl Stopwatch {
         let end_ms = at_ms.max(span.start_ms);
         span.end_ms = Some(end_ms);
         let (phase, took_ms) = (span.phase, end_ms - span.start_ms);
-        if phase == Phase::Accelerator && took_ms < WORTH_TELLING_MS {
+        if phase == Phase::Accelerator && took_ms < REPORTED_FROM_MS {
             let start_ms = span.start_ms;
             phases.pop();
             return start_ms;

@@ -102,10 +102,10 @@ fn state_that_sudo_left_is_not_an_empty_project() {
         (&["up"], 77),
     ] {
         let ended = as_other(arguments).code(code);
-        let told = &ended.stderr;
+        let stderr = &ended.stderr;
         assert!(
-            told.contains("belongs to root") && told.contains("sudo chown"),
-            "{arguments:?}: {told}"
+            stderr.contains("belongs to root") && stderr.contains("sudo chown"),
+            "{arguments:?}: {stderr}"
         );
     }
     // One of several VMs may be root's.

@@ -66,8 +66,8 @@ fn a_link_in_the_place_of_a_directory_is_refused_by_all_commands() {
         "quarantine",
     ] {
         let place = fake.path().join(".castra").join(place);
-        let aside = fake.path().join("aside");
-        let had = fs::rename(&place, &aside).is_ok();
+        let backup = fake.path().join("backup");
+        let had = fs::rename(&place, &backup).is_ok();
         symlink(&theirs, &place).expect("linked");
         for arguments in COMMANDS {
             let ended = fake.run(arguments).code(77);
@@ -82,7 +82,7 @@ fn a_link_in_the_place_of_a_directory_is_refused_by_all_commands() {
         assert_untouched(&theirs, &before);
         remove(&place);
         if had {
-            fs::rename(&aside, &place).expect("moved back");
+            fs::rename(&backup, &place).expect("moved back");
         }
     }
     fake.run(&["up"]).ok();

@@ -41,7 +41,8 @@ impl Victim {
     /// Plants a record as a stranger would write it.
     fn plant(&self, directory: &str, edit: impl FnOnce(&mut Value)) {
         let mut record = json!({
-            "format": 1, "name": "web", "overlay": "web-overlay.qcow2", "progress": "stopped", "boot": null,
+            "format": 1, "name": "web", "overlay": "web-overlay.qcow2", "progress": "stopped",
+            "boot": null,
             "base": {"kind": {"path": "/nonexistent.qcow2"}, "content": "c0ffee", "stamp": null},
         });
         edit(&mut record);
@@ -199,7 +200,9 @@ fn a_record_leads_nowhere_and_nothing_goes_that_is_no_disk() {
         (
             |record, _| {
                 record["layer"] = json!({"key": "a1", "sha256": "../../x",
-                    "stamp": {"size_bytes": 0, "modified_secs": 0, "modified_nanos": 0, "inode": 0}});
+                "stamp": {
+                    "size_bytes": 0, "modified_secs": 0, "modified_nanos": 0, "inode": 0,
+                }});
             },
             "names no layer of a template",
         ),
@@ -219,8 +222,8 @@ fn a_record_leads_nowhere_and_nothing_goes_that_is_no_disk() {
             victim.run(&["up"]),
             victim.run(&["clean", "--disks", "--yes"]),
         ];
-        let told: Vec<&str> = ended.iter().map(|ended| ended.stderr.as_str()).collect();
-        assert!(told.iter().any(|told| told.contains(says)), "{says}: {told:#?}");
+        let messages: Vec<&str> = ended.iter().map(|ended| ended.stderr.as_str()).collect();
+        assert!(messages.iter().any(|message| message.contains(says)), "{says}: {messages:#?}");
         assert_untouched(&victim.home(), &home);
     }
 }
@@ -229,7 +232,9 @@ fn a_record_leads_nowhere_and_nothing_goes_that_is_no_disk() {
 #[test]
 fn no_record_has_a_disk_outside_of_the_project_removed() {
     let layer = "layer-0123456789abcdef.qcow2";
-    let of = json!({"of": "other", "cpus": 1, "memory_mib": 64, "disk_bytes": 1, "boot_profile": "managed"});
+    let of = json!({
+        "of": "other", "cpus": 1, "memory_mib": 64, "disk_bytes": 1, "boot_profile": "managed",
+    });
     for progress in ["stopped", "cloning"] {
         for name in ["web", "undeclared"] {
             let victim = Victim::new();
@@ -265,8 +270,8 @@ fn no_record_has_a_disk_outside_of_the_project_removed() {
                 let ended = victim.run(arguments);
                 assert_untouched(&victim.home(), &home);
                 if arguments.contains(&"--disks") {
-                    let told = ended.text() + &ended.stderr;
-                    assert!(told.contains("precious.qcow2"), "it says what it kept: {told}");
+                    let output = ended.text() + &ended.stderr;
+                    assert!(output.contains("precious.qcow2"), "it says what it kept: {output}");
                 }
             }
         }

@@ -14,7 +14,7 @@ use crate::attacks::snapshot::{assert_untouched, snapshot};
 /// QEMU was given.
 struct Victim {
     fake: Fake,
-    told: PathBuf,
+    arguments: PathBuf,
     honest: String,
 }
 
@@ -23,10 +23,11 @@ impl Victim {
         let mut fake = Fake::new(&["vm"]);
         let directory = fake.runtime_directory().with_file_name("programs");
         fs::create_dir(&directory).expect("a directory");
-        let (program, told) = (directory.join("qemu-system-x86_64"), directory.join("told"));
+        let (program, arguments) =
+            (directory.join("qemu-system-x86_64"), directory.join("arguments"));
         let script = format!(
             "#!/bin/sh\nprintf '%s\\n' \"$@\" >> {}\nexec {} \"$@\"\n",
-            told.display(),
+            arguments.display(),
             fake_qemu_program().display()
         );
         fs::write(&program, script).expect("written");
@@ -36,7 +37,7 @@ impl Victim {
         fs::create_dir(&ssh).expect("a directory");
         fs::write(ssh.join("id_ed25519"), "the private key").expect("written");
         let honest = fs::read_to_string(fake.path().join("castra.toml")).expect("a configuration");
-        Self { fake, told, honest }
+        Self { fake, arguments, honest }
     }
 
     fn home(&self) -> PathBuf {
@@ -62,8 +63,8 @@ impl Victim {
     }
 
     /// Returns all arguments that QEMU was given so far, one per line.
-    fn told(&self) -> String {
-        fs::read_to_string(&self.told).unwrap_or_default()
+    fn arguments(&self) -> String {
+        fs::read_to_string(&self.arguments).unwrap_or_default()
     }
 }
 
@@ -90,7 +91,7 @@ fn assert_refused(victim: &Victim, lines: &str, says: &str) {
         assert!(all.contains(&place), "castra {command:?} does not name {place} of {lines}\n{all}");
         assert!(all.contains(says), "castra {command:?} does not say {says:?} of {lines}\n{all}");
     }
-    assert_eq!(victim.told(), "", "QEMU was started for {lines}");
+    assert_eq!(victim.arguments(), "", "QEMU was started for {lines}");
     assert!(!victim.fake.path().join(".castra").exists(), "something was made for {lines}");
     assert_untouched(&victim.home(), &before);
 }
@@ -222,7 +223,7 @@ fn a_kernel_cannot_have_qemu_take_names_apart() {
     for more in ["", &state] {
         victim.fake.write("castra.toml", &format!("{more}{text}"));
         victim.fake.run(&["up", "--cold"]).code(65);
-        assert_eq!(victim.told(), "", "QEMU was started");
+        assert_eq!(victim.arguments(), "", "QEMU was started");
     }
     assert_untouched(&victim.home(), &before);
 }
@@ -233,7 +234,7 @@ fn a_planted_record_adds_nothing_to_a_machine() {
     victim.fake.run(&["up", "--cold"]).ok();
     victim.fake.run(&["suspend"]).ok();
     let honest = fs::read(victim.fake.record("vm")).expect("a record");
-    fs::remove_file(&victim.told).expect("removed");
+    fs::remove_file(&victim.arguments).expect("removed");
     let before = snapshot(&victim.home());
     for (key, value) in [
         ("devices", Value::from(vec!["virtio-rng-pci", "loader,file=/etc/passwd,addr=0x20000"])),
@@ -247,7 +248,7 @@ fn a_planted_record_adds_nothing_to_a_machine() {
             record["suspended"]["boot"]["machine"][key] = value.clone()
         });
         victim.fake.run(&["up"]).code(65).says("vm.json").says("--discard-suspended");
-        assert_eq!(victim.told(), "", "QEMU was started with {value}");
+        assert_eq!(victim.arguments(), "", "QEMU was started with {value}");
         fs::write(victim.fake.record("vm"), &honest).expect("written");
     }
     assert_untouched(&victim.home(), &before);
@@ -260,11 +261,12 @@ fn honest_values_reach_qemu_as_they_are() {
     let victim = Victim::new();
     let _ = victim.describe(
         "machine = \"pc-q35-7.2,sata=off,hpet=off\"\ncpu = \"max,-svm,+sse4.1\"\n\
-         devices = [\"virtio-rng-pci,max-bytes=1024,period=1000\", \"qemu-xhci,id=usb\", \"usb-tablet,bus=usb.0\"]",
+         devices = [\"virtio-rng-pci,max-bytes=1024,period=1000\", \"qemu-xhci,id=usb\", \
+         \"usb-tablet,bus=usb.0\"]",
     );
     victim.fake.run(&["config", "check"]).ok();
     victim.fake.run(&["up", "--cold"]).ok();
-    let told = victim.told();
+    let arguments = victim.arguments();
     for argument in [
         "-machine\npc-q35-7.2,sata=off,hpet=off\n",
         "-cpu\nmax,-svm,+sse4.1\n",
@@ -273,7 +275,7 @@ fn honest_values_reach_qemu_as_they_are() {
         "-device\nusb-tablet,bus=usb.0\n",
         "-device\nvmgenid,guid=auto\n",
     ] {
-        assert!(told.contains(argument), "{argument:?} is not in\n{told}");
+        assert!(arguments.contains(argument), "{argument:?} is not in\n{arguments}");
     }
     victim.fake.run(&["suspend"]).ok();
     victim.fake.run(&["up"]).ok();
@@ -284,14 +286,17 @@ fn what_else_qemu_is_given_comes_from_the_user_alone() {
     let mut victim = Victim::new();
     victim.fake.set("CASTRA_UNSAFE_QEMU_ARGS", "-device usb-host,hostbus=1 -cpu max,pdpe1gb=on");
     victim.fake.run(&["up", "--cold"]).ok();
-    let told = victim.told();
-    assert!(told.contains("-device\nusb-host,hostbus=1\n-cpu\nmax,pdpe1gb=on\n"), "{told}");
+    let arguments = victim.arguments();
+    assert!(
+        arguments.contains("-device\nusb-host,hostbus=1\n-cpu\nmax,pdpe1gb=on\n"),
+        "{arguments}"
+    );
     victim.fake.run(&["suspend"]).ok();
     // Memory that has seen other devices fits no machine without them.
     victim.fake.set("CASTRA_UNSAFE_QEMU_ARGS", "");
-    fs::remove_file(&victim.told).expect("removed");
+    fs::remove_file(&victim.arguments).expect("removed");
     victim.fake.run(&["up"]).code(65).says("other extra arguments");
-    assert_eq!(victim.told(), "");
+    assert_eq!(victim.arguments(), "");
     victim.fake.set("CASTRA_UNSAFE_QEMU_ARGS", "-device usb-host,hostbus=1 -cpu max,pdpe1gb=on");
     victim.fake.run(&["up"]).ok();
     assert_eq!(victim.fake.state("vm"), "running");
@@ -312,7 +317,8 @@ fn the_description_of_an_archive_adds_nothing_to_a_machine() {
     let mut text: Value =
         serde_json::from_slice(&fs::read(&description).expect("a description")).expect("is JSON");
     let profile = serde_json::json!({
-        "machine": "q35,firmware=/etc/passwd", "tcg_cpu": "max,model-id=x", "devices": ["loader,file=/etc/passwd"],
+        "machine": "q35,firmware=/etc/passwd", "tcg_cpu": "max,model-id=x",
+        "devices": ["loader,file=/etc/passwd"],
     });
     text["profile"] = profile.clone();
     text["image"]["profile"] = profile;
@@ -327,7 +333,7 @@ fn the_description_of_an_archive_adds_nothing_to_a_machine() {
     fs::remove_dir_all(victim.fake.cache()).expect("removed");
     victim.fake.run(&["image", "import", "evil.tar"]).ok();
     victim.fake.run(&["up", "--cold"]).ok();
-    let told = victim.told();
-    assert!(told.contains("-device\nvirtio-rng-pci\n"), "{told}");
-    assert!(!told.contains("/etc/passwd") && !told.contains("model-id"), "{told}");
+    let arguments = victim.arguments();
+    assert!(arguments.contains("-device\nvirtio-rng-pci\n"), "{arguments}");
+    assert!(!arguments.contains("/etc/passwd") && !arguments.contains("model-id"), "{arguments}");
 }

@@ -44,7 +44,8 @@ impl Hostile {
     /// Writes the configuration; its third line is `state`, its eighth `overlay`.
     fn configure(&self, directory: &Path, state: &str, overlay: &str) {
         let text = format!(
-            "# 1\n[project]\n{state}\n\n[[vms]]\nname = \"web\"\nbase_image = \"base.qcow2\"\n{overlay}\n"
+            "# 1\n[project]\n{state}\n\n[[vms]]\nname = \"web\"\nbase_image = \"base.qcow2\"\n\
+            {overlay}\n"
         );
         fs::write(directory.join("castra.toml"), text).expect("written");
     }
@@ -61,11 +62,11 @@ impl Hostile {
             let mut command = self.project.castra(arguments);
             command.current_dir(directory);
             let ended = bounded(&command);
-            let told = format!("{}{}", ended.text(), ended.stderr);
-            assert_eq!(ended.code, Some(65), "{what}: {arguments:?}: {told}");
+            let output = format!("{}{}", ended.text(), ended.stderr);
+            assert_eq!(ended.code, Some(65), "{what}: {arguments:?}: {output}");
             assert!(
-                told.contains(&format!("castra.toml:{line}:")),
-                "{what}: {arguments:?}: {told}"
+                output.contains(&format!("castra.toml:{line}:")),
+                "{what}: {arguments:?}: {output}"
             );
         }
         assert_untouched(&self.around(), &before);
@@ -303,8 +304,8 @@ fn what_is_read_outside_the_project_is_announced() {
     let shown: Value =
         serde_json::from_slice(&fake.run(&["config", "show", "--json"]).ok().stdout).expect("JSON");
     assert_eq!(shown["outside"]["reads"][0]["path"], disk.to_str().expect("UTF-8"));
-    let told = fake.run(&["up", "--json"]).ok().stderr;
-    let event = told.lines().find(|line| line.contains("reads-outside")).expect("an event");
+    let stderr = fake.run(&["up", "--json"]).ok().stderr;
+    let event = stderr.lines().find(|line| line.contains("reads-outside")).expect("an event");
     assert!(event.contains(disk.to_str().expect("UTF-8")), "{event}");
     fake.run(&["down", "--force"]).ok();
     let again = fake.run(&["up"]).ok().stderr;

@@ -17,7 +17,7 @@ fn start(fake: &Fake, words: &[&str]) -> Command {
 fn killed_at(point: Point, words: &[&str], prepare: impl Fn(&Fake)) -> Fake {
     let fake = Fake::new(&["vm"]);
     prepare(&fake);
-    assert!(is_killed(start(&fake, words), point.name()), "nobody comes to {}", point.name());
+    assert!(is_killed(start(&fake, words), point.name()), "no process comes to {}", point.name());
     fake
 }
 
@@ -33,7 +33,7 @@ fn state_after(point: Point) -> (&'static str, bool) {
 }
 
 /// Insists that each way to continue from there succeeds.
-fn goes_on(point: Point, words: &[&str], prepare: impl Fn(&Fake)) {
+fn completes_after_kill(point: Point, words: &[&str], prepare: impl Fn(&Fake)) {
     for next in [["up", "down"].as_slice(), &["down", "up", "down"], &["suspend", "up", "down"]] {
         let fake = killed_at(point, words, &prepare);
         let (state, lives) = state_after(point);
@@ -58,19 +58,19 @@ fn goes_on(point: Point, words: &[&str], prepare: impl Fn(&Fake)) {
 }
 
 #[test]
-fn an_up_that_was_killed_is_gone_on_with() {
+fn an_up_that_was_killed_is_completed_by_the_next() {
     for point in Point::BOOT {
-        goes_on(*point, &["up", "--cold"], |_| ());
+        completes_after_kill(*point, &["up", "--cold"], |_| ());
     }
 }
 
 #[test]
 fn a_down_that_was_killed_is_brought_to_its_end() {
     for point in Point::DOWN {
-        goes_on(*point, &["down"], |fake| drop(fake.run(&["up", "--cold"]).ok()));
+        completes_after_kill(*point, &["down"], |fake| drop(fake.run(&["up", "--cold"]).ok()));
     }
     // With `--force`, QEMU has ended before the other points are passed.
-    goes_on(Point::DownCleaned, &["down", "--force"], |fake| {
+    completes_after_kill(Point::DownCleaned, &["down", "--force"], |fake| {
         drop(fake.run(&["up", "--cold"]).ok())
     });
 }

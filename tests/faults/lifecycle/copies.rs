@@ -28,8 +28,8 @@ fn a_copy_of_a_running_vm_knows_that_it_is_one_and_touches_nothing() {
         let fake = Fake::new(&["vm"]);
         let copy = copy_of_running(&fake, how);
         assert_eq!(copy.state("vm"), "copied");
-        let told = copy.run(&["status", "--json"]).ok().document("status");
-        assert_eq!(told["vms"][0]["copy_of"], fake.path().to_str().expect("UTF-8"));
+        let document = copy.run(&["status", "--json"]).ok().document("status");
+        assert_eq!(document["vms"][0]["copy_of"], fake.path().to_str().expect("UTF-8"));
         let original = fake.path().display().to_string();
         copy.run(&["status"]).ok().says(&original).says("in the state after a power cut");
         copy.run(&["exec", "--", "true"]).code(255).says("castra up vm");
@@ -126,10 +126,10 @@ fn a_vm_that_was_moved_while_it_ran_stays_within_reach_and_keeps_its_place() {
     fake.run(&["up", "--cold"]).ok();
     // The copy takes the place of the original, which moves elsewhere.
     let moved = fake.copy("moved", CP_A);
-    let aside = fake.path().with_file_name("aside");
-    fs::rename(fake.path(), &aside).expect("moved");
+    let elsewhere = fake.path().with_file_name("elsewhere");
+    fs::rename(fake.path(), &elsewhere).expect("moved");
     fs::rename(moved.path(), fake.path()).expect("moved");
-    fs::rename(&aside, moved.path()).expect("moved");
+    fs::rename(&elsewhere, moved.path()).expect("moved");
     assert_eq!(moved.state("vm"), "running");
     assert_eq!(fake.state("vm"), "copied");
     let place = moved.path().display().to_string();

@@ -156,7 +156,7 @@ fn up_after_an_interrupted_down_neither_waits_nor_cuts_the_power() {
 }
 
 #[test]
-fn a_qemu_that_stands_still_is_told_of_and_ended() {
+fn a_qemu_that_stands_still_is_reported_and_ended() {
     let fake = running();
     fake.signal("vm", Signal::STOP);
     // Without waiting for an answer it counts as running; the kernel knows that the process exists.
@@ -182,8 +182,8 @@ fn a_qemu_that_stands_still_is_told_of_and_ended() {
 #[test]
 fn force_gives_qemu_the_time_to_quit_before_a_signal_ends_it() {
     let fake = running();
-    let told = fake.run(&["down", "--force", "-v"]).ok().says("quit").stderr;
-    assert!(!told.contains("SIGTERM"), "{told}");
+    let stderr = fake.run(&["down", "--force", "-v"]).ok().says("quit").stderr;
+    assert!(!stderr.contains("SIGTERM"), "{stderr}");
     assert!(fake.journal("vm").ends_with("ended by quit\n"), "{}", fake.journal("vm"));
     fake.run(&["up"]).ok();
     fake.behave("vm", "ignores-quit");
@@ -192,7 +192,7 @@ fn force_gives_qemu_the_time_to_quit_before_a_signal_ends_it() {
 }
 
 #[test]
-fn a_pid_file_that_names_a_stranger_kills_nobody() {
+fn a_pid_file_that_names_a_stranger_kills_no_process() {
     let fake = running();
     fake.run(&["down"]).ok();
     let mut stranger =
@@ -218,7 +218,7 @@ fn a_pid_file_that_names_a_stranger_kills_nobody() {
 }
 
 #[test]
-fn a_guest_that_ignores_the_power_button_is_ended_and_that_is_told() {
+fn a_guest_that_ignores_the_power_button_is_ended_and_that_is_reported() {
     let fake = running();
     fake.behave("vm", "ignores-powerdown");
     fake.run(&["down", "-v", "--timeout", "1"])
@@ -231,7 +231,7 @@ fn a_guest_that_ignores_the_power_button_is_ended_and_that_is_told() {
 }
 
 #[test]
-fn a_qemu_that_ignores_everything_is_killed_and_that_is_told() {
+fn a_qemu_that_ignores_everything_is_killed_and_that_is_reported() {
     let fake = running();
     fake.behave("vm", "ignores-powerdown ignores-quit ignores-term");
     fake.run(&["down", "--timeout", "1"]).code(69).says("was stopped by SIGKILL, like a power cut");
@@ -384,24 +384,24 @@ fn a_port_that_is_taken_meanwhile_is_tried_again_or_named() {
 }
 
 #[test]
-fn a_guest_without_its_kernels_modules_is_told_until_it_has_them() {
-    const TOLD: &str =
+fn a_guest_without_its_kernels_modules_is_reported_until_it_has_them() {
+    const WARNING: &str =
         "runs the image's Linux 6.12.1-0-virt, but its disk has modules only for 6.12.9-0-virt";
     const WAY_OUT: &str =
         "castra run --image tiny@v1 -- tar -C /lib/modules -cf - 6.12.1-0-virt | castra exec vm";
     let fake = Fake::new(&["vm"]);
     fake.behave("vm", "modules-gone");
-    fake.run(&["up", "--cold"]).ok().says(TOLD).says(WAY_OUT);
+    fake.run(&["up", "--cold"]).ok().says(WARNING).says(WAY_OUT);
     let is_known = || {
         let details = fake.run(&["status", "-v"]).ok().text();
-        assert_eq!(details.contains(TOLD), details.contains(WAY_OUT), "{details}");
-        let told = fake.status("vm")["missing_modules"].clone();
-        assert_eq!(details.contains(TOLD), told["kernel"] == "6.12.1-0-virt", "{told}");
-        details.contains(TOLD)
+        assert_eq!(details.contains(WARNING), details.contains(WAY_OUT), "{details}");
+        let missing = fake.status("vm")["missing_modules"].clone();
+        assert_eq!(details.contains(WARNING), missing["kernel"] == "6.12.1-0-virt", "{missing}");
+        details.contains(WARNING)
     };
     assert!(is_known());
     let doctor = fake.run(&["doctor"]).text();
-    assert!(doctor.contains(TOLD) && doctor.contains(WAY_OUT), "{doctor}");
+    assert!(doctor.contains(WARNING) && doctor.contains(WAY_OUT), "{doctor}");
     // A resumed guest reports nothing about its modules, and they are as before.
     fake.run(&["suspend"]).ok();
     assert!(!is_known());
@@ -409,6 +409,6 @@ fn a_guest_without_its_kernels_modules_is_told_until_it_has_them() {
     fake.run(&["up"]).ok();
     assert!(is_known());
     let up = fake.run(&["up"]).ok();
-    assert!(!up.stderr.contains(TOLD) && !is_known(), "{}", up.stderr);
+    assert!(!up.stderr.contains(WARNING) && !is_known(), "{}", up.stderr);
     fake.run(&["down"]).ok();
 }

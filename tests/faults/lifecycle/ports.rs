@@ -98,7 +98,7 @@ fn service(fake: &Fake) -> (serde_json::Value, String) {
 }
 
 #[test]
-fn ports_tells_what_listens_behind_a_forward() {
+fn ports_shows_what_listens_behind_a_forward() {
     let free =
         TcpListener::bind("127.0.0.1:0").expect("bound").local_addr().expect("an address").port();
     let fake = Fake::with_port("vm", free);

@@ -108,7 +108,8 @@ fn order() -> impl Strategy<Value = Order> {
     ];
     let order = (words, prop::option::weighted(0.7, 0..ALL.len()))
         .prop_map(|(words, vm)| Order { words, vm });
-    prop_oneof![16 => order, 4 => (0..VMS.len()).prop_map(|vm| Order { words: CLONING, vm: Some(vm) })]
+    let clone = (0..VMS.len()).prop_map(|vm| Order { words: CLONING, vm: Some(vm) });
+    prop_oneof![16 => order, 4 => clone]
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -126,12 +127,14 @@ fn step() -> impl Strategy<Value = Step> {
         4 => order().prop_map(Step::Run),
         3 => prop::collection::vec(order(), 2..4).prop_map(Step::Together),
         1 => order().prop_map(Step::InNamespace),
-        4 => (order(), prop::sample::select(names)).prop_map(|(order, point)| Step::Killed(order, point)),
+        4 => (order(), prop::sample::select(names))
+            .prop_map(|(order, point)| Step::Killed(order, point)),
         2 => (0..ALL.len()).prop_map(Step::KillQemu),
         1 => (0..ALL.len()).prop_map(Step::TerminateQemu),
         2 => (0..ALL.len()).prop_map(Step::FillDisk),
         2 => (0..ALL.len()).prop_map(Step::FreeDisk),
-        1 => (0..ALL.len(), 0..100_usize).prop_map(|(vm, percent)| Step::TruncateRecord(vm, percent)),
+        1 => (0..ALL.len(), 0..100_usize)
+            .prop_map(|(vm, percent)| Step::TruncateRecord(vm, percent)),
         1 => Just(Step::RestartHost),
     ]
 }
@@ -232,7 +235,7 @@ impl Life {
             let processes =
                 self.fake.processes().into_iter().filter(|line| line.contains(&pidfile)).count();
             assert!(processes <= 1, "{vm} has {processes} QEMUs");
-            assert!(lives || processes == 0, "{vm}: there is a QEMU that nobody finds");
+            assert!(lives || processes == 0, "{vm}: there is a QEMU that no command finds");
             let journal = self.fake.journal(vm);
             assert!(!journal.contains("doubled"), "{vm}: its disk was opened twice:\n{journal}");
             assert!(!journal.contains("mismatched"), "{vm}: memory met another disk:\n{journal}");
@@ -395,7 +398,10 @@ fn whatever_happens_a_vm_comes_up_and_goes_down() {
             lives.set(lives.get() + 1);
             let mut life = Life::new(cache.path());
             let begun = Instant::now();
-            steps.iter().take_while(|_| begun.elapsed() < LIFE_LIMIT).for_each(|step| life.go_through(step));
+            steps
+                .iter()
+                .take_while(|_| begun.elapsed() < LIFE_LIMIT)
+                .for_each(|step| life.go_through(step));
             life.end();
         }
     });

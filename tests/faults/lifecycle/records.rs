@@ -23,7 +23,7 @@ fn as_first(record: &mut Value) {
 }
 
 #[test]
-fn an_early_record_is_read_and_gone_on_with() {
+fn an_early_record_is_read_and_used() {
     let fake = stopped();
     let disk = fake.disk("vm");
     fake.edit_record("vm", as_first);
@@ -36,7 +36,7 @@ fn an_early_record_is_read_and_gone_on_with() {
 }
 
 #[test]
-fn a_vm_that_an_earlier_castra_started_is_told_of_and_stopped() {
+fn a_vm_that_an_earlier_castra_started_is_reported_and_stopped() {
     let fake = Fake::new(&["vm"]);
     fake.run(&["up", "--cold"]).ok();
     fake.edit_record("vm", |record| {
@@ -117,7 +117,7 @@ fn a_damaged_record_is_got_over_by_its_hint() {
         fake.run(&["clean", "--records", "vm"]).ok();
         fake.run(&["up", "vm"]).ok();
         assert_eq!(fake.state("vm"), "running");
-        assert_eq!(fake.disk("vm"), disk, "the disk was made anew");
+        assert_eq!(fake.disk("vm"), disk, "the disk was replaced");
     }
 }
 

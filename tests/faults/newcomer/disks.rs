@@ -105,7 +105,8 @@ fn a_download_that_breaks_off() {
     project.write(
         "castra.toml",
         &format!(
-            "[images.mine.rootfs]\nurl = \"{}\"\nsize = 65536\nsha256 = \"{digest}\"\n[[vms]]\nname = \"web\"\nmanaged_image = \"mine\"\n",
+            "[images.mine.rootfs]\nurl = \"{}\"\nsize = 65536\nsha256 = \"{digest}\"\n[[vms]]\n\
+            name = \"web\"\nmanaged_image = \"mine\"\n",
             server.url("/disk.qcow2"),
         ),
     );

@@ -49,7 +49,7 @@ fn with_a_taken_port() -> Option<i32> {
         .code
 }
 
-fn where_nobody_may_write() -> Option<i32> {
+fn in_a_read_only_directory() -> Option<i32> {
     let mut fake = Fake::new(&["vm"]);
     fake.set("XDG_RUNTIME_DIR", "/sys/kernel");
     fake.run(&["up", "--cold"]).code
@@ -70,12 +70,12 @@ fn provoked() -> Vec<(i32, Option<i32>)> {
         (0, of_command(&["--version"])),
         (64, of_command(&["strat"])),
         (65, of_configuration("[[vms]", &["up"])),
-        (66, of_command(&["down", "nobody"])),
+        (66, of_command(&["down", "missing"])),
         (69, without_qemu()),
         (73, of_configuration("", &["init"])),
         (74, to_a_full_device()),
         (75, with_a_taken_port()),
-        (77, where_nobody_may_write()),
+        (77, in_a_read_only_directory()),
         (130, interrupted()),
         (255, of_command(&["exec", "--", "true"])),
     ]

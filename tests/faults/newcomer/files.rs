@@ -7,7 +7,7 @@ use castra_test_support::Fake;
 use castra_test_support::namespace::run_script;
 use castra_test_support::{Ended, Project};
 
-use crate::newcomer::transcript::{holds, told};
+use crate::newcomer::transcript::{holds, transcript_of};
 
 /// Runs castra after a mount.
 fn run_after(mount: &str, place: &Path, project: &Project, words: &[&str]) -> Option<Ended> {
@@ -24,11 +24,11 @@ fn a_project_that_cannot_be_written_to() {
     let fake = Fake::new(&["vm"]);
     let mount = format!("{READ_ONLY} && cd \"$PLACE\"");
     let Some(ended) = run_after(&mount, &fake.path(), &fake, &["up", "--cold"]) else { return };
-    holds("project_read_only", &told(&fake, &["up", "--cold"], &ended.code(77)));
+    holds("project_read_only", &transcript_of(&fake, &["up", "--cold"], &ended.code(77)));
     let words = ["init"];
     std::fs::remove_file(fake.path().join("castra.toml")).expect("removed");
     let Some(ended) = run_after(&mount, &fake.path(), &fake, &words) else { return };
-    holds("init_read_only", &told(&fake, &words, &ended.code(77)));
+    holds("init_read_only", &transcript_of(&fake, &words, &ended.code(77)));
 }
 
 /// An unwritable home is not an error: the project then has a cache of its own.
@@ -49,7 +49,7 @@ fn a_disk_that_is_full() {
     std::fs::create_dir(&state).expect("a directory");
     let mount = "mount -t tmpfs -o size=64k,mode=700 tmpfs \"$PLACE\"";
     let Some(ended) = run_after(mount, &state, &fake, &["up", "--cold"]) else { return };
-    holds("disk_full", &told(&fake, &["up", "--cold"], &ended.code(73)));
+    holds("disk_full", &transcript_of(&fake, &["up", "--cold"], &ended.code(73)));
 }
 
 /// Runs castra under a shell's limit on the size of files, in units of 512 bytes.

@@ -96,7 +96,7 @@ fn a_port_that_is_taken() {
 }
 
 #[test]
-fn an_accelerator_that_nobody_knows() {
+fn an_unknown_accelerator() {
     let mut fake = Fake::new(&["vm"]);
     fake.set("CASTRA_ACCELERATOR", "turbo");
     holds("unknown_accelerator", &transcript(&fake, &["up", "--cold"]));
@@ -116,7 +116,7 @@ fn a_runtime_directory_that_cannot_be_used() {
 
 /// Only root can give a directory away.
 #[test]
-fn a_runtime_directory_of_somebody_else() {
+fn a_runtime_directory_of_another_user() {
     let mut fake = Fake::new(&["vm"]);
     let foreign = fake.path().join("foreign");
     fs::create_dir_all(foreign.join("castra")).expect("a directory");

@@ -21,10 +21,10 @@ const FILTERS: [(&str, &str); 11] = [
 
 /// Returns a command, its exit code and its output, as a newcomer sees them.
 pub(crate) fn transcript(project: &Project, words: &[&str]) -> String {
-    told(project, words, &project.run(words))
+    transcript_of(project, words, &project.run(words))
 }
 
-pub(crate) fn told(project: &Project, words: &[&str], ended: &Ended) -> String {
+pub(crate) fn transcript_of(project: &Project, words: &[&str], ended: &Ended) -> String {
     let root = project.path().parent().expect("a parent").to_string_lossy().into_owned();
     let home = Path::new(env!("CARGO_MANIFEST_DIR")).to_string_lossy().into_owned();
     let said = ended.stderr.replace(&root, "[ROOT]").replace(&home, "[CASTRA]");

@@ -56,7 +56,8 @@ fn a_configuration_that_makes_no_sense() {
         ("unknown_image", "[[vms]]\nname = \"web\"\nmanaged_image = \"alpin-minimal\"\n"),
         (
             "bad_size",
-            "[[vms]]\nname = \"web\"\nmanaged_image = \"alpine-minimal\"\nmemory = \"1 gigabyte\"\n",
+            "[[vms]]\nname = \"web\"\nmanaged_image = \"alpine-minimal\"\n\
+            memory = \"1 gigabyte\"\n",
         ),
     ] {
         project.write("castra.toml", text);
@@ -67,7 +68,7 @@ fn a_configuration_that_makes_no_sense() {
 
 /// An unknown key is a warning, since it stops nothing.
 #[test]
-fn a_key_that_nobody_knows() {
+fn an_unknown_key() {
     let project = Project::isolated();
     project.write(
         "castra.toml",

@@ -30,8 +30,9 @@ pub(crate) fn sha256(bytes: &[u8]) -> String {
 /// Returns a `castra.toml` with the image `disk`, pinned by `pin`, and a VM on it.
 pub(crate) fn configuration(url: &str, pin: &str) -> String {
     format!(
-        "[images.disk.rootfs]\nurl = \"{url}\"\n{pin}\npipeline = [{{ convert = {{ from = \"raw\", to = \"qcow2\" }} }}]\n\
-         [[vms]]\nname = \"dev\"\nmanaged_image = \"disk\"\ndisk = \"1 GiB\"\n"
+        "[images.disk.rootfs]\nurl = \"{url}\"\n{pin}\n\
+        pipeline = [{{ convert = {{ from = \"raw\", to = \"qcow2\" }} }}]\n\
+        [[vms]]\nname = \"dev\"\nmanaged_image = \"disk\"\ndisk = \"1 GiB\"\n"
     )
 }
 

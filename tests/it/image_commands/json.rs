@@ -74,7 +74,7 @@ fn every_subcommand_speaks_json_and_every_field_is_documented() {
 }
 
 #[test]
-fn an_image_that_cannot_be_repaired_is_told_as_json_too() {
+fn an_image_that_cannot_be_repaired_is_reported_as_json_too() {
     let server = serve();
     let project = project(&server);
     project.run(&["image", "pull"]).ok();

@@ -27,20 +27,20 @@ fn waste(project: &Project) -> PathBuf {
 }
 
 #[test]
-fn what_nobody_needs_goes_and_what_a_project_needs_stays() {
+fn what_no_project_needs_goes_and_the_rest_stays() {
     let server = serve();
     let project = project(&server);
     project.run(&["image", "pull"]).ok();
     let directory = waste(&project);
     let dry =
         project.run(&["image", "prune", "--dry-run"]).ok().says("3 MiB would be freed").text();
-    for told in [
+    for expected in [
         "old v1",
         "half v1",
         &format!("sha256:{}", sha256(b"old")),
         &format!("sha256:{}", sha256(b"cut")),
     ] {
-        assert!(dry.contains(told), "{told}: {dry}");
+        assert!(dry.contains(expected), "{expected}: {dry}");
     }
     assert!(!dry.contains("disk v1") && directory.is_dir());
     let wet = project.run(&["image", "prune"]).ok().says("3 MiB freed").text();
@@ -70,8 +70,8 @@ fn a_project_that_is_gone_does_not_count() {
     gone.run(&["image", "pull"]).ok();
     here.run(&["image", "prune"]).ok().says("nothing to remove");
     fs::remove_dir_all(gone.path().join(".castra")).expect("is ours");
-    let told = here.run(&["image", "prune"]).ok().text();
-    assert!(told.contains("disk v1") && told.contains("project/.castra"), "{told}");
+    let output = here.run(&["image", "prune"]).ok().text();
+    assert!(output.contains("disk v1") && output.contains("project/.castra"), "{output}");
     assert_eq!(names(&here.cache().join("images")), Vec::<String>::new());
     assert_eq!(names(&here.cache().join("projects")), Vec::<String>::new());
 }
@@ -84,8 +84,8 @@ fn a_project_that_was_moved_keeps_its_image_and_counts_again_once_it_is_used() {
     let moved = neighbour(&here, &server);
     fs::rename(here.path().join(".castra"), moved.path().join(".castra")).expect("moved");
     let before = fs::metadata(cached(&here)).expect("is there").nlink();
-    let told = here.run(&["image", "prune"]).ok().text();
-    assert!(!told.contains("disk v1"), "{told}");
+    let output = here.run(&["image", "prune"]).ok().text();
+    assert!(!output.contains("disk v1"), "{output}");
     assert_eq!(fs::metadata(cached(&here)).expect("is there").nlink(), before);
     moved.run(&["image", "pull", "--offline"]).ok().says("cache hit");
     assert_eq!(names(&here.cache().join("projects")).len(), 1);
@@ -106,8 +106,8 @@ fn what_a_running_castra_has_locked_stays() {
             .map(|name| fs::File::create(locks.join(name)).expect("made"))
             .collect();
     held.iter().for_each(|file| file.lock().expect("free"));
-    let told = project.run(&["image", "prune"]).ok().text();
-    assert!(!told.contains("old v1") && !told.contains(&partial), "{told}");
+    let output = project.run(&["image", "prune"]).ok().text();
+    assert!(!output.contains("old v1") && !output.contains(&partial), "{output}");
     assert!(directory.join("manifest.json").is_file());
     drop(held);
     assert!(project.run(&["image", "prune"]).ok().text().contains("old v1"));
@@ -122,8 +122,8 @@ fn the_quarantine_goes_with_it_and_no_castra_toml_is_needed() {
     unlock(&rootfs(&project));
     rot(&rootfs(&project));
     project.run(&["image", "verify"]).ok();
-    let told = project.run(&["image", "prune"]).ok().text();
-    assert_eq!(told.matches("quarantine").count(), 2, "{told}");
+    let output = project.run(&["image", "prune"]).ok().text();
+    assert_eq!(output.matches("quarantine").count(), 2, "{output}");
     assert!(names(&project.path().join(".castra/quarantine")).is_empty());
     project.write("castra.toml", "this is no TOML");
     project.run(&["image", "prune"]).ok().says("nothing to remove");

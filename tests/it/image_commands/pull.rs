@@ -43,7 +43,7 @@ fn an_image_that_no_vm_here_needs_goes_into_the_cache_alone() {
 }
 
 #[test]
-fn an_image_that_nobody_knows_is_an_error_with_a_way_out() {
+fn an_unknown_image_is_an_error_with_a_way_out() {
     let project = Project::isolated();
     project
         .run(&["image", "pull", "alpine-minmal"])
@@ -57,7 +57,7 @@ fn an_image_that_nobody_knows_is_an_error_with_a_way_out() {
 }
 
 #[test]
-fn a_missing_digest_is_told_and_pinning_it_makes_the_next_pull_a_hit() {
+fn a_missing_digest_is_reported_and_pinning_it_makes_the_next_pull_a_hit() {
     let server = serve();
     let project = Project::isolated();
     let url = server.url("/disk.raw");
@@ -73,7 +73,7 @@ fn a_missing_digest_is_told_and_pinning_it_makes_the_next_pull_a_hit() {
 }
 
 #[test]
-fn a_placeholder_is_a_missing_digest_and_other_mistakes_are_told_first() {
+fn a_placeholder_is_a_missing_digest_and_other_mistakes_are_reported_first() {
     let server = serve();
     let project = Project::isolated();
     let placeholder = configuration(&server.url("/disk.raw"), "sha256 = \"?\"");

@@ -13,7 +13,7 @@ fn digest(path: &std::path::Path) -> String {
 }
 
 #[test]
-fn a_bit_that_no_stamp_tells_of_is_found_moved_aside_and_repaired() {
+fn a_flipped_bit_that_no_stamp_shows_is_found_quarantined_and_repaired() {
     let server = serve();
     let project = project(&server);
     project.run(&["image", "pull"]).ok();
@@ -61,7 +61,7 @@ fn without_a_way_to_repair_it_the_image_is_an_error_until_there_is_one() {
 }
 
 #[test]
-fn a_damaged_download_is_moved_aside_and_fetched_when_it_is_needed() {
+fn a_damaged_download_is_quarantined_and_fetched_when_it_is_needed() {
     let server = serve();
     let project = project(&server);
     project.run(&["image", "pull"]).ok();
@@ -90,7 +90,7 @@ fn the_cache_s_own_copy_is_repaired_from_the_project_s() {
 }
 
 #[test]
-fn a_link_in_the_place_of_a_file_is_moved_aside_and_not_followed() {
+fn a_link_in_the_place_of_a_file_is_quarantined_and_not_followed() {
     let server = serve();
     let project = project(&server);
     project.run(&["image", "pull"]).ok();
@@ -104,7 +104,7 @@ fn a_link_in_the_place_of_a_file_is_moved_aside_and_not_followed() {
 }
 
 #[test]
-fn an_edited_manifest_is_moved_aside() {
+fn an_edited_manifest_is_quarantined() {
     let server = serve();
     let project = project(&server);
     project.run(&["image", "pull"]).ok();
@@ -121,7 +121,7 @@ fn an_edited_manifest_is_moved_aside() {
 }
 
 #[test]
-fn a_disk_never_stands_on_a_damaged_base() {
+fn a_disk_is_never_based_on_a_damaged_image() {
     let server = serve();
     let project = project(&server);
     // A disk of noise does not boot, but QEMU runs all the same.

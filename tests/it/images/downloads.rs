@@ -116,7 +116,7 @@ fn a_size_that_is_not_pinned_is_learned() {
 }
 
 #[test]
-fn a_failure_keeps_what_came_and_the_next_run_goes_on() {
+fn a_failure_keeps_what_came_and_the_next_run_resumes() {
     let bytes = payload(SIZE);
     let content = bytes.clone();
     let server = Server::start(move |request| match request.number {
@@ -270,7 +270,7 @@ fn a_redirect_is_followed_and_a_loop_is_not() {
 #[test]
 fn a_proxy_that_refuses_is_named_without_its_password() {
     let closed = closed_port();
-    let proxy = format!("http://somebody:secret@127.0.0.1:{closed}");
+    let proxy = format!("http://user:secret@127.0.0.1:{closed}");
     let fixture = Fixture::with([("http_proxy", proxy.as_str())]);
     let error =
         fixture.ensure(&disk_image(&payload(4096), &["http://example.invalid/disk".to_owned()]));
@@ -294,7 +294,7 @@ fn a_proxy_that_answers_no_is_named() {
 
 #[test]
 fn a_proxy_of_another_kind_is_refused_by_name() {
-    let fixture = Fixture::with([("all_proxy", "socks5://somebody:secret@127.0.0.1:1080")]);
+    let fixture = Fixture::with([("all_proxy", "socks5://user:secret@127.0.0.1:1080")]);
     let error =
         fixture.ensure(&disk_image(&payload(4096), &["http://example.invalid/disk".to_owned()]));
     let text = shown(error.expect_err("cannot be used"));
@@ -350,7 +350,10 @@ proptest! {
 
     /// Whatever an earlier attempt left, right or wrong, the same bytes come out in the end.
     #[test]
-    fn any_partial_ends_in_the_same_bytes(kept in 0..=SIZE, spoilt in proptest::option::of(0..SIZE)) {
+    fn any_partial_ends_in_the_same_bytes(
+        kept in 0..=SIZE,
+        spoilt in proptest::option::of(0..SIZE),
+    ) {
         let bytes = payload(SIZE);
         let content = bytes.clone();
         let server = Server::start(move |request| Reply::file(request, &content, None));

@@ -14,7 +14,7 @@ use crate::images::fixture::{Fixture, convert, disk_image, payload, raw_of};
 const SIZE: usize = 64 * 1024;
 /// User id that is neither root nor the one that runs the tests: `nobody`, as the kernel numbers
 /// it.
-const SOMEBODY: u32 = 65534;
+const OTHER_USER: u32 = 65534;
 
 fn serve() -> (Server, ManagedImageSpec) {
     let content = payload(SIZE);
@@ -61,7 +61,7 @@ fn plant_fifo(path: &Path) {
 }
 
 #[test]
-fn a_fifo_in_the_way_never_holds_anybody_up() {
+fn a_fifo_in_the_way_never_blocks() {
     let (server, image) = serve();
     for number in 0..4 {
         let fixture = Fixture::new();
@@ -69,7 +69,10 @@ fn a_fifo_in_the_way_never_holds_anybody_up() {
         plant_fifo(path);
         let error = fixture.ensure(&image).expect_err("is refused");
         assert!(
-            matches!(&error, ImageError::File(FileError::NotAFile { path: found }) if found == path),
+            matches!(
+                &error,
+                ImageError::File(FileError::NotAFile { path: found }) if found == path
+            ),
             "{error}"
         );
     }
@@ -108,7 +111,7 @@ fn a_log_that_leads_elsewhere_is_not_written() {
 /// Gives a file to another user, who could change it at any time. Returns `false` if this user may
 /// not.
 fn give_away(path: &Path) -> bool {
-    std::os::unix::fs::chown(path, Some(SOMEBODY), Some(SOMEBODY)).is_ok()
+    std::os::unix::fs::chown(path, Some(OTHER_USER), Some(OTHER_USER)).is_ok()
 }
 
 fn owner(path: &Path) -> u32 {
@@ -116,7 +119,7 @@ fn owner(path: &Path) -> u32 {
 }
 
 #[test]
-fn somebody_elses_partial_does_not_become_the_download() {
+fn a_partial_of_another_user_does_not_become_the_download() {
     let (server, image) = serve();
     let fixture = Fixture::new();
     fixture.leave_partial(&image, &payload(SIZE)[..SIZE / 2]);
@@ -125,12 +128,12 @@ fn somebody_elses_partial_does_not_become_the_download() {
         return;
     }
     fixture.ensure(&image).expect("is prepared");
-    assert_ne!(owner(&fixture.blob(&image)), SOMEBODY);
+    assert_ne!(owner(&fixture.blob(&image)), OTHER_USER);
     assert_eq!(server.ranges(), [None], "nothing of it is used");
 }
 
 #[test]
-fn somebody_elses_files_are_not_relied_on() {
+fn files_of_another_user_are_not_relied_on() {
     let (server, image) = serve();
     let fixture = Fixture::new();
     let paths = fixture.ensure(&image).expect("is prepared");
@@ -140,7 +143,7 @@ fn somebody_elses_files_are_not_relied_on() {
     }
     // The cached file is the same one under another name.
     fixture.ensure(&image).expect("is copied");
-    assert_ne!(owner(&paths.disk), SOMEBODY);
+    assert_ne!(owner(&paths.disk), OTHER_USER);
     assert_eq!(raw_of(&paths.disk), payload(SIZE));
     assert_eq!(server.requests().len(), 1);
 
@@ -148,7 +151,7 @@ fn somebody_elses_files_are_not_relied_on() {
     let mut other = image.clone();
     other.id = "other".to_owned();
     fixture.ensure(&other).expect("is fetched again");
-    assert_ne!(owner(&fixture.blob(&image)), SOMEBODY);
+    assert_ne!(owner(&fixture.blob(&image)), OTHER_USER);
     assert_eq!(server.requests().len(), 2);
     assert!(
         fixture.events.warnings().contains("belongs to another user"),

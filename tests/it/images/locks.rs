@@ -73,7 +73,7 @@ fn twenty_processes_download_once() {
 }
 
 #[test]
-fn who_waits_goes_on_when_the_holder_is_killed() {
+fn a_waiter_proceeds_when_the_holder_is_killed() {
     let server = slow_server();
     let image = disk_image(&payload(SIZE), &[server.url("/disk")]);
     let fixture = Fixture::new();

@@ -278,8 +278,9 @@ fn a_disk_that_leans_on_another_file_is_refused() {
     let secret = fixture.path("secret");
     std::fs::write(&secret, payload(64 * 1024)).expect("writes");
     let descriptor = format!(
-        "# Disk DescriptorFile\nversion=1\nCID=12345678\nparentCID=ffffffff\ncreateType=\"monolithicFlat\"\n\
-         RW 128 FLAT \"{}\" 0\n",
+        "# Disk DescriptorFile\nversion=1\nCID=12345678\nparentCID=ffffffff\n\
+        createType=\"monolithicFlat\"\n\
+        RW 128 FLAT \"{}\" 0\n",
         secret.display()
     );
     let step = convert("vmdk");

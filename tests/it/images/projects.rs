@@ -337,7 +337,7 @@ fn slowness_is_remembered_for_a_minute_where_another_image_is_cached() {
 }
 
 #[test]
-fn what_is_cached_is_taken_without_asking_anybody() {
+fn what_is_cached_is_taken_without_asking_a_server() {
     let content = payload(SIZE * 2);
     let (first, second) =
         (Server::start(move |request| Reply::file(request, &content, None)), serve());
@@ -370,15 +370,17 @@ fn a_tampered_first_choice_is_an_error_and_no_reason_to_look_further() {
 
 #[test]
 fn none_of_them_names_each() {
-    let nobody = || format!("http://127.0.0.1:{}/disk", closed_port());
+    let unreachable = || format!("http://127.0.0.1:{}/disk", closed_port());
     let mut fixture = Fixture::new();
-    let error = choose(&fixture, &candidates(nobody(), nobody())).expect_err("there is none");
+    let error =
+        choose(&fixture, &candidates(unreachable(), unreachable())).expect_err("there is none");
     let text = shown(error);
     assert!(
         text.contains("disk v1: cannot download") && text.contains("second v1: cannot download"),
         "{text}"
     );
     fixture.context.offline = true;
-    let error = choose(&fixture, &candidates(nobody(), nobody())).expect_err("there is none");
+    let error =
+        choose(&fixture, &candidates(unreachable(), unreachable())).expect_err("there is none");
     assert!(shown(error).contains("network is disabled"));
 }

@@ -133,7 +133,7 @@ fn a_trusted_server_is_used_and_may_not_redirect_to_plain_http() {
 }
 
 #[test]
-fn a_server_that_nobody_vouches_for_is_refused_without_trying_again() {
+fn an_untrusted_server_is_refused_without_trying_again() {
     let fixture = Fixture::new();
     let server = TlsServer::start(&fixture, &[]);
     let error = ensure(&fixture, &disk_image(&payload(SIZE), &[server.url("disk")]), None)

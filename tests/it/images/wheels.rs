@@ -34,8 +34,8 @@ pub(crate) fn fixture() -> (Fixture, Vec<u8>, ManagedImageSpec) {
 /// Returns a wheel, as small as pip accepts it.
 pub(crate) fn wheel(disk: &[u8]) -> Vec<u8> {
     let metadata = b"Metadata-Version: 2.1\nName: castra-test-disk\nVersion: 1.0\n";
-    let tags =
-        b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: false\nTag: py3-none-manylinux_2_17_x86_64\n";
+    let tags = b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: false\n\
+        Tag: py3-none-manylinux_2_17_x86_64\n";
     let mut archive = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
     let members: [(&str, &[u8]); 4] = [
         ("castra_test_disk/disk.raw", disk),

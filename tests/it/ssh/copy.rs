@@ -63,18 +63,18 @@ fn a_tree_goes_there_and_back() {
     let guest = Guest::start();
     let [source, there, back] = ["source", "there", "back"].map(|name| guest.scratch().join(name));
     tree(&source);
-    let mut told = 0;
+    let mut reported = 0;
     let copied = upload(&guest.target, &source, there.to_str().expect("is text"), &mut |bytes| {
-        told += bytes
+        reported += bytes
     });
     let copied = copied.expect("uploads");
     assert_eq!(describe(&there), describe(&source));
-    assert_eq!((copied.files, copied.bytes), (103, told));
-    assert_eq!(told, 7_654_321 + (0..100).sum::<u64>() * 50 + 10);
+    assert_eq!((copied.files, copied.bytes), (103, reported));
+    assert_eq!(reported, 7_654_321 + (0..100).sum::<u64>() * 50 + 10);
     let copied = download(&guest.target, there.to_str().expect("is text"), &back, &mut |_| ())
         .expect("downloads");
     assert_eq!(describe(&back), describe(&source));
-    assert_eq!((copied.files, copied.bytes), (103, told));
+    assert_eq!((copied.files, copied.bytes), (103, reported));
     // Again, over the existing copy.
     let again = back.join("there");
     download(&guest.target, there.to_str().expect("is text"), &back, &mut |_| ())
@@ -353,7 +353,8 @@ fn the_umask_counts_and_no_rights_are_lent() {
     let goal = guest.scratch().join("goal");
     download(&guest.target, &source, &goal, &mut |_| ()).expect("downloads");
     let umask = fs::read_to_string("/proc/self/status").expect("reads");
-    let umask = umask.lines().find_map(|line| line.strip_prefix("Umask:")).expect("is told").trim();
+    let umask =
+        umask.lines().find_map(|line| line.strip_prefix("Umask:")).expect("is listed").trim();
     let allowed = 0o777 & !u32::from_str_radix(umask, 8).expect("is a number");
     assert_eq!(mode(&goal.join("file")) & 0o7777, allowed);
     assert_eq!(mode(&goal.join("open")) & 0o7777, allowed);

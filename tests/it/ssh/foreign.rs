@@ -217,7 +217,7 @@ fn keys_change_while_everything_waits() {
             .unwrap_or_else(|_| panic!("exchange {number} begins"));
     }
     let mut received = first.to_vec();
-    stdout.read_to_end(&mut received).expect("goes on");
+    stdout.read_to_end(&mut received).expect("continues");
     writer.join().expect("ends").expect("writes");
     assert!(received == pattern(20 << 20), "{} bytes", received.len());
     drop(child);
@@ -259,7 +259,7 @@ fn several_sessions_on_one_connection() {
 }
 
 #[test]
-fn sftp_does_what_it_is_told() {
+fn sftp_does_as_its_commands_say() {
     let guest = Guest::start();
     let mut sftp = client(&guest, "sftp");
     let (here, there) = (guest.scratch().join("here"), guest.scratch().join("there"));
@@ -267,9 +267,11 @@ fn sftp_does_what_it_is_told() {
     let (here, there) = (here.display().to_string(), there.display().to_string());
     sftp.args(["-b", "-", "127.0.0.1"]);
     let batch = format!(
-        "mkdir {there}\nput {here} {there}/a\nget {there}/a {here}.back\nrename {there}/a {there}/b\n\
-         ln -s b {there}/c\nln {there}/b {there}/d\nchmod 600 {there}/b\nls -l {there}\ndf {there}\n\
-         rm {there}/d\nmkdir {there}/e\nrmdir {there}/e\ncd {there}\npwd\n"
+        "mkdir {there}\nput {here} {there}/a\nget {there}/a {here}.back\n\
+        rename {there}/a {there}/b\n\
+        ln -s b {there}/c\nln {there}/b {there}/d\nchmod 600 {there}/b\nls -l {there}\n\
+        df {there}\n\
+        rm {there}/d\nmkdir {there}/e\nrmdir {there}/e\ncd {there}\npwd\n"
     );
     let output = run(sftp, batch.into_bytes());
     assert!(output.status.success(), "{}", said(&output));
@@ -433,7 +435,7 @@ fn a_forward_to_a_unix_socket() {
         assert_eq!(heard(port), "hello from the socket");
     }
     assert_eq!(heard(nowhere), "");
-    eventually("the reason is told", || {
+    eventually("the reason is printed", || {
         fs::read_to_string(&log).unwrap_or_default().contains("onnect failed")
     });
     drop(forwarding);

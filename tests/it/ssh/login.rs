@@ -47,7 +47,7 @@ fn another_client_key_is_refused() {
 }
 
 #[test]
-fn an_unknown_user_is_told_from_a_wrong_key() {
+fn an_unknown_user_is_distinguished_from_a_wrong_key() {
     let guest = Guest::start();
     let error = whoami(&Target { user: "no-such-user".into(), ..guest.target.clone() })
         .expect_err("is refused");

@@ -86,7 +86,7 @@ fn a_command_that_does_not_read_holds_its_sender_back() {
 
 /// Endless output without a reader. Only memory can show how much of it there is.
 #[test]
-fn output_that_nobody_reads_costs_no_memory() {
+fn output_that_is_not_read_costs_no_memory() {
     let guest = Guest::start();
     for line in ["cat /dev/zero", "cat /dev/zero >&2 & exec cat /dev/zero"] {
         let (streams, _stdin, stdout, stderr) = pipes();
@@ -127,7 +127,7 @@ fn a_reader_that_pauses_holds_the_command_back() {
         let at_most = until_still(&sent);
         let grown = resident_bytes().saturating_sub(before);
         for number in 1..chunks {
-            stdout.read_exact(&mut chunk).expect("goes on");
+            stdout.read_exact(&mut chunk).expect("continues");
             assert!(chunk == expected, "chunk {number}");
         }
         assert_eq!(stdout.read(&mut chunk).expect("ends"), 0);

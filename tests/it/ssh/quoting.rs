@@ -16,15 +16,21 @@ fn argument() -> impl Strategy<Value = OsString> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 200,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn every_argument_survives_a_shell(arguments in prop::collection::vec(argument(), 0..6)) {
         let mut argv: Vec<OsString> = ["printf", "%s\\0"].map(OsString::from).to_vec();
         argv.extend(arguments.iter().cloned());
         let line = quote(&argv);
-        let output = Command::new("sh").arg("-c").arg(OsStr::from_bytes(&line)).output().expect("runs");
-        let mut expected: Vec<u8> = arguments.iter().flat_map(|one| [one.as_bytes(), b"\0"].concat()).collect();
+        let line = OsStr::from_bytes(&line);
+        let output = Command::new("sh").arg("-c").arg(line).output().expect("runs");
+        let mut expected: Vec<u8> =
+            arguments.iter().flat_map(|one| [one.as_bytes(), b"\0"].concat()).collect();
         if arguments.is_empty() {
             expected.push(0);
         }

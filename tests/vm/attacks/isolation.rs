@@ -71,8 +71,9 @@ fn calls(port: u16) -> String {
         .map(|(host, dns)| {
             format!(
                 "echo udp | timeout 5 nc -u -w 2 {host} {port}\n\
-                 timeout 5 nc -w 2 {host} {port} </dev/null && echo connected {host}\n\
-                 timeout 10 nslookup -type=a castra.invalid {dns} 2>&1 | grep -iE 'NXDOMAIN|SERVFAIL|REFUSED|^Name:'\n"
+                timeout 5 nc -w 2 {host} {port} </dev/null && echo connected {host}\n\
+                timeout 10 nslookup -type=a castra.invalid {dns} 2>&1 | grep -iE \
+                'NXDOMAIN|SERVFAIL|REFUSED|^Name:'\n"
             )
         })
         .collect()

@@ -30,7 +30,7 @@ fn a_template_in_the_making_leaves_nothing() {
         let cache = linked_cache();
         fs::remove_dir_all(cache.path().join("castra/templates")).expect("removed");
         let project = Project::with_cache(cache.path().to_owned());
-        assert!(is_killed(up(&project), point.name()), "nobody comes to {}", point.name());
+        assert!(is_killed(up(&project), point.name()), "no process comes to {}", point.name());
         project.run(&["up"]).ok().says("restoring from its warm template");
         project.run(&["exec", "--", "true"]).ok();
         assert_eq!(
@@ -43,11 +43,11 @@ fn a_template_in_the_making_leaves_nothing() {
 }
 
 #[test]
-fn a_vm_that_was_going_on_comes_up() {
+fn a_vm_killed_while_it_resumed_comes_up() {
     let cache = linked_cache();
     for point in Point::RESTORE {
         let project = Project::with_cache(cache.path().to_owned());
-        assert!(is_killed(up(&project), point.name()), "nobody comes to {}", point.name());
+        assert!(is_killed(up(&project), point.name()), "no process comes to {}", point.name());
         project.run(&["up"]).ok();
         let said = project.run(&["exec", "--", "cat", "/etc/hostname"]).ok().text();
         assert_eq!(said, "alpine-minimal\n", "after a kill at {}", point.name());
@@ -61,7 +61,7 @@ fn a_run_that_was_killed_while_it_started_is_swept_by_the_next() {
         let project = Project::with_cache(cache.path().to_owned());
         let mut command = project.castra(&["run", "--", "true"]);
         command.stdout(Stdio::null()).stderr(Stdio::null());
-        assert!(is_killed(command, point.name()), "nobody comes to {}", point.name());
+        assert!(is_killed(command, point.name()), "no process comes to {}", point.name());
         project.run(&["run", "--", "true"]).ok();
         let vms = fs::read_dir(cache.path().join("castra/runs/vms")).expect("reads");
         assert_eq!(vms.count(), 0, "after a kill at {}", point.name());

@@ -73,9 +73,8 @@ impl Pump {
             tokio::select! {
                 ready = self.source.readable() => {
                     let Ok(mut ready) = ready else { return };
-                    let Ok(count) = ready.try_io(|source| Ok(rustix::io::read(source, &mut buffer)?)) else {
-                        continue;
-                    };
+                    let read = ready.try_io(|source| Ok(rustix::io::read(source, &mut buffer)?));
+                    let Ok(count) = read else { continue };
                     // A terminal whose other side is closed reports EIO.
                     let Ok(count @ 1..) = count else { return };
                     if !self.send(&buffer[..count]).await {

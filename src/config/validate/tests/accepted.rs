@@ -120,7 +120,10 @@ machine = "q35"
 cpu = "max"
 min_memory = "2 GiB"
 devices = []
-rootfs = { urls = ["https://a.example/d.vhd", "http://b.example/d.vhd"], sha256 = "SHA", size = 12, pipeline = [
+rootfs = { sha256 = "SHA", size = 12, urls = [
+  "https://a.example/d.vhd",
+  "http://b.example/d.vhd",
+], pipeline = [
   "strip-vhd-footer",
   { convert = { from = "raw", to = "qcow2" } },
 ] }
@@ -157,9 +160,10 @@ pipeline = [{ unzip = "a/b" }, { decompress = "xz" }, { rename = "initrd.img" }]
         (&rootfs.source, &rootfs.digest, Some(12))
     );
     assert_eq!(kernel.pipeline[1], TransformStep::ExtractFile { path: "/boot/vmlinuz".into() });
-    assert!(
-        matches!(&initramfs.source, ArtifactSource::PythonPackage { version, .. } if version == "1.0+x")
-    );
+    assert!(matches!(
+        &initramfs.source,
+        ArtifactSource::PythonPackage { version, .. } if version == "1.0+x"
+    ));
     assert_eq!(initramfs.digest, Digest::Sha512(SHA.repeat(2)));
     assert_eq!(initramfs.pipeline[1], TransformStep::Decompress { format: Compression::Xz });
     assert_eq!(

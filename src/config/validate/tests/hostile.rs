@@ -24,7 +24,8 @@ fn colour_only_where_it_is_wanted() {
 #[test]
 fn a_file_cannot_drive_the_terminal() {
     let text = refusal(
-        "[[vms]]\nname = \"\\u001b[31m\"\nmanaged_image = \"\\u001b]0;x\\u0007\"\n\"\\u001b[2J\" = 1\n",
+        "[[vms]]\nname = \"\\u001b[31m\"\nmanaged_image = \"\\u001b]0;x\\u0007\"\n\
+        \"\\u001b[2J\" = 1\n",
     );
     assert!(!text.contains(['\u{1b}', '\u{7}']), "{text:?}");
 }
@@ -102,7 +103,9 @@ proptest! {
                 prop_assert!(!project.vms.is_empty());
                 prop_assert_eq!(is_valid(&lines.concat()), project.warnings.is_empty());
             }
-            Err(ConfigError::Invalid(problems)) => prop_assert!(problems.render(true).contains("help")),
+            Err(ConfigError::Invalid(problems)) => {
+                prop_assert!(problems.render(true).contains("help"));
+            }
             Err(ConfigError::TooNew { .. }) => {}
             Err(error) => prop_assert!(false, "{}", error),
         }

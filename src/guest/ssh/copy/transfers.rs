@@ -50,7 +50,7 @@ impl<'a> Transfers<'a> {
     pub(super) async fn finish(mut self) -> Result<Done, SshError> {
         self.wait_until_below(1).await?;
         while let Ok(bytes) = self.arrived.try_recv() {
-            self.tell(bytes);
+            self.report(bytes);
         }
         Ok(self.done)
     }
@@ -64,13 +64,13 @@ impl<'a> Transfers<'a> {
                     Err(SshError::Lost) => return Err(SshError::Lost),
                     Err(error) => self.done.failed.push(error),
                 },
-                Some(bytes) = self.arrived.recv() => self.tell(bytes),
+                Some(bytes) = self.arrived.recv() => self.report(bytes),
             }
         }
         Ok(())
     }
 
-    fn tell(&mut self, bytes: u64) {
+    fn report(&mut self, bytes: u64) {
         self.done.bytes += bytes;
         (self.progress)(bytes);
     }

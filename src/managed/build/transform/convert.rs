@@ -65,7 +65,11 @@ pub(super) fn convert(
 fn is_about_space(error: &CommandError) -> bool {
     const WORDS: [&str; 3] = ["No space left on device", "Disk quota exceeded", "File too large"];
     is_about_file_size(error)
-        || matches!(error, CommandError::Failed { stderr, .. } if WORDS.iter().any(|words| stderr.contains(words)))
+        || matches!(
+            error,
+            CommandError::Failed { stderr, .. }
+                if WORDS.iter().any(|words| stderr.contains(words))
+        )
 }
 
 /// Returns `true` where `qemu-img` ended because a file became as long as it may.

@@ -195,7 +195,9 @@ impl Explain for DownloadError {
 
     fn hint(&self) -> Option<String> {
         Some(match self {
-            Self::Network { failure: NetworkFailure::Tls(problem), .. } if is_about_time(problem) => {
+            Self::Network { failure: NetworkFailure::Tls(problem), .. }
+                if is_about_time(problem) =>
+            {
                 let now = jiff::Timestamp::now().strftime("%F %H:%M UTC");
                 format!("This machine's clock says {now}. If that is wrong, set it and try again.")
             }
@@ -210,7 +212,8 @@ impl Explain for DownloadError {
                     .to_owned()
             }
             Self::Network { kept_bytes: 0, .. } => {
-                "Check the network and the proxy settings (HTTPS_PROXY, NO_PROXY), or name a mirror in CASTRA_MIRROR."
+                "Check the network and the proxy settings (HTTPS_PROXY, NO_PROXY), or name a \
+                mirror in CASTRA_MIRROR."
                     .to_owned()
             }
             Self::Network { kept_bytes, .. } => {
@@ -222,8 +225,13 @@ impl Explain for DownloadError {
                 address in a browser, or try another network."
                     .to_owned()
             }
-            Self::Proxy { variable, .. } => format!("Set {variable} to an http:// address, or unset it."),
-            Self::Status { .. } | Self::Length { .. } | Self::Endless { .. } | Self::BadRange { .. } => {
+            Self::Proxy { variable, .. } => {
+                format!("Set {variable} to an http:// address, or unset it.")
+            }
+            Self::Status { .. }
+            | Self::Length { .. }
+            | Self::Endless { .. }
+            | Self::BadRange { .. } => {
                 "Try again later, or name a mirror in CASTRA_MIRROR.".to_owned()
             }
         })
