@@ -6,6 +6,7 @@ use std::process::Command;
 
 use crate::docs;
 use crate::newer_qemu;
+use crate::prose;
 use crate::run::{cargo, root, run, run_command};
 use crate::tools;
 
@@ -22,6 +23,7 @@ const SKIPPED_TESTS: &str = "CASTRA_SKIPPED_TESTS";
 pub(crate) fn run_checks() -> Result<(), String> {
     let cargo = cargo();
     run(&cargo, &["fmt", "--all", "--check"])?;
+    prose::check()?;
     let lint = ["clippy", "--workspace", "--all-targets", "--features", FOR_TESTS, "--locked"];
     run(&cargo, &[lint.as_slice(), &["--", "-D", "warnings"]].concat())?;
     tools::ensure_deny()?;

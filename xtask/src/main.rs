@@ -17,18 +17,22 @@ use std::process::ExitCode;
 
 use bench::Part;
 
-const USAGE: &str = "\
-cargo xtask demo          install QEMU if it is missing, build, start a VM in an empty directory, run a command in it
+const USAGE: &str =
+    "cargo xtask demo          install QEMU if it is missing, build, start a VM in an empty \
+    directory, run a command in it
 cargo xtask test [ARGS]   install what tests need, run all of them; ARGS go to the test runner
-cargo xtask ci [--full]   formatting, lints, licences, documentation, all tests; --full: those of VMs also under the QEMU of
+cargo xtask ci [--full]   formatting, lints, licences, documentation, all tests; --full: those of \
+    VMs also under the QEMU of
                           Debian's backports
 cargo xtask bench [images|boots]
                           how fast Castra is, as ratios against baselines measured in the same run
 cargo xtask fuzz [SECS]   look for input that breaks a parser, so many seconds for each (60)
 cargo xtask docs          check the links of all pages and build the book into target/book
-cargo xtask package       make the packages, install castra from them outside the repository, run a command in a VM
+cargo xtask package       make the packages, install castra from them outside the repository, run \
+    a command in a VM
 cargo xtask picture       record the README's picture from a real session
-cargo xtask prose [PATH]  check how docs and messages are written; PATH: list what is found in files that begin with it";
+cargo xtask prose [PATH]  check how docs and messages are written; PATH: list what is found in \
+    files that begin with it";
 
 #[expect(clippy::print_stderr, reason = "a command line tool talks to its user")]
 fn main() -> ExitCode {

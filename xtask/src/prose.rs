@@ -44,13 +44,13 @@ struct Habit {
 const TURNS: [Habit; 7] = [
     Habit {
         name: "go on",
-        limit: 4,
+        limit: 2,
         turns: &[&[&["go", "goes", "going", "went", "gone"], &["on"]]],
     },
-    Habit { name: "tell", limit: 40, turns: &[&[&["tell", "tells", "told", "telling"]]] },
+    Habit { name: "tell", limit: 6, turns: &[&[&["tell", "tells", "told", "telling"]]] },
     Habit {
         name: "stand on",
-        limit: 2,
+        limit: 0,
         turns: &[&[&["stand", "stands", "stood", "standing"], &["on"]]],
     },
     Habit {
@@ -81,7 +81,7 @@ const TURNS: [Habit; 7] = [
 ];
 
 /// Number of docs in a thousand that may begin with an empty word.
-const EMPTY_OPENINGS_OF_1000: usize = 10;
+const EMPTY_OPENINGS_OF_1000: usize = 2;
 /// Number of lines that may be longer: strings that cannot be broken.
 const LONG_LINES: usize = 20;
 

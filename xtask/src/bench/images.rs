@@ -22,8 +22,9 @@ const QUICK_RUNS: usize = 50;
 const MANY: usize = 200;
 
 /// Shell commands with the same effect.
-const SHELL: &str = "curl -sSf -o disk.vhd \"$URL\" && echo \"$SHA256  disk.vhd\" | sha256sum -c --quiet - && \
-    truncate -s -512 disk.vhd && qemu-img convert -f raw -O qcow2 disk.vhd rootfs.qcow2";
+const SHELL: &str = "curl -sSf -o disk.vhd \"$URL\" && echo \"$SHA256  disk.vhd\" | sha256sum -c \
+    --quiet - && truncate -s -512 disk.vhd && qemu-img convert -f raw -O qcow2 disk.vhd \
+    rootfs.qcow2";
 
 /// Measures in a directory of its own, which is removed afterwards.
 pub(super) fn measure() -> Result<Vec<Row>, String> {

@@ -66,15 +66,18 @@ pub(super) fn draw(steps: &[Step], theme: &Theme) -> String {
     let height = 2 * MARGIN + rows.len() * LINE_HEIGHT;
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{height}\" \
-         viewBox=\"0 0 {WIDTH} {height}\" xml:space=\"preserve\" role=\"img\" aria-label=\"A terminal session with castra\">\n\
-         <style>\n\
-         text {{ font: 13px ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; fill: {text}; white-space: pre }}\n\
-         .dim {{ fill: {dim} }}\n.prompt {{ fill: {prompt} }}\n\
-         @media (prefers-reduced-motion: no-preference) {{ .row {{ animation: show 0.01s both }} }}\n\
-         @keyframes show {{ from {{ opacity: 0 }} to {{ opacity: 1 }} }}\n\
-         </style>\n\
-         <rect x=\"0.5\" y=\"0.5\" width=\"{inner_width}\" height=\"{inner_height}\" rx=\"8\" fill=\"{background}\" \
-         stroke=\"{border}\"/>\n",
+        viewBox=\"0 0 {WIDTH} {height}\" xml:space=\"preserve\" role=\"img\" aria-label=\"A \
+        terminal session with castra\">\n\
+        <style>\n\
+        text {{ font: 13px ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; fill: {text}; \
+        white-space: pre }}\n\
+        .dim {{ fill: {dim} }}\n.prompt {{ fill: {prompt} }}\n\
+        @media (prefers-reduced-motion: no-preference) {{ .row {{ animation: show 0.01s both }} \
+        }}\n\
+        @keyframes show {{ from {{ opacity: 0 }} to {{ opacity: 1 }} }}\n\
+        </style>\n\
+        <rect x=\"0.5\" y=\"0.5\" width=\"{inner_width}\" height=\"{inner_height}\" rx=\"8\" \
+        fill=\"{background}\" stroke=\"{border}\"/>\n",
         text = theme.text,
         dim = theme.dim,
         prompt = theme.prompt,
@@ -98,8 +101,10 @@ fn draw_row(svg: &mut String, row: &Row, y: usize) {
     let _ = match row.kind {
         Kind::Typed { took, ended } => writeln!(
             svg,
-            "<text class=\"row\" style=\"{}\" x=\"{MARGIN}\" y=\"{y}\"><tspan class=\"prompt\">$ </tspan>{text}</text>\n\
-             <text class=\"row dim\" style=\"{}\" x=\"{}\" y=\"{y}\" text-anchor=\"end\">{:.1} s</text>",
+            "<text class=\"row\" style=\"{}\" x=\"{MARGIN}\" y=\"{y}\"><tspan class=\"prompt\">$ \
+            </tspan>{text}</text>\n\
+            <text class=\"row dim\" style=\"{}\" x=\"{}\" y=\"{y}\" text-anchor=\"end\">{:.1} \
+            s</text>",
             delay(row.at),
             delay(ended),
             WIDTH - MARGIN,
