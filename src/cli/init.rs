@@ -1,6 +1,6 @@
 //! `castra init`: writes a commented `castra.toml`.
 
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
@@ -39,7 +39,11 @@ pub(super) fn run(_init: &InitArgs, context: &CommandContext) -> Result<ExitCode
     // Whatever the umask, no other user may change what `castra up` does.
     let mut options = OpenOptions::new();
     let mut file = options.write(true).create_new(true).mode(0o644).open(&path).map_err(failed)?;
-    file.write_all(config::template(&project, &image).as_bytes()).map_err(failed)?;
+    if let Err(error) = file.write_all(config::template(&project, &image).as_bytes()) {
+        // What is there of it would be taken for a configuration without VMs.
+        let _ = fs::remove_file(&path);
+        return Err(failed(error).into());
+    }
     context.printer.success(&format!("wrote {}", path.display()));
     context.printer.tip("  castra up    starts what it describes");
     context.printer.show(&Initialised { path }, "")?;

@@ -69,6 +69,15 @@ fn run_limited(project: &Project, blocks: u64, words: &[&str]) -> Ended {
     Ended::new(words, shell.output().expect("castra runs"))
 }
 
+#[test]
+fn an_init_without_room_leaves_no_empty_configuration() {
+    let project = Project::isolated();
+    let ended = run_limited(&project, 1, &["init"]);
+    assert_ne!(ended.code, Some(0), "{}", ended.stderr);
+    assert!(!project.path().join("castra.toml").exists());
+    run_limited(&project, 1000, &["init"]).ok();
+}
+
 /// Returns every unfinished file below a directory.
 fn unfinished(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
