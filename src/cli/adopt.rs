@@ -78,21 +78,23 @@ fn description(adoption: &Adoption, root: &StateRoot) -> String {
         text += &format!("\n  VM {}", vm.name);
         text += match (vm.has_keys, vm.is_running, vm.is_suspended) {
             (true, true, _) => {
-                ": running; its SSH keys are quarantined, so log in again after `castra down \
-                --force` and `castra up`"
+                ": running; its SSH keys will be quarantined, so log in again after \
+                `castra down --force` and `castra up`"
             }
             (true, false, true) => {
-                ": its saved memory uses the SSH keys that are quarantined; `castra up \
+                ": its saved memory uses SSH keys that will be quarantined; `castra up \
                 --discard-suspended` boots from its disk"
             }
-            (true, false, false) => ": its SSH keys are quarantined; the next boot makes new ones",
+            (true, false, false) => {
+                ": its SSH keys will be quarantined; the next boot makes new ones"
+            }
             (false, ..) => "",
         };
     }
     if adoption.vms.is_empty() {
         text.push_str("\n  no VMs");
     }
-    text + "\nIts disks, and the systems on them, are used as they are."
+    text + "\nIts disks, and the systems on them, will be used as they are."
 }
 
 fn may_adopt(printer: &Printer) -> Result<bool> {

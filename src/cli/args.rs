@@ -496,7 +496,7 @@ pub(super) enum ImageCommand {
     },
     /// Add a source file of an image, or an archive from `export`, to the cache
     ///
-    /// For machines without a network. A file is recognised by its digest, which an image of the
+    /// For machines without a network. A file is recognized by its digest, which an image of the
     /// catalog or of this project's castra.toml must pin.
     Import {
         /// The file or archive

@@ -42,7 +42,7 @@ fn finding(trial: &Trial) -> Finding {
             ),
         )
         .with_fix(
-            "That is common in nested guests. On real hardware, check the virtualisation \
+            "That is common in nested guests. On real hardware, check the virtualization \
             settings of the BIOS.",
         ),
         (Ok(time), false) => Finding::good(
@@ -69,7 +69,7 @@ fn way_out(reason: &str) -> &'static str {
     if reason.starts_with("no permission") {
         "sudo usermod -aG kvm $USER, then log in again. VMs work without it, only slower."
     } else if reason.starts_with("there is no") {
-        "Enable virtualisation in the BIOS, or for this machine if it is a guest itself, and load \
+        "Enable virtualization in the BIOS, or for this machine if it is a guest itself, and load \
          the kernel module (sudo modprobe kvm_intel, or kvm_amd). VMs work without it, only slower."
     } else {
         "VMs work without it, only slower."

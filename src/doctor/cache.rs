@@ -87,7 +87,7 @@ fn templates(binary: Option<&QemuBinary>, context: &RuntimeContext) -> Vec<Findi
             let message = format!("{} {what} ({})", count(of), ByteSize(bytes));
             findings.push(
                 Finding::warning(Area::Cache, check, message)
-                    .with_fix("castra template prune")
+                    .with_fix("`castra template prune` removes them.")
                     .with_repair(Repair::PruneTemplates),
             );
         }
@@ -107,7 +107,7 @@ fn refusals(context: &RuntimeContext) -> Option<Finding> {
     let finding = Finding::warning(Area::Cache, "refused-templates", message);
     Some(
         finding
-            .with_fix("castra template prune lets the next start try again")
+            .with_fix("`castra template prune` lets the next start try again.")
             .with_repair(Repair::PruneTemplates),
     )
 }
@@ -121,7 +121,7 @@ fn quarantined(context: &RuntimeContext) -> Option<Finding> {
             context.cache.quarantine().display()
         );
         Finding::note(Area::Cache, "quarantine", message).with_fix(
-            "castra image prune removes them. Recurring damage points to a failing disk \
+            "`castra image prune` removes them. Recurring damage points to a failing disk \
                 or memory.",
         )
     })

@@ -54,7 +54,9 @@ fn processors() -> Finding {
             "processors",
             format!("{processors}, with a load of {load:.1}: boots take several times as long"),
         )
-        .with_fix("`top` shows what runs. Or give boots more time: castra up --boot-timeout SECS"),
+        .with_fix(
+            "`top` shows what is running. Or give boots more time: castra up --boot-timeout SECS",
+        ),
         Some(load) => {
             Finding::good(Area::Host, "processors", format!("{processors}, load {load:.1}"))
         }
@@ -75,7 +77,7 @@ fn memory() -> Option<Finding> {
             format!("{message}; a VM of the default size needs up to {needed} MiB"),
         )
         .with_fix(
-            "Give VMs less: `memory = \"512 MiB\"` in castra.toml, castra run --memory 512MiB",
+            "Give VMs less: `memory = \"512 MiB\"` in castra.toml, or `castra run --memory 512MiB`",
         )
     } else {
         Finding::good(Area::Host, "memory", message)

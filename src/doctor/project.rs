@@ -18,7 +18,7 @@ pub(super) fn check(subject: &Subject<'_>) -> Vec<Finding> {
         let message =
             format!("VM `{vm}` is running (process {pid}), but its project in {directory} is gone");
         Finding::warning(Area::Project, "orphan", message)
-            .with_fix(format!("castra clean --orphans {vm} stops it."))
+            .with_fix(format!("`castra clean --orphans {vm}` stops it."))
     }));
     findings
 }
@@ -32,7 +32,7 @@ fn of_project(subject: &Subject<'_>) -> Vec<Finding> {
             let finding = Finding::problem(Area::Project, "configuration", message);
             let fix = error
                 .hint()
-                .unwrap_or_else(|| "castra config check shows each error and its line.".into());
+                .unwrap_or_else(|| "`castra config check` shows each error and its line.".into());
             return vec![finding.with_fix(fix)];
         }
     };
@@ -48,7 +48,7 @@ fn of_project(subject: &Subject<'_>) -> Vec<Finding> {
         let message = format!("castra.toml has {} warnings", project.warnings.iter().count());
         findings.push(
             Finding::warning(Area::Project, "configuration-warnings", message)
-                .with_fix("castra config check shows each one and its line."),
+                .with_fix("`castra config check` shows each one and its line."),
         );
     }
     let layout = match project.state_root.open(subject.context) {
@@ -96,31 +96,32 @@ fn of_vm(name: &str, status: Result<VmStatus, VmError>) -> Finding {
     match status {
         Ok(status) if status.state == VmState::Crashed => {
             let why = status.crash.map_or_else(String::new, |why| format!(": {why}"));
-            let crashed = format!("VM `{name}` has crashed{why}");
-            Finding::warning(Area::Project, "vm", crashed).with_fix(format!(
-                "castra up {name} starts it from its disk; castra down {name} leaves it stopped."
-            ))
+            Finding::warning(Area::Project, "vm", format!("VM `{name}` has crashed{why}")).with_fix(
+                format!(
+                    "`castra up {name}` starts it from its disk; `castra down {name}` \
+                leaves it stopped."
+                ),
+            )
         }
-        Ok(VmStatus { copy_of: Some(original), .. }) => Finding::warning(
-            Area::Project,
-            "vm",
-            vm::sentence_of_copy(name, &original),
-        )
-        .with_fix(format!(
-            "castra up {name} starts it from the disk of this copy; castra down {name} leaves it \
-            stopped."
-        )),
+        Ok(VmStatus { copy_of: Some(original), .. }) => {
+            Finding::warning(Area::Project, "vm", vm::sentence_of_copy(name, &original)).with_fix(
+                format!(
+                    "`castra up {name}` starts it from the disk of this copy; \
+                `castra down {name}` leaves it stopped."
+                ),
+            )
+        }
         Ok(VmStatus { full_disk: Some(full), .. }) => {
             Finding::problem(Area::Project, "vm", format!("VM `{name}` is paused: {full}"))
                 .with_fix(format!(
-                    "Nothing is lost: free some space on {}, and castra up {name} continues it.",
+                    "Nothing is lost: free some space on {}, and `castra up {name}` continues it.",
                     full.filesystem.display()
                 ))
         }
         Ok(VmStatus { lost_sockets: Some(directory), .. }) => {
             let lost = format!("VM `{name}` has lost its sockets in {}", directory.display());
             Finding::warning(Area::Project, "vm", lost)
-                .with_fix(format!("castra restart {name} shuts it down and creates new ones."))
+                .with_fix(format!("`castra restart {name}` shuts it down and creates new ones."))
         }
         Ok(VmStatus { missing_modules: Some((missing, way_out)), .. }) => {
             Finding::warning(Area::Project, "vm-modules", format!("VM `{name}` {missing}"))

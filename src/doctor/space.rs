@@ -40,8 +40,8 @@ fn room(check: &'static str, what: &str, path: &Path) -> Finding {
         return Finding::note(Area::Space, check, message);
     };
     let message = format!("{} free for {what} at {}", ByteSize(free), path.display());
-    let fix = "castra image prune and castra template prune free what no project needs; castra \
-        clean what this one does not.";
+    let fix = "`castra image prune` and `castra template prune` free what no project needs, \
+        `castra clean` what this one does not.";
     match free {
         0..LEAST_BYTES => Finding::problem(Area::Space, check, message).with_fix(fix),
         LEAST_BYTES..FIRST_UP_BYTES => {

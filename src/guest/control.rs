@@ -119,7 +119,7 @@ impl Explain for ControlError {
                 it again."
                     .to_owned(),
             ),
-            Self::TooLong(_) => Some("Give the VM fewer authorised keys.".to_owned()),
+            Self::TooLong(_) => Some("Give the VM fewer authorized keys.".to_owned()),
             Self::ReadTimeout | Self::WriteTimeout => {
                 Some("`castra logs` shows how far the guest got.".to_owned())
             }

@@ -11,9 +11,9 @@ use super::options::CpuModel;
 )]
 #[serde(rename_all = "lowercase")]
 pub enum Accelerator {
-    /// Hardware virtualisation on Linux.
+    /// Hardware virtualization on Linux.
     Kvm,
-    /// Hardware virtualisation on macOS. Never run by the authors so far.
+    /// Hardware virtualization on macOS. Never run by the authors so far.
     Hvf,
     /// QEMU's own translation, which runs everywhere.
     Tcg,

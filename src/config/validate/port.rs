@@ -43,7 +43,7 @@ impl Problem for PortProblem {
                 "Write the port of the service in the VM, for instance `guest = 80`.".to_owned()
             }
             Self::OutOfRange { .. } => {
-                "Choose one from 1 to 65535; below 1024 this machine may ask for root.".to_owned()
+                "Choose one from 1 to 65535; ports below 1024 may need root.".to_owned()
             }
             Self::Taken(forward) => {
                 format!(

@@ -65,8 +65,8 @@ impl Explain for PipError {
                 "Install Python: brew install python".to_owned()
             }
             Self::Missing { .. } => {
-                "Install pip: apt install python3-pip (Debian, Ubuntu), dnf install python3-pip \
-                 (Fedora), pacman -S python-pip (Arch), apk add py3-pip (Alpine)."
+                "Install pip: `apt install python3-pip` (Debian, Ubuntu), `dnf install python3-pip` \
+                 (Fedora), `pacman -S python-pip` (Arch), `apk add py3-pip` (Alpine)."
                     .to_owned()
             }
             Self::NoNetwork { .. } => {

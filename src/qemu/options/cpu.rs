@@ -16,7 +16,7 @@ impl CpuModel {
     pub const PATTERN: &str =
         "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}(,[+-][A-Za-z0-9][A-Za-z0-9._-]{0,63})*$";
 
-    /// Returns the host's own CPU, for hardware virtualisation.
+    /// Returns the host's own CPU, for hardware virtualization.
     pub fn host() -> Self {
         Self("host".to_owned())
     }

@@ -210,7 +210,7 @@ fn hardware(e: &Evidence<'_>) -> Option<Diagnosis> {
     let line = words.iter().find_map(|words| line_of(e.qemu, words))?;
     probably(
         format!(
-            "hardware virtualisation does not work here ({line}); nested virtualisation often has \
+            "hardware virtualization does not work here ({line}); nested virtualization often has \
             only part of it"
         ),
         "CASTRA_ACCELERATOR=tcg avoids it.",
@@ -362,7 +362,7 @@ fn silent_hardware(e: &Evidence<'_>) -> Option<Diagnosis> {
     (is_silent && e.accelerator != Accelerator::Tcg).then_some(())?;
     probably(
         format!("the guest's CPU does not run under {}", e.accelerator.name()),
-        "CASTRA_ACCELERATOR=tcg avoids hardware virtualisation.",
+        "CASTRA_ACCELERATOR=tcg avoids hardware virtualization.",
     )
 }
 

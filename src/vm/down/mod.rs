@@ -201,7 +201,7 @@ fn stop_suspended(
         IfSuspended::Refuse => return Err(VmError::IsSuspended { vm }),
         IfSuspended::Leave => {
             let message = format!(
-                "VM `{vm}` stays suspended; castra down --discard-suspended {vm} drops its memory"
+                "VM `{vm}` stays suspended; `castra down --discard-suspended {vm}` drops its memory"
             );
             context.reporter.report(&Event::Warning { message });
         }

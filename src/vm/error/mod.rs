@@ -53,7 +53,7 @@ pub enum VmError {
         pid: i32,
     },
     /// The VM does not run.
-    #[error("VM `{vm}` is not running (it is {})", state.name())]
+    #[error("VM `{vm}` is not running ({})", in_words(*state))]
     NotRunning {
         /// The VM.
         vm: String,
@@ -83,7 +83,7 @@ pub enum VmError {
         reason: String,
     },
     /// Only a running or suspended VM can be cloned.
-    #[error("VM `{vm}` is neither running nor suspended (it is {})", state.name())]
+    #[error("VM `{vm}` is neither running nor suspended ({})", in_words(*state))]
     NotSuspended {
         /// The VM.
         vm: String,
@@ -513,6 +513,16 @@ fn unbootable(disk: &Path, reason: Unbootable) -> String {
         Unbootable::UefiOnly => {
             format!("{disk} boots only by UEFI, but Castra starts it with a BIOS")
         }
+    }
+}
+
+fn in_words(state: VmState) -> String {
+    match state {
+        VmState::Crashed => "it has crashed".to_owned(),
+        VmState::Copied => "it is a copy of a running VM".to_owned(),
+        VmState::Elsewhere => "it is running elsewhere".to_owned(),
+        VmState::DiskFull => "it is paused: the disk is full".to_owned(),
+        other => format!("it is {}", other.name()),
     }
 }
 

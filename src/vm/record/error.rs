@@ -97,7 +97,7 @@ impl Explain for RecordError {
         Some(match self {
             Self::Io { path, source, .. } => return hint_of_io(path, source),
             Self::Damaged { vm, .. } | Self::Refused { vm, .. } => format!(
-                "`castra down {vm}` stops the VM if it runs, and `castra clean --records {vm}` \
+                "`castra down {vm}` stops the VM if it is running, and `castra clean --records {vm}` \
                 quarantines the record; `castra up {vm}` then writes a new one for the same disk."
             ),
             Self::TooNew { vm, .. } => format!(
