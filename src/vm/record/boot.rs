@@ -57,7 +57,7 @@ pub struct BootRecord {
     #[serde(default)]
     pub relayed: bool,
     /// Directory of the sockets. In a copy of the project this is the directory that the copy's own
-    /// sockets would have, see [`Record::load`].
+    /// sockets would have, see [`Record::load`](super::Record::load).
     pub sockets: PathBuf,
     /// State root that it was started in; `None` in a record of an earlier castra.
     #[serde(default)]
