@@ -33,7 +33,7 @@ fn a_copy_of_a_running_vm_knows_that_it_is_one_and_touches_nothing() {
         let original = fake.path().display().to_string();
         copy.run(&["status"]).ok().says(&original).says("in the state after a power cut");
         copy.run(&["exec", "--", "true"]).code(255).says("castra up vm");
-        copy.run(&["suspend", "vm"]).code(69).says("copied");
+        copy.run(&["suspend", "vm"]).code(69).says("copy of a running VM");
         copy.run(&["clone", "vm", "new"]).code(69);
         copy.run(&["down"]).ok().says("was not running");
         copy.run(&["down", "--force"]).ok();
