@@ -34,12 +34,26 @@ fn has(copy: &Copied<'_>, vm: &str, what: &str) {
     assert_eq!(copy.run(&["exec", vm, "--", "cat", path]).ok().text().trim(), what, "{vm}");
 }
 
-#[test]
-fn a_copy_of_a_running_vm_leaves_the_original_alone() {
+/// Returns a project whose VM `web` is running and has written to its memory and its disk.
+fn running() -> Project {
     let project = Project::new();
     declare(&project);
     project.run(&["up"]).ok();
     write_something(&project);
+    project
+}
+
+/// Returns such a project, with `web` suspended and cloned as `two`.
+fn suspended_and_cloned() -> Project {
+    let project = running();
+    project.run(&["suspend"]).ok();
+    project.run(&["clone", "web", "two"]).ok();
+    project
+}
+
+#[test]
+fn a_copy_of_a_running_vm_leaves_the_original_alone() {
+    let project = running();
     let copy = project.copy("copy", CP_A);
     assert_eq!(copy.state("web"), "copied");
     copy.run(&["down"]).ok().says("in the state after a power cut").says("was not running");
@@ -79,12 +93,7 @@ fn flip(path: &Path) {
 
 #[test]
 fn a_suspended_vm_and_its_clone_resume_in_a_copy_and_changed_files_are_refused() {
-    let project = Project::new();
-    declare(&project);
-    project.run(&["up"]).ok();
-    write_something(&project);
-    project.run(&["suspend"]).ok();
-    project.run(&["clone", "web", "two"]).ok();
+    let project = suspended_and_cloned();
     for (name, how) in [("one", CP_R), ("two", TAR)] {
         let copy = project.copy(name, how);
         for vm in ["web", "two"] {
@@ -123,12 +132,7 @@ fn a_suspended_vm_and_its_clone_resume_in_a_copy_and_changed_files_are_refused()
 /// A VM that was ever cloned starts from its disk, and a warm template's layer is recognised again.
 #[test]
 fn a_stopped_vm_that_was_cloned_starts_in_a_copy_when_the_original_is_gone() {
-    let project = Project::new();
-    declare(&project);
-    project.run(&["up"]).ok();
-    write_something(&project);
-    project.run(&["suspend"]).ok();
-    project.run(&["clone", "web", "two"]).ok();
+    let project = suspended_and_cloned();
     project.run(&["down", "--discard-suspended"]).ok();
     let copies = [project.copy("one", CP_R), project.copy("two", TAR)];
     fs::remove_dir_all(project.path().join(".castra")).expect("removed");

@@ -1,45 +1,23 @@
 //! An image on its way from a server, from pip or from a file into a project.
 
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 
-use castra::RuntimeContext;
-use castra::cancel::Cancel;
-use castra::context::Environment;
 use castra::failpoint::Point;
-use castra::layout::ProjectLayout;
-use castra::managed::{ArtifactSource, ImageManager, ManagedImageSpec};
-use castra::report::Silent;
+use castra::managed::{ArtifactSource, ManagedImageSpec};
 use castra_test_support::http::{Reply, Server};
 use castra_test_support::parked::{kill_at_each_visit, succeeds};
 
-use crate::images::fixture::{Fixture, timeouts};
+use crate::images::fixture::Fixture;
+use crate::images::processes::{SPEC, STATE_ROOT};
 use crate::images::tree::tree;
 use crate::images::vhd::{ext4_disk, footer, vhd_image};
 use crate::images::wheels;
 
-/// Variables with the task and the location of a helper process.
-const SPEC: &str = "CASTRA_TEST_SPEC";
-const STATE_ROOT: &str = "CASTRA_TEST_STATE_ROOT";
-
-/// A helper process, run from other tests.
-#[test]
-#[ignore = "started by other tests"]
-fn helper() {
-    let spec: ManagedImageSpec =
-        serde_json::from_str(&std::env::var(SPEC).expect("is given")).expect("is a description");
-    let project = ProjectLayout::unchecked(std::env::var_os(STATE_ROOT).expect("is given").into());
-    let context = RuntimeContext::new(Environment::of_process(), Arc::new(Silent), Cancel::new())
-        .expect("a home");
-    let manager = ImageManager::new(&project).with_timeouts(timeouts());
-    manager.ensure_image(&spec, &context).expect("is prepared");
-}
-
-/// Returns a helper that prepares an image in the fixture's project.
+/// Returns a helper process that prepares an image in the fixture's project.
 fn prepare(fixture: &Fixture, image: &ManagedImageSpec) -> Command {
     let mut command = Command::new(std::env::current_exe().expect("has a path"));
     command
-        .args(["--exact", "images::kills::helper", "--ignored", "--quiet", "--nocapture"])
+        .args(["--exact", "images::processes::helper", "--ignored", "--quiet", "--nocapture"])
         .env_clear()
         .envs(fixture.context.environment.variables())
         .env("XDG_CACHE_HOME", fixture.cache().root().parent().expect("a parent"))

@@ -13,8 +13,8 @@ use castra::report::Silent;
 
 use crate::images::fixture::{Fixture, shown, timeouts};
 
-/// Variables with the process's task, its location, and the file for its error.
-const SPEC: &str = "CASTRA_TEST_SPEC";
+/// Variables with the process's task, its location, and, if it is wanted, the file for its error.
+pub(crate) const SPEC: &str = "CASTRA_TEST_SPEC";
 pub(crate) const STATE_ROOT: &str = "CASTRA_TEST_STATE_ROOT";
 const ERROR: &str = "CASTRA_TEST_ERROR";
 
@@ -29,8 +29,11 @@ fn helper() {
         .expect("a home");
     let manager = ImageManager::new(&project).with_timeouts(timeouts());
     if let Err(error) = manager.ensure_image(&spec, &context) {
-        std::fs::write(std::env::var_os(ERROR).expect("is given"), shown(error)).expect("writes");
-        panic!("is not prepared");
+        let error = shown(error);
+        if let Some(file) = std::env::var_os(ERROR) {
+            std::fs::write(file, &error).expect("writes");
+        }
+        panic!("is not prepared: {error}");
     }
 }
 

@@ -22,6 +22,13 @@ fn serve() -> Server {
     Server::start(move |request| Reply::file(request, &content, None))
 }
 
+/// Returns an image of one disk, and the server that has it.
+fn served_image() -> (Server, ManagedImageSpec) {
+    let server = serve();
+    let image = disk_image(&payload(SIZE), &[server.url("/disk")]);
+    (server, image)
+}
+
 fn ensure_in(
     fixture: &Fixture,
     project: &str,
@@ -41,8 +48,7 @@ fn is_hit(event: &Event) -> bool {
 
 #[test]
 fn a_project_stands_by_itself() {
-    let server = serve();
-    let image = disk_image(&payload(SIZE), &[server.url("/disk")]);
+    let (server, image) = served_image();
     let mut fixture = Fixture::new();
     let paths = fixture.ensure(&image).expect("is prepared");
     assert_eq!(std::fs::metadata(&paths.disk).expect("is there").mode() & 0o777, 0o444);
@@ -65,8 +71,7 @@ fn a_project_stands_by_itself() {
 
 #[test]
 fn projects_share_one_file() {
-    let server = serve();
-    let image = disk_image(&payload(SIZE), &[server.url("/disk")]);
+    let (server, image) = served_image();
     let fixture = Fixture::new();
     let one = ensure_in(&fixture, "one", &image).expect("is prepared");
     let other = ensure_in(&fixture, "other", &image).expect("is prepared");
@@ -79,8 +84,7 @@ fn projects_share_one_file() {
 
 #[test]
 fn a_project_that_was_copied_is_verified_and_not_fetched_again() {
-    let server = serve();
-    let image = disk_image(&payload(SIZE), &[server.url("/disk")]);
+    let (_server, image) = served_image();
     let mut fixture = Fixture::new();
     ensure_in(&fixture, "one", &image).expect("is prepared");
     let status = std::process::Command::new("cp")
@@ -101,8 +105,7 @@ fn a_project_that_was_copied_is_verified_and_not_fetched_again() {
 /// Damages the manifest of a project, and checks that the image is taken from the cache again with
 /// a warning.
 fn distrusted(spoil: impl FnOnce(String) -> String, said: &str) {
-    let server = serve();
-    let image = disk_image(&payload(SIZE), &[server.url("/disk")]);
+    let (server, image) = served_image();
     let fixture = Fixture::new();
     let paths = fixture.ensure(&image).expect("is prepared");
     let text = std::fs::read_to_string(&paths.manifest).expect("reads");
@@ -137,8 +140,7 @@ fn a_manifest_of_a_newer_castra() {
 
 #[test]
 fn a_manifest_that_is_missing() {
-    let server = serve();
-    let image = disk_image(&payload(SIZE), &[server.url("/disk")]);
+    let (server, image) = served_image();
     let fixture = Fixture::new();
     let paths = fixture.ensure(&image).expect("is prepared");
     std::fs::remove_file(&paths.manifest).expect("is ours");
@@ -149,8 +151,7 @@ fn a_manifest_that_is_missing() {
 
 #[test]
 fn a_file_that_is_missing_is_put_back() {
-    let server = serve();
-    let image = disk_image(&payload(SIZE), &[server.url("/disk")]);
+    let (server, image) = served_image();
     let fixture = Fixture::new();
     let paths = fixture.ensure(&image).expect("is prepared");
     std::fs::remove_file(&paths.disk).expect("is ours");
@@ -161,8 +162,7 @@ fn a_file_that_is_missing_is_put_back() {
 
 #[test]
 fn another_description_of_the_same_version_replaces_the_image() {
-    let server = serve();
-    let image = disk_image(&payload(SIZE), &[server.url("/disk")]);
+    let (server, image) = served_image();
     let fixture = Fixture::new();
     let before = fixture.ensure(&image).expect("is prepared");
     let mut moved = image.clone();
@@ -181,8 +181,7 @@ fn another_description_of_the_same_version_replaces_the_image() {
 
 #[test]
 fn a_cache_that_cannot_be_written_to_is_done_without() {
-    let server = serve();
-    let image = disk_image(&payload(SIZE), &[server.url("/disk")]);
+    let (_server, image) = served_image();
     let mut fixture = Fixture::new();
     let file = fixture.path("file");
     std::fs::write(&file, b"no directory").expect("writes");
