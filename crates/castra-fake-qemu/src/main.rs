@@ -5,7 +5,7 @@
 //! and locks its disk as QEMU does, takes its ports, and saves and loads states. What it leaves out
 //! is the computer: there is no guest, and nothing runs.
 //!
-//! Its faults are in a file that is read again whenever it matters ([`behaviour`]). Its actions go
+//! Faults are read from a file, again whenever it matters ([`behaviour`]). Its actions go
 //! to a journal beside it, which shows tests what no surviving process could: that a disk was
 //! opened twice, or that saved memory met a disk of another moment.
 

@@ -6,19 +6,17 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use castra_flow::Flow;
 use russh::server::Handle;
 use tokio::net::UnixListener;
 use tokio::task::JoinHandle;
 
+use super::ACCEPT_PAUSE;
 use super::users::User;
 
 /// Directory that contains the sockets' own directories, as with OpenSSH.
 const PARENT: &str = "/tmp";
-/// Pause after a connection could not be accepted because file descriptors ran out.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A socket for the programs of one connection. Dropping it removes it.
 pub(super) struct AuthAgentSocket {

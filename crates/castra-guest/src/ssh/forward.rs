@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::task::JoinHandle;
 
+use super::ACCEPT_PAUSE;
 use super::resolve;
 use super::users::User;
 
@@ -156,8 +157,7 @@ fn bind_address(address: &str) -> io::Result<IpAddr> {
 async fn accept(listener: TcpListener, address: String, port: u32, handle: Handle, flow: Flow) {
     loop {
         let Ok((stream, peer)) = listener.accept().await else {
-            // Out of file descriptors, most likely.
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         };
         let (address, handle, flow) = (address.clone(), handle.clone(), flow.clone());

@@ -28,4 +28,9 @@ mod session;
 mod sftp;
 mod users;
 
+use std::time::Duration;
+
 pub use server::{SshError, SshServer};
+
+/// Pause after a connection could not be accepted because file descriptors or memory ran out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

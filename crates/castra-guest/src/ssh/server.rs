@@ -15,14 +15,12 @@ use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
+use super::ACCEPT_PAUSE;
 use super::identity::Identity;
 use super::session::Session;
 
 /// Time limit for logging in; `sshd`'s `LoginGraceTime`.
 const LOGIN_GRACE: Duration = Duration::from_secs(120);
-
-/// Pause after a connection could not be accepted because file descriptors or memory ran out.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// TCP keepalive: a dead client is noticed after 30 s + 3 × 10 s of silence. Not an SSH keepalive,
 /// whose answer may wait behind data that a command does not read.
