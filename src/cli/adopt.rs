@@ -4,12 +4,11 @@ use std::io::{self, BufRead as _, IsTerminal as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use castra_engine::error::Result;
+use castra_engine::size::ByteSize;
+use castra_engine::state_root::{Adoption, StateRoot, VmFound};
 use schemars::JsonSchema;
 use serde::Serialize;
-
-use crate::error::Result;
-use crate::size::ByteSize;
-use crate::state_root::{Adoption, StateRoot, VmFound};
 
 use super::args::AdoptArgs;
 use super::context::CommandContext;

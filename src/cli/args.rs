@@ -5,10 +5,9 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use castra_engine::config::{parse_disk, parse_memory};
 use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
-
-use crate::config::{parse_disk, parse_memory};
 
 use super::output::Verbosity;
 

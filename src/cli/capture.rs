@@ -10,10 +10,9 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use castra_engine::guest::ssh::{GuestExit, Stdio};
 use schemars::JsonSchema;
 use serde::Serialize;
-
-use crate::guest::ssh::{GuestExit, Stdio};
 
 /// Most bytes of each stream that are printed. Longer output is read from the streams themselves,
 /// without `--json`.

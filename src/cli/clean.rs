@@ -5,14 +5,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use castra_engine::config::Bounds;
+use castra_engine::error::Result;
+use castra_engine::layout::ProjectLayout;
+use castra_engine::size::ByteSize;
+use castra_engine::vm::{self, CleanOptions, CleanReport, Cleaned, CleanedKind, RecordError};
 use schemars::JsonSchema;
 use serde::Serialize;
-
-use crate::config::Bounds;
-use crate::error::Result;
-use crate::layout::ProjectLayout;
-use crate::size::ByteSize;
-use crate::vm::{self, CleanOptions, CleanReport, Cleaned, CleanedKind, RecordError};
 
 use super::args::CleanArgs;
 use super::context::CommandContext;

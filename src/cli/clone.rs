@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use crate::error::Result;
-use crate::vm;
+use castra_engine::error::Result;
+use castra_engine::vm;
 
 use super::args::CloneArgs;
 use super::context::CommandContext;

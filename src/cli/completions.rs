@@ -12,6 +12,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use castra_engine::cancel::Cancel;
+use castra_engine::config::{ConfigOptions, ProjectConfig, is_vm_name};
+use castra_engine::context::{Environment, RuntimeContext};
+use castra_engine::error::Result;
+use castra_engine::managed::Catalog;
+use castra_engine::report::Silent;
+use castra_engine::state_root::StateRoot;
+use castra_engine::vm::{self, Record};
 use clap::{Arg, Command};
 use clap_complete::engine::{
     ArgValueCompleter, CompletionCandidate, PathCompleter, ValueCompleter as _,
@@ -19,15 +27,6 @@ use clap_complete::engine::{
 use clap_complete::env::{Bash, EnvCompleter, Fish, Zsh};
 use schemars::JsonSchema;
 use serde::Serialize;
-
-use crate::cancel::Cancel;
-use crate::config::{ConfigOptions, ProjectConfig, is_vm_name};
-use crate::context::{Environment, RuntimeContext};
-use crate::error::Result;
-use crate::managed::Catalog;
-use crate::report::Silent;
-use crate::state_root::StateRoot;
-use crate::vm::{self, Record};
 
 use super::args::{CompletedShell, CompletionsArgs};
 use super::error::CliError;

@@ -4,10 +4,10 @@ use std::io;
 use std::os::fd::AsFd as _;
 use std::process::ExitCode;
 
-use crate::error::Result;
-use crate::guest::{ConsoleEnd, converse};
-use crate::size::ByteSize;
-use crate::vm;
+use castra_engine::error::Result;
+use castra_engine::guest::{ConsoleEnd, converse};
+use castra_engine::size::ByteSize;
+use castra_engine::vm;
 
 use super::args::ConsoleArgs;
 use super::context::CommandContext;

@@ -6,16 +6,15 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use serde::Serialize;
-
-use crate::config::{
+use castra_engine::config::{
     Bounds, ConfigError, ConfigOptions, ProjectConfig, UnpinnedArtifact, discover,
 };
-use crate::context::RuntimeContext;
-use crate::error::Result;
-use crate::layout::ProjectLayout;
-use crate::report::Event;
-use crate::vm::{self, Record};
+use castra_engine::context::RuntimeContext;
+use castra_engine::error::Result;
+use castra_engine::layout::ProjectLayout;
+use castra_engine::report::Event;
+use castra_engine::vm::{self, Record};
+use serde::Serialize;
 
 use super::args::Args;
 use super::printer::Printer;

@@ -5,14 +5,13 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::process::ExitCode;
 
+use castra_engine::cancel::Cancel;
+use castra_engine::error::{Error, Kind, Result};
+use castra_engine::guest::ssh::{self, Copied, SshError, Target};
+use castra_engine::report::Event;
+use castra_engine::sanitize::sanitize_text;
 use schemars::JsonSchema;
 use serde::Serialize;
-
-use crate::cancel::Cancel;
-use crate::error::{Error, Kind, Result};
-use crate::guest::ssh::{self, Copied, SshError, Target};
-use crate::report::Event;
-use crate::sanitize::sanitize_text;
 
 use super::args::CpArgs;
 use super::context::CommandContext;
@@ -46,7 +45,7 @@ pub(super) fn run(cp: &CpArgs, context: &CommandContext) -> Result<ExitCode> {
 
 /// Returns `true` for errors that every further source would meet too.
 fn ends_all(error: &SshError) -> bool {
-    use crate::error::Explain as _;
+    use castra_engine::error::Explain as _;
     error.is_before_login() || matches!(error.kind(), Kind::Interrupted | Kind::Unavailable)
 }
 

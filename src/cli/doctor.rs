@@ -2,12 +2,11 @@
 
 use std::process::ExitCode;
 
+use castra_engine::doctor::{self, Finding, Severity, Subject};
+use castra_engine::error::{Kind, Result};
+use castra_engine::sanitize::sanitize_lines;
 use schemars::JsonSchema;
 use serde::Serialize;
-
-use crate::doctor::{self, Finding, Severity, Subject};
-use crate::error::{Kind, Result};
-use crate::sanitize::sanitize_lines;
 
 use super::args::DoctorArgs;
 use super::context::CommandContext;

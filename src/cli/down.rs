@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use crate::error::{Error, Result};
-use crate::vm::{self, DownOptions, IfSuspended, VmState};
+use castra_engine::error::{Error, Result};
+use castra_engine::vm::{self, DownOptions, IfSuspended, VmState};
 
 use super::args::{DownArgs, StopArgs};
 use super::context::CommandContext;

@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use crate::error::{Explain, Kind, kind_of_io};
+use castra_engine::error::{Explain, Kind, kind_of_io};
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CliError {

@@ -6,9 +6,11 @@
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
-use crate::error::Result;
-use crate::guest::ssh::{self, Command, ExecRequest, GuestExit, SshError, Stdio, Target, Tty};
-use crate::vm::{self, RecordError, UpOptions};
+use castra_engine::error::Result;
+use castra_engine::guest::ssh::{
+    self, Command, ExecRequest, GuestExit, SshError, Stdio, Target, Tty,
+};
+use castra_engine::vm::{self, RecordError, UpOptions};
 
 use super::args::{ExecArgs, GuestCommandArgs, ShellArgs};
 use super::capture::Capture;

@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use crate::error::Kind;
-use crate::sanitize::sanitize_lines;
+use castra_engine::error::Kind;
+use castra_engine::sanitize::sanitize_lines;
 
 use super::output::write_line;
 use super::usage;

@@ -6,13 +6,12 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use castra_engine::config::{self, defaults};
+use castra_engine::error::Result;
+use castra_engine::layout::CONFIG_FILE;
+use castra_engine::vm::{BaseKind, Record};
 use schemars::JsonSchema;
 use serde::Serialize;
-
-use crate::config::{self, defaults};
-use crate::error::Result;
-use crate::layout::CONFIG_FILE;
-use crate::vm::{BaseKind, Record};
 
 use super::args::InitArgs;
 use super::context::CommandContext;

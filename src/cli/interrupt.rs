@@ -1,6 +1,6 @@
 //! Signals that stop a command.
 
-use crate::cancel::Cancel;
+use castra_engine::cancel::Cancel;
 
 /// Makes the first Ctrl-C, SIGTERM or SIGHUP cancel the command in an orderly way, and the second
 /// one end the process at once.

@@ -3,13 +3,12 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use castra_engine::error::{Error, Result};
+use castra_engine::host::since_unix_ms;
+use castra_engine::size::ByteSize;
+use castra_engine::vm::{self, ListedVm, VmState};
 use schemars::JsonSchema;
 use serde::Serialize;
-
-use crate::error::{Error, Result};
-use crate::host::since_unix_ms;
-use crate::size::ByteSize;
-use crate::vm::{self, ListedVm, VmState};
 
 use super::context::CommandContext;
 use super::json::Failure;

@@ -5,14 +5,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use castra_engine::error::Result;
+use castra_engine::layout::{CONFIG_FILE, STATE_DIRECTORY};
 use clap::Command;
 use clap_mangen::Man as Page;
 use clap_mangen::roff::{Roff, bold, italic, roman};
 use schemars::JsonSchema;
 use serde::Serialize;
-
-use crate::error::Result;
-use crate::layout::{CONFIG_FILE, STATE_DIRECTORY};
 
 use super::args::ManArgs;
 use super::error::CliError;

@@ -37,6 +37,7 @@ mod run;
 mod ssh_config;
 mod ssh_proxy;
 mod status;
+mod sudo;
 mod suspend;
 mod table;
 mod template;
@@ -49,18 +50,16 @@ mod usage;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use castra_engine::cancel::Cancel;
+use castra_engine::context::{Environment, RuntimeContext};
+use castra_engine::error::{Kind, Result};
 use clap::FromArgMatches as _;
-
-use crate::cancel::Cancel;
-use crate::context::{Environment, RuntimeContext};
-use crate::error::{Kind, Result};
-use crate::sudo;
-
-pub use json::schema as json_schema;
 
 use args::{Args, Command};
 use context::CommandContext;
 use printer::Printer;
+
+pub use json::schema as json_schema;
 
 /// Runs the command that this process was started with.
 pub fn main() -> ExitCode {

@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 
-use crate::error::{Error, Result};
-use crate::layout::ProjectLayout;
-use crate::vm::{Progress, UpOutcome};
+use castra_engine::error::{Error, Result};
+use castra_engine::layout::ProjectLayout;
+use castra_engine::vm::{Progress, UpOutcome};
 
 use super::error::CliError;
 use super::exit;

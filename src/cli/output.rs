@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use crate::sanitize::{sanitize_json, sanitize_lines, sanitize_styled};
+use castra_engine::sanitize::{sanitize_json, sanitize_lines, sanitize_styled};
 
 /// Amount of output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use crate::report::{Event, Reporter};
-use crate::size::ByteSize;
+use castra_engine::report::{Event, Reporter};
+use castra_engine::size::ByteSize;
 
 use super::output::{Verbosity, write_line};
 use super::units::{brief, span};

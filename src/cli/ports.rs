@@ -3,15 +3,14 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use castra_wire::Reach;
+use castra_engine::config::PortForward;
+use castra_engine::error::Result;
+use castra_engine::guest::Reach;
+use castra_engine::layout::ProjectLayout;
+use castra_engine::sockets::{PortOwner, Protocol};
+use castra_engine::vm::{self, RecordError, VmState, VmStatus};
 use schemars::JsonSchema;
 use serde::Serialize;
-
-use crate::config::PortForward;
-use crate::error::Result;
-use crate::layout::ProjectLayout;
-use crate::sockets::{PortOwner, Protocol};
-use crate::vm::{self, RecordError, VmState, VmStatus};
 
 use super::args::PortsArgs;
 use super::context::CommandContext;
@@ -147,7 +146,7 @@ impl PortList {
             vm: status.name.clone(),
             protocol: Protocol::Tcp,
             host,
-            guest: castra_wire::SSH_PORT,
+            guest: castra_engine::guest::SSH_PORT,
             purpose: Purpose::Ssh,
             declared: false,
             active: true,

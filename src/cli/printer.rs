@@ -8,13 +8,12 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 
 use anstyle::{AnsiColor, Style};
+use castra_engine::config::{ConfigError, Diagnostics};
+use castra_engine::context::Environment;
+use castra_engine::error::Error;
+use castra_engine::report::Reporter;
+use castra_engine::sanitize::{sanitize_json, sanitize_lines, sanitize_styled};
 use serde::Serialize;
-
-use crate::config::{ConfigError, Diagnostics};
-use crate::context::Environment;
-use crate::error::Error;
-use crate::report::Reporter;
-use crate::sanitize::{sanitize_json, sanitize_lines, sanitize_styled};
 
 use super::error::CliError;
 use super::json::{self, Document, JsonReporter};

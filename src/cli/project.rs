@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 
-use crate::config::{
+use castra_engine::config::{
     ALLOW_OUTSIDE, ConfigError, ConfigOptions, ProjectConfig, Surroundings, load_or_default_project,
 };
-use crate::context::RuntimeContext;
-use crate::error::Result;
-use crate::files::normalise;
-use crate::managed::Catalog;
+use castra_engine::context::RuntimeContext;
+use castra_engine::error::Result;
+use castra_engine::files::normalise;
+use castra_engine::managed::Catalog;
 
 use super::args::{Args, Command, ConfigCommand};
 use super::error::CliError;

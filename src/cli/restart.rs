@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use crate::error::{Error, Result};
-use crate::vm::{self, UpOutcome, VmError};
+use castra_engine::error::{Error, Result};
+use castra_engine::vm::{self, UpOutcome, VmError};
 
 use super::args::RestartArgs;
 use super::context::CommandContext;

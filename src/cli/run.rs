@@ -9,18 +9,20 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::Duration;
 
-use crate::command::Lifetime;
-use crate::config::{BaseImageSource, BootProfile, Bounds, ManagedImageSelection, ProjectConfig};
-use crate::context::RuntimeContext;
-use crate::error::{Kind, Result};
-use crate::files::create_private_directory;
-use crate::guest::ssh::{self, GuestExit, SshError};
-use crate::layout::{CacheLayout, ProjectLayout};
-use crate::managed::{Catalog, ManagedDiskKind};
-use crate::qemu::Network;
-use crate::report::{Event, Reporter};
-use crate::state_root::StateRoot;
-use crate::vm::{self, Plan, Throwaway, UpOptions, VmError};
+use castra_engine::command::Lifetime;
+use castra_engine::config::{
+    BaseImageSource, BootProfile, Bounds, ManagedImageSelection, ProjectConfig,
+};
+use castra_engine::context::RuntimeContext;
+use castra_engine::error::{Kind, Result};
+use castra_engine::files::create_private_directory;
+use castra_engine::guest::ssh::{self, GuestExit, SshError};
+use castra_engine::layout::{CacheLayout, ProjectLayout};
+use castra_engine::managed::{Catalog, ManagedDiskKind};
+use castra_engine::qemu::Network;
+use castra_engine::report::{Event, Reporter};
+use castra_engine::state_root::StateRoot;
+use castra_engine::vm::{self, Plan, Throwaway, UpOptions, VmError};
 
 use super::args::{Reach, RunArgs};
 use super::context::CommandContext;

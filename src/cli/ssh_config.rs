@@ -3,13 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use castra_engine::error::Result;
+use castra_engine::layout::ProjectLayout;
+use castra_engine::sanitize::is_printable;
+use castra_engine::vm::{self, Record, VmError};
 use schemars::JsonSchema;
 use serde::Serialize;
-
-use crate::error::Result;
-use crate::layout::ProjectLayout;
-use crate::sanitize::is_printable;
-use crate::vm::{self, Record, VmError};
 
 use super::args::{Args, SshConfigArgs};
 use super::context::CommandContext;

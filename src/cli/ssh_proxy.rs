@@ -7,8 +7,8 @@ use std::os::fd::AsFd as _;
 use std::process::ExitCode;
 use std::thread;
 
-use crate::error::Result;
-use crate::vm;
+use castra_engine::error::Result;
+use castra_engine::vm;
 
 use super::args::SshProxyArgs;
 use super::context::CommandContext;

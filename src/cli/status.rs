@@ -4,13 +4,12 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
+use castra_engine::config::PortForward;
+use castra_engine::error::{Error, Result};
+use castra_engine::host::since_unix_ms;
+use castra_engine::vm::{self, FullDisk, PerVm, RecordError, VmError, VmState, VmStatus};
 use schemars::JsonSchema;
 use serde::Serialize;
-
-use crate::config::PortForward;
-use crate::error::{Error, Result};
-use crate::host::since_unix_ms;
-use crate::vm::{self, FullDisk, PerVm, RecordError, VmError, VmState, VmStatus};
 
 use super::args::StatusArgs;
 use super::context::CommandContext;

@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use crate::error::{Error, Result};
-use crate::vm::{self, VmState};
+use castra_engine::error::{Error, Result};
+use castra_engine::vm::{self, VmState};
 
 use super::args::SuspendArgs;
 use super::context::CommandContext;

@@ -2,15 +2,14 @@
 
 use std::process::ExitCode;
 
+use castra_engine::error::{Kind, Result};
+use castra_engine::host::since_unix_ms;
+use castra_engine::qemu::{Accelerator, QemuBinary};
+use castra_engine::report::ImageLabel;
+use castra_engine::size::ByteSize;
+use castra_engine::template::{self, Damage, Template as Opened, TemplateManifest, Use};
 use schemars::JsonSchema;
 use serde::Serialize;
-
-use crate::error::{Kind, Result};
-use crate::host::since_unix_ms;
-use crate::qemu::{Accelerator, QemuBinary};
-use crate::report::ImageLabel;
-use crate::size::ByteSize;
-use crate::template::{self, Damage, Template as Opened, TemplateManifest, Use};
 
 use super::args::{TemplateArgs, TemplateCommand};
 use super::context::CommandContext;

@@ -6,11 +6,10 @@ use std::fmt::Write;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use castra_engine::report::{Event, Reporter};
+use castra_engine::sanitize::{sanitize_lines, sanitize_text};
+use castra_engine::size::ByteSize;
 use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
-
-use crate::report::{Event, Reporter};
-use crate::sanitize::{sanitize_lines, sanitize_text};
-use crate::size::ByteSize;
 
 use super::output::{Verbosity, write_styled};
 use super::plain;

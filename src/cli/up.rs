@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use crate::error::{Error, Result};
-use crate::vm::{self, Plan, Record, UpOptions, UpOutcome, WaitFor};
+use castra_engine::error::{Error, Result};
+use castra_engine::vm::{self, Plan, Record, UpOptions, UpOutcome, WaitFor};
 
 use super::args::{StartArgs, UpArgs, Wait};
 use super::context::CommandContext;

@@ -1,11 +1,10 @@
 //! Usage errors of clap, with a next step where clap has none.
 
+use castra_engine::config::SizeError;
+use castra_engine::error::Explain as _;
 use clap::Error;
 use clap::builder::StyledStr;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-
-use crate::config::SizeError;
-use crate::error::Explain as _;
 
 /// Words of other tools, and the command of castra for each.
 const SAID_ELSEWHERE: [(&[&str], &str); 11] = [

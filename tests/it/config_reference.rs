@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use castra::config::{
+use castra_engine::config::{
     ConfigError, Diagnostics, ProjectConfig, Surroundings, defaults, format_size, parse,
 };
 
@@ -89,9 +89,12 @@ fn every_default_is_documented() {
         ("cpus", format!("`{}`", defaults::CPUS)),
         ("memory", format!("`\"{}\"`", format_size(defaults::MEMORY_BYTES))),
         ("disk", format!("`\"{}\"`", format_size(defaults::DISK_BYTES))),
-        ("machine", format!("`\"{}\"`", castra::qemu::MachineType::default())),
-        ("cpu", format!("`\"{}\"`", castra::qemu::CpuModel::default())),
-        ("devices", format!("`{:?}`", defaults::DEVICES.map(castra::qemu::DeviceModel::name))),
+        ("machine", format!("`\"{}\"`", castra_engine::qemu::MachineType::default())),
+        ("cpu", format!("`\"{}\"`", castra_engine::qemu::CpuModel::default())),
+        (
+            "devices",
+            format!("`{:?}`", defaults::DEVICES.map(castra_engine::qemu::DeviceModel::name)),
+        ),
         ("min_memory", format!("{} MiB", defaults::MIN_MEMORY_MIB)),
     ] {
         assert!(
@@ -101,15 +104,15 @@ fn every_default_is_documented() {
         );
     }
     assert!(REFERENCE.contains(&format!("`\"{}\"` |", defaults::IMAGE_VERSION)));
-    assert!(
-        REFERENCE
-            .contains(&format!("A VM's has at most {} bytes", castra::layout::MAX_VM_NAME_BYTES))
-    );
+    assert!(REFERENCE.contains(&format!(
+        "A VM's has at most {} bytes",
+        castra_engine::layout::MAX_VM_NAME_BYTES
+    )));
 }
 
 #[test]
 fn every_device_and_switch_is_documented() {
-    use castra::qemu::{DeviceModel, options::Switch};
+    use castra_engine::qemu::{DeviceModel, options::Switch};
 
     for switch in Switch::ALL {
         assert!(REFERENCE.contains(&format!("`{}`", switch.name())), "{}", switch.name());
@@ -122,5 +125,5 @@ fn every_device_and_switch_is_documented() {
             assert!(row.contains(&format!("`{property}`")), "{property} is missing: {row}");
         }
     }
-    assert!(REFERENCE.contains(castra::qemu::options::UserArguments::VARIABLE));
+    assert!(REFERENCE.contains(castra_engine::qemu::options::UserArguments::VARIABLE));
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use castra::config::{SCHEMA_URL, Surroundings, json_schema, parse, template};
+use castra_engine::config::{SCHEMA_URL, Surroundings, json_schema, parse, template};
 use jsonschema::Validator;
 use serde_json::Value;
 

@@ -1,17 +1,14 @@
-//! Tests of the command line and of the library that need neither a VM nor a QEMU that fails.
+//! Tests of the command line that need neither a VM nor a QEMU that fails.
 
 mod completions;
 mod config_command;
 mod config_reference;
 mod config_schema;
 mod doctor;
-mod fuzz;
 mod image_commands;
-mod images;
 mod json;
 mod manual;
 mod readme;
-mod ssh;
 
 #[test]
 fn no_file_is_forgotten() {

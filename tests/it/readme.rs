@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use castra::config::{Surroundings, parse};
+use castra_engine::config::{Surroundings, parse};
 use castra_test_support::castra_program;
 use castra_test_support::help::subcommands;
 
@@ -107,7 +107,8 @@ fn calls_are_found_wherever_a_shell_has_them() {
 #[test]
 fn troubleshooting_quotes_messages_there_are() {
     let mut sources = String::new();
-    let mut unread = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut unread = ["src", "crates/castra-engine/src"].map(|path| root.join(path)).to_vec();
     while let Some(path) = unread.pop() {
         if path.is_dir() {
             let entries = fs::read_dir(&path).expect("a directory");

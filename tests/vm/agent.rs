@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use castra::cancel::Cancel;
-use castra::guest::append_agent;
-use castra::guest::{ControlError, ControlPort};
+use castra_engine::cancel::Cancel;
+use castra_engine::guest::append_agent;
+use castra_engine::guest::{ControlError, ControlPort};
 use castra_test_support::disks::{self, Alpine};
 use castra_wire::{AgentTask, GuestMessage, Personality, Secret, Stage};
 use russh::keys::PrivateKey;

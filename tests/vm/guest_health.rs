@@ -4,10 +4,10 @@
 use std::thread;
 use std::time::Duration;
 
-use castra::cancel::Cancel;
-use castra::layout::SocketsLayout;
-use castra::qemu::Qmp;
-use castra::wait::WaitLimit;
+use castra_engine::cancel::Cancel;
+use castra_engine::layout::SocketsLayout;
+use castra_engine::qemu::Qmp;
+use castra_engine::wait::WaitLimit;
 use castra_test_support::{Project, eventually};
 use serde_json::{Value, json};
 

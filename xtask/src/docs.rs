@@ -18,7 +18,7 @@ const OUTSIDE_THE_BOOK: [&str; 8] = [
     "CONTRIBUTING.md",
     "RELEASING.md",
     "SECURITY.md",
-    "packaging/README.md",
+    "crates/castra-engine/packaging/README.md",
 ];
 
 /// Checks links and builds the book into `target/book`.

@@ -3,16 +3,15 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use schemars::JsonSchema;
-use serde::Serialize;
-
-use crate::config::{
+use castra_engine::config::{
     self, Diagnostic, Diagnostics, Finding, Machine, PortForward, Severity, VmDefinition,
 };
-use crate::context::RuntimeContext;
-use crate::error::{Explain as _, Kind, Result};
-use crate::layout::ProjectLayout;
-use crate::vm::{VmError, check_own_disk, check_port};
+use castra_engine::context::RuntimeContext;
+use castra_engine::error::{Explain as _, Kind, Result};
+use castra_engine::layout::ProjectLayout;
+use castra_engine::vm::{VmError, check_own_disk, check_port};
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::printer::Printer;
 use super::{CliError, exit, project};

@@ -3,22 +3,21 @@
 mod check;
 mod show;
 
-pub(super) use check::ConfigChecked;
-pub(super) use show::ConfigShown;
-
 use std::process::ExitCode;
 
+use castra_engine::config::{SCHEMA_URL, json_schema};
+use castra_engine::error::Result;
 use schemars::JsonSchema;
 use serde::Serialize;
-
-use crate::config::{SCHEMA_URL, json_schema};
-use crate::error::Result;
 
 use super::args::{ConfigArgs, ConfigCommand};
 use super::context::CommandContext;
 use super::error::CliError;
 use super::printer::Printer;
 use super::{exit, printer, project, table};
+
+pub(super) use check::ConfigChecked;
+pub(super) use show::ConfigShown;
 
 /// Runs one subcommand.
 pub(super) fn run(config: &ConfigArgs, context: &CommandContext) -> Result<ExitCode> {

@@ -3,17 +3,16 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use schemars::JsonSchema;
-use serde::Serialize;
-
-use crate::config::{
+use castra_engine::config::{
     BaseImageSource, BootProfile, KeyLines, PortForward, ProjectConfig, VmDefinition, defaults,
     format_size, key_lines,
 };
-use crate::error::Result;
-use crate::managed::{ArtifactSource, Catalog, ManagedImageSpec};
-use crate::qemu::CpuModel;
-use crate::vm::{BasePlan, Plan, Record, VmPlan};
+use castra_engine::error::Result;
+use castra_engine::managed::{ArtifactSource, Catalog, ManagedImageSpec};
+use castra_engine::qemu::CpuModel;
+use castra_engine::vm::{BasePlan, Plan, Record, VmPlan};
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::table::table;
 use crate::cli::context::CommandContext;

@@ -3,14 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use castra_engine::error::Result;
+use castra_engine::files::Digest;
+use castra_engine::managed::ImportedFile;
+use castra_engine::report::ImageLabel;
+use castra_engine::size::ByteSize;
 use schemars::JsonSchema;
 use serde::Serialize;
-
-use crate::error::Result;
-use crate::files::Digest;
-use crate::managed::ImportedFile;
-use crate::report::ImageLabel;
-use crate::size::ByteSize;
 
 use super::Project;
 use crate::cli::context::CommandContext;

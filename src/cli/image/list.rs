@@ -3,13 +3,12 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+use castra_engine::error::Result;
+use castra_engine::managed::{FoundImage, ManagedImagePaths, ManagedImageSpec, StoredImage};
+use castra_engine::report::ImageLabel;
+use castra_engine::size::ByteSize;
 use schemars::JsonSchema;
 use serde::Serialize;
-
-use crate::error::Result;
-use crate::managed::{FoundImage, ManagedImagePaths, ManagedImageSpec, StoredImage};
-use crate::report::ImageLabel;
-use crate::size::ByteSize;
 
 use super::Project;
 use super::table::table;

@@ -10,11 +10,11 @@ mod verify;
 
 use std::process::ExitCode;
 
-use crate::config::ProjectConfig;
-use crate::context::RuntimeContext;
-use crate::error::Result;
-use crate::layout::ProjectLayout;
-use crate::managed::{Catalog, ImageError, ImageManager, ManagedImageSpec};
+use castra_engine::config::ProjectConfig;
+use castra_engine::context::RuntimeContext;
+use castra_engine::error::Result;
+use castra_engine::layout::ProjectLayout;
+use castra_engine::managed::{Catalog, ImageError, ImageManager, ManagedImageSpec};
 
 use super::args::{ImageArgs, ImageCommand};
 use super::context::CommandContext;
@@ -117,7 +117,7 @@ fn find<'a>(
 }
 
 fn unknown(name: &str, version: Option<&str>, images: &[&ManagedImageSpec]) -> ImageError {
-    let similar = crate::similar::closest(name, images.iter().map(|spec| spec.id.as_str()));
+    let similar = castra_engine::similar::closest(name, images.iter().map(|spec| spec.id.as_str()));
     let similar = similar.and_then(|id| images.iter().find(|spec| spec.id == id));
     ImageError::Unknown {
         id: name.to_owned(),

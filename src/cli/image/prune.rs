@@ -3,15 +3,14 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use castra_engine::error::Result;
+use castra_engine::managed::{self, PruneOptions, Pruned, PrunedKind};
+use castra_engine::size::ByteSize;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::error::Result;
-use crate::managed::{self, PruneOptions, Pruned, PrunedKind};
-
 use super::table::table;
 use crate::cli::context::CommandContext;
-use crate::size::ByteSize;
 
 #[derive(Serialize, JsonSchema)]
 pub(in crate::cli) struct ImagesPruned {

@@ -3,19 +3,20 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use castra_engine::config::{
+    BaseImageSource, ConfigError, ManagedImageSelection, UnpinnedArtifact,
+};
+use castra_engine::error::Result;
+use castra_engine::managed::{ImageError, ImageManager, ManagedImagePaths, ManagedImageSpec};
+use castra_engine::report::ImageLabel;
+use castra_engine::state_root::StateRoot;
+use castra_engine::vm::{self, Plan, Record};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::cli::context::CommandContext;
-use crate::config::{BaseImageSource, ConfigError, ManagedImageSelection, UnpinnedArtifact};
-use crate::error::Result;
-use crate::managed::{ImageError, ImageManager, ManagedImagePaths, ManagedImageSpec};
-use crate::report::ImageLabel;
-use crate::state_root::StateRoot;
-use crate::vm::{self, Plan, Record};
-
 use super::list::files_of;
 use super::{Project, project};
+use crate::cli::context::CommandContext;
 
 #[derive(Serialize, JsonSchema)]
 pub(in crate::cli) struct ImagesPulled {

@@ -3,17 +3,16 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use schemars::JsonSchema;
-use serde::Serialize;
-
-use crate::error::Result;
-use crate::files::Digest;
-use crate::managed::{
+use castra_engine::error::Result;
+use castra_engine::files::Digest;
+use castra_engine::managed::{
     ArtifactRole, ArtifactSource, FoundImage, ManagedArtifactSpec, ManagedImagePaths,
     ManagedImageSpec, QemuProfile, TransformStep,
 };
-use crate::report::ImageLabel;
-use crate::size::ByteSize;
+use castra_engine::report::ImageLabel;
+use castra_engine::size::ByteSize;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::Project;
 use super::list::{files_of, size_of};

@@ -3,18 +3,17 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use castra_engine::error::Result;
+use castra_engine::files::Digest;
+use castra_engine::managed::{CheckedFile, CheckedImage, Finding, ImageError, Location};
+use castra_engine::report::ImageLabel;
+use castra_engine::vm;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::Project;
 use crate::cli::context::CommandContext;
 use crate::cli::exit;
-use crate::error::Result;
-use crate::files::Digest;
-use crate::managed::{CheckedFile, CheckedImage, Finding, ImageError, Location};
-use crate::report::ImageLabel;
-use crate::vm;
-
-use super::Project;
 
 #[derive(Serialize, JsonSchema)]
 pub(in crate::cli) struct ImagesVerified {
@@ -56,7 +55,11 @@ pub(super) fn run(names: &[String], context: &CommandContext) -> Result<ExitCode
             Err(ImageError::NotPresent { .. }) if names.is_empty() => {}
             Err(ImageError::NotRepaired { image, checked, source }) => {
                 warn_of_running(&checked, &project, context);
-                images.push(output(&checked, "damaged", Some(crate::error::one_line(&*source))));
+                images.push(output(
+                    &checked,
+                    "damaged",
+                    Some(castra_engine::error::one_line(&*source)),
+                ));
                 failed.push(ImageError::NotRepaired { image, checked, source });
             }
             Err(error) => return Err(error.into()),
@@ -72,8 +75,8 @@ pub(super) fn run(names: &[String], context: &CommandContext) -> Result<ExitCode
         context.printer.tip("There are no images here yet.");
     }
     let done = context.show(&ImagesVerified { images }, "")?;
-    let errors: Vec<crate::error::Error> =
-        failed.into_iter().map(crate::error::Error::from).collect();
+    let errors: Vec<castra_engine::error::Error> =
+        failed.into_iter().map(castra_engine::error::Error::from).collect();
     errors.iter().for_each(|error| context.printer.error(error));
     Ok(errors.first().map_or(done, |error| exit::of_kind(error.kind())))
 }

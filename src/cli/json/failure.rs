@@ -1,9 +1,8 @@
 //! Errors in JSON.
 
+use castra_engine::error::{Error, Kind};
 use schemars::JsonSchema;
 use serde::Serialize;
-
-use crate::error::{Error, Kind};
 
 use super::super::exit;
 

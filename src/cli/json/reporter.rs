@@ -1,11 +1,10 @@
 //! Events in JSON, one object per line on stderr.
 
+use castra_engine::error::Error;
+use castra_engine::host::unix_time_ms;
+use castra_engine::report::{Event, Reporter};
 use schemars::JsonSchema;
 use serde::Serialize;
-
-use crate::error::Error;
-use crate::host::unix_time_ms;
-use crate::report::{Event, Reporter};
 
 use super::super::output::{Verbosity, write_json_line};
 use super::{Failure, VERSION};

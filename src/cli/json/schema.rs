@@ -1,11 +1,10 @@
 //! JSON Schema of every document and event line, for docs/json.schema.json.
 
+use castra_engine::config::JoinLines;
+use castra_engine::report::Event;
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value, json};
-
-use crate::config::JoinLines;
-use crate::report::Event;
 
 use super::super::{
     adopt, capture, clean, completions, config, cp, doctor, image, init, list, logs, man, ports,

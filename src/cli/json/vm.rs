@@ -2,15 +2,14 @@
 
 use std::path::PathBuf;
 
+use castra_engine::config::PortForward;
+use castra_engine::error::{Error, Result};
+use castra_engine::guest::NetworkFault;
+use castra_engine::layout::ProjectLayout;
+use castra_engine::qemu::AcceleratorChoice;
+use castra_engine::vm::{self, MissingModules, VmState, VmStatus};
 use schemars::JsonSchema;
 use serde::Serialize;
-
-use crate::config::PortForward;
-use crate::error::{Error, Result};
-use crate::guest::NetworkFault;
-use crate::layout::ProjectLayout;
-use crate::qemu::AcceleratorChoice;
-use crate::vm::{self, MissingModules, VmState, VmStatus};
 
 use super::Failure;
 
@@ -81,9 +80,9 @@ struct FullDisk {
     growth_bytes: Option<u64>,
 }
 
-impl From<crate::vm::FullDisk> for FullDisk {
-    fn from(full: crate::vm::FullDisk) -> Self {
-        let crate::vm::FullDisk { filesystem, free_bytes, growth_bytes } = full;
+impl From<castra_engine::vm::FullDisk> for FullDisk {
+    fn from(full: castra_engine::vm::FullDisk) -> Self {
+        let castra_engine::vm::FullDisk { filesystem, free_bytes, growth_bytes } = full;
         Self { filesystem, free_bytes, growth_bytes }
     }
 }

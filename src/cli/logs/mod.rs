@@ -13,22 +13,20 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
+use castra_engine::cancel::Cancel;
+use castra_engine::error::Result;
+use castra_engine::layout::ProjectLayout;
+use castra_engine::size::ByteSize;
+use castra_engine::vm::{self, Record, RecordError, VmError};
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::Serialize;
-
-use crate::cancel::Cancel;
-use crate::error::Result;
-use crate::layout::ProjectLayout;
-use crate::size::ByteSize;
-use crate::vm::{self, Record, RecordError, VmError};
+use stream::{Line, Source, Stream};
 
 use super::args::{LogSource, LogsArgs};
 use super::context::CommandContext;
 use super::error::CliError;
 use super::printer::Printer;
-
-use stream::{Line, Source, Stream};
 
 /// Interval at which followed logs are read.
 const POLL: Duration = Duration::from_millis(200);

@@ -3,16 +3,16 @@
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::path::PathBuf;
 
+use castra_engine::layout::earlier_log;
+use castra_engine::report::Event;
+use castra_engine::sanitize::sanitize_log;
+use castra_engine::trusted;
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::cli::error::CliError;
 use crate::cli::plain;
-use crate::layout::earlier_log;
-use crate::report::Event;
-use crate::sanitize::sanitize_log;
-use crate::trusted;
 
 /// Most bytes of a log that are shown, counted from its end: a guest may write as much as it likes
 /// to its console.

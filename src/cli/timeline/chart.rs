@@ -1,13 +1,11 @@
 //! A start as a bar chart on a terminal.
 
 use anstyle::{AnsiColor, Style};
-
-use crate::vm::{Phase, PhaseSpan, StartResult, Timeline};
-
-use crate::cli::units::brief;
-use crate::sanitize::sanitize_text;
+use castra_engine::sanitize::sanitize_text;
+use castra_engine::vm::{Phase, PhaseSpan, StartResult, Timeline};
 
 use super::{Look, age, cpus, moment, outcome};
+use crate::cli::units::brief;
 
 /// Columns of the phase's name and time before the bar.
 const LABEL_COLUMNS: usize = 27;

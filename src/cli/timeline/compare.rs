@@ -1,12 +1,10 @@
 //! Starts side by side, the oldest first, with the difference between the last two.
 
 use anstyle::{AnsiColor, Style};
-
-use crate::vm::{Phase, Timeline};
-
-use crate::cli::units::brief;
+use castra_engine::vm::{Phase, Timeline};
 
 use super::{Look, kind, moment};
+use crate::cli::units::brief;
 
 const NAME_COLUMNS: usize = 13;
 const START_COLUMNS: usize = 21;

@@ -2,11 +2,10 @@
 
 use std::path::PathBuf;
 
+use castra_engine::report::ImageLabel;
+use castra_engine::vm::{BaseKind, StartResult, Timeline};
 use schemars::JsonSchema;
 use serde::Serialize;
-
-use crate::report::ImageLabel;
-use crate::vm::{BaseKind, StartResult, Timeline};
 
 use super::kind;
 
@@ -72,7 +71,7 @@ fn start(start: &Timeline) -> Start {
         StartResult::Started => ("started", None),
         StartResult::Failed { reason } => ("failed", Some(reason.clone())),
     };
-    let span = |span: &crate::vm::PhaseSpan| Span {
+    let span = |span: &castra_engine::vm::PhaseSpan| Span {
         phase: span.phase.name(),
         start_ms: span.start_ms,
         end_ms: span.end_ms,

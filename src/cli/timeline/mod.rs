@@ -5,20 +5,17 @@ mod compare;
 mod json;
 mod page;
 
-pub(super) use json::Starts;
-
 use std::io::IsTerminal as _;
 use std::path::Path;
 use std::process::ExitCode;
 
+use castra_engine::context::Environment;
+use castra_engine::error::Result;
+use castra_engine::host::since_unix_ms;
+use castra_engine::sanitize::sanitize_lines;
+use castra_engine::vm::{self, StartKind, StartResult, Timeline};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-
-use crate::context::Environment;
-use crate::error::Result;
-use crate::host::since_unix_ms;
-use crate::sanitize::sanitize_lines;
-use crate::vm::{self, StartKind, StartResult, Timeline};
 
 use super::args::TimelineArgs;
 use super::context::CommandContext;
@@ -26,6 +23,8 @@ use super::error::CliError;
 use super::printer::Printer;
 use super::table::table;
 use super::units::{brief, span};
+
+pub(super) use json::Starts;
 
 /// Width of a chart if stdout is not a terminal.
 const COLUMNS: usize = 80;
@@ -195,10 +194,11 @@ fn age(unix_ms: u64) -> String {
 /// Starts for the tests of lists, charts and pages.
 #[cfg(test)]
 mod tests {
+    use castra_engine::qemu::Accelerator;
+    use castra_engine::report::ImageLabel;
+    use castra_engine::vm::{BaseKind, Phase, PhaseSpan};
+
     use super::*;
-    use crate::qemu::Accelerator;
-    use crate::report::ImageLabel;
-    use crate::vm::{BaseKind, Phase, PhaseSpan};
 
     /// Returns a boot whose phases end at these times; the services may not have ended.
     pub(super) fn boot(ends: [u64; 6], services_ms: Option<u64>) -> Timeline {

@@ -2,11 +2,10 @@
 
 use std::fmt::Write as _;
 
-use crate::vm::{Phase, PhaseSpan, StartResult, Timeline};
-
-use crate::cli::units::brief;
+use castra_engine::vm::{Phase, PhaseSpan, StartResult, Timeline};
 
 use super::{cpus, kind, moment, outcome};
+use crate::cli::units::brief;
 
 /// Dimensions of the drawing, in its own units.
 const WIDTH: u64 = 900;
@@ -208,7 +207,7 @@ mod tests {
         let attack = "\"><script>alert('1')</script>&";
         start.result = StartResult::Failed { reason: attack.into() };
         start.castra_version = attack.into();
-        start.base = crate::vm::BaseKind::Path(attack.into());
+        start.base = castra_engine::vm::BaseKind::Path(attack.into());
         let html = page(attack, &[start]);
         assert!(!html.contains("<script") && !html.contains("alert('"), "{html}");
         assert!(html.contains("&quot;&gt;&lt;script&gt;alert(&#39;1&#39;)&lt;/script&gt;&amp;"));

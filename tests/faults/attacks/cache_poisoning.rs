@@ -72,7 +72,7 @@ fn sealed(text: &str) -> String {
     let (start, rest) = text.split_once("\"seal\": \"").expect("a seal");
     let (_, end) = rest.split_once('"').expect("its end");
     let unsealed = format!("{start}\"seal\": \"{}", &format!("\"{end}"));
-    let manifest = castra::managed::Manifest::parse;
+    let manifest = castra_engine::managed::Manifest::parse;
     let compact: String = compact(&unsealed);
     let seal = sha256(compact.as_bytes());
     let text = format!("{start}\"seal\": \"{seal}\"{end}");

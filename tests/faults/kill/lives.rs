@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use castra::failpoint::Point;
+use castra_engine::failpoint::Point;
 use castra_test_support::Fake;
 use castra_test_support::parked::is_killed;
 

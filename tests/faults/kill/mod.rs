@@ -6,7 +6,7 @@
 
 mod lives;
 
-use castra::failpoint::Point;
+use castra_engine::failpoint::Point;
 
 /// Groups of points, by the tests that kill at each of them.
 const TRIED: [(&str, &[&[Point]]); 4] = [

@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use castra::failpoint::Point;
+use castra_engine::failpoint::Point;
 use castra_test_support::Fake;
 use castra_test_support::{Ended, eventually, namespace};
 use proptest::prelude::*;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::time::Duration;
 
-use castra::logs::QEMU_BYTES;
+use castra_engine::logs::QEMU_BYTES;
 use castra_test_support::Project;
 use castra_test_support::disks::alpine_with_service;
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::{Command, Stdio};
 
-use castra::failpoint::Point;
+use castra_engine::failpoint::Point;
 use castra_test_support::parked::{kill_at_each_visit, succeeds};
 use castra_test_support::{Project, bootable_qcow2, tool};
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use castra::failpoint::Point;
+use castra_engine::failpoint::Point;
 use castra_test_support::parked::is_killed;
 use castra_test_support::{Project, linked_cache};
 

@@ -1,0 +1,47 @@
+//! `castra.toml`: discovery, schema, validation into [`ProjectConfig`], diagnostics with spans.
+//!
+//! ```text
+//! --config, directory ─► discovery ─► text ─► validate ─► ProjectConfig
+//!                           │                  │ one module per resource, over
+//!                           │                  │ schema: typed access, with spans
+//!                           └► no file:        └► diagnostics: every problem, at its place
+//!                              defaults
+//! ```
+
+mod bounds;
+mod check;
+pub mod defaults;
+mod diagnostics;
+mod discovery;
+mod error;
+mod json_schema;
+mod lines;
+mod machine;
+mod out_of_bounds;
+mod project;
+mod schema;
+mod state_link;
+mod template;
+mod validate;
+
+pub use bounds::{Bounds, DiskPath};
+pub use check::{Checked, check};
+pub use diagnostics::{Diagnostic, Diagnostics, Finding, Position, Severity, UnpinnedArtifact};
+pub use discovery::{
+    ConfigOptions, Discovered, discover, load_or_default_project, resolve_config_path,
+};
+pub use error::ConfigError;
+pub use json_schema::JoinLines;
+pub use json_schema::{SCHEMA_URL, json_schema};
+pub use lines::{KeyLines, key_lines};
+pub use machine::Machine;
+pub use out_of_bounds::{ALLOW_OUTSIDE, OutOfBounds};
+pub use project::{
+    BaseImageSource, BootProfile, ManagedImageSelection, PortForward, ProjectConfig, VmDefinition,
+};
+pub use template::template;
+pub use validate::name::is_vm_name;
+pub use validate::size::{SizeError, format_size, parse_disk, parse_memory};
+pub use validate::{Surroundings, parse};
+
+pub use crate::sockets::Protocol;

@@ -1,0 +1,16 @@
+//! The host's side of the guest: injecting the agent, talking to it, and logging in.
+
+mod console;
+mod control;
+mod cpio;
+mod initrd;
+mod keys;
+mod network;
+pub mod ssh;
+
+pub use castra_wire::{Reach, SSH_PORT};
+pub use console::{ConsoleEnd, ConsoleOutcome, converse};
+pub use control::{ControlError, ControlPort};
+pub use initrd::{AGENT, AGENT_PATH, InitrdError, append_agent};
+pub use keys::{KeyError, VmKeys};
+pub use network::{AgentSocket, Inspection, NetworkDown, NetworkFault, NetworkReport, inspect};

@@ -1,0 +1,120 @@
+//! Valid inputs, from which spoilt ones are made.
+
+use bytes::Bytes;
+use castra_engine::managed::{Catalog, Manifest};
+use castra_sftp::{Attributes, Code, Entry, Flags, Reply, Request};
+use castra_wire::{
+    AgentTask, Envelope, ExecHeader, GuestMessage, HostMessage, PROTOCOL_VERSION, Personality,
+    Secret, Session, Stage, StageReached, encode,
+};
+
+const REFERENCE: &str = include_str!("../../../../../docs/config.md");
+
+/// Returns one footer of each kind.
+pub(crate) fn vhd_footers() -> Vec<Vec<u8>> {
+    let footer = |kind: u8| {
+        let mut footer = vec![0_u8; 512];
+        footer[..8].copy_from_slice(b"conectix");
+        footer[63] = kind;
+        let sum: u32 = footer.iter().map(|byte| u32::from(*byte)).sum();
+        footer[64..68].copy_from_slice(&(!sum).to_be_bytes());
+        footer
+    };
+    (0..6).map(footer).collect()
+}
+
+/// Returns manifests without files: the form of files is covered by the manifest's own tests.
+pub(crate) fn manifests() -> Vec<Vec<u8>> {
+    let of = |image| Manifest::new(image, Vec::new()).to_text();
+    Catalog::builtin().images().iter().map(of).collect()
+}
+
+/// Returns the examples of the reference.
+pub(crate) fn configurations() -> Vec<Vec<u8>> {
+    let blocks = REFERENCE.split("```toml\n").skip(1);
+    blocks
+        .filter_map(|rest| rest.split("```").next())
+        .map(|block| block.as_bytes().to_vec())
+        .collect()
+}
+
+/// Returns one of each message, and a whole conversation.
+pub(crate) fn control_messages() -> Vec<Vec<u8>> {
+    let personality = Personality {
+        machine_id: "0".repeat(32),
+        time_unix_ns: 1,
+        entropy: Secret::new(vec![7; 32]),
+        hostname: "vm".to_owned(),
+        host_key: Secret::new(b"key".to_vec()),
+        authorized_keys: vec!["ssh-ed25519 AAAA".to_owned()],
+        relays: None,
+    };
+    let reached = StageReached { stage: Stage::Ready, uptime_ms: 5 };
+    let hello = GuestMessage::Hello {
+        protocol: PROTOCOL_VERSION,
+        agent_version: "1".to_owned(),
+        kernel: "6".to_owned(),
+        personalised: false,
+        stages: vec![reached],
+        uptime_ms: Some(2),
+        root_mounted_ms: Some(1),
+    };
+    let failed = GuestMessage::Failed { task: AgentTask::Network, reason: "none".to_owned() };
+    let mut messages = vec![
+        encode(&HostMessage::Attach),
+        encode(&Envelope { session: Some(Session::new(9)), message: GuestMessage::Synced }),
+        encode(&HostMessage::Personalise(personality)),
+        encode(&HostMessage::PowerOff),
+        encode(&hello),
+        encode(&GuestMessage::Stage(reached)),
+        encode(&GuestMessage::Personalised),
+        encode(&failed),
+    ];
+    messages.push(messages.concat());
+    messages
+}
+
+/// Returns a short header and one with everything a header can have.
+pub(crate) fn exec_headers() -> Vec<Vec<u8>> {
+    let short = ExecHeader { arguments: vec!["true".into()], environment: Vec::new() };
+    let arguments = ["printf", "", "%s\n", "x"].map(Into::into).to_vec();
+    let environment = vec![("A".into(), "".into()), ("LANG".into(), "C.UTF-8".into())];
+    let long = ExecHeader { arguments, environment };
+    [short, long].iter().map(|header| header.encode().expect("encodes").split_off(4)).collect()
+}
+
+/// Returns most requests and replies, and a stream of them.
+pub(crate) fn sftp_packets() -> Vec<Vec<u8>> {
+    let text = Bytes::from_static(b"/a/\xff");
+    let attributes = Attributes {
+        size: Some(1),
+        owner: Some((2, 3)),
+        mode: Some(0o100_644),
+        times: Some((4, 5)),
+    };
+    let entry = Entry { name: text.clone(), line: text.clone(), attributes };
+    let requests = [
+        Request::Open { path: text.clone(), flags: Flags::READ.and(Flags::CREATE), attributes },
+        Request::Write { handle: text.clone(), offset: 7, data: text.clone() },
+        Request::Read { handle: text.clone(), offset: 7, length: 9 },
+        Request::Setstat { path: text.clone(), attributes },
+        Request::Rename { from: text.clone(), to: text.clone() },
+        Request::PosixRename { from: text.clone(), to: text.clone() },
+        Request::Statvfs { path: text.clone() },
+        Request::Limits,
+    ];
+    let replies = [
+        Reply::Status(Code::FAILURE, text.clone()),
+        Reply::Handle(text.clone()),
+        Reply::Data(text.clone()),
+        Reply::Names(vec![entry.clone(), entry]),
+        Reply::Attributes(attributes),
+        Reply::Extended(text),
+    ];
+    let mut packets = vec![Request::init(), Reply::version(&[("posix-rename@openssh.com", "1")])];
+    packets.extend(requests.iter().map(|request| request.encode(1)));
+    packets.extend(replies.iter().map(|reply| reply.encode(1)));
+    let framed = |packet: &Bytes| [&(packet.len() as u32).to_be_bytes()[..], packet].concat();
+    let stream = packets.iter().flat_map(framed).collect();
+    packets.iter().map(|packet| packet.to_vec()).chain([stream]).collect()
+}

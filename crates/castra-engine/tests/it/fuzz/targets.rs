@@ -1,0 +1,108 @@
+//! Fuzz targets: parsers of foreign input, tried with any bytes. None may panic, and parsed input
+//! must mean what was written. `fuzz/` runs the same functions under libFuzzer.
+
+use std::path::Path;
+
+use bytes::Bytes;
+use castra_engine::config::{Surroundings, parse};
+use castra_engine::managed::{Manifest, VhdKind, parse_vhd_footer};
+use castra_sftp::{Reply, Request};
+use castra_wire::{
+    Envelope, ExecHeader, GuestMessage, HostMessage, Lines, MAX_LINE_BYTES, decode, encode,
+};
+
+/// Parses the last 512 bytes of a VHD.
+pub(crate) fn vhd_footer(data: &[u8]) {
+    let mut footer = [0; 512];
+    let length = data.len().min(footer.len());
+    footer[..length].copy_from_slice(&data[..length]);
+    let Ok(kind) = parse_vhd_footer(&footer) else {
+        return;
+    };
+    assert_eq!(footer[60..64], [0, 0, 0, kind as u8], "{kind:?}");
+    // The checksum covers all of it.
+    for at in [0, 60, 63, 64, 100, 511] {
+        let mut changed = footer;
+        changed[at] ^= 1;
+        assert!(parse_vhd_footer(&changed).is_err(), "byte {at} counts");
+    }
+    assert!(matches!(kind, VhdKind::Fixed | VhdKind::Dynamic | VhdKind::Differencing));
+}
+
+/// Parses a `manifest.json`.
+pub(crate) fn manifest(data: &[u8]) {
+    if let Ok(manifest) = Manifest::parse(data) {
+        let text = manifest.to_text();
+        assert_eq!(Manifest::parse(&text).as_ref(), Ok(&manifest));
+    }
+}
+
+/// Parses a `castra.toml`, and renders everything that is reported about it.
+pub(crate) fn config(data: &[u8]) {
+    let known_images = [("alpine-minimal", "v1"), ("alpine-pypi", "v1")];
+    let surroundings = Surroundings {
+        home: Some(Path::new("/home/ada")),
+        known_images: &known_images,
+        allowed_outside: &[],
+    };
+    let text = String::from_utf8_lossy(data);
+    match parse(&text, Path::new("/project/castra.toml"), &surroundings) {
+        Ok(project) => assert!(!project.vms.is_empty(), "a project has a VM"),
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
+}
+
+/// Reads the control port: a stream of lines in arbitrary pieces, and the messages in them.
+pub(crate) fn control_port(data: &[u8]) {
+    let at_once = lines(data, data.len().max(1));
+    let piece = data.first().map_or(1, |byte| usize::from(*byte) + 1);
+    assert_eq!(lines(data, piece), at_once, "in pieces of {piece}");
+    for line in at_once.into_iter().flatten() {
+        if let Ok(message) = decode::<Envelope<HostMessage>>(&line) {
+            assert_eq!(decode::<Envelope<HostMessage>>(&encode(&message)).ok(), Some(message));
+        }
+        if let Ok(message) = decode::<Envelope<GuestMessage>>(&line) {
+            assert_eq!(decode::<Envelope<GuestMessage>>(&encode(&message)).ok(), Some(message));
+        }
+    }
+}
+
+/// Returns the lines of a stream; `None` for one that is too long.
+fn lines(data: &[u8], piece: usize) -> Vec<Option<Vec<u8>>> {
+    let (mut lines, mut found) = (Lines::new(), Vec::new());
+    for piece in data.chunks(piece) {
+        lines.push(piece);
+        while let Some(line) = lines.next_line() {
+            let line = line.ok().map(<[u8]>::to_vec);
+            assert!(line.as_ref().is_none_or(|line| line.len() <= MAX_LINE_BYTES));
+            found.push(line);
+        }
+    }
+    found
+}
+
+/// Decodes a command as an array: the bytes after the header's length.
+pub(crate) fn exec_header(data: &[u8]) {
+    if let Ok(header) = ExecHeader::decode(data) {
+        assert!(!header.arguments.is_empty());
+        assert_eq!(header.encode().expect("is as long").split_off(4), data);
+    }
+}
+
+/// Decodes SFTP: a packet as a request and as a reply, and a stream of packets.
+pub(crate) fn sftp(data: &[u8]) {
+    let packet = Bytes::copy_from_slice(data);
+    if let Ok((id, request)) = Request::parse(packet.clone()) {
+        assert_eq!(Request::parse(request.encode(id)), Ok((id, request)));
+    }
+    if let Ok((id, reply)) = Reply::parse(packet.clone()) {
+        assert_eq!(Reply::parse(reply.encode(id)), Ok((id, reply)));
+    }
+    let _ = (Request::parse_init(packet.clone()), Reply::parse_version(packet));
+    // Slices are always ready, so a runtime without drivers suffices.
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let mut stream = data;
+    while let Ok(Some(packet)) = runtime.block_on(castra_sftp::read_packet(&mut stream)) {
+        assert!(packet.len() <= castra_sftp::MAX_PACKET_BYTES as usize);
+    }
+}
