@@ -67,7 +67,7 @@ pub struct BakeRequest<'a> {
     pub on_message: &'a dyn Fn(&GuestMessage),
     /// Returns the reason why the guest will never come to rest, from its console and QEMU's log;
     /// `None` if it still may.
-    pub is_hopeless: &'a dyn Fn(&Path, &Path) -> Option<String>,
+    pub has_failed: &'a dyn Fn(&Path, &Path) -> Option<String>,
 }
 
 /// Makes a template and publishes it. After a failure, no file and no process is left of it.
@@ -250,7 +250,7 @@ fn bring_to_rest(
                 return Err(TemplateError::DiskFull { directory: work.directory().to_owned() });
             }
             Err(ControlError::ReadTimeout) if Instant::now() < deadline => {
-                match (request.is_hopeless)(&work.console_log(), &work.qemu_log()) {
+                match (request.has_failed)(&work.console_log(), &work.qemu_log()) {
                     Some(cause) => return Err(TemplateError::BootFailed { cause }),
                     None => continue,
                 }

@@ -42,7 +42,7 @@ impl Explain for VmError {
             | Self::NoConsole { .. }
             | Self::BootTimedOut { .. }
             | Self::BootDied { .. }
-            | Self::BootHopeless { .. }
+            | Self::BootFailed { .. }
             | Self::AgentFailed { .. }
             | Self::ServicesTimedOut { .. }
             | Self::Unrecorded { .. }
@@ -282,7 +282,7 @@ impl Explain for VmError {
                 "`castra logs {vm}` shows the whole console. A slow machine may need more time: \
                 --boot-timeout SECS."
             )),
-            Self::BootHopeless { vm, .. } => {
+            Self::BootFailed { vm, .. } => {
                 self.with_advice(format!("`castra logs {vm}` shows the whole console."))
             }
             Self::BootDied { vm, .. } => self.with_advice(format!(

@@ -375,7 +375,7 @@ pub enum VmError {
     },
     /// The guest's own output says that it will never be ready.
     #[error("VM `{vm}` failed to boot {trouble}")]
-    BootHopeless {
+    BootFailed {
         /// The VM.
         vm: String,
         /// Report on the boot.
@@ -484,7 +484,7 @@ impl VmError {
         match self {
             Self::BootTimedOut { trouble, .. }
             | Self::BootDied { trouble, .. }
-            | Self::BootHopeless { trouble, .. } => trouble.diagnosis.as_ref(),
+            | Self::BootFailed { trouble, .. } => trouble.diagnosis.as_ref(),
             Self::NotStarted { diagnosis, .. } => Some(diagnosis),
             _ => None,
         }

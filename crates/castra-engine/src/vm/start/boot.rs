@@ -137,7 +137,7 @@ fn should_retry(error: &VmError) -> bool {
         (error, _) => matches!(
             error,
             VmError::BootTimedOut { .. }
-                | VmError::BootHopeless { .. }
+                | VmError::BootFailed { .. }
                 | VmError::AgentFailed { .. }
         ),
     }

@@ -167,7 +167,7 @@ impl Warming<'_> {
             is_alone: &|| lock.is_on(&path),
             limit: Limits::new(accelerator, self.plan.definition.cpus, self.limit).ready,
             on_message: &on_message,
-            is_hopeless: &has_given_up,
+            has_failed: &has_given_up,
         })?;
         let (vm, boot_ms) = (self.vm(), baked.manifest.boot_ms);
         self.report(Event::TemplateBaked { vm, boot_ms, bytes: baked.manifest.allocated_bytes() });

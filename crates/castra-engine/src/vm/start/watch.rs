@@ -65,7 +65,7 @@ pub(in crate::vm) enum BootEnd {
     },
     Died,
     /// The guest will never be ready.
-    Hopeless,
+    Failed,
     Other(Box<VmError>),
 }
 
@@ -171,7 +171,7 @@ impl BootWatch<'_> {
         let length = fs::metadata(self.files.console_log()).map_or(0, |metadata| metadata.len());
         let is_ready = reached >= Some(Stage::Ready);
         if looks.console_bytes.replace(length) != length && !is_ready && self.has_given_up() {
-            return Err(BootEnd::Hopeless);
+            return Err(BootEnd::Failed);
         }
         let (phase, elapsed) = self.phase();
         if !looks.is_slowness_reported.get() && elapsed >= least_patience(self.accelerator) {
@@ -376,7 +376,7 @@ impl BootWatch<'_> {
                 VmError::BootTimedOut { vm, limit_secs: limit.as_secs(), trouble: trouble() }
             }
             BootEnd::Died => VmError::BootDied { vm, trouble: trouble() },
-            BootEnd::Hopeless => VmError::BootHopeless { vm, trouble: trouble() },
+            BootEnd::Failed => VmError::BootFailed { vm, trouble: trouble() },
             BootEnd::Other(error) => *error,
         }
     }
