@@ -22,7 +22,7 @@ use castra_engine::managed::{Catalog, ManagedDiskKind};
 use castra_engine::qemu::Network;
 use castra_engine::report::{Event, Reporter};
 use castra_engine::state_root::StateRoot;
-use castra_engine::vm::{self, Plan, Throwaway, UpOptions, VmError};
+use castra_engine::vm::{self, AccessError, Plan, Throwaway, UpOptions, VmError};
 
 use super::args::{Reach, RunArgs};
 use super::context::CommandContext;
@@ -146,7 +146,7 @@ fn configuration(run: &RunArgs, context: &CommandContext, place: &Place) -> Resu
         let declared = context.config()?;
         let spec = image::named(name, declared)?;
         if spec.profile.command_line.is_none() {
-            return Err(VmError::NoAgent { vm: spec.label().to_string() }.into());
+            return Err(VmError::from(AccessError::NoAgent { vm: spec.label().to_string() }).into());
         }
         vm.memory_bytes = vm.memory_bytes.max(spec.profile.min_memory_mib << 20);
         vm.boot_profile = BootProfile::Managed;

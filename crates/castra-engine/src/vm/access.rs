@@ -9,7 +9,7 @@ use crate::guest::ssh::Target;
 use crate::layout::ProjectLayout;
 use crate::report::Event;
 
-use super::error::VmError;
+use super::error::{AccessError, StateError, VmError};
 use super::inspect::glance;
 use super::lock::lock;
 use super::monitor::{connect, continue_recorded, disk_full, ensure_not_stopped, is_paused};
@@ -19,7 +19,7 @@ use super::start::{UpOptions, attach, cancel_suspend, check_network};
 /// Returns the address and keys to log in to a running VM.
 ///
 /// # Errors
-/// Returns [`VmError::NoAgent`] or [`VmError::Key`].
+/// Returns [`AccessError::NoAgent`] or [`VmError::Key`].
 pub fn ssh_target(record: &Record, user: &str, layout: &ProjectLayout) -> Result<Target, VmError> {
     let address = ssh_address(record)?;
     let keys = VmKeys::load_or_create(&layout.vm(&record.name))?;
@@ -29,7 +29,7 @@ pub fn ssh_target(record: &Record, user: &str, layout: &ProjectLayout) -> Result
 /// Returns the address of a VM's SSH server; for a stopped VM, the last one.
 ///
 /// # Errors
-/// Returns [`VmError::NoAgent`].
+/// Returns [`AccessError::NoAgent`].
 pub fn ssh_address(record: &Record) -> Result<SocketAddr, VmError> {
     Ok((Ipv4Addr::LOCALHOST, ssh_port(record)?).into())
 }
@@ -58,7 +58,7 @@ pub fn make_ready(
 /// Writes the VM's `known_hosts`, for other SSH clients.
 ///
 /// # Errors
-/// Returns [`VmError::NoAgent`] or [`VmError::Key`].
+/// Returns [`AccessError::NoAgent`] or [`VmError::Key`].
 pub fn write_known_hosts(record: &Record, layout: &ProjectLayout) -> Result<(), VmError> {
     let port = ssh_port(record)?;
     let files = layout.vm(&record.name);
@@ -74,17 +74,17 @@ pub fn host_key_alias(vm: &str) -> String {
     format!("castra-{vm}")
 }
 
-fn ssh_port(record: &Record) -> Result<u16, VmError> {
+fn ssh_port(record: &Record) -> Result<u16, AccessError> {
     let port = record.boot.as_ref().map_or(record.ssh_port, |boot| boot.ssh_port);
-    port.ok_or_else(|| VmError::NoAgent { vm: record.name.clone() })
+    port.ok_or_else(|| AccessError::NoAgent { vm: record.name.clone() })
 }
 
 /// Returns the record of a VM in which commands can run. An unfinished start (`up --no-wait`, or an
 /// `up` that was killed) is finished first.
 ///
 /// # Errors
-/// Returns errors as [`recorded_vm`] does, [`VmError::NotRunning`], [`VmError::Frozen`],
-/// [`VmError::NoAgent`], and errors of waiting for the agent.
+/// Returns errors as [`recorded_vm`] does, [`StateError::NotRunning`], [`StateError::Frozen`],
+/// [`AccessError::NoAgent`], and errors of waiting for the agent.
 pub fn running_vm(
     name: Option<&str>,
     layout: &ProjectLayout,
@@ -108,10 +108,10 @@ pub fn running_vm(
         }
     }
     if state == VmState::Elsewhere {
-        return Err(VmError::Elsewhere { vm: record.name });
+        return Err(StateError::Elsewhere { vm: record.name }.into());
     }
     if state != VmState::Running {
-        return Err(VmError::NotRunning { vm: record.name, state });
+        return Err(StateError::NotRunning { vm: record.name, state }.into());
     }
     if is_paused(&record) {
         let _lock = lock(&record.name, layout, context)?;
@@ -119,12 +119,12 @@ pub fn running_vm(
         record = recorded_vm(Some(&record.name), layout)?;
         state = observe(&record, &layout.vm(&record.name)).0;
         if state != VmState::Running {
-            return Err(VmError::NotRunning { vm: record.name, state });
+            return Err(StateError::NotRunning { vm: record.name, state }.into());
         }
         continue_recorded(&record, layout, context)?;
     }
     if record.boot.as_ref().is_none_or(|boot| boot.ssh_port.is_none()) {
-        return Err(VmError::NoAgent { vm: record.name });
+        return Err(AccessError::NoAgent { vm: record.name }.into());
     }
     Ok(record)
 }
@@ -132,13 +132,13 @@ pub fn running_vm(
 /// Finds the reason why the guest of a VM no longer answers.
 ///
 /// # Errors
-/// Returns [`VmError::DiskFull`], [`VmError::NotRunning`] if its QEMU has ended, or
+/// Returns [`StateError::DiskFull`], [`StateError::NotRunning`] if its QEMU has ended, or
 /// [`VmError::NetworkDown`] if the agent reports that.
 pub fn explain_silence(name: Option<&str>, layout: &ProjectLayout) -> Result<(), VmError> {
     let record = recorded_vm(name, layout)?;
     match glance(&record, &layout.vm(&record.name)).0 {
         VmState::DiskFull => Err(disk_full(&record.name, &record.overlay_path(layout))),
-        state if !state.is_alive() => Err(VmError::NotRunning { vm: record.name, state }),
+        state if !state.is_alive() => Err(StateError::NotRunning { vm: record.name, state }.into()),
         _ => check_network(&record, &Cancel::new()),
     }
 }

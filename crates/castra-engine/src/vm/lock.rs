@@ -9,7 +9,7 @@ use crate::qemu::runs_elsewhere;
 use crate::report::Event;
 use crate::state_root;
 
-use super::error::VmError;
+use super::error::{FileAction, StateError, VmError, VmIoError};
 
 /// Lock of a VM, with a shared lock on its project, so that no other castra removes what the VM is
 /// about to need.
@@ -29,8 +29,8 @@ pub(super) fn lock(
     let report_wait = |what: String| move || context.reporter.report(&Event::Waiting { what });
     let files = layout.vm(vm);
     let make = |directory: &Path| {
-        files::create_private_directory(directory).map_err(|source| VmError::Disk {
-            action: "create",
+        files::create_private_directory(directory).map_err(|source| VmIoError::File {
+            action: FileAction::Create,
             path: directory.to_owned(),
             source,
         })
@@ -57,8 +57,8 @@ pub(super) fn lock(
 /// ended.
 ///
 /// # Errors
-/// Returns [`VmError::Elsewhere`].
+/// Returns [`StateError::Elsewhere`].
 pub(super) fn ensure_reachable(vm: &str, layout: &ProjectLayout) -> Result<(), VmError> {
     let elsewhere = runs_elsewhere(&layout.vm(vm).pidfile());
-    if elsewhere { Err(VmError::Elsewhere { vm: vm.to_owned() }) } else { Ok(()) }
+    if elsewhere { Err(StateError::Elsewhere { vm: vm.to_owned() }.into()) } else { Ok(()) }
 }

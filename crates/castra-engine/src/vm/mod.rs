@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `plan` | what `up` will do, and why; pure |
 //! | `record/` | what is written down of a VM, and the state that is derived from it |
-//! | `error/` | errors, with their exit codes and hints |
+//! | `error/` | errors by operation, with their exit codes and hints |
 //! | `timeline/`, `diagnosis/` | times of each start; causes of failed ones |
 //! | `lock`, `journal`, `parallel` | the lock and the log of every operation, several VMs at once |
 //! | `monitor/` | sessions with a running QEMU, paused machines, files of one that has exited |
@@ -89,7 +89,10 @@ pub use clone_running::clone_running;
 pub use diagnosis::{Diagnosis, Trouble};
 pub use disk::{check_own_disk, ensure_vm_image};
 pub use down::{DownOptions, IfSuspended, down};
-pub use error::{Predecessor, VmError};
+pub use error::{
+    AccessError, Attempt, CloneError, FileAction, PortError, Predecessor, StartError, StateError,
+    StopError, SuspendError, ThrowawayError, VmDiskError, VmError, VmIoError,
+};
 pub use full_disk::FullDisk;
 pub use inspect::{
     Console, ListedVm, ProjectStatus, VmStatus, check_readable, last_starts, list_projects,

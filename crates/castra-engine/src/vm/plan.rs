@@ -14,7 +14,7 @@ use crate::layout::ProjectLayout;
 use crate::managed::{ArtifactRole, Catalog, ManagedDiskKind, ManagedImageSpec};
 use crate::report::ImageLabel;
 
-use super::error::VmError;
+use super::error::{CloneError, VmDiskError, VmError};
 use super::record::{BaseKind, Record, RecordError};
 
 /// Plan of an `up`.
@@ -60,7 +60,7 @@ impl Plan {
     ///
     /// # Errors
     /// [`RecordError::Unknown`], [`VmError::Image`] for an image without a description,
-    /// [`VmError::ImageChanged`].
+    /// [`VmDiskError::ImageChanged`].
     pub fn new(
         config: &ProjectConfig,
         names: &[String],
@@ -78,7 +78,7 @@ impl Plan {
     /// is only recorded, with the fault of its record if there is one.
     ///
     /// # Errors
-    /// Returns errors of [`Self::new`] and of reading the record, and [`VmError::CloneUnfinished`].
+    /// Returns errors of [`Self::new`] and of reading the record, and [`CloneError::Unfinished`].
     pub fn of_start(
         config: &ProjectConfig,
         names: &[String],
@@ -91,7 +91,7 @@ impl Plan {
                 Err(unreadable) => unreadable.into(),
                 Ok(Some(record)) if record.is_unfinished_clone() => {
                     let of = record.cloned.map(|cloned| cloned.of).unwrap_or_default();
-                    VmError::CloneUnfinished { vm: record.name, of }
+                    CloneError::Unfinished { vm: record.name, of }.into()
                 }
                 Ok(_) => error,
             }
@@ -209,7 +209,7 @@ fn refuse_changed_base(
         BaseKind::Managed(label) => label.to_string(),
         BaseKind::Path(path) => path.display().to_string(),
     };
-    Err(VmError::ImageChanged { vm: definition.name.clone(), recorded, wanted })
+    Err(VmDiskError::ImageChanged { vm: definition.name.clone(), recorded, wanted }.into())
 }
 
 fn warnings(definition: &VmDefinition, base: &BasePlan) -> Vec<String> {

@@ -5,7 +5,7 @@ use crate::context::RuntimeContext;
 use crate::layout::ProjectLayout;
 
 use super::down::{DownOptions, IfSuspended, down};
-use super::error::VmError;
+use super::error::{StopError, VmError};
 use super::parallel::{PerVm, side_by_side};
 use super::plan::{Plan, VmPlan};
 use super::record::{Record, VmState, observe};
@@ -64,7 +64,7 @@ fn restart_one(
             Ok(VmState::Suspended) if stop.suspended == IfSuspended::Leave => return Ok(None),
             // The VM has stopped, although not cleanly, so start it again and report the error
             // afterwards.
-            Err(error @ VmError::PowerCut { .. }) => power_cut = Some(error),
+            Err(error @ VmError::Stop(StopError::PowerCut { .. })) => power_cut = Some(error),
             state => drop(state?),
         }
     }

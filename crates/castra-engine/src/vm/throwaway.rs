@@ -20,7 +20,7 @@ use crate::trusted;
 use crate::wait::WaitLimit;
 
 use super::disk::temporary_name;
-use super::error::VmError;
+use super::error::{AccessError, StateError, ThrowawayError, VmError, VmIoError};
 use super::lock::{VmLock, lock};
 use super::monitor::{RoomWatch, clean_up, disk_full};
 use super::plan::VmPlan;
@@ -49,9 +49,9 @@ pub struct Throwaway {
 /// Returns a name that no other throwaway VM has.
 ///
 /// # Errors
-/// Returns [`VmError::Random`].
+/// Returns [`VmIoError::Random`].
 pub fn throwaway_name() -> Result<String, VmError> {
-    let random: [u8; 6] = random_bytes().map_err(VmError::Random)?;
+    let random: [u8; 6] = random_bytes().map_err(VmIoError::Random)?;
     let digits = hex(&random);
     Ok(format!("{PREFIX}{digits}"))
 }
@@ -74,10 +74,10 @@ pub fn start_throwaway(
     let started = bring_up(plan, None, layout, context, options).and_then(|record| {
         let files = layout.vm(vm);
         let port = record.boot.as_ref().and_then(|boot| boot.ssh_port);
-        let port = port.ok_or_else(|| VmError::NoAgent { vm: vm.clone() })?;
+        let port = port.ok_or_else(|| AccessError::NoAgent { vm: vm.clone() })?;
         let target =
             VmKeys::load_or_create(&files)?.target((Ipv4Addr::LOCALHOST, port).into(), user);
-        let gone = || VmError::NotRunning { vm: vm.clone(), state: super::VmState::Crashed };
+        let gone = || StateError::NotRunning { vm: vm.clone(), state: super::VmState::Crashed };
         let qemu = running_qemu(&files.pidfile()).ok_or_else(gone)?;
         Ok((target, qemu))
     });
@@ -91,7 +91,7 @@ pub fn start_throwaway(
     }
     // QEMU has open what it needs, so the files can be removed whether it runs or not.
     remove_files(vm, layout, context);
-    let (target, qemu) = started.map_err(|error| VmError::ThrowawayFailed(Box::new(error)))?;
+    let (target, qemu) = started.map_err(ThrowawayError::new)?;
     let disk = layout.overlay(vm);
     // If QEMU does not answer now, the command will notice.
     let room = qmp.ok().map(|qmp| RoomWatch::start(qmp, disk.clone(), context.reporter.clone()));
@@ -102,11 +102,11 @@ impl Throwaway {
     /// Finds the reason why the guest no longer answers.
     ///
     /// # Errors
-    /// Returns [`VmError::DiskFull`].
+    /// Returns [`VmError::Throwaway`] with [`StateError::DiskFull`].
     pub fn explain_silence(&self) -> Result<(), VmError> {
         match &self.room {
             Some(room) if room.is_full() => {
-                Err(VmError::ThrowawayFailed(Box::new(disk_full(&self.vm, &self.disk))))
+                Err(ThrowawayError::new(disk_full(&self.vm, &self.disk)).into())
             }
             _ => Ok(()),
         }

@@ -13,7 +13,7 @@ use crate::report::Event;
 
 use super::disk::remove_unfinished_clone;
 use super::down::await_stop;
-use super::error::VmError;
+use super::error::{StartError, StateError, VmDiskError, VmError};
 use super::inspect::note;
 use super::journal;
 use super::lock::{ensure_reachable, lock};
@@ -43,7 +43,7 @@ pub fn up(
     {
         let refused = |vm: &VmPlan| {
             let (vm, problem) = (vm.definition.name.clone(), Box::new(problem.clone()));
-            (vm.clone(), Err(VmError::DiskOutOfBounds { vm, problem }))
+            (vm.clone(), Err(VmDiskError::OutOfBounds { vm, problem }.into()))
         };
         return plan.vms.iter().map(refused).collect();
     }
@@ -91,7 +91,7 @@ fn up_one(
 /// Checks that no QEMU runs the VM, of which there is no record.
 fn ensure_no_qemu(vm: &str, layout: &ProjectLayout) -> Result<(), VmError> {
     match running_qemu(&layout.vm(vm).pidfile()) {
-        Some(qemu) => Err(VmError::Unrecorded { vm: vm.to_owned(), pid: qemu.pid() }),
+        Some(qemu) => Err(StateError::Unrecorded { vm: vm.to_owned(), pid: qemu.pid() }.into()),
         None => Ok(()),
     }
 }
@@ -139,10 +139,10 @@ fn make_startable(
 /// Checks that the awaited stage can be known: only the agent reports the guest's services.
 ///
 /// # Errors
-/// Returns [`VmError::ServicesUnseen`].
+/// Returns [`StartError::ServicesUnseen`].
 pub fn check_wait(plan: &VmPlan, options: UpOptions) -> Result<(), VmError> {
     if plan.boot == BootProfile::Native && options.wait == WaitFor::Services {
-        return Err(VmError::ServicesUnseen { vm: plan.definition.name.clone() });
+        return Err(StartError::ServicesUnseen { vm: plan.definition.name.clone() }.into());
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use crate::files::open_regular;
 use crate::layout::is_frozen_layer;
 use crate::qemu::{QCOW2_MAGIC, Qcow2Header, QemuError};
-use crate::vm::error::VmError;
+use crate::vm::error::{FileAction, VmDiskError, VmError, VmIoError};
 
 /// Most layers of a chain: more than QEMU would open, and enough to notice a cycle.
 const MAX_LAYERS: usize = 200;
@@ -25,11 +25,11 @@ pub(super) fn id_of(metadata: &Metadata) -> FileId {
 /// user put beside them.
 ///
 /// # Errors
-/// Returns [`VmError::Disk`], since a file that cannot be read may be a disk.
+/// Returns [`VmIoError::File`], since a file that cannot be read may be a disk.
 pub(super) fn disks_in(directory: &Path) -> Result<Vec<PathBuf>, VmError> {
     let failed = |path: &Path| {
         let path = path.to_owned();
-        move |source| VmError::Disk { action: "look at", path, source }
+        move |source| VmIoError::File { action: FileAction::LookAt, path, source }
     };
     let mut disks = Vec::new();
     let entries = match fs::read_dir(directory) {
@@ -58,7 +58,7 @@ fn is_disk(path: &Path) -> io::Result<bool> {
 /// Returns all files in the backing chains of these disks, without the disks themselves.
 ///
 /// # Errors
-/// Returns [`VmError::Qemu`] for a chain that cannot be read and [`VmError::BaseMissing`] for a
+/// Returns [`VmError::Qemu`] for a chain that cannot be read and [`VmDiskError::BaseMissing`] for a
 /// broken one, whose needs are unknown.
 pub(super) fn foundations(disks: &[PathBuf]) -> Result<HashSet<FileId>, VmError> {
     let mut found = HashSet::new();
@@ -88,7 +88,7 @@ fn follow(disk: &Path, found: &mut HashSet<FileId>) -> Result<(), VmError> {
         };
         let Some(backing) = header.backing_path(&path).map_err(QemuError::from)? else { break };
         path = backing;
-        let missing = |_| VmError::BaseMissing {
+        let missing = |_| VmDiskError::BaseMissing {
             vm: disk.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             base: path.clone(),
             overlay: Some(disk.to_owned()),
@@ -127,7 +127,7 @@ mod tests {
         fs::write(at("base.raw"), QCOW2_MAGIC).expect("a damaged qcow2");
         assert!(matches!(foundations(&disks), Err(VmError::Qemu(_))));
         fs::remove_file(at("base.raw")).expect("removed");
-        assert!(matches!(foundations(&disks), Err(VmError::BaseMissing { .. })));
+        assert!(matches!(foundations(&disks), Err(VmError::Disk(VmDiskError::BaseMissing { .. }))));
         fs::write(at("cut-off.qcow2"), "QF").expect("written");
         let disks = disks_in(directory.path()).expect("listed");
         assert!(disks.contains(&at("cut-off.qcow2")));

@@ -99,7 +99,7 @@ pub struct CleanReport {
 /// record.
 ///
 /// # Errors
-/// Returns [`RecordError::Unknown`] before anything is done, [`VmError::Disk`] or
+/// Returns [`RecordError::Unknown`] before anything is done, [`VmError::Io`] or
 /// [`VmError::Lock`]. What was removed before stays removed.
 pub fn clean(
     names: &[String],

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::context::RuntimeContext;
 use crate::qemu::{FoundQemu, find_qemus};
-use crate::vm::error::VmError;
+use crate::vm::error::{StopError, VmError};
 use crate::vm::monitor::clean_up_run;
 
 /// Time for QEMU to end after a signal.
@@ -43,14 +43,14 @@ pub fn orphans() -> Vec<Orphan> {
 /// process can be hit.
 ///
 /// # Errors
-/// Returns [`VmError::Unkillable`], or [`VmError::Qemu`] if it cannot be signalled.
+/// Returns [`StopError::Unkillable`], or [`VmError::Qemu`] if it cannot be signalled.
 pub fn end_orphan(orphan: &Orphan, context: &RuntimeContext) -> Result<(), VmError> {
     let qemu = &orphan.found.qemu;
     qemu.terminate()?;
     if !qemu.wait(END_LIMIT) {
         qemu.kill()?;
         if !qemu.wait(END_LIMIT) {
-            return Err(VmError::Unkillable { vm: orphan.vm.clone(), pid: qemu.pid() });
+            return Err(StopError::Unkillable { vm: orphan.vm.clone(), pid: qemu.pid() }.into());
         }
     }
     let started_in = &orphan.found.started_in;

@@ -11,7 +11,7 @@ use super::foundations::{FileId, id_of};
 use crate::context::RuntimeContext;
 use crate::files;
 use crate::layout::{LINKED_FROM, ProjectLayout, is_image_lock};
-use crate::vm::error::VmError;
+use crate::vm::error::{FileAction, VmError, VmIoError};
 
 /// Unit of `st_blocks`, whatever the filesystem's own is: `stat(2)`.
 const BLOCK_BYTES: u64 = 512;
@@ -60,7 +60,8 @@ pub(super) fn remove(path: &Path) -> Result<(), VmError> {
     };
     match removed {
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            Err(VmError::Disk { action: "remove", path: path.to_owned(), source })
+            Err(VmIoError::File { action: FileAction::Remove, path: path.to_owned(), source }
+                .into())
         }
         _ => Ok(()),
     }
@@ -72,7 +73,11 @@ pub(super) fn quarantine_record(
     layout: &ProjectLayout,
 ) -> Result<PathBuf, VmError> {
     let quarantine = layout.quarantine();
-    let failed = |source| VmError::Disk { action: "quarantine", path: record.path.clone(), source };
+    let failed = |source| VmIoError::File {
+        action: FileAction::Quarantine,
+        path: record.path.clone(),
+        source,
+    };
     files::create_private_directory(&quarantine).map_err(failed)?;
     let vm = record.vm.as_deref().unwrap_or_default();
     let numbered = (1..).map(|number| quarantine.join(format!("{vm}-record.{number}.json")));

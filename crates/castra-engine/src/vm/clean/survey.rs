@@ -17,7 +17,7 @@ use crate::layout::{
 use crate::qemu::running_qemu;
 use crate::trusted;
 use crate::vm::disk::{check_removable, check_unfinished, temporary_name};
-use crate::vm::error::VmError;
+use crate::vm::error::{FileAction, VmError, VmIoError};
 use crate::vm::monitor::is_in_use;
 use crate::vm::record::{Record, RecordError, VmState, observe, place};
 
@@ -224,7 +224,12 @@ impl Survey<'_> {
         for directory in self.disk_directories(vms) {
             if let Err(source) = fs::metadata(&directory) {
                 // The directory may be on a filesystem that is not mounted now.
-                return Err(VmError::Disk { action: "look at", path: directory, source });
+                return Err(VmIoError::File {
+                    action: FileAction::LookAt,
+                    path: directory,
+                    source,
+                }
+                .into());
             }
             disks.append(&mut disks_in(&directory)?);
         }

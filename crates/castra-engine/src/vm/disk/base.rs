@@ -19,7 +19,7 @@ use crate::managed::{
 use crate::qemu::options::UserArguments;
 use crate::qemu::{Disk, DiskError, Qcow2Header, QemuError, Unbootable};
 use crate::report::Event;
-use crate::vm::error::VmError;
+use crate::vm::error::{FileAction, VmDiskError, VmError, VmIoError};
 use crate::vm::plan::{BasePlan, VmPlan, content_of};
 use crate::vm::record::{BaseKind, BaseRecord, Record};
 
@@ -51,8 +51,8 @@ pub fn ensure_vm_image(
 /// boots.
 ///
 /// # Errors
-/// Returns [`VmError::BaseMissing`], [`VmError::Disk`], [`VmError::Qemu`] or
-/// [`VmError::Unbootable`].
+/// Returns [`VmDiskError::BaseMissing`], [`VmIoError::File`], [`VmError::Qemu`] or
+/// [`VmDiskError::Unbootable`].
 pub fn check_own_disk(
     definition: &VmDefinition,
     path: &Path,
@@ -70,7 +70,7 @@ pub fn check_own_disk(
 /// user's own may bring another firmware or boot disk, so with those nothing is checked.
 ///
 /// # Errors
-/// Returns [`VmError::Unbootable`], or [`VmError::Qemu`] when interrupted.
+/// Returns [`VmDiskError::Unbootable`], or [`VmError::Qemu`] when interrupted.
 pub(in crate::vm) fn check_boot_code(
     vm: &str,
     disk: &Path,
@@ -81,7 +81,7 @@ pub(in crate::vm) fn check_boot_code(
     }
     match Unbootable::of_disk(disk, &context.environment, &context.cancel)? {
         Some(reason) => {
-            Err(VmError::Unbootable { vm: vm.to_owned(), disk: disk.to_owned(), reason })
+            Err(VmDiskError::Unbootable { vm: vm.to_owned(), disk: disk.to_owned(), reason }.into())
         }
         None => Ok(()),
     }
@@ -92,15 +92,23 @@ fn look_at_own_disk(definition: &VmDefinition, path: &Path) -> Result<Vec<PathBu
     let overlay = Some(&definition.overlay).filter(|overlay| overlay.exists());
     let overlay = overlay.map(|overlay| overlay.to_path_buf());
     let missing =
-        || VmError::BaseMissing { vm: definition.name.clone(), base: path.to_owned(), overlay };
+        || VmDiskError::BaseMissing { vm: definition.name.clone(), base: path.to_owned(), overlay };
     match fs::metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(missing()),
-        Err(source) => return Err(VmError::Disk { action: "read", path: path.to_owned(), source }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(missing().into()),
+        Err(source) => {
+            return Err(VmIoError::File {
+                action: FileAction::Read,
+                path: path.to_owned(),
+                source,
+            }
+            .into());
+        }
         Ok(metadata) if !metadata.is_file() => {
-            return Err(VmError::BaseNotAFile {
+            return Err(VmDiskError::BaseNotAFile {
                 vm: definition.name.clone(),
                 base: path.to_owned(),
-            });
+            }
+            .into());
         }
         Ok(_) => {}
     }
@@ -123,7 +131,7 @@ pub(in crate::vm) struct Base {
 /// Ensures that the VM's base image is present, fetching it if needed.
 ///
 /// # Errors
-/// Returns errors of the image manager, [`VmError::BaseMissing`] or [`VmError::Disk`].
+/// Returns errors of the image manager, [`VmDiskError::BaseMissing`] or [`VmIoError::File`].
 pub(in crate::vm) fn ensure_base(
     plan: &VmPlan,
     layout: &ProjectLayout,
@@ -186,7 +194,8 @@ fn user_base(
     recorded: Option<&Record>,
     context: &RuntimeContext,
 ) -> Result<Base, VmError> {
-    let unreadable = |source| VmError::Disk { action: "read", path: path.to_owned(), source };
+    let unreadable =
+        |source| VmIoError::File { action: FileAction::Read, path: path.to_owned(), source };
     let files = look_at_own_disk(&plan.definition, path)?;
     let stamps = files.iter().map(|file| stamp_of(file)).collect::<io::Result<Vec<_>>>();
     let stamp = stamps.map_err(unreadable)?.join("; ");
@@ -265,7 +274,8 @@ fn content_of_files(
 ) -> Result<String, VmError> {
     let mut digests = Vec::new();
     for file in files {
-        let failed = |source| VmError::Disk { action: "read", path: file.clone(), source };
+        let failed =
+            |source| VmIoError::File { action: FileAction::Read, path: file.clone(), source };
         // The user may have put a link there; Castra's own files are never read through one.
         let real = file.canonicalize().map_err(failed)?;
         let total_bytes = fs::metadata(&real).map_err(failed)?.size();

@@ -8,7 +8,7 @@ use crate::context::RuntimeContext;
 use crate::files::{self, Stamp, create_private_directory, share};
 use crate::layout::ProjectLayout;
 use crate::template::{self, Template, TemplateError};
-use crate::vm::error::VmError;
+use crate::vm::error::{VmDiskError, VmError};
 use crate::vm::plan::VmPlan;
 use crate::vm::record::{LayerRecord, Record};
 
@@ -65,7 +65,7 @@ pub(in crate::vm) fn check(
         Err(_) if comes_back(layer.as_deref(), layout, context) => return Ok(()),
         Err(_) => {
             let overlay = Some(plan.definition.overlay.to_path_buf());
-            return Err(VmError::BaseMissing { vm: vm.clone(), base: path, overlay });
+            return Err(VmDiskError::BaseMissing { vm: vm.clone(), base: path, overlay }.into());
         }
     };
     let stamp = Stamp::of(&metadata);
@@ -76,11 +76,12 @@ pub(in crate::vm) fn check(
         }
         return Ok(());
     }
-    Err(VmError::BaseChanged {
+    Err(VmDiskError::BaseChanged {
         vm: vm.clone(),
         base: path,
         overlay: plan.definition.overlay.to_path_buf(),
-    })
+    }
+    .into())
 }
 
 fn comes_back(

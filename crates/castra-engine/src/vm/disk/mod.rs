@@ -21,7 +21,7 @@ use crate::qemu::{Qcow2Header, QemuError, create_overlay, resize_disk};
 use crate::report::Event;
 use crate::size::ByteSize;
 
-use super::error::VmError;
+use super::error::{FileAction, VmDiskError, VmError, VmIoError};
 use super::plan::VmPlan;
 use super::record::{DiskStamp, LayerRecord, Record, place};
 
@@ -45,8 +45,8 @@ pub(super) struct ResolvedVmArtifacts {
 /// which the caller has checked.
 ///
 /// # Errors
-/// Returns errors of qemu-img, [`VmError::BaseMissing`], [`VmError::BaseChanged`],
-/// [`VmError::ForeignOverlay`] or [`VmError::Disk`].
+/// Returns errors of qemu-img, [`VmDiskError::BaseMissing`], [`VmDiskError::BaseChanged`],
+/// [`VmDiskError::ForeignOverlay`] or [`VmIoError::File`].
 pub(super) fn ensure_vm_assets(
     plan: &VmPlan,
     mut recorded: Option<Record>,
@@ -84,11 +84,11 @@ pub(super) fn ensure_vm_assets(
 /// Checks that the configuration may have a VM's disk there, as things are at this moment.
 ///
 /// # Errors
-/// Returns [`VmError::DiskOutOfBounds`].
+/// Returns [`VmDiskError::OutOfBounds`].
 pub(super) fn confirm_place(vm: &str, overlay: &DiskPath) -> Result<(), VmError> {
     let refused =
-        |problem| VmError::DiskOutOfBounds { vm: vm.to_owned(), problem: Box::new(problem) };
-    overlay.confirm().map(drop).map_err(refused)
+        |problem| VmDiskError::OutOfBounds { vm: vm.to_owned(), problem: Box::new(problem) };
+    Ok(overlay.confirm().map(drop).map_err(refused)?)
 }
 
 /// Reports the files outside the project that the guest will read.
@@ -128,11 +128,11 @@ pub(super) fn check_overlay(
         );
     if !same_file {
         let (overlay, expected) = (overlay.to_path_buf(), base.disk.clone());
-        return Err(VmError::ForeignOverlay { vm: vm.clone(), overlay, found, expected });
+        return Err(VmDiskError::ForeignOverlay { vm: vm.clone(), overlay, found, expected }.into());
     }
     if recorded.is_some_and(|record| record.base.content != base.record.content) {
         let (base, overlay) = (base.disk.clone(), overlay.to_path_buf());
-        return Err(VmError::BaseChanged { vm: vm.clone(), base, overlay });
+        return Err(VmDiskError::BaseChanged { vm: vm.clone(), base, overlay }.into());
     }
     Ok(())
 }
@@ -147,7 +147,7 @@ fn check_frozen(
     let (vm, overlay) = (plan.definition.name.clone(), plan.definition.overlay.to_path_buf());
     let base = layer.to_owned();
     if DiskStamp::of(layer).is_err() {
-        return Err(VmError::BaseMissing { vm, base, overlay: Some(overlay) });
+        return Err(VmDiskError::BaseMissing { vm, base, overlay: Some(overlay) }.into());
     }
     let known = recorded.and_then(|record| {
         record.frozen.iter_mut().find(|known| Some(known.name.as_os_str()) == layer.file_name())
@@ -160,8 +160,8 @@ fn check_frozen(
         return Ok(());
     }
     Err(match known.sha256 {
-        Some(_) => VmError::BaseChanged { vm, base, overlay },
-        None => VmError::LayerUnproven { vm, layer: base },
+        Some(_) => VmDiskError::BaseChanged { vm, base, overlay }.into(),
+        None => VmDiskError::LayerUnproven { vm, layer: base }.into(),
     })
 }
 
@@ -181,7 +181,8 @@ fn create(
     let (vm, disk_path) = (&plan.definition.name, &plan.definition.overlay);
     let overlay = &disk_path.to_path_buf();
     let directory = overlay.parent().unwrap_or(Path::new("/"));
-    let failed = |source| VmError::Disk { action: "create", path: overlay.clone(), source };
+    let failed =
+        |source| VmIoError::File { action: FileAction::Create, path: overlay.clone(), source };
     create_private_directory(directory).map_err(failed)?;
     // A file that moves with the project is named relative to the disk, any other by its own path.
     let backing_file = match place::stored(foundation, layout).is_absolute() {

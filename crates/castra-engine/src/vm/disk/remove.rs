@@ -11,7 +11,7 @@ use crate::config::DiskPath;
 use crate::layout::ProjectLayout;
 use crate::qemu::QCOW2_MAGIC;
 use crate::trusted;
-use crate::vm::error::VmError;
+use crate::vm::error::{FileAction, VmDiskError, VmError, VmIoError};
 use crate::vm::record::Record;
 
 use super::confirm_place;
@@ -19,8 +19,8 @@ use super::confirm_place;
 /// Removes a disk, a layer or an overlay. A missing one is fine.
 ///
 /// # Errors
-/// Returns [`VmError::NotADisk`] for anything but a qcow2 of this user's, which stays,
-/// [`VmError::DiskInUse`] or [`VmError::Disk`].
+/// Returns [`VmDiskError::NotADisk`] for anything but a qcow2 of this user's, which stays,
+/// [`VmDiskError::InUse`] or [`VmIoError::File`].
 pub(in crate::vm) fn remove_disk(path: &Path) -> Result<(), VmError> {
     check_removable(path)?;
     refuse_in_use(path)?;
@@ -31,12 +31,14 @@ pub(in crate::vm) fn remove_disk(path: &Path) -> Result<(), VmError> {
 /// (`block/file-posix.c` of QEMU).
 ///
 /// # Errors
-/// Returns [`VmError::DiskInUse`].
+/// Returns [`VmDiskError::InUse`].
 pub(in crate::vm) fn refuse_in_use(path: &Path) -> Result<(), VmError> {
     let mut options = fs::OpenOptions::new();
     let Ok(disk) = trusted::open_with(options.read(true).write(true), path) else { return Ok(()) };
     match fcntl_lock(&disk, FlockOperation::NonBlockingLockExclusive) {
-        Err(Errno::AGAIN | Errno::ACCESS) => Err(VmError::DiskInUse { path: path.to_owned() }),
+        Err(Errno::AGAIN | Errno::ACCESS) => {
+            Err(VmDiskError::InUse { path: path.to_owned() }.into())
+        }
         // A filesystem without locks offers no such check.
         Ok(()) | Err(_) => Ok(()),
     }
@@ -75,9 +77,9 @@ pub(in crate::vm) fn check_removable(path: &Path) -> Result<(), VmError> {
         Ok(_) if begin == QCOW2_MAGIC => Ok(()),
         Ok(_) => {
             let source = io::Error::new(io::ErrorKind::InvalidData, "it is not a qcow2 file");
-            Err(VmError::NotADisk { path: path.to_owned(), source })
+            Err(VmDiskError::NotADisk { path: path.to_owned(), source }.into())
         }
-        Err(source) => Err(VmError::NotADisk { path: path.to_owned(), source }),
+        Err(source) => Err(VmDiskError::NotADisk { path: path.to_owned(), source }.into()),
     }
 }
 
@@ -85,7 +87,7 @@ pub(in crate::vm) fn check_removable(path: &Path) -> Result<(), VmError> {
 /// as `like`.
 ///
 /// # Errors
-/// Returns [`VmError::DiskOutOfBounds`] or [`VmError::Disk`].
+/// Returns [`VmDiskError::OutOfBounds`] or [`VmIoError::File`].
 pub(in crate::vm) fn remove_unfinished_clone(
     record: &Record,
     like: &DiskPath,
@@ -99,7 +101,9 @@ pub(in crate::vm) fn remove_unfinished_clone(
     for path in [files.machine_state(), files.clone_record(), files.record()] {
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(VmError::Disk { action: "remove", path, source: error });
+                return Err(
+                    VmIoError::File { action: FileAction::Remove, path, source: error }.into()
+                );
             }
             _ => {}
         }
@@ -109,9 +113,12 @@ pub(in crate::vm) fn remove_unfinished_clone(
 
 fn gone(path: &Path) -> Result<(), VmError> {
     match fs::remove_file(path) {
-        Err(error) if !trusted::is_absence(&error) => {
-            Err(VmError::Disk { action: "remove", path: path.to_owned(), source: error })
+        Err(error) if !trusted::is_absence(&error) => Err(VmIoError::File {
+            action: FileAction::Remove,
+            path: path.to_owned(),
+            source: error,
         }
+        .into()),
         _ => Ok(()),
     }
 }
@@ -129,7 +136,10 @@ mod tests {
         fs::write(at("empty"), b"").expect("written");
         std::os::unix::fs::symlink(at("disk"), at("link")).expect("linked");
         for name in ["thesis", "empty", "link"] {
-            assert!(matches!(remove_disk(&at(name)), Err(VmError::NotADisk { .. })), "{name}");
+            assert!(
+                matches!(remove_disk(&at(name)), Err(VmError::Disk(VmDiskError::NotADisk { .. }))),
+                "{name}"
+            );
             assert!(at(name).exists(), "{name}");
         }
         assert!(remove_unfinished_disk(&at("thesis")).is_err());

@@ -11,7 +11,7 @@ use crate::layout::ProjectLayout;
 use crate::qemu::running_qemu;
 use crate::report::Event;
 
-use super::error::VmError;
+use super::error::{AccessError, StopError, VmError};
 use super::journal;
 use super::lock::lock;
 use super::monitor::clean_up;
@@ -151,7 +151,7 @@ fn stop_or_find_stopped(
         let _ = stopped.save(layout);
         failpoint::reach(Point::DownRecorded);
         end = match stopping.run(options) {
-            Err(error @ VmError::SocketsGone { .. }) => {
+            Err(error @ VmError::Access(AccessError::SocketsGone { .. })) => {
                 // The guest was not asked, and the VM keeps running.
                 record.save(layout)?;
                 return Err(error);
@@ -198,7 +198,7 @@ fn stop_suspended(
 ) -> Result<VmState, VmError> {
     let vm = record.name.clone();
     match options.suspended {
-        IfSuspended::Refuse => return Err(VmError::IsSuspended { vm }),
+        IfSuspended::Refuse => return Err(StopError::IsSuspended { vm }.into()),
         IfSuspended::Leave => {
             let message = format!(
                 "VM `{vm}` stays suspended; `castra down --discard-suspended {vm}` drops its memory"
@@ -240,7 +240,7 @@ fn stop_unrecorded(
 /// record, which says `Running` or `Stopped`. The caller holds the VM's lock.
 ///
 /// # Errors
-/// Returns [`VmError::DiskFull`], [`VmError::Record`] or [`VmError::Interrupted`].
+/// Returns [`VmError::State`], [`VmError::Record`] or [`VmError::Interrupted`].
 pub(super) fn await_stop(
     mut record: Record,
     layout: &ProjectLayout,

@@ -14,7 +14,7 @@ use crate::layout::{ProjectLayout, SocketsLayout};
 use crate::qemu::{MachineStatus, QemuPid, Qmp, QmpError};
 use crate::report::Event;
 use crate::vm::access::ssh_target;
-use crate::vm::error::VmError;
+use crate::vm::error::{AccessError, Attempt, StopError, VmError};
 use crate::vm::monitor::continue_paused;
 use crate::vm::record::{BootRecord, Progress, Record, StartKind};
 use crate::wait::WaitLimit;
@@ -54,7 +54,7 @@ impl End {
         match self {
             Self::Orderly => Ok(()),
             Self::PowerCut { limit_secs, method } => {
-                Err(VmError::PowerCut { vm: vm.to_owned(), limit_secs, method })
+                Err(StopError::PowerCut { vm: vm.to_owned(), limit_secs, method }.into())
             }
         }
     }
@@ -101,21 +101,21 @@ impl Stopping<'_> {
     /// Prepares the guest for being asked: continues a stopped QEMU process, and a paused machine.
     ///
     /// # Errors
-    /// Returns [`VmError::DiskFull`] or [`VmError::SocketsGone`]: the guest has not been asked, and
-    /// nothing is lost.
+    /// Returns [`VmError::State`] while the disk is full, or [`AccessError::SocketsGone`]: the
+    /// guest has not been asked, and nothing is lost.
     pub(in crate::vm) fn prepare(&self, options: &DownOptions) -> Result<(), VmError> {
         self.thaw()?;
         if options.force || self.is_to_be_dropped() {
             return Ok(());
         }
         if self.sockets.are_gone() && self.ssh_port().is_none() {
-            return Err(self.unreachable());
+            return Err(self.unreachable().into());
         }
         continue_paused(self.vm, &self.disk, &self.sockets, self.context)
     }
 
-    fn unreachable(&self) -> VmError {
-        VmError::sockets_gone(self.vm, "stop", &self.sockets)
+    fn unreachable(&self) -> AccessError {
+        AccessError::sockets_gone(self.vm, Attempt::Stop, &self.sockets)
     }
 
     fn ssh_port(&self) -> Option<u16> {
@@ -182,7 +182,7 @@ impl Stopping<'_> {
         if self.wait(QEMU_LIMIT)? {
             return Ok("SIGKILL");
         }
-        Err(VmError::Unkillable { vm: self.vm.to_owned(), pid: self.qemu.pid() })
+        Err(StopError::Unkillable { vm: self.vm.to_owned(), pid: self.qemu.pid() }.into())
     }
 
     /// Continues a QEMU process that is stopped (SIGSTOP), so that its guest can shut down.
@@ -201,7 +201,7 @@ impl Stopping<'_> {
         let heard = self.has_agent() && self.ask_agent();
         self.context.cancel.check()?;
         if !heard && self.sockets.are_gone() && self.is_alive() {
-            return Err(self.unreachable());
+            return Err(self.unreachable().into());
         }
         Ok(heard || self.press_power_button())
     }

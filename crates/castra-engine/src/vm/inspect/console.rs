@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use crate::layout::ProjectLayout;
 use crate::qemu::lock_holder;
 use crate::trusted;
-use crate::vm::error::VmError;
+use crate::vm::error::{AccessError, FileAction, StateError, VmError, VmIoError};
 use crate::vm::record::{Record, observe};
 use crate::wait::check_listener;
 
@@ -27,15 +27,15 @@ pub struct Console {
 /// Connects to the console of a running VM.
 ///
 /// # Errors
-/// Returns [`VmError::NotRunning`], [`VmError::ConsoleTaken`] with the connected process,
-/// [`VmError::NoConsole`] or [`VmError::Disk`].
+/// Returns [`StateError::NotRunning`], [`AccessError::ConsoleTaken`] with the connected process,
+/// [`AccessError::NoConsole`] or [`VmIoError::File`].
 pub fn open_console(record: &Record, layout: &ProjectLayout) -> Result<Console, VmError> {
     let (vm, files) = (record.name.clone(), layout.vm(&record.name));
     let (state, _) = observe(record, &files);
     let boot = record.boot.as_ref().filter(|_| state.is_alive());
-    let boot = boot.ok_or_else(|| VmError::NotRunning { vm: vm.clone(), state })?;
+    let boot = boot.ok_or_else(|| StateError::NotRunning { vm: vm.clone(), state })?;
     let path = files.console_lock();
-    let failed = |source| VmError::Disk { action: "lock", path: path.clone(), source };
+    let failed = |source| VmIoError::File { action: FileAction::Lock, path: path.clone(), source };
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(false).mode(0o600);
     let lock = trusted::open_with(&mut options, &path).map_err(failed)?;
@@ -43,16 +43,18 @@ pub fn open_console(record: &Record, layout: &ProjectLayout) -> Result<Console, 
     match fcntl_lock(&lock, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(Errno::AGAIN | Errno::ACCESS) => {
-            return Err(VmError::ConsoleTaken { vm, pid: lock_holder(&path) });
+            return Err(AccessError::ConsoleTaken { vm, pid: lock_holder(&path) }.into());
         }
-        Err(errno) => return Err(failed(errno.into())),
+        Err(errno) => return Err(failed(errno.into()).into()),
     }
     let socket = boot.socket_paths().console();
     match UnixStream::connect(&socket).and_then(|stream| check_listener(&stream).map(|()| stream)) {
         Ok(stream) => Ok(Console { stream, _lock: lock }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            Err(VmError::NoConsole { vm, socket })
+            Err(AccessError::NoConsole { vm, socket }.into())
         }
-        Err(source) => Err(VmError::Disk { action: "connect to", path: socket, source }),
+        Err(source) => {
+            Err(VmIoError::File { action: FileAction::ConnectTo, path: socket, source }.into())
+        }
     }
 }

@@ -16,7 +16,7 @@ use crate::guest::{NetworkFault, NetworkReport, inspect};
 use crate::host::{millis, unix_time_ms};
 use crate::layout::{ProjectLayout, VmLayout};
 use crate::qemu::{AcceleratorChoice, MachineStatus, QemuPid};
-use crate::vm::error::VmError;
+use crate::vm::error::{VmError, VmIoError};
 use crate::vm::full_disk::FullDisk;
 use crate::vm::monitor::is_paused;
 use crate::vm::parallel::PerVm;
@@ -129,11 +129,11 @@ fn ask_guest(status: &mut VmStatus, layout: &ProjectLayout) {
 /// castra` leaves it, is not an empty one.
 ///
 /// # Errors
-/// Returns [`VmError::StateOfAnother`].
+/// Returns [`VmIoError::StateOfAnother`].
 pub fn check_readable(layout: &ProjectLayout) -> Result<(), VmError> {
     let unreadable = |path: &Path, source: io::Error| {
         let denied = source.kind() == io::ErrorKind::PermissionDenied;
-        denied.then(|| VmError::StateOfAnother {
+        denied.then(|| VmIoError::StateOfAnother {
             path: path.to_owned(),
             owner: owner_of(path),
             state_root: layout.state_root().to_owned(),
@@ -144,7 +144,7 @@ pub fn check_readable(layout: &ProjectLayout) -> Result<(), VmError> {
         let entries = match fs::read_dir(&directory) {
             Ok(entries) => entries,
             Err(error) => match unreadable(&directory, error) {
-                Some(error) => return Err(error),
+                Some(error) => return Err(error.into()),
                 None => continue,
             },
         };
@@ -152,7 +152,7 @@ pub fn check_readable(layout: &ProjectLayout) -> Result<(), VmError> {
             let record = layout.vm(&entry.file_name().to_string_lossy()).record();
             let looked = fs::symlink_metadata(&record).and_then(|_| open_at_once(&record));
             if let Some(error) = looked.err().and_then(|error| unreadable(&entry.path(), error)) {
-                return Err(error);
+                return Err(error.into());
             }
         }
     }

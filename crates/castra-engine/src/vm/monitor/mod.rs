@@ -10,7 +10,7 @@ use crate::cancel::Cancel;
 use crate::qemu::{QemuError, QemuPid, Qmp, QmpError};
 use crate::wait::WaitLimit;
 
-use super::error::VmError;
+use super::error::{StateError, VmError};
 use super::record::BootRecord;
 
 pub(super) use leftovers::{clean_up, clean_up_run, is_in_use};
@@ -49,10 +49,10 @@ pub(super) fn unanswered(vm: &str, source: QmpError) -> VmError {
 /// Checks that no signal (SIGSTOP) has stopped a VM's QEMU, which would never answer.
 ///
 /// # Errors
-/// Returns [`VmError::Frozen`].
+/// Returns [`StateError::Frozen`].
 pub(super) fn ensure_not_stopped(vm: &str, qemu: Option<&QemuPid>) -> Result<(), VmError> {
     match qemu.filter(|qemu| qemu.is_frozen()) {
-        Some(qemu) => Err(VmError::Frozen { vm: vm.to_owned(), pid: qemu.pid() }),
+        Some(qemu) => Err(StateError::Frozen { vm: vm.to_owned(), pid: qemu.pid() }.into()),
         None => Ok(()),
     }
 }

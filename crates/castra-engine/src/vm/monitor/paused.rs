@@ -14,7 +14,7 @@ use crate::context::RuntimeContext;
 use crate::layout::{ProjectLayout, SocketsLayout};
 use crate::qemu::{MachineStatus, Qmp};
 use crate::report::Event;
-use crate::vm::error::VmError;
+use crate::vm::error::{StateError, VmError};
 use crate::vm::full_disk::FullDisk;
 use crate::vm::record::Record;
 use crate::wait::WaitLimit;
@@ -30,7 +30,7 @@ const SETTLE_POLL: Duration = Duration::from_millis(20);
 
 /// Returns the error of a VM that is paused because its disk cannot grow.
 pub(in crate::vm) fn disk_full(vm: &str, disk: &Path) -> VmError {
-    VmError::DiskFull { vm: vm.to_owned(), full: FullDisk::of(disk) }
+    StateError::DiskFull { vm: vm.to_owned(), full: FullDisk::of(disk) }.into()
 }
 
 /// Returns `true` if QEMU says immediately that the machine is paused.
@@ -44,7 +44,7 @@ pub(in crate::vm) fn is_paused(record: &Record) -> bool {
 /// castra is saving it. A QEMU that does not answer is left to the caller.
 ///
 /// # Errors
-/// Returns [`VmError::DiskFull`] while there is no room, [`VmError::Interrupted`] or
+/// Returns [`StateError::DiskFull`] while there is no room, [`VmError::Interrupted`] or
 /// [`VmError::Qemu`].
 pub(in crate::vm) fn continue_paused(
     vm: &str,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::command::Lifetime;
 use crate::qemu::{Accelerator, QemuError};
 use crate::vm::diagnosis::{About, Diagnosis, Trouble};
-use crate::vm::error::VmError;
+use crate::vm::error::{StartError, VmError};
 use crate::vm::record::{BaseKind, Progress, Record, StartKind};
 use crate::vm::timeline::{self, Phase, StartResult, Timeline};
 
@@ -22,7 +22,7 @@ pub(in crate::vm) fn record_timeline(
     let result = match outcome {
         // Commands can run.
         Ok(record) if record.progress == Progress::Running => StartResult::Ready,
-        Err(VmError::ServicesTimedOut { .. }) => StartResult::Ready,
+        Err(VmError::Start(StartError::ServicesTimedOut { .. })) => StartResult::Ready,
         Ok(_) => StartResult::Started,
         Err(error) => {
             request.stopwatch.stop();
@@ -66,7 +66,7 @@ pub(in crate::vm) fn explain_start(
     let diagnosis = Trouble::gather(&about, Phase::Qemu, Duration::ZERO, None).diagnosis;
     match diagnosis.or_else(|| Diagnosis::by_trial(request.binary, &request.context.cancel)) {
         Some(diagnosis) => {
-            VmError::NotStarted { error: Box::new(error), diagnosis: Box::new(diagnosis) }
+            StartError::NotStarted { error: Box::new(error), diagnosis: Box::new(diagnosis) }.into()
         }
         None => error.into(),
     }

@@ -7,7 +7,7 @@ use crate::guest::{NetworkDown, NetworkReport, VmKeys};
 use crate::layout::{ProjectLayout, SocketsLayout};
 use crate::qemu::{MachineStatus, running_qemu};
 use crate::report::Event;
-use crate::vm::error::VmError;
+use crate::vm::error::{AccessError, Attempt, StateError, VmError};
 use crate::vm::monitor::{continue_recorded, ensure_not_stopped};
 use crate::vm::record::{BootRecord, MissingModules, Progress, Record, StartKind, VmState};
 use crate::vm::timeline::{self, Stopwatch, save_if_new};
@@ -20,9 +20,9 @@ use super::watch::BootWatch;
 /// milliseconds.
 ///
 /// # Errors
-/// Returns [`VmError::Frozen`], [`VmError::NotRunning`] for a machine that a castra loaded and,
-/// killed, never let run, whose guest will never answer, and errors of waiting for the agent. QEMU
-/// is left running, since another command may still make it ready.
+/// Returns [`StateError::Frozen`], [`StateError::NotRunning`] for a machine that a castra loaded
+/// and, killed, never let run, whose guest will never answer, and errors of waiting for the agent.
+/// QEMU is left running, since another command may still make it ready.
 pub(in crate::vm) fn attach(
     mut record: Record,
     layout: &ProjectLayout,
@@ -39,7 +39,7 @@ pub(in crate::vm) fn attach(
         return Ok(UpOutcome { record, ran_already: true });
     }
     if record.progress == Progress::Starting && is_stalled(&record, context) {
-        return Err(VmError::NotRunning { vm, state: VmState::Starting });
+        return Err(StateError::NotRunning { vm, state: VmState::Starting }.into());
     }
     continue_recorded(&record, layout, context)?;
     let has_agent = record.has_agent();
@@ -47,9 +47,9 @@ pub(in crate::vm) fn attach(
     let before = record.clone();
     let sockets = record.boot.as_ref().map(BootRecord::socket_paths);
     if let Some(gone) = sockets.filter(SocketsLayout::are_gone) {
-        let gone = VmError::sockets_gone(&vm, "look into", &gone);
+        let gone = AccessError::sockets_gone(&vm, Attempt::LookInto, &gone);
         if !is_ready {
-            return Err(gone);
+            return Err(gone.into());
         }
         let hint = gone.hint().unwrap_or_default();
         context.reporter.report(&Event::Warning { message: format!("{gone}. {hint}") });

@@ -16,7 +16,7 @@ use crate::qemu::{
 };
 use crate::report::Event;
 use crate::vm::disk::Image;
-use crate::vm::error::VmError;
+use crate::vm::error::{StartError, StateError, VmError};
 use crate::vm::monitor::clean_up;
 use crate::vm::plan::VmPlan;
 use crate::vm::record::{MissingModules, Progress, Record, StartKind};
@@ -92,7 +92,7 @@ pub(in crate::vm) fn accelerator(
     let vm = &plan.definition.name;
     let choice = match context.environment.text("CASTRA_ACCELERATOR") {
         Some(name) => {
-            let unknown = || VmError::UnknownAccelerator { name: name.to_owned() };
+            let unknown = || StartError::UnknownAccelerator { name: name.to_owned() };
             let accelerator = Accelerator::from_name(name).ok_or_else(unknown)?;
             AcceleratorChoice { accelerator, reason: "set by CASTRA_ACCELERATOR".into() }
         }
@@ -113,7 +113,7 @@ pub(in crate::vm) fn accelerator(
 /// Returns `true` if QEMU could not load the state, or the guest could not continue from it. A busy
 /// machine that was too slow proves nothing.
 fn is_template_error(error: &VmError) -> bool {
-    matches!(error, VmError::BootDied { .. } | VmError::AgentFailed { .. })
+    matches!(error, VmError::Start(StartError::BootDied { .. } | StartError::AgentFailed { .. }))
         || matches!(qemu_error(error), Some(QemuError::Died { .. }))
 }
 
@@ -121,7 +121,7 @@ fn is_template_error(error: &VmError) -> bool {
 fn qemu_error(error: &VmError) -> Option<&QemuError> {
     match error {
         VmError::Qemu(error) => Some(error),
-        VmError::NotStarted { error, .. } => Some(error),
+        VmError::Start(StartError::NotStarted { error, .. }) => Some(error),
         _ => None,
     }
 }
@@ -131,14 +131,16 @@ fn qemu_error(error: &VmError) -> Option<&QemuError> {
 fn should_retry(error: &VmError) -> bool {
     let was_ended = |said: &str| said.contains(ENDED_BY_SIGNAL);
     match (error, qemu_error(error)) {
-        (VmError::BootDied { trouble, .. }, _) => !was_ended(&trouble.words),
+        (VmError::Start(StartError::BootDied { trouble, .. }), _) => !was_ended(&trouble.words),
         (_, Some(QemuError::Died { stderr, .. })) => !was_ended(stderr),
         (_, Some(QemuError::NotResponding { .. })) => true,
         (error, _) => matches!(
             error,
-            VmError::BootTimedOut { .. }
-                | VmError::BootFailed { .. }
-                | VmError::AgentFailed { .. }
+            VmError::Start(
+                StartError::BootTimedOut { .. }
+                    | StartError::BootFailed { .. }
+                    | StartError::AgentFailed { .. }
+            )
         ),
     }
 }
@@ -180,11 +182,13 @@ fn try_once(
     match await_guest(request, &choice, &sockets, &keys, &mut process, started, warm) {
         Ok(missing) => record.set_missing_modules(missing, request.context),
         // The guest lost nothing, and continues once there is room.
-        Err(error @ VmError::DiskFull { .. }) if request.options.lifetime == Lifetime::Own => {
+        Err(error @ VmError::State(StateError::DiskFull { .. }))
+            if request.options.lifetime == Lifetime::Own =>
+        {
             return Err(error);
         }
         // Commands can run: trouble with the services is no reason to end the VM.
-        Err(error @ VmError::ServicesTimedOut { .. }) => {
+        Err(error @ VmError::Start(StartError::ServicesTimedOut { .. })) => {
             record.progress = Progress::Running;
             record.save(request.layout)?;
             return Err(error);

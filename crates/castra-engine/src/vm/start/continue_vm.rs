@@ -9,7 +9,7 @@ use crate::context::RuntimeContext;
 use crate::guest::VmKeys;
 use crate::layout::ProjectLayout;
 use crate::qemu::running_qemu;
-use crate::vm::error::VmError;
+use crate::vm::error::{StopError, VmError};
 use crate::vm::monitor::{clean_up_run, to_leave_in_order, unanswered};
 use crate::vm::record::{BootRecord, Progress, Record, StartKind};
 use crate::vm::timeline::Stopwatch;
@@ -57,7 +57,7 @@ pub(in crate::vm) fn cancel_suspend(
 /// Cancels a resume that was begun and never let the machine run: the VM is suspended as before.
 ///
 /// # Errors
-/// Returns [`VmError::Unkillable`] or [`VmError::Record`].
+/// Returns [`StopError::Unkillable`] or [`VmError::Record`].
 pub(in crate::vm) fn cancel_resume(
     mut record: Record,
     layout: &ProjectLayout,
@@ -66,7 +66,7 @@ pub(in crate::vm) fn cancel_resume(
     if let Some(qemu) = running_qemu(&files.pidfile()) {
         qemu.kill()?;
         if !qemu.wait(END_LIMIT) {
-            return Err(VmError::Unkillable { vm: record.name, pid: qemu.pid() });
+            return Err(StopError::Unkillable { vm: record.name, pid: qemu.pid() }.into());
         }
     }
     if let Some(boot) = record.boot.take() {

@@ -4,15 +4,15 @@ use crate::context::RuntimeContext;
 use crate::layout::ProjectLayout;
 use crate::qemu::{Disk, DiskCheck, check_disk};
 use crate::report::Event;
-use crate::vm::error::VmError;
+use crate::vm::error::{VmDiskError, VmError};
 use crate::vm::monitor::clean_up;
 use crate::vm::record::{Record, copy_of, sentence_of_copy};
 
 /// Prepares a start from the disk as it was copied. Nothing of the original is touched.
 ///
 /// # Errors
-/// Returns [`VmError::CopyTorn`] for a disk that was written to between the beginning and the end
-/// of the copy.
+/// Returns [`VmDiskError::CopyTorn`] for a disk that was written to between the beginning and the
+/// end of the copy.
 pub(in crate::vm) fn prepare(
     record: &Record,
     layout: &ProjectLayout,
@@ -26,7 +26,7 @@ pub(in crate::vm) fn prepare(
     if disk.exists() && Disk::open(&disk).is_ok() {
         match check_disk(&disk, &context.environment, &context.cancel)? {
             DiskCheck::Sound => {}
-            DiskCheck::Corrupt => return Err(VmError::CopyTorn { vm, disk, original }),
+            DiskCheck::Corrupt => return Err(VmDiskError::CopyTorn { vm, disk, original }.into()),
         }
     }
     let sockets = layout.sockets(&context.runtime_root, &vm);

@@ -1,7 +1,7 @@
 //! Launches QEMU with a free port of the host for the guest's SSH server.
 
 use crate::qemu::{QemuError, QemuProcess};
-use crate::vm::error::VmError;
+use crate::vm::error::{FileAction, VmError, VmIoError};
 use crate::vm::record::Record;
 
 use super::ports;
@@ -18,8 +18,8 @@ type Launched = Result<Result<QemuProcess, QemuError>, VmError>;
 /// with another port if QEMU could not have that one.
 ///
 /// # Errors
-/// Returns errors of `launch` (the outer ones precede QEMU's start), or [`VmError::PortTaken`] for
-/// a declared port that was taken meanwhile.
+/// Returns errors of `launch` (the outer ones precede QEMU's start), or [`VmError::Port`] for a
+/// declared port that was taken meanwhile.
 pub(in crate::vm) fn launch_on_free_port(
     request: &BootRequest<'_>,
     record: &mut Record,
@@ -41,9 +41,9 @@ pub(in crate::vm) fn launch_on_free_port(
 
 /// Chooses the port for SSH: the VM's last one while it is free, so that a configuration saved for
 /// other SSH clients stays valid. A port that QEMU could not take is not tried again.
-fn ssh_port(request: &BootRequest<'_>, record: &Record, attempt: usize) -> Result<u16, VmError> {
-    ports::free_port(record.ssh_port.filter(|_| attempt == 1)).map_err(|source| VmError::Disk {
-        action: "find a free port for",
+fn ssh_port(request: &BootRequest<'_>, record: &Record, attempt: usize) -> Result<u16, VmIoError> {
+    ports::free_port(record.ssh_port.filter(|_| attempt == 1)).map_err(|source| VmIoError::File {
+        action: FileAction::FindPort,
         path: request.files().directory().to_owned(),
         source,
     })

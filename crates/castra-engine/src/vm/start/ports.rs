@@ -9,7 +9,7 @@ use crate::config::PortForward;
 use crate::layout::ProjectLayout;
 use crate::qemu::{HostForward, qemu_of_process};
 use crate::sockets::{PortOwner, Protocol, holder_of, sockets_on};
-use crate::vm::error::VmError;
+use crate::vm::error::{PortError, VmError};
 use crate::vm::record::{Record, observe};
 
 /// Chooses a port on 127.0.0.1 that is free at this moment: `last` if possible.
@@ -65,22 +65,22 @@ fn with_relays(forwards: &[PortForward]) -> impl Iterator<Item = (&PortForward, 
 /// Checks that every declared port is free.
 ///
 /// # Errors
-/// Returns [`VmError::PortTaken`] with the port's owner, or [`VmError::PortForbidden`].
+/// Returns [`PortError::Taken`] with the port's owner, or [`PortError::Forbidden`].
 pub(in crate::vm) fn check(
     vm: &str,
     forwards: &[PortForward],
     layout: &ProjectLayout,
-) -> Result<(), VmError> {
+) -> Result<(), PortError> {
     for forward in forwards {
         let (port, protocol) = (forward.host, forward.protocol);
         match bind(port, protocol) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                return Err(VmError::PortForbidden { port, protocol });
+                return Err(PortError::Forbidden { port, protocol });
             }
             Err(_) => {
                 let owner = owner(port, protocol, layout);
-                return Err(VmError::PortTaken { vm: vm.to_owned(), port, protocol, owner });
+                return Err(PortError::Taken { vm: vm.to_owned(), port, protocol, owner });
             }
         }
     }
@@ -90,15 +90,15 @@ pub(in crate::vm) fn check(
 /// Checks that a declared port is free, or that the VM has it already.
 ///
 /// # Errors
-/// Returns [`VmError::PortTaken`] with the port's owner, or [`VmError::PortForbidden`].
+/// Returns [`PortError::Taken`] with the port's owner, or [`PortError::Forbidden`].
 pub fn check_port(vm: &str, forward: PortForward, layout: &ProjectLayout) -> Result<(), VmError> {
     match check(vm, &[forward], layout) {
-        Err(VmError::PortTaken { owner: PortOwner::Vm { vm: owner, project: None }, .. })
+        Err(PortError::Taken { owner: PortOwner::Vm { vm: owner, project: None }, .. })
             if owner == vm =>
         {
             Ok(())
         }
-        other => other,
+        other => Ok(other?),
     }
 }
 

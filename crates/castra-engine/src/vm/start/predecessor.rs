@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::context::RuntimeContext;
 use crate::layout::ProjectLayout;
 use crate::qemu::{FoundQemu, find_qemus};
-use crate::vm::error::{Predecessor, VmError};
+use crate::vm::error::{Predecessor, StartError, VmError};
 use crate::vm::monitor::is_in_use;
 
 /// Time for a QEMU that has just ended to close its sockets, on a busy machine.
@@ -19,7 +19,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Checks that starting this VM here would neither hurt another one nor be hurt by it.
 ///
 /// # Errors
-/// Returns [`VmError::PlaceTaken`] or [`VmError::Interrupted`].
+/// Returns [`StartError::PlaceTaken`] or [`VmError::Interrupted`].
 pub(in crate::vm) fn refuse(
     vm: &str,
     layout: &ProjectLayout,
@@ -38,7 +38,7 @@ pub(in crate::vm) fn refuse(
                 pid: found.qemu.pid(),
                 project: (!found.is_orphan).then(|| found.project.directory().to_owned()),
             });
-            return Err(VmError::PlaceTaken { vm: vm.to_owned(), predecessor });
+            return Err(StartError::PlaceTaken { vm: vm.to_owned(), predecessor }.into());
         }
         thread::sleep(LOOK_EVERY);
     }

@@ -15,7 +15,7 @@ use crate::layout::{SocketsLayout, VmLayout};
 use crate::qemu::{Accelerator, MachineStatus};
 use crate::report::Event;
 use crate::vm::diagnosis::{About, Evidence, HostFacts, Trouble, Words, diagnose};
-use crate::vm::error::VmError;
+use crate::vm::error::{AccessError, StartError, VmError, VmIoError};
 use crate::vm::monitor::disk_full;
 use crate::vm::record::{BootRecord, MissingModules, StartKind};
 use crate::vm::timeline::{Phase, Stopwatch, Timeline, timelines, usual_ms};
@@ -279,7 +279,7 @@ impl BootWatch<'_> {
                 Ok(GuestMessage::Personalised) => return Ok(()),
                 Ok(GuestMessage::Failed { task: AgentTask::Personalise, reason }) => {
                     let task = task_name(AgentTask::Personalise);
-                    return Err(BootEnd::other(VmError::AgentFailed {
+                    return Err(BootEnd::other(StartError::AgentFailed {
                         vm: self.vm.to_owned(),
                         task,
                         reason,
@@ -317,7 +317,7 @@ impl BootWatch<'_> {
             GuestMessage::Failed {
                 task: task @ (AgentTask::EnterRoot | AgentTask::Personalise | AgentTask::Ssh),
                 reason,
-            } => Err(BootEnd::other(VmError::AgentFailed {
+            } => Err(BootEnd::other(StartError::AgentFailed {
                 vm: self.vm.to_owned(),
                 task: task_name(task),
                 reason,
@@ -367,16 +367,17 @@ impl BootWatch<'_> {
         };
         match end {
             BootEnd::TimedOut { limit, is_ready: true } => {
-                VmError::ServicesTimedOut { vm, limit_secs: limit.as_secs() }
+                StartError::ServicesTimedOut { vm, limit_secs: limit.as_secs() }.into()
             }
             BootEnd::TimedOut { limit, is_ready: false } if self.was_ready => {
-                VmError::GuestSilent { vm, limit_secs: limit.as_secs() }
+                AccessError::GuestSilent { vm, limit_secs: limit.as_secs() }.into()
             }
             BootEnd::TimedOut { limit, is_ready: false } => {
-                VmError::BootTimedOut { vm, limit_secs: limit.as_secs(), trouble: trouble() }
+                StartError::BootTimedOut { vm, limit_secs: limit.as_secs(), trouble: trouble() }
+                    .into()
             }
-            BootEnd::Died => VmError::BootDied { vm, trouble: trouble() },
-            BootEnd::Failed => VmError::BootFailed { vm, trouble: trouble() },
+            BootEnd::Died => StartError::BootDied { vm, trouble: trouble() }.into(),
+            BootEnd::Failed => StartError::BootFailed { vm, trouble: trouble() }.into(),
             BootEnd::Other(error) => *error,
         }
     }
@@ -451,7 +452,7 @@ fn personality(
     relays: Option<&Vec<Relay>>,
 ) -> Result<Personality, VmError> {
     // Twice the 256 bits that the kernel's pool is worth.
-    let entropy: [u8; 64] = random_bytes().map_err(VmError::Random)?;
+    let entropy: [u8; 64] = random_bytes().map_err(VmIoError::Random)?;
     Ok(Personality {
         time_unix_ns: now_unix_ns(),
         entropy: Secret::new(entropy.to_vec()),

@@ -24,7 +24,7 @@ use crate::layout::{OVERLAY_TEMPORARY, ProjectLayout, frozen_layer};
 use crate::qemu::{Qcow2Header, create_overlay};
 use crate::report::Event;
 use crate::vm::disk::{confirm_place, relative, remove_unfinished_clone};
-use crate::vm::error::VmError;
+use crate::vm::error::{CloneError, FileAction, SuspendError, VmError, VmIoError};
 use crate::vm::journal;
 use crate::vm::lock::lock;
 use crate::vm::record::{
@@ -36,8 +36,8 @@ use crate::vm::start::cancel_resume;
 /// Clones the suspended VM `vm` as `new`, also suspended, with its disk at `overlay`.
 ///
 /// # Errors
-/// Returns [`VmError::NotSuspended`], [`VmError::CloneExists`], [`VmError::BadName`],
-/// [`crate::vm::RecordError::Unknown`], [`VmError::Disk`] or [`VmError::Qemu`].
+/// Returns [`CloneError::NotSuspended`], [`CloneError::Exists`], [`CloneError::BadName`],
+/// [`crate::vm::RecordError::Unknown`], [`VmIoError::File`] or [`VmError::Qemu`].
 pub fn clone(
     vm: &str,
     new: &str,
@@ -66,7 +66,7 @@ fn clone_one(
     match observe(&source, &layout.vm(vm)).0 {
         VmState::Suspended => {}
         VmState::Resuming => source = cancel_resume(source, layout)?,
-        state => return Err(VmError::NotSuspended { vm: vm.to_owned(), state }),
+        state => return Err(CloneError::NotSuspended { vm: vm.to_owned(), state }.into()),
     }
     if let Some(unfinished) = Record::load(layout, new)?.filter(Record::is_unfinished_clone) {
         remove_unfinished_clone(&unfinished, overlay, layout)?;
@@ -75,14 +75,14 @@ fn clone_one(
     check_clone(vm, new, overlay, layout)?;
     let saved = source.suspended.clone();
     let saved = saved
-        .ok_or_else(|| VmError::NotSuspended { vm: vm.to_owned(), state: VmState::Stopped })?;
+        .ok_or_else(|| CloneError::NotSuspended { vm: vm.to_owned(), state: VmState::Stopped })?;
     Cloning { new, overlay, saved, layout, context }.run(source)
 }
 
 /// Checks that there is a VM `vm` and none `new`, before anything is done for a clone.
 ///
 /// # Errors
-/// Returns [`VmError::CloneExists`], [`VmError::BadName`] or
+/// Returns [`CloneError::Exists`], [`CloneError::BadName`] or
 /// [`crate::vm::RecordError::Unknown`].
 pub fn check_clone(
     vm: &str,
@@ -92,13 +92,13 @@ pub fn check_clone(
 ) -> Result<(), VmError> {
     recorded_vm(Some(vm), layout)?;
     if !is_vm_name(new) {
-        return Err(VmError::BadName { name: new.to_owned() });
+        return Err(CloneError::BadName { name: new.to_owned() }.into());
     }
     confirm_place(new, overlay)?;
     let unfinished = Record::load(layout, new)?.is_some_and(|record| record.is_unfinished_clone());
     let is_there = Record::is_there(layout, new) || overlay.exists();
     if vm == new || (is_there && !unfinished) {
-        return Err(VmError::CloneExists { vm: new.to_owned() });
+        return Err(CloneError::Exists { vm: new.to_owned() }.into());
     }
     Ok(())
 }
@@ -118,7 +118,7 @@ impl Cloning<'_> {
         confirm_place(&source.name, &self.overlay.at(disk.clone()))?;
         if !self.saved.recognises(&disk, &self.context.cancel)? {
             let reason = "its disk has changed since".into();
-            return Err(VmError::NotResumable { vm: source.name, reason });
+            return Err(SuspendError::NotResumable { vm: source.name, reason }.into());
         }
         let mut made = Record::new(self.layout, self.new, self.overlay, source.base.clone());
         made.layer.clone_from(&source.layer);
@@ -144,9 +144,10 @@ impl Cloning<'_> {
     /// Puts the source on a new overlay, and leaves its disk as a layer below that. At every
     /// moment, the source's disk is under its name.
     fn freeze(&self, mut before: Record, disk: &Path) -> Result<Record, VmError> {
-        let id: [u8; 8] = random_bytes().map_err(VmError::Random)?;
+        let id: [u8; 8] = random_bytes().map_err(VmIoError::Random)?;
         let layer = frozen_layer(disk, &hex(&id));
-        let failed = |source| VmError::Disk { action: "create", path: layer.clone(), source };
+        let failed =
+            |source| VmIoError::File { action: FileAction::Create, path: layer.clone(), source };
         let name = PathBuf::from(layer.file_name().unwrap_or_default());
         let directory = disk.parent().unwrap_or(Path::new("/"));
 
@@ -176,7 +177,7 @@ impl Cloning<'_> {
         if let Err(error) = overlay.persist(disk) {
             before.save(self.layout)?;
             let _ = fs::remove_file(&layer);
-            return Err(failed(error.error));
+            return Err(failed(error.error).into());
         }
         File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)?;
         fs::set_permissions(&layer, fs::Permissions::from_mode(0o400)).map_err(failed)?;
@@ -193,7 +194,7 @@ impl Cloning<'_> {
     fn fill(&self, mut made: Record, source: &Record) -> Result<Record, VmError> {
         let failed = |path: &Path| {
             let path = path.to_owned();
-            move |source| VmError::Disk { action: "create", path, source }
+            move |source| VmIoError::File { action: FileAction::Create, path, source }
         };
         let source_disk = source.overlay_path(self.layout);
         let layer = source.frozen.last().map(|layer| source_disk.with_file_name(&layer.name));
@@ -235,8 +236,11 @@ impl Cloning<'_> {
         backing: &Path,
         like: &Path,
     ) -> Result<tempfile::NamedTempFile, VmError> {
-        let failed =
-            |source| VmError::Disk { action: "create", path: directory.to_owned(), source };
+        let failed = |source| VmIoError::File {
+            action: FileAction::Create,
+            path: directory.to_owned(),
+            source,
+        };
         let size_bytes = Qcow2Header::read(like)?.virtual_bytes;
         let temporary = tempfile::Builder::new()
             .prefix(OVERLAY_TEMPORARY)

@@ -28,7 +28,9 @@ use crate::report::Event;
 use crate::trusted;
 use crate::wait::WaitLimit;
 
-use super::error::VmError;
+use super::error::{
+    AccessError, Attempt, FileAction, StateError, StopError, SuspendError, VmError, VmIoError,
+};
 use super::journal;
 use super::lock::lock;
 use super::monitor::{
@@ -108,9 +110,9 @@ fn suspend_one(
             context.reporter.report(&Event::VmSuspended { vm: vm.to_owned(), bytes: None });
             return Ok(VmState::Suspended);
         }
-        VmState::Elsewhere => return Err(VmError::Elsewhere { vm: vm.to_owned() }),
+        VmState::Elsewhere => return Err(StateError::Elsewhere { vm: vm.to_owned() }.into()),
         VmState::Stopped | VmState::Stopping | VmState::Crashed | VmState::Copied => {
-            return Err(VmError::NotRunning { vm: vm.to_owned(), state });
+            return Err(StateError::NotRunning { vm: vm.to_owned(), state }.into());
         }
     };
     suspend_running(record, layout, context)?;
@@ -125,11 +127,11 @@ fn suspend_running(
     let vm = record.name.clone();
     let boot =
         record.boot.clone().filter(|boot| matches!(&boot.machine, Some(RecordedMachine::Known(_))));
-    let boot = boot.ok_or_else(|| VmError::NotSuspendable { vm: vm.clone() })?;
+    let boot = boot.ok_or_else(|| SuspendError::NotSuspendable { vm: vm.clone() })?;
     ensure_not_stopped(&vm, running_qemu(&layout.vm(&vm).pidfile()).as_ref())?;
     let sockets = boot.socket_paths();
     if sockets.are_gone() {
-        return Err(VmError::sockets_gone(&vm, "suspend", &sockets));
+        return Err(AccessError::sockets_gone(&vm, Attempt::Suspend, &sockets).into());
     }
     // Before anything is begun: a QEMU that does not answer cannot save anything, and need not be
     // disturbed.
@@ -238,7 +240,7 @@ fn save(
     let (new, published) = (files.unfinished_machine_state(), files.machine_state());
     let failed = |path: &Path| {
         let path = path.to_owned();
-        move |source| VmError::Disk { action: "write", path, source }
+        move |source| VmIoError::File { action: FileAction::Write, path, source }
     };
     let silent = |error| unanswered(vm, error);
     let mut qmp = connect(vm, boot, &context.cancel)?;
@@ -274,9 +276,13 @@ fn save(
     })
 }
 
-fn disk_stamp(record: &Record, layout: &ProjectLayout) -> Result<DiskStamp, VmError> {
+fn disk_stamp(record: &Record, layout: &ProjectLayout) -> Result<DiskStamp, VmIoError> {
     let path = record.overlay_path(layout);
-    DiskStamp::of(&path).map_err(|source| VmError::Disk { action: "look at", path, source })
+    DiskStamp::of(&path).map_err(|source| VmIoError::File {
+        action: FileAction::LookAt,
+        path,
+        source,
+    })
 }
 
 /// Ends QEMU, which has nothing to lose since everything is saved.
@@ -292,7 +298,7 @@ fn end_qemu(
         if !matches!(quit, Ok(Ok(()))) || !qemu.wait(END_LIMIT) {
             qemu.kill()?;
             if !qemu.wait(END_LIMIT) {
-                return Err(VmError::Unkillable { vm: vm.to_owned(), pid: qemu.pid() });
+                return Err(StopError::Unkillable { vm: vm.to_owned(), pid: qemu.pid() }.into());
             }
         }
     }

@@ -21,7 +21,7 @@ use crate::qemu::{Disk, Incoming, Launch, MachineSpec, QemuBinary, QemuError, la
 use crate::report::Event;
 use crate::trusted;
 use crate::vm::disk::{Base, Image, check_overlay, confirm_place, ensure_base};
-use crate::vm::error::VmError;
+use crate::vm::error::{SuspendError, VmError};
 use crate::vm::plan::VmPlan;
 use crate::vm::record::{Progress, Record, RecordedMachine, StartKind, SuspendRecord};
 use crate::vm::start::{
@@ -33,8 +33,8 @@ use crate::vm::timeline::{Phase, Stopwatch};
 /// Resumes a suspended VM. The caller holds its lock.
 ///
 /// # Errors
-/// Returns [`VmError::NotResumable`] and errors of a start, after which the VM is still suspended,
-/// or errors of waiting for the guest, after which it runs.
+/// Returns [`SuspendError::NotResumable`] and errors of a start, after which the VM is still
+/// suspended, or errors of waiting for the guest, after which it runs.
 pub(in crate::vm) fn resume(
     plan: &VmPlan,
     mut record: Record,
@@ -45,7 +45,8 @@ pub(in crate::vm) fn resume(
     let vm = record.name.clone();
     let stopwatch = &Stopwatch::new(&vm, &context.reporter);
     stopwatch.begin(Phase::Image);
-    let useless = || VmError::NotResumable { vm: vm.clone(), reason: "it has no record".into() };
+    let useless =
+        || SuspendError::NotResumable { vm: vm.clone(), reason: "it has no record".into() };
     let mut saved = record.suspended.clone().ok_or_else(useless)?;
     let binary = &QemuBinary::find(&context.environment)?;
     open_saved(&mut saved, &record, binary, layout, &context.cancel)?;
@@ -102,7 +103,7 @@ fn run_resumed(
 /// be a copy.
 ///
 /// # Errors
-/// Returns [`VmError::NotResumable`] with the reason, or [`VmError::File`] when interrupted.
+/// Returns [`SuspendError::NotResumable`] with the reason, or [`VmError::File`] when interrupted.
 fn open_saved(
     saved: &mut SuspendRecord,
     record: &Record,
@@ -110,8 +111,10 @@ fn open_saved(
     layout: &ProjectLayout,
     cancel: &Cancel,
 ) -> Result<File, VmError> {
-    let useless =
-        |reason: &str| VmError::NotResumable { vm: record.name.clone(), reason: reason.to_owned() };
+    let useless = |reason: &str| {
+        let (vm, reason) = (record.name.clone(), reason.to_owned());
+        VmError::from(SuspendError::NotResumable { vm, reason })
+    };
     let recorded = saved.boot.machine.as_ref().ok_or_else(|| useless("its machine is unknown"))?;
     let machine = recorded.known().map_err(|reason| {
         let path = layout.vm(&record.name).record();
@@ -230,10 +233,8 @@ fn load(
             return Ok(record);
         }
         Ok(Err(error @ QemuError::Died { .. })) if !error.is_port_taken() => {
-            VmError::NotResumable {
-                vm: vm.to_owned(),
-                reason: format!("QEMU cannot load it ({error})"),
-            }
+            let reason = format!("QEMU cannot load it ({error})");
+            SuspendError::NotResumable { vm: vm.to_owned(), reason }.into()
         }
         Ok(Err(error)) => error.into(),
         Err(error) => error,

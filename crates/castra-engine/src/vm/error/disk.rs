@@ -1,0 +1,221 @@
+//! Errors of a VM's disk and of what it is based on.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::config::OutOfBounds;
+use crate::error::{Explain, Kind};
+use crate::qemu::Unbootable;
+use crate::qemu::options::UserArguments;
+
+/// Error of a VM's disk, its base image or a layer between them.
+#[derive(Debug, thiserror::Error)]
+pub enum VmDiskError {
+    /// The disk is where castra must not write.
+    #[error("invalid location for the disk of VM `{vm}`: {problem}")]
+    OutOfBounds {
+        /// The VM.
+        vm: String,
+        /// The reason.
+        problem: Box<OutOfBounds>,
+    },
+    /// The VM's disk is based on another image than the configuration now names.
+    #[error("the disk of VM `{vm}` is based on {recorded}, but castra.toml now names {wanted}")]
+    ImageChanged {
+        /// The VM.
+        vm: String,
+        /// Image that the disk is based on.
+        recorded: String,
+        /// Image that the configuration names.
+        wanted: String,
+    },
+    /// The base image of a disk is missing.
+    #[error("the base image of VM `{vm}` is missing: {}", base.display())]
+    BaseMissing {
+        /// The VM.
+        vm: String,
+        /// The base image.
+        base: PathBuf,
+        /// The disk that is based on it, if there is one.
+        overlay: Option<PathBuf>,
+    },
+    /// The base image is a FIFO, a device, a socket or a directory.
+    #[error("the base image of VM `{vm}` is not a regular file: {}", base.display())]
+    BaseNotAFile {
+        /// The VM.
+        vm: String,
+        /// Path of the base image.
+        base: PathBuf,
+    },
+    /// The base image of a disk has changed.
+    #[error("the base image of VM `{vm}` is not the one its disk is based on: {}", base.display())]
+    BaseChanged {
+        /// The VM.
+        vm: String,
+        /// The base image.
+        base: PathBuf,
+        /// The disk.
+        overlay: PathBuf,
+    },
+    /// Nothing proves that a layer is the one a disk was created on.
+    #[error(
+        "the size or modification time of layer {} of VM `{vm}` differs from its record, in which \
+        an earlier castra kept no digest",
+        layer.display()
+    )]
+    LayerUnproven {
+        /// The VM.
+        vm: String,
+        /// The layer.
+        layer: PathBuf,
+    },
+    /// The disk has another backing file than expected.
+    #[error(
+        "the disk {} of VM `{vm}` has backing file {}, expected {}",
+        overlay.display(), found.display(), expected.display()
+    )]
+    ForeignOverlay {
+        /// The VM.
+        vm: String,
+        /// The disk.
+        overlay: PathBuf,
+        /// Backing file that the disk has.
+        found: PathBuf,
+        /// Backing file that it should have.
+        expected: PathBuf,
+    },
+    /// The project was copied while its VM wrote to its disk.
+    #[error("the disk of VM `{vm}` changed while it was copied, so its tables are inconsistent: \
+        {}", disk.display())]
+    CopyTorn {
+        /// The VM.
+        vm: String,
+        /// Path of the disk.
+        disk: PathBuf,
+        /// Directory of the project that was copied.
+        original: PathBuf,
+    },
+    /// The boot disk of a VM has nothing that its BIOS can boot.
+    #[error("the disk of VM `{vm}` cannot be booted: {}", unbootable(disk, *reason))]
+    Unbootable {
+        /// The VM.
+        vm: String,
+        /// The disk.
+        disk: PathBuf,
+        /// The reason.
+        reason: Unbootable,
+    },
+    /// A file under the name of a disk is not one.
+    #[error("{} is not a disk of yours; it was not removed", path.display())]
+    NotADisk {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+    /// A disk to be removed is in use.
+    #[error("the disk {} is in use; it was not removed", path.display())]
+    InUse {
+        /// The disk.
+        path: PathBuf,
+    },
+}
+
+impl Explain for VmDiskError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::OutOfBounds { problem, .. } => problem.kind(),
+            Self::BaseMissing { .. } => Kind::NotFound,
+            Self::InUse { .. } => Kind::Busy,
+            Self::ImageChanged { .. }
+            | Self::BaseNotAFile { .. }
+            | Self::BaseChanged { .. }
+            | Self::LayerUnproven { .. }
+            | Self::ForeignOverlay { .. }
+            | Self::CopyTorn { .. }
+            | Self::Unbootable { .. }
+            | Self::NotADisk { .. } => Kind::Data,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::OutOfBounds { problem, .. } => return problem.hint(),
+            Self::ImageChanged { vm, .. } => format!(
+                "Name the old image again, or use the new one for a VM with another name. To give \
+                 up the disk of `{vm}`: castra down {vm} && castra clean --disks {vm}"
+            ),
+            Self::BaseMissing { vm, overlay: Some(overlay), .. } => format!(
+                "Put the file back where it was. If the data of `{vm}` in {} may go: castra clean \
+                --disks {vm}, and name another base_image.",
+                overlay.display()
+            ),
+            Self::BaseMissing { overlay: None, .. } => {
+                "base_image in castra.toml must name an existing qcow2 file.".into()
+            }
+            Self::BaseNotAFile { .. } => "Name a qcow2 file in `base_image`.".into(),
+            Self::BaseChanged { vm, overlay, .. } => format!(
+                "Put the original file back. If the data of `{vm}` in {} may go: castra clean \
+                --disks {vm} && castra up {vm}",
+                overlay.display()
+            ),
+            Self::LayerUnproven { .. } => {
+                "If the project was copied, copy it again with its timestamps: cp -a, rsync -a or \
+                a tar archive in pax format. If the layer was changed, restore it from a backup."
+                    .into()
+            }
+            Self::ForeignOverlay { found, .. } => format!(
+                "Name the image that belongs to {} again, or choose another `overlay` in \
+                castra.toml. Never rebase the disk onto another image: that destroys its data.",
+                found.display()
+            ),
+            Self::CopyTorn { vm, original, .. } => format!(
+                "Copy the project again while the VM is stopped or suspended: castra suspend {vm}, \
+                in {}.",
+                original.display()
+            ),
+            Self::Unbootable { reason, .. } => hint_for_unbootable(*reason),
+            Self::NotADisk { path, .. } => {
+                format!("Inspect it, then move it away: mv {0} {0}.kept", path.display())
+            }
+            Self::InUse { .. } => "A QEMU has it open, perhaps in another container of this \
+                machine. Stop that VM first."
+                .into(),
+        })
+    }
+}
+
+fn unbootable(disk: &Path, reason: Unbootable) -> String {
+    let disk = disk.display();
+    match reason {
+        Unbootable::Blank => format!("{disk} has no boot code: it begins with zeros"),
+        Unbootable::NoBootSector => {
+            format!("{disk} has no boot code: its first sector is not a boot sector")
+        }
+        Unbootable::NoCode => {
+            format!("{disk} has no boot code: its first sector holds only a partition table")
+        }
+        Unbootable::UefiOnly => {
+            format!("{disk} boots only by UEFI, but Castra starts it with a BIOS")
+        }
+    }
+}
+
+fn hint_for_unbootable(reason: Unbootable) -> String {
+    match reason {
+        Unbootable::UefiOnly => format!(
+            "Take the publisher's image for BIOS, install a boot loader for BIOS on it \
+             (`grub-install --target=i386-pc`), or describe the disk with its kernel and \
+             initramfs in `[images.NAME]` of castra.toml. To use a UEFI firmware of your own, \
+             set `{}`: docs/config.md, \"A disk of your own\".",
+            UserArguments::VARIABLE
+        ),
+        Unbootable::Blank | Unbootable::NoBootSector | Unbootable::NoCode => format!(
+            "Name a disk that an operating system is installed on, with a boot loader for \
+            BIOS. A disk that holds only a filesystem needs a kernel and an initramfs: \
+            describe all three in `[images.NAME]` of castra.toml. To use an installer of your \
+            own, set `{}`: docs/config.md, \"A disk of your own\".",
+            UserArguments::VARIABLE
+        ),
+    }
+}

@@ -1,0 +1,204 @@
+//! Errors of starting a VM.
+
+use std::path::PathBuf;
+
+use crate::error::{Explain, Kind};
+use crate::qemu::QemuError;
+use crate::vm::diagnosis::{Diagnosis, Trouble};
+
+/// Reason why a VM could not be started, or was not ready.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// `CASTRA_ACCELERATOR` names no accelerator.
+    #[error("CASTRA_ACCELERATOR is not an accelerator: `{name}`")]
+    UnknownAccelerator {
+        /// Value of the variable.
+        name: String,
+    },
+    /// The guest has no agent that reports its services, so the wait for them is pointless.
+    #[error(
+        "VM `{vm}` boots from its own disk, without Castra's agent inside, which `--wait \
+        services` needs"
+    )]
+    ServicesUnseen {
+        /// The VM.
+        vm: String,
+    },
+    /// Another VM that was started here still runs, although its project is gone from here.
+    #[error(
+        "VM `{vm}` cannot start here: another VM that was started here is running{}",
+        before(predecessor.as_ref())
+    )]
+    PlaceTaken {
+        /// The VM.
+        vm: String,
+        /// The other VM; `None` if it cannot be seen.
+        predecessor: Option<Predecessor>,
+    },
+    /// QEMU could not be started, and there is a probable cause.
+    #[error("{error}\n  probable cause: {}", diagnosis.cause)]
+    NotStarted {
+        /// The failure of QEMU.
+        error: Box<QemuError>,
+        /// The probable cause.
+        diagnosis: Box<Diagnosis>,
+    },
+    /// QEMU ended while the guest booted.
+    #[error("VM `{vm}` exited while booting, {trouble}")]
+    BootDied {
+        /// The VM.
+        vm: String,
+        /// Report on the boot.
+        trouble: Box<Trouble>,
+    },
+    /// The guest's own output says that it will never be ready.
+    #[error("VM `{vm}` failed to boot {trouble}")]
+    BootFailed {
+        /// The VM.
+        vm: String,
+        /// Report on the boot.
+        trouble: Box<Trouble>,
+    },
+    /// The guest was not ready in time.
+    #[error("VM `{vm}` was not ready after {limit_secs} s, {trouble}")]
+    BootTimedOut {
+        /// The VM.
+        vm: String,
+        /// The limit in seconds.
+        limit_secs: u64,
+        /// Report on the boot.
+        trouble: Box<Trouble>,
+    },
+    /// The agent could not do what commands need.
+    #[error("the agent in VM `{vm}` could not {task}: {reason}")]
+    AgentFailed {
+        /// The VM.
+        vm: String,
+        /// Task of the agent.
+        task: &'static str,
+        /// Reason that the agent reported.
+        reason: String,
+    },
+    /// Commands can run, but not all services of the guest are up.
+    #[error("not all services of VM `{vm}` were up after {limit_secs} s; commands can run in it")]
+    ServicesTimedOut {
+        /// The VM.
+        vm: String,
+        /// The limit in seconds.
+        limit_secs: u64,
+    },
+}
+
+/// A VM whose project was moved or removed while it ran.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Predecessor {
+    /// Pid of its QEMU.
+    pub pid: i32,
+    /// Current directory of its project, if there is one.
+    pub project: Option<PathBuf>,
+}
+
+impl StartError {
+    /// Returns the diagnosis, if there is one.
+    pub fn diagnosis(&self) -> Option<&Diagnosis> {
+        match self {
+            Self::BootTimedOut { trouble, .. }
+            | Self::BootDied { trouble, .. }
+            | Self::BootFailed { trouble, .. } => trouble.diagnosis.as_ref(),
+            Self::NotStarted { diagnosis, .. } => Some(diagnosis),
+            Self::UnknownAccelerator { .. }
+            | Self::ServicesUnseen { .. }
+            | Self::PlaceTaken { .. }
+            | Self::AgentFailed { .. }
+            | Self::ServicesTimedOut { .. } => None,
+        }
+    }
+
+    /// Returns what the diagnosis advises.
+    pub(super) fn advice(&self) -> Option<String> {
+        self.diagnosis().map(|diagnosis| diagnosis.advice.clone())
+    }
+
+    /// Returns the advice, if there is one, and then where there is more to read.
+    fn with_advice(&self, logs: String) -> String {
+        match self.advice() {
+            Some(advice) => format!("{advice}\n{logs}"),
+            None => logs,
+        }
+    }
+}
+
+impl Explain for StartError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::UnknownAccelerator { .. } => Kind::Usage,
+            Self::PlaceTaken { .. } => Kind::Busy,
+            Self::NotStarted { error, .. } => error.kind(),
+            Self::ServicesUnseen { .. }
+            | Self::BootDied { .. }
+            | Self::BootFailed { .. }
+            | Self::BootTimedOut { .. }
+            | Self::AgentFailed { .. }
+            | Self::ServicesTimedOut { .. } => Kind::Unavailable,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::UnknownAccelerator { .. } => {
+                "Use kvm, hvf or tcg, or unset it to let Castra choose.".into()
+            }
+            Self::ServicesUnseen { vm } => format!(
+                "Omit `--wait services`: `castra up {vm}` returns once it is running, and `castra \
+                console {vm}` shows its serial console."
+            ),
+            Self::PlaceTaken { vm, predecessor } => way_past(predecessor.as_ref(), vm),
+            Self::NotStarted { .. } => return self.advice(),
+            Self::BootDied { vm, .. } => self.with_advice(format!(
+                "`castra logs {vm}` shows the console, `castra logs --source qemu {vm}` QEMU's \
+                 messages."
+            )),
+            Self::BootFailed { vm, .. } => {
+                self.with_advice(format!("`castra logs {vm}` shows the whole console."))
+            }
+            Self::BootTimedOut { vm, .. } => self.with_advice(format!(
+                "`castra logs {vm}` shows the whole console. A slow machine may need more time: \
+                --boot-timeout SECS."
+            )),
+            Self::AgentFailed { vm, .. } => {
+                format!("`castra logs {vm}` shows the guest's console.")
+            }
+            Self::ServicesTimedOut { vm, .. } => {
+                format!("`castra logs {vm}` shows what they wait for.")
+            }
+        })
+    }
+}
+
+fn before(predecessor: Option<&Predecessor>) -> String {
+    match predecessor {
+        None => String::new(),
+        Some(Predecessor { pid, project: None }) => {
+            format!(", whose project is gone (process {pid})")
+        }
+        Some(Predecessor { pid, project: Some(project) }) => {
+            format!(", whose project was moved to {} (process {pid})", project.display())
+        }
+    }
+}
+
+fn way_past(predecessor: Option<&Predecessor>, vm: &str) -> String {
+    match predecessor {
+        Some(Predecessor { project: Some(project), .. }) => format!(
+            "It uses the sockets of this directory, and its QEMU removes the pid file here when \
+            it exits. Stop it first: castra down {vm}, in {}.",
+            project.display()
+        ),
+        Some(Predecessor { project: None, .. }) => {
+            format!("`castra clean --orphans {vm}` stops it.")
+        }
+        None => {
+            "Look for it with `castra list`, in each container that uses this directory.".into()
+        }
+    }
+}

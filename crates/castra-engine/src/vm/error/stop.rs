@@ -1,0 +1,63 @@
+//! Errors of stopping a VM.
+
+use crate::error::{Explain, Kind};
+
+/// Reason why a VM was not stopped, or not in an orderly way.
+#[derive(Debug, thiserror::Error)]
+pub enum StopError {
+    /// The VM is suspended, and the operation would drop its memory.
+    #[error("VM `{vm}` is suspended")]
+    IsSuspended {
+        /// The VM.
+        vm: String,
+    },
+    /// The VM was ended by a power cut that was not requested.
+    #[error(
+        "VM `{vm}` did not shut down{}: its QEMU was stopped by {method}, like a power cut",
+        within(*limit_secs)
+    )]
+    PowerCut {
+        /// The VM.
+        vm: String,
+        /// Seconds that its guest had to shut down; `None` if it could not be asked.
+        limit_secs: Option<u64>,
+        /// Method that ended QEMU.
+        method: &'static str,
+    },
+    /// QEMU could not be ended.
+    #[error("QEMU of VM `{vm}` (process {pid}) does not exit, not even on SIGKILL")]
+    Unkillable {
+        /// The VM.
+        vm: String,
+        /// Pid of the process.
+        pid: i32,
+    },
+}
+
+impl Explain for StopError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::IsSuspended { .. } => Kind::Busy,
+            Self::PowerCut { .. } | Self::Unkillable { .. } => Kind::Unavailable,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::IsSuspended { vm } => Some(format!(
+                "`castra up {vm}` resumes it; `castra down --discard-suspended {vm}` drops its \
+                memory and keeps its disk."
+            )),
+            Self::PowerCut { vm, .. } => Some(format!(
+                "`castra up {vm}` boots it from its disk, whose filesystem recovers by its \
+                journal; `castra logs {vm}` shows what delayed it. --timeout SECS gives it more \
+                time."
+            )),
+            Self::Unkillable { .. } => None,
+        }
+    }
+}
+
+fn within(limit_secs: Option<u64>) -> String {
+    limit_secs.map_or(String::new(), |secs| format!(" within {secs} s"))
+}
