@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use castra_engine::cancel::Cancel;
 use castra_engine::config::{ConfigOptions, ProjectConfig, is_vm_name};
-use castra_engine::context::{Environment, RuntimeContext};
+use castra_engine::context::{Environment, RuntimeContext, working_directory};
 use castra_engine::error::Result;
 use castra_engine::managed::Catalog;
 use castra_engine::report::Silent;
@@ -140,7 +140,7 @@ impl Project {
     }
 
     fn config(&self, context: &RuntimeContext) -> Option<ProjectConfig> {
-        project::load(&self.options(), context).ok()?.ok()
+        project::try_load(&self.options(), context).ok()?.ok()
     }
 
     /// Parses `--config` and `--skip-discovery`, as far as they are typed.
@@ -167,7 +167,7 @@ impl Project {
         let config = context.as_ref().and_then(|context| self.config(context));
         let root = match &config {
             Some(config) => Some(config.state_root.clone()),
-            None => project::working_directory().ok().map(|root| StateRoot::of_project(&root)),
+            None => working_directory().ok().map(|root| StateRoot::of_project(&root)),
         };
         let layout = root.zip(context).and_then(|(root, context)| root.open(&context).ok());
         let recorded = layout.as_ref().map(Record::names).unwrap_or_default();

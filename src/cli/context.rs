@@ -7,9 +7,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use castra_engine::config::{
-    Bounds, ConfigError, ConfigOptions, ProjectConfig, UnpinnedArtifact, discover,
+    Bounds, ConfigError, ConfigOptions, ProjectConfig, UnpinnedArtifact, allowed_outside, discover,
 };
-use castra_engine::context::RuntimeContext;
+use castra_engine::context::{RuntimeContext, working_directory};
 use castra_engine::error::Result;
 use castra_engine::layout::ProjectLayout;
 use castra_engine::report::Event;
@@ -169,7 +169,7 @@ impl<'a> CommandContext<'a> {
         if let Some(parsed) = self.config.get() {
             return Ok(parsed);
         }
-        let parsed = project::load(&self.config_options(), &self.runtime)?;
+        let parsed = project::try_load(&self.config_options(), &self.runtime)?;
         Ok(self.config.get_or_init(|| parsed))
     }
 
@@ -191,9 +191,10 @@ impl<'a> CommandContext<'a> {
             }
             Err(error) => error,
         };
-        let directory = project::working_directory()?;
+        let directory = working_directory()?;
         let found = discover(&self.config_options(), &directory)?;
-        let bounds = Bounds::new(found.root(&directory), &project::allowed_outside(&self.runtime)?);
+        let bounds =
+            Bounds::new(found.root(&directory), &allowed_outside(&directory, &self.runtime));
         bounds.check_state_root().map_err(ConfigError::State)?;
         let state_root = bounds.state_root();
         vm::check_readable(state_root.names())?;
@@ -206,7 +207,7 @@ impl<'a> CommandContext<'a> {
 
     /// Reports a project that was found above the working directory.
     fn announce(&self, root: &Path) -> Result<()> {
-        let is_elsewhere = self.args.config.is_none() && project::working_directory()? != root;
+        let is_elsewhere = self.args.config.is_none() && working_directory()? != root;
         if is_elsewhere && !self.is_announced.replace(true) {
             self.runtime.reporter.report(&Event::ProjectFound { root: root.to_owned() });
         }

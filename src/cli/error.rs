@@ -32,8 +32,6 @@ pub(super) enum CliError {
     LeftOut { count: usize, tree: String },
     #[error("`{copy}` has no destination")]
     NoDestination { copy: String },
-    #[error("the command timed out after {secs} s and was stopped with its VM")]
-    TimedOut { secs: f64 },
     #[error("the {what} `{text}` cannot be part of an ssh configuration")]
     NotForSshConfig { what: &'static str, text: String },
     #[error("cannot reach the SSH server of VM `{vm}` at {address}")]
@@ -56,7 +54,7 @@ impl Explain for CliError {
                 kind_of_io(source)
             }
             Self::NoLog { .. } => Kind::NotFound,
-            Self::TimedOut { .. } | Self::NoSsh { .. } => Kind::Unavailable,
+            Self::NoSsh { .. } => Kind::Unavailable,
             Self::NoTerminal
             | Self::NoJson { .. }
             | Self::NobodyToAsk
@@ -102,7 +100,6 @@ impl Explain for CliError {
             Self::NoDestination { .. } => {
                 Some("Write SRC:DST, for instance --cp ./site:/srv".into())
             }
-            Self::TimedOut { .. } => Some("--timeout SECS gives it more time.".into()),
             Self::LeftOut { .. } => {
                 Some("Archive them inside instead, for instance with `tar`.".into())
             }

@@ -6,10 +6,9 @@
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
+use castra_engine::castra::Command;
 use castra_engine::error::Result;
-use castra_engine::guest::ssh::{
-    self, Command, ExecRequest, GuestExit, SshError, Stdio, Target, Tty,
-};
+use castra_engine::guest::ssh::{self, GuestExit, Target, Tty};
 use castra_engine::vm::{self, RecordError, UpOptions};
 
 use super::args::{ExecArgs, GuestCommandArgs, ShellArgs};
@@ -23,11 +22,29 @@ use super::up;
 /// Terminal type if the environment names none.
 const DEFAULT_TERM: &str = "xterm";
 
+/// Adds the settings of the command line to a command or a run, which have the same methods.
+macro_rules! with_settings {
+    ($command:expr, $guest:expr, $context:expr) => {{
+        let mut command = $command.user(&$guest.user).forward_signals();
+        for (name, value) in &$guest.env {
+            command = command.env(name, value);
+        }
+        if !$guest.no_stdin {
+            command = command.inherit_stdin();
+        }
+        if $guest.tty {
+            command = command.terminal($crate::cli::exec::terminal($context)?);
+        }
+        command
+    }};
+}
+pub(super) use with_settings;
+
 /// Runs a command in a VM. The exit code is the command's, or 255 if it could not be reached, as
 /// with ssh.
 pub(super) fn run(exec: &ExecArgs, context: &CommandContext) -> Result<ExitCode> {
-    let capture = context.printer.is_json().then(|| capture(&exec.guest)).transpose()?;
-    match attempt(exec, capture.as_ref(), context) {
+    let mut capture = context.printer.is_json().then(|| capture(&exec.guest)).transpose()?;
+    match attempt(exec, capture.as_mut(), context) {
         Ok(exit) => {
             if let Some(capture) = capture {
                 let captured = capture.finish(Some(&exit), exit::UNREACHED);
@@ -44,43 +61,17 @@ pub(super) fn run(exec: &ExecArgs, context: &CommandContext) -> Result<ExitCode>
 
 fn attempt(
     exec: &ExecArgs,
-    capture: Option<&Capture>,
+    capture: Option<&mut Capture>,
     context: &CommandContext,
 ) -> Result<GuestExit> {
-    let target = target(exec.vm.as_deref(), &exec.guest.user, context)?;
-    let request = || request(&exec.guest, capture, context);
-    match ssh::exec(&context.runtime.cancel, &target, request()?) {
-        Err(error) if error.is_before_login() => {
-            make_ready(exec.vm.as_deref(), context)?;
-            // The agent has just reported that commands can run.
-            Ok(ssh::exec(&context.runtime.cancel, &target, request()?)
-                .map_err(|error| error.of_ready_guest(&target))?)
-        }
-        Err(SshError::Lost) => {
-            vm::explain_silence(exec.vm.as_deref(), context.layout()?)?;
-            Err(SshError::Lost.into())
-        }
-        other => Ok(other?),
+    let command = ssh::Command::Argv(exec.guest.command.clone());
+    let layout = context.layout()?;
+    let command = Command::in_recorded(exec.vm.as_deref(), layout, &context.runtime, command);
+    let command = with_settings!(command, &exec.guest, context);
+    match capture {
+        Some(capture) => command.stream(|stream, bytes| capture.take(stream, bytes)),
+        None => command.status(),
     }
-}
-
-/// Returns the request to the guest, with this process's streams or those of `capture`.
-pub(super) fn request(
-    guest: &GuestCommandArgs,
-    capture: Option<&Capture>,
-    context: &CommandContext,
-) -> Result<ExecRequest> {
-    let own = if guest.no_stdin { Stdio::without_stdin() } else { Stdio::inherit() };
-    let stdio = own.and_then(|own| match capture {
-        Some(capture) => capture.stdio(own.stdin),
-        None => Ok(own),
-    });
-    Ok(ExecRequest {
-        command: Command::Argv(guest.command.clone()),
-        tty: if guest.tty { Some(terminal(context)?) } else { None },
-        environment: guest.env.clone(),
-        stdio: stdio.map_err(CliError::Streams)?,
-    })
 }
 
 /// Returns a capture for `--json`, and refuses a command with a terminal, whose output is for eyes.
@@ -88,14 +79,7 @@ pub(super) fn capture(guest: &GuestCommandArgs) -> Result<Capture, CliError> {
     if guest.tty {
         return Err(CliError::NoJson { what: "a command with a terminal of its own" });
     }
-    Capture::new().map_err(CliError::Streams)
-}
-
-/// Prepares a guest for commands: one that was rebooted has lost its keys and gets them again, one
-/// that is ready is left alone.
-fn make_ready(vm: Option<&str>, context: &CommandContext) -> Result<()> {
-    let layout = context.layout()?;
-    Ok(vm::make_ready(vm, layout, &context.runtime)?)
+    Ok(Capture::new())
 }
 
 /// Opens a login shell in a VM, and starts the VM first if it does not run.
@@ -104,12 +88,14 @@ pub(super) fn shell(shell: &ShellArgs, context: &CommandContext) -> Result<ExitC
         return Err(CliError::NoJson { what: "a shell" }.into());
     }
     start_if_stopped(shell.vm.as_deref(), context)?;
-    let target = target(shell.vm.as_deref(), &shell.user, context)?;
-    let stdio = Stdio::inherit().map_err(CliError::Streams)?;
+    let (vm, layout) = (shell.vm.as_deref(), context.layout()?);
+    let command = Command::in_recorded(vm, layout, &context.runtime, ssh::Command::Shell);
+    let mut command = command.user(&shell.user).inherit_stdin().forward_signals();
     // Without a terminal (`castra shell < script`) the shell reads its commands from stdin.
-    let tty = if io::stdin().is_terminal() { Some(terminal(context)?) } else { None };
-    let request = ExecRequest { command: Command::Shell, tty, environment: Vec::new(), stdio };
-    Ok(ExitCode::from(ssh::exec(&context.runtime.cancel, &target, request)?.code()))
+    if io::stdin().is_terminal() {
+        command = command.terminal(terminal(context)?);
+    }
+    Ok(ExitCode::from(command.status()?.code()))
 }
 
 fn start_if_stopped(vm: Option<&str>, context: &CommandContext) -> Result<()> {
@@ -135,14 +121,7 @@ fn the_only_one(vm: Option<&str>, context: &CommandContext) -> Result<String> {
     if let Some(name) = vm {
         return Ok(name.to_owned());
     }
-    let config = context.silent_config()?;
-    match config.vms.as_slice() {
-        [only] => Ok(only.name.clone()),
-        several => Err(RecordError::Ambiguous {
-            names: several.iter().map(|vm| vm.name.clone()).collect(),
-        }
-        .into()),
-    }
+    Ok(vm::only_declared(context.silent_config()?)?.to_owned())
 }
 
 /// Returns the address and keys to log in to a running VM.
@@ -153,7 +132,7 @@ pub(super) fn target(vm: Option<&str>, user: &str, context: &CommandContext) -> 
 }
 
 /// Describes this process's terminal, so that the guest can provide one like it.
-pub(super) fn terminal(context: &CommandContext) -> Result<Tty> {
+pub(in crate::cli) fn terminal(context: &CommandContext) -> Result<Tty> {
     let term = context.runtime.environment.text("TERM").unwrap_or(DEFAULT_TERM);
     let found = Tty::like(io::stdin(), term).or_else(|| Tty::like(io::stdout(), term));
     Ok(found.ok_or(CliError::NoTerminal)?)

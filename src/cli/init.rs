@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use castra_engine::config::{self, defaults};
+use castra_engine::context::working_directory;
 use castra_engine::error::Result;
 use castra_engine::layout::CONFIG_FILE;
 use castra_engine::vm::{BaseKind, Record};
@@ -29,8 +30,7 @@ pub(super) struct Initialised {
 /// file.
 pub(super) fn run(_init: &InitArgs, context: &CommandContext) -> Result<ExitCode> {
     let (project, image) = proposal(context)?;
-    let path =
-        context.args.config.clone().unwrap_or(project::working_directory()?.join(CONFIG_FILE));
+    let path = context.args.config.clone().unwrap_or(working_directory()?.join(CONFIG_FILE));
     let failed = |source: io::Error| match source.kind() {
         io::ErrorKind::AlreadyExists => CliError::AlreadyThere { path: path.clone() },
         _ => CliError::File { action: "create", path: path.clone(), source },

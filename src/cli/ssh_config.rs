@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use castra_engine::context::working_directory;
 use castra_engine::error::Result;
 use castra_engine::layout::ProjectLayout;
 use castra_engine::sanitize::is_printable;
@@ -13,7 +14,6 @@ use serde::Serialize;
 use super::args::{Args, SshConfigArgs};
 use super::context::CommandContext;
 use super::error::CliError;
-use super::project;
 
 /// Prints what ssh needs to log in to running VMs: address, keys, and the host key, which is known
 /// in advance.
@@ -114,7 +114,7 @@ fn records_with_agent(
 fn proxy_command(args: &Args) -> Result<Vec<String>> {
     let failed = |source| CliError::File { action: "find", path: PathBuf::from("castra"), source };
     let castra = std::env::current_exe().map_err(failed)?;
-    let here = project::working_directory()?;
+    let here = working_directory()?;
     let mut words = vec![writable(&castra)?, "--quiet".to_owned()];
     if let Some(config) = &args.config {
         words.extend(["--config".to_owned(), writable(&here.join(config))?]);

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use castra_engine::error::{Error, Result};
-use castra_engine::vm::{self, Plan, Record, UpOptions, UpOutcome, WaitFor};
+use castra_engine::vm::{self, UpOptions, UpOutcome, WaitFor};
 
 use super::args::{StartArgs, UpArgs, Wait};
 use super::context::CommandContext;
@@ -41,7 +41,6 @@ pub(super) fn bring_up(
 ) -> Result<Vec<(String, Result<UpOutcome>)>> {
     let config = context.config()?;
     let layout = context.layout()?;
-    let plan = Plan::of_start(config, names, layout, &Record::all(layout))?;
-    let outcomes = vm::up(&plan, layout, &context.with_mirrors_of(config), options);
+    let outcomes = vm::up_named(names, config, layout, &context.with_mirrors_of(config), options)?;
     Ok(outcomes.into_iter().map(|(vm, outcome)| (vm, outcome.map_err(Error::from))).collect())
 }

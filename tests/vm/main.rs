@@ -10,6 +10,7 @@ mod full_disk;
 mod guest_health;
 mod json;
 mod kill;
+mod library;
 mod lifecycle;
 mod manage;
 mod modules;

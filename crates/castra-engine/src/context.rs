@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::cancel::Cancel;
-use crate::error::{Explain, Kind};
+use crate::error::{Explain, Kind, kind_of_io};
 use crate::layout::{CacheLayout, UserStateLayout};
 use crate::logs::LogWatch;
 use crate::report::Reporter;
@@ -125,6 +125,30 @@ impl Explain for NoHome {
             XDG_CACHE_HOME to the absolute path of a directory for caches."
                 .to_owned(),
         )
+    }
+}
+
+/// Returns the directory against which relative paths are resolved.
+///
+/// # Errors
+/// [`NoWorkingDirectory`].
+pub fn working_directory() -> Result<PathBuf, NoWorkingDirectory> {
+    std::env::current_dir().map_err(NoWorkingDirectory)
+}
+
+/// Error for a working directory that was removed or cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot find .")]
+pub struct NoWorkingDirectory(#[source] std::io::Error);
+
+impl Explain for NoWorkingDirectory {
+    fn kind(&self) -> Kind {
+        kind_of_io(&self.0)
+    }
+
+    fn hint(&self) -> Option<String> {
+        (self.kind() == Kind::Permission)
+            .then(|| "Give yourself access to ., or work in a directory of your own.".to_owned())
     }
 }
 

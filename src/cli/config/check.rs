@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use castra_engine::config::{
     self, Diagnostic, Diagnostics, Finding, Machine, PortForward, Severity, VmDefinition,
 };
-use castra_engine::context::RuntimeContext;
+use castra_engine::context::{RuntimeContext, working_directory};
 use castra_engine::error::{Explain as _, Kind, Result};
 use castra_engine::layout::ProjectLayout;
 use castra_engine::vm::{VmError, check_own_disk, check_port};
@@ -14,7 +14,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::printer::Printer;
-use super::{CliError, exit, project};
+use super::{CliError, exit};
 use crate::cli::context::CommandContext;
 
 /// The result of `castra config check`.
@@ -76,11 +76,11 @@ struct RelatedView {
 
 /// Prints all problems of the file, and exits with 65 if one of them is an error.
 pub(super) fn run(context: &CommandContext) -> Result<ExitCode> {
-    let directory = project::working_directory()?;
+    let directory = working_directory()?;
     let host = Host(&context.runtime);
-    let checked = project::with_surroundings(&context.runtime, |surroundings| {
+    let checked = config::with_surroundings(&directory, &context.runtime, |surroundings| {
         config::check(&context.config_options(), &directory, surroundings, &host)
-    })??;
+    })?;
     let diagnostics = &checked.diagnostics;
     let usable = !diagnostics.has_errors();
     let result = ConfigChecked {

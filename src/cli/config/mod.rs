@@ -14,7 +14,7 @@ use super::args::{ConfigArgs, ConfigCommand};
 use super::context::CommandContext;
 use super::error::CliError;
 use super::printer::Printer;
-use super::{exit, printer, project, table};
+use super::{exit, printer, table};
 
 pub(super) use check::ConfigChecked;
 pub(super) use show::ConfigShown;

@@ -14,11 +14,11 @@ use castra_engine::config::ProjectConfig;
 use castra_engine::context::RuntimeContext;
 use castra_engine::error::Result;
 use castra_engine::layout::ProjectLayout;
-use castra_engine::managed::{Catalog, ImageError, ImageManager, ManagedImageSpec};
+use castra_engine::managed::{Catalog, ImageError, ImageManager, ManagedImageSpec, image_named};
 
 use super::args::{ImageArgs, ImageCommand};
 use super::context::CommandContext;
-use super::{project, table};
+use super::table;
 
 pub(super) use carry::{ImageExported, ImageImported};
 pub(super) use list::ImageList;
@@ -73,7 +73,7 @@ impl<'a> Project<'a> {
     /// Returns the image that `NAME[@VERSION]` names. Without a version this is the newest, which
     /// is the first of its name.
     fn image(&self, text: &str) -> Result<&ManagedImageSpec, ImageError> {
-        find(text, &self.images())
+        image_named(text, self.images())
     }
 
     /// Returns the images of these names, each once, or all if there is no name.
@@ -89,39 +89,5 @@ impl<'a> Project<'a> {
             }
         }
         Ok(wanted)
-    }
-}
-
-/// Returns the image that `NAME[@VERSION]` names in a project.
-///
-/// # Errors
-/// Fails if there is no image of this name.
-pub(super) fn named(text: &str, config: &ProjectConfig) -> Result<ManagedImageSpec, ImageError> {
-    let catalog = Catalog::builtin();
-    let images: Vec<_> = catalog.images().iter().chain(config.images.values()).collect();
-    find(text, &images).cloned()
-}
-
-fn find<'a>(
-    text: &str,
-    images: &[&'a ManagedImageSpec],
-) -> Result<&'a ManagedImageSpec, ImageError> {
-    let (name, version) = match text.split_once('@') {
-        Some((name, version)) => (name, Some(version)),
-        None => (text, None),
-    };
-    let is_meant = |spec: &&&ManagedImageSpec| {
-        spec.id == name && version.is_none_or(|version| spec.version == version)
-    };
-    images.iter().find(is_meant).copied().ok_or_else(|| unknown(name, version, images))
-}
-
-fn unknown(name: &str, version: Option<&str>, images: &[&ManagedImageSpec]) -> ImageError {
-    let similar = castra_engine::similar::closest(name, images.iter().map(|spec| spec.id.as_str()));
-    let similar = similar.and_then(|id| images.iter().find(|spec| spec.id == id));
-    ImageError::Unknown {
-        id: name.to_owned(),
-        version: version.unwrap_or_default().to_owned(),
-        similar: similar.map(|spec| spec.label()),
     }
 }

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use castra_engine::config::{
     BaseImageSource, ConfigError, ManagedImageSelection, UnpinnedArtifact,
 };
+use castra_engine::context::working_directory;
 use castra_engine::error::Result;
 use castra_engine::managed::{ImageError, ImageManager, ManagedImagePaths, ManagedImageSpec};
 use castra_engine::report::ImageLabel;
@@ -14,8 +15,8 @@ use castra_engine::vm::{self, Plan, Record};
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::Project;
 use super::list::files_of;
-use super::{Project, project};
 use crate::cli::context::CommandContext;
 
 #[derive(Serialize, JsonSchema)]
@@ -103,7 +104,7 @@ fn pulled(spec: &ManagedImageSpec, paths: &ManagedImagePaths, in_project: bool) 
 /// Fetches artifacts that have no digest, and returns an error that lists their digests.
 fn report_digests(unpinned: &[UnpinnedArtifact], context: &CommandContext) -> Result<ExitCode> {
     // A file with mistakes describes no project, so only the log's directory is opened.
-    let layout = StateRoot::of_project(&project::working_directory()?).open(&context.runtime)?;
+    let layout = StateRoot::of_project(&working_directory()?).open(&context.runtime)?;
     let manager = ImageManager::new(&layout);
     let found = unpinned
         .iter()

@@ -108,7 +108,7 @@ pub fn resolve_config_path(
 ///
 /// # Errors
 /// [`ConfigError`], which never causes a fallback to the defaults.
-pub fn load_or_default_project(
+pub(super) fn load_or_default_project(
     options: &ConfigOptions,
     working_directory: &Path,
     surroundings: &Surroundings<'_>,

@@ -16,6 +16,7 @@ mod discovery;
 mod error;
 mod json_schema;
 mod lines;
+mod load;
 mod machine;
 mod out_of_bounds;
 mod project;
@@ -27,13 +28,12 @@ mod validate;
 pub use bounds::{Bounds, DiskPath};
 pub use check::{Checked, check};
 pub use diagnostics::{Diagnostic, Diagnostics, Finding, Position, Severity, UnpinnedArtifact};
-pub use discovery::{
-    ConfigOptions, Discovered, discover, load_or_default_project, resolve_config_path,
-};
+pub use discovery::{ConfigOptions, Discovered, discover, resolve_config_path};
 pub use error::ConfigError;
 pub use json_schema::JoinLines;
 pub use json_schema::{SCHEMA_URL, json_schema};
 pub use lines::{KeyLines, key_lines};
+pub use load::{allowed_outside, load, with_surroundings};
 pub use machine::Machine;
 pub use out_of_bounds::{ALLOW_OUTSIDE, OutOfBounds};
 pub use project::{

@@ -53,7 +53,7 @@ mod tests {
     use super::*;
     use crate::config::{
         BaseImageSource, ConfigOptions, ManagedImageSelection, ProjectConfig, Surroundings,
-        load_or_default_project, parse,
+        discovery::load_or_default_project, parse,
     };
     use crate::managed::ManagedDiskKind;
 

@@ -18,6 +18,7 @@ mod fetch;
 mod job;
 mod log;
 mod manager;
+mod name;
 mod repair;
 mod spec;
 mod store;
@@ -32,6 +33,7 @@ pub use build::transform::{TransformError, VhdKind, parse_vhd_footer};
 pub use carry::import::{Imported, ImportedFile};
 pub use fetch::error::PipError;
 pub use manager::{ChosenImage, FoundImage, ImageManager, StoredImage};
+pub use name::image_named;
 pub use spec::{
     ArtifactRole, ArtifactSource, Compression, ManagedArtifactSpec, ManagedDiskKind,
     ManagedImagePaths, ManagedImageSpec, QemuProfile, TransformStep,

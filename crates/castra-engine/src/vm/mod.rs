@@ -99,7 +99,7 @@ pub use inspect::{
     open_console, services, state_of, status, status_of, status_of_guests,
 };
 pub use parallel::PerVm;
-pub use plan::{BasePlan, Plan, VmPlan};
+pub use plan::{BasePlan, Plan, VmPlan, only_declared};
 pub use record::{
     BaseKind, BaseRecord, BootRecord, CloneRecord, Crash, DiskStamp, FrozenLayer, Home,
     LayerRecord, MachineRecord, MissingModules, Progress, Record, RecordError, RecordedMachine,
@@ -110,4 +110,4 @@ pub use start::{UpOptions, UpOutcome, WaitFor, check_port, port_owner};
 pub use suspend::{check_clone, clone, suspend};
 pub use throwaway::{Throwaway, start_throwaway, throwaway_name};
 pub use timeline::{Phase, PhaseSpan, StartResult, Timeline};
-pub use up::{check_wait, up};
+pub use up::{check_wait, up, up_named};

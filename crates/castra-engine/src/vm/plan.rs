@@ -99,6 +99,19 @@ impl Plan {
     }
 }
 
+/// Returns the name of the only VM that a configuration declares.
+///
+/// # Errors
+/// [`RecordError::Ambiguous`].
+pub fn only_declared(config: &ProjectConfig) -> Result<&str, RecordError> {
+    match config.vms.as_slice() {
+        [only] => Ok(&only.name),
+        several => Err(RecordError::Ambiguous {
+            names: several.iter().map(|vm| vm.name.clone()).collect(),
+        }),
+    }
+}
+
 /// Selects the declared VMs, and clones that are requested by name, of which only a record exists.
 fn select(
     config: &ProjectConfig,

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use crate::config::BootProfile;
+use crate::config::{BootProfile, ProjectConfig};
 use crate::context::RuntimeContext;
 use crate::files;
 use crate::layout::ProjectLayout;
@@ -29,6 +29,21 @@ use super::suspend::resume;
 
 /// Time for QEMU to end.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+
+/// Brings up the named VMs, or all, with the built-in images.
+///
+/// # Errors
+/// Returns errors of the plan, before anything is started. Each VM has an outcome of its own.
+pub fn up_named(
+    names: &[String],
+    config: &ProjectConfig,
+    layout: &ProjectLayout,
+    context: &RuntimeContext,
+    options: UpOptions,
+) -> Result<PerVm<UpOutcome>, VmError> {
+    let plan = Plan::of_start(config, names, layout, &Record::all(layout))?;
+    Ok(up(&plan, layout, context, options))
+}
 
 /// Brings up all VMs of the plan in parallel. One that fails does not keep the others from coming
 /// up.

@@ -127,8 +127,8 @@ pub enum SshError {
         /// The destination.
         path: PathBuf,
     },
-    /// The copy was cancelled.
-    #[error("the copy was interrupted")]
+    /// The caller cancelled the operation.
+    #[error("interrupted")]
     Interrupted,
     /// A copy ended in the middle of files of this host that existed before.
     #[error("incomplete because the copy ended: {}", list(paths))]

@@ -17,7 +17,7 @@ use super::connection::Connection;
 use super::conversation::{Command, Conversation, Stream};
 use super::stdio::{Input, Output};
 use super::terminal::{self, Raw};
-use super::{GuestExit, SshError, Stdio, Target, Tty, block_on};
+use super::{GuestExit, SshError, Stdin, Stdio, Target, Tty, block_on, until_cancelled};
 use crate::cancel::Cancel;
 
 /// Time for a guest to answer after a signal. Within it, the command decides what the signal means.
@@ -34,6 +34,27 @@ pub struct ExecRequest {
     pub environment: Vec<(OsString, OsString)>,
     /// Local streams. A terminal at stdin is in raw mode while the command has a terminal.
     pub stdio: Stdio,
+}
+
+/// A command to run in the guest, whose output is received in pieces.
+pub struct StreamRequest {
+    /// The command.
+    pub command: Command,
+    /// Variables for its environment, as in [`ExecRequest`].
+    pub environment: Vec<(OsString, OsString)>,
+    /// Input of the command.
+    pub stdin: Stdin,
+    /// End of the call before the command's own.
+    pub interruption: Interruption,
+}
+
+/// End of a call before the end of its command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Interruption {
+    /// By the caller's [`Cancel`]. Signals of this process keep their meaning.
+    Cancel,
+    /// By signals that this process receives, as for [`exec`].
+    Signals,
 }
 
 /// Exit and output of a command.
@@ -69,7 +90,8 @@ pub fn exec(cancel: &Cancel, target: &Target, request: ExecRequest) -> Result<Gu
             _ => None,
         };
         let outgoing = conversation.outgoing();
-        let signals = Signals::new(&stdio, tty.is_some()).map_err(local("wait for signals"))?;
+        let window = tty.as_ref().map(|_| stdio.stdin.as_ref().unwrap_or(&stdio.stdout));
+        let signals = Signals::new(window).map_err(local("wait for signals"))?;
         let Stdio { stdin, stdout, stderr } = stdio;
         let outputs = Outputs::start(stdout, stderr).map_err(local("start a thread"))?;
         let input = stdin.map(Input::start).transpose().map_err(local("start a thread"))?;
@@ -83,59 +105,76 @@ pub fn exec(cancel: &Cancel, target: &Target, request: ExecRequest) -> Result<Gu
     })
 }
 
-/// Runs a login shell on a terminal. See [`exec`].
+/// Runs a command and waits for its end. `sink` receives its output as it arrives; when it breaks,
+/// the command receives a hang-up, and the exit is [`GuestExit::OutputClosed`].
 ///
 /// # Errors
-/// As [`exec`].
-pub fn shell(
+/// The guest could not be reached or was lost, or this side's stdin failed; and
+/// [`SshError::Interrupted`].
+pub fn stream(
     cancel: &Cancel,
     target: &Target,
-    tty: Tty,
-    environment: Vec<(OsString, OsString)>,
-    stdio: Stdio,
+    request: StreamRequest,
+    sink: &mut dyn FnMut(Stream, &[u8]) -> ControlFlow<()>,
 ) -> Result<GuestExit, SshError> {
-    exec(
-        cancel,
-        target,
-        ExecRequest { command: Command::Shell, tty: Some(tty), environment, stdio },
-    )
+    block_on(async {
+        let connection = Connection::open(target, cancel).await?;
+        let StreamRequest { command, environment, stdin, interruption } = request;
+        let start = Conversation::start(&connection, &command, None, &environment);
+        let mut conversation = connection.guard(cancel, start).await?;
+        let outgoing = conversation.outgoing();
+        let signals = match interruption {
+            Interruption::Signals => Some(Signals::new(None).map_err(local("wait for signals"))?),
+            Interruption::Cancel => None,
+        };
+        let input = Input::of(stdin).map_err(local("start a thread"))?;
+        let interrupted = async {
+            match signals {
+                Some(signals) => Ok(signals.pass_on(&outgoing, &connection).await),
+                None => {
+                    until_cancelled(cancel).await;
+                    Err(SshError::Interrupted)
+                }
+            }
+        };
+        tokio::select! {
+            exit = conversation.until_exit(|stream, data| sink(stream, &data)) => exit,
+            () = async { feed(input, &outgoing).await; pending().await } => Err(SshError::Lost),
+            exit = interrupted => exit,
+            () = connection.until_silent() => Err(SshError::Lost),
+        }
+    })
 }
 
 /// Runs a command without input and returns its output.
 ///
 /// # Errors
-/// As [`exec`]; and [`SshError::TooMuchOutput`] past `limit_bytes` on stdout and stderr together.
+/// As [`stream`]; and [`SshError::TooMuchOutput`] past `limit_bytes` on stdout and stderr together.
 pub fn capture(
     cancel: &Cancel,
     target: &Target,
     argv: Vec<OsString>,
     limit_bytes: usize,
 ) -> Result<Captured, SshError> {
-    block_on(async {
-        let connection = Connection::open(target, cancel).await?;
-        let command = Command::Argv(argv);
-        let start = Conversation::start(&connection, &command, None, &[]);
-        let mut conversation = connection.guard(cancel, start).await?;
-        feed(None, &conversation.outgoing()).await;
-        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-        let mut room = limit_bytes;
-        let exit = tokio::select! {
-            exit = conversation.until_exit(|stream, data| {
-                let Some(rest) = room.checked_sub(data.len()) else {
-                    return ControlFlow::Break(());
-                };
-                room = rest;
-                let kept = if stream == Stream::Stdout { &mut stdout } else { &mut stderr };
-                kept.extend_from_slice(&data);
-                ControlFlow::Continue(())
-            }) => exit?,
-            () = connection.until_silent() => return Err(SshError::Lost),
-        };
-        match exit {
-            GuestExit::OutputClosed => Err(SshError::TooMuchOutput { limit_bytes }),
-            exit => Ok(Captured { exit, stdout, stderr }),
-        }
-    })
+    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    let mut room = limit_bytes;
+    let request = StreamRequest {
+        command: Command::Argv(argv),
+        environment: Vec::new(),
+        stdin: Stdin::Null,
+        interruption: Interruption::Cancel,
+    };
+    let exit = stream(cancel, target, request, &mut |stream, data| {
+        let Some(rest) = room.checked_sub(data.len()) else { return ControlFlow::Break(()) };
+        room = rest;
+        let kept = if stream == Stream::Stdout { &mut stdout } else { &mut stderr };
+        kept.extend_from_slice(data);
+        ControlFlow::Continue(())
+    })?;
+    match exit {
+        GuestExit::OutputClosed => Err(SshError::TooMuchOutput { limit_bytes }),
+        exit => Ok(Captured { exit, stdout, stderr }),
+    }
 }
 
 fn local(what: &'static str) -> impl FnOnce(io::Error) -> SshError {
@@ -198,17 +237,18 @@ struct Signals {
 }
 
 impl Signals {
-    fn new(stdio: &Stdio, has_tty: bool) -> io::Result<Self> {
+    /// Listens to signals. `window` is the terminal on this side, if the command has one.
+    fn new(window: Option<&OwnedFd>) -> io::Result<Self> {
         let stream = |kind: SignalKind, name: Sig| {
             let number = u8::try_from(kind.as_raw_value()).unwrap_or(0);
             Ok::<_, io::Error>((signal(kind)?, name, number))
         };
-        let resized = if has_tty {
-            let terminal =
-                stdio.stdin.as_ref().unwrap_or(&stdio.stdout).as_fd().try_clone_to_owned()?;
-            Some((signal(SignalKind::window_change())?, terminal))
-        } else {
-            None
+        let resized = match window {
+            Some(terminal) => {
+                let terminal = terminal.as_fd().try_clone_to_owned()?;
+                Some((signal(SignalKind::window_change())?, terminal))
+            }
+            None => None,
         };
         Ok(Self {
             streams: [
@@ -218,7 +258,7 @@ impl Signals {
                 stream(SignalKind::quit(), Sig::QUIT)?,
             ],
             resized,
-            has_tty,
+            has_tty: window.is_some(),
         })
     }
 

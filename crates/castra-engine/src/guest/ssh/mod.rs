@@ -22,13 +22,13 @@ use std::time::Duration;
 use crate::cancel::Cancel;
 
 pub use connection::Target;
-pub use conversation::Command;
+pub use conversation::{Command, Stream};
 pub use copy::{Copied, download, download_until, upload, upload_until};
 pub use error::SshError;
-pub use exec::{Captured, ExecRequest, capture, exec, shell};
+pub use exec::{Captured, ExecRequest, Interruption, StreamRequest, capture, exec, stream};
 pub use exit::GuestExit;
 pub use quote::quote;
-pub use stdio::Stdio;
+pub use stdio::{Stdin, Stdio};
 pub(super) use terminal::Raw;
 pub use terminal::Tty;
 

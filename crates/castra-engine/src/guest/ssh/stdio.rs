@@ -53,15 +53,39 @@ impl Stdio {
     }
 }
 
-/// Data read from stdin. Reading stops when this is dropped, so that nothing meant for the next
-/// program is consumed.
-pub(super) struct Input {
-    chunks: mpsc::Receiver<Bytes>,
-    /// Closed on drop, which makes its other end readable and so ends the reading thread.
-    _stop: OwnedFd,
+/// Input of a command whose output is received in pieces.
+#[derive(Debug)]
+pub enum Stdin {
+    /// None: `/dev/null`.
+    Null,
+    /// Read until it ends.
+    Descriptor(OwnedFd),
+    /// These bytes.
+    Bytes(Bytes),
+}
+
+/// Data for a command's stdin.
+pub(super) enum Input {
+    /// Data read by a thread. Reading stops when this is dropped, so that nothing meant for the
+    /// next program is consumed.
+    Read {
+        chunks: mpsc::Receiver<Bytes>,
+        /// Closed on drop, which makes its other end readable and so ends the reading thread.
+        _stop: OwnedFd,
+    },
+    /// Data in memory that is left.
+    Given(Bytes),
 }
 
 impl Input {
+    pub(super) fn of(stdin: Stdin) -> io::Result<Option<Self>> {
+        Ok(match stdin {
+            Stdin::Null => None,
+            Stdin::Descriptor(descriptor) => Some(Self::start(descriptor)?),
+            Stdin::Bytes(bytes) => Some(Self::Given(bytes)),
+        })
+    }
+
     pub(super) fn start(stdin: OwnedFd) -> io::Result<Self> {
         let (stopped, stop) = io::pipe()?;
         let stopped = OwnedFd::from(stopped);
@@ -69,12 +93,16 @@ impl Input {
         thread::Builder::new().name("castra-stdin".into()).spawn(move || {
             while read(&stdin, &stopped).is_some_and(|chunk| sender.blocking_send(chunk).is_ok()) {}
         })?;
-        Ok(Self { chunks, _stop: stop.into() })
+        Ok(Self::Read { chunks, _stop: stop.into() })
     }
 
     /// Returns the next bytes; `None` at the end, or if stdin cannot be read.
     pub(super) async fn next(&mut self) -> Option<Bytes> {
-        self.chunks.recv().await
+        match self {
+            Self::Read { chunks, .. } => chunks.recv().await,
+            Self::Given(left) if left.is_empty() => None,
+            Self::Given(left) => Some(left.split_to(left.len().min(READ_BYTES))),
+        }
     }
 }
 

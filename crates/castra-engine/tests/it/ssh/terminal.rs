@@ -67,14 +67,14 @@ fn a_shell_is_a_login_shell() {
         let _ = user.read_to_end(&mut seen);
         String::from_utf8_lossy(&seen).into_owned()
     });
-    let exit = ssh::shell(
-        &castra_engine::cancel::Cancel::new(),
-        &guest.target,
-        tty(80, 24).expect("is one"),
-        Vec::new(),
+    let request = ssh::ExecRequest {
+        command: ssh::Command::Shell,
+        tty: tty(80, 24),
+        environment: Vec::new(),
         stdio,
-    )
-    .expect("runs");
+    };
+    let cancel = castra_engine::cancel::Cancel::new();
+    let exit = ssh::exec(&cancel, &guest.target, request).expect("runs");
     assert_eq!(exit, GuestExit::Code(7));
     let seen = talk.join().expect("talks");
     assert!(seen.contains("name=-"), "{seen}");
