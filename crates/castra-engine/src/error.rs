@@ -64,17 +64,16 @@ impl Error {
         self.0.kind()
     }
 
-    /// Returns a next step for the reader. A file-size limit has the same hint wherever it is met.
+    /// Returns a next step for the reader. A file-size limit has the same hint wherever it is met,
+    /// and so has a full filesystem of which the error itself says nothing.
     pub fn hint(&self) -> Option<String> {
-        let is_about_size = |cause: &(dyn StdError + 'static)| {
-            let error = cause.downcast_ref::<std::io::Error>();
-            error.is_some_and(|error| error.kind() == std::io::ErrorKind::FileTooLarge)
+        let is_caused_by = |is_it: fn(&std::io::Error) -> bool| {
+            self.causes().filter_map(|cause| cause.downcast_ref()).any(is_it)
         };
-        if self.causes().any(is_about_size) {
-            Some(FILE_SIZE_HINT.to_owned())
-        } else {
-            self.0.hint()
+        if is_caused_by(|error| error.kind() == std::io::ErrorKind::FileTooLarge) {
+            return Some(FILE_SIZE_HINT.to_owned());
         }
+        self.0.hint().or_else(|| is_caused_by(is_full).then(|| MORE_SPACE.to_owned()))
     }
 
     /// Returns the causes below the message, outermost first.
@@ -117,6 +116,16 @@ pub fn one_line(error: &dyn StdError) -> String {
 pub const FILE_SIZE_HINT: &str = "`ulimit -f` shows the limit of this shell, and `ulimit -f \
     unlimited` lifts it; where that is refused, a login without the limit is needed. If there is \
     none, the filesystem cannot hold files of that size.";
+
+/// Hint for a full disk.
+pub const MORE_SPACE: &str = "Free some space (`castra image prune` removes what no project needs), \
+    or use a larger disk: the project's directory can be moved, and XDG_CACHE_HOME sets the cache \
+    directory. Partial downloads are kept.";
+
+/// Returns `true` if the filesystem, or this user's part of it, is full.
+pub fn is_full(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+}
 
 /// Returns the [`Kind`] of an I/O error.
 pub fn kind_of_io(error: &std::io::Error) -> Kind {

@@ -94,6 +94,8 @@ points! {
         OverlayPublished = "overlay-published",
         /// A small file, such as a record or a manifest, is written under its temporary name.
         StateWritten = "state-written",
+        /// A small file has its final name, and its directory is not on the disk.
+        StateRenamed = "state-renamed",
         /// The record mentions the disk.
         OverlayRecorded = "overlay-recorded",
     }

@@ -52,6 +52,37 @@ fn a_disk_that_is_full() {
     holds("disk_full", &transcript_of(&fake, &["up", "--cold"], &ended.code(73)));
 }
 
+#[test]
+fn a_disk_without_room_for_the_first_small_file() {
+    let fake = Fake::new(&["vm"]);
+    let state = fake.path().join(".castra");
+    std::fs::create_dir(&state).expect("a directory");
+    let words = ["up", "--cold"];
+    // Each with room for one file more.
+    for (inodes, name) in [(1, "disk_full_for_a_lock"), (2, "disk_full_for_a_mark")] {
+        let mount = format!("mount -t tmpfs -o nr_inodes={inodes},mode=700 tmpfs \"$PLACE\"");
+        let Some(ended) = run_after(&mount, &state, &fake, &words) else { return };
+        let transcript = transcript_of(&fake, &words, &ended);
+        assert!(!transcript.contains(".castra-"), "{transcript}");
+        holds(name, &transcript);
+    }
+}
+
+/// The files of `castra run` are in the cache, so there is no other place for them.
+#[test]
+fn a_run_does_not_leave_a_full_cache_for_the_same_one() {
+    let fake = Fake::new(&["vm"]);
+    let cache = fake.cache().parent().expect("a parent").to_owned();
+    std::fs::create_dir_all(&cache).expect("a directory");
+    let mount = "mount -t tmpfs -o size=128k,mode=700 tmpfs \"$PLACE\"";
+    let words = ["run", "--image", "tiny", "--", "true"];
+    let Some(ended) = run_after(mount, &cache, &fake, &words) else { return };
+    let stderr = ended.code(255).says("not enough space").says("Free some space").stderr;
+    assert!(!stderr.contains("instead"), "{stderr}");
+    let Some(ended) = run_after(mount, &cache, &fake, &["up", "--cold"]) else { return };
+    ended.ok().says(&format!("using {} instead", fake.path().join(".castra/cache").display()));
+}
+
 /// Runs castra under a shell's limit on the size of files, in units of 512 bytes.
 fn run_limited(project: &Project, blocks: u64, words: &[&str]) -> Ended {
     let castra = project.castra(words);

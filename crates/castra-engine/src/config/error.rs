@@ -9,6 +9,25 @@ use super::{Diagnostics, OutOfBounds};
 use crate::error::{Explain, Kind, kind_of_io};
 use crate::size::ByteSize;
 
+/// An I/O error that can be cloned. In a chain of causes it stands for the error itself, so that
+/// a search for an [`io::Error`] there succeeds.
+#[derive(Debug, Clone)]
+pub struct SharedIoError(Arc<io::Error>);
+
+impl From<io::Error> for SharedIoError {
+    fn from(error: io::Error) -> Self {
+        Self(Arc::new(error))
+    }
+}
+
+impl std::ops::Deref for SharedIoError {
+    type Target = io::Error;
+
+    fn deref(&self) -> &io::Error {
+        &self.0
+    }
+}
+
 /// Error for a configuration that cannot be loaded.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ConfigError {
@@ -37,7 +56,7 @@ pub enum ConfigError {
         path: PathBuf,
         /// The reason.
         #[source]
-        source: Arc<io::Error>,
+        source: SharedIoError,
     },
     /// The `castra.toml` belongs to another user, in a directory that every user may write to.
     #[error(
@@ -89,7 +108,7 @@ pub enum ConfigError {
 impl ConfigError {
     /// Returns the error for a file, or the place of one, that cannot be read.
     pub(super) fn unreadable(path: &Path, source: io::Error) -> Self {
-        Self::Unreadable { path: path.to_owned(), source: Arc::new(source) }
+        Self::Unreadable { path: path.to_owned(), source: source.into() }
     }
 }
 
@@ -111,19 +130,15 @@ impl Explain for ConfigError {
     fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::NotFound { .. } => {
-                "Check the path, or run `castra init` where the file should be. Without \
-                `--config`, Castra looks for castra.toml in this directory and above, and uses \
-                defaults if there is none."
+                "Check the path, or run `castra init` where the file should be. If none is named, \
+                Castra looks for castra.toml in this directory and above, and uses defaults if \
+                there is none."
             }
-            Self::NotAFile { .. } => {
-                "Move it away, or name the configuration with `--config FILE`."
-            }
+            Self::NotAFile { .. } => "Move it away, or name another file.",
             Self::Dangling { .. } => {
                 "Restore the file it points to, or remove the link to do without configuration."
             }
-            Self::Unreadable { .. } => {
-                "Make it readable, or name another file with `--config FILE`."
-            }
+            Self::Unreadable { .. } => "Make it readable, or name another file.",
             Self::UntrustedOwner { .. } => {
                 "If you trust it, name it with `--config FILE`; if not, work in a directory of \
                 your own."
@@ -148,9 +163,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_cause_of_an_unreadable_file_is_an_io_error() {
+        let source = io::Error::from(io::ErrorKind::FileTooLarge);
+        let error = ConfigError::unreadable(Path::new("/project/castra.toml"), source);
+        let error = crate::error::Error::from(error);
+        assert!(error.causes().any(|cause| cause.is::<io::Error>()));
+        assert_eq!(error.hint().as_deref(), Some(crate::error::FILE_SIZE_HINT));
+    }
+
+    #[test]
     fn every_error_names_the_file_and_a_next_step() {
         let path = || PathBuf::from("/project/castra.toml");
-        let source = Arc::new(io::ErrorKind::PermissionDenied.into());
+        let source = io::Error::from(io::ErrorKind::PermissionDenied).into();
         for (error, kind) in [
             (ConfigError::NotFound { path: path() }, Kind::NotFound),
             (ConfigError::NotAFile { path: path() }, Kind::Data),

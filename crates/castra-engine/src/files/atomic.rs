@@ -63,11 +63,19 @@ fn temporary_name(path: &Path) -> OsString {
 }
 
 fn temporary_for(path: &Path) -> io::Result<NamedTempFile> {
-    tempfile::Builder::new().prefix(&temporary_name(path)).tempfile_in(directory_of(path))
+    new_temporary(&temporary_name(path), directory_of(path))
+}
+
+/// Creates a temporary file. An error of it does not name the file, of which its reader knows
+/// nothing.
+pub(crate) fn new_temporary(prefix: &OsStr, directory: &Path) -> io::Result<NamedTempFile> {
+    let created = tempfile::Builder::new().prefix(prefix).tempfile_in(directory);
+    created.map_err(|error| error.kind().into())
 }
 
 fn fill(temporary: &mut NamedTempFile, bytes: &[u8], mode: u32) -> io::Result<()> {
-    temporary.write_all(bytes)?;
+    // Not by way of `NamedTempFile`, whose errors name the temporary file.
+    temporary.as_file_mut().write_all(bytes)?;
     temporary.as_file().set_permissions(fs::Permissions::from_mode(mode))
 }
 
@@ -75,6 +83,7 @@ fn put_in_place(temporary: NamedTempFile, path: &Path) -> io::Result<()> {
     temporary.as_file().sync_all()?;
     failpoint::reach(Point::StateWritten);
     temporary.persist(path).map_err(|error| error.error)?;
+    failpoint::reach(Point::StateRenamed);
     File::open(directory_of(path))?.sync_all()
 }
 

@@ -5,13 +5,8 @@ use std::path::{Path, PathBuf};
 
 use super::digest::{DigestMismatch, HashError};
 use crate::cancel::Interrupted;
-use crate::error::{Explain, FILE_SIZE_HINT, Kind, kind_of_io};
+use crate::error::{Explain, FILE_SIZE_HINT, Kind, MORE_SPACE, kind_of_io};
 use crate::size::ByteSize;
-
-/// Hint for a full disk.
-const MORE_SPACE: &str = "Free some space (`castra image prune` removes what no project needs), \
-    or use a larger disk: the project's directory can be moved, and XDG_CACHE_HOME sets the cache \
-    directory. Partial downloads are kept.";
 
 /// Error of an operation on a file or directory.
 #[derive(Debug, thiserror::Error)]

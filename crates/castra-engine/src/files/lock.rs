@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::directory::create_private_directory;
 use super::error::FileError;
 use crate::cancel::{Cancel, Interrupted};
-use crate::error::{Explain, Kind, kind_of_io};
+use crate::error::{Explain, Kind, MORE_SPACE, is_full, kind_of_io};
 use crate::trusted;
 
 /// Interval between two attempts of a waiter.
@@ -49,6 +49,7 @@ impl Explain for LockError {
 
     fn hint(&self) -> Option<String> {
         match self {
+            Self::File { source, .. } if is_full(source) => Some(MORE_SPACE.to_owned()),
             Self::File { path, .. } => {
                 Some(format!("{} must be a file of your own that you may write.", path.display()))
             }

@@ -23,6 +23,7 @@ mod space;
 mod sparse;
 mod stamp;
 
+pub(crate) use atomic::new_temporary;
 pub use atomic::{TEMPORARY, remove_leftovers, write_atomically, write_lazily};
 pub(crate) use atomic::{tag_as_cache, write_locked};
 pub use digest::{Digest, DigestMismatch};

@@ -78,8 +78,8 @@ fn create(path: &Path) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("/"));
     create_private_directory(directory)?;
     trusted::directory(directory)?;
-    let mut temporary = tempfile::Builder::new().prefix(files::TEMPORARY).tempfile_in(directory)?;
-    temporary.write_all(&random_bytes::<BYTES>()?)?;
+    let mut temporary = files::new_temporary(files::TEMPORARY.as_ref(), directory)?;
+    temporary.as_file_mut().write_all(&random_bytes::<BYTES>()?)?;
     temporary.as_file().sync_all()?;
     match temporary.persist_noclobber(path) {
         Err(failed) if failed.error.kind() != io::ErrorKind::AlreadyExists => Err(failed.error),

@@ -32,10 +32,14 @@ impl Workspace {
         let cache = job.context.cache.clone();
         match Self::open_in(job, cache.clone(), None, spec, missing) {
             Err(error) if error.is_unwritable() || matches!(error, FileError::NoSpace { .. }) => {
-                job.warn(format!(
-                    "the cache cannot be used ({error}); working in the project instead"
-                ));
-                Self::open_in(job, project.own_cache(), Some(cache), spec, missing)
+                let own = project.own_cache();
+                // The files of `castra run` are in the cache themselves.
+                if own.root().starts_with(cache.root()) {
+                    return Err(error);
+                }
+                let place = own.root().display();
+                job.warn(format!("the cache cannot be used ({error}); using {place} instead"));
+                Self::open_in(job, own, Some(cache), spec, missing)
             }
             other => other,
         }
