@@ -32,6 +32,79 @@ fn a_base_image_that_goes() {
 #[test]
 fn a_base_image_that_no_bios_boots() {
     let mut fake = Fake::new(&["vm"]);
+#[test]
+fn a_file_of_an_image_that_is_missing() {
+    let fake = Fake::new(&["vm"]);
+    fs::remove_file(fake.path().join("image/kernel")).expect("removed");
+    holds("image_file_missing", &transcript(&fake, &["up"]));
+    fake.run(&["image", "pull"]).code(66);
+}
+
+/// Returns a project with a stopped VM, and the path of its disk.
+fn stopped() -> (Fake, PathBuf) {
+    let fake = Fake::new(&["vm"]);
+    fake.run(&["up", "--cold"]).ok();
+    fake.run(&["down", "--force"]).ok();
+    let disk = fake.path().join(".castra/vm-overlay.qcow2");
+    (fake, disk)
+}
+
+#[test]
+fn a_disk_that_goes_is_not_replaced_by_an_empty_one() {
+    let (fake, disk) = stopped();
+    let kept = disk.with_extension("kept");
+    fs::rename(&disk, &kept).expect("moved");
+    holds("disk_gone", &transcript(&fake, &["up"]));
+    assert!(!disk.exists(), "a disk was made");
+    fs::rename(&kept, &disk).expect("moved back");
+    fake.run(&["up"]).ok();
+    // The memory of a suspended VM is not dropped for a disk that does not exist.
+    fake.run(&["suspend"]).ok();
+    fs::rename(&disk, &kept).expect("moved");
+    for words in [&["up"][..], &["up", "--discard-suspended"], &["clone", "vm", "copy"]] {
+        fake.run(words).code(66).says("the disk of VM `vm` is gone");
+    }
+    fs::rename(&kept, &disk).expect("moved back");
+    fake.run(&["up"]).ok();
+    assert_eq!(fake.state("vm"), "running");
+    fake.run(&["down", "--force"]).ok();
+    // The way out, for one who gives up the data.
+    fs::remove_file(&disk).expect("removed");
+    fake.run(&["clean", "--disks", "vm"]).ok();
+    fake.run(&["up"]).ok();
+}
+
+#[test]
+fn a_disk_that_castra_toml_no_longer_names_is_not_replaced_either() {
+    let (fake, disk) = stopped();
+    let text = fs::read_to_string(fake.path().join("castra.toml")).expect("read");
+    fake.write("castra.toml", &format!("{text}overlay = \"elsewhere.qcow2\"\n"));
+    holds("disk_renamed", &transcript(&fake, &["up"]));
+    assert!(!fake.path().join("elsewhere.qcow2").exists(), "a disk was made");
+    let named = format!("{text}overlay = \".castra/vm-overlay.qcow2\"\n");
+    fake.write("castra.toml", &named);
+    fake.run(&["up"]).ok();
+    assert!(disk.exists());
+}
+
+#[test]
+fn a_damaged_disk_is_not_taken_for_one_of_another_image() {
+    let (fake, disk) = stopped();
+    let whole = fs::read(&disk).expect("read");
+    for damaged in [&b""[..], b"garbage", &whole[..50], &[0; 4096]] {
+        fs::write(&disk, damaged).expect("written");
+        let stderr = fake.run(&["up"]).code(65).says("the disk of VM `vm` is damaged").stderr;
+        assert!(!stderr.contains("base_image") && !stderr.contains("rebase"), "{stderr}");
+    }
+    holds("disk_damaged", &transcript(&fake, &["up"]));
+    castra_test_support::qcow2_of(&disk, &[]);
+    fake.run(&["up"]).code(65).says("has no backing file");
+    // The way out, for one who gives up the data.
+    fs::rename(&disk, disk.with_extension("damaged")).expect("moved");
+    fake.run(&["clean", "--disks", "vm"]).ok();
+    fake.run(&["up"]).ok();
+}
+
     fake.write("castra.toml", OWN_DISK);
     let disk = fake.path().join("mine.qcow2");
     qcow2_of(&disk, &[]);

@@ -132,6 +132,14 @@ pub enum ImageError {
         /// The path.
         path: PathBuf,
     },
+    /// The file that the user named for an image does not exist.
+    #[error("a file of image {image} is missing: {}", path.display())]
+    SourceMissing {
+        /// The image.
+        image: ImageLabel,
+        /// The path.
+        path: PathBuf,
+    },
     /// The source that the user named for an image is a FIFO, a device, a directory or a link to
     /// one.
     #[error("{path} is not a regular file; images are made only from regular files")]

@@ -8,9 +8,10 @@ impl Explain for ImageError {
     fn kind(&self) -> Kind {
         match self {
             Self::Interrupted(_) => Kind::Interrupted,
-            Self::Unknown { .. } | Self::NotPresent { .. } | Self::NothingToImport { .. } => {
-                Kind::NotFound
-            }
+            Self::Unknown { .. }
+            | Self::NotPresent { .. }
+            | Self::SourceMissing { .. }
+            | Self::NothingToImport { .. } => Kind::NotFound,
             Self::Spec(_)
             | Self::DigestMismatch(_)
             | Self::NotRepaired { .. }
@@ -52,6 +53,10 @@ impl Explain for ImageError {
             Self::NotPresent { image } => {
                 Some(format!("`castra image pull {}@{}` fetches it.", image.id, image.version))
             }
+            Self::SourceMissing { image, .. } => Some(format!(
+                "Put the file there, or correct its `path` in [images.{}] of castra.toml.",
+                image.id
+            )),
             Self::WebPage { .. } => {
                 Some("Open the address in a browser to see what it is.".to_owned())
             }

@@ -9,6 +9,7 @@ use crate::layout::CacheLayout;
 use crate::managed::error::ImageError;
 use crate::managed::job::Job;
 use crate::managed::spec::ManagedArtifactSpec;
+use crate::trusted;
 
 /// Copies a file (as a reflink where the filesystem has them), since its owner may change it at any
 /// time.
@@ -18,7 +19,7 @@ pub(super) fn fetch(
     artifact: &ManagedArtifactSpec,
     path: &Path,
 ) -> Result<PathBuf, ImageError> {
-    let from = open(path)?;
+    let from = open(job, path)?;
     let size = from.metadata().at("look at", path)?.len();
     let mut progress = job.progress(artifact.role, Some(size));
     progress.started(&path.display().to_string(), 0);
@@ -51,9 +52,12 @@ pub(super) fn fetch(
 /// Opens a source file of the user's for reading. Links are followed, since they are the user's own
 /// choice; anything but a regular file at their end is refused without waiting, as a FIFO would
 /// make castra do.
-pub(super) fn open(path: &Path) -> Result<File, ImageError> {
+pub(super) fn open(job: &Job, path: &Path) -> Result<File, ImageError> {
     match files::open_followed(path) {
         Err(FileError::NotAFile { path }) => Err(ImageError::SourceNotAFile { path }),
+        Err(FileError::Io { source, .. }) if trusted::is_absence(&source) => {
+            Err(ImageError::SourceMissing { image: job.image.clone(), path: path.to_owned() })
+        }
         opened => Ok(opened?),
     }
 }

@@ -99,7 +99,7 @@ pub(crate) fn fetch_unpinned(
             python::fetch_unpinned(job, cache, &artifact, &requirement)
         }
         ArtifactSource::Path(path) => {
-            let file = local::open(path)?;
+            let file = local::open(job, path)?;
             let length = file.metadata().at("look at", path)?.len();
             let [sha256, _] = files::both_digests(file, &job.context.cancel).at("read", path)?;
             Ok((sha256, length))
