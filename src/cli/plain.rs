@@ -1,10 +1,10 @@
 //! Events as plain lines, for pipes, logs and CI.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 use std::time::Duration;
 
-use castra_engine::report::{Event, Reporter};
+use castra_engine::report::{Event, ImageLabel, Reporter};
 use castra_engine::size::ByteSize;
 
 use super::output::{Verbosity, write_line};
@@ -17,11 +17,13 @@ const DOWNLOAD_STEP_PERCENT: u64 = 20;
 pub(super) struct PlainReporter {
     verbosity: Verbosity,
     downloads: Mutex<HashMap<String, u64>>,
+    /// Images that were reported as present: each is once, however many VMs are based on it.
+    cached: Mutex<HashSet<String>>,
 }
 
 impl PlainReporter {
     pub(super) fn new(verbosity: Verbosity) -> Self {
-        Self { verbosity, downloads: Mutex::default() }
+        Self { verbosity, downloads: Mutex::default(), cached: Mutex::default() }
     }
 
     /// Returns `true` if the download has reached another step since its last line.
@@ -44,6 +46,7 @@ impl Reporter for PlainReporter {
             Event::Hashing { vm, path, done_bytes, total_bytes } => {
                 self.is_news(format!("{vm} {}", path.display()), *done_bytes, *total_bytes)
             }
+            Event::ImageCacheHit { image } => is_first(&self.cached, image),
             _ => true,
         };
         if !is_news {
@@ -57,6 +60,11 @@ impl Reporter for PlainReporter {
     }
 }
 
+/// Returns `true` for the first report on an image.
+pub(super) fn is_first(cached: &Mutex<HashSet<String>>, image: &ImageLabel) -> bool {
+    cached.lock().is_ok_and(|mut cached| cached.insert(image.to_string()))
+}
+
 /// Returns the line for an event, and the least verbosity at which it is shown.
 #[expect(clippy::too_many_lines, reason = "a table, one arm for each event")]
 pub(super) fn line(event: &Event) -> Option<(String, Verbosity)> {
@@ -64,7 +72,7 @@ pub(super) fn line(event: &Event) -> Option<(String, Verbosity)> {
     Some(match event {
         Event::ImageChosen { image, reason } => (format!("→ using {image}: {reason}"), Normal),
         Event::ImageCacheHit { image } => {
-            (format!("→ {image}: cache hit (skipping download)"), Normal)
+            (format!("→ {image}: in the cache, nothing to download"), Normal)
         }
         Event::DownloadStarted { image, artifact, from, resumed_bytes, total_bytes } => {
             let size = total_bytes.map_or(String::new(), |total| format!(" ({})", ByteSize(total)));
@@ -156,6 +164,9 @@ pub(super) fn line(event: &Event) -> Option<(String, Verbosity)> {
             (format!("→ {vm}: suspended ({})", ByteSize(*bytes)), Normal)
         }
         Event::VmSuspended { vm, bytes: None } => (format!("→ {vm}: already suspended"), Normal),
+        Event::VmDiscarded { vm } => {
+            (format!("→ {vm}: dropped its saved memory; its disk is kept"), Normal)
+        }
         Event::VmCloned { vm, of } => (format!("→ {vm}: cloned from {of}"), Normal),
         Event::VmResuming { vm } => (format!("→ {vm}: resuming…"), Normal),
         Event::VmRetriesUnderTcg { vm, reason } => {

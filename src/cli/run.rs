@@ -17,6 +17,9 @@ use super::interrupt::install_signal_handlers;
 use super::output::Verbosity;
 use super::{exec, exit};
 
+/// Name of the VM in events.
+const NAME_IN_EVENTS: &str = "run";
+
 /// Exit code after the time limit, the same as that of `timeout(1)`.
 const TIMED_OUT: u8 = 124;
 
@@ -54,9 +57,8 @@ pub(super) fn run(run: &RunArgs, context: &CommandContext) -> Result<ExitCode> {
 /// Returns the run that the command line describes.
 fn task(run: &RunArgs, context: &CommandContext) -> Result<Run> {
     let mut runtime = context.runtime.clone();
-    if context.args.verbosity() != Verbosity::Verbose {
-        runtime.reporter = Arc::new(RoutineFilter(runtime.reporter));
-    }
+    let is_verbose = context.args.verbosity() == Verbosity::Verbose;
+    runtime.reporter = Arc::new(RunReporter { inner: runtime.reporter, is_verbose });
     let mut sandbox = Castra::of(runtime).sandbox().network(match run.network {
         Reach::Full => Network::Full,
         Reach::Isolated => Network::Isolated,
@@ -100,12 +102,16 @@ fn with_image(task: Run, run: &RunArgs, context: &CommandContext) -> Result<Run>
 }
 
 /// Reporter that leaves out routine events, so that a command's own output stands out from what is
-/// slow or goes wrong.
-struct RoutineFilter(Arc<dyn Reporter>);
+/// slow or goes wrong, and the VM's name, which is of no use to anyone.
+struct RunReporter {
+    inner: Arc<dyn Reporter>,
+    /// True if routine events are wanted.
+    is_verbose: bool,
+}
 
-impl Reporter for RoutineFilter {
-    fn report(&self, event: &Event) {
-        let is_routine = match event {
+impl RunReporter {
+    fn is_routine(event: &Event) -> bool {
+        match event {
             Event::ImageChosen { reason, .. } => reason.starts_with("cached"),
             Event::VmStarting { warm, .. } => *warm,
             Event::ImageCacheHit { .. }
@@ -113,16 +119,60 @@ impl Reporter for RoutineFilter {
             | Event::OverlayCreated { .. }
             | Event::VmPhase { .. } => true,
             _ => false,
-        };
-        if !is_routine {
-            self.0.report(event);
         }
     }
+}
+
+impl Reporter for RunReporter {
+    fn report(&self, event: &Event) {
+        if !self.is_verbose && Self::is_routine(event) {
+            return;
+        }
+        let mut event = event.clone();
+        if let Some(vm) = event.vm_mut() {
+            *vm = NAME_IN_EVENTS.to_owned();
+        }
+        if let Event::Warning { message } = &mut event {
+            *message = without_name(message);
+        }
+        self.inner.report(&event);
+    }
+}
+
+/// Returns a message that does not name the throwaway VM.
+fn without_name(message: &str) -> String {
+    let named = message.split_once("VM `run-");
+    let parts = named.and_then(|(before, rest)| Some((before, rest.split_once('`')?.1)));
+    parts.map_or_else(|| message.to_owned(), |(before, after)| format!("{before}the VM{after}"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[derive(Default)]
+    struct Heard(std::sync::Mutex<Vec<Event>>);
+
+    impl Reporter for Heard {
+        fn report(&self, event: &Event) {
+            self.0.lock().expect("a list").push(event.clone());
+        }
+    }
+
+    #[test]
+    fn the_name_of_a_throwaway_vm_is_not_shown() {
+        let heard = Arc::new(Heard::default());
+        let reporter = RunReporter { inner: heard.clone(), is_verbose: false };
+        let vm = "run-0123456789ab".to_owned();
+        reporter.report(&Event::TemplateBaking { vm: vm.clone() });
+        reporter.report(&Event::VmStarting { vm: vm.clone(), warm: true });
+        let message = format!("VM `{vm}` boots without a warm template");
+        reporter.report(&Event::Warning { message });
+        let heard = heard.0.lock().expect("a list").clone();
+        let message = "the VM boots without a warm template".to_owned();
+        let shown = [Event::TemplateBaking { vm: "run".into() }, Event::Warning { message }];
+        assert_eq!(heard, shown);
+    }
 
     #[test]
     fn a_copy_has_a_source_and_a_destination() {

@@ -1,7 +1,7 @@
 //! Events on a terminal: bars for downloads, spinners for other long operations, lines for the
 //! rest.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -22,11 +22,18 @@ pub(super) struct TerminalReporter {
     verbosity: Verbosity,
     progress: MultiProgress,
     bars: Mutex<HashMap<String, ProgressBar>>,
+    /// Images that were reported as present, each once.
+    cached: Mutex<HashSet<String>>,
 }
 
 impl TerminalReporter {
     pub(super) fn new(verbosity: Verbosity) -> Self {
-        Self { verbosity, progress: MultiProgress::new(), bars: Mutex::default() }
+        Self {
+            verbosity,
+            progress: MultiProgress::new(),
+            bars: Mutex::default(),
+            cached: Mutex::default(),
+        }
     }
 
     /// Prints a line above all bars, with its styles.
@@ -151,8 +158,8 @@ impl TerminalReporter {
                 self.end(vm);
                 false
             }
+            Event::ImageCacheHit { image } => !plain::is_first(&self.cached, image),
             Event::ImageChosen { .. }
-            | Event::ImageCacheHit { .. }
             | Event::DownloadRetry { .. }
             | Event::Waiting { .. }
             | Event::Warning { .. }
@@ -163,6 +170,7 @@ impl TerminalReporter {
             | Event::TemplateRefused { .. }
             | Event::VmPhase { next: None, .. }
             | Event::VmSlow { .. }
+            | Event::VmDiscarded { .. }
             | Event::VmCloned { .. }
             | Event::VmRetriesUnderTcg { .. } => false,
         }

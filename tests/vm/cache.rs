@@ -25,7 +25,7 @@ fn a_removed_cache_and_a_moved_project_lose_nothing() {
     // Another directory of the same user, whose key recognises the project.
     moved.set("XDG_STATE_HOME", project.user_state());
     fs::rename(project.path().join(".castra"), moved.path().join(".castra")).expect("moved");
-    moved.run(&["--offline", "up"]).ok().says("cache hit");
+    moved.run(&["--offline", "up"]).ok().says("in the cache");
     assert_eq!(moved.run(&["exec", "--", "cat", "/root/file"]).ok().text(), "survives\n");
     moved.run(&["--offline", "image", "verify"]).ok().says("is intact");
 }

@@ -34,7 +34,7 @@ fn from_an_empty_directory_to_a_clean_power_off() {
     let port = ssh_port(&project);
     power_off_is_clean(&project);
 
-    project.run(&["up"]).ok().says("cache hit");
+    project.run(&["up"]).ok().says("in the cache");
     assert_eq!(ssh_port(&project), port);
     saved_configurations_still_hold(&project);
     let kept = project.run(&["exec", "--", "cat", "/root/kept"]).ok();

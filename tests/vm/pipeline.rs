@@ -55,7 +55,7 @@ fn boots(disk: &Path) {
     );
     assert!(server.bytes_sent() <= length, "{} bytes were sent of {length}", server.bytes_sent());
     project.run(&["down"]).ok();
-    project.run(&["up"]).ok().says("cache hit");
+    project.run(&["up"]).ok().says("in the cache");
 }
 
 fn is_refused(disk: &Path) {

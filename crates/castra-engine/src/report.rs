@@ -11,7 +11,8 @@
 //!   [`Event::TemplateBaking`] with [`Event::VmPhase`]s and [`Event::TemplateBaked`], or
 //!   [`Event::TemplateRefused`]; [`Event::Hashing`] …, [`Event::ReadsOutside`]?,
 //!   [`Event::OverlayCreated`]?, [`Event::VmStarting`], [`Event::VmSlow`]?, [`Event::VmRunning`];
-//!   for a suspended VM [`Event::VmResuming`], [`Event::VmRunning`]; on the way down
+//!   for a suspended VM [`Event::VmResuming`], [`Event::VmRunning`], or [`Event::VmDiscarded`]
+//!   before the events of a boot; on the way down
 //!   [`Event::VmStopping`], [`Event::VmStopped`], or [`Event::VmSuspending`],
 //!   [`Event::VmSuspended`].
 //!
@@ -271,6 +272,11 @@ pub enum Event {
         /// Space of its saved memory on disk, in bytes; `None` if it was suspended already.
         bytes: Option<u64>,
     },
+    /// The saved memory of a suspended VM was dropped, on request. Its disk is kept.
+    VmDiscarded {
+        /// The VM.
+        vm: String,
+    },
     /// A VM was cloned.
     VmCloned {
         /// The new VM, which is suspended.
@@ -294,7 +300,7 @@ pub enum Event {
     VmStopping {
         /// The VM.
         vm: String,
-        /// Method: `guest shutdown`, `quit`, `SIGTERM`, `SIGKILL`; `SIGCONT` before them for a QEMU
+        /// Method: `guest shutdown`, `QMP quit`, `SIGTERM`, `SIGKILL`; `SIGCONT` before them for a QEMU
         /// whose process is stopped.
         method: String,
     },
@@ -319,4 +325,45 @@ pub enum Event {
         /// True if it was running before.
         was_running: bool,
     },
+}
+
+impl Event {
+    /// Returns the name of the VM that the event is about, if it is about one.
+    pub fn vm_mut(&mut self) -> Option<&mut String> {
+        match self {
+            Self::Hashing { vm, .. }
+            | Self::ReadsOutside { vm, .. }
+            | Self::OverlayCreated { vm, .. }
+            | Self::AcceleratorChosen { vm, .. }
+            | Self::TemplateBaking { vm, .. }
+            | Self::TemplateVerifying { vm, .. }
+            | Self::TemplateBaked { vm, .. }
+            | Self::TemplateRefused { vm, .. }
+            | Self::VmStarting { vm, .. }
+            | Self::VmPhase { vm, .. }
+            | Self::VmSlow { vm, .. }
+            | Self::VmRunning { vm, .. }
+            | Self::VmSuspending { vm, .. }
+            | Self::VmSuspended { vm, .. }
+            | Self::VmDiscarded { vm, .. }
+            | Self::VmCloned { vm, .. }
+            | Self::VmResuming { vm, .. }
+            | Self::VmRetriesUnderTcg { vm, .. }
+            | Self::VmStopping { vm, .. }
+            | Self::VmStopped { vm, .. } => Some(vm),
+            Self::ImageChosen { .. }
+            | Self::ImageCacheHit { .. }
+            | Self::DownloadStarted { .. }
+            | Self::Download { .. }
+            | Self::DownloadRetry { .. }
+            | Self::DownloadFinished { .. }
+            | Self::ArtifactStep { .. }
+            | Self::ImageReady { .. }
+            | Self::Waiting { .. }
+            | Self::Warning { .. }
+            | Self::ProjectFound { .. }
+            | Self::Copy { .. }
+            | Self::CopyFinished { .. } => None,
+        }
+    }
 }

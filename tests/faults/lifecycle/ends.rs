@@ -224,7 +224,7 @@ fn a_guest_that_ignores_the_power_button_is_ended_and_that_is_reported() {
     fake.run(&["down", "-v", "--timeout", "1"])
         .code(69)
         .says("guest shutdown")
-        .says("did not shut down within 1 s: its QEMU was stopped by quit, like a power cut")
+        .says("did not shut down within 1 s: its QEMU was stopped by QMP quit, like a power cut")
         .says("castra up vm");
     assert_eq!(fake.state("vm"), "stopped");
     assert!(fake.journal("vm").ends_with("ended by quit\n"));

@@ -52,6 +52,18 @@ fn a_port_that_is_taken_is_given_up_for_another_and_so_is_one_that_qemu_cannot_h
     assert_ne!(ssh_port(&fake, "vm"), port);
 }
 
+/// A disk without a guest that used it would cost the VM its warm template.
+#[test]
+fn a_declared_port_that_is_taken_is_found_before_anything_is_made() {
+    let holder = TcpListener::bind("127.0.0.1:0").expect("bound");
+    let fake = Fake::with_port("vm", holder.local_addr().expect("an address").port());
+    let refused = fake.run(&["up"]).code(75).says("which VM `vm` forwards, is in use");
+    assert!(!refused.stderr.contains("template"), "{}", refused.stderr);
+    assert_eq!((fake.disk("vm"), fake.state("vm").as_str()), (None, "not-created"));
+    drop(holder);
+    fake.run(&["up"]).ok().says("restoring from its warm template");
+}
+
 #[test]
 fn a_clone_leaves_its_original_the_port() {
     let fake = Fake::new(&["vm"]);

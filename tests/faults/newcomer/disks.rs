@@ -1,5 +1,8 @@
 //! Images and disks that are missing or invalid.
 
+use std::fs;
+use std::path::PathBuf;
+
 use castra_test_support::Fake;
 use castra_test_support::http::{Reply, Server};
 use castra_test_support::{Project, bootable_qcow2, qcow2_of};
@@ -29,9 +32,6 @@ fn a_base_image_that_goes() {
     holds("base_image_gone", &transcript(&fake, &["up"]));
 }
 
-#[test]
-fn a_base_image_that_no_bios_boots() {
-    let mut fake = Fake::new(&["vm"]);
 #[test]
 fn a_file_of_an_image_that_is_missing() {
     let fake = Fake::new(&["vm"]);
@@ -105,6 +105,9 @@ fn a_damaged_disk_is_not_taken_for_one_of_another_image() {
     fake.run(&["up"]).ok();
 }
 
+#[test]
+fn a_base_image_that_no_bios_boots() {
+    let mut fake = Fake::new(&["vm"]);
     fake.write("castra.toml", OWN_DISK);
     let disk = fake.path().join("mine.qcow2");
     qcow2_of(&disk, &[]);

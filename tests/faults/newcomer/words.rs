@@ -25,7 +25,9 @@ fn a_vm_that_does_not_run() {
     fake.run(&["suspend"]).ok();
     holds("exec_in_a_suspended_vm", &transcript(&fake, &["exec", "--", "true"]));
     holds("down_of_a_suspended_vm", &transcript(&fake, &["down", "web"]));
-    fake.run(&["down", "--discard-suspended"]).ok();
+    let dropped = fake.run(&["down", "--discard-suspended"]).ok();
+    assert!(!dropped.stderr.contains("was not running"), "{}", dropped.stderr);
+    dropped.says("dropped its saved memory; its disk is kept");
     holds("exec_in_a_stopped_vm", &transcript(&fake, &["exec", "--", "true"]));
     holds("suspend_of_a_stopped_vm", &transcript(&fake, &["suspend", "web"]));
 }

@@ -87,7 +87,7 @@ fn a_project_that_was_moved_keeps_its_image_and_counts_again_once_it_is_used() {
     let output = here.run(&["image", "prune"]).ok().text();
     assert!(!output.contains("disk v1"), "{output}");
     assert_eq!(fs::metadata(cached(&here)).expect("is there").nlink(), before);
-    moved.run(&["image", "pull", "--offline"]).ok().says("cache hit");
+    moved.run(&["image", "pull", "--offline"]).ok().says("in the cache");
     assert_eq!(names(&here.cache().join("projects")).len(), 1);
     moved.run(&["image", "prune"]).ok().says("nothing to remove");
     assert!(rootfs(&moved).is_file());

@@ -21,7 +21,7 @@ fn what_the_vms_need_is_put_into_the_project_and_fetched_once_for_all() {
     one.run(&["image", "pull"]).ok().says("disk v1 is in this project");
     let other = neighbour(&one, &server);
     other.run(&["image", "pull"]).ok();
-    other.run(&["image", "pull", "--offline"]).ok().says("cache hit");
+    other.run(&["image", "pull", "--offline"]).ok().says("in the cache");
     assert_eq!(server.requests().len(), 1);
     assert_eq!(inode(&rootfs(&one)), inode(&rootfs(&other)));
     assert_eq!(inode(&rootfs(&one)), inode(&cached(&one)));
@@ -38,7 +38,7 @@ fn an_image_that_no_vm_here_needs_goes_into_the_cache_alone() {
     project.run(&["image", "pull", "disk@v1"]).ok().says("disk v1 is in the cache");
     assert!(cached(&project).is_file());
     assert!(!project.path().join(".castra").exists(), "this directory was made a project");
-    project.run(&["image", "pull", "disk"]).ok().says("cache hit");
+    project.run(&["image", "pull", "disk"]).ok().says("in the cache");
     assert_eq!(server.requests().len(), 1);
 }
 

@@ -11,7 +11,7 @@ use crate::managed::ImageManager;
 use crate::qemu::running_qemu;
 use crate::report::Event;
 
-use super::disk::remove_unfinished_clone;
+use super::disk::{check_recorded, remove_unfinished_clone};
 use super::down::await_stop;
 use super::error::{StartError, StateError, VmDiskError, VmError};
 use super::inspect::note;
@@ -129,9 +129,11 @@ fn make_startable(
         // A `suspend` that was killed halfway: the machine is paused, and should run.
         VmState::Suspending => return attach(cancel_suspend(record, layout, context)?),
         VmState::Suspended | VmState::Resuming if options.discard_suspended => {
-            record = discard(record, layout)?;
+            check_recorded(plan, &record, layout)?;
+            record = discard(record, layout, context)?;
         }
         VmState::Suspended | VmState::Resuming => {
+            check_recorded(plan, &record, layout)?;
             let record = cancel_resume(record, layout)?;
             predecessor::refuse(vm, layout, context)?;
             let record = resume(plan, record, layout, context, options)?;

@@ -5,7 +5,7 @@ pub(super) mod layer;
 mod remove;
 
 use std::ffi::OsString;
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path, PathBuf};
@@ -20,6 +20,7 @@ use crate::layout::{ProjectLayout, is_frozen_layer};
 use crate::qemu::{Qcow2Header, QemuError, create_overlay, resize_disk};
 use crate::report::Event;
 use crate::size::ByteSize;
+use crate::trusted;
 
 use super::error::{FileAction, VmDiskError, VmError, VmIoError};
 use super::plan::VmPlan;
@@ -112,7 +113,7 @@ pub(super) fn check_overlay(
     context: &RuntimeContext,
 ) -> Result<(), VmError> {
     let (vm, overlay) = (&plan.definition.name, &plan.definition.overlay);
-    let mut found = backing_of(overlay)?;
+    let mut found = backing_of_own(vm, overlay)?;
     while is_frozen_layer(&found) {
         check_frozen(plan, &found, recorded.as_deref_mut(), context)?;
         found = backing_of(&found)?;
@@ -163,6 +164,63 @@ fn check_frozen(
         Some(_) => VmDiskError::BaseChanged { vm, base, overlay }.into(),
         None => VmDiskError::LayerUnproven { vm, layer: base }.into(),
     })
+}
+
+/// Checks that the disk which a record names exists: one that is gone took its data with it, and a
+/// new one would hide that. A file that is no qcow2 is what is left of the disk.
+///
+/// # Errors
+/// Returns [`VmDiskError::Gone`], [`VmDiskError::Renamed`] or [`VmDiskError::Damaged`].
+pub(super) fn check_recorded(
+    plan: &VmPlan,
+    record: &Record,
+    layout: &ProjectLayout,
+) -> Result<(), VmError> {
+    let (vm, wanted) = (&plan.definition.name, plan.definition.overlay.to_path_buf());
+    if !is_gone(&wanted) {
+        return match backing_of_own(vm, &wanted) {
+            Err(error @ VmError::Disk(VmDiskError::Damaged { .. })) => Err(error),
+            // All else is found where the file is used, after the checks of its location.
+            _ => Ok(()),
+        };
+    }
+    let disk = record.overlay_path(layout);
+    check_present(vm, &disk)?;
+    Err(VmDiskError::Renamed { vm: vm.clone(), disk, wanted }.into())
+}
+
+/// Checks that the disk of a VM exists.
+///
+/// # Errors
+/// Returns [`VmDiskError::Gone`].
+pub(super) fn check_present(vm: &str, disk: &Path) -> Result<(), VmError> {
+    match is_gone(disk) {
+        true => Err(VmDiskError::Gone { vm: vm.to_owned(), disk: disk.to_owned() }.into()),
+        false => Ok(()),
+    }
+}
+
+/// Returns `true` if there is no such file, or no directory that could have it. One that cannot be
+/// looked at is not gone.
+fn is_gone(disk: &Path) -> bool {
+    fs::symlink_metadata(disk).is_err_and(|error| trusted::is_absence(&error))
+}
+
+/// Returns the backing file of a VM's own disk, which has one.
+fn backing_of_own(vm: &str, overlay: &Path) -> Result<PathBuf, VmError> {
+    let damaged = |reason: String| {
+        let (vm, disk) = (vm.to_owned(), overlay.to_owned());
+        VmError::from(VmDiskError::Damaged { vm, disk, reason })
+    };
+    match backing_of(overlay) {
+        Err(VmError::Qemu(QemuError::NotQcow2 { reason, .. })) => {
+            Err(damaged(format!("is not a qcow2 image: {reason}")))
+        }
+        Ok(backing) if backing.as_os_str().is_empty() => {
+            Err(damaged("has no backing file".to_owned()))
+        }
+        backing => backing,
+    }
 }
 
 /// Returns the backing file of a disk; an empty path if it has none.

@@ -206,8 +206,7 @@ fn stop_suspended(
             context.reporter.report(&Event::Warning { message });
         }
         IfSuspended::Discard => {
-            discard(record, layout)?;
-            context.reporter.report(&Event::VmStopped { vm, was_running: false });
+            discard(record, layout, context)?;
         }
     }
     Ok(VmState::Suspended)

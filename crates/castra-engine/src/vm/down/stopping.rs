@@ -165,11 +165,11 @@ impl Stopping<'_> {
     /// Returns the method that succeeded.
     pub(in crate::vm) fn end_qemu(&self) -> Result<&'static str, VmError> {
         self.context.cancel.check()?;
-        self.report("quit");
+        self.report("QMP quit");
         let quit = self.qmp().and_then(|mut qmp| qmp.quit());
         // A QEMU that is just ending closes its connection first.
         if self.wait(if quit.is_ok() { QEMU_LIMIT } else { SLICE })? {
-            return Ok("quit");
+            return Ok("QMP quit");
         }
         self.context.cancel.check()?;
         self.report("SIGTERM");

@@ -69,6 +69,37 @@ pub enum VmDiskError {
         /// The layer.
         layer: PathBuf,
     },
+    /// The VM had a disk, and its file is gone.
+    #[error("the disk of VM `{vm}` is gone: {}", disk.display())]
+    Gone {
+        /// The VM.
+        vm: String,
+        /// Path of the disk.
+        disk: PathBuf,
+    },
+    /// The configuration names another file than the VM's disk, and that file does not exist.
+    #[error(
+        "the disk of VM `{vm}` is {}, but castra.toml now names {}, which does not exist",
+        disk.display(), wanted.display()
+    )]
+    Renamed {
+        /// The VM.
+        vm: String,
+        /// The disk.
+        disk: PathBuf,
+        /// Path that the configuration names.
+        wanted: PathBuf,
+    },
+    /// The file of the VM's disk holds no disk of Castra's, or only a part of one.
+    #[error("the disk of VM `{vm}` is damaged: {} {reason}", disk.display())]
+    Damaged {
+        /// The VM.
+        vm: String,
+        /// The disk.
+        disk: PathBuf,
+        /// The reason, which completes the sentence.
+        reason: String,
+    },
     /// The disk has another backing file than expected.
     #[error(
         "the disk {} of VM `{vm}` has backing file {}, expected {}",
@@ -125,12 +156,14 @@ impl Explain for VmDiskError {
     fn kind(&self) -> Kind {
         match self {
             Self::OutOfBounds { problem, .. } => problem.kind(),
-            Self::BaseMissing { .. } => Kind::NotFound,
+            Self::BaseMissing { .. } | Self::Gone { .. } => Kind::NotFound,
             Self::InUse { .. } => Kind::Busy,
             Self::ImageChanged { .. }
             | Self::BaseNotAFile { .. }
             | Self::BaseChanged { .. }
             | Self::LayerUnproven { .. }
+            | Self::Renamed { .. }
+            | Self::Damaged { .. }
             | Self::ForeignOverlay { .. }
             | Self::CopyTorn { .. }
             | Self::Unbootable { .. }
@@ -164,9 +197,24 @@ impl Explain for VmDiskError {
                 a tar archive in pax format. If the layer was changed, restore it from a backup."
                     .into()
             }
+            Self::Gone { vm, .. } => format!(
+                "Put it back where it was, or mount the filesystem that it is on. If its data may \
+                go, `castra clean --disks {vm}` removes what is left of the VM, and `castra up \
+                {vm}` then creates a new disk."
+            ),
+            Self::Renamed { vm, disk, .. } => format!(
+                "Name {} as its `overlay` in castra.toml. If its data may go, `castra clean \
+                --disks {vm}` removes it, and `castra up {vm}` then creates a new disk.",
+                disk.display()
+            ),
+            Self::Damaged { vm, disk, .. } => format!(
+                "Restore it from a backup. If its data may go, move it away and remove what is \
+                left of the VM: mv {0} {0}.damaged && castra clean --disks {vm}",
+                disk.display()
+            ),
             Self::ForeignOverlay { found, .. } => format!(
-                "Name the image that belongs to {} again, or choose another `overlay` in \
-                castra.toml. Never rebase the disk onto another image: that destroys its data.",
+                "Name the image that belongs to {} again, or use the new one for a VM with another \
+                name. Never rebase the disk onto another image: that destroys its data.",
                 found.display()
             ),
             Self::CopyTorn { vm, original, .. } => format!(

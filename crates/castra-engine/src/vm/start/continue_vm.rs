@@ -9,6 +9,7 @@ use crate::context::RuntimeContext;
 use crate::guest::VmKeys;
 use crate::layout::ProjectLayout;
 use crate::qemu::running_qemu;
+use crate::report::Event;
 use crate::vm::error::{StopError, VmError};
 use crate::vm::monitor::{clean_up_run, to_leave_in_order, unanswered};
 use crate::vm::record::{BootRecord, Progress, Record, StartKind};
@@ -127,12 +128,17 @@ fn wake(
 ///
 /// # Errors
 /// Returns [`VmError::Record`].
-pub(in crate::vm) fn discard(record: Record, layout: &ProjectLayout) -> Result<Record, VmError> {
+pub(in crate::vm) fn discard(
+    record: Record,
+    layout: &ProjectLayout,
+    context: &RuntimeContext,
+) -> Result<Record, VmError> {
     let mut record = cancel_resume(record, layout)?;
     record.progress = Progress::Stopped;
     record.suspended = None;
     record.save(layout)?;
     // The next suspend overwrites what remains.
     let _ = fs::remove_file(layout.vm(&record.name).machine_state());
+    context.reporter.report(&Event::VmDiscarded { vm: record.name.clone() });
     Ok(record)
 }

@@ -21,7 +21,9 @@ use crate::context::RuntimeContext;
 use crate::layout::ProjectLayout;
 use crate::qemu::QemuBinary;
 
-use super::disk::{check_boot_code, check_own_disk, confirm, ensure_base, ensure_vm_assets};
+use super::disk::{
+    check_boot_code, check_own_disk, check_recorded, confirm, ensure_base, ensure_vm_assets,
+};
 use super::error::VmError;
 use super::plan::{BasePlan, VmPlan};
 use super::record::Record;
@@ -40,9 +42,9 @@ pub(super) use watch::record_times;
 use boot::{accelerator, start};
 use warm::Warming;
 
-/// Brings up a VM that does not run, with its record if there is one: QEMU's program, base image,
-/// warm template, disk, in this order, so that anything missing on this machine is an error before
-/// a disk is created.
+/// Brings up a VM that does not run, with its record if there is one: QEMU's program, host ports,
+/// base image, warm template, disk, in this order, so that anything missing on this machine is an
+/// error before a disk is created.
 pub(super) fn bring_up(
     plan: &VmPlan,
     recorded: Option<Record>,
@@ -55,6 +57,11 @@ pub(super) fn bring_up(
     stopwatch.begin(Phase::Image);
     // Before anything is downloaded, since a missing QEMU should not be reported after an hour.
     let binary = &QemuBinary::find(&context.environment)?;
+    // A start that fails after its disk is made costs the VM its warm template.
+    ports::check(vm, &plan.definition.port_forwards, layout)?;
+    if let Some(record) = &recorded {
+        check_recorded(plan, record, layout)?;
+    }
     if let BasePlan::Path(path) = &plan.base {
         // Before it is hashed, which takes a while.
         check_own_disk(&plan.definition, path, context)?;

@@ -23,7 +23,7 @@ use crate::host::random_bytes;
 use crate::layout::{OVERLAY_TEMPORARY, ProjectLayout, frozen_layer};
 use crate::qemu::{Qcow2Header, create_overlay};
 use crate::report::Event;
-use crate::vm::disk::{confirm_place, relative, remove_unfinished_clone};
+use crate::vm::disk::{check_present, confirm_place, relative, remove_unfinished_clone};
 use crate::vm::error::{CloneError, FileAction, SuspendError, VmError, VmIoError};
 use crate::vm::journal;
 use crate::vm::lock::lock;
@@ -116,6 +116,7 @@ impl Cloning<'_> {
         let disk = source.overlay_path(self.layout);
         // The layer is created beside the disk.
         confirm_place(&source.name, &self.overlay.at(disk.clone()))?;
+        check_present(&source.name, &disk)?;
         if !self.saved.recognises(&disk, &self.context.cancel)? {
             let reason = "its disk has changed since".into();
             return Err(SuspendError::NotResumable { vm: source.name, reason }.into());
