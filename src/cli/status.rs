@@ -1,6 +1,8 @@
 //! `castra status`: shows this project's VMs: state, address, ports, and advice for those in
 //! trouble.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -25,13 +27,13 @@ use super::units::span;
 pub(super) fn run(status: &StatusArgs, context: &CommandContext) -> Result<ExitCode> {
     let layout = context.layout()?;
     let mut known = vm::status_of_guests(layout);
-    let declared = declared(context, &known);
+    let Declared { names: declared, unrecorded } = declared(context, &known);
     refuse_unknown(&status.vms, &known, &declared)?;
     let is_wanted = |name: &String| status.vms.is_empty() || status.vms.contains(name);
     known.retain(|(name, _)| is_wanted(name));
     let declared: Vec<String> = declared.into_iter().filter(is_wanted).collect();
     if context.printer.is_json() {
-        return print_json(known, &declared, context.printer);
+        return print_json(known, &declared, &unrecorded, context.printer);
     }
     if known.is_empty() && declared.is_empty() {
         context.printer.tip("There are no VMs here yet. `castra up` starts one.");
@@ -39,16 +41,32 @@ pub(super) fn run(status: &StatusArgs, context: &CommandContext) -> Result<ExitC
     }
     let mut rows =
         vec![["NAME", "STATE", "ACCEL", "UPTIME", "SSH", "PORTS", "IMAGE"].map(String::from)];
-    rows.extend(known.iter().filter_map(|(_, status)| status.as_ref().ok()).map(row));
-    rows.extend(declared.into_iter().map(|name| {
-        let dash = || "-".to_owned();
-        [name, "not created".into(), dash(), dash(), dash(), dash(), dash()]
+    rows.extend(known.iter().map(|(name, status)| match status {
+        Ok(status) => row(status),
+        Err(_) => row_of_state(name, "unknown"),
+    }));
+    rows.extend(declared.iter().map(|name| match unrecorded.contains_key(name) {
+        true => row_of_state(name, "unrecorded"),
+        false => row_of_state(name, "not created"),
     }));
     context.printer.result(&table(&rows)).map_err(CliError::from)?;
     if context.args.verbosity() == Verbosity::Verbose {
         context.printer.result(&details(&known)).map_err(CliError::from)?;
     }
+    for (name, disk) in unrecorded.iter().filter(|(name, _)| declared.contains(name)) {
+        context.printer.tip(&format!(
+            "VM `{name}` has a disk, {}, but no record of it. `castra up {name}` starts it from \
+            that disk.",
+            disk.display()
+        ));
+    }
     Ok(report_damaged(known, context.printer))
+}
+
+/// Returns the row of a VM of which nothing but its state is known.
+fn row_of_state(name: &str, state: &str) -> [String; 7] {
+    let dash = || "-".to_owned();
+    [name.to_owned(), state.to_owned(), dash(), dash(), dash(), dash(), dash()]
 }
 
 /// The VMs of a project.
@@ -58,7 +76,12 @@ pub(super) struct Vms {
     vms: Vec<VmView>,
 }
 
-fn print_json(known: PerVm<VmStatus>, declared: &[String], printer: &Printer) -> Result<ExitCode> {
+fn print_json(
+    known: PerVm<VmStatus>,
+    declared: &[String],
+    unrecorded: &BTreeMap<String, PathBuf>,
+    printer: &Printer,
+) -> Result<ExitCode> {
     let mut code = ExitCode::SUCCESS;
     let mut view = |(name, status): (String, Result<VmStatus, VmError>)| match status {
         Ok(status) => VmView::from(status),
@@ -69,17 +92,34 @@ fn print_json(known: PerVm<VmStatus>, declared: &[String], printer: &Printer) ->
         }
     };
     let mut vms: Vec<VmView> = known.into_iter().map(&mut view).collect();
-    vms.extend(declared.iter().map(|name| VmView::not_created(name)));
+    vms.extend(declared.iter().map(|name| match unrecorded.get(name) {
+        Some(disk) => VmView::unrecorded(name, disk),
+        None => VmView::not_created(name),
+    }));
     printer.json(&Vms { vms }).map_err(CliError::from)?;
     Ok(code)
 }
 
-/// Returns VMs that are declared but were never started. Without a readable configuration there are
-/// none.
-fn declared(context: &CommandContext, known: &PerVm<VmStatus>) -> Vec<String> {
-    let Ok(config) = context.silent_config() else { return Vec::new() };
-    let names = config.vms.iter().filter(|_| config.file.is_some()).map(|vm| vm.name.clone());
-    names.filter(|name| known.iter().all(|(known, _)| known != name)).collect()
+/// VMs without a record that are declared, or that have a disk.
+#[derive(Default)]
+struct Declared {
+    names: Vec<String>,
+    /// Disks of those that have one: their records were quarantined or removed.
+    unrecorded: BTreeMap<String, PathBuf>,
+}
+
+/// Returns VMs without a record. Without a readable configuration there are none.
+fn declared(context: &CommandContext, known: &PerVm<VmStatus>) -> Declared {
+    let Ok(config) = context.silent_config() else { return Declared::default() };
+    let new: Vec<_> =
+        config.vms.iter().filter(|vm| known.iter().all(|(name, _)| *name != vm.name)).collect();
+    let disks = new.iter().filter(|vm| vm.overlay.exists());
+    let unrecorded: BTreeMap<String, PathBuf> =
+        disks.map(|vm| (vm.name.clone(), vm.overlay.to_path_buf())).collect();
+    // Without a castra.toml, the VM is one that `up` would create.
+    let names = new.iter().map(|vm| vm.name.clone());
+    let names = names.filter(|name| config.file.is_some() || unrecorded.contains_key(name));
+    Declared { names: names.collect(), unrecorded }
 }
 
 fn refuse_unknown(

@@ -1,6 +1,6 @@
 //! VMs in JSON: their status, and the outcome of commands that change them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use castra_engine::config::PortForward;
 use castra_engine::error::{Error, Result};
@@ -93,6 +93,8 @@ impl From<castra_engine::vm::FullDisk> for FullDisk {
 enum State {
     /// Declared but never started.
     NotCreated,
+    /// Without a record of its disk: the next start uses the disk, and writes a record.
+    Unrecorded,
     Stopped,
     Starting,
     Running,
@@ -115,6 +117,11 @@ impl VmView {
     /// Returns the view of a VM that is declared but was never started.
     pub(in super::super) fn not_created(name: &str) -> Self {
         Self::empty(name, State::NotCreated)
+    }
+
+    /// Returns the view of a VM that has a disk and no record.
+    pub(in super::super) fn unrecorded(name: &str, disk: &Path) -> Self {
+        Self { overlay: Some(disk.to_owned()), ..Self::empty(name, State::Unrecorded) }
     }
 
     /// Returns the view of a VM whose record cannot be read.

@@ -16,7 +16,7 @@ const PAGE: &str = include_str!("../../../docs/recovery.md");
 type Case = fn(&Fake);
 
 /// Cases, by the first cell of their lines.
-const CASES: [(&str, Case); 18] = [
+const CASES: [(&str, Case); 19] = [
     ("`not-created`", not_created),
     ("`stopped`", stopped),
     ("`starting`", starting),
@@ -34,6 +34,7 @@ const CASES: [(&str, Case); 18] = [
     ("`crashed`", crashed),
     ("`copied`", copied),
     ("`unknown`", unknown),
+    ("`unrecorded`", unrecorded),
     ("`orphaned`", orphaned),
 ];
 
@@ -242,9 +243,28 @@ fn unknown(fake: &Fake) {
     fs::write(fake.record("vm"), "{").expect("written");
     let shown = fake.run(&["status"]);
     assert!(shown.stderr.contains("the record of VM `vm` is damaged"), "{}", shown.stderr);
+    assert!(shown.stderr.contains("The VM is running: `castra down vm`"), "{}", shown.stderr);
+    assert!(shown.text().lines().any(|row| row.starts_with("vm ") && row.contains("unknown")));
     assert_eq!(fake.state("vm"), "unknown");
-    fake.run(&["down", "vm"]);
+    fake.run(&["down", "vm"]).ok();
+    let again = fake.run(&["down", "vm"]).code(65).says("castra clean --records vm").stderr;
+    assert!(!again.contains("castra down"), "{again}");
     fake.run(&["clean", "--records", "vm"]).ok();
+    comes_up(fake);
+    assert_eq!(fake.disk("vm"), disk);
+}
+
+fn unrecorded(fake: &Fake) {
+    up(fake);
+    fake.run(&["down"]).ok();
+    let (disk, console) = (fake.disk("vm"), fake.path().join(".castra/logs/vm-console.log"));
+    fs::write(&console, "its last words").expect("written");
+    fs::write(fake.record("vm"), "{").expect("written");
+    // What explains the damage stays.
+    fake.run(&["clean"]).ok();
+    fake.run(&["clean", "--records"]).ok();
+    assert!(fake.run(&["logs", "vm"]).ok().text().contains("its last words"));
+    is(fake, "unrecorded").says("`castra up vm` starts it from that disk");
     comes_up(fake);
     assert_eq!(fake.disk("vm"), disk);
 }

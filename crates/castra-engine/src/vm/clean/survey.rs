@@ -157,8 +157,11 @@ impl Survey<'_> {
         if self.confirm(&overlay).is_ok() && check_unfinished(&unfinished).is_ok() {
             found.plan(CleanedKind::Leftover, Some(name), unfinished);
         }
-        for log in files.logs() {
-            found.plan(CleanedKind::Log, Some(name), log);
+        // The logs of a VM with an unreadable record may say what happened to it.
+        if vm.record.is_ok() {
+            for log in files.logs() {
+                found.plan(CleanedKind::Log, Some(name), log);
+            }
         }
         let sockets = self.layout.sockets(&self.context.runtime_root, name);
         // The sockets of a VM that was started here, and whose project was moved or removed since,
@@ -271,10 +274,10 @@ impl Survey<'_> {
         }
         let busy: Vec<&Vm> =
             vms.iter().filter(|vm| matches!(vm.standing, Standing::Busy(_))).collect();
-        let logs_of = |vm: &&Vm| self.layout.vm(&vm.name).logs();
-        let busy_logs: Vec<PathBuf> = busy.iter().flat_map(logs_of).collect();
-        for entry in entries(&self.layout.logs()).filter(|entry| !busy_logs.contains(&entry.path()))
-        {
+        let is_needed = |vm: &&Vm| matches!(vm.standing, Standing::Busy(_)) || vm.record.is_err();
+        let logs_of = |vm: &Vm| self.layout.vm(&vm.name).logs();
+        let needed: Vec<PathBuf> = vms.iter().filter(is_needed).flat_map(logs_of).collect();
+        for entry in entries(&self.layout.logs()).filter(|entry| !needed.contains(&entry.path())) {
             found.plan(CleanedKind::Log, None, entry.path());
         }
         self.sockets(&busy, found);

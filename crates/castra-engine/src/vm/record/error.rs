@@ -28,6 +28,8 @@ pub enum RecordError {
         vm: String,
         /// The record.
         path: PathBuf,
+        /// `true` if a QEMU of the VM is running.
+        is_running: bool,
         /// The problem.
         source: serde_json::Error,
     },
@@ -38,6 +40,8 @@ pub enum RecordError {
         vm: String,
         /// The record.
         path: PathBuf,
+        /// `true` if a QEMU of the VM is running.
+        is_running: bool,
         /// The problem.
         problem: String,
     },
@@ -51,6 +55,8 @@ pub enum RecordError {
         vm: String,
         /// The record.
         path: PathBuf,
+        /// `true` if a QEMU of the VM is running.
+        is_running: bool,
         /// Format of the record.
         format: u32,
         /// Newest format known here.
@@ -96,19 +102,29 @@ impl Explain for RecordError {
     fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Io { path, source, .. } => return hint_of_io(path, source),
-            Self::Damaged { vm, .. } | Self::Refused { vm, .. } => format!(
-                "`castra down {vm}` stops the VM if it is running, and `castra clean --records {vm}` \
-                quarantines the record; `castra up {vm}` then writes a new one for the same disk."
-            ),
-            Self::TooNew { vm, .. } => format!(
-                "Update castra, or use the one that made this VM. `castra down {vm}` and `castra \
-                clean --records {vm}` quarantine the record, and `castra up {vm}` then writes a \
-                new one for the same disk."
+            Self::Damaged { vm, is_running, .. } | Self::Refused { vm, is_running, .. } => {
+                without_record(vm, *is_running)
+            }
+            Self::TooNew { vm, is_running, .. } => format!(
+                "Update castra, or use the one that made this VM. Otherwise: {}",
+                without_record(vm, *is_running)
             ),
             Self::Unknown { .. } => "`castra status` lists the VMs of this project.".into(),
             Self::NoneYet => "`castra up` starts one.".into(),
             Self::Ambiguous { .. } => "Name the one you mean.".into(),
         })
+    }
+}
+
+/// Returns the way to a new record for the same disk.
+fn without_record(vm: &str, is_running: bool) -> String {
+    let steps = format!(
+        "`castra clean --records {vm}` quarantines the record, and `castra up {vm}` then writes a \
+        new one for the same disk."
+    );
+    match is_running {
+        true => format!("The VM is running: `castra down {vm}` stops it. Then {steps}"),
+        false => steps,
     }
 }
 

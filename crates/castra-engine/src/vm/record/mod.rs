@@ -26,6 +26,7 @@ use crate::context::RuntimeContext;
 use crate::files;
 use crate::guest::AgentSocket;
 use crate::layout::ProjectLayout;
+use crate::qemu::running_qemu;
 use crate::report::Event;
 use crate::trusted;
 
@@ -180,10 +181,12 @@ impl Record {
             Err(error) if trusted::is_absence(&error) => return Ok(None),
             Err(source) => return Err(RecordError::Io { action: "read", path, source }),
         };
-        let mut record = Self::parse(&bytes, vm, path.clone())?;
+        let is_running = || running_qemu(&layout.vm(vm).pidfile()).is_some();
+        let mut record = Self::parse(&bytes, vm, path.clone(), is_running)?;
         check::check(&mut record, vm, layout).map_err(|problem| RecordError::Refused {
             vm: vm.to_owned(),
             path,
+            is_running: is_running(),
             problem,
         })?;
         if let BaseKind::Path(base) = &mut record.base.kind {
@@ -195,7 +198,12 @@ impl Record {
         Ok(Some(record))
     }
 
-    fn parse(bytes: &[u8], vm: &str, path: PathBuf) -> Result<Self, RecordError> {
+    fn parse(
+        bytes: &[u8],
+        vm: &str,
+        path: PathBuf,
+        is_running: impl Fn() -> bool,
+    ) -> Result<Self, RecordError> {
         #[derive(Deserialize)]
         struct Envelope {
             format: u32,
@@ -204,11 +212,13 @@ impl Record {
         if let Ok(Envelope { format }) = serde_json::from_slice(bytes)
             && format > FORMAT
         {
-            return Err(RecordError::TooNew { vm: vm.to_owned(), path, format, known: FORMAT });
+            let (vm, is_running) = (vm.to_owned(), is_running());
+            return Err(RecordError::TooNew { vm, path, is_running, format, known: FORMAT });
         }
         serde_json::from_slice(bytes).map_err(|source| RecordError::Damaged {
             vm: vm.to_owned(),
             path,
+            is_running: is_running(),
             source,
         })
     }
