@@ -1,6 +1,7 @@
 //! Grammar of the command line: options and their help, without any decisions.
 
 use std::ffi::{OsStr, OsString};
+use std::ops::RangeInclusive;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,6 +11,9 @@ use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 use super::output::Verbosity;
+
+/// Longest time that an option takes, in seconds: a day.
+const MAX_SECS: f64 = 86_400.0;
 
 /// Heading of the options that go with every command.
 pub(super) const FOR_ALL: &str = "Global options";
@@ -157,7 +161,7 @@ pub(super) struct StartArgs {
     #[arg(long)]
     pub(super) cold: bool,
     /// Boot timeout in seconds [default: 300 under tcg, else 120; more on a busy machine]
-    #[arg(long, value_name = "SECS", value_parser = seconds, conflicts_with = "no_wait")]
+    #[arg(long, value_name = "SECS", value_parser = time_limit, conflicts_with = "no_wait")]
     pub(super) boot_timeout: Option<Duration>,
 }
 
@@ -188,7 +192,7 @@ pub(super) struct StopArgs {
     #[arg(long)]
     pub(super) discard_suspended: bool,
     /// Seconds the guest may take to shut down
-    #[arg(long, value_name = "SECS", value_parser = seconds, default_value = "60")]
+    #[arg(long, value_name = "SECS", value_parser = time_limit, default_value = "60")]
     pub(super) timeout: Duration,
 }
 
@@ -334,7 +338,7 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "NAME[@VERSION]")]
     pub(super) image: Option<String>,
     /// Virtual CPUs [default: 1]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=255))]
+    #[arg(long, value_name = "N", value_parser = cpus)]
     pub(super) cpus: Option<u32>,
     /// Memory, for instance 512MiB [default: 1 GiB]
     #[arg(long, value_name = "SIZE", value_parser = parse_memory)]
@@ -349,7 +353,7 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "SRC:DST")]
     pub(super) cp: Vec<String>,
     /// Stop it after this many seconds, with exit code 124
-    #[arg(long, value_name = "SECS", value_parser = seconds)]
+    #[arg(long, value_name = "SECS", value_parser = time_limit)]
     pub(super) timeout: Option<Duration>,
     #[command(flatten)]
     pub(super) guest: GuestCommandArgs,
@@ -392,7 +396,7 @@ pub(super) struct CpArgs {
 pub(super) struct ConsoleArgs {
     /// The VM [default: the only one]
     pub(super) vm: Option<String>,
-    /// Seconds of silence after which to disconnect, once piped input has ended
+    /// Seconds of silence after which to disconnect, once piped input has ended; 0 does not wait
     #[arg(long, value_name = "SECS", value_parser = seconds, default_value = "1")]
     pub(super) linger: Duration,
 }
@@ -405,8 +409,8 @@ pub(super) struct LogsArgs {
     /// Keep printing new lines as they are written
     #[arg(short, long)]
     pub(super) follow: bool,
-    /// Show the last N lines only
-    #[arg(long, value_name = "N")]
+    /// Show the last N lines only; with 0 and --follow, only new ones
+    #[arg(long, value_name = "N", value_parser = lines)]
     pub(super) tail: Option<usize>,
     /// Show only lines newer than a span (10m, 2h, 3d) or a time (2026-11-24T10:00)
     ///
@@ -446,7 +450,7 @@ pub(super) struct TimelineArgs {
     #[arg(long, conflicts_with = "boots")]
     pub(super) compare: bool,
     /// Show the last N starts side by side
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=20))]
+    #[arg(long, value_name = "N", value_parser = starts)]
     pub(super) boots: Option<u32>,
     /// Write a self-contained HTML page of all recorded starts
     #[arg(long, value_name = "FILE", conflicts_with_all = ["list", "compare", "boots"])]
@@ -658,11 +662,39 @@ pub(super) struct ManArgs {
     pub(super) directory: Option<PathBuf>,
 }
 
+/// Parses a number of seconds, which may be zero.
 fn seconds(text: &str) -> Result<Duration, String> {
     match text.parse::<f64>() {
-        Ok(seconds) if (0.0..=86_400.0).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
-        _ => Err("give a number of seconds between 0 and 86400".into()),
+        Ok(seconds) if (0.0..=MAX_SECS).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
+        _ => Err(format!("give a number of seconds between 0 and {MAX_SECS}")),
     }
+}
+
+/// Parses a time limit in seconds. Nothing is done in no time, so zero is a mistake.
+fn time_limit(text: &str) -> Result<Duration, String> {
+    seconds(text)
+        .ok()
+        .filter(|limit| !limit.is_zero())
+        .ok_or_else(|| format!("give a number of seconds above 0, at most {MAX_SECS}"))
+}
+
+/// Parses the number of virtual CPUs.
+fn cpus(text: &str) -> Result<u32, String> {
+    number(text, 1..=255)
+}
+
+/// Parses the number of starts to compare: all that are kept at most.
+fn starts(text: &str) -> Result<u32, String> {
+    number(text, 2..=20)
+}
+
+fn number(text: &str, range: RangeInclusive<u32>) -> Result<u32, String> {
+    let number = text.parse().ok().filter(|number| range.contains(number));
+    number.ok_or_else(|| format!("give a number from {} to {}", range.start(), range.end()))
+}
+
+fn lines(text: &str) -> Result<usize, &'static str> {
+    text.parse().map_err(|_| "give a number of lines")
 }
 
 fn variable(text: OsString) -> Result<(OsString, OsString), &'static str> {

@@ -1,11 +1,13 @@
 //! Outcome of a command that changes VMs: failures, JSON, exit code, and tips for the next command.
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 use castra_engine::error::{Error, Result};
 use castra_engine::layout::ProjectLayout;
-use castra_engine::vm::{Progress, UpOutcome};
+use castra_engine::vm::{Progress, Record, UpOutcome};
 
+use super::context::CommandContext;
 use super::error::CliError;
 use super::exit;
 use super::json;
@@ -35,10 +37,20 @@ pub(super) fn finish(
     Ok(errors.first().map_or(ExitCode::SUCCESS, |error| exit::of_kind(error.kind())))
 }
 
-pub(super) fn tips(started: &[&UpOutcome]) -> String {
-    // With a single VM its name may be left out.
+/// Returns what can be done next with the VMs that were started. The only VM of a project needs no
+/// name.
+///
+/// # Errors
+/// Fails as the project's configuration and state do.
+pub(super) fn tips(started: &[&UpOutcome], context: &CommandContext) -> Result<String> {
+    let mut vms: BTreeSet<String> = Record::names(context.layout()?).into_iter().collect();
+    vms.extend(context.config()?.vms.iter().map(|vm| vm.name.clone()));
+    Ok(tips_among(started, vms.len()))
+}
+
+fn tips_among(started: &[&UpOutcome], vms: usize) -> String {
     let name = |outcome: &UpOutcome| {
-        if started.len() == 1 { String::new() } else { format!(" {}", outcome.record.name) }
+        if vms <= 1 { String::new() } else { format!(" {}", outcome.record.name) }
     };
     let mut tips = Vec::new();
     for outcome in started {
@@ -50,6 +62,9 @@ pub(super) fn tips(started: &[&UpOutcome]) -> String {
             (false, _) => format!("  castra logs -f{name}    shows its console"),
         });
     }
-    tips.push("  castra down".into());
+    tips.push(match started {
+        [only] => format!("  castra down{}", name(only)),
+        _ => "  castra down".into(),
+    });
     tips.join("\n")
 }

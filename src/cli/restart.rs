@@ -21,7 +21,7 @@ pub(super) fn run(restart: &RestartArgs, context: &CommandContext) -> Result<Exi
     let started: Vec<&UpOutcome> =
         outcomes.iter().filter_map(|(_, outcome)| outcome.as_ref().ok()?.as_ref()).collect();
     if !started.is_empty() {
-        context.printer.tip(&tips(&started));
+        context.printer.tip(&tips(&started, context)?);
     }
     // A VM that is suspended and was left so has not changed.
     let changed = |(vm, outcome): (String, std::result::Result<Option<UpOutcome>, VmError>)| {

@@ -16,7 +16,7 @@ pub(super) fn run(up: &UpArgs, context: &CommandContext) -> Result<ExitCode> {
     let started: Vec<&UpOutcome> =
         outcomes.iter().filter_map(|(_, outcome)| outcome.as_ref().ok()).collect();
     if !started.is_empty() {
-        context.printer.tip(&tips(&started));
+        context.printer.tip(&tips(&started, context)?);
     }
     let changed =
         |(vm, outcome): (String, Result<UpOutcome>)| (vm, outcome.map(|up| !up.ran_already));

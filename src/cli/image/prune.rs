@@ -39,13 +39,15 @@ pub(super) fn run(dry_run: bool, downloads: bool, context: &CommandContext) -> R
         [word(one.kind).to_owned(), ByteSize(one.freed_bytes).to_string(), one.name.clone()]
     }));
     let text = if pruned.is_empty() { String::new() } else { table(&rows) };
-    context.printer.success(&match (pruned.is_empty(), dry_run) {
+    let summary = match (pruned.is_empty(), dry_run) {
         (true, _) => "nothing to remove: projects need everything in the cache".to_owned(),
         (false, true) => format!("{} would be freed", ByteSize(freed_bytes)),
         (false, false) => format!("{} freed", ByteSize(freed_bytes)),
-    });
+    };
     let removed = pruned.into_iter().map(removed).collect();
-    context.show(&ImagesPruned { dry_run, removed, freed_bytes }, &text)
+    context.show(&ImagesPruned { dry_run, removed, freed_bytes }, &text)?;
+    context.printer.success(&summary);
+    Ok(ExitCode::SUCCESS)
 }
 
 fn removed(one: Pruned) -> Removed {

@@ -32,6 +32,20 @@ fn a_vm_that_does_not_run() {
     holds("suspend_of_a_stopped_vm", &transcript(&fake, &["suspend", "web"]));
 }
 
+/// The names in tips are those that the next command needs.
+#[test]
+fn one_vm_of_several_is_named_in_the_tips() {
+    let fake = Fake::new(&["web", "db"]);
+    let tips = |words: &[&str]| fake.run(words).ok().stderr;
+    let of_one = tips(&["up", "web", "--cold"]);
+    assert!(of_one.contains("castra shell web\n  castra down web\n"), "{of_one}");
+    let of_both = tips(&["up", "--cold"]);
+    assert!(of_both.contains("castra shell db\n"), "{of_both}");
+    assert!(of_both.ends_with("castra down\n"), "{of_both}");
+    let single = Fake::new(&["web"]).run(&["up", "--cold"]).ok().stderr;
+    assert!(single.ends_with("  castra shell\n  castra down\n"), "{single}");
+}
+
 #[test]
 fn a_vm_that_does_not_exist() {
     let fake = Fake::new(&["web", "db"]);

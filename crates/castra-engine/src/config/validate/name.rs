@@ -23,10 +23,20 @@ pub(super) enum NameProblem {
     Empty { what: &'static str },
     #[error("the {what} {} is {} bytes long", quoted(.name), .name.len())]
     TooLong { what: &'static str, name: String, max_bytes: usize },
-    #[error("the {what} {} starts with {}", quoted(.name), quoted(&.first.to_string()))]
+    #[error("the {what} {} starts with {}", quoted(.name), named(*.first))]
     BadStart { what: &'static str, name: String, first: char },
-    #[error("the {what} {} contains {}", quoted(.name), quoted(&.character.to_string()))]
+    #[error("the {what} {} contains {}", quoted(.name), named(*.character))]
     BadCharacter { what: &'static str, name: String, character: char },
+}
+
+/// Returns a character as part of a sentence. One that cannot be seen is named.
+fn named(character: char) -> String {
+    match character {
+        ' ' => "a space".to_owned(),
+        '\t' => "a tab".to_owned(),
+        '\n' => "a line break".to_owned(),
+        other => quoted(&other.to_string()),
+    }
 }
 
 impl Problem for NameProblem {

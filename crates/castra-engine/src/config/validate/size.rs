@@ -103,23 +103,31 @@ impl Problem for SizeError {
     }
 
     fn help(&self) -> String {
+        self.advice(|size| format!("`\"{size}\"`"))
+    }
+}
+
+impl SizeError {
+    /// Returns the way out, with sizes written by `write`.
+    fn advice(&self, write: impl Fn(&str) -> String) -> String {
         match self {
             Self::Fraction { whole: Some(whole), .. } => {
-                format!("Write it as a whole number: `\"{whole}\"`.")
+                format!("Write it as a whole number: {}.", write(whole))
             }
-            Self::NoUnit { text } => format!("Write `\"{text} MiB\"` or `\"{text} GiB\"`."),
+            Self::NoUnit { text } => {
+                let with = |unit: &str| write(&format!("{text} {unit}"));
+                format!("Write {} or {}.", with("MiB"), with("GiB"))
+            }
             Self::NotWholeMib { bytes } => {
-                format!("The next whole one is `\"{} MiB\"`.", bytes.div_ceil(MIB))
+                format!("The next whole one is {}.", write(&format!("{} MiB", bytes.div_ceil(MIB))))
             }
             Self::MemoryTooSmall { .. } => {
-                format!("Alpine runs well with `\"{}\"`.", format_size(defaults::MEMORY_BYTES))
+                format!("Alpine runs well with {}.", write(&format_size(defaults::MEMORY_BYTES)))
             }
-            Self::DiskTooLarge { .. } => {
-                format!(
-                    "Remove some digits; the default is `\"{}\"`.",
-                    format_size(defaults::DISK_BYTES)
-                )
-            }
+            Self::DiskTooLarge { .. } => format!(
+                "Remove some digits; the default is {}.",
+                write(&format_size(defaults::DISK_BYTES))
+            ),
             Self::UnknownUnit { .. } => {
                 "Units are B, KiB, MiB, GiB and TiB, all powers of 1024.".to_owned()
             }
@@ -127,10 +135,11 @@ impl Problem for SizeError {
             | Self::Fraction { whole: None, .. }
             | Self::Negative { .. }
             | Self::Zero
-            | Self::Overflow { .. } => {
-                "Write a whole number with a unit, for instance `\"512 MiB\"` or `\"2 GiB\"`."
-                    .to_owned()
-            }
+            | Self::Overflow { .. } => format!(
+                "Write a whole number with a unit, for instance {} or {}.",
+                write("512 MiB"),
+                write("2 GiB")
+            ),
         }
     }
 }
@@ -141,7 +150,8 @@ impl crate::error::Explain for SizeError {
     }
 
     fn hint(&self) -> Option<String> {
-        Some(Problem::help(self))
+        // As one word of a command line.
+        Some(self.advice(|size| format!("`{}`", size.replace(' ', ""))))
     }
 }
 
