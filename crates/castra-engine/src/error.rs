@@ -118,9 +118,9 @@ pub const FILE_SIZE_HINT: &str = "`ulimit -f` shows the limit of this shell, and
     none, the filesystem cannot hold files of that size.";
 
 /// Hint for a full disk.
-pub const MORE_SPACE: &str = "Free some space (`castra image prune` removes what no project needs), \
-    or use a larger disk: the project's directory can be moved, and XDG_CACHE_HOME sets the cache \
-    directory. Partial downloads are kept.";
+pub const MORE_SPACE: &str = "Free some space (`castra image prune` removes what no project \
+    needs), or use a larger disk: the project's directory can be moved, and XDG_CACHE_HOME sets the \
+    cache directory. Partial downloads are kept.";
 
 /// Returns `true` if the filesystem, or this user's part of it, is full.
 pub fn is_full(error: &std::io::Error) -> bool {

@@ -300,8 +300,8 @@ pub enum Event {
     VmStopping {
         /// The VM.
         vm: String,
-        /// Method: `guest shutdown`, `QMP quit`, `SIGTERM`, `SIGKILL`; `SIGCONT` before them for a QEMU
-        /// whose process is stopped.
+        /// Method: `guest shutdown`, `QMP quit`, `SIGTERM`, `SIGKILL`; `SIGCONT` before them for a
+        /// QEMU whose process is stopped.
         method: String,
     },
     /// Bytes of a copy into or out of a VM have arrived.
