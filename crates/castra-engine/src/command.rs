@@ -173,8 +173,9 @@ impl Invocation {
 /// Finds the program with this name on the environment's `PATH`, or at this path if it has a `/`.
 /// The result is absolute, and only absolute directories are searched: a `.` among them would run a
 /// repository's own `qemu-img`.
-pub fn find_program(environment: &Environment, name: &str) -> Option<PathBuf> {
-    let found = if name.contains('/') {
+pub fn find_program(environment: &Environment, name: impl AsRef<OsStr>) -> Option<PathBuf> {
+    let name = name.as_ref();
+    let found = if name.as_encoded_bytes().contains(&b'/') {
         Some(PathBuf::from(name)).filter(|path| is_executable(path))
     } else {
         std::env::split_paths(environment.get("PATH")?)

@@ -1,9 +1,13 @@
 //! Context of every operation: the environment, read once, and the reporter.
 
+mod variables;
+
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
+
+use ureq::http::Uri;
 
 use crate::cancel::Cancel;
 use crate::error::{Explain, Kind, kind_of_io};
@@ -11,6 +15,10 @@ use crate::layout::{CacheLayout, UserStateLayout};
 use crate::logs::LogWatch;
 use crate::report::Reporter;
 use crate::trusted;
+
+pub use variables::{
+    ACCELERATOR, ALLOW_PRIVATE_SOURCES, BadVariable, EnvironmentError, MIRROR, PrivateSources,
+};
 
 /// Environment variables, read once at the edge.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -78,7 +86,7 @@ impl Environment {
 
     /// Returns `true` for a variable that enables something: set, and neither `0` nor `false`.
     pub fn is_on(&self, name: &str) -> bool {
-        self.text(name).is_some_and(|value| value != "0" && !value.eq_ignore_ascii_case("false"))
+        self.get(name).is_some_and(|value| value != "0" && !value.eq_ignore_ascii_case("false"))
     }
 
     /// Returns the directory for temporary files: `TMPDIR`, or the system's without it.
@@ -169,6 +177,10 @@ pub struct RuntimeContext {
     /// Base URLs that are asked for a file before its own URL, in order: `CASTRA_MIRROR`, then the
     /// configuration's.
     pub mirrors: Vec<String>,
+    /// The mirror in `CASTRA_MIRROR`, which is trusted wherever it is.
+    pub(crate) own_mirror: Option<Uri>,
+    /// Addresses that are not public and that images may come from.
+    pub private_sources: PrivateSources,
     /// Receiver of every [`crate::report::Event`].
     pub reporter: Arc<dyn Reporter>,
     /// Cancellation flag, set by Ctrl-C.
@@ -183,12 +195,15 @@ impl RuntimeContext {
     /// says.
     ///
     /// # Errors
-    /// [`NoHome`] if the cache is to be in the home directory and `HOME` does not name one.
+    /// [`NoHome`] if the cache is to be in the home directory and `HOME` does not name one;
+    /// [`BadVariable`] for a mirror or a list of addresses that cannot be understood.
     pub fn new(
         environment: Environment,
         reporter: Arc<dyn Reporter>,
         cancel: Cancel,
-    ) -> Result<Self, NoHome> {
+    ) -> Result<Self, EnvironmentError> {
+        let own_mirror = environment.mirror()?;
+        let private_sources = PrivateSources::of(&environment)?;
         let cache_home = match environment.absolute_path("XDG_CACHE_HOME") {
             Some(directory) => directory,
             None => environment.home()?.join(".cache"),
@@ -209,7 +224,9 @@ impl RuntimeContext {
         };
         Ok(Self {
             offline: environment.is_on("CASTRA_OFFLINE"),
-            mirrors: environment.text("CASTRA_MIRROR").map(str::to_owned).into_iter().collect(),
+            mirrors: environment.text(MIRROR).map(str::to_owned).into_iter().collect(),
+            own_mirror,
+            private_sources,
             cache: CacheLayout::new(cache_home.join("castra")),
             user_state: state_home.map(|home| UserStateLayout::new(home.join("castra"))),
             runtime_root,

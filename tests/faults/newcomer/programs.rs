@@ -10,6 +10,18 @@ use castra_test_support::tool;
 use crate::newcomer::transcript::{holds, transcript};
 
 #[test]
+fn a_variable_that_castra_does_not_understand() {
+    let mut fake = Fake::new(&["vm"]);
+    fake.set("CASTRA_ALLOW_PRIVATE_SOURCES", "localhost:8000");
+    holds("bad_private_sources", &transcript(&fake, &["up", "--cold"]));
+    fake.set("CASTRA_ALLOW_PRIVATE_SOURCES", "");
+    fake.set("CASTRA_MIRROR", "mirror.example");
+    holds("bad_mirror", &transcript(&fake, &["up", "--cold"]));
+    fake.set("CASTRA_MIRROR", "");
+    fake.run(&["up", "--cold"]).ok();
+}
+
+#[test]
 fn no_qemu() {
     let mut fake = Fake::new(&["vm"]);
     let programs = fake.path().join("programs");

@@ -1,11 +1,13 @@
 //! The QEMU program of this machine.
 
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 
 use crate::command::{self, Invocation};
 use crate::context::Environment;
+use crate::sanitize::sanitize_text;
 
 use super::error::QemuError;
 use super::options::UserArguments;
@@ -34,13 +36,18 @@ impl QemuBinary {
     /// [`QemuError::NotInstalled`], [`QemuError::NotExecutable`], or [`QemuError::File`] if the
     /// program cannot be examined.
     pub fn find(environment: &Environment) -> Result<Self, QemuError> {
-        let named = environment.text("CASTRA_QEMU");
+        let named = environment.get("CASTRA_QEMU");
         let missing = || match named {
-            Some(name) => QemuError::NotExecutable { program: name.to_owned() },
+            Some(name) => {
+                QemuError::NotExecutable { program: sanitize_text(&name.to_string_lossy()) }
+            }
             None => QemuError::NotInstalled { program: PROGRAM.to_owned() },
         };
-        let path =
-            command::find_program(environment, named.unwrap_or(PROGRAM)).ok_or_else(missing)?;
+        let path = command::find_program(
+            environment,
+            named.map_or(OsStr::new(PROGRAM), OsString::as_os_str),
+        )
+        .ok_or_else(missing)?;
         let metadata = fs::metadata(&path).map_err(|source| QemuError::File {
             action: "read",
             path: path.clone(),

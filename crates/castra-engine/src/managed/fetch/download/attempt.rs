@@ -264,7 +264,7 @@ pub(super) fn probe(job: &Job, url: &str) -> Result<(), ImageError> {
         attempts: 2,
         ..*job.timeouts
     };
-    let client = Client::new(&job.context.environment, &timeouts, url)?;
+    let client = Client::new(job.context, &timeouts, url)?;
     let mut retries = Retries::new(&timeouts);
     let end = Instant::now() + limit;
     loop {

@@ -204,7 +204,7 @@ impl Explain for DownloadError {
             Self::Network { failure: NetworkFailure::Private(address), .. } => format!(
                 "Images may come only from public addresses, unless you allow others. If you \
                 trust this address, run the command with {}={address} in its environment.",
-                super::address::SWITCH
+                crate::context::ALLOW_PRIVATE_SOURCES
             ),
             Self::Network { failure: NetworkFailure::Tls(_), .. } => {
                 "If a company proxy intercepts encrypted connections, its certificate must be in \

@@ -15,7 +15,7 @@ use super::address::{Guard, GuardedConnector, GuardedResolver, Refused};
 use super::error::{DownloadError, NetworkFailure};
 use super::headers::Head;
 use crate::cancel::{Cancel, Interrupted};
-use crate::context::Environment;
+use crate::context::{Environment, RuntimeContext};
 use crate::managed::timeouts::Timeouts;
 
 /// Most redirects that are followed: mirrors need one or two.
@@ -73,13 +73,13 @@ pub(super) enum Silence {
 impl Client {
     /// Creates a client for this address and those it redirects to, with the environment's proxy.
     pub(super) fn new(
-        environment: &Environment,
+        context: &RuntimeContext,
         timeouts: &Timeouts,
         url: &str,
     ) -> Result<Self, DownloadError> {
-        let proxy = proxy_for(environment, url)?;
+        let proxy = proxy_for(&context.environment, url)?;
         let at = |proxy: &Proxy| (proxy.host().to_ascii_lowercase(), proxy.port());
-        let guard = Guard::new(environment, proxy.as_ref().map(at));
+        let guard = Guard::new(context, proxy.as_ref().map(at));
         let shown = proxy.as_ref().map(|proxy| format!("{}:{}", proxy.host(), proxy.port()));
         // The operating system's store judges certificates, since companies add theirs there.
         let tls = TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build();

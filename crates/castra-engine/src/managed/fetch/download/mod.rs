@@ -158,7 +158,7 @@ fn from_one(
     partial: &mut Partial,
     progress: &mut Progress,
 ) -> Result<(), ImageError> {
-    let client = Client::new(&job.context.environment, job.timeouts, url)?;
+    let client = Client::new(job.context, job.timeouts, url)?;
     let mut retries = Retries::new(job.timeouts);
     // A full download is made once more if the answer or the digest shows that the partial was a
     // bad start.
