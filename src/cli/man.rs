@@ -58,6 +58,11 @@ const ENVIRONMENT: &[(&str, &str)] = &[
         "HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY",
         "Proxies for downloads; lower-case names work too.",
     ),
+    (
+        "CASTRA_LOG",
+        "debug: what castra does inside, as lines on stderr: processes, QMP commands, messages \
+        of the guest agent, and the reasons for its decisions.",
+    ),
     ("NO_COLOR", "Any value: no colours."),
     ("TERM", "dumb: plain lines instead of progress bars."),
 ];

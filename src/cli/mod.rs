@@ -43,6 +43,7 @@ mod table;
 mod template;
 mod terminal;
 mod timeline;
+mod trace;
 mod units;
 mod up;
 mod usage;
@@ -75,6 +76,7 @@ pub fn main() -> ExitCode {
         Err(error) => return exit::of_clap(error),
     };
     let printer = Printer::new(args.verbosity(), args.json, &environment);
+    trace::install(&environment, &printer);
     // A panic is a defect of Castra and has its own exit code; its message is on stderr by then.
     let run = std::panic::AssertUnwindSafe(|| run(&args, environment, &printer));
     match std::panic::catch_unwind(run) {

@@ -181,6 +181,15 @@ impl Printer {
         self.line(&text);
     }
 
+    /// Returns a function that prints a line on stderr, above any progress bars.
+    pub(super) fn liner(&self) -> impl Fn(&str) + Send + Sync + 'static {
+        let terminal = self.terminal.clone();
+        move |text| match &terminal {
+            Some(terminal) => terminal.line(text),
+            None => write_styled(text),
+        }
+    }
+
     fn is_for_people(&self) -> bool {
         !self.json && self.verbosity > Verbosity::Quiet
     }

@@ -11,6 +11,7 @@
 
 mod capture;
 mod confine;
+mod trace;
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -224,6 +225,7 @@ fn run_to_end(
     limit: Duration,
     cancel: &Cancel,
 ) -> Result<Output, CommandError> {
+    trace::start(invocation);
     let program = invocation.name();
     let failed = |source| CommandError::Start { program: program.clone(), source };
     let confinement =
@@ -265,6 +267,7 @@ pub fn spawn_detached(
     passed: &[OwnedFd],
     lifetime: Lifetime,
 ) -> Result<Child, CommandError> {
+    trace::start(invocation);
     let failed = |source| CommandError::Start { program: invocation.name(), source };
     let mut command = invocation.command();
     command.stdout(log.try_clone().map_err(failed)?).stderr(log);

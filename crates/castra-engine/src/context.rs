@@ -13,7 +13,7 @@ use crate::cancel::Cancel;
 use crate::error::{Explain, Kind, kind_of_io};
 use crate::layout::{CacheLayout, UserStateLayout};
 use crate::logs::LogWatch;
-use crate::report::Reporter;
+use crate::report::{Reporter, Traced};
 use crate::trusted;
 
 pub use variables::{
@@ -231,7 +231,7 @@ impl RuntimeContext {
             user_state: state_home.map(|home| UserStateLayout::new(home.join("castra"))),
             runtime_root,
             environment,
-            reporter,
+            reporter: Arc::new(Traced(reporter)),
             cancel,
             log_watch: Arc::default(),
         })

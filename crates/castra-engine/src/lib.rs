@@ -51,6 +51,9 @@
 //! [`Builder::on_event`], receives an [`Event`](report::Event) for everything that takes time or
 //! that a user should know. Without one it is silent.
 //!
+//! For developers there are spans and debug events of `tracing`: operations, processes, QMP
+//! commands, messages of the guest agent, and reasons for decisions.
+//!
 //! # Cancellation and blocking
 //!
 //! All functions block. [`Cancel`] ends them at their next safe point, from any thread or from a

@@ -20,6 +20,7 @@
 //! may come at any time. Events of different VMs interleave.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -36,6 +37,20 @@ pub struct Silent;
 
 impl Reporter for Silent {
     fn report(&self, _event: &Event) {}
+}
+
+/// A reporter that writes a debug line for each event but those of progress, and passes it on.
+pub(crate) struct Traced(pub(crate) Arc<dyn Reporter>);
+
+impl Reporter for Traced {
+    fn report(&self, event: &Event) {
+        let is_progress =
+            matches!(event, Event::Download { .. } | Event::Hashing { .. } | Event::Copy { .. });
+        if !is_progress {
+            tracing::debug!("{event:?}");
+        }
+        self.0.report(event);
+    }
 }
 
 /// Image of an event; displays as `alpine-minimal v1`, or as the ID alone if there is no version.

@@ -55,6 +55,21 @@ pub enum HostMessage {
     Inspect,
 }
 
+impl HostMessage {
+    /// Returns the message's `type`, for a log that must not contain its contents.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Attach => "attach",
+            Self::Personalise(_) => "personalise",
+            Self::PowerOff => "power-off",
+            Self::Sync => "sync",
+            Self::Listeners { .. } => "listeners",
+            Self::Settle => "settle",
+            Self::Inspect => "inspect",
+        }
+    }
+}
+
 /// Protocol of a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -191,6 +206,25 @@ pub enum GuestMessage {
         /// The reason, as text.
         reason: String,
     },
+}
+
+impl GuestMessage {
+    /// Returns the message's `type`, for a log that must not contain its contents.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Hello { .. } => "hello",
+            Self::RootMounted { .. } => "root-mounted",
+            Self::ModulesMissing { .. } => "modules-missing",
+            Self::Stage(_) => "stage",
+            Self::Personalised => "personalised",
+            Self::PoweringOff => "powering-off",
+            Self::Synced => "synced",
+            Self::Listeners { .. } => "listeners",
+            Self::Settled => "settled",
+            Self::Inspected(_) => "inspected",
+            Self::Failed { .. } => "failed",
+        }
+    }
 }
 
 /// Condition of a guest at one moment.

@@ -3,6 +3,7 @@
 
 mod copies;
 mod ends;
+mod log;
 mod network;
 mod ports;
 mod property;

@@ -266,6 +266,7 @@ impl ControlPort {
                     }
                     // An agent that predates sessions names none.
                     if session.is_none_or(|session| session == self.session) {
+                        tracing::debug!(kind = message.kind(), "from the guest agent");
                         return accept(message).map(Some);
                     }
                 }
@@ -303,6 +304,7 @@ impl ControlPort {
     }
 
     fn send(&mut self, message: HostMessage) -> Result<(), ControlError> {
+        tracing::debug!(kind = message.kind(), "to the guest agent");
         let line = castra_wire::encode(&Envelope { session: Some(self.session), message });
         if line.len() > MAX_LINE_BYTES {
             return Err(ControlError::TooLong(line.len()));

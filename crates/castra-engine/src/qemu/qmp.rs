@@ -108,6 +108,7 @@ impl Qmp {
     /// # Errors
     /// Every variant of [`QmpError`].
     pub fn execute(&mut self, command: &str, arguments: Value) -> Result<Value, QmpError> {
+        tracing::debug!(command, "QMP");
         self.write(&request(command, arguments))?;
         self.answer(command)
     }

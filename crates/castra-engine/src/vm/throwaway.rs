@@ -70,6 +70,7 @@ pub fn start_throwaway(
 ) -> Result<Throwaway, VmError> {
     sweep(layout, context);
     let vm = &plan.definition.name;
+    let _span = tracing::debug_span!("run", %vm).entered();
     let lock = lock(vm, layout, context)?;
     let started = bring_up(plan, None, layout, context, options).and_then(|record| {
         let files = layout.vm(vm);

@@ -75,6 +75,7 @@ fn up_one(
     options: UpOptions,
 ) -> Result<UpOutcome, VmError> {
     let vm = &plan.definition.name;
+    let _span = tracing::debug_span!("up", %vm).entered();
     for warning in &plan.warnings {
         context.reporter.report(&Event::Warning { message: warning.clone() });
     }

@@ -70,6 +70,7 @@ pub fn down(
     let names = if names.is_empty() { &known } else { names };
     Ok(journal::record("down", layout, context, |context| {
         side_by_side(names, String::as_str, |vm| {
+            let _span = tracing::debug_span!("down", %vm).entered();
             let was_ended = options.force && end_at_once(vm, layout, context)?;
             let _lock = lock(vm, layout, context)?;
             stop_or_find_stopped(vm, layout, context, options, was_ended)

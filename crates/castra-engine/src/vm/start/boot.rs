@@ -39,7 +39,12 @@ pub(in crate::vm) fn start(
     choice: AcceleratorChoice,
     warm: Option<&Warm>,
 ) -> Result<Record, VmError> {
-    let Some(warm) = warm else { return boot(request, record, choice) };
+    let accelerator = choice.accelerator.name();
+    let Some(warm) = warm else {
+        tracing::debug!(accelerator, "booting");
+        return boot(request, record, choice);
+    };
+    tracing::debug!(accelerator, "restoring from a template");
     match attempt(request, record.clone(), choice.clone(), Some(warm)) {
         Err(error) if should_retry(&error) => {
             let vm = request.vm();

@@ -99,5 +99,15 @@ pub(super) fn bring_up(
 /// Returns `true` for a guest with an agent and without a disk: a template fits only a new disk,
 /// and an existing one may have been used.
 fn is_warm_wanted(plan: &VmPlan, options: UpOptions) -> bool {
-    !options.cold && plan.boot == BootProfile::Managed && !plan.definition.overlay.exists()
+    let obstacle = if options.cold {
+        "a cold boot was asked for"
+    } else if plan.boot != BootProfile::Managed {
+        "its guest has no agent"
+    } else if plan.definition.overlay.exists() {
+        "it has a disk"
+    } else {
+        return true;
+    };
+    tracing::debug!("no template: {obstacle}");
+    false
 }

@@ -55,6 +55,7 @@ impl Warming<'_> {
         let mut failure = None;
         for cache in [self.context.cache.clone(), self.layout.own_cache()] {
             if let Some(refusal) = template::refusal(&cache.templates(), &key) {
+                tracing::debug!(key, reason = refusal.reason, "template refused");
                 let (vm, reason) = (self.vm(), refusal.reason);
                 self.report(Event::TemplateRefused { vm, reason });
                 return Ok(None);
@@ -102,8 +103,14 @@ impl Warming<'_> {
         key: &str,
     ) -> Result<Warm, TemplateError> {
         let template = match self.open(cache, key)? {
-            Some(template) => template,
-            None => self.bake_in(cache, ingredients, key)?,
+            Some(template) => {
+                tracing::debug!(key, "template hit");
+                template
+            }
+            None => {
+                tracing::debug!(key, "template miss: there is no intact one of this shape");
+                self.bake_in(cache, ingredients, key)?
+            }
         };
         let layer = layer::bring(&template, self.layout, self.context)?;
         Ok(Warm { template, layer })

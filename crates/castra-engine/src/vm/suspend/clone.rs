@@ -45,6 +45,7 @@ pub fn clone(
     layout: &ProjectLayout,
     context: &RuntimeContext,
 ) -> Result<Record, VmError> {
+    let _span = tracing::debug_span!("clone", %vm, new).entered();
     journal::record_one("clone", new, layout, context, |context| {
         clone_one(vm, new, overlay, layout, context)
     })

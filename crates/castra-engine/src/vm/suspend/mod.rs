@@ -93,6 +93,7 @@ fn suspend_one(
     layout: &ProjectLayout,
     context: &RuntimeContext,
 ) -> Result<VmState, VmError> {
+    let _span = tracing::debug_span!("suspend", %vm).entered();
     let _lock = lock(vm, layout, context)?;
     let record = recorded_vm(Some(vm), layout)?;
     let state = observe(&record, &layout.vm(vm)).0;

@@ -43,6 +43,7 @@ pub(in crate::vm) fn resume(
     options: UpOptions,
 ) -> Result<Record, VmError> {
     let vm = record.name.clone();
+    let _span = tracing::debug_span!("resume", %vm).entered();
     let stopwatch = &Stopwatch::new(&vm, &context.reporter);
     stopwatch.begin(Phase::Image);
     let useless =
