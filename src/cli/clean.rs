@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use castra_engine::config::Bounds;
 use castra_engine::error::Result;
-use castra_engine::layout::ProjectLayout;
 use castra_engine::size::ByteSize;
 use castra_engine::vm::{self, CleanOptions, CleanReport, Cleaned, CleanedKind, RecordError};
 use schemars::JsonSchema;
@@ -65,17 +64,18 @@ pub(super) fn run(clean: &CleanArgs, context: &CommandContext) -> Result<ExitCod
         return end_orphans(clean, context);
     }
     let (layout, bounds) = context.layout_and_bounds()?;
+    let project = vm::ProjectRef::new(layout, &context.runtime);
     let options =
         CleanOptions { dry_run: clean.dry_run, disks: clean.disks, records: clean.records };
     if clean.disks
         && !clean.dry_run
         && !clean.yes
-        && !may_go(clean, options, bounds, layout, context)?
+        && !may_go(clean, options, bounds, project, context)?
     {
         context.printer.tip("Nothing was removed.");
         return Ok(ExitCode::SUCCESS);
     }
-    let report = vm::clean(&clean.vms, options, bounds, layout, &context.runtime)?;
+    let report = vm::clean(&clean.vms, options, bounds, project)?;
     show(&report, clean.dry_run, layout.directory(), context.printer)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -85,16 +85,11 @@ fn may_go(
     clean: &CleanArgs,
     options: CleanOptions,
     bounds: &Arc<Bounds>,
-    layout: &ProjectLayout,
+    project: vm::ProjectRef<'_>,
     context: &CommandContext,
 ) -> Result<bool> {
-    let would = vm::clean(
-        &clean.vms,
-        CleanOptions { dry_run: true, ..options },
-        bounds,
-        layout,
-        &context.runtime,
-    )?;
+    let dry_run = CleanOptions { dry_run: true, ..options };
+    let would = vm::clean(&clean.vms, dry_run, bounds, project)?;
     let disks: Vec<&Cleaned> =
         would.removed.iter().filter(|one| one.kind == CleanedKind::Disk).collect();
     if disks.is_empty() {

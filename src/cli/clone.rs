@@ -14,7 +14,8 @@ pub(super) fn run(clone: &CloneArgs, context: &CommandContext) -> Result<ExitCod
     let config = context.config()?;
     let layout = context.layout()?;
     let (vm, new) = (clone.vm.as_str(), clone.new.as_str());
-    vm::clone_running(vm, new, config, layout, &context.with_mirrors_of(config))?;
+    let runtime = context.with_mirrors_of(config);
+    vm::clone_running(vm, new, config, vm::ProjectRef::new(layout, &runtime))?;
     context.printer.tip(&format!("  castra up {new}    resumes it from where {vm} was"));
     finish(vec![(new.to_owned(), Ok(true))], layout, context.printer)
 }

@@ -129,6 +129,14 @@ impl<'a> CommandContext<'a> {
         Ok(self.layout_and_bounds()?.0)
     }
 
+    /// Returns the project's state as [`Self::layout`] does, for operations on its VMs.
+    ///
+    /// # Errors
+    /// Returns errors as [`Self::layout`] does.
+    pub(super) fn project(&self) -> Result<vm::ProjectRef<'_>> {
+        Ok(vm::ProjectRef::new(self.layout()?, &self.runtime))
+    }
+
     /// Returns the project's state as [`Self::layout`] does, with the bounds of its configuration.
     ///
     /// # Errors

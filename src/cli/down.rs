@@ -11,8 +11,8 @@ use super::outcome::finish;
 
 /// Stops VMs. A VM that does not run counts as a success, since it is already stopped.
 pub(super) fn run(down: &DownArgs, context: &CommandContext) -> Result<ExitCode> {
-    let layout = context.layout()?;
-    let outcomes = vm::down(&down.vms, layout, &context.runtime, &options(&down.stop, &down.vms))?;
+    let project = context.project()?;
+    let outcomes = vm::down(&down.vms, project, &options(&down.stop, &down.vms))?;
     if outcomes.is_empty() {
         context.printer.tip("There are no VMs here.");
     }
@@ -21,7 +21,7 @@ pub(super) fn run(down: &DownArgs, context: &CommandContext) -> Result<ExitCode>
     };
     let done =
         outcomes.into_iter().map(|(vm, before)| (vm, before.map(stopped).map_err(Error::from)));
-    finish(done.collect(), layout, context.printer)
+    finish(done.collect(), project.layout, context.printer)
 }
 
 /// Returns the library's options for stopping `vms`, or all VMs if it is empty.

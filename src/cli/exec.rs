@@ -65,8 +65,7 @@ fn attempt(
     context: &CommandContext,
 ) -> Result<GuestExit> {
     let command = ssh::Command::Argv(exec.guest.command.clone());
-    let layout = context.layout()?;
-    let command = Command::in_recorded(exec.vm.as_deref(), layout, &context.runtime, command);
+    let command = Command::in_recorded(exec.vm.as_deref(), context.project()?, command);
     let command = with_settings!(command, &exec.guest, context);
     match capture {
         Some(capture) => command.stream(|stream, bytes| capture.take(stream, bytes)),
@@ -88,8 +87,8 @@ pub(super) fn shell(shell: &ShellArgs, context: &CommandContext) -> Result<ExitC
         return Err(CliError::NoJson { what: "a shell" }.into());
     }
     start_if_stopped(shell.vm.as_deref(), context)?;
-    let (vm, layout) = (shell.vm.as_deref(), context.layout()?);
-    let command = Command::in_recorded(vm, layout, &context.runtime, ssh::Command::Shell);
+    let (vm, project) = (shell.vm.as_deref(), context.project()?);
+    let command = Command::in_recorded(vm, project, ssh::Command::Shell);
     let mut command = command.user(&shell.user).inherit_stdin().forward_signals();
     // Without a terminal (`castra shell < script`) the shell reads its commands from stdin.
     if io::stdin().is_terminal() {
@@ -126,9 +125,9 @@ fn the_only_one(vm: Option<&str>, context: &CommandContext) -> Result<String> {
 
 /// Returns the address and keys to log in to a running VM.
 pub(super) fn target(vm: Option<&str>, user: &str, context: &CommandContext) -> Result<Target> {
-    let layout = context.layout()?;
-    let record = vm::running_vm(vm, layout, &context.runtime)?;
-    Ok(vm::ssh_target(&record, user, layout)?)
+    let project = context.project()?;
+    let record = vm::running_vm(vm, project)?;
+    Ok(vm::ssh_target(&record, user, project.layout)?)
 }
 
 /// Describes this process's terminal, so that the guest can provide one like it.

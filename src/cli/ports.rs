@@ -112,7 +112,7 @@ pub(super) fn run(ports: &PortsArgs, context: &CommandContext) -> Result<ExitCod
         content.add_active(
             status,
             &declared,
-            &vm::services(&status.name, layout, &context.runtime),
+            &vm::services(&status.name, vm::ProjectRef::new(layout, &context.runtime)),
         );
     }
     declared.iter().for_each(|(vm, forwards)| content.add_declared(vm, forwards, layout));

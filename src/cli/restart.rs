@@ -15,9 +15,9 @@ use super::{down, up};
 pub(super) fn run(restart: &RestartArgs, context: &CommandContext) -> Result<ExitCode> {
     let config = context.config()?;
     let runtime = &context.with_mirrors_of(config);
-    let layout = context.layout()?;
+    let project = vm::ProjectRef::new(context.layout()?, runtime);
     let (down, up) = (down::options(&restart.stop, &restart.vms), up::options(&restart.start));
-    let outcomes = vm::restart(&restart.vms, config, layout, runtime, &down, up)?;
+    let outcomes = vm::restart(&restart.vms, config, project, &down, up)?;
     let started: Vec<&UpOutcome> =
         outcomes.iter().filter_map(|(_, outcome)| outcome.as_ref().ok()?.as_ref()).collect();
     if !started.is_empty() {
@@ -27,5 +27,5 @@ pub(super) fn run(restart: &RestartArgs, context: &CommandContext) -> Result<Exi
     let changed = |(vm, outcome): (String, std::result::Result<Option<UpOutcome>, VmError>)| {
         (vm, outcome.map(|started| started.is_some()).map_err(Error::from))
     };
-    finish(outcomes.into_iter().map(changed).collect(), layout, context.printer)
+    finish(outcomes.into_iter().map(changed).collect(), project.layout, context.printer)
 }

@@ -7,7 +7,7 @@ use castra_engine::context::working_directory;
 use castra_engine::error::Result;
 use castra_engine::layout::ProjectLayout;
 use castra_engine::sanitize::is_printable;
-use castra_engine::vm::{self, Record, VmError};
+use castra_engine::vm::{self, ProjectRef, Record, VmError};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -83,7 +83,7 @@ fn records(
     if !names.is_empty() {
         return names
             .iter()
-            .map(|name| vm::running_vm(Some(name), layout, &context.runtime))
+            .map(|name| vm::running_vm(Some(name), ProjectRef::new(layout, &context.runtime)))
             .collect();
     }
     let running = Record::all(layout).into_values().filter(Record::has_agent);
@@ -104,7 +104,7 @@ fn records_with_agent(
         record if has_agent(&record) => Ok(record),
         // Either the VM gets its keys when it is started, or it has no agent, which this call
         // reports.
-        _ => vm::running_vm(Some(name), layout, &context.runtime),
+        _ => vm::running_vm(Some(name), ProjectRef::new(layout, &context.runtime)),
     };
     names.iter().map(named).collect()
 }

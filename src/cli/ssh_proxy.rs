@@ -27,8 +27,7 @@ pub(super) fn run(proxy: &SshProxyArgs, context: &CommandContext) -> Result<Exit
         let failed = |source| CliError::File { action: "enter", path: directory.clone(), source };
         std::env::set_current_dir(directory).map_err(failed)?;
     }
-    let layout = context.layout()?;
-    let record = vm::running_vm(proxy.vm.as_deref(), layout, &context.runtime)?;
+    let record = vm::running_vm(proxy.vm.as_deref(), context.project()?)?;
     let address = vm::ssh_address(&record)?;
     let unreachable = |source| CliError::NoSsh { vm: record.name.clone(), address, source };
     let server = TcpStream::connect(address).map_err(unreachable)?;

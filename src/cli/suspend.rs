@@ -11,8 +11,8 @@ use super::outcome::finish;
 
 /// Suspends VMs. A VM that is suspended already counts as a success.
 pub(super) fn run(suspend: &SuspendArgs, context: &CommandContext) -> Result<ExitCode> {
-    let layout = context.layout()?;
-    let outcomes = vm::suspend(&suspend.vms, layout, &context.runtime)?;
+    let project = context.project()?;
+    let outcomes = vm::suspend(&suspend.vms, project)?;
     if outcomes.is_empty() {
         context.printer.tip("No VM is running here.");
     }
@@ -22,5 +22,5 @@ pub(super) fn run(suspend: &SuspendArgs, context: &CommandContext) -> Result<Exi
     let done = outcomes
         .into_iter()
         .map(|(vm, before)| (vm, before.map(VmState::is_alive).map_err(Error::from)));
-    finish(done.collect(), layout, context.printer)
+    finish(done.collect(), project.layout, context.printer)
 }

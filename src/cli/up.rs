@@ -40,7 +40,8 @@ pub(super) fn bring_up(
     options: UpOptions,
 ) -> Result<Vec<(String, Result<UpOutcome>)>> {
     let config = context.config()?;
-    let layout = context.layout()?;
-    let outcomes = vm::up_named(names, config, layout, &context.with_mirrors_of(config), options)?;
+    let runtime = context.with_mirrors_of(config);
+    let project = vm::ProjectRef::new(context.layout()?, &runtime);
+    let outcomes = vm::up_named(names, config, project, options)?;
     Ok(outcomes.into_iter().map(|(vm, outcome)| (vm, outcome.map_err(Error::from))).collect())
 }

@@ -61,7 +61,8 @@ fn what_vms_need(project: &Project) -> Result<Vec<Pulled>> {
         if done.contains(&&vm.base) {
             continue;
         }
-        if let Some((spec, paths)) = vm::ensure_vm_image(vm, layout, runtime)? {
+        if let Some((spec, paths)) = vm::ensure_vm_image(vm, vm::ProjectRef::new(layout, runtime))?
+        {
             images.push(pulled(&spec, &paths, true));
         }
         done.push(&vm.base);

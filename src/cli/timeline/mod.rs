@@ -41,10 +41,10 @@ const LONG_TEMPLATE_MS: u64 = 1_000;
 
 /// Shows, lists, compares or writes the recorded starts of a VM.
 pub(super) fn run(timeline: &TimelineArgs, context: &CommandContext) -> Result<ExitCode> {
-    let layout = context.layout()?;
-    let record = vm::recorded_vm(timeline.vm.as_deref(), layout)?;
+    let project = context.project()?;
+    let record = vm::recorded_vm(timeline.vm.as_deref(), project.layout)?;
     let vm = &record.name;
-    let starts = vm::last_starts(&record, layout, &context.runtime);
+    let starts = vm::last_starts(&record, project);
     let count = timeline.boots.unwrap_or(2) as usize;
     let is_compared = timeline.compare || timeline.boots.is_some();
     if let Some(path) = &timeline.html {

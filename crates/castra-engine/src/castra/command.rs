@@ -7,12 +7,11 @@ use std::ops::ControlFlow;
 use std::os::fd::AsFd as _;
 
 use super::guest::{Guest, ROOT, Recorded, Way, reach};
-use crate::context::RuntimeContext;
 use crate::error::Result;
 use crate::guest::ssh::{
     self, ExecRequest, GuestExit, Interruption, SshError, Stdio, Stream, StreamRequest, Tty,
 };
-use crate::layout::ProjectLayout;
+use crate::vm::ProjectRef;
 
 /// Most bytes of each stream that are kept, unless another limit is set.
 const OUTPUT_BYTES: usize = 16 << 20;
@@ -275,11 +274,10 @@ impl<'a> Command<'a> {
     #[doc(hidden)]
     pub fn in_recorded(
         name: Option<&'a str>,
-        layout: &'a ProjectLayout,
-        context: &'a RuntimeContext,
+        project: ProjectRef<'a>,
         command: ssh::Command,
     ) -> Self {
-        Self::new(Way::Recorded(Recorded { name, layout, context }), Settings::of(command))
+        Self::new(Way::Recorded(Recorded { name, project }), Settings::of(command))
     }
 
     command_settings!();

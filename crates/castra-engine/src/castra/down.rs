@@ -45,7 +45,7 @@ impl<'a> Down<'a> {
         let project = self.vm.project();
         let names = [self.vm.name().to_owned()];
         let mut did_run = false;
-        for (_, before) in vm::down(&names, project.layout(), project.context(), &self.options)? {
+        for (_, before) in vm::down(&names, project.lend(), &self.options)? {
             did_run |= before?.is_alive();
         }
         Ok(did_run)

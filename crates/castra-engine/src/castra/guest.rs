@@ -8,9 +8,8 @@ use crate::cancel::Cancel;
 use crate::context::RuntimeContext;
 use crate::error::Result;
 use crate::guest::ssh::{self, Copied, SshError, Target};
-use crate::layout::ProjectLayout;
 use crate::report::Event;
-use crate::vm;
+use crate::vm::{self, ProjectRef};
 
 /// User that commands run as unless another one is named.
 pub(super) const ROOT: &str = "root";
@@ -34,27 +33,26 @@ pub(super) trait Guest {
 #[derive(Clone, Copy)]
 pub(super) struct Recorded<'a> {
     pub(super) name: Option<&'a str>,
-    pub(super) layout: &'a ProjectLayout,
-    pub(super) context: &'a RuntimeContext,
+    pub(super) project: ProjectRef<'a>,
 }
 
 impl Guest for Recorded<'_> {
     fn target(&self, user: &str) -> Result<Target> {
-        let record = vm::running_vm(self.name, self.layout, self.context)?;
-        Ok(vm::ssh_target(&record, user, self.layout)?)
+        let record = vm::running_vm(self.name, self.project)?;
+        Ok(vm::ssh_target(&record, user, self.project.layout)?)
     }
 
     fn make_ready(&self) -> Result<bool> {
-        vm::make_ready(self.name, self.layout, self.context)?;
+        vm::make_ready(self.name, self.project)?;
         Ok(true)
     }
 
     fn explain_silence(&self) -> Result<()> {
-        Ok(vm::explain_silence(self.name, self.layout)?)
+        Ok(vm::explain_silence(self.name, self.project.layout)?)
     }
 
     fn context(&self) -> &RuntimeContext {
-        self.context
+        self.project.context
     }
 }
 

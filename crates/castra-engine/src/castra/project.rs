@@ -8,7 +8,7 @@ use crate::config::ProjectConfig;
 use crate::context::RuntimeContext;
 use crate::error::{Error, Result};
 use crate::layout::ProjectLayout;
-use crate::vm::{self, DownOptions, IfSuspended, VmStatus};
+use crate::vm::{self, DownOptions, IfSuspended, ProjectRef, VmStatus};
 
 /// A project: a directory with VMs, from [`Castra::project`](super::Castra::project). Cheap to
 /// clone.
@@ -70,7 +70,7 @@ impl Project {
     pub fn down(&self) -> Result<Vec<String>> {
         let options = DownOptions { suspended: IfSuspended::Leave, ..DownOptions::default() };
         let (mut stopped, mut failure) = (Vec::new(), None);
-        for (name, before) in vm::down(&[], self.layout(), self.context(), &options)? {
+        for (name, before) in vm::down(&[], self.lend(), &options)? {
             match before {
                 Ok(before) if before.is_alive() => stopped.push(name),
                 Ok(_) => {}
@@ -83,20 +83,16 @@ impl Project {
     /// Returns the status of every VM that was started once, by name. Waits at most a second for
     /// silent guests.
     pub fn status(&self) -> Vec<(String, Result<VmStatus>)> {
-        let known = vm::status_of_guests(self.layout());
+        let known = vm::status_of_guests(self.lend().layout);
         known.into_iter().map(|(name, status)| (name, status.map_err(Error::from))).collect()
     }
 
     /// Returns a throw-away VM to be started, for which the project's images can be named.
     pub fn sandbox(&self) -> SandboxBuilder {
-        SandboxBuilder::new(self.context().clone(), Some(self.config().clone()))
+        SandboxBuilder::new(self.lend().context.clone(), Some(self.config().clone()))
     }
 
-    pub(super) fn layout(&self) -> &ProjectLayout {
-        &self.inner.layout
-    }
-
-    pub(super) fn context(&self) -> &RuntimeContext {
-        &self.inner.context
+    pub(super) fn lend(&self) -> ProjectRef<'_> {
+        ProjectRef::new(&self.inner.layout, &self.inner.context)
     }
 }

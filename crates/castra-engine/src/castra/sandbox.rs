@@ -25,7 +25,7 @@ use crate::layout::{CacheLayout, ProjectLayout};
 use crate::managed::{Catalog, ManagedDiskKind, image_named};
 use crate::qemu::Network;
 use crate::state_root::StateRoot;
-use crate::vm::{self, AccessError, Plan, Throwaway, UpOptions};
+use crate::vm::{self, AccessError, Plan, ProjectRef, Throwaway, UpOptions};
 
 /// Settings of a throw-away VM, from [`Castra::sandbox`](super::Castra::sandbox) or
 /// [`Project::sandbox`](super::Project::sandbox).
@@ -183,7 +183,8 @@ impl SandboxBuilder {
         let mut context = self.context;
         context.mirrors.extend(config.mirrors.iter().cloned());
         let plan = Plan::new(&config, &[], &Catalog::builtin(), &BTreeMap::new())?;
-        let vm = vm::start_throwaway(&plan.vms[0], ROOT, &place.layout, &context, self.options)?;
+        let project = ProjectRef::new(&place.layout, &context);
+        let vm = vm::start_throwaway(&plan.vms[0], ROOT, project, self.options)?;
         Ok((vm, place, context))
     }
 

@@ -58,9 +58,8 @@ impl<'a> Up<'a> {
     /// Fails for a VM that is not declared, and if it cannot be started.
     pub fn start(self) -> Result<Started> {
         let project = &self.vm.project();
-        let (config, layout, context) = (project.config(), project.layout(), project.context());
         let names = [self.vm.name().to_owned()];
-        let outcomes = vm::up_named(&names, config, layout, context, self.options)?;
+        let outcomes = vm::up_named(&names, project.config(), project.lend(), self.options)?;
         let mut started = Started { ran_already: false, boot: None };
         for (_, outcome) in outcomes {
             let UpOutcome { record, ran_already } = outcome?;

@@ -52,8 +52,7 @@ impl Vm {
     /// Fails for a VM that does not run.
     pub fn suspend(&self) -> Result<()> {
         let names = [self.name.clone()];
-        let (layout, context) = (self.project.layout(), self.project.context());
-        for (_, suspended) in vm::suspend(&names, layout, context)? {
+        for (_, suspended) in vm::suspend(&names, self.project.lend())? {
             suspended?;
         }
         Ok(())
@@ -66,8 +65,7 @@ impl Vm {
     /// Fails for a VM that is neither running nor suspended, and for a name that is taken.
     pub fn clone_as(&self, name: &str) -> Result<Vm> {
         let project = &self.project;
-        let (config, layout, context) = (project.config(), project.layout(), project.context());
-        vm::clone_running(&self.name, name, config, layout, context)?;
+        vm::clone_running(&self.name, name, project.config(), project.lend())?;
         Ok(project.vm(name))
     }
 
@@ -76,7 +74,7 @@ impl Vm {
     /// # Errors
     /// Fails for a record that cannot be read.
     pub fn status(&self) -> Result<Option<VmStatus>> {
-        Ok(vm::status_of(&self.name, self.project.layout())?)
+        Ok(vm::status_of(&self.name, self.project.lend().layout)?)
     }
 
     /// Returns a command to run in the VM. The first argument is the program; no shell parses the
@@ -110,10 +108,6 @@ impl Vm {
     }
 
     fn guest(&self) -> Recorded<'_> {
-        Recorded {
-            name: Some(&self.name),
-            layout: self.project.layout(),
-            context: self.project.context(),
-        }
+        Recorded { name: Some(&self.name), project: self.project.lend() }
     }
 }

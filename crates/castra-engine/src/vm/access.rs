@@ -3,7 +3,6 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use crate::cancel::Cancel;
-use crate::context::RuntimeContext;
 use crate::guest::VmKeys;
 use crate::guest::ssh::Target;
 use crate::layout::ProjectLayout;
@@ -13,6 +12,7 @@ use super::error::{AccessError, StateError, VmError};
 use super::inspect::glance;
 use super::lock::lock;
 use super::monitor::{connect, continue_recorded, disk_full, ensure_not_stopped, is_paused};
+use super::project::ProjectRef;
 use super::record::{Record, VmState, observe, recorded_vm};
 use super::start::{UpOptions, attach, cancel_suspend, check_network};
 
@@ -39,20 +39,16 @@ pub fn ssh_address(record: &Record) -> Result<SocketAddr, VmError> {
 ///
 /// # Errors
 /// Returns errors as [`running_vm`] does, whose answer is not trusted here.
-pub fn make_ready(
-    name: Option<&str>,
-    layout: &ProjectLayout,
-    context: &RuntimeContext,
-) -> Result<(), VmError> {
-    let record = running_vm(name, layout, context)?;
-    let _lock = lock(&record.name, layout, context)?;
+pub fn make_ready(name: Option<&str>, project: ProjectRef<'_>) -> Result<(), VmError> {
+    let record = running_vm(name, project)?;
+    let _lock = lock(&record.name, project)?;
     if let Some(boot) = &record.boot {
         // A guest may take minutes to come back; if QEMU does not answer either, it never will.
-        drop(connect(&record.name, boot, &context.cancel)?);
+        drop(connect(&record.name, boot, project.cancel())?);
     }
     let what = format!("the guest of VM `{}`, which is not responding", record.name);
-    context.reporter.report(&Event::Waiting { what });
-    attach(record, layout, context, UpOptions::default()).map(drop)
+    project.report(&Event::Waiting { what });
+    attach(record, project, UpOptions::default()).map(drop)
 }
 
 /// Writes the VM's `known_hosts`, for other SSH clients.
@@ -85,25 +81,21 @@ fn ssh_port(record: &Record) -> Result<u16, AccessError> {
 /// # Errors
 /// Returns errors as [`recorded_vm`] does, [`StateError::NotRunning`], [`StateError::Frozen`],
 /// [`AccessError::NoAgent`], and errors of waiting for the agent.
-pub fn running_vm(
-    name: Option<&str>,
-    layout: &ProjectLayout,
-    context: &RuntimeContext,
-) -> Result<Record, VmError> {
-    let mut record = recorded_vm(name, layout)?;
-    let (mut state, qemu) = observe(&record, &layout.vm(&record.name));
+pub fn running_vm(name: Option<&str>, project: ProjectRef<'_>) -> Result<Record, VmError> {
+    let mut record = recorded_vm(name, project.layout)?;
+    let (mut state, qemu) = observe(&record, &project.files(&record.name));
     ensure_not_stopped(&record.name, qemu.as_ref())?;
     if matches!(state, VmState::Starting | VmState::Suspending | VmState::Resuming) {
-        let _lock = lock(&record.name, layout, context)?;
+        let _lock = lock(&record.name, project)?;
         // The last holder of the lock may have finished, or given up.
-        record = recorded_vm(Some(&record.name), layout)?;
-        state = observe(&record, &layout.vm(&record.name)).0;
+        record = recorded_vm(Some(&record.name), project.layout)?;
+        state = observe(&record, &project.files(&record.name)).0;
         if state == VmState::Suspending {
-            record = cancel_suspend(record, layout, context)?;
+            record = cancel_suspend(record, project)?;
             state = VmState::Starting;
         }
         if state == VmState::Starting {
-            let outcome = attach(record, layout, context, UpOptions::default())?;
+            let outcome = attach(record, project, UpOptions::default())?;
             return Ok(outcome.record);
         }
     }
@@ -114,14 +106,14 @@ pub fn running_vm(
         return Err(StateError::NotRunning { vm: record.name, state }.into());
     }
     if is_paused(&record) {
-        let _lock = lock(&record.name, layout, context)?;
+        let _lock = lock(&record.name, project)?;
         // A suspend, which pauses the machine on purpose, has ended by now.
-        record = recorded_vm(Some(&record.name), layout)?;
-        state = observe(&record, &layout.vm(&record.name)).0;
+        record = recorded_vm(Some(&record.name), project.layout)?;
+        state = observe(&record, &project.files(&record.name)).0;
         if state != VmState::Running {
             return Err(StateError::NotRunning { vm: record.name, state }.into());
         }
-        continue_recorded(&record, layout, context)?;
+        continue_recorded(&record, project)?;
     }
     if record.boot.as_ref().is_none_or(|boot| boot.ssh_port.is_none()) {
         return Err(AccessError::NoAgent { vm: record.name }.into());

@@ -1,11 +1,10 @@
 //! Cloning a VM that may be running.
 
 use crate::config::ProjectConfig;
-use crate::context::RuntimeContext;
-use crate::layout::ProjectLayout;
 
 use super::error::VmError;
 use super::plan::Plan;
+use super::project::ProjectRef;
 use super::record::{Record, observe, recorded_vm};
 use super::start::UpOptions;
 use super::suspend::{check_clone, clone, suspend};
@@ -20,23 +19,22 @@ pub fn clone_running(
     vm: &str,
     new: &str,
     config: &ProjectConfig,
-    layout: &ProjectLayout,
-    context: &RuntimeContext,
+    project: ProjectRef<'_>,
 ) -> Result<Record, VmError> {
     let declared = config.vms.iter().find(|declared| declared.name == new);
     let overlay = declared
         .map_or_else(|| config.bounds.default_disk(new), |declared| declared.overlay.clone());
-    check_clone(vm, new, &overlay, layout)?;
-    if !observe(&recorded_vm(Some(vm), layout)?, &layout.vm(vm)).0.is_alive() {
-        return clone(vm, new, &overlay, layout, context);
+    check_clone(vm, new, &overlay, project.layout)?;
+    if !observe(&recorded_vm(Some(vm), project.layout)?, &project.files(vm)).0.is_alive() {
+        return clone(vm, new, &overlay, project);
     }
     let names = [vm.to_owned()];
-    for (_, suspended) in suspend(&names, layout, context)? {
+    for (_, suspended) in suspend(&names, project)? {
         suspended?;
     }
-    let made = clone(vm, new, &overlay, layout, context);
-    let plan = Plan::of_start(config, &names, layout, &Record::all(layout))?;
-    for (_, resumed) in up(&plan, layout, context, UpOptions::default()) {
+    let made = clone(vm, new, &overlay, project);
+    let plan = Plan::of_start(config, &names, project.layout, &Record::all(project.layout))?;
+    for (_, resumed) in up(&plan, project, UpOptions::default()) {
         resumed?;
     }
     made

@@ -16,17 +16,17 @@ use crate::report::{Event, Reporter};
 
 use super::error::VmError;
 use super::parallel::PerVm;
+use super::project::ProjectRef;
 
-/// Does `work` with a context whose events are also written to the journal, and writes its
-/// failures. `doing` is the command.
+/// Does `work` on the project with a context whose events are also written to the journal, and
+/// writes its failures. `doing` is the command.
 pub(super) fn record<T>(
     doing: &str,
-    layout: &ProjectLayout,
-    context: &RuntimeContext,
-    work: impl FnOnce(&RuntimeContext) -> PerVm<T>,
+    project: ProjectRef<'_>,
+    work: impl FnOnce(ProjectRef<'_>) -> PerVm<T>,
 ) -> PerVm<T> {
-    let (journal, context) = open_journal(layout, context);
-    let done = work(&context);
+    let (journal, context) = open_journal(project);
+    let done = work(ProjectRef::new(project.layout, &context));
     for (vm, outcome) in &done {
         if let Err(error) = outcome {
             journal.write(&failure(doing, vm, error));
@@ -39,22 +39,20 @@ pub(super) fn record<T>(
 pub(super) fn record_one<T>(
     doing: &str,
     vm: &str,
-    layout: &ProjectLayout,
-    context: &RuntimeContext,
-    work: impl FnOnce(&RuntimeContext) -> Result<T, VmError>,
+    project: ProjectRef<'_>,
+    work: impl FnOnce(ProjectRef<'_>) -> Result<T, VmError>,
 ) -> Result<T, VmError> {
-    let (journal, context) = open_journal(layout, context);
-    work(&context).inspect_err(|error| journal.write(&failure(doing, vm, error)))
+    let (journal, context) = open_journal(project);
+    work(ProjectRef::new(project.layout, &context))
+        .inspect_err(|error| journal.write(&failure(doing, vm, error)))
 }
 
-fn open_journal(
-    layout: &ProjectLayout,
-    context: &RuntimeContext,
-) -> (Arc<Journal>, RuntimeContext) {
-    let inner = Arc::clone(&context.reporter);
-    let journal = Arc::new(Journal { inner, layout: layout.clone(), file: Mutex::default() });
+fn open_journal(project: ProjectRef<'_>) -> (Arc<Journal>, RuntimeContext) {
+    let inner = Arc::clone(&project.context.reporter);
+    let journal =
+        Arc::new(Journal { inner, layout: project.layout.clone(), file: Mutex::default() });
     let reporter = Arc::clone(&journal) as Arc<dyn Reporter>;
-    (journal, RuntimeContext { reporter, ..context.clone() })
+    (journal, RuntimeContext { reporter, ..project.context.clone() })
 }
 
 /// Formats a failure for the log. It is not an [`Event`], since the caller gets it as an error.
@@ -130,8 +128,8 @@ mod tests {
     }
 
     fn stop(layout: &ProjectLayout) {
-        record("down", layout, &context(), |context| {
-            context.reporter.report(&Event::VmStopped { vm: "web".into(), was_running: true });
+        record("down", ProjectRef::new(layout, &context()), |project| {
+            project.report(&Event::VmStopped { vm: "web".into(), was_running: true });
             vec![("db".to_owned(), Err::<(), _>(VmError::from(RecordError::NoneYet)))]
         });
     }

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use crate::context::RuntimeContext;
 use crate::files::{self, Lock};
 use crate::layout::ProjectLayout;
 use crate::qemu::runs_elsewhere;
@@ -10,6 +9,7 @@ use crate::report::Event;
 use crate::state_root;
 
 use super::error::{FileAction, StateError, VmError, VmIoError};
+use super::project::ProjectRef;
 
 /// Lock of a VM, with a shared lock on its project, so that no other castra removes what the VM is
 /// about to need.
@@ -21,13 +21,9 @@ pub(super) struct VmLock {
 
 /// Locks a VM, on files that still exist: the last holder of the lock may have removed the VM, or
 /// the project.
-pub(super) fn lock(
-    vm: &str,
-    layout: &ProjectLayout,
-    context: &RuntimeContext,
-) -> Result<VmLock, VmError> {
-    let report_wait = |what: String| move || context.reporter.report(&Event::Waiting { what });
-    let files = layout.vm(vm);
+pub(super) fn lock(vm: &str, project: ProjectRef<'_>) -> Result<VmLock, VmError> {
+    let report_wait = |what: String| move || project.report(&Event::Waiting { what });
+    let files = project.files(vm);
     let make = |directory: &Path| {
         files::create_private_directory(directory).map_err(|source| VmIoError::File {
             action: FileAction::Create,
@@ -38,17 +34,17 @@ pub(super) fn lock(
     let on_project = || report_wait("another castra cleaning up this project".into());
     let on_vm = || report_wait(format!("another castra working on VM `{vm}`"));
     loop {
-        state_root::create(layout.state_root())?;
-        let project = Lock::share(&layout.project_lock(), &context.cancel, on_project())?;
-        if !project.is_on(&layout.project_lock()) {
+        state_root::create(project.layout.state_root())?;
+        let shared = Lock::share(&project.layout.project_lock(), project.cancel(), on_project())?;
+        if !shared.is_on(&project.layout.project_lock()) {
             continue;
         }
-        state_root::make(layout, context)?;
+        state_root::make(project.layout, project.context)?;
         make(files.directory())?;
-        let lock = Lock::acquire(&files.lock(), &context.cancel, on_vm())?;
-        ensure_reachable(vm, layout)?;
+        let lock = Lock::acquire(&files.lock(), project.cancel(), on_vm())?;
+        ensure_reachable(vm, project.layout)?;
         if lock.is_on(&files.lock()) {
-            return Ok(VmLock { _vm: lock, _project: project });
+            return Ok(VmLock { _vm: lock, _project: shared });
         }
     }
 }

@@ -3,6 +3,7 @@
 //! | Where | What |
 //! | --- | --- |
 //! | `plan` | what `up` will do, and why; pure |
+//! | `project` | the project whose VMs an operation works on, with its context |
 //! | `record/` | what is written down of a VM, and the state that is derived from it |
 //! | `error/` | errors by operation, with their exit codes and hints |
 //! | `timeline/`, `diagnosis/` | times of each start; causes of failed ones |
@@ -70,6 +71,7 @@ mod lock;
 mod monitor;
 mod parallel;
 mod plan;
+mod project;
 mod record;
 mod restart;
 mod start;
@@ -100,6 +102,7 @@ pub use inspect::{
 };
 pub use parallel::PerVm;
 pub use plan::{BasePlan, Plan, VmPlan, only_declared};
+pub use project::ProjectRef;
 pub use record::{
     BaseKind, BaseRecord, BootRecord, CloneRecord, Crash, DiskStamp, FrozenLayer, Home,
     LayerRecord, MachineRecord, MissingModules, Progress, Record, RecordError, RecordedMachine,

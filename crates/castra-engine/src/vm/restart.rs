@@ -1,13 +1,12 @@
 //! Restarting VMs.
 
 use crate::config::ProjectConfig;
-use crate::context::RuntimeContext;
-use crate::layout::ProjectLayout;
 
 use super::down::{DownOptions, IfSuspended, down};
 use super::error::{StopError, VmError};
 use super::parallel::{PerVm, side_by_side};
 use super::plan::{Plan, VmPlan};
+use super::project::ProjectRef;
 use super::record::{Record, VmState, observe};
 use super::start::{UpOptions, UpOutcome};
 use super::up::{check_wait, up};
@@ -22,12 +21,11 @@ use super::up::{check_wait, up};
 pub fn restart(
     names: &[String],
     config: &ProjectConfig,
-    layout: &ProjectLayout,
-    context: &RuntimeContext,
+    project: ProjectRef<'_>,
     stop: &DownOptions,
     start: UpOptions,
 ) -> Result<PerVm<Option<UpOutcome>>, VmError> {
-    let records = Record::all(layout);
+    let records = Record::all(project.layout);
     let mut names = names.to_vec();
     if names.is_empty() {
         names.extend(config.vms.iter().map(|vm| vm.name.clone()));
@@ -36,28 +34,28 @@ pub fn restart(
             .values()
             .filter(|record| record.cloned.is_some() && !names.contains(&record.name));
         let running =
-            clones.filter(|record| observe(record, &layout.vm(&record.name)).0.is_alive());
+            clones.filter(|record| observe(record, &project.files(&record.name)).0.is_alive());
         let running: Vec<String> = running.map(|record| record.name.clone()).collect();
         names.extend(running);
     }
-    let plan = Plan::of_start(config, &names, layout, &records)?;
+    let plan = Plan::of_start(config, &names, project.layout, &records)?;
     Ok(side_by_side(&plan.vms, VmPlan::name, |vm| {
         check_wait(vm, start)?;
-        let is_known = records.contains_key(vm.name()) || layout.vm(vm.name()).pidfile().exists();
-        restart_one(vm, is_known, layout, context, stop, start)
+        let is_known =
+            records.contains_key(vm.name()) || project.files(vm.name()).pidfile().exists();
+        restart_one(vm, is_known, project, stop, start)
     }))
 }
 
 fn restart_one(
     plan: &VmPlan,
     is_known: bool,
-    layout: &ProjectLayout,
-    context: &RuntimeContext,
+    project: ProjectRef<'_>,
     stop: &DownOptions,
     start: UpOptions,
 ) -> Result<Option<UpOutcome>, VmError> {
     let name = plan.definition.name.clone();
-    let stopped = if is_known { down(&[name], layout, context, stop)? } else { Vec::new() };
+    let stopped = if is_known { down(&[name], project, stop)? } else { Vec::new() };
     let mut power_cut = None;
     for (_, state) in stopped {
         match state {
@@ -69,7 +67,7 @@ fn restart_one(
         }
     }
     let plan = Plan { vms: vec![plan.clone()] };
-    let started = up(&plan, layout, context, start).into_iter().map(|(_, outcome)| outcome).next();
+    let started = up(&plan, project, start).into_iter().map(|(_, outcome)| outcome).next();
     let started = started.transpose()?;
     power_cut.map_or(Ok(started), Err)
 }

@@ -8,13 +8,11 @@ use std::time::Duration;
 
 use rustix::process::{WaitOptions, waitpid};
 
-use crate::context::RuntimeContext;
 use crate::files::Lock;
 use crate::guest::VmKeys;
 use crate::guest::ssh::Target;
 use crate::hex::hex;
 use crate::host::random_bytes;
-use crate::layout::ProjectLayout;
 use crate::qemu::{QemuPid, Qmp, remove_sockets, running_qemu, runs_elsewhere};
 use crate::trusted;
 use crate::wait::WaitLimit;
@@ -24,6 +22,7 @@ use super::error::{AccessError, StateError, ThrowawayError, VmError, VmIoError};
 use super::lock::{VmLock, lock};
 use super::monitor::{RoomWatch, clean_up, disk_full};
 use super::plan::VmPlan;
+use super::project::ProjectRef;
 use super::start::{UpOptions, bring_up};
 
 /// Prefix of throwaway VMs' names, followed by random digits.
@@ -64,16 +63,15 @@ pub fn throwaway_name() -> Result<String, VmError> {
 pub fn start_throwaway(
     plan: &VmPlan,
     user: &str,
-    layout: &ProjectLayout,
-    context: &RuntimeContext,
+    project: ProjectRef<'_>,
     options: UpOptions,
 ) -> Result<Throwaway, VmError> {
-    sweep(layout, context);
+    sweep(project);
     let vm = &plan.definition.name;
     let _span = tracing::debug_span!("run", %vm).entered();
-    let lock = lock(vm, layout, context)?;
-    let started = bring_up(plan, None, layout, context, options).and_then(|record| {
-        let files = layout.vm(vm);
+    let lock = lock(vm, project)?;
+    let started = bring_up(plan, None, project, options).and_then(|record| {
+        let files = project.files(vm);
         let port = record.boot.as_ref().and_then(|boot| boot.ssh_port);
         let port = port.ok_or_else(|| AccessError::NoAgent { vm: vm.clone() })?;
         let target =
@@ -83,19 +81,17 @@ pub fn start_throwaway(
         Ok((target, qemu))
     });
     // Connects before its socket is removed.
-    let qmp = Qmp::connect(
-        &layout.sockets(&context.runtime_root, vm).qmp(),
-        WaitLimit::new(QMP_LIMIT, &context.cancel),
-    );
-    for log in [layout.vm(vm).console_log(), layout.vm(vm).qemu_log()] {
-        context.log_watch.watch_file(&log);
+    let qmp = Qmp::connect(&project.sockets(vm).qmp(), WaitLimit::new(QMP_LIMIT, project.cancel()));
+    for log in [project.files(vm).console_log(), project.files(vm).qemu_log()] {
+        project.context.log_watch.watch_file(&log);
     }
     // QEMU has open what it needs, so the files can be removed whether it runs or not.
-    remove_files(vm, layout, context);
+    remove_files(vm, project);
     let (target, qemu) = started.map_err(ThrowawayError::new)?;
-    let disk = layout.overlay(vm);
+    let disk = project.layout.overlay(vm);
     // If QEMU does not answer now, the command will notice.
-    let room = qmp.ok().map(|qmp| RoomWatch::start(qmp, disk.clone(), context.reporter.clone()));
+    let room =
+        qmp.ok().map(|qmp| RoomWatch::start(qmp, disk.clone(), project.context.reporter.clone()));
     Ok(Throwaway { target, vm: vm.clone(), disk, room, qemu, _lock: lock })
 }
 
@@ -132,13 +128,13 @@ impl Drop for Throwaway {
     }
 }
 
-fn remove_files(vm: &str, layout: &ProjectLayout, context: &RuntimeContext) {
-    let files = layout.vm(vm);
-    let sockets = layout.sockets(&context.runtime_root, vm);
+fn remove_files(vm: &str, project: ProjectRef<'_>) {
+    let files = project.files(vm);
+    let sockets = project.sockets(vm);
     remove_sockets(&sockets);
     clean_up(&files, &sockets);
-    let unfinished = temporary_name(&layout.overlay(vm));
-    for file in files.logs().into_iter().chain([layout.overlay(vm), unfinished]) {
+    let unfinished = temporary_name(&project.layout.overlay(vm));
+    for file in files.logs().into_iter().chain([project.layout.overlay(vm), unfinished]) {
         // A file that cannot be removed now is swept by a later run.
         let _ = fs::remove_file(file);
     }
@@ -147,10 +143,10 @@ fn remove_files(vm: &str, layout: &ProjectLayout, context: &RuntimeContext) {
 
 /// Removes the remains of runs that were killed while they started. A run that is still starting
 /// holds its VM's lock.
-fn sweep(layout: &ProjectLayout, context: &RuntimeContext) {
-    let entries = fs::read_dir(layout.vms()).into_iter().flatten().flatten();
+fn sweep(project: ProjectRef<'_>) {
+    let entries = fs::read_dir(project.layout.vms()).into_iter().flatten().flatten();
     for name in entries.filter_map(|entry| entry.file_name().into_string().ok()) {
-        let files = layout.vm(&name);
+        let files = project.files(&name);
         let Ok(file) = trusted::open(&files.lock()) else { continue };
         let Ok(Some(_lock)) = Lock::try_hold(file, &files.lock()) else { continue };
         if !name.starts_with(PREFIX) || runs_elsewhere(&files.pidfile()) {
@@ -161,6 +157,6 @@ fn sweep(layout: &ProjectLayout, context: &RuntimeContext) {
             let _ = qemu.kill();
             qemu.wait(END_LIMIT);
         }
-        remove_files(&name, layout, context);
+        remove_files(&name, project);
     }
 }

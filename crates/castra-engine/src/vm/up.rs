@@ -20,6 +20,7 @@ use super::lock::{ensure_reachable, lock};
 use super::monitor::clean_up;
 use super::parallel::{PerVm, side_by_side};
 use super::plan::{BasePlan, Plan, VmPlan};
+use super::project::ProjectRef;
 use super::record::{Progress, Record, VmState, crash, observe};
 use super::start::{
     UpOptions, UpOutcome, WaitFor, attach, bring_up, cancel_resume, cancel_suspend, copied,
@@ -37,22 +38,16 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 pub fn up_named(
     names: &[String],
     config: &ProjectConfig,
-    layout: &ProjectLayout,
-    context: &RuntimeContext,
+    project: ProjectRef<'_>,
     options: UpOptions,
 ) -> Result<PerVm<UpOutcome>, VmError> {
-    let plan = Plan::of_start(config, names, layout, &Record::all(layout))?;
-    Ok(up(&plan, layout, context, options))
+    let plan = Plan::of_start(config, names, project.layout, &Record::all(project.layout))?;
+    Ok(up(&plan, project, options))
 }
 
 /// Brings up all VMs of the plan in parallel. One that fails does not keep the others from coming
 /// up.
-pub fn up(
-    plan: &Plan,
-    layout: &ProjectLayout,
-    context: &RuntimeContext,
-    options: UpOptions,
-) -> PerVm<UpOutcome> {
+pub fn up(plan: &Plan, project: ProjectRef<'_>, options: UpOptions) -> PerVm<UpOutcome> {
     if let Some(Err(problem)) =
         plan.vms.first().map(|vm| vm.definition.overlay.bounds().claim_state_root())
     {
@@ -62,46 +57,45 @@ pub fn up(
         };
         return plan.vms.iter().map(refused).collect();
     }
-    note(layout, context);
-    journal::record("up", layout, context, |context| {
-        side_by_side(&plan.vms, VmPlan::name, |vm| up_one(vm, layout, context, options))
+    note(project);
+    journal::record("up", project, |project| {
+        side_by_side(&plan.vms, VmPlan::name, |vm| up_one(vm, project, options))
     })
 }
 
 fn up_one(
     plan: &VmPlan,
-    layout: &ProjectLayout,
-    context: &RuntimeContext,
+    project: ProjectRef<'_>,
     options: UpOptions,
 ) -> Result<UpOutcome, VmError> {
     let vm = &plan.definition.name;
     let _span = tracing::debug_span!("up", %vm).entered();
     for warning in &plan.warnings {
-        context.reporter.report(&Event::Warning { message: warning.clone() });
+        project.report(&Event::Warning { message: warning.clone() });
     }
     check_wait(plan, options)?;
-    let _lock = lock(vm, layout, context)?;
+    let _lock = lock(vm, project)?;
     // What cannot be removed does no harm.
-    let own = layout.vm(vm);
+    let own = project.files(vm);
     for directory in [own.directory(), &own.boots()] {
         let _ = files::remove_leftovers(directory);
     }
-    let mut recorded = Record::load(layout, vm)?;
+    let mut recorded = Record::load(project.layout, vm)?;
     if let Some(unfinished) = recorded.take_if(|record| record.is_unfinished_clone()) {
-        remove_unfinished_clone(&unfinished, &plan.definition.overlay, layout)?;
+        remove_unfinished_clone(&unfinished, &plan.definition.overlay, project.layout)?;
     }
     let recorded = match recorded {
-        Some(record) => match make_startable(plan, record, layout, context, options)? {
+        Some(record) => match make_startable(plan, record, project, options)? {
             ControlFlow::Break(outcome) => return Ok(outcome),
             ControlFlow::Continue(record) => Some(record),
         },
         None => {
-            ensure_no_qemu(vm, layout)?;
+            ensure_no_qemu(vm, project.layout)?;
             None
         }
     };
-    predecessor::refuse(vm, layout, context)?;
-    Ok(up_now(bring_up(plan, recorded, layout, context, options)?, context))
+    predecessor::refuse(vm, project)?;
+    Ok(up_now(bring_up(plan, recorded, project, options)?, project.context))
 }
 
 /// Checks that no QEMU runs the VM, of which there is no record.
@@ -117,38 +111,36 @@ fn ensure_no_qemu(vm: &str, layout: &ProjectLayout) -> Result<(), VmError> {
 fn make_startable(
     plan: &VmPlan,
     mut record: Record,
-    layout: &ProjectLayout,
-    context: &RuntimeContext,
+    project: ProjectRef<'_>,
     options: UpOptions,
 ) -> Result<ControlFlow<UpOutcome, Record>, VmError> {
     let vm = &plan.definition.name;
-    let attach =
-        |record| attach_running(plan, record, layout, context, options).map(ControlFlow::Break);
-    match observe(&record, &layout.vm(vm)).0 {
-        VmState::Starting if is_stalled(&record, context) => end_stalled(&record, layout, context)?,
+    let attach = |record| attach_running(plan, record, project, options).map(ControlFlow::Break);
+    match observe(&record, &project.files(vm)).0 {
+        VmState::Starting if is_stalled(&record, project.context) => end_stalled(&record, project)?,
         VmState::Starting | VmState::Running | VmState::DiskFull => return attach(record),
         // A `suspend` that was killed halfway: the machine is paused, and should run.
-        VmState::Suspending => return attach(cancel_suspend(record, layout, context)?),
+        VmState::Suspending => return attach(cancel_suspend(record, project)?),
         VmState::Suspended | VmState::Resuming if options.discard_suspended => {
-            check_recorded(plan, &record, layout)?;
-            record = discard(record, layout, context)?;
+            check_recorded(plan, &record, project.layout)?;
+            record = discard(record, project)?;
         }
         VmState::Suspended | VmState::Resuming => {
-            check_recorded(plan, &record, layout)?;
-            let record = cancel_resume(record, layout)?;
-            predecessor::refuse(vm, layout, context)?;
-            let record = resume(plan, record, layout, context, options)?;
-            return Ok(ControlFlow::Break(up_now(record, context)));
+            check_recorded(plan, &record, project.layout)?;
+            let record = cancel_resume(record, project)?;
+            predecessor::refuse(vm, project)?;
+            let record = resume(plan, record, project, options)?;
+            return Ok(ControlFlow::Break(up_now(record, project.context)));
         }
         VmState::Stopping => {
-            record = await_stop(record, layout, context)?;
+            record = await_stop(record, project)?;
             if record.progress == Progress::Running {
                 return attach(record);
             }
         }
-        VmState::Elsewhere => ensure_reachable(vm, layout)?,
-        VmState::Crashed => recover(&record, layout, context),
-        VmState::Copied => copied::prepare(&record, layout, context)?,
+        VmState::Elsewhere => ensure_reachable(vm, project.layout)?,
+        VmState::Crashed => recover(&record, project),
+        VmState::Copied => copied::prepare(&record, project)?,
         VmState::Stopped => {}
     }
     Ok(ControlFlow::Continue(record))
@@ -178,45 +170,40 @@ fn up_now(record: Record, context: &RuntimeContext) -> UpOutcome {
 fn attach_running(
     plan: &VmPlan,
     record: Record,
-    layout: &ProjectLayout,
-    context: &RuntimeContext,
+    project: ProjectRef<'_>,
     options: UpOptions,
 ) -> Result<UpOutcome, VmError> {
     if let BasePlan::Image(image) = &plan.base {
-        let manager = ImageManager::new(layout);
-        if manager.is_cached(image, context) {
-            manager.ensure_image(image, context)?;
+        let manager = ImageManager::new(project.layout);
+        if manager.is_cached(image, project.context) {
+            manager.ensure_image(image, project.context)?;
         }
     }
     if record.boot.as_ref().is_some_and(|boot| !boot.is_of(&plan.definition)) {
         let vm = &plan.definition.name;
         let message =
             format!("the definition of VM `{vm}` has changed; `castra restart {vm}` applies it");
-        context.reporter.report(&Event::Warning { message });
+        project.report(&Event::Warning { message });
     }
-    attach(record, layout, context, options)
+    attach(record, project, options)
 }
 
 /// Ends a machine that never ran. Its disk was created for a template's memory and not written to,
 /// so it can boot.
-fn end_stalled(
-    record: &Record,
-    layout: &ProjectLayout,
-    context: &RuntimeContext,
-) -> Result<(), VmError> {
-    let files = layout.vm(&record.name);
+fn end_stalled(record: &Record, project: ProjectRef<'_>) -> Result<(), VmError> {
+    let files = project.files(&record.name);
     if let Some(qemu) = running_qemu(&files.pidfile()) {
         qemu.kill()?;
         qemu.wait(ANSWER_LIMIT);
     }
-    clean_up(&files, &layout.sockets(&context.runtime_root, &record.name));
+    clean_up(&files, &project.sockets(&record.name));
     Ok(())
 }
 
-fn recover(record: &Record, layout: &ProjectLayout, context: &RuntimeContext) {
+fn recover(record: &Record, project: ProjectRef<'_>) {
     let vm = &record.name;
-    let why = crash(record, &layout.vm(vm)).map_or(String::new(), |why| format!(" ({why})"));
+    let why = crash(record, &project.files(vm)).map_or(String::new(), |why| format!(" ({why})"));
     let message = format!("VM `{vm}` had crashed{why}; booting from its disk as it was left");
-    context.reporter.report(&Event::Warning { message });
-    clean_up(&layout.vm(vm), &layout.sockets(&context.runtime_root, vm));
+    project.report(&Event::Warning { message });
+    clean_up(&project.files(vm), &project.sockets(vm));
 }

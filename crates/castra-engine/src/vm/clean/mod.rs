@@ -15,14 +15,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::config::Bounds;
-use crate::context::RuntimeContext;
 use crate::files::Lock;
-use crate::layout::{ProjectLayout, is_frozen_layer};
+use crate::layout::is_frozen_layer;
 use crate::report::Event;
 
 use super::disk::{refuse_in_use, remove_disk};
 use super::error::VmError;
 use super::lock::ensure_reachable;
+use super::project::ProjectRef;
 use super::record::{Record, RecordError};
 use remove::{Usage, quarantine_record, remove, remove_empty_directories};
 use survey::Survey;
@@ -105,24 +105,23 @@ pub fn clean(
     names: &[String],
     options: CleanOptions,
     bounds: &Arc<Bounds>,
-    layout: &ProjectLayout,
-    context: &RuntimeContext,
+    project: ProjectRef<'_>,
 ) -> Result<CleanReport, VmError> {
-    if !layout.state_root().is_dir() {
+    if !project.layout.state_root().is_dir() {
         return names.first().map_or(Ok(CleanReport::default()), |name| {
             Err(RecordError::Unknown { vm: name.clone(), similar: None }.into())
         });
     }
     let report_wait = || {
         let what = "another castra working on a VM of this project".to_owned();
-        context.reporter.report(&Event::Waiting { what });
+        project.report(&Event::Waiting { what });
     };
-    let lock = Lock::acquire(&layout.project_lock(), &context.cancel, report_wait)?;
-    let known = Record::names(layout);
+    let lock = Lock::acquire(&project.layout.project_lock(), project.cancel(), report_wait)?;
+    let known = Record::names(project.layout);
     for vm in if names.is_empty() { &known } else { names } {
-        ensure_reachable(vm, layout)?;
+        ensure_reachable(vm, project.layout)?;
     }
-    let survey = Survey { names, options, bounds, layout, context }.run()?;
+    let survey = Survey { names, options, bounds, project }.run()?;
     // Before anything is removed, since the VM of an open disk also needs its sockets.
     for disk in survey.planned.iter().filter(|planned| planned.kind == CleanedKind::Disk) {
         refuse_in_use(&disk.path)?;
@@ -130,14 +129,14 @@ pub fn clean(
     let mut usage = Usage::default();
     let mut report = CleanReport { removed: Vec::new(), kept: survey.kept };
     for mut planned in survey.planned {
-        context.cancel.check()?;
+        project.cancel().check()?;
         // A quarantined file frees nothing.
         if planned.kind != CleanedKind::Record {
             planned.freed_bytes = usage.take(&planned.path);
         }
         if !options.dry_run {
             match planned.kind {
-                CleanedKind::Record => planned.path = quarantine_record(&planned, layout)?,
+                CleanedKind::Record => planned.path = quarantine_record(&planned, project.layout)?,
                 CleanedKind::Disk => remove_disk(&planned.path)?,
                 CleanedKind::Layer if is_frozen_layer(&planned.path) => remove_disk(&planned.path)?,
                 _ => remove(&planned.path)?,
@@ -146,7 +145,7 @@ pub fn clean(
         report.removed.push(planned);
     }
     if !options.dry_run {
-        remove_empty_directories(layout, context, names.is_empty());
+        remove_empty_directories(project, names.is_empty());
     }
     drop(lock);
     report.removed.sort_by(|one, other| (one.kind, &one.path).cmp(&(other.kind, &other.path)));

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 
 use super::Cleaned;
 use super::foundations::{FileId, id_of};
-use crate::context::RuntimeContext;
 use crate::files;
 use crate::layout::{LINKED_FROM, ProjectLayout, is_image_lock};
 use crate::vm::error::{FileAction, VmError, VmIoError};
+use crate::vm::project::ProjectRef;
 
 /// Unit of `st_blocks`, whatever the filesystem's own is: `stat(2)`.
 const BLOCK_BYTES: u64 = 512;
@@ -93,12 +93,8 @@ fn entries(directory: &Path) -> impl Iterator<Item = fs::DirEntry> + use<> {
 }
 
 /// Removes empty directories. Each removal fails as long as something is in the directory.
-pub(super) fn remove_empty_directories(
-    layout: &ProjectLayout,
-    context: &RuntimeContext,
-    may_all_go: bool,
-) {
-    let images = layout.images();
+pub(super) fn remove_empty_directories(project: ProjectRef<'_>, may_all_go: bool) {
+    let images = project.layout.images();
     for id in entries(images.root()) {
         let is_lock = |entry: &fs::DirEntry| entry.file_name().to_str().is_some_and(is_image_lock);
         // A waiter on one of these locks finds that it is gone, and creates another.
@@ -106,26 +102,34 @@ pub(super) fn remove_empty_directories(
             let _ = fs::remove_dir_all(id.path());
         }
     }
-    let templates = layout.templates();
-    for directory in
-        [images.root(), templates.root(), &layout.quarantine(), &layout.logs(), &layout.vms()]
-    {
+    let templates = project.layout.templates();
+    for directory in [
+        images.root(),
+        templates.root(),
+        &project.layout.quarantine(),
+        &project.layout.logs(),
+        &project.layout.vms(),
+    ] {
         let _ = fs::remove_dir(directory);
     }
-    let _ = layout.sockets(&context.runtime_root, "any").own_project().map(fs::remove_dir);
+    let _ = project.sockets("any").own_project().map(fs::remove_dir);
     // A state root without anything else counts as empty, whichever of these a killed castra has
     // left.
-    let last = [layout.git_ignore(), layout.mark(), layout.state_root().join(LINKED_FROM)];
-    let is_last = |path: &PathBuf| *path == layout.project_lock() || last.contains(path);
+    let last = [
+        project.layout.git_ignore(),
+        project.layout.mark(),
+        project.layout.state_root().join(LINKED_FROM),
+    ];
+    let is_last = |path: &PathBuf| *path == project.layout.project_lock() || last.contains(path);
     let is_left =
-        entries(layout.state_root()).map(|entry| entry.path()).any(|path| !is_last(&path));
+        entries(project.layout.state_root()).map(|entry| entry.path()).any(|path| !is_last(&path));
     if may_all_go && !is_left {
         for file in &last {
             let _ = fs::remove_file(file);
         }
         // A waiter on the lock finds that its file is gone, and creates everything again.
-        let _ = fs::remove_file(layout.project_lock());
-        let _ = fs::remove_dir(layout.state_root());
-        let _ = fs::remove_file(context.cache.known_project(layout));
+        let _ = fs::remove_file(project.layout.project_lock());
+        let _ = fs::remove_dir(project.layout.state_root());
+        let _ = fs::remove_file(project.context.cache.known_project(project.layout));
     }
 }

@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::config::{Bounds, OutOfBounds};
-use crate::context::RuntimeContext;
 use crate::error::one_line;
 use crate::files::{Lock, TEMPORARY};
 use crate::layout::{
@@ -19,6 +18,7 @@ use crate::trusted;
 use crate::vm::disk::{check_removable, check_unfinished, temporary_name};
 use crate::vm::error::{FileAction, VmError, VmIoError};
 use crate::vm::monitor::is_in_use;
+use crate::vm::project::ProjectRef;
 use crate::vm::record::{Record, RecordError, VmState, observe, place};
 
 use super::foundations::{FileId, disks_in, foundations, id_of, known_foundations};
@@ -29,8 +29,7 @@ pub(super) struct Survey<'a> {
     pub(super) names: &'a [String],
     pub(super) options: CleanOptions,
     pub(super) bounds: &'a Arc<Bounds>,
-    pub(super) layout: &'a ProjectLayout,
-    pub(super) context: &'a RuntimeContext,
+    pub(super) project: ProjectRef<'a>,
 }
 
 /// Result of a survey.
@@ -90,7 +89,7 @@ impl Found {
 impl Survey<'_> {
     pub(super) fn run(self) -> Result<Found, VmError> {
         let vms: Vec<Vm> =
-            vm_names(self.layout).into_iter().map(|name| self.look_at(name)).collect();
+            vm_names(self.project.layout).into_iter().map(|name| self.look_at(name)).collect();
         let known: Vec<&str> = vms.iter().map(|vm| vm.name.as_str()).collect();
         if let Some(unknown) = self.names.iter().find(|name| !known.contains(&name.as_str())) {
             return Err(RecordError::unknown(unknown, &known).into());
@@ -109,8 +108,8 @@ impl Survey<'_> {
     }
 
     fn look_at(&self, name: String) -> Vm {
-        let files = self.layout.vm(&name);
-        let record = Record::load(self.layout, &name);
+        let files = self.project.files(&name);
+        let record = Record::load(self.project.layout, &name);
         let standing = match &record {
             _ if running_qemu(&files.pidfile()).is_some() => Standing::Busy(VmState::Running),
             Ok(Some(record)) => match observe(record, &files).0 {
@@ -127,7 +126,7 @@ impl Survey<'_> {
     }
 
     fn vm(&self, vm: &Vm, found: &mut Found) {
-        let (name, files) = (vm.name.as_str(), self.layout.vm(&vm.name));
+        let (name, files) = (vm.name.as_str(), self.project.files(&vm.name));
         if let Err(error) = &vm.record {
             match (self.options.records, &vm.standing) {
                 (true, Standing::Free) => {
@@ -163,7 +162,7 @@ impl Survey<'_> {
                 found.plan(CleanedKind::Log, Some(name), log);
             }
         }
-        let sockets = self.layout.sockets(&self.context.runtime_root, name);
+        let sockets = self.project.sockets(name);
         // The sockets of a VM that was started here, and whose project was moved or removed since,
         // are in use.
         if sockets.own_project().is_some() && !is_in_use(&sockets) {
@@ -194,14 +193,14 @@ impl Survey<'_> {
 
     fn overlay(&self, vm: &Vm) -> PathBuf {
         match &vm.record {
-            Ok(Some(record)) => record.overlay_path(self.layout),
-            _ => self.layout.overlay(&vm.name),
+            Ok(Some(record)) => record.overlay_path(self.project.layout),
+            _ => self.project.layout.overlay(&vm.name),
         }
     }
 
     /// Returns the reason why a VM's disk must stay, if there is one.
     fn why_disk_stays(&self, vm: &str, overlay: &Path) -> Option<String> {
-        if let Some(other) = place::other_project(overlay, vm, self.layout) {
+        if let Some(other) = place::other_project(overlay, vm, self.project.layout) {
             let (disk, other) = (overlay.display(), other.display());
             return Some(format!("{disk} is also the disk of VM `{vm}` of the project in {other}"));
         }
@@ -216,7 +215,7 @@ impl Survey<'_> {
 
     /// Returns the directories of disks: the project's own, and those that definitions name.
     fn disk_directories(&self, vms: &[Vm]) -> BTreeSet<PathBuf> {
-        let own = std::iter::once(self.layout.state_root().to_owned());
+        let own = std::iter::once(self.project.layout.state_root().to_owned());
         own.chain(vms.iter().filter_map(|vm| self.overlay(vm).parent().map(Path::to_owned)))
             .collect()
     }
@@ -263,21 +262,23 @@ impl Survey<'_> {
 
     /// Surveys what belongs to no VM.
     fn project(&self, vms: &[Vm], found: &mut Found) {
-        let root = self.layout.state_root();
+        let root = self.project.layout.state_root();
         for entry in entries(root) {
             if starts_with(&entry, TEMPORARY) || starts_with(&entry, OVERLAY_TEMPORARY) {
                 found.plan(CleanedKind::Leftover, None, entry.path());
             }
         }
-        for entry in entries(&self.layout.quarantine()) {
+        for entry in entries(&self.project.layout.quarantine()) {
             found.plan(CleanedKind::Quarantine, None, entry.path());
         }
         let busy: Vec<&Vm> =
             vms.iter().filter(|vm| matches!(vm.standing, Standing::Busy(_))).collect();
         let is_needed = |vm: &&Vm| matches!(vm.standing, Standing::Busy(_)) || vm.record.is_err();
-        let logs_of = |vm: &Vm| self.layout.vm(&vm.name).logs();
+        let logs_of = |vm: &Vm| self.project.files(&vm.name).logs();
         let needed: Vec<PathBuf> = vms.iter().filter(is_needed).flat_map(logs_of).collect();
-        for entry in entries(&self.layout.logs()).filter(|entry| !needed.contains(&entry.path())) {
+        for entry in
+            entries(&self.project.layout.logs()).filter(|entry| !needed.contains(&entry.path()))
+        {
             found.plan(CleanedKind::Log, None, entry.path());
         }
         self.sockets(&busy, found);
@@ -289,13 +290,13 @@ impl Survey<'_> {
             found.keep(None, why);
         }
         if self.options.disks && busy.is_empty() {
-            found.plan(CleanedKind::Cache, None, self.layout.own_cache().root().to_owned());
+            found.plan(CleanedKind::Cache, None, self.project.layout.own_cache().root().to_owned());
         }
     }
 
     /// Surveys the sockets of VMs that do not run, known or unknown.
     fn sockets(&self, busy: &[&Vm], found: &mut Found) {
-        let of_vm = |vm: &str| self.layout.sockets(&self.context.runtime_root, vm);
+        let of_vm = |vm: &str| self.project.sockets(vm);
         let any: SocketsLayout = of_vm("any");
         for entry in any.own_project().into_iter().flat_map(entries) {
             let is_busy = busy.iter().any(|vm| entry.file_name() == OsStr::new(&vm.name));
@@ -313,7 +314,7 @@ impl Survey<'_> {
             vms.iter().filter(is_confirmed).filter_map(|vm| vm.record.as_ref().ok()?.as_ref());
         let known: HashSet<PathBuf> = known
             .flat_map(|record| {
-                let disk = record.overlay_path(self.layout);
+                let disk = record.overlay_path(self.project.layout);
                 record
                     .frozen
                     .iter()
@@ -326,13 +327,14 @@ impl Survey<'_> {
                 entries(&directory).map(|entry| entry.path()).filter(|path| is_frozen_layer(path))
             {
                 // A directory of the user's own may hold anything.
-                let is_ours = directory == self.layout.state_root() || known.contains(&path);
+                let is_ours =
+                    directory == self.project.layout.state_root() || known.contains(&path);
                 if is_ours && !is_one_of(&path, &needed) && check_removable(&path).is_ok() {
                     found.plan(CleanedKind::Layer, None, path);
                 }
             }
         }
-        let templates = self.layout.templates();
+        let templates = self.project.layout.templates();
         for entry in entries(templates.root()) {
             let disk = templates.template(&entry.file_name().to_string_lossy()).disk();
             if !is_one_of(&disk, &needed) {
@@ -344,7 +346,7 @@ impl Survey<'_> {
     }
 
     fn images(&self, needed: &HashSet<FileId>, found: &mut Found) {
-        let images = self.layout.images();
+        let images = self.project.layout.images();
         for id in entries(images.root()) {
             for version in entries(&id.path()) {
                 let (id, name) = (id.file_name(), version.file_name());

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use tempfile::TempDir;
 
 use crate::cancel::Cancel;
-use crate::context::Environment;
-use crate::layout::frozen_layer;
+use crate::context::{Environment, RuntimeContext};
+use crate::layout::{ProjectLayout, frozen_layer};
 use crate::qemu::create_overlay;
 use crate::report::{ImageLabel, Silent};
 use crate::vm::record::{BaseKind, BaseRecord, Progress, Record, RecordError};
@@ -84,7 +84,11 @@ impl Fixture {
 
     fn clean(&self, names: &[&str], options: CleanOptions) -> CleanReport {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        clean(&names, options, &self.bounds(), &self.layout, &self.context).expect("cleans")
+        clean(&names, options, &self.bounds(), self.project()).expect("cleans")
+    }
+
+    fn project(&self) -> ProjectRef<'_> {
+        ProjectRef::new(&self.layout, &self.context)
     }
 
     fn bounds(&self) -> Arc<Bounds> {
@@ -177,7 +181,7 @@ fn one_vm_goes_without_the_others_and_in_the_end_all() {
     assert_eq!(fixture.gone(&report), set(&["vms/web", "web-overlay.qcow2"]));
     assert!(fixture.layer(1).exists() && fixture.layout.vm("own").console_log().exists());
     assert!(matches!(
-        clean(&["web".into()], DISKS, &fixture.bounds(), &fixture.layout, &fixture.context),
+        clean(&["web".into()], DISKS, &fixture.bounds(), fixture.project()),
         Err(VmError::Record(RecordError::Unknown { .. }))
     ));
     fixture.clean(&[], DISKS);
@@ -233,11 +237,10 @@ fn a_second_name_frees_nothing_and_the_last_one_all() {
 #[test]
 fn another_process_that_works_on_a_vm_is_waited_for() {
     let fixture = Fixture::new();
-    let context = fixture.context.clone();
-    let held = crate::vm::lock::lock("web", &fixture.layout, &context).expect("held");
+    let held = crate::vm::lock::lock("web", fixture.project()).expect("held");
     // The cancellation keeps this from waiting forever.
-    context.cancel.cancel();
-    let refused = clean(&[], DISKS, &fixture.bounds(), &fixture.layout, &context);
+    fixture.context.cancel.cancel();
+    let refused = clean(&[], DISKS, &fixture.bounds(), fixture.project());
     assert!(matches!(refused, Err(VmError::Lock(_))), "{refused:?}");
     assert!(fixture.layout.overlay("web").exists());
     drop(held);

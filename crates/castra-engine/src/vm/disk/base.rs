@@ -21,6 +21,7 @@ use crate::qemu::{Disk, DiskError, Qcow2Header, QemuError, Unbootable};
 use crate::report::Event;
 use crate::vm::error::{FileAction, VmDiskError, VmError, VmIoError};
 use crate::vm::plan::{BasePlan, VmPlan, content_of};
+use crate::vm::project::ProjectRef;
 use crate::vm::record::{BaseKind, BaseRecord, Record};
 
 /// Time after which hashing is reported; shorter hashing is not.
@@ -38,13 +39,12 @@ pub(in crate::vm) type Image = (ManagedImageSpec, ManagedImagePaths);
 /// Returns errors of the image manager.
 pub fn ensure_vm_image(
     plan: &VmPlan,
-    layout: &ProjectLayout,
-    context: &RuntimeContext,
+    project: ProjectRef<'_>,
 ) -> Result<Option<(ManagedImageSpec, ManagedImagePaths)>, VmError> {
     if matches!(plan.base, BasePlan::Path(_)) {
         return Ok(None);
     }
-    Ok(ensure_base(plan, layout, None, context)?.image)
+    Ok(ensure_base(plan, None, project)?.image)
 }
 
 /// Checks that the user's own disk exists, can be used and, unless its VM has a disk already,
@@ -134,24 +134,28 @@ pub(in crate::vm) struct Base {
 /// Returns errors of the image manager, [`VmDiskError::BaseMissing`] or [`VmIoError::File`].
 pub(in crate::vm) fn ensure_base(
     plan: &VmPlan,
-    layout: &ProjectLayout,
     recorded: Option<&Record>,
-    context: &RuntimeContext,
+    project: ProjectRef<'_>,
 ) -> Result<Base, VmError> {
-    let manager = ImageManager::new(layout);
+    let manager = ImageManager::new(project.layout);
     let spec = match &plan.base {
-        BasePlan::Path(path) => return user_base(plan, path, recorded, context),
+        BasePlan::Path(path) => return user_base(plan, path, recorded, project.context),
         BasePlan::Image(spec) => spec.clone(),
         BasePlan::FirstOf(candidates) => {
             // A disk whose record was lost still names its backing file, and nothing else will do.
-            if let Some(spec) = candidates.iter().find(|spec| is_based_on(plan, spec, layout)) {
-                return Ok(managed_base(spec.clone(), manager.ensure_image(spec, context)?));
+            if let Some(spec) =
+                candidates.iter().find(|spec| is_based_on(plan, spec, project.layout))
+            {
+                return Ok(managed_base(
+                    spec.clone(),
+                    manager.ensure_image(spec, project.context)?,
+                ));
             }
-            let chosen = manager.choose_default(candidates, context)?;
+            let chosen = manager.choose_default(candidates, project.context)?;
             return Ok(managed_base(chosen.spec, chosen.paths));
         }
     };
-    let paths = manager.ensure_image(&spec, context)?;
+    let paths = manager.ensure_image(&spec, project.context)?;
     Ok(managed_base(spec, paths))
 }
 
@@ -176,13 +180,9 @@ fn managed_base(spec: ManagedImageSpec, paths: ManagedImagePaths) -> Base {
 ///
 /// # Errors
 /// Returns errors of the image manager if the disk is damaged and cannot be repaired.
-pub(in crate::vm) fn confirm(
-    base: Base,
-    layout: &ProjectLayout,
-    context: &RuntimeContext,
-) -> Result<Base, VmError> {
+pub(in crate::vm) fn confirm(base: Base, project: ProjectRef<'_>) -> Result<Base, VmError> {
     let Some((spec, paths)) = base.image else { return Ok(base) };
-    let paths = ImageManager::new(layout).confirm_disk(&spec, paths, context)?;
+    let paths = ImageManager::new(project.layout).confirm_disk(&spec, paths, project.context)?;
     Ok(managed_base(spec, paths))
 }
 

@@ -4,22 +4,21 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
 
-use crate::context::RuntimeContext;
 use crate::files::{self, Stamp, create_private_directory, share};
 use crate::layout::ProjectLayout;
 use crate::template::{self, Template, TemplateError};
 use crate::vm::error::{VmDiskError, VmError};
 use crate::vm::plan::VmPlan;
+use crate::vm::project::ProjectRef;
 use crate::vm::record::{LayerRecord, Record};
 
 /// Brings a template's disk into the project, as a link if possible.
 pub(in crate::vm) fn bring(
     template: &Template,
-    layout: &ProjectLayout,
-    context: &RuntimeContext,
+    project: ProjectRef<'_>,
 ) -> Result<LayerRecord, TemplateError> {
     let (key, file) = (template.manifest.key.clone(), &template.manifest.disk);
-    let path = layout.layer(&file.sha256);
+    let path = project.layout.layer(&file.sha256);
     let directory = path.parent().unwrap_or(Path::new("/"));
     let failed = |action| {
         let path = path.clone();
@@ -30,12 +29,12 @@ pub(in crate::vm) fn bring(
     // Other disks may be based on it, so an intact one stays.
     let stamp = match stamp_of() {
         Ok(stamp)
-            if stamp == file.stamp || files::sha256(&path, &context.cancel)? == file.sha256 =>
+            if stamp == file.stamp || files::sha256(&path, project.cancel())? == file.sha256 =>
         {
             stamp
         }
         _ => {
-            share(&template.layout.disk(), &path, &file.sha256, &context.cancel)?;
+            share(&template.layout.disk(), &path, &file.sha256, project.cancel())?;
             stamp_of().map_err(failed("look at"))?
         }
     };
@@ -54,15 +53,14 @@ pub(in crate::vm) fn check(
     plan: &VmPlan,
     sha256: &str,
     recorded: Option<&mut Record>,
-    layout: &ProjectLayout,
-    context: &RuntimeContext,
+    project: ProjectRef<'_>,
 ) -> Result<(), VmError> {
-    let (vm, path) = (&plan.definition.name, layout.layer(sha256));
+    let (vm, path) = (&plan.definition.name, project.layout.layer(sha256));
     let layer =
         recorded.and_then(|record| record.layer.as_mut()).filter(|layer| layer.sha256 == sha256);
     let metadata = match fs::symlink_metadata(&path) {
         Ok(metadata) => metadata,
-        Err(_) if comes_back(layer.as_deref(), layout, context) => return Ok(()),
+        Err(_) if comes_back(layer.as_deref(), project) => return Ok(()),
         Err(_) => {
             let overlay = Some(plan.definition.overlay.to_path_buf());
             return Err(VmDiskError::BaseMissing { vm: vm.clone(), base: path, overlay }.into());
@@ -70,7 +68,7 @@ pub(in crate::vm) fn check(
     };
     let stamp = Stamp::of(&metadata);
     let is_known = layer.as_ref().is_some_and(|layer| layer.stamp == stamp);
-    if is_known || files::sha256(&path, &context.cancel)? == sha256 {
+    if is_known || files::sha256(&path, project.cancel())? == sha256 {
         if let Some(layer) = layer {
             layer.stamp = stamp;
         }
@@ -84,14 +82,10 @@ pub(in crate::vm) fn check(
     .into())
 }
 
-fn comes_back(
-    layer: Option<&LayerRecord>,
-    layout: &ProjectLayout,
-    context: &RuntimeContext,
-) -> bool {
+fn comes_back(layer: Option<&LayerRecord>, project: ProjectRef<'_>) -> bool {
     let Some(layer) = layer else { return false };
-    let template = template::recognise(&context.cache, &layer.key, &context.cancel).ok();
+    let template = template::recognise(&project.context.cache, &layer.key, project.cancel()).ok();
     let template = template.and_then(|opened| opened.ok().flatten());
     let same = template.filter(|template| template.manifest.disk.sha256 == layer.sha256);
-    same.is_some_and(|template| bring(&template, layout, context).is_ok())
+    same.is_some_and(|template| bring(&template, project).is_ok())
 }

@@ -24,6 +24,7 @@ use crate::trusted;
 
 use super::error::{FileAction, VmDiskError, VmError, VmIoError};
 use super::plan::VmPlan;
+use super::project::ProjectRef;
 use super::record::{DiskStamp, LayerRecord, Record, place};
 
 pub(super) use base::{Base, Image, check_boot_code, confirm, ensure_base};
@@ -53,31 +54,30 @@ pub(super) fn ensure_vm_assets(
     mut recorded: Option<Record>,
     base: Base,
     new_layer: Option<LayerRecord>,
-    layout: &ProjectLayout,
-    context: &RuntimeContext,
+    project: ProjectRef<'_>,
 ) -> Result<(ResolvedVmArtifacts, Record), VmError> {
     let (vm, overlay) = (&plan.definition.name, &plan.definition.overlay);
     confirm_place(vm, overlay)?;
     let is_new = !overlay.exists();
     let mut record = if !is_new {
-        check_overlay(plan, &base, recorded.as_mut(), layout, context)?;
-        grow(plan, context)?;
-        let mut record =
-            recorded.unwrap_or_else(|| Record::new(layout, vm, overlay, base.record.clone()));
-        record.place_disk(overlay, layout);
+        check_overlay(plan, &base, recorded.as_mut(), project)?;
+        grow(plan, project.context)?;
+        let mut record = recorded
+            .unwrap_or_else(|| Record::new(project.layout, vm, overlay, base.record.clone()));
+        record.place_disk(overlay, project.layout);
         record
     } else {
-        announce(plan, &base, context);
-        let foundation = new_layer.as_ref().map(|layer| layout.layer(&layer.sha256));
-        create(plan, foundation.as_ref().unwrap_or(&base.disk), layout, context)?;
-        let mut record = Record::new(layout, vm, overlay, base.record.clone());
+        announce(plan, &base, project.context);
+        let foundation = new_layer.as_ref().map(|layer| project.layout.layer(&layer.sha256));
+        create(plan, foundation.as_ref().unwrap_or(&base.disk), project)?;
+        let mut record = Record::new(project.layout, vm, overlay, base.record.clone());
         record.layer = new_layer;
         // Like its keys, which still exist.
         record.ssh_port = recorded.and_then(|recorded| recorded.ssh_port);
         record
     };
     record.base = base.record;
-    record.save(layout)?;
+    record.save(project.layout)?;
     failpoint::reach(Point::OverlayRecorded);
     Ok((ResolvedVmArtifacts { image: base.image, is_new }, record))
 }
@@ -109,17 +109,16 @@ pub(super) fn check_overlay(
     plan: &VmPlan,
     base: &Base,
     mut recorded: Option<&mut Record>,
-    layout: &ProjectLayout,
-    context: &RuntimeContext,
+    project: ProjectRef<'_>,
 ) -> Result<(), VmError> {
     let (vm, overlay) = (&plan.definition.name, &plan.definition.overlay);
     let mut found = backing_of_own(vm, overlay)?;
     while is_frozen_layer(&found) {
-        check_frozen(plan, &found, recorded.as_deref_mut(), context)?;
+        check_frozen(plan, &found, recorded.as_deref_mut(), project.context)?;
         found = backing_of(&found)?;
     }
-    if let Some(sha256) = layer::sha256_in(&found, layout) {
-        layer::check(plan, &sha256, recorded.as_deref_mut(), layout, context)?;
+    if let Some(sha256) = layer::sha256_in(&found, project.layout) {
+        layer::check(plan, &sha256, recorded.as_deref_mut(), project)?;
         found = backing_of(&found)?;
     }
     let same_file = found == normalise(&base.disk)
@@ -230,12 +229,7 @@ fn backing_of(disk: &Path) -> Result<PathBuf, VmError> {
 }
 
 /// Creates the disk under a temporary name and publishes it by renaming.
-fn create(
-    plan: &VmPlan,
-    foundation: &Path,
-    layout: &ProjectLayout,
-    context: &RuntimeContext,
-) -> Result<(), VmError> {
+fn create(plan: &VmPlan, foundation: &Path, project: ProjectRef<'_>) -> Result<(), VmError> {
     let (vm, disk_path) = (&plan.definition.name, &plan.definition.overlay);
     let overlay = &disk_path.to_path_buf();
     let directory = overlay.parent().unwrap_or(Path::new("/"));
@@ -243,7 +237,7 @@ fn create(
         |source| VmIoError::File { action: FileAction::Create, path: overlay.clone(), source };
     create_private_directory(directory).map_err(failed)?;
     // A file that moves with the project is named relative to the disk, any other by its own path.
-    let backing_file = match place::stored(foundation, layout).is_absolute() {
+    let backing_file = match place::stored(foundation, project.layout).is_absolute() {
         true => foundation.to_owned(),
         false => relative(directory, foundation),
     };
@@ -260,11 +254,7 @@ fn create(
     temporary.persist_noclobber(overlay).map_err(|error| failed(error.error))?;
     failpoint::reach(Point::OverlayPublished);
     File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)?;
-    context.reporter.report(&Event::OverlayCreated {
-        vm: vm.clone(),
-        path: overlay.clone(),
-        size_bytes,
-    });
+    project.report(&Event::OverlayCreated { vm: vm.clone(), path: overlay.clone(), size_bytes });
     Ok(())
 }
 

@@ -5,7 +5,6 @@ mod stopping;
 use std::fs;
 use std::time::Duration;
 
-use crate::context::RuntimeContext;
 use crate::failpoint::{self, Point};
 use crate::layout::ProjectLayout;
 use crate::qemu::running_qemu;
@@ -16,6 +15,7 @@ use super::journal;
 use super::lock::lock;
 use super::monitor::clean_up;
 use super::parallel::{PerVm, side_by_side};
+use super::project::ProjectRef;
 use super::record::{Progress, Record, RecordError, VmState, copy_of, observe, sentence_of_copy};
 use super::start::{cancel_resume, cancel_suspend, continue_vm, discard};
 use stopping::{Stopping, sockets_of};
@@ -59,21 +59,20 @@ impl Default for DownOptions {
 /// Returns [`RecordError::Unknown`] before anything is stopped. Each VM has an outcome of its own.
 pub fn down(
     names: &[String],
-    layout: &ProjectLayout,
-    context: &RuntimeContext,
+    project: ProjectRef<'_>,
     options: &DownOptions,
 ) -> Result<PerVm<VmState>, VmError> {
-    let known = known(layout);
+    let known = known(project.layout);
     if let Some(unknown) = names.iter().find(|name| !known.contains(name)) {
         return Err(RecordError::unknown(unknown, &known).into());
     }
     let names = if names.is_empty() { &known } else { names };
-    Ok(journal::record("down", layout, context, |context| {
+    Ok(journal::record("down", project, |project| {
         side_by_side(names, String::as_str, |vm| {
             let _span = tracing::debug_span!("down", %vm).entered();
-            let was_ended = options.force && end_at_once(vm, layout, context)?;
-            let _lock = lock(vm, layout, context)?;
-            stop_or_find_stopped(vm, layout, context, options, was_ended)
+            let was_ended = options.force && end_at_once(vm, project)?;
+            let _lock = lock(vm, project)?;
+            stop_or_find_stopped(vm, project, options, was_ended)
         })
     }))
 }
@@ -92,14 +91,10 @@ fn known(layout: &ProjectLayout) -> Vec<String> {
 
 /// Ends QEMU before waiting for the VM's lock: a boot that hangs holds that lock, and the end of
 /// QEMU ends the boot. Returns `true` if there was a QEMU.
-fn end_at_once(
-    vm: &str,
-    layout: &ProjectLayout,
-    context: &RuntimeContext,
-) -> Result<bool, VmError> {
-    let Some(qemu) = running_qemu(&layout.vm(vm).pidfile()) else { return Ok(false) };
-    let record = Record::load(layout, vm).ok().flatten();
-    let stopping = Stopping::new(vm, record.as_ref(), &qemu, layout, context);
+fn end_at_once(vm: &str, project: ProjectRef<'_>) -> Result<bool, VmError> {
+    let Some(qemu) = running_qemu(&project.files(vm).pidfile()) else { return Ok(false) };
+    let record = Record::load(project.layout, vm).ok().flatten();
+    let stopping = Stopping::new(vm, record.as_ref(), &qemu, project);
     if qemu.is_frozen() {
         // The signal comes first, so that the guest does not run for another moment.
         stopping.report("SIGTERM");
@@ -116,45 +111,44 @@ fn end_at_once(
 /// already. Returns the VM's state before.
 fn stop_or_find_stopped(
     vm: &str,
-    layout: &ProjectLayout,
-    context: &RuntimeContext,
+    project: ProjectRef<'_>,
     options: &DownOptions,
     was_ended: bool,
 ) -> Result<VmState, VmError> {
-    let files = layout.vm(vm);
-    let mut record = match Record::load(layout, vm) {
+    let files = project.files(vm);
+    let mut record = match Record::load(project.layout, vm) {
         Ok(Some(record)) => record,
-        unreadable => return stop_unrecorded(vm, layout, context, options, unreadable.err()),
+        unreadable => return stop_unrecorded(vm, project, options, unreadable.err()),
     };
     let (mut before, mut qemu) = observe(&record, &files);
     if matches!(before, VmState::Suspended | VmState::Resuming) {
-        return stop_suspended(cancel_resume(record, layout)?, layout, context, options);
+        return stop_suspended(cancel_resume(record, project)?, project, options);
     }
     if before == VmState::Copied {
-        return Ok(leave_copied(&record, layout, context));
+        return Ok(leave_copied(&record, project));
     }
     if before == VmState::Suspending {
-        record = cancel_suspend(record, layout, context)?;
+        record = cancel_suspend(record, project)?;
         if !options.force {
             // A paused guest cannot shut down.
-            record = continue_vm(record, layout, context)?;
+            record = continue_vm(record, project)?;
         }
         (before, qemu) = observe(&record, &files);
     }
-    let sockets = sockets_of(vm, Some(&record), layout, context);
+    let sockets = sockets_of(vm, Some(&record), project);
     let mut end = None;
     if let Some(qemu) = qemu {
-        let stopping = Stopping::new(vm, Some(&record), &qemu, layout, context);
+        let stopping = Stopping::new(vm, Some(&record), &qemu, project);
         stopping.prepare(options)?;
         // A full disk must not keep a VM from being stopped.
         let mut stopped = record.clone();
         stopped.progress = Progress::Stopping;
-        let _ = stopped.save(layout);
+        let _ = stopped.save(project.layout);
         failpoint::reach(Point::DownRecorded);
         end = match stopping.run(options) {
             Err(error @ VmError::Access(AccessError::SocketsGone { .. })) => {
                 // The guest was not asked, and the VM keeps running.
-                record.save(layout)?;
+                record.save(project.layout)?;
                 return Err(error);
             }
             end => Some(end?),
@@ -167,34 +161,31 @@ fn stop_or_find_stopped(
         failpoint::reach(Point::DownCleaned);
         record.progress = Progress::Stopped;
         record.boot = None;
-        record.save(layout)?;
+        record.save(project.layout)?;
     }
     if was_ended && !before.is_alive() {
         before = VmState::Running;
     }
-    context
-        .reporter
-        .report(&Event::VmStopped { vm: vm.to_owned(), was_running: before.is_alive() });
+    project.report(&Event::VmStopped { vm: vm.to_owned(), was_running: before.is_alive() });
     end.map_or(Ok(()), |end| end.judge(vm))?;
     Ok(before)
 }
 
 /// Leaves a VM of the project of which this one is a copy alone. The record still says that its
 /// disk was copied while it ran.
-fn leave_copied(record: &Record, layout: &ProjectLayout, context: &RuntimeContext) -> VmState {
-    if let Some(original) = copy_of(record, layout) {
+fn leave_copied(record: &Record, project: ProjectRef<'_>) -> VmState {
+    if let Some(original) = copy_of(record, project.layout) {
         let message = sentence_of_copy(&record.name, &original);
-        context.reporter.report(&Event::Warning { message });
+        project.report(&Event::Warning { message });
     }
-    context.reporter.report(&Event::VmStopped { vm: record.name.clone(), was_running: false });
+    project.report(&Event::VmStopped { vm: record.name.clone(), was_running: false });
     VmState::Copied
 }
 
 /// Treats a suspended VM as the options say; it does not run.
 fn stop_suspended(
     record: Record,
-    layout: &ProjectLayout,
-    context: &RuntimeContext,
+    project: ProjectRef<'_>,
     options: &DownOptions,
 ) -> Result<VmState, VmError> {
     let vm = record.name.clone();
@@ -204,10 +195,10 @@ fn stop_suspended(
             let message = format!(
                 "VM `{vm}` stays suspended; `castra down --discard-suspended {vm}` drops its memory"
             );
-            context.reporter.report(&Event::Warning { message });
+            project.report(&Event::Warning { message });
         }
         IfSuspended::Discard => {
-            discard(record, layout, context)?;
+            discard(record, project)?;
         }
     }
     Ok(VmState::Suspended)
@@ -216,21 +207,20 @@ fn stop_suspended(
 /// Stops a VM whose record is gone, damaged or too new, by what the kernel knows of its QEMU.
 fn stop_unrecorded(
     vm: &str,
-    layout: &ProjectLayout,
-    context: &RuntimeContext,
+    project: ProjectRef<'_>,
     options: &DownOptions,
     unreadable: Option<RecordError>,
 ) -> Result<VmState, VmError> {
-    let files = layout.vm(vm);
+    let files = project.files(vm);
     let Some(qemu) = running_qemu(&files.pidfile()) else {
         return unreadable.map_or(Ok(VmState::Stopped), |error| Err(error.into()));
     };
-    let sockets = layout.sockets(&context.runtime_root, vm);
-    let stopping = Stopping::new(vm, None, &qemu, layout, context);
+    let sockets = project.sockets(vm);
+    let stopping = Stopping::new(vm, None, &qemu, project);
     stopping.prepare(options)?;
     let end = stopping.run(options)?;
     clean_up(&files, &sockets);
-    context.reporter.report(&Event::VmStopped { vm: vm.to_owned(), was_running: true });
+    project.report(&Event::VmStopped { vm: vm.to_owned(), was_running: true });
     end.judge(vm)?;
     Ok(VmState::Running)
 }
@@ -241,15 +231,11 @@ fn stop_unrecorded(
 ///
 /// # Errors
 /// Returns [`VmError::State`], [`VmError::Record`] or [`VmError::Interrupted`].
-pub(super) fn await_stop(
-    mut record: Record,
-    layout: &ProjectLayout,
-    context: &RuntimeContext,
-) -> Result<Record, VmError> {
-    let (vm, files) = (record.name.clone(), layout.vm(&record.name));
-    let sockets = sockets_of(&vm, Some(&record), layout, context);
+pub(super) fn await_stop(mut record: Record, project: ProjectRef<'_>) -> Result<Record, VmError> {
+    let (vm, files) = (record.name.clone(), project.files(&record.name));
+    let sockets = sockets_of(&vm, Some(&record), project);
     if let Some(qemu) = running_qemu(&files.pidfile()) {
-        let stopping = Stopping::new(&vm, Some(&record), &qemu, layout, context);
+        let stopping = Stopping::new(&vm, Some(&record), &qemu, project);
         stopping.prepare(&DownOptions::default())?;
         if stopping.is_to_be_dropped() {
             stopping.end_qemu()?;
@@ -264,11 +250,11 @@ pub(super) fn await_stop(
             };
             if !stopping.wait_for_guest(limit)? {
                 record.progress = Progress::Running;
-                record.save(layout)?;
+                record.save(project.layout)?;
                 let message = format!(
                     "VM `{vm}` was asked to shut down earlier but did not; it keeps running"
                 );
-                context.reporter.report(&Event::Warning { message });
+                project.report(&Event::Warning { message });
                 return Ok(record);
             }
         }
@@ -276,7 +262,7 @@ pub(super) fn await_stop(
     clean_up(&files, &sockets);
     record.progress = Progress::Stopped;
     record.boot = None;
-    record.save(layout)?;
-    context.reporter.report(&Event::VmStopped { vm, was_running: true });
+    record.save(project.layout)?;
+    project.report(&Event::VmStopped { vm, was_running: true });
     Ok(record)
 }

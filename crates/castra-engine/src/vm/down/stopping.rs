@@ -7,15 +7,15 @@ use std::time::{Duration, Instant};
 use castra_wire::GuestMessage;
 use serde_json::json;
 
-use crate::context::RuntimeContext;
 use crate::guest::ControlPort;
 use crate::guest::ssh::{SshError, capture};
-use crate::layout::{ProjectLayout, SocketsLayout};
+use crate::layout::SocketsLayout;
 use crate::qemu::{MachineStatus, QemuPid, Qmp, QmpError};
 use crate::report::Event;
 use crate::vm::access::ssh_target;
 use crate::vm::error::{AccessError, Attempt, StopError, VmError};
 use crate::vm::monitor::continue_paused;
+use crate::vm::project::ProjectRef;
 use crate::vm::record::{BootRecord, Progress, Record, StartKind};
 use crate::wait::WaitLimit;
 
@@ -68,8 +68,7 @@ pub(in crate::vm) struct Stopping<'a> {
     qemu: &'a QemuPid,
     sockets: SocketsLayout,
     disk: PathBuf,
-    layout: &'a ProjectLayout,
-    context: &'a RuntimeContext,
+    project: ProjectRef<'a>,
 }
 
 impl<'a> Stopping<'a> {
@@ -77,12 +76,14 @@ impl<'a> Stopping<'a> {
         vm: &'a str,
         record: Option<&'a Record>,
         qemu: &'a QemuPid,
-        layout: &'a ProjectLayout,
-        context: &'a RuntimeContext,
+        project: ProjectRef<'a>,
     ) -> Self {
-        let sockets = sockets_of(vm, record, layout, context);
-        let disk = record.map_or_else(|| layout.overlay(vm), |record| record.overlay_path(layout));
-        Self { vm, record, qemu, sockets, disk, layout, context }
+        let sockets = sockets_of(vm, record, project);
+        let disk = record.map_or_else(
+            || project.layout.overlay(vm),
+            |record| record.overlay_path(project.layout),
+        );
+        Self { vm, record, qemu, sockets, disk, project }
     }
 }
 
@@ -90,11 +91,10 @@ impl<'a> Stopping<'a> {
 pub(in crate::vm) fn sockets_of(
     vm: &str,
     record: Option<&Record>,
-    layout: &ProjectLayout,
-    context: &RuntimeContext,
+    project: ProjectRef<'_>,
 ) -> SocketsLayout {
     let boot = record.and_then(|record| record.boot.as_ref());
-    boot.map_or_else(|| layout.sockets(&context.runtime_root, vm), |boot| boot.socket_paths())
+    boot.map_or_else(|| project.sockets(vm), |boot| boot.socket_paths())
 }
 
 impl Stopping<'_> {
@@ -111,7 +111,7 @@ impl Stopping<'_> {
         if self.sockets.are_gone() && self.ssh_port().is_none() {
             return Err(self.unreachable().into());
         }
-        continue_paused(self.vm, &self.disk, &self.sockets, self.context)
+        continue_paused(self.vm, &self.disk, &self.sockets, self.project.context)
     }
 
     fn unreachable(&self) -> AccessError {
@@ -140,7 +140,7 @@ impl Stopping<'_> {
 
     /// Returns `true` if the machine never ran, so that ending it loses nothing.
     pub(in crate::vm) fn is_to_be_dropped(&self) -> bool {
-        let status = || MachineStatus::ask(&self.sockets, &self.context.cancel);
+        let status = || MachineStatus::ask(&self.sockets, self.project.cancel());
         self.never_ran() && status() == Some(MachineStatus::Paused)
     }
 
@@ -164,14 +164,14 @@ impl Stopping<'_> {
     /// Ends QEMU without asking its guest: by QMP, which closes the disk cleanly, then by signals.
     /// Returns the method that succeeded.
     pub(in crate::vm) fn end_qemu(&self) -> Result<&'static str, VmError> {
-        self.context.cancel.check()?;
+        self.project.cancel().check()?;
         self.report("QMP quit");
         let quit = self.qmp().and_then(|mut qmp| qmp.quit());
         // A QEMU that is just ending closes its connection first.
         if self.wait(if quit.is_ok() { QEMU_LIMIT } else { SLICE })? {
             return Ok("QMP quit");
         }
-        self.context.cancel.check()?;
+        self.project.cancel().check()?;
         self.report("SIGTERM");
         self.qemu.terminate()?;
         if self.wait(QEMU_LIMIT)? {
@@ -199,7 +199,7 @@ impl Stopping<'_> {
     fn ask_guest(&self) -> Result<bool, VmError> {
         self.report("guest shutdown");
         let heard = self.has_agent() && self.ask_agent();
-        self.context.cancel.check()?;
+        self.project.cancel().check()?;
         if !heard && self.sockets.are_gone() && self.is_alive() {
             return Err(self.unreachable().into());
         }
@@ -220,7 +220,7 @@ impl Stopping<'_> {
                 return Ok(true);
             }
             if MachineStatus::glance(&self.sockets) == Some(MachineStatus::DiskFull) {
-                continue_paused(self.vm, &self.disk, &self.sockets, self.context)?;
+                continue_paused(self.vm, &self.disk, &self.sockets, self.project.context)?;
             }
             if left.is_zero() {
                 return Ok(false);
@@ -239,12 +239,12 @@ impl Stopping<'_> {
 
     fn ask_over_ssh(&self) -> bool {
         let Some(target) =
-            self.record.and_then(|record| ssh_target(record, "root", self.layout).ok())
+            self.record.and_then(|record| ssh_target(record, "root", self.project.layout).ok())
         else {
             return false;
         };
         let argv = ["sh", "-c", POWER_OFF].map(OsString::from).to_vec();
-        match capture(&self.context.cancel, &target, argv, MOST_OUTPUT_BYTES) {
+        match capture(self.project.cancel(), &target, argv, MOST_OUTPUT_BYTES) {
             Ok(captured) => captured.exit.code() == 0,
             // The guest may be faster than the answer.
             Err(error) => matches!(error, SshError::Lost),
@@ -253,7 +253,7 @@ impl Stopping<'_> {
 
     fn ask_over_control_port(&self) -> bool {
         let deadline = Instant::now() + ANSWER_LIMIT;
-        ControlPort::connect(&self.sockets.control(), deadline, &self.context.cancel)
+        ControlPort::connect(&self.sockets.control(), deadline, self.project.cancel())
             .and_then(|mut port| {
                 port.attach()?;
                 port.power_off()?;
@@ -270,7 +270,7 @@ impl Stopping<'_> {
     }
 
     fn qmp(&self) -> Result<Qmp, QmpError> {
-        Qmp::connect(&self.sockets.qmp(), WaitLimit::new(ANSWER_LIMIT, &self.context.cancel))
+        Qmp::connect(&self.sockets.qmp(), WaitLimit::new(ANSWER_LIMIT, self.project.cancel()))
     }
 
     /// Waits for QEMU to end after a request.
@@ -288,13 +288,12 @@ impl Stopping<'_> {
             if left.is_zero() {
                 return Ok(false);
             }
-            self.context.cancel.check()?;
+            self.project.cancel().check()?;
         }
     }
 
     pub(in crate::vm) fn report(&self, method: &str) {
-        self.context
-            .reporter
+        self.project
             .report(&Event::VmStopping { vm: self.vm.to_owned(), method: method.to_owned() });
     }
 }

@@ -19,6 +19,7 @@ use crate::qemu::find_qemus;
 use crate::state_root::{StateRoot, StateRootError, noted_root};
 use crate::trusted;
 use crate::vm::parallel::PerVm;
+use crate::vm::project::ProjectRef;
 
 use super::status::{VmStatus, status};
 
@@ -45,20 +46,22 @@ pub struct ListedVm {
 
 /// Records the location of a project. Reads one small file if it is known already; ignores a cache
 /// that cannot be written to.
-pub(in crate::vm) fn note(layout: &ProjectLayout, context: &RuntimeContext) {
-    let (path, root) = (context.cache.known_project(layout), layout.state_root());
+pub(in crate::vm) fn note(project: ProjectRef<'_>) {
+    let (path, root) =
+        (project.context.cache.known_project(project.layout), project.layout.state_root());
     if noted_root(&path).is_some_and(|known| known == root) {
         return;
     }
-    files::tag_as_cache(&context.cache.tag());
+    files::tag_as_cache(&project.context.cache.tag());
     // After a crash, the next `up` writes the note again.
-    let _ = files::create_private_directory(&context.cache.known_projects()).and_then(|()| {
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(false).mode(0o600);
-        let mut file = trusted::open_with(&mut options, &path)?;
-        file.set_len(0)?;
-        file.write_all(root.as_os_str().as_bytes())
-    });
+    let _ =
+        files::create_private_directory(&project.context.cache.known_projects()).and_then(|()| {
+            let mut options = OpenOptions::new();
+            options.write(true).create(true).truncate(false).mode(0o600);
+            let mut file = trusted::open_with(&mut options, &path)?;
+            file.set_len(0)?;
+            file.write_all(root.as_os_str().as_bytes())
+        });
 }
 
 /// Lists all existing projects that have a VM, by directory. Asks no guest, so it never waits.
@@ -121,7 +124,7 @@ mod tests {
         state_root::make(&layout, &context).expect("made");
         fs::create_dir_all(layout.vm("web").directory()).expect("made");
         fs::write(layout.vm("web").record(), "{}").expect("written");
-        note(&layout, &context);
+        note(ProjectRef::new(&layout, &context));
         let listed = list_projects(&context);
         let ours = |project: &&ProjectStatus| project.layout == layout;
         let project = listed.iter().find(ours).expect("known");
@@ -137,7 +140,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let layout = ProjectLayout::unchecked("/nowhere/.castra".into());
         fs::write(directory.path().join("castra"), "in the way").expect("written");
-        note(&layout, &context(directory.path()));
+        note(ProjectRef::new(&layout, &context(directory.path())));
         let junk = directory.path().join("junk");
         fs::write(&junk, "relative/path").expect("written");
         assert_eq!(noted_root(&junk), None);

@@ -5,12 +5,11 @@ use std::time::{Duration, Instant};
 use castra_wire::{AgentTask, GuestMessage, Listener, Reach, ServicePort, Transport};
 
 use crate::config::PortForward;
-use crate::context::RuntimeContext;
 use crate::files::Lock;
 use crate::guest::ControlPort;
-use crate::layout::ProjectLayout;
 use crate::sockets::Protocol;
 use crate::trusted;
+use crate::vm::project::ProjectRef;
 use crate::vm::record::{Record, VmState, observe};
 use crate::vm::start::ports::has_relay;
 
@@ -20,21 +19,13 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 /// Asks a running VM how far the services behind its forwarded ports can be reached. Returns
 /// nothing without an agent or with an older one, and while the VM is busy or another castra works
 /// on it.
-pub fn services(
-    vm: &str,
-    layout: &ProjectLayout,
-    context: &RuntimeContext,
-) -> Vec<(PortForward, Reach)> {
-    ask(vm, layout, context).unwrap_or_default()
+pub fn services(vm: &str, project: ProjectRef<'_>) -> Vec<(PortForward, Reach)> {
+    ask(vm, project).unwrap_or_default()
 }
 
-fn ask(
-    vm: &str,
-    layout: &ProjectLayout,
-    context: &RuntimeContext,
-) -> Option<Vec<(PortForward, Reach)>> {
-    let record = Record::load(layout, vm).ok()??;
-    let files = layout.vm(vm);
+fn ask(vm: &str, project: ProjectRef<'_>) -> Option<Vec<(PortForward, Reach)>> {
+    let record = Record::load(project.layout, vm).ok()??;
+    let files = project.files(vm);
     let (state, qemu) = observe(&record, &files);
     let boot = record.boot.filter(|boot| boot.has_agent() && !boot.port_forwards.is_empty())?;
     if state != VmState::Running || qemu?.is_frozen() {
@@ -43,7 +34,7 @@ fn ask(
     let _lock = Lock::try_hold(trusted::open(&files.lock()).ok()?, &files.lock()).ok()??;
     let deadline = Instant::now() + ANSWER_LIMIT;
     let control = boot.socket_paths().control();
-    let mut port = ControlPort::connect(&control, deadline, &context.cancel).ok()?;
+    let mut port = ControlPort::connect(&control, deadline, project.cancel()).ok()?;
     // The agent also greets, by which the host learns that it listens.
     port.attach().ok()?;
     port.listeners(boot.port_forwards.iter().map(port_of).collect()).ok()?;

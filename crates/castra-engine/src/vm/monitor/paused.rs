@@ -11,11 +11,12 @@ use serde_json::json;
 
 use crate::cancel::Cancel;
 use crate::context::RuntimeContext;
-use crate::layout::{ProjectLayout, SocketsLayout};
+use crate::layout::SocketsLayout;
 use crate::qemu::{MachineStatus, Qmp};
 use crate::report::Event;
 use crate::vm::error::{StateError, VmError};
 use crate::vm::full_disk::FullDisk;
+use crate::vm::project::ProjectRef;
 use crate::vm::record::Record;
 use crate::wait::WaitLimit;
 
@@ -78,12 +79,11 @@ pub(in crate::vm) fn continue_paused(
 /// Continues a paused machine as [`continue_paused`] does, for a VM with a record.
 pub(in crate::vm) fn continue_recorded(
     record: &Record,
-    layout: &ProjectLayout,
-    context: &RuntimeContext,
+    project: ProjectRef<'_>,
 ) -> Result<(), VmError> {
     let Some(boot) = &record.boot else { return Ok(()) };
     let sockets = boot.socket_paths();
-    continue_paused(&record.name, &record.overlay_path(layout), &sockets, context)
+    continue_paused(&record.name, &record.overlay_path(project.layout), &sockets, project.context)
 }
 
 fn proceed(vm: &str, sockets: &SocketsLayout, cancel: &Cancel) -> Result<(), VmError> {

@@ -64,7 +64,7 @@ pub(in crate::vm) fn explain_start(
     let memory_mib = request.plan.definition.memory_bytes >> 20;
     let about = About { vm, files, accelerator, memory_mib, has_ended: true, signal: *signal };
     let diagnosis = Trouble::gather(&about, Phase::Qemu, Duration::ZERO, None).diagnosis;
-    match diagnosis.or_else(|| Diagnosis::by_trial(request.binary, &request.context.cancel)) {
+    match diagnosis.or_else(|| Diagnosis::by_trial(request.binary, request.project.cancel())) {
         Some(diagnosis) => {
             StartError::NotStarted { error: Box::new(error), diagnosis: Box::new(diagnosis) }.into()
         }

@@ -4,11 +4,12 @@ use crate::cancel::Cancel;
 use crate::context::RuntimeContext;
 use crate::error::Explain as _;
 use crate::guest::{NetworkDown, NetworkReport, VmKeys};
-use crate::layout::{ProjectLayout, SocketsLayout};
+use crate::layout::SocketsLayout;
 use crate::qemu::{MachineStatus, running_qemu};
 use crate::report::Event;
 use crate::vm::error::{AccessError, Attempt, StateError, VmError};
 use crate::vm::monitor::{continue_recorded, ensure_not_stopped};
+use crate::vm::project::ProjectRef;
 use crate::vm::record::{BootRecord, MissingModules, Progress, Record, StartKind, VmState};
 use crate::vm::timeline::{self, Stopwatch, save_if_new};
 
@@ -25,23 +26,22 @@ use super::watch::BootWatch;
 /// QEMU is left running, since another command may still make it ready.
 pub(in crate::vm) fn attach(
     mut record: Record,
-    layout: &ProjectLayout,
-    context: &RuntimeContext,
+    project: ProjectRef<'_>,
     options: UpOptions,
 ) -> Result<UpOutcome, VmError> {
     let vm = record.name.clone();
-    ensure_not_stopped(&vm, running_qemu(&layout.vm(&vm).pidfile()).as_ref())?;
+    ensure_not_stopped(&vm, running_qemu(&project.files(&vm).pidfile()).as_ref())?;
     if record.progress == Progress::Starting
         && record.boot.as_ref().is_some_and(|boot| boot.start == StartKind::Suspended)
     {
-        let record = continue_vm(record, layout, context)?;
-        report_running(&record, None, context);
+        let record = continue_vm(record, project)?;
+        report_running(&record, None, project.context);
         return Ok(UpOutcome { record, ran_already: true });
     }
-    if record.progress == Progress::Starting && is_stalled(&record, context) {
+    if record.progress == Progress::Starting && is_stalled(&record, project.context) {
         return Err(StateError::NotRunning { vm, state: VmState::Starting }.into());
     }
-    continue_recorded(&record, layout, context)?;
+    continue_recorded(&record, project)?;
     let has_agent = record.has_agent();
     let is_ready = record.progress == Progress::Running;
     let before = record.clone();
@@ -52,14 +52,14 @@ pub(in crate::vm) fn attach(
             return Err(gone.into());
         }
         let hint = gone.hint().unwrap_or_default();
-        context.reporter.report(&Event::Warning { message: format!("{gone}. {hint}") });
+        project.report(&Event::Warning { message: format!("{gone}. {hint}") });
     } else if let Some(boot) =
         before.boot.as_ref().filter(|_| has_agent && options.wait != WaitFor::Nothing)
     {
-        let missing = follow(&record, boot, layout, context, options)?;
-        record.set_missing_modules(missing, context);
+        let missing = follow(&record, boot, project, options)?;
+        record.set_missing_modules(missing, project.context);
         if is_ready {
-            check_network(&record, &context.cancel)?;
+            check_network(&record, project.cancel())?;
         }
     }
     let is_unfinished = has_agent && options.wait == WaitFor::Nothing;
@@ -67,9 +67,9 @@ pub(in crate::vm) fn attach(
         record.progress = Progress::Running;
     }
     if record != before {
-        record.save(layout)?;
+        record.save(project.layout)?;
     }
-    report_running(&record, None, context);
+    report_running(&record, None, project.context);
     Ok(UpOutcome { record, ran_already: true })
 }
 
@@ -78,18 +78,20 @@ pub(in crate::vm) fn attach(
 fn follow(
     record: &Record,
     boot: &BootRecord,
-    layout: &ProjectLayout,
-    context: &RuntimeContext,
+    project: ProjectRef<'_>,
     options: UpOptions,
 ) -> Result<Option<MissingModules>, VmError> {
-    let (vm, files, disk) = (&record.name, &layout.vm(&record.name), &record.overlay_path(layout));
+    let (vm, files, disk) =
+        (&record.name, &project.files(&record.name), &record.overlay_path(project.layout));
     let sockets = boot.socket_paths();
     let keys = VmKeys::load_or_create(files)?;
     let kept = timeline::find(files, boot.started_unix_ms);
-    let stopwatch = &Stopwatch::continuing(vm, kept.as_ref(), &context.reporter);
+    let stopwatch = &Stopwatch::continuing(vm, kept.as_ref(), &project.context.reporter);
     let was_ready = record.progress == Progress::Running;
-    let watch =
-        BootWatch { was_ready, ..BootWatch::of_running(vm, files, disk, boot, context, stopwatch) };
+    let watch = BootWatch {
+        was_ready,
+        ..BootWatch::of_running(vm, files, disk, boot, project.context, stopwatch)
+    };
     let watch = BootWatch { wait: options.wait, limit: options.boot_limit, ..watch };
     let is_alive = || running_qemu(&files.pidfile()).is_some();
     let followed = watch.follow(&sockets, &keys, is_alive);

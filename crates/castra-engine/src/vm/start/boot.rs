@@ -9,7 +9,7 @@ use crate::context::{ACCELERATOR, RuntimeContext};
 use crate::failpoint::{self, Point};
 use crate::guest::{VmKeys, append_agent};
 use crate::host::millis;
-use crate::layout::{ProjectLayout, SocketsLayout};
+use crate::layout::SocketsLayout;
 use crate::qemu::{
     Accelerator, AcceleratorChoice, Boot, Disk, ENDED_BY_SIGNAL, Incoming, Launch, MachineSpec,
     Memory, QemuBinary, QemuError, QemuProcess, choose_accelerator, launch,
@@ -19,6 +19,7 @@ use crate::vm::disk::Image;
 use crate::vm::error::{StartError, StateError, VmError};
 use crate::vm::monitor::clean_up;
 use crate::vm::plan::VmPlan;
+use crate::vm::project::ProjectRef;
 use crate::vm::record::{MissingModules, Progress, Record, StartKind};
 use crate::vm::timeline::Phase;
 
@@ -103,25 +104,24 @@ pub(in crate::vm) fn accelerator(
     plan: &VmPlan,
     image: Option<&Image>,
     binary: &QemuBinary,
-    layout: &ProjectLayout,
-    context: &RuntimeContext,
+    project: ProjectRef<'_>,
 ) -> Result<AcceleratorChoice, VmError> {
     let vm = &plan.definition.name;
-    let choice = match named_accelerator(context)? {
+    let choice = match named_accelerator(project.context)? {
         Some(accelerator) => {
             AcceleratorChoice { accelerator, reason: format!("set by {ACCELERATOR}") }
         }
         None => choose_accelerator(
             binary,
             &tcg_cpu(&plan.definition, image),
-            &context.cache,
-            layout.vm(vm).directory(),
-            &context.cancel,
+            &project.context.cache,
+            project.files(vm).directory(),
+            project.cancel(),
         )?,
     };
     let accelerator = choice.accelerator.name().to_owned();
     let (vm, reason) = (vm.clone(), choice.reason.clone());
-    context.reporter.report(&Event::AcceleratorChosen { vm, accelerator, reason });
+    project.report(&Event::AcceleratorChosen { vm, accelerator, reason });
     Ok(choice)
 }
 
@@ -181,21 +181,21 @@ fn try_once(
     warm: Option<&Warm>,
 ) -> Result<Record, VmError> {
     let keys = VmKeys::load_or_create(&request.files())?;
-    let sockets = request.layout.sockets(&request.context.runtime_root, request.vm());
+    let sockets = request.project.sockets(request.vm());
     if let Some(initramfs) = request.image.and_then(|(_, paths)| paths.initramfs.as_ref())
         && request.has_agent()
         && warm.is_none()
     {
         append_agent(initramfs, &request.files().initramfs())?;
     }
-    ports::check(request.vm(), &request.plan.definition.port_forwards, request.layout)?;
+    ports::check(request.vm(), &request.plan.definition.port_forwards, request.project.layout)?;
     request.report(Event::VmStarting { vm: request.vm().to_owned(), warm: warm.is_some() });
     let started = Instant::now();
     request.stopwatch.begin_at(Phase::Qemu, started);
     let mut process = start_qemu(request, &mut record, &choice, &sockets, warm)?;
     begin_guest_phase(request, &process, warm.is_some());
     match await_guest(request, &choice, &sockets, &keys, &mut process, started, warm) {
-        Ok(missing) => record.set_missing_modules(missing, request.context),
+        Ok(missing) => record.set_missing_modules(missing, request.project.context),
         // The guest lost nothing, and continues once there is room.
         Err(error @ VmError::State(StateError::DiskFull { .. }))
             if request.options.lifetime == Lifetime::Own =>
@@ -205,7 +205,7 @@ fn try_once(
         // Commands can run: trouble with the services is no reason to end the VM.
         Err(error @ VmError::Start(StartError::ServicesTimedOut { .. })) => {
             record.progress = Progress::Running;
-            record.save(request.layout)?;
+            record.save(request.project.layout)?;
             return Err(error);
         }
         Err(error) => {
@@ -221,7 +221,7 @@ fn try_once(
     if let Some(boot) = record.boot.as_mut().filter(|_| request.has_agent() && is_awaited) {
         boot.ready_ms = Some(millis(started.elapsed()));
     }
-    if let Err(error) = record.save(request.layout) {
+    if let Err(error) = record.save(request.project.layout) {
         process.kill();
         record_failure(request, &mut record, &sockets);
         return Err(error.into());
@@ -256,7 +256,7 @@ fn await_guest(
         started,
         wait: request.options.wait,
         limit: request.options.boot_limit,
-        context: request.context,
+        context: request.project.context,
         stopwatch: request.stopwatch,
         missing_modules: RefCell::default(),
     };
@@ -313,7 +313,7 @@ fn start_qemu(
             record.progress = Progress::Starting;
             record.boot = Some(boot_record(request, choice, ssh_port, sockets, start, &spec));
             record.ssh_port = ssh_port.or(record.ssh_port);
-            record.save(request.layout)?;
+            record.save(request.project.layout)?;
             request
                 .stopwatch
                 .set_qemu_start(record.boot.as_ref().map_or(0, |boot| boot.started_unix_ms));
@@ -332,7 +332,7 @@ fn start_qemu(
                     .map(Incoming::Devices),
                 lifetime: request.options.lifetime,
             };
-            Ok(launch(request.binary, launch_it, &request.context.cancel))
+            Ok(launch(request.binary, launch_it, request.project.cancel()))
         })?;
     match launched {
         Ok(process) => {
@@ -375,5 +375,5 @@ fn record_failure(request: &BootRequest<'_>, record: &mut Record, sockets: &Sock
     record.progress = Progress::Stopped;
     record.boot = None;
     clean_up(&request.files(), sockets);
-    let _ = record.save(request.layout);
+    let _ = record.save(request.project.layout);
 }

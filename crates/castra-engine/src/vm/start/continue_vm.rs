@@ -5,13 +5,12 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::context::RuntimeContext;
 use crate::guest::VmKeys;
-use crate::layout::ProjectLayout;
 use crate::qemu::running_qemu;
 use crate::report::Event;
 use crate::vm::error::{StopError, VmError};
 use crate::vm::monitor::{clean_up_run, to_leave_in_order, unanswered};
+use crate::vm::project::ProjectRef;
 use crate::vm::record::{BootRecord, Progress, Record, StartKind};
 use crate::vm::timeline::Stopwatch;
 use crate::wait::WaitLimit;
@@ -32,22 +31,21 @@ const CONT_POLL: Duration = Duration::from_millis(20);
 /// Returns [`VmError::Record`].
 pub(in crate::vm) fn cancel_suspend(
     mut record: Record,
-    layout: &ProjectLayout,
-    context: &RuntimeContext,
+    project: ProjectRef<'_>,
 ) -> Result<Record, VmError> {
     record.suspended = None;
     record.progress = Progress::Starting;
     if let Some(boot) = &mut record.boot {
         boot.start = StartKind::Suspended;
     }
-    record.save(layout)?;
-    let files = layout.vm(&record.name);
+    record.save(project.layout)?;
+    let files = project.files(&record.name);
     for path in [files.unfinished_machine_state(), files.machine_state()] {
         // The next suspend overwrites what remains.
         let _ = fs::remove_file(path);
     }
     if let Some(boot) = &record.boot
-        && let Ok(mut qmp) = to_leave_in_order(&record.name, boot, &context.cancel)
+        && let Ok(mut qmp) = to_leave_in_order(&record.name, boot, project.cancel())
     {
         // If nothing is being saved, there is nothing to cancel.
         let _ = qmp.execute("migrate_cancel", json!({}));
@@ -61,9 +59,9 @@ pub(in crate::vm) fn cancel_suspend(
 /// Returns [`StopError::Unkillable`] or [`VmError::Record`].
 pub(in crate::vm) fn cancel_resume(
     mut record: Record,
-    layout: &ProjectLayout,
+    project: ProjectRef<'_>,
 ) -> Result<Record, VmError> {
-    let files = layout.vm(&record.name);
+    let files = project.files(&record.name);
     if let Some(qemu) = running_qemu(&files.pidfile()) {
         qemu.kill()?;
         if !qemu.wait(END_LIMIT) {
@@ -74,7 +72,7 @@ pub(in crate::vm) fn cancel_resume(
         clean_up_run(&files, &boot.socket_paths());
     }
     record.progress = Progress::Suspended;
-    record.save(layout)?;
+    record.save(project.layout)?;
     Ok(record)
 }
 
@@ -86,39 +84,34 @@ pub(in crate::vm) fn cancel_resume(
 /// memory.
 pub(in crate::vm) fn continue_vm(
     mut record: Record,
-    layout: &ProjectLayout,
-    context: &RuntimeContext,
+    project: ProjectRef<'_>,
 ) -> Result<Record, VmError> {
     let vm = record.name.clone();
     let Some(boot) = record.boot.as_ref() else { return Ok(record) };
-    let files = layout.vm(&vm);
-    let mut qmp = to_leave_in_order(&vm, boot, &context.cancel)?;
-    let wait = WaitLimit::to_leave_in_order(CONT_LIMIT, &context.cancel).begin();
+    let files = project.files(&vm);
+    let mut qmp = to_leave_in_order(&vm, boot, project.cancel())?;
+    let wait = WaitLimit::to_leave_in_order(CONT_LIMIT, project.cancel()).begin();
     // For a moment after a cancelled save, QEMU refuses.
     while let Err(error) = qmp.execute("cont", json!({})) {
         wait.sleep(CONT_POLL).map_err(|_| unanswered(&vm, error))?;
     }
     drop(qmp);
     if boot.has_agent() {
-        wake(&record, boot, layout, context)?;
+        wake(&record, boot, project)?;
     }
     record.progress = Progress::Running;
-    record.save(layout)?;
+    record.save(project.layout)?;
     // No longer needed. The next suspend overwrites what remains.
     let _ = fs::remove_file(files.machine_state());
     Ok(record)
 }
 
-fn wake(
-    record: &Record,
-    boot: &BootRecord,
-    layout: &ProjectLayout,
-    context: &RuntimeContext,
-) -> Result<(), VmError> {
-    let (vm, files, disk) = (&record.name, &layout.vm(&record.name), &record.overlay_path(layout));
+fn wake(record: &Record, boot: &BootRecord, project: ProjectRef<'_>) -> Result<(), VmError> {
+    let (vm, files, disk) =
+        (&record.name, &project.files(&record.name), &record.overlay_path(project.layout));
     let keys = VmKeys::load_or_create(files)?;
-    let stopwatch = &Stopwatch::continuing(vm, None, &context.reporter);
-    let watch = BootWatch::of_running(vm, files, disk, boot, context, stopwatch);
+    let stopwatch = &Stopwatch::continuing(vm, None, &project.context.reporter);
+    let watch = BootWatch::of_running(vm, files, disk, boot, project.context, stopwatch);
     let is_alive = || running_qemu(&files.pidfile()).is_some();
     let woken = watch.wake(&boot.socket_paths(), &keys, is_alive);
     woken.map_err(|end| watch.explain(end, None))
@@ -128,17 +121,13 @@ fn wake(
 ///
 /// # Errors
 /// Returns [`VmError::Record`].
-pub(in crate::vm) fn discard(
-    record: Record,
-    layout: &ProjectLayout,
-    context: &RuntimeContext,
-) -> Result<Record, VmError> {
-    let mut record = cancel_resume(record, layout)?;
+pub(in crate::vm) fn discard(record: Record, project: ProjectRef<'_>) -> Result<Record, VmError> {
+    let mut record = cancel_resume(record, project)?;
     record.progress = Progress::Stopped;
     record.suspended = None;
-    record.save(layout)?;
+    record.save(project.layout)?;
     // The next suspend overwrites what remains.
-    let _ = fs::remove_file(layout.vm(&record.name).machine_state());
-    context.reporter.report(&Event::VmDiscarded { vm: record.name.clone() });
+    let _ = fs::remove_file(project.files(&record.name).machine_state());
+    project.report(&Event::VmDiscarded { vm: record.name.clone() });
     Ok(record)
 }

@@ -31,7 +31,11 @@ pub(in crate::vm) fn launch_on_free_port(
         let port = if has_agent { Some(ssh_port(request, record, attempt)?) } else { None };
         match launch(record, port)? {
             Err(error) if error.is_port_taken() && attempt < PORT_ATTEMPTS => {
-                ports::check(request.vm(), &request.plan.definition.port_forwards, request.layout)?;
+                ports::check(
+                    request.vm(),
+                    &request.plan.definition.port_forwards,
+                    request.project.layout,
+                )?;
                 attempt += 1;
             }
             launched => return Ok(launched),

@@ -17,8 +17,6 @@ mod warm;
 mod watch;
 
 use crate::config::BootProfile;
-use crate::context::RuntimeContext;
-use crate::layout::ProjectLayout;
 use crate::qemu::QemuBinary;
 
 use super::disk::{
@@ -26,6 +24,7 @@ use super::disk::{
 };
 use super::error::VmError;
 use super::plan::{BasePlan, VmPlan};
+use super::project::ProjectRef;
 use super::record::Record;
 use super::timeline::{Phase, Stopwatch};
 
@@ -48,51 +47,50 @@ use warm::Warming;
 pub(super) fn bring_up(
     plan: &VmPlan,
     recorded: Option<Record>,
-    layout: &ProjectLayout,
-    context: &RuntimeContext,
+    project: ProjectRef<'_>,
     options: UpOptions,
 ) -> Result<Record, VmError> {
     let vm = &plan.definition.name;
-    let stopwatch = &Stopwatch::new(vm, &context.reporter);
+    let stopwatch = &Stopwatch::new(vm, &project.context.reporter);
     stopwatch.begin(Phase::Image);
     // Before anything is downloaded, since a missing QEMU should not be reported after an hour.
-    let binary = &QemuBinary::find(&context.environment)?;
-    named_accelerator(context)?;
+    let binary = &QemuBinary::find(&project.context.environment)?;
+    named_accelerator(project.context)?;
     // A start that fails after its disk is made costs the VM its warm template.
-    ports::check(vm, &plan.definition.port_forwards, layout)?;
+    ports::check(vm, &plan.definition.port_forwards, project.layout)?;
     if let Some(record) = &recorded {
-        check_recorded(plan, record, layout)?;
+        check_recorded(plan, record, project.layout)?;
     }
     if let BasePlan::Path(path) = &plan.base {
         // Before it is hashed, which takes a while.
-        check_own_disk(&plan.definition, path, context)?;
+        check_own_disk(&plan.definition, path, project.context)?;
     }
-    let mut base = ensure_base(plan, layout, recorded.as_ref(), context)?;
+    let mut base = ensure_base(plan, recorded.as_ref(), project)?;
     let limit = options.boot_limit;
     stopwatch.begin(Phase::Accelerator);
-    let choice = accelerator(plan, base.image.as_ref(), binary, layout, context)?;
+    let choice = accelerator(plan, base.image.as_ref(), binary, project)?;
     let warm = match base.image.as_ref().filter(|_| is_warm_wanted(plan, options)) {
         Some(image) => {
             stopwatch.begin(Phase::Template);
-            Warming { plan, image, binary, choice: &choice, layout, context, limit }.template()?
+            Warming { plan, image, binary, choice: &choice, project, limit }.template()?
         }
         None => None,
     };
     stopwatch.begin(Phase::Overlay);
     let is_native = plan.boot == BootProfile::Native;
     if is_native && base.image.is_some() && !plan.definition.overlay.exists() {
-        check_boot_code(vm, &base.disk, context)?;
+        check_boot_code(vm, &base.disk, project.context)?;
     }
     if warm.is_none() && !plan.definition.overlay.exists() {
-        base = confirm(base, layout, context)?;
+        base = confirm(base, project)?;
     }
     let layer = warm.as_ref().map(|warm| warm.layer.clone());
-    let (artifacts, record) = ensure_vm_assets(plan, recorded, base, layer, layout, context)?;
+    let (artifacts, record) = ensure_vm_assets(plan, recorded, base, layer, project)?;
     if is_native && !artifacts.is_new {
-        check_boot_code(vm, &plan.definition.overlay, context)?;
+        check_boot_code(vm, &plan.definition.overlay, project.context)?;
     }
     let image = artifacts.image.as_ref();
-    let request = BootRequest { plan, image, binary, layout, context, options, stopwatch };
+    let request = BootRequest { plan, image, binary, project, options, stopwatch };
     start(&request, record, choice, warm.as_ref().filter(|_| artifacts.is_new))
 }
 

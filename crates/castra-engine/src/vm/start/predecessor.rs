@@ -5,11 +5,10 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::context::RuntimeContext;
-use crate::layout::ProjectLayout;
 use crate::qemu::{FoundQemu, find_qemus};
 use crate::vm::error::{Predecessor, StartError, VmError};
 use crate::vm::monitor::is_in_use;
+use crate::vm::project::ProjectRef;
 
 /// Time for a QEMU that has just ended to close its sockets, on a busy machine.
 const CLOSING_LIMIT: Duration = Duration::from_secs(5);
@@ -20,19 +19,15 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 ///
 /// # Errors
 /// Returns [`StartError::PlaceTaken`] or [`VmError::Interrupted`].
-pub(in crate::vm) fn refuse(
-    vm: &str,
-    layout: &ProjectLayout,
-    context: &RuntimeContext,
-) -> Result<(), VmError> {
-    let sockets = layout.sockets(&context.runtime_root, vm);
+pub(in crate::vm) fn refuse(vm: &str, project: ProjectRef<'_>) -> Result<(), VmError> {
+    let sockets = project.sockets(vm);
     let deadline = Instant::now() + CLOSING_LIMIT;
     while is_in_use(&sockets) {
-        context.cancel.check()?;
-        let is_other = |one: &FoundQemu| one.is_orphan || one.project != *layout;
+        project.cancel().check()?;
+        let is_other = |one: &FoundQemu| one.is_orphan || one.project != *project.layout;
         let found = find_qemus()
             .into_iter()
-            .find(|one| one.vm == vm && one.started_in == *layout && is_other(one));
+            .find(|one| one.vm == vm && one.started_in == *project.layout && is_other(one));
         if found.is_some() || Instant::now() > deadline {
             let predecessor = found.map(|found| Predecessor {
                 pid: found.qemu.pid(),

@@ -1,13 +1,13 @@
 //! Request of a start: the plan, the files found for it, and the record of the boot.
 
 use crate::config::BootProfile;
-use crate::context::RuntimeContext;
 use crate::host::{boot_id, unix_time_ms};
-use crate::layout::{ProjectLayout, SocketsLayout, VmLayout};
+use crate::layout::{SocketsLayout, VmLayout};
 use crate::qemu::{Accelerator, AcceleratorChoice, MachineSpec, QemuBinary};
 use crate::report::Event;
 use crate::vm::disk::Image;
 use crate::vm::plan::VmPlan;
+use crate::vm::project::ProjectRef;
 use crate::vm::record::{BootRecord, Home, MachineRecord, RecordedMachine, StartKind};
 use crate::vm::timeline::Stopwatch;
 
@@ -18,8 +18,7 @@ pub(in crate::vm) struct BootRequest<'a> {
     pub(in crate::vm) plan: &'a VmPlan,
     pub(in crate::vm) image: Option<&'a Image>,
     pub(in crate::vm) binary: &'a QemuBinary,
-    pub(in crate::vm) layout: &'a ProjectLayout,
-    pub(in crate::vm) context: &'a RuntimeContext,
+    pub(in crate::vm) project: ProjectRef<'a>,
     pub(in crate::vm) options: UpOptions,
     pub(in crate::vm) stopwatch: &'a Stopwatch,
 }
@@ -30,11 +29,11 @@ impl BootRequest<'_> {
     }
 
     pub(super) fn report(&self, event: Event) {
-        self.context.reporter.report(&event);
+        self.project.report(&event);
     }
 
     pub(in crate::vm) fn files(&self) -> VmLayout {
-        self.layout.vm(self.vm())
+        self.project.files(self.vm())
     }
 
     pub(super) fn has_agent(&self) -> bool {
@@ -70,7 +69,7 @@ pub(in crate::vm) fn boot_record(
         port_forwards: request.plan.definition.port_forwards.clone(),
         relayed: ssh_port.is_some(),
         sockets: sockets.directory().to_owned(),
-        home: Home::of(request.layout.state_root()),
+        home: Home::of(request.project.layout.state_root()),
         start,
         ready_ms: None,
         missing_modules: None,

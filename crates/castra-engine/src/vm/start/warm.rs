@@ -8,9 +8,8 @@ use std::time::Duration;
 
 use castra_wire::GuestMessage;
 
-use crate::context::RuntimeContext;
 use crate::files::Lock;
-use crate::layout::{CacheLayout, ProjectLayout, ROOTFS, TemplatesLayout};
+use crate::layout::{CacheLayout, ROOTFS, TemplatesLayout};
 use crate::managed::{ImageManager, Manifest};
 use crate::qemu::{AcceleratorChoice, MachineSpec, Qcow2Header, QemuBinary};
 use crate::report::Event;
@@ -18,6 +17,7 @@ use crate::template::{self, BakeRequest, Damage, Ingredients, Template, Template
 use crate::vm::diagnosis::Words;
 use crate::vm::disk::{Image, layer};
 use crate::vm::plan::VmPlan;
+use crate::vm::project::ProjectRef;
 use crate::vm::record::LayerRecord;
 use crate::vm::timeline::Stopwatch;
 
@@ -37,8 +37,7 @@ pub(in crate::vm) struct Warming<'a> {
     pub(in crate::vm) image: &'a Image,
     pub(in crate::vm) binary: &'a QemuBinary,
     pub(in crate::vm) choice: &'a AcceleratorChoice,
-    pub(in crate::vm) layout: &'a ProjectLayout,
-    pub(in crate::vm) context: &'a RuntimeContext,
+    pub(in crate::vm) project: ProjectRef<'a>,
     pub(in crate::vm) limit: Option<Duration>,
 }
 
@@ -53,7 +52,7 @@ impl Warming<'_> {
         let key = ingredients.key();
         // A cache that cannot be written to is replaced by the project's own, as for images.
         let mut failure = None;
-        for cache in [self.context.cache.clone(), self.layout.own_cache()] {
+        for cache in [self.project.context.cache.clone(), self.project.layout.own_cache()] {
             if let Some(refusal) = template::refusal(&cache.templates(), &key) {
                 tracing::debug!(key, reason = refusal.reason, "template refused");
                 let (vm, reason) = (self.vm(), refusal.reason);
@@ -93,7 +92,7 @@ impl Warming<'_> {
     }
 
     fn spec(&self) -> MachineSpec {
-        machine(self.plan, Some(self.image), &self.layout.vm(&self.vm()), self.choice, None)
+        machine(self.plan, Some(self.image), &self.project.files(&self.vm()), self.choice, None)
     }
 
     fn template_in(
@@ -112,7 +111,7 @@ impl Warming<'_> {
                 self.bake_in(cache, ingredients, key)?
             }
         };
-        let layer = layer::bring(&template, self.layout, self.context)?;
+        let layer = layer::bring(&template, self.project)?;
         Ok(Warm { template, layer })
     }
 
@@ -122,7 +121,7 @@ impl Warming<'_> {
         let opened = match Template::open(&cache.templates(), key) {
             Err(Damage::Unverified(_)) => {
                 self.report(Event::TemplateVerifying { vm: self.vm() });
-                template::recognise(cache, key, &self.context.cancel)?
+                template::recognise(cache, key, self.project.cancel())?
             }
             opened => opened,
         };
@@ -141,7 +140,7 @@ impl Warming<'_> {
         let what = "another castra preparing the same warm template".to_owned();
         let report_wait = || self.report(Event::Waiting { what });
         let path = cache.lock(&format!("template-{key}"));
-        let lock = Lock::acquire(&path, &self.context.cancel, report_wait)?;
+        let lock = Lock::acquire(&path, self.project.cancel(), report_wait)?;
         // The last holder of the lock has probably made it.
         if let Ok(Some(template)) = Template::open(&cache.templates(), key) {
             return Ok(template);
@@ -149,10 +148,13 @@ impl Warming<'_> {
         self.report(Event::TemplateBaking { vm: self.vm() });
         // Disks will be based on the image: this one time it is hashed whatever its stamp says.
         let (spec, paths) = self.image;
-        let paths =
-            &ImageManager::new(self.layout).confirm_disk(spec, paths.clone(), self.context)?;
+        let paths = &ImageManager::new(self.project.layout).confirm_disk(
+            spec,
+            paths.clone(),
+            self.project.context,
+        )?;
         let vm = self.vm();
-        let stopwatch = Stopwatch::of_template(&vm, &self.context.reporter);
+        let stopwatch = Stopwatch::of_template(&vm, &self.project.context.reporter);
         let on_message = |message: &GuestMessage| record_times(message, &stopwatch);
         let (memory_mib, accelerator) =
             (self.plan.definition.memory_bytes >> 20, self.choice.accelerator);
@@ -170,7 +172,7 @@ impl Warming<'_> {
                 .join(ROOTFS),
             binary: self.binary,
             cache,
-            context: self.context,
+            context: self.project.context,
             is_alone: &|| lock.is_on(&path),
             limit: Limits::new(accelerator, self.plan.definition.cpus, self.limit).ready,
             on_message: &on_message,
@@ -186,7 +188,7 @@ impl Warming<'_> {
     }
 
     fn report(&self, event: Event) {
-        self.context.reporter.report(&event);
+        self.project.report(&event);
     }
 
     fn warn(&self, message: String) {

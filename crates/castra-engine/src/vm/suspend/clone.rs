@@ -15,7 +15,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::config::{BootProfile, DiskPath, is_vm_name};
-use crate::context::RuntimeContext;
 use crate::failpoint::{self, Point};
 use crate::files::{self, create_private_directory};
 use crate::hex::hex;
@@ -27,6 +26,7 @@ use crate::vm::disk::{check_present, confirm_place, relative, remove_unfinished_
 use crate::vm::error::{CloneError, FileAction, SuspendError, VmError, VmIoError};
 use crate::vm::journal;
 use crate::vm::lock::lock;
+use crate::vm::project::ProjectRef;
 use crate::vm::record::{
     CloneRecord, DiskStamp, FrozenLayer, Progress, Record, SuspendRecord, VmState, observe,
     recorded_vm,
@@ -42,42 +42,39 @@ pub fn clone(
     vm: &str,
     new: &str,
     overlay: &DiskPath,
-    layout: &ProjectLayout,
-    context: &RuntimeContext,
+    project: ProjectRef<'_>,
 ) -> Result<Record, VmError> {
     let _span = tracing::debug_span!("clone", %vm, new).entered();
-    journal::record_one("clone", new, layout, context, |context| {
-        clone_one(vm, new, overlay, layout, context)
-    })
+    journal::record_one("clone", new, project, |project| clone_one(vm, new, overlay, project))
 }
 
 fn clone_one(
     vm: &str,
     new: &str,
     overlay: &DiskPath,
-    layout: &ProjectLayout,
-    context: &RuntimeContext,
+    project: ProjectRef<'_>,
 ) -> Result<Record, VmError> {
-    check_clone(vm, new, overlay, layout)?;
+    check_clone(vm, new, overlay, project.layout)?;
     // Always in the same order, so that two castras that clone crosswise do not wait for each
     // other.
     let (first, second) = if vm < new { (vm, new) } else { (new, vm) };
-    let _locks = [lock(first, layout, context)?, lock(second, layout, context)?];
-    let mut source = recorded_vm(Some(vm), layout)?;
-    match observe(&source, &layout.vm(vm)).0 {
+    let _locks = [lock(first, project)?, lock(second, project)?];
+    let mut source = recorded_vm(Some(vm), project.layout)?;
+    match observe(&source, &project.files(vm)).0 {
         VmState::Suspended => {}
-        VmState::Resuming => source = cancel_resume(source, layout)?,
+        VmState::Resuming => source = cancel_resume(source, project)?,
         state => return Err(CloneError::NotSuspended { vm: vm.to_owned(), state }.into()),
     }
-    if let Some(unfinished) = Record::load(layout, new)?.filter(Record::is_unfinished_clone) {
-        remove_unfinished_clone(&unfinished, overlay, layout)?;
+    if let Some(unfinished) = Record::load(project.layout, new)?.filter(Record::is_unfinished_clone)
+    {
+        remove_unfinished_clone(&unfinished, overlay, project.layout)?;
     }
     // Another process may have been faster.
-    check_clone(vm, new, overlay, layout)?;
+    check_clone(vm, new, overlay, project.layout)?;
     let saved = source.suspended.clone();
     let saved = saved
         .ok_or_else(|| CloneError::NotSuspended { vm: vm.to_owned(), state: VmState::Stopped })?;
-    Cloning { new, overlay, saved, layout, context }.run(source)
+    Cloning { new, overlay, saved, project }.run(source)
 }
 
 /// Checks that there is a VM `vm` and none `new`, before anything is done for a clone.
@@ -108,21 +105,21 @@ struct Cloning<'a> {
     new: &'a str,
     overlay: &'a DiskPath,
     saved: SuspendRecord,
-    layout: &'a ProjectLayout,
-    context: &'a RuntimeContext,
+    project: ProjectRef<'a>,
 }
 
 impl Cloning<'_> {
     fn run(mut self, source: Record) -> Result<Record, VmError> {
-        let disk = source.overlay_path(self.layout);
+        let disk = source.overlay_path(self.project.layout);
         // The layer is created beside the disk.
         confirm_place(&source.name, &self.overlay.at(disk.clone()))?;
         check_present(&source.name, &disk)?;
-        if !self.saved.recognises(&disk, &self.context.cancel)? {
+        if !self.saved.recognises(&disk, self.project.cancel())? {
             let reason = "its disk has changed since".into();
             return Err(SuspendError::NotResumable { vm: source.name, reason }.into());
         }
-        let mut made = Record::new(self.layout, self.new, self.overlay, source.base.clone());
+        let mut made =
+            Record::new(self.project.layout, self.new, self.overlay, source.base.clone());
         made.layer.clone_from(&source.layer);
         made.progress = Progress::Cloning;
         made.cloned = Some(CloneRecord {
@@ -136,7 +133,7 @@ impl Cloning<'_> {
                 None => BootProfile::Native,
             },
         });
-        made.save(self.layout)?;
+        made.save(self.project.layout)?;
         failpoint::reach(Point::CloneBegun);
         let source = self.freeze(source, &disk)?;
         failpoint::reach(Point::CloneFrozen);
@@ -156,11 +153,11 @@ impl Cloning<'_> {
         // 1. The new overlay, based on a layer that is not there yet.
         let overlay = self.new_overlay(directory, &name, disk)?;
         let stamp = DiskStamp::of(overlay.path()).map_err(failed)?;
-        let overlay_sha256 = files::sha256(overlay.path(), &self.context.cancel)?;
+        let overlay_sha256 = files::sha256(overlay.path(), self.project.cancel())?;
         // Hashed when the VM was suspended.
         let sha256 = match &self.saved.disk_sha256 {
             Some(sha256) => sha256.clone(),
-            None => files::sha256(disk, &self.context.cancel)?,
+            None => files::sha256(disk, self.project.cancel())?,
         };
 
         // 2. The layer: a second name of the disk.
@@ -173,11 +170,11 @@ impl Cloning<'_> {
         let mut frozen = before.clone();
         frozen.frozen.push(FrozenLayer { name, stamp: layer_stamp, sha256: Some(sha256) });
         frozen.suspended = Some(SuspendRecord { next_disk: Some(stamp), ..self.saved.clone() });
-        frozen.save(self.layout)?;
+        frozen.save(self.project.layout)?;
 
         // 4. The overlay takes the disk's name, or everything is as before.
         if let Err(error) = overlay.persist(disk) {
-            before.save(self.layout)?;
+            before.save(self.project.layout)?;
             let _ = fs::remove_file(&layer);
             return Err(failed(error.error).into());
         }
@@ -188,7 +185,7 @@ impl Cloning<'_> {
         let disk_sha256 = Some(overlay_sha256);
         frozen.suspended =
             Some(SuspendRecord { disk: stamp, disk_sha256, next_disk: None, ..self.saved.clone() });
-        frozen.save(self.layout)?;
+        frozen.save(self.project.layout)?;
         Ok(frozen)
     }
 
@@ -198,7 +195,7 @@ impl Cloning<'_> {
             let path = path.to_owned();
             move |source| VmIoError::File { action: FileAction::Create, path, source }
         };
-        let source_disk = source.overlay_path(self.layout);
+        let source_disk = source.overlay_path(self.project.layout);
         let layer = source.frozen.last().map(|layer| source_disk.with_file_name(&layer.name));
         let layer = layer.unwrap_or_default();
         let directory = self.overlay.parent().unwrap_or(Path::new("/"));
@@ -213,22 +210,22 @@ impl Cloning<'_> {
             .and_then(|directory| directory.sync_all())
             .map_err(failed(self.overlay))?;
         let (from, to) = (
-            self.layout.vm(&source.name).machine_state(),
-            self.layout.vm(self.new).machine_state(),
+            self.project.files(&source.name).machine_state(),
+            self.project.files(self.new).machine_state(),
         );
         share(&from, &to).map_err(failed(&to))?;
         let disk = DiskStamp::of(self.overlay).map_err(failed(self.overlay))?;
         made.frozen.clone_from(&source.frozen);
-        let disk_sha256 = Some(files::sha256(self.overlay, &self.context.cancel)?);
+        let disk_sha256 = Some(files::sha256(self.overlay, self.project.cancel())?);
         made.suspended =
             Some(SuspendRecord { disk, disk_sha256, next_disk: None, ..self.saved.clone() });
         made.progress = Progress::Suspended;
         // This one first: while the other says that the clone is incomplete, both are removed
         // together.
-        made.save_as_new_clone(self.layout)?;
-        made.save(self.layout)?;
+        made.save_as_new_clone(self.project.layout)?;
+        made.save(self.project.layout)?;
         let (vm, of) = (self.new.to_owned(), source.name.clone());
-        self.context.reporter.report(&Event::VmCloned { vm, of });
+        self.project.report(&Event::VmCloned { vm, of });
         Ok(made)
     }
 

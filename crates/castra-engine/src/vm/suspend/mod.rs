@@ -16,7 +16,6 @@ use std::time::{Duration, Instant};
 use castra_wire::{AgentTask, GuestMessage};
 use serde_json::json;
 
-use crate::cancel::Cancel;
 use crate::context::RuntimeContext;
 use crate::failpoint::{self, Point};
 use crate::files::{self, Stamp};
@@ -38,6 +37,7 @@ use super::monitor::{
     unanswered,
 };
 use super::parallel::{PerVm, side_by_side};
+use super::project::ProjectRef;
 use super::record::{
     BootRecord, DiskStamp, Progress, Record, RecordedMachine, SuspendRecord, VmState, observe,
     recorded_vm,
@@ -66,19 +66,19 @@ const END_LIMIT: Duration = Duration::from_secs(10);
 /// # Errors
 /// Returns [`super::RecordError::Unknown`] or [`super::RecordError::NoneYet`] before anything is
 /// done. Each VM has an outcome of its own.
-pub fn suspend(
-    names: &[String],
-    layout: &ProjectLayout,
-    context: &RuntimeContext,
-) -> Result<PerVm<VmState>, VmError> {
+pub fn suspend(names: &[String], project: ProjectRef<'_>) -> Result<PerVm<VmState>, VmError> {
     for name in names {
-        recorded_vm(Some(name), layout)?;
+        recorded_vm(Some(name), project.layout)?;
     }
-    let running =
-        || Record::names(layout).into_iter().filter(|name| is_alive(name, layout)).collect();
+    let running = || {
+        Record::names(project.layout)
+            .into_iter()
+            .filter(|name| is_alive(name, project.layout))
+            .collect()
+    };
     let names: Vec<String> = if names.is_empty() { running() } else { names.to_vec() };
-    Ok(journal::record("suspend", layout, context, |context| {
-        side_by_side(&names, String::as_str, |vm| suspend_one(vm, layout, context))
+    Ok(journal::record("suspend", project, |project| {
+        side_by_side(&names, String::as_str, |vm| suspend_one(vm, project))
     }))
 }
 
@@ -88,27 +88,21 @@ fn is_alive(vm: &str, layout: &ProjectLayout) -> bool {
     running_qemu(&pidfile).is_some() || runs_elsewhere(&pidfile)
 }
 
-fn suspend_one(
-    vm: &str,
-    layout: &ProjectLayout,
-    context: &RuntimeContext,
-) -> Result<VmState, VmError> {
+fn suspend_one(vm: &str, project: ProjectRef<'_>) -> Result<VmState, VmError> {
     let _span = tracing::debug_span!("suspend", %vm).entered();
-    let _lock = lock(vm, layout, context)?;
-    let record = recorded_vm(Some(vm), layout)?;
-    let state = observe(&record, &layout.vm(vm)).0;
+    let _lock = lock(vm, project)?;
+    let record = recorded_vm(Some(vm), project.layout)?;
+    let state = observe(&record, &project.files(vm)).0;
     let record = match state {
         VmState::Running | VmState::DiskFull => {
-            continue_recorded(&record, layout, context)?;
+            continue_recorded(&record, project)?;
             record
         }
-        VmState::Starting => attach(record, layout, context, UpOptions::default())?.record,
-        VmState::Suspending => {
-            continue_vm(cancel_suspend(record, layout, context)?, layout, context)?
-        }
+        VmState::Starting => attach(record, project, UpOptions::default())?.record,
+        VmState::Suspending => continue_vm(cancel_suspend(record, project)?, project)?,
         VmState::Resuming | VmState::Suspended => {
-            cancel_resume(record, layout)?;
-            context.reporter.report(&Event::VmSuspended { vm: vm.to_owned(), bytes: None });
+            cancel_resume(record, project)?;
+            project.report(&Event::VmSuspended { vm: vm.to_owned(), bytes: None });
             return Ok(VmState::Suspended);
         }
         VmState::Elsewhere => return Err(StateError::Elsewhere { vm: vm.to_owned() }.into()),
@@ -116,66 +110,63 @@ fn suspend_one(
             return Err(StateError::NotRunning { vm: vm.to_owned(), state }.into());
         }
     };
-    suspend_running(record, layout, context)?;
+    suspend_running(record, project)?;
     Ok(state)
 }
 
-fn suspend_running(
-    mut record: Record,
-    layout: &ProjectLayout,
-    context: &RuntimeContext,
-) -> Result<(), VmError> {
+fn suspend_running(mut record: Record, project: ProjectRef<'_>) -> Result<(), VmError> {
     let vm = record.name.clone();
     let boot =
         record.boot.clone().filter(|boot| matches!(&boot.machine, Some(RecordedMachine::Known(_))));
     let boot = boot.ok_or_else(|| SuspendError::NotSuspendable { vm: vm.clone() })?;
-    ensure_not_stopped(&vm, running_qemu(&layout.vm(&vm).pidfile()).as_ref())?;
+    ensure_not_stopped(&vm, running_qemu(&project.files(&vm).pidfile()).as_ref())?;
     let sockets = boot.socket_paths();
     if sockets.are_gone() {
         return Err(AccessError::sockets_gone(&vm, Attempt::Suspend, &sockets).into());
     }
     // Before anything is begun: a QEMU that does not answer cannot save anything, and need not be
     // disturbed.
-    drop(connect(&vm, &boot, &context.cancel)?);
-    context.reporter.report(&Event::VmSuspending { vm: vm.clone() });
-    if let Err(reason) = sync_guest(&vm, &record.overlay_path(layout), &boot, context)? {
+    drop(connect(&vm, &boot, project.cancel())?);
+    project.report(&Event::VmSuspending { vm: vm.clone() });
+    if let Err(reason) =
+        sync_guest(&vm, &record.overlay_path(project.layout), &boot, project.context)?
+    {
         let message = format!(
             "VM `{vm}` could not sync its disk ({reason}); unwritten data is kept in the saved \
             memory"
         );
-        context.reporter.report(&Event::Warning { message });
+        project.report(&Event::Warning { message });
     }
     record.progress = Progress::Suspending;
-    record.save(layout)?;
-    let mut saved = match save(&record, &boot, layout, context).and_then(|saved| {
+    record.save(project.layout)?;
+    let mut saved = match save(&record, &boot, project).and_then(|saved| {
         record.progress = Progress::Suspended;
         record.suspended = Some(saved.clone());
-        record.save(layout)?;
+        record.save(project.layout)?;
         Ok(saved)
     }) {
         Ok(saved) => saved,
         Err(error) => {
-            free(&layout.vm(&vm).unfinished_machine_state());
+            free(&project.files(&vm).unfinished_machine_state());
             // The VM continues. If that fails too, the next command will find it and try again.
-            let _ = cancel_suspend(record, layout, context)
-                .and_then(|record| continue_vm(record, layout, context));
+            let _ = cancel_suspend(record, project).and_then(|record| continue_vm(record, project));
             return Err(error);
         }
     };
     failpoint::reach(Point::SuspendRecorded);
-    end_qemu(&vm, &boot, layout, &context.cancel)?;
+    end_qemu(&vm, &boot, project)?;
     // QEMU has released the disk when memory is saved. Should one write all the same when it ends,
     // that counts.
-    let disk = disk_stamp(&record, layout)?;
+    let disk = disk_stamp(&record, project.layout)?;
     // Hashing takes a while, and the VM is suspended without it: only a copy could not be resumed
     // then.
-    let disk_sha256 = files::sha256(&record.overlay_path(layout), &context.cancel).ok();
+    let disk_sha256 = files::sha256(&record.overlay_path(project.layout), project.cancel()).ok();
     if disk != saved.disk || disk_sha256.is_some() {
         (saved.disk, saved.disk_sha256) = (disk, disk_sha256);
         record.suspended = Some(saved.clone());
-        record.save(layout)?;
+        record.save(project.layout)?;
     }
-    context.reporter.report(&Event::VmSuspended { vm, bytes: Some(saved.stamp.size_bytes) });
+    project.report(&Event::VmSuspended { vm, bytes: Some(saved.stamp.size_bytes) });
     Ok(())
 }
 
@@ -234,17 +225,16 @@ fn sync_guest(
 fn save(
     record: &Record,
     boot: &BootRecord,
-    layout: &ProjectLayout,
-    context: &RuntimeContext,
+    project: ProjectRef<'_>,
 ) -> Result<SuspendRecord, VmError> {
-    let (vm, files) = (record.name.as_str(), layout.vm(&record.name));
+    let (vm, files) = (record.name.as_str(), project.files(&record.name));
     let (new, published) = (files.unfinished_machine_state(), files.machine_state());
     let failed = |path: &Path| {
         let path = path.to_owned();
         move |source| VmIoError::File { action: FileAction::Write, path, source }
     };
     let silent = |error| unanswered(vm, error);
-    let mut qmp = connect(vm, boot, &context.cancel)?;
+    let mut qmp = connect(vm, boot, project.cancel())?;
     qmp.execute("stop", json!({})).map_err(silent)?;
     failpoint::reach(Point::SuspendStopped);
     save_all_memory(&mut qmp);
@@ -255,9 +245,9 @@ fn save(
     let file = trusted::open_with(&mut options, &new).map_err(failed(&new))?;
     file.set_len(0).map_err(failed(&new))?;
     let limit = SAVE_LIMIT + Duration::from_secs(boot.memory_mib / SLOW_MIB_PER_SEC);
-    save_state(vm, &mut qmp, &file, &WaitLimit::new(limit, &context.cancel))?;
+    save_state(vm, &mut qmp, &file, &WaitLimit::new(limit, project.cancel()))?;
     file.sync_all().map_err(failed(&new))?;
-    let sha256 = files::sha256(&new, &context.cancel)?;
+    let sha256 = files::sha256(&new, project.cancel())?;
     failpoint::reach(Point::SuspendSaved);
     let stamp = Stamp::of(&file.metadata().map_err(failed(&new))?);
     fs::rename(&new, &published).map_err(failed(&published))?;
@@ -265,7 +255,7 @@ fn save(
         .and_then(|directory| directory.sync_all())
         .map_err(failed(&published))?;
     failpoint::reach(Point::SuspendPublished);
-    let (at_unix_ms, disk) = (unix_time_ms(), disk_stamp(record, layout)?);
+    let (at_unix_ms, disk) = (unix_time_ms(), disk_stamp(record, project.layout)?);
     Ok(SuspendRecord {
         at_unix_ms,
         boot: boot.clone(),
@@ -287,15 +277,10 @@ fn disk_stamp(record: &Record, layout: &ProjectLayout) -> Result<DiskStamp, VmIo
 }
 
 /// Ends QEMU, which has nothing to lose since everything is saved.
-fn end_qemu(
-    vm: &str,
-    boot: &BootRecord,
-    layout: &ProjectLayout,
-    cancel: &Cancel,
-) -> Result<(), VmError> {
-    let files = layout.vm(vm);
+fn end_qemu(vm: &str, boot: &BootRecord, project: ProjectRef<'_>) -> Result<(), VmError> {
+    let files = project.files(vm);
     if let Some(qemu) = running_qemu(&files.pidfile()) {
-        let quit = to_leave_in_order(vm, boot, cancel).map(|mut qmp| qmp.quit());
+        let quit = to_leave_in_order(vm, boot, project.cancel()).map(|mut qmp| qmp.quit());
         if !matches!(quit, Ok(Ok(()))) || !qemu.wait(END_LIMIT) {
             qemu.kill()?;
             if !qemu.wait(END_LIMIT) {

@@ -8,7 +8,6 @@ use std::fs;
 use std::fs::File;
 use std::time::Instant;
 
-use crate::cancel::Cancel;
 use crate::command::Lifetime;
 use crate::config::BootProfile;
 use crate::context::RuntimeContext;
@@ -16,13 +15,13 @@ use crate::failpoint::{self, Point};
 use crate::files::{self, Stamp};
 use crate::guest::append_agent;
 use crate::host::millis;
-use crate::layout::ProjectLayout;
 use crate::qemu::{Disk, Incoming, Launch, MachineSpec, QemuBinary, QemuError, launch};
 use crate::report::Event;
 use crate::trusted;
 use crate::vm::disk::{Base, Image, check_overlay, confirm_place, ensure_base};
 use crate::vm::error::{SuspendError, VmError};
 use crate::vm::plan::VmPlan;
+use crate::vm::project::ProjectRef;
 use crate::vm::record::{Progress, Record, RecordedMachine, StartKind, SuspendRecord};
 use crate::vm::start::{
     BootRequest, UpOptions, WaitFor, boot_record, cancel_resume, continue_vm, host_of,
@@ -38,30 +37,29 @@ use crate::vm::timeline::{Phase, Stopwatch};
 pub(in crate::vm) fn resume(
     plan: &VmPlan,
     mut record: Record,
-    layout: &ProjectLayout,
-    context: &RuntimeContext,
+    project: ProjectRef<'_>,
     options: UpOptions,
 ) -> Result<Record, VmError> {
     let vm = record.name.clone();
     let _span = tracing::debug_span!("resume", %vm).entered();
-    let stopwatch = &Stopwatch::new(&vm, &context.reporter);
+    let stopwatch = &Stopwatch::new(&vm, &project.context.reporter);
     stopwatch.begin(Phase::Image);
     let useless =
         || SuspendError::NotResumable { vm: vm.clone(), reason: "it has no record".into() };
     let mut saved = record.suspended.clone().ok_or_else(useless)?;
-    let binary = &QemuBinary::find(&context.environment)?;
-    open_saved(&mut saved, &record, binary, layout, &context.cancel)?;
+    let binary = &QemuBinary::find(&project.context.environment)?;
+    open_saved(&mut saved, &record, binary, project)?;
     record.suspended = Some(saved.clone());
-    let base = ensure_base(plan, layout, Some(&record), context)?;
+    let base = ensure_base(plan, Some(&record), project)?;
     stopwatch.begin(Phase::Overlay);
     confirm_place(&vm, &plan.definition.overlay)?;
-    check_overlay(plan, &base, Some(&mut record), layout, context)?;
-    let state = || open_saved(&mut saved.clone(), &record, binary, layout, &context.cancel);
+    check_overlay(plan, &base, Some(&mut record), project)?;
+    let state = || open_saved(&mut saved.clone(), &record, binary, project);
     let image = base.image.as_ref();
     let options = UpOptions { wait: WaitFor::Ready, ..options };
-    let request = BootRequest { plan, image, binary, layout, context, options, stopwatch };
-    context.reporter.report(&Event::VmResuming { vm: vm.clone() });
-    warn_of_changes(&saved, plan, image, context);
+    let request = BootRequest { plan, image, binary, project, options, stopwatch };
+    project.report(&Event::VmResuming { vm: vm.clone() });
+    warn_of_changes(&saved, plan, image, project.context);
     provide_initramfs(&request, &base)?;
     let started = Instant::now();
     stopwatch.begin_at(Phase::Qemu, started);
@@ -79,19 +77,19 @@ fn run_resumed(
     state: impl Fn() -> Result<fs::File, VmError>,
     started: Instant,
 ) -> Result<Record, VmError> {
-    let (layout, context) = (request.layout, request.context);
+    let project = request.project;
     let mut record = load(request, record, saved, state)?;
     request.stopwatch.begin(Phase::Personality);
     failpoint::reach(Point::ResumeLoaded);
     record.progress = Progress::Starting;
     record.suspended = None;
-    if let Err(error) = record.save(layout) {
+    if let Err(error) = record.save(project.layout) {
         record.suspended = Some(saved.clone());
-        let _ = cancel_resume(record, layout);
+        let _ = cancel_resume(record, project);
         return Err(error.into());
     }
     failpoint::reach(Point::ResumeRecorded);
-    let mut record = continue_vm(record, layout, context)?;
+    let mut record = continue_vm(record, project)?;
     if let Some(boot) = record.boot.as_mut() {
         boot.ready_ms = Some(millis(started.elapsed()));
     }
@@ -109,8 +107,7 @@ fn open_saved(
     saved: &mut SuspendRecord,
     record: &Record,
     binary: &QemuBinary,
-    layout: &ProjectLayout,
-    cancel: &Cancel,
+    project: ProjectRef<'_>,
 ) -> Result<File, VmError> {
     let useless = |reason: &str| {
         let (vm, reason) = (record.name.clone(), reason.to_owned());
@@ -118,7 +115,7 @@ fn open_saved(
     };
     let recorded = saved.boot.machine.as_ref().ok_or_else(|| useless("its machine is unknown"))?;
     let machine = recorded.known().map_err(|reason| {
-        let path = layout.vm(&record.name).record();
+        let path = project.files(&record.name).record();
         useless(&format!(
             "{} describes a machine that castra does not support: {reason}",
             path.display()
@@ -130,10 +127,10 @@ fn open_saved(
     if machine.host != host_of(saved.boot.accelerator.accelerator) {
         return Err(useless("it was saved on another machine, with another CPU"));
     }
-    if !saved.recognises(&record.overlay_path(layout), cancel)? {
+    if !saved.recognises(&record.overlay_path(project.layout), project.cancel())? {
         return Err(useless("its disk has changed since"));
     }
-    let path = layout.vm(&record.name).machine_state();
+    let path = project.files(&record.name).machine_state();
     let file = match trusted::open(&path) {
         Err(error) if trusted::is_absence(&error) => {
             return Err(useless("its saved memory is gone"));
@@ -144,7 +141,7 @@ fn open_saved(
     let metadata = file.metadata().map_err(|_| useless("its saved memory cannot be read"))?;
     // Hashing takes longer than loading; a file with an unchanged stamp was not written to.
     let stamp = Stamp::of(&metadata);
-    if stamp != saved.stamp && files::sha256(&path, cancel)? != saved.sha256 {
+    if stamp != saved.stamp && files::sha256(&path, project.cancel())? != saved.sha256 {
         return Err(useless("its saved memory is damaged"));
     }
     saved.stamp = stamp;
@@ -182,7 +179,7 @@ fn provide_initramfs(request: &BootRequest<'_>, base: &Base) -> Result<(), VmErr
     let initramfs = base.image.as_ref().and_then(|(_, paths)| paths.initramfs.as_ref());
     match initramfs.filter(|_| request.plan.boot == BootProfile::Managed) {
         Some(initramfs) => {
-            Ok(append_agent(initramfs, &request.layout.vm(request.vm()).initramfs())?)
+            Ok(append_agent(initramfs, &request.project.files(request.vm()).initramfs())?)
         }
         None => Ok(()),
     }
@@ -196,10 +193,10 @@ fn load(
     saved: &SuspendRecord,
     state: impl Fn() -> Result<fs::File, VmError>,
 ) -> Result<Record, VmError> {
-    let (layout, context, vm) = (request.layout, request.context, request.vm());
-    let (files, declared) = (layout.vm(vm), &request.plan.definition.port_forwards);
-    let sockets = layout.sockets(&context.runtime_root, vm);
-    ports::check(vm, declared, layout)?;
+    let (project, vm) = (request.project, request.vm());
+    let (files, declared) = (project.files(vm), &request.plan.definition.port_forwards);
+    let sockets = project.sockets(vm);
+    ports::check(vm, declared, project.layout)?;
     let launched =
         launch_on_free_port(request, &mut record, saved.boot.has_agent(), |record, ssh_port| {
             let spec = spec(request, saved, ssh_port)?;
@@ -218,7 +215,7 @@ fn load(
             request.stopwatch.set_qemu_start(boot.started_unix_ms);
             record.boot = Some(boot);
             record.ssh_port = ssh_port.or(record.ssh_port);
-            record.save(layout)?;
+            record.save(project.layout)?;
             let launch_it = Launch {
                 spec: &spec,
                 sockets: &sockets,
@@ -226,7 +223,7 @@ fn load(
                 incoming: Some(Incoming::Machine(state()?)),
                 lifetime: Lifetime::Own,
             };
-            Ok(launch(request.binary, launch_it, &context.cancel))
+            Ok(launch(request.binary, launch_it, project.cancel()))
         });
     let error = match launched {
         Ok(Ok(process)) => {
@@ -240,7 +237,7 @@ fn load(
         Ok(Err(error)) => error.into(),
         Err(error) => error,
     };
-    cancel_resume(record, layout)?;
+    cancel_resume(record, project)?;
     Err(error)
 }
 
@@ -250,7 +247,7 @@ fn spec(
     saved: &SuspendRecord,
     ssh_port: Option<u16>,
 ) -> Result<MachineSpec, QemuError> {
-    let (files, boot) = (request.layout.vm(request.vm()), &saved.boot);
+    let (files, boot) = (request.project.files(request.vm()), &saved.boot);
     let mut spec = machine(request.plan, request.image, &files, &boot.accelerator, ssh_port);
     spec.cpus = boot.cpus;
     spec.memory_mib = boot.memory_mib;
