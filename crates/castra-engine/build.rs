@@ -87,24 +87,20 @@ fn build(out: &Path) -> Result<PathBuf, String> {
     }
     let package = PathBuf::from(variable("CARGO_MANIFEST_DIR")?);
     let repository = package.ancestors().nth(2).filter(|root| root.join(GUEST).exists());
-    let is_packaged = repository.is_none();
     let workspace = if let Some(repository) = repository {
         watch_sources(repository)?;
         repository.to_owned()
     } else {
         println!("cargo::rerun-if-changed={PACKAGED}");
-        lay_out(&package.join(PACKAGED), out)?
+        let workspace = lay_out(&package.join(PACKAGED), out)?;
+        shorten_lock(&workspace)?;
+        workspace
     };
     let target_directory = target_directory(out).join("guest-agent");
-    let mut cargo = cargo(&workspace, &host, &target_directory)?;
-    if !is_packaged {
-        // The lock of a laid out workspace names crates that only the rest of Castra uses: cargo
-        // takes them out.
-        cargo.arg("--locked");
-    }
-    let output = cargo
-        .output()
-        .map_err(|error| format!("cannot start cargo to build the guest agent: {error}"))?;
+    let mut cargo = cargo(&workspace)?;
+    cargo.args(["build", "--locked", "--package", "castra-guest", "--profile", "guest"]);
+    cargo.args(["--target", &host]).arg("--target-dir").arg(&target_directory);
+    let output = cargo.output().map_err(not_started)?;
     if !output.status.success() {
         return Err(explain(&output, &host));
     }
@@ -127,17 +123,62 @@ fn watch_sources(workspace: &Path) -> Result<(), String> {
     Ok(())
 }
 
-fn cargo(workspace: &Path, host: &str, target_directory: &Path) -> Result<Command, String> {
+fn cargo(workspace: &Path) -> Result<Command, String> {
     let mut cargo = Command::new(variable("CARGO")?);
     cargo.current_dir(workspace);
-    cargo.args(["build", "--package", "castra-guest", "--profile", "guest", "--target", host]);
-    cargo.arg("--target-dir").arg(target_directory);
     for name in NOT_INHERITED {
         cargo.env_remove(name);
     }
     // Static, so that it runs in any guest, whatever its libc.
     cargo.env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static");
     Ok(cargo)
+}
+
+fn not_started(error: io::Error) -> String {
+    format!("cannot start cargo to build the guest agent: {error}")
+}
+
+/// Has cargo take out of a laid out workspace's lock what only the rest of Castra uses, and checks
+/// that it added nothing: the agent is then built with exactly these packages.
+fn shorten_lock(workspace: &Path) -> Result<(), String> {
+    let path = workspace.join("Cargo.lock");
+    let read = || {
+        fs::read_to_string(&path)
+            .map_err(|error| format!("cannot read {}: {error}", path.display()))
+    };
+    let whole = read()?;
+    let output = cargo(workspace)?
+        .args(["metadata", "--format-version", "1"])
+        .output()
+        .map_err(not_started)?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        return Err(format!("{said}\ncannot resolve the crates of the guest agent"));
+    }
+    let known = packages(&whole);
+    match packages(&read()?).iter().find(|package| !known.contains(package)) {
+        Some([name, version, _]) => {
+            Err(format!("the guest agent's lock does not name {name} {version}, which it needs"))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Returns the name, version and checksum of each package in a lock.
+fn packages(lock: &str) -> Vec<[&str; 3]> {
+    let mut packages = Vec::new();
+    for package in lock.split("[[package]]").skip(1) {
+        packages.push(["name", "version", "checksum"].map(|name| field(package, name)));
+    }
+    packages
+}
+
+/// Returns the value of a package's field in a lock; an empty one if there is none.
+fn field<'a>(package: &'a str, name: &str) -> &'a str {
+    let mut lines = package.lines();
+    let value =
+        lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(" = \"")?.strip_suffix('"'));
+    value.unwrap_or_default()
 }
 
 /// Makes a workspace of the packaged sources, with the versions that the repository's lock names.
