@@ -6,7 +6,7 @@
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
-use castra_engine::castra::Command;
+use castra_engine::Command;
 use castra_engine::error::Result;
 use castra_engine::guest::ssh::{self, GuestExit, Target, Tty};
 use castra_engine::vm::{self, RecordError, UpOptions};

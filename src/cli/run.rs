@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use castra_engine::castra::{Castra, Run, TimedOut};
 use castra_engine::error::{Error, Kind, Result};
 use castra_engine::qemu::Network;
 use castra_engine::report::{Event, Reporter};
+use castra_engine::{Castra, Run, TimedOut};
 
 use super::args::{Reach, RunArgs};
 use super::context::CommandContext;

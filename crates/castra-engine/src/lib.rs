@@ -38,6 +38,14 @@
 //! | [`Project`], [`Vm`] | a directory with VMs that stay |
 //! | [`Up`], [`Down`] | a start and a stop of one of them |
 //! | [`Command`], [`Output`] | a command in a VM of either kind |
+//! | [`Cancel`] | cancellation of all of them |
+//!
+//! | Module | Contents |
+//! | --- | --- |
+//! | [`error`] | the kinds of errors, and the trait that gives an error its kind and hint |
+//! | [`report`] | events and their receivers |
+//! | [`project`] | the data of a validated `castra.toml` |
+//! | [`status`] | the states of a VM and what is known of it |
 //!
 //! # Errors
 //!
@@ -64,46 +72,74 @@
 //!
 //! There are none for users: `fail-points` is for Castra's own tests.
 
-pub mod cancel;
-pub mod castra;
-pub mod command;
-pub mod config;
-pub mod context;
-pub mod doctor;
 pub mod error;
-pub mod failpoint;
-pub mod files;
-pub mod guest;
-pub mod hex;
-pub mod host;
+pub mod project;
+pub mod report;
+pub mod status;
+
+mod castra;
+mod hex;
 #[cfg(test)]
 mod layers;
+mod similar;
+
+// Internals, which are public for the command line and for Castra's own tests alone. They change
+// without notice.
+#[doc(hidden)]
+pub mod cancel;
+#[doc(hidden)]
+pub mod command;
+#[doc(hidden)]
+pub mod config;
+#[doc(hidden)]
+pub mod context;
+#[doc(hidden)]
+pub mod doctor;
+#[doc(hidden)]
+pub mod failpoint;
+#[doc(hidden)]
+pub mod files;
+#[doc(hidden)]
+pub mod guest;
+#[doc(hidden)]
+pub mod host;
+#[doc(hidden)]
 pub mod layout;
+#[doc(hidden)]
 pub mod logs;
+#[doc(hidden)]
 pub mod managed;
+#[doc(hidden)]
 pub mod qemu;
-pub mod report;
+#[doc(hidden)]
 pub mod sanitize;
-pub mod similar;
+#[doc(hidden)]
 pub mod size;
+#[doc(hidden)]
 pub mod sockets;
+#[doc(hidden)]
 pub mod state_root;
+#[doc(hidden)]
 pub mod template;
+#[doc(hidden)]
 pub mod trusted;
+#[doc(hidden)]
 pub mod vm;
+#[doc(hidden)]
 pub mod wait;
 
+#[doc(inline)]
 pub use cancel::Cancel;
 pub use castra::{
     Builder, Castra, Command, Down, Output, Project, Run, Sandbox, SandboxBuilder, Started,
     TimedOut, Up, Vm,
 };
-pub use config::{BaseImageSource, ProjectConfig, VmDefinition};
-pub use context::RuntimeContext;
+#[doc(inline)]
+pub use context::Environment;
 pub use error::{Error, Kind, Result};
+#[doc(inline)]
 pub use guest::ssh::{Copied, GuestExit, Stream};
-pub use managed::{
-    ManagedArtifactSpec, ManagedDiskKind, ManagedImagePaths, ManagedImageSpec, QemuProfile,
-};
+#[doc(inline)]
 pub use qemu::Network;
+#[doc(inline)]
 pub use vm::WaitFor;

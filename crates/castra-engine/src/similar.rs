@@ -3,7 +3,10 @@
 /// Returns the candidate that the user may have meant: one with a few wrong letters, else one that
 /// contains the text, perhaps without a plural s (`ports` for `port_forwards`, `image` for
 /// `managed_image`). Returns `None` if none is near.
-pub fn closest<'a>(text: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn closest<'a>(
+    text: &str,
+    candidates: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
     let text = text.to_lowercase();
     let singular = text.trim_end_matches('s');
     // A third of the letters may be wrong: `pot_forwards` finds `port_forwards`, `foo` does not

@@ -4,8 +4,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use castra_engine::Error;
 use castra_engine::cancel::Cancel;
 use castra_engine::context::Environment;
+use castra_engine::context::RuntimeContext;
 use castra_engine::files::Digest;
 use castra_engine::layout::{CacheLayout, ProjectLayout};
 use castra_engine::managed::{
@@ -14,7 +16,6 @@ use castra_engine::managed::{
 };
 use castra_engine::qemu::DiskFormat;
 use castra_engine::report::{Event, Reporter};
-use castra_engine::{Error, RuntimeContext};
 use sha2::{Digest as _, Sha256};
 
 /// A cache, a project and a reporter of one test's own.

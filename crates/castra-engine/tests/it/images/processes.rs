@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
-use castra_engine::RuntimeContext;
 use castra_engine::cancel::Cancel;
 use castra_engine::context::Environment;
+use castra_engine::context::RuntimeContext;
 use castra_engine::layout::ProjectLayout;
 use castra_engine::managed::{ImageManager, ManagedImageSpec};
 use castra_engine::report::Silent;

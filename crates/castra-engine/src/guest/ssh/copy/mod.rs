@@ -65,10 +65,10 @@ pub fn upload(
     upload_until(&Cancel::new(), target, local, remote, progress)
 }
 
-/// Copies like [`upload`], until it is cancelled.
+/// Copies like `upload`, until it is cancelled.
 ///
 /// # Errors
-/// As [`upload`], and [`SshError::Interrupted`].
+/// As `upload`, and [`SshError::Interrupted`].
 pub fn upload_until(
     cancel: &Cancel,
     target: &Target,
@@ -82,14 +82,14 @@ pub fn upload_until(
     })
 }
 
-/// Copies a file or a directory of the guest to this host. See [`upload`].
+/// Copies a file or a directory of the guest to this host. See `upload`.
 ///
 /// A `remote` path that does not exist and contains `*`, `?` or `[…]` names everything that it
 /// matches. The guest is not trusted: nothing is written outside `local`, whatever names and links
 /// the guest shows.
 ///
 /// # Errors
-/// As [`upload`].
+/// As `upload`.
 pub fn download(
     target: &Target,
     remote: impl AsRef<OsStr>,
@@ -99,10 +99,10 @@ pub fn download(
     download_until(&Cancel::new(), target, remote, local, progress)
 }
 
-/// Copies like [`download`], until it is cancelled.
+/// Copies like `download`, until it is cancelled.
 ///
 /// # Errors
-/// As [`download`], and [`SshError::Interrupted`].
+/// As `download`, and [`SshError::Interrupted`].
 pub fn download_until(
     cancel: &Cancel,
     target: &Target,

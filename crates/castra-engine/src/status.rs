@@ -1,0 +1,9 @@
+//! States of VMs, as [`Vm::status`](crate::Vm::status) and
+//! [`Project::status`](crate::Project::status) return them.
+
+#[doc(inline)]
+pub use crate::guest::NetworkFault;
+#[doc(inline)]
+pub use crate::qemu::{Accelerator, AcceleratorChoice};
+#[doc(inline)]
+pub use crate::vm::{Crash, FullDisk, MissingModules, VmState, VmStatus};
