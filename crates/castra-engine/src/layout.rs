@@ -37,6 +37,8 @@
 //! $XDG_STATE_HOME/castra/key          signs the marks of this user's state roots     0700 / 0600
 //! $XDG_RUNTIME_DIR/castra/<project>/<vm>/
 //!                                     qmp.sock  control.sock  console.sock           0700 / 0600
+//!                                     stream-<index>.sock: ports for commands
+//!                                     stream-<index>.lock: held by the process that uses one
 //! ```
 
 use std::ffi::{OsStr, OsString};
@@ -67,6 +69,9 @@ pub const MANIFEST: &str = "manifest.json";
 pub const MAX_VM_NAME_BYTES: usize = 40;
 /// Longest path of a Unix socket, in bytes, without the final NUL (`sun_path` in `unix(7)`).
 pub const MAX_SOCKET_PATH_BYTES: usize = 107;
+
+/// Most stream ports of a VM, see [`StreamPortCount`](crate::qemu::StreamPortCount).
+pub const MAX_STREAM_PORTS: u32 = 14;
 
 /// Suffixes of the names of QEMU's logs.
 const CONSOLE_LOG: &str = "-console.log";
@@ -432,9 +437,31 @@ impl SocketsLayout {
         self.directory.join("console.sock")
     }
 
-    /// Returns the paths of all sockets.
-    pub fn all(&self) -> [PathBuf; 3] {
+    /// Returns the path of the stream port with this index.
+    pub fn stream(&self, index: u32) -> PathBuf {
+        self.directory.join(format!("stream-{index}.sock"))
+    }
+
+    /// Returns the path of the lock that is held by the process that uses a stream port.
+    pub fn stream_lock(&self, index: u32) -> PathBuf {
+        self.directory.join(format!("stream-{index}.lock"))
+    }
+
+    /// Returns the longest path of a socket.
+    pub fn longest(&self) -> PathBuf {
+        self.stream(castra_wire::STREAM_PORTS - 1)
+    }
+
+    /// Returns the paths of the sockets that QEMU listens at for every VM.
+    pub fn of_every_vm(&self) -> [PathBuf; 3] {
         [self.qmp(), self.control(), self.console()]
+    }
+
+    /// Returns the paths of all files that castra and QEMU create in the directory.
+    pub fn files(&self) -> impl Iterator<Item = PathBuf> {
+        let of_streams =
+            (0..MAX_STREAM_PORTS).flat_map(|index| [self.stream(index), self.stream_lock(index)]);
+        self.of_every_vm().into_iter().chain(of_streams)
     }
 }
 
@@ -734,7 +761,9 @@ mod tests {
         let layout = ProjectLayout::unchecked("/home/someone/project/.castra".into());
         let vm = "v".repeat(MAX_VM_NAME_BYTES);
         let sockets = layout.sockets(Path::new("/run/user/4294967295/castra"), &vm);
-        assert!(sockets.control().as_os_str().len() <= MAX_SOCKET_PATH_BYTES);
+        assert!(sockets.longest().as_os_str().len() <= MAX_SOCKET_PATH_BYTES);
+        let lengths = sockets.files().map(|path| path.as_os_str().len());
+        assert_eq!(lengths.max(), Some(sockets.longest().as_os_str().len()));
     }
 
     #[test]

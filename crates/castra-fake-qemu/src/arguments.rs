@@ -19,6 +19,9 @@ pub(crate) struct Arguments {
     pub(crate) forwards: Vec<(String, u16)>,
     pub(crate) qmp: RawFd,
     pub(crate) control: RawFd,
+    /// Numbers of the ports on the virtio-serial bus. Nothing answers on those for streams, whose
+    /// sockets stay open all the same.
+    pub(crate) serial_ports: Vec<u32>,
     /// Set if a saved state follows, instead of a boot.
     pub(crate) is_incoming: bool,
 }
@@ -59,9 +62,41 @@ impl Arguments {
             forwards: hostfwd.map(|(_, value)| forward(&value.to_string_lossy())).collect(),
             qmp: number(find("fd", "qmp")),
             control: number(find("fd", "control")),
+            serial_ports: serial_ports(values("-device").map(pairs), |chardev| {
+                find("fd", chardev).is_some()
+            }),
             is_incoming: words.iter().any(|word| word == "-incoming"),
         }
     }
+}
+
+/// Returns the numbers of the ports on the virtio-serial bus, as QEMU gives them out: the control
+/// port, which comes first and names none, gets the first that is not reserved.
+fn serial_ports(
+    devices: impl Iterator<Item = Vec<(String, OsString)>>,
+    is_chardev: impl Fn(&str) -> bool,
+) -> Vec<u32> {
+    /// Number of ports of a bus that does not say.
+    const DEFAULT_PORTS: u32 = 31;
+    let number = |value: OsString| value.to_str().and_then(|text| text.parse::<u32>().ok());
+    let mut limit = DEFAULT_PORTS;
+    let mut taken = Vec::new();
+    for device in devices {
+        match device[0].0.as_str() {
+            "virtio-serial-pci" => {
+                limit = value_of(&device, "max_ports").and_then(number).unwrap_or(DEFAULT_PORTS);
+            }
+            "virtserialport" => {
+                let chardev = value_of(&device, "chardev").expect("a chardev");
+                assert!(is_chardev(&chardev.to_string_lossy()), "no chardev {chardev:?}");
+                let port = value_of(&device, "nr").map_or(Some(1), number).expect("a number");
+                assert!(port < limit && !taken.contains(&port), "port {port} of {limit}");
+                taken.push(port);
+            }
+            _ => {}
+        }
+    }
+    taken
 }
 
 /// Returns the file that the VM writes to; those below it are only read.

@@ -14,6 +14,8 @@ use crate::behaviour::Behaviour;
 
 /// Beginning of a saved state.
 const STATE: &str = "state of a fake QEMU, generation ";
+/// What follows the generation: the ports of the virtio-serial bus.
+const PORTS: &str = ", serial ports ";
 
 pub(crate) struct Machine {
     pub(crate) arguments: Arguments,
@@ -104,7 +106,8 @@ impl Machine {
 
     /// Writes the state into this file.
     pub(crate) fn save(&self, file: OwnedFd) {
-        let text = format!("{STATE}{}\n", self.behaviour.generation());
+        let ports = self.arguments.serial_ports.len();
+        let text = format!("{STATE}{}{PORTS}{ports}\n", self.behaviour.generation());
         let is_saved = !self.behaviour.has("save-fails")
             && File::from(file).write_all(text.as_bytes()).is_ok();
         self.lock().is_saved = Some(is_saved);
@@ -115,12 +118,18 @@ impl Machine {
         self.lock().is_saved
     }
 
-    /// Loads the state from this file. An invalid one ends the machine, as in QEMU.
+    /// Loads the state from this file. An invalid one ends the machine, as in QEMU, and so does the
+    /// state of a machine with other ports on its virtio-serial bus.
     pub(crate) fn load(&self, file: OwnedFd) {
         let mut text = String::new();
         let read = File::from(file).read_to_string(&mut text);
-        let generation = text.strip_prefix(STATE).and_then(|rest| rest.trim().parse().ok());
-        match generation.filter(|_| read.is_ok()) {
+        let state = text.strip_prefix(STATE).and_then(|rest| {
+            let (generation, ports) = rest.trim().split_once(PORTS)?;
+            Some((generation.parse().ok()?, ports.parse().ok()?))
+        });
+        let has_ports = |ports: usize| ports == self.arguments.serial_ports.len();
+        let loaded = state.filter(|(_, ports)| read.is_ok() && has_ports(*ports));
+        match loaded.map(|(generation, _)| generation) {
             Some(generation) => {
                 let mut state = self.lock();
                 if !state.leaves_memory_out {

@@ -52,6 +52,13 @@ pub use message::{
 /// `/sys/class/virtio-ports/*/name` give it.
 pub const PORT_NAME: &str = "castra.control";
 
+/// Number of stream ports of a VM with an agent. QEMU serves one client per port, so this is the
+/// number of castra processes that can reach the guest over one at the same time.
+pub const STREAM_PORTS: u32 = 12;
+
+/// Beginning of the names of the virtio-serial ports for streams; their index follows.
+pub const STREAM_PORT_PREFIX: &str = "castra.stream.";
+
 /// Version of this protocol. Incremented when an old peer would misunderstand a new one.
 pub const PROTOCOL_VERSION: u32 = 1;
 

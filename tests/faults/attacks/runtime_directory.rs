@@ -25,9 +25,16 @@ fn stopped() -> (Fake, PathBuf, PathBuf) {
     assert!(castra.join(&digest).join("web/qmp.sock").exists(), "sockets are elsewhere by now");
     fake.run(&["down", "--force"]).ok();
     let theirs = fake.home().join("documents");
-    for name in
-        ["thesis.txt", "qmp.sock", "control.sock", "console.sock", "web/qmp.sock", "folder/file"]
-    {
+    for name in [
+        "thesis.txt",
+        "qmp.sock",
+        "control.sock",
+        "console.sock",
+        "stream-0.sock",
+        "stream-0.lock",
+        "web/qmp.sock",
+        "folder/file",
+    ] {
         let path = theirs.join(name);
         fs::create_dir_all(path.parent().expect("a parent")).expect("made");
         fs::write(path, "the only copy").expect("written");

@@ -1,9 +1,11 @@
 //! Records of other castras, of other times, and damaged ones.
 
 use std::fs;
+use std::path::PathBuf;
 
 use castra_test_support::Fake;
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 /// A record as the first castra with `"format": 1` wrote it, which must stay readable.
 const FIRST_OF_FORMAT_1: &str = include_str!("record-format-1.json");
@@ -78,6 +80,58 @@ fn a_vm_suspended_by_an_earlier_castra_keeps_its_cpu_until_it_boots() {
     fake.run(&["down"]).ok();
     fake.run(&["up"]).ok();
     assert_eq!(cpu(), default);
+}
+
+/// QEMU refuses a state that was saved with other ports.
+#[test]
+fn a_vm_suspended_by_an_earlier_castra_has_no_stream_ports_until_it_boots() {
+    let fake = Fake::new(&["vm"]);
+    let ports = |boot: &str| {
+        let record: Value =
+            serde_json::from_slice(&fs::read(fake.record("vm")).expect("a record")).expect("JSON");
+        record.pointer(boot).expect("a boot")["machine"]["stream_ports"].clone()
+    };
+    let sockets = || {
+        let is_of_stream = |path: &PathBuf| path.to_string_lossy().contains("/vm/stream-");
+        fake.leftovers().into_iter().filter(is_of_stream).count()
+    };
+    fake.run(&["up", "--cold"]).ok();
+    assert_eq!((ports("/boot"), sockets()), (json!(12), 12));
+    // A lock beside a socket, as a client leaves it.
+    let lock = fake.leftovers().into_iter().find(|path| path.ends_with("stream-3.sock"));
+    let lock = lock.expect("a socket").with_extension("lock");
+    fs::write(&lock, "").expect("written");
+    fake.run(&["suspend"]).ok();
+    assert!(!lock.exists() && sockets() == 0);
+    let earlier = as_saved_without_ports(&fake);
+    fake.edit_record("vm", |record| {
+        let saved = &mut record["suspended"];
+        saved["sha256"] = json!(earlier);
+        saved["boot"]["machine"].as_object_mut().expect("a machine").remove("stream_ports");
+    });
+    fake.run(&["up"]).ok().says("resuming");
+    assert_eq!((ports("/boot"), sockets()), (Value::Null, 0));
+    // Saved again, and cloned, it is still the same machine.
+    fake.run(&["suspend"]).ok();
+    fake.run(&["clone", "vm", "new"]).ok();
+    fake.run(&["up", "vm", "new"]).ok();
+    assert_eq!((ports("/boot"), sockets()), (Value::Null, 0));
+    fake.run(&["down"]).ok();
+    fake.run(&["up", "vm"]).ok();
+    assert_eq!((ports("/boot"), sockets()), (json!(12), 12));
+    fake.run(&["down"]).ok();
+    assert_eq!(fake.leftovers(), Vec::<PathBuf>::new());
+}
+
+/// Rewrites the saved state as that of a machine with the control port alone, and returns its
+/// digest.
+fn as_saved_without_ports(fake: &Fake) -> String {
+    let state = fake.record("vm").with_file_name("machine.state");
+    let text = fs::read_to_string(&state).expect("a state");
+    let earlier = text.replace("serial ports 13", "serial ports 1");
+    assert_ne!(earlier, text);
+    fs::write(&state, &earlier).expect("written");
+    Sha256::digest(&earlier).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[test]

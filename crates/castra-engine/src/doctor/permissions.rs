@@ -19,7 +19,7 @@ pub(super) fn check(subject: &Subject<'_>) -> Vec<Finding> {
                 .state_root
                 .names()
                 .sockets(&context.runtime_root, &"x".repeat(MAX_VM_NAME_BYTES))
-                .control(),
+                .longest(),
         ));
     }
     findings.push(runtime(&context.runtime_root));

@@ -6,15 +6,22 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
+use crate::layout::MAX_STREAM_PORTS;
 use crate::sockets::Protocol;
 
 use super::accelerator::Accelerator;
 use super::chain::{Disk, Layer, LayerFormat};
-use super::options::{CommandLine, CpuModel, Device, MachineType};
+use super::options::{CommandLine, CpuModel, Device, MachineType, StreamPortCount};
 
 /// Strictest sandbox of QEMU. It excludes -daemonize, so Castra detaches the process itself.
 pub(super) const SANDBOX: &str =
     "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
+
+/// Number of ports of the bus of a machine with stream ports, instead of 31: the guest sets up two
+/// queues for each, and looks at all of them on each interrupt.
+const MAX_SERIAL_PORTS: u32 = FIRST_STREAM_NUMBER + MAX_STREAM_PORTS;
+/// Number of the first stream port on its bus, after a reserved one and the control port.
+const FIRST_STREAM_NUMBER: u32 = 2;
 
 /// Complete description of a machine to run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +46,8 @@ pub struct MachineSpec {
     pub boot: Boot,
     /// Additional devices.
     pub devices: Vec<Device>,
+    /// Number of the agent's stream ports.
+    pub stream_ports: StreamPortCount,
     /// Reach of the guest's network.
     pub network: Network,
     /// Ports of 127.0.0.1 that are forwarded to the guest.
@@ -99,7 +108,7 @@ pub struct HostForward {
 }
 
 /// Listening sockets that QEMU inherits, as descriptors.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Channels {
     /// Socket of the machine protocol.
     pub qmp: RawFd,
@@ -107,12 +116,14 @@ pub struct Channels {
     pub control: RawFd,
     /// Socket of the guest's serial console.
     pub console: RawFd,
+    /// Sockets of the stream ports, by index.
+    pub streams: Vec<RawFd>,
     /// Set if a saved state follows, instead of a boot.
     pub incoming: bool,
 }
 
 /// Returns the arguments that run `spec`, without the program itself.
-pub fn arguments(spec: &MachineSpec, channels: Channels) -> Vec<OsString> {
+pub fn arguments(spec: &MachineSpec, channels: &Channels) -> Vec<OsString> {
     let groups = [
         base(spec),
         processor(spec),
@@ -121,6 +132,7 @@ pub fn arguments(spec: &MachineSpec, channels: Channels) -> Vec<OsString> {
         disk(&spec.disk),
         network(spec.network, &spec.forwards),
         serial(spec, channels),
+        streams(&channels.streams),
         devices(&spec.devices),
         process(spec),
         incoming(channels.incoming),
@@ -250,7 +262,7 @@ fn network(network: Network, forwards: &[HostForward]) -> Vec<OsString> {
 /// Returns the options of console, agent and machine protocol, which are on sockets that the caller
 /// listens on. The guest's console output is also written to a file, whether a client is connected
 /// or not; the file exists already, with its mode.
-fn serial(spec: &MachineSpec, channels: Channels) -> Vec<OsString> {
+fn serial(spec: &MachineSpec, channels: &Channels) -> Vec<OsString> {
     let mut console = OsString::from(format!(
         "socket,id=console,fd={},server=on,wait=off,logappend=on,logfile=",
         channels.console
@@ -259,12 +271,31 @@ fn serial(spec: &MachineSpec, channels: Channels) -> Vec<OsString> {
     let control = format!("socket,id=control,fd={},server=on,wait=off", channels.control);
     let qmp = format!("socket,id=qmp,fd={},server=on,wait=off", channels.qmp);
     let port = format!("virtserialport,chardev=control,name={}", castra_wire::PORT_NAME);
+    let bus = match channels.streams.is_empty() {
+        true => "virtio-serial-pci".to_owned(),
+        false => format!("virtio-serial-pci,max_ports={MAX_SERIAL_PORTS}"),
+    };
     words(&["-chardev"])
         .chain([console])
         .chain(words(&["-serial", "chardev:console", "-chardev", &control]))
-        .chain(words(&["-device", "virtio-serial-pci", "-device", &port]))
+        .chain(words(&["-device", &bus, "-device", &port]))
         .chain(words(&["-chardev", &qmp, "-mon", "chardev=qmp,mode=control"]))
         .collect()
+}
+
+/// Returns the options of the stream ports, which are on sockets that the caller listens on. Their
+/// numbers on the bus, and which ports there are, are part of a saved state, so none ever changes;
+/// the control port has number 1, the first that is not reserved for a console.
+fn streams(sockets: &[RawFd]) -> Vec<OsString> {
+    let port = |(index, socket): (u32, &RawFd)| {
+        let id = format!("stream{index}");
+        let chardev = format!("socket,id={id},fd={socket},server=on,wait=off");
+        let number = FIRST_STREAM_NUMBER + index;
+        let prefix = castra_wire::STREAM_PORT_PREFIX;
+        let device = format!("virtserialport,chardev={id},nr={number},name={prefix}{index}");
+        words(&["-chardev", &chardev, "-device", &device])
+    };
+    (0..).zip(sockets).flat_map(port).collect()
 }
 
 fn devices(devices: &[Device]) -> Vec<OsString> {
@@ -327,6 +358,7 @@ mod tests {
             disk: based_on("/p/.castra/alpine-overlay.qcow2", &["/p/rootfs.qcow2"]),
             boot,
             devices: vec![Device::new(DeviceModel::VirtioRng)],
+            stream_ports: StreamPortCount::NONE,
             network: Network::Full,
             forwards: vec![
                 HostForward { protocol: Protocol::Tcp, host: 40022, guest: 6022 },
@@ -338,11 +370,13 @@ mod tests {
     }
 
     fn line(spec: &MachineSpec) -> String {
-        line_with(spec, Channels { qmp: 5, control: 6, console: 7, incoming: false })
+        line_with(spec, false)
     }
 
-    fn line_with(spec: &MachineSpec, channels: Channels) -> String {
-        let arguments = arguments(spec, channels);
+    fn line_with(spec: &MachineSpec, incoming: bool) -> String {
+        let streams = (8..).take(usize::try_from(spec.stream_ports.get()).expect("few")).collect();
+        let channels = Channels { qmp: 5, control: 6, console: 7, streams, incoming };
+        let arguments = arguments(spec, &channels);
         let mut text = String::new();
         for argument in arguments {
             let argument = argument.to_string_lossy().into_owned();
@@ -377,10 +411,24 @@ mod tests {
         };
         insta::assert_snapshot!(line(&made));
         let restored = MachineSpec { memory: Memory::Copied("/t/memory.img".into()), ..spec(boot) };
-        insta::assert_snapshot!(line_with(
-            &restored,
-            Channels { qmp: 5, control: 6, console: 7, incoming: true }
-        ));
+        insta::assert_snapshot!(line_with(&restored, true));
+    }
+
+    #[test]
+    fn stream_ports_are_numbered_after_the_control_port() {
+        let boot = || Boot::Kernel {
+            kernel: "/p/vmlinuz".into(),
+            initramfs: "/p/initramfs".into(),
+            command_line: "root=/dev/vda console=ttyS0".parse().expect("a line"),
+        };
+        let machine = MachineSpec { stream_ports: StreamPortCount::OF_AGENT, ..spec(boot()) };
+        insta::assert_snapshot!(line(&machine));
+        // Saved states of machines without any have the default bus.
+        let without = line(&spec(boot()));
+        assert!(without.contains("-device virtio-serial-pci\n"), "{without}");
+        let most = StreamPortCount::try_from(MAX_STREAM_PORTS).expect("fits");
+        let line = line(&MachineSpec { stream_ports: most, ..spec(boot()) });
+        assert!(line.contains("max_ports=16") && line.contains("nr=15,"), "{line}");
     }
 
     #[test]

@@ -44,6 +44,7 @@ pub use machine_status::MachineStatus;
 pub use migrate::{ignore_shared_memory, save_all_memory, save_state};
 pub use options::{
     CommandLine, CpuModel, Device, DeviceModel, DiskFormat, MachineType, OptionError,
+    StreamPortCount,
 };
 pub use process::{
     Incoming, Launch, QemuProcess, end_of_log, launch, prepare_socket_directory, remove_sockets,

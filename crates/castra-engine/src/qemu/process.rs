@@ -121,6 +121,9 @@ pub fn launch(
     let qmp_listener = listen(&sockets.qmp())?;
     let control_listener = listen(&sockets.control())?;
     let console_listener = listen(&sockets.console())?;
+    let stream_listeners = (0..spec.stream_ports.get())
+        .map(|index| listen(&sockets.stream(index)))
+        .collect::<Result<Vec<_>, _>>()?;
     // Connected before QEMU exists: the greeting arrives the moment QEMU serves, without polling.
     let qmp = UnixStream::connect(sockets.qmp()).map_err(|source| socket_error(sockets, source))?;
     // QEMU would write to an existing file with this name.
@@ -135,12 +138,16 @@ pub fn launch(
         qmp: qmp_listener.as_raw_fd(),
         control: control_listener.as_raw_fd(),
         console: console_listener.as_raw_fd(),
+        streams: stream_listeners.iter().map(AsRawFd::as_raw_fd).collect(),
         incoming: incoming.is_some(),
     };
     let invocation =
-        binary.invocation().args(arguments(spec, channels)).args(binary.user_arguments.words());
-    let passed: [OwnedFd; 3] =
-        [qmp_listener.into(), control_listener.into(), console_listener.into()];
+        binary.invocation().args(arguments(spec, &channels)).args(binary.user_arguments.words());
+    let passed: Vec<OwnedFd> = [qmp_listener, control_listener, console_listener]
+        .into_iter()
+        .chain(stream_listeners)
+        .map(OwnedFd::from)
+        .collect();
     let mut child = command::spawn_detached(&invocation, log_file, &passed, lifetime)
         .map_err(|source| not_started(binary, source))?;
     // From here on only QEMU listens, so that its death closes the connection.
@@ -260,7 +267,7 @@ fn not_started(binary: &QemuBinary, source: CommandError) -> QemuError {
 /// [`QemuError::SocketDirectory`], [`QemuError::ForeignDirectory`],
 /// [`QemuError::SocketPathTooLong`].
 pub fn prepare_socket_directory(sockets: &SocketsLayout) -> Result<(), QemuError> {
-    let longest = sockets.control();
+    let longest = sockets.longest();
     if longest.as_os_str().len() > MAX_SOCKET_PATH_BYTES {
         let bytes = longest.as_os_str().len();
         return Err(QemuError::SocketPathTooLong {
@@ -297,12 +304,13 @@ fn prepare_directories(sockets: &SocketsLayout) -> Result<(), QemuError> {
     Ok(())
 }
 
-/// Removes sockets without a listener, and their directories if those are empty then.
+/// Removes sockets without a listener, the locks beside them, and their directories if those are
+/// empty then.
 pub fn remove_sockets(sockets: &SocketsLayout) {
     // Another user's directory, or a link of theirs, leads to files that are not castra's.
     if sockets.is_own() {
-        for socket in sockets.all() {
-            let _ = fs::remove_file(socket);
+        for file in sockets.files() {
+            let _ = fs::remove_file(file);
         }
         let _ = fs::remove_dir(sockets.directory());
     }

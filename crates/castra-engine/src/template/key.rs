@@ -7,6 +7,7 @@ use crate::hex::hex;
 use crate::managed::{ArtifactRole, Manifest};
 use crate::qemu::{
     Accelerator, Boot, CommandLine, CpuModel, Device, MachineSpec, MachineType, QemuBinary,
+    StreamPortCount,
 };
 use crate::report::ImageLabel;
 
@@ -53,6 +54,9 @@ pub struct Ingredients {
     /// Virtual size of the disk, in bytes.
     pub disk_bytes: u64,
     devices: Vec<Device>,
+    /// Number of the agent's stream ports; none in a manifest of an earlier castra.
+    #[serde(default, skip_serializing_if = "StreamPortCount::is_none")]
+    stream_ports: StreamPortCount,
     /// Kernel command line; `None` for a native boot.
     #[serde(with = "maybe_line")]
     command_line: Option<CommandLine>,
@@ -79,6 +83,7 @@ impl Ingredients {
             memory_mib: spec.memory_mib,
             disk_bytes,
             devices: spec.devices.clone(),
+            stream_ports: spec.stream_ports,
             command_line,
         }
     }
@@ -137,6 +142,7 @@ pub(super) mod tests {
             memory_mib: 512,
             disk_bytes: 10 << 30,
             devices: vec![Device::new(DeviceModel::VirtioRng)],
+            stream_ports: StreamPortCount::NONE,
             command_line: Some("console=ttyS0".parse().expect("a line")),
         }
     }
@@ -153,6 +159,7 @@ pub(super) mod tests {
             Ingredients { memory_mib: 1024, ..sample() },
             Ingredients { disk_bytes: 20 << 30, ..sample() },
             Ingredients { devices: Vec::new(), ..sample() },
+            Ingredients { stream_ports: StreamPortCount::OF_AGENT, ..sample() },
             Ingredients { command_line: Some("quiet".parse().expect("a line")), ..sample() },
         ];
         let keys: std::collections::BTreeSet<String> =

@@ -16,6 +16,7 @@ mod error;
 mod format;
 mod machine;
 mod property;
+mod stream_ports;
 mod user;
 
 pub use command_line::CommandLine;
@@ -25,6 +26,7 @@ pub use error::OptionError;
 pub use format::DiskFormat;
 pub use machine::{Board, MachineType, Switch};
 pub use property::{Property, Value};
+pub use stream_ports::StreamPortCount;
 pub use user::UserArguments;
 
 /// Serialises types as the text that they stand for.

@@ -31,14 +31,14 @@ pub(in crate::vm) fn clean_up_run(files: &VmLayout, sockets: &SocketsLayout) {
         let _ = fs::remove_file(leftover);
     }
     // Sockets at which a QEMU listens belong to another VM, whatever a record says.
-    if sockets.all().iter().all(|socket| is_abandoned(socket)) {
+    if sockets.of_every_vm().iter().all(|socket| is_abandoned(socket)) {
         remove_sockets(sockets);
     }
 }
 
 /// Returns `true` if a QEMU listens at one of these sockets.
 pub(in crate::vm) fn is_in_use(sockets: &SocketsLayout) -> bool {
-    sockets.all().iter().any(|socket| is_listened_at(socket))
+    sockets.of_every_vm().iter().any(|socket| is_listened_at(socket))
 }
 
 fn is_abandoned(socket: &Path) -> bool {

@@ -8,7 +8,8 @@ use crate::config::{PortForward, VmDefinition};
 use crate::host::boot_id;
 use crate::layout::{ProjectLayout, SocketsLayout};
 use crate::qemu::{
-    Accelerator, AcceleratorChoice, CpuModel, Device, MachineType, running_qemu, runs_elsewhere,
+    Accelerator, AcceleratorChoice, CpuModel, Device, MachineType, StreamPortCount, running_qemu,
+    runs_elsewhere,
 };
 
 use super::home::Home;
@@ -117,6 +118,9 @@ pub struct MachineRecord {
     pub cpu: CpuModel,
     /// Further devices.
     pub devices: Vec<Device>,
+    /// Number of the agent's stream ports; none in a record of an earlier castra.
+    #[serde(default, skip_serializing_if = "StreamPortCount::is_none")]
+    pub stream_ports: StreamPortCount,
 }
 
 impl BootRecord {

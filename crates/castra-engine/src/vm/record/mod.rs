@@ -317,6 +317,7 @@ pub fn recorded_vm(name: Option<&str>, layout: &ProjectLayout) -> Result<Record,
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::qemu::StreamPortCount;
     use crate::report::ImageLabel;
 
     fn record(layout: &ProjectLayout) -> Record {
@@ -389,10 +390,13 @@ mod tests {
         let read: RecordedMachine = serde_json::from_str(WRITTEN).expect("is read");
         assert!(read.known().is_ok());
         assert_eq!(serde_json::to_string(&read).expect("written"), WRITTEN);
+        assert_eq!(read.known().expect("is known").stream_ports, StreamPortCount::NONE);
         for (honest, evil) in [
             ("virtio-rng-pci", "loader,file=/etc/passwd"),
             ("q35,", "q35,firmware=/x,"),
             ("+rdrand", "rdrand=on"),
+            (r#""devices""#, r#""stream_ports":15,"devices""#),
+            (r#""devices""#, r#""stream_ports":4294967296,"devices""#),
         ] {
             let planted = WRITTEN.replacen(honest, evil, 1);
             let read: RecordedMachine = serde_json::from_str(&planted).expect("is JSON");

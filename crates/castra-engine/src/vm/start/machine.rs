@@ -9,6 +9,7 @@ use crate::layout::VmLayout;
 use crate::managed::QemuProfile;
 use crate::qemu::{
     AcceleratorChoice, Boot, CpuModel, Device, DeviceModel, Disk, MachineSpec, Memory, Network,
+    StreamPortCount,
 };
 use crate::vm::disk::Image;
 use crate::vm::plan::VmPlan;
@@ -41,6 +42,7 @@ pub(in crate::vm) fn machine(
     let profile = image.map(|(spec, _)| &spec.profile);
     // A VM with a port for SSH has this castra's agent.
     let relays = ssh_port.map(|_| ports::relays(&definition.port_forwards)).unwrap_or_default();
+    let boot = what_boots(plan, image, files.initramfs(), &relays);
     MachineSpec {
         name: definition.name.clone(),
         machine: profile.map(|profile| profile.machine.clone()).unwrap_or_default(),
@@ -50,7 +52,11 @@ pub(in crate::vm) fn machine(
         memory_mib: definition.memory_bytes >> 20,
         memory: Memory::Own,
         disk: Disk { path: definition.overlay.to_path_buf(), below: Vec::new() },
-        boot: what_boots(plan, image, files.initramfs(), &relays),
+        stream_ports: match &boot {
+            Boot::Kernel { .. } => StreamPortCount::OF_AGENT,
+            Boot::Native => StreamPortCount::NONE,
+        },
+        boot,
         devices: devices(profile),
         network: Network::Full,
         forwards: ports::rules(ssh_port, &definition.port_forwards, ssh_port.is_some()),

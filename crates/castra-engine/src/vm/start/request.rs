@@ -56,6 +56,7 @@ pub(in crate::vm) fn boot_record(
         machine: spec.machine.clone(),
         cpu: spec.cpu.clone(),
         devices: spec.devices.clone(),
+        stream_ports: spec.stream_ports,
     };
     BootRecord {
         started_unix_ms: unix_time_ms(),

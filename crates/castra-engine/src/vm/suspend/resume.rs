@@ -255,6 +255,7 @@ fn spec(
         spec.machine.clone_from(&machine.machine);
         spec.cpu.clone_from(&machine.cpu);
         spec.devices.clone_from(&machine.devices);
+        spec.stream_ports = machine.stream_ports;
     }
     spec.disk = Disk::open(&spec.disk.path)?;
     spec.forwards = ports::rules(ssh_port, &request.plan.definition.port_forwards, boot.relayed);
