@@ -7,6 +7,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use castra_engine::guest::{StreamPort, StreamPorts};
+use castra_engine::layout::SocketsLayout;
 use castra_test_support::namespace::run_script;
 use castra_test_support::{Ended, Project, eventually};
 
@@ -203,6 +205,44 @@ fn a_clone_is_another_vm_with_the_same_past() {
     assert_eq!(project.run(&["exec", "three", "--", "cat", "/root/own"]).ok().text(), "two\n");
     project.run(&["up", VM]).ok();
     assert_eq!(sh(&project, "cat /root/own").ok().text(), format!("{VM}\n"));
+}
+
+/// Names of the virtio-serial ports in the guest, by their number on the bus.
+const PORTS: &str = "for port in $(seq 1 13); do cat /sys/class/virtio-ports/*p$port/name; done; \
+    ls /sys/class/virtio-ports | wc -l";
+
+#[test]
+fn a_machine_keeps_its_stream_ports_from_the_template_to_a_clone() {
+    let project = Project::new();
+    let streams: String = (0..12).map(|index| format!("castra.stream.{index}\n")).collect();
+    let expected = format!("castra.control\n{streams}13\n");
+    project.run(&["up"]).ok();
+    assert_eq!(sh(&project, PORTS).ok().text(), expected);
+    let record: serde_json::Value = {
+        let path = project.path().join(format!(".castra/vms/{VM}/vm.json"));
+        serde_json::from_slice(&fs::read(path).expect("a record")).expect("is JSON")
+    };
+    let directory = record["boot"]["sockets"].as_str().expect("a directory");
+    let ports = StreamPorts { sockets: SocketsLayout::new(directory.into()), count: 12 };
+    let take = || StreamPort::acquire(&ports).expect("QEMU listens").map(|port| port.index());
+    let first = StreamPort::acquire(&ports).expect("QEMU listens").expect("a free port");
+    assert_eq!((first.index(), take()), (0, Some(1)));
+    drop(first);
+    assert_eq!(take(), Some(0));
+    project.run(&["suspend"]).ok();
+    project.run(&["clone", VM, "two"]).ok();
+    project.run(&["up", VM, "two"]).ok().says("resuming");
+    for vm in [VM, "two"] {
+        assert_eq!(
+            project.run(&["exec", vm, "--", "sh", "-c", PORTS]).ok().text(),
+            expected,
+            "{vm}"
+        );
+    }
+    // A boot without a template.
+    project.run(&["down", VM]).ok();
+    project.run(&["up", VM]).ok();
+    assert_eq!(sh(&project, PORTS).ok().text(), expected);
 }
 
 #[test]

@@ -130,6 +130,7 @@ impl VmKeys {
             client_key: Arc::clone(&self.client),
             host_key: self.host.public_key().clone(),
             agent: None,
+            streams: None,
         }
     }
 

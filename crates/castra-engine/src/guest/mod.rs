@@ -7,6 +7,7 @@ mod initrd;
 mod keys;
 mod network;
 pub mod ssh;
+mod stream_port;
 
 pub use castra_wire::{Reach, SSH_PORT};
 pub use console::{ConsoleEnd, ConsoleOutcome, converse};
@@ -14,3 +15,4 @@ pub use control::{ControlError, ControlPort};
 pub use initrd::{AGENT, AGENT_PATH, InitrdError, append_agent};
 pub use keys::{KeyError, VmKeys};
 pub use network::{AgentSocket, Inspection, NetworkDown, NetworkFault, NetworkReport, inspect};
+pub use stream_port::{StreamPort, StreamPorts};

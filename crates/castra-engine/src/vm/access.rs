@@ -13,7 +13,7 @@ use super::inspect::glance;
 use super::lock::lock;
 use super::monitor::{connect, continue_recorded, disk_full, ensure_not_stopped, is_paused};
 use super::project::ProjectRef;
-use super::record::{Record, VmState, observe, recorded_vm};
+use super::record::{BootRecord, Record, VmState, observe, recorded_vm};
 use super::start::{UpOptions, attach, cancel_suspend, check_network};
 
 /// Returns the address and keys to log in to a running VM.
@@ -23,7 +23,8 @@ use super::start::{UpOptions, attach, cancel_suspend, check_network};
 pub fn ssh_target(record: &Record, user: &str, layout: &ProjectLayout) -> Result<Target, VmError> {
     let address = ssh_address(record)?;
     let keys = VmKeys::load_or_create(&layout.vm(&record.name))?;
-    Ok(Target { agent: record.agent_socket(), ..keys.target(address, user) })
+    let streams = record.boot.as_ref().and_then(BootRecord::stream_ports);
+    Ok(Target { agent: record.agent_socket(), streams, ..keys.target(address, user) })
 }
 
 /// Returns the address of a VM's SSH server; for a stopped VM, the last one.

@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use super::silence::{Ear, until_network_is_down};
 use super::{SshError, until_cancelled};
 use crate::cancel::Cancel;
-use crate::guest::AgentSocket;
+use crate::guest::{AgentSocket, StreamPorts};
 
 /// Time limit for connecting and logging in. Under emulation this takes 40 ms; with a guest that
 /// swaps, seconds.
@@ -48,6 +48,8 @@ pub struct Target {
     pub host_key: PublicKey,
     /// The guest's agent, which is asked about the guest's network while SSH stays silent.
     pub agent: Option<AgentSocket>,
+    /// Ports that lead to the agent without the guest's network; `None` if the VM has none.
+    pub streams: Option<StreamPorts>,
 }
 
 /// A connection that is logged in.

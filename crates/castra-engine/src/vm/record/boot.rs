@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{PortForward, VmDefinition};
+use crate::guest::StreamPorts;
 use crate::host::boot_id;
 use crate::layout::{ProjectLayout, SocketsLayout};
 use crate::qemu::{
@@ -132,6 +133,13 @@ impl BootRecord {
     /// Returns the paths of the sockets.
     pub(in crate::vm) fn socket_paths(&self) -> SocketsLayout {
         SocketsLayout::new(self.sockets.clone())
+    }
+
+    /// Returns the stream ports of the machine, if it has any.
+    pub(in crate::vm) fn stream_ports(&self) -> Option<StreamPorts> {
+        let machine = self.machine.as_ref()?.known().ok()?;
+        let count = Some(machine.stream_ports).filter(|count| !count.is_none())?;
+        Some(StreamPorts { sockets: self.socket_paths(), count: count.get() })
     }
 
     /// Returns `true` if this boot matches the definition.

@@ -316,6 +316,8 @@ pub fn recorded_vm(name: Option<&str>, layout: &ProjectLayout) -> Result<Record,
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
     use crate::qemu::StreamPortCount;
     use crate::report::ImageLabel;
@@ -382,6 +384,29 @@ mod tests {
         assert!(!boot.is_of(&other));
         assert!([&unsaid, &same, &other].iter().all(|definition| native.is_of(definition)));
         assert!(early.is_of(&other));
+    }
+
+    #[test]
+    fn only_a_machine_with_stream_ports_has_them() {
+        let boot = |machine: Value| {
+            let boot = json!({
+                "started_unix_ms": 1, "accelerator": {"accelerator": "tcg", "reason": ""},
+                "qemu_version": "7.2", "cpus": 1, "memory_mib": 1024, "ssh_port": 40022,
+                "port_forwards": [], "sockets": "/run/castra/0123456789ab/vm", "ready_ms": null,
+                "machine": machine,
+            });
+            serde_json::from_value::<BootRecord>(boot).expect("is read").stream_ports()
+        };
+        let mut machine = json!({
+            "qemu": "q", "host": null, "machine": "q35", "cpu": "qemu64", "devices": []
+        });
+        assert_eq!(boot(Value::Null), None, "of the first castra");
+        assert_eq!(boot(machine.clone()), None, "of an earlier castra");
+        machine["stream_ports"] = json!(12);
+        let ports = boot(machine).expect("has them");
+        assert_eq!(ports.count, 12);
+        let first = Path::new("/run/castra/0123456789ab/vm/stream-0.sock");
+        assert_eq!(ports.sockets.stream(0), first);
     }
 
     #[test]
