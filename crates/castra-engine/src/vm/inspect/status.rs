@@ -4,8 +4,9 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
-use std::thread;
+use std::thread::{self, ScopedJoinHandle};
 use std::time::Duration;
 
 use rustix::fs::OFlags;
@@ -88,41 +89,51 @@ pub struct VmStatus {
 
 /// Returns the VMs of a project that have a record, by name. An unreadable record gives an error.
 pub fn status(layout: &ProjectLayout) -> PerVm<VmStatus> {
-    Record::names(layout)
-        .into_iter()
-        .filter_map(|name| {
-            let status = status_of(&name, layout).transpose()?;
-            Some((name, status))
-        })
-        .collect()
+    let status_of = |(name, record): (String, Result<Record, VmError>)| {
+        (name, record.map(|record| status_by(&record, layout)))
+    };
+    recorded(layout).map(status_of).collect()
 }
 
 /// Returns the VMs as [`status`] does, with the immediate answers of running guests. Waits at most
 /// a second for a silent one.
 pub fn status_of_guests(layout: &ProjectLayout) -> PerVm<VmStatus> {
-    let mut known = status(layout);
     thread::scope(|scope| {
-        for (_, status) in &mut known {
-            if let Ok(status) = status {
-                scope.spawn(|| ask_guest(status, layout));
-            }
-        }
-    });
-    known
+        let ask = |(name, record): (String, Result<Record, VmError>)| {
+            let known = record.map(|record| (status_by(&record, layout), record));
+            (name, known.map(|(status, record)| scope.spawn(move || with_answer(status, &record))))
+        };
+        // All are asked before the first answer is awaited.
+        let asked: Vec<_> = recorded(layout).map(ask).collect();
+        let answer = |asked: ScopedJoinHandle<'_, VmStatus>| {
+            asked.join().unwrap_or_else(|panic| resume_unwind(panic))
+        };
+        asked.into_iter().map(|(name, asked)| (name, asked.map(answer))).collect()
+    })
 }
 
-fn ask_guest(status: &mut VmStatus, layout: &ProjectLayout) {
-    if status.state != VmState::Running || status.is_frozen {
-        return;
+/// Reads the records of a project's VMs, each once.
+fn recorded(
+    layout: &ProjectLayout,
+) -> impl Iterator<Item = (String, Result<Record, VmError>)> + use<'_> {
+    Record::names(layout).into_iter().filter_map(|name| {
+        let record = Record::load(layout, &name).map_err(VmError::from).transpose()?;
+        Some((name, record))
+    })
+}
+
+/// Adds what a running guest answers.
+fn with_answer(mut status: VmStatus, record: &Record) -> VmStatus {
+    if status.state != VmState::Running || status.is_frozen || is_paused(record) {
+        return status;
     }
-    let record =
-        Record::load(layout, &status.name).ok().flatten().filter(|record| !is_paused(record));
-    let Some(agent) = record.as_ref().and_then(Record::agent_socket) else { return };
+    let Some(agent) = record.agent_socket() else { return status };
     let inspection = inspect(&agent.path, GUEST_LIMIT, &Cancel::new());
     if let NetworkReport::Faulty(fault) = NetworkReport::of(inspection.as_ref()) {
         status.network_fault = Some(fault);
     }
     status.clock_ahead_ms = inspection.map(|inspection| inspection.clock_ahead_ms);
+    status
 }
 
 /// Checks that everything about the project's VMs can be read: a state root owned by root, as `sudo
