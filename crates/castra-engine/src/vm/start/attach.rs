@@ -15,6 +15,7 @@ use crate::vm::timeline::{self, Stopwatch, save_if_new};
 
 use super::continue_vm::continue_vm;
 use super::options::{UpOptions, UpOutcome, WaitFor};
+use super::session::BootSession;
 use super::watch::BootWatch;
 
 /// Ensures that commands can run in a VM whose QEMU runs. A ready guest answers within
@@ -90,16 +91,17 @@ fn follow(
     let was_ready = record.progress == Progress::Running;
     let watch = BootWatch {
         was_ready,
+        limit: options.boot_limit,
         ..BootWatch::of_running(vm, files, disk, boot, project.context, stopwatch)
     };
-    let watch = BootWatch { wait: options.wait, limit: options.boot_limit, ..watch };
+    let session = BootSession { wait: options.wait, ..BootSession::of_running(watch, boot) };
     let is_alive = || running_qemu(&files.pidfile()).is_some();
-    let followed = watch.follow(&sockets, &keys, is_alive);
+    let followed = session.follow(&sockets, &keys, is_alive);
     if let Some(kept) = kept {
         save_if_new(stopwatch, kept, followed.is_ok(), files);
     }
-    followed.map_err(|end| watch.explain(end, None))?;
-    Ok(watch.missing_modules.take())
+    followed.map_err(|end| session.watch.explain(end, None))?;
+    Ok(session.missing_modules.take())
 }
 
 /// Returns `true` if a castra was killed before the machine that it started ran: a state that

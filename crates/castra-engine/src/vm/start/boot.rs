@@ -29,6 +29,7 @@ use super::machine::{machine, tcg_cpu};
 use super::options::WaitFor;
 use super::ports;
 use super::request::{BootRequest, boot_record};
+use super::session::BootSession;
 use super::warm::{self, Warm};
 use super::watch::{BootEnd, BootWatch};
 
@@ -252,18 +253,21 @@ fn await_guest(
         accelerator: choice.accelerator,
         cpus: definition.cpus,
         memory_mib: definition.memory_bytes >> 20,
-        relays: Some(ports::relays(&definition.port_forwards)),
         started,
-        wait: request.options.wait,
         limit: request.options.boot_limit,
         context: request.project.context,
         stopwatch: request.stopwatch,
+    };
+    let session = BootSession {
+        watch,
+        relays: Some(ports::relays(&definition.port_forwards)),
+        wait: request.options.wait,
         missing_modules: RefCell::default(),
     };
     let followed = match warm {
         Some(_) => {
             failpoint::reach(Point::RestoreLoaded);
-            let woken = watch.wake(sockets, keys, || process.is_alive());
+            let woken = session.wake(sockets, keys, || process.is_alive());
             failpoint::reach(Point::RestoreAwake);
             if woken.is_ok() {
                 request.stopwatch.end();
@@ -272,16 +276,16 @@ fn await_guest(
         }
         None => {
             failpoint::reach(Point::BootLaunched);
-            let followed = watch.follow(sockets, keys, || process.is_alive());
+            let followed = session.follow(sockets, keys, || process.is_alive());
             failpoint::reach(Point::BootReady);
             followed
         }
     };
     followed.map_err(|end| {
         let signal = if matches!(end, BootEnd::Died) { process.signal() } else { None };
-        watch.explain(end, signal)
+        session.watch.explain(end, signal)
     })?;
-    Ok(watch.missing_modules.take())
+    Ok(session.missing_modules.take())
 }
 
 /// Begins the phase of the guest in a QEMU that has started: it boots, or it was loaded and is to

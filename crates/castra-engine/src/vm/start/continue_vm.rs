@@ -15,6 +15,7 @@ use crate::vm::record::{BootRecord, Progress, Record, StartKind};
 use crate::vm::timeline::Stopwatch;
 use crate::wait::WaitLimit;
 
+use super::session::BootSession;
 use super::watch::BootWatch;
 
 /// Time to end for a QEMU that has loaded a state and not run.
@@ -112,9 +113,10 @@ fn wake(record: &Record, boot: &BootRecord, project: ProjectRef<'_>) -> Result<(
     let keys = VmKeys::load_or_create(files)?;
     let stopwatch = &Stopwatch::continuing(vm, None, &project.context.reporter);
     let watch = BootWatch::of_running(vm, files, disk, boot, project.context, stopwatch);
+    let session = BootSession::of_running(watch, boot);
     let is_alive = || running_qemu(&files.pidfile()).is_some();
-    let woken = watch.wake(&boot.socket_paths(), &keys, is_alive);
-    woken.map_err(|end| watch.explain(end, None))
+    let woken = session.wake(&boot.socket_paths(), &keys, is_alive);
+    woken.map_err(|end| session.watch.explain(end, None))
 }
 
 /// Drops the memory of a suspended VM, on its user's request. Its disk stays, as of the suspend.

@@ -13,6 +13,7 @@ mod options;
 pub(super) mod ports;
 pub(super) mod predecessor;
 mod request;
+mod session;
 mod warm;
 mod watch;
 
@@ -36,7 +37,7 @@ pub(super) use machine::{machine, tcg_cpu};
 pub use options::{UpOptions, UpOutcome, WaitFor};
 pub use ports::{check_port, port_owner};
 pub(super) use request::{BootRequest, boot_record, host_of};
-pub(super) use watch::record_times;
+pub(super) use session::record_times;
 
 use boot::{accelerator, named_accelerator, start};
 use warm::Warming;

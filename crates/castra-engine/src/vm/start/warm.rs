@@ -23,7 +23,8 @@ use crate::vm::timeline::Stopwatch;
 
 use super::limits::Limits;
 use super::machine::machine;
-use super::watch::{has_given_up, record_times};
+use super::session::record_times;
+use super::watch::has_given_up;
 
 /// A template, with its disk in the project.
 pub(in crate::vm) struct Warm {
