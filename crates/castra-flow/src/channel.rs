@@ -1,80 +1,174 @@
+//! Channels, whatever carries them.
+
 use std::io;
 use std::ops::Deref;
 use std::pin::pin;
-use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
-use russh::{Channel, ChannelId, ChannelMsg, ChannelReadHalf, ChannelWriteHalf};
+use castra_wire::stream::{Refusal, Window};
+use russh::{ChannelId, ChannelMsg, Sig, client, server};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::mpsc;
 
-use crate::{Flow, PACKET_BYTES};
+use crate::{Flow, PACKET_BYTES, link, ssh};
 
-/// Longest time a session loop takes to accept a message outside a key exchange, when it needs
-/// microseconds.
-const STALL: Duration = Duration::from_millis(50);
+/// The number by which SSH knows stderr (RFC 4254, 5.2).
+const STDERR: u32 = 1;
 
-/// Splits a channel into its halves and starts counting its data.
-pub fn split<S>(channel: Channel<S>, flow: &Flow) -> (Incoming, Outgoing<S>)
-where
-    S: From<(ChannelId, ChannelMsg)> + Send + Sync + 'static,
-{
-    let id = channel.id();
-    flow.listen(id);
-    let (incoming, outgoing) = channel.split();
-    (
-        Incoming { half: incoming, id, flow: flow.clone() },
-        Outgoing { half: outgoing, flow: flow.clone(), turn: Mutex::new(()) },
-    )
+/// Error of a channel whose connection has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gone;
+
+impl std::fmt::Display for Gone {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the connection has ended")
+    }
+}
+
+impl std::error::Error for Gone {}
+
+impl From<Gone> for io::Error {
+    fn from(gone: Gone) -> Self {
+        Self::new(io::ErrorKind::BrokenPipe, gone)
+    }
 }
 
 /// A message received on a channel.
+#[derive(Debug)]
 pub enum Message {
-    /// Data; with a number, extended data (1 is stderr).
-    Data(Option<u32>, Received),
-    /// Anything else.
-    Other(ChannelMsg),
+    /// Data; for a program, its stdin or stdout.
+    Data(Received),
+    /// A program's stderr.
+    Stderr(Received),
+    /// End of the peer's data.
+    EndOfData,
+    /// The guest has granted a request.
+    Opened,
+    /// The guest refuses a request.
+    Refused(Refusal),
+    /// A signal for the program, by SSH's name.
+    Signal(String),
+    /// A new size of the program's terminal.
+    Resize(Window),
+    /// The program's exit code.
+    ExitStatus(u32),
+    /// Name of the signal that ended the program, or a reason why none was started.
+    ExitSignal(String),
+    /// The peer has closed the channel.
+    Closed,
 }
 
 /// The receiving half of a channel. Data that has arrived but was not received when the half is
 /// dropped no longer counts.
-pub struct Incoming {
-    half: ChannelReadHalf,
-    id: ChannelId,
-    flow: Flow,
+pub struct Incoming(Source);
+
+enum Source {
+    Ssh(ssh::Incoming),
+    Link(link::Incoming),
+}
+
+impl From<ssh::Incoming> for Incoming {
+    fn from(incoming: ssh::Incoming) -> Self {
+        Self(Source::Ssh(incoming))
+    }
+}
+
+impl From<link::Incoming> for Incoming {
+    fn from(incoming: link::Incoming) -> Self {
+        Self(Source::Link(incoming))
+    }
 }
 
 impl Incoming {
-    /// Receives the next message; `None` once the connection has ended.
+    /// Receives the next message; `None` once the connection has ended. Cancel-safe.
     pub async fn next(&mut self) -> Option<Message> {
-        Some(match self.half.wait().await? {
-            ChannelMsg::Data { data } => Message::Data(None, self.received(data)),
-            ChannelMsg::ExtendedData { data, ext } => Message::Data(Some(ext), self.received(data)),
-            other => Message::Other(other),
-        })
-    }
-
-    fn received(&self, data: Bytes) -> Received {
-        Received { counted: data.len(), data, id: self.id, flow: self.flow.clone() }
+        match &mut self.0 {
+            Source::Link(incoming) => incoming.next().await,
+            Source::Ssh(incoming) => loop {
+                match incoming.next().await? {
+                    ssh::Message::Data(None, data) => return Some(Message::Data(data)),
+                    ssh::Message::Data(Some(STDERR), data) => return Some(Message::Stderr(data)),
+                    ssh::Message::Data(Some(_), _) => {}
+                    ssh::Message::Other(message) => {
+                        if let Some(message) = of_ssh(message) {
+                            return Some(message);
+                        }
+                    }
+                }
+            },
+        }
     }
 }
 
-impl Drop for Incoming {
-    fn drop(&mut self) {
-        self.flow.forget(self.id);
+/// Returns a message of SSH's in the terms of all channels, if it has a meaning there.
+fn of_ssh(message: ChannelMsg) -> Option<Message> {
+    let short = |value| u16::try_from(value).unwrap_or(u16::MAX);
+    Some(match message {
+        ChannelMsg::Success => Message::Opened,
+        ChannelMsg::Failure => Message::Refused(Refusal::Unavailable),
+        ChannelMsg::Eof => Message::EndOfData,
+        ChannelMsg::Close => Message::Closed,
+        ChannelMsg::Signal { signal } => Message::Signal(name_of(&signal)),
+        ChannelMsg::ExitStatus { exit_status } => Message::ExitStatus(exit_status),
+        ChannelMsg::ExitSignal { signal_name, .. } => Message::ExitSignal(name_of(&signal_name)),
+        ChannelMsg::WindowChange { col_width, row_height, pix_width, pix_height } => {
+            Message::Resize(Window {
+                columns: short(col_width),
+                rows: short(row_height),
+                width_px: short(pix_width),
+                height_px: short(pix_height),
+            })
+        }
+        _ => return None,
+    })
+}
+
+/// Returns SSH's name of a signal.
+fn name_of(signal: &Sig) -> String {
+    match signal {
+        Sig::Custom(name) => name.clone(),
+        // russh names its variants as SSH names the signals.
+        known => format!("{known:?}"),
     }
 }
 
-/// Data that has arrived. Dropping it reports it to the flow as consumed.
+/// Data that has arrived. Dropping it reports it as consumed, so that the peer may send more.
+#[derive(Debug)]
 pub struct Received {
     data: Bytes,
-    /// Number of bytes that arrived, including those skipped.
-    counted: usize,
-    id: ChannelId,
-    flow: Flow,
+    account: Account,
+}
+
+/// Flow control that counts received data.
+enum Account {
+    Ssh {
+        /// Number of bytes that arrived, including those skipped.
+        counted: usize,
+        id: ChannelId,
+        flow: Flow,
+    },
+    /// Counts when it is dropped.
+    Link(#[expect(dead_code, reason = "its drop is its use")] link::Consumption),
+}
+
+impl std::fmt::Debug for Account {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Ssh { .. } => "Ssh",
+            Self::Link(_) => "Link",
+        })
+    }
 }
 
 impl Received {
+    pub(crate) fn of_ssh(data: Bytes, id: ChannelId, flow: Flow) -> Self {
+        Self { account: Account::Ssh { counted: data.len(), id, flow }, data }
+    }
+
+    pub(crate) fn of_link(data: Bytes, consumption: link::Consumption) -> Self {
+        Self { data, account: Account::Link(consumption) }
+    }
+
     /// Drops the first bytes from the front, because they have been used already. They keep
     /// counting until the rest is consumed.
     pub fn skip(&mut self, bytes: usize) {
@@ -92,69 +186,175 @@ impl Deref for Received {
 
 impl Drop for Received {
     fn drop(&mut self) {
-        self.flow.consumed(self.id, self.counted);
+        if let Account::Ssh { counted, id, flow } = &self.account {
+            flow.consumed(*id, *counted);
+        }
     }
 }
 
-/// The sending half of a channel. Waits for the socket and for the peer's window, and reports those
-/// waits to the flow.
-pub struct Outgoing<S: From<(ChannelId, ChannelMsg)>> {
-    half: ChannelWriteHalf<S>,
-    flow: Flow,
-    /// Held by one sender at a time, so that the window it has seen is still there when it uses it.
-    turn: Mutex<()>,
+/// The sending half of a channel.
+pub struct Outgoing(Sink);
+
+enum Sink {
+    Server(ssh::Outgoing<server::Msg>, server::Handle),
+    Client(ssh::Outgoing<client::Msg>),
+    Link(link::Outgoing),
 }
 
-impl<S: From<(ChannelId, ChannelMsg)> + Send + Sync + 'static> Outgoing<S> {
-    /// Returns the channel's own half, for everything but data.
-    pub fn half(&self) -> &ChannelWriteHalf<S> {
-        &self.half
+impl From<link::Outgoing> for Outgoing {
+    fn from(outgoing: link::Outgoing) -> Self {
+        Self(Sink::Link(outgoing))
+    }
+}
+
+impl From<ssh::Outgoing<client::Msg>> for Outgoing {
+    fn from(outgoing: ssh::Outgoing<client::Msg>) -> Self {
+        Self(Sink::Client(outgoing))
+    }
+}
+
+impl Outgoing {
+    /// Returns the sending half of a channel of an SSH server.
+    pub fn of_server(outgoing: ssh::Outgoing<server::Msg>, handle: server::Handle) -> Self {
+        Self(Sink::Server(outgoing, handle))
     }
 
-    /// Sends data, or extended data (`ext` 1 is stderr), once the socket and the peer's window have
-    /// room for it.
+    /// Sends data once the connection and the peer's window have room for it.
     ///
     /// # Errors
     /// The connection has ended.
-    pub async fn send(&self, ext: Option<u32>, mut data: Bytes) -> Result<(), russh::Error> {
-        let _turn = self.turn.lock().await;
-        while !data.is_empty() {
-            self.flow.room_to_send().await;
-            let room = self.half.writable_packet_size().await;
-            if room == 0 {
-                let _starved = self.flow.starved();
-                // One byte only: the rest is sent once the new window is known.
-                self.put(ext, data.split_to(1)).await?;
-                continue;
-            }
-            let mut put = pin!(self.put(ext, data.split_to(room.min(data.len()))));
-            if let Ok(sent) = tokio::time::timeout(STALL, put.as_mut()).await {
-                sent?;
-            } else {
-                let _stalled = self.flow.stalled();
-                put.await?;
-            }
+    pub async fn send(&self, data: Bytes) -> Result<(), Gone> {
+        match &self.0 {
+            Sink::Server(outgoing, _) => outgoing.send(None, data).await.map_err(gone),
+            Sink::Client(outgoing) => outgoing.send(None, data).await.map_err(gone),
+            Sink::Link(outgoing) => outgoing.send(data, link::Kind::Data).await,
         }
-        Ok(())
     }
 
-    async fn put(&self, ext: Option<u32>, data: Bytes) -> Result<(), russh::Error> {
-        match ext {
-            None => self.half.data_bytes(data).await,
-            Some(ext) => self.half.extended_data_bytes(ext, data).await,
+    /// Sends a program's stderr like [`Self::send`].
+    ///
+    /// # Errors
+    /// The connection has ended.
+    pub async fn send_stderr(&self, data: Bytes) -> Result<(), Gone> {
+        match &self.0 {
+            Sink::Server(outgoing, _) => outgoing.send(Some(STDERR), data).await.map_err(gone),
+            Sink::Client(outgoing) => outgoing.send(Some(STDERR), data).await.map_err(gone),
+            Sink::Link(outgoing) => outgoing.send(data, link::Kind::Stderr).await,
         }
     }
+
+    /// Reports that no more data follows.
+    ///
+    /// # Errors
+    /// The connection has ended.
+    pub async fn end_data(&self) -> Result<(), Gone> {
+        match &self.0 {
+            Sink::Server(outgoing, _) => outgoing.half().eof().await.map_err(gone),
+            Sink::Client(outgoing) => outgoing.half().eof().await.map_err(gone),
+            Sink::Link(outgoing) => outgoing.end_data(),
+        }
+    }
+
+    /// Closes the channel.
+    ///
+    /// # Errors
+    /// The connection has ended.
+    pub async fn close(&self) -> Result<(), Gone> {
+        match &self.0 {
+            Sink::Server(outgoing, _) => outgoing.half().close().await.map_err(gone),
+            Sink::Client(outgoing) => outgoing.half().close().await.map_err(gone),
+            Sink::Link(outgoing) => outgoing.close(),
+        }
+    }
+
+    /// Reports a program's exit code.
+    ///
+    /// # Errors
+    /// The connection has ended.
+    pub async fn exit_status(&self, code: u32) -> Result<(), Gone> {
+        match &self.0 {
+            Sink::Server(outgoing, _) => outgoing.half().exit_status(code).await.map_err(gone),
+            Sink::Client(outgoing) => outgoing.half().exit_status(code).await.map_err(gone),
+            Sink::Link(outgoing) => outgoing.exit_status(code),
+        }
+    }
+
+    /// Reports the signal that ended a program, or a reason why none was started.
+    ///
+    /// # Errors
+    /// The connection has ended.
+    pub async fn exit_signal(&self, name: &str, has_core: bool) -> Result<(), Gone> {
+        match &self.0 {
+            Sink::Server(outgoing, handle) => {
+                let (id, name) = (outgoing.half().id(), Sig::Custom(name.to_owned()));
+                let sent = handle
+                    .exit_signal_request(id, name, has_core, String::new(), String::new())
+                    .await;
+                sent.map_err(|()| Gone)
+            }
+            // No client reports how a program ended.
+            Sink::Client(_) => Ok(()),
+            Sink::Link(outgoing) => outgoing.exit_signal(name),
+        }
+    }
+
+    /// Sends a signal to the program.
+    ///
+    /// # Errors
+    /// The connection has ended.
+    pub async fn signal(&self, name: &str) -> Result<(), Gone> {
+        let sig = || Sig::Custom(name.to_owned());
+        match &self.0 {
+            Sink::Server(outgoing, _) => outgoing.half().signal(sig()).await.map_err(gone),
+            Sink::Client(outgoing) => outgoing.half().signal(sig()).await.map_err(gone),
+            Sink::Link(outgoing) => outgoing.signal(name),
+        }
+    }
+
+    /// Reports a new size of the terminal.
+    ///
+    /// # Errors
+    /// The connection has ended.
+    pub async fn resize(&self, window: Window) -> Result<(), Gone> {
+        let Window { columns, rows, width_px, height_px } = window;
+        match &self.0 {
+            Sink::Client(outgoing) => {
+                let half = outgoing.half();
+                let [columns, rows] = [columns.into(), rows.into()];
+                half.window_change(columns, rows, width_px.into(), height_px.into())
+                    .await
+                    .map_err(gone)
+            }
+            // Only clients have the terminal.
+            Sink::Server(..) => Ok(()),
+            Sink::Link(outgoing) => outgoing.resize(window),
+        }
+    }
+
+    /// Reports that the request for the channel is granted. SSH has answered it already.
+    ///
+    /// # Errors
+    /// The connection has ended.
+    pub fn opened(&self) -> Result<(), Gone> {
+        match &self.0 {
+            Sink::Link(outgoing) => outgoing.opened(),
+            Sink::Server(..) | Sink::Client(_) => Ok(()),
+        }
+    }
+}
+
+fn gone(_: russh::Error) -> Gone {
+    Gone
 }
 
 /// Joins a channel and a stream until both directions have ended or the peer closes; each direction
 /// may end by itself. Then reports `exit_status`, for a channel on which a program was requested.
-pub async fn relay<S, T>(
+pub async fn relay<T>(
     mut incoming: Incoming,
-    outgoing: Outgoing<S>,
+    outgoing: Outgoing,
     stream: T,
     exit_status: Option<u32>,
 ) where
-    S: From<(ChannelId, ChannelMsg)> + Send + Sync + 'static,
     T: AsyncRead + AsyncWrite,
 {
     let (mut from_stream, mut to_stream) = tokio::io::split(stream);
@@ -174,12 +374,9 @@ pub async fn relay<S, T>(
             if count == 0 {
                 break;
             }
-            outgoing
-                .send(None, Bytes::copy_from_slice(&buffer[..count]))
-                .await
-                .map_err(io::Error::other)?;
+            outgoing.send(Bytes::copy_from_slice(&buffer[..count])).await?;
         }
-        outgoing.half().eof().await.map_err(io::Error::other)
+        Ok::<_, io::Error>(outgoing.end_data().await?)
     };
     let is_closed = tokio::select! {
         () = forward_until_closed(&mut incoming, sender) => true,
@@ -193,23 +390,23 @@ pub async fn relay<S, T>(
     }
     // An error means that the connection is gone, and the channel with it.
     if let Some(status) = exit_status {
-        let _ = outgoing.half().exit_status(status).await;
+        let _ = outgoing.exit_status(status).await;
     }
-    let _ = outgoing.half().close().await;
+    let _ = outgoing.close().await;
 }
 
 async fn forward_until_closed(incoming: &mut Incoming, sender: mpsc::UnboundedSender<Received>) {
     let mut sender = Some(sender);
     while let Some(message) = incoming.next().await {
         match message {
-            Message::Data(None, data) => {
+            Message::Data(data) => {
                 if let Some(sender) = &sender {
                     // There is no writer any more: dropping the data counts it as consumed.
                     let _ = sender.send(data);
                 }
             }
-            Message::Other(ChannelMsg::Eof) => sender = None,
-            Message::Other(ChannelMsg::Close) => break,
+            Message::EndOfData => sender = None,
+            Message::Closed => break,
             _ => {}
         }
     }

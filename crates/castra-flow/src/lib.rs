@@ -1,4 +1,9 @@
-//! Back-pressure for `russh` connections that cannot deadlock.
+//! Channels between Castra and its guest agent, with back-pressure that cannot deadlock.
+//!
+//! [`Incoming`] and [`Outgoing`] are the halves of a channel, over SSH ([`ssh`]) or over a stream
+//! port ([`link`]). The code that uses a channel is the same for both.
+//!
+//! # SSH
 //!
 //! An SSH channel has a window: the receiver grants bytes and grants more once it has *consumed*
 //! some. `russh` grants more as soon as bytes *arrive*, and holds a fast sender back by blocking
@@ -26,9 +31,11 @@
 
 mod channel;
 mod flow;
+pub mod link;
 mod paced;
+pub mod ssh;
 
-pub use channel::{Incoming, Message, Outgoing, Received, relay, split};
+pub use channel::{Gone, Incoming, Message, Outgoing, Received, relay};
 pub use flow::{Flow, Waiting};
 pub use paced::Paced;
 

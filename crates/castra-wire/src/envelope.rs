@@ -3,7 +3,7 @@ use serde::{Deserialize, Serialize};
 /// A number that a host chooses at random for one connection to the port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Session(u64);
+pub struct Session(pub(crate) u64);
 
 impl Session {
     /// Returns the session with this number.

@@ -35,7 +35,7 @@ const NUMBER_BYTES: usize = 4;
 /// A command, its arguments and its environment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExecHeader {
-    /// The command and its arguments. Never empty, and without NUL.
+    /// The command and its arguments, without NUL. Empty only for a login shell.
     pub arguments: Vec<OsString>,
     /// Variables of its environment. Names hold no `=`, neither holds NUL.
     pub environment: Vec<(OsString, OsString)>,
@@ -92,7 +92,6 @@ impl ExecHeader {
         }
         let is_name = |name: &OsStr| !name.is_empty() && !name.as_bytes().contains(&b'=');
         let is_usable = rest.is_empty()
-            && !arguments.is_empty()
             && environment.iter().all(|(name, _)| is_name(name));
         if is_usable {
             Ok(Self { arguments, environment })
@@ -120,25 +119,25 @@ fn number(number: usize) -> Result<[u8; NUMBER_BYTES], ExecHeaderError> {
     Ok(u32::try_from(number).map_err(|_| ExecHeaderError::TooLong)?.to_be_bytes())
 }
 
-fn put_number(bytes: &mut Vec<u8>, value: usize) -> Result<(), ExecHeaderError> {
+pub(crate) fn put_number(bytes: &mut Vec<u8>, value: usize) -> Result<(), ExecHeaderError> {
     bytes.extend(number(value)?);
     Ok(())
 }
 
-fn put(bytes: &mut Vec<u8>, text: &OsStr) -> Result<(), ExecHeaderError> {
+pub(crate) fn put(bytes: &mut Vec<u8>, text: &OsStr) -> Result<(), ExecHeaderError> {
     put_number(bytes, text.len())?;
     bytes.extend(text.as_bytes());
     Ok(())
 }
 
-fn take_number(rest: &mut &[u8]) -> Result<usize, ExecHeaderError> {
+pub(crate) fn take_number(rest: &mut &[u8]) -> Result<usize, ExecHeaderError> {
     let (number, after) =
         rest.split_first_chunk::<NUMBER_BYTES>().ok_or(ExecHeaderError::Malformed)?;
     *rest = after;
     usize::try_from(u32::from_be_bytes(*number)).map_err(|_| ExecHeaderError::Malformed)
 }
 
-fn take(rest: &mut &[u8]) -> Result<OsString, ExecHeaderError> {
+pub(crate) fn take(rest: &mut &[u8]) -> Result<OsString, ExecHeaderError> {
     let length = take_number(rest)?;
     let (text, after) = rest.split_at_checked(length).ok_or(ExecHeaderError::Malformed)?;
     *rest = after;
@@ -176,7 +175,6 @@ mod tests {
     #[test]
     fn what_no_command_can_get_is_refused() {
         let bad = [
-            header(&[], &[]),
             header(&[b"a\0b"], &[]),
             header(&[b"a"], &[(b"", b"value")]),
             header(&[b"a"], &[(b"NA=ME", b"value")]),

@@ -36,6 +36,7 @@ mod envelope;
 mod exec;
 mod lines;
 mod message;
+pub mod stream;
 
 pub use envelope::{Envelope, Session};
 pub use exec::{

@@ -1,0 +1,200 @@
+//! Targets of streams, and how a request names them.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+
+use bytes::Bytes;
+
+use super::{MAX_PAYLOAD_BYTES, Window};
+use crate::exec::{put, put_number, take, take_number};
+
+/// End of a stream in the guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// A program. The stream's first data is its [`ExecHeader`](crate::ExecHeader), and all after
+    /// that its stdin.
+    Program {
+        /// Name of the user who runs it.
+        user: String,
+        /// Kind of the program.
+        program: Program,
+        /// Its terminal, if it has one.
+        terminal: Option<Terminal>,
+    },
+    /// An SFTP server.
+    Files {
+        /// Name of the user whose rights it has.
+        user: String,
+    },
+    /// A TCP connection.
+    Tcp(Host),
+    /// A Unix socket.
+    Socket {
+        /// Name of the user who connects.
+        user: String,
+        /// Path of the socket.
+        path: OsString,
+    },
+}
+
+/// Program to start, whose arguments are in its header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Program {
+    /// The arguments are a program and its own.
+    Arguments,
+    /// The only argument is a line for the user's shell.
+    Line,
+    /// The user's shell as a login shell; there are no arguments.
+    Shell,
+}
+
+/// Terminal of a program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Terminal {
+    /// Terminal type, as in `TERM`.
+    pub term: String,
+    /// Size of its window.
+    pub window: Window,
+}
+
+/// Host and port, as the guest resolves them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host {
+    /// Name or address.
+    pub name: String,
+    /// Port.
+    pub port: u16,
+}
+
+/// Reason why a target cannot be encoded, or bytes are none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TargetError {
+    /// The target does not fit into one frame.
+    #[error("the request is longer than {MAX_PAYLOAD_BYTES} bytes")]
+    TooLong,
+    /// The bytes are no target that this version knows.
+    #[error("not a target of a stream")]
+    Malformed,
+}
+
+impl Target {
+    /// Returns the payload of the request for this target.
+    ///
+    /// # Errors
+    /// [`TargetError::TooLong`] if it does not fit into one frame.
+    pub fn encode(&self) -> Result<Bytes, TargetError> {
+        let mut bytes = Vec::new();
+        let encoded = match self {
+            Self::Program { user, program, terminal } => {
+                bytes.push(1);
+                bytes.push(program.code());
+                put_text(&mut bytes, user).and_then(|()| put_terminal(&mut bytes, terminal))
+            }
+            Self::Files { user } => {
+                bytes.push(2);
+                put_text(&mut bytes, user)
+            }
+            Self::Tcp(Host { name, port }) => {
+                bytes.push(3);
+                bytes.extend(port.to_be_bytes());
+                put_text(&mut bytes, name)
+            }
+            Self::Socket { user, path } => {
+                bytes.push(4);
+                put_text(&mut bytes, user)
+                    .and_then(|()| put(&mut bytes, path).map_err(|_| TargetError::TooLong))
+            }
+        };
+        encoded?;
+        if bytes.len() > MAX_PAYLOAD_BYTES {
+            return Err(TargetError::TooLong);
+        }
+        Ok(bytes.into())
+    }
+
+    /// Decodes the payload of a request.
+    ///
+    /// # Errors
+    /// [`TargetError::Malformed`] for anything else.
+    pub fn decode(bytes: &[u8]) -> Result<Self, TargetError> {
+        let mut rest = bytes;
+        let target = match take_byte(&mut rest)? {
+            1 => {
+                let program = Program::of_code(take_byte(&mut rest)?)?;
+                let user = take_text(&mut rest)?;
+                Self::Program { user, program, terminal: take_terminal(&mut rest)? }
+            }
+            2 => Self::Files { user: take_text(&mut rest)? },
+            3 => {
+                let port = u16::from_be_bytes([take_byte(&mut rest)?, take_byte(&mut rest)?]);
+                Self::Tcp(Host { name: take_text(&mut rest)?, port })
+            }
+            4 => Self::Socket { user: take_text(&mut rest)?, path: take_bytes(&mut rest)? },
+            _ => return Err(TargetError::Malformed),
+        };
+        if rest.is_empty() { Ok(target) } else { Err(TargetError::Malformed) }
+    }
+}
+
+impl Program {
+    fn code(self) -> u8 {
+        match self {
+            Self::Arguments => 1,
+            Self::Line => 2,
+            Self::Shell => 3,
+        }
+    }
+
+    fn of_code(code: u8) -> Result<Self, TargetError> {
+        match code {
+            1 => Ok(Self::Arguments),
+            2 => Ok(Self::Line),
+            3 => Ok(Self::Shell),
+            _ => Err(TargetError::Malformed),
+        }
+    }
+}
+
+/// Appends the number of terminals, none or one, and the terminal.
+fn put_terminal(bytes: &mut Vec<u8>, terminal: &Option<Terminal>) -> Result<(), TargetError> {
+    bytes.push(u8::from(terminal.is_some()));
+    let Some(Terminal { term, window }) = terminal else { return Ok(()) };
+    let Window { columns, rows, width_px, height_px } = *window;
+    for size in [columns, rows, width_px, height_px] {
+        put_number(bytes, size.into()).map_err(|_| TargetError::TooLong)?;
+    }
+    put_text(bytes, term)
+}
+
+fn take_terminal(rest: &mut &[u8]) -> Result<Option<Terminal>, TargetError> {
+    match take_byte(rest)? {
+        0 => return Ok(None),
+        1 => {}
+        _ => return Err(TargetError::Malformed),
+    }
+    let mut size = || {
+        let number = take_number(rest).map_err(|_| TargetError::Malformed)?;
+        u16::try_from(number).map_err(|_| TargetError::Malformed)
+    };
+    let window =
+        Window { columns: size()?, rows: size()?, width_px: size()?, height_px: size()? };
+    Ok(Some(Terminal { term: take_text(rest)?, window }))
+}
+
+fn put_text(bytes: &mut Vec<u8>, text: &str) -> Result<(), TargetError> {
+    put(bytes, OsStr::from_bytes(text.as_bytes())).map_err(|_| TargetError::TooLong)
+}
+
+fn take_byte(rest: &mut &[u8]) -> Result<u8, TargetError> {
+    let (first, after) = rest.split_first().ok_or(TargetError::Malformed)?;
+    *rest = after;
+    Ok(*first)
+}
+
+fn take_bytes(rest: &mut &[u8]) -> Result<OsString, TargetError> {
+    take(rest).map_err(|_| TargetError::Malformed)
+}
+
+fn take_text(rest: &mut &[u8]) -> Result<String, TargetError> {
+    String::from_utf8(take_bytes(rest)?.into_vec()).map_err(|_| TargetError::Malformed)
+}
