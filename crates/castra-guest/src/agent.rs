@@ -23,7 +23,7 @@ use crate::relay::Relays;
 use crate::ssh::SshServer;
 use crate::{
     clock, grow, hosts, listeners, modules, network, personality, power, process, relay, residents,
-    root, secrets, services, settle,
+    root, secrets, services, settle, streams,
 };
 
 const HOSTNAME: &str = "/etc/hostname";
@@ -60,7 +60,8 @@ async fn conduct(kernel_fs: Arc<KernelFs>) -> io::Result<()> {
         events.failed(AgentTask::Relay, error);
     }
     tokio::spawn(keep_network(Arc::clone(&kernel_fs), events.clone()));
-    tokio::spawn(follow_the_boot(Arc::clone(&kernel_fs), agent.server.clone(), events));
+    let (server, gate) = (agent.server.clone(), agent.streams.subscribe());
+    tokio::spawn(follow_the_boot(Arc::clone(&kernel_fs), server, gate, events));
     loop {
         // A port can be unplugged. The agent's other tasks, SSH above all, do not depend on it.
         if let Err(error) = converse(&mut agent, &mut received).await {
@@ -89,7 +90,12 @@ async fn keep_network(kernel_fs: Arc<KernelFs>, events: EventSender) {
 
 /// Runs the consecutive steps of a boot: the root, then the SSH server and the filesystem's size,
 /// then the services.
-async fn follow_the_boot(kernel_fs: Arc<KernelFs>, server: SshServer, events: EventSender) {
+async fn follow_the_boot(
+    kernel_fs: Arc<KernelFs>,
+    server: SshServer,
+    gate: streams::Gate,
+    events: EventSender,
+) {
     if let Err(error) = root::enter(&kernel_fs, || events.reached(Milestone::RootMounted)).await {
         return events.failed(AgentTask::EnterRoot, error);
     }
@@ -98,6 +104,9 @@ async fn follow_the_boot(kernel_fs: Arc<KernelFs>, server: SshServer, events: Ev
     events.reached(Milestone::Root);
     if let Err(error) = network::provide_dns(Path::new(RESOLV_CONF)) {
         events.failed(AgentTask::Network, format!("{RESOLV_CONF}: {error}"));
+    }
+    if let Err(error) = streams::start(Arc::clone(&kernel_fs), gate) {
+        let _ = writeln!(io::stderr(), "castra: cannot serve the stream ports: {error}");
     }
     tokio::spawn(serve_ssh(server, events.clone()));
     tokio::spawn(grow::keep_size(Arc::clone(&kernel_fs), events.clone()));
@@ -130,6 +139,8 @@ struct Agent {
     is_identity_due: bool,
     failures: Vec<GuestMessage>,
     events: EventSender,
+    /// Opens the stream ports' gate.
+    streams: watch::Sender<bool>,
     /// Informs the clock's task that the host has set the clock.
     clock_set: watch::Sender<()>,
     powering_off: bool,
@@ -160,6 +171,7 @@ impl Agent {
             is_identity_due: false,
             failures: Vec::new(),
             events,
+            streams: watch::Sender::new(false),
             clock_set: watch::Sender::new(()),
             powering_off: false,
             is_to_settle: false,
@@ -332,6 +344,7 @@ impl Agent {
             let _ = personality::write_line(Path::new(DBUS_MACHINE_ID), &identity.machine_id);
         }
         let _ = personality::set_hostname(&identity.hostname);
+        self.streams.send_replace(true);
         self.renew_secrets(is_a_copy);
     }
 

@@ -3,29 +3,14 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::time::Duration;
 
 use castra_wire::{DecodeError, Envelope, GuestMessage, HostMessage, Lines, PORT_NAME};
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll;
-use rustix::fs::OFlags;
 use rustix::io::Errno;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
-use tokio::time::sleep;
 
 use crate::kernel_fs::KernelFs;
-use crate::watch::watch;
-
-/// Interval at which the port is looked for at first. The driver names it some milliseconds after
-/// it has found it.
-const LOOK_EVERY: Duration = Duration::from_millis(10);
-
-/// Interval once the port has not appeared soon; the machine may have none.
-const LOOK_SELDOM: Duration = Duration::from_secs(1);
-
-/// Number of looks at the short interval.
-const EARLY_LOOKS: u32 = 200;
+use crate::port::{self, Edges};
 
 /// Bytes that may wait for a host that does not read. Messages that do not fit are dropped: the
 /// next hello repeats them all.
@@ -34,10 +19,7 @@ const OUTBOX_BYTES: usize = 64 * 1024;
 /// The control port. The host may open and close its end at any time.
 pub(crate) struct ControlPort {
     file: OwnedFd,
-    /// Signals when the port is worth another try. A port whose host is away is only temporarily
-    /// "hung up", while tokio takes a hang-up as final: so the port is watched edge-triggered by an
-    /// epoll of its own, and tokio watches that.
-    events: AsyncFd<OwnedFd>,
+    edges: Edges,
     lines: Lines,
     outbox: VecDeque<u8>,
     /// Set once the kernel knows that the host is connected. It learns so on another queue than the
@@ -49,26 +31,9 @@ pub(crate) struct ControlPort {
 impl ControlPort {
     /// Waits for the port to appear and opens it.
     pub(crate) async fn open(kernel_fs: &KernelFs) -> io::Result<Self> {
-        let mut looks = 0;
-        let name = loop {
-            if let Some(name) = find(kernel_fs) {
-                break name;
-            }
-            looks += 1;
-            sleep(if looks < EARLY_LOOKS { LOOK_EVERY } else { LOOK_SELDOM }).await;
-        };
-        let file = kernel_fs.dev.open(&name, OFlags::RDWR | OFlags::NONBLOCK)?;
-        let events = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let wanted = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::ET;
-        epoll::add(&events, &file, epoll::EventData::new_u64(0), wanted)?;
-        let events = watch(events, Interest::READABLE)?;
-        Ok(Self {
-            file,
-            events,
-            lines: Lines::new(),
-            outbox: VecDeque::new(),
-            host_is_there: false,
-        })
+        let file = port::open(kernel_fs, PORT_NAME).await?;
+        let edges = Edges::of(&file, epoll::EventFlags::IN | epoll::EventFlags::OUT)?;
+        Ok(Self { file, edges, lines: Lines::new(), outbox: VecDeque::new(), host_is_there: false })
     }
 
     /// Receives the next message, or the error for a line that is none. Cancel-safe: dropping the
@@ -90,12 +55,12 @@ impl ControlPort {
                         self.lines.clear();
                         self.outbox.clear();
                     }
-                    self.wait().await?;
+                    self.edges.next().await?;
                 }
                 Ok(_) => {}
                 Err(Errno::AGAIN) => {
                     self.host_is_there = true;
-                    self.wait().await?;
+                    self.edges.next().await?;
                 }
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
@@ -131,22 +96,4 @@ impl ControlPort {
         }
         Ok(())
     }
-
-    async fn wait(&self) -> io::Result<()> {
-        let mut ready = self.events.readable().await?;
-        let mut events = Vec::with_capacity(1);
-        let no_wait = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-        epoll::wait(self.events.get_ref(), spare_capacity(&mut events), Some(&no_wait))?;
-        ready.clear_ready();
-        Ok(())
-    }
-}
-
-/// Returns the device's name, for instance `vport4p1`.
-fn find(kernel_fs: &KernelFs) -> Option<String> {
-    let ports = kernel_fs.sys.names("class/virtio-ports").ok()?;
-    ports.into_iter().find(|port| {
-        let name = kernel_fs.sys.read(&format!("class/virtio-ports/{port}/name"));
-        name.is_ok_and(|name| name == PORT_NAME) && kernel_fs.dev.has(port)
-    })
 }

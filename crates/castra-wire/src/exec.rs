@@ -91,8 +91,7 @@ impl ExecHeader {
             environment.push((take(&mut rest)?, take(&mut rest)?));
         }
         let is_name = |name: &OsStr| !name.is_empty() && !name.as_bytes().contains(&b'=');
-        let is_usable = rest.is_empty()
-            && environment.iter().all(|(name, _)| is_name(name));
+        let is_usable = rest.is_empty() && environment.iter().all(|(name, _)| is_name(name));
         if is_usable {
             Ok(Self { arguments, environment })
         } else {

@@ -16,8 +16,8 @@ use castra_wire::stream::{Decoder, Event, Frame, Hello, Target};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::{Notify, oneshot};
 
-pub use channel::{Consumption, Incoming, Outgoing};
 pub(crate) use channel::Kind;
+pub use channel::{Consumption, Incoming, Outgoing};
 use state::State;
 
 use crate::Gone;

@@ -5,15 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::{Bytes, BytesMut};
-use castra_wire::stream::{
-    Frame, MAX_STREAMS, STREAM_WINDOW_BYTES, Tag, frame_cost_bytes,
-};
+use castra_wire::stream::{Frame, MAX_STREAMS, STREAM_WINDOW_BYTES, Tag, frame_cost_bytes};
 use tokio::sync::{mpsc, oneshot};
 
 use super::channel::{Consumption, Receiver};
 use super::{KEPT_LIMIT_BYTES, Link, Side, Violation};
-use crate::channel::{Message, Received};
 use crate::Gone;
+use crate::channel::{Message, Received};
 
 /// Consumed bytes that are granted together.
 const GRANT_BYTES: u32 = STREAM_WINDOW_BYTES / 4;

@@ -7,13 +7,13 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use castra_flow::Flow;
+use castra_flow::{Flow, Outgoing};
 use russh::server::Handle;
 use tokio::net::UnixListener;
 use tokio::task::JoinHandle;
 
 use super::ACCEPT_PAUSE;
-use super::users::User;
+use crate::users::User;
 
 /// Directory that contains the sockets' own directories, as with OpenSSH.
 const PARENT: &str = "/tmp";
@@ -86,8 +86,9 @@ async fn accept(listener: UnixListener, handle: Handle, flow: Flow) {
         tokio::spawn(async move {
             // If the client refuses, the connection is closed.
             if let Ok(channel) = handle.channel_open_agent().await {
-                let (incoming, outgoing) = castra_flow::split(channel, &flow);
-                castra_flow::relay(incoming, outgoing, stream, None).await;
+                let (incoming, outgoing) = castra_flow::ssh::split(channel, &flow);
+                let outgoing = Outgoing::of_server(outgoing, handle);
+                castra_flow::relay(incoming.into(), outgoing, stream, None).await;
             }
         });
     }

@@ -5,104 +5,62 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
-use castra_flow::Flow;
+use castra_flow::{Flow, Outgoing};
 use russh::server::{ChannelOpenHandle, Handle, Msg};
 use russh::{Channel, ChannelOpenFailure};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use super::ACCEPT_PAUSE;
-use super::resolve;
-use super::users::User;
-
-/// Time limit for connecting to one address.
-const CONNECT_LIMIT: Duration = Duration::from_secs(20);
+use crate::connect::{connect, connect_to_socket};
+use crate::users::User;
 
 /// Ports below this are root's (`ip_unprivileged_port_start`).
 const FIRST_FREE_PORT: u32 = 1024;
 
+/// Channel that a client requests.
+pub(super) struct Requested {
+    pub(super) channel: Channel<Msg>,
+    pub(super) reply: ChannelOpenHandle,
+    pub(super) handle: Handle,
+}
+
 /// Connects to the address that a client's channel requests, and joins the two.
-pub(super) async fn direct(
-    channel: Channel<Msg>,
-    host: String,
-    port: u32,
-    reply: ChannelOpenHandle,
-    flow: Flow,
-) {
+pub(super) async fn direct(requested: Requested, host: String, port: u32, flow: Flow) {
     let connected = match u16::try_from(port) {
         Ok(port) => connect(&host, port).await,
         Err(_) => Err(io::ErrorKind::InvalidInput.into()),
     };
-    join(channel, connected, reply, flow).await;
+    join(requested, connected, flow).await;
 }
 
 /// Connects to the Unix socket that a client's channel requests, and joins the two.
 pub(super) async fn direct_to_socket(
-    channel: Channel<Msg>,
+    requested: Requested,
     path: String,
     user: Arc<User>,
-    reply: ChannelOpenHandle,
     flow: Flow,
 ) {
-    join(channel, connect_to_socket(path, user).await, reply, flow).await;
+    join(requested, connect_to_socket(path.into(), user).await, flow).await;
 }
 
 async fn join(
-    channel: Channel<Msg>,
+    requested: Requested,
     connected: io::Result<impl AsyncRead + AsyncWrite>,
-    reply: ChannelOpenHandle,
     flow: Flow,
 ) {
+    let Requested { channel, reply, handle } = requested;
     match connected {
         Ok(stream) => {
-            let (incoming, outgoing) = castra_flow::split(channel, &flow);
+            let (incoming, outgoing) = castra_flow::ssh::split(channel, &flow);
             reply.accept().await;
-            castra_flow::relay(incoming, outgoing, stream, None).await;
+            let outgoing = Outgoing::of_server(outgoing, handle);
+            castra_flow::relay(incoming.into(), outgoing, stream, None).await;
         }
         Err(_) => reply.reject(ChannelOpenFailure::ConnectFailed).await,
     }
-}
-
-/// Connects on a thread that has the user's rights on files. The other end sees the user's ids
-/// (`SO_PEERCRED`).
-async fn connect_to_socket(path: String, user: Arc<User>) -> io::Result<UnixStream> {
-    let stream = user.run_in_thread(move || connect_here(&path)).await?;
-    stream.set_nonblocking(true)?;
-    UnixStream::from_std(stream)
-}
-
-fn connect_here(path: &str) -> io::Result<std::os::unix::net::UnixStream> {
-    let address = SocketAddrUnix::new(path)?;
-    let socket = rustix::net::socket_with(
-        AddressFamily::UNIX,
-        SocketType::STREAM,
-        SocketFlags::CLOEXEC,
-        None,
-    )?;
-    // A service that does not accept may have its queue full; this bounds the wait for room in it.
-    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(CONNECT_LIMIT))?;
-    rustix::net::connect(&socket, &address)?;
-    Ok(socket.into())
-}
-
-async fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
-    let mut last = io::Error::from(io::ErrorKind::NotFound);
-    for address in resolve::addresses(host).await? {
-        let attempt = TcpStream::connect(SocketAddr::new(address, port));
-        match tokio::time::timeout(CONNECT_LIMIT, attempt).await {
-            Ok(Ok(stream)) => {
-                stream.set_nodelay(true)?;
-                return Ok(stream);
-            }
-            Ok(Err(error)) => last = error,
-            Err(_) => last = io::ErrorKind::TimedOut.into(),
-        }
-    }
-    Err(last)
 }
 
 /// Ports of the guest on which one connection listens. They close with it.
@@ -170,8 +128,9 @@ async fn accept(listener: TcpListener, address: String, port: u32, handle: Handl
             );
             // A client that refuses gets its connection closed.
             if let (Ok(channel), Ok(())) = (opened.await, stream.set_nodelay(true)) {
-                let (incoming, outgoing) = castra_flow::split(channel, &flow);
-                castra_flow::relay(incoming, outgoing, stream, None).await;
+                let (incoming, outgoing) = castra_flow::ssh::split(channel, &flow);
+                let outgoing = Outgoing::of_server(outgoing, handle);
+                castra_flow::relay(incoming.into(), outgoing, stream, None).await;
             }
         });
     }

@@ -15,18 +15,10 @@
 //! [`castra_wire::EXEC_SUBSYSTEM`], as an array of arguments that no shell parses.
 
 mod auth_agent;
-mod exec;
 mod forward;
-mod header;
 mod identity;
-mod program;
-mod pty;
-mod pump;
-mod resolve;
 mod server;
 mod session;
-mod sftp;
-mod users;
 
 use std::time::Duration;
 

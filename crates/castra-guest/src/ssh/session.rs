@@ -8,19 +8,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use castra_flow::{Flow, Incoming, Outgoing};
 use castra_wire::EXEC_SUBSYSTEM;
+use castra_wire::stream::Program as Kind;
 use russh::keys::PublicKey;
 use russh::server::{Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, VerifiedPublicKey};
 use russh::{Channel, ChannelId, Pty as Mode};
 
 use super::auth_agent::AuthAgentSocket;
-use super::exec;
-use super::forward::{self, Listeners};
-use super::header;
+use super::forward::{self, Listeners, Requested};
 use super::identity::Identity;
-use super::program::Program;
-use super::pty::{Size, Terminal};
-use super::sftp;
-use super::users::User;
+use crate::programs::{self, Program, Size, Terminal};
+use crate::sftp;
+use crate::users::User;
 
 /// Maximum number of environment requests on one channel, as in OpenSSH's server.
 const MAX_ENVIRONMENT: usize = 128;
@@ -42,7 +40,7 @@ pub(super) struct Session {
 /// A session channel on which nothing runs yet.
 struct Waiting {
     incoming: Incoming,
-    outgoing: Outgoing<Msg>,
+    outgoing: Outgoing,
     environment: Vec<(OsString, OsString)>,
     terminal: Option<Terminal>,
 }
@@ -87,8 +85,8 @@ impl Session {
         session.channel_success(id)?;
         let Waiting { incoming, outgoing, mut environment, terminal } = waiting;
         environment.splice(0..0, self.connection_environment());
-        let started = exec::start(&user, &program, environment, terminal);
-        tokio::spawn(exec::run(started, None, incoming, outgoing, session.handle()));
+        let started = programs::start(&user, &program, environment, terminal);
+        tokio::spawn(programs::run(started, None, incoming, outgoing));
         Ok(())
     }
 
@@ -104,17 +102,19 @@ impl Session {
         session.channel_success(id)?;
         let Waiting { mut incoming, outgoing, mut environment, terminal } = waiting;
         environment.splice(0..0, self.connection_environment());
-        let handle = session.handle();
         tokio::spawn(async move {
-            let (started, stdin) = match header::read(&mut incoming).await {
+            let (started, stdin) = match programs::read_header(&mut incoming).await {
                 Ok((header, stdin)) => {
                     environment.extend(header.environment);
-                    let program = Program::Arguments(header.arguments);
-                    (exec::start(&user, &program, environment, terminal), stdin)
+                    let started =
+                        Program::of(Kind::Arguments, header.arguments).and_then(|program| {
+                            programs::start(&user, &program, environment, terminal)
+                        });
+                    (started, stdin)
                 }
                 Err(not_started) => (Err(not_started), None),
             };
-            exec::run(started, stdin, incoming, outgoing, handle).await;
+            programs::run(started, stdin, incoming, outgoing).await;
         });
         Ok(())
     }
@@ -170,10 +170,12 @@ impl Handler for Session {
         &mut self,
         channel: Channel<Msg>,
         reply: ChannelOpenHandle,
-        _session: &mut russh::server::Session,
+        session: &mut russh::server::Session,
     ) -> Result<(), russh::Error> {
         let id = channel.id();
-        let (incoming, outgoing) = castra_flow::split(channel, &self.flow);
+        let (incoming, outgoing) = castra_flow::ssh::split(channel, &self.flow);
+        let (incoming, outgoing) =
+            (incoming.into(), Outgoing::of_server(outgoing, session.handle()));
         self.waiting
             .insert(id, Waiting { incoming, outgoing, environment: Vec::new(), terminal: None });
         reply.accept().await;
@@ -301,9 +303,10 @@ impl Handler for Session {
         _originator: &str,
         _originator_port: u32,
         reply: ChannelOpenHandle,
-        _session: &mut russh::server::Session,
+        session: &mut russh::server::Session,
     ) -> Result<(), russh::Error> {
-        tokio::spawn(forward::direct(channel, host.to_owned(), port, reply, self.flow.clone()));
+        let requested = Requested { channel, reply, handle: session.handle() };
+        tokio::spawn(forward::direct(requested, host.to_owned(), port, self.flow.clone()));
         Ok(())
     }
 
@@ -312,12 +315,13 @@ impl Handler for Session {
         channel: Channel<Msg>,
         path: &str,
         reply: ChannelOpenHandle,
-        _session: &mut russh::server::Session,
+        session: &mut russh::server::Session,
     ) -> Result<(), russh::Error> {
         // Without a user there is no channel; dropping the reply refuses it.
         if let Some(user) = self.user.clone() {
             let (path, flow) = (path.to_owned(), self.flow.clone());
-            tokio::spawn(forward::direct_to_socket(channel, path, user, reply, flow));
+            let requested = Requested { channel, reply, handle: session.handle() };
+            tokio::spawn(forward::direct_to_socket(requested, path, user, flow));
         }
         Ok(())
     }

@@ -176,8 +176,7 @@ fn take_terminal(rest: &mut &[u8]) -> Result<Option<Terminal>, TargetError> {
         let number = take_number(rest).map_err(|_| TargetError::Malformed)?;
         u16::try_from(number).map_err(|_| TargetError::Malformed)
     };
-    let window =
-        Window { columns: size()?, rows: size()?, width_px: size()?, height_px: size()? };
+    let window = Window { columns: size()?, rows: size()?, width_px: size()?, height_px: size()? };
     Ok(Some(Terminal { term: take_text(rest)?, window }))
 }
 

@@ -91,11 +91,8 @@ fn a_host_skips_what_belongs_to_others() {
     bytes.extend_from_slice(&encoded(NEW, &[Frame::Pong]));
     // The answer to a hello that was sent twice.
     bytes.extend_from_slice(&encoded(NEW, &[Frame::Opened]));
-    let expected = [
-        Event::Hello(NEW),
-        Event::Frame(0, Frame::Pong),
-        Event::Frame(0, Frame::Opened),
-    ];
+    let expected =
+        [Event::Hello(NEW), Event::Frame(0, Frame::Pong), Event::Frame(0, Frame::Opened)];
     assert_eq!(decoded(Expected::Only(NEW.session), &bytes, 3), expected);
 }
 

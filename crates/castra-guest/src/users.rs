@@ -14,19 +14,19 @@ const DEFAULT_SHELL: &str = "/bin/sh";
 
 /// A user who logs in.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct User {
-    pub(super) name: String,
-    pub(super) uid: Uid,
-    pub(super) gid: Gid,
+pub(crate) struct User {
+    pub(crate) name: String,
+    pub(crate) uid: Uid,
+    pub(crate) gid: Gid,
     /// Supplementary groups, including the primary one.
-    pub(super) groups: Vec<Gid>,
-    pub(super) home: PathBuf,
-    pub(super) shell: PathBuf,
+    pub(crate) groups: Vec<Gid>,
+    pub(crate) home: PathBuf,
+    pub(crate) shell: PathBuf,
 }
 
 impl User {
     /// Returns the user with this name, if this process may switch to it.
-    pub(super) fn find(name: &str) -> Option<Self> {
+    pub(crate) fn find(name: &str) -> Option<Self> {
         let passwd = std::fs::read("/etc/passwd").ok()?;
         // Without a group file there are no supplementary groups.
         let group = std::fs::read("/etc/group").unwrap_or_default();
@@ -37,7 +37,7 @@ impl User {
     }
 
     /// Turns the calling thread into this user for good. Async-signal-safe.
-    pub(super) fn become_in_child(&self) -> io::Result<()> {
+    pub(crate) fn become_in_child(&self) -> io::Result<()> {
         if rustix::process::geteuid().is_root() {
             set_thread_groups(&self.groups)?;
             set_thread_gid(self.gid)?;
@@ -48,7 +48,7 @@ impl User {
 
     /// Gives the calling thread this user's rights on files. Keeps its real ids, so that only root
     /// may signal it.
-    pub(super) fn act_in_thread(&self) -> io::Result<()> {
+    pub(crate) fn act_in_thread(&self) -> io::Result<()> {
         if rustix::process::geteuid().is_root() {
             set_thread_groups(&self.groups)?;
             rustix::thread::set_thread_res_gid(None, Some(self.gid), None)?;
@@ -61,7 +61,7 @@ impl User {
     ///
     /// # Errors
     /// Those of starting a thread, of taking the rights and of `work`.
-    pub(super) async fn run_in_thread<T: Send + 'static>(
+    pub(crate) async fn run_in_thread<T: Send + 'static>(
         self: Arc<Self>,
         work: impl FnOnce() -> io::Result<T> + Send + 'static,
     ) -> io::Result<T> {

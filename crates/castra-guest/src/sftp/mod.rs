@@ -18,7 +18,7 @@ use rustix::thread::UnshareFlags;
 use tokio::io::{AsyncWriteExt as _, BufReader, BufWriter};
 
 use self::server::Server;
-use super::users::User;
+use crate::users::User;
 
 /// Size of the stream's buffers, so that many small packets cost few system calls.
 const BUFFER_BYTES: usize = 64 * 1024;
@@ -27,7 +27,7 @@ const BUFFER_BYTES: usize = 64 * 1024;
 ///
 /// # Errors
 /// The thread or the socket cannot be created.
-pub(super) fn start(user: Arc<User>) -> io::Result<tokio::net::UnixStream> {
+pub(crate) fn start(user: Arc<User>) -> io::Result<tokio::net::UnixStream> {
     let (ours, theirs) = UnixStream::pair()?;
     ours.set_nonblocking(true)?;
     theirs.set_nonblocking(true)?;

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use castra_flow::{Outgoing, PACKET_BYTES, Received};
-use russh::server::Msg;
 use rustix::io::Errno;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -18,25 +17,34 @@ use tokio::task::JoinSet;
 /// beyond comes from a background process.
 const DRAIN_LIMIT_BYTES: usize = 1024 * 1024;
 
+/// Output of a program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Output {
+    /// Its stdout, or its terminal.
+    Stdout,
+    /// Its stderr.
+    Stderr,
+}
+
 /// Outputs of a program, on their way to the client. Stop when dropped.
-pub(super) struct Pumps {
+pub(crate) struct Pumps {
     tasks: JoinSet<()>,
     drained: Vec<oneshot::Receiver<()>>,
 }
 
 impl Pumps {
-    /// Starts pumping each output to its extended-data number.
-    pub(super) fn start(
-        outputs: Vec<(Option<u32>, OwnedFd)>,
-        outgoing: &Arc<Outgoing<Msg>>,
+    /// Starts pumping each output.
+    pub(crate) fn start(
+        outputs: Vec<(Output, OwnedFd)>,
+        outgoing: &Arc<Outgoing>,
         has_ended: &watch::Receiver<bool>,
     ) -> io::Result<Self> {
         let mut pumps = Self { tasks: JoinSet::new(), drained: Vec::new() };
-        for (ext, output) in outputs {
+        for (kind, output) in outputs {
             let (sender, receiver) = oneshot::channel();
             let pump = Pump {
                 source: asynchronous(output, Interest::READABLE)?,
-                ext,
+                kind,
                 outgoing: Arc::clone(outgoing),
             };
             pumps.tasks.spawn(pump.run(has_ended.clone(), sender));
@@ -46,7 +54,7 @@ impl Pumps {
     }
 
     /// Waits until everything that the program wrote before it ended has been sent.
-    pub(super) async fn drained(&mut self) {
+    pub(crate) async fn drained(&mut self) {
         for drained in self.drained.drain(..) {
             // A pump that has ended has sent what it could.
             let _ = drained.await;
@@ -54,15 +62,15 @@ impl Pumps {
     }
 
     /// Waits until no process holds the outputs open any more.
-    pub(super) async fn finished(&mut self) {
+    pub(crate) async fn finished(&mut self) {
         while self.tasks.join_next().await.is_some() {}
     }
 }
 
 struct Pump {
     source: AsyncFd<OwnedFd>,
-    ext: Option<u32>,
-    outgoing: Arc<Outgoing<Msg>>,
+    kind: Output,
+    outgoing: Arc<Outgoing>,
 }
 
 impl Pump {
@@ -111,13 +119,18 @@ impl Pump {
     }
 
     async fn send(&self, bytes: &[u8]) -> bool {
-        self.outgoing.send(self.ext, Bytes::copy_from_slice(bytes)).await.is_ok()
+        let bytes = Bytes::copy_from_slice(bytes);
+        let sent = match self.kind {
+            Output::Stdout => self.outgoing.send(bytes).await,
+            Output::Stderr => self.outgoing.send_stderr(bytes).await,
+        };
+        sent.is_ok()
     }
 }
 
 /// Writes the client's data to the program's stdin, and closes stdin when the client has sent
 /// everything.
-pub(super) async fn feed(stdin: OwnedFd, mut received: mpsc::UnboundedReceiver<Received>) {
+pub(crate) async fn feed(stdin: OwnedFd, mut received: mpsc::UnboundedReceiver<Received>) {
     let Ok(stdin) = asynchronous(stdin, Interest::WRITABLE) else { return };
     while let Some(data) = received.recv().await {
         let mut rest = &data[..];
@@ -135,7 +148,7 @@ pub(super) async fn feed(stdin: OwnedFd, mut received: mpsc::UnboundedReceiver<R
 }
 
 /// Registers a descriptor with the runtime and makes it non-blocking.
-pub(super) fn asynchronous(
+pub(crate) fn asynchronous(
     descriptor: OwnedFd,
     interest: Interest,
 ) -> io::Result<AsyncFd<OwnedFd>> {
@@ -148,7 +161,7 @@ pub(super) fn asynchronous(
     unsafe_code,
     reason = "tokio cannot know that an OwnedFd always names the same descriptor"
 )]
-pub(super) fn register(descriptor: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
+pub(crate) fn register(descriptor: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an OwnedFd owns one descriptor for its whole life.
     unsafe { AsyncFd::register_with_interest(descriptor, interest) }
         .map_err(|error| error.into_parts().1)

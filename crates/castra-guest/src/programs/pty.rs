@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
+use castra_wire::stream::Window;
 use russh::Pty as Code;
 use rustix::fs::Mode;
 use rustix::pty::OpenptFlags;
@@ -10,13 +11,13 @@ use rustix::termios::{
     InputModes, LocalModes, OptionalActions, OutputModes, SpecialCodeIndex, Termios, Winsize,
 };
 
-use super::users::User;
+use crate::users::User;
 
 /// `_POSIX_VDISABLE`, and the value that a client sends for a disabled character (RFC 4254, 8).
 const DISABLED: u32 = 255;
 
 /// A terminal that a client has requested, before anything runs on it.
-pub(super) struct Terminal {
+pub(crate) struct Terminal {
     controlling: OwnedFd,
     line: OwnedFd,
     name: String,
@@ -25,11 +26,11 @@ pub(super) struct Terminal {
 
 /// Size of a window, in characters and pixels.
 #[derive(Clone, Copy)]
-pub(super) struct Size(Winsize);
+pub(crate) struct Size(Winsize);
 
 impl Terminal {
     /// Opens a terminal that belongs to the user.
-    pub(super) fn open(
+    pub(crate) fn open(
         user: &User,
         term: &str,
         size: Size,
@@ -55,23 +56,34 @@ impl Terminal {
     }
 
     /// Returns the terminal's path.
-    pub(super) fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
     /// Returns the kind of terminal that the client has named, for `TERM`.
-    pub(super) fn term(&self) -> &str {
+    pub(crate) fn term(&self) -> &str {
         &self.term
     }
 
-    /// Splits the terminal into our side and the program's side.
-    pub(super) fn into_parts(self) -> (OwnedFd, OwnedFd) {
-        (self.controlling, self.line)
+    /// Returns our side and the program's side, to be closed by those who use them.
+    pub(crate) fn parts(&self) -> io::Result<(OwnedFd, OwnedFd)> {
+        Ok((self.controlling.try_clone()?, self.line.try_clone()?))
+    }
+}
+
+impl From<Window> for Size {
+    fn from(window: Window) -> Self {
+        Self(Winsize {
+            ws_col: window.columns,
+            ws_row: window.rows,
+            ws_xpixel: window.width_px,
+            ws_ypixel: window.height_px,
+        })
     }
 }
 
 impl Size {
-    pub(super) fn new(columns: u32, rows: u32, width_px: u32, height_px: u32) -> Self {
+    pub(crate) fn new(columns: u32, rows: u32, width_px: u32, height_px: u32) -> Self {
         let short = |value| u16::try_from(value).unwrap_or(u16::MAX);
         Self(Winsize {
             ws_col: short(columns),
@@ -83,7 +95,7 @@ impl Size {
 
     /// Sets the terminal's size; the kernel notifies the programs on it. Fails only if the terminal
     /// is gone.
-    pub(super) fn apply(self, terminal: BorrowedFd<'_>) {
+    pub(crate) fn apply(self, terminal: BorrowedFd<'_>) {
         let _ = rustix::termios::tcsetwinsize(terminal, self.0);
     }
 }

@@ -11,8 +11,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use castra_flow::{Incoming, Message, Outgoing, Received};
 use castra_wire::TOO_LONG_SIGNAL;
-use russh::server::{Handle, Msg};
-use russh::{ChannelMsg, Sig};
 use rustix::fs::Mode;
 use rustix::process::{Pid, PidfdFlags, Signal};
 use tokio::io::Interest;
@@ -22,29 +20,26 @@ use tokio::task::JoinHandle;
 
 use super::program::{self, Program};
 use super::pty::{Size, Terminal};
-use super::pump::{self, Pumps};
-use super::users::User;
-
-/// The number by which SSH knows stderr (RFC 4254, 5.2).
-const STDERR: u32 = 1;
+use super::pump::{self, Output, Pumps};
+use crate::users::User;
 
 /// Exit status of a shell for a command that cannot be run, and for one that does not exist.
 const CANNOT_RUN: u32 = 126;
 const NOT_FOUND: u32 = 127;
 
 /// A running program.
-pub(super) struct Running {
+pub(crate) struct Running {
     child: Child,
     /// Readable once the child has ended.
     ended: AsyncFd<OwnedFd>,
     stdin: OwnedFd,
-    outputs: Vec<(Option<u32>, OwnedFd)>,
+    outputs: Vec<(Output, OwnedFd)>,
     /// The terminal's controlling side.
     terminal: Option<OwnedFd>,
 }
 
 /// Reason why no program runs.
-pub(super) enum NotStarted {
+pub(crate) enum NotStarted {
     /// An exit status as a shell reports it, and the reason, fit to show to the client.
     Status(u32, String),
     /// The name of an exit signal that Castra's client understands.
@@ -55,22 +50,32 @@ pub(super) enum NotStarted {
 ///
 /// # Errors
 /// The shell cannot be run, or the kernel has no room for the arguments.
-pub(super) fn start(
+pub(crate) fn start(
     user: &Arc<User>,
     program: &Program,
     environment: Vec<(OsString, OsString)>,
     terminal: Option<Terminal>,
 ) -> Result<Running, NotStarted> {
-    let mut command = program::command(user, program);
-    if let Some(terminal) = &terminal {
-        command.env("TERM", terminal.term()).env("SSH_TTY", terminal.name());
-    }
-    command.envs(environment);
+    let prepared = |mut command: Command| {
+        if let Some(terminal) = &terminal {
+            command.env("TERM", terminal.term()).env("SSH_TTY", terminal.name());
+        }
+        command.envs(environment.iter().map(|(name, value)| (name, value)));
+        command
+    };
+    let command = prepared(program::command(user, program));
     let is_array = matches!(program, Program::Arguments(_));
     if is_array && !program::has_room(&command) {
         return Err(NotStarted::Signal(TOO_LONG_SIGNAL));
     }
-    spawn(command, Arc::clone(user), terminal).map_err(|error| match error.kind() {
+    // No shell in between, unless the kernel cannot run the program: then it is a builtin, a script
+    // without a first line, or missing, which the shell reports.
+    if let Some(direct) = program::direct_command(user, program, &environment)
+        && let Ok(running) = spawn(prepared(direct), Arc::clone(user), terminal.as_ref())
+    {
+        return Ok(running);
+    }
+    spawn(command, Arc::clone(user), terminal.as_ref()).map_err(|error| match error.kind() {
         io::ErrorKind::ArgumentListTooLong if is_array => NotStarted::Signal(TOO_LONG_SIGNAL),
         kind => {
             let status = if kind == io::ErrorKind::NotFound { NOT_FOUND } else { CANNOT_RUN };
@@ -82,8 +87,12 @@ pub(super) fn start(
     })
 }
 
-fn spawn(mut command: Command, user: Arc<User>, terminal: Option<Terminal>) -> io::Result<Running> {
-    let (controlling, line) = terminal.map(Terminal::into_parts).unzip();
+fn spawn(
+    mut command: Command,
+    user: Arc<User>,
+    terminal: Option<&Terminal>,
+) -> io::Result<Running> {
+    let (controlling, line) = terminal.map(Terminal::parts).transpose()?.unzip();
     if let Some(line) = &line {
         command.stdin(line.try_clone()?).stdout(line.try_clone()?).stderr(line.try_clone()?);
     } else {
@@ -106,14 +115,14 @@ fn spawn(mut command: Command, user: Arc<User>, terminal: Option<Terminal>) -> i
     }
 }
 
-type Ends = (OwnedFd, Vec<(Option<u32>, OwnedFd)>, Option<OwnedFd>, AsyncFd<OwnedFd>);
+type Ends = (OwnedFd, Vec<(Output, OwnedFd)>, Option<OwnedFd>, AsyncFd<OwnedFd>);
 
 fn connect(child: &mut Child, controlling: Option<OwnedFd>) -> io::Result<Ends> {
     let pid = Pid::from_child(child);
     let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
     let ended = pump::register(pidfd, Interest::READABLE)?;
     if let Some(controlling) = controlling {
-        let output = vec![(None, controlling.try_clone()?)];
+        let output = vec![(Output::Stdout, controlling.try_clone()?)];
         return Ok((controlling.try_clone()?, output, Some(controlling), ended));
     }
     let (Some(stdin), Some(stdout), Some(stderr)) =
@@ -121,7 +130,8 @@ fn connect(child: &mut Child, controlling: Option<OwnedFd>) -> io::Result<Ends> 
     else {
         return Err(io::ErrorKind::BrokenPipe.into());
     };
-    Ok((stdin.into(), vec![(None, stdout.into()), (Some(STDERR), stderr.into())], None, ended))
+    let outputs = vec![(Output::Stdout, stdout.into()), (Output::Stderr, stderr.into())];
+    Ok((stdin.into(), outputs, None, ended))
 }
 
 /// Prepares the child between fork and exec: a session of its own, its terminal, its user, its
@@ -152,37 +162,33 @@ fn in_child(command: &mut Command, user: Arc<User>, line: Option<OwnedFd>) {
 
 /// Joins a program and its channel until both are done. Reports on the channel why a program did
 /// not start. `stdin` is the data that has already arrived for it.
-pub(super) async fn run(
+pub(crate) async fn run(
     started: Result<Running, NotStarted>,
     stdin: Option<Received>,
     mut incoming: Incoming,
-    outgoing: Outgoing<Msg>,
-    handle: Handle,
+    outgoing: Outgoing,
 ) {
     let outgoing = Arc::new(outgoing);
     // Sending fails when the connection is gone; then there is no client left to inform.
     match started {
-        Ok(running) => supervise(running, stdin, &mut incoming, &outgoing, &handle).await,
+        Ok(running) => supervise(running, stdin, &mut incoming, &outgoing).await,
         Err(NotStarted::Status(status, reason)) => {
-            let _ = outgoing.send(Some(STDERR), Bytes::from(reason)).await;
-            let _ = outgoing.half().exit_status(status).await;
+            let _ = outgoing.send_stderr(Bytes::from(reason)).await;
+            let _ = outgoing.exit_status(status).await;
         }
         Err(NotStarted::Signal(name)) => {
-            let name = Sig::Custom(name.into());
-            let id = outgoing.half().id();
-            let _ = handle.exit_signal_request(id, name, false, String::new(), String::new()).await;
+            let _ = outgoing.exit_signal(name, false).await;
         }
     }
-    let _ = outgoing.half().eof().await;
-    let _ = outgoing.half().close().await;
+    let _ = outgoing.end_data().await;
+    let _ = outgoing.close().await;
 }
 
 async fn supervise(
     running: Running,
     early: Option<Received>,
     incoming: &mut Incoming,
-    outgoing: &Arc<Outgoing<Msg>>,
-    handle: &Handle,
+    outgoing: &Arc<Outgoing>,
 ) {
     let Running { mut child, ended, stdin, outputs, terminal } = running;
     let has_terminal = terminal.is_some();
@@ -217,7 +223,7 @@ async fn supervise(
     let report = async {
         pumps.drained().await;
         if let Ok(status) = status {
-            report(status, outgoing, handle).await;
+            report(status, outgoing).await;
         }
         // A terminal ends with its session; pipes stay open as long as a background process holds
         // them.
@@ -240,32 +246,27 @@ async fn obey(
     has_ended: &watch::Receiver<bool>,
 ) {
     while let Some(message) = incoming.next().await {
-        let request = match message {
-            Message::Data(None, data) => {
+        match message {
+            Message::Data(data) => {
                 if let Some(stdin) = &stdin {
                     // The program does not read any more: dropping the data counts it as
                     // consumed.
                     let _ = stdin.send(data);
                 }
-                continue;
             }
-            Message::Data(Some(_), _) => continue,
-            Message::Other(request) => request,
-        };
-        match request {
-            ChannelMsg::Eof => stdin = None,
-            ChannelMsg::Signal { signal } if !*has_ended.borrow() => {
-                if let Some(signal) = signal_of(&signal) {
+            Message::EndOfData => stdin = None,
+            Message::Signal(name) if !*has_ended.borrow() => {
+                if let Some(signal) = signal_of(&name) {
                     // Fails if the group has just ended.
                     let _ = rustix::process::kill_process_group(group, signal);
                 }
             }
-            ChannelMsg::WindowChange { col_width, row_height, pix_width, pix_height } => {
+            Message::Resize(window) => {
                 if let Some(terminal) = &terminal {
-                    Size::new(col_width, row_height, pix_width, pix_height).apply(terminal.as_fd());
+                    Size::from(window).apply(terminal.as_fd());
                 }
             }
-            ChannelMsg::Close => break,
+            Message::Closed => break,
             _ => {}
         }
     }
@@ -281,23 +282,13 @@ async fn end_of(child: &mut Child, ended: &AsyncFd<OwnedFd>) -> io::Result<ExitS
     }
 }
 
-async fn report(status: ExitStatus, outgoing: &Outgoing<Msg>, handle: &Handle) {
-    let half = outgoing.half();
+async fn report(status: ExitStatus, outgoing: &Outgoing) {
     // Fails when the connection is gone.
     if let Some(signal) = status.signal() {
-        let name = sig_of(signal);
-        let _ = handle
-            .exit_signal_request(
-                half.id(),
-                name,
-                status.core_dumped(),
-                String::new(),
-                String::new(),
-            )
-            .await;
+        let _ = outgoing.exit_signal(&name_of(signal), status.core_dumped()).await;
     } else {
         let code = status.code().and_then(|code| u32::try_from(code).ok()).unwrap_or(u32::MAX);
-        let _ = half.exit_status(code).await;
+        let _ = outgoing.exit_status(code).await;
     }
 }
 
@@ -343,18 +334,13 @@ const SIGNALS: &[(Signal, &str)] = &[
     (Signal::XFSZ, "XFSZ"),
 ];
 
-fn signal_of(sig: &Sig) -> Option<Signal> {
-    let name = match sig {
-        Sig::Custom(name) => name.clone(),
-        // russh names its variants as SSH names the signals.
-        known => format!("{known:?}"),
-    };
+fn signal_of(name: &str) -> Option<Signal> {
     SIGNALS.iter().find(|(_, known)| *known == name).map(|(signal, _)| *signal)
 }
 
-fn sig_of(number: i32) -> Sig {
+fn name_of(number: i32) -> String {
     let known = SIGNALS.iter().find(|(signal, _)| signal.as_raw() == number);
-    Sig::Custom(known.map_or_else(|| format!("SIG{number}"), |(_, name)| (*name).to_owned()))
+    known.map_or_else(|| format!("SIG{number}"), |(_, name)| (*name).to_owned())
 }
 
 #[cfg(test)]
@@ -363,12 +349,10 @@ mod tests {
 
     #[test]
     fn signals_keep_their_names_both_ways() {
-        assert_eq!(signal_of(&Sig::INT), Some(Signal::INT));
-        assert_eq!(signal_of(&Sig::ALRM), Some(Signal::ALARM));
-        assert_eq!(signal_of(&Sig::Custom("USR2".into())), Some(Signal::USR2));
-        assert_eq!(signal_of(&Sig::Custom("NONSENSE".into())), None);
+        assert_eq!(signal_of("ALRM"), Some(Signal::ALARM));
+        assert_eq!(signal_of("NONSENSE"), None);
         for (signal, _) in SIGNALS {
-            assert_eq!(signal_of(&sig_of(signal.as_raw())), Some(*signal));
+            assert_eq!(signal_of(&name_of(signal.as_raw())), Some(*signal));
         }
     }
 }

@@ -4,7 +4,6 @@ use castra_flow::{Incoming, Message, Received};
 use castra_wire::{
     ExecHeader, ExecHeaderError, MALFORMED_SIGNAL, TOO_LONG_SIGNAL, exec_header_bytes,
 };
-use russh::ChannelMsg;
 
 use super::exec::NotStarted;
 
@@ -12,14 +11,14 @@ use super::exec::NotStarted;
 ///
 /// # Errors
 /// The bytes are not a valid header, or end before it is complete.
-pub(super) async fn read(
+pub(crate) async fn read(
     incoming: &mut Incoming,
 ) -> Result<(ExecHeader, Option<Received>), NotStarted> {
     let mut bytes = Vec::new();
     loop {
         let mut data = match incoming.next().await {
-            Some(Message::Data(None, data)) => data,
-            None | Some(Message::Other(ChannelMsg::Eof | ChannelMsg::Close)) => {
+            Some(Message::Data(data)) => data,
+            None | Some(Message::EndOfData | Message::Closed) => {
                 return Err(NotStarted::Signal(MALFORMED_SIGNAL));
             }
             Some(_) => continue,

@@ -1,21 +1,25 @@
 //! Turns a client's command into a process to start.
 
 use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::OsStringExt as _;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
 
+use castra_wire::MALFORMED_SIGNAL;
+use castra_wire::stream::Program as Kind;
 use rustix::process::{Resource, getrlimit};
 
-use super::users::User;
+use super::exec::NotStarted;
+use crate::users::User;
 
 /// Search path of a session until a login shell's profile changes it; the default of Alpine and
 /// Debian.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Program that the client requests.
-pub(super) enum Program {
+pub(crate) enum Program {
     /// The user's shell, as a login shell.
     Shell,
     /// A command line for the user's shell.
@@ -24,8 +28,23 @@ pub(super) enum Program {
     Arguments(Vec<OsString>),
 }
 
+impl Program {
+    /// Returns the program of this kind with the arguments of its header.
+    ///
+    /// # Errors
+    /// The arguments are not those of such a program.
+    pub(crate) fn of(kind: Kind, mut arguments: Vec<OsString>) -> Result<Self, NotStarted> {
+        match (kind, arguments.len()) {
+            (Kind::Arguments, 1..) => Ok(Self::Arguments(arguments)),
+            (Kind::Line, 1) => Ok(Self::Line(arguments.remove(0).into_vec())),
+            (Kind::Shell, 0) => Ok(Self::Shell),
+            _ => Err(NotStarted::Signal(MALFORMED_SIGNAL)),
+        }
+    }
+}
+
 /// Returns the process for a program, with the environment of a login.
-pub(super) fn command(user: &User, program: &Program) -> Command {
+pub(crate) fn command(user: &User, program: &Program) -> Command {
     let name = user.shell.file_name().unwrap_or(user.shell.as_os_str());
     let mut command = Command::new(&user.shell);
     match program {
@@ -45,6 +64,42 @@ pub(super) fn command(user: &User, program: &Program) -> Command {
             command.args(["-c", script]).arg(first.unwrap_or(name)).args(arguments);
         }
     }
+    login(&mut command, user);
+    command
+}
+
+/// Returns the process for a program that needs no shell to be found: one with a path, or a file on
+/// the search path that is executable.
+pub(crate) fn direct_command(
+    user: &User,
+    program: &Program,
+    environment: &[(OsString, OsString)],
+) -> Option<Command> {
+    let Program::Arguments(arguments) = program else { return None };
+    let (name, arguments) = arguments.split_first()?;
+    let given = environment.iter().rev().find(|(variable, _)| variable == "PATH");
+    let path = if name.as_bytes().contains(&b'/') {
+        user.home.join(name)
+    } else {
+        let directories = given.map_or(OsStr::new(PATH), |(_, path)| path);
+        std::env::split_paths(directories)
+            .filter(|directory| directory.is_absolute())
+            .map(|directory| directory.join(name))
+            .find(|file| is_executable(file))?
+    };
+    let mut command = Command::new(path);
+    command.arg0(name).args(arguments);
+    login(&mut command, user);
+    Some(command)
+}
+
+/// Returns `true` for a file with a right to execute it.
+fn is_executable(path: &Path) -> bool {
+    path.metadata().is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+}
+
+/// Gives a process the environment of a login, and nothing else.
+fn login(command: &mut Command, user: &User) {
     command
         .env_clear()
         .env("USER", &user.name)
@@ -52,7 +107,6 @@ pub(super) fn command(user: &User, program: &Program) -> Command {
         .env("HOME", &user.home)
         .env("SHELL", &user.shell)
         .env("PATH", PATH);
-    command
 }
 
 /// Shell that runs a command without parsing its words. The shell finds the program, knows its own
@@ -99,7 +153,7 @@ const ARGUMENTS_AT_MOST: u64 = 6 * 1024 * 1024;
 /// Returns `true` if the kernel has room for all arguments and variables of a process, and of the
 /// command that it starts with them. A single one that is too long shows only when the process is
 /// started.
-pub(super) fn has_room(command: &Command) -> bool {
+pub(crate) fn has_room(command: &Command) -> bool {
     let stack = getrlimit(Resource::Stack).current.unwrap_or(u64::MAX);
     let limit = (stack / 4).clamp(ARGUMENTS_AT_LEAST, ARGUMENTS_AT_MOST);
     // Each has a pointer and a terminating NUL.
@@ -112,7 +166,6 @@ pub(super) fn has_room(command: &Command) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::ffi::OsStrExt as _;
     use std::process::Output;
 
     use rustix::process::{getegid, geteuid};

@@ -20,7 +20,7 @@ const TYPE_AAAA: u16 = 28;
 ///
 /// # Errors
 /// The name has no address, or no name server answers.
-pub(super) async fn addresses(host: &str) -> io::Result<Vec<IpAddr>> {
+pub(crate) async fn addresses(host: &str) -> io::Result<Vec<IpAddr>> {
     let host = host.trim_matches(['[', ']']).trim_end_matches('.');
     if let Ok(address) = host.parse() {
         return Ok(vec![address]);

@@ -1,0 +1,13 @@
+//! Programs of the guest that the host starts: commands, shells and their terminals, joined to a
+//! channel of SSH or of a stream port.
+
+mod exec;
+mod header;
+mod program;
+mod pty;
+mod pump;
+
+pub(crate) use exec::{run, start};
+pub(crate) use header::read as read_header;
+pub(crate) use program::Program;
+pub(crate) use pty::{Size, Terminal};

@@ -1,0 +1,101 @@
+//! Streams of the host's over its stream ports: programs, files and connections, without the
+//! guest's network.
+//!
+//! They have a thread of their own, so that neither SSH nor the control port can hold them up.
+
+mod target;
+
+use std::io;
+use std::sync::Arc;
+
+use castra_flow::link::{End, Link, Side};
+use castra_wire::stream::{Decoder, Event, Expected, Hello};
+use castra_wire::{STREAM_PORT_PREFIX, STREAM_PORTS};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
+use tokio::sync::watch;
+
+use crate::kernel_fs::KernelFs;
+use crate::port;
+
+/// Gate that opens once the VM has its identity: no program may run before.
+pub type Gate = watch::Receiver<bool>;
+
+/// Serves all stream ports, on a thread of its own.
+///
+/// # Errors
+/// The thread cannot be started.
+pub(crate) fn start(kernel_fs: Arc<KernelFs>, gate: Gate) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name("castra-streams".into()).spawn(move || {
+        runtime.block_on(async {
+            let ports: Vec<_> = (0..STREAM_PORTS)
+                .map(|number| {
+                    tokio::spawn(serve_port(number, Arc::clone(&kernel_fs), gate.clone()))
+                })
+                .collect();
+            for port in ports {
+                // One that fails ends by itself.
+                let _ = port.await;
+            }
+        });
+    })?;
+    Ok(())
+}
+
+/// Serves the hosts of one port, one after another, until the port fails.
+async fn serve_port(number: u32, kernel_fs: Arc<KernelFs>, gate: Gate) -> io::Result<()> {
+    let opened = port::open(&kernel_fs, &format!("{STREAM_PORT_PREFIX}{number}")).await?;
+    let (mut reader, mut writer) = port::halves(opened)?;
+    loop {
+        serve(&mut reader, &mut writer, &gate).await?;
+    }
+}
+
+/// Serves sessions until the host has hung up. Needs a tokio runtime with I/O and time.
+///
+/// # Errors
+/// The port failed.
+pub async fn serve(
+    reader: &mut (impl AsyncRead + Unpin),
+    writer: &mut (impl AsyncWrite + Unpin),
+    gate: &Gate,
+) -> io::Result<()> {
+    let mut decoder = Decoder::new(Expected::Any);
+    let mut next = None;
+    loop {
+        let hello = match next.take() {
+            Some(hello) => hello,
+            None => match wait_for_hello(&mut decoder, reader).await? {
+                Some(hello) => hello,
+                None => return Ok(()),
+            },
+        };
+        let link = Link::new(Side::Guest, &hello);
+        let opening = |opening| {
+            tokio::spawn(target::serve(opening, gate.clone()));
+        };
+        match link.drive(&mut decoder, &mut *reader, &mut *writer, opening).await {
+            End::HungUp => return Ok(()),
+            End::Failed(error) => return Err(error),
+            End::Lost => {}
+            End::Replaced(hello) => next = Some(hello),
+        }
+    }
+}
+
+/// Waits for the next session; returns `None` if the host hangs up.
+async fn wait_for_hello(
+    decoder: &mut Decoder,
+    reader: &mut (impl AsyncRead + Unpin),
+) -> io::Result<Option<Hello>> {
+    loop {
+        while let Some(event) = decoder.next_event() {
+            if let Event::Hello(hello) = event {
+                return Ok(Some(hello));
+            }
+        }
+        if reader.read_buf(decoder.buffer()).await? == 0 {
+            return Ok(None);
+        }
+    }
+}
