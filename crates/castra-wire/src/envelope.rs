@@ -7,7 +7,7 @@ pub struct Session(pub(crate) u64);
 
 impl Session {
     /// Returns the session with this number.
-    pub fn new(number: u64) -> Self {
+    pub const fn new(number: u64) -> Self {
         Self(number)
     }
 }

@@ -74,10 +74,10 @@ pub enum End {
 }
 
 impl Link {
-    /// Returns a link for the session of a hello.
+    /// Returns a link for the session of a hello, which the guest answers and the host has sent.
     pub fn new(side: Side, hello: &Hello) -> Self {
         Self(Arc::new(Shared {
-            state: Mutex::new(State::new(side, hello.tag())),
+            state: Mutex::new(State::new(side, hello)),
             output: Notify::new(),
             room: Notify::new(),
         }))
@@ -242,3 +242,6 @@ impl Drop for EndOnDrop<'_> {
         self.0.0.room.notify_waiters();
     }
 }
+
+#[cfg(test)]
+mod tests;

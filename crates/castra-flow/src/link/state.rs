@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::{Bytes, BytesMut};
-use castra_wire::stream::{Frame, MAX_STREAMS, STREAM_WINDOW_BYTES, Tag, frame_cost_bytes};
+use castra_wire::stream::{Frame, Hello, MAX_STREAMS, STREAM_WINDOW_BYTES, Tag, frame_cost_bytes};
 use tokio::sync::{mpsc, oneshot};
 
 use super::channel::{Consumption, Receiver};
@@ -44,11 +44,15 @@ struct Stream {
 }
 
 impl State {
-    pub(super) fn new(side: Side, tag: Tag) -> Self {
+    pub(super) fn new(side: Side, hello: &Hello) -> Self {
+        let output = match side {
+            Side::Host => BytesMut::new(),
+            Side::Guest => Hello::of(hello.session).encode().into(),
+        };
         Self {
             side,
-            tag,
-            output: BytesMut::new(),
+            tag: hello.tag(),
+            output,
             streams: HashMap::new(),
             next: 0,
             pongs: VecDeque::new(),
