@@ -2,7 +2,7 @@
 //!
 //! A [`Link`] is the state of one session. [`Link::drive`] moves its frames; channels are opened
 //! with [`Link::open`] on the host, and reported as [`Opening`] in the guest. A receiver grants
-//! bytes once it has *consumed* some, so a channel that nobody reads holds up no other, and the
+//! bytes once it has *consumed* some, so an unread channel holds up no other, and the
 //! memory of a link is bounded by its windows, whatever the peer sends.
 
 mod channel;

@@ -156,7 +156,7 @@ impl State {
     }
 
     pub(super) fn pong(&mut self) {
-        // One that nobody waits for any more is the answer to an earlier ping.
+        // Without a waiting sender it answers an earlier ping.
         if let Some(sender) = self.pongs.pop_front() {
             let _ = sender.send(());
         }

@@ -104,7 +104,7 @@ async fn bytes_go_both_ways_and_each_way_ends_by_itself() {
     assert!(output.next().await.is_none(), "both sides have closed it");
 }
 
-/// A stream that nobody reads fills its window and holds up no other.
+/// An unread stream fills its window and holds up no other.
 #[tokio::test]
 async fn a_stream_that_is_not_read_holds_up_no_other() {
     let mut pair = pair();
