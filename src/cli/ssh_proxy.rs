@@ -1,13 +1,15 @@
-//! `castra ssh-proxy`: relays stdin and stdout to a VM's SSH server, as OpenSSH's `ProxyCommand`.
+//! `castra ssh-proxy`: relays stdin and stdout to a VM's SSH server, as OpenSSH's `ProxyCommand`,
+//! over a stream port or else over the guest's network.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::process::ExitCode;
 use std::thread;
 
 use castra_engine::error::Result;
+use castra_engine::guest::ssh;
 use castra_engine::vm;
 
 use super::args::SshProxyArgs;
@@ -27,8 +29,14 @@ pub(super) fn run(proxy: &SshProxyArgs, context: &CommandContext) -> Result<Exit
         let failed = |source| CliError::File { action: "enter", path: directory.clone(), source };
         std::env::set_current_dir(directory).map_err(failed)?;
     }
-    let record = vm::running_vm(proxy.vm.as_deref(), context.project()?)?;
-    let address = vm::ssh_address(&record)?;
+    let project = context.project()?;
+    let record = vm::running_vm(proxy.vm.as_deref(), project)?;
+    let target = vm::ssh_target(&record, "root", project.layout)?;
+    let [stdin, stdout] = streams().map_err(CliError::Streams)?;
+    if ssh::proxy(&target, stdin, stdout)? {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let address = target.address;
     let unreachable = |source| CliError::NoSsh { vm: record.name.clone(), address, source };
     let server = TcpStream::connect(address).map_err(unreachable)?;
     relay(server).map_err(CliError::Streams)?;
@@ -39,9 +47,7 @@ pub(super) fn run(proxy: &SshProxyArgs, context: &CommandContext) -> Result<Exit
 /// error.
 fn relay(server: TcpStream) -> io::Result<()> {
     server.set_nodelay(true)?;
-    // Bypasses the buffers of the standard library's streams, which delay interactive bytes.
-    let stdin = File::from(io::stdin().as_fd().try_clone_to_owned()?);
-    let stdout = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    let [stdin, stdout] = streams()?.map(File::from);
     let upstream = server.try_clone()?;
     // The thread ends with the process: no more input matters once the server is gone.
     thread::spawn(move || {
@@ -52,6 +58,12 @@ fn relay(server: TcpStream) -> io::Result<()> {
         Err(error) if !is_end(&error) => Err(error),
         _ => Ok(()),
     }
+}
+
+/// Returns stdin and stdout, without the buffers of the standard library, which delay interactive
+/// bytes.
+fn streams() -> io::Result<[OwnedFd; 2]> {
+    Ok([io::stdin().as_fd().try_clone_to_owned()?, io::stdout().as_fd().try_clone_to_owned()?])
 }
 
 /// Copies until the end, each piece as soon as it arrives. `std::io::copy` splices from a pipe to a

@@ -1,41 +1,34 @@
-//! Connects to a target and logs in.
+//! Connections to the guest: over one of its stream ports, or over SSH.
 
-use std::borrow::Cow;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
-use castra_flow::{CLIENT_WINDOW_BYTES, Flow, MAILBOX_MESSAGES, PACKET_BYTES, Paced};
-use russh::client::{AuthResult, ChannelOpenHandle, Config, Handle, Handler, Msg, Session};
-use russh::keys::{HashAlg, PrivateKey, PrivateKeyWithHashAlg, PublicKey, PublicKeyOrCertificate};
-use russh::{Channel, ChannelId, Preferred, cipher, kex, mac};
-use tokio::net::TcpStream;
+use bytes::Bytes;
+use castra_flow::{Incoming, Outgoing};
+use castra_wire::stream;
+use russh::keys::{PrivateKey, PublicKey};
+use tokio::time::{Instant, sleep, timeout};
 
-use super::silence::{Ear, until_network_is_down};
+use super::direct::Direct;
+use super::login::Login;
 use super::{SshError, until_cancelled};
 use crate::cancel::Cancel;
-use crate::guest::{AgentSocket, StreamPorts};
+use crate::guest::{AgentSocket, StreamPort, StreamPorts};
 
 /// Time limit for connecting and logging in. Under emulation this takes 40 ms; with a guest that
 /// swaps, seconds.
-const LIMIT: Duration = Duration::from_secs(30);
+pub(super) const LIMIT: Duration = Duration::from_secs(30);
+
+/// Silence of a stream port after which SSH is tried, too.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Interval of pings to a silent guest, and time for its answer.
 const PING_INTERVAL: Duration = Duration::from_secs(15);
 const PING_LIMIT: Duration = Duration::from_secs(45);
 
-/// Key exchanges that are cheap on an emulated CPU without AES instructions, and nothing else: we
-/// know the server.
-const KEX: &[kex::Name] = &[
-    kex::CURVE25519,
-    kex::EXTENSION_SUPPORT_AS_CLIENT,
-    kex::EXTENSION_OPENSSH_STRICT_KEX_AS_CLIENT,
-];
-const CIPHERS: &[cipher::Name] = &[cipher::CHACHA20_POLY1305];
-/// Required although ChaCha20-Poly1305 authenticates by itself: the list must not be empty.
-const MACS: &[mac::Name] = &[mac::HMAC_SHA256_ETM];
-
-/// Address, user and keys for a connection.
+/// Ways to a guest, and the user and keys there.
 #[derive(Clone)]
 pub struct Target {
     /// Forwarded port on this host.
@@ -52,68 +45,70 @@ pub struct Target {
     pub streams: Option<StreamPorts>,
 }
 
-/// A connection that is logged in.
-pub(super) struct Connection {
-    handle: Handle<Guard>,
-    flow: Flow,
+/// A connection on which the guest has answered.
+pub(super) enum Connection {
+    /// A stream port.
+    Direct(Direct),
+    /// An SSH connection that is logged in.
+    Ssh(Login),
 }
 
 impl Connection {
     pub(super) async fn open(target: &Target, cancel: &Cancel) -> Result<Self, SshError> {
-        let slow = SshError::TooSlow { address: target.address, limit: LIMIT };
-        let ear = Ear::default();
         tokio::select! {
-            opened = tokio::time::timeout(LIMIT, Self::establish(target, &ear)) => {
-                opened.map_err(|_| slow)?
-            }
-            down = until_network_is_down(target, &ear) => Err(down.into()),
+            opened = Self::over_either(target) => opened,
             () = until_cancelled(cancel) => Err(SshError::Interrupted),
         }
     }
 
-    async fn establish(target: &Target, ear: &Ear) -> Result<Self, SshError> {
-        let address = target.address;
-        let unreachable = |source| SshError::Unreachable { address, source };
-        let stream = TcpStream::connect(address).await.map_err(unreachable)?;
-        stream.set_nodelay(true).map_err(unreachable)?;
-        let flow = Flow::of_client();
-        let shown = Arc::new(Mutex::new(None));
-        let guard = Guard {
-            expected: target.host_key.clone(),
-            shown: Arc::clone(&shown),
-            flow: flow.clone(),
+    /// Connects over a free stream port, or over SSH if there is none. If the port stays silent,
+    /// both are tried, and the first that answers is taken.
+    async fn over_either(target: &Target) -> Result<Self, SshError> {
+        let deadline = Instant::now() + LIMIT;
+        let ssh = async {
+            let slow = |_| SshError::TooSlow { address: target.address, limit: LIMIT };
+            let login = tokio::time::timeout_at(deadline, Login::open(target)).await;
+            login.map_err(slow)?.map(Self::Ssh)
         };
-        let handshake = |source| match shown.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            Some(found) => {
-                let expected = target.host_key.fingerprint(HashAlg::Sha256).to_string();
-                SshError::HostKeyMismatch { address, expected, found }
-            }
-            None => SshError::Handshake { address, source },
-        };
-        let stream = Paced::new(ear.at(stream), flow.clone());
-        let mut handle = russh::client::connect_stream(Arc::new(config()), stream, guard)
-            .await
-            .map_err(handshake)?;
-        let key = PrivateKeyWithHashAlg::new(Arc::clone(&target.client_key), None);
-        match handle.authenticate_publickey(&target.user, key).await.map_err(handshake)? {
-            AuthResult::Success => Ok(Self { handle, flow }),
-            AuthResult::Failure { .. } if handle.is_closed() => {
-                Err(handshake(russh::Error::Disconnect))
-            }
-            // The agent's answer to a right key for an unknown user.
-            AuthResult::Failure { partial_success: true, .. } => {
-                Err(SshError::UnknownUser { user: target.user.clone() })
-            }
-            AuthResult::Failure { .. } => Err(SshError::Refused { user: target.user.clone() }),
+        let Some(port) = target.streams.as_ref().and_then(free_port) else { return ssh.await };
+        let greeted = tokio::time::timeout_at(deadline, Direct::greet(port, target));
+        // A port that fails is no error while SSH may answer.
+        let mut direct = pin!(async { greeted.await.ok()?.ok().map(Self::Direct) });
+        match timeout(PATIENCE, &mut direct).await {
+            Ok(Some(direct)) => return Ok(direct),
+            Ok(None) => return ssh.await,
+            Err(_) => tracing::debug!("the stream port is silent: trying SSH, too"),
+        }
+        let mut ssh = pin!(ssh);
+        tokio::select! {
+            direct = &mut direct => match direct {
+                Some(direct) => Ok(direct),
+                None => ssh.await,
+            },
+            // A network that is down does not concern the port.
+            ssh = &mut ssh => match ssh {
+                Ok(ssh) => Ok(ssh),
+                Err(error) => direct.await.ok_or(error),
+            },
         }
     }
 
-    pub(super) async fn session(&self) -> Result<Channel<Msg>, SshError> {
-        self.handle.channel_open_session().await.map_err(|_| SshError::Lost)
+    /// Connects over a free stream port, unless it stays silent.
+    pub(super) async fn over_port(target: &Target) -> Option<Direct> {
+        let port = target.streams.as_ref().and_then(free_port)?;
+        timeout(PATIENCE, Direct::greet(port, target)).await.ok()?.ok()
     }
 
-    pub(super) fn flow(&self) -> &Flow {
-        &self.flow
+    /// Starts an SFTP server.
+    pub(super) async fn files(&self) -> Result<(Incoming, Outgoing), SshError> {
+        const SFTP: &str = "SFTP";
+        match self {
+            Self::Direct(direct) => {
+                let target = stream::Target::Files { user: direct.user().to_owned() };
+                direct.open_stream(&target, Bytes::new(), SFTP).await
+            }
+            Self::Ssh(login) => login.subsystem("sftp", SFTP).await,
+        }
     }
 
     /// Waits for `work`, as long as the guest answers and the user does not interrupt.
@@ -131,161 +126,54 @@ impl Connection {
 
     /// Returns `true` if the guest answers a ping within this time.
     pub(super) async fn answers_within(&self, limit: Duration) -> bool {
-        self.flow.is_reading_stopped()
-            || tokio::time::timeout(limit, self.handle.send_ping()).await.is_ok()
+        self.is_reading_stopped() || timeout(limit, self.ping()).await.is_ok()
     }
 
     /// Waits until the guest has stopped answering.
     pub(super) async fn until_silent(&self) {
         loop {
-            tokio::time::sleep(PING_INTERVAL).await;
-            let answered = tokio::time::timeout(PING_LIMIT, self.handle.send_ping()).await.is_ok();
+            sleep(PING_INTERVAL).await;
+            let has_answered = timeout(PING_LIMIT, self.ping()).await.is_ok();
             // While our own output blocks, answers wait unread.
-            if !answered && !self.flow.is_reading_stopped() {
+            if !has_answered && !self.is_reading_stopped() {
                 return;
             }
         }
     }
-}
 
-fn config() -> Config {
-    Config {
-        window_size: CLIENT_WINDOW_BYTES,
-        maximum_packet_size: PACKET_BYTES,
-        channel_buffer_size: MAILBOX_MESSAGES,
-        preferred: Preferred {
-            kex: Cow::Borrowed(KEX),
-            key: Cow::Borrowed(&[russh::keys::Algorithm::Ed25519]),
-            cipher: Cow::Borrowed(CIPHERS),
-            mac: Cow::Borrowed(MACS),
-            ..Preferred::DEFAULT
-        },
-        ..Config::default()
-    }
-}
-
-/// Handler that checks the host key, counts arriving data, and lets the guest open nothing.
-struct Guard {
-    expected: PublicKey,
-    /// Fingerprint of an unexpected host key.
-    shown: Arc<Mutex<Option<String>>>,
-    flow: Flow,
-}
-
-impl Handler for Guard {
-    type Error = russh::Error;
-
-    async fn check_server_key(
-        &mut self,
-        key: &PublicKeyOrCertificate,
-    ) -> Result<bool, russh::Error> {
-        let found = match key {
-            PublicKeyOrCertificate::PublicKey { key, .. } => key.key_data(),
-            PublicKeyOrCertificate::Certificate(certificate) => certificate.public_key(),
-        };
-        let is_right = found == self.expected.key_data();
-        if !is_right {
-            let found = found.fingerprint(HashAlg::Sha256).to_string();
-            *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
+    /// Waits for the answer to a ping, or the end of the connection, which is noticed by its
+    /// channels, too.
+    async fn ping(&self) {
+        match self {
+            Self::Direct(direct) => direct.ping().await,
+            Self::Ssh(login) => login.ping().await,
         }
-        Ok(is_right)
     }
 
-    async fn data(
-        &mut self,
-        id: ChannelId,
-        data: &[u8],
-        _: &mut Session,
-    ) -> Result<(), russh::Error> {
-        self.flow.arrived(id, data.len());
-        Ok(())
+    fn is_reading_stopped(&self) -> bool {
+        match self {
+            // Each of its streams has a window, so a port is always read.
+            Self::Direct(_) => false,
+            Self::Ssh(login) => login.is_reading_stopped(),
+        }
     }
+}
 
-    async fn extended_data(
-        &mut self,
-        id: ChannelId,
-        _: u32,
-        data: &[u8],
-        _: &mut Session,
-    ) -> Result<(), russh::Error> {
-        self.flow.arrived(id, data.len());
-        Ok(())
-    }
-
-    // Dropping `reply` rejects; russh's own defaults would accept.
-
-    async fn server_channel_open_forwarded_tcpip(
-        &mut self,
-        _: Channel<Msg>,
-        _: &str,
-        _: u32,
-        _: &str,
-        _: u32,
-        _reply: ChannelOpenHandle,
-        _: &mut Session,
-    ) -> Result<(), russh::Error> {
-        Ok(())
-    }
-
-    async fn server_channel_open_forwarded_streamlocal(
-        &mut self,
-        _: Channel<Msg>,
-        _: &str,
-        _reply: ChannelOpenHandle,
-        _: &mut Session,
-    ) -> Result<(), russh::Error> {
-        Ok(())
-    }
-
-    async fn server_channel_open_agent_forward(
-        &mut self,
-        _: Channel<Msg>,
-        _reply: ChannelOpenHandle,
-        _: &mut Session,
-    ) -> Result<(), russh::Error> {
-        Ok(())
-    }
-
-    async fn server_channel_open_session(
-        &mut self,
-        _: Channel<Msg>,
-        _reply: ChannelOpenHandle,
-        _: &mut Session,
-    ) -> Result<(), russh::Error> {
-        Ok(())
-    }
-
-    async fn server_channel_open_direct_tcpip(
-        &mut self,
-        _: Channel<Msg>,
-        _: &str,
-        _: u32,
-        _: &str,
-        _: u32,
-        _reply: ChannelOpenHandle,
-        _: &mut Session,
-    ) -> Result<(), russh::Error> {
-        Ok(())
-    }
-
-    async fn server_channel_open_direct_streamlocal(
-        &mut self,
-        _: Channel<Msg>,
-        _: &str,
-        _reply: ChannelOpenHandle,
-        _: &mut Session,
-    ) -> Result<(), russh::Error> {
-        Ok(())
-    }
-
-    async fn server_channel_open_x11(
-        &mut self,
-        _: Channel<Msg>,
-        _: &str,
-        _: u32,
-        _reply: ChannelOpenHandle,
-        _: &mut Session,
-    ) -> Result<(), russh::Error> {
-        Ok(())
+/// Takes a stream port, if one can be used.
+fn free_port(ports: &StreamPorts) -> Option<StreamPort> {
+    match StreamPort::acquire(ports) {
+        Ok(Some(port)) => {
+            tracing::debug!(index = port.index(), "stream port");
+            Some(port)
+        }
+        Ok(None) => {
+            tracing::debug!("all stream ports are in use: using SSH");
+            None
+        }
+        // If the sockets are gone, the VM may still answer over SSH.
+        Err(error) => {
+            tracing::debug!("no stream port: {error}");
+            None
+        }
     }
 }

@@ -9,8 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use castra_flow::Outgoing;
-use russh::Sig;
-use russh::client::Msg;
+use castra_wire::stream::Window;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::connection::Connection;
@@ -29,8 +28,8 @@ pub struct ExecRequest {
     pub command: Command,
     /// Terminal for the command; without one, stdout and stderr stay separate.
     pub tty: Option<Tty>,
-    /// Variables for its environment, which override the guest's. Any bytes for [`Command::Argv`],
-    /// else UTF-8.
+    /// Variables for its environment, which override the guest's. Over SSH, only
+    /// [`Command::Argv`] takes some that are not UTF-8.
     pub environment: Vec<(OsString, OsString)>,
     /// Local streams. A terminal at stdin is in raw mode while the command has a terminal.
     pub stdio: Stdio,
@@ -183,15 +182,15 @@ fn local(what: &'static str) -> impl FnOnce(io::Error) -> SshError {
 
 /// Sends stdin and its end. Failures mean that the connection is gone, which its reader notices
 /// too.
-async fn feed(input: Option<Input>, outgoing: &Outgoing<Msg>) {
+pub(super) async fn feed(input: Option<Input>, outgoing: &Outgoing) {
     if let Some(mut input) = input {
         while let Some(chunk) = input.next().await {
-            if outgoing.send(None, chunk).await.is_err() {
+            if outgoing.send(chunk).await.is_err() {
                 return;
             }
         }
     }
-    let _ = outgoing.half().eof().await;
+    let _ = outgoing.end_data().await;
 }
 
 struct Outputs {
@@ -231,7 +230,7 @@ impl Outputs {
 
 /// Signals that this process receives while a command runs.
 struct Signals {
-    streams: [(Signal, Sig, u8); 4],
+    streams: [(Signal, &'static str, u8); 4],
     resized: Option<(Signal, OwnedFd)>,
     has_tty: bool,
 }
@@ -239,7 +238,7 @@ struct Signals {
 impl Signals {
     /// Listens to signals. `window` is the terminal on this side, if the command has one.
     fn new(window: Option<&OwnedFd>) -> io::Result<Self> {
-        let stream = |kind: SignalKind, name: Sig| {
+        let stream = |kind: SignalKind, name: &'static str| {
             let number = u8::try_from(kind.as_raw_value()).unwrap_or(0);
             Ok::<_, io::Error>((signal(kind)?, name, number))
         };
@@ -252,10 +251,10 @@ impl Signals {
         };
         Ok(Self {
             streams: [
-                stream(SignalKind::interrupt(), Sig::INT)?,
-                stream(SignalKind::terminate(), Sig::TERM)?,
-                stream(SignalKind::hangup(), Sig::HUP)?,
-                stream(SignalKind::quit(), Sig::QUIT)?,
+                stream(SignalKind::interrupt(), "INT")?,
+                stream(SignalKind::terminate(), "TERM")?,
+                stream(SignalKind::hangup(), "HUP")?,
+                stream(SignalKind::quit(), "QUIT")?,
             ],
             resized,
             has_tty: window.is_some(),
@@ -263,22 +262,17 @@ impl Signals {
     }
 
     /// Forwards signals to the command. Returns when a signal ends the call.
-    async fn pass_on(
-        mut self,
-        outgoing: &Arc<Outgoing<Msg>>,
-        connection: &Connection,
-    ) -> GuestExit {
+    async fn pass_on(mut self, outgoing: &Arc<Outgoing>, connection: &Connection) -> GuestExit {
         let [interrupt, terminate, hang_up, quit] = &mut self.streams;
         let mut seen = Vec::new();
         loop {
             let (name, number) = tokio::select! {
-                () = got(interrupt) => (&interrupt.1, interrupt.2),
-                () = got(terminate) => (&terminate.1, terminate.2),
-                () = got(hang_up) => (&hang_up.1, hang_up.2),
-                () = got(quit) => (&quit.1, quit.2),
+                () = got(interrupt) => (interrupt.1, interrupt.2),
+                () = got(terminate) => (terminate.1, terminate.2),
+                () = got(hang_up) => (hang_up.1, hang_up.2),
+                () = got(quit) => (quit.1, quit.2),
                 size = resized(&mut self.resized) => {
-                    let (columns, rows) = (u32::from(size.0), u32::from(size.1));
-                    let _ = outgoing.half().window_change(columns, rows, 0, 0).await;
+                    let _ = outgoing.resize(size).await;
                     continue;
                 }
             };
@@ -287,7 +281,7 @@ impl Signals {
             }
             seen.push(number);
             // Failing means that the connection is gone, which its reader notices too.
-            let _ = outgoing.half().signal(name.clone()).await;
+            let _ = outgoing.signal(name).await;
             if !connection.answers_within(SIGNAL_LIMIT).await {
                 return GuestExit::Interrupted(number);
             }
@@ -295,13 +289,13 @@ impl Signals {
     }
 }
 
-async fn got((stream, _, _): &mut (Signal, Sig, u8)) {
+async fn got((stream, _, _): &mut (Signal, &'static str, u8)) {
     if stream.recv().await.is_none() {
         pending().await
     }
 }
 
-async fn resized(resized: &mut Option<(Signal, OwnedFd)>) -> (u16, u16) {
+async fn resized(resized: &mut Option<(Signal, OwnedFd)>) -> Window {
     if let Some((stream, terminal)) = resized {
         while stream.recv().await.is_some() {
             if let Some(size) = terminal::size(&*terminal) {

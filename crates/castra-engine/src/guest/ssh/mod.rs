@@ -1,4 +1,7 @@
-//! Castra as an SSH client of its own guests: commands, shells and copies.
+//! Commands, shells and copies in the guest.
+//!
+//! They reach the guest's agent over a stream port of the VM, which needs no network of the guest,
+//! or over SSH: if the VM has no such ports, all are in use, or the guest does not answer there.
 //!
 //! The interface blocks; each call runs a single-threaded tokio runtime, so it must not be called
 //! from async code. Nothing here prints: a command's streams go to the descriptors of its
@@ -8,10 +11,14 @@
 mod connection;
 mod conversation;
 mod copy;
+mod direct;
 mod error;
 mod exec;
 mod exit;
+mod login;
+mod proxy;
 mod quote;
+mod requests;
 mod silence;
 mod stdio;
 mod terminal;
@@ -27,6 +34,7 @@ pub use copy::{Copied, download, download_until, upload, upload_until};
 pub use error::SshError;
 pub use exec::{Captured, ExecRequest, Interruption, StreamRequest, capture, exec, stream};
 pub use exit::GuestExit;
+pub use proxy::proxy;
 pub use quote::quote;
 pub use stdio::{Stdin, Stdio};
 pub(super) use terminal::Raw;
@@ -44,10 +52,9 @@ async fn until_cancelled(cancel: &Cancel) {
 
 /// Runs one call's work to its end. Threads that still wait for input are left behind.
 fn block_on<T>(work: impl Future<Output = Result<T, SshError>>) -> Result<T, SshError> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|source: io::Error| SshError::Local { what: "start the SSH client", source })?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(
+        |source: io::Error| SshError::Local { what: "prepare a connection to the VM", source },
+    )?;
     let result = runtime.block_on(work);
     runtime.shutdown_background();
     result

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
+use castra_wire::stream::Window;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 
 /// Terminal to request from the guest.
@@ -19,14 +20,23 @@ pub struct Tty {
 impl Tty {
     /// Returns a terminal like the one at this descriptor; `None` if the descriptor is no terminal.
     pub fn like(descriptor: impl AsFd, term: &str) -> Option<Self> {
-        let (columns, rows) = size(descriptor)?;
+        let Window { columns, rows, .. } = size(descriptor)?;
         Some(Self { term: term.to_owned(), columns, rows })
+    }
+
+    /// Returns its size.
+    pub(super) fn window(&self) -> Window {
+        window(self.columns, self.rows)
     }
 }
 
-/// Returns the columns and rows.
-pub(super) fn size(terminal: impl AsFd) -> Option<(u16, u16)> {
-    tcgetwinsize(terminal).ok().map(|size| (size.ws_col, size.ws_row))
+/// Returns the size of a terminal; `None` if the descriptor is none.
+pub(super) fn size(terminal: impl AsFd) -> Option<Window> {
+    tcgetwinsize(terminal).ok().map(|size| window(size.ws_col, size.ws_row))
+}
+
+fn window(columns: u16, rows: u16) -> Window {
+    Window { columns, rows, width_px: 0, height_px: 0 }
 }
 
 /// A terminal in raw mode, which passes on every key. Dropping it restores the previous mode.

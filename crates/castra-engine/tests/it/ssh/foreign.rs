@@ -16,8 +16,8 @@ use std::time::Duration;
 use castra_engine::guest::VmKeys;
 use castra_wire::{EXEC_SUBSYSTEM, ExecHeader};
 
-use crate::ssh::copy::same_trees;
 use crate::ssh::guest::{Guest, eventually, pattern};
+use crate::ssh::over_ssh::copy::same_trees;
 
 /// Returns one of OpenSSH's programs, set up for a guest.
 fn client(guest: &Guest, program: &str) -> Command {

@@ -2,22 +2,33 @@
 
 use std::ffi::OsString;
 use std::io::{Read as _, Write as _};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::thread;
 
-use castra_engine::guest::VmKeys;
 use castra_engine::guest::ssh::{
     self, Captured, Command, ExecRequest, GuestExit, SshError, Stdio, Target, Tty,
 };
-use castra_engine::layout::{ProjectLayout, VmLayout};
+use castra_engine::guest::{StreamPorts, VmKeys};
+use castra_engine::layout::{ProjectLayout, SocketsLayout, VmLayout};
 use castra_guest::ssh::SshServer;
-use tokio::net::TcpListener;
+use castra_guest::streams::Gate;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::watch;
+
+/// Ports of a guest without network: one for each command that a test runs at once.
+const PORTS: u32 = 20;
+
+/// Address at which nothing listens.
+pub(crate) const UNREACHABLE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
 
 pub(crate) struct Guest {
     pub(crate) target: Target,
     pub(crate) layout: VmLayout,
     pub(crate) server: SshServer,
+    /// Opens the gate of the stream ports.
+    pub(crate) gate: watch::Sender<bool>,
     directory: tempfile::TempDir,
     runtime: Option<tokio::runtime::Runtime>,
 }
@@ -27,6 +38,25 @@ impl Guest {
         let guest = Self::start_without_keys();
         guest.personalise();
         guest
+    }
+
+    /// Starts a guest that is reached over its stream ports only.
+    pub(crate) fn start_without_network() -> Self {
+        let mut guest = Self::start();
+        guest.target.streams = Some(guest.serve_ports(PORTS));
+        guest.target.address = UNREACHABLE;
+        guest
+    }
+
+    /// Serves a number of stream ports.
+    pub(crate) fn serve_ports(&self, count: u32) -> StreamPorts {
+        let ports = ports_below(self.scratch(), count);
+        let _context = self.runtime.as_ref().expect("runs").enter();
+        for index in 0..count {
+            let listener = UnixListener::bind(ports.sockets.stream(index)).expect("binds");
+            tokio::spawn(serve_port(listener, self.gate.subscribe()));
+        }
+        ports
     }
 
     pub(crate) fn start_without_keys() -> Self {
@@ -47,6 +77,7 @@ impl Guest {
             target: keys.target(address, &own_name()),
             layout,
             server,
+            gate: watch::Sender::new(true),
             directory,
             runtime: Some(runtime),
         }
@@ -112,6 +143,22 @@ impl Drop for Guest {
             .args(["-R", "u+rwX"])
             .arg(self.directory.path())
             .status();
+    }
+}
+
+/// Returns a number of stream ports without sockets.
+pub(crate) fn ports_below(scratch: &Path, count: u32) -> StreamPorts {
+    let sockets = SocketsLayout::new(scratch.join("castra/project/box"));
+    std::fs::create_dir_all(sockets.directory()).expect("makes a directory");
+    StreamPorts { sockets, count }
+}
+
+/// Serves one host after another, as a port does.
+async fn serve_port(listener: UnixListener, gate: Gate) {
+    while let Ok((mut stream, _)) = listener.accept().await {
+        let (mut reader, mut writer) = stream.split();
+        // Fails if the host hangs up while it is written to.
+        let _ = castra_guest::streams::serve(&mut reader, &mut writer, &gate).await;
     }
 }
 

@@ -1,6 +1,7 @@
 //! An agent without support for arrays of arguments: it refuses the subsystem, and runs lines.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::io::Write as _;
 use std::net::Ipv4Addr;
 use std::os::unix::ffi::OsStringExt as _;
@@ -8,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use castra_engine::guest::VmKeys;
-use castra_engine::guest::ssh::Target;
+use castra_engine::guest::ssh::{GuestExit, SshError, Target};
 use castra_engine::layout::ProjectLayout;
 use russh::keys::PrivateKey;
 use russh::server::{Auth, ChannelOpenHandle, Config, Handler, Msg, Session, VerifiedPublicKey};
@@ -16,6 +17,7 @@ use russh::{Channel, ChannelId};
 use tokio::net::TcpListener;
 
 use crate::ssh::guest::own_name;
+use crate::ssh::over_ssh::arguments::{exec, many, owned};
 
 pub(crate) struct OlderAgent {
     pub(crate) target: Target,
@@ -162,5 +164,38 @@ impl Handler for Server {
         session.exit_status_request(channel, status)?;
         session.eof(channel)?;
         session.close(channel)
+    }
+}
+
+#[test]
+fn an_older_agent_gets_a_line() {
+    // OpenSSH's sshd grants no window before something runs.
+    for window in [2 << 20, 16] {
+        let agent = OlderAgent::start(window);
+        let argv =
+            owned(&[b"sh", b"-c", b"printf '%s|' \"$@\" \"$VALUE\"; cat", b"sh", b"it's", b"\xff"]);
+        let environment = vec![("VALUE".into(), "a b".into())];
+        let (exit, stdout) = exec(&agent.target, argv, environment, b"input").expect("runs");
+        assert_eq!(
+            (exit, stdout),
+            (GuestExit::Code(0), b"it's|\xff|a b|input".to_vec()),
+            "window {window}"
+        );
+    }
+}
+
+#[test]
+fn what_an_older_agent_cannot_take_is_named() {
+    let agent = OlderAgent::start(2 << 20);
+    let bytes = OsString::from_vec(b"\xff".to_vec());
+    for (argv, environment, what) in [
+        (many("true", 200_000), Vec::new(), "arguments"),
+        (owned(&[b"true"]), vec![("VALUE".into(), bytes)], "UTF-8"),
+    ] {
+        let error = exec(&agent.target, argv, environment, b"").expect_err("is refused");
+        assert!(
+            matches!(error, SshError::OldAgent { .. }) && error.to_string().contains(what),
+            "{error:?}"
+        );
     }
 }

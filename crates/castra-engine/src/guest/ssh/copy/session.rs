@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use castra_sftp::{Attributes, Client, Code, Failure, Request};
-use russh::ChannelMsg;
 use tokio::sync::Semaphore;
 
 use super::super::SshError;
@@ -79,18 +78,8 @@ impl Session {
         connection: &Connection,
         interrupted: Interrupted,
     ) -> Result<Self, SshError> {
-        let mut channel = connection.session().await?;
-        channel.request_subsystem(true, "sftp").await.map_err(|_| SshError::Lost)?;
-        loop {
-            match channel.wait().await {
-                Some(ChannelMsg::Success) => break,
-                Some(ChannelMsg::Failure) => return Err(SshError::NotStarted { what: "SFTP" }),
-                Some(_) => {}
-                None => return Err(SshError::Lost),
-            }
-        }
+        let (incoming, outgoing) = connection.files().await?;
         let (ours, theirs) = tokio::io::duplex(PIECES * PIECE_BYTES as usize);
-        let (incoming, outgoing) = castra_flow::split(channel, connection.flow());
         tokio::spawn(castra_flow::relay(incoming, outgoing, theirs, None));
         // No time limit: the connection itself notices a guest that is gone; a slow disk is no
         // reason to give up.

@@ -6,13 +6,14 @@ use std::process::{Child, Command as Process, Stdio as ProcessStdio};
 use std::thread;
 
 use castra_engine::guest::VmKeys;
-use castra_engine::guest::ssh::{self, Command, ExecRequest, GuestExit, Stdio, Tty};
+use castra_engine::guest::ssh::{self, Command, ExecRequest, GuestExit, Stdio, Target, Tty};
 use castra_engine::layout::ProjectLayout;
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::OpenptFlags;
 use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 
-use crate::ssh::guest::{Guest, drain, eventually, own_name, pipes};
+use super::start;
+use crate::ssh::guest::{Guest, drain, eventually, own_name, pipes, ports_below};
 
 /// Returns a terminal on this side: the user's end and the program's.
 fn terminal() -> (OwnedFd, OwnedFd) {
@@ -35,7 +36,7 @@ fn tty(columns: u16, rows: u16) -> Option<Tty> {
 
 #[test]
 fn a_terminal_has_size_and_kind_and_joins_the_streams() {
-    let guest = Guest::start();
+    let guest = start();
     let (exit, stdout, stderr) = guest.exec(
         "stty size; echo $TERM; tty; echo $SSH_TTY; echo err >&2",
         Vec::new(),
@@ -52,7 +53,7 @@ fn a_terminal_has_size_and_kind_and_joins_the_streams() {
 
 #[test]
 fn a_shell_is_a_login_shell() {
-    let guest = Guest::start();
+    let guest = start();
     let (user, program) = terminal();
     let stdio = Stdio {
         stdin: Some(program.try_clone().expect("clones")),
@@ -82,7 +83,7 @@ fn a_shell_is_a_login_shell() {
 
 #[test]
 fn keys_are_bytes_and_the_terminal_is_restored() {
-    let guest = Guest::start();
+    let guest = start();
     let (user, program) = terminal();
     let watched = program.try_clone().expect("clones");
     let before = tcgetattr(&watched).expect("is a terminal");
@@ -110,7 +111,7 @@ fn keys_are_bytes_and_the_terminal_is_restored() {
 
 #[test]
 fn a_resize_is_passed_on() {
-    let guest = Guest::start();
+    let guest = start();
     let (user, program) = terminal();
     resize(&user, 80, 24);
     let (streams, _stdin, stdout, _stderr) = pipes();
@@ -141,7 +142,11 @@ fn exec_in_a_process_of_its_own() {
         std::env::var("CASTRA_TEST_ADDRESS").expect("is set").parse().expect("is an address");
     let line = std::env::var("CASTRA_TEST_LINE").expect("is set");
     let layout = ProjectLayout::unchecked(Path::new(&state).to_owned()).vm("box");
-    let target = VmKeys::load_or_create(&layout).expect("reads keys").target(address, &own_name());
+    let keys = VmKeys::load_or_create(&layout).expect("reads keys");
+    let ports = std::env::var("CASTRA_TEST_PORTS").expect("is set").parse().expect("is a number");
+    let scratch = Path::new(&state).parent().expect("is in a directory");
+    let streams = (ports > 0).then(|| ports_below(scratch, ports));
+    let target = Target { streams, ..keys.target(address, &own_name()) };
     let request = ExecRequest {
         command: Command::Line(line),
         tty: None,
@@ -158,15 +163,17 @@ fn leave(code: u8) {
 }
 
 fn other_process(guest: &Guest, line: &str) -> Child {
+    let ports = guest.target.streams.as_ref().map_or(0, |streams| streams.count);
     Process::new(std::env::current_exe().expect("is a file"))
         .args([
             "--exact",
-            "ssh::terminal::exec_in_a_process_of_its_own",
+            "ssh::over_ssh::terminal::exec_in_a_process_of_its_own",
             "--ignored",
             "--nocapture",
         ])
         .env("CASTRA_TEST_STATE", guest.scratch().join(".castra"))
         .env("CASTRA_TEST_ADDRESS", guest.target.address.to_string())
+        .env("CASTRA_TEST_PORTS", ports.to_string())
         .env("CASTRA_TEST_LINE", line)
         .stdin(ProcessStdio::piped())
         .stdout(ProcessStdio::piped())
@@ -180,7 +187,7 @@ fn pid(child: &Child) -> Pid {
 
 #[test]
 fn a_signal_without_a_terminal_goes_to_the_command() {
-    let guest = Guest::start();
+    let guest = start();
     let mark = guest.scratch().join("started");
     let line = format!(
         "trap 'echo heard; exit 9' INT; touch {}; while :; do sleep 0.02; done",
@@ -197,7 +204,7 @@ fn a_signal_without_a_terminal_goes_to_the_command() {
 
 #[test]
 fn a_second_signal_ends_the_call() {
-    let guest = Guest::start();
+    let guest = start();
     let mark = guest.scratch().join("started");
     let line = format!(
         "trap 'touch {0}.int' INT; echo $$ >{0}.pid; touch {0}; while :; do sleep 0.02; done",
@@ -216,7 +223,7 @@ fn a_second_signal_ends_the_call() {
 
 #[test]
 fn a_client_that_dies_has_its_command_hung_up() {
-    let guest = Guest::start();
+    let guest = start();
     let mark = guest.scratch().join("started");
     // Its streams are closed too, so that the shell's own "Hangup" would end it.
     let line = format!(

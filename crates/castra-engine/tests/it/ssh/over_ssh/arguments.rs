@@ -11,18 +11,18 @@ use castra_engine::error::Explain as _;
 use castra_engine::guest::ssh::{self, Command, ExecRequest, GuestExit, SshError, Target};
 use rustix::process::{Resource, getrlimit};
 
-use crate::ssh::guest::{Guest, drain, pipes};
-use crate::ssh::older::OlderAgent;
+use super::start;
+use crate::ssh::guest::{drain, pipes};
 
 /// Longest argument, in bytes: `MAX_ARG_STRLEN` of Linux, without the NUL.
 const LONGEST: usize = 128 * 1024 - 1;
 
-fn owned(words: &[&[u8]]) -> Vec<OsString> {
+pub(in crate::ssh) fn owned(words: &[&[u8]]) -> Vec<OsString> {
     words.iter().map(|word| OsString::from_vec(word.to_vec())).collect()
 }
 
 /// Runs a command without a shell around it, and returns exit and stdout.
-fn exec(
+pub(in crate::ssh) fn exec(
     target: &Target,
     argv: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
@@ -37,7 +37,7 @@ fn exec(
 }
 
 /// Returns `sh` with a script and this many bytes of arguments, none of them long by itself.
-fn many(script: &str, bytes: usize) -> Vec<OsString> {
+pub(in crate::ssh) fn many(script: &str, bytes: usize) -> Vec<OsString> {
     let mut argv = owned(&[b"sh", b"-c", script.as_bytes(), b"sh"]);
     argv.extend((0..bytes / 100_000).map(|_| OsString::from("x".repeat(99_991))));
     argv
@@ -49,14 +49,14 @@ fn every_byte_reaches_the_guest() {
     let argv =
         owned(&[b"sh", b"-c", b"printf '%s|' \"$@\" \"$VALUE\"", b"sh", &every, b"", b"\xff"]);
     let environment = vec![("VALUE".into(), OsString::from_vec(b"a=\xfe\n".to_vec()))];
-    let (exit, stdout) = exec(&Guest::start().target, argv, environment, b"").expect("runs");
+    let (exit, stdout) = exec(&start().target, argv, environment, b"").expect("runs");
     assert_eq!(exit, GuestExit::Code(0));
     assert_eq!(stdout, [&every, &b"||\xff|a=\xfe\n|"[..]].concat());
 }
 
 #[test]
 fn stdin_follows_the_arguments() {
-    let guest = Guest::start();
+    let guest = start();
     for length in [0, 1, 70_000, 1_000_000] {
         let (exit, stdout) =
             exec(&guest.target, many("cat", length), Vec::new(), b"input").expect("runs");
@@ -70,7 +70,7 @@ fn stdin_follows_the_arguments() {
 
 #[test]
 fn what_the_kernel_takes_works() {
-    let guest = Guest::start();
+    let guest = start();
     let longest = OsString::from("x".repeat(LONGEST));
     let argv = [owned(&[b"sh", b"-c", b"echo ${#1}", b"sh"]), vec![longest]].concat();
     let (exit, stdout) = exec(&guest.target, argv, Vec::new(), b"").expect("runs");
@@ -85,7 +85,7 @@ fn what_the_kernel_takes_works() {
 
 #[test]
 fn more_than_that_is_an_error_and_nothing_runs() {
-    let guest = Guest::start();
+    let guest = start();
     let mark = guest.scratch().join("ran");
     let script = format!("touch {}", mark.display());
     let one = OsString::from("x".repeat(LONGEST + 1));
@@ -113,13 +113,13 @@ fn variables_are_limited_by_the_kernel_alone() {
     let environment: Vec<(OsString, OsString)> =
         (0..1000).map(|number| (format!("V{number}").into(), "value".into())).collect();
     let argv = owned(&[b"sh", b"-c", b"env | grep -c ^V.*=value"]);
-    let (_, stdout) = exec(&Guest::start().target, argv, environment, b"").expect("runs");
+    let (_, stdout) = exec(&start().target, argv, environment, b"").expect("runs");
     assert_eq!(stdout, b"1000\n");
 }
 
 #[test]
 fn commands_are_found_and_fail_as_in_a_shell() {
-    let target = &Guest::start().target;
+    let target = &start().target;
     for (words, code) in [
         (&[&b"/etc/passwd"[..]][..], 126),
         (&[b"nonexistent-command", b"a"], 127),
@@ -133,37 +133,4 @@ fn commands_are_found_and_fail_as_in_a_shell() {
     let own = vec![("PATH".into(), "/nowhere".into())];
     let (exit, _) = exec(target, owned(&[b"env"]), own, b"").expect("runs");
     assert_eq!(exit, GuestExit::Code(127), "it is the PATH that was asked for");
-}
-
-#[test]
-fn an_older_agent_gets_a_line() {
-    // OpenSSH's sshd grants no window before something runs.
-    for window in [2 << 20, 16] {
-        let agent = OlderAgent::start(window);
-        let argv =
-            owned(&[b"sh", b"-c", b"printf '%s|' \"$@\" \"$VALUE\"; cat", b"sh", b"it's", b"\xff"]);
-        let environment = vec![("VALUE".into(), "a b".into())];
-        let (exit, stdout) = exec(&agent.target, argv, environment, b"input").expect("runs");
-        assert_eq!(
-            (exit, stdout),
-            (GuestExit::Code(0), b"it's|\xff|a b|input".to_vec()),
-            "window {window}"
-        );
-    }
-}
-
-#[test]
-fn what_an_older_agent_cannot_take_is_named() {
-    let agent = OlderAgent::start(2 << 20);
-    let bytes = OsString::from_vec(b"\xff".to_vec());
-    for (argv, environment, what) in [
-        (many("true", 200_000), Vec::new(), "arguments"),
-        (owned(&[b"true"]), vec![("VALUE".into(), bytes)], "UTF-8"),
-    ] {
-        let error = exec(&agent.target, argv, environment, b"").expect_err("is refused");
-        assert!(
-            matches!(error, SshError::OldAgent { .. }) && error.to_string().contains(what),
-            "{error:?}"
-        );
-    }
 }

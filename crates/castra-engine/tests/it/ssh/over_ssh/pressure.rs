@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use castra_engine::guest::ssh::GuestExit;
 
-use crate::ssh::guest::{Guest, pattern, pipes};
+use super::start;
+use crate::ssh::guest::{pattern, pipes};
 
 const CHUNK: usize = 64 * 1024;
 
@@ -56,7 +57,7 @@ fn resident_bytes() -> usize {
 
 #[test]
 fn a_command_that_does_not_read_holds_its_sender_back() {
-    let guest = Guest::start();
+    let guest = start();
     let (streams, stdin, stdout, _stderr) = pipes();
     let sent = Arc::new(AtomicUsize::new(0));
     let before = resident_bytes();
@@ -87,7 +88,7 @@ fn a_command_that_does_not_read_holds_its_sender_back() {
 /// Endless output without a reader. Only memory can show how much of it there is.
 #[test]
 fn output_that_is_not_read_costs_no_memory() {
-    let guest = Guest::start();
+    let guest = start();
     for line in ["cat /dev/zero", "cat /dev/zero >&2 & exec cat /dev/zero"] {
         let (streams, _stdin, stdout, stderr) = pipes();
         let before = resident_bytes();
@@ -113,7 +114,7 @@ fn output_that_is_not_read_costs_no_memory() {
 /// A slow reader of `cat`: the command's output fills up, then its input.
 #[test]
 fn a_reader_that_pauses_holds_the_command_back() {
-    let guest = Guest::start();
+    let guest = start();
     let (streams, stdin, stdout, _stderr) = pipes();
     let sent = Arc::new(AtomicUsize::new(0));
     let chunks = (SENT_LIMIT + (16 << 20)) / CHUNK;

@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 
 use castra_engine::guest::ssh::{self, Command, ExecRequest, GuestExit, SshError};
 
-use crate::ssh::guest::{Guest, drain, eventually, pattern, pipes};
+use super::start;
+use crate::ssh::guest::{drain, eventually, pattern, pipes};
 
 #[test]
 fn exit_codes_come_back() {
-    let guest = Guest::start();
+    let guest = start();
     for code in [0, 1, 42, 255] {
         assert_eq!(guest.capture(&format!("exit {code}")).exit, GuestExit::Code(code));
     }
@@ -20,14 +21,14 @@ fn exit_codes_come_back() {
 
 #[test]
 fn stdout_and_stderr_stay_apart() {
-    let output = Guest::start().capture("echo out; echo err >&2; echo again");
+    let output = start().capture("echo out; echo err >&2; echo again");
     assert_eq!(output.stdout, b"out\nagain\n");
     assert_eq!(output.stderr, b"err\n");
 }
 
 #[test]
 fn ten_megabytes_go_there_and_back_unchanged() {
-    let guest = Guest::start();
+    let guest = start();
     let sent = pattern(10 << 20);
     let (exit, received, _) = guest.exec("cat", sent.clone(), None);
     assert_eq!(exit, GuestExit::Code(0));
@@ -36,14 +37,14 @@ fn ten_megabytes_go_there_and_back_unchanged() {
 
 #[test]
 fn output_is_not_lost_when_the_command_ends_at_once() {
-    let guest = Guest::start();
+    let guest = start();
     let output = guest.capture("head -c 3000000 /dev/zero; exit 3");
     assert_eq!((output.exit, output.stdout.len()), (GuestExit::Code(3), 3_000_000));
 }
 
 #[test]
 fn the_end_of_stdin_is_passed_on() {
-    let guest = Guest::start();
+    let guest = start();
     let (exit, stdout, _) = guest.exec("wc -c; echo after", b"four".to_vec(), None);
     assert_eq!(exit, GuestExit::Code(0));
     assert_eq!(
@@ -54,7 +55,7 @@ fn the_end_of_stdin_is_passed_on() {
 
 #[test]
 fn a_dialogue_is_not_delayed() {
-    let guest = Guest::start();
+    let guest = start();
     let (streams, stdin, stdout, _stderr) = pipes();
     let dialogue = thread::spawn(move || {
         let (mut stdin, mut stdout) = (File::from(stdin), BufReader::new(File::from(stdout)));
@@ -72,7 +73,7 @@ fn a_dialogue_is_not_delayed() {
 
 #[test]
 fn the_environment_is_a_login_and_takes_requests() {
-    let guest = Guest::start();
+    let guest = start();
     let (streams, _stdin, stdout, _stderr) = pipes();
     let request = ExecRequest {
         command: Command::Line(
@@ -101,14 +102,14 @@ fn the_environment_is_a_login_and_takes_requests() {
 
 #[test]
 fn the_process_environment_does_not_leak() {
-    let output = Guest::start().capture("env");
+    let output = start().capture("env");
     let text = String::from_utf8(output.stdout).expect("is text");
     assert!(!text.contains("CARGO"), "{text}");
 }
 
 #[test]
 fn a_reader_that_goes_ends_the_command_quietly() {
-    let guest = Guest::start();
+    let guest = start();
     let (streams, _stdin, stdout, _stderr) = pipes();
     let reader = thread::spawn(move || {
         let mut some = [0; 1000];
@@ -121,7 +122,7 @@ fn a_reader_that_goes_ends_the_command_quietly() {
 
 #[test]
 fn a_background_process_keeps_neither_exit_nor_caller() {
-    let guest = Guest::start();
+    let guest = start();
     let started = Instant::now();
     let output = guest.capture("sleep 60 & echo $!; exit 5");
     assert_eq!(output.exit, GuestExit::Code(5));
@@ -137,7 +138,7 @@ fn a_background_process_keeps_neither_exit_nor_caller() {
 /// As with OpenSSH, its output has no reader any more. A process that prints elsewhere lives on.
 #[test]
 fn a_background_process_loses_its_output_with_its_command() {
-    let guest = Guest::start();
+    let guest = start();
     let in_scratch = |name: &str| guest.scratch().join(name).display().to_string();
     let [go, lost, kept, log] = ["go", "lost", "kept", "log"].map(in_scratch);
     let output = guest.capture(&format!(
@@ -157,13 +158,13 @@ fn a_background_process_loses_its_output_with_its_command() {
 
 #[test]
 fn output_of_helpers_that_end_just_after_their_command_is_kept() {
-    let output = Guest::start().capture("(sleep 0.05; echo late) & echo early");
+    let output = start().capture("(sleep 0.05; echo late) & echo early");
     assert_eq!(output.stdout, b"early\nlate\n");
 }
 
 #[test]
 fn a_call_that_ends_hangs_the_command_up() {
-    let guest = Guest::start();
+    let guest = start();
     let mark = guest.scratch().join("hung-up");
     let (streams, _stdin, stdout, _stderr) = pipes();
     let reader = thread::spawn(move || {
@@ -182,7 +183,7 @@ fn a_call_that_ends_hangs_the_command_up() {
 
 #[test]
 fn twenty_sessions_run_at_once() {
-    let guest = Guest::start();
+    let guest = start();
     thread::scope(|scope| {
         for number in 0..20 {
             let guest = &guest;
@@ -198,7 +199,7 @@ fn twenty_sessions_run_at_once() {
 
 #[test]
 fn too_much_output_is_an_error() {
-    let guest = Guest::start();
+    let guest = start();
     let result = ssh::capture(
         &castra_engine::cancel::Cancel::new(),
         &guest.target,

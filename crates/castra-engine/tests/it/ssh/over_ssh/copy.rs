@@ -7,7 +7,8 @@ use std::time::{Duration, SystemTime};
 
 use castra_engine::guest::ssh::{SshError, download, download_until, upload, upload_until};
 
-use crate::ssh::guest::{Guest, pattern};
+use super::start;
+use crate::ssh::guest::pattern;
 
 /// Returns paths, kinds, modes, times and contents of a tree.
 fn describe(root: &Path) -> Vec<(String, String)> {
@@ -60,7 +61,7 @@ fn tree(root: &Path) {
 
 #[test]
 fn a_tree_goes_there_and_back() {
-    let guest = Guest::start();
+    let guest = start();
     let [source, there, back] = ["source", "there", "back"].map(|name| guest.scratch().join(name));
     tree(&source);
     let mut reported = 0;
@@ -84,7 +85,7 @@ fn a_tree_goes_there_and_back() {
 
 #[test]
 fn a_second_copy_replaces_the_first() {
-    let guest = Guest::start();
+    let guest = start();
     let [source, there] = ["source", "there"].map(|name| guest.scratch().join(name));
     tree(&source);
     fs::create_dir(&there).expect("makes a directory");
@@ -105,7 +106,7 @@ fn a_second_copy_replaces_the_first() {
 
 #[test]
 fn a_file_goes_as_or_into() {
-    let guest = Guest::start();
+    let guest = start();
     let file = guest.scratch().join("file");
     fs::write(&file, "hello").expect("writes");
     let directory = guest.scratch().join("directory");
@@ -126,7 +127,7 @@ fn a_file_goes_as_or_into() {
 
 #[test]
 fn a_file_that_says_it_is_empty_is_read_to_its_end() {
-    let guest = Guest::start();
+    let guest = start();
     let goal = guest.scratch().join("version");
     download(&guest.target, "/proc/version", &goal, &mut |_| ()).expect("downloads");
     assert_eq!(fs::read(goal).expect("exists"), fs::read("/proc/version").expect("exists"));
@@ -134,7 +135,7 @@ fn a_file_that_says_it_is_empty_is_read_to_its_end() {
 
 #[test]
 fn a_link_at_the_goal_is_not_followed() {
-    let guest = Guest::start();
+    let guest = start();
     let [source, goal, outside] =
         ["source", "goal", "outside"].map(|name| guest.scratch().join(name));
     for directory in [&source.join("sub"), &goal, &outside] {
@@ -156,7 +157,7 @@ fn a_link_at_the_goal_is_not_followed() {
 
 #[test]
 fn what_is_not_there_is_named() {
-    let guest = Guest::start();
+    let guest = start();
     let error =
         download(&guest.target, "/no/such/file", guest.scratch(), &mut |_| ()).expect_err("fails");
     assert!(matches!(&error, SshError::GuestFile { missing: true, .. }), "{error:?}");
@@ -168,7 +169,7 @@ fn what_is_not_there_is_named() {
 
 #[test]
 fn special_files_are_left_out_and_named() {
-    let guest = Guest::start();
+    let guest = start();
     let [source, there] = ["source", "there"].map(|name| guest.scratch().join(name));
     fs::create_dir(&source).expect("makes a directory");
     let pipe = source.join("pipe");
@@ -216,7 +217,7 @@ pub(crate) fn same_trees(one: &Path, other: &Path) {
 
 #[test]
 fn names_are_bytes_both_ways() {
-    let guest = Guest::start();
+    let guest = start();
     let [source, there, back] =
         ["source", "there", "b\u{e9}ck"].map(|name| guest.scratch().join(name));
     byte_tree(&source);
@@ -245,7 +246,7 @@ fn mode(path: &Path) -> u32 {
 
 #[test]
 fn what_the_user_named_is_written_through() {
-    let guest = Guest::start();
+    let guest = start();
     let scratch = guest.scratch();
     let source = scratch.join("source");
     fs::write(&source, pattern(200_000)).expect("writes");
@@ -299,7 +300,7 @@ fn what_the_user_named_is_written_through() {
 
 #[test]
 fn a_tree_leaves_special_files_alone_and_says_so() {
-    let guest = Guest::start();
+    let guest = start();
     let [source, goal] = ["source", "goal"].map(|name| guest.scratch().join(name));
     for directory in [&source, &goal, &goal.join("source")] {
         fs::create_dir(directory).expect("makes directories");
@@ -316,7 +317,7 @@ fn a_tree_leaves_special_files_alone_and_says_so() {
 
 #[test]
 fn what_the_user_named_is_read_to_its_end() {
-    let guest = Guest::start();
+    let guest = start();
     let there = guest.scratch().join("there");
     upload(&guest.target, Path::new("/proc/version"), &there, &mut |_| ()).expect("uploads");
     assert_eq!(fs::read(&there).expect("reads"), fs::read("/proc/version").expect("reads"));
@@ -343,7 +344,7 @@ fn what_the_user_named_is_read_to_its_end() {
 
 #[test]
 fn the_umask_counts_and_no_rights_are_lent() {
-    let guest = Guest::start();
+    let guest = start();
     let source = guest.scratch().join("source");
     fs::create_dir_all(source.join("open")).expect("makes directories");
     fs::write(source.join("file"), "x").expect("writes");
@@ -366,7 +367,7 @@ fn the_umask_counts_and_no_rights_are_lent() {
 
 #[test]
 fn holes_stay_holes() {
-    let guest = Guest::start();
+    let guest = start();
     let [source, there, back] = ["source", "there", "back"].map(|name| guest.scratch().join(name));
     let file = fs::File::create(&source).expect("creates");
     std::os::unix::fs::FileExt::write_all_at(&file, b"middle", 20 << 20).expect("writes");
@@ -381,7 +382,7 @@ fn holes_stay_holes() {
 
 #[test]
 fn patterns_are_expanded_in_the_guest() {
-    let guest = Guest::start();
+    let guest = start();
     let source = guest.scratch().join("source");
     for directory in ["one", "two"] {
         fs::create_dir_all(source.join(directory)).expect("makes directories");
@@ -410,7 +411,7 @@ fn patterns_are_expanded_in_the_guest() {
 
 #[test]
 fn a_copy_that_is_cancelled_leaves_no_half_file() {
-    let guest = Guest::start();
+    let guest = start();
     let source = guest.scratch().join("source");
     fs::File::create(&source).expect("creates").set_len(1 << 40).expect("grows");
     for goal in ["new", "old"] {
@@ -439,7 +440,7 @@ fn a_copy_that_is_cancelled_leaves_no_half_file() {
 
 #[test]
 fn the_state_of_castra_stays_here() {
-    let guest = Guest::start();
+    let guest = start();
     let [project, there] = ["project", "there"].map(|name| guest.scratch().join(name));
     for state in [".castra", "state"] {
         fs::create_dir_all(project.join(state).join("vms/web")).expect("makes directories");

@@ -1,0 +1,152 @@
+//! Sessions on a stream port.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use castra_flow::link::{Link, Side};
+use castra_flow::{Incoming, Message, Outgoing};
+use castra_wire::Session;
+use castra_wire::stream::{
+    self, Decoder, Event, Expected, Hello, Refusal, STREAM_PROTOCOL_VERSION, padding,
+};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::UnixStream;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::connection::LIMIT;
+use super::{SshError, Target};
+use crate::guest::StreamPort;
+use crate::host::random_bytes;
+
+/// Time for the answer to the first hello. After that, the guest has probably lost its place in
+/// the stream, or is still booting.
+const FIRST_PAUSE: Duration = Duration::from_millis(150);
+
+/// Interval of further hellos.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Room for one read while waiting for an answer.
+const READ_BYTES: usize = 32 * 1024;
+
+/// A stream port on which the guest has answered.
+pub(super) struct Direct {
+    link: Link,
+    address: SocketAddr,
+    user: String,
+    driver: JoinHandle<()>,
+}
+
+/// A stream port in use. The stream is closed before the port is free for others.
+struct Line {
+    stream: UnixStream,
+    _port: StreamPort,
+}
+
+impl Direct {
+    /// Begins a session on a port. Waits until the guest answers.
+    ///
+    /// # Errors
+    /// The port fails, or the guest's version of the protocol is another.
+    pub(super) async fn greet(port: StreamPort, target: &Target) -> io::Result<Self> {
+        let stream = port.stream().try_clone()?;
+        stream.set_nonblocking(true)?;
+        let mut line = Line { stream: UnixStream::from_std(stream)?, _port: port };
+        let hello = Hello::of(Session::new(u64::from_ne_bytes(random_bytes()?)));
+        let mut decoder = Decoder::new(Expected::Only(hello.session));
+        let answer = exchange(&mut line.stream, &hello, &mut decoder).await?;
+        if answer.version != STREAM_PROTOCOL_VERSION {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        let link = Link::new(Side::Host, &hello);
+        let driver = tokio::spawn({
+            let link = link.clone();
+            async move {
+                let (reader, writer) = line.stream.split();
+                // Channels notice the end, whatever it is.
+                link.drive(&mut decoder, reader, writer, drop).await;
+            }
+        });
+        Ok(Self { link, address: target.address, user: target.user.clone(), driver })
+    }
+
+    /// Returns the guest's user.
+    pub(super) fn user(&self) -> &str {
+        &self.user
+    }
+
+    /// Opens a stream and sends its first data. Returns once the guest has opened it, too, which
+    /// it does when it has its identity. `what` names the stream's end in an error.
+    pub(super) async fn open_stream(
+        &self,
+        target: &stream::Target,
+        first: Bytes,
+        what: &'static str,
+    ) -> Result<(Incoming, Outgoing), SshError> {
+        let request = target.encode().map_err(|_| SshError::NotStarted { what })?;
+        let (incoming, outgoing) = self.link.open(request).map_err(|_| SshError::Lost)?;
+        let (mut incoming, outgoing) = (Incoming::from(incoming), Outgoing::from(outgoing));
+        let answered = timeout(LIMIT, async {
+            // Fails if the guest refuses the stream, which it reports.
+            let _ = outgoing.send(first).await;
+            incoming.next().await
+        });
+        let slow = |_| SshError::TooSlow { address: self.address, limit: LIMIT };
+        match answered.await.map_err(slow)? {
+            Some(Message::Opened) => Ok((incoming, outgoing)),
+            Some(Message::Refused(Refusal::UnknownUser)) => {
+                Err(SshError::UnknownUser { user: self.user.clone() })
+            }
+            Some(Message::Refused(_)) => Err(SshError::NotStarted { what }),
+            _ => Err(SshError::Lost),
+        }
+    }
+
+    /// Waits for the answer to a ping, or the end of the session.
+    pub(super) async fn ping(&self) {
+        let _ = self.link.ping().await;
+    }
+}
+
+impl Drop for Direct {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+/// Sends hellos until the guest answers one.
+async fn exchange(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    hello: &Hello,
+    decoder: &mut Decoder,
+) -> io::Result<Hello> {
+    let repeated = [padding(), hello.encode()].concat();
+    let (mut next, mut pause) = (&*hello.encode(), FIRST_PAUSE);
+    loop {
+        // Always to its end: frames must not follow half a hello.
+        stream.write_all(next).await?;
+        if let Ok(answer) = timeout(pause, answer(stream, decoder)).await {
+            return answer;
+        }
+        (next, pause) = (&*repeated, PAUSE);
+    }
+}
+
+/// Waits for the guest's hello. Cancel-safe.
+async fn answer(stream: &mut (impl AsyncRead + Unpin), decoder: &mut Decoder) -> io::Result<Hello> {
+    loop {
+        // There are no frames before it.
+        if let Some(Event::Hello(hello)) = decoder.next_event() {
+            return Ok(hello);
+        }
+        decoder.buffer().reserve(READ_BYTES);
+        if stream.read_buf(decoder.buffer()).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,148 @@
+//! Commands over SSH: the requests that start them.
+
+use std::collections::VecDeque;
+use std::ffi::OsString;
+
+use bytes::Bytes;
+use castra_flow::{Incoming, Message, Outgoing, ssh};
+use castra_wire::{EXEC_SUBSYSTEM, ExecHeader};
+use russh::Pty;
+use russh::client::Msg;
+
+use super::conversation::{COMMAND, Command, Conversation, MAX_LINE_BYTES};
+use super::login::{Login, lost};
+use super::{SshError, Tty, quote};
+
+/// Starts a command. Returns once the guest has granted it. An agent of an older castra refuses an
+/// array and is sent a line instead, so anything read from stdin before that would be lost.
+pub(super) async fn start(
+    login: &Login,
+    command: &Command,
+    tty: Option<&Tty>,
+    environment: &[(OsString, OsString)],
+) -> Result<Conversation, SshError> {
+    let argv = match command {
+        Command::Argv(argv) => argv,
+        Command::Line(line) => {
+            let line = Request::Line(line.as_bytes().to_vec());
+            return request(login, line, tty, environment).await;
+        }
+        Command::Shell => return request(login, Request::Shell, tty, environment).await,
+    };
+    let header = ExecHeader { arguments: argv.clone(), environment: environment.to_vec() };
+    let header = header.encode().map_err(|_| SshError::TooLong)?;
+    if let Some(started) = describe(login, header.into(), tty).await? {
+        return Ok(started);
+    }
+    let line = quote(argv);
+    if line.len() > MAX_LINE_BYTES {
+        return Err(SshError::OldAgent { what: "more than 128 KiB of arguments" });
+    }
+    request(login, Request::Line(line), tty, environment).await
+}
+
+/// Starts a command whose arguments no shell parses; returns `None` if the guest does not support
+/// that. The header is sent along with the request if the guest's window permits, so that it costs
+/// no round trip.
+async fn describe(
+    login: &Login,
+    mut header: Bytes,
+    tty: Option<&Tty>,
+) -> Result<Option<Conversation>, SshError> {
+    let mut requests = Requests::open(login).await?;
+    requests.terminal(tty).await?;
+    requests.outgoing.half().request_subsystem(true, EXEC_SUBSYSTEM).await.map_err(lost)?;
+    requests.awaited.push_back(COMMAND);
+    if header.len() <= requests.outgoing.half().writable_packet_size().await {
+        requests.outgoing.send(None, std::mem::take(&mut header)).await.map_err(lost)?;
+    }
+    match requests.granted().await {
+        Ok(early) => {
+            // Sends nothing if everything has been sent.
+            requests.outgoing.send(None, header).await.map_err(lost)?;
+            Ok(Some(requests.start(early)))
+        }
+        Err(SshError::NotStarted { what: COMMAND }) => {
+            requests.outgoing.half().close().await.map_err(lost)?;
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+async fn request(
+    login: &Login,
+    request: Request,
+    tty: Option<&Tty>,
+    environment: &[(OsString, OsString)],
+) -> Result<Conversation, SshError> {
+    let mut requests = Requests::open(login).await?;
+    let half = requests.outgoing.half();
+    for (name, value) in environment {
+        let (Some(name), Some(value)) = (name.to_str(), value.to_str()) else {
+            return Err(SshError::OldAgent { what: "a variable that is not UTF-8" });
+        };
+        half.set_env(false, name, value).await.map_err(lost)?;
+    }
+    requests.terminal(tty).await?;
+    match request {
+        Request::Line(line) => requests.outgoing.half().exec(true, line).await,
+        Request::Shell => requests.outgoing.half().request_shell(true).await,
+    }
+    .map_err(lost)?;
+    requests.awaited.push_back(COMMAND);
+    let early = requests.granted().await?;
+    Ok(requests.start(early))
+}
+
+/// A request in SSH's own terms.
+enum Request {
+    /// A line for the user's shell.
+    Line(Vec<u8>),
+    /// The shell itself.
+    Shell,
+}
+
+/// A new channel and its requests.
+struct Requests {
+    incoming: Incoming,
+    outgoing: ssh::Outgoing<Msg>,
+    /// Requests that the guest has neither granted nor refused yet.
+    awaited: VecDeque<&'static str>,
+}
+
+impl Requests {
+    async fn open(login: &Login) -> Result<Self, SshError> {
+        let (incoming, outgoing) = login.session().await?;
+        Ok(Self { incoming, outgoing, awaited: VecDeque::new() })
+    }
+
+    async fn terminal(&mut self, tty: Option<&Tty>) -> Result<(), SshError> {
+        let Some(Tty { term, columns, rows }) = tty else { return Ok(()) };
+        let modes = [(Pty::IUTF8, 1)];
+        let half = self.outgoing.half();
+        half.request_pty(true, term, (*columns).into(), (*rows).into(), 0, 0, &modes)
+            .await
+            .map_err(lost)?;
+        self.awaited.push_back("a terminal");
+        Ok(())
+    }
+
+    /// Waits until the guest has granted all requests. Returns a message of the command itself, if
+    /// one came first.
+    async fn granted(&mut self) -> Result<Option<Message>, SshError> {
+        while let Some(what) = self.awaited.front().copied() {
+            match self.incoming.next().await.ok_or(SshError::Lost)? {
+                Message::Opened => drop(self.awaited.pop_front()),
+                Message::Refused(_) => return Err(SshError::NotStarted { what }),
+                Message::Closed => return Err(SshError::Lost),
+                early => return Ok(Some(early)),
+            }
+        }
+        Ok(None)
+    }
+
+    fn start(self, early: Option<Message>) -> Conversation {
+        Conversation::new(self.incoming, Outgoing::from(self.outgoing), early)
+    }
+}

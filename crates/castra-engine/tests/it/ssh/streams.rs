@@ -1,0 +1,331 @@
+//! Stream ports that cannot be used, and guests that misbehave on them.
+
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use castra_engine::cancel::Cancel;
+use castra_engine::guest::ssh::{
+    Captured, Command, ExecRequest, GuestExit, SshError, Target, capture, download, exec,
+};
+use castra_engine::guest::{StreamPort, StreamPorts, VmKeys};
+use castra_engine::layout::ProjectLayout;
+use castra_wire::Session;
+use castra_wire::stream::{
+    Decoder, Event, Expected, Frame, Hello, MAX_PAYLOAD_BYTES, Refusal, STREAM_WINDOW_BYTES, Tag,
+};
+
+use crate::ssh::guest::{Guest, UNREACHABLE, pipes, ports_below};
+
+/// Time after which castra does not wait for a port alone.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Longest time for anything that needs no patience, on a busy machine.
+const SOON: Duration = Duration::from_millis(1900);
+
+fn run(target: &Target) -> Result<Captured, SshError> {
+    capture(&Cancel::new(), target, ["echo", "hello"].map(Into::into).to_vec(), 64 << 20)
+}
+
+/// Runs a command in a guest that has SSH and these ports, and returns the time it took.
+fn run_with(guest: &Guest, streams: StreamPorts) -> Duration {
+    let started = Instant::now();
+    let target = Target { streams: Some(streams), ..guest.target.clone() };
+    assert_eq!(run(&target).expect("runs").stdout, b"hello\n");
+    started.elapsed()
+}
+
+/// Starts a guest without SSH that does this with each connection to its only port.
+fn port(mut serve: impl FnMut(UnixStream) + Send + 'static) -> (tempfile::TempDir, Target) {
+    let scratch = tempfile::tempdir().expect("makes a directory");
+    let layout = ProjectLayout::unchecked(scratch.path().join(".castra")).vm("box");
+    let keys = VmKeys::load_or_create(&layout).expect("makes keys");
+    let ports = ports_below(scratch.path(), 1);
+    let listener = UnixListener::bind(ports.sockets.stream(0)).expect("binds");
+    // Ends with the test's process.
+    thread::spawn(move || listener.incoming().flatten().for_each(&mut serve));
+    let target = Target { streams: Some(ports), ..keys.target(UNREACHABLE, "root") };
+    (scratch, target)
+}
+
+/// A host's session, as the guest sees it.
+struct Peer {
+    stream: UnixStream,
+    decoder: Decoder,
+    hello: Hello,
+}
+
+impl Peer {
+    /// Waits for a host's hello, and does not answer.
+    fn meet(stream: UnixStream) -> Option<Self> {
+        let hello = Hello::of(Session::new(0));
+        let mut peer = Self { stream, decoder: Decoder::new(Expected::Any), hello };
+        match peer.next()? {
+            Event::Hello(hello) => peer.hello = hello,
+            other => panic!("{other:?}"),
+        }
+        Some(peer)
+    }
+
+    /// Returns the next event; `None` once the host has hung up.
+    fn next(&mut self) -> Option<Event> {
+        let mut buffer = [0; 4096];
+        loop {
+            if let Some(event) = self.decoder.next_event() {
+                return Some(event);
+            }
+            let count = self.stream.read(&mut buffer).ok().filter(|count| *count > 0)?;
+            self.decoder.buffer().extend_from_slice(&buffer[..count]);
+        }
+    }
+
+    /// Waits for a request and returns its stream; `None` once the host has hung up.
+    fn requested(&mut self) -> Option<u16> {
+        loop {
+            if let Event::Frame(stream, Frame::Open(_)) = self.next()? {
+                return Some(stream);
+            }
+        }
+    }
+
+    /// Sends bytes, unless the host has hung up.
+    fn send(&mut self, bytes: &[u8]) {
+        let _ = self.stream.write_all(bytes);
+    }
+
+    fn frames(&self, stream: u16, frames: &[Frame]) -> BytesMut {
+        encoded(stream, frames, self.hello.tag())
+    }
+
+    fn until_hung_up(mut self) {
+        while self.next().is_some() {}
+    }
+}
+
+fn encoded(stream: u16, frames: &[Frame], tag: Tag) -> BytesMut {
+    let mut bytes = BytesMut::new();
+    for frame in frames {
+        frame.encode(stream, tag, &mut bytes);
+    }
+    bytes
+}
+
+/// Frames of `echo hello`.
+fn answer() -> Vec<Frame> {
+    let hello = Frame::Data(Bytes::from_static(b"hello\n"));
+    vec![Frame::Opened, hello, Frame::ExitStatus(0), Frame::EndOfData, Frame::Close]
+}
+
+/// Starts a guest that answers hellos, and then sends this after a request.
+fn hostile(act: impl Fn(&mut Peer, u16) + Send + 'static) -> (tempfile::TempDir, Target) {
+    port(move |stream| {
+        let Some(mut peer) = Peer::meet(stream) else { return };
+        peer.send(&peer.hello.encode());
+        if let Some(stream) = peer.requested() {
+            act(&mut peer, stream);
+            peer.until_hung_up();
+        }
+    })
+}
+
+#[test]
+fn ports_that_are_in_use_gone_or_dead_leave_ssh() {
+    let guest = Guest::start();
+    let ports = guest.serve_ports(2);
+    let in_use = [(); 2].map(|()| StreamPort::acquire(&ports).expect("no error").expect("is free"));
+    assert!(run_with(&guest, ports.clone()) < SOON);
+    drop(in_use);
+    std::fs::remove_file(ports.sockets.stream(0)).expect("removes");
+    assert!(run_with(&guest, ports.clone()) < SOON);
+    drop(UnixListener::bind(ports.sockets.stream(0)).expect("binds"));
+    assert!(run_with(&guest, ports.clone()) < SOON);
+    std::fs::remove_dir_all(ports.sockets.directory()).expect("removes");
+    assert!(run_with(&guest, ports) < SOON);
+}
+
+#[test]
+fn a_port_that_hangs_up_or_speaks_a_newer_protocol_leaves_ssh() {
+    let guest = Guest::start();
+    let (_scratch, hung_up) = port(drop);
+    assert!(run_with(&guest, hung_up.streams.expect("is there")) < SOON);
+    let (_scratch, newer) = port(|stream| {
+        let Some(mut peer) = Peer::meet(stream) else { return };
+        let newer = Hello { version: peer.hello.version + 1, ..peer.hello };
+        peer.send(&newer.encode());
+        peer.until_hung_up();
+    });
+    assert!(run_with(&guest, newer.streams.expect("is there")) < SOON);
+}
+
+#[test]
+fn a_silent_port_leaves_ssh_after_a_while() {
+    let guest = Guest::start();
+    let ports = ports_below(guest.scratch(), 1);
+    let _silent = UnixListener::bind(ports.sockets.stream(0)).expect("binds");
+    assert!(run_with(&guest, ports.clone()) >= PATIENCE);
+    let free = StreamPort::acquire(&ports).expect("no error");
+    assert!(free.is_some(), "nothing holds the port any more");
+}
+
+/// As while the guest boots, or its network is down.
+#[test]
+fn a_slow_port_is_waited_for_although_ssh_fails() {
+    let (_scratch, target) = port(|stream| {
+        thread::sleep(PATIENCE + Duration::from_millis(500));
+        let Some(mut peer) = Peer::meet(stream) else { return };
+        peer.send(&peer.hello.encode());
+        if let Some(stream) = peer.requested() {
+            peer.send(&peer.frames(stream, &answer()));
+            peer.until_hung_up();
+        }
+    });
+    assert_eq!(run(&target).expect("runs").stdout, b"hello\n");
+}
+
+#[test]
+fn commands_wait_until_the_guest_has_its_identity() {
+    let guest = Guest::start_without_network();
+    guest.gate.send_replace(false);
+    thread::scope(|scope| {
+        let early = scope.spawn(|| run(&guest.target));
+        thread::sleep(Duration::from_millis(300));
+        assert!(!early.is_finished());
+        guest.gate.send_replace(true);
+        assert_eq!(early.join().expect("ends").expect("runs").stdout, b"hello\n");
+    });
+}
+
+#[test]
+fn an_unknown_user_is_named() {
+    let guest = Guest::start_without_network();
+    let target = Target { user: "no-such-user".into(), ..guest.target.clone() };
+    let named = |error: &SshError| matches!(error, SshError::UnknownUser { user } if user == "no-such-user");
+    let error = run(&target).expect_err("is refused");
+    assert!(named(&error), "{error:?}");
+    let goal = guest.scratch().join("goal");
+    let error = download(&target, "file", &goal, &mut |_| ()).expect_err("is refused");
+    assert!(named(&error), "{error:?}");
+}
+
+#[test]
+fn a_port_may_close_at_any_point() {
+    // Of the hello and the frames.
+    let (hello, exit) = {
+        let tag = Hello::of(Session::new(0)).tag();
+        let hello = Hello::of(Session::new(0)).encode().len();
+        (hello, hello + encoded(1, &answer()[..3], tag).len())
+    };
+    for end in (0..exit + 1).step_by(3) {
+        let (_scratch, target) = port(move |stream| {
+            let Some(mut peer) = Peer::meet(stream) else { return };
+            let own = peer.hello.encode();
+            peer.send(&own[..end.min(own.len())]);
+            if end < hello {
+                return;
+            }
+            if let Some(stream) = peer.requested() {
+                let frames = peer.frames(stream, &answer());
+                peer.send(&frames[..end - hello]);
+            }
+        });
+        match run(&target) {
+            // SSH is tried, and is not there.
+            Err(SshError::Unreachable { .. }) => assert!(end < hello, "{end}"),
+            Err(SshError::Lost) => assert!((hello..exit).contains(&end), "{end}"),
+            other => assert!(end >= exit && other.is_ok(), "{end}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn what_breaks_the_protocol_ends_the_session() {
+    let wrong_tag = Hello::of(Session::new(u64::MAX)).tag();
+    let flood = vec![Frame::Ping; 10];
+    type Act = Arc<dyn Fn(&Peer, u16) -> BytesMut + Send + Sync>;
+    let acts: [(&str, Act); 7] = [
+        ("another tag", Arc::new(move |_, stream| encoded(stream, &answer(), wrong_tag))),
+        ("no frame", Arc::new(|_, _| BytesMut::from(&[0; 64][..]))),
+        (
+            "an endless frame",
+            Arc::new(|_, _| BytesMut::from(&[1, 0, 0, 1, 255, 255, 255, 255][..])),
+        ),
+        ("a request", Arc::new(|peer, _| peer.frames(7, &[Frame::Open(Bytes::new())]))),
+        ("a signal", Arc::new(|peer, stream| peer.frames(stream, &[Frame::Signal(Bytes::new())]))),
+        ("another's hello", Arc::new(|_, _| BytesMut::from(&*Hello::of(Session::new(9)).encode()))),
+        ("data before the answer", Arc::new(|peer, stream| peer.frames(stream, &answer()[1..]))),
+    ];
+    for (what, act) in acts {
+        let flood = flood.clone();
+        let (_scratch, target) = hostile(move |peer, stream| {
+            peer.send(&peer.frames(0, &flood));
+            peer.send(&act(peer, stream));
+        });
+        let started = Instant::now();
+        let error = run(&target).expect_err(what);
+        assert!(matches!(error, SshError::Lost), "{what}: {error:?}");
+        assert!(started.elapsed() < SOON, "{what}");
+    }
+}
+
+#[test]
+fn refusals_are_errors_of_their_own() {
+    for reason in [Refusal::Malformed, Refusal::Unavailable] {
+        let (_scratch, target) = hostile(move |peer, stream| {
+            peer.send(&peer.frames(stream, &[Frame::Refused(reason), Frame::Close]));
+        });
+        let error = run(&target).expect_err("is refused");
+        assert_eq!(error.to_string(), "the VM did not start the command");
+    }
+}
+
+#[test]
+fn frames_of_streams_that_were_never_opened_change_nothing() {
+    let (_scratch, target) = hostile(|peer, stream| {
+        let other = [Frame::Data(vec![1; 1000].into()), Frame::Grant(9), Frame::Close];
+        for _ in 0..100 {
+            peer.send(&peer.frames(stream + 1, &other));
+        }
+        peer.send(&peer.frames(stream, &answer()));
+    });
+    let output = run(&target).expect("runs");
+    assert_eq!((output.exit, &*output.stdout), (GuestExit::Code(0), &b"hello\n"[..]));
+}
+
+#[test]
+fn a_guest_that_sends_more_than_was_granted_is_cut_off() {
+    let (_scratch, target) = hostile(|peer, stream| {
+        peer.send(&peer.frames(stream, &[Frame::Opened]));
+        let most = [Frame::Data(vec![1; MAX_PAYLOAD_BYTES].into())];
+        let frame = peer.frames(stream, &most);
+        for _ in 0..3 * STREAM_WINDOW_BYTES as usize / MAX_PAYLOAD_BYTES {
+            peer.send(&frame);
+        }
+    });
+    let (stdio, _stdin, _unread, _stderr) = pipes();
+    let request = ExecRequest {
+        command: Command::Line("true".into()),
+        tty: None,
+        environment: Vec::new(),
+        stdio,
+    };
+    let error = exec(&Cancel::new(), &target, request).expect_err("is cut off");
+    assert!(matches!(error, SshError::Lost), "{error:?}");
+}
+
+#[test]
+fn a_guest_that_never_answers_a_request_can_be_interrupted() {
+    let (_scratch, target) = hostile(|_, _| ());
+    let cancel = Cancel::new();
+    thread::scope(|scope| {
+        let argv = vec!["true".into()];
+        let waiting = scope.spawn(|| capture(&cancel, &target, argv, 1000));
+        thread::sleep(Duration::from_millis(300));
+        assert!(!waiting.is_finished());
+        cancel.cancel();
+        let error = waiting.join().expect("ends").expect_err("is interrupted");
+        assert!(matches!(error, SshError::Interrupted), "{error:?}");
+    });
+}
