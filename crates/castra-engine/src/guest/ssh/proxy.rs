@@ -46,14 +46,13 @@ pub fn proxy(target: &Target, stdin: OwnedFd, stdout: OwnedFd) -> Result<bool, S
 /// Writes everything that the server sends.
 async fn write_all(mut incoming: Incoming, output: Output) -> io::Result<()> {
     while let Some(message) = incoming.next().await {
-        match message {
-            Message::Data(data) => {
-                if !output.put(data) {
-                    break;
-                }
-            }
-            Message::EndOfData | Message::Closed => break,
-            _ => {}
+        let is_over = match message {
+            Message::Data(data) => !output.put(data),
+            Message::EndOfData | Message::Closed => true,
+            _ => false,
+        };
+        if is_over {
+            break;
         }
     }
     output.finish().await

@@ -1,5 +1,6 @@
 //! Stream ports that cannot be used, and guests that misbehave on them.
 
+use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
@@ -9,14 +10,15 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use castra_engine::cancel::Cancel;
 use castra_engine::guest::ssh::{
-    Captured, Command, ExecRequest, GuestExit, SshError, Target, capture, download, exec,
+    Captured, Command, ExecRequest, GuestExit, SshError, Target, capture, download, exec, proxy,
 };
 use castra_engine::guest::{StreamPort, StreamPorts, VmKeys};
 use castra_engine::layout::ProjectLayout;
-use castra_wire::Session;
 use castra_wire::stream::{
-    Decoder, Event, Expected, Frame, Hello, MAX_PAYLOAD_BYTES, Refusal, STREAM_WINDOW_BYTES, Tag,
+    Decoder, Event, Expected, Frame, Hello, Host, MAX_PAYLOAD_BYTES, Refusal, STREAM_WINDOW_BYTES,
+    Tag, Target as End,
 };
+use castra_wire::{SSH_PORT, Session};
 
 use crate::ssh::guest::{Guest, UNREACHABLE, pipes, ports_below};
 
@@ -87,6 +89,16 @@ impl Peer {
         loop {
             if let Event::Frame(stream, Frame::Open(_)) = self.next()? {
                 return Some(stream);
+            }
+        }
+    }
+
+    /// Waits for a frame that is of this kind.
+    fn received(&mut self, is_wanted: impl Fn(&Frame) -> bool) -> (u16, Frame) {
+        loop {
+            match self.next().expect("has not hung up") {
+                Event::Frame(stream, frame) if is_wanted(&frame) => return (stream, frame),
+                _ => {}
             }
         }
     }
@@ -328,4 +340,37 @@ fn a_guest_that_never_answers_a_request_can_be_interrupted() {
         let error = waiting.join().expect("ends").expect_err("is interrupted");
         assert!(matches!(error, SshError::Interrupted), "{error:?}");
     });
+}
+
+/// The server ends its side while the client's is still open.
+#[test]
+fn other_ssh_clients_reach_the_server_in_the_guest() {
+    let (_scratch, target) = port(|stream| {
+        let Some(mut peer) = Peer::meet(stream) else { return };
+        peer.send(&peer.hello.encode());
+        let (stream, open) = peer.received(|frame| matches!(frame, Frame::Open(_)));
+        let Frame::Open(end) = open else { panic!("{open:?}") };
+        let server = Host { name: "127.0.0.1".into(), port: SSH_PORT };
+        assert_eq!(End::decode(&end), Ok(End::Tcp(server)));
+        peer.send(&peer.frames(stream, &[Frame::Opened]));
+        let (_, greeting) = peer.received(|frame| matches!(frame, Frame::Data(_)));
+        peer.send(&peer.frames(stream, &[greeting, Frame::EndOfData]));
+        peer.until_hung_up();
+    });
+    let (stdio, stdin, stdout, _) = pipes();
+    let mut client = File::from(stdin);
+    client.write_all(b"SSH-2.0-client").expect("writes");
+    let input = stdio.stdin.expect("is a pipe");
+    assert!(proxy(&target, input, stdio.stdout).expect("joins"));
+    let mut received = Vec::new();
+    File::from(stdout).read_to_end(&mut received).expect("reads");
+    assert_eq!(received, b"SSH-2.0-client");
+}
+
+#[test]
+fn without_a_port_other_ssh_clients_are_left_to_the_network() {
+    let guest = Guest::start();
+    let (stdio, _stdin, _stdout, _) = pipes();
+    let input = stdio.stdin.expect("is a pipe");
+    assert!(!proxy(&guest.target, input, stdio.stdout).expect("no error"));
 }
