@@ -27,6 +27,9 @@ const LOOK_SELDOM: Duration = Duration::from_secs(1);
 /// Number of looks at the short interval.
 const EARLY_LOOKS: u32 = 200;
 
+/// Most that Linux returns from one read of a port: a page.
+const READ_BYTES: usize = 4096;
+
 /// Waits for the port of this name to appear, and opens it.
 pub(crate) async fn open(kernel_fs: &KernelFs, name: &str) -> io::Result<OwnedFd> {
     let mut looks = 0;
@@ -107,7 +110,8 @@ impl AsyncRead for Reader {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         loop {
-            match rustix::io::read(&self.port, buffer.initialize_unfilled()) {
+            let room = buffer.remaining().min(READ_BYTES);
+            match rustix::io::read(&self.port, buffer.initialize_unfilled_to(room)) {
                 Ok(0) if std::mem::take(&mut self.host_is_there) => return Poll::Ready(Ok(())),
                 Ok(0) => {}
                 Ok(count) => {
