@@ -21,7 +21,8 @@ use crate::guest::{AgentSocket, StreamPort, StreamPorts};
 /// swaps, seconds.
 pub(super) const LIMIT: Duration = Duration::from_secs(30);
 
-/// Silence of a stream port after which SSH is tried, too.
+/// Silence of a stream port after which SSH is tried, too, and time for the port's answer once SSH
+/// has failed.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Interval of pings to a silent guest, and time for its answer.
@@ -85,10 +86,11 @@ impl Connection {
                 Some(direct) => Ok(direct),
                 None => ssh.await,
             },
-            // A network that is down does not concern the port.
+            // A network that is down does not concern the port. But an agent that reports it has
+            // had the time to answer there.
             ssh = &mut ssh => match ssh {
                 Ok(ssh) => Ok(ssh),
-                Err(error) => direct.await.ok_or(error),
+                Err(error) => timeout(PATIENCE, direct).await.ok().flatten().ok_or(error),
             },
         }
     }
