@@ -15,4 +15,4 @@ pub use control::{ControlError, ControlPort};
 pub use initrd::{AGENT, AGENT_PATH, InitrdError, append_agent};
 pub use keys::{KeyError, VmKeys};
 pub use network::{AgentSocket, Inspection, NetworkDown, NetworkFault, NetworkReport, inspect};
-pub use stream_port::{StreamPort, StreamPorts};
+pub use stream_port::{HeldPorts, StreamPort, StreamPorts, Streams, TakenPort};

@@ -9,6 +9,7 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::files::Lock;
 use crate::layout::SocketsLayout;
@@ -22,6 +23,79 @@ pub struct StreamPorts {
     pub sockets: SocketsLayout,
     /// Number of its stream ports.
     pub count: u32,
+}
+
+/// Stream ports from which a connection to the guest takes one.
+#[derive(Debug, Clone)]
+pub enum Streams {
+    /// Ports of a VM that other processes use as well.
+    Shared(StreamPorts),
+    /// Ports that this process has taken for as long as the VM runs, since their sockets are gone.
+    Held(HeldPorts),
+}
+
+/// Stream ports that this process keeps. Each serves one session after another.
+#[derive(Debug, Clone)]
+pub struct HeldPorts(Arc<Mutex<Vec<StreamPort>>>);
+
+/// A stream port in use. Dropping it returns a held port to the others, and frees a shared one.
+#[derive(Debug)]
+pub struct TakenPort {
+    /// `None` once it is returned.
+    port: Option<StreamPort>,
+    home: Option<HeldPorts>,
+}
+
+impl Streams {
+    /// Takes a port. Returns `None` if all are in use.
+    ///
+    /// # Errors
+    /// As [`StreamPort::acquire`].
+    pub fn take(&self) -> io::Result<Option<TakenPort>> {
+        Ok(match self {
+            Self::Shared(ports) => {
+                StreamPort::acquire(ports)?.map(|port| TakenPort { port: Some(port), home: None })
+            }
+            Self::Held(held) => held
+                .ports()
+                .pop()
+                .map(|port| TakenPort { port: Some(port), home: Some(held.clone()) }),
+        })
+    }
+}
+
+impl HeldPorts {
+    /// Takes at most `count` ports of a VM, for as long as this lives.
+    ///
+    /// # Errors
+    /// As [`StreamPort::acquire`].
+    pub fn hold(ports: &StreamPorts, count: usize) -> io::Result<Self> {
+        let taken = std::iter::from_fn(|| StreamPort::acquire(ports).transpose()).take(count);
+        Ok(Self(Arc::new(Mutex::new(taken.collect::<io::Result<_>>()?))))
+    }
+
+    fn ports(&self) -> MutexGuard<'_, Vec<StreamPort>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl TakenPort {
+    /// Returns another descriptor of the connection.
+    ///
+    /// # Errors
+    /// The process has too many descriptors.
+    pub fn connection(&self) -> io::Result<UnixStream> {
+        let port = self.port.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+        port.stream.try_clone()
+    }
+}
+
+impl Drop for TakenPort {
+    fn drop(&mut self) {
+        if let (Some(home), Some(port)) = (&self.home, self.port.take()) {
+            home.ports().push(port);
+        }
+    }
 }
 
 /// A stream port that this process alone uses, until this is dropped.
@@ -61,11 +135,6 @@ impl StreamPort {
     /// Returns the index of the port, from 0.
     pub fn index(&self) -> u32 {
         self.index
-    }
-
-    /// Returns the connection, which blocks.
-    pub fn stream(&self) -> &UnixStream {
-        &self.stream
     }
 }
 

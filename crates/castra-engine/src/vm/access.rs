@@ -3,8 +3,8 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use crate::cancel::Cancel;
-use crate::guest::VmKeys;
 use crate::guest::ssh::Target;
+use crate::guest::{Streams, VmKeys};
 use crate::layout::ProjectLayout;
 use crate::report::Event;
 
@@ -23,7 +23,7 @@ use super::start::{UpOptions, attach, cancel_suspend, check_network};
 pub fn ssh_target(record: &Record, user: &str, layout: &ProjectLayout) -> Result<Target, VmError> {
     let address = ssh_address(record)?;
     let keys = VmKeys::load_or_create(&layout.vm(&record.name))?;
-    let streams = record.boot.as_ref().and_then(BootRecord::stream_ports);
+    let streams = record.boot.as_ref().and_then(BootRecord::stream_ports).map(Streams::Shared);
     Ok(Target { agent: record.agent_socket(), streams, ..keys.target(address, user) })
 }
 

@@ -9,8 +9,8 @@ use std::time::Duration;
 use rustix::process::{WaitOptions, waitpid};
 
 use crate::files::Lock;
-use crate::guest::VmKeys;
 use crate::guest::ssh::Target;
+use crate::guest::{HeldPorts, Streams, VmKeys};
 use crate::hex::hex;
 use crate::host::random_bytes;
 use crate::qemu::{QemuPid, Qmp, remove_sockets, running_qemu, runs_elsewhere};
@@ -23,10 +23,14 @@ use super::lock::{VmLock, lock};
 use super::monitor::{RoomWatch, clean_up, disk_full};
 use super::plan::VmPlan;
 use super::project::ProjectRef;
+use super::record::BootRecord;
 use super::start::{UpOptions, bring_up};
 
 /// Prefix of throwaway VMs' names, followed by random digits.
 const PREFIX: &str = "run-";
+
+/// Stream ports of a throwaway VM that its castra uses: for commands and copies at the same time.
+const HELD_PORTS: usize = 4;
 
 /// Time for QEMU to accept the session that watches over it.
 const QMP_LIMIT: Duration = Duration::from_secs(5);
@@ -74,8 +78,14 @@ pub fn start_throwaway(
         let files = project.files(vm);
         let port = record.boot.as_ref().and_then(|boot| boot.ssh_port);
         let port = port.ok_or_else(|| AccessError::NoAgent { vm: vm.clone() })?;
-        let target =
-            VmKeys::load_or_create(&files)?.target((Ipv4Addr::LOCALHOST, port).into(), user);
+        // Taken before their sockets are removed. Without them, SSH is the way in.
+        let streams = record.boot.as_ref().and_then(BootRecord::stream_ports);
+        let held = streams.and_then(|ports| HeldPorts::hold(&ports, HELD_PORTS).ok());
+        let keys = VmKeys::load_or_create(&files)?;
+        let target = Target {
+            streams: held.map(Streams::Held),
+            ..keys.target((Ipv4Addr::LOCALHOST, port).into(), user)
+        };
         let gone = || StateError::NotRunning { vm: vm.clone(), state: super::VmState::Crashed };
         let qemu = running_qemu(&files.pidfile()).ok_or_else(gone)?;
         Ok((target, qemu))

@@ -34,10 +34,10 @@ impl Hello {
         Self { version: STREAM_PROTOCOL_VERSION, session }
     }
 
-    /// Returns the tag of the session's frames.
+    /// Returns the tag of the session's frames: four bytes of it, and never those of padding.
     pub fn tag(&self) -> Tag {
         let [a, b, c, d, ..] = self.session.0.to_be_bytes();
-        Tag([a, b, c, d])
+        Tag([a | 0x80, b, c, d])
     }
 
     /// Returns the encoded hello.

@@ -15,7 +15,7 @@ use super::direct::Direct;
 use super::login::Login;
 use super::{SshError, until_cancelled};
 use crate::cancel::Cancel;
-use crate::guest::{AgentSocket, StreamPort, StreamPorts};
+use crate::guest::{AgentSocket, Streams, TakenPort};
 
 /// Time limit for connecting and logging in. Under emulation this takes 40 ms; with a guest that
 /// swaps, seconds.
@@ -43,7 +43,7 @@ pub struct Target {
     /// The guest's agent, which is asked about the guest's network while SSH stays silent.
     pub agent: Option<AgentSocket>,
     /// Ports that lead to the agent without the guest's network; `None` if the VM has none.
-    pub streams: Option<StreamPorts>,
+    pub streams: Option<Streams>,
 }
 
 /// A connection on which the guest has answered.
@@ -162,10 +162,10 @@ impl Connection {
 }
 
 /// Takes a stream port, if one can be used.
-fn free_port(ports: &StreamPorts) -> Option<StreamPort> {
-    match StreamPort::acquire(ports) {
+fn free_port(streams: &Streams) -> Option<TakenPort> {
+    match streams.take() {
         Ok(Some(port)) => {
-            tracing::debug!(index = port.index(), "stream port");
+            tracing::debug!("taken a stream port");
             Some(port)
         }
         Ok(None) => {

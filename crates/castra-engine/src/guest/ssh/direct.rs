@@ -18,7 +18,7 @@ use tokio::time::timeout;
 
 use super::connection::LIMIT;
 use super::{SshError, Target};
-use crate::guest::StreamPort;
+use crate::guest::TakenPort;
 use crate::host::random_bytes;
 
 /// Time for the answer to the first hello. After that, the guest has probably lost its place in
@@ -39,10 +39,10 @@ pub(super) struct Direct {
     driver: JoinHandle<()>,
 }
 
-/// A stream port in use. The stream is closed before the port is free for others.
+/// A stream port in use. This descriptor is closed before the port is free for others.
 struct Line {
     stream: UnixStream,
-    _port: StreamPort,
+    _port: TakenPort,
 }
 
 impl Direct {
@@ -50,8 +50,8 @@ impl Direct {
     ///
     /// # Errors
     /// The port fails, or the guest's version of the protocol is another.
-    pub(super) async fn greet(port: StreamPort, target: &Target) -> io::Result<Self> {
-        let stream = port.stream().try_clone()?;
+    pub(super) async fn greet(port: TakenPort, target: &Target) -> io::Result<Self> {
+        let stream = port.connection()?;
         stream.set_nonblocking(true)?;
         let mut line = Line { stream: UnixStream::from_std(stream)?, _port: port };
         let hello = Hello::of(Session::new(u64::from_ne_bytes(random_bytes()?)));

@@ -10,7 +10,7 @@ use std::thread;
 use castra_engine::guest::ssh::{
     self, Captured, Command, ExecRequest, GuestExit, SshError, Stdio, Target, Tty,
 };
-use castra_engine::guest::{StreamPorts, VmKeys};
+use castra_engine::guest::{StreamPorts, Streams, VmKeys};
 use castra_engine::layout::{ProjectLayout, SocketsLayout, VmLayout};
 use castra_guest::ssh::SshServer;
 use castra_guest::streams::Gate;
@@ -43,7 +43,7 @@ impl Guest {
     /// Starts a guest that is reached over its stream ports only.
     pub(crate) fn start_without_network() -> Self {
         let mut guest = Self::start();
-        guest.target.streams = Some(guest.serve_ports(PORTS));
+        guest.target.streams = Some(Streams::Shared(guest.serve_ports(PORTS)));
         guest.target.address = UNREACHABLE;
         guest
     }

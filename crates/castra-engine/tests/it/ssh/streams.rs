@@ -12,7 +12,7 @@ use castra_engine::cancel::Cancel;
 use castra_engine::guest::ssh::{
     Captured, Command, ExecRequest, GuestExit, SshError, Target, capture, download, exec, proxy,
 };
-use castra_engine::guest::{StreamPort, StreamPorts, VmKeys};
+use castra_engine::guest::{HeldPorts, StreamPort, Streams, VmKeys};
 use castra_engine::layout::ProjectLayout;
 use castra_wire::stream::{
     Decoder, Event, Expected, Frame, Hello, Host, MAX_PAYLOAD_BYTES, Refusal, STREAM_WINDOW_BYTES,
@@ -33,7 +33,7 @@ fn run(target: &Target) -> Result<Captured, SshError> {
 }
 
 /// Runs a command in a guest that has SSH and these ports, and returns the time it took.
-fn run_with(guest: &Guest, streams: StreamPorts) -> Duration {
+fn run_with(guest: &Guest, streams: Streams) -> Duration {
     let started = Instant::now();
     let target = Target { streams: Some(streams), ..guest.target.clone() };
     assert_eq!(run(&target).expect("runs").stdout, b"hello\n");
@@ -49,7 +49,8 @@ fn port(mut serve: impl FnMut(UnixStream) + Send + 'static) -> (tempfile::TempDi
     let listener = UnixListener::bind(ports.sockets.stream(0)).expect("binds");
     // Ends with the test's process.
     thread::spawn(move || listener.incoming().flatten().for_each(&mut serve));
-    let target = Target { streams: Some(ports), ..keys.target(UNREACHABLE, "root") };
+    let target =
+        Target { streams: Some(Streams::Shared(ports)), ..keys.target(UNREACHABLE, "root") };
     (scratch, target)
 }
 
@@ -148,14 +149,14 @@ fn ports_that_are_in_use_gone_or_dead_leave_ssh() {
     let guest = Guest::start();
     let ports = guest.serve_ports(2);
     let in_use = [(); 2].map(|()| StreamPort::acquire(&ports).expect("no error").expect("is free"));
-    assert!(run_with(&guest, ports.clone()) < SOON);
+    assert!(run_with(&guest, Streams::Shared(ports.clone())) < SOON);
     drop(in_use);
     std::fs::remove_file(ports.sockets.stream(0)).expect("removes");
-    assert!(run_with(&guest, ports.clone()) < SOON);
+    assert!(run_with(&guest, Streams::Shared(ports.clone())) < SOON);
     drop(UnixListener::bind(ports.sockets.stream(0)).expect("binds"));
-    assert!(run_with(&guest, ports.clone()) < SOON);
+    assert!(run_with(&guest, Streams::Shared(ports.clone())) < SOON);
     std::fs::remove_dir_all(ports.sockets.directory()).expect("removes");
-    assert!(run_with(&guest, ports) < SOON);
+    assert!(run_with(&guest, Streams::Shared(ports)) < SOON);
 }
 
 #[test]
@@ -177,7 +178,7 @@ fn a_silent_port_leaves_ssh_after_a_while() {
     let guest = Guest::start();
     let ports = ports_below(guest.scratch(), 1);
     let _silent = UnixListener::bind(ports.sockets.stream(0)).expect("binds");
-    assert!(run_with(&guest, ports.clone()) >= PATIENCE);
+    assert!(run_with(&guest, Streams::Shared(ports.clone())) >= PATIENCE);
     let free = StreamPort::acquire(&ports).expect("no error");
     assert!(free.is_some(), "nothing holds the port any more");
 }
@@ -372,4 +373,24 @@ fn without_a_port_other_ssh_clients_are_left_to_the_network() {
     let (stdio, _stdin, _stdout, _) = pipes();
     let input = stdio.stdin.expect("is a pipe");
     assert!(!proxy(&guest.target, input, stdio.stdout).expect("no error"));
+}
+
+/// A throwaway VM's sockets are removed, but commands follow each other on the ports it holds.
+#[test]
+fn held_ports_serve_one_command_after_another() {
+    let guest = Guest::start();
+    let ports = guest.serve_ports(2);
+    let held = HeldPorts::hold(&ports, 2).expect("takes both");
+    std::fs::remove_dir_all(ports.sockets.directory()).expect("removed");
+    let target =
+        Target { streams: Some(Streams::Held(held)), address: UNREACHABLE, ..guest.target.clone() };
+    for _ in 0..5 {
+        assert_eq!(run(&target).expect("runs").stdout, b"hello\n");
+    }
+    std::thread::scope(|scope| {
+        let both = [(); 2].map(|()| scope.spawn(|| run(&target).expect("runs").stdout));
+        for one in both {
+            assert_eq!(one.join().expect("no panic"), b"hello\n");
+        }
+    });
 }

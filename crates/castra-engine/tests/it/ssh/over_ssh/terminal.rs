@@ -5,8 +5,8 @@ use std::path::Path;
 use std::process::{Child, Command as Process, Stdio as ProcessStdio};
 use std::thread;
 
-use castra_engine::guest::VmKeys;
 use castra_engine::guest::ssh::{self, Command, ExecRequest, GuestExit, Stdio, Target, Tty};
+use castra_engine::guest::{Streams, VmKeys};
 use castra_engine::layout::ProjectLayout;
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::OpenptFlags;
@@ -146,7 +146,8 @@ fn exec_in_a_process_of_its_own() {
     let ports = std::env::var("CASTRA_TEST_PORTS").expect("is set").parse().expect("is a number");
     let scratch = Path::new(&state).parent().expect("is in a directory");
     let streams = (ports > 0).then(|| ports_below(scratch, ports));
-    let target = Target { streams, ..keys.target(address, &own_name()) };
+    let target =
+        Target { streams: streams.map(Streams::Shared), ..keys.target(address, &own_name()) };
     let request = ExecRequest {
         command: Command::Line(line),
         tty: None,
@@ -163,7 +164,10 @@ fn leave(code: u8) {
 }
 
 fn other_process(guest: &Guest, line: &str) -> Child {
-    let ports = guest.target.streams.as_ref().map_or(0, |streams| streams.count);
+    let ports = match &guest.target.streams {
+        Some(Streams::Shared(ports)) => ports.count,
+        _ => 0,
+    };
     Process::new(std::env::current_exe().expect("is a file"))
         .args([
             "--exact",
