@@ -40,8 +40,14 @@ fn forgotten(folder: &Path, root: &Path) -> Vec<PathBuf> {
 /// Returns the names of the modules that a source file declares.
 fn declared(root: &Path) -> BTreeSet<String> {
     let text = fs::read_to_string(root).expect("a source file");
-    let names = text.lines().filter_map(|line| line.trim().strip_prefix("mod ")?.strip_suffix(';'));
-    names.map(str::to_owned).collect()
+    let without_visibility = |line: &'_ str| match line.split_once(") ") {
+        Some((visibility, rest)) if visibility.starts_with("pub(") => rest.to_owned(),
+        _ => line.trim_start_matches("pub ").to_owned(),
+    };
+    let lines = text.lines().map(|line| without_visibility(line.trim()));
+    lines
+        .filter_map(|line| Some(line.strip_prefix("mod ")?.strip_suffix(';')?.to_owned()))
+        .collect()
 }
 
 #[cfg(test)]

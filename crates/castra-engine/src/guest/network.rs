@@ -102,15 +102,17 @@ impl NetworkFault {
 
     /// Returns the remedy for the VM of this name.
     pub fn way_out(&self, vm: &str) -> String {
-        let there = match self {
+        let inside = match self {
             Self::InterfaceDown { interface } => {
-                format!(", where `ip link set {interface} up` fixes it")
+                format!("Inside, `ip link set {interface} up` fixes it")
             }
-            Self::Silent => ", where its firewall rules can be seen".to_owned(),
-            _ => String::new(),
+            Self::Silent => "Look at its firewall rules".to_owned(),
+            _ => "Look inside".to_owned(),
         };
+        // A VM that an earlier castra started has no stream ports, so its shell needs the network.
         format!(
-            "`castra console {vm}` may have a login{there}. `castra restart {vm}` starts it again."
+            "{inside}: `castra shell {vm}` needs no network, and `castra console {vm}` may have a \
+            login. `castra restart {vm}` starts it again."
         )
     }
 }
