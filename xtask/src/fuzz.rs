@@ -7,8 +7,8 @@ use std::process::Command;
 use crate::run::{cargo, root, run_command};
 
 /// Binaries of `fuzz/`.
-const TARGETS: [&str; 6] =
-    ["vhd_footer", "manifest", "config", "control_port", "exec_header", "sftp"];
+const TARGETS: [&str; 7] =
+    ["vhd_footer", "manifest", "config", "control_port", "exec_header", "stream_port", "sftp"];
 /// Compiler flags of cargo-fuzz, except for the sanitizers, which only unstable compilers have.
 const COVERAGE: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \

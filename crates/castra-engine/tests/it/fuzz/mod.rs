@@ -53,6 +53,11 @@ fn exec_headers() {
 }
 
 #[test]
+fn stream_ports() {
+    try_out(targets::stream_port, &seeds::stream_ports());
+}
+
+#[test]
 fn sftp_packets() {
     try_out(targets::sftp, &seeds::sftp_packets());
 }

@@ -1,8 +1,11 @@
 //! Valid inputs, from which spoilt ones are made.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use castra_engine::managed::{Catalog, Manifest};
 use castra_sftp::{Attributes, Code, Entry, Flags, Reply, Request};
+use castra_wire::stream::{
+    Frame, Hello, Host, Program, Refusal, Target, Terminal, Window, padding,
+};
 use castra_wire::{
     AgentTask, Envelope, ExecHeader, GuestMessage, HostMessage, PROTOCOL_VERSION, Personality,
     Secret, Session, Stage, StageReached, encode,
@@ -81,6 +84,37 @@ pub(crate) fn exec_headers() -> Vec<Vec<u8>> {
     let environment = vec![("A".into(), "".into()), ("LANG".into(), "C.UTF-8".into())];
     let long = ExecHeader { arguments, environment };
     [short, long].iter().map(|header| header.encode().expect("encodes").split_off(4)).collect()
+}
+
+/// Returns sessions with most kinds of frames, one cut off and followed by another, and requests.
+pub(crate) fn stream_ports() -> Vec<Vec<u8>> {
+    let window = Window { columns: 80, rows: 24, width_px: 0, height_px: 0 };
+    let terminal = Terminal { term: "xterm".into(), window };
+    let user = || "root".to_owned();
+    let shell = Program::Shell;
+    let targets = [
+        Target::Program { user: user(), program: shell, terminal: Some(terminal) },
+        Target::Files { user: user() },
+        Target::Tcp(Host { name: "localhost".into(), port: 80 }),
+        Target::Socket { user: user(), path: "/run/s".into() },
+    ];
+    let targets = targets.map(|target| target.encode().expect("encodes"));
+    let hello = Hello::of(Session::new(7));
+    let mut session = BytesMut::from(&hello.encode()[..]);
+    let frames = [
+        Frame::Open(targets[0].clone()),
+        Frame::Data(Bytes::from_static(b"x")),
+        Frame::Resize(window),
+        Frame::Grant(9),
+        Frame::Refused(Refusal::UnknownUser),
+        Frame::ExitStatus(3),
+        Frame::Ping,
+    ];
+    for (stream, frame) in (0..).zip(&frames) {
+        frame.encode(stream, hello.tag(), &mut session);
+    }
+    let cut = [&session[..session.len() - 5], &padding()[..100], &session[..]].concat();
+    targets.iter().map(|target| target.to_vec()).chain([session.to_vec(), cut]).collect()
 }
 
 /// Returns most requests and replies, and a stream of them.

@@ -7,8 +7,9 @@ use bytes::Bytes;
 use castra_engine::config::{Surroundings, parse};
 use castra_engine::managed::{Manifest, VhdKind, parse_vhd_footer};
 use castra_sftp::{Reply, Request};
+use castra_wire::stream::{Decoder, Event, Expected, Frame, Target};
 use castra_wire::{
-    Envelope, ExecHeader, GuestMessage, HostMessage, Lines, MAX_LINE_BYTES, decode, encode,
+    Envelope, ExecHeader, GuestMessage, HostMessage, Lines, MAX_LINE_BYTES, Session, decode, encode,
 };
 
 /// Parses the last 512 bytes of a VHD.
@@ -85,6 +86,27 @@ fn lines(data: &[u8], piece: usize) -> Vec<Option<Vec<u8>>> {
 pub(crate) fn exec_header(data: &[u8]) {
     if let Ok(header) = ExecHeader::decode(data) {
         assert_eq!(header.encode().expect("is as long").split_off(4), data);
+    }
+}
+
+/// Decodes the bytes of a stream port on both sides, and each request for a stream.
+pub(crate) fn stream_port(data: &[u8]) {
+    for expected in [Expected::Any, Expected::Only(Session::new(7))] {
+        let mut decoder = Decoder::new(expected);
+        for piece in data.chunks(data.len().div_ceil(3).max(1)) {
+            decoder.buffer().extend_from_slice(piece);
+            while let Some(event) = decoder.next_event() {
+                if let Event::Frame(_, Frame::Open(target)) = event
+                    && let Ok(decoded) = Target::decode(&target)
+                {
+                    assert_eq!(decoded.encode().expect("is as long"), target);
+                }
+            }
+            assert!(decoder.buffer().len() <= data.len());
+        }
+    }
+    if let Ok(target) = Target::decode(data) {
+        assert_eq!(&target.encode().expect("is as long")[..], data);
     }
 }
 
