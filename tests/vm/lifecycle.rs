@@ -129,7 +129,10 @@ fn a_taken_port_is_named_before_anything_boots() {
         .code(75)
         .says(&format!("port {port}/tcp"))
         .says("choose another host port");
-    assert!(project.run(&["status"]).ok().text().contains("stopped"));
+    // Nothing was made, so the next start is still that of a new VM.
+    let made = fs::read_dir(project.path().join(".castra")).expect("a directory").flatten();
+    let disks = made.filter(|entry| entry.path().extension().is_some_and(|end| end == "qcow2"));
+    assert_eq!(disks.count(), 0);
 }
 
 #[test]
