@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use castra_engine::Kept;
 use castra_engine::guest::ssh::{GuestExit, Stream};
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -39,40 +40,24 @@ pub(super) struct Captured {
 /// Capture of a command's stdout and stderr.
 pub(super) struct Capture {
     started: Instant,
-    stdout: Kept,
-    stderr: Kept,
-}
-
-/// The beginning of a stream.
-#[derive(Debug, Default)]
-struct Kept {
-    bytes: Vec<u8>,
-    /// Set if the stream had more.
-    is_cut: bool,
+    kept: Kept,
 }
 
 impl Capture {
     pub(super) fn new() -> Self {
-        Self { started: Instant::now(), stdout: Kept::default(), stderr: Kept::default() }
+        Self { started: Instant::now(), kept: Kept::up_to(MOST_BYTES) }
     }
 
     /// Keeps bytes of a stream, and drops what is beyond the limit.
     pub(super) fn take(&mut self, stream: Stream, bytes: &[u8]) {
-        let kept = match stream {
-            Stream::Stdout => &mut self.stdout,
-            Stream::Stderr => &mut self.stderr,
-        };
-        let room = bytes.len().min(MOST_BYTES - kept.bytes.len());
-        kept.bytes.extend_from_slice(&bytes[..room]);
-        kept.is_cut |= room < bytes.len();
+        self.kept.take(stream, bytes);
     }
 
     /// Returns what was captured so far. `exit` is `None` for a command that ran into its time
     /// limit, whose exit code is then `timed_out`.
     pub(super) fn finish(self, exit: Option<&GuestExit>, timed_out: u8) -> Captured {
         let duration_ms = millis(self.started.elapsed());
-        let truncated = self.stdout.is_cut || self.stderr.is_cut;
-        let (stdout, stderr) = (self.stdout.bytes, self.stderr.bytes);
+        let Kept { stdout, stderr, truncated, .. } = self.kept;
         let signal = match exit {
             Some(GuestExit::Signal(name)) => Some(name.clone()),
             _ => None,

@@ -131,7 +131,7 @@ pub mod wait;
 #[doc(inline)]
 pub use cancel::Cancel;
 pub use castra::{
-    Builder, Castra, Command, Down, Output, Project, Run, Sandbox, SandboxBuilder, Started,
+    Builder, Castra, Command, Down, Kept, Output, Project, Run, Sandbox, SandboxBuilder, Started,
     TimedOut, Up, Vm,
 };
 #[doc(inline)]

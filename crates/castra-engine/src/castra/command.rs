@@ -41,6 +41,37 @@ impl Output {
     }
 }
 
+/// Beginning of a command's output, up to a limit for each stream.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct Kept {
+    limit_bytes: usize,
+    /// Bytes of stdout.
+    pub stdout: Vec<u8>,
+    /// Bytes of stderr.
+    pub stderr: Vec<u8>,
+    /// True if one of the streams had more.
+    pub truncated: bool,
+}
+
+impl Kept {
+    /// Returns an empty beginning of streams of which so many bytes are kept each.
+    pub fn up_to(limit_bytes: usize) -> Self {
+        Self { limit_bytes, stdout: Vec::new(), stderr: Vec::new(), truncated: false }
+    }
+
+    /// Keeps bytes of a stream, and drops what is beyond the limit.
+    pub fn take(&mut self, stream: Stream, bytes: &[u8]) {
+        let kept = match stream {
+            Stream::Stdout => &mut self.stdout,
+            Stream::Stderr => &mut self.stderr,
+        };
+        let room = bytes.len().min(self.limit_bytes - kept.len());
+        kept.extend_from_slice(&bytes[..room]);
+        self.truncated |= room < bytes.len();
+    }
+}
+
 /// Settings of a command.
 #[derive(Debug, Clone)]
 pub(super) struct Settings {
@@ -83,13 +114,9 @@ impl Settings {
     }
 
     pub(super) fn output(&self, guest: &dyn Guest) -> Result<Output> {
-        let (mut stdout, mut stderr, mut truncated) = (Vec::new(), Vec::new(), false);
-        let exit = self.stream(guest, &mut |stream, bytes| {
-            let kept = if stream == Stream::Stdout { &mut stdout } else { &mut stderr };
-            let room = bytes.len().min(self.limit_bytes - kept.len());
-            kept.extend_from_slice(&bytes[..room]);
-            truncated |= room < bytes.len();
-        })?;
+        let mut kept = Kept::up_to(self.limit_bytes);
+        let exit = self.stream(guest, &mut |stream, bytes| kept.take(stream, bytes))?;
+        let Kept { stdout, stderr, truncated, .. } = kept;
         Ok(Output { exit, stdout, stderr, truncated })
     }
 

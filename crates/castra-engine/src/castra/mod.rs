@@ -29,7 +29,7 @@ use crate::context::{RuntimeContext, working_directory};
 use crate::error::Result;
 
 pub use builder::Builder;
-pub use command::{Command, Output};
+pub use command::{Command, Kept, Output};
 pub use down::Down;
 pub use error::TimedOut;
 pub use project::Project;
