@@ -1,4 +1,4 @@
-//! `castra exec` and `castra shell`: commands and login shells in a VM, over SSH.
+//! `castra exec` and `castra shell`: commands and login shells in a VM.
 //!
 //! A VM that is still starting is waited for. A guest that has rebooted has lost its keys: the
 //! first login is refused, it gets its keys again, and the login is repeated once.

@@ -24,11 +24,11 @@ pub(super) const COMMAND: &str = "the command";
 /// Longest line for a shell: Linux takes 128 KiB for one argument, with the NUL at its end.
 pub(super) const MAX_LINE_BYTES: usize = 128 * 1024 - 1;
 
-/// Program that the guest user's shell runs.
+/// Program to start in the guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
-    /// A program and its arguments, each passed on unchanged. The shell finds the program (or has
-    /// it built in), and parses none of them.
+    /// A program and its arguments, each passed on unchanged: no shell parses them. The user's
+    /// shell runs what is not found as a file, such as its built-ins.
     Argv(Vec<OsString>),
     /// A line for the shell to parse.
     Line(String),

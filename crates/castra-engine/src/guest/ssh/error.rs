@@ -11,8 +11,8 @@ use crate::size::ByteSize;
 
 use super::Target;
 
-/// Error of an operation over SSH. A failure of the guest's command is no error but a
-/// [`GuestExit`](super::GuestExit).
+/// Error of an operation in the guest, over either way in. A failure of the guest's command is no
+/// error but a [`GuestExit`](super::GuestExit).
 #[derive(Debug, thiserror::Error)]
 pub enum SshError {
     /// Nothing listens at the VM's address.
