@@ -6,7 +6,7 @@ use std::pin::pin;
 
 use bytes::{Buf as _, Bytes};
 use castra_wire::stream::{Refusal, Window};
-use russh::{ChannelId, ChannelMsg, Sig, client, server};
+use russh::{Channel, ChannelId, ChannelMsg, Sig, client, server};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 
@@ -213,12 +213,17 @@ impl From<ssh::Outgoing<client::Msg>> for Outgoing {
     }
 }
 
-impl Outgoing {
-    /// Returns the sending half of a channel of an SSH server.
-    pub fn of_server(outgoing: ssh::Outgoing<server::Msg>, handle: server::Handle) -> Self {
-        Self(Sink::Server(outgoing, handle))
-    }
+/// Splits a channel of an SSH server and starts counting its data.
+pub fn split_server(
+    channel: Channel<server::Msg>,
+    flow: &Flow,
+    handle: server::Handle,
+) -> (Incoming, Outgoing) {
+    let (incoming, outgoing) = ssh::split(channel, flow);
+    (incoming.into(), Outgoing(Sink::Server(outgoing, handle)))
+}
 
+impl Outgoing {
     /// Sends data once the connection and the peer's window have room for it.
     ///
     /// # Errors
@@ -328,17 +333,6 @@ impl Outgoing {
             // Only clients have the terminal.
             Sink::Server(..) => Ok(()),
             Sink::Link(outgoing) => outgoing.resize(window),
-        }
-    }
-
-    /// Reports that the request for the channel is granted. SSH has answered it already.
-    ///
-    /// # Errors
-    /// The connection has ended.
-    pub fn opened(&self) -> Result<(), Gone> {
-        match &self.0 {
-            Sink::Link(outgoing) => outgoing.opened(),
-            Sink::Server(..) | Sink::Client(_) => Ok(()),
         }
     }
 }

@@ -35,7 +35,7 @@ pub mod link;
 mod paced;
 pub mod ssh;
 
-pub use channel::{Gone, Incoming, Message, Outgoing, Received, relay};
+pub use channel::{Gone, Incoming, Message, Outgoing, Received, relay, split_server};
 pub use flow::{Flow, Waiting};
 pub use paced::Paced;
 

@@ -12,7 +12,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use castra_wire::stream::{Decoder, Event, Frame, Hello, Target};
+use castra_wire::stream::{Decoder, Event, Frame, Hello, Refusal, Target};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::{Notify, oneshot};
 
@@ -24,6 +24,9 @@ use crate::Gone;
 
 /// Bytes that a link keeps for its port, past which senders wait.
 const KEPT_LIMIT_BYTES: usize = 256 * 1024;
+
+/// Room for one read while waiting for a hello, in bytes.
+pub const HELLO_READ_BYTES: usize = 32 * 1024;
 
 /// Room for the next read from the port.
 const READ_BYTES: usize = 128 * 1024;
@@ -71,6 +74,27 @@ pub enum End {
     Lost,
     /// Another host has begun a session.
     Replaced(Hello),
+}
+
+/// Waits for an expected hello. Returns `None` if the other side hangs up. Cancel-safe.
+///
+/// # Errors
+/// The port failed.
+pub async fn receive_hello(
+    decoder: &mut Decoder,
+    reader: &mut (impl AsyncRead + Unpin),
+) -> io::Result<Option<Hello>> {
+    loop {
+        while let Some(event) = decoder.next_event() {
+            if let Event::Hello(hello) = event {
+                return Ok(Some(hello));
+            }
+        }
+        decoder.buffer().reserve(HELLO_READ_BYTES);
+        if reader.read_buf(decoder.buffer()).await? == 0 {
+            return Ok(None);
+        }
+    }
 }
 
 impl Link {
@@ -204,7 +228,6 @@ impl Link {
         receiver: Option<channel::Receiver>,
         target: &[u8],
     ) -> Option<Opening> {
-        use castra_wire::stream::Refusal;
         let Some(receiver) = receiver else {
             let _ = self.queue(stream, &Frame::Refused(Refusal::Unavailable));
             return None;

@@ -38,12 +38,7 @@ async fn guest(
 ) -> End {
     let (mut reader, writer) = split(port);
     let mut decoder = Decoder::new(Expected::Any);
-    let hello = loop {
-        reader.read_buf(decoder.buffer()).await.expect("reads");
-        if let Some(Event::Hello(hello)) = decoder.next_event() {
-            break hello;
-        }
-    };
+    let hello = receive_hello(&mut decoder, &mut reader).await.expect("reads").expect("a hello");
     let link = Link::new(Side::Guest, &hello);
     let opening = |opening: Opening| {
         opening.outgoing.opened().expect("a link");
@@ -57,9 +52,7 @@ async fn drive_host(link: Link, port: DuplexStream) -> End {
     // A hostile guest may have hung up already.
     let _ = writer.write_all(&HELLO.encode()).await;
     let mut decoder = Decoder::new(Expected::Only(HELLO.session));
-    while decoder.next_event().is_none() {
-        reader.read_buf(decoder.buffer()).await.expect("reads");
-    }
+    receive_hello(&mut decoder, &mut reader).await.expect("reads").expect("a hello");
     link.drive(&mut decoder, reader, writer, |_| unreachable!("a guest opens nothing")).await
 }
 

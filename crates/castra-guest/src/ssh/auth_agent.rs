@@ -7,7 +7,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use castra_flow::{Flow, Outgoing};
+use castra_flow::Flow;
 use russh::server::Handle;
 use tokio::net::UnixListener;
 use tokio::task::JoinHandle;
@@ -86,9 +86,8 @@ async fn accept(listener: UnixListener, handle: Handle, flow: Flow) {
         tokio::spawn(async move {
             // If the client refuses, the connection is closed.
             if let Ok(channel) = handle.channel_open_agent().await {
-                let (incoming, outgoing) = castra_flow::ssh::split(channel, &flow);
-                let outgoing = Outgoing::of_server(outgoing, handle);
-                castra_flow::relay(incoming.into(), outgoing, stream, None).await;
+                let (incoming, outgoing) = castra_flow::split_server(channel, &flow, handle);
+                castra_flow::relay(incoming, outgoing, stream, None).await;
             }
         });
     }

@@ -6,7 +6,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use castra_flow::{Flow, Outgoing};
+use castra_flow::Flow;
 use russh::server::{ChannelOpenHandle, Handle, Msg};
 use russh::{Channel, ChannelOpenFailure};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -54,10 +54,9 @@ async fn join(
     let Requested { channel, reply, handle } = requested;
     match connected {
         Ok(stream) => {
-            let (incoming, outgoing) = castra_flow::ssh::split(channel, &flow);
+            let (incoming, outgoing) = castra_flow::split_server(channel, &flow, handle);
             reply.accept().await;
-            let outgoing = Outgoing::of_server(outgoing, handle);
-            castra_flow::relay(incoming.into(), outgoing, stream, None).await;
+            castra_flow::relay(incoming, outgoing, stream, None).await;
         }
         Err(_) => reply.reject(ChannelOpenFailure::ConnectFailed).await,
     }
@@ -128,9 +127,8 @@ async fn accept(listener: TcpListener, address: String, port: u32, handle: Handl
             );
             // A client that refuses gets its connection closed.
             if let (Ok(channel), Ok(())) = (opened.await, stream.set_nodelay(true)) {
-                let (incoming, outgoing) = castra_flow::ssh::split(channel, &flow);
-                let outgoing = Outgoing::of_server(outgoing, handle);
-                castra_flow::relay(incoming.into(), outgoing, stream, None).await;
+                let (incoming, outgoing) = castra_flow::split_server(channel, &flow, handle);
+                castra_flow::relay(incoming, outgoing, stream, None).await;
             }
         });
     }

@@ -173,9 +173,7 @@ impl Handler for Session {
         session: &mut russh::server::Session,
     ) -> Result<(), russh::Error> {
         let id = channel.id();
-        let (incoming, outgoing) = castra_flow::ssh::split(channel, &self.flow);
-        let (incoming, outgoing) =
-            (incoming.into(), Outgoing::of_server(outgoing, session.handle()));
+        let (incoming, outgoing) = castra_flow::split_server(channel, &self.flow, session.handle());
         self.waiting
             .insert(id, Waiting { incoming, outgoing, environment: Vec::new(), terminal: None });
         reply.accept().await;

@@ -8,10 +8,10 @@ mod target;
 use std::io;
 use std::sync::Arc;
 
-use castra_flow::link::{End, Link, Side};
-use castra_wire::stream::{Decoder, Event, Expected, Hello};
+use castra_flow::link::{End, Link, Side, receive_hello};
+use castra_wire::stream::{Decoder, Expected};
 use castra_wire::{STREAM_PORT_PREFIX, STREAM_PORTS};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
 use crate::kernel_fs::KernelFs;
@@ -65,7 +65,7 @@ pub async fn serve(
     loop {
         let hello = match next.take() {
             Some(hello) => hello,
-            None => match wait_for_hello(&mut decoder, reader).await? {
+            None => match receive_hello(&mut decoder, reader).await? {
                 Some(hello) => hello,
                 None => return Ok(()),
             },
@@ -79,23 +79,6 @@ pub async fn serve(
             End::Failed(error) => return Err(error),
             End::Lost => {}
             End::Replaced(hello) => next = Some(hello),
-        }
-    }
-}
-
-/// Waits for the next session; returns `None` if the host hangs up.
-async fn wait_for_hello(
-    decoder: &mut Decoder,
-    reader: &mut (impl AsyncRead + Unpin),
-) -> io::Result<Option<Hello>> {
-    loop {
-        while let Some(event) = decoder.next_event() {
-            if let Event::Hello(hello) = event {
-                return Ok(Some(hello));
-            }
-        }
-        if reader.read_buf(decoder.buffer()).await? == 0 {
-            return Ok(None);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Serves one stream.
 
+use std::io;
 use std::sync::Arc;
 
 use castra_flow::link::{self, Opening};
@@ -20,42 +21,44 @@ pub(super) async fn serve(requested: Opening, mut gate: Gate) {
     if gate.wait_for(|is_open| *is_open).await.is_err() {
         return;
     }
-    let refused = match target {
+    match target {
         Target::Program { user, program, terminal } => {
-            let Some(user) = find(&user) else { return refuse(&outgoing, Refusal::UnknownUser) };
-            let Ok(terminal) = terminal.map(|terminal| open(&user, &terminal)).transpose() else {
-                return refuse(&outgoing, Refusal::Unavailable);
-            };
-            return run(&user, program, terminal, incoming, outgoing).await;
+            let prepared = find(&user)
+                .and_then(|user| Ok((terminal.map(|one| open(&user, &one)).transpose()?, user)));
+            match prepared {
+                Ok((terminal, user)) => run(&user, program, terminal, incoming, outgoing).await,
+                Err(reason) => refuse(&outgoing, reason),
+            }
         }
-        Target::Files { user } => match find(&user) {
-            None => Refusal::UnknownUser,
-            Some(user) => match sftp::start(user) {
-                Ok(stream) => return join(incoming, outgoing, stream, Some(0)).await,
-                Err(_) => Refusal::Unavailable,
-            },
-        },
-        Target::Tcp(host) => match connect(&host.name, host.port).await {
-            Ok(stream) => return join(incoming, outgoing, stream, None).await,
-            Err(_) => Refusal::Unavailable,
-        },
-        Target::Socket { user, path } => match find(&user) {
-            None => Refusal::UnknownUser,
-            Some(user) => match connect_to_socket(path, user).await {
-                Ok(stream) => return join(incoming, outgoing, stream, None).await,
-                Err(_) => Refusal::Unavailable,
-            },
-        },
-    };
-    refuse(&outgoing, refused);
+        Target::Files { user } => {
+            let stream = find(&user).and_then(|user| sftp::start(user).map_err(unavailable));
+            join(incoming, outgoing, stream, Some(0)).await;
+        }
+        Target::Tcp(host) => {
+            let stream = connect(&host.name, host.port).await.map_err(unavailable);
+            join(incoming, outgoing, stream, None).await;
+        }
+        Target::Socket { user, path } => {
+            let stream = match find(&user) {
+                Ok(user) => connect_to_socket(path, user).await.map_err(unavailable),
+                Err(reason) => Err(reason),
+            };
+            join(incoming, outgoing, stream, None).await;
+        }
+    }
 }
 
-fn find(name: &str) -> Option<Arc<User>> {
-    User::find(name).map(Arc::new)
+fn find(name: &str) -> Result<Arc<User>, Refusal> {
+    User::find(name).map(Arc::new).ok_or(Refusal::UnknownUser)
 }
 
-fn open(user: &User, terminal: &stream::Terminal) -> std::io::Result<Terminal> {
+fn open(user: &User, terminal: &stream::Terminal) -> Result<Terminal, Refusal> {
     Terminal::open(user, &terminal.term, terminal.window.into(), &[(Pty::IUTF8, 1)])
+        .map_err(unavailable)
+}
+
+fn unavailable(_: io::Error) -> Refusal {
+    Refusal::Unavailable
 }
 
 async fn run(
@@ -80,14 +83,20 @@ async fn run(
     programs::run(started, stdin, incoming, outgoing).await;
 }
 
+/// Joins the host's stream and one of the guest, or refuses the former if there is none.
 async fn join(
     incoming: link::Incoming,
     outgoing: link::Outgoing,
-    stream: impl AsyncRead + AsyncWrite,
+    stream: Result<impl AsyncRead + AsyncWrite, Refusal>,
     exit_status: Option<u32>,
 ) {
-    let _ = outgoing.opened();
-    relay(incoming.into(), outgoing.into(), stream, exit_status).await;
+    match stream {
+        Ok(stream) => {
+            let _ = outgoing.opened();
+            relay(incoming.into(), outgoing.into(), stream, exit_status).await;
+        }
+        Err(reason) => refuse(&outgoing, reason),
+    }
 }
 
 fn refuse(outgoing: &link::Outgoing, reason: Refusal) {

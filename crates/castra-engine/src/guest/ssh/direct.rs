@@ -5,13 +5,13 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use castra_flow::link::{Link, Side};
+use castra_flow::link::{Link, Side, receive_hello};
 use castra_flow::{Incoming, Message, Outgoing};
 use castra_wire::Session;
 use castra_wire::stream::{
-    self, Decoder, Event, Expected, Hello, Refusal, STREAM_PROTOCOL_VERSION, padding,
+    self, Decoder, Expected, Hello, Refusal, STREAM_PROTOCOL_VERSION, padding,
 };
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -27,9 +27,6 @@ const FIRST_PAUSE: Duration = Duration::from_millis(150);
 
 /// Interval of further hellos.
 const PAUSE: Duration = Duration::from_secs(1);
-
-/// Room for one read while waiting for an answer.
-const READ_BYTES: usize = 32 * 1024;
 
 /// A stream port on which the guest has answered.
 pub(super) struct Direct {
@@ -127,24 +124,10 @@ async fn exchange(
     loop {
         // Always to its end: frames must not follow half a hello.
         stream.write_all(next).await?;
-        if let Ok(answer) = timeout(pause, answer(stream, decoder)).await {
-            return answer;
+        if let Ok(answer) = timeout(pause, receive_hello(decoder, stream)).await {
+            return answer?.ok_or_else(|| io::ErrorKind::UnexpectedEof.into());
         }
         (next, pause) = (&*repeated, PAUSE);
-    }
-}
-
-/// Waits for the guest's hello. Cancel-safe.
-async fn answer(stream: &mut (impl AsyncRead + Unpin), decoder: &mut Decoder) -> io::Result<Hello> {
-    loop {
-        // There are no frames before it.
-        if let Some(Event::Hello(hello)) = decoder.next_event() {
-            return Ok(hello);
-        }
-        decoder.buffer().reserve(READ_BYTES);
-        if stream.read_buf(decoder.buffer()).await? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
     }
 }
 

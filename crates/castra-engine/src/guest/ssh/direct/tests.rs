@@ -1,4 +1,6 @@
-use castra_wire::stream::Frame;
+use castra_flow::link::HELLO_READ_BYTES;
+use castra_wire::stream::{Event, Frame};
+use tokio::io::AsyncReadExt as _;
 
 use super::*;
 
@@ -15,7 +17,11 @@ async fn against<G: Future<Output = ()> + Send + 'static>(
     let exchanged = exchange(&mut host, &NEW, &mut decoder);
     let exchanged = timeout(Duration::from_secs(1), exchanged).await;
     guest.abort();
-    assert!(decoder.buffer().len() <= READ_BYTES, "{} bytes are kept", decoder.buffer().len());
+    assert!(
+        decoder.buffer().len() <= HELLO_READ_BYTES,
+        "{} bytes are kept",
+        decoder.buffer().len()
+    );
     exchanged.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
