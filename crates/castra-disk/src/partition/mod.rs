@@ -1,0 +1,42 @@
+//! Partition tables.
+
+mod crc32;
+mod gpt;
+mod mbr;
+
+use std::io;
+
+use crate::source::{Source, read_up_to};
+
+/// Maximum number of partitions that are considered.
+pub(crate) const MAX_PARTITIONS: usize = 128;
+/// Sector sizes that disks have.
+const SECTOR_BYTES: [u64; 2] = [512, 4096];
+
+/// A partition, by its place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Partition {
+    /// Number of the partition, from 1 on, as Linux counts them.
+    pub(crate) number: u32,
+    /// Offset of its first byte.
+    pub(crate) start: u64,
+    /// Length in bytes.
+    pub(crate) length: u64,
+    /// Identity of a partition in a GPT, as in `root=PARTUUID=…`.
+    pub(crate) uuid: Option<String>,
+}
+
+/// Reads the partition table. Returns no partitions if there is none.
+///
+/// # Errors
+/// Those of the source: damage is no error, since the disk may have no table at all.
+pub(crate) fn partitions(disk: &dyn Source) -> io::Result<Vec<Partition>> {
+    let Some(table) = mbr::Mbr::parse(&read_up_to(disk, 0, 512)?) else { return Ok(Vec::new()) };
+    let found = if table.is_protective() { gpt::partitions(disk)? } else { None };
+    let mut found = match found {
+        Some(found) => found,
+        None => table.partitions(disk)?,
+    };
+    found.truncate(MAX_PARTITIONS);
+    Ok(found)
+}
