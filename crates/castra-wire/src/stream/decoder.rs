@@ -1,6 +1,6 @@
 //! Frames and hellos, found in a byte stream that may begin anywhere.
 
-use bytes::{Buf as _, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 
 use super::frame::{HEADER_BYTES, HELLO_BYTES, Hello, MAGIC};
 use super::{FRAME_OVERHEAD_BYTES, Frame, MAX_PAYLOAD_BYTES, Tag};
@@ -87,8 +87,9 @@ impl Decoder {
             return self.lost();
         }
         self.buffer.advance(HEADER_BYTES);
-        let payload = self.buffer.split_to(length).freeze();
-        self.buffer.advance(tag.0.len());
+        // A copy: a slice would keep all bytes around it in memory, and those are in no window.
+        let payload = Bytes::copy_from_slice(&self.buffer[..length]);
+        self.buffer.advance(length + tag.0.len());
         match Frame::decode(kind, payload) {
             Some(frame) => Some(Event::Frame(u16::from_be_bytes([s0, s1]), frame)),
             None => self.lost(),

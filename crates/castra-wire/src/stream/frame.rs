@@ -15,6 +15,9 @@ pub(super) const HELLO_BYTES: usize = MAGIC.len() + 4 + 8 + 8;
 /// Size of a frame's header.
 pub(super) const HEADER_BYTES: usize = 8;
 
+/// Longest name of a signal, in bytes. Names are in no window.
+const MAX_NAME_BYTES: usize = 64;
+
 /// End of each frame of a session: its first four bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tag(pub(super) [u8; 4]);
@@ -175,6 +178,7 @@ impl Frame {
     pub(super) fn decode(kind: u8, payload: Bytes) -> Option<Self> {
         let number = || Some(u32::from_be_bytes(payload.as_ref().try_into().ok()?));
         let empty = |frame| payload.is_empty().then_some(frame);
+        let name = || (payload.len() <= MAX_NAME_BYTES).then(|| payload.clone());
         match kind {
             3 => empty(Self::EndOfData),
             4 => empty(Self::Close),
@@ -188,8 +192,8 @@ impl Frame {
             1 => Some(Self::Data(payload)),
             2 => Some(Self::Stderr(payload)),
             6 => Some(Self::Open(payload)),
-            9 => Some(Self::Signal(payload)),
-            12 => Some(Self::ExitSignal(payload)),
+            9 => name().map(Self::Signal),
+            12 => name().map(Self::ExitSignal),
             _ => None,
         }
     }

@@ -145,3 +145,27 @@ fn targets_survive_the_wire() {
     let long = Target::Files { user: "x".repeat(MAX_PAYLOAD_BYTES) };
     assert_eq!(long.encode(), Err(TargetError::TooLong));
 }
+
+/// A receiver's window counts the bytes that it keeps, so it must keep no others.
+#[test]
+fn a_payload_keeps_no_bytes_around_it_in_memory() {
+    let mut frames = vec![Frame::Pong; 1000];
+    frames.insert(500, Frame::Data(Bytes::from_static(b"x")));
+    let events = decoded(Expected::Any, &encoded(OLD, &frames), usize::MAX);
+    let mut payloads = events.into_iter().filter_map(|event| match event {
+        Event::Frame(_, Frame::Data(payload)) => Some(payload),
+        _ => None,
+    });
+    let payload = payloads.next().expect("the data").try_into_mut().expect("has one owner");
+    assert!(payload.capacity() < 100, "{} bytes", payload.capacity());
+}
+
+#[test]
+fn a_name_that_no_signal_has_ends_the_session() {
+    for frame in [Frame::Signal, Frame::ExitSignal] {
+        let named = |length: usize| [frame(Bytes::from(vec![b'X'; length]))];
+        let events = |length| decoded(Expected::Any, &encoded(OLD, &named(length)), 4096);
+        assert!(matches!(events(64)[..], [Event::Hello(_), Event::Frame(..)]));
+        assert!(matches!(events(65)[..], [Event::Hello(_), Event::Lost]));
+    }
+}
