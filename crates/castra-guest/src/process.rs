@@ -3,16 +3,21 @@
 use std::io;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 
 use rustix::fs::OFlags;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::kernel_fs::KernelFs;
 
 /// `oom_score_adj` that exempts a process from the OOM killer (`proc(5)`).
 const NEVER_KILL: &str = "-1000";
 
+/// Limit on descriptors that the agent was started with. Programs that use `select(2)` rely on it.
+static INHERITED_LIMIT: OnceLock<Rlimit> = OnceLock::new();
+
 /// Makes the agent a daemon: a session of its own, stdin from `/dev/null`, stderr to the kernel's
-/// log, and exempt from the OOM killer.
+/// log, exempt from the OOM killer, and with all descriptors that it may have.
 pub(crate) fn settle(kernel_fs: &KernelFs) -> io::Result<()> {
     // Fails only if this process leads a group already, which is the desired state.
     let _ = rustix::process::setsid();
@@ -21,6 +26,7 @@ pub(crate) fn settle(kernel_fs: &KernelFs) -> io::Result<()> {
     rustix::stdio::dup2_stdin(&null)?;
     rustix::stdio::dup2_stdout(&log)?;
     rustix::stdio::dup2_stderr(&log)?;
+    raise_descriptor_limit();
     // A kernel that refuses leaves an agent that works until memory runs out.
     let _ = kernel_fs.proc.write("self/oom_score_adj", NEVER_KILL);
     Ok(())
@@ -39,12 +45,27 @@ pub(crate) fn image_program(name: &str, arguments: &[&str]) -> Command {
     command
 }
 
-/// Makes a process that the agent has just forked as killable as any other for the OOM killer.
-/// Async-signal-safe, for use between fork and exec.
+/// Lets the agent have as many descriptors as it may: programs, relayed connections and those of
+/// SSH all take some.
+fn raise_descriptor_limit() {
+    let inherited = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: inherited.maximum, maximum: inherited.maximum };
+    // A kernel that refuses leaves an agent that serves fewer programs at a time.
+    if setrlimit(Resource::Nofile, raised).is_ok() {
+        let _ = INHERITED_LIMIT.set(inherited);
+    }
+}
+
+/// Makes a process that the agent has just forked an ordinary one: as killable as any other for the
+/// OOM killer, and with the usual limit on descriptors. Async-signal-safe, for use between fork and
+/// exec.
 ///
 /// # Errors
 /// `/proc` is missing or refuses.
 pub(crate) fn be_ordinary() -> io::Result<()> {
+    if let Some(inherited) = INHERITED_LIMIT.get() {
+        setrlimit(Resource::Nofile, *inherited)?;
+    }
     let flags = OFlags::WRONLY | OFlags::CLOEXEC;
     let file = rustix::fs::open(c"/proc/self/oom_score_adj", flags, rustix::fs::Mode::empty())?;
     rustix::io::write(&file, b"0")?;

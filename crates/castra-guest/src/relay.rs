@@ -20,6 +20,7 @@ use castra_wire::{GATEWAY_ADDRESS, GUEST_ADDRESS, RELAYS_ON_COMMAND_LINE, Relay}
 use rustix::net::sockopt;
 use tokio::io::copy_bidirectional_with_sizes;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
@@ -32,9 +33,23 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Buffer of each direction, in bytes. Larger ones were not faster.
 const BUFFER_BYTES: usize = 64 * 1024;
 
-/// Listening relays, by port.
-#[derive(Default)]
-pub(crate) struct Relays(HashMap<u16, Listening>);
+/// Maximum number of connections that are relayed at a time, with two descriptors each. Further
+/// ones wait in the kernel's queue: commands need descriptors as well.
+const MAX_CONNECTIONS: usize = 1024;
+
+/// Listening relays.
+pub(crate) struct Relays {
+    /// The listeners, by port.
+    listening: HashMap<u16, Listening>,
+    connections: Arc<Semaphore>,
+}
+
+impl Default for Relays {
+    fn default() -> Self {
+        let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        Self { listening: HashMap::new(), connections }
+    }
+}
 
 /// One listener, and the service's port to which its next connection goes.
 struct Listening {
@@ -48,7 +63,7 @@ impl Relays {
     /// # Errors
     /// The last reason why a relay does not listen; the others do.
     pub(crate) fn set(&mut self, wanted: &[Relay]) -> io::Result<()> {
-        self.0.retain(|port, listening| {
+        self.listening.retain(|port, listening| {
             let stays = wanted.iter().any(|relay| relay.port == *port);
             if !stays {
                 listening.task.abort();
@@ -67,15 +82,17 @@ impl Relays {
 
     fn add(&mut self, relay: Relay) -> io::Result<()> {
         // The listener is kept: a new one might find the port still in use for a moment.
-        if let Some(listening) = self.0.get(&relay.port) {
+        if let Some(listening) = self.listening.get(&relay.port) {
             listening.to.store(relay.to, Ordering::Relaxed);
             return Ok(());
         }
         let listener = std::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, relay.port))?;
         listener.set_nonblocking(true)?;
         let to = Arc::new(AtomicU16::new(relay.to));
-        let task = tokio::spawn(serve(TcpListener::from_std(listener)?, Arc::clone(&to)));
-        self.0.insert(relay.port, Listening { to, task });
+        let (listener, connections) =
+            (TcpListener::from_std(listener)?, Arc::clone(&self.connections));
+        let task = tokio::spawn(serve(listener, Arc::clone(&to), connections));
+        self.listening.insert(relay.port, Listening { to, task });
         Ok(())
     }
 }
@@ -91,13 +108,18 @@ pub(crate) fn on_command_line(line: &str) -> Vec<Relay> {
     found.map_or("", |(_, relays)| relays).split(',').filter_map(relay).collect()
 }
 
-async fn serve(listener: TcpListener, to: Arc<AtomicU16>) {
-    loop {
+async fn serve(listener: TcpListener, to: Arc<AtomicU16>, connections: Arc<Semaphore>) {
+    // Fails only if the semaphore is closed, which it never is.
+    while let Ok(permit) = Arc::clone(&connections).acquire_owned().await {
         match listener.accept().await {
             // Anything else that can reach the guest's address, such as its containers, must not
             // reach its loopback.
             Ok((stream, peer)) if is_host(peer) => {
-                tokio::spawn(relay(stream, to.load(Ordering::Relaxed)));
+                let to = to.load(Ordering::Relaxed);
+                tokio::spawn(async move {
+                    relay(stream, to).await;
+                    drop(permit);
+                });
             }
             Ok((stream, _)) => reset(&stream),
             Err(_) => sleep(ACCEPT_PAUSE).await,

@@ -26,14 +26,14 @@ pub(crate) struct User {
 
 impl User {
     /// Returns the user with this name, if this process may switch to it.
-    pub(crate) fn find(name: &str) -> Option<Self> {
-        let passwd = std::fs::read("/etc/passwd").ok()?;
-        // Without a group file there are no supplementary groups.
-        let group = std::fs::read("/etc/group").unwrap_or_default();
-        let user =
-            parse(&String::from_utf8_lossy(&passwd), &String::from_utf8_lossy(&group), name)?;
+    ///
+    /// # Errors
+    /// The users cannot be read, for instance because file descriptors ran out.
+    pub(crate) fn find(name: &str) -> io::Result<Option<Self>> {
+        let (passwd, group) = (read("/etc/passwd")?, read("/etc/group")?);
         let own = rustix::process::geteuid();
-        (own.is_root() || own == user.uid).then_some(user)
+        let user = parse(&passwd, &group, name);
+        Ok(user.filter(|user| own.is_root() || own == user.uid))
     }
 
     /// Turns the calling thread into this user for good. Async-signal-safe.
@@ -71,6 +71,15 @@ impl User {
             let _ = sender.send(self.act_in_thread().and_then(|()| work()));
         })?;
         receiver.await.map_err(|_| io::ErrorKind::BrokenPipe)?
+    }
+}
+
+/// Reads a file as text. A missing one has no entries.
+fn read(path: &str) -> io::Result<String> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        Err(error) => Err(error),
     }
 }
 

@@ -17,6 +17,7 @@
 mod auth_agent;
 mod forward;
 mod identity;
+mod logins;
 mod server;
 mod session;
 

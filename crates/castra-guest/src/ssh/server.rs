@@ -4,10 +4,10 @@ use std::borrow::Cow;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use castra_flow::{Flow, MAILBOX_MESSAGES, PACKET_BYTES, Paced, SERVER_WINDOW_BYTES};
+use castra_flow::{MAILBOX_MESSAGES, PACKET_BYTES, Paced, SERVER_WINDOW_BYTES};
 use russh::keys::{PrivateKey, PublicKey};
 use russh::server::Config;
 use russh::{MethodKind, MethodSet, Preferred, cipher, kex, mac};
@@ -17,6 +17,7 @@ use tokio::sync::watch;
 
 use super::ACCEPT_PAUSE;
 use super::identity::Identity;
+use super::logins::{Login, Logins};
 use super::session::Session;
 
 /// Time limit for logging in; `sshd`'s `LoginGraceTime`.
@@ -97,10 +98,12 @@ impl SshServer {
     /// # Errors
     /// The listener is no longer usable.
     pub async fn serve(self, listener: TcpListener) -> io::Result<()> {
+        let mut logins = Logins::default();
         loop {
             match listener.accept().await {
                 Ok((stream, peer)) => {
-                    tokio::spawn(connection(self.identity.subscribe(), stream, peer));
+                    let login = logins.add();
+                    tokio::spawn(connection(self.identity.subscribe(), stream, peer, login));
                 }
                 Err(error) if is_fatal(&error) => return Err(error),
                 Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
@@ -122,6 +125,7 @@ async fn connection(
     mut identity: watch::Receiver<Option<Arc<Identity>>>,
     stream: TcpStream,
     peer: SocketAddr,
+    Login { flow, logged_in }: Login,
 ) {
     let Ok(local) = tune(&stream) else { return };
     let Ok(Some(identity)) =
@@ -129,8 +133,6 @@ async fn connection(
     else {
         return;
     };
-    let flow = Flow::of_server();
-    let logged_in = Arc::new(AtomicBool::new(false));
     let config = Arc::clone(&identity.config);
     let session = Session::new(identity, [peer, local], flow.clone(), Arc::clone(&logged_in));
     let grace = tokio::spawn({

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::ffi::OsString;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -66,11 +67,15 @@ impl Session {
 
     /// Decides on a login. A right key for a user who does not exist is a partial success, by which
     /// Castra's client distinguishes it from a wrong key.
-    fn judge(&self, name: &str, key: &PublicKey) -> Result<User, Auth> {
+    ///
+    /// # Errors
+    /// The users cannot be read.
+    fn judge(&self, name: &str, key: &PublicKey) -> io::Result<Result<User, Auth>> {
         if !self.identity.admits(key) {
-            return Err(Auth::reject());
+            return Ok(Err(Auth::reject()));
         }
-        User::find(name).ok_or(Auth::Reject { proceed_with_methods: None, partial_success: true })
+        let unknown = Auth::Reject { proceed_with_methods: None, partial_success: true };
+        Ok(User::find(name)?.ok_or(unknown))
     }
 
     fn start(
@@ -141,7 +146,7 @@ impl Handler for Session {
         user: &str,
         offer: PublicKeyOffer<'_>,
     ) -> Result<Auth, russh::Error> {
-        Ok(self.judge(user, offer.public_key).map_or_else(|refusal| refusal, |_| Auth::Accept))
+        Ok(self.judge(user, offer.public_key)?.map_or_else(|refusal| refusal, |_| Auth::Accept))
     }
 
     async fn auth_publickey(
@@ -149,7 +154,7 @@ impl Handler for Session {
         user: &str,
         key: VerifiedPublicKey<'_>,
     ) -> Result<Auth, russh::Error> {
-        Ok(match self.judge(user, key.public_key) {
+        Ok(match self.judge(user, key.public_key)? {
             Ok(user) => {
                 self.user = Some(Arc::new(user));
                 Auth::Accept

@@ -1,4 +1,5 @@
-use std::net::TcpListener;
+use std::io::Read as _;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::thread;
 use std::time::Duration;
@@ -134,4 +135,25 @@ fn root_becomes_another_user_with_all_groups() {
     assert_eq!(rustix::process::geteuid().as_raw(), 0, "only that thread gave up its rights");
     let output = guest.capture("id -u; exit 0");
     assert_eq!((output.exit, output.stdout), (GuestExit::Code(0), b"0\n".to_vec()));
+}
+
+/// Any program of the guest can open connections, and any user of this machine.
+#[test]
+fn connections_that_never_log_in_give_way_to_newer_ones() {
+    let guest = Guest::start();
+    let open = |_| {
+        let mut stream = TcpStream::connect(guest.target.address).expect("connects");
+        stream.set_read_timeout(Some(Duration::from_secs(30))).expect("set");
+        stream.read_exact(&mut [0; 8]).expect("a greeting");
+        stream
+    };
+    let mut idle: Vec<_> = (0..80).map(open).collect();
+    let is_over = |stream: &mut TcpStream| {
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).is_ok()
+    };
+    assert!(idle[..16].iter_mut().all(is_over), "the oldest have ended");
+    assert!(whoami(&guest.target).is_ok());
+    idle[79].set_read_timeout(Some(Duration::from_millis(50))).expect("set");
+    assert!(!is_over(&mut idle[79]), "the newest has not");
 }
