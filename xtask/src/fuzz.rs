@@ -2,13 +2,38 @@
 //! sanitizer to fail loudly.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use crate::run::{cargo, root, run_command};
+use crate::tools;
 
 /// Binaries of `fuzz/`.
-const TARGETS: [&str; 7] =
-    ["vhd_footer", "manifest", "config", "control_port", "exec_header", "stream_port", "sftp"];
+const TARGETS: [&str; 18] = [
+    "vhd_footer",
+    "manifest",
+    "config",
+    "control_port",
+    "exec_header",
+    "stream_port",
+    "sftp",
+    "disk_tables",
+    "disk_lvm",
+    "disk_ext",
+    "disk_xfs",
+    "disk_btrfs",
+    "disk_vfat",
+    "disk_qcow2",
+    "grub_config",
+    "loader_entry",
+    "extlinux_config",
+    "unified_image",
+];
+/// Filter of the test runner for the tests that try the same targets, and have seeds for them.
+const OF_TARGETS: &str = "test(/(^|::)fuzz::/)";
+/// Variable with the directory to which these tests write their seeds:
+/// `crates/castra-test-support/src/mutate.rs`.
+const SEEDS: &str = "CASTRA_FUZZ_SEEDS";
 /// Compiler flags of cargo-fuzz, except for the sanitizers, which only unstable compilers have.
 const COVERAGE: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
@@ -18,6 +43,7 @@ const COVERAGE: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-l
 /// break something go to `fuzz/artifacts`.
 pub(crate) fn run_fuzz(seconds: &str) -> Result<(), String> {
     let fuzz = root().join("fuzz");
+    write_seeds(&fuzz.join("corpus"))?;
     let host = host()?;
     let mut build = Command::new(cargo());
     // With an explicit target, the flags apply to the fuzzed code and not to build scripts.
@@ -42,6 +68,15 @@ pub(crate) fn run_fuzz(seconds: &str) -> Result<(), String> {
         run_command(&mut run)?;
     }
     Ok(())
+}
+
+/// Has the tests write the inputs that they begin with.
+fn write_seeds(corpus: &Path) -> Result<(), String> {
+    tools::ensure_for_tests()?;
+    let mut tests = Command::new(cargo());
+    tests.args(["nextest", "run", "--locked", "-p", "castra-disk", "-p", "castra-engine"]);
+    tests.args(["-E", OF_TARGETS]).env(SEEDS, corpus).current_dir(root());
+    run_command(&mut tests)
 }
 
 /// Returns the machine's own target, as the compiler names it.

@@ -3,8 +3,9 @@
 //! A hostile filesystem can send a parser in circles. All bytes come through here, so every loop
 //! that reads has an end, even in a parser that does not look for loops.
 
+use std::fmt;
 use std::io;
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::source::{Shared, Source};
@@ -23,7 +24,7 @@ pub struct Limits {
 impl Default for Limits {
     /// Permits several times what the largest kernel and initramfs need.
     fn default() -> Self {
-        Self { reads: 4_000_000, bytes: 4 << 30, time: Duration::from_secs(60) }
+        Self { reads: 4_000_000, bytes: 4 << 30, time: Duration::from_secs(30) }
     }
 }
 
@@ -38,11 +39,35 @@ struct Spent {
     reads: u64,
     bytes: u64,
     since: Instant,
+    /// Limit that was exceeded.
+    exceeded: Option<Exceeded>,
+}
+
+/// A limit that was exceeded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exceeded {
+    /// Number of reads.
+    Reads,
+    /// Number of bytes.
+    Bytes,
+    /// Duration.
+    Time,
+}
+
+impl fmt::Display for Exceeded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self {
+            Self::Reads => "reads",
+            Self::Bytes => "bytes",
+            Self::Time => "time",
+        };
+        write!(f, "more {what} than any sound disk needs")
+    }
 }
 
 impl Spent {
     fn nothing() -> Self {
-        Self { reads: 0, bytes: 0, since: Instant::now() }
+        Self { reads: 0, bytes: 0, since: Instant::now(), exceeded: None }
     }
 }
 
@@ -53,24 +78,34 @@ impl Metered {
 
     /// Forgets what was spent: the next question begins.
     pub(crate) fn renew(&self) {
-        *self.spent.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Spent::nothing();
+        *self.spent() = Spent::nothing();
+    }
+
+    /// Returns the limit that was exceeded since then: from there on, nothing is read.
+    pub(crate) fn exceeded(&self) -> Option<Exceeded> {
+        self.spent().exceeded
+    }
+
+    fn spent(&self) -> MutexGuard<'_, Spent> {
+        self.spent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Accounts for a read before it happens.
     fn spend(&self, bytes: usize) -> io::Result<()> {
-        let mut spent = self.spent.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut spent = self.spent();
         spent.reads += 1;
         spent.bytes = spent.bytes.saturating_add(bytes as u64);
         let exceeded = if spent.reads > self.limits.reads {
-            "more reads than any sound disk needs"
+            Exceeded::Reads
         } else if spent.bytes > self.limits.bytes {
-            "more bytes than any sound disk needs"
+            Exceeded::Bytes
         } else if spent.since.elapsed() > self.limits.time {
-            "more time than any sound disk needs"
+            Exceeded::Time
         } else {
             return Ok(());
         };
-        Err(io::Error::other(exceeded))
+        spent.exceeded = Some(exceeded);
+        Err(io::Error::other(exceeded.to_string()))
     }
 }
 

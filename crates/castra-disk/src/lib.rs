@@ -40,10 +40,13 @@ mod signature;
 mod source;
 mod tree;
 
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub use boot::fuzz;
 pub use boot::{
     Attempt, CommandLine, CommandLineError, NoSystem, OsRelease, RootFilesystem, Rule, System,
 };
-pub use budget::Limits;
+pub use budget::{Exceeded, Limits};
 pub use disk::{Disk, Place, Volume};
 pub use filesystem::{Entry, Fault, FileKind, Limit};
 pub use image::{Format, HeaderError, Image, ImageError, Layer};

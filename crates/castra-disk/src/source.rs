@@ -73,6 +73,8 @@ pub(crate) fn check_range(length: u64, offset: u64, count: usize) -> io::Result<
 pub(crate) fn read_up_to(source: &dyn Source, offset: u64, count: usize) -> io::Result<Vec<u8>> {
     let available = source.length().saturating_sub(offset).min(count as u64);
     let mut bytes = vec![0; available as usize];
-    source.read_at(offset, &mut bytes)?;
+    if available > 0 {
+        source.read_at(offset, &mut bytes)?;
+    }
     Ok(bytes)
 }

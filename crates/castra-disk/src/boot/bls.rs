@@ -71,15 +71,17 @@ fn matches(pattern: &str, id: &str) -> bool {
     }
 }
 
+/// Sample of what Fedora makes.
+#[cfg(test)]
+pub(super) const FEDORA: &str = "title Fedora Linux (6.11.4-301.fc41.x86_64) 41\n\
+    version 6.11.4-301.fc41.x86_64\nlinux /vmlinuz-6.11.4-301.fc41.x86_64\n\
+    initrd /initramfs-6.11.4-301.fc41.x86_64.img $tuned_initrd\n\
+    options root=UUID=a ro rootflags=subvol=root $kernelopts\noptions quiet\n\
+    grub_users $grub_users\n";
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const FEDORA: &str = "title Fedora Linux (6.11.4-301.fc41.x86_64) 41\n\
-        version 6.11.4-301.fc41.x86_64\nlinux /vmlinuz-6.11.4-301.fc41.x86_64\n\
-        initrd /initramfs-6.11.4-301.fc41.x86_64.img $tuned_initrd\n\
-        options root=UUID=a ro rootflags=subvol=root $kernelopts\noptions quiet\n\
-        grub_users $grub_users\n";
 
     fn entry(id: &str, version: &str) -> BlsEntry {
         let text = format!("linux /vmlinuz\nversion {version}\n");

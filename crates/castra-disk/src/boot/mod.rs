@@ -9,6 +9,8 @@ mod bls;
 mod candidates;
 mod command_line;
 mod extlinux;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod grub;
 mod kernel;
 mod mounted;
@@ -118,6 +120,10 @@ pub(crate) fn find(volumes: &[Volume], meter: &Arc<Metered>) -> Result<System, N
                 Ok(loaded) => return system(rule, candidate, loaded, mounted, failed),
                 Err(reason) => failed.attempted(rule, candidate.name, reason),
             }
+        }
+        failed.exceeded = meter.exceeded();
+        if failed.exceeded.is_some() {
+            break;
         }
     }
     Err(failed)

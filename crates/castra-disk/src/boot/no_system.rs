@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fmt;
 
 use super::Rule;
+use crate::budget::Exceeded;
 use crate::disk::{Place, Volume};
 use crate::filesystem::Fault;
 use crate::signature::Content;
@@ -20,6 +21,8 @@ pub struct NoSystem {
     pub refused: Vec<(Place, Fault)>,
     /// Entries of boot loaders that were found and cannot be used.
     pub attempts: Vec<Attempt>,
+    /// Limit at which the search was given up.
+    pub exceeded: Option<Exceeded>,
 }
 
 /// An entry of a boot loader that cannot be used.
@@ -36,7 +39,8 @@ pub struct Attempt {
 impl NoSystem {
     pub(super) fn of(volumes: &[Volume]) -> Self {
         let volumes = volumes.iter().map(|volume| (volume.place.clone(), volume.content.clone()));
-        Self { volumes: volumes.collect(), refused: Vec::new(), attempts: Vec::new() }
+        let volumes = volumes.collect();
+        Self { volumes, refused: Vec::new(), attempts: Vec::new(), exceeded: None }
     }
 
     pub(super) fn refused(&mut self, volume: &Volume, fault: Fault) {
@@ -71,6 +75,9 @@ impl fmt::Display for NoSystem {
         }
         for Attempt { rule, entry, reason } in &self.attempts {
             write(f, format_args!("{rule} {entry}: {reason}"))?;
+        }
+        if let Some(exceeded) = self.exceeded {
+            write(f, format_args!("reading it takes {exceeded}"))?;
         }
         Ok(())
     }

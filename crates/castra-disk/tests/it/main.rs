@@ -4,6 +4,7 @@
 mod boot;
 mod chains;
 mod filesystems;
+mod fuzz;
 mod hostile;
 mod made;
 mod tables;

@@ -240,11 +240,9 @@ fn quoted(argument: &str) -> String {
     if argument.contains(char::is_whitespace) { format!("\"{argument}\"") } else { argument.into() }
 }
 
+/// Sample of what `grub-mkconfig` makes.
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const DEBIAN: &str = r#"
+pub(super) const DEBIAN: &str = r#"
 if [ -s $prefix/grubenv ]; then
   set have_grubenv=true
   load_env
@@ -292,6 +290,10 @@ menuentry "UEFI Firmware Settings" {
 	fwsetup
 }
 "#;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
 
     fn first(default: &str, variables: &mut Variables) -> MenuEntry {
         parse(&DEBIAN.replace("DEFAULT", default), variables).remove(0)

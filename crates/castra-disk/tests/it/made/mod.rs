@@ -62,7 +62,7 @@ pub(crate) fn filesystem(kind: Kind, tree: &Path, image: &Path) -> PathBuf {
 }
 
 /// Describes a directory as mkfs.xfs(8) wants it.
-fn prototype_of(tree: &Path) -> String {
+pub(crate) fn prototype_of(tree: &Path) -> String {
     fn entries(directory: &Path, text: &mut String) {
         let mut paths: Vec<PathBuf> = fs::read_dir(directory)
             .expect("read")

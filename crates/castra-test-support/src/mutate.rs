@@ -1,4 +1,16 @@
-//! Inputs made from others, the same on every run.
+//! Parsers of foreign input, tried with spoilt input: for a bounded time each, on every run. The
+//! inputs are made from others, the same on every run.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Time for which each target is tried.
+const LIMIT: Duration = Duration::from_secs(3);
+/// Variable that sets another number of seconds.
+const SECONDS: &str = "CASTRA_FUZZ_SECS";
+/// Variable with a directory for seeds: `cargo xtask fuzz` has them written instead.
+const SEEDS: &str = "CASTRA_FUZZ_SEEDS";
 
 /// Longest input, in bytes.
 const MAX_BYTES: usize = 256 * 1024;
@@ -18,19 +30,46 @@ const ODD: [&[u8]; 12] = [
     b"'''",
 ];
 
+/// Tries a target with these inputs and with spoilt ones. Prints the input of a failure.
+///
+/// `name` is that of libFuzzer's target, which begins with the same inputs.
+pub fn try_out(name: &str, target: fn(&[u8]), seeds: &[Vec<u8>]) {
+    if let Some(directory) = std::env::var_os(SEEDS) {
+        write_seeds(&Path::new(&directory).join(name), seeds);
+        return;
+    }
+    let seconds =
+        std::env::var(SECONDS).ok().and_then(|text| text.parse().ok()).map(Duration::from_secs);
+    let end = Instant::now() + seconds.unwrap_or(LIMIT);
+    let mut mutator = Mutator::new(seeds);
+    seeds.iter().for_each(|seed| target(seed));
+    while Instant::now() < end {
+        let input = mutator.next_input();
+        let outcome = std::panic::catch_unwind(|| target(&input));
+        assert!(outcome.is_ok(), "this input: b\"{}\"", input.escape_ascii());
+    }
+}
+
+fn write_seeds(directory: &Path, seeds: &[Vec<u8>]) {
+    fs::create_dir_all(directory).expect("a directory");
+    for (number, seed) in seeds.iter().enumerate() {
+        fs::write(directory.join(format!("seed-{number}")), seed).expect("written");
+    }
+}
+
 /// Generator of spoilt inputs.
-pub(crate) struct Mutator {
+struct Mutator {
     seeds: Vec<Vec<u8>>,
     state: u64,
 }
 
 impl Mutator {
-    pub(crate) fn new(seeds: &[Vec<u8>]) -> Self {
+    fn new(seeds: &[Vec<u8>]) -> Self {
         Self { seeds: seeds.to_vec(), state: 0x9e37_79b9_7f4a_7c15 }
     }
 
     /// Returns one of the seeds, changed in one to eight places.
-    pub(crate) fn next_input(&mut self) -> Vec<u8> {
+    fn next_input(&mut self) -> Vec<u8> {
         let seed = self.below(self.seeds.len());
         let mut input = self.seeds[seed].clone();
         for _ in 0..=self.below(8) {
