@@ -53,6 +53,10 @@ fn a_network_that_is_complete_and_silent_counts_as_down_after_a_while() {
     fake.run(&["exec", "--", "true"]).code(255).says("its network is down").says("firewall");
     assert!(started.elapsed() < SOON, "{:?}", started.elapsed());
     assert_eq!(fake.status("vm")["network_fault"], Value::Null, "status tries no SSH");
+    let doctor = fake.run(&["doctor"]).text();
+    assert!(doctor.contains("its SSH port does not, as behind a firewall"), "{doctor}");
+    fake.behave("vm", "");
+    assert!(!fake.run(&["doctor"]).text().contains("firewall"));
 }
 
 #[test]

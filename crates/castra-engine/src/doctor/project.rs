@@ -1,9 +1,11 @@
 //! The project of this directory: its configuration, and whether its VMs match their records; also
 //! VMs of deleted projects.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use crate::error::Error;
+use crate::guest::{NetworkFault, is_ssh_silent};
 use crate::vm::{self, VmError, VmState, VmStatus};
 
 use super::{Area, Finding, Subject};
@@ -65,13 +67,25 @@ fn of_project(subject: &Subject<'_>) -> Vec<Finding> {
             return findings;
         }
     };
-    for (name, status) in vm::status_of_guests(&layout) {
+    for (name, mut status) in vm::status_of_guests(&layout) {
+        if let Ok(status) = &mut status {
+            look_behind_firewall(status);
+        }
         findings.extend(
             status.as_ref().ok().and_then(|status| Some(of_clock(&name, status.clock_ahead_ms?))),
         );
         findings.push(of_vm(&name, status));
     }
     findings
+}
+
+/// Adds the fault of a guest whose agent answers and reports none, but whose SSH server is silent.
+fn look_behind_firewall(status: &mut VmStatus) {
+    let has_answered = status.clock_ahead_ms.is_some() && status.network_fault.is_none();
+    let port = status.ssh_port.filter(|_| has_answered);
+    if port.is_some_and(|port| is_ssh_silent((Ipv4Addr::LOCALHOST, port).into())) {
+        status.network_fault = Some(NetworkFault::Silent);
+    }
 }
 
 /// Compares a guest's clock with this machine's.

@@ -14,5 +14,7 @@ pub use console::{ConsoleEnd, ConsoleOutcome, converse};
 pub use control::{ControlError, ControlPort};
 pub use initrd::{AGENT, AGENT_PATH, InitrdError, append_agent};
 pub use keys::{KeyError, VmKeys};
-pub use network::{AgentSocket, Inspection, NetworkDown, NetworkFault, NetworkReport, inspect};
+pub use network::{
+    AgentSocket, Inspection, NetworkDown, NetworkFault, NetworkReport, inspect, is_ssh_silent,
+};
 pub use stream_port::{HeldPorts, StreamPort, StreamPorts, Streams, TakenPort};

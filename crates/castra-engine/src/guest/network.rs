@@ -1,5 +1,7 @@
 //! The guest's network, queried through the control port, for a guest that SSH does not reach.
 
+use std::io::{self, ErrorKind, Read as _};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -215,6 +217,21 @@ impl NetworkReport {
             second
         })
     }
+}
+
+/// Time in which an SSH server greets a client: it needs no more than the agent's answers, which
+/// come from the same thread.
+const GREETING_LIMIT: Duration = Duration::from_secs(3);
+
+/// Returns `true` if the guest's SSH server accepts connections and greets no client, as behind a
+/// firewall: QEMU accepts them for a guest that does not. Waits at most some seconds.
+pub fn is_ssh_silent(address: SocketAddr) -> bool {
+    let Ok(mut stream) = TcpStream::connect_timeout(&address, GREETING_LIMIT) else { return false };
+    let greeted =
+        stream.set_read_timeout(Some(GREETING_LIMIT)).and_then(|()| stream.read_exact(&mut [0]));
+    let is_late =
+        |error: &io::Error| matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
+    greeted.is_err_and(|error| is_late(&error))
 }
 
 fn dotted([a, b, c, d]: [u8; 4]) -> String {
