@@ -28,8 +28,10 @@ const KEPT_LIMIT_BYTES: usize = 256 * 1024;
 /// Room for one read while waiting for a hello, in bytes.
 pub const HELLO_READ_BYTES: usize = 32 * 1024;
 
-/// Room for the next read from the port.
+/// Room for further reads from the port, made once there is less than [`LEAST_READ_BYTES`]: data
+/// that waits for its receiver shares the buffer, and a guest reads a page at a time.
 const READ_BYTES: usize = 128 * 1024;
+const LEAST_READ_BYTES: usize = 16 * 1024;
 
 /// Side of a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -163,7 +165,10 @@ impl Link {
                     },
                 }
             }
-            decoder.buffer().reserve(READ_BYTES);
+            let buffer = decoder.buffer();
+            if buffer.capacity() - buffer.len() < LEAST_READ_BYTES {
+                buffer.reserve(READ_BYTES);
+            }
             match reader.read_buf(decoder.buffer()).await {
                 Ok(0) => return End::HungUp,
                 Ok(_) => {}
