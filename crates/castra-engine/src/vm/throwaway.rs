@@ -13,9 +13,9 @@ use crate::guest::ssh::Target;
 use crate::guest::{HeldPorts, Streams, VmKeys};
 use crate::hex::hex;
 use crate::host::random_bytes;
-use crate::qemu::{QemuPid, Qmp, remove_sockets, running_qemu, runs_elsewhere};
+use crate::qemu::{QemuPid, remove_sockets, running_qemu, runs_elsewhere};
 use crate::trusted;
-use crate::wait::WaitLimit;
+use crate::wait::connect_at_once;
 
 use super::disk::temporary_name;
 use super::error::{AccessError, StateError, ThrowawayError, VmError, VmIoError};
@@ -32,8 +32,6 @@ const PREFIX: &str = "run-";
 /// Stream ports of a throwaway VM that its castra uses: for commands and copies at the same time.
 const HELD_PORTS: usize = 4;
 
-/// Time for QEMU to accept the session that watches over it.
-const QMP_LIMIT: Duration = Duration::from_secs(5);
 /// Time for a VM to end whose castra was killed.
 const END_LIMIT: Duration = Duration::from_secs(5);
 
@@ -91,7 +89,7 @@ pub fn start_throwaway(
         Ok((target, qemu))
     });
     // Connects before its socket is removed.
-    let qmp = Qmp::connect(&project.sockets(vm).qmp(), WaitLimit::new(QMP_LIMIT, project.cancel()));
+    let qmp = connect_at_once(&project.sockets(vm).qmp());
     for log in [project.files(vm).console_log(), project.files(vm).qemu_log()] {
         project.context.log_watch.watch_file(&log);
     }
@@ -99,7 +97,7 @@ pub fn start_throwaway(
     remove_files(vm, project);
     let (target, qemu) = started.map_err(ThrowawayError::new)?;
     let disk = project.layout.overlay(vm);
-    // If QEMU does not answer now, the command will notice.
+    // If QEMU does not answer there, the command will notice.
     let room =
         qmp.ok().map(|qmp| RoomWatch::start(qmp, disk.clone(), project.context.reporter.clone()));
     Ok(Throwaway { target, vm: vm.clone(), disk, room, qemu, _lock: lock })

@@ -3,6 +3,7 @@
 //!
 //! Other VMs are continued by the next command; this one only has the command that it runs.
 
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,14 +13,19 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use crate::cancel::Cancel;
 use crate::qemu::{MachineStatus, Qmp};
 use crate::report::{Event, Reporter};
 use crate::vm::full_disk::FullDisk;
+use crate::wait::WaitLimit;
 
 /// Interval between checks of the machine.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Interval between checks while it is paused.
 const PAUSED_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Time for each answer of QEMU's.
+const QMP_LIMIT: Duration = Duration::from_secs(5);
 
 /// A thread that continues a paused machine, until this is dropped.
 pub(in crate::vm) struct RoomWatch {
@@ -30,15 +36,27 @@ pub(in crate::vm) struct RoomWatch {
 }
 
 impl RoomWatch {
-    /// Starts the thread on a QMP session of its own, which keeps working once the socket is
-    /// removed. `disk` may be gone by then, but its directory must exist.
-    pub(in crate::vm) fn start(qmp: Qmp, disk: PathBuf, reporter: Arc<dyn Reporter>) -> Self {
+    /// Starts the thread on a connection of its own to QMP, which keeps working once the socket is
+    /// removed. The thread opens the session, since the VM's command need not wait for that. `disk`
+    /// may be gone by then, but its directory must exist.
+    pub(in crate::vm) fn start(
+        qmp: UnixStream,
+        disk: PathBuf,
+        reporter: Arc<dyn Reporter>,
+    ) -> Self {
         let is_full = Arc::new(AtomicBool::new(false));
         let (end, is_over) = channel();
-        let watched = Watched { qmp, disk, reporter, is_full: is_full.clone() };
+        let flag = is_full.clone();
+        let watch = move || {
+            // A command that is interrupted ends the VM, and so this session.
+            let limit = WaitLimit::new(QMP_LIMIT, &Cancel::default());
+            if let Ok(qmp) = Qmp::greet(qmp, limit) {
+                Watched { qmp, disk, reporter, is_full: flag }.run(&is_over);
+            }
+        };
         let thread = thread::Builder::new().name("room-watch".to_owned());
         // Without a thread, a full disk is reported as a lost connection.
-        let thread = thread.spawn(move || watched.run(&is_over)).ok();
+        let thread = thread.spawn(watch).ok();
         Self { is_full, end: Some(end), thread }
     }
 
