@@ -18,8 +18,9 @@ use super::ports;
 
 /// Kernel options in addition to the image's. The kernel must not measure the timer's ticks: on a
 /// machine so busy that QEMU hardly runs it finds that the timer does not work, and panics
-/// ("IO-APIC + timer doesn't work").
-const FOR_EVERY_KERNEL: &str = "no_timer_check";
+/// ("IO-APIC + timer doesn't work"). And it must not look for errors in its own use of memory ten
+/// times a second, which delays the first command of an emulated guest.
+const FOR_EVERY_KERNEL: [&str; 2] = ["no_timer_check", "kfence.sample_interval=0"];
 /// Kernel option that makes the agent the first process: [`crate::guest::AGENT_PATH`].
 const AGENT_FIRST: &str = "rdinit=/castra/agent";
 
@@ -83,7 +84,10 @@ fn what_boots(plan: &VmPlan, image: Option<&Image>, initramfs: PathBuf, relays: 
         (Some(kernel), Some(command_line)) => Boot::Kernel {
             kernel: kernel.clone(),
             initramfs,
-            command_line: command_line.with(&[FOR_EVERY_KERNEL, AGENT_FIRST]).with_relays(relays),
+            command_line: command_line
+                .with(&FOR_EVERY_KERNEL)
+                .with(&[AGENT_FIRST])
+                .with_relays(relays),
         },
         _ => Boot::Native,
     }
