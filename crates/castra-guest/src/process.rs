@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
 use rustix::fs::OFlags;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, setpriority_process, setrlimit};
 
 use crate::kernel_fs::KernelFs;
 
@@ -27,9 +27,55 @@ pub(crate) fn settle(kernel_fs: &KernelFs) -> io::Result<()> {
     rustix::stdio::dup2_stdout(&log)?;
     rustix::stdio::dup2_stderr(&log)?;
     raise_descriptor_limit();
+    grow_memory_in_large_steps();
     // A kernel that refuses leaves an agent that works until memory runs out.
     let _ = kernel_fs.proc.write("self/oom_score_adj", NEVER_KILL);
     Ok(())
+}
+
+/// Has the allocator ask the kernel for memory seldom: by default it does so for each page and for
+/// each large buffer, and then returns what it does not need at once.
+#[expect(unsafe_code, reason = "no library wraps mallopt")]
+fn grow_memory_in_large_steps() {
+    const STEP_BYTES: libc::c_int = 1024 * 1024;
+    let parameters = [
+        (libc::M_TOP_PAD, STEP_BYTES),
+        (libc::M_MMAP_THRESHOLD, STEP_BYTES),
+        (libc::M_TRIM_THRESHOLD, 4 * STEP_BYTES),
+    ];
+    for (parameter, value) in parameters {
+        // SAFETY: this only sets a number of the allocator's.
+        unsafe { libc::mallopt(parameter, value) };
+    }
+}
+
+/// Scheduling priority of the agent's threads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Priority {
+    /// Priority of any other program.
+    Ordinary,
+    /// Above whatever else a guest that has just been restored finds to do.
+    First,
+}
+
+impl Priority {
+    fn nice(self) -> i32 {
+        match self {
+            Self::Ordinary => 0,
+            Self::First => -20,
+        }
+    }
+
+    /// Gives all threads of the agent this priority. Threads that they start inherit it.
+    pub(crate) fn set(self, kernel_fs: &KernelFs) {
+        // Where the kernel schedules whole sessions, that of the agent (`sched(7)`).
+        let _ = kernel_fs.proc.write("self/autogroup", &self.nice().to_string());
+        for thread in kernel_fs.proc.names("self/task").unwrap_or_default() {
+            let thread = thread.parse().ok().and_then(Pid::from_raw);
+            // A thread that has ended needs none.
+            let _ = thread.map(|id| setpriority_process(Some(id), self.nice()));
+        }
+    }
 }
 
 /// Returns the command for a program of the image, to be run silently and as an ordinary process.
@@ -56,9 +102,9 @@ fn raise_descriptor_limit() {
     }
 }
 
-/// Makes a process that the agent has just forked an ordinary one: as killable as any other for the
-/// OOM killer, and with the usual limit on descriptors. Async-signal-safe, for use between fork and
-/// exec.
+/// Makes a process that the agent has just started an ordinary one: like any other for the scheduler
+/// and the OOM killer, and with the usual limit on descriptors. Async-signal-safe, for use before it
+/// executes its program.
 ///
 /// # Errors
 /// `/proc` is missing or refuses.
@@ -66,6 +112,8 @@ pub(crate) fn be_ordinary() -> io::Result<()> {
     if let Some(inherited) = INHERITED_LIMIT.get() {
         setrlimit(Resource::Nofile, *inherited)?;
     }
+    // A kernel that refuses leaves a process that is preferred.
+    let _ = setpriority_process(None, Priority::Ordinary.nice());
     let flags = OFlags::WRONLY | OFlags::CLOEXEC;
     let file = rustix::fs::open(c"/proc/self/oom_score_adj", flags, rustix::fs::Mode::empty())?;
     rustix::io::write(&file, b"0")?;

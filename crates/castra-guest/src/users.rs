@@ -40,8 +40,11 @@ impl User {
     pub(crate) fn become_in_child(&self) -> io::Result<()> {
         if rustix::process::geteuid().is_root() {
             set_thread_groups(&self.groups)?;
-            set_thread_gid(self.gid)?;
-            set_thread_uid(self.uid)?;
+            // The agent has no other ids than root's.
+            if !(self.uid.is_root() && self.gid.is_root()) {
+                set_thread_gid(self.gid)?;
+                set_thread_uid(self.uid)?;
+            }
         }
         Ok(())
     }

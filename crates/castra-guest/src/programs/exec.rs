@@ -3,24 +3,22 @@
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::ffi::OsStringExt as _;
-use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
-use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use castra_flow::{Incoming, Message, Outgoing, Received};
 use castra_wire::TOO_LONG_SIGNAL;
-use rustix::fs::Mode;
-use rustix::process::{Pid, PidfdFlags, Signal};
+use rustix::pipe::PipeFlags;
+use rustix::process::{Pid, Signal};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use super::program::{self, Program};
+use super::program::{self, Environment, Program};
 use super::pty::{Size, Terminal};
 use super::pump::{self, Output, Pumps};
+use super::spawn::{self, Child, Ended, Invocation, Streams};
 use crate::users::User;
 
 /// Exit status of a shell for a command that cannot be run, and for one that does not exist.
@@ -51,31 +49,44 @@ pub(crate) enum NotStarted {
 /// # Errors
 /// The shell cannot be run, or the kernel has no room for the arguments.
 pub(crate) fn start(
-    user: &Arc<User>,
+    user: &User,
     program: &Program,
-    environment: Vec<(OsString, OsString)>,
+    variables: Vec<(OsString, OsString)>,
     terminal: Option<Terminal>,
 ) -> Result<Running, NotStarted> {
-    let prepared = |mut command: Command| {
-        if let Some(terminal) = &terminal {
-            command.env("TERM", terminal.term()).env("SSH_TTY", terminal.name());
+    let mut environment = program::environment_of(user);
+    if let Some(terminal) = &terminal {
+        environment.insert("TERM".into(), terminal.term().into());
+        environment.insert("SSH_TTY".into(), terminal.name().into());
+    }
+    environment.extend(variables);
+    let started = start_with(user, program, &environment, terminal.as_ref());
+    // The program has its side now. Ours must be closed, or its end would never be seen.
+    drop(terminal);
+    started
+}
+
+fn start_with(
+    user: &User,
+    program: &Program,
+    environment: &Environment,
+    terminal: Option<&Terminal>,
+) -> Result<Running, NotStarted> {
+    let is_array = if let Program::Arguments(arguments) = program {
+        if !program::has_room(arguments, environment) {
+            return Err(NotStarted::Signal(TOO_LONG_SIGNAL));
         }
-        command.envs(environment.iter().map(|(name, value)| (name, value)));
-        command
+        // No shell in between, unless the kernel cannot run the program: then it is a builtin, a
+        // script without a first line, or missing, which the shell reports.
+        if let Some(running) = start_directly(user, arguments, environment, terminal) {
+            return Ok(running);
+        }
+        true
+    } else {
+        false
     };
-    let command = prepared(program::command(user, program));
-    let is_array = matches!(program, Program::Arguments(_));
-    if is_array && !program::has_room(&command) {
-        return Err(NotStarted::Signal(TOO_LONG_SIGNAL));
-    }
-    // No shell in between, unless the kernel cannot run the program: then it is a builtin, a script
-    // without a first line, or missing, which the shell reports.
-    if let Some(direct) = program::direct_command(user, program, &environment)
-        && let Ok(running) = spawn(prepared(direct), Arc::clone(user), terminal.as_ref())
-    {
-        return Ok(running);
-    }
-    spawn(command, Arc::clone(user), terminal.as_ref()).map_err(|error| match error.kind() {
+    let by_shell = program::by_shell(user, program, environment);
+    spawn(&by_shell, user, terminal).map_err(|error| match error.kind() {
         io::ErrorKind::ArgumentListTooLong if is_array => NotStarted::Signal(TOO_LONG_SIGNAL),
         kind => {
             let status = if kind == io::ErrorKind::NotFound { NOT_FOUND } else { CANNOT_RUN };
@@ -87,77 +98,61 @@ pub(crate) fn start(
     })
 }
 
+fn start_directly(
+    user: &User,
+    arguments: &[OsString],
+    environment: &Environment,
+    terminal: Option<&Terminal>,
+) -> Option<Running> {
+    let file = program::find(user, arguments.first()?, environment)?;
+    let arguments = arguments.iter().map(|word| word.as_os_str().into()).collect();
+    spawn(&Invocation { file: &file, arguments, environment }, user, terminal).ok()
+}
+
 fn spawn(
-    mut command: Command,
-    user: Arc<User>,
+    invocation: &Invocation<'_>,
+    user: &User,
     terminal: Option<&Terminal>,
 ) -> io::Result<Running> {
-    let (controlling, line) = terminal.map(Terminal::parts).transpose()?.unzip();
-    if let Some(line) = &line {
-        command.stdin(line.try_clone()?).stdout(line.try_clone()?).stderr(line.try_clone()?);
-    } else {
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    }
-    in_child(&mut command, user, line);
-    let mut child = command.spawn()?;
-    // Our copies of the terminal's program side must be closed, or its end would never be seen.
-    drop(command);
-    match connect(&mut child, controlling) {
-        Ok((stdin, outputs, terminal, ended)) => {
-            Ok(Running { child, ended, stdin, outputs, terminal })
-        }
-        Err(error) => {
-            // It cannot be served, so it must not run.
-            let _ = child.kill();
-            let _ = child.wait();
-            Err(error)
-        }
-    }
+    let Some(terminal) = terminal else {
+        let [(stdin, to_stdin), (from_stdout, stdout), (from_stderr, stderr)] =
+            [pipe()?, pipe()?, pipe()?];
+        let streams = Streams::Pipes([stdin.as_fd(), stdout.as_fd(), stderr.as_fd()]);
+        let child = spawn::spawn(invocation, user, &streams)?;
+        let outputs = vec![(Output::Stdout, from_stdout), (Output::Stderr, from_stderr)];
+        return Running::of(child, to_stdin, outputs, None);
+    };
+    let (controlling, line) = terminal.parts()?;
+    let child = spawn::spawn(invocation, user, &Streams::Terminal(line.as_fd()))?;
+    let copies = controlling.try_clone().and_then(|to| Ok((to, controlling.try_clone()?)));
+    let Ok((stdin, output)) = copies else {
+        child.kill();
+        return Err(io::ErrorKind::Other.into());
+    };
+    Running::of(child, stdin, vec![(Output::Stdout, output)], Some(controlling))
 }
 
-type Ends = (OwnedFd, Vec<(Output, OwnedFd)>, Option<OwnedFd>, AsyncFd<OwnedFd>);
-
-fn connect(child: &mut Child, controlling: Option<OwnedFd>) -> io::Result<Ends> {
-    let pid = Pid::from_child(child);
-    let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
-    let ended = pump::register(pidfd, Interest::READABLE)?;
-    if let Some(controlling) = controlling {
-        let output = vec![(Output::Stdout, controlling.try_clone()?)];
-        return Ok((controlling.try_clone()?, output, Some(controlling), ended));
-    }
-    let (Some(stdin), Some(stdout), Some(stderr)) =
-        (child.stdin.take(), child.stdout.take(), child.stderr.take())
-    else {
-        return Err(io::ErrorKind::BrokenPipe.into());
-    };
-    let outputs = vec![(Output::Stdout, stdout.into()), (Output::Stderr, stderr.into())];
-    Ok((stdin.into(), outputs, None, ended))
+fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?)
 }
 
-/// Prepares the child between fork and exec: a session of its own, its terminal, its user, its
-/// home.
-#[expect(unsafe_code, reason = "pre_exec is the only way to act between fork and exec")]
-fn in_child(command: &mut Command, user: Arc<User>, line: Option<OwnedFd>) {
-    // Allocated before the fork: the child must not allocate.
-    let home =
-        std::ffi::CString::new(user.home.clone().into_os_string().into_vec()).unwrap_or_default();
-    let enter = move || {
-        rustix::process::setsid()?;
-        if let Some(line) = &line {
-            rustix::process::ioctl_tiocsctty(line)?;
+impl Running {
+    fn of(
+        child: Child,
+        stdin: OwnedFd,
+        outputs: Vec<(Output, OwnedFd)>,
+        terminal: Option<OwnedFd>,
+    ) -> io::Result<Self> {
+        let ended = child.pidfd().and_then(|pidfd| pump::register(pidfd, Interest::READABLE));
+        match ended {
+            Ok(ended) => Ok(Self { child, ended, stdin, outputs, terminal }),
+            Err(error) => {
+                // It cannot be served, so it must not run.
+                child.kill();
+                Err(error)
+            }
         }
-        // While this process still may: the agent is exempt from the OOM killer, programs of its
-        // users are not. A program that could not be made killable runs all the same.
-        let _ = crate::process::be_ordinary();
-        user.become_in_child()?;
-        rustix::process::umask(Mode::from_raw_mode(0o022));
-        if rustix::process::chdir(home.as_c_str()).is_err() {
-            rustix::process::chdir(c"/")?;
-        }
-        Ok(())
-    };
-    // SAFETY: these are plain system calls; nothing is allocated or locked.
-    unsafe { command.pre_exec(enter) };
+    }
 }
 
 /// Joins a program and its channel until both are done. Reports on the channel why a program did
@@ -190,13 +185,13 @@ async fn supervise(
     incoming: &mut Incoming,
     outgoing: &Arc<Outgoing>,
 ) {
-    let Running { mut child, ended, stdin, outputs, terminal } = running;
+    let Running { child, ended, stdin, outputs, terminal } = running;
     let has_terminal = terminal.is_some();
-    let group = Pid::from_child(&child);
+    let group = child.pid();
     let (has_ended, end_seen) = watch::channel(false);
     let Ok(mut pumps) = Pumps::start(outputs, outgoing, &end_seen) else {
         hang_up(group);
-        let _ = end_of(&mut child, &ended).await;
+        let _ = end_of(&child, &ended).await;
         return;
     };
     let (sender, receiver) = mpsc::unbounded_channel();
@@ -208,12 +203,12 @@ async fn supervise(
     let mut closed = std::pin::pin!(obey(incoming, Some(sender), group, terminal, &end_seen));
 
     let status = tokio::select! {
-        status = end_of(&mut child, &ended) => status,
+        status = end_of(&child, &ended) => status,
         () = &mut closed => {
             hang_up(group);
             drop((feeder, pumps));
             // Still reaped when it ends, but its exit status goes nowhere.
-            let _ = end_of(&mut child, &ended).await;
+            let _ = end_of(&child, &ended).await;
             return;
         }
     };
@@ -272,24 +267,24 @@ async fn obey(
     }
 }
 
-async fn end_of(child: &mut Child, ended: &AsyncFd<OwnedFd>) -> io::Result<ExitStatus> {
+async fn end_of(child: &Child, ended: &AsyncFd<OwnedFd>) -> io::Result<Ended> {
     loop {
         let mut ready = ended.readable().await?;
-        if let Some(status) = child.try_wait()? {
-            return Ok(status);
+        if let Some(end) = child.try_wait()? {
+            return Ok(end);
         }
         ready.clear_ready();
     }
 }
 
-async fn report(status: ExitStatus, outgoing: &Outgoing) {
+async fn report(ended: Ended, outgoing: &Outgoing) {
     // Fails when the connection is gone.
-    if let Some(signal) = status.signal() {
-        let _ = outgoing.exit_signal(&name_of(signal), status.core_dumped()).await;
-    } else {
-        let code = status.code().and_then(|code| u32::try_from(code).ok()).unwrap_or(u32::MAX);
-        let _ = outgoing.exit_status(code).await;
-    }
+    let _ = match ended {
+        Ended::Status(code) => outgoing.exit_status(code).await,
+        Ended::Signal { number, has_dumped_core } => {
+            outgoing.exit_signal(&name_of(number), has_dumped_core).await
+        }
+    };
 }
 
 /// Sends SIGHUP to the process group; fails silently if it has ended already.

@@ -6,8 +6,9 @@ mod header;
 mod program;
 mod pty;
 mod pump;
+mod spawn;
 
 pub(crate) use exec::{run, start};
 pub(crate) use header::read as read_header;
-pub(crate) use program::Program;
+pub(crate) use program::{Program, look_up_all};
 pub(crate) use pty::{Size, Terminal};

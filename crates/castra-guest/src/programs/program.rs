@@ -1,17 +1,18 @@
 //! Turns a client's command into a process to start.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::PermissionsExt as _;
-use std::os::unix::process::CommandExt as _;
-use std::path::Path;
-use std::process::Command;
+use std::path::{Path, PathBuf};
 
 use castra_wire::MALFORMED_SIGNAL;
 use castra_wire::stream::Program as Kind;
 use rustix::process::{Resource, getrlimit};
 
 use super::exec::NotStarted;
+use super::spawn::Invocation;
 use crate::users::User;
 
 /// Search path of a session until a login shell's profile changes it; the default of Alpine and
@@ -43,70 +44,81 @@ impl Program {
     }
 }
 
-/// Returns the process for a program, with the environment of a login.
-pub(crate) fn command(user: &User, program: &Program) -> Command {
-    let name = user.shell.file_name().unwrap_or(user.shell.as_os_str());
-    let mut command = Command::new(&user.shell);
-    match program {
+/// Variables of a process. The last value given to a name wins.
+pub(crate) type Environment = BTreeMap<OsString, OsString>;
+
+/// Returns the environment of a login, and nothing else.
+pub(crate) fn environment_of(user: &User) -> Environment {
+    let variables = [
+        ("USER", OsStr::new(&user.name)),
+        ("LOGNAME", OsStr::new(&user.name)),
+        ("HOME", user.home.as_os_str()),
+        ("SHELL", user.shell.as_os_str()),
+        ("PATH", OsStr::new(PATH)),
+    ];
+    variables.map(|(name, value)| (name.into(), value.into())).into()
+}
+
+/// Returns the invocation of the shell that runs a program.
+pub(crate) fn by_shell<'a>(
+    user: &'a User,
+    program: &'a Program,
+    environment: &'a Environment,
+) -> Invocation<'a> {
+    let shell = user.shell.as_path();
+    let name = base_name(shell);
+    let borrowed = |words: &[&'a OsStr]| words.iter().copied().map(Cow::Borrowed).collect();
+    let (file, arguments): (_, Vec<Cow<'a, OsStr>>) = match program {
         Program::Shell => {
             // A name that begins with a dash makes it a login shell.
             let mut login = OsString::from("-");
             login.push(name);
-            command.arg0(login);
+            (shell, vec![login.into()])
         }
         Program::Line(line) => {
-            command.arg0(name).arg("-c").arg(OsString::from_vec(line.clone()));
+            (shell, borrowed(&[name, OsStr::new("-c"), OsStr::from_bytes(line)]))
         }
-        Program::Arguments(arguments) => {
-            let Runner { shell, script, first } = Runner::of(&user.shell);
-            command = Command::new(shell);
-            command.arg0(shell.file_name().unwrap_or(name));
-            command.args(["-c", script]).arg(first.unwrap_or(name)).args(arguments);
+        Program::Arguments(words) => {
+            let Runner { shell, script, first } = Runner::of(shell);
+            let own = [base_name(shell), "-c".as_ref(), script.as_ref(), first.unwrap_or(name)];
+            let mut arguments: Vec<_> = borrowed(&own);
+            arguments.extend(words.iter().map(|word| Cow::Borrowed(word.as_os_str())));
+            (shell, arguments)
         }
-    }
-    login(&mut command, user);
-    command
+    };
+    Invocation { file, arguments, environment }
 }
 
-/// Returns the process for a program that needs no shell to be found: one with a path, or a file on
+fn base_name(path: &Path) -> &OsStr {
+    path.file_name().unwrap_or(path.as_os_str())
+}
+
+/// Returns the file of a program that needs no shell to be found: one with a path, or a file on
 /// the search path that is executable.
-pub(crate) fn direct_command(
-    user: &User,
-    program: &Program,
-    environment: &[(OsString, OsString)],
-) -> Option<Command> {
-    let Program::Arguments(arguments) = program else { return None };
-    let (name, arguments) = arguments.split_first()?;
-    let given = environment.iter().rev().find(|(variable, _)| variable == "PATH");
-    let path = if name.as_bytes().contains(&b'/') {
-        user.home.join(name)
-    } else {
-        let directories = given.map_or(OsStr::new(PATH), |(_, path)| path);
-        std::env::split_paths(directories)
-            .filter(|directory| directory.is_absolute())
-            .map(|directory| directory.join(name))
-            .find(|file| is_executable(file))?
-    };
-    let mut command = Command::new(path);
-    command.arg0(name).args(arguments);
-    login(&mut command, user);
-    Some(command)
+pub(crate) fn find(user: &User, name: &OsStr, environment: &Environment) -> Option<PathBuf> {
+    if name.as_bytes().contains(&b'/') {
+        return Some(user.home.join(name));
+    }
+    let path = environment.get(OsStr::new("PATH"))?;
+    std::env::split_paths(path)
+        .filter(|directory| directory.is_absolute())
+        .map(|directory| directory.join(name))
+        .find(|file| is_executable(file))
+}
+
+/// Reads the directories of the search path, so that any program is found without a disk.
+pub(crate) fn look_up_all(user: &User) {
+    for directory in std::env::split_paths(PATH) {
+        // A directory may be missing.
+        let _ = std::fs::read_dir(directory).map(Iterator::count);
+    }
+    // The home is where programs start.
+    let _ = std::fs::metadata(&user.home);
 }
 
 /// Returns `true` for a file with a right to execute it.
 fn is_executable(path: &Path) -> bool {
     path.metadata().is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
-}
-
-/// Gives a process the environment of a login, and nothing else.
-fn login(command: &mut Command, user: &User) {
-    command
-        .env_clear()
-        .env("USER", &user.name)
-        .env("LOGNAME", &user.name)
-        .env("HOME", &user.home)
-        .env("SHELL", &user.shell)
-        .env("PATH", PATH);
 }
 
 /// Shell that runs a command without parsing its words. The shell finds the program, knows its own
@@ -141,8 +153,8 @@ impl<'a> Runner<'a> {
     }
 }
 
-/// Reserve for the variables that a shell adds before it runs a command: the command must find room
-/// for these, too.
+/// Reserve for the words and variables that a shell adds before it runs a command: the command must
+/// find room for these, too.
 const SHELL_RESERVE_BYTES: u64 = 8 * 1024;
 
 /// Limits of the kernel's `bprm_stack_limits`, in bytes: a quarter of the stack, within these
@@ -150,23 +162,22 @@ const SHELL_RESERVE_BYTES: u64 = 8 * 1024;
 const ARGUMENTS_AT_LEAST: u64 = 128 * 1024;
 const ARGUMENTS_AT_MOST: u64 = 6 * 1024 * 1024;
 
-/// Returns `true` if the kernel has room for all arguments and variables of a process, and of the
-/// command that it starts with them. A single one that is too long shows only when the process is
-/// started.
-pub(crate) fn has_room(command: &Command) -> bool {
+/// Returns `true` if the kernel has room for a command and its variables, also if a shell starts
+/// it. A single one that is too long shows only when the process is started.
+pub(crate) fn has_room(arguments: &[OsString], environment: &Environment) -> bool {
     let stack = getrlimit(Resource::Stack).current.unwrap_or(u64::MAX);
     let limit = (stack / 4).clamp(ARGUMENTS_AT_LEAST, ARGUMENTS_AT_MOST);
     // Each has a pointer and a terminating NUL.
-    let bytes = |text: &OsStr| text.len() as u64 + 9;
-    let arguments: u64 = command.get_args().map(bytes).sum();
-    let variables =
-        command.get_envs().filter_map(|(name, value)| Some(bytes(name) + bytes(value?)));
+    let bytes = |text: &OsString| text.len() as u64 + 9;
+    let arguments: u64 = arguments.iter().map(bytes).sum();
+    let variables = environment.iter().map(|(name, value)| bytes(name) + bytes(value));
     arguments + variables.sum::<u64>() + SHELL_RESERVE_BYTES <= limit
 }
 
 #[cfg(test)]
 mod tests {
-    use std::process::Output;
+    use std::os::unix::process::CommandExt as _;
+    use std::process::{Command, Output};
 
     use rustix::process::{getegid, geteuid};
 
@@ -183,7 +194,12 @@ mod tests {
         };
         let arguments =
             arguments.iter().map(|argument| OsString::from_vec(argument.to_vec())).collect();
-        let output = command(&user, &Program::Arguments(arguments)).output();
+        let (program, environment) = (Program::Arguments(arguments), environment_of(&user));
+        let invocation = by_shell(&user, &program, &environment);
+        let (own_name, arguments) = invocation.arguments.split_first().expect("a name");
+        let mut command = Command::new(invocation.file);
+        command.arg0(own_name).args(arguments).env_clear().envs(&environment);
+        let output = command.output();
         output.unwrap_or_else(|error| panic!("{shell}: {error}; `cargo xtask test` installs it"))
     }
 
@@ -255,16 +271,15 @@ mod tests {
 
     #[test]
     fn room_is_what_the_kernel_has() {
-        let mut command = Command::new("/bin/true");
-        command.env_clear();
         let limit = (getrlimit(Resource::Stack).current.unwrap_or(u64::MAX) / 4)
             .clamp(ARGUMENTS_AT_LEAST, ARGUMENTS_AT_MOST);
-        let argument = "x".repeat(100_000);
+        let argument = OsString::from("x".repeat(100_000));
         let count = usize::try_from((limit - SHELL_RESERVE_BYTES) / 100_009).expect("fits");
-        command.args(std::iter::repeat_n(&argument, count));
-        assert!(has_room(&command));
-        assert!(command.status().expect("the kernel agrees").success());
-        command.arg(argument);
-        assert!(!has_room(&command));
+        let mut arguments = vec![argument.clone(); count];
+        assert!(has_room(&arguments, &Environment::new()));
+        let status = Command::new("/bin/true").env_clear().args(&arguments).status();
+        assert!(status.expect("the kernel agrees").success());
+        arguments.push(argument);
+        assert!(!has_room(&arguments, &Environment::new()));
     }
 }

@@ -1,11 +1,12 @@
 //! Pumps that copy bytes between a program's descriptors and its channel.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use castra_flow::{Outgoing, PACKET_BYTES, Received};
+use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -20,9 +21,9 @@ const DRAIN_LIMIT_BYTES: usize = 1024 * 1024;
 /// Output of a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Output {
-    /// Its stdout, or its terminal.
+    /// Stdout, or the terminal.
     Stdout,
-    /// Its stderr.
+    /// Stderr.
     Stderr,
 }
 
@@ -76,16 +77,16 @@ struct Pump {
 impl Pump {
     async fn run(self, mut has_ended: watch::Receiver<bool>, drained: oneshot::Sender<()>) {
         let mut drained = Some(drained);
-        let mut buffer = vec![0; PACKET_BYTES as usize];
+        let mut buffer = Vec::with_capacity(PACKET_BYTES as usize);
         loop {
             tokio::select! {
                 ready = self.source.readable() => {
                     let Ok(mut ready) = ready else { return };
-                    let read = ready.try_io(|source| Ok(rustix::io::read(source, &mut buffer)?));
+                    let read = ready.try_io(|source| Ok(read(source, &mut buffer)?));
                     let Ok(count) = read else { continue };
                     // A terminal whose other side is closed reports EIO.
-                    let Ok(count @ 1..) = count else { return };
-                    if !self.send(&buffer[..count]).await {
+                    let Ok(1..) = count else { return };
+                    if !self.send(&buffer).await {
                         return;
                     }
                 }
@@ -100,13 +101,13 @@ impl Pump {
     }
 
     /// Sends what is available now. Returns `false` at the end of the output or of the connection.
-    async fn drain(&self, buffer: &mut [u8]) -> bool {
+    async fn drain(&self, buffer: &mut Vec<u8>) -> bool {
         let mut total = 0;
         while total < DRAIN_LIMIT_BYTES {
-            match rustix::io::read(&self.source, &mut *buffer) {
+            match read(&self.source, buffer) {
                 Ok(count @ 1..) => {
                     total += count;
-                    if !self.send(&buffer[..count]).await {
+                    if !self.send(buffer).await {
                         return false;
                     }
                 }
@@ -126,6 +127,12 @@ impl Pump {
         };
         sent.is_ok()
     }
+}
+
+/// Reads into an empty buffer what there is, as far as it has room.
+fn read(source: impl AsFd, buffer: &mut Vec<u8>) -> Result<usize, Errno> {
+    buffer.clear();
+    rustix::io::read(source, spare_capacity(buffer))
 }
 
 /// Writes the client's data to the program's stdin, and closes stdin when the client has sent
