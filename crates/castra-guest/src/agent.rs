@@ -18,23 +18,25 @@ use tokio::time::sleep;
 
 use crate::control::ControlPort;
 use crate::events::{Event, EventSender, Milestone, reached_now, uptime_ms};
+use crate::identity::Identity;
 use crate::kernel_fs::KernelFs;
+use crate::personality::Random;
 use crate::relay::Relays;
+use crate::settle::{Calm, Rest};
 use crate::ssh::SshServer;
 use crate::{
-    clock, grow, hosts, listeners, modules, network, personality, power, process, relay, residents,
-    root, secrets, services, settle, streams,
+    clock, grow, listeners, modules, network, personality, power, process, relay, residents, root,
+    secrets, services, settle, streams,
 };
 
-const HOSTNAME: &str = "/etc/hostname";
-const MACHINE_ID: &str = "/etc/machine-id";
-/// D-Bus's own machine id, where it is a file (`dbus-uuidgen(1)`).
-const DBUS_MACHINE_ID: &str = "/var/lib/dbus/machine-id";
-const HOSTS: &str = "/etc/hosts";
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// Maximum number of failures that are kept for a host that attaches later.
 const KEPT_FAILURES: usize = 16;
+
+/// Time that a VM's first command has the CPU for itself. Work that it does not need waits, since
+/// an emulated CPU is slow at whatever it does for the first time.
+pub(crate) const FIRST_COMMAND: Duration = Duration::from_secs(1);
 
 /// Pause before a failed port is tried again.
 const PORT_PAUSE: Duration = Duration::from_secs(1);
@@ -52,7 +54,7 @@ async fn conduct(kernel_fs: Arc<KernelFs>) -> io::Result<()> {
     // killed.
     let _deaf = [signal(SignalKind::terminate())?, signal(SignalKind::hangup())?];
     let (events, mut received) = EventSender::new();
-    let mut agent = Agent::new(Arc::clone(&kernel_fs), events.clone());
+    let mut agent = Agent::new(Arc::clone(&kernel_fs), events.clone())?;
     tokio::spawn(clock::keep(Arc::clone(&kernel_fs), agent.clock_set.subscribe()));
     // After a reboot of the guest no host may be attached for a long time.
     let command_line = kernel_fs.proc.read("cmdline").unwrap_or_default();
@@ -128,6 +130,7 @@ async fn serve_ssh(server: SshServer, events: EventSender) {
 /// State of the agent.
 struct Agent {
     kernel_fs: Arc<KernelFs>,
+    random: Random,
     server: SshServer,
     /// Session of the host that was heard last.
     session: Option<Session>,
@@ -146,21 +149,15 @@ struct Agent {
     powering_off: bool,
     /// Set while the host waits for the guest to come to rest and that has not begun.
     is_to_settle: bool,
-    /// Set if the image's sshd was stopped while the template was made, so that this VM starts it
-    /// again.
-    is_sshd_due: bool,
+    /// State in which the template of this VM was saved, until the VM has its identity.
+    rest: Option<Rest>,
     relays: Relays,
 }
 
-/// Part of the personality that is written to files of the root.
-struct Identity {
-    hostname: String,
-    machine_id: String,
-}
-
 impl Agent {
-    fn new(kernel_fs: Arc<KernelFs>, events: EventSender) -> Self {
-        Self {
+    fn new(kernel_fs: Arc<KernelFs>, events: EventSender) -> io::Result<Self> {
+        Ok(Self {
+            random: Random::open(&kernel_fs)?,
             kernel_fs,
             server: SshServer::new(),
             session: None,
@@ -175,9 +172,9 @@ impl Agent {
             clock_set: watch::Sender::new(()),
             powering_off: false,
             is_to_settle: false,
-            is_sshd_due: false,
+            rest: None,
             relays: Relays::default(),
-        }
+        })
     }
 
     /// Waits for the next event and returns the messages that the host is to receive about it.
@@ -199,7 +196,7 @@ impl Agent {
                 Event::Synced(session) => {
                     return Ok(vec![Envelope { session, message: GuestMessage::Synced }]);
                 }
-                Event::Settled(had_sshd) => self.settled(had_sshd),
+                Event::Settled(rest) => self.settled(rest),
                 Event::Reached(milestone, uptime_ms) => self.reach(milestone, uptime_ms),
                 Event::Failed(task, reason) => self.fail(task, reason),
             },
@@ -224,8 +221,8 @@ impl Agent {
         }
     }
 
-    fn settled(&mut self, had_sshd: bool) -> Vec<GuestMessage> {
-        self.is_sshd_due = had_sshd;
+    fn settled(&mut self, rest: Rest) -> Vec<GuestMessage> {
+        self.rest = Some(rest);
         vec![GuestMessage::Settled]
     }
 
@@ -267,19 +264,40 @@ impl Agent {
         Some(GuestMessage::ModulesMissing { kernel, installed })
     }
 
-    fn personalise(&mut self, personality: Personality) -> Vec<GuestMessage> {
-        if let Err(error) = personality::apply(&personality, &self.kernel_fs, &self.server) {
-            return vec![failed(AgentTask::Personalise, error)];
+    fn personalise(&mut self, mut personality: Personality) -> Vec<GuestMessage> {
+        let relays = personality.relays.take();
+        match personality::apply(personality, &self.random, &self.server) {
+            Ok(identity) => self.identity = Some(identity),
+            Err(error) => return vec![failed(AgentTask::Personalise, error)],
         }
         self.clock_set.send_replace(());
-        let relayed = personality.relays.as_ref().map_or(Ok(()), |relays| self.relays.set(relays));
-        let Personality { hostname, machine_id, .. } = personality;
-        self.identity = Some(Identity { hostname, machine_id });
+        self.use_keys_soon();
+        let relayed = relays.map_or(Ok(()), |relays| self.relays.set(&relays));
         self.is_identity_due = true;
         let mut answers = vec![GuestMessage::Personalised];
         answers.extend(relayed.err().map(|error| failed(AgentTask::Relay, error)));
         answers.extend(self.ready_if_all_is_there());
         answers
+    }
+
+    /// Ends the calm in which a template was saved.
+    fn end_soon(&self, calm: Calm) {
+        let kernel_fs = Arc::clone(&self.kernel_fs);
+        tokio::spawn(async move {
+            sleep(FIRST_COMMAND).await;
+            calm.end(&kernel_fs);
+        });
+    }
+
+    /// Has the SSH server parse its keys while nothing waits for it.
+    fn use_keys_soon(&self) {
+        let (server, events) = (self.server.clone(), self.events.clone());
+        tokio::spawn(async move {
+            sleep(FIRST_COMMAND).await;
+            if let Err(error) = server.use_keys() {
+                events.failed(AgentTask::Ssh, error);
+            }
+        });
     }
 
     fn reach(&mut self, milestone: Milestone, uptime_ms: u64) -> Vec<GuestMessage> {
@@ -335,33 +353,32 @@ impl Agent {
         else {
             return;
         };
-        let is_a_copy = personality::is_of_another(Path::new(MACHINE_ID), &identity.machine_id);
-        // A read-only root keeps its files; the name itself is set nevertheless.
-        let _ = personality::write_line(Path::new(HOSTNAME), &identity.hostname);
-        let _ = personality::write_line(Path::new(MACHINE_ID), &identity.machine_id);
-        let _ = hosts::provide(Path::new(HOSTS), &identity.hostname);
-        if Path::new(DBUS_MACHINE_ID).exists() {
-            let _ = personality::write_line(Path::new(DBUS_MACHINE_ID), &identity.machine_id);
-        }
+        let (is_a_copy, is_sshd_due) = match self.rest.take() {
+            Some(Rest { had_sshd, identity_files, calm }) => {
+                self.end_soon(calm);
+                (identity_files.write(identity), had_sshd)
+            }
+            None => (identity.write(), false),
+        };
         let _ = personality::set_hostname(&identity.hostname);
         self.streams.send_replace(true);
-        self.renew_secrets(is_a_copy);
+        self.renew_secrets(is_a_copy, is_sshd_due);
     }
 
     /// Ensures that no two VMs share secrets: a copy removes those of the VM or image that it was
     /// made from. Until the services are up they create missing ones by themselves; after that,
     /// they are created here.
-    fn renew_secrets(&mut self, is_a_copy: bool) {
+    fn renew_secrets(&self, is_a_copy: bool, is_sshd_due: bool) {
         let are_services_up = self.milestones.contains(&Milestone::Services);
         if !is_a_copy && !are_services_up {
             return;
         }
-        let is_sshd_due = are_services_up && std::mem::take(&mut self.is_sshd_due);
         let kernel_fs = Arc::clone(&self.kernel_fs);
-        tokio::task::spawn_blocking(move || {
-            let had_sshd = is_a_copy && secrets::forget(&kernel_fs);
+        tokio::spawn(async move {
+            let had_sshd = is_a_copy && blocking(move || secrets::forget(&kernel_fs)).await;
             if are_services_up {
-                secrets::renew(is_sshd_due || had_sshd);
+                sleep(FIRST_COMMAND).await;
+                blocking(move || secrets::renew(is_sshd_due || had_sshd)).await;
             }
         });
     }
@@ -406,7 +423,7 @@ impl Agent {
         self.is_to_settle = false;
         let (kernel_fs, events) = (Arc::clone(&self.kernel_fs), self.events.clone());
         tokio::task::spawn_blocking(move || match settle::come_to_rest(&kernel_fs) {
-            Ok(had_sshd) => events.settled(had_sshd),
+            Ok(rest) => events.settled(rest),
             Err(error) => events.failed(AgentTask::Settle, error),
         });
     }
@@ -422,6 +439,12 @@ impl Agent {
         }
         vec![GuestMessage::PoweringOff]
     }
+}
+
+/// Runs `work` on a thread of its own.
+async fn blocking<T: Default + Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    // Fails only if the agent ends.
+    tokio::task::spawn_blocking(work).await.unwrap_or_default()
 }
 
 fn kernel_release() -> String {

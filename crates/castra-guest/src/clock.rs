@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use crate::adjust::{SLEW_NS_PER_SEC, boot_ns, is_kept_by_a_service, slew, step, wall_ns};
+use crate::agent::FIRST_COMMAND;
 use crate::kernel_fs::KernelFs;
 
 /// File with the real-time clock's time, in seconds since the Unix epoch
@@ -63,6 +64,9 @@ pub(crate) async fn keep(kernel_fs: Arc<KernelFs>, mut set: watch::Receiver<()>)
             () = sleep(EVERY) => false,
             Ok(()) = set.changed() => true,
         };
+        if set {
+            sleep(FIRST_COMMAND).await;
+        }
         // A real-time clock that cannot be read now may appear later.
         let _ = if set { keeper.calibrate().await } else { keeper.check().await };
     }

@@ -4,14 +4,16 @@ use castra_wire::{AgentTask, Session, Stage, StageReached};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use crate::settle::Rest;
+
 /// An event.
 #[derive(Debug)]
 pub(crate) enum Event {
     /// A step towards [`Stage::Ready`] or one of the other stages, and its time (milliseconds since
     /// the kernel started).
     Reached(Milestone, u64),
-    /// The guest is at rest; `true` if the image's sshd was stopped for that.
-    Settled(bool),
+    /// The guest is at rest.
+    Settled(Rest),
     /// Everything is on the disk, as requested by the host of this session.
     Synced(Option<Session>),
     /// A task failed, permanently or for now.
@@ -52,8 +54,8 @@ impl EventSender {
     }
 
     /// Reports that the guest is at rest.
-    pub(crate) fn settled(&self, had_sshd: bool) {
-        self.send(Event::Settled(had_sshd));
+    pub(crate) fn settled(&self, rest: Rest) {
+        self.send(Event::Settled(rest));
     }
 
     /// Reports that everything has been written to the disk, as requested by the host of this

@@ -29,7 +29,8 @@ pub(crate) fn provide(file: &Path, hostname: &str) -> io::Result<()> {
     if wanted == current { Ok(()) } else { fs::write(file, wanted) }
 }
 
-fn complete(current: &str, hostname: &str) -> String {
+/// Returns the file's content with the missing lines.
+pub(crate) fn complete(current: &str, hostname: &str) -> String {
     let kept: Vec<&str> = current.lines().filter(|line| !line.trim_end().ends_with(MARK)).collect();
     let mut lines: Vec<String> = kept.iter().map(|line| (*line).to_owned()).collect();
     for (address, line) in LOCALHOST {

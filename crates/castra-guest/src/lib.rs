@@ -22,6 +22,7 @@ mod control;
 mod events;
 mod grow;
 mod hosts;
+mod identity;
 mod kernel_fs;
 mod listeners;
 mod modules;

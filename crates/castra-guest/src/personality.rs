@@ -1,18 +1,17 @@
 //! Applies the personality that the host sends: turns the guest into one particular VM.
 
-use std::fs;
 use std::io;
 use std::mem::size_of;
-use std::os::fd::AsFd;
-use std::path::Path;
+use std::os::fd::{AsFd as _, OwnedFd};
 
 use castra_wire::Personality;
 use rustix::fs::OFlags;
 use rustix::ioctl::{NoArg, Opcode, Setter, opcode};
 
 use crate::adjust;
+use crate::identity::Identity;
 use crate::kernel_fs::KernelFs;
-use crate::ssh::{SshError, SshServer};
+use crate::ssh::{Keys, SshError, SshServer};
 
 /// Linux's `HOST_NAME_MAX`, without the final NUL.
 const MAX_HOSTNAME_BYTES: usize = 64;
@@ -42,49 +41,41 @@ pub(crate) enum PersonalityError {
     Keys(#[from] SshError),
 }
 
+/// The kernel's random number generator. Open from the start, since opening a device for the first
+/// time is slow on an emulated CPU.
+pub(crate) struct Random(OwnedFd);
+
+impl Random {
+    pub(crate) fn open(kernel_fs: &KernelFs) -> io::Result<Self> {
+        Ok(Self(kernel_fs.dev.open("urandom", OFlags::RDWR)?))
+    }
+}
+
 /// Applies a personality. The keys come last: all else is done before anyone can log in.
 pub(crate) fn apply(
-    personality: &Personality,
-    kernel_fs: &KernelFs,
+    personality: Personality,
+    random: &Random,
     server: &SshServer,
-) -> Result<(), PersonalityError> {
+) -> Result<Identity, PersonalityError> {
     let refused = |step| move |source| PersonalityError::Kernel { step, source };
-    if !is_hostname(&personality.hostname) {
-        return Err(PersonalityError::Hostname(personality.hostname.clone()));
+    let Personality { hostname, machine_id, host_key, authorized_keys, .. } = personality;
+    if !is_hostname(&hostname) {
+        return Err(PersonalityError::Hostname(hostname));
     }
-    if !is_machine_id(&personality.machine_id) {
-        return Err(PersonalityError::MachineId(personality.machine_id.clone()));
+    if !is_machine_id(&machine_id) {
+        return Err(PersonalityError::MachineId(machine_id));
     }
-    add_entropy(kernel_fs, personality.entropy.expose())
+    add_entropy(random, personality.entropy.expose())
         .map_err(refused("add entropy to the kernel"))?;
     adjust::set_clock(personality.time_unix_ns).map_err(refused("set the clock"))?;
-    set_hostname(&personality.hostname).map_err(refused("set the host name"))?;
-    Ok(server.personalise(personality.host_key.expose(), &personality.authorized_keys)?)
+    set_hostname(&hostname).map_err(refused("set the host name"))?;
+    server.take_keys(Keys { host_key, authorized: authorized_keys })?;
+    Ok(Identity { hostname, machine_id })
 }
 
 /// Sets the host name of the running kernel.
 pub(crate) fn set_hostname(hostname: &str) -> io::Result<()> {
     Ok(rustix::system::sethostname(hostname.as_bytes())?)
-}
-
-/// Writes the host name or the machine ID to the file in which the image's programs expect it.
-/// Leaves a symbolic link alone, because it means that a part of the image maintains the file.
-pub(crate) fn write_line(file: &Path, text: &str) -> io::Result<()> {
-    if fs::symlink_metadata(file).is_ok_and(|metadata| !metadata.is_file()) {
-        return Ok(());
-    }
-    let line = format!("{text}\n");
-    if fs::read_to_string(file).is_ok_and(|current| current == line) {
-        return Ok(());
-    }
-    fs::write(file, line)
-}
-
-/// Returns `true` if `file` has the machine ID of another VM: this one is a copy of it.
-pub(crate) fn is_of_another(file: &Path, machine_id: &str) -> bool {
-    let known = fs::read_to_string(file).unwrap_or_default();
-    let known = known.trim();
-    is_machine_id(known) && known != machine_id
 }
 
 /// Returns `true` for a host name after RFC 1123, dots included for names with a domain.
@@ -100,7 +91,7 @@ fn is_hostname(name: &str) -> bool {
 }
 
 /// Returns `true` for a machine ID as in `machine-id(5)`.
-fn is_machine_id(id: &str) -> bool {
+pub(crate) fn is_machine_id(id: &str) -> bool {
     id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
 }
 
@@ -121,8 +112,7 @@ const RESEED: Opcode = opcode::none(b'R', 0x07);
 /// Adds the host's random bytes and makes the kernel use them at once: a restored template must not
 /// draw the random numbers that its siblings draw.
 #[expect(unsafe_code, reason = "no library wraps these two ioctls")]
-fn add_entropy(kernel_fs: &KernelFs, entropy: &[u8]) -> io::Result<()> {
-    let random = kernel_fs.dev.open("urandom", OFlags::RDWR)?;
+fn add_entropy(Random(random): &Random, entropy: &[u8]) -> io::Result<()> {
     for part in entropy.chunks(ENTROPY_BYTES) {
         let mut bytes = [0; ENTROPY_BYTES];
         bytes[..part.len()].copy_from_slice(part);
@@ -170,37 +160,8 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_is_recognised_by_the_machine_id_of_another() {
-        let file = std::env::temp_dir().join(format!("castra-machine-id-{}", std::process::id()));
-        let (own, other) = ("0".repeat(32), "1".repeat(32));
-        assert!(!is_of_another(&file, &own), "a VM that never had one");
-        for (text, is_copy) in
-            [("", false), ("uninitialized\n", false), (&own, false), (&other, true)]
-        {
-            fs::write(&file, text).expect("writes");
-            assert_eq!(is_of_another(&file, &own), is_copy, "{text}");
-        }
-        fs::remove_file(&file).expect("tidies up");
-    }
-
-    #[test]
     fn the_ioctls_have_the_kernels_numbers() {
         assert_eq!(ADD_ENTROPY, 0x4008_5203);
         assert_eq!(RESEED, 0x5207);
-    }
-
-    #[test]
-    fn the_name_is_written_unless_the_file_is_a_link() {
-        let directory =
-            std::env::temp_dir().join(format!("castra-identity-{}", std::process::id()));
-        fs::create_dir_all(&directory).expect("a directory");
-        let (file, link) = (directory.join("hostname"), directory.join("link"));
-        write_line(&file, "one").expect("writes");
-        write_line(&file, "two").expect("writes");
-        assert_eq!(fs::read_to_string(&file).expect("reads"), "two\n");
-        std::os::unix::fs::symlink(&file, &link).expect("links");
-        write_line(&link, "three").expect("leaves it");
-        assert_eq!(fs::read_to_string(&file).expect("reads"), "two\n");
-        fs::remove_dir_all(&directory).expect("tidies up");
     }
 }

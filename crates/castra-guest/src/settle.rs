@@ -6,27 +6,79 @@
 
 use std::io;
 
+use crate::identity::Files;
 use crate::kernel_fs::KernelFs;
-use crate::process::image_program;
-use crate::secrets;
+use crate::process::{Priority, image_program};
+use crate::users::User;
+use crate::{programs, secrets};
 
 /// Frees the page cache, dentries and inodes (`Documentation/admin-guide/sysctl/vm.rst`).
 const DROP_ALL: &str = "3";
 
+/// Levels of the kernel's messages that the console shows (`Documentation/admin-guide/sysctl/
+/// kernel.rst`), and the level at which it shows warnings and worse.
+const PRINTK: &str = "sys/kernel/printk";
+const WARNINGS: &str = "5";
+
 /// Arguments of first commands: the shell by itself, and as a login shell with its profile.
-const WARM: [&[&str]; 2] = [&["-c", "exec true"], &["-l", "-c", "exec true"]];
+const SHELL: [&[&str]; 2] = [&["-c", "exec true"], &["-l", "-c", "exec true"]];
+
+/// Guest at rest, as each VM of the template finds it.
+#[derive(Debug)]
+pub(crate) struct Rest {
+    /// Set if the image's sshd was stopped and is to be started again in each VM.
+    pub(crate) had_sshd: bool,
+    pub(crate) identity_files: Files,
+    pub(crate) calm: Calm,
+}
+
+/// State of a guest whose first command is about to run: the agent has priority, and the kernel
+/// prints only warnings to the console. A serial console takes long for each character.
+#[derive(Debug)]
+pub(crate) struct Calm {
+    /// Content of [`PRINTK`] before, unless it cannot be changed.
+    printk: Option<String>,
+}
+
+impl Calm {
+    fn begin(kernel_fs: &KernelFs) -> Self {
+        Priority::First.set(kernel_fs);
+        let before = kernel_fs.proc.read(PRINTK);
+        let printk = before.ok().filter(|_| kernel_fs.proc.write(PRINTK, WARNINGS).is_ok());
+        Self { printk }
+    }
+
+    /// Restores what it found.
+    pub(crate) fn end(self, kernel_fs: &KernelFs) {
+        Priority::Ordinary.set(kernel_fs);
+        if let Some(before) = self.printk {
+            // It could be changed before.
+            let _ = kernel_fs.proc.write(PRINTK, &before);
+        }
+    }
+}
 
 /// Removes secrets that no two VMs may share, writes everything out, drops the caches, and reads in
-/// what the first command will need. Returns `true` if the image's sshd was stopped and is to be
-/// started again in each VM.
-pub(crate) fn come_to_rest(kernel_fs: &KernelFs) -> io::Result<bool> {
+/// what the first command will need.
+pub(crate) fn come_to_rest(kernel_fs: &KernelFs) -> io::Result<Rest> {
     let had_sshd = secrets::forget(kernel_fs);
+    // The blocks of new files get their places on the disk here.
+    drop(Files::prepare());
     rustix::fs::sync();
     kernel_fs.proc.write("sys/vm/drop_caches", DROP_ALL)?;
-    for arguments in WARM {
+    warm_up();
+    let identity_files = Files::prepare();
+    rustix::fs::sync();
+    Ok(Rest { had_sshd, identity_files, calm: Calm::begin(kernel_fs) })
+}
+
+/// Does what starting the first command does, so that what it reads is in memory.
+fn warm_up() {
+    if let Some(user) = User::find("root") {
+        programs::look_up_all(&user);
+    }
+    for arguments in SHELL {
         // An image without a shell has nothing to warm up.
         let _ = image_program("/bin/sh", arguments).status();
     }
-    rustix::fs::sync();
-    Ok(had_sshd)
 }

@@ -23,6 +23,7 @@ mod session;
 
 use std::time::Duration;
 
+pub(crate) use server::Keys;
 pub use server::{SshError, SshServer};
 
 /// Pause after a connection could not be accepted because file descriptors or memory ran out.

@@ -1,13 +1,14 @@
 //! The server: authentication, and the loop that accepts connections.
 
 use std::borrow::Cow;
-use std::io;
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use castra_flow::{MAILBOX_MESSAGES, PACKET_BYTES, Paced, SERVER_WINDOW_BYTES};
+use castra_wire::Secret;
 use russh::keys::{PrivateKey, PublicKey};
 use russh::server::Config;
 use russh::{MethodKind, MethodSet, Preferred, cipher, kex, mac};
@@ -50,10 +51,20 @@ pub enum SshError {
     AuthorizedKey(usize, russh::keys::ssh_key::Error),
 }
 
+/// Keys as the host sends them.
+pub(crate) struct Keys {
+    /// The server's private key, in OpenSSH's PEM.
+    pub(crate) host_key: Secret,
+    /// Public keys that may log in, one OpenSSH line each.
+    pub(crate) authorized: Vec<String>,
+}
+
 /// The SSH server; clones share their keys.
 #[derive(Clone)]
 pub struct SshServer {
     identity: watch::Sender<Option<Arc<Identity>>>,
+    /// Keys that wait for the first connection: parsing them is slow on an emulated CPU.
+    waiting: Arc<Mutex<Option<Keys>>>,
 }
 
 impl Default for SshServer {
@@ -65,7 +76,7 @@ impl Default for SshServer {
 impl SshServer {
     /// Returns a server that accepts no key yet.
     pub fn new() -> Self {
-        Self { identity: watch::Sender::new(None) }
+        Self { identity: watch::Sender::new(None), waiting: Arc::default() }
     }
 
     /// Replaces the keys: the host's private key (OpenSSH PEM) and the public keys that may log in
@@ -92,6 +103,30 @@ impl SshServer {
         Ok(())
     }
 
+    /// Takes the keys for all later connections, and for those that wait for keys.
+    ///
+    /// # Errors
+    /// As [`personalise`](Self::personalise), for connections that wait.
+    pub(crate) fn take_keys(&self, keys: Keys) -> Result<(), SshError> {
+        *self.waiting() = Some(keys);
+        if self.identity.receiver_count() > 0 { self.use_keys() } else { Ok(()) }
+    }
+
+    /// Parses the keys, if no connection has made that necessary yet. Without usable keys, no login
+    /// succeeds.
+    ///
+    /// # Errors
+    /// As [`personalise`](Self::personalise).
+    pub(crate) fn use_keys(&self) -> Result<(), SshError> {
+        let Some(Keys { host_key, authorized }) = self.waiting().take() else { return Ok(()) };
+        self.personalise(host_key.expose(), &authorized)
+            .inspect_err(|_| drop(self.identity.send_replace(None)))
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Option<Keys>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Serves connections until accepting fails permanently. Needs a tokio runtime with I/O and
     /// time.
     ///
@@ -102,6 +137,9 @@ impl SshServer {
         loop {
             match listener.accept().await {
                 Ok((stream, peer)) => {
+                    if let Err(error) = self.use_keys() {
+                        let _ = writeln!(io::stderr(), "castra: {error}");
+                    }
                     let login = logins.add();
                     tokio::spawn(connection(self.identity.subscribe(), stream, peer, login));
                 }
