@@ -145,7 +145,7 @@ struct Agent {
     /// Opens the stream ports' gate.
     streams: watch::Sender<bool>,
     /// Informs the clock's task that the host has set the clock.
-    clock_set: watch::Sender<()>,
+    clock_set: watch::Sender<i64>,
     powering_off: bool,
     /// Set while the host waits for the guest to come to rest and that has not begun.
     is_to_settle: bool,
@@ -169,7 +169,7 @@ impl Agent {
             failures: Vec::new(),
             events,
             streams: watch::Sender::new(false),
-            clock_set: watch::Sender::new(()),
+            clock_set: watch::Sender::new(0),
             powering_off: false,
             is_to_settle: false,
             rest: None,
@@ -270,7 +270,7 @@ impl Agent {
             Ok(identity) => self.identity = Some(identity),
             Err(error) => return vec![failed(AgentTask::Personalise, error)],
         }
-        self.clock_set.send_replace(());
+        self.clock_set.send_replace(clock::since_boot_ns());
         self.use_keys_soon();
         let relayed = relays.map_or(Ok(()), |relays| self.relays.set(&relays));
         self.is_identity_due = true;

@@ -56,19 +56,29 @@ pub(crate) fn unix_ns() -> u64 {
     u64::try_from(wall_ns()).unwrap_or_default()
 }
 
-/// Keeps the clock right forever. `set` changes whenever the host has set it.
-pub(crate) async fn keep(kernel_fs: Arc<KernelFs>, mut set: watch::Receiver<()>) {
+/// Returns the difference between the wall clock and the time since the kernel started. Changes
+/// when the wall clock is set, but not while the VM is paused.
+pub(crate) fn since_boot_ns() -> i64 {
+    wall_ns() - boot_ns()
+}
+
+/// Keeps the clock right forever. Whenever the host has set it, `set` receives what
+/// [`since_boot_ns`] was then.
+pub(crate) async fn keep(kernel_fs: Arc<KernelFs>, mut set: watch::Receiver<i64>) {
     let mut keeper = Keeper::new(kernel_fs);
     loop {
-        let set = tokio::select! {
-            () = sleep(EVERY) => false,
-            Ok(()) = set.changed() => true,
+        let set_ns = tokio::select! {
+            () = sleep(EVERY) => None,
+            Ok(()) = set.changed() => Some(*set.borrow_and_update()),
         };
-        if set {
-            sleep(FIRST_COMMAND).await;
-        }
         // A real-time clock that cannot be read now may appear later.
-        let _ = if set { keeper.calibrate().await } else { keeper.check().await };
+        let _ = match set_ns {
+            Some(set_ns) => {
+                sleep(FIRST_COMMAND).await;
+                keeper.calibrate(set_ns).await
+            }
+            None => keeper.check().await,
+        };
     }
 }
 
@@ -103,13 +113,12 @@ impl Keeper {
         Self { kernel_fs, rtc_lag_ns: 0, host_since_boot_ns: None, slew_end: None }
     }
 
-    /// Measures the real-time clock's lag against the clock that the host has just set.
-    async fn calibrate(&mut self) -> io::Result<()> {
+    /// Measures the real-time clock's lag against the clock as the host has set it.
+    async fn calibrate(&mut self, set_ns: i64) -> io::Result<()> {
         (self.rtc_lag_ns, self.host_since_boot_ns, self.slew_end) = (0, None, None);
-        let set_since_boot_ns = wall_ns() - boot_ns();
         let ahead_ns = self.measure().await?.middle_ns();
         // The clock may have been set by something else meanwhile.
-        let moved_ns = wall_ns() - boot_ns() - set_since_boot_ns;
+        let moved_ns = since_boot_ns() - set_ns;
         self.rtc_lag_ns = likely_lag_ns(-ahead_ns - moved_ns);
         self.correct(ahead_ns + self.rtc_lag_ns)
     }
