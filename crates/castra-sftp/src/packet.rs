@@ -2,7 +2,7 @@
 
 use std::io;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut as _, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use crate::MAX_PACKET_BYTES;
@@ -23,8 +23,14 @@ pub async fn read_packet(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Op
         let what = format!("an SFTP packet of {length} bytes");
         return Err(io::Error::new(io::ErrorKind::InvalidData, what));
     }
-    let mut packet = BytesMut::zeroed(length as usize);
-    stream.read_exact(&mut packet).await?;
+    let length = length as usize;
+    let mut packet = BytesMut::with_capacity(length);
+    while packet.len() < length {
+        let rest = length - packet.len();
+        if stream.read_buf(&mut (&mut packet).limit(rest)).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
     Ok(Some(packet.freeze()))
 }
 

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use castra_flow::{Outgoing, PACKET_BYTES, Received};
@@ -12,11 +13,18 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
 
 /// Maximum number of bytes read to drain an output after its program has ended: the size of the
 /// largest pipe that an unprivileged program can make (`/proc/sys/fs/pipe-max-size`). Anything
 /// beyond comes from a background process.
 const DRAIN_LIMIT_BYTES: usize = 1024 * 1024;
+
+/// Output that is little for one read. After some, and if more follows within [`SOON`], the pump
+/// lets the program write for a [`MOMENT`] first: otherwise the two take turns at each line.
+const LITTLE_BYTES: usize = 16 * 1024;
+const MOMENT: Duration = Duration::from_millis(1);
+const SOON: Duration = Duration::from_millis(2);
 
 /// Output of a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,17 +86,20 @@ impl Pump {
     async fn run(self, mut has_ended: watch::Receiver<bool>, drained: oneshot::Sender<()>) {
         let mut drained = Some(drained);
         let mut buffer = Vec::with_capacity(PACKET_BYTES as usize);
+        let mut collector = Collector::default();
         loop {
             tokio::select! {
                 ready = self.source.readable() => {
                     let Ok(mut ready) = ready else { return };
+                    collector.wait(self.source.get_ref()).await;
                     let read = ready.try_io(|source| Ok(read(source, &mut buffer)?));
                     let Ok(count) = read else { continue };
                     // A terminal whose other side is closed reports EIO.
-                    let Ok(1..) = count else { return };
+                    let Ok(count @ 1..) = count else { return };
                     if !self.send(&buffer).await {
                         return;
                     }
+                    collector.sent(count);
                 }
                 changed = has_ended.changed(), if drained.is_some() => {
                     if changed.is_err() || !self.drain(&mut buffer).await {
@@ -126,6 +137,31 @@ impl Pump {
             Output::Stderr => self.outgoing.send_stderr(bytes).await,
         };
         sent.is_ok()
+    }
+}
+
+/// Wait of a pump for a program that writes little at a time.
+#[derive(Default)]
+struct Collector {
+    /// End of the last send, if it was of little.
+    sent: Option<Instant>,
+    is_enlarged: bool,
+}
+
+impl Collector {
+    /// Waits a moment before a read that would again find little.
+    async fn wait(&mut self, source: &OwnedFd) {
+        if self.sent.take().is_some_and(|sent| sent.elapsed() < SOON) {
+            if !std::mem::replace(&mut self.is_enlarged, true) {
+                // The program need not wait for the pump then. Fails for a terminal.
+                let _ = rustix::pipe::fcntl_setpipe_size(source, DRAIN_LIMIT_BYTES);
+            }
+            sleep(MOMENT).await;
+        }
+    }
+
+    fn sent(&mut self, bytes: usize) {
+        self.sent = (bytes < LITTLE_BYTES).then(Instant::now);
     }
 }
 

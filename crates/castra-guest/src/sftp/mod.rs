@@ -8,45 +8,44 @@ mod listing;
 mod server;
 
 use std::io;
-use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use castra_sftp::{Code, Reply, Request, read_packet, write_packet};
 use rustix::fs::Mode;
 use rustix::thread::UnshareFlags;
-use tokio::io::{AsyncWriteExt as _, BufReader, BufWriter};
+use tokio::io::{AsyncWriteExt as _, BufReader, BufWriter, DuplexStream};
 
 use self::server::Server;
 use crate::users::User;
 
-/// Size of the stream's buffers, so that many small packets cost few system calls.
+/// Size of the thread's buffers, so that many small packets cost few wake-ups.
 const BUFFER_BYTES: usize = 64 * 1024;
+/// Bytes that may be on their way to the thread, and from it.
+const STREAM_BYTES: usize = 4 * BUFFER_BYTES;
 
 /// Starts a server for a user, and returns the client's end of its stream.
 ///
 /// # Errors
-/// The thread or the socket cannot be created.
-pub(crate) fn start(user: Arc<User>) -> io::Result<tokio::net::UnixStream> {
-    let (ours, theirs) = UnixStream::pair()?;
-    ours.set_nonblocking(true)?;
-    theirs.set_nonblocking(true)?;
+/// The thread cannot be created.
+pub(crate) fn start(user: Arc<User>) -> io::Result<DuplexStream> {
+    let (ours, theirs) = tokio::io::duplex(STREAM_BYTES);
     std::thread::Builder::new().name("castra-sftp".into()).spawn(move || {
         // On failure the stream is dropped, and the client sees the channel end.
         let _ = serve(&user, theirs);
     })?;
-    tokio::net::UnixStream::from_std(ours)
+    Ok(ours)
 }
 
-fn serve(user: &User, stream: UnixStream) -> io::Result<()> {
+fn serve(user: &User, stream: DuplexStream) -> io::Result<()> {
     own_working_directory()?;
     user.act_in_thread()?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     if rustix::process::chdir(&user.home).is_err() {
         rustix::process::chdir("/")?;
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
-    runtime.block_on(async { answer(tokio::net::UnixStream::from_std(stream)?).await })
+    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    runtime.block_on(answer(stream))
 }
 
 /// Separates the calling thread's working directory and umask from the process's.
@@ -61,8 +60,8 @@ fn own_working_directory() -> io::Result<()> {
 }
 
 /// Answers one request after another until the client has gone.
-async fn answer(stream: tokio::net::UnixStream) -> io::Result<()> {
-    let (input, output) = stream.into_split();
+async fn answer(stream: DuplexStream) -> io::Result<()> {
+    let (input, output) = tokio::io::split(stream);
     let mut input = BufReader::with_capacity(BUFFER_BYTES, input);
     let mut output = BufWriter::with_capacity(BUFFER_BYTES, output);
     let Some(greeting) = read_packet(&mut input).await? else { return Ok(()) };
