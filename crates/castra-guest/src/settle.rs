@@ -74,7 +74,7 @@ pub(crate) fn come_to_rest(kernel_fs: &KernelFs) -> io::Result<Rest> {
 
 /// Does what starting the first command does, so that what it reads is in memory.
 fn warm_up() {
-    if let Some(user) = User::find("root") {
+    if let Ok(Some(user)) = User::find("root") {
         programs::look_up_all(&user);
     }
     for arguments in SHELL {
