@@ -102,9 +102,9 @@ fn raise_descriptor_limit() {
     }
 }
 
-/// Makes a process that the agent has just started an ordinary one: like any other for the scheduler
-/// and the OOM killer, and with the usual limit on descriptors. Async-signal-safe, for use before it
-/// executes its program.
+/// Makes a process that the agent has just started an ordinary one: like any other for the
+/// scheduler and the OOM killer, and with the usual limit on descriptors. Async-signal-safe, for
+/// use before it executes its program.
 ///
 /// # Errors
 /// `/proc` is missing or refuses.
