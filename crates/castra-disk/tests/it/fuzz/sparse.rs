@@ -6,7 +6,7 @@ use std::io;
 use castra_disk::Source;
 
 /// Length of a block.
-const BLOCK: usize = 4096;
+pub(super) const BLOCK: usize = 4096;
 /// Length of the number before each block, and of the number of blocks before all of them.
 const NUMBER: usize = 4;
 /// Largest disk, in blocks: 1 GiB.
@@ -33,18 +33,6 @@ impl Sparse {
             rest = after;
         }
         Self { blocks, length: u64::from(length) * BLOCK as u64 }
-    }
-
-    /// Returns the input that is interpreted as this disk.
-    pub(super) fn encode(disk: &[u8]) -> Vec<u8> {
-        let mut input = (disk.len().div_ceil(BLOCK) as u32).to_le_bytes().to_vec();
-        for (block, index) in disk.chunks(BLOCK).zip(0_u32..) {
-            if block.iter().any(|byte| *byte != 0) {
-                input.extend(index.to_le_bytes());
-                input.extend(block);
-            }
-        }
-        input
     }
 
     /// Returns the blocks.
