@@ -1,9 +1,10 @@
-//! `cargo xtask demo | test | ci | bench | docs | fuzz | package | picture | prose`: the project's
-//! own commands, which install the programs they need.
+//! `cargo xtask demo | test | ci | bench | disks | docs | fuzz | package | picture | prose`: the
+//! project's own commands, which install the programs they need.
 
 mod bench;
 mod ci;
 mod demo;
+mod disks;
 mod docs;
 mod fuzz;
 mod newer_qemu;
@@ -26,6 +27,8 @@ cargo xtask ci [--full]   formatting, lints, licences, documentation, all tests;
                           Debian's backports
 cargo xtask bench [images|boots]
                           how fast Castra is, as ratios against baselines measured in the same run
+cargo xtask disks [NAME…] build real disks from a distribution's packages, as root, and check what \
+    is read from them
 cargo xtask fuzz [SECS]   look for input that breaks a parser, so many seconds for each (60)
 cargo xtask docs          check the links of all pages and build the book into target/book
 cargo xtask package       make the packages, install castra from them outside the repository, run \
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
         ("bench", []) => bench::run_bench(&[Part::Images, Part::Boots]),
         ("bench", [part]) if part == "images" => bench::run_bench(&[Part::Images]),
         ("bench", [part]) if part == "boots" => bench::run_bench(&[Part::Boots]),
+        ("disks", names) => disks::build_disks(names),
         ("fuzz", []) => fuzz::run_fuzz("60"),
         ("fuzz", [seconds]) if seconds.parse::<u32>().is_ok() => fuzz::run_fuzz(seconds),
         ("docs", []) => docs::build_book(),
