@@ -6,14 +6,40 @@ use std::sync::Arc;
 use ext4_view::{Ext4, Ext4Error, Ext4Read, File, FileType, Path, PathBuf};
 
 use super::{Entry, Fault, FileKind, FileReader, Filesystem, Limit, MAX_ENTRIES, Stat};
+use crate::fields::le32;
 use crate::path::Inside;
-use crate::source::Shared;
+use crate::source::{Shared, read_up_to};
+
+/// Place of the superblock.
+const SUPERBLOCK: u64 = 1024;
+/// Maximum number of block groups: those of 128 TiB.
+const MAX_GROUPS: u64 = 1 << 20;
 
 pub(super) struct Ext(Ext4);
 
 impl Ext {
     pub(super) fn open(source: &Shared) -> Result<Self, Fault> {
+        check_size(source)?;
         Ext4::load(Box::new(Reader(Arc::clone(source)))).map(Self).map_err(fault)
+    }
+}
+
+/// Refuses a filesystem that claims to be larger than its volume, as Linux does. The crate reserves
+/// memory for as many block groups as the superblock claims.
+fn check_size(source: &Shared) -> Result<(), Fault> {
+    let superblock = read_up_to(source.as_ref(), SUPERBLOCK, 1024);
+    let superblock = superblock.map_err(|error| Fault::Damaged(error.to_string()))?;
+    let number = |at| le32(&superblock, at).map_or(0, u64::from);
+    let blocks = number(0x150) << 32 | number(0x4);
+    let groups = blocks.checked_div(number(0x20));
+    // 1 KiB is the smallest block.
+    let bytes = 1024_u64.checked_shl(number(0x18) as u32).and_then(|it| it.checked_mul(blocks));
+    if groups.is_some_and(|groups| groups < MAX_GROUPS)
+        && bytes.is_some_and(|bytes| bytes <= source.length())
+    {
+        Ok(())
+    } else {
+        Err(Fault::Damaged("it is larger than its volume".to_owned()))
     }
 }
 

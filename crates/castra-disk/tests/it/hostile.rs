@@ -94,6 +94,21 @@ fn files_of_absurd_sizes_are_refused() {
 }
 
 #[test]
+fn filesystems_of_absurd_sizes_are_refused() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let image = directory.path().join("image");
+    File::create(&image).and_then(|file| file.set_len(4 << 20)).expect("a file");
+    tool("mke2fs", &["-qF", "-t", "ext4", "-O", "^metadata_csum", text(&image)]);
+    // Number of blocks, and of those of a group.
+    for (offset, number) in [(0x150, 1_u32 << 10), (0x4, u32::MAX), (0x20, 0)] {
+        let mut disk = fs::read(&image).expect("read");
+        put(&mut disk, 1024 + offset, &number.to_le_bytes());
+        let error = refused(disk);
+        assert!(error.contains("ext4, which cannot be read"), "{offset:#x}: {error}");
+    }
+}
+
+#[test]
 fn a_question_ends_with_its_budget() {
     let directory = tempfile::tempdir().expect("a directory");
     let tree = directory.path().join("tree");
