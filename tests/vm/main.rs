@@ -20,6 +20,7 @@ mod readme;
 mod run;
 mod security;
 mod sshd;
+mod streams;
 mod suspend;
 mod timeline;
 mod warm;
