@@ -76,6 +76,7 @@ fn text(source: &dyn Source, area: u64, area_bytes: u64) -> io::Result<Option<St
         let is_area = header.get(4..20) == Some(AREA_MAGIC) && le64(&header, 24)? == area;
         let (offset, length) = (le64(&header, 40)?, le64(&header, 48)?);
         let is_inside = (AREA_HEADER_BYTES..area_bytes).contains(&offset)
+            && length > 0
             && length <= MAX_TEXT_BYTES.min(area_bytes - AREA_HEADER_BYTES);
         (is_area && is_inside).then_some((offset, length))
     };

@@ -178,6 +178,16 @@ fn scalar(word: &str) -> Option<Value> {
     }
 }
 
+/// Returns the place of the quotation mark that ends a text; one after a backslash belongs to it.
+fn closing_quote(text: &str) -> Option<usize> {
+    let mut is_escaped = false;
+    text.bytes().position(|byte| {
+        let ends = byte == b'"' && !is_escaped;
+        is_escaped = byte == b'\\' && !is_escaped;
+        ends
+    })
+}
+
 /// Words of the text. A quoted one begins with its quotation mark, and does not end with it.
 struct Words<'a> {
     rest: &'a str,
@@ -195,7 +205,7 @@ impl<'a> Iterator for Words<'a> {
         let first = self.rest.chars().next()?;
         let (word, rest) = match first {
             '"' => {
-                let end = 1 + self.rest[1..].find('"')?;
+                let end = 1 + closing_quote(&self.rest[1..])?;
                 (&self.rest[..end], &self.rest[end + 1..])
             }
             '{' | '}' | '[' | ']' | '=' | ',' => self.rest.split_at(1),
@@ -215,7 +225,8 @@ mod tests {
 
     fn group_of(volume: &str) -> String {
         format!(
-            "contents = \"Text Format Volume Group\"\nvg {{\nid = \"g\" seqno = 3 # newest\n\
+            "contents = \"Text Format Volume Group\"\ndescription = \"by '-f \\\"a {{\\\"'\"\n\
+            vg {{\nid = \"g\" seqno = 3 # newest\n\
             extent_size = 8\nphysical_volumes {{ pv0 {{ id = \"a-b\" pe_start = 2048 }} }}\n\
             logical_volumes {{ root {{ status = [\"READ\", \"VISIBLE\"] {volume} }} }} }}"
         )

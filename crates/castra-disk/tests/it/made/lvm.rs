@@ -24,7 +24,8 @@ pub(crate) fn physical_volume(content: &Path, volume: &Path) -> PathBuf {
         segment1 {{\nstart_extent = 0\nextent_count = {first}\ntype = \"striped\"\nstripe_count = \
         1\nstripes = [\n\"pv0\", {}\n]\n}}\nsegment2 {{\nstart_extent = {first}\nextent_count = \
         {}\ntype = \"striped\"\nstripe_count = 1\nstripes = [\n\"pv0\", 0\n]\n}}\n}}\n}}\n}}\n\
-        # Generated\ncontents = \"Text Format Volume Group\"\nversion = 1\n\0",
+        # Generated\ndescription = \"Created by 'vgcreate --config \\\"a {{ b\\\"'\"\n\
+        contents = \"Text Format Volume Group\"\nversion = 1\n\0",
         EXTENTS / 512,
         extents - first,
         extents - first,
