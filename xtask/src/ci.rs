@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use crate::disks;
 use crate::docs;
 use crate::newer_qemu;
 use crate::prose;
@@ -12,6 +13,8 @@ use crate::tools;
 
 /// Filter of the test runner for the tests that run a real QEMU.
 const OF_VMS: &str = "binary(vm) or (binary(faults) and test(/^attacks::/))";
+/// Disks that every run reads: the three filesystems, of two releases.
+const DISKS: [&str; 3] = ["bookworm-ext4", "trixie-btrfs", "trixie-xfs"];
 /// Feature that tests need and users do not.
 const FOR_TESTS: &str = "castra/fail-points";
 /// Variable with the path of the file to which a test that cannot run here adds a line:
@@ -32,12 +35,14 @@ pub(crate) fn run_checks() -> Result<(), String> {
     doc.args(["doc", "--workspace", "--no-deps", "--locked"]).env("RUSTDOCFLAGS", "-D warnings");
     run_command(doc.current_dir(root()))?;
     docs::build_book()?;
+    disks::build_disks(&DISKS.map(str::to_owned))?;
     refuse_skipped(&run_tests(&[], None)?)
 }
 
-/// Runs all checks, and repeats the tests that run a real QEMU under a newer one.
+/// Runs all checks, reads all disks, and repeats the tests that run a real QEMU under a newer one.
 pub(crate) fn run_all_checks() -> Result<(), String> {
     run_checks()?;
+    disks::build_disks(&[])?;
     let programs = newer_qemu::ensure()?;
     refuse_skipped(&run_tests(&["-E".to_owned(), OF_VMS.to_owned()], Some(&programs))?)
 }
