@@ -9,6 +9,7 @@ use bytes::Bytes;
 use castra_flow::{Outgoing, PACKET_BYTES, Received};
 use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
+use rustix::termios::{LocalModes, SpecialCodeIndex};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -171,23 +172,44 @@ fn read(source: impl AsFd, buffer: &mut Vec<u8>) -> Result<usize, Errno> {
     rustix::io::read(source, spare_capacity(buffer))
 }
 
-/// Writes the client's data to the program's stdin, and closes stdin when the client has sent
+/// Writes the client's data to the program's stdin, and ends stdin when the client has sent
 /// everything.
 pub(crate) async fn feed(stdin: OwnedFd, mut received: mpsc::UnboundedReceiver<Received>) {
     let Ok(stdin) = asynchronous(stdin, Interest::WRITABLE) else { return };
+    let mut last = b'\n';
     while let Some(data) = received.recv().await {
-        let mut rest = &data[..];
-        while !rest.is_empty() {
-            let Ok(mut ready) = stdin.writable().await else { return };
-            match ready.try_io(|stdin| Ok(rustix::io::write(stdin, rest)?)) {
-                Ok(Ok(count)) => rest = &rest[count..],
-                Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
-                // The program does not read any more.
-                Ok(Err(_)) => return,
-                Err(_would_block) => {}
-            }
+        last = data.last().copied().unwrap_or(last);
+        if !write_all(&stdin, &data).await {
+            return;
         }
     }
+    if let Some(character) = end_of_file(&stdin) {
+        // In the middle of a line, the first only passes on the line.
+        let typed = if last == b'\n' { &[character][..] } else { &[character; 2] };
+        write_all(&stdin, typed).await;
+    }
+}
+
+/// Writes all bytes. Returns `false` if the program does not read any more.
+async fn write_all(stdin: &AsyncFd<OwnedFd>, mut bytes: &[u8]) -> bool {
+    while !bytes.is_empty() {
+        let Ok(mut ready) = stdin.writable().await else { return false };
+        match ready.try_io(|stdin| Ok(rustix::io::write(stdin, bytes)?)) {
+            Ok(Ok(count)) => bytes = &bytes[count..],
+            Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+            Ok(Err(_)) => return false,
+            Err(_would_block) => {}
+        }
+    }
+    true
+}
+
+/// Returns the character that ends the input of a terminal on which programs read lines. Closing
+/// our side of it would hang up instead.
+fn end_of_file(stdin: &AsyncFd<OwnedFd>) -> Option<u8> {
+    let modes = rustix::termios::tcgetattr(stdin).ok()?;
+    let reads_lines = modes.local_modes.contains(LocalModes::ICANON);
+    reads_lines.then(|| modes.special_codes[SpecialCodeIndex::VEOF]).filter(|code| *code != 0)
 }
 
 /// Registers a descriptor with the runtime and makes it non-blocking.

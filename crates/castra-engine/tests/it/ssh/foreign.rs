@@ -235,6 +235,21 @@ fn a_terminal() {
 }
 
 #[test]
+fn input_of_a_terminal_ends() {
+    let guest = Guest::start();
+    for input in ["", "a line\n", "a line\nand a half"] {
+        let mut ssh = client(&guest, "ssh");
+        // It reads lines, and ends with its input.
+        ssh.args(["-tt", "127.0.0.1", "stty -echo; echo ready; cat; echo ended"]);
+        let output = run(ssh, input.into());
+        assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+        let text = String::from_utf8(output.stdout).expect("is text");
+        assert!(text.contains(&input.replace('\n', "\r\n")), "{text:?}");
+        assert!(text.ends_with("ended\r\n"), "{text:?}");
+    }
+}
+
+#[test]
 fn several_sessions_on_one_connection() {
     let guest = Guest::start();
     let control = guest.scratch().join("mux");
