@@ -231,7 +231,8 @@ async fn receive_file(
     let handle =
         session.sftp.open(path, Flags::READ, Attributes::default()).await.map_err(failure)?;
     let received = receive(&session, &handle, found.size.unwrap_or(0), &mut sink, &arrived).await;
-    let closed = session.sftp.close(handle).await;
+    // Not waited for: closing a file that was only read cannot lose anything.
+    let closed = session.sftp.send(&Request::Close { handle }).await;
     match received {
         Ok(()) => {}
         Err(Trouble::Here(error)) => return Err(unwritable(&goal)(error)),

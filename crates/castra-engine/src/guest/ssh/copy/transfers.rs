@@ -6,7 +6,7 @@ use tokio::task::JoinSet;
 use super::super::SshError;
 
 /// Maximum number of files in flight. Small ones wait for answers most of the time.
-const FILES: usize = 64;
+const FILES: usize = 128;
 
 /// Runner of many transfers, some at once, that reports each piece that has arrived. A failed
 /// transfer does not end the others, unless the connection is lost.
