@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use castra_engine::files::FileError;
 use castra_engine::layout::ProjectLayout;
-use castra_engine::managed::{ImageError, ManagedImageSpec, TransformStep};
+use castra_engine::managed::{ImageError, ManagedImageSpec, TransformError, TransformStep};
 use castra_test_support::http::{Reply, Server};
 use castra_test_support::skip;
 use rustix::fs::{CWD, FileType, Mode};
@@ -201,6 +201,26 @@ fn names_in_an_archive_are_only_compared() {
         assert_eq!(raw_of(&paths.disk), disk, "{name:?}");
         assert_eq!(strangers(fixture.directory.path()), Vec::<PathBuf>::new(), "{name}");
         assert!(!Path::new("/tmp/castra-absolute").exists());
+    }
+}
+
+#[test]
+fn a_filesystem_that_claims_to_be_huge_is_refused() {
+    let fixture = Fixture::new();
+    let honest = crate::images::vhd::ext4_disk(fixture.directory.path());
+    // Number of blocks, low and high; shift of a block's size; blocks per group.
+    for (at, number) in [(0x4, u32::MAX), (0x150, 1), (0x18, 60), (0x20, 0)] {
+        let mut disk = honest.clone();
+        disk[1024 + at..1024 + at + 4].copy_from_slice(&number.to_le_bytes());
+        let vhd = [disk.as_slice(), &crate::images::vhd::footer(2)].concat();
+        let content = vhd.clone();
+        let server = Server::start(move |request| Reply::file(request, &content, None));
+        let image = crate::images::vhd::vhd_image(&vhd, &server.url("/disk.vhd"));
+        let error = fixture.ensure(&image).expect_err("is refused");
+        let ImageError::Transform(TransformError::Ext4 { source, .. }) = error else {
+            panic!("{at:#x}: {error}");
+        };
+        assert!(source.to_string().contains("larger than its disk"), "{at:#x}: {source}");
     }
 }
 

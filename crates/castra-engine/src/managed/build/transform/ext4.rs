@@ -22,6 +22,36 @@ impl Ext4Read for Window {
     }
 }
 
+/// Place and length of the superblock, and of the numbers in it that make up the size.
+const SUPERBLOCK: u64 = 1024;
+const SUPERBLOCK_BYTES: usize = 1024;
+const BLOCKS_LOW: usize = 0x4;
+const BLOCKS_HIGH: usize = 0x150;
+const BLOCK_SIZE_SHIFT: usize = 0x18;
+const BLOCKS_PER_GROUP: usize = 0x20;
+
+/// Refuses a filesystem that claims to be larger than its disk, as Linux does. The library reserves
+/// memory for as many groups of blocks as there are said to be, and ends the process if it gets
+/// none.
+fn check_size(disk: &mut Window) -> Result<(), Box<dyn Error + Send + Sync>> {
+    let mut superblock = [0; SUPERBLOCK_BYTES];
+    Ext4Read::read(disk, SUPERBLOCK, &mut superblock)?;
+    let number = |at| {
+        let bytes = superblock[at..].first_chunk().copied().unwrap_or_default();
+        u64::from(u32::from_le_bytes(bytes))
+    };
+    let blocks = number(BLOCKS_HIGH) << 32 | number(BLOCKS_LOW);
+    let block = u32::try_from(number(BLOCK_SIZE_SHIFT))
+        .ok()
+        .and_then(|shift| 1024_u64.checked_shl(shift).filter(|block| *block > 0));
+    let bytes = block.and_then(|block| block.checked_mul(blocks));
+    let groups = blocks.checked_div(number(BLOCKS_PER_GROUP));
+    // A group has a descriptor of at least 32 bytes on the disk.
+    let is_plausible = bytes.is_some_and(|bytes| bytes <= disk.length)
+        && groups.is_some_and(|groups| groups <= disk.length / 32);
+    if is_plausible { Ok(()) } else { Err("it claims to be larger than its disk".into()) }
+}
+
 /// Extracts the file at `path` (absolute, inside the filesystem) into `output`.
 pub(super) fn extract(
     material: &Material,
@@ -38,6 +68,7 @@ pub(super) fn extract(
         }
         source => TransformError::Ext4 { path: material.path.clone(), source },
     };
+    check_size(&mut material.open()?).map_err(|reason| failed(Ext4Error::Io(reason)))?;
     let filesystem = Ext4::load(Box::new(material.open()?)).map_err(failed)?;
     let file = filesystem.open(path).map_err(failed)?;
     let length = file.metadata().len();
