@@ -13,8 +13,6 @@ use crate::tools;
 
 /// Filter of the test runner for the tests that run a real QEMU.
 const OF_VMS: &str = "binary(vm) or (binary(faults) and test(/^attacks::/))";
-/// Disks that every run reads: the three filesystems, of two releases.
-const DISKS: [&str; 3] = ["bookworm-ext4", "trixie-btrfs", "trixie-xfs"];
 /// Feature that tests need and users do not.
 const FOR_TESTS: &str = "castra/fail-points";
 /// Variable with the path of the file to which a test that cannot run here adds a line:
@@ -35,7 +33,6 @@ pub(crate) fn run_checks() -> Result<(), String> {
     doc.args(["doc", "--workspace", "--no-deps", "--locked"]).env("RUSTDOCFLAGS", "-D warnings");
     run_command(doc.current_dir(root()))?;
     docs::build_book()?;
-    disks::build_disks(&DISKS.map(str::to_owned))?;
     refuse_skipped(&run_tests(&[], None)?)
 }
 
