@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use castra_wire::{HostMessage, Personality, Secret};
 
 use super::common::only_entry;
-use super::plain::{command_line_of, disk_value, helper};
+use super::plain::{chardev, command_line_of, disk_value, helper};
 
 /// Time after which an operation counts as hung.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -139,16 +139,10 @@ fn arguments(words: &[String], directory: &Path, overlay: &Path) -> Vec<String> 
         let value = words.next_if(|next| !next.starts_with('-'));
         let value = match (option.as_str(), value) {
             ("-sandbox" | "-pidfile", _) => continue,
-            ("-chardev", Some(value)) => ["qmp", "control", "console"]
-                .into_iter()
-                .find(|name| value.contains(&format!("id={name},")))
-                .map(|name| {
-                    format!(
-                        "socket,id={name},path={}/{name}.sock,server=on,wait=off",
-                        directory.display()
-                    )
-                })
-                .or(Some(value.clone())),
+            ("-chardev", Some(value)) => {
+                let (id, directory) = (chardev(value), directory.display());
+                Some(format!("socket,id={id},path={directory}/{id}.sock,server=on,wait=off"))
+            }
             ("-blockdev", Some(value)) => match disk_value(value, overlay) {
                 Some(value) => Some(value),
                 None => continue,

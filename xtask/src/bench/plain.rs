@@ -117,9 +117,11 @@ fn plain_arguments(words: &[&str], initramfs: &Path, overlay: &Path) -> Vec<Stri
 fn plain_value(option: &str, value: &str, initramfs: &Path, overlay: &Path) -> Option<String> {
     match option {
         "-pidfile" | "-mon" => None,
-        "-chardev" if value.contains("id=qmp") => None,
-        "-chardev" if value.contains("id=control") => Some("null,id=control".into()),
-        "-chardev" => Some("stdio,id=console".into()),
+        "-chardev" => match chardev(value) {
+            "qmp" => None,
+            "console" => Some("stdio,id=console".into()),
+            id => Some(format!("null,id={id}")),
+        },
         "-initrd" => Some(initramfs.to_string_lossy().into_owned()),
         "-append" => Some(
             value
@@ -132,6 +134,11 @@ fn plain_value(option: &str, value: &str, initramfs: &Path, overlay: &Path) -> O
         "-blockdev" => disk_value(value, overlay),
         _ => Some(value.to_owned()),
     }
+}
+
+/// Returns the name of a character device, from its option's value.
+pub(super) fn chardev(value: &str) -> &str {
+    value.split(',').find_map(|part| part.strip_prefix("id=")).unwrap_or_default()
 }
 
 /// Returns the value of the disk's option. Castra names every file of a backing chain; without
