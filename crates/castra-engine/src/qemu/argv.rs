@@ -11,7 +11,7 @@ use crate::sockets::Protocol;
 
 use super::accelerator::Accelerator;
 use super::chain::{Disk, Layer, LayerFormat};
-use super::options::{CommandLine, CpuModel, Device, MachineType, StreamPortCount};
+use super::options::{Announcement, CommandLine, CpuModel, Device, MachineType, StreamPortCount};
 
 /// Strictest sandbox of QEMU. It excludes -daemonize, so Castra detaches the process itself.
 pub(super) const SANDBOX: &str =
@@ -48,6 +48,8 @@ pub struct MachineSpec {
     pub devices: Vec<Device>,
     /// Number of the agent's stream ports.
     pub stream_ports: StreamPortCount,
+    /// Announcement of the guest's address.
+    pub announcement: Announcement,
     /// Reach of the guest's network.
     pub network: Network,
     /// Ports of 127.0.0.1 that are forwarded to the guest.
@@ -130,7 +132,7 @@ pub fn arguments(spec: &MachineSpec, channels: &Channels) -> Vec<OsString> {
         memory(&spec.memory, spec.memory_mib),
         boot(&spec.boot),
         disk(&spec.disk),
-        network(spec.network, &spec.forwards),
+        network(spec),
         serial(spec, channels),
         streams(&channels.streams),
         devices(&spec.devices),
@@ -246,9 +248,10 @@ fn file_node(name: &str, option: &str, path: &Path) -> OsString {
     node
 }
 
-fn network(network: Network, forwards: &[HostForward]) -> Vec<OsString> {
+fn network(spec: &MachineSpec) -> Vec<OsString> {
+    let MachineSpec { network, forwards, announcement, .. } = spec;
     let mut user = String::from("user,id=net");
-    if network == Network::Isolated {
+    if *network == Network::Isolated {
         user.push_str(",restrict=on");
     }
     for forward in forwards {
@@ -256,7 +259,11 @@ fn network(network: Network, forwards: &[HostForward]) -> Vec<OsString> {
         user.push_str(&format!(",hostfwd={protocol}:127.0.0.1:{host}-:{guest}"));
     }
     // romfile=: no boot from the network, and 0.1 s less firmware.
-    words(&["-netdev", &user, "-device", "virtio-net-pci,netdev=net,romfile="]).collect()
+    let mut card = String::from("virtio-net-pci,netdev=net,romfile=");
+    if !announcement.is_made() {
+        card.push_str(",guest_announce=off");
+    }
+    words(&["-netdev", &user, "-device", &card]).collect()
 }
 
 /// Returns the options of console, agent and machine protocol, which are on sockets that the caller
@@ -359,6 +366,7 @@ mod tests {
             boot,
             devices: vec![Device::new(DeviceModel::VirtioRng)],
             stream_ports: StreamPortCount::NONE,
+            announcement: Announcement::Omitted,
             network: Network::Full,
             forwards: vec![
                 HostForward { protocol: Protocol::Tcp, host: 40022, guest: 6022 },

@@ -48,9 +48,6 @@ fn set_ignore_shared(qmp: &mut Qmp, state: bool) -> Result<(), QmpError> {
 /// Any [`QmpError`].
 pub(super) fn load_state(qmp: &mut Qmp, file: &File, limit: &WaitLimit) -> Result<(), QmpError> {
     qmp.send_file(FILE, file.as_fd())?;
-    // By default, QEMU has the guest announce its address to a network that might have switches,
-    // five times. There are none, and the guest would do so before anything else.
-    qmp.execute("migrate-set-parameters", json!({ "announce-rounds": 0 }))?;
     qmp.execute("migrate-incoming", json!({ "uri": format!("fd:{FILE}") }))?;
     let wait = limit.begin();
     while qmp.execute("query-status", json!({}))?["status"] == "inmigrate" {

@@ -43,7 +43,7 @@ pub use liveness::{QemuPid, lock_holder, running_qemu, runs_elsewhere};
 pub use machine_status::MachineStatus;
 pub use migrate::{ignore_shared_memory, save_all_memory, save_state};
 pub use options::{
-    CommandLine, CpuModel, Device, DeviceModel, DiskFormat, MachineType, OptionError,
+    Announcement, CommandLine, CpuModel, Device, DeviceModel, DiskFormat, MachineType, OptionError,
     StreamPortCount,
 };
 pub use process::{

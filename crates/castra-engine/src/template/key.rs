@@ -6,8 +6,8 @@ use sha2::{Digest as _, Sha256};
 use crate::hex::hex;
 use crate::managed::{ArtifactRole, Manifest};
 use crate::qemu::{
-    Accelerator, Boot, CommandLine, CpuModel, Device, MachineSpec, MachineType, QemuBinary,
-    StreamPortCount,
+    Accelerator, Announcement, Boot, CommandLine, CpuModel, Device, MachineSpec, MachineType,
+    QemuBinary, StreamPortCount,
 };
 use crate::report::ImageLabel;
 
@@ -57,6 +57,9 @@ pub struct Ingredients {
     /// Number of the agent's stream ports; none in a manifest of an earlier castra.
     #[serde(default, skip_serializing_if = "StreamPortCount::is_none")]
     stream_ports: StreamPortCount,
+    /// Announcement of the guest's address; made in a manifest of an earlier castra.
+    #[serde(default, skip_serializing_if = "Announcement::is_made")]
+    announcement: Announcement,
     /// Kernel command line; `None` for a native boot.
     #[serde(with = "maybe_line")]
     command_line: Option<CommandLine>,
@@ -84,6 +87,7 @@ impl Ingredients {
             disk_bytes,
             devices: spec.devices.clone(),
             stream_ports: spec.stream_ports,
+            announcement: spec.announcement,
             command_line,
         }
     }
@@ -143,6 +147,7 @@ pub(super) mod tests {
             disk_bytes: 10 << 30,
             devices: vec![Device::new(DeviceModel::VirtioRng)],
             stream_ports: StreamPortCount::NONE,
+            announcement: Announcement::Made,
             command_line: Some("console=ttyS0".parse().expect("a line")),
         }
     }
@@ -160,6 +165,7 @@ pub(super) mod tests {
             Ingredients { disk_bytes: 20 << 30, ..sample() },
             Ingredients { devices: Vec::new(), ..sample() },
             Ingredients { stream_ports: StreamPortCount::OF_AGENT, ..sample() },
+            Ingredients { announcement: Announcement::Omitted, ..sample() },
             Ingredients { command_line: Some("quiet".parse().expect("a line")), ..sample() },
         ];
         let keys: std::collections::BTreeSet<String> =

@@ -9,6 +9,7 @@
 //! for QEMU ([`std::fmt::Display`]). Records and manifests keep that text, and reading them uses
 //! the same parser.
 
+mod announcement;
 mod command_line;
 mod cpu;
 mod device;
@@ -19,6 +20,7 @@ mod property;
 mod stream_ports;
 mod user;
 
+pub use announcement::Announcement;
 pub use command_line::CommandLine;
 pub use cpu::CpuModel;
 pub use device::{Device, DeviceModel};

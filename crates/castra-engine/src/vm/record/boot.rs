@@ -9,8 +9,8 @@ use crate::guest::StreamPorts;
 use crate::host::boot_id;
 use crate::layout::{ProjectLayout, SocketsLayout};
 use crate::qemu::{
-    Accelerator, AcceleratorChoice, CpuModel, Device, MachineType, StreamPortCount, running_qemu,
-    runs_elsewhere,
+    Accelerator, AcceleratorChoice, Announcement, CpuModel, Device, MachineType, StreamPortCount,
+    running_qemu, runs_elsewhere,
 };
 
 use super::home::Home;
@@ -122,6 +122,9 @@ pub struct MachineRecord {
     /// Number of the agent's stream ports; none in a record of an earlier castra.
     #[serde(default, skip_serializing_if = "StreamPortCount::is_none")]
     pub stream_ports: StreamPortCount,
+    /// Announcement of the guest's address; made in a record of an earlier castra.
+    #[serde(default, skip_serializing_if = "Announcement::is_made")]
+    pub announcement: Announcement,
 }
 
 impl BootRecord {

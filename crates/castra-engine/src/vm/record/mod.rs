@@ -416,6 +416,7 @@ mod tests {
         assert!(read.known().is_ok());
         assert_eq!(serde_json::to_string(&read).expect("written"), WRITTEN);
         assert_eq!(read.known().expect("is known").stream_ports, StreamPortCount::NONE);
+        assert!(read.known().expect("is known").announcement.is_made());
         for (honest, evil) in [
             ("virtio-rng-pci", "loader,file=/etc/passwd"),
             ("q35,", "q35,firmware=/x,"),

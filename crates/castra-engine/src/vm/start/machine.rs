@@ -8,8 +8,8 @@ use crate::config::{BootProfile, VmDefinition};
 use crate::layout::VmLayout;
 use crate::managed::QemuProfile;
 use crate::qemu::{
-    AcceleratorChoice, Boot, CpuModel, Device, DeviceModel, Disk, MachineSpec, Memory, Network,
-    StreamPortCount,
+    AcceleratorChoice, Announcement, Boot, CpuModel, Device, DeviceModel, Disk, MachineSpec,
+    Memory, Network, StreamPortCount,
 };
 use crate::vm::disk::Image;
 use crate::vm::plan::VmPlan;
@@ -59,6 +59,7 @@ pub(in crate::vm) fn machine(
         },
         boot,
         devices: devices(profile),
+        announcement: Announcement::Omitted,
         network: Network::Full,
         forwards: ports::rules(ssh_port, &definition.port_forwards, ssh_port.is_some()),
         pidfile: files.pidfile(),

@@ -57,6 +57,7 @@ pub(in crate::vm) fn boot_record(
         cpu: spec.cpu.clone(),
         devices: spec.devices.clone(),
         stream_ports: spec.stream_ports,
+        announcement: spec.announcement,
     };
     BootRecord {
         started_unix_ms: unix_time_ms(),

@@ -256,6 +256,7 @@ fn spec(
         spec.cpu.clone_from(&machine.cpu);
         spec.devices.clone_from(&machine.devices);
         spec.stream_ports = machine.stream_ports;
+        spec.announcement = machine.announcement;
     }
     spec.disk = Disk::open(&spec.disk.path)?;
     spec.forwards = ports::rules(ssh_port, &request.plan.definition.port_forwards, boot.relayed);
