@@ -21,7 +21,8 @@ use sha2::{Digest as _, Sha256};
 const SOURCES: [&str; 2] = ["Cargo.lock", "Cargo.toml"];
 /// Crates that the agent does not use: otherwise an edit in a test would rebuild the agent, and
 /// then castra.
-const NOT_USED: [&str; 3] = ["castra-engine", "castra-fake-qemu", "castra-test-support"];
+const NOT_USED: [&str; 4] =
+    ["castra-disk", "castra-engine", "castra-fake-qemu", "castra-test-support"];
 /// Manifest of the agent in the repository.
 const GUEST: &str = "crates/castra-guest/Cargo.toml";
 /// Sources of the agent in a published package.
