@@ -18,7 +18,7 @@ use tokio::time::sleep;
 
 use crate::control::ControlPort;
 use crate::events::{Event, EventSender, Milestone, reached_now, uptime_ms};
-use crate::identity::Identity;
+use crate::identity::{Files, Identity};
 use crate::kernel_fs::KernelFs;
 use crate::personality::Random;
 use crate::relay::Relays;
@@ -283,17 +283,13 @@ impl Agent {
     /// Ends the calm in which a template was saved.
     fn end_soon(&self, calm: Calm) {
         let kernel_fs = Arc::clone(&self.kernel_fs);
-        tokio::spawn(async move {
-            sleep(FIRST_COMMAND).await;
-            calm.end(&kernel_fs);
-        });
+        after_first_command(move || calm.end(&kernel_fs));
     }
 
     /// Has the SSH server parse its keys while nothing waits for it.
     fn use_keys_soon(&self) {
         let (server, events) = (self.server.clone(), self.events.clone());
-        tokio::spawn(async move {
-            sleep(FIRST_COMMAND).await;
+        after_first_command(move || {
             if let Err(error) = server.use_keys() {
                 events.failed(AgentTask::Ssh, error);
             }
@@ -353,13 +349,14 @@ impl Agent {
         else {
             return;
         };
-        let (is_a_copy, is_sshd_due) = match self.rest.take() {
+        let (files, is_sshd_due) = match self.rest.take() {
             Some(Rest { had_sshd, identity_files, calm }) => {
                 self.end_soon(calm);
-                (identity_files.write(identity), had_sshd)
+                (identity_files, had_sshd)
             }
-            None => (identity.write(), false),
+            None => (Files::by_name(), false),
         };
+        let is_a_copy = files.write(identity);
         let _ = personality::set_hostname(&identity.hostname);
         self.streams.send_replace(true);
         self.renew_secrets(is_a_copy, is_sshd_due);
@@ -439,6 +436,14 @@ impl Agent {
         }
         vec![GuestMessage::PoweringOff]
     }
+}
+
+/// Runs `work` once the first command has had its time.
+fn after_first_command(work: impl FnOnce() + Send + 'static) {
+    tokio::spawn(async move {
+        sleep(FIRST_COMMAND).await;
+        work();
+    });
 }
 
 /// Runs `work` on a thread of its own.

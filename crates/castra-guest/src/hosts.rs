@@ -1,9 +1,5 @@
 //! `/etc/hosts`: `localhost` and the VM's own name resolve without a network.
 
-use std::fs;
-use std::io;
-use std::path::Path;
-
 /// Address that Debian and others give to a machine's own name, so that it is not `localhost`'s.
 const OWN_ADDRESS: &str = "127.0.1.1";
 /// Suffix of the agent's own line, which is replaced when the VM's name changes.
@@ -12,24 +8,8 @@ const MARK: &str = "# castra";
 const LOCALHOST: [(&str, &str); 2] =
     [("127.0.0.1", "127.0.0.1\tlocalhost"), ("::1", "::1\tlocalhost ip6-localhost ip6-loopback")];
 
-/// Adds missing lines to the file. Existing lines stay, except the agent's own with an earlier
-/// name. Leaves a symbolic link alone, because it means that a part of the image maintains the
-/// file.
-///
-/// # Errors
-/// The file cannot be read or written.
-pub(crate) fn provide(file: &Path, hostname: &str) -> io::Result<()> {
-    let current = match fs::symlink_metadata(file) {
-        Ok(metadata) if !metadata.is_file() => return Ok(()),
-        Ok(_) => fs::read_to_string(file)?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-        Err(error) => return Err(error),
-    };
-    let wanted = complete(&current, hostname);
-    if wanted == current { Ok(()) } else { fs::write(file, wanted) }
-}
-
-/// Returns the file's content with the missing lines.
+/// Returns the file's content with the missing lines. Existing lines stay, except the agent's own
+/// with an earlier name.
 pub(crate) fn complete(current: &str, hostname: &str) -> String {
     let kept: Vec<&str> = current.lines().filter(|line| !line.trim_end().ends_with(MARK)).collect();
     let mut lines: Vec<String> = kept.iter().map(|line| (*line).to_owned()).collect();

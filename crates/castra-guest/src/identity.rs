@@ -4,6 +4,7 @@
 //! as much as the rest of a restore. So a guest that comes to rest for a template makes its files
 //! ready ([`Files::prepare`]): each VM that is restored writes into existing blocks of open files.
 
+use std::borrow::Cow;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
@@ -30,70 +31,85 @@ pub(crate) struct Identity {
     pub(crate) machine_id: String,
 }
 
-impl Identity {
-    /// Writes the files. Returns `true` if the root was that of another VM: this one is a copy.
-    pub(crate) fn write(&self) -> bool {
-        let id = fs::read_to_string(MACHINE_ID).unwrap_or_default();
-        // A read-only root keeps its files.
-        let _ = write_line(Path::new(HOSTNAME), &self.hostname);
-        let _ = write_line(Path::new(MACHINE_ID), &self.machine_id);
-        let _ = hosts::provide(Path::new(HOSTS), &self.hostname);
-        if Path::new(DBUS_MACHINE_ID).exists() {
-            let _ = write_line(Path::new(DBUS_MACHINE_ID), &self.machine_id);
-        }
-        is_of_another(&id, &self.machine_id)
-    }
-}
-
-/// Files that are ready for an identity. Those that could not be opened are written as
-/// [`Identity::write`] does.
+/// Files of an identity, each ready or to be opened by its name.
 #[derive(Debug)]
 pub(crate) struct Files {
-    hostname: Option<Ready>,
-    machine_id: Option<Ready>,
-    /// `None` also where D-Bus has no machine ID of its own.
-    dbus_machine_id: Option<Ready>,
-    hosts: Option<Ready>,
+    hostname: Place,
+    machine_id: Place,
+    /// `None` where D-Bus has no machine ID of its own.
+    dbus_machine_id: Option<Place>,
+    hosts: Place,
 }
 
 impl Files {
-    /// Creates the files that are missing, and opens all.
+    /// Creates the files that are missing, and opens those that can be written.
     pub(crate) fn prepare() -> Self {
         Self {
-            hostname: Ready::open(HOSTNAME, "\n").ok(),
-            machine_id: Ready::open(MACHINE_ID, NO_MACHINE_ID).ok(),
-            dbus_machine_id: Ready::open_existing(DBUS_MACHINE_ID).ok(),
-            hosts: Ready::open(HOSTS, "127.0.0.1\tlocalhost\n").ok(),
+            hostname: Place::prepare(HOSTNAME, "\n"),
+            machine_id: Place::prepare(MACHINE_ID, NO_MACHINE_ID),
+            dbus_machine_id: Ready::open_existing(DBUS_MACHINE_ID).ok().map(Place::Open),
+            hosts: Place::prepare(HOSTS, "127.0.0.1\tlocalhost\n"),
         }
     }
 
-    /// Writes an identity. Returns `true` if the root was that of another VM, as
-    /// [`Identity::write`] does.
+    /// Returns the files of a guest that was not prepared.
+    pub(crate) fn by_name() -> Self {
+        let has_own = Path::new(DBUS_MACHINE_ID).exists();
+        Self {
+            hostname: Place::Named(HOSTNAME),
+            machine_id: Place::Named(MACHINE_ID),
+            dbus_machine_id: has_own.then_some(Place::Named(DBUS_MACHINE_ID)),
+            hosts: Place::Named(HOSTS),
+        }
+    }
+
+    /// Writes an identity. Returns `true` if the root was that of another VM: this one is a copy.
     pub(crate) fn write(self, identity: &Identity) -> bool {
         let Identity { hostname, machine_id } = identity;
-        // The filesystem may have become read-only.
-        let _ = match self.hostname {
-            Some(file) => file.replace(&format!("{hostname}\n")),
-            None => write_line(Path::new(HOSTNAME), hostname),
-        };
-        let _ = match self.hosts {
-            Some(file) => {
-                let text = hosts::complete(&file.content, hostname);
-                file.replace(&text)
-            }
-            None => hosts::provide(Path::new(HOSTS), hostname),
-        };
-        if let Some(file) = self.dbus_machine_id {
-            let _ = file.replace(&format!("{machine_id}\n"));
+        let known = self.machine_id.content();
+        let is_a_copy = known.is_ok_and(|known| is_of_another(&known, machine_id));
+        // A read-only root keeps its files.
+        let _ = self.hostname.write(&format!("{hostname}\n"));
+        for place in self.dbus_machine_id.into_iter().chain([self.machine_id]) {
+            let _ = place.write(&format!("{machine_id}\n"));
         }
-        let Some(file) = self.machine_id else {
-            let id = fs::read_to_string(MACHINE_ID).unwrap_or_default();
-            let _ = write_line(Path::new(MACHINE_ID), machine_id);
-            return is_of_another(&id, machine_id);
-        };
-        let is_a_copy = is_of_another(&file.content, machine_id);
-        let _ = file.replace(&format!("{machine_id}\n"));
+        // A file that cannot be read keeps its content.
+        let hosts = self.hosts.content().map(|current| hosts::complete(&current, hostname));
+        if let Ok(text) = hosts {
+            let _ = self.hosts.write(&text);
+        }
         is_a_copy
+    }
+}
+
+/// Place of a text of the root's.
+#[derive(Debug)]
+enum Place {
+    Open(Ready),
+    Named(&'static str),
+}
+
+impl Place {
+    fn prepare(path: &'static str, content: &str) -> Self {
+        Ready::open(path, content).map_or(Self::Named(path), Self::Open)
+    }
+
+    /// Returns the content; nothing of a file that does not exist.
+    fn content(&self) -> io::Result<Cow<'_, str>> {
+        match self {
+            Self::Open(ready) => Ok(Cow::Borrowed(&ready.content)),
+            Self::Named(path) => match fs::read_to_string(path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Cow::Borrowed("")),
+                read => read.map(Cow::Owned),
+            },
+        }
+    }
+
+    fn write(self, text: &str) -> io::Result<()> {
+        match self {
+            Self::Open(ready) => ready.replace(text),
+            Self::Named(path) => write(Path::new(path), text),
+        }
     }
 }
 
@@ -141,17 +157,16 @@ impl Ready {
     }
 }
 
-/// Writes the host name or the machine ID to the file in which the image's programs expect it.
-/// Leaves a symbolic link alone, because it means that a part of the image maintains the file.
-fn write_line(file: &Path, text: &str) -> io::Result<()> {
+/// Writes a text to the file in which the image's programs expect it. Leaves a symbolic link alone,
+/// because it means that a part of the image maintains the file.
+fn write(file: &Path, text: &str) -> io::Result<()> {
     if fs::symlink_metadata(file).is_ok_and(|metadata| !metadata.is_file()) {
         return Ok(());
     }
-    let line = format!("{text}\n");
-    if fs::read_to_string(file).is_ok_and(|current| current == line) {
+    if fs::read_to_string(file).is_ok_and(|current| current == text) {
         return Ok(());
     }
-    fs::write(file, line)
+    fs::write(file, text)
 }
 
 /// Returns `true` if this content of a machine ID's file is another VM's.
@@ -180,11 +195,11 @@ mod tests {
             std::env::temp_dir().join(format!("castra-identity-{}", std::process::id()));
         fs::create_dir_all(&directory).expect("a directory");
         let (file, link) = (directory.join("hostname"), directory.join("link"));
-        write_line(&file, "one").expect("writes");
-        write_line(&file, "two").expect("writes");
+        write(&file, "one\n").expect("writes");
+        write(&file, "two\n").expect("writes");
         assert_eq!(fs::read_to_string(&file).expect("reads"), "two\n");
         std::os::unix::fs::symlink(&file, &link).expect("links");
-        write_line(&link, "three").expect("leaves it");
+        write(&link, "three\n").expect("leaves it");
         assert_eq!(fs::read_to_string(&file).expect("reads"), "two\n");
         assert!(Ready::open(link.to_str().expect("UTF-8"), "\n").is_err(), "a link");
         fs::remove_dir_all(&directory).expect("tidies up");

@@ -28,8 +28,8 @@ const KEPT_LIMIT_BYTES: usize = 256 * 1024;
 /// Room for one read while waiting for a hello, in bytes.
 pub const HELLO_READ_BYTES: usize = 32 * 1024;
 
-/// Room for further reads from the port, made once there is less than [`LEAST_READ_BYTES`]: data
-/// that waits for its receiver shares the buffer, and a guest reads a page at a time.
+/// Room for further reads from the port, made once there is less than [`LEAST_READ_BYTES`]: making
+/// room moves what has arrived of a frame, and a guest reads a page at a time.
 const READ_BYTES: usize = 128 * 1024;
 const LEAST_READ_BYTES: usize = 16 * 1024;
 
