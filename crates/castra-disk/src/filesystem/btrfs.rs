@@ -5,10 +5,7 @@ use std::sync::Arc;
 
 use lambutter::{BlockRead, Error, Inode, Path};
 
-use super::{
-    Entry, Fault, FileKind, FileReader, Filesystem, Guarded, Limit, MAX_ENTRIES, MAX_LINK_BYTES,
-    Stat, Tree,
-};
+use super::{Entry, Fault, FileKind, FileReader, Filesystem, Guarded, Stat, Tree, check_entries};
 use crate::path::Inside;
 use crate::source::Shared;
 
@@ -106,9 +103,7 @@ impl Filesystem for Btrfs {
         let bytes = path.to_bytes();
         let entries = self.0.read_dir(Path::new(&bytes).ok_or(Fault::NotFound)?);
         let entries = entries.map_err(fault)?;
-        if entries.len() > MAX_ENTRIES {
-            return Err(Fault::TooLarge(Limit::Entries(MAX_ENTRIES)));
-        }
+        check_entries(entries.len())?;
         let entries = entries.into_iter().map(|entry| {
             let kind = match entry.kind_byte {
                 entry_type::FILE => FileKind::File,
@@ -122,9 +117,7 @@ impl Filesystem for Btrfs {
     }
 
     fn link(&mut self, path: &Inside) -> Result<Vec<u8>, Fault> {
-        if self.stat(path)?.bytes > MAX_LINK_BYTES {
-            return Err(Fault::TooLarge(Limit::Bytes(MAX_LINK_BYTES)));
-        }
+        self.stat(path)?.check_link()?;
         let bytes = path.to_bytes();
         self.0.read_link(Path::new(&bytes).ok_or(Fault::NotFound)?).map_err(fault)
     }

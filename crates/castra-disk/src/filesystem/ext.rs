@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ext4_view::{Ext4, Ext4Error, Ext4Read, File, FileType, Path, PathBuf};
 
-use super::{Entry, Fault, FileKind, FileReader, Filesystem, Limit, MAX_ENTRIES, Stat};
+use super::{Entry, Fault, FileKind, FileReader, Filesystem, Stat, check_entries};
 use crate::fields::le32;
 use crate::path::Inside;
 use crate::source::{Shared, read_up_to};
@@ -69,9 +69,7 @@ impl Filesystem for Ext {
             if matches!(name.as_ref(), b"." | b"..") {
                 continue;
             }
-            if entries.len() == MAX_ENTRIES {
-                return Err(Fault::TooLarge(Limit::Entries(MAX_ENTRIES)));
-            }
+            check_entries(entries.len() + 1)?;
             let kind = kind_of(entry.file_type().map_err(fault)?);
             entries.push(Entry { name: name.as_ref().to_vec(), kind });
         }

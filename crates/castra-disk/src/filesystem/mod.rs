@@ -49,6 +49,25 @@ pub(crate) struct Stat {
     pub(crate) bytes: u64,
 }
 
+impl Stat {
+    /// Refuses a symbolic link whose target is too long. Crates reserve as much as the inode
+    /// claims.
+    fn check_link(self) -> Result<(), Fault> {
+        if self.bytes > MAX_LINK_BYTES {
+            return Err(Fault::TooLarge(Limit::Bytes(MAX_LINK_BYTES)));
+        }
+        Ok(())
+    }
+}
+
+/// Refuses a directory of more entries than permitted.
+fn check_entries(count: usize) -> Result<(), Fault> {
+    if count > MAX_ENTRIES {
+        return Err(Fault::TooLarge(Limit::Entries(MAX_ENTRIES)));
+    }
+    Ok(())
+}
+
 /// Kind of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileKind {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use fatfs::{Dir, DirEntry, FileSystem, FsOptions};
 
-use super::{Entry, Fault, FileKind, FileReader, Filesystem, Limit, MAX_ENTRIES, Stat};
+use super::{Entry, Fault, FileKind, FileReader, Filesystem, MAX_ENTRIES, Stat, check_entries};
 use crate::path::Inside;
 use crate::source::{Shared, Source};
 
@@ -56,9 +56,7 @@ impl Filesystem for Vfat {
             if matches!(name.as_slice(), b"." | b"..") {
                 continue;
             }
-            if entries.len() == MAX_ENTRIES {
-                return Err(Fault::TooLarge(Limit::Entries(MAX_ENTRIES)));
-            }
+            check_entries(entries.len() + 1)?;
             entries.push(Entry { name, kind: kind_of(&entry) });
         }
         Ok(entries)

@@ -5,9 +5,7 @@ use std::sync::Arc;
 
 use lamxfs::{BlockRead, EntryKind, Error, Inode, Path, SuperblockReason};
 
-use super::{
-    Entry, Fault, FileKind, FileReader, Filesystem, Limit, MAX_ENTRIES, MAX_LINK_BYTES, Stat,
-};
+use super::{Entry, Fault, FileKind, FileReader, Filesystem, Limit, Stat, check_entries};
 use crate::path::Inside;
 use crate::source::Shared;
 
@@ -39,9 +37,7 @@ impl Filesystem for Xfs {
 
     fn list(&mut self, path: &Inside) -> Result<Vec<Entry>, Fault> {
         let entries = self.0.read_dir(Path::new(&path.to_bytes())).map_err(fault)?;
-        if entries.len() > MAX_ENTRIES {
-            return Err(Fault::TooLarge(Limit::Entries(MAX_ENTRIES)));
-        }
+        check_entries(entries.len())?;
         let entries = entries.into_iter().map(|entry| {
             let kind = match entry.kind {
                 EntryKind::Regular => FileKind::File,
@@ -55,10 +51,7 @@ impl Filesystem for Xfs {
     }
 
     fn link(&mut self, path: &Inside) -> Result<Vec<u8>, Fault> {
-        // The crate's own limit is that of files, and it reserves as much as the inode claims.
-        if self.stat(path)?.bytes > MAX_LINK_BYTES {
-            return Err(Fault::TooLarge(Limit::Bytes(MAX_LINK_BYTES)));
-        }
+        self.stat(path)?.check_link()?;
         self.0.read_link(Path::new(&path.to_bytes())).map_err(fault)
     }
 
