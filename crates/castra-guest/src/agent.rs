@@ -1,6 +1,6 @@
 //! The agent's main loop: starts the tasks, keeps the stages, talks to the host.
 
-use std::io::{self, Write as _};
+use std::io;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
@@ -20,6 +20,7 @@ use crate::control::ControlPort;
 use crate::events::{Event, EventSender, Milestone, reached_now, uptime_ms};
 use crate::identity::{Files, Identity};
 use crate::kernel_fs::KernelFs;
+use crate::log::log;
 use crate::personality::Random;
 use crate::relay::Relays;
 use crate::settle::{Calm, Rest};
@@ -67,7 +68,7 @@ async fn conduct(kernel_fs: Arc<KernelFs>) -> io::Result<()> {
     loop {
         // A port can be unplugged. The agent's other tasks, SSH above all, do not depend on it.
         if let Err(error) = converse(&mut agent, &mut received).await {
-            let _ = writeln!(io::stderr(), "castra: the control port failed: {error}");
+            log(format!("the control port failed: {error}"));
         }
         sleep(PORT_PAUSE).await;
     }
@@ -108,7 +109,7 @@ async fn follow_the_boot(
         events.failed(AgentTask::Network, format!("{RESOLV_CONF}: {error}"));
     }
     if let Err(error) = streams::start(Arc::clone(&kernel_fs), gate) {
-        let _ = writeln!(io::stderr(), "castra: cannot serve the stream ports: {error}");
+        log(format!("cannot serve the stream ports: {error}"));
     }
     tokio::spawn(serve_ssh(server, events.clone()));
     tokio::spawn(grow::keep_size(Arc::clone(&kernel_fs), events.clone()));

@@ -2,12 +2,12 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::fmt::Display;
-use std::io::{self, Write as _};
+use std::io;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode};
 
-use crate::agent;
+use crate::log::log;
+use crate::{agent, early};
 
 /// The image's own init in its initramfs, as the kernel would start it without `rdinit=`.
 const IMAGE_INIT: &str = "/init";
@@ -29,7 +29,8 @@ pub fn run() -> ExitCode {
     let mut arguments = env::args_os();
     let name = arguments.next().unwrap_or_default();
     let outcome = if std::process::id() == 1 {
-        start_agent(&name).unwrap_or_else(|error| complain(&error));
+        early::load_modules();
+        start_agent(&name).unwrap_or_else(log);
         become_image_init(arguments)
     } else if name == AGENT_NAME {
         agent::run()
@@ -39,7 +40,7 @@ pub fn run() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            complain(&error);
+            log(error);
             ExitCode::FAILURE
         }
     }
@@ -59,9 +60,4 @@ fn become_image_init(arguments: impl Iterator<Item = OsString>) -> io::Result<()
     path.push(env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into()));
     let error = Command::new(IMAGE_INIT).args(arguments).env("PATH", path).exec();
     Err(io::Error::new(error.kind(), format!("cannot run the image's {IMAGE_INIT}: {error}")))
-}
-
-fn complain(error: &dyn Display) {
-    // The console is the last resort.
-    let _ = writeln!(io::stderr(), "castra: {error}");
 }

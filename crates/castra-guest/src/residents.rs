@@ -9,11 +9,12 @@
 //! ```
 
 use std::fs;
-use std::io::{self, Write as _};
+use std::io;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use crate::kernel_fs::KernelFs;
+use crate::log::log;
 
 const NO_SERVICE: &str = "castra.no_service=";
 const NO_USER: &str = "castra.no_user=";
@@ -33,7 +34,7 @@ pub(crate) fn remove(kernel_fs: &KernelFs) {
         } else if let Some(name) = word.strip_prefix(NO_USER).filter(|name| is_plain(name)) {
             // Writing failed, so the user stays: report it in the kernel's log.
             if let Err(error) = remove_user(root, name) {
-                log(&format!("cannot lock the user {name}: {error}"));
+                log(format!("cannot lock the user {name}: {error}"));
             }
         }
     }
@@ -87,11 +88,6 @@ fn edit(file: &Path, change: impl Fn(&str) -> String) -> io::Result<()> {
     };
     let changed: String = current.lines().map(|line| format!("{}\n", change(line))).collect();
     if changed == current { Ok(()) } else { fs::write(file, changed) }
-}
-
-fn log(message: &str) {
-    // By now, stderr is the kernel's log.
-    let _ = writeln!(io::stderr(), "castra: {message}");
 }
 
 #[cfg(test)]

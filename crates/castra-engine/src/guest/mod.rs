@@ -5,6 +5,7 @@ mod control;
 mod cpio;
 mod initrd;
 mod keys;
+mod modules;
 mod network;
 pub mod ssh;
 mod stream_port;
@@ -14,6 +15,7 @@ pub use console::{ConsoleEnd, ConsoleOutcome, converse};
 pub use control::{ControlError, ControlPort};
 pub use initrd::{AGENT, AGENT_PATH, InitrdError, append_agent};
 pub use keys::{KeyError, VmKeys};
+pub use modules::{EarlyModule, early_modules};
 pub use network::{
     AgentSocket, Inspection, NetworkDown, NetworkFault, NetworkReport, inspect, is_ssh_silent,
 };

@@ -1,7 +1,7 @@
 //! The server: authentication, and the loop that accepts connections.
 
 use std::borrow::Cow;
-use std::io::{self, Write as _};
+use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,6 +15,8 @@ use russh::{MethodKind, MethodSet, Preferred, cipher, kex, mac};
 use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+
+use crate::log::log;
 
 use super::ACCEPT_PAUSE;
 use super::identity::Identity;
@@ -138,7 +140,7 @@ impl SshServer {
             match listener.accept().await {
                 Ok((stream, peer)) => {
                     if let Err(error) = self.use_keys() {
-                        let _ = writeln!(io::stderr(), "castra: {error}");
+                        log(error);
                     }
                     let login = logins.add();
                     tokio::spawn(connection(self.identity.subscribe(), stream, peer, login));

@@ -187,7 +187,7 @@ fn try_once(
         && request.has_agent()
         && warm.is_none()
     {
-        append_agent(initramfs, &request.files().initramfs())?;
+        append_agent(initramfs, &[], &request.files().initramfs())?;
     }
     ports::check(request.vm(), &request.plan.definition.port_forwards, request.project.layout)?;
     request.report(Event::VmStarting { vm: request.vm().to_owned(), warm: warm.is_some() });

@@ -179,7 +179,7 @@ fn provide_initramfs(request: &BootRequest<'_>, base: &Base) -> Result<(), VmErr
     let initramfs = base.image.as_ref().and_then(|(_, paths)| paths.initramfs.as_ref());
     match initramfs.filter(|_| request.plan.boot == BootProfile::Managed) {
         Some(initramfs) => {
-            Ok(append_agent(initramfs, &request.project.files(request.vm()).initramfs())?)
+            Ok(append_agent(initramfs, &[], &request.project.files(request.vm()).initramfs())?)
         }
         None => Ok(()),
     }
