@@ -8,11 +8,15 @@ mod disk;
 mod floor;
 mod images;
 mod plain;
+mod quicksand;
 mod server;
 mod table;
 mod warm;
 
-use crate::run::{cargo, run};
+use std::process::Command;
+
+use crate::newer_qemu;
+use crate::run::{cargo, run, run_command};
 use crate::tools;
 
 /// A part that can be measured by itself.
@@ -22,6 +26,26 @@ pub(crate) enum Part {
     Images,
     /// From an image to a command in a VM; takes minutes.
     Boots,
+    /// A command in a fresh VM, beside the same by quicksand; takes minutes.
+    Quicksand,
+}
+
+impl Part {
+    /// All parts, in the order of the table.
+    pub(crate) const ALL: [Self; 3] = [Self::Images, Self::Boots, Self::Quicksand];
+
+    /// Returns the part with this name.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|part| part.name() == name)
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Images => "images",
+            Self::Boots => "boots",
+            Self::Quicksand => "quicksand",
+        }
+    }
 }
 
 /// Measures these parts and prints one table.
@@ -33,8 +57,16 @@ pub(crate) fn run_bench(parts: &[Part]) -> Result<(), String> {
         rows.extend(match part {
             Part::Images => images::measure()?,
             Part::Boots => boots::measure()?,
+            Part::Quicksand => quicksand::measure()?,
         });
     }
     table::print(&rows);
     Ok(())
+}
+
+/// Runs the benchmark in a process that finds the newer QEMU first.
+pub(crate) fn rerun_with_newer_qemu(arguments: &[String]) -> Result<(), String> {
+    let path = newer_qemu::first_on_path(&newer_qemu::ensure()?)?;
+    let own = std::env::current_exe().map_err(|error| format!("this program: {error}"))?;
+    run_command(Command::new(own).arg("bench").args(arguments).env("PATH", path))
 }

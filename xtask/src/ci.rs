@@ -81,9 +81,7 @@ fn run_tests(arguments: &[String], programs: Option<&Path>) -> Result<String, St
     ]);
     nextest.args(arguments).env(SKIPPED_TESTS, &list).current_dir(root());
     if let Some(programs) = programs {
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let all = std::iter::once(programs.to_owned()).chain(std::env::split_paths(&path));
-        nextest.env("PATH", std::env::join_paths(all).map_err(|error| error.to_string())?);
+        nextest.env("PATH", newer_qemu::first_on_path(programs)?);
     }
     run_command(&mut nextest)?;
     let skipped = fs::read_to_string(&list).unwrap_or_default();

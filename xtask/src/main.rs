@@ -25,8 +25,10 @@ cargo xtask test [ARGS]   install what tests need, run all of them; ARGS go to t
 cargo xtask ci [--full]   formatting, lints, licences, documentation, all tests; --full: those of \
     VMs also under the QEMU of
                           Debian's backports
-cargo xtask bench [images|boots]
-                          how fast Castra is, as ratios against baselines measured in the same run
+cargo xtask bench [--newer-qemu] [images|boots|quicksand]
+                          how fast Castra is, as ratios against baselines measured in the same \
+    run; --newer-qemu:
+                          with the QEMU of Debian's backports
 cargo xtask disks [NAME…] build real disks from a distribution's packages, as root, and check what \
     is read from them
 cargo xtask fuzz [SECS]   look for input that breaks a parser, so many seconds for each (60)
@@ -47,9 +49,13 @@ fn main() -> ExitCode {
         ("test", rest) => ci::test(rest),
         ("ci", []) => ci::run_checks(),
         ("ci", [full]) if full == "--full" => ci::run_all_checks(),
-        ("bench", []) => bench::run_bench(&[Part::Images, Part::Boots]),
-        ("bench", [part]) if part == "images" => bench::run_bench(&[Part::Images]),
-        ("bench", [part]) if part == "boots" => bench::run_bench(&[Part::Boots]),
+        ("bench", [newer, rest @ ..]) if newer == "--newer-qemu" => {
+            bench::rerun_with_newer_qemu(rest)
+        }
+        ("bench", []) => bench::run_bench(&Part::ALL),
+        ("bench", [part]) if Part::named(part).is_some() => {
+            bench::run_bench(Part::named(part).as_slice())
+        }
         ("disks", names) => disks::build_disks(names),
         ("fuzz", []) => fuzz::run_fuzz("60"),
         ("fuzz", [seconds]) if seconds.parse::<u32>().is_ok() => fuzz::run_fuzz(seconds),

@@ -1,7 +1,7 @@
 //! The QEMU of Debian's backports, in addition to the installed one: fetched by apt, unpacked below
 //! `target/`, and not installed.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
@@ -31,6 +31,13 @@ pub(crate) fn ensure() -> Result<PathBuf, String> {
     }
     link(&unpacked, &programs)?;
     Ok(programs)
+}
+
+/// Returns the `PATH` with a directory before all others.
+pub(crate) fn first_on_path(programs: &Path) -> Result<OsString, String> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let all = std::iter::once(programs.to_owned()).chain(std::env::split_paths(&path));
+    std::env::join_paths(all).map_err(|error| error.to_string())
 }
 
 /// Fetches the packages and those of their dependencies that are not installed. Leaves the system's
