@@ -33,6 +33,7 @@
 //!   runs/                             a project's layout, for throw-away VMs
 //!   locks/                            one file per image, blob, project and template
 //!   accelerators.json                 results of the accelerator race
+//!   qemu-versions.json                versions of the QEMUs that were asked
 //!   CACHEDIR.TAG                      keeps backups from copying the cache
 //! $XDG_STATE_HOME/castra/key          signs the marks of this user's state roots     0700 / 0600
 //! $XDG_RUNTIME_DIR/castra/<project>/<vm>/
@@ -749,6 +750,11 @@ impl CacheLayout {
     /// Returns the path of the accelerator race's results.
     pub fn accelerators(&self) -> PathBuf {
         self.root.join("accelerators.json")
+    }
+
+    /// Returns the path of the versions of the QEMUs that were asked for theirs.
+    pub fn qemu_versions(&self) -> PathBuf {
+        self.root.join("qemu-versions.json")
     }
 }
 

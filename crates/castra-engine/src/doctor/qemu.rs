@@ -1,22 +1,18 @@
 //! QEMU and qemu-img: installed, recent enough, and with everything that a launch uses.
 
 use std::path::Path;
-use std::time::Duration;
 
 use crate::cancel::Interrupted;
-use crate::command::{self, CommandError, Invocation};
+use crate::command::{self, CommandError};
 use crate::context::RuntimeContext;
 use crate::error::Explain as _;
-use crate::qemu::{self, QemuBinary, QemuError};
+use crate::qemu::{self, QemuBinary, QemuError, QemuVersion};
 
 use super::{Area, Finding};
 
 /// Oldest version that was tested. `x-ignore-shared` appeared in 4.0; everything else that is used
 /// is older.
-const TRIED: (u32, u32) = (7, 2);
-
-/// Time limit for `--version`, which takes milliseconds.
-const VERSION_LIMIT: Duration = Duration::from_secs(10);
+const TRIED: QemuVersion = QemuVersion { major: 7, minor: 2 };
 
 /// Returns the findings, and QEMU if it is installed.
 pub(super) fn check(
@@ -54,40 +50,26 @@ fn version(
     program: &Path,
     context: &RuntimeContext,
 ) -> Result<Finding, Interrupted> {
-    let asked = Invocation::new(program).arg("--version");
-    let output = match command::run(&asked, VERSION_LIMIT, &context.cancel) {
+    let found = match QemuVersion::of_program(program, &context.cancel) {
         Err(CommandError::Interrupted(interrupted)) => return Err(interrupted),
         Err(error) => {
             return Ok(Finding::problem(Area::Qemu, check, error.to_string()).with_fix(
                 "Reinstall it, or name another QEMU: CASTRA_QEMU=/path/to/qemu-system-x86_64",
             ));
         }
-        Ok(output) => String::from_utf8_lossy(&output.stdout).into_owned(),
+        Ok(found) => found,
     };
     let path = program.display();
-    Ok(match parse(&output) {
+    Ok(match found {
         Some(version) if version < TRIED => Finding::warning(
             Area::Qemu,
             check,
-            format!(
-                "{path} is version {}.{}; Castra is tested with {}.{} and newer",
-                version.0, version.1, TRIED.0, TRIED.1
-            ),
+            format!("{path} is version {version}; Castra is tested with {TRIED} and newer"),
         )
         .with_fix("Update QEMU if something does not work."),
-        Some(version) => Finding::good(
-            Area::Qemu,
-            check,
-            format!("{path} is version {}.{}", version.0, version.1),
-        ),
+        Some(version) => Finding::good(Area::Qemu, check, format!("{path} is version {version}")),
         None => Finding::note(Area::Qemu, check, format!("{path} does not report its version")),
     })
-}
-
-/// Parses `QEMU emulator version 7.2.22 (Debian …)` or `qemu-img version 9.0.0`.
-fn parse(output: &str) -> Option<(u32, u32)> {
-    let mut numbers = output.split("version ").nth(1)?.split(|c: char| !c.is_ascii_digit());
-    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
 /// Checks that a machine with every device of a VM starts and runs a program.
@@ -111,17 +93,4 @@ fn features(binary: &QemuBinary, context: &RuntimeContext) -> Result<Finding, In
         Err(QemuError::Interrupted(interrupted)) => return Err(interrupted),
         Err(error) => Finding::problem(Area::Qemu, check, crate::error::one_line(&error)),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn versions_are_compared_as_numbers() {
-        assert_eq!(parse("QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg)"), Some((7, 2)));
-        assert_eq!(parse("qemu-img version 10.0.3"), Some((10, 0)));
-        assert_eq!(parse("something else"), None);
-        assert!((10, 0) > TRIED && (6, 9) < TRIED);
-    }
 }

@@ -11,6 +11,7 @@ use crate::sockets::Protocol;
 
 use super::accelerator::Accelerator;
 use super::chain::{Disk, Layer, LayerFormat};
+use super::cpu_threads::CpuThreads;
 use super::options::{Announcement, CommandLine, CpuModel, Device, MachineType, StreamPortCount};
 
 /// Strictest sandbox of QEMU. It excludes -daemonize, so Castra detaches the process itself.
@@ -122,13 +123,15 @@ pub struct Channels {
     pub streams: Vec<RawFd>,
     /// Set if a saved state follows, instead of a boot.
     pub incoming: bool,
+    /// Threads for the CPUs.
+    pub threads: CpuThreads,
 }
 
 /// Returns the arguments that run `spec`, without the program itself.
 pub fn arguments(spec: &MachineSpec, channels: &Channels) -> Vec<OsString> {
     let groups = [
         base(spec),
-        processor(spec),
+        processor(spec, channels.threads),
         memory(&spec.memory, spec.memory_mib),
         boot(&spec.boot),
         disk(&spec.disk),
@@ -151,11 +154,11 @@ fn base(spec: &MachineSpec) -> Vec<OsString> {
         .collect()
 }
 
-fn processor(spec: &MachineSpec) -> Vec<OsString> {
+fn processor(spec: &MachineSpec, threads: CpuThreads) -> Vec<OsString> {
     let (cpus, memory) = (spec.cpus.to_string(), format!("{}M", spec.memory_mib));
     words(&[
         "-accel",
-        &accelerator(spec),
+        &accelerator(spec.accelerator, threads),
         "-cpu",
         &spec.cpu.to_string(),
         "-smp",
@@ -184,14 +187,13 @@ fn memory(memory: &Memory, size_mib: u64) -> Vec<OsString> {
     words(&["-object"]).chain([backend]).chain(words(&["-machine", "memory-backend=ram"])).collect()
 }
 
-/// Returns the option of the accelerator. Several CPUs under TCG take turns in one thread.
-/// *Measured*, QEMU 7.2: with a thread each, 2 of 8 boots of Linux 6.18 died of `Oops: int3` or
-/// hung, since the kernel patches code that another CPU runs.
-fn accelerator(spec: &MachineSpec) -> String {
-    match (spec.accelerator, spec.cpus) {
-        (Accelerator::Tcg, 2..) => "tcg,thread=single".into(),
-        (accelerator, _) => accelerator.name().into(),
-    }
+fn accelerator(accelerator: Accelerator, threads: CpuThreads) -> String {
+    let threads = match threads {
+        CpuThreads::Default => "",
+        CpuThreads::Shared => ",thread=single",
+        CpuThreads::Each => ",thread=multi",
+    };
+    format!("{}{threads}", accelerator.name())
 }
 
 fn boot(boot: &Boot) -> Vec<OsString> {
@@ -383,7 +385,11 @@ mod tests {
 
     fn line_with(spec: &MachineSpec, incoming: bool) -> String {
         let streams = (8..).take(usize::try_from(spec.stream_ports.get()).expect("few")).collect();
-        let channels = Channels { qmp: 5, control: 6, console: 7, streams, incoming };
+        let threads = match (spec.accelerator, spec.cpus) {
+            (Accelerator::Tcg, 2..) => CpuThreads::Shared,
+            _ => CpuThreads::Default,
+        };
+        let channels = Channels { qmp: 5, control: 6, console: 7, streams, incoming, threads };
         let arguments = arguments(spec, &channels);
         let mut text = String::new();
         for argument in arguments {
@@ -392,6 +398,13 @@ mod tests {
             text.push_str(&argument);
         }
         text
+    }
+
+    #[test]
+    fn cpus_have_threads_under_tcg_only() {
+        assert_eq!(accelerator(Accelerator::Kvm, CpuThreads::Default), "kvm");
+        assert_eq!(accelerator(Accelerator::Tcg, CpuThreads::Shared), "tcg,thread=single");
+        assert_eq!(accelerator(Accelerator::Tcg, CpuThreads::Each), "tcg,thread=multi");
     }
 
     #[test]

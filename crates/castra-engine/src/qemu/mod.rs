@@ -8,6 +8,7 @@ mod argv;
 mod binary;
 mod boot_sector;
 mod chain;
+mod cpu_threads;
 mod disk_error;
 mod ending;
 mod error;
@@ -24,13 +25,16 @@ mod process;
 mod qcow2;
 mod qmp;
 mod race;
+mod remembered;
 mod self_test;
+mod version;
 
 pub use accelerator::{Accelerator, AcceleratorChoice};
 pub use argv::{Boot, Channels, HostForward, MachineSpec, Memory, Network, arguments};
 pub use binary::QemuBinary;
 pub use boot_sector::Unbootable;
 pub use chain::{Disk, Layer, LayerFormat};
+pub use cpu_threads::CpuThreads;
 pub use disk_error::DiskError;
 pub use ending::{ENDED_BY_SIGNAL, EndingSignal, ending_signal};
 pub use error::QemuError;
@@ -56,3 +60,4 @@ pub use self_test::{
     INSTALL_FULL_QEMU, Trial, find_missing, remembered_accelerators, try_accelerators,
     try_everything,
 };
+pub use version::QemuVersion;

@@ -17,13 +17,14 @@ use crate::cancel::Cancel;
 use crate::command::{self, CommandError, Lifetime};
 use crate::failpoint::{self, Point};
 use crate::files::{self, create_private_directory};
-use crate::layout::{MAX_SOCKET_PATH_BYTES, SocketsLayout};
+use crate::layout::{CacheLayout, MAX_SOCKET_PATH_BYTES, SocketsLayout};
 use crate::logs;
 use crate::trusted;
 use crate::wait::WaitLimit;
 
 use super::argv::{Channels, MachineSpec, arguments};
 use super::binary::QemuBinary;
+use super::cpu_threads::CpuThreads;
 use super::error::QemuError;
 use super::kernel;
 use super::migrate::{ignore_shared_memory, load_state};
@@ -102,6 +103,8 @@ pub struct Launch<'a> {
     pub incoming: Option<Incoming>,
     /// Lifetime of QEMU.
     pub lifetime: Lifetime,
+    /// Cache with what is known about this QEMU.
+    pub cache: &'a CacheLayout,
 }
 
 /// Starts QEMU and waits until it has sent its greeting on the machine protocol and loaded its
@@ -115,7 +118,7 @@ pub fn launch(
     launch: Launch<'_>,
     cancel: &Cancel,
 ) -> Result<QemuProcess, QemuError> {
-    let Launch { spec, sockets, log, incoming, lifetime } = launch;
+    let Launch { spec, sockets, log, incoming, lifetime, cache } = launch;
     kernel::check(&spec.boot)?;
     prepare_socket_directory(sockets)?;
     let qmp_listener = listen(&sockets.qmp())?;
@@ -140,6 +143,7 @@ pub fn launch(
         console: console_listener.as_raw_fd(),
         streams: stream_listeners.iter().map(AsRawFd::as_raw_fd).collect(),
         incoming: incoming.is_some(),
+        threads: CpuThreads::of(spec, binary, cache, cancel),
     };
     let invocation =
         binary.invocation().args(arguments(spec, &channels)).args(binary.user_arguments.words());

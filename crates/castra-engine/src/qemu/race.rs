@@ -7,13 +7,13 @@ use std::time::Duration;
 use crate::cancel::Cancel;
 use crate::host::boot_id;
 use crate::layout::CacheLayout;
-use crate::trusted;
 
 use super::accelerator::{Accelerator, AcceleratorChoice};
 use super::binary::QemuBinary;
 use super::error::QemuError;
 use super::options::CpuModel;
 use super::probe::{self, Outcome};
+use super::remembered;
 
 /// Time limit for a candidate. TCG needs 0.15 s; one that needs ten times as long is no gain.
 pub(super) const PROBE_LIMIT: Duration = Duration::from_secs(3);
@@ -21,8 +21,6 @@ pub(super) const PROBE_LIMIT: Duration = Duration::from_secs(3);
 /// Factor by which hardware must lose. The probe takes little more than QEMU's own start, so only a
 /// clear loss counts.
 const CLEARLY: u32 = 3;
-/// Largest file of verdicts that is read, in bytes; it is never nearly as long.
-const MAX_REMEMBERED_BYTES: u64 = 1 << 20;
 
 /// Returns the fastest accelerator that really works here with `qemu`; the probe is written into
 /// the directory `scratch`. Raced once per QEMU, kernel and boot, then remembered.
@@ -43,12 +41,12 @@ pub fn choose_accelerator(
         return Ok(tcg(&why_closed(candidate.device, errno)));
     }
     let key = format!("{} cpu={tcg_cpu} {}", qemu.identity, host_identity());
-    let remembered = read_remembered(&cache.accelerators());
-    if let Some(choice) = remembered.get(&key) {
+    let known: BTreeMap<String, AcceleratorChoice> = remembered::read(&cache.accelerators());
+    if let Some(choice) = known.get(&key) {
         return Ok(choice.clone());
     }
     let choice = race(qemu, candidate.accelerator, tcg_cpu, scratch, cancel)?;
-    remember(&cache.accelerators(), remembered, key, choice.clone());
+    remember(&cache.accelerators(), known, key, choice.clone());
     Ok(choice)
 }
 
@@ -140,15 +138,6 @@ fn host_identity() -> String {
     format!("kernel={} boot={}", uname.release().to_string_lossy(), boot_id().unwrap_or_default())
 }
 
-/// Reads the results of earlier races.
-pub(super) fn read_remembered(path: &Path) -> BTreeMap<String, AcceleratorChoice> {
-    // A missing or damaged file only costs another race.
-    trusted::read(path, MAX_REMEMBERED_BYTES)
-        .ok()
-        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
-        .unwrap_or_default()
-}
-
 fn remember(
     path: &Path,
     mut known: BTreeMap<String, AcceleratorChoice>,
@@ -159,9 +148,7 @@ fn remember(
     let host = host_identity();
     known.retain(|key, _| key.ends_with(&host));
     known.insert(key, choice);
-    let text = serde_json::to_vec_pretty(&known).unwrap_or_default();
-    // Without the cache, each start costs a race, but nothing else fails.
-    let _ = crate::files::write_atomically(path, &text, 0o600);
+    remembered::write(path, &known);
 }
 
 #[cfg(test)]

@@ -13,7 +13,8 @@ use super::binary::QemuBinary;
 use super::error::QemuError;
 use super::options::{CpuModel, Device, DeviceModel};
 use super::probe::{self, Outcome};
-use super::race::{PROBE_LIMIT, candidate, judge, read_remembered, why_closed};
+use super::race::{PROBE_LIMIT, candidate, judge, why_closed};
+use super::remembered;
 
 /// Time limit for the machine with every device. Generous, since no VM waits for it on a busy
 /// machine.
@@ -121,7 +122,7 @@ fn run_everything(qemu: &QemuBinary, cancel: &Cancel) -> Result<Outcome, QemuErr
 
 /// Returns the results of earlier races that this file holds.
 pub fn remembered_accelerators(path: &Path) -> Vec<AcceleratorChoice> {
-    read_remembered(path).into_values().collect()
+    remembered::read::<AcceleratorChoice>(path).into_values().collect()
 }
 
 fn scratch(environment: &Environment) -> Result<tempfile::TempDir, QemuError> {

@@ -145,6 +145,7 @@ fn make(
         log: &work.qemu_log(),
         incoming: None,
         lifetime: Lifetime::ThisThreads,
+        cache: &context.cache,
     };
     let process = launch(request.binary, launch_it, &context.cancel)?;
     for log in [work.console_log(), work.qemu_log()] {

@@ -335,6 +335,7 @@ fn start_qemu(
                     .transpose()?
                     .map(Incoming::Devices),
                 lifetime: request.options.lifetime,
+                cache: &request.project.context.cache,
             };
             Ok(launch(request.binary, launch_it, request.project.cancel()))
         })?;

@@ -222,6 +222,7 @@ fn load(
                 log: &files.qemu_log(),
                 incoming: Some(Incoming::Machine(state()?)),
                 lifetime: Lifetime::Own,
+                cache: &project.context.cache,
             };
             Ok(launch(request.binary, launch_it, project.cancel()))
         });
