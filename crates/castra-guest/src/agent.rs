@@ -219,6 +219,7 @@ impl Agent {
                     listeners: listeners::listeners(&ports, &self.kernel_fs),
                 }]
             }
+                Event::Noticed(task, text) => vec![GuestMessage::Notice { task, text }],
         }
     }
 

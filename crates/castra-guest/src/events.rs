@@ -16,6 +16,8 @@ pub(crate) enum Event {
     Settled(Rest),
     /// Everything is on the disk, as requested by the host of this session.
     Synced(Option<Session>),
+    /// A task leaves something to the user.
+    Noticed(AgentTask, String),
     /// A task failed, permanently or for now.
     Failed(AgentTask, String),
 }
@@ -66,6 +68,11 @@ impl EventSender {
 
     /// Reports that a task failed.
     pub(crate) fn failed(&self, task: AgentTask, reason: impl ToString) {
+    /// Reports what a task leaves to the user.
+    pub(crate) fn noticed(&self, task: AgentTask, text: String) {
+        self.send(Event::Noticed(task, text));
+    }
+
         self.send(Event::Failed(task, reason.to_string()));
     }
 

@@ -198,6 +198,14 @@ pub enum GuestMessage {
     Settled,
     /// Answer to [`HostMessage::Inspect`].
     Inspected(Condition),
+    /// One of the agent's tasks leaves something to the user. A host that does not know this
+    /// message ignores it.
+    Notice {
+        /// The task.
+        task: AgentTask,
+        /// A sentence without its end, beginning in lower case.
+        text: String,
+    },
     /// One of the agent's tasks failed. The VM keeps running.
     Failed {
         /// The task.
@@ -222,6 +230,7 @@ impl GuestMessage {
             Self::Listeners { .. } => "listeners",
             Self::Settled => "settled",
             Self::Inspected(_) => "inspected",
+            Self::Notice { .. } => "notice",
             Self::Failed { .. } => "failed",
         }
     }

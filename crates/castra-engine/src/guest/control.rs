@@ -358,6 +358,7 @@ fn accept(mut message: GuestMessage) -> Result<GuestMessage, ControlError> {
             stages.retain(|reached| seen.insert(reached.stage));
         }
         GuestMessage::Failed { reason, .. } => sanitize(reason),
+        GuestMessage::Notice { text, .. } => sanitize(text),
         GuestMessage::ModulesMissing { kernel, installed } => {
             sanitize(kernel);
             installed.iter_mut().for_each(sanitize);

@@ -187,7 +187,11 @@ impl BootSession<'_> {
                 task: task_name(task),
                 reason,
             })),
-            GuestMessage::Failed { task, .. } if reported.contains(&task) => Ok(Vec::new()),
+            GuestMessage::Failed { task, .. } | GuestMessage::Notice { task, .. }
+                if reported.contains(&task) =>
+            {
+                Ok(Vec::new())
+            }
             GuestMessage::Failed { task, reason } => {
                 reported.push(task);
                 let message = format!(
@@ -195,6 +199,12 @@ impl BootSession<'_> {
                     self.watch.vm,
                     task_name(task)
                 );
+                self.watch.context.reporter.report(&Event::Warning { message });
+                Ok(Vec::new())
+            }
+            GuestMessage::Notice { task, text } => {
+                reported.push(task);
+                let message = format!("VM `{}`: {text}", self.watch.vm);
                 self.watch.context.reporter.report(&Event::Warning { message });
                 Ok(Vec::new())
             }

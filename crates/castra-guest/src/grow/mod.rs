@@ -1,22 +1,30 @@
-//! Grows the root filesystem to the size of its disk.
+//! Grows the root filesystem to the size of its disk, and the partition that it is on.
+//!
+//! The agent does so inside the VM, like `growpart` of cloud images: it sees which partition has
+//! the root, whatever is between the two, and a disk that is resized later is nothing special. The
+//! host never parses a table in order to write one.
+
+mod crc32;
+mod device;
+mod filesystem;
+mod table;
 
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use castra_wire::AgentTask;
-use rustix::fs::{Mode, OFlags, major, minor};
+use rustix::fs::{Mode, OFlags, StatVfsMountFlags};
+use rustix::io::Errno;
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
 use crate::events::{EventSender, Milestone};
 use crate::kernel_fs::KernelFs;
+use crate::log::log;
 
-/// Unit in which the kernel counts a block device's size, whatever the device's own sector size is.
-const SECTOR_BYTES: u64 = 512;
-
-/// `EXT4_SUPER_MAGIC`, which ext2 and ext3 share (`statfs(2)`).
-const EXT4_MAGIC: u64 = 0xEF53;
+use device::Partition;
+use filesystem::Filesystem;
 
 /// Time for which other tasks wait for the growth. From 1 to 10 GiB takes 0.3 s on an emulated CPU;
 /// a disk of terabytes takes longer, and commands can run meanwhile.
@@ -37,11 +45,14 @@ pub(crate) async fn keep_size(kernel_fs: Arc<KernelFs>, events: EventSender) {
         Ok(outcome) => outcome,
         Err(_) => growth.await,
     };
-    let read_only =
-        |error: &io::Error| error.raw_os_error() == Some(rustix::io::Errno::ROFS.raw_os_error());
+    let read_only = |error: &io::Error| error.raw_os_error() == Some(Errno::ROFS.raw_os_error());
     for _ in 0..READ_ONLY_TRIES {
         match outcome.map_err(io::Error::from).flatten() {
-            Ok(()) => return,
+            Ok(None) => return,
+            Ok(Some(left_to_do)) => {
+                log(&left_to_do);
+                return events.noticed(AgentTask::GrowRoot, left_to_do);
+            }
             Err(error) if read_only(&error) => sleep(READ_ONLY_PAUSE).await,
             Err(error) => return events.failed(AgentTask::GrowRoot, error),
         }
@@ -49,24 +60,25 @@ pub(crate) async fn keep_size(kernel_fs: Arc<KernelFs>, events: EventSender) {
     }
 }
 
-fn spawn_growth(kernel_fs: &Arc<KernelFs>) -> tokio::task::JoinHandle<io::Result<()>> {
+fn spawn_growth(kernel_fs: &Arc<KernelFs>) -> tokio::task::JoinHandle<io::Result<Option<String>>> {
     let kernel_fs = Arc::clone(kernel_fs);
     spawn_blocking(move || grow_root(&kernel_fs))
 }
 
-/// Grows the root filesystem if it is an ext4 on a block device, mounted and in use. Leaves a
-/// read-only one alone. The kernel does nothing if it fills the device already.
-fn grow_root(kernel_fs: &KernelFs) -> io::Result<()> {
+/// Grows the root filesystem, and the partition that it is on, if it is mounted writable. The kernel
+/// does nothing if it fills the device already.
+fn grow_root(kernel_fs: &KernelFs) -> io::Result<Option<String>> {
     let root =
         rustix::fs::open("/", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    let filesystem = rustix::fs::fstatfs(&root)?;
-    let device = rustix::fs::fstat(&root)?.st_dev;
-    let size = format!("dev/block/{}:{}/size", major(device), minor(device));
-    if u64::try_from(filesystem.f_type).ok() != Some(EXT4_MAGIC) || !kernel_fs.sys.has(&size) {
-        return Ok(());
+    let Some(filesystem) = Filesystem::of(&root)? else { return Ok(None) };
+    let Some(device) = filesystem.device(kernel_fs, &root)? else { return Ok(None) };
+    if rustix::fs::fstatvfs(&root)?.f_flag.contains(StatVfsMountFlags::RDONLY) {
+        return Err(Errno::ROFS.into());
     }
-    let sectors: u64 = kernel_fs.sys.read(&size)?.parse().map_err(io::Error::other)?;
-    let block_bytes = u64::try_from(filesystem.f_bsize).map_err(io::Error::other)?;
-    let blocks = sectors.saturating_mul(SECTOR_BYTES).checked_div(block_bytes).unwrap_or_default();
-    Ok(rustix::fs::ext4_ioc_resize_fs(&root, blocks)?)
+    let left_to_do = match Partition::below(kernel_fs, &device)? {
+        Some(partition) => partition.grow(kernel_fs)?,
+        None => None,
+    };
+    filesystem.grow(&root, device.bytes(kernel_fs)?)?;
+    Ok(left_to_do)
 }
