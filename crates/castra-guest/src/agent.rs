@@ -26,11 +26,9 @@ use crate::relay::Relays;
 use crate::settle::{Calm, Rest};
 use crate::ssh::SshServer;
 use crate::{
-    clock, grow, listeners, modules, network, personality, power, process, relay, residents, root,
-    secrets, services, settle, streams,
+    clock, dns, grow, journal, listeners, modules, network, personality, power, process, relay,
+    residents, root, run_directory, secrets, services, settle, streams, systemd,
 };
-
-const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// Maximum number of failures that are kept for a host that attaches later.
 const KEPT_FAILURES: usize = 16;
@@ -105,16 +103,38 @@ async fn follow_the_boot(
     // Before init, which has just been started, gets to its services.
     residents::remove(&kernel_fs);
     events.reached(Milestone::Root);
-    if let Err(error) = network::provide_dns(Path::new(RESOLV_CONF)) {
-        events.failed(AgentTask::Network, format!("{RESOLV_CONF}: {error}"));
-    }
+    let is_systemd = systemd::is_init(&kernel_fs);
+    prepare_services(is_systemd, &events);
     if let Err(error) = streams::start(Arc::clone(&kernel_fs), gate) {
         log(format!("cannot serve the stream ports: {error}"));
     }
     tokio::spawn(serve_ssh(server, events.clone()));
     tokio::spawn(grow::keep_size(Arc::clone(&kernel_fs), events.clone()));
-    services::wait_until_up(&kernel_fs).await;
-    events.reached(Milestone::Services);
+    if is_systemd {
+        systemd::follow(&events).await;
+    } else {
+        events.reached(Milestone::Usable);
+        services::wait_until_up(&kernel_fs).await;
+        events.reached(Milestone::Services);
+    }
+    if let Err(error) = dns::complete(Path::new("/"), run_directory::mounted()) {
+        events.failed(AgentTask::Network, format!("DNS: {error}"));
+    }
+}
+
+/// Prepares what the services of the system find when they start.
+fn prepare_services(is_systemd: bool, events: &EventSender) {
+    let run = run_directory::mounted();
+    if let Err(error) = dns::provide(Path::new("/"), run) {
+        events.failed(AgentTask::Network, format!("DNS: {error}"));
+    }
+    let Some(run) = run else { return };
+    if let Err(error) = run_directory::prepare_network_manager(run) {
+        events.failed(AgentTask::Network, format!("NetworkManager: {error}"));
+    }
+    if is_systemd {
+        secrets::renew_during_boot(run);
+    }
 }
 
 async fn serve_ssh(server: SshServer, events: EventSender) {
@@ -199,6 +219,7 @@ impl Agent {
                 }
                 Event::Settled(rest) => self.settled(rest),
                 Event::Reached(milestone, uptime_ms) => self.reach(milestone, uptime_ms),
+                Event::Noticed(task, text) => vec![GuestMessage::Notice { task, text }],
                 Event::Failed(task, reason) => self.fail(task, reason),
             },
         };
@@ -219,7 +240,6 @@ impl Agent {
                     listeners: listeners::listeners(&ports, &self.kernel_fs),
                 }]
             }
-                Event::Noticed(task, text) => vec![GuestMessage::Notice { task, text }],
         }
     }
 
@@ -308,7 +328,11 @@ impl Agent {
         let reached = match milestone {
             Milestone::Root => stage(Stage::Root),
             Milestone::Services => stage(Stage::Services),
-            Milestone::RootMounted | Milestone::Network | Milestone::Size | Milestone::Ssh => None,
+            Milestone::RootMounted
+            | Milestone::Usable
+            | Milestone::Network
+            | Milestone::Size
+            | Milestone::Ssh => None,
         };
         if matches!(milestone, Milestone::Root | Milestone::Services) {
             self.is_identity_due = true;
@@ -323,7 +347,13 @@ impl Agent {
     }
 
     fn ready_if_all_is_there(&mut self) -> Option<GuestMessage> {
-        let all = [Milestone::Root, Milestone::Network, Milestone::Size, Milestone::Ssh];
+        let all = [
+            Milestone::Root,
+            Milestone::Usable,
+            Milestone::Network,
+            Milestone::Size,
+            Milestone::Ssh,
+        ];
         let said = self.stages.iter().any(|reached| reached.stage == Stage::Ready);
         let ready = all.iter().all(|milestone| self.milestones.contains(milestone))
             && self.identity.is_some();
@@ -351,14 +381,19 @@ impl Agent {
         else {
             return;
         };
-        let (files, is_sshd_due) = match self.rest.take() {
+        let (files, is_sshd_due, is_restored) = match self.rest.take() {
             Some(Rest { had_sshd, identity_files, calm }) => {
                 self.end_soon(calm);
-                (identity_files, had_sshd)
+                (identity_files, had_sshd, true)
             }
-            None => (Files::by_name(), false),
+            None => (Files::by_name(), false, false),
         };
-        let is_a_copy = files.write(identity);
+        let other = files.write(identity);
+        let is_a_copy = other.is_some();
+        if let Some(other) = other.filter(|_| is_restored) {
+            let own = identity.machine_id.clone();
+            after_first_command(move || journal::move_to(&other, &own));
+        }
         let _ = personality::set_hostname(&identity.hostname);
         self.streams.send_replace(true);
         self.renew_secrets(is_a_copy, is_sshd_due);

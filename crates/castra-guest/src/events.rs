@@ -29,6 +29,8 @@ pub(crate) enum Milestone {
     RootMounted,
     /// The agent has moved into the real root.
     Root,
+    /// The init has done what ordinary commands rely on.
+    Usable,
     /// The network is configured.
     Network,
     /// The root filesystem has its final size, or takes too long to grow.
@@ -66,13 +68,13 @@ impl EventSender {
         self.send(Event::Synced(session));
     }
 
-    /// Reports that a task failed.
-    pub(crate) fn failed(&self, task: AgentTask, reason: impl ToString) {
     /// Reports what a task leaves to the user.
     pub(crate) fn noticed(&self, task: AgentTask, text: String) {
         self.send(Event::Noticed(task, text));
     }
 
+    /// Reports that a task failed.
+    pub(crate) fn failed(&self, task: AgentTask, reason: impl ToString) {
         self.send(Event::Failed(task, reason.to_string()));
     }
 

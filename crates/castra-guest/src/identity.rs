@@ -63,11 +63,12 @@ impl Files {
         }
     }
 
-    /// Writes an identity. Returns `true` if the root was that of another VM: this one is a copy.
-    pub(crate) fn write(self, identity: &Identity) -> bool {
+    /// Writes an identity. Returns the machine ID of another VM if the root was that VM's: this one
+    /// is a copy.
+    pub(crate) fn write(self, identity: &Identity) -> Option<String> {
         let Identity { hostname, machine_id } = identity;
-        let known = self.machine_id.content();
-        let is_a_copy = known.is_ok_and(|known| is_of_another(&known, machine_id));
+        let known = self.machine_id.content().map(|known| known.trim().to_owned()).ok();
+        let other = known.filter(|known| is_of_another(known, machine_id));
         // A read-only root keeps its files.
         let _ = self.hostname.write(&format!("{hostname}\n"));
         for place in self.dbus_machine_id.into_iter().chain([self.machine_id]) {
@@ -78,7 +79,7 @@ impl Files {
         if let Ok(text) = hosts {
             let _ = self.hosts.write(&text);
         }
-        is_a_copy
+        other
     }
 }
 

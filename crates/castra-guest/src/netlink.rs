@@ -14,8 +14,10 @@ mod kind {
     pub(super) const NEW_LINK: u16 = 16;
     pub(super) const GET_LINK: u16 = 18;
     pub(super) const NEW_ADDRESS: u16 = 20;
+    pub(super) const REMOVE_ADDRESS: u16 = 21;
     pub(super) const GET_ADDRESS: u16 = 22;
     pub(super) const NEW_ROUTE: u16 = 24;
+    pub(super) const REMOVE_ROUTE: u16 = 25;
     pub(super) const GET_ROUTE: u16 = 26;
 }
 
@@ -41,9 +43,13 @@ const UNICAST: u8 = 1;
 const SCOPE_LINK: u8 = 253;
 const SCOPE_UNIVERSE: u8 = 0;
 
-/// Multicast groups, as bits: changes of links and of IPv4 addresses.
+/// Multicast groups, as bits: changes of links, of IPv4 addresses and of IPv4 routes.
 const LINKS: u32 = 0x1;
 const INET_ADDRESSES: u32 = 0x10;
+const INET_ROUTES: u32 = 0x40;
+
+/// An IPv4 address.
+pub(crate) type Address = [u8; 4];
 
 /// A network interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,10 +84,11 @@ pub(crate) struct Route {
 /// A socket for requests, each answered before the next.
 pub(crate) struct Requests(OwnedFd);
 
-/// Opens a non-blocking socket that becomes readable when links or IPv4 addresses change.
+/// Opens a non-blocking socket that becomes readable when links, IPv4 addresses or routes
+/// change.
 pub(crate) fn changes() -> io::Result<OwnedFd> {
     let socket = open(SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
-    rustix::net::bind(&socket, &SocketAddrNetlink::new(0, LINKS | INET_ADDRESSES))?;
+    rustix::net::bind(&socket, &SocketAddrNetlink::new(0, LINKS | INET_ADDRESSES | INET_ROUTES))?;
     Ok(socket)
 }
 
@@ -152,47 +159,62 @@ impl Requests {
         }
     }
 
+    /// Returns the IPv4 addresses of an interface, and their prefixes.
+    pub(crate) fn addresses(&self, index: u32) -> io::Result<Vec<(Address, u8)>> {
+        let mut found = Vec::new();
+        // `struct ifaddrmsg`.
+        let body = [INET, 0, 0, 0, 0, 0, 0, 0];
+        self.ask(kind::GET_ADDRESS, DUMP, &body, |kind, body| {
+            if kind == kind::NEW_ADDRESS && number_u32(body, 4) == Some(index) {
+                let local = value(body.get(8..).unwrap_or_default(), attribute::LOCAL_ADDRESS);
+                found.extend(local.and_then(|local| Some((local.try_into().ok()?, body[1]))));
+            }
+        })?;
+        Ok(found)
+    }
+
+    /// Returns the metrics of the IPv4 default routes through an interface in the main table.
+    pub(crate) fn default_metrics(&self, index: u32) -> io::Result<Vec<u32>> {
+        let mut found = Vec::new();
+        // `struct rtmsg`.
+        let body = [INET, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        self.ask(kind::GET_ROUTE, DUMP, &body, |kind, body| {
+            let is_default = kind == kind::NEW_ROUTE
+                && body.len() >= 12
+                && (body[1], body[4], body[7]) == (0, TABLE_MAIN, UNICAST);
+            let number = |name| number_u32(value(body.get(12..)?, name)?, 0);
+            if is_default && number(attribute::INTERFACE) == Some(index) {
+                found.push(number(attribute::PRIORITY).unwrap_or_default());
+            }
+        })?;
+        Ok(found)
+    }
+
     /// Gives an interface an IPv4 address; succeeds if the interface has it already.
-    pub(crate) fn add_address(
-        &self,
-        index: u32,
-        address: [u8; 4],
-        prefix_bits: u8,
-    ) -> io::Result<()> {
-        let mut body = vec![INET, prefix_bits, 0, SCOPE_UNIVERSE];
-        body.extend(index.to_ne_bytes());
-        attribute(&mut body, attribute::ADDRESS, &address);
-        attribute(&mut body, attribute::LOCAL_ADDRESS, &address);
+    pub(crate) fn add_address(&self, index: u32, address: (Address, u8)) -> io::Result<()> {
+        let body = address_body(index, address);
         settled(self.ask(kind::NEW_ADDRESS, ACKNOWLEDGE | CREATE_ONLY, &body, |_, _| {}))
+    }
+
+    /// Takes an IPv4 address from an interface.
+    pub(crate) fn remove_address(&self, index: u32, address: (Address, u8)) -> io::Result<()> {
+        self.ask(kind::REMOVE_ADDRESS, ACKNOWLEDGE, &address_body(index, address), |_, _| {})
     }
 
     /// Adds a route through an interface; succeeds if the route exists already.
     pub(crate) fn add_route(&self, index: u32, route: &Route) -> io::Result<()> {
-        let scope = if route.gateway.is_some() { SCOPE_UNIVERSE } else { SCOPE_LINK };
-        let mut body = vec![
-            INET,
-            route.prefix_bits,
-            0,
-            0,
-            TABLE_MAIN,
-            PROTOCOL_BOOT,
-            scope,
-            UNICAST,
-            0,
-            0,
-            0,
-            0,
-        ];
-        if route.prefix_bits > 0 {
-            attribute(&mut body, attribute::DESTINATION, &route.network);
-        }
-        if let Some(gateway) = route.gateway {
-            attribute(&mut body, attribute::GATEWAY, &gateway);
-        }
-        attribute(&mut body, attribute::INTERFACE, &index.to_ne_bytes());
-        attribute(&mut body, attribute::PRIORITY, &route.metric.to_ne_bytes());
-        attribute(&mut body, attribute::PREFERRED_SOURCE, &route.source);
+        let body = route_body(index, route);
         settled(self.ask(kind::NEW_ROUTE, ACKNOWLEDGE | CREATE_ONLY, &body, |_, _| {}))
+    }
+
+    /// Removes a route through an interface; succeeds if there is no such route.
+    pub(crate) fn remove_route(&self, index: u32, route: &Route) -> io::Result<()> {
+        let removed =
+            self.ask(kind::REMOVE_ROUTE, ACKNOWLEDGE, &route_body(index, route), |_, _| {});
+        match removed {
+            Err(error) if error.raw_os_error() == Some(Errno::SRCH.raw_os_error()) => Ok(()),
+            other => other,
+        }
     }
 
     /// Sends one request and passes each answer to `answer` until the kernel marks the last one.
@@ -264,6 +286,32 @@ fn link_body(index: u32, flags: u32, change: u32) -> Vec<u8> {
     body
 }
 
+/// Returns a `struct ifaddrmsg` with its attributes.
+fn address_body(index: u32, (address, prefix_bits): (Address, u8)) -> Vec<u8> {
+    let mut body = vec![INET, prefix_bits, 0, SCOPE_UNIVERSE];
+    body.extend(index.to_ne_bytes());
+    attribute(&mut body, attribute::ADDRESS, &address);
+    attribute(&mut body, attribute::LOCAL_ADDRESS, &address);
+    body
+}
+
+/// Returns a `struct rtmsg` with its attributes.
+fn route_body(index: u32, route: &Route) -> Vec<u8> {
+    let scope = if route.gateway.is_some() { SCOPE_UNIVERSE } else { SCOPE_LINK };
+    let mut body =
+        vec![INET, route.prefix_bits, 0, 0, TABLE_MAIN, PROTOCOL_BOOT, scope, UNICAST, 0, 0, 0, 0];
+    if route.prefix_bits > 0 {
+        attribute(&mut body, attribute::DESTINATION, &route.network);
+    }
+    if let Some(gateway) = route.gateway {
+        attribute(&mut body, attribute::GATEWAY, &gateway);
+    }
+    attribute(&mut body, attribute::INTERFACE, &index.to_ne_bytes());
+    attribute(&mut body, attribute::PRIORITY, &route.metric.to_ne_bytes());
+    attribute(&mut body, attribute::PREFERRED_SOURCE, &route.source);
+    body
+}
+
 fn message(kind: u16, flags: u16, body: &[u8]) -> Vec<u8> {
     let length = u32::try_from(HEADER_BYTES + body.len()).unwrap_or(u32::MAX);
     let mut message = Vec::with_capacity(HEADER_BYTES + body.len());
@@ -305,6 +353,11 @@ fn attributes(attributes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
         Some((kind, value))
     })
+}
+
+/// Returns the value of the first attribute of this kind.
+fn value(attributes_of: &[u8], kind: u16) -> Option<&[u8]> {
+    attributes(attributes_of).find(|(found, _)| *found == kind).map(|(_, value)| value)
 }
 
 fn parse_link(body: &[u8]) -> Option<Link> {

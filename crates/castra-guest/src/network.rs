@@ -5,26 +5,28 @@
 //! (the kernel lets them add the same address with the network's own prefix), and the routes have a
 //! metric that loses against any other. A DHCP client that flushes the interface before it asks for
 //! an address would cut off every SSH session: what it removes is added again at once.
+//!
+//! Once the system has an address and a default route of its own, the agent withdraws its own, and
+//! adds them again when the system loses either.
 
-use std::fs;
 use std::io;
 use std::os::fd::AsFd as _;
-use std::path::Path;
 use std::time::Duration;
 
-use castra_wire::{
-    AgentTask, DNS_ADDRESS, GATEWAY_ADDRESS, GUEST_ADDRESS, NETWORK_PREFIX_BITS, NetworkState,
-};
+use castra_wire::{AgentTask, GATEWAY_ADDRESS, GUEST_ADDRESS, NETWORK_PREFIX_BITS, NetworkState};
 use tokio::io::Interest;
 use tokio::time::{sleep, timeout};
 
 use crate::events::{EventSender, Milestone};
 use crate::kernel_fs::KernelFs;
-use crate::netlink::{Link, Requests, Route, changes, forget_changes};
+use crate::netlink::{Address, Link, Requests, Route, changes, forget_changes};
 use crate::watch::watch;
 
 /// Route metric that loses against every metric that scripts and DHCP clients use by themselves.
 const METRIC: u32 = 60_000;
+
+/// The agent's address and its prefix.
+const OWN: (Address, u8) = (GUEST_ADDRESS, 32);
 
 /// Index of `lo`, which is fixed (`LOOPBACK_IFINDEX` in the kernel).
 const LOOPBACK: u32 = 1;
@@ -69,8 +71,8 @@ pub(crate) async fn keep_up(kernel_fs: &KernelFs, events: &EventSender) -> io::R
     }
 }
 
-/// Adds the addresses and routes that the network card has lost. A card that was set down stays
-/// down; one that disappeared and came back counts as new and is set up.
+/// Adds what the network card has lost, or removes what it no longer needs. A card that was set
+/// down stays down; one that disappeared and came back counts as new and is set up.
 fn repair(kernel_fs: &KernelFs, requests: &Requests, index: &mut u32) -> io::Result<()> {
     let Some(link) = network_card(kernel_fs, requests)? else { return Ok(()) };
     if link.index != *index {
@@ -101,26 +103,6 @@ pub(crate) fn state(kernel_fs: &KernelFs) -> io::Result<NetworkState> {
     })
 }
 
-/// Names QEMU's DNS forwarder if the image names no server of its own. Leaves a symbolic link
-/// alone, because it means that a service of the image maintains the file.
-pub(crate) fn provide_dns(resolv_conf: &Path) -> io::Result<()> {
-    let usable = match fs::symlink_metadata(resolv_conf) {
-        Ok(metadata) if metadata.is_symlink() => true,
-        Ok(_) => names_a_server(&fs::read_to_string(resolv_conf)?),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => false,
-        Err(error) => return Err(error),
-    };
-    if usable {
-        return Ok(());
-    }
-    let [a, b, c, d] = DNS_ADDRESS;
-    fs::write(resolv_conf, format!("nameserver {a}.{b}.{c}.{d}\n"))
-}
-
-fn names_a_server(resolv_conf: &str) -> bool {
-    resolv_conf.lines().any(|line| line.split_whitespace().next() == Some("nameserver"))
-}
-
 fn network_card(kernel_fs: &KernelFs, requests: &Requests) -> io::Result<Option<Link>> {
     Ok(requests.links()?.into_iter().find(|link| is_network_card(kernel_fs, link)))
 }
@@ -131,6 +113,9 @@ fn is_network_card(kernel_fs: &KernelFs, link: &Link) -> bool {
     link.ethernet && kernel_fs.sys.has(&format!("class/net/{}/device", link.name))
 }
 
+/// Gives the network card the agent's address and routes; or takes them away, if the system has
+/// given it the same address and a default route. So a system that manages its network finds it as
+/// it left it, and one that stops managing it stays reachable.
 fn configure(requests: &Requests, index: u32) -> io::Result<()> {
     let [a, b, c, _] = GUEST_ADDRESS;
     let on_link = Route {
@@ -142,9 +127,27 @@ fn configure(requests: &Requests, index: u32) -> io::Result<()> {
     };
     let default =
         Route { network: [0; 4], prefix_bits: 0, gateway: Some(GATEWAY_ADDRESS), ..on_link };
-    requests.add_address(index, GUEST_ADDRESS, 32)?;
+    let (addresses, routes) = (requests.addresses(index)?, requests.default_metrics(index)?);
+    if is_managed(&addresses, &routes) {
+        if routes.contains(&METRIC) {
+            requests.remove_route(index, &default)?;
+        }
+        if addresses.contains(&OWN) {
+            requests.remove_route(index, &on_link)?;
+            requests.remove_address(index, OWN)?;
+        }
+        return Ok(());
+    }
+    requests.add_address(index, OWN)?;
     requests.add_route(index, &on_link)?;
     requests.add_route(index, &default)
+}
+
+/// Returns `true` if the system has set up the card with these addresses, and default routes of
+/// these metrics.
+fn is_managed(addresses: &[(Address, u8)], default_metrics: &[u32]) -> bool {
+    addresses.iter().any(|own| own.0 == OWN.0 && *own != OWN)
+        && default_metrics.iter().any(|metric| *metric != METRIC)
 }
 
 #[cfg(test)]
@@ -152,27 +155,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dns_is_provided_only_where_there_is_none() {
-        let directory = std::env::temp_dir().join(format!("castra-dns-{}", std::process::id()));
-        fs::create_dir_all(&directory).expect("a directory");
-        let file = directory.join("resolv.conf");
-        provide_dns(&file).expect("writes");
-        assert_eq!(fs::read_to_string(&file).expect("reads"), "nameserver 10.0.2.3\n");
-        fs::write(&file, "# none\nsearch example\n").expect("writes");
-        provide_dns(&file).expect("writes");
-        assert_eq!(fs::read_to_string(&file).expect("reads"), "nameserver 10.0.2.3\n");
-        fs::write(&file, "nameserver 192.0.2.1\n").expect("writes");
-        provide_dns(&file).expect("leaves it");
-        assert_eq!(fs::read_to_string(&file).expect("reads"), "nameserver 192.0.2.1\n");
-        fs::remove_dir_all(&directory).expect("tidies up");
-    }
-
-    #[test]
-    fn a_link_to_a_file_that_is_not_there_yet_is_left_alone() {
-        let link = std::env::temp_dir().join(format!("castra-dns-link-{}", std::process::id()));
-        std::os::unix::fs::symlink("/nonexistent/stub-resolv.conf", &link).expect("links");
-        provide_dns(&link).expect("leaves it");
-        assert!(fs::symlink_metadata(&link).expect("is there").is_symlink());
-        fs::remove_file(&link).expect("tidies up");
+    fn a_system_that_has_address_and_route_manages_its_network() {
+        let (by_system, other) = ((GUEST_ADDRESS, 24), ([192, 0, 2, 1], 24));
+        assert!(is_managed(&[OWN, by_system], &[METRIC, 1024]));
+        assert!(is_managed(&[by_system], &[0]));
+        for (addresses, metrics) in [
+            (vec![OWN], vec![METRIC]),
+            (vec![OWN, other], vec![METRIC, 1024]),
+            (vec![OWN, by_system], vec![METRIC]),
+            (vec![by_system], vec![]),
+            (vec![], vec![1024]),
+        ] {
+            assert!(!is_managed(&addresses, &metrics), "{addresses:?} {metrics:?}");
+        }
     }
 }

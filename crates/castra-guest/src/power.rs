@@ -22,6 +22,10 @@ use crate::services::{is_openrc, is_systemd};
 /// Time limit for the service manager to stop its services.
 const SERVICES_LIMIT: Duration = Duration::from_secs(60);
 
+/// Time limit for systemd to switch off. It kills a service that has not stopped after 90 s
+/// (`DefaultTimeoutStopSec=` in `systemd-system.conf(5)`).
+const SYSTEMD_LIMIT: Duration = Duration::from_secs(120);
+
 /// Time between asking processes to end and killing them.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -32,12 +36,13 @@ const POLL: Duration = Duration::from_millis(50);
 /// Shuts down and powers off. Returns only if even that failed.
 pub(crate) fn power_off(kernel_fs: &KernelFs) -> io::Result<()> {
     if is_systemd() {
-        run(image_program("systemctl", &["poweroff"]));
-        // systemd now ends every process, this one too.
-        sleep(SERVICES_LIMIT);
+        // systemd then ends every process but this one, and switches off.
+        if run(image_program("systemctl", &["poweroff"])) {
+            sleep(SYSTEMD_LIMIT);
+        }
     } else if is_openrc() {
         // A child in the agent's own session: OpenRC's `killprocs` spares the session it runs in.
-        run(image_program("openrc", &["shutdown"]));
+        let _ = run(image_program("openrc", &["shutdown"]));
     }
     end_all_processes(kernel_fs);
     rustix::fs::sync();
@@ -45,12 +50,16 @@ pub(crate) fn power_off(kernel_fs: &KernelFs) -> io::Result<()> {
     Ok(reboot(RebootCommand::PowerOff)?)
 }
 
-/// Runs a program to its end, or until [`SERVICES_LIMIT`] has passed.
-fn run(mut program: Command) {
-    let Ok(mut child) = program.spawn() else { return };
+/// Runs a program to its end, or until [`SERVICES_LIMIT`] has passed. Returns `true` if it
+/// succeeded in time.
+fn run(mut program: Command) -> bool {
+    let Ok(mut child) = program.spawn() else { return false };
     let deadline = Instant::now() + SERVICES_LIMIT;
-    while matches!(child.try_wait(), Ok(None)) && Instant::now() < deadline {
-        sleep(POLL);
+    loop {
+        match child.try_wait() {
+            Ok(None) if Instant::now() < deadline => sleep(POLL),
+            ended => return ended.is_ok_and(|status| status.is_some_and(|s| s.success())),
+        }
     }
 }
 

@@ -63,12 +63,12 @@ async fn mounts_changed(mounts: &AsyncFd<OwnedFd>) -> io::Result<bool> {
 }
 
 /// Returns `true` if a filesystem on a block device is mounted. The kernel's virtual filesystems
-/// have major number 0 (`proc_pid_mountinfo(5)`), and an initramfs has no others.
+/// have major number 0 (`proc_pid_mountinfo(5)`), and an initramfs has no others. So has btrfs.
 fn has_disk(mountinfo: &str) -> bool {
-    mountinfo
-        .lines()
-        .filter_map(|line| line.split(' ').nth(2))
-        .any(|device| !device.starts_with("0:"))
+    mountinfo.lines().any(|line| {
+        let device = line.split(' ').nth(2);
+        line.contains(" - btrfs ") || device.is_some_and(|device| !device.starts_with("0:"))
+    })
 }
 
 /// Returns the identity of a directory: device and inode.
@@ -85,6 +85,7 @@ mod tests {
         let before = "1 1 0:2 / / rw - rootfs rootfs rw\n22 1 0:21 / /proc rw - proc proc rw";
         assert!(!has_disk(before));
         assert!(has_disk(&format!("{before}\n30 1 253:0 / /sysroot rw - ext4 /dev/vda rw")));
+        assert!(has_disk(&format!("{before}\n30 1 0:25 /@ /root rw - btrfs /dev/vda1 rw")));
         assert!(!has_disk(""));
     }
 }

@@ -14,9 +14,11 @@
 //! | NetworkManager's key for addresses | `/var/lib/NetworkManager/secret_key` | NetworkManager |
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use crate::kernel_fs::KernelFs;
+use crate::log::log;
 use crate::process::image_program;
 use crate::services::{is_openrc, is_systemd};
 
@@ -42,6 +44,38 @@ const OF_ONE_MACHINE: [&str; 4] = ["duid", "secret", ".lease", ".leases"];
 
 /// Units of OpenSSH's server: Fedora's and Arch's name, Debian's, and Debian's and Ubuntu's socket.
 const SSHD_UNITS: [&str; 3] = ["sshd.service", "ssh.service", "ssh.socket"];
+
+/// Service that creates missing host keys before sshd starts (`systemd.service(5)`), for systems
+/// like Debian whose sshd has none: there, they are created when the package is installed.
+const KEY_SERVICE: &str = "castra-host-keys.service";
+const KEY_SERVICE_TEXT: &str = "\
+[Unit]
+Description=Host keys of OpenSSH
+ConditionPathExistsGlob=!/etc/ssh/ssh_host_*_key
+Before=ssh.service sshd.service
+
+[Service]
+Type=oneshot
+Nice=19
+ExecStart=/usr/bin/ssh-keygen -A
+";
+
+/// Has systemd create missing host keys in the boot that begins, by a unit below `run`.
+pub(crate) fn renew_during_boot(run: &Path) {
+    let create = || {
+        let units = run.join("systemd/system");
+        for sshd in ["ssh.service", "sshd.service"] {
+            let wants = units.join(format!("{sshd}.wants"));
+            fs::create_dir_all(&wants)?;
+            symlink(Path::new("..").join(KEY_SERVICE), wants.join(KEY_SERVICE))?;
+        }
+        fs::write(units.join(KEY_SERVICE), KEY_SERVICE_TEXT)
+    };
+    if let Err(error) = create() {
+        // They are created once the services are up.
+        log(format!("cannot add {KEY_SERVICE}: {error}"));
+    }
+}
 
 /// Stops the image's sshd, which holds its keys in memory, and removes everything that no two VMs
 /// may share. Returns `true` if there was an sshd to stop, which [`renew`] starts again.

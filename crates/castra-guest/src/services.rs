@@ -1,18 +1,16 @@
 //! Detects when the guest's own services are up.
 //!
 //! There is no common signal for this, so the first of these counts: OpenRC has finished its
-//! default runlevel, PID 1 has started a `getty`, or systemd reports that the system is running.
+//! default runlevel, or PID 1 has started a `getty`. systemd can be asked ([`crate::systemd`]), and
+//! starts its gettys long before other services.
 
 use std::fs;
 use std::path::Path;
-use std::process::Stdio;
 use std::time::Duration;
 
-use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
 use crate::kernel_fs::KernelFs;
-use crate::process::image_program;
 
 /// Interval between checks: each takes some ten system calls.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -24,7 +22,7 @@ const GETTYS: [&str; 5] = ["getty", "agetty", "mingetty", "fgetty", "login"];
 pub(crate) async fn wait_until_up(kernel_fs: &KernelFs) {
     let mut openrc_had_finished = false;
     loop {
-        if init_has_started_a_getty(kernel_fs) || (is_systemd() && systemd_says_so().await) {
+        if init_has_started_a_getty(kernel_fs) {
             return;
         }
         // OpenRC names the runlevel an instant before it creates `rc.starting`, so one look is
@@ -36,15 +34,6 @@ pub(crate) async fn wait_until_up(kernel_fs: &KernelFs) {
         openrc_had_finished = openrc_has_finished;
         sleep(LOOK_EVERY).await;
     }
-}
-
-/// Waits for systemd to finish its boot, successfully or not. A systemd that is not ready to answer
-/// fails at once.
-async fn systemd_says_so() -> bool {
-    let mut systemctl = image_program("systemctl", &["is-system-running", "--wait"]);
-    systemctl.stdout(Stdio::piped());
-    let Ok(Ok(output)) = spawn_blocking(move || systemctl.output()).await else { return false };
-    matches!(output.stdout.trim_ascii(), b"running" | b"degraded")
 }
 
 /// Returns `true` under systemd; the test of `sd_booted(3)`.

@@ -14,8 +14,8 @@ pub enum Stage {
     Initramfs,
     /// The root filesystem is mounted and the agent has moved into it.
     Root,
-    /// Commands can run: the agent is in the real root, the network is up, and the SSH server
-    /// listens and has its keys.
+    /// Commands can run: the agent is in the real root, the local filesystems are mounted, the
+    /// network is up, and the SSH server listens and has its keys.
     Ready,
     /// The guest's own last service is up (its `getty` runs, or its service manager says so).
     Services,
@@ -281,6 +281,8 @@ pub enum AgentTask {
     PowerOff,
     /// Carrying out [`HostMessage::Settle`].
     Settle,
+    /// Following the boot of the guest's own init.
+    FollowBoot,
     /// Parsing a message from the host.
     Protocol,
 }

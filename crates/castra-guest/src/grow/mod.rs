@@ -65,8 +65,8 @@ fn spawn_growth(kernel_fs: &Arc<KernelFs>) -> tokio::task::JoinHandle<io::Result
     spawn_blocking(move || grow_root(&kernel_fs))
 }
 
-/// Grows the root filesystem, and the partition that it is on, if it is mounted writable. The kernel
-/// does nothing if it fills the device already.
+/// Grows the root filesystem, and the partition that it is on, if it is mounted writable. The
+/// kernel does nothing if it fills the device already. Returns what is left to the user.
 fn grow_root(kernel_fs: &KernelFs) -> io::Result<Option<String>> {
     let root =
         rustix::fs::open("/", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;

@@ -266,6 +266,7 @@ fn task_name(task: AgentTask) -> &'static str {
         AgentTask::Relay => "relay a forwarded port",
         AgentTask::PowerOff => "shut the guest down",
         AgentTask::Settle => "settle",
+        AgentTask::FollowBoot => "finish the boot",
         AgentTask::Protocol => "understand castra",
     }
 }
