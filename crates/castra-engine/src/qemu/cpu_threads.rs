@@ -8,9 +8,10 @@ use super::argv::MachineSpec;
 use super::binary::QemuBinary;
 use super::version::QemuVersion;
 
-/// Oldest QEMU whose CPUs get a thread each. *Measured* with two CPUs and Linux 6.18: with 7.2, 2 of
-/// 8 boots died of `Oops: int3` or hung, since the kernel patches code that another CPU runs; with
-/// 10.0, 50 boots and 50 restores on a busy machine were clean. None between the two was tried.
+/// Oldest QEMU whose CPUs get a thread each. *Measured* with two CPUs and Linux 6.18: with 7.2, 2
+/// of 8 boots died of `Oops: int3` or hung, since the kernel patches code that another CPU runs;
+/// with 10.0, 50 boots and 50 restores on a busy machine were clean. None between the two was
+/// tried.
 const THREAD_EACH: QemuVersion = QemuVersion { major: 10, minor: 0 };
 
 /// Threads for the CPUs of one machine.
