@@ -91,3 +91,31 @@ fn programs_for_x86_64_v2_run_unless_the_vm_has_another_cpu() {
     project.run(&["up", "--cold", "old"]).ok();
     run_v2_program(&project, "old").ok();
 }
+
+#[test]
+fn several_cpus_work_at_once_in_threads_that_qemu_can_run() {
+    let mut project = Project::new();
+    project.set("CASTRA_ACCELERATOR", "tcg");
+    project.write(
+        "castra.toml",
+        "[[vms]]\nname = \"two\"\nmanaged_image = \"alpine-pypi\"\ncpus = 2\n",
+    );
+    project.run(&["up", "--cold"]).ok();
+    let status = project.run(&["status", "--json"]).ok().text();
+    let status: serde_json::Value = serde_json::from_str(&status).expect("JSON");
+    let version = status["vms"][0]["qemu_version"].as_str().expect("a version").to_owned();
+    let major: u32 = version.split('.').next().and_then(|text| text.parse().ok()).expect(&version);
+    let command = std::fs::read(format!("/proc/{}/cmdline", project.qemu_pid("two")));
+    let command = String::from_utf8_lossy(&command.expect("reads")).replace('\0', " ");
+    let threads = if major >= 10 { "thread=multi" } else { "thread=single" };
+    assert!(command.contains(&format!("-accel tcg,{threads} ")), "QEMU {version}: {command}");
+
+    let script = "for copy in 1 2; do sha256sum /bin/busybox & done; wait; \
+        grep -c '^cpu[01] [1-9]' /proc/stat";
+    let sums = project.run(&["exec", "--", "sh", "-c", script]).ok().text();
+    let sums: Vec<&str> = sums.lines().collect();
+    assert!(matches!(sums[..], [one, other, "2"] if one == other), "{sums:?}");
+    project.run(&["suspend"]).ok();
+    project.run(&["up"]).ok();
+    assert_eq!(project.run(&["exec", "--", "nproc"]).ok().text().trim(), "2");
+}
