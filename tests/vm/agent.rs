@@ -97,7 +97,7 @@ impl Vm {
     fn start(image: &Alpine) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let path = |name: &str| directory.path().join(name);
-        append_agent(&image.initramfs, &[], &path("initramfs")).expect("appends the agent");
+        append_agent(&image.initramfs, &path("initramfs")).expect("appends the agent");
         let overlay = Command::new("qemu-img")
             .args(["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"])
             .arg(&image.disk)

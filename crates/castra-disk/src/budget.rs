@@ -19,12 +19,19 @@ pub struct Limits {
     pub bytes: u64,
     /// Maximum duration.
     pub time: Duration,
+    /// Maximum size of a kernel and its initramfs together, in bytes. Both are kept in memory.
+    pub kernel_bytes: u64,
 }
 
 impl Default for Limits {
     /// Permits several times what the largest kernel and initramfs need.
     fn default() -> Self {
-        Self { reads: 4_000_000, bytes: 4 << 30, time: Duration::from_secs(30) }
+        Self {
+            reads: 4_000_000,
+            bytes: 4 << 30,
+            time: Duration::from_secs(30),
+            kernel_bytes: 1 << 30,
+        }
     }
 }
 
@@ -86,6 +93,11 @@ impl Metered {
         self.spent().exceeded
     }
 
+    /// Returns the maximum size of a kernel and its initramfs together.
+    pub(crate) fn kernel_bytes(&self) -> u64 {
+        self.limits.kernel_bytes
+    }
+
     fn spent(&self) -> MutexGuard<'_, Spent> {
         self.spent.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -136,7 +148,8 @@ mod tests {
 
     #[test]
     fn each_limit_ends_reading_until_the_next_question() {
-        let ample = Limits { reads: 9, bytes: 900, time: Duration::from_secs(60) };
+        let time = Duration::from_secs(60);
+        let ample = Limits { reads: 9, bytes: 900, time, ..Limits::default() };
         let tight = [
             Limits { reads: 1, ..ample },
             Limits { bytes: 15, ..ample },

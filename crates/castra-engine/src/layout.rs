@@ -11,6 +11,7 @@
 //!   vms/<vm>/                         vm.json  clone.json  qemu.pid  lock  initramfs
 //!                                     host_key  client_key  known_hosts
 //!                                     machine.state: memory and devices of a suspended VM
+//!                                     kernels/<digest>: kernel and initramfs of its disk
 //!                                     boots/<unix ms>.json: timelines of its last starts
 //!   logs/                             castra.log[.1]  image-manager.log  <vm>-console.log
 //!                                     <vm>-qemu.log
@@ -309,9 +310,19 @@ impl VmLayout {
         self.directory.join("qemu.pid")
     }
 
-    /// Returns the path of the image's initramfs with the guest agent appended.
+    /// Returns the path of the initramfs of this boot, with the guest agent appended.
     pub fn initramfs(&self) -> PathBuf {
         self.directory.join("initramfs")
+    }
+
+    /// Returns the directory of kernels and initramfs that were read from the VM's disk.
+    pub fn kernels(&self) -> PathBuf {
+        self.directory.join("kernels")
+    }
+
+    /// Returns the path of such a file with this SHA-256, in hexadecimal.
+    pub fn kernel(&self, sha256: &str) -> PathBuf {
+        self.kernels().join(sha256)
     }
 
     /// Returns the path of a suspended VM's memory and devices, in QEMU's migration format.

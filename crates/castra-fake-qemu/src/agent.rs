@@ -32,6 +32,11 @@ struct Agent<'a> {
 }
 
 impl Agent<'_> {
+    fn is_silent(&self) -> bool {
+        let Machine { behaviour, arguments, .. } = self.machine;
+        behaviour.has("guest-silent") || behaviour.panics(arguments)
+    }
+
     /// Answers until the host disconnects.
     fn converse(&mut self, mut stream: UnixStream) {
         let mut lines = Lines::new();
@@ -50,9 +55,7 @@ impl Agent<'_> {
             }
             while let Some(line) = lines.next_line() {
                 let (session, answers) = match line.and_then(decode::<Envelope<HostMessage>>) {
-                    Ok(_) | Err(_) if self.machine.behaviour.has("guest-silent") => {
-                        (None, Vec::new())
-                    }
+                    Ok(_) | Err(_) if self.is_silent() => (None, Vec::new()),
                     Ok(Envelope { session, message }) => (session, self.answer(message)),
                     Err(_) => (None, Vec::new()),
                 };

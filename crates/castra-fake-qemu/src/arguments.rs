@@ -11,6 +11,8 @@ pub(crate) struct Arguments {
     pub(crate) pidfile: PathBuf,
     pub(crate) disk: PathBuf,
     pub(crate) console: PathBuf,
+    /// Kernel, and its command line.
+    pub(crate) kernel: Option<(PathBuf, String)>,
     /// CPU model and flags.
     pub(crate) cpu: String,
     /// Files that memory is written to, with their size in bytes.
@@ -57,6 +59,10 @@ impl Arguments {
             pidfile: values("-pidfile").next().expect("-pidfile").into(),
             disk: disk(&all).expect("-blockdev").into(),
             console: find("logfile", "console").expect("the console's chardev").into(),
+            kernel: values("-kernel")
+                .next()
+                .zip(values("-append").next())
+                .map(|(kernel, line)| (kernel.into(), line.to_string_lossy().into_owned())),
             cpu: values("-cpu").next().expect("-cpu").to_string_lossy().into_owned(),
             memory: memory(&all),
             forwards: hostfwd.map(|(_, value)| forward(&value.to_string_lossy())).collect(),

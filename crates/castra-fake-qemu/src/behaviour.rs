@@ -13,6 +13,7 @@
 //! | `qmp-wrong-id` | answers what was not asked |
 //! | `qmp-reset` | closes the connection instead of answering |
 //! | `ignores-powerdown`, `ignores-quit`, `ignores-term` | agrees, and continues |
+//! | `panics-with:TEXT` | a guest whose kernel contains this text panics, and its agent is silent |
 //! | `guest-silent` | the agent receives and does not answer |
 //! | `guest-slow:MS` | the agent's first message takes this long |
 //! | `modules-gone` | the agent reports that the root has only modules of another kernel |
@@ -57,6 +58,14 @@ impl Behaviour {
         self.words()
             .iter()
             .find_map(|found| found.strip_prefix(word)?.strip_prefix(':')?.parse().ok())
+    }
+
+    /// Returns `true` if the guest's kernel panics.
+    pub(crate) fn panics(&self, arguments: &Arguments) -> bool {
+        let Some((kernel, _)) = &arguments.kernel else { return false };
+        let kernel = fs::read(kernel).unwrap_or_default();
+        let contains = |text: &str| kernel.windows(text.len()).any(|part| part == text.as_bytes());
+        self.words().iter().filter_map(|word| word.strip_prefix("panics-with:")).any(contains)
     }
 
     fn words(&self) -> Vec<String> {

@@ -49,6 +49,9 @@ fn main() -> ExitCode {
 fn run(arguments: Arguments, behaviour: &Behaviour) -> Result<(), String> {
     let start = behaviour.note_start();
     behaviour.note(&format!("cpu {}", arguments.cpu));
+    if let Some((kernel, line)) = &arguments.kernel {
+        behaviour.note(&format!("kernel {} {line}", kernel.display()));
+    }
     let _pidfile = lock_pidfile(&arguments.pidfile, behaviour)?;
     let guard = PidfileGuard(arguments.pidfile.clone());
     if behaviour.has("dies") {
@@ -67,7 +70,12 @@ fn run(arguments: Arguments, behaviour: &Behaviour) -> Result<(), String> {
     }
     // Output that a guest would write to its console.
     let console = OpenOptions::new().append(true).open(&arguments.console);
-    let _ = console.and_then(|mut console| console.write_all(b"Linux version 0 (no computer)\r\n"));
+    let output: &[u8] = if behaviour.panics(&arguments) {
+        b"[    0.1] Kernel panic - not syncing: VFS: Unable to mount root fs\r\n"
+    } else {
+        b"Linux version 0 (no computer)\r\n"
+    };
+    let _ = console.and_then(|mut console| console.write_all(output));
     let machine = Arc::new(Machine::new(arguments, behaviour.clone(), disk));
     serve(&machine);
     let how = machine.until_end();

@@ -273,3 +273,39 @@ pub fn qcow2_of(path: &Path, beginning: &[u8]) {
 pub fn bootable_qcow2(path: &Path) {
     qcow2_of(path, &boot_sector());
 }
+
+/// Returns a file with the header of an x86 kernel of this version (Linux's
+/// `Documentation/arch/x86/boot.rst`).
+pub fn kernel_of_version(version: &str) -> Vec<u8> {
+    let mut kernel = vec![0; 0x800];
+    kernel[0x1fe..0x200].copy_from_slice(&[0x55, 0xaa]);
+    kernel[0x202..0x206].copy_from_slice(b"HdrS");
+    kernel[0x20e..0x210].copy_from_slice(&0x200_u16.to_le_bytes());
+    kernel[0x400..0x400 + version.len()].copy_from_slice(version.as_bytes());
+    kernel
+}
+
+/// Writes a raw ext4 disk with a system that boots a kernel of each of these versions, the first
+/// one by default, with this command line.
+pub fn system_disk(target: &Path, versions: &[&str], command_line: &str) {
+    let tree = tempfile::tempdir().expect("a directory");
+    let write = |path: &str, content: &[u8]| {
+        let path = tree.path().join(path);
+        fs::create_dir_all(path.parent().expect("a directory")).expect("a directory");
+        fs::write(path, content).expect("written");
+    };
+    write("etc/os-release", b"ID=debian\nPRETTY_NAME=\"Debian of the tests\"\n");
+    let mut menu = String::new();
+    for version in versions {
+        write(&format!("boot/vmlinuz-{version}"), &kernel_of_version(version));
+        write(&format!("boot/initrd.img-{version}"), format!("initramfs {version}").as_bytes());
+        menu += &format!(
+            "menuentry '{version}' {{\n linux /boot/vmlinuz-{version} {command_line}\n initrd \
+            /boot/initrd.img-{version}\n}}\n"
+        );
+    }
+    write("boot/grub/grub.cfg", menu.as_bytes());
+    fs::File::create(target).and_then(|file| file.set_len(16 << 20)).expect("a file");
+    let text = |path: &Path| path.to_str().expect("UTF-8").to_owned();
+    tool("mke2fs", &["-qF", "-t", "ext4", "-d", &text(tree.path()), &text(target)]);
+}

@@ -150,14 +150,14 @@ fn show_vm(plan: &VmPlan, lines: &KeyLines, config: &ProjectConfig) -> VmShown {
         BasePlan::FirstOf(candidates) => candidates.first(),
         BasePlan::Path(_) => None,
     };
-    let boot = match plan.boot {
-        BootProfile::Managed => "managed",
-        BootProfile::Native => "native",
+    let boot = match definition.boot_profile {
+        Some(BootProfile::Managed) | None => "managed",
+        Some(BootProfile::Native) => "native",
     };
-    let boot_why = match (spec, plan.boot) {
-        (None, _) => "a disk of your own has its own boot loader",
-        (Some(_), BootProfile::Managed) => "the image has a kernel",
-        (Some(_), BootProfile::Native) => "the image has no kernel",
+    let boot_why = match spec {
+        Some(spec) if spec.profile.command_line.is_some() => "the image has a kernel",
+        Some(_) => "the image has no kernel: with its disk's, or natively if that has none",
+        None => "with the disk's kernel, or natively if it has none",
     };
     let has_more = definition.memory_bytes > defaults::MEMORY_BYTES;
     let memory_why = if has_more { "the image's minimum" } else { "default" };

@@ -3,6 +3,7 @@
 
 mod copies;
 mod ends;
+mod kernels;
 mod log;
 mod network;
 mod ports;

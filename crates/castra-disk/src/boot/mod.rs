@@ -34,15 +34,11 @@ use mounted::Mounted;
 
 use crate::budget::Metered;
 use crate::disk::Volume;
-use crate::filesystem::Fault;
+use crate::filesystem::{Fault, Limit};
 use crate::tree::FileTree;
 
 /// Largest kernel, in bytes; those of distributions have 8 to 16 MiB.
 const MAX_KERNEL_BYTES: u64 = 256 << 20;
-/// Largest initramfs, in bytes.
-const MAX_INITRAMFS_BYTES: u64 = 1 << 30;
-/// Largest unified kernel image: both, and what is between them.
-const MAX_UNIFIED_BYTES: u64 = MAX_KERNEL_BYTES + MAX_INITRAMFS_BYTES;
 /// Largest configuration, in bytes.
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
 /// Maximum number of entries that are tried by one rule.
@@ -116,7 +112,7 @@ pub(crate) fn find(volumes: &[Volume], meter: &Arc<Metered>) -> Result<System, N
     let mut mounted = Mounted::open(volumes, meter, &mut failed);
     for rule in Rule::ALL {
         for candidate in candidates::find(rule, &mut mounted, &mut failed) {
-            match load(&candidate, &mut mounted) {
+            match load(&candidate, &mut mounted, Room(meter.kernel_bytes())) {
                 Ok(loaded) => return system(rule, candidate, loaded, mounted, failed),
                 Err(reason) => failed.attempted(rule, candidate.name, reason),
             }
@@ -127,6 +123,29 @@ pub(crate) fn find(volumes: &[Volume], meter: &Arc<Metered>) -> Result<System, N
         }
     }
     Err(failed)
+}
+
+/// Room for a kernel and its initramfs, in bytes.
+#[derive(Clone, Copy)]
+struct Room(u64);
+
+impl Room {
+    /// Reads a file that is to fit beside `used` bytes.
+    fn read(
+        self,
+        files: &mut FileTree,
+        path: &str,
+        used: u64,
+        most: u64,
+    ) -> Result<Vec<u8>, Fault> {
+        let left = self.0.saturating_sub(used).min(most);
+        files.read_counted(path.as_bytes(), left).map_err(|fault| match fault {
+            Fault::TooLarge(Limit::Bytes(bytes)) if bytes < most => {
+                Fault::TooLarge(Limit::KernelAndInitramfs(self.0))
+            }
+            fault => fault,
+        })
+    }
 }
 
 /// Content of an entry's files.
@@ -168,13 +187,13 @@ fn system(
 }
 
 /// Reads an entry's files, and finds its root filesystem.
-fn load(candidate: &Candidate, mounted: &mut Mounted<'_>) -> Result<Loaded, String> {
+fn load(candidate: &Candidate, mounted: &mut Mounted<'_>, room: Room) -> Result<Loaded, String> {
     let (kernel, initramfs, options, named) = match &candidate.files {
         Files::Separate { on, kernel, initramfs, options } => {
-            let (kernel, initramfs) = read_separate(on, kernel, initramfs, mounted)?;
+            let (kernel, initramfs) = read_separate(on, kernel, initramfs, mounted, room)?;
             (kernel, initramfs, options.clone(), None)
         }
-        Files::Unified { tree, path } => read_unified(*tree, path, mounted)?,
+        Files::Unified { tree, path } => read_unified(*tree, path, mounted, room)?,
     };
     let version = kernel::version_inside(&kernel).or(named);
     let options = options.as_deref().map(CommandLine::parse).transpose();
@@ -193,6 +212,7 @@ fn read_separate(
     kernel: &str,
     initramfs: &[String],
     mounted: &mut Mounted<'_>,
+    room: Room,
 ) -> Result<(Vec<u8>, Vec<u8>), String> {
     let trees = mounted.trees_of(on);
     if trees.is_empty() {
@@ -201,7 +221,7 @@ fn read_separate(
     let mut fault = Fault::NotFound;
     for tree in trees {
         let files = &mut mounted.trees[tree].files;
-        let content = match files.read_counted(kernel.as_bytes(), MAX_KERNEL_BYTES) {
+        let content = match room.read(files, kernel, 0, MAX_KERNEL_BYTES) {
             Ok(content) => content,
             Err(Fault::NotFound) => continue,
             Err(other) => {
@@ -209,18 +229,24 @@ fn read_separate(
                 continue;
             }
         };
-        return Ok((content, concatenate(initramfs, files)?));
+        let initramfs = concatenate(initramfs, files, content.len() as u64, room)?;
+        return Ok((content, initramfs));
     }
     Err(format!("{kernel} {fault}"))
 }
 
-/// Reads several archives as one. The kernel expects each at a multiple of four bytes.
-fn concatenate(paths: &[String], files: &mut FileTree) -> Result<Vec<u8>, String> {
+/// Reads several archives as one, which is to fit beside a kernel of `used` bytes. The kernel
+/// expects each archive at a multiple of four bytes.
+fn concatenate(
+    paths: &[String],
+    files: &mut FileTree,
+    used: u64,
+    room: Room,
+) -> Result<Vec<u8>, String> {
     let mut whole = Vec::new();
     for path in paths {
         whole.resize(whole.len().next_multiple_of(4), 0);
-        let limit = MAX_INITRAMFS_BYTES - whole.len() as u64;
-        let content = files.read_counted(path.as_bytes(), limit);
+        let content = room.read(files, path, used + whole.len() as u64, u64::MAX);
         let content = content.map_err(|fault| format!("{path} {fault}"))?;
         if whole.is_empty() { whole = content } else { whole.extend(content) }
     }
@@ -230,9 +256,14 @@ fn concatenate(paths: &[String], files: &mut FileTree) -> Result<Vec<u8>, String
 /// Kernel, initramfs, command line, and the kernel's version as the image names it.
 type Unified = (Vec<u8>, Vec<u8>, Option<String>, Option<String>);
 
-fn read_unified(tree: usize, path: &str, mounted: &mut Mounted<'_>) -> Result<Unified, String> {
+fn read_unified(
+    tree: usize,
+    path: &str,
+    mounted: &mut Mounted<'_>,
+    room: Room,
+) -> Result<Unified, String> {
     let files = &mut mounted.trees[tree].files;
-    let image = files.read_counted(path.as_bytes(), MAX_UNIFIED_BYTES);
+    let image = room.read(files, path, 0, u64::MAX);
     let image = image.map_err(|fault| format!("{path} {fault}"))?;
     let part = |name| {
         pe::section(&image, name).ok_or_else(|| format!("{path} has no valid section {name}"))

@@ -135,6 +135,8 @@ pub enum Limit {
     Entries(usize),
     /// Number of bytes of a path.
     Path(usize),
+    /// Number of bytes of a kernel and its initramfs together.
+    KernelAndInitramfs(u64),
 }
 
 impl fmt::Display for Limit {
@@ -144,6 +146,9 @@ impl fmt::Display for Limit {
             Self::Bytes(bytes) => write!(f, "{bytes} bytes"),
             Self::Entries(entries) => write!(f, "{entries} entries"),
             Self::Path(bytes) => write!(f, "{bytes} bytes of path"),
+            Self::KernelAndInitramfs(bytes) => {
+                write!(f, "{}, the limit for kernel and initramfs together", Self::Bytes(*bytes))
+            }
         }
     }
 }

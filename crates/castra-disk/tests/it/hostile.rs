@@ -127,3 +127,23 @@ fn a_question_ends_with_its_budget() {
         assert_ne!(system.files.read(format!("/{KERNEL}"), 2 << 20), Err(Fault::NotFound));
     }
 }
+
+#[test]
+fn a_kernel_that_is_too_large_for_its_machine_is_not_read() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let tree = directory.path().join("tree");
+    made::system(&tree);
+    let image = made::filesystem(Kind::Ext4, &tree, &directory.path().join("image"));
+    let image = fs::read(&image).expect("read");
+    let find = |kernel_bytes| {
+        let limits = Limits { kernel_bytes, ..Limits::default() };
+        Disk::open(image.clone(), limits).expect("a disk").find_system()
+    };
+    // The kernel has 1,500,000 bytes, and its initramfs 3,000,001.
+    assert!(find(4_500_001).is_ok());
+    for tight in [4 << 20, 1 << 20] {
+        let error = find(tight).err().expect("no system").to_string();
+        let limit = format!("is larger than {} MiB, the limit for kernel and", tight >> 20);
+        assert!(error.contains(&limit), "{error}");
+    }
+}

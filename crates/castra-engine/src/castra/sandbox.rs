@@ -25,7 +25,7 @@ use crate::layout::{CacheLayout, ProjectLayout};
 use crate::managed::{Catalog, ManagedDiskKind, image_named};
 use crate::qemu::Network;
 use crate::state_root::StateRoot;
-use crate::vm::{self, AccessError, Plan, ProjectRef, Throwaway, UpOptions};
+use crate::vm::{self, Plan, ProjectRef, Throwaway, UpOptions};
 
 /// Settings of a throw-away VM, from [`Castra::sandbox`](super::Castra::sandbox) or
 /// [`Project::sandbox`](super::Project::sandbox).
@@ -204,11 +204,8 @@ impl SandboxBuilder {
         if let Some(name) = &self.image {
             let catalog = Catalog::builtin();
             let spec = image_named(name, catalog.images().iter().chain(config.images.values()))?;
-            if spec.profile.command_line.is_none() {
-                return Err(AccessError::NoAgent { vm: spec.label().to_string() }.into());
-            }
             vm.memory_bytes = vm.memory_bytes.max(spec.profile.min_memory_mib << 20);
-            vm.boot_profile = BootProfile::Managed;
+            vm.boot_profile = Some(BootProfile::Managed);
             vm.base_image = BaseImageSource::Managed(ManagedImageSelection::Exact {
                 name: spec.id.clone(),
                 version: spec.version.clone(),

@@ -11,9 +11,7 @@ use super::bounds::Bounds;
 use super::defaults;
 use super::defaults::MAX_BYTES;
 use super::error::ConfigError;
-use super::project::{
-    BaseImageSource, BootProfile, ManagedImageSelection, ProjectConfig, VmDefinition,
-};
+use super::project::{BaseImageSource, ManagedImageSelection, ProjectConfig, VmDefinition};
 use super::validate::name::project_name_of;
 use super::validate::{self, Surroundings};
 use crate::files::{normalise, open_regular};
@@ -136,7 +134,7 @@ fn default_project(root: &Path, allowed_outside: &[PathBuf]) -> Result<ProjectCo
         cpu: None,
         memory_bytes: defaults::MEMORY_BYTES,
         disk_bytes: defaults::DISK_BYTES,
-        boot_profile: BootProfile::Managed,
+        boot_profile: None,
         port_forwards: Vec::new(),
     };
     Ok(ProjectConfig {

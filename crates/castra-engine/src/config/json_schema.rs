@@ -135,10 +135,6 @@ struct Project {
 #[schemars(deny_unknown_fields)]
 #[schemars(extend("oneOf" = [{ "required": ["managed_image"] }, { "required": ["base_image"] }]))]
 #[schemars(extend("dependencies" = { "allow_backing_file": ["base_image"] }))]
-#[schemars(extend("not" = {
-    "required": ["base_image", "boot_profile"],
-    "properties": { "boot_profile": { "const": "managed" } },
-}))]
 struct Vm {
     /// Name of the VM, unique in the file: letters, digits, `-`, `_` and `.`.
     #[schemars(length(max = MAX_VM_NAME_BYTES), extend("pattern" = NAME))]
@@ -172,7 +168,7 @@ struct Vm {
     /// Largest size of the disk, for instance `"20 GiB"`. Only what is used takes room.
     #[schemars(extend("pattern" = SIZE, "default" = format_size(defaults::DISK_BYTES)))]
     disk: Option<String>,
-    /// Boot method. Without it: `managed` if the image has a kernel, else `native`.
+    /// Boot method. Without it: `managed` if the image or the disk has a kernel, else `native`.
     boot_profile: Option<BootProfile>,
     /// Ports of this machine (127.0.0.1 only) that are forwarded to the VM.
     port_forwards: Option<Vec<PortForward>>,
@@ -217,7 +213,7 @@ enum Memory {
 #[derive(JsonSchema)]
 #[schemars(rename_all = "kebab-case")]
 enum BootProfile {
-    /// With the image's kernel and Castra's guest agent.
+    /// With Castra's guest agent, and the kernel of the image or, if it has none, of the disk.
     Managed,
     /// From the disk's own boot loader, as on a real machine.
     Native,

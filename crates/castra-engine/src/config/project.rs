@@ -60,8 +60,9 @@ pub struct VmDefinition {
     pub memory_bytes: u64,
     /// Virtual size of the disk, in bytes; an overlay is never made smaller than its base.
     pub disk_bytes: u64,
-    /// Boot method.
-    pub boot_profile: BootProfile,
+    /// Boot method. `None` for the kernel of the image or else of the disk, and natively if there
+    /// is none.
+    pub boot_profile: Option<BootProfile>,
     /// Ports of the host that are forwarded to the VM.
     pub port_forwards: Vec<PortForward>,
 }
@@ -96,7 +97,8 @@ pub enum ManagedImageSelection {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BootProfile {
-    /// With the image's kernel, initramfs and command line, and the guest agent.
+    /// With a kernel, its initramfs and command line, and the guest agent: the image's or, if it
+    /// has none, the disk's own.
     Managed,
     /// From its disk's own boot loader, as a real machine would.
     Native,

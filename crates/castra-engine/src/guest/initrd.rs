@@ -89,18 +89,13 @@ impl Explain for InitrdError {
     }
 }
 
-/// Writes the image's initramfs, followed by the agent and the modules that it loads, to `target`,
-/// which appears complete or not at all.
+/// Writes the image's initramfs, followed by the agent, to `target`, which appears complete or not
+/// at all.
 ///
 /// # Errors
 /// Every variant of [`InitrdError`]; then `target` is unchanged.
-pub fn append_agent(
-    image_initramfs: &Path,
-    modules: &[EarlyModule],
-    target: &Path,
-) -> Result<(), InitrdError> {
+pub fn append_agent(image_initramfs: &Path, target: &Path) -> Result<(), InitrdError> {
     let reading = |source| InitrdError::Read { path: image_initramfs.to_owned(), source };
-    let writing = |source| InitrdError::Write { path: target.to_owned(), source };
     let mut image = Vec::new();
     open_regular(image_initramfs)
         .and_then(|mut file| file.read_to_end(&mut image))
@@ -108,22 +103,33 @@ pub fn append_agent(
     if image.is_empty() {
         return Err(InitrdError::Empty(image_initramfs.to_owned()));
     }
+    write_with_agent(&image, &[], target)
+}
+
+/// Writes an initramfs, followed by an archive of modules and by the agent that loads them, to
+/// `target`, which appears complete or not at all.
+///
+/// # Errors
+/// [`InitrdError::Write`]; then `target` is unchanged.
+pub fn write_with_agent(
+    initramfs: &[u8],
+    modules: &[u8],
+    target: &Path,
+) -> Result<(), InitrdError> {
+    let writing = |source| InitrdError::Write { path: target.to_owned(), source };
+    let inflated = inflate_first(initramfs);
+    let own = inflated.as_deref().unwrap_or(initramfs);
     let directory =
         target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut temporary =
         tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(directory).map_err(writing)?;
-    temporary.write_all(&with_agent(image, modules)).map_err(writing)?;
+    for part in [own, &vec![0; padding(own.len(), 0)], modules, &agent_archive(AGENT)] {
+        temporary.write_all(part).map_err(writing)?;
+    }
     temporary.as_file().set_permissions(fs::Permissions::from_mode(0o600)).map_err(writing)?;
     temporary.as_file().sync_all().map_err(writing)?;
     temporary.persist(target).map_err(|error| writing(error.error))?;
     Ok(())
-}
-
-fn with_agent(image: Vec<u8>, modules: &[EarlyModule]) -> Vec<u8> {
-    let mut initramfs = inflate_first(&image).unwrap_or(image);
-    pad(&mut initramfs, 0);
-    initramfs.extend(agent_archive(AGENT, modules));
-    initramfs
 }
 
 /// Returns the initramfs with its first archive inflated, if that is gzip. An archive that cannot
@@ -142,22 +148,35 @@ fn inflate_first(image: &[u8]) -> Option<Vec<u8>> {
     let rest = &rest[zeroes..];
     // The kernel finds the archives that follow as long as they are moved by a multiple of the
     // alignment.
-    pad(&mut inflated, image.len() - rest.len());
+    inflated.resize(inflated.len() + padding(inflated.len(), image.len() - rest.len()), 0);
     inflated.extend(rest);
     Some(inflated)
 }
 
-/// Appends zeroes up to the next offset that has the same remainder, modulo the alignment, as
+/// Returns the distance to the next offset that has the same remainder, modulo the alignment, as
 /// `like`.
-fn pad(initramfs: &mut Vec<u8>, like: usize) {
-    while initramfs.len() % ALIGNMENT != like % ALIGNMENT {
-        initramfs.push(0);
+fn padding(offset: usize, like: usize) -> usize {
+    (like % ALIGNMENT + ALIGNMENT - offset % ALIGNMENT) % ALIGNMENT
+}
+
+/// Returns the archive of the modules that the agent loads; nothing if there are none.
+pub fn modules_archive(modules: &[EarlyModule]) -> Vec<u8> {
+    if modules.is_empty() {
+        return Vec::new();
     }
+    let mut archive = Archive::default();
+    archive.directory("castra", 0o755);
+    archive.directory(MODULES, 0o755);
+    for (number, module) in modules.iter().enumerate() {
+        let name = format!("{MODULES}/{number:02}-{}.ko", module.name);
+        archive.file(&name, 0o644, &module.content);
+    }
+    archive.finish()
 }
 
 /// Returns the agent's own archive. It also contains the two devices that a Rust program needs for
 /// its standard streams before any filesystem is mounted: an initramfs need not have them.
-fn agent_archive(agent: &[u8], modules: &[EarlyModule]) -> Vec<u8> {
+fn agent_archive(agent: &[u8]) -> Vec<u8> {
     let mut archive = Archive::default();
     archive.directory("dev", 0o755);
     archive.character_device("dev/console", 0o600, 5, 1);
@@ -166,13 +185,6 @@ fn agent_archive(agent: &[u8], modules: &[EarlyModule]) -> Vec<u8> {
     archive.file(AGENT_PATH.trim_start_matches('/'), 0o755, agent);
     archive.directory(TOOLS, 0o755);
     archive.file(&format!("{TOOLS}/nlplug-findfs"), 0o755, DEVICE_SEARCH.as_bytes());
-    if !modules.is_empty() {
-        archive.directory(MODULES, 0o755);
-    }
-    for (number, module) in modules.iter().enumerate() {
-        let name = format!("{MODULES}/{number:02}-{}.ko", module.name);
-        archive.file(&name, 0o644, &module.content);
-    }
     archive.finish()
 }
 
@@ -203,7 +215,7 @@ mod tests {
 
     #[test]
     fn the_archive_holds_the_agent_and_its_directory() {
-        let bytes = agent_archive(b"agent", &[]);
+        let bytes = agent_archive(b"agent");
         let (entries, rest) = read(&bytes);
         assert!(rest.is_empty());
         let found: Vec<_> = entries.iter().map(|entry| (entry.name.as_str(), entry.mode)).collect();
@@ -225,13 +237,15 @@ mod tests {
     #[test]
     fn modules_are_numbered_in_their_order() {
         let module = |name: &str| EarlyModule { name: name.to_owned(), content: b"elf".to_vec() };
-        let bytes = agent_archive(b"agent", &[module("virtio"), module("failover")]);
+        let bytes = modules_archive(&[module("virtio"), module("failover")]);
+        assert_eq!(bytes.len() % ALIGNMENT, 0, "the agent's archive follows");
         let (entries, _) = read(&bytes);
-        let names: Vec<_> = entries.iter().skip(7).map(|entry| entry.name.as_str()).collect();
+        let names: Vec<_> = entries.iter().skip(1).map(|entry| entry.name.as_str()).collect();
         assert_eq!(
             names,
             ["castra/modules", "castra/modules/00-virtio.ko", "castra/modules/01-failover.ko"]
         );
+        assert!(modules_archive(&[]).is_empty());
     }
 
     #[test]
@@ -239,13 +253,13 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let (image, target) = (directory.path().join("image"), directory.path().join("target"));
         fs::write(&target, "old").expect("writes");
-        assert!(matches!(append_agent(&image, &[], &target), Err(InitrdError::Read { .. })));
+        assert!(matches!(append_agent(&image, &target), Err(InitrdError::Read { .. })));
         fs::write(&image, "").expect("writes");
-        assert!(matches!(append_agent(&image, &[], &target), Err(InitrdError::Empty(_))));
+        assert!(matches!(append_agent(&image, &target), Err(InitrdError::Empty(_))));
         assert_eq!(fs::read(&target).expect("reads"), b"old");
         let nowhere = directory.path().join("none/target");
         fs::write(&image, "image").expect("writes");
-        assert!(matches!(append_agent(&image, &[], &nowhere), Err(InitrdError::Write { .. })));
+        assert!(matches!(append_agent(&image, &nowhere), Err(InitrdError::Write { .. })));
         assert_eq!(
             fs::read_dir(directory.path()).expect("lists").count(),
             2,
@@ -289,7 +303,7 @@ mod tests {
         image.resize(image.len().next_multiple_of(ALIGNMENT), 0);
         image.extend(archive_of("second"));
         fs::write(&source, &image).expect("writes");
-        append_agent(&source, &[], &target).expect("appends");
+        append_agent(&source, &target).expect("appends");
         let names = names(&fs::read(&target).expect("reads"));
         assert_eq!(names[..2], ["first", "second"]);
         assert!(names.iter().any(|name| name == "castra/agent"));
@@ -303,7 +317,7 @@ mod tests {
         let whole = gzip(&archive_of("first"));
         for image in [&whole[..whole.len() - 3], b"\x1f\x8bno gzip at all".as_slice()] {
             fs::write(&source, image).expect("writes");
-            append_agent(&source, &[], &target).expect("appends");
+            append_agent(&source, &target).expect("appends");
             assert!(fs::read(&target).expect("reads").starts_with(image));
         }
     }
@@ -318,7 +332,7 @@ mod tests {
             let source = directory.path().join("image");
             let target = directory.path().join("target");
             fs::write(&source, &image).expect("writes");
-            append_agent(&source, &[], &target).expect("appends");
+            append_agent(&source, &target).expect("appends");
             let whole = fs::read(&target).expect("reads");
             prop_assert!(whole.starts_with(&image));
             let second = image.len().next_multiple_of(ALIGNMENT);

@@ -13,7 +13,7 @@ mod stream_port;
 pub use castra_wire::{Reach, SSH_PORT};
 pub use console::{ConsoleEnd, ConsoleOutcome, converse};
 pub use control::{ControlError, ControlPort};
-pub use initrd::{AGENT, AGENT_PATH, InitrdError, append_agent};
+pub use initrd::{AGENT, AGENT_PATH, InitrdError, append_agent, modules_archive, write_with_agent};
 pub use keys::{KeyError, VmKeys};
 pub use modules::{EarlyModule, early_modules};
 pub use network::{

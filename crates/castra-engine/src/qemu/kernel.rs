@@ -11,6 +11,11 @@ use crate::files::open_regular;
 const MARK_OFFSET: u64 = 0x202;
 const MARK: &[u8; 4] = b"HdrS";
 
+/// Returns `true` if this is the content of a Linux kernel for x86.
+pub fn is_linux(kernel: &[u8]) -> bool {
+    kernel.get(MARK_OFFSET as usize..).is_some_and(|rest| rest.starts_with(MARK))
+}
+
 /// Refuses a kernel that is not a Linux kernel.
 ///
 /// QEMU looks for a multiboot header in such a file, and if there is one splits the initramfs'

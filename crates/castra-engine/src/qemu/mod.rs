@@ -19,6 +19,7 @@ mod liveness;
 mod machine_status;
 mod migrate;
 pub mod options;
+mod outside;
 mod overlay;
 mod probe;
 mod process;
@@ -43,6 +44,7 @@ pub use find::{FoundQemu, find_qemus, qemu_of_process};
 pub use img::{
     DiskCheck, ImageDisk, ImageWork, check_disk, create_overlay, resize_disk, run_image_tool,
 };
+pub use kernel::is_linux;
 pub use liveness::{QemuPid, lock_holder, running_qemu, runs_elsewhere};
 pub use machine_status::MachineStatus;
 pub use migrate::{ignore_shared_memory, save_all_memory, save_state};

@@ -133,7 +133,7 @@ fn make(
     let (context, disk_bytes) = (request.context, request.ingredients.disk_bytes);
     files::create_private_directory(work.directory())
         .map_err(file_error("create", work.directory()))?;
-    append_agent(request.image_initramfs, &[], &work.initramfs())?;
+    append_agent(request.image_initramfs, &work.initramfs())?;
     files::create_private(&work.disk()).map_err(file_error("create", &work.disk()))?;
     create_overlay(&work.disk(), request.backing_file, disk_bytes)?;
     let spec = machine(request, work)?;

@@ -10,6 +10,7 @@
 //! | `lock`, `journal`, `parallel` | the lock and the log of every operation, several VMs at once |
 //! | `monitor/` | sessions with a running QEMU, paused machines, files of one that has exited |
 //! | `disk/` | overlay, base image, layers, and the removal of disks |
+//! | `kernel/` | what a VM boots: the kernel of its image or of its disk, or natively |
 //! | `start/` | launching QEMU, booting or restoring, waiting for the guest, continuing |
 //! | `suspend/` | suspending, resuming, cloning |
 //! | `up`, `down/`, `restart`, `clone_running` | the operations that start and stop VMs |
@@ -17,8 +18,8 @@
 //! | `access` | the way into a guest in which commands can run |
 //! | `inspect/` | reads only: states, projects, services, console, history |
 //!
-//! Imports go one way: `record ← disk ← start ← suspend ← {down, up}`. Nothing below imports an
-//! operation above it, and only parents and their children import each other.
+//! Imports go one way: `record ← disk ← kernel ← start ← suspend ← {down, up}`. Nothing below
+//! imports an operation above it, and only parents and their children import each other.
 //!
 //! # States
 //!
@@ -67,6 +68,7 @@ mod error;
 mod full_disk;
 mod inspect;
 mod journal;
+mod kernel;
 mod lock;
 mod monitor;
 mod parallel;
@@ -89,7 +91,7 @@ pub use clean::{
 };
 pub use clone_running::clone_running;
 pub use diagnosis::{Diagnosis, Trouble};
-pub use disk::{check_own_disk, ensure_vm_image};
+pub use disk::ensure_vm_image;
 pub use down::{DownOptions, IfSuspended, down};
 pub use error::{
     AccessError, Attempt, CloneError, FileAction, PortError, Predecessor, StartError, StateError,
@@ -100,13 +102,14 @@ pub use inspect::{
     Console, ListedVm, ProjectStatus, VmStatus, check_readable, last_starts, list_projects,
     open_console, services, state_of, status, status_of, status_of_guests,
 };
+pub use kernel::check_own_disk;
 pub use parallel::PerVm;
 pub use plan::{BasePlan, Plan, VmPlan, only_declared};
 pub use project::ProjectRef;
 pub use record::{
     BaseKind, BaseRecord, BootRecord, CloneRecord, Crash, DiskStamp, FrozenLayer, Home,
-    LayerRecord, MachineRecord, MissingModules, Progress, Record, RecordError, RecordedMachine,
-    StartKind, SuspendRecord, VmState, recorded_vm, sentence_of_copy,
+    KernelRecord, LayerRecord, MachineRecord, MissingModules, Progress, Record, RecordError,
+    RecordedMachine, StartKind, SuspendRecord, VmState, recorded_vm, sentence_of_copy,
 };
 pub use restart::restart;
 pub use start::{UpOptions, UpOutcome, WaitFor, check_port, port_owner};

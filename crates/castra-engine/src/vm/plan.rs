@@ -6,9 +6,7 @@ use std::path::PathBuf;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::config::{
-    BaseImageSource, BootProfile, ManagedImageSelection, ProjectConfig, VmDefinition,
-};
+use crate::config::{BaseImageSource, ManagedImageSelection, ProjectConfig, VmDefinition};
 use crate::hex::hex;
 use crate::layout::ProjectLayout;
 use crate::managed::{ArtifactRole, Catalog, ManagedDiskKind, ManagedImageSpec};
@@ -31,8 +29,6 @@ pub struct VmPlan {
     pub definition: VmDefinition,
     /// Source of its base image.
     pub base: BasePlan,
-    /// Boot method.
-    pub boot: BootProfile,
     /// Warnings about the VM.
     pub warnings: Vec<String>,
 }
@@ -152,7 +148,7 @@ fn definition_of_clone(record: &Record, config: &ProjectConfig) -> Option<VmDefi
         cpu: cloned.cpu.clone(),
         memory_bytes: cloned.memory_mib << 20,
         disk_bytes: cloned.disk_bytes,
-        boot_profile: cloned.boot_profile,
+        boot_profile: Some(cloned.boot_profile),
         port_forwards: Vec::new(),
     })
 }
@@ -168,12 +164,8 @@ fn plan_vm(
         BaseImageSource::Managed(selection) => plan_image(selection, config, catalog, record)?,
     };
     refuse_changed_base(definition, &base, record)?;
-    let boot = match &base {
-        BasePlan::Path(_) => BootProfile::Native,
-        _ => definition.boot_profile,
-    };
     let warnings = warnings(definition, &base);
-    Ok(VmPlan { definition: definition.clone(), base, boot, warnings })
+    Ok(VmPlan { definition: definition.clone(), base, warnings })
 }
 
 fn plan_image(

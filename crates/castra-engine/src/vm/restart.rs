@@ -40,7 +40,9 @@ pub fn restart(
     }
     let plan = Plan::of_start(config, &names, project.layout, &records)?;
     Ok(side_by_side(&plan.vms, VmPlan::name, |vm| {
-        check_wait(vm, start)?;
+        let is_alive =
+            |record: &&Record| observe(record, &project.files(&record.name)).0.is_alive();
+        check_wait(vm, records.get(vm.name()).filter(is_alive), start)?;
         let is_known =
             records.contains_key(vm.name()) || project.files(vm.name()).pidfile().exists();
         restart_one(vm, is_known, project, stop, start)

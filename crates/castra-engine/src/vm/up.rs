@@ -73,7 +73,7 @@ fn up_one(
     for warning in &plan.warnings {
         project.report(&Event::Warning { message: warning.clone() });
     }
-    check_wait(plan, options)?;
+    check_wait(plan, None, options)?;
     let _lock = lock(vm, project)?;
     // What cannot be removed does no harm.
     let own = project.files(vm);
@@ -146,12 +146,19 @@ fn make_startable(
     Ok(ControlFlow::Continue(record))
 }
 
-/// Checks that the awaited stage can be known: only the agent reports the guest's services.
+/// Checks that the awaited stage can be known, as far as that is seen before the VM's disk is read:
+/// only the agent reports the guest's services. `running` is the record of a VM that runs.
 ///
 /// # Errors
 /// Returns [`StartError::ServicesUnseen`].
-pub fn check_wait(plan: &VmPlan, options: UpOptions) -> Result<(), VmError> {
-    if plan.boot == BootProfile::Native && options.wait == WaitFor::Services {
+pub fn check_wait(
+    plan: &VmPlan,
+    running: Option<&Record>,
+    options: UpOptions,
+) -> Result<(), VmError> {
+    let is_native = plan.definition.boot_profile == Some(BootProfile::Native)
+        || running.is_some_and(|record| !record.has_agent());
+    if is_native && options.wait == WaitFor::Services {
         return Err(StartError::ServicesUnseen { vm: plan.definition.name.clone() }.into());
     }
     Ok(())

@@ -11,7 +11,12 @@ use super::sparse::Sparse;
 /// UUID that the seeds of btrfs have: each of their tree blocks begins with it, after the checksum.
 const UUID: [u8; 16] = *b"\x0f\x0e\x0d\x0c\x12\x34\x43\x21\x88\x88\xa1\xb2\xc3\xd4\xe5\xf6";
 /// Limits under which an input takes at most a second or two.
-const LIMITS: Limits = Limits { reads: 200_000, bytes: 256 << 20, time: Duration::from_secs(2) };
+const LIMITS: Limits = Limits {
+    reads: 200_000,
+    bytes: 256 << 20,
+    time: Duration::from_secs(2),
+    kernel_bytes: 256 << 20,
+};
 /// Time after which no more files are read: each has limits of its own.
 const MAX_LISTING: Duration = Duration::from_secs(1);
 /// Maximum number of directories that are listed.

@@ -79,41 +79,23 @@ pub(super) struct Base {
     pub(super) source: BaseImageSource,
     /// Name of the image, if it is described in this file's `[images]`.
     pub(super) user_image: Option<String>,
-    /// Set if the image can boot with a kernel that Castra passes to QEMU.
-    pub(super) has_kernel: bool,
     /// Set if a disk of the user's own may have backing files.
     pub(super) allow_backing_file: bool,
     /// Span in the file.
     pub(super) span: Range<usize>,
-    /// Set if the base was read without a problem, so that conclusions can be drawn from it.
-    pub(super) is_known: bool,
 }
 
 impl Base {
     /// Returns a placeholder for a base that could not be read.
     fn unknown(span: Range<usize>) -> Self {
         let source = BaseImageSource::Managed(ManagedImageSelection::Default);
-        Self {
-            source,
-            user_image: None,
-            has_kernel: true,
-            allow_backing_file: false,
-            span,
-            is_known: false,
-        }
+        Self { source, user_image: None, allow_backing_file: false, span }
     }
 
     fn own_disk(path: Spanned<PathBuf>) -> Self {
         let span = path.span();
         let source = BaseImageSource::Path(path.into_inner());
-        Self {
-            source,
-            user_image: None,
-            has_kernel: false,
-            allow_backing_file: false,
-            span,
-            is_known: true,
-        }
+        Self { source, user_image: None, allow_backing_file: false, span }
     }
 }
 
@@ -236,9 +218,7 @@ fn resolve(
         source: BaseImageSource::Managed(selection),
         user_image: spec.map(|spec| spec.id.clone()),
         span: name.span(),
-        has_kernel: spec.is_none_or(|spec| spec.profile.command_line.is_some()),
         allow_backing_file: false,
-        is_known: true,
     })
 }
 

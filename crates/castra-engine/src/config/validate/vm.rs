@@ -55,10 +55,6 @@ enum VmProblem {
     OverlayIsBase(PathBuf),
     #[error("the overlay of {vm} would replace {}", quoted(&.path.to_string_lossy()))]
     OverlayReplaces { vm: String, path: PathBuf },
-    #[error("{vm} boots from a disk of your own, for which Castra has no kernel")]
-    ManagedBootOfPath { vm: String },
-    #[error("{vm} boots with the kernel of the image {}, which has none", quoted(.image))]
-    ManagedBootWithoutKernel { vm: String, image: String },
     #[error(
         "{vm} has {} of memory, and the image {} needs {}",
         format_size(*.has), quoted(.image), format_size(*.needs)
@@ -105,14 +101,6 @@ impl Problem for VmProblem {
             Self::OverlayReplaces { .. } => {
                 "Remove `overlay`, or name a file that Castra may create.".to_owned()
             }
-            Self::ManagedBootOfPath { .. } => {
-                "Remove `boot_profile`: a disk of your own boots with its own boot loader."
-                    .to_owned()
-            }
-            Self::ManagedBootWithoutKernel { image, .. } => format!(
-                "Write `boot_profile = \"native\"`, or describe `[images.{image}.kernel]` and \
-                 `[images.{image}.initramfs]`."
-            ),
             Self::MemoryBelowImage { needs, .. } => {
                 format!("Write `memory = \"{}\"`.", format_size(*needs))
             }
@@ -177,7 +165,8 @@ pub(super) fn read_vm(
     let cpu = read_cpu(&mut fields, &title, problems);
     let memory_bytes = read_memory(&mut fields, &title, &base, scope, problems);
     let disk_bytes = size::read_disk(&mut fields, problems).unwrap_or(defaults::DISK_BYTES);
-    let boot_profile = read_boot_profile(&mut fields, &title, &base, problems);
+    let boot_profile =
+        fields.word(BOOT_PROFILE, &BOOT_PROFILES, problems).map(|profile| *profile.get_ref());
     let forwards: Vec<SpannedForward> = fields
         .array(PORT_FORWARDS, problems)
         .unwrap_or_default()
@@ -374,25 +363,6 @@ fn read_memory(
         problems.error(has.span(), &problem);
     }
     *has.get_ref()
-}
-
-fn read_boot_profile(
-    fields: &mut Fields<'_>,
-    title: &str,
-    base: &Base,
-    problems: &mut Problems,
-) -> BootProfile {
-    let default = if base.has_kernel { BootProfile::Managed } else { BootProfile::Native };
-    let Some(profile) = fields.word(BOOT_PROFILE, &BOOT_PROFILES, problems) else { return default };
-    if *profile.get_ref() == BootProfile::Managed && !base.has_kernel && base.is_known {
-        let vm = title.to_owned();
-        let problem = match &base.user_image {
-            Some(image) => VmProblem::ManagedBootWithoutKernel { vm, image: image.clone() },
-            None => VmProblem::ManagedBootOfPath { vm },
-        };
-        problems.error(profile.span(), &problem);
-    }
-    *profile.get_ref()
 }
 
 #[cfg(test)]

@@ -12,6 +12,9 @@ use super::OptionError;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommandLine(String);
 
+/// Argument after which the kernel reads no options: the rest is for the first process.
+const END_OF_OPTIONS: &str = "--";
+
 impl CommandLine {
     /// Joins these words, none of which a stranger has chosen.
     pub fn of(words: &[&'static str]) -> Self {
@@ -23,15 +26,17 @@ impl CommandLine {
         &self.0
     }
 
-    /// Returns this command line with further words appended.
+    /// Returns this command line with further words appended to the kernel's own options.
     #[must_use]
     pub fn with(&self, words: &[&'static str]) -> Self {
-        Self(
-            std::iter::once(self.as_str())
-                .chain(words.iter().copied())
-                .collect::<Vec<_>>()
-                .join(" "),
-        )
+        self.with_text(&words.join(" "))
+    }
+
+    fn with_text(&self, text: &str) -> Self {
+        let mut words: Vec<&str> = self.0.split(' ').collect();
+        let end = words.iter().position(|word| *word == END_OF_OPTIONS).unwrap_or(words.len());
+        words.insert(end, text);
+        Self(words.join(" "))
     }
 }
 
@@ -44,7 +49,7 @@ impl CommandLine {
         }
         let relays: Vec<String> =
             relays.iter().map(|relay| format!("{}:{}", relay.port, relay.to)).collect();
-        Self(format!("{} {RELAYS_ON_COMMAND_LINE}={}", self.0, relays.join(",")))
+        self.with_text(&format!("{RELAYS_ON_COMMAND_LINE}={}", relays.join(",")))
     }
 }
 

@@ -47,25 +47,6 @@ pub fn ensure_vm_image(
     Ok(ensure_base(plan, None, project)?.image)
 }
 
-/// Checks that the user's own disk exists, can be used and, unless its VM has a disk already,
-/// boots.
-///
-/// # Errors
-/// Returns [`VmDiskError::BaseMissing`], [`VmIoError::File`], [`VmError::Qemu`] or
-/// [`VmDiskError::Unbootable`].
-pub fn check_own_disk(
-    definition: &VmDefinition,
-    path: &Path,
-    context: &RuntimeContext,
-) -> Result<(), VmError> {
-    look_at_own_disk(definition, path)?;
-    if definition.overlay.exists() {
-        Ok(())
-    } else {
-        check_boot_code(&definition.name, path, context)
-    }
-}
-
 /// Checks that the BIOS of a VM that boots by itself finds boot code on this disk. Arguments of the
 /// user's own may bring another firmware or boot disk, so with those nothing is checked.
 ///
@@ -81,14 +62,22 @@ pub(in crate::vm) fn check_boot_code(
     }
     match Unbootable::of_disk(disk, &context.environment, &context.cancel)? {
         Some(reason) => {
-            Err(VmDiskError::Unbootable { vm: vm.to_owned(), disk: disk.to_owned(), reason }.into())
+            let (vm, disk) = (vm.to_owned(), disk.to_owned());
+            Err(VmDiskError::Unbootable { vm, disk, reason, found: None }.into())
         }
         None => Ok(()),
     }
 }
 
-/// Returns the user's own disk and its backing chain.
-fn look_at_own_disk(definition: &VmDefinition, path: &Path) -> Result<Vec<PathBuf>, VmError> {
+/// Checks that the user's own disk exists and can be used. Returns it with its backing chain.
+///
+/// # Errors
+/// Returns [`VmDiskError::BaseMissing`], [`VmDiskError::BaseNotAFile`], [`VmIoError::File`] or
+/// [`VmError::Qemu`].
+pub(in crate::vm) fn look_at_own_disk(
+    definition: &VmDefinition,
+    path: &Path,
+) -> Result<Vec<PathBuf>, VmError> {
     let overlay = Some(&definition.overlay).filter(|overlay| overlay.exists());
     let overlay = overlay.map(|overlay| overlay.to_path_buf());
     let missing =

@@ -27,8 +27,8 @@ use super::plan::VmPlan;
 use super::project::ProjectRef;
 use super::record::{DiskStamp, LayerRecord, Record, place};
 
-pub(super) use base::{Base, Image, check_boot_code, confirm, ensure_base};
-pub use base::{check_own_disk, ensure_vm_image};
+pub use base::ensure_vm_image;
+pub(super) use base::{Base, Image, check_boot_code, confirm, ensure_base, look_at_own_disk};
 pub(super) use remove::{
     check_removable, check_unfinished, refuse_in_use, remove_disk, remove_unfinished_clone,
     remove_unfinished_disk,

@@ -127,7 +127,10 @@ pub enum VmDiskError {
         original: PathBuf,
     },
     /// The boot disk of a VM has nothing that its BIOS can boot.
-    #[error("the disk of VM `{vm}` cannot be booted: {}", unbootable(disk, *reason))]
+    #[error(
+        "the disk of VM `{vm}` cannot be booted: {}{}",
+        unbootable(disk, *reason), besides(found.as_deref())
+    )]
     Unbootable {
         /// The VM.
         vm: String,
@@ -135,6 +138,8 @@ pub enum VmDiskError {
         disk: PathBuf,
         /// The reason.
         reason: Unbootable,
+        /// Contents in which no kernel was found, if one was looked for.
+        found: Option<String>,
     },
     /// A file under the name of a disk is not one.
     #[error("{} is not a disk of yours; it was not removed", path.display())]
@@ -247,6 +252,10 @@ fn unbootable(disk: &Path, reason: Unbootable) -> String {
             format!("{disk} boots only by UEFI, but Castra starts it with a BIOS")
         }
     }
+}
+
+fn besides(found: Option<&str>) -> String {
+    found.map_or_else(String::new, |found| format!("; {found}"))
 }
 
 fn hint_for_unbootable(reason: Unbootable) -> String {

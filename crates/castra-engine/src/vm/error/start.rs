@@ -22,6 +22,16 @@ pub enum StartError {
         /// The VM.
         vm: String,
     },
+    /// No kernel can be read from the VM's disk, and it is to boot with one.
+    #[error("VM `{vm}` cannot boot with the kernel of {}: {reason}", disk.display())]
+    NoKernel {
+        /// The VM.
+        vm: String,
+        /// The disk.
+        disk: PathBuf,
+        /// The reason.
+        reason: String,
+    },
     /// Another VM that was started here still runs, although its project is gone from here.
     #[error(
         "VM `{vm}` cannot start here: another VM that was started here is running{}",
@@ -106,6 +116,7 @@ impl StartError {
             Self::NotStarted { diagnosis, .. } => Some(diagnosis),
             Self::Variable(_)
             | Self::ServicesUnseen { .. }
+            | Self::NoKernel { .. }
             | Self::PlaceTaken { .. }
             | Self::AgentFailed { .. }
             | Self::ServicesTimedOut { .. } => None,
@@ -130,6 +141,7 @@ impl Explain for StartError {
     fn kind(&self) -> Kind {
         match self {
             Self::Variable(error) => error.kind(),
+            Self::NoKernel { .. } => Kind::Data,
             Self::PlaceTaken { .. } => Kind::Busy,
             Self::NotStarted { error, .. } => error.kind(),
             Self::ServicesUnseen { .. }
@@ -148,6 +160,9 @@ impl Explain for StartError {
                 "Omit `--wait services`: `castra up {vm}` returns once it is running, and `castra \
                 console {vm}` shows its serial console."
             ),
+            Self::NoKernel { .. } => "A disk with a boot loader for BIOS boots without Castra's \
+                agent: `boot_profile = \"native\"` in its [[vms]]."
+                .to_owned(),
             Self::PlaceTaken { vm, predecessor } => way_past(predecessor.as_ref(), vm),
             Self::NotStarted { .. } => return self.advice(),
             Self::BootDied { vm, .. } => self.with_advice(format!(

@@ -14,6 +14,7 @@ use crate::qemu::{
 };
 
 use super::home::Home;
+use super::kernel::KernelRecord;
 use super::modules::MissingModules;
 
 /// Kind of start of a VM's run.
@@ -75,6 +76,9 @@ pub struct BootRecord {
     /// The rest of the machine; `None` in a record of an earlier castra.
     #[serde(default)]
     pub machine: Option<RecordedMachine>,
+    /// Kernel that was read from the VM's disk; `None` if it is the image's, or for a native boot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<KernelRecord>,
 }
 
 /// The machine of a record, which may come from a stranger.

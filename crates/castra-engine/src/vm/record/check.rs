@@ -8,6 +8,7 @@ use crate::layout::{ProjectLayout, is_frozen_layer};
 
 use super::Record;
 use super::boot::BootRecord;
+use super::kernel::KernelRecord;
 use super::place;
 
 /// Digits in the name of the directory of a project's sockets, see [`ProjectLayout::sockets`].
@@ -45,7 +46,14 @@ pub(super) fn check(record: &mut Record, vm: &str, layout: &ProjectLayout) -> Re
         return Err(format!("castra never chose port {port} for SSH"));
     }
     let saved = record.suspended.as_ref().map(|saved| &saved.boot);
-    record.boot.iter().chain(saved).try_for_each(check_sockets)
+    let boots = || record.boot.iter().chain(saved);
+    let kernels = boots().filter_map(|boot| boot.kernel.as_ref()).chain(&record.kept_kernel);
+    for digest in kernels.flat_map(KernelRecord::digests) {
+        if digest.len() != SHA256_DIGITS || !is_hex(digest) {
+            return Err(format!("`{digest}` is not the digest of a kernel"));
+        }
+    }
+    boots().try_for_each(check_sockets)
 }
 
 /// Checks that the disk is in the project, relative to the state root, or at an absolute path, as

@@ -11,6 +11,7 @@ mod check;
 mod clone;
 mod error;
 mod home;
+mod kernel;
 mod modules;
 pub(super) mod place;
 mod state;
@@ -36,6 +37,7 @@ pub use clone::{CloneRecord, FrozenLayer};
 pub use error::RecordError;
 pub(super) use error::hint_of_io;
 pub use home::{Home, sentence_of_copy};
+pub use kernel::KernelRecord;
 pub use modules::MissingModules;
 pub use state::{Crash, VmState};
 pub(super) use state::{copy_of, crash, observe};
@@ -77,6 +79,10 @@ pub struct Record {
     /// clone does not inherit its original's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ssh_port: Option<u16>,
+    /// Kernel of its disk with which commands could last run, and which it can boot again if the
+    /// disk's next one fails.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_kernel: Option<KernelRecord>,
 }
 
 /// Recorded progress of the last operation. Not the state, which is [`super::VmState`].
@@ -121,6 +127,15 @@ impl Record {
             cloned: None,
             frozen: Vec::new(),
             ssh_port: None,
+            kept_kernel: None,
+        }
+    }
+
+    /// Notes that commands can run or, without an agent, that QEMU runs. The kernel has come up.
+    pub(super) fn set_running(&mut self) {
+        self.progress = Progress::Running;
+        if let Some(kernel) = self.boot.as_ref().and_then(|boot| boot.kernel.as_ref()) {
+            self.kept_kernel = Some(kernel.clone());
         }
     }
 

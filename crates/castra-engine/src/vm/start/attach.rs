@@ -7,7 +7,7 @@ use crate::guest::{NetworkDown, NetworkReport, VmKeys};
 use crate::layout::SocketsLayout;
 use crate::qemu::{MachineStatus, running_qemu};
 use crate::report::Event;
-use crate::vm::error::{AccessError, Attempt, StateError, VmError};
+use crate::vm::error::{AccessError, Attempt, StartError, StateError, VmError};
 use crate::vm::monitor::{continue_recorded, ensure_not_stopped};
 use crate::vm::project::ProjectRef;
 use crate::vm::record::{BootRecord, MissingModules, Progress, Record, StartKind, VmState};
@@ -44,6 +44,9 @@ pub(in crate::vm) fn attach(
     }
     continue_recorded(&record, project)?;
     let has_agent = record.has_agent();
+    if !has_agent && options.wait == WaitFor::Services {
+        return Err(StartError::ServicesUnseen { vm }.into());
+    }
     let is_ready = record.progress == Progress::Running;
     let before = record.clone();
     let sockets = record.boot.as_ref().map(BootRecord::socket_paths);
@@ -65,7 +68,7 @@ pub(in crate::vm) fn attach(
     }
     let is_unfinished = has_agent && options.wait == WaitFor::Nothing;
     if !is_ready && !is_unfinished {
-        record.progress = Progress::Running;
+        record.set_running();
     }
     if record != before {
         record.save(project.layout)?;

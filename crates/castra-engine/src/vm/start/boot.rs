@@ -7,7 +7,7 @@ use std::time::Instant;
 use crate::command::Lifetime;
 use crate::context::{ACCELERATOR, RuntimeContext};
 use crate::failpoint::{self, Point};
-use crate::guest::{VmKeys, append_agent};
+use crate::guest::VmKeys;
 use crate::host::millis;
 use crate::layout::SocketsLayout;
 use crate::qemu::{
@@ -17,10 +17,11 @@ use crate::qemu::{
 use crate::report::Event;
 use crate::vm::disk::Image;
 use crate::vm::error::{StartError, StateError, VmError};
+use crate::vm::kernel::Boots;
 use crate::vm::monitor::clean_up;
 use crate::vm::plan::VmPlan;
 use crate::vm::project::ProjectRef;
-use crate::vm::record::{MissingModules, Progress, Record, StartKind};
+use crate::vm::record::{KernelRecord, MissingModules, Progress, Record, StartKind};
 use crate::vm::timeline::Phase;
 
 use super::account::{explain_start, record_timeline};
@@ -34,17 +35,19 @@ use super::warm::{self, Warm};
 use super::watch::{BootEnd, BootWatch};
 
 /// Starts the VM, from a warm template if there is one, and writes its record. After a failure no
-/// process is left, and the record says `stopped`.
+/// process is left, and the record says `stopped`. A VM whose kernel does not come up boots the
+/// `previous` one, if there is one.
 pub(in crate::vm) fn start(
     request: &BootRequest<'_>,
     record: Record,
     choice: AcceleratorChoice,
     warm: Option<&Warm>,
+    previous: Option<&Boots>,
 ) -> Result<Record, VmError> {
     let accelerator = choice.accelerator.name();
     let Some(warm) = warm else {
         tracing::debug!(accelerator, "booting");
-        return boot(request, record, choice);
+        return boot(request, record, choice, previous);
     };
     tracing::debug!(accelerator, "restoring from a template");
     match attempt(request, record.clone(), choice.clone(), Some(warm)) {
@@ -58,19 +61,30 @@ pub(in crate::vm) fn start(
                 warm::refuse_template(warm, &error.to_string());
             }
             request.stopwatch.restart();
-            boot(request, record, choice)
+            boot(request, record, choice, previous)
         }
         result => result,
     }
 }
 
-/// Boots the VM; if that fails under an accelerator, tries once more under TCG.
+/// Boots the VM; if that fails, boots its previous kernel, and if it fails under an accelerator,
+/// tries once more under TCG.
 fn boot(
     request: &BootRequest<'_>,
     record: Record,
     choice: AcceleratorChoice,
+    previous: Option<&Boots>,
 ) -> Result<Record, VmError> {
-    match attempt(request, record.clone(), choice.clone(), None) {
+    let booted = match (attempt(request, record.clone(), choice.clone(), None), previous) {
+        (Err(error), Some(previous)) if may_be_the_kernel(&error) => {
+            report_fallback(request, previous, &error);
+            request.stopwatch.restart();
+            let request = BootRequest { boots: previous, ..*request };
+            attempt(&request, record.clone(), choice.clone(), None)
+        }
+        (outcome, _) => outcome,
+    };
+    match booted {
         Err(error) if choice.accelerator != Accelerator::Tcg && should_retry(&error) => {
             let (vm, reason) = (request.vm().to_owned(), error.to_string());
             request.report(Event::VmRetriesUnderTcg { vm, reason });
@@ -86,6 +100,18 @@ fn boot(
         }
         result => result,
     }
+}
+
+fn report_fallback(request: &BootRequest<'_>, previous: &Boots, error: &VmError) {
+    let title = |boots: &Boots| boots.record().map(KernelRecord::title).unwrap_or_default();
+    let (vm, new, old) = (request.vm(), title(request.boots), title(previous));
+    let reason = error.to_string();
+    let reason = reason.lines().next().unwrap_or_default();
+    let message = format!(
+        "VM `{vm}` does not come up with {new}, which is on its disk now ({reason}); booting \
+        {old}, as the last time"
+    );
+    request.report(Event::Warning { message });
 }
 
 /// Returns the accelerator that the environment names.
@@ -161,6 +187,22 @@ fn should_retry(error: &VmError) -> bool {
     }
 }
 
+/// Returns `true` if the kernel or its initramfs may be the reason for the failure: the guest did
+/// not get to its root filesystem.
+fn may_be_the_kernel(error: &VmError) -> bool {
+    match error {
+        VmError::Start(StartError::BootTimedOut { trouble, .. }) => {
+            matches!(trouble.phase, Phase::Kernel | Phase::Initramfs)
+        }
+        VmError::Start(
+            StartError::BootDied { .. }
+            | StartError::BootFailed { .. }
+            | StartError::AgentFailed { .. },
+        ) => should_retry(error),
+        _ => false,
+    }
+}
+
 /// Makes one attempt, and saves its timeline whatever the outcome.
 fn attempt(
     request: &BootRequest<'_>,
@@ -183,11 +225,8 @@ fn try_once(
 ) -> Result<Record, VmError> {
     let keys = VmKeys::load_or_create(&request.files())?;
     let sockets = request.project.sockets(request.vm());
-    if let Some(initramfs) = request.image.and_then(|(_, paths)| paths.initramfs.as_ref())
-        && request.has_agent()
-        && warm.is_none()
-    {
-        append_agent(initramfs, &[], &request.files().initramfs())?;
+    if warm.is_none() {
+        request.boots.provide(&request.files(), record.kept_kernel.as_ref())?;
     }
     ports::check(request.vm(), &request.plan.definition.port_forwards, request.project.layout)?;
     request.report(Event::VmStarting { vm: request.vm().to_owned(), warm: warm.is_some() });
@@ -205,7 +244,7 @@ fn try_once(
         }
         // Commands can run: trouble with the services is no reason to end the VM.
         Err(error @ VmError::Start(StartError::ServicesTimedOut { .. })) => {
-            record.progress = Progress::Running;
+            record.set_running();
             record.save(request.project.layout)?;
             return Err(error);
         }
@@ -217,7 +256,7 @@ fn try_once(
     }
     let is_awaited = request.options.wait != WaitFor::Nothing || warm.is_some();
     if !request.has_agent() || is_awaited {
-        record.progress = Progress::Running;
+        record.set_running();
     }
     if let Some(boot) = record.boot.as_mut().filter(|_| request.has_agent() && is_awaited) {
         boot.ready_ms = Some(millis(started.elapsed()));
@@ -362,7 +401,8 @@ fn spec(
     ssh_port: Option<u16>,
     warm: Option<&Warm>,
 ) -> Result<MachineSpec, QemuError> {
-    let mut spec = machine(request.plan, request.image, &request.files(), choice, ssh_port);
+    let files = &request.files();
+    let mut spec = machine(request.plan, request.image, request.boots, files, choice, ssh_port);
     spec.network = request.options.network;
     spec.disk = Disk::open(&spec.disk.path)?;
     if let Some(warm) = warm {

@@ -1,10 +1,6 @@
 //! Machine that QEMU emulates: from a VM's plan and files to a [`MachineSpec`].
 
-use std::path::PathBuf;
-
-use castra_wire::Relay;
-
-use crate::config::{BootProfile, VmDefinition};
+use crate::config::VmDefinition;
 use crate::layout::VmLayout;
 use crate::managed::QemuProfile;
 use crate::qemu::{
@@ -12,17 +8,10 @@ use crate::qemu::{
     Memory, Network, StreamPortCount,
 };
 use crate::vm::disk::Image;
+use crate::vm::kernel::Boots;
 use crate::vm::plan::VmPlan;
 
 use super::ports;
-
-/// Kernel options in addition to the image's. The kernel must not measure the timer's ticks: on a
-/// machine so busy that QEMU hardly runs it finds that the timer does not work, and panics
-/// ("IO-APIC + timer doesn't work"). And it must not look for errors in its own use of memory ten
-/// times a second, which delays the first command of an emulated guest.
-const FOR_EVERY_KERNEL: [&str; 2] = ["no_timer_check", "kfence.sample_interval=0"];
-/// Kernel option that makes the agent the first process: [`crate::guest::AGENT_PATH`].
-const AGENT_FIRST: &str = "rdinit=/castra/agent";
 
 /// Returns the CPU model under TCG: the VM's own, else its image's, else the default.
 pub(in crate::vm) fn tcg_cpu(definition: &VmDefinition, image: Option<&Image>) -> CpuModel {
@@ -35,6 +24,7 @@ pub(in crate::vm) fn tcg_cpu(definition: &VmDefinition, image: Option<&Image>) -
 pub(in crate::vm) fn machine(
     plan: &VmPlan,
     image: Option<&Image>,
+    boots: &Boots,
     files: &VmLayout,
     choice: &AcceleratorChoice,
     ssh_port: Option<u16>,
@@ -43,7 +33,7 @@ pub(in crate::vm) fn machine(
     let profile = image.map(|(spec, _)| &spec.profile);
     // A VM with a port for SSH has this castra's agent.
     let relays = ssh_port.map(|_| ports::relays(&definition.port_forwards)).unwrap_or_default();
-    let boot = what_boots(plan, image, files.initramfs(), &relays);
+    let boot = boots.of_qemu(files, &relays);
     MachineSpec {
         name: definition.name.clone(),
         machine: profile.map(|profile| profile.machine.clone()).unwrap_or_default(),
@@ -77,32 +67,12 @@ fn devices(profile: Option<&QemuProfile>) -> Vec<Device> {
     own.into_iter().chain((!has_one).then(Device::new_generation_id)).collect()
 }
 
-fn what_boots(plan: &VmPlan, image: Option<&Image>, initramfs: PathBuf, relays: &[Relay]) -> Boot {
-    let Some((spec, paths)) = image.filter(|_| plan.boot == BootProfile::Managed) else {
-        return Boot::Native;
-    };
-    match (&paths.kernel, &spec.profile.command_line) {
-        (Some(kernel), Some(command_line)) => Boot::Kernel {
-            kernel: kernel.clone(),
-            initramfs,
-            command_line: command_line
-                .with(&FOR_EVERY_KERNEL)
-                .with(&[AGENT_FIRST])
-                .with_relays(relays),
-        },
-        _ => Boot::Native,
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
     use crate::managed::ManagedImagePaths;
-
-    #[test]
-    fn the_kernel_command_line_names_the_agent() {
-        assert_eq!(AGENT_FIRST, format!("rdinit={}", crate::guest::AGENT_PATH));
-    }
 
     #[test]
     fn a_vms_own_cpu_goes_before_its_images() {

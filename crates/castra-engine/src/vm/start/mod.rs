@@ -17,13 +17,11 @@ mod session;
 mod warm;
 mod watch;
 
-use crate::config::BootProfile;
 use crate::qemu::QemuBinary;
 
-use super::disk::{
-    check_boot_code, check_own_disk, check_recorded, confirm, ensure_base, ensure_vm_assets,
-};
-use super::error::VmError;
+use super::disk::{check_recorded, confirm, ensure_base, ensure_vm_assets, look_at_own_disk};
+use super::error::{StartError, VmError};
+use super::kernel::{self, Boots, Choice};
 use super::plan::{BasePlan, VmPlan};
 use super::project::ProjectRef;
 use super::record::Record;
@@ -62,48 +60,68 @@ pub(super) fn bring_up(
     if let Some(record) = &recorded {
         check_recorded(plan, record, project.layout)?;
     }
+    let (definition, context) = (&plan.definition, project.context);
+    let is_new = !definition.overlay.exists();
+    let mut first = None;
     if let BasePlan::Path(path) = &plan.base {
         // Before it is hashed, which takes a while.
-        check_own_disk(&plan.definition, path, project.context)?;
+        look_at_own_disk(definition, path)?;
+        first = is_new.then(|| kernel::of_new_disk(definition, None, path, context)).transpose()?;
     }
     let mut base = ensure_base(plan, recorded.as_ref(), project)?;
+    if is_new && first.is_none() {
+        let image = base.image.as_ref();
+        first = Some(kernel::of_new_disk(definition, image, &base.disk, context)?);
+    }
+    if let Some(Choice { boots, .. }) = &first {
+        check_services(vm, boots, options)?;
+    }
     let limit = options.boot_limit;
     stopwatch.begin(Phase::Accelerator);
     let choice = accelerator(plan, base.image.as_ref(), binary, project)?;
-    let warm = match base.image.as_ref().filter(|_| is_warm_wanted(plan, options)) {
-        Some(image) => {
+    let warm = match (base.image.as_ref(), &first) {
+        (Some(image), Some(Choice { boots, .. })) if is_warm_wanted(boots, options) => {
             stopwatch.begin(Phase::Template);
-            Warming { plan, image, binary, choice: &choice, project, limit }.template()?
+            Warming { plan, image, boots, binary, choice: &choice, project, limit }.template()?
         }
-        None => None,
+        _ => None,
     };
     stopwatch.begin(Phase::Overlay);
-    let is_native = plan.boot == BootProfile::Native;
-    if is_native && base.image.is_some() && !plan.definition.overlay.exists() {
-        check_boot_code(vm, &base.disk, project.context)?;
-    }
-    if warm.is_none() && !plan.definition.overlay.exists() {
+    if warm.is_none() && is_new {
         base = confirm(base, project)?;
     }
     let layer = warm.as_ref().map(|warm| warm.layer.clone());
     let (artifacts, record) = ensure_vm_assets(plan, recorded, base, layer, project)?;
-    if is_native && !artifacts.is_new {
-        check_boot_code(vm, &plan.definition.overlay, project.context)?;
-    }
     let image = artifacts.image.as_ref();
-    let request = BootRequest { plan, image, binary, project, options, stopwatch };
-    start(&request, record, choice, warm.as_ref().filter(|_| artifacts.is_new))
+    let Choice { boots, previous } = match first.filter(|_| artifacts.is_new) {
+        Some(first) => first,
+        None => kernel::of_disk(definition, image, &record, project)?,
+    };
+    check_services(vm, &boots, options)?;
+    let request = BootRequest { plan, image, boots: &boots, binary, project, options, stopwatch };
+    let warm = warm.as_ref().filter(|_| artifacts.is_new);
+    start(&request, record, choice, warm, previous.as_ref())
 }
 
-/// Returns `true` for a guest with an agent and without a disk: a template fits only a new disk,
+/// Checks that the guest will have an agent, which reports its services, if they are waited for.
+fn check_services(vm: &str, boots: &Boots, options: UpOptions) -> Result<(), StartError> {
+    match boots {
+        Boots::Native if options.wait == WaitFor::Services => {
+            Err(StartError::ServicesUnseen { vm: vm.to_owned() })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Returns `true` for a new disk with a guest that has an agent: a template fits only a new disk,
 /// and an existing one may have been used.
-fn is_warm_wanted(plan: &VmPlan, options: UpOptions) -> bool {
+fn is_warm_wanted(boots: &Boots, options: UpOptions) -> bool {
     let obstacle = if options.cold {
         "a cold boot was asked for"
-    } else if plan.boot != BootProfile::Managed {
+    } else if !boots.has_agent() {
         "its guest has no agent"
-    } else if plan.definition.overlay.exists() {
-        "it has a disk"
+    } else if boots.record().is_some() {
+        "it boots with the kernel of its disk"
     } else {
         return true;
     };

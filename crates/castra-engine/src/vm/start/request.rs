@@ -1,11 +1,11 @@
 //! Request of a start: the plan, the files found for it, and the record of the boot.
 
-use crate::config::BootProfile;
 use crate::host::{boot_id, unix_time_ms};
 use crate::layout::{SocketsLayout, VmLayout};
 use crate::qemu::{Accelerator, AcceleratorChoice, MachineSpec, QemuBinary};
 use crate::report::Event;
 use crate::vm::disk::Image;
+use crate::vm::kernel::Boots;
 use crate::vm::plan::VmPlan;
 use crate::vm::project::ProjectRef;
 use crate::vm::record::{BootRecord, Home, MachineRecord, RecordedMachine, StartKind};
@@ -14,9 +14,11 @@ use crate::vm::timeline::Stopwatch;
 use super::options::UpOptions;
 
 /// Everything that a start needs to know.
+#[derive(Clone, Copy)]
 pub(in crate::vm) struct BootRequest<'a> {
     pub(in crate::vm) plan: &'a VmPlan,
     pub(in crate::vm) image: Option<&'a Image>,
+    pub(in crate::vm) boots: &'a Boots,
     pub(in crate::vm) binary: &'a QemuBinary,
     pub(in crate::vm) project: ProjectRef<'a>,
     pub(in crate::vm) options: UpOptions,
@@ -37,7 +39,7 @@ impl BootRequest<'_> {
     }
 
     pub(super) fn has_agent(&self) -> bool {
-        self.plan.boot == BootProfile::Managed
+        self.boots.has_agent()
     }
 }
 
@@ -76,6 +78,7 @@ pub(in crate::vm) fn boot_record(
         ready_ms: None,
         missing_modules: None,
         machine: Some(RecordedMachine::Known(machine)),
+        kernel: request.boots.record().cloned(),
     }
 }
 

@@ -16,6 +16,7 @@ use crate::report::Event;
 use crate::template::{self, BakeRequest, Damage, Ingredients, Template, TemplateError};
 use crate::vm::diagnosis::Words;
 use crate::vm::disk::{Image, layer};
+use crate::vm::kernel::Boots;
 use crate::vm::plan::VmPlan;
 use crate::vm::project::ProjectRef;
 use crate::vm::record::LayerRecord;
@@ -36,6 +37,7 @@ pub(in crate::vm) struct Warm {
 pub(in crate::vm) struct Warming<'a> {
     pub(in crate::vm) plan: &'a VmPlan,
     pub(in crate::vm) image: &'a Image,
+    pub(in crate::vm) boots: &'a Boots,
     pub(in crate::vm) binary: &'a QemuBinary,
     pub(in crate::vm) choice: &'a AcceleratorChoice,
     pub(in crate::vm) project: ProjectRef<'a>,
@@ -93,7 +95,8 @@ impl Warming<'_> {
     }
 
     fn spec(&self) -> MachineSpec {
-        machine(self.plan, Some(self.image), &self.project.files(&self.vm()), self.choice, None)
+        let files = &self.project.files(&self.vm());
+        machine(self.plan, Some(self.image), self.boots, files, self.choice, None)
     }
 
     fn template_in(

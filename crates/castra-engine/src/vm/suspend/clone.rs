@@ -25,6 +25,7 @@ use crate::report::Event;
 use crate::vm::disk::{check_present, confirm_place, relative, remove_unfinished_clone};
 use crate::vm::error::{CloneError, FileAction, SuspendError, VmError, VmIoError};
 use crate::vm::journal;
+use crate::vm::kernel::share_kernel;
 use crate::vm::lock::lock;
 use crate::vm::project::ProjectRef;
 use crate::vm::record::{
@@ -214,6 +215,10 @@ impl Cloning<'_> {
             self.project.files(self.new).machine_state(),
         );
         share(&from, &to).map_err(failed(&to))?;
+        for kernel in source.kept_kernel.iter().chain(&self.saved.boot.kernel) {
+            share_kernel(kernel, &self.project.files(&source.name), &self.project.files(self.new));
+        }
+        made.kept_kernel.clone_from(&source.kept_kernel);
         let disk = DiskStamp::of(self.overlay).map_err(failed(self.overlay))?;
         made.frozen.clone_from(&source.frozen);
         let disk_sha256 = Some(files::sha256(self.overlay, self.project.cancel())?);

@@ -9,17 +9,16 @@ use std::fs::File;
 use std::time::Instant;
 
 use crate::command::Lifetime;
-use crate::config::BootProfile;
 use crate::context::RuntimeContext;
 use crate::failpoint::{self, Point};
 use crate::files::{self, Stamp};
-use crate::guest::append_agent;
 use crate::host::millis;
 use crate::qemu::{Disk, Incoming, Launch, MachineSpec, QemuBinary, QemuError, launch};
 use crate::report::Event;
 use crate::trusted;
-use crate::vm::disk::{Base, Image, check_overlay, confirm_place, ensure_base};
+use crate::vm::disk::{Image, check_overlay, confirm_place, ensure_base};
 use crate::vm::error::{SuspendError, VmError};
+use crate::vm::kernel;
 use crate::vm::plan::VmPlan;
 use crate::vm::project::ProjectRef;
 use crate::vm::record::{Progress, Record, RecordedMachine, StartKind, SuspendRecord};
@@ -57,10 +56,12 @@ pub(in crate::vm) fn resume(
     let state = || open_saved(&mut saved.clone(), &record, binary, project);
     let image = base.image.as_ref();
     let options = UpOptions { wait: WaitFor::Ready, ..options };
-    let request = BootRequest { plan, image, binary, project, options, stopwatch };
+    let boots = &kernel::of_saved(&plan.definition, image, &saved.boot, project)?;
+    let request = BootRequest { plan, image, boots, binary, project, options, stopwatch };
     project.report(&Event::VmResuming { vm: vm.clone() });
     warn_of_changes(&saved, plan, image, project.context);
-    provide_initramfs(&request, &base)?;
+    // For a later reboot of the guest: QEMU reads it once, when it starts.
+    boots.provide(&project.files(&vm), record.kept_kernel.as_ref())?;
     let started = Instant::now();
     stopwatch.begin_at(Phase::Qemu, started);
     let (accelerator, base) = (saved.boot.accelerator.accelerator, record.base.kind.clone());
@@ -174,17 +175,6 @@ fn warn_of_changes(
     }
 }
 
-/// Writes the initramfs for a later reboot of the guest: QEMU reads it once, when it starts.
-fn provide_initramfs(request: &BootRequest<'_>, base: &Base) -> Result<(), VmError> {
-    let initramfs = base.image.as_ref().and_then(|(_, paths)| paths.initramfs.as_ref());
-    match initramfs.filter(|_| request.plan.boot == BootProfile::Managed) {
-        Some(initramfs) => {
-            Ok(append_agent(initramfs, &[], &request.project.files(request.vm()).initramfs())?)
-        }
-        None => Ok(()),
-    }
-}
-
 /// Starts QEMU with the saved state and leaves the machine paused. After a failure the VM is
 /// suspended as before.
 fn load(
@@ -249,7 +239,8 @@ fn spec(
     ssh_port: Option<u16>,
 ) -> Result<MachineSpec, QemuError> {
     let (files, boot) = (request.project.files(request.vm()), &saved.boot);
-    let mut spec = machine(request.plan, request.image, &files, &boot.accelerator, ssh_port);
+    let mut spec =
+        machine(request.plan, request.image, request.boots, &files, &boot.accelerator, ssh_port);
     spec.cpus = boot.cpus;
     spec.memory_mib = boot.memory_mib;
     if let Some(Ok(machine)) = boot.machine.as_ref().map(RecordedMachine::known) {

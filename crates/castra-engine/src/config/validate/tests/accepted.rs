@@ -19,7 +19,7 @@ fn a_minimal_file_gets_every_default() {
         (dev.cpus, dev.memory_bytes, dev.disk_bytes),
         (defaults::CPUS, defaults::MEMORY_BYTES, defaults::DISK_BYTES)
     );
-    assert_eq!((&dev.cpu, dev.boot_profile), (&None, BootProfile::Managed));
+    assert_eq!((&dev.cpu, dev.boot_profile), (&None, None));
     let disk = ManagedDiskKind::Rootfs;
     let newest =
         ManagedImageSelection::Exact { name: "alpine-minimal".into(), version: "v2".into(), disk };
@@ -43,6 +43,7 @@ fn every_key_of_a_vm() {
         cpus = 0x4
         cpu = "Haswell-v4,-svm"
         memory = 512
+        boot_profile = "native"
         disk = "20G"
         port_forwards = [{ host = 8080, guest = 80 }, { host = 8080, guest = 53, protocol = "udp" }]
         "#,
@@ -55,7 +56,7 @@ fn every_key_of_a_vm() {
     assert_eq!(&*web.overlay, Path::new("/project/disks/web.qcow2"));
     assert_eq!((web.cpus, web.memory_bytes, web.disk_bytes), (4, 512 << 20, 20 << 30));
     assert_eq!(web.cpu.as_ref().map(ToString::to_string).as_deref(), Some("Haswell-v4,-svm"));
-    assert_eq!(web.boot_profile, BootProfile::Native);
+    assert_eq!(web.boot_profile, Some(BootProfile::Native));
     let tcp = PortForward { host: 8080, guest: 80, protocol: Protocol::Tcp };
     let udp = PortForward { host: 8080, guest: 53, protocol: Protocol::Udp };
     assert_eq!(web.port_forwards, [tcp, udp]);
@@ -179,7 +180,7 @@ fn an_image_without_a_kernel_boots_natively() {
         &image("rootfs = { path = \"~/d.qcow2\", sha256 = \"SHA\" }")
             .replace(SHA, &SHA.to_uppercase()),
     );
-    assert_eq!(project.vms[0].boot_profile, BootProfile::Native);
+    assert_eq!(project.vms[0].boot_profile, None);
     let rootfs = &project.images["mine"].artifacts[0];
     assert_eq!(rootfs.source, ArtifactSource::Path("/home/ada/d.qcow2".into()));
     assert_eq!(rootfs.digest, Digest::Sha256(SHA.into()));

@@ -46,7 +46,6 @@ fn is_valid(text: &str) -> bool {
 /// Refusals that no schema can express, by name and number: they concern two places of the file at
 /// once, the target of a path, numbers inside strings, or whole numbers written with a fraction.
 const BEYOND_SCHEMA: &[(&str, &[usize])] = &[
-    ("boot_profiles", &[3]),
     ("catalog_names_are_taken", &[0]),
     ("cpus", &[4]),
     ("disks", &[1]),

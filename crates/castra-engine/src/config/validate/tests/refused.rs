@@ -254,22 +254,7 @@ fn refused_state_directories() {
 fn refused_boot_profiles() {
     assert_refusals(
         "boot_profiles",
-        &[
-            vm(r#"boot_profile = "nativ""#),
-            vm(r#"boot_profile = "uefi""#),
-            r#"[[vms]]
-name = "dev"
-base_image = "disk.qcow2"
-boot_profile = "managed""#
-                .to_owned(),
-            image(
-                r#"rootfs = { path = "d.qcow2", sha256 = "SHA" }
-[[vms]]
-name = "other"
-managed_image = "mine"
-boot_profile = "managed""#,
-            ),
-        ],
+        &[vm(r#"boot_profile = "nativ""#), vm(r#"boot_profile = "uefi""#)],
     );
 }
 

@@ -1,0 +1,189 @@
+//! Choice of what a VM boots.
+
+use std::path::Path;
+
+use crate::config::{BootProfile, VmDefinition};
+use crate::context::RuntimeContext;
+use crate::report::Event;
+use crate::vm::disk::{Image, check_boot_code, look_at_own_disk};
+use crate::vm::error::{StartError, VmDiskError, VmError};
+use crate::vm::project::ProjectRef;
+use crate::vm::record::{BootRecord, Record};
+
+use super::pair::{NoKernel, Pair};
+use super::{Boots, Kernel};
+
+/// What a VM boots, and what else it could.
+#[derive(Debug)]
+pub(in crate::vm) struct Choice {
+    pub(in crate::vm) boots: Boots,
+    /// Kernel of the last boot that became ready, if that was another one.
+    pub(in crate::vm) previous: Option<Boots>,
+}
+
+/// Chooses what boots a VM whose disk will be made from this base.
+///
+/// # Errors
+/// [`StartError::NoKernel`], [`VmDiskError::Unbootable`], or errors of opening the disk.
+pub(in crate::vm) fn of_new_disk(
+    definition: &VmDefinition,
+    image: Option<&Image>,
+    base: &Path,
+    context: &RuntimeContext,
+) -> Result<Choice, VmError> {
+    let found = look(definition, image, base, context)?;
+    let boots = found.or_else(|reason| without_kernel(definition, base, reason, context))?;
+    Ok(Choice { boots, previous: None })
+}
+
+/// Chooses what boots a VM from its own disk: the kernel that is on it now, or else the one of its
+/// last boot that became ready.
+///
+/// # Errors
+/// Those of [`of_new_disk`].
+pub(in crate::vm) fn of_disk(
+    definition: &VmDefinition,
+    image: Option<&Image>,
+    record: &Record,
+    project: ProjectRef<'_>,
+) -> Result<Choice, VmError> {
+    let (disk, context) = (&definition.overlay, project.context);
+    let kept = || Pair::kept(&project.files(&definition.name), record.kept_kernel.as_ref()?);
+    match look(definition, image, disk, context)? {
+        Ok(boots) => {
+            let is_other =
+                |pair: &Pair| boots.record().is_some_and(|record| !record.boots_as(&pair.record));
+            let previous = boots.record().and_then(|_| kept()).filter(is_other);
+            let previous = previous.map(|pair| Boots::Kernel(Kernel::of_disk(pair)));
+            Ok(Choice { boots, previous })
+        }
+        Err(reason) => match kept() {
+            Some(pair) => {
+                let (vm, NoKernel(reason)) = (&definition.name, reason);
+                let kernel = pair.record.title();
+                let message = format!(
+                    "VM `{vm}` boots with {kernel}, as the last time, since its disk has no \
+                    usable kernel now: {reason}"
+                );
+                context.reporter.report(&Event::Warning { message });
+                Ok(Choice { boots: Boots::Kernel(Kernel::of_disk(pair)), previous: None })
+            }
+            None => {
+                let boots = without_kernel(definition, disk, reason, context)?;
+                Ok(Choice { boots, previous: None })
+            }
+        },
+    }
+}
+
+/// Returns what a suspended VM has booted, for a later reboot of its guest.
+///
+/// # Errors
+/// [`StartError::NoKernel`], or errors of opening the disk.
+pub(in crate::vm) fn of_saved(
+    definition: &VmDefinition,
+    image: Option<&Image>,
+    boot: &BootRecord,
+    project: ProjectRef<'_>,
+) -> Result<Boots, VmError> {
+    if !boot.has_agent() {
+        return Ok(Boots::Native);
+    }
+    if let Some(kernel) = image.and_then(of_image) {
+        return Ok(Boots::Kernel(kernel));
+    }
+    let files = project.files(&definition.name);
+    let kept = boot.kernel.as_ref().and_then(|record| Pair::kept(&files, record));
+    let pair = match kept {
+        Some(pair) => pair,
+        None => Pair::read(&definition.overlay, definition, project.cancel())?
+            .map_err(|reason| no_kernel(definition, &definition.overlay, reason))?,
+    };
+    Ok(Boots::Kernel(Kernel::of_disk(pair)))
+}
+
+/// Checks that the user's own disk exists, can be used and, unless its VM has a disk already, can
+/// be booted.
+///
+/// # Errors
+/// Returns [`VmDiskError::BaseMissing`], [`super::super::VmIoError::File`], [`VmError::Qemu`],
+/// [`StartError::NoKernel`] or [`VmDiskError::Unbootable`].
+pub fn check_own_disk(
+    definition: &VmDefinition,
+    path: &Path,
+    context: &RuntimeContext,
+) -> Result<(), VmError> {
+    look_at_own_disk(definition, path)?;
+    if definition.overlay.exists() {
+        return Ok(());
+    }
+    match look(definition, None, path, context)? {
+        Ok(_) => Ok(()),
+        Err(reason) => check_native(definition, path, reason, context).map(drop),
+    }
+}
+
+/// Returns what boots from this disk. The inner error is the reason why its own kernel cannot.
+fn look(
+    definition: &VmDefinition,
+    image: Option<&Image>,
+    disk: &Path,
+    context: &RuntimeContext,
+) -> Result<Result<Boots, NoKernel>, VmError> {
+    if definition.boot_profile == Some(BootProfile::Native) {
+        check_boot_code(&definition.name, disk, context)?;
+        return Ok(Ok(Boots::Native));
+    }
+    if let Some(kernel) = image.and_then(of_image) {
+        return Ok(Ok(Boots::Kernel(kernel)));
+    }
+    let pair = Pair::read(disk, definition, &context.cancel)?;
+    Ok(pair.map(|pair| Boots::Kernel(Kernel::of_disk(pair))))
+}
+
+fn of_image((spec, paths): &Image) -> Option<Kernel> {
+    let (kernel, initramfs) = (paths.kernel.clone()?, paths.initramfs.clone()?);
+    Some(Kernel::of_image(kernel, initramfs, spec.profile.command_line.as_ref()?))
+}
+
+/// Returns what boots from a disk without a kernel of its own: its boot loader, with a warning,
+/// unless the definition asks for a kernel.
+fn without_kernel(
+    definition: &VmDefinition,
+    disk: &Path,
+    reason: NoKernel,
+    context: &RuntimeContext,
+) -> Result<Boots, VmError> {
+    let NoKernel(reason) = check_native(definition, disk, reason, context)?;
+    let vm = &definition.name;
+    let message = format!(
+        "VM `{vm}` boots natively, without Castra's agent: {reason}. `boot_profile = \"native\"` \
+        in its [[vms]] silences this"
+    );
+    context.reporter.report(&Event::Warning { message });
+    Ok(Boots::Native)
+}
+
+/// Checks that a disk without a kernel of its own may boot natively, and can. Returns the reason
+/// why it does.
+fn check_native(
+    definition: &VmDefinition,
+    disk: &Path,
+    reason: NoKernel,
+    context: &RuntimeContext,
+) -> Result<NoKernel, VmError> {
+    if definition.boot_profile == Some(BootProfile::Managed) {
+        return Err(no_kernel(definition, disk, reason).into());
+    }
+    match check_boot_code(&definition.name, disk, context) {
+        Err(VmError::Disk(VmDiskError::Unbootable { vm, disk, reason: unbootable, .. })) => {
+            let found = Some(reason.0);
+            Err(VmDiskError::Unbootable { vm, disk, reason: unbootable, found }.into())
+        }
+        checked => checked.map(|()| reason),
+    }
+}
+
+fn no_kernel(definition: &VmDefinition, disk: &Path, NoKernel(reason): NoKernel) -> StartError {
+    StartError::NoKernel { vm: definition.name.clone(), disk: disk.to_owned(), reason }
+}

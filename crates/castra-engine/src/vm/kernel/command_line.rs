@@ -1,0 +1,104 @@
+//! Command lines of kernels, with what Castra needs.
+
+use crate::config::PortForward;
+use crate::qemu::CommandLine;
+
+/// Longest command line of an x86-64 kernel, in bytes, without its final NUL
+/// (`COMMAND_LINE_SIZE`).
+const MAX_BYTES: usize = 2047;
+/// Most bytes of the option with the agent's relays, and of each relay in it.
+const RELAYS_BYTES: usize = 32;
+const RELAY_BYTES: usize = "65535:65535,".len();
+
+/// Kernel options in addition to the image's or the disk's. The kernel must not measure the timer's
+/// ticks: on a machine so busy that QEMU hardly runs it finds that the timer does not work, and
+/// panics ("IO-APIC + timer doesn't work"). And it must not look for errors in its own use of
+/// memory ten times a second, which delays the first command of an emulated guest.
+const FOR_EVERY_KERNEL: [&str; 2] = ["no_timer_check", "kfence.sample_interval=0"];
+/// Kernel option that makes the agent the first process: [`crate::guest::AGENT_PATH`].
+const AGENT_FIRST: &str = "rdinit=/castra/agent";
+
+/// Kernel options after those of a disk. The agent writes to the root before the system would make
+/// it writable. And it sets the network's link up, after which udev cannot rename the interface any
+/// more: systemd-networkd of a kernel before 6.2 waits for that for ever.
+const FOR_DISKS: [&str; 2] = ["rw", "net.ifnames=0"];
+/// Kernel option that makes the serial port the console: the last one counts.
+const SERIAL_CONSOLE: &str = "console=ttyS0";
+
+/// Returns the command line of an image's kernel.
+pub(super) fn of_image(line: &CommandLine) -> CommandLine {
+    line.with(&FOR_EVERY_KERNEL).with(&[AGENT_FIRST])
+}
+
+/// Returns the command line of a disk's kernel.
+pub(super) fn of_disk(line: &CommandLine) -> CommandLine {
+    let consoles = line.as_str().split(' ').filter_map(|word| word.strip_prefix("console="));
+    let is_serial =
+        consoles.last().is_some_and(|console| console.split(',').next() == Some("ttyS0"));
+    let line = line.with(&FOR_DISKS);
+    of_image(&if is_serial { line } else { line.with(&[SERIAL_CONSOLE]) })
+}
+
+/// Returns the reason why a kernel would not see all of its command line, if there is one.
+pub(super) fn problem_of_disk(
+    line: &CommandLine,
+    forwards: &[PortForward],
+) -> Option<&'static str> {
+    let text = line.as_str();
+    let relays = RELAYS_BYTES + RELAY_BYTES * forwards.len();
+    if text.matches('"').count() % 2 != 0 {
+        // What follows would be a part of the quoted value.
+        Some("its command line has an open quotation mark")
+    } else if of_disk(line).as_str().len() + relays > MAX_BYTES {
+        Some("its command line leaves no room for Castra's options")
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sockets::Protocol;
+
+    fn line(text: &str) -> CommandLine {
+        text.parse().expect("a line")
+    }
+
+    #[test]
+    fn the_command_line_names_the_agent() {
+        assert_eq!(AGENT_FIRST, format!("rdinit={}", crate::guest::AGENT_PATH));
+    }
+
+    #[test]
+    fn a_disks_own_options_come_first_and_the_serial_port_is_the_console() {
+        let castras = "no_timer_check kfence.sample_interval=0 rdinit=/castra/agent";
+        for (own, console) in [
+            ("root=/dev/vda1 ro quiet", " console=ttyS0"),
+            ("ro console=tty0 console=ttyS0,115200n8", ""),
+            ("ro console=ttyS0 console=tty0", " console=ttyS0"),
+            ("ro console=ttyS01", " console=ttyS0"),
+        ] {
+            let expected = format!("{own} rw net.ifnames=0{console} {castras}");
+            assert_eq!(of_disk(&line(own)).as_str(), expected);
+        }
+    }
+
+    #[test]
+    fn arguments_of_the_disks_init_stay_the_last() {
+        let of_init = of_disk(&line("ro -- single"));
+        assert!(of_init.as_str().ends_with(" rdinit=/castra/agent -- single"), "{of_init}");
+        let with_relays = of_init.with_relays(&[castra_wire::Relay { port: 61_022, to: 80 }]);
+        assert!(with_relays.as_str().ends_with("=61022:80 -- single"), "{with_relays}");
+    }
+
+    #[test]
+    fn a_line_that_would_hide_castras_options_is_refused() {
+        assert_eq!(problem_of_disk(&line("ro \"dyndbg=file a +p\""), &[]), None);
+        assert!(problem_of_disk(&line("ro dyndbg=\"file a"), &[]).is_some());
+        let long = line(&"a".repeat(1800));
+        assert_eq!(problem_of_disk(&long, &[]), None);
+        let forward = PortForward { host: 1, guest: 1, protocol: Protocol::Tcp };
+        assert!(problem_of_disk(&long, &[forward; 20]).is_some());
+    }
+}

@@ -1,0 +1,106 @@
+//! Kernel that a VM boots: its image's, or the one of its own disk.
+//!
+//! The disk's is read before every boot, so that a kernel which was upgraded in the guest is the
+//! one that boots next. Nothing else decides what a VM boots: [`Boots`] has the answer, and
+//! whatever depends on it, such as the agent in the guest, follows from that.
+
+mod choice;
+mod command_line;
+mod keep;
+mod pair;
+
+use std::path::PathBuf;
+
+use castra_wire::Relay;
+
+use crate::guest::append_agent;
+use crate::layout::VmLayout;
+use crate::qemu::{Boot, CommandLine};
+
+use super::error::VmError;
+use super::record::KernelRecord;
+
+pub use choice::check_own_disk;
+pub(super) use choice::{Choice, of_disk, of_new_disk, of_saved};
+pub(super) use keep::share_kernel;
+use pair::Pair;
+
+/// What a VM boots.
+#[derive(Debug)]
+pub(super) enum Boots {
+    /// The boot loader of its disk, without an agent in the guest.
+    Native,
+    /// A kernel, with the agent in its initramfs.
+    Kernel(Kernel),
+}
+
+/// A kernel with its initramfs, to which the agent is added, and its command line.
+#[derive(Debug)]
+pub(super) struct Kernel {
+    origin: Origin,
+    /// Command line without the agent's relays.
+    command_line: CommandLine,
+}
+
+#[derive(Debug)]
+enum Origin {
+    Image { kernel: PathBuf, initramfs: PathBuf },
+    Disk(Pair),
+}
+
+impl Kernel {
+    fn of_image(kernel: PathBuf, initramfs: PathBuf, line: &CommandLine) -> Self {
+        let command_line = command_line::of_image(line);
+        Self { origin: Origin::Image { kernel, initramfs }, command_line }
+    }
+
+    fn of_disk(pair: Pair) -> Self {
+        let command_line = command_line::of_disk(&pair.record.command_line);
+        Self { origin: Origin::Disk(pair), command_line }
+    }
+}
+
+impl Boots {
+    /// Returns `true` if the agent will be in the guest.
+    pub(super) fn has_agent(&self) -> bool {
+        matches!(self, Self::Kernel(_))
+    }
+
+    /// Returns the kernel that was read from a disk, if it is one.
+    pub(super) fn record(&self) -> Option<&KernelRecord> {
+        match self {
+            Self::Kernel(Kernel { origin: Origin::Disk(pair), .. }) => Some(&pair.record),
+            Self::Kernel(Kernel { origin: Origin::Image { .. }, .. }) | Self::Native => None,
+        }
+    }
+
+    /// Writes the files that QEMU reads when the VM boots, and removes kernels that are neither
+    /// this one nor `kept`.
+    ///
+    /// # Errors
+    /// [`VmError::Initrd`] or [`super::VmIoError::File`].
+    pub(super) fn provide(
+        &self,
+        files: &VmLayout,
+        kept: Option<&KernelRecord>,
+    ) -> Result<(), VmError> {
+        match self {
+            Self::Native => Ok(()),
+            Self::Kernel(Kernel { origin: Origin::Image { initramfs, .. }, .. }) => {
+                Ok(append_agent(initramfs, &files.initramfs())?)
+            }
+            Self::Kernel(Kernel { origin: Origin::Disk(pair), .. }) => pair.provide(files, kept),
+        }
+    }
+
+    /// Returns QEMU's part of it, with files of the VM.
+    pub(super) fn of_qemu(&self, files: &VmLayout, relays: &[Relay]) -> Boot {
+        let Self::Kernel(Kernel { origin, command_line }) = self else { return Boot::Native };
+        let kernel = match origin {
+            Origin::Image { kernel, .. } => kernel.clone(),
+            Origin::Disk(pair) => files.kernel(&pair.record.kernel_sha256),
+        };
+        let command_line = command_line.with_relays(relays);
+        Boot::Kernel { kernel, initramfs: files.initramfs(), command_line }
+    }
+}
