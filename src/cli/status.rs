@@ -182,6 +182,13 @@ fn details(known: &PerVm<VmStatus>) -> String {
                 choice.reason
             ));
         }
+        if let Some(kernel) = &status.kernel {
+            let version = kernel.version.as_deref().unwrap_or("of unknown version");
+            text.push_str(&format!(
+                "  kernel       Linux {version} of its disk, {} ({} {})\n",
+                kernel.os, kernel.rule, kernel.entry
+            ));
+        }
         if let Some((missing, way_out)) = &status.missing_modules {
             text.push_str(&format!("  kernel       {missing}. {way_out}\n"));
         }

@@ -26,8 +26,9 @@
 //!     …<digest>.partial[.json]        unfinished download, named by its expected digest
 //!   images/<id>/<version>/            as in a project
 //!   templates/<key>/                  disk.qcow2  memory.img  device.state  initramfs
-//!                                     template.json
+//!                                     template.json, and kernel if it is the disk's own
 //!   templates/<key>.refused.json      reason why no template is made for this key for a while
+//!   digests/<identity's digest>       digest of a user's own disk
 //!   projects/<root's digest>.json     images of a project, and their sources
 //!   known/<root's digest>             path of the state root of a project that `up` has seen
 //!   quarantine/                       damaged files
@@ -579,7 +580,7 @@ impl TemplateLayout {
         &self.directory
     }
 
-    /// Returns the path of the disk at the template's moment: a layer on the image's disk.
+    /// Returns the path of the disk at the template's moment: a layer on the base image.
     pub fn disk(&self) -> PathBuf {
         self.directory.join("disk.qcow2")
     }
@@ -593,6 +594,11 @@ impl TemplateLayout {
     /// Returns the path of the state of all devices at that moment, in QEMU's migration format.
     pub fn device_state(&self) -> PathBuf {
         self.directory.join("device.state")
+    }
+
+    /// Returns the path of the kernel with which it was booted, if that is its disk's own.
+    pub fn kernel(&self) -> PathBuf {
+        self.directory.join("kernel")
     }
 
     /// Returns the path of the initramfs with which it was booted, for a guest that reboots.
@@ -669,6 +675,11 @@ impl CacheLayout {
     /// Returns the directory of notes about the images' files that this user's castra made.
     pub fn products(&self) -> PathBuf {
         self.root.join("products")
+    }
+
+    /// Returns the directory of notes about the digests of the user's own disks.
+    pub fn digests(&self) -> PathBuf {
+        self.root.join("digests")
     }
 
     /// Returns the path of the note that an image's servers took too long to answer.

@@ -107,6 +107,32 @@ pub fn self_booting(alpine: &Alpine, directory: &Path) -> PathBuf {
     qcow2.into()
 }
 
+/// Creates a qcow2 of the image's system with its kernel and initramfs in `/boot`, as a disk of
+/// one's own has them, and without boot code.
+pub fn with_own_kernel(alpine: &Alpine, directory: &Path) -> PathBuf {
+    let [raw, qcow2, config, script] =
+        ["own.raw", "own.qcow2", "extlinux.conf", "script"].map(|name| directory.join(name));
+    shrunken_ext4(alpine, &raw);
+    let entry = "DEFAULT own\nLABEL own\n  LINUX vmlinuz-own\n  INITRD initramfs-own\n  APPEND \
+        root=/dev/vda rootfstype=ext4 rootflags=rw modules=ext4,virtio_blk quiet\n";
+    fs::write(&config, entry).expect("written");
+    let files = [
+        (&alpine.kernel, "vmlinuz-own"),
+        (&alpine.initramfs, "initramfs-own"),
+        (&config, "extlinux.conf"),
+    ];
+    let mut commands = "mkdir /boot\ncd /boot\n".to_owned();
+    for (file, name) in files {
+        commands += &format!("rm {name}\nwrite {} {name}\n", file.display());
+    }
+    fs::write(&script, commands).expect("written");
+    let text = |path: &Path| path.to_str().expect("UTF-8").to_owned();
+    tool("debugfs", &["-w", "-f", &text(&script), &text(&raw)]);
+    tool("qemu-img", &["convert", "-f", "raw", "-O", "qcow2", &text(&raw), &text(&qcow2)]);
+    fs::remove_file(raw).expect("removed");
+    qcow2
+}
+
 /// Returns a newc archive (cpio(5)) of one executable file.
 fn cpio(name: &str, content: &[u8]) -> Vec<u8> {
     let mut archive = Vec::new();

@@ -7,7 +7,7 @@ use castra_engine::error::{Error, Result};
 use castra_engine::guest::NetworkFault;
 use castra_engine::layout::ProjectLayout;
 use castra_engine::qemu::AcceleratorChoice;
-use castra_engine::vm::{self, MissingModules, VmState, VmStatus};
+use castra_engine::vm::{self, KernelRecord, MissingModules, VmState, VmStatus};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -52,6 +52,8 @@ pub(in super::super) struct VmView {
     /// Kernel modules of other kernels than the running one, if the guest has reported them:
     /// `modprobe` fails there.
     missing_modules: Option<MissingModules>,
+    /// Kernel of its disk that it has booted, if it runs with one and not with an image's.
+    kernel: Option<Kernel>,
     /// Forwarded ports, if it is running.
     port_forwards: Vec<PortForward>,
     /// Reason for its crash.
@@ -67,6 +69,39 @@ pub(in super::super) struct VmView {
     clock_ahead_ms: Option<i64>,
     /// Problem of the VM, or error of the command.
     pub(in super::super) error: Option<Failure>,
+}
+
+/// Kernel that was read from a VM's disk. Texts are the disk's own.
+#[derive(Debug, Serialize, JsonSchema)]
+struct Kernel {
+    /// Version of the kernel, if it names one.
+    version: Option<String>,
+    /// Distribution.
+    os: String,
+    /// Rule of boot loaders that found it.
+    rule: String,
+    /// Entry of that configuration.
+    entry: String,
+    /// Command line of that entry; Castra adds options of its own.
+    command_line: String,
+    /// SHA-256 of the kernel, in hexadecimal.
+    kernel_sha256: String,
+    /// SHA-256 of the initramfs, in hexadecimal, without what Castra adds.
+    initramfs_sha256: String,
+}
+
+impl From<KernelRecord> for Kernel {
+    fn from(record: KernelRecord) -> Self {
+        Self {
+            version: record.version,
+            os: record.os,
+            rule: record.rule,
+            entry: record.entry,
+            command_line: record.command_line.to_string(),
+            kernel_sha256: record.kernel_sha256,
+            initramfs_sha256: record.initramfs_sha256,
+        }
+    }
 }
 
 /// A filesystem that is too full for a VM's disk.
@@ -157,6 +192,7 @@ impl VmView {
             agent: None,
             console_bytes: None,
             missing_modules: None,
+            kernel: None,
             port_forwards: Vec::new(),
             crash: None,
             copy_of: None,
@@ -188,6 +224,7 @@ impl From<VmStatus> for VmView {
             agent: status.agent,
             console_bytes: status.console_bytes,
             missing_modules: status.missing_modules.map(|(missing, _)| missing),
+            kernel: status.kernel.map(Kernel::from),
             port_forwards: status.port_forwards,
             crash: status.crash.map(|crash| crash.to_string()),
             copy_of: status.copy_of,

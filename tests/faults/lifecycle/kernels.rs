@@ -51,19 +51,18 @@ fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Returns kernel and command line of the VM's last boot.
-fn booted(fake: &Fake) -> (String, String) {
-    let journal = fake.journal("web");
+/// Returns the digest of the kernel that the VM's last QEMU was given, and its command line.
+fn booted(fake: &Fake, vm: &str) -> (String, String) {
+    let journal = fake.journal(vm);
     let line = journal.lines().rfind(|line| line.contains(" kernel ")).expect("a kernel");
     let (_, line) = line.split_once(" kernel ").expect("a kernel");
     let (kernel, line) = line.split_once(' ').expect("a command line");
-    let name = Path::new(kernel).file_name().expect("a name");
-    (name.to_string_lossy().into_owned(), line.to_owned())
+    (sha256(&fs::read(kernel).expect("a kernel")), line.to_owned())
 }
 
 #[track_caller]
 fn boots(fake: &Fake, version: &str) {
-    assert_eq!(booted(fake).0, sha256(&kernel_of_version(version)), "not {version}");
+    assert_eq!(booted(fake, "web").0, sha256(&kernel_of_version(version)), "not {version}");
 }
 
 fn record(fake: &Fake) -> Value {
@@ -74,7 +73,7 @@ fn record(fake: &Fake) -> Value {
 fn a_disk_of_ones_own_boots_with_its_kernel_and_the_agent() {
     let fake = with_system("");
     fake.run(&["config", "check"]).ok();
-    let up = fake.run(&["up", "--wait", "services"]).ok();
+    let up = fake.run(&["up", "--cold", "--wait", "services"]).ok();
     assert!(!up.stderr.contains("natively"), "{}", up.stderr);
     assert_eq!(fake.status("web")["agent"], true);
     boots(&fake, OLD);
@@ -82,7 +81,7 @@ fn a_disk_of_ones_own_boots_with_its_kernel_and_the_agent() {
         "{OPTIONS} rw net.ifnames=0 console=ttyS0 no_timer_check kfence.sample_interval=0 \
         rdinit=/castra/agent"
     );
-    assert_eq!(booted(&fake).1, expected);
+    assert_eq!(booted(&fake, "web").1, expected);
     let initramfs = fs::read(fake.path().join(".castra/vms/web/initramfs")).expect("read");
     assert!(initramfs.starts_with(b"initramfs 6.1.0-13-test"), "the disk's comes first");
     assert!(initramfs.windows(12).any(|part| part == b"castra/agent"), "the agent follows");
@@ -92,12 +91,17 @@ fn a_disk_of_ones_own_boots_with_its_kernel_and_the_agent() {
     assert_eq!(kernel["version"], OLD);
     assert_eq!(kernel["os"], "Debian of the tests");
     assert_eq!(kernel["entry"], "6.1.0-13-test in /boot/grub/grub.cfg");
+    let shown = fake.status("web")["kernel"].clone();
+    assert_eq!((&shown["version"], &shown["command_line"]), (&OLD.into(), &OPTIONS.into()));
+    assert_eq!(shown["kernel_sha256"], kernel["kernel_sha256"]);
+    let details = fake.run(&["status", "-v"]).ok().text();
+    assert!(details.contains("Linux 6.1.0-13-test of its disk, Debian of the tests"), "{details}");
 }
 
 #[test]
 fn a_kernel_that_is_upgraded_in_the_guest_boots_next() {
     let fake = with_system("");
-    fake.run(&["up"]).ok();
+    fake.run(&["up", "--cold"]).ok();
     fake.run(&["down", "--force"]).ok();
     install(&fake, &[NEW, OLD]);
     fake.run(&["up"]).ok();
@@ -119,9 +123,9 @@ fn an_upgrade_that_does_not_come_up_falls_back_to_the_kernel_that_did() {
     fake.behave("web", &format!("panics-with:{NEW}"));
     let up = fake.run(&["up"]).ok();
     boots(&fake, OLD);
-    let said = "VM `web` does not come up with Linux 6.1.0-15-test, which is on its disk now (";
+    let said = "VM `web` does not come up with Linux 6.1.0-15-test as it is on its disk now (";
     assert!(up.stderr.contains(said), "{}", up.stderr);
-    assert!(up.stderr.contains("booting Linux 6.1.0-13-test, as the last time"), "{}", up.stderr);
+    assert!(up.stderr.contains("booting Linux 6.1.0-13-test as of its last"), "{}", up.stderr);
     assert_eq!(record(&fake)["boot"]["kernel"]["version"], OLD);
     // The next start tries the disk's own again, which works by now.
     fake.behave("web", "");
@@ -143,16 +147,17 @@ fn a_disk_without_a_readable_kernel_boots_the_last_one() {
     replace(&fake, "now.raw");
     let up = fake.run(&["up"]).ok();
     boots(&fake, OLD);
-    let said = "VM `web` boots with Linux 6.1.0-13-test, as the last time, since its disk has no \
-        usable kernel now: no Linux system";
+    let said = "VM `web` boots Linux 6.1.0-13-test as of its last successful start, since its disk \
+        has no usable kernel now: no Linux system";
     assert!(up.stderr.contains(said), "{}", up.stderr);
 
-    // A file that was kept and changed is not the one that came up.
+    // A file that was kept and changed is not the one that came up; the base image has that, too.
     fake.run(&["down", "--force"]).ok();
     for entry in fs::read_dir(fake.path().join(".castra/vms/web/kernels")).expect("listed") {
         fs::write(entry.expect("an entry").path(), "changed").expect("written");
     }
-    fake.run(&["up"]).code(65).says("has no boot code").says("no Linux system");
+    fake.run(&["up"]).ok();
+    boots(&fake, OLD);
 }
 
 #[test]
@@ -215,4 +220,39 @@ fn a_suspended_vm_resumes_with_its_kernel_and_so_does_its_clone() {
     assert!(journal.contains(&sha256(&kernel_of_version(OLD))), "{journal}");
     fake.run(&["restart", "--force", "other"]).ok();
     assert_eq!(fake.status("other")["agent"], true);
+}
+
+#[test]
+fn new_vms_on_a_disk_are_restored_from_its_template() {
+    let fake = with_system("");
+    let two = own_disk("") + &own_disk("").replace("web", "two");
+    fake.write("castra.toml", &two);
+    let up = fake.run(&["up", "web"]).ok();
+    assert!(up.stderr.contains("template"), "{}", up.stderr);
+    assert_eq!(record(&fake)["boot"]["start"], "template");
+    assert_eq!(record(&fake)["boot"]["kernel"]["version"], OLD);
+    boots(&fake, OLD);
+    let templates = || {
+        let list = fake.run(&["template", "list", "--json"]).ok().document("template list");
+        list["templates"].as_array().expect("a list").len()
+    };
+    assert_eq!(templates(), 1);
+    fake.run(&["up", "two"]).ok();
+    assert_eq!(fake.record("two").metadata().map(|_| templates()).expect("a record"), 1);
+    let restored = fs::read_to_string(fake.record("two")).expect("a record");
+    assert!(restored.contains("\"start\": \"template\""), "{restored}");
+
+    // A boot reads the disk, which has what the template's had.
+    fake.run(&["restart", "--force", "web"]).ok();
+    assert_eq!(record(&fake)["boot"]["start"], "boot");
+    boots(&fake, OLD);
+
+    // Another content of the base is another template.
+    fake.run(&["down", "--force"]).ok();
+    fake.run(&["clean", "--disks", "--yes"]).ok();
+    system_disk(&fake.path().join("mine.raw"), &[OLD, NEW], OPTIONS);
+    convert(&fake, &[], "mine.raw", "mine.qcow2");
+    fake.run(&["up", "web"]).ok();
+    assert_eq!(record(&fake)["boot"]["start"], "template");
+    assert_eq!(templates(), 2);
 }

@@ -14,7 +14,7 @@ use crate::command::Lifetime;
 use crate::context::RuntimeContext;
 use crate::failpoint::{self, Point};
 use crate::files;
-use crate::guest::{ControlError, ControlPort, append_agent};
+use crate::guest::{ControlError, ControlPort};
 use crate::hex::hex;
 use crate::host::{random_bytes, unix_time_ms};
 use crate::layout::{CacheLayout, SocketsLayout, TemplateLayout, TemplatesLayout};
@@ -47,9 +47,9 @@ pub struct BakeRequest<'a> {
     pub ingredients: Ingredients,
     /// Machine, as the VM would run it.
     pub spec: &'a MachineSpec,
-    /// Initramfs of the image.
-    pub image_initramfs: &'a Path,
-    /// Disk of the image.
+    /// Writes the initramfs with the agent, and the kernel if it is the disk's own.
+    pub provide_kernel: &'a dyn Fn(&TemplateLayout) -> Result<(), TemplateError>,
+    /// Base image.
     pub base_disk: &'a Path,
     /// Path of that disk as seen from the template's directory in a project.
     pub backing_file: &'a Path,
@@ -133,7 +133,7 @@ fn make(
     let (context, disk_bytes) = (request.context, request.ingredients.disk_bytes);
     files::create_private_directory(work.directory())
         .map_err(file_error("create", work.directory()))?;
-    append_agent(request.image_initramfs, &work.initramfs())?;
+    (request.provide_kernel)(work)?;
     files::create_private(&work.disk()).map_err(file_error("create", &work.disk()))?;
     create_overlay(&work.disk(), request.backing_file, disk_bytes)?;
     let spec = machine(request, work)?;
@@ -179,8 +179,11 @@ fn machine(request: &BakeRequest<'_>, work: &TemplateLayout) -> Result<MachineSp
     spec.network = Network::Isolated;
     spec.pidfile = work.pidfile();
     spec.console_log = work.console_log();
-    if let Boot::Kernel { initramfs, .. } = &mut spec.boot {
+    if let Boot::Kernel { kernel, initramfs, .. } = &mut spec.boot {
         *initramfs = work.initramfs();
+        if work.kernel().exists() {
+            *kernel = work.kernel();
+        }
     }
     Ok(spec)
 }
@@ -290,8 +293,9 @@ fn publish(
         // Needed only while the template was made.
         let _ = fs::remove_file(path);
     }
-    for path in [work.disk(), work.device_state(), work.initramfs()] {
-        make_final(&path, 0o444)?;
+    let kernel = Some(work.kernel()).filter(|kernel| kernel.exists());
+    for path in [work.disk(), work.device_state(), work.initramfs()].iter().chain(&kernel) {
+        make_final(path, 0o444)?;
     }
     make_final(&work.memory(), 0o600)?;
     let whole = |path: PathBuf| {
@@ -311,6 +315,7 @@ fn publish(
             .map_err(file_error("look at", &work.memory()))?,
         device_state: whole(work.device_state())?,
         initramfs: whole(work.initramfs())?,
+        kernel: kernel.map(whole).transpose()?,
     };
     if !(request.is_alone)() {
         return Err(TemplateError::Disturbed);

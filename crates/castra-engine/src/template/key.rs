@@ -30,11 +30,23 @@ fn host_cpu() -> String {
     format!("{release} {}", lines.join(" "))
 }
 
+/// Disk whose own kernel a template has booted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnKernel {
+    /// Digests of what was read from the disk: kernel, initramfs and, if there are any, modules.
+    pub files: Vec<String>,
+    /// Identity of the base image's content.
+    pub content: String,
+    /// Path of the base image as seen from the template's directory in a project: a template's disk
+    /// names it.
+    pub backing_file: String,
+}
+
 /// Everything a template depends on. Any difference leads to a template of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ingredients {
     format: u32,
-    /// The image.
+    /// The image; for a disk of the user's own, its file name and the beginning of its digest.
     pub image: ImageLabel,
     /// Digests of the image's files, SHA-256.
     artifacts: Vec<(ArtifactRole, String)>,
@@ -63,19 +75,40 @@ pub struct Ingredients {
     /// Kernel command line; `None` for a native boot.
     #[serde(with = "maybe_line")]
     command_line: Option<CommandLine>,
+    /// Set if it has booted the kernel of its disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    own_kernel: Option<OwnKernel>,
 }
 
 impl Ingredients {
-    /// Returns the ingredients of a template for this machine.
+    /// Returns the ingredients of a template for this machine, based on a managed image.
     pub fn of(spec: &MachineSpec, image: &Manifest, disk_bytes: u64, binary: &QemuBinary) -> Self {
+        let label = ImageLabel { id: image.id.clone(), version: image.version.clone() };
+        let artifacts = image.artifacts.iter().map(|one| (one.role, one.sha256.clone()));
+        Self { artifacts: artifacts.collect(), ..Self::of_disk(spec, label, disk_bytes, binary) }
+    }
+
+    /// Returns these ingredients for a boot with the disk's own kernel.
+    #[must_use]
+    pub fn with_own_kernel(self, kernel: OwnKernel) -> Self {
+        Self { own_kernel: Some(kernel), ..self }
+    }
+
+    /// Returns the ingredients of a template for this machine, based on any disk.
+    pub fn of_disk(
+        spec: &MachineSpec,
+        image: ImageLabel,
+        disk_bytes: u64,
+        binary: &QemuBinary,
+    ) -> Self {
         let command_line = match &spec.boot {
             Boot::Kernel { command_line, .. } => Some(command_line.clone()),
             Boot::Native => None,
         };
         Self {
             format: FORMAT,
-            image: ImageLabel { id: image.id.clone(), version: image.version.clone() },
-            artifacts: image.artifacts.iter().map(|one| (one.role, one.sha256.clone())).collect(),
+            image,
+            artifacts: Vec::new(),
             agent: AGENT_SHA256.to_owned(),
             qemu: binary.identity.clone(),
             host: (spec.accelerator != Accelerator::Tcg).then(host_cpu),
@@ -89,6 +122,7 @@ impl Ingredients {
             stream_ports: spec.stream_ports,
             announcement: spec.announcement,
             command_line,
+            own_kernel: None,
         }
     }
 
@@ -149,7 +183,14 @@ pub(super) mod tests {
             stream_ports: StreamPortCount::NONE,
             announcement: Announcement::Made,
             command_line: Some("console=ttyS0".parse().expect("a line")),
+            own_kernel: None,
         }
+    }
+
+    fn own(file: &str, content: &str, backing_file: &str) -> Ingredients {
+        let files = vec!["c0ffee".to_owned(), file.to_owned()];
+        let (content, backing_file) = (content.to_owned(), backing_file.to_owned());
+        sample().with_own_kernel(OwnKernel { files, content, backing_file })
     }
 
     #[test]
@@ -167,6 +208,10 @@ pub(super) mod tests {
             Ingredients { stream_ports: StreamPortCount::OF_AGENT, ..sample() },
             Ingredients { announcement: Announcement::Omitted, ..sample() },
             Ingredients { command_line: Some("quiet".parse().expect("a line")), ..sample() },
+            own("a", "1", "../../../a.qcow2"),
+            own("b", "1", "../../../a.qcow2"),
+            own("a", "2", "../../../a.qcow2"),
+            own("a", "1", "../../../b.qcow2"),
         ];
         let keys: std::collections::BTreeSet<String> =
             others.iter().map(Ingredients::key).collect();

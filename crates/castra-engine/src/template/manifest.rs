@@ -40,6 +40,9 @@ pub struct TemplateManifest {
     pub device_state: TemplateFile,
     /// Initramfs of the boot.
     pub initramfs: TemplateFile,
+    /// Kernel of the boot, if it is the disk's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<TemplateFile>,
 }
 
 /// A file of a template.
@@ -125,6 +128,6 @@ impl TemplateManifest {
     /// Returns the template's space on disk, in bytes.
     pub fn allocated_bytes(&self) -> u64 {
         let files = [&self.disk, &self.memory, &self.device_state, &self.initramfs];
-        files.iter().map(|file| file.allocated_bytes).sum()
+        files.into_iter().chain(&self.kernel).map(|file| file.allocated_bytes).sum()
     }
 }

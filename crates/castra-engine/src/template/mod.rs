@@ -29,7 +29,7 @@ mod store;
 pub use bake::{BakeRequest, bake};
 pub use damage::Damage;
 pub use error::TemplateError;
-pub use key::Ingredients;
+pub use key::{Ingredients, OwnKernel};
 pub use manifest::{TemplateFile, TemplateManifest};
 pub use prune::{Use, prune, recognise, use_of};
 pub use store::{Refusal, Template, discard, list, refusal, refuse};

@@ -13,6 +13,7 @@ use crate::files;
 use crate::hex::hex;
 use crate::host::unix_time_ms;
 use crate::layout::{TemplateLayout, TemplatesLayout};
+use crate::qemu::Boot;
 use crate::trusted;
 
 use super::damage::Damage;
@@ -61,12 +62,13 @@ impl Template {
         if manifest.key != key || manifest.ingredients.key() != key {
             return Err(Damage::Manifest("it describes another template".into()));
         }
-        let files = [
+        let mut files = vec![
             ("disk", &manifest.disk, layout.disk()),
             ("memory", &manifest.memory, layout.memory()),
             ("devices' state", &manifest.device_state, layout.device_state()),
             ("initramfs", &manifest.initramfs, layout.initramfs()),
         ];
+        files.extend(manifest.kernel.as_ref().map(|kernel| ("kernel", kernel, layout.kernel())));
         if let Some((what, ..)) = files.iter().find(|(_, file, path)| !file.may_be_at(path)) {
             return Err(Damage::File(what));
         }
@@ -101,11 +103,13 @@ impl Template {
         };
         let sha256 = |path: &Path| files::sha256(path, cancel).map_err(io::Error::other);
         let memory_digest = |path: &Path| memory::digest(path, cancel);
-        for (what, file, path) in [
+        let files = [
             ("disk", &mut manifest.disk, layout.disk()),
             ("devices' state", &mut manifest.device_state, layout.device_state()),
             ("initramfs", &mut manifest.initramfs, layout.initramfs()),
-        ] {
+        ];
+        let kernel = manifest.kernel.as_mut().map(|kernel| ("kernel", kernel, layout.kernel()));
+        for (what, file, path) in files.into_iter().chain(kernel) {
             file.recognise(what, &path, sha256, cancel)?;
         }
         manifest.memory.recognise("memory", &layout.memory(), memory_digest, cancel)?;
@@ -127,7 +131,8 @@ impl Template {
             ("disk", &manifest.disk, layout.disk()),
             ("initramfs", &manifest.initramfs, layout.initramfs()),
         ];
-        for (what, file, path) in whole {
+        let kernel = manifest.kernel.as_ref().map(|kernel| ("kernel", kernel, layout.kernel()));
+        for (what, file, path) in whole.into_iter().chain(kernel) {
             open_hashed(&path, file).ok_or(Damage::File(what))?;
         }
         match memory::digest(&layout.memory(), cancel) {
@@ -135,6 +140,17 @@ impl Template {
             Err(_) if cancel.is_cancelled() => Ok(()),
             _ => Err(Damage::File("memory")),
         }
+    }
+
+    /// Returns what its machine boots when the guest reboots, with the template's own files.
+    pub fn boot(&self, mut boot: Boot) -> Boot {
+        if let Boot::Kernel { kernel, initramfs, .. } = &mut boot {
+            *initramfs = self.layout.initramfs();
+            if self.manifest.kernel.is_some() {
+                *kernel = self.layout.kernel();
+            }
+        }
+        boot
     }
 
     /// Returns the state of the devices, positioned at its start.
@@ -253,6 +269,7 @@ mod tests {
             memory: file(layout.memory()),
             device_state: file(layout.device_state()),
             initramfs: file(layout.initramfs()),
+            kernel: Some(file(layout.kernel())),
         };
         manifest.memory.sha256 = memory::digest(&layout.memory(), &Cancel::new()).expect("reads");
         fs::write(layout.manifest(), serde_json::to_vec(&manifest).expect("JSON")).expect("writes");
@@ -290,6 +307,7 @@ mod tests {
             (layout.disk(), "disk"),
             (layout.memory(), "memory"),
             (layout.initramfs(), "initramfs"),
+            (layout.kernel(), "kernel"),
         ] {
             template(&templates);
             flip_unseen(&path);
@@ -319,6 +337,7 @@ mod tests {
             (layout.memory(), "memory"),
             (layout.device_state(), "devices' state"),
             (layout.initramfs(), "initramfs"),
+            (layout.kernel(), "kernel"),
         ];
         // With new inodes and times.
         let copy = || {

@@ -24,6 +24,8 @@ use crate::vm::plan::{BasePlan, VmPlan, content_of};
 use crate::vm::project::ProjectRef;
 use crate::vm::record::{BaseKind, BaseRecord, Record};
 
+use super::digests::Identity;
+
 /// Time after which hashing is reported; shorter hashing is not.
 const FIRST_NEWS: Duration = Duration::from_millis(500);
 /// Least time between two reports: ten per second, as for downloads.
@@ -192,7 +194,20 @@ fn user_base(
         recorded.map(|record| &record.base).filter(|base| base.stamp.as_ref() == Some(&stamp));
     let content = match known {
         Some(base) => base.content.clone(),
-        None => content_of_files(&plan.definition.name, &files, context)?,
+        None => {
+            let identity = || Identity::now(&files).map_err(unreadable);
+            let before = identity()?;
+            match before.recall(&context.cache) {
+                Some(content) => content,
+                None => {
+                    let content = content_of_files(&plan.definition.name, &files, context)?;
+                    if identity()? == before {
+                        before.remember(&content, &context.cache);
+                    }
+                    content
+                }
+            }
+        }
     };
     let record = BaseRecord {
         kind: BaseKind::Path(path.to_owned()),

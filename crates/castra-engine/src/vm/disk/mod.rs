@@ -1,6 +1,7 @@
 //! A VM's own disk: an overlay on its base image, or on a warm template's layer above that.
 
 mod base;
+mod digests;
 pub(super) mod layer;
 mod remove;
 
@@ -287,6 +288,16 @@ fn grow(plan: &VmPlan, context: &RuntimeContext) -> Result<(), VmError> {
         context.reporter.report(&Event::Warning { message });
     }
     Ok(())
+}
+
+/// Returns the path of the user's own disk as seen from a layer's directory in the project. A disk
+/// in the project is named relative to that, so that both may move.
+pub(super) fn base_from_layer(base: &Path, layout: &ProjectLayout) -> PathBuf {
+    let layer = layout.layer("any");
+    match place::stored(base, layout).is_absolute() {
+        true => base.to_owned(),
+        false => relative(layer.parent().unwrap_or(Path::new("/")), base),
+    }
 }
 
 /// Returns `target` relative to `directory`, if both share more than the root; otherwise as it is.

@@ -22,7 +22,7 @@ use crate::vm::full_disk::FullDisk;
 use crate::vm::monitor::is_paused;
 use crate::vm::parallel::PerVm;
 use crate::vm::record::{
-    BootRecord, Crash, MissingModules, Record, VmState, copy_of, crash, observe,
+    BootRecord, Crash, KernelRecord, MissingModules, Record, VmState, copy_of, crash, observe,
 };
 
 /// Time for a guest to answer; everything else is known without it.
@@ -67,6 +67,8 @@ pub struct VmStatus {
     /// Kernel modules of other kernels than the running one, if the guest has reported them, and
     /// the way out.
     pub missing_modules: Option<(MissingModules, String)>,
+    /// Kernel of its disk that it has booted, if it runs with one.
+    pub kernel: Option<KernelRecord>,
     /// Declared forwards, if it runs.
     pub port_forwards: Vec<PortForward>,
     /// Reason for its crash, if it crashed.
@@ -224,9 +226,11 @@ fn status_by(record: &Record, layout: &ProjectLayout) -> VmStatus {
         agent: boot.map(BootRecord::has_agent),
         console_bytes: boot.map(|_| fs::metadata(files.console_log()).map_or(0, |log| log.len())),
         missing_modules: boot.and_then(|boot| boot.missing_modules.clone()).map(|missing| {
-            let way_out = missing.way_out(&record.name, &record.base.kind);
+            let has_own = boot.is_some_and(|boot| boot.kernel.is_some());
+            let way_out = missing.way_out(&record.name, &record.base.kind, has_own);
             (missing, way_out)
         }),
+        kernel: boot.and_then(|boot| boot.kernel.clone()),
         port_forwards: boot.map(|boot| boot.port_forwards.clone()).unwrap_or_default(),
         crash: if state == VmState::Crashed { crash(record, &files) } else { None },
         copy_of: if state == VmState::Copied { copy_of(record, layout) } else { None },

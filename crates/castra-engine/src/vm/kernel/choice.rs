@@ -8,7 +8,7 @@ use crate::report::Event;
 use crate::vm::disk::{Image, check_boot_code, look_at_own_disk};
 use crate::vm::error::{StartError, VmDiskError, VmError};
 use crate::vm::project::ProjectRef;
-use crate::vm::record::{BootRecord, Record};
+use crate::vm::record::{BaseKind, BootRecord, Record};
 
 use super::pair::{NoKernel, Pair};
 use super::{Boots, Kernel};
@@ -48,12 +48,14 @@ pub(in crate::vm) fn of_disk(
     project: ProjectRef<'_>,
 ) -> Result<Choice, VmError> {
     let (disk, context) = (&definition.overlay, project.context);
-    let kept = || Pair::kept(&project.files(&definition.name), record.kept_kernel.as_ref()?);
+    let kept = || last_of(definition, image, record, project);
     match look(definition, image, disk, context)? {
         Ok(boots) => {
-            let is_other =
-                |pair: &Pair| boots.record().is_some_and(|record| !record.boots_as(&pair.record));
-            let previous = boots.record().and_then(|_| kept()).filter(is_other);
+            let is_other = match (boots.record(), &record.kept_kernel) {
+                (Some(now), Some(last)) => !now.boots_as(last),
+                _ => false,
+            };
+            let previous = if is_other { kept() } else { None };
             let previous = previous.map(|pair| Boots::Kernel(Kernel::of_disk(pair)));
             Ok(Choice { boots, previous })
         }
@@ -62,8 +64,8 @@ pub(in crate::vm) fn of_disk(
                 let (vm, NoKernel(reason)) = (&definition.name, reason);
                 let kernel = pair.record.title();
                 let message = format!(
-                    "VM `{vm}` boots with {kernel}, as the last time, since its disk has no \
-                    usable kernel now: {reason}"
+                    "VM `{vm}` boots {kernel} as of its last successful start, since its disk has \
+                    no usable kernel now: {reason}"
                 );
                 context.reporter.report(&Event::Warning { message });
                 Ok(Choice { boots: Boots::Kernel(Kernel::of_disk(pair)), previous: None })
@@ -74,6 +76,26 @@ pub(in crate::vm) fn of_disk(
             }
         },
     }
+}
+
+/// Returns the kernel of the VM's last boot that became ready: as it was kept, or as it is on the
+/// base image, if the VM was restored from a template of that.
+fn last_of(
+    definition: &VmDefinition,
+    image: Option<&Image>,
+    record: &Record,
+    project: ProjectRef<'_>,
+) -> Option<Pair> {
+    let last = record.kept_kernel.as_ref()?;
+    Pair::kept(&project.files(&definition.name), last).or_else(|| {
+        let base = match (&record.base.kind, image) {
+            (BaseKind::Path(path), _) => path,
+            (BaseKind::Managed(_), Some((_, paths))) => &paths.disk,
+            (BaseKind::Managed(_), None) => return None,
+        };
+        let pair = Pair::read(base, definition, project.cancel()).ok()?.ok()?;
+        pair.record.boots_as(last).then_some(pair)
+    })
 }
 
 /// Returns what a suspended VM has booted, for a later reboot of its guest.

@@ -13,9 +13,11 @@ use std::path::PathBuf;
 
 use castra_wire::Relay;
 
-use crate::guest::append_agent;
-use crate::layout::VmLayout;
+use crate::files::write_atomically;
+use crate::guest::{append_agent, write_with_agent};
+use crate::layout::{TemplateLayout, VmLayout};
 use crate::qemu::{Boot, CommandLine};
+use crate::template::TemplateError;
 
 use super::error::VmError;
 use super::record::KernelRecord;
@@ -90,6 +92,28 @@ impl Boots {
                 Ok(append_agent(initramfs, &files.initramfs())?)
             }
             Self::Kernel(Kernel { origin: Origin::Disk(pair), .. }) => pair.provide(files, kept),
+        }
+    }
+
+    /// Writes the files that a template's machine boots, in its directory.
+    ///
+    /// # Errors
+    /// [`TemplateError::Initrd`] or [`TemplateError::File`].
+    pub(super) fn provide_template(&self, work: &TemplateLayout) -> Result<(), TemplateError> {
+        match self {
+            Self::Native => Ok(()),
+            Self::Kernel(Kernel { origin: Origin::Image { initramfs, .. }, .. }) => {
+                Ok(append_agent(initramfs, &work.initramfs())?)
+            }
+            Self::Kernel(Kernel { origin: Origin::Disk(pair), .. }) => {
+                write_with_agent(&pair.initramfs, &pair.modules, &work.initramfs())?;
+                let (path, action) = (work.kernel(), "write");
+                write_atomically(&path, &pair.kernel, 0o600).map_err(|source| TemplateError::File {
+                    action,
+                    path,
+                    source,
+                })
+            }
         }
     }
 

@@ -245,7 +245,8 @@ impl Record {
         context: &RuntimeContext,
     ) {
         if let Some(missing) = &missing {
-            let way_out = missing.way_out(&self.name, &self.base.kind);
+            let has_own = self.boot.as_ref().is_some_and(|boot| boot.kernel.is_some());
+            let way_out = missing.way_out(&self.name, &self.base.kind, has_own);
             let message = format!("VM `{}` {missing}. {way_out}", self.name);
             context.reporter.report(&Event::Warning { message });
         }

@@ -36,8 +36,12 @@ impl MissingModules {
     }
 
     /// Returns the commands that put the modules back, in words. A VM of the same image has them on
-    /// its disk.
-    pub fn way_out(&self, vm: &str, base: &BaseKind) -> String {
+    /// its disk. A VM that boots the kernel of its disk needs another start: it was reset, or its
+    /// kernel is that of an earlier start.
+    pub fn way_out(&self, vm: &str, base: &BaseKind, has_own_kernel: bool) -> String {
+        if has_own_kernel {
+            return format!("`castra restart {vm}` boots the kernel that is on the disk.");
+        }
         let kernel = &self.kernel;
         let image = match base {
             BaseKind::Managed(image) => format!(" --image {}@{}", image.id, image.version),
@@ -88,7 +92,7 @@ mod tests {
         assert_eq!(found.installed, ["6.12.9-0-virt", "6.12.9+deb~1"]);
         let image =
             BaseKind::Managed(ImageLabel { id: "alpine-minimal".into(), version: "v1".into() });
-        let way_out = found.way_out("web", &image);
+        let way_out = found.way_out("web", &image, false);
         assert!(
             way_out.contains(
                 "run --image alpine-minimal@v1 -- tar -C /lib/modules -cf - 6.12.1-0-virt |"
@@ -96,6 +100,8 @@ mod tests {
             "{way_out}"
         );
         assert!(way_out.contains("castra exec web -- tar"), "{way_out}");
+        let way_out = found.way_out("web", &image, true);
+        assert!(way_out.starts_with("`castra restart web` boots"), "{way_out}");
         for kernel in ["", "-x", "../..", "6.12; reboot", "6.12\n", "$(x)", &"6".repeat(65)] {
             assert_eq!(missing(kernel, &["6.12"]), None, "{kernel}");
         }

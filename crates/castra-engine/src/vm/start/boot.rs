@@ -11,8 +11,8 @@ use crate::guest::VmKeys;
 use crate::host::millis;
 use crate::layout::SocketsLayout;
 use crate::qemu::{
-    Accelerator, AcceleratorChoice, Boot, Disk, ENDED_BY_SIGNAL, Incoming, Launch, MachineSpec,
-    Memory, QemuBinary, QemuError, QemuProcess, choose_accelerator, launch,
+    Accelerator, AcceleratorChoice, Disk, ENDED_BY_SIGNAL, Incoming, Launch, MachineSpec, Memory,
+    QemuBinary, QemuError, QemuProcess, choose_accelerator, launch,
 };
 use crate::report::Event;
 use crate::vm::disk::Image;
@@ -108,8 +108,8 @@ fn report_fallback(request: &BootRequest<'_>, previous: &Boots, error: &VmError)
     let reason = error.to_string();
     let reason = reason.lines().next().unwrap_or_default();
     let message = format!(
-        "VM `{vm}` does not come up with {new}, which is on its disk now ({reason}); booting \
-        {old}, as the last time"
+        "VM `{vm}` does not come up with {new} as it is on its disk now ({reason}); booting {old} \
+        as of its last successful start"
     );
     request.report(Event::Warning { message });
 }
@@ -407,9 +407,7 @@ fn spec(
     spec.disk = Disk::open(&spec.disk.path)?;
     if let Some(warm) = warm {
         spec.memory = Memory::Copied(warm.template.layout.memory());
-        if let Boot::Kernel { initramfs, .. } = &mut spec.boot {
-            *initramfs = warm.template.layout.initramfs();
-        }
+        spec.boot = warm.template.boot(spec.boot);
     }
     Ok(spec)
 }

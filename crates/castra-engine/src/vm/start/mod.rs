@@ -79,10 +79,11 @@ pub(super) fn bring_up(
     let limit = options.boot_limit;
     stopwatch.begin(Phase::Accelerator);
     let choice = accelerator(plan, base.image.as_ref(), binary, project)?;
-    let warm = match (base.image.as_ref(), &first) {
-        (Some(image), Some(Choice { boots, .. })) if is_warm_wanted(boots, options) => {
+    let warm = match &first {
+        Some(Choice { boots, .. }) if is_warm_wanted(boots, options) => {
             stopwatch.begin(Phase::Template);
-            Warming { plan, image, boots, binary, choice: &choice, project, limit }.template()?
+            let (base, choice) = (&base, &choice);
+            Warming { plan, base, boots, binary, choice, project, limit }.template()?
         }
         _ => None,
     };
@@ -120,8 +121,6 @@ fn is_warm_wanted(boots: &Boots, options: UpOptions) -> bool {
         "a cold boot was asked for"
     } else if !boots.has_agent() {
         "its guest has no agent"
-    } else if boots.record().is_some() {
-        "it boots with the kernel of its disk"
     } else {
         return true;
     };

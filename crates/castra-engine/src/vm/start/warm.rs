@@ -12,10 +12,11 @@ use crate::files::Lock;
 use crate::layout::{CacheLayout, ROOTFS, TemplatesLayout};
 use crate::managed::{ImageManager, Manifest};
 use crate::qemu::{AcceleratorChoice, MachineSpec, Qcow2Header, QemuBinary};
-use crate::report::Event;
-use crate::template::{self, BakeRequest, Damage, Ingredients, Template, TemplateError};
+use crate::report::{Event, ImageLabel};
+use crate::sanitize::sanitize_text;
+use crate::template::{self, BakeRequest, Damage, Ingredients, OwnKernel, Template, TemplateError};
 use crate::vm::diagnosis::Words;
-use crate::vm::disk::{Image, layer};
+use crate::vm::disk::{Base, base_from_layer, layer};
 use crate::vm::kernel::Boots;
 use crate::vm::plan::VmPlan;
 use crate::vm::project::ProjectRef;
@@ -27,6 +28,9 @@ use super::machine::machine;
 use super::session::record_times;
 use super::watch::has_given_up;
 
+/// Digits of an own disk's digest in the label of its template.
+const LABEL_DIGITS: usize = 12;
+
 /// A template, with its disk in the project.
 pub(in crate::vm) struct Warm {
     pub(in crate::vm) template: Template,
@@ -36,7 +40,7 @@ pub(in crate::vm) struct Warm {
 /// Inputs for finding or making a VM's template.
 pub(in crate::vm) struct Warming<'a> {
     pub(in crate::vm) plan: &'a VmPlan,
-    pub(in crate::vm) image: &'a Image,
+    pub(in crate::vm) base: &'a Base,
     pub(in crate::vm) boots: &'a Boots,
     pub(in crate::vm) binary: &'a QemuBinary,
     pub(in crate::vm) choice: &'a AcceleratorChoice,
@@ -86,17 +90,45 @@ impl Warming<'_> {
     }
 
     fn ingredients(&self) -> Option<Ingredients> {
-        let (_, paths) = self.image;
-        let manifest = Manifest::load(&paths.directory).ok()?;
         // A disk smaller than the image's gets the image's size.
-        let base = Qcow2Header::read(&paths.disk).ok()?.virtual_bytes;
+        let base = Qcow2Header::read(&self.base.disk).ok()?.virtual_bytes;
         let disk_bytes = self.plan.definition.disk_bytes.max(base);
-        Some(Ingredients::of(&self.spec(), &manifest, disk_bytes, self.binary))
+        let ingredients = match &self.base.image {
+            Some((_, paths)) => {
+                let manifest = Manifest::load(&paths.directory).ok()?;
+                Ingredients::of(&self.spec(), &manifest, disk_bytes, self.binary)
+            }
+            None => Ingredients::of_disk(&self.spec(), self.label()?, disk_bytes, self.binary),
+        };
+        let Some(kernel) = self.boots.record() else { return Some(ingredients) };
+        Some(ingredients.with_own_kernel(OwnKernel {
+            files: kernel.digests().map(str::to_owned).collect(),
+            content: self.base.record.content.clone(),
+            backing_file: self.backing_file().into_os_string().into_string().ok()?,
+        }))
+    }
+
+    /// Returns a label for the user's own disk, which has no name but its file's.
+    fn label(&self) -> Option<ImageLabel> {
+        let id = sanitize_text(&self.base.disk.file_name()?.to_string_lossy());
+        let version = self.base.record.content.get(..LABEL_DIGITS)?.to_owned();
+        Some(ImageLabel { id, version })
+    }
+
+    /// Returns the path of the base image as seen from the template's directory in a project.
+    fn backing_file(&self) -> PathBuf {
+        match &self.base.image {
+            Some((spec, _)) => {
+                PathBuf::from("../../images").join(&spec.id).join(&spec.version).join(ROOTFS)
+            }
+            // All those directories are in the same place, whatever their names.
+            None => base_from_layer(&self.base.disk, self.project.layout),
+        }
     }
 
     fn spec(&self) -> MachineSpec {
         let files = &self.project.files(&self.vm());
-        machine(self.plan, Some(self.image), self.boots, files, self.choice, None)
+        machine(self.plan, self.base.image.as_ref(), self.boots, files, self.choice, None)
     }
 
     fn template_in(
@@ -151,12 +183,13 @@ impl Warming<'_> {
         }
         self.report(Event::TemplateBaking { vm: self.vm() });
         // Disks will be based on the image: this one time it is hashed whatever its stamp says.
-        let (spec, paths) = self.image;
-        let paths = &ImageManager::new(self.project.layout).confirm_disk(
-            spec,
-            paths.clone(),
-            self.project.context,
-        )?;
+        if let Some((spec, paths)) = &self.base.image {
+            ImageManager::new(self.project.layout).confirm_disk(
+                spec,
+                paths.clone(),
+                self.project.context,
+            )?;
+        }
         let vm = self.vm();
         let stopwatch = Stopwatch::of_template(&vm, &self.project.context.reporter);
         let on_message = |message: &GuestMessage| record_times(message, &stopwatch);
@@ -168,12 +201,9 @@ impl Warming<'_> {
         let baked = template::bake(&BakeRequest {
             ingredients: ingredients.clone(),
             spec: &self.spec(),
-            image_initramfs: paths.initramfs.as_deref().unwrap_or(&paths.disk),
-            base_disk: &paths.disk,
-            backing_file: &PathBuf::from("../../images")
-                .join(&spec.id)
-                .join(&spec.version)
-                .join(ROOTFS),
+            provide_kernel: &|work| self.boots.provide_template(work),
+            base_disk: &self.base.disk,
+            backing_file: &self.backing_file(),
             binary: self.binary,
             cache,
             context: self.project.context,
