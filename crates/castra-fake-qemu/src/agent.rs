@@ -80,6 +80,21 @@ impl Agent<'_> {
         self.machine.behaviour.has("modules-gone").then_some(missing)
     }
 
+    fn left_to_the_user(&self) -> Vec<GuestMessage> {
+        let mut messages = Vec::new();
+        if self.machine.behaviour.has("volume-small") {
+            let text = "the volume is small".to_owned();
+            let notice = GuestMessage::Notice { task: AgentTask::GrowRoot, text };
+            // A guest may repeat itself.
+            messages.extend([notice.clone(), notice]);
+        }
+        if self.machine.behaviour.has("emergency") {
+            let reason = "the system is in emergency mode".to_owned();
+            messages.push(GuestMessage::Failed { task: AgentTask::FollowBoot, reason });
+        }
+        messages
+    }
+
     fn condition(&self) -> Condition {
         let is_up = !self.machine.behaviour.has("link-down");
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -118,7 +133,11 @@ impl Agent<'_> {
             HostMessage::Personalise(_) => {
                 self.is_personalised = true;
                 let late = late.into_iter().map(GuestMessage::Stage);
-                [GuestMessage::Personalised].into_iter().chain(late).collect()
+                [GuestMessage::Personalised]
+                    .into_iter()
+                    .chain(self.left_to_the_user())
+                    .chain(late)
+                    .collect()
             }
             HostMessage::PowerOff => vec![GuestMessage::PoweringOff],
             HostMessage::Sync => vec![GuestMessage::Synced],

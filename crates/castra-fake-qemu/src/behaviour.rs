@@ -16,6 +16,8 @@
 //! | `panics-with:TEXT` | a guest whose kernel contains this text panics, and its agent is silent |
 //! | `guest-silent` | the agent receives and does not answer |
 //! | `guest-slow:MS` | the agent's first message takes this long |
+//! | `volume-small` | the agent leaves the growth of a volume to the user, and says so twice |
+//! | `emergency` | the agent reports that the boot ended in emergency mode |
 //! | `modules-gone` | the agent reports that the root has only modules of another kernel |
 //! | `guest-old` | the agent knows no question about its condition |
 //! | `link-down` | the agent reports that the guest's interface is down |

@@ -27,9 +27,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Time for one answer. systemd answers between two of its tasks.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
-/// Time after which commands run although the local filesystems are not mounted: systemd itself
-/// waits 90 s for a device that is missing, and then offers a shell on the console.
-const USABLE_LIMIT: Duration = Duration::from_secs(60);
+/// Time after which commands run although the local filesystems are not mounted. systemd itself
+/// waits 90 s for a device that is missing, and then enters emergency mode.
+const USABLE_LIMIT: Duration = Duration::from_secs(100);
 
 /// Largest message; what systemd sends are names and states.
 const MAX_MESSAGE_BYTES: u32 = 1 << 20;

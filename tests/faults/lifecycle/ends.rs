@@ -384,6 +384,17 @@ fn a_port_that_is_taken_meanwhile_is_tried_again_or_named() {
 }
 
 #[test]
+fn what_the_agent_leaves_to_the_user_is_a_warning_and_no_failure() {
+    let fake = Fake::new(&["vm"]);
+    fake.behave("vm", "volume-small emergency");
+    let up = fake.run(&["up", "--cold"]).ok();
+    let left = "VM `vm`: the volume is small";
+    assert_eq!(up.stderr.matches(left).count(), 1, "{}", up.stderr);
+    up.says("the agent could not finish the boot: the system is in emergency mode");
+    fake.run(&["down"]).ok();
+}
+
+#[test]
 fn a_guest_without_its_kernels_modules_is_reported_until_it_has_them() {
     const WARNING: &str =
         "runs the image's Linux 6.12.1-0-virt, but its disk has modules only for 6.12.9-0-virt";
