@@ -205,15 +205,15 @@ pub fn alpine_with_service(script: &str, directory: &Path) -> OwnImage {
     }
 }
 
-/// Returns Debian 12 with systemd and OpenSSH's server, built from the machine's own package mirror
-/// and kept below the target directory. Returns `None`, reported as a skip, unless this user is
-/// root, who alone can give files to other users.
+/// Returns Debian 12 with systemd and OpenSSH's server, its root on a partition, built from the
+/// machine's own package mirror and kept below the target directory. Returns `None`, reported as a
+/// skip, unless this user is root, who alone can give files to other users.
 pub fn debian_with_sshd() -> Option<OwnImage> {
     if !rustix::process::geteuid().is_root() {
         skip("only root can build a Debian disk");
         return None;
     }
-    let directory = target_tmp().join("debian-sshd");
+    let directory = target_tmp().join("debian-disk");
     fs::create_dir_all(&directory).expect("a directory");
     let lock = fs::File::create(directory.join("lock")).expect("a file");
     lock.lock().expect("locked");
@@ -222,7 +222,7 @@ pub fn debian_with_sshd() -> Option<OwnImage> {
         disk: at("disk.qcow2"),
         kernel: at("vmlinuz"),
         initramfs: at("initramfs"),
-        command_line: "root=/dev/vda rw console=ttyS0 net.ifnames=0",
+        command_line: "root=/dev/vda1 rw console=ttyS0 net.ifnames=0",
     };
     // The disk is the last file to be created.
     if !image.disk.exists() {
@@ -262,10 +262,17 @@ fn build_debian(directory: &Path) {
     tool("tar", &["-C", &tree, "--exclude=./dev/*", "-xf", &archive]);
     let copy = "cp \"$1\"/boot/vmlinuz-* \"$2\" && cp \"$1\"/boot/initrd.img-* \"$3\"";
     tool("sh", &["-c", copy, "sh", &tree, &at("vmlinuz"), &at("initramfs")]);
-    fs::File::create(&raw).and_then(|file| file.set_len(1 << 30)).expect("a file");
-    tool("mke2fs", &["-q", "-F", "-t", "ext4", "-d", &tree, &raw]);
+    let root = at("root.raw");
+    for (path, mib) in [(&root, 1024), (&raw, 1026)] {
+        fs::File::create(path).and_then(|file| file.set_len(mib << 20)).expect("a file");
+    }
+    tool("mke2fs", &["-q", "-F", "-t", "ext4", "-d", &tree, &root]);
+    let table = "echo 'label: gpt\nstart=1MiB, size=1024MiB, type=linux' | sfdisk --quiet \"$1\"";
+    tool("sh", &["-c", table, "sh", &raw]);
+    let (from, to) = (format!("if={root}"), format!("of={raw}"));
+    tool("dd", &[&from, &to, "bs=1M", "seek=1", "conv=sparse,notrunc", "status=none"]);
     tool("qemu-img", &["convert", "-f", "raw", "-O", "qcow2", &raw, &at("disk.new")]);
-    for path in [&archive, &raw] {
+    for path in [&archive, &raw, &root] {
         fs::remove_file(path).expect("removed");
     }
     fs::remove_dir_all(&tree).expect("removed");
