@@ -185,7 +185,7 @@ pub(super) fn line(event: &Event) -> Option<(String, Verbosity)> {
 /// Returns the line for a VM that runs without castra's agent.
 fn without_agent(vm: &str) -> String {
     format!(
-        "→ {vm}: running; castra cannot see inside, because it boots from its own disk without \
+        "→ {vm}: running; castra cannot see inside, because it boots natively, without \
         castra's agent. `castra console {vm}` shows its serial console, if its system uses one"
     )
 }

@@ -197,7 +197,7 @@ fn an_own_qcow2_boots_by_its_own_loader() {
     project.run(&["up", "own"]).ok().says("resuming");
     answers("an answer of the VM that keeps running");
     assert!(!console().contains("SYSLINUX"), "it has booted again: {}", console());
-    project.run(&["exec", "own", "--", "true"]).code(255).says("boots from its own disk");
+    project.run(&["exec", "own", "--", "true"]).code(255).says("boots natively");
     // It ignores the power button, so its power is cut, which is a failure unless that was
     // requested.
     project

@@ -10,7 +10,7 @@ use crate::layout::SocketsLayout;
 #[derive(Debug, thiserror::Error)]
 pub enum AccessError {
     /// The VM boots natively, so there is no agent in it.
-    #[error("VM `{vm}` boots from its own disk, without Castra's agent inside")]
+    #[error("VM `{vm}` boots natively, without Castra's agent inside")]
     NoAgent {
         /// The VM.
         vm: String,

@@ -15,8 +15,7 @@ pub enum StartError {
     Variable(#[from] BadVariable),
     /// The guest has no agent that reports its services, so the wait for them is pointless.
     #[error(
-        "VM `{vm}` boots from its own disk, without Castra's agent inside, which `--wait \
-        services` needs"
+        "VM `{vm}` boots natively, without Castra's agent inside, which `--wait services` needs"
     )]
     ServicesUnseen {
         /// The VM.

@@ -32,9 +32,9 @@ pub(super) fn of_image(line: &CommandLine) -> CommandLine {
 
 /// Returns the command line of a disk's kernel.
 pub(super) fn of_disk(line: &CommandLine) -> CommandLine {
-    let consoles = line.as_str().split(' ').filter_map(|word| word.strip_prefix("console="));
-    let is_serial =
-        consoles.last().is_some_and(|console| console.split(',').next() == Some("ttyS0"));
+    let mut consoles = line.as_str().split(' ').filter_map(|word| word.strip_prefix("console="));
+    let last = consoles.next_back().and_then(|console| console.split(',').next());
+    let is_serial = last == Some("ttyS0");
     let line = line.with(&FOR_DISKS);
     of_image(&if is_serial { line } else { line.with(&[SERIAL_CONSOLE]) })
 }
@@ -46,7 +46,7 @@ pub(super) fn problem_of_disk(
 ) -> Option<&'static str> {
     let text = line.as_str();
     let relays = RELAYS_BYTES + RELAY_BYTES * forwards.len();
-    if text.matches('"').count() % 2 != 0 {
+    if !text.matches('"').count().is_multiple_of(2) {
         // What follows would be a part of the quoted value.
         Some("its command line has an open quotation mark")
     } else if of_disk(line).as_str().len() + relays > MAX_BYTES {

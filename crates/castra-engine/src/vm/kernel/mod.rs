@@ -47,7 +47,7 @@ pub(super) struct Kernel {
 #[derive(Debug)]
 enum Origin {
     Image { kernel: PathBuf, initramfs: PathBuf },
-    Disk(Pair),
+    Disk(Box<Pair>),
 }
 
 impl Kernel {
@@ -58,7 +58,7 @@ impl Kernel {
 
     fn of_disk(pair: Pair) -> Self {
         let command_line = command_line::of_disk(&pair.record.command_line);
-        Self { origin: Origin::Disk(pair), command_line }
+        Self { origin: Origin::Disk(Box::new(pair)), command_line }
     }
 }
 
