@@ -13,6 +13,7 @@ use castra_wire::stream::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::UnixStream;
+use tokio::net::unix::{ReadHalf, WriteHalf};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -42,6 +43,14 @@ struct Line {
     _port: TakenPort,
 }
 
+impl Line {
+    /// Returns both directions. Borrows the whole line: an async block that used a field of it
+    /// would take only that, and free the port while the session lasts.
+    fn split(&mut self) -> (ReadHalf<'_>, WriteHalf<'_>) {
+        self.stream.split()
+    }
+}
+
 impl Direct {
     /// Begins a session on a port. Waits until the guest answers.
     ///
@@ -61,7 +70,7 @@ impl Direct {
         let driver = tokio::spawn({
             let link = link.clone();
             async move {
-                let (reader, writer) = line.stream.split();
+                let (reader, writer) = line.split();
                 // Channels notice the end, whatever it is.
                 link.drive(&mut decoder, reader, writer, drop).await;
             }

@@ -3,6 +3,8 @@ use castra_wire::stream::{Event, Frame};
 use tokio::io::AsyncReadExt as _;
 
 use super::*;
+use crate::guest::{StreamPort, StreamPorts, Streams, VmKeys};
+use crate::layout::{ProjectLayout, SocketsLayout};
 
 const OLD: Hello = Hello { version: 1, session: Session::new(0x0102_0304_0000_0000) };
 const NEW: Hello = Hello { version: 1, session: Session::new(0x5555_0000_0000_0000) };
@@ -91,4 +93,45 @@ async fn a_port_that_is_closed_is_an_error_at_once() {
         });
         assert_ne!(answer.await.expect_err("none").kind(), io::ErrorKind::TimedOut);
     }
+}
+
+/// Directory with sockets of stream ports on which a guest answers.
+fn answering_ports(directory: &std::path::Path, count: u32) -> StreamPorts {
+    let sockets = SocketsLayout::new(directory.join("castra/project/vm"));
+    std::fs::create_dir_all(sockets.directory()).expect("made");
+    for index in 0..count {
+        let listener = tokio::net::UnixListener::bind(sockets.stream(index)).expect("listens");
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                answer_all(stream, Bytes::new()).await;
+            }
+        });
+    }
+    StreamPorts { sockets, count }
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_session_keeps_its_port_to_itself_until_it_ends() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let ports = answering_ports(directory.path(), 3);
+    let files = ProjectLayout::unchecked(directory.path().join(".castra")).vm("vm");
+    let keys = VmKeys::load_or_create(&files).expect("keys");
+    let target = keys.target((std::net::Ipv4Addr::LOCALHOST, 1).into(), "root");
+    let streams = Streams::Shared(ports.clone());
+    let greet = async || {
+        let port = streams.take().expect("no trouble").expect("a free port");
+        Direct::greet(port, &target).await.expect("the guest answers")
+    };
+    let free = || StreamPort::acquire(&ports).expect("no trouble").map(|port| port.index());
+    let first = greet().await;
+    // The session's own task has run, too.
+    tokio::task::yield_now().await;
+    assert_eq!(free(), Some(1));
+    let second = greet().await;
+    tokio::task::yield_now().await;
+    assert_eq!(free(), Some(2));
+    drop(first);
+    tokio::task::yield_now().await;
+    assert_eq!(free(), Some(0));
+    drop(second);
 }
