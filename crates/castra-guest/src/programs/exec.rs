@@ -46,9 +46,24 @@ pub(crate) enum NotStarted {
 
 /// Starts a program for a user. The client's variables come last, so they win.
 ///
+/// A thread waits until the program is executed: its file may be on a filesystem that does not
+/// answer, and then nothing else must wait.
+///
 /// # Errors
 /// The shell cannot be run, or the kernel has no room for the arguments.
-pub(crate) fn start(
+pub(crate) async fn start(
+    user: Arc<User>,
+    program: Program,
+    variables: Vec<(OsString, OsString)>,
+    terminal: Option<Terminal>,
+) -> Result<Running, NotStarted> {
+    let start = move || start_now(&user, &program, variables, terminal);
+    // The thread itself cannot fail.
+    let failed = |_| Err(NotStarted::Status(CANNOT_RUN, "castra: cannot run it\r\n".to_owned()));
+    tokio::task::spawn_blocking(start).await.unwrap_or_else(failed)
+}
+
+fn start_now(
     user: &User,
     program: &Program,
     variables: Vec<(OsString, OsString)>,

@@ -90,8 +90,10 @@ impl Session {
         session.channel_success(id)?;
         let Waiting { incoming, outgoing, mut environment, terminal } = waiting;
         environment.splice(0..0, self.connection_environment());
-        let started = programs::start(&user, &program, environment, terminal);
-        tokio::spawn(programs::run(started, None, incoming, outgoing));
+        tokio::spawn(async move {
+            let started = programs::start(user, program, environment, terminal).await;
+            programs::run(started, None, incoming, outgoing).await;
+        });
         Ok(())
     }
 
@@ -111,10 +113,10 @@ impl Session {
             let (started, stdin) = match programs::read_header(&mut incoming).await {
                 Ok((header, stdin)) => {
                     environment.extend(header.environment);
-                    let started =
-                        Program::of(Kind::Arguments, header.arguments).and_then(|program| {
-                            programs::start(&user, &program, environment, terminal)
-                        });
+                    let started = match Program::of(Kind::Arguments, header.arguments) {
+                        Ok(program) => programs::start(user, program, environment, terminal).await,
+                        Err(not_started) => Err(not_started),
+                    };
                     (started, stdin)
                 }
                 Err(not_started) => (Err(not_started), None),

@@ -7,6 +7,7 @@ mod target;
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use castra_flow::link::{End, Link, Side, receive_hello};
 use castra_wire::stream::{Decoder, Expected};
@@ -17,6 +18,9 @@ use tokio::sync::watch;
 use crate::kernel_fs::KernelFs;
 use crate::port;
 
+/// Time for which a thread that has started a program waits for the next one: for ever.
+const STARTER_LIFETIME: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
 /// Gate that opens once the VM has its identity: no program may run before.
 pub type Gate = watch::Receiver<bool>;
 
@@ -25,9 +29,14 @@ pub type Gate = watch::Receiver<bool>;
 /// # Errors
 /// The thread cannot be started.
 pub(crate) fn start(kernel_fs: Arc<KernelFs>, gate: Gate) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .thread_keep_alive(STARTER_LIFETIME)
+        .build()?;
     std::thread::Builder::new().name("castra-streams".into()).spawn(move || {
         runtime.block_on(async {
+            // The thread that will start programs, so that the first command needs not make it.
+            let _ = tokio::task::spawn_blocking(|| ()).await;
             let ports: Vec<_> = (0..STREAM_PORTS)
                 .map(|number| {
                     tokio::spawn(serve_port(number, Arc::clone(&kernel_fs), gate.clone()))

@@ -74,8 +74,12 @@ async fn run(
     let described = programs::read_header(&mut incoming).await;
     let (started, stdin) = match described {
         Ok((header, stdin)) => {
-            let started = Program::of(program, header.arguments)
-                .and_then(|program| programs::start(user, &program, header.environment, terminal));
+            let started = match Program::of(program, header.arguments) {
+                Ok(program) => {
+                    programs::start(Arc::clone(user), program, header.environment, terminal).await
+                }
+                Err(not_started) => Err(not_started),
+            };
             (started, stdin)
         }
         Err(not_started) => (Err(not_started), None),

@@ -394,3 +394,45 @@ fn held_ports_serve_one_command_after_another() {
         }
     });
 }
+
+/// Programs on a mount that does not answer cannot even be executed. A lease of the file stands in
+/// for that mount: the kernel lets others that open the file wait until it is given up.
+#[test]
+fn a_program_that_cannot_be_read_holds_up_no_other() {
+    const LEASE: &str = "import fcntl, os, signal, sys
+signal.signal(signal.SIGIO, signal.SIG_IGN)
+file = os.open(sys.argv[1], os.O_RDWR)
+fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+print('leased', flush=True)
+sys.stdin.read()
+fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)";
+    let guest = Guest::start();
+    let streams = Some(Streams::Shared(guest.serve_ports(2)));
+    let target = Target { streams, address: UNREACHABLE, ..guest.target.clone() };
+    let program = guest.scratch().join("hung");
+    std::fs::copy("/bin/echo", &program).expect("copied");
+    let mut lease = std::process::Command::new("python3")
+        .args(["-c", LEASE])
+        .arg(&program)
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("python3");
+    let mut said = [0; 7];
+    lease.stdout.as_mut().expect("a pipe").read_exact(&mut said).expect("leased");
+    thread::scope(|scope| {
+        let hung = scope.spawn(|| {
+            let command = vec![program.clone().into(), "freed".into()];
+            capture(&Cancel::new(), &target, command, 1 << 20).expect("runs in the end").stdout
+        });
+        // Long enough for it to begin, on any machine where it begins at all.
+        thread::sleep(Duration::from_millis(500));
+        for _ in 0..3 {
+            assert_eq!(run(&target).expect("the others run").stdout, b"hello\n");
+        }
+        assert!(!hung.is_finished(), "the lease held up nothing");
+        drop(lease.stdin.take());
+        assert_eq!(hung.join().expect("no panic"), b"freed\n");
+    });
+    assert!(lease.wait().expect("ended").success());
+}
