@@ -23,6 +23,9 @@ fn from_an_empty_directory_to_a_clean_power_off() {
     exit_codes_are_the_commands_own(&project);
     bytes_pass_unchanged(&project);
     streams_are_apart(&project);
+    several_commands_share_no_port(&project);
+    what_is_ignored_here_is_ignored(&project);
+    a_reader_that_leaves_ends_the_command(&project);
     arguments_are_what_linux_takes(&project);
     input_is_left_alone(&project);
     files_go_there_and_back(&project);
@@ -64,6 +67,51 @@ fn streams_are_apart(project: &Project) {
         .run(&["exec", "-e", "GREETING=hello there", "--", "sh", "-c", "echo $GREETING"])
         .ok();
     assert_eq!(ended.text(), "hello there\n");
+}
+
+/// Over ports alone: SSH would answer for one that is taken.
+fn several_commands_share_no_port(project: &Project) {
+    project.run(&["exec", "--", "ip", "link", "set", "eth0", "down"]).ok();
+    let mut slow = project.castra(&["exec", "--", "sh", "-c", "echo begun; read line"]);
+    let mut slow = slow.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("starts");
+    let mut begun = [0; 6];
+    slow.stdout.as_mut().expect("a pipe").read_exact(&mut begun).expect("begins");
+    for _ in 0..3 {
+        assert_eq!(project.run(&["exec", "--", "echo", "hello"]).ok().text(), "hello\n");
+    }
+    drop(slow.stdin.take());
+    slow.wait().expect("ends");
+    project.run(&["exec", "--", "ip", "link", "set", "eth0", "up"]).ok();
+}
+
+/// As under `nohup`.
+fn what_is_ignored_here_is_ignored(project: &Project) {
+    let castra = project.castra(&["exec", "--", "sh", "-c", "echo begun; sleep 1; echo finished"]);
+    let mut ignoring = Command::new("sh");
+    ignoring.args(["-c", "trap '' HUP; exec \"$0\" \"$@\""]).arg(castra.get_program());
+    ignoring.args(castra.get_args()).current_dir(project.path());
+    ignoring.envs(castra.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let mut ignoring = ignoring.stdout(Stdio::piped()).spawn().expect("starts");
+    let mut stdout = ignoring.stdout.take().expect("a pipe");
+    let mut begun = [0; 6];
+    stdout.read_exact(&mut begun).expect("begins");
+    tool("kill", &["-HUP", &ignoring.id().to_string()]);
+    let mut rest = String::new();
+    stdout.read_to_string(&mut rest).expect("read");
+    assert_eq!(rest, "finished\n");
+    assert!(ignoring.wait().expect("ends").success());
+}
+
+/// Also if the command prints nothing after what could not be written.
+fn a_reader_that_leaves_ends_the_command(project: &Project) {
+    let script = "echo one; sleep 1; echo two; sleep 600";
+    let mut castra = project.castra(&["exec", "--", "sh", "-c", script]);
+    let mut castra = castra.stdout(Stdio::piped()).spawn().expect("starts");
+    let mut stdout = castra.stdout.take().expect("a pipe");
+    let mut one = [0; 4];
+    stdout.read_exact(&mut one).expect("read");
+    drop(stdout);
+    assert_eq!(castra.wait().expect("ends").code(), Some(141));
 }
 
 fn arguments_are_what_linux_takes(project: &Project) {

@@ -14,10 +14,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::connection::Connection;
 use super::conversation::{Command, Conversation, Stream};
-use super::stdio::{Input, Output};
+use super::stdio::{Input, Output, Written};
 use super::terminal::{self, Raw};
 use super::{GuestExit, SshError, Stdin, Stdio, Target, Tty, block_on, until_cancelled};
 use crate::cancel::Cancel;
+use crate::host::is_ignored;
 
 /// Time for a guest to answer after a signal. Within it, the command decides what the signal means.
 const SIGNAL_LIMIT: Duration = Duration::from_secs(1);
@@ -194,8 +195,8 @@ pub(super) async fn feed(input: Option<Input>, outgoing: &Outgoing) {
 }
 
 struct Outputs {
-    stdout: Output,
-    stderr: Output,
+    stdout: (Output, Written),
+    stderr: (Output, Written),
 }
 
 impl Outputs {
@@ -204,23 +205,30 @@ impl Outputs {
     }
 
     /// Writes everything the command prints, and returns once it has ended and everything is
-    /// written.
+    /// written, or stdout cannot be written to.
     async fn take_from(self, conversation: &mut Conversation) -> Result<GuestExit, SshError> {
-        let exit = conversation
-            .until_exit(|stream, data| {
-                let is_taken = match stream {
-                    Stream::Stdout => self.stdout.put(data),
-                    Stream::Stderr => {
-                        // A stderr without a reader stops nothing.
-                        let _ = self.stderr.put(data);
-                        true
-                    }
-                };
-                if is_taken { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-            })
-            .await?;
-        let _ = self.stderr.finish().await;
-        match self.stdout.finish().await {
+        let Self { stdout: (stdout, mut printed), stderr: (stderr, mut reported) } = self;
+        let all = conversation.until_exit(|stream, data| {
+            let is_taken = match stream {
+                Stream::Stdout => stdout.put(data),
+                Stream::Stderr => {
+                    // A stderr without a reader stops nothing.
+                    let _ = stderr.put(data);
+                    true
+                }
+            };
+            if is_taken { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        });
+        // A command that prints no more would not notice that its reader has left.
+        let (exit, printed) = tokio::select! {
+            exit = all => {
+                drop((stdout, stderr));
+                let _ = reported.end().await;
+                (exit?, printed.end().await)
+            }
+            failed = printed.end() => (GuestExit::OutputClosed, failed),
+        };
+        match printed {
             Ok(()) => Ok(exit),
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(GuestExit::OutputClosed),
             Err(source) => Err(SshError::Local { what: "write to stdout", source }),
@@ -228,9 +236,12 @@ impl Outputs {
     }
 }
 
+/// A signal with its name and number; `None` if this process was started to ignore it.
+type Listened = (Option<Signal>, &'static str, u8);
+
 /// Signals that this process receives while a command runs.
 struct Signals {
-    streams: [(Signal, &'static str, u8); 4],
+    streams: [Listened; 4],
     resized: Option<(Signal, OwnedFd)>,
     has_tty: bool,
 }
@@ -240,7 +251,9 @@ impl Signals {
     fn new(window: Option<&OwnedFd>) -> io::Result<Self> {
         let stream = |kind: SignalKind, name: &'static str| {
             let number = u8::try_from(kind.as_raw_value()).unwrap_or(0);
-            Ok::<_, io::Error>((signal(kind)?, name, number))
+            let is_ignored = is_ignored(kind.as_raw_value());
+            let listened = (!is_ignored).then(|| signal(kind)).transpose()?;
+            Ok::<_, io::Error>((listened, name, number))
         };
         let resized = match window {
             Some(terminal) => {
@@ -289,10 +302,13 @@ impl Signals {
     }
 }
 
-async fn got((stream, _, _): &mut (Signal, &'static str, u8)) {
-    if stream.recv().await.is_none() {
-        pending().await
+async fn got((stream, _, _): &mut Listened) {
+    if let Some(stream) = stream
+        && stream.recv().await.is_some()
+    {
+        return;
     }
+    pending().await
 }
 
 async fn resized(resized: &mut Option<(Signal, OwnedFd)>) -> Window {

@@ -11,7 +11,7 @@ use castra_wire::stream::{Host, Target as End};
 
 use super::connection::Connection;
 use super::exec::feed;
-use super::stdio::{Input, Output};
+use super::stdio::{Input, Output, Written};
 use super::{SshError, Target, block_on};
 
 /// Joins streams of this process and the guest's SSH server, over a stream port, until the server
@@ -44,7 +44,10 @@ pub fn proxy(target: &Target, stdin: OwnedFd, stdout: OwnedFd) -> Result<bool, S
 }
 
 /// Writes everything that the server sends.
-async fn write_all(mut incoming: Incoming, output: Output) -> io::Result<()> {
+async fn write_all(
+    mut incoming: Incoming,
+    (output, mut written): (Output, Written),
+) -> io::Result<()> {
     while let Some(message) = incoming.next().await {
         let is_over = match message {
             Message::Data(data) => !output.put(data),
@@ -55,5 +58,6 @@ async fn write_all(mut incoming: Incoming, output: Output) -> io::Result<()> {
             break;
         }
     }
-    output.finish().await
+    drop(output);
+    written.end().await
 }

@@ -127,14 +127,14 @@ fn read(stdin: &OwnedFd, stopped: &OwnedFd) -> Option<Bytes> {
     }
 }
 
-/// A writer to stdout or stderr.
-pub(super) struct Output {
-    data: blocking::Sender<Received>,
-    written: oneshot::Receiver<io::Result<()>>,
-}
+/// A queue of bytes for stdout or stderr, which a thread writes.
+pub(super) struct Output(blocking::Sender<Received>);
+
+/// End of writing to an [`Output`].
+pub(super) struct Written(oneshot::Receiver<io::Result<()>>);
 
 impl Output {
-    pub(super) fn start(descriptor: OwnedFd) -> io::Result<Self> {
+    pub(super) fn start(descriptor: OwnedFd) -> io::Result<(Self, Written)> {
         let (data, received) = blocking::channel();
         let (done, written) = oneshot::channel();
         thread::Builder::new().name("castra-output".into()).spawn(move || {
@@ -143,21 +143,22 @@ impl Output {
             // The receiver is gone if a signal ended the call.
             let _ = done.send(result);
         })?;
-        Ok(Self { data, written })
+        Ok((Self(data), Written(written)))
     }
 
     /// Queues bytes. Returns `false` if writing has failed.
     pub(super) fn put(&self, data: Received) -> bool {
-        self.data.send(data).is_ok()
+        self.0.send(data).is_ok()
     }
+}
 
-    /// Waits until everything is written.
+impl Written {
+    /// Waits until writing fails, or the queue is dropped and everything in it is written.
     ///
     /// # Errors
     /// Writing failed, now or before.
-    pub(super) async fn finish(self) -> io::Result<()> {
-        drop(self.data);
-        self.written.await.unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()))
+    pub(super) async fn end(&mut self) -> io::Result<()> {
+        (&mut self.0).await.unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()))
     }
 }
 
