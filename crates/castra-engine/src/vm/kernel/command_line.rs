@@ -22,6 +22,10 @@ const AGENT_FIRST: &str = "rdinit=/castra/agent";
 /// it writable. And it sets the network's link up, after which udev cannot rename the interface any
 /// more: systemd-networkd of a kernel before 6.2 waits for that for ever.
 const FOR_DISKS: [&str; 2] = ["rw", "net.ifnames=0"];
+/// Kernel option that keeps cloud-init away: without a source of data it looks for one for as long
+/// as the rest of the boot takes. A disk whose own options name a source has one.
+const NO_CLOUD_INIT: &str = "cloud-init=disabled";
+const CLOUD_INIT_OPTIONS: [&str; 3] = ["cloud-init=", "ds=", "cloud-config-url="];
 /// Kernel option that makes the serial port the console: the last one counts.
 const SERIAL_CONSOLE: &str = "console=ttyS0";
 
@@ -31,12 +35,21 @@ pub(super) fn of_image(line: &CommandLine) -> CommandLine {
 }
 
 /// Returns the command line of a disk's kernel.
-pub(super) fn of_disk(line: &CommandLine) -> CommandLine {
-    let mut consoles = line.as_str().split(' ').filter_map(|word| word.strip_prefix("console="));
-    let last = consoles.next_back().and_then(|console| console.split(',').next());
-    let is_serial = last == Some("ttyS0");
-    let line = line.with(&FOR_DISKS);
-    of_image(&if is_serial { line } else { line.with(&[SERIAL_CONSOLE]) })
+pub(super) fn of_disk(own: &CommandLine) -> CommandLine {
+    let words = || own.as_str().split(' ');
+    let mut consoles = words().filter_map(|word| word.strip_prefix("console="));
+    let is_serial =
+        consoles.next_back().is_some_and(|console| console.split(',').next() == Some("ttyS0"));
+    let is_of_cloud_init =
+        |word: &str| CLOUD_INIT_OPTIONS.iter().any(|option| word.starts_with(option));
+    let mut line = own.with(&FOR_DISKS);
+    if !words().any(is_of_cloud_init) {
+        line = line.with(&[NO_CLOUD_INIT]);
+    }
+    if !is_serial {
+        line = line.with(&[SERIAL_CONSOLE]);
+    }
+    of_image(&line)
 }
 
 /// Returns the reason why a kernel would not see all of its command line, if there is one.
@@ -79,8 +92,11 @@ mod tests {
             ("ro console=ttyS0 console=tty0", " console=ttyS0"),
             ("ro console=ttyS01", " console=ttyS0"),
         ] {
-            let expected = format!("{own} rw net.ifnames=0{console} {castras}");
+            let expected = format!("{own} rw net.ifnames=0 cloud-init=disabled{console} {castras}");
             assert_eq!(of_disk(&line(own)).as_str(), expected);
+        }
+        for own in ["ro ds=nocloud;s=/seed/ console=ttyS0", "ro cloud-init=enabled console=ttyS0"] {
+            assert_eq!(of_disk(&line(own)).as_str(), format!("{own} rw net.ifnames=0 {castras}"));
         }
     }
 
