@@ -265,6 +265,10 @@ impl Life {
             }
             self.run(&["clean", "--disks", "--yes", CLONE]).ok();
         }
+        if !self.has_clone() {
+            // One that was killed before it had a record is nothing but a leftover.
+            self.run(&["clean"]).ok();
+        }
         let is_there = |vm: &&&str| **vm != CLONE || self.has_clone();
         let there: Vec<&str> = ALL.iter().filter(is_there).copied().collect();
         for vm in &there {
