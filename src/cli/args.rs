@@ -140,6 +140,10 @@ pub(super) struct UpArgs {
     /// VMs to start [default: all]
     #[arg(value_name = "VM")]
     pub(super) vms: Vec<String>,
+    /// The image of this directory's VM, from the catalog or a qcow2 of your own; for directories
+    /// without a castra.toml, and kept for later commands
+    #[arg(long, value_name = "NAME[@VERSION]|FILE", conflicts_with = "vms")]
+    pub(super) image: Option<OsString>,
     #[command(flatten)]
     pub(super) start: StartArgs,
     /// Drop the memory of a suspended VM and boot from its disk, which was synced when it was
@@ -333,10 +337,10 @@ pub(super) struct GuestCommandArgs {
         castra run --network isolated --timeout 60 --cp ./task:/task -- sh /task/run"
 )]
 pub(super) struct RunArgs {
-    /// The image, from the catalog or this project's castra.toml [default: as `up` in an empty
-    /// directory]
-    #[arg(long, value_name = "NAME[@VERSION]")]
-    pub(super) image: Option<String>,
+    /// The image, from the catalog or this project's castra.toml, or a qcow2 of your own [default:
+    /// as `up` in an empty directory]
+    #[arg(long, value_name = "NAME[@VERSION]|FILE")]
+    pub(super) image: Option<OsString>,
     /// Virtual CPUs [default: 1]
     #[arg(long, value_name = "N", value_parser = cpus)]
     pub(super) cpus: Option<u32>,
@@ -472,8 +476,12 @@ pub(super) struct ImageArgs {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ImageCommand {
-    /// List the images, and whether they are here already
-    List,
+    /// List the images that are here, are of this project, or are used by default
+    List {
+        /// List all images of the catalog, too
+        #[arg(long)]
+        available: bool,
+    },
     /// Show the sources of an image and where its files are
     Show {
         /// The image [default version: the newest]

@@ -106,7 +106,7 @@ fn completable(words: &[OsString], environment: &Environment) -> Command {
             Some("VM") => {
                 argument.add(ArgValueCompleter::new(move |typed: &OsStr| project.vms("", typed)))
             }
-            Some("NAME[@VERSION]") => {
+            Some("NAME[@VERSION]" | "NAME[@VERSION]|FILE") => {
                 argument.add(ArgValueCompleter::new(move |typed: &OsStr| project.images(typed)))
             }
             Some("SRC") => argument

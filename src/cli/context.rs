@@ -177,7 +177,9 @@ impl<'a> CommandContext<'a> {
         if let Some(parsed) = self.config.get() {
             return Ok(parsed);
         }
-        let parsed = project::try_load(&self.config_options(), &self.runtime)?;
+        let image = project::chosen_image(self.args)?;
+        let options = ConfigOptions { image, ..self.config_options() };
+        let parsed = project::try_load(&options, &self.runtime)?;
         Ok(self.config.get_or_init(|| parsed))
     }
 

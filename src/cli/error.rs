@@ -18,6 +18,8 @@ pub(super) enum CliError {
     Streams(#[source] io::Error),
     #[error("cannot allocate a terminal: neither stdin nor stdout is one")]
     NoTerminal,
+    #[error("{} has a VM on another image: `{vm}`", root.display())]
+    HasVm { vm: String, root: PathBuf },
     #[error("{what} has no JSON output")]
     NoJson { what: &'static str },
     #[error("no such log: {}", path.display())]
@@ -57,6 +59,7 @@ impl Explain for CliError {
             Self::NoSsh { .. } => Kind::Unavailable,
             Self::NoTerminal
             | Self::NoJson { .. }
+            | Self::HasVm { .. }
             | Self::NobodyToAsk
             | Self::NoConsent
             | Self::NotADirectory { .. }
@@ -90,6 +93,11 @@ impl Explain for CliError {
             Self::NoConsent => Some("--yes takes it over without asking.".into()),
             Self::NoTerminal => Some("Omit --tty, or run castra in a terminal.".into()),
             Self::NoJson { .. } => Some("Omit --json.".into()),
+            Self::HasVm { .. } => Some(
+                "Use another directory. Or run `castra init` and add a second VM to the \
+                castra.toml that it writes; `castra clean --disks` removes a stopped VM."
+                    .into(),
+            ),
             Self::File { path, source, .. } if kind_of_io(source) == Kind::Permission => {
                 Some(format!(
                     "Give yourself access to {}, or work in a directory of your own.",

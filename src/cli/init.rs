@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use castra_engine::config::{self, defaults};
+use castra_engine::config::{self, BaseImageSource, ManagedImageSelection, TemplateBase, defaults};
 use castra_engine::context::working_directory;
 use castra_engine::error::Result;
 use castra_engine::layout::CONFIG_FILE;
@@ -29,7 +29,7 @@ pub(super) struct Initialised {
 /// Writes a castra.toml that changes nothing yet: every default, commented out. Never overwrites a
 /// file.
 pub(super) fn run(_init: &InitArgs, context: &CommandContext) -> Result<ExitCode> {
-    let (project, image) = proposal(context)?;
+    let text = proposal(context)?;
     let path = context.args.config.clone().unwrap_or(working_directory()?.join(CONFIG_FILE));
     let failed = |source: io::Error| match source.kind() {
         io::ErrorKind::AlreadyExists => CliError::AlreadyThere { path: path.clone() },
@@ -38,7 +38,7 @@ pub(super) fn run(_init: &InitArgs, context: &CommandContext) -> Result<ExitCode
     // Whatever the umask, no other user may change what `castra up` does.
     let mut options = OpenOptions::new();
     let mut file = options.write(true).create_new(true).mode(0o644).open(&path).map_err(failed)?;
-    if let Err(error) = file.write_all(config::template(&project, &image).as_bytes()) {
+    if let Err(error) = file.write_all(text.as_bytes()) {
         // What is there of it would be taken for a configuration without VMs.
         let _ = fs::remove_file(&path);
         return Err(failed(error).into());
@@ -49,15 +49,24 @@ pub(super) fn run(_init: &InitArgs, context: &CommandContext) -> Result<ExitCode
     Ok(ExitCode::SUCCESS)
 }
 
-/// Returns a name and an image that fit the directory: a VM that was started without a file keeps
-/// the image that its disk is based on.
-fn proposal(context: &CommandContext) -> Result<(String, String)> {
+/// Returns a castra.toml that fits the directory: a VM that was started without a file keeps its
+/// name and the image that its disk is based on.
+fn proposal(context: &CommandContext) -> Result<String> {
     let config = project::default_config(&context.runtime)?;
     let layout = config.state_root.open(&context.runtime)?;
-    let record = Record::all(&layout).remove(defaults::IMAGE);
-    let image = match record.map(|record| record.base.kind) {
-        Some(BaseKind::Managed(label)) => label.id,
-        Some(BaseKind::Path(_)) | None => defaults::IMAGE.to_owned(),
+    let vm = &config.vms[0];
+    let record = Record::all(&layout).remove(&vm.name);
+    let (image, file) = match (record.map(|record| record.base.kind), &vm.base_image) {
+        (Some(BaseKind::Managed(label)), _) => (label.id, None),
+        (Some(BaseKind::Path(path)), _) => (String::new(), Some(path)),
+        (None, BaseImageSource::Path(path)) => (String::new(), Some(path.clone())),
+        (None, BaseImageSource::Managed(ManagedImageSelection::Exact { name, .. })) => {
+            (name.clone(), None)
+        }
+        (None, BaseImageSource::Managed(ManagedImageSelection::Default)) => {
+            (defaults::IMAGE.to_owned(), None)
+        }
     };
-    Ok((config.name, image))
+    let base = file.as_deref().map_or(TemplateBase::Managed(&image), TemplateBase::File);
+    Ok(config::template(&config.name, &vm.name, base))
 }

@@ -1,14 +1,15 @@
 //! The project that a command applies to.
 
-use castra_engine::config::{ConfigError, ConfigOptions, ProjectConfig, load};
+use castra_engine::config::{ChosenImage, ConfigError, ConfigOptions, ProjectConfig, load};
 use castra_engine::context::{RuntimeContext, working_directory};
 use castra_engine::error::Result;
+use castra_engine::managed::Catalog;
 
-use super::args::{Args, Command, ConfigCommand};
+use super::args::{Args, Command, ConfigCommand, UpArgs};
 
 /// Returns the project of this directory as it is without a castra.toml.
 pub(super) fn default_config(context: &RuntimeContext) -> Result<ProjectConfig> {
-    let options = ConfigOptions { explicit: None, skip_discovery: true };
+    let options = ConfigOptions { skip_discovery: true, ..ConfigOptions::default() };
     Ok(load(&options, &working_directory()?, context)?)
 }
 
@@ -34,5 +35,13 @@ pub(super) fn options(args: &Args) -> ConfigOptions {
     ConfigOptions {
         explicit: own.or(args.config.as_ref()).cloned(),
         skip_discovery: args.skip_discovery,
+        image: None,
     }
+}
+
+/// Returns the image that the command line chooses for a directory without a castra.toml.
+pub(super) fn chosen_image(args: &Args) -> Result<Option<ChosenImage>> {
+    let Command::Up(UpArgs { image: Some(text), .. }) = &args.command else { return Ok(None) };
+    let catalog = Catalog::builtin();
+    Ok(Some(ChosenImage::parse(text, &working_directory()?, catalog.images())?))
 }

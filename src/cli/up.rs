@@ -2,17 +2,23 @@
 
 use std::process::ExitCode;
 
+use castra_engine::config::ChosenImage;
 use castra_engine::error::{Error, Result};
-use castra_engine::vm::{self, UpOptions, UpOutcome, WaitFor};
+use castra_engine::vm::{self, Record, UpOptions, UpOutcome, WaitFor};
 
 use super::args::{StartArgs, UpArgs, Wait};
 use super::context::CommandContext;
+use super::error::CliError;
 use super::outcome::{finish, tips};
+use super::project;
 
 /// Starts VMs and prints what can be done with them.
 pub(super) fn run(up: &UpArgs, context: &CommandContext) -> Result<ExitCode> {
     let options = UpOptions { discard_suspended: up.discard_suspended, ..options(&up.start) };
-    let outcomes = bring_up(&up.vms, context, options)?;
+    let outcomes = match project::chosen_image(context.args)? {
+        Some(image) => with_image(&image, context, options)?,
+        None => bring_up(&up.vms, context, options)?,
+    };
     let started: Vec<&UpOutcome> =
         outcomes.iter().filter_map(|(_, outcome)| outcome.as_ref().ok()).collect();
     if !started.is_empty() {
@@ -21,6 +27,29 @@ pub(super) fn run(up: &UpArgs, context: &CommandContext) -> Result<ExitCode> {
     let changed =
         |(vm, outcome): (String, Result<UpOutcome>)| (vm, outcome.map(|up| !up.ran_already));
     finish(outcomes.into_iter().map(changed).collect(), context.layout()?, context.printer)
+}
+
+/// Brings up this directory's VM on an image, and keeps the image for later commands, unless there
+/// is a VM on another one.
+fn with_image(
+    image: &ChosenImage,
+    context: &CommandContext,
+    options: UpOptions,
+) -> Result<Vec<(String, Result<UpOutcome>)>> {
+    let (config, layout) = (context.config()?, context.layout()?);
+    let vm = &config.vms[0].name;
+    let recorded = Record::names(layout);
+    if let Some(other) = recorded.first().filter(|_| !recorded.contains(vm)) {
+        let (vm, root) = (other.clone(), config.root.clone());
+        return Err(CliError::HasVm { vm, root }.into());
+    }
+    // Before there is a VM: a castra that is killed must not leave one that none finds.
+    image.keep(config, &context.runtime)?;
+    let outcomes = bring_up(&[], context, options);
+    if !Record::names(layout).contains(vm) {
+        ChosenImage::forget(layout);
+    }
+    outcomes
 }
 
 /// Returns the library's options for starting VMs.

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use castra_engine::config::{SCHEMA_URL, Surroundings, json_schema, parse, template};
+use castra_engine::config::{SCHEMA_URL, Surroundings, TemplateBase, json_schema, parse, template};
 use jsonschema::Validator;
 use serde_json::Value;
 
@@ -60,7 +60,7 @@ fn every_example_is_valid() {
     for example in readme.into_iter().chain(reference) {
         assert_valid(&validator, example);
     }
-    let written = template("demo", "alpine-minimal");
+    let written = template("demo", "alpine-minimal", TemplateBase::Managed("alpine-minimal"));
     assert_valid(&validator, &written);
     assert!(
         include_str!("../../docs/config.md").contains(SCHEMA_URL),

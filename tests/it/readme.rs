@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use castra_engine::config::{Surroundings, parse};
+use castra_engine::managed::Catalog;
 use castra_test_support::castra_program;
 use castra_test_support::help::subcommands;
 
@@ -46,6 +47,14 @@ fn calls(line: &str) -> Vec<Vec<&str>> {
         .filter(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase() || c == '-'))
         .map(|rest| rest.split(' ').take_while(|word| !is_end(word)).collect())
         .collect()
+}
+
+#[test]
+fn every_image_of_the_catalog_is_described() {
+    let page = include_str!("../../docs/images.md");
+    for image in Catalog::builtin().images() {
+        assert!(page.contains(&format!("`{}`", image.id)), "{} is not in docs/images.md", image.id);
+    }
 }
 
 #[test]

@@ -213,6 +213,11 @@ impl ProjectLayout {
         self.state_root.join("mark")
     }
 
+    /// Returns the path of the image that was chosen for a project without a `castra.toml`.
+    pub fn chosen_image(&self) -> PathBuf {
+        self.state_root.join("image.json")
+    }
+
     /// Returns the path of the `.gitignore`, which keeps git from tracking anything in the state
     /// root.
     pub fn git_ignore(&self) -> PathBuf {

@@ -31,8 +31,9 @@ struct Row {
     size_bytes: Option<u64>,
 }
 
-/// Lists the images of the catalog and of the project, and others on disk, with their locations.
-pub(super) fn run(context: &CommandContext) -> Result<ExitCode> {
+/// Lists the images of the project, those that are used by default and others on disk, with their
+/// locations, and all others of the catalog if they are wanted.
+pub(super) fn run(available: bool, context: &CommandContext) -> Result<ExitCode> {
     let project = Project::find(context)?;
     let manager = project.manager();
     let row = |spec: &&ManagedImageSpec| {
@@ -47,7 +48,15 @@ pub(super) fn run(context: &CommandContext) -> Result<ExitCode> {
             size_bytes: size_of(&found),
         }
     };
-    let mut images: Vec<Row> = project.images().iter().map(row).collect();
+    let is_default = |row: &Row| {
+        project.catalog.default_candidates().iter().any(|spec| spec.label() == row.image)
+    };
+    let is_own = |row: &Row| project.config.images.values().any(|spec| spec.label() == row.image);
+    let is_here = |row: &Row| row.in_project || row.in_cache || row.downloaded;
+    let known = project.images();
+    let known = known.iter().map(row);
+    let mut images: Vec<Row> =
+        known.filter(|row| available || is_here(row) || is_default(row) || is_own(row)).collect();
     let is_known =
         |stored: &StoredImage| project.images().iter().any(|spec| spec.label() == stored.image);
     let others = manager.list(&project.runtime).into_iter().filter(|stored| !is_known(stored));
@@ -66,7 +75,12 @@ pub(super) fn run(context: &CommandContext) -> Result<ExitCode> {
         let words = if row.known { &row.description } else { "(described in another castra.toml)" };
         [row.image.id.clone(), row.image.version.clone(), here(row).into(), size, words.to_owned()]
     }));
-    context.show(&ImageList { images }, &table(&rows))
+    let shown = images.len();
+    let exit = context.show(&ImageList { images }, &table(&rows))?;
+    if !available && shown < project.images().len() {
+        context.printer.tip("  castra image list --available    lists all images of the catalog");
+    }
+    Ok(exit)
 }
 
 fn here(row: &Row) -> &'static str {

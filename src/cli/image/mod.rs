@@ -30,7 +30,7 @@ pub(super) use verify::ImagesVerified;
 /// Runs one subcommand.
 pub(super) fn run(image: &ImageArgs, context: &CommandContext) -> Result<ExitCode> {
     match &image.command {
-        ImageCommand::List => list::run(context),
+        ImageCommand::List { available } => list::run(*available, context),
         ImageCommand::Show { image } => show::run(image, context),
         ImageCommand::Pull { images } => pull::run(images, context),
         ImageCommand::Verify { images } => verify::run(images, context),

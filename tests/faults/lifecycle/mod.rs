@@ -1,6 +1,7 @@
 //! Lives of VMs, with real `castra` processes and a QEMU that misbehaves on demand: whatever
 //! happens, `status` is right, `up` reaches a running VM, and `down` ends it.
 
+mod chosen_images;
 mod copies;
 mod ends;
 mod kernels;

@@ -77,7 +77,7 @@ impl Castra {
         let here = working_directory()?;
         let path = here.join(path);
         let (directory, explicit) = if path.is_dir() { (path, None) } else { (here, Some(path)) };
-        let options = ConfigOptions { explicit, skip_discovery: false };
+        let options = ConfigOptions { explicit, ..ConfigOptions::default() };
         let config = config::load(&options, &directory, &self.context)?;
         Project::open(config, &self.context)
     }

@@ -15,14 +15,15 @@ use super::error::SandboxError;
 use super::guest::{self, Guest, ROOT, Way};
 use crate::command::Lifetime;
 use crate::config::{
-    self, BaseImageSource, BootProfile, Bounds, ConfigOptions, ManagedImageSelection, ProjectConfig,
+    self, BaseImageSource, BootProfile, Bounds, ChosenImage, ConfigOptions, ManagedImageSelection,
+    ProjectConfig,
 };
 use crate::context::{RuntimeContext, working_directory};
 use crate::error::Result;
 use crate::files::create_private_directory;
 use crate::guest::ssh::{Copied, Target};
 use crate::layout::{CacheLayout, ProjectLayout};
-use crate::managed::{Catalog, ManagedDiskKind, image_named};
+use crate::managed::Catalog;
 use crate::qemu::Network;
 use crate::state_root::StateRoot;
 use crate::vm::{self, Plan, ProjectRef, Throwaway, UpOptions};
@@ -35,7 +36,7 @@ pub struct SandboxBuilder {
     context: RuntimeContext,
     /// Project whose images can be named.
     project: Option<ProjectConfig>,
-    image: Option<String>,
+    image: Option<OsString>,
     cpus: Option<u32>,
     memory_bytes: Option<u64>,
     disk_bytes: Option<u64>,
@@ -45,9 +46,9 @@ pub struct SandboxBuilder {
 /// Defines the settings that [`SandboxBuilder`] and [`Run`] have in common.
 macro_rules! machine_settings {
     ($($field:ident)?) => {
-        /// Uses this image, `NAME` or `NAME@VERSION`: one of Castra's own, or of the project's
-        /// `castra.toml`.
-        pub fn image(mut self, name: impl Into<String>) -> Self {
+        /// Uses this image: `NAME` or `NAME@VERSION` of the catalog or of the project's
+        /// `castra.toml`, or the path of a qcow2 of your own, which is never written to.
+        pub fn image(mut self, name: impl Into<std::ffi::OsString>) -> Self {
             self$(.$field)?.set_image(name.into());
             self
         }
@@ -113,7 +114,7 @@ impl SandboxBuilder {
         self.project = Some(project);
     }
 
-    pub(super) fn set_image(&mut self, name: String) {
+    pub(super) fn set_image(&mut self, name: OsString) {
         self.image = Some(name);
     }
 
@@ -190,7 +191,7 @@ impl SandboxBuilder {
 
     /// Returns a project of one VM. A project's own file only adds the images that can be named.
     fn configuration(&self, place: &Place) -> Result<ProjectConfig> {
-        let options = ConfigOptions { explicit: None, skip_discovery: true };
+        let options = ConfigOptions { skip_discovery: true, ..ConfigOptions::default() };
         let mut config = config::load(&options, &working_directory()?, &self.context)?;
         let mut vm = config.vms.remove(0);
         let mut root = config.root.clone();
@@ -201,16 +202,16 @@ impl SandboxBuilder {
             (config.images, config.mirrors) = (project.images.clone(), project.mirrors.clone());
             root.clone_from(&project.root);
         }
-        if let Some(name) = &self.image {
+        // Not the image that was chosen for the VM of this directory.
+        vm.base_image = BaseImageSource::Managed(ManagedImageSelection::Default);
+        if let Some(image) = &self.image {
             let catalog = Catalog::builtin();
-            let spec = image_named(name, catalog.images().iter().chain(config.images.values()))?;
-            vm.memory_bytes = vm.memory_bytes.max(spec.profile.min_memory_mib << 20);
+            let images: Vec<_> = catalog.images().iter().chain(config.images.values()).collect();
+            let image = ChosenImage::parse(image, &working_directory()?, images.iter().copied())?;
+            let least = image.spec(images).map_or(0, |spec| spec.profile.min_memory_mib << 20);
+            vm.memory_bytes = vm.memory_bytes.max(least);
             vm.boot_profile = Some(BootProfile::Managed);
-            vm.base_image = BaseImageSource::Managed(ManagedImageSelection::Exact {
-                name: spec.id.clone(),
-                version: spec.version.clone(),
-                disk: ManagedDiskKind::Rootfs,
-            });
+            vm.base_image = image.source();
         }
         vm.memory_bytes = self.memory_bytes.unwrap_or(vm.memory_bytes);
         config.bounds = Arc::new(Bounds::of_cache(&root, &place.layout));

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::Diagnostics;
 use super::bounds::Bounds;
+use super::chosen_image::ChosenImage;
 use super::defaults;
 use super::defaults::MAX_BYTES;
 use super::error::ConfigError;
@@ -29,6 +30,9 @@ pub struct ConfigOptions {
     pub explicit: Option<PathBuf>,
     /// Ignore any file; `explicit` takes precedence.
     pub skip_discovery: bool,
+    /// `--image`: the image of a project without a file, instead of the one that was chosen for it
+    /// before.
+    pub image: Option<ChosenImage>,
 }
 
 /// Project of a command. Paths are absolute and normalised.
@@ -113,23 +117,39 @@ pub(super) fn load_or_default_project(
 ) -> Result<ProjectConfig, ConfigError> {
     let found = discover(options, working_directory)?;
     match &found {
+        Discovered::File(file) if options.image.is_some() => {
+            Err(ConfigError::ImageBesideFile { file: file.clone() })
+        }
         Discovered::File(file) => validate::parse(&read(file)?, file, surroundings),
         Discovered::State(_) | Discovered::Nothing => {
-            default_project(found.root(&absolute(working_directory)?), surroundings.allowed_outside)
+            let root = absolute(working_directory)?;
+            default_project(found.root(&root), &options.image, surroundings.allowed_outside)
         }
     }
 }
 
-/// Returns the project of a directory without `castra.toml`: one VM on the default image.
-fn default_project(root: &Path, allowed_outside: &[PathBuf]) -> Result<ProjectConfig, ConfigError> {
+/// Returns the project of a directory without `castra.toml`: one VM on the chosen image or the
+/// default one.
+fn default_project(
+    root: &Path,
+    image: &Option<ChosenImage>,
+    allowed_outside: &[PathBuf],
+) -> Result<ProjectConfig, ConfigError> {
     let bounds = Arc::new(Bounds::new(root, allowed_outside));
     bounds.check_state_root().map_err(ConfigError::State)?;
+    let image = match image {
+        Some(image) => Some(image.clone()),
+        None => ChosenImage::read(bounds.state_root().names())?,
+    };
+    let name = image.as_ref().map_or(defaults::IMAGE.to_owned(), ChosenImage::vm_name);
     let vm = VmDefinition {
-        name: defaults::IMAGE.to_owned(),
+        overlay: bounds.default_disk(&name),
+        name,
         description: None,
-        base_image: BaseImageSource::Managed(ManagedImageSelection::Default),
+        base_image: image
+            .as_ref()
+            .map_or(BaseImageSource::Managed(ManagedImageSelection::Default), ChosenImage::source),
         allow_backing_file: false,
-        overlay: bounds.default_disk(defaults::IMAGE),
         cpus: defaults::CPUS,
         cpu: None,
         memory_bytes: defaults::MEMORY_BYTES,
@@ -274,7 +294,7 @@ mod tests {
     }
 
     fn explicit(path: impl Into<PathBuf>) -> ConfigOptions {
-        ConfigOptions { explicit: Some(path.into()), skip_discovery: false }
+        ConfigOptions { explicit: Some(path.into()), ..ConfigOptions::default() }
     }
 
     fn resolve(options: &ConfigOptions, directory: &Path) -> Option<PathBuf> {
@@ -335,10 +355,11 @@ mod tests {
     fn discovery_can_be_skipped_and_a_named_file_wins() {
         let (_guard, root) = directory();
         write(&root.join(CONFIG_FILE), MINIMAL.as_bytes());
-        let skip = ConfigOptions { explicit: None, skip_discovery: true };
+        let skip = ConfigOptions { skip_discovery: true, ..ConfigOptions::default() };
         assert_eq!(resolve(&skip, &root), None);
         assert_eq!(load(&skip, &root).expect("the default").file, None);
-        let both = ConfigOptions { explicit: Some(CONFIG_FILE.into()), skip_discovery: true };
+        let both =
+            ConfigOptions { explicit: Some(CONFIG_FILE.into()), skip_discovery: true, image: None };
         assert_eq!(resolve(&both, &root), Some(root.join(CONFIG_FILE)));
     }
 
@@ -478,7 +499,7 @@ mod tests {
         let (_guard, root) = directory();
         let here = root.join("my project\n");
         fs::create_dir(&here).expect("a directory");
-        let skip = ConfigOptions { explicit: None, skip_discovery: true };
+        let skip = ConfigOptions { skip_discovery: true, ..ConfigOptions::default() };
         let project = load(&skip, &here).expect("the default");
         assert_eq!((project.name.as_str(), project.file), ("my project-", None));
         assert_eq!(project.root, here);

@@ -96,6 +96,21 @@ pub enum ConfigError {
         /// Format that it declares in `version`.
         found: String,
     },
+    /// The image that was chosen for a project without a file cannot be read or kept.
+    #[error("{}, the image that was chosen for this directory, cannot be used", path.display())]
+    ChosenImage {
+        /// The file in the state root.
+        path: PathBuf,
+        /// The reason.
+        #[source]
+        source: SharedIoError,
+    },
+    /// An image was named for a project whose file declares the images.
+    #[error("--image is for directories without a castra.toml, and there is {}", file.display())]
+    ImageBesideFile {
+        /// The file.
+        file: PathBuf,
+    },
     /// The project's state directory is not a place where castra may write.
     #[error(transparent)]
     State(OutOfBounds),
@@ -117,6 +132,11 @@ impl Explain for ConfigError {
         match self {
             Self::NotFound { .. } | Self::Dangling { .. } => Kind::NotFound,
             Self::Unreadable { source, .. } => kind_of_io(source),
+            Self::ChosenImage { source, .. } => match kind_of_io(source) {
+                Kind::Io => Kind::Data,
+                other => other,
+            },
+            Self::ImageBesideFile { .. } => Kind::Usage,
             Self::UntrustedOwner { .. } => Kind::Permission,
             Self::State(problem) => problem.kind(),
             Self::NotAFile { .. }
@@ -149,6 +169,15 @@ impl Explain for ConfigError {
             Self::NotUtf8 { .. } => "Save it with the encoding UTF-8.",
             Self::TooNew { .. } => {
                 "Update Castra, or write the file in format 1 and set `version = \"1\"`."
+            }
+            Self::ChosenImage { path, .. } => {
+                return Some(format!(
+                    "Remove it (`rm {}`) and name the image again: `castra up --image NAME`.",
+                    path.display()
+                ));
+            }
+            Self::ImageBesideFile { .. } => {
+                "Name the image of a VM there: `managed_image` or, for a file, `base_image`."
             }
             Self::State(problem) => return problem.hint(),
             // Each problem has its own hint.

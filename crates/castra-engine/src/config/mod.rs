@@ -10,6 +10,7 @@
 
 mod bounds;
 mod check;
+mod chosen_image;
 pub mod defaults;
 mod diagnostics;
 mod discovery;
@@ -27,6 +28,7 @@ mod validate;
 
 pub use bounds::{Bounds, DiskPath};
 pub use check::{Checked, check};
+pub use chosen_image::ChosenImage;
 pub use diagnostics::{Diagnostic, Diagnostics, Finding, Position, Severity, UnpinnedArtifact};
 pub use discovery::{ConfigOptions, Discovered, discover, resolve_config_path};
 pub use error::ConfigError;
@@ -39,7 +41,7 @@ pub use out_of_bounds::{ALLOW_OUTSIDE, OutOfBounds};
 pub use project::{
     BaseImageSource, BootProfile, ManagedImageSelection, PortForward, ProjectConfig, VmDefinition,
 };
-pub use template::template;
+pub use template::{TemplateBase, template};
 pub use validate::name::is_vm_name;
 pub use validate::size::{SizeError, format_size, parse_disk, parse_memory};
 pub use validate::{Surroundings, parse};

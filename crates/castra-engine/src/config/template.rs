@@ -1,14 +1,37 @@
 //! The `castra.toml` that `castra init` writes.
 
+use std::path::Path;
+
 use super::defaults;
 use super::json_schema::SCHEMA_URL;
 use super::validate::size::format_size;
 
-/// Returns a commented `castra.toml` for a project with this name and one VM on the managed image
-/// `image` (an ID). Lines that are commented out show the defaults.
-pub fn template(project: &str, image: &str) -> String {
+/// Base of the VM in a new `castra.toml`.
+#[derive(Debug, Clone, Copy)]
+pub enum TemplateBase<'a> {
+    /// A managed image, by its ID.
+    Managed(&'a str),
+    /// A disk of the user's own.
+    File(&'a Path),
+}
+
+/// Returns a commented `castra.toml` for a project with this name and one VM. Lines that are
+/// commented out show the defaults.
+pub fn template(project: &str, vm: &str, base: TemplateBase<'_>) -> String {
     let project = toml::Value::from(project);
-    let image = toml::Value::from(image);
+    let base = match base {
+        TemplateBase::Managed(image) => format!(
+            "# Fetched and verified by Castra. For a qcow2 of your own, write \
+            `base_image = \"path/to/disk.qcow2\"` instead.\nmanaged_image = {}",
+            toml::Value::from(image)
+        ),
+        TemplateBase::File(path) => format!(
+            "# Your own disk; never written to. For an image that Castra fetches, write \
+            `managed_image = \"{}\"` instead.\nbase_image = {}",
+            defaults::IMAGE,
+            toml::Value::from(path.to_string_lossy().into_owned())
+        ),
+    };
     let (cpus, memory, disk) =
         (defaults::CPUS, format_size(defaults::MEMORY_BYTES), format_size(defaults::DISK_BYTES));
     format!(
@@ -27,8 +50,7 @@ name = {project}
 [[vms]]
 name = "{vm}"
 
-# Fetched and verified by Castra. For a qcow2 of your own, write `base_image = "path/to/disk.qcow2"` instead.
-managed_image = {image}
+{base}
 
 # cpus = {cpus}
 # memory = "{memory}"
@@ -42,14 +64,11 @@ managed_image = {image}
 #   host = 8080
 #   guest = 80
 "#,
-        vm = defaults::IMAGE,
     )
 }
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
     use crate::config::{
         BaseImageSource, ConfigOptions, ManagedImageSelection, ProjectConfig, Surroundings,
@@ -58,6 +77,10 @@ mod tests {
     use crate::managed::ManagedDiskKind;
 
     const FILE: &str = "/nowhere/demo/castra.toml";
+
+    fn demo() -> String {
+        template("demo", "alpine-minimal", TemplateBase::Managed("alpine-minimal"))
+    }
 
     fn parsed(text: &str) -> ProjectConfig {
         let surroundings = Surroundings {
@@ -71,7 +94,7 @@ mod tests {
 
     /// Returns the default project, with the settings that only a file can have.
     fn default_with_an_image() -> ProjectConfig {
-        let options = ConfigOptions { explicit: None, skip_discovery: true };
+        let options = ConfigOptions { skip_discovery: true, ..ConfigOptions::default() };
         let mut project =
             load_or_default_project(&options, Path::new("/nowhere/demo"), &Surroundings::default())
                 .expect("the default project");
@@ -98,12 +121,12 @@ mod tests {
 
     #[test]
     fn as_written_it_is_the_default_project() {
-        assert_eq!(parsed(&template("demo", "alpine-minimal")), default_with_an_image());
+        assert_eq!(parsed(&demo()), default_with_an_image());
     }
 
     #[test]
     fn what_is_commented_out_are_the_defaults() {
-        let text = template("demo", "alpine-minimal");
+        let text = demo();
         let all = uncommented(&text);
         for key in ["state_dir", "cpus", "memory", "disk"] {
             assert!(all.contains(&format!("\n{key} = ")), "{all}");
@@ -114,15 +137,26 @@ mod tests {
 
     #[test]
     fn its_example_of_a_port_works() {
-        let text = template("demo", "alpine-minimal");
+        let text = demo();
         let (head, example) = text.split_once("#   [[vms.port_forwards]]").expect("the example");
         let project = parsed(&format!("{head}[[vms.port_forwards]]{}", example.replace('#', "")));
         assert_eq!(project.vms[0].port_forwards.len(), 1);
     }
 
     #[test]
+    fn a_disk_of_ones_own_is_written_as_such() {
+        let text = template("demo", "mine", TemplateBase::File(Path::new("/images/my \"disk\"")));
+        let vm = parsed(&text).vms.remove(0);
+        assert_eq!(vm.name, "mine");
+        assert_eq!(vm.base_image, BaseImageSource::Path("/images/my \"disk\"".into()));
+    }
+
+    #[test]
     fn any_name_is_quoted_right() {
         let name = "Ada's \"box\" #1";
-        assert_eq!(parsed(&template(name, "alpine-minimal")).name, name);
+        assert_eq!(
+            parsed(&template(name, "alpine-minimal", TemplateBase::Managed("alpine-minimal"))).name,
+            name
+        );
     }
 }

@@ -38,7 +38,7 @@ impl Explain for ImageError {
                 let meant = similar
                     .as_ref()
                     .map_or(String::new(), |image| format!("Did you mean {image}? "));
-                Some(meant + "`castra image list` shows all images.")
+                Some(meant + "`castra image list --available` shows all images.")
             }
             Self::Offline { .. } => Some(
                 "Run it once without --offline (or CASTRA_OFFLINE) to fill the cache.".to_owned(),

@@ -128,7 +128,7 @@ fn safe_project_name(directory: &str) -> String {
 }
 
 /// Returns the file name nearest to `name`; `None` if none of its characters can be used.
-fn safe_file_name(name: &str, max_bytes: usize) -> Option<String> {
+pub(in crate::config) fn safe_file_name(name: &str, max_bytes: usize) -> Option<String> {
     let words: Vec<&str> = name
         .split(|character| !is_file_name_character(character))
         .filter(|word| !word.is_empty())

@@ -20,6 +20,11 @@ impl CpuModel {
     pub fn host() -> Self {
         Self("host".to_owned())
     }
+
+    /// Returns the CPU with everything that QEMU can emulate, AVX2 included.
+    pub fn max() -> Self {
+        Self("max".to_owned())
+    }
 }
 
 /// CPU of an emulated VM whose definition and image name none: x86-64-v2, for which current

@@ -118,6 +118,7 @@ pub(super) fn remove_empty_directories(project: ProjectRef<'_>, may_all_go: bool
     let last = [
         project.layout.git_ignore(),
         project.layout.mark(),
+        project.layout.chosen_image(),
         project.layout.state_root().join(LINKED_FROM),
     ];
     let is_last = |path: &PathBuf| *path == project.layout.project_lock() || last.contains(path);

