@@ -182,6 +182,15 @@ extern "C" fn child(plan: *mut c_void) -> c_int {
     127
 }
 
+/// Closes all descriptors but the standard streams. They would be closed when the program is
+/// executed, which may take for ever; until then, the ends of other programs' pipes would be open.
+#[expect(unsafe_code, reason = "no library has this system call")]
+fn close_others() {
+    // SAFETY: the descriptors are this process's copies, and it uses none of them any more. A kernel
+    // without the call (before 5.9) closes them later.
+    let _ = unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
+}
+
 impl Plan<'_> {
     fn prepare(&self) -> io::Result<()> {
         rustix::process::setsid()?;
@@ -195,6 +204,7 @@ impl Plan<'_> {
         rustix::stdio::dup2_stdin(stdin)?;
         rustix::stdio::dup2_stdout(stdout)?;
         rustix::stdio::dup2_stderr(stderr)?;
+        close_others();
         // While this process still may: the agent is exempt from the OOM killer, programs of its
         // users are not. A program that could not be made killable runs all the same.
         let _ = be_ordinary();

@@ -404,23 +404,30 @@ signal.signal(signal.SIGIO, signal.SIG_IGN)
 file = os.open(sys.argv[1], os.O_RDWR)
 fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
 print('leased', flush=True)
-sys.stdin.read()
-fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)";
+signal.pause()";
     let guest = Guest::start();
-    let streams = Some(Streams::Shared(guest.serve_ports(2)));
+    let streams = Some(Streams::Shared(guest.serve_ports(3)));
     let target = Target { streams, address: UNREACHABLE, ..guest.target.clone() };
     let program = guest.scratch().join("hung");
     std::fs::copy("/bin/echo", &program).expect("copied");
     let mut lease = std::process::Command::new("python3")
         .args(["-c", LEASE])
         .arg(&program)
-        .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::piped())
         .spawn()
         .expect("python3");
     let mut said = [0; 7];
     lease.stdout.as_mut().expect("a pipe").read_exact(&mut said).expect("leased");
     thread::scope(|scope| {
+        let (stdio, to_early, from_early, _errors) = pipes();
+        let early = scope.spawn(|| {
+            let (command, environment) = (Command::Line("cat".to_owned()), Vec::new());
+            let request = ExecRequest { command, tty: None, environment, stdio };
+            exec(&Cancel::new(), &target, request).expect("runs")
+        });
+        let (mut to_early, mut echoed) = (File::from(to_early), [0]);
+        to_early.write_all(b"x").expect("written");
+        File::from(from_early).read_exact(&mut echoed).expect("it runs");
         let hung = scope.spawn(|| {
             let command = vec![program.clone().into(), "freed".into()];
             capture(&Cancel::new(), &target, command, 1 << 20).expect("runs in the end").stdout
@@ -430,9 +437,11 @@ fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)";
         for _ in 0..3 {
             assert_eq!(run(&target).expect("the others run").stdout, b"hello\n");
         }
+        drop(to_early);
+        assert_eq!(early.join().expect("no panic"), GuestExit::Code(0), "its stdin has ended");
         assert!(!hung.is_finished(), "the lease held up nothing");
-        drop(lease.stdin.take());
+        lease.kill().expect("ends");
         assert_eq!(hung.join().expect("no panic"), b"freed\n");
     });
-    assert!(lease.wait().expect("ended").success());
+    lease.wait().expect("ended");
 }
