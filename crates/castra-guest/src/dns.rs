@@ -14,6 +14,8 @@ use std::path::{Component, Path, PathBuf};
 
 use castra_wire::DNS_ADDRESS;
 
+use crate::run_directory::write;
+
 const RESOLV_CONF: &str = "etc/resolv.conf";
 /// Drop-in for resolved (`resolved.conf(5)`), below `/run`. A system without resolved ignores it.
 const DROP_IN: &str = "systemd/resolved.conf.d/castra.conf";
@@ -72,13 +74,6 @@ fn below_run(target: &Path) -> Option<PathBuf> {
 
 fn names_a_server(resolv_conf: &str) -> bool {
     resolv_conf.lines().any(|line| line.split_whitespace().next() == Some("nameserver"))
-}
-
-fn write(path: &Path, text: &str) -> io::Result<()> {
-    if let Some(directory) = path.parent() {
-        fs::create_dir_all(directory)?;
-    }
-    fs::write(path, text)
 }
 
 fn forwarder() -> String {

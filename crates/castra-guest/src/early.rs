@@ -18,16 +18,11 @@ const DIRECTORY: &str = "/castra/modules";
 /// a record in the kernel's log, and the image's init may load its own.
 pub(crate) fn load_modules() {
     let modules = modules_in(Path::new(DIRECTORY));
-    if modules.is_empty() {
-        return;
-    }
-    let outcomes = modules.iter().map(|path| load(path));
     let failures: Vec<_> = modules
         .iter()
-        .zip(outcomes)
-        .filter_map(|(path, outcome)| {
-            let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-            outcome.err().map(|error| format!("{name}: {error}"))
+        .filter_map(|path| {
+            let name = path.file_stem().unwrap_or_default().to_string_lossy();
+            load(path).err().map(|error| format!("{name}: {error}"))
         })
         .collect();
     if failures.is_empty() {

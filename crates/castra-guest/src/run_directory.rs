@@ -32,7 +32,16 @@ pub(crate) fn prepare_network_manager(run: &Path) -> io::Result<()> {
         return Ok(());
     }
     let (name, settings) = NETWORK_MANAGER;
-    let path = run.join(name);
-    fs::create_dir_all(path.parent().unwrap_or(run))?;
-    fs::write(path, settings)
+    write(&run.join(name), settings)
+}
+
+/// Writes a file, and creates the directories above it that are missing.
+///
+/// # Errors
+/// Those of creating directories and file.
+pub(crate) fn write(path: &Path, text: &str) -> io::Result<()> {
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory)?;
+    }
+    fs::write(path, text)
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use castra_flow::{Incoming, Message, Outgoing, Received};
 use castra_wire::TOO_LONG_SIGNAL;
+use castra_wire::stream::Program as Kind;
 use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, Signal};
 use tokio::io::Interest;
@@ -15,6 +16,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
+use super::header;
 use super::program::{self, Environment, Program};
 use super::pty::{Size, Terminal};
 use super::pump::{self, Output, Pumps};
@@ -61,6 +63,27 @@ pub(crate) async fn start(
     // The thread itself cannot fail.
     let failed = |_| Err(NotStarted::Status(CANNOT_RUN, "castra: cannot run it\r\n".to_owned()));
     tokio::task::spawn_blocking(start).await.unwrap_or_else(failed)
+}
+
+/// Starts the program of this kind that the channel's first data describes. `variables` come before
+/// the client's. Returns the data behind the description, too, which is the program's stdin.
+pub(crate) async fn start_described(
+    user: Arc<User>,
+    kind: Kind,
+    mut variables: Vec<(OsString, OsString)>,
+    terminal: Option<Terminal>,
+    incoming: &mut Incoming,
+) -> (Result<Running, NotStarted>, Option<Received>) {
+    let (header, stdin) = match header::read(incoming).await {
+        Ok(described) => described,
+        Err(not_started) => return (Err(not_started), None),
+    };
+    variables.extend(header.environment);
+    let started = match Program::of(kind, header.arguments) {
+        Ok(program) => start(user, program, variables, terminal).await,
+        Err(not_started) => Err(not_started),
+    };
+    (started, stdin)
 }
 
 fn start_now(

@@ -11,7 +11,7 @@ use super::exec::NotStarted;
 ///
 /// # Errors
 /// The bytes are not a valid header, or end before it is complete.
-pub(crate) async fn read(
+pub(super) async fn read(
     incoming: &mut Incoming,
 ) -> Result<(ExecHeader, Option<Received>), NotStarted> {
     let mut bytes = Vec::new();

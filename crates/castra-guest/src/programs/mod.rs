@@ -8,7 +8,6 @@ mod pty;
 mod pump;
 mod spawn;
 
-pub(crate) use exec::{run, start};
-pub(crate) use header::read as read_header;
+pub(crate) use exec::{run, start, start_described};
 pub(crate) use program::{Program, look_up_all};
 pub(crate) use pty::{Size, Terminal};

@@ -110,17 +110,14 @@ impl Session {
         let Waiting { mut incoming, outgoing, mut environment, terminal } = waiting;
         environment.splice(0..0, self.connection_environment());
         tokio::spawn(async move {
-            let (started, stdin) = match programs::read_header(&mut incoming).await {
-                Ok((header, stdin)) => {
-                    environment.extend(header.environment);
-                    let started = match Program::of(Kind::Arguments, header.arguments) {
-                        Ok(program) => programs::start(user, program, environment, terminal).await,
-                        Err(not_started) => Err(not_started),
-                    };
-                    (started, stdin)
-                }
-                Err(not_started) => (Err(not_started), None),
-            };
+            let (started, stdin) = programs::start_described(
+                user,
+                Kind::Arguments,
+                environment,
+                terminal,
+                &mut incoming,
+            )
+            .await;
             programs::run(started, stdin, incoming, outgoing).await;
         });
         Ok(())

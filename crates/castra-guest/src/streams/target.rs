@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::Gate;
 use crate::connect::{connect, connect_to_socket};
-use crate::programs::{self, Program, Terminal};
+use crate::programs::{self, Terminal};
 use crate::sftp;
 use crate::users::User;
 
@@ -71,19 +71,9 @@ async fn run(
     // Fails if the host is gone, as everything below then does.
     let _ = outgoing.opened();
     let (mut incoming, outgoing) = (Incoming::from(incoming), Outgoing::from(outgoing));
-    let described = programs::read_header(&mut incoming).await;
-    let (started, stdin) = match described {
-        Ok((header, stdin)) => {
-            let started = match Program::of(program, header.arguments) {
-                Ok(program) => {
-                    programs::start(Arc::clone(user), program, header.environment, terminal).await
-                }
-                Err(not_started) => Err(not_started),
-            };
-            (started, stdin)
-        }
-        Err(not_started) => (Err(not_started), None),
-    };
+    let user = Arc::clone(user);
+    let (started, stdin) =
+        programs::start_described(user, program, Vec::new(), terminal, &mut incoming).await;
     programs::run(started, stdin, incoming, outgoing).await;
 }
 
