@@ -3,12 +3,10 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use super::castra::Castra;
 use super::common::{Bench, only_entry};
 use super::plain::PlainBoot;
 use super::table::{Row, median};
 use super::warm;
-use crate::run::root;
 
 /// Number of cold boots of each kind. A pair takes half a minute.
 const BOOTS: usize = 3;
@@ -17,17 +15,9 @@ const MANY_VMS: usize = 50;
 /// Number of runs of commands that take milliseconds.
 const QUICK_RUNS: usize = 50;
 
-/// Measures in a directory of its own, which is removed afterwards.
+/// Measures with VMs of one directory.
 pub(super) fn measure() -> Result<Vec<Row>, String> {
-    let directory = root().join("target/bench");
-    let bench = Bench { castra: Castra::in_directory(&directory), directory };
-    if bench.directory.exists() {
-        bench.clean_up()?;
-    }
-    fs::create_dir_all(&bench.directory).map_err(|error| error.to_string())?;
-    let rows = bench.measure();
-    bench.clean_up()?;
-    rows
+    Bench::within("bench", Bench::measure)
 }
 
 impl Bench {

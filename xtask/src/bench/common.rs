@@ -4,6 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::castra::Castra;
+use super::table::Row;
+use crate::run::root;
 
 pub(super) struct Bench {
     pub(super) castra: Castra,
@@ -11,6 +13,22 @@ pub(super) struct Bench {
 }
 
 impl Bench {
+    /// Measures in a directory of its own below `target/`, which is removed afterwards.
+    pub(super) fn within(
+        name: &str,
+        measure: impl FnOnce(&Self) -> Result<Vec<Row>, String>,
+    ) -> Result<Vec<Row>, String> {
+        let directory = root().join("target").join(name);
+        let bench = Self { castra: Castra::in_directory(&directory), directory };
+        if bench.directory.exists() {
+            bench.clean_up()?;
+        }
+        fs::create_dir_all(&bench.directory).map_err(|error| error.to_string())?;
+        let rows = measure(&bench);
+        bench.clean_up()?;
+        rows
+    }
+
     /// Stops the VM and removes its disk, so that the next boot is a first one.
     pub(super) fn forget_vm(&self) -> Result<(), String> {
         self.castra.run(&["down", "--force"])?;
@@ -32,7 +50,7 @@ impl Bench {
     }
 
     /// Stops the VM and removes the directory.
-    pub(super) fn clean_up(&self) -> Result<(), String> {
+    fn clean_up(&self) -> Result<(), String> {
         self.castra.run(&["down", "--force"])?;
         fs::remove_dir_all(&self.directory).map_err(|error| error.to_string())
     }

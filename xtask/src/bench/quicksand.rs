@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::castra::Castra;
 use super::common::Bench;
 use super::table::{Row, median};
 use crate::run::{root, run_command};
@@ -34,15 +33,8 @@ const STARTS: usize = 10;
 
 /// Measures fresh VMs of both by turns.
 pub(super) fn measure() -> Result<Vec<Row>, String> {
-    let directory = root().join("target/bench-quicksand");
-    let bench = Bench { castra: Castra::in_directory(&directory), directory };
-    if bench.directory.exists() {
-        bench.clean_up()?;
-    }
-    fs::create_dir_all(&bench.directory).map_err(|error| error.to_string())?;
-    let rows = alternate(&bench, &install()?);
-    bench.clean_up()?;
-    rows
+    let packages = install()?;
+    Bench::within("bench-quicksand", |bench| alternate(bench, &packages))
 }
 
 fn alternate(bench: &Bench, packages: &Path) -> Result<Vec<Row>, String> {
