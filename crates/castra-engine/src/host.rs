@@ -41,11 +41,21 @@ pub fn random_bytes<const N: usize>() -> io::Result<[u8; N]> {
     Ok(bytes)
 }
 
-/// Returns `true` if this process ignores a signal, as one does that was started by `nohup` or in
-/// the background of a script. Always `false` where the kernel does not say so.
-pub fn is_ignored(signal: i32) -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let mask = mask.and_then(|digits| u64::from_str_radix(digits.trim(), 16).ok()).unwrap_or(0);
-    (1..=64).contains(&signal) && mask >> (signal - 1) & 1 == 1
+/// Signals that this process ignores, as one does that was started by `nohup` or in the background
+/// of a script.
+#[derive(Debug, Clone, Copy)]
+pub struct IgnoredSignals(u64);
+
+impl IgnoredSignals {
+    /// Asks the kernel. Finds none where the kernel does not say so.
+    pub fn of_process() -> Self {
+        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+        Self(mask.and_then(|digits| u64::from_str_radix(digits.trim(), 16).ok()).unwrap_or(0))
+    }
+
+    /// Returns `true` if the signal is one of them.
+    pub fn contains(self, signal: i32) -> bool {
+        (1..=64).contains(&signal) && self.0 >> (signal - 1) & 1 == 1
+    }
 }

@@ -18,7 +18,7 @@ use super::stdio::{Input, Output, Written};
 use super::terminal::{self, Raw};
 use super::{GuestExit, SshError, Stdin, Stdio, Target, Tty, block_on, until_cancelled};
 use crate::cancel::Cancel;
-use crate::host::is_ignored;
+use crate::host::IgnoredSignals;
 
 /// Time for a guest to answer after a signal. Within it, the command decides what the signal means.
 const SIGNAL_LIMIT: Duration = Duration::from_secs(1);
@@ -249,9 +249,10 @@ struct Signals {
 impl Signals {
     /// Listens to signals. `window` is the terminal on this side, if the command has one.
     fn new(window: Option<&OwnedFd>) -> io::Result<Self> {
+        let ignored = IgnoredSignals::of_process();
         let stream = |kind: SignalKind, name: &'static str| {
             let number = u8::try_from(kind.as_raw_value()).unwrap_or(0);
-            let is_ignored = is_ignored(kind.as_raw_value());
+            let is_ignored = ignored.contains(kind.as_raw_value());
             let listened = (!is_ignored).then(|| signal(kind)).transpose()?;
             Ok::<_, io::Error>((listened, name, number))
         };
