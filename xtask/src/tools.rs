@@ -21,7 +21,7 @@ const PIP: [Package; 1] = [Package { name: "python3-pip", program: "pip3" }];
 
 /// Packages with which the tests make and inspect disks, log in, serve TLS, complete in shells and
 /// format the manual.
-const TEST_TOOLS: [Package; 14] = [
+const TEST_TOOLS: [Package; 15] = [
     Package { name: "e2fsprogs", program: "mke2fs" },
     Package { name: "mtools", program: "mcopy" },
     Package { name: "syslinux", program: "syslinux" },
@@ -29,6 +29,7 @@ const TEST_TOOLS: [Package; 14] = [
     Package { name: "xfsprogs", program: "mkfs.xfs" },
     Package { name: "btrfs-progs", program: "mkfs.btrfs" },
     Package { name: "fdisk", program: "sfdisk" },
+    Package { name: "gdisk", program: "sgdisk" },
     Package { name: "openssh-client", program: "sftp" },
     Package { name: "openssl", program: "openssl" },
     Package { name: "zsh", program: "zsh" },
