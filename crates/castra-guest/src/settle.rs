@@ -20,6 +20,11 @@ const DROP_ALL: &str = "3";
 const PRINTK: &str = "sys/kernel/printk";
 const WARNINGS: &str = "5";
 
+/// ACPI event of QEMU's `vmgenid` device (`ACPI_VMGENID_CHANGE_STATUS` in its sources): the VM is a
+/// copy. The file takes lines, `mask` and `unmask` (`Documentation/ABI/testing/sysfs-firmware-acpi`), and
+/// an event that comes while it is masked is handled once it is not any more.
+const GENERATION_EVENT: &str = "firmware/acpi/interrupts/gpe05";
+
 /// Arguments of first commands: the shell by itself, and as a login shell with its profile.
 const SHELL: [&[&str]; 2] = [&["-c", "exec true"], &["-l", "-c", "exec true"]];
 
@@ -32,8 +37,11 @@ pub(crate) struct Rest {
     pub(crate) calm: Calm,
 }
 
-/// State of a guest whose first command is about to run: the agent has priority, and the kernel
-/// prints only warnings to the console. A serial console takes long for each character.
+/// State of a guest whose first command is about to run: the agent has priority, the kernel prints
+/// only warnings to the console, since a serial console takes long for each character, and the
+/// event that the VM is a copy waits. The kernel interprets the firmware's bytecode for it, which
+/// costs an emulated CPU a fifth of the first command, to learn what the agent does by itself: it
+/// reseeds the random number generator before any program can run.
 #[derive(Debug)]
 pub(crate) struct Calm {
     /// Content of [`PRINTK`] before, unless it cannot be changed.
@@ -43,6 +51,8 @@ pub(crate) struct Calm {
 impl Calm {
     fn begin(kernel_fs: &KernelFs) -> Self {
         Priority::First.set(kernel_fs);
+        // A machine without ACPI has no such event.
+        let _ = kernel_fs.sys.write(GENERATION_EVENT, "mask\n");
         let before = kernel_fs.proc.read(PRINTK);
         let printk = before.ok().filter(|_| kernel_fs.proc.write(PRINTK, WARNINGS).is_ok());
         Self { printk }
@@ -51,6 +61,7 @@ impl Calm {
     /// Restores what it found.
     pub(crate) fn end(self, kernel_fs: &KernelFs) {
         Priority::Ordinary.set(kernel_fs);
+        let _ = kernel_fs.sys.write(GENERATION_EVENT, "unmask\n");
         if let Some(before) = self.printk {
             // It could be changed before.
             let _ = kernel_fs.proc.write(PRINTK, &before);
